@@ -1,0 +1,1 @@
+//! Block back end: serves virtual block devices to guests

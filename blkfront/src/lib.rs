@@ -1,0 +1,1 @@
+//! Block front end: a guest's side of a virtual block device

@@ -1,0 +1,1 @@
+//! A learning Ethernet switch that has never heard of Xen

@@ -1,0 +1,1 @@
+//! Policies over event channels: doorbells, polling, pacing

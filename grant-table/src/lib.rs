@@ -1,0 +1,1 @@
+//! Policies over sharing, mapping, copying and flipping granted pages

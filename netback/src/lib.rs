@@ -1,0 +1,1 @@
+//! Network back end: a guest's vif as a port of the bridge

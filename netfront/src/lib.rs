@@ -1,0 +1,1 @@
+//! Network front end: a guest's side of a vif

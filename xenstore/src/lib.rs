@@ -1,0 +1,1 @@
+//! Xenstore: wire client, xenbus handshake, and the store itself
