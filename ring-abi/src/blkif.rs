@@ -1,0 +1,279 @@
+//! Block interface: `io/blkif.h`. Meaning, and the 64-bit wire layout ([`X86_64`], the native one here).
+//!
+//! The 32-bit layout is in [`x86_32`]; both carry the same [`Request`] and [`Response`].
+
+pub mod x86_32;
+
+use crate::GrantRef;
+use crate::ring::Protocol;
+use crate::shm::Slot;
+use arrayvec::ArrayVec;
+
+pub use x86_32::X86_32;
+
+/// Read sectors into the segments: `BLKIF_OP_READ` (blkif.h:477).
+pub const OP_READ: u8 = 0;
+/// Write the segments to sectors: `BLKIF_OP_WRITE`.
+pub const OP_WRITE: u8 = 1;
+/// Write after all earlier, before all later writes are durable: `BLKIF_OP_WRITE_BARRIER`.
+pub const OP_WRITE_BARRIER: u8 = 2;
+/// Make all completed writes durable: `BLKIF_OP_FLUSH_DISKCACHE`.
+pub const OP_FLUSH_DISKCACHE: u8 = 3;
+/// Unmap sectors: `BLKIF_OP_DISCARD`.
+pub const OP_DISCARD: u8 = 5;
+/// A read or write whose segments lie in pages of their own: `BLKIF_OP_INDIRECT`.
+pub const OP_INDIRECT: u8 = 6;
+
+/// Most segments in a request's own slot: `BLKIF_MAX_SEGMENTS_PER_REQUEST`.
+pub const MAX_SEGMENTS: usize = 11;
+/// Most pages of indirect segments: `BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST`.
+pub const MAX_INDIRECT_PAGES: usize = 8;
+/// Segments in one indirect page.
+pub const SEGMENTS_PER_INDIRECT_PAGE: usize = crate::PAGE_SIZE / 8;
+/// Octets in the unit of `sector_number`, `first_sect` and `last_sect`, whatever `sector-size` says.
+pub const SECTOR: usize = 512;
+/// Discard flag: `BLKIF_DISCARD_SECURE`.
+pub const DISCARD_SECURE: u8 = 1;
+
+/// `VDISK_CDROM` and others: bits of the `info` key.
+pub mod info {
+    /// The disk is a CD-ROM.
+    pub const CDROM: u32 = 1;
+    /// The medium can be removed.
+    pub const REMOVABLE: u32 = 2;
+    /// The disk cannot be written.
+    pub const READONLY: u32 = 4;
+}
+
+/// Part of a page: `struct blkif_request_segment` (blkif.h:588), 8 octets.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Segment {
+    /// The granted page.
+    pub gref: GrantRef,
+    /// First 512-octet sector in the page, inclusive, 0 to 7.
+    pub first_sect: u8,
+    /// Last 512-octet sector in the page, inclusive, 0 to 7.
+    pub last_sect: u8,
+}
+
+impl Segment {
+    /// From the two 32-bit words of the wire; the two octets of padding are dropped.
+    #[inline(always)]
+    pub fn from_words(gref: u32, sectors: u32) -> Self {
+        let [first_sect, last_sect, ..] = sectors.to_le_bytes();
+        Self { gref: GrantRef(gref), first_sect, last_sect }
+    }
+
+    /// To the two words of the wire.
+    #[inline(always)]
+    pub fn to_words(self) -> [u32; 2] {
+        [self.gref.0, u32::from_le_bytes([self.first_sect, self.last_sect, 0, 0])]
+    }
+}
+
+/// What a front end asks, whatever its wire layout. The peer's numbers are as found: nothing is checked yet.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// [`OP_READ`], [`OP_WRITE`], [`OP_WRITE_BARRIER`] or [`OP_FLUSH_DISKCACHE`].
+    Io(Io),
+    /// [`OP_DISCARD`].
+    Discard(Discard),
+    /// [`OP_INDIRECT`].
+    Indirect(Indirect),
+    /// An operation that this protocol does not know; answered [`Status::EOPNOTSUPP`].
+    Unknown {
+        /// The operation found.
+        operation: u8,
+        /// To be echoed.
+        id: u64,
+    },
+}
+
+impl Request {
+    /// To be echoed in the response.
+    #[inline]
+    pub fn id(&self) -> u64 {
+        match self {
+            Self::Io(r) => r.id,
+            Self::Discard(r) => r.id,
+            Self::Indirect(r) => r.id,
+            Self::Unknown { id, .. } => *id,
+        }
+    }
+
+    /// The operation as the response echoes it: that of the slot, so [`OP_INDIRECT`] for an indirect request.
+    #[inline]
+    pub fn operation(&self) -> u8 {
+        match self {
+            Self::Io(r) => r.operation,
+            Self::Discard(_) => OP_DISCARD,
+            Self::Indirect(_) => OP_INDIRECT,
+            Self::Unknown { operation, .. } => *operation,
+        }
+    }
+}
+
+/// `struct blkif_request` (blkif.h:599).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Io {
+    /// [`OP_READ`], [`OP_WRITE`], [`OP_WRITE_BARRIER`] or [`OP_FLUSH_DISKCACHE`].
+    pub operation: u8,
+    /// As the front end's device number; ignored by back ends.
+    pub handle: u16,
+    /// Echoed in the response.
+    pub id: u64,
+    /// First sector, in units of [`SECTOR`] octets.
+    pub sector_number: u64,
+    /// `nr_segments` as found; more than [`MAX_SEGMENTS`] is the request's error.
+    pub nr_segments: u8,
+    /// The segments, at most [`MAX_SEGMENTS`] of them.
+    pub segments: ArrayVec<Segment, MAX_SEGMENTS>,
+}
+
+/// `struct blkif_request_discard` (blkif.h:612).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Discard {
+    /// [`DISCARD_SECURE`] or 0.
+    pub flag: u8,
+    /// Ignored by back ends.
+    pub handle: u16,
+    /// Echoed in the response.
+    pub id: u64,
+    /// First sector, in units of [`SECTOR`] octets.
+    pub sector_number: u64,
+    /// Sectors, in units of [`SECTOR`] octets.
+    pub nr_sectors: u64,
+}
+
+/// `struct blkif_request_indirect` (blkif.h:622).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Indirect {
+    /// [`OP_READ`] or [`OP_WRITE`]; anything else, [`OP_INDIRECT`] included, is the request's error.
+    pub indirect_op: u8,
+    /// Segments in all the indirect pages.
+    pub nr_segments: u16,
+    /// Echoed in the response.
+    pub id: u64,
+    /// First sector, in units of [`SECTOR`] octets.
+    pub sector_number: u64,
+    /// Ignored by back ends.
+    pub handle: u16,
+    /// Pages of segments; `nr_segments.div_ceil(512)` of them are used.
+    pub indirect_grefs: [GrantRef; MAX_INDIRECT_PAGES],
+}
+
+/// `BLKIF_RSP_*` (blkif.h:502).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
+#[repr(transparent)]
+pub struct Status(pub i16);
+
+impl Status {
+    /// Done.
+    pub const OKAY: Self = Self(0);
+    /// Failed for an unspecified reason.
+    pub const ERROR: Self = Self(-1);
+    /// The operation is not supported (only for barrier, flush, discard and unknown operations).
+    pub const EOPNOTSUPP: Self = Self(-2);
+}
+
+/// `struct blkif_response` (blkif.h:633).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Response {
+    /// Copied from the request.
+    pub id: u64,
+    /// Copied from the request.
+    pub operation: u8,
+    /// How it went.
+    pub status: Status,
+}
+
+/// The 64-bit wire layout: `x86_64-abi`, native on 64-bit hosts. Requests 112 octets, responses 16.
+#[derive(Clone, Copy, Debug)]
+pub enum X86_64 {}
+
+impl Protocol for X86_64 {
+    const NAME: &'static str = "blkif x86_64-abi";
+    const SLOT: usize = 112;
+    type Request = Request;
+    type Response = Response;
+
+    #[inline]
+    fn read_request(slot: Slot<'_>) -> Request {
+        let head = slot.load32(0);
+        let [operation, second, handle @ ..] = head.to_le_bytes();
+        let handle = u16::from_le_bytes(handle);
+        match operation {
+            OP_READ | OP_WRITE | OP_WRITE_BARRIER | OP_FLUSH_DISKCACHE => {
+                let used = usize::from(second).min(MAX_SEGMENTS);
+                let mut segments = ArrayVec::new();
+                for i in 0..used {
+                    let both = slot.load64(24 + 8 * i);
+                    segments.push(Segment::from_words(both as u32, (both >> 32) as u32));
+                }
+                let (id, sector_number) = (slot.load64(8), slot.load64(16));
+                Request::Io(Io { operation, handle, id, sector_number, nr_segments: second, segments })
+            }
+            OP_DISCARD => Request::Discard(Discard {
+                flag: second,
+                handle,
+                id: slot.load64(8),
+                sector_number: slot.load64(16),
+                nr_sectors: slot.load64(24),
+            }),
+            OP_INDIRECT => Request::Indirect(Indirect {
+                indirect_op: second,
+                nr_segments: handle,
+                id: slot.load64(8),
+                sector_number: slot.load64(16),
+                handle: slot.load32(24) as u16,
+                indirect_grefs: core::array::from_fn(|i| GrantRef(slot.load32(28 + 4 * i))),
+            }),
+            _ => Request::Unknown { operation, id: slot.load64(8) },
+        }
+    }
+
+    #[inline]
+    fn write_request(slot: Slot<'_>, request: &Request) {
+        let head = |a: u8, b: u8, c: u16| {
+            let [c, d] = c.to_le_bytes();
+            slot.store32(0, u32::from_le_bytes([a, b, c, d]));
+        };
+        slot.store64(8, request.id());
+        match request {
+            Request::Io(r) => {
+                head(r.operation, r.nr_segments, r.handle);
+                slot.store64(16, r.sector_number);
+                for (i, segment) in r.segments.iter().enumerate() {
+                    let [low, high] = segment.to_words();
+                    slot.store64(24 + 8 * i, u64::from(low) | u64::from(high) << 32);
+                }
+            }
+            Request::Discard(r) => {
+                head(OP_DISCARD, r.flag, r.handle);
+                slot.store64(16, r.sector_number);
+                slot.store64(24, r.nr_sectors);
+            }
+            Request::Indirect(r) => {
+                head(OP_INDIRECT, r.indirect_op, r.nr_segments);
+                slot.store64(16, r.sector_number);
+                slot.store32(24, r.handle.into());
+                for (i, gref) in r.indirect_grefs.iter().enumerate() {
+                    slot.store32(28 + 4 * i, gref.0);
+                }
+            }
+            Request::Unknown { operation, .. } => head(*operation, 0, 0),
+        }
+    }
+
+    #[inline]
+    fn read_response(slot: Slot<'_>) -> Response {
+        let (id, rest) = (slot.load64(0), slot.load32(8));
+        Response { id, operation: rest as u8, status: Status((rest >> 16) as i16) }
+    }
+
+    #[inline]
+    fn write_response(slot: Slot<'_>, r: &Response) {
+        slot.store64(0, r.id);
+        slot.store64(8, u64::from(r.operation) | u64::from(r.status.0 as u16) << 16);
+    }
+}

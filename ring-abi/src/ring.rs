@@ -1,0 +1,343 @@
+//! The shared descriptor ring of ring.h: [`Protocol`], [`Front`], [`Back`], [`Fault`] and [`Notify`].
+//!
+//! Requests and responses share the slots: a response takes the place of a request that was consumed. Each half
+//! keeps its own indexes privately and believes the peer's only after a check. Orderings are fences, as in ring.h.
+#![allow(unsafe_code)] // Slots are addressed by index into shared memory.
+
+use crate::PAGE_SIZE;
+use crate::shm::{HEADER_LEN, Memory, Slot};
+use crate::sync::{Ordering, fence};
+use core::marker::PhantomData;
+
+/// `DEFINE_RING_TYPES(name, req, rsp)` of ring.h:150, as a type: how octets in a slot become meaning and back.
+///
+/// A read takes each word of the slot at most once (XSA-155); a write leaves no octet of the response that the
+/// peer can see unwritten (XSA-216).
+pub trait Protocol {
+    /// What errors and traces call this ring, such as "blkif".
+    const NAME: &'static str;
+    /// Octets of a slot: the larger of request and response.
+    const SLOT: usize;
+    /// What a front end sends.
+    type Request;
+    /// What a back end answers.
+    type Response;
+    /// Copies a request out of shared memory.
+    fn read_request(slot: Slot<'_>) -> Self::Request;
+    /// Copies a request into shared memory.
+    fn write_request(slot: Slot<'_>, request: &Self::Request);
+    /// Copies a response out of shared memory.
+    fn read_response(slot: Slot<'_>) -> Self::Response;
+    /// Copies a response into shared memory.
+    fn write_response(slot: Slot<'_>, response: &Self::Response);
+}
+
+/// The peer broke the ring's protocol: close this device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Fault {
+    /// `RING_{REQUEST,RESPONSE}_PROD_OVERFLOW` (ring.h:263): the producer ran past the ring, or backwards.
+    #[error("{ring}: peer's producer index {found} is not within {consumed}..={limit}")]
+    Overflow {
+        /// [`Protocol::NAME`].
+        ring: &'static str,
+        /// The index the peer published.
+        found: u32,
+        /// The first index not yet consumed.
+        consumed: u32,
+        /// The last index that the peer could have reached.
+        limit: u32,
+    },
+}
+
+/// The memory offered cannot hold a ring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "{ring}: {len} octets cannot hold a ring: expected 1 to {} whole pages, a power of two of them",
+    MAX_PAGES
+)]
+pub struct BadMemory {
+    /// [`Protocol::NAME`].
+    pub ring: &'static str,
+    /// Octets found.
+    pub len: usize,
+}
+
+/// Most pages of a ring: `XENBUS_MAX_RING_GRANTS`, order 4.
+pub const MAX_PAGES: usize = 16;
+
+/// Whether the peer asked to be woken for what was just published.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "a peer that sleeps is woken only by its event channel"]
+pub enum Notify {
+    /// Ring the event channel.
+    Yes,
+    /// The peer is awake, or wants a larger batch.
+    No,
+}
+
+impl Notify {
+    /// `true` for [`Notify::Yes`].
+    #[inline]
+    pub fn wanted(self) -> bool {
+        self == Self::Yes
+    }
+
+    /// `RING_PUSH_*_AND_CHECK_NOTIFY`: the peer's event index lies in what was published.
+    #[inline]
+    fn check(old: u32, new: u32, event: u32) -> Self {
+        if new.wrapping_sub(event) < new.wrapping_sub(old) { Self::Yes } else { Self::No }
+    }
+}
+
+/// `__RING_SIZE` (ring.h:46): slots in `len` octets, rounded down to a power of two.
+pub const fn slots(slot: usize, len: usize) -> u32 {
+    let whole = (len - HEADER_LEN) / slot;
+    1 << whole.ilog2()
+}
+
+/// Memory, and where its slots are.
+#[derive(Debug)]
+struct Slots<P, M> {
+    memory: M,
+    mask: u32,
+    protocol: PhantomData<fn() -> P>,
+}
+
+impl<P: Protocol, M: Memory> Slots<P, M> {
+    fn new(memory: M) -> Result<Self, BadMemory> {
+        let len = memory.len();
+        let pages = len / PAGE_SIZE;
+        if !len.is_multiple_of(PAGE_SIZE) || !pages.is_power_of_two() || pages > MAX_PAGES {
+            return Err(BadMemory { ring: P::NAME, len });
+        }
+        Ok(Self { mask: slots(P::SLOT, len) - 1, memory, protocol: PhantomData })
+    }
+
+    #[inline(always)]
+    fn size(&self) -> u32 {
+        self.mask + 1
+    }
+
+    #[inline(always)]
+    fn at(&self, index: u32) -> Slot<'_> {
+        let offset = HEADER_LEN + (index & self.mask) as usize * P::SLOT;
+        // SAFETY: the masked index is below `slots(SLOT, len)`, so that the slot lies inside the memory, which
+        // `self` borrows for the slot's life.
+        unsafe { Slot::new(self.memory.base().add(offset), P::SLOT) }
+    }
+}
+
+/// The front end's half: sends requests, receives responses.
+#[derive(Debug)]
+pub struct Front<P, M> {
+    slots: Slots<P, M>,
+    req_prod: u32,
+    req_published: u32,
+    rsp_cons: u32,
+    rsp_seen: u32,
+}
+
+impl<P: Protocol, M: Memory> Front<P, M> {
+    /// `SHARED_RING_INIT` and `FRONT_RING_INIT` (ring.h:189): an empty ring in `memory`, whose other octets stay.
+    pub fn init(memory: M) -> Result<Self, BadMemory> {
+        let slots = Slots::new(memory)?;
+        let header = slots.memory.header();
+        header.req_prod.store(0, Ordering::Relaxed);
+        header.rsp_prod.store(0, Ordering::Relaxed);
+        header.req_event.store(1, Ordering::Relaxed);
+        header.rsp_event.store(1, Ordering::Relaxed);
+        Ok(Self { slots, req_prod: 0, req_published: 0, rsp_cons: 0, rsp_seen: 0 })
+    }
+
+    /// Slots of the ring.
+    #[inline]
+    pub fn size(&self) -> u32 {
+        self.slots.size()
+    }
+
+    /// `RING_FREE_REQUESTS`: requests that can be pushed now.
+    #[inline]
+    pub fn free(&self) -> u32 {
+        self.size() - self.req_prod.wrapping_sub(self.rsp_cons)
+    }
+
+    /// Writes a request into the next slot; `false` and nothing written if the ring is full.
+    #[inline]
+    pub fn push(&mut self, request: &P::Request) -> bool {
+        if self.free() == 0 {
+            return false;
+        }
+        P::write_request(self.slots.at(self.req_prod), request);
+        self.req_prod = self.req_prod.wrapping_add(1);
+        true
+    }
+
+    /// `RING_PUSH_REQUESTS_AND_CHECK_NOTIFY` (ring.h:393): publishes what was pushed.
+    #[inline]
+    pub fn commit(&mut self) -> Notify {
+        let (old, new) = (self.req_published, self.req_prod);
+        let header = self.slots.memory.header();
+        fence(Ordering::Release);
+        header.req_prod.store(new, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        self.req_published = new;
+        Notify::check(old, new, header.req_event.load(Ordering::Relaxed))
+    }
+
+    /// Takes the next response, if there is one.
+    #[inline]
+    pub fn pop(&mut self) -> Result<Option<P::Response>, Fault> {
+        if self.rsp_cons == self.rsp_seen && !self.look()? {
+            return Ok(None);
+        }
+        let response = P::read_response(self.slots.at(self.rsp_cons));
+        self.rsp_cons = self.rsp_cons.wrapping_add(1);
+        Ok(Some(response))
+    }
+
+    /// Responses that can be taken without looking at the shared index again.
+    #[inline]
+    pub fn seen(&self) -> u32 {
+        self.rsp_seen.wrapping_sub(self.rsp_cons)
+    }
+
+    /// Reads the back end's producer index, checked; `true` if responses wait.
+    #[inline]
+    pub fn look(&mut self) -> Result<bool, Fault> {
+        let found = self.slots.memory.header().rsp_prod.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        if found.wrapping_sub(self.rsp_cons) > self.req_published.wrapping_sub(self.rsp_cons) {
+            let (consumed, limit) = (self.rsp_cons, self.req_published);
+            return Err(Fault::Overflow { ring: P::NAME, found, consumed, limit });
+        }
+        self.rsp_seen = found;
+        Ok(found != self.rsp_cons)
+    }
+
+    /// `RING_FINAL_CHECK_FOR_RESPONSES` (ring.h:420): asks to be woken by the next response; `true` if there are
+    /// some already.
+    #[inline]
+    pub fn arm(&mut self) -> Result<bool, Fault> {
+        self.arm_after(1)
+    }
+
+    /// As [`Front::arm`], but to be woken only by the `count`th response from now.
+    #[inline]
+    pub fn arm_after(&mut self, count: u32) -> Result<bool, Fault> {
+        let header = self.slots.memory.header();
+        header.rsp_event.store(self.rsp_cons.wrapping_add(count), Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        self.look()
+    }
+
+    /// Requests published and not yet answered.
+    #[inline]
+    pub fn in_flight(&self) -> u32 {
+        self.req_published.wrapping_sub(self.rsp_cons)
+    }
+
+    /// Gives the memory back.
+    pub fn into_memory(self) -> M {
+        self.slots.memory
+    }
+}
+
+/// The back end's half: receives requests, sends responses.
+#[derive(Debug)]
+pub struct Back<P, M> {
+    slots: Slots<P, M>,
+    req_cons: u32,
+    req_seen: u32,
+    rsp_prod: u32,
+    rsp_published: u32,
+}
+
+impl<P: Protocol, M: Memory> Back<P, M> {
+    /// `BACK_RING_ATTACH` (ring.h:211): joins a ring at the responses already sent, so that a back end that takes
+    /// over sees the requests which were not answered.
+    pub fn attach(memory: M) -> Result<Self, BadMemory> {
+        let slots = Slots::new(memory)?;
+        let rsp = slots.memory.header().rsp_prod.load(Ordering::Relaxed);
+        Ok(Self { slots, req_cons: rsp, req_seen: rsp, rsp_prod: rsp, rsp_published: rsp })
+    }
+
+    /// Slots of the ring.
+    #[inline]
+    pub fn size(&self) -> u32 {
+        self.slots.size()
+    }
+
+    /// `RING_COPY_REQUEST` (ring.h:297): takes the next request by one copy, if there is one.
+    #[inline]
+    pub fn pop(&mut self) -> Result<Option<P::Request>, Fault> {
+        if self.req_cons == self.req_seen && !self.look()? {
+            return Ok(None);
+        }
+        let request = P::read_request(self.slots.at(self.req_cons));
+        self.req_cons = self.req_cons.wrapping_add(1);
+        Ok(Some(request))
+    }
+
+    /// Requests that can be taken without looking at the shared index again.
+    #[inline]
+    pub fn seen(&self) -> u32 {
+        self.req_seen.wrapping_sub(self.req_cons)
+    }
+
+    /// Reads the front end's producer index, checked; `true` if requests wait.
+    #[inline]
+    pub fn look(&mut self) -> Result<bool, Fault> {
+        let found = self.slots.memory.header().req_prod.load(Ordering::Relaxed);
+        fence(Ordering::Acquire);
+        let limit = self.rsp_prod.wrapping_add(self.size());
+        if found.wrapping_sub(self.req_cons) > limit.wrapping_sub(self.req_cons) {
+            return Err(Fault::Overflow { ring: P::NAME, found, consumed: self.req_cons, limit });
+        }
+        self.req_seen = found;
+        Ok(found != self.req_cons)
+    }
+
+    /// Requests taken and not yet answered.
+    #[inline]
+    pub fn unanswered(&self) -> u32 {
+        self.req_cons.wrapping_sub(self.rsp_prod)
+    }
+
+    /// Writes a response into the next slot.
+    ///
+    /// # Panics
+    /// If more responses are pushed than requests were taken: our own error, never the peer's.
+    #[inline]
+    pub fn push(&mut self, response: &P::Response) {
+        assert!(self.rsp_prod != self.req_cons, "a response without a request");
+        P::write_response(self.slots.at(self.rsp_prod), response);
+        self.rsp_prod = self.rsp_prod.wrapping_add(1);
+    }
+
+    /// `RING_PUSH_RESPONSES_AND_CHECK_NOTIFY` (ring.h:402): publishes what was pushed.
+    #[inline]
+    pub fn commit(&mut self) -> Notify {
+        let (old, new) = (self.rsp_published, self.rsp_prod);
+        let header = self.slots.memory.header();
+        fence(Ordering::Release);
+        header.rsp_prod.store(new, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        self.rsp_published = new;
+        Notify::check(old, new, header.rsp_event.load(Ordering::Relaxed))
+    }
+
+    /// `RING_FINAL_CHECK_FOR_REQUESTS` (ring.h:411): asks to be woken by the next request; `true` if there are
+    /// some already.
+    #[inline]
+    pub fn arm(&mut self) -> Result<bool, Fault> {
+        let header = self.slots.memory.header();
+        header.req_event.store(self.req_cons.wrapping_add(1), Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        self.look()
+    }
+
+    /// Gives the memory back.
+    pub fn into_memory(self) -> M {
+        self.slots.memory
+    }
+}
