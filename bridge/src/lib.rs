@@ -1,1 +1,21 @@
-//! A learning Ethernet switch that has never heard of Xen
+//! A learning Ethernet switch that has never heard of Xen.
+//!
+//! A [`Frame`] is what travels, a [`Port`] is where it comes from and goes to, a [`Batch`] is what a port
+//! yields in one round. The page each frame's payload lies in is never copied by the switch: whoever
+//! finally takes the frame copies it, once, or hands its pages to the kernel.
+
+mod batch;
+mod frame;
+mod meta;
+mod pin;
+pub mod port;
+mod seg;
+mod stats;
+
+pub use batch::{Batch, Frames, Outbox};
+pub use frame::{Frame, Full, HEAD, IOVECS, Iovecs, MIN_LEN, SEGS};
+pub use meta::{Caps, Csum, Gso, GsoKind, Offload};
+pub use pin::{Hold, Pin};
+pub use port::Port;
+pub use seg::{Piece, Seg};
+pub use stats::{Counters, Reason, Stats};

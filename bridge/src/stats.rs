@@ -1,0 +1,104 @@
+//! A port's counters: written by the thread that has the port, read by anybody.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+/// Why a frame went no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(usize)]
+pub enum Reason {
+    /// Shorter than an Ethernet header (counted at the port it came from).
+    Runt,
+    /// For a reserved 802.1D group address, which bridges keep to themselves (at the port it came from).
+    Reserved,
+    /// Longer than the mtu of the port it was to leave by.
+    TooLong,
+    /// The octets do not bear out what the offload metadata says.
+    Malformed,
+    /// The port's queue was full, or its peer gave it no buffers.
+    NoRoom,
+    /// The interface behind the port is down.
+    Down,
+    /// No receive buffer was free.
+    NoBuffer,
+}
+
+impl Reason {
+    /// Every reason, in the order of their counters.
+    pub const ALL: [Reason; 7] = [
+        Reason::Runt,
+        Reason::Reserved,
+        Reason::TooLong,
+        Reason::Malformed,
+        Reason::NoRoom,
+        Reason::Down,
+        Reason::NoBuffer,
+    ];
+}
+
+/// Live counters. `rx` is from the port into the switch, `tx` from the switch out of the port.
+#[derive(Debug, Default)]
+pub struct Stats {
+    rx_frames: AtomicU64,
+    rx_octets: AtomicU64,
+    tx_frames: AtomicU64,
+    tx_octets: AtomicU64,
+    drops: [AtomicU64; Reason::ALL.len()],
+}
+
+impl Stats {
+    /// Counts received frames. Call it once a batch rather than once a frame.
+    pub fn rx(&self, frames: u64, octets: u64) {
+        self.rx_frames.fetch_add(frames, Relaxed);
+        self.rx_octets.fetch_add(octets, Relaxed);
+    }
+
+    /// Counts frames sent. Call it once a batch rather than once a frame.
+    pub fn tx(&self, frames: u64, octets: u64) {
+        self.tx_frames.fetch_add(frames, Relaxed);
+        self.tx_octets.fetch_add(octets, Relaxed);
+    }
+
+    /// Counts frames dropped.
+    pub fn drop(&self, reason: Reason, frames: u64) {
+        if frames != 0 {
+            self.drops[reason as usize].fetch_add(frames, Relaxed);
+        }
+    }
+
+    /// The counters as they stand (each by itself; not a snapshot of one instant).
+    pub fn read(&self) -> Counters {
+        Counters {
+            rx_frames: self.rx_frames.load(Relaxed),
+            rx_octets: self.rx_octets.load(Relaxed),
+            tx_frames: self.tx_frames.load(Relaxed),
+            tx_octets: self.tx_octets.load(Relaxed),
+            drops: self.drops.each_ref().map(|counter| counter.load(Relaxed)),
+        }
+    }
+}
+
+/// Counters once read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Frames from the port into the switch.
+    pub rx_frames: u64,
+    /// Their octets, Ethernet header included.
+    pub rx_octets: u64,
+    /// Frames from the switch out of the port.
+    pub tx_frames: u64,
+    /// Their octets, Ethernet header included.
+    pub tx_octets: u64,
+    drops: [u64; Reason::ALL.len()],
+}
+
+impl Counters {
+    /// Frames dropped for one reason.
+    pub fn dropped(&self, reason: Reason) -> u64 {
+        self.drops[reason as usize]
+    }
+
+    /// Frames dropped for any reason.
+    pub fn all_dropped(&self) -> u64 {
+        self.drops.iter().sum()
+    }
+}
