@@ -1,0 +1,113 @@
+//! Mapped pages of a peer, and what keeps them mapped.
+#![allow(unsafe_code)] // Pointers into another domain's memory.
+
+use crate::Access;
+use ring_abi::{PAGE_SIZE, shm::Memory};
+use smallvec::SmallVec;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use vm_memory::VolatileSlice;
+
+/// Pages that a [`Mapping`] holds without allocating: a request's 11 segments and one to spare.
+pub const INLINE_PAGES: usize = 12;
+
+/// One mapped page, as its owner knows it.
+#[derive(Clone, Copy, Debug)]
+pub struct Page {
+    /// Where it is mapped.
+    pub base: NonNull<u8>,
+    /// The owner's own name for it: a handle or an entry's index.
+    pub token: u64,
+}
+
+/// Who takes mapped pages back; never fails and never blocks for long.
+pub trait Unmap: Send + Sync {
+    /// Unmaps these pages of this owner.
+    fn unmap(&self, pages: &[Page], access: Access);
+}
+
+/// Pages of a peer, mapped until this value is dropped. The peer may write to them at any time.
+pub struct Mapping {
+    pages: SmallVec<[Page; INLINE_PAGES]>,
+    access: Access,
+    owner: Arc<dyn Unmap>,
+}
+
+// SAFETY: the pages stay mapped, at addresses valid in every thread, until drop; access goes through
+// `VolatileSlice` or raw pointers only.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; nothing is mutated through `&Mapping`.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// # Safety
+    /// Every page is `PAGE_SIZE` readable (and, for [`Access::ReadWrite`], writable) octets that stay mapped until
+    /// `owner.unmap` is called with them, which the mapping does once, when it is dropped.
+    pub unsafe fn new(pages: SmallVec<[Page; INLINE_PAGES]>, access: Access, owner: Arc<dyn Unmap>) -> Self {
+        Self { pages, access, owner }
+    }
+
+    /// Number of pages.
+    pub fn pages(&self) -> usize {
+        self.pages.len()
+    }
+
+    /// What may be done with them.
+    pub fn access(&self) -> Access {
+        self.access
+    }
+
+    /// Address of a page; valid while the mapping lives.
+    ///
+    /// # Panics
+    /// If there is no such page.
+    #[inline]
+    pub fn base(&self, page: usize) -> NonNull<u8> {
+        self.pages[page].base
+    }
+
+    /// Part of a page, in octets; `None` if it is not inside.
+    #[inline]
+    pub fn slice(&self, page: usize, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {
+        let base = self.pages.get(page)?.base;
+        if offset.checked_add(len)? > PAGE_SIZE {
+            return None;
+        }
+        // SAFETY: inside a page that stays mapped while `self` is borrowed.
+        Some(unsafe { VolatileSlice::new(base.as_ptr().add(offset), len) })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        self.owner.unmap(&self.pages, self.access);
+    }
+}
+
+impl std::fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Mapping({} pages, {:?})", self.pages.len(), self.access)
+    }
+}
+
+/// A [`Mapping`] whose pages lie at consecutive addresses: what a ring needs.
+#[derive(Debug)]
+pub struct Contiguous(Mapping);
+
+impl Contiguous {
+    /// `None`, and the mapping dropped, if the pages do not follow each other.
+    pub fn new(mapping: Mapping) -> Option<Self> {
+        let follows = |w: &[Page]| w[0].base.as_ptr().wrapping_add(PAGE_SIZE) == w[1].base.as_ptr();
+        (!mapping.pages.is_empty() && mapping.pages.windows(2).all(follows)).then_some(Self(mapping))
+    }
+}
+
+// SAFETY: consecutive mapped pages, page-aligned, for the life of the value.
+unsafe impl Memory for Contiguous {
+    fn base(&self) -> NonNull<u8> {
+        self.0.pages[0].base
+    }
+    fn len(&self) -> usize {
+        self.0.pages.len() * PAGE_SIZE
+    }
+}
