@@ -1,1 +1,23 @@
-//! Xenstore: wire client, xenbus handshake, and the store itself
+//! Xenstore, three ways: a client that speaks the wire ([`Client`]), the xenbus handshake that drivers build
+//! on it ([`xenbus`]), and the store itself ([`server`]).
+//!
+//! Without the default feature `std` only [`xenbus::core`] remains, which is all that a driver's handshake core
+//! needs.
+#![cfg_attr(not(feature = "std"), no_std)]
+
+extern crate alloc;
+
+#[cfg(feature = "std")]
+pub mod client;
+#[cfg(feature = "std")]
+pub mod wire;
+pub mod xenbus;
+
+#[cfg(feature = "std")]
+pub use client::{Client, Error, Nodes, Permission, Stream, Transaction, WatchEvent};
+pub use ring_abi::xenbus::XenbusState;
+pub use ring_abi::xs_wire::XsError;
+pub use xenbus::core::{KeyError, Keys};
+
+/// A domain's number.
+pub type DomId = u16;

@@ -1,0 +1,205 @@
+//! One request out, its reply in, and the watch events between: the client's side of a stream.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ring_abi::xs_wire::{MessageType, PAYLOAD_MAX, XsError};
+
+use super::Stream;
+use super::error::{Error, Result};
+use super::event::{Events, WatchEvent};
+use crate::wire::{Decoder, Message};
+
+pub(super) struct Connection {
+    stream: Box<dyn Stream>,
+    decoder: Decoder,
+    events: Events,
+    next_id: u32,
+    pub(super) reply_timeout: Option<Duration>,
+}
+
+impl Connection {
+    pub(super) fn new(stream: Box<dyn Stream>) -> Connection {
+        let (decoder, events) = (Decoder::default(), Events::default());
+        Connection { stream, decoder, events, next_id: 1, reply_timeout: None }
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+
+    pub(super) fn forget(&mut self, path: &str, token: &str) {
+        self.events.forget(path, token);
+    }
+
+    pub(super) fn forget_all(&mut self) {
+        self.events.clear();
+    }
+
+    /// A request outside any transaction whose payload is strings, each ended by a NUL.
+    pub(super) fn strings(&mut self, kind: MessageType, path: &str, strings: &[&str]) -> Result<Vec<u8>> {
+        let mut payload = Vec::new();
+        for string in strings {
+            check_string(kind, string)?;
+            payload.extend_from_slice(string.as_bytes());
+            payload.push(0);
+        }
+        self.request(kind, 0, path, &payload)
+    }
+
+    /// Sends a request and waits for its reply's payload. `path` is for the error's text.
+    pub(super) fn request(
+        &mut self,
+        kind: MessageType,
+        tx_id: u32,
+        path: &str,
+        payload: &[u8],
+    ) -> Result<Vec<u8>> {
+        if payload.len() > PAYLOAD_MAX {
+            let what = "more octets than a message may hold (4096)";
+            return Err(Error::Request { kind, path: path.into(), what });
+        }
+        let req_id = self.next_id;
+        self.next_id = self.next_id.wrapping_add(1).max(1);
+        self.send(&Message::new(kind, req_id, tx_id, payload.to_vec()).to_octets())?;
+        let deadline = self.reply_timeout.map(|t| Instant::now() + t);
+        let reply = loop {
+            match self.receive(deadline)? {
+                Some(message) if message.header.req_id == req_id => break message,
+                Some(stale) => tracing::debug!(req_id = stale.header.req_id, "reply nobody waits for"),
+                None => {
+                    let after = self.reply_timeout.unwrap_or_default();
+                    return Err(Error::TimedOut { kind, path: path.into(), after });
+                }
+            }
+        };
+        answer(kind, path, reply)
+    }
+
+    /// The next event, waiting for it until the deadline (`None` is for ever).
+    pub(super) fn event(&mut self, deadline: Option<Instant>) -> Result<Option<WatchEvent>> {
+        loop {
+            // Replies here are ones that came after their time-out.
+            while self.decode()?.is_some() {}
+            if let Some(event) = self.events.pop()? {
+                return Ok(Some(event));
+            }
+            if !self.fill(deadline)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// The next message that is no watch event, or `None` at the deadline.
+    fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Message>> {
+        loop {
+            if let Some(message) = self.decode()? {
+                return Ok(Some(message));
+            }
+            if !self.fill(deadline)? {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Takes messages out of what was read: events are queued, the first other message is returned.
+    fn decode(&mut self) -> Result<Option<Message>> {
+        while let Some(message) = self.decoder.take()? {
+            if message.kind() != Some(MessageType::WatchEvent) {
+                return Ok(Some(message));
+            }
+            self.events.push(WatchEvent::parse(&message.payload)?);
+        }
+        Ok(None)
+    }
+
+    /// Reads once; `false` when the deadline came first.
+    fn fill(&mut self, deadline: Option<Instant>) -> Result<bool> {
+        let mut octets = [0; 4096];
+        loop {
+            if !self.wait(PollFlags::POLLIN, deadline)? {
+                return Ok(false);
+            }
+            match self.stream.read(&mut octets) {
+                Ok(0) => return Err(Error::Closed),
+                Ok(n) => {
+                    self.decoder.push(&octets[..n]);
+                    return Ok(true);
+                }
+                Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
+                Err(e) => return Err(closed(e)),
+            }
+        }
+    }
+
+    fn send(&mut self, mut octets: &[u8]) -> Result<()> {
+        while !octets.is_empty() {
+            match self.stream.write(octets) {
+                Ok(0) => return Err(Error::Closed),
+                Ok(n) => octets = &octets[n..],
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => {
+                    self.wait(PollFlags::POLLOUT, None)?;
+                }
+                Err(e) => return Err(closed(e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the stream is ready; `false` at the deadline.
+    fn wait(&self, flags: PollFlags, deadline: Option<Instant>) -> Result<bool> {
+        loop {
+            let timeout = match deadline {
+                None => PollTimeout::NONE,
+                Some(deadline) => round_up(deadline.saturating_duration_since(Instant::now())),
+            };
+            let mut fds = [PollFd::new(self.stream.as_fd(), flags)];
+            match poll(&mut fds, timeout) {
+                Ok(0) if deadline.is_some_and(|d| d > Instant::now()) => {}
+                Ok(ready) => return Ok(ready > 0),
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(Error::Io(e.into())),
+            }
+        }
+    }
+}
+
+/// In whole milliseconds, not less than asked: otherwise the last part of one is spent spinning.
+fn round_up(duration: Duration) -> PollTimeout {
+    PollTimeout::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
+}
+
+fn closed(error: io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset => Error::Closed,
+        _ => Error::Io(error),
+    }
+}
+
+/// The reply's payload, or the error it names.
+fn answer(kind: MessageType, path: &str, reply: Message) -> Result<Vec<u8>> {
+    if reply.kind() == Some(kind) {
+        return Ok(reply.payload);
+    }
+    if reply.kind() != Some(MessageType::Error) {
+        return Err(Error::Protocol(format!("{kind:?} was answered by type {}", reply.header.kind)));
+    }
+    let name = reply.payload.strip_suffix(b"\0").unwrap_or(&reply.payload);
+    let name = String::from_utf8_lossy(name);
+    match XsError::from_name(&name) {
+        Some(error) => Err(Error::Store { kind, path: path.into(), error }),
+        None => Err(Error::Protocol(format!("an error named {name:?}"))),
+    }
+}
+
+/// A string of a request ends at its first NUL: one inside would make it two.
+pub(super) fn check_string(kind: MessageType, string: &str) -> Result<()> {
+    match string.contains('\0') {
+        true => Err(Error::Request { kind, path: string.into(), what: "a NUL inside a string" }),
+        false => Ok(()),
+    }
+}

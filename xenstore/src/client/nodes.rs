@@ -1,0 +1,193 @@
+//! What can be done with nodes, the same inside and outside a transaction.
+
+use std::str::FromStr;
+
+use ring_abi::xs_wire::{MessageType, XsError};
+
+use super::connection::check_string;
+use super::error::{Error, Result};
+use super::permission::Permission;
+use crate::wire;
+
+/// Operations on nodes. [`Client`](super::Client) does them at once, [`Transaction`](super::Transaction) on
+/// commit.
+///
+/// Every path may be absolute or relative to the domain's home `/local/domain/<domid>`. Every operation fails
+/// with [`Error::Store`] when the store says no: ENOENT for a missing node, EACCES where the node's permissions
+/// forbid, EINVAL for a bad path, ENOSPC beyond a quota; and as the connection fails.
+pub trait Nodes {
+    /// Sends one request and gives the payload of its reply. `path` is for the text of errors.
+    ///
+    /// # Errors
+    /// As all operations here.
+    fn request(&mut self, kind: MessageType, path: &str, payload: &[u8]) -> Result<Vec<u8>>;
+
+    /// A node's value.
+    ///
+    /// # Errors
+    /// ENOENT when it is missing.
+    fn read(&mut self, path: &str) -> Result<Vec<u8>> {
+        self.request(MessageType::Read, path, &with_nul(MessageType::Read, path)?)
+    }
+
+    /// A node's value, or `None` when the node is missing.
+    ///
+    /// # Errors
+    /// All but ENOENT.
+    fn read_opt(&mut self, path: &str) -> Result<Option<Vec<u8>>> {
+        match self.read(path) {
+            Err(e) if e.is_not_found() => Ok(None),
+            other => other.map(Some),
+        }
+    }
+
+    /// A node's value as text; octets that are no UTF-8 are replaced.
+    ///
+    /// # Errors
+    /// ENOENT when it is missing.
+    fn read_text(&mut self, path: &str) -> Result<String> {
+        Ok(String::from_utf8_lossy(&self.read(path)?).into_owned())
+    }
+
+    /// A node's value as a number, a state, or whatever else text can be parsed into.
+    ///
+    /// # Errors
+    /// [`Error::Value`] names the path, what stands there, and what was expected. ENOENT when it is missing.
+    fn read_as<T: FromStr>(&mut self, path: &str) -> Result<T> {
+        parse(path, &self.read(path)?)
+    }
+
+    /// As [`Nodes::read_as`], `None` when the node is missing.
+    ///
+    /// # Errors
+    /// [`Error::Value`].
+    fn read_opt_as<T: FromStr>(&mut self, path: &str) -> Result<Option<T>> {
+        self.read_opt(path)?.map(|octets| parse(path, &octets)).transpose()
+    }
+
+    /// Whether there is such a node.
+    ///
+    /// # Errors
+    /// All but ENOENT.
+    fn exists(&mut self, path: &str) -> Result<bool> {
+        Ok(self.read_opt(path)?.is_some())
+    }
+
+    /// Writes a node's value; the node and its parents are created where missing.
+    ///
+    /// # Errors
+    /// EACCES, ENOSPC.
+    fn write(&mut self, path: &str, value: impl AsRef<[u8]>) -> Result<()> {
+        let mut payload = with_nul(MessageType::Write, path)?;
+        payload.extend_from_slice(value.as_ref());
+        self.request(MessageType::Write, path, &payload).map(|_| ())
+    }
+
+    /// Creates a node and its parents where missing.
+    ///
+    /// # Errors
+    /// EACCES, ENOSPC.
+    fn mkdir(&mut self, path: &str) -> Result<()> {
+        self.request(MessageType::Mkdir, path, &with_nul(MessageType::Mkdir, path)?).map(|_| ())
+    }
+
+    /// Removes a node and all below it. A missing node is no error as long as its parent is there.
+    ///
+    /// # Errors
+    /// ENOENT when the parent is missing too, EINVAL for `/`.
+    fn rm(&mut self, path: &str) -> Result<()> {
+        self.request(MessageType::Rm, path, &with_nul(MessageType::Rm, path)?).map(|_| ())
+    }
+
+    /// The names of a node's children, in the store's order. A list that does not fit one message is read in
+    /// parts, again from the start if it changes meanwhile.
+    ///
+    /// # Errors
+    /// ENOENT when the node is missing.
+    fn directory(&mut self, path: &str) -> Result<Vec<String>> {
+        match self.request(MessageType::Directory, path, &with_nul(MessageType::Directory, path)?) {
+            Ok(payload) => Ok(texts(&payload)),
+            Err(e) if e.store_error() == Some(XsError::E2BIG) => directory_in_parts(self, path),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// A node's permissions: the owner first, then what single domains may.
+    ///
+    /// # Errors
+    /// ENOENT when the node is missing.
+    fn get_perms(&mut self, path: &str) -> Result<Vec<Permission>> {
+        let payload = self.request(MessageType::GetPerms, path, &with_nul(MessageType::GetPerms, path)?)?;
+        texts(&payload)
+            .iter()
+            .map(|t| t.parse().map_err(|_| Error::value(path, t, "a permission such as n0 or r1")))
+            .collect()
+    }
+
+    /// Sets a node's permissions: the owner first (with what all not listed may), then single domains.
+    ///
+    /// # Errors
+    /// EACCES for anybody but the owner, EPERM when a guest gives its node away, ENOSPC for too many.
+    fn set_perms(&mut self, path: &str, permissions: &[Permission]) -> Result<()> {
+        let mut payload = with_nul(MessageType::SetPerms, path)?;
+        for permission in permissions {
+            payload.extend_from_slice(permission.to_string().as_bytes());
+            payload.push(0);
+        }
+        self.request(MessageType::SetPerms, path, &payload).map(|_| ())
+    }
+}
+
+/// DIRECTORY_PART from offset 0 on, until a part ends with an empty name.
+fn directory_in_parts<N: Nodes + ?Sized>(nodes: &mut N, path: &str) -> Result<Vec<String>> {
+    /// A list that changes under the reader this often is not going to stand still.
+    const ATTEMPTS: u32 = 64;
+    for _ in 0..ATTEMPTS {
+        if let Some(names) = one_pass(nodes, path)? {
+            return Ok(names);
+        }
+    }
+    Err(Error::Conflict { attempts: ATTEMPTS })
+}
+
+/// All parts, or `None` when the node's generation changed between two of them.
+fn one_pass<N: Nodes + ?Sized>(nodes: &mut N, path: &str) -> Result<Option<Vec<String>>> {
+    let (mut names, mut generation) = (Vec::new(), None);
+    let mut offset = 0;
+    loop {
+        let mut payload = with_nul(MessageType::DirectoryPart, path)?;
+        payload.extend_from_slice(format!("{offset}\0").as_bytes());
+        let reply = nodes.request(MessageType::DirectoryPart, path, &payload)?;
+        let mut part = texts(&reply).into_iter();
+        let now = part.next();
+        if now.is_none() || generation.is_some() && generation != now {
+            return Ok(None);
+        }
+        generation = now;
+        let before = offset;
+        for name in part {
+            if name.is_empty() {
+                return Ok(Some(names));
+            }
+            offset += name.len() + 1;
+            names.push(name);
+        }
+        if offset == before {
+            return Err(Error::Protocol(format!("an empty part of directory {path:?}")));
+        }
+    }
+}
+
+fn with_nul(kind: MessageType, path: &str) -> Result<Vec<u8>> {
+    check_string(kind, path)?;
+    Ok([path.as_bytes(), b"\0"].concat())
+}
+
+fn texts(payload: &[u8]) -> Vec<String> {
+    wire::strings(payload).map(|s| String::from_utf8_lossy(s).into_owned()).collect()
+}
+
+fn parse<T: FromStr>(path: &str, octets: &[u8]) -> Result<T> {
+    let text = String::from_utf8_lossy(octets);
+    text.trim_ascii().parse().map_err(|_| Error::value(path, &text, crate::xenbus::core::short_name::<T>()))
+}

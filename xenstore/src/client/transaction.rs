@@ -1,0 +1,51 @@
+//! A transaction: several operations that others see all at once or not at all.
+
+use ring_abi::xs_wire::{MessageType, XsError};
+
+use super::Client;
+use super::error::{Error, Result};
+use super::nodes::Nodes;
+
+/// An open transaction; the node operations ([`Nodes`]) made on it are part of it.
+pub struct Transaction<'c> {
+    client: &'c mut Client,
+    id: u32,
+}
+
+impl Transaction<'_> {
+    /// How often [`Client::transaction`] tries before it gives up. Every failure means that somebody else's write
+    /// succeeded, so this many in a row mean a peer that writes without end.
+    pub const ATTEMPTS: u32 = 100;
+}
+
+impl Nodes for Transaction<'_> {
+    fn request(&mut self, kind: MessageType, path: &str, payload: &[u8]) -> Result<Vec<u8>> {
+        self.client.connection.request(kind, self.id, path, payload)
+    }
+}
+
+pub(super) fn run<R>(
+    client: &mut Client,
+    mut body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
+) -> Result<R> {
+    for _ in 0..Transaction::ATTEMPTS {
+        match attempt(client, &mut body) {
+            Err(e) if e.store_error() == Some(XsError::EAGAIN) => {}
+            done => return done,
+        }
+    }
+    Err(Error::Conflict { attempts: Transaction::ATTEMPTS })
+}
+
+fn attempt<R>(client: &mut Client, body: &mut impl FnMut(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
+    let id = client.number(MessageType::TransactionStart, &[""])?;
+    let mut transaction = Transaction { client, id };
+    let outcome = body(&mut transaction);
+    let verdict: &[u8] = if outcome.is_ok() { b"T\0" } else { b"F\0" };
+    let ended = transaction.request(MessageType::TransactionEnd, "", verdict);
+    match outcome {
+        Ok(value) => ended.map(|_| value),
+        // Why it failed matters more than whether dropping it worked.
+        Err(e) => Err(e),
+    }
+}
