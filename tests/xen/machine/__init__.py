@@ -1,0 +1,1 @@
+"""The real-Xen test machine: packages in, one QEMU a scenario out."""

@@ -1,0 +1,56 @@
+"""Picks kernel modules with everything they depend on, and writes the index that modprobe reads."""
+
+import re
+from pathlib import Path
+
+from .cpio import Archive
+
+# Neither list holds xen-blkback and xen-netback: a kernel that has them claims every device offered. They
+# are in the images as OPTIONAL: a scenario that wants the kernel's own back ends loads them by modprobe.
+DOM0 = """
+    xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xenfs xen-blkfront xen-netfront
+    virtio_pci 9pnet_virtio 9p loop bridge tun veth ext4 crc32c_generic
+""".split()
+OPTIONAL = "xen-blkback xen-netback".split()
+GUEST = "xen-evtchn xen-gntdev xen-gntalloc xenfs xen-blkfront xen-netfront ext4 crc32c_generic".split()
+
+
+def add(archive: Archive, kernel_root: Path, wanted: list[str]) -> None:
+    """Adds `wanted` and their dependencies to `archive`, with modules.dep."""
+    folder = next((kernel_root / "lib/modules").iterdir())
+    files = {_name(path): path for path in folder.rglob("*.ko")}
+    needs: dict[str, list[str]] = {}
+    for name in wanted:
+        _visit(_name(Path(name)), files, needs)
+    lines = []
+    for name, direct in needs.items():
+        place = files[name].relative_to(folder)
+        archive.copy(f"lib/modules/{folder.name}/{place}", files[name])
+        lines.append(f"{place}: {' '.join(str(files[need].relative_to(folder)) for need in _closure(direct, needs))}\n")
+    archive.file(f"lib/modules/{folder.name}/modules.dep", "".join(lines).encode())
+
+
+def _visit(name: str, files: dict[str, Path], needs: dict[str, list[str]]) -> None:
+    if name in needs:
+        return
+    # Module information is a list of NUL-ended key=value strings in the .modinfo section.
+    found = re.search(rb"\0depends=([^\0]*)\0", files[name].read_bytes())
+    direct = [_name(Path(need)) for need in found.group(1).decode().split(",") if need] if found else []
+    needs[name] = direct
+    for need in direct:
+        _visit(need, files, needs)
+
+
+def _closure(direct: list[str], needs: dict[str, list[str]]) -> list[str]:
+    """Direct and indirect dependencies, those to be loaded last first, as modules.dep has them."""
+    seen: list[str] = []
+    for need in direct:
+        for each in [need, *_closure(needs[need], needs)]:
+            if each in seen:
+                seen.remove(each)
+            seen.append(each)
+    return seen
+
+
+def _name(path: Path) -> str:
+    return path.name.removesuffix(".ko").replace("-", "_")

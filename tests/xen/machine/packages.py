@@ -1,0 +1,86 @@
+"""Fetches Debian packages into the cache and unpacks them there; nothing is installed on the host.
+
+The versions fetched first are kept: a new look at the archive happens only when the cache is emptied,
+so a test machine does not change under a developer's feet.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+XEN = """
+    xen-hypervisor-4.17-amd64 xen-utils-4.17 xen-utils-common xenstore-utils libxencall1 libxenevtchn1
+    libxenforeignmemory1 libxengnttab1 libxenmisc4.17 libxenstore4 libxentoollog1 libxendevicemodel1
+    libxentoolcore1 libxenhypfs1 libyajl2
+""".split()
+
+# libgcc-s1: `xl create` aborts without libgcc_s.so.1 (glibc loads it on pthread_cancel).
+BASE = "libc6 libgcc-s1 liblzma5 libuuid1 zlib1g libzstd1 busybox-static".split()
+
+
+class Missing(Exception):
+    """A host tool or package that the machine cannot do without; the text says what to install."""
+
+
+def cache() -> Path:
+    """The folder everything built or fetched lives in: $XPV_XEN_CACHE, or under the user's cache."""
+    chosen = os.environ.get("XPV_XEN_CACHE")
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(chosen) if chosen else Path(base) / "xpv-xen"
+
+
+def tool(name: str, package: str) -> str:
+    """The path of a host program, or `Missing` naming the package that has it."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
+    if not found:
+        raise Missing(f"`{name}` is not installed: apt-get install {package}")
+    return found
+
+
+def kernel_package() -> str:
+    """The generic kernel image `linux-image-amd64` stands for today, such as linux-image-6.1.0-40-amd64."""
+    shown = _apt("apt-cache", "depends", "linux-image-amd64")
+    found = re.search(r"Depends: (linux-image-[0-9]\S*)", shown)
+    if not found:
+        raise Missing("apt does not know linux-image-amd64: run apt-get update (Debian 12 is expected)")
+    return found.group(1)
+
+
+def lacking_for(package: str) -> list[str]:
+    """What apt would add to this host to install `package`. A simulation: it changes nothing."""
+    said = _apt("apt-get", "-s", "install", "--no-install-recommends", package)
+    return re.findall(r"^Inst (\S+)", said, re.MULTILINE)
+
+
+def unpacked(name: str, wanted, say) -> Path:
+    """The folder `name` of the cache with packages unpacked into it, fetched on first use.
+
+    `wanted` is a function giving package names: asked only when something must be fetched.
+    """
+    root = cache() / name
+    stamp = root / "PACKAGES"
+    if stamp.exists():
+        return root
+    shutil.rmtree(root, ignore_errors=True)
+    debs = root / "debs"
+    debs.mkdir(parents=True)
+    names = wanted()
+    say(f"fetching {len(names)} packages for {name}")
+    _apt("apt-get", "download", *names, cwd=debs)
+    files = sorted(debs.glob("*.deb"))
+    for deb in files:
+        subprocess.run([tool("dpkg", "dpkg"), "-x", deb, root], check=True)
+    shutil.rmtree(debs)
+    stamp.write_text("".join(f"{deb.name}\n" for deb in files))
+    return root
+
+
+def _apt(*command: str, cwd=None) -> str:
+    program = tool(command[0], "apt")
+    ran = subprocess.run([program, *command[1:]], cwd=cwd, text=True, capture_output=True, timeout=600)
+    if ran.returncode != 0:
+        why = ran.stderr.strip().splitlines()[-1:] or ["no reason given"]
+        raise Missing(f"{' '.join(command[:3])} failed: {why[0]} (is apt-get update due? Debian 12 is expected)")
+    return ran.stdout

@@ -1,0 +1,98 @@
+"""Finds a QEMU, decides between KVM and TCG, and writes the command line of one boot."""
+
+import os
+import shutil
+import subprocess
+import threading
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from . import packages
+from .images import Images
+
+# Xen halts at once with this line when it is given no kernel: seeing it proves that the accelerator can
+# run Xen at all. (A /dev/kvm without hardware behind it stops at Xen's first unusual instruction.)
+PROOF = b"dom0 kernel not specified"
+STUCK = b"KVM internal error"
+
+
+@dataclass
+class Qemu:
+    """A QEMU to run: the program with the arguments and environment that let it find its own files."""
+
+    command: list[str]
+    environment: dict[str, str]
+
+
+def find(say=lambda line: None) -> Qemu:
+    """The host's QEMU, or one unpacked into the cache.
+
+    Unpacked rather than installed: where qemu-utils is of another version than the archive's
+    qemu-system-x86, installing the latter removes the former.
+    """
+    installed = shutil.which("qemu-system-x86_64")
+    if installed:
+        return Qemu([installed], dict(os.environ))
+    wanted = lambda: packages.lacking_for("qemu-system-x86")
+    share = packages.unpacked("qemu", wanted, say) / "usr"
+    libraries = share / "lib/x86_64-linux-gnu"
+    environment = dict(os.environ, LD_LIBRARY_PATH=str(libraries), QEMU_MODULE_DIR=str(libraries / "qemu"))
+    firmware = ["-L", str(share / "share/qemu"), "-L", str(share / "share/seabios")]
+    return Qemu([str(share / "bin/qemu-system-x86_64"), *firmware], environment)
+
+
+@cache
+def accelerator(xen: Path) -> str:
+    """`kvm` where it runs Xen, else `tcg`; $XPV_XEN_ACCEL overrides. Takes a fraction of a second."""
+    forced = os.environ.get("XPV_XEN_ACCEL")
+    if forced:
+        return forced
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "tcg"
+    return "kvm" if _runs_xen("kvm", xen) else "tcg"
+
+
+def _runs_xen(accelerator: str, xen: Path) -> bool:
+    """Starts Xen without a kernel and looks for its complaint, for 5 s at most."""
+    qemu = find()
+    line = [*qemu.command, *_accelerated(accelerator), *_bare(), "-m", "512", "-kernel", str(xen)]
+    line += ["-append", "console=com1 com1=115200,8n1"]
+    with subprocess.Popen(
+        line, env=qemu.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as probe:
+        watchdog = threading.Timer(5, probe.kill)
+        watchdog.start()
+        # Either word comes within milliseconds; afterwards QEMU would wait for ever.
+        verdict = next((text for text in probe.stdout if PROOF in text or STUCK in text), b"")
+        watchdog.cancel()
+        probe.kill()
+    return PROOF in verdict
+
+
+def command(images: Images, dom0: Path, shares: dict[str, Path], extra: list[str]) -> list[str]:
+    """One boot. `dom0` is the initramfs; `shares` are 9p tags and folders; `extra` goes to QEMU as it is.
+
+    Commas separate modules in -initrd: dom0's kernel command line can have none.
+    """
+    accelerated = _accelerated(accelerator(images.xen)) if "-icount" not in extra else _accelerated("tcg,thread=single")
+    line = [*find().command, *accelerated, *_bare(), "-smp", "2", "-m", "2G"]
+    line += ["-kernel", str(images.xen)]
+    line += ["-append", "console=com1 com1=115200,8n1 dom0_mem=768M,max:768M dom0_max_vcpus=1 noreboot"]
+    line += ["-initrd", f"{images.vmlinux} console=hvc0 quiet loglevel=4,{dom0}"]
+    for tag, folder in shares.items():
+        line += ["-fsdev", f"local,id={tag},path={folder},security_model=none"]
+        line += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
+    return line + extra
+
+
+def _accelerated(by: str) -> list[str]:
+    if by.startswith("kvm"):
+        return ["-accel", by, "-cpu", "host"]
+    by = by if "," in by else f"{by},thread=multi"
+    # QEMU 7.2 emulates SMAP in a way that crashes a PV dom0.
+    return ["-accel", by, "-cpu", "max,-smap"]
+
+
+def _bare() -> list[str]:
+    return "-nographic -vga none -no-reboot -net none -nodefaults -serial stdio".split()

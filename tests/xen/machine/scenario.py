@@ -1,0 +1,41 @@
+"""A scenario: a small shell script for dom0, with its needs in comments at its top."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent.parent / "scenarios"
+
+
+@dataclass
+class Scenario:
+    """One file of `scenarios/`.
+
+    The first comment line says what it shows. Further comment lines may be `# timeout: SECONDS`,
+    `# needs: PROGRAM...` (given to the runner by --program) and `# qemu: ARGUMENTS`.
+    """
+
+    name: str
+    path: Path
+    shows: str
+    timeout: float
+    needs: list[str]
+    qemu: list[str]
+
+
+def every() -> list[Scenario]:
+    """All scenarios, by name."""
+    return [_read(path) for path in sorted(FOLDER.glob("*.sh"))]
+
+
+def _read(path: Path) -> Scenario:
+    text = path.read_text()
+    said = dict(re.findall(r"^# (timeout|needs|qemu): (.*)$", text, re.MULTILINE))
+    return Scenario(
+        name=path.stem,
+        path=path,
+        shows=text.splitlines()[0].removeprefix("# "),
+        timeout=float(said.get("timeout", 120)),
+        needs=said.get("needs", "").split(),
+        qemu=said.get("qemu", "").split(),
+    )
