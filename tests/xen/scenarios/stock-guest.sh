@@ -5,7 +5,7 @@ bridge_up br0 10.0.0.1/24
 disk=$(loop_disk)
 
 guest stock \
-    "disk=[\"format=raw,vdev=xvda,access=rw,target=$disk,script=plain-block\"]" \
+    "disk=[\"format=raw,vdev=xvda,access=rw,script=plain-block,target=$disk\"]" \
     'vif=["mac=00:16:3e:00:00:07,bridge=br0,script=plain-vif"]'
 
 check_in_guest stock "the partition is seen" 'grep -q xvda1 /proc/partitions'

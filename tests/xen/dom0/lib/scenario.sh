@@ -58,7 +58,7 @@ running() {
 }
 
 # guest NAME LINE...: creates a PV guest of Debian's kernel and waits until it takes commands.
-# Lines are xl.cfg(5) settings, such as 'disk=["format=raw,vdev=xvda,access=rw,target=/dev/loop0,script=plain-block"]'.
+# Lines are xl.cfg(5) settings, such as 'disk=["format=raw,vdev=xvda,access=rw,script=plain-block,target=/dev/loop0"]'.
 guest() {
     create_guest "$@"
     wait_for 90 "guest $1" grep -q '##ready' "/out/guest-$1.log"
@@ -74,7 +74,7 @@ create_guest() {
         printf 'extra="console=hvc0 loglevel=5 panic=1"\non_crash="preserve"\non_reboot="destroy"\n'
         printf '%s\n' "$@"
     } >"/out/$guest.cfg"
-    xl create "/out/$guest.cfg" >"/out/$guest-create.log" 2>&1 || fail "xl create $guest: $(tail -n 1 "/out/$guest-create.log")"
+    xl create "/out/$guest.cfg" >"/out/$guest-create.log" 2>&1 || fail "xl create $guest: $(grep -m 1 error "/out/$guest-create.log")"
 }
 
 # in_guest NAME COMMAND: runs a line in the guest's shell; prints what it prints, returns its status.
@@ -109,10 +109,11 @@ in_state() {
 
 # loop_disk: a private copy of the test disk as a loop device; prints its path.
 loop_disk() {
+    modprobe loop
     copy=$(mktemp /tmp/disk.XXXXXX)
     cp /in/disk.img "$copy"
-    device=$(losetup -f)
-    losetup "$device" "$copy" && echo "$device"
+    device=$(losetup -f) && losetup "$device" "$copy" || fail "no loop device"
+    echo "$device"
 }
 
 # bridge_up NAME ADDRESS/BITS: a Linux bridge in dom0 with an address.
