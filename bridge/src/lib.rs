@@ -5,12 +5,14 @@
 //! finally takes the frame copies it, once, or hands its pages to the kernel.
 
 mod batch;
+pub mod fdb;
 mod frame;
 mod meta;
 mod pin;
 pub mod port;
 mod seg;
 mod stats;
+pub mod switch;
 
 pub use batch::{Batch, Frames, Outbox};
 pub use frame::{Frame, Full, HEAD, IOVECS, Iovecs, MIN_LEN, SEGS};

@@ -1,0 +1,371 @@
+//! Which address was last heard from which port: the forwarding database.
+//!
+//! A table of fixed size, so that a flood of invented source addresses can neither grow it nor slow it: an
+//! address has two buckets of eight slots, chosen by a seeded hash, and lives in one of them or nowhere. One
+//! port may fill only its share, so that its flood does not keep others from being learned.
+//!
+//! Time is passed in, in seconds; an entry not heard from for the ageing time is as good as absent.
+
+use std::ops::RangeInclusive;
+
+const WAYS: usize = 8;
+const OCCUPIED: u64 = 1 << 63;
+const GROUP: u64 = 1 << 40;
+const BROADCAST: u64 = (1 << 48) - 1;
+/// 01-80-C2-00-00-00 to -0F: for bridges themselves, never forwarded (802.1D, table 7-10).
+const RESERVED: RangeInclusive<u64> = 0x0180_c200_0000..=0x0180_c200_000f;
+
+/// A port's place in a switch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PortId(pub u16);
+
+/// An Ethernet address, its first octet in bits 40 to 47.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Mac(u64);
+
+impl Mac {
+    /// The address in these octets, as on the wire.
+    pub const fn new(octets: [u8; 6]) -> Mac {
+        let [a, b, c, d, e, f] = octets;
+        Mac(u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
+    }
+
+    /// Destination and source of a frame with this Ethernet header.
+    #[inline]
+    pub fn pair(header: &[u8; 14]) -> (Mac, Mac) {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = *header;
+        let to = u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 16;
+        let from = u64::from_be_bytes([e, f, g, h, i, j, k, l]) & BROADCAST;
+        (Mac(to), Mac(from))
+    }
+
+    /// Its octets, as on the wire.
+    pub fn octets(self) -> [u8; 6] {
+        let [_, _, a, b, c, d, e, f] = self.0.to_be_bytes();
+        [a, b, c, d, e, f]
+    }
+
+    /// Whether it names a group (multicast or broadcast) rather than one station.
+    #[inline]
+    pub fn is_group(self) -> bool {
+        self.0 & GROUP != 0
+    }
+
+    /// Whether bridges keep frames for it to themselves.
+    #[inline]
+    pub fn is_reserved(self) -> bool {
+        RESERVED.contains(&self.0)
+    }
+}
+
+impl std::fmt::Display for Mac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [a, b, c, d, e, g] = self.octets();
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+impl std::fmt::Debug for Mac {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        std::fmt::Display::fmt(self, f)
+    }
+}
+
+/// An address within a VLAN (0 for none): what is learned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Station(u64);
+
+impl Station {
+    /// `mac` in VLAN `vlan` (its low 12 bits).
+    #[inline]
+    pub const fn new(mac: Mac, vlan: u16) -> Station {
+        Station(OCCUPIED | ((vlan as u64 & 0xfff) << 48) | mac.0)
+    }
+
+    /// Its address.
+    pub fn mac(self) -> Mac {
+        Mac(self.0 & BROADCAST)
+    }
+
+    /// Its VLAN.
+    pub fn vlan(self) -> u16 {
+        (self.0 >> 48) as u16 & 0xfff
+    }
+}
+
+/// What became of an attempt to learn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Learned {
+    /// It was there; it has been heard from again.
+    Known,
+    /// It is new.
+    New,
+    /// It has moved here from another port.
+    Moved,
+    /// It is not an address that a single station can send from: a group's, or zero.
+    NotStation,
+    /// No room for it, or its port has filled its share.
+    Full,
+}
+
+/// Bounds of a forwarding database.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Most entries in all.
+    pub entries: usize,
+    /// Most entries of one port.
+    pub entries_per_port: usize,
+    /// Seconds without a frame after which an entry is void.
+    pub age_s: u32,
+}
+
+impl Default for Limits {
+    /// 8192 entries, half of them at most of one port; 300 s as in Linux.
+    fn default() -> Limits {
+        Limits { entries: 8192, entries_per_port: 4096, age_s: 300 }
+    }
+}
+
+/// One row of the table, as shown to people.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Who.
+    pub station: Station,
+    /// Where it was last heard.
+    pub port: PortId,
+    /// How long ago, in seconds.
+    pub age_s: u32,
+}
+
+/// Eight entries: the keys in one cache line, what is known of them in the next.
+#[derive(Clone, Debug)]
+#[repr(C, align(64))]
+struct Bucket {
+    keys: [u64; WAYS],
+    values: [Value; WAYS],
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Value {
+    seen_s: u32,
+    port: u16,
+}
+
+impl Bucket {
+    const EMPTY: Bucket = Bucket { keys: [0; WAYS], values: [Value { seen_s: 0, port: 0 }; WAYS] };
+
+    #[inline]
+    fn find(&self, key: u64) -> Option<usize> {
+        let mut hits = 0u32;
+        for way in 0..WAYS {
+            hits |= u32::from(self.keys[way] == key) << way;
+        }
+        (hits != 0).then_some(hits.trailing_zeros() as usize)
+    }
+}
+
+/// The last answer, while nothing has changed.
+#[derive(Clone, Copy, Debug, Default)]
+struct Recent {
+    key: u64,
+    now_s: u32,
+    port: u16,
+}
+
+/// The forwarding database.
+#[derive(Debug)]
+pub struct Fdb {
+    buckets: Box<[Bucket]>,
+    seed: u64,
+    limits: Limits,
+    len: usize,
+    per_port: Vec<usize>,
+    heard: Recent,
+    asked: Recent,
+}
+
+impl Fdb {
+    /// An empty database. `seed` should not be guessable by those whose addresses are learned.
+    pub fn new(limits: Limits, seed: u64) -> Fdb {
+        let slots = limits.entries.clamp(WAYS, 1 << 20) * 2;
+        let buckets = vec![Bucket::EMPTY; (slots / WAYS).next_power_of_two()].into_boxed_slice();
+        let (heard, asked) = Default::default();
+        Fdb { buckets, seed: seed | 1, limits, len: 0, per_port: Vec::new(), heard, asked }
+    }
+
+    /// Entries in it, void ones included until the next [`Fdb::sweep`].
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there are no entries.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Notes that `station` was heard from `port` at `now_s`.
+    #[inline]
+    pub fn learn(&mut self, station: Station, port: PortId, now_s: u32) -> Learned {
+        let Recent { key, now_s: then_s, port: known } = self.heard;
+        if (key, then_s, known) == (station.0, now_s, port.0) {
+            return Learned::Known;
+        }
+        self.learn_slowly(station, port, now_s)
+    }
+
+    /// Where `station` was last heard, if that is not too long before `now_s`.
+    #[inline]
+    pub fn lookup(&mut self, station: Station, now_s: u32) -> Option<PortId> {
+        if (self.asked.key, self.asked.now_s) == (station.0, now_s) {
+            return Some(PortId(self.asked.port));
+        }
+        let (bucket, way) = self.find(station.0)?;
+        let value = self.buckets[bucket].values[way];
+        if self.is_void(value, now_s) {
+            return None;
+        }
+        self.asked = Recent { key: station.0, now_s, port: value.port };
+        Some(PortId(value.port))
+    }
+
+    /// Forgets everything heard from `port`.
+    pub fn forget(&mut self, port: PortId) {
+        self.retain(|value| value.port != port.0);
+    }
+
+    /// Removes void entries. Their slots are reused without it, but they count towards the limits until then.
+    pub fn sweep(&mut self, now_s: u32) {
+        let age_s = self.limits.age_s;
+        self.retain(|value| now_s.saturating_sub(value.seen_s) < age_s);
+    }
+
+    /// The entries that are not void, in no particular order.
+    pub fn entries(&self, now_s: u32) -> impl Iterator<Item = Entry> + '_ {
+        let slots = self.buckets.iter().flat_map(|bucket| bucket.keys.iter().zip(&bucket.values));
+        slots.filter(move |(key, value)| **key != 0 && !self.is_void(**value, now_s)).map(
+            move |(key, value)| Entry {
+                station: Station(*key),
+                port: PortId(value.port),
+                age_s: now_s.saturating_sub(value.seen_s),
+            },
+        )
+    }
+
+    #[inline(never)]
+    fn learn_slowly(&mut self, station: Station, port: PortId, now_s: u32) -> Learned {
+        if station.mac().is_group() || station.mac() == Mac(0) {
+            return Learned::NotStation;
+        }
+        let learned = match self.find(station.0) {
+            Some((bucket, way)) => self.refresh(bucket, way, port, now_s),
+            None => self.insert(station.0, port, now_s),
+        };
+        if learned != Learned::Full {
+            self.heard = Recent { key: station.0, now_s, port: port.0 };
+        }
+        learned
+    }
+
+    fn refresh(&mut self, bucket: usize, way: usize, port: PortId, now_s: u32) -> Learned {
+        let old = self.buckets[bucket].values[way];
+        let void = self.is_void(old, now_s);
+        if old.port != port.0 {
+            if self.count(port.0) >= self.limits.entries_per_port {
+                return Learned::Full;
+            }
+            *self.count_mut(old.port) -= 1;
+            *self.count_mut(port.0) += 1;
+            self.asked = Recent::default();
+        }
+        self.buckets[bucket].values[way] = Value { seen_s: now_s, port: port.0 };
+        match (void, old.port == port.0) {
+            (true, _) => Learned::New,
+            (false, true) => Learned::Known,
+            (false, false) => Learned::Moved,
+        }
+    }
+
+    fn insert(&mut self, key: u64, port: PortId, now_s: u32) -> Learned {
+        if self.len >= self.limits.entries || self.count(port.0) >= self.limits.entries_per_port {
+            return Learned::Full;
+        }
+        let Some((bucket, way)) = self.free_slot(key, now_s) else {
+            return Learned::Full;
+        };
+        if self.buckets[bucket].keys[way] != 0 {
+            *self.count_mut(self.buckets[bucket].values[way].port) -= 1;
+            self.len -= 1;
+        }
+        self.buckets[bucket].keys[way] = key;
+        self.buckets[bucket].values[way] = Value { seen_s: now_s, port: port.0 };
+        *self.count_mut(port.0) += 1;
+        self.len += 1;
+        (self.heard, self.asked) = Default::default();
+        Learned::New
+    }
+
+    /// A slot that is empty or void in the emptier of the key's two buckets.
+    fn free_slot(&self, key: u64, now_s: u32) -> Option<(usize, usize)> {
+        let free = |bucket: usize| {
+            let Bucket { keys, values } = &self.buckets[bucket];
+            let mut ways =
+                (0..WAYS).filter(move |&way| keys[way] == 0 || self.is_void(values[way], now_s)).peekable();
+            (ways.peek().copied(), ways.count(), bucket)
+        };
+        let (first, second) = self.places(key);
+        let (a, b) = (free(first), free(second));
+        let (way, _, bucket) = if b.1 > a.1 { b } else { a };
+        way.map(|way| (bucket, way))
+    }
+
+    #[inline]
+    fn find(&self, key: u64) -> Option<(usize, usize)> {
+        let (first, second) = self.places(key);
+        if let Some(way) = self.buckets[first].find(key) {
+            return Some((first, way));
+        }
+        self.buckets[second].find(key).map(|way| (second, way))
+    }
+
+    /// The two buckets a key may be in: a multiplication folded upon itself, as in wyhash.
+    #[inline]
+    fn places(&self, key: u64) -> (usize, usize) {
+        let product = u128::from(key ^ self.seed) * u128::from(self.seed ^ 0x9e37_79b9_7f4a_7c15);
+        let hash = product as u64 ^ (product >> 64) as u64;
+        let mask = self.buckets.len() - 1;
+        (hash as usize & mask, (hash >> 32) as usize & mask)
+    }
+
+    #[inline]
+    fn is_void(&self, value: Value, now_s: u32) -> bool {
+        now_s.saturating_sub(value.seen_s) >= self.limits.age_s
+    }
+
+    fn count(&self, port: u16) -> usize {
+        self.per_port.get(usize::from(port)).copied().unwrap_or(0)
+    }
+
+    fn count_mut(&mut self, port: u16) -> &mut usize {
+        let port = usize::from(port);
+        if port >= self.per_port.len() {
+            self.per_port.resize(port + 1, 0);
+        }
+        &mut self.per_port[port]
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Value) -> bool) {
+        (self.heard, self.asked) = Default::default();
+        for Bucket { keys, values } in &mut self.buckets {
+            for (key, value) in keys.iter_mut().zip(values) {
+                if *key != 0 && !keep(value) {
+                    *key = 0;
+                    self.len -= 1;
+                    self.per_port[usize::from(value.port)] -= 1;
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

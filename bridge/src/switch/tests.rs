@@ -1,0 +1,138 @@
+//! The switch against a model in plain words, and against hostile frames.
+
+use std::collections::HashMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{Batch, Csum, Gso, GsoKind, Offload};
+
+const MAX_LEN: usize = 1518;
+
+fn switch(ports: u16) -> Switch {
+    let mut switch = Switch::new(Limits::default(), 42);
+    (0..ports).for_each(|port| switch.attach(PortId(port), MAX_LEN));
+    switch
+}
+
+fn batch(frames: &[Vec<u8>]) -> Batch {
+    let mut batch = Batch::new(frames.len());
+    frames.iter().for_each(|octets| batch.slot().unwrap().set_slice(octets));
+    batch
+}
+
+fn frame(to: [u8; 6], from: [u8; 6], len: usize) -> Vec<u8> {
+    let mut octets = [to, from].concat();
+    octets.resize(len, 0);
+    octets
+}
+
+/// For each port that is sent anything: the octets of what it is sent.
+fn sent(switch: &Switch, batch: &Batch) -> HashMap<u16, Vec<Vec<u8>>> {
+    switch
+        .sendings()
+        .map(|Sending { port, outbox, .. }| (port.0, outbox.view(batch).iter().map(Frame::to_vec).collect()))
+        .filter(|(_, frames): &(u16, Vec<_>)| !frames.is_empty())
+        .collect()
+}
+
+const fn mac(n: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 0, n]
+}
+
+#[test]
+fn floods_the_unknown_and_sends_the_known_to_its_port() {
+    let mut switch = switch(3);
+    let first = batch(&[frame(mac(2), mac(1), 60)]);
+    switch.forward(PortId(0), first.frames(), 0);
+    let mut ports: Vec<u16> = sent(&switch, &first).into_keys().collect();
+    ports.sort();
+    assert_eq!(ports, [1, 2]);
+    let answer = batch(&[frame(mac(1), mac(2), 60)]);
+    switch.forward(PortId(2), answer.frames(), 0);
+    assert_eq!(sent(&switch, &answer).into_keys().collect::<Vec<_>>(), [0]);
+}
+
+#[test]
+fn counts_runts_reserved_and_too_long() {
+    let mut switch = switch(2);
+    let frames = batch(&[
+        vec![],
+        vec![0xff; 13],
+        frame([1, 0x80, 0xc2, 0, 0, 0x0e], mac(1), 60),
+        frame(mac(9), mac(1), MAX_LEN + 1),
+        frame(mac(9), mac(1), MAX_LEN),
+    ]);
+    let tally = switch.forward(PortId(0), frames.frames(), 0);
+    assert_eq!(tally, Tally { runts: 2, reserved: 1, work: false });
+    let sendings: Vec<_> =
+        switch.sendings().map(|s| (s.port, s.outbox.view(&frames).len(), s.too_long)).collect();
+    assert_eq!(sendings, [(PortId(1), 1, 1)]);
+}
+
+#[test]
+fn unsegmented_frames_may_exceed_the_mtu() {
+    let mut switch = switch(2);
+    let mut frames = batch(&[frame(mac(9), mac(1), 9000)]);
+    let gso = Some(Gso { kind: GsoKind::TcpV4, size: 1448 });
+    let mut big = frames.frames()[0].clone();
+    big.set_offload(Offload { csum: Some(Csum { start: 34, offset: 16 }), gso, ..Offload::NONE });
+    frames.clear();
+    frames.slot().unwrap().copy_from(&big);
+    assert!(switch.forward(PortId(0), frames.frames(), 0).work);
+    assert_eq!(sent(&switch, &frames)[&1].len(), 1);
+}
+
+#[test]
+fn a_detached_port_is_sent_nothing_and_forgotten() {
+    let mut switch = switch(3);
+    switch.forward(PortId(1), batch(&[frame(mac(1), mac(2), 60)]).frames(), 0);
+    switch.detach(PortId(1));
+    assert_eq!(switch.vacancy(), Some(PortId(1)));
+    let frames = batch(&[frame(mac(2), mac(1), 60)]);
+    switch.forward(PortId(0), frames.frames(), 0);
+    assert_eq!(sent(&switch, &frames).into_keys().collect::<Vec<_>>(), [2]);
+}
+
+fn any_frame() -> impl Strategy<Value = Vec<u8>> {
+    let address = prop_oneof![
+        6 => (0..6u8).prop_map(mac),
+        1 => Just([0xff; 6]),
+        1 => (0..32u8).prop_map(|n| [1, 0x80, 0xc2, 0, 0, n]),
+        1 => any::<[u8; 6]>(),
+    ];
+    prop_oneof![
+        8 => (address.clone(), address, 14..2000usize).prop_map(|(to, from, len)| frame(to, from, len)),
+        1 => prop::collection::vec(any::<u8>(), 0..40),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn does_what_a_bridge_does(rounds in prop::collection::vec(
+        (0..4u16, prop::collection::vec(any_frame(), 0..20)), 0..30,
+    )) {
+        let mut switch = switch(4);
+        let mut known: HashMap<Vec<u8>, u16> = HashMap::new();
+        for (from, frames) in rounds {
+            let mut expected: HashMap<u16, Vec<Vec<u8>>> = HashMap::new();
+            for octets in frames.iter().filter(|octets| octets.len() >= 14) {
+                let (to, source) = (octets[..6].to_vec(), octets[6..12].to_vec());
+                if source[0] & 1 == 0 && source != [0; 6] {
+                    known.insert(source, from);
+                }
+                let exits: Vec<u16> = match known.get(&to) {
+                    _ if to[..5] == [1, 0x80, 0xc2, 0, 0] && to[5] < 16 => vec![],
+                    Some(port) if to[0] & 1 == 0 => vec![*port],
+                    _ => (0..4).collect(),
+                };
+                for port in exits.into_iter().filter(|port| *port != from && octets.len() <= MAX_LEN) {
+                    expected.entry(port).or_default().push(octets.clone());
+                }
+            }
+            let batch = batch(&frames);
+            switch.forward(PortId(from), batch.frames(), 0);
+            prop_assert_eq!(sent(&switch, &batch), expected);
+        }
+    }
+}
