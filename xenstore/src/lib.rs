@@ -10,6 +10,8 @@ extern crate alloc;
 #[cfg(feature = "std")]
 pub mod client;
 #[cfg(feature = "std")]
+pub mod driver;
+#[cfg(feature = "std")]
 pub mod wire;
 pub mod xenbus;
 
