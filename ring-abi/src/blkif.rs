@@ -2,6 +2,7 @@
 //!
 //! The 32-bit layout is in [`x86_32`]; both carry the same [`Request`] and [`Response`].
 
+pub mod vdev;
 pub mod x86_32;
 
 use crate::GrantRef;
