@@ -2,13 +2,14 @@
 //!
 //! [`Hypervisor`] is all that a driver may ask of the world: who we are; share, map, copy and transfer pages;
 //! listen and connect event channels; talk to the store. Behind it stands one of two worlds, and only this crate
-//! knows which: [`local`], where domains are processes or threads over sealed memfds and eventfds, and `xen`, a
+//! knows which: [`local`], where domains are processes or threads over sealed memfds and eventfds, and [`xen`], a
 //! real host's device nodes. What both promise is written as tests in `tests/contract.rs`.
 
 pub mod copy;
 pub mod error;
 pub mod map;
 pub mod share;
+pub mod xen;
 
 pub use copy::{Copy, Place, Transfer};
 pub use error::{Error, Result};

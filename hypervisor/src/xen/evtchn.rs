@@ -1,0 +1,90 @@
+//! `/dev/xen/evtchn`: event channels. Each has a descriptor of its own, so that it can be waited for alone.
+#![allow(unsafe_code)] // Structures for ioctls.
+
+use super::abi;
+use super::node::Node;
+use crate::error::{Error, Result};
+use crate::{Channel, DomId, Port};
+use nix::errno::Errno;
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+
+/// One end of an interdomain event channel; closing the descriptor unbinds it.
+#[derive(Debug)]
+pub(super) struct Evtchn {
+    node: Node,
+    port: Port,
+}
+
+impl Evtchn {
+    /// A new port on which `peer` may connect.
+    pub(super) fn listen(peer: DomId) -> Result<Self> {
+        let node = Node::open("evtchn")?;
+        let mut order = abi::BindUnbound { remote_domain: peer.0.into() };
+        // SAFETY: the structure that the number names.
+        let port =
+            unsafe { node.ioctl(abi::EVTCHN_BIND_UNBOUND, &raw mut order) }.map_err(|error| match error {
+                Errno::ESRCH => Error::NoSuchDomain(peer),
+                Errno::ENOSPC => Error::NoSpace("event channels"),
+                other => Error::io(format!("listening for domain {peer}"), other),
+            })?;
+        Ok(Self { node, port: Port(port) })
+    }
+
+    /// Connects to `remote`, where `peer` listens for us.
+    pub(super) fn connect(peer: DomId, remote: Port) -> Result<Self> {
+        let node = Node::open("evtchn")?;
+        let mut order = abi::BindInterdomain { remote_domain: peer.0.into(), remote_port: remote.0 };
+        // SAFETY: the structure that the number names.
+        let port =
+            unsafe { node.ioctl(abi::EVTCHN_BIND_INTERDOMAIN, &raw mut order) }.map_err(
+                |error| match error {
+                    Errno::EINVAL => Error::NoSuchPort { peer, port: remote },
+                    Errno::ESRCH => Error::NoSuchDomain(peer),
+                    Errno::ENOSPC => Error::NoSpace("event channels"),
+                    other => {
+                        Error::io(format!("connecting to event channel {remote} of domain {peer}"), other)
+                    }
+                },
+            )?;
+        Ok(Self { node, port: Port(port) })
+    }
+}
+
+impl Channel for Evtchn {
+    fn port(&self) -> Port {
+        self.port
+    }
+
+    /// Xen drops events to an end that is gone, and does not say so.
+    fn notify(&self) -> Result<()> {
+        let mut order = abi::Notify { port: self.port.0 };
+        // SAFETY: the structure that the number names.
+        match unsafe { self.node.ioctl(abi::EVTCHN_NOTIFY, &raw mut order) } {
+            Ok(_) => Ok(()),
+            Err(Errno::ENOTCONN) => Err(Error::Closed),
+            Err(error) => Err(Error::io(format!("notifying event channel {}", self.port), error)),
+        }
+    }
+
+    /// Reading gives the pending port, which stays masked until its number is written back.
+    fn take(&self) -> Result<bool> {
+        let mut port = [0; 4];
+        match (&self.node.file).read(&mut port) {
+            Ok(0) => Ok(false),
+            Ok(_) => {
+                let unmask = |e| Error::io(format!("unmasking event channel {}", self.port), e);
+                (&self.node.file).write_all(&port).map_err(unmask)?;
+                Ok(true)
+            }
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(false),
+            Err(e) => Err(Error::io(format!("reading event channel {}", self.port), e)),
+        }
+    }
+}
+
+impl AsFd for Evtchn {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.node.file.as_fd()
+    }
+}

@@ -1,0 +1,93 @@
+//! A real Xen host, through Linux's device nodes `/dev/xen/{gntdev,gntalloc,evtchn,xenbus}`.
+//!
+//! It needs the modules xen-gntdev, xen-gntalloc and xen-evtchn, and rights to open the nodes. What Xen and Linux
+//! do not offer to a program: giving pages away ([`Hypervisor::transfer`] is unsupported), word that an event
+//! channel's other end is gone (the store tells: [`Channel::notify`] and [`Channel::take`] never fail for it), and
+//! word that a peer still maps a page it was granted (the kernel quarantines such pages by itself).
+
+mod abi;
+mod evtchn;
+mod gntalloc;
+mod gntdev;
+mod grant_copy;
+mod node;
+mod region;
+mod xenbus;
+
+use crate::error::{Error, Result};
+use crate::{Access, Channel, Contiguous, Copy, DomId, GrantRef, Hypervisor, Mapping, Port, Shared, Stream};
+use std::sync::{Arc, OnceLock};
+
+/// The Xen host that this program runs on, seen from the domain it runs in.
+#[derive(Debug)]
+pub struct Xen {
+    domid: DomId,
+    gntdev: Arc<gntdev::Gntdev>,
+    // Opened when first used: back ends never share pages, and do without xen-gntalloc.
+    gntalloc: OnceLock<Arc<gntalloc::Gntalloc>>,
+}
+
+impl Xen {
+    /// Opens the device nodes, and asks the store who we are.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where a node is missing or may not be opened; [`Error::Protocol`] where the store does not
+    /// know us, as before the toolstack's `xen-init-dom0` ran.
+    pub fn open() -> Result<Self> {
+        let gntdev = gntdev::Gntdev::open()?;
+        Ok(Self { domid: xenbus::own_domid()?, gntdev, gntalloc: OnceLock::new() })
+    }
+
+    /// Asks the kernel to act when `mapping` is unmapped, even by this process's death: to clear the octet at
+    /// `clear` of its first page, and to send an event through `port`, one end of ours.
+    ///
+    /// # Errors
+    /// [`Error::Io`] with the kernel's reason, as for a mapping that may not be written.
+    pub fn notify_on_unmap(&self, mapping: &Mapping, clear: Option<usize>, port: Option<Port>) -> Result<()> {
+        self.gntdev.notify_on_unmap(mapping, clear, port)
+    }
+
+    fn gntalloc(&self) -> Result<&Arc<gntalloc::Gntalloc>> {
+        if let Some(open) = self.gntalloc.get() {
+            return Ok(open);
+        }
+        let opened = gntalloc::Gntalloc::open()?;
+        Ok(self.gntalloc.get_or_init(|| opened))
+    }
+}
+
+impl Hypervisor for Xen {
+    fn domid(&self) -> DomId {
+        self.domid
+    }
+
+    fn share(&self, peer: DomId, pages: usize, access: Access) -> Result<Shared> {
+        self.gntalloc()?.share(peer, pages, access)
+    }
+
+    fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Mapping> {
+        self.gntdev.map(peer, refs, access)
+    }
+
+    fn map_contiguous(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Contiguous> {
+        // One mmap gives consecutive addresses; only no pages at all are none.
+        Contiguous::new(self.gntdev.map(peer, refs, access)?)
+            .ok_or(Error::NoSpace("a ring has at least one page"))
+    }
+
+    fn copy(&self, ops: &mut [Copy<'_>]) -> Result<()> {
+        self.gntdev.copy(ops)
+    }
+
+    fn listen(&self, peer: DomId) -> Result<Box<dyn Channel>> {
+        Ok(Box::new(evtchn::Evtchn::listen(peer)?))
+    }
+
+    fn connect(&self, peer: DomId, port: Port) -> Result<Box<dyn Channel>> {
+        Ok(Box::new(evtchn::Evtchn::connect(peer, port)?))
+    }
+
+    fn store(&self) -> Result<Box<dyn Stream>> {
+        xenbus::connect()
+    }
+}

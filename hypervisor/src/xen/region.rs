@@ -1,0 +1,31 @@
+//! Pages mapped from a device node's descriptor.
+#![allow(unsafe_code)] // mmap and munmap.
+
+use super::node::Node;
+use crate::Access;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use ring_abi::PAGE_SIZE;
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
+
+/// Maps `pages` pages of `node` from `offset` on, an offset that an ioctl gave.
+pub(super) fn map(node: &Node, offset: u64, pages: usize, access: Access) -> nix::Result<NonNull<u8>> {
+    let protection = match access {
+        Access::ReadOnly => ProtFlags::PROT_READ,
+        Access::ReadWrite => ProtFlags::PROT_READ | ProtFlags::PROT_WRITE,
+    };
+    let length = pages.checked_mul(PAGE_SIZE).and_then(NonZeroUsize::new).ok_or(nix::Error::EINVAL)?;
+    let offset = i64::try_from(offset).map_err(|_| nix::Error::EOVERFLOW)?;
+    // SAFETY: at an address that the kernel chooses, nothing of ours is replaced.
+    let base = unsafe { mmap(None, length, protection, MapFlags::MAP_SHARED, &node.file, offset) }?;
+    Ok(base.cast())
+}
+
+/// Unmaps what [`map`] mapped.
+///
+/// # Safety
+/// Nobody uses these pages any more.
+pub(super) unsafe fn unmap(base: NonNull<u8>, pages: usize) -> nix::Result<()> {
+    // SAFETY: the caller's promise.
+    unsafe { munmap(base.cast(), pages * PAGE_SIZE) }
+}
