@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 /// `GNTST_general_error` (grant_table.h:661): Xen's word for almost every refusal.
 const GENERAL_ERROR: i16 = -1;
+/// `GNTST_bad_domain`.
+const BAD_DOMAIN: i16 = -2;
 
 /// The open node. One serves any number of threads.
 #[derive(Debug)]
@@ -104,19 +106,20 @@ impl Gntdev {
         for &gref in refs {
             match self.map_pages(peer, &[gref], access) {
                 Ok(page) => self.unmap(&page, access),
-                Err(_) => return Error::Grant { peer, gref, status: self.why(peer, gref) },
+                Err(_) => return self.why(peer, gref),
             }
         }
         // The peer made it good meanwhile: it is the peer's doing all the same.
         Error::Grant { peer, gref: refs[0], status: GENERAL_ERROR }
     }
 
-    /// Xen's own status for a reference that could not be mapped, got by copying an octet from it.
-    fn why(&self, peer: DomId, gref: GrantRef) -> i16 {
+    /// Xen's own reason why a reference cannot be mapped, got by copying an octet from it.
+    fn why(&self, peer: DomId, gref: GrantRef) -> Error {
         match self.read_octet(peer, gref) {
-            Ok(status) if status < 0 => status,
+            Ok(BAD_DOMAIN) => Error::NoSuchDomain(peer),
+            Ok(status) if status < 0 => Error::Grant { peer, gref, status },
             // It can be read: we wanted to write.
-            _ => GENERAL_ERROR,
+            _ => Error::Grant { peer, gref, status: GENERAL_ERROR },
         }
     }
 }

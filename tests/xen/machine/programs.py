@@ -1,0 +1,35 @@
+"""Builds the static programs that scenarios need, with cargo. Any can be given ready-made instead."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from .packages import Missing, tool
+
+ROOT = Path(__file__).resolve().parents[3]
+TARGET = "x86_64-unknown-linux-gnu"
+
+# Name in dom0, and what makes cargo build it. `xpv` is what is shipped: its profile too.
+KNOWN = {
+    "xpv": ["build", "--release", "-p", "toolstack", "--bin", "xpv"],
+    "contract": ["test", "--no-run", "-p", "hypervisor", "--test", "contract"],
+    "on-xen": ["test", "--no-run", "-p", "hypervisor", "--test", "on_xen"],
+}
+
+
+def build(name: str, say) -> Path:
+    """The static executable called `name`."""
+    if name not in KNOWN:
+        raise Missing(f"program {name} is not known: give --program {name}=PATH")
+    say(f"building the program {name}")
+    line = [tool("cargo", "cargo, or from rustup.rs"), *KNOWN[name], "--target", TARGET]
+    # A static program runs in any initramfs, whatever C library is there.
+    environment = dict(os.environ, RUSTFLAGS="-C target-feature=+crt-static")
+    made = subprocess.run(
+        [*line, "--message-format=json-render-diagnostics"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+    )
+    if made.returncode != 0:
+        raise Missing(f"cannot build {name}: {' '.join(line)}")
+    reports = [json.loads(each) for each in made.stdout.splitlines() if each.startswith("{")]
+    return Path([each["executable"] for each in reports if each.get("executable")][-1])
