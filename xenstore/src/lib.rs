@@ -12,11 +12,17 @@ pub mod client;
 #[cfg(feature = "std")]
 pub mod driver;
 #[cfg(feature = "std")]
+mod permission;
+#[cfg(feature = "std")]
+pub mod server;
+#[cfg(feature = "std")]
 pub mod wire;
 pub mod xenbus;
 
 #[cfg(feature = "std")]
-pub use client::{Client, Error, Nodes, Permission, Stream, Transaction, WatchEvent};
+pub use client::{Client, Error, Nodes, Stream, Transaction, WatchEvent};
+#[cfg(feature = "std")]
+pub use permission::{Access, Permission};
 pub use ring_abi::xenbus::XenbusState;
 pub use ring_abi::xs_wire::XsError;
 pub use xenbus::core::{KeyError, Keys};

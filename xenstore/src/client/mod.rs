@@ -11,7 +11,6 @@ mod connection;
 mod error;
 mod event;
 mod nodes;
-mod permission;
 mod transaction;
 
 use std::io::{Read, Write};
@@ -23,11 +22,11 @@ use std::time::{Duration, Instant};
 use ring_abi::xs_wire::MessageType;
 
 use crate::DomId;
+pub use crate::permission::{Access, Permission};
 use connection::Connection;
 pub use error::{Error, Result};
 pub use event::WatchEvent;
 pub use nodes::Nodes;
-pub use permission::{Access, Permission};
 pub use transaction::Transaction;
 
 /// What a client speaks over: a socket, `/dev/xen/xenbus`, or a box of either.

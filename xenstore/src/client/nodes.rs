@@ -6,7 +6,7 @@ use ring_abi::xs_wire::{MessageType, XsError};
 
 use super::connection::check_string;
 use super::error::{Error, Result};
-use super::permission::Permission;
+use crate::permission::Permission;
 use crate::wire;
 
 /// Operations on nodes. [`Client`](super::Client) does them at once, [`Transaction`](super::Transaction) on

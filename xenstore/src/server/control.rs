@@ -1,0 +1,74 @@
+//! CONTROL: what `xenstore-control` can ask. The answers are for people.
+
+use std::fmt::Write;
+
+use ring_abi::xs_wire::XsError;
+
+use super::Core;
+use super::dispatch::{Request, number, ok, text};
+use super::quota::{Quota, Quotas};
+use crate::DomId;
+use crate::wire::strings;
+
+const HELP: &str = "Supported commands:
+help
+  list these
+print <text>
+  write text to the log
+log on|off
+  accepted; what is logged is decided where the store was started
+quota [<domid>]
+  a domain's quotas and what it uses, or those of new domains
+quota set <name> <value>
+  set a quota of new domains, 0 for no limit
+";
+
+impl Core {
+    pub(super) fn control(&mut self, r: &Request<'_>) -> Result<Vec<u8>, XsError> {
+        let args: Result<Vec<&str>, _> = strings(r.payload).map(std::str::from_utf8).collect();
+        match args.map_err(|_| XsError::EINVAL)?[..] {
+            ["help"] => Ok(text(HELP)),
+            ["print", line] => {
+                tracing::info!(line, "xenstore control");
+                Ok(ok())
+            }
+            ["log", "on" | "off"] => Ok(ok()),
+            ["quota"] => Ok(text(table("Quotas of new domains", &self.quotas, |_| None))),
+            ["quota", "set", name, value] => {
+                let quota = Quota::from_name(name).ok_or(XsError::EINVAL)?;
+                self.quotas.set(quota, number(value.as_bytes())?);
+                Ok(ok())
+            }
+            ["quota", domid] => self.usage(number(domid.as_bytes())?).map(text),
+            _ => Err(XsError::EINVAL),
+        }
+    }
+
+    fn usage(&self, domid: DomId) -> Result<String, XsError> {
+        let domain = self.domains.get(&domid).ok_or(XsError::ENOENT)?;
+        let conn = domain.conn.and_then(|id| self.connections.get(&id));
+        let used = |quota| match quota {
+            Quota::Nodes => Some(self.tree.owned(domid) as usize),
+            Quota::Watches => conn.map(|c| c.watches),
+            Quota::Transactions => conn.map(|c| c.transactions.len()),
+            Quota::Memory => conn.map(|c| c.held()),
+            Quota::Outstanding => conn.map(|c| c.outbox.replies()),
+            Quota::Events => conn.map(|c| c.outbox.events()),
+            _ => None,
+        };
+        Ok(table(&format!("Domain {domid}"), &domain.allowance.quotas, used))
+    }
+}
+
+fn table(title: &str, quotas: &Quotas, used: impl Fn(Quota) -> Option<usize>) -> String {
+    let mut out = format!("{title}:\n");
+    for quota in Quota::ALL {
+        let (name, most) = (quota.name(), quotas.get(quota));
+        // Writing to a String cannot fail.
+        let _ = match used(quota) {
+            Some(used) => writeln!(out, "{name:<17}: {used:>8} (max {most:>8})"),
+            None => writeln!(out, "{name:<17}: {most:>8}"),
+        };
+    }
+    out
+}

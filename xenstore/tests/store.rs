@@ -1,0 +1,286 @@
+//! The client and a running store, together.
+
+mod common;
+
+use common::{Running, event, events};
+use xenstore::xenbus::{Device, End};
+use xenstore::{Access, Error, Keys, Nodes, Permission, XenbusState, XsError};
+
+fn err<T: std::fmt::Debug>(result: Result<T, Error>) -> XsError {
+    let error = result.unwrap_err();
+    error.store_error().unwrap_or_else(|| panic!("not the store's answer: {error}"))
+}
+
+#[test]
+fn nodes_are_written_listed_and_removed() {
+    let running = Running::new();
+    let mut dom0 = running.dom0();
+    dom0.write("/a/b/c", "1").unwrap();
+    dom0.mkdir("/a/d").unwrap();
+    assert_eq!(dom0.read("/a/b").unwrap(), b"");
+    assert_eq!(dom0.read_as::<u32>("/a/b/c").unwrap(), 1);
+    assert_eq!(dom0.directory("/a").unwrap(), ["b", "d"]);
+    assert_eq!(dom0.directory("/").unwrap(), ["a", "tool"]);
+    dom0.write("/a/bin", [0, 255, 0]).unwrap();
+    assert_eq!(dom0.read("/a/bin").unwrap(), [0, 255, 0]);
+    dom0.rm("/a").unwrap();
+    assert_eq!(dom0.read_opt("/a/b").unwrap(), None);
+    dom0.rm("/a").unwrap();
+    assert_eq!(err(dom0.rm("/a/b")), XsError::ENOENT);
+    assert_eq!(err(dom0.rm("/")), XsError::EINVAL);
+    assert_eq!(err(dom0.read("/a//b")), XsError::EINVAL);
+}
+
+#[test]
+fn a_value_of_the_wrong_form_is_named() {
+    let mut dom0 = Running::new().store.client().unwrap();
+    // The store above is gone by now.
+    assert!(matches!(dom0.write("/n", "x"), Err(Error::Closed)));
+    let running = Running::new();
+    let mut dom0 = running.store.client().unwrap();
+    dom0.write("/n", "four").unwrap();
+    let text = dom0.read_as::<u32>("/n").unwrap_err().to_string();
+    assert_eq!(text, r#"xenstore node "/n": found "four", expected u32"#);
+    assert!(matches!(dom0.write("/n", vec![b'x'; 4096]), Err(Error::Request { .. })));
+    assert!(matches!(dom0.read("/n\0"), Err(Error::Request { .. })));
+}
+
+#[test]
+fn guests_see_what_they_may() {
+    let running = Running::new();
+    let (mut dom0, mut one, mut two) = (running.dom0(), running.domain(1), running.domain(2));
+    dom0.write("/local/domain/1/name", "one").unwrap();
+    assert_eq!(err(one.read("name")), XsError::EACCES);
+    assert_eq!(err(one.read("missing")), XsError::EACCES);
+    let home = [Permission::new(1, Access::None)];
+    dom0.set_perms("/local/domain/1", &home).unwrap();
+    one.write("data/x", "mine").unwrap();
+    assert_eq!(one.get_perms("data/x").unwrap(), home);
+    assert_eq!(err(one.read("missing")), XsError::ENOENT);
+    assert_eq!(err(two.read("/local/domain/1/data/x")), XsError::EACCES);
+    one.set_perms("data/x", &[home[0], Permission::new(2, Access::Read)]).unwrap();
+    assert_eq!(two.read("/local/domain/1/data/x").unwrap(), b"mine");
+    assert_eq!(err(two.write("/local/domain/1/data/x", "his")), XsError::EACCES);
+    assert_eq!(err(one.set_perms("data/x", &[Permission::new(2, Access::Both)])), XsError::EPERM);
+    assert_eq!(err(two.set_perms("/local/domain/1/data/x", &home)), XsError::EACCES);
+    assert_eq!(err(one.introduce(3, 1, 1)), XsError::EACCES);
+    assert_eq!(err(one.control(&["help"])), XsError::EACCES);
+    dom0.set_target(2, 1).unwrap();
+    two.write("/local/domain/1/data/x", "for him").unwrap();
+}
+
+#[test]
+fn watches_fire_once_when_set_and_then_for_changes_below() {
+    let running = Running::new();
+    let (mut dom0, mut one) = (running.dom0(), running.domain(1));
+    dom0.mkdir("/local/domain/1").unwrap();
+    dom0.set_perms("/local/domain/1", &[Permission::new(1, Access::None)]).unwrap();
+    one.watch("device", "t").unwrap();
+    one.watch("/local/domain/1/device/vbd/1/state", "deep").unwrap();
+    assert_eq!(event(&mut one).path, "device");
+    assert_eq!(event(&mut one).token, "deep");
+    assert_eq!(err(one.watch("device", "t")), XsError::EEXIST);
+    dom0.write("/local/domain/1/device/vbd/1/state", "1").unwrap();
+    let pair = |p: &str, t: &str| (p.to_owned(), t.to_owned());
+    let state = "/local/domain/1/device/vbd/1/state";
+    assert_eq!(events(&mut one), [pair(state, "deep"), pair("device/vbd/1/state", "t")]);
+    dom0.rm("/local/domain/1/device/vbd").unwrap();
+    assert_eq!(events(&mut one), [pair("device/vbd", "t"), pair(state, "deep")]);
+    // Nothing is told of what cannot be read.
+    one.watch("/secret", "s").unwrap();
+    assert_eq!(event(&mut one).path, "/secret");
+    dom0.write("/secret/x", "1").unwrap();
+    dom0.write("/local/domain/1/other", "1").unwrap();
+    assert_eq!(events(&mut one), []);
+    one.unwatch("device", "t").unwrap();
+    assert_eq!(err(one.unwatch("device", "t")), XsError::ENOENT);
+    one.reset_watches().unwrap();
+    dom0.write(state, "2").unwrap();
+    assert_eq!(events(&mut one), []);
+}
+
+#[test]
+fn transactions_are_all_or_nothing() {
+    let running = Running::new();
+    let (mut a, mut b) = (running.dom0(), running.dom0());
+    b.watch("/t", "w").unwrap();
+    event(&mut b);
+    a.write("/t/n", "1").unwrap();
+    event(&mut b);
+    let mut attempts = 0;
+    a.transaction(|tx| {
+        attempts += 1;
+        let n: u32 = tx.read_as("/t/n")?;
+        if attempts == 1 {
+            b.write("/t/n", "10")?;
+        }
+        tx.write("/t/n", (n + 1).to_string())?;
+        assert_eq!(tx.read("/t/n")?, (n + 1).to_string().as_bytes());
+        assert_ne!(b.read("/t/n")?, (n + 1).to_string().as_bytes());
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(attempts, 2);
+    assert_eq!(b.read("/t/n").unwrap(), b"11");
+    assert_eq!(events(&mut b), [("/t/n".to_owned(), "w".to_owned())]);
+    let failed = a.transaction(|tx| {
+        tx.write("/t/n", "99")?;
+        tx.rm("/no/such")
+    });
+    assert_eq!(err(failed), XsError::ENOENT);
+    assert_eq!(b.read("/t/n").unwrap(), b"11");
+    let never = a.transaction(|tx| {
+        tx.read("/t/n")?;
+        b.write("/t/n", "x")
+    });
+    assert!(matches!(never, Err(Error::Conflict { .. })));
+}
+
+#[test]
+fn two_devices_can_be_made_in_one_directory_at_once() {
+    let running = Running::new();
+    let (mut a, mut b) = (running.dom0(), running.dom0());
+    a.mkdir("/backend/vbd/1").unwrap();
+    let mut attempts = 0;
+    a.transaction(|tx| {
+        attempts += 1;
+        tx.write("/backend/vbd/1/51712/state", "1")?;
+        b.write("/backend/vbd/1/51728/state", "1")
+    })
+    .unwrap();
+    assert_eq!(attempts, 1);
+    // Who has listed the directory depends on what is in it.
+    a.transaction(|tx| {
+        attempts += 1;
+        tx.directory("/backend/vbd/1")?;
+        tx.write("/backend/vbd/1/n", "1")?;
+        if attempts == 2 {
+            b.write("/backend/vbd/1/51744/state", "1")?;
+        }
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(attempts, 3);
+}
+
+#[test]
+fn a_directory_beyond_one_message_is_read_in_parts() {
+    let running = Running::new();
+    let mut dom0 = running.dom0();
+    let names: Vec<String> = (0..2000).map(|n| format!("child-{n:05}")).collect();
+    for name in &names {
+        dom0.mkdir(&format!("/big/{name}")).unwrap();
+    }
+    assert_eq!(dom0.directory("/big").unwrap(), names);
+    assert_eq!(dom0.transaction(|tx| tx.directory("/big")).unwrap(), names);
+}
+
+#[test]
+fn domains_come_and_go() {
+    let running = Running::new();
+    let mut dom0 = running.dom0();
+    dom0.watch("@introduceDomain", "in").unwrap();
+    dom0.watch("@releaseDomain", "out").unwrap();
+    event(&mut dom0);
+    event(&mut dom0);
+    assert!(!dom0.is_introduced(1).unwrap());
+    let mut one = running.domain(1);
+    assert_eq!(event(&mut dom0).token, "in");
+    assert!(dom0.is_introduced(1).unwrap());
+    assert_eq!(dom0.get_domain_path(1).unwrap(), "/local/domain/1");
+    dom0.write("/local/domain/1/device/vbd/1", "").unwrap();
+    dom0.set_perms("/local/domain/1/device/vbd/1", &[Permission::new(1, Access::None)]).unwrap();
+    dom0.write("/b", "").unwrap();
+    dom0.set_perms("/b", &[Permission::new(0, Access::None), Permission::new(1, Access::Both)]).unwrap();
+    one.write("device/vbd/1/state", "4").unwrap();
+    one.write("/b", "by one").unwrap();
+    running.store.release(1).unwrap();
+    assert_eq!(event(&mut dom0).token, "out");
+    assert!(matches!(one.read("/b"), Err(Error::Closed | Error::Io(_))));
+    // Its own nodes go, dom0's stay, and the next domain 1 inherits nothing.
+    assert_eq!(dom0.directory("/local/domain/1/device/vbd").unwrap(), [""; 0]);
+    assert_eq!(dom0.get_perms("/b").unwrap(), [Permission::new(0, Access::None)]);
+    let mut next = running.domain(1);
+    assert_eq!(err(next.read("/b")), XsError::EACCES);
+    assert_eq!(err(dom0.release(2)), XsError::ENOENT);
+    assert_eq!(err(dom0.release(0)), XsError::EINVAL);
+    // INTRODUCE only notes that there is one.
+    dom0.introduce(5, 77, 3).unwrap();
+    assert!(dom0.is_introduced(5).unwrap());
+    dom0.release(5).unwrap();
+    assert_eq!(running.store.release(5).unwrap_err().raw_os_error(), Some(2));
+}
+
+#[test]
+fn features_quotas_and_control_answer() {
+    let running = Running::new();
+    let mut dom0 = running.dom0();
+    assert_eq!(dom0.get_feature(None).unwrap(), 0);
+    assert_eq!(err(dom0.set_feature(4, 1)), XsError::EINVAL);
+    dom0.set_feature(4, 0).unwrap();
+    assert!(dom0.quota_names().unwrap().contains(&"nodes".to_owned()));
+    assert_eq!(dom0.get_quota(None, "nodes").unwrap(), 1000);
+    dom0.set_quota(Some(4), "nodes", 3).unwrap();
+    assert_eq!(dom0.get_quota(Some(4), "nodes").unwrap(), 3);
+    assert_eq!(err(dom0.get_quota(Some(9), "nodes")), XsError::ENOENT);
+    assert_eq!(err(dom0.get_quota(None, "joy")), XsError::EINVAL);
+    assert!(dom0.control(&["help"]).unwrap().contains("quota"));
+    assert!(dom0.control(&["quota", "4"]).unwrap().contains("Domain 4"));
+    dom0.control(&["print", "hello"]).unwrap();
+    assert_eq!(err(dom0.control(&["live-update"])), XsError::EINVAL);
+    let mut four = running.domain(4);
+    assert_eq!(four.get_feature(None).unwrap(), 0);
+    assert_eq!(err(four.get_feature(Some(4))), XsError::EACCES);
+    assert_eq!(err(four.get_quota(None, "nodes")), XsError::EACCES);
+}
+
+#[test]
+fn a_device_shakes_hands() {
+    let running = Running::new();
+    let (mut dom0, mut guest) = (running.dom0(), running.domain(3));
+    let device = Device::new("vbd", 3, 51712);
+    let (front, back) = (End::front(&device), End::back(&device));
+    dom0.mkdir(front.path()).unwrap();
+    dom0.set_perms(front.path(), &[Permission::new(3, Access::None)]).unwrap();
+    dom0.write(&format!("{}/backend", front.path()), back.path()).unwrap();
+    dom0.write(&format!("{}/backend-id", front.path()), "0").unwrap();
+    for (key, value) in [("frontend", front.path()), ("frontend-id", "3"), ("state", "1")] {
+        dom0.write(&format!("{}/{key}", back.path()), value).unwrap();
+    }
+    let perms = [Permission::new(0, Access::None), Permission::new(3, Access::Read)];
+    dom0.set_perms(back.path(), &perms).unwrap();
+    dom0.set_perms(&format!("{}/state", back.path()), &perms).unwrap();
+    assert_eq!(End::find_front(&mut guest, front.path()).unwrap(), front);
+    assert_eq!(End::find_back(&mut dom0, back.path()).unwrap(), back);
+
+    assert_eq!(back.other_state(&mut dom0).unwrap(), XenbusState::Closed);
+    front.watch_other(&mut guest, "b").unwrap();
+    event(&mut guest);
+    let keys = Keys::new(back.path()).with("sectors", 2048).with("feature-persistent", 1);
+    assert!(back.publish(&mut dom0, &keys, XenbusState::InitWait).unwrap());
+    assert_eq!(event(&mut guest).token, "b");
+    assert_eq!(front.other_state(&mut guest).unwrap(), XenbusState::InitWait);
+    let offered = front.other_keys(&mut guest).unwrap();
+    assert_eq!(offered.need::<u64>("sectors").unwrap(), 2048);
+    let keys = Keys::new(front.path()).with("queue-0/ring-ref", 8).with("protocol", "x86_64-abi");
+    front.publish(&mut guest, &keys, XenbusState::Connected).unwrap();
+    let keys = back.other_keys(&mut dom0).unwrap();
+    assert_eq!(keys.below("queue-0").need::<u32>("ring-ref").unwrap(), 8);
+    assert_eq!(keys.get("queue-0"), None);
+    assert_eq!(keys.get("protocol"), Some("x86_64-abi"));
+
+    // The same state again tells nobody; announcing a new size does.
+    back.switch_state(&mut dom0, XenbusState::InitWait).unwrap();
+    assert_eq!(events(&mut guest), []);
+    back.announce(&mut dom0, &Keys::default().with("sectors", 4096)).unwrap();
+    assert_eq!(events(&mut guest).len(), 1);
+
+    back.fatal(&mut dom0, 22, "no such ring").unwrap();
+    assert_eq!(back.state(&mut dom0).unwrap(), XenbusState::Closing);
+    let error = dom0.read_text("/local/domain/0/error/backend/vbd/3/51712/error").unwrap();
+    assert_eq!(error, "22 no such ring");
+    dom0.rm(back.path()).unwrap();
+    assert!(!back.switch_state(&mut dom0, XenbusState::Closed).unwrap());
+    assert_eq!(front.other_state(&mut guest).unwrap(), XenbusState::Closed);
+    assert!(!dom0.exists(back.path()).unwrap());
+}
