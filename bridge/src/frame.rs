@@ -3,7 +3,7 @@
 use arrayvec::ArrayVec;
 use bytes::Bytes;
 
-use crate::{Offload, Piece, Pin, Seg};
+use crate::{Offload, Piece, Pin, Seg, headers::Malformed};
 
 /// Octets of a frame's private head. All headers that anybody here looks at lie in it (as in Linux's
 /// netback, `XEN_NETBACK_TX_COPY_LEN`); a frame no longer than this has no other part.
@@ -235,6 +235,31 @@ impl Frame {
         self.copy_outline(other);
         self.body.extend(other.body.iter().copied());
         self.len = other.len;
+    }
+
+    /// Makes this the first `head_len` octets of `other`'s head, followed by `len` octets of `other` from
+    /// `at` on, which is not before `head_len`. Pages are shared, the rest of the head is copied.
+    pub(crate) fn copy_part(
+        &mut self,
+        other: &Frame,
+        head_len: usize,
+        at: usize,
+        len: usize,
+    ) -> Result<(), Malformed> {
+        self.copy_outline(other);
+        let head = other.head();
+        let part = head.get(at..head.len().min(at + len)).unwrap_or_default();
+        self.head.get_mut(head_len..head_len + part.len()).ok_or(Malformed)?.copy_from_slice(part);
+        self.head_len = (head_len + part.len()) as u8;
+        self.len = u32::from(self.head_len);
+        let (mut skip, mut left) = ((at + part.len()).saturating_sub(head.len()), len - part.len());
+        for seg in &other.body {
+            let cut = seg.part(skip, left);
+            skip -= skip.min(seg.len());
+            left -= cut.len();
+            self.push(cut).map_err(|_| Malformed)?;
+        }
+        Ok(())
     }
 
     /// Takes over `other`'s head, metadata and hold on its pages, but none of its segments.

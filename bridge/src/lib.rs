@@ -5,12 +5,16 @@
 //! finally takes the frame copies it, once, or hands its pages to the kernel.
 
 mod batch;
+pub mod checksum;
 pub mod fdb;
 mod frame;
+pub mod headers;
 mod meta;
+pub mod offload;
 mod pin;
 pub mod port;
 mod seg;
+pub mod segment;
 mod stats;
 pub mod switch;
 

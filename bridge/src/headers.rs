@@ -1,0 +1,185 @@
+//! Where a frame's headers are: no more of them than offloads need, and only from the private head.
+
+use crate::{Csum, Frame, checksum::Sum};
+
+const ETH: usize = 14;
+const TAG: usize = 4;
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+
+/// The offload metadata say something that the octets do not bear out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("offload metadata and headers disagree")]
+pub struct Malformed;
+
+/// Version of the internet protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ip {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+/// Where an IP packet's headers start, in octets from the frame's start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headers {
+    /// Version.
+    pub ip: Ip,
+    /// The IP header.
+    pub l3: usize,
+    /// What follows it (and its options or extensions).
+    pub l4: usize,
+    /// Protocol number of what is at `l4`.
+    pub protocol: u8,
+}
+
+impl Headers {
+    /// Finds the headers of an IP packet, behind up to two VLAN tags. All of the IP header, with options or
+    /// extension headers, must lie in `head`. Nothing for other packets and for fragments.
+    pub fn parse(head: &[u8]) -> Option<Headers> {
+        let (ip, l3) = ip_start(head)?;
+        match ip {
+            Ip::V4 => parse_v4(head, l3),
+            Ip::V6 => parse_v6(head, l3),
+        }
+    }
+
+    /// Where the checksum of this packet's TCP or UDP header is.
+    pub fn csum(&self) -> Option<Csum> {
+        let offset = match self.protocol {
+            TCP => 16,
+            UDP => 6,
+            _ => return None,
+        };
+        Some(Csum { start: self.l4 as u16, offset })
+    }
+
+    /// The sum of the pseudo-header for `l4_len` octets from `l4` on; the addresses are in `head`.
+    pub(crate) fn pseudo(&self, head: &[u8], l4_len: usize) -> Option<Sum> {
+        let addresses = match self.ip {
+            Ip::V4 => head.get(self.l3 + 12..self.l3 + 20)?,
+            Ip::V6 => head.get(self.l3 + 8..self.l3 + 40)?,
+        };
+        let mut sum = Sum::default();
+        sum.add(addresses);
+        sum.add(&(l4_len as u32).to_be_bytes());
+        sum.add(&[0, self.protocol]);
+        Some(sum)
+    }
+}
+
+/// Version and place of the IP header, if the frame has one.
+pub(crate) fn ip_start(head: &[u8]) -> Option<(Ip, usize)> {
+    let mut l3 = ETH;
+    for _ in 0..3 {
+        match (*head.get(l3 - 2)?, *head.get(l3 - 1)?) {
+            (0x81, 0x00) | (0x88, 0xa8) => l3 += TAG,
+            (0x08, 0x00) => return Some((Ip::V4, l3)),
+            (0x86, 0xdd) => return Some((Ip::V6, l3)),
+            _ => return None,
+        }
+    }
+    None
+}
+
+/// Marks a frame of TCP or UDP as having a partial checksum, and puts the sum of the pseudo-header where the
+/// checksum goes. For senders that say no more than "the checksum is blank", as Xen's do.
+pub fn mark_blank(frame: &mut Frame) -> Result<(), Malformed> {
+    let headers = Headers::parse(frame.head()).ok_or(Malformed)?;
+    let csum = headers.csum().ok_or(Malformed)?;
+    let l4_len = frame.len().checked_sub(headers.l4).ok_or(Malformed)?;
+    let pseudo = headers.pseudo(frame.head(), ip_payload(frame.head(), &headers, l4_len)).ok_or(Malformed)?;
+    put_field(frame, csum, pseudo.partial())?;
+    frame.set_offload(crate::Offload { csum: Some(csum), ..*frame.offload() });
+    Ok(())
+}
+
+/// Writes a checksum field, which must lie in the frame's head.
+pub(crate) fn put_field(frame: &mut Frame, csum: Csum, octets: [u8; 2]) -> Result<(), Malformed> {
+    let at = usize::from(csum.start) + usize::from(csum.offset);
+    let field = frame.head_mut().get_mut(at..at + 2).ok_or(Malformed)?;
+    field.copy_from_slice(&octets);
+    Ok(())
+}
+
+/// The length that goes into the pseudo-header: what the IP header says, unless that is more than there is
+/// or nothing (as in segmentation of packets that no length field could describe).
+fn ip_payload(head: &[u8], headers: &Headers, there: usize) -> usize {
+    let (field, beyond) = match headers.ip {
+        Ip::V4 => (headers.l3 + 2, headers.l4 - headers.l3),
+        Ip::V6 => (headers.l3 + 4, headers.l4 - headers.l3 - 40),
+    };
+    let said = head.get(field..field + 2).map_or(0, |len| usize::from(u16::from_be_bytes([len[0], len[1]])));
+    said.checked_sub(beyond).filter(|len| (1..=there).contains(len)).unwrap_or(there)
+}
+
+fn parse_v4(head: &[u8], l3: usize) -> Option<Headers> {
+    let header = head.get(l3..l3 + 20)?;
+    let l4 = l3 + usize::from(header[0] & 0xf) * 4;
+    let fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff;
+    let whole = header[0] >> 4 == 4 && l4 >= l3 + 20 && l4 <= head.len() && fragment == 0;
+    whole.then_some(Headers { ip: Ip::V4, l3, l4, protocol: header[9] })
+}
+
+fn parse_v6(head: &[u8], l3: usize) -> Option<Headers> {
+    let header = head.get(l3..l3 + 40)?;
+    if header[0] >> 4 != 6 {
+        return None;
+    }
+    let (mut protocol, mut l4) = (header[6], l3 + 40);
+    // Each extension is 8 octets at least, so the head's end bounds this.
+    while let 0 | 43 | 60 = protocol {
+        let extension = head.get(l4..l4 + 2)?;
+        protocol = extension[0];
+        l4 += (usize::from(extension[1]) + 1) * 8;
+    }
+    (l4 <= head.len()).then_some(Headers { ip: Ip::V6, l3, l4, protocol })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_octets_are_survived(octets in prop::collection::vec(any::<u8>(), 0..140), v6: bool) {
+            let mut octets = octets;
+            if octets.len() > 14 {
+                octets[12..14].copy_from_slice(if v6 { &[0x86, 0xdd] } else { &[8, 0] });
+                octets[14] = if v6 { 0x60 } else { 0x45 };
+            }
+            if let Some(headers) = Headers::parse(&octets) {
+                prop_assert!(headers.l4 <= octets.len());
+            }
+            let _ = mark_blank(&mut Frame::from_slice(&octets));
+        }
+    }
+
+    #[test]
+    fn finds_headers_behind_tags_and_extensions() {
+        let mut tagged = vec![0; 12];
+        tagged.extend([0x88, 0xa8, 0, 5, 0x81, 0, 0, 6, 0x08, 0x00, 0x46]);
+        tagged.resize(80, 0);
+        tagged[22 + 9] = UDP;
+        let headers = Headers::parse(&tagged).unwrap();
+        assert_eq!((headers.l3, headers.l4), (22, 46));
+        assert_eq!(headers.csum(), Some(Csum { start: 46, offset: 6 }));
+        let mut extended = vec![0; 12];
+        extended.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 28, 0]);
+        extended.resize(54, 0);
+        extended.extend([TCP, 0, 0, 0, 0, 0, 0, 0]);
+        extended.resize(90, 0);
+        let headers = Headers::parse(&extended).unwrap();
+        assert_eq!((headers.ip, headers.l4, headers.protocol), (Ip::V6, 62, TCP));
+    }
+
+    #[test]
+    fn fragments_have_no_checksum_to_fill() {
+        let mut octets = vec![0; 12];
+        octets.extend([8, 0, 0x45, 0, 0, 40, 0, 0, 0x20, 0]);
+        octets.resize(60, 0);
+        assert_eq!(Headers::parse(&octets), None);
+    }
+}

@@ -1,0 +1,154 @@
+//! Software offloads against packets that etherparse makes and checks.
+
+use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, TransportHeader};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{Csum, Gso, GsoKind, HEAD, Offload, headers::mark_blank};
+
+const MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+
+fn packet(v6: bool, tcp: bool, payload: &[u8]) -> Vec<u8> {
+    let ethernet = PacketBuilder::ethernet2(MACS.0, MACS.1);
+    let ip = match v6 {
+        true => ethernet.ipv6([0xfd; 16], [0xfe; 16], 64),
+        false => ethernet.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64),
+    };
+    let mut octets = Vec::new();
+    match tcp {
+        true => ip.tcp(1000, 2000, 0xffff_ff00, 512).psh().fin().ack(7).write(&mut octets, payload),
+        false => ip.udp(1000, 2000).write(&mut octets, payload),
+    }
+    .unwrap();
+    octets
+}
+
+/// Octets before the payload.
+fn header_len(v6: bool, tcp: bool) -> usize {
+    14 + if v6 { 40 } else { 20 } + if tcp { 20 } else { 8 }
+}
+
+/// Checks lengths and all checksums of a TCP frame, and gives sequence number, flags and payload.
+fn check_tcp(octets: &[u8]) -> (u32, [bool; 2], Vec<u8>) {
+    let headers = PacketHeaders::from_ethernet_slice(octets).unwrap();
+    let payload = headers.payload.slice();
+    let Some(TransportHeader::Tcp(tcp)) = headers.transport else { panic!("not TCP") };
+    let expected = match headers.net.unwrap() {
+        NetHeaders::Ipv4(ip, _) => {
+            assert_eq!(usize::from(ip.total_len), octets.len() - 14);
+            assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+            tcp.calc_checksum_ipv4(&ip, payload).unwrap()
+        }
+        NetHeaders::Ipv6(ip, _) => {
+            assert_eq!(usize::from(ip.payload_length), octets.len() - 54);
+            tcp.calc_checksum_ipv6(&ip, payload).unwrap()
+        }
+        _ => panic!("not IP"),
+    };
+    assert_eq!(tcp.checksum, expected);
+    (tcp.sequence_number, [tcp.psh, tcp.fin], payload.to_vec())
+}
+
+fn cut(frame: &Frame, caps: &Caps) -> Result<Vec<Frame>, Malformed> {
+    let mut segments = match step(frame, caps)? {
+        Step::Cut(segments) => segments,
+        other => panic!("{other:?}"),
+    };
+    let mut all = Vec::new();
+    loop {
+        let mut segment = Frame::new();
+        match segments.next_into(&mut segment)? {
+            true => all.push(segment),
+            false => return Ok(all),
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn fills_what_etherparse_would(v6: bool, tcp: bool, payload in prop::collection::vec(any::<u8>(), 0..1460)) {
+        let whole = packet(v6, tcp, &payload);
+        let mut blank = Frame::from_slice(&whole);
+        let csum = crate::headers::Headers::parse(blank.head()).unwrap().csum().unwrap();
+        crate::headers::put_field(&mut blank, csum, [0xab, 0xcd]).unwrap();
+        mark_blank(&mut blank).unwrap();
+        prop_assert!(passes(&blank, &Caps::full(1500)));
+        prop_assert!(matches!(step(&blank, &Caps::plain(1500)), Ok(Step::Fill)));
+        fill_csum(&mut blank).unwrap();
+        prop_assert_eq!(blank.offload().csum, None);
+        prop_assert_eq!(blank.to_vec(), whole);
+    }
+
+    #[test]
+    fn segments_make_up_the_whole(
+        v6: bool, size in 48..2000u16, payload in prop::collection::vec(any::<u8>(), 1..20_000), partial: bool,
+    ) {
+        let whole = packet(v6, true, &payload);
+        let mut frame = Frame::from_slice(&whole);
+        let kind = if v6 { GsoKind::TcpV6 } else { GsoKind::TcpV4 };
+        frame.set_offload(Offload { gso: Some(Gso { kind, size }), ..Offload::NONE });
+        mark_blank(&mut frame).unwrap();
+        let caps = Caps { csum_v4: partial, csum_v6: partial, ..Caps::plain(1500) };
+        let segments = cut(&frame, &caps).unwrap();
+        prop_assert_eq!(segments.len(), payload.len().div_ceil(size.into()));
+        let mut joined = Vec::new();
+        for (i, mut segment) in segments.iter().cloned().enumerate() {
+            prop_assert_eq!(segment.offload().csum.is_some(), partial);
+            fill_csum(&mut segment).unwrap();
+            let (sequence, flags, part) = check_tcp(&segment.to_vec());
+            prop_assert_eq!(sequence, 0xffff_ff00u32.wrapping_add(joined.len() as u32));
+            prop_assert_eq!(flags, [i + 1 == segments.len(); 2]);
+            joined.extend(part);
+        }
+        prop_assert_eq!(joined, payload);
+    }
+
+    #[test]
+    fn whatever_is_claimed_is_survived(
+        octets in prop::collection::vec(any::<u8>(), 0..400), v6: bool, sane: bool,
+        start: u16, offset in 0..200u16, size: u16, csum: bool, gso: bool,
+    ) {
+        let mut octets = octets;
+        if sane {
+            octets.splice(..0, packet(v6, true, &[1; 100])[..header_len(v6, true)].iter().copied());
+        }
+        let mut frame = Frame::from_slice(&octets);
+        let start = if sane { start % 400 } else { start };
+        let kind = if v6 { GsoKind::TcpV6 } else { GsoKind::TcpV4 };
+        frame.set_offload(Offload {
+            csum: csum.then_some(Csum { start, offset }), verified: false, gso: gso.then_some(Gso { kind, size }),
+        });
+        match step(&frame, &Caps::plain(1500)) {
+            Ok(Step::Fill) => drop(fill_csum(&mut frame)),
+            Ok(Step::Cut(mut segments)) => {
+                let mut segment = Frame::new();
+                let count = (0..).take_while(|_| segments.next_into(&mut segment) == Ok(true)).count();
+                prop_assert!(count <= 10);
+            }
+            Ok(Step::Pass) => prop_assert!(!csum && !gso),
+            Err(Malformed) => {}
+        }
+        prop_assert_eq!(frame.len(), octets.len());
+    }
+}
+
+#[test]
+fn metadata_pass_untouched_to_who_takes_them() {
+    let mut frame = Frame::from_slice(&packet(false, true, &[7; 3000]));
+    frame.set_offload(Offload { gso: Some(Gso { kind: GsoKind::TcpV4, size: 1448 }), ..Offload::NONE });
+    mark_blank(&mut frame).unwrap();
+    assert!(matches!(step(&frame, &Caps::full(1500)), Ok(Step::Pass)));
+    let narrow = Caps { sg: false, ..Caps::full(1500) };
+    assert!(matches!(step(&frame, &narrow), Ok(Step::Cut(_))));
+}
+
+#[test]
+fn too_small_segments_and_headers_beyond_the_head_are_refused() {
+    let mut frame = Frame::from_slice(&packet(false, true, &[7; 3000]));
+    for size in [0, 1, 47] {
+        let gso = Gso { kind: GsoKind::TcpV4, size };
+        assert!(Segments::new(&frame, gso, false).is_err());
+    }
+    frame.set_offload(Offload { csum: Some(Csum { start: 100, offset: HEAD as u16 }), ..Offload::NONE });
+    assert_eq!(fill_csum(&mut frame), Err(Malformed));
+}

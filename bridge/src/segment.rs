@@ -1,0 +1,110 @@
+//! Segmentation of long TCP frames in software. Segments share the payload's pages; only headers are made.
+
+use crate::{
+    Csum, Frame, Gso, GsoKind, Offload,
+    checksum::Sum,
+    headers::{Headers, Ip, Malformed, put_field},
+    offload::fill_csum,
+};
+
+const TCP: u8 = 6;
+const FIN: u8 = 0x01;
+const PSH: u8 = 0x08;
+const CWR: u8 = 0x80;
+/// Smallest segment size that is honoured, octets: Linux's `TCP_MIN_SND_MSS`. It bounds how many frames one
+/// frame can become (about 1,400).
+pub const MIN_SIZE: u16 = 48;
+
+/// The segments of one frame, one at a time.
+#[derive(Debug)]
+pub struct Segments<'a> {
+    frame: &'a Frame,
+    headers: Headers,
+    /// Octets before the payload.
+    header_len: usize,
+    size: usize,
+    /// Whether the checksum may be left partial.
+    partial: bool,
+    /// Octets of payload cut already.
+    done: usize,
+    /// Segments cut already.
+    count: u16,
+}
+
+impl<'a> Segments<'a> {
+    /// Prepares to cut `frame`, checking that it is what `gso` says; with `partial`, checksums are left to
+    /// whoever takes the segments.
+    pub fn new(frame: &'a Frame, gso: Gso, partial: bool) -> Result<Segments<'a>, Malformed> {
+        let head = frame.head();
+        let headers = Headers::parse(head).ok_or(Malformed)?;
+        let kind = match headers.ip {
+            Ip::V4 => GsoKind::TcpV4,
+            Ip::V6 => GsoKind::TcpV6,
+        };
+        let words = head.get(headers.l4 + 12).ok_or(Malformed)? >> 4;
+        let header_len = headers.l4 + usize::from(words) * 4;
+        let whole = words >= 5 && header_len <= head.len() && header_len < frame.len();
+        if !whole || headers.protocol != TCP || kind != gso.kind || gso.size < MIN_SIZE {
+            return Err(Malformed);
+        }
+        Ok(Segments { frame, headers, header_len, size: gso.size.into(), partial, done: 0, count: 0 })
+    }
+
+    /// Makes `into` the next segment; `false` when there are no more.
+    pub fn next_into(&mut self, into: &mut Frame) -> Result<bool, Malformed> {
+        let payload = self.frame.len() - self.header_len;
+        if self.done >= payload {
+            return Ok(false);
+        }
+        let len = self.size.min(payload - self.done);
+        into.copy_part(self.frame, self.header_len, self.header_len + self.done, len)?;
+        self.fix_ip(into.head_mut(), len);
+        self.fix_tcp(into.head_mut(), self.done + len == payload);
+        self.fix_csum(into)?;
+        self.done += len;
+        self.count = self.count.wrapping_add(1);
+        Ok(true)
+    }
+
+    fn fix_ip(&self, head: &mut [u8], len: usize) {
+        let Headers { ip, l3, l4, .. } = self.headers;
+        let l4_len = self.header_len - l4 + len;
+        match ip {
+            Ip::V4 => {
+                let header = &mut head[l3..l4];
+                header[2..4].copy_from_slice(&((l4 - l3 + l4_len) as u16).to_be_bytes());
+                let id = u16::from_be_bytes([header[4], header[5]]).wrapping_add(self.count);
+                header[4..6].copy_from_slice(&id.to_be_bytes());
+                header[10..12].fill(0);
+                let mut sum = Sum::default();
+                sum.add(header);
+                header[10..12].copy_from_slice(&sum.checksum());
+            }
+            Ip::V6 => {
+                let field = (l4 - l3 - 40 + l4_len) as u16;
+                head[l3 + 4..l3 + 6].copy_from_slice(&field.to_be_bytes());
+            }
+        }
+    }
+
+    fn fix_tcp(&self, head: &mut [u8], last: bool) {
+        let tcp = &mut head[self.headers.l4..];
+        let sequence = u32::from_be_bytes([tcp[4], tcp[5], tcp[6], tcp[7]]).wrapping_add(self.done as u32);
+        tcp[4..8].copy_from_slice(&sequence.to_be_bytes());
+        if !last {
+            tcp[13] &= !(FIN | PSH);
+        }
+        if self.done > 0 {
+            tcp[13] &= !CWR;
+        }
+    }
+
+    fn fix_csum(&self, segment: &mut Frame) -> Result<(), Malformed> {
+        let csum = Csum { start: self.headers.l4 as u16, offset: 16 };
+        let pseudo = self.headers.pseudo(segment.head(), segment.len() - self.headers.l4).ok_or(Malformed)?;
+        put_field(segment, csum, pseudo.partial())?;
+        let verified = self.frame.offload().verified;
+        segment.set_offload(Offload { csum: Some(csum), verified, gso: None });
+        if self.partial { Ok(()) } else { fill_csum(segment) }
+    }
+}
