@@ -6,6 +6,10 @@ use std::{fmt, sync::Arc};
 ///
 /// It counts, for each of its tokens (a request, a buffer), how many frames hold it. Both methods may be
 /// called from any thread, and must neither block nor allocate: they run on the data path.
+///
+/// A release by the switch's worker is followed by a `flush` of every port, so that the owner's port can
+/// answer what was released. After a release by another thread (a program that took frames from a pair of
+/// ports) that flush comes within a second, unless the owner makes its port's `fd` readable.
 pub trait Hold: Send + Sync {
     /// One more frame holds `token`.
     fn hold(&self, token: u32);

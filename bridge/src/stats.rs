@@ -59,7 +59,7 @@ impl Stats {
     }
 
     /// Counts frames dropped.
-    pub fn drop(&self, reason: Reason, frames: u64) {
+    pub fn lost(&self, reason: Reason, frames: u64) {
         if frames != 0 {
             self.drops[reason as usize].fetch_add(frames, Relaxed);
         }

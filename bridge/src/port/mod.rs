@@ -1,5 +1,7 @@
 //! Where frames come from and go to.
 
+pub mod pair;
+
 use std::{io, os::fd::BorrowedFd, sync::Arc};
 
 use crate::{Batch, Caps, Frames, Stats};
@@ -13,7 +15,8 @@ use crate::{Batch, Caps, Frames, Stats};
 /// No method may block. A port that is left alone is still called about once a second (`recv` and `flush`),
 /// so that it can notice time-outs of its own; for anything finer its `fd` should become readable.
 pub trait Port: Send {
-    /// What it can be sent. Asked before each batch, so it may change while the port lives.
+    /// What it can be sent. Asked for each batch, so it may change while the port lives; a changed mtu counts
+    /// from the batch after.
     fn caps(&self) -> Caps;
 
     /// Its counters. The port counts what it receives, sends and drops; the switch adds its own drops.
@@ -29,7 +32,9 @@ pub trait Port: Send {
     /// and counted. The peer need not be told before `flush`.
     fn send(&mut self, frames: Frames<'_>) -> io::Result<()>;
 
-    /// Commits the round: publishes what was sent, answers what was consumed, notifies the peer once.
+    /// Commits the round: publishes what was sent, answers what was consumed, notifies the peer once. Called
+    /// at the end of every round for every port, even one that is asleep, since frames of any port may have
+    /// been let go by any other: with nothing to commit it must cost next to nothing.
     fn flush(&mut self) -> io::Result<()>;
 
     /// About to sleep: asks for notification by `fd`. `true` if more came in before that took effect, and

@@ -1,0 +1,167 @@
+//! A running bridge between ports of this process.
+
+mod common;
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering::SeqCst},
+};
+
+use bridge::{
+    Bridge, Caps, Config, Error, Frame, Gso, GsoKind, Hold, Offload, Pin, Port, Reason, Seg, fdb::Mac,
+    headers::mark_blank,
+};
+use common::{pair, send, take, until};
+use etherparse::PacketBuilder;
+
+const fn mac(n: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 0, n]
+}
+
+fn frame(to: u8, from: u8, note: u8) -> Frame {
+    Frame::from_slice(&[&mac(to)[..], &mac(from), &[0x88, 0xb5, note], &[0; 45]].concat())
+}
+
+fn start() -> Bridge {
+    Bridge::start(Config::default()).unwrap()
+}
+
+#[test]
+fn frames_cross_and_addresses_are_learned() {
+    let bridge = start();
+    let (mut ends, ports): (Vec<_>, Vec<_>) = (0..3).map(|_| pair(Caps::plain(1500))).unzip();
+    for (name, port) in ["a", "b", "c"].iter().zip(ports) {
+        bridge.attach(name, Box::new(port)).unwrap();
+    }
+    send(&mut ends[0], &[frame(2, 1, 0)]);
+    assert_eq!(take(&mut ends[1], 1)[0].head()[14], 0);
+    assert_eq!(take(&mut ends[2], 1).len(), 1);
+    send(&mut ends[1], &[frame(1, 2, 1)]);
+    assert_eq!(take(&mut ends[0], 1)[0].head()[14], 1);
+    for note in 0..200 {
+        send(&mut ends[0], &[frame(2, 1, note)]);
+    }
+    let notes: Vec<u8> = take(&mut ends[1], 200).iter().map(|frame| frame.head()[14]).collect();
+    assert_eq!(notes, (0..200).collect::<Vec<u8>>());
+    let mut rows: Vec<_> = bridge.fdb().unwrap().into_iter().map(|row| (row.mac, row.port)).collect();
+    rows.sort();
+    assert_eq!(rows, [(Mac::new(mac(1)), "a".into()), (Mac::new(mac(2)), "b".into())]);
+    let counters: Vec<_> = bridge.ports().unwrap().iter().map(|port| port.counters).collect();
+    assert_eq!((counters[0].rx_frames, counters[1].tx_frames, counters[2].tx_frames), (201, 201, 1));
+    assert_eq!(counters[0].rx_octets, 201 * 60);
+}
+
+#[test]
+fn names_are_unique_and_ports_come_back() {
+    let bridge = start();
+    let (_one, port) = pair(Caps::plain(1500));
+    bridge.attach("a", Box::new(port)).unwrap();
+    let (_two, again) = pair(Caps::plain(1500));
+    assert!(matches!(bridge.attach("a", Box::new(again)), Err(Error::NameTaken(name)) if name == "a"));
+    let port = bridge.detach("a").unwrap();
+    assert!(matches!(bridge.detach("a"), Err(Error::NoSuchPort(_))));
+    bridge.attach("b", port).unwrap();
+    assert_eq!(bridge.ports().unwrap()[0].name, "b");
+    bridge.stop();
+}
+
+#[test]
+fn a_dead_port_is_removed_alone() {
+    let bridge = start();
+    let (one, port) = pair(Caps::plain(1500));
+    let (mut two, port2) = pair(Caps::plain(1500));
+    let (mut three, port3) = pair(Caps::plain(1500));
+    bridge.attach("one", Box::new(port)).unwrap();
+    bridge.attach("two", Box::new(port2)).unwrap();
+    bridge.attach("three", Box::new(port3)).unwrap();
+    drop(one);
+    until("removal of the dead port", || (bridge.ports().unwrap().len() == 2).then_some(()));
+    send(&mut two, &[frame(9, 1, 0)]);
+    take(&mut three, 1);
+}
+
+#[test]
+fn partial_checksums_and_long_frames_are_finished_for_plain_ports() {
+    let bridge = start();
+    let (mut source, port) = pair(Caps::full(1500));
+    let (mut plain, port2) = pair(Caps::plain(1500));
+    let (mut full, port3) = pair(Caps::full(1500));
+    bridge.attach("source", Box::new(port)).unwrap();
+    bridge.attach("plain", Box::new(port2)).unwrap();
+    bridge.attach("full", Box::new(port3)).unwrap();
+    let mut octets = Vec::new();
+    let builder = PacketBuilder::ethernet2(mac(1), mac(2)).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
+    builder.tcp(1, 2, 3, 4).write(&mut octets, &[5; 60_000]).unwrap();
+    let mut long = Frame::from_slice(&octets);
+    let gso = Some(Gso { kind: GsoKind::TcpV4, size: 100 });
+    long.set_offload(Offload { gso, ..Offload::NONE });
+    mark_blank(&mut long).unwrap();
+    send(&mut source, &[frame(9, 1, 0), long, frame(9, 1, 1)]);
+    let whole = take(&mut full, 3);
+    assert_eq!((whole[1].len(), whole[1].offload().gso), (octets.len(), gso));
+    let cut = take(&mut plain, 602);
+    assert_eq!((cut[0].head()[14], cut[601].head()[14]), (0, 1));
+    assert!(cut[1..601].iter().all(|frame| frame.len() == 154 && !frame.offload().is_work()));
+}
+
+/// Pages whose holds are counted.
+struct Pages {
+    octets: [u8; 512],
+    held: AtomicI64,
+}
+
+impl Hold for Pages {
+    fn hold(&self, _: u32) {
+        self.held.fetch_add(1, SeqCst);
+    }
+    fn release(&self, _: u32) {
+        self.held.fetch_sub(1, SeqCst);
+    }
+}
+
+#[allow(unsafe_code)]
+fn pinned(pages: &Arc<Pages>) -> Frame {
+    pages.hold(0);
+    let mut pinned = frame(9, 1, 0);
+    pinned.pin(Pin::adopt(pages.clone(), 0));
+    // SAFETY: the pages live as long as their pins.
+    pinned.push(unsafe { Seg::new(pages.octets.as_ptr(), 512) }).unwrap();
+    pinned
+}
+
+#[test]
+fn queued_frames_outlive_their_port_and_are_let_go_in_the_end() {
+    let bridge = start();
+    let pages = Arc::new(Pages { octets: [7; 512], held: AtomicI64::new(0) });
+    let (mut source, port) = pair(Caps::full(1500));
+    let (mut sink, port2) = pair(Caps::full(1500));
+    bridge.attach("source", Box::new(port)).unwrap();
+    bridge.attach("sink", Box::new(port2)).unwrap();
+    send(&mut source, &(0..10).map(|_| pinned(&pages)).collect::<Vec<_>>());
+    until("frames in the sink's queue", || {
+        (bridge.ports().unwrap()[1].counters.tx_frames == 10).then_some(())
+    });
+    drop(bridge.detach("source").unwrap());
+    drop(source);
+    let frames = take(&mut sink, 10);
+    assert!(frames.iter().all(|frame| frame.to_vec()[60..] == pages.octets));
+    assert!(pages.held.load(SeqCst) > 0);
+    drop(frames);
+    until("the last hold", || (pages.held.load(SeqCst) == 0).then_some(()));
+}
+
+#[test]
+fn a_full_queue_drops_and_counts() {
+    let bridge = start();
+    let (mut source, port) = pair(Caps::plain(1500));
+    let (_sink, port2) = bridge::port::pair::Pair::new(Caps::plain(1500), 4).unwrap();
+    let stats = port2.stats().clone();
+    bridge.attach("source", Box::new(port)).unwrap();
+    bridge.attach("sink", Box::new(port2)).unwrap();
+    send(&mut source, &(0..10).map(|n| frame(9, 1, n)).collect::<Vec<_>>());
+    let counters = until("ten frames", || {
+        let counters = stats.read();
+        (counters.tx_frames + counters.dropped(Reason::NoRoom) == 10).then_some(counters)
+    });
+    assert_eq!(counters.tx_frames, 4);
+}
