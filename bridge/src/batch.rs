@@ -54,6 +54,25 @@ impl Batch {
         &self.frames[..self.len]
     }
 
+    /// The frames in it, all at once to be changed.
+    #[inline]
+    pub fn frames_mut(&mut self) -> &mut [Frame] {
+        &mut self.frames[..self.len]
+    }
+
+    /// Keeps the frames that `keep` is true of, in order, and empties the others.
+    pub fn retain(&mut self, mut keep: impl FnMut(&Frame) -> bool) {
+        let mut kept = 0;
+        for place in 0..self.len {
+            if keep(&self.frames[place]) {
+                self.frames.swap(kept, place);
+                kept += 1;
+            }
+        }
+        self.frames[kept..self.len].iter_mut().for_each(Frame::clear);
+        self.len = kept;
+    }
+
     /// The frames in it, as a port is sent them.
     pub fn all(&self) -> Frames<'_> {
         Frames { frames: self.frames(), picked: None }
@@ -157,6 +176,18 @@ mod tests {
         let seen: Vec<u8> = outbox.view(&batch).iter().map(|frame| frame.head()[0]).collect();
         assert_eq!(seen, [2, 0]);
         assert_eq!(batch.all().len(), 3);
+    }
+
+    #[test]
+    fn retain_keeps_the_order_and_empties_the_rest() {
+        let mut batch = Batch::new(5);
+        for i in 0..5 {
+            batch.slot().unwrap().set_slice(&[i; 20]);
+        }
+        batch.retain(|frame| frame.head()[0] % 2 == 1);
+        let seen: Vec<u8> = batch.frames_mut().iter().map(|frame| frame.head()[0]).collect();
+        assert_eq!(seen, [1, 3]);
+        assert_eq!((batch.room(), batch.slot().unwrap().len()), (3, 0));
     }
 
     #[test]

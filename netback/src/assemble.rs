@@ -1,0 +1,339 @@
+//! Gathers the ring slots of one packet: a request with the packet's whole size, its extras, and what follows it.
+//!
+//! Two bounds as in Linux's netback: more than 18 slots is a packet that nobody need support and is refused;
+//! more than 20 is an attack. What the peer says is checked here once; nothing behind this file checks it again.
+
+use arrayvec::ArrayVec;
+use ring_abi::netif::extra::{GSO_TCPV4, GSO_TCPV6, Kind};
+use ring_abi::netif::{SLOTS_FATAL, SLOTS_MIN, TxFlags, TxRequest, TxSlot};
+use ring_abi::{GrantRef, PAGE_SIZE};
+
+/// Shortest packet: an Ethernet header, `ETH_HLEN`.
+pub const SHORTEST: u16 = 14;
+/// Most extras of one packet. There are four types; a packet has each once at most.
+const EXTRAS: u8 = 4;
+
+/// The guest broke the protocol: its interface is closed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Fault {
+    /// A ring's indexes are impossible.
+    #[error(transparent)]
+    Ring(#[from] ring_abi::ring::Fault),
+    /// More slots than the worst that was ever legal: `fatal_skb_slots` of Linux.
+    #[error("netif tx: a packet of more than {SLOTS_FATAL} slots")]
+    Slots,
+    /// A slot's octets are not in one page.
+    #[error("netif tx: {size} octets at {offset} cross the page's end")]
+    Page {
+        /// First octet in the page.
+        offset: u16,
+        /// Octets.
+        size: u16,
+    },
+    /// An extra of a type that no version of the protocol has.
+    #[error("netif tx: an extra of unknown type {0}")]
+    Extra(u8),
+    /// More extras than there are types.
+    #[error("netif tx: more than {EXTRAS} extras in one packet")]
+    Extras,
+    /// A segmentation that cannot be done.
+    #[error("netif tx: segmentation of type {gso_type} into {size} octets")]
+    Gso {
+        /// Octets of payload in each segment.
+        size: u16,
+        /// `XEN_NETIF_GSO_TYPE_*`.
+        gso_type: u8,
+    },
+}
+
+/// Octets of one slot, inside one granted page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Part {
+    /// The granted page.
+    pub gref: GrantRef,
+    /// First octet in the page.
+    pub offset: u16,
+    /// Octets; may be 0. With `offset` never past the page's end.
+    pub size: u16,
+}
+
+/// Why a packet goes no further though its guest goes on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// Shorter than an Ethernet header.
+    Short,
+    /// 19 or 20 slots.
+    Slots,
+    /// The slots' sizes sum to more than the packet's: a packet of 64 KiB or more, whose size overflowed.
+    Size,
+    /// An order to change a multicast list that was never offered.
+    Multicast,
+}
+
+/// One packet: where its octets lie, what is said of them and whom to answer.
+#[derive(Clone, Debug, Default)]
+pub struct Packet {
+    size: u16,
+    flags: TxFlags,
+    extras: u8,
+    refusal: Option<Refusal>,
+    gso: Option<(u8, u16)>,
+    hash: Option<[u8; 4]>,
+    ids: ArrayVec<u16, SLOTS_FATAL>,
+    parts: ArrayVec<Part, SLOTS_FATAL>,
+}
+
+impl Packet {
+    /// Octets of the whole packet; at least [`SHORTEST`] unless refused.
+    #[inline]
+    pub fn size(&self) -> usize {
+        self.size.into()
+    }
+
+    /// The first request's flags.
+    #[inline]
+    pub fn flags(&self) -> TxFlags {
+        self.flags
+    }
+
+    /// Segmentation wanted: `XEN_NETIF_GSO_TYPE_*`, one of the two, and the octets of each segment, not 0.
+    #[inline]
+    pub fn gso(&self) -> Option<(u8, u16)> {
+        self.gso
+    }
+
+    /// The hash that the guest computed, in wire order.
+    pub fn hash(&self) -> Option<[u8; 4]> {
+        self.hash
+    }
+
+    /// Why it is to be answered with an error instead of sent.
+    #[inline]
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.refusal
+    }
+
+    /// Where the octets lie, in order; their sizes sum to [`Packet::size`] unless refused.
+    #[inline]
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// The requests to be answered.
+    #[inline]
+    pub fn ids(&self) -> &[u16] {
+        &self.ids
+    }
+
+    /// Further slots, used up by extras, that are answered with `NETIF_RSP_NULL`.
+    #[inline]
+    pub fn extras(&self) -> u8 {
+        self.extras
+    }
+
+    #[inline]
+    fn start(&mut self, first: TxRequest) {
+        // Field by field: a whole new value would be copied with all its empty room.
+        (self.size, self.flags, self.extras) = (first.size, first.flags, 0);
+        (self.refusal, self.gso, self.hash) = (None, None, None);
+        self.ids.clear();
+        self.parts.clear();
+        self.ids.push(first.id);
+        self.parts.push(Part { gref: first.gref, offset: first.offset, size: first.size });
+    }
+
+    fn add(&mut self, next: TxRequest) -> Result<(), Fault> {
+        if next.offset as usize + next.size as usize > PAGE_SIZE {
+            return Err(Fault::Page { offset: next.offset, size: next.size });
+        }
+        self.ids.try_push(next.id).map_err(|_| Fault::Slots)?;
+        self.parts.push(Part { gref: next.gref, offset: next.offset, size: next.size });
+        // The first slot says the sum: what the others take is not its own.
+        match self.parts[0].size.checked_sub(next.size) {
+            Some(own) => self.parts[0].size = own,
+            None => self.refusal = Some(Refusal::Size),
+        }
+        Ok(())
+    }
+
+    fn note(&mut self, kind: Kind) -> Result<(), Fault> {
+        if self.extras == EXTRAS {
+            return Err(Fault::Extras);
+        }
+        self.extras += 1;
+        match kind {
+            Kind::Gso { size, gso_type } => {
+                if size == 0 || !matches!(gso_type, GSO_TCPV4 | GSO_TCPV6) {
+                    return Err(Fault::Gso { size, gso_type });
+                }
+                self.gso = Some((gso_type, size));
+            }
+            Kind::McastAdd(_) | Kind::McastDel(_) => self.refusal = Some(Refusal::Multicast),
+            Kind::Hash { value, .. } => self.hash = Some(value),
+            Kind::Unknown(kind) => return Err(Fault::Extra(kind)),
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn finish(&mut self) -> Result<(), Fault> {
+        if self.refusal.is_none() {
+            self.refusal = self.judge();
+        }
+        let first = self.parts[0];
+        if self.refusal.is_none() && first.offset as usize + first.size as usize > PAGE_SIZE {
+            return Err(Fault::Page { offset: first.offset, size: first.size });
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn judge(&self) -> Option<Refusal> {
+        if self.ids.len() > SLOTS_MIN {
+            Some(Refusal::Slots)
+        } else if self.size < SHORTEST {
+            Some(Refusal::Short)
+        } else {
+            None
+        }
+    }
+}
+
+/// What the next slot is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+enum Expect {
+    #[default]
+    First,
+    Extra,
+    More,
+}
+
+/// Where in a packet the ring stands.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Assembler {
+    expect: Expect,
+}
+
+impl Assembler {
+    /// Adds the next slot to `packet`, which is overwritten when a new packet begins; `true` if the packet is
+    /// complete. A packet may be published in pieces: the caller keeps it until then.
+    ///
+    /// # Errors
+    /// [`Fault`]: the guest is to be cut off.
+    #[inline]
+    pub fn feed(&mut self, slot: TxSlot, packet: &mut Packet) -> Result<bool, Fault> {
+        let more = match self.expect {
+            Expect::First => {
+                let first = slot.request();
+                packet.start(first);
+                if first.flags.contains(TxFlags::EXTRA_INFO) {
+                    self.expect = Expect::Extra;
+                    return Ok(false);
+                }
+                first.flags.contains(TxFlags::MORE_DATA)
+            }
+            Expect::Extra => {
+                let extra = slot.extra();
+                packet.note(extra.kind)?;
+                if extra.more {
+                    return Ok(false);
+                }
+                packet.flags.contains(TxFlags::MORE_DATA)
+            }
+            Expect::More => {
+                let next = slot.request();
+                packet.add(next)?;
+                next.flags.contains(TxFlags::MORE_DATA)
+            }
+        };
+        self.expect = if more { Expect::More } else { Expect::First };
+        if !more {
+            packet.finish()?;
+        }
+        Ok(!more)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ring_abi::netif::extra::Extra;
+
+    fn request(id: u16, offset: u16, size: u16, flags: TxFlags) -> TxSlot {
+        TxRequest { gref: GrantRef(u32::from(id) + 8), offset, flags, id, size }.into()
+    }
+
+    fn assemble(slots: &[TxSlot]) -> Result<Vec<Packet>, Fault> {
+        let (mut assembler, mut packet, mut done) = (Assembler::default(), Packet::default(), Vec::new());
+        for slot in slots {
+            if assembler.feed(*slot, &mut packet)? {
+                done.push(packet.clone());
+            }
+        }
+        Ok(done)
+    }
+
+    fn sizes(packet: &Packet) -> Vec<u16> {
+        packet.parts().iter().map(|part| part.size).collect()
+    }
+
+    #[test]
+    fn the_first_slot_says_the_sum() {
+        let more = TxFlags::MORE_DATA;
+        let slots = [request(1, 0, 600, more), request(2, 9, 0, more), request(3, 96, 400, TxFlags::empty())];
+        let packets = assemble(&slots).unwrap();
+        assert_eq!((sizes(&packets[0]), packets[0].ids()), (vec![200, 0, 400], [1, 2, 3].as_slice()));
+        assert_eq!(packets[0].refusal(), None);
+    }
+
+    #[test]
+    fn eighteen_slots_are_taken_nineteen_refused_and_twenty_one_an_attack() {
+        for (count, expected) in [(18, Ok(None)), (19, Ok(Some(Refusal::Slots))), (21, Err(Fault::Slots))] {
+            let mut slots = vec![request(0, 0, 100, TxFlags::MORE_DATA)];
+            slots.extend((1..count).map(|id| request(id, 0, 1, TxFlags::MORE_DATA)));
+            let last = slots.len() - 1;
+            slots[last] = request(last as u16, 0, 1, TxFlags::empty());
+            let got = assemble(&slots).map(|packets| packets[0].refusal());
+            assert_eq!(got, expected, "{count}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_checked_against_pages_and_the_sum() {
+        let none = TxFlags::empty();
+        assert_eq!(assemble(&[request(0, 0, 13, none)]).unwrap()[0].refusal(), Some(Refusal::Short));
+        let fault = Fault::Page { offset: 4000, size: 97 };
+        assert_eq!(assemble(&[request(0, 4000, 97, none)]).unwrap_err(), fault);
+        let slots = [request(0, 0, 99, TxFlags::MORE_DATA), request(1, 4000, 97, none)];
+        assert_eq!(assemble(&slots).unwrap_err(), fault);
+        let slots = [request(0, 0, 99, TxFlags::MORE_DATA), request(1, 0, 100, none)];
+        assert_eq!(assemble(&slots).unwrap()[0].refusal(), Some(Refusal::Size));
+    }
+
+    #[test]
+    fn extras_stand_between_the_first_slot_and_the_rest() {
+        let gso = Kind::Gso { size: 1448, gso_type: GSO_TCPV4 };
+        let hash = Kind::Hash { hash_type: 1, algorithm: 1, value: [1, 2, 3, 4] };
+        let slots = [
+            request(0, 0, 5000, TxFlags::MORE_DATA | TxFlags::EXTRA_INFO),
+            Extra { more: true, kind: gso }.into(),
+            Extra { more: false, kind: hash }.into(),
+            request(1, 0, 4096, TxFlags::empty()),
+        ];
+        let packet = &assemble(&slots).unwrap()[0];
+        assert_eq!((packet.gso(), packet.hash()), (Some((GSO_TCPV4, 1448)), Some([1, 2, 3, 4])));
+        assert_eq!((packet.extras(), sizes(packet)), (2, vec![904, 4096]));
+    }
+
+    #[test]
+    fn wrong_extras_are_attacks() {
+        let first = request(0, 0, 100, TxFlags::EXTRA_INFO);
+        let with = |kind, more| -> TxSlot { Extra { more, kind }.into() };
+        let gso = |size, gso_type| assemble(&[first, with(Kind::Gso { size, gso_type }, false)]);
+        assert_eq!(gso(0, 1).unwrap_err(), Fault::Gso { size: 0, gso_type: 1 });
+        assert_eq!(gso(1, 0).unwrap_err(), Fault::Gso { size: 1, gso_type: 0 });
+        assert_eq!(assemble(&[first, with(Kind::Unknown(9), false)]).unwrap_err(), Fault::Extra(9));
+        let endless = [[first].as_slice(), &[with(Kind::McastAdd([1; 6]), true); 9]].concat();
+        assert_eq!(assemble(&endless).unwrap_err(), Fault::Extras);
+    }
+}

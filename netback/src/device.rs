@@ -1,0 +1,155 @@
+//! The driver for devices of kind `vif`: joins the handshake to the bridge.
+
+use crate::handshake::{Agreed, Handshake, Step, offer};
+use crate::vif::{Config, Failed, Vif};
+use bridge::Bridge;
+use hypervisor::Hypervisor;
+use nix::errno::Errno;
+use ring_abi::DomId;
+use std::sync::{Arc, Mutex, PoisonError};
+use xenstore::XenbusState;
+use xenstore::driver::{Answer, BackDevice, BackDriver, Failure, Nudge, View};
+use xenstore::xenbus::Device;
+
+/// Finds a bridge by what stands in a vif's key `bridge`, or the one for vifs without that key.
+pub type FindBridge = Box<dyn FnMut(Option<&str>) -> Option<Arc<Bridge>> + Send>;
+
+/// Makes vifs.
+pub struct Driver {
+    hv: Arc<dyn Hypervisor>,
+    config: Config,
+    find: FindBridge,
+}
+
+impl Driver {
+    /// A driver whose vifs are attached to the bridges that `find` finds, under the name in their key `vifname` or
+    /// as `vif<domid>.<handle>`.
+    pub fn new(
+        hv: Arc<dyn Hypervisor>,
+        config: Config,
+        find: impl FnMut(Option<&str>) -> Option<Arc<Bridge>> + Send + 'static,
+    ) -> Self {
+        Self { hv, config, find: Box::new(find) }
+    }
+}
+
+impl BackDriver for Driver {
+    fn kind(&self) -> &str {
+        "vif"
+    }
+
+    fn probe(&mut self, device: &Device, view: &View, nudge: Nudge) -> Result<Box<dyn BackDevice>, Failure> {
+        let wanted = view.own.get("bridge");
+        let Some(bridge) = (self.find)(wanted) else {
+            let what = format!("bridge: found {wanted:?}, expected the name of a bridge of this domain");
+            return Err(Failure::new(Errno::ENODEV as i32, what));
+        };
+        let name = match view.own.get("vifname") {
+            Some(name) if !name.is_empty() => name.to_owned(),
+            _ => format!("vif{}.{}", device.front, device.id),
+        };
+        Ok(Box::new(VifDevice {
+            hv: self.hv.clone(),
+            config: self.config,
+            guest: DomId(device.front),
+            bridge,
+            name,
+            nudge,
+            handshake: Handshake::default(),
+            failure: Arc::default(),
+        }))
+    }
+}
+
+/// One vif, connected or not.
+struct VifDevice {
+    hv: Arc<dyn Hypervisor>,
+    config: Config,
+    guest: DomId,
+    bridge: Arc<Bridge>,
+    name: String,
+    nudge: Nudge,
+    handshake: Handshake,
+    /// Why the port ended by itself, told by the bridge's thread.
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+impl VifDevice {
+    fn connect(&mut self, view: &View) -> Result<(), Failure> {
+        let agreed = Agreed::parse(&view.other, &view.own, self.config.gso)
+            .map_err(|error| Failure::new(Errno::EINVAL as i32, error))?;
+        // A cell of its own, so that the word of an earlier connection's end is not taken for this one's.
+        self.failure = Arc::default();
+        let (cell, nudge) = (self.failure.clone(), self.nudge.clone());
+        let tell = Box::new(move |failed: &Failed| {
+            *cell.lock().unwrap_or_else(PoisonError::into_inner) = Some(failed.to_string());
+            nudge.nudge();
+        });
+        let vif = Vif::connect(&self.hv, self.guest, &agreed, &self.config, tell)
+            .map_err(|error| Failure::new(Errno::EIO as i32, error))?;
+        self.bridge
+            .attach(&self.name, Box::new(vif))
+            .map_err(|error| Failure::new(Errno::EIO as i32, error))?;
+        tracing::info!(vif = self.name, caps = ?agreed.caps, "connected");
+        Ok(())
+    }
+
+    fn disconnect(&self) {
+        // A port that failed is gone already.
+        if self.bridge.detach(&self.name).is_ok() {
+            tracing::info!(vif = self.name, "disconnected");
+        }
+    }
+
+    fn failed(&mut self) -> Option<Failure> {
+        let what = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        Some(Failure::new(Errno::EPROTO as i32, what))
+    }
+
+    fn refuse(&mut self, failure: Failure) -> Answer {
+        self.handshake.set_connected(false);
+        Answer { state: Some(XenbusState::Closing), error: Some(failure), ..Answer::default() }
+    }
+}
+
+impl BackDevice for VifDevice {
+    fn changed(&mut self, view: &View) -> Answer {
+        if let Some(failure) = self.failed() {
+            self.disconnect();
+            return self.refuse(failure);
+        }
+        let connected = self.handshake.is_connected();
+        match self.handshake.step(view.own_state, view.other_state, view.online) {
+            Step::Stay => Answer::default(),
+            Step::Offer => {
+                self.disconnect();
+                let state = Some(XenbusState::InitWait);
+                Answer { keys: offer(self.config.gso), state, ..Answer::default() }
+            }
+            Step::Close(state) => {
+                self.disconnect();
+                Answer { state: Some(state), ..Answer::default() }
+            }
+            Step::Connect => match if connected { Ok(()) } else { self.connect(view) } {
+                Ok(()) => {
+                    self.handshake.set_connected(true);
+                    Answer { state: Some(XenbusState::Connected), ..Answer::default() }
+                }
+                Err(failure) => self.refuse(failure),
+            },
+        }
+    }
+
+    fn stop(&mut self) {
+        self.disconnect();
+        self.handshake.set_connected(false);
+    }
+}
+
+impl Drop for VifDevice {
+    fn drop(&mut self) {
+        if self.handshake.is_connected() {
+            self.disconnect();
+        }
+    }
+}

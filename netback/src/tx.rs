@@ -1,0 +1,114 @@
+//! The transmit ring's core: a guest's requests in, packets out; answers in, responses out.
+//!
+//! Every slot taken is answered exactly once: a request by its packet's status, an extra by `NETIF_RSP_NULL`.
+//! Packets are assembled into places that are kept from round to round, so that nothing is allocated.
+
+use crate::assemble::{Assembler, Fault, Packet};
+use ring_abi::netif::{self, Status, TxResponse};
+use ring_abi::ring::{Back, BadMemory, Notify};
+use ring_abi::shm::Memory;
+
+/// The back end's half of a transmit ring.
+#[derive(Debug)]
+pub struct Tx<M> {
+    ring: Back<netif::Tx, M>,
+    assembler: Assembler,
+    /// Complete packets of this round, and behind them the one that is not complete yet.
+    round: Box<[Packet]>,
+    len: usize,
+}
+
+impl<M: Memory> Tx<M> {
+    /// Attaches to the ring in `memory`; at most `limit` packets (at least 1) are taken a round.
+    ///
+    /// # Errors
+    /// [`BadMemory`] where it cannot hold a ring.
+    pub fn attach(memory: M, limit: usize) -> Result<Self, BadMemory> {
+        let round = vec![Packet::default(); limit.max(1) + 1].into();
+        Ok(Self { ring: Back::attach(memory)?, assembler: Assembler::default(), round, len: 0 })
+    }
+
+    /// Begins a round: forgets the packets of the last one, which are answered or whose requests are kept by
+    /// whoever will, and assembles up to `limit` new ones.
+    ///
+    /// # Errors
+    /// [`Fault`]: the guest is to be cut off.
+    pub fn poll(&mut self, limit: usize) -> Result<&[Packet], Fault> {
+        let limit = limit.min(self.round.len() - 1);
+        // What is not complete yet goes on in the first place.
+        self.round.swap(0, self.len);
+        self.len = 0;
+        while self.len < limit {
+            let Some(slot) = self.ring.pop()? else { break };
+            if self.assembler.feed(slot, &mut self.round[self.len])? {
+                self.len += 1;
+            }
+        }
+        Ok(&self.round[..self.len])
+    }
+
+    /// A packet of this round.
+    ///
+    /// # Panics
+    /// If there is no such packet.
+    #[inline]
+    pub fn packet(&self, place: usize) -> &Packet {
+        &self.round[..self.len][place]
+    }
+
+    /// Answers a packet of this round.
+    ///
+    /// # Panics
+    /// As [`Tx::packet`].
+    #[inline]
+    pub fn answer(&mut self, place: usize, status: Status) {
+        let packet = &self.round[..self.len][place];
+        respond(&mut self.ring, packet.ids(), packet.extras(), status);
+    }
+
+    /// Answers requests that were kept from an earlier round, with as many extras.
+    #[inline]
+    pub fn answer_kept(&mut self, ids: &[u16], extras: u8, status: Status) {
+        respond(&mut self.ring, ids, extras, status);
+    }
+
+    /// Publishes the answers.
+    #[inline]
+    pub fn commit(&mut self) -> Notify {
+        self.ring.commit()
+    }
+
+    /// Asks to be notified of the next request; `true` if there are some already.
+    ///
+    /// # Errors
+    /// [`Fault`]: the guest is to be cut off.
+    #[inline]
+    pub fn arm(&mut self) -> Result<bool, Fault> {
+        Ok(self.ring.arm()?)
+    }
+
+    /// Requests taken and not yet answered.
+    pub fn unanswered(&self) -> u32 {
+        self.ring.unanswered()
+    }
+
+    /// Slots of the ring.
+    pub fn slots(&self) -> u32 {
+        self.ring.size()
+    }
+
+    /// Gives the ring's memory back.
+    pub fn into_memory(self) -> M {
+        self.ring.into_memory()
+    }
+}
+
+#[inline]
+fn respond<M: Memory>(ring: &mut Back<netif::Tx, M>, ids: &[u16], extras: u8, status: Status) {
+    for id in ids {
+        ring.push(&TxResponse { id: *id, status });
+    }
+    for _ in 0..extras {
+        ring.push(&TxResponse { id: 0, status: Status::NULL });
+    }
+}

@@ -1,0 +1,196 @@
+//! Bridge to guest: frames fill the pages that the guest has posted, by one batch of grant copies a round.
+//!
+//! From whatever page an octet lies in, another guest's among them, it is copied once: into the receiving guest's.
+#![allow(unsafe_code)] // The copies' sources are named by address.
+
+use crate::assemble::Fault;
+use crate::backlog::Backlog;
+use crate::offload;
+use crate::ops::{self, Ops};
+use crate::rx::{Fill, Placed, Rx};
+use bridge::{Frame, Frames, Piece, Reason, Stats};
+use hypervisor::{Contiguous, Copy, Hypervisor, Place};
+use ring_abi::DomId;
+use ring_abi::ring::Notify;
+use std::sync::Arc;
+use std::time::Instant;
+use vm_memory::VolatileSlice;
+
+use super::Failed;
+
+/// The receive side of a vif.
+pub(super) struct Egress {
+    writer: Writer,
+    backlog: Backlog,
+    stats: Arc<Stats>,
+}
+
+/// What puts frames into the ring, without what queues them.
+struct Writer {
+    hv: Arc<dyn Hypervisor>,
+    guest: DomId,
+    rx: Rx<Contiguous>,
+    fills: Vec<Fill>,
+    ops: Ops,
+    /// For each copy, its frame's number in the round.
+    owners: Vec<u16>,
+    dirty: bool,
+}
+
+/// What became of a round.
+#[derive(Clone, Copy, Default)]
+struct Sent {
+    /// Frames that are done with, whatever became of them.
+    taken: usize,
+    octets: u64,
+    /// Of `taken`, those with a bad page, and those that no number of pages would hold.
+    failed: usize,
+    too_long: usize,
+}
+
+impl Egress {
+    pub(super) fn new(
+        hv: Arc<dyn Hypervisor>,
+        guest: DomId,
+        ring: Contiguous,
+        backlog: Backlog,
+        stats: Arc<Stats>,
+    ) -> Result<Self, Failed> {
+        let (fills, ops, owners) = (Vec::new(), Ops::default(), Vec::new());
+        let writer = Writer { hv, guest, rx: Rx::attach(ring)?, fills, ops, owners, dirty: false };
+        Ok(Self { writer, backlog, stats })
+    }
+
+    /// Sends frames, or queues what the guest has no buffers for.
+    pub(super) fn send(&mut self, frames: Frames<'_>) -> Result<(), Failed> {
+        self.drain()?;
+        let mut taken = 0;
+        if self.backlog.is_empty() {
+            let sent = self.writer.write(frames.iter())?;
+            self.count(sent);
+            taken = sent.taken;
+        }
+        if taken < frames.len() {
+            let now = Instant::now();
+            let rest = frames.iter().skip(taken);
+            let dropped = rest.filter(|frame| !self.backlog.push(frame, now)).count();
+            self.stats.lost(Reason::NoRoom, dropped as u64);
+        }
+        Ok(())
+    }
+
+    /// Sends what waits, as far as the guest has posted buffers since; drops it if the guest has stalled.
+    #[inline]
+    pub(super) fn drain(&mut self) -> Result<(), Failed> {
+        if self.backlog.is_stalled() && self.writer.rx.posted()? > 0 {
+            self.backlog.revive();
+        }
+        if self.backlog.is_empty() { Ok(()) } else { self.drain_some() }
+    }
+
+    fn drain_some(&mut self) -> Result<(), Failed> {
+        let now = Instant::now();
+        let sent = self.writer.write(self.backlog.iter())?;
+        self.count(sent);
+        if sent.taken > 0 {
+            self.backlog.taken(sent.taken, now);
+        }
+        let expired = self.backlog.expire(now);
+        self.stats.lost(Reason::NoRoom, expired as u64);
+        Ok(())
+    }
+
+    /// Publishes responses.
+    #[inline]
+    pub(super) fn commit(&mut self) -> Notify {
+        if std::mem::take(&mut self.writer.dirty) { self.writer.rx.commit() } else { Notify::No }
+    }
+
+    /// Asks to be woken by buffers if frames wait for some; `true` if there are new ones already.
+    pub(super) fn arm(&mut self) -> Result<bool, Fault> {
+        if self.backlog.is_empty() && !self.backlog.is_stalled() {
+            return Ok(false);
+        }
+        self.writer.rx.arm()
+    }
+
+    /// Drops what waits.
+    pub(super) fn close(&mut self) {
+        let dropped = self.backlog.clear();
+        self.stats.lost(Reason::Down, dropped as u64);
+    }
+
+    fn count(&self, sent: Sent) {
+        let Sent { taken, octets, failed, too_long } = sent;
+        self.stats.tx((taken - failed - too_long) as u64, octets);
+        self.stats.lost(Reason::NoBuffer, failed as u64);
+        self.stats.lost(Reason::TooLong, too_long as u64);
+    }
+}
+
+impl Writer {
+    /// Places frames until the guest's buffers end, copies them and writes the responses.
+    fn write<'f>(&mut self, frames: impl Iterator<Item = &'f Frame>) -> Result<Sent, Failed> {
+        let mut sent = Sent::default();
+        let mut list = self.ops.lend();
+        let placed = self.place(frames, &mut list, &mut sent);
+        let copied = ops::run(&*self.hv, &mut list);
+        let mut last = None;
+        for (copy, owner) in list.iter().zip(&self.owners) {
+            if (copied.is_err() || copy.status != 0) && last != Some(*owner) {
+                last = Some(*owner);
+                sent.failed += 1;
+                self.rx.fail((*owner).into());
+            }
+        }
+        self.ops.keep(list);
+        self.rx.finish();
+        self.dirty |= sent.taken > 0;
+        placed?;
+        copied?;
+        Ok(sent)
+    }
+
+    fn place<'f>(
+        &mut self,
+        frames: impl Iterator<Item = &'f Frame>,
+        list: &mut Vec<Copy<'f>>,
+        sent: &mut Sent,
+    ) -> Result<(), Fault> {
+        self.owners.clear();
+        for frame in frames {
+            self.fills.clear();
+            match self.rx.place(offload::to_guest(frame), &mut self.fills)? {
+                Placed::Wait => break,
+                Placed::TooLong => sent.too_long += 1,
+                Placed::Frame(number) => {
+                    sent.octets += frame.len() as u64;
+                    for fill in &self.fills {
+                        copies(self.guest, frame, *fill, list);
+                    }
+                    self.owners.resize(list.len(), number as u16);
+                }
+            }
+            sent.taken += 1;
+        }
+        Ok(())
+    }
+}
+
+/// Adds the copies that fill one page.
+#[inline]
+fn copies<'f>(guest: DomId, frame: &'f Frame, fill: Fill, list: &mut Vec<Copy<'f>>) {
+    let mut offset = fill.offset;
+    for piece in frame.range(fill.at as usize, fill.len.into()) {
+        let dest = Place::Grant { domid: guest, gref: fill.gref, offset };
+        list.push(Copy::new(Place::Memory(volatile(piece)), dest, piece.len() as u16));
+        offset += piece.len() as u16;
+    }
+}
+
+#[inline]
+fn volatile(piece: Piece<'_>) -> VolatileSlice<'_> {
+    // SAFETY: readable while the frame is borrowed, as every piece of it is; it is a copy's source only, so that
+    // nobody writes through it.
+    unsafe { VolatileSlice::new(piece.as_ptr().cast_mut(), piece.len()) }
+}
