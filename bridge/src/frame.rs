@@ -125,6 +125,22 @@ impl Frame {
         }
     }
 
+    /// Puts a VLAN tag where it belongs, behind the addresses. The head must have room for its four octets and
+    /// hold the addresses; else nothing happens.
+    pub(crate) fn insert_tag(&mut self, tag: [u8; 4]) {
+        let len = usize::from(self.head_len);
+        if !(12..=HEAD - tag.len()).contains(&len) {
+            return;
+        }
+        self.head.copy_within(12..len, 16);
+        self.head[12..16].copy_from_slice(&tag);
+        self.head_len += 4;
+        self.len += 4;
+        if let Some(csum) = &mut self.offload.csum {
+            csum.start = csum.start.saturating_add(4);
+        }
+    }
+
     /// Gives the frame what keeps the segments that are pushed to it from now on. Those it had are gone.
     pub fn pin(&mut self, pin: Pin) {
         self.drop_body();

@@ -1,6 +1,11 @@
 //! Where frames come from and go to.
 
+mod kernel;
+pub mod netdev;
+pub mod packet;
 pub mod pair;
+pub mod tap;
+mod vnet;
 
 use std::{io, os::fd::BorrowedFd, sync::Arc};
 

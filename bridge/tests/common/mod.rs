@@ -1,6 +1,8 @@
 //! What several of the bridge's tests need: waiting with a bound, and ends of port pairs.
 #![allow(dead_code)] // each test program uses its part
 
+pub(crate) mod host;
+
 use std::time::{Duration, Instant};
 
 use bridge::{Batch, Caps, Frame, Frames, Port, port::pair::Pair};

@@ -1,0 +1,173 @@
+//! What must be asked of the kernel about network interfaces: few things, each with an error that names the
+//! interface and what would have been needed.
+#![allow(unsafe_code)] // interface ioctls take a C union
+
+use std::{io, os::fd::AsRawFd};
+
+use nix::{
+    errno::Errno,
+    sys::socket::{AddressFamily, SockFlag, SockType, socket},
+};
+
+/// The requests of linux/sockios.h. Each takes a whole `ifreq` with a name in it, and a socket of any kind.
+#[allow(missing_docs)] // nix's macros make public functions
+mod ioctl {
+    const SIOCBRADDIF: libc::c_ulong = 0x89a2;
+
+    nix::ioctl_read_bad!(get_flags, libc::SIOCGIFFLAGS, libc::ifreq);
+    nix::ioctl_write_ptr_bad!(set_flags, libc::SIOCSIFFLAGS, libc::ifreq);
+    nix::ioctl_read_bad!(get_mtu, libc::SIOCGIFMTU, libc::ifreq);
+    nix::ioctl_write_ptr_bad!(set_mtu_of, libc::SIOCSIFMTU, libc::ifreq);
+    nix::ioctl_write_ptr_bad!(add_to_bridge, SIOCBRADDIF, libc::ifreq);
+}
+use ioctl::{add_to_bridge, get_flags, get_mtu, set_flags, set_mtu_of};
+
+/// Why something could not be done with an interface.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// Names have 1 to 15 octets, none of them a slash, blank or colon.
+    #[error(
+        "{0:?} cannot be the name of a network interface: 1 to 15 octets without '/', ':' and blanks are"
+    )]
+    BadName(String),
+    /// No such interface, in this network namespace.
+    #[error("there is no network interface {0:?} in this network namespace")]
+    NoInterface(String),
+    /// Not a bridge, or none at all.
+    #[error(
+        "there is no Linux bridge {0:?} in this network namespace; `ip link add {0} type bridge` makes one"
+    )]
+    NoBridge(String),
+    /// The capability is missing.
+    #[error("no permission to {0}: CAP_{1} is needed in this network namespace")]
+    NoPermission(String, &'static str),
+    /// The device node is not there, or may not be opened.
+    #[error("cannot open {path}: {source}; it is there when the kernel module tun is, and taps need it")]
+    NoTun {
+        /// Its path.
+        path: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The interface exists and is somebody else's.
+    #[error(
+        "cannot take network interface {0:?} as a tap: another program has it, or it is not a tap with one queue"
+    )]
+    Busy(String),
+    /// An interface can be in one bridge only.
+    #[error(
+        "network interface {0:?} is in a bridge or bond already; `ip link set {0} nomaster` takes it out"
+    )]
+    Enslaved(String),
+    /// Anything else.
+    #[error("cannot {what}: {source}")]
+    Os {
+        /// What was being done.
+        what: String,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+impl NetError {
+    /// Turns what the system said when asked to do `what` into an error.
+    pub(super) fn new(what: impl Into<String>, capability: &'static str, errno: Errno) -> NetError {
+        match errno {
+            Errno::EPERM | Errno::EACCES => NetError::NoPermission(what.into(), capability),
+            _ => NetError::Os { what: what.into(), source: errno.into() },
+        }
+    }
+}
+
+/// Payload that frames of interface `name` have at most, in octets.
+pub fn mtu(name: &str) -> Result<u32, NetError> {
+    let mut request = request(name)?;
+    // SAFETY: the kernel writes the mtu into the request.
+    ioctl(name, "ask for the mtu of", |fd| unsafe { get_mtu(fd, &mut request) })?;
+    // SAFETY: that is the union's member that SIOCGIFMTU writes.
+    Ok(unsafe { request.ifr_ifru.ifru_mtu }.max(0) as u32)
+}
+
+/// Sets it.
+pub fn set_mtu(name: &str, mtu: u32) -> Result<(), NetError> {
+    let mut request = request(name)?;
+    request.ifr_ifru.ifru_mtu = i32::try_from(mtu).unwrap_or(i32::MAX);
+    // SAFETY: the kernel only reads the request.
+    ioctl(name, &format!("set an mtu of {mtu} for"), |fd| unsafe { set_mtu_of(fd, &request) })
+}
+
+/// Sets interface `name` up.
+pub fn set_up(name: &str) -> Result<(), NetError> {
+    let mut request = request(name)?;
+    // SAFETY: the kernel writes the flags into the request.
+    ioctl(name, "ask for the flags of", |fd| unsafe { get_flags(fd, &mut request) })?;
+    // SAFETY: that is the union's member that SIOCGIFFLAGS has written.
+    let flags = unsafe { request.ifr_ifru.ifru_flags };
+    request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as i16;
+    // SAFETY: the kernel only reads the request.
+    ioctl(name, "set up", |fd| unsafe { set_flags(fd, &request) })
+}
+
+/// Puts interface `name` into the Linux bridge `bridge`.
+pub fn join_bridge(name: &str, bridge: &str) -> Result<(), NetError> {
+    let ifindex = index(name)?;
+    let mut request = request(bridge)?;
+    request.ifr_ifru.ifru_ifindex = ifindex;
+    let what = format!("put {name:?} into the bridge");
+    // SAFETY: the kernel only reads the request.
+    match call(|fd| unsafe { add_to_bridge(fd, &request) }) {
+        Ok(_) => Ok(()),
+        Err(Errno::ENODEV | Errno::EOPNOTSUPP | Errno::EINVAL) => Err(NetError::NoBridge(bridge.into())),
+        Err(Errno::EBUSY) => Err(NetError::Enslaved(name.into())),
+        Err(errno) => Err(NetError::new(format!("{what} {bridge:?}"), "NET_ADMIN", errno)),
+    }
+}
+
+/// The number the kernel knows interface `name` by.
+pub(super) fn index(name: &str) -> Result<i32, NetError> {
+    let index = nix::net::if_::if_nametoindex(name).map_err(|_| NetError::NoInterface(name.into()))?;
+    Ok(index as i32)
+}
+
+/// A request about interface `name`.
+pub(super) fn request(name: &str) -> Result<libc::ifreq, NetError> {
+    let bad = name.is_empty() || name.len() >= libc::IFNAMSIZ || matches!(name, "." | "..");
+    if bad || name.bytes().any(|octet| matches!(octet, 0 | b'/' | b':') || octet.is_ascii_whitespace()) {
+        return Err(NetError::BadName(name.into()));
+    }
+    // SAFETY: all zeroes is a valid request: a C struct of integers and octets.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, octet) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = octet as libc::c_char;
+    }
+    Ok(request)
+}
+
+fn ioctl(name: &str, what: &str, ask: impl FnOnce(i32) -> nix::Result<i32>) -> Result<(), NetError> {
+    match call(ask) {
+        Ok(_) => Ok(()),
+        Err(Errno::ENODEV) => Err(NetError::NoInterface(name.into())),
+        Err(errno) => Err(NetError::new(format!("{what} network interface {name:?}"), "NET_ADMIN", errno)),
+    }
+}
+
+fn call(ask: impl FnOnce(i32) -> nix::Result<i32>) -> nix::Result<i32> {
+    let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+    ask(socket.as_raw_fd())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_and_unknown_names_are_named() {
+        for name in ["", "sixteen-octets-x", "a/b", "a b", ".."] {
+            assert!(matches!(mtu(name), Err(NetError::BadName(bad)) if bad == name));
+        }
+        assert_eq!(
+            mtu("no-such-if").unwrap_err().to_string(),
+            r#"there is no network interface "no-such-if" in this network namespace"#,
+        );
+    }
+}

@@ -1,0 +1,148 @@
+//! A packet socket: joins an interface that exists already (a network card, one end of a veth) to a switch.
+//!
+//! Everything the interface receives comes in (it is made promiscuous), and what is sent leaves by it; its
+//! own host neither sees what we send nor do we see what it sends.
+#![allow(unsafe_code)] // `recvmsg` with an auxiliary message, and options that no crate wraps
+
+use std::{
+    io,
+    mem::{size_of, size_of_val, zeroed},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    ptr::{from_mut, from_ref},
+    sync::Arc,
+};
+
+use nix::{
+    errno::Errno,
+    sys::socket::{AddressFamily, SockFlag, SockType, socket},
+};
+
+use super::{
+    kernel::{Got, Kernel},
+    netdev::{self, NetError},
+};
+use crate::{Batch, Caps, Frames, Port, Stats};
+
+/// `PACKET_VNET_HDR` and `PACKET_IGNORE_OUTGOING` of linux/if_packet.h.
+const PACKET_VNET_HDR: i32 = 15;
+const PACKET_IGNORE_OUTGOING: i32 = 23;
+const TP_STATUS_VLAN_VALID: u32 = 1 << 4;
+const TP_STATUS_VLAN_TPID_VALID: u32 = 1 << 6;
+const DOT1Q: u16 = 0x8100;
+
+/// A port by way of an existing interface.
+pub struct Packet {
+    kernel: Kernel,
+    mtu: u32,
+}
+
+impl Packet {
+    /// Joins interface `name` of the calling thread's network namespace.
+    pub fn open(name: &str) -> Result<Packet, NetError> {
+        netdev::request(name)?;
+        let ifindex = netdev::index(name)?;
+        let what = format!("open a packet socket on {name:?}");
+        let fail = |errno| NetError::new(what.clone(), "NET_RAW", errno);
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = socket(AddressFamily::Packet, SockType::Raw, flags, None).map_err(fail)?;
+        for option in [PACKET_VNET_HDR, PACKET_IGNORE_OUTGOING, libc::PACKET_AUXDATA] {
+            set(&fd, option, &1i32).map_err(fail)?;
+        }
+        // SAFETY: all zeroes is a valid request: a C struct of integers.
+        let mut promiscuous: libc::packet_mreq = unsafe { zeroed() };
+        promiscuous.mr_ifindex = ifindex;
+        promiscuous.mr_type = libc::PACKET_MR_PROMISC as u16;
+        set(&fd, libc::PACKET_ADD_MEMBERSHIP, &promiscuous).map_err(fail)?;
+        // Last: no frame comes before the options are set.
+        bind(&fd, ifindex).map_err(fail)?;
+        let mtu = netdev::mtu(name)?;
+        let kernel = Kernel::new(fd).map_err(|source| NetError::Os { what: what.clone(), source })?;
+        Ok(Packet { kernel, mtu })
+    }
+}
+
+impl Port for Packet {
+    /// Everything: the kernel cuts and sums what the card cannot. The mtu is the interface's when opened.
+    fn caps(&self) -> Caps {
+        Caps::full(self.mtu)
+    }
+
+    fn stats(&self) -> &Arc<Stats> {
+        &self.kernel.stats
+    }
+
+    fn recv(&mut self, into: &mut Batch) -> io::Result<()> {
+        self.kernel.recv(into, receive)
+    }
+
+    fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
+        self.kernel.send(frames)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// The descriptor is readable while there is a frame: nothing to do, and nothing to miss.
+    fn arm(&mut self) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.kernel.fd.as_fd()
+    }
+}
+
+fn set<T>(fd: &OwnedFd, option: i32, value: &T) -> nix::Result<()> {
+    let (value, len) = (from_ref(value).cast(), size_of::<T>() as u32);
+    // SAFETY: the kernel reads `len` octets of the value.
+    Errno::result(unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_PACKET, option, value, len) }).map(drop)
+}
+
+fn bind(fd: &OwnedFd, ifindex: i32) -> nix::Result<()> {
+    // SAFETY: all zeroes is a valid address: a C struct of integers.
+    let mut address: libc::sockaddr_ll = unsafe { zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = ifindex;
+    let (start, len) = (from_ref(&address).cast(), size_of_val(&address) as u32);
+    // SAFETY: the kernel reads `len` octets of the address.
+    Errno::result(unsafe { libc::bind(fd.as_raw_fd(), start, len) }).map(drop)
+}
+
+/// Room for the one auxiliary message we ask for, aligned as its header is.
+#[repr(C, align(8))]
+struct Control([u8; 64]);
+
+/// `recvmsg`, with the VLAN tag that the kernel strips and tells of beside the frame.
+fn receive(fd: &OwnedFd, iovecs: &mut [libc::iovec]) -> io::Result<Got> {
+    let mut control = Control([0; 64]);
+    // SAFETY: all zeroes is a valid message: null pointers and lengths of zero.
+    let mut message: libc::msghdr = unsafe { zeroed() };
+    message.msg_iov = iovecs.as_mut_ptr();
+    message.msg_iovlen = iovecs.len();
+    message.msg_control = from_mut(&mut control).cast();
+    message.msg_controllen = size_of::<Control>();
+    // SAFETY: the caller's entries name memory of its own; `control` is as long as said.
+    let octets = Errno::result(unsafe { libc::recvmsg(fd.as_raw_fd(), &mut message, 0) })? as usize;
+    Ok(Got { octets, tag: tag(&message) })
+}
+
+fn tag(message: &libc::msghdr) -> Option<[u8; 4]> {
+    // SAFETY: the kernel has filled `msg_control` and set its length; these walk within it.
+    let header = unsafe { libc::CMSG_FIRSTHDR(message).as_ref() }?;
+    let wanted = (libc::SOL_PACKET, libc::PACKET_AUXDATA);
+    let size = size_of::<libc::cmsghdr>() + size_of::<libc::tpacket_auxdata>();
+    if (header.cmsg_level, header.cmsg_type) != wanted || header.cmsg_len < size {
+        return None;
+    }
+    // SAFETY: a message of this type and length holds such a struct, at any alignment.
+    let aux: libc::tpacket_auxdata =
+        unsafe { libc::CMSG_DATA(header).cast::<libc::tpacket_auxdata>().read_unaligned() };
+    if aux.tp_status & TP_STATUS_VLAN_VALID == 0 {
+        return None;
+    }
+    let tpid = if aux.tp_status & TP_STATUS_VLAN_TPID_VALID != 0 { aux.tp_vlan_tpid } else { DOT1Q };
+    let ([a, b], [c, d]) = (tpid.to_be_bytes(), aux.tp_vlan_tci.to_be_bytes());
+    Some([a, b, c, d])
+}

@@ -1,0 +1,126 @@
+//! A tap: one end is a network interface of this machine, the other a port of ours.
+//!
+//! No crate fits: the ones that know `virtio_net_hdr` (tun-rs) are for tunnels of IP packets and cut or join
+//! segments themselves into buffers of their own, while a switch passes the header through and writes from
+//! guests' pages. What is needed of the kernel is three ioctls.
+#![allow(unsafe_code)] // the ioctls of linux/if_tun.h
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    sync::Arc,
+};
+
+use nix::{
+    errno::Errno,
+    fcntl::{OFlag, open},
+    sys::stat::Mode,
+};
+
+use super::{
+    kernel::{Kernel, readv},
+    netdev::{self, NetError},
+};
+use crate::{Batch, Caps, Frames, Port, Stats};
+
+const TUN: &str = "/dev/net/tun";
+/// `TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6`: what the kernel may leave undone in what it hands us.
+const OFFLOADS: libc::c_ulong = 1 | 2 | 4;
+
+/// The requests of linux/if_tun.h.
+#[allow(missing_docs)] // nix's macros make public functions
+mod ioctl {
+    nix::ioctl_write_ptr_bad!(
+        tun_set_iff,
+        nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()),
+        libc::ifreq
+    );
+    nix::ioctl_write_int!(tun_set_offload, b'T', 208);
+}
+
+/// The port behind a tap interface. The interface goes when this is dropped, unless it was made persistent.
+pub struct Tap {
+    kernel: Kernel,
+    name: String,
+    mtu: u32,
+}
+
+impl Tap {
+    /// Makes the tap interface `name`, or takes it if it exists (made by `ip tuntap add`) and is free. A name
+    /// with `%d` in it gets a number. It belongs to the network namespace of the calling thread, and is down
+    /// until somebody sets it up ([`netdev::set_up`]).
+    pub fn open(name: &str) -> Result<Tap, NetError> {
+        let mut request = netdev::request(name)?;
+        let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let fd = open(TUN, flags, Mode::empty())
+            .map_err(|errno| NetError::NoTun { path: TUN, source: errno.into() })?;
+        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
+        // SAFETY: the request is a whole `ifreq`; the kernel writes the interface's name back into it.
+        unsafe { ioctl::tun_set_iff(fd.as_raw_fd(), &raw mut request) }
+            .map_err(|errno| refused(name, errno))?;
+        // SAFETY: takes a number, no pointer.
+        unsafe { ioctl::tun_set_offload(fd.as_raw_fd(), OFFLOADS) }
+            .map_err(|errno| NetError::new(format!("set offloads of tap {name:?}"), "NET_ADMIN", errno))?;
+        let name = given_name(&request);
+        let mtu = netdev::mtu(&name)?;
+        let what = format!("get buffers for tap {name:?}");
+        let kernel = Kernel::new(fd).map_err(|source| NetError::Os { what, source })?;
+        Ok(Tap { kernel, name, mtu })
+    }
+
+    /// The interface's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Sets the interface's mtu, and what the port takes.
+    pub fn set_mtu(&mut self, mtu: u32) -> Result<(), NetError> {
+        netdev::set_mtu(&self.name, mtu)?;
+        self.mtu = mtu;
+        Ok(())
+    }
+}
+
+impl Port for Tap {
+    /// Everything: the kernel cuts and sums what it must. The mtu is the interface's when it was opened.
+    fn caps(&self) -> Caps {
+        Caps::full(self.mtu)
+    }
+
+    fn stats(&self) -> &Arc<Stats> {
+        &self.kernel.stats
+    }
+
+    fn recv(&mut self, into: &mut Batch) -> io::Result<()> {
+        self.kernel.recv(into, readv)
+    }
+
+    fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
+        self.kernel.send(frames)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// The descriptor is readable while there is a frame: nothing to do, and nothing to miss.
+    fn arm(&mut self) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.kernel.fd.as_fd()
+    }
+}
+
+fn refused(name: &str, errno: Errno) -> NetError {
+    match errno {
+        Errno::EBUSY | Errno::EINVAL => NetError::Busy(name.into()),
+        errno => NetError::new(format!("make tap {name:?}"), "NET_ADMIN", errno),
+    }
+}
+
+fn given_name(request: &libc::ifreq) -> String {
+    let octets = request.ifr_name.iter().map(|octet| *octet as u8).take_while(|octet| *octet != 0);
+    String::from_utf8_lossy(&octets.collect::<Vec<_>>()).into_owned()
+}

@@ -1,0 +1,78 @@
+//! `struct virtio_net_hdr` (linux/virtio_net.h), in the machine's byte order as taps and packet sockets
+//! have it by default: 10 octets before each frame that say what [`Offload`] says.
+
+use crate::{Csum, Frame, Gso, GsoKind, Offload};
+
+/// Octets of the header.
+pub(super) const LEN: usize = 10;
+
+const NEEDS_CSUM: u8 = 1;
+const DATA_VALID: u8 = 2;
+const GSO_NONE: u8 = 0;
+const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
+const GSO_ECN: u8 = 0x80;
+
+/// What the header says; nothing when it asks for a segmentation that is none of ours.
+pub(super) fn parse(octets: &[u8; LEN]) -> Option<Offload> {
+    let [flags, kind, ..] = *octets;
+    let field = |at: usize| u16::from_ne_bytes([octets[at], octets[at + 1]]);
+    let kind = match kind & !GSO_ECN {
+        GSO_NONE => None,
+        GSO_TCPV4 => Some(GsoKind::TcpV4),
+        GSO_TCPV6 => Some(GsoKind::TcpV6),
+        _ => return None,
+    };
+    Some(Offload {
+        csum: (flags & NEEDS_CSUM != 0).then(|| Csum { start: field(6), offset: field(8) }),
+        verified: flags & (NEEDS_CSUM | DATA_VALID) != 0,
+        gso: kind.map(|kind| Gso { kind, size: field(4) }),
+    })
+}
+
+/// The header for `frame`.
+pub(super) fn make(frame: &Frame) -> [u8; LEN] {
+    let Offload { csum, verified, gso } = *frame.offload();
+    let mut octets = [0; LEN];
+    let mut put = |at: usize, field: u16| octets[at..at + 2].copy_from_slice(&field.to_ne_bytes());
+    if let Some(csum) = csum {
+        put(6, csum.start);
+        put(8, csum.offset);
+    }
+    if let Some(gso) = gso {
+        // All the headers, as a hint how much to make linear.
+        put(2, frame.head().len() as u16);
+        put(4, gso.size);
+    }
+    octets[0] = if csum.is_some() { NEEDS_CSUM } else { DATA_VALID * u8::from(verified) };
+    octets[1] = match gso.map(|gso| gso.kind) {
+        None => GSO_NONE,
+        Some(GsoKind::TcpV4) => GSO_TCPV4,
+        Some(GsoKind::TcpV6) => GSO_TCPV6,
+    };
+    octets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn what_is_made_is_parsed_alike(start: u16, offset: u16, size: u16, bits in 0..8u8, v6: bool) {
+            let kind = if v6 { GsoKind::TcpV6 } else { GsoKind::TcpV4 };
+            let csum = (bits & 1 != 0).then_some(Csum { start, offset });
+            let verified = bits & 2 != 0 || csum.is_some();
+            let gso = (bits & 4 != 0).then_some(Gso { kind, size });
+            let mut frame = Frame::from_slice(&[0; 60]);
+            frame.set_offload(Offload { csum, verified, gso });
+            prop_assert_eq!(parse(&make(&frame)), Some(*frame.offload()));
+        }
+    }
+
+    #[test]
+    fn foreign_segmentation_is_not_understood() {
+        assert_eq!(parse(&[0, 3, 0, 0, 0, 0, 0, 0, 0, 0]), None);
+    }
+}

@@ -1,0 +1,191 @@
+//! The bridge between real interfaces: taps and packet sockets of private network namespaces.
+
+mod common;
+
+use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
+};
+
+use bridge::{
+    Bridge, Caps, Config, Frame, Frames, Port,
+    port::{
+        netdev::{self, NetError},
+        packet::Packet,
+        tap::Tap,
+    },
+};
+use common::{
+    host::{Host, in_namespaces, sh},
+    pair, take, until,
+};
+
+/// A host with a tap that has `10.0.0.N`.
+fn tap_host(n: u8) -> (Host, Tap) {
+    let host = Host::new();
+    let tap = host.run(move || {
+        let tap = Tap::open("tap%d").expect("a tap");
+        netdev::set_up(tap.name()).expect("set up");
+        sh(&format!("ip address add 10.0.0.{n}/24 dev {}", tap.name()));
+        tap
+    });
+    (host, tap)
+}
+
+fn ping(host: &Host, address: &'static str) {
+    host.run(move || sh(&format!("ping -n -c 3 -i 0.05 -W 10 {address}")));
+}
+
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
+/// Sends octets by TCP from one host to the other, which checks them.
+fn transfer(from: &Host, to: &Host, address: &'static str, len: usize) {
+    let listener = to.run(move || TcpListener::bind((address, 5000)).expect("bind"));
+    let received = to.start(move || {
+        let (mut stream, _) = listener.accept().expect("accept");
+        stream.set_read_timeout(Some(common::BOUND)).expect("time-out");
+        let mut octets = Vec::new();
+        stream.read_to_end(&mut octets).expect("read");
+        octets == pattern(len)
+    });
+    from.run(move || {
+        let mut stream = TcpStream::connect((address, 5000)).expect("connect");
+        stream.set_write_timeout(Some(common::BOUND)).expect("time-out");
+        stream.write_all(&pattern(len)).expect("write");
+    });
+    assert!(received.recv().expect("the receiver lives"), "the octets differ");
+}
+
+#[test]
+fn taps_ping_and_transfer_with_offloads() {
+    in_namespaces("taps_ping_and_transfer_with_offloads", || {
+        let bridge = Bridge::start(Config::default()).unwrap();
+        let ((a, tap_a), (b, tap_b)) = (tap_host(1), tap_host(2));
+        bridge.attach("a", Box::new(tap_a)).unwrap();
+        bridge.attach("b", Box::new(tap_b)).unwrap();
+        ping(&a, "10.0.0.2");
+        transfer(&a, &b, "10.0.0.2", 8 << 20);
+        let counters = bridge.ports().unwrap()[0].counters;
+        assert!(counters.rx_octets > 8 << 20, "{counters:?}");
+        assert!(counters.rx_octets / counters.rx_frames > 2000, "unsegmented frames: {counters:?}");
+        assert_eq!(bridge.fdb().unwrap().len(), 2);
+    });
+}
+
+/// Two bridges joined by ports that take finished frames only: checksums and segments are our own, and the
+/// kernel's TCP is their judge.
+#[test]
+fn software_offloads_satisfy_the_kernel() {
+    in_namespaces("software_offloads_satisfy_the_kernel", || {
+        let (one, two) =
+            (Bridge::start(Config::default()).unwrap(), Bridge::start(Config::default()).unwrap());
+        let ((a, tap_a), (b, tap_b)) = (tap_host(1), tap_host(2));
+        let (end_a, end_b) = pair(Caps::plain(1500));
+        one.attach("a", Box::new(tap_a)).unwrap();
+        one.attach("trunk", Box::new(end_a)).unwrap();
+        two.attach("trunk", Box::new(end_b)).unwrap();
+        two.attach("b", Box::new(tap_b)).unwrap();
+        ping(&a, "10.0.0.2");
+        transfer(&a, &b, "10.0.0.2", 4 << 20);
+        transfer(&b, &a, "10.0.0.1", 4 << 20);
+        for (bridge, n) in [(&one, 1), (&two, 0)] {
+            let counters = bridge.ports().unwrap()[n].counters;
+            assert!(counters.rx_octets / counters.rx_frames <= 1514, "segments: {counters:?}");
+        }
+    });
+}
+
+/// A host with a veth pair: `near` has `10.0.0.N`, `far` is to be joined to a bridge.
+fn veth_host(n: u8) -> (Host, Packet) {
+    let host = Host::new();
+    let packet = host.run(move || {
+        sh(&format!(
+            "ip link add near type veth peer name far; ip link set near up; ip link set far up;
+             ip address add 10.0.0.{n}/24 dev near"
+        ));
+        Packet::open("far").expect("a packet socket")
+    });
+    (host, packet)
+}
+
+#[test]
+fn a_packet_socket_joins_an_interface() {
+    in_namespaces("a_packet_socket_joins_an_interface", || {
+        let bridge = Bridge::start(Config::default()).unwrap();
+        let ((a, tap), (b, packet)) = (tap_host(1), veth_host(2));
+        bridge.attach("a", Box::new(tap)).unwrap();
+        bridge.attach("b", Box::new(packet)).unwrap();
+        ping(&a, "10.0.0.2");
+        transfer(&a, &b, "10.0.0.2", 2 << 20);
+        transfer(&b, &a, "10.0.0.1", 2 << 20);
+    });
+}
+
+/// The kernel takes VLAN tags out of what it receives: the port puts them back.
+#[test]
+fn a_packet_socket_keeps_vlan_tags() {
+    in_namespaces("a_packet_socket_keeps_vlan_tags", || {
+        let bridge = Bridge::start(Config::default()).unwrap();
+        let (host, packet) = veth_host(1);
+        let (mut end, port) = pair(Caps::plain(1500));
+        bridge.attach("wire", Box::new(packet)).unwrap();
+        bridge.attach("program", Box::new(port)).unwrap();
+        for len in [60, 128, 129, 1518] {
+            let addresses = [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1];
+            let tagged = [&addresses[..], &[0x81, 0x00, 0x20, 0x05, 0x88, 0xb5], &pattern(len - 18)].concat();
+            let sent = tagged.clone();
+            host.run(move || {
+                let mut near = Packet::open("near").expect("a packet socket");
+                near.send(Frames::of(&[Frame::from_slice(&sent)])).expect("send");
+            });
+            let ours = |frame: &Frame| frame.head()[..12] == addresses;
+            let frame = until("the tagged frame", || take(&mut end, 1).into_iter().find(ours));
+            assert_eq!(frame.to_vec(), tagged);
+        }
+    });
+}
+
+#[test]
+fn interfaces_that_are_missing_or_taken_are_named() {
+    in_namespaces("interfaces_that_are_missing_or_taken_are_named", || {
+        let tap = Tap::open("tap7").unwrap();
+        assert!(matches!(Tap::open("tap7"), Err(NetError::Busy(name)) if name == "tap7"));
+        assert!(matches!(Tap::open("lo"), Err(NetError::Busy(name)) if name == "lo"));
+        assert!(matches!(Packet::open("eth9"), Err(NetError::NoInterface(name)) if name == "eth9"));
+        assert!(matches!(netdev::join_bridge("tap7", "br9"), Err(NetError::NoBridge(name)) if name == "br9"));
+        assert!(matches!(netdev::join_bridge("tap7", "lo"), Err(NetError::NoBridge(name)) if name == "lo"));
+        sh("ip link add br9 type bridge");
+        netdev::join_bridge("tap7", "br9").unwrap();
+        assert!(
+            matches!(netdev::join_bridge("tap7", "br9"), Err(NetError::Enslaved(name)) if name == "tap7")
+        );
+        assert!(sh("ip link show master br9").contains("tap7"));
+        drop(tap);
+        assert!(matches!(netdev::mtu("tap7"), Err(NetError::NoInterface(_))));
+    });
+}
+
+#[test]
+fn a_tap_deleted_under_us_is_removed_and_a_down_one_is_not() {
+    in_namespaces("a_tap_deleted_under_us_is_removed_and_a_down_one_is_not", || {
+        let bridge = Bridge::start(Config::default()).unwrap();
+        let ((a, tap_a), (b, tap_b)) = (tap_host(1), tap_host(2));
+        let (name_a, name_b) = (tap_a.name().to_owned(), tap_b.name().to_owned());
+        bridge.attach("a", Box::new(tap_a)).unwrap();
+        bridge.attach("b", Box::new(tap_b)).unwrap();
+        ping(&a, "10.0.0.2");
+        let down = name_b.clone();
+        b.run(move || sh(&format!("ip link set {down} down")));
+        a.run(move || sh("ping -n -c 1 -W 0.1 10.0.0.2 || true"));
+        until("a drop for the interface being down", || {
+            let ports = bridge.ports().unwrap();
+            (ports[1].counters.dropped(bridge::Reason::Down) > 0).then_some(())
+        });
+        b.run(move || sh(&format!("ip link set {name_b} up")));
+        ping(&a, "10.0.0.2");
+        a.run(move || sh(&format!("ip link delete {name_a}")));
+        until("removal of the port", || (bridge.ports().unwrap().len() == 1).then_some(()));
+    });
+}
