@@ -1,1 +1,20 @@
-//! Block back end: serves virtual block devices to guests
+//! Block back end: serves virtual block devices to guests.
+//!
+//! A request comes out of the ring in [`queue`], is checked in [`check`], waits for its turn in [`order`], and is
+//! carried out by an [`engine`]. [`handshake`] agrees with the front end on where the ring is. [`device`] is the
+//! thread that drives these cores for one ring, [`vbd`] the device that the control loop of
+//! [`xenstore::driver`] looks at.
+
+pub mod check;
+pub mod device;
+pub mod engine;
+pub mod handshake;
+pub mod order;
+pub mod queue;
+mod service;
+pub mod stats;
+pub mod vbd;
+
+pub use engine::{Disk, DiskInfo, Engine};
+pub use stats::Stats;
+pub use vbd::VbdDriver;

@@ -60,12 +60,10 @@ impl<'d> Control<'d> {
 
     pub(super) fn run(mut self, stop: BorrowedFd<'_>) -> Result<(), Error> {
         let outcome = self.serve(stop);
-        for (_, entry) in std::mem::take(&mut self.devices) {
-            let Service::Runs(mut device) = entry.service else { continue };
-            device.stop();
-            drop(device);
-            // With the store gone there is nobody to tell.
-            let _ = entry.end.switch_state(&mut self.client, XenbusState::Closed);
+        for entry in self.devices.values_mut() {
+            if let Service::Runs(device) = &mut entry.service {
+                device.stop();
+            }
         }
         outcome
     }

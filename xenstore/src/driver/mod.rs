@@ -91,7 +91,8 @@ pub trait BackDevice {
 }
 
 /// Serves the devices of `driver`'s kind in domain `domid` until `stop` becomes readable; then every device is
-/// stopped and its state written as Closed.
+/// stopped. States stay as they are: a front end that can reconnect waits for the next back end, whether this one
+/// ended in order or was killed.
 ///
 /// # Errors
 /// Only those of the store's connection.

@@ -1,0 +1,224 @@
+//! The shell of one ring: a thread that moves requests to the engine and answers back.
+//!
+//! The thread owns ring, channel and engine, and drops them last: nothing is unmapped under it (XSA-374). It
+//! polls for a short while after the last work and then sleeps, armed, on channel, engine and control.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use hypervisor::{Access, Channel, Contiguous, DomId, Hypervisor};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use ring_abi::blkif::{X86_32, X86_64};
+use ring_abi::ring::{BadMemory, Fault};
+
+use crate::engine::Disk;
+use crate::handshake::{Abi, Transport};
+use crate::service::Service;
+use crate::stats::Stats;
+
+/// How the thread behaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tuning {
+    /// How long the thread polls after the last work before it sleeps.
+    pub spin: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning { spin: Duration::from_micros(20) }
+    }
+}
+
+/// What a ring is served with.
+pub struct Setup {
+    /// This domain's hypervisor.
+    pub hv: Arc<dyn Hypervisor>,
+    /// The front end's domain.
+    pub peer: DomId,
+    /// Where the ring is.
+    pub transport: Transport,
+    /// What it serves.
+    pub disk: Arc<dyn Disk>,
+    /// Where it counts.
+    pub stats: Arc<Stats>,
+    /// How it behaves.
+    pub tuning: Tuning,
+    /// Called by the thread as its very last act.
+    pub ended: Box<dyn FnOnce() + Send>,
+}
+
+/// Why a ring could not be served.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The ring's pages.
+    #[error("mapping the ring: {0}")]
+    Ring(hypervisor::Error),
+    /// The event channel.
+    #[error("connecting the event channel: {0}")]
+    Channel(hypervisor::Error),
+    /// The system refused a thread or a descriptor.
+    #[error("starting the ring's thread: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Why a ring's service ended by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum End {
+    /// The peer broke the protocol.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// What the peer called a ring is none.
+    #[error(transparent)]
+    Memory(#[from] BadMemory),
+    /// The peer's end of the event channel is gone.
+    #[error("the front end is gone")]
+    Gone,
+    /// The hypervisor refused what it did before.
+    #[error("event channel: {0}")]
+    Channel(hypervisor::Error),
+    /// The engine is broken, not just one operation.
+    #[error("disk engine: {0}")]
+    Engine(io::Error),
+    /// The system refused to let us wait.
+    #[error("waiting: {0}")]
+    Wait(io::Error),
+    /// Our own thread panicked.
+    #[error("the ring's thread panicked")]
+    Panic,
+}
+
+impl End {
+    /// The errno by which toolstacks are told.
+    pub fn errno(&self) -> i32 {
+        match self {
+            End::Fault(_) | End::Memory(_) => libc::EPROTO,
+            End::Gone => libc::EPIPE,
+            End::Engine(e) | End::Wait(e) => e.raw_os_error().unwrap_or(libc::EIO),
+            End::Channel(_) | End::Panic => libc::EIO,
+        }
+    }
+}
+
+const STOP: u32 = 1;
+const RESIZED: u32 = 2;
+
+/// What the control thread tells a ring's thread.
+#[derive(Debug)]
+pub(crate) struct Orders {
+    flags: AtomicU32,
+    pub(crate) event: EventFd,
+}
+
+impl Orders {
+    fn give(&self, flag: u32) {
+        self.flags.fetch_or(flag, Ordering::Release);
+        // Fails only when the counter is full, and then the thread is awake anyway.
+        let _ = self.event.write(1);
+    }
+
+    #[inline]
+    pub(crate) fn pending(&self) -> bool {
+        self.flags.load(Ordering::Relaxed) != 0
+    }
+
+    pub(crate) fn stop(&self) -> bool {
+        self.flags.load(Ordering::Acquire) & STOP != 0
+    }
+
+    /// Whether the disk's size is to be read again; once for each time.
+    pub(crate) fn take_resized(&self) -> bool {
+        let _ = self.event.read();
+        self.flags.fetch_and(!RESIZED, Ordering::AcqRel) & RESIZED != 0
+    }
+}
+
+/// A ring that is served.
+#[derive(Debug)]
+pub struct RingThread {
+    orders: Arc<Orders>,
+    over: Arc<AtomicBool>,
+    thread: JoinHandle<Result<(), End>>,
+}
+
+impl RingThread {
+    /// Maps the ring, connects its channel and starts its thread.
+    ///
+    /// # Errors
+    /// [`StartError`]; everything is given back.
+    pub fn start(setup: Setup) -> Result<RingThread, StartError> {
+        let Setup { hv, peer, transport, .. } = &setup;
+        let ring = hv.map_contiguous(*peer, &transport.refs, Access::ReadWrite).map_err(StartError::Ring)?;
+        let channel = hv.connect(*peer, transport.port).map_err(StartError::Channel)?;
+        let event =
+            EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(io::Error::from)?;
+        let orders = Arc::new(Orders { flags: AtomicU32::new(0), event });
+        let over = Arc::new(AtomicBool::new(false));
+        let (theirs, last) = (orders.clone(), over.clone());
+        let thread = std::thread::Builder::new()
+            .name(format!("vbd-{peer}"))
+            .spawn(move || body(setup, ring, channel, &theirs, last))?;
+        Ok(RingThread { orders, over, thread })
+    }
+
+    /// Asks the thread to finish what is under way and end; does not wait.
+    pub fn stop(&self) {
+        self.orders.give(STOP);
+    }
+
+    /// Asks the thread to look at the disk's size again.
+    pub fn resized(&self) {
+        self.orders.give(RESIZED);
+    }
+
+    /// Whether the thread is over, and with it all use of the ring.
+    pub fn is_over(&self) -> bool {
+        self.over.load(Ordering::Acquire)
+    }
+
+    /// Waits for the thread; says why it ended if it was not told to.
+    ///
+    /// # Errors
+    /// [`End`].
+    pub fn join(self) -> Result<(), End> {
+        self.thread.join().unwrap_or(Err(End::Panic))
+    }
+}
+
+/// Says that the thread is over, whatever ended it, after all else is dropped.
+struct Last {
+    over: Arc<AtomicBool>,
+    ended: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Release);
+        if let Some(ended) = self.ended.take() {
+            ended();
+        }
+    }
+}
+
+fn body(
+    mut setup: Setup,
+    ring: Contiguous,
+    channel: Box<dyn Channel>,
+    orders: &Orders,
+    over: Arc<AtomicBool>,
+) -> Result<(), End> {
+    let ended = std::mem::replace(&mut setup.ended, Box::new(|| ()));
+    let _last = Last { over, ended: Some(ended) };
+    match setup.transport.abi {
+        Abi::X86_64 => Service::<X86_64>::new(setup, ring, channel)?.run(orders),
+        Abi::X86_32 => Service::<X86_32>::new(setup, ring, channel)?.run(orders),
+    }
+}
+
+/// The descriptor of a control eventfd.
+pub(crate) fn control_fd(orders: &Orders) -> std::os::fd::BorrowedFd<'_> {
+    orders.event.as_fd()
+}

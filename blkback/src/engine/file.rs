@@ -1,0 +1,155 @@
+//! A raw image or a block device: opened, checked, locked, described.
+
+use super::open::OpenError;
+use super::uring::UringEngine;
+use super::{Disk, DiskInfo, Engine, Mode};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use std::fs::{File, FileType, OpenOptions};
+use std::io::{self, Seek, SeekFrom};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use vm_memory::{Bytes, MmapRegion, VolatileMemory};
+
+/// A raw image or block device.
+#[derive(Debug)]
+pub struct FileDisk {
+    path: PathBuf,
+    file: Arc<File>,
+    /// Held while the disk is open; another back end's disk is refused.
+    _lock: Option<Flock<File>>,
+    info: DiskInfo,
+    direct: bool,
+}
+
+impl FileDisk {
+    /// Opens an image; `direct` bypasses the page cache where file and medium can (O_DIRECT at 512 octets).
+    ///
+    /// # Errors
+    /// [`OpenError`], every kind but Ram.
+    pub fn open(path: &Path, mode: Mode, direct: bool) -> Result<FileDisk, OpenError> {
+        let fail = |source| OpenError::Io { path: path.into(), source };
+        let kind = std::fs::metadata(path).map_err(fail)?.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(OpenError::Kind { path: path.into(), found: kind_name(kind) });
+        }
+        let (file, lock) = open_locked(path, mode)?;
+        let mut info = DiskInfo { read_only: mode.read_only(), ..DiskInfo::new(0) };
+        (info.sector_size, info.physical_sector_size) = sector_sizes(&file).map_err(fail)?;
+        let octets = length(&file).map_err(fail)?;
+        if octets == 0 || !octets.is_multiple_of(info.sector_size.into()) {
+            return Err(OpenError::Length { path: path.into(), octets });
+        }
+        info.sectors = octets / 512;
+        let bypassing = if direct { open_direct(&file, mode, info.sector_size) } else { None };
+        let direct = bypassing.is_some();
+        let file = Arc::new(bypassing.unwrap_or(file));
+        tracing::debug!(path = %path.display(), ?info, direct, "opened");
+        Ok(FileDisk { path: path.into(), file, _lock: lock, info, direct })
+    }
+
+    /// Whether the page cache is bypassed.
+    pub fn is_direct(&self) -> bool {
+        self.direct
+    }
+}
+
+impl Disk for FileDisk {
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn info(&self) -> io::Result<DiskInfo> {
+        let unit = u64::from(self.info.sector_size);
+        // A tail that is no whole sector belongs to nobody.
+        let octets = length(&self.file)? / unit * unit;
+        Ok(DiskInfo { sectors: octets / 512, ..self.info })
+    }
+
+    fn engine(&self, depth: usize) -> io::Result<Box<dyn Engine>> {
+        Ok(Box::new(UringEngine::new(self.file.clone(), self.info()?, depth)?))
+    }
+}
+
+fn options(mode: Mode) -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(!mode.read_only());
+    options
+}
+
+/// The file, and a lock on it unless the mode shares it.
+fn open_locked(path: &Path, mode: Mode) -> Result<(File, Option<Flock<File>>), OpenError> {
+    let open = || options(mode).open(path).map_err(|source| refused(path, mode, source));
+    let kind = match mode {
+        Mode::WriteShared => return Ok((open()?, None)),
+        Mode::Write => FlockArg::LockExclusiveNonblock,
+        Mode::Read => FlockArg::LockSharedNonblock,
+    };
+    let fail = |source| OpenError::Io { path: path.into(), source };
+    match Flock::lock(open()?, kind) {
+        Ok(lock) => Ok((lock.try_clone().map_err(fail)?, Some(lock))),
+        Err((_, Errno::EWOULDBLOCK)) => Err(OpenError::InUse { path: path.into() }),
+        Err((_, e)) => Err(fail(e.into())),
+    }
+}
+
+fn refused(path: &Path, mode: Mode, source: io::Error) -> OpenError {
+    let written = matches!(source.raw_os_error(), Some(libc::EACCES | libc::EROFS | libc::EPERM));
+    if written && !mode.read_only() && options(Mode::Read).open(path).is_ok() {
+        return OpenError::ReadOnly { path: path.into() };
+    }
+    OpenError::Io { path: path.into(), source }
+}
+
+/// Opens the same file past the page cache and reads one sector to see if the medium can do that at its alignment.
+fn open_direct(file: &File, mode: Mode, sector_size: u32) -> Option<File> {
+    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let file = options(mode).custom_flags(OFlag::O_DIRECT.bits()).open(path).ok()?;
+    let page: MmapRegion = MmapRegion::new(8192).ok()?;
+    // Off a page's start: a guest's buffers are aligned to 512 octets and no better.
+    let (offset, len) = (512, sector_size as usize);
+    let read = page.get_slice(offset, len).ok()?.read_volatile_from(0, &mut &file, len);
+    matches!(read, Ok(n) if n == len).then_some(file)
+}
+
+/// Octets; also of a block device.
+fn length(file: &File) -> io::Result<u64> {
+    let meta = file.metadata()?;
+    if meta.file_type().is_file() {
+        return Ok(meta.len());
+    }
+    let mut file = file;
+    file.seek(SeekFrom::End(0))
+}
+
+/// Logical and physical sector in octets: 512 for a file, a block device's own from sysfs.
+fn sector_sizes(file: &File) -> io::Result<(u32, u32)> {
+    let meta = file.metadata()?;
+    if !meta.file_type().is_block_device() {
+        return Ok((512, 512));
+    }
+    let (major, minor) = (nix::sys::stat::major(meta.rdev()), nix::sys::stat::minor(meta.rdev()));
+    let read = |name: &str| -> Option<u32> {
+        // A partition's queue is its disk's.
+        ["queue", "../queue"].iter().find_map(|queue| {
+            let path = format!("/sys/dev/block/{major}:{minor}/{queue}/{name}");
+            std::fs::read_to_string(path).ok()?.trim_ascii().parse().ok()
+        })
+    };
+    let logical = read("logical_block_size").filter(|s| s.is_power_of_two() && (512..=4096).contains(s));
+    let logical = logical.unwrap_or(512);
+    let physical = read("physical_block_size").filter(|s| s.is_multiple_of(logical));
+    Ok((logical, physical.unwrap_or(logical)))
+}
+
+fn kind_name(kind: FileType) -> &'static str {
+    match kind {
+        _ if kind.is_dir() => "a directory",
+        _ if kind.is_char_device() => "a character device",
+        _ if kind.is_fifo() => "a pipe",
+        _ if kind.is_socket() => "a socket",
+        _ => "something else",
+    }
+}

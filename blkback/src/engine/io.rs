@@ -1,0 +1,115 @@
+//! One disk operation, and the memory it reads or writes.
+#![allow(clippy::large_enum_variant)] // Boxing the common case would allocate for every request.
+
+use crate::queue::Op;
+use hypervisor::Mapping;
+use smallvec::SmallVec;
+use std::io;
+use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
+
+/// Part of a page, in octets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Which page of the operation's data.
+    pub page: u16,
+    /// First octet in the page.
+    pub offset: u16,
+    /// Octets.
+    pub len: u16,
+}
+
+/// Memory of an operation. It stays valid until the operation is handed back: the kernel cannot write into a page
+/// that was unmapped under it.
+#[derive(Debug)]
+pub enum Data {
+    /// None: a flush.
+    None,
+    /// A guest's pages, unmapped when this is dropped.
+    Mapped(Mapping),
+    /// Our own pages, contiguous.
+    Own(MmapRegion),
+}
+
+/// One operation. An engine owns it from [`submit`](super::Engine::submit) to its [`Done`].
+#[derive(Debug)]
+pub struct Io {
+    /// The caller's own mark.
+    pub tag: u64,
+    /// What to do.
+    pub op: Op,
+    /// First sector, in units of 512 octets.
+    pub sector: u64,
+    data: Data,
+    parts: SmallVec<[Part; 11]>,
+}
+
+/// An operation that is over.
+#[derive(Debug)]
+pub struct Done {
+    /// The operation.
+    pub io: Io,
+    /// How it went: all of it was moved, or why not.
+    pub result: io::Result<()>,
+}
+
+impl Io {
+    /// A flush.
+    pub fn flush(tag: u64) -> Io {
+        Io { tag, op: Op::Flush, sector: 0, data: Data::None, parts: SmallVec::new() }
+    }
+
+    /// Moves the `parts` of a guest's mapped pages, in their order, to or from `sector` on. `None` if a part is not
+    /// inside the mapping.
+    #[inline]
+    pub fn mapped(
+        tag: u64,
+        op: Op,
+        sector: u64,
+        mapping: Mapping,
+        parts: SmallVec<[Part; 11]>,
+    ) -> Option<Io> {
+        let inside = |p: &Part| mapping.slice(p.page.into(), p.offset.into(), p.len.into()).is_some();
+        if !parts.iter().all(inside) {
+            return None;
+        }
+        Some(Io { tag, op, sector, data: Data::Mapped(mapping), parts })
+    }
+
+    /// Moves pages of our own, all of them.
+    pub fn own(tag: u64, op: Op, sector: u64, pages: MmapRegion) -> Io {
+        Io { tag, op, sector, data: Data::Own(pages), parts: SmallVec::new() }
+    }
+
+    /// The memory, in the order of the disk's octets.
+    #[inline]
+    pub fn slices(&self) -> impl Iterator<Item = VolatileSlice<'_>> {
+        let own = match &self.data {
+            Data::Own(region) => Some(region.as_volatile_slice()),
+            _ => None,
+        };
+        let mapped = self.parts.iter().filter_map(|p| match &self.data {
+            Data::Mapped(mapping) => mapping.slice(p.page.into(), p.offset.into(), p.len.into()),
+            _ => None,
+        });
+        own.into_iter().chain(mapped)
+    }
+
+    /// Octets to move.
+    #[inline]
+    pub fn len(&self) -> usize {
+        match &self.data {
+            Data::Own(region) => region.len(),
+            _ => self.parts.iter().map(|p| usize::from(p.len)).sum(),
+        }
+    }
+
+    /// Whether nothing is to be moved.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Gives the memory back.
+    pub fn into_data(self) -> Data {
+        self.data
+    }
+}

@@ -1,0 +1,129 @@
+//! Which disk the toolstack wants: its keys, read.
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use xenstore::{KeyError, Keys};
+
+/// `mode`: what the guest may do, and who else may use the image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// `r`: read only, shared with other readers.
+    Read,
+    /// `w`: read and write, alone.
+    Write,
+    /// `w!`: read and write, whoever else does.
+    WriteShared,
+}
+
+impl FromStr for Mode {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Mode, ()> {
+        match text {
+            "r" | "ro" => Ok(Mode::Read),
+            "w" | "rw" => Ok(Mode::Write),
+            "w!" | "!" => Ok(Mode::WriteShared),
+            _ => Err(()),
+        }
+    }
+}
+
+impl Mode {
+    /// Whether the guest may only read.
+    pub fn read_only(self) -> bool {
+        self == Mode::Read
+    }
+}
+
+/// Where the blocks are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// `/path`, `raw:/path`, `aio:/path`, `file:/path`, `phy:/path`: a raw image or a block device.
+    Raw(PathBuf),
+    /// `null:<octets>`: nothing.
+    Null(u64),
+    /// `ram:<octets>`: memory, zero at first.
+    Ram(u64),
+}
+
+/// A disk, as the toolstack asks for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// Where the blocks are.
+    pub source: Source,
+    /// What may be done with them.
+    pub mode: Mode,
+    /// `direct-io-safe` is absent or not 0: the host's page cache may be bypassed. Writes are then as durable as
+    /// the medium's own cache, and a flush makes them durable in any case.
+    pub direct: bool,
+}
+
+impl Spec {
+    /// A raw image or block device.
+    pub fn raw(path: impl Into<PathBuf>, mode: Mode) -> Spec {
+        Spec { source: Source::Raw(path.into()), mode, direct: true }
+    }
+
+    /// Reads `params` and `mode` (`w` when absent) of a back end's keys.
+    ///
+    /// # Errors
+    /// Names the key, what stands there and what should.
+    pub fn from_keys(keys: &Keys) -> Result<Spec, KeyError> {
+        const PARAMS: &str =
+            "an absolute path, raw:<absolute path>, null:<octets> or ram:<octets>, octets a multiple of 512";
+        let bad = || keys.error("params", PARAMS);
+        let source = parse(keys.get("params").ok_or_else(bad)?).ok_or_else(bad)?;
+        let mode = match keys.get("mode") {
+            None => Mode::Write,
+            Some(text) => text.trim_ascii().parse().map_err(|()| keys.error("mode", "r, w or w!"))?,
+        };
+        let direct = keys.get("direct-io-safe").is_none_or(|d| d.trim_ascii() != "0");
+        Ok(Spec { source, mode, direct })
+    }
+}
+
+fn parse(params: &str) -> Option<Source> {
+    let raw = |path: &str| path.starts_with('/').then(|| Source::Raw(path.into()));
+    match params.split_once(':') {
+        _ if params.starts_with('/') => raw(params),
+        Some(("raw" | "aio" | "file" | "phy", path)) => raw(path),
+        Some(("null", octets)) => Some(Source::Null(whole_sectors(octets)?)),
+        Some(("ram", octets)) => Some(Source::Ram(whole_sectors(octets)?)),
+        _ => None,
+    }
+}
+
+fn whole_sectors(octets: &str) -> Option<u64> {
+    octets.parse().ok().filter(|o: &u64| *o > 0 && o.is_multiple_of(512))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(params: &str, mode: &str) -> Result<Spec, String> {
+        let keys = Keys::new("/b").with("params", params).with("mode", mode);
+        Spec::from_keys(&keys).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn keys_name_a_disk() {
+        assert_eq!(spec("/a:b.img", "r").unwrap(), Spec::raw("/a:b.img", Mode::Read));
+        assert_eq!(spec("raw:/a", "w").unwrap(), Spec::raw("/a", Mode::Write));
+        assert_eq!(spec("/a", "w!").unwrap().mode, Mode::WriteShared);
+        assert_eq!(spec("null:1024", "w").unwrap().source, Source::Null(1024));
+        assert_eq!(spec("ram:512", "w").unwrap().source, Source::Ram(512));
+        assert_eq!(Spec::from_keys(&Keys::new("/b").with("params", "/a")).unwrap().mode, Mode::Write);
+    }
+
+    #[test]
+    fn errors_name_the_key() {
+        for params in ["", "a.img", "raw:a", "vhd:/a", "ram:511", "ram:0", "null:x"] {
+            let error = spec(params, "w").unwrap_err();
+            assert!(error.starts_with("/b/params: found") && error.contains("absolute path"), "{error}");
+        }
+        assert_eq!(spec("/a", "x").unwrap_err(), r#"/b/mode: found "x", expected r, w or w!"#);
+        let missing = Spec::from_keys(&Keys::new("/b")).unwrap_err().to_string();
+        assert!(missing.starts_with("/b/params: missing, expected"), "{missing}");
+    }
+}

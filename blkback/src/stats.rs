@@ -1,0 +1,131 @@
+//! What a device has done, counted without locks: written by its thread, read by anybody.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+/// Buckets of the latency histogram: up to 1 us, 2 us, 4 us ... and the rest.
+pub const BUCKETS: usize = 24;
+
+/// Operations of one kind.
+#[derive(Debug, Default)]
+pub struct Count {
+    ops: AtomicU64,
+    octets: AtomicU64,
+    errors: AtomicU64,
+}
+
+impl Count {
+    /// Operations over, failed ones too.
+    pub fn ops(&self) -> u64 {
+        self.ops.load(Relaxed)
+    }
+
+    /// Octets moved by those that did not fail.
+    pub fn octets(&self) -> u64 {
+        self.octets.load(Relaxed)
+    }
+
+    /// Operations that failed.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn add(&self, octets: usize, ok: bool) {
+        bump(&self.ops, 1);
+        if ok {
+            bump(&self.octets, octets as u64);
+        } else {
+            bump(&self.errors, 1);
+        }
+    }
+}
+
+/// One ring's numbers, since its device appeared.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Reads.
+    pub read: Count,
+    /// Writes.
+    pub write: Count,
+    /// Flushes.
+    pub flush: Count,
+    refused: AtomicU64,
+    depth: AtomicU64,
+    wakeups: AtomicU64,
+    notifies: AtomicU64,
+    latency: [AtomicU64; BUCKETS],
+}
+
+impl Stats {
+    /// Requests answered without reaching the disk: wrong, or not supported.
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Relaxed)
+    }
+
+    /// Requests under way when last looked at.
+    pub fn depth(&self) -> u64 {
+        self.depth.load(Relaxed)
+    }
+
+    /// Times the thread was woken.
+    pub fn wakeups(&self) -> u64 {
+        self.wakeups.load(Relaxed)
+    }
+
+    /// Events sent to the front end.
+    pub fn notifies(&self) -> u64 {
+        self.notifies.load(Relaxed)
+    }
+
+    /// Operations by latency, from a request taken to its answer published: bucket `n` holds those of less than
+    /// 2^n microseconds that are in no bucket below; the last holds the rest.
+    pub fn latency(&self) -> [u64; BUCKETS] {
+        std::array::from_fn(|n| self.latency[n].load(Relaxed))
+    }
+
+    #[inline]
+    pub(crate) fn took(&self, latency: Duration) {
+        let microseconds = latency.as_micros() as u64;
+        let bucket = (u64::BITS - microseconds.leading_zeros()) as usize;
+        bump(&self.latency[bucket.min(BUCKETS - 1)], 1);
+    }
+
+    pub(crate) fn set_refused(&self, refused: u64) {
+        self.refused.store(refused, Relaxed);
+    }
+
+    #[inline]
+    pub(crate) fn set_depth(&self, depth: usize) {
+        self.depth.store(depth as u64, Relaxed);
+    }
+
+    pub(crate) fn woken(&self) {
+        bump(&self.wakeups, 1);
+    }
+
+    pub(crate) fn notified(&self) {
+        bump(&self.notifies, 1);
+    }
+}
+
+/// One thread writes: a load and a store are enough, and no locked instruction is paid.
+#[inline]
+fn bump(counter: &AtomicU64, by: u64) {
+    counter.store(counter.load(Relaxed) + by, Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn latencies_fall_into_powers_of_two() {
+        let stats = Stats::default();
+        for (ns, bucket) in [(0, 0), (999, 0), (1_000, 1), (3_999, 2), (4_000, 3), (u64::MAX, BUCKETS - 1)] {
+            let before = stats.latency()[bucket];
+            stats.took(Duration::from_nanos(ns));
+            assert_eq!(stats.latency()[bucket], before + 1, "{ns}");
+        }
+    }
+}
