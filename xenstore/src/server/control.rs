@@ -13,6 +13,8 @@ use crate::wire::strings;
 const HELP: &str = "Supported commands:
 help
   list these
+check
+  count all nodes anew and compare with what is accounted
 print <text>
   write text to the log
 log on|off
@@ -28,6 +30,8 @@ impl Core {
         let args: Result<Vec<&str>, _> = strings(r.payload).map(std::str::from_utf8).collect();
         match args.map_err(|_| XsError::EINVAL)?[..] {
             ["help"] => Ok(text(HELP)),
+            ["check"] if self.tree.is_consistent() => Ok(ok()),
+            ["check"] => Err(XsError::EIO),
             ["print", line] => {
                 tracing::info!(line, "xenstore control");
                 Ok(ok())

@@ -158,6 +158,11 @@ impl Core {
         std::mem::take(&mut self.woken).into_iter().collect()
     }
 
+    /// Octets held of what a connection sent and is no request yet, and of what it has not taken yet.
+    pub fn backlog(&self, id: ConnId) -> (usize, usize) {
+        self.connections.get(&id).map_or((0, 0), |c| (c.decoder.pending(), c.outbox.octets()))
+    }
+
     fn add(&mut self, domid: DomId) -> ConnId {
         let id = ConnId(self.next_conn);
         self.next_conn += 1;

@@ -226,6 +226,17 @@ impl Tree {
         found
     }
 
+    /// Counts everything anew and compares.
+    pub(super) fn is_consistent(&self) -> bool {
+        let mut owned = BTreeMap::new();
+        let nodes = self.root.all().chain(self.special.values().map(|node| &**node));
+        let names_right = nodes.fold(true, |right, node| {
+            *owned.entry(node.owner()).or_insert(0) += 1;
+            right && node.names_len == node.children.keys().map(|name| name.len() + 1).sum::<usize>()
+        });
+        names_right && owned == *self.owned
+    }
+
     fn get_mut(&mut self, path: &Path) -> Option<&mut Node> {
         self.get(path)?;
         if path.is_special() {

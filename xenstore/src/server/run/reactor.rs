@@ -135,7 +135,7 @@ impl Reactor {
                 return false;
             }
         };
-        let trusted = uid == 0 || uid == getuid().as_raw() || self.users.contains(&uid);
+        let trusted = admits(uid, getuid().as_raw(), &self.users);
         if !trusted {
             tracing::warn!(uid, "refused a xenstore connection");
         }
@@ -225,5 +225,21 @@ impl Reactor {
         // Dropping the descriptor takes it out of the epoll set.
         self.peers.remove(&id);
         self.accept_again();
+    }
+}
+
+/// Who may speak for dom0: root, the user this runs as, and those named.
+fn admits(uid: u32, own: u32, users: &[u32]) -> bool {
+    uid == 0 || uid == own || users.contains(&uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strangers_are_not_admitted() {
+        assert!(admits(0, 1000, &[]) && admits(1000, 1000, &[]) && admits(33, 1000, &[33]));
+        assert!(!admits(33, 1000, &[]) && !admits(33, 0, &[34]));
     }
 }

@@ -1,0 +1,28 @@
+//! Random scripts through the harness that the fuzz target also runs.
+
+#[path = "../fuzz/harness.rs"]
+mod harness;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_a_peer_sends_breaks_the_store(script in vec(any::<u8>(), 0..6000)) {
+        harness::run(&script);
+    }
+
+    /// Mostly well-formed messages, short, so that many of them mean something.
+    #[test]
+    fn nothing_a_peer_asks_breaks_the_store(
+        steps in vec((any::<u8>(), vec(any::<u8>(), 0..24)), 0..300)
+    ) {
+        let script: Vec<u8> = steps
+            .into_iter()
+            .flat_map(|(what, octets)| [what, octets.len() as u8].into_iter().chain(octets))
+            .collect();
+        harness::run(&script);
+    }
+}

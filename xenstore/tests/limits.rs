@@ -1,0 +1,303 @@
+//! What a guest cannot do to the store: quotas, malformed messages, and not taking what it is sent.
+
+mod common;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+
+use common::{BOUND, Running, event, events};
+use ring_abi::xs_wire::{Header, MessageType};
+use xenstore::server::{Config, Core, Quotas, Store};
+use xenstore::wire::{Decoder, Message};
+use xenstore::{Access, Client, Error, Nodes, Permission, XsError};
+
+/// A store with a guest that has its home.
+fn guest() -> (Running, Client, Client) {
+    let running = Running::new();
+    let (mut dom0, guest) = (running.dom0(), running.domain(1));
+    dom0.mkdir("/local/domain/1").unwrap();
+    dom0.set_perms("/local/domain/1", &[Permission::new(1, Access::None)]).unwrap();
+    (running, dom0, guest)
+}
+
+fn err<T: std::fmt::Debug>(result: Result<T, Error>) -> XsError {
+    let error = result.unwrap_err();
+    error.store_error().unwrap_or_else(|| panic!("not the store's answer: {error}"))
+}
+
+#[test]
+fn a_guest_owns_a_thousand_nodes_and_no_more() {
+    let (_running, mut dom0, mut guest) = guest();
+    // Its home is one, so is `n`, and ten are below that: a node's size bounds how many it can hold.
+    for n in 0..988 {
+        guest.mkdir(&format!("n/{}/{n}", n % 10)).unwrap();
+    }
+    assert_eq!(err(guest.mkdir("n/x")), XsError::ENOSPC);
+    assert_eq!(err(guest.write("a/b/c", "x")), XsError::ENOSPC);
+    assert!(!dom0.exists("/local/domain/1/a").unwrap());
+    guest.write("n/5/5", "there already").unwrap();
+    let in_transaction = guest.transaction(|tx| {
+        tx.rm("n/0/0")?;
+        tx.mkdir("n/x")?;
+        tx.mkdir("n/y")
+    });
+    assert_eq!(err(in_transaction), XsError::ENOSPC);
+    guest.rm("n/0/0").unwrap();
+    guest.mkdir("n/x").unwrap();
+    assert_eq!(err(guest.mkdir("n/y")), XsError::ENOSPC);
+    dom0.mkdir("/local/domain/1/from-dom0").unwrap();
+    dom0.set_quota(Some(1), "nodes", 0).unwrap();
+    guest.mkdir("n/y").unwrap();
+}
+
+#[test]
+fn nodes_watches_transactions_and_lists_are_bounded() {
+    let (_running, mut dom0, mut guest) = guest();
+    guest.write("v", vec![b'x'; 2024]).unwrap();
+    assert_eq!(err(guest.write("v", vec![b'x'; 2025])), XsError::ENOSPC);
+    assert_eq!(err(guest.write("w", vec![b'x'; 2025])), XsError::ENOSPC);
+    dom0.write("/local/domain/1/v", vec![b'x'; 4000]).unwrap();
+    let mut list = vec![Permission::new(1, Access::None); 5];
+    guest.set_perms("v", &list).unwrap_err();
+    guest.write("small", "").unwrap();
+    guest.set_perms("small", &list).unwrap();
+    list.push(Permission::new(2, Access::Read));
+    assert_eq!(err(guest.set_perms("small", &list)), XsError::ENOSPC);
+    for n in 0..128 {
+        guest.watch("v", &n.to_string()).unwrap();
+    }
+    assert_eq!(err(guest.watch("v", "one more")), XsError::E2BIG);
+    guest.unwatch("v", "0").unwrap();
+    guest.watch("v", "one more").unwrap();
+    for _ in 0..10 {
+        guest.request(MessageType::TransactionStart, "", b"\0").unwrap();
+    }
+    assert_eq!(err(guest.transaction(|_| Ok(()))), XsError::ENOSPC);
+    guest.reset_watches().unwrap();
+    guest.transaction(|_| Ok(())).unwrap();
+    assert_eq!(err(guest.read(&"p".repeat(2049))), XsError::EINVAL);
+    assert_eq!(err(guest.read(&"p".repeat(2048))), XsError::ENOENT);
+    for _ in 0..200 {
+        dom0.request(MessageType::TransactionStart, "", b"\0").unwrap();
+    }
+}
+
+#[test]
+fn a_transaction_is_bounded_and_then_cannot_commit() {
+    let (_running, _dom0, mut guest) = guest();
+    guest.write("n", "1").unwrap();
+    let id = guest.request(MessageType::TransactionStart, "", b"\0").unwrap();
+    assert_eq!(id, b"1\0");
+    let done = guest.transaction(|tx| {
+        for n in 0..2000 {
+            tx.write("n", n.to_string())?;
+        }
+        Ok(())
+    });
+    assert_eq!(err(done), XsError::ENOSPC);
+    // Whoever goes on regardless is told at the end.
+    let done = guest.transaction(|tx| {
+        for n in 0..2000 {
+            let _ = tx.write("n", n.to_string());
+        }
+        Ok(())
+    });
+    assert_eq!(err(done), XsError::ENOMEM);
+    assert_eq!(guest.read("n").unwrap(), b"1");
+}
+
+/// One request by hand, its reply's type and payload.
+fn exchange(stream: &mut UnixStream, kind: u32, tx_id: u32, payload: &[u8]) -> (u32, Vec<u8>) {
+    let header = Header { kind, req_id: 42, tx_id, len: payload.len() as u32 };
+    stream.write_all(&[&header.to_octets(), payload].concat()).unwrap();
+    let mut octets = [0; 16];
+    stream.read_exact(&mut octets).unwrap();
+    let header = Header::from_octets(&octets);
+    assert_eq!((header.req_id, header.tx_id), (42, tx_id));
+    let mut payload = vec![0; header.len as usize];
+    stream.read_exact(&mut payload).unwrap();
+    (header.kind, payload)
+}
+
+#[test]
+fn malformed_requests_are_answered_and_overlong_ones_cut_off() {
+    let running = Running::new();
+    let mut stream = running.stream(1);
+    stream.set_read_timeout(Some(BOUND)).unwrap();
+    let error = MessageType::Error as u32;
+    for (kind, tx_id, payload, name) in [
+        (20, 0, b"".as_slice(), "ENOSYS"),
+        (27, 0, b"", "ENOSYS"),
+        (15, 0, b"/\0t\0", "ENOSYS"),
+        (16, 0, b"", "ENOSYS"),
+        (0xffff, 0, b"", "ENOSYS"),
+        (u32::MAX, 0, b"", "ENOSYS"),
+        (2, 0, b"", "EINVAL"),
+        (2, 0, b"/no-nul", "EINVAL"),
+        (2, 0, b"/a\0/b\0", "EINVAL"),
+        (2, 0, b"/\xff\0", "EINVAL"),
+        (2, 7, b"/\0", "ENOENT"),
+        (11, 0, b"no-nul", "EINVAL"),
+        (4, 0, b"/a\0", "EINVAL"),
+        (4, 0, b"/a\0t\0u\0", "EINVAL"),
+        (6, 9, b"\0", "ENOENT"),
+        (7, 0, b"T\0", "ENOENT"),
+        (7, 0, b"X\0", "EINVAL"),
+        (10, 0, b"x\0", "EINVAL"),
+        (10, 0, b"65536\0", "EINVAL"),
+        (14, 0, b"/\0", "EINVAL"),
+        (14, 0, b"/\0q1\0", "EINVAL"),
+        (22, 0, b"/\0-1\0", "EINVAL"),
+        (8, 0, b"", "EACCES"),
+    ] {
+        let expected = (error, [name.as_bytes(), b"\0"].concat());
+        assert_eq!(exchange(&mut stream, kind, tx_id, payload), expected, "type {kind} {payload:?}");
+    }
+    let header = Header { kind: 2, req_id: 1, tx_id: 0, len: 4097 };
+    stream.write_all(&header.to_octets()).unwrap();
+    assert_eq!(stream.read(&mut [0; 16]).unwrap(), 0);
+    // Half a message and then nothing: only the connection is gone.
+    let half = running.stream(1);
+    (&half).write_all(&[0; 15]).unwrap();
+    half.shutdown(Shutdown::Both).unwrap();
+    running.dom0().write("/alive", "1").unwrap();
+}
+
+#[test]
+fn whoever_does_not_take_replies_is_not_read() {
+    let (running, mut dom0, _guest) = guest();
+    dom0.write("/local/domain/1/v", vec![b'x'; 2000]).unwrap();
+    let mut slow = running.stream(1);
+    slow.set_nonblocking(true).unwrap();
+    let request = Message::new(MessageType::Read, 1, 0, b"v\0".to_vec()).to_octets();
+    // It may write until every buffer on the way is full, and no further.
+    let mut sent = 0;
+    loop {
+        match slow.write(&request[sent % request.len()..]) {
+            Ok(n) => sent += n,
+            Err(e) if e.kind() == ErrorKind::WouldBlock => break,
+            Err(e) => panic!("{e}"),
+        }
+        assert!(sent < 16 << 20, "the store reads on and on");
+    }
+    // Others are served meanwhile, and it gets every reply once it takes them.
+    assert_eq!(dom0.read("/local/domain/1/v").unwrap().len(), 2000);
+    slow.set_nonblocking(false).unwrap();
+    slow.set_read_timeout(Some(BOUND)).unwrap();
+    let (mut decoder, mut replies, mut octets) = (Decoder::default(), 0, [0; 65536]);
+    while replies < sent / request.len() {
+        let n = slow.read(&mut octets).unwrap();
+        assert_ne!(n, 0);
+        decoder.push(&octets[..n]);
+        while let Some(reply) = decoder.take().unwrap() {
+            assert_eq!((reply.kind(), reply.payload.len()), (Some(MessageType::Read), 2000));
+            replies += 1;
+        }
+    }
+}
+
+#[test]
+fn whoever_does_not_take_events_is_cut_off() {
+    let (running, mut dom0, mut good) = guest();
+    let mut slow = running.domain(2);
+    dom0.mkdir("/shared").unwrap();
+    dom0.set_perms("/shared", &[Permission::new(0, Access::Read)]).unwrap();
+    slow.watch("/shared", "t").unwrap();
+    good.watch("/shared/same", "t").unwrap();
+    // The same event over and over is one event.
+    for _ in 0..5000 {
+        dom0.write("/shared/same", "").unwrap();
+    }
+    while good.poll_event().unwrap().is_some() {}
+    for n in 0..4000 {
+        dom0.write(&format!("/shared/{n}"), "").unwrap();
+        dom0.rm(&format!("/shared/{n}")).unwrap();
+    }
+    let cut = loop {
+        match slow.wait_event(Some(BOUND)) {
+            Ok(Some(_)) | Err(Error::EventsLost(_)) => {}
+            other => break other,
+        }
+    };
+    assert!(matches!(cut, Err(Error::Closed)), "{cut:?}");
+    // The domain is still known, and may come back.
+    assert!(dom0.is_introduced(2).unwrap());
+    running.domain(2).watch("/shared", "t").unwrap();
+    dom0.write("/shared/same", "x").unwrap();
+    assert_eq!(event(&mut good).path, "/shared/same");
+    assert_eq!(events(&mut good), []);
+}
+
+#[test]
+fn stopping_removes_the_socket_and_a_dead_one_is_replaced() {
+    let running = Running::new();
+    running.dom0().write("/x", "1").unwrap();
+    let socket = running.socket();
+    running.store.stop();
+    assert!(!socket.exists());
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("s");
+    drop(std::os::unix::net::UnixListener::bind(&socket).unwrap());
+    let store = Store::spawn(Config::at(&socket)).unwrap();
+    Client::open_unix(&socket).unwrap().write("/x", "1").unwrap();
+    let second = Store::spawn(Config::at(&socket)).map(|_| ()).unwrap_err();
+    assert_eq!(second.kind(), ErrorKind::AddrInUse);
+    drop(store);
+}
+
+/// A subscriber that keeps what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Log {
+    fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(octets);
+        Ok(octets.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_quota_exceeded_is_logged_once_with_name_domain_and_value() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
+    tracing::subscriber::with_default(subscriber, || {
+        let mut core = Core::new(Quotas::default());
+        let conn = core.introduce(9).unwrap();
+        for n in 0..300 {
+            let payload = format!("/x\0{n}\0").into_bytes();
+            core.input(conn, &Message::new(MessageType::Watch, n, 0, payload).to_octets());
+            while !core.output(conn).is_empty() {
+                core.sent(conn, core.output(conn).len());
+            }
+        }
+    });
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|l| l.contains("quota exceeded")).collect();
+    assert_eq!(lines.len(), 1, "{text}");
+    for part in ["domid=9", "quota=\"watches\"", "most=128", "used=129"] {
+        assert!(lines[0].contains(part), "{}", lines[0]);
+    }
+}
+
+#[test]
+fn a_guest_has_twenty_replies_outstanding() {
+    let mut core = Core::new(Quotas::default());
+    let conn = core.introduce(1).unwrap();
+    let request = Message::new(MessageType::GetDomainPath, 1, 0, b"1\0".to_vec()).to_octets();
+    let mut given = 0;
+    while core.wants_input(conn) {
+        core.input(conn, &request);
+        given += 1;
+        assert!(given <= 20);
+    }
+    assert_eq!(given, 20);
+    core.sent(conn, core.output(conn).len());
+    assert!(core.wants_input(conn));
+}
