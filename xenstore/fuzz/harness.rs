@@ -1,13 +1,13 @@
 //! Hostile octets against a store: the one harness of the property test and of the fuzz target.
 //!
 //! The input is a script. Every step is an octet that picks a connection and an action, an octet of length, and so
-//! many octets; they go in raw, or as the payload of a well-formed message, or not at all while output is taken or
-//! the connection breaks and comes back. Whatever the script, the store must not panic, must hold no more than its
-//! bounds, must answer every request once and in order, and must count its nodes right.
+//! many octets. They go in raw, or say what a well-formed request is about; or output is taken; or the connection
+//! breaks and comes back. Whatever the script, the store must not panic, must hold no more than its bounds, must
+//! answer every request once and in order, and must count its nodes right.
 
 use std::collections::VecDeque;
 
-use ring_abi::xs_wire::{MessageType, PAYLOAD_MAX};
+use ring_abi::xs_wire::{Header, MessageType, PAYLOAD_MAX};
 use xenstore::server::{ConnId, Core, Quotas};
 use xenstore::wire::{Decoder, Message};
 
@@ -42,6 +42,7 @@ pub(crate) fn run(mut script: &[u8]) {
                 let _ = core.release(peer.domid);
                 *peer = Peer::new(&mut core, peer.domid);
             }
+            5 => peer.send_overlong(&mut core, octets),
             kind => peer.ask(&mut core, u32::from(kind) % 28, number, octets),
         }
         peers.iter().for_each(|peer| peer.is_bounded(&core));
@@ -62,14 +63,23 @@ impl Peer {
         }
     }
 
-    /// A well-formed message. `/` stands for itself; other octets are folded into a few names, so that paths meet.
+    /// A header that announces more than the wire allows ends the connection.
+    fn send_overlong(&mut self, core: &mut Core, octets: &[u8]) {
+        if self.asked.is_none() || !core.wants_input(self.id) {
+            return;
+        }
+        let len = octets.iter().fold(4097u32, |len, o| len.saturating_mul(2).saturating_add((*o).into()));
+        core.input(self.id, &Header { kind: 2, req_id: 0, tx_id: 0, len }.to_octets());
+        assert!(core.closed(self.id), "{len} octets of payload are not refused");
+    }
+
     fn ask(&mut self, core: &mut Core, kind: u32, number: u32, octets: &[u8]) {
         if !core.wants_input(self.id) {
             return;
         }
-        let tx_id = u32::from(octets.first().is_some_and(|o| o & 0x80 != 0));
-        let payload: Vec<u8> = octets.iter().map(|o| fold(*o)).collect();
-        let mut message = Message::new(MessageType::Read, number, tx_id, payload);
+        let mut choices = Choices(octets);
+        let tx_id = if choices.next() & 1 == 0 { 0 } else { u32::from(choices.next() % 4) };
+        let mut message = Message::new(MessageType::Read, number, tx_id, payload(kind, &mut choices));
         message.header.kind = kind;
         core.input(self.id, &message.to_octets());
         if let Some(asked) = &mut self.asked {
@@ -106,14 +116,71 @@ impl Peer {
     }
 }
 
-fn fold(octet: u8) -> u8 {
-    match octet & 0x7f {
-        0..24 => 0,
-        24..56 => b'/',
-        56..64 => b'@',
-        o @ 64..72 => b'0' + (o & 7),
-        o => b"abnrTFw"[usize::from(o) % 7],
+/// Octets of the script that decide something; zeros when they run out.
+struct Choices<'s>(&'s [u8]);
+
+impl Choices<'_> {
+    fn next(&mut self) -> u8 {
+        let [first, rest @ ..] = self.0 else { return 0 };
+        self.0 = rest;
+        *first
     }
+
+    fn path(&mut self) -> String {
+        /// Few, so that requests meet, and every kind of wrong one.
+        const PATHS: [&str; 16] = [
+            "/",
+            "/a",
+            "/a/b",
+            "/a/b/c",
+            "/d",
+            "a",
+            "b/c",
+            "@releaseDomain",
+            "@introduceDomain",
+            "/local/domain/1",
+            "/local/domain/2/a",
+            "/tool/xenstored",
+            "",
+            "//",
+            "/a/",
+            "@none",
+        ];
+        match self.next() {
+            255 => "/x".repeat(1 + usize::from(self.next()) * 8),
+            n => PATHS[usize::from(n) % PATHS.len()].to_owned(),
+        }
+    }
+
+    fn domid(&mut self) -> u8 {
+        self.next() % 5
+    }
+
+    fn perms(&mut self) -> String {
+        let letters = ["n", "r", "w", "b"];
+        let one = |n: u8| format!("{}{}\0", letters[usize::from(n & 3)], n >> 2 & 3);
+        (0..=self.next() % 7).map(|_| one(self.next())).collect()
+    }
+}
+
+fn payload(kind: u32, c: &mut Choices<'_>) -> Vec<u8> {
+    use MessageType::*;
+    let text = match MessageType::from_u32(kind) {
+        Some(Read | Directory | GetPerms | Mkdir | Rm) => format!("{}\0", c.path()),
+        Some(Write) => format!("{}\0{}", c.path(), "v".repeat(usize::from(c.next()) * 9)),
+        Some(SetPerms) => format!("{}\0{}", c.path(), c.perms()),
+        Some(Watch | Unwatch) => format!("{}\0{}\0", c.path(), c.next() % 8),
+        Some(DirectoryPart) => format!("{}\0{}\0", c.path(), c.next()),
+        Some(TransactionEnd) => ["T\0", "F\0"][usize::from(c.next() % 2)].to_owned(),
+        Some(Introduce) => format!("{}\01\01\0", c.domid()),
+        Some(Release | GetDomainPath | IsDomainIntroduced | Resume | GetFeature) => {
+            format!("{}\0", c.domid())
+        }
+        Some(SetTarget | SetFeature) => format!("{}\0{}\0", c.domid(), c.domid()),
+        Some(SetQuota) => format!("{}\0nodes\0{}\0", c.domid(), c.next()),
+        _ => return c.0[..c.0.len().min(PAYLOAD_MAX)].to_vec(),
+    };
+    text.into_bytes()
 }
 
 fn check(core: &mut Core) {
