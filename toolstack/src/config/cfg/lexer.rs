@@ -1,0 +1,129 @@
+//! An `xl.cfg` in tokens, each with its line.
+
+use std::iter::Peekable;
+use std::str::Chars;
+
+use crate::error::{Origin, Result};
+
+/// What a token is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TokenKind {
+    /// A key.
+    Word,
+    /// A string without its quotes, or a number.
+    Atom,
+    Equals,
+    Comma,
+    Open,
+    Close,
+    Semicolon,
+    NewLine,
+    End,
+}
+
+/// A token, its text and the line it starts in.
+#[derive(Clone, Debug)]
+pub(super) struct Token {
+    pub(super) kind: TokenKind,
+    pub(super) text: String,
+    pub(super) line: usize,
+}
+
+impl Token {
+    /// What an error says was found.
+    pub(super) fn describe(&self) -> &str {
+        match self.kind {
+            TokenKind::NewLine => "the end of the line",
+            TokenKind::End => "the end of the file",
+            _ => &self.text,
+        }
+    }
+}
+
+pub(super) struct Lexer<'a> {
+    origin: &'a Origin,
+    rest: Peekable<Chars<'a>>,
+    line: usize,
+}
+
+impl<'a> Lexer<'a> {
+    pub(super) fn new(origin: &'a Origin, text: &'a str) -> Lexer<'a> {
+        Lexer { origin, rest: text.chars().peekable(), line: 1 }
+    }
+
+    /// The next token; at the end, `End` for ever.
+    pub(super) fn next(&mut self) -> Result<Token> {
+        self.skip_blanks();
+        let line = self.line;
+        let token = |kind, text: &str| Ok(Token { kind, text: text.to_owned(), line });
+        let Some(first) = self.rest.next() else { return token(TokenKind::End, "") };
+        match first {
+            '\n' => {
+                self.line += 1;
+                token(TokenKind::NewLine, "\n")
+            }
+            '=' => token(TokenKind::Equals, "="),
+            ',' => token(TokenKind::Comma, ","),
+            '[' => token(TokenKind::Open, "["),
+            ']' => token(TokenKind::Close, "]"),
+            ';' => token(TokenKind::Semicolon, ";"),
+            '\'' | '"' => token(TokenKind::Atom, &self.string(first)?),
+            'a'..='z' | 'A'..='Z' | '_' => {
+                token(TokenKind::Word, &self.run(first, |c| c.is_ascii_alphanumeric() || c == '_'))
+            }
+            '0'..='9' => token(TokenKind::Atom, &self.run(first, |c| c.is_ascii_hexdigit() || c == 'x')),
+            other => Err(self.wrong(&other.to_string(), "a key, a string in quotes, a number, or a list")),
+        }
+    }
+
+    /// White space but for line ends, and comments up to theirs.
+    fn skip_blanks(&mut self) {
+        while let Some(&c) = self.rest.peek() {
+            match c {
+                ' ' | '\t' | '\r' => {
+                    self.rest.next();
+                }
+                '#' => while self.rest.next_if(|&c| c != '\n').is_some() {},
+                _ => return,
+            }
+        }
+    }
+
+    fn run(&mut self, first: char, belongs: impl Fn(char) -> bool) -> String {
+        let mut text = String::from(first);
+        while let Some(c) = self.rest.next_if(|&c| belongs(c)) {
+            text.push(c);
+        }
+        text
+    }
+
+    /// The rest of a string; strings end in the line they start in.
+    fn string(&mut self, quote: char) -> Result<String> {
+        let mut text = String::new();
+        loop {
+            match self.rest.next_if(|&c| c != '\n') {
+                None => return Err(self.wrong(&format!("{quote}{text}"), format!("a closing {quote}"))),
+                Some(c) if c == quote => return Ok(text),
+                Some('\\') => text.push(self.escape()?),
+                Some(c) => text.push(c),
+            }
+        }
+    }
+
+    fn escape(&mut self) -> Result<char> {
+        let escaped = self.rest.next_if(|&c| c != '\n');
+        match escaped {
+            Some(c @ ('\\' | '\'' | '"')) => Ok(c),
+            Some('n') => Ok('\n'),
+            Some('t') => Ok('\t'),
+            other => {
+                let found: String = std::iter::once('\\').chain(other).collect();
+                Err(self.wrong(&found, r#"one of \\ \' \" \n \t"#))
+            }
+        }
+    }
+
+    fn wrong(&self, found: &str, expected: impl Into<String>) -> crate::error::Error {
+        self.origin.at(self.line).wrong("syntax", found, expected)
+    }
+}

@@ -1,0 +1,230 @@
+//! A disk as xl-disk-configuration(5) writes it: `format=raw, vdev=xvda, access=rw, target=/img`, or by position
+//! `/img,raw,xvda,rw`, with the old prefixes (`phy:`, `file:`, `raw:`) still taken.
+
+use std::path::{Path, PathBuf};
+
+use super::Warnings;
+use super::params::Params;
+use crate::error::{Origin, Result};
+use ring_abi::blkif::vdev::Vdev;
+
+/// A disk to be attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DiskSpec {
+    /// The image file or block device; absolute.
+    pub target: PathBuf,
+    /// What the guest calls it, e.g. `xvda`.
+    pub dev: String,
+    /// The number of that name: the device's in the store.
+    pub vdev: u32,
+    /// Whether the guest may write.
+    pub writable: bool,
+    /// `device-type` is `cdrom` rather than `disk`.
+    pub cdrom: bool,
+    /// Whether discard is offered.
+    pub discard: bool,
+    /// Says that direct I/O needs no safe-guards.
+    pub direct_io_safe: bool,
+    /// Whether the guest is told to trust the back end.
+    pub trusted: bool,
+}
+
+/// Parameters `name=value`; `target` comes last and takes the rest.
+const NAMED: [&str; 14] = [
+    "format",
+    "vdev",
+    "access",
+    "devtype",
+    "backend",
+    "backendtype",
+    "script",
+    "specification",
+    "grant_usage",
+    "colo-host",
+    "colo-port",
+    "colo-export",
+    "active-disk",
+    "hidden-disk",
+];
+/// Words that stand alone, and what they say.
+const FLAGS: [(&str, &str, &str); 8] = [
+    ("cdrom", "devtype", "cdrom"),
+    ("discard", "discard", "1"),
+    ("no-discard", "discard", "0"),
+    ("direct-io-safe", "direct-io-safe", "1"),
+    ("trusted", "trusted", "1"),
+    ("untrusted", "trusted", "0"),
+    ("colo", "colo", "colo"),
+    ("no-colo", "colo", ""),
+];
+/// Prefixes that once chose a driver; they mean nothing any more.
+const IDLE_PREFIXES: [&str; 7] = ["tapdisk:", "tap2:", "tap:", "aio:", "ioemu:", "file:", "phy:"];
+/// Prefixes that say the format.
+const FORMAT_PREFIXES: [&str; 4] = ["raw:", "qcow:", "qcow2:", "vhd:"];
+/// Prefixes that ask for a script.
+const SCRIPT_PREFIXES: [&str; 4] = ["iscsi:", "nbd:", "enbd:", "drbd:"];
+
+impl DiskSpec {
+    /// Reads one. What has no effect here is told to `warnings`.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Input`] with the parameter, what stands there and what should.
+    pub fn parse(origin: &Origin, text: &str, warnings: &mut Warnings) -> Result<DiskSpec> {
+        let mut params = Params::new(origin, "disk");
+        split(&mut params, text)?;
+        refuse_unsupported(&mut params, warnings)?;
+        finish(params)
+    }
+}
+
+/// Sorts the comma-separated pieces into parameters.
+fn split(params: &mut Params<'_>, text: &str) -> Result<()> {
+    let mut rest = text.trim_start();
+    let mut old_syntax = false;
+    while !rest.is_empty() {
+        if let Some(target) = rest.strip_prefix("target=") {
+            return params.set("target", target);
+        }
+        if !params.has("target") {
+            let stripped = strip_prefix(params, rest)?;
+            old_syntax |= stripped.len() < rest.len();
+            rest = stripped;
+        }
+        let (piece, after) = rest.split_once(',').unwrap_or((rest, ""));
+        one(params, piece, old_syntax)?;
+        rest = after.trim_start();
+    }
+    Ok(())
+}
+
+/// Takes the old prefixes off, all of them: `tap:aio:/img`.
+fn strip_prefix<'t>(params: &mut Params<'_>, mut text: &'t str) -> Result<&'t str> {
+    loop {
+        let found = |list: &[&'static str]| list.iter().find(|p| text.starts_with(**p)).copied();
+        if let Some(prefix) = found(&IDLE_PREFIXES) {
+            text = &text[prefix.len()..];
+        } else if let Some(prefix) = found(&FORMAT_PREFIXES) {
+            params.set("format", prefix.trim_end_matches(':'))?;
+            text = &text[prefix.len()..];
+        } else if let Some(prefix) = found(&SCRIPT_PREFIXES) {
+            params.set("script", &format!("block-{}", prefix.trim_end_matches(':')))?;
+            text = &text[prefix.len()..];
+        } else {
+            return Ok(text);
+        }
+    }
+}
+
+/// One piece: `name=value`, a flag, or the next parameter by position.
+fn one(params: &mut Params<'_>, piece: &str, old_syntax: bool) -> Result<()> {
+    if let Some((name, value)) = piece.split_once('=') {
+        return match NAMED.into_iter().find(|n| *n == name) {
+            Some(name) => params.set(name, value),
+            None => Err(params.origin().wrong(
+                "disk",
+                piece,
+                format!("a known parameter: target, discard, direct-io-safe, {}", NAMED.join(", ")),
+            )),
+        };
+    }
+    if let Some((_, name, value)) = FLAGS.into_iter().find(|(flag, ..)| *flag == piece) {
+        return params.set(name, value);
+    }
+    let positions: &[&'static str] =
+        if old_syntax { &["target", "vdev", "access"] } else { &["target", "format", "vdev", "access"] };
+    match positions.iter().find(|name| !params.has(name)) {
+        Some(&"vdev") => vdev_and_type(params, piece),
+        Some(name) => params.set(name, piece),
+        None => Err(params.origin().wrong(
+            "disk",
+            piece,
+            "no more than target, format, vdev and access by position",
+        )),
+    }
+}
+
+/// `xvda`, or the old `xvda:cdrom`.
+fn vdev_and_type(params: &mut Params<'_>, piece: &str) -> Result<()> {
+    match piece.rsplit_once(':') {
+        Some((vdev, kind)) => {
+            params.set("vdev", vdev)?;
+            params.set("devtype", kind)
+        }
+        None => params.set("vdev", piece),
+    }
+}
+
+/// What xl knows and there is no support for here: an error that says what there is.
+fn refuse_unsupported(params: &mut Params<'_>, warnings: &mut Warnings) -> Result<()> {
+    match params.take("format").as_deref() {
+        None | Some("raw") => {}
+        Some(known @ ("qcow" | "qcow2" | "vhd" | "qed" | "empty")) => {
+            return Err(params.wrong("format", known, "raw (other formats are not supported yet)"));
+        }
+        Some(other) => return Err(params.wrong("format", other, "raw")),
+    }
+    if let Some(domain) = params.take("backend")
+        && !["0", "Domain-0"].contains(&domain.as_str())
+    {
+        return Err(params.wrong("backend", &domain, "Domain-0 (driver domains are not supported yet)"));
+    }
+    match params.take("backendtype").as_deref() {
+        None | Some("phy") => {}
+        Some(other) => {
+            return Err(params.wrong(
+                "backendtype",
+                other,
+                "phy, or nothing (other back ends are not supported yet)",
+            ));
+        }
+    }
+    if let Some(other) = params.take("specification").filter(|s| s != "xen") {
+        return Err(params.wrong("specification", &other, "xen (virtio is not supported)"));
+    }
+    if params.take("grant_usage").is_some() {
+        warnings.no_effect(params.origin(), &params.key("grant_usage"), "it is for virtio");
+    }
+    params.refuse("script", "nothing (scripts are not run; target is an image file or a block device)")?;
+    for name in ["colo", "colo-host", "colo-port", "colo-export", "active-disk", "hidden-disk"] {
+        params.refuse(name, "nothing (COLO is not supported)")?;
+    }
+    Ok(())
+}
+
+fn finish(mut params: Params<'_>) -> Result<DiskSpec> {
+    let vdev_expected = "a device name: xvda, sdb1, hdc, d0p0 or a number";
+    let Some(dev) = params.take("vdev") else {
+        return Err(params.origin().missing(&params.key("vdev"), vdev_expected));
+    };
+    let Some(vdev) = Vdev::parse(&dev) else { return Err(params.wrong("vdev", &dev, vdev_expected)) };
+    let cdrom = match params.take("devtype").as_deref() {
+        None | Some("disk") => false,
+        Some("cdrom") => true,
+        Some(other) => return Err(params.wrong("devtype", other, "disk or cdrom")),
+    };
+    let writable = match params.take("access").as_deref() {
+        None => !cdrom,
+        Some("rw" | "w") => true,
+        Some("ro" | "r") => false,
+        Some(other) => return Err(params.wrong("access", other, "ro, r, rw or w")),
+    };
+    let Some(target) = params.take("target") else {
+        return Err(params
+            .origin()
+            .missing(&params.key("target"), "the path of an image file or a block device"));
+    };
+    Ok(DiskSpec {
+        // xl-disk-configuration(5): "/dev will be prepended if the path doesn't start with a '/'".
+        target: Path::new("/dev").join(target),
+        dev,
+        vdev: vdev.number(),
+        writable,
+        cdrom,
+        discard: params.take("discard").map_or(writable, |d| d == "1"),
+        direct_io_safe: params.take("direct-io-safe").is_some(),
+        trusted: params.take("trusted").is_none_or(|t| t == "1"),
+    })
+}
+
+#[cfg(test)]
+mod tests;

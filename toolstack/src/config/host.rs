@@ -1,0 +1,238 @@
+//! A host as `host.toml` describes it: what `xpv up` starts and keeps running.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use super::vif::{DEFAULT_BRIDGE, is_interface_name};
+use crate::error::{Error, Origin, Result};
+
+/// A host. Unknown keys are errors.
+///
+/// ```toml
+/// dir = "/run/xpv"
+///
+/// [[bridges]]
+/// name = "xenbr0"
+/// ports = ["tap:host0", "packet:eth1"]
+///
+/// [[guests]]
+/// cfg = "web.cfg"        # relative to this file
+/// netns = "web"          # where its interfaces are put
+///
+/// [supervise]
+/// restart = true         # start dom0 and guests again when they end by themselves
+/// ```
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct HostConfig {
+    /// Where the sockets are; the program's usual place when absent.
+    pub dir: Option<PathBuf>,
+    /// The bridges; one `xenbr0` without ports when absent.
+    #[serde(default = "default_bridges")]
+    pub bridges: Vec<BridgeConfig>,
+    /// The guests.
+    #[serde(default)]
+    pub guests: Vec<GuestEntry>,
+    /// What is started again.
+    #[serde(default)]
+    pub supervise: Supervise,
+}
+
+/// A bridge.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct BridgeConfig {
+    /// What vifs call it.
+    pub name: String,
+    /// Its ports towards the host: `tap:NAME` makes a tap, `packet:NAME` takes an existing interface.
+    #[serde(default)]
+    pub ports: Vec<HostPort>,
+}
+
+/// A port towards the host.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(try_from = "String")]
+pub enum HostPort {
+    /// A tap with this name is made, and is gone with dom0.
+    Tap(String),
+    /// An interface that exists, by a packet socket.
+    Packet(String),
+}
+
+/// A guest to be created.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct GuestEntry {
+    /// Its `xl.cfg`.
+    pub cfg: PathBuf,
+    /// The network namespace its interfaces are put into: a name, a process's number or a path.
+    pub netns: Option<String>,
+}
+
+/// What is started again when it ends by itself.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(deny_unknown_fields)]
+pub struct Supervise {
+    /// Start dom0 again.
+    #[serde(default = "yes")]
+    pub dom0: bool,
+    /// Start guests of this file again.
+    #[serde(default)]
+    pub guests: bool,
+}
+
+impl Default for Supervise {
+    fn default() -> Supervise {
+        Supervise { dom0: true, guests: false }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn default_bridges() -> Vec<BridgeConfig> {
+    vec![BridgeConfig { name: DEFAULT_BRIDGE.into(), ports: Vec::new() }]
+}
+
+impl HostConfig {
+    /// Reads a file; paths in it become relative to its folder.
+    ///
+    /// # Errors
+    /// The file's, and [`Error::Input`] with the line.
+    pub fn read(path: &Path) -> Result<HostConfig> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::file(path, "reading the host's description", e))?;
+        let mut host = HostConfig::parse(&Origin::file(path), &text)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for guest in &mut host.guests {
+            guest.cfg = folder.join(&guest.cfg);
+        }
+        if let Some(dir) = &mut host.dir {
+            *dir = folder.join(&*dir);
+        }
+        Ok(host)
+    }
+
+    /// Reads the text of a file.
+    ///
+    /// # Errors
+    /// [`Error::Input`].
+    pub fn parse(origin: &Origin, text: &str) -> Result<HostConfig> {
+        let host: HostConfig = toml::from_str(text).map_err(|e| located(origin, text, &e))?;
+        for (at, bridge) in host.bridges.iter().enumerate() {
+            if bridge.name.is_empty() || host.bridges[..at].iter().any(|b| b.name == bridge.name) {
+                return Err(origin.wrong("bridges: name", &bridge.name, "a name that no other bridge has"));
+            }
+        }
+        Ok(host)
+    }
+}
+
+/// The line of a TOML error, and its first line of words.
+fn located(origin: &Origin, text: &str, error: &toml::de::Error) -> Error {
+    let at = error.span().map_or(0, |span| span.start.min(text.len()));
+    let line = 1 + text.as_bytes()[..at].iter().filter(|b| **b == b'\n').count();
+    let words = error.message().lines().next().unwrap_or_default();
+    Error::Other(format!("{}: {words}", origin.at(line)))
+}
+
+impl TryFrom<String> for HostPort {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<HostPort, String> {
+        text.parse()
+    }
+}
+
+impl std::str::FromStr for HostPort {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<HostPort, String> {
+        match text.split_once(':') {
+            Some(("tap", name)) if is_interface_name(name) => Ok(HostPort::Tap(name.into())),
+            Some(("packet", name)) if is_interface_name(name) => Ok(HostPort::Packet(name.into())),
+            _ => Err(format!("found {text:?}, expected tap:NAME or packet:NAME")),
+        }
+    }
+}
+
+impl std::fmt::Display for HostPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            HostPort::Tap(name) => write!(f, "tap:{name}"),
+            HostPort::Packet(name) => write!(f, "packet:{name}"),
+        }
+    }
+}
+
+/// `NAME` or `NAME=PORT,PORT`: a bridge on the command line.
+impl std::str::FromStr for BridgeConfig {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<BridgeConfig, String> {
+        let (name, ports) = text.split_once('=').unwrap_or((text, ""));
+        if name.is_empty() {
+            return Err(format!("found {text:?}, expected NAME or NAME=PORT,PORT"));
+        }
+        let ports = ports.split(',').filter(|p| !p.is_empty()).map(str::parse).collect::<Result<_, _>>()?;
+        Ok(BridgeConfig { name: name.into(), ports })
+    }
+}
+
+impl std::fmt::Display for BridgeConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ports: Vec<String> = self.ports.iter().map(HostPort::to_string).collect();
+        let equals = if ports.is_empty() { "" } else { "=" };
+        write!(f, "{}{equals}{}", self.name, ports.join(","))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<HostConfig> {
+        HostConfig::parse(&Origin::file(Path::new("host.toml")), text)
+    }
+
+    #[test]
+    fn a_full_file_and_an_empty_one() {
+        let host = parse(
+            "dir = '/run/x'\n[[bridges]]\nname = 'br1'\nports = ['tap:t0', 'packet:eth1']\n\
+             [[guests]]\ncfg = 'web.cfg'\nnetns = 'web'\n[supervise]\nguests = true\n",
+        )
+        .unwrap();
+        assert_eq!(host.bridges[0].to_string(), "br1=tap:t0,packet:eth1");
+        assert_eq!("br1=tap:t0,packet:eth1".parse(), Ok(host.bridges[0].clone()));
+        assert_eq!(host.guests[0].netns.as_deref(), Some("web"));
+        assert_eq!(host.supervise, Supervise { dom0: true, guests: true });
+        let empty = parse("").unwrap();
+        assert_eq!(empty.bridges, ["xenbr0".parse().unwrap()]);
+        assert!(empty.supervise.dom0 && !empty.supervise.guests);
+    }
+
+    #[test]
+    fn errors_name_the_line() {
+        let cases = [
+            ("dir = '/x'\nbrigdes = []", "host.toml:2: unknown field `brigdes`"),
+            (
+                "[[bridges]]\nname = 'a'\nports = ['eth0']",
+                r#"host.toml:3: found "eth0", expected tap:NAME or packet"#,
+            ),
+            (
+                "[[bridges]]\nname='a'\n[[bridges]]\nname='a'",
+                r#"bridges: name: found "a", expected a name that no"#,
+            ),
+            ("[[bridges]]\nports=[]", "host.toml:1: missing field `name`"),
+            ("dir = 3", "host.toml:1: invalid type: integer `3`, expected"),
+            ("dir =", "host.toml:1: "),
+        ];
+        for (text, part) in cases {
+            let error = parse(text).unwrap_err().to_string();
+            assert!(error.contains(part), "{text:?}: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+}

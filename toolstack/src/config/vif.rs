@@ -1,0 +1,193 @@
+//! A network interface as xl-network-configuration(5) writes it: `mac=00:16:3e:01:02:03,bridge=xenbr0,rate=1MB/s`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::Warnings;
+use super::params::Params;
+use super::rate::{self, Rate};
+use crate::error::{Origin, Result};
+
+/// An interface to be attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VifSpec {
+    /// Its address; `None` means one to be made up.
+    pub mac: Option<Mac>,
+    /// The bridge it is a port of.
+    pub bridge: String,
+    /// Its name in dom0; `None` means `vif<domid>.<devid>`.
+    pub vifname: Option<String>,
+    /// Limit of what the guest sends.
+    pub rate: Option<Rate>,
+    /// Largest payload of a frame, in octets.
+    pub mtu: u32,
+    /// Its number in the guest; `None` means the lowest free one.
+    pub devid: Option<u32>,
+    /// Whether the guest is told to trust the back end.
+    pub trusted: bool,
+}
+
+/// The bridge's name when none is said.
+pub const DEFAULT_BRIDGE: &str = "xenbr0";
+/// Largest payload when nothing is said, in octets.
+pub const DEFAULT_MTU: u32 = 1500;
+/// Least and most that an interface takes, in octets: IPv4's least (RFC 791), and what 18 slots carry.
+const MTU: std::ops::RangeInclusive<u32> = 68..=65_521;
+
+const NAMED: [&str; 16] = [
+    "mac",
+    "bridge",
+    "vifname",
+    "rate",
+    "mtu",
+    "devid",
+    "ip",
+    "type",
+    "script",
+    "backend",
+    "model",
+    "gatewaydev",
+    "netdev",
+    "vlan",
+    "accel",
+    "forwarddev",
+];
+
+impl VifSpec {
+    /// Reads one; the empty text is an interface with every default. What has no effect is told to `warnings`.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Input`] with the parameter, what stands there and what should.
+    pub fn parse(origin: &Origin, text: &str, warnings: &mut Warnings) -> Result<VifSpec> {
+        let mut params = Params::new(origin, "vif");
+        for piece in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+            one(&mut params, piece)?;
+        }
+        without_effect(&mut params, warnings)?;
+        finish(params)
+    }
+}
+
+fn one(params: &mut Params<'_>, piece: &str) -> Result<()> {
+    match piece {
+        "trusted" => return params.set("trusted", "1"),
+        "untrusted" => return params.set("trusted", "0"),
+        _ => {}
+    }
+    let known =
+        piece.split_once('=').and_then(|(name, value)| Some((NAMED.iter().find(|n| **n == name)?, value)));
+    match known {
+        Some((name, value)) => params.set(name, value),
+        None => {
+            let expected =
+                format!("one of trusted, untrusted, or KEY=VALUE with KEY one of {}", NAMED.join(", "));
+            Err(params.origin().wrong("vif", piece, expected))
+        }
+    }
+}
+
+/// Known to xl, and either refused here or told to be without effect.
+fn without_effect(params: &mut Params<'_>, warnings: &mut Warnings) -> Result<()> {
+    match params.take("type").as_deref() {
+        None | Some("vif") => {}
+        Some(other) => return Err(params.wrong("type", other, "vif (there are no emulated interfaces)")),
+    }
+    if let Some(domain) = params.take("backend")
+        && !["0", "Domain-0"].contains(&domain.as_str())
+    {
+        return Err(params.wrong("backend", &domain, "Domain-0 (driver domains are not supported yet)"));
+    }
+    params.refuse("vlan", "nothing (VLANs are not supported yet)")?;
+    params.refuse("forwarddev", "nothing (COLO is not supported)")?;
+    let idle = [
+        ("ip", "no script filters by address"),
+        ("script", "scripts are not run; dom0 puts the interface into the bridge itself"),
+        ("model", "there are no emulated interfaces"),
+        ("gatewaydev", "it is for the script vif-route, which is not run"),
+        ("netdev", "it is for the script vif-route, which is not run"),
+        ("accel", "it has had none since Xen 4.2"),
+    ];
+    for (name, why) in idle {
+        if params.take(name).is_some() {
+            warnings.no_effect(params.origin(), &params.key(name), why);
+        }
+    }
+    Ok(())
+}
+
+fn finish(mut params: Params<'_>) -> Result<VifSpec> {
+    let mac = parse(&mut params, "mac", "an address of one interface such as 00:16:3e:01:02:03")?;
+    let mtu = parse(&mut params, "mtu", "octets from 68 to 65521")?.unwrap_or(DEFAULT_MTU);
+    if !MTU.contains(&mtu) {
+        return Err(params.wrong("mtu", &mtu.to_string(), "octets from 68 to 65521"));
+    }
+    let vifname = params.take("vifname");
+    if let Some(name) = vifname.as_deref().filter(|n| !is_interface_name(n)) {
+        return Err(params.wrong(
+            "vifname",
+            name,
+            "an interface's name: 1 to 15 letters without space, / or :",
+        ));
+    }
+    Ok(VifSpec {
+        mac,
+        mtu,
+        vifname,
+        bridge: params.take("bridge").unwrap_or_else(|| DEFAULT_BRIDGE.into()),
+        rate: parse(&mut params, "rate", rate::EXPECTED)?,
+        devid: parse(&mut params, "devid", "a number from 0 on")?,
+        trusted: params.take("trusted").is_none_or(|t| t == "1"),
+    })
+}
+
+fn parse<T: FromStr>(params: &mut Params<'_>, name: &str, expected: &str) -> Result<Option<T>> {
+    let Some(text) = params.take(name) else { return Ok(None) };
+    text.parse().map(Some).map_err(|_| params.wrong(name, &text, expected))
+}
+
+/// What Linux takes as an interface's name (`dev_valid_name`).
+pub fn is_interface_name(name: &str) -> bool {
+    let bad = |c: char| c.is_ascii_whitespace() || c == '/' || c == ':';
+    (1..16).contains(&name.len()) && name != "." && name != ".." && !name.contains(bad)
+}
+
+/// An Ethernet address of one interface: no group's, not all zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// One in Xen's own range, 00:16:3e, from three random octets; as libxl makes them.
+    pub fn xen(random: [u8; 3]) -> Mac {
+        let [a, b, c] = random;
+        Mac([0x00, 0x16, 0x3e, a & 0x7f, b, c])
+    }
+}
+
+/// The text is no interface's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NotAMac;
+
+impl FromStr for Mac {
+    type Err = NotAMac;
+
+    fn from_str(text: &str) -> Result<Mac, NotAMac> {
+        let mut octets = [0; 6];
+        let mut groups = text.split(':');
+        for octet in &mut octets {
+            let group = groups.next().filter(|g| g.len() == 2 && g.bytes().all(|b| b.is_ascii_hexdigit()));
+            *octet = u8::from_str_radix(group.ok_or(NotAMac)?, 16).map_err(|_| NotAMac)?;
+        }
+        let of_one = octets[0] & 1 == 0 && octets != [0; 6];
+        if groups.next().is_none() && of_one { Ok(Mac(octets)) } else { Err(NotAMac) }
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+#[cfg(test)]
+mod tests;
