@@ -1,6 +1,7 @@
 //! The program `xpv`: store, broker, dom0 and guests from one binary, one file a command.
 //!
-//! A library so that its parsers can be fuzzed and its parts measured; [`run`] is all that `main` calls.
+//! A library so that its parsers can be fuzzed and its parts measured; `main` is one call.
 
 pub mod config;
 pub mod error;
+pub mod nbd;

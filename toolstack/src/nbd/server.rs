@@ -1,0 +1,171 @@
+//! The loop that moves octets between clients' sockets and an export's blocks: one thread, any number of requests
+//! under way for each client.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::{Blocks, Export, Op, Outcome, Session};
+
+/// Clients at once; more wait to be accepted.
+const MOST_CLIENTS: usize = 16;
+/// Octets read from a client in one go.
+const CHUNK: usize = 256 << 10;
+
+/// Serves `export` to whoever connects to `listener` until `stop` becomes readable. Clients then see the end of
+/// their streams.
+///
+/// # Errors
+/// The blocks are gone, or the system's at polling.
+pub fn serve(
+    listener: &UnixListener,
+    export: &Export,
+    blocks: &mut dyn Blocks,
+    stop: BorrowedFd<'_>,
+) -> io::Result<()> {
+    listener.set_nonblocking(true)?;
+    let mut server = Server { export, blocks, clients: HashMap::new(), waiting: VecDeque::new(), last: 0 };
+    let mut chunk = vec![0; CHUNK];
+    while !server.sleep(listener, stop)? {
+        server.accept(listener);
+        server.read(&mut chunk);
+        // Until nothing moves: an answer makes room for a question that is here already.
+        while server.ask() | server.answers()? {}
+        server.write();
+    }
+    Ok(())
+}
+
+struct Client {
+    stream: UnixStream,
+    session: Session,
+}
+
+struct Server<'a> {
+    export: &'a Export,
+    blocks: &'a mut dyn Blocks,
+    clients: HashMap<u64, Client>,
+    /// Questions for which the blocks had no room.
+    waiting: VecDeque<(u64, Op)>,
+    /// The number given last, to a client or a question.
+    last: u64,
+}
+
+impl Server<'_> {
+    /// Waits until something can be done; `true` when told to stop.
+    fn sleep(&mut self, listener: &UnixListener, stop: BorrowedFd<'_>) -> io::Result<bool> {
+        let timeout = if self.blocks.arm()? { PollTimeout::ZERO } else { PollTimeout::NONE };
+        let mut fds =
+            vec![PollFd::new(stop, PollFlags::POLLIN), PollFd::new(self.blocks.fd(), PollFlags::POLLIN)];
+        if self.clients.len() < MOST_CLIENTS {
+            fds.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
+        }
+        fds.extend(self.clients.values().filter_map(Client::poll_fd));
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(fds[0].any().unwrap_or(false)),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    fn accept(&mut self, listener: &UnixListener) {
+        while self.clients.len() < MOST_CLIENTS {
+            let Ok((stream, _)) = listener.accept() else { return };
+            if stream.set_nonblocking(true).is_ok() {
+                self.last += 1;
+                self.clients.insert(self.last, Client { stream, session: Session::new() });
+            }
+        }
+    }
+
+    fn read(&mut self, chunk: &mut [u8]) {
+        for client in self.clients.values_mut() {
+            client.read(chunk);
+        }
+    }
+
+    /// Puts questions to the blocks: those that waited, then each client's. `true` if any was taken.
+    fn ask(&mut self) -> bool {
+        let mut taken = false;
+        while let Some((id, op)) = self.waiting.pop_front() {
+            if let Err(op) = self.blocks.submit(id, op) {
+                self.waiting.push_front((id, op));
+                return taken;
+            }
+            taken = true;
+        }
+        for client in self.clients.values_mut() {
+            while self.waiting.is_empty() {
+                let id = self.last + 1;
+                let Some(op) = client.session.next(self.export, id) else { break };
+                self.last = id;
+                match self.blocks.submit(id, op) {
+                    Ok(()) => taken = true,
+                    Err(op) => self.waiting.push_back((id, op)),
+                }
+            }
+        }
+        taken
+    }
+
+    /// Passes answers on; `true` if there were any.
+    fn answers(&mut self) -> io::Result<bool> {
+        let mut answers: Vec<(u64, Outcome)> = Vec::new();
+        self.blocks.poll(&mut answers)?;
+        for (id, outcome) in &answers {
+            // Nobody's is that of a client that went away.
+            let _ = self.clients.values_mut().any(|c| c.session.answer(*id, outcome));
+        }
+        Ok(!answers.is_empty())
+    }
+
+    fn write(&mut self) {
+        self.clients.retain(|_, client| client.write().is_ok() && !client.session.is_over());
+    }
+}
+
+impl Client {
+    /// `None` when nothing is to be read or written: a stream that hung up would wake us again and again.
+    fn poll_fd(&self) -> Option<PollFd<'_>> {
+        let mut flags = PollFlags::empty();
+        flags.set(PollFlags::POLLIN, self.session.wants_input());
+        flags.set(PollFlags::POLLOUT, !self.session.unsent().is_empty());
+        (!flags.is_empty()).then(|| PollFd::new(self.stream.as_fd(), flags))
+    }
+
+    fn read(&mut self, chunk: &mut [u8]) {
+        while self.session.wants_input() {
+            match self.stream.read(chunk) {
+                Ok(0) => self.session.end(),
+                Ok(len) => {
+                    self.session.receive(&chunk[..len]);
+                    if len < chunk.len() {
+                        return;
+                    }
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => self.session.end(),
+            }
+        }
+    }
+
+    /// An error when the client is gone.
+    fn write(&mut self) -> io::Result<()> {
+        while !self.session.unsent().is_empty() {
+            match self.stream.write(self.session.unsent()) {
+                Ok(len) => self.session.sent(len),
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! Real sockets against blocks in memory that answer late and out of order.
+
+use super::*;
+use crate::nbd::proto::{REPLY, REQUEST, Reader, command, option};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use std::thread;
+use std::time::Duration;
+
+/// Memory that takes four questions at a time and answers them backwards.
+struct Ram {
+    memory: Vec<u8>,
+    waiting: Vec<(u64, Op)>,
+    event: EventFd,
+}
+
+impl Ram {
+    fn new(size: usize) -> Ram {
+        let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap();
+        Ram { memory: vec![0; size], waiting: Vec::new(), event }
+    }
+
+    fn carry_out(&mut self, op: Op) -> Outcome {
+        match op {
+            Op::Read { offset, len } => Ok(self.memory[offset as usize..][..len as usize].to_vec()),
+            Op::Write { offset, data, .. } => {
+                self.memory[offset as usize..][..data.len()].copy_from_slice(&data);
+                Ok(Vec::new())
+            }
+            Op::Flush | Op::Trim { .. } => Ok(Vec::new()),
+        }
+    }
+}
+
+impl Blocks for Ram {
+    fn submit(&mut self, id: u64, op: Op) -> Result<(), Op> {
+        if self.waiting.len() == 4 {
+            return Err(op);
+        }
+        self.waiting.push((id, op));
+        Ok(())
+    }
+
+    fn poll(&mut self, answers: &mut Vec<(u64, Outcome)>) -> io::Result<()> {
+        while let Some((id, op)) = self.waiting.pop() {
+            answers.push((id, self.carry_out(op)));
+        }
+        Ok(())
+    }
+
+    fn arm(&mut self) -> io::Result<bool> {
+        Ok(!self.waiting.is_empty())
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.event.as_fd()
+    }
+}
+
+fn export(size: u64) -> Export {
+    Export { name: "xvda".into(), size, block: 512, read_only: false, trim: true }
+}
+
+/// Runs `client` against a server, which must end when told to.
+fn with_server(client: impl FnOnce(&dyn Fn() -> UnixStream)) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("nbd");
+    let listener = UnixListener::bind(&path).unwrap();
+    let stop = EventFd::new().unwrap();
+    thread::scope(|scope| {
+        let stop = &stop;
+        let server =
+            scope.spawn(move || serve(&listener, &export(1 << 16), &mut Ram::new(1 << 16), stop.as_fd()));
+        client(&|| {
+            let stream = UnixStream::connect(&path).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream
+        });
+        stop.write(1).unwrap();
+        server.join().unwrap().unwrap();
+    });
+}
+
+fn begin(mut stream: UnixStream) -> UnixStream {
+    stream.read_exact(&mut [0; 18]).unwrap();
+    let mut hello = 3u32.to_be_bytes().to_vec();
+    hello.extend(b"IHAVEOPT");
+    hello.extend(option::EXPORT_NAME.to_be_bytes());
+    hello.extend([0; 4]);
+    stream.write_all(&hello).unwrap();
+    stream.read_exact(&mut [0; 10]).unwrap();
+    stream
+}
+
+fn request(kind: u16, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
+    let mut octets = REQUEST.to_be_bytes().to_vec();
+    octets.extend([0, 0]);
+    octets.extend(kind.to_be_bytes());
+    octets.extend(cookie.to_be_bytes());
+    octets.extend(offset.to_be_bytes());
+    octets.extend(len.to_be_bytes());
+    octets
+}
+
+/// A reply's cookie; its error must be 0.
+fn reply(stream: &mut UnixStream) -> u64 {
+    let mut octets = [0; 16];
+    stream.read_exact(&mut octets).unwrap();
+    let mut reader = Reader(&octets);
+    assert_eq!((reader.u32(), reader.u32()), (Some(REPLY), Some(0)));
+    reader.u64().unwrap()
+}
+
+#[test]
+fn many_requests_at_once_are_all_answered_and_clients_see_each_others_writes() {
+    with_server(|connect| {
+        let (mut writer, mut reader) = (begin(connect()), begin(connect()));
+        let mut all = Vec::new();
+        for n in 0..128 {
+            all.extend(request(command::WRITE, n, n * 512, 512));
+            all.extend([n as u8; 512]);
+        }
+        writer.write_all(&all).unwrap();
+        let mut cookies: Vec<u64> = (0..128).map(|_| reply(&mut writer)).collect();
+        cookies.sort_unstable();
+        assert!(cookies.into_iter().eq(0..128));
+        reader.write_all(&request(command::READ, 1, 0, 1 << 16)).unwrap();
+        assert_eq!(reply(&mut reader), 1);
+        let mut octets = vec![0; 1 << 16];
+        reader.read_exact(&mut octets).unwrap();
+        assert!(octets.chunks(512).enumerate().all(|(n, chunk)| chunk == [n as u8; 512]));
+    });
+}
+
+#[test]
+fn clients_that_go_away_or_talk_nonsense_disturb_nobody() {
+    with_server(|connect| {
+        let mut good = begin(connect());
+        drop(connect());
+        connect().write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+        let mut half = begin(connect());
+        half.write_all(&request(command::WRITE, 1, 0, 4096)).unwrap();
+        drop(half);
+        let mut unread = begin(connect());
+        for n in 0..64 {
+            unread.write_all(&request(command::READ, n, 0, 1 << 16)).unwrap();
+        }
+        drop(unread);
+        let mut goodbye = begin(connect());
+        goodbye.write_all(&request(command::DISC, 1, 0, 0)).unwrap();
+        assert_eq!(goodbye.read(&mut [0; 1]).unwrap(), 0);
+        good.write_all(&request(command::FLUSH, 9, 0, 0)).unwrap();
+        assert_eq!(reply(&mut good), 9);
+    });
+}

@@ -1,0 +1,261 @@
+//! Handshakes, requests, and clients that mean harm.
+
+use super::super::proto::{IHAVEOPT, NBDMAGIC, OPTION_REPLY, REQUEST, Reader, option, reply};
+use super::*;
+use proptest::prelude::*;
+
+fn export() -> Export {
+    Export { name: "xvda".into(), size: 1 << 20, block: 512, read_only: false, trim: true }
+}
+
+fn option_octets(kind: u32, data: &[u8]) -> Vec<u8> {
+    let mut octets = IHAVEOPT.to_be_bytes().to_vec();
+    octets.extend(kind.to_be_bytes());
+    octets.extend((data.len() as u32).to_be_bytes());
+    octets.extend(data);
+    octets
+}
+
+fn go(name: &str) -> Vec<u8> {
+    let mut data = (name.len() as u32).to_be_bytes().to_vec();
+    data.extend(name.as_bytes());
+    data.extend([0, 0]);
+    option_octets(option::GO, &data)
+}
+
+fn request(kind: u16, flags: u16, cookie: u64, offset: u64, len: u32, data: &[u8]) -> Vec<u8> {
+    let mut octets = REQUEST.to_be_bytes().to_vec();
+    octets.extend(flags.to_be_bytes());
+    octets.extend(kind.to_be_bytes());
+    octets.extend(cookie.to_be_bytes());
+    octets.extend(offset.to_be_bytes());
+    octets.extend(len.to_be_bytes());
+    octets.extend(data);
+    octets
+}
+
+/// Takes what the session has put out.
+fn sent(session: &mut Session) -> Vec<u8> {
+    let octets = session.unsent().to_vec();
+    session.sent(octets.len());
+    octets
+}
+
+/// A session past its handshake.
+fn begun() -> Session {
+    let mut session = Session::new();
+    session.receive(&3u32.to_be_bytes());
+    session.receive(&go("xvda"));
+    assert_eq!(session.next(&export(), 1), None);
+    sent(&mut session);
+    session
+}
+
+/// The types of the replies to options.
+fn option_replies(octets: &[u8]) -> Vec<u32> {
+    let (mut reader, mut types) = (Reader(octets), Vec::new());
+    while let Some(magic) = reader.u64() {
+        assert_eq!(magic, OPTION_REPLY);
+        reader.u32().unwrap();
+        types.push(reader.u32().unwrap());
+        let len = reader.u32().unwrap();
+        reader.take(len as usize).unwrap();
+    }
+    types
+}
+
+#[test]
+fn go_describes_the_export_and_begins() {
+    let mut session = Session::new();
+    let greeting = sent(&mut session);
+    assert_eq!(greeting, [&NBDMAGIC.to_be_bytes()[..], &IHAVEOPT.to_be_bytes(), &[0, 3]].concat());
+    session.receive(&3u32.to_be_bytes());
+    session.receive(&option_octets(option::LIST, &[]));
+    session.receive(&option_octets(99, b"what"));
+    session.receive(&go("other"));
+    session.receive(&option_octets(option::GO, b"\0"));
+    session.receive(&go("xvda"));
+    assert_eq!(session.next(&export(), 1), None);
+    let types = option_replies(&sent(&mut session));
+    let expected = [
+        [reply::SERVER, reply::ACK].as_slice(),
+        &[reply::ERR_UNSUP, reply::ERR_UNKNOWN, reply::ERR_INVALID],
+        &[reply::INFO, reply::INFO, reply::ACK],
+    ];
+    assert_eq!(types, expected.concat());
+    session.receive(&request(command::READ, 0, 7, 512, 1024, &[]));
+    assert_eq!(session.next(&export(), 1), Some(Op::Read { offset: 512, len: 1024 }));
+}
+
+#[test]
+fn the_old_way_to_begin_gives_size_and_flags() {
+    for (flags, zeroes) in [(3u32, 0), (1, 124)] {
+        let mut session = Session::new();
+        sent(&mut session);
+        session.receive(&flags.to_be_bytes());
+        session.receive(&option_octets(option::EXPORT_NAME, b""));
+        assert_eq!(session.next(&export(), 1), None);
+        let octets = sent(&mut session);
+        assert_eq!(octets[..8], (1u64 << 20).to_be_bytes());
+        assert_eq!(octets.len(), 10 + zeroes);
+    }
+}
+
+#[test]
+fn answers_go_out_in_any_order_under_the_clients_cookie() {
+    let mut session = begun();
+    session.receive(&request(command::WRITE, FUA, 10, 0, 512, &[5; 512]));
+    session.receive(&request(command::READ, 0, 11, 512, 512, &[]));
+    session.receive(&request(command::FLUSH, 0, 12, 0, 0, &[]));
+    let write = Op::Write { offset: 0, data: vec![5; 512], durable: true };
+    assert_eq!(session.next(&export(), 1), Some(write));
+    assert_eq!(session.next(&export(), 2), Some(Op::Read { offset: 512, len: 512 }));
+    assert_eq!(session.next(&export(), 3), Some(Op::Flush));
+    assert_eq!(session.next(&export(), 4), None);
+    assert!(session.answer(2, &Ok(vec![9; 512])));
+    assert!(session.answer(1, &Err(28)));
+    assert!(session.answer(3, &Err(110)));
+    assert!(!session.answer(3, &Ok(vec![])), "nobody asked twice");
+    let octets = sent(&mut session);
+    let mut reader = Reader(&octets);
+    let mut replies = Vec::new();
+    while reader.u32() == Some(REPLY) {
+        let (error, cookie) = (reader.u32().unwrap(), reader.u64().unwrap());
+        replies.push((error, cookie));
+        if cookie == 11 {
+            assert_eq!(reader.take(512).unwrap(), [9; 512]);
+        }
+    }
+    assert_eq!(replies, [(0, 11), (errno::ENOSPC, 10), (errno::EIO, 12)]);
+}
+
+#[test]
+fn wrong_requests_are_refused_and_the_next_is_served() {
+    let size = export().size;
+    let data = [0; 512];
+    let cases = [
+        (request(command::READ, 0, 1, 1, 512, &[]), errno::EINVAL),
+        (request(command::READ, 0, 1, 0, 0, &[]), errno::EINVAL),
+        (request(command::READ, 0, 1, size, 512, &[]), errno::EINVAL),
+        (request(command::READ, 0, 1, u64::MAX - 511, 512, &[]), errno::EINVAL),
+        (request(command::READ, 0, 1, 0, MOST + 512, &[]), errno::EOVERFLOW),
+        (request(command::WRITE, 0, 1, size - 256, 512, &data), errno::EINVAL),
+        (request(command::WRITE, 0, 1, size, 512, &data), errno::ENOSPC),
+        (request(command::WRITE, 8, 1, 0, 512, &data), errno::EINVAL),
+        (request(command::FLUSH, 0, 1, 512, 0, &[]), errno::EINVAL),
+        (request(9, 0, 1, 0, 0, &[]), errno::ENOTSUP),
+    ];
+    for (octets, error) in cases {
+        let mut session = begun();
+        session.receive(&octets);
+        session.receive(&request(command::READ, 0, 2, 0, 512, &[]));
+        assert_eq!(session.next(&export(), 1), Some(Op::Read { offset: 0, len: 512 }));
+        let mut expected = REPLY.to_be_bytes().to_vec();
+        expected.extend(error.to_be_bytes());
+        expected.extend(1u64.to_be_bytes());
+        assert_eq!(sent(&mut session), expected);
+    }
+    let read_only = Export { read_only: true, ..export() };
+    let mut session = begun();
+    session.receive(&request(command::WRITE, 0, 1, 0, 512, &data));
+    assert_eq!(session.next(&read_only, 1), None);
+    assert_eq!(sent(&mut session)[4..8], errno::EPERM.to_be_bytes());
+}
+
+#[test]
+fn what_cannot_be_followed_ends_the_connection() {
+    let endings = [
+        request(command::DISC, 0, 1, 0, 0, &[]),
+        request(command::WRITE, 0, 1, 0, MOST + 1, &[]),
+        vec![0; REQUEST_LEN],
+    ];
+    for octets in endings {
+        let mut session = begun();
+        session.receive(&octets);
+        assert_eq!(session.next(&export(), 1), None);
+        assert!(session.is_over() && !session.wants_input());
+    }
+    let hellos = [
+        0xffff_u32.to_be_bytes().to_vec(),
+        [&[0, 0, 0, 3][..], &[0; 16]].concat(),
+        [&[0, 0, 0, 3][..], &IHAVEOPT.to_be_bytes(), &[0, 0, 0, 7, 0xff, 0xff, 0xff, 0xff]].concat(),
+        [&[0, 0, 0, 3][..], &option_octets(option::EXPORT_NAME, b"other")].concat(),
+    ];
+    for octets in hellos {
+        let mut session = Session::new();
+        session.receive(&octets);
+        session.next(&export(), 1);
+        assert!(session.is_ended(), "{octets:?}");
+    }
+}
+
+#[test]
+fn a_client_that_only_asks_is_not_read_for_ever() {
+    let mut session = begun();
+    let ask = request(command::READ, 0, 1, 0, 1 << 20, &[]);
+    let mut asked = 0;
+    for _ in 0..10_000 {
+        if !session.wants_input() {
+            break;
+        }
+        session.receive(&ask);
+        while session.next(&export(), asked + 1).is_some() {
+            asked += 1;
+        }
+    }
+    assert_eq!(asked, 64);
+    for id in 1..=asked {
+        session.answer(id, &Ok(vec![0; 1 << 20]));
+    }
+    assert!(!session.wants_input(), "what is not taken counts too");
+}
+
+proptest! {
+    #[test]
+    fn octets_may_come_in_any_pieces(cuts in prop::collection::vec(1usize..700, 0..40)) {
+        let mut octets = 3u32.to_be_bytes().to_vec();
+        octets.extend(option_octets(option::LIST, &[]));
+        octets.extend(go(""));
+        octets.extend(request(command::WRITE, 0, 1, 512, 1024, &[3; 1024]));
+        octets.extend(request(command::TRIM, 0, 2, 0, 512, &[]));
+        octets.extend(request(command::DISC, 0, 3, 0, 0, &[]));
+        let (mut session, mut rest, mut ops) = (Session::new(), &octets[..], Vec::new());
+        for cut in cuts.into_iter().chain([usize::MAX]) {
+            let (piece, after) = rest.split_at(cut.min(rest.len()));
+            session.receive(piece);
+            while let Some(op) = session.next(&export(), ops.len() as u64) {
+                ops.push(op);
+            }
+            rest = after;
+        }
+        let write = Op::Write { offset: 512, data: vec![3; 1024], durable: false };
+        prop_assert_eq!(ops, [write, Op::Trim { offset: 0, len: 512 }]);
+        prop_assert!(session.is_ended());
+    }
+
+    #[test]
+    fn no_octets_make_it_panic_or_ask_beyond_the_end(
+        start in any::<bool>(),
+        messages in prop::collection::vec(
+            prop_oneof![
+                (0u16..8, 0u16..3, 0u64..3 << 20, 0u32..9000).prop_map(|(k, f, o, l)| request(k, f, 1, o, l, &[])),
+                (0u32..12, prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(k, d)| option_octets(k, &d)),
+                prop::collection::vec(any::<u8>(), 0..60),
+            ],
+            0..20,
+        ),
+    ) {
+        let mut session = if start { begun() } else { Session::new() };
+        for (id, octets) in messages.iter().enumerate() {
+            session.receive(octets);
+            while let Some(op) = session.next(&export(), id as u64) {
+                let end = match op {
+                    Op::Read { offset, len } | Op::Trim { offset, len } => offset + u64::from(len),
+                    Op::Write { offset, data, .. } => offset + data.len() as u64,
+                    Op::Flush => 0,
+                };
+                prop_assert!(end <= export().size);
+            }
+        }
+    }
+}
