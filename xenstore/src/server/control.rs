@@ -5,6 +5,7 @@ use std::fmt::Write;
 use ring_abi::xs_wire::XsError;
 
 use super::Core;
+use super::connection::Connection;
 use super::dispatch::{Request, number, ok, text};
 use super::quota::{Quota, Quotas};
 use crate::DomId;
@@ -50,14 +51,17 @@ impl Core {
 
     fn usage(&self, domid: DomId) -> Result<String, XsError> {
         let domain = self.domains.get(&domid).ok_or(XsError::ENOENT)?;
-        let conn = domain.conn.and_then(|id| self.connections.get(&id));
+        // Those of connections are each connection's: shown is the one that has used most.
+        let most = |count: fn(&Connection) -> usize| {
+            domain.conns.iter().filter_map(|id| self.connections.get(id)).map(count).max()
+        };
         let used = |quota| match quota {
             Quota::Nodes => Some(self.tree.owned(domid) as usize),
-            Quota::Watches => conn.map(|c| c.watches),
-            Quota::Transactions => conn.map(|c| c.transactions.len()),
-            Quota::Memory => conn.map(|c| c.held()),
-            Quota::Outstanding => conn.map(|c| c.outbox.replies()),
-            Quota::Events => conn.map(|c| c.outbox.events()),
+            Quota::Watches => most(|c| c.watches),
+            Quota::Transactions => most(|c| c.transactions.len()),
+            Quota::Memory => most(Connection::held),
+            Quota::Outstanding => most(|c| c.outbox.replies()),
+            Quota::Events => most(|c| c.outbox.events()),
             _ => None,
         };
         Ok(table(&format!("Domain {domid}"), &domain.allowance.quotas, used))

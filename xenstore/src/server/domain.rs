@@ -1,5 +1,6 @@
 //! Domains: introduced, released, and what dom0 sets for each.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ring_abi::xs_wire::XsError;
@@ -23,7 +24,7 @@ const FEATURES: u32 = 0;
 /// What is known of a domain.
 pub(super) struct Domain {
     introduced: bool,
-    pub(super) conn: Option<ConnId>,
+    pub(super) conns: BTreeSet<ConnId>,
     pub(super) target: Option<DomId>,
     features: u32,
     pub(super) allowance: Allowance,
@@ -32,7 +33,7 @@ pub(super) struct Domain {
 impl Domain {
     fn new(domid: DomId, quotas: Quotas) -> Domain {
         let allowance = Allowance::new(domid, quotas);
-        Domain { introduced: false, conn: None, target: None, features: FEATURES, allowance }
+        Domain { introduced: false, conns: BTreeSet::new(), target: None, features: FEATURES, allowance }
     }
 
     pub(super) fn introduced(domid: DomId, quotas: Quotas) -> Domain {
@@ -61,7 +62,7 @@ impl Core {
             return Err(XsError::EINVAL);
         }
         let domain = self.domains.get(&domid).filter(|d| d.introduced).ok_or(XsError::ENOENT)?;
-        if let Some(conn) = domain.conn {
+        for conn in domain.conns.clone() {
             self.close(conn, "the domain was released");
         }
         self.domains.remove(&domid);
@@ -214,4 +215,22 @@ fn real(domid: DomId) -> Result<DomId, XsError> {
 
 fn quota(name: &[u8]) -> Result<Quota, XsError> {
     std::str::from_utf8(name).ok().and_then(Quota::from_name).ok_or(XsError::EINVAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::MOST_CONNECTIONS;
+
+    #[test]
+    fn a_domain_has_several_connections_within_a_bound_and_loses_all_when_released() {
+        let mut core = Core::new(Quotas::default());
+        let ids: Vec<_> = (0..MOST_CONNECTIONS).map(|_| core.introduce(1).unwrap()).collect();
+        assert_eq!(core.introduce(1), Err(XsError::ENOSPC));
+        assert!(ids.iter().all(|id| !core.closed(*id)));
+        core.disconnect(ids[0]);
+        let last = core.introduce(1).unwrap();
+        core.release(1).unwrap();
+        assert!(ids.iter().chain([&last]).all(|id| core.closed(*id)));
+    }
 }

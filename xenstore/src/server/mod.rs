@@ -51,6 +51,9 @@ pub const INTRODUCE_DOMAIN: &str = "@introduceDomain";
 /// Fires when a domain is released.
 pub const RELEASE_DOMAIN: &str = "@releaseDomain";
 
+/// Most connections of one domain.
+const MOST_CONNECTIONS: usize = 64;
+
 /// A connection's number; never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId(pub u64);
@@ -91,16 +94,20 @@ impl Core {
         self.add(0)
     }
 
-    /// A domain's connection; an earlier one of the same domain is closed. The first fires `@introduceDomain`.
+    /// A domain's connection. It may have up to 64, as a domain that is a process has no kernel to share one among
+    /// its drivers; the quotas of watches, transactions and waiting events hold for each. The first fires
+    /// `@introduceDomain`.
     ///
     /// # Errors
-    /// EINVAL for dom0 and for numbers that are no real domain's.
+    /// EINVAL for dom0 and for numbers that are no real domain's, ENOSPC for one connection too many.
     pub fn introduce(&mut self, domid: DomId) -> Result<ConnId, XsError> {
         self.note_introduced(domid)?;
+        if self.domains.get(&domid).is_some_and(|domain| domain.conns.len() >= MOST_CONNECTIONS) {
+            return Err(XsError::ENOSPC);
+        }
         let id = self.add(domid);
-        let earlier = self.domains.get_mut(&domid).and_then(|domain| domain.conn.replace(id));
-        if let Some(earlier) = earlier {
-            self.close(earlier, "the domain was introduced again");
+        if let Some(domain) = self.domains.get_mut(&domid) {
+            domain.conns.insert(id);
         }
         Ok(id)
     }
@@ -119,7 +126,7 @@ impl Core {
         self.woken.remove(&id);
         let Some(connection) = self.connections.remove(&id) else { return };
         if let Some(domain) = self.domains.get_mut(&connection.domid) {
-            domain.conn.take_if(|conn| *conn == id);
+            domain.conns.remove(&id);
         }
     }
 

@@ -131,8 +131,8 @@ impl Drop for Store {
 }
 
 impl StoreHandle {
-    /// Takes over a domain's connection to the store; `stream` is the store's end. One the domain had before is
-    /// closed. When this returns the domain is introduced.
+    /// Takes over a domain's connection to the store; `stream` is the store's end. A domain may have several. When
+    /// this returns the domain is introduced.
     ///
     /// # Errors
     /// EINVAL for dom0 and numbers that are no domain's; BrokenPipe when the store has stopped.
@@ -154,8 +154,16 @@ impl StoreHandle {
     /// No descriptors left; BrokenPipe when the store has stopped.
     pub fn client(&self) -> io::Result<Client> {
         let (ours, theirs) = UnixStream::pair()?;
-        self.send(Command::Connect(theirs))?;
+        self.connect(theirs)?;
         Ok(Client::new(ours))
+    }
+
+    /// Takes over a connection of dom0's; `stream` is the store's end.
+    ///
+    /// # Errors
+    /// BrokenPipe when the store has stopped.
+    pub fn connect(&self, stream: UnixStream) -> io::Result<()> {
+        self.send(Command::Connect(stream))
     }
 
     fn ask(&self, command: impl FnOnce(Sender<Result<(), XsError>>) -> Command) -> io::Result<()> {
