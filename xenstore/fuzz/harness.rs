@@ -79,7 +79,9 @@ impl Peer {
         }
         let mut choices = Choices(octets);
         let tx_id = if choices.next() & 1 == 0 { 0 } else { u32::from(choices.next() % 4) };
-        let mut message = Message::new(MessageType::Read, number, tx_id, payload(kind, &mut choices));
+        let mut payload = payload(kind, &mut choices);
+        payload.truncate(PAYLOAD_MAX);
+        let mut message = Message::new(MessageType::Read, number, tx_id, payload);
         message.header.kind = kind;
         core.input(self.id, &message.to_octets());
         if let Some(asked) = &mut self.asked {
@@ -178,7 +180,7 @@ fn payload(kind: u32, c: &mut Choices<'_>) -> Vec<u8> {
         }
         Some(SetTarget | SetFeature) => format!("{}\0{}\0", c.domid(), c.domid()),
         Some(SetQuota) => format!("{}\0nodes\0{}\0", c.domid(), c.next()),
-        _ => return c.0[..c.0.len().min(PAYLOAD_MAX)].to_vec(),
+        _ => return c.0.to_vec(),
     };
     text.into_bytes()
 }
