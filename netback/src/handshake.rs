@@ -119,8 +119,6 @@ pub enum Step {
 pub struct Handshake {
     /// This process serves the rings.
     connected: bool,
-    /// The front end's Connected is meant for a back end that is gone.
-    stale: bool,
 }
 
 impl Handshake {
@@ -137,28 +135,29 @@ impl Handshake {
     /// What to do, given both states and whether the toolstack still wants the device. The caller does it: after
     /// [`Step::Offer`] and [`Step::Close`] nothing is connected.
     pub fn step(&mut self, own: XenbusState, front: XenbusState, online: bool) -> Step {
+        let step = match self.wish(own, front, online) {
+            // Already so, and nothing to end.
+            Step::Close(state) if state == own && !self.connected => Step::Stay,
+            step => step,
+        };
+        if matches!(step, Step::Close(_) | Step::Offer) {
+            self.connected = false;
+        }
+        step
+    }
+
+    fn wish(&self, own: XenbusState, front: XenbusState, online: bool) -> Step {
         use XenbusState::*;
-        self.stale &= front == Connected;
-        let step = match front {
+        match front {
             Closed => self.closed(own, online),
-            Closing if own == Closing && !self.connected => Step::Stay,
             Closing => Step::Close(if own == Closed { Closed } else { Closing }),
             _ if !online && !self.connected => Step::Close(Closed),
             // The toolstack or an error closes: the front end has to follow.
             _ if own == Closing && (!online || front != Initialising) => Step::Stay,
             Initialising if own == InitWait && !self.connected => Step::Stay,
             Initialising => Step::Offer,
-            Initialised | Connected => self.ready(own, front),
+            Initialised | Connected => self.ready(own),
             Unknown | InitWait | Reconfiguring | Reconfigured => Step::Stay,
-        };
-        match step {
-            // Already so, and nothing to end.
-            Step::Close(state) if state == own && !self.connected => Step::Stay,
-            Step::Close(_) | Step::Offer => {
-                self.connected = false;
-                step
-            }
-            Step::Stay | Step::Connect => step,
         }
     }
 
@@ -171,18 +170,16 @@ impl Handshake {
         }
     }
 
-    fn ready(&mut self, own: XenbusState, front: XenbusState) -> Step {
+    fn ready(&self, own: XenbusState) -> Step {
         match own {
             XenbusState::Connected if self.connected => Step::Stay,
             // The state could not be written the last time; the caller writes it again.
             _ if self.connected => Step::Connect,
-            XenbusState::InitWait if !self.stale => Step::Connect,
-            XenbusState::InitWait => Step::Stay,
-            // An earlier process served these rings. The front end begins anew when it sees InitWait.
-            _ => {
-                self.stale = front == XenbusState::Connected;
-                Step::Offer
-            }
+            XenbusState::InitWait => Step::Connect,
+            XenbusState::Closed => Step::Stay,
+            // An earlier process served these rings. Closing and opening is the one way of beginning anew in which
+            // each end waits for the other: of InitWait and back the front end, or we, may miss one half.
+            _ => Step::Close(XenbusState::Closing),
         }
     }
 }
