@@ -11,3 +11,19 @@ pub mod csum;
 pub mod handshake;
 pub mod rx;
 pub mod tx;
+
+#[cfg(feature = "std")]
+mod link;
+#[cfg(feature = "std")]
+mod meta;
+#[cfg(feature = "std")]
+mod nic;
+#[cfg(feature = "std")]
+mod pool;
+
+#[cfg(feature = "std")]
+pub use link::{Broken, Counters};
+#[cfg(feature = "std")]
+pub use meta::{Gso, Meta};
+#[cfg(feature = "std")]
+pub use nic::{Config, Error, Nic, Sent};
