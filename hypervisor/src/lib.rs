@@ -7,12 +7,15 @@
 
 pub mod copy;
 pub mod error;
+pub mod flip;
+pub mod local;
 pub mod map;
 pub mod share;
 pub mod xen;
 
 pub use copy::{Copy, Place, Transfer};
 pub use error::{Error, Result};
+pub use flip::{Accept, Owned};
 pub use map::{Contiguous, Mapping};
 pub use ring_abi::{DomId, GrantRef, PAGE_SIZE, Port};
 pub use share::Shared;
@@ -90,6 +93,43 @@ pub trait Hypervisor: Send + Sync {
     fn transfer(&self, ops: &mut [Transfer]) -> Result<()> {
         let _ = ops;
         Err(Error::Unsupported("page transfer"))
+    }
+
+    /// Gives up at most `pages` unused pages for `peer` to flip with; says how many.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where this world's user space cannot transfer.
+    fn give_up(&self, peer: DomId, pages: usize) -> Result<usize> {
+        let _ = (peer, pages);
+        Err(Error::Unsupported("giving up pages"))
+    }
+
+    /// Takes back whatever was given up for `peer` and not transferred back; for after the peer's death. Says how
+    /// many pages that were.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where this world's user space cannot transfer.
+    fn reclaim(&self, peer: DomId) -> Result<usize> {
+        let _ = peer;
+        Err(Error::Unsupported("reclaiming pages"))
+    }
+
+    /// Takes over pages that `peer` gave up, at most `pages` and maybe none, onto the end of `into`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where this world's user space cannot transfer.
+    fn claim(&self, peer: DomId, pages: usize, into: &mut Vec<Owned>) -> Result<()> {
+        let _ = (peer, pages, into);
+        Err(Error::Unsupported("claiming pages"))
+    }
+
+    /// Entries that each accept a page from `peer`.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where this world's user space cannot transfer; [`Error::NoSpace`].
+    fn accept(&self, peer: DomId, entries: usize) -> Result<Box<dyn Accept>> {
+        let _ = (peer, entries);
+        Err(Error::Unsupported("accepting pages"))
     }
 
     /// A new event channel that waits for `peer` to connect: `EVTCHNOP_alloc_unbound`.

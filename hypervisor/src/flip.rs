@@ -1,0 +1,98 @@
+//! Page flipping: pages that change their owner instead of being copied.
+//!
+//! A front end gives up pages ([`Hypervisor::give_up`]) and lets entries accept others in their stead
+//! ([`Hypervisor::accept`]). The back end claims what was given up ([`Hypervisor::claim`]), fills a page and gives
+//! it to an entry that accepts ([`Hypervisor::transfer`]): as XENMEM_decrease_reservation, GTF_accept_transfer,
+//! XENMEM_increase_reservation and GNTTABOP_transfer.
+//!
+//! [`Hypervisor::give_up`]: crate::Hypervisor::give_up
+//! [`Hypervisor::accept`]: crate::Hypervisor::accept
+//! [`Hypervisor::claim`]: crate::Hypervisor::claim
+//! [`Hypervisor::transfer`]: crate::Hypervisor::transfer
+#![allow(unsafe_code)] // Pointers to memory that another domain writes.
+
+use crate::Result;
+use ring_abi::{GrantRef, PAGE_SIZE};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use vm_memory::VolatileSlice;
+
+/// Who takes an owned page back.
+pub trait Keeper: Send + Sync {
+    /// This page is not used any more; does nothing if it was transferred since it had this `serial` number.
+    fn put(&self, frame: u32, serial: u32);
+}
+
+/// A page that this domain owns and nobody was granted, until it is dropped or transferred. The other domain, which
+/// owned it before, may misbehave and still write to it.
+pub struct Owned {
+    base: NonNull<u8>,
+    frame: u32,
+    serial: u32,
+    keeper: Arc<dyn Keeper>,
+}
+
+// SAFETY: the page stays mapped, at an address valid in every thread, while the keeper lives.
+unsafe impl Send for Owned {}
+// SAFETY: as above; access goes through `VolatileSlice` or raw pointers only.
+unsafe impl Sync for Owned {}
+
+impl Owned {
+    /// # Safety
+    /// `base` points at a readable and writable page that stays mapped while `keeper` lives.
+    pub unsafe fn new(base: NonNull<u8>, frame: u32, serial: u32, keeper: Arc<dyn Keeper>) -> Self {
+        Self { base, frame, serial, keeper }
+    }
+
+    /// Its number, for [`Transfer::frame`](crate::Transfer::frame).
+    pub fn frame(&self) -> u64 {
+        u64::from(self.frame)
+    }
+
+    /// Its address; valid while the value lives.
+    #[inline]
+    pub fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+
+    /// Octets of it; `None` if they are not inside.
+    #[inline]
+    pub fn slice(&self, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {
+        if offset.checked_add(len)? > PAGE_SIZE {
+            return None;
+        }
+        // SAFETY: inside a page that stays mapped while `self` is borrowed.
+        Some(unsafe { VolatileSlice::new(self.base.as_ptr().add(offset), len) })
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        self.keeper.put(self.frame, self.serial);
+    }
+}
+
+impl std::fmt::Debug for Owned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Owned(frame {})", self.frame)
+    }
+}
+
+/// Entries that accept pages from a peer; dropping it stops that.
+pub trait Accept: Send {
+    /// The references, to be told to the peer.
+    fn refs(&self) -> &[GrantRef];
+    /// The page that entry `index` accepted, if one came; the entry accepts no further one until it is armed.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`](crate::Error::Protocol) where the peer named a page that this domain never gave up.
+    ///
+    /// # Panics
+    /// If there is no such entry.
+    fn take(&mut self, index: usize) -> Result<Option<Owned>>;
+    /// Lets entry `index` accept again; nothing changes if it still does.
+    ///
+    /// # Panics
+    /// If there is no such entry.
+    fn arm(&mut self, index: usize);
+}

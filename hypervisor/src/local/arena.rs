@@ -1,0 +1,236 @@
+//! One arena, mapped: a sealed memfd that holds a grant table and the pages granted by it.
+#![allow(unsafe_code)] // Pointers into memory shared with another process.
+#![allow(clippy::cast_ptr_alignment)] // Arenas are page-aligned, and offsets multiples of what lies there.
+
+use super::entry::Entry;
+use super::layout::{ENTRY_LEN, Layout};
+use crate::{Error, Result};
+use memmap2::{MmapOptions, MmapRaw};
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::stat::fstat;
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
+use ring_abi::{GrantRef, PAGE_SIZE};
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+/// A mapped arena, of ours or of a peer.
+#[derive(Debug)]
+pub struct Arena {
+    memory: MmapRaw,
+    layout: Layout,
+    file: File,
+}
+
+impl Arena {
+    /// A fresh arena, sealed against being resized. Pages cost memory once touched.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn create(layout: Layout) -> Result<Self> {
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let fd = memfd_create(c"xpv-arena", flags).map_err(|e| Error::io("memfd_create", e))?;
+        let file = File::from(fd);
+        file.set_len(layout.octets() as u64).map_err(|e| Error::io("size an arena", e))?;
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals())).map_err(|e| Error::io("seal an arena", e))?;
+        Self::open(file.into(), layout)
+    }
+
+    /// Maps somebody's arena, once it is sure that nobody can take its pages from under us.
+    ///
+    /// # Errors
+    /// [`Error::Protocol`] where the descriptor is no sealed memfd of the promised size.
+    pub fn open(fd: OwnedFd, layout: Layout) -> Result<Self> {
+        check(fd.as_fd(), layout)?;
+        let file = File::from(fd);
+        let memory = MmapOptions::new()
+            .len(layout.octets())
+            .map_raw(&file)
+            .map_err(|e| Error::io("map an arena", e))?;
+        Ok(Self { memory, layout, file })
+    }
+
+    /// Its shape.
+    #[inline]
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The descriptor to hand to the broker, or to map windows of.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// An entry of the grant table.
+    #[inline]
+    pub fn entry(&self, gref: GrantRef) -> Option<&Entry> {
+        if gref.0 >= self.layout.entries() {
+            return None;
+        }
+        // SAFETY: inside the table, 8-aligned, mapped while `self` lives; `Entry` is atomics only.
+        Some(unsafe { &*self.memory.as_mut_ptr().add(gref.0 as usize * ENTRY_LEN).cast::<Entry>() })
+    }
+
+    /// A grantable page; `None` if the frame number, which a peer may have made up, names none.
+    #[inline]
+    pub fn page(&self, frame: u32) -> Option<NonNull<u8>> {
+        let at = self.layout.grantable(frame).then(|| frame as usize * PAGE_SIZE)?;
+        // SAFETY: inside the mapping by the check.
+        NonNull::new(unsafe { self.memory.as_mut_ptr().add(at) })
+    }
+
+    /// Where in the memfd a page lies, in octets.
+    pub(super) fn offset_of(&self, page: NonNull<u8>) -> i64 {
+        (page.as_ptr() as usize - self.memory.as_ptr() as usize) as i64
+    }
+
+    /// The 32-bit word at an offset in octets, for the balloon's queue.
+    ///
+    /// # Panics
+    /// If it lies outside of the arena or is not aligned.
+    pub fn word(&self, at: usize) -> &std::sync::atomic::AtomicU32 {
+        assert!(at + 4 <= self.layout.octets() && at.is_multiple_of(4));
+        // SAFETY: inside the mapping and aligned by the assertion; atomic, so that a racing peer is no data race.
+        unsafe { &*self.memory.as_mut_ptr().add(at).cast() }
+    }
+
+    fn mark(&self) -> &Entry {
+        self.entry(Layout::RETIRED).expect("reserved entries are in every table")
+    }
+
+    /// Whether the broker retired this arena: its owner died, or its peer is no more.
+    #[inline]
+    pub fn is_retired(&self) -> bool {
+        self.mark().is_retired()
+    }
+}
+
+/// Broker: marks an arena as retired.
+///
+/// # Errors
+/// As [`Arena::open`].
+pub(super) fn retire(fd: &OwnedFd, layout: Layout) -> Result<()> {
+    borrow(fd, layout)?.mark().retire();
+    Ok(())
+}
+
+fn borrow(fd: &OwnedFd, layout: Layout) -> Result<Arena> {
+    Arena::open(fd.try_clone().map_err(|e| Error::io("keep an arena", e))?, layout)
+}
+
+/// Broker: lets go of every page that a dead peer had mapped. Touches only those parts of the table that exist.
+pub(super) fn release_all(fd: &OwnedFd, layout: Layout) -> Result<()> {
+    let arena = borrow(fd, layout)?;
+    let mut gref = 0;
+    while gref < layout.entries() {
+        let at = i64::from(gref) * ENTRY_LEN as i64;
+        let Ok(data) = nix::unistd::lseek(&arena.file, at, nix::unistd::Whence::SeekData) else { break };
+        let first = (data as u64 / ENTRY_LEN as u64).max(u64::from(gref));
+        if first >= u64::from(layout.entries()) {
+            break;
+        }
+        let page = (PAGE_SIZE / ENTRY_LEN) as u32;
+        let end = (first as u32 / page + 1) * page;
+        (first as u32..end).filter_map(|n| arena.entry(GrantRef(n))).for_each(Entry::release);
+        gref = end;
+    }
+    Ok(())
+}
+
+fn seals() -> SealFlag {
+    SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL
+}
+
+/// A descriptor is an arena if it is plain memory (a huge page that cannot be had is a SIGBUS), of the right size,
+/// for ever (a file that shrinks is one too).
+pub(super) fn check(fd: BorrowedFd<'_>, layout: Layout) -> Result<()> {
+    let wrong = |what: &str| Err(Error::Protocol(format!("not an arena: {what}")));
+    let Ok(bits) = fcntl(fd, FcntlArg::F_GET_SEALS) else { return wrong("cannot be sealed") };
+    if !SealFlag::from_bits_retain(bits).contains(seals()) {
+        return wrong("not sealed against resizing");
+    }
+    if SealFlag::from_bits_retain(bits).intersects(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_FUTURE_WRITE)
+        || !fcntl(fd, FcntlArg::F_GETFL).is_ok_and(|mode| mode & libc::O_ACCMODE == libc::O_RDWR)
+    {
+        return wrong("not writable");
+    }
+    if !fstatfs(fd).is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC) {
+        return wrong("not of ordinary pages");
+    }
+    match fstat(fd) {
+        Ok(stat) if stat.st_size as u64 == layout.octets() as u64 => Ok(()),
+        Ok(stat) => wrong(&format!("{} octets instead of {}", stat.st_size, layout.octets())),
+        Err(error) => Err(Error::io("fstat an arena", error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ring_abi::DomId;
+
+    fn layout() -> Layout {
+        Layout::new(64).unwrap()
+    }
+
+    fn memfd(octets: u64, seals: SealFlag) -> OwnedFd {
+        let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+        let file = File::from(memfd_create(c"test", flags).unwrap());
+        file.set_len(octets).unwrap();
+        fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).unwrap();
+        file.into()
+    }
+
+    fn refusal(fd: OwnedFd) -> String {
+        Arena::open(fd, layout()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn only_sealed_memory_of_the_right_size_is_mapped() {
+        let len = layout().octets() as u64;
+        let shrinks = SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+        assert!(refusal(memfd(len, shrinks)).contains("not sealed"));
+        let grows = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
+        assert!(refusal(memfd(len, grows)).contains("not sealed"));
+        assert!(refusal(memfd(len - 4096, seals())).contains("octets instead of"));
+        assert!(refusal(memfd(0, seals())).contains("octets instead of"));
+        assert!(refusal(memfd(len, seals() | SealFlag::F_SEAL_WRITE)).contains("not writable"));
+        assert!(refusal(tempfile::tempfile().unwrap().into()).contains("not an arena"));
+        assert!(refusal(File::open("/dev/null").unwrap().into()).contains("not an arena"));
+        assert!(Arena::open(memfd(len, seals()), layout()).is_ok());
+    }
+
+    #[test]
+    fn an_arena_cannot_shrink() {
+        let arena = Arena::create(layout()).unwrap();
+        assert!(arena.file.set_len(4096).is_err());
+        assert!(fcntl(&arena.file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)).is_err());
+    }
+
+    #[test]
+    fn dead_peers_pins_are_released_without_growing_the_table() {
+        let layout = Layout::new(1 << 14).unwrap();
+        let arena = Arena::create(layout).unwrap();
+        let far = arena.entry(GrantRef(layout.entries() - 1)).unwrap();
+        far.permit(DomId(1), layout.first(), false);
+        far.pin(DomId(1), true).unwrap();
+        let fd = OwnedFd::from(arena.file.try_clone().unwrap());
+        let before = fstat(&fd).unwrap().st_blocks;
+        release_all(&fd, layout).unwrap();
+        assert!(far.idle());
+        assert_eq!(fstat(&fd).unwrap().st_blocks, before);
+        retire(&fd, layout).unwrap();
+        assert!(arena.is_retired());
+    }
+
+    #[test]
+    fn made_up_numbers_name_nothing() {
+        let arena = Arena::create(layout()).unwrap();
+        assert!(arena.entry(GrantRef(layout().entries())).is_none());
+        assert!(arena.entry(GrantRef(u32::MAX)).is_none());
+        for frame in [0, layout().first() - 1, layout().pages(), u32::MAX] {
+            assert!(arena.page(frame).is_none());
+        }
+    }
+}

@@ -1,0 +1,381 @@
+//! The introducer: one thread that joins domains to each other, and notices when one is gone.
+//!
+//! It is on no data path. A client that speaks nonsense, too long or with descriptors nobody asked for is cut off;
+//! one that does not read its answers is too; whoever floods it is served one message a turn, like everybody else.
+
+use super::registry::{Answer, Client, Effect, Registry, Role, Rules};
+use super::socket::{self, Packet};
+use super::wire::{Failure, Reply, Request};
+use crate::{DomId, Error, Result};
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::socket::{Backlog, SockFlag, UnixAddr, accept4, bind, getsockopt, listen, sockopt};
+use nix::unistd::Uid;
+use std::collections::HashMap;
+use std::fs::{self, File, Permissions};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// The socket's name in the broker's directory.
+pub(super) const SOCKET: &str = "broker.sock";
+const LOCK: &str = "broker.lock";
+/// Connections of one user that have not said who they are.
+const MAX_STRANGERS: usize = 64;
+/// Connections in all.
+const MAX_SESSIONS: usize = 16 << 10;
+/// Names of what is waited for that are no sessions.
+const LISTENER: u64 = 0;
+const WAKE: u64 = 1;
+
+/// What the store is told.
+#[derive(Debug)]
+pub enum Event {
+    /// A domain opened a connection to the store; dropping the stream refuses it.
+    Connect {
+        /// Which domain, by the broker's word.
+        domid: DomId,
+        /// The store's end.
+        stream: UnixStream,
+    },
+    /// A domain's process is gone: its watches, transactions and connections are to be released.
+    Gone {
+        /// Which domain.
+        domid: DomId,
+    },
+}
+
+/// Who is told. Called on the broker's thread, in order; must not wait.
+pub type Introducer = Box<dyn FnMut(Event) + Send>;
+
+/// How a broker is set up.
+pub struct BrokerConfig {
+    /// Where its socket lies; created if missing.
+    pub dir: PathBuf,
+    /// Users who may create, destroy and list domains. Default: our own and root.
+    pub control_uids: Vec<u32>,
+    /// Users who may be domain 0. Default: our own and root.
+    pub dom0_uids: Vec<u32>,
+    /// Whether processes of other users may reach the socket (they are told apart by the kernel in any case).
+    pub everyone: bool,
+    /// Who is told of connections to the store; without, there is no store.
+    pub introducer: Option<Introducer>,
+}
+
+impl BrokerConfig {
+    /// The defaults: this user's domains only, and no store.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        let uids = vec![Uid::effective().as_raw(), 0];
+        Self {
+            dir: dir.into(),
+            control_uids: uids.clone(),
+            dom0_uids: uids,
+            everyone: false,
+            introducer: None,
+        }
+    }
+}
+
+/// A running broker; dropping it ends it, and with it every membership. What is shared and connected already goes on.
+#[derive(Debug)]
+pub struct Broker {
+    dir: PathBuf,
+    wake: Arc<EventFd>,
+    thread: Option<JoinHandle<()>>,
+    _lock: Flock<File>,
+}
+
+impl Broker {
+    /// Starts a broker in a thread of its own.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] where a broker lives there already; the system's.
+    pub fn spawn(config: BrokerConfig) -> Result<Self> {
+        let lock = own(&config)?;
+        let listener = bind_socket(&config)?;
+        raise_descriptor_limit();
+        let wake = Arc::new(
+            EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
+                .map_err(|e| Error::io("make the broker's wake-up", e))?,
+        );
+        let dir = config.dir.clone();
+        let state = Loop::new(config, listener, wake.clone())?;
+        let thread = std::thread::Builder::new()
+            .name("xpv-broker".into())
+            .spawn(move || state.run())
+            .map_err(|e| Error::io("start the broker's thread", e))?;
+        Ok(Self { dir, wake, thread: Some(thread), _lock: lock })
+    }
+
+    /// Where clients find it.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let _ = self.wake.write(1);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+        let _ = fs::remove_file(self.dir.join(SOCKET));
+    }
+}
+
+/// Makes the directory ours: whoever holds the lock is the broker there, so that a socket found there is a dead one's.
+fn own(config: &BrokerConfig) -> Result<Flock<File>> {
+    let what = |what: &str| format!("{what} {}", config.dir.display());
+    let mode = if config.everyone { 0o755 } else { 0o700 };
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(mode)
+        .create(&config.dir)
+        .map_err(|e| Error::io(what("create"), e))?;
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(config.dir.join(LOCK))
+        .map_err(|e| Error::io(what("lock"), e))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => Error::Denied(what("another broker lives in")),
+        errno => Error::io(what("lock"), errno),
+    })
+}
+
+fn bind_socket(config: &BrokerConfig) -> Result<OwnedFd> {
+    let path = config.dir.join(SOCKET);
+    let what = || format!("listen at {}", path.display());
+    let _ = fs::remove_file(&path);
+    let fd = socket::new(SockFlag::SOCK_NONBLOCK)?;
+    let address = UnixAddr::new(&path).map_err(|e| Error::io(what(), e))?;
+    bind(fd.as_raw_fd(), &address).map_err(|e| Error::io(what(), e))?;
+    let mode = if config.everyone { 0o666 } else { 0o600 };
+    fs::set_permissions(&path, Permissions::from_mode(mode)).map_err(|e| Error::io(what(), e))?;
+    Backlog::new(128).and_then(|b| listen(&fd, b)).map_err(|e| Error::io(what(), e))?;
+    Ok(fd)
+}
+
+/// A broker and a back end hold several descriptors a device; the customary 1024 are soon used up.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
+        && soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::debug!(%error, "the limit of open files stays");
+    }
+}
+
+struct Connection {
+    fd: OwnedFd,
+    client: Client,
+    /// What it waits for: a domain that has a member, or has none.
+    awaits: Option<(DomId, bool)>,
+}
+
+struct Loop {
+    epoll: Epoll,
+    listener: OwnedFd,
+    _wake: Arc<EventFd>,
+    sessions: HashMap<u64, Connection>,
+    last: u64,
+    /// Whether the listener is not looked at, for want of descriptors.
+    deaf: bool,
+    registry: Registry,
+    introducer: Option<Introducer>,
+}
+
+impl Loop {
+    fn new(config: BrokerConfig, listener: OwnedFd, wake: Arc<EventFd>) -> Result<Self> {
+        let what = |e| Error::io("wait for clients", e);
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(what)?;
+        epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER)).map_err(what)?;
+        epoll.add(&*wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE)).map_err(what)?;
+        let rules = Rules { control_uids: config.control_uids, dom0_uids: config.dom0_uids };
+        Ok(Self {
+            epoll,
+            listener,
+            _wake: wake,
+            sessions: HashMap::new(),
+            last: WAKE,
+            deaf: false,
+            registry: Registry::new(rules),
+            introducer: config.introducer,
+        })
+    }
+
+    fn run(mut self) {
+        let mut events = [EpollEvent::empty(); 64];
+        loop {
+            let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+                Ok(count) => count,
+                Err(Errno::EINTR) => continue,
+                Err(error) => return tracing::error!(%error, "the broker cannot wait"),
+            };
+            for event in &events[..count] {
+                match event.data() {
+                    WAKE => return,
+                    LISTENER => self.welcome(),
+                    session => self.attend(session),
+                }
+            }
+        }
+    }
+
+    /// Takes one more connection.
+    fn welcome(&mut self) {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let fd = match accept4(self.listener.as_raw_fd(), flags) {
+            Ok(fd) => own_fd(fd),
+            Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS) => return self.listen(false),
+            Err(_) => return,
+        };
+        let Ok(who) = getsockopt(&fd, sockopt::PeerCredentials) else { return };
+        let strangers = self.sessions.values().filter(|c| c.client.role == Role::New);
+        let strangers = strangers.filter(|c| c.client.uid == who.uid()).count();
+        if strangers >= MAX_STRANGERS || self.sessions.len() >= MAX_SESSIONS {
+            tracing::warn!(uid = who.uid(), "too many connections; one refused");
+            return;
+        }
+        self.last += 1;
+        if self.epoll.add(&fd, EpollEvent::new(EpollFlags::EPOLLIN, self.last)).is_err() {
+            return;
+        }
+        let (uid, pid) = (who.uid(), who.pid().unsigned_abs());
+        let client = Client { session: self.last, uid, pid, role: Role::New };
+        self.sessions.insert(self.last, Connection { fd, client, awaits: None });
+    }
+
+    /// Looks at the listener, or not, until a descriptor is free again.
+    fn listen(&mut self, yes: bool) {
+        let flags = if yes { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+        match self.epoll.modify(&self.listener, &mut EpollEvent::new(flags, LISTENER)) {
+            Ok(()) => self.deaf = !yes,
+            Err(error) => tracing::error!(%error, "the broker cannot choose whom to hear"),
+        }
+    }
+
+    /// Serves one message of a client.
+    fn attend(&mut self, session: u64) {
+        let Some(connection) = self.sessions.get(&session) else { return };
+        match socket::receive(&connection.fd) {
+            Ok(Some(packet)) => self.serve(session, packet),
+            Err(Errno::EAGAIN) => {}
+            Ok(None) | Err(_) => self.close(session),
+        }
+    }
+
+    fn serve(&mut self, session: u64, packet: Packet) {
+        let request = Request::decode(&packet.octets).filter(|_| !packet.cut && packet.fds.len() <= 1);
+        let Some(request) = request else {
+            let answer = Reply::Failed(Failure::Protocol, "not a message of this protocol".into());
+            self.answer(session, answer.into());
+            return self.close(session);
+        };
+        if let Request::Join(domid) = request {
+            self.bury(domid);
+        }
+        let Some(connection) = self.sessions.get_mut(&session) else { return };
+        let fd = packet.fds.into_iter().next();
+        let answer = self.registry.handle(&mut connection.client, request, fd);
+        self.answer(session, answer);
+    }
+
+    /// Notices that a member has died, if it has: its successor may be faster than the news.
+    fn bury(&mut self, domid: DomId) {
+        let Some(session) = self.registry.member(domid) else { return };
+        let gone = self.sessions.get(&session).is_none_or(|connection| {
+            let mut fds = [PollFd::new(connection.fd.as_fd(), PollFlags::empty())];
+            let _ = poll(&mut fds, PollTimeout::ZERO);
+            fds[0].revents().is_some_and(|flags| flags.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
+        });
+        if gone {
+            self.close(session);
+        }
+    }
+
+    /// Sends a reply, then does what else follows.
+    fn answer(&mut self, session: u64, answer: Answer) {
+        let failed = match (&answer.reply, self.sessions.get(&session)) {
+            (Some(reply), Some(connection)) => {
+                socket::send(&connection.fd, &reply.encode(), &answer.fds).is_err()
+            }
+            _ => false,
+        };
+        drop(answer.fds);
+        for effect in answer.effects {
+            self.follow(session, effect);
+        }
+        if failed {
+            self.close(session);
+        }
+    }
+
+    fn follow(&mut self, session: u64, effect: Effect) {
+        match effect {
+            Effect::Store(domid, stream) => self.tell(Event::Connect { domid, stream }),
+            Effect::Gone(domid) => self.tell(Event::Gone { domid }),
+            Effect::End(other) => self.close(other),
+            Effect::Changed(domid) => self.release(|(awaited, _)| awaited == domid),
+            Effect::Await(domid, alive) => {
+                if let Some(connection) = self.sessions.get_mut(&session) {
+                    connection.awaits = Some((domid, alive));
+                }
+                self.release(|awaited| awaited == (domid, alive));
+            }
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        if let Some(introducer) = &mut self.introducer {
+            introducer(event);
+        }
+    }
+
+    /// Answers those who waited for what is so now.
+    fn release(&mut self, concerned: impl Fn((DomId, bool)) -> bool) {
+        for connection in self.sessions.values_mut() {
+            let Some((domid, alive)) = connection.awaits.filter(|awaits| concerned(*awaits)) else {
+                continue;
+            };
+            let reply = match self.registry.is_alive(domid) {
+                Some(now) if now == alive => Reply::Done,
+                None if !alive => Reply::Done,
+                None => Reply::Failed(Failure::NoDomain, "the domain was destroyed".into()),
+                Some(_) => continue,
+            };
+            connection.awaits = None;
+            // One who cannot be told is gone, which its connection will say.
+            let _ = socket::send(&connection.fd, &reply.encode(), &[] as &[OwnedFd]);
+        }
+    }
+
+    /// A connection is over; where it was a domain's, so is the domain's life.
+    fn close(&mut self, session: u64) {
+        let Some(connection) = self.sessions.remove(&session) else { return };
+        let _ = self.epoll.delete(&connection.fd);
+        if self.deaf {
+            self.listen(true);
+        }
+        let Role::Member(domid) = connection.client.role else { return };
+        if self.registry.member(domid) == Some(session) {
+            for effect in self.registry.leave(domid) {
+                self.follow(session, effect);
+            }
+        }
+    }
+}
+
+#[allow(unsafe_code)]
+fn own_fd(fd: std::os::fd::RawFd) -> OwnedFd {
+    // SAFETY: `accept4` has just made it for us.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}

@@ -1,0 +1,43 @@
+//! One end of an event channel, as a domain holds it.
+
+use super::events::Events;
+use super::session::Session;
+use super::wire::Request;
+use crate::{Channel, Port, Result};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+/// Two pipes and the port number, which dropping this gives back.
+#[derive(Debug)]
+pub(super) struct LocalChannel {
+    pub(super) port: Port,
+    pub(super) events: Events,
+    pub(super) session: Arc<Session>,
+}
+
+impl AsFd for LocalChannel {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.events.fd()
+    }
+}
+
+impl Channel for LocalChannel {
+    fn port(&self) -> Port {
+        self.port
+    }
+
+    fn notify(&self) -> Result<()> {
+        self.events.notify()
+    }
+
+    fn take(&self) -> Result<bool> {
+        self.events.take()
+    }
+}
+
+impl Drop for LocalChannel {
+    fn drop(&mut self) {
+        // Without a broker there is nobody left to whom the number matters.
+        let _ = self.session.tell(&Request::Close(self.port));
+    }
+}

@@ -1,0 +1,137 @@
+//! Control of domains: what a toolstack asks the broker.
+
+use super::session::Session;
+use super::wire::{DomainInfo, Reply, Request, is_name};
+use crate::{DomId, Error, Result};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// A connection that may create, destroy and list domains.
+#[derive(Debug)]
+pub struct Control {
+    dir: PathBuf,
+    session: Session,
+}
+
+impl Control {
+    /// Connects to the broker in `dir`.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] where this user may not control it; [`Error::Io`] where none listens.
+    pub fn connect(dir: impl AsRef<Path>) -> Result<Self> {
+        let dir = dir.as_ref().to_owned();
+        Ok(Self { session: Session::control(&dir)?, dir })
+    }
+
+    /// A new domain that processes of user `uid` may join as, one at a time; the broker chooses its number unless
+    /// `domid` is given. Names are unique: 1 to 64 letters, digits and `.`, `_`, `+`, `-`.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] where the name or number is taken, or no name.
+    pub fn create(&self, name: &str, uid: u32, domid: Option<DomId>) -> Result<DomId> {
+        if !is_name(name) {
+            return Err(Error::Denied(format!("{name:?} cannot be the name of a domain")));
+        }
+        let request = Request::Create { uid, domid, name: name.to_owned() };
+        match self.session.call(&request, None, domid.unwrap_or(DomId::SELF))? {
+            (Reply::Domain(info), _) => Ok(info.domid),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Ends a domain: its membership, its arenas and what others granted to it. Its process, if it has one, is not
+    /// killed, but has nobody to talk to.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchDomain`]; [`Error::Denied`] for domain 0.
+    pub fn destroy(&self, domid: DomId) -> Result<()> {
+        self.session.call(&Request::Destroy(domid), None, domid).map(|_| ())
+    }
+
+    /// All domains, in order of their numbers.
+    ///
+    /// # Errors
+    /// The connection's.
+    pub fn list(&self) -> Result<Vec<DomainInfo>> {
+        let mut domains: Vec<DomainInfo> = Vec::new();
+        loop {
+            let after = domains.last().map(|info| info.domid);
+            match self.session.call(&Request::Next(after), None, DomId::SELF)? {
+                (Reply::Domain(info), _) => domains.push(info),
+                (Reply::End, _) => return Ok(domains),
+                _ => return Err(unexpected()),
+            }
+        }
+    }
+
+    /// One domain.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchDomain`].
+    pub fn get(&self, domid: DomId) -> Result<DomainInfo> {
+        self.list()?.into_iter().find(|info| info.domid == domid).ok_or(Error::NoSuchDomain(domid))
+    }
+
+    /// Something to wait with until a process has joined as the domain.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchDomain`].
+    pub fn await_join(&self, domid: DomId) -> Result<Watch> {
+        Watch::new(&self.dir, domid, true)
+    }
+
+    /// Something to wait with until the domain has no process, or is no more.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchDomain`].
+    pub fn await_death(&self, domid: DomId) -> Result<Watch> {
+        Watch::new(&self.dir, domid, false)
+    }
+}
+
+/// What is being waited for. The descriptor is readable once it happened.
+#[derive(Debug)]
+pub struct Watch {
+    session: Session,
+    readable: OwnedFd,
+    domid: DomId,
+}
+
+impl Watch {
+    fn new(dir: &Path, domid: DomId, alive: bool) -> Result<Self> {
+        let session = Session::control(dir)?;
+        session.tell(&Request::Await { domid, alive })?;
+        Ok(Self { readable: session.watch()?, session, domid })
+    }
+
+    /// Waits, no longer than `bound`; `false` if it has not happened by then.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchDomain`] where the domain does not exist, or was destroyed before a process joined;
+    /// [`Error::Closed`] where the broker is gone.
+    pub fn wait(self, bound: Duration) -> Result<bool> {
+        let end = Instant::now() + bound;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.readable.as_fd(), PollFlags::POLLIN)], timeout) {
+                Ok(0) if Instant::now() >= end => return Ok(false),
+                Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+                Ok(_) => return self.session.hear(self.domid).map(|_| true),
+                Err(error) => return Err(Error::io("wait for a domain", error)),
+            }
+        }
+    }
+}
+
+impl AsFd for Watch {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.readable.as_fd()
+    }
+}
+
+fn unexpected() -> Error {
+    Error::Protocol("the broker answered something else".into())
+}

@@ -1,0 +1,237 @@
+//! A domain: the hypervisor as one process or thread sees it.
+
+use super::arena::Arena;
+use super::channel::LocalChannel;
+use super::copy;
+use super::events::Events;
+use super::layout::Layout;
+use super::owner::Owner;
+use super::peers::Peers;
+use super::remote::Remote;
+use super::session::Session;
+use super::wire::{Reply, Request};
+use crate::{
+    Accept, Access, Channel, Contiguous, Copy, DomId, Error, GrantRef, Hypervisor, Mapping, Owned, Place,
+    Port, Result, Shared, Stream, Transfer,
+};
+use nix::sys::signal::{SigHandler, Signal};
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+/// What a domain may choose.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Pages of each arena: a power of two from 64 to 1,048,576. They cost memory only once touched.
+    pub arena_pages: u32,
+}
+
+impl Default for Options {
+    /// 64 MiB of address space a peer.
+    fn default() -> Self {
+        Self { arena_pages: 16 << 10 }
+    }
+}
+
+/// This process's membership as a domain; alive until it and everything made by it is dropped.
+pub struct Domain {
+    session: Arc<Session>,
+    layout: Layout,
+    owners: Mutex<HashMap<DomId, Arc<Owner>>>,
+    peers: Peers,
+}
+
+impl Domain {
+    /// Joins the machine whose broker listens in `dir`, as domain `domid`.
+    ///
+    /// From then on the process ignores SIGPIPE, unless it handles it: a peer's death must not be ours.
+    ///
+    /// # Errors
+    /// [`Error::Denied`] where the broker does not allow this user to be that domain, or another process is;
+    /// [`Error::NoSuchDomain`]; [`Error::Io`] where no broker listens.
+    pub fn join(dir: impl AsRef<Path>, domid: DomId) -> Result<Self> {
+        Self::join_with(dir, domid, Options::default())
+    }
+
+    /// As [`Domain::join`], with other options.
+    ///
+    /// # Errors
+    /// As [`Domain::join`], and [`Error::NoSpace`] where arenas cannot have that size.
+    pub fn join_with(dir: impl AsRef<Path>, domid: DomId, options: Options) -> Result<Self> {
+        let layout = Layout::new(options.arena_pages).ok_or(Error::NoSpace("arenas of that size"))?;
+        ignore_sigpipe()?;
+        let session = Arc::new(Session::join(dir.as_ref(), domid)?);
+        Ok(Self { session, layout, owners: Mutex::default(), peers: Peers::default() })
+    }
+
+    /// Pages and references that were granted to `peer`, ended, and are still mapped by it.
+    pub fn quarantined(&self, peer: DomId) -> usize {
+        self.owners().get(&peer).map_or(0, |owner| owner.quarantined())
+    }
+
+    fn owners(&self) -> std::sync::MutexGuard<'_, HashMap<DomId, Arc<Owner>>> {
+        self.owners.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Our arena for `peer`, which is made and told to the broker when it is first needed.
+    fn owner(&self, peer: DomId) -> Result<Arc<Owner>> {
+        let mut owners = self.owners();
+        if let Some(owner) = owners.get(&peer).filter(|owner| !owner.arena.is_retired()) {
+            return Ok(owner.clone());
+        }
+        let owner = Arc::new(Owner::new(self.layout, peer, self.session.clone())?);
+        let offer = Request::Offer { peer, pages: self.layout.pages() };
+        self.session.call(&offer, Some(owner.arena.fd()), peer)?;
+        owners.insert(peer, owner.clone());
+        Ok(owner)
+    }
+
+    /// The arena of `owner` for us; the broker is only asked the first time, and after the owner's death.
+    #[inline]
+    fn remote(&self, owner: DomId) -> Result<Arc<Remote>> {
+        self.peers.live(owner).map_or_else(|| self.fetch(owner), Ok)
+    }
+
+    #[cold]
+    fn fetch(&self, owner: DomId) -> Result<Arc<Remote>> {
+        // Two threads must not map one arena twice: pins are counted per mapping of it.
+        let _one_at_a_time = self.owners();
+        if let Some(remote) = self.peers.live(owner) {
+            return Ok(remote);
+        }
+        let (reply, fds) = self.session.call(&Request::Fetch(owner), None, owner)?;
+        let (Reply::Arena(pages), Ok([fd])) = (reply, <[OwnedFd; 1]>::try_from(fds)) else {
+            return Err(Error::Protocol("the broker sent no arena".into()));
+        };
+        let layout = Layout::new(pages).ok_or_else(|| Error::Protocol("an arena of a wrong size".into()))?;
+        let remote = Arc::new(Remote::new(Arena::open(fd, layout)?, owner, self.session.clone())?);
+        if remote.arena.is_retired() {
+            return Err(Error::NoSuchDomain(owner));
+        }
+        self.peers.put(remote.clone());
+        Ok(remote)
+    }
+
+    /// As [`Domain::remote`], on behalf of a reference.
+    fn remote_for(&self, owner: DomId, refs: &[GrantRef]) -> Result<Arc<Remote>> {
+        self.remote(owner).map_err(|error| match error {
+            Error::Grant { peer, status, .. } => {
+                Error::Grant { peer, gref: refs.first().copied().unwrap_or_default(), status }
+            }
+            other => other,
+        })
+    }
+
+    fn channel(&self, request: &Request, peer: DomId) -> Result<Box<dyn Channel>> {
+        let (reply, fds) = self.session.call(request, None, peer)?;
+        match (reply, <[OwnedFd; 2]>::try_from(fds)) {
+            (Reply::Port(port), Ok([incoming, outgoing])) => {
+                let events = Events { incoming, outgoing };
+                Ok(Box::new(LocalChannel { port, events, session: self.session.clone() }))
+            }
+            _ => Err(Error::Protocol("the broker sent no event channel".into())),
+        }
+    }
+}
+
+impl Hypervisor for Domain {
+    fn domid(&self) -> DomId {
+        self.session.domid()
+    }
+
+    fn share(&self, peer: DomId, pages: usize, access: Access) -> Result<Shared> {
+        self.owner(peer)?.share(pages, access)
+    }
+
+    fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Mapping> {
+        self.remote_for(peer, refs)?.map(refs, access)
+    }
+
+    fn map_contiguous(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Contiguous> {
+        self.remote_for(peer, refs)?.map_contiguous(refs, access)
+    }
+
+    fn copy(&self, ops: &mut [Copy<'_>]) -> Result<()> {
+        let mut last = None;
+        for place in ops.iter().flat_map(|op| [&op.source, &op.dest]) {
+            let Place::Grant { domid, .. } = place else { continue };
+            if last != Some(*domid) {
+                last = Some(*domid);
+                let owner = if *domid == DomId::SELF { self.domid() } else { *domid };
+                if !self.peers.is_live(owner) {
+                    // Whoever cannot be found fails its own operations only.
+                    let _ = self.fetch(owner);
+                }
+            }
+        }
+        copy::copy(&self.peers.now(), self.domid(), ops);
+        Ok(())
+    }
+
+    fn transfer(&self, ops: &mut [Transfer]) -> Result<()> {
+        for op in ops {
+            op.status = match self.remote(op.domid) {
+                Ok(remote) => remote.transfer(op.frame, op.gref).map_or_else(|status| status, |()| 0),
+                Err(_) => copy::BAD_DOMAIN,
+            };
+        }
+        Ok(())
+    }
+
+    fn give_up(&self, peer: DomId, pages: usize) -> Result<usize> {
+        Ok(self.owner(peer)?.give_up(pages))
+    }
+
+    fn reclaim(&self, peer: DomId) -> Result<usize> {
+        Ok(self.owner(peer)?.reclaim())
+    }
+
+    fn claim(&self, peer: DomId, pages: usize, into: &mut Vec<Owned>) -> Result<()> {
+        self.remote(peer)?.claim(pages, into);
+        Ok(())
+    }
+
+    fn accept(&self, peer: DomId, entries: usize) -> Result<Box<dyn Accept>> {
+        self.owner(peer)?.accept(entries)
+    }
+
+    fn listen(&self, peer: DomId) -> Result<Box<dyn Channel>> {
+        self.channel(&Request::Listen(peer), peer)
+    }
+
+    fn connect(&self, peer: DomId, port: Port) -> Result<Box<dyn Channel>> {
+        self.channel(&Request::Connect { peer, port }, peer).map_err(|error| match error {
+            Error::NoSuchPort { peer, .. } => Error::NoSuchPort { peer, port },
+            other => other,
+        })
+    }
+
+    fn store(&self) -> Result<Box<dyn Stream>> {
+        let (_, fds) = self.session.call(&Request::Store, None, DomId::DOM0)?;
+        let [fd] = <[OwnedFd; 1]>::try_from(fds)
+            .map_err(|_| Error::Protocol("the broker sent no connection to the store".into()))?;
+        Ok(Box::new(UnixStream::from(fd)))
+    }
+}
+
+impl std::fmt::Debug for Domain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Domain({})", self.domid())
+    }
+}
+
+/// Rust programs ignore SIGPIPE from their start; some set it back so that `| head` ends them.
+#[allow(unsafe_code)]
+fn ignore_sigpipe() -> Result<()> {
+    // SAFETY: sets no handler of ours.
+    let before = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigIgn) };
+    match before.map_err(|e| Error::io("ignore SIGPIPE", e))? {
+        SigHandler::SigDfl | SigHandler::SigIgn => Ok(()),
+        // SAFETY: the handler that was there a moment ago.
+        handler => unsafe { nix::sys::signal::signal(Signal::SIGPIPE, handler) }
+            .map(|_| ())
+            .map_err(|e| Error::io("restore SIGPIPE's handler", e)),
+    }
+}

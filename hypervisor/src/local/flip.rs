@@ -1,0 +1,201 @@
+//! Page flipping inside an arena: `GNTTABOP_transfer`, and the balloon that feeds it.
+//!
+//! Both sides keep lists of their own. The owner of the arena takes only frames that it gave up; the peer transfers
+//! only frames that it claimed, and claims only frames that it does not have already.
+#![allow(unsafe_code)] // Makes values that promise mapped memory.
+
+use super::balloon;
+use super::entry::{Accepted, BAD_PAGE, BAD_REF};
+use super::owner::Owner;
+use super::remote::Remote;
+use crate::flip::{Accept, Keeper, Owned};
+use crate::{Error, Result};
+use ring_abi::GrantRef;
+use std::sync::{Arc, MutexGuard};
+
+/// The peer's list: what it owns in the arena.
+#[derive(Debug, Default)]
+pub(super) struct Flips {
+    /// For each frame that we own the serial number of its claim, else 0. Empty until the first claim.
+    serials: Vec<u32>,
+    /// Frames that we own and nobody uses.
+    pool: Vec<u32>,
+    last: u32,
+}
+
+impl Flips {
+    /// A number that no value of this frame had lately, and never 0.
+    fn stamp(&mut self, frame: u32) -> u32 {
+        self.last = self.last.wrapping_add(1).max(1);
+        self.serials[frame as usize] = self.last;
+        self.last
+    }
+}
+
+impl Remote {
+    fn flips(&self) -> MutexGuard<'_, Flips> {
+        self.flips.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Takes over pages that the owner gave up.
+    pub(super) fn claim(self: &Arc<Self>, pages: usize, into: &mut Vec<Owned>) {
+        let mut flips = self.flips();
+        let flips = &mut *flips;
+        flips.serials.resize(self.arena.layout().pages() as usize, 0);
+        let missing = pages.saturating_sub(flips.pool.len());
+        balloon::pop(&self.arena, missing, |frame| {
+            if self.arena.layout().grantable(frame) && flips.serials[frame as usize] == 0 {
+                flips.stamp(frame);
+                flips.pool.push(frame);
+            }
+        });
+        for _ in 0..pages {
+            let Some(frame) = flips.pool.pop() else { break };
+            let serial = flips.stamp(frame);
+            let base = self.arena.page(frame).expect("only grantable frames are claimed");
+            // SAFETY: a page of the arena, which `self` keeps mapped.
+            into.push(unsafe { Owned::new(base, frame, serial, self.clone()) });
+        }
+    }
+
+    /// Gives a page that we own to an entry that accepts it.
+    ///
+    /// # Errors
+    /// `GNTST_*`; the page is still ours then.
+    pub(super) fn transfer(&self, frame: u64, gref: GrantRef) -> std::result::Result<(), i16> {
+        let entry = self.arena.entry(gref).ok_or(BAD_REF)?;
+        let mut flips = self.flips();
+        let serial = usize::try_from(frame).ok().and_then(|at| flips.serials.get_mut(at));
+        let serial = serial.filter(|serial| **serial != 0).ok_or(BAD_PAGE)?;
+        entry.commit(self.me)?;
+        *serial = 0;
+        entry.complete(frame as u32);
+        Ok(())
+    }
+}
+
+impl Keeper for Remote {
+    fn put(&self, frame: u32, serial: u32) {
+        let mut flips = self.flips();
+        if flips.serials.get(frame as usize) == Some(&serial) {
+            flips.pool.push(frame);
+        }
+    }
+}
+
+impl Owner {
+    /// Gives up at most `pages` unused pages; how many it were.
+    pub(super) fn give_up(&self, pages: usize) -> usize {
+        let mut books = self.books();
+        let books = &mut *books;
+        let mut frames = [0; 64];
+        let mut given = 0;
+        while given < pages {
+            let want = frames.len().min(pages - given);
+            let there = frames[..want].iter_mut().map_while(|slot| {
+                *slot = books.pages.take(1)?;
+                Some(())
+            });
+            let there = there.count();
+            let pushed = balloon::push(&self.arena, &mut books.produced, &frames[..there]);
+            for (n, frame) in frames[..there].iter().enumerate() {
+                if n < pushed {
+                    books.touched.insert(*frame);
+                    books.given.insert(*frame);
+                } else {
+                    books.pages.put(*frame);
+                }
+            }
+            given += pushed;
+            if pushed < want {
+                break;
+            }
+        }
+        given
+    }
+
+    /// Takes back every page that was given up and has not come back.
+    pub(super) fn reclaim(&self) -> usize {
+        let mut books = self.books();
+        let books = &mut *books;
+        balloon::reset(&self.arena, &mut books.produced);
+        let mut count = 0;
+        books.given.drain(|frame| count += usize::from(books.pages.put(frame)));
+        count
+    }
+
+    /// Entries that accept pages from the peer.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`].
+    pub(super) fn accept(self: &Arc<Self>, entries: usize) -> Result<Box<dyn Accept>> {
+        let mut books = self.books();
+        if entries > books.refs.left() as usize {
+            return Err(Error::NoSpace("grant references"));
+        }
+        let refs = (0..entries).map(|_| GrantRef(books.refs.take(1).expect("enough are left"))).collect();
+        drop(books);
+        let mut accepting = Accepting { owner: self.clone(), refs, armed: vec![false; entries].into() };
+        (0..entries).for_each(|n| accepting.arm(n));
+        Ok(Box::new(accepting))
+    }
+}
+
+impl Keeper for Owner {
+    fn put(&self, frame: u32, _serial: u32) {
+        self.books().pages.put(frame);
+    }
+}
+
+/// Our entries that accept pages.
+struct Accepting {
+    owner: Arc<Owner>,
+    refs: Box<[GrantRef]>,
+    armed: Box<[bool]>,
+}
+
+impl Accept for Accepting {
+    fn refs(&self) -> &[GrantRef] {
+        &self.refs
+    }
+
+    fn take(&mut self, index: usize) -> Result<Option<Owned>> {
+        if !self.armed[index] {
+            return Ok(None);
+        }
+        let entry = self.owner.entry(self.refs[index]);
+        let Accepted::Page(frame) = entry.accepted() else { return Ok(None) };
+        entry.clear();
+        self.armed[index] = false;
+        let ours = self.owner.books().given.remove(frame);
+        let base = self.owner.arena.page(frame).filter(|_| ours).ok_or_else(|| {
+            Error::Protocol(format!(
+                "domain {} transferred frame {frame}, which it was not given",
+                self.owner.peer
+            ))
+        })?;
+        // SAFETY: a page of the arena, which the owner keeps mapped.
+        Ok(Some(unsafe { Owned::new(base, frame, 0, self.owner.clone()) }))
+    }
+
+    fn arm(&mut self, index: usize) {
+        if !self.armed[index] {
+            self.armed[index] = true;
+            self.owner.entry(self.refs[index]).accept(self.owner.peer);
+        }
+    }
+}
+
+impl Drop for Accepting {
+    fn drop(&mut self) {
+        for n in 0..self.refs.len() {
+            let entry = self.owner.entry(self.refs[n]);
+            // A page that came in the last moment is taken, and given back to the allocator.
+            let free = !self.armed[n] || entry.refuse() || self.take(n).is_ok_and(|page| page.is_some());
+            // An entry that the peer committed and never completed is not used again.
+            if free {
+                self.owner.books().refs.put(self.refs[n].0);
+            }
+        }
+    }
+}

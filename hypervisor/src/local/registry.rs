@@ -1,0 +1,363 @@
+//! What the broker knows, and what it answers to whom: domains, their members, arenas and ports.
+//!
+//! Nothing here waits or reads a socket: a request goes in; a reply, descriptors and effects come out.
+
+use super::arena;
+use super::events::Events;
+use super::layout::Layout;
+use super::wire::{DomainInfo, Failure, Reply, Request};
+use crate::{DomId, Port};
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+/// Arenas that a guest may offer: it talks to domain 0 and a few driver domains.
+const GUEST_ARENAS: usize = 32;
+/// Ports that a guest may have.
+const GUEST_PORTS: usize = 256;
+/// Ports that domain 0 may have.
+const DOM0_PORTS: usize = 1 << 16;
+/// Connections to the store that a guest may open in its life: it needs one and keeps it.
+const GUEST_STORES: usize = 256;
+/// Domains in all.
+const MAX_DOMAINS: usize = 4096;
+
+/// Who is at the other end of a connection, by the kernel's word.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Client {
+    pub(super) session: u64,
+    pub(super) uid: u32,
+    pub(super) pid: u32,
+    pub(super) role: Role,
+}
+
+/// What a client has become.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Role {
+    /// It has said nothing yet.
+    New,
+    /// A domain.
+    Member(DomId),
+    /// One who controls domains.
+    Controller,
+}
+
+/// Users who may do what.
+#[derive(Clone, Debug)]
+pub(super) struct Rules {
+    pub(super) control_uids: Vec<u32>,
+    pub(super) dom0_uids: Vec<u32>,
+}
+
+/// What follows from a request besides its answer.
+#[derive(Debug)]
+pub(super) enum Effect {
+    /// The store has a new client.
+    Store(DomId, UnixStream),
+    /// A domain has no member any more.
+    Gone(DomId),
+    /// This connection is to be closed.
+    End(u64),
+    /// Whoever waits for this domain may have waited long enough.
+    Changed(DomId),
+    /// The answer comes once the domain has a member (or has none).
+    Await(DomId, bool),
+}
+
+/// What a request leads to.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    pub(super) reply: Option<Reply>,
+    pub(super) fds: Vec<OwnedFd>,
+    pub(super) effects: Vec<Effect>,
+}
+
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Self {
+        Self { reply: Some(reply), ..Self::default() }
+    }
+}
+
+type Outcome = Result<Answer, (Failure, String)>;
+
+fn fail<T>(why: Failure, text: impl Into<String>) -> Result<T, (Failure, String)> {
+    Err((why, text.into()))
+}
+
+struct Offered {
+    fd: OwnedFd,
+    layout: Layout,
+}
+
+enum PortState {
+    Waiting { peer: DomId, other: Events },
+    Connected,
+}
+
+struct Record {
+    name: String,
+    uids: Vec<u32>,
+    member: Option<Client>,
+    ports: BTreeMap<u32, PortState>,
+    last_port: u32,
+    stores: usize,
+    /// Its arenas by the peer they are for.
+    arenas: BTreeMap<DomId, Offered>,
+}
+
+impl Record {
+    fn new(name: String, uids: Vec<u32>) -> Self {
+        let (ports, arenas) = (BTreeMap::new(), BTreeMap::new());
+        Self { name, uids, member: None, ports, last_port: 0, stores: 0, arenas }
+    }
+
+    /// A number for one more port.
+    fn open_port(&mut self, domid: DomId, state: PortState) -> Result<Port, (Failure, String)> {
+        let bound = if domid == DomId::DOM0 { DOM0_PORTS } else { GUEST_PORTS };
+        if self.ports.len() >= bound {
+            return fail(Failure::NoSpace, "too many event channels");
+        }
+        loop {
+            self.last_port = self.last_port.wrapping_add(1).max(1);
+            if !self.ports.contains_key(&self.last_port) {
+                self.ports.insert(self.last_port, state);
+                return Ok(Port(self.last_port));
+            }
+        }
+    }
+
+    fn info(&self, domid: DomId) -> DomainInfo {
+        let uid = self.uids.first().copied().unwrap_or(0);
+        DomainInfo { domid, name: self.name.clone(), uid, pid: self.member.map(|client| client.pid) }
+    }
+}
+
+/// All domains.
+pub(super) struct Registry {
+    rules: Rules,
+    domains: BTreeMap<DomId, Record>,
+    last: DomId,
+}
+
+impl Registry {
+    /// Domain 0 alone.
+    pub(super) fn new(rules: Rules) -> Self {
+        let dom0 = Record::new("Domain-0".into(), rules.dom0_uids.clone());
+        Self { rules, domains: BTreeMap::from([(DomId::DOM0, dom0)]), last: DomId::DOM0 }
+    }
+
+    /// The connection of the process that is this domain.
+    pub(super) fn member(&self, domid: DomId) -> Option<u64> {
+        Some(self.domains.get(&domid)?.member?.session)
+    }
+
+    /// Whether the domain has a member; `None` if there is no such domain.
+    pub(super) fn is_alive(&self, domid: DomId) -> Option<bool> {
+        self.domains.get(&domid).map(|record| record.member.is_some())
+    }
+
+    /// Does what a client asks, if it may.
+    pub(super) fn handle(&mut self, client: &mut Client, request: Request, fd: Option<OwnedFd>) -> Answer {
+        let outcome = match (client.role, request) {
+            (Role::New, Request::Join(domid)) => self.join(client, domid),
+            (Role::New, Request::Control) => self.control(client),
+            (Role::Member(me), request) => self.serve(me, request, fd),
+            (Role::Controller, request) => self.manage(request),
+            _ => fail(Failure::Protocol, "say first who you are"),
+        };
+        outcome.unwrap_or_else(|(why, text)| Reply::Failed(why, text).into())
+    }
+
+    fn join(&mut self, client: &mut Client, domid: DomId) -> Outcome {
+        let Some(record) = self.domains.get_mut(&domid) else {
+            return fail(Failure::NoDomain, "no such domain");
+        };
+        if !record.uids.contains(&client.uid) {
+            return fail(Failure::Denied, format!("user {} may not join as domain {domid}", client.uid));
+        }
+        if let Some(member) = record.member {
+            return fail(Failure::Taken, format!("process {} is domain {domid} already", member.pid));
+        }
+        client.role = Role::Member(domid);
+        record.member = Some(*client);
+        Ok(Answer { effects: vec![Effect::Changed(domid)], ..Reply::Done.into() })
+    }
+
+    fn control(&self, client: &mut Client) -> Outcome {
+        if !self.rules.control_uids.contains(&client.uid) {
+            return fail(Failure::Denied, format!("user {} may not control domains", client.uid));
+        }
+        client.role = Role::Controller;
+        Ok(Reply::Done.into())
+    }
+
+    /// A domain's requests.
+    fn serve(&mut self, me: DomId, request: Request, fd: Option<OwnedFd>) -> Outcome {
+        match request {
+            Request::Offer { peer, pages } => self.offer(me, peer, pages, fd),
+            Request::Fetch(owner) => self.fetch(me, owner),
+            Request::Listen(peer) => self.listen(me, peer),
+            Request::Connect { peer, port } => self.connect(me, peer, port),
+            Request::Close(port) => {
+                self.record(me)?.ports.remove(&port.0);
+                Ok(Answer::default())
+            }
+            Request::Store => self.store(me),
+            _ => fail(Failure::Denied, "a domain may not ask that"),
+        }
+    }
+
+    fn record(&mut self, domid: DomId) -> Result<&mut Record, (Failure, String)> {
+        self.domains.get_mut(&domid).map_or_else(|| fail(Failure::NoDomain, "no such domain"), Ok)
+    }
+
+    fn offer(&mut self, me: DomId, peer: DomId, pages: u32, fd: Option<OwnedFd>) -> Outcome {
+        let Some(fd) = fd else { return fail(Failure::Protocol, "no descriptor came with the arena") };
+        let Some(layout) = Layout::new(pages) else {
+            return fail(Failure::Protocol, format!("an arena cannot have {pages} pages"));
+        };
+        if let Err(error) = arena::check(fd.as_fd(), layout) {
+            return fail(Failure::Protocol, error.to_string());
+        }
+        self.record(peer)?;
+        let arenas = &mut self.record(me)?.arenas;
+        if me != DomId::DOM0 && arenas.len() >= GUEST_ARENAS && !arenas.contains_key(&peer) {
+            return fail(Failure::NoSpace, "too many arenas");
+        }
+        if let Some(old) = arenas.insert(peer, Offered { fd, layout }) {
+            retire(&old);
+        }
+        Ok(Reply::Done.into())
+    }
+
+    fn fetch(&mut self, me: DomId, owner: DomId) -> Outcome {
+        let record = self.record(owner)?;
+        if record.member.is_none() {
+            return fail(Failure::NoDomain, "the domain is not running");
+        }
+        let Some(offered) = record.arenas.get(&me) else {
+            return fail(Failure::NoArena, "the domain shares nothing with you");
+        };
+        let fd = offered.fd.try_clone().or_else(|error| fail(Failure::NoSpace, error.to_string()))?;
+        Ok(Answer { fds: vec![fd], ..Reply::Arena(offered.layout.pages()).into() })
+    }
+
+    fn listen(&mut self, me: DomId, peer: DomId) -> Outcome {
+        self.record(peer)?;
+        let (ours, other) = Events::pair().or_else(|error| fail(Failure::NoSpace, error.to_string()))?;
+        // Whoever connects finds its end pending: bind_interdomain does so.
+        ours.notify().or_else(|error| fail(Failure::NoSpace, error.to_string()))?;
+        let port = self.record(me)?.open_port(me, PortState::Waiting { peer, other })?;
+        Ok(Answer { fds: vec![ours.incoming, ours.outgoing], ..Reply::Port(port).into() })
+    }
+
+    fn connect(&mut self, me: DomId, peer: DomId, port: Port) -> Outcome {
+        let theirs = self.record(peer)?.ports.get(&port.0);
+        if !matches!(theirs, Some(PortState::Waiting { peer, .. }) if *peer == me) {
+            return fail(Failure::NoPort, "nobody listens there for you");
+        }
+        let ours = self.record(me)?.open_port(me, PortState::Connected)?;
+        match self.record(peer)?.ports.insert(port.0, PortState::Connected) {
+            Some(PortState::Waiting { other, .. }) => {
+                Ok(Answer { fds: vec![other.incoming, other.outgoing], ..Reply::Port(ours).into() })
+            }
+            _ => fail(Failure::NoPort, "nobody listens there for you"),
+        }
+    }
+
+    fn store(&mut self, me: DomId) -> Outcome {
+        let record = self.record(me)?;
+        if me != DomId::DOM0 && record.stores >= GUEST_STORES {
+            return fail(Failure::NoSpace, "too many connections to the store");
+        }
+        record.stores += 1;
+        let (theirs, ours) = UnixStream::pair().or_else(|e| fail(Failure::NoSpace, e.to_string()))?;
+        let effects = vec![Effect::Store(me, ours)];
+        Ok(Answer { fds: vec![theirs.into()], effects, ..Reply::Done.into() })
+    }
+
+    /// A controller's requests.
+    fn manage(&mut self, request: Request) -> Outcome {
+        match request {
+            Request::Create { uid, domid, name } => self.create(uid, domid, name),
+            Request::Destroy(domid) => self.destroy(domid),
+            Request::Next(after) => Ok(self.next(after).into()),
+            Request::Await { domid, alive } => {
+                self.record(domid)?;
+                Ok(Answer { effects: vec![Effect::Await(domid, alive)], ..Answer::default() })
+            }
+            _ => fail(Failure::Denied, "a controller may not ask that"),
+        }
+    }
+
+    fn create(&mut self, uid: u32, domid: Option<DomId>, name: String) -> Outcome {
+        if self.domains.values().any(|record| record.name == name) {
+            return fail(Failure::Taken, format!("a domain is called {name} already"));
+        }
+        if self.domains.len() >= MAX_DOMAINS {
+            return fail(Failure::NoSpace, "too many domains");
+        }
+        let domid = domid.unwrap_or_else(|| self.free_number());
+        if self.domains.contains_key(&domid) {
+            return fail(Failure::Taken, format!("domain {domid} exists already"));
+        }
+        let record = Record::new(name, vec![uid]);
+        let info = record.info(domid);
+        self.domains.insert(domid, record);
+        Ok(Reply::Domain(info).into())
+    }
+
+    /// A number that was not used for as long as possible.
+    fn free_number(&mut self) -> DomId {
+        loop {
+            self.last = DomId((self.last.0 + 1) % DomId::FIRST_RESERVED.0);
+            if !self.domains.contains_key(&self.last) {
+                return self.last;
+            }
+        }
+    }
+
+    fn destroy(&mut self, domid: DomId) -> Outcome {
+        if domid == DomId::DOM0 {
+            return fail(Failure::Denied, "domain 0 ends when its process does");
+        }
+        let session = self.record(domid)?.member.map(|client| client.session);
+        let mut effects = if session.is_some() { self.leave(domid) } else { vec![Effect::Changed(domid)] };
+        effects.extend(session.map(Effect::End));
+        self.domains.remove(&domid);
+        // What others granted to it must not pass to a later domain of that number.
+        for record in self.domains.values_mut() {
+            if let Some(offered) = record.arenas.remove(&domid) {
+                retire(&offered);
+            }
+        }
+        Ok(Answer { effects, ..Reply::Done.into() })
+    }
+
+    fn next(&self, after: Option<DomId>) -> Reply {
+        let from = after.map_or(DomId::DOM0, |domid| DomId(domid.0.saturating_add(1)));
+        let next = self.domains.range(from..).next();
+        next.map_or(Reply::End, |(domid, record)| Reply::Domain(record.info(*domid)))
+    }
+
+    /// A domain's process is gone: its arenas retire, its ports close, and it holds nobody's pages any more.
+    pub(super) fn leave(&mut self, domid: DomId) -> Vec<Effect> {
+        let Some(record) = self.domains.get_mut(&domid) else { return Vec::new() };
+        record.member = None;
+        record.ports.clear();
+        record.stores = 0;
+        std::mem::take(&mut record.arenas).values().for_each(retire);
+        for offered in self.domains.values().filter_map(|other| other.arenas.get(&domid)) {
+            if let Err(error) = arena::release_all(&offered.fd, offered.layout) {
+                tracing::error!(%error, %domid, "a dead domain's pins stay");
+            }
+        }
+        vec![Effect::Gone(domid), Effect::Changed(domid)]
+    }
+}
+
+fn retire(offered: &Offered) {
+    if let Err(error) = arena::retire(&offered.fd, offered.layout) {
+        tracing::error!(%error, "an arena could not be retired");
+    }
+}

@@ -1,0 +1,171 @@
+//! Packets with descriptors over a Unix socket that keeps their borders.
+#![allow(unsafe_code)] // Takes ownership of descriptors that the kernel installed.
+
+use super::wire::MAX_MESSAGE;
+use crate::{Error, Result};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket, sockopt,
+};
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+/// Descriptors beside one message, at most.
+pub(super) const MAX_FDS: usize = 2;
+
+/// A packet as it came.
+#[derive(Debug)]
+pub(super) struct Packet {
+    pub(super) octets: Vec<u8>,
+    pub(super) fds: Vec<OwnedFd>,
+    /// Longer than any message, or with more descriptors than any, or than this process may have.
+    pub(super) cut: bool,
+}
+
+/// A new socket of this kind.
+pub(super) fn new(flags: SockFlag) -> Result<OwnedFd> {
+    socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC | flags, None)
+        .map_err(|e| Error::io("make a socket", e))
+}
+
+/// A blocking connection to the broker at `path`.
+///
+/// # Errors
+/// The system's; most likely no broker is there.
+pub(super) fn connect_to(path: &Path) -> Result<OwnedFd> {
+    let what = || format!("connect to the broker at {}", path.display());
+    let fd = new(SockFlag::empty())?;
+    let address = UnixAddr::new(path).map_err(|e| Error::io(what(), e))?;
+    connect(fd.as_raw_fd(), &address).map_err(|e| Error::io(what(), e))?;
+    Ok(fd)
+}
+
+/// Bounds how long a receive may take.
+///
+/// # Errors
+/// The system's.
+pub(super) fn set_timeout(fd: &OwnedFd, seconds: i64) -> Result<()> {
+    let time = nix::sys::time::TimeVal::new(seconds, 0);
+    nix::sys::socket::setsockopt(fd, sockopt::ReceiveTimeout, &time)
+        .and_then(|()| nix::sys::socket::setsockopt(fd, sockopt::SendTimeout, &time))
+        .map_err(|e| Error::io("bound a socket's patience", e))
+}
+
+/// Sends one packet.
+///
+/// # Errors
+/// The system's number; `EAGAIN` where the receiver is not reading.
+pub(super) fn send(fd: impl AsFd, octets: &[u8], fds: &[impl AsRawFd]) -> nix::Result<()> {
+    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let rights = if raw.is_empty() { &[] } else { &rights[..] };
+    let fd = fd.as_fd().as_raw_fd();
+    loop {
+        match sendmsg::<()>(fd, &[IoSlice::new(octets)], rights, MsgFlags::MSG_NOSIGNAL, None) {
+            Err(Errno::EINTR) => {}
+            other => return other.map(|_| ()),
+        }
+    }
+}
+
+/// Receives one packet; `None` once the other end is gone, or said nothing at all.
+///
+/// # Errors
+/// The system's number; `EAGAIN` where there is none.
+pub(super) fn receive(fd: impl AsFd) -> nix::Result<Option<Packet>> {
+    let mut octets = vec![0u8; MAX_MESSAGE];
+    let mut part = libc::iovec { iov_base: octets.as_mut_ptr().cast(), iov_len: octets.len() };
+    let mut control = Control([0; CONTROL_LEN]);
+    // SAFETY: all zeroes is a message header without anything.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut part;
+    header.msg_iovlen = 1;
+    header.msg_control = control.0.as_mut_ptr().cast();
+    header.msg_controllen = CONTROL_LEN;
+    let len = loop {
+        // SAFETY: the header describes two buffers of ours that outlive the call.
+        let got = unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
+        match Errno::result(got) {
+            Err(Errno::EINTR) => {}
+            other => break other? as usize,
+        }
+    };
+    let fds = received(&header);
+    let cut = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
+    octets.truncate(len);
+    Ok((len > 0).then_some(Packet { octets, fds, cut }))
+}
+
+/// Room for the descriptors' header and themselves, rounded up as `CMSG_SPACE` does.
+const CONTROL_LEN: usize = size_of::<libc::cmsghdr>() + MAX_FDS * size_of::<RawFd>();
+const _: () = assert!(CONTROL_LEN.is_multiple_of(align_of::<libc::cmsghdr>()));
+
+/// A buffer aligned for control messages.
+#[repr(C, align(8))]
+struct Control([u8; CONTROL_LEN]);
+
+/// Every descriptor that the kernel installed, even if it had to drop others of the same message: `nix` gives none
+/// then, and leaks those that came.
+#[allow(clippy::cast_ptr_alignment)] // Read unaligned.
+fn received(header: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut fds = Vec::new();
+    // SAFETY: walks the control messages that the kernel wrote into our buffer, within the length that it set.
+    unsafe {
+        let mut at = libc::CMSG_FIRSTHDR(header);
+        while let Some(part) = at.as_ref() {
+            if (part.cmsg_level, part.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+                let octets = part.cmsg_len.saturating_sub(libc::CMSG_LEN(0) as usize);
+                let data = libc::CMSG_DATA(at).cast::<RawFd>();
+                // Each was installed for us just now, and nobody else knows of it.
+                fds.extend(
+                    (0..octets / size_of::<RawFd>())
+                        .map(|n| OwnedFd::from_raw_fd(data.add(n).read_unaligned())),
+                );
+            }
+            at = libc::CMSG_NXTHDR(header, at);
+        }
+    }
+    fds
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open_fds() -> usize {
+        std::fs::read_dir("/proc/self/fd").unwrap().count()
+    }
+
+    /// Runs alone in a process of its own would be needed to count exactly, so it counts what a leak would add.
+    #[test]
+    fn too_many_descriptors_are_noticed_and_none_leaks() {
+        let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let null = std::fs::File::open("/dev/null").unwrap();
+        let before = open_fds();
+        for _ in 0..200 {
+            send(&a, b"x", &[null.as_raw_fd(); 3]).unwrap();
+            let packet = receive(&b).unwrap().unwrap();
+            assert!(packet.cut);
+            assert_eq!(packet.fds.len(), MAX_FDS);
+        }
+        assert!(open_fds() < before + 150, "descriptors leak");
+    }
+
+    #[test]
+    fn long_packets_are_cut() {
+        let (a, b) = nix::sys::socket::socketpair(
+            AddressFamily::Unix,
+            SockType::SeqPacket,
+            None,
+            SockFlag::SOCK_CLOEXEC,
+        )
+        .unwrap();
+        send(&a, &[1; MAX_MESSAGE + 1], &[] as &[OwnedFd]).unwrap();
+        assert!(receive(&b).unwrap().unwrap().cut);
+        send(&a, &[1; MAX_MESSAGE], &[] as &[OwnedFd]).unwrap();
+        assert!(!receive(&b).unwrap().unwrap().cut);
+        drop(a);
+        assert!(receive(&b).unwrap().is_none());
+    }
+}

@@ -1,0 +1,347 @@
+//! What is said to the broker and what it answers: one bounded message each, in one packet.
+//!
+//! A message is twelve octets, little-endian - kind `u8`, detail `u8`, and numbers `u16`, `u32`, `u32` - and then,
+//! where the kind has one, a text. Descriptors travel beside it.
+
+use crate::{DomId, Port};
+
+/// The protocol's version, in the first message of a connection.
+pub(super) const VERSION: u8 = 1;
+/// Octets of the longest message.
+pub const MAX_MESSAGE: usize = HEAD + MAX_TEXT;
+/// Octets of the longest text.
+pub(super) const MAX_TEXT: usize = 200;
+/// Octets of the longest name of a domain.
+pub(super) const MAX_NAME: usize = 64;
+
+const HEAD: usize = 12;
+/// Stands for "no domain" where one may be named; it is reserved in Xen too.
+const NOBODY: u16 = u16::MAX;
+
+/// What a client asks for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request {
+    /// First message: be this domain.
+    Join(DomId),
+    /// First message: create, destroy, list and wait.
+    Control,
+    /// With a descriptor: our arena for `peer`.
+    Offer {
+        /// Who may map it.
+        peer: DomId,
+        /// Its size.
+        pages: u32,
+    },
+    /// The arena of this domain for us.
+    Fetch(DomId),
+    /// A port on which `0` may connect.
+    Listen(DomId),
+    /// The other end of a peer's port.
+    Connect {
+        /// Who listens.
+        peer: DomId,
+        /// Where.
+        port: Port,
+    },
+    /// A port of ours is not used any more; not answered.
+    Close(Port),
+    /// A connection to the store.
+    Store,
+    /// A new domain.
+    Create {
+        /// Whose processes may join as it.
+        uid: u32,
+        /// Its number; the broker chooses where there is none.
+        domid: Option<DomId>,
+        /// Its name.
+        name: String,
+    },
+    /// An end to a domain.
+    Destroy(DomId),
+    /// The domain after this one, in order of their numbers.
+    Next(Option<DomId>),
+    /// An answer once the domain has a member, or has none.
+    Await {
+        /// Which domain.
+        domid: DomId,
+        /// A member, or none.
+        alive: bool,
+    },
+}
+
+/// What the broker answers.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Reply {
+    /// It is done; a stream to the store comes as a descriptor.
+    Done,
+    /// With a descriptor: an arena of so many pages.
+    Arena(u32),
+    /// With two descriptors, incoming and outgoing: a port.
+    Port(Port),
+    /// A domain.
+    Domain(DomainInfo),
+    /// No domain comes after.
+    End,
+    /// It is not done.
+    Failed(Failure, String),
+}
+
+/// A domain, as the broker knows it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DomainInfo {
+    /// Its number.
+    pub domid: DomId,
+    /// Its name.
+    pub name: String,
+    /// Whose processes may join as it.
+    pub uid: u32,
+    /// The process that did, if one lives.
+    pub pid: Option<u32>,
+}
+
+/// Why something is not done.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Failure {
+    /// The request makes no sense.
+    Protocol = 1,
+    /// The client may not.
+    Denied = 2,
+    /// There is no such domain, or it has no member.
+    NoDomain = 3,
+    /// The domain shares nothing with the client.
+    NoArena = 4,
+    /// Nobody listens there for the client.
+    NoPort = 5,
+    /// A bound was reached.
+    NoSpace = 6,
+    /// The name, number or membership is taken.
+    Taken = 7,
+}
+
+impl Failure {
+    fn from_octet(octet: u8) -> Option<Self> {
+        use Failure::{Denied, NoArena, NoDomain, NoPort, NoSpace, Protocol, Taken};
+        [Protocol, Denied, NoDomain, NoArena, NoPort, NoSpace, Taken].into_iter().find(|f| *f as u8 == octet)
+    }
+}
+
+/// A message's parts, whatever they mean.
+#[derive(Default)]
+struct Parts<'a> {
+    kind: u8,
+    detail: u8,
+    a: u16,
+    b: u32,
+    c: u32,
+    text: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of(kind: u8) -> Self {
+        Self { kind, ..Self::default() }
+    }
+
+    fn encode(&self) -> Vec<u8> {
+        let mut octets = vec![self.kind, self.detail];
+        octets.extend(self.a.to_le_bytes());
+        octets.extend(self.b.to_le_bytes());
+        octets.extend(self.c.to_le_bytes());
+        let end = (0..=self.text.len().min(MAX_TEXT)).rev().find(|n| self.text.is_char_boundary(*n));
+        octets.extend(&self.text.as_bytes()[..end.unwrap_or(0)]);
+        octets
+    }
+
+    fn decode(octets: &'a [u8]) -> Option<Self> {
+        let (head, text) = octets.split_first_chunk::<HEAD>()?;
+        let text = (text.len() <= MAX_TEXT).then(|| std::str::from_utf8(text).ok())??;
+        let [kind, detail, a0, a1, b0, b1, b2, b3, c0, c1, c2, c3] = *head;
+        let (a, b, c) = ([a0, a1], [b0, b1, b2, b3], [c0, c1, c2, c3]);
+        let (a, b, c) = (u16::from_le_bytes(a), u32::from_le_bytes(b), u32::from_le_bytes(c));
+        Some(Self { kind, detail, a, b, c, text })
+    }
+
+    fn domid(&self) -> Option<DomId> {
+        (self.a < DomId::FIRST_RESERVED.0).then_some(DomId(self.a))
+    }
+
+    fn domid_or_nobody(&self) -> Option<Option<DomId>> {
+        if self.a == NOBODY { Some(None) } else { self.domid().map(Some) }
+    }
+}
+
+fn or_nobody(domid: Option<DomId>) -> u16 {
+    domid.map_or(NOBODY, |domid| domid.0)
+}
+
+impl Request {
+    /// The message's octets.
+    pub fn encode(&self) -> Vec<u8> {
+        let parts = match self {
+            Self::Join(domid) => Parts { detail: VERSION, a: domid.0, ..Parts::of(1) },
+            Self::Control => Parts { detail: VERSION, ..Parts::of(2) },
+            Self::Offer { peer, pages } => Parts { a: peer.0, b: *pages, ..Parts::of(3) },
+            Self::Fetch(owner) => Parts { a: owner.0, ..Parts::of(4) },
+            Self::Listen(peer) => Parts { a: peer.0, ..Parts::of(5) },
+            Self::Connect { peer, port } => Parts { a: peer.0, b: port.0, ..Parts::of(6) },
+            Self::Close(port) => Parts { b: port.0, ..Parts::of(7) },
+            Self::Store => Parts::of(8),
+            Self::Create { uid, domid, name } => {
+                Parts { a: or_nobody(*domid), b: *uid, text: name, ..Parts::of(9) }
+            }
+            Self::Destroy(domid) => Parts { a: domid.0, ..Parts::of(10) },
+            Self::Next(domid) => Parts { a: or_nobody(*domid), ..Parts::of(11) },
+            Self::Await { domid, alive } => Parts { detail: (*alive).into(), a: domid.0, ..Parts::of(12) },
+        };
+        parts.encode()
+    }
+
+    /// The request in these octets, of whomever; `None` if there is none.
+    pub fn decode(octets: &[u8]) -> Option<Self> {
+        let parts = Parts::decode(octets)?;
+        Some(match (parts.kind, parts.detail) {
+            (1, VERSION) => Self::Join(parts.domid()?),
+            (2, VERSION) => Self::Control,
+            (3, _) => Self::Offer { peer: parts.domid()?, pages: parts.b },
+            (4, _) => Self::Fetch(parts.domid()?),
+            (5, _) => Self::Listen(parts.domid()?),
+            (6, _) => Self::Connect { peer: parts.domid()?, port: Port(parts.b) },
+            (7, _) => Self::Close(Port(parts.b)),
+            (8, _) => Self::Store,
+            (9, _) => {
+                let name = is_name(parts.text).then(|| parts.text.to_owned())?;
+                Self::Create { uid: parts.b, domid: parts.domid_or_nobody()?, name }
+            }
+            (10, _) => Self::Destroy(parts.domid()?),
+            (11, _) => Self::Next(parts.domid_or_nobody()?),
+            (12, alive @ 0..=1) => Self::Await { domid: parts.domid()?, alive: alive == 1 },
+            _ => return None,
+        })
+    }
+}
+
+impl Reply {
+    /// The message's octets.
+    pub fn encode(&self) -> Vec<u8> {
+        let parts = match self {
+            Self::Done => Parts::of(1),
+            Self::Arena(pages) => Parts { b: *pages, ..Parts::of(2) },
+            Self::Port(port) => Parts { b: port.0, ..Parts::of(3) },
+            Self::Domain(domain) => Parts {
+                detail: domain.pid.is_some().into(),
+                a: domain.domid.0,
+                b: domain.uid,
+                c: domain.pid.unwrap_or(0),
+                text: &domain.name,
+                ..Parts::of(4)
+            },
+            Self::End => Parts::of(5),
+            Self::Failed(why, text) => Parts { detail: *why as u8, text, ..Parts::of(6) },
+        };
+        parts.encode()
+    }
+
+    /// The reply in these octets; `None` if there is none.
+    pub fn decode(octets: &[u8]) -> Option<Self> {
+        let parts = Parts::decode(octets)?;
+        Some(match parts.kind {
+            1 => Self::Done,
+            2 => Self::Arena(parts.b),
+            3 => Self::Port(Port(parts.b)),
+            4 => Self::Domain(DomainInfo {
+                domid: parts.domid()?,
+                name: parts.text.to_owned(),
+                uid: parts.b,
+                pid: (parts.detail != 0).then_some(parts.c),
+            }),
+            5 => Self::End,
+            6 => Self::Failed(Failure::from_octet(parts.detail)?, parts.text.to_owned()),
+            _ => return None,
+        })
+    }
+}
+
+/// Whether a domain may be called so: 1 to 64 letters, digits, `.`, `_`, `+` and `-`.
+pub(super) fn is_name(text: &str) -> bool {
+    (1..=MAX_NAME).contains(&text.len())
+        && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"._+-".contains(&c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn requests_survive_the_wire() {
+        let domid = DomId(5);
+        let name = "guest-5".to_owned();
+        for request in [
+            Request::Join(domid),
+            Request::Control,
+            Request::Offer { peer: domid, pages: 1 << 14 },
+            Request::Fetch(domid),
+            Request::Listen(domid),
+            Request::Connect { peer: domid, port: Port(77) },
+            Request::Close(Port(u32::MAX)),
+            Request::Store,
+            Request::Create { uid: 1000, domid: None, name: name.clone() },
+            Request::Create { uid: 0, domid: Some(domid), name },
+            Request::Destroy(domid),
+            Request::Next(None),
+            Request::Next(Some(domid)),
+            Request::Await { domid, alive: true },
+            Request::Await { domid, alive: false },
+        ] {
+            assert_eq!(Request::decode(&request.encode()), Some(request));
+        }
+    }
+
+    #[test]
+    fn replies_survive_the_wire() {
+        let info = |pid| DomainInfo { domid: DomId(1), name: "x".into(), uid: 7, pid };
+        for reply in [
+            Reply::Done,
+            Reply::Arena(64),
+            Reply::Port(Port(1)),
+            Reply::Domain(info(None)),
+            Reply::Domain(info(Some(4711))),
+            Reply::End,
+            Reply::Failed(Failure::Taken, "the name is taken".into()),
+        ] {
+            assert_eq!(Reply::decode(&reply.encode()), Some(reply));
+        }
+    }
+
+    #[test]
+    fn long_texts_are_cut_between_characters() {
+        let text = "ä".repeat(MAX_TEXT);
+        let octets = Reply::Failed(Failure::Denied, text).encode();
+        assert_eq!(octets.len(), MAX_MESSAGE);
+        assert!(Reply::decode(&octets).is_some());
+    }
+
+    #[test]
+    fn half_messages_and_other_versions_are_none() {
+        let octets = Request::Join(DomId(1)).encode();
+        for len in 0..octets.len() {
+            assert_eq!(Request::decode(&octets[..len]), None);
+        }
+        let mut other = octets;
+        other[1] = VERSION + 1;
+        assert_eq!(Request::decode(&other), None);
+        assert_eq!(Request::decode(&vec![1; MAX_MESSAGE + 1]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_are_a_message_or_none(octets in proptest::collection::vec(any::<u8>(), 0..300)) {
+            if let Some(request) = Request::decode(&octets) {
+                prop_assert_eq!(Request::decode(&request.encode()), Some(request));
+            }
+            if let Some(reply) = Reply::decode(&octets) {
+                prop_assert_eq!(Reply::decode(&reply.encode()), Some(reply));
+            }
+        }
+    }
+}

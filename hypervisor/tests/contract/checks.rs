@@ -1,0 +1,298 @@
+//! The promises, each a function that panics where it is broken.
+
+use super::Pair;
+use hypervisor::{Access, Channel, Copy, Error, GrantRef, PAGE_SIZE, Place, Port, Shared, Transfer};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ring_abi::shm::Memory;
+use vm_memory::VolatileSlice;
+
+impl Pair {
+    fn share(&self, pages: usize) -> Shared {
+        self.front.share(self.back.domid(), pages, Access::ReadWrite).expect("share")
+    }
+}
+
+fn octets(slice: VolatileSlice<'_>) -> Vec<u8> {
+    let mut octets = vec![0; slice.len()];
+    slice.copy_to(&mut octets[..]);
+    octets
+}
+
+fn fill(slice: VolatileSlice<'_>, octet: u8) {
+    slice.copy_from(&vec![octet; slice.len()][..]);
+}
+
+fn of(memory: &impl Memory, page: usize) -> *mut u8 {
+    memory.base().as_ptr().wrapping_add(page * PAGE_SIZE)
+}
+
+/// Waits, with a bound, until the channel's descriptor says that there is something to take.
+fn readable(channel: &dyn Channel) -> bool {
+    let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::from(10_000u16)).expect("poll") == 1
+}
+
+fn is_readable_now(channel: &dyn Channel) -> bool {
+    let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::ZERO).expect("poll") == 1
+}
+
+pub(crate) fn shared_pages_are_zeroed_and_consecutive(pair: &Pair) {
+    let shared = pair.share(4);
+    assert_eq!((shared.pages(), shared.refs().len()), (4, 4));
+    assert_eq!(shared.base().as_ptr() as usize % PAGE_SIZE, 0);
+    assert!(octets(shared.slice(0, 4 * PAGE_SIZE).unwrap()).iter().all(|octet| *octet == 0));
+    for page in 0..4 {
+        assert_eq!(shared.page(page).as_ptr(), of(&shared, page));
+    }
+    assert!(shared.refs().iter().all(|gref| *gref >= GrantRef::FIRST_FREE), "reserved references");
+    assert!(shared.slice(1, 4 * PAGE_SIZE).is_none());
+}
+
+pub(crate) fn reused_pages_are_zeroed(pair: &Pair) {
+    for _ in 0..3 {
+        let shared = pair.share(3);
+        let all = shared.slice(0, 3 * PAGE_SIZE).unwrap();
+        assert!(octets(all).iter().all(|octet| *octet == 0));
+        fill(all, 0xa5);
+    }
+}
+
+pub(crate) fn what_one_writes_the_other_reads(pair: &Pair) {
+    let shared = pair.share(2);
+    let mapping = pair.back.map(pair.front.domid(), shared.refs(), Access::ReadWrite).expect("map");
+    assert_eq!(mapping.pages(), 2);
+    fill(shared.slice(PAGE_SIZE + 10, 5).unwrap(), 7);
+    assert_eq!(octets(mapping.slice(1, 9, 7).unwrap()), [0, 7, 7, 7, 7, 7, 0]);
+    fill(mapping.slice(0, PAGE_SIZE - 3, 3).unwrap(), 9);
+    assert_eq!(octets(shared.slice(PAGE_SIZE - 4, 5).unwrap()), [0, 9, 9, 9, 0]);
+    assert!(mapping.slice(0, 1, PAGE_SIZE).is_none());
+    assert!(mapping.slice(2, 0, 1).is_none());
+    assert!(mapping.slice(0, usize::MAX, 2).is_none());
+}
+
+pub(crate) fn maps_are_all_or_none(pair: &Pair) {
+    let shared = pair.share(2);
+    let wrong = GrantRef(u32::MAX - 1);
+    let refs = [shared.refs()[0], wrong, shared.refs()[1]];
+    let error = pair.back.map(pair.front.domid(), &refs, Access::ReadWrite).expect_err("a wrong reference");
+    assert!(matches!(error, Error::Grant { gref, status: ..0, .. } if gref == wrong), "{error}");
+    shared.end().expect("nothing is left mapped");
+}
+
+pub(crate) fn read_only_grants_refuse_writers(pair: &Pair) {
+    let shared = pair.front.share(pair.back.domid(), 1, Access::ReadOnly).expect("share");
+    let peer = pair.front.domid();
+    assert!(pair.back.map(peer, shared.refs(), Access::ReadWrite).is_err());
+    fill(shared.slice(0, 1).unwrap(), 3);
+    let mapping = pair.back.map(peer, shared.refs(), Access::ReadOnly).expect("map for reading");
+    assert_eq!(octets(mapping.slice(0, 0, 1).unwrap()), [3]);
+    drop(mapping);
+    shared.end().expect("nothing is left mapped");
+}
+
+pub(crate) fn two_mappings_of_one_page_are_released_one_by_one(pair: &Pair) {
+    let shared = pair.share(1);
+    let map = |access| pair.back.map(pair.front.domid(), shared.refs(), access).expect("map");
+    let (reader, writer) = (map(Access::ReadOnly), map(Access::ReadWrite));
+    drop(reader);
+    fill(writer.slice(0, 5, 1).unwrap(), 1);
+    let reader = map(Access::ReadOnly);
+    drop(writer);
+    assert_eq!(octets(reader.slice(0, 5, 1).unwrap()), [1]);
+    drop(reader);
+    shared.end().expect("nothing is left mapped");
+}
+
+pub(crate) fn a_ring_is_mapped_at_consecutive_addresses(pair: &Pair) {
+    let shared = pair.share(4);
+    let ring = pair.back.map_contiguous(pair.front.domid(), shared.refs(), Access::ReadWrite).expect("map");
+    assert_eq!(ring.len(), 4 * PAGE_SIZE);
+    for page in 0..4 {
+        fill(shared.slice(page * PAGE_SIZE, 8).unwrap(), page as u8 + 1);
+    }
+    for page in 0..4 {
+        assert_eq!(word(&ring, page), u64::from_ne_bytes([page as u8 + 1; 8]));
+    }
+    drop(ring);
+    shared.end().expect("nothing is left mapped");
+}
+
+pub(crate) fn scattered_pages_are_mapped_at_consecutive_addresses(pair: &Pair) {
+    let shared = [pair.share(1), pair.share(2), pair.share(1)];
+    let refs = [shared[2].refs()[0], shared[0].refs()[0], shared[1].refs()[1]];
+    fill(shared[2].slice(0, 8).unwrap(), 1);
+    fill(shared[0].slice(0, 8).unwrap(), 2);
+    fill(shared[1].slice(PAGE_SIZE, 8).unwrap(), 3);
+    let ring = pair.back.map_contiguous(pair.front.domid(), &refs, Access::ReadWrite).expect("map");
+    for page in 0..3 {
+        assert_eq!(word(&ring, page), u64::from_ne_bytes([page as u8 + 1; 8]));
+    }
+    drop(ring);
+    for shared in shared {
+        shared.end().expect("nothing is left mapped");
+    }
+}
+
+/// The first word of a page of a ring.
+fn word(ring: &impl Memory, page: usize) -> u64 {
+    let at = std::ptr::NonNull::new(of(ring, page)).unwrap();
+    // SAFETY: a page of the ring, which lives as long as it does.
+    #[allow(unsafe_code)]
+    unsafe { ring_abi::shm::Slot::new(at, PAGE_SIZE) }.load64(0)
+}
+
+pub(crate) fn ended_grants_are_not_mapped(pair: &Pair) {
+    let shared = pair.share(1);
+    let refs = shared.refs().to_vec();
+    shared.end().expect("nobody has it mapped");
+    assert!(pair.back.map(pair.front.domid(), &refs, Access::ReadOnly).is_err());
+}
+
+pub(crate) fn pages_still_mapped_are_quarantined(pair: &Pair) {
+    let shared = pair.share(1);
+    let mapping = pair.back.map(pair.front.domid(), shared.refs(), Access::ReadWrite).expect("map");
+    fill(mapping.slice(0, 0, 64).unwrap(), 0x11);
+    drop(shared);
+    // Whatever the front shares now, it is not that page.
+    let others: Vec<_> = (0..8).map(|_| pair.share(2)).collect();
+    fill(mapping.slice(0, 0, PAGE_SIZE).unwrap(), 0xee);
+    for shared in &others {
+        assert!(octets(shared.slice(0, 2 * PAGE_SIZE).unwrap()).iter().all(|octet| *octet == 0));
+    }
+    assert_eq!(octets(mapping.slice(0, 0, 2).unwrap()), [0xee; 2]);
+}
+
+fn grant<'a>(pair: &Pair, shared: &Shared, page: usize, offset: u16) -> Place<'a> {
+    Place::Grant { domid: pair.front.domid(), gref: shared.refs()[page], offset }
+}
+
+pub(crate) fn copies_go_both_ways(pair: &Pair) {
+    let shared = pair.share(2);
+    let mut memory = *b"from the back";
+    let place = Place::Memory(VolatileSlice::from(&mut memory[..]));
+    let mut ops = [Copy::new(place, grant(pair, &shared, 1, 100), 13)];
+    pair.back.copy(&mut ops).expect("copy");
+    assert_eq!(ops[0].status, 0);
+    assert_eq!(octets(shared.slice(PAGE_SIZE + 99, 15).unwrap()), *b"\0from the back\0");
+
+    let mut memory = [0; 64];
+    let slices = memory.split_at_mut(4);
+    let (a, b) = (VolatileSlice::from(slices.0), VolatileSlice::from(slices.1));
+    let mut ops = [
+        Copy::new(grant(pair, &shared, 1, 105), Place::Memory(a), 3),
+        Copy::new(grant(pair, &shared, 1, 109), Place::Memory(b), 4),
+    ];
+    pair.back.copy(&mut ops).expect("copy");
+    assert!(ops.iter().all(|op| op.status == 0));
+    assert_eq!(memory[..9], *b"the\0back\0");
+    shared.end().expect("nothing is left mapped");
+}
+
+pub(crate) fn each_copy_has_its_own_status(pair: &Pair) {
+    let shared = pair.share(1);
+    let readonly = pair.front.share(pair.back.domid(), 1, Access::ReadOnly).expect("share");
+    fill(shared.slice(0, 8).unwrap(), 5);
+    let mut memory = [0; 40];
+    let (dest, source) = memory.split_at_mut(20);
+    let (dest, source) = (VolatileSlice::from(dest), VolatileSlice::from(source));
+    let wrong = Place::Grant { domid: pair.front.domid(), gref: GrantRef(1 << 24), offset: 0 };
+    let mut ops = [
+        Copy::new(wrong, Place::Memory(dest), 4),
+        Copy::new(grant(pair, &shared, 0, 4090), Place::Memory(dest), 8),
+        Copy::new(Place::Memory(source), grant(pair, &readonly, 0, 0), 4),
+        Copy::new(grant(pair, &shared, 0, 0), Place::Memory(dest), 4),
+    ];
+    pair.back.copy(&mut ops).expect("the batch was tried");
+    let failed: Vec<_> = ops.iter().map(|op| op.status < 0).collect();
+    assert_eq!(failed, [true, true, true, false]);
+    assert_eq!(memory[..5], [5, 5, 5, 5, 0]);
+}
+
+pub(crate) fn copies_between_grants(pair: &Pair) {
+    let (from, to) = (pair.share(1), pair.share(1));
+    fill(from.slice(0, PAGE_SIZE).unwrap(), 0x42);
+    let mut ops = [Copy::new(grant(pair, &from, 0, 0), grant(pair, &to, 0, 0), PAGE_SIZE as u16)];
+    pair.back.copy(&mut ops).expect("copy");
+    assert_eq!(ops[0].status, 0);
+    assert!(octets(to.slice(0, PAGE_SIZE).unwrap()).iter().all(|octet| *octet == 0x42));
+}
+
+/// Both ends of a channel, the connecting one's first event taken.
+fn channel(pair: &Pair) -> (Box<dyn Channel>, Box<dyn Channel>) {
+    let front = pair.front.listen(pair.back.domid()).expect("listen");
+    let back = pair.back.connect(pair.front.domid(), front.port()).expect("connect");
+    assert!(readable(&*back), "the connecting end starts pending");
+    assert!(back.take().expect("take"));
+    (front, back)
+}
+
+pub(crate) fn events_arrive_and_merge(pair: &Pair) {
+    let (front, back) = channel(pair);
+    for (from, to) in [(&front, &back), (&back, &front)] {
+        assert!(!to.take().expect("take"));
+        assert!(!is_readable_now(&**to));
+        for _ in 0..3 {
+            from.notify().expect("notify");
+        }
+        assert!(readable(&**to));
+        assert!(to.take().expect("take"));
+        assert!(!to.take().expect("take"), "events that were not taken merge");
+        from.notify().expect("notify");
+        assert!(readable(&**to), "events after a take arrive");
+        assert!(to.take().expect("take"));
+    }
+}
+
+pub(crate) fn the_connecting_end_starts_pending(pair: &Pair) {
+    let (front, _back) = channel(pair);
+    assert!(!front.take().expect("take"), "the listening end does not");
+}
+
+pub(crate) fn only_a_listening_port_is_connected(pair: &Pair) {
+    let connect = |port| pair.back.connect(pair.front.domid(), port).map(|_| ());
+    let error = connect(Port(1_000)).expect_err("nobody listens there");
+    assert!(matches!(error, Error::NoSuchPort { port: Port(1_000), .. }), "{error}");
+    let front = pair.front.listen(pair.back.domid()).expect("listen");
+    let port = front.port();
+    drop(front);
+    assert!(connect(port).is_err(), "nobody listens there any more");
+}
+
+pub(crate) fn a_port_connects_once(pair: &Pair) {
+    let (front, _back) = channel(pair);
+    assert!(pair.back.connect(pair.front.domid(), front.port()).is_err());
+}
+
+/// Where user space can transfer at all.
+pub(crate) fn flips_move_pages(pair: &Pair) {
+    let (front, back) = (pair.front.domid(), pair.back.domid());
+    let mut slots = match pair.front.accept(back, 2) {
+        Err(Error::Unsupported(_)) => return,
+        slots => slots.expect("accept"),
+    };
+    assert_eq!(pair.front.give_up(back, 3).expect("give up"), 3);
+    let mut pages = Vec::new();
+    pair.back.claim(front, 10, &mut pages).expect("claim");
+    assert_eq!(pages.len(), 3);
+    let page = pages.pop().unwrap();
+    fill(page.slice(0, PAGE_SIZE).unwrap(), 0x77);
+    let give = |frame, slot: usize, refs: &[GrantRef]| {
+        let mut ops = [Transfer { frame, domid: front, gref: refs[slot], status: 1 }];
+        pair.back.transfer(&mut ops).expect("transfer");
+        ops[0].status
+    };
+    assert!(slots.take(0).expect("take").is_none());
+    assert!(give(1 << 40, 0, slots.refs()) < 0, "a page that is not ours");
+    assert_eq!(give(page.frame(), 0, slots.refs()), 0);
+    assert!(give(page.frame(), 1, slots.refs()) < 0, "given twice");
+    assert!(give(pages[0].frame(), 0, slots.refs()) < 0, "accepted once already");
+    drop(page);
+    let got = slots.take(0).expect("take").expect("a page came");
+    assert!(octets(got.slice(0, PAGE_SIZE).unwrap()).iter().all(|octet| *octet == 0x77));
+    assert!(slots.take(0).expect("take").is_none());
+    drop(got);
+    pair.back.claim(front, 10, &mut pages).expect("claim");
+    assert_eq!(pages.len(), 2, "the page that was given is the front's");
+    assert_eq!(pair.front.reclaim(back).expect("reclaim"), 2);
+}
