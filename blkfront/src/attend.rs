@@ -1,0 +1,147 @@
+//! What the disk does when the back end's state changes.
+
+use hypervisor::{Access, Shared};
+use nix::sys::epoll::{EpollEvent, EpollFlags};
+use std::os::fd::AsFd;
+use xenstore::xenbus::gather;
+use xenstore::{Keys, XenbusState};
+
+use crate::device::{CHANNEL, Disk, Link};
+use crate::error::{Error, Result};
+use crate::handshake::{Act, Info, ring_keys, ring_page_order};
+use crate::queue::Fault;
+
+/// Keys of a ring; taken away before another is offered.
+const RING_KEYS: [&str; 3] = ["ring-ref", "ring-page-order", "num-ring-pages"];
+
+impl Disk {
+    /// Takes the store's events and looks at the back end.
+    pub(crate) fn look(&mut self) -> Result<()> {
+        loop {
+            match self.store.poll_event() {
+                Ok(None) => break,
+                Ok(Some(_)) | Err(xenstore::Error::EventsLost(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let state = self.end.other_state(&mut self.store)?;
+        let keys = match state {
+            XenbusState::InitWait | XenbusState::Connected => gather(&mut self.store, self.end.other_path())?,
+            _ => Keys::new(self.end.other_path()),
+        };
+        match self.handshake.next(state, &keys) {
+            Act::Nothing => Ok(()),
+            Act::Offer => self.offer(&keys),
+            Act::Connect(info) => self.connected(info),
+            Act::Changed(info) => {
+                tracing::info!(device = self.end.path(), sectors = info.sectors, "the disk changed");
+                self.info = Some(info);
+                Ok(())
+            }
+            Act::Lost => {
+                tracing::warn!(device = self.end.path(), "the back end is gone; waiting for the next");
+                self.unlink();
+                Ok(())
+            }
+            Act::Close(error) => self.give_up(error.map(Error::Key)),
+        }
+    }
+
+    /// Grants a fresh ring, asks again what was not answered, and publishes it.
+    fn offer(&mut self, keys: &Keys) -> Result<()> {
+        self.unlink();
+        let order = ring_page_order(keys, self.options.ring_page_order)?;
+        let ring = self.hv.share(self.peer, 1 << order, Access::ReadWrite)?;
+        let channel = self.hv.listen(self.peer)?;
+        let mut ours = ring_keys(ring.refs(), channel.port());
+        if let Some(info) = self.info {
+            tracing::info!(device = self.end.path(), sectors = info.sectors, "connecting again");
+            // So that no successor takes the old ring for ours.
+            self.end.switch_state(&mut self.store, XenbusState::Initialising)?;
+        }
+        self.end.retract(&mut self.store, RING_KEYS)?;
+        ours.set("feature-persistent", 0);
+        self.connect_queue(ring)?;
+        self.epoll.add(channel.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, CHANNEL))?;
+        self.link = Some(Link { channel });
+        if !self.end.publish(&mut self.store, &ours, XenbusState::Initialised)? {
+            return self.give_up(None);
+        }
+        Ok(())
+    }
+
+    fn connect_queue(&mut self, ring: Shared) -> Result<()> {
+        self.queue.connect(ring).map_err(|error| {
+            let what = "laying the ring".to_owned();
+            hypervisor::Error::Io { what, source: std::io::Error::other(error) }.into()
+        })
+    }
+
+    fn connected(&mut self, info: Info) -> Result<()> {
+        self.info = Some(info);
+        self.end.switch_state(&mut self.store, XenbusState::Connected)?;
+        // What was asked of an earlier back end goes out now.
+        self.commit()
+    }
+
+    /// Lets go of ring and channel; requests stay under way.
+    pub(crate) fn unlink(&mut self) {
+        if let Some(link) = self.link.take() {
+            // Already gone if the peer's domain died.
+            let _ = self.epoll.delete(link.channel.as_fd());
+        }
+        drop(self.queue.disconnect());
+    }
+
+    /// The back end broke the protocol.
+    pub(crate) fn fault(&mut self, fault: Fault) -> Error {
+        tracing::error!(device = self.end.path(), "closing the device: {fault}");
+        let _ = self.give_up(None);
+        fault.into()
+    }
+
+    /// Closes this end, and gives up what is under way.
+    fn give_up(&mut self, error: Option<Error>) -> Result<()> {
+        self.handshake.close();
+        self.unlink();
+        drop(self.queue.abandon());
+        let told = self.end.switch_state(&mut self.store, XenbusState::Closed);
+        match error {
+            Some(error) => {
+                tracing::error!(device = self.end.path(), "closing the device: {error}");
+                Err(error)
+            }
+            None => Ok(told.map(|_| ())?),
+        }
+    }
+
+    /// Closes in order: Closing, the back end's Closing, Closed, the back end's Closed.
+    pub(crate) fn leave(&mut self) -> Result<()> {
+        use XenbusState::{Closed, Closing, Connected, Initialised};
+        let was_open = !self.handshake.is_closed();
+        self.handshake.close();
+        if was_open {
+            self.end.switch_state(&mut self.store, Closing)?;
+            self.await_back(|state| !matches!(state, Connected | Initialised))?;
+        }
+        self.end.switch_state(&mut self.store, Closed)?;
+        // The ring stays until the back end is done with it.
+        self.await_back(|state| state != Closing && state != Connected)?;
+        self.unlink();
+        Ok(())
+    }
+
+    /// Waits for the back end, but not for ever: one that is dead never answers.
+    fn await_back(&mut self, wanted: impl Fn(XenbusState) -> bool) -> Result<()> {
+        let deadline = std::time::Instant::now() + self.options.patience;
+        while !wanted(self.end.other_state(&mut self.store)?) {
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            if left.is_zero() {
+                tracing::warn!(device = self.end.path(), "the back end does not let go");
+                return Ok(());
+            }
+            self.store.wait_event(Some(left))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,96 @@
+//! What can go wrong, and whose word it was.
+
+use std::time::Duration;
+
+use ring_abi::blkif::Status;
+use xenstore::{KeyError, XenbusState};
+
+use crate::queue::{Fault, Op};
+
+/// A result of this front end.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Why something failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The hypervisor refused.
+    #[error(transparent)]
+    Hypervisor(#[from] hypervisor::Error),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] xenstore::Error),
+    /// The back end's keys are wrong.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The back end broke the protocol; the device is closed.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The back end did not connect in time.
+    #[error("{path}: the back end is {state} after {after:?}, expected Connected")]
+    NotConnected {
+        /// The back end's node.
+        path: String,
+        /// Its state.
+        state: XenbusState,
+        /// How long we waited.
+        after: Duration,
+    },
+    /// The device is closed: by this end, by the toolstack, or because the back end gave up.
+    #[error("the disk is closed")]
+    Closed,
+    /// The back end failed a request.
+    #[error("{op:?} at sector {sector}: the back end answered {} ({})", status.0, meaning(*status))]
+    Status {
+        /// What was asked.
+        op: Op,
+        /// Where, in units of 512 octets.
+        sector: u64,
+        /// The answer.
+        status: Status,
+    },
+    /// Not whole sectors.
+    #[error("{octets} octets at {offset}: expected multiples of the sector size, {sector_size}")]
+    Alignment {
+        /// First octet.
+        offset: u64,
+        /// Octets.
+        octets: usize,
+        /// The disk's sector in octets.
+        sector_size: u32,
+    },
+    /// Past the disk's end.
+    #[error("{octets} octets at {offset}: the disk has {size}")]
+    Range {
+        /// First octet.
+        offset: u64,
+        /// Octets.
+        octets: usize,
+        /// The disk's length in octets.
+        size: u64,
+    },
+    /// No length of a buffer.
+    #[error("{octets} octets: expected 1 to {}", crate::buffer::MOST_OCTETS)]
+    Length {
+        /// Octets found.
+        octets: usize,
+    },
+    /// The disk may only be read.
+    #[error("the disk is read-only")]
+    ReadOnly,
+    /// The system refused.
+    #[error("{0}")]
+    System(#[from] nix::Error),
+    /// The thread that owns the disk is gone.
+    #[error("the disk's thread is gone")]
+    Thread,
+}
+
+/// A status in words (blkif.h:502).
+fn meaning(status: Status) -> &'static str {
+    match status {
+        Status::OKAY => "okay",
+        Status::EOPNOTSUPP => "not supported",
+        _ => "error",
+    }
+}

@@ -1,0 +1,244 @@
+//! The front end's xenbus state machine as a value: what the back end says goes in, what to do comes out.
+
+use alloc::format;
+use ring_abi::blkif::info::READONLY;
+use ring_abi::{GrantRef, Port};
+use xenstore::{KeyError, Keys, XenbusState};
+
+/// What the back end says of its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// Length in units of 512 octets, whatever the sector size (as every implementation in use has it).
+    pub sectors: u64,
+    /// Octets to which requests are aligned, a power of two from 512 to 4096.
+    pub sector_size: u32,
+    /// Octets to which requests are best aligned.
+    pub physical_sector_size: u32,
+    /// Writes are refused.
+    pub read_only: bool,
+    /// Flushes are supported.
+    pub flush: bool,
+    /// Barriers are supported.
+    pub barrier: bool,
+}
+
+impl Info {
+    /// Reads the back end's keys.
+    ///
+    /// # Errors
+    /// Names the key, what stands there and what should.
+    pub fn from_keys(keys: &Keys) -> Result<Info, KeyError> {
+        let sector_size = keys.or("sector-size", 512u32)?;
+        if !sector_size.is_power_of_two() || !(512..=4096).contains(&sector_size) {
+            return Err(keys.error("sector-size", "a power of two from 512 to 4096"));
+        }
+        let sectors = keys.need("sectors")?;
+        if sectors > u64::MAX / 512 {
+            return Err(keys.error("sectors", "a length in units of 512 octets"));
+        }
+        Ok(Info {
+            sectors,
+            sector_size,
+            physical_sector_size: keys.or("physical-sector-size", sector_size)?,
+            read_only: keys.or("info", 0u32)? & READONLY != 0 || keys.get("mode") == Some("r"),
+            flush: keys.flag("feature-flush-cache")?,
+            barrier: keys.flag("feature-barrier")?,
+        })
+    }
+}
+
+/// The largest ring the back end takes, in pages as a power of two; at most `wish`.
+///
+/// # Errors
+/// As [`Info::from_keys`].
+pub fn ring_page_order(keys: &Keys, wish: u32) -> Result<u32, KeyError> {
+    let offered = match keys.opt::<u32>("max-ring-page-order")? {
+        Some(order) => order,
+        None => keys.or("max-ring-pages", 1u32)?.checked_ilog2().unwrap_or(0),
+    };
+    Ok(offered.min(wish))
+}
+
+/// The keys that tell the back end of a ring.
+pub fn ring_keys(refs: &[GrantRef], port: Port) -> Keys {
+    let mut keys = Keys::default();
+    match refs {
+        [one] => {
+            keys.set("ring-ref", one);
+        }
+        many => {
+            keys.set("ring-page-order", many.len().ilog2());
+            // Both names, as Linux's front end writes them.
+            keys.set("num-ring-pages", many.len());
+            keys.extend(many.iter().enumerate().map(|(page, gref)| (format!("ring-ref{page}"), gref)));
+        }
+    }
+    keys.with("event-channel", port).with("protocol", "x86_64-abi")
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Act {
+    /// Nothing until something changes.
+    Nothing,
+    /// Drop the ring if there is one, publish a fresh one and Initialised.
+    Offer,
+    /// The back end is connected, and its disk is this: publish Connected, send.
+    Connect(Info),
+    /// The disk is another now.
+    Changed(Info),
+    /// The back end is gone: stop sending and wait for the next one.
+    Lost,
+    /// The back end closes, or refused us, or says what cannot be: publish Closed and give up.
+    Close(Option<KeyError>),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    #[default]
+    Start,
+    Offered,
+    Connected(Info),
+    Lost,
+    Closed,
+}
+
+/// One device's handshake.
+#[derive(Clone, Debug, Default)]
+pub struct Handshake {
+    stage: Stage,
+}
+
+impl Handshake {
+    /// Whether requests may flow.
+    pub fn is_connected(&self) -> bool {
+        matches!(self.stage, Stage::Connected(_))
+    }
+
+    /// Whether the device is closed for good.
+    pub fn is_closed(&self) -> bool {
+        self.stage == Stage::Closed
+    }
+
+    /// This end closes.
+    pub fn close(&mut self) {
+        self.stage = Stage::Closed;
+    }
+
+    /// What to do, given what the back end says. Its keys are looked at only when it is Connected.
+    pub fn next(&mut self, back: XenbusState, keys: &Keys) -> Act {
+        use XenbusState::{Closed, Closing, Connected, InitWait};
+        let act = match (self.stage, back) {
+            (Stage::Closed, _) => Act::Nothing,
+            (Stage::Start | Stage::Connected(_) | Stage::Lost, InitWait) => Act::Offer,
+            (Stage::Offered | Stage::Connected(_), Connected) => self.properties(keys),
+            // A back end that has not let go of an earlier session yet closes that one.
+            (Stage::Start, _) => Act::Nothing,
+            (_, Closing) => Act::Close(None),
+            // Unknown: its node is being written, or is nonsense. Closed without Closing: its domain went down.
+            (Stage::Connected(_), Closed | XenbusState::Initialising) => Act::Lost,
+            _ => Act::Nothing,
+        };
+        self.stage = match &act {
+            Act::Nothing => self.stage,
+            Act::Offer => Stage::Offered,
+            Act::Connect(info) | Act::Changed(info) => Stage::Connected(*info),
+            Act::Lost => Stage::Lost,
+            Act::Close(_) => Stage::Closed,
+        };
+        act
+    }
+
+    fn properties(&self, keys: &Keys) -> Act {
+        match (Info::from_keys(keys), self.stage) {
+            (Err(error), _) => Act::Close(Some(error)),
+            (Ok(info), Stage::Connected(old)) if info == old => Act::Nothing,
+            (Ok(info), Stage::Connected(_)) => Act::Changed(info),
+            (Ok(info), _) => Act::Connect(info),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use XenbusState::{Closed, Closing, Connected, InitWait, Initialising};
+
+    fn keys() -> Keys {
+        Keys::new("/b").with("sectors", 2048).with("feature-flush-cache", 1).with("info", 4)
+    }
+
+    const INFO: Info = Info {
+        sectors: 2048,
+        sector_size: 512,
+        physical_sector_size: 512,
+        read_only: true,
+        flush: true,
+        barrier: false,
+    };
+
+    fn connected() -> Handshake {
+        let mut hs = Handshake::default();
+        assert_eq!(hs.next(Initialising, &keys()), Act::Nothing);
+        assert_eq!(hs.next(InitWait, &keys()), Act::Offer);
+        assert_eq!(hs.next(InitWait, &keys()), Act::Nothing);
+        assert_eq!(hs.next(Connected, &keys()), Act::Connect(INFO));
+        assert_eq!(hs.next(Connected, &keys()), Act::Nothing);
+        hs
+    }
+
+    #[test]
+    fn a_new_size_is_noticed() {
+        let info = Info { sectors: 4096, ..INFO };
+        assert_eq!(connected().next(Connected, &keys().with("sectors", 4096)), Act::Changed(info));
+    }
+
+    #[test]
+    fn a_back_end_that_comes_back_gets_a_fresh_ring() {
+        let mut killed = connected();
+        assert_eq!(killed.next(InitWait, &keys()), Act::Offer);
+        assert_eq!(killed.next(Connected, &keys()), Act::Connect(INFO));
+        let mut ended = connected();
+        assert_eq!(ended.next(Closed, &keys()), Act::Lost);
+        assert_eq!(ended.next(Closed, &keys()), Act::Nothing);
+        assert_eq!(ended.next(InitWait, &keys()), Act::Offer);
+    }
+
+    #[test]
+    fn a_back_end_that_closes_is_let_go() {
+        let mut hs = connected();
+        assert_eq!(hs.next(Closing, &keys()), Act::Close(None));
+        assert_eq!(hs.next(InitWait, &keys()), Act::Nothing);
+        assert!(hs.is_closed());
+    }
+
+    #[test]
+    fn wrong_properties_close_and_name_the_key() {
+        for (key, value) in [
+            ("sectors", "x"),
+            ("sectors", "18446744073709551615"),
+            ("sector-size", "0"),
+            ("sector-size", "768"),
+            ("sector-size", "1048576"),
+            ("info", "-1"),
+        ] {
+            let mut hs = Handshake::default();
+            hs.next(InitWait, &keys());
+            let Act::Close(Some(error)) = hs.next(Connected, &keys().with(key, value)) else {
+                panic!("{key}")
+            };
+            assert!(format!("{error}").starts_with(&format!("/b/{key}: found \"{value}\"")), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_ring_is_as_large_as_both_like() {
+        let offers = |order: &str| Keys::new("/b").with("max-ring-page-order", order);
+        assert_eq!(ring_page_order(&offers("4"), 2), Ok(2));
+        assert_eq!(ring_page_order(&offers("1"), 2), Ok(1));
+        assert_eq!(ring_page_order(&Keys::new("/b"), 2), Ok(0));
+        assert_eq!(ring_page_order(&Keys::new("/b").with("max-ring-pages", 8), 4), Ok(3));
+        let two = ring_keys(&[GrantRef(8), GrantRef(9)], Port(5));
+        assert_eq!((two.get("ring-page-order"), two.get("ring-ref1")), (Some("1"), Some("9")));
+    }
+}
