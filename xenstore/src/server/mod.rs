@@ -221,8 +221,11 @@ impl Core {
             connection.outbox.event(payload, special);
             self.woken.insert(id);
             let quotas = self.quotas_of(self.connections[&id].domid);
+            let outbox = &self.connections[&id].outbox;
             if self.connections[&id].overflows(&quotas) {
-                self.close(id, "it does not take its watch events");
+                let (events, octets) = (outbox.events(), outbox.octets());
+                let why = format!("quota watch-events: {events} events wait, {octets} octets");
+                self.close(id, &why);
             }
         }
     }

@@ -80,9 +80,9 @@ impl Reactor {
 
     pub(super) fn introduce(&mut self, domid: DomId, stream: UnixStream) -> Result<(), XsError> {
         let id = self.core.introduce(domid)?;
-        self.adopt(id, stream, false);
+        let adopted = self.adopt(id, stream, false);
         self.flush();
-        Ok(())
+        adopted
     }
 
     pub(super) fn release(&mut self, domid: DomId) -> Result<(), XsError> {
@@ -93,19 +93,25 @@ impl Reactor {
 
     pub(super) fn connect(&mut self, stream: UnixStream) {
         let id = self.core.connect();
-        self.adopt(id, stream, true);
+        // A tool sees its connection closed if this fails.
+        let _ = self.adopt(id, stream, true);
     }
 
-    fn adopt(&mut self, id: ConnId, stream: UnixStream, tool: bool) {
+    /// Takes over a connection's socket; EIO, told in the log, when it cannot be polled.
+    fn adopt(&mut self, id: ConnId, stream: UnixStream, tool: bool) -> Result<(), XsError> {
         let interest = EpollFlags::EPOLLIN;
         let adopted = stream
             .set_nonblocking(true)
             .and_then(|()| self.epoll.add(&stream, EpollEvent::new(interest, id.0)).map_err(io::Error::from));
         match adopted {
-            Ok(()) => drop(self.peers.insert(id, Peer { stream, tool, interest })),
+            Ok(()) => {
+                self.peers.insert(id, Peer { stream, tool, interest });
+                Ok(())
+            }
             Err(e) => {
                 tracing::error!("a xenstore connection cannot be polled: {e}");
                 self.core.disconnect(id);
+                Err(XsError::EIO)
             }
         }
     }

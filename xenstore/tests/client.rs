@@ -1,0 +1,110 @@
+//! The client alone, against a store that is played: late, wrong and hostile answers.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use ring_abi::xs_wire::{Header, MessageType};
+use xenstore::wire::Message;
+use xenstore::{Client, Error, Nodes};
+
+/// A client, and a thread that plays its store until it returns or the client is gone.
+fn played(play: impl FnOnce(&mut UnixStream) + Send + 'static) -> (Client, JoinHandle<()>) {
+    let (ours, mut theirs) = UnixStream::pair().unwrap();
+    (Client::new(ours), std::thread::spawn(move || play(&mut theirs)))
+}
+
+fn request(stream: &mut UnixStream) -> Message {
+    let mut octets = [0; 16];
+    stream.read_exact(&mut octets).unwrap();
+    let header = Header::from_octets(&octets);
+    let mut payload = vec![0; header.len as usize];
+    stream.read_exact(&mut payload).unwrap();
+    Message { header, payload }
+}
+
+fn reply(to: &Message, kind: MessageType, payload: &[u8]) -> Vec<u8> {
+    Message::new(kind, to.header.req_id, to.header.tx_id, payload.to_vec()).to_octets()
+}
+
+fn event(path: &str) -> Vec<u8> {
+    Message::new(MessageType::WatchEvent, 0, 0, format!("{path}\0t\0").into_bytes()).to_octets()
+}
+
+#[test]
+fn events_amid_replies_wait_their_turn() {
+    let (mut client, store) = played(|stream| {
+        let read = request(stream);
+        let all = [event("/a"), event("/b"), reply(&read, MessageType::Read, b"v"), event("/c")].concat();
+        // Broken anywhere: messages do not come as they were sent.
+        for part in all.chunks(7) {
+            stream.write_all(part).unwrap();
+        }
+    });
+    assert_eq!(client.read("/x").unwrap(), b"v");
+    for path in ["/a", "/b", "/c"] {
+        assert_eq!(client.wait_event(None).unwrap().unwrap().path, path);
+    }
+    assert!(matches!(client.wait_event(None), Err(Error::Closed)));
+    store.join().unwrap();
+}
+
+#[test]
+fn a_late_reply_is_not_taken_for_another() {
+    let (mut client, store) = played(|stream| {
+        let first = request(stream);
+        let second = request(stream);
+        assert_ne!(first.header.req_id, second.header.req_id);
+        stream.write_all(&reply(&first, MessageType::Read, b"late")).unwrap();
+        stream.write_all(&reply(&second, MessageType::Read, b"in time")).unwrap();
+    });
+    client.set_reply_timeout(Some(Duration::from_millis(1)));
+    assert!(matches!(client.read("/x"), Err(Error::TimedOut { .. })));
+    client.set_reply_timeout(None);
+    assert_eq!(client.read("/x").unwrap(), b"in time");
+    store.join().unwrap();
+}
+
+#[test]
+fn no_event_within_the_time_is_no_error() {
+    let (mut client, store) = played(|stream| assert_eq!(stream.read(&mut [0]).unwrap(), 0));
+    assert_eq!(client.poll_event().unwrap(), None);
+    assert_eq!(client.wait_event(Some(Duration::from_millis(1))).unwrap(), None);
+    drop(client);
+    store.join().unwrap();
+}
+
+#[test]
+fn answers_that_are_none_are_errors() {
+    let (mut client, store) = played(|stream| {
+        let first = request(stream);
+        stream.write_all(&reply(&first, MessageType::Write, b"OK\0")).unwrap();
+        let second = request(stream);
+        stream.write_all(&reply(&second, MessageType::Error, b"EWHATEVER\0")).unwrap();
+        let _third = request(stream);
+        stream.write_all(&Header { kind: 2, req_id: 3, tx_id: 0, len: 5000 }.to_octets()).unwrap();
+    });
+    for _ in 0..3 {
+        assert!(matches!(client.read("/x"), Err(Error::Protocol(_))));
+    }
+    store.join().unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever comes back, a call returns.
+    #[test]
+    fn no_octets_hurt_the_client(octets in vec(prop_oneof![4 => Just(0u8), 1 => any::<u8>(), 2 => 0..24u8], 0..600)) {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut client = Client::new(ours);
+        theirs.write_all(&octets).unwrap();
+        theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        let _ = client.directory("/x");
+        let _ = client.get_perms("/x");
+        while let Ok(Some(_)) = client.poll_event() {}
+    }
+}
