@@ -1,0 +1,223 @@
+//! Drives the cores of both rings by a script of octets that a hostile guest could have written. Run by the fuzz
+//! targets and, with random scripts, by the crate's tests.
+#![allow(unsafe_code)] // Ring memory on the heap.
+
+use netback::assemble::Packet;
+use netback::rx::{Placed, Rx, Shape};
+use netback::tx::Tx;
+use ring_abi::PAGE_SIZE;
+use ring_abi::netif::{RxFlags, RxSlot, SLOTS_FATAL, SLOTS_MIN, Status};
+use ring_abi::shm::{HEADER_LEN, Memory};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+const WORDS: usize = PAGE_SIZE / 4;
+const REQ_PROD: usize = 0;
+const RSP_PROD: usize = 2;
+
+/// A ring's page, shared between core and script.
+#[derive(Clone, Debug)]
+pub(crate) struct Page(Arc<[AtomicU32; WORDS]>);
+
+// SAFETY: a page of atomics, alive as long as the value; 8-aligned, since an allocation of this size is.
+unsafe impl Memory for Page {
+    fn base(&self) -> NonNull<u8> {
+        NonNull::from(&*self.0).cast()
+    }
+    fn len(&self) -> usize {
+        PAGE_SIZE
+    }
+}
+
+impl Page {
+    /// All zero.
+    pub(crate) fn new() -> Self {
+        Self(Arc::new(std::array::from_fn(|_| AtomicU32::new(0))))
+    }
+
+    /// A word of the header.
+    pub(crate) fn word(&self, at: usize) -> &AtomicU32 {
+        &self.0[at % WORDS]
+    }
+
+    /// A word of a slot of `octets`.
+    pub(crate) fn slot(&self, octets: usize, index: u32, word: usize) -> &AtomicU32 {
+        &self.0[(HEADER_LEN + (index as usize % 256) * octets) / 4 + word]
+    }
+}
+
+/// Octets of a script, zeros after its end.
+struct Script<'a>(std::slice::Iter<'a, u8>);
+
+impl Script<'_> {
+    fn octet(&mut self) -> u8 {
+        self.0.next().copied().unwrap_or(0)
+    }
+    fn word(&mut self) -> u32 {
+        u32::from_le_bytes([self.octet(), self.octet(), self.octet(), self.octet()])
+    }
+    fn is_over(&self) -> bool {
+        self.0.len() == 0
+    }
+}
+
+/// Any requests: every one that was taken is answered once, and what comes out keeps its promises.
+pub(crate) fn tx(script: &[u8]) {
+    let page = Page::new();
+    let mut tx = Tx::attach(page.clone(), 16).expect("a page holds a ring");
+    let mut script = Script(script.iter());
+    let (mut produced, mut answers) = (0u32, 0u32);
+    while !script.is_over() {
+        match script.octet() % 8 {
+            0 => page.word(REQ_PROD).store(script.word(), Relaxed),
+            1..=4 => write_request(&page, produced, &mut script),
+            _ => {
+                page.word(REQ_PROD).store(produced, Relaxed);
+                match poll(&mut tx, script.octet()) {
+                    Some(answered) => answers = answers.wrapping_add(answered),
+                    None => return,
+                }
+                assert_eq!(page.word(RSP_PROD).load(Relaxed), answers, "published");
+                // The rest is one packet that is not complete.
+                assert!(tx.unanswered() <= SLOTS_FATAL as u32 + 4);
+                continue;
+            }
+        }
+        produced = produced.wrapping_add(1);
+    }
+}
+
+/// Likely and unlikely values in equal parts: purely random ones hardly ever make a packet of several slots.
+fn write_request(page: &Page, index: u32, script: &mut Script<'_>) {
+    let kind = script.octet();
+    let flags = u32::from(script.octet() & 0x1f);
+    let size = if kind & 1 == 0 { u32::from(script.octet()) * 8 } else { script.word() & 0xffff };
+    let offset = if kind & 2 == 0 { 0 } else { script.word() & 0xffff };
+    let extra = kind & 0x1c == 4;
+    let first = if extra { script.word() & 0x0003_0107 } else { script.word() };
+    page.slot(12, index, 0).store(first, Relaxed);
+    page.slot(12, index, 1).store(if extra { 1 } else { offset | flags << 16 }, Relaxed);
+    page.slot(12, index, 2).store(index & 0xffff | size << 16, Relaxed);
+}
+
+/// One round, all of it answered; how many answers, or `None` when the guest was cut off.
+fn poll(tx: &mut Tx<Page>, limit: u8) -> Option<u32> {
+    let count = tx.poll(usize::from(limit % 20)).ok()?.len();
+    let mut answers = 0;
+    for place in 0..count {
+        let packet = tx.packet(place);
+        check(packet);
+        answers += packet.ids().len() as u32 + u32::from(packet.extras());
+        let status = if packet.refusal().is_some() { Status::ERROR } else { Status::OKAY };
+        if place % 3 == 0 {
+            let (ids, extras) = (packet.ids().to_vec(), packet.extras());
+            tx.answer_kept(&ids, extras, status);
+        } else {
+            tx.answer(place, status);
+        }
+    }
+    let _ = tx.commit();
+    Some(answers)
+}
+
+fn check(packet: &Packet) {
+    assert!(!packet.ids().is_empty() && packet.ids().len() <= SLOTS_FATAL);
+    if packet.refusal().is_some() {
+        return;
+    }
+    assert!(packet.parts().len() <= SLOTS_MIN && packet.size() >= 14);
+    let sum: usize = packet.parts().iter().map(|part| usize::from(part.size)).sum();
+    assert_eq!(sum, packet.size(), "the parts are the packet");
+    assert!(packet.parts().iter().all(|p| usize::from(p.offset) + usize::from(p.size) <= PAGE_SIZE));
+    assert!(packet.gso().is_none_or(|(_, size)| size > 0));
+}
+
+/// Any frames to any buffers: pages are filled in the order posted, every response sits in its request's slot, and
+/// a frame that failed says so.
+pub(crate) fn rx(script: &[u8]) {
+    let page = Page::new();
+    let mut rx = Rx::attach(page.clone()).expect("a page holds a ring");
+    let mut script = Script(script.iter());
+    let (mut produced, mut responses) = (0u32, 0u32);
+    let mut ids = Vec::new();
+    while !script.is_over() {
+        match script.octet() % 8 {
+            0 if script.octet() == 0 => {
+                page.word(REQ_PROD).store(script.word(), Relaxed);
+                let _ = rx.posted();
+                if rx.place(Shape { len: 60, ..Shape::default() }, &mut Vec::new()).is_err() {
+                    return;
+                }
+                // It happened to be a producer that is possible: what follows is not what we posted.
+                return;
+            }
+            0..=4 if produced.wrapping_sub(responses) < 256 => {
+                let id = script.word() as u16;
+                ids.push(id);
+                page.slot(8, produced, 0).store(id.into(), Relaxed);
+                page.slot(8, produced, 1).store(produced + 8, Relaxed);
+                produced = produced.wrapping_add(1);
+            }
+            _ => {
+                page.word(REQ_PROD).store(produced, Relaxed);
+                responses += round(&mut rx, &page, &ids, responses, &mut script);
+                assert_eq!(page.word(RSP_PROD).load(Relaxed), responses);
+            }
+        }
+    }
+}
+
+/// Places a few frames, fails some, and checks what is published; how many responses that is.
+fn round(rx: &mut Rx<Page>, page: &Page, ids: &[u16], first: u32, script: &mut Script<'_>) -> u32 {
+    let mut next = first;
+    let mut expected = Vec::new();
+    for number in 0..script.octet() % 8 {
+        let len = usize::from(script.word() as u16).max(14);
+        let len = if script.octet() & 1 == 0 { len } else { len % 2000 + 14 };
+        let gso = (script.octet() & 3 == 0).then_some((1, 1448));
+        let shape = Shape { len, flags: RxFlags::DATA_VALIDATED, gso };
+        let mut fills = Vec::new();
+        match rx.place(shape, &mut fills).expect("the producer is honest") {
+            Placed::Wait | Placed::TooLong => assert!(fills.is_empty()),
+            Placed::Frame(place) => {
+                assert_eq!(place, expected.len(), "frames are numbered in order");
+                assert_eq!(fills.iter().map(|fill| usize::from(fill.len)).sum::<usize>(), len);
+                assert!(fills.iter().all(|f| usize::from(f.offset) + usize::from(f.len) <= PAGE_SIZE));
+                let failed = number % 3 == 2;
+                if failed {
+                    rx.fail(place);
+                }
+                expected.push((next, shape, failed));
+                next += shape.slots() as u32;
+            }
+        }
+    }
+    rx.finish();
+    let _ = rx.commit();
+    for (first, shape, failed) in expected {
+        check_responses(page, ids, first, shape, failed);
+    }
+    next - first
+}
+
+fn check_responses(page: &Page, ids: &[u16], first: u32, shape: Shape, failed: bool) {
+    let slot = |index| RxSlot([0, 1].map(|word| page.slot(8, index, word).load(Relaxed)));
+    let (mut index, mut len) = (first, 0);
+    loop {
+        let response = slot(index).response();
+        assert_eq!(response.id, ids[index as usize], "in its request's slot");
+        assert_eq!(response.status < 0, failed);
+        len += usize::from(response.status.max(0) as u16);
+        if response.flags.contains(RxFlags::EXTRA_INFO) {
+            assert!(index == first && shape.gso.is_some());
+            index += 1;
+        }
+        index += 1;
+        if !response.flags.contains(RxFlags::MORE_DATA) {
+            break;
+        }
+    }
+    assert_eq!(index - first, shape.slots() as u32);
+    assert!(failed || len == shape.len);
+}
