@@ -6,92 +6,13 @@
 //!
 //! Time is passed in, in seconds; an entry not heard from for the ageing time is as good as absent.
 
-use std::ops::RangeInclusive;
+pub use crate::mac::{Mac, Station};
 
 const WAYS: usize = 8;
-const OCCUPIED: u64 = 1 << 63;
-const GROUP: u64 = 1 << 40;
-const BROADCAST: u64 = (1 << 48) - 1;
-/// 01-80-C2-00-00-00 to -0F: for bridges themselves, never forwarded (802.1D, table 7-10).
-const RESERVED: RangeInclusive<u64> = 0x0180_c200_0000..=0x0180_c200_000f;
 
 /// A port's place in a switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortId(pub u16);
-
-/// An Ethernet address, its first octet in bits 40 to 47.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Mac(u64);
-
-impl Mac {
-    /// The address in these octets, as on the wire.
-    pub const fn new(octets: [u8; 6]) -> Mac {
-        let [a, b, c, d, e, f] = octets;
-        Mac(u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
-    }
-
-    /// Destination and source of a frame with this Ethernet header.
-    #[inline]
-    pub fn pair(header: &[u8; 14]) -> (Mac, Mac) {
-        let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = *header;
-        let to = u64::from_be_bytes([a, b, c, d, e, f, g, h]) >> 16;
-        let from = u64::from_be_bytes([e, f, g, h, i, j, k, l]) & BROADCAST;
-        (Mac(to), Mac(from))
-    }
-
-    /// Its octets, as on the wire.
-    pub fn octets(self) -> [u8; 6] {
-        let [_, _, a, b, c, d, e, f] = self.0.to_be_bytes();
-        [a, b, c, d, e, f]
-    }
-
-    /// Whether it names a group (multicast or broadcast) rather than one station.
-    #[inline]
-    pub fn is_group(self) -> bool {
-        self.0 & GROUP != 0
-    }
-
-    /// Whether bridges keep frames for it to themselves.
-    #[inline]
-    pub fn is_reserved(self) -> bool {
-        RESERVED.contains(&self.0)
-    }
-}
-
-impl std::fmt::Display for Mac {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [a, b, c, d, e, g] = self.octets();
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
-
-impl std::fmt::Debug for Mac {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Display::fmt(self, f)
-    }
-}
-
-/// An address within a VLAN (0 for none): what is learned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Station(u64);
-
-impl Station {
-    /// `mac` in VLAN `vlan` (its low 12 bits).
-    #[inline]
-    pub const fn new(mac: Mac, vlan: u16) -> Station {
-        Station(OCCUPIED | ((vlan as u64 & 0xfff) << 48) | mac.0)
-    }
-
-    /// Its address.
-    pub fn mac(self) -> Mac {
-        Mac(self.0 & BROADCAST)
-    }
-
-    /// Its VLAN.
-    pub fn vlan(self) -> u16 {
-        (self.0 >> 48) as u16 & 0xfff
-    }
-}
 
 /// What became of an attempt to learn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,7 +128,7 @@ impl Fdb {
     #[inline]
     pub fn learn(&mut self, station: Station, port: PortId, now_s: u32) -> Learned {
         let Recent { key, now_s: then_s, port: known } = self.heard;
-        if (key, then_s, known) == (station.0, now_s, port.0) {
+        if (key, then_s, known) == (station.key(), now_s, port.0) {
             return Learned::Known;
         }
         self.learn_slowly(station, port, now_s)
@@ -216,15 +137,15 @@ impl Fdb {
     /// Where `station` was last heard, if that is not too long before `now_s`.
     #[inline]
     pub fn lookup(&mut self, station: Station, now_s: u32) -> Option<PortId> {
-        if (self.asked.key, self.asked.now_s) == (station.0, now_s) {
+        if (self.asked.key, self.asked.now_s) == (station.key(), now_s) {
             return Some(PortId(self.asked.port));
         }
-        let (bucket, way) = self.find(station.0)?;
+        let (bucket, way) = self.find(station.key())?;
         let value = self.buckets[bucket].values[way];
         if self.is_void(value, now_s) {
             return None;
         }
-        self.asked = Recent { key: station.0, now_s, port: value.port };
+        self.asked = Recent { key: station.key(), now_s, port: value.port };
         Some(PortId(value.port))
     }
 
@@ -244,7 +165,7 @@ impl Fdb {
         let slots = self.buckets.iter().flat_map(|bucket| bucket.keys.iter().zip(&bucket.values));
         slots.filter(move |(key, value)| **key != 0 && !self.is_void(**value, now_s)).map(
             move |(key, value)| Entry {
-                station: Station(*key),
+                station: Station::from_key(*key),
                 port: PortId(value.port),
                 age_s: now_s.saturating_sub(value.seen_s),
             },
@@ -253,15 +174,15 @@ impl Fdb {
 
     #[inline(never)]
     fn learn_slowly(&mut self, station: Station, port: PortId, now_s: u32) -> Learned {
-        if station.mac().is_group() || station.mac() == Mac(0) {
+        if station.mac().is_group() || station.mac() == Mac::ZERO {
             return Learned::NotStation;
         }
-        let learned = match self.find(station.0) {
+        let learned = match self.find(station.key()) {
             Some((bucket, way)) => self.refresh(bucket, way, port, now_s),
-            None => self.insert(station.0, port, now_s),
+            None => self.insert(station.key(), port, now_s),
         };
         if learned != Learned::Full {
-            self.heard = Recent { key: station.0, now_s, port: port.0 };
+            self.heard = Recent { key: station.key(), now_s, port: port.0 };
         }
         learned
     }

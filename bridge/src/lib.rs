@@ -10,6 +10,7 @@ pub mod checksum;
 pub mod fdb;
 mod frame;
 pub mod headers;
+mod mac;
 mod meta;
 pub mod offload;
 mod pin;
