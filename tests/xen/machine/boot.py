@@ -1,20 +1,20 @@
-"""One scenario in one QEMU: prepares the shared folders, boots, watches the console, and says how it went."""
+"""One scenario in one QEMU: prepares the shared folders, starts the machine, and says how it went."""
 
 import os
 import re
-import select
 import shutil
-import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from . import qemu
+from .console import Console, Trouble
 from .images import Images
 from .scenario import Scenario
 
 RESULT = re.compile(rb"XPV-RESULT (ok|FAIL [^\r\n]*)[\r\n]")
-PANIC = re.compile(rb"(Panic on CPU [^\r\n]*|Kernel panic[^\r\n]*|Hardware Dom0 crashed[^\r\n]*)[\r\n]")
+# Dom0 heard the empty line it was waiting for, or failed before.
+BEGUN = re.compile(rb"XPV-GO|(?=XPV-RESULT)")
 
 
 @dataclass
@@ -25,16 +25,30 @@ class Outcome:
     reason: str | None
 
 
-def run(scenario: Scenario, images: Images, programs: dict[str, Path], folder: Path) -> Outcome:
-    """Runs `scenario` with its files in `folder`: `in/`, `out/` and `console.log`."""
+def run(scenario: Scenario, images: Images, saved: Path | None, programs: dict[str, Path], folder: Path) -> Outcome:
+    """Runs `scenario` with its files in `folder`: `in/`, `out/` and `console.log`; from `saved` if it can."""
     began = time.monotonic()
     shares = _shares(scenario, images, programs, folder)
-    line = qemu.command(images, images.dom0, shares, scenario.qemu)
+    line = qemu.command(images, shares, scenario.qemu)
+    # A saved machine has the devices it was saved with and no others.
+    if saved and not scenario.qemu:
+        line += ["-incoming", f"exec:cat {saved}"]
     with (folder / "console.log").open("wb") as log:
         log.write(" ".join(line).encode() + b"\n")
         reason = _watch(line, scenario.timeout, log)
     shutil.rmtree(shares["in"])
     return Outcome(time.monotonic() - began, reason)
+
+
+def _watch(line: list[str], bound: float, log) -> str | None:
+    """Why the scenario failed, or None."""
+    try:
+        with Console(line, log) as console:
+            console.wait(BEGUN, bound, nudge=True)
+            said = console.wait(RESULT, bound).group(1).decode(errors="replace")
+    except Trouble as trouble:
+        return str(trouble)
+    return None if said == "ok" else said.removeprefix("FAIL ")
 
 
 def _shares(scenario: Scenario, images: Images, programs: dict[str, Path], folder: Path) -> dict[str, Path]:
@@ -56,32 +70,3 @@ def _place(source: Path, to: Path) -> None:
         os.link(source, to)
     except OSError:
         shutil.copy(source, to)
-
-
-def _watch(line: list[str], bound: float, log) -> str | None:
-    """Runs QEMU until the scenario's verdict, a panic, QEMU's end, or `bound` seconds. None is success."""
-    deadline = time.monotonic() + bound
-    vm = subprocess.Popen(
-        line, env=qemu.find().environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-    seen = b""
-    try:
-        while True:
-            ready, _, _ = select.select([vm.stdout], [], [], max(0, deadline - time.monotonic()))
-            if not ready:
-                return f"no verdict after {bound:.0f} s"
-            chunk = os.read(vm.stdout.fileno(), 65536)
-            if not chunk:
-                return f"QEMU ended with status {vm.wait()}"
-            log.write(chunk)
-            log.flush()
-            # A line may come in pieces: keep its beginning.
-            seen = seen[seen.rfind(b"\n") + 1 :] + chunk
-            if verdict := RESULT.search(seen):
-                said = verdict.group(1).decode(errors="replace")
-                return None if said == "ok" else said.removeprefix("FAIL ")
-            if panic := PANIC.search(seen):
-                return panic.group(1).decode(errors="replace")
-    finally:
-        vm.kill()
-        vm.wait()

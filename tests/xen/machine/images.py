@@ -4,7 +4,6 @@ Each image is keyed by a hash of the packages and of the files it is made from, 
 everything in place, and a changed script rebuilds only what holds it.
 """
 
-import fcntl
 import gzip
 import hashlib
 import lzma
@@ -37,9 +36,7 @@ class Images:
 
 def build(say=lambda line: None) -> Images:
     """Builds what is not yet built. `say` gets one line per step that takes time."""
-    packages.cache().mkdir(parents=True, exist_ok=True)
-    with open(packages.cache() / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with packages.locked("images"):
         return _build(say)
 
 

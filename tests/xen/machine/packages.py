@@ -4,10 +4,12 @@ The versions fetched first are kept: a new look at the archive happens only when
 so a test machine does not change under a developer's feet.
 """
 
+import fcntl
 import os
 import re
 import shutil
 import subprocess
+from contextlib import contextmanager
 from pathlib import Path
 
 XEN = """
@@ -61,20 +63,32 @@ def unpacked(name: str, wanted, say) -> Path:
     """
     root = cache() / name
     stamp = root / "PACKAGES"
-    if stamp.exists():
-        return root
+    with locked(name):
+        if not stamp.exists():
+            _unpack(root, wanted(), stamp, say)
+    return root
+
+
+@contextmanager
+def locked(name: str):
+    """Alone in the cache, as far as `name` goes: several runs may share it."""
+    cache().mkdir(parents=True, exist_ok=True)
+    with open(cache() / f"{name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _unpack(root: Path, names: list[str], stamp: Path, say) -> None:
     shutil.rmtree(root, ignore_errors=True)
     debs = root / "debs"
     debs.mkdir(parents=True)
-    names = wanted()
-    say(f"fetching {len(names)} packages for {name}")
+    say(f"fetching {len(names)} packages for {root.name}")
     _apt("apt-get", "download", *names, cwd=debs)
     files = sorted(debs.glob("*.deb"))
     for deb in files:
         subprocess.run([tool("dpkg", "dpkg"), "-x", deb, root], check=True)
     shutil.rmtree(debs)
     stamp.write_text("".join(f"{deb.name}\n" for deb in files))
-    return root
 
 
 def _apt(*command: str, cwd=None) -> str:

@@ -70,8 +70,8 @@ def _runs_xen(accelerator: str, xen: Path) -> bool:
     return PROOF in verdict
 
 
-def command(images: Images, dom0: Path, shares: dict[str, Path], extra: list[str]) -> list[str]:
-    """One boot. `dom0` is the initramfs; `shares` are 9p tags and folders; `extra` goes to QEMU as it is.
+def command(images: Images, shares: dict[str, Path], extra: list[str]) -> list[str]:
+    """One machine. `shares` are 9p tags and folders; `extra` goes to QEMU as it is.
 
     Commas separate modules in -initrd: dom0's kernel command line can have none.
     """
@@ -79,7 +79,7 @@ def command(images: Images, dom0: Path, shares: dict[str, Path], extra: list[str
     line = [*find().command, *accelerated, *_bare(), "-smp", "2", "-m", "2G"]
     line += ["-kernel", str(images.xen)]
     line += ["-append", "console=com1 com1=115200,8n1 dom0_mem=768M,max:768M dom0_max_vcpus=1 noreboot"]
-    line += ["-initrd", f"{images.vmlinux} console=hvc0 quiet loglevel=4,{dom0}"]
+    line += ["-initrd", f"{images.vmlinux} console=hvc0 quiet loglevel=4,{images.dom0}"]
     for tag, folder in shares.items():
         line += ["-fsdev", f"local,id={tag},path={folder},security_model=none"]
         line += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
