@@ -108,6 +108,24 @@ fn a_transaction_is_bounded_and_then_cannot_commit() {
     assert_eq!(guest.read("n").unwrap(), b"1");
 }
 
+#[test]
+fn a_guests_transaction_does_not_keep_an_old_store_alive() {
+    let (_running, mut dom0, mut guest) = guest();
+    let mut attempts = 0;
+    guest
+        .transaction(|tx| {
+            attempts += 1;
+            tx.write("n", "1")?;
+            for n in 0..if attempts == 1 { 5000 } else { 0 } {
+                dom0.write("/elsewhere", n.to_string())?;
+            }
+            tx.write("m", "1")
+        })
+        .unwrap();
+    assert_eq!(attempts, 2);
+    assert_eq!(guest.read("n").unwrap(), b"1");
+}
+
 /// One request by hand, its reply's type and payload.
 fn exchange(stream: &mut UnixStream, kind: u32, tx_id: u32, payload: &[u8]) -> (u32, Vec<u8>) {
     let header = Header { kind, req_id: 42, tx_id, len: payload.len() as u32 };

@@ -45,13 +45,13 @@ impl Connection {
     }
 
     /// Opens a transaction and gives its number, which is never 0.
-    pub(super) fn begin(&mut self, tree: &Tree) -> u32 {
+    pub(super) fn begin(&mut self, tree: &Tree, now: u64) -> u32 {
         while self.next_tx == 0 || self.transactions.contains_key(&self.next_tx) {
             self.next_tx = self.next_tx.wrapping_add(1);
         }
         let id = self.next_tx;
         self.next_tx = id.wrapping_add(1);
-        self.transactions.insert(id, Transaction::new(tree));
+        self.transactions.insert(id, Transaction::new(tree, now));
         id
     }
 

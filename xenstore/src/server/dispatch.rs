@@ -32,8 +32,12 @@ pub(super) struct Request<'m> {
 type Outcome = Result<Vec<u8>, XsError>;
 
 impl Core {
+    /// Does what a message asks.
+    ///
+    /// # Errors
+    /// The error to answer: ENOSYS for an unknown type, EACCES for what only dom0 may, ENOENT for an unknown
+    /// transaction, and those of each request.
     pub(super) fn handle(&mut self, conn: ConnId, message: &Message) -> Result<Answer, XsError> {
-        use MessageType::*;
         let connection = self.connections.get(&conn).ok_or(XsError::EIO)?;
         let kind = message.kind().ok_or(XsError::ENOSYS)?;
         let r =
@@ -43,41 +47,44 @@ impl Core {
         }
         // WATCH and UNWATCH ignore the transaction's number.
         let known = r.tx == 0 || connection.transactions.contains_key(&r.tx);
-        if !known && !matches!(kind, Watch | Unwatch) {
+        if !known && !matches!(kind, MessageType::Watch | MessageType::Unwatch) {
             return Err(XsError::ENOENT);
         }
-        let mut event = None;
-        let payload = match kind {
-            Read => self.read(&r),
-            Directory => self.directory(&r),
-            DirectoryPart => self.directory_part(&r),
-            GetPerms => self.get_perms(&r),
-            Write => self.write(&r),
-            Mkdir => self.change(&r, Change::Mkdir),
-            Rm => self.change(&r, Change::Rm),
-            SetPerms => self.set_perms(&r),
-            Watch => self.watch(&r).map(|first| {
-                event = first;
-                ok()
-            }),
-            Unwatch => self.unwatch(&r),
-            ResetWatches => self.reset_watches(&r),
-            TransactionStart => self.transaction_start(&r),
-            TransactionEnd => self.transaction_end(&r),
-            Introduce => self.request_introduce(&r),
-            Release => self.request_release(&r),
-            GetDomainPath => self.domain_path(&r),
-            IsDomainIntroduced => self.is_introduced(&r),
-            Resume => self.resume(&r),
-            SetTarget => self.set_target(&r),
-            GetFeature => self.get_feature(&r),
-            SetFeature => self.set_feature(&r),
-            GetQuota => self.get_quota(&r),
-            SetQuota => self.set_quota(&r),
-            Control => self.control(&r),
-            WatchEvent | Error | Invalid => Err(XsError::ENOSYS),
-        }?;
-        Ok(Answer { kind, payload, event })
+        if kind == MessageType::Watch {
+            let event = self.watch(&r)?;
+            return Ok(Answer { kind, payload: ok(), event });
+        }
+        Ok(Answer { kind, payload: self.perform(kind, &r)?, event: None })
+    }
+
+    fn perform(&mut self, kind: MessageType, r: &Request<'_>) -> Outcome {
+        use MessageType::*;
+        match kind {
+            Read => self.read(r),
+            Directory => self.directory(r),
+            DirectoryPart => self.directory_part(r),
+            GetPerms => self.get_perms(r),
+            Write => self.write(r),
+            Mkdir => self.change(r, Change::Mkdir),
+            Rm => self.change(r, Change::Rm),
+            SetPerms => self.set_perms(r),
+            Unwatch => self.unwatch(r),
+            ResetWatches => self.reset_watches(r),
+            TransactionStart => self.transaction_start(r),
+            TransactionEnd => self.transaction_end(r),
+            Introduce => self.request_introduce(r),
+            Release => self.request_release(r),
+            GetDomainPath => self.domain_path(r),
+            IsDomainIntroduced => self.is_introduced(r),
+            Resume => self.resume(r),
+            SetTarget => self.set_target(r),
+            GetFeature => self.get_feature(r),
+            SetFeature => self.set_feature(r),
+            GetQuota => self.get_quota(r),
+            SetQuota => self.set_quota(r),
+            Control => self.control(r),
+            Watch | WatchEvent | Error | Invalid => Err(XsError::ENOSYS),
+        }
     }
 
     fn read(&mut self, r: &Request<'_>) -> Outcome {
@@ -183,7 +190,7 @@ impl Core {
         let connection = self.connections.get_mut(&r.conn).ok_or(XsError::EIO)?;
         let allowance = &mut self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?.allowance;
         match allowance.allows(Quota::Transactions, connection.transactions.len() + 1) {
-            true => Ok(text(connection.begin(&self.tree))),
+            true => Ok(text(connection.begin(&self.tree, self.changes))),
             false => Err(XsError::ENOSPC),
         }
     }

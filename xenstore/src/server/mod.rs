@@ -66,6 +66,9 @@ pub struct ConnId(pub u64);
 pub struct Core {
     tree: Tree,
     generation: Generation,
+    /// Changes made to the tree, and how many there will be when old transactions are next looked for.
+    changes: u64,
+    next_expiry: u64,
     watches: Watches,
     connections: BTreeMap<ConnId, Connection>,
     domains: BTreeMap<DomId, Domain>,
@@ -80,6 +83,8 @@ impl Core {
         Core {
             tree: Tree::new(),
             generation: 1,
+            changes: 0,
+            next_expiry: 0,
             watches: Watches::default(),
             connections: BTreeMap::new(),
             domains: BTreeMap::from([(0, Domain::introduced(0, quotas))]),
@@ -207,11 +212,27 @@ impl Core {
         self.deliver(event);
     }
 
+    /// Tells of changes that were made to the tree.
     fn fire(&mut self, effects: impl IntoIterator<Item = Effect>) {
         for effect in effects {
+            self.changes += 1;
             let who = |id| self.connections.get(&id).map(|c: &Connection| self.who(c.domid));
             let events = self.watches.fired(&effect, who);
             self.deliver(events);
+        }
+        if self.changes >= self.next_expiry {
+            self.next_expiry = self.changes + transaction::KEEP / 16;
+            self.expire();
+        }
+    }
+
+    /// Begins guests' transactions anew that keep a tree too old.
+    fn expire(&mut self) {
+        let guests = self.connections.values_mut().filter(|c| c.domid != 0);
+        for transaction in guests.flat_map(|c| c.transactions.values_mut()) {
+            if self.changes - transaction.began > transaction::KEEP {
+                transaction.expire(&self.tree, self.changes);
+            }
         }
     }
 

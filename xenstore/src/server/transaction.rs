@@ -3,6 +3,10 @@
 //! Beginning one clones the tree, which takes no time. At the end, if nothing it looked at has changed since, its
 //! changes are made again on the store's tree, all or none. A transaction that only adds a node does not look at
 //! the names beside it: two devices can be made in one directory at the same time.
+//!
+//! A tree that is kept keeps old nodes. A guest's transaction is therefore begun anew, and bound to fail with
+//! EAGAIN, once the store has changed [`KEEP`] times since: what all guests' open transactions keep alive together
+//! is no more than the nodes replaced by so many changes.
 
 use std::collections::BTreeMap;
 
@@ -13,6 +17,9 @@ use super::node_ops::{Change, Effect, View};
 use super::path::Path;
 use super::quota::{Allowance, Quota};
 use super::tree::{Generation, Node, Tree};
+
+/// Changes to the store that a guest's transaction outlives.
+pub(super) const KEEP: u64 = 4096;
 
 /// What of a node a request depends on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -31,14 +38,21 @@ pub(super) struct Transaction {
     log: Vec<Change>,
     /// Octets this holds, the trees aside (they share the store's nodes).
     pub(super) held: usize,
-    /// It went beyond a quota and can only be dropped.
-    failed: bool,
+    /// The store's count of changes when this began.
+    pub(super) began: u64,
+    /// It can only be dropped, for this reason.
+    failed: Option<XsError>,
 }
 
 impl Transaction {
-    pub(super) fn new(tree: &Tree) -> Transaction {
+    pub(super) fn new(tree: &Tree, now: u64) -> Transaction {
         let (seen, log) = (BTreeMap::new(), Vec::new());
-        Transaction { base: tree.clone(), tree: tree.clone(), seen, log, held: 0, failed: false }
+        Transaction { base: tree.clone(), tree: tree.clone(), seen, log, held: 0, began: now, failed: None }
+    }
+
+    /// Lets go of the old tree. Requests still work, on the new one; the end says EAGAIN.
+    pub(super) fn expire(&mut self, tree: &Tree, now: u64) {
+        *self = Transaction { failed: Some(XsError::EAGAIN), ..Transaction::new(tree, now) };
     }
 
     /// Remembers that a request depends on this node. `others` are octets held outside this transaction.
@@ -95,7 +109,8 @@ impl Transaction {
     ///
     /// # Errors
     /// EAGAIN when something looked at has changed, or a change is not possible any more (the next attempt will
-    /// be told why); ENOMEM when the transaction went beyond a quota. The tree is then as before.
+    /// be told why), or when too much has changed since it began; ENOMEM when the transaction went beyond a quota.
+    /// The tree is then as before.
     pub(super) fn commit(
         self,
         tree: &mut Tree,
@@ -103,8 +118,8 @@ impl Transaction {
         who: Who,
         allowance: &mut Allowance,
     ) -> Result<Vec<Effect>, XsError> {
-        if self.failed {
-            return Err(XsError::ENOMEM);
+        if let Some(why) = self.failed {
+            return Err(why);
         }
         if !self.seen.iter().all(|(path, looked)| same(self.base.get(path), tree.get(path), *looked)) {
             return Err(XsError::EAGAIN);
@@ -130,7 +145,7 @@ impl Transaction {
             self.held += by;
             return Ok(());
         };
-        self.failed = true;
+        self.failed = Some(XsError::ENOMEM);
         Err(refused)
     }
 }
