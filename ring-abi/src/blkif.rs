@@ -2,12 +2,14 @@
 //!
 //! The 32-bit layout is in [`x86_32`]; both carry the same [`Request`] and [`Response`].
 
+#![allow(unsafe_code)] // A segment vouches for being plain octets.
+
 pub mod vdev;
 pub mod x86_32;
 
 use crate::GrantRef;
 use crate::ring::Protocol;
-use crate::shm::Slot;
+use crate::shm::{Octets8, Slot};
 use arrayvec::ArrayVec;
 
 pub use x86_32::X86_32;
@@ -48,6 +50,7 @@ pub mod info {
 
 /// Part of a page: `struct blkif_request_segment` (blkif.h:588), 8 octets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
 pub struct Segment {
     /// The granted page.
     pub gref: GrantRef,
@@ -56,6 +59,10 @@ pub struct Segment {
     /// Last 512-octet sector in the page, inclusive, 0 to 7.
     pub last_sect: u8,
 }
+
+// SAFETY: `repr(C)`, 8 octets of which the last two are padding; the fields are plain numbers.
+unsafe impl Octets8 for Segment {}
+const _: () = assert!(size_of::<Segment>() == 8);
 
 impl Segment {
     /// From the two 32-bit words of the wire; the two octets of padding are dropped.
@@ -74,6 +81,7 @@ impl Segment {
 
 /// What a front end asks, whatever its wire layout. The peer's numbers are as found: nothing is checked yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[repr(C, u64)] // Moved in aligned words: a compact tag makes copies that straddle words and stall.
 pub enum Request {
     /// [`OP_READ`], [`OP_WRITE`], [`OP_WRITE_BARRIER`] or [`OP_FLUSH_DISKCACHE`].
     Io(Io),
@@ -129,6 +137,19 @@ pub struct Io {
     pub nr_segments: u8,
     /// The segments, at most [`MAX_SEGMENTS`] of them.
     pub segments: ArrayVec<Segment, MAX_SEGMENTS>,
+}
+
+impl Io {
+    /// No operation yet, to be read over by [`crate::ring::Back::pop_into`].
+    pub const EMPTY: Self =
+        Self { operation: 0, handle: 0, id: 0, sector_number: 0, nr_segments: 0, segments: ArrayVec::new_const() };
+}
+
+impl Default for Request {
+    #[inline]
+    fn default() -> Self {
+        Self::Io(Io::EMPTY)
+    }
 }
 
 /// `struct blkif_request_discard` (blkif.h:612).
@@ -200,69 +221,43 @@ impl Protocol for X86_64 {
 
     #[inline]
     fn read_request(slot: Slot<'_>) -> Request {
+        let mut request = Request::default();
+        Self::read_request_into(slot, &mut request);
+        request
+    }
+
+    #[inline]
+    fn read_request_into(slot: Slot<'_>, into: &mut Request) {
         let head = slot.load32(0);
-        let [operation, second, handle @ ..] = head.to_le_bytes();
-        let handle = u16::from_le_bytes(handle);
-        match operation {
-            OP_READ | OP_WRITE | OP_WRITE_BARRIER | OP_FLUSH_DISKCACHE => {
-                let used = usize::from(second).min(MAX_SEGMENTS);
-                let mut segments = ArrayVec::new();
-                for i in 0..used {
-                    let both = slot.load64(24 + 8 * i);
-                    segments.push(Segment::from_words(both as u32, (both >> 32) as u32));
-                }
-                let (id, sector_number) = (slot.load64(8), slot.load64(16));
-                Request::Io(Io { operation, handle, id, sector_number, nr_segments: second, segments })
-            }
-            OP_DISCARD => Request::Discard(Discard {
-                flag: second,
-                handle,
-                id: slot.load64(8),
-                sector_number: slot.load64(16),
-                nr_sectors: slot.load64(24),
-            }),
-            OP_INDIRECT => Request::Indirect(Indirect {
-                indirect_op: second,
-                nr_segments: handle,
-                id: slot.load64(8),
-                sector_number: slot.load64(16),
-                handle: slot.load32(24) as u16,
-                indirect_grefs: core::array::from_fn(|i| GrantRef(slot.load32(28 + 4 * i))),
-            }),
-            _ => Request::Unknown { operation, id: slot.load64(8) },
+        if head as u8 > OP_FLUSH_DISKCACHE {
+            *into = read_rare(slot, head);
+            return;
+        }
+        if !matches!(into, Request::Io(_)) {
+            *into = Request::default();
+        }
+        if let Request::Io(io) = into {
+            let [operation, nr_segments, handle @ ..] = head.to_le_bytes();
+            io.operation = operation;
+            io.nr_segments = nr_segments;
+            io.handle = u16::from_le_bytes(handle);
+            io.id = slot.load64(8);
+            io.sector_number = slot.load64(16);
+            slot.load_values(24, usize::from(nr_segments).min(MAX_SEGMENTS), &mut io.segments);
         }
     }
 
     #[inline]
     fn write_request(slot: Slot<'_>, request: &Request) {
-        let head = |a: u8, b: u8, c: u16| {
-            let [c, d] = c.to_le_bytes();
-            slot.store32(0, u32::from_le_bytes([a, b, c, d]));
-        };
-        slot.store64(8, request.id());
-        match request {
-            Request::Io(r) => {
-                head(r.operation, r.nr_segments, r.handle);
-                slot.store64(16, r.sector_number);
-                for (i, segment) in r.segments.iter().enumerate() {
-                    let [low, high] = segment.to_words();
-                    slot.store64(24 + 8 * i, u64::from(low) | u64::from(high) << 32);
-                }
-            }
-            Request::Discard(r) => {
-                head(OP_DISCARD, r.flag, r.handle);
-                slot.store64(16, r.sector_number);
-                slot.store64(24, r.nr_sectors);
-            }
-            Request::Indirect(r) => {
-                head(OP_INDIRECT, r.indirect_op, r.nr_segments);
-                slot.store64(16, r.sector_number);
-                slot.store32(24, r.handle.into());
-                for (i, gref) in r.indirect_grefs.iter().enumerate() {
-                    slot.store32(28 + 4 * i, gref.0);
-                }
-            }
-            Request::Unknown { operation, .. } => head(*operation, 0, 0),
+        let Request::Io(r) = request else { return write_rare(slot, request) };
+        let [low, high] = r.handle.to_le_bytes();
+        slot.store32(0, u32::from_le_bytes([r.operation, r.nr_segments, low, high]));
+        slot.store64(8, r.id);
+        slot.store64(16, r.sector_number);
+        for (i, segment) in r.segments.iter().enumerate() {
+            let [gref, sectors] = segment.to_words();
+            slot.store32(24 + 8 * i, gref);
+            slot.store32(28 + 8 * i, sectors);
         }
     }
 
@@ -276,5 +271,56 @@ impl Protocol for X86_64 {
     fn write_response(slot: Slot<'_>, r: &Response) {
         slot.store64(0, r.id);
         slot.store64(8, u64::from(r.operation) | u64::from(r.status.0 as u16) << 16);
+    }
+}
+
+/// Requests that are not reads, writes, barriers or flushes: kept out of the way of those that are.
+#[cold]
+fn read_rare(slot: Slot<'_>, head: u32) -> Request {
+    let [operation, second, handle @ ..] = head.to_le_bytes();
+    let handle = u16::from_le_bytes(handle);
+    match operation {
+        OP_DISCARD => Request::Discard(Discard {
+            flag: second,
+            handle,
+            id: slot.load64(8),
+            sector_number: slot.load64(16),
+            nr_sectors: slot.load64(24),
+        }),
+        OP_INDIRECT => Request::Indirect(Indirect {
+            indirect_op: second,
+            nr_segments: handle,
+            id: slot.load64(8),
+            sector_number: slot.load64(16),
+            handle: slot.load32(24) as u16,
+            indirect_grefs: core::array::from_fn(|i| GrantRef(slot.load32(28 + 4 * i))),
+        }),
+        _ => Request::Unknown { operation, id: slot.load64(8) },
+    }
+}
+
+#[cold]
+fn write_rare(slot: Slot<'_>, request: &Request) {
+    let head = |a: u8, b: u8, c: u16| {
+        let [c, d] = c.to_le_bytes();
+        slot.store32(0, u32::from_le_bytes([a, b, c, d]));
+    };
+    slot.store64(8, request.id());
+    match request {
+        Request::Io(_) => unreachable!("written by the caller"),
+        Request::Discard(r) => {
+            head(OP_DISCARD, r.flag, r.handle);
+            slot.store64(16, r.sector_number);
+            slot.store64(24, r.nr_sectors);
+        }
+        Request::Indirect(r) => {
+            head(OP_INDIRECT, r.indirect_op, r.nr_segments);
+            slot.store64(16, r.sector_number);
+            slot.store32(24, r.handle.into());
+            for (i, gref) in r.indirect_grefs.iter().enumerate() {
+                slot.store32(28 + 4 * i, gref.0);
+            }
+        }
+        Request::Unknown { operation, .. } => head(*operation, 0, 0),
     }
 }

@@ -24,6 +24,11 @@ pub trait Protocol {
     type Response;
     /// Copies a request out of shared memory.
     fn read_request(slot: Slot<'_>) -> Self::Request;
+    /// Copies a request out of shared memory over an earlier one; quicker where the two are of a kind.
+    #[inline]
+    fn read_request_into(slot: Slot<'_>, into: &mut Self::Request) {
+        *into = Self::read_request(slot);
+    }
     /// Copies a request into shared memory.
     fn write_request(slot: Slot<'_>, request: &Self::Request);
     /// Copies a response out of shared memory.
@@ -176,6 +181,9 @@ impl<P: Protocol, M: Memory> Front<P, M> {
     #[inline]
     pub fn commit(&mut self) -> Notify {
         let (old, new) = (self.req_published, self.req_prod);
+        if old == new {
+            return Notify::No;
+        }
         let header = self.slots.memory.header();
         fence(Ordering::Release);
         header.req_prod.store(new, Ordering::Relaxed);
@@ -278,6 +286,18 @@ impl<P: Protocol, M: Memory> Back<P, M> {
         Ok(Some(request))
     }
 
+    /// As [`Back::pop`], but over an earlier request, so that nothing is moved; `false` and `into` left alone if
+    /// there is none.
+    #[inline]
+    pub fn pop_into(&mut self, into: &mut P::Request) -> Result<bool, Fault> {
+        if self.req_cons == self.req_seen && !self.look()? {
+            return Ok(false);
+        }
+        P::read_request_into(self.slots.at(self.req_cons), into);
+        self.req_cons = self.req_cons.wrapping_add(1);
+        Ok(true)
+    }
+
     /// Requests that can be taken without looking at the shared index again.
     #[inline]
     pub fn seen(&self) -> u32 {
@@ -318,6 +338,9 @@ impl<P: Protocol, M: Memory> Back<P, M> {
     #[inline]
     pub fn commit(&mut self) -> Notify {
         let (old, new) = (self.rsp_published, self.rsp_prod);
+        if old == new {
+            return Notify::No;
+        }
         let header = self.slots.memory.header();
         fence(Ordering::Release);
         header.rsp_prod.store(new, Ordering::Relaxed);

@@ -6,7 +6,9 @@
 #![allow(unsafe_code)] // Raw pointers into memory shared with another domain.
 
 use crate::sync::AtomicU32;
+use arrayvec::ArrayVec;
 use core::marker::PhantomData;
+use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32 as Word32, AtomicU64 as Word64, Ordering::Relaxed};
 
@@ -44,6 +46,12 @@ pub unsafe trait Memory {
         unsafe { self.base().cast::<Header>().as_ref() }
     }
 }
+
+/// A type of 8 octets as they stand on the wire.
+///
+/// # Safety
+/// `repr(C)` or `repr(transparent)`, 8 octets, and any octets are a value of it.
+pub unsafe trait Octets8: Copy {}
 
 /// One slot of a ring: `len` octets that the peer may write at any time.
 #[derive(Debug)]
@@ -100,5 +108,39 @@ impl Slot<'_> {
     #[inline(always)]
     pub fn store64(&self, offset: usize, value: u64) {
         self.word::<Word64>(offset).store(value, Relaxed);
+    }
+
+    /// Copies `count` values of 8 octets out of the slot, each read once, over what `into` holds.
+    ///
+    /// Straight-line copies in three sizes, for a loop would cost more than what it moves: one value, as many as
+    /// make 64 octets with a header of 24, or all that fit into the slot. Values beyond `count` are not kept.
+    #[inline(always)]
+    pub(crate) fn load_values<T: Octets8, const N: usize>(
+        &self,
+        offset: usize,
+        count: usize,
+        into: &mut ArrayVec<T, N>,
+    ) {
+        const { assert!(size_of::<T>() == 8 && align_of::<T>() <= 8 && N > 5) }
+        assert!(count <= N);
+        let to = into.as_mut_ptr().cast::<MaybeUninit<T>>();
+        if count <= 1 {
+            self.load_fixed::<T, 1>(offset, to);
+        } else if count <= 5 {
+            self.load_fixed::<T, 5>(offset, to);
+        } else {
+            self.load_fixed::<T, N>(offset, to);
+        }
+        // SAFETY: `count` values or more were written, and no more than N.
+        unsafe { into.set_len(count) }
+    }
+
+    #[inline(always)]
+    fn load_fixed<T: Octets8, const K: usize>(&self, offset: usize, to: *mut MaybeUninit<T>) {
+        for i in 0..K {
+            let octets = self.load64(offset + 8 * i);
+            // SAFETY: `to` has room for K values, and the trait says that any 8 octets are one.
+            unsafe { to.add(i).cast::<u64>().write_unaligned(octets) }
+        }
     }
 }

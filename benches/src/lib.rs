@@ -1,0 +1,4 @@
+//! Benchmarks of xpv beside its peers: the rows of the performance table, and what measures them.
+
+pub mod ring;
+pub mod row;

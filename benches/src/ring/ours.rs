@@ -1,0 +1,167 @@
+//! Our side of the ring rows: the same loops as `c/ring_peer.c`, on `ring-abi`.
+#![allow(unsafe_code)] // A page that two halves share.
+
+use ring_abi::GrantRef;
+use ring_abi::blkif::{Io, OP_READ, Request, Response, Segment, Status, X86_64};
+use ring_abi::ring::{Back, Front};
+use ring_abi::shm::Memory;
+use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::hint::{black_box, spin_loop};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+/// One page of memory, shared by whoever holds a clone.
+#[derive(Clone, Debug)]
+pub struct Page(Arc<Octets>);
+
+#[derive(Debug)]
+struct Octets(NonNull<u8>);
+
+const LAYOUT: Layout = match Layout::from_size_align(ring_abi::PAGE_SIZE, ring_abi::PAGE_SIZE) {
+    Ok(layout) => layout,
+    Err(_) => unreachable!(),
+};
+
+impl Page {
+    /// A page of zeroes.
+    pub fn new() -> Self {
+        // SAFETY: the layout's size is not zero.
+        let base = unsafe { alloc_zeroed(LAYOUT) };
+        Self(Arc::new(Octets(NonNull::new(base).unwrap_or_else(|| handle_alloc_error(LAYOUT)))))
+    }
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Drop for Octets {
+    fn drop(&mut self) {
+        // SAFETY: allocated with this layout in `Page::new`, and freed only here.
+        unsafe { dealloc(self.0.as_ptr(), LAYOUT) }
+    }
+}
+
+// SAFETY: the octets are reached only through raw pointers, by code that treats them as shared memory.
+unsafe impl Send for Octets {}
+// SAFETY: as above.
+unsafe impl Sync for Octets {}
+
+// SAFETY: one page, page-aligned, owned for as long as a clone lives.
+unsafe impl Memory for Page {
+    #[inline(always)]
+    fn base(&self) -> NonNull<u8> {
+        self.0.0
+    }
+    #[inline(always)]
+    fn len(&self) -> usize {
+        ring_abi::PAGE_SIZE
+    }
+}
+
+/// The request that is sent over and over, with another `id` each time.
+pub fn prepared(segments: u8) -> Request {
+    let segment = |i| Segment { gref: GrantRef(100 + u32::from(i)), first_sect: 0, last_sect: 7 };
+    Request::Io(Io {
+        operation: OP_READ,
+        handle: 0,
+        id: 0,
+        sector_number: 2048,
+        nr_segments: segments,
+        segments: (0..segments).map(segment).collect(),
+    })
+}
+
+type FrontHalf = Front<X86_64, Page>;
+type BackHalf = Back<X86_64, Page>;
+
+#[inline(always)]
+fn ask(front: &mut FrontHalf, request: &mut Request, id: &mut u64, count: u32) {
+    for _ in 0..count {
+        if let Request::Io(io) = request {
+            io.id = *id;
+        }
+        if !front.push(request) {
+            break;
+        }
+        *id += 1;
+    }
+    let _ = black_box(front.commit());
+}
+
+#[inline(always)]
+fn serve(back: &mut BackHalf) -> u32 {
+    let (mut served, mut request) = (0, Request::default());
+    while back.pop_into(&mut request).expect("an honest front end") {
+        black_box(&request);
+        let (id, operation) = (request.id(), request.operation());
+        back.push(&Response { id, operation, status: Status::OKAY });
+        served += 1;
+    }
+    if served != 0 {
+        let _ = black_box(back.commit());
+    }
+    served
+}
+
+#[inline(always)]
+fn reap(front: &mut FrontHalf) -> u32 {
+    let mut reaped = 0;
+    while let Some(response) = front.pop().expect("an honest back end") {
+        black_box(&response);
+        reaped += 1;
+    }
+    reaped
+}
+
+/// Both halves in turns on one thread; the requests answered.
+#[inline(never)]
+pub fn one_thread(page: &Page, batches: u32, batch: u32, segments: u8) -> u64 {
+    let mut front = FrontHalf::init(page.clone()).expect("one page");
+    let mut back = BackHalf::attach(page.clone()).expect("one page");
+    let (mut request, mut id, mut done) = (prepared(segments), 0, 0);
+    for _ in 0..batches {
+        black_box(&mut request);
+        ask(&mut front, &mut request, &mut id, batch);
+        serve(&mut back);
+        done += u64::from(reap(&mut front));
+    }
+    done
+}
+
+/// Prepares a ring that [`front`] and [`back`] then share.
+pub fn init(page: &Page) -> FrontHalf {
+    FrontHalf::init(page.clone()).expect("one page")
+}
+
+/// The front half, polling: sends whenever `batch` slots are free.
+#[inline(never)]
+pub fn front(mut front: FrontHalf, requests: u64, batch: u32, segments: u8) {
+    let (mut request, mut id, mut done) = (prepared(segments), 0, 0);
+    while done < requests {
+        let reaped = reap(&mut front);
+        if id < requests && front.free() >= batch {
+            black_box(&mut request);
+            ask(&mut front, &mut request, &mut id, batch);
+        } else if reaped == 0 {
+            spin_loop();
+        }
+        done += u64::from(reaped);
+    }
+}
+
+/// The back half, polling.
+#[inline(never)]
+pub fn back(page: Page, requests: u64) {
+    let mut back = BackHalf::attach(page).expect("one page");
+    let mut done = 0;
+    while done < requests {
+        let served = serve(&mut back);
+        if served == 0 {
+            spin_loop();
+        }
+        done += u64::from(served);
+    }
+}

@@ -1,0 +1,156 @@
+//! A row of the performance table: two figures measured in one run, by turns, and the goal for their ratio.
+
+use serde::Serialize;
+use std::fmt;
+
+/// What the ratio must reach.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Goal {
+    /// `ours / peer`, for times and costs: no more than this.
+    AtMost(f64),
+    /// `ours / peer`, for rates: no less than this.
+    AtLeast(f64),
+    /// `peer / ours`, for times: at least this many times faster.
+    Faster(f64),
+}
+
+impl Goal {
+    /// The ratio of a pair of figures, in this goal's sense.
+    pub fn ratio(self, ours: f64, peer: f64) -> f64 {
+        match self {
+            Self::AtMost(_) | Self::AtLeast(_) => ours / peer,
+            Self::Faster(_) => peer / ours,
+        }
+    }
+
+    /// Whether that ratio is good enough.
+    pub fn met(self, ratio: f64) -> bool {
+        match self {
+            Self::AtMost(most) => ratio <= most,
+            Self::AtLeast(least) | Self::Faster(least) => ratio >= least,
+        }
+    }
+}
+
+impl fmt::Display for Goal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::AtMost(most) => write!(f, "<= {most}"),
+            Self::AtLeast(least) => write!(f, ">= {least}"),
+            Self::Faster(least) => write!(f, ">= {least} x faster"),
+        }
+    }
+}
+
+/// A measured row.
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    /// Its name in the table, such as "R1".
+    pub row: &'static str,
+    /// What was measured, and beside whom.
+    pub what: String,
+    /// Median of our runs.
+    pub ours: f64,
+    /// Median of the peer's runs.
+    pub peer: f64,
+    /// Of both figures.
+    pub unit: &'static str,
+    /// Median of the ratios of neighbouring runs: what else the machine did weighs on both alike.
+    pub ratio: f64,
+    /// In words.
+    pub goal: String,
+    /// Whether the ratio meets it.
+    pub met: bool,
+}
+
+impl Row {
+    /// From pairs of (ours, peer's), measured by [`interleave`].
+    pub fn new(
+        row: &'static str,
+        what: impl Into<String>,
+        unit: &'static str,
+        goal: Goal,
+        pairs: &[(f64, f64)],
+    ) -> Self {
+        let ratio = median(pairs.iter().map(|&(ours, peer)| goal.ratio(ours, peer)));
+        Self {
+            row,
+            what: what.into(),
+            ours: median(pairs.iter().map(|p| p.0)),
+            peer: median(pairs.iter().map(|p| p.1)),
+            unit,
+            ratio,
+            goal: goal.to_string(),
+            met: goal.met(ratio),
+        }
+    }
+}
+
+impl fmt::Display for Row {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { row, what, ours, peer, unit, ratio, goal, met } = self;
+        let met = if *met { "met" } else { "NOT MET" };
+        write!(f, "{row:4} {ours:>10.2} {peer:>10.2} {unit:8} {ratio:>7.3}  {goal:14} {met:8} {what}")
+    }
+}
+
+/// The table's head, to stand above rows.
+pub const HEAD: &str = "row        ours       peer unit       ratio  goal           met      what";
+
+/// Runs both by turns, `A B B A A B ...`, so that neither always comes first; pairs of (a, b).
+pub fn interleave(pairs: usize, mut a: impl FnMut() -> f64, mut b: impl FnMut() -> f64) -> Vec<(f64, f64)> {
+    let both = |i: usize| {
+        if i.is_multiple_of(2) {
+            let first = a();
+            (first, b())
+        } else {
+            let first = b();
+            (a(), first)
+        }
+    };
+    (0..pairs).map(both).collect()
+}
+
+/// The middle figure; of an even number, the lower one of the two.
+pub fn median(figures: impl IntoIterator<Item = f64>) -> f64 {
+    let mut figures: Vec<f64> = figures.into_iter().collect();
+    figures.sort_by(f64::total_cmp);
+    figures[(figures.len() - 1) / 2]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn goals_know_their_direction() {
+        assert!(Goal::AtMost(1.0).met(Goal::AtMost(1.0).ratio(9.0, 10.0)));
+        assert!(!Goal::AtLeast(1.0).met(Goal::AtLeast(1.0).ratio(9.0, 10.0)));
+        assert!(Goal::Faster(6.0).met(Goal::Faster(6.0).ratio(9.0, 56.0)));
+    }
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median([4.0, 1.0]), 1.0);
+    }
+
+    #[test]
+    fn runs_alternate() {
+        let log = std::cell::RefCell::new(String::new());
+        let run = |name: char| log.borrow_mut().push(name);
+        let pairs = interleave(
+            3,
+            || {
+                run('a');
+                1.0
+            },
+            || {
+                run('b');
+                2.0
+            },
+        );
+        assert_eq!(log.into_inner(), "abbaab");
+        assert_eq!(pairs, [(1.0, 2.0); 3]);
+    }
+}
