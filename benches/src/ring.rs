@@ -15,10 +15,10 @@ use std::time::Instant;
 
 const BATCH: u32 = 32;
 const HALF_RING: u32 = 16;
-const PAIRS: usize = 41;
-const BATCHES: u32 = 20_000;
-const TWO_THREAD_PAIRS: usize = 15;
-const TWO_THREAD_REQUESTS: u64 = 4_000_000;
+const PAIRS: usize = 301;
+const BATCHES: u32 = 2_000;
+const TWO_THREAD_PAIRS: usize = 61;
+const TWO_THREAD_REQUESTS: u64 = 100_000;
 
 /// Nanoseconds for each of the requests that `run` says it did.
 fn nanoseconds(run: impl FnOnce() -> u64) -> f64 {

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use std::fmt;
+use std::time::{Duration, Instant};
 
 /// What the ratio must reach.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -97,7 +98,11 @@ impl fmt::Display for Row {
 /// The table's head, to stand above rows.
 pub const HEAD: &str = "row        ours       peer unit       ratio  goal           met      what";
 
-/// Runs both by turns, `A B B A A B ...`, so that neither always comes first; pairs of (a, b).
+/// A row stops after this long, if it has [`FEWEST`] pairs: a crowded machine makes runs long.
+const LONGEST: Duration = Duration::from_secs(8);
+const FEWEST: usize = 5;
+
+/// Runs both by turns, `A B B A A B ...`, so that neither always comes first; at most `pairs` pairs of (a, b).
 pub fn interleave(pairs: usize, mut a: impl FnMut() -> f64, mut b: impl FnMut() -> f64) -> Vec<(f64, f64)> {
     let both = |i: usize| {
         if i.is_multiple_of(2) {
@@ -108,7 +113,8 @@ pub fn interleave(pairs: usize, mut a: impl FnMut() -> f64, mut b: impl FnMut() 
             (a(), first)
         }
     };
-    (0..pairs).map(both).collect()
+    let start = Instant::now();
+    (0..pairs).take_while(|&i| i < FEWEST || start.elapsed() < LONGEST).map(both).collect()
 }
 
 /// The middle figure; of an even number, the lower one of the two.

@@ -61,7 +61,15 @@ pub struct Segment {
 }
 
 // SAFETY: `repr(C)`, 8 octets of which the last two are padding; the fields are plain numbers.
-unsafe impl Octets8 for Segment {}
+unsafe impl Octets8 for Segment {
+    const FIELDS: u64 = 0x0000_ffff_ffff_ffff;
+
+    #[inline(always)]
+    fn to_word(self) -> u64 {
+        let [gref, sectors] = self.to_words();
+        u64::from(gref) | u64::from(sectors) << 32
+    }
+}
 const _: () = assert!(size_of::<Segment>() == 8);
 
 impl Segment {
@@ -81,7 +89,9 @@ impl Segment {
 
 /// What a front end asks, whatever its wire layout. The peer's numbers are as found: nothing is checked yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
-#[repr(C, u64)] // Moved in aligned words: a compact tag makes copies that straddle words and stall.
+// Moved in aligned words, and with the id in the same place whatever the kind: a compact tag makes copies that
+// straddle words and stall.
+#[repr(C, u64)]
 pub enum Request {
     /// [`OP_READ`], [`OP_WRITE`], [`OP_WRITE_BARRIER`] or [`OP_FLUSH_DISKCACHE`].
     Io(Io),
@@ -91,10 +101,10 @@ pub enum Request {
     Indirect(Indirect),
     /// An operation that this protocol does not know; answered [`Status::EOPNOTSUPP`].
     Unknown {
-        /// The operation found.
-        operation: u8,
         /// To be echoed.
         id: u64,
+        /// The operation found.
+        operation: u8,
     },
 }
 
@@ -113,6 +123,11 @@ impl Request {
     /// The operation as the response echoes it: that of the slot, so [`OP_INDIRECT`] for an indirect request.
     #[inline]
     pub fn operation(&self) -> u8 {
+        if let Self::Io(r) = self { r.operation } else { self.rare_operation() }
+    }
+
+    #[inline(never)]
+    fn rare_operation(&self) -> u8 {
         match self {
             Self::Io(r) => r.operation,
             Self::Discard(_) => OP_DISCARD,
@@ -123,26 +138,35 @@ impl Request {
 }
 
 /// `struct blkif_request` (blkif.h:599).
+///
+/// In memory the segments are aligned as they are on the wire, for copies of sixteen octets.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[repr(C, align(16))]
 pub struct Io {
-    /// [`OP_READ`], [`OP_WRITE`], [`OP_WRITE_BARRIER`] or [`OP_FLUSH_DISKCACHE`].
-    pub operation: u8,
-    /// As the front end's device number; ignored by back ends.
-    pub handle: u16,
     /// Echoed in the response.
     pub id: u64,
     /// First sector, in units of [`SECTOR`] octets.
     pub sector_number: u64,
+    /// [`OP_READ`], [`OP_WRITE`], [`OP_WRITE_BARRIER`] or [`OP_FLUSH_DISKCACHE`].
+    pub operation: u8,
     /// `nr_segments` as found; more than [`MAX_SEGMENTS`] is the request's error.
     pub nr_segments: u8,
+    /// As the front end's device number; ignored by back ends.
+    pub handle: u16,
     /// The segments, at most [`MAX_SEGMENTS`] of them.
     pub segments: ArrayVec<Segment, MAX_SEGMENTS>,
 }
 
 impl Io {
     /// No operation yet, to be read over by [`crate::ring::Back::pop_into`].
-    pub const EMPTY: Self =
-        Self { operation: 0, handle: 0, id: 0, sector_number: 0, nr_segments: 0, segments: ArrayVec::new_const() };
+    pub const EMPTY: Self = Self {
+        operation: 0,
+        handle: 0,
+        id: 0,
+        sector_number: 0,
+        nr_segments: 0,
+        segments: ArrayVec::new_const(),
+    };
 }
 
 impl Default for Request {
@@ -154,13 +178,14 @@ impl Default for Request {
 
 /// `struct blkif_request_discard` (blkif.h:612).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
 pub struct Discard {
+    /// Echoed in the response.
+    pub id: u64,
     /// [`DISCARD_SECURE`] or 0.
     pub flag: u8,
     /// Ignored by back ends.
     pub handle: u16,
-    /// Echoed in the response.
-    pub id: u64,
     /// First sector, in units of [`SECTOR`] octets.
     pub sector_number: u64,
     /// Sectors, in units of [`SECTOR`] octets.
@@ -169,13 +194,14 @@ pub struct Discard {
 
 /// `struct blkif_request_indirect` (blkif.h:622).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(C)]
 pub struct Indirect {
+    /// Echoed in the response.
+    pub id: u64,
     /// [`OP_READ`] or [`OP_WRITE`]; anything else, [`OP_INDIRECT`] included, is the request's error.
     pub indirect_op: u8,
     /// Segments in all the indirect pages.
     pub nr_segments: u16,
-    /// Echoed in the response.
-    pub id: u64,
     /// First sector, in units of [`SECTOR`] octets.
     pub sector_number: u64,
     /// Ignored by back ends.
@@ -219,14 +245,14 @@ impl Protocol for X86_64 {
     type Request = Request;
     type Response = Response;
 
-    #[inline]
+    #[inline(always)]
     fn read_request(slot: Slot<'_>) -> Request {
         let mut request = Request::default();
         Self::read_request_into(slot, &mut request);
         request
     }
 
-    #[inline]
+    #[inline(always)]
     fn read_request_into(slot: Slot<'_>, into: &mut Request) {
         let head = slot.load32(0);
         if head as u8 > OP_FLUSH_DISKCACHE {
@@ -247,27 +273,32 @@ impl Protocol for X86_64 {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn write_request(slot: Slot<'_>, request: &Request) {
         let Request::Io(r) = request else { return write_rare(slot, request) };
         let [low, high] = r.handle.to_le_bytes();
         slot.store32(0, u32::from_le_bytes([r.operation, r.nr_segments, low, high]));
         slot.store64(8, r.id);
         slot.store64(16, r.sector_number);
-        for (i, segment) in r.segments.iter().enumerate() {
-            let [gref, sectors] = segment.to_words();
-            slot.store32(24 + 8 * i, gref);
-            slot.store32(28 + 8 * i, sectors);
+        // The sizes that requests most often have, without a loop.
+        if let Ok(one) = <&[Segment; 1]>::try_from(&r.segments[..]) {
+            slot.store_values(24, one);
+        } else if let Ok(all) = <&[Segment; MAX_SEGMENTS]>::try_from(&r.segments[..]) {
+            slot.store_values(24, all);
+        } else {
+            for (i, segment) in r.segments.iter().enumerate() {
+                slot.store64(24 + 8 * i, segment.to_word());
+            }
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn read_response(slot: Slot<'_>) -> Response {
         let (id, rest) = (slot.load64(0), slot.load32(8));
         Response { id, operation: rest as u8, status: Status((rest >> 16) as i16) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn write_response(slot: Slot<'_>, r: &Response) {
         slot.store64(0, r.id);
         slot.store64(8, u64::from(r.operation) | u64::from(r.status.0 as u16) << 16);
@@ -275,7 +306,7 @@ impl Protocol for X86_64 {
 }
 
 /// Requests that are not reads, writes, barriers or flushes: kept out of the way of those that are.
-#[cold]
+#[inline(never)]
 fn read_rare(slot: Slot<'_>, head: u32) -> Request {
     let [operation, second, handle @ ..] = head.to_le_bytes();
     let handle = u16::from_le_bytes(handle);
@@ -299,7 +330,7 @@ fn read_rare(slot: Slot<'_>, head: u32) -> Request {
     }
 }
 
-#[cold]
+#[inline(never)]
 fn write_rare(slot: Slot<'_>, request: &Request) {
     let head = |a: u8, b: u8, c: u16| {
         let [c, d] = c.to_le_bytes();

@@ -161,13 +161,13 @@ impl<P: Protocol, M: Memory> Front<P, M> {
     }
 
     /// `RING_FREE_REQUESTS`: requests that can be pushed now.
-    #[inline]
+    #[inline(always)]
     pub fn free(&self) -> u32 {
         self.size() - self.req_prod.wrapping_sub(self.rsp_cons)
     }
 
     /// Writes a request into the next slot; `false` and nothing written if the ring is full.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, request: &P::Request) -> bool {
         if self.free() == 0 {
             return false;
@@ -178,7 +178,7 @@ impl<P: Protocol, M: Memory> Front<P, M> {
     }
 
     /// `RING_PUSH_REQUESTS_AND_CHECK_NOTIFY` (ring.h:393): publishes what was pushed.
-    #[inline]
+    #[inline(always)]
     pub fn commit(&mut self) -> Notify {
         let (old, new) = (self.req_published, self.req_prod);
         if old == new {
@@ -193,7 +193,7 @@ impl<P: Protocol, M: Memory> Front<P, M> {
     }
 
     /// Takes the next response, if there is one.
-    #[inline]
+    #[inline(always)]
     pub fn pop(&mut self) -> Result<Option<P::Response>, Fault> {
         if self.rsp_cons == self.rsp_seen && !self.look()? {
             return Ok(None);
@@ -276,24 +276,28 @@ impl<P: Protocol, M: Memory> Back<P, M> {
     }
 
     /// `RING_COPY_REQUEST` (ring.h:297): takes the next request by one copy, if there is one.
-    #[inline]
+    #[inline(always)]
     pub fn pop(&mut self) -> Result<Option<P::Request>, Fault> {
         if self.req_cons == self.req_seen && !self.look()? {
             return Ok(None);
         }
-        let request = P::read_request(self.slots.at(self.req_cons));
+        let slot = self.slots.at(self.req_cons);
+        slot.claim();
+        let request = P::read_request(slot);
         self.req_cons = self.req_cons.wrapping_add(1);
         Ok(Some(request))
     }
 
     /// As [`Back::pop`], but over an earlier request, so that nothing is moved; `false` and `into` left alone if
     /// there is none.
-    #[inline]
+    #[inline(always)]
     pub fn pop_into(&mut self, into: &mut P::Request) -> Result<bool, Fault> {
         if self.req_cons == self.req_seen && !self.look()? {
             return Ok(false);
         }
-        P::read_request_into(self.slots.at(self.req_cons), into);
+        let slot = self.slots.at(self.req_cons);
+        slot.claim();
+        P::read_request_into(slot, into);
         self.req_cons = self.req_cons.wrapping_add(1);
         Ok(true)
     }
@@ -327,7 +331,7 @@ impl<P: Protocol, M: Memory> Back<P, M> {
     ///
     /// # Panics
     /// If more responses are pushed than requests were taken: our own error, never the peer's.
-    #[inline]
+    #[inline(always)]
     pub fn push(&mut self, response: &P::Response) {
         assert!(self.rsp_prod != self.req_cons, "a response without a request");
         P::write_response(self.slots.at(self.rsp_prod), response);
@@ -335,7 +339,7 @@ impl<P: Protocol, M: Memory> Back<P, M> {
     }
 
     /// `RING_PUSH_RESPONSES_AND_CHECK_NOTIFY` (ring.h:402): publishes what was pushed.
-    #[inline]
+    #[inline(always)]
     pub fn commit(&mut self) -> Notify {
         let (old, new) = (self.rsp_published, self.rsp_prod);
         if old == new {

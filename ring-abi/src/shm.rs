@@ -5,12 +5,14 @@
 //! between words comes from the fences in [`crate::ring`].
 #![allow(unsafe_code)] // Raw pointers into memory shared with another domain.
 
+mod values;
+
 use crate::sync::AtomicU32;
-use arrayvec::ArrayVec;
 use core::marker::PhantomData;
-use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32 as Word32, AtomicU64 as Word64, Ordering::Relaxed};
+
+pub use values::Octets8;
 
 /// The four live words at the start of a ring page: `struct NAME_sring` (ring.h:157).
 #[repr(C)]
@@ -47,12 +49,6 @@ pub unsafe trait Memory {
     }
 }
 
-/// A type of 8 octets as they stand on the wire.
-///
-/// # Safety
-/// `repr(C)` or `repr(transparent)`, 8 octets, and any octets are a value of it.
-pub unsafe trait Octets8: Copy {}
-
 /// One slot of a ring: `len` octets that the peer may write at any time.
 #[derive(Debug)]
 pub struct Slot<'a> {
@@ -73,6 +69,17 @@ impl Slot<'_> {
     #[inline(always)]
     pub fn base(&self) -> NonNull<u8> {
         self.base
+    }
+
+    /// Asks for the slot's first cache line for writing: whoever reads a slot writes it next, and a line that is first
+    /// fetched to be read must be asked for again.
+    #[inline(always)]
+    pub(crate) fn claim(&self) {
+        #[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]
+        // SAFETY: a hint, which touches no memory that the program can see.
+        unsafe {
+            core::arch::asm!("prefetchw [{}]", in(reg) self.base.as_ptr(), options(nostack, preserves_flags, readonly));
+        }
     }
 
     /// Checked address of the word at `offset`; the check folds away where both are known to the compiler.
@@ -108,39 +115,5 @@ impl Slot<'_> {
     #[inline(always)]
     pub fn store64(&self, offset: usize, value: u64) {
         self.word::<Word64>(offset).store(value, Relaxed);
-    }
-
-    /// Copies `count` values of 8 octets out of the slot, each read once, over what `into` holds.
-    ///
-    /// Straight-line copies in three sizes, for a loop would cost more than what it moves: one value, as many as
-    /// make 64 octets with a header of 24, or all that fit into the slot. Values beyond `count` are not kept.
-    #[inline(always)]
-    pub(crate) fn load_values<T: Octets8, const N: usize>(
-        &self,
-        offset: usize,
-        count: usize,
-        into: &mut ArrayVec<T, N>,
-    ) {
-        const { assert!(size_of::<T>() == 8 && align_of::<T>() <= 8 && N > 5) }
-        assert!(count <= N);
-        let to = into.as_mut_ptr().cast::<MaybeUninit<T>>();
-        if count <= 1 {
-            self.load_fixed::<T, 1>(offset, to);
-        } else if count <= 5 {
-            self.load_fixed::<T, 5>(offset, to);
-        } else {
-            self.load_fixed::<T, N>(offset, to);
-        }
-        // SAFETY: `count` values or more were written, and no more than N.
-        unsafe { into.set_len(count) }
-    }
-
-    #[inline(always)]
-    fn load_fixed<T: Octets8, const K: usize>(&self, offset: usize, to: *mut MaybeUninit<T>) {
-        for i in 0..K {
-            let octets = self.load64(offset + 8 * i);
-            // SAFETY: `to` has room for K values, and the trait says that any 8 octets are one.
-            unsafe { to.add(i).cast::<u64>().write_unaligned(octets) }
-        }
     }
 }

@@ -6,13 +6,17 @@ use ring_abi::blkif::{Io, OP_READ, Request, Response, Segment, Status, X86_64};
 use ring_abi::ring::{Back, Front};
 use ring_abi::shm::Memory;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
-use std::hint::{black_box, spin_loop};
+use std::arch::asm;
+use std::hint::spin_loop;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
 /// One page of memory, shared by whoever holds a clone.
 #[derive(Clone, Debug)]
-pub struct Page(Arc<Octets>);
+pub struct Page {
+    base: NonNull<u8>,
+    _keep: Arc<Octets>,
+}
 
 #[derive(Debug)]
 struct Octets(NonNull<u8>);
@@ -27,7 +31,8 @@ impl Page {
     pub fn new() -> Self {
         // SAFETY: the layout's size is not zero.
         let base = unsafe { alloc_zeroed(LAYOUT) };
-        Self(Arc::new(Octets(NonNull::new(base).unwrap_or_else(|| handle_alloc_error(LAYOUT)))))
+        let base = NonNull::new(base).unwrap_or_else(|| handle_alloc_error(LAYOUT));
+        Self { base, _keep: Arc::new(Octets(base)) }
     }
 }
 
@@ -48,12 +53,16 @@ impl Drop for Octets {
 unsafe impl Send for Octets {}
 // SAFETY: as above.
 unsafe impl Sync for Octets {}
+// SAFETY: as above.
+unsafe impl Send for Page {}
+// SAFETY: as above.
+unsafe impl Sync for Page {}
 
 // SAFETY: one page, page-aligned, owned for as long as a clone lives.
 unsafe impl Memory for Page {
     #[inline(always)]
     fn base(&self) -> NonNull<u8> {
-        self.0.0
+        self.base
     }
     #[inline(always)]
     fn len(&self) -> usize {
@@ -74,6 +83,14 @@ pub fn prepared(segments: u8) -> Request {
     })
 }
 
+/// The value is looked at, as far as the compiler knows, and must exist in memory, whole: `consume` of the C peer.
+/// (`black_box` of a reference would also store the reference itself.)
+#[inline(always)]
+fn consume<T>(value: &T) {
+    // SAFETY: no instructions at all.
+    unsafe { asm!("/* {0} */", in(reg) value, options(nostack, preserves_flags)) }
+}
+
 type FrontHalf = Front<X86_64, Page>;
 type BackHalf = Back<X86_64, Page>;
 
@@ -88,20 +105,21 @@ fn ask(front: &mut FrontHalf, request: &mut Request, id: &mut u64, count: u32) {
         }
         *id += 1;
     }
-    let _ = black_box(front.commit());
+    consume(&front.commit());
 }
 
 #[inline(always)]
 fn serve(back: &mut BackHalf) -> u32 {
     let (mut served, mut request) = (0, Request::default());
-    while back.pop_into(&mut request).expect("an honest front end") {
-        black_box(&request);
+    let _ = back.look().expect("an honest front end");
+    while back.seen() != 0 && back.pop_into(&mut request).expect("an honest front end") {
+        consume(&request);
         let (id, operation) = (request.id(), request.operation());
         back.push(&Response { id, operation, status: Status::OKAY });
         served += 1;
     }
     if served != 0 {
-        let _ = black_box(back.commit());
+        consume(&back.commit());
     }
     served
 }
@@ -109,8 +127,9 @@ fn serve(back: &mut BackHalf) -> u32 {
 #[inline(always)]
 fn reap(front: &mut FrontHalf) -> u32 {
     let mut reaped = 0;
-    while let Some(response) = front.pop().expect("an honest back end") {
-        black_box(&response);
+    let _ = front.look().expect("an honest back end");
+    while front.seen() != 0 {
+        consume(&front.pop().expect("an honest back end"));
         reaped += 1;
     }
     reaped
@@ -123,7 +142,7 @@ pub fn one_thread(page: &Page, batches: u32, batch: u32, segments: u8) -> u64 {
     let mut back = BackHalf::attach(page.clone()).expect("one page");
     let (mut request, mut id, mut done) = (prepared(segments), 0, 0);
     for _ in 0..batches {
-        black_box(&mut request);
+        consume(&request);
         ask(&mut front, &mut request, &mut id, batch);
         serve(&mut back);
         done += u64::from(reap(&mut front));
@@ -143,7 +162,7 @@ pub fn front(mut front: FrontHalf, requests: u64, batch: u32, segments: u8) {
     while done < requests {
         let reaped = reap(&mut front);
         if id < requests && front.free() >= batch {
-            black_box(&mut request);
+            consume(&request);
             ask(&mut front, &mut request, &mut id, batch);
         } else if reaped == 0 {
             spin_loop();

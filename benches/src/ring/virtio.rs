@@ -7,15 +7,16 @@
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicU16, Ordering};
-use virtio_queue::desc::{RawDescriptor, split::Descriptor};
-use virtio_queue::mock::MockSplitQueue;
+use virtio_queue::desc::split::Descriptor;
 use virtio_queue::{Queue, QueueT};
-use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
+use vm_memory::{Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryMmap};
 
 const SIZE: u16 = 256;
 const CHAIN: u16 = 3;
 const NEXT: u16 = 1;
 const WRITE: u16 = 2;
+const AVAIL: u32 = 0x2000;
+const USED: u32 = 0x3000;
 
 /// Both halves of a virtqueue.
 pub struct Virtqueue {
@@ -36,21 +37,20 @@ impl Virtqueue {
     /// A queue of 256 whose descriptor table holds chains of three.
     pub fn new() -> Self {
         let memory = GuestMemoryMmap::<()>::from_ranges(&[(GuestAddress(0), 1 << 20)]).expect("1 MiB");
-        let (queue, avail, used) = {
-            let mock = MockSplitQueue::new(&memory, SIZE);
-            for head in (0..SIZE - CHAIN).step_by(CHAIN.into()) {
-                for (i, (len, flags)) in
-                    [(16, NEXT), (4096, NEXT | WRITE), (1, WRITE)].into_iter().enumerate()
-                {
-                    let at = head + i as u16;
-                    let descriptor =
-                        Descriptor::new(0x4_0000 + u64::from(at) * 4096 % 0x8_0000, len, flags, at + 1);
-                    mock.desc_table().store(at, RawDescriptor::from(descriptor)).expect("inside the table");
-                }
-            }
-            let host = |at| memory.get_host_address(at).expect("guest memory").cast::<u16>();
-            (mock.create_queue().expect("a valid queue"), host(mock.avail_addr()), host(mock.used_addr()))
-        };
+        for at in 0..SIZE {
+            let (len, flags) = [(16, NEXT), (4096, NEXT | WRITE), (1, WRITE)][usize::from(at % CHAIN)];
+            let descriptor = Descriptor::new(0x1_0000 + u64::from(at) * 8, len, flags, at + 1);
+            memory.write_obj(descriptor, GuestAddress(u64::from(at) * 16)).expect("guest memory");
+        }
+        let mut queue = Queue::new(SIZE).expect("a power of two");
+        queue.set_desc_table_address(Some(0), None);
+        queue.set_avail_ring_address(Some(AVAIL), None);
+        queue.set_used_ring_address(Some(USED), None);
+        queue.set_ready(true);
+        assert!(queue.is_valid(&memory));
+        let host =
+            |at: u32| memory.get_host_address(GuestAddress(at.into())).expect("guest memory").cast::<u16>();
+        let (avail, used) = (host(AVAIL), host(USED));
         Self { memory, queue, avail, used, sent: 0 }
     }
 
