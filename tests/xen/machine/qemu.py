@@ -44,13 +44,20 @@ def find(say=lambda line: None) -> Qemu:
 
 @cache
 def accelerator(xen: Path) -> str:
-    """`kvm` where it runs Xen, else `tcg`; $XPV_XEN_ACCEL overrides. Takes a fraction of a second."""
+    """`kvm` where it runs Xen, else `tcg`; $XPV_XEN_ACCEL overrides. Tried once after each start of the host."""
     forced = os.environ.get("XPV_XEN_ACCEL")
     if forced:
         return forced
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "tcg"
-    return "kvm" if _runs_xen("kvm", xen) else "tcg"
+    started = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    verdict = packages.cache() / f"accelerator-{started}"
+    with packages.locked("accelerator"):
+        if not verdict.exists():
+            for old in packages.cache().glob("accelerator-*"):
+                old.unlink()
+            verdict.write_text("kvm" if _runs_xen("kvm", xen) else "tcg")
+    return verdict.read_text()
 
 
 def _runs_xen(accelerator: str, xen: Path) -> bool:
