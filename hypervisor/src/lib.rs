@@ -40,7 +40,8 @@ impl<T: Read + Write + AsFd + Send> Stream for T {}
 pub trait Channel: AsFd + Send + Sync {
     /// This end's number in this domain: what a front end writes into `event-channel`.
     fn port(&self) -> Port;
-    /// Sends an event to the other end. Events that were not taken yet merge into one.
+    /// Sends an event to the other end. Events that were not taken yet merge: into one on `local`, into two on Xen,
+    /// where those sent after the first was delivered come once more when it is taken.
     ///
     /// # Errors
     /// [`Error::Closed`] where the other end is gone.

@@ -35,10 +35,20 @@ fn loopback() -> Option<Pair> {
     Some(Pair { front: dom0.clone(), back: dom0, _world: Box::new(sandbox) })
 }
 
+/// The control domain of a real Xen host and itself: `tests/xen/run contract`.
+fn xen() -> Option<Pair> {
+    if !std::path::Path::new("/dev/xen/gntdev").exists() {
+        return None;
+    }
+    let dom0: Arc<dyn Hypervisor> = Arc::new(hypervisor::xen::Xen::open().expect("the device nodes"));
+    Some(Pair { front: dom0.clone(), back: dom0, _world: Box::new(()) })
+}
+
 macro_rules! contract {
     ($($check:ident)*) => {
         mod local { $(#[test] fn $check() { crate::run(crate::local, crate::checks::$check); })* }
         mod loopback { $(#[test] fn $check() { crate::run(crate::loopback, crate::checks::$check); })* }
+        mod xen { $(#[test] fn $check() { crate::run(crate::xen, crate::checks::$check); })* }
     };
 }
 
