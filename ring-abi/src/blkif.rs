@@ -4,6 +4,8 @@
 
 #![allow(unsafe_code)] // A segment vouches for being plain octets.
 
+pub mod indirect;
+pub mod key;
 pub mod vdev;
 pub mod x86_32;
 

@@ -6,12 +6,14 @@
 #![no_std]
 
 pub mod blkif;
+pub mod console;
 pub mod domain;
 pub mod event;
 pub mod grant;
 pub mod netif;
 pub mod ring;
 pub mod shm;
+pub mod stream;
 mod sync;
 pub mod xenbus;
 pub mod xs_wire;

@@ -4,7 +4,10 @@
 //! ([`extra::Extra`]): what a slot means is known only to who reads the whole packet, so that the types here
 //! stay octets and convert on demand.
 
+pub mod ctrl;
 pub mod extra;
+pub mod hash;
+pub mod key;
 
 use crate::GrantRef;
 use crate::ring::Protocol;

@@ -10,7 +10,7 @@ mod values;
 use crate::sync::AtomicU32;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU32 as Word32, AtomicU64 as Word64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU8 as Word8, AtomicU32 as Word32, AtomicU64 as Word64, Ordering::Relaxed};
 
 pub use values::Octets8;
 
@@ -91,6 +91,70 @@ impl Slot<'_> {
         // SAFETY: inside the slot by the assertion; T is an atomic word; alignment follows from the layouts,
         // whose offsets are multiples of their words' sizes.
         unsafe { &*word }
+    }
+
+    /// Octets of the slot.
+    #[inline(always)]
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has no octets at all.
+    #[inline(always)]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Copies octets out, each read once.
+    ///
+    /// # Panics
+    /// If they are not all inside the slot.
+    pub fn load_octets(&self, offset: usize, into: &mut [u8]) {
+        assert!(offset <= self.len && into.len() <= self.len - offset, "octets outside the slot");
+        let head = self.unaligned(offset, into.len());
+        let (head, rest) = into.split_at_mut(head);
+        let (words, tail) = rest.as_chunks_mut::<8>();
+        let mut at = offset;
+        for octet in head {
+            *octet = self.word::<Word8>(at).load(Relaxed);
+            at += 1;
+        }
+        for word in words {
+            *word = self.load64(at).to_le_bytes();
+            at += 8;
+        }
+        for octet in tail {
+            *octet = self.word::<Word8>(at).load(Relaxed);
+            at += 1;
+        }
+    }
+
+    /// Copies octets in.
+    ///
+    /// # Panics
+    /// If they do not all fit into the slot.
+    pub fn store_octets(&self, offset: usize, from: &[u8]) {
+        assert!(offset <= self.len && from.len() <= self.len - offset, "octets outside the slot");
+        let (head, rest) = from.split_at(self.unaligned(offset, from.len()));
+        let (words, tail) = rest.as_chunks::<8>();
+        let mut at = offset;
+        for octet in head {
+            self.word::<Word8>(at).store(*octet, Relaxed);
+            at += 1;
+        }
+        for word in words {
+            self.store64(at, u64::from_le_bytes(*word));
+            at += 8;
+        }
+        for octet in tail {
+            self.word::<Word8>(at).store(*octet, Relaxed);
+            at += 1;
+        }
+    }
+
+    /// How many of `len` octets come before the first that is 8-aligned.
+    fn unaligned(&self, offset: usize, len: usize) -> usize {
+        self.base.as_ptr().wrapping_add(offset).align_offset(8).min(len)
     }
 
     /// The 32-bit word at `offset` octets.

@@ -184,6 +184,8 @@ impl core::error::Error for XsError {}
 
 /// `struct xenstore_domain_interface`: the page a domain shares with the store. Offsets in octets.
 pub mod ring_page {
+    use crate::stream::{Interface, Layout};
+
     /// Octets in each of the two rings (`XENSTORE_RING_SIZE`); indexes are masked with this minus one.
     pub const RING_SIZE: usize = 1024;
     /// Requests to the store.
@@ -206,6 +208,13 @@ pub mod ring_page {
     pub const ERROR: usize = 2072;
     /// The event channel (Xen 4.21 and later).
     pub const EVTCHN_PORT: usize = 2076;
+
+    /// Both rings, for [`crate::stream::Stream`].
+    pub const INTERFACE: Interface = Interface {
+        name: "xenstore",
+        to_back: Layout { ring: REQ, size: RING_SIZE as u32, cons: REQ_CONS, prod: REQ_PROD },
+        to_front: Layout { ring: RSP, size: RING_SIZE as u32, cons: RSP_CONS, prod: RSP_PROD },
+    };
 
     /// `connection`: the steady state.
     pub const CONNECTED: u32 = 0;
