@@ -1,6 +1,6 @@
 //! Where a frame's headers are: no more of them than offloads need, and only from the private head.
 
-use crate::{Csum, Frame, checksum::Sum};
+use crate::{Csum, Frame, checksum::Sum, offload::UDP_OFFSET};
 
 const ETH: usize = 14;
 const TAG: usize = 4;
@@ -49,7 +49,7 @@ impl Headers {
     pub fn csum(&self) -> Option<Csum> {
         let offset = match self.protocol {
             TCP => 16,
-            UDP => 6,
+            UDP => UDP_OFFSET,
             _ => return None,
         };
         Some(Csum { start: self.l4 as u16, offset })

@@ -7,6 +7,9 @@ use crate::{
     segment::Segments,
 };
 
+/// Where the checksum is in a UDP header, in octets.
+pub(crate) const UDP_OFFSET: u16 = 6;
+
 /// What has to be done to a frame before a port takes it.
 #[derive(Debug)]
 pub enum Step<'a> {
@@ -37,7 +40,7 @@ pub fn step<'a>(frame: &'a Frame, caps: &Caps) -> Result<Step<'a>, Malformed> {
     }
 }
 
-/// Fills in the checksum that is still to be done, if any, as Linux's `skb_checksum_help`.
+/// Fills in the checksum that is still to be done, if any.
 pub fn fill_csum(frame: &mut Frame) -> Result<(), Malformed> {
     let Some(csum) = frame.offload().csum else {
         return Ok(());
@@ -47,9 +50,9 @@ pub fn fill_csum(frame: &mut Frame) -> Result<(), Malformed> {
     }
     let mut sum = Sum::default();
     sum.add_frame(frame, csum.start.into());
-    // A checksum of zero would say "none" in UDP; the other zero is as good everywhere.
     let field = match sum.checksum() {
-        [0, 0] => [0xff, 0xff],
+        // In UDP a checksum of zero would say that there is none; the other zero is as good.
+        [0, 0] if csum.offset == UDP_OFFSET => [0xff, 0xff],
         field => field,
     };
     put_field(frame, csum, field)?;

@@ -152,3 +152,18 @@ fn too_small_segments_and_headers_beyond_the_head_are_refused() {
     frame.set_offload(Offload { csum: Some(Csum { start: 100, offset: HEAD as u16 }), ..Offload::NONE });
     assert_eq!(fill_csum(&mut frame), Err(Malformed));
 }
+
+/// Payload that makes the checksum zero: what the checksum is with a payload of zeroes.
+#[test]
+fn a_checksum_of_zero_is_written_as_etherparse_does() {
+    for (v6, tcp) in [(false, false), (false, true), (true, false), (true, true)] {
+        let at = header_len(v6, tcp) - if tcp { 4 } else { 2 };
+        let zeroes = packet(v6, tcp, &[0, 0]);
+        let whole = packet(v6, tcp, &zeroes[at..at + 2]);
+        assert_eq!(whole[at..at + 2], if tcp { [0, 0] } else { [0xff, 0xff] });
+        let mut blank = Frame::from_slice(&whole);
+        mark_blank(&mut blank).unwrap();
+        fill_csum(&mut blank).unwrap();
+        assert_eq!(blank.to_vec(), whole);
+    }
+}
