@@ -1,1 +1,12 @@
-//! Policies over event channels: doorbells, polling, pacing
+//! Policies over event channels: when to ring, how to wait, and what to do about a peer that rings too often.
+//!
+//! [`doorbell`] is a channel that counts; [`poller`] waits for many of them; [`pace`] bounds a rate. None of them
+//! knows what the events are about.
+
+pub mod doorbell;
+pub mod pace;
+pub mod poller;
+
+pub use doorbell::{Counts, Doorbell};
+pub use pace::Bucket;
+pub use poller::{Poller, Token, Waker};

@@ -1,0 +1,56 @@
+//! What an event costs: sending and taking one, and a turn of the poller.
+
+use criterion::{Criterion, criterion_group, criterion_main};
+use event_channel::{Bucket, Doorbell, Poller};
+use hypervisor::local::Sandbox;
+use hypervisor::{DomId, Hypervisor};
+use ring_abi::ring::Notify;
+use std::hint::black_box;
+use std::time::Duration;
+
+fn doorbell(c: &mut Criterion) {
+    let sandbox = Sandbox::new().expect("a broker");
+    let dom0 = sandbox.join(DomId(0)).expect("domain 0");
+    let guest = sandbox.join(DomId(1)).expect("a guest");
+    let listening = guest.listen(DomId(0)).expect("listen");
+    let mut back = Doorbell::new(dom0.connect(DomId(1), listening.port()).expect("connect"), Duration::ZERO);
+    let mut front = Doorbell::new(listening, Duration::ZERO);
+    back.take().expect("take");
+
+    let mut group = c.benchmark_group("doorbell");
+    group.bench_function("notify and take", |b| {
+        b.iter(|| {
+            front.want(Notify::Yes);
+            front.flush().expect("flush");
+            back.take().expect("take");
+            back.worked(true, Duration::ZERO)
+        });
+    });
+    group.bench_function("wanted by nobody", |b| {
+        b.iter(|| {
+            front.want(black_box(Notify::No));
+            front.flush().expect("flush")
+        });
+    });
+    let mut poller = Poller::new().expect("a poller");
+    poller.add(&back, 1).expect("add");
+    group.bench_function("poller, one look", |b| {
+        b.iter(|| poller.wait(1, || black_box(true), None).expect("wait"));
+    });
+    front.ring().expect("ring");
+    group.bench_function("poller, asking the system", |b| {
+        b.iter(|| poller.wait(0, || false, None).expect("wait"));
+    });
+    let mut bucket = Bucket::new(1_000_000_000, 1_000, Duration::ZERO);
+    let mut now = 0;
+    group.bench_function("token", |b| {
+        b.iter(|| {
+            now += 1;
+            bucket.take(1, Duration::from_nanos(now))
+        });
+    });
+    group.finish();
+}
+
+criterion_group!(benches, doorbell);
+criterion_main!(benches);
