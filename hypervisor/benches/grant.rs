@@ -1,0 +1,109 @@
+//! What the local hypervisor's grant operations cost, a call or an operation.
+
+use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use hypervisor::local::{Domain, Sandbox};
+use hypervisor::{Access, Copy, DomId, Hypervisor, Owned, PAGE_SIZE, Place, Shared, Transfer};
+use std::hint::black_box;
+use std::sync::Arc;
+use vm_memory::VolatileSlice;
+
+const GUEST: DomId = DomId(1);
+/// Operations of a batch.
+const BATCH: usize = 32;
+
+struct World {
+    _sandbox: Sandbox,
+    dom0: Arc<Domain>,
+    guest: Arc<Domain>,
+    shared: Shared,
+}
+
+fn world() -> World {
+    let sandbox = Sandbox::new().expect("a broker");
+    let dom0 = sandbox.join(DomId::DOM0).expect("domain 0");
+    let guest = sandbox.join(GUEST).expect("a guest");
+    let shared = guest.share(DomId::DOM0, BATCH, Access::ReadWrite).expect("share");
+    World { _sandbox: sandbox, dom0, guest, shared }
+}
+
+fn map(c: &mut Criterion) {
+    let world = world();
+    let mut group = c.benchmark_group("map and unmap");
+    for pages in [1, 11, 32] {
+        group.throughput(Throughput::Elements(pages as u64));
+        group.bench_function(format!("{pages} pages"), |b| {
+            let refs = &world.shared.refs()[..pages];
+            b.iter(|| world.dom0.map(GUEST, black_box(refs), Access::ReadWrite).expect("map"));
+        });
+    }
+    group.finish();
+}
+
+/// Copies out of one granted page or out of as many as there are copies.
+fn ops<'a>(shared: &Shared, one_page: bool, len: u16, memory: VolatileSlice<'a>) -> Vec<Copy<'a>> {
+    let op = |n: usize| {
+        let gref = shared.refs()[if one_page { 0 } else { n }];
+        let source = Place::Grant { domid: GUEST, gref, offset: 0 };
+        Copy::new(source, Place::Memory(memory.subslice(n * PAGE_SIZE, PAGE_SIZE).expect("inside")), len)
+    };
+    (0..BATCH).map(op).collect()
+}
+
+fn copy(c: &mut Criterion) {
+    let world = world();
+    let mut memory = vec![0; BATCH * PAGE_SIZE];
+    let mut group = c.benchmark_group("copy, a batch of 32");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    for len in [64, 4096] {
+        for one_page in [false, true] {
+            let mut ops = ops(&world.shared, one_page, len, VolatileSlice::from(&mut memory[..]));
+            let which = if one_page { "of one page" } else { "of 32 pages" };
+            group.bench_function(format!("{len} octets {which}"), |b| {
+                b.iter(|| world.dom0.copy(black_box(&mut ops)));
+            });
+        }
+    }
+    group.finish();
+}
+
+fn transfer(c: &mut Criterion) {
+    let world = world();
+    let mut group = c.benchmark_group("transfer, a batch of 32");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    let mut accept = world.guest.accept(DomId::DOM0, BATCH).expect("accept");
+    let mut pages: Vec<Owned> = Vec::with_capacity(BATCH);
+    let mut got: Vec<Owned> = Vec::with_capacity(BATCH);
+    group.bench_function("give up, claim, transfer, take", |b| {
+        b.iter_batched(
+            || (),
+            |()| {
+                world.guest.give_up(DomId::DOM0, BATCH).expect("give up");
+                world.dom0.claim(GUEST, BATCH, &mut pages).expect("claim");
+                let op = |n: usize| {
+                    let (frame, gref) = (pages[n].frame(), accept.refs()[n]);
+                    Transfer { frame, domid: GUEST, gref, status: 1 }
+                };
+                let mut ops: [Transfer; BATCH] = std::array::from_fn(op);
+                world.dom0.transfer(&mut ops).expect("transfer");
+                pages.clear();
+                for n in 0..BATCH {
+                    got.push(accept.take(n).expect("take").expect("a page"));
+                    accept.arm(n);
+                }
+                got.clear();
+            },
+            BatchSize::SmallInput,
+        );
+    });
+    group.finish();
+}
+
+fn share(c: &mut Criterion) {
+    let world = world();
+    c.bench_function("share and end one page", |b| {
+        b.iter(|| world.guest.share(DomId::DOM0, 1, Access::ReadWrite).expect("share"));
+    });
+}
+
+criterion_group!(benches, map, copy, transfer, share);
+criterion_main!(benches);
