@@ -6,8 +6,10 @@
 use hypervisor::xen::Xen;
 use hypervisor::{Access, Copy, DomId, Error, GrantRef, Hypervisor, Mapping, Place, Port, Shared};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::fs::OpenOptions;
 use std::os::fd::AsFd;
-use vm_memory::{Bytes, VolatileSlice};
+use std::os::unix::fs::OpenOptionsExt;
+use vm_memory::{Bytes, ReadVolatile, VolatileSlice};
 
 const SELF: DomId = DomId::DOM0;
 
@@ -123,15 +125,19 @@ fn copies_go_from_grant_to_grant_and_out_of_and_into_mappings() {
     assert_eq!(&octets, b"one\0two");
 }
 
-/// The page is the ring of a guest's disk, whose first word nobody writes as long as nobody serves it: the scenario
-/// `guest-grants` makes such a guest and names it here. Xen refuses to copy from a frame that is not ours, be it
-/// mapped: the copy must go another way.
+/// A page that a guest granted to us: its disk's ring, which nobody uses as long as nobody serves it. The scenario
+/// `guest-grants` makes such a guest and names it, DOMID/GREF.
+fn guests_page() -> Option<(DomId, GrantRef)> {
+    let named = std::env::var("XPV_GUEST_GRANT").ok()?;
+    let (domid, gref) = named.split_once('/').expect("DOMID/GREF");
+    Some((DomId(domid.parse().expect("a number")), GrantRef(gref.parse().expect("a number"))))
+}
+
+/// Xen refuses to copy from a frame that is not ours, be it mapped: the copy must go another way.
 #[test]
 fn a_page_of_another_domain_is_copied_through_its_mapping() {
     let Some(xen) = xen() else { return };
-    let Ok(named) = std::env::var("XPV_GUEST_GRANT") else { return };
-    let (domid, gref) = named.split_once('/').expect("DOMID/GREF");
-    let (domid, gref) = (DomId(domid.parse().expect("a number")), GrantRef(gref.parse().expect("a number")));
+    let Some((domid, gref)) = guests_page() else { return };
     let mapping = xen.map(domid, &[gref], Access::ReadWrite).expect("maps");
     let mapped = |offset| Place::Memory(mapping.slice(0, offset, 7).expect("inside"));
     mapping.slice(0, 2000, 7).expect("inside").copy_from(b"payload");
@@ -150,6 +156,20 @@ fn a_page_of_another_domain_is_copied_through_its_mapping() {
     assert_eq!(&octets, b"payload\0\0\0payload");
     assert_eq!(read(&mapping, 0, 3000, 7), b"payload");
     println!("copied through a mapping of domain {domid}");
+}
+
+/// Past the page cache: the kernel takes a mapped grant for memory like any other.
+#[test]
+fn a_disk_is_read_straight_into_a_page_of_another_domain() {
+    let Some(xen) = xen() else { return };
+    let Some((domid, gref)) = guests_page() else { return };
+    let disk = std::env::var("XPV_BLOCK_DEVICE").expect("the scenario names a disk");
+    let mut disk = OpenOptions::new().read(true).custom_flags(nix::libc::O_DIRECT).open(disk).expect("opens");
+    let mapping = xen.map(domid, &[gref], Access::ReadWrite).expect("maps");
+    let mut page = mapping.slice(0, 0, 4096).expect("inside");
+    assert_eq!(disk.read_volatile(&mut page).expect("reads"), 4096);
+    assert_eq!(read(&mapping, 0, 510, 2), [0x55, 0xaa], "the partition table's mark");
+    println!("read into a page of domain {domid}");
 }
 
 #[test]
