@@ -9,6 +9,8 @@ pub mod check;
 pub mod device;
 pub mod engine;
 pub mod handshake;
+#[cfg(any(test, fuzzing))]
+pub mod harness;
 pub mod order;
 pub mod queue;
 mod service;

@@ -174,3 +174,6 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory> Queue<P, M>
 fn flush(job: JobId) -> Task {
     Task { job, op: Op::Flush, sector: 0, segments: Segments::new() }
 }
+
+#[cfg(test)]
+mod tests;

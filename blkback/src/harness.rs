@@ -1,0 +1,116 @@
+//! One harness for property tests and the fuzz target: a front end that writes whatever it likes into the ring.
+#![allow(unsafe_code)] // The ring's memory, ours and the hostile peer's at once.
+
+use std::cell::UnsafeCell;
+use std::collections::BTreeSet;
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use ring_abi::PAGE_SIZE;
+use ring_abi::blkif::{Request, Response, Status, X86_32, X86_64};
+use ring_abi::ring::Protocol;
+use ring_abi::shm::{Memory, Slot};
+
+use crate::check::Limits;
+use crate::queue::{Op, Queue, Task};
+
+#[repr(align(4096))]
+struct Page(UnsafeCell<[u8; PAGE_SIZE]>);
+
+/// Memory of a ring that both sides hold.
+#[derive(Clone)]
+pub struct Pages(Rc<Box<[Page]>>);
+
+impl Pages {
+    /// Zeroed pages.
+    pub fn new(count: usize) -> Pages {
+        Pages(Rc::new((0..count).map(|_| Page(UnsafeCell::new([0; PAGE_SIZE]))).collect()))
+    }
+
+    /// All of it, to be read and written by words.
+    pub fn words(&self) -> Slot<'_> {
+        // SAFETY: the pages live as long as `self`, and are touched by words only.
+        unsafe { Slot::new(self.base(), self.len()) }
+    }
+}
+
+// SAFETY: page-aligned memory that lives as long as any clone, touched by words only.
+unsafe impl Memory for Pages {
+    fn base(&self) -> NonNull<u8> {
+        NonNull::from(&self.0[0].0).cast()
+    }
+    fn len(&self) -> usize {
+        self.0.len() * PAGE_SIZE
+    }
+}
+
+/// Plays a script of octets against both layouts: no panic, no impossible task, whatever it is.
+pub fn hostile(script: &[u8]) {
+    play::<X86_64>(script);
+    play::<X86_32>(script);
+}
+
+fn limits(octet: u8) -> Limits {
+    let sectors = [0, 8, 1 << 20, u64::MAX][usize::from(octet & 3)];
+    let sector_size = 512 << (octet >> 2 & 3);
+    Limits { sectors, sector_size, read_only: octet & 16 != 0, flush: octet & 32 == 0 }
+}
+
+fn play<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
+    let Some((&first, script)) = script.split_first() else { return };
+    let (memory, limits) = (Pages::new(1 << (first >> 6 & 1)), limits(first));
+    let Ok(mut queue) = Queue::<P, Pages>::attach(memory.clone(), limits) else { return };
+    let mut open: Vec<Task> = Vec::new();
+    for step in script.chunks_exact(8) {
+        let value = u32::from_le_bytes([step[4], step[5], step[6], step[7]]);
+        let words = memory.words();
+        match step[0] % 8 {
+            0 | 1 => {
+                words.store32(usize::from(u16::from_le_bytes([step[2], step[3]])) % memory.len() & !3, value)
+            }
+            // A request as it should be, or nearly, and the index moved.
+            2 | 3 => {
+                let at = 64 + (step[1] as usize % 32) * P::SLOT;
+                words.store32(at, u32::from(step[2] % 8) | u32::from(step[3] % 13) << 8);
+                words.store32(at + P::SLOT - 92, value % 64);
+                words.store32(0, words.load32(0).wrapping_add(1));
+            }
+            4 => words.store32(0, value),
+            5 if !open.is_empty() => {
+                let task = open.swap_remove(usize::from(step[1]) % open.len());
+                queue.complete(task.job, if step[2] & 1 == 0 { Status::OKAY } else { Status::ERROR });
+            }
+            6 => {
+                let _ = queue.commit();
+                if queue.arm().is_err() {
+                    return;
+                }
+            }
+            _ => match queue.poll() {
+                Err(_) => return,
+                Ok(None) => {}
+                Ok(Some(task)) => {
+                    possible(&task, &limits);
+                    open.push(task);
+                }
+            },
+        }
+        let jobs: BTreeSet<_> = open.iter().map(|t| t.job).collect();
+        assert_eq!(jobs.len(), open.len(), "a job given out twice");
+        assert!(queue.under_way() <= queue.size() && open.len() <= queue.under_way());
+    }
+}
+
+/// What every task promises to the engine.
+fn possible(task: &Task, limits: &Limits) {
+    let mut sectors = 0;
+    for segment in &task.segments {
+        assert!(segment.first_sect <= segment.last_sect && segment.last_sect < 8);
+        sectors += u64::from(segment.last_sect - segment.first_sect) + 1;
+    }
+    let unit = u64::from(limits.sector_size) / 512;
+    assert!(task.sector.is_multiple_of(unit) && sectors.is_multiple_of(unit));
+    assert!(task.sector.checked_add(sectors).is_some_and(|end| end <= limits.sectors));
+    assert_eq!(task.op == Op::Flush, sectors == 0);
+    assert!(task.op != Op::Write || !limits.read_only);
+}
