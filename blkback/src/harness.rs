@@ -66,7 +66,8 @@ fn play<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
         let words = memory.words();
         match step[0] % 8 {
             0 | 1 => {
-                words.store32(usize::from(u16::from_le_bytes([step[2], step[3]])) % memory.len() & !3, value)
+                let at = usize::from(u16::from_le_bytes([step[2], step[3]])) % memory.len();
+                words.store32(at & !3, value);
             }
             // A request as it should be, or nearly, and the index moved.
             2 | 3 => {

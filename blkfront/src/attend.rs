@@ -15,15 +15,31 @@ use crate::queue::Fault;
 const RING_KEYS: [&str; 3] = ["ring-ref", "ring-page-order", "num-ring-pages"];
 
 impl Disk {
-    /// Takes the store's events and looks at the back end.
+    /// Looks at the back end until no event of the store is left: some come in with the replies to a look, and
+    /// those the descriptor does not tell of.
     pub(crate) fn look(&mut self) -> Result<()> {
+        self.take_events()?;
+        loop {
+            self.look_once()?;
+            if !self.take_events()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Takes the store's events; `true` if there were any.
+    fn take_events(&mut self) -> Result<bool> {
+        let mut any = false;
         loop {
             match self.store.poll_event() {
-                Ok(None) => break,
-                Ok(Some(_)) | Err(xenstore::Error::EventsLost(_)) => {}
+                Ok(None) => return Ok(any),
+                Ok(Some(_)) | Err(xenstore::Error::EventsLost(_)) => any = true,
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+
+    fn look_once(&mut self) -> Result<()> {
         let state = self.end.other_state(&mut self.store)?;
         let keys = match state {
             XenbusState::InitWait | XenbusState::Connected => gather(&mut self.store, self.end.other_path())?,

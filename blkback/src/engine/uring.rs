@@ -160,10 +160,11 @@ impl Drop for UringEngine {
     }
 }
 
-/// A ring for this thread alone where the kernel knows that kind (6.1), otherwise a plain one.
+/// A ring for this thread alone whose completions interrupt nobody, where the kernel knows that kind (6.0);
+/// otherwise a plain one. Not DEFER_TASKRUN: with that a ring's descriptor does not wake who polls it.
 fn build(entries: u32) -> io::Result<IoUring> {
     let mut alone = IoUring::builder();
-    alone.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_cqsize(entries * 2);
+    alone.setup_single_issuer().setup_coop_taskrun().setup_taskrun_flag().setup_cqsize(entries * 2);
     alone.build(entries).or_else(|_| IoUring::builder().setup_cqsize(entries * 2).build(entries))
 }
 

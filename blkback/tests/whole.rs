@@ -1,0 +1,281 @@
+//! Whole machines in threads: a front end's octets against the image's.
+
+mod common;
+
+use blkfront::{Completion, Error, Handle, Op, Options, Request};
+use common::{BOUND, GUEST, Machine, XVDA, open, options, pattern, try_open};
+use hypervisor::{Access, DomId, Hypervisor};
+use std::io::Write;
+use std::os::unix::fs::FileExt;
+use std::time::Duration;
+use xenstore::{Nodes, XenbusState};
+
+const MIB: usize = 1 << 20;
+
+fn image(len: usize) -> (tempfile::NamedTempFile, Vec<u8>) {
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let octets = pattern(1, len);
+    file.write_all(&octets).unwrap();
+    (file, octets)
+}
+
+fn content(file: &tempfile::NamedTempFile) -> Vec<u8> {
+    std::fs::read(file.path()).unwrap()
+}
+
+#[test]
+fn what_is_read_and_written_is_the_image() {
+    let (file, mut expected) = image(4 * MIB);
+    let machine = Machine::new();
+    let _back = machine.back();
+    machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap()), ("mode", "w")]);
+    let guest = machine.domain(GUEST);
+    for order in [0, 2] {
+        let mut disk = open(&guest, Options { ring_page_order: order, ..options() });
+        assert_eq!(disk.info().sectors, 8192);
+        assert_eq!(disk.depth(), 32 << order);
+        let mut read = vec![0; expected.len()];
+        disk.read_at(0, &mut read).unwrap();
+        assert!(read == expected);
+        for (seed, offset, len) in [(2, 512, 512), (3, 8192, 100 << 10), (4, 4 * MIB - 4096, 4096)] {
+            let octets = pattern(seed + 10 * u64::from(order), len);
+            disk.write_at(offset as u64, &octets).unwrap();
+            expected[offset..offset + len].copy_from_slice(&octets);
+        }
+        disk.flush().unwrap();
+        assert!(content(&file) == expected);
+        assert!(matches!(disk.read_at(1, &mut [0; 512]), Err(Error::Alignment { .. })));
+        assert!(matches!(disk.read_at(4 * MIB as u64, &mut [0; 512]), Err(Error::Range { .. })));
+        disk.close().unwrap();
+        machine.await_state(&machine_back(), XenbusState::Closed);
+    }
+}
+
+fn machine_back() -> String {
+    xenstore::xenbus::Device::new("vbd", GUEST.0, XVDA).back_path()
+}
+
+#[test]
+fn a_read_only_disk_is_not_written() {
+    let (file, expected) = image(MIB);
+    let machine = Machine::new();
+    let _back = machine.back();
+    machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap()), ("mode", "r")]);
+    let guest = machine.domain(GUEST);
+    let mut disk = open(&guest, options());
+    assert!(disk.info().read_only);
+    assert!(matches!(disk.write_at(0, &[1; 512]), Err(Error::ReadOnly)));
+    // A front end that writes all the same.
+    let buffer = disk.buffer(4096).unwrap();
+    let request = Request { token: 1, op: Op::Write, sector: 0, octets: 4096, buffer: Some(buffer) };
+    disk.submit(request).unwrap();
+    let done = wait_for(&mut disk, 1);
+    assert!(matches!(done[0].check(), Err(Error::Status { .. })));
+    assert!(content(&file) == expected);
+}
+
+fn wait_for(disk: &mut blkfront::Disk, count: usize) -> Vec<Completion> {
+    let mut done = Vec::new();
+    while done.len() < count {
+        let before = std::time::Instant::now();
+        let more = disk.wait(&mut done, Some(BOUND)).unwrap();
+        assert!(more > 0 || before.elapsed() < BOUND, "nothing done");
+    }
+    done
+}
+
+#[test]
+fn many_requests_at_once_keep_their_buffers() {
+    let (file, expected) = image(4 * MIB);
+    let machine = Machine::new();
+    let _back = machine.back();
+    machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap())]);
+    let guest = machine.domain(GUEST);
+    let mut disk = open(&guest, Options { ring_page_order: 1, ..options() });
+    let depth = disk.depth() as u64;
+    for token in 0..depth {
+        let buffer = disk.buffer(8192).unwrap();
+        let request = Request { token, op: Op::Read, sector: token * 16, octets: 8192, buffer: Some(buffer) };
+        disk.submit(request).unwrap();
+    }
+    let extra = Request { token: 99, op: Op::Read, sector: 0, octets: 512, buffer: disk.buffer(512).ok() };
+    assert!(disk.submit(extra).is_err(), "the ring is full");
+    let mut tokens = Vec::new();
+    for completion in wait_for(&mut disk, depth as usize) {
+        completion.check().unwrap();
+        let token = completion.request.token;
+        let mut read = [0; 8192];
+        completion.request.buffer.unwrap().copy_to(&mut read);
+        assert!(read == expected[token as usize * 8192..][..8192], "token {token}");
+        tokens.push(token);
+    }
+    tokens.sort_unstable();
+    assert_eq!(tokens, (0..depth).collect::<Vec<_>>());
+    let stats = machine_stats(&_back);
+    assert_eq!((stats.read.ops(), stats.read.octets()), (depth, depth * 8192));
+    assert_eq!(stats.latency().iter().sum::<u64>(), depth);
+}
+
+fn machine_stats(back: &common::Back) -> std::sync::Arc<blkback::Stats> {
+    back.registry.lock().unwrap()[&(GUEST.0, XVDA)].clone()
+}
+
+#[test]
+fn threads_share_a_disk() {
+    let (file, _) = image(4 * MIB);
+    let machine = Machine::new();
+    let _back = machine.back();
+    machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap())]);
+    let guest = machine.domain(GUEST);
+    let disk = Handle::new(open(&guest, options())).unwrap();
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let disk = disk.clone();
+            scope.spawn(move || {
+                for round in 0..20 {
+                    let octets = pattern(thread * 100 + round, 64 << 10);
+                    let offset = thread * MIB as u64 + (round % 4) * (64 << 10);
+                    disk.write_at(offset, &octets).unwrap();
+                    let mut read = vec![0; octets.len()];
+                    disk.read_at(offset, &mut read).unwrap();
+                    assert!(read == octets);
+                }
+            });
+        }
+    });
+    disk.flush().unwrap();
+    disk.close().unwrap();
+    assert!(matches!(disk.flush(), Err(Error::Closed)));
+}
+
+#[test]
+fn a_disk_grows_while_it_is_open() {
+    let (file, _) = image(MIB);
+    let machine = Machine::new();
+    let _back = machine.back();
+    let device = machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap())]);
+    let guest = machine.domain(GUEST);
+    let mut disk = open(&guest, options());
+    file.as_file().set_len(2 * MIB as u64).unwrap();
+    file.as_file().write_all_at(&[7; 512], 2 * MIB as u64 - 512).unwrap();
+    // Any write at the back end's node makes it look.
+    machine.tool().write(&format!("{}/resize", device.back_path()), "1").unwrap();
+    let mut done = Vec::new();
+    while disk.info().sectors != 4096 {
+        disk.wait(&mut done, Some(BOUND)).unwrap();
+    }
+    let mut last = [0; 512];
+    disk.read_at(2 * MIB as u64 - 512, &mut last).unwrap();
+    assert_eq!(last, [7; 512]);
+}
+
+#[test]
+fn a_disk_closes_and_opens_again_and_is_detached() {
+    let (file, expected) = image(MIB);
+    let machine = Machine::new();
+    let back = machine.back();
+    let device = machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap())]);
+    let guest = machine.domain(GUEST);
+    for _ in 0..5 {
+        let mut disk = open(&guest, options());
+        let mut read = vec![0; 4096];
+        disk.read_at(4096, &mut read).unwrap();
+        assert!(read == expected[4096..8192]);
+        disk.close().unwrap();
+    }
+    let mut disk = open(&guest, options());
+    machine.detach(&device);
+    let mut done = Vec::new();
+    while !disk.is_closed() {
+        let _ = disk.wait(&mut done, Some(BOUND));
+    }
+    assert!(matches!(disk.read_at(0, &mut [0; 512]), Err(Error::Closed)));
+    disk.close().unwrap();
+    machine.await_state(&device.back_path(), XenbusState::Closed);
+    machine.remove(&device);
+    let gone = || !back.registry.lock().unwrap().contains_key(&(GUEST.0, XVDA));
+    machine.tool().write("/local/poke", "").unwrap();
+    wait_until("the device is dropped", gone);
+    assert_eq!(guest.quarantined(DomId::DOM0), 0, "everything was unmapped");
+}
+
+fn wait_until(what: &str, is: impl Fn() -> bool) {
+    let start = std::time::Instant::now();
+    while !is() {
+        assert!(start.elapsed() < BOUND, "never: {what}");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn vanishing_nodes_end_the_device_while_io_runs() {
+    let (file, _) = image(MIB);
+    let machine = Machine::new();
+    let back = machine.back();
+    let device = machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap())]);
+    let guest = machine.domain(GUEST);
+    let mut disk = open(&guest, options());
+    let mut done = Vec::new();
+    for token in 0..32 {
+        let buffer = disk.buffer(4096).unwrap();
+        disk.submit(Request { token, op: Op::Read, sector: token * 8, octets: 4096, buffer: Some(buffer) })
+            .unwrap();
+    }
+    disk.commit().unwrap();
+    machine.tool().rm(&device.back_path()).unwrap();
+    wait_until("the device is dropped", || back.registry.lock().unwrap().is_empty());
+    let _ = disk.wait(&mut done, Some(Duration::ZERO));
+    back.stop();
+    drop(disk);
+    drop(done);
+    wait_until("everything is unmapped", || {
+        // Quarantine is looked through when pages are wanted.
+        drop(guest.share(DomId::DOM0, 1, Access::ReadWrite).unwrap());
+        guest.quarantined(DomId::DOM0) == 0
+    });
+}
+
+#[test]
+fn a_back_end_that_starts_again_loses_nothing() {
+    let (file, _) = image(MIB);
+    let machine = Machine::new();
+    let mut back = machine.back();
+    machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap())]);
+    let guest = machine.domain(GUEST);
+    let disk = Handle::new(open(&guest, options())).unwrap();
+    for round in 0..5u64 {
+        let writer = disk.clone();
+        let thread = std::thread::spawn(move || {
+            for n in 0..64u64 {
+                writer.write_at(n * 4096, &pattern(round * 1000 + n, 4096)).unwrap();
+            }
+        });
+        back.stop();
+        back = machine.back();
+        thread.join().unwrap();
+        let content = content(&file);
+        for n in 0..64 {
+            let expected = pattern(round * 1000 + n, 4096);
+            assert!(content[n as usize * 4096..][..4096] == expected, "round {round}, page {n}");
+        }
+    }
+    disk.close().unwrap();
+}
+
+#[test]
+fn a_wrong_image_is_told_and_another_is_tried() {
+    let machine = Machine::new();
+    let _back = machine.back();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("missing.img");
+    let device = machine.attach(GUEST, XVDA, &[("params", path.to_str().unwrap())]);
+    machine.await_state(&device.back_path(), XenbusState::Closing);
+    let error =
+        machine.tool().read_text(&format!("/local/domain/0/error/backend/vbd/1/{XVDA}/error")).unwrap();
+    assert!(error.starts_with("2 params: ") && error.contains("missing.img"), "{error}");
+    let guest = machine.domain(GUEST);
+    std::fs::write(&path, [0; 1024]).unwrap();
+    machine.tool().write(&format!("{}/again", device.back_path()), "1").unwrap();
+    let disk = try_open(&guest, options()).unwrap();
+    assert_eq!(disk.info().sectors, 2);
+}
