@@ -54,7 +54,7 @@ def _build(say) -> Images:
 
 
 class _Maker:
-    """Makes NAME-KEY in the cache unless it is there; all but the three last used of a name are dropped."""
+    """Makes NAME-KEY in the cache unless it is there; all but the four last used of a name are dropped."""
 
     def __init__(self, root: Path, say):
         self._folder = packages.cache() / "images"
@@ -73,8 +73,8 @@ class _Maker:
             part.rename(made)
         made.touch()
         # Several working copies may share a cache: their images live side by side for a while.
-        for old in sorted(self._folder.glob(f"{name}-*"), key=lambda path: path.stat().st_mtime)[:-3]:
-            old.unlink()
+        for old in sorted(self._folder.glob(f"{name}-*"), key=lambda path: path.stat().st_mtime)[:-4]:
+            old.unlink(missing_ok=True)
         return made
 
 

@@ -38,15 +38,16 @@ def _build(images: Images, say) -> Path | None:
     try:
         _save(images, made)
     except (Trouble, OSError) as trouble:
-        say(f"no saved machine: {trouble}")
+        say(f"no saved machine: {trouble} (log: {folder}/booting.log)")
         return None
-    for old in sorted(folder.glob("booted-*"), key=lambda path: path.stat().st_mtime)[:-2]:
-        old.unlink()
+    # As with images: those of other working copies stay for a while.
+    for old in sorted(folder.glob("booted-*"), key=lambda path: path.stat().st_mtime)[:-4]:
+        old.unlink(missing_ok=True)
     return made
 
 
 def _save(images: Images, made: Path) -> None:
-    with tempfile.TemporaryDirectory() as name, open(made.with_suffix(".log"), "wb") as log:
+    with tempfile.TemporaryDirectory() as name, open(made.parent / "booting.log", "wb") as log:
         folder, control = Path(name), f"{name}/qmp"
         shares = {"in": folder / "in", "out": folder / "out"}
         for share in shares.values():
@@ -59,7 +60,7 @@ def _save(images: Images, made: Path) -> None:
 
 
 def _migrate(control: str, made: Path) -> None:
-    part = made.with_suffix(".part")
+    part = made.parent / "part-booted"
     with socket.socket(socket.AF_UNIX) as qmp:
         qmp.settimeout(BOUND)
         qmp.connect(control)
