@@ -65,6 +65,8 @@ def unpacked(name: str, wanted, say) -> Path:
     stamp = root / "PACKAGES"
     with locked(name):
         if not stamp.exists():
+            if os.geteuid() == 0:
+                _apt("apt-get", "update")
             _unpack(root, wanted(), stamp, say)
     return root
 
