@@ -16,7 +16,7 @@ use bridge::{
     },
 };
 use common::{
-    host::{Host, in_namespaces, sh},
+    host::{Host, in_namespaces, in_namespaces_without, sh},
     pair, take, until,
 };
 
@@ -164,6 +164,20 @@ fn interfaces_that_are_missing_or_taken_are_named() {
         assert!(sh("ip link show master br9").contains("tap7"));
         drop(tap);
         assert!(matches!(netdev::mtu("tap7"), Err(NetError::NoInterface(_))));
+    });
+}
+
+#[test]
+fn a_missing_permission_is_named() {
+    in_namespaces_without("a_missing_permission_is_named", &["-net_admin,-net_raw"], || {
+        let says = |error: Option<NetError>, what: &str| {
+            let said = error.map(|error| error.to_string());
+            let wanted = format!("no permission to {what} is needed in this network namespace");
+            assert_eq!(said, Some(wanted));
+        };
+        says(Tap::open("tap7").err(), r#"make tap "tap7": CAP_NET_ADMIN"#);
+        says(Packet::open("lo").err(), r#"open a packet socket on "lo": CAP_NET_RAW"#);
+        says(netdev::set_up("lo").err(), r#"set up network interface "lo": CAP_NET_ADMIN"#);
     });
 }
 

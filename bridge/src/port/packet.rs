@@ -2,6 +2,10 @@
 //!
 //! Everything the interface receives comes in (it is made promiscuous), and what is sent leaves by it; its
 //! own host neither sees what we send nor do we see what it sends.
+//!
+//! UDP that a local program had segmented by the kernel (`UDP_SEGMENT`, as some QUIC programs do) arrives
+//! unsegmented from a veth and is dropped as malformed: `ethtool -K NAME tx-udp-segmentation off` at the
+//! sending end avoids it.
 #![allow(unsafe_code)] // `recvmsg` with an auxiliary message, and options that no crate wraps
 
 use std::{

@@ -12,17 +12,23 @@ const INSIDE: &str = "XPV_BRIDGE_TEST_INSIDE";
 /// Runs `body` of the test named `test` in a user and a network namespace of its own, where it may do with
 /// interfaces as it likes: the test program runs itself once more under `unshare`.
 pub(crate) fn in_namespaces(test: &str, body: fn()) {
+    in_namespaces_without(test, &[], body);
+}
+
+/// The same without the `capabilities`, each named as in `-net_admin`.
+pub(crate) fn in_namespaces_without(test: &str, capabilities: &[&str], body: fn()) {
     if std::env::var_os(INSIDE).is_some() {
         return body();
     }
     let program = std::env::current_exe().expect("the path of this program");
     let output = Command::new("unshare")
-        .args(["--user", "--map-root-user", "--net", "--mount"])
+        .args(["--user", "--map-root-user", "--net", "--mount", "setpriv"])
+        .args(capabilities.iter().flat_map(|name| ["--bounding-set", name, "--inh-caps", name]))
         .arg(program)
         .args(["--exact", test, "--nocapture"])
         .env(INSIDE, "1")
         .output()
-        .expect("`unshare` is needed: install the package util-linux");
+        .expect("`unshare` and `setpriv` are needed: install the package util-linux");
     assert!(
         output.status.success(),
         "in its own namespaces (are user namespaces allowed here?):\n{}{}",

@@ -5,11 +5,18 @@ pub(crate) mod host;
 
 use std::time::{Duration, Instant};
 
-use bridge::{Batch, Caps, Frame, Frames, Port, port::pair::Pair};
+use bridge::{Batch, Caps, Frame, Frames, Port, Seg, port::pair::Pair};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Longest that anything here may take.
 pub(crate) const BOUND: Duration = Duration::from_secs(20);
+
+/// A segment of octets that stay.
+#[allow(unsafe_code)]
+pub(crate) fn seg(octets: &'static [u8]) -> Seg {
+    // SAFETY: they stay for ever.
+    unsafe { Seg::new(octets.as_ptr(), octets.len() as u32) }
+}
 
 /// Both ends of a pair with room for 1024 frames.
 pub(crate) fn pair(caps: Caps) -> (Pair, Pair) {

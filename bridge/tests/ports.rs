@@ -1,0 +1,155 @@
+//! How the worker treats its ports: what it calls, when, and what an error costs.
+
+mod common;
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use bridge::{Batch, Bridge, Caps, Config, Frame, Frames, Hold, Pin, Port, Stats};
+use common::{pair, send, until};
+use nix::sys::eventfd::EventFd;
+
+fn frame() -> Frame {
+    Frame::from_slice(&[&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[0; 48]].concat())
+}
+
+/// A port made of what it does when called.
+struct Made<R, S, F> {
+    recv: R,
+    send: S,
+    flush: F,
+    stats: Arc<Stats>,
+    bell: EventFd,
+}
+
+impl<R, S, F> Made<R, S, F>
+where
+    R: FnMut(&mut Batch) -> io::Result<()> + Send + 'static,
+    S: FnMut(Frames<'_>) -> io::Result<()> + Send + 'static,
+    F: FnMut() -> io::Result<()> + Send + 'static,
+{
+    fn boxed(recv: R, send: S, flush: F) -> Box<dyn Port> {
+        Box::new(Made { recv, send, flush, stats: Arc::default(), bell: EventFd::new().unwrap() })
+    }
+}
+
+impl<R, S, F> Port for Made<R, S, F>
+where
+    R: FnMut(&mut Batch) -> io::Result<()> + Send,
+    S: FnMut(Frames<'_>) -> io::Result<()> + Send,
+    F: FnMut() -> io::Result<()> + Send,
+{
+    fn caps(&self) -> Caps {
+        Caps::plain(1500)
+    }
+    fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+    fn recv(&mut self, into: &mut Batch) -> io::Result<()> {
+        (self.recv)(into)
+    }
+    fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
+        (self.send)(frames)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        (self.flush)()
+    }
+    fn arm(&mut self) -> io::Result<bool> {
+        Ok(false)
+    }
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.bell.as_fd()
+    }
+}
+
+#[test]
+fn an_error_from_send_or_flush_costs_that_port_alone() {
+    let bridge = Bridge::start(Config::default()).unwrap();
+    let broken = || Err(io::Error::other("broken"));
+    let (mut end, port) = pair(Caps::plain(1500));
+    bridge.attach("whole", Box::new(port)).unwrap();
+    bridge.attach("send", Made::boxed(|_| Ok(()), move |_| broken(), || Ok(()))).unwrap();
+    assert_eq!(bridge.ports().unwrap().len(), 2);
+    send(&mut end, &[frame()]);
+    until("removal", || (bridge.ports().unwrap().len() == 1).then_some(()));
+    bridge.attach("flush", Made::boxed(|_| Ok(()), |_| Ok(()), broken)).unwrap();
+    until("removal", || (bridge.ports().unwrap().len() == 1).then_some(()));
+    assert_eq!(bridge.ports().unwrap()[0].name, "whole");
+}
+
+#[derive(Default)]
+struct Page {
+    held: AtomicU32,
+}
+
+impl Hold for Page {
+    fn hold(&self, _: u32) {
+        self.held.fetch_add(1, SeqCst);
+    }
+    fn release(&self, _: u32) {
+        self.held.fetch_sub(1, SeqCst);
+    }
+}
+
+/// One port's flush lets go of what another sent; the other must be flushed once more before all sleep, or
+/// its peer would wait for the answer until the next tick.
+#[test]
+fn what_a_flush_lets_go_is_answered_before_sleeping() {
+    let bridge = Bridge::start(Config { spin: Duration::ZERO, ..Config::default() }).unwrap();
+    let page = Arc::new(Page::default());
+    let (sent, answered, late) = <(Arc<AtomicBool>, Arc<AtomicBool>, Arc<AtomicBool>)>::default();
+    let source = Made::boxed(
+        {
+            let (page, sent, answered, late) = (page.clone(), sent.clone(), answered.clone(), late.clone());
+            move |into| {
+                if sent.swap(true, SeqCst) {
+                    late.fetch_or(!answered.load(SeqCst), SeqCst);
+                } else if let Some(slot) = into.slot() {
+                    slot.copy_from(&frame());
+                    page.hold(0);
+                    slot.pin(Pin::adopt(page.clone(), 0));
+                    slot.push(common::seg(b"payload")).unwrap();
+                }
+                Ok(())
+            }
+        },
+        |_| Ok(()),
+        {
+            let (page, sent, answered) = (page.clone(), sent.clone(), answered.clone());
+            move || {
+                answered.fetch_or(sent.load(SeqCst) && page.held.load(SeqCst) == 0, SeqCst);
+                Ok(())
+            }
+        },
+    );
+    let queue = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let sink = Made::boxed(
+        |_| Ok(()),
+        {
+            let queue = queue.clone();
+            move |frames: Frames<'_>| {
+                queue.lock().unwrap().extend(frames.iter().cloned());
+                Ok(())
+            }
+        },
+        move || {
+            queue.lock().unwrap().clear();
+            Ok(())
+        },
+    );
+    let (_end, first) = pair(Caps::plain(1500));
+    bridge.attach("first", Box::new(first)).unwrap();
+    bridge.attach("sink", sink).unwrap();
+    // The source is flushed before the sink.
+    bridge.detach("first").unwrap();
+    bridge.attach("source", source).unwrap();
+    until("the answer", || answered.load(SeqCst).then_some(()));
+    assert!(!late.load(SeqCst), "the source was called again before it could answer");
+}
