@@ -169,6 +169,7 @@ mod tests {
                 });
             }
         });
-        assert_eq!((0..4).map_while(|_| pool.take().map(std::mem::forget)).count(), 3);
+        let all: Vec<Buffer> = (0..4).map_while(|_| pool.take()).collect();
+        assert_eq!(all.len(), 3);
     }
 }
