@@ -212,6 +212,24 @@ fn domains_come_and_go() {
 }
 
 #[test]
+fn a_guest_is_told_of_releases_only_if_dom0_lets_it() {
+    let running = Running::new();
+    let (mut dom0, mut two) = (running.dom0(), running.domain(2));
+    two.watch("@releaseDomain", "out").unwrap();
+    event(&mut two);
+    running.domain(3);
+    running.store.release(3).unwrap();
+    assert_eq!(events(&mut two), []);
+    assert_eq!(dom0.get_perms("@releaseDomain").unwrap(), [Permission::new(0, Access::None)]);
+    let list = [Permission::new(0, Access::None), Permission::new(2, Access::Read)];
+    dom0.set_perms("@releaseDomain", &list).unwrap();
+    running.domain(3);
+    events(&mut two);
+    running.store.release(3).unwrap();
+    assert_eq!(event(&mut two).path, "@releaseDomain");
+}
+
+#[test]
 fn features_quotas_and_control_answer() {
     let running = Running::new();
     let mut dom0 = running.dom0();

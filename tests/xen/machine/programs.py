@@ -14,6 +14,7 @@ TARGET = "x86_64-unknown-linux-gnu"
 KNOWN = {
     "xpv": ["build", "--release", "-p", "toolstack", "--bin", "xpv"],
     "contract": ["test", "--no-run", "-p", "hypervisor", "--test", "contract"],
+    "xenstore-conformance": ["test", "--no-run", "-p", "xenstore", "--test", "conformance"],
     "on-xen": ["test", "--no-run", "-p", "hypervisor", "--test", "on_xen"],
 }
 
