@@ -251,7 +251,7 @@ fn malformed() {
         (IsDomainIntroduced, b""),
     ];
     for (kind, payload) in wrong {
-        // xenstored of Xen 4.17 ends without a word when one of these is not one string: not for other people's.
+        // xenstored of Xen 4.17 dies of these when the payload is not one string, and others still need it.
         if matches!(kind, Read | Mkdir | GetPerms) && store() != Store::Ours {
             continue;
         }
