@@ -279,7 +279,8 @@ impl Protocol for X86_64 {
     fn write_request(slot: Slot<'_>, request: &Request) {
         let Request::Io(r) = request else { return write_rare(slot, request) };
         let [low, high] = r.handle.to_le_bytes();
-        slot.store32(0, u32::from_le_bytes([r.operation, r.nr_segments, low, high]));
+        // With the padding after it, which would otherwise keep what an earlier response left.
+        slot.store64(0, u32::from_le_bytes([r.operation, r.nr_segments, low, high]).into());
         slot.store64(8, r.id);
         slot.store64(16, r.sector_number);
         // The sizes that requests most often have, without a loop.
@@ -336,7 +337,7 @@ fn read_rare(slot: Slot<'_>, head: u32) -> Request {
 fn write_rare(slot: Slot<'_>, request: &Request) {
     let head = |a: u8, b: u8, c: u16| {
         let [c, d] = c.to_le_bytes();
-        slot.store32(0, u32::from_le_bytes([a, b, c, d]));
+        slot.store64(0, u32::from_le_bytes([a, b, c, d]).into());
     };
     slot.store64(8, request.id());
     match request {

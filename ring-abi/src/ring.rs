@@ -222,14 +222,17 @@ impl<P: Protocol, M: Memory> Front<P, M> {
         Ok(found != self.rsp_cons)
     }
 
-    /// `RING_FINAL_CHECK_FOR_RESPONSES` (ring.h:420): asks to be woken by the next response; `true` if there are
-    /// some already.
+    /// `RING_FINAL_CHECK_FOR_RESPONSES` (ring.h:420): asks to be woken by the next response, unless there are some
+    /// already: then `true`.
     #[inline]
     pub fn arm(&mut self) -> Result<bool, Fault> {
+        if self.look()? {
+            return Ok(true);
+        }
         self.arm_after(1)
     }
 
-    /// As [`Front::arm`], but to be woken only by the `count`th response from now.
+    /// Asks to be woken only by the `count`th response from the last one taken; `true` if there are some already.
     #[inline]
     pub fn arm_after(&mut self, count: u32) -> Result<bool, Fault> {
         let header = self.slots.memory.header();
@@ -353,10 +356,13 @@ impl<P: Protocol, M: Memory> Back<P, M> {
         Notify::check(old, new, header.rsp_event.load(Ordering::Relaxed))
     }
 
-    /// `RING_FINAL_CHECK_FOR_REQUESTS` (ring.h:411): asks to be woken by the next request; `true` if there are
-    /// some already.
+    /// `RING_FINAL_CHECK_FOR_REQUESTS` (ring.h:411): asks to be woken by the next request, unless there are some
+    /// already: then `true`.
     #[inline]
     pub fn arm(&mut self) -> Result<bool, Fault> {
+        if self.look()? {
+            return Ok(true);
+        }
         let header = self.slots.memory.header();
         header.req_event.store(self.req_cons.wrapping_add(1), Ordering::Relaxed);
         fence(Ordering::SeqCst);
