@@ -112,29 +112,41 @@ impl Disk {
     /// The back end broke the protocol.
     pub(crate) fn fault(&mut self, fault: Fault) -> Error {
         tracing::error!(device = self.end.path(), "closing the device: {fault}");
+        self.unlink();
         let _ = self.give_up(None);
         fault.into()
     }
 
-    /// Closes this end, and gives up what is under way.
+    /// The back end closes: nothing more is asked, what is under way is waited for, then this end is Closed. Ring
+    /// and pages stay granted until the disk is dropped, as the back end may not have let go of them yet.
     fn give_up(&mut self, error: Option<Error>) -> Result<()> {
         self.handshake.close();
-        self.unlink();
-        drop(self.queue.abandon());
-        let told = self.end.switch_state(&mut self.store, XenbusState::Closed);
+        self.end.switch_state(&mut self.store, XenbusState::Closing)?;
+        self.leaving = true;
+        self.finish_leaving()?;
         match error {
             Some(error) => {
                 tracing::error!(device = self.end.path(), "closing the device: {error}");
                 Err(error)
             }
-            None => Ok(told.map(|_| ())?),
+            None => Ok(()),
         }
+    }
+
+    /// Writes Closed once nothing is under way any more.
+    pub(crate) fn finish_leaving(&mut self) -> Result<()> {
+        if self.leaving && (self.under_way() == 0 || !self.queue.is_connected()) {
+            self.leaving = false;
+            self.end.switch_state(&mut self.store, XenbusState::Closed)?;
+        }
+        Ok(())
     }
 
     /// Closes in order: Closing, the back end's Closing, Closed, the back end's Closed.
     pub(crate) fn leave(&mut self) -> Result<()> {
         use XenbusState::{Closed, Closing, Connected, Initialised};
         let was_open = !self.handshake.is_closed();
+        self.leaving = false;
         self.handshake.close();
         if was_open {
             self.end.switch_state(&mut self.store, Closing)?;

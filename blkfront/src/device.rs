@@ -104,6 +104,8 @@ pub struct Disk {
     pub(crate) link: Option<Link>,
     pub(crate) epoll: Epoll,
     pub(crate) idle: u32,
+    /// The back end closes, and what is under way is waited for.
+    pub(crate) leaving: bool,
     /// Buffers of the copying calls, kept.
     pub(crate) spare: Vec<Buffer>,
 }
@@ -135,10 +137,21 @@ impl Disk {
         end.watch_other(&mut store, "back")?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(store.fd(), EpollEvent::new(nix::sys::epoll::EpollFlags::EPOLLIN, STORE))?;
-        let (handshake, queue) = (Handshake::default(), Queue::new(0));
-        let (info, link, idle, spare) = (None, None, 0, Vec::new());
-        let mut disk =
-            Disk { hv, store, end, peer, options, handshake, info, queue, link, epoll, idle, spare };
+        let mut disk = Disk {
+            hv,
+            store,
+            end,
+            peer,
+            options,
+            handshake: Handshake::default(),
+            info: None,
+            queue: Queue::new(0),
+            link: None,
+            epoll,
+            idle: 0,
+            leaving: false,
+            spare: Vec::new(),
+        };
         disk.connect()?;
         Ok(disk)
     }
@@ -214,7 +227,7 @@ impl Disk {
     /// The hypervisor's.
     #[inline]
     pub fn commit(&mut self) -> Result<()> {
-        if !self.handshake.is_connected() || !self.queue.commit().wanted() {
+        if !self.handshake.is_connected() && !self.leaving || !self.queue.commit().wanted() {
             return Ok(());
         }
         match self.link.as_ref().map(|link| link.channel.notify()) {
@@ -268,7 +281,8 @@ impl Disk {
             }
             std::hint::spin_loop();
         }
-        if self.handshake.is_closed() {
+        self.finish_leaving()?;
+        if self.handshake.is_closed() && !self.leaving {
             return Err(Error::Closed);
         }
         match self.queue.arm() {
