@@ -18,6 +18,8 @@ mod error;
 #[cfg(feature = "std")]
 pub mod handle;
 pub mod handshake;
+#[cfg(any(test, fuzzing))]
+pub mod harness;
 pub mod queue;
 #[cfg(feature = "std")]
 mod sync;

@@ -196,3 +196,6 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
         self.table.drain()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! One harness for property tests and the fuzz target: a back end that writes whatever it likes into the ring.
+#![allow(unsafe_code)] // The ring's memory, ours and the hostile peer's at once.
+
+use alloc::boxed::Box;
+use alloc::collections::BTreeSet;
+use alloc::rc::Rc;
+use core::cell::UnsafeCell;
+use core::ptr::NonNull;
+
+use ring_abi::blkif::X86_64;
+use ring_abi::shm::{Memory, Slot};
+use ring_abi::{GrantRef, PAGE_SIZE};
+
+use crate::queue::{Op, Queue, Segments};
+
+#[repr(align(4096))]
+struct Page(UnsafeCell<[u8; PAGE_SIZE]>);
+
+/// Memory of a ring that both sides hold.
+#[derive(Clone)]
+pub struct Pages(Rc<Box<[Page]>>);
+
+impl Pages {
+    /// Zeroed pages.
+    pub fn new(count: usize) -> Pages {
+        Pages(Rc::new((0..count).map(|_| Page(UnsafeCell::new([0; PAGE_SIZE]))).collect()))
+    }
+
+    /// All of it, to be read and written by words.
+    pub fn words(&self) -> Slot<'_> {
+        // SAFETY: the pages live as long as `self`, and are touched by words only.
+        unsafe { Slot::new(self.base(), self.len()) }
+    }
+}
+
+// SAFETY: page-aligned memory that lives as long as any clone, touched by words only.
+unsafe impl Memory for Pages {
+    fn base(&self) -> NonNull<u8> {
+        NonNull::from(&self.0[0].0).cast()
+    }
+    fn len(&self) -> usize {
+        self.0.len() * PAGE_SIZE
+    }
+}
+
+/// One page's segment.
+pub fn segments() -> Segments {
+    let segment = ring_abi::blkif::Segment { gref: GrantRef(8), first_sect: 0, last_sect: 7 };
+    core::iter::once(segment).collect()
+}
+
+/// Plays a script of octets: no panic, no item given back twice, none lost, whatever it is.
+pub fn hostile(script: &[u8]) {
+    let mut memory = Pages::new(1);
+    let mut queue: Queue<X86_64, Pages, u64> = Queue::new(0);
+    let mut open = BTreeSet::new();
+    let mut next = 0;
+    for step in script.chunks_exact(8) {
+        let value = u32::from_le_bytes([step[4], step[5], step[6], step[7]]);
+        let words = memory.words();
+        match step[0] % 8 {
+            0 => {
+                let at = usize::from(u16::from_le_bytes([step[2], step[3]])) % memory.len();
+                words.store32(at & !3, value);
+            }
+            // A response as it should be, or nearly, and the index moved.
+            1 | 2 => {
+                let at = 64 + (step[1] as usize % 32) * 112;
+                words.store32(at, u32::from(step[2] % 32));
+                words.store32(at + 4, u32::from(step[3] % 4));
+                words.store32(at + 8, value & 0x1_0003);
+                words.store32(8, words.load32(8).wrapping_add(1));
+            }
+            3 => words.store32(8, words.load32(0).wrapping_sub(value % 4)),
+            4 | 5 => {
+                let op = [Op::Read, Op::Write, Op::Barrier, Op::Flush][usize::from(step[1] & 3)];
+                let before = queue.under_way();
+                if queue.submit(op, u64::from(value), segments(), next).is_ok() {
+                    open.insert(next);
+                    assert_eq!(queue.under_way(), before + 1);
+                }
+                next += 1;
+                let _ = queue.commit();
+            }
+            6 if step[1] % 8 == 0 => {
+                memory = Pages::new(1);
+                assert!(queue.connect(memory.clone()).is_ok());
+            }
+            _ => match queue.poll() {
+                // A fault ends the session; a later back end starts afresh with the same requests.
+                Err(_) => drop(queue.disconnect()),
+                Ok(None) => {}
+                Ok(Some((item, _))) => assert!(open.remove(&item), "given back twice"),
+            },
+        }
+        assert_eq!(queue.under_way(), open.len());
+    }
+    let rest: BTreeSet<_> = queue.abandon().into_iter().collect();
+    assert_eq!(rest, open, "lost");
+}
