@@ -15,6 +15,9 @@ const FILE: types::Fixed = types::Fixed(0);
 /// `IORING_ENTER_GETEVENTS`.
 const GETEVENTS: u32 = 1;
 
+/// How often one poll tries again what comes back unfinished at once.
+const ROUNDS: usize = 4;
+
 /// An operation in the kernel, and what the kernel reads while it is there.
 #[derive(Default)]
 struct Slot {
@@ -68,6 +71,13 @@ impl UringEngine {
         match queued {
             Ok(()) => self.to_submit += 1,
             Err(_) => self.again.push(at),
+        }
+    }
+
+    /// Queues what came back unfinished.
+    fn push_again(&mut self) {
+        for at in std::mem::take(&mut self.again) {
+            self.push(at);
         }
     }
 
@@ -130,12 +140,16 @@ impl Engine for UringEngine {
 
     fn poll(&mut self, done: &mut Vec<Done>) -> io::Result<()> {
         done.append(&mut self.early);
-        for at in std::mem::take(&mut self.again) {
-            self.push(at);
+        for _ in 0..ROUNDS {
+            self.enter(0)?;
+            self.reap(done);
+            if self.again.is_empty() {
+                return Ok(());
+            }
+            self.push_again();
         }
-        self.enter(0)?;
-        self.reap(done);
-        Ok(())
+        // What was queued must reach the kernel: only then does the descriptor tell of it.
+        self.enter(0)
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

@@ -1,0 +1,92 @@
+//! A back end's process killed while it works, again and again, under a guest that writes: nothing is lost.
+
+mod common;
+
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use blkback::VbdDriver;
+use blkfront::Handle;
+use common::{BOUND, GUEST, Machine, XVDA, open, options, pattern};
+use hypervisor::local::Domain;
+use hypervisor::{DomId, Hypervisor};
+use nix::sys::eventfd::EventFd;
+use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use xenstore::Client;
+
+const DIR: &str = "XPV_TEST_BACK_DIR";
+
+/// Not a test of its own: what the child process of the test below runs.
+#[test]
+fn child() {
+    let Ok(dir) = std::env::var(DIR) else { return };
+    let hv = Arc::new(Domain::join(dir, DomId::DOM0).unwrap());
+    let client = Client::new(hv.store().unwrap());
+    let never = EventFd::new().unwrap();
+    println!("serving");
+    xenstore::driver::run(client, 0, &mut VbdDriver::new(hv), never.as_fd()).unwrap();
+}
+
+struct Killed(Child);
+
+impl Killed {
+    fn start(machine: &Machine) -> Killed {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child", "--nocapture"])
+            .env(DIR, machine.sandbox.dir())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert!(lines.map_while(Result::ok).any(|line| line.contains("serving")), "the child does not serve");
+        Killed(child)
+    }
+}
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+#[test]
+fn a_killed_back_end_loses_nothing() {
+    const PAGES: u64 = 64;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(PAGES * 4096).unwrap();
+    let machine = Machine::new();
+    machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap())]);
+    let guest = machine.domain(GUEST);
+    let mut back = Some(Killed::start(&machine));
+    let disk = Handle::new(open(&guest, options())).unwrap();
+    let written = Arc::new(AtomicU64::new(0));
+    let (writer, count) = (disk.clone(), written.clone());
+    let thread = std::thread::spawn(move || {
+        while count.load(Ordering::Relaxed) < 5000 {
+            let n = count.load(Ordering::Relaxed);
+            writer.write_at(n % PAGES * 4096, &pattern(n, 4096)).unwrap();
+            count.store(n + 1, Ordering::Relaxed);
+        }
+    });
+    for round in 1..=4 {
+        let start = std::time::Instant::now();
+        while written.load(Ordering::Relaxed) < round * 1000 && !thread.is_finished() {
+            assert!(start.elapsed() < BOUND, "the guest is stuck in round {round}");
+            std::thread::yield_now();
+        }
+        drop(back.take());
+        back = Some(Killed::start(&machine));
+    }
+    thread.join().unwrap();
+    disk.flush().unwrap();
+    let content = std::fs::read(file.path()).unwrap();
+    let last = written.load(Ordering::Relaxed);
+    for n in last - PAGES..last {
+        let at = (n % PAGES * 4096) as usize;
+        assert!(content[at..at + 4096] == pattern(n, 4096), "write {n}");
+    }
+    disk.close().unwrap();
+}
