@@ -1,5 +1,7 @@
 //! A machine in threads: broker, store, and what a toolstack does to them.
-#![allow(dead_code, unreachable_pub)] // Each test program uses its part.
+#![allow(dead_code, unreachable_pub, unsafe_code)] // Each test program uses its part; raw memory of hostile peers.
+
+pub mod raw;
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
