@@ -374,7 +374,7 @@ impl Loop {
     }
 }
 
-#[allow(unsafe_code)]
+#[allow(unsafe_code)] // Adopting a descriptor that a system call returned.
 fn own_fd(fd: std::os::fd::RawFd) -> OwnedFd {
     // SAFETY: `accept4` has just made it for us.
     unsafe { OwnedFd::from_raw_fd(fd) }

@@ -223,7 +223,7 @@ impl std::fmt::Debug for Domain {
 }
 
 /// Rust programs ignore SIGPIPE from their start; some set it back so that `| head` ends them.
-#[allow(unsafe_code)]
+#[allow(unsafe_code)] // Signal dispositions are process-wide.
 fn ignore_sigpipe() -> Result<()> {
     // SAFETY: sets no handler of ours.
     let before = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigIgn) };

@@ -31,7 +31,7 @@ impl Pins {
         Ok(Self { counts, entries })
     }
 
-    #[allow(unsafe_code, clippy::cast_ptr_alignment)]
+    #[allow(unsafe_code, clippy::cast_ptr_alignment)] // The counts lie in a page-aligned mapping of our own.
     #[inline]
     fn count(&self, gref: GrantRef) -> Option<&AtomicU32> {
         // SAFETY: inside the mapping by the check, aligned, zeroed at first, and only ever used as an atomic.
