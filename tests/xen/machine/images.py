@@ -63,7 +63,8 @@ class _Maker:
 
     def __call__(self, name: str, sources: list[Path], write) -> Path:
         key = hashlib.sha256((self._root / "PACKAGES").read_bytes())
-        for source in [*sorted(HERE.glob("*.py")), *sources]:
+        makers = [HERE / name for name in ["cpio.py", "images.py", "modules.py", "packages.py"]]
+        for source in [*makers, *sources]:
             key.update(source.read_bytes())
         made = self._folder / f"{name}-{key.hexdigest()[:16]}"
         if not made.exists():

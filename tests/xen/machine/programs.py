@@ -15,6 +15,7 @@ KNOWN = {
     "xpv": ["build", "--release", "-p", "toolstack", "--bin", "xpv"],
     "contract": ["test", "--no-run", "-p", "hypervisor", "--test", "contract"],
     "xenstore-conformance": ["test", "--no-run", "-p", "xenstore", "--test", "conformance"],
+    "xen-vbd": ["build", "-p", "toolstack", "--example", "xen_vbd"],
     "on-xen": ["test", "--no-run", "-p", "hypervisor", "--test", "on_xen"],
 }
 
