@@ -19,8 +19,8 @@ use vm_memory::VolatileSlice;
 
 /// Who takes an owned page back.
 pub trait Keeper: Send + Sync {
-    /// This page is not used any more; does nothing if it was transferred since it had this `serial` number.
-    fn put(&self, frame: u32, serial: u32);
+    /// This page is not used any more; does nothing if it was transferred since it got this `token`.
+    fn put(&self, frame: u32, token: u64);
 }
 
 /// A page that this domain owns and nobody was granted, until it is dropped or transferred. The other domain, which
@@ -28,7 +28,7 @@ pub trait Keeper: Send + Sync {
 pub struct Owned {
     base: NonNull<u8>,
     frame: u32,
-    serial: u32,
+    token: u64,
     keeper: Arc<dyn Keeper>,
 }
 
@@ -40,8 +40,8 @@ unsafe impl Sync for Owned {}
 impl Owned {
     /// # Safety
     /// `base` points at a readable and writable page that stays mapped while `keeper` lives.
-    pub unsafe fn new(base: NonNull<u8>, frame: u32, serial: u32, keeper: Arc<dyn Keeper>) -> Self {
-        Self { base, frame, serial, keeper }
+    pub unsafe fn new(base: NonNull<u8>, frame: u32, token: u64, keeper: Arc<dyn Keeper>) -> Self {
+        Self { base, frame, token, keeper }
     }
 
     /// Its number, for [`Transfer::frame`](crate::Transfer::frame).
@@ -68,7 +68,7 @@ impl Owned {
 
 impl Drop for Owned {
     fn drop(&mut self) {
-        self.keeper.put(self.frame, self.serial);
+        self.keeper.put(self.frame, self.token);
     }
 }
 

@@ -80,9 +80,10 @@ impl Arena {
         NonNull::new(unsafe { self.memory.as_mut_ptr().add(at) })
     }
 
-    /// Where in the memfd a page lies, in octets.
-    pub(super) fn offset_of(&self, page: NonNull<u8>) -> i64 {
-        (page.as_ptr() as usize - self.memory.as_ptr() as usize) as i64
+    /// Where in the memfd a page lies, in octets; `None` if it is no page of this arena.
+    pub(super) fn offset_of(&self, page: NonNull<u8>) -> Option<i64> {
+        let at = (page.as_ptr() as usize).checked_sub(self.memory.as_ptr() as usize)?;
+        (at < self.layout.octets()).then_some(at as i64)
     }
 
     /// The 32-bit word at an offset in octets, for the balloon's queue.

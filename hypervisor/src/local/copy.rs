@@ -1,89 +1,127 @@
 //! `GNTTABOP_copy`: batches of copies between granted pages and memory.
 //!
-//! A page is pinned while it is copied, so that its owner's revoking the grant meanwhile is noticed by its owner
-//! and does no harm. Operations on the same page that follow each other share one pin.
+//! Pages are pinned while they are copied, so that a grant revoked meanwhile is noticed by its owner and does no
+//! harm. Sources are pinned first, then destinations, so that at most one peer's lock is held and only while pins
+//! change; operations on the same page that follow each other share one pin.
 #![allow(unsafe_code)] // Copies between memories that peers write.
 
 use super::entry::BAD_COPY;
-use super::peers::Known;
-use super::remote::Remote;
+use super::peers::Peers;
+use super::slot::{Arenas, Slot};
 use crate::{Copy, Place};
 use ring_abi::{DomId, GrantRef, PAGE_SIZE};
-use std::ptr::NonNull;
+use spin::mutex::SpinMutexGuard;
+use spin::relax::Yield;
+use std::ptr;
 
 /// `GNTST_bad_domain`.
 pub(super) const BAD_DOMAIN: i16 = -2;
+/// Operations whose pages are pinned at the same time.
+const CHUNK: usize = 32;
 
-/// A page that stays pinned until another one is needed.
-struct Pinned<'a> {
-    owner: &'a Remote,
+/// A pin to be undone.
+#[derive(Clone, Copy)]
+struct Pin {
+    domid: DomId,
     gref: GrantRef,
-    base: NonNull<u8>,
-    write: bool,
+    generation: u32,
 }
 
-impl Drop for Pinned<'_> {
-    fn drop(&mut self) {
-        self.owner.unpin(self.gref, self.write);
+/// One end of each copy of a chunk.
+struct Ends {
+    at: [*mut u8; CHUNK],
+    pins: [Option<Pin>; CHUNK],
+}
+
+/// The peer whose lock is held.
+struct Locked<'a> {
+    slot: &'a Slot,
+    arenas: SpinMutexGuard<'a, Arenas, Yield>,
+}
+
+/// Makes sure that this one lock is held and no other.
+#[inline]
+fn lock<'g, 'a>(peers: &'a Peers, held: &'g mut Option<Locked<'a>>, domid: DomId) -> Option<&'g mut Arenas> {
+    if held.as_ref().is_none_or(|locked| locked.slot.owner != domid) {
+        // Let go of one before the other is waited for.
+        *held = None;
+        let slot = peers.slot(domid)?;
+        *held = Some(Locked { slot, arenas: slot.lock() });
+    }
+    held.as_mut().map(|locked| &mut *locked.arenas)
+}
+
+/// Makes every copy of a batch that can be made, for domain `me`.
+pub(super) fn copy(peers: &Peers, me: DomId, ops: &mut [Copy<'_>]) {
+    for chunk in ops.chunks_mut(CHUNK) {
+        chunk.iter_mut().for_each(|op| op.status = 0);
+        let sources = pin(peers, me, chunk, false);
+        let dests = pin(peers, me, chunk, true);
+        for (n, op) in chunk.iter().enumerate().filter(|(_, op)| op.status == 0) {
+            // SAFETY: both ends were found to have `len` octets, in pages that stay pinned or in memory that the
+            // caller lent as `VolatileSlice`, whose contract is that others may write to it; they may overlap.
+            unsafe { ptr::copy(sources.at[n], dests.at[n], usize::from(op.len)) };
+        }
+        unpin(peers, &sources, false);
+        unpin(peers, &dests, true);
     }
 }
 
-/// One end of the copies of a batch.
-struct End<'a> {
-    known: &'a Known,
-    me: DomId,
-    write: bool,
-    pinned: Option<Pinned<'a>>,
-}
-
-impl<'a> End<'a> {
-    /// Address of an end of a copy, which stays valid until the next call or drop.
-    #[inline]
-    fn address(&mut self, place: &Place<'_>, len: usize) -> Result<*mut u8, i16> {
-        match place {
+/// Finds one end of each copy, and pins its page where it is granted; those that cannot be had get their status.
+fn pin(peers: &Peers, me: DomId, ops: &mut [Copy<'_>], write: bool) -> Ends {
+    let mut ends = Ends { at: [ptr::null_mut(); CHUNK], pins: [None; CHUNK] };
+    let mut held = None;
+    let mut last: Option<(Pin, *mut u8)> = None;
+    for (n, op) in ops.iter_mut().enumerate() {
+        let len = usize::from(op.len);
+        let place = if write { &op.dest } else { &op.source };
+        let found = match place {
             Place::Memory(memory) if memory.len() >= len => Ok(memory.ptr_guard_mut().as_ptr()),
-            Place::Grant { domid, gref, offset } if *offset as usize + len <= PAGE_SIZE => {
-                let base = self.pin(*domid, *gref)?;
-                // SAFETY: inside the page by the guard.
-                Ok(unsafe { base.as_ptr().add(*offset as usize) })
+            Place::Grant { domid, gref, offset } if usize::from(*offset) + len <= PAGE_SIZE => {
+                let domid = if *domid == DomId::SELF { me } else { *domid };
+                let page = match last {
+                    Some((pin, page)) if pin.gref == *gref && pin.domid == domid => Ok(page),
+                    _ => pin_page(peers, &mut held, domid, *gref, write).map(|(pin, page)| {
+                        ends.pins[n] = Some(pin);
+                        last = Some((pin, page));
+                        page
+                    }),
+                };
+                page.map(|page| page.wrapping_add(usize::from(*offset)))
             }
             _ => Err(BAD_COPY),
-        }
-    }
-
-    #[inline]
-    fn pin(&mut self, domid: DomId, gref: GrantRef) -> Result<NonNull<u8>, i16> {
-        let domid = if domid == DomId::SELF { self.me } else { domid };
-        match &self.pinned {
-            Some(pinned) if pinned.gref == gref && pinned.owner.owner == domid => return Ok(pinned.base),
-            _ => self.pinned = None,
-        }
-        let owner: &Remote = self.known.get(domid).ok_or(BAD_DOMAIN)?;
-        let base = owner.pin(gref, self.write)?;
-        self.pinned = Some(Pinned { owner, gref, base, write: self.write });
-        Ok(base)
-    }
-}
-
-/// Makes every copy of a batch that can be made, between pages of the arenas `known`.
-pub(super) fn copy(known: &Known, me: DomId, ops: &mut [Copy<'_>]) {
-    let mut source = End { known, me, write: false, pinned: None };
-    let mut dest = End { known, me, write: true, pinned: None };
-    for op in ops {
-        op.status = match one(&mut source, &mut dest, op) {
-            Ok(()) => 0,
-            Err(status) => status,
         };
+        match found {
+            Ok(at) => ends.at[n] = at,
+            Err(status) if op.status == 0 => op.status = status,
+            Err(_) => {}
+        }
     }
+    ends
 }
 
 #[inline]
-fn one(source: &mut End<'_>, dest: &mut End<'_>, op: &Copy<'_>) -> Result<(), i16> {
-    let len = usize::from(op.len);
-    let from = source.address(&op.source, len)?;
-    let to = dest.address(&op.dest, len)?;
-    // SAFETY: `len` octets each, of pinned pages or of memory that the caller lent as `VolatileSlice`, whose contract
-    // is that others may write to it meanwhile; the two may overlap.
-    unsafe { std::ptr::copy(from, to, len) };
-    Ok(())
+fn pin_page<'a>(
+    peers: &'a Peers,
+    held: &mut Option<Locked<'a>>,
+    domid: DomId,
+    gref: GrantRef,
+    write: bool,
+) -> Result<(Pin, *mut u8), i16> {
+    let remote = lock(peers, held, domid).and_then(Arenas::live).ok_or(BAD_DOMAIN)?;
+    let base = remote.pin(gref, write)?;
+    Ok((Pin { domid, gref, generation: remote.generation }, base.as_ptr()))
+}
+
+fn unpin(peers: &Peers, ends: &Ends, write: bool) {
+    let mut held = None;
+    for pin in ends.pins.iter().flatten() {
+        let arenas = lock(peers, &mut held, pin.domid);
+        if let Some(arenas) = arenas
+            && let Some(remote) = arenas.find(pin.generation)
+        {
+            remote.unpin(pin.gref, write);
+            arenas.tidy();
+        }
+    }
 }

@@ -7,8 +7,8 @@ use super::events::Events;
 use super::layout::Layout;
 use super::owner::Owner;
 use super::peers::Peers;
-use super::remote::Remote;
 use super::session::Session;
+use super::slot::Slot;
 use super::wire::{Reply, Request};
 use crate::{
     Accept, Access, Channel, Contiguous, Copy, DomId, Error, GrantRef, Hypervisor, Mapping, Owned, Place,
@@ -63,7 +63,8 @@ impl Domain {
         let layout = Layout::new(options.arena_pages).ok_or(Error::NoSpace("arenas of that size"))?;
         ignore_sigpipe()?;
         let session = Arc::new(Session::join(dir.as_ref(), domid)?);
-        Ok(Self { session, layout, owners: Mutex::default(), peers: Peers::default() })
+        let peers = Peers::new(session.clone());
+        Ok(Self { session, layout, owners: Mutex::default(), peers })
     }
 
     /// Pages and references that were granted to `peer`, ended, and are still mapped by it.
@@ -88,40 +89,31 @@ impl Domain {
         Ok(owner)
     }
 
-    /// The arena of `owner` for us; the broker is only asked the first time, and after the owner's death.
+    /// Does something with the arena of `owner` for us, which the broker is asked for the first time and after the
+    /// owner's death. `act` gives `None` where there is no live arena.
     #[inline]
-    fn remote(&self, owner: DomId) -> Result<Arc<Remote>> {
-        self.peers.live(owner).map_or_else(|| self.fetch(owner), Ok)
+    fn with<T>(&self, owner: DomId, act: impl Fn(&Arc<Slot>) -> Option<T>) -> Result<T> {
+        let slot = self.peers.slot(owner).ok_or(Error::NoSuchDomain(owner))?;
+        if let Some(done) = act(slot) {
+            return Ok(done);
+        }
+        self.fetch(slot)?;
+        act(slot).ok_or(Error::NoSuchDomain(owner))
     }
 
     #[cold]
-    fn fetch(&self, owner: DomId) -> Result<Arc<Remote>> {
+    fn fetch(&self, slot: &Slot) -> Result<()> {
         // Two threads must not map one arena twice: pins are counted per mapping of it.
         let _one_at_a_time = self.owners();
-        if let Some(remote) = self.peers.live(owner) {
-            return Ok(remote);
+        if slot.is_live() {
+            return Ok(());
         }
-        let (reply, fds) = self.session.call(&Request::Fetch(owner), None, owner)?;
+        let (reply, fds) = self.session.call(&Request::Fetch(slot.owner), None, slot.owner)?;
         let (Reply::Arena(pages), Ok([fd])) = (reply, <[OwnedFd; 1]>::try_from(fds)) else {
             return Err(Error::Protocol("the broker sent no arena".into()));
         };
         let layout = Layout::new(pages).ok_or_else(|| Error::Protocol("an arena of a wrong size".into()))?;
-        let remote = Arc::new(Remote::new(Arena::open(fd, layout)?, owner, self.session.clone())?);
-        if remote.arena.is_retired() {
-            return Err(Error::NoSuchDomain(owner));
-        }
-        self.peers.put(remote.clone());
-        Ok(remote)
-    }
-
-    /// As [`Domain::remote`], on behalf of a reference.
-    fn remote_for(&self, owner: DomId, refs: &[GrantRef]) -> Result<Arc<Remote>> {
-        self.remote(owner).map_err(|error| match error {
-            Error::Grant { peer, status, .. } => {
-                Error::Grant { peer, gref: refs.first().copied().unwrap_or_default(), status }
-            }
-            other => other,
-        })
+        slot.put(Arena::open(fd, layout)?, self.session.domid())
     }
 
     fn channel(&self, request: &Request, peer: DomId) -> Result<Box<dyn Channel>> {
@@ -146,11 +138,11 @@ impl Hypervisor for Domain {
     }
 
     fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Mapping> {
-        self.remote_for(peer, refs)?.map(refs, access)
+        self.with(peer, |slot| slot.map(refs, access)).map_err(|e| about(e, refs))?
     }
 
     fn map_contiguous(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Contiguous> {
-        self.remote_for(peer, refs)?.map_contiguous(refs, access)
+        self.with(peer, |slot| slot.map_contiguous(refs, access)).map_err(|e| about(e, refs))?
     }
 
     fn copy(&self, ops: &mut [Copy<'_>]) -> Result<()> {
@@ -160,22 +152,18 @@ impl Hypervisor for Domain {
             if last != Some(*domid) {
                 last = Some(*domid);
                 let owner = if *domid == DomId::SELF { self.domid() } else { *domid };
-                if !self.peers.is_live(owner) {
-                    // Whoever cannot be found fails its own operations only.
-                    let _ = self.fetch(owner);
-                }
+                // Whoever cannot be found fails its own operations only.
+                let _ = self.with(owner, |slot| slot.is_live().then_some(()));
             }
         }
-        copy::copy(&self.peers.now(), self.domid(), ops);
+        copy::copy(&self.peers, self.domid(), ops);
         Ok(())
     }
 
     fn transfer(&self, ops: &mut [Transfer]) -> Result<()> {
         for op in ops {
-            op.status = match self.remote(op.domid) {
-                Ok(remote) => remote.transfer(op.frame, op.gref).map_or_else(|status| status, |()| 0),
-                Err(_) => copy::BAD_DOMAIN,
-            };
+            let done = self.with(op.domid, |slot| Some(slot.lock().live()?.transfer(op.frame, op.gref)));
+            op.status = done.map_or(copy::BAD_DOMAIN, |done| done.map_or_else(|status| status, |()| 0));
         }
         Ok(())
     }
@@ -189,7 +177,12 @@ impl Hypervisor for Domain {
     }
 
     fn claim(&self, peer: DomId, pages: usize, into: &mut Vec<Owned>) -> Result<()> {
-        self.remote(peer)?.claim(pages, into);
+        let slot = self.peers.slot(peer).ok_or(Error::NoSuchDomain(peer))?;
+        if slot.claim(pages, into) {
+            return Ok(());
+        }
+        self.fetch(slot)?;
+        slot.claim(pages, into);
         Ok(())
     }
 
@@ -219,6 +212,16 @@ impl Hypervisor for Domain {
 impl std::fmt::Debug for Domain {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Domain({})", self.domid())
+    }
+}
+
+/// An error of mapping `refs` names the first where the peer shares nothing at all.
+fn about(error: Error, refs: &[GrantRef]) -> Error {
+    match error {
+        Error::Grant { peer, status, .. } => {
+            Error::Grant { peer, gref: refs.first().copied().unwrap_or_default(), status }
+        }
+        other => other,
     }
 }
 

@@ -8,10 +8,11 @@ use super::balloon;
 use super::entry::{Accepted, BAD_PAGE, BAD_REF};
 use super::owner::Owner;
 use super::remote::Remote;
+use super::slot::Slot;
 use crate::flip::{Accept, Keeper, Owned};
 use crate::{Error, Result};
 use ring_abi::GrantRef;
-use std::sync::{Arc, MutexGuard};
+use std::sync::Arc;
 
 /// The peer's list: what it owns in the arena.
 #[derive(Debug, Default)]
@@ -33,39 +34,26 @@ impl Flips {
 }
 
 impl Remote {
-    fn flips(&self) -> MutexGuard<'_, Flips> {
-        self.flips.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    /// Takes over pages that the owner gave up.
-    pub(super) fn claim(self: &Arc<Self>, pages: usize, into: &mut Vec<Owned>) {
-        let mut flips = self.flips();
-        let flips = &mut *flips;
-        flips.serials.resize(self.arena.layout().pages() as usize, 0);
+    /// Takes over pages that the owner gave up until `pages` are in the pool, or there are no more.
+    fn stock(&mut self, pages: usize) {
+        let (layout, flips) = (self.arena.layout(), &mut self.flips);
+        flips.serials.resize(layout.pages() as usize, 0);
         let missing = pages.saturating_sub(flips.pool.len());
         balloon::pop(&self.arena, missing, |frame| {
-            if self.arena.layout().grantable(frame) && flips.serials[frame as usize] == 0 {
+            if layout.grantable(frame) && flips.serials[frame as usize] == 0 {
                 flips.stamp(frame);
                 flips.pool.push(frame);
             }
         });
-        for _ in 0..pages {
-            let Some(frame) = flips.pool.pop() else { break };
-            let serial = flips.stamp(frame);
-            let base = self.arena.page(frame).expect("only grantable frames are claimed");
-            // SAFETY: a page of the arena, which `self` keeps mapped.
-            into.push(unsafe { Owned::new(base, frame, serial, self.clone()) });
-        }
     }
 
     /// Gives a page that we own to an entry that accepts it.
     ///
     /// # Errors
     /// `GNTST_*`; the page is still ours then.
-    pub(super) fn transfer(&self, frame: u64, gref: GrantRef) -> std::result::Result<(), i16> {
+    pub(super) fn transfer(&mut self, frame: u64, gref: GrantRef) -> std::result::Result<(), i16> {
         let entry = self.arena.entry(gref).ok_or(BAD_REF)?;
-        let mut flips = self.flips();
-        let serial = usize::try_from(frame).ok().and_then(|at| flips.serials.get_mut(at));
+        let serial = usize::try_from(frame).ok().and_then(|at| self.flips.serials.get_mut(at));
         let serial = serial.filter(|serial| **serial != 0).ok_or(BAD_PAGE)?;
         entry.commit(self.me)?;
         *serial = 0;
@@ -74,12 +62,34 @@ impl Remote {
     }
 }
 
-impl Keeper for Remote {
-    fn put(&self, frame: u32, serial: u32) {
-        let mut flips = self.flips();
-        if flips.serials.get(frame as usize) == Some(&serial) {
-            flips.pool.push(frame);
+impl Slot {
+    /// Takes over pages that the owner gave up, if it has an arena; `false` if it has none.
+    pub(super) fn claim(self: &Arc<Self>, pages: usize, into: &mut Vec<Owned>) -> bool {
+        let mut arenas = self.lock();
+        let Some(remote) = arenas.live() else { return false };
+        remote.stock(pages);
+        for _ in 0..pages {
+            let Some(frame) = remote.flips.pool.pop() else { break };
+            let token = u64::from(remote.generation) << 32 | u64::from(remote.flips.stamp(frame));
+            let base = remote.arena.page(frame).expect("only grantable frames are claimed");
+            remote.out += 1;
+            // SAFETY: a page of an arena that `self` keeps mapped while pages of it are out.
+            into.push(unsafe { Owned::new(base, frame, token, self.clone()) });
         }
+        true
+    }
+}
+
+impl Keeper for Slot {
+    fn put(&self, frame: u32, token: u64) {
+        let mut arenas = self.lock();
+        if let Some(remote) = arenas.find((token >> 32) as u32) {
+            remote.out = remote.out.saturating_sub(1);
+            if remote.flips.serials.get(frame as usize) == Some(&(token as u32)) {
+                remote.flips.pool.push(frame);
+            }
+        }
+        arenas.tidy();
     }
 }
 
@@ -142,7 +152,7 @@ impl Owner {
 }
 
 impl Keeper for Owner {
-    fn put(&self, frame: u32, _serial: u32) {
+    fn put(&self, frame: u32, _token: u64) {
         self.books().pages.put(frame);
     }
 }

@@ -27,6 +27,7 @@ mod remote;
 mod runs;
 mod sandbox;
 mod session;
+mod slot;
 mod socket;
 mod window;
 mod wire;

@@ -1,56 +1,32 @@
-//! Which arenas of peers this domain has mapped: read by every map and copy, changed when a peer comes or goes.
+//! The peers of a domain by number, found without a lock.
 
-use super::remote::Remote;
-use arc_swap::ArcSwap;
+use super::session::Session;
+use super::slot::Slot;
 use ring_abi::DomId;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-/// A fixed set of mapped arenas, sorted by owner.
-#[derive(Clone, Default)]
-pub(super) struct Known(Vec<Arc<Remote>>);
+/// Peers of one part of the table.
+const PART: usize = 64;
+type Part = Box<[OnceLock<Arc<Slot>>; PART]>;
 
-impl Known {
-    /// The arena of `owner`, retired or not.
-    #[inline]
-    pub(super) fn get(&self, owner: DomId) -> Option<&Arc<Remote>> {
-        // Few peers is the common case of a guest, and many that of domain 0.
-        let at = self.0.binary_search_by_key(&owner, |remote| remote.owner).ok()?;
-        Some(&self.0[at])
-    }
+/// A slot for each peer that was ever asked for.
+pub(super) struct Peers {
+    parts: Box<[OnceLock<Part>]>,
+    session: Arc<Session>,
 }
 
-/// The set, which can be replaced while others read it.
-#[derive(Default)]
-pub(super) struct Peers(ArcSwap<Known>);
-
 impl Peers {
-    /// The set as it is now.
-    #[inline]
-    pub(super) fn now(&self) -> arc_swap::Guard<Arc<Known>> {
-        self.0.load()
+    pub(super) fn new(session: Arc<Session>) -> Self {
+        let parts = usize::from(DomId::FIRST_RESERVED.0).div_ceil(PART);
+        Self { parts: (0..parts).map(|_| OnceLock::new()).collect(), session }
     }
 
-    /// The arena of `owner`, if it is mapped and not retired.
+    /// The slot of `peer`; `None` if no domain can have that number.
     #[inline]
-    pub(super) fn live(&self, owner: DomId) -> Option<Arc<Remote>> {
-        self.now().get(owner).filter(|remote| !remote.arena.is_retired()).cloned()
-    }
-
-    /// Whether that is there.
-    #[inline]
-    pub(super) fn is_live(&self, owner: DomId) -> bool {
-        self.now().get(owner).is_some_and(|remote| !remote.arena.is_retired())
-    }
-
-    /// Adds an arena, in place of an older one of the same owner, and forgets retired ones: what is still mapped of
-    /// them keeps them.
-    pub(super) fn put(&self, remote: Arc<Remote>) {
-        self.0.rcu(|known| {
-            let keep = |r: &&Arc<Remote>| r.owner != remote.owner && !r.arena.is_retired();
-            let mut next: Vec<_> = known.0.iter().filter(keep).cloned().collect();
-            next.push(remote.clone());
-            next.sort_by_key(|remote| remote.owner);
-            Known(next)
-        });
+    pub(super) fn slot(&self, peer: DomId) -> Option<&Arc<Slot>> {
+        let part = self.parts.get(usize::from(peer.0) / PART)?;
+        let part = part.get_or_init(|| Box::new([const { OnceLock::new() }; PART]));
+        let slot = &part[usize::from(peer.0) % PART];
+        Some(slot.get_or_init(|| Arc::new(Slot::new(peer, self.session.clone()))))
     }
 }

@@ -50,8 +50,9 @@ impl Window {
         let (at, one) = (NonZeroUsize::new(at), NonZeroUsize::new(PAGE_SIZE).expect("pages have octets"));
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
+        let offset = arena.offset_of(page).ok_or(Error::NoSpace("pages of this arena"))?;
         // SAFETY: replaces one page of our own reserved range, to which nobody has a pointer yet.
-        let shown = unsafe { mmap(at, one, prot, flags, arena.fd(), arena.offset_of(page)) };
+        let shown = unsafe { mmap(at, one, prot, flags, arena.fd(), offset) };
         shown.map(NonNull::cast).map_err(|e| Error::io("map a page into a window", e))
     }
 }
