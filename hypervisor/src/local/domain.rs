@@ -8,7 +8,7 @@ use super::layout::Layout;
 use super::owner::Owner;
 use super::peers::Peers;
 use super::session::Session;
-use super::slot::Slot;
+use super::slot::{Pages, Slot};
 use super::wire::{Reply, Request};
 use crate::{
     Accept, Access, Channel, Contiguous, Copy, DomId, Error, GrantRef, Hypervisor, Mapping, Owned, Place,
@@ -89,16 +89,20 @@ impl Domain {
         Ok(owner)
     }
 
-    /// Does something with the arena of `owner` for us, which the broker is asked for the first time and after the
-    /// owner's death. `act` gives `None` where there is no live arena.
     #[inline]
-    fn with<T>(&self, owner: DomId, act: impl Fn(&Arc<Slot>) -> Option<T>) -> Result<T> {
-        let slot = self.peers.slot(owner).ok_or(Error::NoSuchDomain(owner))?;
-        if let Some(done) = act(slot) {
+    fn slot(&self, peer: DomId) -> Result<&Arc<Slot>> {
+        self.peers.slot(peer).ok_or(Error::NoSuchDomain(peer))
+    }
+
+    /// Does something with the arena of a peer for us, which the broker is asked for the first time and after the
+    /// peer's death. `act` gives `None` where there is no live arena.
+    #[inline]
+    fn with<T>(&self, slot: &Slot, mut act: impl FnMut() -> Option<T>) -> Result<T> {
+        if let Some(done) = act() {
             return Ok(done);
         }
         self.fetch(slot)?;
-        act(slot).ok_or(Error::NoSuchDomain(owner))
+        act().ok_or(Error::NoSuchDomain(slot.owner))
     }
 
     #[cold]
@@ -138,11 +142,13 @@ impl Hypervisor for Domain {
     }
 
     fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Mapping> {
-        self.with(peer, |slot| slot.map(refs, access)).map_err(|e| about(e, refs))?
+        let (slot, mut pages) = (self.slot(peer)?, Pages::new());
+        self.with(slot, || slot.pin(refs, access, &mut pages)).map_err(|e| about(e, refs))??;
+        Ok(slot.mapping(pages, access))
     }
 
     fn map_contiguous(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Contiguous> {
-        self.with(peer, |slot| slot.map_contiguous(refs, access)).map_err(|e| about(e, refs))?
+        self.slot(peer)?.line_up(self.map(peer, refs, access)?)
     }
 
     fn copy(&self, ops: &mut [Copy<'_>]) -> Result<()> {
@@ -153,7 +159,7 @@ impl Hypervisor for Domain {
                 last = Some(*domid);
                 let owner = if *domid == DomId::SELF { self.domid() } else { *domid };
                 // Whoever cannot be found fails its own operations only.
-                let _ = self.with(owner, |slot| slot.is_live().then_some(()));
+                let _ = self.slot(owner).and_then(|slot| self.with(slot, || slot.is_live().then_some(())));
             }
         }
         copy::copy(&self.peers, self.domid(), ops);
@@ -162,7 +168,8 @@ impl Hypervisor for Domain {
 
     fn transfer(&self, ops: &mut [Transfer]) -> Result<()> {
         for op in ops {
-            let done = self.with(op.domid, |slot| Some(slot.lock().live()?.transfer(op.frame, op.gref)));
+            let transfer = |slot: &Slot| Some(slot.lock().live()?.transfer(op.frame, op.gref));
+            let done = self.slot(op.domid).and_then(|slot| self.with(slot, || transfer(slot)));
             op.status = done.map_or(copy::BAD_DOMAIN, |done| done.map_or_else(|status| status, |()| 0));
         }
         Ok(())
@@ -177,13 +184,8 @@ impl Hypervisor for Domain {
     }
 
     fn claim(&self, peer: DomId, pages: usize, into: &mut Vec<Owned>) -> Result<()> {
-        let slot = self.peers.slot(peer).ok_or(Error::NoSuchDomain(peer))?;
-        if slot.claim(pages, into) {
-            return Ok(());
-        }
-        self.fetch(slot)?;
-        slot.claim(pages, into);
-        Ok(())
+        let slot = self.slot(peer)?;
+        self.with(slot, || slot.claim(pages, into))
     }
 
     fn accept(&self, peer: DomId, entries: usize) -> Result<Box<dyn Accept>> {

@@ -63,10 +63,10 @@ impl Remote {
 }
 
 impl Slot {
-    /// Takes over pages that the owner gave up, if it has an arena; `false` if it has none.
-    pub(super) fn claim(self: &Arc<Self>, pages: usize, into: &mut Vec<Owned>) -> bool {
+    /// Takes over pages that the owner gave up, if it has an arena; `None` if it has none.
+    pub(super) fn claim(self: &Arc<Self>, pages: usize, into: &mut Vec<Owned>) -> Option<()> {
         let mut arenas = self.lock();
-        let Some(remote) = arenas.live() else { return false };
+        let remote = arenas.live()?;
         remote.stock(pages);
         for _ in 0..pages {
             let Some(frame) = remote.flips.pool.pop() else { break };
@@ -76,7 +76,7 @@ impl Slot {
             // SAFETY: a page of an arena that `self` keeps mapped while pages of it are out.
             into.push(unsafe { Owned::new(base, frame, token, self.clone()) });
         }
-        true
+        Some(())
     }
 }
 

@@ -7,7 +7,7 @@
 use super::remote::Remote;
 use super::session::Session;
 use super::window::Window;
-use crate::map::{Page, Unmap};
+use crate::map::{INLINE_PAGES, Page, Unmap};
 use crate::{Access, Contiguous, Error, Mapping, Result};
 use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 use smallvec::SmallVec;
@@ -15,6 +15,9 @@ use spin::mutex::{SpinMutex, SpinMutexGuard};
 use spin::relax::Yield;
 use std::ptr::NonNull;
 use std::sync::Arc;
+
+/// Pinned pages on their way into a mapping.
+pub(super) type Pages = SmallVec<[Page; INLINE_PAGES]>;
 
 /// A peer, whether it shares anything or not.
 pub(super) struct Slot {
@@ -89,16 +92,16 @@ impl Slot {
         Ok(())
     }
 
-    /// Maps pages, wherever they lie; all or none. `None` if there is no live arena.
+    /// Pins pages, wherever they lie, onto the end of `pages`, which is empty: all or none. `None` if there is no live
+    /// arena. (Mappings are large; they are made once, where they are returned.)
     ///
     /// # Errors
     /// [`Error::Grant`] for the first that was refused.
     #[inline]
-    pub(super) fn map(self: &Arc<Self>, refs: &[GrantRef], access: Access) -> Option<Result<Mapping>> {
+    pub(super) fn pin(&self, refs: &[GrantRef], access: Access, pages: &mut Pages) -> Option<Result<()>> {
         let mut arenas = self.lock();
         let remote = arenas.live()?;
         let write = access == Access::ReadWrite;
-        let mut pages = SmallVec::new();
         for gref in refs {
             match remote.pin(*gref, write) {
                 Ok(base) => pages.push(Page { base, token: token(remote.generation, *gref) }),
@@ -108,29 +111,22 @@ impl Slot {
                 }
             }
         }
-        drop(arenas);
-        // SAFETY: pages of an arena that `self` keeps mapped while pins of it are out; pinned until `unmap`.
-        Some(Ok(unsafe { Mapping::new(pages, access, self.clone()) }))
+        Some(Ok(()))
     }
 
-    /// Maps pages at consecutive addresses: where they lie, if they happen to, or else through a window.
+    /// Makes pinned pages a mapping, which will unpin them.
+    #[inline]
+    pub(super) fn mapping(self: &Arc<Self>, pages: Pages, access: Access) -> Mapping {
+        // SAFETY: pages of an arena that `self` keeps mapped while pins of it are out; pinned until `unmap`.
+        unsafe { Mapping::new(pages, access, self.clone()) }
+    }
+
+    /// The pages of a mapping at consecutive addresses: where they lie, if they happen to, or else through a window.
     ///
     /// # Errors
-    /// As [`Slot::map`], and the system's.
-    pub(super) fn map_contiguous(
-        self: &Arc<Self>,
-        refs: &[GrantRef],
-        access: Access,
-    ) -> Option<Result<Contiguous>> {
-        let pins = match self.map(refs, access)? {
-            Ok(pins) => pins,
-            Err(error) => return Some(Err(error)),
-        };
-        Some(self.line_up(pins, refs))
-    }
-
-    fn line_up(&self, pins: Mapping, refs: &[GrantRef]) -> Result<Contiguous> {
-        let bases: Vec<_> = (0..refs.len()).map(|n| pins.base(n)).collect();
+    /// The system's.
+    pub(super) fn line_up(&self, pins: Mapping) -> Result<Contiguous> {
+        let bases: Vec<_> = (0..pins.pages()).map(|n| pins.base(n)).collect();
         let follows = |w: &[NonNull<u8>]| w[0].as_ptr().wrapping_add(PAGE_SIZE) == w[1].as_ptr();
         let pages = if bases.windows(2).all(follows) { pins } else { self.window(pins, &bases)? };
         Contiguous::new(pages).ok_or(Error::NoSpace("a mapping of no pages"))
