@@ -14,7 +14,7 @@ pub mod netif;
 pub mod ring;
 pub mod shm;
 pub mod stream;
-mod sync;
+pub mod sync;
 pub mod xenbus;
 pub mod xs_wire;
 

@@ -6,7 +6,7 @@
 
 use crate::PAGE_SIZE;
 use crate::shm::{HEADER_LEN, Memory, Slot};
-use crate::sync::{Ordering, fence};
+use crate::sync::{Barrier, Ordering};
 use core::marker::PhantomData;
 
 /// `DEFINE_RING_TYPES(name, req, rsp)` of ring.h:150, as a type: how octets in a slot become meaning and back.
@@ -128,7 +128,7 @@ impl<P: Protocol, M: Memory> Slots<P, M> {
         let offset = HEADER_LEN + (index & self.mask) as usize * P::SLOT;
         // SAFETY: the masked index is below `slots(SLOT, len)`, so that the slot lies inside the memory, which
         // `self` borrows for the slot's life.
-        unsafe { Slot::new(self.memory.base().add(offset), P::SLOT) }
+        unsafe { Slot::within(self.memory.base(), offset, P::SLOT) }
     }
 }
 
@@ -185,9 +185,9 @@ impl<P: Protocol, M: Memory> Front<P, M> {
             return Notify::No;
         }
         let header = self.slots.memory.header();
-        fence(Ordering::Release);
+        Barrier::Publish.wait();
         header.req_prod.store(new, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        Barrier::Published.wait();
         self.req_published = new;
         Notify::check(old, new, header.req_event.load(Ordering::Relaxed))
     }
@@ -213,7 +213,7 @@ impl<P: Protocol, M: Memory> Front<P, M> {
     #[inline]
     pub fn look(&mut self) -> Result<bool, Fault> {
         let found = self.slots.memory.header().rsp_prod.load(Ordering::Relaxed);
-        fence(Ordering::Acquire);
+        Barrier::Observe.wait();
         if found.wrapping_sub(self.rsp_cons) > self.req_published.wrapping_sub(self.rsp_cons) {
             let (consumed, limit) = (self.rsp_cons, self.req_published);
             return Err(Fault::Overflow { ring: P::NAME, found, consumed, limit });
@@ -237,7 +237,7 @@ impl<P: Protocol, M: Memory> Front<P, M> {
     pub fn arm_after(&mut self, count: u32) -> Result<bool, Fault> {
         let header = self.slots.memory.header();
         header.rsp_event.store(self.rsp_cons.wrapping_add(count), Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        Barrier::Armed.wait();
         self.look()
     }
 
@@ -315,7 +315,7 @@ impl<P: Protocol, M: Memory> Back<P, M> {
     #[inline]
     pub fn look(&mut self) -> Result<bool, Fault> {
         let found = self.slots.memory.header().req_prod.load(Ordering::Relaxed);
-        fence(Ordering::Acquire);
+        Barrier::Observe.wait();
         let limit = self.rsp_prod.wrapping_add(self.size());
         if found.wrapping_sub(self.req_cons) > limit.wrapping_sub(self.req_cons) {
             return Err(Fault::Overflow { ring: P::NAME, found, consumed: self.req_cons, limit });
@@ -349,9 +349,9 @@ impl<P: Protocol, M: Memory> Back<P, M> {
             return Notify::No;
         }
         let header = self.slots.memory.header();
-        fence(Ordering::Release);
+        Barrier::Publish.wait();
         header.rsp_prod.store(new, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        Barrier::Published.wait();
         self.rsp_published = new;
         Notify::check(old, new, header.rsp_event.load(Ordering::Relaxed))
     }
@@ -365,7 +365,7 @@ impl<P: Protocol, M: Memory> Back<P, M> {
         }
         let header = self.slots.memory.header();
         header.req_event.store(self.req_cons.wrapping_add(1), Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        Barrier::Armed.wait();
         self.look()
     }
 

@@ -10,7 +10,7 @@ mod values;
 use crate::sync::AtomicU32;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU8 as Word8, AtomicU32 as Word32, AtomicU64 as Word64, Ordering::Relaxed};
+use core::sync::atomic::{AtomicU8 as Word8, AtomicU64 as Word64, Ordering::Relaxed};
 
 pub use values::Octets8;
 
@@ -22,6 +22,16 @@ pub struct Header {
     pub(crate) req_event: AtomicU32,
     pub(crate) rsp_prod: AtomicU32,
     pub(crate) rsp_event: AtomicU32,
+}
+
+#[cfg(loom)]
+impl Header {
+    /// For the model checker, whose atomics are larger than what they stand for: indexes that are in no page.
+    #[allow(clippy::new_without_default)]
+    pub fn new() -> Self {
+        let [req_prod, req_event, rsp_prod, rsp_event] = [0, 1, 0, 1].map(AtomicU32::new);
+        Self { req_prod, req_event, rsp_prod, rsp_event }
+    }
 }
 
 /// Octets before the first slot: four indexes, `pvt` and padding (ring.h:157).
@@ -63,6 +73,20 @@ impl Slot<'_> {
     #[inline(always)]
     pub unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
         Self { base, len, memory: PhantomData }
+    }
+
+    /// # Safety
+    /// `base` points at memory of which `len` octets from `offset` on are as [`Slot::new`] wants them.
+    #[inline(always)]
+    pub(crate) unsafe fn within(base: NonNull<u8>, offset: usize, len: usize) -> Self {
+        // SAFETY: by the caller. Under loom an atomic of its own stands for each 32-bit word.
+        unsafe {
+            #[cfg(not(loom))]
+            let base = base.add(offset);
+            #[cfg(loom)]
+            let base = base.cast::<AtomicU32>().add(offset / 4).cast();
+            Self::new(base, len)
+        }
     }
 
     /// Where the slot begins.
@@ -157,10 +181,23 @@ impl Slot<'_> {
         self.base.as_ptr().wrapping_add(offset).align_offset(8).min(len)
     }
 
+    #[cfg(not(loom))]
+    #[inline(always)]
+    fn word32(&self, offset: usize) -> &AtomicU32 {
+        self.word(offset)
+    }
+
+    #[cfg(loom)]
+    fn word32(&self, offset: usize) -> &AtomicU32 {
+        assert!(offset + 4 <= self.len, "word outside the slot");
+        // SAFETY: inside the slot, for each 32-bit word of which there is an atomic.
+        unsafe { self.base.cast::<AtomicU32>().add(offset / 4).as_ref() }
+    }
+
     /// The 32-bit word at `offset` octets.
     #[inline(always)]
     pub fn load32(&self, offset: usize) -> u32 {
-        self.word::<Word32>(offset).load(Relaxed)
+        self.word32(offset).load(Relaxed)
     }
 
     /// The 64-bit word at `offset` octets; the slot must be 8-aligned.
@@ -172,7 +209,7 @@ impl Slot<'_> {
     /// Stores a 32-bit word at `offset` octets.
     #[inline(always)]
     pub fn store32(&self, offset: usize, value: u32) {
-        self.word::<Word32>(offset).store(value, Relaxed);
+        self.word32(offset).store(value, Relaxed);
     }
 
     /// Stores a 64-bit word at `offset` octets; the slot must be 8-aligned.

@@ -2,6 +2,8 @@
 #![allow(unsafe_code)] // Raw pages.
 #![allow(dead_code)] // Each test uses a part.
 
+pub(crate) mod hostile;
+
 use ring_abi::PAGE_SIZE;
 use ring_abi::shm::{Memory, Slot};
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -35,6 +37,7 @@ impl Pages {
         let layout = Layout::from_size_align(pages * PAGE_SIZE, PAGE_SIZE).unwrap();
         // SAFETY: the layout's size is not zero.
         let base = NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap();
+        #[allow(clippy::arc_with_non_send_sync)] // `Pages` says why it is both.
         Self(Arc::new(Octets { base, layout }))
     }
 

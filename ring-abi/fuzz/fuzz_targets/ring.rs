@@ -1,0 +1,7 @@
+//! The harness of `tests/hostile.rs`, driven by libFuzzer.
+#![no_main]
+
+#[path = "../../tests/common/mod.rs"]
+mod common;
+
+libfuzzer_sys::fuzz_target!(|octets: &[u8]| common::hostile::run(octets));

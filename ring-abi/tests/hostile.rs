@@ -1,0 +1,137 @@
+//! A peer that writes what it likes, whenever it likes: see [`common::hostile`].
+#![cfg(not(loom))]
+
+mod common;
+
+use common::{Numbers, Pages, hostile};
+use ring_abi::blkif::{Request, X86_64};
+use ring_abi::console;
+use ring_abi::ring::{Back, Fault, Front, Protocol};
+use ring_abi::stream::{self, Stream};
+
+/// Runs that a generator makes up: few under Miri, which looks at each step.
+#[test]
+fn made_up_peers_do_no_harm() {
+    let mut numbers = Numbers(1);
+    let (runs, steps) = if cfg!(miri) { (26, 60) } else { (4_000, 600) };
+    for run in 0..runs {
+        let mut octets = vec![run as u8];
+        octets.extend((0..numbers.below(steps)).map(|_| numbers.next() as u8));
+        hostile::run(&octets);
+    }
+}
+
+#[cfg(not(miri))]
+mod arbitrary {
+    use super::hostile;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn arbitrary_peers_do_no_harm(octets in proptest::collection::vec(any::<u8>(), 0..2048)) {
+            hostile::run(&octets);
+        }
+    }
+}
+
+#[test]
+fn a_producer_that_runs_ahead_or_back_is_a_fault() {
+    let pages = Pages::new(1);
+    let mut back = Back::<X86_64, _>::attach(pages.clone()).unwrap();
+    pages.slot().store32(0, 33);
+    let ahead = Fault::Overflow { ring: X86_64::NAME, found: 33, consumed: 0, limit: 32 };
+    assert_eq!(back.pop(), Err(ahead));
+    pages.slot().store32(0, 1);
+    assert!(matches!(back.pop(), Ok(Some(Request::Io(_)))));
+    pages.slot().store32(0, 0);
+    assert!(matches!(back.pop(), Err(Fault::Overflow { found: 0, consumed: 1, .. })));
+}
+
+#[test]
+fn answers_that_nobody_asked_for_are_a_fault() {
+    let pages = Pages::new(1);
+    let mut front = Front::<X86_64, _>::init(pages.clone()).unwrap();
+    assert!(front.push(&Request::default()));
+    pages.slot().store32(8, 1);
+    assert!(front.pop().is_err(), "pushed is not published");
+    let _ = front.commit();
+    assert!(front.pop().is_ok());
+    assert_eq!(front.free(), front.size());
+}
+
+#[test]
+fn indexes_wrap() {
+    let pages = Pages::new(1);
+    pages.slot().store32(0, u32::MAX - 2);
+    pages.slot().store32(8, u32::MAX - 2);
+    let mut back = Back::<X86_64, _>::attach(pages.clone()).unwrap();
+    pages.slot().store32(0, 5);
+    let mut request = Request::default();
+    for _ in 0..8 {
+        assert_eq!(back.pop_into(&mut request), Ok(true));
+        back.push(&ring_abi::blkif::Response { id: 0, operation: 0, status: ring_abi::blkif::Status::OKAY });
+    }
+    assert_eq!(back.pop_into(&mut request), Ok(false));
+    let _ = back.commit();
+    assert_eq!(pages.slot().load32(8), 5);
+}
+
+#[test]
+fn a_stream_carries_everything_in_order() {
+    let pages = Pages::new(1);
+    let mut front = Stream::front(pages.clone(), &console::INTERFACE).unwrap();
+    let mut back = Stream::back(pages, &console::INTERFACE).unwrap();
+    let (mut numbers, mut sent, mut received) = (Numbers(7), 0u64, 0u64);
+    let total = if cfg!(miri) { 3_000 } else { 300_000 };
+    while received < total {
+        let octets: Vec<u8> = (0..numbers.below(700)).map(|i| (sent + i) as u8).collect();
+        sent += front.write(&octets).unwrap() as u64;
+        let mut into = vec![0; numbers.below(700) as usize];
+        let count = back.read(&mut into).unwrap();
+        assert!(into[..count].iter().enumerate().all(|(i, octet)| *octet == (received + i as u64) as u8));
+        received += count as u64;
+    }
+    assert!(received <= sent && sent <= received + 2048);
+}
+
+#[test]
+fn a_stream_whose_peer_lies_stops() {
+    let pages = Pages::new(1);
+    let mut back = Stream::back(pages.clone(), &console::INTERFACE).unwrap();
+    pages.slot().store32(console::OUT.prod, 2049);
+    let fault = stream::Fault::Index { stream: "console", prod: 2049, cons: 0, size: 2048 };
+    assert_eq!(back.read(&mut [0; 8]), Err(fault));
+    pages.slot().store32(console::IN.cons, 1);
+    assert!(back.write(b"x").is_err());
+}
+
+/// The peer changes a request while it is read, again and again: what was checked is what is used, for there is only
+/// one copy. (Not under Miri, which knows no other process and takes 4- and 8-octet accesses of one word for a race.)
+#[cfg(not(miri))]
+#[test]
+fn a_racing_peer_cannot_split_what_was_read() {
+    use ring_abi::shm::Memory;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let (pages, stop) = (Pages::new(1), AtomicBool::new(false));
+    let mut back = Back::<X86_64, _>::attach(pages.clone()).unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut numbers = Numbers(3);
+            while !stop.load(Ordering::Relaxed) {
+                let offset = 64 + numbers.below(pages.len() as u64 / 4 - 16) as usize * 4;
+                pages.slot().store32(offset, numbers.next() as u32);
+            }
+        });
+        for turn in 1..20_000u32 {
+            pages.slot().store32(0, turn);
+            let request = back.pop().unwrap().expect("published");
+            if let Request::Io(io) = &request {
+                assert_eq!(io.segments.len(), usize::from(io.nr_segments).min(11));
+            }
+            let (id, operation) = (request.id(), request.operation());
+            back.push(&ring_abi::blkif::Response { id, operation, status: ring_abi::blkif::Status::OKAY });
+            let _ = back.commit();
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+}
