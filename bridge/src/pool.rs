@@ -107,8 +107,14 @@ impl Buffer {
     }
 
     /// Makes its first `len` octets (clamped to its size) the payload of `frame`, after the frame's head.
-    pub fn give_to(mut self, frame: &mut Frame, len: usize) {
-        let (start, len) = (self.as_mut_ptr(), len.min(self.size()));
+    pub fn give_to(self, frame: &mut Frame, len: usize) {
+        self.give_part_to(frame, 0, len);
+    }
+
+    /// Makes `len` octets from `at` on (clamped to its size) the payload of `frame`, after the frame's head.
+    pub fn give_part_to(mut self, frame: &mut Frame, at: usize, len: usize) {
+        let at = at.min(self.size());
+        let (start, len) = (self.as_mut_ptr().wrapping_add(at), len.min(self.size() - at));
         if let Some(pool) = self.pool.take() {
             pool.hold(self.index);
             frame.pin(Pin::adopt(pool, self.index));

@@ -74,6 +74,8 @@ pub struct Nic {
     link: Option<Link>,
     /// Longest packet that the back end takes.
     longest: usize,
+    /// What the back end of the latest connection takes.
+    offer: Option<Offer>,
     epoll: Epoll,
     counters: Counters,
     /// The back end broke the protocol: nothing more is had to do with it.
@@ -106,6 +108,7 @@ impl Nic {
             handshake: Handshake::default(),
             link: None,
             longest: 0,
+            offer: None,
             epoll,
             counters: Counters::default(),
             shunned: false,
@@ -129,6 +132,11 @@ impl Nic {
     /// Whether frames flow.
     pub fn is_up(&self) -> bool {
         self.link.is_some() && self.handshake.is_running()
+    }
+
+    /// What the back end of the latest connection takes; `None` before the first.
+    pub fn offer(&self) -> Option<&Offer> {
+        self.offer.as_ref()
     }
 
     /// What went through.
@@ -219,11 +227,14 @@ impl Nic {
         if self.client.is_none() && Instant::now() >= self.retry {
             self.find_store()?;
         }
-        let Some(client) = &mut self.client else { return Ok(()) };
-        match drain(client) {
-            Ok(false) => Ok(()),
-            Ok(true) => self.look(),
-            Err(error) => self.lost(error),
+        // Events come in with the replies to a look too, and of those the descriptor does not tell.
+        loop {
+            let Some(client) = &mut self.client else { return Ok(()) };
+            match drain(client) {
+                Ok(false) => return Ok(()),
+                Ok(true) => self.look()?,
+                Err(error) => self.lost(error)?,
+            }
         }
     }
 
@@ -248,7 +259,16 @@ impl Nic {
     /// # Errors
     /// Those of the store.
     pub fn close(mut self) -> Result<(), Error> {
+        self.shut()
+    }
+
+    /// As [`Nic::close`], for those who cannot give it away. Nothing is sent or received any more.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub fn shut(&mut self) -> Result<(), Error> {
         self.unlink();
+        self.shunned = true;
         if let Some(client) = &mut self.client {
             self.end.switch_state(client, XenbusState::Closed)?;
         }
@@ -341,6 +361,7 @@ impl Nic {
         self.longest = if offer.sg { MAX_TX_SIZE } else { hypervisor::PAGE_SIZE };
         let keys = keys(link.transport(), self.wishes);
         self.link = Some(link);
+        self.offer = Some(offer);
         self.end.publish(client, &keys, XenbusState::Connected)?;
         Ok(())
     }

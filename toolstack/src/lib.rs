@@ -2,6 +2,12 @@
 //!
 //! A library so that its parsers can be fuzzed and its parts measured; `main` is one call.
 
+pub mod cli;
+pub mod commands;
 pub mod config;
+pub mod dir;
 pub mod error;
+pub mod guest;
+pub mod machine;
 pub mod nbd;
+mod output;

@@ -18,9 +18,10 @@ mod ioctl {
     nix::ioctl_write_ptr_bad!(set_flags, libc::SIOCSIFFLAGS, libc::ifreq);
     nix::ioctl_read_bad!(get_mtu, libc::SIOCGIFMTU, libc::ifreq);
     nix::ioctl_write_ptr_bad!(set_mtu_of, libc::SIOCSIFMTU, libc::ifreq);
+    nix::ioctl_write_ptr_bad!(set_mac_of, libc::SIOCSIFHWADDR, libc::ifreq);
     nix::ioctl_write_ptr_bad!(add_to_bridge, SIOCBRADDIF, libc::ifreq);
 }
-use ioctl::{add_to_bridge, get_flags, get_mtu, set_flags, set_mtu_of};
+use ioctl::{add_to_bridge, get_flags, get_mtu, set_flags, set_mac_of, set_mtu_of};
 
 /// Why something could not be done with an interface.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +95,18 @@ pub fn set_mtu(name: &str, mtu: u32) -> Result<(), NetError> {
     request.ifr_ifru.ifru_mtu = i32::try_from(mtu).unwrap_or(i32::MAX);
     // SAFETY: the kernel only reads the request.
     ioctl(name, &format!("set an mtu of {mtu} for"), |fd| unsafe { set_mtu_of(fd, &request) })
+}
+
+/// Sets the Ethernet address of interface `name`.
+pub fn set_mac(name: &str, mac: [u8; 6]) -> Result<(), NetError> {
+    let mut request = request(name)?;
+    let mut data = [0; 14];
+    for (to, octet) in data.iter_mut().zip(mac) {
+        *to = octet as libc::c_char;
+    }
+    request.ifr_ifru.ifru_hwaddr = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: data };
+    // SAFETY: the kernel only reads the request.
+    ioctl(name, "set the address of", |fd| unsafe { set_mac_of(fd, &request) })
 }
 
 /// Sets interface `name` up.

@@ -1,0 +1,111 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+use crate::commands::*;
+use crate::dir::Dir;
+use crate::error::Result;
+use crate::machine::process;
+
+/// Xen's paravirtual disks and network interfaces, on real Xen or with no Xen at all.
+///
+/// `xpv demo` shows everything at work. `xpv up host.toml` runs a machine: a store and a broker (`xpv hypervisor`),
+/// the back ends (`xpv dom0`), and guests (`xpv create guest.cfg`), each of them a process.
+#[derive(Debug, Parser)]
+#[command(name = "xpv", version, max_term_width = 100)]
+pub struct Cli {
+    /// The machine's folder [default: $XPV_DIR, or /run/xpv for root, or $XDG_RUNTIME_DIR/xpv]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+
+    /// Say more, on standard error; twice for everything (RUST_LOG has the last word)
+    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+
+    /// End when this process does
+    #[arg(long, global = true, hide = true, value_name = "PID")]
+    pub die_with: Option<u32>,
+
+    /// Start a session of one's own
+    #[arg(long, global = true, hide = true)]
+    pub new_session: bool,
+
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What can be done.
+#[derive(Debug, Subcommand)]
+#[allow(missing_docs)] // each is documented by its arguments
+pub enum Command {
+    Demo(demo::Args),
+    Up(up::Args),
+    Hypervisor(hypervisor::Args),
+    Dom0(dom0::Args),
+    Guest(guest::Args),
+    Create(create::Args),
+    Destroy(destroy::Args),
+    List(list::Args),
+    BlockAttach(block_attach::Args),
+    BlockDetach(block_detach::Args),
+    BlockList(block_list::Args),
+    NetworkAttach(network_attach::Args),
+    NetworkDetach(network_detach::Args),
+    NetworkList(network_list::Args),
+    Man(man::Args),
+    Completions(completions::Args),
+    #[command(hide = true)]
+    DemoGuest(demo_guest::Args),
+}
+
+impl Cli {
+    /// Does it.
+    ///
+    /// # Errors
+    /// Why it failed, in one line.
+    pub fn run(self) -> Result<()> {
+        self.die_with.map_or(Ok(()), process::die_with)?;
+        if self.new_session {
+            process::new_session()?;
+        }
+        let dir = || Dir::choose(self.dir.as_deref());
+        match self.command {
+            Command::Demo(args) => demo::run(&args),
+            Command::Up(args) => up::run(&args, self.dir.as_deref()),
+            Command::Hypervisor(args) => hypervisor::run(&args, &dir()?),
+            Command::Dom0(args) => dom0::run(&args, &dir()?),
+            Command::Guest(args) => guest::run(&args, &dir()?),
+            Command::Create(args) => create::run(&args, &dir()?),
+            Command::Destroy(args) => destroy::run(&args, &dir()?),
+            Command::List(args) => list::run(&args, &dir()?),
+            Command::BlockAttach(args) => block_attach::run(&args, &dir()?),
+            Command::BlockDetach(args) => block_detach::run(&args, &dir()?),
+            Command::BlockList(args) => block_list::run(&args, &dir()?),
+            Command::NetworkAttach(args) => network_attach::run(&args, &dir()?),
+            Command::NetworkDetach(args) => network_detach::run(&args, &dir()?),
+            Command::NetworkList(args) => network_list::run(&args, &dir()?),
+            Command::Man(args) => man::run(&args),
+            Command::Completions(args) => completions::run(&args),
+            Command::DemoGuest(args) => demo_guest::run(&args, &dir()?),
+        }
+    }
+}
+
+/// Sets up what is said on standard error: by long-running commands that they are up, by all that something is wrong.
+pub fn log(cli: &Cli) {
+    use tracing_subscriber::EnvFilter;
+    let runs =
+        matches!(cli.command, Command::Up(_) | Command::Hypervisor(_) | Command::Dom0(_) | Command::Guest(_));
+    let level = match (cli.verbose, runs) {
+        (0, false) => "warn",
+        (0, true) | (1, _) => "info",
+        (2, _) => "debug",
+        _ => "trace",
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).init();
+}

@@ -1,0 +1,41 @@
+//! `xpv block-attach`: one more disk for a guest that runs.
+
+use std::time::Duration;
+
+use crate::config::{DiskSpec, Warnings};
+use crate::dir::Dir;
+use crate::error::{Origin, Result};
+use crate::machine::{Machine, device, progress, vbd};
+
+/// Attach a disk to a running guest
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The guest's name or number
+    domain: String,
+
+    /// The disk, as xl-disk-configuration(5) has it: format=raw,vdev=xvdb,access=rw,target=/path
+    #[arg(required = true, value_name = "DISK")]
+    disk: Vec<String>,
+
+    /// How long it may take to connect, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    timeout: u64,
+}
+
+/// Attaches it.
+///
+/// # Errors
+/// Why it could not be; nothing is left of it then.
+pub fn run(args: &Args, dir: &Dir) -> Result<()> {
+    let origin = Origin::argument("DISK");
+    let mut warnings = Warnings::default();
+    let disk = DiskSpec::parse(&origin, &args.disk.join(","), &mut warnings)?;
+    warnings.show();
+    vbd::check_target(&origin, &disk)?;
+    let mut machine = Machine::connect(dir)?;
+    let domain = machine.find_guest(&args.domain)?;
+    machine.need_dom0()?;
+    let new = vbd::nodes(domain.domid.0, &disk);
+    device::add(&mut machine.store, &new)?;
+    progress::settle(&mut machine.store, &new.device, Duration::from_secs(args.timeout))
+}

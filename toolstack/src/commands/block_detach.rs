@@ -1,0 +1,47 @@
+//! `xpv block-detach`: one disk less for a guest that runs.
+
+use std::time::Duration;
+
+use ring_abi::blkif::vdev::Vdev;
+
+use crate::dir::Dir;
+use crate::error::{Error, Origin, Result};
+use crate::machine::{Machine, device, progress};
+
+/// Detach a disk from a running guest
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The guest's name or number
+    domain: String,
+
+    /// The disk: its name in the guest, or its number
+    vdev: String,
+
+    /// Remove it even if the guest does not let go
+    #[arg(long)]
+    force: bool,
+
+    /// How long the guest may take to let go, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 20)]
+    timeout: u64,
+}
+
+/// Detaches it.
+///
+/// # Errors
+/// There is no such disk, or the guest does not let go.
+pub fn run(args: &Args, dir: &Dir) -> Result<()> {
+    let Some(vdev) = Vdev::parse(&args.vdev) else {
+        return Err(Origin::argument("VDEV").wrong(
+            "disk: vdev",
+            &args.vdev,
+            "a device name such as xvda, or a number",
+        ));
+    };
+    let mut machine = Machine::connect(dir)?;
+    let domain = machine.find_guest(&args.domain)?;
+    let devices = device::list(&mut machine.store, domain.domid.0, "vbd")?;
+    let device = devices.into_iter().find(|d| d.id == vdev.number());
+    let device = device.ok_or_else(|| Error::Other(format!("{} has no disk {}", domain.name, args.vdev)))?;
+    progress::detach(&mut machine.store, &device, Duration::from_secs(args.timeout), args.force)
+}

@@ -1,0 +1,19 @@
+//! The commands, one file each: its arguments, and what it does.
+
+pub mod block_attach;
+pub mod block_detach;
+pub mod block_list;
+pub mod completions;
+pub mod create;
+pub mod demo;
+pub mod demo_guest;
+pub mod destroy;
+pub mod dom0;
+pub mod guest;
+pub mod hypervisor;
+pub mod list;
+pub mod man;
+pub mod network_attach;
+pub mod network_detach;
+pub mod network_list;
+pub mod up;

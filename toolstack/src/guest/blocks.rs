@@ -1,0 +1,212 @@
+//! A blkfront disk as the blocks of an NBD export: each question becomes as many requests as it takes, and none is
+//! waited for.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::BorrowedFd;
+
+use blkfront::buffer::MOST_OCTETS;
+use blkfront::{Buffer, Completion, Disk, Op as DiskOp, Request};
+use nix::errno::Errno;
+
+use crate::nbd::{Blocks, Op, Outcome};
+
+/// Buffers kept for the next request.
+const SPARE: usize = 256;
+/// Parts that wait for room in the ring, beyond which no further question is taken.
+const WAITING: usize = 1024;
+
+/// The disk, and what was asked of it.
+pub struct DiskBlocks {
+    disk: Disk,
+    jobs: HashMap<u64, Job>,
+    waiting: VecDeque<Part>,
+    /// Parts in the ring, by their token.
+    parts: HashMap<u64, Part>,
+    last: u64,
+    spare: Vec<Buffer>,
+    done: Vec<Completion>,
+    finished: Vec<(u64, Outcome)>,
+}
+
+/// A question under way.
+struct Job {
+    /// What is read, or to be written.
+    data: Vec<u8>,
+    /// Parts not yet done.
+    left: usize,
+    failed: Option<i32>,
+    /// A flush follows the write.
+    durable: bool,
+    is_read: bool,
+}
+
+/// What one request does of a question.
+#[derive(Clone, Copy)]
+struct Part {
+    job: u64,
+    op: DiskOp,
+    sector: u64,
+    /// Where in the job's data.
+    start: usize,
+    octets: usize,
+}
+
+impl DiskBlocks {
+    /// Blocks of this disk.
+    pub fn new(disk: Disk) -> DiskBlocks {
+        let (jobs, parts) = (HashMap::new(), HashMap::new());
+        let (waiting, spare, done, finished) = (VecDeque::new(), Vec::new(), Vec::new(), Vec::new());
+        DiskBlocks { disk, jobs, waiting, parts, last: 0, spare, done, finished }
+    }
+
+    /// The disk back, to be closed.
+    pub fn into_disk(self) -> Disk {
+        self.disk
+    }
+
+    /// Takes a question; `false` where it asks nothing of the disk and is answered already.
+    fn take(&mut self, id: u64, op: Op) {
+        let (disk_op, offset, job) = match op {
+            Op::Read { offset, len } => (DiskOp::Read, offset, Job::new(vec![0; len as usize], true, false)),
+            Op::Write { offset, data, durable } => (DiskOp::Write, offset, Job::new(data, false, durable)),
+            Op::Flush => (DiskOp::Flush, 0, Job::new(Vec::new(), false, false)),
+            Op::Trim { .. } => return self.finished.push((id, Err(Errno::EOPNOTSUPP as i32))),
+        };
+        let len = job.data.len();
+        self.jobs.insert(id, job);
+        if disk_op == DiskOp::Flush {
+            return self.flush(id);
+        }
+        for start in (0..len).step_by(MOST_OCTETS) {
+            let octets = (len - start).min(MOST_OCTETS);
+            let sector = (offset + start as u64) / 512;
+            self.enqueue(Part { job: id, op: disk_op, sector, start, octets });
+        }
+    }
+
+    fn enqueue(&mut self, part: Part) {
+        if let Some(job) = self.jobs.get_mut(&part.job) {
+            job.left += 1;
+            self.waiting.push_back(part);
+        }
+    }
+
+    /// A flush for a question that has no other part left; nothing where the back end has no cache to flush.
+    fn flush(&mut self, id: u64) {
+        if self.disk.info().flush {
+            self.enqueue(Part { job: id, op: DiskOp::Flush, sector: 0, start: 0, octets: 0 });
+        } else {
+            self.finish(id);
+        }
+    }
+
+    /// Moves waiting parts into the ring while there is room.
+    fn fill_ring(&mut self) -> io::Result<()> {
+        while let Some(part) = self.waiting.pop_front() {
+            let buffer = self.buffer_for(&part)?;
+            let Part { op, sector, octets, .. } = part;
+            self.last += 1;
+            match self.disk.submit(Request { token: self.last, op, sector, octets, buffer }) {
+                Ok(()) => drop(self.parts.insert(self.last, part)),
+                Err(back) => {
+                    self.keep(back.buffer);
+                    self.waiting.push_front(part);
+                    break;
+                }
+            }
+        }
+        self.disk.commit().map_err(io::Error::other)
+    }
+
+    fn buffer_for(&mut self, part: &Part) -> io::Result<Option<Buffer>> {
+        if part.op == DiskOp::Flush {
+            return Ok(None);
+        }
+        let buffer = match self.spare.pop() {
+            Some(buffer) => buffer,
+            None => self.disk.buffer(MOST_OCTETS).map_err(io::Error::other)?,
+        };
+        if let (DiskOp::Write, Some(job)) = (part.op, self.jobs.get(&part.job)) {
+            buffer.fill(&job.data[part.start..part.start + part.octets]);
+        }
+        Ok(Some(buffer))
+    }
+
+    fn keep(&mut self, buffer: Option<Buffer>) {
+        if self.spare.len() < SPARE {
+            self.spare.extend(buffer);
+        }
+    }
+
+    /// Takes what the ring has done.
+    fn reap(&mut self) -> io::Result<()> {
+        let mut done = std::mem::take(&mut self.done);
+        let polled = self.disk.poll(&mut done);
+        for completion in done.drain(..) {
+            self.complete(completion);
+        }
+        self.done = done;
+        polled.map(drop).map_err(io::Error::other)
+    }
+
+    fn complete(&mut self, completion: Completion) {
+        let error = completion.check().is_err().then_some(Errno::EIO as i32);
+        let Some(part) = self.parts.remove(&completion.request.token) else { return };
+        let buffer = completion.request.buffer;
+        if let Some(job) = self.jobs.get_mut(&part.job) {
+            job.failed = job.failed.or(error);
+            job.left -= 1;
+            if let (DiskOp::Read, None, Some(buffer)) = (part.op, error, &buffer) {
+                buffer.copy_to(&mut job.data[part.start..part.start + part.octets]);
+            }
+            if job.left == 0 {
+                let durable = std::mem::take(&mut job.durable) && job.failed.is_none();
+                if durable { self.flush(part.job) } else { self.finish(part.job) }
+            }
+        }
+        self.keep(buffer);
+    }
+
+    fn finish(&mut self, id: u64) {
+        let Some(job) = self.jobs.remove(&id) else { return };
+        let data = if job.is_read { job.data } else { Vec::new() };
+        self.finished.push((id, job.failed.map_or(Ok(data), Err)));
+    }
+}
+
+impl Job {
+    fn new(data: Vec<u8>, is_read: bool, durable: bool) -> Job {
+        Job { data, left: 0, failed: None, durable, is_read }
+    }
+}
+
+impl Blocks for DiskBlocks {
+    fn submit(&mut self, id: u64, op: Op) -> Result<(), Op> {
+        if self.waiting.len() >= WAITING {
+            return Err(op);
+        }
+        self.take(id, op);
+        Ok(())
+    }
+
+    fn poll(&mut self, answers: &mut Vec<(u64, Outcome)>) -> io::Result<()> {
+        self.reap()?;
+        if self.disk.is_closed() {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the disk is closed"));
+        }
+        self.fill_ring()?;
+        answers.append(&mut self.finished);
+        Ok(())
+    }
+
+    fn arm(&mut self) -> io::Result<bool> {
+        self.disk.attend().map_err(io::Error::other)?;
+        let ready = self.disk.arm().map_err(io::Error::other)?;
+        Ok(ready || self.disk.is_closed() || !self.finished.is_empty())
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.disk.fd()
+    }
+}

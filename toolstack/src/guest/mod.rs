@@ -1,0 +1,12 @@
+//! A guest: a process that is a domain, opens its devices as they come, and makes each usable by ordinary programs.
+//!
+//! [`watch`] finds the devices; a vbd is exported over NBD ([`export`], [`blocks`]), a vif is joined to a tap
+//! ([`tap`], [`nic_port`]).
+
+pub mod blocks;
+pub mod export;
+pub mod netns;
+pub mod nic_port;
+pub mod service;
+pub mod tap;
+pub mod watch;

@@ -1,0 +1,51 @@
+//! An interface's tap: opens the interface, makes a tap with its address and mtu, joins the two by a small bridge.
+
+use std::fs::File;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use bridge::port::{netdev, tap::Tap};
+use bridge::{Bridge, Config};
+use hypervisor::Hypervisor;
+use netfront::Nic;
+use xenstore::Client;
+
+use super::netns;
+use super::nic_port::NicPort;
+use crate::error::{Error, Result};
+use crate::machine::process;
+
+/// Serves interface `devid` of this domain until it is told to stop, or `gone` says that it was removed.
+///
+/// # Errors
+/// The interface cannot be opened, or the tap not be made.
+pub fn run(
+    hv: &Arc<dyn Hypervisor>,
+    name: &str,
+    devid: u32,
+    netns: Option<&File>,
+    stop: BorrowedFd<'_>,
+) -> Result<()> {
+    // Taps belong to the namespace of the thread that makes them.
+    netns.map_or(Ok(()), netns::enter)?;
+    // First, as it may not be allowed: the interface then does not come up at all.
+    let mut tap = Tap::open(name).map_err(failed)?;
+    let config = netfront::Config { csum: true, gso: true };
+    let nic = Nic::open(hv.clone(), Client::new(hv.store()?), devid, config).map_err(failed)?;
+    netdev::set_mac(tap.name(), nic.mac()).map_err(failed)?;
+    tap.set_mtu(nic.mtu()).map_err(failed)?;
+    netdev::set_up(tap.name()).map_err(failed)?;
+    let bridge = Bridge::start(Config { name: name.into(), ..Config::default() }).map_err(failed)?;
+    let tap_name = tap.name().to_owned();
+    bridge.attach("tap", Box::new(tap)).map_err(failed)?;
+    let port = NicPort::new(nic).map_err(|e| Error::io("making buffers", e))?;
+    bridge.attach("vif", Box::new(port)).map_err(failed)?;
+    tracing::info!(vif = devid, tap = tap_name, "joined");
+    process::wait_any(&[stop])?;
+    tracing::info!(vif = devid, tap = tap_name, "closing");
+    Ok(())
+}
+
+fn failed(error: impl std::fmt::Display) -> Error {
+    Error::Other(error.to_string())
+}

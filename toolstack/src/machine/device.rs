@@ -1,0 +1,232 @@
+//! A device's nodes as libxl lays them out, written in one transaction, and removed as libxl removes them.
+//!
+//! Source: `libxl__device_generic_add` and `libxl__destroy_device` of Xen's libxl: the front end's folder belongs to
+//! the guest and is read by the back end's domain, the back end's the other way round, and `/libxl` keeps a copy of
+//! what the back end was told.
+
+use xenstore::xenbus::Device;
+use xenstore::{Access, Client, DomId, Keys, Nodes, Permission, XenbusState, XsError};
+
+use crate::error::{Error, Result};
+
+/// A device to be attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewDevice {
+    /// Which.
+    pub device: Device,
+    /// The front end's keys.
+    pub front: Keys,
+    /// Keys in the front end's folder that the guest may only read.
+    pub front_read_only: Keys,
+    /// The back end's keys.
+    pub back: Keys,
+}
+
+impl NewDevice {
+    /// A device with the keys that every device has.
+    pub fn new(device: Device) -> NewDevice {
+        let initialising = XenbusState::Initialising.as_text();
+        let front = Keys::default().with("backend-id", device.back).with("state", initialising);
+        let back =
+            Keys::default().with("frontend-id", device.front).with("online", 1).with("state", initialising);
+        NewDevice { device, front, back, front_read_only: Keys::default() }
+    }
+}
+
+/// `/libxl/<domain>/device/<kind>/<id>`
+pub fn libxl_path(device: &Device) -> String {
+    format!("/libxl/{}/device/{}/{}", device.front, device.kind, device.id)
+}
+
+/// Owned by one domain and read by another.
+fn permissions(owner: DomId, reader: DomId) -> [Permission; 2] {
+    [Permission::new(owner, Access::None), Permission::new(reader, Access::Read)]
+}
+
+/// Writes a device's nodes; drivers take it from there.
+///
+/// # Errors
+/// There is such a device already; the store's.
+pub fn add(client: &mut Client, new: &NewDevice) -> Result<()> {
+    let written = client.transaction(|tx| {
+        if tx.exists(&libxl_path(&new.device))? {
+            return Ok(false);
+        }
+        write(tx, new)?;
+        Ok(true)
+    })?;
+    if written {
+        return Ok(());
+    }
+    let Device { kind, id, front, .. } = &new.device;
+    Err(Error::Other(format!("domain {front} has a {kind} with the number {id} already")))
+}
+
+fn write(tx: &mut impl Nodes, new: &NewDevice) -> xenstore::client::Result<()> {
+    let device = &new.device;
+    let (front_path, back_path, libxl) = (device.front_path(), device.back_path(), libxl_path(device));
+    let by_front = permissions(device.front, device.back);
+    let by_back = permissions(device.back, device.front);
+    // What an earlier device of this number left.
+    for path in [&front_path, &back_path] {
+        remove_tree(tx, path)?;
+    }
+    tx.write(&format!("{libxl}/frontend"), &front_path)?;
+    tx.write(&format!("{libxl}/backend"), &back_path)?;
+    folder(tx, &front_path, &by_front, &new.front)?;
+    value(tx, &format!("{front_path}/backend"), &back_path, &by_front)?;
+    for (key, text) in new.front_read_only.iter() {
+        value(tx, &format!("{front_path}/{key}"), text, &by_back)?;
+    }
+    folder(tx, &back_path, &by_back, &new.back)?;
+    value(tx, &format!("{back_path}/frontend"), &front_path, &by_back)?;
+    for (key, text) in new.back.iter() {
+        tx.write(&format!("{libxl}/{key}"), text)?;
+    }
+    Ok(())
+}
+
+fn folder(
+    tx: &mut impl Nodes,
+    path: &str,
+    permissions: &[Permission],
+    keys: &Keys,
+) -> xenstore::client::Result<()> {
+    tx.mkdir(path)?;
+    tx.set_perms(path, permissions)?;
+    keys.iter().try_for_each(|(key, text)| value(tx, &format!("{path}/{key}"), text, permissions))
+}
+
+fn value(
+    tx: &mut impl Nodes,
+    path: &str,
+    text: &str,
+    permissions: &[Permission],
+) -> xenstore::client::Result<()> {
+    tx.write(path, text)?;
+    tx.set_perms(path, permissions)
+}
+
+/// Asks both ends to close: `online` = 0 and `state` = Closing at the back end. `false` when the back end's node is
+/// gone.
+///
+/// # Errors
+/// The store's.
+pub fn ask_to_close(client: &mut Client, device: &Device) -> Result<bool> {
+    let path = device.back_path();
+    Ok(client.transaction(|tx| {
+        let state_path = format!("{path}/state");
+        let Some(state) = tx.read_opt_as::<XenbusState>(&state_path)? else { return Ok(false) };
+        tx.write(&format!("{path}/online"), "0")?;
+        if state != XenbusState::Closed {
+            tx.write(&state_path, XenbusState::Closing.as_text())?;
+        }
+        Ok(true)
+    })?)
+}
+
+/// Removes a device's nodes, and the folders that are empty without them.
+///
+/// # Errors
+/// The store's.
+pub fn remove(client: &mut Client, device: &Device) -> Result<()> {
+    Ok(client.transaction(|tx| {
+        for path in
+            [device.front_path(), device.back_path(), libxl_path(device), error_path(&device.back_path())]
+        {
+            remove_tree(tx, &path)?;
+        }
+        prune(tx, &device.back_path(), 2)
+    })?)
+}
+
+/// `/local/domain/0/error/backend/vbd/3/51712` for `/local/domain/0/backend/vbd/3/51712`: where drivers complain.
+pub fn error_path(end: &str) -> String {
+    let own = end.strip_prefix("/local/domain/").and_then(|rest| rest.split_once('/'));
+    own.map_or_else(String::new, |(domid, node)| format!("/local/domain/{domid}/error/{node}"))
+}
+
+/// Removes a node and all below it; a missing one is fine.
+pub fn remove_tree(nodes: &mut impl Nodes, path: &str) -> xenstore::client::Result<()> {
+    match nodes.rm(path) {
+        Err(e) if e.store_error() == Some(XsError::ENOENT) => Ok(()),
+        done => done,
+    }
+}
+
+/// Removes up to `levels` folders above `path` that have no child left.
+fn prune(nodes: &mut impl Nodes, path: &str, levels: usize) -> xenstore::client::Result<()> {
+    let mut path = path;
+    for _ in 0..levels {
+        let Some((parent, _)) = path.rsplit_once('/') else { return Ok(()) };
+        match nodes.directory(parent) {
+            Ok(children) if children.is_empty() => remove_tree(nodes, parent)?,
+            Err(e) if !e.is_not_found() => return Err(e),
+            _ => return Ok(()),
+        }
+        path = parent;
+    }
+    Ok(())
+}
+
+/// The devices of one kind that a domain has, by their numbers; as the toolstack wrote them, not as a guest may
+/// have changed them.
+///
+/// # Errors
+/// The store's.
+pub fn list(client: &mut Client, domid: DomId, kind: &str) -> Result<Vec<Device>> {
+    let names = match client.directory(&format!("/libxl/{domid}/device/{kind}")) {
+        Err(e) if e.is_not_found() => Vec::new(),
+        names => names?,
+    };
+    let mut ids: Vec<u32> = names.iter().filter_map(|name| name.parse().ok()).collect();
+    ids.sort_unstable();
+    Ok(ids.into_iter().map(|id| Device::new(kind, domid, id)).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use xenstore::server::{Config, Store};
+
+    fn device() -> NewDevice {
+        let mut new = NewDevice::new(Device::new("vbd", 3, 51712));
+        new.back.set("params", "/img");
+        new.front_read_only.set("mtu", 1500);
+        new
+    }
+
+    fn perms(client: &mut Client, path: &str) -> String {
+        client.get_perms(path).unwrap().iter().map(Permission::to_string).collect::<Vec<_>>().join(",")
+    }
+
+    #[test]
+    fn nodes_are_libxls_with_its_permissions_and_go_without_a_trace() {
+        let store = Store::spawn(Config::default()).unwrap();
+        let mut client = store.client().unwrap();
+        client.mkdir("/local/domain/0/backend").unwrap();
+        add(&mut client, &device()).unwrap();
+        let (front, back) = ("/local/domain/3/device/vbd/51712", "/local/domain/0/backend/vbd/3/51712");
+        assert_eq!(client.read_text(&format!("{front}/backend")).unwrap(), back);
+        assert_eq!(client.read_text(&format!("{back}/frontend")).unwrap(), front);
+        assert_eq!(client.read_text(&format!("{back}/params")).unwrap(), "/img");
+        assert_eq!(client.read_text("/libxl/3/device/vbd/51712/params").unwrap(), "/img");
+        for path in [front.to_owned(), format!("{front}/state"), format!("{front}/backend")] {
+            assert_eq!(perms(&mut client, &path), "n3,r0", "{path}");
+        }
+        for path in [back.to_owned(), format!("{back}/state"), format!("{front}/mtu")] {
+            assert_eq!(perms(&mut client, &path), "n0,r3", "{path}");
+        }
+        assert!(add(&mut client, &device()).unwrap_err().to_string().contains("51712 already"));
+        assert_eq!(list(&mut client, 3, "vbd").unwrap(), [device().device]);
+        assert!(ask_to_close(&mut client, &device().device).unwrap());
+        assert_eq!(client.read_text(&format!("{back}/online")).unwrap(), "0");
+        assert_eq!(client.read_text(&format!("{back}/state")).unwrap(), "5");
+        remove(&mut client, &device().device).unwrap();
+        assert!(!client.exists(front).unwrap());
+        assert_eq!(client.directory("/local/domain/0/backend").unwrap(), [""; 0]);
+        assert!(!ask_to_close(&mut client, &device().device).unwrap());
+        remove(&mut client, &device().device).unwrap();
+        assert!(list(&mut client, 3, "vbd").unwrap().is_empty());
+    }
+}

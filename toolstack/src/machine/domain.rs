@@ -1,0 +1,94 @@
+//! A domain's own nodes, as libxl's `libxl__domain_make` lays them out.
+
+use xenstore::{Access, Client, DomId, Nodes, Permission};
+
+use super::device::{self, remove_tree};
+use crate::dir::Dir;
+use crate::error::Result;
+
+/// Folders that a guest may only read.
+const READ_ONLY: [&str; 4] = ["cpu", "memory", "device", "control"];
+/// Folders that are the guest's own.
+const OWN: [&str; 5] = ["data", "drivers", "feature", "attr", "error"];
+
+/// Writes the nodes of a new domain.
+///
+/// # Errors
+/// The store's.
+pub fn add(client: &mut Client, domid: DomId, name: &str, uuid: &str) -> Result<()> {
+    let home = format!("/local/domain/{domid}");
+    let vm = format!("/vm/{uuid}");
+    let readable = [Permission::new(0, Access::None), Permission::new(domid, Access::Read)];
+    let own = [Permission::new(domid, Access::None)];
+    Ok(client.transaction(|tx| {
+        for folder in [&home, &vm] {
+            remove_tree(tx, folder)?;
+            tx.mkdir(folder)?;
+            tx.set_perms(folder, &readable)?;
+        }
+        for (key, value) in [("vm", vm.as_str()), ("name", name), ("domid", &domid.to_string())] {
+            let path = format!("{home}/{key}");
+            tx.write(&path, value)?;
+            tx.set_perms(&path, &readable)?;
+        }
+        for (key, value) in [("uuid", uuid), ("name", name)] {
+            tx.write(&format!("{vm}/{key}"), value)?;
+        }
+        for folder in READ_ONLY {
+            tx.mkdir(&format!("{home}/{folder}"))?;
+            tx.set_perms(&format!("{home}/{folder}"), &readable)?;
+        }
+        for folder in OWN {
+            tx.mkdir(&format!("{home}/{folder}"))?;
+            tx.set_perms(&format!("{home}/{folder}"), &own)?;
+        }
+        remove_tree(tx, &format!("/libxl/{domid}"))?;
+        tx.write(&format!("/libxl/{domid}/type"), "pv")
+    })?)
+}
+
+/// Writes dom0's nodes, once for a store.
+///
+/// # Errors
+/// The store's.
+pub fn add_dom0(client: &mut Client) -> Result<()> {
+    for (key, value) in [("name", "Domain-0"), ("domid", "0")] {
+        client.write(&format!("/local/domain/0/{key}"), value)?;
+    }
+    client.mkdir("/local/domain/0/backend")?;
+    Ok(())
+}
+
+/// Removes everything of a domain: its devices at both ends, its own nodes, what libxl knows of it.
+///
+/// # Errors
+/// The store's.
+pub fn remove(client: &mut Client, domid: DomId) -> Result<()> {
+    for kind in ["vbd", "vif"] {
+        for device in device::list(client, domid, kind)? {
+            device::remove(client, &device)?;
+        }
+    }
+    Ok(client.transaction(|tx| {
+        let home = format!("/local/domain/{domid}");
+        if let Some(vm) = tx.read_opt(&format!("{home}/vm"))?
+            && vm.starts_with(b"/vm/")
+        {
+            remove_tree(tx, &String::from_utf8_lossy(&vm))?;
+        }
+        for path in [home, format!("/libxl/{domid}")] {
+            remove_tree(tx, &path)?;
+        }
+        Ok(())
+    })?)
+}
+
+/// Removes the sockets that a dead guest left; its log stays, for whoever wonders why.
+pub fn remove_sockets(dir: &Dir, name: &str) {
+    let Ok(entries) = std::fs::read_dir(dir.guest(name)) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.extension().is_some_and(|e| e == "nbd") {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! A guest's life: created whole or not at all, and destroyed without a trace.
+
+use std::fs::File;
+use std::time::Duration;
+
+use hypervisor::DomId;
+use hypervisor::local::DomainInfo;
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::Uid;
+use xenstore::Nodes;
+use xenstore::xenbus::Device;
+
+use super::device::{self, NewDevice};
+use super::process::{self, Fate, Owned};
+use super::{Machine, domain, progress, vbd, vif};
+use crate::config::{GuestConfig, Mac};
+use crate::dir;
+use crate::error::{Error, Origin, Result};
+
+/// How a guest is to be created.
+#[derive(Clone, Debug)]
+pub struct How<'a> {
+    /// Where its configuration came from, for errors.
+    pub origin: &'a Origin,
+    /// What is run as the guest, with its name after: `["guest"]`.
+    pub program: &'a [&'a str],
+    /// The namespace its interfaces are put into.
+    pub netns: Option<&'a str>,
+    /// Whether its process ends with ours.
+    pub ours: bool,
+    /// How long its devices may take to connect.
+    pub bound: Duration,
+}
+
+/// Creates a guest and waits until all its devices are connected. `go_on` is asked meanwhile.
+///
+/// # Errors
+/// Why it could not be; nothing is left of it then.
+pub fn create(
+    machine: &mut Machine,
+    config: &GuestConfig,
+    how: &How<'_>,
+    go_on: impl FnMut() -> Result<()>,
+) -> Result<(DomId, Owned)> {
+    for disk in &config.disks {
+        vbd::check_target(how.origin, disk)?;
+    }
+    machine.need_dom0()?;
+    for vif in &config.vifs {
+        check_bridge(machine, how.origin, &vif.bridge)?;
+    }
+    let domid = claim(machine, &config.name)?;
+    match build(machine, config, how, domid, go_on) {
+        Ok(process) => Ok((domid, process)),
+        Err(reason) => {
+            // The reason matters more than what goes wrong while cleaning up.
+            if let Err(e) = remove(machine, domid, &config.name) {
+                eprintln!("xpv: while removing what was created of {}: {e}", config.name);
+            }
+            Err(reason)
+        }
+    }
+}
+
+/// Sees that dom0 has a bridge.
+///
+/// # Errors
+/// It has not: says which it has.
+pub fn check_bridge(machine: &mut Machine, origin: &Origin, bridge: &str) -> Result<()> {
+    let bridges = machine.bridges()?;
+    if bridges.iter().any(|name| name == bridge) {
+        return Ok(());
+    }
+    let expected = match bridges.is_empty() {
+        true => "no vif at all, as dom0 has no bridge".to_owned(),
+        false => format!("a bridge of dom0: {}", bridges.join(", ")),
+    };
+    Err(origin.wrong("vif: bridge", bridge, expected))
+}
+
+/// A new domain of this name, its own nodes written.
+///
+/// One creator at a time, so that a domain without a process is either being created by a process that lives, or
+/// the rest of one that died; the latter's name is free.
+fn claim(machine: &mut Machine, name: &str) -> Result<DomId> {
+    let _one_at_a_time = lock(machine)?;
+    if let Some(other) = machine.domains()?.into_iter().find(|d| d.name == name) {
+        if is_alive(machine, &other)? {
+            return Err(Error::Other(format!("the name {name:?} is taken by domain {}", other.domid)));
+        }
+        remove(machine, other.domid, name)?;
+    }
+    let domid = machine.control.create(name, Uid::effective().as_raw(), None)?;
+    let uuid = uuid(rand::random());
+    let written = domain::add(&mut machine.store, domid.0, name, &uuid)
+        .and_then(|()| Ok(machine.store.write(&creator_path(domid), std::process::id().to_string())?));
+    if written.is_err() {
+        machine.control.destroy(domid)?;
+    }
+    written.map(|()| domid)
+}
+
+fn lock(machine: &Machine) -> Result<Flock<File>> {
+    let path = machine.dir.path().join("create.lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|e| Error::file(&path, "opening the lock", e))?;
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| Error::file(&path, "locking", e))
+}
+
+fn creator_path(domid: DomId) -> String {
+    format!("/libxl/{domid}/creator")
+}
+
+/// Whether the domain's process, or the process that is creating it, runs.
+fn is_alive(machine: &mut Machine, domain: &DomainInfo) -> Result<bool> {
+    let creator = machine.store.read_opt_as::<u32>(&creator_path(domain.domid))?;
+    Ok([domain.pid, creator].into_iter().flatten().any(is_running))
+}
+
+/// Whether a process is there and has not ended.
+fn is_running(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name, in parentheses, may hold anything; the state follows its end.
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
+    state.is_some_and(|s| !matches!(s, 'Z' | 'X'))
+}
+
+/// Devices' nodes, the process, and the wait.
+fn build(
+    machine: &mut Machine,
+    config: &GuestConfig,
+    how: &How<'_>,
+    domid: DomId,
+    mut go_on: impl FnMut() -> Result<()>,
+) -> Result<Owned> {
+    let devices = devices(domid, config);
+    for new in &devices {
+        device::add(&mut machine.store, new)?;
+    }
+    dir::make(&machine.dir.guest(&config.name))?;
+    let log = machine.dir.log(&config.name);
+    let fate = if how.ours { Fate::Ours } else { Fate::Detached(log.clone()) };
+    let mut command = process::command(&machine.dir, &fate)?;
+    command.args(how.program).arg(&config.name);
+    if let Some(netns) = how.netns {
+        command.arg("--netns").arg(netns);
+    }
+    let mut process = Owned::new(process::spawn(command)?);
+    let devices: Vec<Device> = devices.into_iter().map(|new| new.device).collect();
+    progress::wait_connected(&mut machine.store, &devices, how.bound, || match process.ended()? {
+        Some(status) => Err(died(&config.name, &status, &log, how.ours)),
+        None => go_on(),
+    })?;
+    machine.store.rm(&creator_path(domid))?;
+    Ok(process)
+}
+
+/// What the guest's process said last, if it is in a file.
+fn died(name: &str, status: &str, log: &std::path::Path, ours: bool) -> Error {
+    let said = if ours { None } else { std::fs::read_to_string(log).ok() };
+    let last = said.as_deref().and_then(|text| text.lines().next_back()).unwrap_or_default();
+    Error::Other(format!("the process of {name} ended ({status}): {last}"))
+}
+
+fn devices(domid: DomId, config: &GuestConfig) -> Vec<NewDevice> {
+    let disks = config.disks.iter().map(|disk| vbd::nodes(domid.0, disk));
+    let vifs = config.vifs.iter().enumerate().map(|(index, vif)| {
+        let mac = vif.mac.unwrap_or_else(|| Mac::xen(rand::random()));
+        vif::nodes(domid.0, vif, vif.devid.unwrap_or(index as u32), mac)
+    });
+    disks.chain(vifs).collect()
+}
+
+/// Ends a guest: its process is killed, its domain and all its nodes go.
+///
+/// # Errors
+/// The first thing that could not be done; the rest is tried all the same.
+pub fn remove(machine: &mut Machine, domid: DomId, name: &str) -> Result<()> {
+    let info = machine.domains()?.into_iter().find(|d| d.domid == domid);
+    let killed = info.and_then(|d| d.pid).map_or(Ok(()), process::kill_now);
+    let destroyed = match machine.control.destroy(domid) {
+        // Somebody was faster: the machine itself removes a guest whose process ended.
+        Err(hypervisor::Error::NoSuchDomain(_)) => Ok(()),
+        done => done.map_err(Error::from),
+    };
+    let removed = domain::remove(&mut machine.store, domid.0);
+    let folder = machine.dir.guest(name);
+    let emptied = match std::fs::remove_dir_all(&folder) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::file(folder, "removing the guest's folder", e))
+        }
+        _ => Ok(()),
+    };
+    killed.and(destroyed).and(removed).and(emptied)
+}
+
+/// A random UUID (RFC 9562, version 4).
+fn uuid(random: [u8; 16]) -> String {
+    let mut octets = random;
+    octets[6] = octets[6] & 0x0f | 0x40;
+    octets[8] = octets[8] & 0x3f | 0x80;
+    let hex: String = octets.iter().map(|b| format!("{b:02x}")).collect();
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_uuid_says_that_it_is_random() {
+        assert_eq!(uuid([0xff; 16]), "ffffffff-ffff-4fff-bfff-ffffffffffff");
+    }
+
+    #[test]
+    fn a_process_runs_until_it_has_ended() {
+        assert!(is_running(std::process::id()));
+        let mut child = std::process::Command::new("true").spawn().unwrap();
+        let pid = child.id();
+        child.wait().unwrap();
+        assert!(!is_running(pid));
+    }
+}

@@ -1,0 +1,15 @@
+//! What programs read.
+
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+
+/// Prints one JSON value.
+///
+/// # Errors
+/// Standard output is closed.
+pub(crate) fn json(value: &impl Serialize) -> Result<()> {
+    use std::io::Write;
+    let text = serde_json::to_string_pretty(value).map_err(|e| Error::Other(e.to_string()))?;
+    writeln!(std::io::stdout(), "{text}").map_err(|e| Error::io("writing to standard output", e))
+}
