@@ -5,12 +5,15 @@
 //! between words comes from the fences in [`crate::ring`].
 #![allow(unsafe_code)] // Raw pointers into memory shared with another domain.
 
+mod octets;
 mod values;
 
 use crate::sync::AtomicU32;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use core::sync::atomic::{AtomicU8 as Word8, AtomicU64 as Word64, Ordering::Relaxed};
+#[cfg(not(any(loom, miri)))]
+use core::sync::atomic::AtomicU64 as Word64;
+use core::sync::atomic::Ordering::Relaxed;
 
 pub use values::Octets8;
 
@@ -129,58 +132,6 @@ impl Slot<'_> {
         self.len == 0
     }
 
-    /// Copies octets out, each read once.
-    ///
-    /// # Panics
-    /// If they are not all inside the slot.
-    pub fn load_octets(&self, offset: usize, into: &mut [u8]) {
-        assert!(offset <= self.len && into.len() <= self.len - offset, "octets outside the slot");
-        let head = self.unaligned(offset, into.len());
-        let (head, rest) = into.split_at_mut(head);
-        let (words, tail) = rest.as_chunks_mut::<8>();
-        let mut at = offset;
-        for octet in head {
-            *octet = self.word::<Word8>(at).load(Relaxed);
-            at += 1;
-        }
-        for word in words {
-            *word = self.load64(at).to_le_bytes();
-            at += 8;
-        }
-        for octet in tail {
-            *octet = self.word::<Word8>(at).load(Relaxed);
-            at += 1;
-        }
-    }
-
-    /// Copies octets in.
-    ///
-    /// # Panics
-    /// If they do not all fit into the slot.
-    pub fn store_octets(&self, offset: usize, from: &[u8]) {
-        assert!(offset <= self.len && from.len() <= self.len - offset, "octets outside the slot");
-        let (head, rest) = from.split_at(self.unaligned(offset, from.len()));
-        let (words, tail) = rest.as_chunks::<8>();
-        let mut at = offset;
-        for octet in head {
-            self.word::<Word8>(at).store(*octet, Relaxed);
-            at += 1;
-        }
-        for word in words {
-            self.store64(at, u64::from_le_bytes(*word));
-            at += 8;
-        }
-        for octet in tail {
-            self.word::<Word8>(at).store(*octet, Relaxed);
-            at += 1;
-        }
-    }
-
-    /// How many of `len` octets come before the first that is 8-aligned.
-    fn unaligned(&self, offset: usize, len: usize) -> usize {
-        self.base.as_ptr().wrapping_add(offset).align_offset(8).min(len)
-    }
-
     #[cfg(not(loom))]
     #[inline(always)]
     fn word32(&self, offset: usize) -> &AtomicU32 {
@@ -201,6 +152,7 @@ impl Slot<'_> {
     }
 
     /// The 64-bit word at `offset` octets; the slot must be 8-aligned.
+    #[cfg(not(any(loom, miri)))]
     #[inline(always)]
     pub fn load64(&self, offset: usize) -> u64 {
         self.word::<Word64>(offset).load(Relaxed)
@@ -213,8 +165,23 @@ impl Slot<'_> {
     }
 
     /// Stores a 64-bit word at `offset` octets; the slot must be 8-aligned.
+    #[cfg(not(any(loom, miri)))]
     #[inline(always)]
     pub fn store64(&self, offset: usize, value: u64) {
         self.word::<Word64>(offset).store(value, Relaxed);
+    }
+
+    /// Two words, for loom and Miri know atomics of one size only in one place.
+    #[cfg(any(loom, miri))]
+    #[allow(missing_docs)]
+    pub fn load64(&self, offset: usize) -> u64 {
+        u64::from(self.load32(offset)) | u64::from(self.load32(offset + 4)) << 32
+    }
+
+    #[cfg(any(loom, miri))]
+    #[allow(missing_docs)]
+    pub fn store64(&self, offset: usize, value: u64) {
+        self.store32(offset, value as u32);
+        self.store32(offset + 4, (value >> 32) as u32);
     }
 }

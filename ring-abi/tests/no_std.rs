@@ -1,0 +1,61 @@
+//! Proof that the crate needs neither `std` nor an allocator: it says `no_std`, never names `alloc`, and none of its
+//! dependencies is built with a feature that brings either in.
+#![cfg(not(any(loom, miri)))] // Runs cargo.
+
+use cargo_metadata::{DependencyKind, MetadataCommand};
+use std::path::Path;
+
+fn sources(folder: &Path, found: &mut Vec<(String, String)>) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else {
+            found.push((path.display().to_string(), std::fs::read_to_string(&path).unwrap()));
+        }
+    }
+}
+
+/// The lines before a file's tests.
+fn shipped(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .take_while(|line| !line.contains("#[cfg(test)]"))
+        .filter(|line| !line.trim_start().starts_with("//"))
+}
+
+#[test]
+fn no_source_names_std_or_alloc() {
+    let mut found = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    let (_, root) = found.iter().find(|(name, _)| name.ends_with("src/lib.rs")).unwrap();
+    assert!(root.lines().any(|line| line == "#![no_std]"));
+    for (name, text) in &found {
+        for line in shipped(text) {
+            assert!(
+                !line.contains("std::") && !line.contains("alloc::") && !line.contains("extern crate"),
+                "{name}: {line}"
+            );
+        }
+    }
+}
+
+#[test]
+fn no_dependency_brings_std_in() {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let metadata = MetadataCommand::new().manifest_path(manifest).no_deps().exec().expect("cargo");
+    let package = metadata.packages.iter().find(|p| p.name.as_str() == "ring-abi").expect("this package");
+    let ours = package.dependencies.iter().filter(|d| d.kind == DependencyKind::Normal && d.target.is_none());
+    let mut names = Vec::new();
+    for dependency in ours {
+        names.push(dependency.name.as_str());
+        assert!(!dependency.features.iter().any(|f| f == "std" || f == "alloc"), "{}", dependency.name);
+        // `bitflags` has no default features; of the others the default is `std`.
+        assert!(!dependency.uses_default_features || dependency.name == "bitflags", "{}", dependency.name);
+    }
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        ["arrayvec", "bitflags", "thiserror"],
+        "a new dependency: see that it is no_std without alloc"
+    );
+}
