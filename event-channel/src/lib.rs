@@ -4,9 +4,11 @@
 //! knows what the events are about.
 
 pub mod doorbell;
+pub mod ear;
 pub mod pace;
 pub mod poller;
 
 pub use doorbell::{Counts, Doorbell};
+pub use ear::Ear;
 pub use pace::Bucket;
 pub use poller::{Poller, Token, Waker};

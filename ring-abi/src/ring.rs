@@ -247,6 +247,11 @@ impl<P: Protocol, M: Memory> Front<P, M> {
         self.req_published.wrapping_sub(self.rsp_cons)
     }
 
+    /// The memory that holds the ring.
+    pub fn memory(&self) -> &M {
+        &self.slots.memory
+    }
+
     /// Gives the memory back.
     pub fn into_memory(self) -> M {
         self.slots.memory
@@ -367,6 +372,11 @@ impl<P: Protocol, M: Memory> Back<P, M> {
         header.req_event.store(self.req_cons.wrapping_add(1), Ordering::Relaxed);
         Barrier::Armed.wait();
         self.look()
+    }
+
+    /// The memory that holds the ring.
+    pub fn memory(&self) -> &M {
+        &self.slots.memory
     }
 
     /// Gives the memory back.
