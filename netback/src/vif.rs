@@ -8,13 +8,14 @@ use crate::backlog::{Backlog, Limits};
 use crate::handshake::{Agreed, Events};
 use bridge::{Batch, Caps, Frames, Port, Stats};
 use egress::Egress;
-use hypervisor::{Access, Channel, Hypervisor};
+use event_channel::{Doorbell, Ear};
+use hypervisor::{Access, Hypervisor};
 use ingress::Ingress;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use ring_abi::DomId;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Why a vif ends by itself.
 #[derive(Debug, thiserror::Error)]
@@ -55,13 +56,16 @@ pub struct Vif {
     ingress: Ingress,
     egress: Egress,
     /// The transmit ring's channel and, if it has one of its own, the receive ring's.
-    tx_event: Box<dyn Channel>,
-    rx_event: Option<Box<dyn Channel>>,
-    epoll: Epoll,
+    tx_bell: Doorbell,
+    rx_bell: Option<Doorbell>,
+    ear: Ear,
     caps: Caps,
     stats: Arc<Stats>,
     /// The guest was asked to notify.
     armed: bool,
+    /// There was work since the last event was taken.
+    worked: bool,
+    started: Instant,
     on_failure: Option<OnFailure>,
 }
 
@@ -81,15 +85,29 @@ impl Vif {
         let stats = Arc::<Stats>::default();
         let tx = hv.map_contiguous(guest, &[agreed.tx], Access::ReadWrite)?;
         let rx = hv.map_contiguous(guest, &[agreed.rx], Access::ReadWrite)?;
-        let (tx_event, rx_event) = match agreed.events {
-            Events::Both(port) => (hv.connect(guest, port)?, None),
-            Events::Split { tx, rx } => (hv.connect(guest, tx)?, Some(hv.connect(guest, rx)?)),
+        let bell = |port| hv.connect(guest, port).map(|channel| Doorbell::new(channel, Duration::ZERO));
+        let (tx_bell, rx_bell) = match agreed.events {
+            Events::Both(port) => (bell(port)?, None),
+            Events::Split { tx, rx } => (bell(tx)?, Some(bell(rx)?)),
         };
         let ingress = Ingress::new(hv.clone(), guest, tx, config.burst, stats.clone())?;
         let egress = Egress::new(hv.clone(), guest, rx, Backlog::new(config.backlog), stats.clone())?;
-        let epoll = wait_for(&[Some(&*tx_event), rx_event.as_deref()], ingress.fd())?;
-        let (caps, on_failure) = (agreed.caps, Some(on_failure));
-        Ok(Self { ingress, egress, tx_event, rx_event, epoll, caps, stats, armed: true, on_failure })
+        let ear = Ear::new()?;
+        ear.add(ingress.fd())?;
+        bells(&tx_bell, &rx_bell).try_for_each(|bell| ear.add(bell))?;
+        Ok(Self {
+            ingress,
+            egress,
+            tx_bell,
+            rx_bell,
+            ear,
+            caps: agreed.caps,
+            stats,
+            armed: true,
+            worked: true,
+            started: Instant::now(),
+            on_failure: Some(on_failure),
+        })
     }
 
     /// Tells the owner once; the bridge drops a port that failed.
@@ -108,10 +126,15 @@ impl Vif {
     /// Takes the events that woke us. Without having asked for any there is none worth a system call.
     #[inline]
     fn take_events(&mut self) -> Result<(), Failed> {
-        if std::mem::take(&mut self.armed) {
-            self.tx_event.take()?;
-            if let Some(event) = &self.rx_event {
-                event.take()?;
+        if std::mem::take(&mut self.armed) { self.take_all() } else { Ok(()) }
+    }
+
+    fn take_all(&mut self) -> Result<(), Failed> {
+        // While they are not listened to they need not be taken either.
+        if self.ear.uncover(bells(&self.tx_bell, &self.rx_bell))? {
+            self.tx_bell.take()?;
+            if let Some(bell) = &mut self.rx_bell {
+                bell.take()?;
             }
         }
         Ok(())
@@ -119,40 +142,51 @@ impl Vif {
 
     fn receive(&mut self, into: &mut Batch) -> Result<(), Failed> {
         self.take_events()?;
-        self.egress.drain()?;
+        let before = into.len();
+        self.worked |= self.egress.drain()?;
         self.ingress.reap();
-        self.ingress.recv(into)
+        let outcome = self.ingress.recv(into);
+        self.worked |= into.len() > before;
+        outcome
     }
 
+    #[inline]
     fn commit(&mut self) -> Result<(), Failed> {
         self.ingress.reap();
-        let tx = self.ingress.commit().wanted();
-        let rx = self.egress.commit().wanted();
-        match &self.rx_event {
-            Some(event) if rx => event.notify()?,
-            _ => {}
-        }
-        if tx || (rx && self.rx_event.is_none()) {
-            self.tx_event.notify()?;
+        self.tx_bell.want(self.ingress.commit());
+        let rx = self.egress.commit();
+        self.rx_bell.as_mut().unwrap_or(&mut self.tx_bell).want(rx);
+        self.tx_bell.flush()?;
+        if let Some(bell) = &mut self.rx_bell {
+            bell.flush()?;
         }
         Ok(())
     }
 
     fn ask(&mut self) -> Result<bool, Failed> {
-        self.armed = true;
-        self.take_events()?;
+        self.slow_down()?;
+        self.take_all()?;
         self.armed = true;
         Ok(self.ingress.arm()? | self.egress.arm()?)
     }
+
+    /// Covers the ear if the guest has rung too often for nothing (XSA-332).
+    fn slow_down(&mut self) -> Result<(), Failed> {
+        let (now, worked) = (self.started.elapsed(), std::mem::take(&mut self.worked));
+        let pauses = [Some(&mut self.tx_bell), self.rx_bell.as_mut()];
+        let pause = pauses.into_iter().flatten().filter_map(|bell| bell.worked(worked, now)).max();
+        match pause {
+            Some(pause) if !self.ear.is_covered() => {
+                tracing::debug!(?pause, "a guest rings for nothing");
+                Ok(self.ear.cover(bells(&self.tx_bell, &self.rx_bell), pause)?)
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
-fn wait_for(events: &[Option<&dyn Channel>], other: BorrowedFd<'_>) -> io::Result<Epoll> {
-    let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-    let fds = events.iter().flatten().map(|event| event.as_fd());
-    for fd in fds.chain([other]) {
-        epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;
-    }
-    Ok(epoll)
+fn bells<'b>(tx: &'b Doorbell, rx: &'b Option<Doorbell>) -> impl Iterator<Item = BorrowedFd<'b>> {
+    [Some(tx), rx.as_ref()].into_iter().flatten().map(|bell| bell.as_fd())
 }
 
 impl Port for Vif {
@@ -186,7 +220,7 @@ impl Port for Vif {
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        self.epoll.0.as_fd()
+        self.ear.as_fd()
     }
 }
 

@@ -9,11 +9,13 @@ use crate::pool::Pool;
 use crate::rx::{Bad, Packet, Rx};
 use crate::tx::{Fault, Part, Tx};
 use arrayvec::ArrayVec;
-use hypervisor::{Access, Channel, Hypervisor, PAGE_SIZE, Shared};
-use nix::sys::epoll::{Epoll, EpollEvent, EpollFlags};
+use event_channel::{Doorbell, Ear};
+use hypervisor::{Access, Hypervisor, PAGE_SIZE, Shared};
 use ring_abi::DomId;
 use ring_abi::netif::{SLOTS_MIN, Status, TxFlags};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
 use vm_memory::VolatileSlice;
 
 /// log2 of the octets in a small buffer: what every back end copies whole.
@@ -54,6 +56,9 @@ pub enum Broken {
     /// The rings' memory is none.
     #[error(transparent)]
     Memory(#[from] ring_abi::ring::BadMemory),
+    /// The system refused something.
+    #[error(transparent)]
+    System(std::io::Error),
 }
 
 /// Rings, buffers, channels.
@@ -63,14 +68,16 @@ pub(crate) struct Link {
     small: Pool,
     large: Pool,
     buffers: Pool,
-    tx_event: Box<dyn Channel>,
-    rx_event: Option<Box<dyn Channel>>,
+    tx_bell: Doorbell,
+    rx_bell: Option<Doorbell>,
     transport: Transport,
     packet: Packet,
     /// Requests pushed and buffers posted since the last commit.
     sent: u32,
     posted: u32,
-    armed: bool,
+    /// There was work since the last event was taken.
+    worked: bool,
+    started: Instant,
 }
 
 impl Link {
@@ -78,12 +85,13 @@ impl Link {
     pub(crate) fn new(hv: &dyn Hypervisor, back: DomId, split: bool) -> Result<Self, Broken> {
         let tx = hv.share(back, 1, Access::ReadWrite)?;
         let rx = hv.share(back, 1, Access::ReadWrite)?;
-        let (tx_event, rx_event) = (hv.listen(back)?, split.then(|| hv.listen(back)).transpose()?);
+        let bell = || hv.listen(back).map(|channel| Doorbell::new(channel, Duration::ZERO));
+        let (tx_bell, rx_bell) = (bell()?, split.then(bell).transpose()?);
         let transport = Transport {
             tx: tx.refs()[0],
             rx: rx.refs()[0],
-            tx_event: tx_event.port(),
-            rx_event: rx_event.as_ref().map(|event| event.port()),
+            tx_event: tx_bell.port(),
+            rx_event: rx_bell.as_ref().map(Doorbell::port),
         };
         let (tx, rx) = (Tx::init(tx)?, Rx::init(rx)?);
         let mut link = Self {
@@ -92,13 +100,14 @@ impl Link {
             buffers: Pool::new(hv, back, rx.slots(), LARGE, Access::ReadWrite)?,
             tx,
             rx,
-            tx_event,
-            rx_event,
+            tx_bell,
+            rx_bell,
             transport,
             packet: Packet::default(),
             sent: 0,
             posted: 0,
-            armed: true,
+            worked: true,
+            started: Instant::now(),
         };
         for buffer in 0..link.rx.slots() as u16 {
             link.rx.post(buffer, link.buffers.gref(buffer));
@@ -113,21 +122,14 @@ impl Link {
         &self.transport
     }
 
-    /// Adds the channels to those waited for.
-    pub(crate) fn wait_with(&self, epoll: &Epoll) -> nix::Result<()> {
-        self.channels().try_for_each(|fd| epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0)))
+    /// Listens to the channels.
+    pub(crate) fn listen(&self, ear: &Ear) -> io::Result<()> {
+        self.bells().try_for_each(|bell| ear.add(bell))
     }
 
-    /// Takes them out again.
-    pub(crate) fn unwait(&self, epoll: &Epoll) {
-        for fd in self.channels() {
-            // That it is gone already is as good.
-            let _ = epoll.delete(fd);
-        }
-    }
-
-    fn channels(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [Some(&self.tx_event), self.rx_event.as_ref()].into_iter().flatten().map(|event| event.as_fd())
+    /// Listens to them no longer.
+    pub(crate) fn unlisten(&self, ear: &Ear) {
+        self.bells().for_each(|bell| ear.remove(bell));
     }
 
     /// Sends a packet whose octets `fill` writes, piece by piece in order; `false` if there is no room now.
@@ -190,6 +192,7 @@ impl Link {
 
     fn reap(&mut self, counters: &mut Counters) -> Result<(), Broken> {
         while let Some(status) = self.tx.reap()? {
+            self.worked = true;
             counters.tx_errors += u64::from(status != Status::OKAY);
         }
         Ok(())
@@ -203,6 +206,7 @@ impl Link {
         counters: &mut Counters,
     ) -> Result<Option<(usize, Meta)>, Broken> {
         while self.rx.poll(&mut self.packet)? {
+            self.worked = true;
             let taken = self.take(into, counters);
             for buffer in self.packet.buffers() {
                 self.rx.post(*buffer, self.buffers.gref(*buffer));
@@ -248,40 +252,54 @@ impl Link {
         if self.posted > 0 {
             self.commit_rx()?;
         }
-        if std::mem::take(&mut self.sent) > 0 && self.tx.commit().wanted() {
-            self.tx_event.notify()?;
+        if std::mem::take(&mut self.sent) > 0 {
+            self.tx_bell.want(self.tx.commit());
         }
-        Ok(())
+        Ok(self.tx_bell.flush().map(|_| ())?)
     }
 
     fn commit_rx(&mut self) -> Result<(), Broken> {
         self.posted = 0;
-        if self.rx.commit().wanted() {
-            self.rx_event.as_ref().unwrap_or(&self.tx_event).notify()?;
-        }
-        Ok(())
+        let bell = self.rx_bell.as_mut().unwrap_or(&mut self.tx_bell);
+        bell.want(self.rx.commit());
+        Ok(bell.flush().map(|_| ())?)
     }
 
-    /// Asks for an event for packets received and, with `room`, for room to send; `true` if there is either.
-    pub(crate) fn arm(&mut self, room: bool) -> Result<bool, Broken> {
-        self.armed = true;
-        self.take_events()?;
-        self.armed = true;
+    /// Asks for an event for packets received and, with `room`, for room to send; `true` if there is either. Afterwards
+    /// the back end is listened to, unless it has rung too often for nothing (XSA-391).
+    pub(crate) fn arm(&mut self, room: bool, ear: &mut Ear) -> Result<bool, Broken> {
+        self.slow_down(ear)?;
+        self.take_events(ear)?;
         Ok(self.rx.arm()? | (room && self.tx.arm()?))
     }
 
-    /// Takes the events asked for.
+    fn slow_down(&mut self, ear: &mut Ear) -> Result<(), Broken> {
+        let (now, worked) = (self.started.elapsed(), std::mem::take(&mut self.worked));
+        let bells = [Some(&mut self.tx_bell), self.rx_bell.as_mut()];
+        let pause = bells.into_iter().flatten().filter_map(|bell| bell.worked(worked, now)).max();
+        if let Some(pause) = pause.filter(|_| !ear.is_covered()) {
+            tracing::debug!(?pause, "the back end rings for nothing");
+            ear.cover(self.bells(), pause).map_err(Broken::System)?;
+        }
+        Ok(())
+    }
+
+    /// Takes events.
     ///
     /// # Errors
     /// [`Broken::Seam`] once the back end's end of a channel is gone.
-    #[inline]
-    pub(crate) fn take_events(&mut self) -> Result<(), Broken> {
-        if std::mem::take(&mut self.armed) {
-            self.tx_event.take()?;
-            if let Some(event) = &self.rx_event {
-                event.take()?;
+    pub(crate) fn take_events(&mut self, ear: &mut Ear) -> Result<(), Broken> {
+        // While they are not listened to they need not be taken either.
+        if ear.uncover(self.bells()).map_err(Broken::System)? {
+            self.tx_bell.take()?;
+            if let Some(bell) = &mut self.rx_bell {
+                bell.take()?;
             }
         }
         Ok(())
+    }
+
+    fn bells(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [Some(&self.tx_bell), self.rx_bell.as_ref()].into_iter().flatten().map(|bell| bell.as_fd())
     }
 }

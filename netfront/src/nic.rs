@@ -6,17 +6,18 @@
 use crate::handshake::{Handshake, Identity, Offer, Step, TRANSPORT_KEYS, Wishes, keys};
 use crate::link::{Broken, Counters, Link};
 use crate::meta::Meta;
+use event_channel::Ear;
 use hypervisor::Hypervisor;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use ring_abi::DomId;
 use ring_abi::netif::MAX_TX_SIZE;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use xenstore::xenbus::End;
-use xenstore::{Client, KeyError, Nodes, XenbusState};
+use xenstore::{Client, KeyError, Nodes, XenbusState, XsError};
 
 /// How often a store that went away is looked for.
 const STORE_RETRY: Duration = Duration::from_millis(100);
@@ -45,8 +46,8 @@ pub enum Error {
     #[error(transparent)]
     Link(#[from] Broken),
     /// The system refused something.
-    #[error("epoll: {0}")]
-    System(#[from] Errno),
+    #[error("waiting: {0}")]
+    System(#[from] io::Error),
     /// The toolstack has removed the interface.
     #[error("{0} was removed")]
     Removed(String),
@@ -76,7 +77,7 @@ pub struct Nic {
     longest: usize,
     /// What the back end of the latest connection takes.
     offer: Option<Offer>,
-    epoll: Epoll,
+    ear: Ear,
     counters: Counters,
     /// The back end broke the protocol: nothing more is had to do with it.
     shunned: bool,
@@ -97,7 +98,7 @@ impl Nic {
         let path = format!("/local/domain/{}/device/vif/{devid}", hv.domid());
         let end = End::find_front(&mut store, &path)?;
         let identity = Identity::parse(&end.keys(&mut store)?, &end.other_keys(&mut store)?)?;
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let ear = Ear::new()?;
         let wishes = Wishes { csum: config.csum, gso: config.gso };
         let mut nic = Self {
             hv,
@@ -109,7 +110,7 @@ impl Nic {
             link: None,
             longest: 0,
             offer: None,
-            epoll,
+            ear,
             counters: Counters::default(),
             shunned: false,
             retry: Instant::now(),
@@ -201,7 +202,7 @@ impl Nic {
     /// `true` if there is something already.
     pub fn arm(&mut self, room: bool) -> bool {
         self.flush();
-        match self.link.as_mut().map(|link| link.arm(room)) {
+        match self.link.as_mut().map(|link| link.arm(room, &mut self.ear)) {
             Some(Ok(ready)) => ready,
             Some(Err(broken)) => {
                 self.broke(&broken);
@@ -213,15 +214,16 @@ impl Nic {
 
     /// Readable when an armed interface has something to do; then call [`Nic::turn`]. The same for life.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.epoll.0.as_fd()
+        self.ear.as_fd()
     }
 
-    /// Deals with events, the store's among them: connects, reconnects and closes.
+    /// Deals with events, the store's among them: connects, reconnects and closes. To be called when [`Nic::fd`] is
+    /// readable, and now and then by users who never sleep: it is how they learn that the back end is gone.
     ///
     /// # Errors
     /// [`Error::Removed`], and what the system refuses. Not among them: anything that a back end does.
     pub fn turn(&mut self) -> Result<(), Error> {
-        if let Some(Err(broken)) = self.link.as_mut().map(Link::take_events) {
+        if let Some(Err(broken)) = self.link.as_mut().map(|link| link.take_events(&mut self.ear)) {
             self.broke(&broken);
         }
         if self.client.is_none() && Instant::now() >= self.retry {
@@ -248,7 +250,7 @@ impl Nic {
             let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
             match poll(&mut [PollFd::new(self.fd(), PollFlags::POLLIN)], timeout) {
                 Ok(_) | Err(Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(io::Error::from(error).into()),
             }
         }
         self.turn()
@@ -278,7 +280,7 @@ impl Nic {
     /// Starts over with this connection to the store.
     fn begin(&mut self, mut client: Client) -> Result<(), Error> {
         self.handshake = Handshake::default();
-        self.epoll.add(client.fd(), EpollEvent::new(EpollFlags::EPOLLIN, 1))?;
+        self.ear.add(client.fd())?;
         self.end.retract(&mut client, TRANSPORT_KEYS)?;
         // Whoever had the interface before us is gone.
         self.end.switch_state(&mut client, XenbusState::Initialising)?;
@@ -308,7 +310,7 @@ impl Nic {
         tracing::warn!(path = self.end.path(), %error, "the store is gone; looking for it");
         self.unlink();
         if let Some(client) = self.client.take() {
-            let _ = self.epoll.delete(client.fd());
+            self.ear.remove(client.fd());
         }
         Ok(())
     }
@@ -334,7 +336,7 @@ impl Nic {
     fn step(&mut self) -> Result<bool, Error> {
         let Some(client) = self.client.as_mut().filter(|_| !self.shunned) else { return Ok(false) };
         let own = self.end.state(client)?;
-        if own == XenbusState::Unknown && !client.exists(self.end.path())? {
+        if own == XenbusState::Unknown && is_gone(client.read(self.end.path())) {
             self.unlink();
             return Err(Error::Removed(self.end.path().to_owned()));
         }
@@ -357,7 +359,7 @@ impl Nic {
         let Some(client) = self.client.as_mut() else { return Ok(()) };
         let offer = Offer::parse(&self.end.other_keys(client)?)?;
         let link = Link::new(&*self.hv, DomId(self.end.other_id()), offer.split)?;
-        link.wait_with(&self.epoll)?;
+        link.listen(&self.ear)?;
         self.longest = if offer.sg { MAX_TX_SIZE } else { hypervisor::PAGE_SIZE };
         let keys = keys(link.transport(), self.wishes);
         self.link = Some(link);
@@ -376,7 +378,7 @@ impl Nic {
 
     fn unlink(&mut self) {
         if let Some(link) = self.link.take() {
-            link.unwait(&self.epoll);
+            link.unlisten(&self.ear);
         }
         self.handshake = Handshake::default();
     }
@@ -405,6 +407,11 @@ impl Nic {
             tracing::debug!(%error, "cannot say so");
         }
     }
+}
+
+/// Whether a node of ours is no longer there; what stands above it may not be ours to see.
+fn is_gone(read: Result<Vec<u8>, xenstore::Error>) -> bool {
+    matches!(read, Err(e) if matches!(e.store_error(), Some(XsError::ENOENT | XsError::EACCES)))
 }
 
 /// Whether anything happened.

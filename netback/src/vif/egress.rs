@@ -79,16 +79,17 @@ impl Egress {
         Ok(())
     }
 
-    /// Sends what waits, as far as the guest has posted buffers since; drops it if the guest has stalled.
+    /// Sends what waits, as far as the guest has posted buffers since; drops it if the guest has stalled. `true` if
+    /// there was anything to do.
     #[inline]
-    pub(super) fn drain(&mut self) -> Result<(), Failed> {
+    pub(super) fn drain(&mut self) -> Result<bool, Failed> {
         if self.backlog.is_stalled() && self.writer.rx.posted()? > 0 {
             self.backlog.revive();
         }
-        if self.backlog.is_empty() { Ok(()) } else { self.drain_some() }
+        if self.backlog.is_empty() { Ok(false) } else { self.drain_some() }
     }
 
-    fn drain_some(&mut self) -> Result<(), Failed> {
+    fn drain_some(&mut self) -> Result<bool, Failed> {
         let now = Instant::now();
         let sent = self.writer.write(self.backlog.iter())?;
         self.count(sent);
@@ -97,7 +98,7 @@ impl Egress {
         }
         let expired = self.backlog.expire(now);
         self.stats.lost(Reason::NoRoom, expired as u64);
-        Ok(())
+        Ok(sent.taken > 0)
     }
 
     /// Publishes responses.
