@@ -1,4 +1,5 @@
 //! Benchmarks of xpv beside its peers: the rows of the performance table, and what measures them.
 
+pub mod block;
 pub mod ring;
 pub mod row;

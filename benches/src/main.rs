@@ -1,14 +1,21 @@
 //! Rows of the performance table, ours beside the peer's: `cargo run --release -p benches -- [ROW...] [--json]`.
 
-use benches::ring;
 use benches::row::{HEAD, Row};
+use benches::{block, ring};
 use clap::Parser;
 use std::process::ExitCode;
 
 type Measure = fn() -> Result<Row, String>;
 
 /// Every row there is, in the table's order.
-const ROWS: &[(&str, Measure)] = &[("R1", ring::r1), ("R2", ring::r2), ("R3", ring::r3)];
+const ROWS: &[(&str, Measure)] = &[
+    ("R1", ring::r1),
+    ("R2", ring::r2),
+    ("R3", ring::r3),
+    ("B1", block::b1),
+    ("B2", block::b2),
+    ("B4n", block::b4_nbd),
+];
 
 /// Measures rows of the performance table: ours and the peer's by turns in one run.
 #[derive(Parser)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arrayvec::ArrayVec;
+use event_channel::Spin;
 use hypervisor::{Access, Channel, Contiguous, GrantRef};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -48,6 +49,7 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
     in_engine: usize,
     /// Wake-ups in a row that found nothing to do.
     spurious: u32,
+    spin: Spin,
     stats: Arc<Stats>,
     setup: Setup,
 }
@@ -60,8 +62,20 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         let engine = setup.disk.engine(depth).map_err(End::Engine)?;
         let started = vec![Started { at: Instant::now(), octets: 0 }; depth].into();
         let stats = setup.stats.clone();
-        let (done, stalled) = (Vec::with_capacity(depth), None);
-        Ok(Self { engine, done, stalled, queue, channel, started, in_engine: 0, spurious: 0, stats, setup })
+        let (done, stalled, spin) = (Vec::with_capacity(depth), None, Spin::default());
+        Ok(Self {
+            engine,
+            done,
+            stalled,
+            queue,
+            channel,
+            started,
+            in_engine: 0,
+            spurious: 0,
+            spin,
+            stats,
+            setup,
+        })
     }
 
     /// Serves until told to stop or until the device can go on no more; in both cases nothing is left in the
@@ -196,18 +210,20 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
 
     /// Looks again for a short while; `true` if there is something to do.
     fn spin(&mut self, orders: &Orders) -> Result<bool, End> {
-        if self.spurious > 0 || self.setup.tuning.spin.is_zero() {
+        if self.setup.tuning.spin.is_zero() || !self.spin.worth() {
             return Ok(false);
         }
         let start = Instant::now();
         while start.elapsed() < self.setup.tuning.spin {
             for _ in 0..SPINS {
                 if orders.pending() || self.round()? {
+                    self.spin.hit();
                     return Ok(true);
                 }
                 std::hint::spin_loop();
             }
         }
+        self.spin.missed();
         Ok(false)
     }
 

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use event_channel::Spin;
 use hypervisor::{Channel, DomId, Hypervisor, Shared};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
@@ -91,6 +92,9 @@ pub(crate) const CHANNEL: u64 = 1;
 /// new back end too.
 const IDLE_POLLS: u32 = 4096;
 
+/// Looks at the ring between two looks at the clock while spinning.
+const SPINS: u32 = 64;
+
 /// A virtual block device, open.
 pub struct Disk {
     pub(crate) hv: Arc<dyn Hypervisor>,
@@ -104,6 +108,7 @@ pub struct Disk {
     pub(crate) link: Option<Link>,
     pub(crate) epoll: Epoll,
     pub(crate) idle: u32,
+    spin: Spin,
     /// The back end closes, and what is under way is waited for.
     pub(crate) leaving: bool,
     /// Buffers of the copying calls, kept.
@@ -149,6 +154,7 @@ impl Disk {
             link: None,
             epoll,
             idle: 0,
+            spin: Spin::default(),
             leaving: false,
             spare: Vec::new(),
         };
@@ -269,18 +275,12 @@ impl Disk {
     /// # Errors
     /// As [`Disk::poll`]; [`Error::Closed`] when nothing will ever be done.
     pub fn wait(&mut self, done: &mut Vec<Completion>, timeout: Option<Duration>) -> Result<usize> {
-        let start = Instant::now();
         self.commit()?;
-        loop {
-            let count = self.poll(done)?;
-            if count > 0 {
-                return Ok(count);
-            }
-            if start.elapsed() >= self.options.spin {
-                break;
-            }
-            std::hint::spin_loop();
+        let count = self.look_for_a_while(done)?;
+        if count > 0 {
+            return Ok(count);
         }
+        let start = Instant::now();
         self.finish_leaving()?;
         if self.handshake.is_closed() && !self.leaving {
             return Err(Error::Closed);
@@ -291,6 +291,27 @@ impl Disk {
             Err(fault) => return Err(self.fault(fault)),
         }
         self.poll(done)
+    }
+
+    /// Polls, for as long as that is likely to pay.
+    fn look_for_a_while(&mut self, done: &mut Vec<Completion>) -> Result<usize> {
+        let count = self.poll(done)?;
+        if count > 0 || self.options.spin.is_zero() || !self.spin.worth() {
+            return Ok(count);
+        }
+        let start = Instant::now();
+        while start.elapsed() < self.options.spin {
+            for _ in 0..SPINS {
+                let count = self.poll(done)?;
+                if count > 0 {
+                    self.spin.hit();
+                    return Ok(count);
+                }
+                std::hint::spin_loop();
+            }
+        }
+        self.spin.missed();
+        Ok(0)
     }
 
     /// Readable when [`Disk::wait`] would find something to do, provided that [`Disk::arm`] was called before and

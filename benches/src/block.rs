@@ -1,0 +1,141 @@
+//! Rows B1, B2 and B4: a disk through both ends of the split driver, beside fio.
+//!
+//! Ours is a whole machine of threads: guest and dom0 are two domains of the local hypervisor, with a grant mapped and
+//! unmapped for every request. The peer is one process that does the same I/O itself, or by way of a server.
+
+mod fio;
+mod machine;
+mod ours;
+
+use std::cell::RefCell;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::row::{Goal, Row, interleave};
+use blkfront::Op;
+use machine::{Machine, Setup};
+
+/// Requests under way, ours and the peer's.
+const DEPTH: usize = 32;
+/// One measurement; fio rounds its own start-up away only from about here on.
+const TIME: Duration = Duration::from_millis(700);
+const PAIRS: usize = 7;
+/// Octets of the image.
+const IMAGE: usize = 256 << 20;
+
+/// Row B1: the null engine on both sides.
+///
+/// # Errors
+/// The peer is missing, or the machine does not come up.
+pub fn b1() -> Result<Row, String> {
+    let setup = Setup { ring_page_order: 2, spin: Duration::from_micros(200) };
+    let mut machine = Machine::new("null:107374182400", setup)?;
+    let failed = RefCell::new(None);
+    let pairs = interleave(
+        PAIRS,
+        || ours::run(&mut machine.disk, Op::Read, DEPTH, TIME) / 1e6,
+        || peer(&failed, || fio::run("randread", DEPTH, TIME, &["--ioengine=null", "--size=100g"])) / 1e6,
+    );
+    let what = "4 KiB random read, null engine, one queue, depth 32; fio --ioengine=null";
+    done("B1", what, "M IOPS", Goal::AtLeast(1.0), &pairs, failed)
+}
+
+/// Row B2: io_uring past the page cache on one file.
+///
+/// # Errors
+/// As [`b1`].
+pub fn b2() -> Result<Row, String> {
+    let image = Image::new()?;
+    let setup = Setup { ring_page_order: 0, spin: Duration::from_micros(20) };
+    let mut machine = Machine::new(&image.path_text(), setup)?;
+    let (failed, file) = (RefCell::new(None), format!("--filename={}", image.path.display()));
+    let arguments = ["--ioengine=io_uring", "--direct=1", &file];
+    let pairs = interleave(
+        PAIRS,
+        || ours::run(&mut machine.disk, Op::Read, DEPTH, TIME) / 1e3,
+        || peer(&failed, || fio::run("randread", DEPTH, TIME, &arguments)) / 1e3,
+    );
+    let what = "4 KiB random read, file, O_DIRECT, depth 32; fio --ioengine=io_uring --direct=1";
+    done("B2", what, "k IOPS", Goal::AtLeast(0.98), &pairs, failed)
+}
+
+/// Row B4, its NBD half: the same file behind qemu-nbd.
+///
+/// # Errors
+/// As [`b1`].
+pub fn b4_nbd() -> Result<Row, String> {
+    let image = Image::new()?;
+    let setup = Setup { ring_page_order: 0, spin: Duration::from_micros(20) };
+    let mut machine = Machine::new(&format!("raw:{}", image.path.display()), setup)?;
+    let socket = image.dir.path().join("nbd.sock");
+    // A copy: our disk holds a lock that qemu-nbd's own would meet, and both would share one page cache.
+    let copy = image.dir.path().join("copy.img");
+    std::fs::copy(&image.path, &copy).map_err(|e| format!("{}: {e}", copy.display()))?;
+    let _nbd = fio::Nbd::serve(&copy, &socket)?;
+    let (failed, uri) = (RefCell::new(None), format!("--uri=nbd+unix:///?socket={}", socket.display()));
+    let pairs = interleave(
+        PAIRS,
+        || ours::run(&mut machine.disk, Op::Read, DEPTH, TIME) / 1e3,
+        || peer(&failed, || fio::run("randread", DEPTH, TIME, &["--ioengine=nbd", &uri])) / 1e3,
+    );
+    let what = "the same beside NBD: qemu-nbd --cache=none --aio=io_uring, fio --ioengine=nbd";
+    done("B4n", what, "k IOPS", Goal::AtLeast(4.0), &pairs, failed)
+}
+
+/// An image with content, in a directory that goes with it. `XPV_BENCH_DIR` says where; it must not be a tmpfs.
+struct Image {
+    path: PathBuf,
+    dir: tempfile::TempDir,
+}
+
+impl Image {
+    fn new() -> Result<Image, String> {
+        let base = std::env::var_os("XPV_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        let dir = tempfile::tempdir_in(&base).map_err(|e| format!("{}: {e}", base.display()))?;
+        let path = dir.path().join("disk.img");
+        fill(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        Ok(Image { path, dir })
+    }
+
+    fn path_text(&self) -> String {
+        self.path.display().to_string()
+    }
+}
+
+/// Content that no layer below can leave out.
+fn fill(path: &Path) -> std::io::Result<()> {
+    let mut file = std::fs::File::create(path)?;
+    let mut state = 1u64;
+    let mut block = vec![0u8; 1 << 20];
+    for _ in 0..IMAGE >> 20 {
+        for word in block.chunks_exact_mut(8) {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            word.copy_from_slice(&state.to_le_bytes());
+        }
+        file.write_all(&block)?;
+    }
+    file.sync_all()
+}
+
+/// A peer's figure; its first failure is kept, and its figure is then of no use.
+fn peer(failed: &RefCell<Option<String>>, run: impl FnOnce() -> Result<f64, String>) -> f64 {
+    run().unwrap_or_else(|why| {
+        failed.borrow_mut().get_or_insert(why);
+        f64::NAN
+    })
+}
+
+fn done(
+    name: &'static str,
+    what: &str,
+    unit: &'static str,
+    goal: Goal,
+    pairs: &[(f64, f64)],
+    failed: RefCell<Option<String>>,
+) -> Result<Row, String> {
+    match failed.into_inner() {
+        Some(why) => Err(why),
+        None => Ok(Row::new(name, what, unit, goal, pairs)),
+    }
+}

@@ -1,0 +1,67 @@
+//! The peer: fio, asked for one figure.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// Operations a second of random 4 KiB reads (or `rw`) with these arguments.
+///
+/// # Errors
+/// fio is missing (Debian's package `fio`), or says no.
+pub(super) fn run(rw: &str, depth: usize, time: Duration, arguments: &[&str]) -> Result<f64, String> {
+    let runtime = format!("--runtime={}ms", time.as_millis());
+    let (rw, depth) = (format!("--rw={rw}"), format!("--iodepth={depth}"));
+    let output = Command::new("fio")
+        .args(["--name=peer", "--bs=4k", "--norandommap", "--randrepeat=0", "--gtod_reduce=1"])
+        .args(["--time_based", "--output-format=json", &rw, &depth, &runtime])
+        .args(arguments)
+        .stderr(Stdio::piped())
+        .output()
+        .map_err(|e| format!("fio (package fio): {e}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    // Some engines print a line before the object.
+    let json = text.find('{').map_or("", |at| &text[at..]);
+    let read: serde_json::Value = serde_json::from_str(json)
+        .map_err(|e| format!("fio's output: {e}: {}", String::from_utf8_lossy(&output.stderr).trim()))?;
+    let iops = |kind: &str| read["jobs"][0][kind]["iops"].as_f64().unwrap_or(0.0);
+    match iops("read") + iops("write") {
+        0.0 => Err(format!("fio did nothing: {}", String::from_utf8_lossy(&output.stderr).trim())),
+        sum => Ok(sum),
+    }
+}
+
+/// qemu-nbd on an image, ended when dropped.
+pub(super) struct Nbd(Child);
+
+impl Nbd {
+    /// Serves `image` on the UNIX socket `socket`.
+    ///
+    /// # Errors
+    /// qemu-nbd is missing (Debian's package `qemu-utils`), or does not come up.
+    pub(super) fn serve(image: &Path, socket: &Path) -> Result<Nbd, String> {
+        let child = Command::new("qemu-nbd")
+            .args(["--format=raw", "--cache=none", "--aio=io_uring", "--persistent", "--shared=4"])
+            .arg(format!("--socket={}", socket.display()))
+            .arg(image)
+            .spawn()
+            .map_err(|e| format!("qemu-nbd (package qemu-utils): {e}"))?;
+        let (mut nbd, start) = (Nbd(child), Instant::now());
+        while !socket.exists() {
+            if let Ok(Some(status)) = nbd.0.try_wait() {
+                return Err(format!("qemu-nbd ended: {status}"));
+            }
+            if start.elapsed() > Duration::from_secs(5) {
+                return Err("qemu-nbd made no socket in 5 s".into());
+            }
+            std::thread::yield_now();
+        }
+        Ok(nbd)
+    }
+}
+
+impl Drop for Nbd {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

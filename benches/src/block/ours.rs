@@ -1,0 +1,53 @@
+//! Random 4 KiB requests at a constant depth through a front end.
+
+use std::time::{Duration, Instant};
+
+use blkfront::{Completion, Disk, Op, Request};
+
+/// Octets a request.
+pub(super) const BLOCK: usize = 4096;
+
+/// A small generator of block numbers: what fio calls `--norandommap`.
+struct Blocks {
+    state: u64,
+    count: u64,
+}
+
+impl Blocks {
+    #[inline]
+    fn next(&mut self) -> u64 {
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        ((u128::from(self.state) * u128::from(self.count)) >> 64) as u64
+    }
+}
+
+/// Keeps `depth` requests under way for a time and gives operations a second.
+///
+/// # Panics
+/// If the disk fails a request: a figure of errors would be worthless.
+pub(super) fn run(disk: &mut Disk, op: Op, depth: usize, time: Duration) -> f64 {
+    let mut blocks = Blocks { state: 0x9e37_79b9_7f4a_7c15, count: disk.info().sectors / 8 };
+    for token in 0..depth as u64 {
+        let buffer = Some(disk.buffer(BLOCK).expect("a page"));
+        let request = Request { token, op, sector: blocks.next() * 8, octets: BLOCK, buffer };
+        disk.submit(request).expect("room in the ring");
+    }
+    let (mut done, mut count): (Vec<Completion>, u64) = (Vec::with_capacity(depth), 0);
+    let start = Instant::now();
+    let mut over = false;
+    while disk.under_way() > 0 {
+        disk.wait(&mut done, None).expect("a back end");
+        count += done.len() as u64;
+        over = over || start.elapsed() >= time;
+        for completion in done.drain(..) {
+            completion.check().expect("the disk serves");
+            let request = Request { sector: blocks.next() * 8, ..completion.request };
+            if !over {
+                disk.submit(request).expect("room in the ring");
+            }
+        }
+    }
+    count as f64 / start.elapsed().as_secs_f64()
+}
