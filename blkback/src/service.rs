@@ -12,7 +12,6 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring_abi::blkif::{MAX_SEGMENTS, Request, Response, SECTOR, Status};
 use ring_abi::ring::Protocol;
-use smallvec::SmallVec;
 
 use crate::check::Limits;
 use crate::device::{End, Orders, Setup, control_fd};
@@ -20,8 +19,9 @@ use crate::engine::{DiskInfo, Done, Engine, Io, Op, Part};
 use crate::queue::{JobId, Queue, Task};
 use crate::stats::Stats;
 
-/// Requests taken before answers are looked for.
-const BATCH: usize = 32;
+/// Requests taken before answers are looked for: few enough that the front end works on the first answers while we
+/// work on the next requests, many enough that the shared indexes change hands seldom.
+const BATCH: usize = 8;
 /// Wake-ups in a row without any work after which the front end's events are slowed (XSA-332, XSA-391).
 const STORM: u32 = 32;
 /// Milliseconds for which a storm's events are not listened to.
@@ -41,7 +41,10 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
     // In this order they are dropped: the engine lets go of the guest's pages, then the ring goes.
     engine: Box<dyn Engine>,
     done: Vec<Done>,
-    stalled: Option<Io>,
+    stalled: Option<Box<Io>>,
+    /// Operations that are over, to be used again: a request costs no allocation.
+    #[allow(clippy::vec_box)] // What is kept is the boxes.
+    blank: Vec<Box<Io>>,
     queue: Queue<P, Contiguous>,
     channel: Box<dyn Channel>,
     started: Box<[Started]>,
@@ -63,10 +66,12 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         let started = vec![Started { at: Instant::now(), octets: 0 }; depth].into();
         let stats = setup.stats.clone();
         let (done, stalled, spin) = (Vec::with_capacity(depth), None, Spin::default());
+        let blank = Vec::with_capacity(depth);
         Ok(Self {
             engine,
             done,
             stalled,
+            blank,
             queue,
             channel,
             started,
@@ -133,22 +138,27 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     }
 
     fn start(&mut self, task: &Task, at: Instant) {
-        let io = match task.op {
-            Op::Flush => Some(Io::flush(task.job.0.into())),
-            Op::Read | Op::Write => self.map(task),
-        };
-        self.started[task.job.0 as usize] = Started { at, octets: io.as_ref().map_or(0, Io::len) };
-        match io {
-            Some(io) => self.submit(io),
-            None => {
-                count(&self.stats, task.op).add(0, false);
-                self.queue.complete(task.job, Status::ERROR);
+        let mut io = self.blank.pop().unwrap_or_else(Io::blank);
+        let ready = match task.op {
+            Op::Flush => {
+                io.set_flush(task.job.0.into());
+                true
             }
+            Op::Read | Op::Write => self.map(task, &mut io),
+        };
+        self.started[task.job.0 as usize] = Started { at, octets: io.len() };
+        if ready {
+            self.submit(io);
+        } else {
+            count(&self.stats, task.op).add(0, false);
+            self.queue.complete(task.job, Status::ERROR);
+            self.blank.push(io);
         }
     }
 
-    /// Maps a task's pages; `None` if a grant is refused, which is this request's error alone.
-    fn map(&self, task: &Task) -> Option<Io> {
+    /// Maps a task's pages; `false` if a grant is refused, which is this request's error alone.
+    #[inline]
+    fn map(&self, task: &Task, io: &mut Io) -> bool {
         let refs: ArrayVec<GrantRef, MAX_SEGMENTS> = task.segments.iter().map(|s| s.gref).collect();
         // Reading the disk writes the guest's pages.
         let access = if task.op == Op::Read { Access::ReadWrite } else { Access::ReadOnly };
@@ -156,20 +166,18 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             Ok(mapping) => mapping,
             Err(error) => {
                 tracing::debug!(peer = %self.setup.peer, %error, "a request's pages cannot be mapped");
-                return None;
+                return false;
             }
         };
-        let mut parts = SmallVec::new();
-        for (page, segment) in task.segments.iter().enumerate() {
+        let parts = (0..).zip(&task.segments).map(|(page, segment)| {
             let sectors = u16::from(segment.last_sect - segment.first_sect) + 1;
-            let (offset, len) = (u16::from(segment.first_sect) * SECTOR as u16, sectors * SECTOR as u16);
-            parts.push(Part { page: page as u16, offset, len });
-        }
-        Io::mapped(task.job.0.into(), task.op, task.sector, mapping, parts)
+            Part { page, offset: u16::from(segment.first_sect) * SECTOR as u16, len: sectors * SECTOR as u16 }
+        });
+        io.set_mapped(task.job.0.into(), task.op, task.sector, mapping, parts)
     }
 
     #[inline]
-    fn submit(&mut self, io: Io) {
+    fn submit(&mut self, io: Box<Io>) {
         match self.engine.submit(io) {
             Ok(()) => self.in_engine += 1,
             Err(io) => self.stalled = Some(io),
@@ -185,11 +193,12 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             return Ok(false);
         }
         let now = Instant::now();
-        for Done { io, result } in self.done.drain(..) {
+        for Done { mut io, result } in self.done.drain(..) {
             self.in_engine -= 1;
             let (job, op) = (JobId(io.tag as u32), io.op);
             // Unmapped before the answer gives the pages back to the front end.
-            drop(io);
+            io.clear();
+            self.blank.push(io);
             let started = self.started[job.0 as usize];
             self.stats.took(now.saturating_duration_since(started.at));
             count(&self.stats, op).add(started.octets, result.is_ok());

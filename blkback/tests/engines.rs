@@ -36,7 +36,7 @@ fn any_step() -> impl Strategy<Value = Step> {
     )
 }
 
-fn io(tag: u64, step: &Step) -> Io {
+fn io(tag: u64, step: &Step) -> Box<Io> {
     if step.op == Op::Flush {
         return Io::flush(tag);
     }

@@ -47,37 +47,63 @@ pub struct Io {
 #[derive(Debug)]
 pub struct Done {
     /// The operation.
-    pub io: Io,
+    pub io: Box<Io>,
     /// How it went: all of it was moved, or why not.
     pub result: io::Result<()>,
 }
 
 impl Io {
-    /// A flush.
-    pub fn flush(tag: u64) -> Io {
-        Io { tag, op: Op::Flush, sector: 0, data: Data::None, parts: SmallVec::new() }
+    /// An operation that does nothing yet; to be made into one, again and again without an allocation.
+    pub fn blank() -> Box<Io> {
+        Box::new(Io { tag: 0, op: Op::Flush, sector: 0, data: Data::None, parts: SmallVec::new() })
     }
 
-    /// Moves the `parts` of a guest's mapped pages, in their order, to or from `sector` on. `None` if a part is not
-    /// inside the mapping.
+    /// Moves pages of our own, all of them.
+    pub fn own(tag: u64, op: Op, sector: u64, pages: MmapRegion) -> Box<Io> {
+        Box::new(Io { tag, op, sector, data: Data::Own(pages), parts: SmallVec::new() })
+    }
+
+    /// A flush.
+    pub fn flush(tag: u64) -> Box<Io> {
+        let mut io = Io::blank();
+        io.set_flush(tag);
+        io
+    }
+
+    /// Becomes a flush.
+    pub fn set_flush(&mut self, tag: u64) {
+        self.clear();
+        (self.tag, self.op, self.sector) = (tag, Op::Flush, 0);
+    }
+
+    /// Becomes one that moves parts of a guest's mapped pages, in their order, to or from `sector` on. `false`, and a
+    /// blank, if a part is not inside the mapping.
     #[inline]
-    pub fn mapped(
+    pub fn set_mapped(
+        &mut self,
         tag: u64,
         op: Op,
         sector: u64,
         mapping: Mapping,
-        parts: SmallVec<[Part; 11]>,
-    ) -> Option<Io> {
+        parts: impl IntoIterator<Item = Part>,
+    ) -> bool {
         let inside = |p: &Part| mapping.slice(p.page.into(), p.offset.into(), p.len.into()).is_some();
-        if !parts.iter().all(inside) {
-            return None;
+        self.parts.clear();
+        self.parts.extend(parts);
+        if !self.parts.iter().all(inside) {
+            self.clear();
+            return false;
         }
-        Some(Io { tag, op, sector, data: Data::Mapped(mapping), parts })
+        (self.tag, self.op, self.sector) = (tag, op, sector);
+        self.data = Data::Mapped(mapping);
+        true
     }
 
-    /// Moves pages of our own, all of them.
-    pub fn own(tag: u64, op: Op, sector: u64, pages: MmapRegion) -> Io {
-        Io { tag, op, sector, data: Data::Own(pages), parts: SmallVec::new() }
+    /// Lets go of the memory: a guest's pages are unmapped.
+    #[inline]
+    pub fn clear(&mut self) {
+        self.data = Data::None;
+        self.parts.clear();
     }
 
     /// The memory, in the order of the disk's octets.

@@ -72,8 +72,7 @@ pub trait Engine {
     ///
     /// # Errors
     /// Gives the operation back where there is no room: poll first.
-    #[allow(clippy::result_large_err)] // Handed back by value: an allocation a request would cost more.
-    fn submit(&mut self, io: Io) -> std::result::Result<(), Io>;
+    fn submit(&mut self, io: Box<Io>) -> std::result::Result<(), Box<Io>>;
 
     /// Starts what was submitted and adds what is done to `done`. Never blocks.
     ///

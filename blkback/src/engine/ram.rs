@@ -75,7 +75,7 @@ impl Engine for RamEngine {
         self.disk.info
     }
 
-    fn submit(&mut self, io: Io) -> std::result::Result<(), Io> {
+    fn submit(&mut self, io: Box<Io>) -> std::result::Result<(), Box<Io>> {
         let result = self.carry_out(&io);
         self.done.push(Done { io, result });
         Ok(())

@@ -21,7 +21,7 @@ const ROUNDS: usize = 4;
 /// An operation in the kernel, and what the kernel reads while it is there.
 #[derive(Default)]
 struct Slot {
-    io: Option<Io>,
+    io: Option<Box<Io>>,
     /// What is left to move; adjacent memory is one entry.
     iovecs: SmallVec<[iovec; 11]>,
     /// Octets moved so far.
@@ -126,7 +126,7 @@ impl Engine for UringEngine {
         self.info
     }
 
-    fn submit(&mut self, io: Io) -> Result<(), Io> {
+    fn submit(&mut self, io: Box<Io>) -> Result<(), Box<Io>> {
         if io.op != Op::Flush && io.is_empty() {
             self.early.push(Done { io, result: Ok(()) });
             return Ok(());
