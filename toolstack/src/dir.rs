@@ -104,10 +104,10 @@ mod tests {
             move |name: &str| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| PathBuf::from(v))
         };
         let both = env(&[("XPV_DIR", "/x"), ("XDG_RUNTIME_DIR", "/run/user/1")]);
-        assert_eq!(usual(&both, true).unwrap(), Path::new("/x"));
+        assert_eq!(usual(both, true).unwrap(), Path::new("/x"));
         let runtime = env(&[("XDG_RUNTIME_DIR", "/run/user/1")]);
-        assert_eq!(usual(&runtime, false).unwrap(), Path::new("/run/user/1/xpv"));
-        assert_eq!(usual(&runtime, true).unwrap(), Path::new("/run/xpv"));
+        assert_eq!(usual(runtime, false).unwrap(), Path::new("/run/user/1/xpv"));
+        assert_eq!(usual(runtime, true).unwrap(), Path::new("/run/xpv"));
         assert!(usual(env(&[("XPV_DIR", "")]), false).unwrap_err().to_string().contains("--dir"));
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::config::GuestConfig;
 use crate::dir::Dir;
 use crate::error::{Error, Origin, Result};
-use crate::machine::guest::{How, create};
+use crate::machine::guest::{self, How, create};
 use crate::machine::{Machine, process};
 
 /// Create a guest from its xl.cfg: name, disk and vif
@@ -42,9 +42,7 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let mut machine = Machine::connect(dir)?;
     let how = How {
         origin: &Origin::file(&args.cfg),
-        program: &["guest"],
-        netns: args.netns.as_deref(),
-        ours: args.foreground,
+        start: &|machine| guest::start(machine, &config.name, args.netns.as_deref(), args.foreground),
         bound: Duration::from_secs(args.timeout),
     };
     let (domid, mut process) = create(&mut machine, &config, &how, || process::go_on(&interrupted))?;

@@ -1,9 +1,30 @@
-//! `xpv demo-guest`.
+//! `xpv demo-guest`: a guest of the demo.
+
+use std::sync::Arc;
+
+use hypervisor::Hypervisor;
+use hypervisor::local::Domain;
+use ring_abi::blkif::vdev::Vdev;
+
+use crate::demo::guest;
+use crate::dir::Dir;
 use crate::error::Result;
-/// A guest of the demo
+use crate::machine::Machine;
+
+/// Be a guest of the demo: orders on standard input, events on standard output
 #[derive(Debug, clap::Args)]
-pub struct Args {}
-/// Runs.
-pub fn run(_: &Args, _: &crate::dir::Dir) -> Result<()> {
-    Ok(())
+pub struct Args {
+    /// The guest's name or number
+    name: String,
+}
+
+/// Is the guest.
+///
+/// # Errors
+/// Whatever went wrong first.
+pub fn run(args: &Args, dir: &Dir) -> Result<()> {
+    let info = Machine::connect(dir)?.find_guest(&args.name)?;
+    let hv: Arc<dyn Hypervisor> = Arc::new(Domain::join(dir.path(), info.domid)?);
+    let vdev = Vdev::xvd(0, 0).map_or(0, Vdev::number);
+    guest::run(&hv, vdev, std::io::stdin().lock(), std::io::stdout())
 }

@@ -26,6 +26,10 @@ pub struct Args {
     /// A bridge, and ports of it towards the host: xenbr0, or xenbr0=tap:host0,packet:eth1
     #[arg(long = "bridge", value_name = "NAME[=PORT,...]", default_value = "xenbr0")]
     bridges: Vec<BridgeConfig>,
+
+    /// No bridge at all
+    #[arg(long, conflicts_with = "bridges")]
+    no_bridge: bool,
 }
 
 /// Serves until told to end, or the machine is gone.
@@ -35,7 +39,7 @@ pub struct Args {
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let stop = process::stop_signal()?;
     // Before anything is joined: what cannot be had must leave nothing behind.
-    let bridges = bridges(&args.bridges)?;
+    let bridges = if args.no_bridge { BTreeMap::new() } else { bridges(&args.bridges)? };
     let domain: Arc<dyn Hypervisor> = Arc::new(Domain::join(dir.path(), DomId::DOM0)?);
     let store = || Ok::<_, Error>(Client::new(domain.store()?));
     let mut own = store()?;
@@ -46,6 +50,7 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     });
     let (vbd_store, vif_store) = (store()?, store()?);
     tracing::info!("dom0 serves");
+    process::say_ready();
     let ending = Ending::new()?;
     thread::scope(|scope| {
         let ending = &ending;

@@ -49,6 +49,7 @@ pub fn run(_args: &Args, dir: &Dir) -> Result<()> {
         .spawn(move || undertaker.run(&died))
         .map_err(|e| Error::io("starting a thread", e))?;
     tracing::info!(dir = %dir.path().display(), "ready");
+    process::say_ready();
     process::wait_any(&[stop.as_fd()])?;
     // Memberships end first: domains see that their machine is gone.
     drop(broker);

@@ -1,6 +1,7 @@
 //! A guest's life: created whole or not at all, and destroyed without a trace.
 
 use std::fs::File;
+use std::path::Path;
 use std::time::Duration;
 
 use hypervisor::DomId;
@@ -18,18 +19,27 @@ use crate::dir;
 use crate::error::{Error, Origin, Result};
 
 /// How a guest is to be created.
-#[derive(Clone, Debug)]
 pub struct How<'a> {
     /// Where its configuration came from, for errors.
     pub origin: &'a Origin,
-    /// What is run as the guest, with its name after: `["guest"]`.
-    pub program: &'a [&'a str],
-    /// The namespace its interfaces are put into.
-    pub netns: Option<&'a str>,
-    /// Whether its process ends with ours.
-    pub ours: bool,
+    /// Starts its process; the domain is there, with all its nodes.
+    pub start: &'a dyn Fn(&Machine) -> Result<Owned>,
     /// How long its devices may take to connect.
     pub bound: Duration,
+}
+
+/// Starts `xpv guest` for a guest; it writes into the guest's log unless it is ours.
+///
+/// # Errors
+/// The system's.
+pub fn start(machine: &Machine, name: &str, netns: Option<&str>, ours: bool) -> Result<Owned> {
+    let log = (!ours).then(|| machine.dir.log(name));
+    let mut command = process::command(&machine.dir, &Fate { ours, log })?;
+    command.arg("guest").arg(name);
+    if let Some(netns) = netns {
+        command.arg("--netns").arg(netns);
+    }
+    process::spawn(command)
 }
 
 /// Creates a guest and waits until all its devices are connected. `go_on` is asked meanwhile.
@@ -138,17 +148,11 @@ fn build(
         device::add(&mut machine.store, new)?;
     }
     dir::make(&machine.dir.guest(&config.name))?;
-    let log = machine.dir.log(&config.name);
-    let fate = if how.ours { Fate::Ours } else { Fate::Detached(log.clone()) };
-    let mut command = process::command(&machine.dir, &fate)?;
-    command.args(how.program).arg(&config.name);
-    if let Some(netns) = how.netns {
-        command.arg("--netns").arg(netns);
-    }
-    let mut process = Owned::new(process::spawn(command)?);
+    let mut process = (how.start)(machine)?;
     let devices: Vec<Device> = devices.into_iter().map(|new| new.device).collect();
+    let log = machine.dir.log(&config.name);
     progress::wait_connected(&mut machine.store, &devices, how.bound, || match process.ended()? {
-        Some(status) => Err(died(&config.name, &status, &log, how.ours)),
+        Some(status) => Err(died(&config.name, &status, &log)),
         None => go_on(),
     })?;
     machine.store.rm(&creator_path(domid))?;
@@ -156,10 +160,12 @@ fn build(
 }
 
 /// What the guest's process said last, if it is in a file.
-fn died(name: &str, status: &str, log: &std::path::Path, ours: bool) -> Error {
-    let said = if ours { None } else { std::fs::read_to_string(log).ok() };
-    let last = said.as_deref().and_then(|text| text.lines().next_back()).unwrap_or_default();
-    Error::Other(format!("the process of {name} ended ({status}): {last}"))
+fn died(name: &str, status: &str, log: &Path) -> Error {
+    let said = std::fs::read_to_string(log).unwrap_or_default();
+    let last = said.lines().next_back().unwrap_or_default();
+    let last = last.strip_prefix("xpv: ").unwrap_or(last);
+    let colon = if last.is_empty() { "" } else { ": " };
+    Error::Other(format!("the process of {name} ended ({status}){colon}{last}"))
 }
 
 fn devices(domid: DomId, config: &GuestConfig) -> Vec<NewDevice> {

@@ -3,6 +3,7 @@
 pub mod device;
 pub mod domain;
 pub mod guest;
+pub mod host;
 pub mod process;
 pub mod progress;
 pub mod vbd;

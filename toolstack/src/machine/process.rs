@@ -2,12 +2,17 @@
 #![allow(unsafe_code)] // pidfd_open has no wrapper in nix
 
 use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -16,32 +21,30 @@ use crate::dir::Dir;
 use crate::error::{Error, Result};
 
 /// What becomes of a process that we start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It is killed when we end, however we end; it writes where we write.
-    Ours,
-    /// It goes on without us, in a session of its own, and writes into this file.
-    Detached(PathBuf),
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Fate {
+    /// It is killed when we end, however we end; otherwise it goes on without us, in a session of its own.
+    pub ours: bool,
+    /// The file that it writes into; where we write when there is none.
+    pub log: Option<PathBuf>,
 }
 
 /// This program, to be run with further arguments on the machine in `dir`.
 ///
 /// # Errors
-/// It cannot find itself.
+/// The log cannot be opened.
 pub fn command(dir: &Dir, fate: &Fate) -> Result<Command> {
     // The file may have been replaced since: what runs is what runs now.
-    let program = PathBuf::from("/proc/self/exe");
-    let mut command = Command::new(program);
+    let mut command = Command::new("/proc/self/exe");
     command.arg0("xpv").arg("--dir").arg(dir.path()).stdin(Stdio::null());
-    match fate {
-        Fate::Ours => {
-            command.arg("--die-with").arg(std::process::id().to_string());
-        }
-        Fate::Detached(log) => {
-            let open = || File::options().create(true).append(true).open(log);
-            let file = |e| Error::file(log, "opening the log", e);
-            command.arg("--new-session").stdout(open().map_err(file)?).stderr(open().map_err(file)?);
-        }
+    match fate.ours {
+        true => command.arg("--die-with").arg(std::process::id().to_string()),
+        false => command.arg("--new-session"),
+    };
+    if let Some(log) = &fate.log {
+        let open = || File::options().create(true).append(true).open(log);
+        let failed = |e| Error::file(log, "opening the log", e);
+        command.stdout(open().map_err(failed)?).stderr(open().map_err(failed)?);
     }
     Ok(command)
 }
@@ -50,8 +53,43 @@ pub fn command(dir: &Dir, fate: &Fate) -> Result<Command> {
 ///
 /// # Errors
 /// The system's.
-pub fn spawn(mut command: Command) -> Result<Child> {
-    command.spawn().map_err(|e| Error::io("starting a process of xpv", e))
+pub fn spawn(mut command: Command) -> Result<Owned> {
+    command.spawn().map(|child| Owned(Some(child))).map_err(|e| Error::io("starting a process of xpv", e))
+}
+
+/// Starts a process that says `ready` on its standard output once it is, and waits until it does.
+///
+/// # Errors
+/// It ends before, or does not say so in time.
+pub fn spawn_ready(mut command: Command, what: &str, bound: Duration) -> Result<Owned> {
+    command.stdout(Stdio::piped());
+    let mut process = spawn(command)?;
+    let Some(output) = process.0.as_mut().and_then(|child| child.stdout.take()) else { return Ok(process) };
+    let deadline = Instant::now() + bound;
+    let mut said = Vec::new();
+    while !said.contains(&b'\n') {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(output.as_fd(), PollFlags::POLLIN)], timeout) {
+            Ok(0) => return Err(Error::Other(format!("{what} is not ready after {} s", bound.as_secs()))),
+            Ok(_) => {}
+            Err(Errno::EINTR) => continue,
+            Err(e) => return Err(Error::io("waiting", e)),
+        }
+        let mut octets = [0; 64];
+        match nix::unistd::read(&output, &mut octets) {
+            Ok(0) => return Err(Error::Other(format!("{what} ended before it was ready"))),
+            Ok(len) => said.extend_from_slice(&octets[..len]),
+            Err(e) => return Err(Error::io("reading from a process", e)),
+        }
+    }
+    Ok(process)
+}
+
+/// Says that we are ready, for [`spawn_ready`] and for scripts.
+pub fn say_ready() {
+    // Whoever started us may not listen.
+    let _ = writeln!(std::io::stdout(), "ready");
 }
 
 /// A child that is killed when this is dropped.
@@ -59,9 +97,10 @@ pub fn spawn(mut command: Command) -> Result<Child> {
 pub struct Owned(Option<Child>);
 
 impl Owned {
-    /// Takes it over.
-    pub fn new(child: Child) -> Owned {
-        Owned(Some(child))
+    /// Its standard input and output, where they are pipes.
+    pub fn pipes(&mut self) -> Option<(ChildStdin, ChildStdout)> {
+        let child = self.0.as_mut()?;
+        Some((child.stdin.take()?, child.stdout.take()?))
     }
 
     /// Its number.
@@ -80,15 +119,33 @@ impl Owned {
     }
 
     /// Lets it go on without us.
-    pub fn release(mut self) -> Option<Child> {
-        self.0.take()
+    pub fn release(mut self) {
+        drop(self.0.take());
+    }
+
+    /// A descriptor that is readable once it has ended; `None` when it is gone altogether.
+    pub fn pidfd(&self) -> Option<OwnedFd> {
+        self.0.as_ref().and_then(|child| pidfd(child.id()).ok())
+    }
+
+    /// Asks it to end; does not wait.
+    pub fn ask_to_end(&mut self) {
+        let Some(child) = &mut self.0 else { return };
+        // One that was reaped has a number that may be somebody else's by now.
+        if matches!(child.try_wait(), Ok(None)) {
+            let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+        }
+    }
+
+    /// Waits until it ends by itself, no longer than `bound`; `false` if it had not by then.
+    pub fn wait(&mut self, bound: Duration) -> bool {
+        self.0.as_mut().is_none_or(|child| exits_within(child, bound))
     }
 
     /// Asks it to end, and waits until it has: it is killed if it takes longer than `bound`.
-    pub fn end(mut self, bound: std::time::Duration) {
+    pub fn end(mut self, bound: Duration) {
+        self.ask_to_end();
         let Some(mut child) = self.0.take() else { return };
-        let pid = Pid::from_raw(child.id().cast_signed());
-        let _ = kill(pid, Signal::SIGTERM);
         if !exits_within(&mut child, bound) {
             let _ = child.kill();
         }
@@ -97,9 +154,7 @@ impl Owned {
 }
 
 /// Whether a child ends in time; it is not reaped.
-fn exits_within(child: &mut Child, bound: std::time::Duration) -> bool {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-    use std::os::fd::AsFd;
+fn exits_within(child: &mut Child, bound: Duration) -> bool {
     let Ok(pidfd) = pidfd(child.id()) else { return matches!(child.try_wait(), Ok(Some(_))) };
     let timeout = PollTimeout::try_from(bound).unwrap_or(PollTimeout::MAX);
     let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
@@ -107,11 +162,10 @@ fn exits_within(child: &mut Child, bound: std::time::Duration) -> bool {
 }
 
 /// A descriptor that is readable once the process has ended.
-fn pidfd(pid: u32) -> std::io::Result<std::os::fd::OwnedFd> {
-    use std::os::fd::{FromRawFd, OwnedFd};
+fn pidfd(pid: u32) -> std::io::Result<OwnedFd> {
     // SAFETY: takes two numbers and gives a new descriptor or -1.
     let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };
-    let fd = nix::errno::Errno::result(fd)?;
+    let fd = Errno::result(fd)?;
     // SAFETY: the descriptor is new and nobody else's.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
@@ -152,7 +206,7 @@ pub fn new_session() -> Result<()> {
 /// It is not ours to kill.
 pub fn kill_now(pid: u32) -> Result<()> {
     match kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL) {
-        Ok(()) | Err(nix::errno::Errno::ESRCH) => Ok(()),
+        Ok(()) | Err(Errno::ESRCH) => Ok(()),
         Err(e) => Err(Error::io(format!("killing process {pid}"), e)),
     }
 }
@@ -175,13 +229,12 @@ pub fn interrupted() -> Result<Arc<AtomicBool>> {
 ///
 /// # Errors
 /// The system's.
-pub fn wait_for(what: &impl std::os::fd::AsFd, flag: &AtomicBool) -> Result<()> {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+pub fn wait_for(what: &impl AsFd, flag: &AtomicBool) -> Result<()> {
     // A signal may come just before the poll: the flag is looked at again after each slice.
     let slice = PollTimeout::from(200u8);
     while !flag.load(Ordering::Relaxed) {
         match poll(&mut [PollFd::new(what.as_fd(), PollFlags::POLLIN)], slice) {
-            Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+            Ok(0) | Err(Errno::EINTR) => {}
             Ok(_) => return Ok(()),
             Err(e) => return Err(Error::io("waiting", e)),
         }
@@ -193,14 +246,25 @@ pub fn wait_for(what: &impl std::os::fd::AsFd, flag: &AtomicBool) -> Result<()> 
 ///
 /// # Errors
 /// The system's.
-pub fn wait_any(what: &[std::os::fd::BorrowedFd<'_>]) -> Result<()> {
-    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+pub fn wait_any(what: &[BorrowedFd<'_>]) -> Result<()> {
     let mut fds: Vec<PollFd<'_>> = what.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
     loop {
         match poll(&mut fds, PollTimeout::NONE) {
-            Err(nix::errno::Errno::EINTR) => {}
+            Err(Errno::EINTR) => {}
             done => return done.map(drop).map_err(|e| Error::io("waiting", e)),
         }
+    }
+}
+
+/// Waits until one of the descriptors is readable or the time is over; whether the first one is readable.
+///
+/// # Errors
+/// The system's.
+pub fn wait_first(what: &[BorrowedFd<'_>], timeout: PollTimeout) -> Result<bool> {
+    let mut fds: Vec<PollFd<'_>> = what.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    match poll(&mut fds, timeout) {
+        Ok(_) | Err(Errno::EINTR) => Ok(fds.first().and_then(PollFd::any).unwrap_or(false)),
+        Err(e) => Err(Error::io("waiting", e)),
     }
 }
 
