@@ -56,9 +56,17 @@ impl BackDriver for Driver {
             name,
             nudge,
             handshake: Handshake::default(),
-            failure: Arc::default(),
+            end: Arc::default(),
         }))
     }
+}
+
+/// How a port ends by itself.
+enum End {
+    /// The front end let go of its event channels: it closes, or is dead.
+    Gone,
+    /// It broke the protocol, or something failed here.
+    Failed(String),
 }
 
 /// One vif, connected or not.
@@ -70,8 +78,8 @@ struct VifDevice {
     name: String,
     nudge: Nudge,
     handshake: Handshake,
-    /// Why the port ended by itself, told by the bridge's thread.
-    failure: Arc<Mutex<Option<String>>>,
+    /// How the port ended by itself, told by the bridge's thread.
+    end: Arc<Mutex<Option<End>>>,
 }
 
 impl VifDevice {
@@ -79,10 +87,14 @@ impl VifDevice {
         let agreed = Agreed::parse(&view.other, &view.own, self.config.gso)
             .map_err(|error| Failure::new(Errno::EINVAL as i32, error))?;
         // A cell of its own, so that the word of an earlier connection's end is not taken for this one's.
-        self.failure = Arc::default();
-        let (cell, nudge) = (self.failure.clone(), self.nudge.clone());
+        self.end = Arc::default();
+        let (cell, nudge) = (self.end.clone(), self.nudge.clone());
         let tell = Box::new(move |failed: &Failed| {
-            *cell.lock().unwrap_or_else(PoisonError::into_inner) = Some(failed.to_string());
+            let end = match failed {
+                Failed::Seam(hypervisor::Error::Closed) => End::Gone,
+                other => End::Failed(other.to_string()),
+            };
+            *cell.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
             nudge.nudge();
         });
         let vif = Vif::connect(&self.hv, self.guest, &agreed, &self.config, tell)
@@ -101,9 +113,12 @@ impl VifDevice {
         }
     }
 
-    fn failed(&mut self) -> Option<Failure> {
-        let what = self.failure.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        Some(Failure::new(Errno::EPROTO as i32, what))
+    /// The word of the bridge's thread, if there is one; the port is gone then.
+    fn ended(&mut self) -> Option<End> {
+        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        self.disconnect();
+        self.handshake.set_connected(false);
+        Some(end)
     }
 
     fn refuse(&mut self, failure: Failure) -> Answer {
@@ -114,9 +129,13 @@ impl VifDevice {
 
 impl BackDevice for VifDevice {
     fn changed(&mut self, view: &View) -> Answer {
-        if let Some(failure) = self.failed() {
-            self.disconnect();
-            return self.refuse(failure);
+        let closing = matches!(view.other_state, XenbusState::Closing | XenbusState::Closed);
+        match self.ended() {
+            // One that is closing anyway need not be told.
+            Some(End::Failed(what)) if !closing => {
+                return self.refuse(Failure::new(Errno::EPROTO as i32, what));
+            }
+            _ => {}
         }
         let connected = self.handshake.is_connected();
         match self.handshake.step(view.own_state, view.other_state, view.online) {

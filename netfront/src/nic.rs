@@ -348,8 +348,10 @@ impl Nic {
             Step::Connect => self.connect()?,
             Step::Run => tracing::info!(path = self.end.path(), "up"),
             Step::End(state) => {
+                // Said before it is done: otherwise the back end would take it for our death.
+                let said = self.change(state);
                 self.unlink();
-                self.change(state)?;
+                said?;
             }
         }
         Ok(true)
