@@ -43,15 +43,8 @@ pub fn run(args: &Args, asked: Option<&Path>) -> Result<()> {
     let stop = process::stop_signal()?;
     dir.make()?;
     let hypervisor = host::start_hypervisor(&dir, None)?;
-    let dom0 = host::start_dom0(&dir, &config.bridges, None)?;
-    let mut machine = Machine::connect(&dir)?;
-    let mut up = Up { dir, config, hypervisor, dom0, dom0_since: Instant::now(), guests };
-    for index in 0..up.guests.len() {
-        up.start_guest(&mut machine, index)?;
-    }
-    process::say_ready();
-    tracing::info!(dir = %up.dir.path().display(), guests = up.guests.len(), "up");
-    let outcome = up.supervise(&mut machine, &stop);
+    let mut up = Up { dir, config, hypervisor, dom0: None, dom0_since: Instant::now(), guests };
+    let outcome = up.start().and_then(|mut machine| up.supervise(&mut machine, &stop));
     up.down();
     outcome
 }
@@ -69,7 +62,7 @@ struct Up {
     dir: Dir,
     config: HostConfig,
     hypervisor: Owned,
-    dom0: Owned,
+    dom0: Option<Owned>,
     dom0_since: Instant,
     guests: Vec<Guest>,
 }
@@ -96,6 +89,18 @@ fn read_guests(config: &HostConfig) -> Result<Vec<Guest>> {
 }
 
 impl Up {
+    /// Starts dom0 and the guests.
+    fn start(&mut self) -> Result<Machine> {
+        self.dom0 = Some(host::start_dom0(&self.dir, &self.config.bridges, None)?);
+        let mut machine = Machine::connect(&self.dir)?;
+        for index in 0..self.guests.len() {
+            self.start_guest(&mut machine, index)?;
+        }
+        tracing::info!(dir = %self.dir.path().display(), guests = self.guests.len(), "up");
+        process::say_ready();
+        Ok(machine)
+    }
+
     fn start_guest(&mut self, machine: &mut Machine, index: usize) -> Result<()> {
         let Guest { entry, config, .. } = &self.guests[index];
         let origin = Origin::file(&entry.cfg);
@@ -126,7 +131,7 @@ impl Up {
 
     /// Starts dom0 again if it has ended; when to look again, if that is to wait.
     fn look_at_dom0(&mut self) -> Result<Option<Instant>> {
-        let Some(status) = self.dom0.ended()? else { return Ok(None) };
+        let Some(status) = self.dom0.as_mut().map_or(Ok(None), Owned::ended)? else { return Ok(None) };
         if !self.config.supervise.dom0 {
             return Err(Error::Other(format!("dom0 ended: {status}")));
         }
@@ -138,7 +143,7 @@ impl Up {
         self.dom0_since = Instant::now();
         match host::start_dom0(&self.dir, &self.config.bridges, None) {
             Ok(dom0) => {
-                self.dom0 = dom0;
+                self.dom0 = Some(dom0);
                 Ok(None)
             }
             Err(error) => {
@@ -174,7 +179,8 @@ impl Up {
     /// Until a process ends or the time has come; `true` when told to stop.
     fn sleep(&self, stop: &impl AsFd, until: Option<Instant>) -> Result<bool> {
         let guests = self.guests.iter().filter_map(|g| g.process.as_ref());
-        let ends = [&self.hypervisor, &self.dom0].into_iter().chain(guests).map(Owned::pidfd);
+        let ends = [Some(&self.hypervisor), self.dom0.as_ref()].into_iter().flatten();
+        let ends = ends.chain(guests).map(Owned::pidfd);
         // One that has ended is waited for by the clock, not by its descriptor, which stays readable.
         let ends: Vec<_> = ends.flatten().filter(|_| until.is_none()).collect();
         let timeout = until.map_or(PollTimeout::NONE, |until| {
@@ -191,7 +197,7 @@ impl Up {
         let mut guests: Vec<Owned> = self.guests.into_iter().filter_map(|g| g.process).collect();
         guests.iter_mut().for_each(Owned::ask_to_end);
         guests.into_iter().for_each(|g| g.end(GRACE));
-        self.dom0.end(GRACE);
+        self.dom0.into_iter().for_each(|dom0| dom0.end(GRACE));
         self.hypervisor.end(GRACE);
     }
 }

@@ -55,7 +55,10 @@ pub fn add_dom0(client: &mut Client) -> Result<()> {
     for (key, value) in [("name", "Domain-0"), ("domid", "0")] {
         client.write(&format!("/local/domain/0/{key}"), value)?;
     }
-    client.mkdir("/local/domain/0/backend")?;
+    // Those that hold others' nodes: they stay when a guest goes.
+    for folder in ["/local/domain/0/backend", "/local/domain/0/error", "/libxl", "/vm"] {
+        client.mkdir(folder)?;
+    }
     Ok(())
 }
 

@@ -13,6 +13,10 @@ pub(super) fn view(client: &mut Client, end: &End) -> Result<Option<View>> {
     // The state first: a front end writes its keys before it, so that keys read now are at least as new.
     let other_state = end.other_state(client)?;
     let own = gather(client, end.path())?;
+    // Removed meanwhile, some keys may be missing: that is no device to complain of.
+    if !client.exists(end.path())? {
+        return Ok(None);
+    }
     let own_state = own.get("state").and_then(|s| s.parse().ok()).unwrap_or_default();
     let ready = matches!(other_state, XenbusState::Initialised | XenbusState::Connected);
     let other = match ready && own_state != XenbusState::Connected {

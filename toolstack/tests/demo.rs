@@ -1,0 +1,33 @@
+//! The demo, small: it runs, it finds nothing wrong, programs can read what it says, and it leaves nothing behind.
+
+mod common;
+
+use common::program::{program, run};
+use common::{command, texts};
+use std::path::Path;
+
+#[test]
+fn the_demo_runs_and_finds_nothing_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().join("demo");
+    let mut demo = command(Path::new("/nonexistent"));
+    demo.args(["demo", "--json", "--size", "8", "--time", "300", "--keep"]).arg(&kept);
+    let output = demo.output().unwrap();
+    let (said, complained) = texts(&output);
+    assert!(output.status.success(), "{complained}{said}");
+    assert_eq!(complained, "");
+    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(report["ok"], true);
+    assert_eq!(report["problems"].as_array().unwrap().len(), 0);
+    for guest in report["guests"].as_array().unwrap() {
+        assert_eq!(guest["disk"]["octets"], 8 << 20);
+        assert_eq!(guest["disk"]["sha256"], guest["image_sha256"]);
+        assert!(guest["net"]["large"]["frames"].as_u64().unwrap() > 100, "{guest}");
+        assert!(guest["net"]["ping"]["p50_us"].as_f64().unwrap() > 0.0, "{guest}");
+    }
+    for image in ["alice.img", "bob.img"] {
+        run(program("e2fsck", "e2fsprogs").args(["-f", "-n"]).arg(kept.join(image)));
+    }
+    let left: Vec<_> = std::fs::read_dir(kept.join("run")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| !name.to_string_lossy().ends_with(".sock")), "{left:?}");
+}
