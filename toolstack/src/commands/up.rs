@@ -30,7 +30,7 @@ const CONNECT: Duration = Duration::from_secs(20);
 /// How long a process may take to end.
 const GRACE: Duration = Duration::from_secs(5);
 /// A process that lived shorter is started again only after so long.
-const PACE: Duration = Duration::from_secs(1);
+const PACE: Duration = Duration::from_millis(200);
 
 /// Runs it until told to end.
 ///

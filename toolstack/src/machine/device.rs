@@ -70,6 +70,7 @@ fn write(tx: &mut impl Nodes, new: &NewDevice) -> xenstore::client::Result<()> {
     // What an earlier device of this number left.
     for path in [&front_path, &back_path] {
         remove_tree(tx, path)?;
+        remove_tree(tx, &error_path(path))?;
     }
     tx.write(&format!("{libxl}/frontend"), &front_path)?;
     tx.write(&format!("{libxl}/backend"), &back_path)?;
@@ -131,12 +132,11 @@ pub fn ask_to_close(client: &mut Client, device: &Device) -> Result<bool> {
 /// The store's.
 pub fn remove(client: &mut Client, device: &Device) -> Result<()> {
     Ok(client.transaction(|tx| {
-        for path in
-            [device.front_path(), device.back_path(), libxl_path(device), error_path(&device.back_path())]
-        {
-            remove_tree(tx, &path)?;
+        let (front, back) = (device.front_path(), device.back_path());
+        for path in [&front, &back, &libxl_path(device), &error_path(&front), &error_path(&back)] {
+            remove_tree(tx, path)?;
         }
-        prune(tx, &device.back_path(), 2)
+        prune(tx, &back, 2)
     })?)
 }
 

@@ -129,14 +129,15 @@ impl End {
         })
     }
 
-    /// Removes keys of this end's, e.g. the ring references of a connection that is over. Missing ones are fine.
+    /// Removes keys of this end's, e.g. the ring references of a connection that is over. Missing ones are fine, and
+    /// where the whole node is gone a guest is told EACCES: what is above it is dom0's.
     ///
     /// # Errors
     /// As any write.
     pub fn retract<'k>(&self, client: &mut Client, keys: impl IntoIterator<Item = &'k str>) -> Result<()> {
         for key in keys {
             match client.rm(&format!("{}/{key}", self.path)) {
-                Err(e) if e.is_not_found() => {}
+                Err(e) if matches!(e.store_error(), Some(XsError::ENOENT | XsError::EACCES)) => {}
                 done => done?,
             }
         }
