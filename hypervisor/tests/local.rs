@@ -1,0 +1,38 @@
+//! What the local hypervisor promises beyond the contract: processes that die, clients that lie, grants in a race.
+
+#[path = "local/death.rs"]
+mod death;
+#[path = "local/hostile.rs"]
+mod hostile;
+#[path = "local/races.rs"]
+mod races;
+
+use hypervisor::Channel;
+use hypervisor::local::Sandbox;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::time::Duration;
+use vm_memory::VolatileSlice;
+
+/// How long anything here may take on a busy machine.
+pub(crate) const BOUND: Duration = Duration::from_secs(30);
+
+/// A machine of two guests and domain 0, nobody joined.
+pub(crate) fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::new().expect("a broker");
+    for name in ["one", "two"] {
+        sandbox.control().create(name, nix::unistd::getuid().as_raw(), None).expect("create");
+    }
+    sandbox
+}
+
+/// Waits, with a bound, for something to take, or the end.
+pub(crate) fn readable(channel: &dyn Channel) -> bool {
+    let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, PollTimeout::try_from(BOUND).expect("a bound")).expect("poll") == 1
+}
+
+pub(crate) fn octet(slice: Option<VolatileSlice<'_>>) -> u8 {
+    let mut octet = [0u8];
+    slice.expect("inside").copy_to(&mut octet[..]);
+    octet[0]
+}

@@ -1,0 +1,112 @@
+//! Grants that end while they are used.
+
+use super::{octet, sandbox};
+use hypervisor::local::{Domain, Options};
+use hypervisor::{Access, Copy, DomId, Error, Hypervisor, PAGE_SIZE, Place};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
+use vm_memory::VolatileSlice;
+
+const DOM0: DomId = DomId::DOM0;
+const ONE: DomId = DomId(1);
+
+fn pair() -> (hypervisor::local::Sandbox, Arc<Domain>, Arc<Domain>) {
+    let sandbox = sandbox();
+    let small = Options { arena_pages: 64 };
+    let (dom0, guest) = (sandbox.join_with(DOM0, small), sandbox.join_with(ONE, small));
+    (sandbox, dom0.expect("join"), guest.expect("join"))
+}
+
+/// XSA-396: a page whose grant's end was confirmed is not written any more, whatever goes on elsewhere.
+#[test]
+fn a_grant_revoked_while_it_is_copied_to() {
+    let (_sandbox, dom0, guest) = pair();
+    let stop = AtomicBool::new(false);
+    let first = guest.share(DOM0, 1, Access::ReadWrite).expect("share");
+    let gref = first.refs()[0];
+    let started = Barrier::new(2);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut octets = vec![0xee; PAGE_SIZE];
+            let source = Place::Memory(VolatileSlice::from(&mut octets[..]));
+            let dest = Place::Grant { domid: ONE, gref, offset: 0 };
+            let mut ops = [Copy::new(source, dest, 4096)];
+            dom0.copy(&mut ops).expect("copy");
+            started.wait();
+            while !stop.load(Ordering::Relaxed) {
+                dom0.copy(&mut ops).expect("copy");
+            }
+        });
+        started.wait();
+        drop(first);
+        for _ in 0..3_000 {
+            // Read-only, so that nobody is entitled to write to it, though it may well be the same page.
+            let shared = guest.share(DOM0, 1, Access::ReadOnly).expect("share");
+            for at in [0, 2_000, PAGE_SIZE - 1] {
+                assert_eq!(octet(shared.slice(at, 1)), 0, "written after the grant's end");
+            }
+            drop(shared);
+            drop(guest.share(DOM0, 1, Access::ReadWrite).expect("share"));
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    drop(guest.share(DOM0, 1, Access::ReadWrite).expect("share"));
+    assert_eq!(guest.quarantined(DOM0), 0);
+}
+
+#[test]
+fn quarantine_ends_when_the_peer_lets_go() {
+    let (_sandbox, dom0, guest) = pair();
+    let shared = guest.share(DOM0, 3, Access::ReadWrite).expect("share");
+    let mapping = dom0.map(ONE, &shared.refs()[1..2], Access::ReadWrite).expect("map");
+    let held = shared.refs()[1];
+    let error = shared.end().expect_err("one is mapped");
+    assert!(matches!(error, Error::Grant { gref, .. } if gref == held), "{error}");
+    assert_eq!(guest.quarantined(DOM0), 1);
+    assert!(dom0.map(ONE, &[held], Access::ReadOnly).is_ok(), "what is pinned may be pinned again");
+    drop(mapping);
+    assert!(dom0.map(ONE, &[held], Access::ReadOnly).is_err(), "but not once it was let go");
+    drop(guest.share(DOM0, 1, Access::ReadWrite).expect("share"));
+    assert_eq!(guest.quarantined(DOM0), 0);
+}
+
+#[test]
+fn an_arena_is_used_up_and_given_back_whole() {
+    let (_sandbox, dom0, guest) = pair();
+    for _ in 0..3 {
+        let mut all = Vec::new();
+        let error = loop {
+            match guest.share(DOM0, 1, Access::ReadWrite) {
+                Ok(shared) => all.push(shared),
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(error, Error::NoSpace(_)), "{error}");
+        assert!(all.len() >= 60, "only {} pages of 64", all.len());
+        let refs: Vec<_> = all.iter().map(|shared| shared.refs()[0]).collect();
+        let mapping = dom0.map(ONE, &refs, Access::ReadWrite).expect("more pages than fit inline");
+        assert_eq!(mapping.pages(), all.len());
+        drop((mapping, all));
+    }
+    assert!(guest.share(DOM0, 60, Access::ReadWrite).is_ok());
+    assert!(guest.share(DOM0, usize::MAX, Access::ReadWrite).is_err());
+}
+
+#[test]
+fn threads_that_map_one_page_release_it_once() {
+    let (_sandbox, dom0, guest) = pair();
+    let shared = guest.share(DOM0, 2, Access::ReadWrite).expect("share");
+    std::thread::scope(|scope| {
+        for thread in 0..4 {
+            let (dom0, refs) = (&dom0, shared.refs());
+            scope.spawn(move || {
+                for turn in 0..2_000 {
+                    let access = if (turn + thread) % 3 == 0 { Access::ReadWrite } else { Access::ReadOnly };
+                    let mapping = dom0.map(ONE, refs, access).expect("map");
+                    assert_eq!(octet(mapping.slice(1, 0, 1)), 0);
+                }
+            });
+        }
+    });
+    shared.end().expect("nothing is left mapped");
+}
