@@ -209,3 +209,63 @@ impl Drop for Accepting {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::arena::Arena;
+    use super::super::layout::Layout;
+    use super::*;
+    use proptest::prelude::*;
+    use ring_abi::DomId;
+    use std::collections::HashSet;
+
+    const BACK: DomId = DomId(0);
+
+    /// The back end's view of an arena into whose queue its owner writes what it likes.
+    fn remote(frames: &[u32]) -> Remote {
+        let arena = Arena::create(Layout::new(64).unwrap()).unwrap();
+        balloon::push(&arena, &mut 0, frames);
+        Remote::new(arena, BACK).unwrap()
+    }
+
+    proptest! {
+        /// Whatever frames the owner claims to have given up, each page is claimed once and lies in the arena.
+        #[test]
+        fn made_up_frames_are_not_claimed(frames in proptest::collection::vec(0u32..80, 0..64)) {
+            let mut remote = remote(&frames);
+            remote.stock(1_000);
+            let layout = remote.arena.layout();
+            let expected: HashSet<_> = frames.into_iter().filter(|frame| layout.grantable(*frame)).collect();
+            prop_assert_eq!(remote.flips.pool.len(), expected.len());
+            prop_assert_eq!(remote.flips.pool.iter().copied().collect::<HashSet<_>>(), expected);
+        }
+
+        /// Whatever indexes the owner writes, a claim ends.
+        #[test]
+        fn made_up_indexes_are_bounded(produced: u32, consumed: u32) {
+            use std::sync::atomic::Ordering;
+            let mut remote = remote(&[]);
+            let header = remote.arena.layout().balloon();
+            remote.arena.word(header).store(produced, Ordering::Relaxed);
+            remote.arena.word(header + 64).store(consumed, Ordering::Relaxed);
+            remote.stock(1_000);
+            prop_assert!(remote.flips.pool.len() <= 64);
+        }
+    }
+
+    #[test]
+    fn only_what_was_claimed_is_transferred() {
+        let first = Layout::new(64).unwrap().first();
+        let mut remote = remote(&[first]);
+        let gref = GrantRef(9);
+        remote.arena.entry(gref).unwrap().accept(BACK);
+        assert_eq!(remote.transfer(first.into(), gref), Err(BAD_PAGE));
+        remote.stock(1);
+        assert_eq!(remote.transfer(u64::from(first) + 1, gref), Err(BAD_PAGE));
+        assert_eq!(remote.transfer(u64::from(first) + (1 << 32), gref), Err(BAD_PAGE));
+        assert_eq!(remote.transfer(u64::MAX, gref), Err(BAD_PAGE));
+        assert_eq!(remote.transfer(first.into(), GrantRef(u32::MAX)), Err(BAD_REF));
+        assert_eq!(remote.transfer(first.into(), gref), Ok(()));
+        assert_eq!(remote.transfer(first.into(), gref), Err(BAD_PAGE));
+    }
+}

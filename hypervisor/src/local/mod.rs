@@ -18,6 +18,7 @@ mod domain;
 mod entry;
 mod events;
 mod flip;
+mod harness;
 mod layout;
 mod owner;
 mod peers;
@@ -43,6 +44,7 @@ pub use wire::DomainInfo;
 pub mod internals {
     pub use super::arena::Arena;
     pub use super::entry::Entry;
+    pub use super::harness::hostile;
     pub use super::layout::Layout;
     pub use super::runs::Runs;
     pub use super::wire::{MAX_MESSAGE, Reply, Request};

@@ -340,6 +340,30 @@ impl Registry {
         next.map_or(Reply::End, |(domid, record)| Reply::Domain(record.info(*domid)))
     }
 
+    /// What holds at any time, for the harness.
+    ///
+    /// # Panics
+    /// Where it does not.
+    pub(super) fn check(&self) {
+        assert!(self.domains.contains_key(&DomId::DOM0) && self.domains.len() <= MAX_DOMAINS);
+        let mut names = std::collections::HashSet::new();
+        let mut members = std::collections::HashSet::new();
+        for (domid, record) in &self.domains {
+            assert!(names.insert(&record.name), "two domains are called {}", record.name);
+            if let Some(member) = &record.member {
+                assert!(members.insert(member.session), "one client is two domains");
+                assert!(record.uids.contains(&member.uid), "user {} is domain {domid}", member.uid);
+                assert_eq!(member.role, Role::Member(*domid));
+            } else {
+                assert!(record.ports.is_empty() && record.arenas.is_empty(), "the dead have something");
+            }
+            assert!(record.arenas.keys().all(|peer| self.domains.contains_key(peer)), "for nobody");
+            if *domid != DomId::DOM0 {
+                assert!(record.ports.len() <= GUEST_PORTS && record.arenas.len() <= GUEST_ARENAS);
+            }
+        }
+    }
+
     /// A domain's process is gone: its arenas retire, its ports close, and it holds nobody's pages any more.
     pub(super) fn leave(&mut self, domid: DomId) -> Vec<Effect> {
         let Some(record) = self.domains.get_mut(&domid) else { return Vec::new() };

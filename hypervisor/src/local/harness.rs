@@ -1,0 +1,166 @@
+//! One harness for the property test and the fuzz target: clients that say anything in any order to the broker's
+//! state, and what must hold after every word.
+
+use super::arena::Arena;
+use super::layout::Layout;
+use super::registry::{Answer, Client, Effect, Registry, Role, Rules};
+use super::wire::{Failure, Reply, Request};
+use crate::{DomId, Port};
+use std::os::fd::OwnedFd;
+
+/// Connections at the same time.
+const CLIENTS: usize = 6;
+/// The user of the first half of the clients, who may control; the others are somebody else.
+const TRUSTED: u32 = 1000;
+
+/// The script's octets, one decision each; zeroes after its end.
+struct Script<'a>(&'a [u8]);
+
+impl Script<'_> {
+    fn octet(&mut self) -> u8 {
+        let (first, rest) = self.0.split_first().map_or((0, &[][..]), |(first, rest)| (*first, rest));
+        self.0 = rest;
+        first
+    }
+
+    /// Mostly numbers of domains that are there.
+    fn domid(&mut self) -> DomId {
+        match self.octet() {
+            octet @ 0..=239 => DomId(u16::from(octet % 6)),
+            octet => DomId(0x7ff0 - 0xff + u16::from(octet) - 1),
+        }
+    }
+
+    fn request(&mut self) -> Option<Request> {
+        Some(match self.octet() % 14 {
+            0 | 1 => Request::Join(self.domid()),
+            2 => Request::Control,
+            3 => Request::Offer { peer: self.domid(), pages: if self.octet() & 1 == 0 { 64 } else { 128 } },
+            4 => Request::Fetch(self.domid()),
+            5 => Request::Listen(self.domid()),
+            6 => Request::Connect { peer: self.domid(), port: Port(u32::from(self.octet() % 8)) },
+            7 => Request::Close(Port(u32::from(self.octet() % 8))),
+            8 => Request::Store,
+            9 => {
+                let (uid, name) = (TRUSTED + u32::from(self.octet() & 1), format!("d{}", self.octet() % 8));
+                let domid = if self.octet() & 1 == 0 { Some(self.domid()) } else { None };
+                Request::Create { uid, domid, name }
+            }
+            10 => Request::Destroy(self.domid()),
+            11 => Request::Next(Some(self.domid())),
+            12 => Request::Await { domid: self.domid(), alive: self.octet() & 1 == 0 },
+            _ => {
+                let len = usize::from(self.octet() % 32).min(self.0.len());
+                let (octets, rest) = self.0.split_at(len);
+                self.0 = rest;
+                return Request::decode(octets);
+            }
+        })
+    }
+
+    fn descriptor(&mut self) -> Option<OwnedFd> {
+        match self.octet() % 4 {
+            0 | 1 => {
+                let arena = Arena::create(Layout::new(64)?).ok()?;
+                arena.fd().try_clone_to_owned().ok()
+            }
+            2 => std::fs::File::open("/dev/null").ok().map(OwnedFd::from),
+            _ => None,
+        }
+    }
+}
+
+/// Plays a script.
+///
+/// # Panics
+/// Where the broker's state breaks a promise.
+pub fn hostile(script: &[u8]) {
+    let mut script = Script(script);
+    let rules = Rules { control_uids: vec![TRUSTED], dom0_uids: vec![TRUSTED] };
+    let mut registry = Registry::new(rules);
+    let mut sessions = 0;
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|n| stranger(n, &mut sessions)).collect();
+    while !script.0.is_empty() {
+        let n = usize::from(script.octet()) % CLIENTS;
+        if script.octet() < 24 {
+            hang_up(&mut registry, &mut clients, n, &mut sessions);
+        } else if let Some(request) = script.request() {
+            let fd = script.descriptor();
+            let before = clients[n];
+            let answer = registry.handle(&mut clients[n], request.clone(), fd);
+            check(&registry, &before, &clients[n], &request, &answer);
+            for effect in answer.effects {
+                if let Effect::End(session) = effect
+                    && let Some(ended) = clients.iter().position(|client| client.session == session)
+                {
+                    hang_up(&mut registry, &mut clients, ended, &mut sessions);
+                }
+            }
+        }
+        registry.check();
+    }
+}
+
+fn stranger(n: usize, sessions: &mut u64) -> Client {
+    *sessions += 1;
+    let uid = if n < CLIENTS / 2 { TRUSTED } else { TRUSTED + 1 };
+    Client { session: *sessions, uid, pid: n as u32, role: Role::New }
+}
+
+/// A client's connection ends, as the broker's loop would have it, and another takes its place.
+fn hang_up(registry: &mut Registry, clients: &mut [Client], n: usize, sessions: &mut u64) {
+    let gone = std::mem::replace(&mut clients[n], stranger(n, sessions));
+    if let Role::Member(domid) = gone.role
+        && registry.member(domid) == Some(gone.session)
+    {
+        registry.leave(domid);
+        assert_eq!(registry.is_alive(domid), Some(false));
+    }
+}
+
+/// What an answer must be, whoever asked for what.
+fn check(registry: &Registry, before: &Client, after: &Client, request: &Request, answer: &Answer) {
+    let silent = matches!(request, Request::Close(_) | Request::Await { .. });
+    assert!(answer.reply.is_some() || silent, "no answer to {request:?}");
+    let fds = match &answer.reply {
+        Some(Reply::Arena(_)) => 1,
+        Some(Reply::Port(_)) => 2,
+        Some(Reply::Done) if *request == Request::Store => 1,
+        _ => 0,
+    };
+    assert_eq!(answer.fds.len(), fds, "descriptors beside {:?}", answer.reply);
+    if matches!(answer.reply, Some(Reply::Failed(..))) {
+        assert!(answer.effects.is_empty() && before.role == after.role, "refused and done all the same");
+    }
+    if before.role != after.role {
+        assert_eq!(before.role, Role::New, "who is somebody stays it");
+    }
+    match after.role {
+        Role::Member(domid) if before.role == Role::New => {
+            assert_eq!(registry.member(domid), Some(after.session));
+        }
+        Role::Controller => assert_eq!(after.uid, TRUSTED),
+        _ => {}
+    }
+    let controls = matches!(request, Request::Create { .. } | Request::Destroy(_) | Request::Next(_));
+    if controls && before.role != Role::Controller {
+        assert!(matches!(
+            answer.reply,
+            Some(Reply::Failed(Failure::Denied | Failure::Protocol | Failure::NoDomain, _))
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+
+        #[test]
+        fn whatever_clients_say(script in proptest::collection::vec(any::<u8>(), 0..600)) {
+            super::hostile(&script);
+        }
+    }
+}
