@@ -83,10 +83,10 @@ fn nonsense_is_refused_and_cut_off() {
 #[test]
 fn descriptors_that_nobody_asked_for_are_refused() {
     let sandbox = sandbox();
-    let null = std::fs::File::open("/dev/null").expect("open").as_raw_fd();
+    let null = std::fs::File::open("/dev/null").expect("open");
     for count in [2, 3, 200] {
         let liar = Liar::new(&sandbox);
-        liar.say(&Request::Join(DomId(1)).encode(), &vec![null; count]).expect("say");
+        liar.say(&Request::Join(DomId(1)).encode(), &vec![null.as_raw_fd(); count]).expect("say");
         assert!(refused(liar.hear()));
         assert_eq!(liar.hear(), None, "cut off");
     }
@@ -212,6 +212,20 @@ impl Liar {
     fn hear_end(&self) -> bool {
         let mut fds = [nix::poll::PollFd::new(self.0.as_fd(), nix::poll::PollFlags::POLLIN)];
         nix::poll::poll(&mut fds, nix::poll::PollTimeout::from(50u16)).expect("poll") == 1
+    }
+}
+
+/// The dead one's last words are still unread when its successor comes.
+#[test]
+fn a_successor_need_not_wait_for_the_broker_to_notice() {
+    let sandbox = sandbox();
+    for _ in 0..50 {
+        let chatty = Liar::joined(&sandbox, DomId(1));
+        for _ in 0..100 {
+            let _ = chatty.say(&Request::Close(Port(1)).encode(), &[]);
+        }
+        drop(chatty);
+        drop(Liar::joined(&sandbox, DomId(1)));
     }
 }
 
