@@ -17,6 +17,15 @@ fn pair() -> (hypervisor::local::Sandbox, Arc<Domain>, Arc<Domain>) {
     (sandbox, dom0.expect("join"), guest.expect("join"))
 }
 
+/// Ends the other thread, even if this one panics.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// XSA-396: a page whose grant's end was confirmed is not written any more, whatever goes on elsewhere.
 #[test]
 fn a_grant_revoked_while_it_is_copied_to() {
@@ -39,6 +48,7 @@ fn a_grant_revoked_while_it_is_copied_to() {
             }
         });
         started.wait();
+        let _stop = Stop(&stop);
         drop(first);
         for _ in 0..3_000 {
             // Read-only, so that nobody is entitled to write to it, though it may well be the same page.
@@ -51,7 +61,6 @@ fn a_grant_revoked_while_it_is_copied_to() {
             // Until somebody is writing, or is not going to.
             (0..1_000).find(|_| octet(open.slice(PAGE_SIZE - 1, 1)) != 0);
         }
-        stop.store(true, Ordering::Relaxed);
     });
     drop(guest.share(DOM0, 1, Access::ReadWrite).expect("share"));
     assert_eq!(guest.quarantined(DOM0), 0);
