@@ -121,18 +121,13 @@ fn creator_path(domid: DomId) -> String {
     format!("/libxl/{domid}/creator")
 }
 
-/// Whether the domain's process, or the process that is creating it, runs.
+/// How long a process that was killed a moment ago may take to be gone.
+const LAST_BREATH: Duration = Duration::from_millis(200);
+
+/// Whether the domain's process, or the process that is creating it, runs and is not about to end.
 fn is_alive(machine: &mut Machine, domain: &DomainInfo) -> Result<bool> {
     let creator = machine.store.read_opt_as::<u32>(&creator_path(domain.domid))?;
-    Ok([domain.pid, creator].into_iter().flatten().any(is_running))
-}
-
-/// Whether a process is there and has not ended.
-fn is_running(pid: u32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name, in parentheses, may hold anything; the state follows its end.
-    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.trim_start().chars().next());
-    state.is_some_and(|s| !matches!(s, 'Z' | 'X'))
+    Ok([domain.pid, creator].into_iter().flatten().any(|pid| !process::ends_within(pid, LAST_BREATH)))
 }
 
 /// Devices' nodes, the process, and the wait.
@@ -216,14 +211,5 @@ mod tests {
     #[test]
     fn a_uuid_says_that_it_is_random() {
         assert_eq!(uuid([0xff; 16]), "ffffffff-ffff-4fff-bfff-ffffffffffff");
-    }
-
-    #[test]
-    fn a_process_runs_until_it_has_ended() {
-        assert!(is_running(std::process::id()));
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        let pid = child.id();
-        child.wait().unwrap();
-        assert!(!is_running(pid));
     }
 }

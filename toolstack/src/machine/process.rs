@@ -139,23 +139,24 @@ impl Owned {
 
     /// Waits until it ends by itself, no longer than `bound`; `false` if it had not by then.
     pub fn wait(&mut self, bound: Duration) -> bool {
-        self.0.as_mut().is_none_or(|child| exits_within(child, bound))
+        self.0.as_mut().is_none_or(|child| ends_within(child.id(), bound))
     }
 
     /// Asks it to end, and waits until it has: it is killed if it takes longer than `bound`.
     pub fn end(mut self, bound: Duration) {
         self.ask_to_end();
         let Some(mut child) = self.0.take() else { return };
-        if !exits_within(&mut child, bound) {
+        if !ends_within(child.id(), bound) {
             let _ = child.kill();
         }
         let _ = child.wait();
     }
 }
 
-/// Whether a child ends in time; it is not reaped.
-fn exits_within(child: &mut Child, bound: Duration) -> bool {
-    let Ok(pidfd) = pidfd(child.id()) else { return matches!(child.try_wait(), Ok(Some(_))) };
+/// Whether a process ends in time, or has ended; a child is not reaped.
+pub fn ends_within(pid: u32, bound: Duration) -> bool {
+    // It cannot be had of one that is gone.
+    let Ok(pidfd) = pidfd(pid) else { return true };
     let timeout = PollTimeout::try_from(bound).unwrap_or(PollTimeout::MAX);
     let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
     poll(&mut fds, timeout).is_ok_and(|ready| ready > 0)
@@ -301,4 +302,19 @@ pub fn program(name: &'static str, package: &'static str) -> Result<PathBuf> {
     let found =
         std::env::split_paths(&path).chain(extra).map(|dir| dir.join(name)).find(|file| file.is_file());
     found.ok_or(Error::NotInstalled { program: name, package })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_ends_once_it_has() {
+        let instant = Duration::from_millis(1);
+        assert!(!ends_within(std::process::id(), instant));
+        let mut child = Command::new("true").spawn().unwrap();
+        assert!(ends_within(child.id(), Duration::from_secs(20)));
+        child.wait().unwrap();
+        assert!(ends_within(child.id(), instant));
+    }
 }
