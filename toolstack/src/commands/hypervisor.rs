@@ -11,7 +11,7 @@ use xenstore::server::{Config, Store, StoreHandle};
 
 use crate::dir::Dir;
 use crate::error::{Error, Result};
-use crate::machine::{domain, process};
+use crate::machine::{domain, guest, process};
 
 /// Run a machine's broker and store: what Xen and xenstored are on a real host
 ///
@@ -102,18 +102,30 @@ impl Undertaker {
                 tracing::warn!("dom0 is gone; its devices wait for the next one");
                 continue;
             }
-            let name = self.control.list().ok().and_then(|all| all.into_iter().find(|d| d.domid == domid));
+            let all = self.control.list().unwrap_or_default();
+            let name = all.iter().find(|d| d.domid == domid).map(|d| d.name.clone());
+            let dom0_serves = all.iter().any(|d| d.domid == DomId::DOM0 && d.pid.is_some());
             // ENOENT where it never spoke to the store.
             let _ = self.store.release(domid.0);
             // What goes wrong here is tried again by whoever creates a guest of that name.
-            if let Err(error) = domain::remove(&mut self.client, domid.0) {
+            if let Err(error) = domain::remove(&mut self.client, domid.0, dom0_serves) {
                 tracing::warn!(%domid, %error, "its nodes stay");
             }
             let _ = self.control.destroy(domid);
-            if let Some(info) = name {
-                tracing::info!(%domid, name = info.name, "is gone");
-                domain::remove_sockets(&self.dir, &info.name);
+            if let Some(name) = name {
+                tracing::info!(%domid, name, "is gone");
+                self.remove_sockets(&name);
             }
+        }
+    }
+
+    /// Its sockets go, unless another guest has the name already; its log stays, for whoever wonders why.
+    fn remove_sockets(&self, name: &str) {
+        // Nobody takes the name meanwhile.
+        let Ok(_lock) = guest::lock(&self.dir) else { return };
+        let taken = self.control.list().is_ok_and(|all| all.iter().any(|d| d.name == name));
+        if !taken {
+            domain::remove_sockets(&self.dir, name);
         }
     }
 }

@@ -1,8 +1,11 @@
 //! A domain's own nodes, as libxl's `libxl__domain_make` lays them out.
 
+use std::time::Duration;
+
 use xenstore::{Access, Client, DomId, Nodes, Permission};
 
 use super::device::{self, remove_tree};
+use super::progress;
 use crate::dir::Dir;
 use crate::error::Result;
 
@@ -62,13 +65,22 @@ pub fn add_dom0(client: &mut Client) -> Result<()> {
     Ok(())
 }
 
-/// Removes everything of a domain: its devices at both ends, its own nodes, what libxl knows of it.
+/// How long a back end may take to let go of a dead guest's device; it finishes what is under way first.
+const LET_GO: Duration = Duration::from_secs(5);
+
+/// Removes everything of a domain: its devices at both ends, its own nodes, what libxl knows of it. Where dom0
+/// serves, it has let go of the devices then: their images are free.
 ///
 /// # Errors
 /// The store's.
-pub fn remove(client: &mut Client, domid: DomId) -> Result<()> {
+pub fn remove(client: &mut Client, domid: DomId, dom0_serves: bool) -> Result<()> {
     for kind in ["vbd", "vif"] {
         for device in device::list(client, domid, kind)? {
+            // A front end that is not there is as good as one that has closed.
+            device::remove_tree(client, &device.front_path())?;
+            if dom0_serves {
+                progress::close(client, &device, LET_GO)?;
+            }
             device::remove(client, &device)?;
         }
     }

@@ -15,7 +15,7 @@ use super::device::{self, NewDevice};
 use super::process::{self, Fate, Owned};
 use super::{Machine, domain, progress, vbd, vif};
 use crate::config::{GuestConfig, Mac};
-use crate::dir;
+use crate::dir::{self, Dir};
 use crate::error::{Error, Origin, Result};
 
 /// How a guest is to be created.
@@ -93,7 +93,7 @@ pub fn check_bridge(machine: &mut Machine, origin: &Origin, bridge: &str) -> Res
 /// One creator at a time, so that a domain without a process is either being created by a process that lives, or
 /// the rest of one that died; the latter's name is free.
 fn claim(machine: &mut Machine, name: &str) -> Result<DomId> {
-    let _one_at_a_time = lock(machine)?;
+    let _one_at_a_time = lock(&machine.dir)?;
     if let Some(other) = machine.domains()?.into_iter().find(|d| d.name == name) {
         if is_alive(machine, &other)? {
             return Err(Error::Other(format!("the name {name:?} is taken by domain {}", other.domid)));
@@ -110,8 +110,12 @@ fn claim(machine: &mut Machine, name: &str) -> Result<DomId> {
     written.map(|()| domid)
 }
 
-fn lock(machine: &Machine) -> Result<Flock<File>> {
-    let path = machine.dir.path().join("create.lock");
+/// Nobody else takes or gives up a guest's name while this lives.
+///
+/// # Errors
+/// The system's.
+pub fn lock(dir: &Dir) -> Result<Flock<File>> {
+    let path = dir.path().join("create.lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
     let file = file.map_err(|e| Error::file(&path, "opening the lock", e))?;
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| Error::file(&path, "locking", e))
@@ -184,7 +188,8 @@ pub fn remove(machine: &mut Machine, domid: DomId, name: &str) -> Result<()> {
         Err(hypervisor::Error::NoSuchDomain(_)) => Ok(()),
         done => done.map_err(Error::from),
     };
-    let removed = domain::remove(&mut machine.store, domid.0);
+    let dom0_serves = machine.need_dom0().is_ok();
+    let removed = domain::remove(&mut machine.store, domid.0, dom0_serves);
     let folder = machine.dir.guest(name);
     let emptied = match std::fs::remove_dir_all(&folder) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
