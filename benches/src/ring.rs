@@ -11,14 +11,16 @@ use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use ours::Page;
 use peer::Peer;
+use std::sync::Barrier;
 use std::time::Instant;
 
 const BATCH: u32 = 32;
 const HALF_RING: u32 = 16;
 const PAIRS: usize = 301;
 const BATCHES: u32 = 2_000;
-const TWO_THREAD_PAIRS: usize = 61;
-const TWO_THREAD_REQUESTS: u64 = 100_000;
+const TWO_THREAD_PAIRS: usize = 41;
+const TWO_THREAD_TRIES: usize = 7;
+const TWO_THREAD_REQUESTS: u64 = 30_000;
 
 /// Nanoseconds for each of the requests that `run` says it did.
 fn nanoseconds(run: impl FnOnce() -> u64) -> f64 {
@@ -71,20 +73,31 @@ fn pin(core: usize) {
     set.set(core).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set)).expect("a processor that is ours");
 }
 
-/// Millions of requests a second, with each half on a processor of its own.
+/// Millions of requests a second, with each half on a processor of its own. The clock runs in the front half, once both
+/// are there.
 fn rate(cores: [usize; 2], front: impl FnOnce() + Send, back: impl FnOnce() + Send) -> f64 {
-    let start = Instant::now();
-    std::thread::scope(|scope| {
-        scope.spawn(move || {
+    let both = Barrier::new(2);
+    let elapsed = std::thread::scope(|scope| {
+        let front = scope.spawn(|| {
             pin(cores[0]);
+            both.wait();
+            let start = Instant::now();
             front();
+            start.elapsed()
         });
-        scope.spawn(move || {
+        scope.spawn(|| {
             pin(cores[1]);
+            both.wait();
             back();
         });
+        front.join().expect("no panic")
     });
-    TWO_THREAD_REQUESTS as f64 / start.elapsed().as_micros() as f64
+    TWO_THREAD_REQUESTS as f64 * 1e3 / elapsed.as_nanos() as f64
+}
+
+/// The best of some short runs: one that another program interrupts says nothing of either ring.
+fn best(mut run: impl FnMut() -> f64) -> f64 {
+    (0..TWO_THREAD_TRIES).map(|_| run()).fold(0.0, f64::max)
 }
 
 /// R2: each half on its own core, polling.
@@ -109,7 +122,7 @@ pub fn r2() -> Result<Row, String> {
             )
         };
         let what = format!("ring, two threads, {}, beside Xen's C macros", segments_text(segments));
-        Row::new("R2", what, "M/s", goal, &interleave(TWO_THREAD_PAIRS, ours, theirs))
+        Row::new("R2", what, "M/s", goal, &interleave(TWO_THREAD_PAIRS, || best(&ours), || best(&theirs)))
     };
     Ok(stricter([row(1), row(11)], goal))
 }

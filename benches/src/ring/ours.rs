@@ -109,11 +109,11 @@ fn ask(front: &mut FrontHalf, request: &mut Request, id: &mut u64, count: u32) {
 }
 
 #[inline(always)]
-fn serve(back: &mut BackHalf) -> u32 {
-    let (mut served, mut request) = (0, Request::default());
+fn serve(back: &mut BackHalf, request: &mut Request) -> u32 {
+    let mut served = 0;
     let _ = back.look().expect("an honest front end");
-    while back.seen() != 0 && back.pop_into(&mut request).expect("an honest front end") {
-        consume(&request);
+    while back.seen() != 0 && back.pop_into(request).expect("an honest front end") {
+        consume(request);
         let (id, operation) = (request.id(), request.operation());
         back.push(&Response { id, operation, status: Status::OKAY });
         served += 1;
@@ -128,8 +128,10 @@ fn serve(back: &mut BackHalf) -> u32 {
 fn reap(front: &mut FrontHalf) -> u32 {
     let mut reaped = 0;
     let _ = front.look().expect("an honest back end");
-    while front.seen() != 0 {
-        consume(&front.pop().expect("an honest back end"));
+    while front.seen() != 0
+        && let Some(response) = front.pop().expect("an honest back end")
+    {
+        consume(&response);
         reaped += 1;
     }
     reaped
@@ -141,10 +143,11 @@ pub fn one_thread(page: &Page, batches: u32, batch: u32, segments: u8) -> u64 {
     let mut front = FrontHalf::init(page.clone()).expect("one page");
     let mut back = BackHalf::attach(page.clone()).expect("one page");
     let (mut request, mut id, mut done) = (prepared(segments), 0, 0);
+    let mut found = Request::default();
     for _ in 0..batches {
         consume(&request);
         ask(&mut front, &mut request, &mut id, batch);
-        serve(&mut back);
+        serve(&mut back, &mut found);
         done += u64::from(reap(&mut front));
     }
     done
@@ -175,9 +178,9 @@ pub fn front(mut front: FrontHalf, requests: u64, batch: u32, segments: u8) {
 #[inline(never)]
 pub fn back(page: Page, requests: u64) {
     let mut back = BackHalf::attach(page).expect("one page");
-    let mut done = 0;
+    let (mut done, mut found) = (0, Request::default());
     while done < requests {
-        let served = serve(&mut back);
+        let served = serve(&mut back, &mut found);
         if served == 0 {
             spin_loop();
         }
