@@ -1,0 +1,76 @@
+//! Rows N1 and N2: 64-octet frames out of a guest, and through the bridge into another.
+//!
+//! Ours runs on a machine of threads over the local hypervisor, with a grant copy for every frame. Both sides poll, as
+//! DPDK's do.
+
+pub mod dpdk;
+mod guests;
+pub mod ours;
+pub mod veth;
+
+use crate::row::{Goal, Row, interleave};
+use std::cell::RefCell;
+use std::time::Duration;
+
+/// The smallest frame, without its checksum of 4 octets as everywhere in software.
+const SMALL: usize = 64;
+const TIME: Duration = Duration::from_millis(700);
+/// testpmd takes seconds to start.
+const DPDK_PAIRS: usize = 5;
+const PAIRS: usize = 7;
+const CORES: [usize; 2] = [0, 1];
+
+/// Measures both by turns and keeps the first error.
+fn row(
+    name: &'static str,
+    what: &str,
+    goal: Goal,
+    pairs: usize,
+    ours: impl Fn() -> Result<f64, String>,
+    peer: impl Fn() -> Result<f64, String>,
+) -> Result<Row, String> {
+    let failed = RefCell::new(None);
+    let keep = |result: Result<f64, String>| {
+        result.unwrap_or_else(|error| {
+            failed.borrow_mut().get_or_insert(error);
+            f64::NAN
+        })
+    };
+    let pairs = interleave(pairs, || keep(ours()), || keep(peer()));
+    match failed.into_inner() {
+        Some(error) => Err(error),
+        None => Ok(Row::new(name, what, "Mpps", goal, &pairs)),
+    }
+}
+
+/// Row N1, guest to dom0.
+///
+/// # Errors
+/// DPDK or its huge pages are missing, or the machine does not come up.
+pub fn n1() -> Result<Row, String> {
+    dpdk::check()?;
+    let what = "64-octet frames, guest -> dom0; testpmd: vhost rxonly, virtio-user txonly";
+    let ours = || ours::to_dom0(CORES, SMALL, TIME);
+    row("N1", what, Goal::AtLeast(2.0), DPDK_PAIRS, ours, || dpdk::to_vhost(CORES, SMALL))
+}
+
+/// Row N1, guest to bridge to guest: both guests on one core, bridge and back end on the other.
+///
+/// # Errors
+/// As [`n1`].
+pub fn n1_guest() -> Result<Row, String> {
+    dpdk::check()?;
+    let what = "64-octet frames, guest -> bridge -> guest; testpmd: vhost rxonly, virtio-user txonly";
+    let ours = || ours::to_guest(CORES, SMALL, TIME);
+    row("N1g", what, Goal::AtLeast(2.0), DPDK_PAIRS, ours, || dpdk::to_vhost(CORES, SMALL))
+}
+
+/// Row N2: the same beside Linux.
+///
+/// # Errors
+/// Namespaces are not allowed here, or the machine does not come up.
+pub fn n2() -> Result<Row, String> {
+    let what = "64-octet frames, guest -> bridge -> guest; Linux bridge with veth, AF_PACKET sender";
+    let ours = || ours::to_guest(CORES, SMALL, TIME);
+    row("N2", what, Goal::AtLeast(10.0), PAIRS, ours, || veth::through_linux(CORES[0], SMALL, TIME))
+}

@@ -1,0 +1,204 @@
+//! Our side of the network rows: 64-octet frames out of a guest, and through the bridge into another.
+
+use super::guests::Machine;
+use bridge::{Batch, Bridge, Port};
+use netfront::{Config, Nic, Sent};
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::unistd::Pid;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+/// Frames sent or received before anything is published.
+const BURST: usize = 32;
+/// Not counted at the start of a run.
+const WARM_UP: Duration = Duration::from_millis(100);
+
+/// Binds the calling thread to one processor.
+pub fn pin(core: usize) {
+    let mut set = CpuSet::new();
+    let bound = set.set(core).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
+    bound.expect("a processor that is ours");
+}
+
+/// A frame of `len` octets from one address to another.
+pub fn frame(to: [u8; 6], from: [u8; 6], len: usize) -> Vec<u8> {
+    let mut frame = vec![0x5a; len];
+    frame[..6].copy_from_slice(&to);
+    frame[6..12].copy_from_slice(&from);
+    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+    frame
+}
+
+fn send_burst(nic: &mut Nic, frame: &[u8]) -> usize {
+    let sent = (0..BURST).take_while(|_| nic.send(frame) == Sent::Queued).count();
+    nic.flush();
+    sent
+}
+
+/// Frames a second, in millions, out of a guest on one core and taken from its vif, octets and all, on another.
+///
+/// # Errors
+/// Whatever went wrong, in words.
+pub fn to_dom0(cores: [usize; 2], len: usize, time: Duration) -> Result<f64, String> {
+    let machine = Machine::new()?;
+    let (mut nic, mut vif) = machine.vif(1, Config::default())?;
+    let stop = AtomicBool::new(false);
+    let octets = frame([2, 0, 0, 0, 0, 9], nic.mac(), len);
+    let mut rate = Err("the vif failed".into());
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            pin(cores[0]);
+            while !stop.load(Relaxed) {
+                if send_burst(&mut nic, &octets) == 0 {
+                    std::hint::spin_loop();
+                }
+            }
+        });
+        scope.spawn(|| {
+            pin(cores[1]);
+            rate = take(&mut vif, time).map_err(|e| e.to_string());
+            stop.store(true, Relaxed);
+        });
+    });
+    rate
+}
+
+fn take(vif: &mut impl Port, time: Duration) -> std::io::Result<f64> {
+    let (mut batch, mut frames) = (Batch::new(64), 0u64);
+    let start = Instant::now();
+    let mut counted: Option<Instant> = None;
+    loop {
+        for _ in 0..64 {
+            vif.recv(&mut batch)?;
+            frames += batch.len() as u64;
+            batch.clear();
+            vif.flush()?;
+        }
+        match counted {
+            None if start.elapsed() >= WARM_UP => (counted, frames) = (Some(Instant::now()), 0),
+            Some(since) if since.elapsed() >= time => {
+                return Ok(frames as f64 / since.elapsed().as_secs_f64() / 1e6);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Frames a second, in millions, out of a guest, through the bridge on another core, and into a second guest, which
+/// share a core.
+///
+/// # Errors
+/// Whatever went wrong, in words.
+pub fn to_guest(cores: [usize; 2], len: usize, time: Duration) -> Result<f64, String> {
+    let machine = Machine::new()?;
+    let (mut a, vif_a) = machine.vif(1, Config::default())?;
+    let (mut b, vif_b) = machine.vif(2, Config::default())?;
+    // A thread is where its maker was bound to.
+    pin(cores[1]);
+    let bridge = Bridge::start(bridge::Config::default()).map_err(|e| e.to_string())?;
+    bridge.attach("vif1.0", Box::new(vif_a)).map_err(|e| e.to_string())?;
+    bridge.attach("vif2.0", Box::new(vif_b)).map_err(|e| e.to_string())?;
+    pin(cores[0]);
+    let octets = frame(b.mac(), a.mac(), len);
+    let mut into = vec![0; 65_536];
+    let hello = frame(a.mac(), b.mac(), 60);
+    while b.send(&hello) != Sent::Queued {}
+    b.flush();
+    while a.recv(&mut into).is_none() {
+        a.wait(false, Duration::from_secs(1)).map_err(|e| e.to_string())?;
+    }
+    Ok(pump(&mut a, &mut b, &octets, &mut into, time))
+}
+
+fn pump(a: &mut Nic, b: &mut Nic, octets: &[u8], into: &mut [u8], time: Duration) -> f64 {
+    let start = Instant::now();
+    let mut counted: Option<(Instant, u64)> = None;
+    loop {
+        for _ in 0..64 {
+            send_burst(a, octets);
+            while b.recv(into).is_some() {}
+            b.flush();
+        }
+        let frames = b.counters().rx_frames;
+        match counted {
+            None if start.elapsed() >= WARM_UP => counted = Some((Instant::now(), frames)),
+            Some((since, first)) if since.elapsed() >= time => {
+                return (frames - first) as f64 / since.elapsed().as_secs_f64() / 1e6;
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Nanoseconds of one core for a frame out of a guest, both sides on one thread by turns.
+///
+/// # Errors
+/// Whatever went wrong, in words.
+pub fn one_thread(len: usize, rounds: usize) -> Result<(f64, f64), String> {
+    let machine = Machine::new()?;
+    let (mut nic, mut vif) = machine.vif(1, Config::default())?;
+    let octets = frame([2, 0, 0, 0, 0, 9], nic.mac(), len);
+    let mut batch = Batch::new(64);
+    let (mut front, mut back, mut frames) = (Duration::ZERO, Duration::ZERO, 0);
+    for _ in 0..rounds {
+        let start = cpu();
+        for _ in 0..4 {
+            frames += send_burst(&mut nic, &octets);
+        }
+        let middle = cpu();
+        for _ in 0..2 {
+            vif.recv(&mut batch).map_err(|e| e.to_string())?;
+            batch.clear();
+        }
+        vif.flush().map_err(|e| e.to_string())?;
+        let end = cpu();
+        front += middle - start;
+        back += end - middle;
+    }
+    let per = |time: Duration| time.as_nanos() as f64 / frames as f64;
+    Ok((per(front), per(back)))
+}
+
+fn cpu() -> Duration {
+    let id = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID;
+    Duration::from(nix::time::clock_gettime(id).expect("every thread has a clock"))
+}
+
+/// Nanoseconds of one core at each stage of a frame from guest to guest, all on one thread: the sender, the vif that
+/// receives, the vif that sends, the receiver. The switch is left out.
+///
+/// # Errors
+/// Whatever went wrong, in words.
+pub fn stages(len: usize, rounds: usize) -> Result<[f64; 4], String> {
+    let machine = Machine::new()?;
+    let (mut a, mut vif_a) = machine.vif(1, Config::default())?;
+    let (mut b, mut vif_b) = machine.vif(2, Config::default())?;
+    let octets = frame(b.mac(), a.mac(), len);
+    let (mut batch, mut into, mut frames) = (Batch::new(64), vec![0; 65_536], 0);
+    let mut spent = [Duration::ZERO; 4];
+    for _ in 0..rounds {
+        let start = cpu();
+        frames += send_burst(&mut a, &octets) + send_burst(&mut a, &octets);
+        let sent = cpu();
+        vif_a.recv(&mut batch).map_err(|e| e.to_string())?;
+        let switched = cpu();
+        vif_b.send(batch.all()).map_err(|e| e.to_string())?;
+        vif_b.flush().map_err(|e| e.to_string())?;
+        let delivered = cpu();
+        batch.clear();
+        vif_a.flush().map_err(|e| e.to_string())?;
+        let cleared = cpu();
+        while b.recv(&mut into).is_some() {}
+        b.flush();
+        let end = cpu();
+        for (sum, time) in spent.iter_mut().zip([
+            sent - start,
+            (switched - sent) + (cleared - delivered),
+            delivered - switched,
+            end - cleared,
+        ]) {
+            *sum += time;
+        }
+    }
+    Ok(spent.map(|time| time.as_nanos() as f64 / frames as f64))
+}
