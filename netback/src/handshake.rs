@@ -151,9 +151,9 @@ impl Handshake {
         match front {
             Closed => self.closed(own, online),
             Closing => Step::Close(if own == Closed { Closed } else { Closing }),
-            _ if !online && !self.connected => Step::Close(Closed),
+            _ if !online && (!self.connected || front == Initialising) => Step::Close(Closed),
             // The toolstack or an error closes: the front end has to follow.
-            _ if own == Closing && (!online || front != Initialising) => Step::Stay,
+            _ if own == Closing && front != Initialising => Step::Stay,
             Initialising if own == InitWait && !self.connected => Step::Stay,
             Initialising => Step::Offer,
             Initialised | Connected => self.ready(own),

@@ -1,0 +1,73 @@
+//! The front end's handshake against back ends of any mind: whatever is seen in whatever order, frames flow only over
+//! rings that the present back end was told of.
+
+use netfront::handshake::{Handshake, Identity, Offer, Step};
+use proptest::prelude::*;
+use ring_abi::xenbus::XenbusState;
+use xenstore::Keys;
+
+fn any_state() -> impl Strategy<Value = XenbusState> {
+    prop::sample::select(XenbusState::ALL.to_vec())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_order_of_states_is_survived(looks in prop::collection::vec((any_state(), any::<bool>()), 1..60)) {
+        let (mut handshake, mut own, mut rings) = (Handshake::default(), XenbusState::Initialising, false);
+        for (back, online) in looks {
+            match handshake.step(own, back, online) {
+                Step::Stay => {}
+                Step::Connect => {
+                    prop_assert!(!rings, "rings over rings");
+                    rings = true;
+                    own = XenbusState::Connected;
+                }
+                Step::Run => prop_assert!(rings && back == XenbusState::Connected),
+                Step::End(state) => {
+                    prop_assert_ne!(state, XenbusState::Connected);
+                    rings = false;
+                    own = state;
+                }
+            }
+            prop_assert!(!handshake.is_running() || rings);
+            if matches!(back, XenbusState::Closing | XenbusState::Closed) {
+                prop_assert!(!rings, "nothing is kept from one who is gone");
+            }
+        }
+        // From anywhere, a back end that closes and opens again is met.
+        for back in [XenbusState::Closed, XenbusState::Closed, XenbusState::InitWait, XenbusState::Connected] {
+            for _ in 0..3 {
+                match handshake.step(own, back, true) {
+                    Step::Connect => own = XenbusState::Connected,
+                    Step::End(state) => own = state,
+                    Step::Run | Step::Stay => {}
+                }
+            }
+        }
+        prop_assert!(handshake.is_running());
+    }
+
+    #[test]
+    fn any_keys_are_survived(keys in prop::collection::vec(("[a-z-]{0,30}", "\\PC{0,40}"), 0..10)) {
+        let mut all = Keys::new("/b").with("feature-rx-copy", 1).with("mac", "00:16:3e:00:00:01");
+        all.extend(keys);
+        let _ = Offer::parse(&all);
+        let _ = Identity::parse(&all, &all);
+    }
+}
+
+#[test]
+fn keys_say_what_is_wrong() {
+    let none = Keys::new("/b");
+    assert!(Offer::parse(&none).unwrap_err().to_string().contains("feature-rx-copy"));
+    let back = Keys::new("/b").with("mtu", 9000);
+    let own = |mac: &str| Keys::new("/f").with("mac", mac);
+    let identity = Identity::parse(&own("00:16:3E:01:02:ff"), &back).unwrap();
+    assert_eq!((identity.mac, identity.mtu), ([0, 0x16, 0x3e, 1, 2, 0xff], 9000));
+    for bad in ["", "00:16:3e:01:02", "00:16:3e:01:02:03:04", "0:16:3e:01:02:03", "zz:16:3e:01:02:03"] {
+        assert!(Identity::parse(&own(bad), &back).is_err(), "{bad}");
+    }
+    assert!(Identity::parse(&own("00:16:3e:00:00:01"), &Keys::new("/b").with("mtu", 67)).is_err());
+}
