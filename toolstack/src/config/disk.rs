@@ -184,6 +184,16 @@ fn refuse_unsupported(params: &mut Params<'_>, warnings: &mut Warnings) -> Resul
     if params.take("grant_usage").is_some() {
         warnings.no_effect(params.origin(), &params.key("grant_usage"), "it is for virtio");
     }
+    let idle = [
+        ("discard", "1", "discard is not offered yet"),
+        ("direct-io-safe", "1", "the page cache is bypassed wherever that is possible"),
+        ("trusted", "0", "our front ends make no difference"),
+    ];
+    for (name, value, why) in idle {
+        if params.says(name, value) {
+            warnings.no_effect(params.origin(), &params.key(name), why);
+        }
+    }
     params.refuse("script", "nothing (scripts are not run; target is an image file or a block device)")?;
     for name in ["colo", "colo-host", "colo-port", "colo-export", "active-disk", "hidden-disk"] {
         params.refuse(name, "nothing (COLO is not supported)")?;

@@ -25,6 +25,11 @@ impl<'a> Params<'a> {
         self.values.iter().any(|(n, _)| *n == name)
     }
 
+    /// Whether this was said.
+    pub(super) fn says(&self, name: &str, value: &str) -> bool {
+        self.values.iter().any(|(n, v)| *n == name && v == value)
+    }
+
     /// Says a value; again is an error unless it was empty or is the same.
     pub(super) fn set(&mut self, name: &'static str, value: &str) -> Result<()> {
         match self.values.iter_mut().find(|(n, _)| *n == name) {

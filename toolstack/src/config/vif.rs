@@ -99,6 +99,12 @@ fn without_effect(params: &mut Params<'_>, warnings: &mut Warnings) -> Result<()
     }
     params.refuse("vlan", "nothing (VLANs are not supported yet)")?;
     params.refuse("forwarddev", "nothing (COLO is not supported)")?;
+    if params.has("rate") {
+        warnings.no_effect(params.origin(), &params.key("rate"), "what a guest sends is not limited yet");
+    }
+    if params.says("trusted", "0") {
+        warnings.no_effect(params.origin(), &params.key("trusted"), "our front ends make no difference");
+    }
     let idle = [
         ("ip", "no script filters by address"),
         ("script", "scripts are not run; dom0 puts the interface into the bridge itself"),

@@ -59,6 +59,18 @@ fn a_named_target_takes_the_rest_and_flags_are_taken() {
 }
 
 #[test]
+fn what_has_no_effect_is_told() {
+    let mut warnings = Warnings::default();
+    let text = "vdev=xvda,discard,direct-io-safe,untrusted,grant_usage=1,target=/a";
+    DiskSpec::parse(&Origin::argument("DISK"), text, &mut warnings).unwrap();
+    assert_eq!(warnings.lines().len(), 4);
+    assert!(warnings.lines().iter().all(|line| line.starts_with("DISK: disk: ")), "{warnings:?}");
+    let mut warnings = Warnings::default();
+    DiskSpec::parse(&Origin::argument("DISK"), "/a,,xvda,no-discard,trusted", &mut warnings).unwrap();
+    assert_eq!(warnings, Warnings::default());
+}
+
+#[test]
 fn errors_say_what_is_wrong() {
     let cases = [
         (

@@ -1,0 +1,74 @@
+//! The command line itself: help, exit codes, manual pages, completions.
+
+use std::process::{Command, Output};
+
+fn xpv(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_xpv")).args(args).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+const COMMANDS: [&str; 16] = [
+    "demo",
+    "up",
+    "hypervisor",
+    "dom0",
+    "guest",
+    "create",
+    "destroy",
+    "list",
+    "block-attach",
+    "block-detach",
+    "block-list",
+    "network-attach",
+    "network-detach",
+    "network-list",
+    "man",
+    "completions",
+];
+
+#[test]
+fn help_names_every_command() {
+    let output = xpv(&["--help"]);
+    assert!(output.status.success());
+    for command in COMMANDS {
+        assert!(said(&output).contains(&format!("  {command} ")), "{command}");
+        let output = xpv(&[command, "--help"]);
+        assert!(output.status.success() && said(&output).contains("Usage: "), "{command}");
+    }
+    assert!(!said(&output).contains("demo-guest"));
+}
+
+#[test]
+fn what_is_no_command_line_is_exit_code_2() {
+    for args in
+        [&["frobnicate"][..], &[], &["create"], &["list", "--colour"], &["create", "a.cfg", "--timeout", "x"]]
+    {
+        let output = xpv(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}");
+        assert!(output.stdout.is_empty() && !output.stderr.is_empty());
+    }
+}
+
+#[test]
+fn manual_pages_are_written_for_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = xpv(&["man", folder.path().to_str().unwrap()]);
+    assert!(output.status.success());
+    for command in COMMANDS {
+        let page = std::fs::read_to_string(folder.path().join(format!("xpv-{command}.1"))).unwrap();
+        assert!(page.contains(".SH SYNOPSIS") && page.contains(&command.replace('-', "\\-")), "{command}");
+    }
+    assert!(std::fs::read_to_string(folder.path().join("xpv.1")).unwrap().contains("create"));
+    assert!(!folder.path().join("xpv-demo-guest.1").exists());
+}
+
+#[test]
+fn every_shell_has_completions() {
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let output = xpv(&["completions", shell]);
+        assert!(output.status.success() && said(&output).contains("block-attach"), "{shell}");
+    }
+}
