@@ -112,6 +112,7 @@ impl Domain {
         if slot.is_live() {
             return Ok(());
         }
+        self.peers.tidy();
         let (reply, fds) = self.session.call(&Request::Fetch(slot.owner), None, slot.owner)?;
         let (Reply::Arena(pages), Ok([fd])) = (reply, <[OwnedFd; 1]>::try_from(fds)) else {
             return Err(Error::Protocol("the broker sent no arena".into()));

@@ -53,11 +53,14 @@ impl Arenas {
         }
     }
 
-    /// Unmaps old arenas of which nothing is out any more.
+    /// Unmaps retired arenas of which nothing is out any more: a dead peer's memory goes with it.
     #[inline]
     pub(super) fn tidy(&mut self) {
         if !self.old.is_empty() {
             self.old.retain(|remote| remote.out > 0);
+        }
+        if self.current.as_ref().is_some_and(|remote| remote.out == 0 && remote.arena.is_retired()) {
+            self.current = None;
         }
     }
 }
@@ -158,5 +161,30 @@ impl Unmap for Slot {
             }
         }
         arenas.tidy();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::arena::{self, Arena};
+    use super::super::layout::Layout;
+    use super::*;
+
+    #[test]
+    fn a_retired_arena_goes_once_nothing_of_it_is_out() {
+        const ME: DomId = DomId(2);
+        let layout = Layout::new(64).unwrap();
+        let arena = Arena::create(layout).unwrap();
+        arena.entry(GrantRef(8)).unwrap().permit(ME, layout.first(), false);
+        let fd = arena.fd().try_clone_to_owned().unwrap();
+        let mut arenas = Arenas { current: Some(Remote::new(arena, ME).unwrap()), ..Arenas::default() };
+        arenas.live().unwrap().pin(GrantRef(8), true).unwrap();
+        arenas.tidy();
+        arena::retire(&fd, layout).unwrap();
+        arenas.tidy();
+        assert!(arenas.live().is_none());
+        arenas.find(0).expect("kept for the pin").unpin(GrantRef(8), true);
+        arenas.tidy();
+        assert!(arenas.current.is_none());
     }
 }
