@@ -262,6 +262,29 @@ fn a_back_end_that_starts_again_loses_nothing() {
     disk.close().unwrap();
 }
 
+/// Its thread, or the process of an earlier back end, lets go of an image a moment after the device is gone.
+#[test]
+fn an_image_that_is_still_in_use_is_waited_for() {
+    let (file, _) = image(MIB);
+    let params = file.path().to_str().unwrap().to_owned();
+    let machine = Machine::new();
+    let hv = machine.domain(DomId::DOM0);
+    let mut refusals = 60;
+    let opener = Box::new(move |_: &_, keys: &xenstore::Keys| {
+        if refusals > 0 {
+            refusals -= 1;
+            return Err(xenstore::driver::Failure::new(libc::EBUSY, "in use"));
+        }
+        let spec = blkback::engine::Spec::from_keys(keys).unwrap();
+        Ok(blkback::engine::open(&spec).unwrap())
+    });
+    let _back = machine.back_with(blkback::VbdDriver::with_opener(hv.clone(), opener), hv);
+    machine.attach(GUEST, XVDA, &[("params", &params), ("mode", "w")]);
+    let mut disk = open(&machine.domain(GUEST), options());
+    disk.read_at(0, &mut [0; 512]).unwrap();
+    assert!(!machine.tool().exists("/local/domain/0/error/backend/vbd/1/51712/error").unwrap());
+}
+
 #[test]
 fn a_wrong_image_is_told_and_another_is_tried() {
     let machine = Machine::new();

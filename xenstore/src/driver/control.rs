@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,10 +19,16 @@ use crate::{Client, DomId, Error, Keys, Nodes, XenbusState};
 /// Events taken before devices get their turn.
 const EVENTS: usize = 1024;
 
+/// How long what a new device needs may be in use: by an earlier device's thread, or by an earlier back end's process,
+/// neither of which anybody waits for when it ends.
+const BUSY: Duration = Duration::from_secs(3);
+
 /// One device, as far as it is known.
 struct Entry {
     end: End,
     credit: Credit,
+    /// When it was found.
+    since: Instant,
     service: Service,
 }
 
@@ -163,7 +169,7 @@ impl<'d> Control<'d> {
                 return Err(e);
             }
         };
-        let answer = self.ask(id, &mut entry, &seen);
+        let answer = self.ask(id, &mut entry, &seen, now);
         if let Some(Failure { errno, what }) = &answer.error {
             entry.end.error(&mut self.client, *errno, what);
         }
@@ -189,10 +195,10 @@ impl<'d> Control<'d> {
             return Err(Error::value(format!("{path}/frontend-id"), &found, "the domain in the path"));
         }
         end.watch_other(&mut self.client, &front_token(id))?;
-        Ok(Some(Entry { end, credit: Credit::new(now), service: Service::New }))
+        Ok(Some(Entry { end, credit: Credit::new(now), since: now, service: Service::New }))
     }
 
-    fn ask(&mut self, id: Id, entry: &mut Entry, seen: &View) -> Answer {
+    fn ask(&mut self, id: Id, entry: &mut Entry, seen: &View, now: Instant) -> Answer {
         let untried = match &entry.service {
             Service::New => true,
             Service::Failed(keys) => *keys != without_state(&seen.own),
@@ -203,6 +209,14 @@ impl<'d> Control<'d> {
             let device = Device { kind, front: id.0, back: self.domid, id: id.1 };
             match self.driver.probe(&device, seen, Nudge::new(id, self.nudges.clone())) {
                 Ok(device) => entry.service = Service::Runs(device),
+                Err(failure)
+                    if failure.errno == Errno::EBUSY as i32
+                        && now.saturating_duration_since(entry.since) < BUSY =>
+                {
+                    // Its credit sets the pace.
+                    self.dirty.insert(id);
+                    return Answer::default();
+                }
                 Err(failure) => {
                     entry.service = Service::Failed(without_state(&seen.own));
                     let state = Some(XenbusState::Closing);

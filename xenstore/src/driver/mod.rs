@@ -76,7 +76,7 @@ pub trait BackDriver {
     ///
     /// # Errors
     /// The device cannot be served: the failure is told, the state goes to Closing, and the device is probed again
-    /// once the toolstack changed a key.
+    /// once the toolstack changed a key. With EBUSY a new device is first probed again for a few seconds.
     fn probe(&mut self, device: &Device, view: &View, nudge: Nudge) -> Result<Box<dyn BackDevice>, Failure>;
 }
 
