@@ -131,7 +131,10 @@ const LAST_BREATH: Duration = Duration::from_millis(200);
 /// Whether the domain's process, or the process that is creating it, runs and is not about to end.
 fn is_alive(machine: &mut Machine, domain: &DomainInfo) -> Result<bool> {
     let creator = machine.store.read_opt_as::<u32>(&creator_path(domain.domid))?;
-    Ok([domain.pid, creator].into_iter().flatten().any(|pid| !process::ends_within(pid, LAST_BREATH)))
+    Ok([domain.pid, creator]
+        .into_iter()
+        .flatten()
+        .any(|pid| !process::is_ending(pid) && !process::ends_within(pid, LAST_BREATH)))
 }
 
 /// Devices' nodes, the process, and the wait.

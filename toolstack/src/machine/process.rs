@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGKILL, SIGTERM};
 
 use crate::dir::Dir;
 use crate::error::{Error, Result};
@@ -304,9 +304,47 @@ pub fn program(name: &'static str, package: &'static str) -> Result<PathBuf> {
     found.ok_or(Error::NotInstalled { program: name, package })
 }
 
+/// Whether a process was killed and only the kernel is still busy with it, which takes long on a busy machine.
+pub fn is_ending(pid: u32) -> bool {
+    let read = |file| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
+    let flags = read("stat").as_deref().and_then(flags);
+    flags.is_some_and(|flags| flags & PF_EXITING != 0)
+        || read("status").is_some_and(|status| kill_is_pending(&status))
+}
+
+/// Linux's mark of a process that is ending or has ended (include/linux/sched.h).
+const PF_EXITING: u32 = 4;
+
+/// The flags in `/proc/PID/stat`, its ninth field.
+fn flags(stat: &str) -> Option<u32> {
+    // The name, in parentheses, may hold anything; the third field follows its end.
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(9 - 3)?.parse().ok()
+}
+
+/// Whether `/proc/PID/status` says that SIGKILL was sent and not yet taken, to the process or its first thread.
+fn kill_is_pending(status: &str) -> bool {
+    let sets = ["ShdPnd:", "SigPnd:"].map(|key| status.lines().find_map(|line| line.strip_prefix(key)));
+    let killed =
+        |set: &str| u64::from_str_radix(set.trim(), 16).is_ok_and(|set| set & 1 << (SIGKILL - 1) != 0);
+    sets.into_iter().flatten().any(killed)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_killed_process_is_ending_from_the_first_moment() {
+        assert!(!is_ending(std::process::id()));
+        for _ in 0..20 {
+            let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+            assert!(!is_ending(child.id()));
+            child.kill().unwrap();
+            let ending = is_ending(child.id());
+            child.wait().unwrap();
+            assert!(ending);
+        }
+    }
 
     #[test]
     fn a_process_ends_once_it_has() {
