@@ -4,10 +4,12 @@
 pub(crate) mod program;
 
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use xenstore::{Client, Nodes};
 
 /// Longest that anything here may take.
@@ -126,11 +128,25 @@ impl Machine {
         nodes
     }
 
+    /// The number of the process that is broker and store.
+    pub(crate) fn hypervisor(&self) -> i32 {
+        let stream = UnixStream::connect(self.dir().join("xenstored.sock")).unwrap();
+        getsockopt(&stream, PeerCredentials).unwrap().pid()
+    }
+
     /// The number of a domain's process.
     pub(crate) fn pid(&self, domain: &str) -> Option<i32> {
         let list = self.ok(["list", "--json", domain]);
         let list: serde_json::Value = serde_json::from_str(&list).unwrap();
         list[0]["pid"].as_i64().map(|pid| pid.try_into().unwrap())
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("the machine:\n{}", self.log());
+        }
     }
 }
 
