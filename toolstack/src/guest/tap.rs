@@ -8,10 +8,12 @@ use bridge::port::{netdev, tap::Tap};
 use bridge::{Bridge, Config};
 use hypervisor::Hypervisor;
 use netfront::Nic;
-use xenstore::Client;
+use xenstore::{Client, Nodes};
 
 use super::netns;
 use super::nic_port::NicPort;
+use crate::config::Mac;
+use crate::config::vif::DEFAULT_MTU;
 use crate::error::{Error, Result};
 use crate::machine::process;
 
@@ -28,13 +30,11 @@ pub fn run(
 ) -> Result<()> {
     // Taps belong to the namespace of the thread that makes them.
     netns.map_or(Ok(()), netns::enter)?;
-    // First, as it may not be allowed: the interface then does not come up at all.
-    let mut tap = Tap::open(name).map_err(failed)?;
+    let mut store = Client::new(hv.store()?);
+    // The tap comes first: it may not be allowed, and who sees the interface connected may use the tap at once.
+    let tap = open_tap(&mut store, name, &format!("/local/domain/{}/device/vif/{devid}", hv.domid()))?;
     let config = netfront::Config { csum: true, gso: true };
-    let nic = Nic::open(hv.clone(), Client::new(hv.store()?), devid, config).map_err(failed)?;
-    netdev::set_mac(tap.name(), nic.mac()).map_err(failed)?;
-    tap.set_mtu(nic.mtu()).map_err(failed)?;
-    netdev::set_up(tap.name()).map_err(failed)?;
+    let nic = Nic::open(hv.clone(), store, devid, config).map_err(failed)?;
     let bridge = Bridge::start(Config { name: name.into(), ..Config::default() }).map_err(failed)?;
     let tap_name = tap.name().to_owned();
     bridge.attach("tap", Box::new(tap)).map_err(failed)?;
@@ -44,6 +44,17 @@ pub fn run(
     process::wait_any(&[stop])?;
     tracing::info!(vif = devid, tap = tap_name, "closing");
     Ok(())
+}
+
+/// A tap with the address and mtu of the front end at `path`, up.
+fn open_tap(store: &mut Client, name: &str, path: &str) -> Result<Tap> {
+    let mac = store.read_as::<Mac>(&format!("{path}/mac"))?;
+    let mtu = store.read_opt_as::<u32>(&format!("{path}/mtu"))?;
+    let mut tap = Tap::open(name).map_err(failed)?;
+    netdev::set_mac(tap.name(), mac.0).map_err(failed)?;
+    tap.set_mtu(mtu.unwrap_or(DEFAULT_MTU)).map_err(failed)?;
+    netdev::set_up(tap.name()).map_err(failed)?;
+    Ok(tap)
 }
 
 fn failed(error: impl std::fmt::Display) -> Error {
