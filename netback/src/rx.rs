@@ -87,11 +87,25 @@ impl<M: Memory> Rx<M> {
         let number = self.frames.len();
         self.frames.push(self.round.len());
         if shape.gso.is_none() && shape.len <= PAGE_SIZE {
-            self.take(0, shape.len, shape.flags, fills)?;
+            fills.extend(self.take(0, shape.len, shape.flags)?);
         } else {
             self.place_long(shape, fills)?;
         }
         Ok(Placed::Frame(number))
+    }
+
+    /// As [`Rx::place`] for a frame of one page without segmentation: the page to fill and the frame's number, or
+    /// nothing where the guest has posted no request.
+    ///
+    /// # Errors
+    /// [`Fault`]: the guest is to be cut off.
+    #[inline]
+    pub fn place_page(&mut self, len: usize, flags: RxFlags) -> Result<Option<(Fill, usize)>, Fault> {
+        debug_assert!(len <= PAGE_SIZE);
+        let before = self.round.len();
+        let Some(fill) = self.take(0, len, flags)? else { return Ok(None) };
+        self.frames.push(before);
+        Ok(Some((fill, self.frames.len() - 1)))
     }
 
     /// Says that a frame of this round could not be copied: the guest is told so, and the others go on.
@@ -166,12 +180,10 @@ impl<M: Memory> Rx<M> {
     }
 
     #[inline]
-    fn take(&mut self, at: usize, len: usize, flags: RxFlags, fills: &mut Vec<Fill>) -> Result<(), Fault> {
-        // `place` has seen that many requests: a pop that finds none cannot be.
-        let Some(request) = self.ring.pop()? else { return Ok(()) };
-        fills.push(Fill { gref: request.gref, offset: 0, len: len as u16, at: at as u32 });
+    fn take(&mut self, at: usize, len: usize, flags: RxFlags) -> Result<Option<Fill>, Fault> {
+        let Some(request) = self.ring.pop()? else { return Ok(None) };
         self.round.push(RxResponse { id: request.id, offset: 0, flags, status: len as i16 }.into());
-        Ok(())
+        Ok(Some(Fill { gref: request.gref, offset: 0, len: len as u16, at: at as u32 }))
     }
 
     fn place_long(&mut self, shape: Shape, fills: &mut Vec<Fill>) -> Result<(), Fault> {
@@ -181,7 +193,8 @@ impl<M: Memory> Rx<M> {
             let mut flags = if at == 0 { shape.flags } else { RxFlags::empty() };
             flags.set(RxFlags::MORE_DATA, at + len < shape.len);
             flags.set(RxFlags::EXTRA_INFO, at == 0 && shape.gso.is_some());
-            self.take(at, len, flags, fills)?;
+            // `place` has seen as many requests as are needed.
+            fills.extend(self.take(at, len, flags)?);
             if let (0, Some((gso_type, size))) = (at, shape.gso) {
                 // The extra takes a request's slot, whose page stays empty and whose id is lost, as with Linux:
                 // the front end knows a slot's page by the slot.

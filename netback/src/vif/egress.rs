@@ -7,7 +7,7 @@ use crate::assemble::Fault;
 use crate::backlog::Backlog;
 use crate::offload;
 use crate::ops::{self, Ops};
-use crate::rx::{Fill, Placed, Rx};
+use crate::rx::{Fill, Placed, Rx, Shape};
 use bridge::{Frame, Frames, Piece, Reason, Stats};
 use hypervisor::{Contiguous, Copy, Hypervisor, Place};
 use ring_abi::DomId;
@@ -160,21 +160,54 @@ impl Writer {
     ) -> Result<(), Fault> {
         self.owners.clear();
         for frame in frames {
-            self.fills.clear();
-            match self.rx.place(offload::to_guest(frame), &mut self.fills)? {
+            let shape = offload::to_guest(frame);
+            let placed = if frame.is_head_only() && shape.gso.is_none() {
+                self.place_head(frame, shape, list)?
+            } else {
+                self.place_pages(frame, shape, list)?
+            };
+            match placed {
                 Placed::Wait => break,
                 Placed::TooLong => sent.too_long += 1,
                 Placed::Frame(number) => {
                     sent.octets += frame.len() as u64;
-                    for fill in &self.fills {
-                        copies(self.guest, frame, *fill, list);
-                    }
                     self.owners.resize(list.len(), number as u16);
                 }
             }
             sent.taken += 1;
         }
         Ok(())
+    }
+
+    /// A frame that is all head: one copy into one page.
+    #[inline]
+    fn place_head<'f>(
+        &mut self,
+        frame: &'f Frame,
+        shape: Shape,
+        list: &mut Vec<Copy<'f>>,
+    ) -> Result<Placed, Fault> {
+        let Some((Fill { gref, offset, len, .. }, number)) = self.rx.place_page(shape.len, shape.flags)?
+        else {
+            return Ok(Placed::Wait);
+        };
+        let dest = Place::Grant { domid: self.guest, gref, offset };
+        list.extend(frame.segs().next().map(|head| Copy::new(Place::Memory(volatile(head)), dest, len)));
+        Ok(Placed::Frame(number))
+    }
+
+    fn place_pages<'f>(
+        &mut self,
+        frame: &'f Frame,
+        shape: Shape,
+        list: &mut Vec<Copy<'f>>,
+    ) -> Result<Placed, Fault> {
+        self.fills.clear();
+        let placed = self.rx.place(shape, &mut self.fills)?;
+        for fill in &self.fills {
+            copies(self.guest, frame, *fill, list);
+        }
+        Ok(placed)
     }
 }
 
