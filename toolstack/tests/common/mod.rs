@@ -1,6 +1,7 @@
 //! A whole machine of processes: `xpv up` in a folder of its own, gone with all its processes when it is dropped.
 #![allow(dead_code)] // each test program uses a part of it
 
+pub(crate) mod netns;
 pub(crate) mod program;
 
 use std::fs;

@@ -1,0 +1,92 @@
+//! Network namespaces for guests' interfaces, made by a test that runs itself again in a user namespace of its own, so
+//! that an ordinary user may make taps there.
+
+use std::process::{Command, Stdio};
+use std::thread::JoinHandle;
+
+use toolstack::guest::netns;
+
+use super::program::{program, run};
+use super::{Guard, Machine, eventually};
+
+/// Says that this is the inner run.
+const INSIDE: &str = "XPV_TEST_INSIDE";
+
+/// Runs the test of this name again, in namespaces of its own; `true` inside.
+pub(crate) fn inside(name: &str) -> bool {
+    if std::env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let mut again = program("unshare", "util-linux");
+    again.args(["--user", "--map-root-user", "--net"]).arg(std::env::current_exe().unwrap());
+    let status = again.args(["--exact", name, "--nocapture"]).env(INSIDE, "1").status().unwrap();
+    assert!(status.success(), "inside: {status}");
+    false
+}
+
+/// A network namespace, kept by a process that sleeps in it.
+pub(crate) struct Namespace(Guard);
+
+impl Namespace {
+    pub(crate) fn new() -> Namespace {
+        let mut keeper = program("unshare", "util-linux");
+        keeper.args(["--net", "sleep", "infinity"]).stdout(Stdio::null());
+        let namespace = Namespace(Guard(keeper.spawn().unwrap()));
+        let ours = std::fs::read_link("/proc/self/ns/net").unwrap();
+        eventually("a namespace of its own", || {
+            std::fs::read_link(format!("/proc/{}/ns/net", namespace.pid())).is_ok_and(|theirs| theirs != ours)
+        });
+        namespace
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.0.id()
+    }
+
+    /// Runs something on a thread in it.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        body: impl FnOnce() -> T + Send + 'static,
+    ) -> JoinHandle<T> {
+        let namespace = netns::open(&self.pid().to_string()).unwrap();
+        std::thread::spawn(move || {
+            netns::enter(&namespace).unwrap();
+            body()
+        })
+    }
+
+    /// A program to be run in it.
+    pub(crate) fn program(&self, name: &str, package: &str) -> Command {
+        let inner = program(name, package);
+        let mut outer = program("nsenter", "util-linux");
+        outer.args(["--net", "-t", &self.pid().to_string()]).arg(inner.get_program());
+        outer
+    }
+
+    /// Gives the guest's interface an address.
+    pub(crate) fn configure(&self, address: &str) {
+        run(self.program("ip", "iproute2").args(["address", "add", address, "dev", "eth0"]));
+        run(self.program("ip", "iproute2").args(["link", "set", "eth0", "up"]));
+    }
+
+    /// A counter of TCP's in this namespace (proc_pid_net(5)).
+    pub(crate) fn tcp(&self, counter: &str) -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/net/snmp", self.pid())).unwrap();
+        let mut lines = text.lines().filter(|line| line.starts_with("Tcp:")).map(str::split_ascii_whitespace);
+        let (names, mut values) = (lines.next().unwrap(), lines.next().unwrap());
+        let at = names.into_iter().position(|name| name == counter).unwrap();
+        values.nth(at).unwrap().parse().unwrap()
+    }
+}
+
+/// Two guests on one bridge, each with its interface in a namespace.
+pub(crate) fn two_guests(machine: &Machine) -> [Namespace; 2] {
+    [("alice", 1), ("bob", 2)].map(|(name, n)| {
+        let namespace = Namespace::new();
+        let text = format!("name='{name}'\nvif=['mac=00:16:3e:00:00:0{n}']\n");
+        let cfg = machine.file(&format!("{name}.cfg"), &text);
+        machine.ok(["create", "--netns", &namespace.pid().to_string(), &cfg.display().to_string()]);
+        namespace.configure(&format!("10.77.0.{n}/24"));
+        namespace
+    })
+}
