@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use hypervisor::Hypervisor;
@@ -15,6 +16,8 @@ use crate::error::{Error, Result};
 /// A device's thread. Dropping it tells the thread to stop, and waits until it has.
 pub struct Service {
     stop: Arc<EventFd>,
+    /// Set before the watcher is told: the thread itself is seen to be finished only a moment after that.
+    over: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -32,21 +35,24 @@ impl Service {
     ) -> Result<Service> {
         let failed = |e| Error::io("starting a device's thread", e);
         let stop = Arc::new(event().map_err(|e| failed(e.into()))?);
-        let (theirs, hv) = (stop.clone(), hv.clone());
+        let over = Arc::new(AtomicBool::new(false));
+        let (theirs, hv, is_over) = (stop.clone(), hv.clone(), over.clone());
         let body = move || {
             if let Err(error) = serve(theirs.as_fd()) {
                 complain(&*hv, &path, &error);
             }
+            is_over.store(true, Ordering::Release);
             // Fails only when the counter is full, and then the watcher is awake anyway.
             let _ = ended.write(1);
         };
         let thread = std::thread::Builder::new().name("device".into()).spawn(body).map_err(failed)?;
-        Ok(Service { stop, thread: Some(thread) })
+        Ok(Service { stop, over, thread: Some(thread) })
     }
 
-    /// Whether the thread is over.
+    /// Whether the device is served no more.
     pub fn is_over(&self) -> bool {
-        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+        // A thread that panicked says nothing.
+        self.over.load(Ordering::Acquire) || self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
     /// Tells the thread to stop; does not wait.
@@ -82,5 +88,25 @@ fn complain(hv: &dyn Hypervisor, path: &str, error: &Error) {
     });
     if let Err(e) = told {
         tracing::warn!(device = path, "and it cannot be told: {e}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hypervisor::DomId;
+    use hypervisor::local::Sandbox;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    #[test]
+    fn whoever_is_told_of_the_end_sees_it() {
+        let sandbox = Sandbox::new().unwrap();
+        let hv: Arc<dyn Hypervisor> = sandbox.join(DomId(1)).unwrap();
+        let ended = Arc::new(event().unwrap());
+        for _ in 0..100 {
+            let service = Service::start(&hv, String::new(), ended.clone(), |_| Ok(())).unwrap();
+            poll(&mut [PollFd::new(ended.as_fd(), PollFlags::POLLIN)], PollTimeout::from(20_000u16)).unwrap();
+            assert!(ended.read().is_ok() && service.is_over());
+        }
     }
 }
