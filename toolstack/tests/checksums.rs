@@ -1,0 +1,148 @@
+//! TCP's checksums between two guests: where both kernels offload them nobody on the path makes one, where the sender
+//! does not offload them its own arrive, and either way what arrives is right.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bridge::port::packet::Packet;
+use bridge::{Batch, Port};
+use common::netns::{Namespace, inside, two_guests};
+use common::program::run;
+use common::{BOUND, Machine};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+const OCTETS: usize = 16 << 20;
+/// Octets of an Ethernet header, and of the IPv4 header that Linux gives TCP.
+const ETHERNET: usize = 14;
+const IPV4: usize = 20;
+
+#[test]
+fn offloaded_or_not_checksums_are_right() {
+    if !inside("offloaded_or_not_checksums_are_right") {
+        return;
+    }
+    let machine = Machine::new();
+    let [alice, bob] = two_guests(&machine);
+    let seen = transfer(&alice, &bob, "10.77.0.2");
+    println!("offloads on: {seen:?}");
+    assert!(seen.to_be_made > 0 && seen.segments_to_be_cut > 0 && seen.wrong == 0, "{seen:?}");
+    run(alice.program("ethtool", "ethtool").args(["-K", "eth0", "tx", "off"]));
+    let seen = transfer(&alice, &bob, "10.77.0.2");
+    println!("the sender's off: {seen:?}");
+    assert!(
+        seen.made > 0 && seen.to_be_made == 0 && seen.segments_to_be_cut == 0 && seen.wrong == 0,
+        "{seen:?}"
+    );
+    let seen = transfer(&bob, &alice, "10.77.0.1");
+    println!("the receiver's off: {seen:?}");
+    assert!(seen.to_be_made > 0 && seen.wrong == 0, "{seen:?}");
+    for namespace in [&alice, &bob] {
+        assert_eq!(namespace.tcp("InCsumErrors"), 0);
+    }
+}
+
+/// Frames of TCP with data that arrived at an interface; some may have been missed.
+#[derive(Debug, Default)]
+struct Seen {
+    /// The checksum is left to the receiver, and holds the pseudo-header's sum.
+    to_be_made: u64,
+    /// And the frame is to be cut into segments.
+    segments_to_be_cut: u64,
+    /// The checksum is there, and right.
+    made: u64,
+    /// Neither.
+    wrong: u64,
+}
+
+/// Sends octets by TCP from one guest to another, which finds them to be right; the frames that arrived there.
+fn transfer(from: &Namespace, to: &Namespace, address: &'static str) -> Seen {
+    let over = Arc::new(AtomicBool::new(false));
+    let stop = over.clone();
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let watcher = to.spawn(move || {
+        let port = Packet::open("eth0").unwrap();
+        let listener = TcpListener::bind((address, 5000)).unwrap();
+        ready.send(listener).unwrap();
+        watch(port, &stop)
+    });
+    let listener = is_ready.recv_timeout(BOUND).unwrap();
+    let receiver = to.spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(BOUND)).unwrap();
+        let mut octets = Vec::new();
+        stream.read_to_end(&mut octets).unwrap();
+        octets == pattern()
+    });
+    let sender = from.spawn(move || {
+        let mut stream = TcpStream::connect((address, 5000)).unwrap();
+        stream.set_write_timeout(Some(BOUND)).unwrap();
+        stream.write_all(&pattern()).unwrap();
+    });
+    sender.join().unwrap();
+    assert!(receiver.join().unwrap(), "the octets differ");
+    over.store(true, Ordering::Relaxed);
+    watcher.join().unwrap()
+}
+
+fn pattern() -> Vec<u8> {
+    (0..OCTETS as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
+/// Looks at every frame that arrives until told to stop.
+fn watch(mut port: Packet, stop: &AtomicBool) -> Seen {
+    let (mut batch, mut seen) = (Batch::new(64), Seen::default());
+    while !stop.load(Ordering::Relaxed) {
+        port.recv(&mut batch).unwrap();
+        batch.frames().iter().for_each(|frame| seen.look_at(frame));
+        if batch.frames().iter().count() == 0 && !port.arm().unwrap() {
+            poll(&mut [PollFd::new(port.fd().as_fd(), PollFlags::POLLIN)], PollTimeout::from(50u8)).unwrap();
+        }
+        batch.clear();
+    }
+    seen
+}
+
+impl Seen {
+    fn look_at(&mut self, frame: &bridge::Frame) {
+        let octets = frame.to_vec();
+        let is_tcp = octets.len() > ETHERNET + IPV4 + 20 && octets[12..15] == [8, 0, 0x45] && octets[23] == 6;
+        if !is_tcp {
+            return;
+        }
+        let ip = &octets[ETHERNET..];
+        let tcp = &ip[IPV4..usize::from(u16::from_be_bytes([ip[2], ip[3]]))];
+        let header = usize::from(tcp[12] >> 4) * 4;
+        if tcp.len() == header {
+            return;
+        }
+        let pseudo = sum(&ip[12..20]) + 6 + tcp.len() as u64;
+        let offload = frame.offload();
+        match offload.csum {
+            Some(at)
+                if usize::from(at.start) == ETHERNET + IPV4 && fold(pseudo) == fold(sum(&tcp[16..18])) =>
+            {
+                self.to_be_made += 1;
+                self.segments_to_be_cut += u64::from(offload.gso.is_some());
+            }
+            None if fold(pseudo + sum(tcp)) == 0xffff => self.made += 1,
+            _ => self.wrong += 1,
+        }
+    }
+}
+
+/// The sum of big-endian words, the last one filled with zero (RFC 1071).
+fn sum(octets: &[u8]) -> u64 {
+    octets.chunks(2).map(|pair| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0))).sum()
+}
+
+fn fold(mut sum: u64) -> u64 {
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum
+}
