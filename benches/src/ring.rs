@@ -106,11 +106,10 @@ pub fn r2() -> Result<Row, String> {
     let row = |segments| {
         let ours = || {
             let front = ours::init(&page);
-            let back = page.clone();
             rate(
                 cores,
                 move || ours::front(front, TWO_THREAD_REQUESTS, HALF_RING, segments),
-                move || ours::back(back, TWO_THREAD_REQUESTS),
+                || ours::back(&page, TWO_THREAD_REQUESTS),
             )
         };
         let theirs = || {

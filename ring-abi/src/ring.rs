@@ -95,6 +95,7 @@ impl Notify {
 }
 
 /// `__RING_SIZE` (ring.h:46): slots in `len` octets, rounded down to a power of two.
+#[inline(always)]
 pub const fn slots(slot: usize, len: usize) -> u32 {
     let whole = (len - HEADER_LEN) / slot;
     1 << whole.ilog2()
@@ -109,6 +110,7 @@ struct Slots<P, M> {
 }
 
 impl<P: Protocol, M: Memory> Slots<P, M> {
+    #[inline(always)]
     fn new(memory: M) -> Result<Self, BadMemory> {
         let len = memory.len();
         let pages = len / PAGE_SIZE;
@@ -144,6 +146,7 @@ pub struct Front<P, M> {
 
 impl<P: Protocol, M: Memory> Front<P, M> {
     /// `SHARED_RING_INIT` and `FRONT_RING_INIT` (ring.h:189): an empty ring in `memory`, whose other octets stay.
+    #[inline(always)]
     pub fn init(memory: M) -> Result<Self, BadMemory> {
         let slots = Slots::new(memory)?;
         let header = slots.memory.header();
@@ -198,19 +201,21 @@ impl<P: Protocol, M: Memory> Front<P, M> {
         if self.rsp_cons == self.rsp_seen && !self.look()? {
             return Ok(None);
         }
-        let response = P::read_response(self.slots.at(self.rsp_cons));
+        let slot = self.slots.at(self.rsp_cons);
+        slot.claim();
+        let response = P::read_response(slot);
         self.rsp_cons = self.rsp_cons.wrapping_add(1);
         Ok(Some(response))
     }
 
     /// Responses that can be taken without looking at the shared index again.
-    #[inline]
+    #[inline(always)]
     pub fn seen(&self) -> u32 {
         self.rsp_seen.wrapping_sub(self.rsp_cons)
     }
 
     /// Reads the back end's producer index, checked; `true` if responses wait.
-    #[inline]
+    #[inline(always)]
     pub fn look(&mut self) -> Result<bool, Fault> {
         let found = self.slots.memory.header().rsp_prod.load(Ordering::Relaxed);
         Barrier::Observe.wait();
@@ -271,6 +276,7 @@ pub struct Back<P, M> {
 impl<P: Protocol, M: Memory> Back<P, M> {
     /// `BACK_RING_ATTACH` (ring.h:211): joins a ring at the responses already sent, so that a back end that takes
     /// over sees the requests which were not answered.
+    #[inline(always)]
     pub fn attach(memory: M) -> Result<Self, BadMemory> {
         let slots = Slots::new(memory)?;
         let rsp = slots.memory.header().rsp_prod.load(Ordering::Relaxed);
@@ -311,13 +317,13 @@ impl<P: Protocol, M: Memory> Back<P, M> {
     }
 
     /// Requests that can be taken without looking at the shared index again.
-    #[inline]
+    #[inline(always)]
     pub fn seen(&self) -> u32 {
         self.req_seen.wrapping_sub(self.req_cons)
     }
 
     /// Reads the front end's producer index, checked; `true` if requests wait.
-    #[inline]
+    #[inline(always)]
     pub fn look(&mut self) -> Result<bool, Fault> {
         let found = self.slots.memory.header().req_prod.load(Ordering::Relaxed);
         Barrier::Observe.wait();

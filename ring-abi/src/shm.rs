@@ -98,14 +98,22 @@ impl Slot<'_> {
         self.base
     }
 
-    /// Asks for the slot's first cache line for writing: whoever reads a slot writes it next, and a line that is first
-    /// fetched to be read must be asked for again.
+    /// Asks for the cache lines of a slot larger than one, to write them: whoever reads a slot writes it next, and a line
+    /// that is fetched only to be read must be asked for again. Small slots share lines, and gain nothing.
     #[inline(always)]
     pub(crate) fn claim(&self) {
         #[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]
-        // SAFETY: a hint, which touches no memory that the program can see.
-        unsafe {
-            core::arch::asm!("prefetchw [{}]", in(reg) self.base.as_ptr(), options(nostack, preserves_flags, readonly));
+        if self.len > 64 {
+            let slot = self.base.as_ptr();
+            // SAFETY: a hint, which touches no memory that the program can see.
+            unsafe {
+                core::arch::asm!(
+                    "prefetchw [{slot}]",
+                    "prefetchw [{slot} + 64]",
+                    slot = in(reg) slot,
+                    options(nostack, preserves_flags, readonly)
+                );
+            }
         }
     }
 

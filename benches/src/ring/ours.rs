@@ -8,18 +8,14 @@ use ring_abi::shm::Memory;
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::arch::asm;
 use std::hint::spin_loop;
+use std::marker::PhantomData;
 use std::ptr::NonNull;
-use std::sync::Arc;
 
-/// One page of memory, shared by whoever holds a clone.
-#[derive(Clone, Debug)]
+/// One page of memory.
+#[derive(Debug)]
 pub struct Page {
     base: NonNull<u8>,
-    _keep: Arc<Octets>,
 }
-
-#[derive(Debug)]
-struct Octets(NonNull<u8>);
 
 const LAYOUT: Layout = match Layout::from_size_align(ring_abi::PAGE_SIZE, ring_abi::PAGE_SIZE) {
     Ok(layout) => layout,
@@ -32,7 +28,7 @@ impl Page {
         // SAFETY: the layout's size is not zero.
         let base = unsafe { alloc_zeroed(LAYOUT) };
         let base = NonNull::new(base).unwrap_or_else(|| handle_alloc_error(LAYOUT));
-        Self { base, _keep: Arc::new(Octets(base)) }
+        Self { base }
     }
 }
 
@@ -42,24 +38,43 @@ impl Default for Page {
     }
 }
 
-impl Drop for Octets {
+impl Drop for Page {
     fn drop(&mut self) {
         // SAFETY: allocated with this layout in `Page::new`, and freed only here.
-        unsafe { dealloc(self.0.as_ptr(), LAYOUT) }
+        unsafe { dealloc(self.base.as_ptr(), LAYOUT) }
     }
 }
 
 // SAFETY: the octets are reached only through raw pointers, by code that treats them as shared memory.
-unsafe impl Send for Octets {}
-// SAFETY: as above.
-unsafe impl Sync for Octets {}
-// SAFETY: as above.
 unsafe impl Send for Page {}
 // SAFETY: as above.
 unsafe impl Sync for Page {}
 
-// SAFETY: one page, page-aligned, owned for as long as a clone lives.
-unsafe impl Memory for Page {
+impl Page {
+    /// For one half of a ring: no more than the address, so that the compiler can keep the half's state in registers,
+    /// as it does with C's.
+    fn view(&self) -> View<'_> {
+        View { base: self.base, page: PhantomData }
+    }
+
+    /// Start of the page.
+    pub fn base(&self) -> NonNull<u8> {
+        self.base
+    }
+}
+
+/// A page, borrowed.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    base: NonNull<u8>,
+    page: PhantomData<&'a Page>,
+}
+
+// SAFETY: as `Page`.
+unsafe impl Send for View<'_> {}
+
+// SAFETY: one page, page-aligned, borrowed from its owner.
+unsafe impl Memory for View<'_> {
     #[inline(always)]
     fn base(&self) -> NonNull<u8> {
         self.base
@@ -91,11 +106,11 @@ fn consume<T>(value: &T) {
     unsafe { asm!("/* {0} */", in(reg) value, options(nostack, preserves_flags)) }
 }
 
-type FrontHalf = Front<X86_64, Page>;
-type BackHalf = Back<X86_64, Page>;
+type FrontHalf<'a> = Front<X86_64, View<'a>>;
+type BackHalf<'a> = Back<X86_64, View<'a>>;
 
 #[inline(always)]
-fn ask(front: &mut FrontHalf, request: &mut Request, id: &mut u64, count: u32) {
+fn ask(front: &mut FrontHalf<'_>, request: &mut Request, id: &mut u64, count: u32) {
     for _ in 0..count {
         if let Request::Io(io) = request {
             io.id = *id;
@@ -109,7 +124,7 @@ fn ask(front: &mut FrontHalf, request: &mut Request, id: &mut u64, count: u32) {
 }
 
 #[inline(always)]
-fn serve(back: &mut BackHalf, request: &mut Request) -> u32 {
+fn serve(back: &mut BackHalf<'_>, request: &mut Request) -> u32 {
     let mut served = 0;
     let _ = back.look().expect("an honest front end");
     while back.seen() != 0 && back.pop_into(request).expect("an honest front end") {
@@ -125,7 +140,7 @@ fn serve(back: &mut BackHalf, request: &mut Request) -> u32 {
 }
 
 #[inline(always)]
-fn reap(front: &mut FrontHalf) -> u32 {
+fn reap(front: &mut FrontHalf<'_>) -> u32 {
     let mut reaped = 0;
     let _ = front.look().expect("an honest back end");
     while front.seen() != 0
@@ -140,8 +155,8 @@ fn reap(front: &mut FrontHalf) -> u32 {
 /// Both halves in turns on one thread; the requests answered.
 #[inline(never)]
 pub fn one_thread(page: &Page, batches: u32, batch: u32, segments: u8) -> u64 {
-    let mut front = FrontHalf::init(page.clone()).expect("one page");
-    let mut back = BackHalf::attach(page.clone()).expect("one page");
+    let mut front = FrontHalf::init(page.view()).expect("one page");
+    let mut back = BackHalf::attach(page.view()).expect("one page");
     let (mut request, mut id, mut done) = (prepared(segments), 0, 0);
     let mut found = Request::default();
     for _ in 0..batches {
@@ -154,13 +169,13 @@ pub fn one_thread(page: &Page, batches: u32, batch: u32, segments: u8) -> u64 {
 }
 
 /// Prepares a ring that [`front`] and [`back`] then share.
-pub fn init(page: &Page) -> FrontHalf {
-    FrontHalf::init(page.clone()).expect("one page")
+pub fn init(page: &Page) -> FrontHalf<'_> {
+    FrontHalf::init(page.view()).expect("one page")
 }
 
 /// The front half, polling: sends whenever `batch` slots are free.
 #[inline(never)]
-pub fn front(mut front: FrontHalf, requests: u64, batch: u32, segments: u8) {
+pub fn front(mut front: FrontHalf<'_>, requests: u64, batch: u32, segments: u8) {
     let (mut request, mut id, mut done) = (prepared(segments), 0, 0);
     while done < requests {
         let reaped = reap(&mut front);
@@ -176,8 +191,8 @@ pub fn front(mut front: FrontHalf, requests: u64, batch: u32, segments: u8) {
 
 /// The back half, polling.
 #[inline(never)]
-pub fn back(page: Page, requests: u64) {
-    let mut back = BackHalf::attach(page).expect("one page");
+pub fn back(page: &Page, requests: u64) {
+    let mut back = BackHalf::attach(page.view()).expect("one page");
     let (mut done, mut found) = (0, Request::default());
     while done < requests {
         let served = serve(&mut back, &mut found);

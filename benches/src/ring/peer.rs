@@ -3,7 +3,7 @@
 
 use super::ours::Page;
 use libloading::{Library, Symbol};
-use ring_abi::shm::Memory;
+use ring_abi::PAGE_SIZE;
 use std::ffi::c_void;
 use std::path::Path;
 use std::process::Command;
@@ -56,7 +56,7 @@ impl Peer {
     pub fn one_thread(&self, page: &Page, batches: u32, batch: u32, segments: u8) -> u64 {
         let call = self.symbol::<OneThread>("peer_one_thread");
         // SAFETY: the page is `len` octets, and nobody else uses it meanwhile.
-        unsafe { call(page.base().as_ptr().cast(), page.len(), batches, batch, segments) }
+        unsafe { call(page.base().as_ptr().cast(), PAGE_SIZE, batches, batch, segments) }
     }
 
     /// `peer_init`: an empty ring.
@@ -69,13 +69,13 @@ impl Peer {
     pub fn front(&self, page: &Page, requests: u64, batch: u32, segments: u8) {
         let call = self.symbol::<FrontHalf>("peer_front");
         // SAFETY: the page is `len` octets and was initialised; the other half is the only other user.
-        unsafe { call(page.base().as_ptr().cast(), page.len(), requests, batch, segments) }
+        unsafe { call(page.base().as_ptr().cast(), PAGE_SIZE, requests, batch, segments) }
     }
 
     /// `peer_back`, which returns when it has answered all requests.
     pub fn back(&self, page: &Page, requests: u64) {
         let call = self.symbol::<BackHalf>("peer_back");
         // SAFETY: as for `front`.
-        unsafe { call(page.base().as_ptr().cast(), page.len(), requests) }
+        unsafe { call(page.base().as_ptr().cast(), PAGE_SIZE, requests) }
     }
 }
