@@ -9,7 +9,7 @@ use crate::dir::Dir;
 use crate::error::Result;
 use crate::machine::process;
 
-/// Xen's paravirtual disks and network interfaces, on real Xen or with no Xen at all.
+/// Xen's paravirtual disks and network interfaces, with no Xen needed.
 ///
 /// `xpv demo` shows everything at work. `xpv up host.toml` runs a machine: a store and a broker (`xpv hypervisor`),
 /// the back ends (`xpv dom0`), and guests (`xpv create guest.cfg`), each of them a process.
