@@ -7,12 +7,20 @@ use hypervisor::Hypervisor;
 use nix::errno::Errno;
 use ring_abi::DomId;
 use std::sync::{Arc, Mutex, PoisonError};
-use xenstore::XenbusState;
 use xenstore::driver::{Answer, BackDevice, BackDriver, Failure, Nudge, View};
 use xenstore::xenbus::Device;
+use xenstore::{Keys, XenbusState};
 
-/// Finds a bridge by what stands in a vif's key `bridge`, or the one for vifs without that key.
-pub type FindBridge = Box<dyn FnMut(Option<&str>) -> Option<Arc<Bridge>> + Send>;
+/// Finds the bridge that a vif joins, by what stands in its keys; or tells why there is none.
+pub type FindBridge = Box<dyn FnMut(&Device, &Keys) -> Result<Arc<Bridge>, Failure> + Send>;
+
+/// What a vif's port is called: its key `vifname`, or `vif<domid>.<handle>`.
+pub fn vif_name(device: &Device, keys: &Keys) -> String {
+    match keys.get("vifname") {
+        Some(name) if !name.is_empty() => name.to_owned(),
+        _ => format!("vif{}.{}", device.front, device.id),
+    }
+}
 
 /// Makes vifs.
 pub struct Driver {
@@ -22,12 +30,11 @@ pub struct Driver {
 }
 
 impl Driver {
-    /// A driver whose vifs are attached to the bridges that `find` finds, under the name in their key `vifname` or
-    /// as `vif<domid>.<handle>`.
+    /// A driver whose vifs are attached to the bridges that `find` finds, under their [`vif_name`].
     pub fn new(
         hv: Arc<dyn Hypervisor>,
         config: Config,
-        find: impl FnMut(Option<&str>) -> Option<Arc<Bridge>> + Send + 'static,
+        find: impl FnMut(&Device, &Keys) -> Result<Arc<Bridge>, Failure> + Send + 'static,
     ) -> Self {
         Self { hv, config, find: Box::new(find) }
     }
@@ -39,15 +46,8 @@ impl BackDriver for Driver {
     }
 
     fn probe(&mut self, device: &Device, view: &View, nudge: Nudge) -> Result<Box<dyn BackDevice>, Failure> {
-        let wanted = view.own.get("bridge");
-        let Some(bridge) = (self.find)(wanted) else {
-            let what = format!("bridge: found {wanted:?}, expected the name of a bridge of this domain");
-            return Err(Failure::new(Errno::ENODEV as i32, what));
-        };
-        let name = match view.own.get("vifname") {
-            Some(name) if !name.is_empty() => name.to_owned(),
-            _ => format!("vif{}.{}", device.front, device.id),
-        };
+        let bridge = (self.find)(device, &view.own)?;
+        let name = vif_name(device, &view.own);
         Ok(Box::new(VifDevice {
             hv: self.hv.clone(),
             config: self.config,

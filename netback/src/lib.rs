@@ -15,5 +15,5 @@ pub mod rx;
 pub mod tx;
 mod vif;
 
-pub use device::{Driver, FindBridge};
+pub use device::{Driver, FindBridge, vif_name};
 pub use vif::{Config, Failed, OnFailure, Vif};

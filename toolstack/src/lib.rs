@@ -2,6 +2,7 @@
 //!
 //! A library so that its parsers can be fuzzed and its parts measured; `main` is one call.
 
+pub mod backend;
 pub mod cli;
 pub mod commands;
 pub mod config;

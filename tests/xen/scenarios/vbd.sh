@@ -1,7 +1,7 @@
 # A stock guest on our block back end: partition, ext4, a file that is found in the image afterwards.
-# needs: xen-vbd
+# needs: xpv
 cp /in/disk.img /tmp/disk
-start xen-vbd xen-vbd
+start dom0 xpv dom0 --xen
 guest one 'disk=["format=raw,vdev=xvda,access=rw,script=nop,target=/tmp/disk"]'
 
 check_in_guest one "the partition is seen" 'grep -q xvda1 /proc/partitions'
@@ -17,4 +17,4 @@ check "the image holds a file system" mount -t ext4 -o ro /dev/loop0 /mnt
 check "the file is in the image" test "$(md5sum </mnt/new | cut -d' ' -f1)" = "$sum"
 xl destroy one
 wait_for 10 "the back end lets go" sh -c '! xenstore-exists /local/domain/0/backend/vbd/1'
-check "the back end lives" running xen-vbd
+check "the back end lives" running dom0

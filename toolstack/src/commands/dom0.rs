@@ -1,19 +1,21 @@
 //! `xpv dom0`: the back ends, and the bridges between guests and the host.
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread;
 
-use ::bridge::port::{netdev, packet::Packet, tap::Tap};
-use ::bridge::{Bridge, Config, Port};
+use blkback::VbdDriver;
 use hypervisor::local::Domain;
+use hypervisor::xen::Xen;
 use hypervisor::{DomId, Hypervisor};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use xenstore::Client;
 use xenstore::driver::{self, BackDriver};
 
-use crate::config::host::{BridgeConfig, HostPort};
+use crate::backend::bridges::Bridges;
+use crate::backend::claimed::Unclaimed;
+use crate::config::host::BridgeConfig;
+use crate::config::vif::DEFAULT_BRIDGE;
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::machine::{Machine, process};
@@ -21,10 +23,19 @@ use crate::machine::{Machine, process};
 /// Serve disks and network interfaces as domain 0
 ///
 /// Takes over all devices that there are: one that was killed can be started again, and guests go on.
+///
+/// With --xen it serves a real Xen host, in dom0 or in any driver domain, beside xl: vbds with a line such as
+/// disk=["format=raw,vdev=xvda,access=rw,script=/bin/true,target=/srv/a.img"], vifs as an interface vifDOMID.DEVID for
+/// xl's own scripts, or on a bridge of this program that is named by --bridge. docs/xen.md has it all.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// Serve the domain of a real Xen host that this runs in
+    #[arg(long)]
+    xen: bool,
+
     /// A bridge, and ports of it towards the host: xenbr0, or xenbr0=tap:host0,packet:eth1
-    #[arg(long = "bridge", value_name = "NAME[=PORT,...]", default_value = "xenbr0")]
+    /// [default: xenbr0, and none with --xen]
+    #[arg(long = "bridge", value_name = "NAME[=PORT,...]")]
     bridges: Vec<BridgeConfig>,
 
     /// No bridge at all
@@ -39,24 +50,58 @@ pub struct Args {
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let stop = process::stop_signal()?;
     // Before anything is joined: what cannot be had must leave nothing behind.
-    let bridges = if args.no_bridge { BTreeMap::new() } else { bridges(&args.bridges)? };
-    let domain: Arc<dyn Hypervisor> = Arc::new(Domain::join(dir.path(), DomId::DOM0)?);
-    let store = || Ok::<_, Error>(Client::new(domain.store()?));
-    let mut own = store()?;
-    Machine::publish_bridges(&mut own, bridges.keys().map(String::as_str))?;
-    let mut vbds = blkback::VbdDriver::new(domain.clone());
-    let mut vifs = netback::Driver::new(domain.clone(), netback::Config::default(), move |name| {
-        bridges.get(name.unwrap_or(crate::config::vif::DEFAULT_BRIDGE)).cloned()
+    let bridges = Bridges::start(&args.bridges()?)?;
+    match args.xen {
+        true => xen(bridges, stop.as_fd()),
+        false => local(bridges, dir, stop.as_fd()),
+    }
+}
+
+impl Args {
+    fn bridges(&self) -> Result<Vec<BridgeConfig>> {
+        let usual =
+            || DEFAULT_BRIDGE.parse().map_err(|e| Error::Other(format!("bridge {DEFAULT_BRIDGE}: {e}")));
+        match self.bridges.is_empty() && !self.no_bridge && !self.xen {
+            true => Ok(vec![usual()?]),
+            false => Ok(self.bridges.clone()),
+        }
+    }
+}
+
+fn local(bridges: Bridges, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
+    let hv: Arc<dyn Hypervisor> = Arc::new(Domain::join(dir.path(), DomId::DOM0)?);
+    Machine::publish_bridges(&mut Client::new(hv.store()?), bridges.names())?;
+    let vbds = VbdDriver::new(hv.clone());
+    let vifs =
+        netback::Driver::new(hv.clone(), netback::Config::default(), move |_, keys| bridges.ours(keys));
+    serve(&*hv, vbds, vifs, stop)
+}
+
+fn xen(bridges: Bridges, stop: BorrowedFd<'_>) -> Result<()> {
+    let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open()?);
+    let vbds = VbdDriver::new(hv.clone());
+    let vifs = netback::Driver::new(hv.clone(), netback::Config::default(), move |device, keys| {
+        bridges.ours_or_tap(device, keys)
     });
+    serve(&*hv, Unclaimed::new(vbds), Unclaimed::new(vifs), stop)
+}
+
+fn serve(
+    hv: &dyn Hypervisor,
+    mut vbds: impl BackDriver + Send,
+    mut vifs: impl BackDriver + Send,
+    stop: BorrowedFd<'_>,
+) -> Result<()> {
+    let store = || Ok::<_, Error>(Client::new(hv.store()?));
     let (vbd_store, vif_store) = (store()?, store()?);
-    tracing::info!("dom0 serves");
+    tracing::info!(domid = %hv.domid(), "serving");
     process::say_ready();
-    let ending = Ending::new()?;
+    let ending = Ending::new(hv.domid())?;
     thread::scope(|scope| {
         let ending = &ending;
         let vbd = scope.spawn(move || ending.serve(vbd_store, &mut vbds));
         let vif = scope.spawn(move || ending.serve(vif_store, &mut vifs));
-        let waited = ending.wait(stop.as_fd());
+        let waited = ending.wait(stop);
         ending.tell();
         let outcomes =
             [vbd, vif].map(|thread| thread.join().unwrap_or_else(|_| Err(Error::other("a driver panicked"))));
@@ -65,57 +110,30 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
 }
 
 /// Tells all threads that it is over: a signal came, or one of them failed.
-struct Ending(EventFd);
+struct Ending {
+    domid: DomId,
+    event: EventFd,
+}
 
 impl Ending {
-    fn new() -> Result<Ending> {
+    fn new(domid: DomId) -> Result<Ending> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
-        EventFd::from_flags(flags).map(Ending).map_err(|e| Error::io("making an eventfd", e))
+        let event = EventFd::from_flags(flags).map_err(|e| Error::io("making an eventfd", e))?;
+        Ok(Ending { domid, event })
     }
 
     /// The descriptor stays readable once told: nobody reads it.
     fn tell(&self) {
-        let _ = self.0.write(1);
+        let _ = self.event.write(1);
     }
 
     fn serve(&self, client: Client, driver: &mut dyn BackDriver) -> Result<()> {
-        let outcome = driver::run(client, DomId::DOM0.0, driver, self.0.as_fd());
+        let outcome = driver::run(client, self.domid.0, driver, self.event.as_fd());
         self.tell();
         Ok(outcome?)
     }
 
     fn wait(&self, stop: BorrowedFd<'_>) -> Result<()> {
-        process::wait_any(&[stop, self.0.as_fd()])
-    }
-}
-
-fn bridges(configs: &[BridgeConfig]) -> Result<BTreeMap<String, Arc<Bridge>>> {
-    let mut bridges = BTreeMap::new();
-    for config in configs {
-        let failed = |e: &dyn std::fmt::Display| Error::Other(format!("bridge {}: {e}", config.name));
-        let bridge = Bridge::start(Config { name: config.name.clone(), ..Config::default() })
-            .map_err(|e| failed(&e))?;
-        for port in &config.ports {
-            let opened = open(port).map_err(|e| failed(&e))?;
-            bridge.attach(&port.to_string(), opened).map_err(|e| failed(&e))?;
-        }
-        if bridges.insert(config.name.clone(), Arc::new(bridge)).is_some() {
-            return Err(failed(&"it is named twice"));
-        }
-    }
-    Ok(bridges)
-}
-
-fn open(port: &HostPort) -> Result<Box<dyn Port>, netdev::NetError> {
-    match port {
-        HostPort::Tap(name) => {
-            let tap = Tap::open(name)?;
-            netdev::set_up(tap.name())?;
-            Ok(Box::new(tap))
-        }
-        HostPort::Packet(name) => {
-            netdev::set_up(name)?;
-            Ok(Box::new(Packet::open(name)?))
-        }
+        process::wait_any(&[stop, self.event.as_fd()])
     }
 }

@@ -71,7 +71,7 @@ impl Machine {
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap());
         let until = stop.clone();
         let thread = std::thread::spawn(move || {
-            let mut driver = Driver::new(hv, config, move |_| Some(bridge.clone()));
+            let mut driver = Driver::new(hv, config, move |_, _| Ok(bridge.clone()));
             xenstore::driver::run(client, 0, &mut driver, until.as_fd()).unwrap();
         });
         self.backend = Some(Backend { stop, thread: Some(thread) });

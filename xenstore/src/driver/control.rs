@@ -21,7 +21,7 @@ const EVENTS: usize = 1024;
 
 /// How long what a new device needs may be in use: by an earlier device's thread, or by an earlier back end's process,
 /// neither of which anybody waits for when it ends.
-const BUSY: Duration = Duration::from_secs(3);
+const BUSY: Duration = Duration::from_secs(5);
 
 /// One device, as far as it is known.
 struct Entry {

@@ -1,0 +1,4 @@
+//! Dom0's back ends made usable: the bridges that vifs join, and what the kernel's own back ends have taken.
+
+pub mod bridges;
+pub mod claimed;
