@@ -40,6 +40,9 @@ pub enum Error {
     /// This world cannot do it.
     #[error("{0} is not possible on this hypervisor")]
     Unsupported(&'static str),
+    /// Somebody else has it, for now.
+    #[error("in use: {0}")]
+    Busy(String),
     /// We may not.
     #[error("not permitted: {0}")]
     Denied(String),

@@ -8,6 +8,7 @@
 pub mod copy;
 pub mod error;
 pub mod flip;
+pub mod keep;
 pub mod local;
 pub mod map;
 pub mod share;
@@ -16,6 +17,7 @@ pub mod xen;
 pub use copy::{Copy, Place, Transfer};
 pub use error::{Error, Result};
 pub use flip::{Accept, Owned};
+pub use keep::{Keep, Kept};
 pub use map::{Contiguous, Mapping};
 pub use ring_abi::{DomId, GrantRef, PAGE_SIZE, Port};
 pub use share::Shared;

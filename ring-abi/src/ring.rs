@@ -4,6 +4,8 @@
 //! keeps its own indexes privately and believes the peer's only after a check. Orderings are fences, as in ring.h.
 #![allow(unsafe_code)] // Slots are addressed by index into shared memory.
 
+pub mod ledger;
+
 use crate::PAGE_SIZE;
 use crate::shm::{HEADER_LEN, Memory, Slot};
 use crate::sync::{Barrier, Ordering};
@@ -281,6 +283,32 @@ impl<P: Protocol, M: Memory> Back<P, M> {
         let slots = Slots::new(memory)?;
         let rsp = slots.memory.header().rsp_prod.load(Ordering::Relaxed);
         Ok(Self { slots, req_cons: rsp, req_seen: rsp, rsp_prod: rsp, rsp_published: rsp })
+    }
+
+    /// Goes on where an earlier back end was, which had taken all requests below index `taken`: those it did not
+    /// answer are known from its [`ledger`], and still to be answered here.
+    ///
+    /// # Errors
+    /// [`Fault`] where that many requests cannot be in the ring; nothing has changed then.
+    pub fn rejoin(&mut self, taken: u32) -> Result<(), Fault> {
+        let (consumed, limit) = (self.rsp_prod, self.rsp_prod.wrapping_add(self.size()));
+        if taken.wrapping_sub(consumed) > self.size() {
+            return Err(Fault::Overflow { ring: P::NAME, found: taken, consumed, limit });
+        }
+        (self.req_cons, self.req_seen) = (taken, taken);
+        Ok(())
+    }
+
+    /// Index of the next request to be taken.
+    #[inline]
+    pub fn consumed(&self) -> u32 {
+        self.req_cons
+    }
+
+    /// Index of the next response to be pushed.
+    #[inline]
+    pub fn produced(&self) -> u32 {
+        self.rsp_prod
     }
 
     /// Slots of the ring.

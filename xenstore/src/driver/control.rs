@@ -158,7 +158,8 @@ impl<'d> Control<'d> {
             None => self.find(id, now)?,
         };
         let Some(mut entry) = known else { return Ok(()) };
-        let seen = match view(&mut self.client, &entry.end) {
+        let first = !matches!(entry.service, Service::Runs(_));
+        let seen = match view(&mut self.client, &entry.end, first) {
             Ok(Some(seen)) => seen,
             Ok(None) => {
                 tracing::info!(path = entry.end.path(), "removed");

@@ -30,8 +30,8 @@ pub struct View {
     pub own_state: XenbusState,
     /// The front end's state; Closed where its node is gone.
     pub other_state: XenbusState,
-    /// The front end's keys; read only while it says Initialised or Connected and this end is not Connected, and
-    /// empty otherwise. At most 2048 of them.
+    /// The front end's keys; read only while it says Initialised or Connected and this end is not Connected or is
+    /// looked at for the first time, and empty otherwise. At most 2048 of them.
     pub other: Keys,
     /// The toolstack wants this device: `online` is absent or not 0.
     pub online: bool,

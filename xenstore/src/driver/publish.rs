@@ -5,8 +5,9 @@ use crate::client::{Client, Nodes, Result};
 use crate::xenbus::{End, gather};
 use crate::{Keys, XenbusState};
 
-/// What both ends say now; `None` when the back end's node is gone.
-pub(super) fn view(client: &mut Client, end: &End) -> Result<Option<View>> {
+/// What both ends say now; `None` when the back end's node is gone. `first`: nothing serves the device yet, so that the
+/// front end's keys are read whatever an earlier back end has left.
+pub(super) fn view(client: &mut Client, end: &End, first: bool) -> Result<Option<View>> {
     if !client.exists(end.path())? {
         return Ok(None);
     }
@@ -19,7 +20,7 @@ pub(super) fn view(client: &mut Client, end: &End) -> Result<Option<View>> {
     }
     let own_state = own.get("state").and_then(|s| s.parse().ok()).unwrap_or_default();
     let ready = matches!(other_state, XenbusState::Initialised | XenbusState::Connected);
-    let other = match ready && own_state != XenbusState::Connected {
+    let other = match ready && (first || own_state != XenbusState::Connected) {
         true => gather(client, end.other_path())?,
         false => Keys::new(end.other_path()),
     };
