@@ -10,13 +10,15 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hypervisor::{Access, Channel, Contiguous, DomId, Hypervisor};
+use hypervisor::{Access, Channel, Contiguous, DomId, Hypervisor, Kept, PAGE_SIZE};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use ring_abi::blkif::{X86_32, X86_64};
-use ring_abi::ring::{BadMemory, Fault};
+use ring_abi::ring::ledger::Ledger;
+use ring_abi::ring::{BadMemory, Fault, Protocol, slots};
 
 use crate::engine::Disk;
 use crate::handshake::{Abi, Transport};
+use crate::queue::Rejoin;
 use crate::service::Service;
 use crate::stats::Stats;
 
@@ -33,6 +35,29 @@ impl Default for Tuning {
     }
 }
 
+/// What becomes of requests under way when this process is killed.
+#[derive(Debug, Default)]
+pub enum Keeping {
+    /// Nobody knows of them: the front end has to ask again.
+    #[default]
+    Nothing,
+    /// They are kept in this memory.
+    Start(Kept),
+    /// This memory has what an earlier process has left under way on this ring; and then as before.
+    Resume(Kept),
+}
+
+/// Octets of memory for [`Keeping`].
+pub fn kept_octets(transport: &Transport) -> usize {
+    fn octets<P: Protocol>(pages: usize) -> usize {
+        Ledger::<P, Kept>::octets(slots(P::SLOT, pages * PAGE_SIZE))
+    }
+    match transport.abi {
+        Abi::X86_64 => octets::<X86_64>(transport.refs.len()),
+        Abi::X86_32 => octets::<X86_32>(transport.refs.len()),
+    }
+}
+
 /// What a ring is served with.
 pub struct Setup {
     /// This domain's hypervisor.
@@ -43,6 +68,8 @@ pub struct Setup {
     pub transport: Transport,
     /// What it serves.
     pub disk: Arc<dyn Disk>,
+    /// Where what is under way is kept for a successor.
+    pub keeping: Keeping,
     /// Where it counts.
     pub stats: Arc<Stats>,
     /// How it behaves.
@@ -74,6 +101,9 @@ pub enum End {
     /// What the peer called a ring is none.
     #[error(transparent)]
     Memory(#[from] BadMemory),
+    /// The ring is not as an earlier process left it.
+    #[error(transparent)]
+    Rejoin(#[from] Rejoin),
     /// The peer's end of the event channel is gone.
     #[error("the front end is gone")]
     Gone,
@@ -95,7 +125,7 @@ impl End {
     /// The errno by which toolstacks are told.
     pub fn errno(&self) -> i32 {
         match self {
-            End::Fault(_) | End::Memory(_) => libc::EPROTO,
+            End::Fault(_) | End::Memory(_) | End::Rejoin(_) => libc::EPROTO,
             End::Gone => libc::EPIPE,
             End::Engine(e) | End::Wait(e) => e.raw_os_error().unwrap_or(libc::EIO),
             End::Channel(_) | End::Panic => libc::EIO,
@@ -139,6 +169,7 @@ impl Orders {
 /// A ring that is served.
 #[derive(Debug)]
 pub struct RingThread {
+    transport: Transport,
     orders: Arc<Orders>,
     over: Arc<AtomicBool>,
     thread: JoinHandle<Result<(), End>>,
@@ -157,11 +188,16 @@ impl RingThread {
             EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(io::Error::from)?;
         let orders = Arc::new(Orders { flags: AtomicU32::new(0), event });
         let over = Arc::new(AtomicBool::new(false));
-        let (theirs, last) = (orders.clone(), over.clone());
+        let (theirs, last, transport) = (orders.clone(), over.clone(), transport.clone());
         let thread = std::thread::Builder::new()
             .name(format!("vbd-{peer}"))
             .spawn(move || body(setup, ring, channel, &theirs, last))?;
-        Ok(RingThread { orders, over, thread })
+        Ok(RingThread { transport, orders, over, thread })
+    }
+
+    /// The ring it serves.
+    pub fn transport(&self) -> &Transport {
+        &self.transport
     }
 
     /// Asks the thread to finish what is under way and end; does not wait.

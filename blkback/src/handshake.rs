@@ -55,6 +55,18 @@ impl Transport {
     }
 }
 
+impl std::fmt::Display for Transport {
+    /// All of it, so that two rings of a device are told apart.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Transport { abi, refs, port } = self;
+        write!(
+            f,
+            "{abi:?} ring of grants {:?}, event channel {port}",
+            refs.iter().map(|r| r.0).collect::<Vec<_>>()
+        )
+    }
+}
+
 fn refs(keys: &Keys) -> Result<Vec<GrantRef>, KeyError> {
     let order = match keys.opt::<u32>("ring-page-order")? {
         Some(order) if order > MAX_RING_PAGE_ORDER => {
@@ -153,6 +165,11 @@ impl Handshake {
         let stale =
             if found.other_state == XenbusState::Connected && !fresh { Stale::Unread } else { Stale::No };
         Handshake { state: XenbusState::Unknown, stale, unwanted: false, overwritten: false }
+    }
+
+    /// A back end that goes on with the ring of its predecessor, as if it were itself that one.
+    pub fn resumed() -> Handshake {
+        Handshake { state: XenbusState::Connected, ..Handshake::default() }
     }
 
     /// What we last published.

@@ -11,6 +11,7 @@ pub mod engine;
 pub mod handshake;
 #[cfg(any(test, fuzzing))]
 pub mod harness;
+mod line;
 pub mod order;
 pub mod queue;
 mod service;
@@ -19,4 +20,4 @@ pub mod vbd;
 
 pub use engine::{Disk, DiskInfo, Engine};
 pub use stats::Stats;
-pub use vbd::VbdDriver;
+pub use vbd::{VbdDriver, open_keys};

@@ -5,6 +5,7 @@
 use crate::check::{Limits, Segments, Work, check};
 use crate::order::{Order, Step};
 use ring_abi::blkif::{Request, Response, Status};
+use ring_abi::ring::ledger::{Ledger, Unfit};
 use ring_abi::ring::{Back, BadMemory, Fault, Notify, Protocol};
 use ring_abi::shm::Memory;
 
@@ -44,9 +45,31 @@ struct Job {
     live: bool,
 }
 
-/// One ring, served.
+/// Why a ring cannot be served where an earlier back end has left it.
+#[derive(Debug, thiserror::Error)]
+pub enum Rejoin {
+    /// It is no ring.
+    #[error(transparent)]
+    Memory(#[from] BadMemory),
+    /// What was kept is no ledger of it.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    /// The ring does not agree with the ledger.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The ring has another number of requests that were not answered than the ledger.
+    #[error("{ledger} requests under way were kept, but the ring waits for {ring} answers")]
+    Lost {
+        /// In the ledger.
+        ledger: usize,
+        /// In the ring.
+        ring: u32,
+    },
+}
+
+/// One ring, served. With a [`Ledger`] in memory `L`, what is under way is known to whoever comes after us.
 #[derive(Debug)]
-pub struct Queue<P, M> {
+pub struct Queue<P, M, L = M> {
     ring: Back<P, M>,
     limits: Limits,
     order: Order,
@@ -55,18 +78,83 @@ pub struct Queue<P, M> {
     refused: u64,
     /// Answers were pushed since the last commit.
     answered: bool,
+    ledger: Option<Ledger<P, L>>,
+    /// Answered but not published: their entries of the ledger are still needed.
+    unpublished: Vec<u32>,
+    /// What an earlier back end has taken and not answered, the oldest last.
+    inherited: Vec<(u32, Request)>,
 }
 
-impl<P: Protocol<Request = Request, Response = Response>, M: Memory> Queue<P, M> {
+impl<P, M, L> Queue<P, M, L>
+where
+    P: Protocol<Request = Request, Response = Response>,
+    M: Memory,
+    L: Memory,
+{
     /// Joins the front end's ring.
     ///
     /// # Errors
     /// [`BadMemory`] if the memory cannot be a ring.
     pub fn attach(memory: M, limits: Limits) -> Result<Self, BadMemory> {
-        let ring: Back<P, M> = Back::attach(memory)?;
+        Ok(Self::over(Back::attach(memory)?, limits))
+    }
+
+    /// Joins the front end's ring, and keeps a ledger of it.
+    ///
+    /// # Errors
+    /// [`Rejoin::Memory`]; [`Rejoin::Unfit`] where the ledger's memory is too small.
+    pub fn attach_keeping(memory: M, limits: Limits, kept: L) -> Result<Self, Rejoin> {
+        let mut queue = Self::attach(memory, limits)?;
+        queue.ledger = Some(Ledger::start(kept, queue.ring.size(), queue.ring.consumed())?);
+        queue.unpublished.reserve(queue.jobs.len());
+        Ok(queue)
+    }
+
+    /// Goes on where an earlier back end was that has kept a ledger: what it took and did not answer is taken again.
+    ///
+    /// # Errors
+    /// [`Rejoin`].
+    pub fn resume(memory: M, limits: Limits, kept: L) -> Result<Self, Rejoin> {
+        let mut ring: Back<P, M> = Back::attach(memory)?;
+        let mut ledger = Ledger::open(kept, ring.size())?;
+        let (published, taken) = (ring.produced(), ledger.taken());
+        ring.rejoin(taken)?;
+        let mut queue = Self::over(ring, limits);
+        let mut lost: Vec<_> = (0..queue.ring.size())
+            .filter_map(|slot| {
+                ledger.unanswered(slot, published).map(|(index, request)| (index, slot, request))
+            })
+            .collect();
+        if lost.len() as u32 != queue.ring.unanswered() {
+            return Err(Rejoin::Lost { ledger: lost.len(), ring: queue.ring.unanswered() });
+        }
+        // Those taken last lie nearest behind `taken`.
+        lost.sort_unstable_by_key(|(index, ..)| taken.wrapping_sub(*index));
+        queue.free.retain(|slot| lost.iter().all(|(_, lost, _)| lost != slot));
+        for (_, slot, request) in lost {
+            queue.jobs[slot as usize] = Job::of(&request);
+            queue.inherited.push((slot, request));
+        }
+        queue.ledger = Some(ledger);
+        queue.unpublished.reserve(queue.jobs.len());
+        Ok(queue)
+    }
+
+    fn over(ring: Back<P, M>, limits: Limits) -> Self {
         let size = ring.size();
         let (jobs, free) = (vec![Job::default(); size as usize], (0..size).rev().collect());
-        Ok(Self { ring, limits, order: Order::default(), jobs, free, refused: 0, answered: false })
+        Self {
+            ring,
+            limits,
+            order: Order::default(),
+            jobs,
+            free,
+            refused: 0,
+            answered: false,
+            ledger: None,
+            unpublished: Vec::new(),
+            inherited: Vec::new(),
+        }
     }
 
     /// The disk changed: what is taken from now on is checked against these.
@@ -79,10 +167,10 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory> Queue<P, M>
         self.jobs.len()
     }
 
-    /// Tasks given out and not completed.
+    /// Requests taken, or inherited, and not answered.
     #[inline]
     pub fn under_way(&self) -> usize {
-        self.jobs.len() - self.free.len()
+        self.jobs.len() - self.free.len() - self.unpublished.len()
     }
 
     /// Requests answered here because they were wrong or not supported.
@@ -100,25 +188,39 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory> Queue<P, M>
         if !self.order.is_open() {
             return Ok(self.next_step());
         }
+        if !self.inherited.is_empty() {
+            return Ok(self.take_inherited());
+        }
         for _ in 0..self.jobs.len() {
+            // A ring never holds more requests than it has slots; but answers that are not published hold entries.
+            let Some(&slot) = self.free.last() else { return Ok(None) };
             let Some(request) = self.ring.pop()? else { return Ok(None) };
+            self.free.pop();
+            self.jobs[slot as usize] = Job::of(&request);
+            if let Some(ledger) = &mut self.ledger {
+                ledger.take(slot, self.ring.consumed().wrapping_sub(1), &request);
+            }
             match check(&request, &self.limits) {
-                Ok(work) => return Ok(self.take(&request, work)),
-                Err(status) => {
-                    self.refused += 1;
-                    self.answered = true;
-                    self.ring.push(&Response { id: request.id(), operation: request.operation(), status });
-                }
+                Ok(work) => return Ok(self.take(slot, work)),
+                Err(status) => self.refuse(slot, status),
             }
         }
         Ok(None)
     }
 
+    /// The next of what an earlier back end has left undone.
+    fn take_inherited(&mut self) -> Option<Task> {
+        while let Some((slot, request)) = self.inherited.pop() {
+            match check(&request, &self.limits) {
+                Ok(work) => return self.take(slot, work),
+                Err(status) => self.refuse(slot, status),
+            }
+        }
+        None
+    }
+
     #[inline]
-    fn take(&mut self, request: &Request, work: Work) -> Option<Task> {
-        // The ring never hands out more requests than it has slots, answered ones not counted.
-        let slot = self.free.pop()?;
-        self.jobs[slot as usize] = Job { id: request.id(), operation: request.operation(), live: true };
+    fn take(&mut self, slot: u32, work: Work) -> Option<Task> {
         let job = JobId(slot);
         match work {
             Work::Read(t) => Some(Task { job, op: Op::Read, sector: t.sector, segments: t.segments }),
@@ -132,23 +234,42 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory> Queue<P, M>
     }
 
     fn next_step(&mut self) -> Option<Task> {
-        let others = self.under_way() - 1;
+        // What is inherited and younger than the barrier waits with it.
+        let others = self.under_way() - 1 - self.inherited.len();
         Some(match self.order.next(others)? {
             Step::Flush(job) => flush(job),
             Step::Write(job, t) => Task { job, op: Op::Write, sector: t.sector, segments: t.segments },
         })
     }
 
+    #[cold]
+    fn refuse(&mut self, slot: u32, status: Status) {
+        self.refused += 1;
+        self.answer(slot, status);
+    }
+
     /// A task is over. What it mapped must be unmapped before: the answer gives the pages back to the front end.
     #[inline]
     pub fn complete(&mut self, job: JobId, status: Status) {
         let Some(status) = self.order.complete(job, status) else { return };
-        let known = self.jobs.get_mut(job.0 as usize).filter(|j| j.live);
-        debug_assert!(known.is_some(), "{job:?} completed twice");
+        self.answer(job.0, status);
+    }
+
+    #[inline]
+    fn answer(&mut self, slot: u32, status: Status) {
+        let known = self.jobs.get_mut(slot as usize).filter(|j| j.live);
+        debug_assert!(known.is_some(), "job {slot} completed twice");
         let Some(entry) = known else { return };
         entry.live = false;
-        self.ring.push(&Response { id: entry.id, operation: entry.operation, status });
-        self.free.push(job.0);
+        let response = Response { id: entry.id, operation: entry.operation, status };
+        match &mut self.ledger {
+            Some(ledger) => {
+                ledger.answer(slot, self.ring.produced());
+                self.unpublished.push(slot);
+            }
+            None => self.free.push(slot),
+        }
+        self.ring.push(&response);
         self.answered = true;
     }
 
@@ -158,7 +279,14 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory> Queue<P, M>
         if !std::mem::take(&mut self.answered) {
             return Notify::No;
         }
-        self.ring.commit()
+        let notify = self.ring.commit();
+        if let Some(ledger) = &mut self.ledger {
+            for slot in self.unpublished.drain(..) {
+                ledger.end(slot);
+                self.free.push(slot);
+            }
+        }
+        notify
     }
 
     /// Asks to be woken by the next request; `true` if there is something to take already.
@@ -168,6 +296,13 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory> Queue<P, M>
     pub fn arm(&mut self) -> Result<bool, Fault> {
         // Behind a barrier nothing is taken: its completion wakes, not the ring.
         Ok(self.ring.arm()? && self.order.is_open())
+    }
+}
+
+impl Job {
+    #[inline]
+    fn of(request: &Request) -> Job {
+        Job { id: request.id(), operation: request.operation(), live: true }
     }
 }
 

@@ -7,14 +7,14 @@ use std::time::Instant;
 
 use arrayvec::ArrayVec;
 use event_channel::Spin;
-use hypervisor::{Access, Channel, Contiguous, GrantRef};
+use hypervisor::{Access, Channel, Contiguous, GrantRef, Kept};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring_abi::blkif::{MAX_SEGMENTS, Request, Response, SECTOR, Status};
 use ring_abi::ring::Protocol;
 
 use crate::check::Limits;
-use crate::device::{End, Orders, Setup, control_fd};
+use crate::device::{End, Keeping, Orders, Setup, control_fd};
 use crate::engine::{DiskInfo, Done, Engine, Io, Op, Part};
 use crate::queue::{JobId, Queue, Task};
 use crate::stats::Stats;
@@ -45,7 +45,9 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
     /// Operations that are over, to be used again: a request costs no allocation.
     #[allow(clippy::vec_box)] // What is kept is the boxes.
     blank: Vec<Box<Io>>,
-    queue: Queue<P, Contiguous>,
+    queue: Queue<P, Contiguous, Kept>,
+    /// An earlier process may have left an answer that the front end was not woken for.
+    resumed: bool,
     channel: Box<dyn Channel>,
     started: Box<[Started]>,
     /// Operations that the engine has.
@@ -58,9 +60,18 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
 }
 
 impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
-    pub(crate) fn new(setup: Setup, ring: Contiguous, channel: Box<dyn Channel>) -> Result<Self, End> {
+    pub(crate) fn new(mut setup: Setup, ring: Contiguous, channel: Box<dyn Channel>) -> Result<Self, End> {
         let info = setup.disk.info().map_err(End::Engine)?;
-        let queue = Queue::attach(ring, limits(&info))?;
+        let (limits, keeping) = (limits(&info), std::mem::take(&mut setup.keeping));
+        let resumed = matches!(keeping, Keeping::Resume(_));
+        let queue = match keeping {
+            Keeping::Nothing => Queue::attach(ring, limits)?,
+            Keeping::Start(kept) => Queue::attach_keeping(ring, limits, kept)?,
+            Keeping::Resume(kept) => Queue::resume(ring, limits, kept)?,
+        };
+        if resumed {
+            tracing::info!(peer = %setup.peer, under_way = queue.under_way(), "going on where it was left");
+        }
         let depth = queue.size();
         let engine = setup.disk.engine(depth).map_err(End::Engine)?;
         let started = vec![Started { at: Instant::now(), octets: 0 }; depth].into();
@@ -73,6 +84,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             stalled,
             blank,
             queue,
+            resumed,
             channel,
             started,
             in_engine: 0,
@@ -95,6 +107,9 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     }
 
     fn serve(&mut self, orders: &Orders) -> Result<(), End> {
+        if self.resumed {
+            self.channel.notify().map_err(gone)?;
+        }
         loop {
             if orders.pending() {
                 if orders.stop() {

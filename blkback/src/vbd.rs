@@ -3,14 +3,15 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hypervisor::{DomId, Hypervisor};
+use hypervisor::{DomId, Error, Hypervisor, Keep};
 use xenstore::driver::{Answer, BackDevice, BackDriver, Failure, Nudge, View};
 use xenstore::xenbus::Device;
 use xenstore::{Keys, XenbusState};
 
-use crate::device::{End, RingThread, Setup, Tuning};
+use crate::device::{End, Keeping, RingThread, Setup, StartError, Tuning, kept_octets};
 use crate::engine::{Disk, DiskInfo, OpenError, Spec, open};
 use crate::handshake::{Act, Handshake, Ring, Transport, offer};
+use crate::line::{Lines, Place};
 use crate::stats::Stats;
 
 /// Opens the disk that a back end's keys ask for.
@@ -24,6 +25,8 @@ pub struct VbdDriver {
     hv: Arc<dyn Hypervisor>,
     opener: Opener,
     tuning: Tuning,
+    keep: Option<Keep>,
+    lines: Lines,
     registry: Registry,
 }
 
@@ -33,14 +36,24 @@ impl VbdDriver {
         VbdDriver::with_opener(hv, Box::new(|_, keys| open_keys(keys)))
     }
 
-    /// A driver that opens disks its own way.
+    /// A driver that opens disks its own way. Devices that are given the same disk, the very same value, use it after
+    /// each other: the youngest alone.
     pub fn with_opener(hv: Arc<dyn Hypervisor>, opener: Opener) -> VbdDriver {
-        VbdDriver { hv, opener, tuning: Tuning::default(), registry: Registry::default() }
+        let (tuning, keep, lines, registry) =
+            (Tuning::default(), None, Lines::default(), Registry::default());
+        VbdDriver { hv, opener, tuning, keep, lines, registry }
     }
 
     /// How the threads of devices found from now on behave.
     pub fn set_tuning(&mut self, tuning: Tuning) {
         self.tuning = tuning;
+    }
+
+    /// Keeps what is under way on the rings of devices found from now on, so that a successor of this process goes on
+    /// with them. For front ends that do not connect again by themselves, and where events reach whoever connects to
+    /// a port next, as on Xen.
+    pub fn set_keep(&mut self, keep: Keep) {
+        self.keep = Some(keep);
     }
 
     /// The devices' numbers; those of a device are gone with it. The key is the front end's domain and the device's
@@ -62,19 +75,24 @@ impl BackDriver for VbdDriver {
         let stats = Arc::new(Stats::default());
         let id = (device.front, device.id);
         lock(&self.registry).insert(id, stats.clone());
-        Ok(Box::new(Vbd {
+        let mut vbd = Vbd {
             device: device.clone(),
             hv: self.hv.clone(),
             tuning: self.tuning,
             handshake: Handshake::new(view),
             ring: None,
             told_to_stop: false,
+            parked: None,
+            place: self.lines.join(&disk, nudge.clone()),
             told: info,
             disk,
             stats,
             nudge,
+            keep: self.keep.clone(),
             registry: self.registry.clone(),
-        }))
+        };
+        vbd.resume(view)?;
+        Ok(Box::new(vbd))
     }
 }
 
@@ -87,19 +105,26 @@ struct Vbd {
     handshake: Handshake,
     ring: Option<RingThread>,
     told_to_stop: bool,
+    /// The ring that is not served while a younger device uses the disk.
+    parked: Option<Transport>,
+    place: Arc<Place>,
     tuning: Tuning,
     stats: Arc<Stats>,
     nudge: Nudge,
+    keep: Option<Keep>,
     registry: Registry,
 }
 
 impl BackDevice for Vbd {
     fn changed(&mut self, view: &View) -> Answer {
         let mut answer = Answer { error: self.reap(), ..Answer::default() };
+        self.take_turns(&mut answer);
         self.handshake.see(view);
         loop {
             match self.handshake.next(view, self.ring_state()) {
                 Act::Nothing => break,
+                // Nudged when the disk is ours to use.
+                Act::Connect(_) if !self.place.take() => break,
                 Act::Offer => self.tell(&mut answer, XenbusState::InitWait),
                 Act::Connected => self.tell(&mut answer, XenbusState::Connected),
                 Act::State(state) => answer.state = Some(state),
@@ -110,9 +135,7 @@ impl BackDevice for Vbd {
                 }
                 Act::Connect(transport) => {
                     if let Err(failure) = self.connect(transport) {
-                        self.handshake.failed();
-                        answer.error = Some(failure);
-                        answer.state = Some(XenbusState::Closing);
+                        self.fail(&mut answer, failure);
                     }
                 }
             }
@@ -122,6 +145,8 @@ impl BackDevice for Vbd {
     }
 
     fn stop(&mut self) {
+        // What is kept is for our successor now.
+        self.keep = None;
         if let Some(ring) = self.ring.take() {
             ring.stop();
             if let Err(end) = ring.join() {
@@ -134,6 +159,7 @@ impl BackDevice for Vbd {
 impl Vbd {
     fn ring_state(&self) -> Ring {
         match &self.ring {
+            _ if self.parked.is_some() => Ring::Running,
             None if self.handshake.state() == XenbusState::Connected => Ring::Ended,
             None => Ring::None,
             Some(_) if self.told_to_stop => Ring::Stopping,
@@ -141,9 +167,35 @@ impl Vbd {
         }
     }
 
+    /// Lets a younger device have the disk, or has it back from one.
+    fn take_turns(&mut self, answer: &mut Answer) {
+        if let (Some(ring), None, false) = (&self.ring, &self.parked, self.place.is_first()) {
+            tracing::info!(
+                device = self.device.back_path(),
+                "a younger device of the same machine has the disk now"
+            );
+            self.parked = Some(ring.transport().clone());
+            self.told_to_stop = true;
+            ring.stop();
+        }
+        if self.ring.is_none() && self.parked.is_some() && self.place.take() {
+            tracing::info!(device = self.device.back_path(), "has the disk back");
+            if let Some(Err(failure)) = self.parked.take().map(|transport| self.connect(transport)) {
+                self.fail(answer, failure);
+            }
+        }
+    }
+
+    fn fail(&mut self, answer: &mut Answer, failure: Failure) {
+        self.handshake.failed();
+        answer.error = Some(failure);
+        answer.state = Some(XenbusState::Closing);
+    }
+
     /// Takes note of a ring whose thread is over; tells why if it was not told to stop.
     fn reap(&mut self) -> Option<Failure> {
         let over = self.ring.take_if(|ring| ring.is_over())?;
+        self.forget();
         let told = std::mem::take(&mut self.told_to_stop);
         match over.join() {
             Ok(()) => None,
@@ -187,22 +239,78 @@ impl Vbd {
     }
 
     fn connect(&mut self, transport: Transport) -> Result<(), Failure> {
-        let nudge = self.nudge.clone();
+        let create = |keep: &Keep| keep.create(&self.name(), &transport.to_string(), kept_octets(&transport));
+        let kept = self.keep.as_ref().map(create).transpose().map_err(|e| {
+            self.place.leave();
+            Failure::new(libc::EIO, e)
+        })?;
+        let keeping = kept.map_or(Keeping::Nothing, Keeping::Start);
+        self.start(transport, keeping).map_err(|e| Failure::new(libc::EINVAL, e))
+    }
+
+    /// Serves a ring, having taken the disk.
+    fn start(&mut self, transport: Transport, keeping: Keeping) -> Result<(), StartError> {
+        let (nudge, place) = (self.nudge.clone(), self.place.clone());
         let setup = Setup {
             hv: self.hv.clone(),
             peer: DomId(self.device.front),
             transport,
             disk: self.disk.clone(),
+            keeping,
             stats: self.stats.clone(),
             tuning: self.tuning,
-            ended: Box::new(move || nudge.nudge()),
+            ended: Box::new(move || {
+                place.leave();
+                nudge.nudge();
+            }),
         };
-        let ring = RingThread::start(setup).map_err(|e| Failure::new(libc::EINVAL, e))?;
-        self.ring = Some(ring);
+        self.ring = Some(RingThread::start(setup).inspect_err(|_| self.place.leave())?);
         Ok(())
     }
 
+    /// Goes on with the ring of an earlier process that was connected, if that one kept what was under way. Otherwise the
+    /// handshake starts anew.
+    fn resume(&mut self, found: &View) -> Result<(), Failure> {
+        let (Some(keep), XenbusState::Connected) = (&self.keep, found.own_state) else { return Ok(()) };
+        let Ok(transport) = Transport::from_keys(&found.other) else { return Ok(()) };
+        let kept = match keep.open(&self.name(), &transport.to_string(), kept_octets(&transport)) {
+            Ok(Some(kept)) => kept,
+            Ok(None) => {
+                tracing::warn!(
+                    device = self.device.back_path(),
+                    "nothing was kept of its ring: connecting anew"
+                );
+                return Ok(());
+            }
+            Err(error @ Error::Busy(_)) => return Err(Failure::new(libc::EBUSY, error)),
+            Err(error) => return Err(Failure::new(libc::EIO, error)),
+        };
+        if !self.place.take() {
+            return Err(Failure::new(libc::EBUSY, "another device of the same machine has the disk"));
+        }
+        match self.start(transport, Keeping::Resume(kept)) {
+            Ok(()) => self.handshake = Handshake::resumed(),
+            Err(error) => {
+                tracing::warn!(device = self.device.back_path(), %error, "cannot go on with its ring")
+            }
+        }
+        Ok(())
+    }
+
+    /// The name by which its requests are kept.
+    fn name(&self) -> String {
+        format!("vbd-{}-{}", self.device.front, self.device.id)
+    }
+
+    /// The ring is over: what was kept of it concerns nobody any more.
+    fn forget(&self) {
+        if let Some(keep) = &self.keep {
+            keep.forget(&self.name());
+        }
+    }
+
     fn disconnect(&mut self) {
+        self.parked = None;
         match &self.ring {
             Some(ring) => {
                 ring.stop();
@@ -219,12 +327,17 @@ impl Drop for Vbd {
     fn drop(&mut self) {
         if let Some(ring) = &self.ring {
             ring.stop();
+            self.forget();
         }
         lock(&self.registry).remove(&(self.device.front, self.device.id));
     }
 }
 
-fn open_keys(keys: &Keys) -> Result<Arc<dyn Disk>, Failure> {
+/// Opens the disk that a back end's keys ask for ([`Spec`]).
+///
+/// # Errors
+/// What the system or [`Spec`] says; EBUSY where another disk has the image.
+pub fn open_keys(keys: &Keys) -> Result<Arc<dyn Disk>, Failure> {
     let spec = Spec::from_keys(keys).map_err(|e| Failure::new(libc::EINVAL, e))?;
     open(&spec).map_err(|e| match &e {
         OpenError::Io { source, .. } => failure(source, &e),

@@ -52,6 +52,11 @@ impl Dir {
         self.0.join("xenstored.sock")
     }
 
+    /// Where a real host's back ends keep what is under way, for their successors.
+    pub fn inflight(&self) -> PathBuf {
+        self.0.join("inflight")
+    }
+
     /// A guest's own folder.
     pub fn guest(&self, name: &str) -> PathBuf {
         self.0.join(name)

@@ -35,7 +35,7 @@ impl FileDisk {
         if !kind.is_file() && !kind.is_block_device() {
             return Err(OpenError::Kind { path: path.into(), found: kind_name(kind) });
         }
-        let (file, lock) = open_locked(path, mode)?;
+        let file = options(mode).open(path).map_err(|source| refused(path, mode, source))?;
         let mut info = DiskInfo { read_only: mode.read_only(), ..DiskInfo::new(0) };
         (info.sector_size, info.physical_sector_size) = sector_sizes(&file).map_err(fail)?;
         let octets = length(&file).map_err(fail)?;
@@ -45,9 +45,9 @@ impl FileDisk {
         info.sectors = octets / 512;
         let bypassing = if direct { open_direct(&file, mode, info.sector_size) } else { None };
         let direct = bypassing.is_some();
-        let file = Arc::new(bypassing.unwrap_or(file));
+        let (file, lock) = locked(bypassing.unwrap_or(file), path, mode)?;
         tracing::debug!(path = %path.display(), ?info, direct, "opened");
-        Ok(FileDisk { path: path.into(), file, _lock: lock, info, direct })
+        Ok(FileDisk { path: path.into(), file: Arc::new(file), _lock: lock, info, direct })
     }
 
     /// Whether the page cache is bypassed.
@@ -79,16 +79,16 @@ fn options(mode: Mode) -> OpenOptions {
     options
 }
 
-/// The file, and a lock on it unless the mode shares it.
-fn open_locked(path: &Path, mode: Mode) -> Result<(File, Option<Flock<File>>), OpenError> {
-    let open = || options(mode).open(path).map_err(|source| refused(path, mode, source));
+/// The file, and a lock on it unless the mode shares it. The lock is on what does the I/O: when a process is killed it is
+/// held until the kernel is done with the last operation, and no successor's writes meet those of the dead.
+fn locked(file: File, path: &Path, mode: Mode) -> Result<(File, Option<Flock<File>>), OpenError> {
     let kind = match mode {
-        Mode::WriteShared => return Ok((open()?, None)),
+        Mode::WriteShared => return Ok((file, None)),
         Mode::Write => FlockArg::LockExclusiveNonblock,
         Mode::Read => FlockArg::LockSharedNonblock,
     };
     let fail = |source| OpenError::Io { path: path.into(), source };
-    match Flock::lock(open()?, kind) {
+    match Flock::lock(file, kind) {
         Ok(lock) => Ok((lock.try_clone().map_err(fail)?, Some(lock))),
         Err((_, Errno::EWOULDBLOCK)) => Err(OpenError::InUse { path: path.into() }),
         Err((_, e)) => Err(fail(e.into())),

@@ -138,3 +138,77 @@ fn an_index_that_ran_away_is_a_fault() {
         assert!(back.poll().is_err(), "{prod}");
     }
 }
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    Poll,
+    Complete(usize),
+    Commit,
+    Kill,
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => Just(Step::Poll),
+        4 => any::<usize>().prop_map(Step::Complete),
+        2 => Just(Step::Commit),
+        1 => Just(Step::Kill),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whoever_is_killed_his_successor_answers_what_he_did_not(
+        requests in prop::collection::vec(any_request(), 1..150),
+        steps in prop::collection::vec(any_step(), 1..600),
+    ) {
+        let memory = Pages::new(1);
+        let kept = Pages::new(Ledger::<X86_64, Pages>::octets(32) / 4096);
+        let mut front: Front<X86_64, Pages> = Front::init(memory.clone()).unwrap();
+        let mut back: Queue<X86_64, Pages> = Queue::attach_keeping(memory.clone(), LIMITS, kept.clone()).unwrap();
+        let (mut unsent, mut open, mut answers) = (requests.iter().peekable(), Vec::new(), Vec::new());
+        // After the script whatever is left is done in order.
+        let rest = [Step::Poll, Step::Complete(0), Step::Commit];
+        for step in steps.iter().chain(rest.iter().cycle().take(30 * requests.len())) {
+            while unsent.peek().is_some_and(|request| front.push(request)) {
+                unsent.next();
+            }
+            let _ = front.commit();
+            match *step {
+                Step::Poll => open.extend(back.poll().unwrap().map(|task| task.job)),
+                Step::Complete(_) if open.is_empty() => {}
+                Step::Complete(which) => back.complete(open.swap_remove(which % open.len()), Status::OKAY),
+                Step::Commit => drop(back.commit()),
+                Step::Kill => {
+                    open.clear();
+                    back = Queue::resume(memory.clone(), LIMITS, kept.clone()).unwrap();
+                }
+            }
+            while let Some(response) = front.pop().unwrap() {
+                answers.push((response.id, response.operation));
+            }
+        }
+        let mut asked: Vec<_> = requests.iter().map(|r| (r.id(), r.operation())).collect();
+        asked.sort_unstable();
+        answers.sort_unstable();
+        prop_assert_eq!(answers, asked);
+    }
+}
+
+#[test]
+fn a_ring_that_a_ledger_does_not_fit_is_not_taken_over() {
+    let (memory, kept) = (Pages::new(1), Pages::new(2));
+    let mut front: Front<X86_64, Pages> = Front::init(memory.clone()).unwrap();
+    let resume =
+        || Queue::<X86_64, Pages, Pages>::resume(memory.clone(), LIMITS, kept.clone()).err().unwrap();
+    assert!(matches!(resume(), Rejoin::Unfit(_)));
+    let mut back: Queue<X86_64, Pages> = Queue::attach_keeping(memory.clone(), LIMITS, kept.clone()).unwrap();
+    assert!(front.push(&io(0, 1, 0, &[(0, 7)])));
+    let _ = front.commit();
+    assert!(back.poll().unwrap().is_some());
+    // A front end that claims an answer which nobody gave.
+    memory.words().store32(8, 1);
+    assert!(matches!(resume(), Rejoin::Lost { ledger: 1, ring: 0 }));
+    memory.words().store32(8, 40);
+    assert!(matches!(resume(), Rejoin::Fault(_)));
+}

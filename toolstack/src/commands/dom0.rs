@@ -7,13 +7,14 @@ use std::thread;
 use blkback::VbdDriver;
 use hypervisor::local::Domain;
 use hypervisor::xen::Xen;
-use hypervisor::{DomId, Hypervisor};
+use hypervisor::{DomId, Hypervisor, Keep};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use xenstore::Client;
 use xenstore::driver::{self, BackDriver};
 
 use crate::backend::bridges::Bridges;
 use crate::backend::claimed::Unclaimed;
+use crate::backend::images::Images;
 use crate::config::host::BridgeConfig;
 use crate::config::vif::DEFAULT_BRIDGE;
 use crate::dir::Dir;
@@ -52,7 +53,7 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     // Before anything is joined: what cannot be had must leave nothing behind.
     let bridges = Bridges::start(&args.bridges()?)?;
     match args.xen {
-        true => xen(bridges, stop.as_fd()),
+        true => xen(bridges, dir, stop.as_fd()),
         false => local(bridges, dir, stop.as_fd()),
     }
 }
@@ -77,9 +78,13 @@ fn local(bridges: Bridges, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
     serve(&*hv, vbds, vifs, stop)
 }
 
-fn xen(bridges: Bridges, stop: BorrowedFd<'_>) -> Result<()> {
+fn xen(bridges: Bridges, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
     let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open()?);
-    let vbds = VbdDriver::new(hv.clone());
+    let keep = Keep::new(dir.inflight())?;
+    let mut images = Images::new(Client::new(hv.store()?));
+    let mut vbds =
+        VbdDriver::with_opener(hv.clone(), Box::new(move |device, keys| images.open(device, keys)));
+    vbds.set_keep(keep);
     let vifs = netback::Driver::new(hv.clone(), netback::Config::default(), move |device, keys| {
         bridges.ours_or_tap(device, keys)
     });
