@@ -22,16 +22,32 @@ use crate::queue::Rejoin;
 use crate::service::Service;
 use crate::stats::Stats;
 
+/// How a guest's pages are reached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// Mapped for each request, and read and written in place; copied where the kernel's I/O cannot do that, which the
+    /// first request shows.
+    #[default]
+    Map,
+    /// As [`Reach::Map`], but those of a front end that uses the same pages again and again stay mapped
+    /// (`feature-persistent`).
+    Persist,
+    /// Copied by the hypervisor to and from pages of our own.
+    Copy,
+}
+
 /// How the thread behaves.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
     /// How long the thread polls after the last work before it sleeps.
     pub spin: Duration,
+    /// How it reaches the guest's pages.
+    pub reach: Reach,
 }
 
 impl Default for Tuning {
     fn default() -> Tuning {
-        Tuning { spin: Duration::from_micros(20) }
+        Tuning { spin: Duration::from_micros(20), reach: Reach::default() }
     }
 }
 
@@ -74,6 +90,8 @@ pub struct Setup {
     pub stats: Arc<Stats>,
     /// How it behaves.
     pub tuning: Tuning,
+    /// Called by the thread when the disk has another size.
+    pub changed: Box<dyn Fn() + Send>,
     /// Called by the thread as its very last act.
     pub ended: Box<dyn FnOnce() + Send>,
 }

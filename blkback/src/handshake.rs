@@ -34,6 +34,8 @@ pub struct Transport {
     pub refs: Vec<GrantRef>,
     /// The front end's event channel.
     pub port: Port,
+    /// It uses the same pages again and again, and lets them be written: `feature-persistent`.
+    pub persistent: bool,
 }
 
 impl Transport {
@@ -51,14 +53,15 @@ impl Transport {
         if keys.or("multi-queue-num-queues", 1u32)? != 1 {
             return Err(keys.error("multi-queue-num-queues", "1, as multi-queue-max-queues says"));
         }
-        Ok(Transport { abi, refs: refs(keys)?, port })
+        let persistent = keys.or("feature-persistent", 0u32)? != 0;
+        Ok(Transport { abi, refs: refs(keys)?, port, persistent })
     }
 }
 
 impl std::fmt::Display for Transport {
     /// All of it, so that two rings of a device are told apart.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Transport { abi, refs, port } = self;
+        let Transport { abi, refs, port, .. } = self;
         write!(
             f,
             "{abi:?} ring of grants {:?}, event channel {port}",
@@ -86,12 +89,13 @@ fn refs(keys: &Keys) -> Result<Vec<GrantRef>, KeyError> {
     (0..1u32 << order).map(|page| Ok(GrantRef(keys.need(&format!("ring-ref{page}"))?))).collect()
 }
 
-/// What the back end offers and says of its disk.
-pub fn offer(disk: &DiskInfo) -> Keys {
+/// What the back end offers and says of its disk; `persistent`: pages may stay mapped.
+pub fn offer(disk: &DiskInfo, persistent: bool) -> Keys {
     let flush = u8::from(disk.flush);
     Keys::default()
         .with("feature-barrier", flush)
         .with("feature-flush-cache", flush)
+        .with("feature-persistent", u8::from(persistent))
         .with("max-ring-page-order", MAX_RING_PAGE_ORDER)
         .with("max-ring-pages", MAX_PAGES)
         .with("multi-queue-max-queues", 1)

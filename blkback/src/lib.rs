@@ -1,7 +1,7 @@
 //! Block back end: serves virtual block devices to guests.
 //!
 //! A request comes out of the ring in [`queue`], is checked in [`check`], waits for its turn in [`order`], and is
-//! carried out by an [`engine`]. [`handshake`] agrees with the front end on where the ring is. [`device`] is the
+//! carried out by an [`engine`] in the guest's pages, which `pages` reaches. [`handshake`] agrees with the front end on where the ring is. [`device`] is the
 //! thread that drives these cores for one ring, [`vbd`] the device that the control loop of
 //! [`xenstore::driver`] looks at.
 
@@ -13,11 +13,13 @@ pub mod handshake;
 pub mod harness;
 mod line;
 pub mod order;
+mod pages;
 pub mod queue;
 mod service;
 pub mod stats;
 pub mod vbd;
 
+pub use device::{Reach, Tuning};
 pub use engine::{Disk, DiskInfo, Engine};
 pub use stats::Stats;
 pub use vbd::{VbdDriver, open_keys};

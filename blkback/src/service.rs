@@ -1,21 +1,21 @@
-//! One ring's loop: take, map, submit; poll, unmap, answer.
+//! One ring's loop: take, reach the pages, submit; poll, let go of them, answer.
 
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use arrayvec::ArrayVec;
 use event_channel::Spin;
-use hypervisor::{Access, Channel, Contiguous, GrantRef, Kept};
+use hypervisor::{Channel, Contiguous, Kept};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use ring_abi::blkif::{MAX_SEGMENTS, Request, Response, SECTOR, Status};
+use ring_abi::blkif::{Request, Response, Status};
 use ring_abi::ring::Protocol;
 
 use crate::check::Limits;
 use crate::device::{End, Keeping, Orders, Setup, control_fd};
-use crate::engine::{DiskInfo, Done, Engine, Io, Op, Part};
+use crate::engine::{DiskInfo, Done, Engine, Io, Op};
+use crate::pages::{Pages, Settled};
 use crate::queue::{JobId, Queue, Task};
 use crate::stats::Stats;
 
@@ -28,6 +28,9 @@ const STORM: u32 = 32;
 const CALM_MS: u8 = 2;
 /// Looks at the ring between two looks at the clock while spinning.
 const SPINS: u32 = 64;
+
+/// How often the disk's size is looked at while requests come in: on every one, Linux's back end does.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// When a job was taken, and how much it moves.
 #[derive(Clone, Copy)]
@@ -45,7 +48,13 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
     /// Operations that are over, to be used again: a request costs no allocation.
     #[allow(clippy::vec_box)] // What is kept is the boxes.
     blank: Vec<Box<Io>>,
+    pages: Pages,
+    /// Tasks to be started once more, the other way.
+    again: Vec<Task>,
     queue: Queue<P, Contiguous, Kept>,
+    /// What the disk was when it was last looked at, and when that was.
+    info: DiskInfo,
+    looked: Instant,
     /// An earlier process may have left an answer that the front end was not woken for.
     resumed: bool,
     channel: Box<dyn Channel>,
@@ -74,6 +83,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         }
         let depth = queue.size();
         let engine = setup.disk.engine(depth).map_err(End::Engine)?;
+        let pages = Pages::new(&setup, depth);
         let started = vec![Started { at: Instant::now(), octets: 0 }; depth].into();
         let stats = setup.stats.clone();
         let (done, stalled, spin) = (Vec::with_capacity(depth), None, Spin::default());
@@ -83,7 +93,11 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             done,
             stalled,
             blank,
+            pages,
+            again: Vec::new(),
             queue,
+            info,
+            looked: Instant::now(),
             resumed,
             channel,
             started,
@@ -149,7 +163,24 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             let at = *now.get_or_insert_with(Instant::now);
             self.start(&task, at);
         }
+        if let Some(now) = now.filter(|now| now.saturating_duration_since(self.looked) >= LOOK) {
+            self.look(now);
+        }
         Ok(now.is_some())
+    }
+
+    /// Looks at the disk's size; the control thread tells the front end of another one, and us.
+    #[cold]
+    fn look(&mut self, now: Instant) {
+        self.looked = now;
+        match self.setup.disk.info() {
+            Ok(info) if info != self.info => {
+                self.info = info;
+                (self.setup.changed)();
+            }
+            Ok(_) => {}
+            Err(error) => tracing::debug!(%error, "looking at the disk's size"),
+        }
     }
 
     fn start(&mut self, task: &Task, at: Instant) {
@@ -159,7 +190,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
                 io.set_flush(task.job.0.into());
                 true
             }
-            Op::Read | Op::Write => self.map(task, &mut io),
+            Op::Read | Op::Write => self.pages.prepare(task, &mut io),
         };
         self.started[task.job.0 as usize] = Started { at, octets: io.len() };
         if ready {
@@ -169,26 +200,6 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             self.queue.complete(task.job, Status::ERROR);
             self.blank.push(io);
         }
-    }
-
-    /// Maps a task's pages; `false` if a grant is refused, which is this request's error alone.
-    #[inline]
-    fn map(&self, task: &Task, io: &mut Io) -> bool {
-        let refs: ArrayVec<GrantRef, MAX_SEGMENTS> = task.segments.iter().map(|s| s.gref).collect();
-        // Reading the disk writes the guest's pages.
-        let access = if task.op == Op::Read { Access::ReadWrite } else { Access::ReadOnly };
-        let mapping = match self.setup.hv.map(self.setup.peer, &refs, access) {
-            Ok(mapping) => mapping,
-            Err(error) => {
-                tracing::debug!(peer = %self.setup.peer, %error, "a request's pages cannot be mapped");
-                return false;
-            }
-        };
-        let parts = (0..).zip(&task.segments).map(|(page, segment)| {
-            let sectors = u16::from(segment.last_sect - segment.first_sect) + 1;
-            Part { page, offset: u16::from(segment.first_sect) * SECTOR as u16, len: sectors * SECTOR as u16 }
-        });
-        io.set_mapped(task.job.0.into(), task.op, task.sector, mapping, parts)
     }
 
     #[inline]
@@ -211,6 +222,14 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         for Done { mut io, result } in self.done.drain(..) {
             self.in_engine -= 1;
             let (job, op) = (JobId(io.tag as u32), io.op);
+            let result = match self.pages.settle(&mut io, result) {
+                Settled::Over(result) => result,
+                Settled::Again(task) => {
+                    self.blank.push(io);
+                    self.again.push(task);
+                    continue;
+                }
+            };
             // Unmapped before the answer gives the pages back to the front end.
             io.clear();
             self.blank.push(io);
@@ -218,6 +237,9 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             self.stats.took(now.saturating_duration_since(started.at));
             count(&self.stats, op).add(started.octets, result.is_ok());
             self.queue.complete(job, status(op, &result));
+        }
+        while let Some(task) = self.again.pop() {
+            self.start(&task, now);
         }
         self.stats.set_depth(self.queue.under_way());
         self.stats.set_refused(self.queue.refused());

@@ -8,7 +8,7 @@ use xenstore::driver::{Answer, BackDevice, BackDriver, Failure, Nudge, View};
 use xenstore::xenbus::Device;
 use xenstore::{Keys, XenbusState};
 
-use crate::device::{End, Keeping, RingThread, Setup, StartError, Tuning, kept_octets};
+use crate::device::{End, Keeping, Reach, RingThread, Setup, StartError, Tuning, kept_octets};
 use crate::engine::{Disk, DiskInfo, OpenError, Spec, open};
 use crate::handshake::{Act, Handshake, Ring, Transport, offer};
 use crate::line::{Lines, Place};
@@ -213,8 +213,12 @@ impl Vbd {
 
     fn tell(&mut self, answer: &mut Answer, state: XenbusState) {
         self.refresh();
-        answer.keys.extend(offer(&self.told).iter());
+        answer.keys.extend(self.offer().iter());
         answer.state = Some(state);
+    }
+
+    fn offer(&self) -> Keys {
+        offer(&self.told, self.tuning.reach == Reach::Persist)
     }
 
     fn refresh(&mut self) -> bool {
@@ -233,7 +237,7 @@ impl Vbd {
         if let (true, Some(ring)) = (connected && self.refresh(), &self.ring) {
             tracing::info!(device = self.device.back_path(), sectors = self.told.sectors, "resized");
             ring.resized();
-            answer.keys.extend(offer(&self.told).iter());
+            answer.keys.extend(self.offer().iter());
             answer.rewrite = true;
         }
     }
@@ -250,7 +254,7 @@ impl Vbd {
 
     /// Serves a ring, having taken the disk.
     fn start(&mut self, transport: Transport, keeping: Keeping) -> Result<(), StartError> {
-        let (nudge, place) = (self.nudge.clone(), self.place.clone());
+        let (nudge, look, place) = (self.nudge.clone(), self.nudge.clone(), self.place.clone());
         let setup = Setup {
             hv: self.hv.clone(),
             peer: DomId(self.device.front),
@@ -259,6 +263,7 @@ impl Vbd {
             keeping,
             stats: self.stats.clone(),
             tuning: self.tuning,
+            changed: Box::new(move || look.nudge()),
             ended: Box::new(move || {
                 place.leave();
                 nudge.nudge();

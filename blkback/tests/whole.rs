@@ -170,6 +170,22 @@ fn a_disk_grows_while_it_is_open() {
 }
 
 #[test]
+fn a_disk_that_grows_under_io_is_noticed_unasked() {
+    let (file, _) = image(MIB);
+    let machine = Machine::new();
+    let _back = machine.back();
+    machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap())]);
+    let mut disk = open(&machine.domain(GUEST), options());
+    file.as_file().set_len(2 * MIB as u64).unwrap();
+    let start = std::time::Instant::now();
+    while disk.info().sectors != 4096 {
+        assert!(start.elapsed() < BOUND, "never noticed");
+        disk.read_at(0, &mut [0; 512]).unwrap();
+        disk.attend().unwrap();
+    }
+}
+
+#[test]
 fn a_disk_closes_and_opens_again_and_is_detached() {
     let (file, expected) = image(MIB);
     let machine = Machine::new();

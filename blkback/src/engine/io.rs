@@ -2,6 +2,7 @@
 #![allow(clippy::large_enum_variant)] // Boxing the common case would allocate for every request.
 
 use crate::queue::Op;
+use grant_table::persist::Page;
 use hypervisor::Mapping;
 use smallvec::SmallVec;
 use std::io;
@@ -26,8 +27,33 @@ pub enum Data {
     None,
     /// A guest's pages, unmapped when this is dropped.
     Mapped(Mapping),
+    /// A guest's pages that stay mapped for the next operation.
+    Kept(SmallVec<[Page; 11]>),
     /// Our own pages, contiguous.
     Own(MmapRegion),
+    /// The first so many octets of our own pages, which stand for a guest's.
+    Bounced(MmapRegion, usize),
+}
+
+impl Data {
+    fn slice(&self, part: &Part) -> Option<VolatileSlice<'_>> {
+        match self {
+            Data::Mapped(mapping) => mapping.slice(part.page.into(), part.offset.into(), part.len.into()),
+            Data::Kept(pages) => {
+                pages.get(usize::from(part.page))?.slice(0, part.offset.into(), part.len.into())
+            }
+            Data::None | Data::Own(_) | Data::Bounced(..) => None,
+        }
+    }
+
+    /// The memory that is ours as a whole.
+    fn whole(&self) -> Option<VolatileSlice<'_>> {
+        match self {
+            Data::Own(region) => Some(region.as_volatile_slice()),
+            Data::Bounced(region, len) => region.get_slice(0, *len).ok(),
+            Data::None | Data::Mapped(_) | Data::Kept(_) => None,
+        }
+    }
 }
 
 /// One operation. An engine owns it from [`submit`](super::Engine::submit) to its [`Done`].
@@ -77,26 +103,50 @@ impl Io {
     }
 
     /// Becomes one that moves parts of a guest's mapped pages, in their order, to or from `sector` on. `false`, and a
-    /// blank, if a part is not inside the mapping.
+    /// blank, if a part is not inside the pages.
     #[inline]
-    pub fn set_mapped(
+    pub fn set_pages(
         &mut self,
         tag: u64,
         op: Op,
         sector: u64,
-        mapping: Mapping,
+        pages: Data,
         parts: impl IntoIterator<Item = Part>,
     ) -> bool {
-        let inside = |p: &Part| mapping.slice(p.page.into(), p.offset.into(), p.len.into()).is_some();
         self.parts.clear();
         self.parts.extend(parts);
-        if !self.parts.iter().all(inside) {
+        if !self.parts.iter().all(|part| pages.slice(part).is_some()) {
             self.clear();
             return false;
         }
-        (self.tag, self.op, self.sector) = (tag, op, sector);
-        self.data = Data::Mapped(mapping);
+        (self.tag, self.op, self.sector, self.data) = (tag, op, sector, pages);
         true
+    }
+
+    /// Becomes one that moves the first `len` octets of a region of ours.
+    ///
+    /// # Panics
+    /// If the region is shorter.
+    pub fn set_bounced(&mut self, tag: u64, op: Op, sector: u64, region: MmapRegion, len: usize) {
+        assert!(len <= region.len(), "{len} octets of {}", region.len());
+        self.parts.clear();
+        (self.tag, self.op, self.sector, self.data) = (tag, op, sector, Data::Bounced(region, len));
+    }
+
+    /// Whether the memory is a guest's own.
+    pub fn is_guests(&self) -> bool {
+        matches!(self.data, Data::Mapped(_) | Data::Kept(_))
+    }
+
+    /// The region of [`Io::set_bounced`], back.
+    pub fn take_bounced(&mut self) -> Option<MmapRegion> {
+        match std::mem::replace(&mut self.data, Data::None) {
+            Data::Bounced(region, _) => Some(region),
+            other => {
+                self.data = other;
+                None
+            }
+        }
     }
 
     /// Lets go of the memory: a guest's pages are unmapped.
@@ -109,23 +159,15 @@ impl Io {
     /// The memory, in the order of the disk's octets.
     #[inline]
     pub fn slices(&self) -> impl Iterator<Item = VolatileSlice<'_>> {
-        let own = match &self.data {
-            Data::Own(region) => Some(region.as_volatile_slice()),
-            _ => None,
-        };
-        let mapped = self.parts.iter().filter_map(|p| match &self.data {
-            Data::Mapped(mapping) => mapping.slice(p.page.into(), p.offset.into(), p.len.into()),
-            _ => None,
-        });
-        own.into_iter().chain(mapped)
+        self.data.whole().into_iter().chain(self.parts.iter().filter_map(|part| self.data.slice(part)))
     }
 
     /// Octets to move.
     #[inline]
     pub fn len(&self) -> usize {
-        match &self.data {
-            Data::Own(region) => region.len(),
-            _ => self.parts.iter().map(|p| usize::from(p.len)).sum(),
+        match self.data.whole() {
+            Some(whole) => whole.len(),
+            None => self.parts.iter().map(|p| usize::from(p.len)).sum(),
         }
     }
 

@@ -19,7 +19,7 @@ fn look(hs: &mut Handshake, view: &View, ring: Ring) -> Act {
 }
 
 fn connect() -> Act {
-    Act::Connect(Transport { abi: Abi::X86_64, refs: vec![GrantRef(8)], port: Port(3) })
+    Act::Connect(Transport { abi: Abi::X86_64, refs: vec![GrantRef(8)], port: Port(3), persistent: false })
 }
 
 #[test]

@@ -20,6 +20,7 @@ DOM0 = HERE.parent / "dom0"
 GUEST = HERE.parent / "guest"
 
 XEN_TOOLS = "xl xenstored xenconsoled xen-init-dom0 xenconsole libxl-save-helper".split()
+E2FS_TOOLS = "e2fsck mke2fs".split()
 STORE_TOOLS = "exists list ls read rm watch write chmod".split()
 
 
@@ -42,12 +43,13 @@ def build(say=lambda line: None) -> Images:
 
 def _build(say) -> Images:
     root = packages.unpacked("debian", lambda: packages.XEN + packages.BASE + [packages.kernel_package()], say)
+    tools = packages.unpacked("tools-" + hashlib.sha256(" ".join(packages.TOOLS).encode()).hexdigest()[:8], lambda: packages.TOOLS, say)
     boot = root / "boot"
     make = _Maker(root, say)
     return Images(
         xen=make("xen", [], lambda to: to.write_bytes(gzip.decompress(_one(boot, "xen-*.gz").read_bytes()))),
         vmlinux=make("vmlinux", [], lambda to: to.write_bytes(_vmlinux(_one(boot, "vmlinuz-*").read_bytes()))),
-        dom0=make("dom0.cpio", _scripts(DOM0), lambda to: _dom0(root).write(to)),
+        dom0=make("dom0.cpio", _scripts(DOM0), lambda to: _dom0(root, tools).write(to)),
         guest=make("guest.cpio", _scripts(GUEST), lambda to: _guest(root).write(to)),
         disk=make("disk.img", [], _disk),
     )
@@ -102,14 +104,16 @@ def _common(root: Path) -> Archive:
     return archive
 
 
-def _dom0(root: Path) -> Archive:
+def _dom0(root: Path, tools: Path) -> Archive:
     archive = _common(root)
     for tool in XEN_TOOLS:
         archive.copy(f"usr/lib/xen-4.17/bin/{tool}", root / "usr/lib/xen-4.17/bin" / tool)
     for tool in STORE_TOOLS:
         archive.copy(f"usr/bin/xenstore-{tool}", root / f"usr/bin/xenstore-{tool}")
+    for tool in E2FS_TOOLS:
+        archive.copy(f"usr/sbin/{tool}", tools / "sbin" / tool)
     for folder in ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]:
-        for library in sorted((root / folder).glob("*.so*")):
+        for library in sorted([*(root / folder).glob("*.so*"), *(tools / folder).glob("*.so*")]):
             archive.copy(f"lib/x86_64-linux-gnu/{library.name}", library)
     archive.link("lib64", "lib/x86_64-linux-gnu")
     for script in _scripts(DOM0):

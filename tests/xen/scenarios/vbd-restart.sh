@@ -8,9 +8,11 @@ killed() {
 rounds() { in_guest one 'cat /tmp/rounds' | grep -oE '^[0-9]+$'; }
 beyond() { [ "$(rounds)" -gt "$1" ]; }
 
+modprobe loop
 truncate -s 64M /tmp/disk
+losetup /dev/loop0 /tmp/disk
 serve
-guest one 'disk=["format=raw,vdev=xvda,access=rw,script=nop,target=/tmp/disk"]'
+guest one 'disk=["format=raw,vdev=xvda,access=rw,script=nop,target=/dev/loop0"]'
 check_in_guest one "a file system is made" 'mke2fs /dev/xvda >/dev/null && mount -t ext4 /dev/xvda /mnt && echo 0 >/tmp/rounds'
 # Each round writes 4 MiB, flushes them, and tells their sum.
 round='i=$(($(cat /tmp/rounds) + 1)); f=f$((i % 4)); dd if=/dev/urandom of=/mnt/$f bs=64k count=64 conv=fsync 2>/dev/null || break'
@@ -29,4 +31,4 @@ check_in_guest one "every file is as it was written" \
     'umount /mnt && mount -t ext4 /dev/xvda /mnt && cat /tmp/sum* && cat /tmp/sum* | md5sum -c'
 check_in_guest one "no error was seen" '! dmesg | grep -iE "I/O error|xvda.*error"'
 sum=$(in_guest one 'umount /mnt; md5sum </dev/xvda' | grep -oE '[0-9a-f]{32}')
-check "the image holds the same" test "$(md5sum </tmp/disk | cut -d' ' -f1)" = "$sum"
+check "the image holds the same" test "$(md5sum </dev/loop0 | cut -d' ' -f1)" = "$sum"

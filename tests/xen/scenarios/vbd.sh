@@ -1,20 +1,37 @@
-# A stock guest on our block back end: partition, ext4, a file that is found in the image afterwards.
+# A stock guest on our block back end: partition, ext4, 200 MB written, flushed, read back; dom0 finds it all in the image.
 # needs: xpv
-cp /in/disk.img /tmp/disk
-start dom0 xpv dom0 --xen
-guest one 'disk=["format=raw,vdev=xvda,access=rw,script=nop,target=/tmp/disk"]'
-
-check_in_guest one "the partition is seen" 'grep -q xvda1 /proc/partitions'
-check_in_guest one "ext4 mounts" 'mount -t ext4 /dev/xvda1 /mnt && grep hello /mnt/hello'
-check_in_guest one "a file is written" 'dd if=/dev/urandom of=/mnt/new bs=64k count=32 && sync'
-sum=$(in_guest one 'md5sum </mnt/new && umount /mnt' | grep -oE '[0-9a-f]{32}')
-check "the guest has read it" test -n "$sum"
-
-# The same file system, by dom0's own kernel.
-modprobe loop; modprobe crc32c_generic; modprobe ext4
+truncate -s 320M /tmp/disk
+printf '\0\376\377\377\203\376\377\377\0\010\0\0\0\370\011\0' >/tmp/partition # from 1 MiB on, 319 MiB
+dd if=/tmp/partition of=/tmp/disk bs=1 seek=446 conv=notrunc 2>/dev/null
+printf '\125\252' | dd of=/tmp/disk bs=1 seek=510 conv=notrunc 2>/dev/null
+modprobe loop
 losetup -o 1048576 /dev/loop0 /tmp/disk
+/usr/sbin/mke2fs -q -t ext4 /dev/loop0 && losetup -d /dev/loop0 || fail "mke2fs"
+
+start dom0 xpv dom0 --xen
+guest one vcpus=2 'disk=["format=raw,vdev=xvda,access=rw,script=nop,target=/tmp/disk"]'
+check "the guest speaks the 64-bit layout" test "$(xenstore-read /local/domain/1/device/vbd/51712/protocol)" = x86_64-abi
+xenstore-ls /local/domain/0/backend/vbd/1/51712 | sed 's/^/features: /'
+xenstore-ls /local/domain/1/device/vbd/51712 | sed 's/^/features: front: /'
+
+check_in_guest one "two processors" 'test "$(nproc)" = 2'
+check_in_guest one "the partition is seen" 'grep -q xvda1 /proc/partitions'
+check_in_guest one "ext4 mounts" 'mount -t ext4 /dev/xvda1 /mnt'
+# Each of four files has blocks that are all different, and two are written at the same time.
+check_in_guest one "random octets" 'dd if=/dev/urandom of=/tmp/seed bs=1M count=10 2>/dev/null'
+fill='for n in 1 2 3 4 5; do cat /tmp/seed; echo $f $n; done >/mnt/$f; sync /mnt/$f'
+check_in_guest one "200 MB are written" "(for f in a b; do $fill; done) & for f in c d; do $fill; done; wait; sync"
+check_in_guest one "and read back from the disk" \
+    'cd /mnt && md5sum * >/tmp/sums && cd / && umount /mnt && mount -t ext4 /dev/xvda1 /mnt && cd /mnt && md5sum -c /tmp/sums'
+sums=$(in_guest one 'cd /; umount /mnt; cat /tmp/sums' | grep -oE '^[0-9a-f]{32}' | tr '\n' ' ')
+check_in_guest one "no error was seen" '! dmesg | grep -iE "I/O error|xvda.*error"'
+
+# The same file system, by dom0's own tools.
+losetup -o 1048576 /dev/loop0 /tmp/disk
+check "e2fsck finds it clean" e2fsck -f -n /dev/loop0
+modprobe crc32c_generic; modprobe ext4
 check "the image holds a file system" mount -t ext4 -o ro /dev/loop0 /mnt
-check "the file is in the image" test "$(md5sum </mnt/new | cut -d' ' -f1)" = "$sum"
+check "the files are in the image" test "$(cd /mnt && md5sum a b c d | cut -d' ' -f1 | tr '\n' ' ')" = "$sums"
 xl destroy one
 wait_for 10 "the back end lets go" sh -c '! xenstore-exists /local/domain/0/backend/vbd/1'
 check "the back end lives" running dom0

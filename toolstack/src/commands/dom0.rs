@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread;
 
-use blkback::VbdDriver;
+use blkback::{Reach, Tuning, VbdDriver};
 use hypervisor::local::Domain;
 use hypervisor::xen::Xen;
 use hypervisor::{DomId, Hypervisor, Keep};
@@ -42,6 +42,21 @@ pub struct Args {
     /// No bridge at all
     #[arg(long, conflicts_with = "bridges")]
     no_bridge: bool,
+
+    /// How disks reach guests' pages [default: map, and persist with --xen]
+    #[arg(long, value_name = "HOW")]
+    reach: Option<ReachArg>,
+}
+
+/// How disks reach guests' pages; where the kernel's I/O cannot be done in mapped pages, they are copied in any case.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum ReachArg {
+    /// Mapped for each request
+    Map,
+    /// Kept mapped where the front end uses the same ones again (feature-persistent)
+    Persist,
+    /// Copied by the hypervisor
+    Copy,
 }
 
 /// Serves until told to end, or the machine is gone.
@@ -53,12 +68,21 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     // Before anything is joined: what cannot be had must leave nothing behind.
     let bridges = Bridges::start(&args.bridges()?)?;
     match args.xen {
-        true => xen(bridges, dir, stop.as_fd()),
-        false => local(bridges, dir, stop.as_fd()),
+        true => xen(bridges, args.tuning(), dir, stop.as_fd()),
+        false => local(bridges, args.tuning(), dir, stop.as_fd()),
     }
 }
 
 impl Args {
+    fn tuning(&self) -> Tuning {
+        let reach = match (self.reach, self.xen) {
+            (Some(ReachArg::Map), _) | (None, false) => Reach::Map,
+            (Some(ReachArg::Persist), _) | (None, true) => Reach::Persist,
+            (Some(ReachArg::Copy), _) => Reach::Copy,
+        };
+        Tuning { reach, ..Tuning::default() }
+    }
+
     fn bridges(&self) -> Result<Vec<BridgeConfig>> {
         let usual =
             || DEFAULT_BRIDGE.parse().map_err(|e| Error::Other(format!("bridge {DEFAULT_BRIDGE}: {e}")));
@@ -69,21 +93,23 @@ impl Args {
     }
 }
 
-fn local(bridges: Bridges, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
+fn local(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
     let hv: Arc<dyn Hypervisor> = Arc::new(Domain::join(dir.path(), DomId::DOM0)?);
     Machine::publish_bridges(&mut Client::new(hv.store()?), bridges.names())?;
-    let vbds = VbdDriver::new(hv.clone());
+    let mut vbds = VbdDriver::new(hv.clone());
+    vbds.set_tuning(tuning);
     let vifs =
         netback::Driver::new(hv.clone(), netback::Config::default(), move |_, keys| bridges.ours(keys));
     serve(&*hv, vbds, vifs, stop)
 }
 
-fn xen(bridges: Bridges, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
+fn xen(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
     let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open()?);
     let keep = Keep::new(dir.inflight())?;
     let mut images = Images::new(Client::new(hv.store()?));
     let mut vbds =
         VbdDriver::with_opener(hv.clone(), Box::new(move |device, keys| images.open(device, keys)));
+    vbds.set_tuning(tuning);
     vbds.set_keep(keep);
     let vifs = netback::Driver::new(hv.clone(), netback::Config::default(), move |device, keys| {
         bridges.ours_or_tap(device, keys)

@@ -1,0 +1,209 @@
+//! How a request's octets get between the guest's pages and the disk: in place, or through pages of our own.
+//!
+//! In place there is no copy: the kernel reads and writes the guest's mapped pages. It refuses that with EFAULT where it
+//! cannot take hold of such pages, which the first request to move anything shows: from then on octets are copied, and
+//! that request is done again.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+
+use arrayvec::ArrayVec;
+use grant_table::persist::{Cache, LINUX_MAX, Page};
+use hypervisor::{Access, Copy, DomId, GrantRef, Hypervisor, Mapping, PAGE_SIZE, Place};
+use ring_abi::blkif::{MAX_SEGMENTS, SECTOR, Segment};
+use smallvec::SmallVec;
+use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
+
+use crate::check::Segments;
+use crate::device::{Reach, Setup};
+use crate::engine::{Data, Io, Op, Part};
+use crate::queue::Task;
+
+/// Octets of a buffer: what a request can move.
+const BUFFER: usize = MAX_SEGMENTS * PAGE_SIZE;
+
+/// The pages of one front end.
+pub(crate) struct Pages {
+    hv: Arc<dyn Hypervisor>,
+    peer: DomId,
+    /// Those that stay mapped.
+    cache: Option<Cache>,
+    /// Octets are copied.
+    copies: bool,
+    /// Buffers that no request has.
+    pool: Vec<MmapRegion>,
+    /// By job: whose pages a buffer stands for.
+    bounced: Box<[Option<Bounced>]>,
+    /// What is under way in place, by job, while nothing has yet shown that the kernel can do that.
+    trial: Option<HashMap<u64, Task>>,
+}
+
+struct Bounced {
+    segments: Segments,
+    /// Where they are mapped, if they stay so.
+    pages: SmallVec<[Page; MAX_SEGMENTS]>,
+}
+
+/// How an operation that came back is to be taken.
+pub(crate) enum Settled {
+    /// It is over, with this result.
+    Over(io::Result<()>),
+    /// To be prepared and submitted once more.
+    Again(Task),
+}
+
+impl Pages {
+    /// Of the front end in `setup`, for so many requests at once.
+    pub(crate) fn new(setup: &Setup, depth: usize) -> Pages {
+        let (hv, peer, reach) = (setup.hv.clone(), setup.peer, setup.tuning.reach);
+        let persistent = reach == Reach::Persist && setup.transport.persistent;
+        let copies = reach == Reach::Copy;
+        tracing::info!(%peer, persistent, copies, "pages of a front end");
+        Pages {
+            cache: persistent.then(|| Cache::new(hv.clone(), peer, LINUX_MAX)),
+            hv,
+            peer,
+            copies,
+            pool: Vec::new(),
+            bounced: (0..depth).map(|_| None).collect(),
+            trial: (!copies).then(HashMap::new),
+        }
+    }
+
+    /// Makes `io` what the task asks for; `false` where pages cannot be had, which is this request's error alone.
+    #[inline]
+    pub(crate) fn prepare(&mut self, task: &Task, io: &mut Io) -> bool {
+        let prepared = if self.copies { self.bounce(task, io) } else { self.in_place(task, io) };
+        prepared
+            .inspect_err(
+                |error| tracing::debug!(peer = %self.peer, %error, "a request's pages cannot be reached"),
+            )
+            .unwrap_or(false)
+    }
+
+    #[inline]
+    fn in_place(&mut self, task: &Task, io: &mut Io) -> hypervisor::Result<bool> {
+        let data = match &mut self.cache {
+            Some(cache) => Data::Kept(kept(cache, &task.segments)?),
+            None => Data::Mapped(self.map(task)?),
+        };
+        let parts = (0..).zip(&task.segments).map(|(page, segment)| {
+            let (offset, len) = extent(segment);
+            Part { page, offset, len }
+        });
+        if let Some(trial) = &mut self.trial {
+            trial.insert(task.job.0.into(), task.clone());
+        }
+        Ok(io.set_pages(task.job.0.into(), task.op, task.sector, data, parts))
+    }
+
+    #[inline]
+    fn map(&self, task: &Task) -> hypervisor::Result<Mapping> {
+        let refs: ArrayVec<GrantRef, MAX_SEGMENTS> = task.segments.iter().map(|s| s.gref).collect();
+        // Reading the disk writes the guest's pages.
+        let access = if task.op == Op::Read { Access::ReadWrite } else { Access::ReadOnly };
+        self.hv.map(self.peer, &refs, access)
+    }
+
+    fn bounce(&mut self, task: &Task, io: &mut Io) -> hypervisor::Result<bool> {
+        let pages = match &mut self.cache {
+            Some(cache) => kept(cache, &task.segments)?,
+            None => SmallVec::new(),
+        };
+        let buffer = match self.pool.pop() {
+            Some(buffer) => buffer,
+            None => {
+                MmapRegion::new(BUFFER).map_err(|e| hypervisor::Error::io("a buffer", io::Error::other(e)))?
+            }
+        };
+        let bounced = Bounced { segments: task.segments.clone(), pages };
+        let len = bounced.segments.iter().map(|s| usize::from(extent(s).1)).sum();
+        if task.op == Op::Write && !self.copy(&bounced, &buffer, Op::Write)? {
+            self.pool.push(buffer);
+            return Ok(false);
+        }
+        io.set_bounced(task.job.0.into(), task.op, task.sector, buffer, len);
+        self.bounced[task.job.0 as usize] = Some(bounced);
+        Ok(true)
+    }
+
+    /// An operation came back: what was read gets to the guest.
+    #[inline]
+    pub(crate) fn settle(&mut self, io: &mut Io, result: io::Result<()>) -> Settled {
+        if self.trial.is_some() && io.is_guests() {
+            return self.try_out(io, result);
+        }
+        let Some(buffer) = io.take_bounced() else { return Settled::Over(result) };
+        let bounced = self.bounced[io.tag as usize].take();
+        let copied = match (bounced, io.op) {
+            (Some(bounced), Op::Read) if result.is_ok() => self.copy(&bounced, &buffer, Op::Read),
+            _ => Ok(true),
+        };
+        self.pool.push(buffer);
+        Settled::Over(result.and_then(|()| match copied {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(io::ErrorKind::PermissionDenied.into()),
+            Err(error) => Err(io::Error::other(error)),
+        }))
+    }
+
+    #[cold]
+    fn try_out(&mut self, io: &mut Io, result: io::Result<()>) -> Settled {
+        let task = self.trial.as_mut().and_then(|trial| trial.remove(&io.tag));
+        match (&result, task) {
+            (Ok(()), _) if !self.copies => {
+                tracing::info!(peer = %self.peer, "the kernel reads and writes the guest's pages in place");
+                self.trial = None;
+            }
+            (Err(error), Some(task)) if error.raw_os_error() == Some(libc::EFAULT) => {
+                if !self.copies {
+                    tracing::info!(peer = %self.peer, "the kernel cannot reach the guest's pages: copying");
+                    self.copies = true;
+                }
+                io.clear();
+                return Settled::Again(task);
+            }
+            _ => {}
+        }
+        Settled::Over(result)
+    }
+
+    /// Copies between a buffer and the guest's pages: into them for a read. `false` where a grant was refused.
+    fn copy(&self, of: &Bounced, buffer: &MmapRegion, op: Op) -> hypervisor::Result<bool> {
+        let mut at = 0;
+        let mut ops: ArrayVec<Copy<'_>, MAX_SEGMENTS> = ArrayVec::new();
+        for (number, segment) in of.segments.iter().enumerate() {
+            let (offset, len) = extent(segment);
+            let Ok(ours) = buffer.get_slice(at, len.into()) else { return Ok(false) };
+            at += usize::from(len);
+            let theirs = match of.pages.get(number) {
+                Some(page) => page.slice(0, offset.into(), len.into()).map(Place::Memory),
+                None => Some(Place::Grant { domid: self.peer, gref: segment.gref, offset }),
+            };
+            let Some(theirs) = theirs else { return Ok(false) };
+            ops.push(directed(op, theirs, ours, len));
+        }
+        self.hv.copy(&mut ops)?;
+        Ok(ops.iter().all(|op| op.status == 0))
+    }
+}
+
+fn directed<'a>(op: Op, theirs: Place<'a>, ours: VolatileSlice<'a>, len: u16) -> Copy<'a> {
+    match op {
+        Op::Read => Copy::new(Place::Memory(ours), theirs, len),
+        _ => Copy::new(theirs, Place::Memory(ours), len),
+    }
+}
+
+#[inline]
+fn kept(cache: &mut Cache, segments: &Segments) -> hypervisor::Result<SmallVec<[Page; MAX_SEGMENTS]>> {
+    segments.iter().map(|segment| cache.get(segment.gref)).collect()
+}
+
+/// First octet of a segment in its page, and octets.
+#[inline]
+fn extent(segment: &Segment) -> (u16, u16) {
+    let sectors = u16::from(segment.last_sect - segment.first_sect) + 1;
+    (u16::from(segment.first_sect) * SECTOR as u16, sectors * SECTOR as u16)
+}

@@ -1,0 +1,105 @@
+//! The ways to a guest's pages: mapped for each request, kept mapped, copied; and copied where the kernel refuses.
+
+mod common;
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+
+use blkback::engine::{Done, Io, RamDisk};
+use blkback::{Disk, DiskInfo, Engine, Reach, Tuning, VbdDriver};
+use common::raw::Raw;
+use common::{GUEST, Machine, XVDA, pattern};
+use hypervisor::DomId;
+use ring_abi::PAGE_SIZE;
+use ring_abi::blkif::{OP_READ, OP_WRITE, Status};
+use vm_memory::Bytes;
+use xenstore::Nodes;
+
+/// A disk whose kernel cannot take hold of guests' pages.
+struct Picky(RamDisk);
+
+impl Disk for Picky {
+    fn name(&self) -> String {
+        "picky".into()
+    }
+    fn info(&self) -> io::Result<DiskInfo> {
+        self.0.info()
+    }
+    fn engine(&self, depth: usize) -> io::Result<Box<dyn Engine>> {
+        Ok(Box::new(PickyEngine { engine: self.0.engine(depth)?, refused: Vec::new() }))
+    }
+}
+
+struct PickyEngine {
+    engine: Box<dyn Engine>,
+    refused: Vec<Done>,
+}
+
+impl Engine for PickyEngine {
+    fn info(&self) -> DiskInfo {
+        self.engine.info()
+    }
+    fn submit(&mut self, io: Box<Io>) -> Result<(), Box<Io>> {
+        if !io.is_guests() {
+            return self.engine.submit(io);
+        }
+        self.refused.push(Done { io, result: Err(io::Error::from_raw_os_error(libc::EFAULT)) });
+        Ok(())
+    }
+    fn poll(&mut self, done: &mut Vec<Done>) -> io::Result<()> {
+        done.append(&mut self.refused);
+        self.engine.poll(done)
+    }
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.engine.fd()
+    }
+}
+
+/// Writes pages and reads them into others; says whether the guest's pages are still mapped after that.
+fn stays_mapped(disk: Arc<dyn Disk>, reach: Reach) -> bool {
+    let machine = Machine::new();
+    let hv = machine.domain(DomId::DOM0);
+    let mut driver = VbdDriver::with_opener(hv.clone(), Box::new(move |_, _| Ok(disk.clone())));
+    driver.set_tuning(Tuning { reach, ..Tuning::default() });
+    let _back = machine.back_with(driver, hv);
+    let device = machine.attach(GUEST, XVDA, &[]);
+    machine.tool().write(&format!("{}/feature-persistent", device.front_path()), "1").unwrap();
+    let mut raw = Raw::connect(&machine, machine.domain(GUEST), device);
+
+    let octets = pattern(7, 3 * PAGE_SIZE);
+    raw.data.slice(0, octets.len()).unwrap().write_slice(&octets, 0).unwrap();
+    let requests = [raw.io(OP_WRITE, 1, 64, &[0, 1, 2]), raw.io(OP_READ, 2, 64, &[3, 4, 5])];
+    for request in requests {
+        raw.send(&[request]);
+        assert_eq!(raw.receive(1)[0].status, Status::OKAY, "{reach:?}");
+    }
+    let mut read = vec![0; octets.len()];
+    raw.data.slice(3 * PAGE_SIZE, read.len()).unwrap().read_slice(&mut read, 0).unwrap();
+    assert!(read == octets, "{reach:?}");
+    // A page that is not granted is that request's error alone.
+    let bad = raw.io_of(OP_WRITE, 3, 64, [hypervisor::GrantRef(4000)]);
+    let good = raw.io(OP_READ, 4, 0, &[6]);
+    raw.send(&[bad, good]);
+    let statuses: Vec<_> = raw.receive(2).iter().map(|answer| answer.status).collect();
+    assert_eq!(statuses, [Status::ERROR, Status::OKAY], "{reach:?}");
+    raw.data.end().is_err()
+}
+
+fn ram() -> RamDisk {
+    RamDisk::new(DiskInfo::new(1024)).unwrap()
+}
+
+#[test]
+fn every_way_moves_the_same_octets() {
+    for (reach, stays) in [(Reach::Map, false), (Reach::Copy, false), (Reach::Persist, true)] {
+        assert_eq!(stays_mapped(Arc::new(ram()), reach), stays, "{reach:?}");
+    }
+}
+
+#[test]
+fn where_the_kernel_refuses_octets_are_copied() {
+    for (reach, stays) in [(Reach::Map, false), (Reach::Persist, true)] {
+        assert_eq!(stays_mapped(Arc::new(Picky(ram())), reach), stays, "{reach:?}");
+    }
+}
