@@ -1,5 +1,6 @@
 # A stock guest on our block back end: partition, ext4, 200 MB written, flushed, read back; dom0 finds it all in the image.
 # needs: xpv
+# timeout: 240
 truncate -s 320M /tmp/disk
 printf '\0\376\377\377\203\376\377\377\0\010\0\0\0\370\011\0' >/tmp/partition # from 1 MiB on, 319 MiB
 dd if=/tmp/partition of=/tmp/disk bs=1 seek=446 conv=notrunc 2>/dev/null

@@ -61,7 +61,7 @@ running() {
 # Lines are xl.cfg(5) settings, such as 'disk=["format=raw,vdev=xvda,access=rw,script=plain-block,target=/dev/loop0"]'.
 guest() {
     create_guest "$@"
-    wait_for 90 "guest $1" grep -q '##ready' "/out/guest-$1.log"
+    wait_for 150 "guest $1" grep -q '##ready' "/out/guest-$1.log"
 }
 
 # create_guest NAME LINE...: the same without waiting.
@@ -122,4 +122,45 @@ loop_disk() {
 bridge_up() {
     modprobe bridge
     brctl addbr "$1" && ip address add "$2" dev "$1" && ip link set "$1" up
+}
+
+# disk_file OCTETS: a file that loop0 makes a block device, /dev/loop0, which takes O_DIRECT; dom0's tmpfs does not.
+disk_file() {
+    modprobe loop
+    truncate -s "$1" /tmp/disk && losetup /dev/loop0 /tmp/disk || fail "no loop device"
+}
+
+# write_on NAME: the guest makes a file system on its xvda, mounts it, and goes on writing: each round writes 4 MiB,
+# flushes them and notes their sum.
+write_on() {
+    check_in_guest "$1" "a file system is made" \
+        'mke2fs /dev/xvda >/dev/null && mount -t ext4 /dev/xvda /mnt && echo 0 >/tmp/rounds'
+    round='i=$(($(cat /tmp/rounds) + 1)); f=f$((i % 4)); dd if=/dev/urandom of=/mnt/$f bs=64k count=64 conv=fsync 2>/dev/null || break'
+    sums='md5sum /mnt/$f >/tmp/sum-$f; echo $i >/tmp/next; mv /tmp/next /tmp/rounds'
+    check_in_guest "$1" "a writer runs" "(while [ ! -e /tmp/enough ]; do $round; $sums; done; touch /tmp/over) >/dev/null 2>&1 &"
+}
+
+# writes_on NAME WHAT: waits until the guest has written two more whole rounds.
+writes_on() {
+    rounds=$(rounds_of "$1")
+    wait_for 60 "$1 to write on $2" beyond "$1" $((rounds + 1))
+    echo "check: it writes on $2"
+}
+
+rounds_of() {
+    in_guest "$1" 'cat /tmp/rounds' | grep -oE '^[0-9]+$'
+}
+
+beyond() {
+    [ "$(rounds_of "$1")" -gt "$2" ]
+}
+
+# check_written NAME: the writer ends, and every file is as its sum says, in the guest and in dom0's image.
+check_written() {
+    check_in_guest "$1" "the writer ends" 'touch /tmp/enough; until [ -e /tmp/over ]; do usleep 100000; done'
+    check_in_guest "$1" "every file is as it was written" \
+        'umount /mnt && mount -t ext4 /dev/xvda /mnt && cat /tmp/sum* | md5sum -c'
+    check_in_guest "$1" "no error was seen" '! dmesg | grep -iE "I/O error|xvda.*error"'
+    sum=$(in_guest "$1" 'umount /mnt; md5sum </dev/xvda' | grep -oE '[0-9a-f]{32}')
+    check "the image holds the same" test "$(md5sum </dev/loop0 | cut -d' ' -f1)" = "$sum"
 }
