@@ -10,6 +10,7 @@ losetup -o 1048576 /dev/loop0 /tmp/disk
 /usr/sbin/mke2fs -q -t ext4 /dev/loop0 && losetup -d /dev/loop0 || fail "mke2fs"
 
 start dom0 xpv dom0 --xen
+GUEST_BOUND=150
 guest one vcpus=2 'disk=["format=raw,vdev=xvda,access=rw,script=nop,target=/tmp/disk"]'
 check "the guest speaks the 64-bit layout" test "$(xenstore-read /local/domain/1/device/vbd/51712/protocol)" = x86_64-abi
 xenstore-ls /local/domain/0/backend/vbd/1/51712 | sed 's/^/features: /'
@@ -18,13 +19,16 @@ xenstore-ls /local/domain/1/device/vbd/51712 | sed 's/^/features: front: /'
 check_in_guest one "two processors" 'test "$(nproc)" = 2'
 check_in_guest one "the partition is seen" 'grep -q xvda1 /proc/partitions'
 check_in_guest one "ext4 mounts" 'mount -t ext4 /dev/xvda1 /mnt'
-# Each of four files has blocks that are all different, and two are written at the same time.
+# Four files of 50 MB that are nowhere the same, two of them written at a time.
 check_in_guest one "random octets" 'dd if=/dev/urandom of=/tmp/seed bs=1M count=10 2>/dev/null'
-fill='for n in 1 2 3 4 5; do cat /tmp/seed; echo $f $n; done >/mnt/$f; sync /mnt/$f'
-check_in_guest one "200 MB are written" "(for f in a b; do $fill; done) & for f in c d; do $fill; done; wait; sync"
+file='for n in 1 2 3 4 5; do cat /tmp/seed; echo $f $n; done'
+check_in_guest one "200 MB are written and flushed" \
+    "(for f in a b; do ($file) >/mnt/\$f; done) & for f in c d; do ($file) >/mnt/\$f; done; wait; sync"
 check_in_guest one "and read back from the disk" \
-    'cd /mnt && md5sum * >/tmp/sums && cd / && umount /mnt && mount -t ext4 /dev/xvda1 /mnt && cd /mnt && md5sum -c /tmp/sums'
-sums=$(in_guest one 'cd /; umount /mnt; cat /tmp/sums' | grep -oE '^[0-9a-f]{32}' | tr '\n' ' ')
+    "umount /mnt && mount -t ext4 /dev/xvda1 /mnt && md5sum /mnt/[a-d] >/tmp/sums && cat /tmp/sums"
+sum() { echo "$sums" | grep "/mnt/$1" | cut -c 1-32; }
+sums=$(in_guest one "cat /tmp/sums; umount /mnt; f=a; ($file) | md5sum | sed s,-,/mnt/written,")
+check "what was read is what was written" test "$(sum a)" = "$(sum written)"
 check_in_guest one "no error was seen" '! dmesg | grep -iE "I/O error|xvda.*error"'
 
 # The same file system, by dom0's own tools.
@@ -32,7 +36,7 @@ losetup -o 1048576 /dev/loop0 /tmp/disk
 check "e2fsck finds it clean" e2fsck -f -n /dev/loop0
 modprobe crc32c_generic; modprobe ext4
 check "the image holds a file system" mount -t ext4 -o ro /dev/loop0 /mnt
-check "the files are in the image" test "$(cd /mnt && md5sum a b c d | cut -d' ' -f1 | tr '\n' ' ')" = "$sums"
+check "the files are in the image" test "$(md5sum /mnt/[a-d] | cut -c 1-32)" = "$(sum '[a-d]')"
 xl destroy one
 wait_for 10 "the back end lets go" sh -c '! xenstore-exists /local/domain/0/backend/vbd/1'
 check "the back end lives" running dom0
