@@ -11,6 +11,7 @@ from . import qemu
 from .console import Console, Trouble
 from .cpio import Archive
 from .images import Images
+from .programs import stripped
 from .scenario import Scenario
 
 RESULT = re.compile(rb"XPV-RESULT (ok|FAIL [^\r\n]*)[\r\n]")
@@ -73,7 +74,7 @@ def _guest(base: Path, programs: dict[str, Path], to: Path) -> None:
         return _place(base, to)
     own = Archive()
     for name, source in programs.items():
-        own.file(f"bin/{name}", source.read_bytes(), 0o755)
+        own.file(f"bin/{name}", stripped(source, to), 0o755)
     own.write(to)
     to.write_bytes(base.read_bytes() + to.read_bytes())
 

@@ -99,6 +99,11 @@ check_in_guest() {
     echo "check: $2"
 }
 
+# wait_in_guest NAME WHAT COMMAND: polls in the guest until the command succeeds.
+wait_in_guest() {
+    check_in_guest "$1" "$2" "timeout 30 sh -c 'until $3; do sleep 0.05; done'"
+}
+
 # state PATH: the xenbus state below a xenstore path, 0 when there is none.
 state() {
     xenstore-read "$1/state" 2>/dev/null || echo 0
