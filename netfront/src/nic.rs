@@ -223,7 +223,8 @@ impl Nic {
     /// readable, and now and then by users who never sleep: it is how they learn that the back end is gone.
     ///
     /// # Errors
-    /// [`Error::Removed`], and what the system refuses. Not among them: anything that a back end does.
+    /// [`Error::Removed`], and what the system or the hypervisor has no more of. Not among them: anything that a back
+    /// end does.
     pub fn turn(&mut self) -> Result<(), Error> {
         if let Some(Err(broken)) = self.link.as_mut().map(|link| link.take_events(&mut self.ear)) {
             self.broke(&broken);
@@ -336,6 +337,8 @@ impl Nic {
                 Ok(false) => return Ok(()),
                 Err(Error::Store(error)) if error.store_error().is_none() => return self.lost(error),
                 Err(error @ (Error::Removed(_) | Error::System(_))) => return Err(error),
+                // No fault of the back end's.
+                Err(error @ Error::Link(Broken::Seam(hypervisor::Error::NoSpace(_)))) => return Err(error),
                 Err(error) => {
                     self.shun(&error);
                     return Ok(());
