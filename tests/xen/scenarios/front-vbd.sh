@@ -45,7 +45,7 @@ wait_for 10 "both ends to be closed" sh -c "[ \$(xenstore-read $front/state)\$(x
 serve
 same
 
-in_guest one 'kill -9 $(pidof xpv)'
+in_guest one 'kill -9 $(pidof xpv); rm /run/xpv/xvda.nbd'
 serve
 same
 in_guest one 'kill $(pidof xpv)'
