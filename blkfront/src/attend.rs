@@ -11,8 +11,8 @@ use crate::error::{Error, Result};
 use crate::handshake::{Act, Info, ring_keys, ring_page_order};
 use crate::queue::Fault;
 
-/// Keys of a ring; taken away before another is offered.
-const RING_KEYS: [&str; 3] = ["ring-ref", "ring-page-order", "num-ring-pages"];
+/// Keys of a ring, or of the rings of a front end with several; taken away before another is offered.
+const RING_KEYS: [&str; 4] = ["ring-ref", "ring-page-order", "num-ring-pages", "multi-queue-num-queues"];
 
 impl Disk {
     /// Looks at the back end until no event of the store is left: some come in with the replies to a look, and
@@ -20,8 +20,8 @@ impl Disk {
     pub(crate) fn look(&mut self) -> Result<()> {
         self.take_events()?;
         loop {
-            self.look_once()?;
-            if !self.take_events()? {
+            let again = self.look_once()?;
+            if !self.take_events()? && !again {
                 return Ok(());
             }
         }
@@ -39,15 +39,28 @@ impl Disk {
         }
     }
 
-    fn look_once(&mut self) -> Result<()> {
+    /// `true` where one step was taken and the next may follow at once.
+    fn look_once(&mut self) -> Result<bool> {
         let state = self.end.other_state(&mut self.store)?;
         let keys = match state {
             XenbusState::InitWait | XenbusState::Connected => gather(&mut self.store, self.end.other_path())?,
             _ => Keys::new(self.end.other_path()),
         };
-        match self.handshake.next(state, &keys) {
+        let act = self.handshake.next(state, &keys);
+        let again = matches!(act, Act::Switch(_));
+        self.act(act, &keys)?;
+        Ok(again)
+    }
+
+    fn act(&mut self, act: Act, keys: &Keys) -> Result<()> {
+        match act {
             Act::Nothing => Ok(()),
-            Act::Offer => self.offer(&keys),
+            Act::Switch(state) => {
+                tracing::debug!(device = self.end.path(), %state, "ending an earlier session");
+                self.end.switch_state(&mut self.store, state)?;
+                Ok(())
+            }
+            Act::Offer => self.offer(keys),
             Act::Connect(info) => self.connected(info),
             Act::Changed(info) => {
                 tracing::info!(device = self.end.path(), sectors = info.sectors, "the disk changed");

@@ -9,8 +9,8 @@ use hypervisor::{Channel, DomId, Hypervisor, Shared};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 use ring_abi::blkif::{Status, X86_64};
+use xenstore::Client;
 use xenstore::xenbus::End;
-use xenstore::{Client, XenbusState};
 
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
@@ -137,8 +137,7 @@ impl Disk {
         let path = format!("/local/domain/{}/device/vbd/{devid}", hv.domid());
         let end = End::find_front(&mut store, &path)?;
         let peer = DomId(end.other_id());
-        // An earlier session that was not closed ends here.
-        end.switch_state(&mut store, XenbusState::Initialising)?;
+        let handshake = Handshake::new(end.state(&mut store)?);
         end.watch_other(&mut store, "back")?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(store.fd(), EpollEvent::new(nix::sys::epoll::EpollFlags::EPOLLIN, STORE))?;
@@ -148,7 +147,7 @@ impl Disk {
             end,
             peer,
             options,
-            handshake: Handshake::default(),
+            handshake,
             info: None,
             queue: Queue::new(0),
             link: None,

@@ -81,6 +81,8 @@ pub fn ring_keys(refs: &[GrantRef], port: Port) -> Keys {
 pub enum Act {
     /// Nothing until something changes.
     Nothing,
+    /// An earlier session ends: publish this state, and ask again.
+    Switch(XenbusState),
     /// Drop the ring if there is one, publish a fresh one and Initialised.
     Offer,
     /// The back end is connected, and its disk is this: publish Connected, send.
@@ -93,10 +95,10 @@ pub enum Act {
     Close(Option<KeyError>),
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    #[default]
-    Start,
+    /// Nothing is offered yet; this end's state in the store.
+    Start(XenbusState),
     Offered,
     Connected(Info),
     Lost,
@@ -104,12 +106,17 @@ enum Stage {
 }
 
 /// One device's handshake.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Handshake {
     stage: Stage,
 }
 
 impl Handshake {
+    /// A front end that starts and finds this state of its own in the store.
+    pub fn new(own: XenbusState) -> Handshake {
+        Handshake { stage: Stage::Start(own) }
+    }
+
     /// Whether requests may flow.
     pub fn is_connected(&self) -> bool {
         matches!(self.stage, Stage::Connected(_))
@@ -130,10 +137,9 @@ impl Handshake {
         use XenbusState::{Closed, Closing, Connected, InitWait};
         let act = match (self.stage, back) {
             (Stage::Closed, _) => Act::Nothing,
-            (Stage::Start | Stage::Connected(_) | Stage::Lost, InitWait) => Act::Offer,
+            (Stage::Start(own), back) => start(own, back),
+            (Stage::Connected(_) | Stage::Lost, InitWait) => Act::Offer,
             (Stage::Offered | Stage::Connected(_), Connected) => self.properties(keys),
-            // A back end that has not let go of an earlier session yet closes that one.
-            (Stage::Start, _) => Act::Nothing,
             (_, Closing) => Act::Close(None),
             // Unknown: its node is being written, or is nonsense. Closed without Closing: its domain went down.
             (Stage::Connected(_), Closed | XenbusState::Initialising) => Act::Lost,
@@ -141,6 +147,7 @@ impl Handshake {
         };
         self.stage = match &act {
             Act::Nothing => self.stage,
+            Act::Switch(own) => Stage::Start(*own),
             Act::Offer => Stage::Offered,
             Act::Connect(info) | Act::Changed(info) => Stage::Connected(*info),
             Act::Lost => Stage::Lost,
@@ -159,10 +166,24 @@ impl Handshake {
     }
 }
 
+/// Begins, or first ends a session that nobody closed. Linux's back end takes Initialising for a beginning only when it
+/// is Closed, and looks at what this end's state is, not at what it was: each step waits for its answer.
+fn start(own: XenbusState, back: XenbusState) -> Act {
+    use XenbusState::{Closed, Closing, Connected, InitWait, Initialised, Initialising};
+    match (own, back) {
+        (Closing | Closed, Connected | Initialised) | (Closed, Closing) => Act::Nothing,
+        (_, Connected | Initialised) => Act::Switch(Closing),
+        (_, Closing) => Act::Switch(Closed),
+        (Initialising, InitWait) => Act::Offer,
+        (Initialising, _) => Act::Nothing,
+        _ => Act::Switch(Initialising),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use XenbusState::{Closed, Closing, Connected, InitWait, Initialising};
+    use XenbusState::{Closed, Closing, Connected, InitWait, Initialised, Initialising};
 
     fn keys() -> Keys {
         Keys::new("/b").with("sectors", 2048).with("feature-flush-cache", 1).with("info", 4)
@@ -178,13 +199,51 @@ mod tests {
     };
 
     fn connected() -> Handshake {
-        let mut hs = Handshake::default();
+        let mut hs = Handshake::new(Initialising);
         assert_eq!(hs.next(Initialising, &keys()), Act::Nothing);
         assert_eq!(hs.next(InitWait, &keys()), Act::Offer);
         assert_eq!(hs.next(InitWait, &keys()), Act::Nothing);
         assert_eq!(hs.next(Connected, &keys()), Act::Connect(INFO));
         assert_eq!(hs.next(Connected, &keys()), Act::Nothing);
         hs
+    }
+
+    /// What Linux's back end makes of a front end's state (`frontend_changed` of xen-blkback).
+    fn linux(back: XenbusState, front: XenbusState) -> XenbusState {
+        match front {
+            Initialising if back == Closed => InitWait,
+            Initialised | Connected => Connected,
+            Closing | Closed => front,
+            _ => back,
+        }
+    }
+
+    #[test]
+    fn linux_is_met_whatever_an_earlier_session_left() {
+        let states = [Initialising, InitWait, Initialised, Connected, Closing, Closed];
+        for (own, back) in
+            states.iter().flat_map(|own| [InitWait, Connected, Closing, Closed].map(|b| (*own, b)))
+        {
+            // Which end has its turn: each may miss what the other was between two of its own.
+            for turns in 0..1u32 << 10 {
+                let (mut hs, mut front, mut linux_is) = (Handshake::new(own), own, back);
+                let mut offered = false;
+                for turn in 0..40 {
+                    match turns >> turn.min(31) & 1 {
+                        // After the first ten both have theirs by turns.
+                        bit if bit == 1 || turn >= 10 && turn % 2 == 1 => linux_is = linux(linux_is, front),
+                        _ => match hs.next(linux_is, &keys()) {
+                            Act::Switch(state) => front = state,
+                            Act::Offer => (front, offered) = (Initialised, true),
+                            Act::Connect(_) => front = Connected,
+                            Act::Nothing => {}
+                            act => panic!("{own} and {back} came to {act:?}"),
+                        },
+                    }
+                }
+                assert!(offered && hs.is_connected(), "{own} and {back}, {turns:#b}: {front} and {linux_is}");
+            }
+        }
     }
 
     #[test]
@@ -222,7 +281,7 @@ mod tests {
             ("sector-size", "1048576"),
             ("info", "-1"),
         ] {
-            let mut hs = Handshake::default();
+            let mut hs = Handshake::new(Initialising);
             hs.next(InitWait, &keys());
             let Act::Close(Some(error)) = hs.next(Connected, &keys().with(key, value)) else {
                 panic!("{key}")

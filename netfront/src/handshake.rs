@@ -61,9 +61,19 @@ pub struct Transport {
     pub rx_event: Option<Port>,
 }
 
-/// Keys that belong to one connection, removed before the next.
-pub const TRANSPORT_KEYS: [&str; 5] =
-    ["tx-ring-ref", "rx-ring-ref", "event-channel", "event-channel-tx", "event-channel-rx"];
+/// Keys that belong to one connection, removed before the next: ours, and those by which a front end that does more
+/// than this one may have had the interface before.
+pub const TRANSPORT_KEYS: [&str; 9] = [
+    "tx-ring-ref",
+    "rx-ring-ref",
+    "event-channel",
+    "event-channel-tx",
+    "event-channel-rx",
+    "multi-queue-num-queues",
+    "ctrl-ring-ref",
+    "event-channel-ctrl",
+    "request-multicast-control",
+];
 
 /// The keys of this end.
 pub fn keys(transport: &Transport, wishes: Wishes) -> Keys {

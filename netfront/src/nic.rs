@@ -21,6 +21,8 @@ use xenstore::{Client, KeyError, Nodes, XenbusState, XsError};
 
 /// How often a store that went away is looked for.
 const STORE_RETRY: Duration = Duration::from_millis(100);
+/// How long a back end may take to let go of an interface that is closed.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Steps of the handshake taken at once.
 const STEPS: usize = 8;
 
@@ -221,7 +223,8 @@ impl Nic {
     /// readable, and now and then by users who never sleep: it is how they learn that the back end is gone.
     ///
     /// # Errors
-    /// [`Error::Removed`], and what the system refuses. Not among them: anything that a back end does.
+    /// [`Error::Removed`], and what the system or the hypervisor has no more of. Not among them: anything that a back
+    /// end does.
     pub fn turn(&mut self) -> Result<(), Error> {
         if let Some(Err(broken)) = self.link.as_mut().map(|link| link.take_events(&mut self.ear)) {
             self.broke(&broken);
@@ -269,10 +272,21 @@ impl Nic {
     /// # Errors
     /// Those of the store.
     pub fn shut(&mut self) -> Result<(), Error> {
-        self.unlink();
         self.shunned = true;
-        if let Some(client) = &mut self.client {
-            self.end.switch_state(client, XenbusState::Closed)?;
+        let said = self.leave();
+        self.unlink();
+        said
+    }
+
+    /// Closing, and Closed once the back end has followed: the pages are ours again only when it has let go of them.
+    fn leave(&mut self) -> Result<(), Error> {
+        use XenbusState::{Closed, Closing, Connected};
+        let Some(client) = &mut self.client else { return Ok(()) };
+        if self.link.is_some() && self.end.switch_state(client, Closing)? {
+            await_back(client, &self.end, |back| back != Connected)?;
+        }
+        if self.end.switch_state(client, Closed)? {
+            await_back(client, &self.end, |back| !matches!(back, Connected | Closing))?;
         }
         Ok(())
     }
@@ -323,6 +337,8 @@ impl Nic {
                 Ok(false) => return Ok(()),
                 Err(Error::Store(error)) if error.store_error().is_none() => return self.lost(error),
                 Err(error @ (Error::Removed(_) | Error::System(_))) => return Err(error),
+                // No fault of the back end's.
+                Err(error @ Error::Link(Broken::Seam(hypervisor::Error::NoSpace(_)))) => return Err(error),
                 Err(error) => {
                     self.shun(&error);
                     return Ok(());
@@ -409,6 +425,20 @@ impl Nic {
             tracing::debug!(%error, "cannot say so");
         }
     }
+}
+
+/// Waits for the back end, but not for ever: one that is dead never answers.
+fn await_back(client: &mut Client, end: &End, wanted: impl Fn(XenbusState) -> bool) -> Result<(), Error> {
+    let deadline = Instant::now() + PATIENCE;
+    while !wanted(end.other_state(client)?) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            tracing::warn!(path = end.path(), "the back end does not let go");
+            return Ok(());
+        }
+        client.wait_event(Some(left))?;
+    }
+    Ok(())
 }
 
 /// Whether a node of ours is no longer there; what stands above it may not be ours to see.

@@ -4,6 +4,7 @@
 use netfront::handshake::{Handshake, Identity, Offer, Step};
 use proptest::prelude::*;
 use ring_abi::xenbus::XenbusState;
+use std::collections::VecDeque;
 use xenstore::Keys;
 
 fn any_state() -> impl Strategy<Value = XenbusState> {
@@ -55,6 +56,57 @@ proptest! {
         all.extend(keys);
         let _ = Offer::parse(&all);
         let _ = Identity::parse(&all, &all);
+    }
+}
+
+/// Linux's netback: it looks at what the front end's state is now, and writes each state on its way to its answer.
+struct Linux {
+    /// What stands in the store.
+    back: XenbusState,
+    path: VecDeque<XenbusState>,
+}
+
+impl Linux {
+    /// Writes one state, if it has one to write.
+    fn turn(&mut self, front: XenbusState) {
+        use XenbusState::*;
+        if self.path.is_empty() {
+            self.path.extend(match (front, self.back) {
+                (Initialising, Connected) => &[Closing, Closed, InitWait][..],
+                (Initialising, Closing) => &[Closed, InitWait],
+                (Initialising, Closed) => &[InitWait],
+                (Connected, Closing) => &[Closed, InitWait, Connected],
+                (Connected, Closed) => &[InitWait, Connected],
+                (Connected, InitWait) => &[Connected],
+                (Closed, Connected | InitWait) => &[Closing, Closed],
+                (Closed, Closing) => &[Closed],
+                _ => &[],
+            });
+        }
+        self.back = self.path.pop_front().unwrap_or(self.back);
+    }
+}
+
+#[test]
+fn linux_is_met_after_a_front_end_that_was_killed() {
+    for left in [XenbusState::InitWait, XenbusState::Connected, XenbusState::Closing, XenbusState::Closed] {
+        // Which end has its turn, at first; then both by turns.
+        for turns in 0..1u32 << 12 {
+            let mut linux = Linux { back: left, path: VecDeque::new() };
+            let (mut handshake, mut own, mut connects) = (Handshake::default(), XenbusState::Initialising, 0);
+            for turn in 0..40 {
+                if turn < 12 && turns >> turn & 1 == 0 || turn >= 12 && turn % 2 == 0 {
+                    linux.turn(own);
+                    continue;
+                }
+                match handshake.step(own, linux.back, true) {
+                    Step::Connect => (own, connects) = (XenbusState::Connected, connects + 1),
+                    Step::End(state) => own = state,
+                    Step::Run | Step::Stay => {}
+                }
+            }
+            assert!(handshake.is_running() && connects == 1, "{left}, {turns:#b}: {own} and {}", linux.back);
+        }
     }
 }
 

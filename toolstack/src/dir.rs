@@ -64,7 +64,7 @@ impl Dir {
 
     /// The socket by which a guest's disk is exported.
     pub fn nbd(&self, guest: &str, dev: &str) -> PathBuf {
-        self.guest(guest).join(format!("{dev}.nbd"))
+        nbd(&self.guest(guest), dev)
     }
 
     /// What a guest's process says.
@@ -79,6 +79,11 @@ impl Dir {
     pub fn make(&self) -> Result<()> {
         make(&self.0)
     }
+}
+
+/// The socket by which a disk is exported, in the folder of its guest.
+pub fn nbd(folder: &Path, dev: &str) -> PathBuf {
+    folder.join(format!("{dev}.nbd"))
 }
 
 /// Makes a folder, and those above it, for its owner alone.

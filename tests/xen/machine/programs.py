@@ -10,14 +10,24 @@ from .packages import Missing, tool
 ROOT = Path(__file__).resolve().parents[3]
 TARGET = "x86_64-unknown-linux-gnu"
 
-# Name in dom0, and what makes cargo build it. `xpv` is what is shipped: its profile too.
+# Name where it runs, and what makes cargo build it. `xpv` is what is shipped: its profile too.
 KNOWN = {
     "xpv": ["build", "--release", "-p", "toolstack", "--bin", "xpv"],
     "contract": ["test", "--no-run", "-p", "hypervisor", "--test", "contract"],
     "xenstore-conformance": ["test", "--no-run", "-p", "xenstore", "--test", "conformance"],
     "xen-vbd": ["build", "-p", "toolstack", "--example", "xen_vbd"],
+    "xen-front": ["build", "--release", "-p", "toolstack", "--example", "xen_front"],
+    "nbd-attach": ["build", "--release", "-p", "toolstack", "--example", "nbd_attach"],
     "on-xen": ["test", "--no-run", "-p", "hypervisor", "--test", "on_xen"],
 }
+
+
+def stripped(program: Path, to: Path) -> bytes:
+    """The program without its symbols, by way of the file `to`: a guest's memory holds its initramfs twice."""
+    strip = [tool("strip", "binutils"), "-o", to, program]
+    # What is no ELF file is a script.
+    done = subprocess.run(strip, stderr=subprocess.DEVNULL).returncode == 0
+    return (to if done else program).read_bytes()
 
 
 def build(name: str, say) -> Path:

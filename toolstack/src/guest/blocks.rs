@@ -104,7 +104,14 @@ impl DiskBlocks {
     /// Moves waiting parts into the ring while there is room.
     fn fill_ring(&mut self) -> io::Result<()> {
         while let Some(part) = self.waiting.pop_front() {
-            let buffer = self.buffer_for(&part)?;
+            let buffer = match self.buffer_for(&part) {
+                // The domain has no more pages to grant: one that is in use will do, later.
+                Err(blkfront::Error::Hypervisor(hypervisor::Error::NoSpace(_))) if !self.parts.is_empty() => {
+                    self.waiting.push_front(part);
+                    break;
+                }
+                buffer => buffer.map_err(io::Error::other)?,
+            };
             let Part { op, sector, octets, .. } = part;
             self.last += 1;
             match self.disk.submit(Request { token: self.last, op, sector, octets, buffer }) {
@@ -119,13 +126,13 @@ impl DiskBlocks {
         self.disk.commit().map_err(io::Error::other)
     }
 
-    fn buffer_for(&mut self, part: &Part) -> io::Result<Option<Buffer>> {
+    fn buffer_for(&mut self, part: &Part) -> blkfront::Result<Option<Buffer>> {
         if part.op == DiskOp::Flush {
             return Ok(None);
         }
         let buffer = match self.spare.pop() {
             Some(buffer) => buffer,
-            None => self.disk.buffer(MOST_OCTETS).map_err(io::Error::other)?,
+            None => self.disk.buffer(MOST_OCTETS)?,
         };
         if let (DiskOp::Write, Some(job)) = (part.op, self.jobs.get(&part.job)) {
             buffer.fill(&job.data[part.start..part.start + part.octets]);

@@ -11,7 +11,7 @@ use hypervisor::Hypervisor;
 use xenstore::{Client, Nodes};
 
 use super::blocks::DiskBlocks;
-use crate::dir::Dir;
+use crate::dir;
 use crate::error::{Error, Result};
 use crate::nbd::{Export, server};
 use ring_abi::blkif::vdev::Vdev;
@@ -19,16 +19,16 @@ use ring_abi::blkif::vdev::Vdev;
 /// Pages of a ring as a power of two: 128 requests under way.
 const RING_PAGE_ORDER: u32 = 2;
 
-/// Serves device `vdev` of this domain.
+/// Serves device `vdev` of this domain at a socket in `folder`.
 ///
 /// # Errors
 /// It cannot be opened, or its socket not be had; not that it was closed.
-pub fn run(hv: &Arc<dyn Hypervisor>, dir: &Dir, guest: &str, vdev: u32, stop: BorrowedFd<'_>) -> Result<()> {
+pub fn run(hv: &Arc<dyn Hypervisor>, folder: &Path, vdev: u32, stop: BorrowedFd<'_>) -> Result<()> {
     let mut store = Client::new(hv.store()?);
     let home = format!("/local/domain/{}/device/vbd/{vdev}", hv.domid());
     let back = store.read_text(&format!("{home}/backend"))?;
     let dev = store.read_text(&format!("{back}/dev")).unwrap_or_else(|_| Vdev::from_number(vdev).to_string());
-    let socket = Socket::bind(dir.nbd(guest, &dev))?;
+    let socket = Socket::bind(dir::nbd(folder, &dev))?;
     let options = Options { ring_page_order: RING_PAGE_ORDER, ..Options::default() };
     let disk = Disk::open_with(hv.clone(), store, vdev, options).map_err(|e| Error::Other(e.to_string()))?;
     let info = disk.info();

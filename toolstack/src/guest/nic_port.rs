@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bridge::{
     Batch, Buffer, Caps, Csum, Frame, Frames, Gso, GsoKind, HEAD, Offload, Pool, Port, Reason, Stats,
 };
-use netfront::{Meta, Nic, Sent};
+use netfront::{Config, Meta, Nic, Sent};
 
 /// Octets of the longest frame: a packet of 64 KiB - 1 and its Ethernet header fit.
 const BUFFER: usize = 66 << 10;
@@ -22,6 +22,7 @@ const MOST_OCTETS: usize = 8 << 20;
 /// The port.
 pub struct NicPort {
     nic: Nic,
+    config: Config,
     stats: Arc<Stats>,
     pool: Arc<Pool>,
     spare: Option<Buffer>,
@@ -30,14 +31,14 @@ pub struct NicPort {
 }
 
 impl NicPort {
-    /// A port by way of an interface.
+    /// A port by way of an interface that was opened so.
     ///
     /// # Errors
     /// No memory for its buffers.
-    pub fn new(nic: Nic) -> io::Result<NicPort> {
+    pub fn new(nic: Nic, config: Config) -> io::Result<NicPort> {
         let pool = Pool::new(BUFFERS, BUFFER)?;
         let (stats, waiting) = (Arc::default(), VecDeque::new());
-        Ok(NicPort { nic, stats, pool, spare: None, waiting, octets: 0 })
+        Ok(NicPort { nic, config, stats, pool, spare: None, waiting, octets: 0 })
     }
 
     /// Receives one frame; `false` when there is none.
@@ -98,11 +99,11 @@ impl Port for NicPort {
         let mtu = self.nic.mtu();
         self.nic.offer().map_or(Caps::plain(mtu), |offer| Caps {
             mtu,
-            csum_v4: true,
-            csum_v6: offer.csum_v6,
+            csum_v4: self.config.csum,
+            csum_v6: self.config.csum && offer.csum_v6,
             sg: offer.sg,
-            gso_v4: offer.gso_v4,
-            gso_v6: offer.gso_v6,
+            gso_v4: self.config.gso && offer.gso_v4,
+            gso_v6: self.config.gso && offer.gso_v6,
         })
     }
 

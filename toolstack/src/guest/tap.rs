@@ -4,10 +4,10 @@ use std::fs::File;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use bridge::Bridge;
 use bridge::port::{netdev, tap::Tap};
-use bridge::{Bridge, Config};
 use hypervisor::Hypervisor;
-use netfront::Nic;
+use netfront::{Config, Nic};
 use xenstore::{Client, Nodes};
 
 use super::netns;
@@ -26,6 +26,7 @@ pub fn run(
     name: &str,
     devid: u32,
     netns: Option<&File>,
+    offload: Config,
     stop: BorrowedFd<'_>,
 ) -> Result<()> {
     // Taps belong to the namespace of the thread that makes them.
@@ -33,12 +34,12 @@ pub fn run(
     let mut store = Client::new(hv.store()?);
     // The tap comes first: it may not be allowed, and who sees the interface connected may use the tap at once.
     let tap = open_tap(&mut store, name, &format!("/local/domain/{}/device/vif/{devid}", hv.domid()))?;
-    let config = netfront::Config { csum: true, gso: true };
-    let nic = Nic::open(hv.clone(), store, devid, config).map_err(failed)?;
-    let bridge = Bridge::start(Config { name: name.into(), ..Config::default() }).map_err(failed)?;
+    let nic = Nic::open(hv.clone(), store, devid, offload).map_err(failed)?;
+    let bridge =
+        Bridge::start(bridge::Config { name: name.into(), ..bridge::Config::default() }).map_err(failed)?;
     let tap_name = tap.name().to_owned();
     bridge.attach("tap", Box::new(tap)).map_err(failed)?;
-    let port = NicPort::new(nic).map_err(|e| Error::io("making buffers", e))?;
+    let port = NicPort::new(nic, offload).map_err(|e| Error::io("making buffers", e))?;
     bridge.attach("vif", Box::new(port)).map_err(failed)?;
     tracing::info!(vif = devid, tap = tap_name, "joined");
     process::wait_any(&[stop])?;

@@ -1,18 +1,19 @@
 //! Finds a guest's devices as they come and go, and serves each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use hypervisor::Hypervisor;
+use netfront::Config;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use xenstore::{Client, Nodes, XenbusState};
 
 use super::service::{Service, event};
-use super::{export, tap};
-use crate::dir::{self, Dir};
+use super::{export, real, tap};
 use crate::error::{Error, Result};
 
 /// The guest that we are.
@@ -20,12 +21,14 @@ use crate::error::{Error, Result};
 pub struct Guest {
     /// Our hypervisor.
     pub hv: Arc<dyn Hypervisor>,
-    /// Our machine.
-    pub dir: Dir,
-    /// Our name.
-    pub name: String,
+    /// Where our disks' sockets are.
+    pub folder: PathBuf,
+    /// We are a domain of a real Xen host, where the kernel and earlier processes may have had our devices.
+    pub real: bool,
     /// Where our interfaces are put; where we are when there is none.
     pub netns: Option<Arc<File>>,
+    /// What our interfaces leave to others.
+    pub offload: Config,
 }
 
 /// A device's kind and number.
@@ -36,22 +39,21 @@ type Id = (&'static str, u32);
 /// # Errors
 /// The machine is gone.
 pub fn run(guest: &Guest, stop: BorrowedFd<'_>) -> Result<()> {
-    dir::make(&guest.dir.guest(&guest.name))?;
     let mut client = Client::new(guest.hv.store()?);
     client.watch("device", "device")?;
     let ended = Arc::new(event().map_err(|e| Error::io("making an eventfd", e))?);
-    let mut services = BTreeMap::new();
+    let mut devices = Devices::default();
     loop {
         let some_ended = ended.read().is_ok();
         // Before it sleeps: events may have come together with a reply.
         if drain(&mut client)? || some_ended {
-            look(guest, &mut client, &ended, &mut services)?;
+            devices.look(guest, &mut client, &ended)?;
         } else if wait(&client, &ended, stop)? {
             break;
         }
     }
     // All at once, and only then one after the other.
-    services.values().for_each(Service::stop);
+    devices.services.values().for_each(Service::stop);
     Ok(())
 }
 
@@ -76,27 +78,48 @@ fn wait(client: &Client, ended: &EventFd, stop: BorrowedFd<'_>) -> Result<bool> 
     }
 }
 
-/// Starts what is new, stops what is gone.
-fn look(
-    guest: &Guest,
-    client: &mut Client,
-    ended: &Arc<EventFd>,
-    services: &mut BTreeMap<Id, Service>,
-) -> Result<()> {
-    services.retain(|_, service| !service.is_over());
-    let devices = devices(client)?;
-    for (id, service) in services.iter() {
-        if !devices.contains_key(id) {
-            service.stop();
+/// The devices that were seen.
+#[derive(Default)]
+struct Devices {
+    services: BTreeMap<Id, Service>,
+    /// Those that were served, or are the kernel's.
+    known: BTreeSet<Id>,
+}
+
+impl Devices {
+    /// Starts what is new, stops what is gone.
+    fn look(&mut self, guest: &Guest, client: &mut Client, ended: &Arc<EventFd>) -> Result<()> {
+        self.services.retain(|_, service| !service.is_over());
+        let found = devices(client)?;
+        self.known.retain(|id| found.contains_key(id));
+        for (id, service) in &self.services {
+            if !found.contains_key(id) {
+                service.stop();
+            }
         }
-    }
-    for (id, state) in devices {
-        // One in any other state was served before, and closed.
-        if state == XenbusState::Initialising && !services.contains_key(&id) {
-            services.insert(id, start(guest, client, ended, id)?);
+        for (id, state) in found {
+            if !self.services.contains_key(&id) && self.is_new(guest, id, state) {
+                self.services.insert(id, start(guest, client, ended, id)?);
+            }
         }
+        Ok(())
     }
-    Ok(())
+
+    /// Whether a device is to be served that is not.
+    fn is_new(&mut self, guest: &Guest, id: Id, state: XenbusState) -> bool {
+        let held = guest.real.then(|| real::driver(Path::new(real::DEVICES), id.0, id.1)).flatten();
+        let seen = !self.known.insert(id);
+        if let Some(driver) = held {
+            if !seen {
+                let (kind, number) = id;
+                let device = format!("{kind}-{number}");
+                tracing::warn!(device, driver, %state, "left to the kernel, whose driver holds it");
+            }
+            return false;
+        }
+        // One in any other state was served before and closed: by us, or on a real host by an earlier process.
+        state == XenbusState::Initialising || guest.real && !seen
+    }
 }
 
 /// Every device, and its front end's state.
@@ -122,18 +145,23 @@ fn start(guest: &Guest, client: &mut Client, ended: &Arc<EventFd>, (kind, id): I
     let (hv, ended) = (&guest.hv, ended.clone());
     let theirs = guest.clone();
     if kind == "vbd" {
-        let serve = move |stop: BorrowedFd<'_>| export::run(&theirs.hv, &theirs.dir, &theirs.name, id, stop);
+        let serve = move |stop: BorrowedFd<'_>| export::run(&theirs.hv, &theirs.folder, id, stop);
         return Service::start(hv, path, ended, serve);
     }
     let name = tap_name(guest, client, &path, id);
-    let serve = move |stop: BorrowedFd<'_>| tap::run(&theirs.hv, &name, id, theirs.netns.as_deref(), stop);
+    let serve = move |stop: BorrowedFd<'_>| {
+        tap::run(&theirs.hv, &name, id, theirs.netns.as_deref(), theirs.offload, stop)
+    };
     Service::start(hv, path, ended, serve)
 }
 
-/// In a namespace of its own a guest's interface is `eth<n>`; among others' it is called as dom0 calls it.
+/// In a namespace of its own a guest's interface is `eth<n>`, in a kernel of its own `xpv<n>`; among other guests' it
+/// is called as dom0 calls it.
 fn tap_name(guest: &Guest, client: &mut Client, path: &str, id: u32) -> String {
-    if guest.netns.is_some() {
-        return format!("eth{id}");
+    match (&guest.netns, guest.real) {
+        (Some(_), _) => return format!("eth{id}"),
+        (None, true) => return format!("xpv{id}"),
+        (None, false) => {}
     }
     let told = client
         .read_text(&format!("{path}/backend"))

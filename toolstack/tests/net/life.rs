@@ -1,6 +1,8 @@
 //! Vifs come and go: closing, unplugging, back ends that end and return, with frames on the way.
 
 use crate::machine::{BOUND, Machine, frame, receive, send, until};
+use hypervisor::local::Options;
+use hypervisor::{DomId, Hypervisor};
 use netback::Config;
 use netfront::{Error, Nic};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -12,6 +14,15 @@ use xenstore::{Client, Nodes, XenbusState};
 fn unplug(client: &mut Client, device: &Device) {
     client.write(&format!("{}/online", device.back_path()), "0").unwrap();
     client.write(&format!("{}/state", device.back_path()), "5").unwrap();
+}
+
+/// Lets the interface do what it does until that fails; within bounds it must.
+fn until_error(nic: &mut Nic) -> Result<(), Error> {
+    let deadline = Instant::now() + BOUND;
+    while Instant::now() < deadline {
+        nic.wait(false, Duration::from_millis(50))?;
+    }
+    Ok(())
 }
 
 /// Ends the other threads, also where a test fails.
@@ -33,6 +44,18 @@ fn talks(from: &mut Nic, to: &mut Nic) {
 }
 
 #[test]
+fn a_domain_without_pages_to_grant_is_told_so() {
+    let machine = Machine::new();
+    machine.plug(1, 0, &[]);
+    let guest = machine.sandbox.join_with(DomId(1), Options { arena_pages: 64 }).unwrap();
+    let store = Client::new(guest.store().unwrap());
+    let error = Nic::open(guest, store, 0, netfront::Config::default())
+        .and_then(|mut nic| until_error(&mut nic))
+        .unwrap_err();
+    assert!(error.to_string().contains("no space"), "{error}");
+}
+
+#[test]
 fn an_unplugged_interface_closes_and_goes() {
     let machine = Machine::new();
     let device = machine.plug(1, 0, &[]);
@@ -47,13 +70,7 @@ fn an_unplugged_interface_closes_and_goes() {
     assert!(machine.bridge.ports().unwrap().is_empty());
     client.rm(&device.back_path()).unwrap();
     client.rm(&device.front_path()).unwrap();
-    let deadline = Instant::now() + BOUND;
-    let gone = loop {
-        assert!(Instant::now() < deadline);
-        if let Err(error) = nic.wait(false, Duration::from_millis(50)) {
-            break error;
-        }
-    };
+    let gone = until_error(&mut nic).unwrap_err();
     assert!(matches!(gone, Error::Removed(_)), "{gone}");
 }
 

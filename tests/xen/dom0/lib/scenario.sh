@@ -59,6 +59,7 @@ running() {
 
 # guest NAME LINE...: creates a PV guest of Debian's kernel and waits until it takes commands.
 # Lines are xl.cfg(5) settings, such as 'disk=["format=raw,vdev=xvda,access=rw,script=plain-block,target=/dev/loop0"]'.
+# $GUEST_EXTRA are words for its kernel's command line: with `xpv.fronts=no` it loads no front ends (guest/init).
 guest() {
     create_guest "$@"
     wait_for 150 "guest $1" grep -q '##ready' "/out/guest-$1.log"
@@ -72,7 +73,7 @@ create_guest() {
         printf 'name="%s"\ntype="pv"\nmemory=160\nvcpus=1\n' "$guest"
         printf 'kernel="/in/vmlinux"\nramdisk="/in/guest.cpio"\n'
         # The last three spare an emulated guest a second or two of work.
-        printf 'extra="console=hvc0 loglevel=5 panic=1 rodata=off mitigations=off cryptomgr.notests"\n'
+        printf 'extra="console=hvc0 loglevel=5 panic=1 rodata=off mitigations=off cryptomgr.notests %s"\n' "${GUEST_EXTRA:-}"
         printf 'on_crash="preserve"\non_reboot="destroy"\n'
         printf '%s\n' "$@"
     } >"/out/$guest.cfg"
@@ -96,6 +97,11 @@ in_guest() {
 check_in_guest() {
     answer=$(in_guest "$1" "$3") || fail "$2, in $1: $3: $(echo "$answer" | tail -n 1)"
     echo "check: $2"
+}
+
+# wait_in_guest NAME WHAT COMMAND: polls in the guest until the command succeeds.
+wait_in_guest() {
+    check_in_guest "$1" "$2" "timeout 30 sh -c 'until $3; do sleep 0.05; done'"
 }
 
 # state PATH: the xenbus state below a xenstore path, 0 when there is none.

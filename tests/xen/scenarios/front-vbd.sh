@@ -1,0 +1,60 @@
+# Our blkfront on Linux's block back end: a pattern, then a file system over NBD; closed, killed, and opened again.
+# timeout: 240
+# guest-programs: xpv xen-front nbd-attach
+modprobe xen-blkback
+disk=$(loop_disk)
+truncate -s 4M /tmp/pattern
+losetup /dev/loop7 /tmp/pattern
+GUEST_EXTRA=xpv.fronts=no guest one "disk=[\"format=raw,vdev=xvda,access=rw,script=plain-block,target=$disk\",
+    \"format=raw,vdev=xvdb,access=rw,script=plain-block,target=/dev/loop7\"]"
+front=/local/domain/1/device/vbd/51712
+back=/local/domain/0/backend/vbd/1/51712
+
+# One session after the other in the same process, and dom0 reads what was written.
+said=$(in_guest one 'xen-front xvdb 2>/dev/null') || fail "xen-front: $(echo "$said" | tail -n 1)"
+echo "$said"
+sum=$(echo "$said" | sed -n 's/^sha256 //p')
+check "the image holds the pattern" test "$(sha256sum </tmp/pattern | cut -d' ' -f1)" = "$sum"
+check "Linux speaks our ABI" sh -c 'dmesg | grep "vbd/1/51728: using 1 queues, protocol 1 (x86_64-abi)"'
+
+# serve: our guest program exports the disk, and the kernel mounts it.
+serve() {
+    in_guest one '{ xpv guest --xen >>/tmp/xpv.log 2>&1; cat /tmp/xpv.log; } &'
+    wait_in_guest one "the disk is exported" 'test -S /run/xpv/xvda.nbd'
+    in_guest one 'nbd-attach /run/xpv/xvda.nbd /dev/nbd0 &'
+    wait_in_guest one "its partition is seen" 'head -c 512 /dev/nbd0 >/dev/null && test -b /dev/nbd0p1'
+    check_in_guest one "ext4 mounts" 'mount -t ext4 /dev/nbd0p1 /mnt'
+}
+
+# same: the file is as it was written.
+same() {
+    check_in_guest one "the file is whole" "md5sum -c /tmp/sum && umount /mnt"
+}
+
+# Fewer pages than as many requests need as the ring has room for: some must wait.
+check_in_guest one "the guest has few pages to grant" 'echo 64 >/sys/module/xen_gntalloc/parameters/limit'
+serve
+xenstore-ls "$front"
+check_in_guest one "the file of the image is there" 'grep hello /mnt/hello'
+check_in_guest one "a file is written" 'dd if=/dev/urandom of=/mnt/new bs=64k count=64 && md5sum /mnt/new >/tmp/sum && sync'
+check_in_guest one "and read past the cache" 'echo 3 >/proc/sys/vm/drop_caches'
+same
+
+in_guest one 'kill $(pidof xpv)'
+wait_for 10 "both ends to be closed" sh -c "[ \$(xenstore-read $front/state)\$(xenstore-read $back/state) = 66 ]"
+serve
+same
+
+in_guest one 'kill -9 $(pidof xpv); rm /run/xpv/xvda.nbd'
+serve
+same
+in_guest one 'kill $(pidof xpv)'
+wait_for 10 "both ends to be closed" sh -c "[ \$(xenstore-read $front/state)\$(xenstore-read $back/state) = 66 ]"
+
+# The same file system, by dom0's own kernel.
+modprobe crc32c_generic
+modprobe ext4
+part=$(losetup -f)
+losetup -o 1048576 "$part" "$disk"
+check "the image holds a file system" mount -t ext4 -o ro "$part" /mnt
+check "the file is in the image" test "$(md5sum </mnt/new | cut -d' ' -f1)" = "$(in_guest one 'cat /tmp/sum' | cut -d' ' -f1)"

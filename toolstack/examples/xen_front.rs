@@ -1,0 +1,66 @@
+//! The smallest block front end in a domain of a real Xen host: `xen-front xvda` fills the disk with a pattern, flushes,
+//! closes, opens it again, reads all of it back, and prints its SHA-256 for dom0 to compare.
+//!
+//! The kernel's xen-blkfront must not have the disk. The program `xpv` does this and more; here one sees what it takes.
+
+use blkfront::{Disk, Options};
+use hypervisor::Hypervisor;
+use hypervisor::xen::Xen;
+use ring_abi::blkif::vdev::Vdev;
+use sha2::{Digest, Sha256};
+use std::error::Error;
+use std::sync::Arc;
+use toolstack::demo::pattern::{BLOCK, Pattern};
+use xenstore::Client;
+
+/// Octets written and read at once.
+const CHUNK: usize = 1 << 20;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt().with_env_filter("debug").with_writer(std::io::stderr).init();
+    let name = std::env::args().nth(1).ok_or("the disk's name, such as xvda, is missing")?;
+    let vdev = Vdev::parse(&name).ok_or("expected a disk such as xvda")?.number();
+    let xen: Arc<dyn Hypervisor> = Arc::new(Xen::open()?);
+
+    let mut disk = open(&xen, vdev)?;
+    println!("{name}: {:?}, {} requests at once", disk.info(), disk.depth());
+    each_chunk(&mut disk, |disk, offset, octets| disk.write_at(offset, octets))?;
+    disk.flush()?;
+    disk.close()?;
+
+    let mut disk = open(&xen, vdev)?;
+    let mut hash = Sha256::new();
+    each_chunk(&mut disk, |disk, offset, expected| {
+        let mut octets = vec![0; expected.len()];
+        disk.read_at(offset, &mut octets)?;
+        let wrong = octets.iter().zip(&*expected).position(|(read, written)| read != written);
+        assert_eq!(wrong, None, "an octet that differs, from {offset} on");
+        hash.update(octets);
+        Ok(())
+    })?;
+    disk.close()?;
+    println!("sha256 {}", hash.finalize().iter().map(|octet| format!("{octet:02x}")).collect::<String>());
+    Ok(())
+}
+
+fn open(xen: &Arc<dyn Hypervisor>, vdev: u32) -> Result<Disk, Box<dyn Error>> {
+    let options = Options { ring_page_order: 2, ..Options::default() };
+    Ok(Disk::open_with(xen.clone(), Client::new(xen.store()?), vdev, options)?)
+}
+
+/// Calls `work` with each part of the disk and the pattern that belongs there.
+fn each_chunk(
+    disk: &mut Disk,
+    mut work: impl FnMut(&mut Disk, u64, &mut [u8]) -> blkfront::Result<()>,
+) -> blkfront::Result<()> {
+    let pattern = Pattern::new(1);
+    let size = disk.info().sectors * 512 / BLOCK as u64 * BLOCK as u64;
+    for offset in (0..size).step_by(CHUNK) {
+        let mut octets = vec![0; CHUNK.min((size - offset) as usize)];
+        for (number, block) in (offset / BLOCK as u64..).zip(octets.chunks_mut(BLOCK)) {
+            pattern.fill(number, block);
+        }
+        work(disk, offset, &mut octets)?;
+    }
+    Ok(())
+}
