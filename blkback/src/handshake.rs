@@ -239,6 +239,8 @@ impl Handshake {
     fn meet(&mut self, view: &View, ring: Ring) -> Act {
         match (self.state, ring) {
             (XenbusState::InitWait, Ring::Running) => Act::Connected,
+            // It was looked at before our offer: the ring is our predecessor's.
+            (XenbusState::InitWait, _) if view.own_state == XenbusState::Connected => Act::Nothing,
             (XenbusState::InitWait, _) if self.is_stale(&view.other) => Act::Nothing,
             (XenbusState::InitWait, _) if view.other.is_empty() => Act::Nothing,
             (XenbusState::InitWait, _) => match Transport::from_keys(&view.other) {

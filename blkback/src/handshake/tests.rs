@@ -65,6 +65,15 @@ fn a_successor_waits_for_a_fresh_ring() {
 }
 
 #[test]
+fn a_predecessor_that_was_killed_before_the_front_end_connected_is_not_taken_for_us() {
+    let found = View { other: ring_keys(), ..view(Connected, Initialised) };
+    let mut hs = Handshake::new(&found);
+    assert_eq!(look(&mut hs, &found, Ring::None), Act::Offer);
+    assert_eq!(hs.next(&found, Ring::None), Act::Nothing);
+    assert_eq!(look(&mut hs, &view(InitWait, Initialised), Ring::None), connect());
+}
+
+#[test]
 fn a_toolstack_closes() {
     let mut hs = Handshake::new(&view(Initialising, Initialising));
     look(&mut hs, &view(Initialising, Initialising), Ring::None);
