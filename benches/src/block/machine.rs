@@ -100,7 +100,7 @@ fn serve(sandbox: &Sandbox, setup: Setup) -> Result<(Arc<EventFd>, JoinHandle<()
     let stop = Arc::new(EventFd::new().map_err(|e| e.to_string())?);
     let told = stop.clone();
     let mut driver = VbdDriver::new(dom0);
-    driver.set_tuning(Tuning { spin: setup.spin });
+    driver.set_tuning(Tuning { spin: setup.spin, ..Tuning::default() });
     let back = std::thread::spawn(move || {
         if let Err(error) = xenstore::driver::run(client, 0, &mut driver, told.as_fd()) {
             eprintln!("the back end: {error}");
