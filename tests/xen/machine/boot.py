@@ -9,6 +9,7 @@ from pathlib import Path
 
 from . import qemu
 from .console import Console, Trouble
+from .cpio import Archive
 from .images import Images
 from .scenario import Scenario
 
@@ -55,13 +56,26 @@ def _shares(scenario: Scenario, images: Images, programs: dict[str, Path], folde
     shares = {"in": folder / "in", "out": folder / "out"}
     for share in shares.values():
         share.mkdir(parents=True)
-    given = {"scenario": scenario.path, "vmlinux": images.vmlinux, "guest.cpio": images.guest, "disk.img": images.disk}
+    given = {"scenario": scenario.path, "vmlinux": images.vmlinux, "disk.img": images.disk}
     for name, source in given.items():
         _place(source, shares["in"] / name)
+    _guest(images.guest, {name: programs[name] for name in scenario.guest_programs}, shares["in"] / "guest.cpio")
     (shares["in"] / "programs").mkdir()
     for name, source in programs.items():
-        shutil.copy(source, shares["in"] / "programs" / name)
+        if name not in scenario.guest_programs or name in scenario.needs:
+            shutil.copy(source, shares["in"] / "programs" / name)
     return shares
+
+
+def _guest(base: Path, programs: dict[str, Path], to: Path) -> None:
+    """The guests' initramfs: the one all scenarios share, and a second archive behind it with this one's programs."""
+    if not programs:
+        return _place(base, to)
+    own = Archive()
+    for name, source in programs.items():
+        own.file(f"bin/{name}", source.read_bytes(), 0o755)
+    own.write(to)
+    to.write_bytes(base.read_bytes() + to.read_bytes())
 
 
 def _place(source: Path, to: Path) -> None:

@@ -12,7 +12,7 @@ class Scenario:
     """One file of `scenarios/`.
 
     The first comment line says what it shows. Further comment lines may be `# timeout: SECONDS`,
-    `# needs: PROGRAM...` (given to the runner by --program) and `# qemu: ARGUMENTS`.
+    `# needs: PROGRAM...` (for dom0), `# guest-programs: PROGRAM...` (for every guest) and `# qemu: ARGUMENTS`.
     """
 
     name: str
@@ -20,6 +20,7 @@ class Scenario:
     shows: str
     timeout: float
     needs: list[str]
+    guest_programs: list[str]
     qemu: list[str]
 
 
@@ -30,12 +31,13 @@ def every() -> list[Scenario]:
 
 def _read(path: Path) -> Scenario:
     text = path.read_text()
-    said = dict(re.findall(r"^# (timeout|needs|qemu): (.*)$", text, re.MULTILINE))
+    said = dict(re.findall(r"^# (timeout|needs|guest-programs|qemu): (.*)$", text, re.MULTILINE))
     return Scenario(
         name=path.stem,
         path=path,
         shows=text.splitlines()[0].removeprefix("# "),
         timeout=float(said.get("timeout", 120)),
         needs=said.get("needs", "").split(),
+        guest_programs=said.get("guest-programs", "").split(),
         qemu=said.get("qemu", "").split(),
     )

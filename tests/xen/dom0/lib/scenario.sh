@@ -59,6 +59,7 @@ running() {
 
 # guest NAME LINE...: creates a PV guest of Debian's kernel and waits until it takes commands.
 # Lines are xl.cfg(5) settings, such as 'disk=["format=raw,vdev=xvda,access=rw,script=plain-block,target=/dev/loop0"]'.
+# $GUEST_EXTRA are words for its kernel's command line: with `xpv.fronts=no` it loads no front ends (guest/init).
 guest() {
     create_guest "$@"
     wait_for 150 "guest $1" grep -q '##ready' "/out/guest-$1.log"
@@ -72,7 +73,7 @@ create_guest() {
         printf 'name="%s"\ntype="pv"\nmemory=160\nvcpus=1\n' "$guest"
         printf 'kernel="/in/vmlinux"\nramdisk="/in/guest.cpio"\n'
         # The last three spare an emulated guest a second or two of work.
-        printf 'extra="console=hvc0 loglevel=5 panic=1 rodata=off mitigations=off cryptomgr.notests"\n'
+        printf 'extra="console=hvc0 loglevel=5 panic=1 rodata=off mitigations=off cryptomgr.notests %s"\n' "${GUEST_EXTRA:-}"
         printf 'on_crash="preserve"\non_reboot="destroy"\n'
         printf '%s\n' "$@"
     } >"/out/$guest.cfg"
