@@ -16,6 +16,7 @@ KNOWN = {
     "contract": ["test", "--no-run", "-p", "hypervisor", "--test", "contract"],
     "xenstore-conformance": ["test", "--no-run", "-p", "xenstore", "--test", "conformance"],
     "xen-vbd": ["build", "-p", "toolstack", "--example", "xen_vbd"],
+    "grant-costs": ["build", "--release", "-p", "hypervisor", "--example", "grant_costs"],
     "on-xen": ["test", "--no-run", "-p", "hypervisor", "--test", "on_xen"],
 }
 
