@@ -17,6 +17,7 @@ KNOWN = {
     "xenstore-conformance": ["test", "--no-run", "-p", "xenstore", "--test", "conformance"],
     "xen-vbd": ["build", "-p", "toolstack", "--example", "xen_vbd"],
     "grant-costs": ["build", "--release", "-p", "hypervisor", "--example", "grant_costs"],
+    "hostile-vbd": ["test", "--release", "--no-run", "-p", "blkback", "--test", "hostile"],
     "on-xen": ["test", "--no-run", "-p", "hypervisor", "--test", "on_xen"],
 }
 
