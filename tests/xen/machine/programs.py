@@ -18,6 +18,7 @@ KNOWN = {
     "xen-vbd": ["build", "-p", "toolstack", "--example", "xen_vbd"],
     "grant-costs": ["build", "--release", "-p", "hypervisor", "--example", "grant_costs"],
     "hostile-vbd": ["test", "--release", "--no-run", "-p", "blkback", "--test", "hostile"],
+    "layouts": ["test", "--release", "--no-run", "-p", "blkback", "--test", "layouts"],
     "on-xen": ["test", "--no-run", "-p", "hypervisor", "--test", "on_xen"],
 }
 
