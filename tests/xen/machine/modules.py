@@ -12,7 +12,9 @@ DOM0 = """
     virtio_pci 9pnet_virtio 9p loop brd bridge tun veth ext4 crc32c_generic
 """.split()
 OPTIONAL = "xen-blkback xen-netback".split()
-GUEST = "xen-evtchn xen-gntdev xen-gntalloc xenfs tun xen-blkfront xen-netfront ext4 crc32c_generic".split()
+GUEST = """
+    xen-evtchn xen-gntdev xen-gntalloc xenfs tun xen-blkfront xen-netfront ext4 crc32c_generic pktgen
+""".split()
 
 
 def add(archive: Archive, kernel_root: Path, wanted: list[str]) -> None:

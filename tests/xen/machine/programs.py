@@ -17,6 +17,7 @@ KNOWN = {
     "xenstore-conformance": ["test", "--no-run", "-p", "xenstore", "--test", "conformance"],
     "xen-vbd": ["build", "-p", "toolstack", "--example", "xen_vbd"],
     "grant-costs": ["build", "--release", "-p", "hypervisor", "--example", "grant_costs"],
+    "xen-times": ["build", "--release", "-p", "toolstack", "--example", "xen_times"],
     "hostile-vbd": ["test", "--release", "--no-run", "-p", "blkback", "--test", "hostile"],
     "layouts": ["test", "--release", "--no-run", "-p", "blkback", "--test", "layouts"],
     "on-xen": ["test", "--no-run", "-p", "hypervisor", "--test", "on_xen"],
