@@ -1,6 +1,9 @@
 # What a scenario can say. Every wait has a bound; the first failure ends the scenario with its reason.
 # /in holds the scenario and the programs given to the runner; what is written to /out is kept on the host.
 
+# Where xenconsoled writes what guests say.
+CONSOLES=/out
+
 # finish WORDS: tells the runner how it went (`ok`, or `FAIL reason`), and stops here.
 finish() {
     dmesg >/out/dom0-dmesg.log
@@ -62,7 +65,7 @@ running() {
 # $GUEST_EXTRA are words for its kernel's command line: with `xpv.fronts=no` it loads no front ends (guest/init).
 guest() {
     create_guest "$@"
-    wait_for 150 "guest $1" grep -q '##ready' "/out/guest-$1.log"
+    wait_for 150 "guest $1" grep -q '##ready' "$CONSOLES/guest-$1.log"
 }
 
 # create_guest NAME LINE...: the same without waiting.
@@ -93,17 +96,17 @@ in_guest() {
 tell_guest() {
     commands=$(($(cat "/run/$1.commands" 2>/dev/null || echo 0) + 1))
     echo "$commands" >"/run/$1.commands"
-    echo $(($(wc -c <"/out/guest-$1.log") + 1)) >"/run/$1.from"
+    echo $(($(wc -c <"$CONSOLES/guest-$1.log") + 1)) >"/run/$1.from"
     echo "$commands $2" >"$(xenstore-read "/local/domain/$(xl domid "$1")/console/tty")"
 }
 
 guest_answered() {
-    grep -q "##rc $(cat "/run/$1.commands") [0-9]" "/out/guest-$1.log"
+    grep -q "##rc $(cat "/run/$1.commands") [0-9]" "$CONSOLES/guest-$1.log"
 }
 
 told_by_guest() {
     guest_answered "$1" || return 255
-    log=/out/guest-$1.log commands=$(cat "/run/$1.commands")
+    log=$CONSOLES/guest-$1.log commands=$(cat "/run/$1.commands")
     tail -c "+$(cat "/run/$1.from")" "$log" | tr -d '\r' | sed "/##rc $commands /,\$d"
     return "$(sed -n "s/.*##rc $commands \([0-9]*\).*/\1/p" "$log" | tail -n 1)"
 }
