@@ -31,7 +31,7 @@ trait World {
 
 /// The other device takes data and gives it back.
 fn others_are_served(world: &dyn World) {
-    let Seat { hv, device } = world.other();
+    let Seat { hv, device, .. } = world.other();
     let store = xenstore::Client::new(hv.store().unwrap());
     let mut disk = Disk::open_with(hv, store, device.id, common::options()).unwrap();
     disk.write_at(4096, &[5; 8192]).unwrap();
@@ -51,7 +51,8 @@ fn run(world: Option<Box<dyn World>>, attack: fn(&mut dyn World)) {
 
 macro_rules! attacks {
     ($($attack:ident)*) => {
-        mod local { $(#[test] fn $attack() { crate::run(crate::in_threads::world(), crate::attacks::$attack); })* }
+        mod local { $(#[test] fn $attack() { crate::run(crate::in_threads::world(false), crate::attacks::$attack); })* }
+        mod persistent { $(#[test] fn $attack() { crate::run(crate::in_threads::world(true), crate::attacks::$attack); })* }
         mod xen { $(#[test] fn $attack() { crate::run(crate::on_xen::world(), crate::attacks::$attack); })* }
     };
 }

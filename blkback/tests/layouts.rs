@@ -82,7 +82,7 @@ mod local {
         let device = machine.attach(GUEST, XVDA, &[("params", path)]);
         // Three times round the ring, and no whole request at the end.
         let content = pattern(32, 100 * FULL + 3 * PAGE_SIZE);
-        carry::<P>(Seat { hv: machine.domain(GUEST), device }, protocol, &content);
+        carry::<P>(Seat { hv: machine.domain(GUEST), device, persistent: false }, protocol, &content);
         assert!(std::fs::read(image.path()).unwrap()[..content.len()] == content);
     }
 
@@ -109,6 +109,10 @@ mod xen {
         let hv: Arc<dyn Hypervisor> = Arc::new(hypervisor::xen::Xen::open().expect("the device nodes"));
         let DomId(domid) = hv.domid();
         let device = Device::new("vbd", domid, id.parse().expect("a device's number"));
-        carry::<X86_32>(Seat { hv, device }, "x86_32-abi", &std::fs::read(content).expect("the content"));
+        carry::<X86_32>(
+            Seat { hv, device, persistent: false },
+            "x86_32-abi",
+            &std::fs::read(content).expect("the content"),
+        );
     }
 }

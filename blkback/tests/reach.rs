@@ -14,7 +14,6 @@ use hypervisor::DomId;
 use ring_abi::PAGE_SIZE;
 use ring_abi::blkif::{OP_READ, OP_WRITE, Status};
 use vm_memory::Bytes;
-use xenstore::Nodes;
 
 /// A disk whose kernel cannot take hold of guests' pages.
 struct Picky(RamDisk);
@@ -64,8 +63,7 @@ fn stays_mapped(disk: Arc<dyn Disk>, reach: Reach) -> bool {
     driver.set_tuning(Tuning { reach, ..Tuning::default() });
     let _back = machine.back_with(driver, hv);
     let device = machine.attach(GUEST, XVDA, &[]);
-    machine.tool().write(&format!("{}/feature-persistent", device.front_path()), "1").unwrap();
-    let seat = Seat { hv: machine.domain(GUEST), device };
+    let seat = Seat { hv: machine.domain(GUEST), device, persistent: true };
     let mut raw: Raw = Raw::connect(seat, "x86_64-abi");
 
     let octets = pattern(7, 3 * PAGE_SIZE);

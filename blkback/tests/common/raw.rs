@@ -17,6 +17,8 @@ use super::BOUND;
 pub struct Seat {
     pub hv: Arc<dyn Hypervisor>,
     pub device: Device,
+    /// The front end says that it uses the same pages again, so that the back end may keep them mapped.
+    pub persistent: bool,
 }
 
 impl Seat {
@@ -87,6 +89,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Raw<P> {
         let ring = Front::init(memory.clone()).unwrap();
         let channel = hv.listen(DomId::DOM0).unwrap();
         seat.set("protocol", protocol);
+        seat.set("feature-persistent", u8::from(seat.persistent));
         seat.set("ring-ref", memory.0.refs()[0]);
         seat.set("event-channel", channel.port());
         seat.set("state", 3);

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use crate::World;
 use crate::common::raw::{Raw, Seat};
 use crate::common::{Back, GUEST, Machine, XVDA};
-use hypervisor::DomId;
+use blkback::{Reach, Tuning, VbdDriver};
 use hypervisor::local::Domain;
+use hypervisor::{Access, DomId, Hypervisor};
 use xenstore::xenbus::Device;
 use xenstore::{Nodes, XenbusState};
 
@@ -21,19 +22,24 @@ struct Threads {
     machine: Machine,
 }
 
-pub(crate) fn world() -> Option<Box<dyn World>> {
+/// `persistent`: pages stay mapped, as the front end asks for.
+pub(crate) fn world(persistent: bool) -> Option<Box<dyn World>> {
     let machine = Machine::new();
-    let back = Some(machine.back());
+    let hv = machine.domain(DomId::DOM0);
+    let mut driver = VbdDriver::new(hv.clone());
+    let reach = if persistent { Reach::Persist } else { Reach::Map };
+    driver.set_tuning(Tuning { reach, ..Tuning::default() });
+    let back = Some(machine.back_with(driver, hv));
     let params = [("params", "ram:1048576")];
     let device = machine.attach(GUEST, XVDA, &params);
-    let other = Seat { device: machine.attach(OTHER, XVDA, &params), hv: machine.domain(OTHER) };
+    let other = Seat { device: machine.attach(OTHER, XVDA, &params), hv: machine.domain(OTHER), persistent };
     let attacker = machine.domain(GUEST);
     Some(Box::new(Threads { attacker, other, device, back, machine }))
 }
 
 impl World for Threads {
     fn seat(&self) -> Seat {
-        Seat { hv: self.attacker.clone(), device: self.device.clone() }
+        Seat { hv: self.attacker.clone(), device: self.device.clone(), persistent: self.other.persistent }
     }
 
     fn other(&self) -> Seat {
@@ -55,6 +61,8 @@ impl World for Threads {
     fn nothing_is_held(&mut self, raw: Raw) {
         self.back.take().unwrap().stop();
         drop(raw);
+        // What is quarantined is looked at again when pages are wanted.
+        drop(self.attacker.share(DomId::DOM0, 1, Access::ReadWrite).unwrap());
         assert_eq!(self.attacker.quarantined(DomId::DOM0), 0);
     }
 }

@@ -1,6 +1,7 @@
 //! The attacks' world on a real Xen host: this program runs in a guest and attacks the back end in dom0.
 //!
-//! `XPV_VBDS=51712/51728` names the device to attack and the other. What only dom0 can see is left to the scenario:
+//! `XPV_VBDS=51712/51728` names the device to attack and the other; with `XPV_PERSISTENT` the front end claims to use
+//! the same pages again, so that they stay mapped. What only dom0 can see is left to the scenario:
 //! lines `closed DEVICE: WORDS` say what its back end must have told.
 
 use std::sync::Arc;
@@ -20,10 +21,11 @@ struct Guest {
 pub(crate) fn world() -> Option<Box<dyn World>> {
     let named = std::env::var("XPV_VBDS").ok()?;
     let (attacked, other) = named.split_once('/').expect("XPV_VBDS is DEVICE/DEVICE");
+    let persistent = std::env::var_os("XPV_PERSISTENT").is_some();
     let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open().expect("the device nodes"));
     let seat = |id: &str| {
         let device = Device::new("vbd", hv.domid().0, id.parse().expect("a device's number"));
-        Seat { hv: hv.clone(), device }
+        Seat { hv: hv.clone(), device, persistent }
     };
     let guest = Guest { seat: seat(attacked), other: seat(other) };
     guest.start_again();

@@ -1,7 +1,7 @@
 # A guest that lies, races and floods: its disk alone is closed, with a line that says why, and a stock guest's goes on.
 # needs: xpv
 # guest-programs: hostile-vbd
-# timeout: 600
+# timeout: 900
 . /lib/hostile.sh
 cp /in/disk.img /tmp/disk
 start dom0 xpv dom0 --xen
@@ -17,7 +17,10 @@ others_are_served() {
     check_in_guest good "and reads it back" "dd if=/dev/xvda bs=64k skip=$at count=8 iflag=direct | cmp - /tmp/a"
 }
 
-attack bad 'XPV_VBDS=51712/51728 hostile-vbd' xen
+attack bad 'XPV_VBDS=51712/51728 hostile-vbd' xen::
+# Once more with pages that stay mapped, where that makes a difference.
+attack bad 'XPV_PERSISTENT=1 XPV_VBDS=51712/51728 hostile-vbd' 'xen::.*\(cannot_be_mapped\|revoked\|mutator\|vanishes\)'
+check "they stayed mapped" grep -q 'pages of a front end peer=2 persistent=true' /out/dom0.log
 end_attacker bad
 sum=$(in_guest good 'md5sum </tmp/a' | grep -oE '[0-9a-f]{32}')
 check "what was written last is in the image" test "$(dd if=/tmp/disk bs=64k skip=$at count=8 | md5sum | cut -d' ' -f1)" = "$sum"

@@ -1,7 +1,7 @@
 # A guest that lies, races and floods on its vif: it alone is cut off, with a line that says why; a stock guest's goes on.
 # needs: xpv
 # guest-programs: hostile-vif
-# timeout: 600
+# timeout: 900
 . /lib/hostile.sh
 modprobe tun
 start dom0 xpv dom0 --xen --bridge xenbr0=tap:host0
@@ -22,7 +22,7 @@ others_are_served() {
 }
 
 others_are_served
-attack bad 'XPV_VIFS=0/1/2 hostile-vif' hostile_front::xen
+attack bad 'XPV_VIFS=0/1/2 hostile-vif' hostile_front::xen::
 end_attacker bad
 xl destroy good
 check "the back end ends in order" stop dom0
