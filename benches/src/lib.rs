@@ -4,3 +4,4 @@ pub mod block;
 pub mod net;
 pub mod ring;
 pub mod row;
+pub mod xen;

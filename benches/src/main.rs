@@ -1,7 +1,7 @@
 //! Rows of the performance table, ours beside the peer's: `cargo run --release -p benches -- [ROW...] [--json]`.
 
 use benches::row::{HEAD, Row};
-use benches::{block, net, ring};
+use benches::{block, net, ring, xen};
 use clap::Parser;
 use std::process::ExitCode;
 
@@ -18,6 +18,11 @@ const ROWS: &[(&str, Measure)] = &[
     ("N1", net::n1),
     ("N1g", net::n1_guest),
     ("N2", net::n2),
+    ("X1", xen::x1),
+    ("X1q", xen::x1_queued),
+    ("X2", xen::x2),
+    ("X2s", xen::x2_single),
+    ("X2l", xen::x2_large),
 ];
 
 /// Measures rows of the performance table: ours and the peer's by turns in one run.

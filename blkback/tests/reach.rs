@@ -8,13 +8,12 @@ use std::sync::Arc;
 
 use blkback::engine::{Done, Io, RamDisk};
 use blkback::{Disk, DiskInfo, Engine, Reach, Tuning, VbdDriver};
-use common::raw::Raw;
+use common::raw::{Raw, Seat};
 use common::{GUEST, Machine, XVDA, pattern};
 use hypervisor::DomId;
 use ring_abi::PAGE_SIZE;
 use ring_abi::blkif::{OP_READ, OP_WRITE, Status};
 use vm_memory::Bytes;
-use xenstore::Nodes;
 
 /// A disk whose kernel cannot take hold of guests' pages.
 struct Picky(RamDisk);
@@ -64,8 +63,8 @@ fn stays_mapped(disk: Arc<dyn Disk>, reach: Reach) -> bool {
     driver.set_tuning(Tuning { reach, ..Tuning::default() });
     let _back = machine.back_with(driver, hv);
     let device = machine.attach(GUEST, XVDA, &[]);
-    machine.tool().write(&format!("{}/feature-persistent", device.front_path()), "1").unwrap();
-    let mut raw = Raw::connect(&machine, machine.domain(GUEST), device);
+    let seat = Seat { hv: machine.domain(GUEST), device, persistent: true };
+    let mut raw: Raw = Raw::connect(seat, "x86_64-abi");
 
     let octets = pattern(7, 3 * PAGE_SIZE);
     raw.data.slice(0, octets.len()).unwrap().write_slice(&octets, 0).unwrap();

@@ -1,22 +1,57 @@
-//! A front end made by hand, that can do wrong what the real one cannot.
+//! A front end made by hand, that can do wrong what the real one cannot; over any hypervisor.
 
 use std::sync::Arc;
 use std::time::Instant;
 
-use hypervisor::local::Domain;
 use hypervisor::{Access, Channel, DomId, GrantRef, Hypervisor, Shared};
 use ring_abi::blkif::{Io, Request, Response, Segment, X86_64};
-use ring_abi::ring::Front;
+use ring_abi::ring::{Front, Protocol};
 use ring_abi::shm::{Memory, Slot};
 use xenstore::xenbus::Device;
-use xenstore::{Nodes, XenbusState};
+use xenstore::{Client, Nodes, XenbusState};
 
-use super::{BOUND, Machine};
+use super::BOUND;
 
-pub struct Raw {
-    pub hv: Arc<Domain>,
+/// A device, seen from its front end's domain, with that domain's rights.
+#[derive(Clone)]
+pub struct Seat {
+    pub hv: Arc<dyn Hypervisor>,
     pub device: Device,
-    pub ring: Front<X86_64, Ring>,
+    /// The front end says that it uses the same pages again, so that the back end may keep them mapped.
+    pub persistent: bool,
+}
+
+impl Seat {
+    pub fn store(&self) -> Client {
+        Client::new(self.hv.store().unwrap())
+    }
+
+    /// Writes a key of the front end's.
+    pub fn set(&self, key: &str, value: impl ToString) {
+        let path = format!("{}/{key}", self.device.front_path());
+        self.store().write(&path, value.to_string()).unwrap();
+    }
+
+    pub fn remove(&self, key: &str) {
+        self.store().rm(&format!("{}/{key}", self.device.front_path())).unwrap();
+    }
+
+    /// Waits for the back end's state.
+    pub fn await_back(&self, state: XenbusState) {
+        let (mut store, path) = (self.store(), format!("{}/state", self.device.back_path()));
+        store.watch(&path, "state").unwrap();
+        let deadline = Instant::now() + BOUND;
+        while store.read_opt_as(&path).unwrap() != Some(state) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "never: {path} {state}");
+            let _ = store.wait_event(Some(left)).unwrap();
+        }
+    }
+}
+
+pub struct Raw<P = X86_64> {
+    pub seat: Seat,
+    pub ring: Front<P, Ring>,
     pub memory: Ring,
     pub data: Shared,
     pub channel: Box<dyn Channel>,
@@ -44,20 +79,22 @@ impl Ring {
     }
 }
 
-impl Raw {
-    /// Connects as far as Connected.
-    pub fn connect(machine: &Machine, hv: Arc<Domain>, device: Device) -> Raw {
-        machine.await_state(&device.back_path(), XenbusState::InitWait);
+impl<P: Protocol<Request = Request, Response = Response>> Raw<P> {
+    /// Connects as far as Connected, asking for the layout that `protocol` names.
+    pub fn connect(seat: Seat, protocol: &str) -> Raw<P> {
+        seat.await_back(XenbusState::InitWait);
+        let hv = &seat.hv;
         let memory = Ring(Arc::new(hv.share(DomId::DOM0, 1, Access::ReadWrite).unwrap()));
         let data = hv.share(DomId::DOM0, 11, Access::ReadWrite).unwrap();
         let ring = Front::init(memory.clone()).unwrap();
         let channel = hv.listen(DomId::DOM0).unwrap();
-        let keys = [("ring-ref", memory.0.refs()[0].0), ("event-channel", channel.port().0), ("state", 3)];
-        for (key, value) in keys {
-            machine.tool().write(&format!("{}/{key}", device.front_path()), value.to_string()).unwrap();
-        }
-        machine.await_state(&device.back_path(), XenbusState::Connected);
-        Raw { hv, device, ring, memory, data, channel }
+        seat.set("protocol", protocol);
+        seat.set("feature-persistent", u8::from(seat.persistent));
+        seat.set("ring-ref", memory.0.refs()[0]);
+        seat.set("event-channel", channel.port());
+        seat.set("state", 3);
+        seat.await_back(XenbusState::Connected);
+        Raw { seat, ring, memory, data, channel }
     }
 
     pub fn io(&self, operation: u8, id: u64, sector_number: u64, pages: &[usize]) -> Request {

@@ -9,10 +9,12 @@ from .cpio import Archive
 # are in the images as OPTIONAL: a scenario that wants the kernel's own back ends loads them by modprobe.
 DOM0 = """
     xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xenfs xen-blkfront xen-netfront
-    virtio_pci 9pnet_virtio 9p loop bridge tun veth ext4 crc32c_generic
+    virtio_pci 9pnet_virtio 9p loop brd bridge tun veth ext4 crc32c_generic
 """.split()
 OPTIONAL = "xen-blkback xen-netback".split()
-GUEST = "xen-evtchn xen-gntdev xen-gntalloc xenfs tun nbd xen-blkfront xen-netfront ext4 crc32c_generic".split()
+GUEST = """
+    xen-evtchn xen-gntdev xen-gntalloc xenfs tun nbd xen-blkfront xen-netfront ext4 crc32c_generic pktgen
+""".split()
 
 
 def add(archive: Archive, kernel_root: Path, wanted: list[str]) -> None:

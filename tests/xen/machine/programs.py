@@ -18,6 +18,11 @@ KNOWN = {
     "xen-vbd": ["build", "-p", "toolstack", "--example", "xen_vbd"],
     "xen-front": ["build", "--release", "-p", "toolstack", "--example", "xen_front"],
     "nbd-attach": ["build", "--release", "-p", "toolstack", "--example", "nbd_attach"],
+    "grant-costs": ["build", "--release", "-p", "hypervisor", "--example", "grant_costs"],
+    "xen-times": ["build", "--release", "-p", "toolstack", "--example", "xen_times"],
+    "hostile-vbd": ["test", "--release", "--no-run", "-p", "blkback", "--test", "hostile"],
+    "hostile-vif": ["test", "--release", "--no-run", "-p", "toolstack", "--test", "net"],
+    "layouts": ["test", "--release", "--no-run", "-p", "blkback", "--test", "layouts"],
     "on-xen": ["test", "--no-run", "-p", "hypervisor", "--test", "on_xen"],
 }
 
@@ -44,4 +49,6 @@ def build(name: str, say) -> Path:
     if made.returncode != 0:
         raise Missing(f"cannot build {name}: {' '.join(line)}")
     reports = [json.loads(each) for each in made.stdout.splitlines() if each.startswith("{")]
-    return Path([each["executable"] for each in reports if each.get("executable")][-1])
+    # A package's tests have its programs built too.
+    ours = lambda report: report.get("executable") and report["target"]["name"] == KNOWN[name][-1]
+    return Path(next(each["executable"] for each in reports if ours(each)))

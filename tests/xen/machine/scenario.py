@@ -12,7 +12,8 @@ class Scenario:
     """One file of `scenarios/`.
 
     The first comment line says what it shows. Further comment lines may be `# timeout: SECONDS`,
-    `# needs: PROGRAM...` (for dom0), `# guest-programs: PROGRAM...` (for every guest) and `# qemu: ARGUMENTS`.
+    `# needs: PROGRAM...` (for dom0), `# guest-programs: PROGRAM...` (for every guest), `# qemu: ARGUMENTS` and
+    `# only: when named`, for what `--all` leaves out: measurements.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Scenario:
     needs: list[str]
     guest_programs: list[str]
     qemu: list[str]
+    only_named: bool
 
 
 def every() -> list[Scenario]:
@@ -31,7 +33,7 @@ def every() -> list[Scenario]:
 
 def _read(path: Path) -> Scenario:
     text = path.read_text()
-    said = dict(re.findall(r"^# (timeout|needs|guest-programs|qemu): (.*)$", text, re.MULTILINE))
+    said = dict(re.findall(r"^# (timeout|needs|guest-programs|qemu|only): (.*)$", text, re.MULTILINE))
     return Scenario(
         name=path.stem,
         path=path,
@@ -40,4 +42,5 @@ def _read(path: Path) -> Scenario:
         needs=said.get("needs", "").split(),
         guest_programs=said.get("guest-programs", "").split(),
         qemu=said.get("qemu", "").split(),
+        only_named=said.get("only") == "when named",
     )

@@ -1,45 +1,87 @@
-//! A front end without manners: rings and keys by hand, so that a test can write whatever it likes.
+//! A front end without manners: rings and keys by hand, so that a test can write whatever it likes; over any
+//! hypervisor.
 
-use crate::machine::Machine;
-use hypervisor::local::Domain;
+use crate::machine::BOUND;
 use hypervisor::{Access, Channel, DomId, Hypervisor, Shared};
-use netfront::handshake::{Transport, Wishes, keys};
+use netfront::handshake::{TRANSPORT_KEYS, Transport, Wishes, keys};
 use ring_abi::netif::{Rx, Tx, TxFlags, TxRequest};
 use ring_abi::ring::Front;
 use std::sync::Arc;
+use std::time::Instant;
 use xenstore::xenbus::{Device, End};
 use xenstore::{Client, XenbusState};
 
-/// Rings in its hands, a page of payload, and one posted receive buffer for each of `posted`.
-pub(crate) struct Raw {
+/// A vif, seen from its front end's domain, with that domain's rights.
+#[derive(Clone)]
+pub(crate) struct Seat {
+    pub(crate) hv: Arc<dyn Hypervisor>,
     pub(crate) device: Device,
+}
+
+impl Seat {
+    pub(crate) fn store(&self) -> Client {
+        Client::new(self.hv.store().unwrap())
+    }
+
+    fn end(&self) -> End {
+        End::front(&self.device)
+    }
+
+    pub(crate) fn switch(&self, state: XenbusState) {
+        self.end().switch_state(&mut self.store(), state).unwrap();
+    }
+
+    fn back(&self, store: &mut Client) -> XenbusState {
+        self.end().other_state(store).unwrap()
+    }
+
+    /// Waits for the back end's state.
+    pub(crate) fn await_back(&self, state: XenbusState) {
+        let mut store = self.store();
+        store.watch(&format!("{}/state", self.device.back_path()), "state").unwrap();
+        let deadline = Instant::now() + BOUND;
+        while self.back(&mut store) != state {
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "never: {} {state}", self.device.back_path());
+            let _ = store.wait_event(Some(left)).unwrap();
+        }
+    }
+
+    /// Lets go of whatever rings there were, and begins anew.
+    pub(crate) fn start_again(&self) {
+        if ![XenbusState::InitWait, XenbusState::Closed].contains(&self.back(&mut self.store())) {
+            self.switch(XenbusState::Closed);
+            self.await_back(XenbusState::Closed);
+        }
+        self.end().retract(&mut self.store(), TRANSPORT_KEYS).unwrap();
+        self.switch(XenbusState::Initialising);
+        self.await_back(XenbusState::InitWait);
+    }
+}
+
+/// Rings in its hands, and a page of payload.
+pub(crate) struct Raw {
+    pub(crate) seat: Seat,
     pub(crate) tx: Front<Tx, Shared>,
     pub(crate) rx: Front<Rx, Shared>,
     pub(crate) page: Shared,
     pub(crate) event: Box<dyn Channel>,
-    pub(crate) client: Client,
-    pub(crate) end: End,
-    _domain: Arc<Domain>,
 }
 
 impl Raw {
-    /// Plugs in a vif and connects to it.
-    pub(crate) fn connect(machine: &Machine, domid: u16) -> Self {
-        let device = machine.plug(domid, 0, &[]);
-        let domain = machine.join(domid);
-        let mut client = Client::new(domain.store().unwrap());
-        let end = End::front(&device);
-        machine.await_state(&device.back_path(), XenbusState::InitWait);
-        let share = || domain.share(DomId(0), 1, Access::ReadWrite).unwrap();
+    /// Connects.
+    pub(crate) fn connect(seat: Seat) -> Self {
+        seat.await_back(XenbusState::InitWait);
+        let share = || seat.hv.share(DomId(0), 1, Access::ReadWrite).unwrap();
         let (tx, rx, page) = (share(), share(), share());
-        let event = domain.listen(DomId(0)).unwrap();
+        let event = seat.hv.listen(DomId(0)).unwrap();
         let transport =
             Transport { tx: tx.refs()[0], rx: rx.refs()[0], tx_event: event.port(), rx_event: None };
         let (tx, rx) = (Front::init(tx).unwrap(), Front::init(rx).unwrap());
         let keys = keys(&transport, Wishes { csum: true, gso: true });
-        end.publish(&mut client, &keys, XenbusState::Connected).unwrap();
-        machine.await_state(&device.back_path(), XenbusState::Connected);
-        Self { device, tx, rx, page, event, client, end, _domain: domain }
+        seat.end().publish(&mut seat.store(), &keys, XenbusState::Connected).unwrap();
+        seat.await_back(XenbusState::Connected);
+        Self { seat, tx, rx, page, event }
     }
 
     /// A request for octets of the page.
@@ -57,12 +99,12 @@ impl Raw {
 
     /// The status of the next response.
     pub(crate) fn answer(&mut self) -> (u16, i16) {
-        let deadline = std::time::Instant::now() + crate::machine::BOUND;
+        let deadline = Instant::now() + BOUND;
         loop {
             if let Some(response) = self.tx.pop().unwrap() {
                 return (response.id, response.status.0);
             }
-            assert!(std::time::Instant::now() < deadline, "no answer");
+            assert!(Instant::now() < deadline, "no answer");
             std::thread::yield_now();
         }
     }

@@ -1,6 +1,9 @@
 # What a scenario can say. Every wait has a bound; the first failure ends the scenario with its reason.
 # /in holds the scenario and the programs given to the runner; what is written to /out is kept on the host.
 
+# Where xenconsoled writes what guests say.
+CONSOLES=/out
+
 # finish WORDS: tells the runner how it went (`ok`, or `FAIL reason`), and stops here.
 finish() {
     dmesg >/out/dom0-dmesg.log
@@ -62,7 +65,7 @@ running() {
 # $GUEST_EXTRA are words for its kernel's command line: with `xpv.fronts=no` it loads no front ends (guest/init).
 guest() {
     create_guest "$@"
-    wait_for 150 "guest $1" grep -q '##ready' "/out/guest-$1.log"
+    wait_for 150 "guest $1" grep -q '##ready' "$CONSOLES/guest-$1.log"
 }
 
 # create_guest NAME LINE...: the same without waiting.
@@ -83,13 +86,28 @@ create_guest() {
 # in_guest NAME COMMAND: runs a line in the guest's shell; prints what it prints, returns its status.
 # It travels over the guest's console: the guest answers with a line `##rc NUMBER STATUS`.
 in_guest() {
-    log=/out/guest-$1.log
+    tell_guest "$1" "$2"
+    wait_for "${GUEST_BOUND:-60}" "an answer of $1 to: $2" guest_answered "$1"
+    told_by_guest "$1"
+}
+
+# tell_guest NAME COMMAND: has the guest begin, and does not wait: `guest_answered NAME` says when it is done, and
+# `told_by_guest NAME` what it printed and how it ended.
+tell_guest() {
     commands=$(($(cat "/run/$1.commands" 2>/dev/null || echo 0) + 1))
     echo "$commands" >"/run/$1.commands"
-    from=$(($(wc -c <"$log") + 1))
+    echo $(($(wc -c <"$CONSOLES/guest-$1.log") + 1)) >"/run/$1.from"
     echo "$commands $2" >"$(xenstore-read "/local/domain/$(xl domid "$1")/console/tty")"
-    wait_for "${GUEST_BOUND:-60}" "an answer of $1 to: $2" grep -q "##rc $commands [0-9]" "$log"
-    tail -c "+$from" "$log" | tr -d '\r' | sed "/##rc $commands /,\$d"
+}
+
+guest_answered() {
+    grep -q "##rc $(cat "/run/$1.commands") [0-9]" "$CONSOLES/guest-$1.log"
+}
+
+told_by_guest() {
+    guest_answered "$1" || return 255
+    log=$CONSOLES/guest-$1.log commands=$(cat "/run/$1.commands")
+    tail -c "+$(cat "/run/$1.from")" "$log" | tr -d '\r' | sed "/##rc $commands /,\$d"
     return "$(sed -n "s/.*##rc $commands \([0-9]*\).*/\1/p" "$log" | tail -n 1)"
 }
 

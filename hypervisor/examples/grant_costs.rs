@@ -1,0 +1,290 @@
+//! What grants cost on real Xen: mapped, copied, or mapped for good, an operation, in nanoseconds of dom0's clock.
+//!
+//! `tests/xen/run grant-costs` runs it where a nanosecond is an instruction, on one processor, so that the figures are
+//! counts of instructions in dom0 and Xen. The pages are dom0's own, granted to itself; with `XPV_GUEST_GRANT`
+//! (DOMID/GREF) that page of a guest's, as often as pages are wanted. With `XPV_BLOCK_DEVICE` the disk is read too.
+#![allow(unsafe_code)] // Addresses of memory are given to the kernel.
+
+use hypervisor::xen::Xen;
+use hypervisor::{Access, Channel, Copy, DomId, GrantRef, Hypervisor, Mapping, PAGE_SIZE, Place, Shared};
+use io_uring::{IoUring, opcode, types};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::fs::{File, OpenOptions};
+use std::hint::black_box;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::time::Instant;
+use vm_memory::{MmapRegion, ReadVolatile, VolatileMemory, VolatileSlice};
+
+type Any<T> = Result<T, Box<dyn std::error::Error>>;
+
+/// A disk's request has 1 to 11 pages; 8 are 32 KiB.
+const PAGES: [usize; 4] = [1, 8, 11, 32];
+/// Rounds before it counts, and rounds that count.
+const WARM: usize = 20;
+const ROUNDS: usize = 200;
+
+fn main() -> Any<()> {
+    let bench = Bench::new()?;
+    let nothing = time(|| Ok(()))?;
+    println!("{:<72} {:>5} {:>13}", "what", "pages", "instructions");
+    for pages in PAGES {
+        bench.map(pages, nothing)?;
+        bench.copy(pages, nothing)?;
+    }
+    bench.small(nothing)?;
+    bench.disk(nothing)?;
+    bench.rings(nothing)?;
+    bench.events(nothing)?;
+    bench.waking(nothing)
+}
+
+/// The hypervisor, and granted pages.
+struct Bench {
+    xen: Xen,
+    peer: DomId,
+    refs: Vec<GrantRef>,
+    /// Keeps pages of our own granted.
+    _own: Option<Shared>,
+    memory: MmapRegion,
+}
+
+impl Bench {
+    fn new() -> Any<Bench> {
+        let xen = Xen::open()?;
+        let most = PAGES[PAGES.len() - 1];
+        let memory = MmapRegion::new(most * PAGE_SIZE)?;
+        // Present, as a pool's pages are.
+        memory.get_slice(0, memory.size())?.copy_from(&vec![1u8; memory.size()][..]);
+        if let Ok(named) = std::env::var("XPV_GUEST_GRANT") {
+            let (domid, gref) = named.split_once('/').ok_or("XPV_GUEST_GRANT is DOMID/GREF")?;
+            let refs = vec![GrantRef(gref.parse()?); most];
+            return Ok(Bench { xen, peer: DomId(domid.parse()?), refs, _own: None, memory });
+        }
+        let own = xen.share(xen.domid(), most, Access::ReadWrite)?;
+        let (peer, refs) = (xen.domid(), own.refs().to_vec());
+        Ok(Bench { xen, peer, refs, _own: Some(own), memory })
+    }
+
+    fn map(&self, pages: usize, nothing: u64) -> Any<()> {
+        for (name, access) in
+            [("map, unmap: read-only", Access::ReadOnly), ("map, unmap: writable", Access::ReadWrite)]
+        {
+            say(name, pages, nothing, || self.mapped(pages, access).map(drop))?;
+        }
+        say("map, touch each page, unmap: read-only", pages, nothing, || {
+            let mapping = self.mapped(pages, Access::ReadOnly)?;
+            for page in 0..pages {
+                let mut octet = [0u8];
+                mapping.slice(page, 0, 1).ok_or("inside")?.copy_to(&mut octet[..]);
+                black_box(octet);
+            }
+            Ok(())
+        })
+    }
+
+    fn mapped(&self, pages: usize, access: Access) -> Any<Mapping> {
+        Ok(self.xen.map(self.peer, &self.refs[..pages], access)?)
+    }
+
+    /// Whole pages, all in one call.
+    fn copy(&self, pages: usize, nothing: u64) -> Any<()> {
+        say("grant copy from the peer", pages, nothing, || self.copied(pages, PAGE_SIZE, true))?;
+        say("grant copy to the peer", pages, nothing, || self.copied(pages, PAGE_SIZE, false))
+    }
+
+    fn copied(&self, pages: usize, len: usize, from: bool) -> Any<()> {
+        let op = |page: usize| {
+            let grant = Place::Grant { domid: self.peer, gref: self.refs[page], offset: 0 };
+            let memory = Place::Memory(self.page(page)?);
+            let (source, dest) = if from { (grant, memory) } else { (memory, grant) };
+            Ok(Copy::new(source, dest, len as u16))
+        };
+        let mut ops = (0..pages).map(op).collect::<Any<Vec<_>>>()?;
+        self.xen.copy(&mut ops)?;
+        match ops.iter().find(|op| op.status != 0) {
+            Some(op) => Err(format!("a copy ended with status {}", op.status).into()),
+            None => Ok(()),
+        }
+    }
+
+    fn page(&self, page: usize) -> Any<VolatileSlice<'_>> {
+        Ok(self.memory.get_slice(page * PAGE_SIZE, PAGE_SIZE)?)
+    }
+
+    /// Frames, and what a grant that stays mapped costs.
+    fn small(&self, nothing: u64) -> Any<()> {
+        for octets in [64, 1514] {
+            let name = format!("grant copy of {octets} octets from the peer");
+            say(&name, 1, nothing, || self.copied(1, octets, true))?;
+        }
+        let kept = self.mapped(1, Access::ReadOnly)?;
+        let (page, into) = (kept.slice(0, 0, PAGE_SIZE).ok_or("inside")?, self.page(0)?);
+        say("memcpy from a page that stays mapped", 1, nothing, || {
+            page.copy_to_volatile_slice(into);
+            Ok(())
+        })
+    }
+
+    /// Past the page cache into memory of our own and into a grant.
+    fn disk(&self, nothing: u64) -> Any<()> {
+        let Ok(path) = std::env::var("XPV_BLOCK_DEVICE") else { return Ok(()) };
+        let mut disk = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path)?;
+        let own = self.page(0)?;
+        say("direct read of 4 KiB into our own memory", 1, nothing, || read(&mut disk, own))?;
+        let kept = self.mapped(1, Access::ReadWrite)?;
+        let page = kept.slice(0, 0, PAGE_SIZE).ok_or("inside")?;
+        say("direct read of 4 KiB into a page that stays mapped", 1, nothing, || read(&mut disk, page))?;
+        say("the same, mapped and unmapped each time", 1, nothing, || {
+            let mapping = self.mapped(1, Access::ReadWrite)?;
+            read(&mut disk, mapping.slice(0, 0, PAGE_SIZE).ok_or("inside")?)
+        })?;
+        say("the same, into our own memory and copied to the peer", 1, nothing, || {
+            read(&mut disk, own)?;
+            self.copied(1, PAGE_SIZE, false)
+        })
+    }
+
+    /// The same by io_uring, one at a time and 32 in a call, each into the same page: a read.
+    fn rings(&self, nothing: u64) -> Any<()> {
+        let Ok(path) = std::env::var("XPV_BLOCK_DEVICE") else { return Ok(()) };
+        let disk = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path)?;
+        let kept = self.mapped(1, Access::ReadWrite)?;
+        let places = [
+            ("our own memory", self.page(0)?),
+            ("a page that stays mapped", kept.slice(0, 0, PAGE_SIZE).ok_or("inside")?),
+        ];
+        for (name, page) in places {
+            for registered in [false, true] {
+                let how = if registered { ", registered" } else { "" };
+                let Some(mut ring) = Ring::new(&disk, registered.then_some(page))? else {
+                    println!("io_uring reads into {name}{how}: refused by the kernel");
+                    continue;
+                };
+                for count in [1, 32] {
+                    let what = format!("io_uring reads, {count} a call, into {name}{how}");
+                    let all = time(|| ring.read(page, count))?.saturating_sub(nothing);
+                    println!("{what:<72} {:>5} {:>13}", 1, all / count as u64);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What it takes until a thread that sleeps is at work, and back.
+    fn waking(&self, nothing: u64) -> Any<()> {
+        let listening = self.xen.listen(self.xen.domid())?;
+        let connected = self.xen.connect(self.xen.domid(), listening.port())?;
+        connected.take()?;
+        let wait = |channel: &dyn Channel| -> Any<()> {
+            while !channel.take()? {
+                let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
+                poll(&mut fds, PollTimeout::from(10_000u16))?;
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                (0..WARM + ROUNDS)
+                    .try_for_each(|_| wait(&*listening).and_then(|()| Ok(listening.notify()?)))
+                    .is_ok()
+            });
+            say("an event wakes a thread, whose event wakes us", 0, nothing, || {
+                connected.notify()?;
+                wait(&*connected)
+            })
+        })?;
+        say("poll of one descriptor that is not ready", 0, nothing, || {
+            let mut fds = [PollFd::new(listening.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::ZERO)?;
+            Ok(())
+        })
+    }
+
+    fn events(&self, nothing: u64) -> Any<()> {
+        let listening = self.xen.listen(self.xen.domid())?;
+        let connected = self.xen.connect(self.xen.domid(), listening.port())?;
+        connected.take()?;
+        say("notify, and take at the other end", 0, nothing, || {
+            connected.notify()?;
+            while !listening.take()? {}
+            Ok(())
+        })?;
+        say("a look at the clock", 0, nothing, || {
+            black_box(Instant::now());
+            Ok(())
+        })?;
+        say("take when nothing is pending", 0, nothing, || listening.take().map(|_| ()).map_err(Into::into))
+    }
+}
+
+/// An io_uring on a disk, and one registered page perhaps.
+struct Ring {
+    ring: IoUring,
+    registered: bool,
+}
+
+impl Ring {
+    /// `None` where the kernel does not register such a page.
+    fn new(disk: &File, page: Option<VolatileSlice<'_>>) -> Any<Option<Ring>> {
+        let ring = IoUring::new(64)?;
+        ring.submitter().register_files(&[disk.as_raw_fd()])?;
+        if let Some(page) = page {
+            let whole = libc::iovec { iov_base: page.ptr_guard_mut().as_ptr().cast(), iov_len: PAGE_SIZE };
+            // SAFETY: the page outlives the ring, as all that `rings` uses does.
+            match unsafe { ring.submitter().register_buffers(&[whole]) } {
+                Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(None),
+                done => done?,
+            }
+        }
+        Ok(Some(Ring { ring, registered: page.is_some() }))
+    }
+
+    fn read(&mut self, page: VolatileSlice<'_>, count: usize) -> Any<()> {
+        let (at, len) = (page.ptr_guard_mut().as_ptr(), PAGE_SIZE as u32);
+        for block in 0..count as u64 {
+            let (disk, offset) = (types::Fixed(0), block * PAGE_SIZE as u64);
+            let entry = match self.registered {
+                true => opcode::ReadFixed::new(disk, at, len, 0).offset(offset).build(),
+                false => opcode::Read::new(disk, at, len).offset(offset).build(),
+            };
+            // SAFETY: the page stays where it is until all reads are over, which is waited for below.
+            unsafe { self.ring.submission().push(&entry) }?;
+        }
+        self.ring.submit_and_wait(count)?;
+        match self.ring.completion().find(|done| done.result() != PAGE_SIZE as i32) {
+            Some(wrong) => Err(format!("a read ended with {}", wrong.result()).into()),
+            None => Ok(()),
+        }
+    }
+}
+
+fn read(disk: &mut File, mut into: VolatileSlice<'_>) -> Any<()> {
+    std::io::Seek::rewind(disk)?;
+    match disk.read_volatile(&mut into)? {
+        PAGE_SIZE => Ok(()),
+        short => Err(format!("read {short} octets").into()),
+    }
+}
+
+fn say(what: &str, pages: usize, nothing: u64, round: impl FnMut() -> Any<()>) -> Any<()> {
+    let instructions = time(round)?.saturating_sub(nothing);
+    println!("{what:<72} {pages:>5} {instructions:>13}");
+    Ok(())
+}
+
+/// Nanoseconds of a round: the median, which a timer's tick does not move.
+fn time(mut round: impl FnMut() -> Any<()>) -> Any<u64> {
+    let mut took = Vec::with_capacity(ROUNDS);
+    for number in 0..WARM + ROUNDS {
+        let start = Instant::now();
+        round()?;
+        let ns = start.elapsed().as_nanos() as u64;
+        if number >= WARM {
+            took.push(ns);
+        }
+    }
+    took.sort_unstable();
+    Ok(took[ROUNDS / 2])
+}

@@ -1,0 +1,28 @@
+# A guest that lies, races and floods: its disk alone is closed, with a line that says why, and a stock guest's goes on.
+# needs: xpv
+# guest-programs: hostile-vbd
+# timeout: 900
+. /lib/hostile.sh
+cp /in/disk.img /tmp/disk
+start dom0 xpv dom0 --xen
+guest good 'disk=["format=raw,vdev=xvda,access=rw,script=nop,target=/tmp/disk"]'
+ram=format=raw,access=rw,script=nop,target=ram:1048576
+GUEST_EXTRA=xpv.fronts=no guest bad "disk=[\"vdev=xvda,$ram\",\"vdev=xvdb,$ram\"]"
+
+at=16
+others_are_served() {
+    at=$((at + 8))
+    check_in_guest good "the other guest writes" \
+        "dd if=/dev/urandom of=/tmp/a bs=64k count=8 && dd if=/tmp/a of=/dev/xvda bs=64k seek=$at oflag=direct"
+    check_in_guest good "and reads it back" "dd if=/dev/xvda bs=64k skip=$at count=8 iflag=direct | cmp - /tmp/a"
+}
+
+attack bad 'XPV_VBDS=51712/51728 hostile-vbd' xen::
+# Once more with pages that stay mapped, where that makes a difference.
+attack bad 'XPV_PERSISTENT=1 XPV_VBDS=51712/51728 hostile-vbd' 'xen::.*\(cannot_be_mapped\|revoked\|mutator\|vanishes\)'
+check "they stayed mapped" grep -q 'pages of a front end peer=2 persistent=true' /out/dom0.log
+end_attacker bad
+sum=$(in_guest good 'md5sum </tmp/a' | grep -oE '[0-9a-f]{32}')
+check "what was written last is in the image" test "$(dd if=/tmp/disk bs=64k skip=$at count=8 | md5sum | cut -d' ' -f1)" = "$sum"
+xl destroy good
+check "the back end ends in order" stop dom0

@@ -1,0 +1,28 @@
+# A guest that lies, races and floods on its vif: it alone is cut off, with a line that says why; a stock guest's goes on.
+# needs: xpv
+# guest-programs: hostile-vif
+# timeout: 900
+. /lib/hostile.sh
+modprobe tun
+start dom0 xpv dom0 --xen --bridge xenbr0=tap:host0
+wait_for 20 "the bridge's tap" ip address add 10.0.0.1/24 dev host0
+ip link set host0 up
+guest good 'vif=["mac=00:16:3e:00:00:07,bridge=xenbr0,script=nop"]'
+check_in_guest good "the interface comes up" 'ip address add 10.0.0.2/24 dev eth0 && ip link set eth0 up'
+vifs='"mac=00:16:3e:00:00:10,bridge=xenbr0,script=nop","mac=00:16:3e:00:00:11,bridge=xenbr0,script=nop"'
+GUEST_EXTRA=xpv.fronts=no guest bad "vif=[$vifs,\"mac=00:16:3e:00:00:12,bridge=xenbr0,script=nop\"]"
+# Three interfaces share more than the 1,024 pages that the kernel's module allows of itself.
+check_in_guest bad "pages may be granted" 'echo 8192 >/sys/module/xen_gntalloc/parameters/limit'
+
+others_are_served() {
+    head -c 300000 /dev/urandom >/tmp/sent
+    nc -l -p 9000 </tmp/sent &
+    sum=$(in_guest good 'until nc 10.0.0.1 9000 >/tmp/got; do sleep 0.1; done; md5sum </tmp/got' | grep -oE '[0-9a-f]{32}')
+    check "the other guest receives" test "$(md5sum </tmp/sent | cut -d' ' -f1)" = "$sum"
+}
+
+others_are_served
+attack bad 'XPV_VIFS=0/1/2 hostile-vif' hostile_front::xen::
+end_attacker bad
+xl destroy good
+check "the back end ends in order" stop dom0

@@ -1,0 +1,45 @@
+# Row X1: instructions of dom0 and Xen for a 4 KiB read of a stock guest, by our back end and by the kernel's.
+# needs: xpv xen-times
+# timeout: 900
+# only: when named
+# qemu: -smp 1 -icount shift=0,sleep=off
+. /lib/counts.sh
+modprobe brd rd_nr=2 rd_size=16384
+# Whole turns of 32 readers.
+few=480 many=2496
+
+# reads TOTAL DEPTH: a line for the guest, that reads so often, so many at a time.
+reads() {
+    direct="dd if=/dev/xvda of=/dev/null bs=4k iflag=direct count=$(($1 / $2)) skip=\$((i * 100)) 2>/dev/null"
+    echo "i=0; while [ \$i -lt $2 ]; do $direct & i=\$((i + 1)); done; wait"
+}
+
+measure() {
+    check_in_guest "$2" "the disk is read" "$(reads 320 32)"
+    for depth in 1 32; do
+        less=$(window "$2" "$(reads $few $depth)")
+        more=$(window "$2" "$(reads $many $depth)")
+        figure X1 "$1" "depth $depth" $((more - less)) $((many - few))
+    done
+}
+
+# ours SIDE WORDS: by our back end, told these words more.
+ours() {
+    side=$1
+    shift
+    start dom0 xpv dom0 --xen "$@"
+    guest one 'disk=["format=raw,vdev=xvda,access=rw,script=nop,target=/dev/ram0"]'
+    measure "$side" one
+    xl destroy one
+    stop dom0
+}
+
+# The first is what a user gets; the others show what a way to the guest's pages costs.
+ours ours
+ours "ours, map" --reach map
+ours "ours, copy" --reach copy
+
+modprobe xen-blkback
+guest two 'disk=["format=raw,vdev=xvda,access=rw,script=plain-block,target=/dev/ram1"]'
+measure linux two
+check "all was measured" test "$(wc -l </out/figures)" = 8

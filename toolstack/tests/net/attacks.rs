@@ -1,0 +1,261 @@
+//! The attacks, each a function that panics where the back end does not stand it.
+
+use super::{World, honest_guests_talk, is_cut_off, received, until_up};
+use crate::machine::{BOUND, frame, send};
+use crate::raw::Raw;
+use ring_abi::GrantRef;
+use ring_abi::netif::extra::{Extra, Kind};
+use ring_abi::netif::{RxRequest, TxFlags, TxRequest, TxSlot};
+use ring_abi::shm::Memory;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+use xenstore::XenbusState;
+
+const OKAY: i16 = 0;
+const ERROR: i16 = -1;
+const NULL: i16 = 1;
+/// A reference that was never given.
+const NOWHERE: GrantRef = GrantRef(3000);
+
+fn push(raw: &mut Raw, slots: &[TxSlot]) {
+    slots.iter().for_each(|slot| assert!(raw.tx.push(slot)));
+    raw.kick();
+}
+
+pub(super) fn a_producer_out_of_range_is_a_fault(world: &mut dyn World) {
+    let raw = Raw::connect(world.seat());
+    overwrite(raw.tx_words(), 0, 1000);
+    raw.event.notify().unwrap();
+    is_cut_off(world, raw, "producer index");
+}
+
+pub(super) fn twenty_one_slots_are_a_fault(world: &mut dyn World) {
+    let mut raw = Raw::connect(world.seat());
+    let slots: Vec<TxSlot> = (0..21).map(|id| raw.request(id, 0, 60, TxFlags::MORE_DATA).into()).collect();
+    push(&mut raw, &slots);
+    is_cut_off(world, raw, "slots");
+}
+
+pub(super) fn octets_past_the_page_are_a_fault(world: &mut dyn World) {
+    let mut raw = Raw::connect(world.seat());
+    let slot = raw.request(0, 4090, 60, TxFlags::empty()).into();
+    push(&mut raw, &[slot]);
+    is_cut_off(world, raw, "cross the page's end");
+}
+
+pub(super) fn extras_that_nobody_knows_are_a_fault(world: &mut dyn World) {
+    let mut raw = Raw::connect(world.seat());
+    let first = raw.request(0, 0, 60, TxFlags::EXTRA_INFO).into();
+    push(&mut raw, &[first, Extra { more: false, kind: Kind::Unknown(77) }.into()]);
+    is_cut_off(world, raw, "unknown type 77");
+}
+
+pub(super) fn bad_packets_are_answered_and_good_ones_between_them_pass(world: &mut dyn World) {
+    let mut raw = Raw::connect(world.seat());
+    let more = TxFlags::MORE_DATA;
+    // To everybody, and told from any other frame.
+    let octets = frame([255; 6], [2, 9, 9, 9, 9, 9], 60, 77);
+    raw.page.slice(0, 60).unwrap().copy_from(&octets);
+    let good = |raw: &Raw, id| raw.request(id, 0, 60, TxFlags::empty()).into();
+    let bad_gref = TxRequest { gref: NOWHERE, ..raw.request(2, 0, 60, TxFlags::empty()) };
+    let bad_body = TxRequest { gref: NOWHERE, ..raw.request(7, 0, 1000, TxFlags::empty()) };
+    let slots = [
+        good(&raw, 0),
+        raw.request(1, 0, 13, TxFlags::empty()).into(),
+        bad_gref.into(),
+        good(&raw, 3),
+        // 64 KiB and more: the sum overflowed, and the second slot is larger than all of it.
+        raw.request(4, 0, 100, more).into(),
+        raw.request(5, 0, 4096, TxFlags::empty()).into(),
+        // A header in the first slot and a payload that cannot be mapped.
+        raw.request(6, 0, 1200, more).into(),
+        bad_body.into(),
+        raw.request(8, 0, 60, TxFlags::EXTRA_INFO).into(),
+        Extra { more: false, kind: Kind::McastAdd([1, 0, 0x5e, 0, 0, 1]) }.into(),
+        // A blank checksum in octets that are no packet with one.
+        raw.request(9, 0, 60, TxFlags::CSUM_BLANK).into(),
+        good(&raw, 10),
+    ];
+    until_up(world.honest().each_mut());
+    push(&mut raw, &slots);
+    let mut answers: Vec<_> = slots.iter().map(|_| raw.answer()).collect();
+    answers.sort();
+    let bad = [1, 2, 4, 5, 6, 7, 8].map(|id| (id, ERROR));
+    let mut expected = [&[(0, OKAY), (0, NULL), (3, OKAY), (9, OKAY), (10, OKAY)][..], &bad].concat();
+    expected.sort();
+    assert_eq!(answers, expected);
+    let mut frames = 0;
+    received(&mut world.honest()[0], BOUND, |frame| {
+        frames += usize::from(frame == octets);
+        frames == 3
+    });
+    assert_eq!(frames, 3);
+    raw.seat.await_back(XenbusState::Connected);
+    honest_guests_talk(world);
+}
+
+pub(super) fn headers_split_over_eighteen_slots_of_an_octet_are_put_together(world: &mut dyn World) {
+    let mut raw = Raw::connect(world.seat());
+    until_up(world.honest().each_mut());
+    let octets: Vec<u8> = (0..18).collect();
+    raw.page.slice(100, 18).unwrap().copy_from(&octets);
+    let slots: Vec<TxSlot> = (0..18u16)
+        .map(|id| {
+            let flags = if id < 17 { TxFlags::MORE_DATA } else { TxFlags::empty() };
+            raw.request(id, 100 + id, if id == 0 { 18 } else { 1 }, flags).into()
+        })
+        .collect();
+    push(&mut raw, &slots);
+    // And with slots of nothing at all among them.
+    let empty = raw.request(31, 0, 0, TxFlags::MORE_DATA);
+    let slots = [
+        raw.request(30, 100, 18, TxFlags::MORE_DATA).into(),
+        empty.into(),
+        TxRequest { id: 32, ..empty }.into(),
+        raw.request(33, 114, 4, TxFlags::empty()).into(),
+    ];
+    push(&mut raw, &slots);
+    let mut frames = 0;
+    received(&mut world.honest()[0], BOUND, |frame| {
+        frames += usize::from(frame == octets);
+        frames == 2
+    });
+    assert_eq!(frames, 2);
+    assert!((0..22).all(|_| raw.answer().1 == OKAY));
+}
+
+pub(super) fn a_bad_receive_buffer_costs_one_frame(world: &mut dyn World) {
+    let mut raw = Raw::connect(world.seat());
+    let good = raw.page.refs()[0];
+    for (id, gref) in [(0, good), (1, NOWHERE), (2, good)] {
+        assert!(raw.rx.push(&RxRequest { id, gref }));
+    }
+    raw.kick();
+    until_up(world.honest().each_mut());
+    let [sender, _] = world.honest();
+    for seed in 0..3 {
+        let octets = frame([255; 6], sender.mac(), 100, seed);
+        send(sender, &octets);
+        sender.flush();
+    }
+    let deadline = Instant::now() + BOUND;
+    let mut statuses = Vec::new();
+    while statuses.len() < 3 {
+        assert!(Instant::now() < deadline);
+        if let Some(slot) = raw.rx.pop().unwrap() {
+            statuses.push((slot.response().id, slot.response().status));
+        }
+    }
+    assert_eq!(statuses, [(0, 100), (1, ERROR), (2, 100)]);
+}
+
+/// XSA-392, and more: a guest that takes nothing neither fills dom0 nor holds those who send to it.
+pub(super) fn a_guest_that_takes_nothing_harms_nobody(world: &mut dyn World) {
+    let mut raw = Raw::connect(world.seat());
+    // It is heard from once, so that frames for it go nowhere else.
+    let mac = [2, 9, 9, 9, 9, 9];
+    raw.page.slice(0, 60).unwrap().copy_from(&frame([255; 6], mac, 60, 0));
+    let slot = raw.request(0, 0, 60, TxFlags::empty()).into();
+    push(&mut raw, &[slot]);
+    assert_eq!(raw.answer(), (0, OKAY));
+    until_up(world.honest().each_mut());
+    let [a, _] = world.honest();
+    // Ten rings full, of frames that would hold a page each.
+    for seed in 0..2560 {
+        let octets = frame(mac, a.mac(), 1400, seed as u8);
+        send(a, &octets);
+        a.flush();
+    }
+    honest_guests_talk(world);
+    assert!(world.dropped().is_none_or(|dropped| dropped >= 2560 - 256), "{:?}", world.dropped());
+}
+
+/// A guest that rings without end is served no more often than others.
+pub(super) fn a_storm_of_events_disturbs_nobody(world: &mut dyn World) {
+    let raw = Raw::connect(world.seat());
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Relaxed) {
+                let _ = raw.event.notify();
+            }
+        });
+        honest_guests_talk(world);
+        stop.store(true, Relaxed);
+    });
+    raw.seat.await_back(XenbusState::Connected);
+}
+
+/// Everything the guest can write changes all the time: rings, payload and grants.
+pub(super) fn a_guest_that_changes_everything_meanwhile_gains_nothing(world: &mut dyn World) {
+    until_up(world.honest().each_mut());
+    for round in 1..6u16 {
+        let seat = world.seat();
+        seat.start_again();
+        let mut raw = Raw::connect(seat);
+        let words = [raw.tx_words(), raw.rx_words(), raw.payload_words()];
+        let (stop, seed) = (AtomicBool::new(false), u32::from(round));
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            scope.spawn(|| mutate(&words, &stop, seed));
+            while started.elapsed() < Duration::from_millis(300) {
+                let _ = raw.event.notify();
+                for id in 0..4 {
+                    let size = 60 + (id * 500) % 1400;
+                    let flags = if id == 2 { TxFlags::CSUM_BLANK } else { TxFlags::empty() };
+                    let _ = raw.tx.push(&raw.request(id, 0, size, flags).into());
+                }
+                let _ = raw.tx.commit();
+                let _ = raw.tx.look();
+                while let Ok(Some(_)) = raw.tx.pop() {}
+                received(&mut world.honest()[0], Duration::ZERO, |frame| {
+                    assert!((14..=65_535).contains(&frame.len()));
+                    false
+                });
+            }
+            stop.store(true, Relaxed);
+        });
+        honest_guests_talk(world);
+    }
+}
+
+/// Words that two sides write. Their front end is kept as long as they are used.
+pub(super) type Words = &'static [AtomicU32];
+
+fn overwrite(words: Words, at: usize, value: u32) {
+    words[at].store(value, Relaxed);
+}
+
+pub(super) fn mutate(pages: &[Words], stop: &AtomicBool, seed: u32) {
+    let mut state = seed | 1;
+    while !stop.load(Relaxed) {
+        state ^= state << 13;
+        state ^= state >> 17;
+        state ^= state << 5;
+        let page = pages[state as usize % pages.len()];
+        let at = (state >> 8) as usize % page.len();
+        // Indexes are left alone most of the time: a wrong one ends the game.
+        if at > 3 || state & 0xff00_0000 == 0 {
+            page[at].store(state.rotate_left(7), Relaxed);
+        }
+    }
+}
+
+impl Raw {
+    fn tx_words(&self) -> Words {
+        words(self.tx.memory())
+    }
+    fn rx_words(&self) -> Words {
+        words(self.rx.memory())
+    }
+    pub(super) fn payload_words(&self) -> Words {
+        words(&self.page)
+    }
+}
+
+#[allow(unsafe_code)] // A page of shared memory as atomics.
+fn words(memory: &impl Memory) -> Words {
+    // SAFETY: a page, aligned, and mapped as long as the front end lives, which every test keeps until its end; only
+    // ever used as atomics here.
+    unsafe { std::slice::from_raw_parts(memory.base().as_ptr().cast(), 1024) }
+}
