@@ -110,10 +110,10 @@ fn xen(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Res
     let mut vbds =
         VbdDriver::with_opener(hv.clone(), Box::new(move |device, keys| images.open(device, keys)));
     vbds.set_tuning(tuning);
-    vbds.set_keep(keep);
-    let vifs = netback::Driver::new(hv.clone(), netback::Config::default(), move |device, keys| {
-        bridges.ours_or_tap(device, keys)
-    });
+    vbds.set_keep(keep.clone());
+    let config = netback::Config { keep: Some(keep), ..netback::Config::default() };
+    let vifs =
+        netback::Driver::new(hv.clone(), config, move |device, keys| bridges.ours_or_tap(device, keys));
     serve(&*hv, Unclaimed::new(vbds), Unclaimed::new(vifs), stop)
 }
 
