@@ -36,4 +36,5 @@ up=$(octets_a_frame dom0 rx stock0 check_fetch dom0 one 10.1.0.2)
 check "the guest's segments come one by one ($up octets a frame)" test "$up" -le 1514
 check "it is detached" xl network-detach one 1
 wait_for 10 "its tap goes" test ! -e /sys/class/net/stock0
+wait_for 10 "nothing is kept of it" test ! -e /run/xpv/inflight/vif-1-1-tx
 check "the back end lives" running dom0

@@ -82,91 +82,93 @@ fn extras_that_nobody_knows_are_a_fault() {
 
 #[test]
 fn bad_packets_are_answered_and_good_ones_between_them_pass() {
-    let machine = Machine::new();
-    let (inner, mut outer) = Pair::new(Caps::full(1500), 64).unwrap();
-    machine.bridge.attach("dom0", Box::new(inner)).unwrap();
-    let mut raw = Raw::connect(&machine, 1);
-    let more = TxFlags::MORE_DATA;
-    let good = |raw: &Raw, id| raw.request(id, 0, 60, TxFlags::empty()).into();
-    let bad_gref = TxRequest { gref: GrantRef(3000), ..raw.request(2, 0, 60, TxFlags::empty()) };
-    let bad_body = TxRequest { gref: GrantRef(3000), ..raw.request(7, 0, 1000, TxFlags::empty()) };
-    let slots = [
-        good(&raw, 0),
-        raw.request(1, 0, 13, TxFlags::empty()).into(),
-        bad_gref.into(),
-        good(&raw, 3),
-        // 64 KiB and more: the sum overflowed, and the second slot is larger than all of it.
-        raw.request(4, 0, 100, more).into(),
-        raw.request(5, 0, 4096, TxFlags::empty()).into(),
-        // A header in the first slot and a payload that cannot be mapped.
-        raw.request(6, 0, 1200, more).into(),
-        bad_body.into(),
-        raw.request(8, 0, 60, TxFlags::EXTRA_INFO).into(),
-        Extra { more: false, kind: Kind::McastAdd([1, 0, 0x5e, 0, 0, 1]) }.into(),
-        // A blank checksum in octets that are no packet with one.
-        raw.request(9, 0, 60, TxFlags::CSUM_BLANK).into(),
-        good(&raw, 10),
-    ];
-    push(&mut raw, &slots);
-    let mut answers: Vec<_> = slots.iter().map(|_| raw.answer()).collect();
-    answers.sort();
-    let mut expected = vec![
-        (0, OKAY),
-        (0, NULL),
-        (1, ERROR),
-        (2, ERROR),
-        (3, OKAY),
-        (4, ERROR),
-        (5, ERROR),
-        (6, ERROR),
-        (7, ERROR),
-        (8, ERROR),
-        (9, OKAY),
-        (10, OKAY),
-    ];
-    expected.sort();
-    assert_eq!(answers, expected);
-    let (mut batch, mut frames, deadline) = (Batch::new(64), 0, Instant::now() + BOUND);
-    while frames < 3 {
-        assert!(Instant::now() < deadline);
-        outer.recv(&mut batch).unwrap();
-        frames += batch.len();
-        batch.clear();
-    }
-    assert_eq!((frames, machine.state(&raw.device.back_path())), (3, XenbusState::Connected));
+    Machine::each(|machine| {
+        let (inner, mut outer) = Pair::new(Caps::full(1500), 64).unwrap();
+        machine.bridge.attach("dom0", Box::new(inner)).unwrap();
+        let mut raw = Raw::connect(machine, 1);
+        let more = TxFlags::MORE_DATA;
+        let good = |raw: &Raw, id| raw.request(id, 0, 60, TxFlags::empty()).into();
+        let bad_gref = TxRequest { gref: GrantRef(3000), ..raw.request(2, 0, 60, TxFlags::empty()) };
+        let bad_body = TxRequest { gref: GrantRef(3000), ..raw.request(7, 0, 1000, TxFlags::empty()) };
+        let slots = [
+            good(&raw, 0),
+            raw.request(1, 0, 13, TxFlags::empty()).into(),
+            bad_gref.into(),
+            good(&raw, 3),
+            // 64 KiB and more: the sum overflowed, and the second slot is larger than all of it.
+            raw.request(4, 0, 100, more).into(),
+            raw.request(5, 0, 4096, TxFlags::empty()).into(),
+            // A header in the first slot and a payload that cannot be mapped.
+            raw.request(6, 0, 1200, more).into(),
+            bad_body.into(),
+            raw.request(8, 0, 60, TxFlags::EXTRA_INFO).into(),
+            Extra { more: false, kind: Kind::McastAdd([1, 0, 0x5e, 0, 0, 1]) }.into(),
+            // A blank checksum in octets that are no packet with one.
+            raw.request(9, 0, 60, TxFlags::CSUM_BLANK).into(),
+            good(&raw, 10),
+        ];
+        push(&mut raw, &slots);
+        let mut answers: Vec<_> = slots.iter().map(|_| raw.answer()).collect();
+        answers.sort();
+        let mut expected = vec![
+            (0, OKAY),
+            (0, NULL),
+            (1, ERROR),
+            (2, ERROR),
+            (3, OKAY),
+            (4, ERROR),
+            (5, ERROR),
+            (6, ERROR),
+            (7, ERROR),
+            (8, ERROR),
+            (9, OKAY),
+            (10, OKAY),
+        ];
+        expected.sort();
+        assert_eq!(answers, expected);
+        let (mut batch, mut frames, deadline) = (Batch::new(64), 0, Instant::now() + BOUND);
+        while frames < 3 {
+            assert!(Instant::now() < deadline);
+            outer.recv(&mut batch).unwrap();
+            frames += batch.len();
+            batch.clear();
+        }
+        assert_eq!((frames, machine.state(&raw.device.back_path())), (3, XenbusState::Connected));
+    });
 }
 
 #[test]
 fn headers_split_over_eighteen_slots_of_an_octet_are_put_together() {
-    let machine = Machine::new();
-    let (inner, mut outer) = Pair::new(Caps::full(1500), 64).unwrap();
-    machine.bridge.attach("dom0", Box::new(inner)).unwrap();
-    let mut raw = Raw::connect(&machine, 1);
-    let octets: Vec<u8> = (0..18).collect();
-    raw.page.slice(100, 18).unwrap().copy_from(&octets);
-    let slots: Vec<TxSlot> = (0..18u16)
-        .map(|id| {
-            let flags = if id < 17 { TxFlags::MORE_DATA } else { TxFlags::empty() };
-            raw.request(id, 100 + id, if id == 0 { 18 } else { 1 }, flags).into()
-        })
-        .collect();
-    push(&mut raw, &slots);
-    // And with slots of nothing at all among them.
-    let empty = raw.request(31, 0, 0, TxFlags::MORE_DATA);
-    let slots = [
-        raw.request(30, 100, 18, TxFlags::MORE_DATA).into(),
-        empty.into(),
-        TxRequest { id: 32, ..empty }.into(),
-        raw.request(33, 114, 4, TxFlags::empty()).into(),
-    ];
-    push(&mut raw, &slots);
-    let (mut batch, deadline) = (Batch::new(64), Instant::now() + BOUND);
-    while batch.len() < 2 {
-        assert!(Instant::now() < deadline);
-        outer.recv(&mut batch).unwrap();
-    }
-    assert!(batch.frames().iter().all(|frame| frame.to_vec() == octets));
-    assert!((0..22).all(|_| raw.answer().1 == OKAY));
+    Machine::each(|machine| {
+        let (inner, mut outer) = Pair::new(Caps::full(1500), 64).unwrap();
+        machine.bridge.attach("dom0", Box::new(inner)).unwrap();
+        let mut raw = Raw::connect(machine, 1);
+        let octets: Vec<u8> = (0..18).collect();
+        raw.page.slice(100, 18).unwrap().copy_from(&octets);
+        let slots: Vec<TxSlot> = (0..18u16)
+            .map(|id| {
+                let flags = if id < 17 { TxFlags::MORE_DATA } else { TxFlags::empty() };
+                raw.request(id, 100 + id, if id == 0 { 18 } else { 1 }, flags).into()
+            })
+            .collect();
+        push(&mut raw, &slots);
+        // And with slots of nothing at all among them.
+        let empty = raw.request(31, 0, 0, TxFlags::MORE_DATA);
+        let slots = [
+            raw.request(30, 100, 18, TxFlags::MORE_DATA).into(),
+            empty.into(),
+            TxRequest { id: 32, ..empty }.into(),
+            raw.request(33, 114, 4, TxFlags::empty()).into(),
+        ];
+        push(&mut raw, &slots);
+        let (mut batch, deadline) = (Batch::new(64), Instant::now() + BOUND);
+        while batch.len() < 2 {
+            assert!(Instant::now() < deadline);
+            outer.recv(&mut batch).unwrap();
+        }
+        assert!(batch.frames().iter().all(|frame| frame.to_vec() == octets));
+        assert!((0..22).all(|_| raw.answer().1 == OKAY));
+    });
 }
 
 #[test]
@@ -244,47 +246,48 @@ fn a_storm_of_events_disturbs_nobody() {
 /// Everything the guest can write changes all the time: rings, payload and grants.
 #[test]
 fn a_guest_that_changes_everything_meanwhile_gains_nothing() {
-    let machine = Machine::new();
-    let (inner, mut outer) = Pair::new(Caps::plain(1500), 64).unwrap();
-    machine.bridge.attach("dom0", Box::new(inner)).unwrap();
-    for round in 1..6u16 {
-        let mut raw = Raw::connect(&machine, round);
-        let words = [raw.tx_words(), raw.rx_words(), raw.payload_words()];
-        let (stop, seed) = (AtomicBool::new(false), u32::from(round));
-        let started = Instant::now();
-        std::thread::scope(|scope| {
-            scope.spawn(|| mutate(&words, &stop, seed));
-            let mut batch = Batch::new(64);
-            while started.elapsed() < Duration::from_millis(300) {
-                let _ = raw.event.notify();
-                for id in 0..4 {
-                    let size = 60 + (id * 500) % 1400;
-                    let flags = if id == 2 { TxFlags::CSUM_BLANK } else { TxFlags::empty() };
-                    let _ = raw.tx.push(&raw.request(id, 0, size, flags).into());
+    Machine::each(|machine| {
+        let (inner, mut outer) = Pair::new(Caps::plain(1500), 64).unwrap();
+        machine.bridge.attach("dom0", Box::new(inner)).unwrap();
+        for round in 1..6u16 {
+            let mut raw = Raw::connect(machine, round);
+            let words = [raw.tx_words(), raw.rx_words(), raw.payload_words()];
+            let (stop, seed) = (AtomicBool::new(false), u32::from(round));
+            let started = Instant::now();
+            std::thread::scope(|scope| {
+                scope.spawn(|| mutate(&words, &stop, seed));
+                let mut batch = Batch::new(64);
+                while started.elapsed() < Duration::from_millis(300) {
+                    let _ = raw.event.notify();
+                    for id in 0..4 {
+                        let size = 60 + (id * 500) % 1400;
+                        let flags = if id == 2 { TxFlags::CSUM_BLANK } else { TxFlags::empty() };
+                        let _ = raw.tx.push(&raw.request(id, 0, size, flags).into());
+                    }
+                    let _ = raw.tx.commit();
+                    let _ = raw.tx.look();
+                    while let Ok(Some(_)) = raw.tx.pop() {}
+                    outer.recv(&mut batch).unwrap();
+                    // What passed once passes twice: the head is private.
+                    for frame in batch.frames() {
+                        assert!(frame.len() >= 14 && frame.len() <= 65_535);
+                        assert_eq!(frame.head(), frame.clone().head());
+                    }
+                    batch.clear();
                 }
-                let _ = raw.tx.commit();
-                let _ = raw.tx.look();
-                while let Ok(Some(_)) = raw.tx.pop() {}
-                outer.recv(&mut batch).unwrap();
-                // What passed once passes twice: the head is private.
-                for frame in batch.frames() {
-                    assert!(frame.len() >= 14 && frame.len() <= 65_535);
-                    assert_eq!(frame.head(), frame.clone().head());
-                }
-                batch.clear();
+                stop.store(true, Relaxed);
+            });
+            honest_guests_talk(machine);
+            let mut client = machine.client();
+            for path in [raw.device.back_path(), raw.device.front_path()] {
+                client.rm(&path).unwrap();
             }
-            stop.store(true, Relaxed);
-        });
-        honest_guests_talk(&machine);
-        let mut client = machine.client();
-        for path in [raw.device.back_path(), raw.device.front_path()] {
-            client.rm(&path).unwrap();
+            for domid in [20, 21] {
+                let _ = client.rm(&format!("/local/domain/0/backend/vif/{domid}"));
+                let _ = client.rm(&format!("/local/domain/{domid}/device/vif"));
+            }
         }
-        for domid in [20, 21] {
-            let _ = client.rm(&format!("/local/domain/0/backend/vif/{domid}"));
-            let _ = client.rm(&format!("/local/domain/{domid}/device/vif"));
-        }
-    }
+    });
 }
 
 /// Words that two sides write. Their front end is kept as long as they are used.
