@@ -14,6 +14,13 @@ up=$(octets_a_frame dom0 rx vif1.0 check_fetch dom0 one 10.0.0.2)
 down=$(octets_a_frame dom0 tx vif1.0 check_fetch one dom0 10.0.0.1)
 check "the guest's segments are joined ($up octets a frame)" test "$up" -gt 3000
 check "dom0's segments are joined ($down octets a frame)" test "$down" -gt 3000
+# Addresses that are not first looked for elsewhere.
+echo 0 >/proc/sys/net/ipv6/conf/br0/accept_dad
+ip address add fd00::1/64 dev br0
+check_in_guest one "IPv6 goes too" "echo 0 >/proc/sys/net/ipv6/conf/eth0/accept_dad; ip address add fd00::2/64 dev eth0 && ping -6 -c 2 -W 5 fd00::1"
+up=$(octets_a_frame dom0 rx vif1.0 check_fetch dom0 one fd00::2)
+check_fetch one dom0 fd00::1
+check "IPv6 segments are joined ($up octets a frame)" test "$up" -gt 3000
 
 ip link set br0 mtu 9000
 check_in_guest one "the guest takes 9,000 octets" 'ip link set eth0 mtu 9000'
