@@ -1,4 +1,4 @@
-# Our network back end is killed and started again, twice, and once more in order: a stock guest's TCP and ping go on.
+# Our network back end is killed and another takes its place, twice, and once more in order: a stock guest's TCP and ping go on.
 # needs: xpv
 # timeout: 180
 modprobe tun
@@ -14,14 +14,14 @@ front=/local/domain/1/device/vif/0
 keys() { xenstore-ls "$front"; }
 octets() { cat /sys/class/net/vif1.0/statistics/"$1"_bytes; }
 flows() { [ "$(octets "$1")" -gt $((since + 300000)) ]; }
-# succeed NAME NEXT SIGNAL: once traffic flows, NAME ends by the signal and NEXT takes its place.
+# succeed NAME NEXT SIGNAL: once traffic flows, NAME ends by the signal and NEXT takes its place, or had been waiting for it.
 succeed() {
     for way in rx tx; do
         since=$(octets $way)
         wait_for 60 "traffic by $1 ($way)" flows $way
     done
     stop "$1" "$3"
-    start "$2" xpv dom0 --xen
+    running "$2" 2>/dev/null || start "$2" xpv dom0 --xen
     wait_for 10 "$2 takes the vif up" grep -q 'goes on where an earlier process' "/out/$2.log"
     echo "check: $2 goes on where $1 ended by $3"
 }
@@ -31,6 +31,9 @@ before=$(keys) carrier=$(carrier)
 in_guest one '(ping -i 0.2 10.0.0.1 >/tmp/pings & nc 10.0.0.1 5001 </dev/null | md5sum >/tmp/fetched) 2>/dev/null &'
 (nc 10.0.0.2 5001 </dev/null | md5sum >/tmp/fetched) &
 succeed first second KILL
+# One that is started beside it waits for its turn.
+start third xpv dom0 --xen
+wait_for 20 "a word of the one beside" grep -q 'waits: ' /out/third.log
 succeed second third KILL
 succeed third fourth TERM
 
