@@ -21,7 +21,7 @@ succeed() {
         wait_for 60 "traffic by $1 ($way)" flows $way
     done
     stop "$1" "$3"
-    running "$2" 2>/dev/null || start "$2" xpv dom0 --xen
+    [ -e "/run/$2.started" ] || start "$2" xpv dom0 --xen
     wait_for 10 "$2 takes the vif up" grep -q 'goes on where an earlier process' "/out/$2.log"
     echo "check: $2 goes on where $1 ended by $3"
 }
