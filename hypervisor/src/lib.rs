@@ -76,6 +76,12 @@ pub trait Hypervisor: Send + Sync {
     /// [`Error::Grant`] names the first reference that was refused and why.
     fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Mapping>;
 
+    /// Whether every [`Hypervisor::map`] costs system calls: then what is looked at once is better copied, a whole batch
+    /// of it by one call.
+    fn maps_by_call(&self) -> bool {
+        false
+    }
+
     /// As [`Hypervisor::map`], at consecutive addresses: for rings of several pages. May cost system calls.
     ///
     /// # Errors

@@ -65,7 +65,7 @@ impl Script<'_> {
 /// Any requests: every one that was taken is answered once, and what comes out keeps its promises.
 pub(crate) fn tx(script: &[u8]) {
     let page = Page::new();
-    let mut tx = Tx::attach(page.clone(), 16).expect("a page holds a ring");
+    let mut tx: Tx<Page, Page> = Tx::attach(page.clone(), 16).expect("a page holds a ring");
     let mut script = Script(script.iter());
     let (mut produced, mut answers) = (0u32, 0u32);
     while !script.is_over() {
@@ -102,7 +102,7 @@ fn write_request(page: &Page, index: u32, script: &mut Script<'_>) {
 }
 
 /// One round, all of it answered; how many answers, or `None` when the guest was cut off.
-fn poll(tx: &mut Tx<Page>, limit: u8) -> Option<u32> {
+fn poll(tx: &mut Tx<Page, Page>, limit: u8) -> Option<u32> {
     let count = tx.poll(usize::from(limit % 20)).ok()?.len();
     let mut answers = 0;
     for place in 0..count {
@@ -137,7 +137,7 @@ fn check(packet: &Packet) {
 /// a frame that failed says so.
 pub(crate) fn rx(script: &[u8]) {
     let page = Page::new();
-    let mut rx = Rx::attach(page.clone()).expect("a page holds a ring");
+    let mut rx: Rx<Page, Page> = Rx::attach(page.clone()).expect("a page holds a ring");
     let mut script = Script(script.iter());
     let (mut produced, mut responses) = (0u32, 0u32);
     let mut ids = Vec::new();
@@ -169,7 +169,7 @@ pub(crate) fn rx(script: &[u8]) {
 }
 
 /// Places a few frames, fails some, and checks what is published; how many responses that is.
-fn round(rx: &mut Rx<Page>, page: &Page, ids: &[u16], first: u32, script: &mut Script<'_>) -> u32 {
+fn round(rx: &mut Rx<Page, Page>, page: &Page, ids: &[u16], first: u32, script: &mut Script<'_>) -> u32 {
     let mut next = first;
     let mut expected = Vec::new();
     for number in 0..script.octet() % 8 {

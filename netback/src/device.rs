@@ -1,8 +1,9 @@
 //! The driver for devices of kind `vif`: joins the handshake to the bridge.
 
-use crate::handshake::{Agreed, Handshake, Step, offer};
-use crate::vif::{Config, Failed, Vif};
-use bridge::Bridge;
+use crate::handshake::{Agreed, Handshake, MTU_MAX, Step, offer};
+use crate::journals::Journals;
+use crate::vif::{Begin, Config, Failed, OnFailure, Vif};
+use bridge::{Bridge, Counters};
 use hypervisor::Hypervisor;
 use nix::errno::Errno;
 use ring_abi::DomId;
@@ -11,8 +12,26 @@ use xenstore::driver::{Answer, BackDevice, BackDriver, Failure, Nudge, View};
 use xenstore::xenbus::Device;
 use xenstore::{Keys, XenbusState};
 
-/// Finds the bridge that a vif joins, by what stands in its keys; or tells why there is none.
-pub type FindBridge = Box<dyn FnMut(&Device, &Keys) -> Result<Arc<Bridge>, Failure> + Send>;
+/// Finds where a vif goes, by what stands in its keys; or tells why that cannot be.
+pub type Find = Box<dyn FnMut(&Device, &Keys) -> Result<Place, Failure> + Send>;
+
+/// Where a vif goes.
+pub struct Place {
+    /// The bridge it joins.
+    pub bridge: Arc<Bridge>,
+    /// What bounds the frames that the guest is sent: the key `mtu`; or, where not, an interface of this machine that
+    /// stands for the vif, whose mtu is its owner's to change.
+    pub bounded: bool,
+    /// Done when the device is over in order, and left undone for a successor when the driver stops.
+    pub clear: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Place {
+    /// A bridge where the vif is one port of many.
+    pub fn port_of(bridge: Arc<Bridge>) -> Self {
+        Self { bridge, bounded: true, clear: None }
+    }
+}
 
 /// What a vif's port is called: its key `vifname`, or `vif<domid>.<handle>`.
 pub fn vif_name(device: &Device, keys: &Keys) -> String {
@@ -26,7 +45,7 @@ pub fn vif_name(device: &Device, keys: &Keys) -> String {
 pub struct Driver {
     hv: Arc<dyn Hypervisor>,
     config: Config,
-    find: FindBridge,
+    find: Find,
 }
 
 impl Driver {
@@ -34,7 +53,7 @@ impl Driver {
     pub fn new(
         hv: Arc<dyn Hypervisor>,
         config: Config,
-        find: impl FnMut(&Device, &Keys) -> Result<Arc<Bridge>, Failure> + Send + 'static,
+        find: impl FnMut(&Device, &Keys) -> Result<Place, Failure> + Send + 'static,
     ) -> Self {
         Self { hv, config, find: Box::new(find) }
     }
@@ -46,18 +65,23 @@ impl BackDriver for Driver {
     }
 
     fn probe(&mut self, device: &Device, view: &View, nudge: Nudge) -> Result<Box<dyn BackDevice>, Failure> {
-        let bridge = (self.find)(device, &view.own)?;
+        let place = (self.find)(device, &view.own)?;
         let name = vif_name(device, &view.own);
-        Ok(Box::new(VifDevice {
+        let journals = self.config.keep.clone().map(|keep| Journals::new(keep, device));
+        let mut vif = VifDevice {
             hv: self.hv.clone(),
-            config: self.config,
+            config: self.config.clone(),
             guest: DomId(device.front),
-            bridge,
+            place,
             name,
             nudge,
             handshake: Handshake::default(),
+            journals,
+            stopped: false,
             end: Arc::default(),
-        }))
+        };
+        vif.resume(view)?;
+        Ok(Box::new(vif))
     }
 }
 
@@ -74,42 +98,114 @@ struct VifDevice {
     hv: Arc<dyn Hypervisor>,
     config: Config,
     guest: DomId,
-    bridge: Arc<Bridge>,
+    place: Place,
     name: String,
     nudge: Nudge,
     handshake: Handshake,
+    journals: Option<Journals>,
+    /// What stands here is left to a successor.
+    stopped: bool,
     /// How the port ended by itself, told by the bridge's thread.
     end: Arc<Mutex<Option<End>>>,
 }
 
 impl VifDevice {
+    fn agree(&self, view: &View) -> Result<Agreed, Failure> {
+        let mut own = view.own.clone();
+        if !self.place.bounded {
+            own.set("mtu", MTU_MAX);
+        }
+        Agreed::parse(&view.other, &own, self.config.gso)
+            .map_err(|error| Failure::new(Errno::EINVAL as i32, error))
+    }
+
+    /// What an earlier process has left in the midst of its service goes on here; the front end does not notice. Where
+    /// that cannot be, both ends begin anew.
+    fn resume(&mut self, view: &View) -> Result<(), Failure> {
+        if [view.own_state, view.other_state] != [XenbusState::Connected; 2] {
+            return Ok(());
+        }
+        let Some(journals) = self.journals.take() else { return Ok(()) };
+        let resumed = self.agree(view).and_then(|agreed| {
+            self.start(&agreed, Begin::Left(&journals)).map_err(|failed| {
+                use hypervisor::Error::{Busy, NoSuchPort};
+                let busy = matches!(failed, Failed::Seam(Busy(_) | NoSuchPort { .. }));
+                // The earlier process lets go of these when it is gone, and that may be a moment from now.
+                Failure::new(if busy { Errno::EBUSY } else { Errno::EIO } as i32, failed)
+            })
+        });
+        self.journals = Some(journals);
+        match resumed {
+            Ok(()) => {
+                self.handshake.set_connected(true);
+                tracing::info!(vif = self.name, "goes on where an earlier process was killed or stopped");
+                Ok(())
+            }
+            Err(failure) if failure.errno == Errno::EBUSY as i32 => {
+                self.stopped = true;
+                Err(failure)
+            }
+            Err(failure) => {
+                tracing::warn!(vif = self.name, "cannot go on, and begins anew: {}", failure.what);
+                Ok(())
+            }
+        }
+    }
+
     fn connect(&mut self, view: &View) -> Result<(), Failure> {
-        let agreed = Agreed::parse(&view.other, &view.own, self.config.gso)
-            .map_err(|error| Failure::new(Errno::EINVAL as i32, error))?;
+        let agreed = self.agree(view)?;
+        let journals = self.journals.take();
+        let begin = journals.as_ref().map_or(Begin::New, Begin::Noted);
+        let started = self.start(&agreed, begin);
+        self.journals = journals;
+        started.map_err(|error| Failure::new(Errno::EIO as i32, error))?;
+        tracing::info!(vif = self.name, caps = ?agreed.caps, "connected");
+        Ok(())
+    }
+
+    fn start(&mut self, agreed: &Agreed, begin: Begin<'_>) -> Result<(), Failed> {
+        let tell = self.on_failure();
+        let vif = Vif::begin(&self.hv, self.guest, agreed, &self.config, begin, tell)?;
+        self.place
+            .bridge
+            .attach(&self.name, Box::new(vif))
+            .map_err(|e| Failed::Ours(std::io::Error::other(e)))
+    }
+
+    fn on_failure(&mut self) -> OnFailure {
         // A cell of its own, so that the word of an earlier connection's end is not taken for this one's.
         self.end = Arc::default();
         let (cell, nudge) = (self.end.clone(), self.nudge.clone());
-        let tell = Box::new(move |failed: &Failed| {
+        Box::new(move |failed: &Failed| {
             let end = match failed {
                 Failed::Seam(hypervisor::Error::Closed) => End::Gone,
                 other => End::Failed(other.to_string()),
             };
             *cell.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
             nudge.nudge();
-        });
-        let vif = Vif::connect(&self.hv, self.guest, &agreed, &self.config, tell)
-            .map_err(|error| Failure::new(Errno::EIO as i32, error))?;
-        self.bridge
-            .attach(&self.name, Box::new(vif))
-            .map_err(|error| Failure::new(Errno::EIO as i32, error))?;
-        tracing::info!(vif = self.name, caps = ?agreed.caps, "connected");
-        Ok(())
+        })
     }
 
+    /// Ends the connection for good.
     fn disconnect(&self) {
+        self.detach();
+        self.journals.iter().for_each(Journals::forget);
+    }
+
+    fn detach(&self) {
         // A port that failed is gone already.
-        if self.bridge.detach(&self.name).is_ok() {
-            tracing::info!(vif = self.name, "disconnected");
+        if let Ok(port) = self.place.bridge.detach(&self.name) {
+            let Counters { rx_frames, rx_octets, tx_frames, tx_octets, .. } = port.stats().read();
+            let dropped = port.stats().read().all_dropped();
+            tracing::info!(
+                vif = self.name,
+                rx_frames,
+                rx_octets,
+                tx_frames,
+                tx_octets,
+                dropped,
+                "disconnected"
+            );
         }
     }
 
@@ -160,15 +256,21 @@ impl BackDevice for VifDevice {
     }
 
     fn stop(&mut self) {
-        self.disconnect();
-        self.handshake.set_connected(false);
+        self.detach();
+        self.stopped = true;
     }
 }
 
 impl Drop for VifDevice {
     fn drop(&mut self) {
+        if self.stopped {
+            return;
+        }
         if self.handshake.is_connected() {
             self.disconnect();
+        }
+        if let Some(clear) = self.place.clear.take() {
+            clear();
         }
     }
 }

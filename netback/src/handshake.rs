@@ -8,7 +8,7 @@ use ring_abi::{GrantRef, Port};
 use xenstore::{KeyError, Keys};
 
 /// Largest `mtu` that is taken: 64 KiB - 1 octets with an Ethernet header (netif.h, `XEN_NETIF_MAX_TX_SIZE`).
-const MTU_MAX: u32 = 65_535 - 14;
+pub(crate) const MTU_MAX: u32 = 65_535 - 14;
 /// Ethernet's own, where the toolstack wrote none.
 const MTU_DEFAULT: u32 = 1500;
 

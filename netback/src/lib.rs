@@ -9,11 +9,12 @@ pub mod backlog;
 mod device;
 pub mod handshake;
 mod hold;
+mod journals;
 mod offload;
 mod ops;
 pub mod rx;
 pub mod tx;
 mod vif;
 
-pub use device::{Driver, FindBridge, vif_name};
+pub use device::{Driver, Find, Place, vif_name};
 pub use vif::{Config, Failed, OnFailure, Vif};

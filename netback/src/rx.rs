@@ -1,11 +1,15 @@
 //! The receive ring's core: frames' shapes in, pages to fill out; then responses in the order of their requests.
 //!
 //! A round places any number of frames, the shell copies them, says which copies failed, and the round ends: a
-//! response must sit in its request's slot, so that responses are written in order and once the copies are done.
+//! response must sit in its request's slot, so that responses are written in order and once the copies are done. With
+//! a journal a round's responses are published whole, by a back end that takes over if not by this one.
 
 use crate::assemble::Fault;
+use crate::tx::Left;
 use ring_abi::netif::extra::{Extra, Kind};
 use ring_abi::netif::{self, RxFlags, RxResponse, RxSlot, SLOTS_MIN, Status};
+use ring_abi::ring::journal::Journal;
+use ring_abi::ring::ledger::Unfit;
 use ring_abi::ring::{Back, BadMemory, Notify};
 use ring_abi::shm::Memory;
 use ring_abi::{GrantRef, PAGE_SIZE};
@@ -55,15 +59,16 @@ pub enum Placed {
 
 /// The back end's half of a receive ring.
 #[derive(Debug)]
-pub struct Rx<M> {
+pub struct Rx<M, K> {
     ring: Back<netif::Rx, M>,
+    journal: Option<Journal<netif::Rx, K>>,
     /// Responses of this round.
     round: Vec<RxSlot>,
     /// Where in `round` each frame's responses begin.
     frames: Vec<usize>,
 }
 
-impl<M: Memory> Rx<M> {
+impl<M: Memory, K: Memory> Rx<M, K> {
     /// Attaches to the ring in `memory`.
     ///
     /// # Errors
@@ -71,7 +76,33 @@ impl<M: Memory> Rx<M> {
     pub fn attach(memory: M) -> Result<Self, BadMemory> {
         let ring = Back::attach(memory)?;
         let slots = ring.size() as usize;
-        Ok(Self { ring, round: Vec::with_capacity(slots), frames: Vec::with_capacity(slots) })
+        let (round, frames) = (Vec::with_capacity(slots), Vec::with_capacity(slots));
+        Ok(Self { ring, journal: None, round, frames })
+    }
+
+    /// Octets of a journal of this ring.
+    pub fn journal_octets(&self) -> usize {
+        Journal::<netif::Rx, K>::octets(self.ring.size())
+    }
+
+    /// As [`Tx::note`](crate::tx::Tx::note).
+    ///
+    /// # Errors
+    /// [`Unfit`] where the memory is too small.
+    pub fn note(&mut self, memory: K) -> Result<(), Unfit> {
+        self.journal = Some(Journal::start(memory, &self.ring)?);
+        Ok(())
+    }
+
+    /// As [`Tx::resume`](crate::tx::Tx::resume).
+    ///
+    /// # Errors
+    /// [`Left`]: it is not this ring's, or the ring not as it was.
+    pub fn resume(&mut self, memory: K) -> Result<(), Left> {
+        let journal = Journal::open(memory, &self.ring)?;
+        let _ = journal.redo(&mut self.ring)?;
+        self.journal = Some(journal);
+        Ok(())
     }
 
     /// Takes requests for a frame and adds the pages to fill to `fills`.
@@ -129,8 +160,9 @@ impl<M: Memory> Rx<M> {
     /// Ends the round: its copies are made. Nothing is published before [`Rx::commit`].
     #[inline]
     pub fn finish(&mut self) {
-        for slot in &self.round {
-            self.ring.push(slot);
+        match &mut self.journal {
+            None => self.round.iter().for_each(|slot| self.ring.push(slot)),
+            Some(journal) => journal.push(&mut self.ring, self.round.iter().copied()),
         }
         self.round.clear();
         self.frames.clear();

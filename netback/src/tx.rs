@@ -1,31 +1,64 @@
 //! The transmit ring's core: a guest's requests in, packets out; answers in, responses out.
 //!
 //! Every slot taken is answered exactly once: a request by its packet's status, an extra by `NETIF_RSP_NULL`.
-//! Packets are assembled into places that are kept from round to round, so that nothing is allocated.
+//! With a journal, packets are answered in the order they came in: what is not answered then stands in the ring for a
+//! back end that takes over. Packets are assembled into places that are kept from round to round, so that nothing is allocated.
 
 use crate::assemble::{Assembler, Fault, Packet};
 use ring_abi::netif::{self, Status, TxResponse};
+use ring_abi::ring::journal::Journal;
+use ring_abi::ring::ledger::Unfit;
 use ring_abi::ring::{Back, BadMemory, Notify};
 use ring_abi::shm::Memory;
 
 /// The back end's half of a transmit ring.
 #[derive(Debug)]
-pub struct Tx<M> {
+pub struct Tx<M, K> {
     ring: Back<netif::Tx, M>,
+    journal: Option<Journal<netif::Tx, K>>,
     assembler: Assembler,
     /// Complete packets of this round, and behind them the one that is not complete yet.
     round: Box<[Packet]>,
     len: usize,
+    /// Packets of this round that were answered, where order matters.
+    answered: usize,
 }
 
-impl<M: Memory> Tx<M> {
+impl<M: Memory, K: Memory> Tx<M, K> {
     /// Attaches to the ring in `memory`; at most `limit` packets (at least 1) are taken a round.
     ///
     /// # Errors
     /// [`BadMemory`] where it cannot hold a ring.
     pub fn attach(memory: M, limit: usize) -> Result<Self, BadMemory> {
         let round = vec![Packet::default(); limit.max(1) + 1].into();
-        Ok(Self { ring: Back::attach(memory)?, assembler: Assembler::default(), round, len: 0 })
+        let (ring, assembler) = (Back::attach(memory)?, Assembler::default());
+        Ok(Self { ring, journal: None, assembler, round, len: 0, answered: 0 })
+    }
+
+    /// Octets of a journal of this ring.
+    pub fn journal_octets(&self) -> usize {
+        Journal::<netif::Tx, K>::octets(self.ring.size())
+    }
+
+    /// Begins a journal in `memory`.
+    ///
+    /// # Errors
+    /// [`Unfit`] where it is too small.
+    pub fn note(&mut self, memory: K) -> Result<(), Unfit> {
+        self.journal = Some(Journal::start(memory, &self.ring)?);
+        Ok(())
+    }
+
+    /// Goes on where an earlier back end has left the journal in `memory`: what it began to answer is answered, and
+    /// everything behind that comes with the next rounds. The guest is to be notified whether or not it asked.
+    ///
+    /// # Errors
+    /// [`Left`]: it is not this ring's, or the ring not as it was.
+    pub fn resume(&mut self, memory: K) -> Result<(), Left> {
+        let journal = Journal::open(memory, &self.ring)?;
+        let _ = journal.redo(&mut self.ring)?;
+        self.journal = Some(journal);
+        Ok(())
     }
 
     /// Begins a round: forgets the packets of the last one, which are answered or whose requests are kept by
@@ -37,7 +70,7 @@ impl<M: Memory> Tx<M> {
         let limit = limit.min(self.round.len() - 1);
         // What is not complete yet goes on in the first place.
         self.round.swap(0, self.len);
-        self.len = 0;
+        (self.len, self.answered) = (0, 0);
         while self.len < limit {
             let Some(slot) = self.ring.pop()? else { break };
             if self.assembler.feed(slot, &mut self.round[self.len])? {
@@ -59,17 +92,29 @@ impl<M: Memory> Tx<M> {
     /// Answers a packet of this round.
     ///
     /// # Panics
-    /// As [`Tx::packet`].
+    /// As [`Tx::packet`]; with a journal, if it is not this packet's turn.
     #[inline]
     pub fn answer(&mut self, place: usize, status: Status) {
         let packet = &self.round[..self.len][place];
-        respond(&mut self.ring, packet.ids(), packet.extras(), status);
+        let responses = responses(packet.ids(), packet.extras(), status);
+        match &mut self.journal {
+            None => responses.for_each(|response| self.ring.push(&response)),
+            Some(journal) => {
+                assert_eq!(place, self.answered, "a journal's packets are answered in order");
+                self.answered += 1;
+                journal.push(&mut self.ring, responses);
+            }
+        }
     }
 
     /// Answers requests that were kept from an earlier round, with as many extras.
+    ///
+    /// # Panics
+    /// With a journal: that is not the order.
     #[inline]
     pub fn answer_kept(&mut self, ids: &[u16], extras: u8, status: Status) {
-        respond(&mut self.ring, ids, extras, status);
+        assert!(self.journal.is_none(), "a journal's packets are answered in order");
+        responses(ids, extras, status).for_each(|response| self.ring.push(&response));
     }
 
     /// Publishes the answers.
@@ -103,12 +148,19 @@ impl<M: Memory> Tx<M> {
     }
 }
 
+/// What an earlier back end has left cannot be taken up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Left {
+    /// It is of another kind.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    /// The ring is not where it was.
+    #[error(transparent)]
+    Ring(#[from] ring_abi::ring::Fault),
+}
+
 #[inline]
-fn respond<M: Memory>(ring: &mut Back<netif::Tx, M>, ids: &[u16], extras: u8, status: Status) {
-    for id in ids {
-        ring.push(&TxResponse { id: *id, status });
-    }
-    for _ in 0..extras {
-        ring.push(&TxResponse { id: 0, status: Status::NULL });
-    }
+fn responses(ids: &[u16], extras: u8, status: Status) -> impl Iterator<Item = TxResponse> + Clone {
+    let requests = ids.iter().map(move |id| TxResponse { id: *id, status });
+    requests.chain((0..extras).map(|_| TxResponse { id: 0, status: Status::NULL }))
 }

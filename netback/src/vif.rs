@@ -1,17 +1,23 @@
 //! A connected vif as a port of the bridge: the shell that drives both rings' cores.
 
+mod copied;
 mod egress;
 mod ingress;
+mod mapped;
 
 use crate::assemble::Fault;
 use crate::backlog::{Backlog, Limits};
 use crate::handshake::{Agreed, Events};
+use crate::journals::Journals;
+use crate::rx::Rx;
+use crate::tx::{Left, Tx};
 use bridge::{Batch, Caps, Frames, Port, Stats};
 use egress::Egress;
 use event_channel::{Doorbell, Ear};
-use hypervisor::{Access, Hypervisor};
+use hypervisor::{Access, Channel, Contiguous, Hypervisor, Keep, Kept};
 use ingress::Ingress;
 use ring_abi::DomId;
+use ring_abi::ring::Notify;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -26,13 +32,25 @@ pub enum Failed {
     /// The guest's end of an event channel is gone, or a call at the seam failed as a whole.
     #[error(transparent)]
     Seam(#[from] hypervisor::Error),
+    /// What an earlier process has left of the rings does not fit them.
+    #[error(transparent)]
+    Left(#[from] Left),
+    /// An earlier process has left nothing of this connection.
+    #[error("nothing is kept of its rings")]
+    Nothing,
     /// The system refused something.
     #[error(transparent)]
     Ours(#[from] io::Error),
 }
 
+impl From<ring_abi::ring::BadMemory> for Failed {
+    fn from(error: ring_abi::ring::BadMemory) -> Self {
+        Self::Ours(io::Error::other(error))
+    }
+}
+
 /// How vifs are to run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Packets taken from a guest in one round, at most; the bridge may take fewer.
     pub burst: usize,
@@ -40,11 +58,25 @@ pub struct Config {
     pub backlog: Limits,
     /// Offer TCP segmentation.
     pub gso: bool,
+    /// Where rings' journals are kept, so that a process which is killed can have a successor that front ends do not
+    /// notice. Costs each packet a few stores, and payloads a copy where they could be mapped.
+    pub keep: Option<Keep>,
+}
+
+/// The connection that a vif begins with.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Begin<'a> {
+    /// A new one, of which nothing is kept.
+    New,
+    /// A new one, with journals.
+    Noted(&'a Journals),
+    /// One that an earlier process has served.
+    Left(&'a Journals),
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { burst: 256, backlog: Limits::default(), gso: true }
+        Self { burst: 256, backlog: Limits::default(), gso: true, keep: None }
     }
 }
 
@@ -82,18 +114,36 @@ impl Vif {
         config: &Config,
         on_failure: OnFailure,
     ) -> Result<Self, Failed> {
+        Self::begin(hv, guest, agreed, config, Begin::New, on_failure)
+    }
+
+    /// As [`Vif::connect`], with journals.
+    pub(crate) fn begin(
+        hv: &Arc<dyn Hypervisor>,
+        guest: DomId,
+        agreed: &Agreed,
+        config: &Config,
+        begin: Begin<'_>,
+        on_failure: OnFailure,
+    ) -> Result<Self, Failed> {
         let stats = Arc::<Stats>::default();
-        let tx = hv.map_contiguous(guest, &[agreed.tx], Access::ReadWrite)?;
-        let rx = hv.map_contiguous(guest, &[agreed.rx], Access::ReadWrite)?;
-        let bell = |port| hv.connect(guest, port).map(|channel| Doorbell::new(channel, Duration::ZERO));
-        let (tx_bell, rx_bell) = match agreed.events {
+        let map = |gref| hv.map_contiguous(guest, &[gref], Access::ReadWrite);
+        let bell = |port| hv.connect(guest, port).map(bell);
+        let (mut tx_bell, mut rx_bell) = match agreed.events {
             Events::Both(port) => (bell(port)?, None),
             Events::Split { tx, rx } => (bell(tx)?, Some(bell(rx)?)),
         };
-        let ingress = Ingress::new(hv.clone(), guest, tx, config.burst, stats.clone())?;
-        let egress = Egress::new(hv.clone(), guest, rx, Backlog::new(config.backlog), stats.clone())?;
+        let (mut tx, mut rx) = (Tx::attach(map(agreed.tx)?, config.burst)?, Rx::attach(map(agreed.rx)?)?);
+        if take_up(&mut tx, &mut rx, agreed, begin)? {
+            // Nobody knows what the front end was told of.
+            tx_bell.want(Notify::Yes);
+            rx_bell.iter_mut().for_each(|bell| bell.want(Notify::Yes));
+        }
+        let copied = hv.maps_by_call() || !matches!(begin, Begin::New);
+        let ingress = Ingress::new(hv.clone(), guest, tx, config.burst, copied, stats.clone())?;
+        let egress = Egress::new(hv.clone(), guest, rx, Backlog::new(config.backlog), stats.clone());
         let ear = Ear::new()?;
-        ear.add(ingress.fd())?;
+        ingress.fd().map_or(Ok(()), |fd| ear.add(fd))?;
         bells(&tx_bell, &rx_bell).try_for_each(|bell| ear.add(bell))?;
         Ok(Self {
             ingress,
@@ -181,6 +231,35 @@ impl Vif {
                 Ok(self.ear.cover(bells(&self.tx_bell, &self.rx_bell), pause)?)
             }
             _ => Ok(()),
+        }
+    }
+}
+
+fn bell(channel: Box<dyn Channel>) -> Doorbell {
+    Doorbell::new(channel, Duration::ZERO)
+}
+
+/// Begins or takes up the rings' journals; `true` where an earlier process served the rings.
+fn take_up(
+    tx: &mut Tx<Contiguous, Kept>,
+    rx: &mut Rx<Contiguous, Kept>,
+    agreed: &Agreed,
+    begin: Begin<'_>,
+) -> Result<bool, Failed> {
+    let octets = [tx.journal_octets(), rx.journal_octets()];
+    match begin {
+        Begin::New => Ok(false),
+        Begin::Noted(journals) => {
+            let [of_tx, of_rx] = journals.fresh(agreed, octets)?;
+            tx.note(of_tx).map_err(Left::from)?;
+            rx.note(of_rx).map_err(Left::from)?;
+            Ok(false)
+        }
+        Begin::Left(journals) => {
+            let [of_tx, of_rx] = journals.left(agreed, octets)?.ok_or(Failed::Nothing)?;
+            tx.resume(of_tx)?;
+            rx.resume(of_rx)?;
+            Ok(true)
         }
     }
 }

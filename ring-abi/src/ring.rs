@@ -4,6 +4,7 @@
 //! keeps its own indexes privately and believes the peer's only after a check. Orderings are fences, as in ring.h.
 #![allow(unsafe_code)] // Slots are addressed by index into shared memory.
 
+pub mod journal;
 pub mod ledger;
 
 use crate::PAGE_SIZE;

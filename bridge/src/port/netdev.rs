@@ -136,6 +136,12 @@ pub fn join_bridge(name: &str, bridge: &str) -> Result<(), NetError> {
     }
 }
 
+/// The bridge or bond that interface `name` is in.
+pub fn master(name: &str) -> Option<String> {
+    let link = std::fs::read_link(format!("/sys/class/net/{name}/master")).ok()?;
+    Some(link.file_name()?.to_string_lossy().into_owned())
+}
+
 /// The number the kernel knows interface `name` by.
 pub(super) fn index(name: &str) -> Result<i32, NetError> {
     let index = nix::net::if_::if_nametoindex(name).map_err(|_| NetError::NoInterface(name.into()))?;

@@ -2,12 +2,12 @@
 //!
 //! No crate fits: the ones that know `virtio_net_hdr` (tun-rs) are for tunnels of IP packets and cut or join
 //! segments themselves into buffers of their own, while a switch passes the header through and writes from
-//! guests' pages. What is needed of the kernel is three ioctls.
+//! guests' pages. What is needed of the kernel is four ioctls.
 #![allow(unsafe_code)] // the ioctls of linux/if_tun.h
 
 use std::{
     io,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::Arc,
 };
 
@@ -26,6 +26,8 @@ use crate::{Batch, Caps, Frames, Port, Stats};
 const TUN: &str = "/dev/net/tun";
 /// `TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6`: what the kernel may leave undone in what it hands us.
 const OFFLOADS: libc::c_ulong = 1 | 2 | 4;
+/// Longest payload of a frame that a tap takes: an IP packet's length, less an Ethernet header.
+const MTU_MAX: u32 = 65_535 - 14;
 
 /// The requests of linux/if_tun.h.
 #[allow(missing_docs)] // nix's macros make public functions
@@ -35,6 +37,7 @@ mod ioctl {
         nix::request_code_write!(b'T', 202, size_of::<libc::c_int>()),
         libc::ifreq
     );
+    nix::ioctl_write_int!(tun_set_persist, b'T', 203);
     nix::ioctl_write_int!(tun_set_offload, b'T', 208);
 }
 
@@ -42,7 +45,17 @@ mod ioctl {
 pub struct Tap {
     kernel: Kernel,
     name: String,
-    mtu: u32,
+}
+
+/// That a tap outlives the program: with its place in a Linux bridge, its addresses and all else that was set.
+#[derive(Debug)]
+pub struct Persistence(OwnedFd);
+
+impl Persistence {
+    /// Ends it: the interface goes with the last port behind it.
+    pub fn end(self) -> Result<(), NetError> {
+        persist(&self.0, false)
+    }
 }
 
 impl Tap {
@@ -62,10 +75,9 @@ impl Tap {
         unsafe { ioctl::tun_set_offload(fd.as_raw_fd(), OFFLOADS) }
             .map_err(|errno| NetError::new(format!("set offloads of tap {name:?}"), "NET_ADMIN", errno))?;
         let name = given_name(&request);
-        let mtu = netdev::mtu(&name)?;
         let what = format!("get buffers for tap {name:?}");
         let kernel = Kernel::new(fd).map_err(|source| NetError::Os { what, source })?;
-        Ok(Tap { kernel, name, mtu })
+        Ok(Tap { kernel, name })
     }
 
     /// The interface's name.
@@ -73,18 +85,25 @@ impl Tap {
         &self.name
     }
 
-    /// Sets the interface's mtu, and what the port takes.
+    /// Sets the interface's mtu.
     pub fn set_mtu(&mut self, mtu: u32) -> Result<(), NetError> {
-        netdev::set_mtu(&self.name, mtu)?;
-        self.mtu = mtu;
-        Ok(())
+        netdev::set_mtu(&self.name, mtu)
+    }
+
+    /// Makes the interface outlive this program, however that ends.
+    pub fn persist(&self) -> Result<Persistence, NetError> {
+        let fd = self.kernel.fd.try_clone();
+        let fd = fd.map_err(|source| NetError::Os { what: format!("keep tap {:?}", self.name), source })?;
+        persist(&fd, true)?;
+        Ok(Persistence(fd))
     }
 }
 
 impl Port for Tap {
-    /// Everything: the kernel cuts and sums what it must. The mtu is the interface's when it was opened.
+    /// Everything: the kernel cuts and sums what it must. The interface's mtu, which anybody may change, bounds what its
+    /// owner sends us; what we send, the kernel judges where it leaves again.
     fn caps(&self) -> Caps {
-        Caps::full(self.mtu)
+        Caps::full(MTU_MAX)
     }
 
     fn stats(&self) -> &Arc<Stats> {
@@ -111,6 +130,13 @@ impl Port for Tap {
     fn fd(&self) -> BorrowedFd<'_> {
         self.kernel.fd.as_fd()
     }
+}
+
+fn persist(fd: &OwnedFd, lasting: bool) -> Result<(), NetError> {
+    // SAFETY: takes a number, no pointer.
+    unsafe { ioctl::tun_set_persist(fd.as_raw_fd(), lasting.into()) }
+        .map_err(|errno| NetError::new("make a tap last", "NET_ADMIN", errno))?;
+    Ok(())
 }
 
 fn refused(name: &str, errno: Errno) -> NetError {

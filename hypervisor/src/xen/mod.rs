@@ -69,6 +69,11 @@ impl Hypervisor for Xen {
         self.gntdev.map(peer, refs, access)
     }
 
+    /// gntdev takes four for a map and its end.
+    fn maps_by_call(&self) -> bool {
+        true
+    }
+
     fn map_contiguous(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Contiguous> {
         // One mmap gives consecutive addresses; only no pages at all are none.
         Contiguous::new(self.gntdev.map(peer, refs, access)?)

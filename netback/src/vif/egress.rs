@@ -9,7 +9,7 @@ use crate::offload;
 use crate::ops::{self, Ops};
 use crate::rx::{Fill, Placed, Rx, Shape};
 use bridge::{Frame, Frames, Piece, Reason, Stats};
-use hypervisor::{Contiguous, Copy, Hypervisor, Place};
+use hypervisor::{Contiguous, Copy, Hypervisor, Kept, Place};
 use ring_abi::DomId;
 use ring_abi::ring::Notify;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(super) struct Egress {
 struct Writer {
     hv: Arc<dyn Hypervisor>,
     guest: DomId,
-    rx: Rx<Contiguous>,
+    rx: Rx<Contiguous, Kept>,
     fills: Vec<Fill>,
     ops: Ops,
     /// For each copy, its frame's number in the round.
@@ -52,13 +52,13 @@ impl Egress {
     pub(super) fn new(
         hv: Arc<dyn Hypervisor>,
         guest: DomId,
-        ring: Contiguous,
+        rx: Rx<Contiguous, Kept>,
         backlog: Backlog,
         stats: Arc<Stats>,
-    ) -> Result<Self, Failed> {
+    ) -> Self {
         let (fills, ops, owners) = (Vec::new(), Ops::default(), Vec::new());
-        let writer = Writer { hv, guest, rx: Rx::attach(ring)?, fills, ops, owners, dirty: false };
-        Ok(Self { writer, backlog, stats })
+        let writer = Writer { hv, guest, rx, fills, ops, owners, dirty: false };
+        Self { writer, backlog, stats }
     }
 
     /// Sends frames, or queues what the guest has no buffers for.

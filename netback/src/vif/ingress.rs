@@ -1,32 +1,30 @@
 //! Guest to bridge: packets of the transmit ring become frames.
 //!
 //! The head (128 octets) of every packet of a round is copied by one batch of grant copies into the frames' private
-//! memory and checked there; a payload beyond it stays where it is, mapped until the last frame that has it is gone.
-#![allow(unsafe_code)] // Frames point into the guest's mapped pages.
+//! memory and checked there. A payload beyond it is [`mapped`](super::mapped) or [`copied`](super::copied).
 
 use crate::assemble::{Fault, Packet, Part};
-use crate::hold::Keeper;
 use crate::offload;
 use crate::ops::{self, Ops};
 use crate::tx::Tx;
-use arrayvec::ArrayVec;
-use bridge::{Batch, Frame, HEAD, Reason, Seg, Stats};
-use hypervisor::{Access, Contiguous, Copy, Hypervisor, Mapping, Place};
-use ring_abi::netif::{SLOTS_FATAL, Status};
+use bridge::{Batch, Frame, HEAD, Reason, Stats};
+use hypervisor::{Contiguous, Copy, Hypervisor, Kept, Place};
+use ring_abi::DomId;
+use ring_abi::netif::Status;
 use ring_abi::ring::Notify;
-use ring_abi::{DomId, GrantRef, PAGE_SIZE};
-use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::Failed;
+use super::copied::Copied;
+use super::mapped::{Answer, Mapped};
 
-/// What is kept of a packet whose payload is still in use.
-struct Kept {
-    ids: ArrayVec<u16, SLOTS_FATAL>,
-    extras: u8,
-    /// Dropped, and so unmapped, before the guest is answered.
-    mapping: Mapping,
+/// What becomes of payloads.
+enum Payload {
+    /// They stay where they are while frames point there, and the guest is answered afterwards.
+    Mapped(Mapped),
+    /// They are copied with the heads, and the guest is answered at once, in order.
+    Copied(Copied),
 }
 
 /// A packet on its way through a round.
@@ -42,8 +40,8 @@ struct Job {
 pub(super) struct Ingress {
     hv: Arc<dyn Hypervisor>,
     guest: DomId,
-    tx: Tx<Contiguous>,
-    keeper: Keeper<Kept>,
+    tx: Tx<Contiguous, Kept>,
+    payload: Payload,
     stats: Arc<Stats>,
     jobs: Vec<Job>,
     ops: Ops,
@@ -51,24 +49,28 @@ pub(super) struct Ingress {
 }
 
 impl Ingress {
+    /// `copied`: payloads are copied rather than mapped, and packets answered in order.
     pub(super) fn new(
         hv: Arc<dyn Hypervisor>,
         guest: DomId,
-        ring: Contiguous,
+        tx: Tx<Contiguous, Kept>,
         burst: usize,
+        copied: bool,
         stats: Arc<Stats>,
     ) -> Result<Self, Failed> {
-        let tx = Tx::attach(ring, burst)?;
-        let keeper = Keeper::new(tx.slots() as u16)?;
+        let payload = match copied {
+            true => Payload::Copied(Copied::new()?),
+            false => Payload::Mapped(Mapped::new(hv.clone(), guest, tx.slots() as u16)?),
+        };
         let (jobs, ops) = (Vec::with_capacity(burst), Ops::with_capacity(burst * 2));
-        Ok(Self { hv, guest, tx, keeper, stats, jobs, ops, dirty: false })
+        Ok(Self { hv, guest, tx, payload, stats, jobs, ops, dirty: false })
     }
 
     /// Answers packets whose payload nobody uses any more.
     #[inline]
     pub(super) fn reap(&mut self) {
-        while let Some(Kept { ids, extras, mapping }) = self.keeper.reap() {
-            drop(mapping);
+        let Payload::Mapped(mapped) = &mut self.payload else { return };
+        while let Some(Answer { ids, extras }) = mapped.reap() {
             self.tx.answer_kept(&ids, extras, Status::OKAY);
             self.dirty = true;
         }
@@ -83,8 +85,8 @@ impl Ingress {
         }
         self.dirty = true;
         self.admit(count, into);
-        let copied = self.copy_heads(&mut into.frames_mut()[start..]);
-        let bad = self.finish(&mut into.frames_mut()[start..]);
+        let copied = self.copy(&mut into.frames_mut()[start..]);
+        let bad = self.finish(count, &mut into.frames_mut()[start..]);
         if bad {
             into.retain(|frame| !frame.is_empty());
         }
@@ -99,8 +101,6 @@ impl Ingress {
         for place in 0..count {
             let packet = self.tx.packet(place);
             if packet.refusal().is_some() {
-                self.stats.lost(Reason::Malformed, 1);
-                self.tx.answer(place, Status::ERROR);
                 continue;
             }
             // There is room for as many as were polled.
@@ -111,12 +111,16 @@ impl Ingress {
         }
     }
 
-    /// Copies all heads at once. Which of the copies failed is in `jobs`: their frames are emptied.
-    fn copy_heads(&mut self, frames: &mut [Frame]) -> Result<(), Failed> {
+    /// Copies all heads at once, and payloads that are copied. How many of its copies failed is in each job.
+    fn copy(&mut self, frames: &mut [Frame]) -> Result<(), Failed> {
         let mut list = self.ops.lend();
         for (job, frame) in self.jobs.iter_mut().zip(&mut *frames) {
             let before = list.len();
-            pull(self.guest, self.tx.packet(job.packet.into()).parts(), frame.head_mut(), &mut list);
+            let packet = self.tx.packet(job.packet.into());
+            pull(self.guest, packet.parts(), frame.head_mut(), &mut list);
+            if let Payload::Copied(copied) = &mut self.payload {
+                copied.pull(self.guest, packet, &mut list);
+            }
             job.copies = (list.len() - before) as u16;
         }
         let made = ops::run(&*self.hv, &mut list);
@@ -131,20 +135,22 @@ impl Ingress {
         Ok(made?)
     }
 
-    /// Attaches payloads, reads headers and answers what is complete; `true` if any frame was emptied.
-    fn finish(&mut self, frames: &mut [Frame]) -> bool {
+    /// Attaches payloads, reads headers and answers what is complete, in order; `true` if any frame was emptied.
+    fn finish(&mut self, count: usize, frames: &mut [Frame]) -> bool {
         let mut bad = false;
-        for (job, frame) in self.jobs.iter().zip(frames) {
-            let place = usize::from(job.packet);
-            let packet = self.tx.packet(place);
-            let attached = job.copies == 0 && {
-                let whole = packet.size() <= HEAD;
-                whole || attach(&*self.hv, self.guest, packet, &mut self.keeper, frame)
+        let mut jobs = self.jobs.iter().zip(frames).peekable();
+        for place in 0..count {
+            let Some((job, frame)) = jobs.next_if(|(job, _)| usize::from(job.packet) == place) else {
+                // It was refused.
+                self.stats.lost(Reason::Malformed, 1);
+                self.tx.answer(place, Status::ERROR);
+                continue;
             };
-            if !attached {
+            let packet = self.tx.packet(place);
+            if let Err(reason) = self.payload.attach(packet, job.copies == 0, frame) {
                 bad = true;
                 frame.clear();
-                self.stats.lost(Reason::Malformed, 1);
+                self.stats.lost(reason, 1);
                 self.tx.answer(place, Status::ERROR);
                 continue;
             }
@@ -153,8 +159,8 @@ impl Ingress {
                 frame.clear();
                 self.stats.lost(Reason::Malformed, 1);
             }
-            // A frame that is its head needs the guest's pages no more; the others are answered when reaped.
-            if packet.size() <= HEAD {
+            // What is mapped is answered when it is reaped.
+            if packet.size() <= HEAD || matches!(self.payload, Payload::Copied(_)) {
                 self.tx.answer(place, Status::OKAY);
             }
         }
@@ -169,12 +175,32 @@ impl Ingress {
 
     /// Asks to be woken by requests, and by pages let go of; `true` if there are some already.
     pub(super) fn arm(&mut self) -> Result<bool, Fault> {
-        Ok(self.tx.arm()? | self.keeper.arm())
+        let freed = match &mut self.payload {
+            Payload::Mapped(mapped) => mapped.arm(),
+            Payload::Copied(_) => false,
+        };
+        Ok(self.tx.arm()? | freed)
     }
 
-    /// Readable once pages were let go of.
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.keeper.fd()
+    /// Readable once pages were let go of, if any are kept.
+    pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.payload {
+            Payload::Mapped(mapped) => Some(mapped.fd()),
+            Payload::Copied(_) => None,
+        }
+    }
+}
+
+impl Payload {
+    /// Gives the frame what follows its head, if anything does; `copied` says whether all copies were made.
+    #[inline]
+    fn attach(&mut self, packet: &Packet, copied: bool, frame: &mut Frame) -> Result<(), Reason> {
+        let attached = match self {
+            Payload::Copied(payload) => payload.attach(packet, frame),
+            Payload::Mapped(payload) if copied && packet.size() > HEAD => payload.attach(packet, frame),
+            Payload::Mapped(_) => Ok(()),
+        };
+        if copied { attached } else { Err(Reason::Malformed) }
     }
 }
 
@@ -195,34 +221,8 @@ fn pull<'a>(guest: DomId, parts: &[Part], mut head: &'a mut [u8], list: &mut Vec
     }
 }
 
-/// Maps what follows the head and lets the frame point to it; `false` if it cannot be mapped.
-fn attach(
-    hv: &dyn Hypervisor,
-    guest: DomId,
-    packet: &Packet,
-    keeper: &mut Keeper<Kept>,
-    frame: &mut Frame,
-) -> bool {
-    let mut grefs: ArrayVec<GrantRef, SLOTS_FATAL> = ArrayVec::new();
-    grefs.extend(body(packet).map(|part| part.gref));
-    let Ok(mapping) = hv.map(guest, &grefs, Access::ReadOnly) else { return false };
-    let kept = Kept { ids: packet.ids().iter().copied().collect(), extras: packet.extras(), mapping };
-    let Ok((pin, Kept { mapping, .. })) = keeper.keep(kept) else { return false };
-    frame.pin(pin);
-    for (page, part) in body(packet).enumerate() {
-        debug_assert!(usize::from(part.offset) + usize::from(part.size) <= PAGE_SIZE);
-        let start = mapping.base(page).as_ptr().wrapping_add(part.offset.into());
-        // SAFETY: the part lies in its page (checked when it was assembled), which stays mapped until the
-        // keeper gives the mapping back: after the last clone of the frame's pin.
-        let seg = unsafe { Seg::new(start, part.size.into()) };
-        // 18 parts at most: a frame has room for 20.
-        let _ = frame.push(seg);
-    }
-    true
-}
-
 /// The parts beyond the head, the first one shortened by what the head has of it.
-fn body(packet: &Packet) -> impl Iterator<Item = Part> {
+pub(super) fn body(packet: &Packet) -> impl Iterator<Item = Part> {
     let mut skip = HEAD as u16;
     packet.parts().iter().filter_map(move |part| {
         let skipped = skip.min(part.size);
@@ -230,10 +230,4 @@ fn body(packet: &Packet) -> impl Iterator<Item = Part> {
         let rest = Part { offset: part.offset + skipped, size: part.size - skipped, ..*part };
         (rest.size > 0).then_some(rest)
     })
-}
-
-impl From<ring_abi::ring::BadMemory> for Failed {
-    fn from(error: ring_abi::ring::BadMemory) -> Self {
-        Self::Ours(io::Error::other(error))
-    }
 }

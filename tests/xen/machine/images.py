@@ -21,6 +21,11 @@ GUEST = HERE.parent / "guest"
 
 XEN_TOOLS = "xl xenstored xenconsoled xen-init-dom0 xenconsole libxl-save-helper".split()
 E2FS_TOOLS = "e2fsck mke2fs".split()
+# Xen's own, beside the plain ones of dom0/etc/xen/scripts; they want bash.
+STOCK_SCRIPTS = """
+    vif-bridge vif-common.sh xen-hotplug-common.sh xen-network-common.sh xen-script-common.sh hotplugpath.sh locking.sh
+    logging.sh
+""".split()
 STORE_TOOLS = "exists list ls read rm watch write chmod".split()
 
 
@@ -112,6 +117,9 @@ def _dom0(root: Path, tools: Path) -> Archive:
         archive.copy(f"usr/bin/xenstore-{tool}", root / f"usr/bin/xenstore-{tool}")
     for tool in E2FS_TOOLS:
         archive.copy(f"usr/sbin/{tool}", tools / "sbin" / tool)
+    archive.copy("bin/bash", tools / "bin/bash")
+    for script in STOCK_SCRIPTS:
+        archive.copy(f"etc/xen/scripts/{script}", root / "etc/xen/scripts" / script)
     for folder in ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]:
         for library in sorted([*(root / folder).glob("*.so*"), *(tools / folder).glob("*.so*")]):
             archive.copy(f"lib/x86_64-linux-gnu/{library.name}", library)

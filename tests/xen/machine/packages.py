@@ -19,7 +19,7 @@ XEN = """
 """.split()
 
 # Programs of dom0's that are not Xen's: in a folder of their own, so that one more does not fetch all again.
-TOOLS = "e2fsprogs libext2fs2 libcom-err2 libblkid1".split()
+TOOLS = "e2fsprogs libext2fs2 libcom-err2 libblkid1 bash libtinfo6".split()
 
 # libgcc-s1: `xl create` aborts without libgcc_s.so.1 (glibc loads it on pthread_cancel).
 BASE = "libc6 libgcc-s1 liblzma5 libuuid1 zlib1g libzstd1 busybox-static".split()

@@ -2,21 +2,23 @@
 //!
 //! A tap of its own makes a vif look as the kernel's does: an interface named `vif<domid>.<devid>`, there before the
 //! toolstack runs the vif's hotplug script. Stock scripts (vif-bridge, vif-route, vif-nat) set it up as they always
-//! do. With any other script nobody would: then the tap is put into the Linux bridge of the key `bridge` here.
+//! do. With any other script nobody would: then the tap is put into the Linux bridge of the key `bridge` here. It
+//! outlives this program, since nobody would run the script again for the next one, and goes when the vif does.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use ::bridge::port::{netdev, packet::Packet, tap::Tap};
+use ::bridge::port::{netdev, netdev::NetError, packet::Packet, tap::Tap};
 use ::bridge::{Bridge, Config, Port};
+use netback::Place;
 use nix::errno::Errno;
 use xenstore::Keys;
 use xenstore::driver::Failure;
 use xenstore::xenbus::Device;
 
 use crate::config::host::{BridgeConfig, HostPort};
-use crate::config::vif::{DEFAULT_BRIDGE, DEFAULT_MTU};
+use crate::config::vif::DEFAULT_BRIDGE;
 use crate::error::{Error, Result};
 
 /// The bridges of this program.
@@ -52,9 +54,9 @@ impl Bridges {
     ///
     /// # Errors
     /// There is none of that name.
-    pub fn ours(&self, keys: &Keys) -> Result<Arc<Bridge>, Failure> {
+    pub fn ours(&self, keys: &Keys) -> Result<Place, Failure> {
         let name = keys.get("bridge").unwrap_or(DEFAULT_BRIDGE);
-        self.0.get(name).cloned().ok_or_else(|| {
+        self.0.get(name).cloned().map(Place::port_of).ok_or_else(|| {
             let what = format!("bridge: found {name:?}, expected the name of a bridge of this domain");
             Failure::new(Errno::ENODEV as i32, what)
         })
@@ -64,36 +66,69 @@ impl Bridges {
     ///
     /// # Errors
     /// The tap cannot be had, or nobody would ever join it to anything.
-    pub fn ours_or_tap(&self, device: &Device, keys: &Keys) -> Result<Arc<Bridge>, Failure> {
+    pub fn ours_or_tap(&self, device: &Device, keys: &Keys) -> Result<Place, Failure> {
         if let Some(bridge) = keys.get("bridge").and_then(|name| self.0.get(name)) {
-            return Ok(bridge.clone());
+            return Ok(Place::port_of(bridge.clone()));
         }
-        let name = netback::vif_name(device, keys);
-        let bridge = join_tap(&name, keys)?;
+        let name = tap_name(device, keys);
+        let place = join_tap(&name, keys)?;
         tracing::info!(vif = name, script = keys.get("script"), "a tap stands for it");
-        Ok(bridge)
+        Ok(place)
+    }
+}
+
+/// What the tap is called: as the kernel's interface would be, since stock scripts rename that to what the key `vifname`
+/// says; or so already, where they have.
+fn tap_name(device: &Device, keys: &Keys) -> String {
+    let wanted = netback::vif_name(device, keys);
+    match is_stock(keys.get("script")) && !exists(&wanted) {
+        true => format!("vif{}.{}", device.front, device.id),
+        false => wanted,
     }
 }
 
 /// A bridge of two ports, one of which is the tap `name`.
-fn join_tap(name: &str, keys: &Keys) -> Result<Arc<Bridge>, Failure> {
-    let mtu = keys.or("mtu", DEFAULT_MTU).map_err(|e| Failure::new(Errno::EINVAL as i32, e))?;
-    let mut tap = Tap::open(name).map_err(refused)?;
-    tap.set_mtu(mtu).map_err(refused)?;
-    if !is_stock(keys.get("script")) {
+fn join_tap(name: &str, keys: &Keys) -> Result<Place, Failure> {
+    let was_left = exists(name);
+    let mut tap = Tap::open(name).map_err(|error| match error {
+        // By a process that is ending, perhaps.
+        NetError::Busy(_) => Failure::new(Errno::EBUSY as i32, error),
+        error => refused(error),
+    })?;
+    if is_ours_to_join(keys, was_left) && netdev::master(name).is_none() {
         let bridge = keys.get("bridge").unwrap_or(DEFAULT_BRIDGE);
-        netdev::join_bridge(tap.name(), bridge).map_err(refused)?;
-        netdev::set_up(tap.name()).map_err(refused)?;
+        let mtu = keys.opt("mtu").map_err(|e| Failure::new(Errno::EINVAL as i32, e))?;
+        // As vif-bridge does: a port of another mtu would change the bridge's.
+        tap.set_mtu(mtu.map_or_else(|| netdev::mtu(bridge), Ok).map_err(refused)?).map_err(refused)?;
+        netdev::join_bridge(name, bridge).map_err(refused)?;
+        netdev::set_up(name).map_err(refused)?;
     }
-    let bridge = start(name).map_err(refused)?;
+    let (bridge, persistence) = (start(name).map_err(refused)?, tap.persist().map_err(refused)?);
     bridge.attach("tap", Box::new(tap)).map_err(refused)?;
-    Ok(Arc::new(bridge))
+    let clear = move || {
+        if let Err(error) = persistence.end() {
+            tracing::warn!(%error, "a vif's tap stays");
+        }
+    };
+    Ok(Place { bridge: Arc::new(bridge), bounded: false, clear: Some(Box::new(clear)) })
+}
+
+/// Whether the tap is put into a Linux bridge here: where no stock script will do that, or vif-bridge has done it for an
+/// earlier tap that is no more.
+fn is_ours_to_join(keys: &Keys, was_left: bool) -> bool {
+    let script = keys.get("script");
+    let script_ran = keys.get("hotplug-status") == Some("connected");
+    !is_stock(script) || !was_left && script_ran && script.is_some_and(|path| path.ends_with("vif-bridge"))
 }
 
 /// Whether a hotplug script sets up an interface named as the kernel's: Xen's own are called `vif-*`.
 fn is_stock(script: Option<&str>) -> bool {
     let name = script.and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
     name.is_some_and(|name| name.starts_with("vif-"))
+}
+
+fn exists(interface: &str) -> bool {
+    netdev::mtu(interface).is_ok()
 }
 
 fn start(name: &str) -> Result<Bridge, ::bridge::Error> {
@@ -126,6 +161,24 @@ mod tests {
     fn xens_own_scripts_are_known_by_their_names() {
         assert!(is_stock(Some("/etc/xen/scripts/vif-bridge")) && is_stock(Some("vif-nat")));
         assert!(!is_stock(Some("/bin/true")) && !is_stock(Some("/etc/xen/vif-x/nop")) && !is_stock(None));
+    }
+
+    #[test]
+    fn a_tap_is_joined_here_where_no_script_will() {
+        let stock = Keys::new("/b").with("script", "/etc/xen/scripts/vif-bridge");
+        let ran = stock.clone().with("hotplug-status", "connected");
+        assert!(!is_ours_to_join(&stock, false), "its script is still to come");
+        assert!(is_ours_to_join(&ran, false), "nobody runs it again");
+        assert!(!is_ours_to_join(&ran, true), "it was set up");
+        assert!(is_ours_to_join(&Keys::new("/b").with("script", "/bin/true"), false));
+        assert!(!is_ours_to_join(&ran.with("script", "vif-route"), false));
+    }
+
+    #[test]
+    fn stock_scripts_rename_the_tap_themselves() {
+        let (device, keys) = (Device::new("vif", 3, 1), Keys::new("/b").with("vifname", "xpv-none"));
+        assert_eq!(tap_name(&device, &keys), "xpv-none");
+        assert_eq!(tap_name(&device, &keys.with("script", "vif-bridge")), "vif3.1");
     }
 
     #[test]

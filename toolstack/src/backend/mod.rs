@@ -1,6 +1,7 @@
 //! Dom0's back ends made usable: the bridges that vifs join, the disks that vbds are, and what the kernel's own back ends
-//! have taken.
+//! have taken; and what vifs that are no more have left.
 
 pub mod bridges;
 pub mod claimed;
 pub mod images;
+pub mod leftovers;

@@ -15,6 +15,7 @@ use xenstore::driver::{self, BackDriver};
 use crate::backend::bridges::Bridges;
 use crate::backend::claimed::Unclaimed;
 use crate::backend::images::Images;
+use crate::backend::leftovers;
 use crate::config::host::BridgeConfig;
 use crate::config::vif::DEFAULT_BRIDGE;
 use crate::dir::Dir;
@@ -110,10 +111,11 @@ fn xen(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Res
     let mut vbds =
         VbdDriver::with_opener(hv.clone(), Box::new(move |device, keys| images.open(device, keys)));
     vbds.set_tuning(tuning);
-    vbds.set_keep(keep);
-    let vifs = netback::Driver::new(hv.clone(), netback::Config::default(), move |device, keys| {
-        bridges.ours_or_tap(device, keys)
-    });
+    vbds.set_keep(keep.clone());
+    leftovers::clear(&mut Client::new(hv.store()?), hv.domid().0)?;
+    let config = netback::Config { keep: Some(keep), ..netback::Config::default() };
+    let vifs =
+        netback::Driver::new(hv.clone(), config, move |device, keys| bridges.ours_or_tap(device, keys));
     serve(&*hv, Unclaimed::new(vbds), Unclaimed::new(vifs), stop)
 }
 

@@ -10,105 +10,109 @@ const DOM0: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 #[test]
 fn guest_to_guest_every_length_arrives_whole() {
-    let machine = Machine::new();
-    let mut a = machine.guest(1, Config::default());
-    let mut b = machine.guest(2, Config::default());
-    let mut into = vec![0; 65_536];
-    // B is learned first, so that nothing is flooded.
-    let hello = frame(a.mac(), b.mac(), 60, 0);
-    send(&mut b, &hello);
-    b.flush();
-    receive(&mut a, &mut into);
-    for len in (14..=1514).step_by(1) {
-        let sent = frame(b.mac(), a.mac(), len, len as u8);
-        send(&mut a, &sent);
-        a.flush();
-        let (got, _) = receive(&mut b, &mut into);
-        assert_eq!(into[..got], sent, "{len} octets");
-    }
-    assert_eq!((b.counters().rx_bad, a.counters().tx_errors), (0, 0));
+    Machine::each(|machine| {
+        let mut a = machine.guest(1, Config::default());
+        let mut b = machine.guest(2, Config::default());
+        let mut into = vec![0; 65_536];
+        // B is learned first, so that nothing is flooded.
+        let hello = frame(a.mac(), b.mac(), 60, 0);
+        send(&mut b, &hello);
+        b.flush();
+        receive(&mut a, &mut into);
+        for len in (14..=1514).step_by(1) {
+            let sent = frame(b.mac(), a.mac(), len, len as u8);
+            send(&mut a, &sent);
+            a.flush();
+            let (got, _) = receive(&mut b, &mut into);
+            assert_eq!(into[..got], sent, "{len} octets");
+        }
+        assert_eq!((b.counters().rx_bad, a.counters().tx_errors), (0, 0));
+    });
 }
 
 #[test]
 fn long_frames_take_several_pages_with_sg() {
-    let machine = Machine::new();
-    for (domid, devid) in [(1, 0), (2, 0)] {
-        machine.plug(domid, devid, &[("mtu", "65521")]);
-    }
-    let (one, two) = (machine.join(1), machine.join(2));
-    let mut a = machine.open(&one, 0, Config::default());
-    let mut b = machine.open(&two, 0, Config::default());
-    crate::machine::until(&mut a, netfront::Nic::is_up);
-    crate::machine::until(&mut b, netfront::Nic::is_up);
-    assert_eq!(a.mtu(), 65_521);
-    let mut into = vec![0; 65_536];
-    for len in [1515, 4095, 4096, 4097, 4224, 8192, 9014, 40_000, 65_534, 65_535] {
-        let sent = frame(b.mac(), a.mac(), len, 7);
-        send(&mut a, &sent);
-        a.flush();
-        let (got, _) = receive(&mut b, &mut into);
-        assert!(into[..got] == sent, "{len} octets");
-    }
+    Machine::each(|machine| {
+        for (domid, devid) in [(1, 0), (2, 0)] {
+            machine.plug(domid, devid, &[("mtu", "65521")]);
+        }
+        let (one, two) = (machine.join(1), machine.join(2));
+        let mut a = machine.open(&one, 0, Config::default());
+        let mut b = machine.open(&two, 0, Config::default());
+        crate::machine::until(&mut a, netfront::Nic::is_up);
+        crate::machine::until(&mut b, netfront::Nic::is_up);
+        assert_eq!(a.mtu(), 65_521);
+        let mut into = vec![0; 65_536];
+        for len in [1515, 4095, 4096, 4097, 4224, 8192, 9014, 40_000, 65_534, 65_535] {
+            let sent = frame(b.mac(), a.mac(), len, 7);
+            send(&mut a, &sent);
+            a.flush();
+            let (got, _) = receive(&mut b, &mut into);
+            assert!(into[..got] == sent, "{len} octets");
+        }
+    });
 }
 
 #[test]
 fn bursts_in_both_directions_keep_their_order() {
-    const COUNT: usize = 3000;
-    let machine = Machine::new();
-    let mut a = machine.guest(1, Config::default());
-    let mut b = machine.guest(2, Config::default());
-    let (mac_a, mac_b) = (a.mac(), b.mac());
-    let mut into = vec![0; 2048];
-    let (mut sent, mut got_a, mut got_b) = (0, 0, 0);
-    let deadline = Instant::now() + crate::machine::BOUND;
-    while got_a < COUNT || got_b < COUNT {
-        assert!(Instant::now() < deadline, "{sent} sent, {got_a} and {got_b} received");
-        // No more on the way than a queue holds: nothing is to be dropped.
-        while sent < COUNT && sent < got_a.min(got_b) + 100 {
-            for (nic, to) in [(&mut a, mac_b), (&mut b, mac_a)] {
-                let from = nic.mac();
-                send(nic, &frame(to, from, 60 + sent % 1400, (sent % 251) as u8));
+    Machine::each(|machine| {
+        const COUNT: usize = 3000;
+        let mut a = machine.guest(1, Config::default());
+        let mut b = machine.guest(2, Config::default());
+        let (mac_a, mac_b) = (a.mac(), b.mac());
+        let mut into = vec![0; 2048];
+        let (mut sent, mut got_a, mut got_b) = (0, 0, 0);
+        let deadline = Instant::now() + crate::machine::BOUND;
+        while got_a < COUNT || got_b < COUNT {
+            assert!(Instant::now() < deadline, "{sent} sent, {got_a} and {got_b} received");
+            // No more on the way than a queue holds: nothing is to be dropped.
+            while sent < COUNT && sent < got_a.min(got_b) + 100 {
+                for (nic, to) in [(&mut a, mac_b), (&mut b, mac_a)] {
+                    let from = nic.mac();
+                    send(nic, &frame(to, from, 60 + sent % 1400, (sent % 251) as u8));
+                }
+                sent += 1;
             }
-            sent += 1;
-        }
-        for (nic, got, from) in [(&mut a, &mut got_a, mac_b), (&mut b, &mut got_b, mac_a)] {
-            nic.flush();
-            let to = nic.mac();
-            while let Some((len, _)) = nic.recv(&mut into) {
-                let expected = frame(to, from, 60 + *got % 1400, (*got % 251) as u8);
-                assert_eq!(into[..len], expected, "frame {got}");
-                *got += 1;
+            for (nic, got, from) in [(&mut a, &mut got_a, mac_b), (&mut b, &mut got_b, mac_a)] {
+                nic.flush();
+                let to = nic.mac();
+                while let Some((len, _)) = nic.recv(&mut into) {
+                    let expected = frame(to, from, 60 + *got % 1400, (*got % 251) as u8);
+                    assert_eq!(into[..len], expected, "frame {got}");
+                    *got += 1;
+                }
             }
         }
-    }
+    });
 }
 
 #[test]
 fn guest_to_dom0_and_back_through_a_pair() {
-    let machine = Machine::new();
-    let (inner, mut outer) = Pair::new(Caps::plain(1500), 512).unwrap();
-    machine.bridge.attach("dom0", Box::new(inner)).unwrap();
-    let mut nic = machine.guest(1, Config::default());
-    let (mut batch, mut into) = (Batch::new(64), vec![0; 2048]);
-    for len in [14, 60, 127, 128, 129, 1000, 1514] {
-        let sent = frame(DOM0, nic.mac(), len, 3);
-        send(&mut nic, &sent);
-        nic.flush();
-        let deadline = Instant::now() + crate::machine::BOUND;
-        while batch.is_empty() {
-            assert!(Instant::now() < deadline, "{len} octets lost");
-            outer.recv(&mut batch).unwrap();
+    Machine::each(|machine| {
+        let (inner, mut outer) = Pair::new(Caps::plain(1500), 512).unwrap();
+        machine.bridge.attach("dom0", Box::new(inner)).unwrap();
+        let mut nic = machine.guest(1, Config::default());
+        let (mut batch, mut into) = (Batch::new(64), vec![0; 2048]);
+        for len in [14, 60, 127, 128, 129, 1000, 1514] {
+            let sent = frame(DOM0, nic.mac(), len, 3);
+            send(&mut nic, &sent);
+            nic.flush();
+            let deadline = Instant::now() + crate::machine::BOUND;
+            while batch.is_empty() {
+                assert!(Instant::now() < deadline, "{len} octets lost");
+                outer.recv(&mut batch).unwrap();
+            }
+            assert_eq!(batch.frames()[0].to_vec(), sent);
+            // Back from the very pages of the guest.
+            let mut back = batch.frames()[0].clone();
+            back.head_mut()[..12].rotate_left(6);
+            batch.clear();
+            outer.send(Frames::of(std::slice::from_ref(&back))).unwrap();
+            outer.flush().unwrap();
+            drop::<Frame>(back);
+            let (got, _) = receive(&mut nic, &mut into);
+            assert_eq!(into[12..got], sent[12..], "{len} octets");
+            assert_eq!(into[..6], nic.mac());
         }
-        assert_eq!(batch.frames()[0].to_vec(), sent);
-        // Back from the very pages of the guest.
-        let mut back = batch.frames()[0].clone();
-        back.head_mut()[..12].rotate_left(6);
-        batch.clear();
-        outer.send(Frames::of(std::slice::from_ref(&back))).unwrap();
-        outer.flush().unwrap();
-        drop::<Frame>(back);
-        let (got, _) = receive(&mut nic, &mut into);
-        assert_eq!(into[12..got], sent[12..], "{len} octets");
-        assert_eq!(into[..6], nic.mac());
-    }
+    });
 }

@@ -7,11 +7,13 @@ use crate::machine::{BOUND, Machine, frame};
 use crate::raw::{Raw, Seat};
 use bridge::port::pair::Pair;
 use bridge::{Batch, Caps, Port};
+use hypervisor::Keep;
 use netfront::{Config, Nic, Sent};
 use ring_abi::netif::TxFlags;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 use xenstore::{Nodes, XenbusState};
 
 #[path = "attacks.rs"]
@@ -90,14 +92,18 @@ struct Threads {
     seat: Seat,
     honest: [Nic; 2],
     machine: Machine,
+    _kept: TempDir,
 }
 
-fn in_threads() -> Option<Box<dyn World>> {
-    let machine = Machine::new();
+/// A machine whose payloads are mapped, or one that keeps journals and so copies them.
+fn in_threads(journals: bool) -> Option<Box<dyn World>> {
+    let kept = tempfile::tempdir().unwrap();
+    let keep = journals.then(|| Keep::new(kept.path()).unwrap());
+    let machine = Machine::with(netback::Config { keep, ..Default::default() });
     let device = machine.plug(1, 0, &[]);
     let seat = Seat { hv: machine.join(1), device };
     let honest = [20, 21].map(|domid| machine.guest(domid, Config::default()));
-    Some(Box::new(Threads { seat, honest, machine }))
+    Some(Box::new(Threads { seat, honest, machine, _kept: kept }))
 }
 
 impl World for Threads {
@@ -163,7 +169,8 @@ fn run(world: Option<Box<dyn World>>, attack: fn(&mut dyn World)) {
 
 macro_rules! attacks {
     ($($attack:ident)*) => {
-        mod local { $(#[test] fn $attack() { super::run(super::in_threads(), super::attacks::$attack); })* }
+        mod local { $(#[test] fn $attack() { super::run(super::in_threads(false), super::attacks::$attack); })* }
+        mod journals { $(#[test] fn $attack() { super::run(super::in_threads(true), super::attacks::$attack); })* }
         mod xen { $(#[test] fn $attack() { super::run(super::on_xen::world(), super::attacks::$attack); })* }
     };
 }

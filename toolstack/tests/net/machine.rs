@@ -2,8 +2,8 @@
 
 use bridge::Bridge;
 use hypervisor::local::{Domain, Event, Sandbox};
-use hypervisor::{DomId, Hypervisor};
-use netback::{Config, Driver};
+use hypervisor::{DomId, Hypervisor, Keep};
+use netback::{Config, Driver, Place};
 use netfront::Nic;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::AsFd;
@@ -46,6 +46,14 @@ impl Machine {
         Self::with(Config::default())
     }
 
+    /// Runs a test on a machine whose payloads are mapped, and on one that keeps journals and so copies them.
+    pub(crate) fn each(test: impl Fn(&Machine)) {
+        test(&Self::new());
+        let folder = tempfile::tempdir().unwrap();
+        let keep = Some(Keep::new(folder.path()).unwrap());
+        test(&Self::with(Config { keep, ..Config::default() }));
+    }
+
     /// A machine with a back end of this configuration.
     pub(crate) fn with(config: Config) -> Self {
         let store = Store::spawn(server::Config::default()).unwrap();
@@ -71,7 +79,7 @@ impl Machine {
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap());
         let until = stop.clone();
         let thread = std::thread::spawn(move || {
-            let mut driver = Driver::new(hv, config, move |_, _| Ok(bridge.clone()));
+            let mut driver = Driver::new(hv, config, move |_, _| Ok(Place::port_of(bridge.clone())));
             xenstore::driver::run(client, 0, &mut driver, until.as_fd()).unwrap();
         });
         self.backend = Some(Backend { stop, thread: Some(thread) });

@@ -35,6 +35,8 @@ struct Entry {
 enum Service {
     /// Not probed yet.
     New,
+    /// Probed, and in use: it is probed again.
+    Waits,
     /// Served.
     Runs(Box<dyn BackDevice>),
     /// Could not be probed with these keys.
@@ -201,7 +203,7 @@ impl<'d> Control<'d> {
 
     fn ask(&mut self, id: Id, entry: &mut Entry, seen: &View, now: Instant) -> Answer {
         let untried = match &entry.service {
-            Service::New => true,
+            Service::New | Service::Waits => true,
             Service::Failed(keys) => *keys != without_state(&seen.own),
             Service::Runs(_) => false,
         };
@@ -211,9 +213,12 @@ impl<'d> Control<'d> {
             match self.driver.probe(&device, seen, Nudge::new(id, self.nudges.clone())) {
                 Ok(device) => entry.service = Service::Runs(device),
                 Err(failure)
-                    if failure.errno == Errno::EBUSY as i32
-                        && now.saturating_duration_since(entry.since) < BUSY =>
+                    if is_to_wait(&failure, now.saturating_duration_since(entry.since), seen.own_state) =>
                 {
+                    if matches!(entry.service, Service::New) {
+                        tracing::info!(device = device.back_path(), "waits: {}", failure.what);
+                        entry.service = Service::Waits;
+                    }
                     // Its credit sets the pace.
                     self.dirty.insert(id);
                     return Answer::default();
@@ -247,6 +252,12 @@ impl<'d> Control<'d> {
     }
 }
 
+/// Whether a device that could not be had is to be tried again: for a while, or as long as it is Connected. Then another
+/// process serves it, and to close it would be to take it from a guest that has all it needs.
+fn is_to_wait(failure: &Failure, waited: Duration, own_state: XenbusState) -> bool {
+    failure.errno == Errno::EBUSY as i32 && (waited < BUSY || own_state == XenbusState::Connected)
+}
+
 /// What one round did.
 struct Turn {
     /// A device was looked at.
@@ -260,4 +271,18 @@ fn without_state(keys: &Keys) -> Keys {
     let mut keys = keys.clone();
     keys.remove("state");
     keys
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_another_process_serves_is_waited_for_and_never_closed() {
+        let (busy, gone) = (Failure::new(Errno::EBUSY as i32, ""), Failure::new(Errno::ENODEV as i32, ""));
+        assert!(is_to_wait(&busy, BUSY * 1000, XenbusState::Connected));
+        assert!(is_to_wait(&busy, Duration::ZERO, XenbusState::Initialising));
+        assert!(!is_to_wait(&busy, BUSY, XenbusState::InitWait));
+        assert!(!is_to_wait(&gone, Duration::ZERO, XenbusState::Connected));
+    }
 }

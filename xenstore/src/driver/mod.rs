@@ -76,7 +76,8 @@ pub trait BackDriver {
     ///
     /// # Errors
     /// The device cannot be served: the failure is told, the state goes to Closing, and the device is probed again
-    /// once the toolstack changed a key. With EBUSY a new device is first probed again for a few seconds.
+    /// once the toolstack changed a key. With EBUSY a new device is first probed again for a few seconds, and one that is
+    /// Connected, which another process serves then, for as long as that takes.
     fn probe(&mut self, device: &Device, view: &View, nudge: Nudge) -> Result<Box<dyn BackDevice>, Failure>;
 }
 

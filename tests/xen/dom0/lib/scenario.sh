@@ -122,6 +122,36 @@ wait_in_guest() {
     check_in_guest "$1" "$2" "timeout 30 sh -c 'until $3; do sleep 0.05; done'"
 }
 
+# at PLACE COMMAND: runs a line in a guest or, if that is `dom0`, here; prints what it prints, returns its status.
+at() {
+    case $1 in
+        dom0) sh -c "$2" ;;
+        *) in_guest "$1" "$2" ;;
+    esac
+}
+
+# serve PLACE MIB: there, every caller at TCP port 5001 is sent a file of random octets.
+serve() {
+    file=$(at "$1" "dd if=/dev/urandom of=/tmp/served bs=1M count=$2 2>/dev/null; md5sum </tmp/served; (nc -ll -p 5001 -e cat /tmp/served >/dev/null 2>&1 &)")
+    echo "$file" | grep -oE '[0-9a-f]{32}' >"/run/$1.served" || fail "$1 serves no file: $file"
+}
+
+# check_fetch PLACE FROM ADDRESS [HOW]: the file that FROM serves at that address arrives whole.
+check_fetch() {
+    got=$(at "$1" "nc $3 5001 </dev/null | md5sum" | grep -oE '[0-9a-f]{32}')
+    check "TCP from $2 ($3) to $1${4:+, $4}" test "$got" = "$(cat "/run/$2.served")"
+}
+
+# octets_a_frame PLACE rx|tx INTERFACE COMMAND...: mean length of what crosses an interface there while the command runs.
+# More than the mtu proves that segmentation is left to the receiver.
+octets_a_frame() {
+    counters="cd /sys/class/net/$3/statistics && cat $2_bytes $2_packets" place=$1
+    shift 3
+    before=$(at "$place" "$counters" | grep -E '^[0-9]+$' | tr '\n' ' ')
+    "$@" >&2
+    echo "$before" $(at "$place" "$counters" | grep -E '^[0-9]+$') | awk '{ print int(($3 - $1) / ($4 - $2 + 0.001)) }'
+}
+
 # state PATH: the xenbus state below a xenstore path, 0 when there is none.
 state() {
     xenstore-read "$1/state" 2>/dev/null || echo 0

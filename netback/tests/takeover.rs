@@ -1,0 +1,209 @@
+//! Both rings' cores, killed at any moment and taken over from their journals: a guest's every slot is answered exactly
+//! once, in order, and no packet or frame is answered by halves.
+#![allow(unsafe_code)] // Ring memory on the heap.
+
+use netback::rx::{Fill, Placed, Rx, Shape};
+use netback::tx::Tx;
+use proptest::prelude::*;
+use ring_abi::netif::extra::{Extra, GSO_TCPV4, Kind};
+use ring_abi::netif::{self, RxFlags, RxRequest, Status, TxFlags, TxRequest, TxSlot};
+use ring_abi::ring::Front;
+use ring_abi::shm::Memory;
+use ring_abi::{GrantRef, PAGE_SIZE};
+use std::collections::VecDeque;
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// Memory that outlives who uses it.
+#[derive(Clone, Debug)]
+struct Pages(Arc<[AtomicU64]>);
+
+// SAFETY: atomics, 8-aligned, alive as long as the value.
+unsafe impl Memory for Pages {
+    fn base(&self) -> NonNull<u8> {
+        NonNull::from(&*self.0).cast()
+    }
+    fn len(&self) -> usize {
+        self.0.len() * 8
+    }
+}
+
+impl Pages {
+    fn new(octets: usize) -> Self {
+        Self((0..octets.next_multiple_of(PAGE_SIZE) / 8).map(|_| AtomicU64::new(0)).collect())
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    /// The guest sends a packet of so many slots, every third with an extra; or posts as many buffers.
+    Guest(usize),
+    /// A round: at most so many packets or frames, of which the last so many are taken and not finished.
+    Round {
+        limit: usize,
+        unfinished: usize,
+    },
+    Commit,
+    Kill,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (1..18usize).prop_map(Step::Guest),
+        3 => (1..8usize, 0..3usize).prop_map(|(limit, unfinished)| Step::Round { limit, unfinished }),
+        2 => Just(Step::Commit),
+        1 => Just(Step::Kill),
+    ]
+}
+
+/// A guest that sends.
+struct Sender {
+    front: Front<netif::Tx, Pages>,
+    id: u16,
+    /// What is to be answered: an id, or nothing for an extra.
+    waiting: VecDeque<Option<u16>>,
+}
+
+impl Sender {
+    fn send(&mut self, slots: usize) {
+        let with_extra = slots.is_multiple_of(3);
+        if (self.front.free() as usize) < slots + usize::from(with_extra) {
+            return;
+        }
+        for place in 0..slots {
+            let mut flags = TxFlags::empty();
+            flags.set(TxFlags::MORE_DATA, place + 1 < slots);
+            flags.set(TxFlags::EXTRA_INFO, place == 0 && with_extra);
+            let size = if place == 0 { 60 * slots as u16 } else { 60 };
+            let request = TxRequest { gref: GrantRef(9), offset: 0, flags, id: self.id, size };
+            self.push(request.into(), Some(self.id));
+            self.id = self.id.wrapping_add(1);
+            if place == 0 && with_extra {
+                let kind = Kind::Gso { size: 1448, gso_type: GSO_TCPV4 };
+                self.push(Extra { more: false, kind }.into(), None);
+            }
+        }
+        let _ = self.front.commit();
+    }
+
+    fn push(&mut self, slot: TxSlot, answer: Option<u16>) {
+        assert!(self.front.push(&slot));
+        self.waiting.push_back(answer);
+    }
+
+    /// Takes all answers: of whole packets, each of its slots once.
+    fn hear(&mut self) {
+        while let Some(response) = self.front.pop().unwrap() {
+            let answer = (response.status != Status::NULL).then_some(response.id);
+            // Within a packet the extras come last.
+            let place = self.waiting.iter().take(20).position(|waiting| *waiting == answer);
+            assert!(place.is_some_and(|place| place < 2), "{answer:?} of {:?}", self.waiting);
+            self.waiting.remove(place.unwrap());
+        }
+    }
+}
+
+fn attach_tx(ring: &Pages) -> Tx<Pages, Pages> {
+    Tx::attach(ring.clone(), 8).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn transmit_is_answered_once_whoever_is_killed(steps in prop::collection::vec(step(), 0..200)) {
+        let ring = Pages::new(PAGE_SIZE);
+        let front = Front::init(ring.clone()).unwrap();
+        let mut guest = Sender { front, id: 0, waiting: VecDeque::new() };
+        let mut tx = attach_tx(&ring);
+        let kept = Pages::new(tx.journal_octets());
+        tx.note(kept.clone()).unwrap();
+        for step in steps.into_iter().chain([Step::Kill]) {
+            match step {
+                Step::Guest(slots) => guest.send(slots),
+                Step::Round { limit, unfinished } => {
+                    let count = tx.poll(limit).unwrap().len();
+                    (0..count.saturating_sub(unfinished)).for_each(|place| tx.answer(place, Status::OKAY));
+                    // Whoever leaves packets unanswered at the end of a round was killed there.
+                    if unfinished > 0 {
+                        tx = attach_tx(&ring);
+                        tx.resume(kept.clone()).unwrap();
+                    }
+                }
+                Step::Commit => drop(tx.commit()),
+                Step::Kill => {
+                    tx = attach_tx(&ring);
+                    tx.resume(kept.clone()).unwrap();
+                }
+            }
+            guest.hear();
+        }
+        while let count @ 1.. = tx.poll(8).unwrap().len() {
+            (0..count).for_each(|place| tx.answer(place, Status::OKAY));
+            let _ = tx.commit();
+            guest.hear();
+        }
+        prop_assert!(guest.waiting.is_empty(), "never answered: {:?}", guest.waiting);
+    }
+
+    #[test]
+    fn receive_is_answered_in_whole_frames_whoever_is_killed(steps in prop::collection::vec(step(), 0..200)) {
+        let ring = Pages::new(PAGE_SIZE);
+        let mut front: Front<netif::Rx, Pages> = Front::init(ring.clone()).unwrap();
+        let (mut id, mut posted) = (0u16, VecDeque::new());
+        let mut rx: Rx<Pages, Pages> = Rx::attach(ring.clone()).unwrap();
+        let kept = Pages::new(rx.journal_octets());
+        rx.note(kept.clone()).unwrap();
+        for step in steps.into_iter().chain([Step::Kill]) {
+            let mut killed = matches!(step, Step::Kill);
+            match step {
+                Step::Guest(slots) => {
+                    for _ in 0..slots {
+                        if front.push(&RxRequest { id, gref: GrantRef(u32::from(id) + 8) }) {
+                            posted.push_back(id);
+                            id = id.wrapping_add(1);
+                        }
+                    }
+                    let _ = front.commit();
+                }
+                Step::Round { limit, unfinished } => {
+                    let mut fills: Vec<Fill> = Vec::new();
+                    let shape = Shape { len: 3000 * limit, flags: RxFlags::empty(), gso: Some((1, 1448)) };
+                    let placed = rx.place(shape, &mut fills).unwrap();
+                    prop_assert!(placed != Placed::TooLong);
+                    // A request that was answered is no buffer any more.
+                    prop_assert!(fills.iter().all(|fill| fill.gref.0 >= 8 && fill.gref.0 < 8 + u32::from(id)));
+                    killed = unfinished > 0;
+                    if !killed {
+                        rx.finish();
+                    }
+                }
+                Step::Commit => drop(rx.commit()),
+                Step::Kill => {}
+            }
+            if killed {
+                rx = Rx::attach(ring.clone()).unwrap();
+                rx.resume(kept.clone()).unwrap();
+            }
+            hear(&mut front, &mut posted);
+        }
+        prop_assert_eq!(front.in_flight() as usize, posted.len());
+    }
+}
+
+/// Takes all frames: each response in its request's place, and none without the rest of its frame.
+fn hear(front: &mut Front<netif::Rx, Pages>, posted: &mut VecDeque<u16>) {
+    let (mut more, mut extra) = (false, false);
+    while let Some(slot) = front.pop().unwrap() {
+        let id = posted.pop_front();
+        if std::mem::take(&mut extra) {
+            continue;
+        }
+        let response = slot.response();
+        assert_eq!(Some(response.id), id);
+        extra = response.flags.contains(RxFlags::EXTRA_INFO);
+        more = response.flags.contains(RxFlags::MORE_DATA);
+    }
+    assert!(!more && !extra, "half a frame");
+}

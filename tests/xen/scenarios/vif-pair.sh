@@ -1,0 +1,44 @@
+# Two stock guests with two vifs each, on bridges of our own: ping, TCP, whole segments, 9,000 octets; and dom0 beside them.
+# needs: xpv
+# timeout: 180
+modprobe tun
+start dom0 xpv dom0 --xen --bridge xenbr0=tap:host0 --bridge xenbr1
+wait_for 10 "the bridge's port" test -e /sys/class/net/host0
+ip link set host0 mtu 9000
+ip address add 10.0.0.1/24 dev host0
+number=1
+for name in one two; do
+    number=$((number + 1))
+    create_guest $name "vif=[\"mac=00:16:3e:00:00:0$number,bridge=xenbr0,script=nop,mtu=9000\",
+        \"mac=00:16:3e:00:01:0$number,bridge=xenbr1,script=nop\"]"
+done
+number=1
+for name in one two; do
+    number=$((number + 1))
+    wait_for 90 "guest $name" grep -q '##ready' /out/guest-$name.log
+    check_in_guest $name "both interfaces come up" "for n in 0 1; do ip address add 10.\$n.0.$number/24 dev eth\$n && ip link set eth\$n up || exit; done"
+    serve $name 1
+done
+serve dom0 2
+
+check_in_guest one "the other guest answers" 'ping -c 2 -W 5 10.0.0.3'
+check_in_guest one "and on the other bridge" 'ping -c 2 -W 5 10.1.0.3'
+longest=$(octets_a_frame two rx eth0 check_fetch two one 10.0.0.2)
+check "segments cross between guests joined ($longest octets a frame)" test "$longest" -gt 3000
+check_fetch one two 10.1.0.3 "the other bridge"
+check_fetch two dom0 10.0.0.1
+check_fetch dom0 one 10.0.0.2
+for name in one two; do
+    check_in_guest $name "9,000 octets are taken" 'ip link set eth0 mtu 9000'
+done
+longest=$(octets_a_frame two rx eth0 check_in_guest one "9,000 octets cross" 'ping -A -c 20 -s 8972 -W 5 10.0.0.3')
+check "in one frame each ($longest octets)" test "$longest" -gt 7000
+check_fetch one two 10.0.0.3 "frames of 9,000 octets"
+check_fetch two one 10.0.0.2 "frames of 9,000 octets"
+
+stop dom0 KILL
+start again xpv dom0 --xen --bridge xenbr0=tap:host0 --bridge xenbr1
+check_fetch one two 10.0.0.3 "by a back end that took over"
+check_fetch two one 10.1.0.2 "and on the other bridge"
+check "all four went on" test "$(grep -c 'goes on where' /out/again.log)" = 4
+check "no frame was refused" sh -c '! grep -E "WARN|ERROR" /out/dom0.log /out/again.log'

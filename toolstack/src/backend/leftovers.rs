@@ -1,0 +1,60 @@
+//! Taps that an earlier process has left of vifs that are no more: a guest can go while nobody serves it.
+
+use std::fs;
+
+use ::bridge::port::netdev::NetError;
+use ::bridge::port::tap::Tap;
+use xenstore::{Client, DomId, Nodes};
+
+use crate::error::Result;
+
+/// `IFF_PERSIST` (linux/if_tun.h): the interface outlives its program.
+const PERSISTENT: u32 = 0x0800;
+
+/// Removes them, where their names are still those that they were made by.
+///
+/// # Errors
+/// The store's.
+pub fn clear(store: &mut Client, domid: DomId) -> Result<()> {
+    let interfaces = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    for name in interfaces.filter_map(|entry| entry.file_name().into_string().ok()) {
+        let Some((front, id)) = vif(&name).filter(|_| is_left(&name)) else { continue };
+        if store.exists(&format!("/local/domain/{domid}/backend/vif/{front}/{id}"))? {
+            continue;
+        }
+        match remove(&name) {
+            Ok(()) => tracing::info!(tap = name, "removed: its vif is no more"),
+            Err(error) => tracing::warn!(tap = name, %error, "stays, though its vif is no more"),
+        }
+    }
+    Ok(())
+}
+
+/// The guest and number of the vif that an interface of this name stands for.
+fn vif(interface: &str) -> Option<(DomId, u32)> {
+    let (front, id) = interface.strip_prefix("vif")?.split_once('.')?;
+    Some((front.parse().ok()?, id.parse().ok()?))
+}
+
+/// Whether it is a tap that lasts: the kernel's own vifs are none.
+fn is_left(interface: &str) -> bool {
+    let flags = fs::read_to_string(format!("/sys/class/net/{interface}/tun_flags")).unwrap_or_default();
+    let flags = u32::from_str_radix(flags.trim().trim_start_matches("0x"), 16);
+    flags.is_ok_and(|flags| flags & PERSISTENT != 0)
+}
+
+fn remove(interface: &str) -> Result<(), NetError> {
+    Tap::open(interface)?.persist()?.end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_vifs() {
+        assert_eq!(vif("vif7.1"), Some((7, 1)));
+        assert_eq!([vif("vif7.1-emu"), vif("vif7"), vif("eth7.1"), vif("vif70000.0")], [None; 4]);
+        assert!(!is_left("lo"));
+    }
+}
