@@ -30,7 +30,7 @@ pub enum Reach {
     #[default]
     Map,
     /// As [`Reach::Map`], but those of a front end that uses the same pages again and again stay mapped
-    /// (`feature-persistent`).
+    /// (`feature-persistent`); copied from there to memory that the kernel knows for good, while that has room.
     Persist,
     /// Copied by the hypervisor to and from pages of our own.
     Copy,

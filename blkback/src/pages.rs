@@ -2,7 +2,8 @@
 //!
 //! In place there is no copy: the kernel reads and writes the guest's mapped pages. It refuses that with EFAULT where it
 //! cannot take hold of such pages, which the first request to move anything shows: from then on octets are copied, and
-//! that request is done again.
+//! that request is done again. Where the pages stay mapped, and the kernel knows memory of ours for good, a copy between
+//! the two is the cheaper way (`tests/xen/run grant-costs`).
 
 use std::collections::HashMap;
 use std::io;
@@ -13,11 +14,11 @@ use grant_table::persist::{Cache, LINUX_MAX, Page};
 use hypervisor::{Access, Copy, DomId, GrantRef, Hypervisor, Mapping, PAGE_SIZE, Place};
 use ring_abi::blkif::{MAX_SEGMENTS, SECTOR, Segment};
 use smallvec::SmallVec;
-use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
+use vm_memory::{MmapRegion, VolatileSlice};
 
 use crate::check::Segments;
 use crate::device::{Reach, Setup};
-use crate::engine::{Data, Io, Op, Part};
+use crate::engine::{Buffer, Data, Engine, Io, Op, Part, Slab};
 use crate::queue::Task;
 
 /// Octets of a buffer: what a request can move.
@@ -29,9 +30,11 @@ pub(crate) struct Pages {
     peer: DomId,
     /// Those that stay mapped.
     cache: Option<Cache>,
-    /// Octets are copied.
+    /// Octets are copied, whatever that costs.
     copies: bool,
-    /// Buffers that no request has.
+    /// What octets are copied to and from in the first place.
+    slab: Option<Arc<Slab>>,
+    /// Buffers that no request has, for when the slab has no room.
     pool: Vec<MmapRegion>,
     /// By job: whose pages a buffer stands for.
     bounced: Box<[Option<Bounced>]>,
@@ -54,17 +57,20 @@ pub(crate) enum Settled {
 }
 
 impl Pages {
-    /// Of the front end in `setup`, for so many requests at once.
-    pub(crate) fn new(setup: &Setup, depth: usize) -> Pages {
+    /// Of the front end in `setup`, for so many requests at once of this engine.
+    pub(crate) fn new(setup: &Setup, depth: usize, engine: &mut dyn Engine) -> Pages {
         let (hv, peer, reach) = (setup.hv.clone(), setup.peer, setup.tuning.reach);
         let persistent = reach == Reach::Persist && setup.transport.persistent;
         let copies = reach == Reach::Copy;
-        tracing::info!(%peer, persistent, copies, "pages of a front end");
+        let slab =
+            (copies || persistent).then(|| Slab::new().ok().filter(|slab| engine.register(slab))).flatten();
+        tracing::info!(%peer, persistent, copies, registered = slab.is_some(), "pages of a front end");
         Pages {
             cache: persistent.then(|| Cache::new(hv.clone(), peer, LINUX_MAX)),
             hv,
             peer,
             copies,
+            slab,
             pool: Vec::new(),
             bounced: (0..depth).map(|_| None).collect(),
             trial: (!copies).then(HashMap::new),
@@ -74,12 +80,42 @@ impl Pages {
     /// Makes `io` what the task asks for; `false` where pages cannot be had, which is this request's error alone.
     #[inline]
     pub(crate) fn prepare(&mut self, task: &Task, io: &mut Io) -> bool {
-        let prepared = if self.copies { self.bounce(task, io) } else { self.in_place(task, io) };
+        let prepared = match self.buffer(task) {
+            Ok(Some(buffer)) => self.bounce(task, io, buffer),
+            Ok(None) => self.in_place(task, io),
+            Err(error) => Err(error),
+        };
         prepared
             .inspect_err(
                 |error| tracing::debug!(peer = %self.peer, %error, "a request's pages cannot be reached"),
             )
             .unwrap_or(false)
+    }
+
+    /// What the task's octets are copied to or from, if they are.
+    #[inline]
+    fn buffer(&mut self, task: &Task) -> hypervisor::Result<Option<Buffer>> {
+        if let Some(run) = self.slab.as_ref().and_then(|slab| slab.take(octets(&task.segments))) {
+            return Ok(Some(Buffer::Run(run)));
+        }
+        if !self.copies {
+            return Ok(None);
+        }
+        let region = match self.pool.pop() {
+            Some(region) => region,
+            None => {
+                MmapRegion::new(BUFFER).map_err(|e| hypervisor::Error::io("a buffer", io::Error::other(e)))?
+            }
+        };
+        Ok(Some(Buffer::Region(region)))
+    }
+
+    /// A buffer that is needed no more.
+    #[inline]
+    fn give_back(&mut self, buffer: Buffer) {
+        if let Buffer::Region(region) = buffer {
+            self.pool.push(region);
+        }
     }
 
     #[inline]
@@ -106,24 +142,17 @@ impl Pages {
         self.hv.map(self.peer, &refs, access)
     }
 
-    fn bounce(&mut self, task: &Task, io: &mut Io) -> hypervisor::Result<bool> {
+    fn bounce(&mut self, task: &Task, io: &mut Io, buffer: Buffer) -> hypervisor::Result<bool> {
         let pages = match &mut self.cache {
             Some(cache) => kept(cache, &task.segments)?,
             None => SmallVec::new(),
         };
-        let buffer = match self.pool.pop() {
-            Some(buffer) => buffer,
-            None => {
-                MmapRegion::new(BUFFER).map_err(|e| hypervisor::Error::io("a buffer", io::Error::other(e)))?
-            }
-        };
         let bounced = Bounced { segments: task.segments.clone(), pages };
-        let len = bounced.segments.iter().map(|s| usize::from(extent(s).1)).sum();
         if task.op == Op::Write && !self.copy(&bounced, &buffer, Op::Write)? {
-            self.pool.push(buffer);
+            self.give_back(buffer);
             return Ok(false);
         }
-        io.set_bounced(task.job.0.into(), task.op, task.sector, buffer, len);
+        io.set_bounced(task.job.0.into(), task.op, task.sector, buffer, octets(&task.segments));
         self.bounced[task.job.0 as usize] = Some(bounced);
         Ok(true)
     }
@@ -140,7 +169,7 @@ impl Pages {
             (Some(bounced), Op::Read) if result.is_ok() => self.copy(&bounced, &buffer, Op::Read),
             _ => Ok(true),
         };
-        self.pool.push(buffer);
+        self.give_back(buffer);
         Settled::Over(result.and_then(|()| match copied {
             Ok(true) => Ok(()),
             Ok(false) => Err(io::ErrorKind::PermissionDenied.into()),
@@ -170,12 +199,12 @@ impl Pages {
     }
 
     /// Copies between a buffer and the guest's pages: into them for a read. `false` where a grant was refused.
-    fn copy(&self, of: &Bounced, buffer: &MmapRegion, op: Op) -> hypervisor::Result<bool> {
+    fn copy(&self, of: &Bounced, buffer: &Buffer, op: Op) -> hypervisor::Result<bool> {
         let mut at = 0;
         let mut ops: ArrayVec<Copy<'_>, MAX_SEGMENTS> = ArrayVec::new();
         for (number, segment) in of.segments.iter().enumerate() {
             let (offset, len) = extent(segment);
-            let Ok(ours) = buffer.get_slice(at, len.into()) else { return Ok(false) };
+            let Some(ours) = buffer.slice(at, len.into()) else { return Ok(false) };
             at += usize::from(len);
             let theirs = match of.pages.get(number) {
                 Some(page) => page.slice(0, offset.into(), len.into()).map(Place::Memory),
@@ -199,6 +228,12 @@ fn directed<'a>(op: Op, theirs: Place<'a>, ours: VolatileSlice<'a>, len: u16) ->
 #[inline]
 fn kept(cache: &mut Cache, segments: &Segments) -> hypervisor::Result<SmallVec<[Page; MAX_SEGMENTS]>> {
     segments.iter().map(|segment| cache.get(segment.gref)).collect()
+}
+
+/// Octets of all segments.
+#[inline]
+fn octets(segments: &Segments) -> usize {
+    segments.iter().map(|segment| usize::from(extent(segment).1)).sum()
 }
 
 /// First octet of a segment in its page, and octets.

@@ -82,8 +82,8 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             tracing::info!(peer = %setup.peer, under_way = queue.under_way(), "going on where it was left");
         }
         let depth = queue.size();
-        let engine = setup.disk.engine(depth).map_err(End::Engine)?;
-        let pages = Pages::new(&setup, depth);
+        let mut engine = setup.disk.engine(depth).map_err(End::Engine)?;
+        let pages = Pages::new(&setup, depth, &mut *engine);
         let started = vec![Started { at: Instant::now(), octets: 0 }; depth].into();
         let stats = setup.stats.clone();
         let (done, stalled, spin) = (Vec::with_capacity(depth), None, Spin::default());

@@ -1,6 +1,7 @@
 //! One disk operation, and the memory it reads or writes.
 #![allow(clippy::large_enum_variant)] // Boxing the common case would allocate for every request.
 
+use super::Run;
 use crate::queue::Op;
 use grant_table::persist::Page;
 use hypervisor::Mapping;
@@ -32,7 +33,27 @@ pub enum Data {
     /// Our own pages, contiguous.
     Own(MmapRegion),
     /// The first so many octets of our own pages, which stand for a guest's.
-    Bounced(MmapRegion, usize),
+    Bounced(Buffer, usize),
+}
+
+/// Our own pages that stand for a guest's.
+#[derive(Debug)]
+pub enum Buffer {
+    /// On their own.
+    Region(MmapRegion),
+    /// Part of a slab.
+    Run(Run),
+}
+
+impl Buffer {
+    /// Part of it; `None` if it is not inside.
+    #[inline]
+    pub fn slice(&self, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {
+        match self {
+            Buffer::Region(region) => region.get_slice(offset, len).ok(),
+            Buffer::Run(run) => run.slice(offset, len),
+        }
+    }
 }
 
 impl Data {
@@ -50,7 +71,7 @@ impl Data {
     fn whole(&self) -> Option<VolatileSlice<'_>> {
         match self {
             Data::Own(region) => Some(region.as_volatile_slice()),
-            Data::Bounced(region, len) => region.get_slice(0, *len).ok(),
+            Data::Bounced(buffer, len) => buffer.slice(0, *len),
             Data::None | Data::Mapped(_) | Data::Kept(_) => None,
         }
     }
@@ -123,14 +144,11 @@ impl Io {
         true
     }
 
-    /// Becomes one that moves the first `len` octets of a region of ours.
-    ///
-    /// # Panics
-    /// If the region is shorter.
-    pub fn set_bounced(&mut self, tag: u64, op: Op, sector: u64, region: MmapRegion, len: usize) {
-        assert!(len <= region.len(), "{len} octets of {}", region.len());
+    /// Becomes one that moves the first `len` octets of a buffer of ours, which has them.
+    pub fn set_bounced(&mut self, tag: u64, op: Op, sector: u64, buffer: Buffer, len: usize) {
+        debug_assert!(buffer.slice(0, len).is_some());
         self.parts.clear();
-        (self.tag, self.op, self.sector, self.data) = (tag, op, sector, Data::Bounced(region, len));
+        (self.tag, self.op, self.sector, self.data) = (tag, op, sector, Data::Bounced(buffer, len));
     }
 
     /// Whether the memory is a guest's own.
@@ -138,10 +156,16 @@ impl Io {
         matches!(self.data, Data::Mapped(_) | Data::Kept(_))
     }
 
-    /// The region of [`Io::set_bounced`], back.
-    pub fn take_bounced(&mut self) -> Option<MmapRegion> {
+    /// Whether the memory is a slab's.
+    #[inline]
+    pub fn is_slabs(&self) -> bool {
+        matches!(self.data, Data::Bounced(Buffer::Run(_), _))
+    }
+
+    /// The buffer of [`Io::set_bounced`], back.
+    pub fn take_bounced(&mut self) -> Option<Buffer> {
         match std::mem::replace(&mut self.data, Data::None) {
-            Data::Bounced(region, _) => Some(region),
+            Data::Bounced(buffer, _) => Some(buffer),
             other => {
                 self.data = other;
                 None

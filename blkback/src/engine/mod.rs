@@ -6,6 +6,7 @@ mod io;
 pub mod null;
 pub mod open;
 pub mod ram;
+mod slab;
 pub mod spec;
 mod uring;
 
@@ -14,10 +15,11 @@ use std::os::fd::BorrowedFd;
 
 pub use crate::queue::Op;
 pub use file::FileDisk;
-pub use io::{Data, Done, Io, Part};
+pub use io::{Buffer, Data, Done, Io, Part};
 pub use null::NullDisk;
 pub use open::{OpenError, open};
 pub use ram::RamDisk;
+pub use slab::{Run, Slab};
 pub use spec::{Mode, Spec};
 
 /// What a disk is.
@@ -66,6 +68,13 @@ pub trait Disk: Send + Sync {
 pub trait Engine {
     /// What the disk was when the engine was made.
     fn info(&self) -> DiskInfo;
+
+    /// Makes a slab's memory known for good, where that makes operations in it quicker; says whether it does. Asked
+    /// once, before anything is submitted.
+    fn register(&mut self, slab: &Slab) -> bool {
+        let _ = slab;
+        false
+    }
 
     /// Takes an operation, whose sectors the caller has checked. It may start only at the next
     /// [`Engine::poll`].

@@ -1,7 +1,7 @@
 //! io_uring on a file or block device: straight into and out of the guest's pages, one system call a batch.
 #![allow(unsafe_code)] // Addresses of memory are given to the kernel.
 
-use super::{DiskInfo, Done, Engine, Io, Op};
+use super::{DiskInfo, Done, Engine, Io, Op, Slab};
 use io_uring::{IoUring, opcode, squeue, types};
 use libc::iovec;
 use smallvec::SmallVec;
@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 /// The file, as registered with the ring.
 const FILE: types::Fixed = types::Fixed(0);
+/// The slab, as registered with the ring.
+const SLAB: u16 = 0;
 /// `IORING_ENTER_GETEVENTS`.
 const GETEVENTS: u32 = 1;
 
@@ -39,6 +41,8 @@ pub(super) struct UringEngine {
     /// Over before they reached the kernel.
     early: Vec<Done>,
     info: DiskInfo,
+    /// A slab's memory is registered, as buffer 0.
+    registered: bool,
     /// Keeps the registered file open.
     _file: Arc<File>,
 }
@@ -51,7 +55,17 @@ impl UringEngine {
         let slots = (0..entries).map(|_| Slot::default()).collect();
         let free = (0..entries as usize).rev().collect();
         let (again, early) = (Vec::new(), Vec::new());
-        Ok(UringEngine { ring, slots, free, to_submit: 0, again, early, info, _file: file })
+        Ok(UringEngine {
+            ring,
+            slots,
+            free,
+            to_submit: 0,
+            again,
+            early,
+            info,
+            registered: false,
+            _file: file,
+        })
     }
 
     fn under_way(&self) -> usize {
@@ -64,7 +78,8 @@ impl UringEngine {
         let Some(io) = &slot.io else { return };
         gather(io, slot.moved, &mut slot.iovecs);
         let offset = io.sector * 512 + slot.moved as u64;
-        let entry = entry(io.op, &slot.iovecs, offset).user_data(at as u64);
+        let fixed = self.registered && io.is_slabs();
+        let entry = entry(io.op, &slot.iovecs, offset, fixed).user_data(at as u64);
         // SAFETY: the memory belongs to `slot.io` and the iovecs to `slot`; both stay where they are until the
         // kernel says that it is done with them (Drop waits for that).
         let queued = unsafe { self.ring.submission().push(&entry) };
@@ -124,6 +139,16 @@ impl UringEngine {
 impl Engine for UringEngine {
     fn info(&self) -> DiskInfo {
         self.info
+    }
+
+    fn register(&mut self, slab: &Slab) -> bool {
+        let region = slab.region();
+        let all = iovec { iov_base: region.as_ptr().cast(), iov_len: region.size() };
+        // SAFETY: the kernel pins the pages: they stay what they are whatever becomes of the mapping.
+        let registered = unsafe { self.ring.submitter().register_buffers(&[all]) };
+        self.registered =
+            registered.inspect_err(|error| tracing::debug!(%error, "no registered memory")).is_ok();
+        self.registered
     }
 
     fn submit(&mut self, io: Box<Io>) -> Result<(), Box<Io>> {
@@ -201,8 +226,16 @@ fn gather(io: &Io, from: usize, iovecs: &mut SmallVec<[iovec; 11]>) {
     }
 }
 
-fn entry(op: Op, iovecs: &[iovec], offset: u64) -> squeue::Entry {
+fn entry(op: Op, iovecs: &[iovec], offset: u64, fixed: bool) -> squeue::Entry {
     match (op, iovecs) {
+        (Op::Read, [one]) if fixed => {
+            opcode::ReadFixed::new(FILE, one.iov_base.cast(), one.iov_len as u32, SLAB).offset(offset).build()
+        }
+        (Op::Write, [one]) if fixed => {
+            opcode::WriteFixed::new(FILE, one.iov_base.cast(), one.iov_len as u32, SLAB)
+                .offset(offset)
+                .build()
+        }
         (Op::Flush, _) => opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(),
         (Op::Read, [one]) => {
             opcode::Read::new(FILE, one.iov_base.cast(), one.iov_len as u32).offset(offset).build()

@@ -54,7 +54,7 @@ pub struct Args {
 enum ReachArg {
     /// Mapped for each request
     Map,
-    /// Kept mapped where the front end uses the same ones again (feature-persistent)
+    /// Kept mapped where the front end uses the same ones again (feature-persistent), and copied from there
     Persist,
     /// Copied by the hypervisor
     Copy,
