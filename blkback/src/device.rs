@@ -43,11 +43,14 @@ pub struct Tuning {
     pub spin: Duration,
     /// How it reaches the guest's pages.
     pub reach: Reach,
+    /// Requests taken, at most, before they are submitted and answers looked for: few enough that the front end works on
+    /// the first answers while we work on the next requests, many enough that what a round costs is shared by many.
+    pub batch: usize,
 }
 
 impl Default for Tuning {
     fn default() -> Tuning {
-        Tuning { spin: Duration::from_micros(20), reach: Reach::default() }
+        Tuning { spin: Duration::from_micros(20), reach: Reach::default(), batch: 8 }
     }
 }
 

@@ -19,9 +19,6 @@ use crate::pages::{Pages, Settled};
 use crate::queue::{JobId, Queue, Task};
 use crate::stats::Stats;
 
-/// Requests taken before answers are looked for: few enough that the front end works on the first answers while we
-/// work on the next requests, many enough that the shared indexes change hands seldom.
-const BATCH: usize = 8;
 /// Wake-ups in a row without any work after which the front end's events are slowed (XSA-332, XSA-391).
 const STORM: u32 = 32;
 /// Milliseconds for which a storm's events are not listened to.
@@ -154,7 +151,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             self.submit(io);
         }
         let mut now = None;
-        for _ in 0..BATCH {
+        for _ in 0..self.setup.tuning.batch {
             if self.stalled.is_some() {
                 break;
             }

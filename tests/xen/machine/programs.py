@@ -13,17 +13,17 @@ TARGET = "x86_64-unknown-linux-gnu"
 # Name where it runs, and what makes cargo build it. `xpv` is what is shipped: its profile too.
 KNOWN = {
     "xpv": ["build", "--release", "-p", "toolstack", "--bin", "xpv"],
-    "contract": ["test", "--no-run", "-p", "hypervisor", "--test", "contract"],
-    "xenstore-conformance": ["test", "--no-run", "-p", "xenstore", "--test", "conformance"],
-    "xen-vbd": ["build", "-p", "toolstack", "--example", "xen_vbd"],
-    "xen-front": ["build", "--release", "-p", "toolstack", "--example", "xen_front"],
-    "nbd-attach": ["build", "--release", "-p", "toolstack", "--example", "nbd_attach"],
-    "grant-costs": ["build", "--release", "-p", "hypervisor", "--example", "grant_costs"],
-    "xen-times": ["build", "--release", "-p", "toolstack", "--example", "xen_times"],
-    "hostile-vbd": ["test", "--release", "--no-run", "-p", "blkback", "--test", "hostile"],
-    "hostile-vif": ["test", "--release", "--no-run", "-p", "toolstack", "--test", "net"],
-    "layouts": ["test", "--release", "--no-run", "-p", "blkback", "--test", "layouts"],
-    "on-xen": ["test", "--no-run", "-p", "hypervisor", "--test", "on_xen"],
+    "contract": ["test", *TESTED, "--no-run", "-p", "hypervisor", "--test", "contract"],
+    "xenstore-conformance": ["test", *TESTED, "--no-run", "-p", "xenstore", "--test", "conformance"],
+    "xen-vbd": ["build", *TESTED, "-p", "toolstack", "--example", "xen_vbd"],
+    "xen-front": ["build", *TESTED, "-p", "toolstack", "--example", "xen_front"],
+    "nbd-attach": ["build", *TESTED, "-p", "toolstack", "--example", "nbd_attach"],
+    "grant-costs": ["build", *TESTED, "-p", "hypervisor", "--example", "grant_costs"],
+    "xen-times": ["build", *TESTED, "-p", "toolstack", "--example", "xen_times"],
+    "hostile-vbd": ["test", *TESTED, "--no-run", "-p", "blkback", "--test", "hostile"],
+    "hostile-vif": ["test", *TESTED, "--no-run", "-p", "toolstack", "--test", "net"],
+    "layouts": ["test", *TESTED, "--no-run", "-p", "blkback", "--test", "layouts"],
+    "on-xen": ["test", *TESTED, "--no-run", "-p", "hypervisor", "--test", "on_xen"],
 }
 
 

@@ -81,7 +81,9 @@ impl Args {
             (Some(ReachArg::Persist), _) | (None, true) => Reach::Persist,
             (Some(ReachArg::Copy), _) => Reach::Copy,
         };
-        Tuning { reach, ..Tuning::default() }
+        // A round's system calls cost more where they are Xen's business too.
+        let batch = if self.xen { 64 } else { Tuning::default().batch };
+        Tuning { reach, batch, ..Tuning::default() }
     }
 
     fn bridges(&self) -> Result<Vec<BridgeConfig>> {
