@@ -10,6 +10,9 @@ from .packages import Missing, tool
 ROOT = Path(__file__).resolve().parents[3]
 TARGET = "x86_64-unknown-linux-gnu"
 
+# One profile for all but `xpv`, so that what they depend on is built once.
+TESTED = ["--profile", "scenario"]
+
 # Name where it runs, and what makes cargo build it. `xpv` is what is shipped: its profile too.
 KNOWN = {
     "xpv": ["build", "--release", "-p", "toolstack", "--bin", "xpv"],
