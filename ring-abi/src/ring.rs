@@ -5,6 +5,7 @@
 #![allow(unsafe_code)] // Slots are addressed by index into shared memory.
 
 pub mod journal;
+mod kept;
 pub mod ledger;
 
 use crate::PAGE_SIZE;

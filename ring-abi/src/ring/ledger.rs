@@ -9,49 +9,26 @@
 //! these steps leaves an entry that says less than was done, never more: a request is then carried out twice, which for
 //! disks is once.
 //!
-//! | octets | what |
-//! |---|---|
-//! | 0, 4, 8, 12 | magic, octets of a slot, number of entries, index of the next request |
-//! | 64 + n x stride | entry n: state, index of its request, index of its response, 0, the request's octets |
+//! Its memory has a head with the index of the next request, and for each entry: state, index of its request, index of its
+//! response, 0, and the request's octets.
 
 use super::Protocol;
-use crate::PAGE_SIZE;
+use super::kept::{self, Kept, step};
 use crate::shm::{Memory, Slot};
-use core::marker::PhantomData;
-use core::sync::atomic::{Ordering, compiler_fence};
+
+pub use super::kept::Unfit;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"xpv1");
-const HEADER: usize = 64;
 const ENTRY: usize = 16;
 
 const FREE: u32 = 0;
 const TAKEN: u32 = 1;
 const ANSWERED: u32 = 2;
 
-/// What is kept is no ledger of this ring.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error(
-    "{ring}: what was kept of requests under way does not fit: found {found}, expected {expected} ({what})"
-)]
-pub struct Unfit {
-    /// [`Protocol::NAME`].
-    pub ring: &'static str,
-    /// Of which of its words that is said.
-    pub what: &'static str,
-    /// What stands there.
-    pub found: u32,
-    /// What should.
-    pub expected: u32,
-}
-
 /// The ledger of one ring, with an entry for each request that can be under way. Who uses which entry is its owner's
 /// affair.
 #[derive(Debug)]
-pub struct Ledger<P, M> {
-    memory: M,
-    entries: u32,
-    protocol: PhantomData<fn() -> P>,
-}
+pub struct Ledger<P, M>(Kept<P, M, MAGIC>);
 
 impl<P: Protocol, M: Memory> Ledger<P, M> {
     /// Octets of an entry.
@@ -59,7 +36,7 @@ impl<P: Protocol, M: Memory> Ledger<P, M> {
 
     /// Octets of memory, in whole pages, for a ledger of so many entries.
     pub const fn octets(entries: u32) -> usize {
-        (HEADER + entries as usize * Self::STRIDE).next_multiple_of(PAGE_SIZE)
+        kept::octets(entries, Self::STRIDE)
     }
 
     /// An empty ledger of a ring of which `taken` is the next request.
@@ -67,18 +44,7 @@ impl<P: Protocol, M: Memory> Ledger<P, M> {
     /// # Errors
     /// [`Unfit`] where the memory is too small.
     pub fn start(memory: M, entries: u32, taken: u32) -> Result<Self, Unfit> {
-        let ledger = Self::over(memory, entries)?;
-        let header = ledger.header();
-        // Until it is whole it is none.
-        header.store32(0, 0);
-        compiler_fence(Ordering::Release);
-        (0..entries).for_each(|entry| ledger.entry(entry).store32(0, FREE));
-        header.store32(4, P::SLOT as u32);
-        header.store32(8, entries);
-        header.store32(12, taken);
-        compiler_fence(Ordering::Release);
-        header.store32(0, MAGIC);
-        Ok(ledger)
+        Kept::start(memory, entries, Self::STRIDE, taken, |entry| entry.store32(0, FREE)).map(Self)
     }
 
     /// The ledger that an earlier back end has left in `memory`.
@@ -86,36 +52,17 @@ impl<P: Protocol, M: Memory> Ledger<P, M> {
     /// # Errors
     /// [`Unfit`] where there is none of this size.
     pub fn open(memory: M, entries: u32) -> Result<Self, Unfit> {
-        let ledger = Self::over(memory, entries)?;
-        let header = ledger.header();
-        let expected =
-            [("magic", 0, MAGIC), ("octets of a slot", 4, P::SLOT as u32), ("entries", 8, entries)];
-        for (what, offset, expected) in expected {
-            let found = header.load32(offset);
-            if found != expected {
-                return Err(Unfit { ring: P::NAME, what, found, expected });
-            }
-        }
-        Ok(ledger)
-    }
-
-    fn over(memory: M, entries: u32) -> Result<Self, Unfit> {
-        let (found, expected) = (memory.len(), Self::octets(entries));
-        if found < expected {
-            let (found, expected) = (found as u32, expected as u32);
-            return Err(Unfit { ring: P::NAME, what: "octets", found, expected });
-        }
-        Ok(Self { memory, entries, protocol: PhantomData })
+        Kept::open(memory, entries, Self::STRIDE).map(Self)
     }
 
     /// Entries.
     pub fn entries(&self) -> u32 {
-        self.entries
+        self.0.entries()
     }
 
     /// Index of the next request to be taken.
     pub fn taken(&self) -> u32 {
-        self.header().load32(12)
+        self.0.index()
     }
 
     /// A request was taken from the ring: the one of `index`, into a free entry.
@@ -124,10 +71,10 @@ impl<P: Protocol, M: Memory> Ledger<P, M> {
         let record = self.entry(entry);
         record.store32(4, index);
         P::write_request(self.request(entry), request);
-        compiler_fence(Ordering::Release);
+        step();
         record.store32(0, TAKEN);
-        compiler_fence(Ordering::Release);
-        self.header().store32(12, index.wrapping_add(1));
+        step();
+        self.0.set_index(index.wrapping_add(1));
     }
 
     /// The entry's answer is about to be written into the ring, as response `index`.
@@ -135,15 +82,15 @@ impl<P: Protocol, M: Memory> Ledger<P, M> {
     pub fn answer(&mut self, entry: u32, index: u32) {
         let record = self.entry(entry);
         record.store32(8, index);
-        compiler_fence(Ordering::Release);
+        step();
         record.store32(0, ANSWERED);
-        compiler_fence(Ordering::Release);
+        step();
     }
 
     /// The entry's answer was published: the entry is free.
     #[inline]
     pub fn end(&mut self, entry: u32) {
-        compiler_fence(Ordering::Release);
+        step();
         self.entry(entry).store32(0, FREE);
     }
 
@@ -156,38 +103,20 @@ impl<P: Protocol, M: Memory> Ledger<P, M> {
         let lost = match record.load32(0) {
             // A request that was not seen to be taken is taken again from the ring.
             TAKEN => index != self.taken(),
-            ANSWERED => record.load32(8).wrapping_sub(published) < self.entries,
+            ANSWERED => record.load32(8).wrapping_sub(published) < self.0.entries(),
             _ => false,
         };
         record.store32(0, if lost { TAKEN } else { FREE });
         lost.then(|| (index, P::read_request(self.request(entry))))
     }
 
-    fn header(&self) -> Slot<'_> {
-        self.octets_at(0, HEADER)
-    }
-
     #[inline]
     fn entry(&self, entry: u32) -> Slot<'_> {
-        self.octets_at(self.place(entry), ENTRY)
+        self.0.entry(entry, 0, ENTRY)
     }
 
     #[inline]
     fn request(&self, entry: u32) -> Slot<'_> {
-        self.octets_at(self.place(entry) + ENTRY, P::SLOT)
-    }
-
-    #[inline]
-    fn place(&self, entry: u32) -> usize {
-        assert!(entry < self.entries, "entry {entry} of {}", self.entries);
-        HEADER + entry as usize * Self::STRIDE
-    }
-
-    #[inline]
-    #[allow(unsafe_code)] // Addressed by place, as the ring's slots are.
-    fn octets_at(&self, offset: usize, len: usize) -> Slot<'_> {
-        // SAFETY: callers' places lie within `octets(entries)`, which the memory is known to have; both the
-        // header and every stride are multiples of 8.
-        unsafe { Slot::within(self.memory.base(), offset, len) }
+        self.0.entry(entry, ENTRY, P::SLOT)
     }
 }

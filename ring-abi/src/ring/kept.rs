@@ -1,0 +1,136 @@
+//! Memory that outlives a back end's process, with a head that says what it is: what [`ledger`](super::ledger) and
+//! [`journal`](super::journal) have in common.
+//!
+//! | octets | what |
+//! |---|---|
+//! | 0, 4, 8, 12 | magic, octets of a slot, number of entries, an index of the ring's |
+//! | 64 + n x stride | entry n |
+
+use super::Protocol;
+use crate::PAGE_SIZE;
+use crate::shm::{Memory, Slot};
+use core::marker::PhantomData;
+use core::sync::atomic::{Ordering, compiler_fence};
+
+const HEAD: usize = 64;
+
+/// What is kept is not of this ring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error(
+    "{ring}: what was kept of requests under way does not fit: found {found}, expected {expected} ({what})"
+)]
+pub struct Unfit {
+    /// [`Protocol::NAME`].
+    pub ring: &'static str,
+    /// Of which of its words that is said.
+    pub what: &'static str,
+    /// What stands there.
+    pub found: u32,
+    /// What should.
+    pub expected: u32,
+}
+
+/// A head, and entries of `STRIDE` octets, a multiple of 8.
+#[derive(Debug)]
+pub(super) struct Kept<P, M, const MAGIC: u32> {
+    memory: M,
+    entries: u32,
+    stride: usize,
+    protocol: PhantomData<fn() -> P>,
+}
+
+/// Octets of memory, in whole pages, for so many entries.
+pub(super) const fn octets(entries: u32, stride: usize) -> usize {
+    (HEAD + entries as usize * stride).next_multiple_of(PAGE_SIZE)
+}
+
+/// A killed process has carried out all that stands before this, and nothing that stands behind.
+#[inline]
+pub(super) fn step() {
+    compiler_fence(Ordering::Release);
+}
+
+impl<P: Protocol, M: Memory, const MAGIC: u32> Kept<P, M, MAGIC> {
+    /// Fresh, with this index; its entries are as `blank` makes them.
+    pub(super) fn start(
+        memory: M,
+        entries: u32,
+        stride: usize,
+        index: u32,
+        blank: impl Fn(Slot<'_>),
+    ) -> Result<Self, Unfit> {
+        let kept = Self::over(memory, entries, stride)?;
+        let head = kept.head();
+        // Until it is whole it is nothing.
+        head.store32(0, 0);
+        step();
+        (0..entries).for_each(|entry| blank(kept.entry(entry, 0, stride)));
+        head.store32(4, P::SLOT as u32);
+        head.store32(8, entries);
+        head.store32(12, index);
+        step();
+        head.store32(0, MAGIC);
+        Ok(kept)
+    }
+
+    /// As an earlier process has left it.
+    pub(super) fn open(memory: M, entries: u32, stride: usize) -> Result<Self, Unfit> {
+        let kept = Self::over(memory, entries, stride)?;
+        let expected =
+            [("magic", 0, MAGIC), ("octets of a slot", 4, P::SLOT as u32), ("entries", 8, entries)];
+        for (what, offset, expected) in expected {
+            let found = kept.head().load32(offset);
+            if found != expected {
+                return Err(Unfit { ring: P::NAME, what, found, expected });
+            }
+        }
+        Ok(kept)
+    }
+
+    fn over(memory: M, entries: u32, stride: usize) -> Result<Self, Unfit> {
+        let (found, expected) = (memory.len(), octets(entries, stride));
+        if found < expected {
+            let (found, expected) = (found as u32, expected as u32);
+            return Err(Unfit { ring: P::NAME, what: "octets", found, expected });
+        }
+        Ok(Self { memory, entries, stride, protocol: PhantomData })
+    }
+
+    pub(super) fn entries(&self) -> u32 {
+        self.entries
+    }
+
+    /// The head's index.
+    #[inline]
+    pub(super) fn index(&self) -> u32 {
+        self.head().load32(12)
+    }
+
+    #[inline]
+    pub(super) fn set_index(&self, index: u32) {
+        self.head().store32(12, index);
+    }
+
+    /// `len` octets of an entry from `offset` on.
+    ///
+    /// # Panics
+    /// If there is no such entry, or not so much of it.
+    #[inline]
+    pub(super) fn entry(&self, entry: u32, offset: usize, len: usize) -> Slot<'_> {
+        assert!(entry < self.entries && offset + len <= self.stride, "entry {entry} of {}", self.entries);
+        self.octets_at(HEAD + entry as usize * self.stride + offset, len)
+    }
+
+    #[inline]
+    fn head(&self) -> Slot<'_> {
+        self.octets_at(0, HEAD)
+    }
+
+    #[inline]
+    #[allow(unsafe_code)] // Addressed by place, as the ring's slots are.
+    fn octets_at(&self, offset: usize, len: usize) -> Slot<'_> {
+        // SAFETY: the head and every entry lie within `octets(entries, stride)`, which the memory is known to have;
+        // head and strides are multiples of 8.
+        unsafe { Slot::within(self.memory.base(), offset, len) }
+    }
+}
