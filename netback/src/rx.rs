@@ -5,11 +5,9 @@
 //! a journal a round's responses are published whole, by a back end that takes over if not by this one.
 
 use crate::assemble::Fault;
-use crate::tx::Left;
 use ring_abi::netif::extra::{Extra, Kind};
 use ring_abi::netif::{self, RxFlags, RxResponse, RxSlot, SLOTS_MIN, Status};
-use ring_abi::ring::journal::Journal;
-use ring_abi::ring::ledger::Unfit;
+use ring_abi::ring::journal::{Journal, Left, Unfit};
 use ring_abi::ring::{Back, BadMemory, Notify};
 use ring_abi::shm::Memory;
 use ring_abi::{GrantRef, PAGE_SIZE};
@@ -99,9 +97,7 @@ impl<M: Memory, K: Memory> Rx<M, K> {
     /// # Errors
     /// [`Left`]: it is not this ring's, or the ring not as it was.
     pub fn resume(&mut self, memory: K) -> Result<(), Left> {
-        let journal = Journal::open(memory, &self.ring)?;
-        let _ = journal.redo(&mut self.ring)?;
-        self.journal = Some(journal);
+        self.journal = Some(Journal::resume(memory, &mut self.ring)?);
         Ok(())
     }
 

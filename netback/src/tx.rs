@@ -6,8 +6,7 @@
 
 use crate::assemble::{Assembler, Fault, Packet};
 use ring_abi::netif::{self, Status, TxResponse};
-use ring_abi::ring::journal::Journal;
-use ring_abi::ring::ledger::Unfit;
+use ring_abi::ring::journal::{Journal, Left, Unfit};
 use ring_abi::ring::{Back, BadMemory, Notify};
 use ring_abi::shm::Memory;
 
@@ -55,9 +54,7 @@ impl<M: Memory, K: Memory> Tx<M, K> {
     /// # Errors
     /// [`Left`]: it is not this ring's, or the ring not as it was.
     pub fn resume(&mut self, memory: K) -> Result<(), Left> {
-        let journal = Journal::open(memory, &self.ring)?;
-        let _ = journal.redo(&mut self.ring)?;
-        self.journal = Some(journal);
+        self.journal = Some(Journal::resume(memory, &mut self.ring)?);
         Ok(())
     }
 
@@ -146,17 +143,6 @@ impl<M: Memory, K: Memory> Tx<M, K> {
     pub fn into_memory(self) -> M {
         self.ring.into_memory()
     }
-}
-
-/// What an earlier back end has left cannot be taken up.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-pub enum Left {
-    /// It is of another kind.
-    #[error(transparent)]
-    Unfit(#[from] Unfit),
-    /// The ring is not where it was.
-    #[error(transparent)]
-    Ring(#[from] ring_abi::ring::Fault),
 }
 
 #[inline]

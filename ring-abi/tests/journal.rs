@@ -8,7 +8,7 @@ use common::Pages;
 use proptest::prelude::*;
 use ring_abi::GrantRef;
 use ring_abi::netif::{Rx, RxFlags, RxRequest, RxResponse, RxSlot};
-use ring_abi::ring::journal::Journal;
+use ring_abi::ring::journal::{Journal, Left, Unfit};
 use ring_abi::ring::{Back, Front};
 use std::collections::VecDeque;
 
@@ -44,8 +44,7 @@ impl Server {
 
     fn succeed(ring: Pages, kept: Pages) -> Server {
         let mut ring = Back::attach(ring).unwrap();
-        let journal: RxJournal = Journal::open(kept, &ring).unwrap();
-        let _ = journal.redo(&mut ring).unwrap();
+        let journal: RxJournal = Journal::resume(kept, &mut ring).unwrap();
         Server { ring, journal }
     }
 
@@ -151,9 +150,10 @@ fn another_rings_journal_is_refused() {
     let (page, kept) = (Pages::new(1), Pages::new(1));
     let front: Front<Rx, Pages> = Front::init(page.clone()).unwrap();
     let mut ring: Back<Rx, Pages> = Back::attach(page).unwrap();
-    assert_eq!(RxJournal::open(kept.clone(), &ring).unwrap_err().what, "magic");
-    let journal = RxJournal::start(kept.clone(), &ring).unwrap();
+    let resume = |ring: &mut _| RxJournal::resume(kept.clone(), ring).unwrap_err();
+    assert!(matches!(resume(&mut ring), Left::Unfit(Unfit { what: "magic", .. })));
+    RxJournal::start(kept.clone(), &ring).unwrap();
     kept.slot().store32(12, 257);
-    assert!(journal.redo(&mut ring).is_err(), "more than the ring has");
+    assert!(matches!(resume(&mut ring), Left::Ring(_)), "more than the ring has");
     drop(front);
 }

@@ -9,12 +9,23 @@
 //! Its memory has a head with the index behind the last response, and a response for each slot.
 
 use super::kept::{self, Kept, step};
-use super::{Back, Fault, Notify, Protocol};
+use super::{Back, Fault, Protocol};
 use crate::shm::{Memory, Slot};
 
 pub use super::kept::Unfit;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"xpvJ");
+
+/// What an earlier back end has left cannot be taken up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Left {
+    /// It is of another kind.
+    #[error(transparent)]
+    Unfit(#[from] Unfit),
+    /// The ring is not where it was.
+    #[error(transparent)]
+    Ring(#[from] Fault),
+}
 
 /// The journal of one ring.
 #[derive(Debug)]
@@ -36,25 +47,20 @@ impl<P: Protocol, M: Memory> Journal<P, M> {
         Kept::start(memory, ring.size(), Self::STRIDE, ring.produced(), |_| ()).map(Self)
     }
 
-    /// The journal that an earlier back end of `ring` has left in `memory`.
+    /// The journal that an earlier back end of `ring` has left in `memory`. What that one has begun to publish is
+    /// published, and `ring` goes on behind it; the front end is to be notified whether or not it asked.
     ///
     /// # Errors
-    /// [`Unfit`] where there is none of this size.
-    pub fn open<R: Memory>(memory: M, ring: &Back<P, R>) -> Result<Self, Unfit> {
-        Kept::open(memory, ring.size(), Self::STRIDE).map(Self)
-    }
-
-    /// Publishes what the earlier back end has begun to publish; `ring` goes on behind that.
-    ///
-    /// # Errors
-    /// [`Fault`] where the ring's indexes are not those of the journal's ring.
-    pub fn redo<R: Memory>(&self, ring: &mut Back<P, R>) -> Result<Notify, Fault> {
-        let end = self.0.index();
+    /// [`Left`].
+    pub fn resume<R: Memory>(memory: M, ring: &mut Back<P, R>) -> Result<Self, Left> {
+        let journal = Self(Kept::open(memory, ring.size(), Self::STRIDE)?);
+        let end = journal.0.index();
         ring.rejoin(end)?;
         while ring.produced() != end {
-            ring.push(&P::read_response(self.slot(ring.produced())));
+            ring.push(&P::read_response(journal.slot(ring.produced())));
         }
-        Ok(ring.commit())
+        let _ = ring.commit();
+        Ok(journal)
     }
 
     /// Writes responses into the ring: all of them, if not by this process then by its successor.
