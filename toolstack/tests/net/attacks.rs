@@ -146,7 +146,8 @@ pub(super) fn a_bad_receive_buffer_costs_one_frame(world: &mut dyn World) {
             statuses.push((slot.response().id, slot.response().status));
         }
     }
-    assert_eq!(statuses, [(0, 100), (1, ERROR), (2, 100)]);
+    // Whose frames those are does not matter: other stations may say something to everybody too.
+    assert!(matches!(statuses[..], [(0, 1..), (1, ERROR), (2, 1..)]), "{statuses:?}");
 }
 
 /// XSA-392, and more: a guest that takes nothing neither fills dom0 nor holds those who send to it.
