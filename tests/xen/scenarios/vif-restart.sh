@@ -28,14 +28,19 @@ succeed() {
 
 carrier() { in_guest one 'cat /sys/class/net/eth0/carrier_changes' | grep -oE '^[0-9]+'; }
 before=$(keys) carrier=$(carrier)
-in_guest one '(ping -i 0.2 10.0.0.1 >/tmp/pings & nc 10.0.0.1 5001 </dev/null | md5sum >/tmp/fetched) 2>/dev/null &'
-(nc 10.0.0.2 5001 </dev/null | md5sum >/tmp/fetched) &
+# Both sides read slowly while /tmp/slow is there, so that the transfers last.
+slowly='while [ -e /tmp/slow ]; do dd bs=16k count=2 2>/dev/null; usleep 100000; done; cat'
+touch /tmp/slow
+in_guest one "touch /tmp/slow; (ping -i 0.2 10.0.0.1 >/tmp/pings & nc 10.0.0.1 5001 </dev/null | ($slowly) | md5sum >/tmp/fetched) 2>/dev/null &"
+(nc 10.0.0.2 5001 </dev/null | (eval "$slowly") | md5sum >/tmp/fetched) &
 succeed first second KILL
 # One that is started beside it waits for its turn.
 start third xpv dom0 --xen
 wait_for 20 "a word of the one beside" grep -q 'waits: ' /out/third.log
 succeed second third KILL
 succeed third fourth TERM
+rm /tmp/slow
+check_in_guest one "the rest comes quickly" 'rm /tmp/slow'
 
 wait_for 60 "the transfer from the guest" test -s /tmp/fetched
 check "what the guest sent arrived whole" grep -q "$(cat /run/one.served)" /tmp/fetched
