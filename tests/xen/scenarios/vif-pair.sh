@@ -1,4 +1,4 @@
-# Two stock guests with two vifs each, on bridges of our own: ping, TCP, whole segments, 9,000 octets; and dom0 beside them.
+# Two stock guests with two vbds and two vifs each, on bridges of our own: ping, TCP, whole segments, 9,000 octets; and dom0.
 # needs: xpv
 # timeout: 180
 modprobe tun
@@ -9,7 +9,9 @@ ip address add 10.0.0.1/24 dev host0
 number=1
 for name in one two; do
     number=$((number + 1))
-    create_guest $name "vif=[\"mac=00:16:3e:00:00:0$number,bridge=xenbr0,script=nop,mtu=9000\",
+    truncate -s 4M /tmp/$name-a /tmp/$name-b
+    raw=format=raw,access=rw,script=nop,target=/tmp/$name
+    create_guest $name "disk=[\"vdev=xvda,$raw-a\",\"vdev=xvdb,$raw-b\"]" "vif=[\"mac=00:16:3e:00:00:0$number,bridge=xenbr0,script=nop,mtu=9000\",
         \"mac=00:16:3e:00:01:0$number,bridge=xenbr1,script=nop\"]"
 done
 number=1
@@ -17,6 +19,8 @@ for name in one two; do
     number=$((number + 1))
     wait_for 90 "guest $name" grep -q '##ready' /out/guest-$name.log
     check_in_guest $name "both interfaces come up" "for n in 0 1; do ip address add 10.\$n.0.$number/24 dev eth\$n && ip link set eth\$n up || exit; done"
+    check_in_guest $name "both disks are written" \
+        'for d in a b; do dd if=/dev/urandom of=/tmp/$d bs=1M count=4 2>/dev/null && cp /tmp/$d /dev/xvd$d || exit; done; sync'
     serve $name 1
 done
 serve dom0 2
@@ -40,5 +44,10 @@ stop dom0 KILL
 start again xpv dom0 --xen --bridge xenbr0=tap:host0 --bridge xenbr1
 check_fetch one two 10.0.0.3 "by a back end that took over"
 check_fetch two one 10.1.0.2 "and on the other bridge"
-check "all four went on" test "$(grep -c 'goes on where' /out/again.log)" = 4
+for name in one two; do
+    check_in_guest $name "both disks are read" \
+        'for d in a b; do test "$(dd if=/dev/xvd$d bs=1M iflag=direct 2>/dev/null | md5sum)" = "$(md5sum </tmp/$d)" || exit; done'
+done
+check "all vifs went on" test "$(grep -c 'goes on where' /out/again.log)" = 4
+check "all disks went on" test "$(grep -c 'going on where it was left' /out/again.log)" = 4
 check "no frame was refused" sh -c '! grep -E "WARN|ERROR" /out/dom0.log /out/again.log'
