@@ -4,6 +4,7 @@
 use crate::error::{Error, Result};
 use nix::errno::Errno;
 use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 
@@ -18,7 +19,7 @@ impl Node {
     pub(super) fn open(name: &str) -> Result<Self> {
         let path = format!("/dev/xen/{name}");
         let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&path);
-        Ok(Self { file: opened.map_err(|e| Error::io(path, e))? })
+        Ok(Self { file: opened.map_err(|e| refused(path, e))? })
     }
 
     /// Calls an ioctl and gives its result, zero or above.
@@ -30,4 +31,12 @@ impl Node {
         let answer = unsafe { libc::ioctl(self.file.as_raw_fd(), code, argument) };
         Errno::result(answer).map(i32::cast_unsigned)
     }
+}
+
+fn refused(path: String, error: std::io::Error) -> Error {
+    let hint = match error.kind() {
+        ErrorKind::NotFound => " (in a domain of a Xen host: modprobe -a xen-gntdev xen-gntalloc xen-evtchn)",
+        _ => "",
+    };
+    Error::io(path + hint, error)
 }
