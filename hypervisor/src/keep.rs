@@ -76,6 +76,16 @@ impl Keep {
         Kept::over(file, path).map(Some)
     }
 
+    /// Every name by which something is kept.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let failed = |e| Error::io(format!("looking through {}", self.0.display()), e);
+        let entries = std::fs::read_dir(&self.0).map_err(failed)?;
+        entries.map(|entry| Ok(entry.map_err(failed)?.file_name().to_string_lossy().into_owned())).collect()
+    }
+
     /// Forgets what was kept by this name, if anything was.
     pub fn forget(&self, name: &str) {
         forget(&self.0.join(name));
@@ -145,6 +155,7 @@ mod tests {
         let kept = keep.create("vbd-1-51712", "ring 8", 5000).unwrap();
         assert_eq!(kept.len(), 8192);
         word(&kept).store32(0, 7);
+        assert_eq!(keep.names().unwrap(), ["vbd-1-51712"]);
         let error = keep.open("vbd-1-51712", "ring 8", 5000).unwrap_err();
         assert!(matches!(error, Error::Busy(_)), "{error}");
         drop(kept);

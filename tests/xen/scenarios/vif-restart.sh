@@ -54,4 +54,5 @@ xl destroy one
 check "the tap outlives both" test -e /sys/class/net/vif1.0
 start fifth xpv dom0 --xen
 wait_for 10 "until the next process removes it" test ! -e /sys/class/net/vif1.0
+check "and what was kept of its rings" test -z "$(ls /run/xpv/inflight)"
 check "the back end lives" running fifth

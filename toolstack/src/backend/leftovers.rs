@@ -1,9 +1,10 @@
-//! Taps that an earlier process has left of vifs that are no more: a guest can go while nobody serves it.
+//! What an earlier process has left of devices that are no more: a guest can go while nobody serves it.
 
 use std::fs;
 
 use ::bridge::port::netdev::NetError;
 use ::bridge::port::tap::Tap;
+use hypervisor::Keep;
 use xenstore::{Client, DomId, Nodes};
 
 use crate::error::Result;
@@ -11,11 +12,21 @@ use crate::error::Result;
 /// `IFF_PERSIST` (linux/if_tun.h): the interface outlives its program.
 const PERSISTENT: u32 = 0x0800;
 
-/// Removes them, where their names are still those that they were made by.
+/// Removes taps, where their names are still those that they were made by, and what was kept of rings.
 ///
 /// # Errors
-/// The store's.
-pub fn clear(store: &mut Client, domid: DomId) -> Result<()> {
+/// The store's, and the system's.
+pub fn clear(store: &mut Client, domid: DomId, keep: &Keep) -> Result<()> {
+    for name in keep.names()? {
+        let Some((kind, front, id)) = kept(&name) else { continue };
+        if !store.exists(&format!("/local/domain/{domid}/backend/{kind}/{front}/{id}"))? {
+            keep.forget(&name);
+        }
+    }
+    clear_taps(store, domid)
+}
+
+fn clear_taps(store: &mut Client, domid: DomId) -> Result<()> {
     let interfaces = fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
     for name in interfaces.filter_map(|entry| entry.file_name().into_string().ok()) {
         let Some((front, id)) = vif(&name).filter(|_| is_left(&name)) else { continue };
@@ -28,6 +39,13 @@ pub fn clear(store: &mut Client, domid: DomId) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The kind, guest and number of the device whose ring something was kept of by this name: `vbd-7-51712`, `vif-7-0-tx`.
+fn kept(name: &str) -> Option<(&str, DomId, u32)> {
+    let mut parts = name.split('-');
+    let (kind, front, id) = (parts.next()?, parts.next()?.parse().ok()?, parts.next()?);
+    Some((kind, front, id.parse().ok()?))
 }
 
 /// The guest and number of the vif that an interface of this name stands for.
@@ -50,11 +68,30 @@ fn remove(interface: &str) -> Result<(), NetError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use xenstore::server::{Config, Store};
 
     #[test]
     fn names_are_those_of_vifs() {
         assert_eq!(vif("vif7.1"), Some((7, 1)));
         assert_eq!([vif("vif7.1-emu"), vif("vif7"), vif("eth7.1"), vif("vif70000.0")], [None; 4]);
         assert!(!is_left("lo"));
+    }
+
+    #[test]
+    fn what_is_kept_of_devices_that_are_no_more_is_forgotten() {
+        assert_eq!(kept("vif-7-0-tx"), Some(("vif", 7, 0)));
+        assert_eq!([kept("vbd-7"), kept("vbd-x-1"), kept("other")], [None; 3]);
+        let store = Store::spawn(Config::default()).unwrap();
+        let mut client = store.client().unwrap();
+        client.write("/local/domain/0/backend/vbd/7/51712/state", "4").unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let keep = Keep::new(folder.path()).unwrap();
+        for name in ["vbd-7-51712", "vbd-7-51728", "vif-8-0-tx", "other"] {
+            keep.create(name, "", 1).unwrap();
+        }
+        clear(&mut client, 0, &keep).unwrap();
+        let mut left = keep.names().unwrap();
+        left.sort();
+        assert_eq!(left, ["other", "vbd-7-51712"]);
     }
 }

@@ -113,8 +113,8 @@ fn xen(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Res
     let mut vbds =
         VbdDriver::with_opener(hv.clone(), Box::new(move |device, keys| images.open(device, keys)));
     vbds.set_tuning(tuning);
+    leftovers::clear(&mut Client::new(hv.store()?), hv.domid().0, &keep)?;
     vbds.set_keep(keep.clone());
-    leftovers::clear(&mut Client::new(hv.store()?), hv.domid().0)?;
     let config = netback::Config { keep: Some(keep), ..netback::Config::default() };
     let vifs =
         netback::Driver::new(hv.clone(), config, move |device, keys| bridges.ours_or_tap(device, keys));
