@@ -118,6 +118,7 @@ impl Slot<'_> {
     }
 
     /// Checked address of the word at `offset`; the check folds away where both are known to the compiler.
+    #[cfg(not(loom))]
     #[inline(always)]
     fn word<T>(&self, offset: usize) -> &T {
         assert!(offset + size_of::<T>() <= self.len, "word outside the slot");
