@@ -10,6 +10,7 @@ mod device;
 pub mod handshake;
 mod hold;
 mod journals;
+pub mod noted;
 mod offload;
 mod ops;
 pub mod rx;

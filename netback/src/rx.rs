@@ -5,10 +5,10 @@
 //! a journal a round's responses are published whole, by a back end that takes over if not by this one.
 
 use crate::assemble::Fault;
+use crate::noted::Noted;
 use ring_abi::netif::extra::{Extra, Kind};
 use ring_abi::netif::{self, RxFlags, RxResponse, RxSlot, SLOTS_MIN, Status};
-use ring_abi::ring::journal::{Journal, Left, Unfit};
-use ring_abi::ring::{Back, BadMemory, Notify};
+use ring_abi::ring::{BadMemory, Notify};
 use ring_abi::shm::Memory;
 use ring_abi::{GrantRef, PAGE_SIZE};
 
@@ -58,8 +58,7 @@ pub enum Placed {
 /// The back end's half of a receive ring.
 #[derive(Debug)]
 pub struct Rx<M, K> {
-    ring: Back<netif::Rx, M>,
-    journal: Option<Journal<netif::Rx, K>>,
+    ring: Noted<netif::Rx, M, K>,
     /// Responses of this round.
     round: Vec<RxSlot>,
     /// Where in `round` each frame's responses begin.
@@ -72,33 +71,15 @@ impl<M: Memory, K: Memory> Rx<M, K> {
     /// # Errors
     /// [`BadMemory`] where it cannot hold a ring.
     pub fn attach(memory: M) -> Result<Self, BadMemory> {
-        let ring = Back::attach(memory)?;
+        let ring = Noted::attach(memory)?;
         let slots = ring.size() as usize;
         let (round, frames) = (Vec::with_capacity(slots), Vec::with_capacity(slots));
-        Ok(Self { ring, journal: None, round, frames })
+        Ok(Self { ring, round, frames })
     }
 
-    /// Octets of a journal of this ring.
-    pub fn journal_octets(&self) -> usize {
-        Journal::<netif::Rx, K>::octets(self.ring.size())
-    }
-
-    /// As [`Tx::note`](crate::tx::Tx::note).
-    ///
-    /// # Errors
-    /// [`Unfit`] where the memory is too small.
-    pub fn note(&mut self, memory: K) -> Result<(), Unfit> {
-        self.journal = Some(Journal::start(memory, &self.ring)?);
-        Ok(())
-    }
-
-    /// As [`Tx::resume`](crate::tx::Tx::resume).
-    ///
-    /// # Errors
-    /// [`Left`]: it is not this ring's, or the ring not as it was.
-    pub fn resume(&mut self, memory: K) -> Result<(), Left> {
-        self.journal = Some(Journal::resume(memory, &mut self.ring)?);
-        Ok(())
+    /// The ring, to begin or take up its journal.
+    pub fn noted(&mut self) -> &mut Noted<netif::Rx, M, K> {
+        &mut self.ring
     }
 
     /// Takes requests for a frame and adds the pages to fill to `fills`.
@@ -156,10 +137,7 @@ impl<M: Memory, K: Memory> Rx<M, K> {
     /// Ends the round: its copies are made. Nothing is published before [`Rx::commit`].
     #[inline]
     pub fn finish(&mut self) {
-        match &mut self.journal {
-            None => self.round.iter().for_each(|slot| self.ring.push(slot)),
-            Some(journal) => journal.push(&mut self.ring, self.round.iter().copied()),
-        }
+        self.ring.push_all(self.round.iter().copied());
         self.round.clear();
         self.frames.clear();
     }

@@ -5,16 +5,15 @@
 //! back end that takes over. Packets are assembled into places that are kept from round to round, so that nothing is allocated.
 
 use crate::assemble::{Assembler, Fault, Packet};
+use crate::noted::Noted;
 use ring_abi::netif::{self, Status, TxResponse};
-use ring_abi::ring::journal::{Journal, Left, Unfit};
-use ring_abi::ring::{Back, BadMemory, Notify};
+use ring_abi::ring::{BadMemory, Notify};
 use ring_abi::shm::Memory;
 
 /// The back end's half of a transmit ring.
 #[derive(Debug)]
 pub struct Tx<M, K> {
-    ring: Back<netif::Tx, M>,
-    journal: Option<Journal<netif::Tx, K>>,
+    ring: Noted<netif::Tx, M, K>,
     assembler: Assembler,
     /// Complete packets of this round, and behind them the one that is not complete yet.
     round: Box<[Packet]>,
@@ -30,32 +29,13 @@ impl<M: Memory, K: Memory> Tx<M, K> {
     /// [`BadMemory`] where it cannot hold a ring.
     pub fn attach(memory: M, limit: usize) -> Result<Self, BadMemory> {
         let round = vec![Packet::default(); limit.max(1) + 1].into();
-        let (ring, assembler) = (Back::attach(memory)?, Assembler::default());
-        Ok(Self { ring, journal: None, assembler, round, len: 0, answered: 0 })
+        let (ring, assembler) = (Noted::attach(memory)?, Assembler::default());
+        Ok(Self { ring, assembler, round, len: 0, answered: 0 })
     }
 
-    /// Octets of a journal of this ring.
-    pub fn journal_octets(&self) -> usize {
-        Journal::<netif::Tx, K>::octets(self.ring.size())
-    }
-
-    /// Begins a journal in `memory`.
-    ///
-    /// # Errors
-    /// [`Unfit`] where it is too small.
-    pub fn note(&mut self, memory: K) -> Result<(), Unfit> {
-        self.journal = Some(Journal::start(memory, &self.ring)?);
-        Ok(())
-    }
-
-    /// Goes on where an earlier back end has left the journal in `memory`: what it began to answer is answered, and
-    /// everything behind that comes with the next rounds. The guest is to be notified whether or not it asked.
-    ///
-    /// # Errors
-    /// [`Left`]: it is not this ring's, or the ring not as it was.
-    pub fn resume(&mut self, memory: K) -> Result<(), Left> {
-        self.journal = Some(Journal::resume(memory, &mut self.ring)?);
-        Ok(())
+    /// The ring, to begin or take up its journal.
+    pub fn noted(&mut self) -> &mut Noted<netif::Tx, M, K> {
+        &mut self.ring
     }
 
     /// Begins a round: forgets the packets of the last one, which are answered or whose requests are kept by
@@ -94,14 +74,11 @@ impl<M: Memory, K: Memory> Tx<M, K> {
     pub fn answer(&mut self, place: usize, status: Status) {
         let packet = &self.round[..self.len][place];
         let responses = responses(packet.ids(), packet.extras(), status);
-        match &mut self.journal {
-            None => responses.for_each(|response| self.ring.push(&response)),
-            Some(journal) => {
-                assert_eq!(place, self.answered, "a journal's packets are answered in order");
-                self.answered += 1;
-                journal.push(&mut self.ring, responses);
-            }
+        if self.ring.is_noted() {
+            assert_eq!(place, self.answered, "a journal's packets are answered in order");
+            self.answered += 1;
         }
+        self.ring.push_all(responses);
     }
 
     /// Answers requests that were kept from an earlier round, with as many extras.
@@ -110,8 +87,8 @@ impl<M: Memory, K: Memory> Tx<M, K> {
     /// With a journal: that is not the order.
     #[inline]
     pub fn answer_kept(&mut self, ids: &[u16], extras: u8, status: Status) {
-        assert!(self.journal.is_none(), "a journal's packets are answered in order");
-        responses(ids, extras, status).for_each(|response| self.ring.push(&response));
+        assert!(!self.ring.is_noted(), "a journal's packets are answered in order");
+        self.ring.push_all(responses(ids, extras, status));
     }
 
     /// Publishes the answers.

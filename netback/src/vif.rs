@@ -247,6 +247,7 @@ fn take_up(
     agreed: &Agreed,
     begin: Begin<'_>,
 ) -> Result<bool, Failed> {
+    let (tx, rx) = (tx.noted(), rx.noted());
     let octets = [tx.journal_octets(), rx.journal_octets()];
     match begin {
         Begin::New => Ok(false),

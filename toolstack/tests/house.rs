@@ -47,6 +47,7 @@ const CORES: &[&str] = &[
     "blkfront/src/handshake.rs",
     "netback/src/tx.rs",
     "netback/src/rx.rs",
+    "netback/src/noted.rs",
     "netback/src/assemble.rs",
     "netback/src/handshake.rs",
     "netfront/src/tx.rs",
