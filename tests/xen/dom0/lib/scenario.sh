@@ -83,6 +83,17 @@ create_guest() {
     xl create "/out/$guest.cfg" >"/out/$guest-create.log" 2>&1 || fail "xl create $guest: $(grep -m 1 error "/out/$guest-create.log")"
 }
 
+# guest_ring: a guest whose disk nobody serves: we play the back end's first step, and its blkfront answers with a ring, a
+# page that it granted. Sets `ring` to DOMID/REFERENCE.
+guest_ring() {
+    create_guest one 'disk=["format=raw,vdev=xvda,access=rw,script=nop,target=anything"]' &
+    back=/local/domain/0/backend/vbd/1/51712 front=/local/domain/1/device/vbd/51712
+    wait_for 60 "the back end's nodes" xenstore-exists "$back/state"
+    xenstore-write "$back/state" 2
+    wait_for 60 "the guest's ring" in_state "$front" 3
+    ring=1/$(xenstore-read "$front/ring-ref")
+}
+
 # in_guest NAME COMMAND: runs a line in the guest's shell; prints what it prints, returns its status.
 # It travels over the guest's console: the guest answers with a line `##rc NUMBER STATUS`.
 in_guest() {
