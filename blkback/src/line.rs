@@ -57,7 +57,7 @@ impl Lines {
 
 impl Place {
     /// Whether this device is the one to use the disk.
-    pub(crate) fn is_first(&self) -> bool {
+    pub(crate) fn has_turn(&self) -> bool {
         self.with(|devices| devices.last().is_some_and(|device| device.number == self.number))
     }
 

@@ -200,9 +200,8 @@ where
             if let Some(ledger) = &mut self.ledger {
                 ledger.take(slot, self.ring.consumed().wrapping_sub(1), &request);
             }
-            match check(&request, &self.limits) {
-                Ok(work) => return Ok(self.take(slot, work)),
-                Err(status) => self.refuse(slot, status),
+            if let Some(work) = self.admit(slot, &request) {
+                return Ok(self.take(slot, work));
             }
         }
         Ok(None)
@@ -211,12 +210,23 @@ where
     /// The next of what an earlier back end has left undone.
     fn take_inherited(&mut self) -> Option<Task> {
         while let Some((slot, request)) = self.inherited.pop() {
-            match check(&request, &self.limits) {
-                Ok(work) => return self.take(slot, work),
-                Err(status) => self.refuse(slot, status),
+            if let Some(work) = self.admit(slot, &request) {
+                return self.take(slot, work);
             }
         }
         None
+    }
+
+    /// What a request asks for; answers it where that cannot be.
+    #[inline]
+    fn admit(&mut self, slot: u32, request: &Request) -> Option<Work> {
+        match check(request, &self.limits) {
+            Ok(work) => Some(work),
+            Err(status) => {
+                self.refuse(slot, status);
+                None
+            }
+        }
     }
 
     #[inline]

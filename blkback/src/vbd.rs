@@ -169,7 +169,7 @@ impl Vbd {
 
     /// Lets a younger device have the disk, or has it back from one.
     fn take_turns(&mut self, answer: &mut Answer) {
-        if let (Some(ring), None, false) = (&self.ring, &self.parked, self.place.is_first()) {
+        if let (Some(ring), None, false) = (&self.ring, &self.parked, self.place.has_turn()) {
             tracing::info!(
                 device = self.device.back_path(),
                 "a younger device of the same machine has the disk now"

@@ -49,7 +49,7 @@ impl Keep {
         let written = file.set_len((PAGE_SIZE + octets.next_multiple_of(PAGE_SIZE)) as u64);
         written.and_then(|()| file.write_all_at(belongs_to.as_bytes(), 0)).map_err(failed)?;
         std::fs::rename(&part, &path).map_err(failed)?;
-        Kept::over(file, path)
+        Kept::over(file, &path)
     }
 
     /// What was kept by this name for the same owner; `None` where there is nothing, or another's.
@@ -73,7 +73,7 @@ impl Keep {
         if &text[..end] != belongs_to.as_bytes() {
             return Ok(None);
         }
-        Kept::over(file, path).map(Some)
+        Kept::over(file, &path).map(Some)
     }
 
     /// Every name by which something is kept.
@@ -88,7 +88,13 @@ impl Keep {
 
     /// Forgets what was kept by this name, if anything was.
     pub fn forget(&self, name: &str) {
-        forget(&self.0.join(name));
+        let path = self.0.join(name);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), %error, "cannot be forgotten");
+            }
+            _ => {}
+        }
     }
 }
 
@@ -96,24 +102,18 @@ impl Keep {
 #[derive(Debug)]
 pub struct Kept {
     map: MmapRaw,
-    path: PathBuf,
     _lock: Flock<File>,
 }
 
 impl Kept {
-    fn over(file: File, path: PathBuf) -> Result<Kept> {
+    fn over(file: File, path: &Path) -> Result<Kept> {
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| match e {
             Errno::EWOULDBLOCK => Error::Busy(format!("{}: another process has it", path.display())),
             e => Error::io(format!("locking {}", path.display()), e),
         })?;
         let map = MmapOptions::new().offset(PAGE_SIZE as u64).map_raw(&*lock);
         let map = map.map_err(|e| Error::io(format!("mapping {}", path.display()), e))?;
-        Ok(Kept { map, path, _lock: lock })
-    }
-
-    /// Lets go of it for good: it is kept no more.
-    pub fn forget(self) {
-        forget(&self.path);
+        Ok(Kept { map, _lock: lock })
     }
 }
 
@@ -125,15 +125,6 @@ unsafe impl Memory for Kept {
     }
     fn len(&self) -> usize {
         self.map.len()
-    }
-}
-
-fn forget(path: &Path) {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %error, "cannot be forgotten");
-        }
-        _ => {}
     }
 }
 
@@ -167,7 +158,8 @@ mod tests {
         drop(kept);
         let kept = keep.create("vbd-1-51712", "ring 8", 5000).unwrap();
         assert_eq!(word(&kept).load32(0), 0, "fresh");
-        kept.forget();
+        drop(kept);
+        keep.forget("vbd-1-51712");
         assert!(keep.open("vbd-1-51712", "ring 8", 5000).unwrap().is_none());
     }
 }

@@ -195,15 +195,15 @@ impl VifDevice {
     fn detach(&self) {
         // A port that failed is gone already.
         if let Ok(port) = self.place.bridge.detach(&self.name) {
-            let Counters { rx_frames, rx_octets, tx_frames, tx_octets, .. } = port.stats().read();
-            let dropped = port.stats().read().all_dropped();
+            let counters = port.stats().read();
+            let Counters { rx_frames, rx_octets, tx_frames, tx_octets, .. } = counters;
             tracing::info!(
                 vif = self.name,
                 rx_frames,
                 rx_octets,
                 tx_frames,
                 tx_octets,
-                dropped,
+                dropped = counters.all_dropped(),
                 "disconnected"
             );
         }

@@ -55,11 +55,6 @@ impl<P: Protocol, M: Memory> Ledger<P, M> {
         Kept::open(memory, entries, Self::STRIDE).map(Self)
     }
 
-    /// Entries.
-    pub fn entries(&self) -> u32 {
-        self.0.entries()
-    }
-
     /// Index of the next request to be taken.
     pub fn taken(&self) -> u32 {
         self.0.index()
