@@ -6,7 +6,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use blkback::VbdDriver;
-use blkfront::Handle;
 use common::{BOUND, GUEST, Machine, XVDA, open, options, pattern};
 use hypervisor::local::Domain;
 use hypervisor::{DomId, Hypervisor};
@@ -61,15 +60,16 @@ fn a_killed_back_end_loses_nothing() {
     machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap())]);
     let guest = machine.domain(GUEST);
     let mut back = Some(Killed::start(&machine));
-    let disk = Handle::new(open(&guest, options())).unwrap();
+    let mut disk = open(&guest, options());
     let written = Arc::new(AtomicU64::new(0));
-    let (writer, count) = (disk.clone(), written.clone());
+    let count = written.clone();
     let thread = std::thread::spawn(move || {
         while count.load(Ordering::Relaxed) < 5000 {
             let n = count.load(Ordering::Relaxed);
-            writer.write_at(n % PAGES * 4096, &pattern(n, 4096)).unwrap();
+            disk.write_at(n % PAGES * 4096, &pattern(n, 4096)).unwrap();
             count.store(n + 1, Ordering::Relaxed);
         }
+        disk
     });
     for round in 1..=4 {
         let start = std::time::Instant::now();
@@ -80,7 +80,7 @@ fn a_killed_back_end_loses_nothing() {
         drop(back.take());
         back = Some(Killed::start(&machine));
     }
-    thread.join().unwrap();
+    let mut disk = thread.join().unwrap();
     disk.flush().unwrap();
     let content = std::fs::read(file.path()).unwrap();
     let last = written.load(Ordering::Relaxed);

@@ -81,9 +81,6 @@ pub enum Error {
     /// The system refused.
     #[error("{0}")]
     System(#[from] nix::Error),
-    /// The thread that owns the disk is gone.
-    #[error("the disk's thread is gone")]
-    Thread,
 }
 
 /// A status in words (blkif.h:502).

@@ -2,7 +2,7 @@
 //!
 //! [`queue`] and [`handshake`] are cores, values without I/O: with `--no-default-features` they are all there is,
 //! `no_std` with `alloc`, for kernels that bring their own hypervisor. [`Disk`] is a device over a
-//! [`hypervisor::Hypervisor`], owned by one thread; [`Handle`] shares one among threads.
+//! [`hypervisor::Hypervisor`], owned by one thread.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
@@ -15,8 +15,6 @@ pub mod buffer;
 pub mod device;
 #[cfg(feature = "std")]
 mod error;
-#[cfg(feature = "std")]
-pub mod handle;
 pub mod handshake;
 #[cfg(any(test, fuzzing))]
 pub mod harness;
@@ -31,7 +29,5 @@ pub use buffer::Buffer;
 pub use device::{Completion, Disk, Options, Request};
 #[cfg(feature = "std")]
 pub use error::{Error, Result};
-#[cfg(feature = "std")]
-pub use handle::Handle;
 pub use handshake::Info;
 pub use queue::Op;

@@ -1,7 +1,7 @@
-//! What an event costs: sending and taking one, and a turn of the poller.
+//! What an event costs: sending and taking one.
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use event_channel::{Bucket, Doorbell, Poller};
+use event_channel::{Bucket, Doorbell};
 use hypervisor::local::Sandbox;
 use hypervisor::{DomId, Hypervisor};
 use ring_abi::ring::Notify;
@@ -31,15 +31,6 @@ fn doorbell(c: &mut Criterion) {
             front.want(black_box(Notify::No));
             front.flush().expect("flush")
         });
-    });
-    let mut poller = Poller::new().expect("a poller");
-    poller.add(&back, 1).expect("add");
-    group.bench_function("poller, one look", |b| {
-        b.iter(|| poller.wait(1, || black_box(true), None).expect("wait"));
-    });
-    front.ring().expect("ring");
-    group.bench_function("poller, asking the system", |b| {
-        b.iter(|| poller.wait(0, || false, None).expect("wait"));
     });
     let mut bucket = Bucket::new(1_000_000_000, 1_000, Duration::ZERO);
     let mut now = 0;
