@@ -1,7 +1,7 @@
 //! Rows B1, B2 and B4: a disk through both ends of the split driver, beside fio.
 //!
-//! Ours is a whole machine of threads: guest and dom0 are two domains of the local hypervisor, with a grant mapped and
-//! unmapped for every request. The peer is one process that does the same I/O itself, or by way of a server.
+//! Ours is a whole machine of threads: guest and dom0 are two domains of the local hypervisor, with a grant mapped
+//! and unmapped for every request. The peer is one process that does the same I/O itself, or by way of a server.
 
 mod fio;
 mod machine;
@@ -16,12 +16,12 @@ use crate::row::{Goal, Row, interleave};
 use blkfront::Op;
 use machine::{Machine, Setup};
 
-/// Requests under way, ours and the peer's.
+/// Requests in flight, ours and the peer's.
 const DEPTH: usize = 32;
 /// One measurement; fio rounds its own start-up away only from about here on.
 const TIME: Duration = Duration::from_millis(700);
 const PAIRS: usize = 7;
-/// Octets of the image.
+/// Bytes of the image.
 const IMAGE: usize = 256 << 20;
 
 /// Row B1: the null engine on both sides.

@@ -1,7 +1,7 @@
-//! Rows N1 and N2: 64-octet frames out of a guest, and through the bridge into another.
+//! Rows N1 and N2: 64-byte frames out of a guest, and through the bridge into another.
 //!
-//! Ours runs on a machine of threads over the local hypervisor, with a grant copy for every frame. Both sides poll, as
-//! DPDK's do.
+//! Ours runs on a machine of threads over the local hypervisor, with a grant copy for every frame. Both sides poll,
+//! as DPDK's do.
 
 pub mod dpdk;
 mod guests;
@@ -12,7 +12,7 @@ use crate::row::{Goal, Row, interleave};
 use std::cell::RefCell;
 use std::time::Duration;
 
-/// The smallest frame, without its checksum of 4 octets as everywhere in software.
+/// The smallest frame, without its checksum of 4 bytes as everywhere in software.
 const SMALL: usize = 64;
 const TIME: Duration = Duration::from_millis(700);
 /// testpmd takes seconds to start.
@@ -49,18 +49,18 @@ fn row(
 /// DPDK or its huge pages are missing, or the machine does not come up.
 pub fn n1() -> Result<Row, String> {
     dpdk::check()?;
-    let what = "64-octet frames, guest -> dom0; testpmd: vhost rxonly, virtio-user txonly";
+    let what = "64-byte frames, guest -> dom0; testpmd: vhost rxonly, virtio-user txonly";
     let ours = || ours::to_dom0(CORES, SMALL, TIME);
     row("N1", what, Goal::AtLeast(2.0), DPDK_PAIRS, ours, || dpdk::to_vhost(CORES, SMALL))
 }
 
-/// Row N1, guest to bridge to guest: both guests on one core, bridge and back end on the other.
+/// Row N1, guest to bridge to guest: both guests on one core, bridge and backend on the other.
 ///
 /// # Errors
 /// As [`n1`].
 pub fn n1_guest() -> Result<Row, String> {
     dpdk::check()?;
-    let what = "64-octet frames, guest -> bridge -> guest; testpmd: vhost rxonly, virtio-user txonly";
+    let what = "64-byte frames, guest -> bridge -> guest; testpmd: vhost rxonly, virtio-user txonly";
     let ours = || ours::to_guest(CORES, SMALL, TIME);
     row("N1g", what, Goal::AtLeast(2.0), DPDK_PAIRS, ours, || dpdk::to_vhost(CORES, SMALL))
 }
@@ -70,7 +70,7 @@ pub fn n1_guest() -> Result<Row, String> {
 /// # Errors
 /// Namespaces are not allowed here, or the machine does not come up.
 pub fn n2() -> Result<Row, String> {
-    let what = "64-octet frames, guest -> bridge -> guest; Linux bridge with veth, AF_PACKET sender";
+    let what = "64-byte frames, guest -> bridge -> guest; Linux bridge with veth, AF_PACKET sender";
     let ours = || ours::to_guest(CORES, SMALL, TIME);
     row("N2", what, Goal::AtLeast(10.0), PAIRS, ours, || veth::through_linux(CORES[0], SMALL, TIME))
 }

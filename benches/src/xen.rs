@@ -1,5 +1,5 @@
-//! Rows X1 and X2: what a stock guest's request costs on real Xen, in instructions of dom0 and Xen, beside Linux's own
-//! back ends.
+//! Rows X1 and X2: what a stock guest's request costs on real Xen, in instructions of dom0 and Xen, beside Linux's
+//! own backends.
 //!
 //! The scenarios `x1` and `x2` of `tests/xen` measure both sides in one machine, whose clock counts instructions. The
 //! same work takes the same number of them, give or take a percent: one pair is enough.
@@ -26,7 +26,7 @@ pub fn x1() -> Result<Row, String> {
     x1_row("X1", "depth 1")
 }
 
-/// Row X1 with 32 reads under way.
+/// Row X1 with 32 reads in flight.
 ///
 /// # Errors
 /// As [`x1`].
@@ -34,12 +34,12 @@ pub fn x1_queued() -> Result<Row, String> {
     x1_row("X1q", "depth 32")
 }
 
-/// Row X2: frames of 64 octets as fast as the guest sends them.
+/// Row X2: frames of 64 bytes as fast as the guest sends them.
 ///
 /// # Errors
 /// As [`x1`].
 pub fn x2() -> Result<Row, String> {
-    x2_row("X2", "64 octets, gap 0 ns")
+    x2_row("X2", "64 bytes, gap 0 ns")
 }
 
 /// Row X2, with each frame on its own.
@@ -47,15 +47,15 @@ pub fn x2() -> Result<Row, String> {
 /// # Errors
 /// As [`x1`].
 pub fn x2_single() -> Result<Row, String> {
-    x2_row("X2s", "64 octets, gap 200000 ns")
+    x2_row("X2s", "64 bytes, gap 200000 ns")
 }
 
-/// Row X2, with frames of 1,514 octets.
+/// Row X2, with frames of 1,514 bytes.
 ///
 /// # Errors
 /// As [`x1`].
 pub fn x2_large() -> Result<Row, String> {
-    x2_row("X2l", "1514 octets, gap 0 ns")
+    x2_row("X2l", "1514 bytes, gap 0 ns")
 }
 
 fn x1_row(name: &'static str, case: &str) -> Result<Row, String> {

@@ -6,18 +6,18 @@ use ring_abi::blkif::{
     Status,
 };
 
-/// Sectors of [`SECTOR`] octets in a page.
+/// Sectors of [`SECTOR`] bytes in a page.
 const PAGE_SECTORS: u8 = (PAGE_SIZE / SECTOR) as u8;
 
-/// The segments of a request: pages of the front end, and which sectors of each.
+/// The segments of a request: pages of the frontend, and which sectors of each.
 pub type Segments = arrayvec::ArrayVec<Segment, MAX_SEGMENTS>;
 
 /// What the disk allows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// The disk's length in units of [`SECTOR`] octets.
+    /// The disk's length in units of [`SECTOR`] bytes.
     pub sectors: u64,
-    /// `sector-size` in octets, a power of two not below [`SECTOR`]: requests are aligned to it.
+    /// `sector-size` in bytes, a power of two not below [`SECTOR`]: requests are aligned to it.
     pub sector_size: u32,
     /// Writes are refused.
     pub read_only: bool,
@@ -39,10 +39,10 @@ pub enum Work {
     Barrier(Option<Transfer>),
 }
 
-/// Octets to move: inside the disk, each segment inside its page, all aligned to the disk's sectors.
+/// Bytes to move: inside the disk, each segment inside its page, all aligned to the disk's sectors.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transfer {
-    /// First sector, in units of [`SECTOR`] octets.
+    /// First sector, in units of [`SECTOR`] bytes.
     pub sector: u64,
     /// At least one.
     pub segments: Segments,
@@ -56,7 +56,7 @@ pub struct Transfer {
 pub fn check(request: &Request, limits: &Limits) -> Result<Work, Status> {
     match request {
         Request::Io(io) => check_io(io, limits),
-        // Offered by no feature key of ours: a front end that asks all the same is told so.
+        // Offered by no feature key of ours: a frontend that asks all the same is told so.
         Request::Discard(_) | Request::Indirect(_) | Request::Unknown { .. } => Err(Status::EOPNOTSUPP),
     }
 }
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn sectors_of_4096_octets_want_alignment() {
+    fn sectors_of_4096_bytes_want_alignment() {
         let limits = Limits { sector_size: 4096, ..LIMITS };
         assert!(verdict(io(OP_READ, 8, 1, &[(0, 7)]), limits).is_ok());
         assert_eq!(verdict(io(OP_READ, 4, 1, &[(0, 7)]), limits), Err(Status::ERROR));

@@ -10,28 +10,28 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hypervisor::{Access, Channel, Contiguous, DomId, Hypervisor, Kept, PAGE_SIZE};
+use hypervisor::{Access, Channel, Contiguous, DomId, Hypervisor, InflightRegion, PAGE_SIZE};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use ring_abi::blkif::{X86_32, X86_64};
-use ring_abi::ring::ledger::Ledger;
+use ring_abi::ring::inflight_log::InflightLog;
 use ring_abi::ring::{BadMemory, Fault, Protocol, slots};
 
 use crate::engine::Disk;
 use crate::handshake::{Abi, Transport};
-use crate::queue::Rejoin;
+use crate::queue::ResumeError;
 use crate::service::Service;
 use crate::stats::Stats;
 
 /// How a guest's pages are reached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reach {
-    /// Mapped for each request, and read and written in place; copied where the kernel's I/O cannot do that, which the
-    /// first request shows.
+pub enum DataPath {
+    /// Mapped for each request, and read and written in place; copied where the kernel's I/O cannot do that, which
+    /// the first request shows.
     #[default]
     Map,
-    /// As [`Reach::Map`], but those of a front end that uses the same pages again and again stay mapped
+    /// As [`DataPath::Map`], but those of a frontend that uses the same pages again and again stay mapped
     /// (`feature-persistent`); copied from there to memory that the kernel knows for good, while that has room.
-    Persist,
+    Persistent,
     /// Copied by the hypervisor to and from pages of our own.
     Copy,
 }
@@ -42,38 +42,39 @@ pub struct Tuning {
     /// How long the thread polls after the last work before it sleeps.
     pub spin: Duration,
     /// How it reaches the guest's pages.
-    pub reach: Reach,
-    /// Requests taken, at most, before they are submitted and answers looked for: few enough that the front end works on
-    /// the first answers while we work on the next requests, many enough that what a round costs is shared by many.
+    pub data_path: DataPath,
+    /// Requests taken, at most, before they are submitted and answers looked for: few enough that the frontend
+    /// works on the first answers while we work on the next requests, many enough that what a round costs is shared
+    /// by many.
     pub batch: usize,
 }
 
 impl Default for Tuning {
     fn default() -> Tuning {
-        Tuning { spin: Duration::from_micros(20), reach: Reach::default(), batch: 8 }
+        Tuning { spin: Duration::from_micros(20), data_path: DataPath::default(), batch: 8 }
     }
 }
 
-/// What becomes of requests under way when this process is killed.
+/// What becomes of requests in flight when this process is killed.
 #[derive(Debug, Default)]
-pub enum Keeping {
-    /// Nobody knows of them: the front end has to ask again.
+pub enum Recovery {
+    /// Nobody knows of them: the frontend has to ask again.
     #[default]
-    Nothing,
+    None,
     /// They are kept in this memory.
-    Start(Kept),
-    /// This memory has what an earlier process has left under way on this ring; and then as before.
-    Resume(Kept),
+    Record(InflightRegion),
+    /// This memory has what an earlier process has left in flight on this ring; and then as before.
+    Resume(InflightRegion),
 }
 
-/// Octets of memory for [`Keeping`].
-pub fn kept_octets(transport: &Transport) -> usize {
-    fn octets<P: Protocol>(pages: usize) -> usize {
-        Ledger::<P, Kept>::octets(slots(P::SLOT, pages * PAGE_SIZE))
+/// Bytes of memory for [`Recovery`].
+pub fn inflight_bytes(transport: &Transport) -> usize {
+    fn bytes<P: Protocol>(pages: usize) -> usize {
+        InflightLog::<P, InflightRegion>::bytes(slots(P::SLOT, pages * PAGE_SIZE))
     }
     match transport.abi {
-        Abi::X86_64 => octets::<X86_64>(transport.refs.len()),
-        Abi::X86_32 => octets::<X86_32>(transport.refs.len()),
+        Abi::X86_64 => bytes::<X86_64>(transport.refs.len()),
+        Abi::X86_32 => bytes::<X86_32>(transport.refs.len()),
     }
 }
 
@@ -81,14 +82,14 @@ pub fn kept_octets(transport: &Transport) -> usize {
 pub struct Setup {
     /// This domain's hypervisor.
     pub hv: Arc<dyn Hypervisor>,
-    /// The front end's domain.
+    /// The frontend's domain.
     pub peer: DomId,
     /// Where the ring is.
     pub transport: Transport,
     /// What it serves.
     pub disk: Arc<dyn Disk>,
-    /// Where what is under way is kept for a successor.
-    pub keeping: Keeping,
+    /// Where what is in flight is kept for a successor.
+    pub recovery: Recovery,
     /// Where it counts.
     pub stats: Arc<Stats>,
     /// How it behaves.
@@ -124,9 +125,9 @@ pub enum End {
     Memory(#[from] BadMemory),
     /// The ring is not as an earlier process left it.
     #[error(transparent)]
-    Rejoin(#[from] Rejoin),
+    ResumeError(#[from] ResumeError),
     /// The peer's end of the event channel is gone.
-    #[error("the front end is gone")]
+    #[error("the frontend is gone")]
     Gone,
     /// The hypervisor refused what it did before.
     #[error("event channel: {0}")]
@@ -146,7 +147,7 @@ impl End {
     /// The errno by which toolstacks are told.
     pub fn errno(&self) -> i32 {
         match self {
-            End::Fault(_) | End::Memory(_) | End::Rejoin(_) => libc::EPROTO,
+            End::Fault(_) | End::Memory(_) | End::ResumeError(_) => libc::EPROTO,
             End::Gone => libc::EPIPE,
             End::Engine(e) | End::Wait(e) => e.raw_os_error().unwrap_or(libc::EIO),
             End::Channel(_) | End::Panic => libc::EIO,
@@ -204,7 +205,7 @@ impl RingThread {
     pub fn start(setup: Setup) -> Result<RingThread, StartError> {
         let Setup { hv, peer, transport, .. } = &setup;
         let ring = hv.map_contiguous(*peer, &transport.refs, Access::ReadWrite).map_err(StartError::Ring)?;
-        let channel = hv.connect(*peer, transport.port).map_err(StartError::Channel)?;
+        let channel = hv.bind_interdomain(*peer, transport.port).map_err(StartError::Channel)?;
         let event =
             EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(io::Error::from)?;
         let orders = Arc::new(Orders { flags: AtomicU32::new(0), event });
@@ -221,7 +222,7 @@ impl RingThread {
         &self.transport
     }
 
-    /// Asks the thread to finish what is under way and end; does not wait.
+    /// Asks the thread to finish what is in flight and end; does not wait.
     pub fn stop(&self) {
         self.orders.give(STOP);
     }

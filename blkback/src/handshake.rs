@@ -1,13 +1,13 @@
-//! The back end's xenbus state machine as a value: what both ends say goes in, what to do comes out.
+//! The backend's xenbus state machine as a value: what both ends say goes in, what to do comes out.
 //!
-//! Initialising -> InitWait (features offered) -> the front end's Initialised or Connected -> Connected; Closing and
-//! Closed follow the front end, and a front end that starts again gets InitWait again. A back end that
-//! finds a front end still Connected to its predecessor offers InitWait and waits for new ring keys: requests may
+//! Initialising -> InitWait (features offered) -> the frontend's Initialised or Connected -> Connected; Closing and
+//! Closed follow the frontend, and a frontend that starts again gets InitWait again. A backend that
+//! finds a frontend still Connected to its predecessor offers InitWait and waits for new ring keys: requests may
 //! have been answered out of order on the old ring, so that what was lost cannot be told from it.
 
 use ring_abi::blkif::info;
 use ring_abi::ring::MAX_PAGES;
-use ring_abi::{GrantRef, Port};
+use ring_abi::{EventPort, GrantRef};
 use xenstore::driver::View;
 use xenstore::{KeyError, Keys, XenbusState};
 
@@ -19,27 +19,27 @@ pub const MAX_RING_PAGE_ORDER: u32 = MAX_PAGES.ilog2();
 /// The layout of the ring's slots: the `protocol` key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Abi {
-    /// `x86_64-abi`, and native: what an absent key means (BLKIF_PROTOCOL_DEFAULT of Linux's back end).
+    /// `x86_64-abi`, and native: what an absent key means (BLKIF_PROTOCOL_DEFAULT of Linux's backend).
     X86_64,
     /// `x86_32-abi`.
     X86_32,
 }
 
-/// Where the front end's ring is.
+/// Where the frontend's ring is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Transport {
     /// Layout of its slots.
     pub abi: Abi,
     /// Its pages, 1 to 16, a power of two of them.
     pub refs: Vec<GrantRef>,
-    /// The front end's event channel.
-    pub port: Port,
+    /// The frontend's event channel.
+    pub port: EventPort,
     /// It uses the same pages again and again, and lets them be written: `feature-persistent`.
     pub persistent: bool,
 }
 
 impl Transport {
-    /// Reads the front end's keys.
+    /// Reads the frontend's keys.
     ///
     /// # Errors
     /// Names the key, what stands there and what should.
@@ -49,7 +49,7 @@ impl Transport {
             Some("x86_32-abi") => Abi::X86_32,
             Some(_) => return Err(keys.error("protocol", "x86_64-abi or x86_32-abi")),
         };
-        let port = Port(keys.need("event-channel")?);
+        let port = EventPort(keys.need("event-channel")?);
         if keys.or("multi-queue-num-queues", 1u32)? != 1 {
             return Err(keys.error("multi-queue-num-queues", "1, as multi-queue-max-queues says"));
         }
@@ -82,14 +82,14 @@ fn refs(keys: &Keys) -> Result<Vec<GrantRef>, KeyError> {
             _ => return Err(keys.error("num-ring-pages", "1, 2, 4, 8 or 16")),
         },
     };
-    // A front end with one page may write either name.
+    // A frontend with one page may write either name.
     if order == 0 && keys.get("ring-ref0").is_none() {
         return Ok(vec![GrantRef(keys.need("ring-ref")?)]);
     }
     (0..1u32 << order).map(|page| Ok(GrantRef(keys.need(&format!("ring-ref{page}"))?))).collect()
 }
 
-/// What the back end offers and says of its disk; `persistent`: pages may stay mapped.
+/// What the backend offers and says of its disk; `persistent`: pages may stay mapped.
 pub fn offer(disk: &DiskInfo, persistent: bool) -> Keys {
     let flush = u8::from(disk.flush);
     Keys::default()
@@ -132,7 +132,7 @@ pub enum Act {
     Connected,
     /// Stop the ring.
     Disconnect,
-    /// The front end's keys are wrong: tell it, publish Closing.
+    /// The frontend's keys are wrong: tell it, publish Closing.
     Refuse(KeyError),
     /// Publish this state.
     State(XenbusState),
@@ -143,7 +143,7 @@ pub enum Act {
 pub struct Handshake {
     /// What we last published; Unknown before the first.
     state: XenbusState,
-    /// The front end was Connected before we ever offered anything.
+    /// The frontend was Connected before we ever offered anything.
     stale: Stale,
     /// The toolstack wants the device closed, as far as the last look told.
     unwanted: bool,
@@ -153,17 +153,17 @@ pub struct Handshake {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum Stale {
-    /// The front end's ring is for us.
+    /// The frontend's ring is for us.
     #[default]
     No,
-    /// The front end's ring is our predecessor's; its keys are not read yet.
+    /// The frontend's ring is our predecessor's; its keys are not read yet.
     Unread,
-    /// The front end's ring is our predecessor's, and it is this one.
+    /// The frontend's ring is our predecessor's, and it is this one.
     Ring(Keys),
 }
 
 impl Handshake {
-    /// A back end that starts and finds this.
+    /// A backend that starts and finds this.
     pub fn new(found: &View) -> Handshake {
         let fresh = matches!(found.own_state, XenbusState::Unknown | XenbusState::Initialising);
         let stale =
@@ -171,7 +171,7 @@ impl Handshake {
         Handshake { state: XenbusState::Unknown, stale, unwanted: false, overwritten: false }
     }
 
-    /// A back end that goes on with the ring of its predecessor, as if it were itself that one.
+    /// A backend that goes on with the ring of its predecessor, as if it were itself that one.
     pub fn resumed() -> Handshake {
         Handshake { state: XenbusState::Connected, ..Handshake::default() }
     }
@@ -226,7 +226,7 @@ impl Handshake {
             (Initialised | Connected, _) if unwanted => self.state_once(Closing),
             (Initialised | Connected, _) => self.meet(view, ring),
             (Closing, _) => self.state_once(Closing),
-            // The front end let go of its ring, or has none.
+            // The frontend let go of its ring, or has none.
             (_, Ring::Running | Ring::Ended) => Act::Disconnect,
             (_, Ring::None) if unwanted => self.state_once(Closed),
             (Closed, Ring::None) if !matches!(self.state, Unknown | InitWait) => self.state_once(Closed),
@@ -235,7 +235,7 @@ impl Handshake {
         }
     }
 
-    /// The front end wants to be, or is, connected.
+    /// The frontend wants to be, or is, connected.
     fn meet(&mut self, view: &View, ring: Ring) -> Act {
         match (self.state, ring) {
             (XenbusState::InitWait, Ring::Running) => Act::Connected,
@@ -253,7 +253,7 @@ impl Handshake {
         }
     }
 
-    /// Whether the front end's ring is still our predecessor's.
+    /// Whether the frontend's ring is still our predecessor's.
     fn is_stale(&mut self, keys: &Keys) -> bool {
         match &self.stale {
             Stale::No => false,

@@ -1,4 +1,4 @@
-//! One harness for property tests and the fuzz target: a front end that writes whatever it likes into the ring.
+//! One harness for property tests and the fuzz target: a frontend that writes whatever it likes into the ring.
 #![allow(unsafe_code)] // The ring's memory, ours and the hostile peer's at once.
 
 use std::cell::UnsafeCell;
@@ -44,16 +44,16 @@ unsafe impl Memory for Pages {
     }
 }
 
-/// Plays a script of octets against both layouts: no panic, no impossible task, whatever it is.
+/// Plays a script of bytes against both layouts: no panic, no impossible task, whatever it is.
 pub fn hostile(script: &[u8]) {
     play::<X86_64>(script);
     play::<X86_32>(script);
 }
 
-fn limits(octet: u8) -> Limits {
-    let sectors = [0, 8, 1 << 20, u64::MAX][usize::from(octet & 3)];
-    let sector_size = 512 << (octet >> 2 & 3);
-    Limits { sectors, sector_size, read_only: octet & 16 != 0, flush: octet & 32 == 0 }
+fn limits(byte: u8) -> Limits {
+    let sectors = [0, 8, 1 << 20, u64::MAX][usize::from(byte & 3)];
+    let sector_size = 512 << (byte >> 2 & 3);
+    Limits { sectors, sector_size, read_only: byte & 16 != 0, flush: byte & 32 == 0 }
 }
 
 fn play<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
@@ -98,7 +98,7 @@ fn play<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
         }
         let jobs: BTreeSet<_> = open.iter().map(|t| t.job).collect();
         assert_eq!(jobs.len(), open.len(), "a job given out twice");
-        assert!(queue.under_way() <= queue.size() && open.len() <= queue.under_way());
+        assert!(queue.in_flight() <= queue.size() && open.len() <= queue.in_flight());
     }
 }
 

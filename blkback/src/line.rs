@@ -1,12 +1,13 @@
 //! Devices that use one disk after each other: a machine that migrates to the host it is on has two for a while.
 //!
-//! The new domain's device is there before the old domain's is gone, and may not read or write before the last request
-//! of the old one is over: an old write that came late would undo a new one. So the youngest device of a disk uses it,
-//! once the older ones have let go; and when it goes, as after a migration that failed, the next one has it back.
+//! The new domain's device is there before the old domain's is gone, and may not read or write before the last
+//! request of the old one is over: an old write that came late would undo a new one. So the youngest device of a
+//! disk uses it, once the older ones have let go; and when it goes, as after a migration that failed, the next one
+//! has it back.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use xenstore::driver::Nudge;
+use xenstore::driver::Waker;
 
 use crate::engine::Disk;
 
@@ -14,7 +15,7 @@ use crate::engine::Disk;
 struct Waiting {
     number: u64,
     uses: bool,
-    nudge: Nudge,
+    waker: Waker,
 }
 
 /// The devices of one disk, the oldest first.
@@ -34,8 +35,8 @@ pub(crate) struct Place {
 }
 
 impl Lines {
-    /// Joins the line of this very disk, as the youngest; the others are nudged.
-    pub(crate) fn join(&mut self, disk: &Arc<dyn Disk>, nudge: Nudge) -> Arc<Place> {
+    /// Joins the line of this very disk, as the youngest; the others are woken.
+    pub(crate) fn join(&mut self, disk: &Arc<dyn Disk>, waker: Waker) -> Arc<Place> {
         self.lines.retain(|(disk, line)| disk.strong_count() > 0 && line.strong_count() > 0);
         let of = Arc::downgrade(disk);
         let known =
@@ -48,8 +49,8 @@ impl Lines {
         self.last += 1;
         let place = Place { line, number: self.last };
         place.with(|devices| {
-            devices.iter().for_each(|device| device.nudge.nudge());
-            devices.push(Waiting { number: place.number, uses: false, nudge });
+            devices.iter().for_each(|device| device.waker.wake());
+            devices.push(Waiting { number: place.number, uses: false, waker });
         });
         Arc::new(place)
     }
@@ -61,7 +62,7 @@ impl Place {
         self.with(|devices| devices.last().is_some_and(|device| device.number == self.number))
     }
 
-    /// Starts to use the disk; `false` where another device is to, or still does. It is nudged when that changes.
+    /// Starts to use the disk; `false` where another device is to, or still does. It is woken when that changes.
     pub(crate) fn take(&self) -> bool {
         self.with(|devices| match devices.split_last_mut() {
             Some((last, others)) if last.number == self.number && others.iter().all(|other| !other.uses) => {
@@ -78,7 +79,7 @@ impl Place {
             if let Some(device) = devices.iter_mut().find(|device| device.number == self.number) {
                 device.uses = false;
             }
-            nudge_youngest(devices, self.number);
+            wake_youngest(devices, self.number);
         });
     }
 
@@ -91,13 +92,13 @@ impl Drop for Place {
     fn drop(&mut self) {
         self.with(|devices| {
             devices.retain(|device| device.number != self.number);
-            nudge_youngest(devices, self.number);
+            wake_youngest(devices, self.number);
         });
     }
 }
 
-fn nudge_youngest(devices: &[Waiting], but: u64) {
+fn wake_youngest(devices: &[Waiting], but: u64) {
     if let Some(device) = devices.last().filter(|device| device.number != but) {
-        device.nudge.nudge();
+        device.waker.wake();
     }
 }

@@ -1,14 +1,14 @@
 //! Barriers: a request that waits for all before it, and all after it wait for.
 //!
 //! Requests are otherwise carried out in any order, and a flush concerns only writes already answered: the engine's
-//! flush covers those whatever else is under way. A barrier is four steps: drain, flush, write, flush. While
-//! one is under way nothing is taken from the ring, so that the ring itself is the queue behind it.
+//! flush covers those whatever else is in flight. A barrier is four steps: drain, flush, write, flush. While
+//! one is in flight nothing is taken from the ring, so that the ring itself is the queue behind it.
 
 use crate::check::Transfer;
 use crate::queue::JobId;
 use ring_abi::blkif::Status;
 
-/// The barrier under way, if there is one.
+/// The barrier in flight, if there is one.
 #[derive(Debug, Default)]
 pub struct Order {
     phase: Phase,
@@ -20,15 +20,15 @@ enum Phase {
     Open,
     /// Waits for all jobs but the barrier's own.
     Drain(JobId, Option<Transfer>),
-    /// The flush before is under way.
+    /// The flush before is in flight.
     Before(JobId, Option<Transfer>),
     /// The write waits to be taken.
     Write(JobId, Transfer),
-    /// The write is under way.
+    /// The write is in flight.
     Writing(JobId),
     /// The flush after waits to be taken.
     Flush(JobId),
-    /// The flush after is under way.
+    /// The flush after is in flight.
     After(JobId),
 }
 
@@ -48,13 +48,13 @@ impl Order {
         matches!(self.phase, Phase::Open)
     }
 
-    /// Starts a barrier; none may be under way.
+    /// Starts a barrier; none may be in flight.
     pub fn begin(&mut self, job: JobId, transfer: Option<Transfer>) {
         debug_assert!(self.is_open(), "a barrier inside a barrier");
         self.phase = Phase::Drain(job, transfer);
     }
 
-    /// The next step, when it may be taken. `others` are jobs under way besides the barrier's own.
+    /// The next step, when it may be taken. `others` are jobs in flight besides the barrier's own.
     pub fn next(&mut self, others: usize) -> Option<Step> {
         match std::mem::take(&mut self.phase) {
             Phase::Drain(job, transfer) if others == 0 => {

@@ -1,9 +1,9 @@
-//! How a request's octets get between the guest's pages and the disk: in place, or through pages of our own.
+//! How a request's bytes get between the guest's pages and the disk: in place, or through pages of our own.
 //!
-//! In place there is no copy: the kernel reads and writes the guest's mapped pages. It refuses that with EFAULT where it
-//! cannot take hold of such pages, which the first request to move anything shows: from then on octets are copied, and
-//! that request is done again. Where the pages stay mapped, and the kernel knows memory of ours for good, a copy between
-//! the two is the cheaper way (`tests/xen/run grant-costs`).
+//! In place there is no copy: the kernel reads and writes the guest's mapped pages. It refuses that with EFAULT
+//! where it cannot take hold of such pages, which the first request to move anything shows: from then on bytes are
+//! copied, and that request is done again. Where the pages stay mapped, and the kernel knows memory of ours for
+//! good, a copy between the two is the cheaper way (`tests/xen/run grant-costs`).
 
 use std::collections::HashMap;
 use std::io;
@@ -11,34 +11,34 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use grant_table::persist::{Cache, LINUX_MAX, Page};
-use hypervisor::{Access, Copy, DomId, GrantRef, Hypervisor, Mapping, PAGE_SIZE, Place};
+use hypervisor::{Access, CopyOp, CopyPtr, DomId, GrantRef, Hypervisor, Mapping, PAGE_SIZE};
 use ring_abi::blkif::{MAX_SEGMENTS, SECTOR, Segment};
 use smallvec::SmallVec;
 use vm_memory::{MmapRegion, VolatileSlice};
 
 use crate::check::Segments;
-use crate::device::{Reach, Setup};
+use crate::device::{DataPath, Setup};
 use crate::engine::{Buffer, Data, Engine, Io, Op, Part, Slab};
 use crate::queue::Task;
 
-/// Octets of a buffer: what a request can move.
+/// Bytes of a buffer: what a request can move.
 const BUFFER: usize = MAX_SEGMENTS * PAGE_SIZE;
 
-/// The pages of one front end.
+/// The pages of one frontend.
 pub(crate) struct Pages {
     hv: Arc<dyn Hypervisor>,
     peer: DomId,
     /// Those that stay mapped.
     cache: Option<Cache>,
-    /// Octets are copied, whatever that costs.
+    /// Bytes are copied, whatever that costs.
     copies: bool,
-    /// What octets are copied to and from in the first place.
+    /// What bytes are copied to and from in the first place.
     slab: Option<Arc<Slab>>,
     /// Buffers that no request has, for when the slab has no room.
     pool: Vec<MmapRegion>,
     /// By job: whose pages a buffer stands for.
     bounced: Box<[Option<Bounced>]>,
-    /// What is under way in place, by job, while nothing has yet shown that the kernel can do that.
+    /// What is in flight in place, by job, while nothing has yet shown that the kernel can do that.
     trial: Option<HashMap<u64, Task>>,
 }
 
@@ -57,14 +57,14 @@ pub(crate) enum Settled {
 }
 
 impl Pages {
-    /// Of the front end in `setup`, for so many requests at once of this engine.
+    /// Of the frontend in `setup`, for so many requests at once of this engine.
     pub(crate) fn new(setup: &Setup, depth: usize, engine: &mut dyn Engine) -> Pages {
-        let (hv, peer, reach) = (setup.hv.clone(), setup.peer, setup.tuning.reach);
-        let persistent = reach == Reach::Persist && setup.transport.persistent;
-        let copies = reach == Reach::Copy;
+        let (hv, peer, data_path) = (setup.hv.clone(), setup.peer, setup.tuning.data_path);
+        let persistent = data_path == DataPath::Persistent && setup.transport.persistent;
+        let copies = data_path == DataPath::Copy;
         let slab =
             (copies || persistent).then(|| Slab::new().ok().filter(|slab| engine.register(slab))).flatten();
-        tracing::info!(%peer, persistent, copies, registered = slab.is_some(), "pages of a front end");
+        tracing::info!(%peer, persistent, copies, registered = slab.is_some(), "pages of a frontend");
         Pages {
             cache: persistent.then(|| Cache::new(hv.clone(), peer, LINUX_MAX)),
             hv,
@@ -92,10 +92,10 @@ impl Pages {
             .unwrap_or(false)
     }
 
-    /// What the task's octets are copied to or from, if they are.
+    /// What the task's bytes are copied to or from, if they are.
     #[inline]
     fn buffer(&mut self, task: &Task) -> hypervisor::Result<Option<Buffer>> {
-        if let Some(run) = self.slab.as_ref().and_then(|slab| slab.take(octets(&task.segments))) {
+        if let Some(run) = self.slab.as_ref().and_then(|slab| slab.take(bytes(&task.segments))) {
             return Ok(Some(Buffer::Run(run)));
         }
         if !self.copies {
@@ -121,7 +121,7 @@ impl Pages {
     #[inline]
     fn in_place(&mut self, task: &Task, io: &mut Io) -> hypervisor::Result<bool> {
         let data = match &mut self.cache {
-            Some(cache) => Data::Kept(kept(cache, &task.segments)?),
+            Some(cache) => Data::Persistent(kept(cache, &task.segments)?),
             None => Data::Mapped(self.map(task)?),
         };
         let parts = (0..).zip(&task.segments).map(|(page, segment)| {
@@ -152,7 +152,7 @@ impl Pages {
             self.give_back(buffer);
             return Ok(false);
         }
-        io.set_bounced(task.job.0.into(), task.op, task.sector, buffer, octets(&task.segments));
+        io.set_bounced(task.job.0.into(), task.op, task.sector, buffer, bytes(&task.segments));
         self.bounced[task.job.0 as usize] = Some(bounced);
         Ok(true)
     }
@@ -187,7 +187,7 @@ impl Pages {
             }
             (Err(error), Some(task)) if error.raw_os_error() == Some(libc::EFAULT) => {
                 if !self.copies {
-                    tracing::info!(peer = %self.peer, "the kernel cannot reach the guest's pages: copying");
+                    tracing::info!(peer = %self.peer, "the kernel cannot data_path the guest's pages: copying");
                     self.copies = true;
                 }
                 io.clear();
@@ -201,14 +201,14 @@ impl Pages {
     /// Copies between a buffer and the guest's pages: into them for a read. `false` where a grant was refused.
     fn copy(&self, of: &Bounced, buffer: &Buffer, op: Op) -> hypervisor::Result<bool> {
         let mut at = 0;
-        let mut ops: ArrayVec<Copy<'_>, MAX_SEGMENTS> = ArrayVec::new();
+        let mut ops: ArrayVec<CopyOp<'_>, MAX_SEGMENTS> = ArrayVec::new();
         for (number, segment) in of.segments.iter().enumerate() {
             let (offset, len) = extent(segment);
             let Some(ours) = buffer.slice(at, len.into()) else { return Ok(false) };
             at += usize::from(len);
             let theirs = match of.pages.get(number) {
-                Some(page) => page.slice(0, offset.into(), len.into()).map(Place::Memory),
-                None => Some(Place::Grant { domid: self.peer, gref: segment.gref, offset }),
+                Some(page) => page.slice(0, offset.into(), len.into()).map(CopyPtr::Memory),
+                None => Some(CopyPtr::Grant { domid: self.peer, gref: segment.gref, offset }),
             };
             let Some(theirs) = theirs else { return Ok(false) };
             ops.push(directed(op, theirs, ours, len));
@@ -218,10 +218,10 @@ impl Pages {
     }
 }
 
-fn directed<'a>(op: Op, theirs: Place<'a>, ours: VolatileSlice<'a>, len: u16) -> Copy<'a> {
+fn directed<'a>(op: Op, theirs: CopyPtr<'a>, ours: VolatileSlice<'a>, len: u16) -> CopyOp<'a> {
     match op {
-        Op::Read => Copy::new(Place::Memory(ours), theirs, len),
-        _ => Copy::new(theirs, Place::Memory(ours), len),
+        Op::Read => CopyOp::new(CopyPtr::Memory(ours), theirs, len),
+        _ => CopyOp::new(theirs, CopyPtr::Memory(ours), len),
     }
 }
 
@@ -230,13 +230,13 @@ fn kept(cache: &mut Cache, segments: &Segments) -> hypervisor::Result<SmallVec<[
     segments.iter().map(|segment| cache.get(segment.gref)).collect()
 }
 
-/// Octets of all segments.
+/// Bytes of all segments.
 #[inline]
-fn octets(segments: &Segments) -> usize {
+fn bytes(segments: &Segments) -> usize {
     segments.iter().map(|segment| usize::from(extent(segment).1)).sum()
 }
 
-/// First octet of a segment in its page, and octets.
+/// First byte of a segment in its page, and bytes.
 #[inline]
 fn extent(segment: &Segment) -> (u16, u16) {
     let sectors = u16::from(segment.last_sect - segment.first_sect) + 1;

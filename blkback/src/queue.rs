@@ -1,15 +1,15 @@
-//! The back end's protocol as a value: requests in, tasks out, each request answered exactly once.
+//! The backend's protocol as a value: requests in, tasks out, each request answered exactly once.
 //!
 //! A task is named by a [`JobId`] of ours; the peer's ids are only echoed, and may repeat.
 
 use crate::check::{Limits, Segments, Work, check};
 use crate::order::{Order, Step};
 use ring_abi::blkif::{Request, Response, Status};
-use ring_abi::ring::ledger::{Ledger, Unfit};
+use ring_abi::ring::inflight_log::{InflightLog, LogMismatch};
 use ring_abi::ring::{Back, BadMemory, Fault, Notify, Protocol};
 use ring_abi::shm::Memory;
 
-/// Our name for a request under way.
+/// Our name for a request in flight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct JobId(pub u32);
 
@@ -31,13 +31,13 @@ pub struct Task {
     pub job: JobId,
     /// What to do.
     pub op: Op,
-    /// First sector, in units of 512 octets; checked. 0 for a flush.
+    /// First sector, in units of 512 bytes; checked. 0 for a flush.
     pub sector: u64,
     /// Checked; none for a flush.
     pub segments: Segments,
 }
 
-/// A request under way, as the peer knows it.
+/// A request in flight, as the peer knows it.
 #[derive(Clone, Copy, Debug, Default)]
 struct Job {
     id: u64,
@@ -45,29 +45,29 @@ struct Job {
     live: bool,
 }
 
-/// Why a ring cannot be served where an earlier back end has left it.
+/// Why a ring cannot be served where an earlier backend has left it.
 #[derive(Debug, thiserror::Error)]
-pub enum Rejoin {
+pub enum ResumeError {
     /// It is no ring.
     #[error(transparent)]
     Memory(#[from] BadMemory),
-    /// What was kept is no ledger of it.
+    /// What was kept is no in-flight log of it.
     #[error(transparent)]
-    Unfit(#[from] Unfit),
-    /// The ring does not agree with the ledger.
+    LogMismatch(#[from] LogMismatch),
+    /// The ring does not agree with the in-flight log.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// The ring has another number of requests that were not answered than the ledger.
-    #[error("{ledger} requests under way were kept, but the ring waits for {ring} answers")]
+    /// The ring has another number of requests that were not answered than the in-flight log.
+    #[error("{inflight_log} requests in flight were kept, but the ring waits for {ring} answers")]
     Lost {
-        /// In the ledger.
-        ledger: usize,
+        /// In the in-flight log.
+        inflight_log: usize,
         /// In the ring.
         ring: u32,
     },
 }
 
-/// One ring, served. With a [`Ledger`] in memory `L`, what is under way is known to whoever comes after us.
+/// One ring, served. With an [`InflightLog`] in memory `L`, what is in flight is known to whoever comes after us.
 #[derive(Debug)]
 pub struct Queue<P, M, L = M> {
     ring: Back<P, M>,
@@ -78,10 +78,10 @@ pub struct Queue<P, M, L = M> {
     refused: u64,
     /// Answers were pushed since the last commit.
     answered: bool,
-    ledger: Option<Ledger<P, L>>,
-    /// Answered but not published: their entries of the ledger are still needed.
+    inflight_log: Option<InflightLog<P, L>>,
+    /// Answered but not published: their entries of the in-flight log are still needed.
     unpublished: Vec<u32>,
-    /// What an earlier back end has taken and not answered, the oldest last.
+    /// What an earlier backend has taken and not answered, the oldest last.
     inherited: Vec<(u32, Request)>,
 }
 
@@ -91,7 +91,7 @@ where
     M: Memory,
     L: Memory,
 {
-    /// Joins the front end's ring.
+    /// Joins the frontend's ring.
     ///
     /// # Errors
     /// [`BadMemory`] if the memory cannot be a ring.
@@ -99,34 +99,35 @@ where
         Ok(Self::over(Back::attach(memory)?, limits))
     }
 
-    /// Joins the front end's ring, and keeps a ledger of it.
+    /// Joins the frontend's ring, and keeps an in-flight log of it.
     ///
     /// # Errors
-    /// [`Rejoin::Memory`]; [`Rejoin::Unfit`] where the ledger's memory is too small.
-    pub fn attach_keeping(memory: M, limits: Limits, kept: L) -> Result<Self, Rejoin> {
+    /// [`ResumeError::Memory`]; [`ResumeError::LogMismatch`] where the in-flight log's memory is too small.
+    pub fn attach_recording(memory: M, limits: Limits, kept: L) -> Result<Self, ResumeError> {
         let mut queue = Self::attach(memory, limits)?;
-        queue.ledger = Some(Ledger::start(kept, queue.ring.size(), queue.ring.consumed())?);
+        queue.inflight_log = Some(InflightLog::start(kept, queue.ring.size(), queue.ring.consumed())?);
         queue.unpublished.reserve(queue.jobs.len());
         Ok(queue)
     }
 
-    /// Goes on where an earlier back end was that has kept a ledger: what it took and did not answer is taken again.
+    /// Goes on where an earlier backend was that has kept an in-flight log: what it took and did not answer is
+    /// taken again.
     ///
     /// # Errors
-    /// [`Rejoin`].
-    pub fn resume(memory: M, limits: Limits, kept: L) -> Result<Self, Rejoin> {
+    /// [`ResumeError`].
+    pub fn resume(memory: M, limits: Limits, kept: L) -> Result<Self, ResumeError> {
         let mut ring: Back<P, M> = Back::attach(memory)?;
-        let mut ledger = Ledger::open(kept, ring.size())?;
-        let (published, taken) = (ring.produced(), ledger.taken());
+        let mut inflight_log = InflightLog::open(kept, ring.size())?;
+        let (published, taken) = (ring.produced(), inflight_log.taken());
         ring.rejoin(taken)?;
         let mut queue = Self::over(ring, limits);
         let mut lost: Vec<_> = (0..queue.ring.size())
             .filter_map(|slot| {
-                ledger.unanswered(slot, published).map(|(index, request)| (index, slot, request))
+                inflight_log.unanswered(slot, published).map(|(index, request)| (index, slot, request))
             })
             .collect();
         if lost.len() as u32 != queue.ring.unanswered() {
-            return Err(Rejoin::Lost { ledger: lost.len(), ring: queue.ring.unanswered() });
+            return Err(ResumeError::Lost { inflight_log: lost.len(), ring: queue.ring.unanswered() });
         }
         // Those taken last lie nearest behind `taken`.
         lost.sort_unstable_by_key(|(index, ..)| taken.wrapping_sub(*index));
@@ -135,7 +136,7 @@ where
             queue.jobs[slot as usize] = Job::of(&request);
             queue.inherited.push((slot, request));
         }
-        queue.ledger = Some(ledger);
+        queue.inflight_log = Some(inflight_log);
         queue.unpublished.reserve(queue.jobs.len());
         Ok(queue)
     }
@@ -151,7 +152,7 @@ where
             free,
             refused: 0,
             answered: false,
-            ledger: None,
+            inflight_log: None,
             unpublished: Vec::new(),
             inherited: Vec::new(),
         }
@@ -162,14 +163,14 @@ where
         self.limits = limits;
     }
 
-    /// Requests that can be under way at once.
+    /// Requests that can be in flight at once.
     pub fn size(&self) -> usize {
         self.jobs.len()
     }
 
     /// Requests taken, or inherited, and not answered.
     #[inline]
-    pub fn under_way(&self) -> usize {
+    pub fn in_flight(&self) -> usize {
         self.jobs.len() - self.free.len() - self.unpublished.len()
     }
 
@@ -197,8 +198,8 @@ where
             let Some(request) = self.ring.pop()? else { return Ok(None) };
             self.free.pop();
             self.jobs[slot as usize] = Job::of(&request);
-            if let Some(ledger) = &mut self.ledger {
-                ledger.take(slot, self.ring.consumed().wrapping_sub(1), &request);
+            if let Some(inflight_log) = &mut self.inflight_log {
+                inflight_log.take(slot, self.ring.consumed().wrapping_sub(1), &request);
             }
             if let Some(work) = self.admit(slot, &request) {
                 return Ok(self.take(slot, work));
@@ -207,7 +208,7 @@ where
         Ok(None)
     }
 
-    /// The next of what an earlier back end has left undone.
+    /// The next of what an earlier backend has left undone.
     fn take_inherited(&mut self) -> Option<Task> {
         while let Some((slot, request)) = self.inherited.pop() {
             if let Some(work) = self.admit(slot, &request) {
@@ -245,7 +246,7 @@ where
 
     fn next_step(&mut self) -> Option<Task> {
         // What is inherited and younger than the barrier waits with it.
-        let others = self.under_way() - 1 - self.inherited.len();
+        let others = self.in_flight() - 1 - self.inherited.len();
         Some(match self.order.next(others)? {
             Step::Flush(job) => flush(job),
             Step::Write(job, t) => Task { job, op: Op::Write, sector: t.sector, segments: t.segments },
@@ -258,7 +259,7 @@ where
         self.answer(slot, status);
     }
 
-    /// A task is over. What it mapped must be unmapped before: the answer gives the pages back to the front end.
+    /// A task is over. What it mapped must be unmapped before: the answer gives the pages back to the frontend.
     #[inline]
     pub fn complete(&mut self, job: JobId, status: Status) {
         let Some(status) = self.order.complete(job, status) else { return };
@@ -272,9 +273,9 @@ where
         let Some(entry) = known else { return };
         entry.live = false;
         let response = Response { id: entry.id, operation: entry.operation, status };
-        match &mut self.ledger {
-            Some(ledger) => {
-                ledger.answer(slot, self.ring.produced());
+        match &mut self.inflight_log {
+            Some(inflight_log) => {
+                inflight_log.answer(slot, self.ring.produced());
                 self.unpublished.push(slot);
             }
             None => self.free.push(slot),
@@ -283,16 +284,16 @@ where
         self.answered = true;
     }
 
-    /// Publishes the answers, if there are any; says whether the front end wants to be woken for them.
+    /// Publishes the answers, if there are any; says whether the frontend wants to be woken for them.
     #[inline]
     pub fn commit(&mut self) -> Notify {
         if !std::mem::take(&mut self.answered) {
             return Notify::No;
         }
         let notify = self.ring.commit();
-        if let Some(ledger) = &mut self.ledger {
+        if let Some(inflight_log) = &mut self.inflight_log {
             for slot in self.unpublished.drain(..) {
-                ledger.end(slot);
+                inflight_log.end(slot);
                 self.free.push(slot);
             }
         }

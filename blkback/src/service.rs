@@ -5,35 +5,35 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use event_channel::Spin;
-use hypervisor::{Channel, Contiguous, Kept};
+use event_channel::AdaptivePoll;
+use hypervisor::{Channel, Contiguous, InflightRegion};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring_abi::blkif::{Request, Response, Status};
 use ring_abi::ring::Protocol;
 
 use crate::check::Limits;
-use crate::device::{End, Keeping, Orders, Setup, control_fd};
+use crate::device::{End, Orders, Recovery, Setup, control_fd};
 use crate::engine::{DiskInfo, Done, Engine, Io, Op};
 use crate::pages::{Pages, Settled};
 use crate::queue::{JobId, Queue, Task};
 use crate::stats::Stats;
 
-/// Wake-ups in a row without any work after which the front end's events are slowed (XSA-332, XSA-391).
+/// Wake-ups in a row without any work after which the frontend's events are slowed (XSA-332, XSA-391).
 const STORM: u32 = 32;
 /// Milliseconds for which a storm's events are not listened to.
 const CALM_MS: u8 = 2;
 /// Looks at the ring between two looks at the clock while spinning.
 const SPINS: u32 = 64;
 
-/// How often the disk's size is looked at while requests come in: on every one, Linux's back end does.
+/// How often the disk's size is looked at while requests come in: on every one, Linux's backend does.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// When a job was taken, and how much it moves.
 #[derive(Clone, Copy)]
 struct Started {
     at: Instant,
-    octets: usize,
+    bytes: usize,
 }
 
 /// Everything that one ring's thread owns.
@@ -48,11 +48,11 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
     pages: Pages,
     /// Tasks to be started once more, the other way.
     again: Vec<Task>,
-    queue: Queue<P, Contiguous, Kept>,
+    queue: Queue<P, Contiguous, InflightRegion>,
     /// What the disk was when it was last looked at, and when that was.
     info: DiskInfo,
     looked: Instant,
-    /// An earlier process may have left an answer that the front end was not woken for.
+    /// An earlier process may have left an answer that the frontend was not woken for.
     resumed: bool,
     channel: Box<dyn Channel>,
     started: Box<[Started]>,
@@ -60,7 +60,7 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
     in_engine: usize,
     /// Wake-ups in a row that found nothing to do.
     spurious: u32,
-    spin: Spin,
+    spin: AdaptivePoll,
     stats: Arc<Stats>,
     setup: Setup,
 }
@@ -68,22 +68,22 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
 impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     pub(crate) fn new(mut setup: Setup, ring: Contiguous, channel: Box<dyn Channel>) -> Result<Self, End> {
         let info = setup.disk.info().map_err(End::Engine)?;
-        let (limits, keeping) = (limits(&info), std::mem::take(&mut setup.keeping));
-        let resumed = matches!(keeping, Keeping::Resume(_));
-        let queue = match keeping {
-            Keeping::Nothing => Queue::attach(ring, limits)?,
-            Keeping::Start(kept) => Queue::attach_keeping(ring, limits, kept)?,
-            Keeping::Resume(kept) => Queue::resume(ring, limits, kept)?,
+        let (limits, recovery) = (limits(&info), std::mem::take(&mut setup.recovery));
+        let resumed = matches!(recovery, Recovery::Resume(_));
+        let queue = match recovery {
+            Recovery::None => Queue::attach(ring, limits)?,
+            Recovery::Record(kept) => Queue::attach_recording(ring, limits, kept)?,
+            Recovery::Resume(kept) => Queue::resume(ring, limits, kept)?,
         };
         if resumed {
-            tracing::info!(peer = %setup.peer, under_way = queue.under_way(), "going on where it was left");
+            tracing::info!(peer = %setup.peer, in_flight = queue.in_flight(), "going on where it was left");
         }
         let depth = queue.size();
         let mut engine = setup.disk.engine(depth).map_err(End::Engine)?;
         let pages = Pages::new(&setup, depth, &mut *engine);
-        let started = vec![Started { at: Instant::now(), octets: 0 }; depth].into();
+        let started = vec![Started { at: Instant::now(), bytes: 0 }; depth].into();
         let stats = setup.stats.clone();
-        let (done, stalled, spin) = (Vec::with_capacity(depth), None, Spin::default());
+        let (done, stalled, spin) = (Vec::with_capacity(depth), None, AdaptivePoll::default());
         let blank = Vec::with_capacity(depth);
         Ok(Self {
             engine,
@@ -166,7 +166,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         Ok(now.is_some())
     }
 
-    /// Looks at the disk's size; the control thread tells the front end of another one, and us.
+    /// Looks at the disk's size; the control thread tells the frontend of another one, and us.
     #[cold]
     fn look(&mut self, now: Instant) {
         self.looked = now;
@@ -189,7 +189,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             }
             Op::Read | Op::Write => self.pages.prepare(task, &mut io),
         };
-        self.started[task.job.0 as usize] = Started { at, octets: io.len() };
+        self.started[task.job.0 as usize] = Started { at, bytes: io.len() };
         if ready {
             self.submit(io);
         } else {
@@ -227,18 +227,18 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
                     continue;
                 }
             };
-            // Unmapped before the answer gives the pages back to the front end.
+            // Unmapped before the answer gives the pages back to the frontend.
             io.clear();
             self.blank.push(io);
             let started = self.started[job.0 as usize];
             self.stats.took(now.saturating_duration_since(started.at));
-            count(&self.stats, op).add(started.octets, result.is_ok());
+            count(&self.stats, op).add(started.bytes, result.is_ok());
             self.queue.complete(job, status(op, &result));
         }
         while let Some(task) = self.again.pop() {
             self.start(&task, now);
         }
-        self.stats.set_depth(self.queue.under_way());
+        self.stats.set_depth(self.queue.in_flight());
         self.stats.set_refused(self.queue.refused());
         Ok(true)
     }

@@ -10,7 +10,7 @@ pub const BUCKETS: usize = 24;
 #[derive(Debug, Default)]
 pub struct Count {
     ops: AtomicU64,
-    octets: AtomicU64,
+    bytes: AtomicU64,
     errors: AtomicU64,
 }
 
@@ -20,9 +20,9 @@ impl Count {
         self.ops.load(Relaxed)
     }
 
-    /// Octets moved by those that did not fail.
-    pub fn octets(&self) -> u64 {
-        self.octets.load(Relaxed)
+    /// Bytes moved by those that did not fail.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
     }
 
     /// Operations that failed.
@@ -31,10 +31,10 @@ impl Count {
     }
 
     #[inline]
-    pub(crate) fn add(&self, octets: usize, ok: bool) {
+    pub(crate) fn add(&self, bytes: usize, ok: bool) {
         bump(&self.ops, 1);
         if ok {
-            bump(&self.octets, octets as u64);
+            bump(&self.bytes, bytes as u64);
         } else {
             bump(&self.errors, 1);
         }
@@ -63,7 +63,7 @@ impl Stats {
         self.refused.load(Relaxed)
     }
 
-    /// Requests under way when last looked at.
+    /// Requests in flight when last looked at.
     pub fn depth(&self) -> u64 {
         self.depth.load(Relaxed)
     }
@@ -73,7 +73,7 @@ impl Stats {
         self.wakeups.load(Relaxed)
     }
 
-    /// Events sent to the front end.
+    /// Events sent to the frontend.
     pub fn notifies(&self) -> u64 {
         self.notifies.load(Relaxed)
     }

@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hypervisor::{DomId, Error, Hypervisor, Keep};
-use xenstore::driver::{Answer, BackDevice, BackDriver, Failure, Nudge, View};
+use hypervisor::{DomId, Error, Hypervisor, InflightDir};
+use xenstore::driver::{Answer, BackDevice, BackDriver, Failure, View, Waker};
 use xenstore::xenbus::Device;
 use xenstore::{Keys, XenbusState};
 
-use crate::device::{End, Keeping, Reach, RingThread, Setup, StartError, Tuning, kept_octets};
+use crate::device::{DataPath, End, Recovery, RingThread, Setup, StartError, Tuning, inflight_bytes};
 use crate::engine::{Disk, DiskInfo, OpenError, Spec, open};
 use crate::handshake::{Act, Handshake, Ring, Transport, offer};
 use crate::line::{Lines, Place};
 use crate::stats::Stats;
 
-/// Opens the disk that a back end's keys ask for.
+/// Opens the disk that a backend's keys ask for.
 pub type Opener = Box<dyn FnMut(&Device, &Keys) -> Result<Arc<dyn Disk>, Failure> + Send>;
 
 /// The numbers of every device served, by device.
@@ -25,7 +25,7 @@ pub struct VbdDriver {
     hv: Arc<dyn Hypervisor>,
     opener: Opener,
     tuning: Tuning,
-    keep: Option<Keep>,
+    keep: Option<InflightDir>,
     lines: Lines,
     registry: Registry,
 }
@@ -49,14 +49,14 @@ impl VbdDriver {
         self.tuning = tuning;
     }
 
-    /// Keeps what is under way on the rings of devices found from now on, so that a successor of this process goes on
-    /// with them. For front ends that do not connect again by themselves, and where events reach whoever connects to
+    /// Keeps what is in flight on the rings of devices found from now on, so that a successor of this process goes on
+    /// with them. For frontends that do not connect again by themselves, and where events reach whoever connects to
     /// a port next, as on Xen.
-    pub fn set_keep(&mut self, keep: Keep) {
+    pub fn set_inflight_dir(&mut self, keep: InflightDir) {
         self.keep = Some(keep);
     }
 
-    /// The devices' numbers; those of a device are gone with it. The key is the front end's domain and the device's
+    /// The devices' numbers; those of a device are gone with it. The key is the frontend's domain and the device's
     /// number.
     pub fn registry(&self) -> Registry {
         self.registry.clone()
@@ -68,7 +68,7 @@ impl BackDriver for VbdDriver {
         "vbd"
     }
 
-    fn probe(&mut self, device: &Device, view: &View, nudge: Nudge) -> Result<Box<dyn BackDevice>, Failure> {
+    fn probe(&mut self, device: &Device, view: &View, waker: Waker) -> Result<Box<dyn BackDevice>, Failure> {
         let disk = (self.opener)(device, &view.own)?;
         let info = disk.info().map_err(|e| failure(&e, format!("params: {}: {e}", disk.name())))?;
         tracing::info!(device = device.back_path(), disk = disk.name(), sectors = info.sectors, "found");
@@ -83,11 +83,11 @@ impl BackDriver for VbdDriver {
             ring: None,
             told_to_stop: false,
             parked: None,
-            place: self.lines.join(&disk, nudge.clone()),
+            place: self.lines.join(&disk, waker.clone()),
             told: info,
             disk,
             stats,
-            nudge,
+            waker,
             keep: self.keep.clone(),
             registry: self.registry.clone(),
         };
@@ -100,7 +100,7 @@ struct Vbd {
     device: Device,
     hv: Arc<dyn Hypervisor>,
     disk: Arc<dyn Disk>,
-    /// What the front end was told of the disk.
+    /// What the frontend was told of the disk.
     told: DiskInfo,
     handshake: Handshake,
     ring: Option<RingThread>,
@@ -110,8 +110,8 @@ struct Vbd {
     place: Arc<Place>,
     tuning: Tuning,
     stats: Arc<Stats>,
-    nudge: Nudge,
-    keep: Option<Keep>,
+    waker: Waker,
+    keep: Option<InflightDir>,
     registry: Registry,
 }
 
@@ -200,7 +200,7 @@ impl Vbd {
         match over.join() {
             Ok(()) => None,
             Err(End::Gone) => {
-                tracing::info!(device = self.device.back_path(), "the front end is gone");
+                tracing::info!(device = self.device.back_path(), "the frontend is gone");
                 None
             }
             Err(end) if told => {
@@ -218,7 +218,7 @@ impl Vbd {
     }
 
     fn offer(&self) -> Keys {
-        offer(&self.told, self.tuning.reach == Reach::Persist)
+        offer(&self.told, self.tuning.data_path == DataPath::Persistent)
     }
 
     fn refresh(&mut self) -> bool {
@@ -231,7 +231,7 @@ impl Vbd {
         }
     }
 
-    /// Tells a connected front end of a new size: `sectors`, then the state once more.
+    /// Tells a connected frontend of a new size: `sectors`, then the state once more.
     fn look_at_size(&mut self, answer: &mut Answer) {
         let connected = self.handshake.state() == XenbusState::Connected && answer.state.is_none();
         if let (true, Some(ring)) = (connected && self.refresh(), &self.ring) {
@@ -243,42 +243,44 @@ impl Vbd {
     }
 
     fn connect(&mut self, transport: Transport) -> Result<(), Failure> {
-        let create = |keep: &Keep| keep.create(&self.name(), &transport.to_string(), kept_octets(&transport));
+        let create = |keep: &InflightDir| {
+            keep.create(&self.name(), &transport.to_string(), inflight_bytes(&transport))
+        };
         let kept = self.keep.as_ref().map(create).transpose().map_err(|e| {
             self.place.leave();
             Failure::new(libc::EIO, e)
         })?;
-        let keeping = kept.map_or(Keeping::Nothing, Keeping::Start);
-        self.start(transport, keeping).map_err(|e| Failure::new(libc::EINVAL, e))
+        let recovery = kept.map_or(Recovery::None, Recovery::Record);
+        self.start(transport, recovery).map_err(|e| Failure::new(libc::EINVAL, e))
     }
 
     /// Serves a ring, having taken the disk.
-    fn start(&mut self, transport: Transport, keeping: Keeping) -> Result<(), StartError> {
-        let (nudge, look, place) = (self.nudge.clone(), self.nudge.clone(), self.place.clone());
+    fn start(&mut self, transport: Transport, recovery: Recovery) -> Result<(), StartError> {
+        let (waker, look, place) = (self.waker.clone(), self.waker.clone(), self.place.clone());
         let setup = Setup {
             hv: self.hv.clone(),
             peer: DomId(self.device.front),
             transport,
             disk: self.disk.clone(),
-            keeping,
+            recovery,
             stats: self.stats.clone(),
             tuning: self.tuning,
-            changed: Box::new(move || look.nudge()),
+            changed: Box::new(move || look.wake()),
             ended: Box::new(move || {
                 place.leave();
-                nudge.nudge();
+                waker.wake();
             }),
         };
         self.ring = Some(RingThread::start(setup).inspect_err(|_| self.place.leave())?);
         Ok(())
     }
 
-    /// Goes on with the ring of an earlier process that was connected, if that one kept what was under way. Otherwise the
-    /// handshake starts anew.
+    /// Goes on with the ring of an earlier process that was connected, if that one kept what was in flight.
+    /// Otherwise the handshake starts anew.
     fn resume(&mut self, found: &View) -> Result<(), Failure> {
         let (Some(keep), XenbusState::Connected) = (&self.keep, found.own_state) else { return Ok(()) };
         let Ok(transport) = Transport::from_keys(&found.other) else { return Ok(()) };
-        let kept = match keep.open(&self.name(), &transport.to_string(), kept_octets(&transport)) {
+        let kept = match keep.open(&self.name(), &transport.to_string(), inflight_bytes(&transport)) {
             Ok(Some(kept)) => kept,
             Ok(None) => {
                 tracing::warn!(
@@ -293,7 +295,7 @@ impl Vbd {
         if !self.place.take() {
             return Err(Failure::new(libc::EBUSY, "another device of the same machine has the disk"));
         }
-        match self.start(transport, Keeping::Resume(kept)) {
+        match self.start(transport, Recovery::Resume(kept)) {
             Ok(()) => self.handshake = Handshake::resumed(),
             Err(error) => {
                 tracing::warn!(device = self.device.back_path(), %error, "cannot go on with its ring")
@@ -338,7 +340,7 @@ impl Drop for Vbd {
     }
 }
 
-/// Opens the disk that a back end's keys ask for ([`Spec`]).
+/// Opens the disk that a backend's keys ask for ([`Spec`]).
 ///
 /// # Errors
 /// What the system or [`Spec`] says; EBUSY where another disk has the image.

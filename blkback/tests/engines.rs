@@ -41,8 +41,8 @@ fn io(tag: u64, step: &Step) -> Box<Io> {
         return Io::flush(tag);
     }
     let pages = MmapRegion::new(step.sectors as usize * 512).unwrap();
-    let octets = vec![step.fill; pages.len()];
-    pages.as_volatile_slice().copy_from(&octets);
+    let bytes = vec![step.fill; pages.len()];
+    pages.as_volatile_slice().copy_from(&bytes);
     Io::own(tag, step.op, step.sector, pages)
 }
 
@@ -60,35 +60,35 @@ fn wait(engine: &mut dyn Engine, count: usize) -> Vec<Done> {
     }
 }
 
-fn octets(done: Done) -> Vec<u8> {
+fn bytes(done: Done) -> Vec<u8> {
     let Data::Own(region) = done.io.into_data() else { return Vec::new() };
-    let mut octets = vec![0; region.len()];
-    region.as_volatile_slice().read_slice(&mut octets, 0).unwrap();
-    octets
+    let mut bytes = vec![0; region.len()];
+    region.as_volatile_slice().read_slice(&mut bytes, 0).unwrap();
+    bytes
 }
 
 /// What each operation brought back, and the whole disk in the end.
 fn outcome(disk: &dyn Disk, steps: &[Step]) -> (BTreeMap<u64, Vec<u8>>, Vec<u8>) {
     let mut engine = disk.engine(8).unwrap();
-    let (mut seen, mut under_way) = (BTreeMap::new(), 0);
+    let (mut seen, mut in_flight) = (BTreeMap::new(), 0);
     let mut busy: Vec<std::ops::Range<u64>> = Vec::new();
     for (tag, step) in steps.iter().enumerate() {
         let range = step.sector..step.sector + step.sectors;
         let apart = busy.iter().all(|b| b.end <= range.start || range.end <= b.start);
-        if !(step.together && apart && under_way < 8) {
-            seen.extend(wait(&mut *engine, under_way).into_iter().map(|d| (d.io.tag, octets(d))));
-            (under_way, busy) = (0, Vec::new());
+        if !(step.together && apart && in_flight < 8) {
+            seen.extend(wait(&mut *engine, in_flight).into_iter().map(|d| (d.io.tag, bytes(d))));
+            (in_flight, busy) = (0, Vec::new());
         }
         engine.submit(io(tag as u64, step)).map_err(|_| "full").unwrap();
-        under_way += 1;
+        in_flight += 1;
         busy.push(range);
     }
-    seen.extend(wait(&mut *engine, under_way).into_iter().map(|d| (d.io.tag, octets(d))));
+    seen.extend(wait(&mut *engine, in_flight).into_iter().map(|d| (d.io.tag, bytes(d))));
     let all = Step { op: Op::Read, sector: 0, sectors: SECTORS, fill: 0, together: false };
     engine.submit(io(0, &all)).map_err(|_| "full").unwrap();
     let whole = wait(&mut *engine, 1).pop().unwrap();
     assert!(whole.result.is_ok());
-    (seen, octets(whole))
+    (seen, bytes(whole))
 }
 
 fn ram() -> Arc<dyn Disk> {
@@ -161,8 +161,8 @@ fn errors_name_the_file_what_was_found_and_what_was_expected() {
     for (name, text) in [
         ("none", "No such file"),
         (".", "found a directory, expected a regular file or a block device"),
-        ("odd", "found 1000 octets, expected a multiple of 512 above 0"),
-        ("empty", "found 0 octets"),
+        ("odd", "found 1000 bytes, expected a multiple of 512 above 0"),
+        ("empty", "found 0 bytes"),
     ] {
         let error = refusal(name, Mode::Read);
         let file = path(name).display().to_string();

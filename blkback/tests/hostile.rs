@@ -1,7 +1,7 @@
-//! Front ends that lie, race and flood: the device alone is closed, and nobody else notices.
+//! Frontends that lie, race and flood: the device alone is closed, and nobody else notices.
 //!
-//! The attacks are in `hostile/attacks.rs`, by name, over a [`World`]: threads on the local hypervisor, or a guest of a
-//! real Xen host, where `hostile xen::ATTACK` is one attack on its dom0 (`tests/xen/run hostile-front`).
+//! The attacks are in `hostile/attacks.rs`, by name, over a [`World`]: threads on the local hypervisor, or a guest
+//! of a real Xen host, where `hostile xen::ATTACK` is one attack on its dom0 (`tests/xen/run hostile-front`).
 #![allow(unsafe_code)] // Raw memory of hostile peers, in what is shared with other tests.
 
 #[path = "hostile/attacks.rs"]
@@ -15,15 +15,15 @@ mod on_xen;
 use blkfront::Disk;
 use common::raw::{Raw, Seat};
 
-/// A back end, a device of the attacker's, and one of somebody else's.
+/// A backend, a device of the attacker's, and one of somebody else's.
 trait World {
-    /// The attacker's device, waiting for its front end.
+    /// The attacker's device, waiting for its frontend.
     fn seat(&self) -> Seat;
-    /// Another device on the same back end.
+    /// Another device on the same backend.
     fn other(&self) -> Seat;
     /// The attacker's device was closed, and why was told with these words.
     fn is_closed(&self, words: &str);
-    /// How often the attacker's ring woke the back end, where that can be seen.
+    /// How often the attacker's ring woke the backend, where that can be seen.
     fn wakeups(&self) -> Option<u64>;
     /// Ends the attacker's device in order; then nothing of the attacker's is mapped any more.
     fn nothing_is_held(&mut self, raw: Raw);
@@ -62,12 +62,12 @@ attacks! {
     a_producer_index_that_runs_backwards_closes_the_device
     grants_that_cannot_be_mapped_fail_their_request_alone
     requests_that_make_no_sense_are_answered
-    a_page_revoked_under_way_is_quarantined
-    responses_leave_no_octet_unwritten
+    a_page_revoked_in_flight_is_quarantined
+    responses_leave_no_byte_unwritten
     a_racing_mutator_harms_nobody
     a_storm_of_events_is_slowed
     a_flood_of_writes_to_the_state_disturbs_nobody
-    a_front_end_that_vanishes_under_way_is_let_go
+    a_frontend_that_vanishes_in_flight_is_let_go
     keys_of_any_form_are_refused_by_name_and_may_be_mended
     keys_rewritten_while_connecting_harm_nobody
 }

@@ -1,4 +1,4 @@
-//! A back end's process killed while it works, again and again, under a guest that writes: nothing is lost.
+//! A backend's process killed while it works, again and again, under a guest that writes: nothing is lost.
 
 mod common;
 
@@ -52,7 +52,7 @@ impl Drop for Killed {
 }
 
 #[test]
-fn a_killed_back_end_loses_nothing() {
+fn a_killed_backend_loses_nothing() {
     const PAGES: u64 = 64;
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(PAGES * 4096).unwrap();

@@ -1,4 +1,4 @@
-//! Both wire layouts carry data to the disk and back, by front ends made by hand: 32-bit guests speak another than we.
+//! Both wire layouts carry data to the disk and back, by frontends made by hand: 32-bit guests speak another than we.
 //!
 //! `layouts xen::` does it in a guest of a real Xen host (`tests/xen/run vbd-32`): `XPV_VBD` names the device,
 //! `XPV_CONTENT` a file to be written to it, which the scenario then finds in the image.
@@ -16,7 +16,7 @@ use ring_abi::ring::Protocol;
 use xenstore::XenbusState;
 use xenstore::xenbus::Device;
 
-/// Octets of a full request, of [`PAGES`] pages.
+/// Bytes of a full request, of [`PAGES`] pages.
 const FULL: usize = PAGES * PAGE_SIZE;
 const PAGES: usize = 11;
 
@@ -41,7 +41,7 @@ fn carry<P: Protocol<Request = Request, Response = Response>>(seat: Seat, protoc
             (0..count).map(|p| raw.io(OP_READ, p as u64, sector(number) + 8 * p as u64, &[p])).collect();
         raw.send(&reads);
         assert!(raw.receive(count).iter().all(|answer| answer.status == Status::OKAY));
-        assert!(octets(&raw, 0, piece.len()) == piece, "piece {number}");
+        assert!(bytes(&raw, 0, piece.len()) == piece, "piece {number}");
     }
     parts_of_pages(&mut raw, content);
     raw.seat.set("state", 6);
@@ -56,14 +56,14 @@ fn parts_of_pages<P: Protocol<Request = Request, Response = Response>>(raw: &mut
     let request = Io { operation: OP_READ, handle: 0, id: 7, sector_number: 9, nr_segments: 2, segments };
     raw.send(&[Request::Io(request)]);
     assert_eq!(outcome(&raw.receive(1)), [(7, OP_READ, Status::OKAY)]);
-    assert!(octets(raw, 3 * 512, 3 * 512) == content[9 * 512..12 * 512]);
-    assert!(octets(raw, PAGE_SIZE + 7 * 512, 512) == content[12 * 512..13 * 512]);
+    assert!(bytes(raw, 3 * 512, 3 * 512) == content[9 * 512..12 * 512]);
+    assert!(bytes(raw, PAGE_SIZE + 7 * 512, 512) == content[12 * 512..13 * 512]);
 }
 
-fn octets<P>(raw: &Raw<P>, offset: usize, len: usize) -> Vec<u8> {
-    let mut octets = vec![0; len];
-    raw.data.slice(offset, len).unwrap().copy_to(&mut octets[..]);
-    octets
+fn bytes<P>(raw: &Raw<P>, offset: usize, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    raw.data.slice(offset, len).unwrap().copy_to(&mut bytes[..]);
+    bytes
 }
 
 fn outcome(answers: &[Response]) -> Vec<(u64, u8, Status)> {

@@ -7,7 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use blkback::engine::{Done, Io, Mode, RamDisk, Spec, open};
-use blkback::{Disk, DiskInfo, Engine, Reach, Tuning, VbdDriver};
+use blkback::{DataPath, Disk, DiskInfo, Engine, Tuning, VbdDriver};
 use common::raw::{Raw, Seat};
 use common::{GUEST, Machine, XVDA, pattern};
 use hypervisor::DomId;
@@ -56,32 +56,32 @@ impl Engine for PickyEngine {
 }
 
 /// Writes pages and reads them into others; says whether the guest's pages are still mapped after that.
-fn stays_mapped(disk: Arc<dyn Disk>, reach: Reach) -> bool {
+fn stays_mapped(disk: Arc<dyn Disk>, data_path: DataPath) -> bool {
     let machine = Machine::new();
     let hv = machine.domain(DomId::DOM0);
     let mut driver = VbdDriver::with_opener(hv.clone(), Box::new(move |_, _| Ok(disk.clone())));
-    driver.set_tuning(Tuning { reach, ..Tuning::default() });
+    driver.set_tuning(Tuning { data_path, ..Tuning::default() });
     let _back = machine.back_with(driver, hv);
     let device = machine.attach(GUEST, XVDA, &[]);
     let seat = Seat { hv: machine.domain(GUEST), device, persistent: true };
     let mut raw: Raw = Raw::connect(seat, "x86_64-abi");
 
-    let octets = pattern(7, 3 * PAGE_SIZE);
-    raw.data.slice(0, octets.len()).unwrap().write_slice(&octets, 0).unwrap();
+    let bytes = pattern(7, 3 * PAGE_SIZE);
+    raw.data.slice(0, bytes.len()).unwrap().write_slice(&bytes, 0).unwrap();
     let requests = [raw.io(OP_WRITE, 1, 64, &[0, 1, 2]), raw.io(OP_READ, 2, 64, &[3, 4, 5])];
     for request in requests {
         raw.send(&[request]);
-        assert_eq!(raw.receive(1)[0].status, Status::OKAY, "{reach:?}");
+        assert_eq!(raw.receive(1)[0].status, Status::OKAY, "{data_path:?}");
     }
-    let mut read = vec![0; octets.len()];
+    let mut read = vec![0; bytes.len()];
     raw.data.slice(3 * PAGE_SIZE, read.len()).unwrap().read_slice(&mut read, 0).unwrap();
-    assert!(read == octets, "{reach:?}");
+    assert!(read == bytes, "{data_path:?}");
     // A page that is not granted is that request's error alone.
     let bad = raw.io_of(OP_WRITE, 3, 64, [hypervisor::GrantRef(4000)]);
     let good = raw.io(OP_READ, 4, 0, &[6]);
     raw.send(&[bad, good]);
     let statuses: Vec<_> = raw.receive(2).iter().map(|answer| answer.status).collect();
-    assert_eq!(statuses, [Status::ERROR, Status::OKAY], "{reach:?}");
+    assert_eq!(statuses, [Status::ERROR, Status::OKAY], "{data_path:?}");
     raw.data.end().is_err()
 }
 
@@ -90,20 +90,21 @@ fn ram() -> RamDisk {
 }
 
 #[test]
-fn every_way_moves_the_same_octets() {
+fn every_way_moves_the_same_bytes() {
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(512 << 10).unwrap();
-    for (reach, stays) in [(Reach::Map, false), (Reach::Copy, false), (Reach::Persist, true)] {
-        assert_eq!(stays_mapped(Arc::new(ram()), reach), stays, "{reach:?}");
+    for (data_path, stays) in [(DataPath::Map, false), (DataPath::Copy, false), (DataPath::Persistent, true)]
+    {
+        assert_eq!(stays_mapped(Arc::new(ram()), data_path), stays, "{data_path:?}");
         // By io_uring, which registers what is copied to and from.
         let file = open(&Spec::raw(image.path(), Mode::Write)).unwrap();
-        assert_eq!(stays_mapped(file, reach), stays, "{reach:?}, a file");
+        assert_eq!(stays_mapped(file, data_path), stays, "{data_path:?}, a file");
     }
 }
 
 #[test]
-fn where_the_kernel_refuses_octets_are_copied() {
-    for (reach, stays) in [(Reach::Map, false), (Reach::Persist, true)] {
-        assert_eq!(stays_mapped(Arc::new(Picky(ram())), reach), stays, "{reach:?}");
+fn where_the_kernel_refuses_bytes_are_copied() {
+    for (data_path, stays) in [(DataPath::Map, false), (DataPath::Persistent, true)] {
+        assert_eq!(stays_mapped(Arc::new(Picky(ram())), data_path), stays, "{data_path:?}");
     }
 }

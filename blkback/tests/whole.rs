@@ -1,4 +1,4 @@
-//! Whole machines in threads: a front end's octets against the image's.
+//! Whole machines in threads: a frontend's bytes against the image's.
 
 mod common;
 
@@ -15,9 +15,9 @@ const MIB: usize = 1 << 20;
 
 fn image(len: usize) -> (tempfile::NamedTempFile, Vec<u8>) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    let octets = pattern(1, len);
-    file.write_all(&octets).unwrap();
-    (file, octets)
+    let bytes = pattern(1, len);
+    file.write_all(&bytes).unwrap();
+    (file, bytes)
 }
 
 fn content(file: &tempfile::NamedTempFile) -> Vec<u8> {
@@ -39,9 +39,9 @@ fn what_is_read_and_written_is_the_image() {
         disk.read_at(0, &mut read).unwrap();
         assert!(read == expected);
         for (seed, offset, len) in [(2, 512, 512), (3, 8192, 100 << 10), (4, 4 * MIB - 4096, 4096)] {
-            let octets = pattern(seed + 10 * u64::from(order), len);
-            disk.write_at(offset as u64, &octets).unwrap();
-            expected[offset..offset + len].copy_from_slice(&octets);
+            let bytes = pattern(seed + 10 * u64::from(order), len);
+            disk.write_at(offset as u64, &bytes).unwrap();
+            expected[offset..offset + len].copy_from_slice(&bytes);
         }
         disk.flush().unwrap();
         assert!(content(&file) == expected);
@@ -66,9 +66,9 @@ fn a_read_only_disk_is_not_written() {
     let mut disk = open(&guest, options());
     assert!(disk.info().read_only);
     assert!(matches!(disk.write_at(0, &[1; 512]), Err(Error::ReadOnly)));
-    // A front end that writes all the same.
+    // A frontend that writes all the same.
     let buffer = disk.buffer(4096).unwrap();
-    let request = Request { token: 1, op: Op::Write, sector: 0, octets: 4096, buffer: Some(buffer) };
+    let request = Request { token: 1, op: Op::Write, sector: 0, bytes: 4096, buffer: Some(buffer) };
     disk.submit(request).unwrap();
     let done = wait_for(&mut disk, 1);
     assert!(matches!(done[0].check(), Err(Error::Status { .. })));
@@ -96,10 +96,10 @@ fn many_requests_at_once_keep_their_buffers() {
     let depth = disk.depth() as u64;
     for token in 0..depth {
         let buffer = disk.buffer(8192).unwrap();
-        let request = Request { token, op: Op::Read, sector: token * 16, octets: 8192, buffer: Some(buffer) };
+        let request = Request { token, op: Op::Read, sector: token * 16, bytes: 8192, buffer: Some(buffer) };
         disk.submit(request).unwrap();
     }
-    let extra = Request { token: 99, op: Op::Read, sector: 0, octets: 512, buffer: disk.buffer(512).ok() };
+    let extra = Request { token: 99, op: Op::Read, sector: 0, bytes: 512, buffer: disk.buffer(512).ok() };
     assert!(disk.submit(extra).is_err(), "the ring is full");
     let mut tokens = Vec::new();
     for completion in wait_for(&mut disk, depth as usize) {
@@ -113,7 +113,7 @@ fn many_requests_at_once_keep_their_buffers() {
     tokens.sort_unstable();
     assert_eq!(tokens, (0..depth).collect::<Vec<_>>());
     let stats = machine_stats(&_back);
-    assert_eq!((stats.read.ops(), stats.read.octets()), (depth, depth * 8192));
+    assert_eq!((stats.read.ops(), stats.read.bytes()), (depth, depth * 8192));
     assert_eq!(stats.latency().iter().sum::<u64>(), depth);
 }
 
@@ -134,12 +134,12 @@ fn threads_share_a_disk() {
             let disk = &disk;
             scope.spawn(move || {
                 for round in 0..20 {
-                    let octets = pattern(thread * 100 + round, 64 << 10);
+                    let bytes = pattern(thread * 100 + round, 64 << 10);
                     let offset = thread * MIB as u64 + (round % 4) * (64 << 10);
-                    disk.lock().unwrap().write_at(offset, &octets).unwrap();
-                    let mut read = vec![0; octets.len()];
+                    disk.lock().unwrap().write_at(offset, &bytes).unwrap();
+                    let mut read = vec![0; bytes.len()];
                     disk.lock().unwrap().read_at(offset, &mut read).unwrap();
-                    assert!(read == octets);
+                    assert!(read == bytes);
                 }
             });
         }
@@ -159,7 +159,7 @@ fn a_disk_grows_while_it_is_open() {
     let mut disk = open(&guest, options());
     file.as_file().set_len(2 * MIB as u64).unwrap();
     file.as_file().write_all_at(&[7; 512], 2 * MIB as u64 - 512).unwrap();
-    // Any write at the back end's node makes it look.
+    // Any write at the backend's node makes it look.
     machine.tool().write(&format!("{}/resize", device.back_path()), "1").unwrap();
     let mut done = Vec::new();
     while disk.info().sectors != 4096 {
@@ -182,7 +182,7 @@ fn a_disk_that_grows_under_io_is_noticed_unasked() {
     while disk.info().sectors != 4096 {
         assert!(start.elapsed() < BOUND, "never noticed");
         disk.read_at(0, &mut [0; 512]).unwrap();
-        disk.attend().unwrap();
+        disk.process_events().unwrap();
     }
 }
 
@@ -235,7 +235,7 @@ fn vanishing_nodes_end_the_device_while_io_runs() {
     let mut done = Vec::new();
     for token in 0..32 {
         let buffer = disk.buffer(4096).unwrap();
-        disk.submit(Request { token, op: Op::Read, sector: token * 8, octets: 4096, buffer: Some(buffer) })
+        disk.submit(Request { token, op: Op::Read, sector: token * 8, bytes: 4096, buffer: Some(buffer) })
             .unwrap();
     }
     disk.commit().unwrap();
@@ -253,7 +253,7 @@ fn vanishing_nodes_end_the_device_while_io_runs() {
 }
 
 #[test]
-fn a_back_end_that_starts_again_loses_nothing() {
+fn a_backend_that_starts_again_loses_nothing() {
     let (file, _) = image(MIB);
     let machine = Machine::new();
     let mut back = machine.back();
@@ -279,7 +279,7 @@ fn a_back_end_that_starts_again_loses_nothing() {
     disk.close().unwrap();
 }
 
-/// Its thread, or the process of an earlier back end, lets go of an image a moment after the device is gone.
+/// Its thread, or the process of an earlier backend, lets go of an image a moment after the device is gone.
 #[test]
 fn an_image_that_is_still_in_use_is_waited_for() {
     let (file, _) = image(MIB);

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use event_channel::Spin;
+use event_channel::AdaptivePoll;
 use hypervisor::{Channel, DomId, Hypervisor, Shared};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
@@ -20,9 +20,9 @@ use crate::queue::{Op, Queue, Segments};
 /// How a disk is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The ring's pages as a power of two, if the back end takes as many: 0 has 32 requests under way, 4 has 512.
+    /// The ring's pages as a power of two, if the backend takes as many: 0 has 32 requests in flight, 4 has 512.
     pub ring_page_order: u32,
-    /// How long [`Disk::open`] waits for the back end.
+    /// How long [`Disk::open`] waits for the backend.
     pub patience: Duration,
     /// How long [`Disk::wait`] polls before it sleeps.
     pub spin: Duration,
@@ -41,10 +41,10 @@ pub struct Request {
     pub token: u64,
     /// What to do.
     pub op: Op,
-    /// First sector, in units of 512 octets.
+    /// First sector, in units of 512 bytes.
     pub sector: u64,
-    /// Octets from the buffer's start, whole sectors of the disk; 0 for a flush.
-    pub octets: usize,
+    /// Bytes from the buffer's start, whole sectors of the disk; 0 for a flush.
+    pub bytes: usize,
     /// The pages; none for a flush.
     pub buffer: Option<Buffer>,
 }
@@ -52,7 +52,7 @@ pub struct Request {
 impl Request {
     /// A flush.
     pub fn flush(token: u64) -> Request {
-        Request { token, op: Op::Flush, sector: 0, octets: 0, buffer: None }
+        Request { token, op: Op::Flush, sector: 0, bytes: 0, buffer: None }
     }
 }
 
@@ -89,7 +89,7 @@ pub(crate) const STORE: u64 = 0;
 pub(crate) const CHANNEL: u64 = 1;
 
 /// How many fruitless polls until the store is listened to: a caller that only ever polls hears of a new size or a
-/// new back end too.
+/// new backend too.
 const IDLE_POLLS: u32 = 4096;
 
 /// Looks at the ring between two looks at the clock while spinning.
@@ -108,18 +108,18 @@ pub struct Disk {
     pub(crate) link: Option<Link>,
     pub(crate) epoll: Epoll,
     pub(crate) idle: u32,
-    spin: Spin,
-    /// The back end closes, and what is under way is waited for.
+    spin: AdaptivePoll,
+    /// The backend closes, and what is in flight is waited for.
     pub(crate) leaving: bool,
     /// Buffers of the copying calls, kept.
     pub(crate) spare: Vec<Buffer>,
 }
 
 impl Disk {
-    /// Opens the device `devid` of this domain and waits until the back end is connected.
+    /// Opens the device `devid` of this domain and waits until the backend is connected.
     ///
     /// # Errors
-    /// [`Error::NotConnected`] names the back end's state; otherwise whatever went wrong first.
+    /// [`Error::NotConnected`] names the backend's state; otherwise whatever went wrong first.
     pub fn open(hv: Arc<dyn Hypervisor>, store: Client, devid: u32) -> Result<Disk> {
         Disk::open_with(hv, store, devid, Options::default())
     }
@@ -153,7 +153,7 @@ impl Disk {
             link: None,
             epoll,
             idle: 0,
-            spin: Spin::default(),
+            spin: AdaptivePoll::default(),
             leaving: false,
             spare: Vec::new(),
         };
@@ -175,7 +175,7 @@ impl Disk {
         Ok(())
     }
 
-    /// What the disk is now, as the back end said it last.
+    /// What the disk is now, as the backend said it last.
     pub fn info(&self) -> Info {
         self.info.unwrap_or(Info {
             sectors: 0,
@@ -187,36 +187,36 @@ impl Disk {
         })
     }
 
-    /// Requests that can be under way at once.
+    /// Requests that can be in flight at once.
     pub fn depth(&self) -> usize {
         self.queue.size() as usize
     }
 
-    /// Requests under way.
-    pub fn under_way(&self) -> usize {
-        self.queue.under_way()
+    /// Requests in flight.
+    pub fn in_flight(&self) -> usize {
+        self.queue.in_flight()
     }
 
-    /// Pages for requests: so many octets, at most 44 KiB.
+    /// Pages for requests: so many bytes, at most 44 KiB.
     ///
     /// # Errors
     /// The hypervisor's.
-    pub fn buffer(&self, octets: usize) -> Result<Buffer> {
-        Buffer::new(&*self.hv, self.peer, octets)
+    pub fn buffer(&self, bytes: usize) -> Result<Buffer> {
+        Buffer::new(&*self.hv, self.peer, bytes)
     }
 
-    /// Asks for something; it reaches the back end with the next [`Disk::commit`] or [`Disk::wait`]. While the back
-    /// end is away requests are kept, and asked when it is back.
+    /// Asks for something; it reaches the backend with the next [`Disk::commit`] or [`Disk::wait`]. While the backend
+    /// is away requests are kept, and asked when it is back.
     ///
     /// # Errors
-    /// Gives the request back when too many are under way, when the device is closed ([`Disk::is_closed`] tells), or
-    /// when its octets are no whole sectors inside its buffer.
+    /// Gives the request back when too many are in flight, when the device is closed ([`Disk::is_closed`] tells), or
+    /// when its bytes are no whole sectors inside its buffer.
     #[inline]
     #[allow(clippy::result_large_err)] // The request, by value: an error is not the point here.
     pub fn submit(&mut self, request: Request) -> std::result::Result<(), Request> {
         let segments = match &request.buffer {
             None => Some(Segments::new()),
-            Some(buffer) => buffer.segments(request.octets),
+            Some(buffer) => buffer.segments(request.bytes),
         };
         match segments {
             Some(segments) if !self.handshake.is_closed() => {
@@ -226,7 +226,7 @@ impl Disk {
         }
     }
 
-    /// Publishes what was submitted, and wakes the back end if it sleeps.
+    /// Publishes what was submitted, and wakes the backend if it sleeps.
     ///
     /// # Errors
     /// The hypervisor's.
@@ -236,7 +236,7 @@ impl Disk {
             return Ok(());
         }
         match self.link.as_ref().map(|link| link.channel.notify()) {
-            // A back end that is gone is waited for.
+            // A backend that is gone is waited for.
             None | Some(Ok(()) | Err(hypervisor::Error::Closed)) => Ok(()),
             Some(Err(error)) => Err(error.into()),
         }
@@ -245,7 +245,7 @@ impl Disk {
     /// Adds what is done to `done`, without waiting; says how much that was.
     ///
     /// # Errors
-    /// [`Error::Fault`]: the back end broke the protocol, and the device is closed.
+    /// [`Error::Fault`]: the backend broke the protocol, and the device is closed.
     #[inline]
     pub fn poll(&mut self, done: &mut Vec<Completion>) -> Result<usize> {
         let before = done.len();
@@ -262,7 +262,7 @@ impl Disk {
             self.idle += 1;
             if self.idle >= IDLE_POLLS {
                 self.idle = 0;
-                self.attend()?;
+                self.process_events()?;
             }
         }
         Ok(done.len() - before)
@@ -331,7 +331,7 @@ impl Disk {
     ///
     /// # Errors
     /// As [`Disk::wait`].
-    pub fn attend(&mut self) -> Result<()> {
+    pub fn process_events(&mut self) -> Result<()> {
         self.sleep(Some(Instant::now()))
     }
 
@@ -340,13 +340,13 @@ impl Disk {
         self.handshake.is_closed()
     }
 
-    /// Waits for what is under way, then closes the device and waits for the back end to let go of it.
+    /// Waits for what is in flight, then closes the device and waits for the backend to let go of it.
     ///
     /// # Errors
-    /// The store's. Requests that are under way when the back end is gone are given up.
+    /// The store's. Requests that are in flight when the backend is gone are given up.
     pub fn close(mut self) -> Result<()> {
         let mut done = Vec::new();
-        while self.under_way() > 0 && self.handshake.is_connected() {
+        while self.in_flight() > 0 && self.handshake.is_connected() {
             self.wait(&mut done, None)?;
             done.clear();
         }
@@ -382,7 +382,7 @@ impl Disk {
         let Some(link) = &self.link else { return Ok(()) };
         match link.channel.take() {
             Ok(_) => Ok(()),
-            // The back end's domain died. Its successor is heard of through the store.
+            // The backend's domain died. Its successor is heard of through the store.
             Err(hypervisor::Error::Closed) => Ok(self.epoll.delete(link.channel.as_fd())?),
             Err(error) => Err(error.into()),
         }

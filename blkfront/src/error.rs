@@ -7,7 +7,7 @@ use xenstore::{KeyError, XenbusState};
 
 use crate::queue::{Fault, Op};
 
-/// A result of this front end.
+/// A result of this frontend.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Why something failed.
@@ -20,60 +20,60 @@ pub enum Error {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] xenstore::Error),
-    /// The back end's keys are wrong.
+    /// The backend's keys are wrong.
     #[error(transparent)]
     Key(#[from] KeyError),
-    /// The back end broke the protocol; the device is closed.
+    /// The backend broke the protocol; the device is closed.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// The back end did not connect in time.
-    #[error("{path}: the back end is {state} after {after:?}, expected Connected")]
+    /// The backend did not connect in time.
+    #[error("{path}: the backend is {state} after {after:?}, expected Connected")]
     NotConnected {
-        /// The back end's node.
+        /// The backend's node.
         path: String,
         /// Its state.
         state: XenbusState,
         /// How long we waited.
         after: Duration,
     },
-    /// The device is closed: by this end, by the toolstack, or because the back end gave up.
+    /// The device is closed: by this end, by the toolstack, or because the backend gave up.
     #[error("the disk is closed")]
     Closed,
-    /// The back end failed a request.
-    #[error("{op:?} at sector {sector}: the back end answered {} ({})", status.0, meaning(*status))]
+    /// The backend failed a request.
+    #[error("{op:?} at sector {sector}: the backend answered {} ({})", status.0, meaning(*status))]
     Status {
         /// What was asked.
         op: Op,
-        /// Where, in units of 512 octets.
+        /// Where, in units of 512 bytes.
         sector: u64,
         /// The answer.
         status: Status,
     },
     /// Not whole sectors.
-    #[error("{octets} octets at {offset}: expected multiples of the sector size, {sector_size}")]
+    #[error("{bytes} bytes at {offset}: expected multiples of the sector size, {sector_size}")]
     Alignment {
-        /// First octet.
+        /// First byte.
         offset: u64,
-        /// Octets.
-        octets: usize,
-        /// The disk's sector in octets.
+        /// Bytes.
+        bytes: usize,
+        /// The disk's sector in bytes.
         sector_size: u32,
     },
     /// Past the disk's end.
-    #[error("{octets} octets at {offset}: the disk has {size}")]
+    #[error("{bytes} bytes at {offset}: the disk has {size}")]
     Range {
-        /// First octet.
+        /// First byte.
         offset: u64,
-        /// Octets.
-        octets: usize,
-        /// The disk's length in octets.
+        /// Bytes.
+        bytes: usize,
+        /// The disk's length in bytes.
         size: u64,
     },
     /// No length of a buffer.
-    #[error("{octets} octets: expected 1 to {}", crate::buffer::MOST_OCTETS)]
+    #[error("{bytes} bytes: expected 1 to {}", crate::buffer::MOST_BYTES)]
     Length {
-        /// Octets found.
-        octets: usize,
+        /// Bytes found.
+        bytes: usize,
     },
     /// The disk may only be read.
     #[error("the disk is read-only")]

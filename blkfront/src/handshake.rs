@@ -1,18 +1,18 @@
-//! The front end's xenbus state machine as a value: what the back end says goes in, what to do comes out.
+//! The frontend's xenbus state machine as a value: what the backend says goes in, what to do comes out.
 
 use alloc::format;
 use ring_abi::blkif::info::READONLY;
-use ring_abi::{GrantRef, Port};
+use ring_abi::{EventPort, GrantRef};
 use xenstore::{KeyError, Keys, XenbusState};
 
-/// What the back end says of its disk.
+/// What the backend says of its disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Info {
-    /// Length in units of 512 octets, whatever the sector size (as every implementation in use has it).
+    /// Length in units of 512 bytes, whatever the sector size (as every implementation in use has it).
     pub sectors: u64,
-    /// Octets to which requests are aligned, a power of two from 512 to 4096.
+    /// Bytes to which requests are aligned, a power of two from 512 to 4096.
     pub sector_size: u32,
-    /// Octets to which requests are best aligned.
+    /// Bytes to which requests are best aligned.
     pub physical_sector_size: u32,
     /// Writes are refused.
     pub read_only: bool,
@@ -23,7 +23,7 @@ pub struct Info {
 }
 
 impl Info {
-    /// Reads the back end's keys.
+    /// Reads the backend's keys.
     ///
     /// # Errors
     /// Names the key, what stands there and what should.
@@ -34,7 +34,7 @@ impl Info {
         }
         let sectors = keys.need("sectors")?;
         if sectors > u64::MAX / 512 {
-            return Err(keys.error("sectors", "a length in units of 512 octets"));
+            return Err(keys.error("sectors", "a length in units of 512 bytes"));
         }
         Ok(Info {
             sectors,
@@ -47,7 +47,7 @@ impl Info {
     }
 }
 
-/// The largest ring the back end takes, in pages as a power of two; at most `wish`.
+/// The largest ring the backend takes, in pages as a power of two; at most `wish`.
 ///
 /// # Errors
 /// As [`Info::from_keys`].
@@ -59,8 +59,8 @@ pub fn ring_page_order(keys: &Keys, wish: u32) -> Result<u32, KeyError> {
     Ok(offered.min(wish))
 }
 
-/// The keys that tell the back end of a ring.
-pub fn ring_keys(refs: &[GrantRef], port: Port) -> Keys {
+/// The keys that tell the backend of a ring.
+pub fn ring_keys(refs: &[GrantRef], port: EventPort) -> Keys {
     let mut keys = Keys::default();
     match refs {
         [one] => {
@@ -68,7 +68,7 @@ pub fn ring_keys(refs: &[GrantRef], port: Port) -> Keys {
         }
         many => {
             keys.set("ring-page-order", many.len().ilog2());
-            // Both names, as Linux's front end writes them.
+            // Both names, as Linux's frontend writes them.
             keys.set("num-ring-pages", many.len());
             keys.extend(many.iter().enumerate().map(|(page, gref)| (format!("ring-ref{page}"), gref)));
         }
@@ -85,13 +85,13 @@ pub enum Act {
     Switch(XenbusState),
     /// Drop the ring if there is one, publish a fresh one and Initialised.
     Offer,
-    /// The back end is connected, and its disk is this: publish Connected, send.
+    /// The backend is connected, and its disk is this: publish Connected, send.
     Connect(Info),
     /// The disk is another now.
     Changed(Info),
-    /// The back end is gone: stop sending and wait for the next one.
+    /// The backend is gone: stop sending and wait for the next one.
     Lost,
-    /// The back end closes, or refused us, or says what cannot be: publish Closed and give up.
+    /// The backend closes, or refused us, or says what cannot be: publish Closed and give up.
     Close(Option<KeyError>),
 }
 
@@ -112,7 +112,7 @@ pub struct Handshake {
 }
 
 impl Handshake {
-    /// A front end that starts and finds this state of its own in the store.
+    /// A frontend that starts and finds this state of its own in the store.
     pub fn new(own: XenbusState) -> Handshake {
         Handshake { stage: Stage::Start(own) }
     }
@@ -132,7 +132,7 @@ impl Handshake {
         self.stage = Stage::Closed;
     }
 
-    /// What to do, given what the back end says. Its keys are looked at only when it is Connected.
+    /// What to do, given what the backend says. Its keys are looked at only when it is Connected.
     pub fn next(&mut self, back: XenbusState, keys: &Keys) -> Act {
         use XenbusState::{Closed, Closing, Connected, InitWait};
         let act = match (self.stage, back) {
@@ -166,8 +166,8 @@ impl Handshake {
     }
 }
 
-/// Begins, or first ends a session that nobody closed. Linux's back end takes Initialising for a beginning only when it
-/// is Closed, and looks at what this end's state is, not at what it was: each step waits for its answer.
+/// Begins, or first ends a session that nobody closed. Linux's backend takes Initialising for a beginning only when
+/// it is Closed, and looks at what this end's state is, not at what it was: each step waits for its answer.
 fn start(own: XenbusState, back: XenbusState) -> Act {
     use XenbusState::{Closed, Closing, Connected, InitWait, Initialised, Initialising};
     match (own, back) {
@@ -208,7 +208,7 @@ mod tests {
         hs
     }
 
-    /// What Linux's back end makes of a front end's state (`frontend_changed` of xen-blkback).
+    /// What Linux's backend makes of a frontend's state (`frontend_changed` of xen-blkback).
     fn linux(back: XenbusState, front: XenbusState) -> XenbusState {
         match front {
             Initialising if back == Closed => InitWait,
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_back_end_that_comes_back_gets_a_fresh_ring() {
+    fn a_backend_that_comes_back_gets_a_fresh_ring() {
         let mut killed = connected();
         assert_eq!(killed.next(InitWait, &keys()), Act::Offer);
         assert_eq!(killed.next(Connected, &keys()), Act::Connect(INFO));
@@ -264,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn a_back_end_that_closes_is_let_go() {
+    fn a_backend_that_closes_is_let_go() {
         let mut hs = connected();
         assert_eq!(hs.next(Closing, &keys()), Act::Close(None));
         assert_eq!(hs.next(InitWait, &keys()), Act::Nothing);
@@ -297,7 +297,7 @@ mod tests {
         assert_eq!(ring_page_order(&offers("1"), 2), Ok(1));
         assert_eq!(ring_page_order(&Keys::new("/b"), 2), Ok(0));
         assert_eq!(ring_page_order(&Keys::new("/b").with("max-ring-pages", 8), 4), Ok(3));
-        let two = ring_keys(&[GrantRef(8), GrantRef(9)], Port(5));
+        let two = ring_keys(&[GrantRef(8), GrantRef(9)], EventPort(5));
         assert_eq!((two.get("ring-page-order"), two.get("ring-ref1")), (Some("1"), Some("9")));
     }
 }

@@ -1,4 +1,4 @@
-//! One harness for property tests and the fuzz target: a back end that writes whatever it likes into the ring.
+//! One harness for property tests and the fuzz target: a backend that writes whatever it likes into the ring.
 #![allow(unsafe_code)] // The ring's memory, ours and the hostile peer's at once.
 
 use alloc::boxed::Box;
@@ -49,7 +49,7 @@ pub fn segments() -> Segments {
     core::iter::once(segment).collect()
 }
 
-/// Plays a script of octets: no panic, no item given back twice, none lost, whatever it is.
+/// Plays a script of bytes: no panic, no item given back twice, none lost, whatever it is.
 pub fn hostile(script: &[u8]) {
     let mut memory = Pages::new(1);
     let mut queue: Queue<X86_64, Pages, u64> = Queue::new(0);
@@ -74,10 +74,10 @@ pub fn hostile(script: &[u8]) {
             3 => words.store32(8, words.load32(0).wrapping_sub(value % 4)),
             4 | 5 => {
                 let op = [Op::Read, Op::Write, Op::Barrier, Op::Flush][usize::from(step[1] & 3)];
-                let before = queue.under_way();
+                let before = queue.in_flight();
                 if queue.submit(op, u64::from(value), segments(), next).is_ok() {
                     open.insert(next);
-                    assert_eq!(queue.under_way(), before + 1);
+                    assert_eq!(queue.in_flight(), before + 1);
                 }
                 next += 1;
                 let _ = queue.commit();
@@ -87,13 +87,13 @@ pub fn hostile(script: &[u8]) {
                 assert!(queue.connect(memory.clone()).is_ok());
             }
             _ => match queue.poll() {
-                // A fault ends the session; a later back end starts afresh with the same requests.
+                // A fault ends the session; a later backend starts afresh with the same requests.
                 Err(_) => drop(queue.disconnect()),
                 Ok(None) => {}
                 Ok(Some((item, _))) => assert!(open.remove(&item), "given back twice"),
             },
         }
-        assert_eq!(queue.under_way(), open.len());
+        assert_eq!(queue.in_flight(), open.len());
     }
     let rest: BTreeSet<_> = queue.abandon().into_iter().collect();
     assert_eq!(rest, open, "lost");

@@ -1,4 +1,4 @@
-//! Block front end: a guest's side of a virtual block device.
+//! Block frontend: a guest's side of a virtual block device.
 //!
 //! [`queue`] and [`handshake`] are cores, values without I/O: with `--no-default-features` they are all there is,
 //! `no_std` with `alloc`, for kernels that bring their own hypervisor. [`Disk`] is a device over a
@@ -8,8 +8,6 @@
 extern crate alloc;
 
 #[cfg(feature = "std")]
-mod attend;
-#[cfg(feature = "std")]
 pub mod buffer;
 #[cfg(feature = "std")]
 pub mod device;
@@ -18,6 +16,8 @@ mod error;
 pub mod handshake;
 #[cfg(any(test, fuzzing))]
 pub mod harness;
+#[cfg(feature = "std")]
+mod process_events;
 pub mod queue;
 #[cfg(feature = "std")]
 mod sync;

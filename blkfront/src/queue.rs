@@ -1,6 +1,6 @@
-//! The front end's protocol as a value: operations in, completions out, over one ring after another.
+//! The frontend's protocol as a value: operations in, completions out, over one ring after another.
 //!
-//! What was not answered is kept, so that it can be asked again when the back end comes back with a fresh ring.
+//! What was not answered is kept, so that it can be asked again when the backend comes back with a fresh ring.
 
 use alloc::collections::VecDeque;
 use arrayvec::ArrayVec;
@@ -37,20 +37,20 @@ impl Op {
     }
 }
 
-/// The back end broke the protocol: this device is closed.
+/// The backend broke the protocol: this device is closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Fault {
     /// Its producer index is impossible.
     #[error(transparent)]
     Ring(#[from] ring_abi::ring::Fault),
     /// It answered what was not asked, or answered twice.
-    #[error("the back end answered request {id:#x}, which is not under way")]
+    #[error("the backend answered request {id:#x}, which is not in flight")]
     UnknownId {
         /// The id found.
         id: u64,
     },
     /// It answered something else than what was asked.
-    #[error("the back end answered request {id:#x} as operation {found}, expected {expected}")]
+    #[error("the backend answered request {id:#x} as operation {found}, expected {expected}")]
     WrongOperation {
         /// The request.
         id: u64,
@@ -83,7 +83,7 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
     }
 
     /// Lays a fresh ring in `memory` and asks again, in their order, for all that was not answered. To be committed
-    /// once the back end is connected.
+    /// once the backend is connected.
     ///
     /// # Errors
     /// [`BadMemory`] if the memory cannot be a ring.
@@ -96,7 +96,7 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
         Ok(())
     }
 
-    /// Takes the ring away, the back end being gone. Requests under way stay under way.
+    /// Takes the ring away, the backend being gone. Requests in flight stay in flight.
     pub fn disconnect(&mut self) -> Option<M> {
         self.ring.take().map(Front::into_memory)
     }
@@ -106,21 +106,21 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
         self.ring.is_some()
     }
 
-    /// Requests under way.
+    /// Requests in flight.
     #[inline]
-    pub fn under_way(&self) -> usize {
+    pub fn in_flight(&self) -> usize {
         self.table.len()
     }
 
-    /// Requests that can be under way at once.
+    /// Requests that can be in flight at once.
     pub fn size(&self) -> u32 {
         self.ring.as_ref().map_or(0, Front::size)
     }
 
-    /// Asks for something. `sector` is in units of 512 octets. Without a ring it is kept and asked later.
+    /// Asks for something. `sector` is in units of 512 bytes. Without a ring it is kept and asked later.
     ///
     /// # Errors
-    /// Gives the item back when too much is under way.
+    /// Gives the item back when too much is in flight.
     #[inline]
     pub fn submit(&mut self, op: Op, sector: u64, segments: Segments, item: T) -> Result<(), T> {
         if self.ring.as_ref().is_some_and(|ring| ring.free() == 0) {
@@ -153,7 +153,7 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
         }
     }
 
-    /// Publishes what was asked; says whether the back end wants to be woken for it.
+    /// Publishes what was asked; says whether the backend wants to be woken for it.
     #[inline]
     pub fn commit(&mut self) -> Notify {
         if !self.unsent.is_empty() {
@@ -189,7 +189,7 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
         Ok(self.ring.as_mut().map_or(Ok(false), Front::arm)?)
     }
 
-    /// Gives up on all requests under way, and on the ring.
+    /// Gives up on all requests in flight, and on the ring.
     pub fn abandon(&mut self) -> alloc::vec::Vec<T> {
         self.unsent.clear();
         self.ring = None;

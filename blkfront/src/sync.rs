@@ -1,6 +1,6 @@
-//! Calls that copy and wait: octets in, octets out, in as many requests as they take.
+//! Calls that copy and wait: bytes in, bytes out, in as many requests as they take.
 
-use crate::buffer::{Buffer, MOST_OCTETS};
+use crate::buffer::{Buffer, MOST_BYTES};
 use crate::device::{Completion, Disk, Request};
 use crate::error::{Error, Result};
 use crate::queue::Op;
@@ -8,45 +8,45 @@ use crate::queue::Op;
 /// Buffers kept for the next call.
 const SPARE: usize = 32;
 
-/// Where octets come from or go to.
-enum Octets<'o> {
+/// Where bytes come from or go to.
+enum Bytes<'o> {
     In(&'o mut [u8]),
     Out(&'o [u8]),
 }
 
-impl Octets<'_> {
+impl Bytes<'_> {
     fn len(&self) -> usize {
         match self {
-            Octets::In(octets) => octets.len(),
-            Octets::Out(octets) => octets.len(),
+            Bytes::In(bytes) => bytes.len(),
+            Bytes::Out(bytes) => bytes.len(),
         }
     }
 }
 
 impl Disk {
-    /// Reads octets from `offset` on; both are multiples of the sector size.
+    /// Reads bytes from `offset` on; both are multiples of the sector size.
     ///
     /// # Errors
-    /// The first request's that failed; some octets may then have been read all the same.
-    pub fn read_at(&mut self, offset: u64, octets: &mut [u8]) -> Result<()> {
-        self.transfer(Op::Read, offset, Octets::In(octets))
+    /// The first request's that failed; some bytes may then have been read all the same.
+    pub fn read_at(&mut self, offset: u64, bytes: &mut [u8]) -> Result<()> {
+        self.transfer(Op::Read, offset, Bytes::In(bytes))
     }
 
-    /// Writes octets from `offset` on; both are multiples of the sector size.
+    /// Writes bytes from `offset` on; both are multiples of the sector size.
     ///
     /// # Errors
-    /// The first request's that failed; some octets may then have been written all the same.
-    pub fn write_at(&mut self, offset: u64, octets: &[u8]) -> Result<()> {
+    /// The first request's that failed; some bytes may then have been written all the same.
+    pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         if self.info().read_only {
             return Err(Error::ReadOnly);
         }
-        self.transfer(Op::Write, offset, Octets::Out(octets))
+        self.transfer(Op::Write, offset, Bytes::Out(bytes))
     }
 
-    /// Makes all writes durable that are completed; at once where the back end has no cache to flush.
+    /// Makes all writes durable that are completed; at once where the backend has no cache to flush.
     ///
     /// # Errors
-    /// The back end's answer.
+    /// The backend's answer.
     pub fn flush(&mut self) -> Result<()> {
         if !self.info().flush {
             return Ok(());
@@ -54,17 +54,17 @@ impl Disk {
         self.run(1, |_, token| Ok(Request::flush(token)), |_, _| ())
     }
 
-    fn transfer(&mut self, op: Op, offset: u64, mut octets: Octets<'_>) -> Result<()> {
-        self.check(offset, octets.len())?;
-        let count = octets.len().div_ceil(MOST_OCTETS);
-        let len = octets.len();
+    fn transfer(&mut self, op: Op, offset: u64, mut bytes: Bytes<'_>) -> Result<()> {
+        self.check(offset, bytes.len())?;
+        let count = bytes.len().div_ceil(MOST_BYTES);
+        let len = bytes.len();
         let range = |token: u64| {
-            let start = token as usize * MOST_OCTETS;
-            start..(start + MOST_OCTETS).min(len)
+            let start = token as usize * MOST_BYTES;
+            start..(start + MOST_BYTES).min(len)
         };
-        let source = match &octets {
-            Octets::Out(octets) => Some(*octets),
-            Octets::In(_) => None,
+        let source = match &bytes {
+            Bytes::Out(bytes) => Some(*bytes),
+            Bytes::In(_) => None,
         };
         let make = |disk: &mut Disk, token| {
             let range = range(token);
@@ -73,11 +73,11 @@ impl Disk {
                 buffer.fill(&source[range.clone()]);
             }
             let sector = (offset + range.start as u64) / 512;
-            Ok(Request { token, op, sector, octets: range.len(), buffer: Some(buffer) })
+            Ok(Request { token, op, sector, bytes: range.len(), buffer: Some(buffer) })
         };
-        let target = match &mut octets {
-            Octets::In(octets) => Some(&mut **octets),
-            Octets::Out(_) => None,
+        let target = match &mut bytes {
+            Bytes::In(bytes) => Some(&mut **bytes),
+            Bytes::Out(_) => None,
         };
         let mut target = target;
         self.run(count as u64, make, |token, buffer| {
@@ -87,20 +87,20 @@ impl Disk {
         })
     }
 
-    fn check(&self, offset: u64, octets: usize) -> Result<()> {
+    fn check(&self, offset: u64, bytes: usize) -> Result<()> {
         let info = self.info();
         let (unit, size) = (info.sector_size, info.sectors.saturating_mul(512));
-        if !offset.is_multiple_of(unit.into()) || !octets.is_multiple_of(unit as usize) {
-            return Err(Error::Alignment { offset, octets, sector_size: unit });
+        if !offset.is_multiple_of(unit.into()) || !bytes.is_multiple_of(unit as usize) {
+            return Err(Error::Alignment { offset, bytes, sector_size: unit });
         }
-        if offset.checked_add(octets as u64).is_none_or(|end| end > size) {
-            return Err(Error::Range { offset, octets, size });
+        if offset.checked_add(bytes as u64).is_none_or(|end| end > size) {
+            return Err(Error::Range { offset, bytes, size });
         }
         Ok(())
     }
 
     fn take_spare(&mut self) -> Result<Buffer> {
-        self.spare.pop().map_or_else(|| self.buffer(MOST_OCTETS), Ok)
+        self.spare.pop().map_or_else(|| self.buffer(MOST_BYTES), Ok)
     }
 
     /// Carries out requests 0 to `count`, as many at once as there is room for, and waits for all of them.

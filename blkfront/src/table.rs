@@ -1,11 +1,11 @@
-//! Requests under way: what was asked, in which order, and what belongs to it.
+//! Requests in flight: what was asked, in which order, and what belongs to it.
 //!
 //! A request's id is its place and how often the place was used: an answer given twice is known to be wrong.
 
 use alloc::vec::Vec;
 use ring_abi::blkif::Request;
 
-/// One request under way.
+/// One request in flight.
 #[derive(Debug)]
 struct Entry<T> {
     request: Request,
@@ -44,7 +44,7 @@ impl<T> Table<T> {
         self.places.resize_with((places.max(old)) as usize, || Place { turn: 0, entry: None });
     }
 
-    /// Requests under way.
+    /// Requests in flight.
     pub fn len(&self) -> usize {
         self.places.len() - self.free.len()
     }
@@ -69,7 +69,7 @@ impl<T> Table<T> {
         Ok(&place.entry.insert(entry).request)
     }
 
-    /// The request with this id, if it is under way.
+    /// The request with this id, if it is in flight.
     #[inline]
     pub fn get(&self, id: u64) -> Option<&Request> {
         let place = self.places.get(id as u32 as usize)?;
@@ -85,7 +85,7 @@ impl<T> Table<T> {
         Some(entry.item)
     }
 
-    /// The ids of all requests under way, in the order in which they were asked.
+    /// The ids of all requests in flight, in the order in which they were asked.
     pub fn in_order(&self) -> Vec<u64> {
         let mut all: Vec<(u64, u64)> =
             self.places.iter().filter_map(|p| p.entry.as_ref()).map(|e| (e.order, e.request.id())).collect();

@@ -1,4 +1,4 @@
-//! What a frame costs in the switch: the database alone, and whole batches of 64-octet frames.
+//! What a frame costs in the switch: the database alone, and whole batches of 64-byte frames.
 
 use std::hint::black_box;
 
@@ -56,7 +56,7 @@ fn forward(c: &mut Criterion) {
             let to = 1 + n.wrapping_mul(61) % stations;
             batch.slot().expect("room").set_slice(&[mac(to), mac(0), [0; 6]].concat().repeat(4)[..64]);
         }
-        group.bench_function(format!("forward 64 octets to {stations} stations"), |b| {
+        group.bench_function(format!("forward 64 bytes to {stations} stations"), |b| {
             b.iter(|| black_box(switch.forward(PortId(0), black_box(batch.frames()), 0)));
         });
     }

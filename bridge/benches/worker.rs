@@ -34,7 +34,7 @@ struct Null {
     yielding: bool,
     told: Sender<Duration>,
     stats: Arc<Stats>,
-    bell: EventFd,
+    notifier: EventFd,
     copy: [u8; 2048],
 }
 
@@ -64,11 +64,11 @@ impl Port for Null {
         Ok(())
     }
     fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
-        let mut octets = 0;
+        let mut bytes = 0;
         for frame in frames.iter() {
-            octets += frame.copy_to(&mut self.copy) as u64;
+            bytes += frame.copy_to(&mut self.copy) as u64;
         }
-        self.stats.tx(frames.len() as u64, octets);
+        self.stats.tx(frames.len() as u64, bytes);
         let expected = self.expected.load(SeqCst);
         let left = expected.saturating_sub(frames.len() as u64);
         self.expected.store(left, SeqCst);
@@ -84,7 +84,7 @@ impl Port for Null {
         Ok(false)
     }
     fn fd(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+        self.notifier.as_fd()
     }
 }
 
@@ -104,8 +104,8 @@ fn attach(bridge: &Bridge, name: &str, frame: Vec<u8>) -> Far {
     let (told, times) = channel();
     let (wanted, expected): (Arc<AtomicU64>, Arc<AtomicU64>) = Default::default();
     let far = Far { wanted: wanted.clone(), expected: expected.clone(), times };
-    let (bell, stats) = (EventFd::new().expect("eventfd"), Arc::default());
-    let port = Null { frame, wanted, expected, yielding: false, told, stats, bell, copy: [0; 2048] };
+    let (notifier, stats) = (EventFd::new().expect("eventfd"), Arc::default());
+    let port = Null { frame, wanted, expected, yielding: false, told, stats, notifier, copy: [0; 2048] };
     bridge.attach(name, Box::new(port)).expect("attach");
     far
 }
@@ -122,7 +122,7 @@ fn rounds(c: &mut Criterion) {
         // One frame shows the switch where station 2 is.
         sink.wanted.store(1, SeqCst);
         sink.times.recv().expect("the worker runs");
-        group.bench_function(format!("64 octets, {ports} ports"), |b| {
+        group.bench_function(format!("64 bytes, {ports} ports"), |b| {
             b.iter_custom(|frames| {
                 sink.expected.store(frames, SeqCst);
                 source.wanted.store(frames, SeqCst);

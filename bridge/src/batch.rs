@@ -78,8 +78,8 @@ impl Batch {
         Frames { frames: self.frames(), picked: None }
     }
 
-    /// Octets in all its frames.
-    pub fn octets(&self) -> u64 {
+    /// Bytes in all its frames.
+    pub fn bytes(&self) -> u64 {
         self.frames().iter().map(|frame| frame.len() as u64).sum()
     }
 

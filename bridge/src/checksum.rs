@@ -1,4 +1,4 @@
-//! The internet checksum (RFC 1071) in one pass, over private octets and over frames.
+//! The internet checksum (RFC 1071) in one pass, over private bytes and over frames.
 
 use crate::Frame;
 
@@ -11,17 +11,17 @@ pub struct Sum {
 }
 
 impl Sum {
-    /// Adds private octets, as if they followed the last ones added.
-    pub fn add(&mut self, octets: &[u8]) {
-        let mut sum = sum_words(octets);
+    /// Adds private bytes, as if they followed the last ones added.
+    pub fn add(&mut self, bytes: &[u8]) {
+        let mut sum = sum_words(bytes);
         if self.odd {
             sum = u64::from(fold(sum).swap_bytes());
         }
         self.words = u64::from(fold(self.words)) + sum;
-        self.odd ^= octets.len() & 1 != 0;
+        self.odd ^= bytes.len() & 1 != 0;
     }
 
-    /// Adds the frame's octets from `at` to its end. Those that may change meanwhile are read once.
+    /// Adds the frame's bytes from `at` to its end. Those that may change meanwhile are read once.
     pub fn add_frame(&mut self, frame: &Frame, at: usize) {
         let mut chunk = [0; 512];
         for piece in frame.range(at, usize::MAX) {
@@ -46,8 +46,8 @@ impl Sum {
 }
 
 /// Sums 32-bit words into 64 bits, which no frame overflows, and leaves the loop to the vectoriser.
-fn sum_words(octets: &[u8]) -> u64 {
-    let (words, rest) = octets.as_chunks::<4>();
+fn sum_words(bytes: &[u8]) -> u64 {
+    let (words, rest) = bytes.as_chunks::<4>();
     let sum: u64 = words.iter().map(|word| u64::from(u32::from_ne_bytes(*word))).sum();
     let mut last = [0; 4];
     last[..rest.len()].copy_from_slice(rest);
@@ -67,9 +67,9 @@ mod tests {
     use proptest::prelude::*;
 
     /// RFC 1071 as it is written.
-    fn plainly(octets: &[u8]) -> [u8; 2] {
+    fn plainly(bytes: &[u8]) -> [u8; 2] {
         let words =
-            octets.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |b| u32::from(*b)));
+            bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |b| u32::from(*b)));
         let sum = words.fold(0, |sum: u32, word| (sum + word) % 0x1_0000 + (sum + word) / 0x1_0000);
         (!(sum as u16)).to_be_bytes()
     }
@@ -85,19 +85,19 @@ mod tests {
         }
 
         #[test]
-        fn a_frame_sums_as_its_octets(octets in prop::collection::vec(any::<u8>(), 0..3000), at in 0..200usize) {
+        fn a_frame_sums_as_its_bytes(bytes in prop::collection::vec(any::<u8>(), 0..3000), at in 0..200usize) {
             let mut sum = Sum::default();
-            sum.add_frame(&Frame::from_slice(&octets), at);
-            prop_assert_eq!(sum.checksum(), plainly(&octets[at.min(octets.len())..]));
+            sum.add_frame(&Frame::from_slice(&bytes), at);
+            prop_assert_eq!(sum.checksum(), plainly(&bytes[at.min(bytes.len())..]));
         }
     }
 
     #[test]
     fn agrees_with_etherparse() {
-        let octets: Vec<u8> = (0..1501u32).map(|i| (i * 7) as u8).collect();
+        let bytes: Vec<u8> = (0..1501u32).map(|i| (i * 7) as u8).collect();
         let mut sum = Sum::default();
-        sum.add(&octets);
-        let theirs = etherparse::checksum::Sum16BitWords::new().add_slice(&octets).ones_complement();
+        sum.add(&bytes);
+        let theirs = etherparse::checksum::Sum16BitWords::new().add_slice(&bytes).ones_complement();
         assert_eq!(sum.checksum(), theirs.to_ne_bytes());
     }
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 
 use crate::{Offload, Piece, Pin, Seg, headers::Malformed};
 
-/// Octets of a frame's private head. All headers that anybody here looks at lie in it (as in Linux's
+/// Bytes of a frame's private head. All headers that anybody here looks at lie in it (as in Linux's
 /// netback, `XEN_NETBACK_TX_COPY_LEN`); a frame no longer than this has no other part.
 pub const HEAD: usize = 128;
 /// Most payload segments in a frame: Xen calls more than 20 an attack (`XEN_NETBK_LEGACY_SLOTS_MAX`).
@@ -56,7 +56,7 @@ impl Default for Frame {
 }
 
 impl Frame {
-    /// A frame without octets.
+    /// A frame without bytes.
     pub const fn new() -> Frame {
         Frame {
             head: [0; HEAD],
@@ -68,28 +68,28 @@ impl Frame {
         }
     }
 
-    /// A finished frame with a copy of `octets`; what exceeds the head goes to an allocation of its own.
-    pub fn from_slice(octets: &[u8]) -> Frame {
+    /// A finished frame with a copy of `bytes`; what exceeds the head goes to an allocation of its own.
+    pub fn from_slice(bytes: &[u8]) -> Frame {
         let mut frame = Frame::new();
-        frame.set_slice(octets);
+        frame.set_slice(bytes);
         frame
     }
 
-    /// A finished frame that owns its octets; only the head is copied.
-    pub fn from_bytes(octets: Bytes) -> Frame {
+    /// A finished frame that owns its bytes; only the head is copied.
+    pub fn from_bytes(bytes: Bytes) -> Frame {
         let mut frame = Frame::new();
-        let head = octets.len().min(HEAD);
-        frame.fill_head(head).copy_from_slice(&octets[..head]);
-        if octets.len() > head {
-            frame.own(octets.slice(head..));
+        let head = bytes.len().min(HEAD);
+        frame.fill_head(head).copy_from_slice(&bytes[..head]);
+        if bytes.len() > head {
+            frame.own(bytes.slice(head..));
         }
         frame
     }
 
-    /// Makes this a finished frame with a copy of `octets`, as [`Frame::from_slice`].
-    pub fn set_slice(&mut self, octets: &[u8]) {
+    /// Makes this a finished frame with a copy of `bytes`, as [`Frame::from_slice`].
+    pub fn set_slice(&mut self, bytes: &[u8]) {
         self.clear();
-        let (head, rest) = octets.split_at(octets.len().min(HEAD));
+        let (head, rest) = bytes.split_at(bytes.len().min(HEAD));
         self.fill_head(head.len()).copy_from_slice(head);
         if !rest.is_empty() {
             self.own(Bytes::copy_from_slice(rest));
@@ -105,7 +105,7 @@ impl Frame {
         self.offload = Offload::NONE;
     }
 
-    /// Makes the head `len` octets long (at most [`HEAD`]: more is clamped) and lends it to be written,
+    /// Makes the head `len` bytes long (at most [`HEAD`]: more is clamped) and lends it to be written,
     /// zeroed, so that nothing of an earlier frame can ever leak out of it.
     #[inline]
     pub fn fill_head(&mut self, len: usize) -> &mut [u8] {
@@ -117,7 +117,7 @@ impl Frame {
         head
     }
 
-    /// Shortens the head to `len` octets; does nothing if it is no longer than that.
+    /// Shortens the head to `len` bytes; does nothing if it is no longer than that.
     pub fn shorten_head(&mut self, len: usize) {
         if len < usize::from(self.head_len) {
             self.len -= u32::from(self.head_len) - len as u32;
@@ -125,7 +125,7 @@ impl Frame {
         }
     }
 
-    /// Puts a VLAN tag where it belongs, behind the addresses. The head must have room for its four octets and
+    /// Puts a VLAN tag where it belongs, behind the addresses. The head must have room for its four bytes and
     /// hold the addresses; else nothing happens.
     pub(crate) fn insert_tag(&mut self, tag: [u8; 4]) {
         let len = usize::from(self.head_len);
@@ -170,13 +170,13 @@ impl Frame {
         &self.offload
     }
 
-    /// Length of the whole frame in octets.
+    /// Length of the whole frame in bytes.
     #[inline]
     pub fn len(&self) -> usize {
         self.len as usize
     }
 
-    /// Whether there are no octets in it.
+    /// Whether there are no bytes in it.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -210,7 +210,7 @@ impl Frame {
         self.body.iter().map(|seg| Piece::shared(*seg))
     }
 
-    /// The octets from `at` up to `at + len` in pieces, none empty; less where the frame ends before.
+    /// The bytes from `at` up to `at + len` in pieces, none empty; less where the frame ends before.
     pub fn range(&self, at: usize, len: usize) -> impl Iterator<Item = Piece<'_>> + '_ {
         let (mut skip, mut left) = (at, len);
         self.segs().filter_map(move |piece| {
@@ -221,7 +221,7 @@ impl Frame {
         })
     }
 
-    /// Copies the frame to the front of `to`; gives how many octets that were: the shorter of the two.
+    /// Copies the frame to the front of `to`; gives how many bytes that were: the shorter of the two.
     pub fn copy_to(&self, to: &mut [u8]) -> usize {
         let mut done = 0;
         for piece in self.segs() {
@@ -230,14 +230,14 @@ impl Frame {
         done
     }
 
-    /// A copy of all octets.
+    /// A copy of all bytes.
     pub fn to_vec(&self) -> Vec<u8> {
-        let mut octets = vec![0; self.len()];
-        self.copy_to(&mut octets);
-        octets
+        let mut bytes = vec![0; self.len()];
+        self.copy_to(&mut bytes);
+        bytes
     }
 
-    /// Appends the frame's octets as `iovec`s, for `writev` straight from the pages they lie in. `into` must
+    /// Appends the frame's bytes as `iovec`s, for `writev` straight from the pages they lie in. `into` must
     /// have at most one entry already. The entries are good while the frame is.
     pub fn iovecs(&self, into: &mut Iovecs) {
         for piece in self.segs().take(into.remaining_capacity()) {
@@ -253,7 +253,7 @@ impl Frame {
         self.len = other.len;
     }
 
-    /// Makes this the first `head_len` octets of `other`'s head, followed by `len` octets of `other` from
+    /// Makes this the first `head_len` bytes of `other`'s head, followed by `len` bytes of `other` from
     /// `at` on, which is not before `head_len`. Pages are shared, the rest of the head is copied.
     pub(crate) fn copy_part(
         &mut self,
@@ -295,11 +295,11 @@ impl Frame {
         }
     }
 
-    fn own(&mut self, octets: Bytes) {
-        let seg = own_seg(&octets);
-        self.len += octets.len() as u32;
+    fn own(&mut self, bytes: Bytes) {
+        let seg = own_seg(&bytes);
+        self.len += bytes.len() as u32;
         self.body.push(seg);
-        self.keep = Keep::Bytes(octets);
+        self.keep = Keep::Bytes(bytes);
     }
 
     #[inline]
@@ -313,10 +313,10 @@ impl Frame {
 }
 
 #[allow(unsafe_code)] // the one place where a frame becomes the keeper of what its segment points to
-fn own_seg(octets: &Bytes) -> Seg {
-    // SAFETY: the octets of a `Bytes` never move nor change while a clone of it lives, and the caller keeps
+fn own_seg(bytes: &Bytes) -> Seg {
+    // SAFETY: the bytes of a `Bytes` never move nor change while a clone of it lives, and the caller keeps
     // one in the frame for as long as the segment is in it.
-    unsafe { Seg::new(octets.as_ptr(), octets.len() as u32) }
+    unsafe { Seg::new(bytes.as_ptr(), bytes.len() as u32) }
 }
 
 impl Clone for Frame {

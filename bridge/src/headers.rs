@@ -7,7 +7,7 @@ const TAG: usize = 4;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// The offload metadata say something that the octets do not bear out.
+/// The offload metadata say something that the bytes do not bear out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("offload metadata and headers disagree")]
 pub struct Malformed;
@@ -21,7 +21,7 @@ pub enum Ip {
     V6,
 }
 
-/// Where an IP packet's headers start, in octets from the frame's start.
+/// Where an IP packet's headers start, in bytes from the frame's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headers {
     /// Version.
@@ -55,7 +55,7 @@ impl Headers {
         Some(Csum { start: self.l4 as u16, offset })
     }
 
-    /// The sum of the pseudo-header for `l4_len` octets from `l4` on; the addresses are in `head`.
+    /// The sum of the pseudo-header for `l4_len` bytes from `l4` on; the addresses are in `head`.
     pub(crate) fn pseudo(&self, head: &[u8], l4_len: usize) -> Option<Sum> {
         let addresses = match self.ip {
             Ip::V4 => head.get(self.l3 + 12..self.l3 + 20)?,
@@ -96,10 +96,10 @@ pub fn mark_blank(frame: &mut Frame) -> Result<(), Malformed> {
 }
 
 /// Writes a checksum field, which must lie in the frame's head.
-pub(crate) fn put_field(frame: &mut Frame, csum: Csum, octets: [u8; 2]) -> Result<(), Malformed> {
+pub(crate) fn put_field(frame: &mut Frame, csum: Csum, bytes: [u8; 2]) -> Result<(), Malformed> {
     let at = usize::from(csum.start) + usize::from(csum.offset);
     let field = frame.head_mut().get_mut(at..at + 2).ok_or(Malformed)?;
-    field.copy_from_slice(&octets);
+    field.copy_from_slice(&bytes);
     Ok(())
 }
 
@@ -128,7 +128,7 @@ fn parse_v6(head: &[u8], l3: usize) -> Option<Headers> {
         return None;
     }
     let (mut protocol, mut l4) = (header[6], l3 + 40);
-    // Each extension is 8 octets at least, so the head's end bounds this.
+    // Each extension is 8 bytes at least, so the head's end bounds this.
     while let 0 | 43 | 60 = protocol {
         let extension = head.get(l4..l4 + 2)?;
         protocol = extension[0];
@@ -144,16 +144,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_octets_are_survived(octets in prop::collection::vec(any::<u8>(), 0..140), v6: bool) {
-            let mut octets = octets;
-            if octets.len() > 14 {
-                octets[12..14].copy_from_slice(if v6 { &[0x86, 0xdd] } else { &[8, 0] });
-                octets[14] = if v6 { 0x60 } else { 0x45 };
+        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..140), v6: bool) {
+            let mut bytes = bytes;
+            if bytes.len() > 14 {
+                bytes[12..14].copy_from_slice(if v6 { &[0x86, 0xdd] } else { &[8, 0] });
+                bytes[14] = if v6 { 0x60 } else { 0x45 };
             }
-            if let Some(headers) = Headers::parse(&octets) {
-                prop_assert!(headers.l4 <= octets.len());
+            if let Some(headers) = Headers::parse(&bytes) {
+                prop_assert!(headers.l4 <= bytes.len());
             }
-            let _ = mark_blank(&mut Frame::from_slice(&octets));
+            let _ = mark_blank(&mut Frame::from_slice(&bytes));
         }
     }
 
@@ -177,9 +177,9 @@ mod tests {
 
     #[test]
     fn fragments_have_no_checksum_to_fill() {
-        let mut octets = vec![0; 12];
-        octets.extend([8, 0, 0x45, 0, 0, 40, 0, 0, 0x20, 0]);
-        octets.resize(60, 0);
-        assert_eq!(Headers::parse(&octets), None);
+        let mut bytes = vec![0; 12];
+        bytes.extend([8, 0, 0x45, 0, 0, 40, 0, 0, 0x20, 0]);
+        bytes.resize(60, 0);
+        assert_eq!(Headers::parse(&bytes), None);
     }
 }

@@ -8,7 +8,7 @@ const BROADCAST: u64 = (1 << 48) - 1;
 /// 01-80-C2-00-00-00 to -0F: for bridges themselves, never forwarded (802.1D, table 7-10).
 const RESERVED: RangeInclusive<u64> = 0x0180_c200_0000..=0x0180_c200_000f;
 
-/// An Ethernet address, its first octet in bits 40 to 47.
+/// An Ethernet address, its first byte in bits 40 to 47.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Mac(u64);
 
@@ -16,9 +16,9 @@ impl Mac {
     /// Nobody's address.
     pub const ZERO: Mac = Mac(0);
 
-    /// The address in these octets, as on the wire.
-    pub const fn new(octets: [u8; 6]) -> Mac {
-        let [a, b, c, d, e, f] = octets;
+    /// The address in these bytes, as on the wire.
+    pub const fn new(bytes: [u8; 6]) -> Mac {
+        let [a, b, c, d, e, f] = bytes;
         Mac(u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
     }
 
@@ -31,8 +31,8 @@ impl Mac {
         (Mac(to), Mac(from))
     }
 
-    /// Its octets, as on the wire.
-    pub fn octets(self) -> [u8; 6] {
+    /// Its bytes, as on the wire.
+    pub fn bytes(self) -> [u8; 6] {
         let [_, _, a, b, c, d, e, f] = self.0.to_be_bytes();
         [a, b, c, d, e, f]
     }
@@ -52,7 +52,7 @@ impl Mac {
 
 impl std::fmt::Display for Mac {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let [a, b, c, d, e, g] = self.octets();
+        let [a, b, c, d, e, g] = self.bytes();
         write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
     }
 }

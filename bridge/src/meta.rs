@@ -1,13 +1,13 @@
-//! What travels beside a frame's octets: work left for whoever sends it on, and what ports can take.
+//! What travels beside a frame's bytes: work left for whoever sends it on, and what ports can take.
 
 /// A partial checksum, as in `struct virtio_net_hdr` (`VIRTIO_NET_HDR_F_NEEDS_CSUM`) and Xen's `csum_blank`:
-/// the internet checksum of all octets from `start` to the end is still to be put at `start + offset`, where
+/// the internet checksum of all bytes from `start` to the end is still to be put at `start + offset`, where
 /// the pseudo-header's sum stands already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Csum {
-    /// Octets from the start of the frame to the first one summed.
+    /// Bytes from the start of the frame to the first one summed.
     pub start: u16,
-    /// Octets from `start` to the checksum field.
+    /// Bytes from `start` to the checksum field.
     pub offset: u16,
 }
 
@@ -25,14 +25,14 @@ pub enum GsoKind {
 pub struct Gso {
     /// The protocols it is made of.
     pub kind: GsoKind,
-    /// Octets of TCP payload in each segment.
+    /// Bytes of TCP payload in each segment.
     pub size: u16,
 }
 
 /// Work that the sender left undone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offload {
-    /// A checksum to fill in. Unless it is, the checksum in the octets is wrong.
+    /// A checksum to fill in. Unless it is, the checksum in the bytes is wrong.
     pub csum: Option<Csum>,
     /// The checksum is known to be right: nobody need verify it (`data_validated`).
     pub verified: bool,
@@ -53,7 +53,7 @@ impl Offload {
 /// What a port can take. What it cannot, the switch does in software before it sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caps {
-    /// Largest payload of an Ethernet frame in octets, without its header (1500 as a rule).
+    /// Largest payload of an Ethernet frame in bytes, without its header (1500 as a rule).
     pub mtu: u32,
     /// Takes partial checksums in IPv4 packets.
     pub csum_v4: bool,
@@ -78,7 +78,7 @@ impl Caps {
         Caps { mtu, csum_v4: true, csum_v6: true, sg: true, gso_v4: true, gso_v6: true }
     }
 
-    /// Longest frame in octets that is not to be segmented: the mtu, an Ethernet header and a VLAN tag.
+    /// Longest frame in bytes that is not to be segmented: the mtu, an Ethernet header and a VLAN tag.
     pub const fn max_len(&self) -> usize {
         self.mtu as usize + 14 + 4
     }

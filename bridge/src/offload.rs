@@ -7,7 +7,7 @@ use crate::{
     segment::Segments,
 };
 
-/// Where the checksum is in a UDP header, in octets.
+/// Where the checksum is in a UDP header, in bytes.
 pub(crate) const UDP_OFFSET: u16 = 6;
 
 /// What has to be done to a frame before a port takes it.

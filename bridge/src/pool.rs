@@ -30,7 +30,7 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// `count` buffers of `size` octets. Pages are taken from the system when first written.
+    /// `count` buffers of `size` bytes. Pages are taken from the system when first written.
     pub fn new(count: u32, size: usize) -> io::Result<Arc<Pool>> {
         let (count, size) = (count.clamp(1, 1 << 20), size.clamp(1, 1 << 20));
         let memory = MmapMut::map_anon(count as usize * size)?.into();
@@ -96,22 +96,22 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Where it starts; writable for [`Buffer::size`] octets while it is not given to a frame.
+    /// Where it starts; writable for [`Buffer::size`] bytes while it is not given to a frame.
     pub fn as_mut_ptr(&self) -> *mut u8 {
         self.pool.as_ref().map_or(std::ptr::null_mut(), |pool| pool.start(self.index))
     }
 
-    /// Its size in octets.
+    /// Its size in bytes.
     pub fn size(&self) -> usize {
         self.pool.as_ref().map_or(0, |pool| pool.size)
     }
 
-    /// Makes its first `len` octets (clamped to its size) the payload of `frame`, after the frame's head.
+    /// Makes its first `len` bytes (clamped to its size) the payload of `frame`, after the frame's head.
     pub fn give_to(self, frame: &mut Frame, len: usize) {
         self.give_part_to(frame, 0, len);
     }
 
-    /// Makes `len` octets from `at` on (clamped to its size) the payload of `frame`, after the frame's head.
+    /// Makes `len` bytes from `at` on (clamped to its size) the payload of `frame`, after the frame's head.
     pub fn give_part_to(mut self, frame: &mut Frame, at: usize, len: usize) {
         let at = at.min(self.size());
         let (start, len) = (self.as_mut_ptr().wrapping_add(at), len.min(self.size() - at));
@@ -143,7 +143,7 @@ mod tests {
         let (one, two) = (pool.take().unwrap(), pool.take().unwrap());
         assert!(pool.take().is_none());
         let mut frame = Frame::from_slice(b"head");
-        // SAFETY: the buffer is ours, and 100 octets long.
+        // SAFETY: the buffer is ours, and 100 bytes long.
         unsafe { one.as_mut_ptr().write_bytes(9, 100) };
         one.give_to(&mut frame, 50);
         assert_eq!(frame.to_vec(), [b"head".as_slice(), &[9; 50]].concat());
@@ -164,12 +164,12 @@ mod tests {
                 scope.spawn(move || {
                     for _ in 0..if cfg!(miri) { 20 } else { 20_000 } {
                         let Some(buffer) = pool.take() else { continue };
-                        let octet = buffer.as_mut_ptr();
+                        let byte = buffer.as_mut_ptr();
                         // SAFETY: the buffer is ours alone: which is what is being tested.
                         unsafe {
-                            octet.write_volatile(mark);
+                            byte.write_volatile(mark);
                             std::hint::spin_loop();
-                            assert_eq!(octet.read_volatile(), mark);
+                            assert_eq!(byte.read_volatile(), mark);
                         }
                     }
                 });

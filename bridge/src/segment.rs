@@ -11,7 +11,7 @@ const TCP: u8 = 6;
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
-/// Smallest segment size that is honoured, octets: Linux's `TCP_MIN_SND_MSS`. It bounds how many frames one
+/// Smallest segment size that is honoured, bytes: Linux's `TCP_MIN_SND_MSS`. It bounds how many frames one
 /// frame can become (about 1,400).
 pub const MIN_SIZE: u16 = 48;
 
@@ -20,12 +20,12 @@ pub const MIN_SIZE: u16 = 48;
 pub struct Segments<'a> {
     frame: &'a Frame,
     headers: Headers,
-    /// Octets before the payload.
+    /// Bytes before the payload.
     header_len: usize,
     size: usize,
     /// Whether the checksum may be left partial.
     partial: bool,
-    /// Octets of payload cut already.
+    /// Bytes of payload cut already.
     done: usize,
     /// Segments cut already.
     count: u16,

@@ -12,7 +12,7 @@ pub enum Reason {
     Reserved,
     /// Longer than the mtu of the port it was to leave by.
     TooLong,
-    /// The octets do not bear out what the offload metadata says.
+    /// The bytes do not bear out what the offload metadata says.
     Malformed,
     /// The port's queue was full, or its peer gave it no buffers.
     NoRoom,
@@ -39,23 +39,23 @@ impl Reason {
 #[derive(Debug, Default)]
 pub struct Stats {
     rx_frames: AtomicU64,
-    rx_octets: AtomicU64,
+    rx_bytes: AtomicU64,
     tx_frames: AtomicU64,
-    tx_octets: AtomicU64,
+    tx_bytes: AtomicU64,
     drops: [AtomicU64; Reason::ALL.len()],
 }
 
 impl Stats {
     /// Counts received frames. Call it once a batch rather than once a frame.
-    pub fn rx(&self, frames: u64, octets: u64) {
+    pub fn rx(&self, frames: u64, bytes: u64) {
         self.rx_frames.fetch_add(frames, Relaxed);
-        self.rx_octets.fetch_add(octets, Relaxed);
+        self.rx_bytes.fetch_add(bytes, Relaxed);
     }
 
     /// Counts frames sent. Call it once a batch rather than once a frame.
-    pub fn tx(&self, frames: u64, octets: u64) {
+    pub fn tx(&self, frames: u64, bytes: u64) {
         self.tx_frames.fetch_add(frames, Relaxed);
-        self.tx_octets.fetch_add(octets, Relaxed);
+        self.tx_bytes.fetch_add(bytes, Relaxed);
     }
 
     /// Counts frames dropped.
@@ -69,9 +69,9 @@ impl Stats {
     pub fn read(&self) -> Counters {
         Counters {
             rx_frames: self.rx_frames.load(Relaxed),
-            rx_octets: self.rx_octets.load(Relaxed),
+            rx_bytes: self.rx_bytes.load(Relaxed),
             tx_frames: self.tx_frames.load(Relaxed),
-            tx_octets: self.tx_octets.load(Relaxed),
+            tx_bytes: self.tx_bytes.load(Relaxed),
             drops: self.drops.each_ref().map(|counter| counter.load(Relaxed)),
         }
     }
@@ -82,12 +82,12 @@ impl Stats {
 pub struct Counters {
     /// Frames from the port into the switch.
     pub rx_frames: u64,
-    /// Their octets, Ethernet header included.
-    pub rx_octets: u64,
+    /// Their bytes, Ethernet header included.
+    pub rx_bytes: u64,
     /// Frames from the switch out of the port.
     pub tx_frames: u64,
-    /// Their octets, Ethernet header included.
-    pub tx_octets: u64,
+    /// Their bytes, Ethernet header included.
+    pub tx_bytes: u64,
     drops: [u64; Reason::ALL.len()],
 }
 

@@ -58,7 +58,7 @@ impl Switch {
         u16::try_from(place).ok().map(PortId)
     }
 
-    /// Adds a port that takes frames of up to `max_len` octets, or sets that anew if it is there.
+    /// Adds a port that takes frames of up to `max_len` bytes, or sets that anew if it is there.
     pub fn attach(&mut self, port: PortId, max_len: usize) {
         let place = usize::from(port.0);
         if place >= self.exits.len() {

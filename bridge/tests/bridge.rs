@@ -48,7 +48,7 @@ fn frames_cross_and_addresses_are_learned() {
     assert_eq!(rows, [(Mac::new(mac(1)), "a".into()), (Mac::new(mac(2)), "b".into())]);
     let counters: Vec<_> = bridge.ports().unwrap().iter().map(|port| port.counters).collect();
     assert_eq!((counters[0].rx_frames, counters[1].tx_frames, counters[2].tx_frames), (201, 201, 1));
-    assert_eq!(counters[0].rx_octets, 201 * 60);
+    assert_eq!(counters[0].rx_bytes, 201 * 60);
 }
 
 #[test]
@@ -89,16 +89,16 @@ fn partial_checksums_and_long_frames_are_finished_for_plain_ports() {
     bridge.attach("source", Box::new(port)).unwrap();
     bridge.attach("plain", Box::new(port2)).unwrap();
     bridge.attach("full", Box::new(port3)).unwrap();
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     let builder = PacketBuilder::ethernet2(mac(1), mac(2)).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
-    builder.tcp(1, 2, 3, 4).write(&mut octets, &[5; 60_000]).unwrap();
-    let mut long = Frame::from_slice(&octets);
+    builder.tcp(1, 2, 3, 4).write(&mut bytes, &[5; 60_000]).unwrap();
+    let mut long = Frame::from_slice(&bytes);
     let gso = Some(Gso { kind: GsoKind::TcpV4, size: 100 });
     long.set_offload(Offload { gso, ..Offload::NONE });
     mark_blank(&mut long).unwrap();
     send(&mut source, &[frame(9, 1, 0), long, frame(9, 1, 1)]);
     let whole = take(&mut full, 3);
-    assert_eq!((whole[1].len(), whole[1].offload().gso), (octets.len(), gso));
+    assert_eq!((whole[1].len(), whole[1].offload().gso), (bytes.len(), gso));
     let cut = take(&mut plain, 602);
     assert_eq!((cut[0].head()[14], cut[601].head()[14]), (0, 1));
     assert!(cut[1..601].iter().all(|frame| frame.len() == 154 && !frame.offload().is_work()));
@@ -106,7 +106,7 @@ fn partial_checksums_and_long_frames_are_finished_for_plain_ports() {
 
 /// Pages whose holds are counted.
 struct Pages {
-    octets: [u8; 512],
+    bytes: [u8; 512],
     held: AtomicI64,
 }
 
@@ -125,14 +125,14 @@ fn pinned(pages: &Arc<Pages>) -> Frame {
     let mut pinned = frame(9, 1, 0);
     pinned.pin(Pin::adopt(pages.clone(), 0));
     // SAFETY: the pages live as long as their pins.
-    pinned.push(unsafe { Seg::new(pages.octets.as_ptr(), 512) }).unwrap();
+    pinned.push(unsafe { Seg::new(pages.bytes.as_ptr(), 512) }).unwrap();
     pinned
 }
 
 #[test]
 fn queued_frames_outlive_their_port_and_are_let_go_in_the_end() {
     let bridge = start();
-    let pages = Arc::new(Pages { octets: [7; 512], held: AtomicI64::new(0) });
+    let pages = Arc::new(Pages { bytes: [7; 512], held: AtomicI64::new(0) });
     let (mut source, port) = pair(Caps::full(1500));
     let (mut sink, port2) = pair(Caps::full(1500));
     bridge.attach("source", Box::new(port)).unwrap();
@@ -144,7 +144,7 @@ fn queued_frames_outlive_their_port_and_are_let_go_in_the_end() {
     drop(bridge.detach("source").unwrap());
     drop(source);
     let frames = take(&mut sink, 10);
-    assert!(frames.iter().all(|frame| frame.to_vec()[60..] == pages.octets));
+    assert!(frames.iter().all(|frame| frame.to_vec()[60..] == pages.bytes));
     assert!(pages.held.load(SeqCst) > 0);
     drop(frames);
     until("the last hold", || (pages.held.load(SeqCst) == 0).then_some(()));

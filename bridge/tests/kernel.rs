@@ -40,22 +40,22 @@ fn pattern(len: usize) -> Vec<u8> {
     (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
-/// Sends octets by TCP from one host to the other, which checks them.
+/// Sends bytes by TCP from one host to the other, which checks them.
 fn transfer(from: &Host, to: &Host, address: &'static str, len: usize) {
     let listener = to.run(move || TcpListener::bind((address, 5000)).expect("bind"));
     let received = to.start(move || {
         let (mut stream, _) = listener.accept().expect("accept");
         stream.set_read_timeout(Some(common::BOUND)).expect("time-out");
-        let mut octets = Vec::new();
-        stream.read_to_end(&mut octets).expect("read");
-        octets == pattern(len)
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).expect("read");
+        bytes == pattern(len)
     });
     from.run(move || {
         let mut stream = TcpStream::connect((address, 5000)).expect("connect");
         stream.set_write_timeout(Some(common::BOUND)).expect("time-out");
         stream.write_all(&pattern(len)).expect("write");
     });
-    assert!(received.recv().expect("the receiver lives"), "the octets differ");
+    assert!(received.recv().expect("the receiver lives"), "the bytes differ");
 }
 
 #[test]
@@ -68,8 +68,8 @@ fn taps_ping_and_transfer_with_offloads() {
         ping(&a, "10.0.0.2");
         transfer(&a, &b, "10.0.0.2", 8 << 20);
         let counters = bridge.ports().unwrap()[0].counters;
-        assert!(counters.rx_octets > 8 << 20, "{counters:?}");
-        assert!(counters.rx_octets / counters.rx_frames > 2000, "unsegmented frames: {counters:?}");
+        assert!(counters.rx_bytes > 8 << 20, "{counters:?}");
+        assert!(counters.rx_bytes / counters.rx_frames > 2000, "unsegmented frames: {counters:?}");
         assert_eq!(bridge.fdb().unwrap().len(), 2);
     });
 }
@@ -92,7 +92,7 @@ fn software_offloads_satisfy_the_kernel() {
         transfer(&b, &a, "10.0.0.1", 4 << 20);
         for (bridge, n) in [(&one, 1), (&two, 0)] {
             let counters = bridge.ports().unwrap()[n].counters;
-            assert!(counters.rx_octets / counters.rx_frames <= 1514, "segments: {counters:?}");
+            assert!(counters.rx_bytes / counters.rx_frames <= 1514, "segments: {counters:?}");
         }
     });
 }

@@ -26,7 +26,7 @@ struct Made<R, S, F> {
     send: S,
     flush: F,
     stats: Arc<Stats>,
-    bell: EventFd,
+    notifier: EventFd,
 }
 
 impl<R, S, F> Made<R, S, F>
@@ -36,7 +36,7 @@ where
     F: FnMut() -> io::Result<()> + Send + 'static,
 {
     fn boxed(recv: R, send: S, flush: F) -> Box<dyn Port> {
-        Box::new(Made { recv, send, flush, stats: Arc::default(), bell: EventFd::new().unwrap() })
+        Box::new(Made { recv, send, flush, stats: Arc::default(), notifier: EventFd::new().unwrap() })
     }
 }
 
@@ -65,7 +65,7 @@ where
         Ok(false)
     }
     fn fd(&self) -> BorrowedFd<'_> {
-        self.bell.as_fd()
+        self.notifier.as_fd()
     }
 }
 

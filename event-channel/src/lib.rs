@@ -1,14 +1,14 @@
 //! Policies over event channels: when to ring, how to wait, and what to do about a peer that rings too often.
 //!
-//! [`doorbell`] is a channel that counts; [`ear`] waits for several of them; [`pace`] bounds a rate; [`spin`] learns
-//! whether looking before sleeping pays. None of them knows what the events are about.
+//! [`notifier`] is a channel that counts; [`event_set`] waits for several of them; [`pace`] bounds a rate; [`spin`]
+//! learns whether looking before sleeping pays. None of them knows what the events are about.
 
-pub mod doorbell;
-pub mod ear;
-pub mod pace;
-pub mod spin;
+pub mod adaptive_poll;
+pub mod event_set;
+pub mod notifier;
+pub mod token_bucket;
 
-pub use doorbell::{Counts, Doorbell};
-pub use ear::Ear;
-pub use pace::Bucket;
-pub use spin::Spin;
+pub use adaptive_poll::AdaptivePoll;
+pub use event_set::EventSet;
+pub use notifier::{Counts, Notifier};
+pub use token_bucket::TokenBucket;

@@ -1,13 +1,13 @@
-//! Flipping pages: a back end's stock of pages to send, and a front end's entries that receive.
+//! Flipping pages: a backend's stock of pages to send, and a frontend's entries that receive.
 //!
-//! A page sent is gone, and its place in the stock is filled from what the front end gives up. So a front end gives
+//! A page sent is gone, and its place in the stock is filled from what the frontend gives up. So a frontend gives
 //! up as many pages as it accepts: then neither side runs out, and no page is ever copied.
 
 use hypervisor::{Accept, DomId, GrantRef, Hypervisor, Owned, Result, Transfer};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// A back end's pages of one front end's arena: filled here, then sent.
+/// A backend's pages of one frontend's arena: filled here, then sent.
 pub struct Sender {
     hypervisor: Arc<dyn Hypervisor>,
     peer: DomId,
@@ -23,19 +23,19 @@ impl Sender {
         Self { hypervisor, peer, stock: Vec::new(), pages: Vec::new(), ops: Vec::new() }
     }
 
-    /// A page to fill; `None` while the front end has given up none.
+    /// A page to fill; `None` while the frontend has given up none.
     ///
     /// # Errors
-    /// As [`Hypervisor::claim`].
+    /// As [`Hypervisor::populate`].
     pub fn page(&mut self) -> Result<Option<Owned>> {
         if self.stock.is_empty() {
             // As many as there may be in one batch, so that the queue is asked rarely.
-            self.hypervisor.claim(self.peer, 64, &mut self.stock)?;
+            self.hypervisor.populate(self.peer, 64, &mut self.stock)?;
         }
         Ok(self.stock.pop())
     }
 
-    /// Adds a page to the batch, for the front end's entry `gref`.
+    /// Adds a page to the batch, for the frontend's entry `gref`.
     pub fn add(&mut self, page: Owned, gref: GrantRef) {
         self.ops.push(Transfer { frame: page.frame(), domid: self.peer, gref, status: 0 });
         self.pages.push(page);
@@ -61,7 +61,7 @@ impl Sender {
     }
 }
 
-/// A front end's entries that accept pages, and the pages it gives up for them.
+/// A frontend's entries that accept pages, and the pages it gives up for them.
 pub struct Receiver {
     hypervisor: Arc<dyn Hypervisor>,
     peer: DomId,
@@ -76,9 +76,9 @@ impl Receiver {
     /// Accepts as many pages at once as `entries`, from `peer`, and gives up as many.
     ///
     /// # Errors
-    /// As [`Hypervisor::accept`] and [`Hypervisor::give_up`].
+    /// As [`Hypervisor::accept_transfer`] and [`Hypervisor::balloon_out`].
     pub fn new(hypervisor: Arc<dyn Hypervisor>, peer: DomId, entries: usize) -> Result<Self> {
-        let accept = hypervisor.accept(peer, entries)?;
+        let accept = hypervisor.accept_transfer(peer, entries)?;
         let idle = VecDeque::with_capacity(entries);
         let mut receiver = Self { hypervisor, peer, entries: accept, idle, owed: entries };
         receiver.renew()?;
@@ -110,10 +110,10 @@ impl Receiver {
     /// that does goes to nobody: the caller tells the peer. Says how many pages are still owed.
     ///
     /// # Errors
-    /// As [`Hypervisor::give_up`].
+    /// As [`Hypervisor::balloon_out`].
     pub fn renew(&mut self) -> Result<usize> {
         if self.owed > 0 {
-            self.owed -= self.hypervisor.give_up(self.peer, self.owed)?;
+            self.owed -= self.hypervisor.balloon_out(self.peer, self.owed)?;
         }
         while let Some(index) = self.idle.pop_front() {
             self.entries.arm(index);
@@ -138,10 +138,10 @@ mod tests {
         (sandbox, sender, receiver)
     }
 
-    fn octet(page: &Owned) -> u8 {
-        let mut octet = [0u8];
-        page.slice(4000, 1).unwrap().copy_to(&mut octet[..]);
-        octet[0]
+    fn byte(page: &Owned) -> u8 {
+        let mut byte = [0u8];
+        page.slice(4000, 1).unwrap().copy_to(&mut byte[..]);
+        byte[0]
     }
 
     #[test]
@@ -156,7 +156,7 @@ mod tests {
             sender.flush(|_, status| assert_eq!(status, 0)).unwrap();
             for entry in 0..8 {
                 let page = receiver.take(entry).unwrap().expect("it was sent");
-                assert_eq!(octet(&page), (turn + entry as u32) as u8);
+                assert_eq!(byte(&page), (turn + entry as u32) as u8);
             }
             assert_eq!(receiver.renew().unwrap(), 0);
         }
@@ -180,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_front_end_that_keeps_its_pages_owes_them() {
+    fn a_frontend_that_keeps_its_pages_owes_them() {
         let (_sandbox, mut sender, mut receiver) = world(4);
         let mut kept = Vec::new();
         loop {

@@ -1,4 +1,4 @@
-//! A back end's persistent grants: pages that stay mapped because the front end uses the same ones again and again.
+//! A backend's persistent grants: pages that stay mapped because the frontend uses the same ones again and again.
 //!
 //! Bounded as Linux's `max_persistent_grants`: what is used least recently is unmapped for what comes new, except
 //! what a request is using. Whatever cannot be kept is mapped for its request only, so that every mapping is either
@@ -8,7 +8,7 @@ use hypervisor::{Access, DomId, GrantRef, Hypervisor, Mapping, Result};
 use lru::LruCache;
 use std::sync::Arc;
 
-/// Pages of one front end that Linux's back end keeps mapped a ring, `xen_blkif_max_pgrants`.
+/// Pages of one frontend that Linux's backend keeps mapped a ring, `xen_blkif_max_pgrants`.
 pub const LINUX_MAX: usize = 1056;
 
 /// A page that is mapped while any holder of it lives.
@@ -27,7 +27,7 @@ pub struct Counts {
     pub evicted: u64,
 }
 
-/// Mapped pages of one front end, for reading and writing, by reference.
+/// Mapped pages of one frontend, for reading and writing, by reference.
 pub struct Cache {
     hypervisor: Arc<dyn Hypervisor>,
     peer: DomId,
@@ -144,9 +144,9 @@ mod tests {
         cache.clear();
         for (n, page) in held.iter().enumerate() {
             shared.slice(n * 4096, 1).unwrap().copy_from(&[n as u8 + 1][..]);
-            let mut octet = [0u8];
-            page.slice(0, 0, 1).unwrap().copy_to(&mut octet[..]);
-            assert_eq!(octet, [n as u8 + 1]);
+            let mut byte = [0u8];
+            page.slice(0, 0, 1).unwrap().copy_to(&mut byte[..]);
+            assert_eq!(byte, [n as u8 + 1]);
         }
         drop(held);
         shared.end().expect("all is unmapped");

@@ -4,7 +4,7 @@
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BatchSize, Throughput, criterion_group, criterion_main};
 use hypervisor::local::{Domain, Sandbox};
-use hypervisor::{Access, Copy, DomId, Hypervisor, Owned, PAGE_SIZE, Place, Shared, Transfer};
+use hypervisor::{Access, CopyOp, CopyPtr, DomId, Hypervisor, Owned, PAGE_SIZE, Shared, Transfer};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,11 +76,11 @@ fn map(c: &mut Criterion) {
 }
 
 /// Copies out of one granted page or out of as many as there are copies.
-fn ops<'a>(shared: &Shared, one_page: bool, len: u16, memory: VolatileSlice<'a>) -> Vec<Copy<'a>> {
+fn ops<'a>(shared: &Shared, one_page: bool, len: u16, memory: VolatileSlice<'a>) -> Vec<CopyOp<'a>> {
     let op = |n: usize| {
         let gref = shared.refs()[if one_page { 0 } else { n }];
-        let source = Place::Grant { domid: GUEST, gref, offset: 0 };
-        Copy::new(source, Place::Memory(memory.subslice(n * PAGE_SIZE, PAGE_SIZE).expect("inside")), len)
+        let source = CopyPtr::Grant { domid: GUEST, gref, offset: 0 };
+        CopyOp::new(source, CopyPtr::Memory(memory.subslice(n * PAGE_SIZE, PAGE_SIZE).expect("inside")), len)
     };
     (0..BATCH).map(op).collect()
 }
@@ -94,7 +94,7 @@ fn copy(c: &mut Criterion) {
         for one_page in [false, true] {
             let mut ops = ops(&world.shared, one_page, len, VolatileSlice::from(&mut memory[..]));
             let which = if one_page { "of one page" } else { "of 32 pages" };
-            group.bench_function(format!("{len} octets {which}"), |b| {
+            group.bench_function(format!("{len} bytes {which}"), |b| {
                 b.iter(|| world.dom0.copy(black_box(&mut ops)));
             });
         }
@@ -106,15 +106,15 @@ fn transfer(c: &mut Criterion) {
     let world = world();
     let mut group = c.benchmark_group("transfer, a batch of 32");
     group.throughput(Throughput::Elements(BATCH as u64));
-    let mut accept = world.guest.accept(DomId::DOM0, BATCH).expect("accept");
+    let mut accept = world.guest.accept_transfer(DomId::DOM0, BATCH).expect("accept");
     let mut pages: Vec<Owned> = Vec::with_capacity(BATCH);
     let mut got: Vec<Owned> = Vec::with_capacity(BATCH);
     group.bench_function("give up, claim, transfer, take", |b| {
         b.iter_batched(
             || (),
             |()| {
-                world.guest.give_up(DomId::DOM0, BATCH).expect("give up");
-                world.dom0.claim(GUEST, BATCH, &mut pages).expect("claim");
+                world.guest.balloon_out(DomId::DOM0, BATCH).expect("give up");
+                world.dom0.populate(GUEST, BATCH, &mut pages).expect("claim");
                 let op = |n: usize| {
                     let (frame, gref) = (pages[n].frame(), accept.refs()[n]);
                     Transfer { frame, domid: GUEST, gref, status: 1 }

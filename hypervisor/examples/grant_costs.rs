@@ -1,12 +1,12 @@
 //! What grants cost on real Xen: mapped, copied, or mapped for good, an operation, in nanoseconds of dom0's clock.
 //!
-//! `tests/xen/run grant-costs` runs it where a nanosecond is an instruction, on one processor, so that the figures are
-//! counts of instructions in dom0 and Xen. The pages are dom0's own, granted to itself; with `XPV_GUEST_GRANT`
+//! `tests/xen/run grant-costs` runs it where a nanosecond is an instruction, on one processor, so that the figures
+//! are counts of instructions in dom0 and Xen. The pages are dom0's own, granted to itself; with `XPV_GUEST_GRANT`
 //! (DOMID/GREF) that page of a guest's, as often as pages are wanted. With `XPV_BLOCK_DEVICE` the disk is read too.
 #![allow(unsafe_code)] // Addresses of memory are given to the kernel.
 
 use hypervisor::xen::Xen;
-use hypervisor::{Access, Channel, Copy, DomId, GrantRef, Hypervisor, Mapping, PAGE_SIZE, Place, Shared};
+use hypervisor::{Access, Channel, CopyOp, CopyPtr, DomId, GrantRef, Hypervisor, Mapping, PAGE_SIZE, Shared};
 use io_uring::{IoUring, opcode, types};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -76,9 +76,9 @@ impl Bench {
         say("map, touch each page, unmap: read-only", pages, nothing, || {
             let mapping = self.mapped(pages, Access::ReadOnly)?;
             for page in 0..pages {
-                let mut octet = [0u8];
-                mapping.slice(page, 0, 1).ok_or("inside")?.copy_to(&mut octet[..]);
-                black_box(octet);
+                let mut byte = [0u8];
+                mapping.slice(page, 0, 1).ok_or("inside")?.copy_to(&mut byte[..]);
+                black_box(byte);
             }
             Ok(())
         })
@@ -96,10 +96,10 @@ impl Bench {
 
     fn copied(&self, pages: usize, len: usize, from: bool) -> Any<()> {
         let op = |page: usize| {
-            let grant = Place::Grant { domid: self.peer, gref: self.refs[page], offset: 0 };
-            let memory = Place::Memory(self.page(page)?);
+            let grant = CopyPtr::Grant { domid: self.peer, gref: self.refs[page], offset: 0 };
+            let memory = CopyPtr::Memory(self.page(page)?);
             let (source, dest) = if from { (grant, memory) } else { (memory, grant) };
-            Ok(Copy::new(source, dest, len as u16))
+            Ok(CopyOp::new(source, dest, len as u16))
         };
         let mut ops = (0..pages).map(op).collect::<Any<Vec<_>>>()?;
         self.xen.copy(&mut ops)?;
@@ -115,9 +115,9 @@ impl Bench {
 
     /// Frames, and what a grant that stays mapped costs.
     fn small(&self, nothing: u64) -> Any<()> {
-        for octets in [64, 1514] {
-            let name = format!("grant copy of {octets} octets from the peer");
-            say(&name, 1, nothing, || self.copied(1, octets, true))?;
+        for bytes in [64, 1514] {
+            let name = format!("grant copy of {bytes} bytes from the peer");
+            say(&name, 1, nothing, || self.copied(1, bytes, true))?;
         }
         let kept = self.mapped(1, Access::ReadOnly)?;
         let (page, into) = (kept.slice(0, 0, PAGE_SIZE).ok_or("inside")?, self.page(0)?);
@@ -174,8 +174,8 @@ impl Bench {
 
     /// What it takes until a thread that sleeps is at work, and back.
     fn waking(&self, nothing: u64) -> Any<()> {
-        let listening = self.xen.listen(self.xen.domid())?;
-        let connected = self.xen.connect(self.xen.domid(), listening.port())?;
+        let listening = self.xen.alloc_unbound(self.xen.domid())?;
+        let connected = self.xen.bind_interdomain(self.xen.domid(), listening.port())?;
         connected.take()?;
         let wait = |channel: &dyn Channel| -> Any<()> {
             while !channel.take()? {
@@ -203,8 +203,8 @@ impl Bench {
     }
 
     fn events(&self, nothing: u64) -> Any<()> {
-        let listening = self.xen.listen(self.xen.domid())?;
-        let connected = self.xen.connect(self.xen.domid(), listening.port())?;
+        let listening = self.xen.alloc_unbound(self.xen.domid())?;
+        let connected = self.xen.bind_interdomain(self.xen.domid(), listening.port())?;
         connected.take()?;
         say("notify, and take at the other end", 0, nothing, || {
             connected.notify()?;
@@ -264,7 +264,7 @@ fn read(disk: &mut File, mut into: VolatileSlice<'_>) -> Any<()> {
     std::io::Seek::rewind(disk)?;
     match disk.read_volatile(&mut into)? {
         PAGE_SIZE => Ok(()),
-        short => Err(format!("read {short} octets").into()),
+        short => Err(format!("read {short} bytes").into()),
     }
 }
 

@@ -5,14 +5,14 @@ use vm_memory::VolatileSlice;
 
 /// Where a copy comes from or goes to.
 #[derive(Clone, Copy, Debug)]
-pub enum Place<'a> {
+pub enum CopyPtr<'a> {
     /// Part of a granted page: `GNTCOPY_{source,dest}_gref`.
     Grant {
         /// The granting domain.
         domid: DomId,
         /// Its reference.
         gref: GrantRef,
-        /// First octet in the page.
+        /// First byte in the page.
         offset: u16,
     },
     /// Our own memory, or a mapping; its length is not less than the copy's.
@@ -21,21 +21,21 @@ pub enum Place<'a> {
 
 /// One copy: `struct gnttab_copy` (grant_table.h:472).
 #[derive(Clone, Copy, Debug)]
-pub struct Copy<'a> {
+pub struct CopyOp<'a> {
     /// From here.
-    pub source: Place<'a>,
+    pub source: CopyPtr<'a>,
     /// To here.
-    pub dest: Place<'a>,
-    /// Octets; neither end may cross a page of a grant.
+    pub dest: CopyPtr<'a>,
+    /// Bytes; neither end may cross a page of a grant.
     pub len: u16,
     /// `GNTST_*`, written by the call: 0 where the copy was made.
     pub status: i16,
 }
 
-impl<'a> Copy<'a> {
+impl<'a> CopyOp<'a> {
     /// A copy not yet made.
     #[inline]
-    pub fn new(source: Place<'a>, dest: Place<'a>, len: u16) -> Self {
+    pub fn new(source: CopyPtr<'a>, dest: CopyPtr<'a>, len: u16) -> Self {
         Self { source, dest, len, status: 0 }
     }
 }

@@ -1,6 +1,6 @@
 //! What can go wrong at the seam, and whose word it was.
 
-use ring_abi::{DomId, GrantRef, Port};
+use ring_abi::{DomId, EventPort, GrantRef};
 use std::io;
 
 /// A result of the seam.
@@ -32,7 +32,7 @@ pub enum Error {
         /// The domain asked.
         peer: DomId,
         /// The port asked.
-        port: Port,
+        port: EventPort,
     },
     /// The other end of an event channel is gone.
     #[error("the other end of the event channel is gone")]

@@ -1,13 +1,13 @@
 //! Page flipping: pages that change their owner instead of being copied.
 //!
-//! A front end gives up pages ([`Hypervisor::give_up`]) and lets entries accept others in their stead
-//! ([`Hypervisor::accept`]). The back end claims what was given up ([`Hypervisor::claim`]), fills a page and gives
-//! it to an entry that accepts ([`Hypervisor::transfer`]): as XENMEM_decrease_reservation, GTF_accept_transfer,
-//! XENMEM_increase_reservation and GNTTABOP_transfer.
+//! A frontend gives up pages ([`Hypervisor::balloon_out`]) and lets entries accept others in their stead
+//! ([`Hypervisor::accept_transfer`]). The backend claims what was given up ([`Hypervisor::populate`]), fills a page
+//! and gives it to an entry that accepts ([`Hypervisor::transfer`]): as XENMEM_decrease_reservation,
+//! GTF_accept_transfer, XENMEM_increase_reservation and GNTTABOP_transfer.
 //!
-//! [`Hypervisor::give_up`]: crate::Hypervisor::give_up
-//! [`Hypervisor::accept`]: crate::Hypervisor::accept
-//! [`Hypervisor::claim`]: crate::Hypervisor::claim
+//! [`Hypervisor::balloon_out`]: crate::Hypervisor::balloon_out
+//! [`Hypervisor::accept_transfer`]: crate::Hypervisor::accept_transfer
+//! [`Hypervisor::populate`]: crate::Hypervisor::populate
 //! [`Hypervisor::transfer`]: crate::Hypervisor::transfer
 #![allow(unsafe_code)] // Pointers to memory that another domain writes.
 
@@ -55,7 +55,7 @@ impl Owned {
         self.base
     }
 
-    /// Octets of it; `None` if they are not inside.
+    /// Bytes of it; `None` if they are not inside.
     #[inline]
     pub fn slice(&self, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {
         if offset.checked_add(len)? > PAGE_SIZE {

@@ -8,18 +8,18 @@
 pub mod copy;
 pub mod error;
 pub mod flip;
-pub mod keep;
+pub mod inflight_dir;
 pub mod local;
 pub mod map;
 pub mod share;
 pub mod xen;
 
-pub use copy::{Copy, Place, Transfer};
+pub use copy::{CopyOp, CopyPtr, Transfer};
 pub use error::{Error, Result};
 pub use flip::{Accept, Owned};
-pub use keep::{Keep, Kept};
+pub use inflight_dir::{InflightDir, InflightRegion};
 pub use map::{Contiguous, Mapping};
-pub use ring_abi::{DomId, GrantRef, PAGE_SIZE, Port};
+pub use ring_abi::{DomId, EventPort, GrantRef, PAGE_SIZE};
 pub use share::Shared;
 
 use std::io::{Read, Write};
@@ -40,8 +40,8 @@ impl<T: Read + Write + AsFd + Send> Stream for T {}
 
 /// One end of an interdomain event channel. Its descriptor is readable while an event is pending.
 pub trait Channel: AsFd + Send + Sync {
-    /// This end's number in this domain: what a front end writes into `event-channel`.
-    fn port(&self) -> Port;
+    /// This end's number in this domain: what a frontend writes into `event-channel`.
+    fn port(&self) -> EventPort;
     /// Sends an event to the other end. Events that were not taken yet merge: into one on `local`, into two on Xen,
     /// where those sent after the first was delivered come once more when it is taken.
     ///
@@ -76,9 +76,9 @@ pub trait Hypervisor: Send + Sync {
     /// [`Error::Grant`] names the first reference that was refused and why.
     fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Mapping>;
 
-    /// Whether every [`Hypervisor::map`] costs system calls: then what is looked at once is better copied, a whole batch
-    /// of it by one call.
-    fn maps_by_call(&self) -> bool {
+    /// Whether every [`Hypervisor::map`] costs system calls: then what is looked at once is better copied, a whole
+    /// batch of it by one call.
+    fn map_is_expensive(&self) -> bool {
         false
     }
 
@@ -93,7 +93,7 @@ pub trait Hypervisor: Send + Sync {
     ///
     /// # Errors
     /// Only where the whole batch could not be tried.
-    fn copy(&self, ops: &mut [Copy<'_>]) -> Result<()>;
+    fn copy(&self, ops: &mut [CopyOp<'_>]) -> Result<()>;
 
     /// Gives pages to peers that accept them: `GNTTABOP_transfer`.
     ///
@@ -108,7 +108,7 @@ pub trait Hypervisor: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Unsupported`] where this world's user space cannot transfer.
-    fn give_up(&self, peer: DomId, pages: usize) -> Result<usize> {
+    fn balloon_out(&self, peer: DomId, pages: usize) -> Result<usize> {
         let _ = (peer, pages);
         Err(Error::Unsupported("giving up pages"))
     }
@@ -118,7 +118,7 @@ pub trait Hypervisor: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Unsupported`] where this world's user space cannot transfer.
-    fn reclaim(&self, peer: DomId) -> Result<usize> {
+    fn balloon_in(&self, peer: DomId) -> Result<usize> {
         let _ = peer;
         Err(Error::Unsupported("reclaiming pages"))
     }
@@ -127,7 +127,7 @@ pub trait Hypervisor: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Unsupported`] where this world's user space cannot transfer.
-    fn claim(&self, peer: DomId, pages: usize, into: &mut Vec<Owned>) -> Result<()> {
+    fn populate(&self, peer: DomId, pages: usize, into: &mut Vec<Owned>) -> Result<()> {
         let _ = (peer, pages, into);
         Err(Error::Unsupported("claiming pages"))
     }
@@ -136,19 +136,19 @@ pub trait Hypervisor: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Unsupported`] where this world's user space cannot transfer; [`Error::NoSpace`].
-    fn accept(&self, peer: DomId, entries: usize) -> Result<Box<dyn Accept>> {
+    fn accept_transfer(&self, peer: DomId, entries: usize) -> Result<Box<dyn Accept>> {
         let _ = (peer, entries);
         Err(Error::Unsupported("accepting pages"))
     }
 
     /// A new event channel that waits for `peer` to connect: `EVTCHNOP_alloc_unbound`.
-    fn listen(&self, peer: DomId) -> Result<Box<dyn Channel>>;
+    fn alloc_unbound(&self, peer: DomId) -> Result<Box<dyn Channel>>;
 
     /// Connects to `port`, on which `peer` listens for us: `EVTCHNOP_bind_interdomain`. Our end starts pending.
     ///
     /// # Errors
     /// [`Error::NoSuchPort`] where nobody listens there for this domain.
-    fn connect(&self, peer: DomId, port: Port) -> Result<Box<dyn Channel>>;
+    fn bind_interdomain(&self, peer: DomId, port: EventPort) -> Result<Box<dyn Channel>>;
 
     /// A connection to the store that speaks `xs_wire`, with this domain's rights.
     fn store(&self) -> Result<Box<dyn Stream>>;

@@ -41,7 +41,7 @@ unsafe impl Sync for Mapping {}
 
 impl Mapping {
     /// # Safety
-    /// Every page is `PAGE_SIZE` readable (and, for [`Access::ReadWrite`], writable) octets that stay mapped until
+    /// Every page is `PAGE_SIZE` readable (and, for [`Access::ReadWrite`], writable) bytes that stay mapped until
     /// `owner.unmap` is called with them, which the mapping does once, when it is dropped.
     pub unsafe fn new(pages: SmallVec<[Page; INLINE_PAGES]>, access: Access, owner: Arc<dyn Unmap>) -> Self {
         Self { pages, access, owner }
@@ -74,7 +74,7 @@ impl Mapping {
         self.pages[page].token
     }
 
-    /// Part of a page, in octets; `None` if it is not inside.
+    /// Part of a page, in bytes; `None` if it is not inside.
     #[inline]
     pub fn slice(&self, page: usize, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {
         let base = self.pages.get(page)?.base;

@@ -68,7 +68,7 @@ impl Shared {
         unsafe { self.base.add(page * PAGE_SIZE) }
     }
 
-    /// Octets of the region, across pages; `None` if they are not inside.
+    /// Bytes of the region, across pages; `None` if they are not inside.
     #[inline]
     pub fn slice(&self, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {
         if offset.checked_add(len)? > self.refs.len() * PAGE_SIZE {

@@ -31,8 +31,8 @@ pub(crate) fn readable(channel: &dyn Channel) -> bool {
     poll(&mut fds, PollTimeout::try_from(BOUND).expect("a bound")).expect("poll") == 1
 }
 
-pub(crate) fn octet(slice: Option<VolatileSlice<'_>>) -> u8 {
-    let mut octet = [0u8];
-    slice.expect("inside").copy_to(&mut octet[..]);
-    octet[0]
+pub(crate) fn byte(slice: Option<VolatileSlice<'_>>) -> u8 {
+    let mut byte = [0u8];
+    slice.expect("inside").copy_to(&mut byte[..]);
+    byte[0]
 }

@@ -4,7 +4,7 @@
 //! pass; the scenario counts that they ran.
 
 use hypervisor::xen::Xen;
-use hypervisor::{Access, Copy, DomId, Error, GrantRef, Hypervisor, Mapping, Place, Port, Shared};
+use hypervisor::{Access, CopyOp, CopyPtr, DomId, Error, EventPort, GrantRef, Hypervisor, Mapping, Shared};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::OpenOptions;
 use std::os::fd::AsFd;
@@ -24,14 +24,14 @@ fn xen() -> Option<Xen> {
     Some(xen)
 }
 
-fn write(shared: &Shared, offset: usize, octets: &[u8]) {
-    shared.slice(offset, octets.len()).expect("inside").copy_from(octets);
+fn write(shared: &Shared, offset: usize, bytes: &[u8]) {
+    shared.slice(offset, bytes.len()).expect("inside").copy_from(bytes);
 }
 
 fn read(mapping: &Mapping, page: usize, offset: usize, len: usize) -> Vec<u8> {
-    let mut octets = vec![0; len];
-    mapping.slice(page, offset, len).expect("inside").copy_to(&mut octets[..]);
-    octets
+    let mut bytes = vec![0; len];
+    mapping.slice(page, offset, len).expect("inside").copy_to(&mut bytes[..]);
+    bytes
 }
 
 /// Whether the descriptor becomes readable within 10 s.
@@ -55,9 +55,9 @@ fn a_shared_page_can_be_mapped_and_seen_both_ways() {
     assert_eq!(read(&mapping, 1, 5, 14), b"from the owner");
     assert_eq!(read(&mapping, 2, 0, 4096), vec![0; 4096], "fresh pages are zeroed");
     mapping.slice(2, 100, 3).expect("inside").copy_from(b"abc");
-    let mut octets = [0u8; 3];
-    shared.slice(2 * 4096 + 100, 3).expect("inside").copy_to(&mut octets[..]);
-    assert_eq!(&octets, b"abc");
+    let mut bytes = [0u8; 3];
+    shared.slice(2 * 4096 + 100, 3).expect("inside").copy_to(&mut bytes[..]);
+    assert_eq!(&bytes, b"abc");
 }
 
 #[test]
@@ -87,11 +87,11 @@ fn each_copy_has_its_own_status() {
     let shared = xen.share(SELF, 1, Access::ReadWrite).expect("shares");
     write(&shared, 10, b"payload");
     let (mut first, mut second, mut third) = ([0u8; 7], [0u8; 7], [0u8; 7]);
-    let from = |gref, offset| Place::Grant { domid: SELF, gref, offset };
+    let from = |gref, offset| CopyPtr::Grant { domid: SELF, gref, offset };
     let mut ops = [
-        Copy::new(from(GrantRef(0x00ff_fff0), 10), Place::Memory(VolatileSlice::from(&mut first[..])), 7),
-        Copy::new(from(shared.refs()[0], 4090), Place::Memory(VolatileSlice::from(&mut second[..])), 7),
-        Copy::new(from(shared.refs()[0], 10), Place::Memory(VolatileSlice::from(&mut third[..])), 7),
+        CopyOp::new(from(GrantRef(0x00ff_fff0), 10), CopyPtr::Memory(VolatileSlice::from(&mut first[..])), 7),
+        CopyOp::new(from(shared.refs()[0], 4090), CopyPtr::Memory(VolatileSlice::from(&mut second[..])), 7),
+        CopyOp::new(from(shared.refs()[0], 10), CopyPtr::Memory(VolatileSlice::from(&mut third[..])), 7),
     ];
     xen.copy(&mut ops).expect("the batch is tried");
     let status = ops.map(|op| op.status);
@@ -107,22 +107,22 @@ fn copies_go_from_grant_to_grant_and_out_of_and_into_mappings() {
     let dest = xen.share(SELF, 1, Access::ReadWrite).expect("shares");
     write(&source, 0, b"one two three");
     let mapping = xen.map(SELF, dest.refs(), Access::ReadWrite).expect("maps");
-    let mapped = |offset, len| Place::Memory(mapping.slice(0, offset, len).expect("inside"));
-    let granted = |gref, offset| Place::Grant { domid: SELF, gref, offset };
+    let mapped = |offset, len| CopyPtr::Memory(mapping.slice(0, offset, len).expect("inside"));
+    let granted = |gref, offset| CopyPtr::Grant { domid: SELF, gref, offset };
     let mut ops = [
-        Copy::new(granted(source.refs()[0], 0), granted(dest.refs()[0], 100), 3),
-        Copy::new(granted(source.refs()[0], 4), mapped(104, 3), 3),
+        CopyOp::new(granted(source.refs()[0], 0), granted(dest.refs()[0], 100), 3),
+        CopyOp::new(granted(source.refs()[0], 4), mapped(104, 3), 3),
     ];
     xen.copy(&mut ops).expect("the batch is tried");
     assert_eq!(ops.map(|op| op.status), [0, 0]);
     assert_eq!(read(&mapping, 0, 100, 7), b"one\0two");
 
-    let mut back = [Copy::new(mapped(100, 7), granted(source.refs()[0], 2000), 7)];
+    let mut back = [CopyOp::new(mapped(100, 7), granted(source.refs()[0], 2000), 7)];
     xen.copy(&mut back).expect("the batch is tried");
     assert_eq!(back[0].status, 0);
-    let mut octets = [0u8; 7];
-    source.slice(2000, 7).expect("inside").read_slice(&mut octets, 0).expect("inside");
-    assert_eq!(&octets, b"one\0two");
+    let mut bytes = [0u8; 7];
+    source.slice(2000, 7).expect("inside").read_slice(&mut bytes, 0).expect("inside");
+    assert_eq!(&bytes, b"one\0two");
 }
 
 /// A page that a guest granted to us: its disk's ring, which nobody uses as long as nobody serves it. The scenario
@@ -139,21 +139,21 @@ fn a_page_of_another_domain_is_copied_through_its_mapping() {
     let Some(xen) = xen() else { return };
     let Some((domid, gref)) = guests_page() else { return };
     let mapping = xen.map(domid, &[gref], Access::ReadWrite).expect("maps");
-    let mapped = |offset| Place::Memory(mapping.slice(0, offset, 7).expect("inside"));
+    let mapped = |offset| CopyPtr::Memory(mapping.slice(0, offset, 7).expect("inside"));
     mapping.slice(0, 2000, 7).expect("inside").copy_from(b"payload");
 
     let ours = xen.share(SELF, 1, Access::ReadWrite).expect("shares");
-    let granted = |offset| Place::Grant { domid: SELF, gref: ours.refs()[0], offset };
+    let granted = |offset| CopyPtr::Grant { domid: SELF, gref: ours.refs()[0], offset };
     let mut ops = [
-        Copy::new(mapped(2000), granted(0), 7),
-        Copy::new(Place::Grant { domid, gref, offset: 2000 }, granted(10), 7),
-        Copy::new(granted(0), mapped(3000), 7),
+        CopyOp::new(mapped(2000), granted(0), 7),
+        CopyOp::new(CopyPtr::Grant { domid, gref, offset: 2000 }, granted(10), 7),
+        CopyOp::new(granted(0), mapped(3000), 7),
     ];
     xen.copy(&mut ops).expect("the batch is tried");
     assert_eq!(ops.map(|op| op.status), [0, 0, 0]);
-    let mut octets = [0u8; 17];
-    ours.slice(0, 17).expect("inside").copy_to(&mut octets[..]);
-    assert_eq!(&octets, b"payload\0\0\0payload");
+    let mut bytes = [0u8; 17];
+    ours.slice(0, 17).expect("inside").copy_to(&mut bytes[..]);
+    assert_eq!(&bytes, b"payload\0\0\0payload");
     assert_eq!(read(&mapping, 0, 3000, 7), b"payload");
     println!("copied through a mapping of domain {domid}");
 }
@@ -175,8 +175,8 @@ fn a_disk_is_read_straight_into_a_page_of_another_domain() {
 #[test]
 fn events_go_both_ways() {
     let Some(xen) = xen() else { return };
-    let listening = xen.listen(SELF).expect("listens");
-    let connected = xen.connect(SELF, listening.port()).expect("connects");
+    let listening = xen.alloc_unbound(SELF).expect("listens");
+    let connected = xen.bind_interdomain(SELF, listening.port()).expect("connects");
     assert!(readable(connected.as_fd()), "the connecting end starts pending");
     assert!(connected.take().expect("takes"));
     assert!(!connected.take().expect("takes"));
@@ -192,8 +192,8 @@ fn events_go_both_ways() {
 #[test]
 fn a_port_never_given_and_a_domain_that_is_not_there_are_told_apart() {
     let Some(xen) = xen() else { return };
-    assert!(matches!(xen.connect(SELF, Port(3000)), Err(Error::NoSuchPort { .. })));
-    assert!(matches!(xen.connect(DomId(999), Port(1)), Err(Error::NoSuchDomain(DomId(999)))));
+    assert!(matches!(xen.bind_interdomain(SELF, EventPort(3000)), Err(Error::NoSuchPort { .. })));
+    assert!(matches!(xen.bind_interdomain(DomId(999), EventPort(1)), Err(Error::NoSuchDomain(DomId(999)))));
     assert!(matches!(
         xen.map(DomId(999), &[GrantRef(8)], Access::ReadOnly),
         Err(Error::NoSuchDomain(DomId(999)))
@@ -201,23 +201,23 @@ fn a_port_never_given_and_a_domain_that_is_not_there_are_told_apart() {
 }
 
 #[test]
-fn an_unmap_clears_an_octet_and_sends_an_event() {
+fn an_unmap_clears_an_byte_and_sends_an_event() {
     let Some(xen) = xen() else { return };
     let shared = xen.share(SELF, 1, Access::ReadWrite).expect("shares");
     write(&shared, 77, b"\x01");
-    let listening = xen.listen(SELF).expect("listens");
-    let connected = xen.connect(SELF, listening.port()).expect("connects");
+    let listening = xen.alloc_unbound(SELF).expect("listens");
+    let connected = xen.bind_interdomain(SELF, listening.port()).expect("connects");
     let mapping = xen.map(SELF, shared.refs(), Access::ReadWrite).expect("maps");
     xen.notify_on_unmap(&mapping, Some(77), Some(connected.port())).expect("is ordered");
     drop(mapping);
     assert!(readable(listening.as_fd()));
-    let mut octet = [1u8];
-    shared.slice(77, 1).expect("inside").copy_to(&mut octet[..]);
-    assert_eq!(octet, [0]);
+    let mut byte = [1u8];
+    shared.slice(77, 1).expect("inside").copy_to(&mut byte[..]);
+    assert_eq!(byte, [0]);
 }
 
 #[test]
-fn a_page_still_mapped_keeps_its_octets_after_the_grant_ended() {
+fn a_page_still_mapped_keeps_its_bytes_after_the_grant_ended() {
     let Some(xen) = xen() else { return };
     let shared = xen.share(SELF, 1, Access::ReadWrite).expect("shares");
     write(&shared, 0, b"mine");

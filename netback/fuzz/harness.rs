@@ -1,4 +1,4 @@
-//! Drives the cores of both rings by a script of octets that a hostile guest could have written. Run by the fuzz
+//! Drives the cores of both rings by a script of bytes that a hostile guest could have written. Run by the fuzz
 //! targets and, with random scripts, by the crate's tests.
 #![allow(unsafe_code)] // Ring memory on the heap.
 
@@ -41,21 +41,21 @@ impl Page {
         &self.0[at % WORDS]
     }
 
-    /// A word of a slot of `octets`.
-    pub(crate) fn slot(&self, octets: usize, index: u32, word: usize) -> &AtomicU32 {
-        &self.0[(HEADER_LEN + (index as usize % 256) * octets) / 4 + word]
+    /// A word of a slot of `bytes`.
+    pub(crate) fn slot(&self, bytes: usize, index: u32, word: usize) -> &AtomicU32 {
+        &self.0[(HEADER_LEN + (index as usize % 256) * bytes) / 4 + word]
     }
 }
 
-/// Octets of a script, zeros after its end.
+/// Bytes of a script, zeros after its end.
 struct Script<'a>(std::slice::Iter<'a, u8>);
 
 impl Script<'_> {
-    fn octet(&mut self) -> u8 {
+    fn byte(&mut self) -> u8 {
         self.0.next().copied().unwrap_or(0)
     }
     fn word(&mut self) -> u32 {
-        u32::from_le_bytes([self.octet(), self.octet(), self.octet(), self.octet()])
+        u32::from_le_bytes([self.byte(), self.byte(), self.byte(), self.byte()])
     }
     fn is_over(&self) -> bool {
         self.0.len() == 0
@@ -69,12 +69,12 @@ pub(crate) fn tx(script: &[u8]) {
     let mut script = Script(script.iter());
     let (mut produced, mut answers) = (0u32, 0u32);
     while !script.is_over() {
-        match script.octet() % 8 {
+        match script.byte() % 8 {
             0 => page.word(REQ_PROD).store(script.word(), Relaxed),
             1..=4 => write_request(&page, produced, &mut script),
             _ => {
                 page.word(REQ_PROD).store(produced, Relaxed);
-                match poll(&mut tx, script.octet()) {
+                match poll(&mut tx, script.byte()) {
                     Some(answered) => answers = answers.wrapping_add(answered),
                     None => return,
                 }
@@ -90,9 +90,9 @@ pub(crate) fn tx(script: &[u8]) {
 
 /// Likely and unlikely values in equal parts: purely random ones hardly ever make a packet of several slots.
 fn write_request(page: &Page, index: u32, script: &mut Script<'_>) {
-    let kind = script.octet();
-    let flags = u32::from(script.octet() & 0x1f);
-    let size = if kind & 1 == 0 { u32::from(script.octet()) * 8 } else { script.word() & 0xffff };
+    let kind = script.byte();
+    let flags = u32::from(script.byte() & 0x1f);
+    let size = if kind & 1 == 0 { u32::from(script.byte()) * 8 } else { script.word() & 0xffff };
     let offset = if kind & 2 == 0 { 0 } else { script.word() & 0xffff };
     let extra = kind & 0x1c == 4;
     let first = if extra { script.word() & 0x0003_0107 } else { script.word() };
@@ -142,8 +142,8 @@ pub(crate) fn rx(script: &[u8]) {
     let (mut produced, mut responses) = (0u32, 0u32);
     let mut ids = Vec::new();
     while !script.is_over() {
-        match script.octet() % 8 {
-            0 if script.octet() == 0 => {
+        match script.byte() % 8 {
+            0 if script.byte() == 0 => {
                 page.word(REQ_PROD).store(script.word(), Relaxed);
                 let _ = rx.posted();
                 if rx.place(Shape { len: 60, ..Shape::default() }, &mut Vec::new()).is_err() {
@@ -172,10 +172,10 @@ pub(crate) fn rx(script: &[u8]) {
 fn round(rx: &mut Rx<Page, Page>, page: &Page, ids: &[u16], first: u32, script: &mut Script<'_>) -> u32 {
     let mut next = first;
     let mut expected = Vec::new();
-    for number in 0..script.octet() % 8 {
+    for number in 0..script.byte() % 8 {
         let len = usize::from(script.word() as u16).max(14);
-        let len = if script.octet() & 1 == 0 { len } else { len % 2000 + 14 };
-        let gso = (script.octet() & 3 == 0).then_some((1, 1448));
+        let len = if script.byte() & 1 == 0 { len } else { len % 2000 + 14 };
+        let gso = (script.byte() & 3 == 0).then_some((1, 1448));
         let shape = Shape { len, flags: RxFlags::DATA_VALIDATED, gso };
         let mut fills = Vec::new();
         match rx.place(shape, &mut fills).expect("the producer is honest") {

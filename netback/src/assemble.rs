@@ -22,12 +22,12 @@ pub enum Fault {
     /// More slots than the worst that was ever legal: `fatal_skb_slots` of Linux.
     #[error("netif tx: a packet of more than {SLOTS_FATAL} slots")]
     Slots,
-    /// A slot's octets are not in one page.
-    #[error("netif tx: {size} octets at {offset} cross the page's end")]
+    /// A slot's bytes are not in one page.
+    #[error("netif tx: {size} bytes at {offset} cross the page's end")]
     Page {
-        /// First octet in the page.
+        /// First byte in the page.
         offset: u16,
-        /// Octets.
+        /// Bytes.
         size: u16,
     },
     /// An extra of a type that no version of the protocol has.
@@ -37,23 +37,23 @@ pub enum Fault {
     #[error("netif tx: more than {EXTRAS} extras in one packet")]
     Extras,
     /// A segmentation that cannot be done.
-    #[error("netif tx: segmentation of type {gso_type} into {size} octets")]
+    #[error("netif tx: segmentation of type {gso_type} into {size} bytes")]
     Gso {
-        /// Octets of payload in each segment.
+        /// Bytes of payload in each segment.
         size: u16,
         /// `XEN_NETIF_GSO_TYPE_*`.
         gso_type: u8,
     },
 }
 
-/// Octets of one slot, inside one granted page.
+/// Bytes of one slot, inside one granted page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Part {
     /// The granted page.
     pub gref: GrantRef,
-    /// First octet in the page.
+    /// First byte in the page.
     pub offset: u16,
-    /// Octets; may be 0. With `offset` never past the page's end.
+    /// Bytes; may be 0. With `offset` never past the page's end.
     pub size: u16,
 }
 
@@ -70,7 +70,7 @@ pub enum Refusal {
     Multicast,
 }
 
-/// One packet: where its octets lie, what is said of them and whom to answer.
+/// One packet: where its bytes lie, what is said of them and whom to answer.
 #[derive(Clone, Debug, Default)]
 pub struct Packet {
     size: u16,
@@ -84,7 +84,7 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// Octets of the whole packet; at least [`SHORTEST`] unless refused.
+    /// Bytes of the whole packet; at least [`SHORTEST`] unless refused.
     #[inline]
     pub fn size(&self) -> usize {
         self.size.into()
@@ -96,7 +96,7 @@ impl Packet {
         self.flags
     }
 
-    /// Segmentation wanted: `XEN_NETIF_GSO_TYPE_*`, one of the two, and the octets of each segment, not 0.
+    /// Segmentation wanted: `XEN_NETIF_GSO_TYPE_*`, one of the two, and the bytes of each segment, not 0.
     #[inline]
     pub fn gso(&self) -> Option<(u8, u16)> {
         self.gso
@@ -113,7 +113,7 @@ impl Packet {
         self.refusal
     }
 
-    /// Where the octets lie, in order; their sizes sum to [`Packet::size`] unless refused.
+    /// Where the bytes lie, in order; their sizes sum to [`Packet::size`] unless refused.
     #[inline]
     pub fn parts(&self) -> &[Part] {
         &self.parts

@@ -1,4 +1,4 @@
-//! Frames for a guest that has posted no buffers: bounded in number, octets and time (XSA-392).
+//! Frames for a guest that has posted no buffers: bounded in number, bytes and time (XSA-392).
 //!
 //! A payload is copied when it is queued: a guest that does not take its frames must not hold the pages, and so the
 //! transmit ring, of those who send to it.
@@ -13,15 +13,15 @@ use std::time::{Duration, Instant};
 pub struct Limits {
     /// Frames.
     pub frames: usize,
-    /// Octets in all.
-    pub octets: usize,
+    /// Bytes in all.
+    pub bytes: usize,
     /// How long a guest may post no buffer before its frames are dropped: Linux's `rx_stall_timeout`.
     pub stall: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { frames: 256, octets: 1 << 20, stall: Duration::from_secs(10) }
+        Self { frames: 256, bytes: 1 << 20, stall: Duration::from_secs(10) }
     }
 }
 
@@ -30,7 +30,7 @@ impl Default for Limits {
 pub struct Backlog {
     limits: Limits,
     queue: VecDeque<Frame>,
-    octets: usize,
+    bytes: usize,
     /// When the guest last took a frame, or the first of these began to wait.
     since: Option<Instant>,
     stalled: bool,
@@ -39,7 +39,7 @@ pub struct Backlog {
 impl Backlog {
     /// An empty queue.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, queue: VecDeque::new(), octets: 0, since: None, stalled: false }
+        Self { limits, queue: VecDeque::new(), bytes: 0, since: None, stalled: false }
     }
 
     /// Whether nothing waits.
@@ -60,12 +60,12 @@ impl Backlog {
 
     /// Queues a copy; `false` if there is no room, or the guest has stalled.
     pub fn push(&mut self, frame: &Frame, now: Instant) -> bool {
-        let fits = self.queue.len() < self.limits.frames && self.octets + frame.len() <= self.limits.octets;
+        let fits = self.queue.len() < self.limits.frames && self.bytes + frame.len() <= self.limits.bytes;
         if self.stalled || !fits {
             return false;
         }
         self.queue.push_back(own(frame));
-        self.octets += frame.len();
+        self.bytes += frame.len();
         self.since.get_or_insert(now);
         true
     }
@@ -83,7 +83,7 @@ impl Backlog {
     /// The guest has taken the first `count` frames.
     pub fn taken(&mut self, count: usize, now: Instant) {
         for frame in self.queue.drain(..count.min(self.queue.len())) {
-            self.octets -= frame.len();
+            self.bytes -= frame.len();
         }
         self.since = (!self.queue.is_empty()).then_some(now);
         self.stalled = false;
@@ -108,7 +108,7 @@ impl Backlog {
     pub fn clear(&mut self) -> usize {
         let count = self.queue.len();
         self.queue.clear();
-        (self.octets, self.since) = (0, None);
+        (self.bytes, self.since) = (0, None);
         count
     }
 }
@@ -128,11 +128,11 @@ mod tests {
     use super::*;
 
     fn limits() -> Limits {
-        Limits { frames: 3, octets: 1000, stall: Duration::from_secs(10) }
+        Limits { frames: 3, bytes: 1000, stall: Duration::from_secs(10) }
     }
 
     #[test]
-    fn bounds_in_frames_and_octets() {
+    fn bounds_in_frames_and_bytes() {
         let (now, mut backlog) = (Instant::now(), Backlog::new(limits()));
         assert!(backlog.push(&Frame::from_slice(&[1; 900]), now));
         assert!(!backlog.push(&Frame::from_slice(&[1; 101]), now));

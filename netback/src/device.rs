@@ -1,22 +1,22 @@
 //! The driver for devices of kind `vif`: joins the handshake to the bridge.
 
 use crate::handshake::{Agreed, Handshake, MTU_MAX, Step, offer};
-use crate::journals::Journals;
-use crate::vif::{Begin, Config, Failed, OnFailure, Vif};
+use crate::response_logs::ResponseLogs;
+use crate::vif::{Config, Failed, OnFailure, Recovery, Vif};
 use bridge::{Bridge, Counters};
 use hypervisor::Hypervisor;
 use nix::errno::Errno;
 use ring_abi::DomId;
 use std::sync::{Arc, Mutex, PoisonError};
-use xenstore::driver::{Answer, BackDevice, BackDriver, Failure, Nudge, View};
+use xenstore::driver::{Answer, BackDevice, BackDriver, Failure, View, Waker};
 use xenstore::xenbus::Device;
 use xenstore::{Keys, XenbusState};
 
 /// Finds where a vif goes, by what stands in its keys; or tells why that cannot be.
-pub type Find = Box<dyn FnMut(&Device, &Keys) -> Result<Place, Failure> + Send>;
+pub type Resolver = Box<dyn FnMut(&Device, &Keys) -> Result<Attachment, Failure> + Send>;
 
 /// Where a vif goes.
-pub struct Place {
+pub struct Attachment {
     /// The bridge it joins.
     pub bridge: Arc<Bridge>,
     /// What bounds the frames that the guest is sent: the key `mtu`; or, where not, an interface of this machine that
@@ -26,7 +26,7 @@ pub struct Place {
     pub clear: Option<Box<dyn FnOnce() + Send>>,
 }
 
-impl Place {
+impl Attachment {
     /// A bridge where the vif is one port of many.
     pub fn port_of(bridge: Arc<Bridge>) -> Self {
         Self { bridge, bounded: true, clear: None }
@@ -45,7 +45,7 @@ pub fn vif_name(device: &Device, keys: &Keys) -> String {
 pub struct Driver {
     hv: Arc<dyn Hypervisor>,
     config: Config,
-    find: Find,
+    find: Resolver,
 }
 
 impl Driver {
@@ -53,7 +53,7 @@ impl Driver {
     pub fn new(
         hv: Arc<dyn Hypervisor>,
         config: Config,
-        find: impl FnMut(&Device, &Keys) -> Result<Place, Failure> + Send + 'static,
+        find: impl FnMut(&Device, &Keys) -> Result<Attachment, Failure> + Send + 'static,
     ) -> Self {
         Self { hv, config, find: Box::new(find) }
     }
@@ -64,19 +64,19 @@ impl BackDriver for Driver {
         "vif"
     }
 
-    fn probe(&mut self, device: &Device, view: &View, nudge: Nudge) -> Result<Box<dyn BackDevice>, Failure> {
+    fn probe(&mut self, device: &Device, view: &View, waker: Waker) -> Result<Box<dyn BackDevice>, Failure> {
         let place = (self.find)(device, &view.own)?;
         let name = vif_name(device, &view.own);
-        let journals = self.config.keep.clone().map(|keep| Journals::new(keep, device));
+        let response_logs = self.config.keep.clone().map(|keep| ResponseLogs::new(keep, device));
         let mut vif = VifDevice {
             hv: self.hv.clone(),
             config: self.config.clone(),
             guest: DomId(device.front),
             place,
             name,
-            nudge,
+            waker,
             handshake: Handshake::default(),
-            journals,
+            response_logs,
             stopped: false,
             end: Arc::default(),
         };
@@ -87,7 +87,7 @@ impl BackDriver for Driver {
 
 /// How a port ends by itself.
 enum End {
-    /// The front end let go of its event channels: it closes, or is dead.
+    /// The frontend let go of its event channels: it closes, or is dead.
     Gone,
     /// It broke the protocol, or something failed here.
     Failed(String),
@@ -98,11 +98,11 @@ struct VifDevice {
     hv: Arc<dyn Hypervisor>,
     config: Config,
     guest: DomId,
-    place: Place,
+    place: Attachment,
     name: String,
-    nudge: Nudge,
+    waker: Waker,
     handshake: Handshake,
-    journals: Option<Journals>,
+    response_logs: Option<ResponseLogs>,
     /// What stands here is left to a successor.
     stopped: bool,
     /// How the port ended by itself, told by the bridge's thread.
@@ -119,22 +119,22 @@ impl VifDevice {
             .map_err(|error| Failure::new(Errno::EINVAL as i32, error))
     }
 
-    /// What an earlier process has left in the midst of its service goes on here; the front end does not notice. Where
+    /// What an earlier process has left in the midst of its service goes on here; the frontend does not notice. Where
     /// that cannot be, both ends begin anew.
     fn resume(&mut self, view: &View) -> Result<(), Failure> {
         if [view.own_state, view.other_state] != [XenbusState::Connected; 2] {
             return Ok(());
         }
-        let Some(journals) = self.journals.take() else { return Ok(()) };
+        let Some(response_logs) = self.response_logs.take() else { return Ok(()) };
         let resumed = self.agree(view).and_then(|agreed| {
-            self.start(&agreed, Begin::Left(&journals)).map_err(|failed| {
+            self.start(&agreed, Recovery::Resume(&response_logs)).map_err(|failed| {
                 use hypervisor::Error::{Busy, NoSuchPort};
-                let busy = matches!(failed, Failed::Seam(Busy(_) | NoSuchPort { .. }));
+                let busy = matches!(failed, Failed::Hypervisor(Busy(_) | NoSuchPort { .. }));
                 // The earlier process lets go of these when it is gone, and that may be a moment from now.
                 Failure::new(if busy { Errno::EBUSY } else { Errno::EIO } as i32, failed)
             })
         });
-        self.journals = Some(journals);
+        self.response_logs = Some(response_logs);
         match resumed {
             Ok(()) => {
                 self.handshake.set_connected(true);
@@ -154,55 +154,52 @@ impl VifDevice {
 
     fn connect(&mut self, view: &View) -> Result<(), Failure> {
         let agreed = self.agree(view)?;
-        let journals = self.journals.take();
-        let begin = journals.as_ref().map_or(Begin::New, Begin::Noted);
+        let response_logs = self.response_logs.take();
+        let begin = response_logs.as_ref().map_or(Recovery::None, Recovery::Record);
         let started = self.start(&agreed, begin);
-        self.journals = journals;
+        self.response_logs = response_logs;
         started.map_err(|error| Failure::new(Errno::EIO as i32, error))?;
         tracing::info!(vif = self.name, caps = ?agreed.caps, "connected");
         Ok(())
     }
 
-    fn start(&mut self, agreed: &Agreed, begin: Begin<'_>) -> Result<(), Failed> {
+    fn start(&mut self, agreed: &Agreed, begin: Recovery<'_>) -> Result<(), Failed> {
         let tell = self.on_failure();
         let vif = Vif::begin(&self.hv, self.guest, agreed, &self.config, begin, tell)?;
-        self.place
-            .bridge
-            .attach(&self.name, Box::new(vif))
-            .map_err(|e| Failed::Ours(std::io::Error::other(e)))
+        self.place.bridge.attach(&self.name, Box::new(vif)).map_err(|e| Failed::Io(std::io::Error::other(e)))
     }
 
     fn on_failure(&mut self) -> OnFailure {
         // A cell of its own, so that the word of an earlier connection's end is not taken for this one's.
         self.end = Arc::default();
-        let (cell, nudge) = (self.end.clone(), self.nudge.clone());
+        let (cell, waker) = (self.end.clone(), self.waker.clone());
         Box::new(move |failed: &Failed| {
             let end = match failed {
-                Failed::Seam(hypervisor::Error::Closed) => End::Gone,
+                Failed::Hypervisor(hypervisor::Error::Closed) => End::Gone,
                 other => End::Failed(other.to_string()),
             };
             *cell.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
-            nudge.nudge();
+            waker.wake();
         })
     }
 
     /// Ends the connection for good.
     fn disconnect(&self) {
         self.detach();
-        self.journals.iter().for_each(Journals::forget);
+        self.response_logs.iter().for_each(ResponseLogs::forget);
     }
 
     fn detach(&self) {
         // A port that failed is gone already.
         if let Ok(port) = self.place.bridge.detach(&self.name) {
             let counters = port.stats().read();
-            let Counters { rx_frames, rx_octets, tx_frames, tx_octets, .. } = counters;
+            let Counters { rx_frames, rx_bytes, tx_frames, tx_bytes, .. } = counters;
             tracing::info!(
                 vif = self.name,
                 rx_frames,
-                rx_octets,
+                rx_bytes,
                 tx_frames,
-                tx_octets,
+                tx_bytes,
                 dropped = counters.all_dropped(),
                 "disconnected"
             );

@@ -1,18 +1,18 @@
-//! A vif's handshake as values: what the back end offers, what the front end's keys agree to, and what to do next.
+//! A vif's handshake as values: what the backend offers, what the frontend's keys agree to, and what to do next.
 //!
 //! Everything is decided by what stands in the store now, never by what changed: events merge and come late.
 
 use bridge::Caps;
 use ring_abi::xenbus::XenbusState;
-use ring_abi::{GrantRef, Port};
+use ring_abi::{EventPort, GrantRef};
 use xenstore::{KeyError, Keys};
 
-/// Largest `mtu` that is taken: 64 KiB - 1 octets with an Ethernet header (netif.h, `XEN_NETIF_MAX_TX_SIZE`).
+/// Largest `mtu` that is taken: 64 KiB - 1 bytes with an Ethernet header (netif.h, `XEN_NETIF_MAX_TX_SIZE`).
 pub(crate) const MTU_MAX: u32 = 65_535 - 14;
 /// Ethernet's own, where the toolstack wrote none.
 const MTU_DEFAULT: u32 = 1500;
 
-/// The keys that this back end offers; `gso` where TCP segmentation can be done behind it.
+/// The keys that this backend offers; `gso` where TCP segmentation can be done behind it.
 pub fn offer(gso: bool) -> Keys {
     let gso = u8::from(gso);
     Keys::default()
@@ -31,17 +31,17 @@ pub fn offer(gso: bool) -> Keys {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Events {
     /// `event-channel`: one for both rings.
-    Both(Port),
+    Both(EventPort),
     /// `event-channel-tx` and `event-channel-rx`.
     Split {
         /// The transmit ring's.
-        tx: Port,
+        tx: EventPort,
         /// The receive ring's.
-        rx: Port,
+        rx: EventPort,
     },
 }
 
-/// What the front end's keys come to.
+/// What the frontend's keys come to.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Agreed {
     /// The transmit ring's page.
@@ -50,12 +50,12 @@ pub struct Agreed {
     pub rx: GrantRef,
     /// How the two ends wake each other.
     pub events: Events,
-    /// What the front end can receive.
+    /// What the frontend can receive.
     pub caps: Caps,
 }
 
 impl Agreed {
-    /// Reads the front end's keys; `own` are the back end's, `gso` what was offered.
+    /// Reads the frontend's keys; `own` are the backend's, `gso` what was offered.
     ///
     /// # Errors
     /// [`KeyError`] names the key: the device is closed.
@@ -79,8 +79,8 @@ impl Agreed {
 
 fn events(queue: &Keys) -> Result<Events, KeyError> {
     match (queue.opt("event-channel-tx")?, queue.opt("event-channel-rx")?) {
-        (Some(tx), Some(rx)) => Ok(Events::Split { tx: Port(tx), rx: Port(rx) }),
-        _ => Ok(Events::Both(Port(queue.need("event-channel")?))),
+        (Some(tx), Some(rx)) => Ok(Events::Split { tx: EventPort(tx), rx: EventPort(rx) }),
+        _ => Ok(Events::Both(EventPort(queue.need("event-channel")?))),
     }
 }
 
@@ -108,7 +108,7 @@ pub enum Step {
     Stay,
     /// End what is connected, write the offer and go to InitWait.
     Offer,
-    /// Read the front end's keys, connect, and go to Connected.
+    /// Read the frontend's keys, connect, and go to Connected.
     Connect,
     /// End what is connected and go to this state.
     Close(XenbusState),
@@ -152,7 +152,7 @@ impl Handshake {
             Closed => self.closed(own, online),
             Closing => Step::Close(if own == Closed { Closed } else { Closing }),
             _ if !online && (!self.connected || front == Initialising) => Step::Close(Closed),
-            // The toolstack or an error closes: the front end has to follow.
+            // The toolstack or an error closes: the frontend has to follow.
             _ if own == Closing && front != Initialising => Step::Stay,
             Initialising if own == InitWait && !self.connected => Step::Stay,
             Initialising => Step::Offer,
@@ -178,7 +178,7 @@ impl Handshake {
             XenbusState::InitWait => Step::Connect,
             XenbusState::Closed => Step::Stay,
             // An earlier process served these rings. Closing and opening is the one way of beginning anew in which
-            // each end waits for the other: of InitWait and back the front end, or we, may miss one half.
+            // each end waits for the other: of InitWait and back the frontend, or we, may miss one half.
             _ => Step::Close(XenbusState::Closing),
         }
     }

@@ -10,7 +10,7 @@ use bridge::{Frame, Gso, GsoKind, Offload};
 use ring_abi::netif::extra::{GSO_TCPV4, GSO_TCPV6};
 use ring_abi::netif::{RxFlags, TxFlags};
 
-/// Octets of TCP's header without options.
+/// Bytes of TCP's header without options.
 const TCP_HEADER: usize = 20;
 
 /// Says in `frame`, whose head is filled and whose length is the packet's, what the guest left undone.

@@ -1,11 +1,11 @@
 //! A list of grant copies whose memory is kept from round to round.
 #![allow(unsafe_code)] // An empty list of what cannot be sent between threads can be.
 
-use hypervisor::{Copy, Error, Hypervisor};
+use hypervisor::{CopyOp, Error, Hypervisor};
 
 /// Room for copies. What it lends is empty each time: only its allocation stays.
 #[derive(Debug, Default)]
-pub(crate) struct Ops(Vec<Copy<'static>>);
+pub(crate) struct Ops(Vec<CopyOp<'static>>);
 
 // SAFETY: the vector in it is always empty (`keep` empties it): there is nothing in it that could be shared.
 unsafe impl Send for Ops {}
@@ -17,26 +17,26 @@ impl Ops {
 
     /// Lends the list; give it back with [`Ops::keep`].
     #[inline]
-    pub(crate) fn lend<'a>(&mut self) -> Vec<Copy<'a>> {
+    pub(crate) fn lend<'a>(&mut self) -> Vec<CopyOp<'a>> {
         recycle(std::mem::take(&mut self.0))
     }
 
     #[inline]
-    pub(crate) fn keep(&mut self, list: Vec<Copy<'_>>) {
+    pub(crate) fn keep(&mut self, list: Vec<CopyOp<'_>>) {
         self.0 = recycle(list);
     }
 }
 
 /// The same allocation for copies of another lifetime: collecting an emptied vector's iterator reuses it.
 #[inline]
-fn recycle<'a>(mut list: Vec<Copy<'_>>) -> Vec<Copy<'a>> {
+fn recycle<'a>(mut list: Vec<CopyOp<'_>>) -> Vec<CopyOp<'a>> {
     list.clear();
     list.into_iter().map_while(|_| None).collect()
 }
 
 /// Makes the copies; none are no call.
 #[inline]
-pub(crate) fn run(hv: &dyn Hypervisor, ops: &mut [Copy<'_>]) -> Result<(), Error> {
+pub(crate) fn run(hv: &dyn Hypervisor, ops: &mut [CopyOp<'_>]) -> Result<(), Error> {
     if ops.is_empty() { Ok(()) } else { hv.copy(ops) }
 }
 

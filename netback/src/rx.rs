@@ -2,10 +2,10 @@
 //!
 //! A round places any number of frames, the shell copies them, says which copies failed, and the round ends: a
 //! response must sit in its request's slot, so that responses are written in order and once the copies are done. With
-//! a journal a round's responses are published whole, by a back end that takes over if not by this one.
+//! a response log a round's responses are published whole, by a backend that takes over if not by this one.
 
 use crate::assemble::Fault;
-use crate::noted::Noted;
+use crate::logged_ring::LoggedRing;
 use ring_abi::netif::extra::{Extra, Kind};
 use ring_abi::netif::{self, RxFlags, RxResponse, RxSlot, SLOTS_MIN, Status};
 use ring_abi::ring::{BadMemory, Notify};
@@ -15,11 +15,11 @@ use ring_abi::{GrantRef, PAGE_SIZE};
 /// What the core has to know of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Shape {
-    /// Octets.
+    /// Bytes.
     pub len: usize,
     /// Of [`RxFlags`], `CSUM_BLANK` and `DATA_VALIDATED`.
     pub flags: RxFlags,
-    /// Segmentation that the guest is to do or need not: `XEN_NETIF_GSO_TYPE_*` and octets of each segment.
+    /// Segmentation that the guest is to do or need not: `XEN_NETIF_GSO_TYPE_*` and bytes of each segment.
     pub gso: Option<(u8, u16)>,
 }
 
@@ -31,14 +31,14 @@ impl Shape {
     }
 }
 
-/// Octets of a frame that go to one page.
+/// Bytes of a frame that go to one page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Fill {
     /// The guest's page.
     pub gref: GrantRef,
-    /// First octet in the page.
+    /// First byte in the page.
     pub offset: u16,
-    /// Octets; they end in the page.
+    /// Bytes; they end in the page.
     pub len: u16,
     /// Where in the frame they begin.
     pub at: u32,
@@ -55,10 +55,10 @@ pub enum Placed {
     TooLong,
 }
 
-/// The back end's half of a receive ring.
+/// The backend's half of a receive ring.
 #[derive(Debug)]
 pub struct Rx<M, K> {
-    ring: Noted<netif::Rx, M, K>,
+    ring: LoggedRing<netif::Rx, M, K>,
     /// Responses of this round.
     round: Vec<RxSlot>,
     /// Where in `round` each frame's responses begin.
@@ -71,14 +71,14 @@ impl<M: Memory, K: Memory> Rx<M, K> {
     /// # Errors
     /// [`BadMemory`] where it cannot hold a ring.
     pub fn attach(memory: M) -> Result<Self, BadMemory> {
-        let ring = Noted::attach(memory)?;
+        let ring = LoggedRing::attach(memory)?;
         let slots = ring.size() as usize;
         let (round, frames) = (Vec::with_capacity(slots), Vec::with_capacity(slots));
         Ok(Self { ring, round, frames })
     }
 
-    /// The ring, to begin or take up its journal.
-    pub fn noted(&mut self) -> &mut Noted<netif::Rx, M, K> {
+    /// The ring, to begin or take up its response log.
+    pub fn logged(&mut self) -> &mut LoggedRing<netif::Rx, M, K> {
         &mut self.ring
     }
 
@@ -203,7 +203,7 @@ impl<M: Memory, K: Memory> Rx<M, K> {
             fills.extend(self.take(at, len, flags)?);
             if let (0, Some((gso_type, size))) = (at, shape.gso) {
                 // The extra takes a request's slot, whose page stays empty and whose id is lost, as with Linux:
-                // the front end knows a slot's page by the slot.
+                // the frontend knows a slot's page by the slot.
                 let _ = self.ring.pop()?;
                 self.round.push(Extra { more: false, kind: Kind::Gso { size, gso_type } }.into());
             }

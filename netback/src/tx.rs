@@ -1,19 +1,20 @@
 //! The transmit ring's core: a guest's requests in, packets out; answers in, responses out.
 //!
-//! Every slot taken is answered exactly once: a request by its packet's status, an extra by `NETIF_RSP_NULL`.
-//! With a journal, packets are answered in the order they came in: what is not answered then stands in the ring for a
-//! back end that takes over. Packets are assembled into places that are kept from round to round, so that nothing is allocated.
+//! Every slot taken is answered exactly once: a request by its packet's status, an extra by `NETIF_RSP_NULL`. With
+//! a response log, packets are answered in the order they came in: what is not answered then stands in the ring for
+//! a backend that takes over. Packets are assembled into places that are kept from round to round, so that nothing
+//! is allocated.
 
 use crate::assemble::{Assembler, Fault, Packet};
-use crate::noted::Noted;
+use crate::logged_ring::LoggedRing;
 use ring_abi::netif::{self, Status, TxResponse};
 use ring_abi::ring::{BadMemory, Notify};
 use ring_abi::shm::Memory;
 
-/// The back end's half of a transmit ring.
+/// The backend's half of a transmit ring.
 #[derive(Debug)]
 pub struct Tx<M, K> {
-    ring: Noted<netif::Tx, M, K>,
+    ring: LoggedRing<netif::Tx, M, K>,
     assembler: Assembler,
     /// Complete packets of this round, and behind them the one that is not complete yet.
     round: Box<[Packet]>,
@@ -29,12 +30,12 @@ impl<M: Memory, K: Memory> Tx<M, K> {
     /// [`BadMemory`] where it cannot hold a ring.
     pub fn attach(memory: M, limit: usize) -> Result<Self, BadMemory> {
         let round = vec![Packet::default(); limit.max(1) + 1].into();
-        let (ring, assembler) = (Noted::attach(memory)?, Assembler::default());
+        let (ring, assembler) = (LoggedRing::attach(memory)?, Assembler::default());
         Ok(Self { ring, assembler, round, len: 0, answered: 0 })
     }
 
-    /// The ring, to begin or take up its journal.
-    pub fn noted(&mut self) -> &mut Noted<netif::Tx, M, K> {
+    /// The ring, to begin or take up its response log.
+    pub fn logged(&mut self) -> &mut LoggedRing<netif::Tx, M, K> {
         &mut self.ring
     }
 
@@ -69,13 +70,13 @@ impl<M: Memory, K: Memory> Tx<M, K> {
     /// Answers a packet of this round.
     ///
     /// # Panics
-    /// As [`Tx::packet`]; with a journal, if it is not this packet's turn.
+    /// As [`Tx::packet`]; with a response log, if it is not this packet's turn.
     #[inline]
     pub fn answer(&mut self, place: usize, status: Status) {
         let packet = &self.round[..self.len][place];
         let responses = responses(packet.ids(), packet.extras(), status);
-        if self.ring.is_noted() {
-            assert_eq!(place, self.answered, "a journal's packets are answered in order");
+        if self.ring.is_logged() {
+            assert_eq!(place, self.answered, "a response_log's packets are answered in order");
             self.answered += 1;
         }
         self.ring.push_all(responses);
@@ -84,10 +85,10 @@ impl<M: Memory, K: Memory> Tx<M, K> {
     /// Answers requests that were kept from an earlier round, with as many extras.
     ///
     /// # Panics
-    /// With a journal: that is not the order.
+    /// With a response log: that is not the order.
     #[inline]
     pub fn answer_kept(&mut self, ids: &[u16], extras: u8, status: Status) {
-        assert!(!self.ring.is_noted(), "a journal's packets are answered in order");
+        assert!(!self.ring.is_logged(), "a response_log's packets are answered in order");
         self.ring.push_all(responses(ids, extras, status));
     }
 

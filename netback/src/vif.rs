@@ -8,17 +8,17 @@ mod mapped;
 use crate::assemble::Fault;
 use crate::backlog::{Backlog, Limits};
 use crate::handshake::{Agreed, Events};
-use crate::journals::Journals;
+use crate::response_logs::ResponseLogs;
 use crate::rx::Rx;
 use crate::tx::Tx;
 use bridge::{Batch, Caps, Frames, Port, Stats};
 use egress::Egress;
-use event_channel::{Doorbell, Ear};
-use hypervisor::{Access, Channel, Contiguous, Hypervisor, Keep, Kept};
+use event_channel::{EventSet, Notifier};
+use hypervisor::{Access, Channel, Contiguous, Hypervisor, InflightDir, InflightRegion};
 use ingress::Ingress;
 use ring_abi::DomId;
 use ring_abi::ring::Notify;
-use ring_abi::ring::journal::Left;
+use ring_abi::ring::response_log::ResumeError;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -32,21 +32,21 @@ pub enum Failed {
     Fault(#[from] Fault),
     /// The guest's end of an event channel is gone, or a call at the seam failed as a whole.
     #[error(transparent)]
-    Seam(#[from] hypervisor::Error),
+    Hypervisor(#[from] hypervisor::Error),
     /// What an earlier process has left of the rings does not fit them.
     #[error(transparent)]
-    Left(#[from] Left),
+    ResumeError(#[from] ResumeError),
     /// An earlier process has left nothing of this connection.
     #[error("nothing is kept of its rings")]
     Nothing,
     /// The system refused something.
     #[error(transparent)]
-    Ours(#[from] io::Error),
+    Io(#[from] io::Error),
 }
 
 impl From<ring_abi::ring::BadMemory> for Failed {
     fn from(error: ring_abi::ring::BadMemory) -> Self {
-        Self::Ours(io::Error::other(error))
+        Self::Io(io::Error::other(error))
     }
 }
 
@@ -59,20 +59,20 @@ pub struct Config {
     pub backlog: Limits,
     /// Offer TCP segmentation.
     pub gso: bool,
-    /// Where rings' journals are kept, so that a process which is killed can have a successor that front ends do not
-    /// notice. Costs each packet a few stores, and payloads a copy where they could be mapped.
-    pub keep: Option<Keep>,
+    /// Where rings' response logs are kept, so that a process which is killed can have a successor that frontends
+    /// do not notice. Costs each packet a few stores, and payloads a copy where they could be mapped.
+    pub keep: Option<InflightDir>,
 }
 
 /// The connection that a vif begins with.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Begin<'a> {
+pub(crate) enum Recovery<'a> {
     /// A new one, of which nothing is kept.
-    New,
-    /// A new one, with journals.
-    Noted(&'a Journals),
+    None,
+    /// A new one, with response logs.
+    Record(&'a ResponseLogs),
     /// One that an earlier process has served.
-    Left(&'a Journals),
+    Resume(&'a ResponseLogs),
 }
 
 impl Default for Config {
@@ -89,9 +89,9 @@ pub struct Vif {
     ingress: Ingress,
     egress: Egress,
     /// The transmit ring's channel and, if it has one of its own, the receive ring's.
-    tx_bell: Doorbell,
-    rx_bell: Option<Doorbell>,
-    ear: Ear,
+    tx_notifier: Notifier,
+    rx_notifier: Option<Notifier>,
+    event_set: EventSet,
     caps: Caps,
     stats: Arc<Stats>,
     /// The guest was asked to notify.
@@ -103,7 +103,7 @@ pub struct Vif {
 }
 
 impl Vif {
-    /// Connects to what the front end in domain `guest` has set up. `on_failure` is called, in the bridge's thread,
+    /// Connects to what the frontend in domain `guest` has set up. `on_failure` is called, in the bridge's thread,
     /// if the vif ends by itself.
     ///
     /// # Errors
@@ -115,43 +115,43 @@ impl Vif {
         config: &Config,
         on_failure: OnFailure,
     ) -> Result<Self, Failed> {
-        Self::begin(hv, guest, agreed, config, Begin::New, on_failure)
+        Self::begin(hv, guest, agreed, config, Recovery::None, on_failure)
     }
 
-    /// As [`Vif::connect`], with journals.
+    /// As [`Vif::connect`], with response logs.
     pub(crate) fn begin(
         hv: &Arc<dyn Hypervisor>,
         guest: DomId,
         agreed: &Agreed,
         config: &Config,
-        begin: Begin<'_>,
+        begin: Recovery<'_>,
         on_failure: OnFailure,
     ) -> Result<Self, Failed> {
         let stats = Arc::<Stats>::default();
         let map = |gref| hv.map_contiguous(guest, &[gref], Access::ReadWrite);
-        let bell = |port| hv.connect(guest, port).map(bell);
-        let (mut tx_bell, mut rx_bell) = match agreed.events {
-            Events::Both(port) => (bell(port)?, None),
-            Events::Split { tx, rx } => (bell(tx)?, Some(bell(rx)?)),
+        let notifier = |port| hv.bind_interdomain(guest, port).map(notifier);
+        let (mut tx_notifier, mut rx_notifier) = match agreed.events {
+            Events::Both(port) => (notifier(port)?, None),
+            Events::Split { tx, rx } => (notifier(tx)?, Some(notifier(rx)?)),
         };
         let (mut tx, mut rx) = (Tx::attach(map(agreed.tx)?, config.burst)?, Rx::attach(map(agreed.rx)?)?);
         if take_up(&mut tx, &mut rx, agreed, begin)? {
-            // Nobody knows what the front end was told of.
-            tx_bell.want(Notify::Yes);
-            rx_bell.iter_mut().for_each(|bell| bell.want(Notify::Yes));
+            // Nobody knows what the frontend was told of.
+            tx_notifier.want(Notify::Yes);
+            rx_notifier.iter_mut().for_each(|notifier| notifier.want(Notify::Yes));
         }
-        let copied = hv.maps_by_call() || !matches!(begin, Begin::New);
+        let copied = hv.map_is_expensive() || !matches!(begin, Recovery::None);
         let ingress = Ingress::new(hv.clone(), guest, tx, config.burst, copied, stats.clone())?;
         let egress = Egress::new(hv.clone(), guest, rx, Backlog::new(config.backlog), stats.clone());
-        let ear = Ear::new()?;
-        ingress.fd().map_or(Ok(()), |fd| ear.add(fd))?;
-        bells(&tx_bell, &rx_bell).try_for_each(|bell| ear.add(bell))?;
+        let event_set = EventSet::new()?;
+        ingress.fd().map_or(Ok(()), |fd| event_set.add(fd))?;
+        notifiers(&tx_notifier, &rx_notifier).try_for_each(|notifier| event_set.add(notifier))?;
         Ok(Self {
             ingress,
             egress,
-            tx_bell,
-            rx_bell,
-            ear,
+            tx_notifier,
+            rx_notifier,
+            event_set,
             caps: agreed.caps,
             stats,
             armed: true,
@@ -168,7 +168,7 @@ impl Vif {
                 tell(&failed);
             }
             match failed {
-                Failed::Ours(error) => error,
+                Failed::Io(error) => error,
                 other => io::Error::other(other),
             }
         })
@@ -182,10 +182,10 @@ impl Vif {
 
     fn take_all(&mut self) -> Result<(), Failed> {
         // While they are not listened to they need not be taken either.
-        if self.ear.uncover(bells(&self.tx_bell, &self.rx_bell))? {
-            self.tx_bell.take()?;
-            if let Some(bell) = &mut self.rx_bell {
-                bell.take()?;
+        if self.event_set.unmask(notifiers(&self.tx_notifier, &self.rx_notifier))? {
+            self.tx_notifier.take()?;
+            if let Some(notifier) = &mut self.rx_notifier {
+                notifier.take()?;
             }
         }
         Ok(())
@@ -204,12 +204,12 @@ impl Vif {
     #[inline]
     fn commit(&mut self) -> Result<(), Failed> {
         self.ingress.reap();
-        self.tx_bell.want(self.ingress.commit());
+        self.tx_notifier.want(self.ingress.commit());
         let rx = self.egress.commit();
-        self.rx_bell.as_mut().unwrap_or(&mut self.tx_bell).want(rx);
-        self.tx_bell.flush()?;
-        if let Some(bell) = &mut self.rx_bell {
-            bell.flush()?;
+        self.rx_notifier.as_mut().unwrap_or(&mut self.tx_notifier).want(rx);
+        self.tx_notifier.flush()?;
+        if let Some(notifier) = &mut self.rx_notifier {
+            notifier.flush()?;
         }
         Ok(())
     }
@@ -224,41 +224,41 @@ impl Vif {
     /// Covers the ear if the guest has rung too often for nothing (XSA-332).
     fn slow_down(&mut self) -> Result<(), Failed> {
         let (now, worked) = (self.started.elapsed(), std::mem::take(&mut self.worked));
-        let pauses = [Some(&mut self.tx_bell), self.rx_bell.as_mut()];
-        let pause = pauses.into_iter().flatten().filter_map(|bell| bell.worked(worked, now)).max();
+        let pauses = [Some(&mut self.tx_notifier), self.rx_notifier.as_mut()];
+        let pause = pauses.into_iter().flatten().filter_map(|notifier| notifier.worked(worked, now)).max();
         match pause {
-            Some(pause) if !self.ear.is_covered() => {
+            Some(pause) if !self.event_set.is_masked() => {
                 tracing::debug!(?pause, "a guest rings for nothing");
-                Ok(self.ear.cover(bells(&self.tx_bell, &self.rx_bell), pause)?)
+                Ok(self.event_set.mask(notifiers(&self.tx_notifier, &self.rx_notifier), pause)?)
             }
             _ => Ok(()),
         }
     }
 }
 
-fn bell(channel: Box<dyn Channel>) -> Doorbell {
-    Doorbell::new(channel, Duration::ZERO)
+fn notifier(channel: Box<dyn Channel>) -> Notifier {
+    Notifier::new(channel, Duration::ZERO)
 }
 
-/// Begins or takes up the rings' journals; `true` where an earlier process served the rings.
+/// Begins or takes up the rings' response logs; `true` where an earlier process served the rings.
 fn take_up(
-    tx: &mut Tx<Contiguous, Kept>,
-    rx: &mut Rx<Contiguous, Kept>,
+    tx: &mut Tx<Contiguous, InflightRegion>,
+    rx: &mut Rx<Contiguous, InflightRegion>,
     agreed: &Agreed,
-    begin: Begin<'_>,
+    begin: Recovery<'_>,
 ) -> Result<bool, Failed> {
-    let (tx, rx) = (tx.noted(), rx.noted());
-    let octets = [tx.journal_octets(), rx.journal_octets()];
+    let (tx, rx) = (tx.logged(), rx.logged());
+    let bytes = [tx.log_bytes(), rx.log_bytes()];
     match begin {
-        Begin::New => Ok(false),
-        Begin::Noted(journals) => {
-            let [of_tx, of_rx] = journals.fresh(agreed, octets)?;
-            tx.note(of_tx).map_err(Left::from)?;
-            rx.note(of_rx).map_err(Left::from)?;
+        Recovery::None => Ok(false),
+        Recovery::Record(response_logs) => {
+            let [of_tx, of_rx] = response_logs.fresh(agreed, bytes)?;
+            tx.record(of_tx).map_err(ResumeError::from)?;
+            rx.record(of_rx).map_err(ResumeError::from)?;
             Ok(false)
         }
-        Begin::Left(journals) => {
-            let [of_tx, of_rx] = journals.left(agreed, octets)?.ok_or(Failed::Nothing)?;
+        Recovery::Resume(response_logs) => {
+            let [of_tx, of_rx] = response_logs.left(agreed, bytes)?.ok_or(Failed::Nothing)?;
             tx.resume(of_tx)?;
             rx.resume(of_rx)?;
             Ok(true)
@@ -266,8 +266,8 @@ fn take_up(
     }
 }
 
-fn bells<'b>(tx: &'b Doorbell, rx: &'b Option<Doorbell>) -> impl Iterator<Item = BorrowedFd<'b>> {
-    [Some(tx), rx.as_ref()].into_iter().flatten().map(|bell| bell.as_fd())
+fn notifiers<'b>(tx: &'b Notifier, rx: &'b Option<Notifier>) -> impl Iterator<Item = BorrowedFd<'b>> {
+    [Some(tx), rx.as_ref()].into_iter().flatten().map(|notifier| notifier.as_fd())
 }
 
 impl Port for Vif {
@@ -301,7 +301,7 @@ impl Port for Vif {
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        self.ear.as_fd()
+        self.event_set.as_fd()
     }
 }
 

@@ -1,4 +1,4 @@
-//! The back end's handshake against front ends of any mind, and against one that keeps to the rules.
+//! The backend's handshake against frontends of any mind, and against one that keeps to the rules.
 
 use netback::handshake::{Agreed, Events, Handshake, Step, offer};
 use proptest::prelude::*;
@@ -42,14 +42,14 @@ proptest! {
             let alive = matches!(front, Initialised | Connected);
             prop_assert!(!handshake.is_connected() || alive || !matches!(front, Closing | Closed | Initialising));
         }
-        // A front end that closes and begins anew is always served.
+        // A frontend that closes and begins anew is always served.
         for front in [Closed, Initialising, Connected] {
             for _ in 0..4 {
                 step(&mut handshake, &mut own, front, true);
             }
         }
         prop_assert!(handshake.is_connected() && own == Connected);
-        // And a toolstack that wants the device closed gets that, once the front end follows.
+        // And a toolstack that wants the device closed gets that, once the frontend follows.
         own = Closing;
         for front in [Connected, Closing, Closed] {
             for _ in 0..4 {
@@ -68,11 +68,11 @@ proptest! {
 }
 
 #[test]
-fn a_restarted_back_end_closes_before_it_opens() {
+fn a_restarted_backend_closes_before_it_opens() {
     let (mut handshake, mut own) = (Handshake::default(), Connected);
     assert!(step(&mut handshake, &mut own, Connected, true));
     assert_eq!(own, Closing);
-    assert!(!step(&mut handshake, &mut own, Connected, true), "the front end has to follow");
+    assert!(!step(&mut handshake, &mut own, Connected, true), "the frontend has to follow");
     assert!(step(&mut handshake, &mut own, Closed, true));
     assert_eq!(own, Closed);
     assert!(step(&mut handshake, &mut own, Initialising, true));

@@ -1,5 +1,5 @@
-//! Both rings' cores, killed at any moment and taken over from their journals: a guest's every slot is answered exactly
-//! once, in order, and no packet or frame is answered by halves.
+//! Both rings' cores, killed at any moment and taken over from their response logs: a guest's every slot is
+//! answered exactly once, in order, and no packet or frame is answered by halves.
 #![allow(unsafe_code)] // Ring memory on the heap.
 
 use netback::rx::{Fill, Placed, Rx, Shape};
@@ -30,8 +30,8 @@ unsafe impl Memory for Pages {
 }
 
 impl Pages {
-    fn new(octets: usize) -> Self {
-        Self((0..octets.next_multiple_of(PAGE_SIZE) / 8).map(|_| AtomicU64::new(0)).collect())
+    fn new(bytes: usize) -> Self {
+        Self((0..bytes.next_multiple_of(PAGE_SIZE) / 8).map(|_| AtomicU64::new(0)).collect())
     }
 }
 
@@ -117,8 +117,8 @@ proptest! {
         let front = Front::init(ring.clone()).unwrap();
         let mut guest = Sender { front, id: 0, waiting: VecDeque::new() };
         let mut tx = attach_tx(&ring);
-        let kept = Pages::new(tx.noted().journal_octets());
-        tx.noted().note(kept.clone()).unwrap();
+        let kept = Pages::new(tx.logged().log_bytes());
+        tx.logged().record(kept.clone()).unwrap();
         for step in steps.into_iter().chain([Step::Kill]) {
             match step {
                 Step::Guest(slots) => guest.send(slots),
@@ -128,13 +128,13 @@ proptest! {
                     // Whoever leaves packets unanswered at the end of a round was killed there.
                     if unfinished > 0 {
                         tx = attach_tx(&ring);
-                        tx.noted().resume(kept.clone()).unwrap();
+                        tx.logged().resume(kept.clone()).unwrap();
                     }
                 }
                 Step::Commit => drop(tx.commit()),
                 Step::Kill => {
                     tx = attach_tx(&ring);
-                    tx.noted().resume(kept.clone()).unwrap();
+                    tx.logged().resume(kept.clone()).unwrap();
                 }
             }
             guest.hear();
@@ -153,8 +153,8 @@ proptest! {
         let mut front: Front<netif::Rx, Pages> = Front::init(ring.clone()).unwrap();
         let (mut id, mut posted) = (0u16, VecDeque::new());
         let mut rx: Rx<Pages, Pages> = Rx::attach(ring.clone()).unwrap();
-        let kept = Pages::new(rx.noted().journal_octets());
-        rx.noted().note(kept.clone()).unwrap();
+        let kept = Pages::new(rx.logged().log_bytes());
+        rx.logged().record(kept.clone()).unwrap();
         for step in steps.into_iter().chain([Step::Kill]) {
             let mut killed = matches!(step, Step::Kill);
             match step {
@@ -184,7 +184,7 @@ proptest! {
             }
             if killed {
                 rx = Rx::attach(ring.clone()).unwrap();
-                rx.noted().resume(kept.clone()).unwrap();
+                rx.logged().resume(kept.clone()).unwrap();
             }
             hear(&mut front, &mut posted);
         }

@@ -1,4 +1,4 @@
-//! Drives the cores of both rings by a script of octets that a hostile back end could have written. Run by the fuzz
+//! Drives the cores of both rings by a script of bytes that a hostile backend could have written. Run by the fuzz
 //! targets and, with random scripts, by the crate's tests.
 #![allow(unsafe_code)] // Ring memory on the heap.
 
@@ -37,20 +37,20 @@ impl Page {
     fn word(&self, at: usize) -> &AtomicU32 {
         &self.0[at % WORDS]
     }
-    fn slot(&self, octets: usize, index: u32, word: usize) -> &AtomicU32 {
-        &self.0[(HEADER_LEN + (index as usize % 256) * octets) / 4 + word]
+    fn slot(&self, bytes: usize, index: u32, word: usize) -> &AtomicU32 {
+        &self.0[(HEADER_LEN + (index as usize % 256) * bytes) / 4 + word]
     }
 }
 
-/// Octets of a script, zeros after its end.
+/// Bytes of a script, zeros after its end.
 struct Script<'a>(std::slice::Iter<'a, u8>);
 
 impl Script<'_> {
-    fn octet(&mut self) -> u8 {
+    fn byte(&mut self) -> u8 {
         self.0.next().copied().unwrap_or(0)
     }
     fn word(&mut self) -> u32 {
-        u32::from_le_bytes([self.octet(), self.octet(), self.octet(), self.octet()])
+        u32::from_le_bytes([self.byte(), self.byte(), self.byte(), self.byte()])
     }
     fn is_over(&self) -> bool {
         self.0.len() == 0
@@ -65,16 +65,16 @@ pub(crate) fn tx(script: &[u8]) {
     let mut given = BTreeSet::new();
     let mut responses = 0u32;
     while !script.is_over() {
-        match script.octet() % 8 {
-            0..=3 => send(&mut tx, &mut given, script.octet()),
+        match script.byte() % 8 {
+            0..=3 => send(&mut tx, &mut given, script.byte()),
             4 => {
                 let _ = tx.commit();
             }
             5 => page.word(RSP_PROD).store(script.word(), Relaxed),
             _ => {
-                let lie = script.octet() < 4;
+                let lie = script.byte() < 4;
                 let id = if lie { script.word() as u16 } else { *given.first().unwrap_or(&0) };
-                let status = u32::from(script.octet() % 4).wrapping_sub(2) << 16;
+                let status = u32::from(script.byte() % 4).wrapping_sub(2) << 16;
                 page.slot(12, responses, 0).store(u32::from(id) | status, Relaxed);
                 responses = responses.wrapping_add(1);
                 page.word(RSP_PROD).store(responses, Relaxed);
@@ -83,7 +83,7 @@ pub(crate) fn tx(script: &[u8]) {
                     Err(_) => return,
                     Ok(None) => {}
                     Ok(Some(_)) => {
-                        assert!(given.remove(&id), "a buffer that the back end had");
+                        assert!(given.remove(&id), "a buffer that the backend had");
                         assert_eq!(tx.in_flight() + 1, before);
                     }
                 }
@@ -118,7 +118,7 @@ pub(crate) fn rx(script: &[u8]) {
     let mut script = Script(script.iter());
     let (mut packet, mut responses) = (Packet::default(), 0u32);
     while !script.is_over() {
-        let kind = script.octet();
+        let kind = script.byte();
         if kind == 0 {
             page.word(RSP_PROD).store(script.word(), Relaxed);
         } else if page.word(REQ_PROD).load(Relaxed) != responses {
@@ -139,9 +139,9 @@ fn write_response(page: &Page, index: u32, kind: u8, script: &mut Script<'_>) {
     let posted = page.slot(8, index, 0).load(Relaxed) & 0xffff;
     let id = if kind < 4 { script.word() & 0xffff } else { posted };
     let offset = if kind & 3 == 0 { script.word() & 0xffff } else { 0 };
-    let status = if kind & 4 == 0 { script.word() & 0xffff } else { u32::from(script.octet()) * 16 };
+    let status = if kind & 4 == 0 { script.word() & 0xffff } else { u32::from(script.byte()) * 16 };
     page.slot(8, index, 0).store(id | offset << 16, Relaxed);
-    page.slot(8, index, 1).store(u32::from(script.octet() & 15) | status << 16, Relaxed);
+    page.slot(8, index, 1).store(u32::from(script.byte() & 15) | status << 16, Relaxed);
 }
 
 fn take(rx: &mut Rx<Page>, packet: &Packet) {

@@ -1,12 +1,12 @@
 //! Where a packet's transport checksum is: what `VIRTIO_NET_HDR_F_NEEDS_CSUM` wants to know and `csum_blank` does not
-//! say. Looks at private octets only, and survives any.
+//! say. Looks at private bytes only, and survives any.
 
-/// A checksum to be filled in: of the octets from `start` on, at `start + offset`.
+/// A checksum to be filled in: of the bytes from `start` on, at `start + offset`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Csum {
-    /// Octets from the packet's start.
+    /// Bytes from the packet's start.
     pub start: u16,
-    /// Octets from `start`.
+    /// Bytes from `start`.
     pub offset: u16,
 }
 
@@ -64,8 +64,8 @@ fn ipv6(packet: &[u8], network: usize) -> Option<(usize, u8)> {
     None
 }
 
-fn be16(octets: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(octets.get(at..at + 2)?.try_into().ok()?))
+fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 
 #[cfg(test)]

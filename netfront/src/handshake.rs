@@ -1,8 +1,8 @@
-//! A front end's handshake as values: what its keys say, what the back end's agree to, and what to do next.
+//! A frontend's handshake as values: what its keys say, what the backend's agree to, and what to do next.
 
 use alloc::string::ToString;
 use ring_abi::xenbus::XenbusState;
-use ring_abi::{GrantRef, Port};
+use ring_abi::{EventPort, GrantRef};
 use xenstore::{KeyError, Keys};
 
 /// What the user of an interface can deal with.
@@ -10,11 +10,11 @@ use xenstore::{KeyError, Keys};
 pub struct Wishes {
     /// Received packets may have checksums still to be filled in.
     pub csum: bool,
-    /// Received packets may be TCP of up to 64 KiB - 1 octets, not yet segmented; needs `csum`.
+    /// Received packets may be TCP of up to 64 KiB - 1 bytes, not yet segmented; needs `csum`.
     pub gso: bool,
 }
 
-/// What the back end offers.
+/// What the backend offers.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Offer {
     /// Packets of more than one page.
@@ -30,7 +30,7 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// Reads the back end's keys.
+    /// Reads the backend's keys.
     ///
     /// # Errors
     /// [`KeyError`] names the key; among others where pages would be flipped instead of copied.
@@ -56,12 +56,12 @@ pub struct Transport {
     /// The receive ring's page.
     pub rx: GrantRef,
     /// The transmit ring's event channel, or both rings'.
-    pub tx_event: Port,
+    pub tx_event: EventPort,
     /// The receive ring's, if it has its own.
-    pub rx_event: Option<Port>,
+    pub rx_event: Option<EventPort>,
 }
 
-/// Keys that belong to one connection, removed before the next: ours, and those by which a front end that does more
+/// Keys that belong to one connection, removed before the next: ours, and those by which a frontend that does more
 /// than this one may have had the interface before.
 pub const TRANSPORT_KEYS: [&str; 9] = [
     "tx-ring-ref",
@@ -99,7 +99,7 @@ pub fn keys(transport: &Transport, wishes: Wishes) -> Keys {
 pub struct Identity {
     /// The interface's address.
     pub mac: [u8; 6],
-    /// Largest payload of a frame in octets.
+    /// Largest payload of a frame in bytes.
     pub mtu: u32,
 }
 
@@ -110,7 +110,7 @@ impl Identity {
     /// [`KeyError`] where there is no address.
     pub fn parse(own: &Keys, back: &Keys) -> Result<Self, KeyError> {
         let text = own.get("mac").unwrap_or_default();
-        let mac = mac(text).ok_or_else(|| own.error("mac", "six octets such as 00:16:3e:01:02:03"))?;
+        let mac = mac(text).ok_or_else(|| own.error("mac", "six bytes such as 00:16:3e:01:02:03"))?;
         let mtu = own.opt("mtu")?.map_or_else(|| back.or("mtu", 1500u32), Ok)?;
         if !(68..=65_521).contains(&mtu) {
             return Err(KeyError { found: Some(mtu.to_string()), ..back.error("mtu", "68 to 65521") });
@@ -120,13 +120,13 @@ impl Identity {
 }
 
 fn mac(text: &str) -> Option<[u8; 6]> {
-    let mut octets = [0; 6];
+    let mut bytes = [0; 6];
     let mut parts = text.trim_ascii().split(':');
-    for octet in &mut octets {
+    for byte in &mut bytes {
         let part = parts.next().filter(|part| part.len() == 2)?;
-        *octet = u8::from_str_radix(part, 16).ok()?;
+        *byte = u8::from_str_radix(part, 16).ok()?;
     }
-    parts.next().is_none().then_some(octets)
+    parts.next().is_none().then_some(bytes)
 }
 
 /// What to do next.
@@ -134,7 +134,7 @@ fn mac(text: &str) -> Option<[u8; 6]> {
 pub enum Step {
     /// Nothing.
     Stay,
-    /// Make rings, write the keys and go to Connected: Linux's back end wants it so, without Initialised.
+    /// Make rings, write the keys and go to Connected: Linux's backend wants it so, without Initialised.
     Connect,
     /// Frames may flow.
     Run,
@@ -142,12 +142,12 @@ pub enum Step {
     End(XenbusState),
 }
 
-/// What a front end remembers between two looks.
+/// What a frontend remembers between two looks.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Handshake {
     /// There are rings.
     connected: bool,
-    /// The back end has said Connected since there are.
+    /// The backend has said Connected since there are.
     running: bool,
 }
 
@@ -174,12 +174,12 @@ impl Handshake {
         use XenbusState::*;
         match back {
             InitWait | Initialised if own == Initialising && !self.connected => Step::Connect,
-            // Somebody else had the back end, and it begins anew; or we do.
+            // Somebody else had the backend, and it begins anew; or we do.
             InitWait | Initialised | Initialising if self.running || own == Closed => Step::End(Initialising),
             Connected if self.connected && !self.running && own == Connected => Step::Run,
             Closing if own != Closed || self.connected => Step::End(Closed),
             Closed if self.connected => Step::End(Closed),
-            // Only once the back end has closed as well can both begin anew.
+            // Only once the backend has closed as well can both begin anew.
             Closed if own != Initialising && online => Step::End(Initialising),
             _ => Step::Stay,
         }

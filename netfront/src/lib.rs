@@ -1,4 +1,4 @@
-//! Network front end: a guest's side of a vif.
+//! Network frontend: a guest's side of a vif.
 //!
 //! [`Nic`] is the interface. Below it stand the cores, values that do no I/O: [`tx`] and [`rx`] are the two rings,
 //! [`handshake`] decides what the two ends say to each other. Without the default feature `std` only the cores

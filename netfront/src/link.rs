@@ -1,7 +1,7 @@
-//! A connection to a back end: two rings, their buffers and event channels.
+//! A connection to a backend: two rings, their buffers and event channels.
 //!
 //! What is sent is copied once into granted buffers, small packets into small ones that share pages: fewer pages to
-//! touch here, and one grant for the back end to look up for many packets in a row.
+//! touch here, and one grant for the backend to look up for many packets in a row.
 
 use crate::handshake::Transport;
 use crate::meta::{self, Meta};
@@ -9,7 +9,7 @@ use crate::pool::Pool;
 use crate::rx::{Bad, Packet, Rx};
 use crate::tx::{Fault, Part, Tx};
 use arrayvec::ArrayVec;
-use event_channel::{Doorbell, Ear};
+use event_channel::{EventSet, Notifier};
 use hypervisor::{Access, Hypervisor, PAGE_SIZE, Shared};
 use ring_abi::DomId;
 use ring_abi::netif::{SLOTS_MIN, Status, TxFlags};
@@ -18,7 +18,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 use vm_memory::VolatileSlice;
 
-/// log2 of the octets in a small buffer: what every back end copies whole.
+/// log2 of the bytes in a small buffer: what every backend copies whole.
 const SMALL: u32 = 7;
 /// log2 of a page.
 const LARGE: u32 = PAGE_SIZE.trailing_zeros();
@@ -28,17 +28,17 @@ const REFILL: u32 = 64;
 /// What went through an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Packets given to the back end, and their octets.
+    /// Packets given to the backend, and their bytes.
     pub tx_frames: u64,
-    /// Octets of those.
-    pub tx_octets: u64,
-    /// Packets that the back end answered with an error, or says it dropped.
+    /// Bytes of those.
+    pub tx_bytes: u64,
+    /// Packets that the backend answered with an error, or says it dropped.
     pub tx_errors: u64,
     /// Packets received.
     pub rx_frames: u64,
-    /// Octets of those.
-    pub rx_octets: u64,
-    /// Packets dropped because of what the back end said of them.
+    /// Bytes of those.
+    pub rx_bytes: u64,
+    /// Packets dropped because of what the backend said of them.
     pub rx_bad: u64,
     /// Packets longer than the buffer they were to be received into.
     pub rx_too_long: u64,
@@ -47,12 +47,12 @@ pub struct Counters {
 /// Why a link ends by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum Broken {
-    /// The back end broke the protocol.
+    /// The backend broke the protocol.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// The back end is gone, or the seam refused something.
+    /// The backend is gone, or the seam refused something.
     #[error(transparent)]
-    Seam(#[from] hypervisor::Error),
+    Hypervisor(#[from] hypervisor::Error),
     /// The rings' memory is none.
     #[error(transparent)]
     Memory(#[from] ring_abi::ring::BadMemory),
@@ -68,8 +68,8 @@ pub(crate) struct Link {
     small: Pool,
     large: Pool,
     buffers: Pool,
-    tx_bell: Doorbell,
-    rx_bell: Option<Doorbell>,
+    tx_notifier: Notifier,
+    rx_notifier: Option<Notifier>,
     transport: Transport,
     packet: Packet,
     /// Requests pushed and buffers posted since the last commit.
@@ -85,13 +85,13 @@ impl Link {
     pub(crate) fn new(hv: &dyn Hypervisor, back: DomId, split: bool) -> Result<Self, Broken> {
         let tx = hv.share(back, 1, Access::ReadWrite)?;
         let rx = hv.share(back, 1, Access::ReadWrite)?;
-        let bell = || hv.listen(back).map(|channel| Doorbell::new(channel, Duration::ZERO));
-        let (tx_bell, rx_bell) = (bell()?, split.then(bell).transpose()?);
+        let notifier = || hv.alloc_unbound(back).map(|channel| Notifier::new(channel, Duration::ZERO));
+        let (tx_notifier, rx_notifier) = (notifier()?, split.then(notifier).transpose()?);
         let transport = Transport {
             tx: tx.refs()[0],
             rx: rx.refs()[0],
-            tx_event: tx_bell.port(),
-            rx_event: rx_bell.as_ref().map(Doorbell::port),
+            tx_event: tx_notifier.port(),
+            rx_event: rx_notifier.as_ref().map(Notifier::port),
         };
         let (tx, rx) = (Tx::init(tx)?, Rx::init(rx)?);
         let mut link = Self {
@@ -100,8 +100,8 @@ impl Link {
             buffers: Pool::new(hv, back, rx.slots(), LARGE, Access::ReadWrite)?,
             tx,
             rx,
-            tx_bell,
-            rx_bell,
+            tx_notifier,
+            rx_notifier,
             transport,
             packet: Packet::default(),
             sent: 0,
@@ -112,30 +112,30 @@ impl Link {
         for buffer in 0..link.rx.slots() as u16 {
             link.rx.post(buffer, link.buffers.gref(buffer));
         }
-        // The back end is not there yet: it looks at everything when it comes.
+        // The backend is not there yet: it looks at everything when it comes.
         let _ = link.rx.commit();
         Ok(link)
     }
 
-    /// What the back end has to know.
+    /// What the backend has to know.
     pub(crate) fn transport(&self) -> &Transport {
         &self.transport
     }
 
     /// Listens to the channels.
-    pub(crate) fn listen(&self, ear: &Ear) -> io::Result<()> {
-        self.bells().try_for_each(|bell| ear.add(bell))
+    pub(crate) fn listen(&self, event_set: &EventSet) -> io::Result<()> {
+        self.notifiers().try_for_each(|notifier| event_set.add(notifier))
     }
 
     /// Listens to them no longer.
-    pub(crate) fn unlisten(&self, ear: &Ear) {
-        self.bells().for_each(|bell| ear.remove(bell));
+    pub(crate) fn unlisten(&self, event_set: &EventSet) {
+        self.notifiers().for_each(|notifier| event_set.remove(notifier));
     }
 
-    /// Sends a packet whose octets `fill` writes, piece by piece in order; `false` if there is no room now.
+    /// Sends a packet whose bytes `fill` writes, piece by piece in order; `false` if there is no room now.
     ///
     /// # Panics
-    /// If the packet is longer than 64 KiB - 1 octets: the caller has checked.
+    /// If the packet is longer than 64 KiB - 1 bytes: the caller has checked.
     #[inline]
     pub(crate) fn send(
         &mut self,
@@ -144,7 +144,7 @@ impl Link {
         counters: &mut Counters,
         mut fill: impl FnMut(usize, VolatileSlice<'_>),
     ) -> Result<bool, Broken> {
-        assert!(len <= ring_abi::netif::MAX_TX_SIZE, "a packet of {len} octets");
+        assert!(len <= ring_abi::netif::MAX_TX_SIZE, "a packet of {len} bytes");
         let needed = len.div_ceil(PAGE_SIZE).max(1);
         if self.tx.room() < needed {
             self.reap(counters)?;
@@ -164,7 +164,7 @@ impl Link {
         }
         self.sent += 1;
         counters.tx_frames += 1;
-        counters.tx_octets += len as u64;
+        counters.tx_bytes += len as u64;
         Ok(true)
     }
 
@@ -198,7 +198,7 @@ impl Link {
         Ok(())
     }
 
-    /// Receives the next packet into `into`; its octets and what is said of it.
+    /// Receives the next packet into `into`; its bytes and what is said of it.
     #[inline]
     pub(crate) fn recv(
         &mut self,
@@ -242,44 +242,44 @@ impl Link {
             at += size;
         }
         counters.rx_frames += 1;
-        counters.rx_octets += len as u64;
+        counters.rx_bytes += len as u64;
         Some((len, meta::from_back(&self.packet, &into[..len])))
     }
 
-    /// Publishes what was sent and posted, and wakes the back end if it wants to be.
+    /// Publishes what was sent and posted, and wakes the backend if it wants to be.
     #[inline]
     pub(crate) fn flush(&mut self) -> Result<(), Broken> {
         if self.posted > 0 {
             self.commit_rx()?;
         }
         if std::mem::take(&mut self.sent) > 0 {
-            self.tx_bell.want(self.tx.commit());
+            self.tx_notifier.want(self.tx.commit());
         }
-        Ok(self.tx_bell.flush().map(|_| ())?)
+        Ok(self.tx_notifier.flush().map(|_| ())?)
     }
 
     fn commit_rx(&mut self) -> Result<(), Broken> {
         self.posted = 0;
-        let bell = self.rx_bell.as_mut().unwrap_or(&mut self.tx_bell);
-        bell.want(self.rx.commit());
-        Ok(bell.flush().map(|_| ())?)
+        let notifier = self.rx_notifier.as_mut().unwrap_or(&mut self.tx_notifier);
+        notifier.want(self.rx.commit());
+        Ok(notifier.flush().map(|_| ())?)
     }
 
-    /// Asks for an event for packets received and, with `room`, for room to send; `true` if there is either. Afterwards
-    /// the back end is listened to, unless it has rung too often for nothing (XSA-391).
-    pub(crate) fn arm(&mut self, room: bool, ear: &mut Ear) -> Result<bool, Broken> {
-        self.slow_down(ear)?;
-        self.take_events(ear)?;
+    /// Asks for an event for packets received and, with `room`, for room to send; `true` if there is either.
+    /// Afterwards the backend is listened to, unless it has rung too often for nothing (XSA-391).
+    pub(crate) fn arm(&mut self, room: bool, event_set: &mut EventSet) -> Result<bool, Broken> {
+        self.slow_down(event_set)?;
+        self.take_events(event_set)?;
         Ok(self.rx.arm()? | (room && self.tx.arm()?))
     }
 
-    fn slow_down(&mut self, ear: &mut Ear) -> Result<(), Broken> {
+    fn slow_down(&mut self, event_set: &mut EventSet) -> Result<(), Broken> {
         let (now, worked) = (self.started.elapsed(), std::mem::take(&mut self.worked));
-        let bells = [Some(&mut self.tx_bell), self.rx_bell.as_mut()];
-        let pause = bells.into_iter().flatten().filter_map(|bell| bell.worked(worked, now)).max();
-        if let Some(pause) = pause.filter(|_| !ear.is_covered()) {
-            tracing::debug!(?pause, "the back end rings for nothing");
-            ear.cover(self.bells(), pause).map_err(Broken::System)?;
+        let notifiers = [Some(&mut self.tx_notifier), self.rx_notifier.as_mut()];
+        let pause = notifiers.into_iter().flatten().filter_map(|notifier| notifier.worked(worked, now)).max();
+        if let Some(pause) = pause.filter(|_| !event_set.is_masked()) {
+            tracing::debug!(?pause, "the backend rings for nothing");
+            event_set.mask(self.notifiers(), pause).map_err(Broken::System)?;
         }
         Ok(())
     }
@@ -287,19 +287,22 @@ impl Link {
     /// Takes events.
     ///
     /// # Errors
-    /// [`Broken::Seam`] once the back end's end of a channel is gone.
-    pub(crate) fn take_events(&mut self, ear: &mut Ear) -> Result<(), Broken> {
+    /// [`Broken::Hypervisor`] once the backend's end of a channel is gone.
+    pub(crate) fn take_events(&mut self, event_set: &mut EventSet) -> Result<(), Broken> {
         // While they are not listened to they need not be taken either.
-        if ear.uncover(self.bells()).map_err(Broken::System)? {
-            self.tx_bell.take()?;
-            if let Some(bell) = &mut self.rx_bell {
-                bell.take()?;
+        if event_set.unmask(self.notifiers()).map_err(Broken::System)? {
+            self.tx_notifier.take()?;
+            if let Some(notifier) = &mut self.rx_notifier {
+                notifier.take()?;
             }
         }
         Ok(())
     }
 
-    fn bells(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [Some(&self.tx_bell), self.rx_bell.as_ref()].into_iter().flatten().map(|bell| bell.as_fd())
+    fn notifiers(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [Some(&self.tx_notifier), self.rx_notifier.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|notifier| notifier.as_fd())
     }
 }

@@ -10,7 +10,7 @@ use ring_abi::netif::{RxFlags, TxFlags};
 pub struct Gso {
     /// TCP over IPv6, else over IPv4.
     pub v6: bool,
-    /// Octets of TCP payload in each segment.
+    /// Bytes of TCP payload in each segment.
     pub size: u16,
 }
 
@@ -40,15 +40,15 @@ pub(crate) fn to_back(meta: &Meta) -> (TxFlags, Option<(u8, u16)>) {
     (flags, gso.map(|gso| (if gso.v6 { GSO_TCPV6 } else { GSO_TCPV4 }, gso.size)))
 }
 
-/// What is said of a packet received, `octets` being its private copy. A blank checksum without a place for it is
+/// What is said of a packet received, `bytes` being its private copy. A blank checksum without a place for it is
 /// passed over in silence, as Linux does.
 #[inline]
-pub(crate) fn from_back(packet: &Packet, octets: &[u8]) -> Meta {
+pub(crate) fn from_back(packet: &Packet, bytes: &[u8]) -> Meta {
     let blank = packet.flags().contains(RxFlags::CSUM_BLANK);
     if !blank && packet.gso().is_none() {
         return Meta { verified: packet.flags().contains(RxFlags::DATA_VALIDATED), ..Meta::NONE };
     }
-    let csum = csum::find(octets);
+    let csum = csum::find(bytes);
     let gso = packet.gso().map(|(kind, size)| Gso { v6: kind == GSO_TCPV6, size });
     Meta { verified: csum.is_some(), gso: gso.filter(|_| csum.is_some()), csum }
 }

@@ -1,12 +1,12 @@
-//! A network interface: the shell that keeps a connection to whichever back end is there.
+//! A network interface: the shell that keeps a connection to whichever backend is there.
 //!
-//! A back end may close, die and come back: frames sent meanwhile are lost, the interface stays. All of the store is
+//! A backend may close, die and come back: frames sent meanwhile are lost, the interface stays. All of the store is
 //! dealt with in [`Nic::turn`]; sending and receiving touch memory only.
 
 use crate::handshake::{Handshake, Identity, Offer, Step, TRANSPORT_KEYS, Wishes, keys};
 use crate::link::{Broken, Counters, Link};
 use crate::meta::Meta;
-use event_channel::Ear;
+use event_channel::EventSet;
 use hypervisor::Hypervisor;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -21,7 +21,7 @@ use xenstore::{Client, KeyError, Nodes, XenbusState, XsError};
 
 /// How often a store that went away is looked for.
 const STORE_RETRY: Duration = Duration::from_millis(100);
-/// How long a back end may take to let go of an interface that is closed.
+/// How long a backend may take to let go of an interface that is closed.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Steps of the handshake taken at once.
 const STEPS: usize = 8;
@@ -31,7 +31,7 @@ const STEPS: usize = 8;
 pub struct Config {
     /// Received packets may have checksums to be filled in, told in [`Meta::csum`]: for users such as taps.
     pub csum: bool,
-    /// Received packets may be unsegmented TCP of up to 64 KiB - 1 octets, told in [`Meta::gso`]; needs `csum`.
+    /// Received packets may be unsegmented TCP of up to 64 KiB - 1 bytes, told in [`Meta::gso`]; needs `csum`.
     pub gso: bool,
 }
 
@@ -58,11 +58,11 @@ pub enum Error {
 /// What became of a packet to be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sent {
-    /// The back end has it, or will with the next [`Nic::flush`].
+    /// The backend has it, or will with the next [`Nic::flush`].
     Queued,
     /// There is no room: ask for some by [`Nic::arm`].
     Full,
-    /// There is no back end, or the packet is longer than it takes; it is lost.
+    /// There is no backend, or the packet is longer than it takes; it is lost.
     Dropped,
 }
 
@@ -75,13 +75,13 @@ pub struct Nic {
     identity: Identity,
     handshake: Handshake,
     link: Option<Link>,
-    /// Longest packet that the back end takes.
+    /// Longest packet that the backend takes.
     longest: usize,
-    /// What the back end of the latest connection takes.
+    /// What the backend of the latest connection takes.
     offer: Option<Offer>,
-    ear: Ear,
+    event_set: EventSet,
     counters: Counters,
-    /// The back end broke the protocol: nothing more is had to do with it.
+    /// The backend broke the protocol: nothing more is had to do with it.
     shunned: bool,
     retry: Instant,
 }
@@ -100,7 +100,7 @@ impl Nic {
         let path = format!("/local/domain/{}/device/vif/{devid}", hv.domid());
         let end = End::find_front(&mut store, &path)?;
         let identity = Identity::parse(&end.keys(&mut store)?, &end.other_keys(&mut store)?)?;
-        let ear = Ear::new()?;
+        let event_set = EventSet::new()?;
         let wishes = Wishes { csum: config.csum, gso: config.gso };
         let mut nic = Self {
             hv,
@@ -112,7 +112,7 @@ impl Nic {
             link: None,
             longest: 0,
             offer: None,
-            ear,
+            event_set,
             counters: Counters::default(),
             shunned: false,
             retry: Instant::now(),
@@ -127,7 +127,7 @@ impl Nic {
         self.identity.mac
     }
 
-    /// Largest payload of a frame in octets.
+    /// Largest payload of a frame in bytes.
     pub fn mtu(&self) -> u32 {
         self.identity.mtu
     }
@@ -137,7 +137,7 @@ impl Nic {
         self.link.is_some() && self.handshake.is_running()
     }
 
-    /// What the back end of the latest connection takes; `None` before the first.
+    /// What the backend of the latest connection takes; `None` before the first.
     pub fn offer(&self) -> Option<&Offer> {
         self.offer.as_ref()
     }
@@ -159,7 +159,7 @@ impl Nic {
         self.send_in_place(frame.len(), meta, |at, to| to.copy_from(&frame[at..at + to.len()]))
     }
 
-    /// Queues a frame of `len` octets that `fill` writes where the back end reads it: called for each part, in order,
+    /// Queues a frame of `len` bytes that `fill` writes where the backend reads it: called for each part, in order,
     /// with where the part begins in the frame.
     #[inline]
     pub fn send_in_place(
@@ -204,7 +204,7 @@ impl Nic {
     /// `true` if there is something already.
     pub fn arm(&mut self, room: bool) -> bool {
         self.flush();
-        match self.link.as_mut().map(|link| link.arm(room, &mut self.ear)) {
+        match self.link.as_mut().map(|link| link.arm(room, &mut self.event_set)) {
             Some(Ok(ready)) => ready,
             Some(Err(broken)) => {
                 self.broke(&broken);
@@ -216,17 +216,17 @@ impl Nic {
 
     /// Readable when an armed interface has something to do; then call [`Nic::turn`]. The same for life.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.ear.as_fd()
+        self.event_set.as_fd()
     }
 
     /// Deals with events, the store's among them: connects, reconnects and closes. To be called when [`Nic::fd`] is
-    /// readable, and now and then by users who never sleep: it is how they learn that the back end is gone.
+    /// readable, and now and then by users who never sleep: it is how they learn that the backend is gone.
     ///
     /// # Errors
-    /// [`Error::Removed`], and what the system or the hypervisor has no more of. Not among them: anything that a back
-    /// end does.
+    /// [`Error::Removed`], and what the system or the hypervisor has no more of. Not among them: anything that a
+    /// backend does.
     pub fn turn(&mut self) -> Result<(), Error> {
-        if let Some(Err(broken)) = self.link.as_mut().map(|link| link.take_events(&mut self.ear)) {
+        if let Some(Err(broken)) = self.link.as_mut().map(|link| link.take_events(&mut self.event_set)) {
             self.broke(&broken);
         }
         if self.client.is_none() && Instant::now() >= self.retry {
@@ -259,7 +259,7 @@ impl Nic {
         self.turn()
     }
 
-    /// Takes down the connection and tells the back end so.
+    /// Takes down the connection and tells the backend so.
     ///
     /// # Errors
     /// Those of the store.
@@ -278,7 +278,7 @@ impl Nic {
         said
     }
 
-    /// Closing, and Closed once the back end has followed: the pages are ours again only when it has let go of them.
+    /// Closing, and Closed once the backend has followed: the pages are ours again only when it has let go of them.
     fn leave(&mut self) -> Result<(), Error> {
         use XenbusState::{Closed, Closing, Connected};
         let Some(client) = &mut self.client else { return Ok(()) };
@@ -294,7 +294,7 @@ impl Nic {
     /// Starts over with this connection to the store.
     fn begin(&mut self, mut client: Client) -> Result<(), Error> {
         self.handshake = Handshake::default();
-        self.ear.add(client.fd())?;
+        self.event_set.add(client.fd())?;
         self.end.retract(&mut client, TRANSPORT_KEYS)?;
         // Whoever had the interface before us is gone.
         self.end.switch_state(&mut client, XenbusState::Initialising)?;
@@ -324,7 +324,7 @@ impl Nic {
         tracing::warn!(path = self.end.path(), %error, "the store is gone; looking for it");
         self.unlink();
         if let Some(client) = self.client.take() {
-            self.ear.remove(client.fd());
+            self.event_set.remove(client.fd());
         }
         Ok(())
     }
@@ -337,8 +337,10 @@ impl Nic {
                 Ok(false) => return Ok(()),
                 Err(Error::Store(error)) if error.store_error().is_none() => return self.lost(error),
                 Err(error @ (Error::Removed(_) | Error::System(_))) => return Err(error),
-                // No fault of the back end's.
-                Err(error @ Error::Link(Broken::Seam(hypervisor::Error::NoSpace(_)))) => return Err(error),
+                // No fault of the backend's.
+                Err(error @ Error::Link(Broken::Hypervisor(hypervisor::Error::NoSpace(_)))) => {
+                    return Err(error);
+                }
                 Err(error) => {
                     self.shun(&error);
                     return Ok(());
@@ -364,7 +366,7 @@ impl Nic {
             Step::Connect => self.connect()?,
             Step::Run => tracing::info!(path = self.end.path(), "up"),
             Step::End(state) => {
-                // Said before it is done: otherwise the back end would take it for our death.
+                // Said before it is done: otherwise the backend would take it for our death.
                 let said = self.change(state);
                 self.unlink();
                 said?;
@@ -377,7 +379,7 @@ impl Nic {
         let Some(client) = self.client.as_mut() else { return Ok(()) };
         let offer = Offer::parse(&self.end.other_keys(client)?)?;
         let link = Link::new(&*self.hv, DomId(self.end.other_id()), offer.split)?;
-        link.listen(&self.ear)?;
+        link.listen(&self.event_set)?;
         self.longest = if offer.sg { MAX_TX_SIZE } else { hypervisor::PAGE_SIZE };
         let keys = keys(link.transport(), self.wishes);
         self.link = Some(link);
@@ -396,7 +398,7 @@ impl Nic {
 
     fn unlink(&mut self) {
         if let Some(link) = self.link.take() {
-            link.unlisten(&self.ear);
+            link.unlisten(&self.event_set);
         }
         self.handshake = Handshake::default();
     }
@@ -404,8 +406,8 @@ impl Nic {
     /// A link that ended by itself: what lies is shunned, what has died may come back.
     fn broke(&mut self, broken: &Broken) {
         match broken {
-            Broken::Seam(error) => {
-                tracing::warn!(path = self.end.path(), %error, "the back end is gone");
+            Broken::Hypervisor(error) => {
+                tracing::warn!(path = self.end.path(), %error, "the backend is gone");
                 self.unlink();
                 if let Err(error) = self.change(XenbusState::Closed) {
                     tracing::debug!(%error, "cannot say so");
@@ -427,13 +429,13 @@ impl Nic {
     }
 }
 
-/// Waits for the back end, but not for ever: one that is dead never answers.
+/// Waits for the backend, but not for ever: one that is dead never answers.
 fn await_back(client: &mut Client, end: &End, wanted: impl Fn(XenbusState) -> bool) -> Result<(), Error> {
     let deadline = Instant::now() + PATIENCE;
     while !wanted(end.other_state(client)?) {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            tracing::warn!(path = end.path(), "the back end does not let go");
+            tracing::warn!(path = end.path(), "the backend does not let go");
             return Ok(());
         }
         client.wait_event(Some(left))?;

@@ -4,7 +4,7 @@ use hypervisor::{Access, Hypervisor, PAGE_SIZE, Result, Shared};
 use ring_abi::{DomId, GrantRef};
 use vm_memory::VolatileSlice;
 
-/// Buffers of 2^`shift` octets, up to a page, granted to one peer.
+/// Buffers of 2^`shift` bytes, up to a page, granted to one peer.
 #[derive(Debug)]
 pub(crate) struct Pool {
     shared: Shared,
@@ -12,7 +12,7 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// `count` buffers of 2^`shift` octets.
+    /// `count` buffers of 2^`shift` bytes.
     ///
     /// # Errors
     /// As [`Hypervisor::share`].
@@ -39,14 +39,14 @@ impl Pool {
         ((usize::from(buffer) << self.shift) % PAGE_SIZE) as u16
     }
 
-    /// Octets of a buffer, all inside it.
+    /// Bytes of a buffer, all inside it.
     ///
     /// # Panics
     /// If they are not, or there is no such buffer: our own error, since what peers say is checked before.
     #[inline]
     pub(crate) fn slice(&self, buffer: u16, offset: u16, len: usize) -> VolatileSlice<'_> {
         let start = (usize::from(buffer) << self.shift) + usize::from(offset);
-        assert!(usize::from(offset) + len <= 1 << self.shift, "octets outside their buffer");
+        assert!(usize::from(offset) + len <= 1 << self.shift, "bytes outside their buffer");
         self.shared.slice(start, len).expect("every buffer lies in the pool")
     }
 }

@@ -1,6 +1,6 @@
 //! The receive ring's core: empty buffers out, packets in.
 //!
-//! The back end answers each request in its slot, so that the slot tells the buffer; an id that disagrees is a lie. A
+//! The backend answers each request in its slot, so that the slot tells the buffer; an id that disagrees is a lie. A
 //! packet's buffers are the caller's, all of them, until each is posted again: also those of a packet that is bad.
 
 use crate::tx::Fault;
@@ -13,23 +13,23 @@ use ring_abi::ring::{BadMemory, Front, Notify};
 use ring_abi::shm::Memory;
 use ring_abi::{GrantRef, PAGE_SIZE};
 
-/// Octets of a packet in one buffer.
+/// Bytes of a packet in one buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Piece {
     /// The buffer.
     pub buffer: u16,
-    /// First octet in its page.
+    /// First byte in its page.
     pub offset: u16,
-    /// Octets; with `offset` never past the page's end.
+    /// Bytes; with `offset` never past the page's end.
     pub len: u16,
 }
 
 /// Why a packet is dropped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Bad {
-    /// The back end could not fill a buffer: a negative status.
+    /// The backend could not fill a buffer: a negative status.
     Status,
-    /// Octets past a page's end, or more than a packet may have, or none.
+    /// Bytes past a page's end, or more than a packet may have, or none.
     Size,
     /// More slots than a packet may have.
     Slots,
@@ -52,7 +52,7 @@ pub struct Packet {
 }
 
 impl Packet {
-    /// Octets in all.
+    /// Bytes in all.
     #[inline]
     pub fn size(&self) -> usize {
         self.len
@@ -64,7 +64,7 @@ impl Packet {
         self.flags
     }
 
-    /// Segmentation: `XEN_NETIF_GSO_TYPE_*`, one of the two, and octets of each segment, not 0.
+    /// Segmentation: `XEN_NETIF_GSO_TYPE_*`, one of the two, and bytes of each segment, not 0.
     #[inline]
     pub fn gso(&self) -> Option<(u8, u16)> {
         self.gso
@@ -76,7 +76,7 @@ impl Packet {
         self.bad
     }
 
-    /// Where its octets lie, in order.
+    /// Where its bytes lie, in order.
     #[inline]
     pub fn pieces(&self) -> &[Piece] {
         &self.pieces
@@ -138,7 +138,7 @@ enum Expect {
     },
 }
 
-/// The front end's half of a receive ring.
+/// The frontend's half of a receive ring.
 #[derive(Debug)]
 pub struct Rx<M> {
     ring: Front<netif::Rx, M>,
@@ -147,7 +147,7 @@ pub struct Rx<M> {
     taken: u32,
     /// The buffer in each slot.
     slots: Box<[u16]>,
-    /// Whether the back end has each buffer.
+    /// Whether the backend has each buffer.
     has: Box<[bool]>,
 }
 
@@ -168,10 +168,10 @@ impl<M: Memory> Rx<M> {
         self.slots.len()
     }
 
-    /// Gives an empty buffer, number below [`Rx::slots`], to the back end. Published by [`Rx::commit`].
+    /// Gives an empty buffer, number below [`Rx::slots`], to the backend. Published by [`Rx::commit`].
     ///
     /// # Panics
-    /// If the back end has it already, or there is no such buffer: our own error, never the peer's.
+    /// If the backend has it already, or there is no such buffer: our own error, never the peer's.
     #[inline]
     pub fn post(&mut self, buffer: u16, gref: GrantRef) {
         let had = core::mem::replace(&mut self.has[usize::from(buffer)], true);
@@ -243,7 +243,7 @@ impl<M: Memory> Rx<M> {
         Ok(self.ring.arm()?)
     }
 
-    /// Whether the back end has a buffer.
+    /// Whether the backend has a buffer.
     pub fn has(&self, buffer: u16) -> bool {
         self.has.get(usize::from(buffer)).is_some_and(|has| *has)
     }

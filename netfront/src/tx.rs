@@ -1,7 +1,7 @@
 //! The transmit ring's core: packets in, requests out; responses in, buffers back.
 //!
 //! A buffer is known by its number, which is its request's id. It has one owner at any time: the free list, the
-//! caller who reserved it, or the back end (XSA-405).
+//! caller who reserved it, or the backend (XSA-405).
 
 use alloc::boxed::Box;
 use alloc::vec;
@@ -12,14 +12,14 @@ use ring_abi::netif::{self, Status, TxFlags, TxRequest};
 use ring_abi::ring::{BadMemory, Front, Notify};
 use ring_abi::shm::Memory;
 
-/// The back end broke the protocol: the interface goes down.
+/// The backend broke the protocol: the interface goes down.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Fault {
     /// A ring's indexes are impossible.
     #[error(transparent)]
     Ring(#[from] ring_abi::ring::Fault),
-    /// A response for a buffer that the back end does not have.
-    #[error("{ring}: a response for buffer {id}, which the back end does not have")]
+    /// A response for a buffer that the backend does not have.
+    #[error("{ring}: a response for buffer {id}, which the backend does not have")]
     Id {
         /// Which ring.
         ring: &'static str,
@@ -28,20 +28,20 @@ pub enum Fault {
     },
 }
 
-/// Octets of a packet in one buffer.
+/// Bytes of a packet in one buffer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Part {
     /// The buffer, reserved before.
     pub buffer: u16,
     /// The page that it lies in.
     pub gref: GrantRef,
-    /// First octet in the page.
+    /// First byte in the page.
     pub offset: u16,
-    /// Octets.
+    /// Bytes.
     pub size: u16,
 }
 
-/// The front end's half of a transmit ring.
+/// The frontend's half of a transmit ring.
 #[derive(Debug)]
 pub struct Tx<M> {
     ring: Front<netif::Tx, M>,
@@ -80,7 +80,7 @@ impl<M: Memory> Tx<M> {
 
     /// Gives back a buffer that was reserved and is not sent after all.
     pub fn cancel(&mut self, buffer: u16) {
-        debug_assert!(!self.sent[usize::from(buffer)], "a buffer that the back end has");
+        debug_assert!(!self.sent[usize::from(buffer)], "a buffer that the backend has");
         self.free.push(buffer);
     }
 
@@ -93,7 +93,7 @@ impl<M: Memory> Tx<M> {
         pushed
     }
 
-    /// Sends a packet in several buffers, with a segmentation by `gso` (`XEN_NETIF_GSO_TYPE_*`, octets of each
+    /// Sends a packet in several buffers, with a segmentation by `gso` (`XEN_NETIF_GSO_TYPE_*`, bytes of each
     /// segment); `false` and nothing sent if the ring has too few slots.
     pub fn send(&mut self, parts: &[Part], flags: TxFlags, gso: Option<(u8, u16)>) -> bool {
         let slots = parts.len() + usize::from(gso.is_some());
@@ -140,7 +140,7 @@ impl<M: Memory> Tx<M> {
         self.ring.commit()
     }
 
-    /// Asks to be notified once half of what the back end has is answered; `true` if anything is already.
+    /// Asks to be notified once half of what the backend has is answered; `true` if anything is already.
     ///
     /// # Errors
     /// As [`Tx::reap`].
@@ -148,7 +148,7 @@ impl<M: Memory> Tx<M> {
         Ok(self.ring.arm_after(self.ring.in_flight() / 2 + 1)?)
     }
 
-    /// Buffers that the back end has.
+    /// Buffers that the backend has.
     pub fn in_flight(&self) -> usize {
         self.sent.iter().filter(|sent| **sent).count()
     }

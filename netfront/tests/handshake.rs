@@ -1,5 +1,5 @@
-//! The front end's handshake against back ends of any mind: whatever is seen in whatever order, frames flow only over
-//! rings that the present back end was told of.
+//! The frontend's handshake against backends of any mind: whatever is seen in whatever order, frames flow only over
+//! rings that the present backend was told of.
 
 use netfront::handshake::{Handshake, Identity, Offer, Step};
 use proptest::prelude::*;
@@ -37,7 +37,7 @@ proptest! {
                 prop_assert!(!rings, "nothing is kept from one who is gone");
             }
         }
-        // From anywhere, a back end that closes and opens again is met.
+        // From anywhere, a backend that closes and opens again is met.
         for back in [XenbusState::Closed, XenbusState::Closed, XenbusState::InitWait, XenbusState::Connected] {
             for _ in 0..3 {
                 match handshake.step(own, back, true) {
@@ -59,7 +59,7 @@ proptest! {
     }
 }
 
-/// Linux's netback: it looks at what the front end's state is now, and writes each state on its way to its answer.
+/// Linux's netback: it looks at what the frontend's state is now, and writes each state on its way to its answer.
 struct Linux {
     /// What stands in the store.
     back: XenbusState,
@@ -88,7 +88,7 @@ impl Linux {
 }
 
 #[test]
-fn linux_is_met_after_a_front_end_that_was_killed() {
+fn linux_is_met_after_a_frontend_that_was_killed() {
     for left in [XenbusState::InitWait, XenbusState::Connected, XenbusState::Closing, XenbusState::Closed] {
         // Which end has its turn, at first; then both by turns.
         for turns in 0..1u32 << 12 {

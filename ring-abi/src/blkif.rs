@@ -2,7 +2,7 @@
 //!
 //! The 32-bit layout is in [`x86_32`]; both carry the same [`Request`] and [`Response`].
 
-#![allow(unsafe_code)] // A segment vouches for being plain octets.
+#![allow(unsafe_code)] // A segment vouches for being plain bytes.
 
 pub mod indirect;
 pub mod key;
@@ -11,7 +11,7 @@ pub mod x86_32;
 
 use crate::GrantRef;
 use crate::ring::Protocol;
-use crate::shm::{Octets8, Slot};
+use crate::shm::{Slot, WireValue};
 use arrayvec::ArrayVec;
 
 pub use x86_32::X86_32;
@@ -35,7 +35,7 @@ pub const MAX_SEGMENTS: usize = 11;
 pub const MAX_INDIRECT_PAGES: usize = 8;
 /// Segments in one indirect page.
 pub const SEGMENTS_PER_INDIRECT_PAGE: usize = crate::PAGE_SIZE / 8;
-/// Octets in the unit of `sector_number`, `first_sect` and `last_sect`, whatever `sector-size` says.
+/// Bytes in the unit of `sector_number`, `first_sect` and `last_sect`, whatever `sector-size` says.
 pub const SECTOR: usize = 512;
 /// Discard flag: `BLKIF_DISCARD_SECURE`.
 pub const DISCARD_SECURE: u8 = 1;
@@ -50,20 +50,20 @@ pub mod info {
     pub const READONLY: u32 = 4;
 }
 
-/// Part of a page: `struct blkif_request_segment` (blkif.h:588), 8 octets.
+/// Part of a page: `struct blkif_request_segment` (blkif.h:588), 8 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Segment {
     /// The granted page.
     pub gref: GrantRef,
-    /// First 512-octet sector in the page, inclusive, 0 to 7.
+    /// First 512-byte sector in the page, inclusive, 0 to 7.
     pub first_sect: u8,
-    /// Last 512-octet sector in the page, inclusive, 0 to 7.
+    /// Last 512-byte sector in the page, inclusive, 0 to 7.
     pub last_sect: u8,
 }
 
-// SAFETY: `repr(C)`, 8 octets of which the last two are padding; the fields are plain numbers.
-unsafe impl Octets8 for Segment {
+// SAFETY: `repr(C)`, 8 bytes of which the last two are padding; the fields are plain numbers.
+unsafe impl WireValue for Segment {
     const FIELDS: u64 = 0x0000_ffff_ffff_ffff;
 
     #[inline(always)]
@@ -75,7 +75,7 @@ unsafe impl Octets8 for Segment {
 const _: () = assert!(size_of::<Segment>() == 8);
 
 impl Segment {
-    /// From the two 32-bit words of the wire; the two octets of padding are dropped.
+    /// From the two 32-bit words of the wire; the two bytes of padding are dropped.
     #[inline(always)]
     pub fn from_words(gref: u32, sectors: u32) -> Self {
         let [first_sect, last_sect, ..] = sectors.to_le_bytes();
@@ -89,7 +89,7 @@ impl Segment {
     }
 }
 
-/// What a front end asks, whatever its wire layout. The peer's numbers are as found: nothing is checked yet.
+/// What a frontend asks, whatever its wire layout. The peer's numbers are as found: nothing is checked yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 // Moved in aligned words, and with the id in the same place whatever the kind: a compact tag makes copies that
 // straddle words and stall.
@@ -141,19 +141,19 @@ impl Request {
 
 /// `struct blkif_request` (blkif.h:599).
 ///
-/// In memory the segments are aligned as they are on the wire, for copies of sixteen octets.
+/// In memory the segments are aligned as they are on the wire, for copies of sixteen bytes.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[repr(C, align(16))]
 pub struct Io {
     /// Echoed in the response.
     pub id: u64,
-    /// First sector, in units of [`SECTOR`] octets.
+    /// First sector, in units of [`SECTOR`] bytes.
     pub sector_number: u64,
     /// [`OP_READ`], [`OP_WRITE`], [`OP_WRITE_BARRIER`] or [`OP_FLUSH_DISKCACHE`].
     pub operation: u8,
     /// `nr_segments` as found; more than [`MAX_SEGMENTS`] is the request's error.
     pub nr_segments: u8,
-    /// As the front end's device number; ignored by back ends.
+    /// As the frontend's device number; ignored by backends.
     pub handle: u16,
     /// The segments, at most [`MAX_SEGMENTS`] of them.
     pub segments: ArrayVec<Segment, MAX_SEGMENTS>,
@@ -186,11 +186,11 @@ pub struct Discard {
     pub id: u64,
     /// [`DISCARD_SECURE`] or 0.
     pub flag: u8,
-    /// Ignored by back ends.
+    /// Ignored by backends.
     pub handle: u16,
-    /// First sector, in units of [`SECTOR`] octets.
+    /// First sector, in units of [`SECTOR`] bytes.
     pub sector_number: u64,
-    /// Sectors, in units of [`SECTOR`] octets.
+    /// Sectors, in units of [`SECTOR`] bytes.
     pub nr_sectors: u64,
 }
 
@@ -204,9 +204,9 @@ pub struct Indirect {
     pub indirect_op: u8,
     /// Segments in all the indirect pages.
     pub nr_segments: u16,
-    /// First sector, in units of [`SECTOR`] octets.
+    /// First sector, in units of [`SECTOR`] bytes.
     pub sector_number: u64,
-    /// Ignored by back ends.
+    /// Ignored by backends.
     pub handle: u16,
     /// Pages of segments; `nr_segments.div_ceil(512)` of them are used.
     pub indirect_grefs: [GrantRef; MAX_INDIRECT_PAGES],
@@ -237,7 +237,7 @@ pub struct Response {
     pub status: Status,
 }
 
-/// The 64-bit wire layout: `x86_64-abi`, native on 64-bit hosts. Requests 112 octets, responses 16.
+/// The 64-bit wire layout: `x86_64-abi`, native on 64-bit hosts. Requests 112 bytes, responses 16.
 #[derive(Clone, Copy, Debug)]
 pub enum X86_64 {}
 

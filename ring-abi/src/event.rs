@@ -9,9 +9,9 @@ use core::fmt;
 /// A domain's local event-channel number, `evtchn_port_t` (event_channel.h:90).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
 #[repr(transparent)]
-pub struct Port(pub u32);
+pub struct EventPort(pub u32);
 
-impl fmt::Display for Port {
+impl fmt::Display for EventPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }

@@ -1,8 +1,8 @@
 //! Xen's split-driver wire formats and shared descriptor rings, bit-exact and `no_std`.
 //!
-//! Two kinds of type live here. *Octets* are `repr(C)` structures with a size assertion and a source in Xen's
+//! Two kinds of type live here. *Bytes* are `repr(C)` structures with a size assertion and a source in Xen's
 //! public headers (`xen/include/public`); *meaning* is what a driver works with. [`ring`] joins them: a
-//! [`ring::Protocol`] says how a slot's octets become meaning, [`ring::Front`] and [`ring::Back`] move them.
+//! [`ring::Protocol`] says how a slot's bytes become meaning, [`ring::Front`] and [`ring::Back`] move them.
 #![no_std]
 
 pub mod blkif;
@@ -19,8 +19,8 @@ pub mod xenbus;
 pub mod xs_wire;
 
 pub use domain::DomId;
-pub use event::Port;
+pub use event::EventPort;
 pub use grant::GrantRef;
 
-/// Octets of a page, a grant and a ring page: `XC_PAGE_SIZE`, `XEN_PAGE_SIZE`.
+/// Bytes of a page, a grant and a ring page: `XC_PAGE_SIZE`, `XEN_PAGE_SIZE`.
 pub const PAGE_SIZE: usize = 4096;

@@ -2,7 +2,7 @@
 //!
 //! A slot of either ring carries a request or response or, where the one before it says so, an extra
 //! ([`extra::Extra`]): what a slot means is known only to who reads the whole packet, so that the types here
-//! stay octets and convert on demand.
+//! stay bytes and convert on demand.
 
 pub mod ctrl;
 pub mod extra;
@@ -14,11 +14,11 @@ use crate::ring::Protocol;
 use crate::shm::Slot;
 use bitflags::bitflags;
 
-/// Slots that every back end must accept for one packet: `XEN_NETIF_NR_SLOTS_MIN` (netif.h:32).
+/// Slots that every backend must accept for one packet: `XEN_NETIF_NR_SLOTS_MIN` (netif.h:32).
 pub const SLOTS_MIN: usize = 18;
 /// More slots than this in one packet is an attack (`XEN_NETBK_LEGACY_SLOTS_MAX` and `fatal_skb_slots`).
 pub const SLOTS_FATAL: usize = 20;
-/// Most octets of one packet: `XEN_NETIF_MAX_TX_SIZE` (netif.h:973).
+/// Most bytes of one packet: `XEN_NETIF_MAX_TX_SIZE` (netif.h:973).
 pub const MAX_TX_SIZE: usize = 0xffff;
 
 bitflags! {
@@ -53,7 +53,7 @@ bitflags! {
     }
 }
 
-/// `NETIF_RSP_*` (netif.h:1075); a receive response's is the octets received instead, where not negative.
+/// `NETIF_RSP_*` (netif.h:1075); a receive response's is the bytes received instead, where not negative.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct Status(pub i16);
@@ -74,18 +74,18 @@ impl Status {
 #[repr(transparent)]
 pub struct TxSlot(pub [u32; 3]);
 
-/// `struct netif_tx_request` (netif.h:974), 12 octets.
+/// `struct netif_tx_request` (netif.h:974), 12 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TxRequest {
     /// The granted page.
     pub gref: GrantRef,
-    /// First octet in the page.
+    /// First byte in the page.
     pub offset: u16,
     /// What follows, and what is known of checksums.
     pub flags: TxFlags,
     /// Echoed in the response.
     pub id: u16,
-    /// Octets: of the whole packet in its first slot, of the slot itself in the others.
+    /// Bytes: of the whole packet in its first slot, of the slot itself in the others.
     pub size: u16,
 }
 
@@ -126,7 +126,7 @@ impl From<extra::Extra> for TxSlot {
     }
 }
 
-/// `struct netif_tx_response` (netif.h:1027), 4 octets.
+/// `struct netif_tx_response` (netif.h:1027), 4 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TxResponse {
     /// Copied from the request.
@@ -169,7 +169,7 @@ impl Protocol for Tx {
     }
 }
 
-/// `struct netif_rx_request` (netif.h:1033), 8 octets.
+/// `struct netif_rx_request` (netif.h:1033), 8 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RxRequest {
     /// Echoed in the response, which takes this request's slot.
@@ -183,16 +183,16 @@ pub struct RxRequest {
 #[repr(transparent)]
 pub struct RxSlot(pub [u32; 2]);
 
-/// `struct netif_rx_response` (netif.h:1060), 8 octets.
+/// `struct netif_rx_response` (netif.h:1060), 8 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RxResponse {
     /// Copied from the request.
     pub id: u16,
-    /// First octet in the page.
+    /// First byte in the page.
     pub offset: u16,
     /// What follows, and what is known of checksums.
     pub flags: RxFlags,
-    /// Octets in this page, or a negative [`Status`].
+    /// Bytes in this page, or a negative [`Status`].
     pub status: i16,
 }
 
@@ -231,7 +231,7 @@ impl From<extra::Extra> for RxSlot {
     }
 }
 
-/// The receive ring: the front end posts empty pages, the back end fills them.
+/// The receive ring: the frontend posts empty pages, the backend fills them.
 #[derive(Clone, Copy, Debug)]
 pub enum Rx {}
 

@@ -4,27 +4,27 @@
 //! keeps its own indexes privately and believes the peer's only after a check. Orderings are fences, as in ring.h.
 #![allow(unsafe_code)] // Slots are addressed by index into shared memory.
 
-pub mod journal;
-mod kept;
-pub mod ledger;
+pub mod inflight_log;
+mod log_memory;
+pub mod response_log;
 
 use crate::PAGE_SIZE;
 use crate::shm::{HEADER_LEN, Memory, Slot};
 use crate::sync::{Barrier, Ordering};
 use core::marker::PhantomData;
 
-/// `DEFINE_RING_TYPES(name, req, rsp)` of ring.h:150, as a type: how octets in a slot become meaning and back.
+/// `DEFINE_RING_TYPES(name, req, rsp)` of ring.h:150, as a type: how bytes in a slot become meaning and back.
 ///
-/// A read takes each word of the slot at most once (XSA-155); a write leaves no octet of the response that the
+/// A read takes each word of the slot at most once (XSA-155); a write leaves no byte of the response that the
 /// peer can see unwritten (XSA-216).
 pub trait Protocol {
     /// What errors and traces call this ring, such as "blkif".
     const NAME: &'static str;
-    /// Octets of a slot: the larger of request and response.
+    /// Bytes of a slot: the larger of request and response.
     const SLOT: usize;
-    /// What a front end sends.
+    /// What a frontend sends.
     type Request;
-    /// What a back end answers.
+    /// What a backend answers.
     type Response;
     /// Copies a request out of shared memory.
     fn read_request(slot: Slot<'_>) -> Self::Request;
@@ -61,13 +61,13 @@ pub enum Fault {
 /// The memory offered cannot hold a ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "{ring}: {len} octets cannot hold a ring: expected 1 to {} whole pages, a power of two of them",
+    "{ring}: {len} bytes cannot hold a ring: expected 1 to {} whole pages, a power of two of them",
     MAX_PAGES
 )]
 pub struct BadMemory {
     /// [`Protocol::NAME`].
     pub ring: &'static str,
-    /// Octets found.
+    /// Bytes found.
     pub len: usize,
 }
 
@@ -98,7 +98,7 @@ impl Notify {
     }
 }
 
-/// `__RING_SIZE` (ring.h:46): slots in `len` octets, rounded down to a power of two.
+/// `__RING_SIZE` (ring.h:46): slots in `len` bytes, rounded down to a power of two.
 #[inline(always)]
 pub const fn slots(slot: usize, len: usize) -> u32 {
     let whole = (len - HEADER_LEN) / slot;
@@ -138,7 +138,7 @@ impl<P: Protocol, M: Memory> Slots<P, M> {
     }
 }
 
-/// The front end's half: sends requests, receives responses.
+/// The frontend's half: sends requests, receives responses.
 #[derive(Debug)]
 pub struct Front<P, M> {
     slots: Slots<P, M>,
@@ -149,7 +149,7 @@ pub struct Front<P, M> {
 }
 
 impl<P: Protocol, M: Memory> Front<P, M> {
-    /// `SHARED_RING_INIT` and `FRONT_RING_INIT` (ring.h:189): an empty ring in `memory`, whose other octets stay.
+    /// `SHARED_RING_INIT` and `FRONT_RING_INIT` (ring.h:189): an empty ring in `memory`, whose other bytes stay.
     #[inline(always)]
     pub fn init(memory: M) -> Result<Self, BadMemory> {
         let slots = Slots::new(memory)?;
@@ -192,9 +192,9 @@ impl<P: Protocol, M: Memory> Front<P, M> {
             return Notify::No;
         }
         let header = self.slots.memory.header();
-        Barrier::Publish.wait();
+        Barrier::Publish.fence();
         header.req_prod.store(new, Ordering::Relaxed);
-        Barrier::Published.wait();
+        Barrier::Published.fence();
         self.req_published = new;
         Notify::check(old, new, header.req_event.load(Ordering::Relaxed))
     }
@@ -206,7 +206,7 @@ impl<P: Protocol, M: Memory> Front<P, M> {
             return Ok(None);
         }
         let slot = self.slots.at(self.rsp_cons);
-        slot.claim();
+        slot.prefetch_for_write();
         let response = P::read_response(slot);
         self.rsp_cons = self.rsp_cons.wrapping_add(1);
         Ok(Some(response))
@@ -218,11 +218,11 @@ impl<P: Protocol, M: Memory> Front<P, M> {
         self.rsp_seen.wrapping_sub(self.rsp_cons)
     }
 
-    /// Reads the back end's producer index, checked; `true` if responses wait.
+    /// Reads the backend's producer index, checked; `true` if responses wait.
     #[inline(always)]
     pub fn look(&mut self) -> Result<bool, Fault> {
         let found = self.slots.memory.header().rsp_prod.load(Ordering::Relaxed);
-        Barrier::Observe.wait();
+        Barrier::Observe.fence();
         if found.wrapping_sub(self.rsp_cons) > self.req_published.wrapping_sub(self.rsp_cons) {
             let (consumed, limit) = (self.rsp_cons, self.req_published);
             return Err(Fault::Overflow { ring: P::NAME, found, consumed, limit });
@@ -246,7 +246,7 @@ impl<P: Protocol, M: Memory> Front<P, M> {
     pub fn arm_after(&mut self, count: u32) -> Result<bool, Fault> {
         let header = self.slots.memory.header();
         header.rsp_event.store(self.rsp_cons.wrapping_add(count), Ordering::Relaxed);
-        Barrier::Armed.wait();
+        Barrier::Armed.fence();
         self.look()
     }
 
@@ -267,7 +267,7 @@ impl<P: Protocol, M: Memory> Front<P, M> {
     }
 }
 
-/// The back end's half: receives requests, sends responses.
+/// The backend's half: receives requests, sends responses.
 #[derive(Debug)]
 pub struct Back<P, M> {
     slots: Slots<P, M>,
@@ -278,7 +278,7 @@ pub struct Back<P, M> {
 }
 
 impl<P: Protocol, M: Memory> Back<P, M> {
-    /// `BACK_RING_ATTACH` (ring.h:211): joins a ring at the responses already sent, so that a back end that takes
+    /// `BACK_RING_ATTACH` (ring.h:211): joins a ring at the responses already sent, so that a backend that takes
     /// over sees the requests which were not answered.
     #[inline(always)]
     pub fn attach(memory: M) -> Result<Self, BadMemory> {
@@ -287,8 +287,8 @@ impl<P: Protocol, M: Memory> Back<P, M> {
         Ok(Self { slots, req_cons: rsp, req_seen: rsp, rsp_prod: rsp, rsp_published: rsp })
     }
 
-    /// Goes on where an earlier back end was, which had taken all requests below index `taken`: those it did not
-    /// answer are known from its [`ledger`], and still to be answered here.
+    /// Goes on where an earlier backend was, which had taken all requests below index `taken`: those it did not
+    /// answer are known from its [`inflight_log`], and still to be answered here.
     ///
     /// # Errors
     /// [`Fault`] where that many requests cannot be in the ring; nothing has changed then.
@@ -326,7 +326,7 @@ impl<P: Protocol, M: Memory> Back<P, M> {
             return Ok(None);
         }
         let slot = self.slots.at(self.req_cons);
-        slot.claim();
+        slot.prefetch_for_write();
         let request = P::read_request(slot);
         self.req_cons = self.req_cons.wrapping_add(1);
         Ok(Some(request))
@@ -340,7 +340,7 @@ impl<P: Protocol, M: Memory> Back<P, M> {
             return Ok(false);
         }
         let slot = self.slots.at(self.req_cons);
-        slot.claim();
+        slot.prefetch_for_write();
         P::read_request_into(slot, into);
         self.req_cons = self.req_cons.wrapping_add(1);
         Ok(true)
@@ -352,11 +352,11 @@ impl<P: Protocol, M: Memory> Back<P, M> {
         self.req_seen.wrapping_sub(self.req_cons)
     }
 
-    /// Reads the front end's producer index, checked; `true` if requests wait.
+    /// Reads the frontend's producer index, checked; `true` if requests wait.
     #[inline(always)]
     pub fn look(&mut self) -> Result<bool, Fault> {
         let found = self.slots.memory.header().req_prod.load(Ordering::Relaxed);
-        Barrier::Observe.wait();
+        Barrier::Observe.fence();
         let limit = self.rsp_prod.wrapping_add(self.size());
         if found.wrapping_sub(self.req_cons) > limit.wrapping_sub(self.req_cons) {
             return Err(Fault::Overflow { ring: P::NAME, found, consumed: self.req_cons, limit });
@@ -390,9 +390,9 @@ impl<P: Protocol, M: Memory> Back<P, M> {
             return Notify::No;
         }
         let header = self.slots.memory.header();
-        Barrier::Publish.wait();
+        Barrier::Publish.fence();
         header.rsp_prod.store(new, Ordering::Relaxed);
-        Barrier::Published.wait();
+        Barrier::Published.fence();
         self.rsp_published = new;
         Notify::check(old, new, header.rsp_event.load(Ordering::Relaxed))
     }
@@ -406,7 +406,7 @@ impl<P: Protocol, M: Memory> Back<P, M> {
         }
         let header = self.slots.memory.header();
         header.req_event.store(self.req_cons.wrapping_add(1), Ordering::Relaxed);
-        Barrier::Armed.wait();
+        Barrier::Armed.fence();
         self.look()
     }
 

@@ -1,11 +1,11 @@
-//! Shared memory by copy: the only place that touches octets which a peer may be writing at the same time.
+//! Shared memory by copy: the only place that touches bytes which a peer may be writing at the same time.
 //!
 //! Every access is a relaxed atomic load or store of a whole word, so that a racing peer can change what is
-//! read but can never make the read undefined; nothing here ever lends a reference to a slot's octets. Order
+//! read but can never make the read undefined; nothing here ever lends a reference to a slot's bytes. Order
 //! between words comes from the fences in [`crate::ring`].
 #![allow(unsafe_code)] // Raw pointers into memory shared with another domain.
 
-mod octets;
+mod bytes;
 mod values;
 
 use crate::sync::AtomicU32;
@@ -15,7 +15,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::AtomicU64 as Word64;
 use core::sync::atomic::Ordering::Relaxed;
 
-pub use values::Octets8;
+pub use values::WireValue;
 
 /// The four live words at the start of a ring page: `struct NAME_sring` (ring.h:157).
 #[repr(C)]
@@ -37,18 +37,18 @@ impl Header {
     }
 }
 
-/// Octets before the first slot: four indexes, `pvt` and padding (ring.h:157).
+/// Bytes before the first slot: four indexes, `pvt` and padding (ring.h:157).
 pub const HEADER_LEN: usize = 64;
 
 /// Memory that holds a ring, and whatever keeps it mapped.
 ///
 /// # Safety
-/// For the life of the value `base()` points at `len()` readable and writable octets, 8-aligned, that are
+/// For the life of the value `base()` points at `len()` readable and writable bytes, 8-aligned, that are
 /// accessed only through this module or by the peer.
 pub unsafe trait Memory {
     /// Start of the first page.
     fn base(&self) -> NonNull<u8>;
-    /// Octets, a multiple of the page size.
+    /// Bytes, a multiple of the page size.
     fn len(&self) -> usize;
     /// Whether there is no memory at all.
     fn is_empty(&self) -> bool {
@@ -56,13 +56,13 @@ pub unsafe trait Memory {
     }
     /// The ring's indexes.
     fn header(&self) -> &Header {
-        // SAFETY: the trait promises `len() >= HEADER_LEN` octets (checked when a ring is made), aligned, for
+        // SAFETY: the trait promises `len() >= HEADER_LEN` bytes (checked when a ring is made), aligned, for
         // the life of `self`; `Header` is atomics only, so that a racing peer is no data race.
         unsafe { self.base().cast::<Header>().as_ref() }
     }
 }
 
-/// One slot of a ring: `len` octets that the peer may write at any time.
+/// One slot of a ring: `len` bytes that the peer may write at any time.
 #[derive(Debug)]
 pub struct Slot<'a> {
     base: NonNull<u8>,
@@ -72,14 +72,14 @@ pub struct Slot<'a> {
 
 impl Slot<'_> {
     /// # Safety
-    /// `base` points at `len` octets of shared memory, aligned to 4, that outlive the slot.
+    /// `base` points at `len` bytes of shared memory, aligned to 4, that outlive the slot.
     #[inline(always)]
     pub unsafe fn new(base: NonNull<u8>, len: usize) -> Self {
         Self { base, len, memory: PhantomData }
     }
 
     /// # Safety
-    /// `base` points at memory of which `len` octets from `offset` on are as [`Slot::new`] wants them.
+    /// `base` points at memory of which `len` bytes from `offset` on are as [`Slot::new`] wants them.
     #[inline(always)]
     pub(crate) unsafe fn within(base: NonNull<u8>, offset: usize, len: usize) -> Self {
         // SAFETY: by the caller. Under loom an atomic of its own stands for each 32-bit word.
@@ -98,10 +98,10 @@ impl Slot<'_> {
         self.base
     }
 
-    /// Asks for the cache lines of a slot larger than one, to write them: whoever reads a slot writes it next, and a line
-    /// that is fetched only to be read must be asked for again. Small slots share lines, and gain nothing.
+    /// Asks for the cache lines of a slot larger than one, to write them: whoever reads a slot writes it next, and
+    /// a line that is fetched only to be read must be asked for again. Small slots share lines, and gain nothing.
     #[inline(always)]
-    pub(crate) fn claim(&self) {
+    pub(crate) fn prefetch_for_write(&self) {
         #[cfg(all(target_arch = "x86_64", not(miri), not(loom)))]
         if self.len > 64 {
             let slot = self.base.as_ptr();
@@ -129,13 +129,13 @@ impl Slot<'_> {
         unsafe { &*word }
     }
 
-    /// Octets of the slot.
+    /// Bytes of the slot.
     #[inline(always)]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it has no octets at all.
+    /// Whether it has no bytes at all.
     #[inline(always)]
     pub fn is_empty(&self) -> bool {
         self.len == 0
@@ -154,26 +154,26 @@ impl Slot<'_> {
         unsafe { self.base.cast::<AtomicU32>().add(offset / 4).as_ref() }
     }
 
-    /// The 32-bit word at `offset` octets.
+    /// The 32-bit word at `offset` bytes.
     #[inline(always)]
     pub fn load32(&self, offset: usize) -> u32 {
         self.word32(offset).load(Relaxed)
     }
 
-    /// The 64-bit word at `offset` octets; the slot must be 8-aligned.
+    /// The 64-bit word at `offset` bytes; the slot must be 8-aligned.
     #[cfg(not(any(loom, miri)))]
     #[inline(always)]
     pub fn load64(&self, offset: usize) -> u64 {
         self.word::<Word64>(offset).load(Relaxed)
     }
 
-    /// Stores a 32-bit word at `offset` octets.
+    /// Stores a 32-bit word at `offset` bytes.
     #[inline(always)]
     pub fn store32(&self, offset: usize, value: u32) {
         self.word32(offset).store(value, Relaxed);
     }
 
-    /// Stores a 64-bit word at `offset` octets; the slot must be 8-aligned.
+    /// Stores a 64-bit word at `offset` bytes; the slot must be 8-aligned.
     #[cfg(not(any(loom, miri)))]
     #[inline(always)]
     pub fn store64(&self, offset: usize, value: u64) {

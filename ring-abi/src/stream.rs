@@ -1,20 +1,20 @@
-//! Streams of octets over a shared page, as the console and the store have them: two rings of octets, one each way,
+//! Streams of bytes over a shared page, as the console and the store have them: two rings of bytes, one each way,
 //! each with a consumer and a producer index that run freely and are masked when used.
 //!
 //! Each side believes its own index only as it keeps it privately, and the peer's only after a check. There are no
-//! event indexes: whoever has moved octets notifies the peer.
+//! event indexes: whoever has moved bytes notifies the peer.
 #![allow(unsafe_code)] // A page is made one slot.
 
 use crate::PAGE_SIZE;
 use crate::shm::{Memory, Slot};
 use crate::sync::{Ordering, fence};
 
-/// Where one ring of octets is in its page; offsets in octets.
+/// Where one ring of bytes is in its page; offsets in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Layout {
-    /// First octet of the ring.
+    /// First byte of the ring.
     pub ring: usize,
-    /// Octets of the ring, a power of two.
+    /// Bytes of the ring, a power of two.
     pub size: u32,
     /// The consumer's index.
     pub cons: usize,
@@ -37,7 +37,7 @@ pub struct Interface {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Fault {
     /// The peer's index is further from ours than the ring is long.
-    #[error("{stream}: producer {prod} and consumer {cons} are more than {size} octets apart")]
+    #[error("{stream}: producer {prod} and consumer {cons} are more than {size} bytes apart")]
     Index {
         /// [`Interface::name`].
         stream: &'static str,
@@ -45,15 +45,15 @@ pub enum Fault {
         prod: u32,
         /// The consumer's index.
         cons: u32,
-        /// Octets of the ring.
+        /// Bytes of the ring.
         size: u32,
     },
     /// The memory is not one page.
-    #[error("{stream}: {len} octets of memory, expected one page")]
+    #[error("{stream}: {len} bytes of memory, expected one page")]
     Memory {
         /// [`Interface::name`].
         stream: &'static str,
-        /// Octets found.
+        /// Bytes found.
         len: usize,
     },
 }
@@ -102,7 +102,7 @@ impl<M: Memory> Stream<M> {
         unsafe { Slot::new(self.memory.base(), PAGE_SIZE) }
     }
 
-    /// Octets in a ring by its indexes, of which one is the peer's.
+    /// Bytes in a ring by its indexes, of which one is the peer's.
     fn used(&self, ring: Layout, prod: u32, cons: u32) -> Result<u32, Fault> {
         let used = prod.wrapping_sub(cons);
         if used > ring.size {
@@ -111,7 +111,7 @@ impl<M: Memory> Stream<M> {
         Ok(used)
     }
 
-    /// Octets that can be read now.
+    /// Bytes that can be read now.
     ///
     /// # Errors
     /// [`Fault::Index`].
@@ -121,7 +121,7 @@ impl<M: Memory> Stream<M> {
         Ok(self.used(self.input, prod, self.cons)? as usize)
     }
 
-    /// Octets that can be written now.
+    /// Bytes that can be written now.
     ///
     /// # Errors
     /// [`Fault::Index`].
@@ -132,7 +132,8 @@ impl<M: Memory> Stream<M> {
         Ok((self.output.size - self.used(self.output, self.prod, cons)?) as usize)
     }
 
-    /// Reads what there is, up to `into.len()` octets; the count, 0 if there is nothing. Notify the peer if it is not 0.
+    /// Reads what there is, up to `into.len()` bytes; the count, 0 if there is nothing. Notify the peer if it is
+    /// not 0.
     ///
     /// # Errors
     /// [`Fault::Index`], and nothing was read.
@@ -140,8 +141,8 @@ impl<M: Memory> Stream<M> {
         let count = self.readable()?.min(into.len());
         let (first, second) = split(self.input, self.cons, count);
         let page = self.page();
-        page.load_octets(first, &mut into[..count - second]);
-        page.load_octets(self.input.ring, &mut into[count - second..count]);
+        page.load_bytes(first, &mut into[..count - second]);
+        page.load_bytes(self.input.ring, &mut into[count - second..count]);
         fence(Ordering::Release);
         let cons = self.cons.wrapping_add(count as u32);
         page.store32(self.input.cons, cons);
@@ -149,7 +150,7 @@ impl<M: Memory> Stream<M> {
         Ok(count)
     }
 
-    /// Writes what there is room for, up to `from.len()` octets; the count. Notify the peer if it is not 0.
+    /// Writes what there is room for, up to `from.len()` bytes; the count. Notify the peer if it is not 0.
     ///
     /// # Errors
     /// [`Fault::Index`], and nothing was written.
@@ -157,8 +158,8 @@ impl<M: Memory> Stream<M> {
         let count = self.writable()?.min(from.len());
         let (first, second) = split(self.output, self.prod, count);
         let page = self.page();
-        page.store_octets(first, &from[..count - second]);
-        page.store_octets(self.output.ring, &from[count - second..count]);
+        page.store_bytes(first, &from[..count - second]);
+        page.store_bytes(self.output.ring, &from[count - second..count]);
         fence(Ordering::Release);
         let prod = self.prod.wrapping_add(count as u32);
         page.store32(self.output.prod, prod);
@@ -172,7 +173,7 @@ impl<M: Memory> Stream<M> {
     }
 }
 
-/// Where `count` octets from `index` begin in the page, and how many of them are at the ring's start again.
+/// Where `count` bytes from `index` begin in the page, and how many of them are at the ring's start again.
 fn split(ring: Layout, index: u32, count: usize) -> (usize, usize) {
     let at = (index & (ring.size - 1)) as usize;
     (ring.ring + at, (at + count).saturating_sub(ring.size as usize))

@@ -23,7 +23,7 @@ pub enum Barrier {
 impl Barrier {
     /// Makes it so.
     #[inline(always)]
-    pub(crate) fn wait(self) {
+    pub(crate) fn fence(self) {
         #[cfg(loom)]
         if model::broken() == Some(self) {
             return;

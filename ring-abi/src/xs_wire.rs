@@ -5,13 +5,13 @@
 
 use core::fmt;
 
-/// Octets in a message header (`struct xsd_sockmsg`).
+/// Bytes in a message header (`struct xsd_sockmsg`).
 pub const HEADER_SIZE: usize = 16;
-/// Most octets in a payload, either way (`XENSTORE_PAYLOAD_MAX`): a peer that sends more is cut off.
+/// Most bytes in a payload, either way (`XENSTORE_PAYLOAD_MAX`): a peer that sends more is cut off.
 pub const PAYLOAD_MAX: usize = 4096;
-/// Most octets in an absolute path (`XENSTORE_ABS_PATH_MAX`).
+/// Most bytes in an absolute path (`XENSTORE_ABS_PATH_MAX`).
 pub const ABS_PATH_MAX: usize = 3072;
-/// Most octets in a path relative to `/local/domain/<domid>` (`XENSTORE_REL_PATH_MAX`).
+/// Most bytes in a path relative to `/local/domain/<domid>` (`XENSTORE_REL_PATH_MAX`).
 pub const REL_PATH_MAX: usize = 2048;
 
 /// `xsd_sockmsg.type`: what a message asks or answers.
@@ -90,7 +90,7 @@ impl MessageType {
     }
 }
 
-/// A message header as it goes over the wire: `struct xsd_sockmsg`, 16 octets.
+/// A message header as it goes over the wire: `struct xsd_sockmsg`, 16 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
     /// A [`MessageType`], or what a peer believes to be one.
@@ -99,25 +99,24 @@ pub struct Header {
     pub req_id: u32,
     /// The transaction it belongs to; 0 for none.
     pub tx_id: u32,
-    /// Octets of payload that follow.
+    /// Bytes of payload that follow.
     pub len: u32,
 }
 
 impl Header {
-    /// The header these octets hold; nothing is checked.
-    pub fn from_octets(octets: &[u8; HEADER_SIZE]) -> Header {
-        let word =
-            |at: usize| u32::from_le_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]]);
+    /// The header these bytes hold; nothing is checked.
+    pub fn from_bytes(bytes: &[u8; HEADER_SIZE]) -> Header {
+        let word = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         Header { kind: word(0), req_id: word(4), tx_id: word(8), len: word(12) }
     }
 
-    /// The octets of this header.
-    pub fn to_octets(self) -> [u8; HEADER_SIZE] {
-        let mut octets = [0; HEADER_SIZE];
+    /// The bytes of this header.
+    pub fn to_bytes(self) -> [u8; HEADER_SIZE] {
+        let mut bytes = [0; HEADER_SIZE];
         for (at, word) in [self.kind, self.req_id, self.tx_id, self.len].into_iter().enumerate() {
-            octets[at * 4..at * 4 + 4].copy_from_slice(&word.to_le_bytes());
+            bytes[at * 4..at * 4 + 4].copy_from_slice(&word.to_le_bytes());
         }
-        octets
+        bytes
     }
 }
 
@@ -182,11 +181,11 @@ impl fmt::Display for XsError {
 
 impl core::error::Error for XsError {}
 
-/// `struct xenstore_domain_interface`: the page a domain shares with the store. Offsets in octets.
+/// `struct xenstore_domain_interface`: the page a domain shares with the store. Offsets in bytes.
 pub mod ring_page {
     use crate::stream::{Interface, Layout};
 
-    /// Octets in each of the two rings (`XENSTORE_RING_SIZE`); indexes are masked with this minus one.
+    /// Bytes in each of the two rings (`XENSTORE_RING_SIZE`); indexes are masked with this minus one.
     pub const RING_SIZE: usize = 1024;
     /// Requests to the store.
     pub const REQ: usize = 0;
@@ -255,11 +254,11 @@ mod tests {
     }
 
     #[test]
-    fn header_octets_round_trip() {
+    fn header_bytes_round_trip() {
         let header = Header { kind: 2, req_id: 0x0102_0304, tx_id: 7, len: 4096 };
-        let octets = header.to_octets();
-        assert_eq!(octets[4..8], [4, 3, 2, 1]);
-        assert_eq!(Header::from_octets(&octets), header);
+        let bytes = header.to_bytes();
+        assert_eq!(bytes[4..8], [4, 3, 2, 1]);
+        assert_eq!(Header::from_bytes(&bytes), header);
     }
 
     #[test]

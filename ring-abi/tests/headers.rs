@@ -406,9 +406,8 @@ fn everything_is_as_in_the_headers_on_64_bits() {
             slots(X86_64::SLOT, pages * 4096),
         );
     }
-    let copy =
-        fields!(op::Copy: source = "source", dest = "dest", len = "len", flags = "flags", status = "status");
-    f.structure("struct gnttab_copy", size_of::<op::Copy>(), copy);
+    let copy = fields!(op::CopyOp: source = "source", dest = "dest", len = "len", flags = "flags", status = "status");
+    f.structure("struct gnttab_copy", size_of::<op::CopyOp>(), copy);
     let end = fields!(op::CopyEnd: frame = "u", domid = "domid", offset = "offset");
     f.structure("struct gnttab_copy_ptr", size_of::<op::CopyEnd>(), end);
     let transfer = fields!(op::Transfer: mfn = "mfn", domid = "domid", gref = "ref", status = "status");

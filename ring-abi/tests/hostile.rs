@@ -15,9 +15,9 @@ fn made_up_peers_do_no_harm() {
     let mut numbers = Numbers(1);
     let (runs, steps) = if cfg!(miri) { (26, 60) } else { (4_000, 600) };
     for run in 0..runs {
-        let mut octets = vec![run as u8];
-        octets.extend((0..numbers.below(steps)).map(|_| numbers.next() as u8));
-        hostile::run(&octets);
+        let mut bytes = vec![run as u8];
+        bytes.extend((0..numbers.below(steps)).map(|_| numbers.next() as u8));
+        hostile::run(&bytes);
     }
 }
 
@@ -28,8 +28,8 @@ mod arbitrary {
 
     proptest! {
         #[test]
-        fn arbitrary_peers_do_no_harm(octets in proptest::collection::vec(any::<u8>(), 0..2048)) {
-            hostile::run(&octets);
+        fn arbitrary_peers_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..2048)) {
+            hostile::run(&bytes);
         }
     }
 }
@@ -84,11 +84,11 @@ fn a_stream_carries_everything_in_order() {
     let (mut numbers, mut sent, mut received) = (Numbers(7), 0u64, 0u64);
     let total = if cfg!(miri) { 3_000 } else { 300_000 };
     while received < total {
-        let octets: Vec<u8> = (0..numbers.below(700)).map(|i| (sent + i) as u8).collect();
-        sent += front.write(&octets).unwrap() as u64;
+        let bytes: Vec<u8> = (0..numbers.below(700)).map(|i| (sent + i) as u8).collect();
+        sent += front.write(&bytes).unwrap() as u64;
         let mut into = vec![0; numbers.below(700) as usize];
         let count = back.read(&mut into).unwrap();
-        assert!(into[..count].iter().enumerate().all(|(i, octet)| *octet == (received + i as u64) as u8));
+        assert!(into[..count].iter().enumerate().all(|(i, byte)| *byte == (received + i as u64) as u8));
         received += count as u64;
     }
     assert!(received <= sent && sent <= received + 2048);
@@ -106,7 +106,7 @@ fn a_stream_whose_peer_lies_stops() {
 }
 
 /// The peer changes a request while it is read, again and again: what was checked is what is used, for there is only
-/// one copy. (Not under Miri, which knows no other process and takes 4- and 8-octet accesses of one word for a race.)
+/// one copy. (Not under Miri, which knows no other process and takes 4- and 8-byte accesses of one word for a race.)
 #[cfg(not(miri))]
 #[test]
 fn a_racing_peer_cannot_split_what_was_read() {

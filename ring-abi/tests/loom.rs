@@ -1,5 +1,6 @@
 //! The rings under the loom model checker: every interleaving and every reordering that the memory model allows, of
-//! small runs. `RUSTFLAGS="--cfg loom" cargo test -p ring-abi --test loom --release`, in a target folder of its own.
+//! small runs. `RUSTFLAGS="--cfg loom" cargo test -p ring-abi --test loom --release`, in a target directory of its
+//! own.
 //!
 //! Each barrier of [`ring_abi::sync::Barrier`] is also left out on purpose, and the run must then be seen to fail.
 #![cfg(loom)]
@@ -46,13 +47,13 @@ impl Protocol for Pair {
 const WORDS: usize = PAGE_SIZE / 4;
 const USED: [usize; 4] = [16, 17, 16 + 504, 16 + 505];
 
-struct Octets {
+struct Bytes {
     header: Header,
     words: Box<[MaybeUninit<AtomicU32>; WORDS]>,
 }
 
 #[derive(Clone)]
-struct Page(Arc<Octets>);
+struct Page(Arc<Bytes>);
 
 impl Page {
     fn new() -> Self {
@@ -60,7 +61,7 @@ impl Page {
         for word in USED {
             words[word].write(AtomicU32::new(0));
         }
-        Self(Arc::new(Octets { header: Header::new(), words }))
+        Self(Arc::new(Bytes { header: Header::new(), words }))
     }
 }
 
@@ -150,9 +151,9 @@ fn slots_are_used_again() {
 
 /// An event channel: remembers one event, and sleeps until there is one.
 #[derive(Clone)]
-struct Doorbell(Arc<(Mutex<bool>, Condvar)>);
+struct Notifier(Arc<(Mutex<bool>, Condvar)>);
 
-impl Doorbell {
+impl Notifier {
     fn new() -> Self {
         Self(Arc::new((Mutex::new(false), Condvar::new())))
     }
@@ -172,7 +173,7 @@ impl Doorbell {
 /// Both sides sleep whenever they find nothing: a wake-up lost is a deadlock, which loom reports.
 fn both_sides_sleep() {
     let (mut front, mut back) = used_ring();
-    let (to_back, to_front) = (Doorbell::new(), Doorbell::new());
+    let (to_back, to_front) = (Notifier::new(), Notifier::new());
     let (hears, tells) = (to_back.clone(), to_front.clone());
     let serving = thread::spawn(move || {
         for expected in [2, 3] {

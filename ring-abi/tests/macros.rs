@@ -1,5 +1,6 @@
-//! Both halves of every ring against Xen's own macros: the same random run is made four times, with our front end or
-//! C's and our back end or C's, and must give the same answers, the same notifications and the same pages, to the octet.
+//! Both halves of every ring against Xen's own macros: the same random run is made four times, with our frontend or
+//! C's and our backend or C's, and must give the same answers, the same notifications and the same pages, to the
+//! byte.
 #![cfg(not(any(loom, miri)))] // Calls into C.
 #![allow(unsafe_code)] // Calls into C.
 
@@ -21,10 +22,10 @@ struct C {
     prefix: &'static str,
 }
 
-type Octets = Vec<u8>;
+type Bytes = Vec<u8>;
 
 /// The peer as a shared object.
-fn compile(abi32: bool) -> Octets {
+fn compile(abi32: bool) -> Bytes {
     let (object, source) =
         (tempfile::NamedTempFile::new().unwrap(), concat!(env!("CARGO_MANIFEST_DIR"), "/tests/c/peer.c"));
     let mut cc = Command::new("cc");
@@ -57,7 +58,7 @@ impl C {
 
     fn init(&self, half: &str, pages: &Pages) {
         let init = self.ring::<unsafe extern "C" fn(*mut c_void, usize)>(&format!("{half}_init"));
-        // SAFETY: that many octets.
+        // SAFETY: that many bytes.
         unsafe { init(pages.base().as_ptr().cast(), pages.len()) }
     }
 
@@ -66,17 +67,17 @@ impl C {
         unsafe { self.ring::<unsafe extern "C" fn() -> i32>(name)() != 0 }
     }
 
-    fn put(&self, name: &str, octets: &[u8]) -> bool {
-        // SAFETY: reads no more than the structure, which `octets` is.
-        unsafe { self.ring::<unsafe extern "C" fn(*const u8) -> i32>(name)(octets.as_ptr()) != 0 }
+    fn put(&self, name: &str, bytes: &[u8]) -> bool {
+        // SAFETY: reads no more than the structure, which `bytes` is.
+        unsafe { self.ring::<unsafe extern "C" fn(*const u8) -> i32>(name)(bytes.as_ptr()) != 0 }
     }
 
-    fn take(&self, name: &str, len: usize) -> Option<Octets> {
-        let mut octets = vec![0; 128];
+    fn take(&self, name: &str, len: usize) -> Option<Bytes> {
+        let mut bytes = vec![0; 128];
         // SAFETY: writes no more than a structure, all of which are shorter.
-        let found = unsafe { self.ring::<unsafe extern "C" fn(*mut u8) -> i32>(name)(octets.as_mut_ptr()) };
-        octets.truncate(len);
-        (found != 0).then_some(octets)
+        let found = unsafe { self.ring::<unsafe extern "C" fn(*mut u8) -> i32>(name)(bytes.as_mut_ptr()) };
+        bytes.truncate(len);
+        (found != 0).then_some(bytes)
     }
 
     /// Has C convert a structure.
@@ -88,21 +89,21 @@ impl C {
     }
 }
 
-/// A ring's values, and the octets that C has for them.
+/// A ring's values, and the bytes that C has for them.
 trait Wire: Protocol {
     const PREFIX: &'static str;
     const ABI32: bool = false;
     fn request(numbers: &mut Numbers) -> Self::Request;
     fn response(numbers: &mut Numbers) -> Self::Response;
-    fn request_octets(c: &C, request: &Self::Request) -> Octets;
-    fn response_octets(c: &C, response: &Self::Response) -> Octets;
+    fn request_bytes(c: &C, request: &Self::Request) -> Bytes;
+    fn response_bytes(c: &C, response: &Self::Response) -> Bytes;
     /// Without what may be left in a slot after the structure's used part.
-    fn clean(_c: &C, octets: Octets) -> Octets {
-        octets
+    fn clean(_c: &C, bytes: Bytes) -> Bytes {
+        bytes
     }
 }
 
-fn run<P: Wire>(c_front: bool, c_back: bool, pages: usize, seed: u64) -> (Vec<String>, Octets)
+fn run<P: Wire>(c_front: bool, c_back: bool, pages: usize, seed: u64) -> (Vec<String>, Bytes)
 where
     P::Request: std::fmt::Debug,
 {
@@ -121,7 +122,7 @@ where
             0..4 => {
                 let request = P::request(&mut numbers);
                 let pushed = if c_front {
-                    c.put("front_push", &P::request_octets(&c, &request))
+                    c.put("front_push", &P::request_bytes(&c, &request))
                 } else {
                     front.push(&request)
                 };
@@ -133,9 +134,9 @@ where
             ),
             6..9 => {
                 let found = if c_back {
-                    c.take("back_pop", lengths.0).map(|octets| P::clean(&c, octets))
+                    c.take("back_pop", lengths.0).map(|bytes| P::clean(&c, bytes))
                 } else {
-                    back.pop().unwrap().map(|request| P::request_octets(&c, &request))
+                    back.pop().unwrap().map(|request| P::request_bytes(&c, &request))
                 };
                 owed += u32::from(found.is_some());
                 format!("pop {found:?}")
@@ -144,7 +145,7 @@ where
                 owed -= 1;
                 let response = P::response(&mut numbers);
                 if c_back {
-                    c.put("back_push", &P::response_octets(&c, &response));
+                    c.put("back_push", &P::response_bytes(&c, &response));
                 } else {
                     back.push(&response);
                 }
@@ -159,18 +160,18 @@ where
                 let found = if c_front {
                     c.take("front_pop", lengths.1)
                 } else {
-                    front.pop().unwrap().map(|response| P::response_octets(&c, &response))
+                    front.pop().unwrap().map(|response| P::response_bytes(&c, &response))
                 };
                 format!("reap {found:?}")
             }
         };
         log.push(line);
     }
-    (log, pages.octets())
+    (log, pages.bytes())
 }
 
 fn response_len<P: Wire>(c: &C) -> usize {
-    P::response_octets(c, &P::response(&mut Numbers(0))).len()
+    P::response_bytes(c, &P::response(&mut Numbers(0))).len()
 }
 
 fn all_four<P: Wire>(pages: usize)
@@ -292,16 +293,16 @@ macro_rules! block {
             fn response(numbers: &mut Numbers) -> blkif::Response {
                 block_response(numbers)
             }
-            fn request_octets(c: &C, request: &blkif::Request) -> Octets {
+            fn request_bytes(c: &C, request: &blkif::Request) -> Bytes {
                 c.convert::<_, $request>("unflatten", &flat(request)).into()
             }
-            fn response_octets(c: &C, r: &blkif::Response) -> Octets {
+            fn response_bytes(c: &C, r: &blkif::Response) -> Bytes {
                 let flat = FlatResponse { id: r.id, status: r.status.0, operation: r.operation };
                 c.convert::<_, $response>("unflatten_response", &flat).into()
             }
-            fn clean(c: &C, octets: Octets) -> Octets {
+            fn clean(c: &C, bytes: Bytes) -> Bytes {
                 let flat: [u8; size_of::<Flat>()] =
-                    c.convert("flatten", octets.first_chunk::<$request>().unwrap());
+                    c.convert("flatten", bytes.first_chunk::<$request>().unwrap());
                 c.convert::<_, $request>("unflatten", &flat).into()
             }
         }
@@ -322,14 +323,14 @@ impl Wire for netif::Tx {
     fn response(n: &mut Numbers) -> netif::TxResponse {
         netif::TxResponse { id: n.next() as u16, status: netif::Status(n.below(4) as i16 - 2) }
     }
-    fn request_octets(c: &C, slot: &netif::TxSlot) -> Octets {
+    fn request_bytes(c: &C, slot: &netif::TxSlot) -> Bytes {
         let (r, mut to) = (slot.request(), [0; 12]);
         let make = c.get::<unsafe extern "C" fn(*mut u8, u32, u16, u16, u16, u16)>("make_tx_request");
-        // SAFETY: the structure is 12 octets.
+        // SAFETY: the structure is 12 bytes.
         unsafe { make(to.as_mut_ptr(), r.gref.0, r.offset, r.flags.bits(), r.id, r.size) };
         to.into()
     }
-    fn response_octets(_: &C, r: &netif::TxResponse) -> Octets {
+    fn response_bytes(_: &C, r: &netif::TxResponse) -> Bytes {
         [r.id.to_le_bytes(), r.status.0.to_le_bytes()].concat()
     }
 }
@@ -344,13 +345,13 @@ impl Wire for netif::Rx {
         let (id, offset, status) = (n.next() as u16, n.next() as u16, n.next() as i16);
         netif::RxResponse { id, offset, flags, status }.into()
     }
-    fn request_octets(_: &C, r: &netif::RxRequest) -> Octets {
+    fn request_bytes(_: &C, r: &netif::RxRequest) -> Bytes {
         [u32::from(r.id).to_le_bytes(), r.gref.0.to_le_bytes()].concat()
     }
-    fn response_octets(c: &C, slot: &netif::RxSlot) -> Octets {
+    fn response_bytes(c: &C, slot: &netif::RxSlot) -> Bytes {
         let (r, mut to) = (slot.response(), [0; 8]);
         let make = c.get::<unsafe extern "C" fn(*mut u8, u16, u16, u16, i16)>("make_rx_response");
-        // SAFETY: the structure is 8 octets.
+        // SAFETY: the structure is 8 bytes.
         unsafe { make(to.as_mut_ptr(), r.id, r.offset, r.flags.bits(), r.status) };
         to.into()
     }
@@ -366,11 +367,11 @@ impl Wire for ctrl::Ctrl {
         let (status, data) = (ctrl::Status(n.below(4) as u32), n.next() as u32);
         ctrl::Response { id: n.next() as u16, kind: ctrl::Type(n.below(11) as u16), status, data }
     }
-    fn request_octets(_: &C, r: &ctrl::Request) -> Octets {
+    fn request_bytes(_: &C, r: &ctrl::Request) -> Bytes {
         let head = [r.id.to_le_bytes(), r.kind.0.to_le_bytes()].concat();
         [head, r.data.map(u32::to_le_bytes).concat()].concat()
     }
-    fn response_octets(_: &C, r: &ctrl::Response) -> Octets {
+    fn response_bytes(_: &C, r: &ctrl::Response) -> Bytes {
         let head = [r.id.to_le_bytes(), r.kind.0.to_le_bytes()].concat();
         [head, r.status.0.to_le_bytes().into(), r.data.to_le_bytes().into()].concat()
     }
@@ -406,22 +407,22 @@ fn control_rings() {
 #[test]
 fn extras_are_as_in_c() {
     let c = C::build("netif_tx", false);
-    let octets = |extra: extra::Extra| extra.to_words().map(u32::to_le_bytes).concat();
+    let bytes = |extra: extra::Extra| extra.to_words().map(u32::to_le_bytes).concat();
     let mut made = [0; 8];
-    // SAFETY: the structure is 8 octets.
+    // SAFETY: the structure is 8 bytes.
     unsafe { c.get::<unsafe extern "C" fn(*mut u8, u8, u16, u8)>("make_gso")(made.as_mut_ptr(), 1, 1448, 2) };
     let gso = extra::Extra { more: true, kind: extra::Kind::Gso { size: 1448, gso_type: extra::GSO_TCPV6 } };
-    assert_eq!(octets(gso), made);
+    assert_eq!(bytes(gso), made);
     let address = [1, 0, 0x5e, 3, 4, 5];
     let mcast = c.get::<unsafe extern "C" fn(*mut u8, u8, *const u8)>("make_mcast");
-    // SAFETY: the structure is 8 octets and the address 6.
+    // SAFETY: the structure is 8 bytes and the address 6.
     unsafe { mcast(made.as_mut_ptr(), 2, address.as_ptr()) };
-    assert_eq!(octets(extra::Extra { more: false, kind: extra::Kind::McastAdd(address) }), made);
+    assert_eq!(bytes(extra::Extra { more: false, kind: extra::Kind::McastAdd(address) }), made);
     let value = [9, 8, 7, 6];
     let hash = c.get::<unsafe extern "C" fn(*mut u8, u8, u8, *const u8)>("make_hash");
-    // SAFETY: the structure is 8 octets and the value 4.
+    // SAFETY: the structure is 8 bytes and the value 4.
     unsafe { hash(made.as_mut_ptr(), 1, 1, value.as_ptr()) };
     let kind = extra::Kind::Hash { hash_type: 1, algorithm: 1, value };
-    assert_eq!(octets(extra::Extra { more: false, kind }), made);
+    assert_eq!(bytes(extra::Extra { more: false, kind }), made);
     assert_eq!(PAGE_SIZE, 4096);
 }

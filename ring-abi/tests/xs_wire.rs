@@ -98,5 +98,5 @@ fn numbers_are_those_of_the_headers_on_32_bits() {
 #[test]
 fn a_header_is_four_little_endian_words() {
     let header = Header { kind: 1, req_id: 2, tx_id: 3, len: 4 };
-    assert_eq!(header.to_octets(), [1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0]);
+    assert_eq!(header.to_bytes(), [1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0]);
 }

@@ -41,7 +41,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The default export's octets, and what it can do.
+/// The default export's bytes, and what it can do.
 fn negotiate(stream: &mut UnixStream) -> Result<(u64, u16), Box<dyn Error>> {
     let mut greeting = [0; 18];
     stream.read_exact(&mut greeting)?;

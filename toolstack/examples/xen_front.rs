@@ -1,7 +1,8 @@
-//! The smallest block front end in a domain of a real Xen host: `xen-front xvda` fills the disk with a pattern, flushes,
-//! closes, opens it again, reads all of it back, and prints its SHA-256 for dom0 to compare.
+//! The smallest block frontend in a domain of a real Xen host: `xen-front xvda` fills the disk with a pattern,
+//! flushes, closes, opens it again, reads all of it back, and prints its SHA-256 for dom0 to compare.
 //!
-//! The kernel's xen-blkfront must not have the disk. The program `xpv` does this and more; here one sees what it takes.
+//! The kernel's xen-blkfront must not have the disk. The program `xpv` does this and more; here one sees what it
+//! takes.
 
 use blkfront::{Disk, Options};
 use hypervisor::Hypervisor;
@@ -13,7 +14,7 @@ use std::sync::Arc;
 use toolstack::demo::pattern::{BLOCK, Pattern};
 use xenstore::Client;
 
-/// Octets written and read at once.
+/// Bytes written and read at once.
 const CHUNK: usize = 1 << 20;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -24,22 +25,22 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let mut disk = open(&xen, vdev)?;
     println!("{name}: {:?}, {} requests at once", disk.info(), disk.depth());
-    each_chunk(&mut disk, |disk, offset, octets| disk.write_at(offset, octets))?;
+    each_chunk(&mut disk, |disk, offset, bytes| disk.write_at(offset, bytes))?;
     disk.flush()?;
     disk.close()?;
 
     let mut disk = open(&xen, vdev)?;
     let mut hash = Sha256::new();
     each_chunk(&mut disk, |disk, offset, expected| {
-        let mut octets = vec![0; expected.len()];
-        disk.read_at(offset, &mut octets)?;
-        let wrong = octets.iter().zip(&*expected).position(|(read, written)| read != written);
-        assert_eq!(wrong, None, "an octet that differs, from {offset} on");
-        hash.update(octets);
+        let mut bytes = vec![0; expected.len()];
+        disk.read_at(offset, &mut bytes)?;
+        let wrong = bytes.iter().zip(&*expected).position(|(read, written)| read != written);
+        assert_eq!(wrong, None, "an byte that differs, from {offset} on");
+        hash.update(bytes);
         Ok(())
     })?;
     disk.close()?;
-    println!("sha256 {}", hash.finalize().iter().map(|octet| format!("{octet:02x}")).collect::<String>());
+    println!("sha256 {}", hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>());
     Ok(())
 }
 
@@ -56,11 +57,11 @@ fn each_chunk(
     let pattern = Pattern::new(1);
     let size = disk.info().sectors * 512 / BLOCK as u64 * BLOCK as u64;
     for offset in (0..size).step_by(CHUNK) {
-        let mut octets = vec![0; CHUNK.min((size - offset) as usize)];
-        for (number, block) in (offset / BLOCK as u64..).zip(octets.chunks_mut(BLOCK)) {
+        let mut bytes = vec![0; CHUNK.min((size - offset) as usize)];
+        for (number, block) in (offset / BLOCK as u64..).zip(bytes.chunks_mut(BLOCK)) {
             pattern.fill(number, block);
         }
-        work(disk, offset, &mut octets)?;
+        work(disk, offset, &mut bytes)?;
     }
     Ok(())
 }

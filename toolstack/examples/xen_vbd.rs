@@ -1,4 +1,4 @@
-//! The smallest block back end on a real Xen host: serves the disks that xl configures with `script=nop`.
+//! The smallest block backend on a real Xen host: serves the disks that xl configures with `script=nop`.
 //!
 //! It runs until it is killed. The program `xpv` does this and more; here one sees what it takes.
 

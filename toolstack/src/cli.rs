@@ -12,11 +12,11 @@ use crate::machine::process;
 /// Xen's paravirtual disks and network interfaces, with no Xen needed.
 ///
 /// `xpv demo` shows everything at work. `xpv up host.toml` runs a machine: a store and a broker (`xpv hypervisor`),
-/// the back ends (`xpv dom0`), and guests (`xpv create guest.cfg`), each of them a process.
+/// the backends (`xpv dom0`), and guests (`xpv create guest.cfg`), each of them a process.
 #[derive(Debug, Parser)]
 #[command(name = "xpv", version, max_term_width = 100)]
 pub struct Cli {
-    /// The machine's folder [default: $XPV_DIR, or /run/xpv for root, or $XDG_RUNTIME_DIR/xpv]
+    /// The machine's directory [default: $XPV_DIR, or /run/xpv for root, or $XDG_RUNTIME_DIR/xpv]
     #[arg(long, global = true, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 

@@ -1,4 +1,4 @@
-//! The folder of one machine: its sockets, and a folder for each guest.
+//! The directory of one machine: its sockets, and a directory for each guest.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Longest path of a socket in octets: `sun_path` holds 108 with its NUL (unix(7)).
+/// Longest path of a socket in bytes: `sun_path` holds 108 with its NUL (unix(7)).
 const SOCKET_PATH: usize = 107;
-/// Octets kept for what is below the folder: `/broker.sock`, or `/NAME/xvda.nbd` with a name of 16 octets.
+/// Bytes kept for what is below the directory: `/broker.sock`, or `/NAME/xvda.nbd` with a name of 16 bytes.
 const BELOW: usize = 28;
 
 /// Where a machine is.
@@ -16,7 +16,7 @@ const BELOW: usize = 28;
 pub struct Dir(PathBuf);
 
 impl Dir {
-    /// The folder asked for, or else the usual one: `$XPV_DIR`, `$XDG_RUNTIME_DIR/xpv`, `/run/xpv` for root.
+    /// The directory asked for, or else the usual one: `$XPV_DIR`, `$XDG_RUNTIME_DIR/xpv`, `/run/xpv` for root.
     ///
     /// # Errors
     /// There is none of them, or its path is too long for sockets in it.
@@ -27,17 +27,17 @@ impl Dir {
                 usual(|name| std::env::var_os(name).map(PathBuf::from), nix::unistd::geteuid().is_root())?
             }
         };
-        let path = std::path::absolute(&path).map_err(|e| Error::file(&path, "finding the folder", e))?;
+        let path = std::path::absolute(&path).map_err(|e| Error::file(&path, "finding the directory", e))?;
         let len = path.as_os_str().len();
         if len + BELOW > SOCKET_PATH {
             let most = SOCKET_PATH - BELOW;
-            let what = format!("{}: the path has {len} octets, expected at most {most}", path.display());
+            let what = format!("{}: the path has {len} bytes, expected at most {most}", path.display());
             return Err(Error::Other(what));
         }
         Ok(Dir(path))
     }
 
-    /// The folder.
+    /// The directory.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -52,12 +52,12 @@ impl Dir {
         self.0.join("xenstored.sock")
     }
 
-    /// Where a real host's back ends keep what is under way, for their successors.
+    /// Where a real host's backends keep what is in flight, for their successors.
     pub fn inflight(&self) -> PathBuf {
         self.0.join("inflight")
     }
 
-    /// A guest's own folder.
+    /// A guest's own directory.
     pub fn guest(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
@@ -72,7 +72,7 @@ impl Dir {
         self.guest(guest).join("log")
     }
 
-    /// Makes the folder where it is missing, for its owner alone.
+    /// Makes the directory where it is missing, for its owner alone.
     ///
     /// # Errors
     /// The system's.
@@ -81,19 +81,19 @@ impl Dir {
     }
 }
 
-/// The socket by which a disk is exported, in the folder of its guest.
-pub fn nbd(folder: &Path, dev: &str) -> PathBuf {
-    folder.join(format!("{dev}.nbd"))
+/// The socket by which a disk is exported, in the directory of its guest.
+pub fn nbd(directory: &Path, dev: &str) -> PathBuf {
+    directory.join(format!("{dev}.nbd"))
 }
 
-/// Makes a folder, and those above it, for its owner alone.
+/// Makes a directory, and those above it, for its owner alone.
 ///
 /// # Errors
 /// The system's.
 pub fn make(path: &Path) -> Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700);
-    builder.create(path).map_err(|e| Error::file(path, "making the folder", e))
+    builder.create(path).map_err(|e| Error::file(path, "making the directory", e))
 }
 
 fn usual(variable: impl Fn(&str) -> Option<PathBuf>, root: bool) -> Result<PathBuf> {
@@ -101,7 +101,7 @@ fn usual(variable: impl Fn(&str) -> Option<PathBuf>, root: bool) -> Result<PathB
     set("XPV_DIR")
         .or_else(|| if root { Some("/run/xpv".into()) } else { None })
         .or_else(|| set("XDG_RUNTIME_DIR").map(|dir| dir.join("xpv")))
-        .ok_or_else(|| Error::other("no folder for the machine: set XPV_DIR or give --dir DIR"))
+        .ok_or_else(|| Error::other("no directory for the machine: set XPV_DIR or give --dir DIR"))
 }
 
 #[cfg(test)]
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_usual_folder_is_where_the_manual_says() {
+    fn the_usual_directory_is_where_the_manual_says() {
         let env = |pairs: &'static [(&str, &str)]| {
             move |name: &str| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| PathBuf::from(v))
         };
@@ -124,7 +124,7 @@ mod tests {
     #[test]
     fn a_path_too_long_for_sockets_is_refused() {
         let long = format!("/{}", "x".repeat(120));
-        assert!(Dir::choose(Some(Path::new(&long))).unwrap_err().to_string().contains("octets"));
+        assert!(Dir::choose(Some(Path::new(&long))).unwrap_err().to_string().contains("bytes"));
         let dir = Dir::choose(Some(Path::new("/run/xpv"))).unwrap();
         assert_eq!(dir.nbd("web", "xvda"), Path::new("/run/xpv/web/xvda.nbd"));
     }

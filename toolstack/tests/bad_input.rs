@@ -13,27 +13,27 @@ struct Before {
     machine: Machine,
     nodes: Vec<(String, String)>,
     domains: Value,
-    folder: Vec<PathBuf>,
+    directory: Vec<PathBuf>,
 }
 
 impl Before {
     fn new(machine: Machine) -> Before {
         // The lock that creations take is there from the first one on.
         machine.file("run/create.lock", "");
-        let mut before = Before { machine, nodes: Vec::new(), domains: Value::Null, folder: Vec::new() };
-        (before.nodes, before.domains, before.folder) = before.now();
+        let mut before = Before { machine, nodes: Vec::new(), domains: Value::Null, directory: Vec::new() };
+        (before.nodes, before.domains, before.directory) = before.now();
         before
     }
 
     fn now(&self) -> (Vec<(String, String)>, Value, Vec<PathBuf>) {
         let list: Value = serde_json::from_str(&self.machine.ok(["list", "--json"])).unwrap();
         let names = list.as_array().unwrap().iter().map(|d| d["name"].clone()).collect();
-        let mut folder: Vec<PathBuf> =
+        let mut directory: Vec<PathBuf> =
             std::fs::read_dir(self.machine.dir()).unwrap().map(|e| e.unwrap().path()).collect();
-        folder.sort();
-        // Folders that only hold others stay where devices have been; they are nobody's.
+        directory.sort();
+        // Directories that only hold others stay where devices have been; they are nobody's.
         let nodes = self.machine.nodes().into_iter().filter(|(path, value)| !is_shelf(path, value)).collect();
-        (nodes, names, folder)
+        (nodes, names, directory)
     }
 
     /// The complaint of a command that must change nothing.
@@ -44,10 +44,10 @@ impl Before {
     }
 
     fn is_unchanged(&self) {
-        let (nodes, domains, folder) = self.now();
+        let (nodes, domains, directory) = self.now();
         assert_eq!(nodes, self.nodes);
         assert_eq!(domains, self.domains);
-        assert_eq!(folder, self.folder);
+        assert_eq!(directory, self.directory);
     }
 
     /// The complaint about a guest's cfg.
@@ -194,8 +194,8 @@ fn machines_that_are_not_there_or_there_already() {
 
 #[test]
 fn hosts_that_cannot_be() {
-    let folder = tempfile::tempdir().unwrap();
-    let guest = folder.path().join("g.cfg");
+    let directory = tempfile::tempdir().unwrap();
+    let guest = directory.path().join("g.cfg");
     std::fs::write(&guest, "name='g'\nvif=['bridge=nobr']").unwrap();
     let cases = [
         ("brigdes = []", "host.toml:1: unknown field `brigdes`"),
@@ -208,9 +208,9 @@ fn hosts_that_cannot_be() {
         ("[[guests]]\ncfg='g.cfg'", "vif: bridge: found \"nobr\", expected a bridge of the host's"),
     ];
     for (host, expected) in cases {
-        let file = folder.path().join("host.toml");
+        let file = directory.path().join("host.toml");
         std::fs::write(&file, host).unwrap();
-        let run = folder.path().join("run");
+        let run = directory.path().join("run");
         let output = command(&run).arg("up").arg(&file).output().unwrap();
         let said = texts(&output).1;
         assert_eq!(output.status.code(), Some(1), "{said}");

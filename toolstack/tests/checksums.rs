@@ -16,8 +16,8 @@ use common::program::run;
 use common::{BOUND, Machine};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-const OCTETS: usize = 16 << 20;
-/// Octets of an Ethernet header, and of the IPv4 header that Linux gives TCP.
+const BYTES: usize = 16 << 20;
+/// Bytes of an Ethernet header, and of the IPv4 header that Linux gives TCP.
 const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 
@@ -59,7 +59,7 @@ struct Seen {
     wrong: u64,
 }
 
-/// Sends octets by TCP from one guest to another, which finds them to be right; the frames that arrived there.
+/// Sends bytes by TCP from one guest to another, which finds them to be right; the frames that arrived there.
 fn transfer(from: &Namespace, to: &Namespace, address: &'static str) -> Seen {
     let over = Arc::new(AtomicBool::new(false));
     let stop = over.clone();
@@ -74,9 +74,9 @@ fn transfer(from: &Namespace, to: &Namespace, address: &'static str) -> Seen {
     let receiver = to.spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(BOUND)).unwrap();
-        let mut octets = Vec::new();
-        stream.read_to_end(&mut octets).unwrap();
-        octets == pattern()
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).unwrap();
+        bytes == pattern()
     });
     let sender = from.spawn(move || {
         let mut stream = TcpStream::connect((address, 5000)).unwrap();
@@ -84,13 +84,13 @@ fn transfer(from: &Namespace, to: &Namespace, address: &'static str) -> Seen {
         stream.write_all(&pattern()).unwrap();
     });
     sender.join().unwrap();
-    assert!(receiver.join().unwrap(), "the octets differ");
+    assert!(receiver.join().unwrap(), "the bytes differ");
     over.store(true, Ordering::Relaxed);
     watcher.join().unwrap()
 }
 
 fn pattern() -> Vec<u8> {
-    (0..OCTETS as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+    (0..BYTES as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
 /// Looks at every frame that arrives until told to stop.
@@ -109,12 +109,12 @@ fn watch(mut port: Packet, stop: &AtomicBool) -> Seen {
 
 impl Seen {
     fn look_at(&mut self, frame: &bridge::Frame) {
-        let octets = frame.to_vec();
-        let is_tcp = octets.len() > ETHERNET + IPV4 + 20 && octets[12..15] == [8, 0, 0x45] && octets[23] == 6;
+        let bytes = frame.to_vec();
+        let is_tcp = bytes.len() > ETHERNET + IPV4 + 20 && bytes[12..15] == [8, 0, 0x45] && bytes[23] == 6;
         if !is_tcp {
             return;
         }
-        let ip = &octets[ETHERNET..];
+        let ip = &bytes[ETHERNET..];
         let tcp = &ip[IPV4..usize::from(u16::from_be_bytes([ip[2], ip[3]]))];
         let header = usize::from(tcp[12] >> 4) * 4;
         if tcp.len() == header {
@@ -136,8 +136,8 @@ impl Seen {
 }
 
 /// The sum of big-endian words, the last one filled with zero (RFC 1071).
-fn sum(octets: &[u8]) -> u64 {
-    octets.chunks(2).map(|pair| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0))).sum()
+fn sum(bytes: &[u8]) -> u64 {
+    bytes.chunks(2).map(|pair| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0))).sum()
 }
 
 fn fold(mut sum: u64) -> u64 {

@@ -54,15 +54,15 @@ fn what_is_no_command_line_is_exit_code_2() {
 
 #[test]
 fn manual_pages_are_written_for_every_command() {
-    let folder = tempfile::tempdir().unwrap();
-    let output = xpv(&["man", folder.path().to_str().unwrap()]);
+    let directory = tempfile::tempdir().unwrap();
+    let output = xpv(&["man", directory.path().to_str().unwrap()]);
     assert!(output.status.success());
     for command in COMMANDS {
-        let page = std::fs::read_to_string(folder.path().join(format!("xpv-{command}.1"))).unwrap();
+        let page = std::fs::read_to_string(directory.path().join(format!("xpv-{command}.1"))).unwrap();
         assert!(page.contains(".SH SYNOPSIS") && page.contains(&command.replace('-', "\\-")), "{command}");
     }
-    assert!(std::fs::read_to_string(folder.path().join("xpv.1")).unwrap().contains("create"));
-    assert!(!folder.path().join("xpv-demo-guest.1").exists());
+    assert!(std::fs::read_to_string(directory.path().join("xpv.1")).unwrap().contains("create"));
+    assert!(!directory.path().join("xpv-demo-guest.1").exists());
 }
 
 #[test]

@@ -8,8 +8,8 @@ use std::path::Path;
 
 #[test]
 fn the_demo_runs_and_finds_nothing_wrong() {
-    let folder = tempfile::tempdir().unwrap();
-    let kept = folder.path().join("demo");
+    let directory = tempfile::tempdir().unwrap();
+    let kept = directory.path().join("demo");
     let mut demo = command(Path::new("/nonexistent"));
     demo.args(["demo", "--json", "--size", "8", "--time", "300", "--keep"]).arg(&kept);
     let output = demo.output().unwrap();
@@ -20,7 +20,7 @@ fn the_demo_runs_and_finds_nothing_wrong() {
     assert_eq!(report["ok"], true);
     assert_eq!(report["problems"].as_array().unwrap().len(), 0);
     for guest in report["guests"].as_array().unwrap() {
-        assert_eq!(guest["disk"]["octets"], 8 << 20);
+        assert_eq!(guest["disk"]["bytes"], 8 << 20);
         assert_eq!(guest["disk"]["sha256"], guest["image_sha256"]);
         assert!(guest["net"]["large"]["frames"].as_u64().unwrap() > 100, "{guest}");
         assert!(guest["net"]["ping"]["p50_us"].as_f64().unwrap() > 0.0, "{guest}");

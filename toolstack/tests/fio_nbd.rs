@@ -35,8 +35,8 @@ fn fio_verifies_a_disk_while_another_comes_and_goes() {
             write.args(["-f", "raw", "-c", &pattern, "-c", "flush"]).arg(machine.nbd("web", "xvdb"));
             run(&mut write);
             machine.ok(["block-detach", "web", "xvdb"]);
-            let octets = std::fs::read(&b).unwrap();
-            assert!(octets[..8 << 20].iter().all(|o| *o == (turns % 255 + 1) as u8), "turn {turns}");
+            let bytes = std::fs::read(&b).unwrap();
+            assert!(bytes[..8 << 20].iter().all(|o| *o == (turns % 255 + 1) as u8), "turn {turns}");
             turns += 1;
         }
         fio.join().unwrap();

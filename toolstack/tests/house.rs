@@ -35,10 +35,10 @@ const ALL: &[&str] = &[
     "xenstore",
 ];
 
-/// Files that are cores: protocols as values. A folder stands for all below it but what is named after the colon.
+/// Files that are cores: protocols as values. A directory stands for all below it but what is named after the colon.
 const CORES: &[&str] = &[
     "ring-abi/src:",
-    "event-channel/src/pace.rs",
+    "event-channel/src/token_bucket.rs",
     "blkback/src/queue.rs",
     "blkback/src/check.rs",
     "blkback/src/order.rs",
@@ -47,7 +47,7 @@ const CORES: &[&str] = &[
     "blkfront/src/handshake.rs",
     "netback/src/tx.rs",
     "netback/src/rx.rs",
-    "netback/src/noted.rs",
+    "netback/src/logged_ring.rs",
     "netback/src/assemble.rs",
     "netback/src/handshake.rs",
     "netfront/src/tx.rs",
@@ -74,7 +74,7 @@ const FORBIDDEN: &[&[&str]] = &[
 ];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace's folder").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace's directory").to_owned()
 }
 
 #[test]
@@ -154,21 +154,21 @@ fn unsafe_is_allowed_only_with_a_reason() {
 
 /// The files that an entry of [`CORES`] names; each must exist, so that the list cannot go stale.
 fn core_files(entry: &str) -> Vec<PathBuf> {
-    let Some((folder, except)) = entry.split_once(':') else {
+    let Some((directory, except)) = entry.split_once(':') else {
         let file = root().join(entry);
         assert!(file.exists(), "{entry}: no such core; mend the list");
         return vec![file];
     };
-    let files = sources(&root().join(folder));
-    assert!(!files.is_empty(), "{folder}: no such core; mend the list");
+    let files = sources(&root().join(directory));
+    assert!(!files.is_empty(), "{directory}: no such core; mend the list");
     let keep = |f: &PathBuf| !f.components().any(|c| c.as_os_str() == except);
     files.into_iter().filter(keep).collect()
 }
 
-/// Every `.rs` file below `folder`, without files of tests.
-fn sources(folder: &Path) -> Vec<PathBuf> {
+/// Every `.rs` file below `directory`, without files of tests.
+fn sources(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let path = entry.path();
         if path.is_dir() {
             found.extend(sources(&path));

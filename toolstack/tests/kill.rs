@@ -1,8 +1,8 @@
 //! SIGKILL, at moments from a seed, to a guest and to dom0, while disks are written: no acknowledged write is lost,
 //! others are served on, a name is free at once, and nothing of the dead is kept.
 //!
-//! The seed is printed; `XPV_TEST_SEED` sets it. The victim's writer is a client of our own, as fio's NBD engine waits
-//! for ever for what a server that died has not answered.
+//! The seed is printed; `XPV_TEST_SEED` sets it. The victim's writer is a client of our own, as fio's NBD engine
+//! waits for ever for what a server that died has not answered.
 
 mod common;
 #[path = "common/nbd.rs"]
@@ -25,7 +25,7 @@ const MIB: u64 = 1 << 20;
 const ROUNDS: u64 = 20;
 /// Blocks that the victim writes over and over.
 const BLOCKS: u64 = 512;
-/// Writes under way.
+/// Writes in flight.
 const DEPTH: usize = 16;
 
 /// Ends the other threads, also where the test fails.
@@ -112,22 +112,22 @@ impl Written {
     /// Writes on until `moment` has passed; all is acknowledged then. An error is the connection's end.
     fn write(&mut self, client: &mut Nbd, moment: Duration) -> std::io::Result<()> {
         let begun = Instant::now();
-        let mut under_way = 0;
+        let mut in_flight = 0;
         loop {
-            while under_way < DEPTH && begun.elapsed() < moment {
+            while in_flight < DEPTH && begun.elapsed() < moment {
                 self.version += 1;
                 let block = self.version % BLOCKS;
                 self.asked[block as usize] = self.version;
                 client.ask_write(block, &content(block, self.version))?;
-                under_way += 1;
+                in_flight += 1;
             }
-            if under_way == 0 {
+            if in_flight == 0 {
                 return Ok(());
             }
             let block = client.written()? as usize;
-            // Each block is under way once at a time: there are more of them than writes under way.
+            // Each block is in flight once at a time: there are more of them than writes in flight.
             self.acknowledged[block] = self.asked[block];
-            under_way -= 1;
+            in_flight -= 1;
         }
     }
 
@@ -149,10 +149,10 @@ impl Written {
 }
 
 fn content(block: u64, version: u64) -> [u8; BLOCK] {
-    let mut octets = [(block ^ version) as u8; BLOCK];
-    octets[..8].copy_from_slice(&version.to_le_bytes());
-    octets[8..16].copy_from_slice(&block.to_le_bytes());
-    octets
+    let mut bytes = [(block ^ version) as u8; BLOCK];
+    bytes[..8].copy_from_slice(&version.to_le_bytes());
+    bytes[8..16].copy_from_slice(&block.to_le_bytes());
+    bytes
 }
 
 fn kill_now(machine: &Machine, domain: &str) {

@@ -26,7 +26,7 @@ fn ping_and_iperf3_between_two_namespaces() {
         let said = run(client.args(["-c", "10.77.0.2", "-t", "2", "-J"]).args(reverse));
         let said: serde_json::Value = serde_json::from_str(&said).unwrap();
         let received = said["end"]["sum_received"]["bytes"].as_u64().unwrap();
-        assert!(received > 10 << 20, "{received} octets in two seconds");
+        assert!(received > 10 << 20, "{received} bytes in two seconds");
         let sent = said["end"]["sum_sent"]["bits_per_second"].as_f64().unwrap() / 1e9;
         println!("iperf3 {reverse:?}: {sent:.2} Gbit/s");
         server.0.wait().unwrap();

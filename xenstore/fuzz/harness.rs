@@ -1,7 +1,7 @@
-//! Hostile octets against a store: the one harness of the property test and of the fuzz target.
+//! Hostile bytes against a store: the one harness of the property test and of the fuzz target.
 //!
-//! The input is a script. Every step is an octet that picks a connection and an action, an octet of length, and so
-//! many octets. They go in raw, or say what a well-formed request is about; or output is taken; or the connection
+//! The input is a script. Every step is an byte that picks a connection and an action, an byte of length, and so
+//! many bytes. They go in raw, or say what a well-formed request is about; or output is taken; or the connection
 //! breaks and comes back. Whatever the script, the store must not panic, must hold no more than its bounds, must
 //! answer every request once and in order, and must count its nodes right.
 
@@ -16,7 +16,7 @@ struct Peer {
     domid: u16,
     id: ConnId,
     replies: Decoder,
-    /// Numbers of the well-formed requests that are not answered; `None` once raw octets have gone in.
+    /// Numbers of the well-formed requests that are not answered; `None` once raw bytes have gone in.
     asked: Option<VecDeque<u32>>,
 }
 
@@ -26,12 +26,12 @@ pub(crate) fn run(mut script: &[u8]) {
     let mut peers: Vec<Peer> = (0..4).map(|domid| Peer::new(&mut core, domid)).collect();
     let mut number = 0;
     while let [what, len, rest @ ..] = script {
-        let (octets, rest) = rest.split_at(rest.len().min(usize::from(*len)));
+        let (bytes, rest) = rest.split_at(rest.len().min(usize::from(*len)));
         script = rest;
         number += 1;
         let peer = &mut peers[usize::from(what & 3)];
         match what >> 2 {
-            0 => peer.send_raw(&mut core, octets),
+            0 => peer.send_raw(&mut core, bytes),
             1 => peer.take(&mut core, usize::from(*len)),
             2 => peer.take(&mut core, usize::MAX),
             3 => {
@@ -42,8 +42,8 @@ pub(crate) fn run(mut script: &[u8]) {
                 let _ = core.release(peer.domid);
                 *peer = Peer::new(&mut core, peer.domid);
             }
-            5 => peer.send_overlong(&mut core, octets),
-            kind => peer.ask(&mut core, u32::from(kind) % 28, number, octets),
+            5 => peer.send_overlong(&mut core, bytes),
+            kind => peer.ask(&mut core, u32::from(kind) % 28, number, bytes),
         }
         peers.iter().for_each(|peer| peer.is_bounded(&core));
     }
@@ -56,40 +56,40 @@ impl Peer {
         Peer { domid, id, replies: Decoder::default(), asked: Some(VecDeque::new()) }
     }
 
-    fn send_raw(&mut self, core: &mut Core, octets: &[u8]) {
+    fn send_raw(&mut self, core: &mut Core, bytes: &[u8]) {
         self.asked = None;
         if core.wants_input(self.id) {
-            core.input(self.id, octets);
+            core.input(self.id, bytes);
         }
     }
 
     /// A header that announces more than the wire allows ends the connection.
-    fn send_overlong(&mut self, core: &mut Core, octets: &[u8]) {
+    fn send_overlong(&mut self, core: &mut Core, bytes: &[u8]) {
         if self.asked.is_none() || !core.wants_input(self.id) {
             return;
         }
-        let len = octets.iter().fold(4097u32, |len, o| len.saturating_mul(2).saturating_add((*o).into()));
-        core.input(self.id, &Header { kind: 2, req_id: 0, tx_id: 0, len }.to_octets());
-        assert!(core.closed(self.id), "{len} octets of payload are not refused");
+        let len = bytes.iter().fold(4097u32, |len, o| len.saturating_mul(2).saturating_add((*o).into()));
+        core.input(self.id, &Header { kind: 2, req_id: 0, tx_id: 0, len }.to_bytes());
+        assert!(core.closed(self.id), "{len} bytes of payload are not refused");
     }
 
-    fn ask(&mut self, core: &mut Core, kind: u32, number: u32, octets: &[u8]) {
+    fn ask(&mut self, core: &mut Core, kind: u32, number: u32, bytes: &[u8]) {
         if !core.wants_input(self.id) {
             return;
         }
-        let mut choices = Choices(octets);
+        let mut choices = Choices(bytes);
         let tx_id = if choices.next() & 1 == 0 { 0 } else { u32::from(choices.next() % 4) };
         let mut payload = payload(kind, &mut choices);
         payload.truncate(PAYLOAD_MAX);
         let mut message = Message::new(MessageType::Read, number, tx_id, payload);
         message.header.kind = kind;
-        core.input(self.id, &message.to_octets());
+        core.input(self.id, &message.to_bytes());
         if let Some(asked) = &mut self.asked {
             asked.push_back(number);
         }
     }
 
-    /// Takes up to `most` octets of output and checks what they say.
+    /// Takes up to `most` bytes of output and checks what they say.
     fn take(&mut self, core: &mut Core, mut most: usize) {
         while most > 0 && !core.output(self.id).is_empty() {
             let n = core.output(self.id).len().min(most);
@@ -112,13 +112,13 @@ impl Peer {
 
     fn is_bounded(&self, core: &Core) {
         let (input, output) = core.backlog(self.id);
-        assert!(input <= 16 + 2 * PAYLOAD_MAX, "{input} octets of input held");
+        assert!(input <= 16 + 2 * PAYLOAD_MAX, "{input} bytes of input held");
         let most = if self.domid == 0 { 17 << 20 } else { 2 << 20 };
-        assert!(output <= most, "{output} octets of output held");
+        assert!(output <= most, "{output} bytes of output held");
     }
 }
 
-/// Octets of the script that decide something; zeros when they run out.
+/// Bytes of the script that decide something; zeros when they run out.
 struct Choices<'s>(&'s [u8]);
 
 impl Choices<'_> {
@@ -187,6 +187,6 @@ fn payload(kind: u32, c: &mut Choices<'_>) -> Vec<u8> {
 
 fn check(core: &mut Core) {
     let id = core.connect();
-    core.input(id, &Message::new(MessageType::Control, 1, 0, b"check\0".to_vec()).to_octets());
+    core.input(id, &Message::new(MessageType::Control, 1, 0, b"check\0".to_vec()).to_bytes());
     assert!(core.output(id).ends_with(b"OK\0"), "the store's accounting is wrong");
 }

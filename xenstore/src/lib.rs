@@ -1,7 +1,7 @@
 //! Xenstore, three ways: a client that speaks the wire ([`Client`]), the xenbus handshake that drivers build
 //! on it ([`xenbus`]), and the store itself ([`server`]).
 //!
-//! Without the default feature `std` only [`xenbus::core`] remains, which is all that a driver's handshake core
+//! Without the default feature `std` only [`xenbus::keys`] remains, which is all that a driver's handshake core
 //! needs.
 #![cfg_attr(not(feature = "std"), no_std)]
 
@@ -25,7 +25,7 @@ pub use client::{Client, Error, Nodes, Stream, Transaction, WatchEvent};
 pub use permission::{Access, Permission};
 pub use ring_abi::xenbus::XenbusState;
 pub use ring_abi::xs_wire::XsError;
-pub use xenbus::core::{KeyError, Keys};
+pub use xenbus::keys::{KeyError, Keys};
 
 /// A domain's number.
 pub type DomId = u16;

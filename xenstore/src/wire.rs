@@ -1,4 +1,4 @@
-//! Whole messages out of a stream of octets, and back.
+//! Whole messages out of a stream of bytes, and back.
 //!
 //! The same decoder serves the client and the store. It holds at most one message and what one read brought
 //! in, whatever the peer sends: a length beyond the wire's limit is an error before anything is stored.
@@ -12,7 +12,7 @@ use ring_abi::xs_wire::{HEADER_SIZE, Header, MessageType, PAYLOAD_MAX};
 pub struct Message {
     /// The header as it came or will go.
     pub header: Header,
-    /// At most [`PAYLOAD_MAX`] octets.
+    /// At most [`PAYLOAD_MAX`] bytes.
     pub payload: Vec<u8>,
 }
 
@@ -29,38 +29,38 @@ impl Message {
         MessageType::from_u32(self.header.kind)
     }
 
-    /// The octets that go over the wire.
-    pub fn to_octets(&self) -> Vec<u8> {
-        let mut octets = Vec::with_capacity(HEADER_SIZE + self.payload.len());
-        octets.extend_from_slice(&self.header.to_octets());
-        octets.extend_from_slice(&self.payload);
-        octets
+    /// The bytes that go over the wire.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HEADER_SIZE + self.payload.len());
+        bytes.extend_from_slice(&self.header.to_bytes());
+        bytes.extend_from_slice(&self.payload);
+        bytes
     }
 }
 
 /// The peer announced a payload longer than [`PAYLOAD_MAX`]; nothing after it can be understood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a payload of {0} octets, the wire allows {PAYLOAD_MAX}")]
+#[error("a payload of {0} bytes, the wire allows {PAYLOAD_MAX}")]
 pub struct TooLong(pub u32);
 
-/// Collects octets until they make a message.
+/// Collects bytes until they make a message.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    octets: VecDeque<u8>,
+    bytes: VecDeque<u8>,
 }
 
 impl Decoder {
     /// Takes what was read.
-    pub fn push(&mut self, octets: &[u8]) {
-        self.octets.extend(octets);
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend(bytes);
     }
 
-    /// Octets held that are not a message yet.
+    /// Bytes held that are not a message yet.
     pub fn pending(&self) -> usize {
-        self.octets.len()
+        self.bytes.len()
     }
 
-    /// The next whole message, or `None` when more octets are needed.
+    /// The next whole message, or `None` when more bytes are needed.
     ///
     /// # Errors
     /// [`TooLong`]: the connection is of no further use.
@@ -70,23 +70,23 @@ impl Decoder {
         if len > PAYLOAD_MAX {
             return Err(TooLong(header.len));
         }
-        if self.octets.len() < HEADER_SIZE + len {
+        if self.bytes.len() < HEADER_SIZE + len {
             return Ok(None);
         }
-        self.octets.drain(..HEADER_SIZE);
-        let payload = self.octets.drain(..len).collect();
+        self.bytes.drain(..HEADER_SIZE);
+        let payload = self.bytes.drain(..len).collect();
         Ok(Some(Message { header, payload }))
     }
 
     fn header(&self) -> Option<Header> {
-        let mut octets = [0; HEADER_SIZE];
-        if self.octets.len() < HEADER_SIZE {
+        let mut bytes = [0; HEADER_SIZE];
+        if self.bytes.len() < HEADER_SIZE {
             return None;
         }
-        for (to, from) in octets.iter_mut().zip(&self.octets) {
+        for (to, from) in bytes.iter_mut().zip(&self.bytes) {
             *to = *from;
         }
-        Some(Header::from_octets(&octets))
+        Some(Header::from_bytes(&bytes))
     }
 }
 
@@ -101,15 +101,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_in_single_octets() {
+    fn a_message_in_single_bytes() {
         let message = Message::new(MessageType::Read, 9, 0, b"/a\0".to_vec());
         let mut decoder = Decoder::default();
-        let octets = message.to_octets();
-        for octet in &octets[..octets.len() - 1] {
-            decoder.push(&[*octet]);
+        let bytes = message.to_bytes();
+        for byte in &bytes[..bytes.len() - 1] {
+            decoder.push(&[*byte]);
             assert_eq!(decoder.take(), Ok(None));
         }
-        decoder.push(&octets[octets.len() - 1..]);
+        decoder.push(&bytes[bytes.len() - 1..]);
         assert_eq!(decoder.take(), Ok(Some(message)));
         assert_eq!(decoder.pending(), 0);
     }
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn a_length_beyond_the_wire_is_refused_at_once() {
         let mut decoder = Decoder::default();
-        decoder.push(&Header { kind: 2, req_id: 0, tx_id: 0, len: 4097 }.to_octets());
+        decoder.push(&Header { kind: 2, req_id: 0, tx_id: 0, len: 4097 }.to_bytes());
         assert_eq!(decoder.take(), Err(TooLong(4097)));
     }
 

@@ -18,20 +18,20 @@ fn played(play: impl FnOnce(&mut UnixStream) + Send + 'static) -> (Client, JoinH
 }
 
 fn request(stream: &mut UnixStream) -> Message {
-    let mut octets = [0; 16];
-    stream.read_exact(&mut octets).unwrap();
-    let header = Header::from_octets(&octets);
+    let mut bytes = [0; 16];
+    stream.read_exact(&mut bytes).unwrap();
+    let header = Header::from_bytes(&bytes);
     let mut payload = vec![0; header.len as usize];
     stream.read_exact(&mut payload).unwrap();
     Message { header, payload }
 }
 
 fn reply(to: &Message, kind: MessageType, payload: &[u8]) -> Vec<u8> {
-    Message::new(kind, to.header.req_id, to.header.tx_id, payload.to_vec()).to_octets()
+    Message::new(kind, to.header.req_id, to.header.tx_id, payload.to_vec()).to_bytes()
 }
 
 fn event(path: &str) -> Vec<u8> {
-    Message::new(MessageType::WatchEvent, 0, 0, format!("{path}\0t\0").into_bytes()).to_octets()
+    Message::new(MessageType::WatchEvent, 0, 0, format!("{path}\0t\0").into_bytes()).to_bytes()
 }
 
 #[test]
@@ -85,7 +85,7 @@ fn answers_that_are_none_are_errors() {
         let second = request(stream);
         stream.write_all(&reply(&second, MessageType::Error, b"EWHATEVER\0")).unwrap();
         let _third = request(stream);
-        stream.write_all(&Header { kind: 2, req_id: 3, tx_id: 0, len: 5000 }.to_octets()).unwrap();
+        stream.write_all(&Header { kind: 2, req_id: 3, tx_id: 0, len: 5000 }.to_bytes()).unwrap();
     });
     for _ in 0..3 {
         assert!(matches!(client.read("/x"), Err(Error::Protocol(_))));
@@ -98,10 +98,10 @@ proptest! {
 
     /// Whatever comes back, a call returns.
     #[test]
-    fn no_octets_hurt_the_client(octets in vec(prop_oneof![4 => Just(0u8), 1 => any::<u8>(), 2 => 0..24u8], 0..600)) {
+    fn no_bytes_hurt_the_client(bytes in vec(prop_oneof![4 => Just(0u8), 1 => any::<u8>(), 2 => 0..24u8], 0..600)) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut client = Client::new(ours);
-        theirs.write_all(&octets).unwrap();
+        theirs.write_all(&bytes).unwrap();
         theirs.shutdown(std::net::Shutdown::Write).unwrap();
         let _ = client.directory("/x");
         let _ = client.get_perms("/x");

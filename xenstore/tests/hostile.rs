@@ -21,7 +21,7 @@ proptest! {
     ) {
         let script: Vec<u8> = steps
             .into_iter()
-            .flat_map(|(what, octets)| [what, octets.len() as u8].into_iter().chain(octets))
+            .flat_map(|(what, bytes)| [what, bytes.len() as u8].into_iter().chain(bytes))
             .collect();
         harness::run(&script);
     }

@@ -129,10 +129,10 @@ fn a_guests_transaction_does_not_keep_an_old_store_alive() {
 /// One request by hand, its reply's type and payload.
 fn exchange(stream: &mut UnixStream, kind: u32, tx_id: u32, payload: &[u8]) -> (u32, Vec<u8>) {
     let header = Header { kind, req_id: 42, tx_id, len: payload.len() as u32 };
-    stream.write_all(&[&header.to_octets(), payload].concat()).unwrap();
-    let mut octets = [0; 16];
-    stream.read_exact(&mut octets).unwrap();
-    let header = Header::from_octets(&octets);
+    stream.write_all(&[&header.to_bytes(), payload].concat()).unwrap();
+    let mut bytes = [0; 16];
+    stream.read_exact(&mut bytes).unwrap();
+    let header = Header::from_bytes(&bytes);
     assert_eq!((header.req_id, header.tx_id), (42, tx_id));
     let mut payload = vec![0; header.len as usize];
     stream.read_exact(&mut payload).unwrap();
@@ -174,7 +174,7 @@ fn malformed_requests_are_answered_and_overlong_ones_cut_off() {
         assert_eq!(exchange(&mut stream, kind, tx_id, payload), expected, "type {kind} {payload:?}");
     }
     let header = Header { kind: 2, req_id: 1, tx_id: 0, len: 4097 };
-    stream.write_all(&header.to_octets()).unwrap();
+    stream.write_all(&header.to_bytes()).unwrap();
     assert_eq!(stream.read(&mut [0; 16]).unwrap(), 0);
     // Half a message and then nothing: only the connection is gone.
     let half = running.stream(1);
@@ -189,7 +189,7 @@ fn whoever_does_not_take_replies_is_not_read() {
     dom0.write("/local/domain/1/v", vec![b'x'; 2000]).unwrap();
     let mut slow = running.stream(1);
     slow.set_nonblocking(true).unwrap();
-    let request = Message::new(MessageType::Read, 1, 0, b"v\0".to_vec()).to_octets();
+    let request = Message::new(MessageType::Read, 1, 0, b"v\0".to_vec()).to_bytes();
     // It may write until every buffer on the way is full, and no further.
     let mut sent = 0;
     loop {
@@ -204,11 +204,11 @@ fn whoever_does_not_take_replies_is_not_read() {
     assert_eq!(dom0.read("/local/domain/1/v").unwrap().len(), 2000);
     slow.set_nonblocking(false).unwrap();
     slow.set_read_timeout(Some(BOUND)).unwrap();
-    let (mut decoder, mut replies, mut octets) = (Decoder::default(), 0, [0; 65536]);
+    let (mut decoder, mut replies, mut bytes) = (Decoder::default(), 0, [0; 65536]);
     while replies < sent / request.len() {
-        let n = slow.read(&mut octets).unwrap();
+        let n = slow.read(&mut bytes).unwrap();
         assert_ne!(n, 0);
-        decoder.push(&octets[..n]);
+        decoder.push(&bytes[..n]);
         while let Some(reply) = decoder.take().unwrap() {
             assert_eq!((reply.kind(), reply.payload.len()), (Some(MessageType::Read), 2000));
             replies += 1;
@@ -270,9 +270,9 @@ fn stopping_removes_the_socket_and_a_dead_one_is_replaced() {
 struct Log(Arc<Mutex<Vec<u8>>>);
 
 impl Write for Log {
-    fn write(&mut self, octets: &[u8]) -> std::io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(octets);
-        Ok(octets.len())
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -290,7 +290,7 @@ fn a_quota_exceeded_is_logged_once_with_name_domain_and_value() {
         let conn = core.introduce(9).unwrap();
         for n in 0..300 {
             let payload = format!("/x\0{n}\0").into_bytes();
-            core.input(conn, &Message::new(MessageType::Watch, n, 0, payload).to_octets());
+            core.input(conn, &Message::new(MessageType::Watch, n, 0, payload).to_bytes());
             while !core.output(conn).is_empty() {
                 core.sent(conn, core.output(conn).len());
             }
@@ -308,7 +308,7 @@ fn a_quota_exceeded_is_logged_once_with_name_domain_and_value() {
 fn a_guest_has_twenty_replies_outstanding() {
     let mut core = Core::new(Quotas::default());
     let conn = core.introduce(1).unwrap();
-    let request = Message::new(MessageType::GetDomainPath, 1, 0, b"1\0".to_vec()).to_octets();
+    let request = Message::new(MessageType::GetDomainPath, 1, 0, b"1\0".to_vec()).to_bytes();
     let mut given = 0;
     while core.wants_input(conn) {
         core.input(conn, &request);

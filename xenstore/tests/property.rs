@@ -234,7 +234,7 @@ impl World {
 }
 
 fn message(kind: MessageType, tx: u32, payload: Vec<u8>) -> Vec<u8> {
-    Message::new(kind, 1, tx, payload).to_octets()
+    Message::new(kind, 1, tx, payload).to_bytes()
 }
 
 fn drain(core: &mut Core, id: ConnId) -> Vec<Message> {

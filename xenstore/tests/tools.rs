@@ -50,7 +50,7 @@ fn write_read_list_exists_and_rm() {
     run(&running, &["write", "/p/q/r", "x"]);
     run(&running, &["rm", "-t", "/p/q/r"]);
     fails(&running, &["exists", "/p"]);
-    // Octets that are no text travel in the tools' own notation.
+    // Bytes that are no text travel in the tools' own notation.
     run(&running, &["write", "/raw", r"\x01\n"]);
     assert_eq!(running.dom0().read("/raw").unwrap(), [1, b'\n']);
 }

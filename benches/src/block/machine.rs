@@ -1,4 +1,4 @@
-//! A machine of threads with one disk: broker, store, a back end in dom0, and a guest's open disk.
+//! A machine of threads with one disk: broker, store, a backend in dom0, and a guest's open disk.
 
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -103,7 +103,7 @@ fn serve(sandbox: &Sandbox, setup: Setup) -> Result<(Arc<EventFd>, JoinHandle<()
     driver.set_tuning(Tuning { spin: setup.spin, ..Tuning::default() });
     let back = std::thread::spawn(move || {
         if let Err(error) = xenstore::driver::run(client, 0, &mut driver, told.as_fd()) {
-            eprintln!("the back end: {error}");
+            eprintln!("the backend: {error}");
         }
     });
     Ok((stop, back))

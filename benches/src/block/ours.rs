@@ -1,10 +1,10 @@
-//! Random 4 KiB requests at a constant depth through a front end.
+//! Random 4 KiB requests at a constant depth through a frontend.
 
 use std::time::{Duration, Instant};
 
 use blkfront::{Completion, Disk, Op, Request};
 
-/// Octets a request.
+/// Bytes a request.
 pub(super) const BLOCK: usize = 4096;
 
 /// A small generator of block numbers: what fio calls `--norandommap`.
@@ -23,7 +23,7 @@ impl Blocks {
     }
 }
 
-/// Keeps `depth` requests under way for a time and gives operations a second.
+/// Keeps `depth` requests in flight for a time and gives operations a second.
 ///
 /// # Panics
 /// If the disk fails a request: a figure of errors would be worthless.
@@ -31,14 +31,14 @@ pub(super) fn run(disk: &mut Disk, op: Op, depth: usize, time: Duration) -> f64 
     let mut blocks = Blocks { state: 0x9e37_79b9_7f4a_7c15, count: disk.info().sectors / 8 };
     for token in 0..depth as u64 {
         let buffer = Some(disk.buffer(BLOCK).expect("a page"));
-        let request = Request { token, op, sector: blocks.next() * 8, octets: BLOCK, buffer };
+        let request = Request { token, op, sector: blocks.next() * 8, bytes: BLOCK, buffer };
         disk.submit(request).expect("room in the ring");
     }
     let (mut done, mut count): (Vec<Completion>, u64) = (Vec::with_capacity(depth), 0);
     let start = Instant::now();
     let mut over = false;
-    while disk.under_way() > 0 {
-        disk.wait(&mut done, None).expect("a back end");
+    while disk.in_flight() > 0 {
+        disk.wait(&mut done, None).expect("a backend");
         count += done.len() as u64;
         over = over || start.elapsed() >= time;
         for completion in done.drain(..) {

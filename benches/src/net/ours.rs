@@ -1,4 +1,4 @@
-//! Our side of the network rows: 64-octet frames out of a guest, and through the bridge into another.
+//! Our side of the network rows: 64-byte frames out of a guest, and through the bridge into another.
 
 use super::guests::Machine;
 use bridge::{Batch, Bridge, Port};
@@ -20,7 +20,7 @@ pub fn pin(core: usize) {
     bound.expect("a processor that is ours");
 }
 
-/// A frame of `len` octets from one address to another.
+/// A frame of `len` bytes from one address to another.
 pub fn frame(to: [u8; 6], from: [u8; 6], len: usize) -> Vec<u8> {
     let mut frame = vec![0x5a; len];
     frame[..6].copy_from_slice(&to);
@@ -35,7 +35,7 @@ fn send_burst(nic: &mut Nic, frame: &[u8]) -> usize {
     sent
 }
 
-/// Frames a second, in millions, out of a guest on one core and taken from its vif, octets and all, on another.
+/// Frames a second, in millions, out of a guest on one core and taken from its vif, bytes and all, on another.
 ///
 /// # Errors
 /// Whatever went wrong, in words.
@@ -43,13 +43,13 @@ pub fn to_dom0(cores: [usize; 2], len: usize, time: Duration) -> Result<f64, Str
     let machine = Machine::new()?;
     let (mut nic, mut vif) = machine.vif(1, Config::default())?;
     let stop = AtomicBool::new(false);
-    let octets = frame([2, 0, 0, 0, 0, 9], nic.mac(), len);
+    let bytes = frame([2, 0, 0, 0, 0, 9], nic.mac(), len);
     let mut rate = Err("the vif failed".into());
     std::thread::scope(|scope| {
         scope.spawn(|| {
             pin(cores[0]);
             while !stop.load(Relaxed) {
-                if send_burst(&mut nic, &octets) == 0 {
+                if send_burst(&mut nic, &bytes) == 0 {
                     std::hint::spin_loop();
                 }
             }
@@ -99,7 +99,7 @@ pub fn to_guest(cores: [usize; 2], len: usize, time: Duration) -> Result<f64, St
     bridge.attach("vif1.0", Box::new(vif_a)).map_err(|e| e.to_string())?;
     bridge.attach("vif2.0", Box::new(vif_b)).map_err(|e| e.to_string())?;
     pin(cores[0]);
-    let octets = frame(b.mac(), a.mac(), len);
+    let bytes = frame(b.mac(), a.mac(), len);
     let mut into = vec![0; 65_536];
     let hello = frame(a.mac(), b.mac(), 60);
     while b.send(&hello) != Sent::Queued {}
@@ -107,15 +107,15 @@ pub fn to_guest(cores: [usize; 2], len: usize, time: Duration) -> Result<f64, St
     while a.recv(&mut into).is_none() {
         a.wait(false, Duration::from_secs(1)).map_err(|e| e.to_string())?;
     }
-    Ok(pump(&mut a, &mut b, &octets, &mut into, time))
+    Ok(pump(&mut a, &mut b, &bytes, &mut into, time))
 }
 
-fn pump(a: &mut Nic, b: &mut Nic, octets: &[u8], into: &mut [u8], time: Duration) -> f64 {
+fn pump(a: &mut Nic, b: &mut Nic, bytes: &[u8], into: &mut [u8], time: Duration) -> f64 {
     let start = Instant::now();
     let mut counted: Option<(Instant, u64)> = None;
     loop {
         for _ in 0..64 {
-            send_burst(a, octets);
+            send_burst(a, bytes);
             while b.recv(into).is_some() {}
             b.flush();
         }
@@ -137,13 +137,13 @@ fn pump(a: &mut Nic, b: &mut Nic, octets: &[u8], into: &mut [u8], time: Duration
 pub fn one_thread(len: usize, rounds: usize) -> Result<(f64, f64), String> {
     let machine = Machine::new()?;
     let (mut nic, mut vif) = machine.vif(1, Config::default())?;
-    let octets = frame([2, 0, 0, 0, 0, 9], nic.mac(), len);
+    let bytes = frame([2, 0, 0, 0, 0, 9], nic.mac(), len);
     let mut batch = Batch::new(64);
     let (mut front, mut back, mut frames) = (Duration::ZERO, Duration::ZERO, 0);
     for _ in 0..rounds {
         let start = cpu();
         for _ in 0..4 {
-            frames += send_burst(&mut nic, &octets);
+            frames += send_burst(&mut nic, &bytes);
         }
         let middle = cpu();
         for _ in 0..2 {
@@ -173,12 +173,12 @@ pub fn stages(len: usize, rounds: usize) -> Result<[f64; 4], String> {
     let machine = Machine::new()?;
     let (mut a, mut vif_a) = machine.vif(1, Config::default())?;
     let (mut b, mut vif_b) = machine.vif(2, Config::default())?;
-    let octets = frame(b.mac(), a.mac(), len);
+    let bytes = frame(b.mac(), a.mac(), len);
     let (mut batch, mut into, mut frames) = (Batch::new(64), vec![0; 65_536], 0);
     let mut spent = [Duration::ZERO; 4];
     for _ in 0..rounds {
         let start = cpu();
-        frames += send_burst(&mut a, &octets) + send_burst(&mut a, &octets);
+        frames += send_burst(&mut a, &bytes) + send_burst(&mut a, &bytes);
         let sent = cpu();
         vif_a.recv(&mut batch).map_err(|e| e.to_string())?;
         let switched = cpu();

@@ -10,7 +10,7 @@ use std::fs;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-/// Set in the process inside: core, octets of a frame and milliseconds.
+/// Set in the process inside: core, bytes of a frame and milliseconds.
 const INSIDE: &str = "XPV_BENCH_VETH";
 const SETUP: &str = "
     ip link add br0 type bridge && ip link set br0 up
@@ -93,7 +93,7 @@ fn mac(name: &str) -> Result<[u8; 6], String> {
     let output = Command::new("ip").args(["-o", "link", "show", name]).output().map_err(|e| e.to_string())?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let address = text.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next());
-    let octets =
+    let bytes =
         address.map(|a| a.split(':').filter_map(|o| u8::from_str_radix(o, 16).ok()).collect::<Vec<_>>());
-    octets.and_then(|o| o.try_into().ok()).ok_or(format!("no address of {name} in {text:?}"))
+    bytes.and_then(|o| o.try_into().ok()).ok_or(format!("no address of {name} in {text:?}"))
 }

@@ -45,7 +45,7 @@ impl Drop for Page {
     }
 }
 
-// SAFETY: the octets are reached only through raw pointers, by code that treats them as shared memory.
+// SAFETY: the bytes are reached only through raw pointers, by code that treats them as shared memory.
 unsafe impl Send for Page {}
 // SAFETY: as above.
 unsafe impl Sync for Page {}
@@ -126,8 +126,8 @@ fn ask(front: &mut FrontHalf<'_>, request: &mut Request, id: &mut u64, count: u3
 #[inline(always)]
 fn serve(back: &mut BackHalf<'_>, request: &mut Request) -> u32 {
     let mut served = 0;
-    let _ = back.look().expect("an honest front end");
-    while back.seen() != 0 && back.pop_into(request).expect("an honest front end") {
+    let _ = back.look().expect("an honest frontend");
+    while back.seen() != 0 && back.pop_into(request).expect("an honest frontend") {
         consume(request);
         let (id, operation) = (request.id(), request.operation());
         back.push(&Response { id, operation, status: Status::OKAY });
@@ -142,9 +142,9 @@ fn serve(back: &mut BackHalf<'_>, request: &mut Request) -> u32 {
 #[inline(always)]
 fn reap(front: &mut FrontHalf<'_>) -> u32 {
     let mut reaped = 0;
-    let _ = front.look().expect("an honest back end");
+    let _ = front.look().expect("an honest backend");
     while front.seen() != 0
-        && let Some(response) = front.pop().expect("an honest back end")
+        && let Some(response) = front.pop().expect("an honest backend")
     {
         consume(&response);
         reaped += 1;

@@ -55,7 +55,7 @@ impl Peer {
     /// `peer_one_thread`: the requests answered.
     pub fn one_thread(&self, page: &Page, batches: u32, batch: u32, segments: u8) -> u64 {
         let call = self.symbol::<OneThread>("peer_one_thread");
-        // SAFETY: the page is `len` octets, and nobody else uses it meanwhile.
+        // SAFETY: the page is `len` bytes, and nobody else uses it meanwhile.
         unsafe { call(page.base().as_ptr().cast(), PAGE_SIZE, batches, batch, segments) }
     }
 
@@ -68,7 +68,7 @@ impl Peer {
     /// `peer_front`, which returns when all requests are answered.
     pub fn front(&self, page: &Page, requests: u64, batch: u32, segments: u8) {
         let call = self.symbol::<FrontHalf>("peer_front");
-        // SAFETY: the page is `len` octets and was initialised; the other half is the only other user.
+        // SAFETY: the page is `len` bytes and was initialised; the other half is the only other user.
         unsafe { call(page.base().as_ptr().cast(), PAGE_SIZE, requests, batch, segments) }
     }
 

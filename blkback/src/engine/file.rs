@@ -18,14 +18,14 @@ use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 pub struct FileDisk {
     path: PathBuf,
     file: Arc<File>,
-    /// Held while the disk is open; another back end's disk is refused.
+    /// Held while the disk is open; another backend's disk is refused.
     _lock: Option<Flock<File>>,
     info: DiskInfo,
     direct: bool,
 }
 
 impl FileDisk {
-    /// Opens an image; `direct` bypasses the page cache where file and medium can (O_DIRECT at 512 octets).
+    /// Opens an image; `direct` bypasses the page cache where file and medium can (O_DIRECT at 512 bytes).
     ///
     /// # Errors
     /// [`OpenError`], every kind but Ram.
@@ -38,11 +38,11 @@ impl FileDisk {
         let file = options(mode).open(path).map_err(|source| refused(path, mode, source))?;
         let mut info = DiskInfo { read_only: mode.read_only(), ..DiskInfo::new(0) };
         (info.sector_size, info.physical_sector_size) = sector_sizes(&file).map_err(fail)?;
-        let octets = length(&file).map_err(fail)?;
-        if octets == 0 || !octets.is_multiple_of(info.sector_size.into()) {
-            return Err(OpenError::Length { path: path.into(), octets });
+        let bytes = length(&file).map_err(fail)?;
+        if bytes == 0 || !bytes.is_multiple_of(info.sector_size.into()) {
+            return Err(OpenError::Length { path: path.into(), bytes });
         }
-        info.sectors = octets / 512;
+        info.sectors = bytes / 512;
         let bypassing = if direct { open_direct(&file, mode, info.sector_size) } else { None };
         let direct = bypassing.is_some();
         let (file, lock) = locked(bypassing.unwrap_or(file), path, mode)?;
@@ -64,8 +64,8 @@ impl Disk for FileDisk {
     fn info(&self) -> io::Result<DiskInfo> {
         let unit = u64::from(self.info.sector_size);
         // A tail that is no whole sector belongs to nobody.
-        let octets = length(&self.file)? / unit * unit;
-        Ok(DiskInfo { sectors: octets / 512, ..self.info })
+        let bytes = length(&self.file)? / unit * unit;
+        Ok(DiskInfo { sectors: bytes / 512, ..self.info })
     }
 
     fn engine(&self, depth: usize) -> io::Result<Box<dyn Engine>> {
@@ -79,8 +79,8 @@ fn options(mode: Mode) -> OpenOptions {
     options
 }
 
-/// The file, and a lock on it unless the mode shares it. The lock is on what does the I/O: when a process is killed it is
-/// held until the kernel is done with the last operation, and no successor's writes meet those of the dead.
+/// The file, and a lock on it unless the mode shares it. The lock is on what does the I/O: when a process is killed
+/// it is held until the kernel is done with the last operation, and no successor's writes meet those of the dead.
 fn locked(file: File, path: &Path, mode: Mode) -> Result<(File, Option<Flock<File>>), OpenError> {
     let kind = match mode {
         Mode::WriteShared => return Ok((file, None)),
@@ -108,13 +108,13 @@ fn open_direct(file: &File, mode: Mode, sector_size: u32) -> Option<File> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let file = options(mode).custom_flags(OFlag::O_DIRECT.bits()).open(path).ok()?;
     let page: MmapRegion = MmapRegion::new(8192).ok()?;
-    // Off a page's start: a guest's buffers are aligned to 512 octets and no better.
+    // Off a page's start: a guest's buffers are aligned to 512 bytes and no better.
     let (offset, len) = (512, sector_size as usize);
     let read = page.get_slice(offset, len).ok()?.read_volatile_from(0, &mut &file, len);
     matches!(read, Ok(n) if n == len).then_some(file)
 }
 
-/// Octets; also of a block device.
+/// Bytes; also of a block device.
 fn length(file: &File) -> io::Result<u64> {
     let meta = file.metadata()?;
     if meta.file_type().is_file() {
@@ -124,7 +124,7 @@ fn length(file: &File) -> io::Result<u64> {
     file.seek(SeekFrom::End(0))
 }
 
-/// Logical and physical sector in octets: 512 for a file, a block device's own from sysfs.
+/// Logical and physical sector in bytes: 512 for a file, a block device's own from sysfs.
 fn sector_sizes(file: &File) -> io::Result<(u32, u32)> {
     let meta = file.metadata()?;
     if !meta.file_type().is_block_device() {

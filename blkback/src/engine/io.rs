@@ -9,14 +9,14 @@ use smallvec::SmallVec;
 use std::io;
 use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 
-/// Part of a page, in octets.
+/// Part of a page, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Part {
     /// Which page of the operation's data.
     pub page: u16,
-    /// First octet in the page.
+    /// First byte in the page.
     pub offset: u16,
-    /// Octets.
+    /// Bytes.
     pub len: u16,
 }
 
@@ -29,10 +29,10 @@ pub enum Data {
     /// A guest's pages, unmapped when this is dropped.
     Mapped(Mapping),
     /// A guest's pages that stay mapped for the next operation.
-    Kept(SmallVec<[Page; 11]>),
+    Persistent(SmallVec<[Page; 11]>),
     /// Our own pages, contiguous.
     Own(MmapRegion),
-    /// The first so many octets of our own pages, which stand for a guest's.
+    /// The first so many bytes of our own pages, which stand for a guest's.
     Bounced(Buffer, usize),
 }
 
@@ -60,7 +60,7 @@ impl Data {
     fn slice(&self, part: &Part) -> Option<VolatileSlice<'_>> {
         match self {
             Data::Mapped(mapping) => mapping.slice(part.page.into(), part.offset.into(), part.len.into()),
-            Data::Kept(pages) => {
+            Data::Persistent(pages) => {
                 pages.get(usize::from(part.page))?.slice(0, part.offset.into(), part.len.into())
             }
             Data::None | Data::Own(_) | Data::Bounced(..) => None,
@@ -72,7 +72,7 @@ impl Data {
         match self {
             Data::Own(region) => Some(region.as_volatile_slice()),
             Data::Bounced(buffer, len) => buffer.slice(0, *len),
-            Data::None | Data::Mapped(_) | Data::Kept(_) => None,
+            Data::None | Data::Mapped(_) | Data::Persistent(_) => None,
         }
     }
 }
@@ -84,7 +84,7 @@ pub struct Io {
     pub tag: u64,
     /// What to do.
     pub op: Op,
-    /// First sector, in units of 512 octets.
+    /// First sector, in units of 512 bytes.
     pub sector: u64,
     data: Data,
     parts: SmallVec<[Part; 11]>,
@@ -144,7 +144,7 @@ impl Io {
         true
     }
 
-    /// Becomes one that moves the first `len` octets of a buffer of ours, which has them.
+    /// Becomes one that moves the first `len` bytes of a buffer of ours, which has them.
     pub fn set_bounced(&mut self, tag: u64, op: Op, sector: u64, buffer: Buffer, len: usize) {
         debug_assert!(buffer.slice(0, len).is_some());
         self.parts.clear();
@@ -153,7 +153,7 @@ impl Io {
 
     /// Whether the memory is a guest's own.
     pub fn is_guests(&self) -> bool {
-        matches!(self.data, Data::Mapped(_) | Data::Kept(_))
+        matches!(self.data, Data::Mapped(_) | Data::Persistent(_))
     }
 
     /// Whether the memory is a slab's.
@@ -180,13 +180,13 @@ impl Io {
         self.parts.clear();
     }
 
-    /// The memory, in the order of the disk's octets.
+    /// The memory, in the order of the disk's bytes.
     #[inline]
     pub fn slices(&self) -> impl Iterator<Item = VolatileSlice<'_>> {
         self.data.whole().into_iter().chain(self.parts.iter().filter_map(|part| self.data.slice(part)))
     }
 
-    /// Octets to move.
+    /// Bytes to move.
     #[inline]
     pub fn len(&self) -> usize {
         match self.data.whole() {

@@ -25,20 +25,20 @@ pub use spec::{Mode, Spec};
 /// What a disk is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskInfo {
-    /// Length in units of 512 octets.
+    /// Length in units of 512 bytes.
     pub sectors: u64,
-    /// Logical sector in octets, a power of two from 512 to 4096: I/O is aligned to it.
+    /// Logical sector in bytes, a power of two from 512 to 4096: I/O is aligned to it.
     pub sector_size: u32,
-    /// Physical sector in octets, a multiple of `sector_size`: I/O aligned to it is fastest.
+    /// Physical sector in bytes, a multiple of `sector_size`: I/O aligned to it is fastest.
     pub physical_sector_size: u32,
     /// Writes are refused.
     pub read_only: bool,
-    /// [`Op::Flush`] does something: offer it to front ends.
+    /// [`Op::Flush`] does something: offer it to frontends.
     pub flush: bool,
 }
 
 impl DiskInfo {
-    /// A writable disk of so many 512-octet sectors.
+    /// A writable disk of so many 512-byte sectors.
     pub fn new(sectors: u64) -> DiskInfo {
         DiskInfo { sectors, sector_size: 512, physical_sector_size: 512, read_only: false, flush: true }
     }

@@ -27,12 +27,12 @@ pub enum OpenError {
         found: &'static str,
     },
     /// Its length is no disk's.
-    #[error("params: {}: found {octets} octets, expected a multiple of 512 above 0", path.display())]
+    #[error("params: {}: found {bytes} bytes, expected a multiple of 512 above 0", path.display())]
     Length {
         /// The image.
         path: PathBuf,
-        /// Octets found.
-        octets: u64,
+        /// Bytes found.
+        bytes: u64,
     },
     /// It may only be read, but is to be written.
     #[error("mode: {}: found a file that may only be read, expected mode r (or a writable file)", path.display())]
@@ -56,11 +56,10 @@ pub enum OpenError {
 /// # Errors
 /// [`OpenError`] names the key, the file, what was found and what was expected.
 pub fn open(spec: &Spec) -> Result<Arc<dyn Disk>, OpenError> {
-    let described =
-        |octets: u64| DiskInfo { read_only: spec.mode.read_only(), ..DiskInfo::new(octets / 512) };
+    let described = |bytes: u64| DiskInfo { read_only: spec.mode.read_only(), ..DiskInfo::new(bytes / 512) };
     Ok(match &spec.source {
         Source::Raw(path) => Arc::new(FileDisk::open(path, spec.mode, spec.direct)?),
-        Source::Null(octets) => Arc::new(NullDisk::new(described(*octets))),
-        Source::Ram(octets) => Arc::new(RamDisk::new(described(*octets)).map_err(OpenError::Ram)?),
+        Source::Null(bytes) => Arc::new(NullDisk::new(described(*bytes))),
+        Source::Ram(bytes) => Arc::new(RamDisk::new(described(*bytes)).map_err(OpenError::Ram)?),
     })
 }

@@ -22,9 +22,9 @@ impl RamDisk {
     /// # Errors
     /// There is not that much memory.
     pub fn new(info: DiskInfo) -> Result<RamDisk> {
-        let octets = usize::try_from(info.sectors).ok().and_then(|s| s.checked_mul(512));
-        let octets = octets.filter(|o| *o > 0).ok_or(Errno::EINVAL)?;
-        let memory = Arc::new(MmapRegion::new(octets).map_err(std::io::Error::other)?);
+        let bytes = usize::try_from(info.sectors).ok().and_then(|s| s.checked_mul(512));
+        let bytes = bytes.filter(|o| *o > 0).ok_or(Errno::EINVAL)?;
+        let memory = Arc::new(MmapRegion::new(bytes).map_err(std::io::Error::other)?);
         Ok(RamDisk { info, memory })
     }
 }

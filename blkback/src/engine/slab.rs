@@ -1,7 +1,7 @@
 //! Memory of our own that an engine may register with the kernel: pages that stand for a guest's, taken in runs.
 //!
-//! Registered memory is known to the kernel for good, so that an operation need not take hold of its pages: on Xen that
-//! costs more than to copy them (`tests/xen/run grant-costs`).
+//! Registered memory is known to the kernel for good, so that an operation need not take hold of its pages: on Xen
+//! that costs more than to copy them (`tests/xen/run grant-costs`).
 
 use std::io;
 use std::sync::Arc;
@@ -43,11 +43,11 @@ impl Slab {
         &self.region
     }
 
-    /// Pages for so many octets; `None` where so many do not lie together.
+    /// Pages for so many bytes; `None` where so many do not lie together.
     #[inline]
-    pub fn take(self: &Arc<Slab>, octets: usize) -> Option<Run> {
+    pub fn take(self: &Arc<Slab>, bytes: usize) -> Option<Run> {
         let pages =
-            u32::try_from(octets.div_ceil(PAGE_SIZE)).ok().filter(|pages| (1..=PAGES).contains(pages))?;
+            u32::try_from(bytes.div_ceil(PAGE_SIZE)).ok().filter(|pages| (1..=PAGES).contains(pages))?;
         let taken = self.taken.load(Ordering::Relaxed);
         let first = (0..=PAGES - pages).find(|first| taken & mask(*first, pages) == 0)?;
         // One thread takes; others may give back meanwhile.
@@ -57,7 +57,7 @@ impl Slab {
 }
 
 impl Run {
-    /// The first octets of it; `None` if there are not so many.
+    /// The first bytes of it; `None` if there are not so many.
     #[inline]
     pub fn slice(&self, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {
         let end = offset.checked_add(len)?;

@@ -40,9 +40,9 @@ impl Mode {
 pub enum Source {
     /// `/path`, `raw:/path`, `aio:/path`, `file:/path`, `phy:/path`: a raw image or a block device.
     Raw(PathBuf),
-    /// `null:<octets>`: nothing.
+    /// `null:<bytes>`: nothing.
     Null(u64),
-    /// `ram:<octets>`: memory, zero at first.
+    /// `ram:<bytes>`: memory, zero at first.
     Ram(u64),
 }
 
@@ -64,13 +64,13 @@ impl Spec {
         Spec { source: Source::Raw(path.into()), mode, direct: true }
     }
 
-    /// Reads `params` and `mode` (`w` when absent) of a back end's keys.
+    /// Reads `params` and `mode` (`w` when absent) of a backend's keys.
     ///
     /// # Errors
     /// Names the key, what stands there and what should.
     pub fn from_keys(keys: &Keys) -> Result<Spec, KeyError> {
         const PARAMS: &str =
-            "an absolute path, raw:<absolute path>, null:<octets> or ram:<octets>, octets a multiple of 512";
+            "an absolute path, raw:<absolute path>, null:<bytes> or ram:<bytes>, bytes a multiple of 512";
         let bad = || keys.error("params", PARAMS);
         let source = parse(keys.get("params").ok_or_else(bad)?).ok_or_else(bad)?;
         let mode = match keys.get("mode") {
@@ -87,14 +87,14 @@ fn parse(params: &str) -> Option<Source> {
     match params.split_once(':') {
         _ if params.starts_with('/') => raw(params),
         Some(("raw" | "aio" | "file" | "phy", path)) => raw(path),
-        Some(("null", octets)) => Some(Source::Null(whole_sectors(octets)?)),
-        Some(("ram", octets)) => Some(Source::Ram(whole_sectors(octets)?)),
+        Some(("null", bytes)) => Some(Source::Null(whole_sectors(bytes)?)),
+        Some(("ram", bytes)) => Some(Source::Ram(whole_sectors(bytes)?)),
         _ => None,
     }
 }
 
-fn whole_sectors(octets: &str) -> Option<u64> {
-    octets.parse().ok().filter(|o: &u64| *o > 0 && o.is_multiple_of(512))
+fn whole_sectors(bytes: &str) -> Option<u64> {
+    bytes.parse().ok().filter(|o: &u64| *o > 0 && o.is_multiple_of(512))
 }
 
 #[cfg(test)]

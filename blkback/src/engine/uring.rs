@@ -26,7 +26,7 @@ struct Slot {
     io: Option<Box<Io>>,
     /// What is left to move; adjacent memory is one entry.
     iovecs: SmallVec<[iovec; 11]>,
-    /// Octets moved so far.
+    /// Bytes moved so far.
     moved: usize,
 }
 
@@ -68,7 +68,7 @@ impl UringEngine {
         })
     }
 
-    fn under_way(&self) -> usize {
+    fn in_flight(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
@@ -122,8 +122,8 @@ impl UringEngine {
             let Some(io) = &slot.io else { continue };
             let result = match outcome(io, slot.moved, completion.result()) {
                 Outcome::Over(result) => result,
-                Outcome::Moved(octets) => {
-                    slot.moved += octets;
+                Outcome::Moved(bytes) => {
+                    slot.moved += bytes;
                     again.push(at);
                     continue;
                 }
@@ -187,7 +187,7 @@ impl Drop for UringEngine {
     /// Waits for the kernel to be done with the memory it was given.
     fn drop(&mut self) {
         let mut done = Vec::new();
-        while self.under_way() > self.again.len() {
+        while self.in_flight() > self.again.len() {
             if let Err(error) = self.enter(1) {
                 // Memory that the kernel may still write must not be reused: better lost than that.
                 tracing::error!(%error, "a ring of the kernel's failed; leaking what it was given");
@@ -207,7 +207,7 @@ fn build(entries: u32) -> io::Result<IoUring> {
     alone.build(entries).or_else(|_| IoUring::builder().setup_cqsize(entries * 2).build(entries))
 }
 
-/// The memory from octet `from` on, adjacent pieces as one.
+/// The memory from byte `from` on, adjacent pieces as one.
 fn gather(io: &Io, from: usize, iovecs: &mut SmallVec<[iovec; 11]>) {
     iovecs.clear();
     let mut skip = from;
@@ -253,7 +253,7 @@ fn entry(op: Op, iovecs: &[iovec], offset: u64, fixed: bool) -> squeue::Entry {
 enum Outcome {
     /// All was moved, or it failed.
     Over(io::Result<()>),
-    /// So many octets were moved; the rest is to be tried again.
+    /// So many bytes were moved; the rest is to be tried again.
     Moved(usize),
 }
 
@@ -264,6 +264,6 @@ fn outcome(io: &Io, moved: usize, result: i32) -> Outcome {
         _ if io.op == Op::Flush || moved + result as usize >= io.len() => Outcome::Over(Ok(())),
         // The file ends before the disk does: somebody cut it short.
         0 => Outcome::Over(Err(io::ErrorKind::UnexpectedEof.into())),
-        octets => Outcome::Moved(octets as usize),
+        bytes => Outcome::Moved(bytes as usize),
     }
 }

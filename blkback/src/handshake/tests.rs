@@ -19,7 +19,12 @@ fn look(hs: &mut Handshake, view: &View, ring: Ring) -> Act {
 }
 
 fn connect() -> Act {
-    Act::Connect(Transport { abi: Abi::X86_64, refs: vec![GrantRef(8)], port: Port(3), persistent: false })
+    Act::Connect(Transport {
+        abi: Abi::X86_64,
+        refs: vec![GrantRef(8)],
+        port: EventPort(3),
+        persistent: false,
+    })
 }
 
 #[test]
@@ -40,7 +45,7 @@ fn the_usual_life() {
 }
 
 #[test]
-fn a_front_end_may_skip_initialised_and_be_early() {
+fn a_frontend_may_skip_initialised_and_be_early() {
     let mut hs = Handshake::new(&view(Initialising, Connected));
     assert_eq!(look(&mut hs, &view(Initialising, Connected), Ring::None), Act::Offer);
     assert_eq!(look(&mut hs, &view(InitWait, Connected), Ring::None), connect());
@@ -65,7 +70,7 @@ fn a_successor_waits_for_a_fresh_ring() {
 }
 
 #[test]
-fn a_predecessor_that_was_killed_before_the_front_end_connected_is_not_taken_for_us() {
+fn a_predecessor_that_was_killed_before_the_frontend_connected_is_not_taken_for_us() {
     let found = View { other: ring_keys(), ..view(Connected, Initialised) };
     let mut hs = Handshake::new(&found);
     assert_eq!(look(&mut hs, &found, Ring::None), Act::Offer);
@@ -179,7 +184,7 @@ fn any_seen() -> impl Strategy<Value = Seen> {
 }
 
 proptest! {
-    /// Whatever both ends say in whatever order: never connected twice, always back to rest, and a front end that
+    /// Whatever both ends say in whatever order: never connected twice, always back to rest, and a frontend that
     /// starts afresh in the end is served.
     #[test]
     fn any_order_of_anything(start in any_state(), seen in prop::collection::vec(any_seen(), 0..40)) {
@@ -238,7 +243,7 @@ proptest! {
     }
 }
 
-/// A front end that closes, starts again and means well.
+/// A frontend that closes, starts again and means well.
 fn recovery() -> impl Iterator<Item = Seen> {
     [Closed, Closed, Closed, Initialising, Initialising, Initialised, Connected].into_iter().map(|front| {
         Seen {

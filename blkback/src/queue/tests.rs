@@ -68,7 +68,7 @@ where
             answers.push(answer);
         }
     }
-    assert_eq!((back.under_way(), front.in_flight()), (0, 0));
+    assert_eq!((back.in_flight(), front.in_flight()), (0, 0));
     answers
 }
 
@@ -95,7 +95,7 @@ proptest! {
     }
 
     #[test]
-    fn a_hostile_front_end_harms_nobody(script in prop::collection::vec(any::<u8>(), 0..4000)) {
+    fn a_hostile_frontend_harms_nobody(script in prop::collection::vec(any::<u8>(), 0..4000)) {
         hostile(&script);
     }
 }
@@ -163,9 +163,9 @@ proptest! {
         steps in prop::collection::vec(any_step(), 1..600),
     ) {
         let memory = Pages::new(1);
-        let kept = Pages::new(Ledger::<X86_64, Pages>::octets(32) / 4096);
+        let kept = Pages::new(InflightLog::<X86_64, Pages>::bytes(32) / 4096);
         let mut front: Front<X86_64, Pages> = Front::init(memory.clone()).unwrap();
-        let mut back: Queue<X86_64, Pages> = Queue::attach_keeping(memory.clone(), LIMITS, kept.clone()).unwrap();
+        let mut back: Queue<X86_64, Pages> = Queue::attach_recording(memory.clone(), LIMITS, kept.clone()).unwrap();
         let (mut unsent, mut open, mut answers) = (requests.iter().peekable(), Vec::new(), Vec::new());
         // After the script whatever is left is done in order.
         let rest = [Step::Poll, Step::Complete(0), Step::Commit];
@@ -201,14 +201,15 @@ fn a_ring_that_a_ledger_does_not_fit_is_not_taken_over() {
     let mut front: Front<X86_64, Pages> = Front::init(memory.clone()).unwrap();
     let resume =
         || Queue::<X86_64, Pages, Pages>::resume(memory.clone(), LIMITS, kept.clone()).err().unwrap();
-    assert!(matches!(resume(), Rejoin::Unfit(_)));
-    let mut back: Queue<X86_64, Pages> = Queue::attach_keeping(memory.clone(), LIMITS, kept.clone()).unwrap();
+    assert!(matches!(resume(), ResumeError::LogMismatch(_)));
+    let mut back: Queue<X86_64, Pages> =
+        Queue::attach_recording(memory.clone(), LIMITS, kept.clone()).unwrap();
     assert!(front.push(&io(0, 1, 0, &[(0, 7)])));
     let _ = front.commit();
     assert!(back.poll().unwrap().is_some());
-    // A front end that claims an answer which nobody gave.
+    // A frontend that claims an answer which nobody gave.
     memory.words().store32(8, 1);
-    assert!(matches!(resume(), Rejoin::Lost { ledger: 1, ring: 0 }));
+    assert!(matches!(resume(), ResumeError::Lost { inflight_log: 1, ring: 0 }));
     memory.words().store32(8, 40);
-    assert!(matches!(resume(), Rejoin::Fault(_)));
+    assert!(matches!(resume(), ResumeError::Fault(_)));
 }

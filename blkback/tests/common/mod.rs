@@ -91,7 +91,7 @@ impl Machine {
         device
     }
 
-    /// Asks the back end to close, as libxl does.
+    /// Asks the backend to close, as libxl does.
     pub fn detach(&self, device: &Device) {
         self.tool()
             .transaction(|tx| {
@@ -125,7 +125,7 @@ impl Machine {
         }
     }
 
-    /// Runs a block back end in dom0.
+    /// Runs a block backend in dom0.
     pub fn back(&self) -> Back {
         let hv = self.domain(DomId::DOM0);
         self.back_with(VbdDriver::new(hv.clone()), hv)
@@ -183,7 +183,7 @@ pub fn options() -> Options {
     Options { patience: BOUND, ..Options::default() }
 }
 
-/// Octets that depend on where they are and on a seed.
+/// Bytes that depend on where they are and on a seed.
 pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     (0..len)

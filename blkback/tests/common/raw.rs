@@ -1,4 +1,4 @@
-//! A front end made by hand, that can do wrong what the real one cannot; over any hypervisor.
+//! A frontend made by hand, that can do wrong what the real one cannot; over any hypervisor.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,12 +12,12 @@ use xenstore::{Client, Nodes, XenbusState};
 
 use super::BOUND;
 
-/// A device, seen from its front end's domain, with that domain's rights.
+/// A device, seen from its frontend's domain, with that domain's rights.
 #[derive(Clone)]
 pub struct Seat {
     pub hv: Arc<dyn Hypervisor>,
     pub device: Device,
-    /// The front end says that it uses the same pages again, so that the back end may keep them mapped.
+    /// The frontend says that it uses the same pages again, so that the backend may keep them mapped.
     pub persistent: bool,
 }
 
@@ -26,7 +26,7 @@ impl Seat {
         Client::new(self.hv.store().unwrap())
     }
 
-    /// Writes a key of the front end's.
+    /// Writes a key of the frontend's.
     pub fn set(&self, key: &str, value: impl ToString) {
         let path = format!("{}/{key}", self.device.front_path());
         self.store().write(&path, value.to_string()).unwrap();
@@ -36,7 +36,7 @@ impl Seat {
         self.store().rm(&format!("{}/{key}", self.device.front_path())).unwrap();
     }
 
-    /// Waits for the back end's state.
+    /// Waits for the backend's state.
     pub fn await_back(&self, state: XenbusState) {
         let (mut store, path) = (self.store(), format!("{}/state", self.device.back_path()));
         store.watch(&path, "state").unwrap();
@@ -87,7 +87,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Raw<P> {
         let memory = Ring(Arc::new(hv.share(DomId::DOM0, 1, Access::ReadWrite).unwrap()));
         let data = hv.share(DomId::DOM0, 11, Access::ReadWrite).unwrap();
         let ring = Front::init(memory.clone()).unwrap();
-        let channel = hv.listen(DomId::DOM0).unwrap();
+        let channel = hv.alloc_unbound(DomId::DOM0).unwrap();
         seat.set("protocol", protocol);
         seat.set("feature-persistent", u8::from(seat.persistent));
         seat.set("ring-ref", memory.0.refs()[0]);

@@ -1,4 +1,4 @@
-//! The attacks, each a function that panics where the back end does not stand it.
+//! The attacks, each a function that panics where the backend does not stand it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -97,7 +97,7 @@ pub(crate) fn requests_that_make_no_sense_are_answered(world: &mut dyn World) {
     world.nothing_is_held(raw);
 }
 
-pub(crate) fn a_page_revoked_under_way_is_quarantined(world: &mut dyn World) {
+pub(crate) fn a_page_revoked_in_flight_is_quarantined(world: &mut dyn World) {
     let mut raw = raw(world);
     let hv = raw.seat.hv.clone();
     // Many rounds, so that some revocations meet the mapping.
@@ -115,7 +115,7 @@ pub(crate) fn a_page_revoked_under_way_is_quarantined(world: &mut dyn World) {
     world.nothing_is_held(raw);
 }
 
-pub(crate) fn responses_leave_no_octet_unwritten(world: &mut dyn World) {
+pub(crate) fn responses_leave_no_byte_unwritten(world: &mut dyn World) {
     let mut raw = raw(world);
     let words = raw.memory.clone();
     let request = raw.io(OP_READ, 0x0102_0304_0506_0708, 0, &[0]);
@@ -140,7 +140,7 @@ pub(crate) fn a_racing_mutator_harms_nobody(world: &mut dyn World) {
                 (0..16).map(|n| raw.io(OP_WRITE, id + n, 8 * n, &[n as usize % 11])).collect();
             raw.send(&requests);
             id += 16;
-            // Every slot is answered, whatever became of its octets.
+            // Every slot is answered, whatever became of its bytes.
             raw.receive(16);
         }
         stop.store(true, Ordering::Relaxed);
@@ -150,7 +150,7 @@ pub(crate) fn a_racing_mutator_harms_nobody(world: &mut dyn World) {
     world.nothing_is_held(raw);
 }
 
-/// Changes operation, count, sector and segments of slots under the back end's eyes.
+/// Changes operation, count, sector and segments of slots under the backend's eyes.
 fn mutate(ring: &crate::common::raw::Ring, stop: &AtomicBool) {
     let mut state = 1u32;
     while !stop.load(Ordering::Relaxed) {
@@ -201,8 +201,8 @@ pub(crate) fn a_flood_of_writes_to_the_state_disturbs_nobody(world: &mut dyn Wor
     world.nothing_is_held(raw);
 }
 
-/// All that it granted is revoked while the back end works on it.
-pub(crate) fn a_front_end_that_vanishes_under_way_is_let_go(world: &mut dyn World) {
+/// All that it granted is revoked while the backend works on it.
+pub(crate) fn a_frontend_that_vanishes_in_flight_is_let_go(world: &mut dyn World) {
     for round in 0..10 {
         let mut raw = raw(world);
         let requests: Vec<_> =

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::World;
 use crate::common::raw::{Raw, Seat};
 use crate::common::{Back, GUEST, Machine, XVDA};
-use blkback::{Reach, Tuning, VbdDriver};
+use blkback::{DataPath, Tuning, VbdDriver};
 use hypervisor::local::Domain;
 use hypervisor::{Access, DomId, Hypervisor};
 use xenstore::xenbus::Device;
@@ -22,13 +22,13 @@ struct Threads {
     machine: Machine,
 }
 
-/// `persistent`: pages stay mapped, as the front end asks for.
+/// `persistent`: pages stay mapped, as the frontend asks for.
 pub(crate) fn world(persistent: bool) -> Option<Box<dyn World>> {
     let machine = Machine::new();
     let hv = machine.domain(DomId::DOM0);
     let mut driver = VbdDriver::new(hv.clone());
-    let reach = if persistent { Reach::Persist } else { Reach::Map };
-    driver.set_tuning(Tuning { reach, ..Tuning::default() });
+    let data_path = if persistent { DataPath::Persistent } else { DataPath::Map };
+    driver.set_tuning(Tuning { data_path, ..Tuning::default() });
     let back = Some(machine.back_with(driver, hv));
     let params = [("params", "ram:1048576")];
     let device = machine.attach(GUEST, XVDA, &params);

@@ -1,8 +1,8 @@
-//! The attacks' world on a real Xen host: this program runs in a guest and attacks the back end in dom0.
+//! The attacks' world on a real Xen host: this program runs in a guest and attacks the backend in dom0.
 //!
-//! `XPV_VBDS=51712/51728` names the device to attack and the other; with `XPV_PERSISTENT` the front end claims to use
+//! `XPV_VBDS=51712/51728` names the device to attack and the other; with `XPV_PERSISTENT` the frontend claims to use
 //! the same pages again, so that they stay mapped. What only dom0 can see is left to the scenario:
-//! lines `closed DEVICE: WORDS` say what its back end must have told.
+//! lines `closed DEVICE: WORDS` say what its backend must have told.
 
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ impl Guest {
         self.seat.set("state", 1);
     }
 
-    /// As a front end that has let go of its ring does.
+    /// As a frontend that has let go of its ring does.
     fn close(&self) {
         let path = format!("{}/state", self.seat.device.back_path());
         let unused = [Some(XenbusState::InitWait), Some(XenbusState::Closed)];

@@ -1,4 +1,4 @@
-//! Every item is given back exactly once, over any number of back ends.
+//! Every item is given back exactly once, over any number of backends.
 
 use super::*;
 use crate::harness::{Pages, hostile, segments};
@@ -38,7 +38,7 @@ fn what_was_not_answered_is_asked_again_in_order() {
         answer(&mut back, requests[n].id(), OP_WRITE);
     }
     while queue.poll().unwrap().is_some() {}
-    // The back end dies; the next one has a smaller ring.
+    // The backend dies; the next one has a smaller ring.
     queue.disconnect();
     queue.submit(Op::Write, 40, segments(), 40).unwrap();
     let memory = Pages::new(1);
@@ -59,7 +59,7 @@ fn what_was_not_answered_is_asked_again_in_order() {
     }
     let expected: Vec<u64> = [2].into_iter().chain(4..41).collect();
     assert_eq!((sectors, items), (expected.clone(), expected));
-    assert_eq!(queue.under_way(), 0);
+    assert_eq!(queue.in_flight(), 0);
 }
 
 #[test]
@@ -102,12 +102,12 @@ fn a_full_ring_gives_the_item_back() {
         queue.submit(Op::Flush, 0, Segments::new(), item).unwrap();
     }
     assert_eq!(queue.submit(Op::Flush, 0, Segments::new(), 32), Err(32));
-    assert_eq!(queue.under_way(), 32);
+    assert_eq!(queue.in_flight(), 32);
 }
 
 proptest! {
     #[test]
-    fn a_hostile_back_end_harms_nobody(script in prop::collection::vec(any::<u8>(), 0..4000)) {
+    fn a_hostile_backend_harms_nobody(script in prop::collection::vec(any::<u8>(), 0..4000)) {
         hostile(&script);
     }
 }

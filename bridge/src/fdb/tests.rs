@@ -115,8 +115,8 @@ fn half_full_is_never_too_full() {
 #[test]
 fn groups_and_zero_are_no_stations() {
     let mut fdb = Fdb::new(Limits::default(), 1);
-    for octets in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [0; 6]] {
-        assert_eq!(fdb.learn(Station::new(Mac::new(octets), 0), PortId(0), 0), Learned::NotStation);
+    for bytes in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [0; 6]] {
+        assert_eq!(fdb.learn(Station::new(Mac::new(bytes), 0), PortId(0), 0), Learned::NotStation);
     }
     assert!(fdb.is_empty());
 }

@@ -1,4 +1,4 @@
-//! Frames: their octets, and what they hold.
+//! Frames: their bytes, and what they hold.
 
 use super::*;
 use std::sync::{
@@ -7,7 +7,7 @@ use std::sync::{
 };
 
 struct Owner {
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     holds: AtomicI32,
 }
 
@@ -26,8 +26,8 @@ fn pinned(owner: &Arc<Owner>) -> Frame {
     owner.holds.fetch_add(1, Relaxed);
     frame.pin(Pin::adopt(owner.clone(), 7));
     frame.fill_head(4).copy_from_slice(b"head");
-    for chunk in owner.octets.chunks(100) {
-        // SAFETY: the owner keeps its octets while the pin lives.
+    for chunk in owner.bytes.chunks(100) {
+        // SAFETY: the owner keeps its bytes while the pin lives.
         frame.push(unsafe { Seg::new(chunk.as_ptr(), chunk.len() as u32) }).unwrap();
     }
     frame
@@ -35,20 +35,20 @@ fn pinned(owner: &Arc<Owner>) -> Frame {
 
 #[test]
 fn holds_follow_clones_and_end_with_the_last() {
-    let owner = Arc::new(Owner { octets: (0..=255).collect(), holds: AtomicI32::new(0) });
+    let owner = Arc::new(Owner { bytes: (0..=255).collect(), holds: AtomicI32::new(0) });
     let frame = pinned(&owner);
     let twin = frame.clone();
     assert_eq!(owner.holds.load(Relaxed), 2);
     drop(frame);
     assert_eq!(owner.holds.load(Relaxed), 1);
-    assert_eq!(twin.to_vec(), [b"head".as_slice(), &owner.octets].concat());
+    assert_eq!(twin.to_vec(), [b"head".as_slice(), &owner.bytes].concat());
     drop(twin);
     assert_eq!((owner.holds.load(Relaxed), Arc::strong_count(&owner)), (0, 1));
 }
 
 #[test]
 fn range_cuts_across_head_and_segments() {
-    let owner = Arc::new(Owner { octets: (0..=255).collect(), holds: AtomicI32::new(0) });
+    let owner = Arc::new(Owner { bytes: (0..=255).collect(), holds: AtomicI32::new(0) });
     let frame = pinned(&owner);
     let whole = frame.to_vec();
     for (at, len) in [(0, 0), (0, 4), (2, 5), (3, 250), (104, 100), (200, 1000), (999, 1)] {
@@ -59,18 +59,18 @@ fn range_cuts_across_head_and_segments() {
             got.extend(part);
         }
         let end = whole.len().min(at + len);
-        assert_eq!(got, whole[at.min(end)..end], "{len} octets at {at}");
+        assert_eq!(got, whole[at.min(end)..end], "{len} bytes at {at}");
     }
 }
 
 #[test]
-fn long_slices_and_bytes_keep_all_octets() {
-    let octets: Vec<u8> = (0..1000).map(|i| i as u8).collect();
+fn long_slices_and_bytes_keep_all_bytes() {
+    let bytes: Vec<u8> = (0..1000).map(|i| i as u8).collect();
     for len in [0, 1, 127, 128, 129, 1000] {
-        let frame = Frame::from_slice(&octets[..len]);
+        let frame = Frame::from_slice(&bytes[..len]);
         assert_eq!((frame.len(), frame.is_head_only()), (len, len <= HEAD));
-        assert_eq!(frame.clone().to_vec(), octets[..len]);
-        assert_eq!(Frame::from_bytes(octets[..len].to_vec().into()).to_vec(), octets[..len]);
+        assert_eq!(frame.clone().to_vec(), bytes[..len]);
+        assert_eq!(Frame::from_bytes(bytes[..len].to_vec().into()).to_vec(), bytes[..len]);
     }
 }
 
@@ -84,9 +84,9 @@ fn a_twenty_first_segment_is_refused() {
 }
 
 #[test]
-fn a_new_pin_forgets_old_segments_and_a_new_head_old_octets() {
+fn a_new_pin_forgets_old_segments_and_a_new_head_old_bytes() {
     let mut frame = Frame::from_slice(&[1; 200]);
-    let owner = Arc::new(Owner { octets: vec![], holds: AtomicI32::new(1) });
+    let owner = Arc::new(Owner { bytes: vec![], holds: AtomicI32::new(1) });
     frame.pin(Pin::adopt(owner, 0));
     assert_eq!(frame.to_vec(), [1; HEAD]);
     assert_eq!(frame.fill_head(60), [0; 60]);

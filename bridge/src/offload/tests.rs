@@ -14,33 +14,33 @@ fn packet(v6: bool, tcp: bool, payload: &[u8]) -> Vec<u8> {
         true => ethernet.ipv6([0xfd; 16], [0xfe; 16], 64),
         false => ethernet.ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64),
     };
-    let mut octets = Vec::new();
+    let mut bytes = Vec::new();
     match tcp {
-        true => ip.tcp(1000, 2000, 0xffff_ff00, 512).psh().fin().ack(7).write(&mut octets, payload),
-        false => ip.udp(1000, 2000).write(&mut octets, payload),
+        true => ip.tcp(1000, 2000, 0xffff_ff00, 512).psh().fin().ack(7).write(&mut bytes, payload),
+        false => ip.udp(1000, 2000).write(&mut bytes, payload),
     }
     .unwrap();
-    octets
+    bytes
 }
 
-/// Octets before the payload.
+/// Bytes before the payload.
 fn header_len(v6: bool, tcp: bool) -> usize {
     14 + if v6 { 40 } else { 20 } + if tcp { 20 } else { 8 }
 }
 
 /// Checks lengths and all checksums of a TCP frame, and gives sequence number, flags and payload.
-fn check_tcp(octets: &[u8]) -> (u32, [bool; 2], Vec<u8>) {
-    let headers = PacketHeaders::from_ethernet_slice(octets).unwrap();
+fn check_tcp(bytes: &[u8]) -> (u32, [bool; 2], Vec<u8>) {
+    let headers = PacketHeaders::from_ethernet_slice(bytes).unwrap();
     let payload = headers.payload.slice();
     let Some(TransportHeader::Tcp(tcp)) = headers.transport else { panic!("not TCP") };
     let expected = match headers.net.unwrap() {
         NetHeaders::Ipv4(ip, _) => {
-            assert_eq!(usize::from(ip.total_len), octets.len() - 14);
+            assert_eq!(usize::from(ip.total_len), bytes.len() - 14);
             assert_eq!(ip.header_checksum, ip.calc_header_checksum());
             tcp.calc_checksum_ipv4(&ip, payload).unwrap()
         }
         NetHeaders::Ipv6(ip, _) => {
-            assert_eq!(usize::from(ip.payload_length), octets.len() - 54);
+            assert_eq!(usize::from(ip.payload_length), bytes.len() - 54);
             tcp.calc_checksum_ipv6(&ip, payload).unwrap()
         }
         _ => panic!("not IP"),
@@ -105,14 +105,14 @@ proptest! {
 
     #[test]
     fn whatever_is_claimed_is_survived(
-        octets in prop::collection::vec(any::<u8>(), 0..400), v6: bool, sane: bool,
+        bytes in prop::collection::vec(any::<u8>(), 0..400), v6: bool, sane: bool,
         start: u16, offset in 0..200u16, size: u16, csum: bool, gso: bool,
     ) {
-        let mut octets = octets;
+        let mut bytes = bytes;
         if sane {
-            octets.splice(..0, packet(v6, true, &[1; 100])[..header_len(v6, true)].iter().copied());
+            bytes.splice(..0, packet(v6, true, &[1; 100])[..header_len(v6, true)].iter().copied());
         }
-        let mut frame = Frame::from_slice(&octets);
+        let mut frame = Frame::from_slice(&bytes);
         let start = if sane { start % 400 } else { start };
         let kind = if v6 { GsoKind::TcpV6 } else { GsoKind::TcpV4 };
         frame.set_offload(Offload {
@@ -128,7 +128,7 @@ proptest! {
             Ok(Step::Pass) => prop_assert!(!csum && !gso),
             Err(Malformed) => {}
         }
-        prop_assert_eq!(frame.len(), octets.len());
+        prop_assert_eq!(frame.len(), bytes.len());
     }
 }
 

@@ -16,14 +16,14 @@ use nix::errno::Errno;
 use super::vnet;
 use crate::{Batch, Buffer, Frame, Frames, HEAD, Iovecs, Pool, Reason, Stats};
 
-/// Longest frame is an IP packet of 65,535 octets with its Ethernet header; the head takes 128 of that.
+/// Longest frame is an IP packet of 65,535 bytes with its Ethernet header; the head takes 128 of that.
 const BUFFER: usize = 65_536;
 const BUFFERS: u32 = 256;
 const VLAN_TAG: usize = 4;
 
-/// One read: how many octets, and the VLAN tag that the kernel has taken out of the frame.
+/// One read: how many bytes, and the VLAN tag that the kernel has taken out of the frame.
 pub(super) struct Got {
-    pub(super) octets: usize,
+    pub(super) bytes: usize,
     pub(super) tag: Option<[u8; VLAN_TAG]>,
 }
 
@@ -47,7 +47,7 @@ impl Kernel {
         into: &mut Batch,
         read: impl Fn(&OwnedFd, &mut [libc::iovec]) -> io::Result<Got>,
     ) -> io::Result<()> {
-        let (mut frames, mut octets) = (0, 0);
+        let (mut frames, mut bytes) = (0, 0);
         let mut result = Ok(());
         // Reads are bounded too: a stream of frames that are dropped must not keep us here.
         for _ in 0..into.room() {
@@ -55,7 +55,7 @@ impl Kernel {
             match self.recv_one(frame, &read) {
                 Ok(None) => {
                     frames += 1;
-                    octets += frame.len() as u64;
+                    bytes += frame.len() as u64;
                     continue;
                 }
                 Ok(Some(reason)) => self.stats.lost(reason, 1),
@@ -67,7 +67,7 @@ impl Kernel {
             }
         }
         if frames > 0 {
-            self.stats.rx(frames, octets);
+            self.stats.rx(frames, bytes);
         }
         result.or_else(|error| match error.raw_os_error().map(Errno::from_raw) {
             // A packet socket says once that its interface went down; it goes on when that is up again.
@@ -89,12 +89,12 @@ impl Kernel {
         let mut surplus = [0u8];
         let rest = match &self.spare {
             Some(buffer) => iovec(buffer.as_mut_ptr(), buffer.size()),
-            // One octet shows whether there would have been more.
+            // One byte shows whether there would have been more.
             None => iovec(surplus.as_mut_ptr(), 1),
         };
         let mut iovecs = [iovec(header.as_mut_ptr(), vnet::LEN), iovec(head.as_mut_ptr(), head_len), rest];
-        let Got { octets, tag } = read(&self.fd, &mut iovecs)?;
-        let Some(len) = octets.checked_sub(vnet::LEN) else {
+        let Got { bytes, tag } = read(&self.fd, &mut iovecs)?;
+        let Some(len) = bytes.checked_sub(vnet::LEN) else {
             return Ok(Some(Reason::Runt));
         };
         frame.shorten_head(len);
@@ -116,17 +116,17 @@ impl Kernel {
 
     /// Writes each frame with its header; what the kernel does not take is counted.
     pub(super) fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
-        let (mut sent, mut octets) = (0, 0);
+        let (mut sent, mut bytes) = (0, 0);
         for frame in frames.iter() {
             match self.send_one(frame) {
                 Ok(()) => {
                     sent += 1;
-                    octets += frame.len() as u64;
+                    bytes += frame.len() as u64;
                 }
                 Err(errno) => self.stats.lost(reason(errno).ok_or(errno)?, 1),
             }
         }
-        self.stats.tx(sent, octets);
+        self.stats.tx(sent, bytes);
         Ok(())
     }
 
@@ -136,7 +136,7 @@ impl Kernel {
         iovecs.push(iovec(header.as_mut_ptr(), vnet::LEN));
         frame.iovecs(&mut iovecs);
         loop {
-            // SAFETY: the entries name the header and the frame's octets, readable while they are borrowed.
+            // SAFETY: the entries name the header and the frame's bytes, readable while they are borrowed.
             let written = unsafe { libc::writev(self.fd.as_raw_fd(), iovecs.as_ptr(), iovecs.len() as i32) };
             match Errno::result(written) {
                 Err(Errno::EINTR) => {}
@@ -150,7 +150,7 @@ impl Kernel {
 pub(super) fn readv(fd: &OwnedFd, iovecs: &mut [libc::iovec]) -> io::Result<Got> {
     // SAFETY: the caller's entries name memory that is its own to be written.
     let read = unsafe { libc::readv(fd.as_raw_fd(), iovecs.as_ptr(), iovecs.len() as i32) };
-    Ok(Got { octets: Errno::result(read)? as usize, tag: None })
+    Ok(Got { bytes: Errno::result(read)? as usize, tag: None })
 }
 
 fn iovec(start: *mut u8, len: usize) -> libc::iovec {

@@ -33,7 +33,7 @@ pub trait Port: Send {
     fn recv(&mut self, into: &mut Batch) -> io::Result<()>;
 
     /// Sends `frames` in order. They fit [`Port::caps`]. A frame that cannot be taken now is either queued
-    /// by the port (a clone keeps its pages; the queue must be bounded, in frames and in octets) or dropped
+    /// by the port (a clone keeps its pages; the queue must be bounded, in frames and in bytes) or dropped
     /// and counted. The peer need not be told before `flush`.
     fn send(&mut self, frames: Frames<'_>) -> io::Result<()>;
 

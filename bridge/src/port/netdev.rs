@@ -26,10 +26,8 @@ use ioctl::{add_to_bridge, get_flags, get_mtu, set_flags, set_mac_of, set_mtu_of
 /// Why something could not be done with an interface.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
-    /// Names have 1 to 15 octets, none of them a slash, blank or colon.
-    #[error(
-        "{0:?} cannot be the name of a network interface: 1 to 15 octets without '/', ':' and blanks are"
-    )]
+    /// Names have 1 to 15 bytes, none of them a slash, blank or colon.
+    #[error("{0:?} cannot be the name of a network interface: 1 to 15 bytes without '/', ':' and blanks are")]
     BadName(String),
     /// No such interface, in this network namespace.
     #[error("there is no network interface {0:?} in this network namespace")]
@@ -80,7 +78,7 @@ impl NetError {
     }
 }
 
-/// Payload that frames of interface `name` have at most, in octets.
+/// Payload that frames of interface `name` have at most, in bytes.
 pub fn mtu(name: &str) -> Result<u32, NetError> {
     let mut request = request(name)?;
     // SAFETY: the kernel writes the mtu into the request.
@@ -101,8 +99,8 @@ pub fn set_mtu(name: &str, mtu: u32) -> Result<(), NetError> {
 pub fn set_mac(name: &str, mac: [u8; 6]) -> Result<(), NetError> {
     let mut request = request(name)?;
     let mut data = [0; 14];
-    for (to, octet) in data.iter_mut().zip(mac) {
-        *to = octet as libc::c_char;
+    for (to, byte) in data.iter_mut().zip(mac) {
+        *to = byte as libc::c_char;
     }
     request.ifr_ifru.ifru_hwaddr = libc::sockaddr { sa_family: libc::ARPHRD_ETHER, sa_data: data };
     // SAFETY: the kernel only reads the request.
@@ -151,13 +149,13 @@ pub(super) fn index(name: &str) -> Result<i32, NetError> {
 /// A request about interface `name`.
 pub(super) fn request(name: &str) -> Result<libc::ifreq, NetError> {
     let bad = name.is_empty() || name.len() >= libc::IFNAMSIZ || matches!(name, "." | "..");
-    if bad || name.bytes().any(|octet| matches!(octet, 0 | b'/' | b':') || octet.is_ascii_whitespace()) {
+    if bad || name.bytes().any(|byte| matches!(byte, 0 | b'/' | b':') || byte.is_ascii_whitespace()) {
         return Err(NetError::BadName(name.into()));
     }
-    // SAFETY: all zeroes is a valid request: a C struct of integers and octets.
+    // SAFETY: all zeroes is a valid request: a C struct of integers and bytes.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
-    for (to, octet) in request.ifr_name.iter_mut().zip(name.bytes()) {
-        *to = octet as libc::c_char;
+    for (to, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {
+        *to = byte as libc::c_char;
     }
     Ok(request)
 }
@@ -181,7 +179,7 @@ mod tests {
 
     #[test]
     fn bad_and_unknown_names_are_named() {
-        for name in ["", "sixteen-octets-x", "a/b", "a b", ".."] {
+        for name in ["", "sixteen-bytes-xx", "a/b", "a b", ".."] {
             assert!(matches!(mtu(name), Err(NetError::BadName(bad)) if bad == name));
         }
         assert_eq!(

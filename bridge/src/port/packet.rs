@@ -99,7 +99,7 @@ impl Port for Packet {
 
 fn set<T>(fd: &OwnedFd, option: i32, value: &T) -> nix::Result<()> {
     let (value, len) = (from_ref(value).cast(), size_of::<T>() as u32);
-    // SAFETY: the kernel reads `len` octets of the value.
+    // SAFETY: the kernel reads `len` bytes of the value.
     Errno::result(unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_PACKET, option, value, len) }).map(drop)
 }
 
@@ -110,7 +110,7 @@ fn bind(fd: &OwnedFd, ifindex: i32) -> nix::Result<()> {
     address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
     address.sll_ifindex = ifindex;
     let (start, len) = (from_ref(&address).cast(), size_of_val(&address) as u32);
-    // SAFETY: the kernel reads `len` octets of the address.
+    // SAFETY: the kernel reads `len` bytes of the address.
     Errno::result(unsafe { libc::bind(fd.as_raw_fd(), start, len) }).map(drop)
 }
 
@@ -128,8 +128,8 @@ fn receive(fd: &OwnedFd, iovecs: &mut [libc::iovec]) -> io::Result<Got> {
     message.msg_control = from_mut(&mut control).cast();
     message.msg_controllen = size_of::<Control>();
     // SAFETY: the caller's entries name memory of its own; `control` is as long as said.
-    let octets = Errno::result(unsafe { libc::recvmsg(fd.as_raw_fd(), &mut message, 0) })? as usize;
-    Ok(Got { octets, tag: tag(&message) })
+    let bytes = Errno::result(unsafe { libc::recvmsg(fd.as_raw_fd(), &mut message, 0) })? as usize;
+    Ok(Got { bytes, tag: tag(&message) })
 }
 
 fn tag(message: &libc::msghdr) -> Option<[u8; 4]> {

@@ -20,31 +20,31 @@ use crate::{Batch, Caps, Frame, Frames, Port, Reason, Stats};
 #[derive(Debug)]
 struct Lane {
     queue: ArrayQueue<Frame>,
-    /// The receiver sleeps, or is about to, and wants `doorbell` rung.
+    /// The receiver sleeps, or is about to, and wants `notifier` rung.
     armed: AtomicBool,
-    doorbell: EventFd,
+    notifier: EventFd,
     /// One of the ends is gone.
     closed: AtomicBool,
 }
 
 impl Lane {
     fn new(limit: usize) -> io::Result<Arc<Lane>> {
-        let doorbell = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+        let notifier = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let queue = ArrayQueue::new(limit.max(1));
-        Ok(Arc::new(Lane { queue, armed: AtomicBool::new(true), doorbell, closed: AtomicBool::new(false) }))
+        Ok(Arc::new(Lane { queue, armed: AtomicBool::new(true), notifier, closed: AtomicBool::new(false) }))
     }
 
     fn ring(&self) {
         // Pairs with the fence in `arm`: either we see that it is armed, or it sees what we pushed.
         fence(SeqCst);
         if self.armed.swap(false, SeqCst) {
-            let _ = self.doorbell.write(1);
+            let _ = self.notifier.write(1);
         }
     }
 
     fn close(&self) {
         self.closed.store(true, SeqCst);
-        let _ = self.doorbell.write(1);
+        let _ = self.notifier.write(1);
     }
 }
 
@@ -92,7 +92,7 @@ impl Port for Pair {
 
     fn recv(&mut self, into: &mut Batch) -> io::Result<()> {
         let closed = self.inward.closed.load(SeqCst);
-        let (frames, octets) = (into.len(), into.octets());
+        let (frames, bytes) = (into.len(), into.bytes());
         while into.room() > 0 {
             let Some(frame) = self.inward.queue.pop() else { break };
             if let Some(slot) = into.slot() {
@@ -101,7 +101,7 @@ impl Port for Pair {
         }
         let frames = into.len() - frames;
         if frames > 0 {
-            self.stats.rx(frames as u64, into.octets() - octets);
+            self.stats.rx(frames as u64, into.bytes() - bytes);
         } else if closed {
             return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the other end of the pair is gone"));
         }
@@ -109,17 +109,17 @@ impl Port for Pair {
     }
 
     fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
-        let (mut sent, mut octets, mut dropped) = (0, 0, 0);
+        let (mut sent, mut bytes, mut dropped) = (0, 0, 0);
         for frame in frames.iter() {
             if self.outward.queue.is_full() {
                 dropped += 1;
             } else if self.outward.queue.push(frame.clone()).is_ok() {
                 sent += 1;
-                octets += frame.len() as u64;
+                bytes += frame.len() as u64;
             }
         }
         self.sent |= sent > 0;
-        self.stats.tx(sent, octets);
+        self.stats.tx(sent, bytes);
         self.stats.lost(Reason::NoRoom, dropped);
         Ok(())
     }
@@ -133,13 +133,13 @@ impl Port for Pair {
 
     fn arm(&mut self) -> io::Result<bool> {
         // Read before arming: a ring that comes after must not be lost.
-        let _ = self.inward.doorbell.read();
+        let _ = self.inward.notifier.read();
         self.inward.armed.store(true, SeqCst);
         fence(SeqCst);
         Ok(!self.inward.queue.is_empty() || self.inward.closed.load(SeqCst))
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        self.inward.doorbell.as_fd()
+        self.inward.notifier.as_fd()
     }
 }

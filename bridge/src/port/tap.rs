@@ -100,8 +100,8 @@ impl Tap {
 }
 
 impl Port for Tap {
-    /// Everything: the kernel cuts and sums what it must. The interface's mtu, which anybody may change, bounds what its
-    /// owner sends us; what we send, the kernel judges where it leaves again.
+    /// Everything: the kernel cuts and sums what it must. The interface's mtu, which anybody may change, bounds
+    /// what its owner sends us; what we send, the kernel judges where it leaves again.
     fn caps(&self) -> Caps {
         Caps::full(MTU_MAX)
     }
@@ -147,6 +147,6 @@ fn refused(name: &str, errno: Errno) -> NetError {
 }
 
 fn given_name(request: &libc::ifreq) -> String {
-    let octets = request.ifr_name.iter().map(|octet| *octet as u8).take_while(|octet| *octet != 0);
-    String::from_utf8_lossy(&octets.collect::<Vec<_>>()).into_owned()
+    let bytes = request.ifr_name.iter().map(|byte| *byte as u8).take_while(|byte| *byte != 0);
+    String::from_utf8_lossy(&bytes.collect::<Vec<_>>()).into_owned()
 }

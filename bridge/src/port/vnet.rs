@@ -1,9 +1,9 @@
 //! `struct virtio_net_hdr` (linux/virtio_net.h), in the machine's byte order as taps and packet sockets
-//! have it by default: 10 octets before each frame that say what [`Offload`] says.
+//! have it by default: 10 bytes before each frame that say what [`Offload`] says.
 
 use crate::{Csum, Frame, Gso, GsoKind, Offload};
 
-/// Octets of the header.
+/// Bytes of the header.
 pub(super) const LEN: usize = 10;
 
 const NEEDS_CSUM: u8 = 1;
@@ -14,9 +14,9 @@ const GSO_TCPV6: u8 = 4;
 const GSO_ECN: u8 = 0x80;
 
 /// What the header says; nothing when it asks for a segmentation that is none of ours.
-pub(super) fn parse(octets: &[u8; LEN]) -> Option<Offload> {
-    let [flags, kind, ..] = *octets;
-    let field = |at: usize| u16::from_ne_bytes([octets[at], octets[at + 1]]);
+pub(super) fn parse(bytes: &[u8; LEN]) -> Option<Offload> {
+    let [flags, kind, ..] = *bytes;
+    let field = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
     let kind = match kind & !GSO_ECN {
         GSO_NONE => None,
         GSO_TCPV4 => Some(GsoKind::TcpV4),
@@ -33,8 +33,8 @@ pub(super) fn parse(octets: &[u8; LEN]) -> Option<Offload> {
 /// The header for `frame`.
 pub(super) fn make(frame: &Frame) -> [u8; LEN] {
     let Offload { csum, verified, gso } = *frame.offload();
-    let mut octets = [0; LEN];
-    let mut put = |at: usize, field: u16| octets[at..at + 2].copy_from_slice(&field.to_ne_bytes());
+    let mut bytes = [0; LEN];
+    let mut put = |at: usize, field: u16| bytes[at..at + 2].copy_from_slice(&field.to_ne_bytes());
     if let Some(csum) = csum {
         put(6, csum.start);
         put(8, csum.offset);
@@ -44,13 +44,13 @@ pub(super) fn make(frame: &Frame) -> [u8; LEN] {
         put(2, frame.head().len() as u16);
         put(4, gso.size);
     }
-    octets[0] = if csum.is_some() { NEEDS_CSUM } else { DATA_VALID * u8::from(verified) };
-    octets[1] = match gso.map(|gso| gso.kind) {
+    bytes[0] = if csum.is_some() { NEEDS_CSUM } else { DATA_VALID * u8::from(verified) };
+    bytes[1] = match gso.map(|gso| gso.kind) {
         None => GSO_NONE,
         Some(GsoKind::TcpV4) => GSO_TCPV4,
         Some(GsoKind::TcpV6) => GSO_TCPV6,
     };
-    octets
+    bytes
 }
 
 #[cfg(test)]

@@ -17,17 +17,17 @@ fn switch(ports: u16) -> Switch {
 
 fn batch(frames: &[Vec<u8>]) -> Batch {
     let mut batch = Batch::new(frames.len());
-    frames.iter().for_each(|octets| batch.slot().unwrap().set_slice(octets));
+    frames.iter().for_each(|bytes| batch.slot().unwrap().set_slice(bytes));
     batch
 }
 
 fn frame(to: [u8; 6], from: [u8; 6], len: usize) -> Vec<u8> {
-    let mut octets = [to, from].concat();
-    octets.resize(len, 0);
-    octets
+    let mut bytes = [to, from].concat();
+    bytes.resize(len, 0);
+    bytes
 }
 
-/// For each port that is sent anything: the octets of what it is sent.
+/// For each port that is sent anything: the bytes of what it is sent.
 fn sent(switch: &Switch, batch: &Batch) -> HashMap<u16, Vec<Vec<u8>>> {
     switch
         .sendings()
@@ -116,8 +116,8 @@ proptest! {
         let mut known: HashMap<Vec<u8>, u16> = HashMap::new();
         for (from, frames) in rounds {
             let mut expected: HashMap<u16, Vec<Vec<u8>>> = HashMap::new();
-            for octets in frames.iter().filter(|octets| octets.len() >= 14) {
-                let (to, source) = (octets[..6].to_vec(), octets[6..12].to_vec());
+            for bytes in frames.iter().filter(|bytes| bytes.len() >= 14) {
+                let (to, source) = (bytes[..6].to_vec(), bytes[6..12].to_vec());
                 if source[0] & 1 == 0 && source != [0; 6] {
                     known.insert(source, from);
                 }
@@ -126,8 +126,8 @@ proptest! {
                     Some(port) if to[0] & 1 == 0 => vec![*port],
                     _ => (0..4).collect(),
                 };
-                for port in exits.into_iter().filter(|port| *port != from && octets.len() <= MAX_LEN) {
-                    expected.entry(port).or_default().push(octets.clone());
+                for port in exits.into_iter().filter(|port| *port != from && bytes.len() <= MAX_LEN) {
+                    expected.entry(port).or_default().push(bytes.clone());
                 }
             }
             let batch = batch(&frames);

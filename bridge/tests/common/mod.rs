@@ -11,11 +11,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 /// Longest that anything here may take.
 pub(crate) const BOUND: Duration = Duration::from_secs(20);
 
-/// A segment of octets that stay.
+/// A segment of bytes that stay.
 #[allow(unsafe_code)]
-pub(crate) fn seg(octets: &'static [u8]) -> Seg {
+pub(crate) fn seg(bytes: &'static [u8]) -> Seg {
     // SAFETY: they stay for ever.
-    unsafe { Seg::new(octets.as_ptr(), octets.len() as u32) }
+    unsafe { Seg::new(bytes.as_ptr(), bytes.len() as u32) }
 }
 
 /// Both ends of a pair with room for 1024 frames.

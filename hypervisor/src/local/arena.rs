@@ -32,7 +32,7 @@ impl Arena {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let fd = memfd_create(c"xpv-arena", flags).map_err(|e| Error::io("memfd_create", e))?;
         let file = File::from(fd);
-        file.set_len(layout.octets() as u64).map_err(|e| Error::io("size an arena", e))?;
+        file.set_len(layout.bytes() as u64).map_err(|e| Error::io("size an arena", e))?;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals())).map_err(|e| Error::io("seal an arena", e))?;
         Self::open(file.into(), layout)
     }
@@ -45,7 +45,7 @@ impl Arena {
         check(fd.as_fd(), layout)?;
         let file = File::from(fd);
         let memory = MmapOptions::new()
-            .len(layout.octets())
+            .len(layout.bytes())
             .map_raw(&file)
             .map_err(|e| Error::io("map an arena", e))?;
         Ok(Self { memory, layout, file })
@@ -80,18 +80,18 @@ impl Arena {
         NonNull::new(unsafe { self.memory.as_mut_ptr().add(at) })
     }
 
-    /// Where in the memfd a page lies, in octets; `None` if it is no page of this arena.
+    /// Where in the memfd a page lies, in bytes; `None` if it is no page of this arena.
     pub(super) fn offset_of(&self, page: NonNull<u8>) -> Option<i64> {
         let at = (page.as_ptr() as usize).checked_sub(self.memory.as_ptr() as usize)?;
-        (at < self.layout.octets()).then_some(at as i64)
+        (at < self.layout.bytes()).then_some(at as i64)
     }
 
-    /// The 32-bit word at an offset in octets, for the balloon's queue.
+    /// The 32-bit word at an offset in bytes, for the balloon's queue.
     ///
     /// # Panics
     /// If it lies outside of the arena or is not aligned.
     pub fn word(&self, at: usize) -> &std::sync::atomic::AtomicU32 {
-        assert!(at + 4 <= self.layout.octets() && at.is_multiple_of(4));
+        assert!(at + 4 <= self.layout.bytes() && at.is_multiple_of(4));
         // SAFETY: inside the mapping and aligned by the assertion; atomic, so that a racing peer is no data race.
         unsafe { &*self.memory.as_mut_ptr().add(at).cast() }
     }
@@ -160,8 +160,8 @@ pub(super) fn check(fd: BorrowedFd<'_>, layout: Layout) -> Result<()> {
         return wrong("not of ordinary pages");
     }
     match fstat(fd) {
-        Ok(stat) if stat.st_size as u64 == layout.octets() as u64 => Ok(()),
-        Ok(stat) => wrong(&format!("{} octets instead of {}", stat.st_size, layout.octets())),
+        Ok(stat) if stat.st_size as u64 == layout.bytes() as u64 => Ok(()),
+        Ok(stat) => wrong(&format!("{} bytes instead of {}", stat.st_size, layout.bytes())),
         Err(error) => Err(Error::io("fstat an arena", error)),
     }
 }
@@ -175,10 +175,10 @@ mod tests {
         Layout::new(64).unwrap()
     }
 
-    fn memfd(octets: u64, seals: SealFlag) -> OwnedFd {
+    fn memfd(bytes: u64, seals: SealFlag) -> OwnedFd {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let file = File::from(memfd_create(c"test", flags).unwrap());
-        file.set_len(octets).unwrap();
+        file.set_len(bytes).unwrap();
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals)).unwrap();
         file.into()
     }
@@ -189,13 +189,13 @@ mod tests {
 
     #[test]
     fn only_sealed_memory_of_the_right_size_is_mapped() {
-        let len = layout().octets() as u64;
+        let len = layout().bytes() as u64;
         let shrinks = SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         assert!(refusal(memfd(len, shrinks)).contains("not sealed"));
         let grows = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_SEAL;
         assert!(refusal(memfd(len, grows)).contains("not sealed"));
-        assert!(refusal(memfd(len - 4096, seals())).contains("octets instead of"));
-        assert!(refusal(memfd(0, seals())).contains("octets instead of"));
+        assert!(refusal(memfd(len - 4096, seals())).contains("bytes instead of"));
+        assert!(refusal(memfd(0, seals())).contains("bytes instead of"));
         assert!(refusal(memfd(len, seals() | SealFlag::F_SEAL_WRITE)).contains("not writable"));
         assert!(refusal(tempfile::tempfile().unwrap().into()).contains("not an arena"));
         assert!(refusal(File::open("/dev/null").unwrap().into()).contains("not an arena"));

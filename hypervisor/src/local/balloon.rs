@@ -6,7 +6,7 @@
 use super::arena::Arena;
 use std::sync::atomic::Ordering;
 
-/// Octets of the queue's header page, then its slots.
+/// Bytes of the queue's header page, then its slots.
 const HEADER: usize = ring_abi::PAGE_SIZE;
 /// Where the owner's index is in the header, and the peer's, on lines of their own.
 const PRODUCED: usize = 0;

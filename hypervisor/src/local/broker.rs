@@ -129,7 +129,8 @@ impl Drop for Broker {
     }
 }
 
-/// Makes the directory ours: whoever holds the lock is the broker there, so that a socket found there is a dead one's.
+/// Makes the directory ours: whoever holds the lock is the broker there, so that a socket found there is a dead
+/// one's.
 fn own(config: &BrokerConfig) -> Result<Flock<File>> {
     let what = |what: &str| format!("{what} {}", config.dir.display());
     let mode = if config.everyone { 0o755 } else { 0o700 };
@@ -163,7 +164,7 @@ fn bind_socket(config: &BrokerConfig) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// A broker and a back end hold several descriptors a device; the customary 1024 are soon used up.
+/// A broker and a backend hold several descriptors a device; the customary 1024 are soon used up.
 fn raise_descriptor_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
@@ -224,7 +225,7 @@ impl Loop {
                 match event.data() {
                     WAKE => return,
                     LISTENER => self.welcome(),
-                    session => self.attend(session),
+                    session => self.process_events(session),
                 }
             }
         }
@@ -264,7 +265,7 @@ impl Loop {
     }
 
     /// Serves one message of a client.
-    fn attend(&mut self, session: u64) {
+    fn process_events(&mut self, session: u64) {
         let Some(connection) = self.sessions.get(&session) else { return };
         match socket::receive(&connection.fd) {
             Ok(Some(packet)) => self.serve(session, packet),
@@ -274,7 +275,7 @@ impl Loop {
     }
 
     fn serve(&mut self, session: u64, packet: Packet) {
-        let request = Request::decode(&packet.octets).filter(|_| !packet.cut && packet.fds.len() <= 1);
+        let request = Request::decode(&packet.bytes).filter(|_| !packet.cut && packet.fds.len() <= 1);
         let Some(request) = request else {
             let answer = Reply::Failed(Failure::Protocol, "not a message of this protocol".into());
             self.answer(session, answer.into());

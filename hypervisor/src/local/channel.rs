@@ -3,14 +3,14 @@
 use super::events::Events;
 use super::session::Session;
 use super::wire::Request;
-use crate::{Channel, Port, Result};
+use crate::{Channel, EventPort, Result};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 /// Two pipes and the port number, which dropping this gives back.
 #[derive(Debug)]
 pub(super) struct LocalChannel {
-    pub(super) port: Port,
+    pub(super) port: EventPort,
     pub(super) events: Events,
     pub(super) session: Arc<Session>,
 }
@@ -22,7 +22,7 @@ impl AsFd for LocalChannel {
 }
 
 impl Channel for LocalChannel {
-    fn port(&self) -> Port {
+    fn port(&self) -> EventPort {
         self.port
     }
 

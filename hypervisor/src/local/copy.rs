@@ -8,7 +8,7 @@
 use super::entry::BAD_COPY;
 use super::peers::Peers;
 use super::slot::{Arenas, Slot};
-use crate::{Copy, Place};
+use crate::{CopyOp, CopyPtr};
 use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 use spin::mutex::SpinMutexGuard;
 use spin::relax::Yield;
@@ -52,13 +52,13 @@ fn lock<'g, 'a>(peers: &'a Peers, held: &'g mut Option<Locked<'a>>, domid: DomId
 }
 
 /// Makes every copy of a batch that can be made, for domain `me`.
-pub(super) fn copy(peers: &Peers, me: DomId, ops: &mut [Copy<'_>]) {
+pub(super) fn copy(peers: &Peers, me: DomId, ops: &mut [CopyOp<'_>]) {
     for chunk in ops.chunks_mut(CHUNK) {
         chunk.iter_mut().for_each(|op| op.status = 0);
         let sources = pin(peers, me, chunk, false);
         let dests = pin(peers, me, chunk, true);
         for (n, op) in chunk.iter().enumerate().filter(|(_, op)| op.status == 0) {
-            // SAFETY: both ends were found to have `len` octets, in pages that stay pinned or in memory that the
+            // SAFETY: both ends were found to have `len` bytes, in pages that stay pinned or in memory that the
             // caller lent as `VolatileSlice`, whose contract is that others may write to it; they may overlap.
             unsafe { ptr::copy(sources.at[n], dests.at[n], usize::from(op.len)) };
         }
@@ -68,7 +68,7 @@ pub(super) fn copy(peers: &Peers, me: DomId, ops: &mut [Copy<'_>]) {
 }
 
 /// Finds one end of each copy, and pins its page where it is granted; those that cannot be had get their status.
-fn pin(peers: &Peers, me: DomId, ops: &mut [Copy<'_>], write: bool) -> Ends {
+fn pin(peers: &Peers, me: DomId, ops: &mut [CopyOp<'_>], write: bool) -> Ends {
     let mut ends = Ends { at: [ptr::null_mut(); CHUNK], pins: [None; CHUNK] };
     let mut held = None;
     let mut last: Option<(Pin, *mut u8)> = None;
@@ -76,8 +76,8 @@ fn pin(peers: &Peers, me: DomId, ops: &mut [Copy<'_>], write: bool) -> Ends {
         let len = usize::from(op.len);
         let place = if write { &op.dest } else { &op.source };
         let found = match place {
-            Place::Memory(memory) if memory.len() >= len => Ok(memory.ptr_guard_mut().as_ptr()),
-            Place::Grant { domid, gref, offset } if usize::from(*offset) + len <= PAGE_SIZE => {
+            CopyPtr::Memory(memory) if memory.len() >= len => Ok(memory.ptr_guard_mut().as_ptr()),
+            CopyPtr::Grant { domid, gref, offset } if usize::from(*offset) + len <= PAGE_SIZE => {
                 let domid = if *domid == DomId::SELF { me } else { *domid };
                 let page = match last {
                     Some((pin, page)) if pin.gref == *gref && pin.domid == domid => Ok(page),
@@ -94,7 +94,7 @@ fn pin(peers: &Peers, me: DomId, ops: &mut [Copy<'_>], write: bool) -> Ends {
         match found {
             Ok(at) => {
                 // Pins and unpins wait for every store before them: the lines are fetched while others are pinned.
-                if matches!(place, Place::Grant { .. }) {
+                if matches!(place, CopyPtr::Grant { .. }) {
                     prefetch(at, write);
                 }
                 ends.at[n] = at;
@@ -110,8 +110,8 @@ fn pin(peers: &Peers, me: DomId, ops: &mut [Copy<'_>], write: bool) -> Ends {
 #[inline]
 fn prefetch(at: *const u8, write: bool) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: a hint, which never faults and changes no register; what is no such instruction to an old processor does
-    // nothing.
+    // SAFETY: a hint, which never faults and changes no register; what is no such instruction to an old processor
+    // does nothing.
     unsafe {
         if write {
             std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));

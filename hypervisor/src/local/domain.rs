@@ -11,8 +11,8 @@ use super::session::Session;
 use super::slot::{Pages, Slot};
 use super::wire::{Reply, Request};
 use crate::{
-    Accept, Access, Channel, Contiguous, Copy, DomId, Error, GrantRef, Hypervisor, Mapping, Owned, Place,
-    Port, Result, Shared, Stream, Transfer,
+    Accept, Access, Channel, Contiguous, CopyOp, CopyPtr, DomId, Error, EventPort, GrantRef, Hypervisor,
+    Mapping, Owned, Result, Shared, Stream, Transfer,
 };
 use nix::sys::signal::{SigHandler, Signal};
 use std::collections::HashMap;
@@ -152,10 +152,10 @@ impl Hypervisor for Domain {
         self.slot(peer)?.line_up(self.map(peer, refs, access)?)
     }
 
-    fn copy(&self, ops: &mut [Copy<'_>]) -> Result<()> {
+    fn copy(&self, ops: &mut [CopyOp<'_>]) -> Result<()> {
         let mut last = None;
         for place in ops.iter().flat_map(|op| [&op.source, &op.dest]) {
-            let Place::Grant { domid, .. } = place else { continue };
+            let CopyPtr::Grant { domid, .. } = place else { continue };
             if last != Some(*domid) {
                 last = Some(*domid);
                 let owner = if *domid == DomId::SELF { self.domid() } else { *domid };
@@ -176,28 +176,28 @@ impl Hypervisor for Domain {
         Ok(())
     }
 
-    fn give_up(&self, peer: DomId, pages: usize) -> Result<usize> {
-        Ok(self.owner(peer)?.give_up(pages))
+    fn balloon_out(&self, peer: DomId, pages: usize) -> Result<usize> {
+        Ok(self.owner(peer)?.balloon_out(pages))
     }
 
-    fn reclaim(&self, peer: DomId) -> Result<usize> {
-        Ok(self.owner(peer)?.reclaim())
+    fn balloon_in(&self, peer: DomId) -> Result<usize> {
+        Ok(self.owner(peer)?.balloon_in())
     }
 
-    fn claim(&self, peer: DomId, pages: usize, into: &mut Vec<Owned>) -> Result<()> {
+    fn populate(&self, peer: DomId, pages: usize, into: &mut Vec<Owned>) -> Result<()> {
         let slot = self.slot(peer)?;
-        self.with(slot, || slot.claim(pages, into))
+        self.with(slot, || slot.populate(pages, into))
     }
 
-    fn accept(&self, peer: DomId, entries: usize) -> Result<Box<dyn Accept>> {
-        self.owner(peer)?.accept(entries)
+    fn accept_transfer(&self, peer: DomId, entries: usize) -> Result<Box<dyn Accept>> {
+        self.owner(peer)?.accept_transfer(entries)
     }
 
-    fn listen(&self, peer: DomId) -> Result<Box<dyn Channel>> {
+    fn alloc_unbound(&self, peer: DomId) -> Result<Box<dyn Channel>> {
         self.channel(&Request::Listen(peer), peer)
     }
 
-    fn connect(&self, peer: DomId, port: Port) -> Result<Box<dyn Channel>> {
+    fn bind_interdomain(&self, peer: DomId, port: EventPort) -> Result<Box<dyn Channel>> {
         self.channel(&Request::Connect { peer, port }, peer).map_err(|error| match error {
             Error::NoSuchPort { peer, .. } => Error::NoSuchPort { peer, port },
             other => other,

@@ -234,19 +234,19 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the owner's or peer's octets: a pin is only given where type, domain and read-only allow it.
+        /// Whatever the owner's or peer's bytes: a pin is only given where type, domain and read-only allow it.
         #[test]
-        fn pins_obey_the_octets(octets: u32, frame: u32, domid in 0u16..4, write: bool) {
-            let entry = Entry { head: octets.into(), frame: frame.into() };
-            let allowed = octets & TYPE_MASK == PERMIT_ACCESS
-                && octets >> 16 == u32::from(domid)
-                && !(write && octets & READONLY != 0);
+        fn pins_obey_the_bytes(bytes: u32, frame: u32, domid in 0u16..4, write: bool) {
+            let entry = Entry { head: bytes.into(), frame: frame.into() };
+            let allowed = bytes & TYPE_MASK == PERMIT_ACCESS
+                && bytes >> 16 == u32::from(domid)
+                && !(write && bytes & READONLY != 0);
             prop_assert_eq!(entry.pin(DomId(domid), write).is_ok(), allowed);
             if allowed {
                 prop_assert!(!entry.idle());
                 entry.unpin(true);
             }
-            prop_assert_eq!(entry.head.load(Ordering::Relaxed) & !PINNED, octets & !PINNED);
+            prop_assert_eq!(entry.head.load(Ordering::Relaxed) & !PINNED, bytes & !PINNED);
         }
     }
 }

@@ -12,7 +12,7 @@ use nix::unistd::{pipe2, write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// Octets, and thus events that were sent and not taken, that a pipe holds: the least that Linux can do.
+/// Bytes, and thus events that were sent and not taken, that a pipe holds: the least that Linux can do.
 const CAPACITY: usize = 4096;
 
 /// The end of a domain: takes events of the peer and sends it some.
@@ -50,9 +50,9 @@ impl Events {
     /// # Errors
     /// [`Error::Closed`].
     pub(super) fn take(&self) -> Result<bool> {
-        let mut octets = MaybeUninit::<[u8; CAPACITY]>::uninit();
-        // SAFETY: the buffer has room for CAPACITY octets; none of them is looked at.
-        let got = unsafe { libc::read(self.incoming.as_raw_fd(), octets.as_mut_ptr().cast(), CAPACITY) };
+        let mut bytes = MaybeUninit::<[u8; CAPACITY]>::uninit();
+        // SAFETY: the buffer has room for CAPACITY bytes; none of them is looked at.
+        let got = unsafe { libc::read(self.incoming.as_raw_fd(), bytes.as_mut_ptr().cast(), CAPACITY) };
         match Errno::result(got) {
             Ok(0) => Err(Error::Closed),
             Ok(_) => Ok(true),

@@ -64,7 +64,7 @@ impl Remote {
 
 impl Slot {
     /// Takes over pages that the owner gave up, if it has an arena; `None` if it has none.
-    pub(super) fn claim(self: &Arc<Self>, pages: usize, into: &mut Vec<Owned>) -> Option<()> {
+    pub(super) fn populate(self: &Arc<Self>, pages: usize, into: &mut Vec<Owned>) -> Option<()> {
         let mut arenas = self.lock();
         let remote = arenas.live()?;
         remote.stock(pages);
@@ -95,7 +95,7 @@ impl Keeper for Slot {
 
 impl Owner {
     /// Gives up at most `pages` unused pages; how many it were.
-    pub(super) fn give_up(&self, pages: usize) -> usize {
+    pub(super) fn balloon_out(&self, pages: usize) -> usize {
         let mut books = self.books();
         let books = &mut *books;
         let mut frames = [0; 64];
@@ -125,7 +125,7 @@ impl Owner {
     }
 
     /// Takes back every page that was given up and has not come back.
-    pub(super) fn reclaim(&self) -> usize {
+    pub(super) fn balloon_in(&self) -> usize {
         let mut books = self.books();
         let books = &mut *books;
         balloon::reset(&self.arena, &mut books.produced);
@@ -138,7 +138,7 @@ impl Owner {
     ///
     /// # Errors
     /// [`Error::NoSpace`].
-    pub(super) fn accept(self: &Arc<Self>, entries: usize) -> Result<Box<dyn Accept>> {
+    pub(super) fn accept_transfer(self: &Arc<Self>, entries: usize) -> Result<Box<dyn Accept>> {
         let mut books = self.books();
         if entries > books.refs.left() as usize {
             return Err(Error::NoSpace("grant references"));
@@ -221,7 +221,7 @@ mod tests {
 
     const BACK: DomId = DomId(0);
 
-    /// The back end's view of an arena into whose queue its owner writes what it likes.
+    /// The backend's view of an arena into whose queue its owner writes what it likes.
     fn remote(frames: &[u32]) -> Remote {
         let arena = Arena::create(Layout::new(64).unwrap()).unwrap();
         balloon::push(&arena, &mut 0, frames);

@@ -5,7 +5,7 @@ use super::arena::Arena;
 use super::layout::Layout;
 use super::registry::{Answer, Client, Effect, Registry, Role, Rules};
 use super::wire::{Failure, Reply, Request};
-use crate::{DomId, Port};
+use crate::{DomId, EventPort};
 use std::os::fd::OwnedFd;
 
 /// Connections at the same time.
@@ -13,11 +13,11 @@ const CLIENTS: usize = 6;
 /// The user of the first half of the clients, who may control; the others are somebody else.
 const TRUSTED: u32 = 1000;
 
-/// The script's octets, one decision each; zeroes after its end.
+/// The script's bytes, one decision each; zeroes after its end.
 struct Script<'a>(&'a [u8]);
 
 impl Script<'_> {
-    fn octet(&mut self) -> u8 {
+    fn byte(&mut self) -> u8 {
         let (first, rest) = self.0.split_first().map_or((0, &[][..]), |(first, rest)| (*first, rest));
         self.0 = rest;
         first
@@ -25,41 +25,41 @@ impl Script<'_> {
 
     /// Mostly numbers of domains that are there.
     fn domid(&mut self) -> DomId {
-        match self.octet() {
-            octet @ 0..=239 => DomId(u16::from(octet % 6)),
-            octet => DomId(0x7ff0 - 0xff + u16::from(octet) - 1),
+        match self.byte() {
+            byte @ 0..=239 => DomId(u16::from(byte % 6)),
+            byte => DomId(0x7ff0 - 0xff + u16::from(byte) - 1),
         }
     }
 
     fn request(&mut self) -> Option<Request> {
-        Some(match self.octet() % 14 {
+        Some(match self.byte() % 14 {
             0 | 1 => Request::Join(self.domid()),
             2 => Request::Control,
-            3 => Request::Offer { peer: self.domid(), pages: if self.octet() & 1 == 0 { 64 } else { 128 } },
+            3 => Request::Offer { peer: self.domid(), pages: if self.byte() & 1 == 0 { 64 } else { 128 } },
             4 => Request::Fetch(self.domid()),
             5 => Request::Listen(self.domid()),
-            6 => Request::Connect { peer: self.domid(), port: Port(u32::from(self.octet() % 8)) },
-            7 => Request::Close(Port(u32::from(self.octet() % 8))),
+            6 => Request::Connect { peer: self.domid(), port: EventPort(u32::from(self.byte() % 8)) },
+            7 => Request::Close(EventPort(u32::from(self.byte() % 8))),
             8 => Request::Store,
             9 => {
-                let (uid, name) = (TRUSTED + u32::from(self.octet() & 1), format!("d{}", self.octet() % 8));
-                let domid = if self.octet() & 1 == 0 { Some(self.domid()) } else { None };
+                let (uid, name) = (TRUSTED + u32::from(self.byte() & 1), format!("d{}", self.byte() % 8));
+                let domid = if self.byte() & 1 == 0 { Some(self.domid()) } else { None };
                 Request::Create { uid, domid, name }
             }
             10 => Request::Destroy(self.domid()),
             11 => Request::Next(Some(self.domid())),
-            12 => Request::Await { domid: self.domid(), alive: self.octet() & 1 == 0 },
+            12 => Request::Await { domid: self.domid(), alive: self.byte() & 1 == 0 },
             _ => {
-                let len = usize::from(self.octet() % 32).min(self.0.len());
-                let (octets, rest) = self.0.split_at(len);
+                let len = usize::from(self.byte() % 32).min(self.0.len());
+                let (bytes, rest) = self.0.split_at(len);
                 self.0 = rest;
-                return Request::decode(octets);
+                return Request::decode(bytes);
             }
         })
     }
 
     fn descriptor(&mut self) -> Option<OwnedFd> {
-        match self.octet() % 4 {
+        match self.byte() % 4 {
             0 | 1 => {
                 let arena = Arena::create(Layout::new(64)?).ok()?;
                 arena.fd().try_clone_to_owned().ok()
@@ -81,8 +81,8 @@ pub fn hostile(script: &[u8]) {
     let mut sessions = 0;
     let mut clients: Vec<Client> = (0..CLIENTS).map(|n| stranger(n, &mut sessions)).collect();
     while !script.0.is_empty() {
-        let n = usize::from(script.octet()) % CLIENTS;
-        if script.octet() < 24 {
+        let n = usize::from(script.byte()) % CLIENTS;
+        if script.byte() < 24 {
             hang_up(&mut registry, &mut clients, n, &mut sessions);
         } else if let Some(request) = script.request() {
             let fd = script.descriptor();

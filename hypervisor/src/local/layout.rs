@@ -2,7 +2,7 @@
 
 use ring_abi::{GrantRef, PAGE_SIZE};
 
-/// Octets of a version 1 grant entry (grant_table.h:190).
+/// Bytes of a version 1 grant entry (grant_table.h:190).
 pub(super) const ENTRY_LEN: usize = 8;
 
 /// The shape of an arena: the grant table, then the balloon's queue, then the pages that are granted.
@@ -31,18 +31,19 @@ impl Layout {
         self.pages
     }
 
-    /// Octets in all.
-    pub fn octets(self) -> usize {
+    /// Bytes in all.
+    pub fn bytes(self) -> usize {
         self.pages as usize * PAGE_SIZE
     }
 
-    /// Entries of the grant table: two a page, so that pages may be granted and others accepted; at least a page full.
+    /// Entries of the grant table: two a page, so that pages may be granted and others accepted; at least a page
+    /// full.
     #[inline]
     pub fn entries(self) -> u32 {
         (self.pages * 2).max((PAGE_SIZE / ENTRY_LEN) as u32)
     }
 
-    /// Where the balloon's queue begins, in octets.
+    /// Where the balloon's queue begins, in bytes.
     pub fn balloon(self) -> usize {
         self.entries() as usize * ENTRY_LEN
     }

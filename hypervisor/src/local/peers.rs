@@ -30,7 +30,7 @@ impl Peers {
         Some(slot.get_or_init(|| Arc::new(Slot::new(peer, self.session.clone()))))
     }
 
-    /// Unmaps what is left of dead peers. A back end often lets go before the broker knows that its peer died.
+    /// Unmaps what is left of dead peers. A backend often lets go before the broker knows that its peer died.
     pub(super) fn tidy(&self) {
         let parts = self.parts.iter().filter_map(OnceLock::get);
         let slots = parts.flat_map(|part| part.iter()).filter_map(OnceLock::get);

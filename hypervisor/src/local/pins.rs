@@ -27,8 +27,8 @@ pub(super) struct Pins {
 impl Pins {
     /// None yet.
     pub(super) fn new(entries: u32) -> Result<Self> {
-        let octets = entries as usize * size_of::<u32>();
-        let counts = MmapMut::map_anon(octets).map_err(|e| Error::io("map the pin counts", e))?;
+        let bytes = entries as usize * size_of::<u32>();
+        let counts = MmapMut::map_anon(bytes).map_err(|e| Error::io("map the pin counts", e))?;
         Ok(Self { counts })
     }
 

@@ -6,7 +6,7 @@ use super::arena;
 use super::events::Events;
 use super::layout::Layout;
 use super::wire::{DomainInfo, Failure, Reply, Request};
-use crate::{DomId, Port};
+use crate::{DomId, EventPort};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -112,7 +112,7 @@ impl Record {
     }
 
     /// A number for one more port.
-    fn open_port(&mut self, domid: DomId, state: PortState) -> Result<Port, (Failure, String)> {
+    fn open_port(&mut self, domid: DomId, state: PortState) -> Result<EventPort, (Failure, String)> {
         let bound = if domid == DomId::DOM0 { DOM0_PORTS } else { GUEST_PORTS };
         if self.ports.len() >= bound {
             return fail(Failure::NoSpace, "too many event channels");
@@ -121,7 +121,7 @@ impl Record {
             self.last_port = self.last_port.wrapping_add(1).max(1);
             if !self.ports.contains_key(&self.last_port) {
                 self.ports.insert(self.last_port, state);
-                return Ok(Port(self.last_port));
+                return Ok(EventPort(self.last_port));
             }
         }
     }
@@ -196,7 +196,7 @@ impl Registry {
         match request {
             Request::Offer { peer, pages } => self.offer(me, peer, pages, fd),
             Request::Fetch(owner) => self.fetch(me, owner),
-            Request::Listen(peer) => self.listen(me, peer),
+            Request::Listen(peer) => self.alloc_unbound(me, peer),
             Request::Connect { peer, port } => self.connect(me, peer, port),
             Request::Close(port) => {
                 self.record(me)?.ports.remove(&port.0);
@@ -242,7 +242,7 @@ impl Registry {
         Ok(Answer { fds: vec![fd], ..Reply::Arena(offered.layout.pages()).into() })
     }
 
-    fn listen(&mut self, me: DomId, peer: DomId) -> Outcome {
+    fn alloc_unbound(&mut self, me: DomId, peer: DomId) -> Outcome {
         self.record(peer)?;
         let (ours, other) = Events::pair().or_else(|error| fail(Failure::NoSpace, error.to_string()))?;
         // Whoever connects finds its end pending: bind_interdomain does so.
@@ -251,7 +251,7 @@ impl Registry {
         Ok(Answer { fds: vec![ours.incoming, ours.outgoing], ..Reply::Port(port).into() })
     }
 
-    fn connect(&mut self, me: DomId, peer: DomId, port: Port) -> Outcome {
+    fn connect(&mut self, me: DomId, peer: DomId, port: EventPort) -> Outcome {
         let theirs = self.record(peer)?.ports.get(&port.0);
         if !matches!(theirs, Some(PortState::Waiting { peer, .. }) if *peer == me) {
             return fail(Failure::NoPort, "nobody listens there for you");

@@ -2,7 +2,7 @@
 
 use super::socket::{self, Packet};
 use super::wire::{Failure, Reply, Request};
-use crate::{DomId, Error, GrantRef, Port, Result};
+use crate::{DomId, Error, EventPort, GrantRef, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Mutex;
@@ -97,7 +97,7 @@ fn answer(packet: Packet, about: DomId) -> Result<(Reply, Vec<OwnedFd>)> {
     if packet.cut {
         return Err(Error::NoSpace("descriptors for what the broker sent"));
     }
-    match Reply::decode(&packet.octets) {
+    match Reply::decode(&packet.bytes) {
         Some(Reply::Failed(why, text)) => Err(error(why, text, about)),
         Some(reply) => Ok((reply, packet.fds)),
         None => Err(Error::Protocol("the broker does not speak our language".into())),
@@ -113,7 +113,7 @@ fn error(why: Failure, text: String, about: DomId) -> Error {
         Failure::NoArena => {
             Error::Grant { peer: about, gref: GrantRef::default(), status: super::entry::BAD_REF }
         }
-        Failure::NoPort => Error::NoSuchPort { peer: about, port: Port::default() },
+        Failure::NoPort => Error::NoSuchPort { peer: about, port: EventPort::default() },
         Failure::NoSpace => Error::NoSpace("the broker's bound is reached"),
     }
 }

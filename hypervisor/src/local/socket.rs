@@ -17,7 +17,7 @@ pub(super) const MAX_FDS: usize = 2;
 /// A packet as it came.
 #[derive(Debug)]
 pub(super) struct Packet {
-    pub(super) octets: Vec<u8>,
+    pub(super) bytes: Vec<u8>,
     pub(super) fds: Vec<OwnedFd>,
     /// Longer than any message, or with more descriptors than any, or than this process may have.
     pub(super) cut: bool,
@@ -56,13 +56,13 @@ pub(super) fn set_timeout(fd: &OwnedFd, seconds: i64) -> Result<()> {
 ///
 /// # Errors
 /// The system's number; `EAGAIN` where the receiver is not reading.
-pub(super) fn send(fd: impl AsFd, octets: &[u8], fds: &[impl AsRawFd]) -> nix::Result<()> {
+pub(super) fn send(fd: impl AsFd, bytes: &[u8], fds: &[impl AsRawFd]) -> nix::Result<()> {
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let rights = if raw.is_empty() { &[] } else { &rights[..] };
     let fd = fd.as_fd().as_raw_fd();
     loop {
-        match sendmsg::<()>(fd, &[IoSlice::new(octets)], rights, MsgFlags::MSG_NOSIGNAL, None) {
+        match sendmsg::<()>(fd, &[IoSlice::new(bytes)], rights, MsgFlags::MSG_NOSIGNAL, None) {
             Err(Errno::EINTR) => {}
             other => return other.map(|_| ()),
         }
@@ -74,8 +74,8 @@ pub(super) fn send(fd: impl AsFd, octets: &[u8], fds: &[impl AsRawFd]) -> nix::R
 /// # Errors
 /// The system's number; `EAGAIN` where there is none.
 pub(super) fn receive(fd: impl AsFd) -> nix::Result<Option<Packet>> {
-    let mut octets = vec![0u8; MAX_MESSAGE];
-    let mut part = libc::iovec { iov_base: octets.as_mut_ptr().cast(), iov_len: octets.len() };
+    let mut bytes = vec![0u8; MAX_MESSAGE];
+    let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     let mut control = Control([0; CONTROL_LEN]);
     // SAFETY: all zeroes is a message header without anything.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -93,8 +93,8 @@ pub(super) fn receive(fd: impl AsFd) -> nix::Result<Option<Packet>> {
     };
     let fds = received(&header);
     let cut = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
-    octets.truncate(len);
-    Ok((len > 0).then_some(Packet { octets, fds, cut }))
+    bytes.truncate(len);
+    Ok((len > 0).then_some(Packet { bytes, fds, cut }))
 }
 
 /// Room for the descriptors' header and themselves, rounded up as `CMSG_SPACE` does.
@@ -115,11 +115,11 @@ fn received(header: &libc::msghdr) -> Vec<OwnedFd> {
         let mut at = libc::CMSG_FIRSTHDR(header);
         while let Some(part) = at.as_ref() {
             if (part.cmsg_level, part.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
-                let octets = part.cmsg_len.saturating_sub(libc::CMSG_LEN(0) as usize);
+                let bytes = part.cmsg_len.saturating_sub(libc::CMSG_LEN(0) as usize);
                 let data = libc::CMSG_DATA(at).cast::<RawFd>();
                 // Each was installed for us just now, and nobody else knows of it.
                 fds.extend(
-                    (0..octets / size_of::<RawFd>())
+                    (0..bytes / size_of::<RawFd>())
                         .map(|n| OwnedFd::from_raw_fd(data.add(n).read_unaligned())),
                 );
             }

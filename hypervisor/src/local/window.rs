@@ -47,7 +47,7 @@ impl Window {
     /// Maps one page of the arena over place `n` of the range.
     fn show(&self, arena: &Arena, n: usize, page: NonNull<u8>) -> Result<NonNull<u8>> {
         let at = self.base.as_ptr() as usize + n * PAGE_SIZE;
-        let (at, one) = (NonZeroUsize::new(at), NonZeroUsize::new(PAGE_SIZE).expect("pages have octets"));
+        let (at, one) = (NonZeroUsize::new(at), NonZeroUsize::new(PAGE_SIZE).expect("pages have bytes"));
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
         let offset = arena.offset_of(page).ok_or(Error::NoSpace("pages of this arena"))?;

@@ -1,17 +1,17 @@
 //! What is said to the broker and what it answers: one bounded message each, in one packet.
 //!
-//! A message is twelve octets, little-endian - kind `u8`, detail `u8`, and numbers `u16`, `u32`, `u32` - and then,
+//! A message is twelve bytes, little-endian - kind `u8`, detail `u8`, and numbers `u16`, `u32`, `u32` - and then,
 //! where the kind has one, a text. Descriptors travel beside it.
 
-use crate::{DomId, Port};
+use crate::{DomId, EventPort};
 
 /// The protocol's version, in the first message of a connection.
 pub(super) const VERSION: u8 = 1;
-/// Octets of the longest message.
+/// Bytes of the longest message.
 pub const MAX_MESSAGE: usize = HEAD + MAX_TEXT;
-/// Octets of the longest text.
+/// Bytes of the longest text.
 pub(super) const MAX_TEXT: usize = 200;
-/// Octets of the longest name of a domain.
+/// Bytes of the longest name of a domain.
 pub(super) const MAX_NAME: usize = 64;
 
 const HEAD: usize = 12;
@@ -41,10 +41,10 @@ pub enum Request {
         /// Who listens.
         peer: DomId,
         /// Where.
-        port: Port,
+        port: EventPort,
     },
     /// A port of ours is not used any more; not answered.
-    Close(Port),
+    Close(EventPort),
     /// A connection to the store.
     Store,
     /// A new domain.
@@ -77,7 +77,7 @@ pub enum Reply {
     /// With a descriptor: an arena of so many pages.
     Arena(u32),
     /// With two descriptors, incoming and outgoing: a port.
-    Port(Port),
+    Port(EventPort),
     /// A domain.
     Domain(DomainInfo),
     /// No domain comes after.
@@ -120,9 +120,9 @@ pub enum Failure {
 }
 
 impl Failure {
-    fn from_octet(octet: u8) -> Option<Self> {
+    fn from_byte(byte: u8) -> Option<Self> {
         use Failure::{Denied, NoArena, NoDomain, NoPort, NoSpace, Protocol, Taken};
-        [Protocol, Denied, NoDomain, NoArena, NoPort, NoSpace, Taken].into_iter().find(|f| *f as u8 == octet)
+        [Protocol, Denied, NoDomain, NoArena, NoPort, NoSpace, Taken].into_iter().find(|f| *f as u8 == byte)
     }
 }
 
@@ -143,17 +143,17 @@ impl<'a> Parts<'a> {
     }
 
     fn encode(&self) -> Vec<u8> {
-        let mut octets = vec![self.kind, self.detail];
-        octets.extend(self.a.to_le_bytes());
-        octets.extend(self.b.to_le_bytes());
-        octets.extend(self.c.to_le_bytes());
+        let mut bytes = vec![self.kind, self.detail];
+        bytes.extend(self.a.to_le_bytes());
+        bytes.extend(self.b.to_le_bytes());
+        bytes.extend(self.c.to_le_bytes());
         let end = (0..=self.text.len().min(MAX_TEXT)).rev().find(|n| self.text.is_char_boundary(*n));
-        octets.extend(&self.text.as_bytes()[..end.unwrap_or(0)]);
-        octets
+        bytes.extend(&self.text.as_bytes()[..end.unwrap_or(0)]);
+        bytes
     }
 
-    fn decode(octets: &'a [u8]) -> Option<Self> {
-        let (head, text) = octets.split_first_chunk::<HEAD>()?;
+    fn decode(bytes: &'a [u8]) -> Option<Self> {
+        let (head, text) = bytes.split_first_chunk::<HEAD>()?;
         let text = (text.len() <= MAX_TEXT).then(|| std::str::from_utf8(text).ok())??;
         let [kind, detail, a0, a1, b0, b1, b2, b3, c0, c1, c2, c3] = *head;
         let (a, b, c) = ([a0, a1], [b0, b1, b2, b3], [c0, c1, c2, c3]);
@@ -175,7 +175,7 @@ fn or_nobody(domid: Option<DomId>) -> u16 {
 }
 
 impl Request {
-    /// The message's octets.
+    /// The message's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let parts = match self {
             Self::Join(domid) => Parts { detail: VERSION, a: domid.0, ..Parts::of(1) },
@@ -196,17 +196,17 @@ impl Request {
         parts.encode()
     }
 
-    /// The request in these octets, of whomever; `None` if there is none.
-    pub fn decode(octets: &[u8]) -> Option<Self> {
-        let parts = Parts::decode(octets)?;
+    /// The request in these bytes, of whomever; `None` if there is none.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let parts = Parts::decode(bytes)?;
         Some(match (parts.kind, parts.detail) {
             (1, VERSION) => Self::Join(parts.domid()?),
             (2, VERSION) => Self::Control,
             (3, _) => Self::Offer { peer: parts.domid()?, pages: parts.b },
             (4, _) => Self::Fetch(parts.domid()?),
             (5, _) => Self::Listen(parts.domid()?),
-            (6, _) => Self::Connect { peer: parts.domid()?, port: Port(parts.b) },
-            (7, _) => Self::Close(Port(parts.b)),
+            (6, _) => Self::Connect { peer: parts.domid()?, port: EventPort(parts.b) },
+            (7, _) => Self::Close(EventPort(parts.b)),
             (8, _) => Self::Store,
             (9, _) => {
                 let name = is_name(parts.text).then(|| parts.text.to_owned())?;
@@ -221,7 +221,7 @@ impl Request {
 }
 
 impl Reply {
-    /// The message's octets.
+    /// The message's bytes.
     pub fn encode(&self) -> Vec<u8> {
         let parts = match self {
             Self::Done => Parts::of(1),
@@ -241,13 +241,13 @@ impl Reply {
         parts.encode()
     }
 
-    /// The reply in these octets; `None` if there is none.
-    pub fn decode(octets: &[u8]) -> Option<Self> {
-        let parts = Parts::decode(octets)?;
+    /// The reply in these bytes; `None` if there is none.
+    pub fn decode(bytes: &[u8]) -> Option<Self> {
+        let parts = Parts::decode(bytes)?;
         Some(match parts.kind {
             1 => Self::Done,
             2 => Self::Arena(parts.b),
-            3 => Self::Port(Port(parts.b)),
+            3 => Self::Port(EventPort(parts.b)),
             4 => Self::Domain(DomainInfo {
                 domid: parts.domid()?,
                 name: parts.text.to_owned(),
@@ -255,7 +255,7 @@ impl Reply {
                 pid: (parts.detail != 0).then_some(parts.c),
             }),
             5 => Self::End,
-            6 => Self::Failed(Failure::from_octet(parts.detail)?, parts.text.to_owned()),
+            6 => Self::Failed(Failure::from_byte(parts.detail)?, parts.text.to_owned()),
             _ => return None,
         })
     }
@@ -282,8 +282,8 @@ mod tests {
             Request::Offer { peer: domid, pages: 1 << 14 },
             Request::Fetch(domid),
             Request::Listen(domid),
-            Request::Connect { peer: domid, port: Port(77) },
-            Request::Close(Port(u32::MAX)),
+            Request::Connect { peer: domid, port: EventPort(77) },
+            Request::Close(EventPort(u32::MAX)),
             Request::Store,
             Request::Create { uid: 1000, domid: None, name: name.clone() },
             Request::Create { uid: 0, domid: Some(domid), name },
@@ -303,7 +303,7 @@ mod tests {
         for reply in [
             Reply::Done,
             Reply::Arena(64),
-            Reply::Port(Port(1)),
+            Reply::Port(EventPort(1)),
             Reply::Domain(info(None)),
             Reply::Domain(info(Some(4711))),
             Reply::End,
@@ -316,18 +316,18 @@ mod tests {
     #[test]
     fn long_texts_are_cut_between_characters() {
         let text = "ä".repeat(MAX_TEXT);
-        let octets = Reply::Failed(Failure::Denied, text).encode();
-        assert_eq!(octets.len(), MAX_MESSAGE);
-        assert!(Reply::decode(&octets).is_some());
+        let bytes = Reply::Failed(Failure::Denied, text).encode();
+        assert_eq!(bytes.len(), MAX_MESSAGE);
+        assert!(Reply::decode(&bytes).is_some());
     }
 
     #[test]
     fn half_messages_and_other_versions_are_none() {
-        let octets = Request::Join(DomId(1)).encode();
-        for len in 0..octets.len() {
-            assert_eq!(Request::decode(&octets[..len]), None);
+        let bytes = Request::Join(DomId(1)).encode();
+        for len in 0..bytes.len() {
+            assert_eq!(Request::decode(&bytes[..len]), None);
         }
-        let mut other = octets;
+        let mut other = bytes;
         other[1] = VERSION + 1;
         assert_eq!(Request::decode(&other), None);
         assert_eq!(Request::decode(&vec![1; MAX_MESSAGE + 1]), None);
@@ -335,11 +335,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_octets_are_a_message_or_none(octets in proptest::collection::vec(any::<u8>(), 0..300)) {
-            if let Some(request) = Request::decode(&octets) {
+        fn any_bytes_are_a_message_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+            if let Some(request) = Request::decode(&bytes) {
                 prop_assert_eq!(Request::decode(&request.encode()), Some(request));
             }
-            if let Some(reply) = Reply::decode(&octets) {
+            if let Some(reply) = Reply::decode(&bytes) {
                 prop_assert_eq!(Reply::decode(&reply.encode()), Some(reply));
             }
         }

@@ -1,4 +1,4 @@
-//! The ioctls of Xen's device nodes: numbers and octets, and nothing that calls them.
+//! The ioctls of Xen's device nodes: numbers and bytes, and nothing that calls them.
 //!
 //! Source: Linux's `include/uapi/xen/{gntdev,gntalloc,evtchn}.h`, installed by linux-libc-dev. All numbers are in
 //! the machine's own byte order. The test at the end compares every size, offset and number with those headers.
@@ -58,7 +58,7 @@ pub(super) struct Unmap {
 /// `struct ioctl_gntdev_unmap_notify` and `struct ioctl_gntalloc_unmap_notify`.
 #[repr(C)]
 pub(super) struct UnmapNotify {
-    /// Offset for `mmap` of the octet in the page.
+    /// Offset for `mmap` of the byte in the page.
     pub(super) index: u64,
     pub(super) action: u32,
     pub(super) event_channel_port: u32,

@@ -4,7 +4,7 @@
 use super::abi;
 use super::node::Node;
 use crate::error::{Error, Result};
-use crate::{Channel, DomId, Port};
+use crate::{Channel, DomId, EventPort};
 use nix::errno::Errno;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,12 +13,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 #[derive(Debug)]
 pub(super) struct Evtchn {
     node: Node,
-    port: Port,
+    port: EventPort,
 }
 
 impl Evtchn {
     /// A new port on which `peer` may connect.
-    pub(super) fn listen(peer: DomId) -> Result<Self> {
+    pub(super) fn alloc_unbound(peer: DomId) -> Result<Self> {
         let node = Node::open("evtchn")?;
         let mut order = abi::BindUnbound { remote_domain: peer.0.into() };
         // SAFETY: the structure that the number names.
@@ -28,11 +28,11 @@ impl Evtchn {
                 Errno::ENOSPC => Error::NoSpace("event channels"),
                 other => Error::io(format!("listening for domain {peer}"), other),
             })?;
-        Ok(Self { node, port: Port(port) })
+        Ok(Self { node, port: EventPort(port) })
     }
 
     /// Connects to `remote`, where `peer` listens for us.
-    pub(super) fn connect(peer: DomId, remote: Port) -> Result<Self> {
+    pub(super) fn bind_interdomain(peer: DomId, remote: EventPort) -> Result<Self> {
         let node = Node::open("evtchn")?;
         let mut order = abi::BindInterdomain { remote_domain: peer.0.into(), remote_port: remote.0 };
         // SAFETY: the structure that the number names.
@@ -47,12 +47,12 @@ impl Evtchn {
                     }
                 },
             )?;
-        Ok(Self { node, port: Port(port) })
+        Ok(Self { node, port: EventPort(port) })
     }
 }
 
 impl Channel for Evtchn {
-    fn port(&self) -> Port {
+    fn port(&self) -> EventPort {
         self.port
     }
 

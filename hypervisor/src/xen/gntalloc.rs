@@ -93,7 +93,7 @@ fn refused(peer: DomId, error: Errno) -> Error {
     }
 }
 
-/// The two 32-bit numbers that follow each other in these octets.
+/// The two 32-bit numbers that follow each other in these bytes.
 fn halves(word: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
     [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]

@@ -6,7 +6,7 @@ use super::node::Node;
 use super::region;
 use crate::error::{Error, Result};
 use crate::map::{INLINE_PAGES, Mapping, Page, Unmap};
-use crate::{Access, DomId, GrantRef, PAGE_SIZE, Port};
+use crate::{Access, DomId, EventPort, GrantRef, PAGE_SIZE};
 use nix::errno::Errno;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -38,13 +38,13 @@ impl Gntdev {
         Ok(unsafe { Mapping::new(pages, access, self.clone()) })
     }
 
-    /// Asks the kernel to act when `mapping` goes away, be it that this process dies: to clear the octet
+    /// Asks the kernel to act when `mapping` goes away, be it that this process dies: to clear the byte
     /// `offset` of its first page, or to send an event through `port`, one of our own.
     pub(super) fn notify_on_unmap(
         &self,
         mapping: &Mapping,
         clear: Option<usize>,
-        port: Option<Port>,
+        port: Option<EventPort>,
     ) -> Result<()> {
         let action = clear.map_or(0, |_| abi::CLEAR_BYTE) | port.map_or(0, |_| abi::SEND_EVENT);
         if mapping.pages() == 0 {
@@ -113,9 +113,9 @@ impl Gntdev {
         Error::Grant { peer, gref: refs[0], status: GENERAL_ERROR }
     }
 
-    /// Xen's own reason why a reference cannot be mapped, got by copying an octet from it.
+    /// Xen's own reason why a reference cannot be mapped, got by copying an byte from it.
     fn why(&self, peer: DomId, gref: GrantRef) -> Error {
-        match self.read_octet(peer, gref) {
+        match self.read_byte(peer, gref) {
             Ok(BAD_DOMAIN) => Error::NoSuchDomain(peer),
             Ok(status) if status < 0 => Error::Grant { peer, gref, status },
             // It can be read: we wanted to write.
@@ -139,10 +139,10 @@ impl Unmap for Gntdev {
 /// Two 32-bit fields that follow each other.
 fn pair(first: u32, second: u32) -> u64 {
     let (first, second) = (first.to_ne_bytes(), second.to_ne_bytes());
-    let mut octets = [0; 8];
-    octets[..4].copy_from_slice(&first);
-    octets[4..].copy_from_slice(&second);
-    u64::from_ne_bytes(octets)
+    let mut bytes = [0; 8];
+    bytes[..4].copy_from_slice(&first);
+    bytes[4..].copy_from_slice(&second);
+    u64::from_ne_bytes(bytes)
 }
 
 fn failed(peer: DomId, error: Errno) -> Error {

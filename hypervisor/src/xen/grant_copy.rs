@@ -3,7 +3,7 @@
 
 use super::abi;
 use super::gntdev::Gntdev;
-use crate::copy::{Copy, Place};
+use crate::copy::{CopyOp, CopyPtr};
 use crate::error::{Error, Result};
 use crate::{DomId, GrantRef, PAGE_SIZE};
 use smallvec::SmallVec;
@@ -19,7 +19,7 @@ const INLINE_OPS: usize = 32;
 
 impl Gntdev {
     /// Carries out `ops`; each gets its status.
-    pub(super) fn copy(&self, ops: &mut [Copy<'_>]) -> Result<()> {
+    pub(super) fn copy(&self, ops: &mut [CopyOp<'_>]) -> Result<()> {
         let mut segments: SmallVec<[abi::Segment; INLINE_OPS]> = SmallVec::new();
         let mut sent: SmallVec<[u32; INLINE_OPS]> = SmallVec::new();
         for (number, op) in ops.iter_mut().enumerate() {
@@ -41,33 +41,33 @@ impl Gntdev {
         Ok(())
     }
 
-    /// Reads one octet of a granted page; gives `GNTST_*`.
-    pub(super) fn read_octet(&self, peer: DomId, gref: GrantRef) -> Result<i16> {
-        let mut octet = [0u8];
-        let source = Place::Grant { domid: peer, gref, offset: 0 };
-        let mut op = Copy::new(source, Place::Memory(VolatileSlice::from(&mut octet[..])), 1);
+    /// Reads one byte of a granted page; gives `GNTST_*`.
+    pub(super) fn read_byte(&self, peer: DomId, gref: GrantRef) -> Result<i16> {
+        let mut byte = [0u8];
+        let source = CopyPtr::Grant { domid: peer, gref, offset: 0 };
+        let mut op = CopyOp::new(source, CopyPtr::Memory(VolatileSlice::from(&mut byte[..])), 1);
         self.copy(std::slice::from_mut(&mut op))?;
         Ok(op.status)
     }
 
     /// A copy whose memory is another domain's page, mapped: Xen takes no frame from us that is not ours
-    /// (`GNTST_bad_page`), so that the octets go through a buffer of our own.
-    fn copy_bounced(&self, op: &Copy<'_>) -> Result<i16> {
+    /// (`GNTST_bad_page`), so that the bytes go through a buffer of our own.
+    fn copy_bounced(&self, op: &CopyOp<'_>) -> Result<i16> {
         let mut buffer = [0u8; PAGE_SIZE];
         let buffer = VolatileSlice::from(&mut buffer[..usize::from(op.len)]);
-        if let Place::Memory(memory) = op.source {
+        if let CopyPtr::Memory(memory) = op.source {
             memory.copy_to_volatile_slice(buffer);
-            return self.copy_one(Place::Memory(buffer), op.dest, op.len);
+            return self.copy_one(CopyPtr::Memory(buffer), op.dest, op.len);
         }
-        let status = self.copy_one(op.source, Place::Memory(buffer), op.len)?;
-        if let (0, Place::Memory(memory)) = (status, op.dest) {
+        let status = self.copy_one(op.source, CopyPtr::Memory(buffer), op.len)?;
+        if let (0, CopyPtr::Memory(memory)) = (status, op.dest) {
             buffer.copy_to_volatile_slice(memory);
         }
         Ok(status)
     }
 
-    fn copy_one(&self, source: Place<'_>, dest: Place<'_>, len: u16) -> Result<i16> {
-        let mut only = [segment(&Copy::new(source, dest, len))];
+    fn copy_one(&self, source: CopyPtr<'_>, dest: CopyPtr<'_>, len: u16) -> Result<i16> {
+        let mut only = [segment(&CopyOp::new(source, dest, len))];
         self.submit(&mut only)?;
         Ok(only[0].status)
     }
@@ -77,8 +77,8 @@ impl Gntdev {
             return Ok(());
         }
         let mut order = abi::Copy { count: segments.len() as u32, segments: segments.as_mut_ptr() };
-        // SAFETY: `count` segments, each of which names grants or our own memory of at least `len` octets, borrowed
-        // by the `Copy` it was made from.
+        // SAFETY: `count` segments, each of which names grants or our own memory of at least `len` bytes, borrowed
+        // by the `CopyOp` it was made from.
         unsafe { self.node.ioctl(abi::GNTDEV_COPY, &raw mut order) }
             .map(drop)
             .map_err(|e| Error::io(format!("copying {} pieces of grants", segments.len()), e))
@@ -86,16 +86,16 @@ impl Gntdev {
 }
 
 /// The status of an operation that the kernel would refuse together with its whole batch, or that it cannot do.
-fn without_xen(op: &Copy<'_>) -> Option<i16> {
+fn without_xen(op: &CopyOp<'_>) -> Option<i16> {
     let len = usize::from(op.len);
-    let outside = |place: &Place<'_>| match place {
-        Place::Grant { offset, .. } => usize::from(*offset) + len > PAGE_SIZE,
-        Place::Memory(memory) => memory.len() < len,
+    let outside = |place: &CopyPtr<'_>| match place {
+        CopyPtr::Grant { offset, .. } => usize::from(*offset) + len > PAGE_SIZE,
+        CopyPtr::Memory(memory) => memory.len() < len,
     };
     if outside(&op.source) || outside(&op.dest) {
         return Some(BAD_COPY_ARG);
     }
-    let (Place::Memory(source), Place::Memory(dest)) = (op.source, op.dest) else {
+    let (CopyPtr::Memory(source), CopyPtr::Memory(dest)) = (op.source, op.dest) else {
         return (len == 0).then_some(0);
     };
     let piece = source.subslice(0, len).ok()?;
@@ -103,28 +103,28 @@ fn without_xen(op: &Copy<'_>) -> Option<i16> {
     Some(0)
 }
 
-fn segment(op: &Copy<'_>) -> abi::Segment {
+fn segment(op: &CopyOp<'_>) -> abi::Segment {
     let (source, from) = place(&op.source);
     let (dest, to) = place(&op.dest);
     let flags = if from { abi::SOURCE_GREF } else { 0 } | if to { abi::DEST_GREF } else { 0 };
     abi::Segment { source, dest, len: op.len, flags, status: 0 }
 }
 
-/// The octets for a place, and whether it is a grant.
-fn place(place: &Place<'_>) -> (abi::Place, bool) {
+/// The bytes for a place, and whether it is a grant.
+fn place(place: &CopyPtr<'_>) -> (abi::Place, bool) {
     match place {
-        Place::Grant { domid, gref, offset } => {
+        CopyPtr::Grant { domid, gref, offset } => {
             let foreign = abi::Foreign { gref: gref.0, offset: *offset, domid: domid.0 };
             (abi::Place { foreign }, true)
         }
-        Place::Memory(memory) => (abi::Place { virt: memory.ptr_guard_mut().as_ptr().cast() }, false),
+        CopyPtr::Memory(memory) => (abi::Place { virt: memory.ptr_guard_mut().as_ptr().cast() }, false),
     }
 }
 
 /// The operation's end in memory, if it has one.
-fn memory<'a>(op: &Copy<'a>) -> Option<VolatileSlice<'a>> {
+fn memory<'a>(op: &CopyOp<'a>) -> Option<VolatileSlice<'a>> {
     match (op.source, op.dest) {
-        (Place::Memory(memory), _) | (_, Place::Memory(memory)) => Some(memory),
+        (CopyPtr::Memory(memory), _) | (_, CopyPtr::Memory(memory)) => Some(memory),
         _ => None,
     }
 }

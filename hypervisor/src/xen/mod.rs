@@ -15,7 +15,9 @@ mod region;
 mod xenbus;
 
 use crate::error::{Error, Result};
-use crate::{Access, Channel, Contiguous, Copy, DomId, GrantRef, Hypervisor, Mapping, Port, Shared, Stream};
+use crate::{
+    Access, Channel, Contiguous, CopyOp, DomId, EventPort, GrantRef, Hypervisor, Mapping, Shared, Stream,
+};
 use std::sync::{Arc, OnceLock};
 
 /// The Xen host that this program runs on, seen from the domain it runs in.
@@ -23,7 +25,7 @@ use std::sync::{Arc, OnceLock};
 pub struct Xen {
     domid: DomId,
     gntdev: Arc<gntdev::Gntdev>,
-    // Opened when first used: back ends never share pages, and do without xen-gntalloc.
+    // Opened when first used: backends never share pages, and do without xen-gntalloc.
     gntalloc: OnceLock<Arc<gntalloc::Gntalloc>>,
 }
 
@@ -38,12 +40,17 @@ impl Xen {
         Ok(Self { domid: xenbus::own_domid()?, gntdev, gntalloc: OnceLock::new() })
     }
 
-    /// Asks the kernel to act when `mapping` is unmapped, even by this process's death: to clear the octet at
+    /// Asks the kernel to act when `mapping` is unmapped, even by this process's death: to clear the byte at
     /// `clear` of its first page, and to send an event through `port`, one end of ours.
     ///
     /// # Errors
     /// [`Error::Io`] with the kernel's reason, as for a mapping that may not be written.
-    pub fn notify_on_unmap(&self, mapping: &Mapping, clear: Option<usize>, port: Option<Port>) -> Result<()> {
+    pub fn notify_on_unmap(
+        &self,
+        mapping: &Mapping,
+        clear: Option<usize>,
+        port: Option<EventPort>,
+    ) -> Result<()> {
         self.gntdev.notify_on_unmap(mapping, clear, port)
     }
 
@@ -70,7 +77,7 @@ impl Hypervisor for Xen {
     }
 
     /// gntdev takes four for a map and its end.
-    fn maps_by_call(&self) -> bool {
+    fn map_is_expensive(&self) -> bool {
         true
     }
 
@@ -80,16 +87,16 @@ impl Hypervisor for Xen {
             .ok_or(Error::NoSpace("a ring has at least one page"))
     }
 
-    fn copy(&self, ops: &mut [Copy<'_>]) -> Result<()> {
+    fn copy(&self, ops: &mut [CopyOp<'_>]) -> Result<()> {
         self.gntdev.copy(ops)
     }
 
-    fn listen(&self, peer: DomId) -> Result<Box<dyn Channel>> {
-        Ok(Box::new(evtchn::Evtchn::listen(peer)?))
+    fn alloc_unbound(&self, peer: DomId) -> Result<Box<dyn Channel>> {
+        Ok(Box::new(evtchn::Evtchn::alloc_unbound(peer)?))
     }
 
-    fn connect(&self, peer: DomId, port: Port) -> Result<Box<dyn Channel>> {
-        Ok(Box::new(evtchn::Evtchn::connect(peer, port)?))
+    fn bind_interdomain(&self, peer: DomId, port: EventPort) -> Result<Box<dyn Channel>> {
+        Ok(Box::new(evtchn::Evtchn::bind_interdomain(peer, port)?))
     }
 
     fn store(&self) -> Result<Box<dyn Stream>> {

@@ -21,12 +21,12 @@ pub(super) fn own_domid() -> Result<DomId> {
     let mut stream = connect()?;
     let path = b"domid\0";
     let header = Header { kind: MessageType::Read as u32, req_id: 1, tx_id: 0, len: path.len() as u32 };
-    let asked = [&header.to_octets()[..], path].concat();
+    let asked = [&header.to_bytes()[..], path].concat();
     stream.write_all(&asked).map_err(|e| Error::io("asking the store for our domain id", e))?;
 
-    let mut octets = [0; HEADER_SIZE];
-    read_all(&mut *stream, &mut octets)?;
-    let header = Header::from_octets(&octets);
+    let mut bytes = [0; HEADER_SIZE];
+    read_all(&mut *stream, &mut bytes)?;
+    let header = Header::from_bytes(&bytes);
     let mut payload = vec![0; header.len.min(64) as usize];
     read_all(&mut *stream, &mut payload)?;
     let said = String::from_utf8_lossy(&payload);

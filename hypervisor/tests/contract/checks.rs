@@ -1,7 +1,7 @@
 //! The promises, each a function that panics where it is broken.
 
 use super::Pair;
-use hypervisor::{Access, Channel, Copy, Error, GrantRef, PAGE_SIZE, Place, Port, Shared, Transfer};
+use hypervisor::{Access, Channel, CopyOp, CopyPtr, Error, EventPort, GrantRef, PAGE_SIZE, Shared, Transfer};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring_abi::shm::Memory;
 use vm_memory::VolatileSlice;
@@ -12,14 +12,14 @@ impl Pair {
     }
 }
 
-fn octets(slice: VolatileSlice<'_>) -> Vec<u8> {
-    let mut octets = vec![0; slice.len()];
-    slice.copy_to(&mut octets[..]);
-    octets
+fn bytes(slice: VolatileSlice<'_>) -> Vec<u8> {
+    let mut bytes = vec![0; slice.len()];
+    slice.copy_to(&mut bytes[..]);
+    bytes
 }
 
-fn fill(slice: VolatileSlice<'_>, octet: u8) {
-    slice.copy_from(&vec![octet; slice.len()][..]);
+fn fill(slice: VolatileSlice<'_>, byte: u8) {
+    slice.copy_from(&vec![byte; slice.len()][..]);
 }
 
 fn of(memory: &impl Memory, page: usize) -> *mut u8 {
@@ -41,7 +41,7 @@ pub(crate) fn shared_pages_are_zeroed_and_consecutive(pair: &Pair) {
     let shared = pair.share(4);
     assert_eq!((shared.pages(), shared.refs().len()), (4, 4));
     assert_eq!(shared.base().as_ptr() as usize % PAGE_SIZE, 0);
-    assert!(octets(shared.slice(0, 4 * PAGE_SIZE).unwrap()).iter().all(|octet| *octet == 0));
+    assert!(bytes(shared.slice(0, 4 * PAGE_SIZE).unwrap()).iter().all(|byte| *byte == 0));
     for page in 0..4 {
         assert_eq!(shared.page(page).as_ptr(), of(&shared, page));
     }
@@ -53,7 +53,7 @@ pub(crate) fn reused_pages_are_zeroed(pair: &Pair) {
     for _ in 0..3 {
         let shared = pair.share(3);
         let all = shared.slice(0, 3 * PAGE_SIZE).unwrap();
-        assert!(octets(all).iter().all(|octet| *octet == 0));
+        assert!(bytes(all).iter().all(|byte| *byte == 0));
         fill(all, 0xa5);
     }
 }
@@ -63,9 +63,9 @@ pub(crate) fn what_one_writes_the_other_reads(pair: &Pair) {
     let mapping = pair.back.map(pair.front.domid(), shared.refs(), Access::ReadWrite).expect("map");
     assert_eq!(mapping.pages(), 2);
     fill(shared.slice(PAGE_SIZE + 10, 5).unwrap(), 7);
-    assert_eq!(octets(mapping.slice(1, 9, 7).unwrap()), [0, 7, 7, 7, 7, 7, 0]);
+    assert_eq!(bytes(mapping.slice(1, 9, 7).unwrap()), [0, 7, 7, 7, 7, 7, 0]);
     fill(mapping.slice(0, PAGE_SIZE - 3, 3).unwrap(), 9);
-    assert_eq!(octets(shared.slice(PAGE_SIZE - 4, 5).unwrap()), [0, 9, 9, 9, 0]);
+    assert_eq!(bytes(shared.slice(PAGE_SIZE - 4, 5).unwrap()), [0, 9, 9, 9, 0]);
     assert!(mapping.slice(0, 1, PAGE_SIZE).is_none());
     assert!(mapping.slice(2, 0, 1).is_none());
     assert!(mapping.slice(0, usize::MAX, 2).is_none());
@@ -86,7 +86,7 @@ pub(crate) fn read_only_grants_refuse_writers(pair: &Pair) {
     assert!(pair.back.map(peer, shared.refs(), Access::ReadWrite).is_err());
     fill(shared.slice(0, 1).unwrap(), 3);
     let mapping = pair.back.map(peer, shared.refs(), Access::ReadOnly).expect("map for reading");
-    assert_eq!(octets(mapping.slice(0, 0, 1).unwrap()), [3]);
+    assert_eq!(bytes(mapping.slice(0, 0, 1).unwrap()), [3]);
     drop(mapping);
     shared.end().expect("nothing is left mapped");
 }
@@ -99,7 +99,7 @@ pub(crate) fn two_mappings_of_one_page_are_released_one_by_one(pair: &Pair) {
     fill(writer.slice(0, 5, 1).unwrap(), 1);
     let reader = map(Access::ReadOnly);
     drop(writer);
-    assert_eq!(octets(reader.slice(0, 5, 1).unwrap()), [1]);
+    assert_eq!(bytes(reader.slice(0, 5, 1).unwrap()), [1]);
     drop(reader);
     shared.end().expect("nothing is left mapped");
 }
@@ -158,30 +158,30 @@ pub(crate) fn pages_still_mapped_are_quarantined(pair: &Pair) {
     let others: Vec<_> = (0..8).map(|_| pair.share(2)).collect();
     fill(mapping.slice(0, 0, PAGE_SIZE).unwrap(), 0xee);
     for shared in &others {
-        assert!(octets(shared.slice(0, 2 * PAGE_SIZE).unwrap()).iter().all(|octet| *octet == 0));
+        assert!(bytes(shared.slice(0, 2 * PAGE_SIZE).unwrap()).iter().all(|byte| *byte == 0));
     }
-    assert_eq!(octets(mapping.slice(0, 0, 2).unwrap()), [0xee; 2]);
+    assert_eq!(bytes(mapping.slice(0, 0, 2).unwrap()), [0xee; 2]);
 }
 
-fn grant<'a>(pair: &Pair, shared: &Shared, page: usize, offset: u16) -> Place<'a> {
-    Place::Grant { domid: pair.front.domid(), gref: shared.refs()[page], offset }
+fn grant<'a>(pair: &Pair, shared: &Shared, page: usize, offset: u16) -> CopyPtr<'a> {
+    CopyPtr::Grant { domid: pair.front.domid(), gref: shared.refs()[page], offset }
 }
 
 pub(crate) fn copies_go_both_ways(pair: &Pair) {
     let shared = pair.share(2);
     let mut memory = *b"from the back";
-    let place = Place::Memory(VolatileSlice::from(&mut memory[..]));
-    let mut ops = [Copy::new(place, grant(pair, &shared, 1, 100), 13)];
+    let place = CopyPtr::Memory(VolatileSlice::from(&mut memory[..]));
+    let mut ops = [CopyOp::new(place, grant(pair, &shared, 1, 100), 13)];
     pair.back.copy(&mut ops).expect("copy");
     assert_eq!(ops[0].status, 0);
-    assert_eq!(octets(shared.slice(PAGE_SIZE + 99, 15).unwrap()), *b"\0from the back\0");
+    assert_eq!(bytes(shared.slice(PAGE_SIZE + 99, 15).unwrap()), *b"\0from the back\0");
 
     let mut memory = [0; 64];
     let slices = memory.split_at_mut(4);
     let (a, b) = (VolatileSlice::from(slices.0), VolatileSlice::from(slices.1));
     let mut ops = [
-        Copy::new(grant(pair, &shared, 1, 105), Place::Memory(a), 3),
-        Copy::new(grant(pair, &shared, 1, 109), Place::Memory(b), 4),
+        CopyOp::new(grant(pair, &shared, 1, 105), CopyPtr::Memory(a), 3),
+        CopyOp::new(grant(pair, &shared, 1, 109), CopyPtr::Memory(b), 4),
     ];
     pair.back.copy(&mut ops).expect("copy");
     assert!(ops.iter().all(|op| op.status == 0));
@@ -196,12 +196,12 @@ pub(crate) fn each_copy_has_its_own_status(pair: &Pair) {
     let mut memory = [0; 40];
     let (dest, source) = memory.split_at_mut(20);
     let (dest, source) = (VolatileSlice::from(dest), VolatileSlice::from(source));
-    let wrong = Place::Grant { domid: pair.front.domid(), gref: GrantRef(1 << 24), offset: 0 };
+    let wrong = CopyPtr::Grant { domid: pair.front.domid(), gref: GrantRef(1 << 24), offset: 0 };
     let mut ops = [
-        Copy::new(wrong, Place::Memory(dest), 4),
-        Copy::new(grant(pair, &shared, 0, 4090), Place::Memory(dest), 8),
-        Copy::new(Place::Memory(source), grant(pair, &readonly, 0, 0), 4),
-        Copy::new(grant(pair, &shared, 0, 0), Place::Memory(dest), 4),
+        CopyOp::new(wrong, CopyPtr::Memory(dest), 4),
+        CopyOp::new(grant(pair, &shared, 0, 4090), CopyPtr::Memory(dest), 8),
+        CopyOp::new(CopyPtr::Memory(source), grant(pair, &readonly, 0, 0), 4),
+        CopyOp::new(grant(pair, &shared, 0, 0), CopyPtr::Memory(dest), 4),
     ];
     pair.back.copy(&mut ops).expect("the batch was tried");
     let failed: Vec<_> = ops.iter().map(|op| op.status < 0).collect();
@@ -212,16 +212,16 @@ pub(crate) fn each_copy_has_its_own_status(pair: &Pair) {
 pub(crate) fn copies_between_grants(pair: &Pair) {
     let (from, to) = (pair.share(1), pair.share(1));
     fill(from.slice(0, PAGE_SIZE).unwrap(), 0x42);
-    let mut ops = [Copy::new(grant(pair, &from, 0, 0), grant(pair, &to, 0, 0), PAGE_SIZE as u16)];
+    let mut ops = [CopyOp::new(grant(pair, &from, 0, 0), grant(pair, &to, 0, 0), PAGE_SIZE as u16)];
     pair.back.copy(&mut ops).expect("copy");
     assert_eq!(ops[0].status, 0);
-    assert!(octets(to.slice(0, PAGE_SIZE).unwrap()).iter().all(|octet| *octet == 0x42));
+    assert!(bytes(to.slice(0, PAGE_SIZE).unwrap()).iter().all(|byte| *byte == 0x42));
 }
 
 /// Both ends of a channel, the connecting one's first event taken.
 fn channel(pair: &Pair) -> (Box<dyn Channel>, Box<dyn Channel>) {
-    let front = pair.front.listen(pair.back.domid()).expect("listen");
-    let back = pair.back.connect(pair.front.domid(), front.port()).expect("connect");
+    let front = pair.front.alloc_unbound(pair.back.domid()).expect("listen");
+    let back = pair.back.bind_interdomain(pair.front.domid(), front.port()).expect("connect");
     assert!(readable(&*back), "the connecting end starts pending");
     assert!(back.take().expect("take"));
     (front, back)
@@ -252,10 +252,10 @@ pub(crate) fn the_connecting_end_starts_pending(pair: &Pair) {
 }
 
 pub(crate) fn only_a_listening_port_is_connected(pair: &Pair) {
-    let connect = |port| pair.back.connect(pair.front.domid(), port).map(|_| ());
-    let error = connect(Port(1_000)).expect_err("nobody listens there");
-    assert!(matches!(error, Error::NoSuchPort { port: Port(1_000), .. }), "{error}");
-    let front = pair.front.listen(pair.back.domid()).expect("listen");
+    let connect = |port| pair.back.bind_interdomain(pair.front.domid(), port).map(|_| ());
+    let error = connect(EventPort(1_000)).expect_err("nobody listens there");
+    assert!(matches!(error, Error::NoSuchPort { port: EventPort(1_000), .. }), "{error}");
+    let front = pair.front.alloc_unbound(pair.back.domid()).expect("listen");
     let port = front.port();
     drop(front);
     assert!(connect(port).is_err(), "nobody listens there any more");
@@ -263,19 +263,19 @@ pub(crate) fn only_a_listening_port_is_connected(pair: &Pair) {
 
 pub(crate) fn a_port_connects_once(pair: &Pair) {
     let (front, _back) = channel(pair);
-    assert!(pair.back.connect(pair.front.domid(), front.port()).is_err());
+    assert!(pair.back.bind_interdomain(pair.front.domid(), front.port()).is_err());
 }
 
 /// Where user space can transfer at all.
 pub(crate) fn flips_move_pages(pair: &Pair) {
     let (front, back) = (pair.front.domid(), pair.back.domid());
-    let mut slots = match pair.front.accept(back, 2) {
+    let mut slots = match pair.front.accept_transfer(back, 2) {
         Err(Error::Unsupported(_)) => return,
         slots => slots.expect("accept"),
     };
-    assert_eq!(pair.front.give_up(back, 3).expect("give up"), 3);
+    assert_eq!(pair.front.balloon_out(back, 3).expect("give up"), 3);
     let mut pages = Vec::new();
-    pair.back.claim(front, 10, &mut pages).expect("claim");
+    pair.back.populate(front, 10, &mut pages).expect("claim");
     assert_eq!(pages.len(), 3);
     let page = pages.pop().unwrap();
     fill(page.slice(0, PAGE_SIZE).unwrap(), 0x77);
@@ -291,10 +291,10 @@ pub(crate) fn flips_move_pages(pair: &Pair) {
     assert!(give(pages[0].frame(), 0, slots.refs()) < 0, "accepted once already");
     drop(page);
     let got = slots.take(0).expect("take").expect("a page came");
-    assert!(octets(got.slice(0, PAGE_SIZE).unwrap()).iter().all(|octet| *octet == 0x77));
+    assert!(bytes(got.slice(0, PAGE_SIZE).unwrap()).iter().all(|byte| *byte == 0x77));
     assert!(slots.take(0).expect("take").is_none());
     drop(got);
-    pair.back.claim(front, 10, &mut pages).expect("claim");
+    pair.back.populate(front, 10, &mut pages).expect("claim");
     assert_eq!(pages.len(), 2, "the page that was given is the front's");
-    assert_eq!(pair.front.reclaim(back).expect("reclaim"), 2);
+    assert_eq!(pair.front.balloon_in(back).expect("balloon_in"), 2);
 }

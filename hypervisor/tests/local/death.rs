@@ -1,8 +1,8 @@
 //! Domains that die, in every way, and those that come after them.
 
-use super::{BOUND, octet, readable, sandbox};
+use super::{BOUND, byte, readable, sandbox};
 use hypervisor::local::{Domain, Event, Sandbox};
-use hypervisor::{Access, Channel, DomId, Error, GrantRef, Hypervisor, Port};
+use hypervisor::{Access, Channel, DomId, Error, EventPort, GrantRef, Hypervisor};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -56,14 +56,14 @@ fn child() {
             let guest = Domain::join(dir, ONE).expect("join");
             let shared = guest.share(DOM0, 1, Access::ReadWrite).expect("share");
             shared.slice(0, 1).expect("inside").copy_from(&[numbers[0] as u8][..]);
-            let channel = guest.listen(DOM0).expect("listen");
+            let channel = guest.alloc_unbound(DOM0).expect("listen");
             println!("ready: {} {}", shared.refs()[0], channel.port());
             Box::new((guest, shared, channel))
         }
         "dom0" => {
             let dom0 = Domain::join(dir, DOM0).expect("join");
             let mapping = dom0.map(ONE, &[GrantRef(numbers[0])], Access::ReadWrite).expect("map");
-            let channel = dom0.connect(ONE, Port(numbers[1])).expect("connect");
+            let channel = dom0.bind_interdomain(ONE, EventPort(numbers[1])).expect("connect");
             println!("ready:");
             Box::new((dom0, mapping, channel))
         }
@@ -95,12 +95,12 @@ fn a_killed_guest_leaves_its_memory_and_a_successor_starts_afresh() {
     let guest = Process::start(sandbox.dir(), "guest", &[41]);
     let refs = [GrantRef(guest.said[0])];
     let mapping = dom0.map(ONE, &refs, Access::ReadWrite).expect("map");
-    let channel = dom0.connect(ONE, Port(guest.said[1])).expect("connect");
-    assert_eq!(octet(mapping.slice(0, 0, 1)), 41);
+    let channel = dom0.bind_interdomain(ONE, EventPort(guest.said[1])).expect("connect");
+    assert_eq!(byte(mapping.slice(0, 0, 1)), 41);
     guest.kill();
     assert_closed(&*channel);
     assert!(matches!(channel.notify(), Err(Error::Closed)));
-    assert_eq!(octet(mapping.slice(0, 0, 1)), 41, "what is mapped stays");
+    assert_eq!(byte(mapping.slice(0, 0, 1)), 41, "what is mapped stays");
     wait_for_death(&sandbox, ONE);
     let error = dom0.map(ONE, &refs, Access::ReadWrite).expect_err("the dead grant nothing");
     assert!(matches!(error, Error::NoSuchDomain(ONE)), "{error}");
@@ -109,9 +109,9 @@ fn a_killed_guest_leaves_its_memory_and_a_successor_starts_afresh() {
     Process::start(sandbox.dir(), "guest", &[42]).kill();
     let guest = Process::start(sandbox.dir(), "guest", &[43]);
     let again = dom0.map(ONE, &[GrantRef(guest.said[0])], Access::ReadWrite).expect("map");
-    assert_eq!((octet(again.slice(0, 0, 1)), octet(mapping.slice(0, 0, 1))), (43, 41));
+    assert_eq!((byte(again.slice(0, 0, 1)), byte(mapping.slice(0, 0, 1))), (43, 41));
     drop(mapping);
-    assert_eq!(octet(again.slice(0, 0, 1)), 43);
+    assert_eq!(byte(again.slice(0, 0, 1)), 43);
     guest.kill();
 }
 
@@ -122,7 +122,7 @@ fn a_killed_control_domain_lets_go_and_its_successor_maps_the_same_grants() {
     let shared = guest.share(DOM0, 1, Access::ReadWrite).expect("share");
     let kept = guest.share(DOM0, 1, Access::ReadWrite).expect("share");
     kept.slice(0, 1).expect("inside").copy_from(&[7u8][..]);
-    let channel = guest.listen(DOM0).expect("listen");
+    let channel = guest.alloc_unbound(DOM0).expect("listen");
     let dom0 = Process::start(sandbox.dir(), "dom0", &[shared.refs()[0].0, channel.port().0]);
     drop(shared);
     assert_eq!(guest.quarantined(DOM0), 1, "the living have it mapped");
@@ -134,7 +134,7 @@ fn a_killed_control_domain_lets_go_and_its_successor_maps_the_same_grants() {
     assert_eq!(guest.quarantined(DOM0), 0, "the dead hold nothing");
     let dom0 = sandbox.join(DOM0).expect("join again");
     let mapping = dom0.map(ONE, kept.refs(), Access::ReadWrite).expect("arenas of the living survive");
-    assert_eq!(octet(mapping.slice(0, 0, 1)), 7);
+    assert_eq!(byte(mapping.slice(0, 0, 1)), 7);
 }
 
 #[test]
@@ -142,8 +142,8 @@ fn a_domain_lives_as_long_as_what_it_made() {
     let sandbox = sandbox();
     let (dom0, guest) = (sandbox.join(DOM0).expect("join"), sandbox.join(ONE).expect("join"));
     let shared = guest.share(DOM0, 1, Access::ReadWrite).expect("share");
-    let listening = guest.listen(DOM0).expect("listen");
-    let channel = dom0.connect(ONE, listening.port()).expect("connect");
+    let listening = guest.alloc_unbound(DOM0).expect("listen");
+    let channel = dom0.bind_interdomain(ONE, listening.port()).expect("connect");
     drop(guest);
     assert!(sandbox.control().get(ONE).expect("get").pid.is_some());
     let mapping = dom0.map(ONE, shared.refs(), Access::ReadWrite).expect("still granted");
@@ -202,9 +202,9 @@ fn the_store_is_told_who_connects_and_who_is_gone() {
     }))
     .expect("a broker");
     let guest = sandbox.join(ONE).expect("join");
-    let mut octet = [0];
-    guest.store().expect("store").read_exact(&mut octet).expect("read");
-    assert_eq!(octet, [101]);
+    let mut byte = [0];
+    guest.store().expect("store").read_exact(&mut byte).expect("read");
+    assert_eq!(byte, [101]);
     drop(guest);
     wait_for_death(&sandbox, ONE);
     sandbox.control().destroy(ONE).expect("destroy");
@@ -216,8 +216,8 @@ fn without_its_broker_a_machine_goes_on() {
     let sandbox = sandbox();
     let (dom0, guest) = (sandbox.join(DOM0).expect("join"), sandbox.join(ONE).expect("join"));
     let shared = guest.share(DOM0, 1, Access::ReadWrite).expect("share");
-    let listening = guest.listen(DOM0).expect("listen");
-    let channel = dom0.connect(ONE, listening.port()).expect("connect");
+    let listening = guest.alloc_unbound(DOM0).expect("listen");
+    let channel = dom0.bind_interdomain(ONE, listening.port()).expect("connect");
     assert!(channel.take().expect("take"));
     drop(dom0.map(ONE, shared.refs(), Access::ReadWrite).expect("map"));
     drop(sandbox);
@@ -225,5 +225,5 @@ fn without_its_broker_a_machine_goes_on() {
     listening.notify().expect("notify");
     assert!(readable(&*channel) && channel.take().expect("take"));
     guest.share(DOM0, 1, Access::ReadWrite).expect("arenas that are known need no broker");
-    assert!(matches!(guest.listen(DOM0), Err(Error::Closed | Error::Io { .. })));
+    assert!(matches!(guest.alloc_unbound(DOM0), Err(Error::Closed | Error::Io { .. })));
 }

@@ -3,7 +3,7 @@
 use super::{BOUND, sandbox};
 use hypervisor::local::internals::{Layout, MAX_MESSAGE, Reply, Request};
 use hypervisor::local::{Broker, BrokerConfig, Control, Domain, Sandbox};
-use hypervisor::{Access, DomId, Error, GrantRef, Hypervisor, Port};
+use hypervisor::{Access, DomId, Error, EventPort, GrantRef, Hypervisor};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, sendmsg, socket,
@@ -31,18 +31,18 @@ impl Liar {
         liar
     }
 
-    fn say(&self, octets: &[u8], fds: &[i32]) -> nix::Result<usize> {
+    fn say(&self, bytes: &[u8], fds: &[i32]) -> nix::Result<usize> {
         let rights = [ControlMessage::ScmRights(fds)];
         let rights = if fds.is_empty() { &[] } else { &rights[..] };
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
-        sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(octets)], rights, flags, None)
+        sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(bytes)], rights, flags, None)
     }
 
     /// The answer; `None` once the broker has hung up.
     fn hear(&self) -> Option<Reply> {
-        let mut octets = [0; MAX_MESSAGE];
-        let len = recv(self.0.as_raw_fd(), &mut octets, MsgFlags::empty()).unwrap_or(0);
-        (len > 0).then(|| Reply::decode(&octets[..len]).expect("the broker speaks its language"))
+        let mut bytes = [0; MAX_MESSAGE];
+        let len = recv(self.0.as_raw_fd(), &mut bytes, MsgFlags::empty()).unwrap_or(0);
+        (len > 0).then(|| Reply::decode(&bytes[..len]).expect("the broker speaks its language"))
     }
 
     fn ask(&self, request: &Request, fds: &[i32]) -> Option<Reply> {
@@ -72,9 +72,9 @@ fn nonsense_is_refused_and_cut_off() {
     let join = Request::Join(DomId(1)).encode();
     let long = vec![1; MAX_MESSAGE + 1];
     let kinds: [&[u8]; 5] = [&join[..5], &[0xff; 12], b"GET / HTTP/1.1\r\n\r\n", &long, &[0; 200]];
-    for octets in kinds {
+    for bytes in kinds {
         let liar = Liar::new(&sandbox);
-        liar.say(octets, &[]).expect("say");
+        liar.say(bytes, &[]).expect("say");
         assert!(refused(liar.hear()));
         assert_eq!(liar.hear(), None, "cut off");
         works(&sandbox);
@@ -154,14 +154,14 @@ fn guests_do_not_see_each_other() {
     let (dom0, one) = (sandbox.join(DOM0).expect("join"), sandbox.join(DomId(1)).expect("join"));
     let two = sandbox.join(DomId(2)).expect("join");
     let shared = one.share(DOM0, 1, Access::ReadWrite).expect("share");
-    let channel = one.listen(DOM0).expect("listen");
+    let channel = one.alloc_unbound(DOM0).expect("listen");
     let error = two.map(DomId(1), shared.refs(), Access::ReadOnly).expect_err("another's");
     assert!(matches!(error, Error::Grant { gref, .. } if gref == shared.refs()[0]), "{error}");
-    let error = two.connect(DomId(1), channel.port()).map(|_| ()).expect_err("another's");
+    let error = two.bind_interdomain(DomId(1), channel.port()).map(|_| ()).expect_err("another's");
     assert!(matches!(error, Error::NoSuchPort { .. }), "{error}");
-    assert!(two.connect(DomId(50), Port(1)).is_err());
+    assert!(two.bind_interdomain(DomId(50), EventPort(1)).is_err());
     assert!(two.map(DomId::FIRST_RESERVED, &[GrantRef(8)], Access::ReadOnly).is_err());
-    dom0.connect(DomId(1), channel.port()).expect("its own");
+    dom0.bind_interdomain(DomId(1), channel.port()).expect("its own");
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn a_successor_need_not_wait_for_the_broker_to_notice() {
     for _ in 0..50 {
         let chatty = Liar::joined(&sandbox, DomId(1));
         for _ in 0..100 {
-            let _ = chatty.say(&Request::Close(Port(1)).encode(), &[]);
+            let _ = chatty.say(&Request::Close(EventPort(1)).encode(), &[]);
         }
         drop(chatty);
         drop(Liar::joined(&sandbox, DomId(1)));
@@ -237,7 +237,7 @@ fn ports_and_arenas_of_a_guest_are_bounded() {
     let guest = sandbox.join(DomId(1)).expect("join");
     let mut channels = Vec::new();
     let error = loop {
-        match guest.listen(DOM0) {
+        match guest.alloc_unbound(DOM0) {
             Ok(channel) => channels.push(channel),
             Err(error) => break error,
         }
@@ -245,7 +245,7 @@ fn ports_and_arenas_of_a_guest_are_bounded() {
     };
     assert!(matches!(error, Error::NoSpace(_)), "{error}");
     channels.clear();
-    guest.listen(DOM0).expect("there is room again");
+    guest.alloc_unbound(DOM0).expect("there is room again");
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Grants that end while they are used.
 
-use super::{octet, sandbox};
+use super::{byte, sandbox};
 use hypervisor::local::{Domain, Options};
-use hypervisor::{Access, Copy, DomId, Error, Hypervisor, PAGE_SIZE, Place};
+use hypervisor::{Access, CopyOp, CopyPtr, DomId, Error, Hypervisor, PAGE_SIZE};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use vm_memory::VolatileSlice;
@@ -36,11 +36,11 @@ fn a_grant_revoked_while_it_is_copied_to() {
     let started = Barrier::new(2);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let mut octets = vec![0xee; PAGE_SIZE];
-            let source = Place::Memory(VolatileSlice::from(&mut octets[..]));
-            let dest = Place::Grant { domid: ONE, gref, offset: 0 };
+            let mut bytes = vec![0xee; PAGE_SIZE];
+            let source = CopyPtr::Memory(VolatileSlice::from(&mut bytes[..]));
+            let dest = CopyPtr::Grant { domid: ONE, gref, offset: 0 };
             // As many as are pinned at a time, so that the end falls into their midst.
-            let mut ops = [Copy::new(source, dest, 4096); 32];
+            let mut ops = [CopyOp::new(source, dest, 4096); 32];
             dom0.copy(&mut ops).expect("copy");
             started.wait();
             while !stop.load(Ordering::Relaxed) {
@@ -54,12 +54,12 @@ fn a_grant_revoked_while_it_is_copied_to() {
             // Read-only, so that nobody is entitled to write to it, though it may well be the same page.
             let shared = guest.share(DOM0, 1, Access::ReadOnly).expect("share");
             for at in (0..PAGE_SIZE).step_by(64) {
-                assert_eq!(octet(shared.slice(at, 1)), 0, "written after the grant's end");
+                assert_eq!(byte(shared.slice(at, 1)), 0, "written after the grant's end");
             }
             drop(shared);
             let open = guest.share(DOM0, 1, Access::ReadWrite).expect("share");
             // Until somebody is writing, or is not going to.
-            (0..1_000).find(|_| octet(open.slice(PAGE_SIZE - 1, 1)) != 0);
+            (0..1_000).find(|_| byte(open.slice(PAGE_SIZE - 1, 1)) != 0);
         }
     });
     drop(guest.share(DOM0, 1, Access::ReadWrite).expect("share"));
@@ -115,7 +115,7 @@ fn threads_that_map_one_page_release_it_once() {
                 for turn in 0..2_000 {
                     let access = if (turn + thread) % 3 == 0 { Access::ReadWrite } else { Access::ReadOnly };
                     let mapping = dom0.map(ONE, refs, access).expect("map");
-                    assert_eq!(octet(mapping.slice(1, 0, 1)), 0);
+                    assert_eq!(byte(mapping.slice(1, 0, 1)), 0);
                 }
             });
         }

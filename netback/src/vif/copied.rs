@@ -1,13 +1,13 @@
 //! Payloads by copy: into buffers of our own, by the same call that copies the heads.
 //!
-//! Where a map costs system calls (real Xen) a copy costs less, whatever becomes of the packet: Xen copies from pages of
-//! its own domains only, so that a mapped payload would have to be copied twice on its way to another guest anyhow.
-//! The guest has its pages back at once, and is answered in the order in which it asked.
+//! Where a map costs system calls (real Xen) a copy costs less, whatever becomes of the packet: Xen copies from
+//! pages of its own domains only, so that a mapped payload would have to be copied twice on its way to another
+//! guest anyhow. The guest has its pages back at once, and is answered in the order in which it asked.
 #![allow(unsafe_code)] // Buffers are filled by address.
 
 use crate::assemble::Packet;
 use bridge::{Buffer, Frame, HEAD, Pool, Reason};
-use hypervisor::{Copy, Place};
+use hypervisor::{CopyOp, CopyPtr};
 use ring_abi::{DomId, PAGE_SIZE};
 use std::collections::VecDeque;
 use std::io;
@@ -33,7 +33,7 @@ impl Copied {
     }
 
     /// Adds the copies that fill a buffer with what follows the packet's head.
-    pub(super) fn pull(&mut self, guest: DomId, packet: &Packet, list: &mut Vec<Copy<'_>>) {
+    pub(super) fn pull(&mut self, guest: DomId, packet: &Packet, list: &mut Vec<CopyOp<'_>>) {
         let buffer = if packet.size() > HEAD { self.pool.take() } else { None };
         if let Some(buffer) = &buffer {
             let mut to = buffer.as_mut_ptr().wrapping_add(start(packet));
@@ -41,8 +41,8 @@ impl Copied {
                 // SAFETY: the parts sum to less than 64 KiB and begin in the buffer's first page; the buffer is ours
                 // alone until it is given to a frame, and that is after the copy.
                 let memory = unsafe { VolatileSlice::new(to, part.size.into()) };
-                let source = Place::Grant { domid: guest, gref: part.gref, offset: part.offset };
-                list.push(Copy::new(source, Place::Memory(memory), part.size));
+                let source = CopyPtr::Grant { domid: guest, gref: part.gref, offset: part.offset };
+                list.push(CopyOp::new(source, CopyPtr::Memory(memory), part.size));
                 to = to.wrapping_add(part.size.into());
             }
         }
@@ -60,8 +60,8 @@ impl Copied {
     }
 }
 
-/// Where in its page a payload begins: kept as it is, since a copy between equal places is one of Xen's, and otherwise
-/// two.
+/// Where in its page a payload begins: kept as it is, since a copy between equal places is one of Xen's, and
+/// otherwise two.
 fn start(packet: &Packet) -> usize {
     body(packet).next().map_or(0, |part| part.offset.into())
 }

@@ -1,6 +1,6 @@
 //! Bridge to guest: frames fill the pages that the guest has posted, by one batch of grant copies a round.
 //!
-//! From whatever page an octet lies in, another guest's among them, it is copied once: into the receiving guest's.
+//! From whatever page an byte lies in, another guest's among them, it is copied once: into the receiving guest's.
 #![allow(unsafe_code)] // The copies' sources are named by address.
 
 use crate::assemble::Fault;
@@ -9,7 +9,7 @@ use crate::offload;
 use crate::ops::{self, Ops};
 use crate::rx::{Fill, Placed, Rx, Shape};
 use bridge::{Frame, Frames, Piece, Reason, Stats};
-use hypervisor::{Contiguous, Copy, Hypervisor, Kept, Place};
+use hypervisor::{Contiguous, CopyOp, CopyPtr, Hypervisor, InflightRegion};
 use ring_abi::DomId;
 use ring_abi::ring::Notify;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(super) struct Egress {
 struct Writer {
     hv: Arc<dyn Hypervisor>,
     guest: DomId,
-    rx: Rx<Contiguous, Kept>,
+    rx: Rx<Contiguous, InflightRegion>,
     fills: Vec<Fill>,
     ops: Ops,
     /// For each copy, its frame's number in the round.
@@ -42,7 +42,7 @@ struct Writer {
 struct Sent {
     /// Frames that are done with, whatever became of them.
     taken: usize,
-    octets: u64,
+    bytes: u64,
     /// Of `taken`, those with a bad page, and those that no number of pages would hold.
     failed: usize,
     too_long: usize,
@@ -52,7 +52,7 @@ impl Egress {
     pub(super) fn new(
         hv: Arc<dyn Hypervisor>,
         guest: DomId,
-        rx: Rx<Contiguous, Kept>,
+        rx: Rx<Contiguous, InflightRegion>,
         backlog: Backlog,
         stats: Arc<Stats>,
     ) -> Self {
@@ -122,8 +122,8 @@ impl Egress {
     }
 
     fn count(&self, sent: Sent) {
-        let Sent { taken, octets, failed, too_long } = sent;
-        self.stats.tx((taken - failed - too_long) as u64, octets);
+        let Sent { taken, bytes, failed, too_long } = sent;
+        self.stats.tx((taken - failed - too_long) as u64, bytes);
         self.stats.lost(Reason::NoBuffer, failed as u64);
         self.stats.lost(Reason::TooLong, too_long as u64);
     }
@@ -155,7 +155,7 @@ impl Writer {
     fn place<'f>(
         &mut self,
         frames: impl Iterator<Item = &'f Frame>,
-        list: &mut Vec<Copy<'f>>,
+        list: &mut Vec<CopyOp<'f>>,
         sent: &mut Sent,
     ) -> Result<(), Fault> {
         self.owners.clear();
@@ -170,7 +170,7 @@ impl Writer {
                 Placed::Wait => break,
                 Placed::TooLong => sent.too_long += 1,
                 Placed::Frame(number) => {
-                    sent.octets += frame.len() as u64;
+                    sent.bytes += frame.len() as u64;
                     self.owners.resize(list.len(), number as u16);
                 }
             }
@@ -185,14 +185,14 @@ impl Writer {
         &mut self,
         frame: &'f Frame,
         shape: Shape,
-        list: &mut Vec<Copy<'f>>,
+        list: &mut Vec<CopyOp<'f>>,
     ) -> Result<Placed, Fault> {
         let Some((Fill { gref, offset, len, .. }, number)) = self.rx.place_page(shape.len, shape.flags)?
         else {
             return Ok(Placed::Wait);
         };
-        let dest = Place::Grant { domid: self.guest, gref, offset };
-        list.extend(frame.segs().next().map(|head| Copy::new(Place::Memory(volatile(head)), dest, len)));
+        let dest = CopyPtr::Grant { domid: self.guest, gref, offset };
+        list.extend(frame.segs().next().map(|head| CopyOp::new(CopyPtr::Memory(volatile(head)), dest, len)));
         Ok(Placed::Frame(number))
     }
 
@@ -200,7 +200,7 @@ impl Writer {
         &mut self,
         frame: &'f Frame,
         shape: Shape,
-        list: &mut Vec<Copy<'f>>,
+        list: &mut Vec<CopyOp<'f>>,
     ) -> Result<Placed, Fault> {
         self.fills.clear();
         let placed = self.rx.place(shape, &mut self.fills)?;
@@ -213,11 +213,11 @@ impl Writer {
 
 /// Adds the copies that fill one page.
 #[inline]
-fn copies<'f>(guest: DomId, frame: &'f Frame, fill: Fill, list: &mut Vec<Copy<'f>>) {
+fn copies<'f>(guest: DomId, frame: &'f Frame, fill: Fill, list: &mut Vec<CopyOp<'f>>) {
     let mut offset = fill.offset;
     for piece in frame.range(fill.at as usize, fill.len.into()) {
-        let dest = Place::Grant { domid: guest, gref: fill.gref, offset };
-        list.push(Copy::new(Place::Memory(volatile(piece)), dest, piece.len() as u16));
+        let dest = CopyPtr::Grant { domid: guest, gref: fill.gref, offset };
+        list.push(CopyOp::new(CopyPtr::Memory(volatile(piece)), dest, piece.len() as u16));
         offset += piece.len() as u16;
     }
 }

@@ -1,6 +1,6 @@
 //! Guest to bridge: packets of the transmit ring become frames.
 //!
-//! The head (128 octets) of every packet of a round is copied by one batch of grant copies into the frames' private
+//! The head (128 bytes) of every packet of a round is copied by one batch of grant copies into the frames' private
 //! memory and checked there. A payload beyond it is [`mapped`](super::mapped) or [`copied`](super::copied).
 
 use crate::assemble::{Fault, Packet, Part};
@@ -8,7 +8,7 @@ use crate::offload;
 use crate::ops::{self, Ops};
 use crate::tx::Tx;
 use bridge::{Batch, Frame, HEAD, Reason, Stats};
-use hypervisor::{Contiguous, Copy, Hypervisor, Kept, Place};
+use hypervisor::{Contiguous, CopyOp, CopyPtr, Hypervisor, InflightRegion};
 use ring_abi::DomId;
 use ring_abi::netif::Status;
 use ring_abi::ring::Notify;
@@ -40,7 +40,7 @@ struct Job {
 pub(super) struct Ingress {
     hv: Arc<dyn Hypervisor>,
     guest: DomId,
-    tx: Tx<Contiguous, Kept>,
+    tx: Tx<Contiguous, InflightRegion>,
     payload: Payload,
     stats: Arc<Stats>,
     jobs: Vec<Job>,
@@ -53,7 +53,7 @@ impl Ingress {
     pub(super) fn new(
         hv: Arc<dyn Hypervisor>,
         guest: DomId,
-        tx: Tx<Contiguous, Kept>,
+        tx: Tx<Contiguous, InflightRegion>,
         burst: usize,
         copied: bool,
         stats: Arc<Stats>,
@@ -90,8 +90,8 @@ impl Ingress {
         if bad {
             into.retain(|frame| !frame.is_empty());
         }
-        let octets = into.frames()[start..].iter().map(|frame| frame.len() as u64).sum();
-        self.stats.rx((into.len() - start) as u64, octets);
+        let bytes = into.frames()[start..].iter().map(|frame| frame.len() as u64).sum();
+        self.stats.rx((into.len() - start) as u64, bytes);
         copied
     }
 
@@ -204,9 +204,9 @@ impl Payload {
     }
 }
 
-/// Adds the copies that fill `head` from the packet's first octets; the octets of one part never cross a page.
+/// Adds the copies that fill `head` from the packet's first bytes; the bytes of one part never cross a page.
 #[inline]
-fn pull<'a>(guest: DomId, parts: &[Part], mut head: &'a mut [u8], list: &mut Vec<Copy<'a>>) {
+fn pull<'a>(guest: DomId, parts: &[Part], mut head: &'a mut [u8], list: &mut Vec<CopyOp<'a>>) {
     for part in parts {
         if head.is_empty() {
             return;
@@ -215,8 +215,8 @@ fn pull<'a>(guest: DomId, parts: &[Part], mut head: &'a mut [u8], list: &mut Vec
         let (now, rest) = std::mem::take(&mut head).split_at_mut(len);
         head = rest;
         if len > 0 {
-            let source = Place::Grant { domid: guest, gref: part.gref, offset: part.offset };
-            list.push(Copy::new(source, Place::Memory(now.into()), len as u16));
+            let source = CopyPtr::Grant { domid: guest, gref: part.gref, offset: part.offset };
+            list.push(CopyOp::new(source, CopyPtr::Memory(now.into()), len as u16));
         }
     }
 }

@@ -4,4 +4,4 @@
 #[path = "../../tests/common/mod.rs"]
 mod common;
 
-libfuzzer_sys::fuzz_target!(|octets: &[u8]| common::hostile::run(octets));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| common::hostile::run(bytes));

@@ -2,9 +2,9 @@
 //! (blkif.h:571), in every wire layout alike.
 
 use super::{SEGMENTS_PER_INDIRECT_PAGE, Segment};
-use crate::shm::{Octets8, Slot};
+use crate::shm::{Slot, WireValue};
 
-/// The first `count` segments of a page, each read once when it is asked for; no more than the page holds. Octets
+/// The first `count` segments of a page, each read once when it is asked for; no more than the page holds. Bytes
 /// beyond them are never looked at.
 pub fn segments<'a>(page: Slot<'a>, count: usize) -> impl ExactSizeIterator<Item = Segment> + use<'a> {
     (0..count.min(capacity(&page))).map(move |i| {

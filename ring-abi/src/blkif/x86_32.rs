@@ -1,4 +1,4 @@
-//! The 32-bit wire layout of blkif: `x86_32-abi`, where `uint64_t` is 4-aligned. Requests 108 octets, responses 12.
+//! The 32-bit wire layout of blkif: `x86_32-abi`, where `uint64_t` is 4-aligned. Requests 108 bytes, responses 12.
 
 use super::{
     Discard, Indirect, Io, MAX_SEGMENTS, OP_DISCARD, OP_FLUSH_DISKCACHE, OP_INDIRECT, OP_READ, OP_WRITE,

@@ -1,6 +1,6 @@
 //! The FIFO scheme: a word for each port, linked into queues by priority (event_channel.h:338).
 
-use super::Port;
+use super::EventPort;
 
 /// Ports there are: `EVTCHN_FIFO_NR_CHANNELS`.
 pub const CHANNELS: usize = 1 << LINK_BITS;
@@ -33,8 +33,8 @@ impl EventWord {
     pub const BUSY: u32 = 1 << 28;
 
     /// The next port of the queue; port 0 ends it.
-    pub const fn link(self) -> Port {
-        Port(self.0 & LINK_MASK)
+    pub const fn link(self) -> EventPort {
+        EventPort(self.0 & LINK_MASK)
     }
 
     /// An event waits.
@@ -53,7 +53,7 @@ impl EventWord {
     }
 }
 
-/// `struct evtchn_fifo_control_block` (event_channel.h:363), 72 octets, one for each virtual processor.
+/// `struct evtchn_fifo_control_block` (event_channel.h:363), 72 bytes, one for each virtual processor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct ControlBlock {
@@ -62,7 +62,7 @@ pub struct ControlBlock {
     /// Not used.
     pub reserved: u32,
     /// First port of each queue.
-    pub head: [Port; QUEUES],
+    pub head: [EventPort; QUEUES],
 }
 
 const _: () = assert!(size_of::<ControlBlock>() == 72 && CHANNELS == 131_072);

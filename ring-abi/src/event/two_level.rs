@@ -1,10 +1,10 @@
 //! The two-level scheme: a bit for each port in `shared_info`, and for each word of those a bit in the virtual
-//! processor's `vcpu_info` (xen.h). Sizes and offsets in octets, for 64-bit and 32-bit domains.
+//! processor's `vcpu_info` (xen.h). Sizes and offsets in bytes, for 64-bit and 32-bit domains.
 
 /// The places of one word size.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Layout {
-    /// Octets of a word, `xen_ulong_t`: also words of `evtchn_pending`, divided by 8.
+    /// Bytes of a word, `xen_ulong_t`: also words of `evtchn_pending`, divided by 8.
     pub word: usize,
     /// Ports there are: `EVTCHN_2L_NR_CHANNELS` (event_channel.h:332).
     pub channels: usize,
@@ -31,9 +31,9 @@ impl Layout {
 pub const VCPU_INFO_LEN: usize = 64;
 /// `XEN_LEGACY_MAX_VCPUS`: `vcpu_info` structures at the start of `shared_info`.
 pub const LEGACY_MAX_VCPUS: usize = 32;
-/// `vcpu_info.evtchn_upcall_pending`, an octet: some event is pending.
+/// `vcpu_info.evtchn_upcall_pending`, an byte: some event is pending.
 pub const UPCALL_PENDING: usize = 0;
-/// `vcpu_info.evtchn_upcall_mask`, an octet: no upcalls.
+/// `vcpu_info.evtchn_upcall_mask`, an byte: no upcalls.
 pub const UPCALL_MASK: usize = 1;
 
 const _: () = {

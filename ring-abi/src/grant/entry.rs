@@ -1,6 +1,6 @@
 //! Entries of a grant table, version 1 and version 2 (grant_table.h:97 and 204).
 //!
-//! These are octets of memory that is shared: whoever reads them from there reads each word once, atomically, and
+//! These are bytes of memory that is shared: whoever reads them from there reads each word once, atomically, and
 //! works on the copy.
 
 use super::GrantRef;
@@ -62,7 +62,7 @@ pub const fn split(flags: u16) -> (Kind, Flags) {
     (kind, Flags::from_bits_truncate(flags))
 }
 
-/// `struct grant_entry_v1` (grant_table.h:111), 8 octets.
+/// `struct grant_entry_v1` (grant_table.h:111), 8 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct V1 {
@@ -74,7 +74,7 @@ pub struct V1 {
     pub frame: u32,
 }
 
-/// `struct grant_entry_header` (grant_table.h:213), 4 octets: how every entry of version 2 begins.
+/// `struct grant_entry_header` (grant_table.h:213), 4 bytes: how every entry of version 2 begins.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Header {
@@ -84,7 +84,7 @@ pub struct Header {
     pub domid: DomId,
 }
 
-/// `grant_entry_v2.full_page` (grant_table.h:234), 16 octets.
+/// `grant_entry_v2.full_page` (grant_table.h:234), 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct FullPage {
@@ -96,21 +96,21 @@ pub struct FullPage {
     pub frame: u64,
 }
 
-/// `grant_entry_v2.sub_page` (grant_table.h:245), 16 octets.
+/// `grant_entry_v2.sub_page` (grant_table.h:245), 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct SubPage {
     /// Type, flags and domain.
     pub header: Header,
-    /// First octet in the page.
+    /// First byte in the page.
     pub page_off: u16,
-    /// Octets.
+    /// Bytes.
     pub length: u16,
     /// Frame number.
     pub frame: u64,
 }
 
-/// `grant_entry_v2.transitive` (grant_table.h:260), which fills 12 of the entry's 16 octets.
+/// `grant_entry_v2.transitive` (grant_table.h:260), which fills 12 of the entry's 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Transitive {
@@ -124,7 +124,7 @@ pub struct Transitive {
     pub gref: GrantRef,
 }
 
-/// Octets of an entry of version 2, whatever its type: `union grant_entry_v2`.
+/// Bytes of an entry of version 2, whatever its type: `union grant_entry_v2`.
 pub const V2_LEN: usize = 16;
 
 /// `grant_status_t` (grant_table.h:273): version 2's array of [`Flags::READING`] and [`Flags::WRITING`].

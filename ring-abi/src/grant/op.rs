@@ -36,7 +36,7 @@ pub const CACHE_FLUSH: u32 = 12;
 #[repr(transparent)]
 pub struct Handle(pub u32);
 
-/// `struct gnttab_map_grant_ref` (grant_table.h:333), 32 octets.
+/// `struct gnttab_map_grant_ref` (grant_table.h:333), 32 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Map {
@@ -56,7 +56,7 @@ pub struct Map {
     pub dev_bus_addr: u64,
 }
 
-/// `struct gnttab_unmap_grant_ref` (grant_table.h:357), 24 octets.
+/// `struct gnttab_unmap_grant_ref` (grant_table.h:357), 24 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Unmap {
@@ -70,7 +70,7 @@ pub struct Unmap {
     pub status: Status,
 }
 
-/// `struct gnttab_copy.source` and `.dest` (grant_table.h:452), 16 octets.
+/// `struct gnttab_copy.source` and `.dest` (grant_table.h:452), 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct CopyEnd {
@@ -78,19 +78,19 @@ pub struct CopyEnd {
     pub frame: u64,
     /// Whose it is.
     pub domid: DomId,
-    /// First octet in the page.
+    /// First byte in the page.
     pub offset: u16,
 }
 
-/// `struct gnttab_copy` (grant_table.h:450), 40 octets. Neither end may cross a page.
+/// `struct gnttab_copy` (grant_table.h:450), 40 bytes. Neither end may cross a page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
-pub struct Copy {
+pub struct CopyOp {
     /// From where.
     pub source: CopyEnd,
     /// To where.
     pub dest: CopyEnd,
-    /// Octets.
+    /// Bytes.
     pub len: u16,
     /// [`super::CopyFlags`].
     pub flags: u16,
@@ -98,7 +98,7 @@ pub struct Copy {
     pub status: Status,
 }
 
-/// `struct gnttab_transfer` (grant_table.h:411), 24 octets. The page is gone afterwards unless the status is
+/// `struct gnttab_transfer` (grant_table.h:411), 24 bytes. The page is gone afterwards unless the status is
 /// [`Status::BAD_PAGE`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
@@ -113,10 +113,10 @@ pub struct Transfer {
     pub status: Status,
 }
 
-/// Octets of `struct gnttab_copy` in a 32-bit domain.
+/// Bytes of `struct gnttab_copy` in a 32-bit domain.
 pub const COPY_LEN_32: usize = 24;
-/// Octets of `struct gnttab_transfer` in a 32-bit domain.
+/// Bytes of `struct gnttab_transfer` in a 32-bit domain.
 pub const TRANSFER_LEN_32: usize = 16;
 
 const _: () = assert!(size_of::<Map>() == 32 && size_of::<Unmap>() == 24);
-const _: () = assert!(size_of::<CopyEnd>() == 16 && size_of::<Copy>() == 40 && size_of::<Transfer>() == 24);
+const _: () = assert!(size_of::<CopyEnd>() == 16 && size_of::<CopyOp>() == 40 && size_of::<Transfer>() == 24);

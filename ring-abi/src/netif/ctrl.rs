@@ -1,5 +1,5 @@
-//! The control ring: `struct xen_netif_ctrl_request` and its kin (netif.h:342), by which a front end sets how its
-//! frames are spread over queues and, with staging grants, which pages the back end keeps mapped.
+//! The control ring: `struct xen_netif_ctrl_request` and its kin (netif.h:342), by which a frontend sets how its
+//! frames are spread over queues and, with staging grants, which pages the backend keeps mapped.
 
 use crate::GrantRef;
 use crate::ring::Protocol;
@@ -18,7 +18,7 @@ impl Type {
     pub const GET_HASH_FLAGS: Self = Self(1);
     /// Data 0: the [`HashTypes`] to be used.
     pub const SET_HASH_FLAGS: Self = Self(2);
-    /// Data 0: grant of a page with the key; data 1: its octets.
+    /// Data 0: grant of a page with the key; data 1: its bytes.
     pub const SET_HASH_KEY: Self = Self(3);
     /// How many entries may the mapping have?
     pub const GET_HASH_MAPPING_SIZE: Self = Self(4);
@@ -84,13 +84,13 @@ bitflags! {
 pub struct Algorithm(pub u32);
 
 impl Algorithm {
-    /// No hash; the back end chooses queues as it likes.
+    /// No hash; the backend chooses queues as it likes.
     pub const NONE: Self = Self(0);
     /// [`super::hash::Toeplitz`].
     pub const TOEPLITZ: Self = Self(1);
 }
 
-/// `struct xen_netif_ctrl_request` (netif.h:359), 16 octets.
+/// `struct xen_netif_ctrl_request` (netif.h:359), 16 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Request {
     /// Echoed in the response.
@@ -101,7 +101,7 @@ pub struct Request {
     pub data: [u32; 3],
 }
 
-/// `struct xen_netif_ctrl_response` (netif.h:398), 12 octets.
+/// `struct xen_netif_ctrl_response` (netif.h:398), 12 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Response {
     /// Copied from the request.
@@ -114,7 +114,7 @@ pub struct Response {
     pub data: u32,
 }
 
-/// `struct xen_netif_gref` (netif.h:439), 8 octets: an entry of the page that a gref mapping's request grants.
+/// `struct xen_netif_gref` (netif.h:439), 8 bytes: an entry of the page that a gref mapping's request grants.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Gref {

@@ -1,4 +1,4 @@
-//! Extras: slots that say more of the packet around them, `struct netif_extra_info` (netif.h:1004), 8 octets.
+//! Extras: slots that say more of the packet around them, `struct netif_extra_info` (netif.h:1004), 8 bytes.
 
 /// `XEN_NETIF_EXTRA_TYPE_GSO`.
 pub const TYPE_GSO: u8 = 1;
@@ -29,7 +29,7 @@ pub struct Extra {
 pub enum Kind {
     /// The packet is to be cut into segments.
     Gso {
-        /// Octets of payload in each segment.
+        /// Bytes of payload in each segment.
         size: u16,
         /// [`GSO_TCPV4`] or [`GSO_TCPV6`].
         gso_type: u8,
@@ -44,7 +44,7 @@ pub enum Kind {
         hash_type: u8,
         /// `XEN_NETIF_CTRL_HASH_ALGORITHM_*`.
         algorithm: u8,
-        /// The hash, most significant octet first for Toeplitz.
+        /// The hash, most significant byte first for Toeplitz.
         value: [u8; 4],
     },
     /// A type that this protocol does not know, as found.
@@ -67,7 +67,7 @@ impl Extra {
         Self { more: flags & FLAG_MORE != 0, kind }
     }
 
-    /// To the wire's two words; every octet is written.
+    /// To the wire's two words; every byte is written.
     #[inline]
     pub fn to_words(self) -> [u32; 2] {
         let (kind, [a, b, c, d, e, f]) = match self.kind {

@@ -1,21 +1,21 @@
 //! The Toeplitz hash, by which frames of one flow stay on one queue (netif.h:280; Microsoft's "RSS Hashing Types").
 //!
 //! Each bit of the input that is 1 adds, without carry, the 32 bits of the key that begin there. The sums for the 16
-//! values of a half-octet at each place are the same for every packet, so they are tabulated when the key is set.
+//! values of a half-byte at each place are the same for every packet, so they are tabulated when the key is set.
 
-/// Octets of a key: enough for the longest input, two IPv6 addresses and two ports.
+/// Bytes of a key: enough for the longest input, two IPv6 addresses and two ports.
 pub const KEY_LEN: usize = 40;
-/// Octets of the longest input.
+/// Bytes of the longest input.
 pub const INPUT_MAX: usize = 36;
 
-/// A key made ready: sums for each half-octet of the input, 4.5 KiB, which stays in the first-level cache.
+/// A key made ready: sums for each half-byte of the input, 4.5 KiB, which stays in the first-level cache.
 #[derive(Clone, Debug)]
 pub struct Toeplitz {
     sums: [[u32; 16]; 2 * INPUT_MAX],
 }
 
 impl Toeplitz {
-    /// Prepares a key; octets it lacks are 0, and those beyond [`KEY_LEN`] have no effect on any input.
+    /// Prepares a key; bytes it lacks are 0, and those beyond [`KEY_LEN`] have no effect on any input.
     pub fn new(key: &[u8]) -> Self {
         let mut padded = [0; KEY_LEN];
         let used = key.len().min(KEY_LEN);
@@ -30,13 +30,13 @@ impl Toeplitz {
         Self { sums }
     }
 
-    /// The hash of `input`, of which at most [`INPUT_MAX`] octets are taken.
+    /// The hash of `input`, of which at most [`INPUT_MAX`] bytes are taken.
     #[inline]
     pub fn hash(&self, input: &[u8]) -> u32 {
         let (halves, _) = self.sums.as_chunks::<2>();
-        let octets = halves.iter().zip(input);
-        octets.fold(0, |sum, ([high, low], octet)| {
-            sum ^ high[usize::from(octet >> 4)] ^ low[usize::from(octet & 15)]
+        let bytes = halves.iter().zip(input);
+        bytes.fold(0, |sum, ([high, low], byte)| {
+            sum ^ high[usize::from(byte >> 4)] ^ low[usize::from(byte & 15)]
         })
     }
 
@@ -81,10 +81,10 @@ impl Toeplitz {
     }
 }
 
-/// The 32 bits of the key that begin at `bit`, counted from the most significant bit of the first octet.
+/// The 32 bits of the key that begin at `bit`, counted from the most significant bit of the first byte.
 fn window(key: &[u8; KEY_LEN], bit: usize) -> u32 {
-    let octet = |i: usize| u64::from(key.get(bit / 8 + i).copied().unwrap_or(0));
-    let forty = (0..5).fold(0, |sum, i| sum << 8 | octet(i));
+    let byte = |i: usize| u64::from(key.get(bit / 8 + i).copied().unwrap_or(0));
+    let forty = (0..5).fold(0, |sum, i| sum << 8 | byte(i));
     (forty << (bit % 8) >> 8) as u32
 }
 
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn ipv6_is_as_published() {
         let hash = Toeplitz::new(&KEY);
-        let address = |text: &str| text.parse::<core::net::Ipv6Addr>().unwrap().octets();
+        let address = |text: &str| text.parse::<core::net::Ipv6Addr>().unwrap().to_bits().to_be_bytes();
         for (destination, dport, source, sport, tcp, addresses) in [
             ("3ffe:2501:200:3::1", 1766, "3ffe:2501:200:1fff::7", 2794, 0x4020_7d3d, 0x2cc1_8cd5),
             ("ff02::1", 4739, "3ffe:501:8::260:97ff:fe40:efab", 14230, 0xdde5_1bbf, 0x0f0c_461c),

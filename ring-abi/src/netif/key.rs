@@ -10,95 +10,97 @@ pub const FEATURE_SG: &str = "feature-sg";
 pub const FEATURE_GSO_TCPV4: &str = "feature-gso-tcpv4";
 /// Written by each side: flag, takes TCP over IPv6 to be cut.
 pub const FEATURE_GSO_TCPV6: &str = "feature-gso-tcpv6";
-/// Written by the front end: flag, takes no blank checksums over IPv4.
+/// Written by the frontend: flag, takes no blank checksums over IPv4.
 pub const FEATURE_NO_CSUM_OFFLOAD: &str = "feature-no-csum-offload";
 /// Written by each side: flag, takes blank checksums over IPv6.
 pub const FEATURE_IPV6_CSUM_OFFLOAD: &str = "feature-ipv6-csum-offload";
-/// Written by the back end: flag, copies into the front end's pages.
+/// Written by the backend: flag, copies into the frontend's pages.
 pub const FEATURE_RX_COPY: &str = "feature-rx-copy";
-/// Written by the back end: flag, transfers pages; some front ends take 1 for absent, so always write it.
+/// Written by the backend: flag, transfers pages; some frontends take 1 for absent, so always write it.
 pub const FEATURE_RX_FLIP: &str = "feature-rx-flip";
-/// Written by the front end: flag, pages are to be copied into.
+/// Written by the frontend: flag, pages are to be copied into.
 pub const REQUEST_RX_COPY: &str = "request-rx-copy";
-/// Written by the front end: flag, tells of receive requests.
+/// Written by the frontend: flag, tells of receive requests.
 pub const FEATURE_RX_NOTIFY: &str = "feature-rx-notify";
-/// Written by the back end: flag, a channel for each ring.
+/// Written by the backend: flag, a channel for each ring.
 pub const FEATURE_SPLIT_EVENT_CHANNELS: &str = "feature-split-event-channels";
-/// Written by the back end: flag, filters multicast.
+/// Written by the backend: flag, filters multicast.
 pub const FEATURE_MULTICAST_CONTROL: &str = "feature-multicast-control";
-/// Written by the back end: flag, [`REQUEST_MULTICAST_CONTROL`] is watched.
+/// Written by the backend: flag, [`REQUEST_MULTICAST_CONTROL`] is watched.
 pub const FEATURE_DYNAMIC_MULTICAST_CONTROL: &str = "feature-dynamic-multicast-control";
-/// Written by the front end: flag, multicast is to be filtered.
+/// Written by the frontend: flag, multicast is to be filtered.
 pub const REQUEST_MULTICAST_CONTROL: &str = "request-multicast-control";
-/// Written by the back end: flag, has a control ring ([`super::ctrl`]).
+/// Written by the backend: flag, has a control ring ([`super::ctrl`]).
 pub const FEATURE_CTRL_RING: &str = "feature-ctrl-ring";
-/// Written by the back end: flag, leaves [`XDP_HEADROOM`] (Linux's own).
+/// Written by the backend: flag, leaves [`XDP_HEADROOM`] (Linux's own).
 pub const FEATURE_XDP_HEADROOM: &str = "feature-xdp-headroom";
-/// Written by the front end: octets to be left before a frame (Linux's own).
+/// Written by the frontend: bytes to be left before a frame (Linux's own).
 pub const XDP_HEADROOM: &str = "xdp-headroom";
 
 // The rings.
 
-/// Written by the back end: most queues.
+/// Written by the backend: most queues.
 pub const MULTI_QUEUE_MAX_QUEUES: &str = "multi-queue-max-queues";
-/// Written by the front end: queues; their keys are then in `queue-N/`.
+/// Written by the frontend: queues; their keys are then in `queue-N/`.
 pub const MULTI_QUEUE_NUM_QUEUES: &str = "multi-queue-num-queues";
-/// Written by the front end: grant of the transmit ring.
+/// Written by the frontend: grant of the transmit ring.
 pub const TX_RING_REF: &str = "tx-ring-ref";
-/// Written by the front end: grant of the receive ring.
+/// Written by the frontend: grant of the receive ring.
 pub const RX_RING_REF: &str = "rx-ring-ref";
-/// Written by the front end: port for both rings.
+/// Written by the frontend: port for both rings.
 pub const EVENT_CHANNEL: &str = "event-channel";
-/// Written by the front end: port for the transmit ring.
+/// Written by the frontend: port for the transmit ring.
 pub const EVENT_CHANNEL_TX: &str = "event-channel-tx";
-/// Written by the front end: port for the receive ring.
+/// Written by the frontend: port for the receive ring.
 pub const EVENT_CHANNEL_RX: &str = "event-channel-rx";
-/// Written by the front end: grant of the control ring.
+/// Written by the frontend: grant of the control ring.
 pub const CTRL_RING_REF: &str = "ctrl-ring-ref";
-/// Written by the front end: port for the control ring.
+/// Written by the frontend: port for the control ring.
 pub const EVENT_CHANNEL_CTRL: &str = "event-channel-ctrl";
 
 // The interface.
 
-/// Written by the back end: flag, default 1: the link is up.
+/// Written by the backend: flag, default 1: the link is up.
 pub const CARRIER: &str = "carrier";
-/// Written by the tool stack into both directories: the front end's address.
+/// Written by the tool stack into both directories: the frontend's address.
 pub const MAC: &str = "mac";
-/// Written by the tool stack into both directories: octets, default 1500.
+/// Written by the tool stack into both directories: bytes, default 1500.
 pub const MTU: &str = "mtu";
-/// Written by the tool stack into the front end's directory: flag, default 1: the back end may be trusted with what else is in a page.
+/// Written by the tool stack into the frontend's directory: flag, default 1: the backend may be trusted with what
+/// else is in a page.
 pub const TRUSTED: &str = "trusted";
-/// Written by the tool stack into the back end's directory: the interface's name in the back end's domain.
+/// Written by the tool stack into the backend's directory: the interface's name in the backend's domain.
 pub const VIFNAME: &str = "vifname";
-/// Written by the tool stack into the back end's directory: the bridge to join.
+/// Written by the tool stack into the backend's directory: the bridge to join.
 pub const BRIDGE: &str = "bridge";
-/// Written by the tool stack into the back end's directory: addresses that the front end may use.
+/// Written by the tool stack into the backend's directory: addresses that the frontend may use.
 pub const IP: &str = "ip";
-/// Written by the tool stack into the back end's directory: the device to route through.
+/// Written by the tool stack into the backend's directory: the device to route through.
 pub const GATEWAYDEV: &str = "gatewaydev";
-/// Written by the tool stack into the back end's directory: `OCTETS,MICROSECONDS`: what the front end may send in an interval.
+/// Written by the tool stack into the backend's directory: `BYTES,MICROSECONDS`: what the frontend may send in an
+/// interval.
 pub const RATE: &str = "rate";
-/// Written by the tool stack into the back end's directory: the virtual network.
+/// Written by the tool stack into the backend's directory: the virtual network.
 pub const VLAN: &str = "vlan";
-/// Written by the tool stack into the back end's directory: path of the front end's directory.
+/// Written by the tool stack into the backend's directory: path of the frontend's directory.
 pub const FRONTEND: &str = "frontend";
-/// Written by the tool stack into the back end's directory: the front end's domain.
+/// Written by the tool stack into the backend's directory: the frontend's domain.
 pub const FRONTEND_ID: &str = "frontend-id";
-/// Written by the tool stack into the front end's directory: path of the back end's directory.
+/// Written by the tool stack into the frontend's directory: path of the backend's directory.
 pub const BACKEND: &str = "backend";
-/// Written by the tool stack into the front end's directory: the back end's domain.
+/// Written by the tool stack into the frontend's directory: the backend's domain.
 pub const BACKEND_ID: &str = "backend-id";
-/// Written by the tool stack into the back end's directory: 1, or 0 when the device is to go for good.
+/// Written by the tool stack into the backend's directory: 1, or 0 when the device is to go for good.
 pub const ONLINE: &str = "online";
 /// Written by each side into its own directory: its [`crate::xenbus::XenbusState`].
 pub const STATE: &str = "state";
-/// Written by the hotplug script into the back end's directory: `connected` or `error`.
+/// Written by the hotplug script into the backend's directory: `connected` or `error`.
 pub const HOTPLUG_STATUS: &str = "hotplug-status";
-/// Written by the hotplug script into the back end's directory: why it failed.
+/// Written by the hotplug script into the backend's directory: why it failed.
 pub const HOTPLUG_ERROR: &str = "hotplug-error";
-/// Written by the tool stack into the back end's directory: path of the hotplug script.
+/// Written by the tool stack into the backend's directory: path of the hotplug script.
 pub const SCRIPT: &str = "script";
-/// Written by the tool stack into the back end's directory: the device's number.
+/// Written by the tool stack into the backend's directory: the device's number.
 pub const HANDLE: &str = "handle";
-/// Written by the tool stack into the back end's directory: what the device stands on.
+/// Written by the tool stack into the backend's directory: what the device stands on.
 pub const TYPE: &str = "type";

@@ -116,7 +116,7 @@ void flatten(const blkif_request_t *r, struct flat *f)
     }
 }
 
-/* Only what the request has is written, so that two pages can be compared octet by octet. */
+/* Only what the request has is written, so that two pages can be compared byte by byte. */
 static void blkif_put(blkif_request_t *r, const blkif_request_t *from)
 {
     if (from->operation == BLKIF_OP_DISCARD) {

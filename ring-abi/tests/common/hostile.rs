@@ -1,4 +1,4 @@
-//! One harness for the property test, for Miri and for the fuzzer: octets become a peer that writes whatever it likes
+//! One harness for the property test, for Miri and for the fuzzer: bytes become a peer that writes whatever it likes
 //! into the shared page between our operations. Nothing may panic, and everything we count stays within the ring.
 
 use super::Pages;
@@ -9,19 +9,19 @@ use ring_abi::shm::Memory;
 use ring_abi::stream::{Interface, Stream};
 use ring_abi::{GrantRef, PAGE_SIZE, console, xs_wire};
 
-/// What the peer and we do, from octets.
+/// What the peer and we do, from bytes.
 struct Script<'a>(&'a [u8]);
 
 impl Script<'_> {
-    fn octet(&mut self) -> Option<u8> {
+    fn byte(&mut self) -> Option<u8> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
         Some(*first)
     }
 
     fn word(&mut self) -> u32 {
-        let octets = [(); 4].map(|()| self.octet().unwrap_or(0));
-        u32::from_le_bytes(octets)
+        let bytes = [(); 4].map(|()| self.byte().unwrap_or(0));
+        u32::from_le_bytes(bytes)
     }
 
     /// The peer writes: any word of the page, or the first words by a little, as a liar would.
@@ -46,7 +46,7 @@ fn back<P: Sample>(mut script: Script<'_>) {
     // The peer's ring may begin anywhere, close to where indexes wrap too.
     pages.slot().store32(8, script.word());
     let mut back = Back::<P, _>::attach(pages.clone()).unwrap();
-    while let Some(step) = script.octet() {
+    while let Some(step) = script.byte() {
         match step % 8 {
             0..2 => script.poke(&pages),
             2..4 => {
@@ -68,7 +68,7 @@ fn front<P: Sample>(mut script: Script<'_>) {
     let pages = Pages::new(1);
     let mut front = Front::<P, _>::init(pages.clone()).unwrap();
     let (mut sent, mut answered) = (0, 0);
-    while let Some(step) = script.octet() {
+    while let Some(step) = script.byte() {
         match step % 8 {
             0..2 => script.poke(&pages),
             2 => answered += u64::from(matches!(front.pop(), Ok(Some(_)))),
@@ -86,8 +86,8 @@ fn front<P: Sample>(mut script: Script<'_>) {
 fn stream(mut script: Script<'_>, interface: &Interface) {
     let pages = Pages::new(1);
     let mut stream = Stream::back(pages.clone(), interface).unwrap();
-    while let Some(step) = script.octet() {
-        let count = usize::from(script.octet().unwrap_or(0)) * 16;
+    while let Some(step) = script.byte() {
+        let count = usize::from(script.byte().unwrap_or(0)) * 16;
         let done = match step % 4 {
             0 => stream.read(&mut vec![0; count]),
             1 => stream.write(&vec![1; count]),
@@ -109,7 +109,7 @@ fn stream(mut script: Script<'_>, interface: &Interface) {
 
 fn segments(mut script: Script<'_>) {
     let pages = Pages::new(1);
-    while script.octet().is_some() {
+    while script.byte().is_some() {
         script.poke(&pages);
         let count = script.word() as usize % 2048;
         let found = indirect::segments(pages.slot(), count);
@@ -118,10 +118,10 @@ fn segments(mut script: Script<'_>) {
     }
 }
 
-/// Runs what the octets say; panics if anything goes wrong.
-pub(crate) fn run(octets: &[u8]) {
-    let mut script = Script(octets);
-    let Some(kind) = script.octet() else { return };
+/// Runs what the bytes say; panics if anything goes wrong.
+pub(crate) fn run(bytes: &[u8]) {
+    let mut script = Script(bytes);
+    let Some(kind) = script.byte() else { return };
     match kind % 13 {
         0 => back::<X86_64>(script),
         1 => back::<X86_32>(script),

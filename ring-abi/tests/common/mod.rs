@@ -11,12 +11,12 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 
 #[derive(Debug)]
-struct Octets {
+struct Bytes {
     base: NonNull<u8>,
     layout: Layout,
 }
 
-impl Drop for Octets {
+impl Drop for Bytes {
     fn drop(&mut self) {
         // SAFETY: allocated with this layout, freed only here.
         unsafe { dealloc(self.base.as_ptr(), self.layout) }
@@ -25,7 +25,7 @@ impl Drop for Octets {
 
 /// Pages of zeroes, shared by clones.
 #[derive(Clone, Debug)]
-pub(crate) struct Pages(Arc<Octets>);
+pub(crate) struct Pages(Arc<Bytes>);
 
 // SAFETY: reached only through atomic words, or while no other thread has a clone.
 unsafe impl Send for Pages {}
@@ -38,7 +38,7 @@ impl Pages {
         // SAFETY: the layout's size is not zero.
         let base = NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap();
         #[allow(clippy::arc_with_non_send_sync)] // `Pages` says why it is both.
-        Self(Arc::new(Octets { base, layout }))
+        Self(Arc::new(Bytes { base, layout }))
     }
 
     /// All of it as one slot.
@@ -47,15 +47,15 @@ impl Pages {
         unsafe { Slot::new(self.base(), self.len()) }
     }
 
-    /// A copy of the octets.
-    pub(crate) fn octets(&self) -> Vec<u8> {
-        let mut octets = vec![0; self.len()];
-        self.slot().load_octets(0, &mut octets);
-        octets
+    /// A copy of the bytes.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.len()];
+        self.slot().load_bytes(0, &mut bytes);
+        bytes
     }
 }
 
-// SAFETY: as many octets as allocated, page-aligned, for as long as a clone lives.
+// SAFETY: as many bytes as allocated, page-aligned, for as long as a clone lives.
 unsafe impl Memory for Pages {
     fn base(&self) -> NonNull<u8> {
         self.0.base

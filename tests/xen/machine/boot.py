@@ -1,4 +1,4 @@
-"""One scenario in one QEMU: prepares the shared folders, starts the machine, and says how it went."""
+"""One scenario in one QEMU: prepares the shared directories, starts the machine, and says how it went."""
 
 import os
 import re
@@ -27,15 +27,15 @@ class Outcome:
     reason: str | None
 
 
-def run(scenario: Scenario, images: Images, saved: Path | None, programs: dict[str, Path], folder: Path) -> Outcome:
-    """Runs `scenario` with its files in `folder`: `in/`, `out/` and `console.log`; from `saved` if it can."""
+def run(scenario: Scenario, images: Images, saved: Path | None, programs: dict[str, Path], directory: Path) -> Outcome:
+    """Runs `scenario` with its files in `directory`: `in/`, `out/` and `console.log`; from `saved` if it can."""
     began = time.monotonic()
-    shares = _shares(scenario, images, programs, folder)
+    shares = _shares(scenario, images, programs, directory)
     line = qemu.command(images, shares, scenario.qemu)
     # A saved machine has the devices it was saved with and no others.
     if saved and not scenario.qemu:
         line += ["-incoming", f"exec:cat {saved}"]
-    with (folder / "console.log").open("wb") as log:
+    with (directory / "console.log").open("wb") as log:
         log.write(" ".join(line).encode() + b"\n")
         reason = _watch(line, scenario.timeout, log)
     shutil.rmtree(shares["in"])
@@ -53,8 +53,8 @@ def _watch(line: list[str], bound: float, log) -> str | None:
     return None if said == "ok" else said.removeprefix("FAIL ")
 
 
-def _shares(scenario: Scenario, images: Images, programs: dict[str, Path], folder: Path) -> dict[str, Path]:
-    shares = {"in": folder / "in", "out": folder / "out"}
+def _shares(scenario: Scenario, images: Images, programs: dict[str, Path], directory: Path) -> dict[str, Path]:
+    shares = {"in": directory / "in", "out": directory / "out"}
     for share in shares.values():
         share.mkdir(parents=True)
     given = {"scenario": scenario.path, "vmlinux": images.vmlinux, "disk.img": images.disk}

@@ -1,6 +1,6 @@
 """Writes a newc cpio archive, the format of an initramfs. Archives may be concatenated.
 
-Written here rather than with cpio(1): no root is needed for device nodes, and equal input gives equal octets.
+Written here rather than with cpio(1): no root is needed for device nodes, and equal input gives equal bytes.
 """
 
 import stat
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class Archive:
-    """A tree to be archived. Parent folders are added as they are needed."""
+    """A tree to be archived. Parent directories are added as they are needed."""
 
     def __init__(self):
         self._entries: dict[str, tuple[int, bytes, tuple[int, int]]] = {}
@@ -23,7 +23,7 @@ class Archive:
     def link(self, path: str, target: str) -> None:
         self._add(path, stat.S_IFLNK | 0o777, target.encode())
 
-    def folder(self, path: str) -> None:
+    def directory(self, path: str) -> None:
         self._add(path, stat.S_IFDIR | 0o755, b"")
 
     def char_device(self, path: str, major: int, minor: int) -> None:
@@ -36,7 +36,7 @@ class Archive:
             for number, (path, (mode, content, device)) in enumerate(sorted(self._entries.items()), 1):
                 out.write(_record(path, number, mode, content, device))
             out.write(_record("TRAILER!!!", 0, 0, b"", (0, 0)))
-            # The kernel wants whole 4-octet units between concatenated archives; 512 is what cpio(1) does.
+            # The kernel wants whole 4-byte units between concatenated archives; 512 is what cpio(1) does.
             out.write(b"\0" * (-out.tell() % 512))
         part.rename(to)
 
@@ -44,12 +44,12 @@ class Archive:
         path = path.strip("/")
         parent = path.rpartition("/")[0]
         if parent and parent not in self._entries:
-            self.folder(parent)
+            self.directory(parent)
         self._entries[path] = (mode, content, device)
 
 
 def _record(path: str, inode: int, mode: int, content: bytes, device: tuple[int, int]) -> bytes:
-    """One entry: 110 octets of header in hex, name, content, each padded to 4 (Linux, Documentation/
+    """One entry: 110 bytes of header in hex, name, content, each padded to 4 (Linux, Documentation/
     driver-api/early-userspace/buffer-format.rst)."""
     name = path.encode() + b"\0"
     links = 2 if stat.S_ISDIR(mode) else 1
@@ -58,5 +58,5 @@ def _record(path: str, inode: int, mode: int, content: bytes, device: tuple[int,
     return _padded(header + name) + _padded(content)
 
 
-def _padded(octets: bytes) -> bytes:
-    return octets + b"\0" * (-len(octets) % 4)
+def _padded(data: bytes) -> bytes:
+    return data + b"\0" * (-len(data) % 4)

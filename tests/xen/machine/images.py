@@ -64,8 +64,8 @@ class _Maker:
     """Makes NAME-KEY in the cache unless it is there; all but the four last used of a name are dropped."""
 
     def __init__(self, root: Path, say):
-        self._folder = packages.cache() / "images"
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._directory = packages.cache() / "images"
+        self._directory.mkdir(parents=True, exist_ok=True)
         self._root, self._say = root, say
 
     def __call__(self, name: str, sources: list[Path], write) -> Path:
@@ -73,15 +73,15 @@ class _Maker:
         makers = [HERE / name for name in ["cpio.py", "images.py", "modules.py", "packages.py"]]
         for source in [*makers, *sources]:
             key.update(source.read_bytes())
-        made = self._folder / f"{name}-{key.hexdigest()[:16]}"
+        made = self._directory / f"{name}-{key.hexdigest()[:16]}"
         if not made.exists():
             self._say(f"building {name}")
-            part = self._folder / f"part-{name}"
+            part = self._directory / f"part-{name}"
             write(part)
             part.rename(made)
         made.touch()
         # Several working copies may share a cache: their images live side by side for a while.
-        for old in sorted(self._folder.glob(f"{name}-*"), key=lambda path: path.stat().st_mtime)[:-4]:
+        for old in sorted(self._directory.glob(f"{name}-*"), key=lambda path: path.stat().st_mtime)[:-4]:
             old.unlink(missing_ok=True)
         return made
 
@@ -104,8 +104,8 @@ def _common(root: Path) -> Archive:
     archive.copy("bin/busybox", root / "bin/busybox")
     archive.link("bin/sh", "busybox")
     archive.char_device("dev/console", 5, 1)
-    for folder in ["proc", "sys", "run", "tmp", "mnt", "root", "etc"]:
-        archive.folder(folder)
+    for directory in ["proc", "sys", "run", "tmp", "mnt", "root", "etc"]:
+        archive.directory(directory)
     return archive
 
 
@@ -120,14 +120,14 @@ def _dom0(root: Path, tools: Path) -> Archive:
     archive.copy("bin/bash", tools / "bin/bash")
     for script in STOCK_SCRIPTS:
         archive.copy(f"etc/xen/scripts/{script}", root / "etc/xen/scripts" / script)
-    for folder in ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]:
-        for library in sorted([*(root / folder).glob("*.so*"), *(tools / folder).glob("*.so*")]):
+    for directory in ["usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu"]:
+        for library in sorted([*(root / directory).glob("*.so*"), *(tools / directory).glob("*.so*")]):
             archive.copy(f"lib/x86_64-linux-gnu/{library.name}", library)
     archive.link("lib64", "lib/x86_64-linux-gnu")
     for script in _scripts(DOM0):
         archive.copy(_place(script, DOM0), script)
-    for folder in ["in", "out", "var/lib/xenstored", "var/lib/xen", "var/log/xen", "var/lock"]:
-        archive.folder(folder)
+    for directory in ["in", "out", "var/lib/xenstored", "var/lib/xen", "var/log/xen", "var/lock"]:
+        archive.directory(directory)
     archive.link("var/run", "../run")
     modules.add(archive, root, modules.DOM0 + modules.OPTIONAL)
     return archive
@@ -158,13 +158,13 @@ def _disk(to: Path) -> None:
     content.rmdir()
 
 
-def _scripts(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+def _scripts(directory: Path) -> list[Path]:
+    return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
-def _place(script: Path, folder: Path) -> str:
-    return str(script.relative_to(folder))
+def _place(script: Path, directory: Path) -> str:
+    return str(script.relative_to(directory))
 
 
-def _one(folder: Path, pattern: str) -> Path:
-    return sorted(folder.glob(pattern))[-1]
+def _one(directory: Path, pattern: str) -> Path:
+    return sorted(directory.glob(pattern))[-1]

@@ -6,7 +6,7 @@ from pathlib import Path
 from .cpio import Archive
 
 # Neither list holds xen-blkback and xen-netback: a kernel that has them claims every device offered. They
-# are in the images as OPTIONAL: a scenario that wants the kernel's own back ends loads them by modprobe.
+# are in the images as OPTIONAL: a scenario that wants the kernel's own backends loads them by modprobe.
 DOM0 = """
     xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xenfs xen-blkfront xen-netfront
     virtio_pci 9pnet_virtio 9p loop brd bridge tun veth ext4 crc32c_generic
@@ -19,17 +19,17 @@ GUEST = """
 
 def add(archive: Archive, kernel_root: Path, wanted: list[str]) -> None:
     """Adds `wanted` and their dependencies to `archive`, with modules.dep."""
-    folder = next((kernel_root / "lib/modules").iterdir())
-    files = {_name(path): path for path in folder.rglob("*.ko")}
+    directory = next((kernel_root / "lib/modules").iterdir())
+    files = {_name(path): path for path in directory.rglob("*.ko")}
     needs: dict[str, list[str]] = {}
     for name in wanted:
         _visit(_name(Path(name)), files, needs)
     lines = []
     for name, direct in needs.items():
-        place = files[name].relative_to(folder)
-        archive.copy(f"lib/modules/{folder.name}/{place}", files[name])
-        lines.append(f"{place}: {' '.join(str(files[need].relative_to(folder)) for need in _closure(direct, needs))}\n")
-    archive.file(f"lib/modules/{folder.name}/modules.dep", "".join(lines).encode())
+        place = files[name].relative_to(directory)
+        archive.copy(f"lib/modules/{directory.name}/{place}", files[name])
+        lines.append(f"{place}: {' '.join(str(files[need].relative_to(directory)) for need in _closure(direct, needs))}\n")
+    archive.file(f"lib/modules/{directory.name}/modules.dep", "".join(lines).encode())
 
 
 def _visit(name: str, files: dict[str, Path], needs: dict[str, list[str]]) -> None:

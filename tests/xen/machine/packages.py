@@ -18,7 +18,7 @@ XEN = """
     libxentoolcore1 libxenhypfs1 libyajl2
 """.split()
 
-# Programs of dom0's that are not Xen's: in a folder of their own, so that one more does not fetch all again.
+# Programs of dom0's that are not Xen's: in a directory of their own, so that one more does not fetch all again.
 TOOLS = "e2fsprogs libext2fs2 libcom-err2 libblkid1 bash libtinfo6".split()
 
 # libgcc-s1: `xl create` aborts without libgcc_s.so.1 (glibc loads it on pthread_cancel).
@@ -30,7 +30,7 @@ class Missing(Exception):
 
 
 def cache() -> Path:
-    """The folder everything built or fetched lives in: $XPV_XEN_CACHE, or under the user's cache."""
+    """The directory everything built or fetched lives in: $XPV_XEN_CACHE, or under the user's cache."""
     chosen = os.environ.get("XPV_XEN_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(chosen) if chosen else Path(base) / "xpv-xen"
@@ -60,7 +60,7 @@ def lacking_for(package: str) -> list[str]:
 
 
 def unpacked(name: str, wanted, say) -> Path:
-    """The folder `name` of the cache with packages unpacked into it, fetched on first use.
+    """The directory `name` of the cache with packages unpacked into it, fetched on first use.
 
     `wanted` is a function giving package names: asked only when something must be fetched.
     """

@@ -82,7 +82,7 @@ def _runs_xen(accelerator: str, xen: Path) -> bool:
 
 
 def command(images: Images, shares: dict[str, Path], extra: list[str]) -> list[str]:
-    """One machine. `shares` are 9p tags and folders; `extra` goes to QEMU as it is.
+    """One machine. `shares` are 9p tags and directories; `extra` goes to QEMU as it is.
 
     Commas separate modules in -initrd: dom0's kernel command line can have none.
     """
@@ -90,8 +90,8 @@ def command(images: Images, shares: dict[str, Path], extra: list[str]) -> list[s
     line = [*find().command, *accelerated, *_bare(), "-smp", "2", "-m", "2G"]
     line += ["-kernel", str(images.xen), "-append", XEN]
     line += ["-initrd", f"{images.vmlinux} console=hvc0 quiet loglevel=4,{images.dom0}"]
-    for tag, folder in shares.items():
-        line += ["-fsdev", f"local,id={tag},path={folder},security_model=none"]
+    for tag, directory in shares.items():
+        line += ["-fsdev", f"local,id={tag},path={directory},security_model=none"]
         line += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
     return line + extra
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent.parent / "scenarios"
+DIRECTORY = Path(__file__).resolve().parent.parent / "scenarios"
 
 
 @dataclass
@@ -28,7 +28,7 @@ class Scenario:
 
 def every() -> list[Scenario]:
     """All scenarios, by name."""
-    return [_read(path) for path in sorted(FOLDER.glob("*.sh"))]
+    return [_read(path) for path in sorted(DIRECTORY.glob("*.sh"))]
 
 
 def _read(path: Path) -> Scenario:

@@ -29,8 +29,8 @@ def build(images: Images, say) -> Path | None:
 def _build(images: Images, say) -> Path | None:
     machine = qemu.command(images, {"in": Path("/"), "out": Path("/")}, [])
     key = hashlib.sha256(" ".join(machine).encode()).hexdigest()[:16]
-    folder = packages.cache() / "images"
-    made = folder / f"booted-{key}"
+    directory = packages.cache() / "images"
+    made = directory / f"booted-{key}"
     if made.exists():
         made.touch()
         return made
@@ -38,18 +38,18 @@ def _build(images: Images, say) -> Path | None:
     try:
         _save(images, made)
     except (Trouble, OSError) as trouble:
-        say(f"no saved machine: {trouble} (log: {folder}/booting.log)")
+        say(f"no saved machine: {trouble} (log: {directory}/booting.log)")
         return None
     # As with images: those of other working copies stay for a while.
-    for old in sorted(folder.glob("booted-*"), key=lambda path: path.stat().st_mtime)[:-4]:
+    for old in sorted(directory.glob("booted-*"), key=lambda path: path.stat().st_mtime)[:-4]:
         old.unlink(missing_ok=True)
     return made
 
 
 def _save(images: Images, made: Path) -> None:
     with tempfile.TemporaryDirectory() as name, open(made.parent / "booting.log", "wb") as log:
-        folder, control = Path(name), f"{name}/qmp"
-        shares = {"in": folder / "in", "out": folder / "out"}
+        directory, control = Path(name), f"{name}/qmp"
+        shares = {"in": directory / "in", "out": directory / "out"}
         for share in shares.values():
             share.mkdir()
         line = qemu.command(images, shares, ["-qmp", f"unix:{control},server=on,wait=off"])

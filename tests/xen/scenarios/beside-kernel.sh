@@ -16,4 +16,4 @@ wait_for 20 "us to serve it" test -b /dev/xvdk
 check "it is what the kernel wrote" cmp -n 4194304 /tmp/x /dev/xvdk
 check "the node has our keys" xenstore-exists /local/domain/0/backend/vbd/0/51872/max-ring-pages
 check "it is detached" xl block-detach 0 xvdk
-check "the back end lives" running dom0
+check "the backend lives" running dom0

@@ -1,4 +1,4 @@
-# Our front ends on our back ends, each killed while the disk is in use and a file is on its way: nothing is lost.
+# Our frontends on our backends, each killed while the disk is in use and a file is on its way: nothing is lost.
 # timeout: 240
 # needs: xpv
 # guest-programs: xpv nbd-attach

@@ -1,4 +1,4 @@
-# Devices of the kernel's front ends become our program's once it lets go; devices come and go while that runs.
+# Devices of the kernel's frontends become our program's once it lets go; devices come and go while that runs.
 # timeout: 240
 # guest-programs: xpv nbd-attach
 modprobe xen-blkback

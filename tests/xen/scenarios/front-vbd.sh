@@ -1,4 +1,4 @@
-# Our blkfront on Linux's block back end: a pattern, then a file system over NBD; closed, killed, and opened again.
+# Our blkfront on Linux's block backend: a pattern, then a file system over NBD; closed, killed, and opened again.
 # timeout: 240
 # guest-programs: xpv xen-front nbd-attach
 modprobe xen-blkback

@@ -1,4 +1,4 @@
-# Our netfront on Linux's network back end and bridge: pings, and files both ways, with offloads and without.
+# Our netfront on Linux's network backend and bridge: pings, and files both ways, with offloads and without.
 # timeout: 240
 # guest-programs: xpv
 modprobe xen-netback
@@ -12,7 +12,7 @@ front=/local/domain/1/device/vif/0
 back=/local/domain/0/backend/vif/1/0
 check_in_guest one "it serves files" 'mkdir /tmp/www && httpd -p 80 -h /tmp/www'
 
-# frame_size: octets of a frame that dom0 had from the guest, on average; Linux counts from when the rings connect.
+# frame_size: bytes of a frame that dom0 had from the guest, on average; Linux counts from when the rings connect.
 frame_size() {
     counts=/sys/class/net/vif1.0/statistics
     echo $(($(cat $counts/rx_bytes) / $(cat $counts/rx_packets)))
@@ -40,12 +40,12 @@ leave() {
 serve
 xenstore-ls "$front"
 size=$(frame_size)
-check "TCP comes unsegmented: $size octets a frame" test $size -gt 1514
+check "TCP comes unsegmented: $size bytes a frame" test $size -gt 1514
 leave
 serve
 in_guest one 'kill -9 $(pidof xpv)'
 serve --no-offload
 xenstore-ls "$front"
 size=$(frame_size)
-check "without offloads it does not: $size octets a frame" test $size -le 1514
+check "without offloads it does not: $size bytes a frame" test $size -le 1514
 leave

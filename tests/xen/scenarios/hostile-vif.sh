@@ -25,4 +25,4 @@ others_are_served
 attack bad 'XPV_VIFS=0/1/2 hostile-vif' hostile_front::xen::
 end_attacker bad
 xl destroy good
-check "the back end ends in order" stop dom0
+check "the backend ends in order" stop dom0

@@ -41,4 +41,4 @@ check "the old one is destroyed" xl destroy one--migratedaway
 writes_on one "when the old one is gone"
 answers "after the migration"
 check_written one
-check "the back ends live" running dom0
+check "the backends live" running dom0

@@ -1,17 +1,17 @@
-# A front end that speaks the 32-bit layout, as 32-bit guests do, on a back end in fifteen lines: what it writes is in the image.
+# A frontend that speaks the 32-bit layout, as 32-bit guests do, on a backend in fifteen lines: what it writes is in the image.
 # needs: xen-vbd
 # guest-programs: layouts
 cp /in/disk.img /tmp/disk
 start dom0 xen-vbd
 GUEST_EXTRA=xpv.fronts=no guest one 'disk=["format=raw,vdev=xvda,access=rw,script=nop,target=/tmp/disk"]'
 # Three times round the ring, and no whole request at the end.
-octets=$(((100 * 11 + 3) * 4096))
-check_in_guest one "there is content" "head -c $octets /dev/urandom >/tmp/content"
+bytes=$(((100 * 11 + 3) * 4096))
+check_in_guest one "there is content" "head -c $bytes /dev/urandom >/tmp/content"
 said=$(in_guest one 'XPV_VBD=51712 XPV_CONTENT=/tmp/content layouts --exact xen::the_32_bit_layout_carries_data --nocapture 2>&1') ||
     fail "$(echo "$said" | grep -m 1 -A 1 panicked | tr '\n' ' ')"
 check "it was asked for in the store" test "$(xenstore-read "/local/domain/$(xl domid one)/device/vbd/51712/protocol")" = x86_32-abi
 sum=$(in_guest one 'md5sum </tmp/content' | grep -oE '[0-9a-f]{32}')
-check "the image holds what was written" test "$(head -c $octets /tmp/disk | md5sum | cut -d' ' -f1)" = "$sum"
-check "the rest of it is as it was" sh -c "tail -c +$((octets + 1)) /in/disk.img >/tmp/a; tail -c +$((octets + 1)) /tmp/disk | cmp - /tmp/a"
+check "the image holds what was written" test "$(head -c $bytes /tmp/disk | md5sum | cut -d' ' -f1)" = "$sum"
+check "the rest of it is as it was" sh -c "tail -c +$((bytes + 1)) /in/disk.img >/tmp/a; tail -c +$((bytes + 1)) /tmp/disk | cmp - /tmp/a"
 check "nothing went wrong" sh -c '! grep -E "ERROR|WARN" /out/dom0.log'
-check "the back end lives" running dom0
+check "the backend lives" running dom0

@@ -1,4 +1,4 @@
-# While a stock guest writes on one disk of ours, another comes, grows under I/O, and goes; with dom0's own front end too.
+# While a stock guest writes on one disk of ours, another comes, grows under I/O, and goes; with dom0's own frontend too.
 # needs: xpv
 # timeout: 180
 disk_file 64M

@@ -1,4 +1,4 @@
-# A stock guest on our block back end: partition, ext4, 200 MB written, flushed, read back; dom0 finds it all in the image.
+# A stock guest on our block backend: partition, ext4, 200 MB written, flushed, read back; dom0 finds it all in the image.
 # needs: xpv
 # timeout: 240
 truncate -s 320M /tmp/disk
@@ -20,7 +20,7 @@ check_in_guest one "two processors" 'test "$(nproc)" = 2'
 check_in_guest one "the partition is seen" 'grep -q xvda1 /proc/partitions'
 check_in_guest one "ext4 mounts" 'mount -t ext4 /dev/xvda1 /mnt'
 # Four files of 50 MB that are nowhere the same, two of them written at a time.
-check_in_guest one "random octets" 'dd if=/dev/urandom of=/tmp/seed bs=1M count=10 2>/dev/null'
+check_in_guest one "random bytes" 'dd if=/dev/urandom of=/tmp/seed bs=1M count=10 2>/dev/null'
 file='for n in 1 2 3 4 5; do cat /tmp/seed; echo $f $n; done'
 check_in_guest one "200 MB are written and flushed" \
     "(for f in a b; do ($file) >/mnt/\$f; done) & for f in c d; do ($file) >/mnt/\$f; done; wait; sync"
@@ -38,5 +38,5 @@ modprobe crc32c_generic; modprobe ext4
 check "the image holds a file system" mount -t ext4 -o ro /dev/loop0 /mnt
 check "the files are in the image" test "$(md5sum /mnt/[a-d] | cut -c 1-32)" = "$(sum '[a-d]')"
 xl destroy one
-wait_for 10 "the back end lets go" sh -c '! xenstore-exists /local/domain/0/backend/vbd/1'
-check "the back end lives" running dom0
+wait_for 10 "the backend lets go" sh -c '! xenstore-exists /local/domain/0/backend/vbd/1'
+check "the backend lives" running dom0

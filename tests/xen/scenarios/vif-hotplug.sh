@@ -1,4 +1,4 @@
-# Vifs come and go while another carries traffic; dom0's own front end; and what the kernel's back end has is left to it.
+# Vifs come and go while another carries traffic; dom0's own frontend; and what the kernel's backend has is left to it.
 # needs: xpv
 # timeout: 180
 modprobe tun
@@ -23,17 +23,17 @@ check_in_guest one "the other vif's transfer arrived whole" "until [ -s /tmp/fet
 # In a network of its own: what is between two addresses of one kernel never leaves it.
 modprobe xen-netfront
 check "dom0 has a vif" xl network-attach 0 mac=00:16:3e:00:02:07 bridge=xenbr0 script=nop
-wait_for 10 "dom0's front end" test -e /sys/class/net/eth0
+wait_for 10 "dom0's frontend" test -e /sys/class/net/eth0
 unshare -n sleep 1000 &
 away=$!
 wait_for 10 "another network" sh -c "[ \"\$(readlink /proc/$away/ns/net)\" != \"\$(readlink /proc/self/ns/net)\" ]"
 ip link set eth0 netns $away
 nsenter -t $away -n sh -c 'ip address add 10.0.0.3/24 dev eth0; ip link set eth0 up'
-check "dom0's front end reaches the guest" nsenter -t $away -n ping -c 2 -W 5 10.0.0.2
+check "dom0's frontend reaches the guest" nsenter -t $away -n ping -c 2 -W 5 10.0.0.2
 kill $away
 xl network-detach 0 0
 wait_for 10 "dom0's vif is gone" sh -c '! xenstore-exists /local/domain/0/backend/vif/0'
-check "the back end lives" running dom0
+check "the backend lives" running dom0
 
 xl destroy one
 stop dom0

@@ -1,4 +1,4 @@
-# Our network back end is killed and another takes its place, twice, and once more in order: a stock guest's TCP and ping go on.
+# Our network backend is killed and another takes its place, twice, and once more in order: a stock guest's TCP and ping go on.
 # needs: xpv
 # timeout: 180
 modprobe tun
@@ -12,12 +12,12 @@ check_in_guest one "dom0 answers pings" 'ping -c 1 -W 5 10.0.0.1'
 
 front=/local/domain/1/device/vif/0
 keys() { xenstore-ls "$front"; }
-octets() { cat /sys/class/net/vif1.0/statistics/"$1"_bytes; }
-flows() { [ "$(octets "$1")" -gt $((since + 300000)) ]; }
+bytes() { cat /sys/class/net/vif1.0/statistics/"$1"_bytes; }
+flows() { [ "$(bytes "$1")" -gt $((since + 300000)) ]; }
 # succeed NAME NEXT SIGNAL: once traffic flows, NAME ends by the signal and NEXT takes its place, or had been waiting for it.
 succeed() {
     for way in rx tx; do
-        since=$(octets $way)
+        since=$(bytes $way)
         wait_for 60 "traffic by $1 ($way)" flows $way
     done
     stop "$1" "$3"
@@ -46,7 +46,7 @@ wait_for 60 "the transfer from the guest" test -s /tmp/fetched
 check "what the guest sent arrived whole" grep -q "$(cat /run/one.served)" /tmp/fetched
 check_in_guest one "what dom0 sent arrived whole" "until [ -s /tmp/fetched ]; do sleep 0.1; done; grep -q $(cat /run/dom0.served) /tmp/fetched"
 check_in_guest one "ping goes on" 'at=$(wc -l </tmp/pings); until [ $(wc -l </tmp/pings) -gt $((at + 3)) ]; do sleep 0.1; done'
-check "the front end has seen nothing" test "$(keys)" = "$before"
+check "the frontend has seen nothing" test "$(keys)" = "$before"
 check "its device never lost its carrier" test "$(carrier)" = "$carrier"
 
 stop fourth KILL
@@ -55,4 +55,4 @@ check "the tap outlives both" test -e /sys/class/net/vif1.0
 start fifth xpv dom0 --xen
 wait_for 10 "until the next process removes it" test ! -e /sys/class/net/vif1.0
 check "and what was kept of its rings" test -z "$(ls /run/xpv/inflight)"
-check "the back end lives" running fifth
+check "the backend lives" running fifth

@@ -1,4 +1,4 @@
-# Row X1: instructions of dom0 and Xen for a 4 KiB read of a stock guest, by our back end and by the kernel's.
+# Row X1: instructions of dom0 and Xen for a 4 KiB read of a stock guest, by our backend and by the kernel's.
 # needs: xpv xen-times
 # timeout: 900
 # only: when named
@@ -23,7 +23,7 @@ measure() {
     done
 }
 
-# ours SIDE WORDS: by our back end, told these words more.
+# ours SIDE WORDS: by our backend, told these words more.
 ours() {
     side=$1
     shift

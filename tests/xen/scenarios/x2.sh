@@ -7,7 +7,7 @@
 few=500 many=4500
 macs="00:16:3e:00:00:01 00:16:3e:00:00:02"
 
-# frames COUNT OCTETS GAP: a line for the sender: the kernel's packet generator, a frame every GAP nanoseconds.
+# frames COUNT BYTES GAP: a line for the sender: the kernel's packet generator, a frame every GAP nanoseconds.
 frames() {
     settings="'count $1' 'pkt_size $2' 'delay $3' 'dst_mac ${macs#* }'"
     echo "for w in $settings; do echo \$w >/proc/net/pktgen/eth0; done; echo start >/proc/net/pktgen/pgctrl"
@@ -39,7 +39,7 @@ measure() {
         more=$(window "$2" "$(frames $many $case)")
         end=$(received "$3")
         count=$((end - middle - (middle - start)))
-        figure X2 "$1" "${case% *} octets, gap ${case#* } ns" $((more - less)) $count
+        figure X2 "$1" "${case% *} bytes, gap ${case#* } ns" $((more - less)) $count
         echo "$1 $case: $((middle - start)) of $few and $((end - middle)) of $many arrived"
     done
 }

@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use ::bridge::port::{netdev, netdev::NetError, packet::Packet, tap::Tap};
 use ::bridge::{Bridge, Config, Port};
-use netback::Place;
+use netback::Attachment;
 use nix::errno::Errno;
 use xenstore::Keys;
 use xenstore::driver::Failure;
@@ -54,9 +54,9 @@ impl Bridges {
     ///
     /// # Errors
     /// There is none of that name.
-    pub fn ours(&self, keys: &Keys) -> Result<Place, Failure> {
+    pub fn ours(&self, keys: &Keys) -> Result<Attachment, Failure> {
         let name = keys.get("bridge").unwrap_or(DEFAULT_BRIDGE);
-        self.0.get(name).cloned().map(Place::port_of).ok_or_else(|| {
+        self.0.get(name).cloned().map(Attachment::port_of).ok_or_else(|| {
             let what = format!("bridge: found {name:?}, expected the name of a bridge of this domain");
             Failure::new(Errno::ENODEV as i32, what)
         })
@@ -66,9 +66,9 @@ impl Bridges {
     ///
     /// # Errors
     /// The tap cannot be had, or nobody would ever join it to anything.
-    pub fn ours_or_tap(&self, device: &Device, keys: &Keys) -> Result<Place, Failure> {
+    pub fn ours_or_tap(&self, device: &Device, keys: &Keys) -> Result<Attachment, Failure> {
         if let Some(bridge) = keys.get("bridge").and_then(|name| self.0.get(name)) {
-            return Ok(Place::port_of(bridge.clone()));
+            return Ok(Attachment::port_of(bridge.clone()));
         }
         let name = tap_name(device, keys);
         let place = join_tap(&name, keys)?;
@@ -77,8 +77,8 @@ impl Bridges {
     }
 }
 
-/// What the tap is called: as the kernel's interface would be, since stock scripts rename that to what the key `vifname`
-/// says; or so already, where they have.
+/// What the tap is called: as the kernel's interface would be, since stock scripts rename that to what the key
+/// `vifname` says; or so already, where they have.
 fn tap_name(device: &Device, keys: &Keys) -> String {
     let wanted = netback::vif_name(device, keys);
     match is_stock(keys.get("script")) && !exists(&wanted) {
@@ -88,7 +88,7 @@ fn tap_name(device: &Device, keys: &Keys) -> String {
 }
 
 /// A bridge of two ports, one of which is the tap `name`.
-fn join_tap(name: &str, keys: &Keys) -> Result<Place, Failure> {
+fn join_tap(name: &str, keys: &Keys) -> Result<Attachment, Failure> {
     let was_left = exists(name);
     let mut tap = Tap::open(name).map_err(|error| match error {
         // By a process that is ending, perhaps.
@@ -110,11 +110,11 @@ fn join_tap(name: &str, keys: &Keys) -> Result<Place, Failure> {
             tracing::warn!(%error, "a vif's tap stays");
         }
     };
-    Ok(Place { bridge: Arc::new(bridge), bounded: false, clear: Some(Box::new(clear)) })
+    Ok(Attachment { bridge: Arc::new(bridge), bounded: false, clear: Some(Box::new(clear)) })
 }
 
-/// Whether the tap is put into a Linux bridge here: where no stock script will do that, or vif-bridge has done it for an
-/// earlier tap that is no more.
+/// Whether the tap is put into a Linux bridge here: where no stock script will do that, or vif-bridge has done it
+/// for an earlier tap that is no more.
 fn is_ours_to_join(keys: &Keys, was_left: bool) -> bool {
     let script = keys.get("script");
     let script_ran = keys.get("hotplug-status") == Some("connected");

@@ -1,6 +1,6 @@
-//! Devices that the kernel's own back ends have taken, which are left to them.
+//! Devices that the kernel's own backends have taken, which are left to them.
 //!
-//! Linux binds a loaded back end (xen-blkback, xen-netback) to every device of its kind as its node appears: both of
+//! Linux binds a loaded backend (xen-blkback, xen-netback) to every device of its kind as its node appears: both of
 //! us hear of it at the same moment. Where the kernel has such a driver, a new device is looked at for a while until
 //! it is bound; one that stays unbound, as after `echo vbd-1-51712 >.../unbind`, is ours.
 
@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use xenstore::driver::{Answer, BackDevice, BackDriver, Failure, Nudge, View};
+use xenstore::driver::{Answer, BackDevice, BackDriver, Failure, View, Waker};
 use xenstore::xenbus::Device;
 
 /// How long the kernel may take to bind a device: it does so in the moment it sees it.
@@ -58,9 +58,9 @@ impl<D: BackDriver> BackDriver for Unclaimed<D> {
         self.driver.kind()
     }
 
-    fn probe(&mut self, device: &Device, view: &View, nudge: Nudge) -> Result<Box<dyn BackDevice>, Failure> {
+    fn probe(&mut self, device: &Device, view: &View, waker: Waker) -> Result<Box<dyn BackDevice>, Failure> {
         match self.is_claimed(device, Instant::now()) {
-            Some(false) => self.driver.probe(device, view, nudge),
+            Some(false) => self.driver.probe(device, view, waker),
             Some(true) => {
                 tracing::warn!(
                     device = device.back_path(),
@@ -74,12 +74,12 @@ impl<D: BackDriver> BackDriver for Unclaimed<D> {
     }
 }
 
-/// The kernel's back end for a kind, as modprobe(8) knows it.
+/// The kernel's backend for a kind, as modprobe(8) knows it.
 fn module(kind: &str) -> &'static str {
     match kind {
         "vbd" => "xen-blkback",
         "vif" => "xen-netback",
-        _ => "back end",
+        _ => "backend",
     }
 }
 
@@ -102,7 +102,7 @@ mod tests {
         fn kind(&self) -> &str {
             "vbd"
         }
-        fn probe(&mut self, _: &Device, _: &View, _: Nudge) -> Result<Box<dyn BackDevice>, Failure> {
+        fn probe(&mut self, _: &Device, _: &View, _: Waker) -> Result<Box<dyn BackDevice>, Failure> {
             Err(Failure::new(0, "never asked"))
         }
     }

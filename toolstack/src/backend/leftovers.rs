@@ -4,7 +4,7 @@ use std::fs;
 
 use ::bridge::port::netdev::NetError;
 use ::bridge::port::tap::Tap;
-use hypervisor::Keep;
+use hypervisor::InflightDir;
 use xenstore::{Client, DomId, Nodes};
 
 use crate::error::Result;
@@ -16,7 +16,7 @@ const PERSISTENT: u32 = 0x0800;
 ///
 /// # Errors
 /// The store's, and the system's.
-pub fn clear(store: &mut Client, domid: DomId, keep: &Keep) -> Result<()> {
+pub fn clear(store: &mut Client, domid: DomId, keep: &InflightDir) -> Result<()> {
     for name in keep.names()? {
         let Some((kind, front, id)) = kept(&name) else { continue };
         if !store.exists(&format!("/local/domain/{domid}/backend/{kind}/{front}/{id}"))? {
@@ -41,7 +41,8 @@ fn clear_taps(store: &mut Client, domid: DomId) -> Result<()> {
     Ok(())
 }
 
-/// The kind, guest and number of the device whose ring something was kept of by this name: `vbd-7-51712`, `vif-7-0-tx`.
+/// The kind, guest and number of the device whose ring something was kept of by this name: `vbd-7-51712`,
+/// `vif-7-0-tx`.
 fn kept(name: &str) -> Option<(&str, DomId, u32)> {
     let mut parts = name.split('-');
     let (kind, front, id) = (parts.next()?, parts.next()?.parse().ok()?, parts.next()?);
@@ -84,8 +85,8 @@ mod tests {
         let store = Store::spawn(Config::default()).unwrap();
         let mut client = store.client().unwrap();
         client.write("/local/domain/0/backend/vbd/7/51712/state", "4").unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let keep = Keep::new(folder.path()).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let keep = InflightDir::new(directory.path()).unwrap();
         for name in ["vbd-7-51712", "vbd-7-51728", "vif-8-0-tx", "other"] {
             keep.create(name, "", 1).unwrap();
         }

@@ -1,5 +1,5 @@
-//! Dom0's back ends made usable: the bridges that vifs join, the disks that vbds are, and what the kernel's own back ends
-//! have taken; and what vifs that are no more have left.
+//! Dom0's backends made usable: the bridges that vifs join, the disks that vbds are, and what the kernel's own
+//! backends have taken; and what vifs that are no more have left.
 
 pub mod bridges;
 pub mod claimed;

@@ -26,7 +26,7 @@ struct Row {
     dev: String,
     backend_domid: u16,
     domid: u16,
-    /// The front end's state, by its number.
+    /// The frontend's state, by its number.
     state: u8,
     params: String,
     mode: String,

@@ -7,12 +7,12 @@ use crate::demo::drive::{self, Options};
 use crate::error::{Error, Result};
 use crate::output;
 
-/// Show everything at work: two guests with disks and network interfaces, every octet verified
+/// Show everything at work: two guests with disks and network interfaces, every byte verified
 ///
-/// Starts a store, a broker and dom0; makes a disk image with ext4 for each of two guests; the guests, each a process
-/// of its own, write, flush, read back and verify their disks through rings, then stream to and ping each other across
-/// the bridge. Ends with a table, and fails if a single octet is not as it should be. Needs no privileges, and of
-/// other programs only e2fsprogs.
+/// Starts a store, a broker and dom0; makes a disk image with ext4 for each of two guests; the guests, each a
+/// process of its own, write, flush, read back and verify their disks through rings, then stream to and ping each
+/// other across the bridge. Ends with a table, and fails if a single byte is not as it should be. Needs no
+/// privileges, and of other programs only e2fsprogs.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Print JSON, and nothing else
@@ -27,8 +27,8 @@ pub struct Args {
     #[arg(long, value_name = "MS", default_value_t = 1500)]
     time: u64,
 
-    /// Work in this folder, which must not exist yet, and leave it there
-    #[arg(long, value_name = "FOLDER")]
+    /// Work in this directory, which must not exist yet, and leave it there
+    #[arg(long, value_name = "DIRECTORY")]
     keep: Option<PathBuf>,
 }
 
@@ -38,10 +38,10 @@ pub struct Args {
 /// It could not run, or something was wrong.
 pub fn run(args: &Args) -> Result<()> {
     let report = drive::run(&Options {
-        octets: args.size << 20,
+        bytes: args.size << 20,
         time: Duration::from_millis(args.time),
         pings: 2000,
-        folder: args.keep.clone(),
+        directory: args.keep.clone(),
         quiet: args.json,
     })?;
     if args.json {

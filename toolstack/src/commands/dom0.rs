@@ -1,13 +1,13 @@
-//! `xpv dom0`: the back ends, and the bridges between guests and the host.
+//! `xpv dom0`: the backends, and the bridges between guests and the host.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread;
 
-use blkback::{Reach, Tuning, VbdDriver};
+use blkback::{DataPath, Tuning, VbdDriver};
 use hypervisor::local::Domain;
 use hypervisor::xen::Xen;
-use hypervisor::{DomId, Hypervisor, Keep};
+use hypervisor::{DomId, Hypervisor, InflightDir};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use xenstore::Client;
 use xenstore::driver::{self, BackDriver};
@@ -27,8 +27,8 @@ use crate::machine::{Machine, process};
 /// Takes over all devices that there are: one that was killed can be started again, and guests go on.
 ///
 /// With --xen it serves a real Xen host, in dom0 or in any driver domain, beside xl: vbds with a line such as
-/// disk=["format=raw,vdev=xvda,access=rw,script=/bin/true,target=/srv/a.img"], vifs as an interface vifDOMID.DEVID for
-/// xl's own scripts, or on a bridge of this program that is named by --bridge. docs/xen.md has it all.
+/// disk=["format=raw,vdev=xvda,access=rw,script=/bin/true,target=/srv/a.img"], vifs as an interface vifDOMID.DEVID
+/// for xl's own scripts, or on a bridge of this program that is named by --bridge. docs/xen.md has it all.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Serve the domain of a real Xen host that this runs in
@@ -54,7 +54,7 @@ pub struct Args {
 enum ReachArg {
     /// Mapped for each request
     Map,
-    /// Kept mapped where the front end uses the same ones again (feature-persistent), and copied from there
+    /// Kept mapped where the frontend uses the same ones again (feature-persistent), and copied from there
     Persist,
     /// Copied by the hypervisor
     Copy,
@@ -77,13 +77,13 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
 impl Args {
     fn tuning(&self) -> Tuning {
         let reach = match (self.reach, self.xen) {
-            (Some(ReachArg::Map), _) | (None, false) => Reach::Map,
-            (Some(ReachArg::Persist), _) | (None, true) => Reach::Persist,
-            (Some(ReachArg::Copy), _) => Reach::Copy,
+            (Some(ReachArg::Map), _) | (None, false) => DataPath::Map,
+            (Some(ReachArg::Persist), _) | (None, true) => DataPath::Persistent,
+            (Some(ReachArg::Copy), _) => DataPath::Copy,
         };
         // A round's system calls cost more where they are Xen's business too.
         let batch = if self.xen { 64 } else { Tuning::default().batch };
-        Tuning { reach, batch, ..Tuning::default() }
+        Tuning { data_path: reach, batch, ..Tuning::default() }
     }
 
     fn bridges(&self) -> Result<Vec<BridgeConfig>> {
@@ -108,13 +108,13 @@ fn local(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> R
 
 fn xen(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
     let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open()?);
-    let keep = Keep::new(dir.inflight())?;
+    let keep = InflightDir::new(dir.inflight())?;
     let mut images = Images::new(Client::new(hv.store()?));
     let mut vbds =
         VbdDriver::with_opener(hv.clone(), Box::new(move |device, keys| images.open(device, keys)));
     vbds.set_tuning(tuning);
     leftovers::clear(&mut Client::new(hv.store()?), hv.domid().0, &keep)?;
-    vbds.set_keep(keep.clone());
+    vbds.set_inflight_dir(keep.clone());
     let config = netback::Config { keep: Some(keep), ..netback::Config::default() };
     let vifs =
         netback::Driver::new(hv.clone(), config, move |device, keys| bridges.ours_or_tap(device, keys));

@@ -19,7 +19,7 @@ use crate::machine::{Machine, process};
 /// Each disk is exported over NBD at DIR/NAME/DEV.nbd: try `nbdinfo nbd+unix:///?socket=DIR/NAME/xvda.nbd`. Each
 /// interface is a tap, named as dom0 names it, or eth0, eth1, ... in a namespace of the guest's own.
 ///
-/// With --xen, inside a domain of a real Xen host, it is that domain's front ends in place of the kernel's: disks are
+/// With --xen, inside a domain of a real Xen host, it is that domain's frontends in place of the kernel's: disks are
 /// at DIR/DEV.nbd, interfaces are taps xpv0, xpv1, ... after the numbers of their vifs. Devices that xen-blkfront and
 /// xen-netfront hold are left to them. It needs the kernel modules xen-evtchn, xen-gntdev, xen-gntalloc and tun, and
 /// more granted pages than xen-gntalloc allows at first: `modprobe xen-gntalloc limit=8192`.
@@ -52,18 +52,18 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let offload = Config { csum: !args.no_offload, gso: !args.no_offload };
     let local = args.name.as_deref().map(|name| join(dir, name)).transpose()?;
     let real = local.is_none();
-    let (hv, folder) = match local {
+    let (hv, directory) = match local {
         Some(local) => local,
         None => (Arc::new(Xen::open()?) as Arc<dyn Hypervisor>, dir.path().to_owned()),
     };
-    dir::make(&folder)?;
-    let _lock = real.then(|| real::alone(&folder)).transpose()?;
-    let guest = watch::Guest { hv, folder, real, netns, offload };
-    tracing::info!(domid = %guest.hv.domid(), folder = %guest.folder.display(), "the guest runs");
+    dir::make(&directory)?;
+    let _lock = real.then(|| real::alone(&directory)).transpose()?;
+    let guest = watch::Guest { hv, directory, real, netns, offload };
+    tracing::info!(domid = %guest.hv.domid(), directory = %guest.directory.display(), "the guest runs");
     watch::run(&guest, stop.as_fd())
 }
 
-/// A domain of the local machine, and the folder of the guest that it is.
+/// A domain of the local machine, and the directory of the guest that it is.
 fn join(dir: &Dir, name: &str) -> Result<(Arc<dyn Hypervisor>, PathBuf)> {
     let info = Machine::connect(dir)?.find_guest(name)?;
     Ok((Arc::new(Domain::join(dir.path(), info.domid)?), dir.guest(&info.name)))

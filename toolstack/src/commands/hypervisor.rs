@@ -22,12 +22,12 @@ pub struct Args {}
 /// Runs them until told to end.
 ///
 /// # Errors
-/// Another one runs there, or the folder cannot be used.
+/// Another one runs there, or the directory cannot be used.
 pub fn run(_args: &Args, dir: &Dir) -> Result<()> {
     let stop = process::stop_signal()?;
     dir.make()?;
     let (dead, died) = channel();
-    // The store needs the broker's lock on the folder first: another's socket must not be replaced. The broker
+    // The store needs the broker's lock on the directory first: another's socket must not be replaced. The broker
     // needs the store: so it is told of it once there is one.
     let (give, take) = channel::<StoreHandle>();
     let introducer = introducer(take, dead);

@@ -27,7 +27,7 @@ struct Row {
     mac: String,
     bridge: String,
     vifname: String,
-    /// The front end's state, by its number.
+    /// The frontend's state, by its number.
     state: u8,
     backend_path: String,
 }

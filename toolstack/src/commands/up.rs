@@ -16,9 +16,9 @@ use crate::machine::{Machine, host};
 
 /// Run a machine as host.toml describes it, and keep it running
 ///
-/// Starts the hypervisor, dom0 and the guests, and dom0 again when it dies: guests' front ends reconnect, and ask again
-/// what was not answered. Ends with SIGTERM or SIGINT, and with it the machine. Further guests can be created, and
-/// devices attached, meanwhile.
+/// Starts the hypervisor, dom0 and the guests, and dom0 again when it dies: guests' frontends reconnect, and ask
+/// again what was not answered. Ends with SIGTERM or SIGINT, and with it the machine. Further guests can be
+/// created, and devices attached, meanwhile.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The machine's description

@@ -25,7 +25,7 @@ pub struct DiskSpec {
     pub discard: bool,
     /// Says that direct I/O needs no safe-guards.
     pub direct_io_safe: bool,
-    /// Whether the guest is told to trust the back end.
+    /// Whether the guest is told to trust the backend.
     pub trusted: bool,
 }
 
@@ -174,7 +174,7 @@ fn refuse_unsupported(params: &mut Params<'_>, warnings: &mut Warnings) -> Resul
             return Err(params.wrong(
                 "backendtype",
                 other,
-                "phy, or nothing (other back ends are not supported yet)",
+                "phy, or nothing (other backends are not supported yet)",
             ));
         }
     }
@@ -187,7 +187,7 @@ fn refuse_unsupported(params: &mut Params<'_>, warnings: &mut Warnings) -> Resul
     let idle = [
         ("discard", "1", "discard is not offered yet"),
         ("direct-io-safe", "1", "the page cache is bypassed wherever that is possible"),
-        ("trusted", "0", "our front ends make no difference"),
+        ("trusted", "0", "our frontends make no difference"),
     ];
     for (name, value, why) in idle {
         if params.says(name, value) {

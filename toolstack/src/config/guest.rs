@@ -88,7 +88,7 @@ fn name_of(here: &Origin, value: Value) -> Result<String> {
     }
 }
 
-/// Whether a guest can be called so: a number would be a domain's id, and the name is a folder's too.
+/// Whether a guest can be called so: a number would be a domain's id, and the name is a directory's too.
 pub fn is_guest_name(name: &str) -> bool {
     let fine = |b: u8| b.is_ascii_alphanumeric() || b"-_.+".contains(&b);
     let number = name.bytes().all(|b| b.is_ascii_digit());

@@ -97,7 +97,7 @@ fn default_bridges() -> Vec<BridgeConfig> {
 }
 
 impl HostConfig {
-    /// Reads a file; paths in it become relative to its folder.
+    /// Reads a file; paths in it become relative to its directory.
     ///
     /// # Errors
     /// The file's, and [`Error::Input`] with the line.
@@ -105,12 +105,12 @@ impl HostConfig {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Error::file(path, "reading the host's description", e))?;
         let mut host = HostConfig::parse(&Origin::file(path), &text)?;
-        let folder = path.parent().unwrap_or(Path::new(""));
+        let directory = path.parent().unwrap_or(Path::new(""));
         for guest in &mut host.guests {
-            guest.cfg = folder.join(&guest.cfg);
+            guest.cfg = directory.join(&guest.cfg);
         }
         if let Some(dir) = &mut host.dir {
-            *dir = folder.join(&*dir);
+            *dir = directory.join(&*dir);
         }
         Ok(host)
     }

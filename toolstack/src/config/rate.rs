@@ -3,11 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// So many octets in every interval: what the store's `rate` key holds.
+/// So many bytes in every interval: what the store's `rate` key holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// Octets in an interval.
-    pub octets: u64,
+    /// Bytes in an interval.
+    pub bytes: u64,
     /// The interval, in microseconds.
     pub interval: u32,
 }
@@ -30,17 +30,17 @@ impl FromStr for Rate {
             Some((speed, interval)) => (speed, micros(interval)?),
             None => (text, INTERVAL),
         };
-        let per_second = octets_per_second(speed)?;
-        let octets = u128::from(per_second) * u128::from(interval) / 1_000_000;
-        match u64::try_from(octets) {
-            Ok(octets @ 1..) => Ok(Rate { octets, interval }),
+        let per_second = bytes_per_second(speed)?;
+        let bytes = u128::from(per_second) * u128::from(interval) / 1_000_000;
+        match u64::try_from(bytes) {
+            Ok(bytes @ 1..) => Ok(Rate { bytes, interval }),
             _ => Err(NotARate),
         }
     }
 }
 
 /// `<number>[GMK](B|b)/s`; suffixes are powers of ten, and `b` is bits.
-fn octets_per_second(text: &str) -> Result<u64, NotARate> {
+fn bytes_per_second(text: &str) -> Result<u64, NotARate> {
     let (digits, unit) = number(text)?;
     let (factor, unit) = match unit.as_bytes().first() {
         Some(b'G') => (1_000_000_000, &unit[1..]),
@@ -77,10 +77,10 @@ fn number(text: &str) -> Result<(u32, &str), NotARate> {
     }
 }
 
-/// As it stands in the store: octets, a comma, microseconds.
+/// As it stands in the store: bytes, a comma, microseconds.
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{},{}", self.octets, self.interval)
+        write!(f, "{},{}", self.bytes, self.interval)
     }
 }
 
@@ -97,8 +97,8 @@ mod tests {
             ("4GB/s@1s", 4_000_000_000, 1_000_000),
             ("800b/s@1", 100, 1_000_000),
         ];
-        for (text, octets, interval) in cases {
-            assert_eq!(text.parse(), Ok(Rate { octets, interval }), "{text}");
+        for (text, bytes, interval) in cases {
+            assert_eq!(text.parse(), Ok(Rate { bytes, interval }), "{text}");
         }
         assert_eq!("1MB/s@20ms".parse::<Rate>().unwrap().to_string(), "20000,20000");
     }

@@ -19,19 +19,19 @@ pub struct VifSpec {
     pub vifname: Option<String>,
     /// Limit of what the guest sends.
     pub rate: Option<Rate>,
-    /// Largest payload of a frame, in octets.
+    /// Largest payload of a frame, in bytes.
     pub mtu: u32,
     /// Its number in the guest; `None` means the lowest free one.
     pub devid: Option<u32>,
-    /// Whether the guest is told to trust the back end.
+    /// Whether the guest is told to trust the backend.
     pub trusted: bool,
 }
 
 /// The bridge's name when none is said.
 pub const DEFAULT_BRIDGE: &str = "xenbr0";
-/// Largest payload when nothing is said, in octets.
+/// Largest payload when nothing is said, in bytes.
 pub const DEFAULT_MTU: u32 = 1500;
-/// Least and most that an interface takes, in octets: IPv4's least (RFC 791), and what 18 slots carry.
+/// Least and most that an interface takes, in bytes: IPv4's least (RFC 791), and what 18 slots carry.
 const MTU: std::ops::RangeInclusive<u32> = 68..=65_521;
 
 const NAMED: [&str; 16] = [
@@ -103,7 +103,7 @@ fn without_effect(params: &mut Params<'_>, warnings: &mut Warnings) -> Result<()
         warnings.no_effect(params.origin(), &params.key("rate"), "what a guest sends is not limited yet");
     }
     if params.says("trusted", "0") {
-        warnings.no_effect(params.origin(), &params.key("trusted"), "our front ends make no difference");
+        warnings.no_effect(params.origin(), &params.key("trusted"), "our frontends make no difference");
     }
     let idle = [
         ("ip", "no script filters by address"),
@@ -123,9 +123,9 @@ fn without_effect(params: &mut Params<'_>, warnings: &mut Warnings) -> Result<()
 
 fn finish(mut params: Params<'_>) -> Result<VifSpec> {
     let mac = parse(&mut params, "mac", "an address of one interface such as 00:16:3e:01:02:03")?;
-    let mtu = parse(&mut params, "mtu", "octets from 68 to 65521")?.unwrap_or(DEFAULT_MTU);
+    let mtu = parse(&mut params, "mtu", "bytes from 68 to 65521")?.unwrap_or(DEFAULT_MTU);
     if !MTU.contains(&mtu) {
-        return Err(params.wrong("mtu", &mtu.to_string(), "octets from 68 to 65521"));
+        return Err(params.wrong("mtu", &mtu.to_string(), "bytes from 68 to 65521"));
     }
     let vifname = params.take("vifname");
     if let Some(name) = vifname.as_deref().filter(|n| !is_interface_name(n)) {
@@ -162,7 +162,7 @@ pub fn is_interface_name(name: &str) -> bool {
 pub struct Mac(pub [u8; 6]);
 
 impl Mac {
-    /// One in Xen's own range, 00:16:3e, from three random octets; as libxl makes them.
+    /// One in Xen's own range, 00:16:3e, from three random bytes; as libxl makes them.
     pub fn xen(random: [u8; 3]) -> Mac {
         let [a, b, c] = random;
         Mac([0x00, 0x16, 0x3e, a & 0x7f, b, c])
@@ -177,14 +177,14 @@ impl FromStr for Mac {
     type Err = NotAMac;
 
     fn from_str(text: &str) -> Result<Mac, NotAMac> {
-        let mut octets = [0; 6];
+        let mut bytes = [0; 6];
         let mut groups = text.split(':');
-        for octet in &mut octets {
+        for byte in &mut bytes {
             let group = groups.next().filter(|g| g.len() == 2 && g.bytes().all(|b| b.is_ascii_hexdigit()));
-            *octet = u8::from_str_radix(group.ok_or(NotAMac)?, 16).map_err(|_| NotAMac)?;
+            *byte = u8::from_str_radix(group.ok_or(NotAMac)?, 16).map_err(|_| NotAMac)?;
         }
-        let of_one = octets[0] & 1 == 0 && octets != [0; 6];
-        if groups.next().is_none() && of_one { Ok(Mac(octets)) } else { Err(NotAMac) }
+        let of_one = bytes[0] & 1 == 0 && bytes != [0; 6];
+        if groups.next().is_none() && of_one { Ok(Mac(bytes)) } else { Err(NotAMac) }
     }
 }
 

@@ -12,9 +12,9 @@ use super::pattern::{BLOCK, Pattern};
 use super::words::{DiskPlan, DiskResult, Event, Latency, Load, Progress, Run};
 use crate::error::{Error, Result};
 
-/// Octets written or read at a time.
+/// Bytes written or read at a time.
 const CHUNK: u64 = 1 << 20;
-/// Random reads under way at a time.
+/// Random reads in flight at a time.
 const DEPTH: usize = 32;
 
 /// Writes the plan's blocks, flushes, reads them back, and then reads here and there; tells how far it is.
@@ -23,21 +23,21 @@ const DEPTH: usize = 32;
 /// The disk's.
 pub fn run(disk: &mut Disk, plan: &DiskPlan, tell: &mut dyn FnMut(Event)) -> Result<DiskResult> {
     let work = Work { pattern: Pattern::new(plan.seed), runs: &plan.runs };
-    let octets = work.blocks() * BLOCK as u64;
+    let bytes = work.blocks() * BLOCK as u64;
     see_filesystem(disk)?;
     let begun = Instant::now();
     let sha256 = work.write(disk, tell)?;
     disk.flush().map_err(failed)?;
-    let write_mb_s = mb_s(octets, begun.elapsed());
+    let write_mb_s = mb_s(bytes, begun.elapsed());
     let begun = Instant::now();
     let mut mismatches = work.read_back(disk, tell)?;
-    let read_mb_s = mb_s(octets, begun.elapsed());
+    let read_mb_s = mb_s(bytes, begun.elapsed());
     let time = Duration::from_millis(plan.millis);
     let (random, wrong) = work.random(disk, DEPTH, time, tell)?;
     mismatches += wrong;
     let (single, wrong) = work.random(disk, 1, time, tell)?;
     mismatches += wrong;
-    Ok(DiskResult { octets, sha256, write_mb_s, read_mb_s, mismatches, random, single })
+    Ok(DiskResult { bytes, sha256, write_mb_s, read_mb_s, mismatches, random, single })
 }
 
 /// Looks at the superblock: what is on the disk is a real filesystem.
@@ -77,28 +77,28 @@ impl Work<'_> {
     /// Writes all blocks; the hash of what was written.
     fn write(&self, disk: &mut Disk, tell: &mut dyn FnMut(Event)) -> Result<String> {
         let (mut hash, mut done) = (Sha256::new(), 0);
-        let mut octets = vec![0; CHUNK as usize];
+        let mut bytes = vec![0; CHUNK as usize];
         for (number, run) in self.chunks() {
-            let octets = &mut octets[..run.count as usize * BLOCK];
-            for (number, block) in (number..).zip(octets.chunks_mut(BLOCK)) {
+            let bytes = &mut bytes[..run.count as usize * BLOCK];
+            for (number, block) in (number..).zip(bytes.chunks_mut(BLOCK)) {
                 self.pattern.fill(number, block);
             }
-            hash.update(&*octets);
-            disk.write_at(run.first * BLOCK as u64, octets).map_err(failed)?;
+            hash.update(&*bytes);
+            disk.write_at(run.first * BLOCK as u64, bytes).map_err(failed)?;
             done += run.count;
             tell(progress("writing", done, self.blocks()));
         }
-        Ok(hash.finalize().iter().map(|octet| format!("{octet:02x}")).collect())
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// Reads all blocks; how many were not as written.
     fn read_back(&self, disk: &mut Disk, tell: &mut dyn FnMut(Event)) -> Result<u64> {
         let (mut wrong, mut done) = (0, 0);
-        let mut octets = vec![0; CHUNK as usize];
+        let mut bytes = vec![0; CHUNK as usize];
         for (number, run) in self.chunks() {
-            let octets = &mut octets[..run.count as usize * BLOCK];
-            disk.read_at(run.first * BLOCK as u64, octets).map_err(failed)?;
-            let blocks = (number..).zip(octets.chunks(BLOCK));
+            let bytes = &mut bytes[..run.count as usize * BLOCK];
+            disk.read_at(run.first * BLOCK as u64, bytes).map_err(failed)?;
+            let blocks = (number..).zip(bytes.chunks(BLOCK));
             wrong += blocks.filter(|(number, block)| !self.pattern.is(*number, block)).count() as u64;
             done += run.count;
             tell(progress("verifying", done, self.blocks()));
@@ -127,7 +127,7 @@ impl Work<'_> {
             flights.push(Flight::default());
             self.ask(disk, token, Some(buffer), &mut flights, &mut random)?;
         }
-        while disk.under_way() > 0 {
+        while disk.in_flight() > 0 {
             disk.wait(&mut done, None).map_err(failed)?;
             let now = Instant::now();
             let more = now - begun < time;
@@ -161,7 +161,7 @@ impl Work<'_> {
         let number = random.random_range(0..self.blocks());
         flights[token as usize] = Flight { number, asked: Instant::now() };
         let sector = self.place(number) * (BLOCK as u64 / 512);
-        let request = Request { token, op: Op::Read, sector, octets: BLOCK, buffer };
+        let request = Request { token, op: Op::Read, sector, bytes: BLOCK, buffer };
         disk.submit(request).map_err(|_| Error::other("the disk takes no request"))
     }
 
@@ -187,7 +187,7 @@ impl Work<'_> {
     }
 }
 
-/// A read under way: which block, and since when.
+/// A read in flight: which block, and since when.
 #[derive(Clone, Copy)]
 struct Flight {
     number: u64,
@@ -208,8 +208,8 @@ fn failed(error: blkfront::Error) -> Error {
     Error::Other(format!("disk: {error}"))
 }
 
-fn mb_s(octets: u64, time: Duration) -> f64 {
-    octets as f64 / 1e6 / time.as_secs_f64().max(1e-9)
+fn mb_s(bytes: u64, time: Duration) -> f64 {
+    bytes as f64 / 1e6 / time.as_secs_f64().max(1e-9)
 }
 
 /// Nanoseconds up to a minute, with three digits.

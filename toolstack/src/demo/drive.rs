@@ -19,7 +19,7 @@ use crate::machine::guest::{How, create};
 use crate::machine::process::{self, Owned};
 use crate::machine::{Machine, host};
 
-/// The guests' names, and the last octets of their addresses.
+/// The guests' names, and the last bytes of their addresses.
 const GUESTS: [(&str, u8); 2] = [("alice", 0x0a), ("bob", 0x0b)];
 /// How long a guest may say nothing.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -29,14 +29,14 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How much is done.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Octets of each guest's file, a multiple of 4096.
-    pub octets: u64,
+    /// Bytes of each guest's file, a multiple of 4096.
+    pub bytes: u64,
     /// How long each load runs.
     pub time: Duration,
     /// How many pings each guest sends.
     pub pings: u64,
-    /// Where the machine and its images are; they are left there. A folder of their own, removed, when `None`.
-    pub folder: Option<PathBuf>,
+    /// Where the machine and its images are; they are left there. A directory of their own, removed, when `None`.
+    pub directory: Option<PathBuf>,
     /// Nothing is shown before the end.
     pub quiet: bool,
 }
@@ -49,14 +49,14 @@ pub fn run(options: &Options) -> Result<Report> {
     let begun = Instant::now();
     let tools = Tools::find()?;
     let interrupted = process::interrupted()?;
-    let folder = Folder::new(options.folder.as_deref())?;
+    let directory = Directory::new(options.directory.as_deref())?;
     let show = Show::new(&GUESTS.map(|(name, _)| name), options.quiet);
     show.step("making disk images with ext4 in them");
-    let images = make_images(&tools, folder.path(), options.octets)?;
+    let images = make_images(&tools, directory.path(), options.bytes)?;
     show.step("starting store, broker and dom0");
-    let dir = Dir::choose(Some(&folder.path().join("run")))?;
+    let dir = Dir::choose(Some(&directory.path().join("run")))?;
     dir.make()?;
-    let log = |name: &str| Some(folder.path().join(format!("{name}.log")));
+    let log = |name: &str| Some(directory.path().join(format!("{name}.log")));
     let hypervisor = host::start_hypervisor(&dir, log("hypervisor"))?;
     let dom0 =
         host::start_dom0(&dir, &HostConfig::parse(&Origin::argument("demo"), "")?.bridges, log("dom0"))?;
@@ -66,43 +66,43 @@ pub fn run(options: &Options) -> Result<Report> {
     dom0.end(GRACE);
     hypervisor.end(GRACE);
     let acts = outcome.and_then(|acts| closed.map(|()| acts));
-    let acts = acts.map_err(|error| with_log(error, &folder.path().join("dom0.log")))?;
+    let acts = acts.map_err(|error| with_log(error, &directory.path().join("dom0.log")))?;
     stage.show.step("comparing the images with what the guests wrote");
     let report = judge(&tools, &images, acts, begun)?;
     stage.show.end();
     Ok(report)
 }
 
-/// A folder that goes with the demo, unless it is the user's.
-enum Folder {
+/// A directory that goes with the demo, unless it is the user's.
+enum Directory {
     Own(tempfile::TempDir),
     Given(PathBuf),
 }
 
-impl Folder {
-    fn new(given: Option<&Path>) -> Result<Folder> {
+impl Directory {
+    fn new(given: Option<&Path>) -> Result<Directory> {
         match given {
             Some(path) => {
-                std::fs::create_dir(path).map_err(|e| Error::file(path, "making the folder", e))?;
-                Ok(Folder::Given(path.to_owned()))
+                std::fs::create_dir(path).map_err(|e| Error::file(path, "making the directory", e))?;
+                Ok(Directory::Given(path.to_owned()))
             }
             None => {
                 let own = tempfile::Builder::new().prefix("xpv-demo-").tempdir();
-                own.map(Folder::Own).map_err(|e| Error::io("making a folder", e))
+                own.map(Directory::Own).map_err(|e| Error::io("making a directory", e))
             }
         }
     }
 
     fn path(&self) -> &Path {
         match self {
-            Folder::Own(dir) => dir.path(),
-            Folder::Given(path) => path,
+            Directory::Own(dir) => dir.path(),
+            Directory::Given(path) => path,
         }
     }
 }
 
-fn make_images(tools: &Tools, folder: &Path, octets: u64) -> Result<Vec<Image>> {
-    let make = |(name, _): (&str, u8)| Image::make(tools, &folder.join(format!("{name}.img")), octets);
+fn make_images(tools: &Tools, directory: &Path, bytes: u64) -> Result<Vec<Image>> {
+    let make = |(name, _): (&str, u8)| Image::make(tools, &directory.join(format!("{name}.img")), bytes);
     GUESTS.into_iter().map(make).collect()
 }
 

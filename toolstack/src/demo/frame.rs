@@ -4,9 +4,9 @@ use super::pattern::Pattern;
 
 /// IEEE 802's "local experimental" EtherType.
 const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
-/// Octets before the pattern.
+/// Bytes before the pattern.
 pub const HEADER: usize = 14 + 1 + 8;
-/// Octets of the shortest frame, as the wire would have it.
+/// Bytes of the shortest frame, as the wire would have it.
 pub const SHORTEST: usize = 64;
 
 /// What a frame is.
@@ -41,7 +41,7 @@ pub struct Seen<'a> {
     pub body: &'a [u8],
 }
 
-/// Writes a frame as long as `to`, which has at least [`SHORTEST`] octets.
+/// Writes a frame as long as `to`, which has at least [`SHORTEST`] bytes.
 pub fn write(to: &mut [u8], dst: [u8; 6], src: [u8; 6], kind: Kind, number: u64, pattern: &Pattern) {
     let (header, body) = to.split_at_mut(HEADER);
     header[..6].copy_from_slice(&dst);
@@ -53,8 +53,8 @@ pub fn write(to: &mut [u8], dst: [u8; 6], src: [u8; 6], kind: Kind, number: u64,
 }
 
 /// Reads a frame; `None` when it is none of ours.
-pub fn read(octets: &[u8]) -> Option<Seen<'_>> {
-    let (header, body) = octets.split_at_checked(HEADER)?;
+pub fn read(bytes: &[u8]) -> Option<Seen<'_>> {
+    let (header, body) = bytes.split_at_checked(HEADER)?;
     (header[12..14] == ETHERTYPE).then_some(())?;
     let kind = *KINDS.get(usize::from(header[14]))?;
     let from = header[6..12].try_into().ok()?;
@@ -70,13 +70,13 @@ mod tests {
     fn frames_read_back_and_others_are_none() {
         let pattern = Pattern::new(1);
         for (n, kind) in KINDS.into_iter().enumerate() {
-            let mut octets = [0; 100];
-            write(&mut octets, [1; 6], [2; 6], kind, n as u64, &pattern);
-            let seen = read(&octets).unwrap();
+            let mut bytes = [0; 100];
+            write(&mut bytes, [1; 6], [2; 6], kind, n as u64, &pattern);
+            let seen = read(&bytes).unwrap();
             assert_eq!((seen.from, seen.kind, seen.number), ([2; 6], kind, n as u64));
             assert!(pattern.is(n as u64, seen.body));
-            octets[13] ^= 1;
-            assert_eq!(read(&octets), None);
+            bytes[13] ^= 1;
+            assert_eq!(read(&bytes), None);
         }
         assert_eq!(read(&[0; 10]), None);
         assert_eq!(read(&[0x88; 80]), None);

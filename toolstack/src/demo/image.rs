@@ -16,7 +16,7 @@ use super::words::Run;
 use crate::error::{Error, Result};
 use crate::machine::process::program;
 
-/// Octets of an image beyond its file: the filesystem's own, and room to spare.
+/// Bytes of an image beyond its file: the filesystem's own, and room to spare.
 const OVERHEAD: u64 = 24 << 20;
 const PACKAGE: &str = "e2fsprogs";
 
@@ -49,16 +49,16 @@ pub struct Image {
 }
 
 impl Image {
-    /// Makes an ext4 filesystem at `path` with a file `data` of so many octets, a multiple of 4096.
+    /// Makes an ext4 filesystem at `path` with a file `data` of so many bytes, a multiple of 4096.
     ///
     /// # Errors
     /// The programs', in their words.
-    pub fn make(tools: &Tools, path: &Path, octets: u64) -> Result<Image> {
+    pub fn make(tools: &Tools, path: &Path, bytes: u64) -> Result<Image> {
         let source = path.with_extension("source");
-        fs::create_dir(&source).map_err(|e| Error::file(&source, "making a folder", e))?;
+        fs::create_dir(&source).map_err(|e| Error::file(&source, "making a directory", e))?;
         let data = source.join("data");
-        fill(&data, octets).map_err(|e| Error::file(&data, "writing", e))?;
-        let image = File::create(path).and_then(|f| f.set_len(octets + OVERHEAD));
+        fill(&data, bytes).map_err(|e| Error::file(&data, "writing", e))?;
+        let image = File::create(path).and_then(|f| f.set_len(bytes + OVERHEAD));
         image.map_err(|e| Error::file(path, "making the image", e))?;
         let mut mkfs = Command::new(&tools.mkfs);
         mkfs.args(["-q", "-F", "-b", "4096", "-m", "0", "-d"]).arg(&source).arg(path);
@@ -68,10 +68,10 @@ impl Image {
         let runs = runs(&listing)
             .ok_or_else(|| Error::Other(format!("debugfs says {listing:?}, expected blocks")))?;
         let blocks: u64 = runs.iter().map(|run| run.count).sum();
-        if blocks != octets / BLOCK as u64 {
+        if blocks != bytes / BLOCK as u64 {
             return Err(Error::Other(format!(
                 "the file has {blocks} blocks, expected {}",
-                octets / BLOCK as u64
+                bytes / BLOCK as u64
             )));
         }
         Ok(Image { path: path.to_owned(), runs })
@@ -87,15 +87,15 @@ impl Image {
         output(Command::new(&tools.debugfs).args(["-R", &request]).arg(&self.path))?;
         let failed = |e| Error::file(&copy, "reading", e);
         let mut file = File::open(&copy).map_err(failed)?;
-        let (mut hash, mut octets) = (Sha256::new(), vec![0; 1 << 20]);
+        let (mut hash, mut bytes) = (Sha256::new(), vec![0; 1 << 20]);
         loop {
-            match file.read(&mut octets).map_err(failed)? {
+            match file.read(&mut bytes).map_err(failed)? {
                 0 => break,
-                len => hash.update(&octets[..len]),
+                len => hash.update(&bytes[..len]),
             }
         }
         fs::remove_file(&copy).map_err(failed)?;
-        Ok(hash.finalize().iter().map(|octet| format!("{octet:02x}")).collect())
+        Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
     /// What e2fsck has to complain of; `None` when the filesystem is clean.
@@ -110,11 +110,11 @@ impl Image {
     }
 }
 
-/// Octets that are not zero, or mkfs would leave holes.
-fn fill(path: &Path, octets: u64) -> std::io::Result<()> {
+/// Bytes that are not zero, or mkfs would leave holes.
+fn fill(path: &Path, bytes: u64) -> std::io::Result<()> {
     let mut file = File::create(path)?;
     let chunk = vec![0xe5; 1 << 20];
-    let mut left = octets;
+    let mut left = bytes;
     while left > 0 {
         let len = left.min(chunk.len() as u64);
         file.write_all(&chunk[..len as usize])?;

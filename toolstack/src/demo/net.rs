@@ -1,5 +1,5 @@
 //! A guest's work on its interface: streams in a window, so that nothing is lost to a full queue; pings; and the
-//! other side, which compares every octet before it acknowledges.
+//! other side, which compares every byte before it acknowledges.
 
 use std::time::{Duration, Instant};
 
@@ -11,9 +11,9 @@ use super::pattern::Pattern;
 use super::words::{Event, NetPlan, NetResult, Progress, Served, Stream};
 use crate::error::{Error, Result};
 
-/// Octets of a full frame.
+/// Bytes of a full frame.
 const LARGE: usize = 1514;
-/// Frames under way.
+/// Frames in flight.
 const WINDOW: u64 = 128;
 /// Frames that are acknowledged together.
 const ACK_EVERY: u64 = 32;
@@ -38,11 +38,11 @@ impl<'a> Wire<'a> {
         Wire { nic, pattern: Pattern::new(seed), input, output, heard: Instant::now() }
     }
 
-    /// Sends a frame of so many octets; `false` when there is no room.
+    /// Sends a frame of so many bytes; `false` when there is no room.
     fn send(&mut self, to: [u8; 6], kind: Kind, number: u64, len: usize) -> Result<bool> {
-        let octets = &mut self.output[..len];
-        frame::write(octets, to, self.nic.mac(), kind, number, &self.pattern);
-        match self.nic.send(octets) {
+        let bytes = &mut self.output[..len];
+        frame::write(bytes, to, self.nic.mac(), kind, number, &self.pattern);
+        match self.nic.send(bytes) {
             Sent::Queued => Ok(true),
             Sent::Full => Ok(false),
             Sent::Dropped => Err(Error::other("the interface went down")),
@@ -96,7 +96,7 @@ impl<'a> Wire<'a> {
                         served.mismatches += u64::from(seen.number != expected);
                         expected = seen.number + 1;
                         served.frames += 1;
-                        served.octets += len as u64;
+                        served.bytes += len as u64;
                         if expected - acked >= ACK_EVERY {
                             acked = expected;
                             self.tell(seen.from, Kind::Ack, acked)?;
@@ -128,8 +128,8 @@ impl<'a> Wire<'a> {
     /// A frame was lost, the peer is silent, or the interface is gone.
     pub fn drive(&mut self, plan: &NetPlan, tell: &mut dyn FnMut(Event)) -> Result<NetResult> {
         let time = Duration::from_millis(plan.millis);
-        let large = self.stream(plan.to, LARGE, time, "streaming frames of 1514 octets", tell)?;
-        let small = self.stream(plan.to, SHORTEST, time, "streaming frames of 64 octets", tell)?;
+        let large = self.stream(plan.to, LARGE, time, "streaming frames of 1514 bytes", tell)?;
+        let small = self.stream(plan.to, SHORTEST, time, "streaming frames of 64 bytes", tell)?;
         let (ping, mismatches) = self.ping(plan, tell)?;
         self.tell(plan.to, Kind::Bye, 0)?;
         loop {
@@ -178,9 +178,9 @@ impl<'a> Wire<'a> {
                 tell(progress(phase, elapsed.min(time).as_millis() as u64, time.as_millis() as u64));
             }
         }
-        let (seconds, octets) = (begun.elapsed().as_secs_f64(), sent * len as u64);
-        let (frames_s, gbit_s) = (sent as f64 / seconds, octets as f64 * 8e-9 / seconds);
-        Ok(Stream { frames: sent, octets, frames_s, gbit_s })
+        let (seconds, bytes) = (begun.elapsed().as_secs_f64(), sent * len as u64);
+        let (frames_s, gbit_s) = (sent as f64 / seconds, bytes as f64 * 8e-9 / seconds);
+        Ok(Stream { frames: sent, bytes, frames_s, gbit_s })
     }
 
     fn ping(&mut self, plan: &NetPlan, tell: &mut dyn FnMut(Event)) -> Result<(super::words::Latency, u64)> {

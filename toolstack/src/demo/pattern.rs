@@ -1,16 +1,16 @@
-//! Octets that tell where they belong: any part that is lost, stale, moved or swapped differs from what is expected.
+//! Bytes that tell where they belong: any part that is lost, stale, moved or swapped differs from what is expected.
 
 use rand::Rng;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 
-/// Octets of a disk's block.
+/// Bytes of a disk's block.
 pub const BLOCK: usize = 4096;
-/// Octets of the table that patterns are taken from; with a longest pattern more at its end.
+/// Bytes of the table that patterns are taken from; with a longest pattern more at its end.
 const TABLE: usize = 64 << 10;
 const LONGEST: usize = BLOCK;
 
-/// Random octets made from a seed. A pattern is a stretch of them and begins with its number.
+/// Random bytes made from a seed. A pattern is a stretch of them and begins with its number.
 #[derive(Debug)]
 pub struct Pattern {
     table: Vec<u8>,
@@ -18,23 +18,23 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// The same seed gives the same octets.
+    /// The same seed gives the same bytes.
     pub fn new(seed: u64) -> Pattern {
         let mut table = vec![0; TABLE + LONGEST];
         SmallRng::seed_from_u64(seed).fill_bytes(&mut table);
         Pattern { table, seed }
     }
 
-    /// Writes pattern `number` into the whole of `to`, of 8 to 4096 octets.
+    /// Writes pattern `number` into the whole of `to`, of 8 to 4096 bytes.
     pub fn fill(&self, number: u64, to: &mut [u8]) {
         let (head, rest) = to.split_at_mut(8.min(to.len()));
         head.copy_from_slice(&self.head(number)[..head.len()]);
         rest.copy_from_slice(self.stretch(number, rest.len()));
     }
 
-    /// Whether these octets are pattern `number`, all of them.
-    pub fn is(&self, number: u64, octets: &[u8]) -> bool {
-        let (head, rest) = octets.split_at(8.min(octets.len()));
+    /// Whether these bytes are pattern `number`, all of them.
+    pub fn is(&self, number: u64, bytes: &[u8]) -> bool {
+        let (head, rest) = bytes.split_at(8.min(bytes.len()));
         head == &self.head(number)[..head.len()] && rest == self.stretch(number, rest.len())
     }
 
@@ -62,7 +62,7 @@ mod tests {
         assert!(!pattern.is(4, &block) && !Pattern::new(8).is(3, &block));
         for at in [0, 7, 8, 4095] {
             block[at] ^= 1;
-            assert!(!pattern.is(3, &block), "octet {at}");
+            assert!(!pattern.is(3, &block), "byte {at}");
             block[at] ^= 1;
         }
         let mut short = [0; 5];

@@ -56,9 +56,9 @@ impl Report {
             let l = g.disk.single.latency;
             vec![l.p50_us, l.p99_us, l.p99_9_us]
         });
-        table.rows("network", "frames of 1514 octets", "frames/s", |g| vec![g.net.large.frames_s]);
+        table.rows("network", "frames of 1514 bytes", "frames/s", |g| vec![g.net.large.frames_s]);
         table.rows("", "", "Gbit/s", |g| vec![g.net.large.gbit_s]);
-        table.rows("", "frames of 64 octets", "frames/s", |g| vec![g.net.small.frames_s]);
+        table.rows("", "frames of 64 bytes", "frames/s", |g| vec![g.net.small.frames_s]);
         table.rows("", "round trip, 50 % / 99 % / 99.9 %", "us", |g| {
             vec![g.net.ping.p50_us, g.net.ping.p99_us, g.net.ping.p99_9_us]
         });
@@ -66,16 +66,16 @@ impl Report {
     }
 
     fn verdict(&self) -> String {
-        let octets: u64 = self.guests.iter().map(|g| g.disk.octets).sum();
+        let bytes: u64 = self.guests.iter().map(|g| g.disk.bytes).sum();
         let frames: u64 = self.guests.iter().map(|g| g.peer.frames).sum();
         let mut text = format!(
-            "\n{} MiB written, read back and compared; {frames} frames compared octet by octet; {:.1} s\n",
-            octets >> 20,
+            "\n{} MiB written, read back and compared; {frames} frames compared byte by byte; {:.1} s\n",
+            bytes >> 20,
             self.seconds
         );
         if self.ok {
             text +=
-                "Every octet is as it should be: hashes agree with the image files, filesystems are clean.\n";
+                "Every byte is as it should be: hashes agree with the image files, filesystems are clean.\n";
         }
         for problem in &self.problems {
             text += &format!("WRONG: {problem}\n");

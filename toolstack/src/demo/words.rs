@@ -21,7 +21,7 @@ pub enum Order {
 pub struct DiskPlan {
     /// What the pattern is made from.
     pub seed: u64,
-    /// Where the file's blocks of 4096 octets are on the disk, in the file's order.
+    /// Where the file's blocks of 4096 bytes are on the disk, in the file's order.
     pub runs: Vec<Run>,
     /// How long each random load runs, in milliseconds.
     pub millis: u64,
@@ -81,19 +81,19 @@ pub struct Progress {
 /// A disk's numbers.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct DiskResult {
-    /// Octets written and read back.
-    pub octets: u64,
+    /// Bytes written and read back.
+    pub bytes: u64,
     /// SHA-256 of what was written, in hexadecimal.
     pub sha256: String,
-    /// Writing and the flush after it, in 10^6 octets a second.
+    /// Writing and the flush after it, in 10^6 bytes a second.
     pub write_mb_s: f64,
-    /// Reading back, in 10^6 octets a second.
+    /// Reading back, in 10^6 bytes a second.
     pub read_mb_s: f64,
-    /// Blocks of 4096 octets that were read and were not as written.
+    /// Blocks of 4096 bytes that were read and were not as written.
     pub mismatches: u64,
-    /// Random reads of 4096 octets, 32 at a time.
+    /// Random reads of 4096 bytes, 32 at a time.
     pub random: Load,
-    /// Random reads of 4096 octets, one at a time.
+    /// Random reads of 4096 bytes, one at a time.
     pub single: Load,
 }
 
@@ -124,8 +124,8 @@ pub struct Latency {
 pub struct Served {
     /// Frames of the streams.
     pub frames: u64,
-    /// Their octets.
-    pub octets: u64,
+    /// Their bytes.
+    pub bytes: u64,
     /// Frames that were not as sent, or not in their order.
     pub mismatches: u64,
     /// Pings answered.
@@ -135,9 +135,9 @@ pub struct Served {
 /// An interface's numbers.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct NetResult {
-    /// Frames of 1514 octets.
+    /// Frames of 1514 bytes.
     pub large: Stream,
-    /// Frames of 64 octets.
+    /// Frames of 64 bytes.
     pub small: Stream,
     /// Round trips, one at a time.
     pub ping: Latency,
@@ -147,13 +147,13 @@ pub struct NetResult {
     pub mismatches: u64,
 }
 
-/// A stream's numbers; every frame was acknowledged by the peer, who has compared it octet by octet.
+/// A stream's numbers; every frame was acknowledged by the peer, who has compared it byte by byte.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq)]
 pub struct Stream {
     /// Frames sent and acknowledged.
     pub frames: u64,
-    /// Octets of these.
-    pub octets: u64,
+    /// Bytes of these.
+    pub bytes: u64,
     /// Frames a second.
     pub frames_s: f64,
     /// 10^9 bits a second.

@@ -5,7 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use blkfront::buffer::MOST_OCTETS;
+use blkfront::buffer::MOST_BYTES;
 use blkfront::{Buffer, Completion, Disk, Op as DiskOp, Request};
 use nix::errno::Errno;
 
@@ -29,7 +29,7 @@ pub struct DiskBlocks {
     finished: Vec<(u64, Outcome)>,
 }
 
-/// A question under way.
+/// A question in flight.
 struct Job {
     /// What is read, or to be written.
     data: Vec<u8>,
@@ -49,7 +49,7 @@ struct Part {
     sector: u64,
     /// Where in the job's data.
     start: usize,
-    octets: usize,
+    bytes: usize,
 }
 
 impl DiskBlocks {
@@ -78,10 +78,10 @@ impl DiskBlocks {
         if disk_op == DiskOp::Flush {
             return self.flush(id);
         }
-        for start in (0..len).step_by(MOST_OCTETS) {
-            let octets = (len - start).min(MOST_OCTETS);
+        for start in (0..len).step_by(MOST_BYTES) {
+            let bytes = (len - start).min(MOST_BYTES);
             let sector = (offset + start as u64) / 512;
-            self.enqueue(Part { job: id, op: disk_op, sector, start, octets });
+            self.enqueue(Part { job: id, op: disk_op, sector, start, bytes });
         }
     }
 
@@ -92,10 +92,10 @@ impl DiskBlocks {
         }
     }
 
-    /// A flush for a question that has no other part left; nothing where the back end has no cache to flush.
+    /// A flush for a question that has no other part left; nothing where the backend has no cache to flush.
     fn flush(&mut self, id: u64) {
         if self.disk.info().flush {
-            self.enqueue(Part { job: id, op: DiskOp::Flush, sector: 0, start: 0, octets: 0 });
+            self.enqueue(Part { job: id, op: DiskOp::Flush, sector: 0, start: 0, bytes: 0 });
         } else {
             self.finish(id);
         }
@@ -112,9 +112,9 @@ impl DiskBlocks {
                 }
                 buffer => buffer.map_err(io::Error::other)?,
             };
-            let Part { op, sector, octets, .. } = part;
+            let Part { op, sector, bytes, .. } = part;
             self.last += 1;
-            match self.disk.submit(Request { token: self.last, op, sector, octets, buffer }) {
+            match self.disk.submit(Request { token: self.last, op, sector, bytes, buffer }) {
                 Ok(()) => drop(self.parts.insert(self.last, part)),
                 Err(back) => {
                     self.keep(back.buffer);
@@ -132,10 +132,10 @@ impl DiskBlocks {
         }
         let buffer = match self.spare.pop() {
             Some(buffer) => buffer,
-            None => self.disk.buffer(MOST_OCTETS)?,
+            None => self.disk.buffer(MOST_BYTES)?,
         };
         if let (DiskOp::Write, Some(job)) = (part.op, self.jobs.get(&part.job)) {
-            buffer.fill(&job.data[part.start..part.start + part.octets]);
+            buffer.fill(&job.data[part.start..part.start + part.bytes]);
         }
         Ok(Some(buffer))
     }
@@ -165,7 +165,7 @@ impl DiskBlocks {
             job.failed = job.failed.or(error);
             job.left -= 1;
             if let (DiskOp::Read, None, Some(buffer)) = (part.op, error, &buffer) {
-                buffer.copy_to(&mut job.data[part.start..part.start + part.octets]);
+                buffer.copy_to(&mut job.data[part.start..part.start + part.bytes]);
             }
             if job.left == 0 {
                 let durable = std::mem::take(&mut job.durable) && job.failed.is_none();
@@ -208,7 +208,7 @@ impl Blocks for DiskBlocks {
     }
 
     fn arm(&mut self) -> io::Result<bool> {
-        self.disk.attend().map_err(io::Error::other)?;
+        self.disk.process_events().map_err(io::Error::other)?;
         let ready = self.disk.arm().map_err(io::Error::other)?;
         Ok(ready || self.disk.is_closed() || !self.finished.is_empty())
     }

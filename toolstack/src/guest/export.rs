@@ -16,19 +16,19 @@ use crate::error::{Error, Result};
 use crate::nbd::{Export, server};
 use ring_abi::blkif::vdev::Vdev;
 
-/// Pages of a ring as a power of two: 128 requests under way.
+/// Pages of a ring as a power of two: 128 requests in flight.
 const RING_PAGE_ORDER: u32 = 2;
 
-/// Serves device `vdev` of this domain at a socket in `folder`.
+/// Serves device `vdev` of this domain at a socket in `directory`.
 ///
 /// # Errors
 /// It cannot be opened, or its socket not be had; not that it was closed.
-pub fn run(hv: &Arc<dyn Hypervisor>, folder: &Path, vdev: u32, stop: BorrowedFd<'_>) -> Result<()> {
+pub fn run(hv: &Arc<dyn Hypervisor>, directory: &Path, vdev: u32, stop: BorrowedFd<'_>) -> Result<()> {
     let mut store = Client::new(hv.store()?);
     let home = format!("/local/domain/{}/device/vbd/{vdev}", hv.domid());
     let back = store.read_text(&format!("{home}/backend"))?;
     let dev = store.read_text(&format!("{back}/dev")).unwrap_or_else(|_| Vdev::from_number(vdev).to_string());
-    let socket = Socket::bind(dir::nbd(folder, &dev))?;
+    let socket = Socket::bind(dir::nbd(directory, &dev))?;
     let options = Options { ring_page_order: RING_PAGE_ORDER, ..Options::default() };
     let disk = Disk::open_with(hv.clone(), store, vdev, options).map_err(|e| Error::Other(e.to_string()))?;
     let info = disk.info();

@@ -11,13 +11,13 @@ use bridge::{
 };
 use netfront::{Config, Meta, Nic, Sent};
 
-/// Octets of the longest frame: a packet of 64 KiB - 1 and its Ethernet header fit.
+/// Bytes of the longest frame: a packet of 64 KiB - 1 and its Ethernet header fit.
 const BUFFER: usize = 66 << 10;
 /// Frames received and not yet sent on.
 const BUFFERS: u32 = 512;
 /// Bounds of what waits for room in the ring.
 const MOST_FRAMES: usize = 1024;
-const MOST_OCTETS: usize = 8 << 20;
+const MOST_BYTES: usize = 8 << 20;
 
 /// The port.
 pub struct NicPort {
@@ -27,7 +27,7 @@ pub struct NicPort {
     pool: Arc<Pool>,
     spare: Option<Buffer>,
     waiting: VecDeque<Frame>,
-    octets: usize,
+    bytes: usize,
 }
 
 impl NicPort {
@@ -38,7 +38,7 @@ impl NicPort {
     pub fn new(nic: Nic, config: Config) -> io::Result<NicPort> {
         let pool = Pool::new(BUFFERS, BUFFER)?;
         let (stats, waiting) = (Arc::default(), VecDeque::new());
-        Ok(NicPort { nic, config, stats, pool, spare: None, waiting, octets: 0 })
+        Ok(NicPort { nic, config, stats, pool, spare: None, waiting, bytes: 0 })
     }
 
     /// Receives one frame; `false` when there is none.
@@ -48,13 +48,13 @@ impl NicPort {
             return false;
         };
         // SAFETY: the buffer is ours alone until it is given to a frame, initialised memory, and so long.
-        let octets = unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr(), buffer.size()) };
-        let Some((len, meta)) = self.nic.recv(octets) else {
+        let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr(), buffer.size()) };
+        let Some((len, meta)) = self.nic.recv(bytes) else {
             self.spare = Some(buffer);
             return false;
         };
         let head = len.min(HEAD);
-        frame.fill_head(head).copy_from_slice(&octets[..head]);
+        frame.fill_head(head).copy_from_slice(&bytes[..head]);
         frame.set_offload(offload(&meta));
         match len - head {
             0 => self.spare = Some(buffer),
@@ -89,7 +89,7 @@ impl NicPort {
                 self.waiting.push_front(frame);
                 return;
             }
-            self.octets -= frame.len();
+            self.bytes -= frame.len();
         }
     }
 }
@@ -114,7 +114,7 @@ impl Port for NicPort {
     fn recv(&mut self, into: &mut Batch) -> io::Result<()> {
         self.nic.turn().map_err(io::Error::other)?;
         self.drain();
-        let (frames, octets) = (into.len(), into.octets());
+        let (frames, bytes) = (into.len(), into.bytes());
         while let Some(frame) = into.slot() {
             if !self.receive(frame) {
                 into.undo();
@@ -123,7 +123,7 @@ impl Port for NicPort {
         }
         let received = into.len() - frames;
         if received > 0 {
-            self.stats.rx(received as u64, into.octets() - octets);
+            self.stats.rx(received as u64, into.bytes() - bytes);
         }
         Ok(())
     }
@@ -134,11 +134,11 @@ impl Port for NicPort {
             if self.waiting.is_empty() && self.transmit(frame) {
                 continue;
             }
-            if self.waiting.len() >= MOST_FRAMES || self.octets + frame.len() > MOST_OCTETS {
+            if self.waiting.len() >= MOST_FRAMES || self.bytes + frame.len() > MOST_BYTES {
                 self.stats.lost(Reason::NoRoom, 1);
                 continue;
             }
-            self.octets += frame.len();
+            self.bytes += frame.len();
             self.waiting.push_back(frame.clone());
         }
         Ok(())
@@ -159,7 +159,7 @@ impl Port for NicPort {
 }
 
 impl Drop for NicPort {
-    /// Lets the back end know; what goes wrong then concerns nobody any more.
+    /// Lets the backend know; what goes wrong then concerns nobody any more.
     fn drop(&mut self) {
         if let Err(error) = self.nic.shut() {
             tracing::debug!(%error, "closing an interface");

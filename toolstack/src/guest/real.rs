@@ -7,7 +7,7 @@ use nix::fcntl::{Flock, FlockArg};
 
 use crate::error::{Error, Result};
 
-/// Where Linux shows the front ends of its domain.
+/// Where Linux shows the frontends of its domain.
 pub const DEVICES: &str = "/sys/bus/xen/devices";
 
 /// The driver of the kernel's that holds a device, as `vbd-51712` is held by `vbd`. `devices` is [`DEVICES`].
@@ -20,9 +20,9 @@ pub fn driver(devices: &Path, kind: &str, id: u32) -> Option<String> {
 /// processes of one domain apart.
 ///
 /// # Errors
-/// There is another one, or the folder is not writable.
-pub fn alone(folder: &Path) -> Result<Flock<File>> {
-    let path = folder.join("guest.lock");
+/// There is another one, or the directory is not writable.
+pub fn alone(directory: &Path) -> Result<Flock<File>> {
+    let path = directory.join("guest.lock");
     let file = File::options().create(true).append(true).open(&path);
     let file = file.map_err(|e| Error::file(&path, "opening the lock", e))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
@@ -50,10 +50,10 @@ mod tests {
 
     #[test]
     fn a_domain_has_one_guest() {
-        let folder = tempfile::tempdir().unwrap();
-        let first = alone(folder.path()).unwrap();
-        assert!(alone(folder.path()).unwrap_err().to_string().contains("another"));
+        let directory = tempfile::tempdir().unwrap();
+        let first = alone(directory.path()).unwrap();
+        assert!(alone(directory.path()).unwrap_err().to_string().contains("another"));
         drop(first);
-        assert!(alone(folder.path()).is_ok());
+        assert!(alone(directory.path()).is_ok());
     }
 }

@@ -22,7 +22,7 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts a thread that serves the front end at `path` until the descriptor it is given becomes readable. Why it
+    /// Starts a thread that serves the frontend at `path` until the descriptor it is given becomes readable. Why it
     /// failed is told where toolstacks look; `ended` is written to when it is over.
     ///
     /// # Errors
@@ -78,7 +78,7 @@ pub fn event() -> nix::Result<EventFd> {
     EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
 }
 
-/// Says why a device is not served, in the store and in the log, and closes its front end.
+/// Says why a device is not served, in the store and in the log, and closes its frontend.
 fn complain(hv: &dyn Hypervisor, path: &str, error: &Error) {
     tracing::error!(device = path, "{error}");
     let told = hv.store().map_err(Error::from).and_then(|stream| {

@@ -47,7 +47,7 @@ pub fn run(
     Ok(())
 }
 
-/// A tap with the address and mtu of the front end at `path`, up.
+/// A tap with the address and mtu of the frontend at `path`, up.
 fn open_tap(store: &mut Client, name: &str, path: &str) -> Result<Tap> {
     let mac = store.read_as::<Mac>(&format!("{path}/mac"))?;
     let mtu = store.read_opt_as::<u32>(&format!("{path}/mtu"))?;

@@ -22,7 +22,7 @@ pub struct Guest {
     /// Our hypervisor.
     pub hv: Arc<dyn Hypervisor>,
     /// Where our disks' sockets are.
-    pub folder: PathBuf,
+    pub directory: PathBuf,
     /// We are a domain of a real Xen host, where the kernel and earlier processes may have had our devices.
     pub real: bool,
     /// Where our interfaces are put; where we are when there is none.
@@ -122,7 +122,7 @@ impl Devices {
     }
 }
 
-/// Every device, and its front end's state.
+/// Every device, and its frontend's state.
 fn devices(client: &mut Client) -> Result<BTreeMap<Id, XenbusState>> {
     let mut devices = BTreeMap::new();
     for kind in ["vbd", "vif"] {
@@ -145,7 +145,7 @@ fn start(guest: &Guest, client: &mut Client, ended: &Arc<EventFd>, (kind, id): I
     let (hv, ended) = (&guest.hv, ended.clone());
     let theirs = guest.clone();
     if kind == "vbd" {
-        let serve = move |stop: BorrowedFd<'_>| export::run(&theirs.hv, &theirs.folder, id, stop);
+        let serve = move |stop: BorrowedFd<'_>| export::run(&theirs.hv, &theirs.directory, id, stop);
         return Service::start(hv, path, ended, serve);
     }
     let name = tap_name(guest, client, &path, id);

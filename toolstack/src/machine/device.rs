@@ -1,8 +1,8 @@
 //! A device's nodes as libxl lays them out, written in one transaction, and removed as libxl removes them.
 //!
-//! Source: `libxl__device_generic_add` and `libxl__destroy_device` of Xen's libxl: the front end's folder belongs to
-//! the guest and is read by the back end's domain, the back end's the other way round, and `/libxl` keeps a copy of
-//! what the back end was told.
+//! Source: `libxl__device_generic_add` and `libxl__destroy_device` of Xen's libxl: the frontend's directory belongs
+//! to the guest and is read by the backend's domain, the backend's the other way round, and `/libxl` keeps a copy
+//! of what the backend was told.
 
 use xenstore::xenbus::Device;
 use xenstore::{Access, Client, DomId, Keys, Nodes, Permission, XenbusState, XsError};
@@ -14,11 +14,11 @@ use crate::error::{Error, Result};
 pub struct NewDevice {
     /// Which.
     pub device: Device,
-    /// The front end's keys.
+    /// The frontend's keys.
     pub front: Keys,
-    /// Keys in the front end's folder that the guest may only read.
+    /// Keys in the frontend's directory that the guest may only read.
     pub front_read_only: Keys,
-    /// The back end's keys.
+    /// The backend's keys.
     pub back: Keys,
 }
 
@@ -74,12 +74,12 @@ fn write(tx: &mut impl Nodes, new: &NewDevice) -> xenstore::client::Result<()> {
     }
     tx.write(&format!("{libxl}/frontend"), &front_path)?;
     tx.write(&format!("{libxl}/backend"), &back_path)?;
-    folder(tx, &front_path, &by_front, &new.front)?;
+    directory(tx, &front_path, &by_front, &new.front)?;
     value(tx, &format!("{front_path}/backend"), &back_path, &by_front)?;
     for (key, text) in new.front_read_only.iter() {
         value(tx, &format!("{front_path}/{key}"), text, &by_back)?;
     }
-    folder(tx, &back_path, &by_back, &new.back)?;
+    directory(tx, &back_path, &by_back, &new.back)?;
     value(tx, &format!("{back_path}/frontend"), &front_path, &by_back)?;
     for (key, text) in new.back.iter() {
         tx.write(&format!("{libxl}/{key}"), text)?;
@@ -87,7 +87,7 @@ fn write(tx: &mut impl Nodes, new: &NewDevice) -> xenstore::client::Result<()> {
     Ok(())
 }
 
-fn folder(
+fn directory(
     tx: &mut impl Nodes,
     path: &str,
     permissions: &[Permission],
@@ -108,7 +108,7 @@ fn value(
     tx.set_perms(path, permissions)
 }
 
-/// Asks both ends to close: `online` = 0 and `state` = Closing at the back end. `false` when the back end's node is
+/// Asks both ends to close: `online` = 0 and `state` = Closing at the backend. `false` when the backend's node is
 /// gone.
 ///
 /// # Errors
@@ -126,7 +126,7 @@ pub fn ask_to_close(client: &mut Client, device: &Device) -> Result<bool> {
     })?)
 }
 
-/// Removes a device's nodes, and the folders that are empty without them.
+/// Removes a device's nodes, and the directories that are empty without them.
 ///
 /// # Errors
 /// The store's.
@@ -154,7 +154,7 @@ pub fn remove_tree(nodes: &mut impl Nodes, path: &str) -> xenstore::client::Resu
     }
 }
 
-/// Removes up to `levels` folders above `path` that have no child left.
+/// Removes up to `levels` directories above `path` that have no child left.
 fn prune(nodes: &mut impl Nodes, path: &str, levels: usize) -> xenstore::client::Result<()> {
     let mut path = path;
     for _ in 0..levels {

@@ -9,9 +9,9 @@ use super::progress;
 use crate::dir::Dir;
 use crate::error::Result;
 
-/// Folders that a guest may only read.
+/// Directories that a guest may only read.
 const READ_ONLY: [&str; 4] = ["cpu", "memory", "device", "control"];
-/// Folders that are the guest's own.
+/// Directories that are the guest's own.
 const OWN: [&str; 5] = ["data", "drivers", "feature", "attr", "error"];
 
 /// Writes the nodes of a new domain.
@@ -24,10 +24,10 @@ pub fn add(client: &mut Client, domid: DomId, name: &str, uuid: &str) -> Result<
     let readable = [Permission::new(0, Access::None), Permission::new(domid, Access::Read)];
     let own = [Permission::new(domid, Access::None)];
     Ok(client.transaction(|tx| {
-        for folder in [&home, &vm] {
-            remove_tree(tx, folder)?;
-            tx.mkdir(folder)?;
-            tx.set_perms(folder, &readable)?;
+        for directory in [&home, &vm] {
+            remove_tree(tx, directory)?;
+            tx.mkdir(directory)?;
+            tx.set_perms(directory, &readable)?;
         }
         for (key, value) in [("vm", vm.as_str()), ("name", name), ("domid", &domid.to_string())] {
             let path = format!("{home}/{key}");
@@ -37,13 +37,13 @@ pub fn add(client: &mut Client, domid: DomId, name: &str, uuid: &str) -> Result<
         for (key, value) in [("uuid", uuid), ("name", name)] {
             tx.write(&format!("{vm}/{key}"), value)?;
         }
-        for folder in READ_ONLY {
-            tx.mkdir(&format!("{home}/{folder}"))?;
-            tx.set_perms(&format!("{home}/{folder}"), &readable)?;
+        for directory in READ_ONLY {
+            tx.mkdir(&format!("{home}/{directory}"))?;
+            tx.set_perms(&format!("{home}/{directory}"), &readable)?;
         }
-        for folder in OWN {
-            tx.mkdir(&format!("{home}/{folder}"))?;
-            tx.set_perms(&format!("{home}/{folder}"), &own)?;
+        for directory in OWN {
+            tx.mkdir(&format!("{home}/{directory}"))?;
+            tx.set_perms(&format!("{home}/{directory}"), &own)?;
         }
         remove_tree(tx, &format!("/libxl/{domid}"))?;
         tx.write(&format!("/libxl/{domid}/type"), "pv")
@@ -59,13 +59,13 @@ pub fn add_dom0(client: &mut Client) -> Result<()> {
         client.write(&format!("/local/domain/0/{key}"), value)?;
     }
     // Those that hold others' nodes: they stay when a guest goes.
-    for folder in ["/local/domain/0/backend", "/local/domain/0/error", "/libxl", "/vm"] {
-        client.mkdir(folder)?;
+    for directory in ["/local/domain/0/backend", "/local/domain/0/error", "/libxl", "/vm"] {
+        client.mkdir(directory)?;
     }
     Ok(())
 }
 
-/// How long a back end may take to let go of a dead guest's device; it finishes what is under way first.
+/// How long a backend may take to let go of a dead guest's device; it finishes what is in flight first.
 const LET_GO: Duration = Duration::from_secs(5);
 
 /// Removes everything of a domain: its devices at both ends, its own nodes, what libxl knows of it. Where dom0
@@ -76,7 +76,7 @@ const LET_GO: Duration = Duration::from_secs(5);
 pub fn remove(client: &mut Client, domid: DomId, dom0_serves: bool) -> Result<()> {
     for kind in ["vbd", "vif"] {
         for device in device::list(client, domid, kind)? {
-            // A front end that is not there is as good as one that has closed.
+            // A frontend that is not there is as good as one that has closed.
             device::remove_tree(client, &device.front_path())?;
             if dom0_serves {
                 progress::close(client, &device, LET_GO)?;

@@ -193,10 +193,10 @@ pub fn remove(machine: &mut Machine, domid: DomId, name: &str) -> Result<()> {
     };
     let dom0_serves = machine.need_dom0().is_ok();
     let removed = domain::remove(&mut machine.store, domid.0, dom0_serves);
-    let folder = machine.dir.guest(name);
-    let emptied = match std::fs::remove_dir_all(&folder) {
+    let directory = machine.dir.guest(name);
+    let emptied = match std::fs::remove_dir_all(&directory) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::file(folder, "removing the guest's folder", e))
+            Err(Error::file(directory, "removing the guest's directory", e))
         }
         _ => Ok(()),
     };
@@ -205,10 +205,10 @@ pub fn remove(machine: &mut Machine, domid: DomId, name: &str) -> Result<()> {
 
 /// A random UUID (RFC 9562, version 4).
 fn uuid(random: [u8; 16]) -> String {
-    let mut octets = random;
-    octets[6] = octets[6] & 0x0f | 0x40;
-    octets[8] = octets[8] & 0x3f | 0x80;
-    let hex: String = octets.iter().map(|b| format!("{b:02x}")).collect();
+    let mut bytes = random;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
+    let hex: String = bytes.iter().map(|b| format!("{b:02x}")).collect();
     [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }
 

@@ -29,7 +29,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// The machine that runs in a folder.
+    /// The machine that runs in a directory.
     ///
     /// # Errors
     /// None does.

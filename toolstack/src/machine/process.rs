@@ -76,10 +76,10 @@ pub fn spawn_ready(mut command: Command, what: &str, bound: Duration) -> Result<
             Err(Errno::EINTR) => continue,
             Err(e) => return Err(Error::io("waiting", e)),
         }
-        let mut octets = [0; 64];
-        match nix::unistd::read(&output, &mut octets) {
+        let mut bytes = [0; 64];
+        match nix::unistd::read(&output, &mut bytes) {
             Ok(0) => return Err(Error::Other(format!("{what} ended before it was ready"))),
-            Ok(len) => said.extend_from_slice(&octets[..len]),
+            Ok(len) => said.extend_from_slice(&bytes[..len]),
             Err(e) => return Err(Error::io("reading from a process", e)),
         }
     }
@@ -291,7 +291,7 @@ pub fn stop_signal() -> Result<std::os::unix::net::UnixStream> {
     Ok(ours)
 }
 
-/// The program of a package, or the error that it is not installed. It is looked for in `PATH` and the folders of
+/// The program of a package, or the error that it is not installed. It is looked for in `PATH` and the directories of
 /// the administrator's programs.
 ///
 /// # Errors

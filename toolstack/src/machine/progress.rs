@@ -18,9 +18,9 @@ const GRACE: Duration = Duration::from_secs(2);
 /// Both ends of a device.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct States {
-    /// The front end's; `None` when its node is gone.
+    /// The frontend's; `None` when its node is gone.
     pub front: Option<XenbusState>,
-    /// The back end's.
+    /// The backend's.
     pub back: Option<XenbusState>,
 }
 
@@ -30,8 +30,8 @@ pub struct States {
 /// The store's.
 pub fn states(client: &mut Client, device: &Device) -> Result<States> {
     let mut read = |path: String| -> Result<Option<XenbusState>> {
-        Ok(client.read_opt(&format!("{path}/state"))?.map(|octets| {
-            std::str::from_utf8(&octets).ok().and_then(|text| text.parse().ok()).unwrap_or_default()
+        Ok(client.read_opt(&format!("{path}/state"))?.map(|bytes| {
+            std::str::from_utf8(&bytes).ok().and_then(|text| text.parse().ok()).unwrap_or_default()
         }))
     };
     Ok(States { front: read(device.front_path())?, back: read(device.back_path())? })
@@ -115,7 +115,7 @@ fn too_slow(client: &mut Client, devices: &[Device], bound: Duration) -> Error {
         match states(client, device) {
             Ok(States { front, back }) if front != back || front != Some(XenbusState::Connected) => {
                 let word = |s: Option<XenbusState>| s.map_or("gone", XenbusState::name);
-                late.push(format!("{name} (front end {}, back end {})", word(front), word(back)));
+                late.push(format!("{name} (frontend {}, backend {})", word(front), word(back)));
             }
             _ => {}
         }
@@ -123,7 +123,7 @@ fn too_slow(client: &mut Client, devices: &[Device], bound: Duration) -> Error {
     Error::Other(format!("not connected within {} s: {}", bound.as_secs(), late.join(", ")))
 }
 
-/// Asks a device to close and waits until its back end has, or is gone. `false` when it had not by then.
+/// Asks a device to close and waits until its backend has, or is gone. `false` when it had not by then.
 ///
 /// # Errors
 /// The store's.

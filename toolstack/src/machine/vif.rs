@@ -1,6 +1,6 @@
 //! An interface's nodes: the keys of libxl's `libxl__set_xenstore_nic`.
 //!
-//! `hotplug-status` is not written: libxl writes it empty to make a back end wait for a script, and there is none.
+//! `hotplug-status` is not written: libxl writes it empty to make a backend wait for a script, and there is none.
 
 use xenstore::DomId;
 use xenstore::xenbus::Device;

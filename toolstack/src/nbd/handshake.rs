@@ -7,9 +7,9 @@ use super::proto::{
 
 /// Options that a client may send before it begins; an honest one sends fewer than ten.
 const MOST_OPTIONS: u32 = 64;
-/// Octets of an option that are read; a name may have 4096 (NBD's own limit).
+/// Bytes of an option that are read; a name may have 4096 (NBD's own limit).
 const MOST_OPTION_LEN: usize = 4096 + 64;
-/// Octets of an option before its data.
+/// Bytes of an option before its data.
 const HEADER: usize = 16;
 
 /// Where a handshake stands.
@@ -19,7 +19,7 @@ pub struct Handshake {
     options: u32,
 }
 
-/// What came of the client's octets.
+/// What came of the client's bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
     /// There are not enough of them yet.
@@ -41,9 +41,9 @@ impl Handshake {
         Handshake { flags: None, options: 0 }
     }
 
-    /// Takes one message off `octets` and answers it into `out`.
-    pub fn step(&mut self, export: &Export, octets: &[u8], out: &mut Vec<u8>) -> Step {
-        let mut reader = Reader(octets);
+    /// Takes one message off `bytes` and answers it into `out`.
+    pub fn step(&mut self, export: &Export, bytes: &[u8], out: &mut Vec<u8>) -> Step {
+        let mut reader = Reader(bytes);
         let Some(flags) = self.flags else {
             let known = u32::from(handshake_flag::FIXED_NEWSTYLE | handshake_flag::NO_ZEROES);
             return match reader.u32() {

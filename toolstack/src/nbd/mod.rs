@@ -1,6 +1,6 @@
 //! A network block device server over a unix socket: how ordinary programs reach a guest's disk.
 //!
-//! [`session`] is one connection as a value, octets in and octets out; [`server`] is the loop that moves them
+//! [`session`] is one connection as a value, bytes in and bytes out; [`server`] is the loop that moves them
 //! between sockets and [`Blocks`]. The protocol is the fixed newstyle handshake and simple replies
 //! (<https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md>).
 
@@ -19,9 +19,9 @@ pub use session::Session;
 pub struct Export {
     /// The name clients may ask for; the empty name is always this export too.
     pub name: String,
-    /// Octets.
+    /// Bytes.
     pub size: u64,
-    /// Least and preferred size and alignment of a request, in octets.
+    /// Least and preferred size and alignment of a request, in bytes.
     pub block: u32,
     /// Writes are refused.
     pub read_only: bool,
@@ -29,14 +29,14 @@ pub struct Export {
     pub trim: bool,
 }
 
-/// What is asked of the blocks. Offsets and lengths are in octets, aligned to [`Export::block`], inside the export.
+/// What is asked of the blocks. Offsets and lengths are in bytes, aligned to [`Export::block`], inside the export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Reads so many octets.
+    /// Reads so many bytes.
     Read {
         /// From here.
         offset: u64,
-        /// Octets.
+        /// Bytes.
         len: u32,
     },
     /// Writes.
@@ -54,12 +54,12 @@ pub enum Op {
     Trim {
         /// From here.
         offset: u64,
-        /// Octets.
+        /// Bytes.
         len: u32,
     },
 }
 
-/// An answer: for a read its octets, for the rest none; or an errno.
+/// An answer: for a read its bytes, for the rest none; or an errno.
 pub type Outcome = Result<Vec<u8>, i32>;
 
 /// Blocks that are asked now and answer later, in any order.

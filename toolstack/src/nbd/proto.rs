@@ -1,8 +1,8 @@
 //! The protocol's numbers and messages. Everything is big endian.
 
-/// First octets of a server.
+/// First bytes of a server.
 pub const NBDMAGIC: u64 = 0x4e42_444d_4147_4943;
-/// Second octets of a server, and the start of every option: `IHAVEOPT`.
+/// Second bytes of a server, and the start of every option: `IHAVEOPT`.
 pub const IHAVEOPT: u64 = 0x4948_4156_454f_5054;
 /// Start of a reply to an option.
 pub const OPTION_REPLY: u64 = 0x0003_e889_0455_65a9;
@@ -108,12 +108,12 @@ pub mod errno {
     pub const ENOTSUP: u32 = 95;
 }
 
-/// A request's octets.
+/// A request's bytes.
 pub const REQUEST_LEN: usize = 28;
-/// Largest read or write in octets; what the specification tells clients to expect at least.
+/// Largest read or write in bytes; what the specification tells clients to expect at least.
 pub const MOST: u32 = 32 << 20;
 
-/// A request, without the octets that follow a write.
+/// A request, without the bytes that follow a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
     /// Flags.
@@ -122,16 +122,16 @@ pub struct Request {
     pub kind: u16,
     /// What the reply carries.
     pub cookie: u64,
-    /// Octets from the start of the export.
+    /// Bytes from the start of the export.
     pub offset: u64,
-    /// Octets.
+    /// Bytes.
     pub len: u32,
 }
 
 impl Request {
     /// Reads one; `None` where it does not start as one.
-    pub fn parse(octets: &[u8; REQUEST_LEN]) -> Option<Request> {
-        let mut reader = Reader(octets);
+    pub fn parse(bytes: &[u8; REQUEST_LEN]) -> Option<Request> {
+        let mut reader = Reader(bytes);
         (reader.u32()? == REQUEST).then_some(())?;
         Some(Request {
             flags: reader.u16()?,
@@ -148,7 +148,7 @@ impl Request {
 pub struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// So many octets.
+    /// So many bytes.
     pub fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
@@ -159,17 +159,17 @@ impl<'a> Reader<'a> {
         self.take(N)?.try_into().ok()
     }
 
-    /// Two octets.
+    /// Two bytes.
     pub fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_be_bytes)
     }
 
-    /// Four octets.
+    /// Four bytes.
     pub fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_be_bytes)
     }
 
-    /// Eight octets.
+    /// Eight bytes.
     pub fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_be_bytes)
     }

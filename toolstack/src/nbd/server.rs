@@ -1,5 +1,5 @@
-//! The loop that moves octets between clients' sockets and an export's blocks: one thread, any number of requests
-//! under way for each client.
+//! The loop that moves bytes between clients' sockets and an export's blocks: one thread, any number of requests
+//! in flight for each client.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
@@ -13,7 +13,7 @@ use super::{Blocks, Export, Op, Outcome, Session};
 
 /// Clients at once; more wait to be accepted.
 const MOST_CLIENTS: usize = 16;
-/// Octets read from a client in one go.
+/// Bytes read from a client in one go.
 const CHUNK: usize = 256 << 10;
 
 /// Serves `export` to whoever connects to `listener` until `stop` becomes readable. Clients then see the end of

@@ -1,4 +1,4 @@
-//! One client's connection as a value: octets in, requests out; answers in, octets out. It is bounded whatever the
+//! One client's connection as a value: bytes in, requests out; answers in, bytes out. It is bounded whatever the
 //! client sends: in what it holds unread, in what it has asked and not been answered, in what it has not taken.
 
 use std::collections::HashMap;
@@ -7,10 +7,10 @@ use super::handshake::{Handshake, Step};
 use super::proto::{FUA, MOST, REPLY, REQUEST_LEN, Request, command, errno};
 use super::{Export, Op, Outcome};
 
-/// Requests under way for one client.
+/// Requests in flight for one client.
 const MOST_PENDING: usize = 256;
-/// Octets that a client may have under way or not have taken yet, beyond which nothing more is read from it.
-const MOST_OCTETS: usize = 2 * MOST as usize;
+/// Bytes that a client may have in flight or not have taken yet, beyond which nothing more is read from it.
+const MOST_BYTES: usize = 2 * MOST as usize;
 
 /// A connection.
 #[derive(Debug)]
@@ -22,9 +22,9 @@ pub struct Session {
     output: Vec<u8>,
     /// How much of `output` has been sent.
     sent: usize,
-    /// Questions under way by number: the client's cookie, and the octets that count for it.
+    /// Questions in flight by number: the client's cookie, and the bytes that count for it.
     pending: HashMap<u64, (u64, usize)>,
-    octets: usize,
+    bytes: usize,
     ended: bool,
 }
 
@@ -34,20 +34,20 @@ impl Session {
         let mut output = Vec::new();
         let handshake = Some(Handshake::new(&mut output));
         let (input, pending) = (Vec::new(), HashMap::new());
-        Session { handshake, input, used: 0, output, sent: 0, pending, octets: 0, ended: false }
+        Session { handshake, input, used: 0, output, sent: 0, pending, bytes: 0, ended: false }
     }
 
-    /// Takes octets from the client; [`Session::next`] says what they ask.
-    pub fn receive(&mut self, octets: &[u8]) {
+    /// Takes bytes from the client; [`Session::next`] says what they ask.
+    pub fn receive(&mut self, bytes: &[u8]) {
         if self.ended {
             return;
         }
-        // Moved to the front once the used part is the larger one: each octet is moved at most once.
+        // Moved to the front once the used part is the larger one: each byte is moved at most once.
         if self.used > self.input.len() / 2 {
             self.input.drain(..self.used);
             self.used = 0;
         }
-        self.input.extend_from_slice(octets);
+        self.input.extend_from_slice(bytes);
     }
 
     /// Whether more should be read from the client now.
@@ -60,7 +60,7 @@ impl Session {
     }
 
     fn has_room(&self) -> bool {
-        self.pending.len() < MOST_PENDING && self.octets + self.unsent().len() < MOST_OCTETS
+        self.pending.len() < MOST_PENDING && self.bytes + self.unsent().len() < MOST_BYTES
     }
 
     /// Nothing more is to come: the client said goodbye or broke the protocol.
@@ -80,7 +80,7 @@ impl Session {
     }
 
     /// The next question for the blocks, which is to be answered under `id`; `None` when more input is needed or
-    /// enough is under way. What can be answered here is.
+    /// enough is in flight. What can be answered here is.
     pub fn next(&mut self, export: &Export, id: u64) -> Option<Op> {
         while !self.ended && self.has_room() {
             if self.handshake.is_some() {
@@ -94,12 +94,12 @@ impl Session {
             };
             match self.take(export, request)? {
                 Ok(op) => {
-                    let octets = match request.kind {
+                    let bytes = match request.kind {
                         command::READ | command::WRITE => request.len as usize,
                         _ => 0,
                     };
-                    self.octets += octets;
-                    self.pending.insert(id, (request.cookie, octets));
+                    self.bytes += bytes;
+                    self.pending.insert(id, (request.cookie, bytes));
                     return Some(op);
                 }
                 Err(0) => return None,
@@ -129,7 +129,7 @@ impl Session {
     fn take(&mut self, export: &Export, request: Request) -> Option<Result<Op, u32>> {
         let payload = if request.kind == command::WRITE { request.len as usize } else { 0 };
         if payload > MOST as usize {
-            // Its octets cannot be skipped within bounds.
+            // Its bytes cannot be skipped within bounds.
             self.end();
             return None;
         }
@@ -152,8 +152,8 @@ impl Session {
 
     /// The blocks' answer to question `id`; `false` if it was not this client's.
     pub fn answer(&mut self, id: u64, outcome: &Outcome) -> bool {
-        let Some((cookie, octets)) = self.pending.remove(&id) else { return false };
-        self.octets -= octets;
+        let Some((cookie, bytes)) = self.pending.remove(&id) else { return false };
+        self.bytes -= bytes;
         match outcome {
             Ok(data) => self.reply(cookie, 0, data),
             Err(error) => self.reply(cookie, wire_errno(*error), &[]),
@@ -173,9 +173,9 @@ impl Session {
         &self.output[self.sent..]
     }
 
-    /// So many octets were sent.
-    pub fn sent(&mut self, octets: usize) {
-        self.sent += octets;
+    /// So many bytes were sent.
+    pub fn sent(&mut self, bytes: usize) {
+        self.sent += bytes;
         if self.sent == self.output.len() {
             self.output.clear();
             self.sent = 0;

@@ -1,4 +1,4 @@
-//! A whole machine of processes: `xpv up` in a folder of its own, gone with all its processes when it is dropped.
+//! A whole machine of processes: `xpv up` in a directory of its own, gone with all its processes when it is dropped.
 #![allow(dead_code)] // each test program uses a part of it
 
 pub(crate) mod netns;
@@ -26,10 +26,10 @@ impl Drop for Guard {
     }
 }
 
-/// A machine. Its folder goes last.
+/// A machine. Its directory goes last.
 pub(crate) struct Machine {
     up: Guard,
-    folder: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Machine {
@@ -40,34 +40,34 @@ impl Machine {
 
     /// A machine by its description.
     pub(crate) fn with(host: &str) -> Machine {
-        let folder = tempfile::Builder::new().prefix("xpv").tempdir().unwrap();
-        let file = folder.path().join("host.toml");
+        let directory = tempfile::Builder::new().prefix("xpv").tempdir().unwrap();
+        let file = directory.path().join("host.toml");
         fs::write(&file, host).unwrap();
-        let log = fs::File::create(folder.path().join("up.log")).unwrap();
-        let mut up = command(&folder.path().join("run"));
+        let log = fs::File::create(directory.path().join("up.log")).unwrap();
+        let mut up = command(&directory.path().join("run"));
         up.arg("up").arg(&file).stdout(Stdio::piped()).stderr(log);
         let mut up = Guard(up.spawn().unwrap());
         let mut machine_says = String::new();
         let output = up.0.stdout.take().unwrap();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut machine_says).unwrap();
-        let machine = Machine { up, folder };
+        let machine = Machine { up, directory };
         assert_eq!(machine_says, "ready\n", "{}", machine.log());
         machine
     }
 
     /// What the machine's processes have said.
     pub(crate) fn log(&self) -> String {
-        fs::read_to_string(self.folder.path().join("up.log")).unwrap_or_default()
+        fs::read_to_string(self.directory.path().join("up.log")).unwrap_or_default()
     }
 
-    /// Its folder.
+    /// Its directory.
     pub(crate) fn dir(&self) -> PathBuf {
-        self.folder.path().join("run")
+        self.directory.path().join("run")
     }
 
     /// A file beside it, not there yet.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     /// A file with this text.
@@ -76,9 +76,9 @@ impl Machine {
         self.path(name)
     }
 
-    /// An image of so many octets, all zero.
-    pub(crate) fn image(&self, name: &str, octets: u64) -> PathBuf {
-        fs::File::create(self.path(name)).unwrap().set_len(octets).unwrap();
+    /// An image of so many bytes, all zero.
+    pub(crate) fn image(&self, name: &str, bytes: u64) -> PathBuf {
+        fs::File::create(self.path(name)).unwrap().set_len(bytes).unwrap();
         self.path(name)
     }
 
@@ -174,7 +174,7 @@ pub(crate) fn command(dir: &Path) -> Command {
 
 /// What a program printed and what it complained of.
 pub(crate) fn texts(output: &Output) -> (String, String) {
-    let text = |octets: &[u8]| String::from_utf8_lossy(octets).into_owned();
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (text(&output.stdout), text(&output.stderr))
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::Duration;
 
-/// Octets of a block.
+/// Bytes of a block.
 pub(crate) const BLOCK: usize = 4096;
 
 /// A connection to an export.
@@ -25,24 +25,24 @@ impl Nbd {
     }
 
     fn request(&mut self, kind: u16, block: u64, data: &[u8]) -> io::Result<()> {
-        let mut octets = 0x2560_9513_u32.to_be_bytes().to_vec();
-        octets.extend([0, 0]);
-        octets.extend(kind.to_be_bytes());
-        octets.extend(block.to_be_bytes());
-        octets.extend((block * BLOCK as u64).to_be_bytes());
-        octets.extend((BLOCK as u32).to_be_bytes());
-        octets.extend(data);
-        self.0.write_all(&octets)
+        let mut bytes = 0x2560_9513_u32.to_be_bytes().to_vec();
+        bytes.extend([0, 0]);
+        bytes.extend(kind.to_be_bytes());
+        bytes.extend(block.to_be_bytes());
+        bytes.extend((block * BLOCK as u64).to_be_bytes());
+        bytes.extend((BLOCK as u32).to_be_bytes());
+        bytes.extend(data);
+        self.0.write_all(&bytes)
     }
 
     fn reply(&mut self) -> io::Result<u64> {
-        let mut octets = [0; 16];
-        self.0.read_exact(&mut octets)?;
-        let error = u32::from_be_bytes([octets[4], octets[5], octets[6], octets[7]]);
+        let mut bytes = [0; 16];
+        self.0.read_exact(&mut bytes)?;
+        let error = u32::from_be_bytes([bytes[4], bytes[5], bytes[6], bytes[7]]);
         if error != 0 {
             return Err(io::Error::from_raw_os_error(error as i32));
         }
-        let cookie: [u8; 8] = octets[8..].try_into().map_err(io::Error::other)?;
+        let cookie: [u8; 8] = bytes[8..].try_into().map_err(io::Error::other)?;
         Ok(u64::from_be_bytes(cookie))
     }
 

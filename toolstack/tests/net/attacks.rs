@@ -1,4 +1,4 @@
-//! The attacks, each a function that panics where the back end does not stand it.
+//! The attacks, each a function that panics where the backend does not stand it.
 
 use super::{World, honest_guests_talk, is_cut_off, received, until_up};
 use crate::machine::{BOUND, frame, send};
@@ -36,7 +36,7 @@ pub(super) fn twenty_one_slots_are_a_fault(world: &mut dyn World) {
     is_cut_off(world, raw, "slots");
 }
 
-pub(super) fn octets_past_the_page_are_a_fault(world: &mut dyn World) {
+pub(super) fn bytes_past_the_page_are_a_fault(world: &mut dyn World) {
     let mut raw = Raw::connect(world.seat());
     let slot = raw.request(0, 4090, 60, TxFlags::empty()).into();
     push(&mut raw, &[slot]);
@@ -54,8 +54,8 @@ pub(super) fn bad_packets_are_answered_and_good_ones_between_them_pass(world: &m
     let mut raw = Raw::connect(world.seat());
     let more = TxFlags::MORE_DATA;
     // To everybody, and told from any other frame.
-    let octets = frame([255; 6], [2, 9, 9, 9, 9, 9], 60, 77);
-    raw.page.slice(0, 60).unwrap().copy_from(&octets);
+    let bytes = frame([255; 6], [2, 9, 9, 9, 9, 9], 60, 77);
+    raw.page.slice(0, 60).unwrap().copy_from(&bytes);
     let good = |raw: &Raw, id| raw.request(id, 0, 60, TxFlags::empty()).into();
     let bad_gref = TxRequest { gref: NOWHERE, ..raw.request(2, 0, 60, TxFlags::empty()) };
     let bad_body = TxRequest { gref: NOWHERE, ..raw.request(7, 0, 1000, TxFlags::empty()) };
@@ -72,7 +72,7 @@ pub(super) fn bad_packets_are_answered_and_good_ones_between_them_pass(world: &m
         bad_body.into(),
         raw.request(8, 0, 60, TxFlags::EXTRA_INFO).into(),
         Extra { more: false, kind: Kind::McastAdd([1, 0, 0x5e, 0, 0, 1]) }.into(),
-        // A blank checksum in octets that are no packet with one.
+        // A blank checksum in bytes that are no packet with one.
         raw.request(9, 0, 60, TxFlags::CSUM_BLANK).into(),
         good(&raw, 10),
     ];
@@ -86,7 +86,7 @@ pub(super) fn bad_packets_are_answered_and_good_ones_between_them_pass(world: &m
     assert_eq!(answers, expected);
     let mut frames = 0;
     received(&mut world.honest()[0], BOUND, |frame| {
-        frames += usize::from(frame == octets);
+        frames += usize::from(frame == bytes);
         frames == 3
     });
     assert_eq!(frames, 3);
@@ -94,11 +94,11 @@ pub(super) fn bad_packets_are_answered_and_good_ones_between_them_pass(world: &m
     honest_guests_talk(world);
 }
 
-pub(super) fn headers_split_over_eighteen_slots_of_an_octet_are_put_together(world: &mut dyn World) {
+pub(super) fn headers_split_over_eighteen_slots_of_an_byte_are_put_together(world: &mut dyn World) {
     let mut raw = Raw::connect(world.seat());
     until_up(world.honest().each_mut());
-    let octets: Vec<u8> = (0..18).collect();
-    raw.page.slice(100, 18).unwrap().copy_from(&octets);
+    let bytes: Vec<u8> = (0..18).collect();
+    raw.page.slice(100, 18).unwrap().copy_from(&bytes);
     let slots: Vec<TxSlot> = (0..18u16)
         .map(|id| {
             let flags = if id < 17 { TxFlags::MORE_DATA } else { TxFlags::empty() };
@@ -117,7 +117,7 @@ pub(super) fn headers_split_over_eighteen_slots_of_an_octet_are_put_together(wor
     push(&mut raw, &slots);
     let mut frames = 0;
     received(&mut world.honest()[0], BOUND, |frame| {
-        frames += usize::from(frame == octets);
+        frames += usize::from(frame == bytes);
         frames == 2
     });
     assert_eq!(frames, 2);
@@ -134,8 +134,8 @@ pub(super) fn a_bad_receive_buffer_costs_one_frame(world: &mut dyn World) {
     until_up(world.honest().each_mut());
     let [sender, _] = world.honest();
     for seed in 0..3 {
-        let octets = frame([255; 6], sender.mac(), 100, seed);
-        send(sender, &octets);
+        let bytes = frame([255; 6], sender.mac(), 100, seed);
+        send(sender, &bytes);
         sender.flush();
     }
     let deadline = Instant::now() + BOUND;
@@ -163,8 +163,8 @@ pub(super) fn a_guest_that_takes_nothing_harms_nobody(world: &mut dyn World) {
     let [a, _] = world.honest();
     // Ten rings full, of frames that would hold a page each.
     for seed in 0..2560 {
-        let octets = frame(mac, a.mac(), 1400, seed as u8);
-        send(a, &octets);
+        let bytes = frame(mac, a.mac(), 1400, seed as u8);
+        send(a, &bytes);
         a.flush();
     }
     honest_guests_talk(world);
@@ -220,7 +220,7 @@ pub(super) fn a_guest_that_changes_everything_meanwhile_gains_nothing(world: &mu
     }
 }
 
-/// Words that two sides write. Their front end is kept as long as they are used.
+/// Words that two sides write. Their frontend is kept as long as they are used.
 pub(super) type Words = &'static [AtomicU32];
 
 fn overwrite(words: Words, at: usize, value: u32) {
@@ -256,7 +256,7 @@ impl Raw {
 
 #[allow(unsafe_code)] // A page of shared memory as atomics.
 fn words(memory: &impl Memory) -> Words {
-    // SAFETY: a page, aligned, and mapped as long as the front end lives, which every test keeps until its end; only
+    // SAFETY: a page, aligned, and mapped as long as the frontend lives, which every test keeps until its end; only
     // ever used as atomics here.
     unsafe { std::slice::from_raw_parts(memory.base().as_ptr().cast(), 1024) }
 }

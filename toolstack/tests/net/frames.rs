@@ -1,4 +1,4 @@
-//! Every octet of every frame arrives, wherever it goes and however long it is.
+//! Every byte of every frame arrives, wherever it goes and however long it is.
 
 use crate::machine::{Machine, frame, receive, send};
 use bridge::port::pair::Pair;
@@ -24,7 +24,7 @@ fn guest_to_guest_every_length_arrives_whole() {
             send(&mut a, &sent);
             a.flush();
             let (got, _) = receive(&mut b, &mut into);
-            assert_eq!(into[..got], sent, "{len} octets");
+            assert_eq!(into[..got], sent, "{len} bytes");
         }
         assert_eq!((b.counters().rx_bad, a.counters().tx_errors), (0, 0));
     });
@@ -48,7 +48,7 @@ fn long_frames_take_several_pages_with_sg() {
             send(&mut a, &sent);
             a.flush();
             let (got, _) = receive(&mut b, &mut into);
-            assert!(into[..got] == sent, "{len} octets");
+            assert!(into[..got] == sent, "{len} bytes");
         }
     });
 }
@@ -99,7 +99,7 @@ fn guest_to_dom0_and_back_through_a_pair() {
             nic.flush();
             let deadline = Instant::now() + crate::machine::BOUND;
             while batch.is_empty() {
-                assert!(Instant::now() < deadline, "{len} octets lost");
+                assert!(Instant::now() < deadline, "{len} bytes lost");
                 outer.recv(&mut batch).unwrap();
             }
             assert_eq!(batch.frames()[0].to_vec(), sent);
@@ -111,7 +111,7 @@ fn guest_to_dom0_and_back_through_a_pair() {
             outer.flush().unwrap();
             drop::<Frame>(back);
             let (got, _) = receive(&mut nic, &mut into);
-            assert_eq!(into[12..got], sent[12..], "{len} octets");
+            assert_eq!(into[12..got], sent[12..], "{len} bytes");
             assert_eq!(into[..6], nic.mac());
         }
     });

@@ -1,7 +1,7 @@
-//! Back ends that lie and die: the interface drops what is wrong or goes down, and its guest lives on.
+//! Backends that lie and die: the interface drops what is wrong or goes down, and its guest lives on.
 
 use crate::machine::{BOUND, Machine, until};
-use hypervisor::{Access, Channel, Contiguous, DomId, GrantRef, Hypervisor, Port};
+use hypervisor::{Access, Channel, Contiguous, DomId, EventPort, GrantRef, Hypervisor};
 use netback::handshake::offer;
 use netfront::Nic;
 use ring_abi::netif::{Rx, RxFlags, RxResponse, Status, Tx, TxResponse};
@@ -21,7 +21,7 @@ struct RawBack {
     client: Client,
 }
 
-/// An interface that is up, and its back end.
+/// An interface that is up, and its backend.
 fn connect(machine: &mut Machine, domid: u16) -> (Nic, RawBack) {
     machine.backend = None;
     let device = machine.plug(domid, 0, &[]);
@@ -39,13 +39,14 @@ fn connect(machine: &mut Machine, domid: u16) -> (Nic, RawBack) {
         machine.dom0.map_contiguous(DomId(domid), &[gref], Access::ReadWrite).unwrap()
     };
     let (tx, rx) = (Back::attach(map("tx-ring-ref")).unwrap(), Back::attach(map("rx-ring-ref")).unwrap());
-    let event = machine.dom0.connect(DomId(domid), Port(front.need("event-channel").unwrap())).unwrap();
+    let event =
+        machine.dom0.bind_interdomain(DomId(domid), EventPort(front.need("event-channel").unwrap())).unwrap();
     end.publish(&mut client, &Keys::default(), XenbusState::Connected).unwrap();
     until(&mut nic, Nic::is_up);
     (nic, RawBack { tx, rx, event, device, client })
 }
 
-/// The interface has nothing more to do with this back end, and says why.
+/// The interface has nothing more to do with this backend, and says why.
 fn is_shunned(nic: &mut Nic, back: &mut RawBack, why: &str) {
     let deadline = Instant::now() + BOUND;
     while nic.is_up() {
@@ -76,7 +77,7 @@ fn good(id: u16) -> RxResponse {
 }
 
 #[test]
-fn lies_about_octets_cost_a_frame() {
+fn lies_about_bytes_cost_a_frame() {
     let mut machine = Machine::new();
     let (mut nic, mut back) = connect(&mut machine, 1);
     respond(&mut back, |id| RxResponse { offset: 4000, status: 97, ..good(id) });
@@ -162,7 +163,7 @@ fn a_storm_of_events_does_not_keep_the_interface_from_working() {
 }
 
 #[test]
-fn a_back_end_that_changes_everything_meanwhile_gains_nothing() {
+fn a_backend_that_changes_everything_meanwhile_gains_nothing() {
     let mut machine = Machine::new();
     for domid in 1..5 {
         let (mut nic, back) = connect(&mut machine, domid);
@@ -193,7 +194,7 @@ fn a_back_end_that_changes_everything_meanwhile_gains_nothing() {
 
 #[allow(unsafe_code)] // A page of shared memory as atomics.
 fn words(memory: &impl Memory) -> &'static [AtomicU32] {
-    // SAFETY: a page, aligned, and mapped as long as the back end lives, which every test keeps until its end; only
+    // SAFETY: a page, aligned, and mapped as long as the backend lives, which every test keeps until its end; only
     // ever used as atomics here.
     unsafe { std::slice::from_raw_parts(memory.base().as_ptr().cast(), 1024) }
 }

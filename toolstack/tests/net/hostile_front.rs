@@ -1,13 +1,13 @@
-//! Front ends that lie and race: each is cut off or refused, alone, and everybody else goes on.
+//! Frontends that lie and race: each is cut off or refused, alone, and everybody else goes on.
 //!
-//! The attacks are in `attacks.rs`, by name, over a [`World`]: threads on the local hypervisor, or a guest of a real Xen
-//! host, where `net hostile_front::xen::ATTACK` is one attack on its dom0 (`tests/xen/run hostile-vif`).
+//! The attacks are in `attacks.rs`, by name, over a [`World`]: threads on the local hypervisor, or a guest of a
+//! real Xen host, where `net hostile_front::xen::ATTACK` is one attack on its dom0 (`tests/xen/run hostile-vif`).
 
 use crate::machine::{BOUND, Machine, frame};
 use crate::raw::{Raw, Seat};
 use bridge::port::pair::Pair;
 use bridge::{Batch, Caps, Port};
-use hypervisor::Keep;
+use hypervisor::InflightDir;
 use netfront::{Config, Nic, Sent};
 use ring_abi::netif::TxFlags;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ mod on_xen;
 
 /// A bridge, the attacker's vif on it, and those of two that are honest.
 trait World {
-    /// The attacker's vif, waiting for its front end.
+    /// The attacker's vif, waiting for its frontend.
     fn seat(&self) -> Seat;
     /// The honest ones' interfaces, open.
     fn honest(&mut self) -> &mut [Nic; 2];
@@ -40,18 +40,18 @@ fn open(seat: &Seat) -> Nic {
 /// The honest ones still talk.
 fn honest_guests_talk(world: &mut dyn World) {
     let [a, b] = world.honest();
-    let octets = frame(b.mac(), a.mac(), 1000, 5);
+    let bytes = frame(b.mac(), a.mac(), 1000, 5);
     let deadline = Instant::now() + BOUND;
     until_up([a, b]);
     // What the attacker sent to everybody may take the room of some.
     loop {
         assert!(Instant::now() < deadline, "no frame comes through");
-        while a.send(&octets) == Sent::Full {
+        while a.send(&bytes) == Sent::Full {
             assert!(Instant::now() < deadline, "no room");
             a.wait(true, Duration::from_millis(50)).unwrap();
         }
         a.flush();
-        if received(b, Duration::from_millis(500), |frame| frame == octets) {
+        if received(b, Duration::from_millis(500), |frame| frame == bytes) {
             return;
         }
     }
@@ -95,10 +95,10 @@ struct Threads {
     _kept: TempDir,
 }
 
-/// A machine whose payloads are mapped, or one that keeps journals and so copies them.
-fn in_threads(journals: bool) -> Option<Box<dyn World>> {
+/// A machine whose payloads are mapped, or one that keeps response logs and so copies them.
+fn in_threads(response_logs: bool) -> Option<Box<dyn World>> {
     let kept = tempfile::tempdir().unwrap();
-    let keep = journals.then(|| Keep::new(kept.path()).unwrap());
+    let keep = response_logs.then(|| InflightDir::new(kept.path()).unwrap());
     let machine = Machine::with(netback::Config { keep, ..Default::default() });
     let device = machine.plug(1, 0, &[]);
     let seat = Seat { hv: machine.join(1), device };
@@ -170,7 +170,7 @@ fn run(world: Option<Box<dyn World>>, attack: fn(&mut dyn World)) {
 macro_rules! attacks {
     ($($attack:ident)*) => {
         mod local { $(#[test] fn $attack() { super::run(super::in_threads(false), super::attacks::$attack); })* }
-        mod journals { $(#[test] fn $attack() { super::run(super::in_threads(true), super::attacks::$attack); })* }
+        mod response_logs { $(#[test] fn $attack() { super::run(super::in_threads(true), super::attacks::$attack); })* }
         mod xen { $(#[test] fn $attack() { super::run(super::on_xen::world(), super::attacks::$attack); })* }
     };
 }
@@ -178,10 +178,10 @@ macro_rules! attacks {
 attacks! {
     a_producer_out_of_range_is_a_fault
     twenty_one_slots_are_a_fault
-    octets_past_the_page_are_a_fault
+    bytes_past_the_page_are_a_fault
     extras_that_nobody_knows_are_a_fault
     bad_packets_are_answered_and_good_ones_between_them_pass
-    headers_split_over_eighteen_slots_of_an_octet_are_put_together
+    headers_split_over_eighteen_slots_of_an_byte_are_put_together
     a_bad_receive_buffer_costs_one_frame
     a_guest_that_takes_nothing_harms_nobody
     a_storm_of_events_disturbs_nobody

@@ -1,7 +1,7 @@
-//! The attacks' world on a real Xen host: this program runs in a guest, and attacks the back end in dom0.
+//! The attacks' world on a real Xen host: this program runs in a guest, and attacks the backend in dom0.
 //!
-//! `XPV_VIFS=0/1/2` names the vif to attack with and two honest ones on the same bridge. What only dom0 can see is left
-//! to the scenario: lines `closed DEVICE: WORDS` say what its back end must have told.
+//! `XPV_VIFS=0/1/2` names the vif to attack with and two honest ones on the same bridge. What only dom0 can see is
+//! left to the scenario: lines `closed DEVICE: WORDS` say what its backend must have told.
 
 use super::{World, open};
 use crate::raw::Seat;

@@ -1,4 +1,4 @@
-//! Vifs come and go: closing, unplugging, back ends that end and return, with frames on the way.
+//! Vifs come and go: closing, unplugging, backends that end and return, with frames on the way.
 
 use crate::machine::{BOUND, Machine, frame, send, until};
 use hypervisor::local::Options;
@@ -36,14 +36,14 @@ impl Drop for Ends<'_> {
 
 /// Whether a frame comes through from one to the other.
 fn talks(from: &mut Nic, to: &mut Nic) {
-    let (octets, mut into) = (frame(to.mac(), from.mac(), 200, 9), vec![0; 2048]);
+    let (bytes, mut into) = (frame(to.mac(), from.mac(), 200, 9), vec![0; 2048]);
     let deadline = Instant::now() + BOUND;
     while Instant::now() < deadline {
-        send(from, &octets);
+        send(from, &bytes);
         from.flush();
         // What was on the way comes first, and may have left no room for ours.
         while let Some((len, _)) = soon(to, &mut into) {
-            if into[..len] == octets {
+            if into[..len] == bytes {
                 return;
             }
         }
@@ -120,7 +120,7 @@ fn a_guest_process_that_vanishes_is_replaced() {
 }
 
 #[test]
-fn interfaces_survive_back_ends_that_end_under_traffic() {
+fn interfaces_survive_backends_that_end_under_traffic() {
     let mut machine = Machine::new();
     let (mut a, mut b) = (machine.guest(1, Default::default()), machine.guest(2, Default::default()));
     let (stop, received) = (AtomicBool::new(false), AtomicU64::new(0));
@@ -157,7 +157,7 @@ fn interfaces_survive_back_ends_that_end_under_traffic() {
             machine.start_backend(Config::default());
             flows();
         }
-        // A port that is lost without the back end being asked.
+        // A port that is lost without the backend being asked.
         drop(machine.bridge.detach("vif1.0").unwrap());
         flows();
     });
@@ -172,12 +172,12 @@ fn unplugging_under_traffic_leaves_the_others_alone() {
         let guest = machine.join(round);
         let mut c = machine.open(&guest, 0, netfront::Config::default());
         until(&mut c, Nic::is_up);
-        let (octets, deadline) = (frame([255; 6], c.mac(), 1400, 2), Instant::now() + BOUND);
+        let (bytes, deadline) = (frame([255; 6], c.mac(), 1400, 2), Instant::now() + BOUND);
         let mut client = machine.client();
         unplug(&mut client, &device);
         while c.is_up() {
             assert!(Instant::now() < deadline);
-            c.send(&octets);
+            c.send(&bytes);
             c.flush();
             c.turn().unwrap();
         }

@@ -1,9 +1,9 @@
-//! A whole machine in threads: broker, store, bridge and network back end, with vifs that tests plug and unplug.
+//! A whole machine in threads: broker, store, bridge and network backend, with vifs that tests plug and unplug.
 
 use bridge::Bridge;
 use hypervisor::local::{Domain, Event, Sandbox};
-use hypervisor::{DomId, Hypervisor, Keep};
-use netback::{Config, Driver, Place};
+use hypervisor::{DomId, Hypervisor, InflightDir};
+use netback::{Attachment, Config, Driver};
 use netfront::Nic;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::AsFd;
@@ -18,7 +18,7 @@ use xenstore::{Client, Keys, Nodes, Permission, XenbusState};
 /// Longest that anything here may take.
 pub(crate) const BOUND: Duration = Duration::from_secs(20);
 
-/// A running back end in a thread.
+/// A running backend in a thread.
 pub(crate) struct Backend {
     stop: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
@@ -28,11 +28,11 @@ impl Drop for Backend {
     fn drop(&mut self) {
         self.stop.write(1).unwrap();
         let ended = self.thread.take().unwrap().join();
-        assert!(ended.is_ok() || std::thread::panicking(), "the back end panicked");
+        assert!(ended.is_ok() || std::thread::panicking(), "the backend panicked");
     }
 }
 
-/// The machine. Fields are dropped in order: the back end before the bridge, the store last.
+/// The machine. Fields are dropped in order: the backend before the bridge, the store last.
 pub(crate) struct Machine {
     pub(crate) backend: Option<Backend>,
     pub(crate) bridge: Arc<Bridge>,
@@ -46,15 +46,15 @@ impl Machine {
         Self::with(Config::default())
     }
 
-    /// Runs a test on a machine whose payloads are mapped, and on one that keeps journals and so copies them.
+    /// Runs a test on a machine whose payloads are mapped, and on one that keeps response logs and so copies them.
     pub(crate) fn each(test: impl Fn(&Machine)) {
         test(&Self::new());
-        let folder = tempfile::tempdir().unwrap();
-        let keep = Some(Keep::new(folder.path()).unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let keep = Some(InflightDir::new(directory.path()).unwrap());
         test(&Self::with(Config { keep, ..Config::default() }));
     }
 
-    /// A machine with a back end of this configuration.
+    /// A machine with a backend of this configuration.
     pub(crate) fn with(config: Config) -> Self {
         let store = Store::spawn(server::Config::default()).unwrap();
         let handle = store.handle();
@@ -72,14 +72,14 @@ impl Machine {
         machine
     }
 
-    /// Starts a back end; the one that runs is ended first.
+    /// Starts a backend; the one that runs is ended first.
     pub(crate) fn start_backend(&mut self, config: Config) {
         self.backend = None;
         let (bridge, hv, client) = (self.bridge.clone(), self.dom0.clone(), self.store.client().unwrap());
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap());
         let until = stop.clone();
         let thread = std::thread::spawn(move || {
-            let mut driver = Driver::new(hv, config, move |_, _| Ok(Place::port_of(bridge.clone())));
+            let mut driver = Driver::new(hv, config, move |_, _| Ok(Attachment::port_of(bridge.clone())));
             xenstore::driver::run(client, 0, &mut driver, until.as_fd()).unwrap();
         });
         self.backend = Some(Backend { stop, thread: Some(thread) });
@@ -97,7 +97,7 @@ impl Machine {
         self.sandbox.join(DomId(domid)).unwrap()
     }
 
-    /// Writes what a toolstack writes of a vif, with `more` at the back end's node.
+    /// Writes what a toolstack writes of a vif, with `more` at the backend's node.
     pub(crate) fn plug(&self, domid: u16, devid: u32, more: &[(&str, &str)]) -> Device {
         let device = Device::new("vif", domid, devid);
         let mac = format!("00:16:3e:00:{domid:02x}:{devid:02x}");
@@ -198,7 +198,7 @@ pub(crate) fn send(nic: &mut Nic, frame: &[u8]) {
     }
 }
 
-/// A frame whose every octet is told by its length and `seed`.
+/// A frame whose every byte is told by its length and `seed`.
 pub(crate) fn frame(to: [u8; 6], from: [u8; 6], len: usize, seed: u8) -> Vec<u8> {
     let mut frame: Vec<u8> = (0..len).map(|i| (i as u8).wrapping_mul(31) ^ (i >> 8) as u8 ^ seed).collect();
     frame[..6].copy_from_slice(&to);

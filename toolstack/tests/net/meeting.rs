@@ -10,7 +10,7 @@ use xenstore::XenbusState::{self, *};
 struct World {
     front_state: XenbusState,
     back_state: XenbusState,
-    /// The front end's keys.
+    /// The frontend's keys.
     told: u32,
     front: front::Handshake,
     front_rings: u32,
@@ -59,12 +59,12 @@ impl World {
         true
     }
 
-    /// A new process serves the back end, and finds what the old one left.
+    /// A new process serves the backend, and finds what the old one left.
     fn back_restarts(&mut self) {
         (self.back, self.back_rings) = (back::Handshake::default(), 0);
     }
 
-    /// A new process has the front end: it says so before anything else.
+    /// A new process has the frontend: it says so before anything else.
     fn front_restarts(&mut self) {
         self.front = front::Handshake::default();
         (self.front_rings, self.told, self.front_state) = (0, 0, Initialising);

@@ -1,4 +1,4 @@
-//! A front end without manners: rings and keys by hand, so that a test can write whatever it likes; over any
+//! A frontend without manners: rings and keys by hand, so that a test can write whatever it likes; over any
 //! hypervisor.
 
 use crate::machine::BOUND;
@@ -11,7 +11,7 @@ use std::time::Instant;
 use xenstore::xenbus::{Device, End};
 use xenstore::{Client, XenbusState};
 
-/// A vif, seen from its front end's domain, with that domain's rights.
+/// A vif, seen from its frontend's domain, with that domain's rights.
 #[derive(Clone)]
 pub(crate) struct Seat {
     pub(crate) hv: Arc<dyn Hypervisor>,
@@ -35,7 +35,7 @@ impl Seat {
         self.end().other_state(store).unwrap()
     }
 
-    /// Waits for the back end's state.
+    /// Waits for the backend's state.
     pub(crate) fn await_back(&self, state: XenbusState) {
         let mut store = self.store();
         store.watch(&format!("{}/state", self.device.back_path()), "state").unwrap();
@@ -74,7 +74,7 @@ impl Raw {
         seat.await_back(XenbusState::InitWait);
         let share = || seat.hv.share(DomId(0), 1, Access::ReadWrite).unwrap();
         let (tx, rx, page) = (share(), share(), share());
-        let event = seat.hv.listen(DomId(0)).unwrap();
+        let event = seat.hv.alloc_unbound(DomId(0)).unwrap();
         let transport =
             Transport { tx: tx.refs()[0], rx: rx.refs()[0], tx_event: event.port(), rx_event: None };
         let (tx, rx) = (Front::init(tx).unwrap(), Front::init(rx).unwrap());
@@ -84,7 +84,7 @@ impl Raw {
         Self { seat, tx, rx, page, event }
     }
 
-    /// A request for octets of the page.
+    /// A request for bytes of the page.
     pub(crate) fn request(&self, id: u16, offset: u16, size: u16, flags: TxFlags) -> TxRequest {
         TxRequest { gref: self.page.refs()[0], offset, flags, id, size }
     }

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run store`, in this folder's parent.
+//! `cargo +nightly fuzz run store`, in this directory's parent.
 #![no_main]
 
 #[path = "../harness.rs"]

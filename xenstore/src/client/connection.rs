@@ -59,12 +59,12 @@ impl Connection {
         payload: &[u8],
     ) -> Result<Vec<u8>> {
         if payload.len() > PAYLOAD_MAX {
-            let what = "more octets than a message may hold (4096)";
+            let what = "more bytes than a message may hold (4096)";
             return Err(Error::Request { kind, path: path.into(), what });
         }
         let req_id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1).max(1);
-        self.send(&Message::new(kind, req_id, tx_id, payload.to_vec()).to_octets())?;
+        self.send(&Message::new(kind, req_id, tx_id, payload.to_vec()).to_bytes())?;
         let deadline = self.reply_timeout.map(|t| Instant::now() + t);
         let reply = loop {
             match self.receive(deadline)? {
@@ -118,15 +118,15 @@ impl Connection {
 
     /// Reads once; `false` when the deadline came first.
     fn fill(&mut self, deadline: Option<Instant>) -> Result<bool> {
-        let mut octets = [0; 4096];
+        let mut bytes = [0; 4096];
         loop {
             if !self.wait(PollFlags::POLLIN, deadline)? {
                 return Ok(false);
             }
-            match self.stream.read(&mut octets) {
+            match self.stream.read(&mut bytes) {
                 Ok(0) => return Err(Error::Closed),
                 Ok(n) => {
-                    self.decoder.push(&octets[..n]);
+                    self.decoder.push(&bytes[..n]);
                     return Ok(true);
                 }
                 Err(e) if matches!(e.kind(), ErrorKind::Interrupted | ErrorKind::WouldBlock) => {}
@@ -135,11 +135,11 @@ impl Connection {
         }
     }
 
-    fn send(&mut self, mut octets: &[u8]) -> Result<()> {
-        while !octets.is_empty() {
-            match self.stream.write(octets) {
+    fn send(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            match self.stream.write(bytes) {
                 Ok(0) => return Err(Error::Closed),
-                Ok(n) => octets = &octets[n..],
+                Ok(n) => bytes = &bytes[n..],
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => {
                     self.wait(PollFlags::POLLOUT, None)?;

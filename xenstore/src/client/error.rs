@@ -6,7 +6,7 @@ use std::time::Duration;
 use ring_abi::xs_wire::{MessageType, XsError};
 
 use crate::wire::TooLong;
-use crate::xenbus::core::excerpt;
+use crate::xenbus::keys::excerpt;
 
 /// A client's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -35,7 +35,7 @@ pub enum Error {
         /// The form expected.
         expected: &'static str,
     },
-    /// The request does not fit the wire: it has a NUL in a string, or too many octets.
+    /// The request does not fit the wire: it has a NUL in a string, or too many bytes.
     #[error("xenstore {kind:?} {path:?}: {what}")]
     Request {
         /// What was to be asked.

@@ -1,6 +1,6 @@
 //! A blocking client of the store, over a socket or a device node.
 //!
-//! One request is under way at a time: a call sends it and returns with its reply. Watch events that arrive in
+//! One request is in flight at a time: a call sends it and returns with its reply. Watch events that arrive in
 //! between are queued and given out by [`Client::poll_event`] and [`Client::wait_event`].
 //!
 //! A `Client` belongs to one thread at a time (it is `Send`, its methods take `&mut self`). Threads that want to

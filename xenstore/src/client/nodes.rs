@@ -41,7 +41,7 @@ pub trait Nodes {
         }
     }
 
-    /// A node's value as text; octets that are no UTF-8 are replaced.
+    /// A node's value as text; bytes that are no UTF-8 are replaced.
     ///
     /// # Errors
     /// ENOENT when it is missing.
@@ -62,7 +62,7 @@ pub trait Nodes {
     /// # Errors
     /// [`Error::Value`].
     fn read_opt_as<T: FromStr>(&mut self, path: &str) -> Result<Option<T>> {
-        self.read_opt(path)?.map(|octets| parse(path, &octets)).transpose()
+        self.read_opt(path)?.map(|bytes| parse(path, &bytes)).transpose()
     }
 
     /// Whether there is such a node.
@@ -187,7 +187,7 @@ fn texts(payload: &[u8]) -> Vec<String> {
     wire::strings(payload).map(|s| String::from_utf8_lossy(s).into_owned()).collect()
 }
 
-fn parse<T: FromStr>(path: &str, octets: &[u8]) -> Result<T> {
-    let text = String::from_utf8_lossy(octets);
-    text.trim_ascii().parse().map_err(|_| Error::value(path, &text, crate::xenbus::core::short_name::<T>()))
+fn parse<T: FromStr>(path: &str, bytes: &[u8]) -> Result<T> {
+    let text = String::from_utf8_lossy(bytes);
+    text.trim_ascii().parse().map_err(|_| Error::value(path, &text, crate::xenbus::keys::short_name::<T>()))
 }

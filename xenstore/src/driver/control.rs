@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::credit::Credit;
-use super::nudge::{Nudge, Nudges};
 use super::publish::{publish, view};
+use super::waker::{Waker, Wakers};
 use super::watched::{BACK, Id, Target, front_token, target};
 use super::{Answer, BackDevice, BackDriver, Failure, View};
 use crate::xenbus::{Device, End};
@@ -19,7 +19,7 @@ use crate::{Client, DomId, Error, Keys, Nodes, XenbusState};
 /// Events taken before devices get their turn.
 const EVENTS: usize = 1024;
 
-/// How long what a new device needs may be in use: by an earlier device's thread, or by an earlier back end's process,
+/// How long what a new device needs may be in use: by an earlier device's thread, or by an earlier backend's process,
 /// neither of which anybody waits for when it ends.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -50,7 +50,7 @@ pub(super) struct Control<'d> {
     driver: &'d mut dyn BackDriver,
     devices: BTreeMap<Id, Entry>,
     dirty: BTreeSet<Id>,
-    nudges: Arc<Nudges>,
+    wakers: Arc<Wakers>,
 }
 
 impl<'d> Control<'d> {
@@ -61,9 +61,9 @@ impl<'d> Control<'d> {
     ) -> Result<Self, Error> {
         let root = format!("/local/domain/{domid}/backend/{}", driver.kind());
         client.watch(&root, BACK)?;
-        let nudges = Nudges::new().map_err(|e| Error::Io(e.into()))?;
+        let wakers = Wakers::new().map_err(|e| Error::Io(e.into()))?;
         let (devices, dirty) = (BTreeMap::new(), BTreeSet::new());
-        Ok(Control { client, domid, root, driver, devices, dirty, nudges })
+        Ok(Control { client, domid, root, driver, devices, dirty, wakers })
     }
 
     pub(super) fn run(mut self, stop: BorrowedFd<'_>) -> Result<(), Error> {
@@ -79,7 +79,7 @@ impl<'d> Control<'d> {
     fn serve(&mut self, stop: BorrowedFd<'_>) -> Result<(), Error> {
         loop {
             let drained = self.take_events()?;
-            self.dirty.extend(self.nudges.take());
+            self.dirty.extend(self.wakers.take());
             let turn = self.look_at_dirty(Instant::now())?;
             // Looking reads from the store, and events may have come in with the replies.
             let until = if drained && !turn.worked { turn.next } else { Some(Instant::now()) };
@@ -184,7 +184,7 @@ impl<'d> Control<'d> {
         Ok(())
     }
 
-    /// A device seen for the first time, once its node says who has the front end.
+    /// A device seen for the first time, once its node says who has the frontend.
     fn find(&mut self, id: Id, now: Instant) -> Result<Option<Entry>, Error> {
         let path = format!("{}/{}/{}", self.root, id.0, id.1);
         let end = match End::find_back(&mut self.client, &path) {
@@ -210,7 +210,7 @@ impl<'d> Control<'d> {
         if untried {
             let kind = self.driver.kind().to_owned();
             let device = Device { kind, front: id.0, back: self.domid, id: id.1 };
-            match self.driver.probe(&device, seen, Nudge::new(id, self.nudges.clone())) {
+            match self.driver.probe(&device, seen, Waker::new(id, self.wakers.clone())) {
                 Ok(device) => entry.service = Service::Runs(device),
                 Err(failure)
                     if is_to_wait(&failure, now.saturating_duration_since(entry.since), seen.own_state) =>
@@ -244,7 +244,7 @@ impl<'d> Control<'d> {
             let left = until.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
-        let mut fds = [stop, self.client.fd(), self.nudges.fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let mut fds = [stop, self.client.fd(), self.wakers.fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         match poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(fds[0].any().unwrap_or(false)),
             Err(e) => Err(Error::Io(e.into())),
@@ -252,8 +252,8 @@ impl<'d> Control<'d> {
     }
 }
 
-/// Whether a device that could not be had is to be tried again: for a while, or as long as it is Connected. Then another
-/// process serves it, and to close it would be to take it from a guest that has all it needs.
+/// Whether a device that could not be had is to be tried again: for a while, or as long as it is Connected. Then
+/// another process serves it, and to close it would be to take it from a guest that has all it needs.
 fn is_to_wait(failure: &Failure, waited: Duration, own_state: XenbusState) -> bool {
     failure.errno == Errno::EBUSY as i32 && (waited < BUSY || own_state == XenbusState::Connected)
 }
@@ -266,7 +266,7 @@ struct Turn {
     next: Option<Instant>,
 }
 
-/// A back end's keys but for its state, which is ours.
+/// A backend's keys but for its state, which is ours.
 fn without_state(keys: &Keys) -> Keys {
     let mut keys = keys.clone();
     keys.remove("state");

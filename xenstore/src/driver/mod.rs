@@ -1,22 +1,22 @@
-//! The control loop of a back-end driver: finds the devices of one kind, watches both ends of each, and lets a
+//! The control loop of a backend driver: finds the devices of one kind, watches both ends of each, and lets a
 //! [`BackDevice`] answer what they say. Block and net share it.
 //!
 //! The loop does all that touches the store; a device only looks at a [`View`] and gives an [`Answer`]. One thread
-//! runs it, until a descriptor says stop. One device's errors, or its front end's flood of writes (XSA-349), never
+//! runs it, until a descriptor says stop. One device's errors, or its frontend's flood of writes (XSA-349), never
 //! disturb another: a device is looked at [`credit::BURST`] times at once and then at a fixed pace.
 //!
-//! Closing is as libxl does it: the toolstack writes `online` = 0 and `state` = 5 at the back end's node, the device
-//! goes through Closing to Closed as its front end does, the toolstack removes the nodes, the device is dropped.
+//! Closing is as libxl does it: the toolstack writes `online` = 0 and `state` = 5 at the backend's node, the device
+//! goes through Closing to Closed as its frontend does, the toolstack removes the nodes, the device is dropped.
 
 mod control;
 mod credit;
-mod nudge;
 mod publish;
+mod waker;
 mod watched;
 
 use std::os::fd::BorrowedFd;
 
-pub use nudge::Nudge;
+pub use waker::Waker;
 
 use crate::xenbus::Device;
 use crate::{Client, DomId, Error, Keys, XenbusState};
@@ -24,13 +24,13 @@ use crate::{Client, DomId, Error, Keys, XenbusState};
 /// What both ends of a device say at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct View {
-    /// All keys at the back end's node: the toolstack's and our own.
+    /// All keys at the backend's node: the toolstack's and our own.
     pub own: Keys,
-    /// The back end's state as it stands in the store: ours, or Closing written by a toolstack.
+    /// The backend's state as it stands in the store: ours, or Closing written by a toolstack.
     pub own_state: XenbusState,
-    /// The front end's state; Closed where its node is gone.
+    /// The frontend's state; Closed where its node is gone.
     pub other_state: XenbusState,
-    /// The front end's keys; read only while it says Initialised or Connected and this end is not Connected or is
+    /// The frontend's keys; read only while it says Initialised or Connected and this end is not Connected or is
     /// looked at for the first time, and empty otherwise. At most 2048 of them.
     pub other: Keys,
     /// The toolstack wants this device: `online` is absent or not 0.
@@ -40,11 +40,11 @@ pub struct View {
 /// What a device does with what it saw.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answer {
-    /// Written below the back end's node, in one transaction with the state.
+    /// Written below the backend's node, in one transaction with the state.
     pub keys: Keys,
-    /// The back end's new state; `None` leaves it as it is.
+    /// The backend's new state; `None` leaves it as it is.
     pub state: Option<XenbusState>,
-    /// Writes the state even where it stands already: how a front end is told of a new size.
+    /// Writes the state even where it stands already: how a frontend is told of a new size.
     pub rewrite: bool,
     /// Told in the log and at `error/<node>/error`: an errno and a text.
     pub error: Option<Failure>,
@@ -71,20 +71,20 @@ pub trait BackDriver {
     /// The kind as paths spell it: `vbd`, `vif`.
     fn kind(&self) -> &str;
 
-    /// A device appeared. `view.own` holds the toolstack's keys, `view.own_state` what an earlier back end left.
+    /// A device appeared. `view.own` holds the toolstack's keys, `view.own_state` what an earlier backend left.
     /// The device is asked at once what to do.
     ///
     /// # Errors
     /// The device cannot be served: the failure is told, the state goes to Closing, and the device is probed again
-    /// once the toolstack changed a key. With EBUSY a new device is first probed again for a few seconds, and one that is
-    /// Connected, which another process serves then, for as long as that takes.
-    fn probe(&mut self, device: &Device, view: &View, nudge: Nudge) -> Result<Box<dyn BackDevice>, Failure>;
+    /// once the toolstack changed a key. With EBUSY a new device is first probed again for a few seconds, and one
+    /// that is Connected, which another process serves then, for as long as that takes.
+    fn probe(&mut self, device: &Device, view: &View, waker: Waker) -> Result<Box<dyn BackDevice>, Failure>;
 }
 
 /// One device. Dropping it ends its service: its node vanished, or the driver stops.
 pub trait BackDevice {
-    /// Something changed at either end, or somebody nudged. Must not wait for the peer or for the disk: what takes
-    /// time is done elsewhere and nudges when it is done.
+    /// Something changed at either end, or somebody woken. Must not wait for the peer or for the disk: what takes
+    /// time is done elsewhere and wakes when it is done.
     fn changed(&mut self, view: &View) -> Answer;
 
     /// The driver stops: ends all service and waits for it.
@@ -92,7 +92,7 @@ pub trait BackDevice {
 }
 
 /// Serves the devices of `driver`'s kind in domain `domid` until `stop` becomes readable; then every device is
-/// stopped. States stay as they are: a front end that can reconnect waits for the next back end, whether this one
+/// stopped. States stay as they are: a frontend that can reconnect waits for the next backend, whether this one
 /// ended in order or was killed.
 ///
 /// # Errors

@@ -1,17 +1,17 @@
-//! Reads both ends of a device and writes the back end's answer.
+//! Reads both ends of a device and writes the backend's answer.
 
 use super::{Answer, View};
 use crate::client::{Client, Nodes, Result};
 use crate::xenbus::{End, gather};
 use crate::{Keys, XenbusState};
 
-/// What both ends say now; `None` when the back end's node is gone. `first`: nothing serves the device yet, so that the
-/// front end's keys are read whatever an earlier back end has left.
+/// What both ends say now; `None` when the backend's node is gone. `first`: nothing serves the device yet, so that
+/// the frontend's keys are read whatever an earlier backend has left.
 pub(super) fn view(client: &mut Client, end: &End, first: bool) -> Result<Option<View>> {
     if !client.exists(end.path())? {
         return Ok(None);
     }
-    // The state first: a front end writes its keys before it, so that keys read now are at least as new.
+    // The state first: a frontend writes its keys before it, so that keys read now are at least as new.
     let other_state = end.other_state(client)?;
     let own = gather(client, end.path())?;
     // Removed meanwhile, some keys may be missing: that is no device to complain of.

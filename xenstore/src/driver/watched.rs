@@ -2,10 +2,10 @@
 
 use crate::DomId;
 
-/// A device of this driver: the front end's domain and the device's number.
+/// A device of this driver: the frontend's domain and the device's number.
 pub(super) type Id = (DomId, u32);
 
-/// The token of the watch on all back ends of a kind.
+/// The token of the watch on all backends of a kind.
 pub(super) const BACK: &str = "back";
 
 /// What an event asks to be looked at.
@@ -13,7 +13,7 @@ pub(super) const BACK: &str = "back";
 pub(super) enum Target {
     /// Everything: a node above the devices changed.
     All,
-    /// All devices of this front end's domain.
+    /// All devices of this frontend's domain.
     Domain(DomId),
     /// This device.
     Device(Id),
@@ -21,12 +21,12 @@ pub(super) enum Target {
     Nothing,
 }
 
-/// The token of the watch on a front end's state.
+/// The token of the watch on a frontend's state.
 pub(super) fn front_token((domid, device): Id) -> String {
     format!("front/{domid}/{device}")
 }
 
-/// Reads an event; `root` is the node that holds all back ends of the kind.
+/// Reads an event; `root` is the node that holds all backends of the kind.
 pub(super) fn target(root: &str, path: &str, token: &str) -> Target {
     if let Some(id) = token.strip_prefix("front/") {
         return parse(id.split('/')).map_or(Target::Nothing, Target::Device);

@@ -9,12 +9,12 @@ use super::tree::Tree;
 use crate::DomId;
 use crate::wire::Decoder;
 
-/// Unsent octets at which no further request is read, whoever it is.
+/// Unsent bytes at which no further request is read, whoever it is.
 const PAUSE_AT: usize = 256 * 1024;
-/// Unsent octets at which a guest's connection is closed: only events can bring it there.
-const MOST_OCTETS: usize = 1024 * 1024;
+/// Unsent bytes at which a guest's connection is closed: only events can bring it there.
+const MOST_BYTES: usize = 1024 * 1024;
 /// The same for dom0's tools, and the most events they may leave waiting.
-const MOST_OCTETS_DOM0: usize = 16 * 1024 * 1024;
+const MOST_BYTES_DOM0: usize = 16 * 1024 * 1024;
 const MOST_EVENTS_DOM0: usize = 65536;
 
 pub(super) struct Connection {
@@ -23,9 +23,9 @@ pub(super) struct Connection {
     pub(super) outbox: Outbox,
     pub(super) transactions: BTreeMap<u32, Transaction>,
     next_tx: u32,
-    /// Watches set, and the octets they hold.
+    /// Watches set, and the bytes they hold.
     pub(super) watches: usize,
-    pub(super) watch_octets: usize,
+    pub(super) watch_bytes: usize,
     /// Nothing more is taken from it or sent to it; the shell will end it.
     pub(super) closed: bool,
 }
@@ -39,7 +39,7 @@ impl Connection {
             transactions: BTreeMap::new(),
             next_tx: 1,
             watches: 0,
-            watch_octets: 0,
+            watch_bytes: 0,
             closed: false,
         }
     }
@@ -55,23 +55,23 @@ impl Connection {
         id
     }
 
-    /// Octets held in watches and open transactions.
+    /// Bytes held in watches and open transactions.
     pub(super) fn held(&self) -> usize {
-        self.watch_octets + self.transactions.values().map(|t| t.held).sum::<usize>()
+        self.watch_bytes + self.transactions.values().map(|t| t.held).sum::<usize>()
     }
 
     /// A further request may be read: those answered have been taken.
     pub(super) fn wants_input(&self, quotas: &Quotas) -> bool {
         let room = self.domid == 0 || !quotas.exceeded(Quota::Outstanding, self.outbox.replies() + 1);
-        !self.closed && room && self.outbox.octets() < PAUSE_AT
+        !self.closed && room && self.outbox.bytes() < PAUSE_AT
     }
 
     /// Too many events wait: whoever does not take them cannot be told everything any more.
     pub(super) fn overflows(&self, quotas: &Quotas) -> bool {
-        let (events, octets) = (self.outbox.events(), self.outbox.octets());
+        let (events, bytes) = (self.outbox.events(), self.outbox.bytes());
         match self.domid {
-            0 => events > MOST_EVENTS_DOM0 || octets > MOST_OCTETS_DOM0,
-            _ => quotas.exceeded(Quota::Events, events) || octets > MOST_OCTETS,
+            0 => events > MOST_EVENTS_DOM0 || bytes > MOST_BYTES_DOM0,
+            _ => quotas.exceeded(Quota::Events, events) || bytes > MOST_BYTES,
         }
     }
 

@@ -141,7 +141,7 @@ impl Core {
         let mut strings = strings(r.payload);
         let path = strings.next().ok_or(XsError::EINVAL)?;
         let path = self.path(r, path, true)?.path;
-        let entry = |octets| std::str::from_utf8(octets).ok()?.parse::<Permission>().ok();
+        let entry = |bytes| std::str::from_utf8(bytes).ok()?.parse::<Permission>().ok();
         let perms: Option<Vec<_>> = strings.map(entry).collect();
         let perms: Perms = perms.filter(|p| !p.is_empty()).ok_or(XsError::EINVAL)?.into();
         self.make(r, Change::SetPerms(path, perms))
@@ -150,18 +150,18 @@ impl Core {
     fn watch(&mut self, r: &Request<'_>) -> Result<Option<Event>, XsError> {
         let [path, token] = exactly(r.payload)?;
         let given = self.path(r, path, true)?;
-        let octets = given.path.as_str().len() + token.len();
+        let bytes = given.path.as_str().len() + token.len();
         let connection = self.connections.get_mut(&r.conn).ok_or(XsError::EIO)?;
         let allowance = &mut self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?.allowance;
         if !allowance.allows(Quota::Watches, connection.watches + 1) {
             return Err(XsError::E2BIG);
         }
-        if !allowance.allows(Quota::Memory, connection.held() + octets) {
+        if !allowance.allows(Quota::Memory, connection.held() + bytes) {
             return Err(XsError::ENOMEM);
         }
         let first = self.watches.add(r.conn, given, token)?;
         connection.watches += 1;
-        connection.watch_octets += octets;
+        connection.watch_bytes += bytes;
         Ok(first)
     }
 
@@ -171,14 +171,14 @@ impl Core {
         self.watches.remove(r.conn, &path, token)?;
         let connection = self.connections.get_mut(&r.conn).ok_or(XsError::EIO)?;
         connection.watches -= 1;
-        connection.watch_octets -= path.as_str().len() + token.len();
+        connection.watch_bytes -= path.as_str().len() + token.len();
         Ok(ok())
     }
 
     fn reset_watches(&mut self, r: &Request<'_>) -> Outcome {
         self.watches.remove_all(r.conn);
         let connection = self.connections.get_mut(&r.conn).ok_or(XsError::EIO)?;
-        (connection.watches, connection.watch_octets) = (0, 0);
+        (connection.watches, connection.watch_bytes) = (0, 0);
         connection.transactions.clear();
         Ok(ok())
     }
@@ -254,9 +254,9 @@ impl Core {
         done.map(|_| ok())
     }
 
-    fn path(&self, r: &Request<'_>, octets: &[u8], special: bool) -> Result<Given, XsError> {
+    fn path(&self, r: &Request<'_>, bytes: &[u8], special: bool) -> Result<Given, XsError> {
         let longest = if r.domid == 0 { 0 } else { self.quotas_of(r.domid).get(Quota::PathLength) };
-        Path::parse(octets, r.domid, longest, special)
+        Path::parse(bytes, r.domid, longest, special)
     }
 }
 
@@ -281,7 +281,7 @@ pub(super) fn text(value: impl std::fmt::Display) -> Vec<u8> {
     format!("{value}\0").into_bytes()
 }
 
-/// The payload as one string: its only NUL is its last octet.
+/// The payload as one string: its only NUL is its last byte.
 pub(super) fn one(payload: &[u8]) -> Result<&[u8], XsError> {
     match payload.iter().position(|o| *o == 0) {
         Some(at) if at + 1 == payload.len() => Ok(&payload[..at]),
@@ -296,8 +296,8 @@ pub(super) fn exactly<const N: usize>(payload: &[u8]) -> Result<[&[u8]; N], XsEr
 }
 
 /// A string as a decimal number.
-pub(super) fn number<T: std::str::FromStr>(octets: &[u8]) -> Result<T, XsError> {
-    std::str::from_utf8(octets).ok().and_then(|t| t.parse().ok()).ok_or(XsError::EINVAL)
+pub(super) fn number<T: std::str::FromStr>(bytes: &[u8]) -> Result<T, XsError> {
+    std::str::from_utf8(bytes).ok().and_then(|t| t.parse().ok()).ok_or(XsError::EINVAL)
 }
 
 fn name_and_nul<T>((name, _): (&str, T)) -> impl Iterator<Item = u8> {

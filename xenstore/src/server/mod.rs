@@ -1,4 +1,4 @@
-//! The store itself. [`Core`] is the whole of it as a value: octets in, octets out, no I/O, no clock, no thread.
+//! The store itself. [`Core`] is the whole of it as a value: bytes in, bytes out, no I/O, no clock, no thread.
 //! [`Store`] is the shell that runs one behind sockets.
 //!
 //! It does what xenstored does (`docs/misc/xenstore.txt` and the C implementation of Xen 4.17 and later), with
@@ -60,7 +60,7 @@ pub struct ConnId(pub u64);
 
 /// The store as a value.
 ///
-/// A shell moves octets: what a connection sent goes to [`Core::input`] while [`Core::wants_input`]; what
+/// A shell moves bytes: what a connection sent goes to [`Core::input`] while [`Core::wants_input`]; what
 /// [`Core::output`] gives is sent and acknowledged with [`Core::sent`]. After any call [`Core::take_woken`] names
 /// the connections that have something to send, or are [`Core::closed`].
 pub struct Core {
@@ -135,25 +135,25 @@ impl Core {
         }
     }
 
-    /// Takes octets a connection sent, and does the requests they complete. At most these octets and one message
+    /// Takes bytes a connection sent, and does the requests they complete. At most these bytes and one message
     /// are held.
-    pub fn input(&mut self, id: ConnId, octets: &[u8]) {
+    pub fn input(&mut self, id: ConnId, bytes: &[u8]) {
         let Some(connection) = self.connections.get_mut(&id).filter(|c| !c.closed) else { return };
-        connection.decoder.push(octets);
+        connection.decoder.push(bytes);
         self.proceed(id);
     }
 
-    /// More octets may be read: the connection has taken enough of what it was sent.
+    /// More bytes may be read: the connection has taken enough of what it was sent.
     pub fn wants_input(&self, id: ConnId) -> bool {
         self.connections.get(&id).is_some_and(|c| c.wants_input(&self.quotas_of(c.domid)))
     }
 
-    /// The octets to send next; empty when there are none.
+    /// The bytes to send next; empty when there are none.
     pub fn output(&self, id: ConnId) -> &[u8] {
         self.connections.get(&id).map_or(&[], |c| c.outbox.front())
     }
 
-    /// `n` octets of [`Core::output`] were sent.
+    /// `n` bytes of [`Core::output`] were sent.
     pub fn sent(&mut self, id: ConnId, n: usize) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.outbox.advance(n);
@@ -170,9 +170,9 @@ impl Core {
         std::mem::take(&mut self.woken).into_iter().collect()
     }
 
-    /// Octets held of what a connection sent and is no request yet, and of what it has not taken yet.
+    /// Bytes held of what a connection sent and is no request yet, and of what it has not taken yet.
     pub fn backlog(&self, id: ConnId) -> (usize, usize) {
-        self.connections.get(&id).map_or((0, 0), |c| (c.decoder.pending(), c.outbox.octets()))
+        self.connections.get(&id).map_or((0, 0), |c| (c.decoder.pending(), c.outbox.bytes()))
     }
 
     fn add(&mut self, domid: DomId) -> ConnId {
@@ -244,8 +244,8 @@ impl Core {
             let quotas = self.quotas_of(self.connections[&id].domid);
             let outbox = &self.connections[&id].outbox;
             if self.connections[&id].overflows(&quotas) {
-                let (events, octets) = (outbox.events(), outbox.octets());
-                let why = format!("quota watch-events: {events} events wait, {octets} octets");
+                let (events, bytes) = (outbox.events(), outbox.bytes());
+                let why = format!("quota watch-events: {events} events wait, {bytes} bytes");
                 self.close(id, &why);
             }
         }

@@ -29,7 +29,7 @@ impl Change {
         }
     }
 
-    /// Octets it takes to keep this.
+    /// Bytes it takes to keep this.
     pub(super) fn len(&self) -> usize {
         let rest = match self {
             Change::Write(_, value) => value.len(),
@@ -199,9 +199,9 @@ impl View<'_> {
     }
 }
 
-/// What xenstored counts for a node: its header (16 octets) and all it holds.
+/// What xenstored counts for a node: its header (16 bytes) and all it holds.
 fn node_size(perms: &Perms, value: usize, names: usize) -> usize {
-    /// Octets of a permission in xenstored's database; ours are smaller.
+    /// Bytes of a permission in xenstored's database; ours are smaller.
     const PERMISSION: usize = 2 * size_of::<u32>();
     const { assert!(size_of::<Permission>() <= PERMISSION) };
     16 + perms.len() * PERMISSION + value + names

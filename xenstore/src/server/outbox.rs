@@ -7,7 +7,7 @@ use ring_abi::xs_wire::MessageType;
 use crate::wire::Message;
 
 struct Packet {
-    octets: Vec<u8>,
+    bytes: Vec<u8>,
     /// An event's payload is also in `waiting`.
     event: bool,
 }
@@ -15,11 +15,11 @@ struct Packet {
 #[derive(Default)]
 pub(super) struct Outbox {
     queue: VecDeque<Packet>,
-    /// Octets of the first packet that are gone.
+    /// Bytes of the first packet that are gone.
     sent: usize,
     replies: usize,
     events: usize,
-    octets: usize,
+    bytes: usize,
     /// Payloads of the events queued: an equal one would tell nothing new.
     waiting: HashSet<Vec<u8>>,
 }
@@ -27,7 +27,7 @@ pub(super) struct Outbox {
 impl Outbox {
     pub(super) fn reply(&mut self, message: &Message) {
         self.replies += 1;
-        self.push(message.to_octets(), false);
+        self.push(message.to_bytes(), false);
     }
 
     /// Queues an event. One that waits already is not queued again, unless `special`.
@@ -35,27 +35,27 @@ impl Outbox {
         if !special && self.waiting.contains(&payload) {
             return;
         }
-        let octets = Message::new(MessageType::WatchEvent, 0, 0, payload.clone()).to_octets();
+        let bytes = Message::new(MessageType::WatchEvent, 0, 0, payload.clone()).to_bytes();
         self.waiting.insert(payload);
         self.events += 1;
-        self.push(octets, true);
+        self.push(bytes, true);
     }
 
-    /// The octets to send next; empty when there are none.
+    /// The bytes to send next; empty when there are none.
     pub(super) fn front(&self) -> &[u8] {
-        self.queue.front().map_or(&[], |packet| &packet.octets[self.sent..])
+        self.queue.front().map_or(&[], |packet| &packet.bytes[self.sent..])
     }
 
-    /// `n` octets of the front were sent.
+    /// `n` bytes of the front were sent.
     pub(super) fn advance(&mut self, n: usize) {
         let Some(packet) = self.queue.front() else { return };
         self.sent += n;
-        if self.sent < packet.octets.len() {
+        if self.sent < packet.bytes.len() {
             return;
         }
-        self.octets -= packet.octets.len();
+        self.bytes -= packet.bytes.len();
         if packet.event {
-            self.waiting.remove(&packet.octets[ring_abi::xs_wire::HEADER_SIZE..]);
+            self.waiting.remove(&packet.bytes[ring_abi::xs_wire::HEADER_SIZE..]);
             self.events -= 1;
         } else {
             self.replies -= 1;
@@ -72,14 +72,14 @@ impl Outbox {
         self.events
     }
 
-    /// Octets of all packets that are not wholly sent.
-    pub(super) fn octets(&self) -> usize {
-        self.octets
+    /// Bytes of all packets that are not wholly sent.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
     }
 
-    fn push(&mut self, octets: Vec<u8>, event: bool) {
-        self.octets += octets.len();
-        self.queue.push_back(Packet { octets, event });
+    fn push(&mut self, bytes: Vec<u8>, event: bool) {
+        self.bytes += bytes.len();
+        self.queue.push_back(Packet { bytes, event });
     }
 }
 
@@ -99,7 +99,7 @@ mod tests {
         while !outbox.front().is_empty() {
             outbox.advance(1);
         }
-        assert_eq!((outbox.events(), outbox.replies(), outbox.octets()), (0, 0, 0));
+        assert_eq!((outbox.events(), outbox.replies(), outbox.bytes()), (0, 0, 0));
         outbox.event(b"/a\0t\0".to_vec(), false);
         assert_eq!(outbox.events(), 1);
     }

@@ -15,7 +15,7 @@ pub(super) struct Path(Arc<str>);
 /// A path as a request gave it.
 pub(super) struct Given {
     pub(super) path: Path,
-    /// Octets to take off an event's path, because the request's was relative to the domain's home.
+    /// Bytes to take off an event's path, because the request's was relative to the domain's home.
     pub(super) prefix: usize,
 }
 
@@ -38,9 +38,9 @@ impl Path {
     /// Checks a request's path and makes it absolute. `longest` bounds it without the home's part, if not 0.
     ///
     /// # Errors
-    /// EINVAL: empty, too long, forbidden octets, doubled or trailing slashes, or special where none may be.
-    pub(super) fn parse(octets: &[u8], domid: DomId, longest: u32, special: bool) -> Result<Given, XsError> {
-        let text = std::str::from_utf8(octets).map_err(|_| XsError::EINVAL)?;
+    /// EINVAL: empty, too long, forbidden bytes, doubled or trailing slashes, or special where none may be.
+    pub(super) fn parse(bytes: &[u8], domid: DomId, longest: u32, special: bool) -> Result<Given, XsError> {
+        let text = std::str::from_utf8(bytes).map_err(|_| XsError::EINVAL)?;
         if !text.bytes().all(allowed) || text.is_empty() || text.len() > ABS_PATH_MAX {
             return Err(XsError::EINVAL);
         }
@@ -129,8 +129,8 @@ impl fmt::Debug for Path {
 }
 
 /// docs/misc/xenstore.txt: ASCII alphanumerics and `-/_@`.
-fn allowed(octet: u8) -> bool {
-    octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'/' | b'_' | b'@')
+fn allowed(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'/' | b'_' | b'@')
 }
 
 /// What is left of a path without `/local/domain/<domid>/`: the length that the quota is about.

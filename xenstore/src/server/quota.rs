@@ -13,17 +13,17 @@ pub enum Quota {
     Watches,
     /// Transactions open at a time.
     Transactions,
-    /// Octets in a node: its header, permissions, value, and its children's names.
+    /// Bytes in a node: its header, permissions, value, and its children's names.
     NodeSize,
     /// Entries in a node's permissions.
     Permissions,
     /// Replies not taken yet; beyond it no further request is read.
     Outstanding,
-    /// Octets in a path, `/local/domain/<domid>/` not counted.
+    /// Bytes in a path, `/local/domain/<domid>/` not counted.
     PathLength,
     /// Nodes touched, and changes made, in one transaction.
     TransactionNodes,
-    /// Octets held for a domain in watches and open transactions.
+    /// Bytes held for a domain in watches and open transactions.
     Memory,
     /// Watch events not taken yet; beyond it the connection is closed.
     Events,

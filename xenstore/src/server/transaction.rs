@@ -36,7 +36,7 @@ pub(super) struct Transaction {
     pub(super) tree: Tree,
     seen: BTreeMap<Path, Looked>,
     log: Vec<Change>,
-    /// Octets this holds, the trees aside (they share the store's nodes).
+    /// Bytes this holds, the trees aside (they share the store's nodes).
     pub(super) held: usize,
     /// The store's count of changes when this began.
     pub(super) began: u64,
@@ -55,7 +55,7 @@ impl Transaction {
         *self = Transaction { failed: Some(XsError::EAGAIN), ..Transaction::new(tree, now) };
     }
 
-    /// Remembers that a request depends on this node. `others` are octets held outside this transaction.
+    /// Remembers that a request depends on this node. `others` are bytes held outside this transaction.
     ///
     /// # Errors
     /// ENOSPC and ENOMEM beyond a quota; the transaction then cannot commit.

@@ -23,7 +23,7 @@ pub(super) struct Node {
     /// When a child was last added or removed.
     pub(super) children_changed: Generation,
     children: BTreeMap<Arc<str>, Arc<Node>>,
-    /// Octets of the children's names, each with its NUL.
+    /// Bytes of the children's names, each with its NUL.
     names_len: usize,
 }
 
@@ -58,7 +58,7 @@ impl Node {
         self.children.iter().map(|(name, node)| (&**name, node))
     }
 
-    /// Octets of all the children's names, each with its NUL.
+    /// Bytes of all the children's names, each with its NUL.
     pub(super) fn names_len(&self) -> usize {
         self.names_len
     }

@@ -13,7 +13,7 @@ use super::path::{Given, Path};
 struct Watch {
     conn: ConnId,
     token: Box<[u8]>,
-    /// Octets to take off an event's path: the watch was relative.
+    /// Bytes to take off an event's path: the watch was relative.
     prefix: usize,
 }
 

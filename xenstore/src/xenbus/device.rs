@@ -10,16 +10,16 @@ use crate::DomId;
 pub struct Device {
     /// The kind as paths spell it: `vbd`, `vif`, `qdisk`.
     pub kind: String,
-    /// The domain with the front end.
+    /// The domain with the frontend.
     pub front: DomId,
-    /// The domain with the back end.
+    /// The domain with the backend.
     pub back: DomId,
     /// The device's number: a vbd's virtual device number, a vif's handle.
     pub id: u32,
 }
 
 impl Device {
-    /// A device whose back end is in dom0.
+    /// A device whose backend is in dom0.
     pub fn new(kind: impl Into<String>, front: DomId, id: u32) -> Device {
         Device { kind: kind.into(), front, back: 0, id }
     }
@@ -34,7 +34,7 @@ impl Device {
         format!("/local/domain/{}/backend/{}/{}/{}", self.back, self.kind, self.front, self.id)
     }
 
-    /// The device whose back end is at this path, if it is one: `/local/domain/0/backend/vbd/3/51712`.
+    /// The device whose backend is at this path, if it is one: `/local/domain/0/backend/vbd/3/51712`.
     pub fn from_back_path(path: &str) -> Option<Device> {
         let mut parts = path.strip_prefix("/local/domain/")?.split('/');
         let back = parts.next()?.parse().ok()?;

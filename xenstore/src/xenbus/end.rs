@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use super::core::Keys;
 use super::device::Device;
-use super::gather::gather;
+use super::keys::Keys;
+use super::read_tree::gather;
 use crate::client::{Client, Error, Nodes, Result};
 use crate::{DomId, XenbusState, XsError};
 
@@ -17,17 +17,17 @@ pub struct End {
 }
 
 impl End {
-    /// The front end of a device, by the usual paths.
+    /// The frontend of a device, by the usual paths.
     pub fn front(device: &Device) -> End {
         End { path: device.front_path(), other_path: device.back_path(), other_id: device.back }
     }
 
-    /// The back end of a device, by the usual paths.
+    /// The backend of a device, by the usual paths.
     pub fn back(device: &Device) -> End {
         End { path: device.back_path(), other_path: device.front_path(), other_id: device.front }
     }
 
-    /// The front end at this path, its other end as the toolstack wrote it into `backend` and `backend-id`.
+    /// The frontend at this path, its other end as the toolstack wrote it into `backend` and `backend-id`.
     ///
     /// # Errors
     /// ENOENT when the toolstack has not written them, [`Error::Value`] when they are no path and no domain.
@@ -35,7 +35,7 @@ impl End {
         End::find(nodes, path, "backend", "backend-id")
     }
 
-    /// The back end at this path, its other end as the toolstack wrote it into `frontend` and `frontend-id`.
+    /// The backend at this path, its other end as the toolstack wrote it into `frontend` and `frontend-id`.
     ///
     /// # Errors
     /// As [`End::find_front`].
@@ -114,8 +114,8 @@ impl End {
         })
     }
 
-    /// Writes keys, and this end's state once more though it does not change: that is how a back end tells its
-    /// front end of a new size.
+    /// Writes keys, and this end's state once more though it does not change: that is how a backend tells its
+    /// frontend of a new size.
     ///
     /// # Errors
     /// As any write.

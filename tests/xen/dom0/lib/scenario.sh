@@ -62,7 +62,7 @@ running() {
 
 # guest NAME LINE...: creates a PV guest of Debian's kernel and waits until it takes commands.
 # Lines are xl.cfg(5) settings, such as 'disk=["format=raw,vdev=xvda,access=rw,script=plain-block,target=/dev/loop0"]'.
-# $GUEST_EXTRA are words for its kernel's command line: with `xpv.fronts=no` it loads no front ends (guest/init).
+# $GUEST_EXTRA are words for its kernel's command line: with `xpv.fronts=no` it loads no frontends (guest/init).
 guest() {
     create_guest "$@"
     wait_for 150 "guest $1" grep -q '##ready' "$CONSOLES/guest-$1.log"
@@ -83,12 +83,12 @@ create_guest() {
     xl create "/out/$guest.cfg" >"/out/$guest-create.log" 2>&1 || fail "xl create $guest: $(grep -m 1 error "/out/$guest-create.log")"
 }
 
-# guest_ring: a guest whose disk nobody serves: we play the back end's first step, and its blkfront answers with a ring, a
+# guest_ring: a guest whose disk nobody serves: we play the backend's first step, and its blkfront answers with a ring, a
 # page that it granted. Sets `ring` to DOMID/REFERENCE.
 guest_ring() {
     create_guest one 'disk=["format=raw,vdev=xvda,access=rw,script=nop,target=anything"]' &
     back=/local/domain/0/backend/vbd/1/51712 front=/local/domain/1/device/vbd/51712
-    wait_for 60 "the back end's nodes" xenstore-exists "$back/state"
+    wait_for 60 "the backend's nodes" xenstore-exists "$back/state"
     xenstore-write "$back/state" 2
     wait_for 60 "the guest's ring" in_state "$front" 3
     ring=1/$(xenstore-read "$front/ring-ref")
@@ -141,7 +141,7 @@ at() {
     esac
 }
 
-# serve PLACE MIB: there, every caller at TCP port 5001 is sent a file of random octets.
+# serve PLACE MIB: there, every caller at TCP port 5001 is sent a file of random bytes.
 serve() {
     file=$(at "$1" "dd if=/dev/urandom of=/tmp/served bs=1M count=$2 2>/dev/null; md5sum </tmp/served; (nc -ll -p 5001 -e cat /tmp/served >/dev/null 2>&1 &)")
     echo "$file" | grep -oE '[0-9a-f]{32}' >"/run/$1.served" || fail "$1 serves no file: $file"
@@ -153,9 +153,9 @@ check_fetch() {
     check "TCP from $2 ($3) to $1${4:+, $4}" test "$got" = "$(cat "/run/$2.served")"
 }
 
-# octets_a_frame PLACE rx|tx INTERFACE COMMAND...: mean length of what crosses an interface there while the command runs.
+# bytes_a_frame PLACE rx|tx INTERFACE COMMAND...: mean length of what crosses an interface there while the command runs.
 # More than the mtu proves that segmentation is left to the receiver.
-octets_a_frame() {
+bytes_a_frame() {
     counters="cd /sys/class/net/$3/statistics && cat $2_bytes $2_packets" place=$1
     shift 3
     before=$(at "$place" "$counters" | grep -E '^[0-9]+$' | tr '\n' ' ')
@@ -189,7 +189,7 @@ bridge_up() {
     brctl addbr "$1" && ip address add "$2" dev "$1" && ip link set "$1" up
 }
 
-# disk_file OCTETS: a file that loop0 makes a block device, /dev/loop0, which takes O_DIRECT; dom0's tmpfs does not.
+# disk_file BYTES: a file that loop0 makes a block device, /dev/loop0, which takes O_DIRECT; dom0's tmpfs does not.
 disk_file() {
     modprobe loop
     truncate -s "$1" /tmp/disk && losetup /dev/loop0 /tmp/disk || fail "no loop device"

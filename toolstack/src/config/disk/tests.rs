@@ -102,7 +102,7 @@ fn errors_say_what_is_wrong() {
 
 proptest! {
     #[test]
-    fn a_named_target_is_kept_to_the_octet(target in "/[ -~]{0,40}") {
+    fn a_named_target_is_kept_to_the_byte(target in "/[ -~]{0,40}") {
         let disk = parse(&format!("vdev=xvdb,target={target}")).unwrap();
         prop_assert_eq!(disk.target, Path::new(&target));
     }

@@ -62,8 +62,8 @@ fn export(size: u64) -> Export {
 
 /// Runs `client` against a server, which must end when told to.
 fn with_server(client: impl FnOnce(&dyn Fn() -> UnixStream)) {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("nbd");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("nbd");
     let listener = UnixListener::bind(&path).unwrap();
     let stop = EventFd::new().unwrap();
     thread::scope(|scope| {
@@ -92,20 +92,20 @@ fn begin(mut stream: UnixStream) -> UnixStream {
 }
 
 fn request(kind: u16, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
-    let mut octets = REQUEST.to_be_bytes().to_vec();
-    octets.extend([0, 0]);
-    octets.extend(kind.to_be_bytes());
-    octets.extend(cookie.to_be_bytes());
-    octets.extend(offset.to_be_bytes());
-    octets.extend(len.to_be_bytes());
-    octets
+    let mut bytes = REQUEST.to_be_bytes().to_vec();
+    bytes.extend([0, 0]);
+    bytes.extend(kind.to_be_bytes());
+    bytes.extend(cookie.to_be_bytes());
+    bytes.extend(offset.to_be_bytes());
+    bytes.extend(len.to_be_bytes());
+    bytes
 }
 
 /// A reply's cookie; its error must be 0.
 fn reply(stream: &mut UnixStream) -> u64 {
-    let mut octets = [0; 16];
-    stream.read_exact(&mut octets).unwrap();
-    let mut reader = Reader(&octets);
+    let mut bytes = [0; 16];
+    stream.read_exact(&mut bytes).unwrap();
+    let mut reader = Reader(&bytes);
     assert_eq!((reader.u32(), reader.u32()), (Some(REPLY), Some(0)));
     reader.u64().unwrap()
 }
@@ -125,9 +125,9 @@ fn many_requests_at_once_are_all_answered_and_clients_see_each_others_writes() {
         assert!(cookies.into_iter().eq(0..128));
         reader.write_all(&request(command::READ, 1, 0, 1 << 16)).unwrap();
         assert_eq!(reply(&mut reader), 1);
-        let mut octets = vec![0; 1 << 16];
-        reader.read_exact(&mut octets).unwrap();
-        assert!(octets.chunks(512).enumerate().all(|(n, chunk)| chunk == [n as u8; 512]));
+        let mut bytes = vec![0; 1 << 16];
+        reader.read_exact(&mut bytes).unwrap();
+        assert!(bytes.chunks(512).enumerate().all(|(n, chunk)| chunk == [n as u8; 512]));
     });
 }
 

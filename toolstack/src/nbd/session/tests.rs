@@ -8,37 +8,37 @@ fn export() -> Export {
     Export { name: "xvda".into(), size: 1 << 20, block: 512, read_only: false, trim: true }
 }
 
-fn option_octets(kind: u32, data: &[u8]) -> Vec<u8> {
-    let mut octets = IHAVEOPT.to_be_bytes().to_vec();
-    octets.extend(kind.to_be_bytes());
-    octets.extend((data.len() as u32).to_be_bytes());
-    octets.extend(data);
-    octets
+fn option_bytes(kind: u32, data: &[u8]) -> Vec<u8> {
+    let mut bytes = IHAVEOPT.to_be_bytes().to_vec();
+    bytes.extend(kind.to_be_bytes());
+    bytes.extend((data.len() as u32).to_be_bytes());
+    bytes.extend(data);
+    bytes
 }
 
 fn go(name: &str) -> Vec<u8> {
     let mut data = (name.len() as u32).to_be_bytes().to_vec();
     data.extend(name.as_bytes());
     data.extend([0, 0]);
-    option_octets(option::GO, &data)
+    option_bytes(option::GO, &data)
 }
 
 fn request(kind: u16, flags: u16, cookie: u64, offset: u64, len: u32, data: &[u8]) -> Vec<u8> {
-    let mut octets = REQUEST.to_be_bytes().to_vec();
-    octets.extend(flags.to_be_bytes());
-    octets.extend(kind.to_be_bytes());
-    octets.extend(cookie.to_be_bytes());
-    octets.extend(offset.to_be_bytes());
-    octets.extend(len.to_be_bytes());
-    octets.extend(data);
-    octets
+    let mut bytes = REQUEST.to_be_bytes().to_vec();
+    bytes.extend(flags.to_be_bytes());
+    bytes.extend(kind.to_be_bytes());
+    bytes.extend(cookie.to_be_bytes());
+    bytes.extend(offset.to_be_bytes());
+    bytes.extend(len.to_be_bytes());
+    bytes.extend(data);
+    bytes
 }
 
 /// Takes what the session has put out.
 fn sent(session: &mut Session) -> Vec<u8> {
-    let octets = session.unsent().to_vec();
-    session.sent(octets.len());
-    octets
+    let bytes = session.unsent().to_vec();
+    session.sent(bytes.len());
+    bytes
 }
 
 /// A session past its handshake.
@@ -52,8 +52,8 @@ fn begun() -> Session {
 }
 
 /// The types of the replies to options.
-fn option_replies(octets: &[u8]) -> Vec<u32> {
-    let (mut reader, mut types) = (Reader(octets), Vec::new());
+fn option_replies(bytes: &[u8]) -> Vec<u32> {
+    let (mut reader, mut types) = (Reader(bytes), Vec::new());
     while let Some(magic) = reader.u64() {
         assert_eq!(magic, OPTION_REPLY);
         reader.u32().unwrap();
@@ -70,10 +70,10 @@ fn go_describes_the_export_and_begins() {
     let greeting = sent(&mut session);
     assert_eq!(greeting, [&NBDMAGIC.to_be_bytes()[..], &IHAVEOPT.to_be_bytes(), &[0, 3]].concat());
     session.receive(&3u32.to_be_bytes());
-    session.receive(&option_octets(option::LIST, &[]));
-    session.receive(&option_octets(99, b"what"));
+    session.receive(&option_bytes(option::LIST, &[]));
+    session.receive(&option_bytes(99, b"what"));
     session.receive(&go("other"));
-    session.receive(&option_octets(option::GO, b"\0"));
+    session.receive(&option_bytes(option::GO, b"\0"));
     session.receive(&go("xvda"));
     assert_eq!(session.next(&export(), 1), None);
     let types = option_replies(&sent(&mut session));
@@ -93,11 +93,11 @@ fn the_old_way_to_begin_gives_size_and_flags() {
         let mut session = Session::new();
         sent(&mut session);
         session.receive(&flags.to_be_bytes());
-        session.receive(&option_octets(option::EXPORT_NAME, b""));
+        session.receive(&option_bytes(option::EXPORT_NAME, b""));
         assert_eq!(session.next(&export(), 1), None);
-        let octets = sent(&mut session);
-        assert_eq!(octets[..8], (1u64 << 20).to_be_bytes());
-        assert_eq!(octets.len(), 10 + zeroes);
+        let bytes = sent(&mut session);
+        assert_eq!(bytes[..8], (1u64 << 20).to_be_bytes());
+        assert_eq!(bytes.len(), 10 + zeroes);
     }
 }
 
@@ -116,8 +116,8 @@ fn answers_go_out_in_any_order_under_the_clients_cookie() {
     assert!(session.answer(1, &Err(28)));
     assert!(session.answer(3, &Err(110)));
     assert!(!session.answer(3, &Ok(vec![])), "nobody asked twice");
-    let octets = sent(&mut session);
-    let mut reader = Reader(&octets);
+    let bytes = sent(&mut session);
+    let mut reader = Reader(&bytes);
     let mut replies = Vec::new();
     while reader.u32() == Some(REPLY) {
         let (error, cookie) = (reader.u32().unwrap(), reader.u64().unwrap());
@@ -145,9 +145,9 @@ fn wrong_requests_are_refused_and_the_next_is_served() {
         (request(command::FLUSH, 0, 1, 512, 0, &[]), errno::EINVAL),
         (request(9, 0, 1, 0, 0, &[]), errno::ENOTSUP),
     ];
-    for (octets, error) in cases {
+    for (bytes, error) in cases {
         let mut session = begun();
-        session.receive(&octets);
+        session.receive(&bytes);
         session.receive(&request(command::READ, 0, 2, 0, 512, &[]));
         assert_eq!(session.next(&export(), 1), Some(Op::Read { offset: 0, len: 512 }));
         let mut expected = REPLY.to_be_bytes().to_vec();
@@ -169,9 +169,9 @@ fn what_cannot_be_followed_ends_the_connection() {
         request(command::WRITE, 0, 1, 0, MOST + 1, &[]),
         vec![0; REQUEST_LEN],
     ];
-    for octets in endings {
+    for bytes in endings {
         let mut session = begun();
-        session.receive(&octets);
+        session.receive(&bytes);
         assert_eq!(session.next(&export(), 1), None);
         assert!(session.is_over() && !session.wants_input());
     }
@@ -179,13 +179,13 @@ fn what_cannot_be_followed_ends_the_connection() {
         0xffff_u32.to_be_bytes().to_vec(),
         [&[0, 0, 0, 3][..], &[0; 16]].concat(),
         [&[0, 0, 0, 3][..], &IHAVEOPT.to_be_bytes(), &[0, 0, 0, 7, 0xff, 0xff, 0xff, 0xff]].concat(),
-        [&[0, 0, 0, 3][..], &option_octets(option::EXPORT_NAME, b"other")].concat(),
+        [&[0, 0, 0, 3][..], &option_bytes(option::EXPORT_NAME, b"other")].concat(),
     ];
-    for octets in hellos {
+    for bytes in hellos {
         let mut session = Session::new();
-        session.receive(&octets);
+        session.receive(&bytes);
         session.next(&export(), 1);
-        assert!(session.is_ended(), "{octets:?}");
+        assert!(session.is_ended(), "{bytes:?}");
     }
 }
 
@@ -212,14 +212,14 @@ fn a_client_that_only_asks_is_not_read_for_ever() {
 
 proptest! {
     #[test]
-    fn octets_may_come_in_any_pieces(cuts in prop::collection::vec(1usize..700, 0..40)) {
-        let mut octets = 3u32.to_be_bytes().to_vec();
-        octets.extend(option_octets(option::LIST, &[]));
-        octets.extend(go(""));
-        octets.extend(request(command::WRITE, 0, 1, 512, 1024, &[3; 1024]));
-        octets.extend(request(command::TRIM, 0, 2, 0, 512, &[]));
-        octets.extend(request(command::DISC, 0, 3, 0, 0, &[]));
-        let (mut session, mut rest, mut ops) = (Session::new(), &octets[..], Vec::new());
+    fn bytes_may_come_in_any_pieces(cuts in prop::collection::vec(1usize..700, 0..40)) {
+        let mut bytes = 3u32.to_be_bytes().to_vec();
+        bytes.extend(option_bytes(option::LIST, &[]));
+        bytes.extend(go(""));
+        bytes.extend(request(command::WRITE, 0, 1, 512, 1024, &[3; 1024]));
+        bytes.extend(request(command::TRIM, 0, 2, 0, 512, &[]));
+        bytes.extend(request(command::DISC, 0, 3, 0, 0, &[]));
+        let (mut session, mut rest, mut ops) = (Session::new(), &bytes[..], Vec::new());
         for cut in cuts.into_iter().chain([usize::MAX]) {
             let (piece, after) = rest.split_at(cut.min(rest.len()));
             session.receive(piece);
@@ -234,20 +234,20 @@ proptest! {
     }
 
     #[test]
-    fn no_octets_make_it_panic_or_ask_beyond_the_end(
+    fn no_bytes_make_it_panic_or_ask_beyond_the_end(
         start in any::<bool>(),
         messages in prop::collection::vec(
             prop_oneof![
                 (0u16..8, 0u16..3, 0u64..3 << 20, 0u32..9000).prop_map(|(k, f, o, l)| request(k, f, 1, o, l, &[])),
-                (0u32..12, prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(k, d)| option_octets(k, &d)),
+                (0u32..12, prop::collection::vec(any::<u8>(), 0..40)).prop_map(|(k, d)| option_bytes(k, &d)),
                 prop::collection::vec(any::<u8>(), 0..60),
             ],
             0..20,
         ),
     ) {
         let mut session = if start { begun() } else { Session::new() };
-        for (id, octets) in messages.iter().enumerate() {
-            session.receive(octets);
+        for (id, bytes) in messages.iter().enumerate() {
+            session.receive(bytes);
             while let Some(op) = session.next(&export(), id as u64) {
                 let end = match op {
                     Op::Read { offset, len } | Op::Trim { offset, len } => offset + u64::from(len),

@@ -1,4 +1,4 @@
-//! The shell around a store: one thread that moves octets between sockets and the [`Core`].
+//! The shell around a store: one thread that moves bytes between sockets and the [`Core`].
 //!
 //! dom0's tools come by a listening socket, whose peers must be root, this process's user, or a user named in the
 //! [`Config`]. Domains come by [`StoreHandle::introduce`], each with a socket its broker has made.

@@ -1,4 +1,4 @@
-//! Epoll over the listener, the wake-up and the connections: readiness in, octets moved.
+//! Epoll over the listener, the wake-up and the connections: readiness in, bytes moved.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -71,7 +71,7 @@ impl Reactor {
                     let _ = self.wake.read();
                     self.accept_again();
                 }
-                id => self.move_octets(ConnId(id), event.events()),
+                id => self.move_bytes(ConnId(id), event.events()),
             }
         }
         self.flush();
@@ -171,13 +171,13 @@ impl Reactor {
     }
 
     /// One read's worth, then everybody else has a turn.
-    fn move_octets(&mut self, id: ConnId, ready: EpollFlags) {
+    fn move_bytes(&mut self, id: ConnId, ready: EpollFlags) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if ready.contains(EpollFlags::EPOLLIN) {
-            let mut octets = [0; 4096];
-            match peer.stream.read(&mut octets) {
+            let mut bytes = [0; 4096];
+            match peer.stream.read(&mut bytes) {
                 Ok(0) => return self.drop_peer(id),
-                Ok(n) => self.core.input(id, &octets[..n]),
+                Ok(n) => self.core.input(id, &bytes[..n]),
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 Err(_) => return self.drop_peer(id),
             }

@@ -1,11 +1,11 @@
-//! A doorbell: one end of an event channel that rings once a batch and notices who rings for nothing.
+//! A notifier: one end of an event channel that rings once a batch and notices who rings for nothing.
 //!
-//! A peer may send events without end (XSA-332 for back ends, XSA-391 for front ends). Each event costs its receiver
-//! a look at the ring. A doorbell counts those looks that found nothing, and says for how long not to listen once
+//! A peer may send events without end (XSA-332 for backends, XSA-391 for frontends). Each event costs its receiver
+//! a look at the ring. A notifier counts those looks that found nothing, and says for how long not to listen once
 //! there were too many: what the peer did put into the ring meanwhile is found then, so that no work is lost.
 
-use crate::pace::Bucket;
-use hypervisor::{Channel, Port, Result};
+use crate::token_bucket::TokenBucket;
+use hypervisor::{Channel, EventPort, Result};
 use ring_abi::ring::Notify;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -15,7 +15,7 @@ pub const SPURIOUS_RATE: u64 = 1_000;
 /// Spurious events at once that are nobody's fault.
 pub const SPURIOUS_BURST: u64 = 1_000;
 
-/// What happened at a doorbell.
+/// What happened at a notifier.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
     /// Events that we sent.
@@ -29,29 +29,29 @@ pub struct Counts {
 }
 
 /// A channel with its counts. Owned by the thread that serves the ring.
-pub struct Doorbell {
+pub struct Notifier {
     channel: Box<dyn Channel>,
     counts: Counts,
     /// An event is to be sent at the end of the batch.
     wanted: bool,
     /// An event was taken and nobody said yet whether there was work.
     open: bool,
-    tolerance: Bucket,
+    tolerance: TokenBucket,
 }
 
-impl Doorbell {
+impl Notifier {
     /// Over `channel`, at time `now`, with the customary tolerance.
     pub fn new(channel: Box<dyn Channel>, now: Duration) -> Self {
-        Self::with_tolerance(channel, Bucket::new(SPURIOUS_RATE, SPURIOUS_BURST, now))
+        Self::with_tolerance(channel, TokenBucket::new(SPURIOUS_RATE, SPURIOUS_BURST, now))
     }
 
     /// Over `channel`; each spurious event costs a token of `tolerance`.
-    pub fn with_tolerance(channel: Box<dyn Channel>, tolerance: Bucket) -> Self {
+    pub fn with_tolerance(channel: Box<dyn Channel>, tolerance: TokenBucket) -> Self {
         Self { channel, counts: Counts::default(), wanted: false, open: false, tolerance }
     }
 
-    /// What the front end writes into `event-channel`.
-    pub fn port(&self) -> Port {
+    /// What the frontend writes into `event-channel`.
+    pub fn port(&self) -> EventPort {
         self.channel.port()
     }
 
@@ -60,7 +60,7 @@ impl Doorbell {
         self.counts
     }
 
-    /// Notes what a ring's commit said; [`Doorbell::flush`] rings once for all of a batch.
+    /// Notes what a ring's commit said; [`Notifier::flush`] rings once for all of a batch.
     #[inline]
     pub fn want(&mut self, notify: Notify) {
         if notify.wanted() {
@@ -93,7 +93,7 @@ impl Doorbell {
         self.flush().map(|_| ())
     }
 
-    /// Takes the pending event; `false` if there was none. [`Doorbell::worked`] is to follow.
+    /// Takes the pending event; `false` if there was none. [`Notifier::worked`] is to follow.
     ///
     /// # Errors
     /// As [`Channel::take`].
@@ -120,15 +120,15 @@ impl Doorbell {
     }
 }
 
-impl AsFd for Doorbell {
+impl AsFd for Notifier {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.channel.as_fd()
     }
 }
 
-impl std::fmt::Debug for Doorbell {
+impl std::fmt::Debug for Notifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Doorbell(port {}, {:?})", self.port(), self.counts)
+        write!(f, "Notifier(port {}, {:?})", self.port(), self.counts)
     }
 }
 
@@ -140,42 +140,42 @@ mod tests {
     use std::sync::Arc;
 
     struct World {
-        bell: Doorbell,
+        notifier: Notifier,
         peer: Box<dyn Channel>,
         _keep: (Sandbox, Arc<Domain>, Arc<Domain>),
     }
 
-    fn world(tolerance: Bucket) -> World {
+    fn world(tolerance: TokenBucket) -> World {
         let sandbox = Sandbox::new().unwrap();
         let (dom0, guest) = (sandbox.join(DomId(0)).unwrap(), sandbox.join(DomId(1)).unwrap());
-        let peer = guest.listen(DomId(0)).unwrap();
-        let channel = dom0.connect(DomId(1), peer.port()).unwrap();
+        let peer = guest.alloc_unbound(DomId(0)).unwrap();
+        let channel = dom0.bind_interdomain(DomId(1), peer.port()).unwrap();
         assert!(channel.take().unwrap());
-        World { bell: Doorbell::with_tolerance(channel, tolerance), peer, _keep: (sandbox, dom0, guest) }
+        World { notifier: Notifier::with_tolerance(channel, tolerance), peer, _keep: (sandbox, dom0, guest) }
     }
 
     const NOW: Duration = Duration::from_secs(5);
 
     #[test]
     fn a_batch_rings_once() {
-        let mut world = world(Bucket::new(1, 1, NOW));
-        assert!(!world.bell.flush().unwrap());
+        let mut world = world(TokenBucket::new(1, 1, NOW));
+        assert!(!world.notifier.flush().unwrap());
         for notify in [Notify::No, Notify::Yes, Notify::Yes, Notify::No] {
-            world.bell.want(notify);
+            world.notifier.want(notify);
         }
-        assert!(world.bell.flush().unwrap());
-        assert!(!world.bell.flush().unwrap());
+        assert!(world.notifier.flush().unwrap());
+        assert!(!world.notifier.flush().unwrap());
         assert!(world.peer.take().unwrap());
-        assert_eq!(world.bell.counts(), Counts { sent: 1, merged: 1, ..Counts::default() });
+        assert_eq!(world.notifier.counts(), Counts { sent: 1, merged: 1, ..Counts::default() });
     }
 
     #[test]
     fn a_storm_is_slowed_and_honest_events_are_not() {
-        let mut world = world(Bucket::new(10, 3, NOW));
+        let mut world = world(TokenBucket::new(10, 3, NOW));
         let mut event = |any: bool, now: Duration| {
             world.peer.notify().unwrap();
-            assert!(world.bell.take().unwrap());
-            world.bell.worked(any, now)
+            assert!(world.notifier.take().unwrap());
+            world.notifier.worked(any, now)
         };
         for _ in 0..100 {
             assert_eq!(event(true, NOW), None);
@@ -186,15 +186,15 @@ mod tests {
         let pause = event(false, NOW).expect("too many");
         assert_eq!(pause, Duration::from_millis(100));
         assert_eq!(event(false, NOW + pause), None);
-        assert_eq!(world.bell.counts().spurious, 5);
-        assert_eq!(world.bell.worked(false, NOW), None, "a look that no event led to is nobody's fault");
+        assert_eq!(world.notifier.counts().spurious, 5);
+        assert_eq!(world.notifier.worked(false, NOW), None, "a look that no event led to is nobody's fault");
     }
 
     #[test]
     fn the_end_of_the_peer_is_an_error() {
-        let mut world = world(Bucket::new(1, 1, NOW));
+        let mut world = world(TokenBucket::new(1, 1, NOW));
         drop(world.peer);
-        assert!(matches!(world.bell.take(), Err(Error::Closed)));
-        assert!(matches!(world.bell.ring(), Err(Error::Closed)));
+        assert!(matches!(world.notifier.take(), Err(Error::Closed)));
+        assert!(matches!(world.notifier.ring(), Err(Error::Closed)));
     }
 }

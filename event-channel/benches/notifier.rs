@@ -1,23 +1,24 @@
 //! What an event costs: sending and taking one.
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use event_channel::{Bucket, Doorbell};
+use event_channel::{Notifier, TokenBucket};
 use hypervisor::local::Sandbox;
 use hypervisor::{DomId, Hypervisor};
 use ring_abi::ring::Notify;
 use std::hint::black_box;
 use std::time::Duration;
 
-fn doorbell(c: &mut Criterion) {
+fn notifier(c: &mut Criterion) {
     let sandbox = Sandbox::new().expect("a broker");
     let dom0 = sandbox.join(DomId(0)).expect("domain 0");
     let guest = sandbox.join(DomId(1)).expect("a guest");
-    let listening = guest.listen(DomId(0)).expect("listen");
-    let mut back = Doorbell::new(dom0.connect(DomId(1), listening.port()).expect("connect"), Duration::ZERO);
-    let mut front = Doorbell::new(listening, Duration::ZERO);
+    let listening = guest.alloc_unbound(DomId(0)).expect("listen");
+    let mut back =
+        Notifier::new(dom0.bind_interdomain(DomId(1), listening.port()).expect("connect"), Duration::ZERO);
+    let mut front = Notifier::new(listening, Duration::ZERO);
     back.take().expect("take");
 
-    let mut group = c.benchmark_group("doorbell");
+    let mut group = c.benchmark_group("notifier");
     group.bench_function("notify and take", |b| {
         b.iter(|| {
             front.want(Notify::Yes);
@@ -32,7 +33,7 @@ fn doorbell(c: &mut Criterion) {
             front.flush().expect("flush")
         });
     });
-    let mut bucket = Bucket::new(1_000_000_000, 1_000, Duration::ZERO);
+    let mut bucket = TokenBucket::new(1_000_000_000, 1_000, Duration::ZERO);
     let mut now = 0;
     group.bench_function("token", |b| {
         b.iter(|| {
@@ -43,5 +44,5 @@ fn doorbell(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, doorbell);
+criterion_group!(benches, notifier);
 criterion_main!(benches);

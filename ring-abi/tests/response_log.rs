@@ -1,4 +1,4 @@
-//! A back end that is killed between any two of its steps while it answers in order, and its successor: every request
+//! A backend that is killed between any two of its steps while it answers in order, and its successor: every request
 //! is answered exactly once, and what belongs together comes together.
 #![cfg(not(loom))]
 
@@ -8,16 +8,16 @@ use common::Pages;
 use proptest::prelude::*;
 use ring_abi::GrantRef;
 use ring_abi::netif::{Rx, RxFlags, RxRequest, RxResponse, RxSlot};
-use ring_abi::ring::journal::{Journal, Left, Unfit};
+use ring_abi::ring::response_log::{LogMismatch, ResponseLog, ResumeError};
 use ring_abi::ring::{Back, Front};
 use std::collections::VecDeque;
 
-type RxJournal = Journal<Rx, Pages>;
+type RxResponseLog = ResponseLog<Rx, Pages>;
 
-/// A back end that answers in packets of a few slots, as a vif's receive ring does.
+/// A backend that answers in packets of a few slots, as a vif's receive ring does.
 struct Server {
     ring: Back<Rx, Pages>,
-    journal: RxJournal,
+    response_log: RxResponseLog,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -26,7 +26,7 @@ enum Step {
     /// Answers a packet of so many slots.
     Answer(u32),
     Commit,
-    /// Killed: before anything, or while it wrote so many of a packet's responses into ring and journal.
+    /// Killed: before anything, or while it wrote so many of a packet's responses into ring and response log.
     Kill {
         noted: u32,
         sealed: bool,
@@ -38,14 +38,14 @@ enum Step {
 impl Server {
     fn start(ring: Pages, kept: Pages) -> Server {
         let ring = Back::attach(ring).unwrap();
-        let journal = Journal::start(kept, &ring).unwrap();
-        Server { ring, journal }
+        let response_log = ResponseLog::start(kept, &ring).unwrap();
+        Server { ring, response_log }
     }
 
     fn succeed(ring: Pages, kept: Pages) -> Server {
         let mut ring = Back::attach(ring).unwrap();
-        let journal: RxJournal = Journal::resume(kept, &mut ring).unwrap();
-        Server { ring, journal }
+        let response_log: RxResponseLog = ResponseLog::resume(kept, &mut ring).unwrap();
+        Server { ring, response_log }
     }
 
     fn packet(&mut self, slots: u32) -> Vec<RxSlot> {
@@ -65,10 +65,10 @@ impl Server {
 
     fn answer(&mut self, slots: u32) {
         let packet = self.packet(slots);
-        self.journal.push(&mut self.ring, packet.iter().copied());
+        self.response_log.push(&mut self.ring, packet.iter().copied());
     }
 
-    /// What `Journal::push` does, up to some point of it.
+    /// What `ResponseLog::push` does, up to some point of it.
     fn die_answering(mut self, kept: &Pages, noted: u32, sealed: bool, written: u32) {
         let packet = self.packet(3);
         let first = self.ring.produced();
@@ -111,7 +111,7 @@ proptest! {
     fn whoever_is_killed_whenever_every_request_is_answered_once_and_in_order(
         steps in prop::collection::vec(step(), 0..400),
     ) {
-        let (page, kept) = (Pages::new(1), Pages::new(RxJournal::octets(256) / 4096));
+        let (page, kept) = (Pages::new(1), Pages::new(RxResponseLog::bytes(256) / 4096));
         let mut front: Front<Rx, Pages> = Front::init(page.clone()).unwrap();
         let mut server = Server::start(page.clone(), kept.clone());
         let (mut id, mut posted) = (0u16, VecDeque::new());
@@ -150,10 +150,10 @@ fn another_rings_journal_is_refused() {
     let (page, kept) = (Pages::new(1), Pages::new(1));
     let front: Front<Rx, Pages> = Front::init(page.clone()).unwrap();
     let mut ring: Back<Rx, Pages> = Back::attach(page).unwrap();
-    let resume = |ring: &mut _| RxJournal::resume(kept.clone(), ring).unwrap_err();
-    assert!(matches!(resume(&mut ring), Left::Unfit(Unfit { what: "magic", .. })));
-    RxJournal::start(kept.clone(), &ring).unwrap();
+    let resume = |ring: &mut _| RxResponseLog::resume(kept.clone(), ring).unwrap_err();
+    assert!(matches!(resume(&mut ring), ResumeError::LogMismatch(LogMismatch { what: "magic", .. })));
+    RxResponseLog::start(kept.clone(), &ring).unwrap();
     kept.slot().store32(12, 257);
-    assert!(matches!(resume(&mut ring), Left::Ring(_)), "more than the ring has");
+    assert!(matches!(resume(&mut ring), ResumeError::Ring(_)), "more than the ring has");
     drop(front);
 }

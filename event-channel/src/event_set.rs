@@ -1,7 +1,7 @@
-//! One descriptor for many doorbells, with a hand over the ear for those that ring too often.
+//! One descriptor for many notifiers, with a hand over the ear for those that ring too often.
 //!
 //! Devices that live in somebody else's loop give it a single descriptor for life. While the ear is covered the
-//! doorbells are not listened to; a timer makes the descriptor readable when they are to be looked at again.
+//! notifiers are not listened to; a timer makes the descriptor readable when they are to be looked at again.
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -13,13 +13,13 @@ use std::time::Duration;
 
 /// An epoll instance with a timer in it.
 #[derive(Debug)]
-pub struct Ear {
+pub struct EventSet {
     epoll: Epoll,
     timer: TimerFd,
-    covered: bool,
+    masked: bool,
 }
 
-impl Ear {
+impl EventSet {
     /// Listens to nothing.
     ///
     /// # Errors
@@ -27,9 +27,9 @@ impl Ear {
     pub fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-        let ear = Self { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?, timer, covered: false };
-        ear.add(&ear.timer)?;
-        Ok(ear)
+        let event_set = Self { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?, timer, masked: false };
+        event_set.add(&event_set.timer)?;
+        Ok(event_set)
     }
 
     /// Listens to a descriptor as well, if it does not already.
@@ -48,37 +48,37 @@ impl Ear {
         let _ = self.epoll.delete(fd);
     }
 
-    /// Whether doorbells are not listened to just now.
-    pub fn is_covered(&self) -> bool {
-        self.covered
+    /// Whether notifiers are not listened to just now.
+    pub fn is_masked(&self) -> bool {
+        self.masked
     }
 
-    /// Stops listening to `bells` for this long.
+    /// Stops listening to `notifiers` for this long.
     ///
     /// # Errors
     /// The system's.
-    pub fn cover<'b>(
+    pub fn mask<'b>(
         &mut self,
-        bells: impl IntoIterator<Item = BorrowedFd<'b>>,
+        notifiers: impl IntoIterator<Item = BorrowedFd<'b>>,
         pause: Duration,
     ) -> io::Result<()> {
-        bells.into_iter().for_each(|bell| self.remove(bell));
-        self.covered = true;
+        notifiers.into_iter().for_each(|notifier| self.remove(notifier));
+        self.masked = true;
         // A timer of zero would never go off.
         let pause = TimeSpec::from_duration(pause.max(Duration::from_nanos(1)));
         Ok(self.timer.set(Expiration::OneShot(pause), TimerSetTimeFlags::empty())?)
     }
 
-    /// Listens to `bells` again if the pause is over; `true` if the ear is not covered.
+    /// Listens to `notifiers` again if the pause is over; `true` if the ear is not covered.
     ///
     /// # Errors
     /// The system's.
-    pub fn uncover<'b>(&mut self, bells: impl IntoIterator<Item = BorrowedFd<'b>>) -> io::Result<bool> {
-        if self.covered && self.timer_is_over()? {
-            self.covered = false;
-            bells.into_iter().try_for_each(|bell| self.add(bell))?;
+    pub fn unmask<'b>(&mut self, notifiers: impl IntoIterator<Item = BorrowedFd<'b>>) -> io::Result<bool> {
+        if self.masked && self.timer_is_over()? {
+            self.masked = false;
+            notifiers.into_iter().try_for_each(|notifier| self.add(notifier))?;
         }
-        Ok(!self.covered)
+        Ok(!self.masked)
     }
 
     fn timer_is_over(&self) -> io::Result<bool> {
@@ -91,7 +91,7 @@ impl Ear {
     }
 }
 
-impl AsFd for Ear {
+impl AsFd for EventSet {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()
     }
@@ -103,26 +103,26 @@ mod tests {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use nix::sys::eventfd::EventFd;
 
-    fn readable(ear: &Ear, bound: u16) -> bool {
-        let mut fds = [PollFd::new(ear.as_fd(), PollFlags::POLLIN)];
+    fn readable(event_set: &EventSet, bound: u16) -> bool {
+        let mut fds = [PollFd::new(event_set.as_fd(), PollFlags::POLLIN)];
         poll(&mut fds, PollTimeout::from(bound)).unwrap() == 1
     }
 
     #[test]
     fn a_covered_ear_hears_nothing_until_its_time() {
-        let (mut ear, bell) = (Ear::new().unwrap(), EventFd::new().unwrap());
-        ear.add(&bell).unwrap();
-        ear.add(&bell).unwrap();
-        assert!(!readable(&ear, 0));
-        bell.write(1).unwrap();
-        assert!(readable(&ear, 0));
-        ear.cover([bell.as_fd()], Duration::from_secs(3600)).unwrap();
-        assert!(!readable(&ear, 0) && !ear.uncover([bell.as_fd()]).unwrap());
-        ear.cover([], Duration::ZERO).unwrap();
-        assert!(readable(&ear, 10_000), "the timer");
-        assert!(ear.uncover([bell.as_fd()]).unwrap() && !ear.is_covered());
-        assert!(readable(&ear, 0), "the bell that rang meanwhile");
-        ear.remove(&bell);
-        assert!(!readable(&ear, 0));
+        let (mut event_set, notifier) = (EventSet::new().unwrap(), EventFd::new().unwrap());
+        event_set.add(&notifier).unwrap();
+        event_set.add(&notifier).unwrap();
+        assert!(!readable(&event_set, 0));
+        notifier.write(1).unwrap();
+        assert!(readable(&event_set, 0));
+        event_set.mask([notifier.as_fd()], Duration::from_secs(3600)).unwrap();
+        assert!(!readable(&event_set, 0) && !event_set.unmask([notifier.as_fd()]).unwrap());
+        event_set.mask([], Duration::ZERO).unwrap();
+        assert!(readable(&event_set, 10_000), "the timer");
+        assert!(event_set.unmask([notifier.as_fd()]).unwrap() && !event_set.is_masked());
+        assert!(readable(&event_set, 0), "the notifier that rang meanwhile");
+        event_set.remove(&notifier);
+        assert!(!readable(&event_set, 0));
     }
 }

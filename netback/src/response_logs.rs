@@ -1,33 +1,34 @@
-//! What is kept of a vif's rings for a process that takes over: a journal of each, under the connection's own keys.
+//! What is kept of a vif's rings for a process that takes over: a response log of each, under the connection's own
+//! keys.
 
 use crate::handshake::{Agreed, Events};
-use hypervisor::{Keep, Kept, Result};
+use hypervisor::{InflightDir, InflightRegion, Result};
 use xenstore::xenbus::Device;
 
-/// Where the journals of one vif are.
+/// Where the response logs of one vif are.
 #[derive(Debug)]
-pub(crate) struct Journals {
-    keep: Keep,
+pub(crate) struct ResponseLogs {
+    keep: InflightDir,
     names: [String; 2],
 }
 
-impl Journals {
-    pub(crate) fn new(keep: Keep, device: &Device) -> Self {
+impl ResponseLogs {
+    pub(crate) fn new(keep: InflightDir, device: &Device) -> Self {
         let name = |ring| format!("vif-{}-{}-{ring}", device.front, device.id);
         Self { keep, names: [name("tx"), name("rx")] }
     }
 
     /// Memory for those of a new connection: the transmit ring's and the receive ring's.
-    pub(crate) fn fresh(&self, agreed: &Agreed, octets: [usize; 2]) -> Result<[Kept; 2]> {
+    pub(crate) fn fresh(&self, agreed: &Agreed, bytes: [usize; 2]) -> Result<[InflightRegion; 2]> {
         let belongs_to = connection(agreed);
-        let create = |ring: usize| self.keep.create(&self.names[ring], &belongs_to, octets[ring]);
+        let create = |ring: usize| self.keep.create(&self.names[ring], &belongs_to, bytes[ring]);
         Ok([create(0)?, create(1)?])
     }
 
     /// Those that an earlier process has left of the same connection.
-    pub(crate) fn left(&self, agreed: &Agreed, octets: [usize; 2]) -> Result<Option<[Kept; 2]>> {
+    pub(crate) fn left(&self, agreed: &Agreed, bytes: [usize; 2]) -> Result<Option<[InflightRegion; 2]>> {
         let belongs_to = connection(agreed);
-        let open = |ring: usize| self.keep.open(&self.names[ring], &belongs_to, octets[ring]);
+        let open = |ring: usize| self.keep.open(&self.names[ring], &belongs_to, bytes[ring]);
         Ok(open(0)?.zip(open(1)?).map(|(tx, rx)| [tx, rx]))
     }
 
@@ -37,7 +38,7 @@ impl Journals {
     }
 }
 
-/// The keys by which the front end named this connection: another one has others.
+/// The keys by which the frontend named this connection: another one has others.
 fn connection(agreed: &Agreed) -> String {
     let events = match agreed.events {
         Events::Both(port) => format!("event-channel {port}"),

@@ -1,4 +1,4 @@
-//! What the disk does when the back end's state changes.
+//! What the disk does when the backend's state changes.
 
 use hypervisor::{Access, Shared};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
@@ -11,11 +11,11 @@ use crate::error::{Error, Result};
 use crate::handshake::{Act, Info, ring_keys, ring_page_order};
 use crate::queue::Fault;
 
-/// Keys of a ring, or of the rings of a front end with several; taken away before another is offered.
+/// Keys of a ring, or of the rings of a frontend with several; taken away before another is offered.
 const RING_KEYS: [&str; 4] = ["ring-ref", "ring-page-order", "num-ring-pages", "multi-queue-num-queues"];
 
 impl Disk {
-    /// Looks at the back end until no event of the store is left: some come in with the replies to a look, and
+    /// Looks at the backend until no event of the store is left: some come in with the replies to a look, and
     /// those the descriptor does not tell of.
     pub(crate) fn look(&mut self) -> Result<()> {
         self.take_events()?;
@@ -68,7 +68,7 @@ impl Disk {
                 Ok(())
             }
             Act::Lost => {
-                tracing::warn!(device = self.end.path(), "the back end is gone; waiting for the next");
+                tracing::warn!(device = self.end.path(), "the backend is gone; waiting for the next");
                 self.unlink();
                 Ok(())
             }
@@ -81,7 +81,7 @@ impl Disk {
         self.unlink();
         let order = ring_page_order(keys, self.options.ring_page_order)?;
         let ring = self.hv.share(self.peer, 1 << order, Access::ReadWrite)?;
-        let channel = self.hv.listen(self.peer)?;
+        let channel = self.hv.alloc_unbound(self.peer)?;
         let mut ours = ring_keys(ring.refs(), channel.port());
         if let Some(info) = self.info {
             tracing::info!(device = self.end.path(), sectors = info.sectors, "connecting again");
@@ -109,11 +109,11 @@ impl Disk {
     fn connected(&mut self, info: Info) -> Result<()> {
         self.info = Some(info);
         self.end.switch_state(&mut self.store, XenbusState::Connected)?;
-        // What was asked of an earlier back end goes out now.
+        // What was asked of an earlier backend goes out now.
         self.commit()
     }
 
-    /// Lets go of ring and channel; requests stay under way.
+    /// Lets go of ring and channel; requests stay in flight.
     pub(crate) fn unlink(&mut self) {
         if let Some(link) = self.link.take() {
             // Already gone if the peer's domain died.
@@ -122,7 +122,7 @@ impl Disk {
         drop(self.queue.disconnect());
     }
 
-    /// The back end broke the protocol.
+    /// The backend broke the protocol.
     pub(crate) fn fault(&mut self, fault: Fault) -> Error {
         tracing::error!(device = self.end.path(), "closing the device: {fault}");
         self.unlink();
@@ -130,8 +130,8 @@ impl Disk {
         fault.into()
     }
 
-    /// The back end closes: nothing more is asked, what is under way is waited for, then this end is Closed. Ring
-    /// and pages stay granted until the disk is dropped, as the back end may not have let go of them yet.
+    /// The backend closes: nothing more is asked, what is in flight is waited for, then this end is Closed. Ring
+    /// and pages stay granted until the disk is dropped, as the backend may not have let go of them yet.
     fn give_up(&mut self, error: Option<Error>) -> Result<()> {
         self.handshake.close();
         self.end.switch_state(&mut self.store, XenbusState::Closing)?;
@@ -146,16 +146,16 @@ impl Disk {
         }
     }
 
-    /// Writes Closed once nothing is under way any more.
+    /// Writes Closed once nothing is in flight any more.
     pub(crate) fn finish_leaving(&mut self) -> Result<()> {
-        if self.leaving && (self.under_way() == 0 || !self.queue.is_connected()) {
+        if self.leaving && (self.in_flight() == 0 || !self.queue.is_connected()) {
             self.leaving = false;
             self.end.switch_state(&mut self.store, XenbusState::Closed)?;
         }
         Ok(())
     }
 
-    /// Closes in order: Closing, the back end's Closing, Closed, the back end's Closed.
+    /// Closes in order: Closing, the backend's Closing, Closed, the backend's Closed.
     pub(crate) fn leave(&mut self) -> Result<()> {
         use XenbusState::{Closed, Closing, Connected, Initialised};
         let was_open = !self.handshake.is_closed();
@@ -166,19 +166,19 @@ impl Disk {
             self.await_back(|state| !matches!(state, Connected | Initialised))?;
         }
         self.end.switch_state(&mut self.store, Closed)?;
-        // The ring stays until the back end is done with it.
+        // The ring stays until the backend is done with it.
         self.await_back(|state| state != Closing && state != Connected)?;
         self.unlink();
         Ok(())
     }
 
-    /// Waits for the back end, but not for ever: one that is dead never answers.
+    /// Waits for the backend, but not for ever: one that is dead never answers.
     fn await_back(&mut self, wanted: impl Fn(XenbusState) -> bool) -> Result<()> {
         let deadline = std::time::Instant::now() + self.options.patience;
         while !wanted(self.end.other_state(&mut self.store)?) {
             let left = deadline.saturating_duration_since(std::time::Instant::now());
             if left.is_zero() {
-                tracing::warn!(device = self.end.path(), "the back end does not let go");
+                tracing::warn!(device = self.end.path(), "the backend does not let go");
                 return Ok(());
             }
             self.store.wait_event(Some(left))?;

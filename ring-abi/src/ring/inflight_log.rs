@@ -1,22 +1,22 @@
-//! What a back end has taken and not yet answered, kept in memory that outlives its process.
+//! What a backend has taken and not yet answered, kept in memory that outlives its process.
 //!
-//! A ring alone does not tell: answers come in any order and overwrite the slots of requests that were not answered.
-//! A back end that keeps a ledger in a file can be killed at any instruction; its successor finds each request that
-//! was taken, answers it, and goes on behind it ([`Back::rejoin`](super::Back::rejoin)), and the front end never
-//! knows. Nothing here is shared with the peer.
+//! A ring alone does not tell: answers come in any order and overwrite the slots of requests that were not
+//! answered. A backend that keeps an in-flight log in a file can be killed at any instruction; its successor finds
+//! each request that was taken, answers it, and goes on behind it ([`Back::rejoin`](super::Back::rejoin)), and the
+//! frontend never knows. Nothing here is shared with the peer.
 //!
-//! An entry is free, taken, or answered by a response that may not be published yet. Whoever is killed between two of
-//! these steps leaves an entry that says less than was done, never more: a request is then carried out twice, which for
-//! disks is once.
+//! An entry is free, taken, or answered by a response that may not be published yet. Whoever is killed between two
+//! of these steps leaves an entry that says less than was done, never more: a request is then carried out twice,
+//! which for disks is once.
 //!
-//! Its memory has a head with the index of the next request, and for each entry: state, index of its request, index of its
-//! response, 0, and the request's octets.
+//! Its memory has a head with the index of the next request, and for each entry: state, index of its request, index
+//! of its response, 0, and the request's bytes.
 
 use super::Protocol;
-use super::kept::{self, Kept, step};
+use super::log_memory::{self, LogMemory, step};
 use crate::shm::{Memory, Slot};
 
-pub use super::kept::Unfit;
+pub use super::log_memory::LogMismatch;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"xpv1");
 const ENTRY: usize = 16;
@@ -25,34 +25,34 @@ const FREE: u32 = 0;
 const TAKEN: u32 = 1;
 const ANSWERED: u32 = 2;
 
-/// The ledger of one ring, with an entry for each request that can be under way. Who uses which entry is its owner's
-/// affair.
+/// The in-flight log of one ring, with an entry for each request that can be in flight. Who uses which entry is its
+/// owner's affair.
 #[derive(Debug)]
-pub struct Ledger<P, M>(Kept<P, M, MAGIC>);
+pub struct InflightLog<P, M>(LogMemory<P, M, MAGIC>);
 
-impl<P: Protocol, M: Memory> Ledger<P, M> {
-    /// Octets of an entry.
+impl<P: Protocol, M: Memory> InflightLog<P, M> {
+    /// Bytes of an entry.
     const STRIDE: usize = ENTRY + P::SLOT.next_multiple_of(8);
 
-    /// Octets of memory, in whole pages, for a ledger of so many entries.
-    pub const fn octets(entries: u32) -> usize {
-        kept::octets(entries, Self::STRIDE)
+    /// Bytes of memory, in whole pages, for an in-flight log of so many entries.
+    pub const fn bytes(entries: u32) -> usize {
+        log_memory::bytes(entries, Self::STRIDE)
     }
 
-    /// An empty ledger of a ring of which `taken` is the next request.
+    /// An empty in-flight log of a ring of which `taken` is the next request.
     ///
     /// # Errors
-    /// [`Unfit`] where the memory is too small.
-    pub fn start(memory: M, entries: u32, taken: u32) -> Result<Self, Unfit> {
-        Kept::start(memory, entries, Self::STRIDE, taken, |entry| entry.store32(0, FREE)).map(Self)
+    /// [`LogMismatch`] where the memory is too small.
+    pub fn start(memory: M, entries: u32, taken: u32) -> Result<Self, LogMismatch> {
+        LogMemory::start(memory, entries, Self::STRIDE, taken, |entry| entry.store32(0, FREE)).map(Self)
     }
 
-    /// The ledger that an earlier back end has left in `memory`.
+    /// The in-flight log that an earlier backend has left in `memory`.
     ///
     /// # Errors
-    /// [`Unfit`] where there is none of this size.
-    pub fn open(memory: M, entries: u32) -> Result<Self, Unfit> {
-        Kept::open(memory, entries, Self::STRIDE).map(Self)
+    /// [`LogMismatch`] where there is none of this size.
+    pub fn open(memory: M, entries: u32) -> Result<Self, LogMismatch> {
+        LogMemory::open(memory, entries, Self::STRIDE).map(Self)
     }
 
     /// Index of the next request to be taken.
@@ -89,7 +89,7 @@ impl<P: Protocol, M: Memory> Ledger<P, M> {
         self.entry(entry).store32(0, FREE);
     }
 
-    /// The request of an entry that was taken and whose answer did not reach the front end, which has seen all
+    /// The request of an entry that was taken and whose answer did not reach the frontend, which has seen all
     /// responses below index `published`: its index and what it asks. `None` for an entry that is free, which it is
     /// from here on.
     pub fn unanswered(&mut self, entry: u32, published: u32) -> Option<(u32, P::Request)> {

@@ -1,5 +1,5 @@
-//! A back end that is killed between any two of its steps, and its successor: every request is answered exactly once,
-//! as the front end sees it.
+//! A backend that is killed between any two of its steps, and its successor: every request is answered exactly once,
+//! as the frontend sees it.
 #![cfg(not(loom))]
 
 mod common;
@@ -9,15 +9,15 @@ use proptest::prelude::*;
 use ring_abi::GrantRef;
 use ring_abi::blkif::{Io, OP_READ, Request, Response, Segment, Status, X86_32, X86_64};
 use ring_abi::netif;
-use ring_abi::ring::ledger::Ledger;
+use ring_abi::ring::inflight_log::InflightLog;
 use ring_abi::ring::{Back, Front, Protocol};
 
-/// A back end with a ledger, as blkback's queue has one.
+/// A backend with an in-flight log, as blkback's queue has one.
 struct Server {
     ring: Back<X86_64, Pages>,
-    ledger: Ledger<X86_64, Pages>,
+    inflight_log: InflightLog<X86_64, Pages>,
     free: Vec<u32>,
-    /// Entry and id of what is under way.
+    /// Entry and id of what is in flight.
     jobs: Vec<(u32, u64)>,
     unpublished: Vec<u32>,
 }
@@ -26,7 +26,7 @@ struct Server {
 enum Step {
     Ask,
     Take,
-    /// Answers the nth of what is under way.
+    /// Answers the nth of what is in flight.
     Answer(usize),
     Commit,
     /// Killed, perhaps while it wrote an answer.
@@ -37,18 +37,18 @@ enum Step {
 impl Server {
     fn start(ring: Pages, kept: Pages) -> Server {
         let ring = Back::attach(ring).unwrap();
-        let ledger = Ledger::start(kept, ring.size(), ring.consumed()).unwrap();
+        let inflight_log = InflightLog::start(kept, ring.size(), ring.consumed()).unwrap();
         let free = (0..ring.size()).collect();
-        Server { ring, ledger, free, jobs: Vec::new(), unpublished: Vec::new() }
+        Server { ring, inflight_log, free, jobs: Vec::new(), unpublished: Vec::new() }
     }
 
     fn succeed(ring: Pages, kept: Pages) -> Server {
         let mut ring: Back<X86_64, Pages> = Back::attach(ring).unwrap();
-        let mut ledger = Ledger::open(kept, ring.size()).unwrap();
-        ring.rejoin(ledger.taken()).unwrap();
+        let mut inflight_log = InflightLog::open(kept, ring.size()).unwrap();
+        ring.rejoin(inflight_log.taken()).unwrap();
         let (mut free, mut jobs) = (Vec::new(), Vec::new());
         for entry in 0..ring.size() {
-            match ledger.unanswered(entry, ring.produced()) {
+            match inflight_log.unanswered(entry, ring.produced()) {
                 Some((_, request)) => {
                     let request: Request = request;
                     assert_eq!(request, asks(request.id()), "as it was asked");
@@ -57,8 +57,8 @@ impl Server {
                 None => free.push(entry),
             }
         }
-        assert_eq!(jobs.len() as u32, ring.unanswered(), "the ledger and the ring agree");
-        Server { ring, ledger, free, jobs, unpublished: Vec::new() }
+        assert_eq!(jobs.len() as u32, ring.unanswered(), "the inflight_log and the ring agree");
+        Server { ring, inflight_log, free, jobs, unpublished: Vec::new() }
     }
 
     fn take(&mut self) {
@@ -67,7 +67,7 @@ impl Server {
         }
         if let Some(request) = self.ring.pop().unwrap() {
             let entry = self.free.pop().unwrap();
-            self.ledger.take(entry, self.ring.consumed().wrapping_sub(1), &request);
+            self.inflight_log.take(entry, self.ring.consumed().wrapping_sub(1), &request);
             self.jobs.push((entry, request.id()));
         }
     }
@@ -77,7 +77,7 @@ impl Server {
             return;
         }
         let (entry, id) = self.jobs.swap_remove(which % self.jobs.len());
-        self.ledger.answer(entry, self.ring.produced());
+        self.inflight_log.answer(entry, self.ring.produced());
         self.ring.push(&Response { id, operation: 0, status: Status::OKAY });
         self.unpublished.push(entry);
     }
@@ -85,7 +85,7 @@ impl Server {
     fn commit(&mut self) {
         let _ = self.ring.commit();
         for entry in self.unpublished.drain(..) {
-            self.ledger.end(entry);
+            self.inflight_log.end(entry);
             self.free.push(entry);
         }
     }
@@ -120,7 +120,7 @@ fn step() -> impl Strategy<Value = Step> {
 proptest! {
     #[test]
     fn whoever_is_killed_whenever_every_request_is_answered_once(steps in prop::collection::vec(step(), 0..400), first: u32) {
-        let (page, kept) = (Pages::new(1), Pages::new(Ledger::<X86_64, Pages>::octets(32) / 4096));
+        let (page, kept) = (Pages::new(1), Pages::new(InflightLog::<X86_64, Pages>::bytes(32) / 4096));
         let mut front: Front<X86_64, Pages> = Front::init(page.clone()).unwrap();
         let mut server = Server::start(page.clone(), kept.clone());
         // An id that tells nothing of its place.
@@ -144,7 +144,7 @@ proptest! {
                 Step::Commit => server.commit(),
                 Step::Kill(answering) => {
                     if let (true, Some((entry, _))) = (answering, server.jobs.first()) {
-                        server.ledger.answer(*entry, server.ring.produced());
+                        server.inflight_log.answer(*entry, server.ring.produced());
                     }
                     server = Server::succeed(page.clone(), kept.clone());
                 }
@@ -165,39 +165,41 @@ proptest! {
 #[test]
 fn a_request_taken_but_not_told_is_taken_again() {
     let kept = Pages::new(2);
-    let mut ledger: Ledger<X86_64, Pages> = Ledger::start(kept.clone(), 32, u32::MAX).unwrap();
-    ledger.take(3, u32::MAX, &asks(7));
-    assert_eq!(ledger.taken(), 0);
-    assert_eq!(ledger.unanswered(3, u32::MAX), Some((u32::MAX, asks(7))));
+    let mut inflight_log: InflightLog<X86_64, Pages> =
+        InflightLog::start(kept.clone(), 32, u32::MAX).unwrap();
+    inflight_log.take(3, u32::MAX, &asks(7));
+    assert_eq!(inflight_log.taken(), 0);
+    assert_eq!(inflight_log.unanswered(3, u32::MAX), Some((u32::MAX, asks(7))));
     // Killed before the index was written.
     kept.slot().store32(12, u32::MAX);
-    assert_eq!(ledger.unanswered(3, u32::MAX), None);
-    assert_eq!(ledger.unanswered(3, u32::MAX), None);
+    assert_eq!(inflight_log.unanswered(3, u32::MAX), None);
+    assert_eq!(inflight_log.unanswered(3, u32::MAX), None);
 }
 
 #[test]
 fn what_is_no_ledger_of_this_ring_is_refused() {
-    let unfit = |kept: &Pages, entries| Ledger::<X86_64, Pages>::open(kept.clone(), entries).unwrap_err();
+    let unfit =
+        |kept: &Pages, entries| InflightLog::<X86_64, Pages>::open(kept.clone(), entries).unwrap_err();
     let kept = Pages::new(2);
     assert_eq!(unfit(&kept, 32).what, "magic");
-    Ledger::<X86_64, Pages>::start(kept.clone(), 32, 0).unwrap();
+    InflightLog::<X86_64, Pages>::start(kept.clone(), 32, 0).unwrap();
     assert_eq!(unfit(&kept, 16).what, "entries");
-    assert_eq!(unfit(&kept, 512).what, "octets");
-    let other = Ledger::<X86_32, Pages>::open(kept, 32).unwrap_err();
-    assert_eq!((other.what, other.found, other.expected), ("octets of a slot", 112, 108));
+    assert_eq!(unfit(&kept, 512).what, "bytes");
+    let other = InflightLog::<X86_32, Pages>::open(kept, 32).unwrap_err();
+    assert_eq!((other.what, other.found, other.expected), ("bytes of a slot", 112, 108));
 }
 
 #[test]
 fn network_requests_are_kept_as_they_were() {
     let kept = Pages::new(2);
     let request = netif::Tx::read_request(filled(&kept));
-    let kept = Pages::new(Ledger::<netif::Tx, Pages>::octets(256) / 4096);
-    let mut ledger: Ledger<netif::Tx, Pages> = Ledger::start(kept, 256, 0).unwrap();
-    ledger.take(255, 0, &request);
-    assert_eq!(format!("{:?}", ledger.unanswered(255, 0)), format!("{:?}", Some((0, request))));
+    let kept = Pages::new(InflightLog::<netif::Tx, Pages>::bytes(256) / 4096);
+    let mut inflight_log: InflightLog<netif::Tx, Pages> = InflightLog::start(kept, 256, 0).unwrap();
+    inflight_log.take(255, 0, &request);
+    assert_eq!(format!("{:?}", inflight_log.unanswered(255, 0)), format!("{:?}", Some((0, request))));
 }
 
 fn filled(kept: &Pages) -> ring_abi::shm::Slot<'_> {
-    kept.slot().store_octets(0, &[1, 0, 0, 0, 2, 0, 8, 0, 3, 0, 4, 0]);
+    kept.slot().store_bytes(0, &[1, 0, 0, 0, 2, 0, 8, 0, 3, 0, 4, 0]);
     kept.slot()
 }

@@ -10,35 +10,35 @@ use super::watched::Id;
 
 /// Asks for one device to be looked at soon; cheap to clone, usable from any thread.
 #[derive(Clone, Debug)]
-pub struct Nudge {
+pub struct Waker {
     id: Id,
-    nudges: Arc<Nudges>,
+    wakers: Arc<Wakers>,
 }
 
-impl Nudge {
-    pub(super) fn new(id: Id, nudges: Arc<Nudges>) -> Nudge {
-        Nudge { id, nudges }
+impl Waker {
+    pub(super) fn new(id: Id, wakers: Arc<Wakers>) -> Waker {
+        Waker { id, wakers }
     }
 
     /// Asks for a look. Several before it happens are one.
-    pub fn nudge(&self) {
-        self.nudges.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(self.id);
+    pub fn wake(&self) {
+        self.wakers.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(self.id);
         // Fails only when the counter is full, and then the loop is awake anyway.
-        let _ = self.nudges.event.write(1);
+        let _ = self.wakers.event.write(1);
     }
 }
 
 /// Those who asked.
 #[derive(Debug)]
-pub(super) struct Nudges {
+pub(super) struct Wakers {
     waiting: Mutex<BTreeSet<Id>>,
     event: EventFd,
 }
 
-impl Nudges {
-    pub(super) fn new() -> nix::Result<Arc<Nudges>> {
+impl Wakers {
+    pub(super) fn new() -> nix::Result<Arc<Wakers>> {
         let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        Ok(Arc::new(Nudges { waiting: Mutex::default(), event }))
+        Ok(Arc::new(Wakers { waiting: Mutex::default(), event }))
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {

@@ -1,7 +1,7 @@
 //! Reads what another domain wrote below a node, within bounds.
 
 use crate::client::{Nodes, Result};
-use crate::xenbus::core::Keys;
+use crate::xenbus::keys::Keys;
 
 /// Most keys taken from one end of a device. Eight queues of sixteen ring pages with all features come to fewer
 /// than 200; a peer that writes more gets the rest ignored, not our memory.

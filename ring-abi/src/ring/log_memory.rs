@@ -1,9 +1,9 @@
-//! Memory that outlives a back end's process, with a head that says what it is: what [`ledger`](super::ledger) and
-//! [`journal`](super::journal) have in common.
+//! Memory that outlives a backend's process, with a head that says what it is: what
+//! [`inflight_log`](super::inflight_log) and [`response_log`](super::response_log) have in common.
 //!
-//! | octets | what |
+//! | bytes | what |
 //! |---|---|
-//! | 0, 4, 8, 12 | magic, octets of a slot, number of entries, an index of the ring's |
+//! | 0, 4, 8, 12 | magic, bytes of a slot, number of entries, an index of the ring's |
 //! | 64 + n x stride | entry n |
 
 use super::Protocol;
@@ -17,9 +17,9 @@ const HEAD: usize = 64;
 /// What is kept is not of this ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "{ring}: what was kept of requests under way does not fit: found {found}, expected {expected} ({what})"
+    "{ring}: what was kept of requests in flight does not fit: found {found}, expected {expected} ({what})"
 )]
-pub struct Unfit {
+pub struct LogMismatch {
     /// [`Protocol::NAME`].
     pub ring: &'static str,
     /// Of which of its words that is said.
@@ -30,17 +30,17 @@ pub struct Unfit {
     pub expected: u32,
 }
 
-/// A head, and entries of `STRIDE` octets, a multiple of 8.
+/// A head, and entries of `STRIDE` bytes, a multiple of 8.
 #[derive(Debug)]
-pub(super) struct Kept<P, M, const MAGIC: u32> {
+pub(super) struct LogMemory<P, M, const MAGIC: u32> {
     memory: M,
     entries: u32,
     stride: usize,
     protocol: PhantomData<fn() -> P>,
 }
 
-/// Octets of memory, in whole pages, for so many entries.
-pub(super) const fn octets(entries: u32, stride: usize) -> usize {
+/// Bytes of memory, in whole pages, for so many entries.
+pub(super) const fn bytes(entries: u32, stride: usize) -> usize {
     (HEAD + entries as usize * stride).next_multiple_of(PAGE_SIZE)
 }
 
@@ -50,7 +50,7 @@ pub(super) fn step() {
     compiler_fence(Ordering::Release);
 }
 
-impl<P: Protocol, M: Memory, const MAGIC: u32> Kept<P, M, MAGIC> {
+impl<P: Protocol, M: Memory, const MAGIC: u32> LogMemory<P, M, MAGIC> {
     /// Fresh, with this index; its entries are as `blank` makes them.
     pub(super) fn start(
         memory: M,
@@ -58,7 +58,7 @@ impl<P: Protocol, M: Memory, const MAGIC: u32> Kept<P, M, MAGIC> {
         stride: usize,
         index: u32,
         blank: impl Fn(Slot<'_>),
-    ) -> Result<Self, Unfit> {
+    ) -> Result<Self, LogMismatch> {
         let kept = Self::over(memory, entries, stride)?;
         let head = kept.head();
         // Until it is whole it is nothing.
@@ -74,24 +74,23 @@ impl<P: Protocol, M: Memory, const MAGIC: u32> Kept<P, M, MAGIC> {
     }
 
     /// As an earlier process has left it.
-    pub(super) fn open(memory: M, entries: u32, stride: usize) -> Result<Self, Unfit> {
+    pub(super) fn open(memory: M, entries: u32, stride: usize) -> Result<Self, LogMismatch> {
         let kept = Self::over(memory, entries, stride)?;
-        let expected =
-            [("magic", 0, MAGIC), ("octets of a slot", 4, P::SLOT as u32), ("entries", 8, entries)];
+        let expected = [("magic", 0, MAGIC), ("bytes of a slot", 4, P::SLOT as u32), ("entries", 8, entries)];
         for (what, offset, expected) in expected {
             let found = kept.head().load32(offset);
             if found != expected {
-                return Err(Unfit { ring: P::NAME, what, found, expected });
+                return Err(LogMismatch { ring: P::NAME, what, found, expected });
             }
         }
         Ok(kept)
     }
 
-    fn over(memory: M, entries: u32, stride: usize) -> Result<Self, Unfit> {
-        let (found, expected) = (memory.len(), octets(entries, stride));
+    fn over(memory: M, entries: u32, stride: usize) -> Result<Self, LogMismatch> {
+        let (found, expected) = (memory.len(), bytes(entries, stride));
         if found < expected {
             let (found, expected) = (found as u32, expected as u32);
-            return Err(Unfit { ring: P::NAME, what: "octets", found, expected });
+            return Err(LogMismatch { ring: P::NAME, what: "bytes", found, expected });
         }
         Ok(Self { memory, entries, stride, protocol: PhantomData })
     }
@@ -111,25 +110,25 @@ impl<P: Protocol, M: Memory, const MAGIC: u32> Kept<P, M, MAGIC> {
         self.head().store32(12, index);
     }
 
-    /// `len` octets of an entry from `offset` on.
+    /// `len` bytes of an entry from `offset` on.
     ///
     /// # Panics
     /// If there is no such entry, or not so much of it.
     #[inline]
     pub(super) fn entry(&self, entry: u32, offset: usize, len: usize) -> Slot<'_> {
         assert!(entry < self.entries && offset + len <= self.stride, "entry {entry} of {}", self.entries);
-        self.octets_at(HEAD + entry as usize * self.stride + offset, len)
+        self.bytes_at(HEAD + entry as usize * self.stride + offset, len)
     }
 
     #[inline]
     fn head(&self) -> Slot<'_> {
-        self.octets_at(0, HEAD)
+        self.bytes_at(0, HEAD)
     }
 
     #[inline]
     #[allow(unsafe_code)] // Addressed by place, as the ring's slots are.
-    fn octets_at(&self, offset: usize, len: usize) -> Slot<'_> {
-        // SAFETY: the head and every entry lie within `octets(entries, stride)`, which the memory is known to have;
+    fn bytes_at(&self, offset: usize, len: usize) -> Slot<'_> {
+        // SAFETY: the head and every entry lie within `bytes(entries, stride)`, which the memory is known to have;
         // head and strides are multiples of 8.
         unsafe { Slot::within(self.memory.base(), offset, len) }
     }

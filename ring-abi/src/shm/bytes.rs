@@ -1,56 +1,56 @@
-//! Strings of octets, to and from shared memory.
+//! Strings of bytes, to and from shared memory.
 
 use super::Slot;
 
 impl Slot<'_> {
-    /// Copies octets out, each read once.
+    /// Copies bytes out, each read once.
     ///
     /// # Panics
     /// If they are not all inside the slot.
-    pub fn load_octets(&self, offset: usize, into: &mut [u8]) {
-        assert!(offset <= self.len && into.len() <= self.len - offset, "octets outside the slot");
+    pub fn load_bytes(&self, offset: usize, into: &mut [u8]) {
+        assert!(offset <= self.len && into.len() <= self.len - offset, "bytes outside the slot");
         let head = self.unaligned(offset, into.len());
         let (head, rest) = into.split_at_mut(head);
         let (words, tail) = rest.as_chunks_mut::<8>();
         let mut at = offset;
-        for octet in head {
-            *octet = self.load8(at);
+        for byte in head {
+            *byte = self.load8(at);
             at += 1;
         }
         for word in words {
             *word = self.load64(at).to_le_bytes();
             at += 8;
         }
-        for octet in tail {
-            *octet = self.load8(at);
+        for byte in tail {
+            *byte = self.load8(at);
             at += 1;
         }
     }
 
-    /// Copies octets in.
+    /// Copies bytes in.
     ///
     /// # Panics
     /// If they do not all fit into the slot.
-    pub fn store_octets(&self, offset: usize, from: &[u8]) {
-        assert!(offset <= self.len && from.len() <= self.len - offset, "octets outside the slot");
+    pub fn store_bytes(&self, offset: usize, from: &[u8]) {
+        assert!(offset <= self.len && from.len() <= self.len - offset, "bytes outside the slot");
         let (head, rest) = from.split_at(self.unaligned(offset, from.len()));
         let (words, tail) = rest.as_chunks::<8>();
         let mut at = offset;
-        for octet in head {
-            self.store8(at, *octet);
+        for byte in head {
+            self.store8(at, *byte);
             at += 1;
         }
         for word in words {
             self.store64(at, u64::from_le_bytes(*word));
             at += 8;
         }
-        for octet in tail {
-            self.store8(at, *octet);
+        for byte in tail {
+            self.store8(at, *byte);
             at += 1;
         }
     }
 
-    /// How many of `len` octets come before the first that is 8-aligned.
+    /// How many of `len` bytes come before the first that is 8-aligned.
     fn unaligned(&self, offset: usize, len: usize) -> usize {
         (self.base.as_ptr().wrapping_add(offset).addr().wrapping_neg() % 8).min(len)
     }
@@ -69,7 +69,7 @@ impl Slot<'_> {
     }
 }
 
-// Loom and Miri know atomics of one size only in one place: an octet is a part of its word, which nobody else writes
+// Loom and Miri know atomics of one size only in one place: an byte is a part of its word, which nobody else writes
 // in the runs that they look at.
 #[cfg(any(loom, miri))]
 impl Slot<'_> {

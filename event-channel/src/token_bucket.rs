@@ -4,9 +4,9 @@ use std::time::Duration;
 
 const NANOS: u128 = 1_000_000_000;
 
-/// Tokens that come at a rate and are kept up to a bound. Units are the caller's: events, octets, frames.
+/// Tokens that come at a rate and are kept up to a bound. Units are the caller's: events, bytes, frames.
 #[derive(Clone, Debug)]
-pub struct Bucket {
+pub struct TokenBucket {
     /// Tokens a second.
     rate: u64,
     /// Tokens it holds, times 10^9: exact at every rate.
@@ -16,7 +16,7 @@ pub struct Bucket {
     at: Duration,
 }
 
-impl Bucket {
+impl TokenBucket {
     /// A full bucket of `burst` tokens at time `now`, to which `rate` tokens come a second.
     pub fn new(rate: u64, burst: u64, now: Duration) -> Self {
         let full = u128::from(burst) * NANOS;
@@ -89,7 +89,7 @@ mod tests {
             burst in 0u64..1_000,
             steps in proptest::collection::vec((0u64..10_000_000, 0u64..100), 1..300),
         ) {
-            let mut bucket = Bucket::new(rate, burst, at(0));
+            let mut bucket = TokenBucket::new(rate, burst, at(0));
             let (mut now, mut taken) = (0, 0u128);
             for (passes, tokens) in steps {
                 now += passes;
@@ -104,7 +104,7 @@ mod tests {
         /// One who always waits as told gets exactly the rate: nothing is lost to rounding.
         #[test]
         fn the_patient_gets_the_rate(rate in 1u64..10_000_000, tokens in 1u64..50) {
-            let mut bucket = Bucket::new(rate, tokens, at(0));
+            let mut bucket = TokenBucket::new(rate, tokens, at(0));
             prop_assert!(bucket.take(tokens, at(0)));
             let mut now = Duration::ZERO;
             for _ in 0..100 {
@@ -123,7 +123,7 @@ mod tests {
         fn no_clock_makes_it_panic(
             rate: u64, burst: u64, clock in proptest::collection::vec((any::<u64>(), any::<u32>(), any::<u64>()), 1..20)
         ) {
-            let mut bucket = Bucket::new(rate, burst, Duration::ZERO);
+            let mut bucket = TokenBucket::new(rate, burst, Duration::ZERO);
             for (seconds, nanos, tokens) in clock {
                 let now = Duration::new(seconds / 2, nanos % 1_000_000_000);
                 bucket.take(tokens, now);
@@ -135,9 +135,9 @@ mod tests {
 
     #[test]
     fn what_never_fits_is_never_there() {
-        let mut bucket = Bucket::new(10, 5, at(0));
+        let mut bucket = TokenBucket::new(10, 5, at(0));
         assert_eq!(bucket.wait(6, at(0)), None);
-        assert_eq!(Bucket::new(0, 0, at(0)).wait(1, at(0)), None);
+        assert_eq!(TokenBucket::new(0, 0, at(0)).wait(1, at(0)), None);
         bucket.set(10, 2, at(0));
         assert_eq!(bucket.left(at(0)), 2);
     }

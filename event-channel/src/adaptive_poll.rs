@@ -9,12 +9,12 @@ const MOST: u32 = 64;
 
 /// Learns whether to look.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Spin {
+pub struct AdaptivePoll {
     skip: u32,
     penalty: u32,
 }
 
-impl Spin {
+impl AdaptivePoll {
     /// Whether to look in this wait; asked once a wait.
     #[inline]
     pub fn worth(&mut self) -> bool {
@@ -43,7 +43,7 @@ mod tests {
 
     #[test]
     fn hits_keep_us_looking() {
-        let mut spin = Spin::default();
+        let mut spin = AdaptivePoll::default();
         assert!((0..100).all(|_| {
             let worth = spin.worth();
             spin.hit();
@@ -53,7 +53,7 @@ mod tests {
 
     #[test]
     fn misses_make_us_look_ever_less_and_a_hit_makes_it_good() {
-        let mut spin = Spin::default();
+        let mut spin = AdaptivePoll::default();
         let looks = (0..10_000)
             .filter(|_| {
                 let worth = spin.worth();

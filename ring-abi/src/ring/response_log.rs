@@ -1,0 +1,91 @@
+//! Responses on their way into a ring, kept in memory that outlives the backend's process.
+//!
+//! For rings whose responses come in the order of their requests, each in its request's slot: every request that
+//! was taken and not answered stands in the ring still, and a successor takes it from there. Only whoever is killed
+//! after writing responses and before publishing them leaves slots that are neither the one nor the other. What was
+//! to stand there is known from here, and is written again: no request is answered twice, none is left out, and
+//! what belongs together is published together. Nothing here is shared with the peer.
+//!
+//! Its memory has a head with the index behind the last response, and a response for each slot.
+
+use super::log_memory::{self, LogMemory, step};
+use super::{Back, Fault, Protocol};
+use crate::shm::{Memory, Slot};
+
+pub use super::log_memory::LogMismatch;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"xpvJ");
+
+/// What an earlier backend has left cannot be taken up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum ResumeError {
+    /// It is of another kind.
+    #[error(transparent)]
+    LogMismatch(#[from] LogMismatch),
+    /// The ring is not where it was.
+    #[error(transparent)]
+    Ring(#[from] Fault),
+}
+
+/// The response log of one ring.
+#[derive(Debug)]
+pub struct ResponseLog<P, M>(LogMemory<P, M, MAGIC>);
+
+impl<P: Protocol, M: Memory> ResponseLog<P, M> {
+    const STRIDE: usize = P::SLOT.next_multiple_of(8);
+
+    /// Bytes of memory, in whole pages, for the response log of a ring of so many slots, a power of two.
+    pub const fn bytes(slots: u32) -> usize {
+        log_memory::bytes(slots, Self::STRIDE)
+    }
+
+    /// The response log of a ring that is joined now.
+    ///
+    /// # Errors
+    /// [`LogMismatch`] where the memory is too small.
+    pub fn start<R: Memory>(memory: M, ring: &Back<P, R>) -> Result<Self, LogMismatch> {
+        LogMemory::start(memory, ring.size(), Self::STRIDE, ring.produced(), |_| ()).map(Self)
+    }
+
+    /// The response log that an earlier backend of `ring` has left in `memory`. What that one has begun to publish is
+    /// published, and `ring` goes on behind it; the frontend is to be notified whether or not it asked.
+    ///
+    /// # Errors
+    /// [`ResumeError`].
+    pub fn resume<R: Memory>(memory: M, ring: &mut Back<P, R>) -> Result<Self, ResumeError> {
+        let response_log = Self(LogMemory::open(memory, ring.size(), Self::STRIDE)?);
+        let end = response_log.0.index();
+        ring.rejoin(end)?;
+        while ring.produced() != end {
+            ring.push(&P::read_response(response_log.slot(ring.produced())));
+        }
+        let _ = ring.commit();
+        Ok(response_log)
+    }
+
+    /// Writes responses into the ring: all of them, if not by this process then by its successor.
+    ///
+    /// # Panics
+    /// As [`Back::push`].
+    #[inline]
+    pub fn push<R: Memory>(
+        &mut self,
+        ring: &mut Back<P, R>,
+        responses: impl Iterator<Item = P::Response> + Clone,
+    ) {
+        let mut end = ring.produced();
+        for response in responses.clone() {
+            P::write_response(self.slot(end), &response);
+            end = end.wrapping_add(1);
+        }
+        step();
+        self.0.set_index(end);
+        step();
+        responses.for_each(|response| ring.push(&response));
+    }
+
+    #[inline]
+    fn slot(&self, index: u32) -> Slot<'_> {
+        self.0.entry(index & (self.0.entries() - 1), 0, P::SLOT)
+    }
+}
