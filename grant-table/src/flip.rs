@@ -3,7 +3,7 @@
 //! A page sent is gone, and its place in the stock is filled from what the frontend gives up. So a frontend gives
 //! up as many pages as it accepts: then neither side runs out, and no page is ever copied.
 
-use hypervisor::{Accept, DomId, GrantRef, Hypervisor, Owned, Result, Transfer};
+use hypervisor::{AcceptTransfer, DomId, GrantRef, Hypervisor, OwnedPage, Result, TransferOp};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -11,10 +11,10 @@ use std::sync::Arc;
 pub struct Sender {
     hypervisor: Arc<dyn Hypervisor>,
     peer: DomId,
-    stock: Vec<Owned>,
+    stock: Vec<OwnedPage>,
     /// Pages to be sent, in step with `ops`.
-    pages: Vec<Owned>,
-    ops: Vec<Transfer>,
+    pages: Vec<OwnedPage>,
+    ops: Vec<TransferOp>,
 }
 
 impl Sender {
@@ -27,7 +27,7 @@ impl Sender {
     ///
     /// # Errors
     /// As [`Hypervisor::populate`].
-    pub fn page(&mut self) -> Result<Option<Owned>> {
+    pub fn page(&mut self) -> Result<Option<OwnedPage>> {
         if self.stock.is_empty() {
             // As many as there may be in one batch, so that the queue is asked rarely.
             self.hypervisor.populate(self.peer, 64, &mut self.stock)?;
@@ -36,8 +36,8 @@ impl Sender {
     }
 
     /// Adds a page to the batch, for the frontend's entry `gref`.
-    pub fn add(&mut self, page: Owned, gref: GrantRef) {
-        self.ops.push(Transfer { frame: page.frame(), domid: self.peer, gref, status: 0 });
+    pub fn add(&mut self, page: OwnedPage, gref: GrantRef) {
+        self.ops.push(TransferOp { frame: page.frame(), domid: self.peer, gref, status: 0 });
         self.pages.push(page);
     }
 
@@ -65,7 +65,7 @@ impl Sender {
 pub struct Receiver {
     hypervisor: Arc<dyn Hypervisor>,
     peer: DomId,
-    entries: Box<dyn Accept>,
+    entries: Box<dyn AcceptTransfer>,
     /// Entries that are to accept again.
     idle: VecDeque<usize>,
     /// Pages still to be given up.
@@ -96,8 +96,8 @@ impl Receiver {
     /// The page that an entry received, if any; dropping it makes it one that can be given up.
     ///
     /// # Errors
-    /// As [`Accept::take`].
-    pub fn take(&mut self, index: usize) -> Result<Option<Owned>> {
+    /// As [`AcceptTransfer::take`].
+    pub fn take(&mut self, index: usize) -> Result<Option<OwnedPage>> {
         let page = self.entries.take(index);
         if !matches!(page, Ok(None)) {
             self.idle.push_back(index);
@@ -138,7 +138,7 @@ mod tests {
         (sandbox, sender, receiver)
     }
 
-    fn byte(page: &Owned) -> u8 {
+    fn byte(page: &OwnedPage) -> u8 {
         let mut byte = [0u8];
         page.slice(4000, 1).unwrap().copy_to(&mut byte[..]);
         byte[0]

@@ -4,7 +4,7 @@
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BatchSize, Throughput, criterion_group, criterion_main};
 use hypervisor::local::{Domain, Sandbox};
-use hypervisor::{Access, CopyOp, CopyPtr, DomId, Hypervisor, Owned, PAGE_SIZE, Shared, Transfer};
+use hypervisor::{Access, CopyOp, CopyPtr, DomId, Hypervisor, OwnedPage, PAGE_SIZE, Shared, TransferOp};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,8 +107,8 @@ fn transfer(c: &mut Criterion) {
     let mut group = c.benchmark_group("transfer, a batch of 32");
     group.throughput(Throughput::Elements(BATCH as u64));
     let mut accept = world.guest.accept_transfer(DomId::DOM0, BATCH).expect("accept");
-    let mut pages: Vec<Owned> = Vec::with_capacity(BATCH);
-    let mut got: Vec<Owned> = Vec::with_capacity(BATCH);
+    let mut pages: Vec<OwnedPage> = Vec::with_capacity(BATCH);
+    let mut got: Vec<OwnedPage> = Vec::with_capacity(BATCH);
     group.bench_function("give up, claim, transfer, take", |b| {
         b.iter_batched(
             || (),
@@ -117,9 +117,9 @@ fn transfer(c: &mut Criterion) {
                 world.dom0.populate(GUEST, BATCH, &mut pages).expect("claim");
                 let op = |n: usize| {
                     let (frame, gref) = (pages[n].frame(), accept.refs()[n]);
-                    Transfer { frame, domid: GUEST, gref, status: 1 }
+                    TransferOp { frame, domid: GUEST, gref, status: 1 }
                 };
-                let mut ops: [Transfer; BATCH] = std::array::from_fn(op);
+                let mut ops: [TransferOp; BATCH] = std::array::from_fn(op);
                 world.dom0.transfer(&mut ops).expect("transfer");
                 pages.clear();
                 for n in 0..BATCH {

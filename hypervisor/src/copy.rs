@@ -42,7 +42,7 @@ impl<'a> CopyOp<'a> {
 
 /// One page flip: `struct gnttab_transfer` (grant_table.h:447). The page leaves its owner for good.
 #[derive(Clone, Copy, Debug)]
-pub struct Transfer {
+pub struct TransferOp {
     /// The page given up: a frame number that this domain owns in the peer's arena.
     pub frame: u64,
     /// Who accepts it.

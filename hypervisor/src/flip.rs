@@ -18,33 +18,33 @@ use std::sync::Arc;
 use vm_memory::VolatileSlice;
 
 /// Who takes an owned page back.
-pub trait Keeper: Send + Sync {
+pub trait PageOwner: Send + Sync {
     /// This page is not used any more; does nothing if it was transferred since it got this `token`.
     fn put(&self, frame: u32, token: u64);
 }
 
 /// A page that this domain owns and nobody was granted, until it is dropped or transferred. The other domain, which
 /// owned it before, may misbehave and still write to it.
-pub struct Owned {
+pub struct OwnedPage {
     base: NonNull<u8>,
     frame: u32,
     token: u64,
-    keeper: Arc<dyn Keeper>,
+    owner: Arc<dyn PageOwner>,
 }
 
-// SAFETY: the page stays mapped, at an address valid in every thread, while the keeper lives.
-unsafe impl Send for Owned {}
+// SAFETY: the page stays mapped, at an address valid in every thread, while the owner lives.
+unsafe impl Send for OwnedPage {}
 // SAFETY: as above; access goes through `VolatileSlice` or raw pointers only.
-unsafe impl Sync for Owned {}
+unsafe impl Sync for OwnedPage {}
 
-impl Owned {
+impl OwnedPage {
     /// # Safety
-    /// `base` points at a readable and writable page that stays mapped while `keeper` lives.
-    pub unsafe fn new(base: NonNull<u8>, frame: u32, token: u64, keeper: Arc<dyn Keeper>) -> Self {
-        Self { base, frame, token, keeper }
+    /// `base` points at a readable and writable page that stays mapped while `owner` lives.
+    pub unsafe fn new(base: NonNull<u8>, frame: u32, token: u64, owner: Arc<dyn PageOwner>) -> Self {
+        Self { base, frame, token, owner }
     }
 
-    /// Its number, for [`Transfer::frame`](crate::Transfer::frame).
+    /// Its number, for [`TransferOp::frame`](crate::TransferOp::frame).
     pub fn frame(&self) -> u64 {
         u64::from(self.frame)
     }
@@ -66,20 +66,20 @@ impl Owned {
     }
 }
 
-impl Drop for Owned {
+impl Drop for OwnedPage {
     fn drop(&mut self) {
-        self.keeper.put(self.frame, self.token);
+        self.owner.put(self.frame, self.token);
     }
 }
 
-impl std::fmt::Debug for Owned {
+impl std::fmt::Debug for OwnedPage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Owned(frame {})", self.frame)
+        write!(f, "OwnedPage(frame {})", self.frame)
     }
 }
 
 /// Entries that accept pages from a peer; dropping it stops that.
-pub trait Accept: Send {
+pub trait AcceptTransfer: Send {
     /// The references, to be told to the peer.
     fn refs(&self) -> &[GrantRef];
     /// The page that entry `index` accepted, if one came; the entry accepts no further one until it is armed.
@@ -89,7 +89,7 @@ pub trait Accept: Send {
     ///
     /// # Panics
     /// If there is no such entry.
-    fn take(&mut self, index: usize) -> Result<Option<Owned>>;
+    fn take(&mut self, index: usize) -> Result<Option<OwnedPage>>;
     /// Lets entry `index` accept again; nothing changes if it still does.
     ///
     /// # Panics

@@ -14,9 +14,9 @@ pub mod map;
 pub mod share;
 pub mod xen;
 
-pub use copy::{CopyOp, CopyPtr, Transfer};
+pub use copy::{CopyOp, CopyPtr, TransferOp};
 pub use error::{Error, Result};
-pub use flip::{Accept, Owned};
+pub use flip::{AcceptTransfer, OwnedPage};
 pub use inflight_dir::{InflightDir, InflightRegion};
 pub use map::{Contiguous, Mapping};
 pub use ring_abi::{DomId, EventPort, GrantRef, PAGE_SIZE};
@@ -99,7 +99,7 @@ pub trait Hypervisor: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Unsupported`] where this world's user space cannot transfer.
-    fn transfer(&self, ops: &mut [Transfer]) -> Result<()> {
+    fn transfer(&self, ops: &mut [TransferOp]) -> Result<()> {
         let _ = ops;
         Err(Error::Unsupported("page transfer"))
     }
@@ -127,7 +127,7 @@ pub trait Hypervisor: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Unsupported`] where this world's user space cannot transfer.
-    fn populate(&self, peer: DomId, pages: usize, into: &mut Vec<Owned>) -> Result<()> {
+    fn populate(&self, peer: DomId, pages: usize, into: &mut Vec<OwnedPage>) -> Result<()> {
         let _ = (peer, pages, into);
         Err(Error::Unsupported("claiming pages"))
     }
@@ -136,7 +136,7 @@ pub trait Hypervisor: Send + Sync {
     ///
     /// # Errors
     /// [`Error::Unsupported`] where this world's user space cannot transfer; [`Error::NoSpace`].
-    fn accept_transfer(&self, peer: DomId, entries: usize) -> Result<Box<dyn Accept>> {
+    fn accept_transfer(&self, peer: DomId, entries: usize) -> Result<Box<dyn AcceptTransfer>> {
         let _ = (peer, entries);
         Err(Error::Unsupported("accepting pages"))
     }

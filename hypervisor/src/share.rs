@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use vm_memory::VolatileSlice;
 
 /// Who takes granted pages back.
-pub trait Lease: Send + Sync {
+pub trait EndAccess: Send + Sync {
     /// Ends the grants. Pages that the peer still has mapped are quarantined: never handed out again before it has
     /// let go of them (XSA-396).
     ///
@@ -21,7 +21,7 @@ pub struct Shared {
     base: NonNull<u8>,
     refs: Box<[GrantRef]>,
     access: Access,
-    lease: Option<Box<dyn Lease>>,
+    access_end: Option<Box<dyn EndAccess>>,
 }
 
 // SAFETY: the pages stay mapped, at addresses valid in every thread, until drop.
@@ -32,14 +32,14 @@ unsafe impl Sync for Shared {}
 impl Shared {
     /// # Safety
     /// `base` points at `refs.len()` consecutive, page-aligned, readable and writable pages, zeroed, that stay
-    /// mapped until `lease.end()` was called and `lease` dropped, and are granted by `refs` in this order.
+    /// mapped until `access_end.end()` was called and `access_end` dropped, and are granted by `refs` in this order.
     pub unsafe fn new(
         base: NonNull<u8>,
         refs: Box<[GrantRef]>,
         access: Access,
-        lease: Box<dyn Lease>,
+        access_end: Box<dyn EndAccess>,
     ) -> Self {
-        Self { base, refs, access, lease: Some(lease) }
+        Self { base, refs, access, access_end: Some(access_end) }
     }
 
     /// The references, one a page.
@@ -81,15 +81,15 @@ impl Shared {
     /// Ends the grants now and says if the peer still held one; [`Drop`] does the same and logs it.
     ///
     /// # Errors
-    /// As [`Lease::end`].
+    /// As [`EndAccess::end`].
     pub fn end(mut self) -> Result<(), Error> {
-        self.lease.take().map_or(Ok(()), |mut lease| lease.end())
+        self.access_end.take().map_or(Ok(()), |mut access_end| access_end.end())
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(Err(error)) = self.lease.take().map(|mut lease| lease.end()) {
+        if let Some(Err(error)) = self.access_end.take().map(|mut access_end| access_end.end()) {
             tracing::warn!(%error, "pages quarantined: the peer still has them mapped");
         }
     }

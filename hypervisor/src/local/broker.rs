@@ -1,4 +1,4 @@
-//! The introducer: one thread that joins domains to each other, and notices when one is gone.
+//! The domain_events: one thread that joins domains to each other, and notices when one is gone.
 //!
 //! It is on no data path. A client that speaks nonsense, too long or with descriptors nobody asked for is cut off;
 //! one that does not read its answers is too; whoever floods it is served one message a turn, like everybody else.
@@ -27,7 +27,7 @@ use std::thread::JoinHandle;
 pub(super) const SOCKET: &str = "broker.sock";
 const LOCK: &str = "broker.lock";
 /// Connections of one user that have not said who they are.
-const MAX_STRANGERS: usize = 64;
+const MAX_UNAUTHENTICATED: usize = 64;
 /// Connections in all.
 const MAX_SESSIONS: usize = 16 << 10;
 /// Names of what is waited for that are no sessions.
@@ -52,7 +52,7 @@ pub enum Event {
 }
 
 /// Who is told. Called on the broker's thread, in order; must not wait.
-pub type Introducer = Box<dyn FnMut(Event) + Send>;
+pub type DomainEvents = Box<dyn FnMut(Event) + Send>;
 
 /// How a broker is set up.
 pub struct BrokerConfig {
@@ -65,7 +65,7 @@ pub struct BrokerConfig {
     /// Whether processes of other users may reach the socket (they are told apart by the kernel in any case).
     pub everyone: bool,
     /// Who is told of connections to the store; without, there is no store.
-    pub introducer: Option<Introducer>,
+    pub domain_events: Option<DomainEvents>,
 }
 
 impl BrokerConfig {
@@ -77,7 +77,7 @@ impl BrokerConfig {
             control_uids: uids.clone(),
             dom0_uids: uids,
             everyone: false,
-            introducer: None,
+            domain_events: None,
         }
     }
 }
@@ -189,9 +189,9 @@ struct Loop {
     sessions: HashMap<u64, Connection>,
     last: u64,
     /// Whether the listener is not looked at, for want of descriptors.
-    deaf: bool,
+    listener_paused: bool,
     registry: Registry,
-    introducer: Option<Introducer>,
+    domain_events: Option<DomainEvents>,
 }
 
 impl Loop {
@@ -207,9 +207,9 @@ impl Loop {
             _wake: wake,
             sessions: HashMap::new(),
             last: WAKE,
-            deaf: false,
+            listener_paused: false,
             registry: Registry::new(rules),
-            introducer: config.introducer,
+            domain_events: config.domain_events,
         })
     }
 
@@ -224,7 +224,7 @@ impl Loop {
             for event in &events[..count] {
                 match event.data() {
                     WAKE => return,
-                    LISTENER => self.welcome(),
+                    LISTENER => self.accept(),
                     session => self.process_events(session),
                 }
             }
@@ -232,7 +232,7 @@ impl Loop {
     }
 
     /// Takes one more connection.
-    fn welcome(&mut self) {
+    fn accept(&mut self) {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd = match accept4(self.listener.as_raw_fd(), flags) {
             Ok(fd) => own_fd(fd),
@@ -240,9 +240,9 @@ impl Loop {
             Err(_) => return,
         };
         let Ok(who) = getsockopt(&fd, sockopt::PeerCredentials) else { return };
-        let strangers = self.sessions.values().filter(|c| c.client.role == Role::New);
-        let strangers = strangers.filter(|c| c.client.uid == who.uid()).count();
-        if strangers >= MAX_STRANGERS || self.sessions.len() >= MAX_SESSIONS {
+        let unauthenticated = self.sessions.values().filter(|c| c.client.role == Role::New);
+        let unauthenticated = unauthenticated.filter(|c| c.client.uid == who.uid()).count();
+        if unauthenticated >= MAX_UNAUTHENTICATED || self.sessions.len() >= MAX_SESSIONS {
             tracing::warn!(uid = who.uid(), "too many connections; one refused");
             return;
         }
@@ -259,7 +259,7 @@ impl Loop {
     fn listen(&mut self, yes: bool) {
         let flags = if yes { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
         match self.epoll.modify(&self.listener, &mut EpollEvent::new(flags, LISTENER)) {
-            Ok(()) => self.deaf = !yes,
+            Ok(()) => self.listener_paused = !yes,
             Err(error) => tracing::error!(%error, "the broker cannot choose whom to hear"),
         }
     }
@@ -282,7 +282,7 @@ impl Loop {
             return self.close(session);
         };
         if let Request::Join(domid) = request {
-            self.bury(domid);
+            self.reap(domid);
         }
         let Some(connection) = self.sessions.get_mut(&session) else { return };
         let fd = packet.fds.into_iter().next();
@@ -291,7 +291,7 @@ impl Loop {
     }
 
     /// Notices that a member has died, if it has: its successor may be faster than the news.
-    fn bury(&mut self, domid: DomId) {
+    fn reap(&mut self, domid: DomId) {
         let Some(session) = self.registry.member(domid) else { return };
         let gone = self.sessions.get(&session).is_none_or(|connection| {
             let mut fds = [PollFd::new(connection.fd.as_fd(), PollFlags::empty())];
@@ -336,8 +336,8 @@ impl Loop {
     }
 
     fn tell(&mut self, event: Event) {
-        if let Some(introducer) = &mut self.introducer {
-            introducer(event);
+        if let Some(domain_events) = &mut self.domain_events {
+            domain_events(event);
         }
     }
 
@@ -363,7 +363,7 @@ impl Loop {
     fn close(&mut self, session: u64) {
         let Some(connection) = self.sessions.remove(&session) else { return };
         let _ = self.epoll.delete(&connection.fd);
-        if self.deaf {
+        if self.listener_paused {
             self.listen(true);
         }
         let Role::Member(domid) = connection.client.role else { return };

@@ -1,6 +1,6 @@
 //! One end of an event channel, as a domain holds it.
 
-use super::events::Events;
+use super::events::EventPipes;
 use super::session::Session;
 use super::wire::Request;
 use crate::{Channel, EventPort, Result};
@@ -11,7 +11,7 @@ use std::sync::Arc;
 #[derive(Debug)]
 pub(super) struct LocalChannel {
     pub(super) port: EventPort,
-    pub(super) events: Events,
+    pub(super) events: EventPipes,
     pub(super) session: Arc<Session>,
 }
 

@@ -6,8 +6,8 @@
 #![allow(unsafe_code)] // Copies between memories that peers write.
 
 use super::entry::BAD_COPY;
-use super::peers::Peers;
-use super::slot::{Arenas, Slot};
+use super::peer_slot::{Arenas, PeerSlot};
+use super::peer_slots::PeerSlots;
 use crate::{CopyOp, CopyPtr};
 use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 use spin::mutex::SpinMutexGuard;
@@ -35,13 +35,17 @@ struct Ends {
 
 /// The peer whose lock is held.
 struct Locked<'a> {
-    slot: &'a Slot,
+    slot: &'a PeerSlot,
     arenas: SpinMutexGuard<'a, Arenas, Yield>,
 }
 
 /// Makes sure that this one lock is held and no other.
 #[inline]
-fn lock<'g, 'a>(peers: &'a Peers, held: &'g mut Option<Locked<'a>>, domid: DomId) -> Option<&'g mut Arenas> {
+fn lock<'g, 'a>(
+    peers: &'a PeerSlots,
+    held: &'g mut Option<Locked<'a>>,
+    domid: DomId,
+) -> Option<&'g mut Arenas> {
     if held.as_ref().is_none_or(|locked| locked.slot.owner != domid) {
         // Let go of one before the other is waited for.
         *held = None;
@@ -52,7 +56,7 @@ fn lock<'g, 'a>(peers: &'a Peers, held: &'g mut Option<Locked<'a>>, domid: DomId
 }
 
 /// Makes every copy of a batch that can be made, for domain `me`.
-pub(super) fn copy(peers: &Peers, me: DomId, ops: &mut [CopyOp<'_>]) {
+pub(super) fn copy(peers: &PeerSlots, me: DomId, ops: &mut [CopyOp<'_>]) {
     for chunk in ops.chunks_mut(CHUNK) {
         chunk.iter_mut().for_each(|op| op.status = 0);
         let sources = pin(peers, me, chunk, false);
@@ -68,7 +72,7 @@ pub(super) fn copy(peers: &Peers, me: DomId, ops: &mut [CopyOp<'_>]) {
 }
 
 /// Finds one end of each copy, and pins its page where it is granted; those that cannot be had get their status.
-fn pin(peers: &Peers, me: DomId, ops: &mut [CopyOp<'_>], write: bool) -> Ends {
+fn pin(peers: &PeerSlots, me: DomId, ops: &mut [CopyOp<'_>], write: bool) -> Ends {
     let mut ends = Ends { at: [ptr::null_mut(); CHUNK], pins: [None; CHUNK] };
     let mut held = None;
     let mut last: Option<(Pin, *mut u8)> = None;
@@ -124,7 +128,7 @@ fn prefetch(at: *const u8, write: bool) {
 
 #[inline]
 fn pin_page<'a>(
-    peers: &'a Peers,
+    peers: &'a PeerSlots,
     held: &mut Option<Locked<'a>>,
     domid: DomId,
     gref: GrantRef,
@@ -135,7 +139,7 @@ fn pin_page<'a>(
     Ok((Pin { domid, gref, generation: remote.generation }, base.as_ptr()))
 }
 
-fn unpin(peers: &Peers, ends: &Ends, write: bool) {
+fn unpin(peers: &PeerSlots, ends: &Ends, write: bool) {
     let mut held = None;
     for pin in ends.pins.iter().flatten() {
         let arenas = lock(peers, &mut held, pin.domid);

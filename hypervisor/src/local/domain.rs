@@ -3,16 +3,16 @@
 use super::arena::Arena;
 use super::channel::LocalChannel;
 use super::copy;
-use super::events::Events;
+use super::events::EventPipes;
 use super::layout::Layout;
-use super::owner::Owner;
-use super::peers::Peers;
+use super::own_arena::OwnArena;
+use super::peer_slot::{Pages, PeerSlot};
+use super::peer_slots::PeerSlots;
 use super::session::Session;
-use super::slot::{Pages, Slot};
 use super::wire::{Reply, Request};
 use crate::{
-    Accept, Access, Channel, Contiguous, CopyOp, CopyPtr, DomId, Error, EventPort, GrantRef, Hypervisor,
-    Mapping, Owned, Result, Shared, Stream, Transfer,
+    AcceptTransfer, Access, Channel, Contiguous, CopyOp, CopyPtr, DomId, Error, EventPort, GrantRef,
+    Hypervisor, Mapping, OwnedPage, Result, Shared, Stream, TransferOp,
 };
 use nix::sys::signal::{SigHandler, Signal};
 use std::collections::HashMap;
@@ -39,8 +39,8 @@ impl Default for Options {
 pub struct Domain {
     session: Arc<Session>,
     layout: Layout,
-    owners: Mutex<HashMap<DomId, Arc<Owner>>>,
-    peers: Peers,
+    owners: Mutex<HashMap<DomId, Arc<OwnArena>>>,
+    peers: PeerSlots,
 }
 
 impl Domain {
@@ -63,7 +63,7 @@ impl Domain {
         let layout = Layout::new(options.arena_pages).ok_or(Error::NoSpace("arenas of that size"))?;
         ignore_sigpipe()?;
         let session = Arc::new(Session::join(dir.as_ref(), domid)?);
-        let peers = Peers::new(session.clone());
+        let peers = PeerSlots::new(session.clone());
         Ok(Self { session, layout, owners: Mutex::default(), peers })
     }
 
@@ -72,17 +72,17 @@ impl Domain {
         self.owners().get(&peer).map_or(0, |owner| owner.quarantined())
     }
 
-    fn owners(&self) -> std::sync::MutexGuard<'_, HashMap<DomId, Arc<Owner>>> {
+    fn owners(&self) -> std::sync::MutexGuard<'_, HashMap<DomId, Arc<OwnArena>>> {
         self.owners.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Our arena for `peer`, which is made and told to the broker when it is first needed.
-    fn owner(&self, peer: DomId) -> Result<Arc<Owner>> {
+    fn owner(&self, peer: DomId) -> Result<Arc<OwnArena>> {
         let mut owners = self.owners();
         if let Some(owner) = owners.get(&peer).filter(|owner| !owner.arena.is_retired()) {
             return Ok(owner.clone());
         }
-        let owner = Arc::new(Owner::new(self.layout, peer, self.session.clone())?);
+        let owner = Arc::new(OwnArena::new(self.layout, peer, self.session.clone())?);
         let offer = Request::Offer { peer, pages: self.layout.pages() };
         self.session.call(&offer, Some(owner.arena.fd()), peer)?;
         owners.insert(peer, owner.clone());
@@ -90,14 +90,14 @@ impl Domain {
     }
 
     #[inline]
-    fn slot(&self, peer: DomId) -> Result<&Arc<Slot>> {
+    fn slot(&self, peer: DomId) -> Result<&Arc<PeerSlot>> {
         self.peers.slot(peer).ok_or(Error::NoSuchDomain(peer))
     }
 
     /// Does something with the arena of a peer for us, which the broker is asked for the first time and after the
     /// peer's death. `act` gives `None` where there is no live arena.
     #[inline]
-    fn with<T>(&self, slot: &Slot, mut act: impl FnMut() -> Option<T>) -> Result<T> {
+    fn with<T>(&self, slot: &PeerSlot, mut act: impl FnMut() -> Option<T>) -> Result<T> {
         if let Some(done) = act() {
             return Ok(done);
         }
@@ -106,7 +106,7 @@ impl Domain {
     }
 
     #[cold]
-    fn fetch(&self, slot: &Slot) -> Result<()> {
+    fn fetch(&self, slot: &PeerSlot) -> Result<()> {
         // Two threads must not map one arena twice: pins are counted per mapping of it.
         let _one_at_a_time = self.owners();
         if slot.is_live() {
@@ -125,7 +125,7 @@ impl Domain {
         let (reply, fds) = self.session.call(request, None, peer)?;
         match (reply, <[OwnedFd; 2]>::try_from(fds)) {
             (Reply::Port(port), Ok([incoming, outgoing])) => {
-                let events = Events { incoming, outgoing };
+                let events = EventPipes { incoming, outgoing };
                 Ok(Box::new(LocalChannel { port, events, session: self.session.clone() }))
             }
             _ => Err(Error::Protocol("the broker sent no event channel".into())),
@@ -167,9 +167,9 @@ impl Hypervisor for Domain {
         Ok(())
     }
 
-    fn transfer(&self, ops: &mut [Transfer]) -> Result<()> {
+    fn transfer(&self, ops: &mut [TransferOp]) -> Result<()> {
         for op in ops {
-            let transfer = |slot: &Slot| Some(slot.lock().live()?.transfer(op.frame, op.gref));
+            let transfer = |slot: &PeerSlot| Some(slot.lock().live()?.transfer(op.frame, op.gref));
             let done = self.slot(op.domid).and_then(|slot| self.with(slot, || transfer(slot)));
             op.status = done.map_or(copy::BAD_DOMAIN, |done| done.map_or_else(|status| status, |()| 0));
         }
@@ -184,12 +184,12 @@ impl Hypervisor for Domain {
         Ok(self.owner(peer)?.balloon_in())
     }
 
-    fn populate(&self, peer: DomId, pages: usize, into: &mut Vec<Owned>) -> Result<()> {
+    fn populate(&self, peer: DomId, pages: usize, into: &mut Vec<OwnedPage>) -> Result<()> {
         let slot = self.slot(peer)?;
         self.with(slot, || slot.populate(pages, into))
     }
 
-    fn accept_transfer(&self, peer: DomId, entries: usize) -> Result<Box<dyn Accept>> {
+    fn accept_transfer(&self, peer: DomId, entries: usize) -> Result<Box<dyn AcceptTransfer>> {
         self.owner(peer)?.accept_transfer(entries)
     }
 

@@ -58,14 +58,14 @@ fn head(domid: DomId, flags: u32) -> u32 {
 }
 
 impl Entry {
-    /// Owner: lets `domid` map `frame`.
+    /// OwnArena: lets `domid` map `frame`.
     pub fn permit(&self, domid: DomId, frame: u32, readonly: bool) {
         self.frame.store(frame, Ordering::Relaxed);
         let flags = PERMIT_ACCESS | if readonly { READONLY } else { 0 };
         self.head.store(head(domid, flags), Ordering::Release);
     }
 
-    /// Owner: ends access. `true` if the entry is free now; otherwise the peer still holds the page, nobody can map
+    /// OwnArena: ends access. `true` if the entry is free now; otherwise the peer still holds the page, nobody can map
     /// it anew, and [`Entry::idle`] says when the last one let go.
     pub fn revoke(&self) -> bool {
         let mut now = self.head.load(Ordering::Relaxed);
@@ -80,23 +80,23 @@ impl Entry {
         false
     }
 
-    /// Owner: whether nobody has the page mapped; `Acquire`, so that it may be used again.
+    /// OwnArena: whether nobody has the page mapped; `Acquire`, so that it may be used again.
     pub fn idle(&self) -> bool {
         self.head.load(Ordering::Acquire) & PINNED == 0
     }
 
-    /// Owner: forgets what is in the entry.
+    /// OwnArena: forgets what is in the entry.
     pub fn clear(&self) {
         self.head.store(0, Ordering::Release);
     }
 
-    /// Owner: accepts a page from `domid`.
+    /// OwnArena: accepts a page from `domid`.
     pub fn accept(&self, domid: DomId) {
         self.frame.store(0, Ordering::Relaxed);
         self.head.store(head(domid, ACCEPT_TRANSFER), Ordering::Release);
     }
 
-    /// Owner: what was transferred.
+    /// OwnArena: what was transferred.
     pub fn accepted(&self) -> Accepted {
         let now = self.head.load(Ordering::Acquire);
         match (now & COMMITTED != 0, now & COMPLETED != 0) {
@@ -106,7 +106,7 @@ impl Entry {
         }
     }
 
-    /// Owner: no longer accepts; `false` if a transfer was committed before.
+    /// OwnArena: no longer accepts; `false` if a transfer was committed before.
     pub fn refuse(&self) -> bool {
         let now = self.head.load(Ordering::Relaxed);
         now & COMMITTED == 0

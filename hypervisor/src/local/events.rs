@@ -17,12 +17,12 @@ const CAPACITY: usize = 4096;
 
 /// The end of a domain: takes events of the peer and sends it some.
 #[derive(Debug)]
-pub(super) struct Events {
+pub(super) struct EventPipes {
     pub(super) incoming: OwnedFd,
     pub(super) outgoing: OwnedFd,
 }
 
-impl Events {
+impl EventPipes {
     /// Two ends that belong together.
     ///
     /// # Errors
@@ -81,7 +81,7 @@ mod tests {
 
     #[test]
     fn events_merge_and_never_block() {
-        let (a, b) = Events::pair().unwrap();
+        let (a, b) = EventPipes::pair().unwrap();
         for _ in 0..3 * CAPACITY {
             a.notify().unwrap();
         }
@@ -92,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_peer_cannot_make_us_block() {
-        let (a, b) = Events::pair().unwrap();
+        let (a, b) = EventPipes::pair().unwrap();
         for fd in [&b.incoming, &b.outgoing] {
             fcntl(fd, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
         }
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn what_was_pending_comes_before_the_end() {
-        let (a, b) = Events::pair().unwrap();
+        let (a, b) = EventPipes::pair().unwrap();
         a.notify().unwrap();
         drop(a);
         assert!(b.take().unwrap());

@@ -6,10 +6,10 @@
 
 use super::balloon;
 use super::entry::{Accepted, BAD_PAGE, BAD_REF};
-use super::owner::Owner;
-use super::remote::Remote;
-use super::slot::Slot;
-use crate::flip::{Accept, Keeper, Owned};
+use super::own_arena::OwnArena;
+use super::peer_arena::PeerArena;
+use super::peer_slot::PeerSlot;
+use crate::flip::{AcceptTransfer, OwnedPage, PageOwner};
 use crate::{Error, Result};
 use ring_abi::GrantRef;
 use std::sync::Arc;
@@ -33,7 +33,7 @@ impl Flips {
     }
 }
 
-impl Remote {
+impl PeerArena {
     /// Takes over pages that the owner gave up until `pages` are in the pool, or there are no more.
     fn stock(&mut self, pages: usize) {
         let (layout, flips) = (self.arena.layout(), &mut self.flips);
@@ -62,9 +62,9 @@ impl Remote {
     }
 }
 
-impl Slot {
+impl PeerSlot {
     /// Takes over pages that the owner gave up, if it has an arena; `None` if it has none.
-    pub(super) fn populate(self: &Arc<Self>, pages: usize, into: &mut Vec<Owned>) -> Option<()> {
+    pub(super) fn populate(self: &Arc<Self>, pages: usize, into: &mut Vec<OwnedPage>) -> Option<()> {
         let mut arenas = self.lock();
         let remote = arenas.live()?;
         remote.stock(pages);
@@ -74,13 +74,13 @@ impl Slot {
             let base = remote.arena.page(frame).expect("only grantable frames are claimed");
             remote.out += 1;
             // SAFETY: a page of an arena that `self` keeps mapped while pages of it are out.
-            into.push(unsafe { Owned::new(base, frame, token, self.clone()) });
+            into.push(unsafe { OwnedPage::new(base, frame, token, self.clone()) });
         }
         Some(())
     }
 }
 
-impl Keeper for Slot {
+impl PageOwner for PeerSlot {
     fn put(&self, frame: u32, token: u64) {
         let mut arenas = self.lock();
         if let Some(remote) = arenas.find((token >> 32) as u32) {
@@ -93,27 +93,27 @@ impl Keeper for Slot {
     }
 }
 
-impl Owner {
+impl OwnArena {
     /// Gives up at most `pages` unused pages; how many it were.
     pub(super) fn balloon_out(&self, pages: usize) -> usize {
-        let mut books = self.books();
-        let books = &mut *books;
+        let mut state = self.state();
+        let state = &mut *state;
         let mut frames = [0; 64];
         let mut given = 0;
         while given < pages {
             let want = frames.len().min(pages - given);
             let there = frames[..want].iter_mut().map_while(|slot| {
-                *slot = books.pages.take(1)?;
+                *slot = state.pages.take(1)?;
                 Some(())
             });
             let there = there.count();
-            let pushed = balloon::push(&self.arena, &mut books.produced, &frames[..there]);
+            let pushed = balloon::push(&self.arena, &mut state.produced, &frames[..there]);
             for (n, frame) in frames[..there].iter().enumerate() {
                 if n < pushed {
-                    books.touched.insert(*frame);
-                    books.given.insert(*frame);
+                    state.touched.insert(*frame);
+                    state.given.insert(*frame);
                 } else {
-                    books.pages.put(*frame);
+                    state.pages.put(*frame);
                 }
             }
             given += pushed;
@@ -126,11 +126,11 @@ impl Owner {
 
     /// Takes back every page that was given up and has not come back.
     pub(super) fn balloon_in(&self) -> usize {
-        let mut books = self.books();
-        let books = &mut *books;
-        balloon::reset(&self.arena, &mut books.produced);
+        let mut state = self.state();
+        let state = &mut *state;
+        balloon::reset(&self.arena, &mut state.produced);
         let mut count = 0;
-        books.given.drain(|frame| count += usize::from(books.pages.put(frame)));
+        state.given.drain(|frame| count += usize::from(state.pages.put(frame)));
         count
     }
 
@@ -138,38 +138,38 @@ impl Owner {
     ///
     /// # Errors
     /// [`Error::NoSpace`].
-    pub(super) fn accept_transfer(self: &Arc<Self>, entries: usize) -> Result<Box<dyn Accept>> {
-        let mut books = self.books();
-        if entries > books.refs.left() as usize {
+    pub(super) fn accept_transfer(self: &Arc<Self>, entries: usize) -> Result<Box<dyn AcceptTransfer>> {
+        let mut state = self.state();
+        if entries > state.refs.left() as usize {
             return Err(Error::NoSpace("grant references"));
         }
-        let refs = (0..entries).map(|_| GrantRef(books.refs.take(1).expect("enough are left"))).collect();
-        drop(books);
+        let refs = (0..entries).map(|_| GrantRef(state.refs.take(1).expect("enough are left"))).collect();
+        drop(state);
         let mut accepting = Accepting { owner: self.clone(), refs, armed: vec![false; entries].into() };
         (0..entries).for_each(|n| accepting.arm(n));
         Ok(Box::new(accepting))
     }
 }
 
-impl Keeper for Owner {
+impl PageOwner for OwnArena {
     fn put(&self, frame: u32, _token: u64) {
-        self.books().pages.put(frame);
+        self.state().pages.put(frame);
     }
 }
 
 /// Our entries that accept pages.
 struct Accepting {
-    owner: Arc<Owner>,
+    owner: Arc<OwnArena>,
     refs: Box<[GrantRef]>,
     armed: Box<[bool]>,
 }
 
-impl Accept for Accepting {
+impl AcceptTransfer for Accepting {
     fn refs(&self) -> &[GrantRef] {
         &self.refs
     }
 
-    fn take(&mut self, index: usize) -> Result<Option<Owned>> {
+    fn take(&mut self, index: usize) -> Result<Option<OwnedPage>> {
         if !self.armed[index] {
             return Ok(None);
         }
@@ -177,7 +177,7 @@ impl Accept for Accepting {
         let Accepted::Page(frame) = entry.accepted() else { return Ok(None) };
         entry.clear();
         self.armed[index] = false;
-        let ours = self.owner.books().given.remove(frame);
+        let ours = self.owner.state().given.remove(frame);
         let base = self.owner.arena.page(frame).filter(|_| ours).ok_or_else(|| {
             Error::Protocol(format!(
                 "domain {} transferred frame {frame}, which it was not given",
@@ -185,7 +185,7 @@ impl Accept for Accepting {
             ))
         })?;
         // SAFETY: a page of the arena, which the owner keeps mapped.
-        Ok(Some(unsafe { Owned::new(base, frame, 0, self.owner.clone()) }))
+        Ok(Some(unsafe { OwnedPage::new(base, frame, 0, self.owner.clone()) }))
     }
 
     fn arm(&mut self, index: usize) {
@@ -204,7 +204,7 @@ impl Drop for Accepting {
             let free = !self.armed[n] || entry.refuse() || self.take(n).is_ok_and(|page| page.is_some());
             // An entry that the peer committed and never completed is not used again.
             if free {
-                self.owner.books().refs.put(self.refs[n].0);
+                self.owner.state().refs.put(self.refs[n].0);
             }
         }
     }
@@ -222,10 +222,10 @@ mod tests {
     const BACK: DomId = DomId(0);
 
     /// The backend's view of an arena into whose queue its owner writes what it likes.
-    fn remote(frames: &[u32]) -> Remote {
+    fn remote(frames: &[u32]) -> PeerArena {
         let arena = Arena::create(Layout::new(64).unwrap()).unwrap();
         balloon::push(&arena, &mut 0, frames);
-        Remote::new(arena, BACK).unwrap()
+        PeerArena::new(arena, BACK).unwrap()
     }
 
     proptest! {

@@ -20,20 +20,20 @@ mod events;
 mod flip;
 mod harness;
 mod layout;
-mod owner;
-mod peers;
+mod own_arena;
+mod peer_arena;
+mod peer_slot;
+mod peer_slots;
 mod pins;
+mod range_allocator;
 mod registry;
-mod remote;
-mod runs;
 mod sandbox;
 mod session;
-mod slot;
 mod socket;
 mod window;
 mod wire;
 
-pub use broker::{Broker, BrokerConfig, Event, Introducer};
+pub use broker::{Broker, BrokerConfig, DomainEvents, Event};
 pub use control::{Control, Watch};
 pub use domain::{Domain, Options};
 pub use sandbox::Sandbox;
@@ -46,6 +46,6 @@ pub mod internals {
     pub use super::entry::Entry;
     pub use super::harness::hostile;
     pub use super::layout::Layout;
-    pub use super::runs::Runs;
+    pub use super::range_allocator::RangeAllocator;
     pub use super::wire::{MAX_MESSAGE, Reply, Request};
 }

@@ -3,7 +3,7 @@
 //! Nothing here waits or reads a socket: a request goes in; a reply, descriptors and effects come out.
 
 use super::arena;
-use super::events::Events;
+use super::events::EventPipes;
 use super::layout::Layout;
 use super::wire::{DomainInfo, Failure, Reply, Request};
 use crate::{DomId, EventPort};
@@ -90,7 +90,7 @@ struct Offered {
 }
 
 enum PortState {
-    Waiting { peer: DomId, other: Events },
+    Waiting { peer: DomId, other: EventPipes },
     Connected,
 }
 
@@ -244,7 +244,7 @@ impl Registry {
 
     fn alloc_unbound(&mut self, me: DomId, peer: DomId) -> Outcome {
         self.record(peer)?;
-        let (ours, other) = Events::pair().or_else(|error| fail(Failure::NoSpace, error.to_string()))?;
+        let (ours, other) = EventPipes::pair().or_else(|error| fail(Failure::NoSpace, error.to_string()))?;
         // Whoever connects finds its end pending: bind_interdomain does so.
         ours.notify().or_else(|error| fail(Failure::NoSpace, error.to_string()))?;
         let port = self.record(me)?.open_port(me, PortState::Waiting { peer, other })?;

@@ -1,6 +1,6 @@
 //! A machine for tests, benchmarks and development: a broker in a directory of its own, gone when it is dropped.
 
-use super::broker::{Broker, BrokerConfig, Introducer};
+use super::broker::{Broker, BrokerConfig, DomainEvents};
 use super::control::Control;
 use super::domain::{Domain, Options};
 use crate::{DomId, Error, Result};
@@ -24,19 +24,19 @@ impl Sandbox {
         Self::start(None)
     }
 
-    /// A machine whose store is told by `introducer` of connections.
+    /// A machine whose store is told by `domain_events` of connections.
     ///
     /// # Errors
     /// The system's.
-    pub fn with_store(introducer: Introducer) -> Result<Self> {
-        Self::start(Some(introducer))
+    pub fn with_store(domain_events: DomainEvents) -> Result<Self> {
+        Self::start(Some(domain_events))
     }
 
-    fn start(introducer: Option<Introducer>) -> Result<Self> {
+    fn start(domain_events: Option<DomainEvents>) -> Result<Self> {
         let template = std::env::temp_dir().join("xpv-XXXXXX");
         let dir = nix::unistd::mkdtemp(&template).map_err(|e| Error::io("make a directory", e))?;
         let dir = Directory(dir);
-        let broker = Broker::spawn(BrokerConfig { introducer, ..BrokerConfig::new(&dir.0) })?;
+        let broker = Broker::spawn(BrokerConfig { domain_events, ..BrokerConfig::new(&dir.0) })?;
         Ok(Self { control: Control::connect(&dir.0)?, _broker: broker, dir })
     }
 

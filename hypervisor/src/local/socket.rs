@@ -137,7 +137,7 @@ mod tests {
         std::fs::read_dir("/proc/self/fd").unwrap().count()
     }
 
-    /// Runs alone in a process of its own would be needed to count exactly, so it counts what a leak would add.
+    /// RangeAllocator alone in a process of its own would be needed to count exactly, so it counts what a leak would add.
     #[test]
     fn too_many_descriptors_are_noticed_and_none_leaks() {
         let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();

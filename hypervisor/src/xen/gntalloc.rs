@@ -5,7 +5,7 @@ use super::abi;
 use super::node::Node;
 use super::region;
 use crate::error::{Error, Result};
-use crate::share::{Lease, Shared};
+use crate::share::{EndAccess, Shared};
 use crate::{Access, DomId, GrantRef};
 use nix::errno::Errno;
 use std::ptr::NonNull;
@@ -30,9 +30,9 @@ impl Gntalloc {
             self.free(index, count);
             Error::io("mapping pages to be granted", error)
         })?;
-        let lease = Granted { owner: self.clone(), base, index, count };
-        // SAFETY: just mapped; the lease unmaps them at its end and is the only one to do so.
-        Ok(unsafe { Shared::new(base, refs, access, Box::new(lease)) })
+        let access_end = Granted { owner: self.clone(), base, index, count };
+        // SAFETY: just mapped; the access_end unmaps them at its end and is the only one to do so.
+        Ok(unsafe { Shared::new(base, refs, access, Box::new(access_end)) })
     }
 
     /// Makes pages and references; gives the offset for `mmap` beside them.
@@ -75,7 +75,7 @@ unsafe impl Send for Granted {}
 // SAFETY: as above; `end` takes `&mut self`.
 unsafe impl Sync for Granted {}
 
-impl Lease for Granted {
+impl EndAccess for Granted {
     /// The kernel quarantines by itself and does not say whether it had to: this never fails.
     fn end(&mut self) -> Result<()> {
         // SAFETY: the owner of the pages is going away.

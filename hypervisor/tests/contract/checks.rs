@@ -1,7 +1,9 @@
 //! The promises, each a function that panics where it is broken.
 
 use super::Pair;
-use hypervisor::{Access, Channel, CopyOp, CopyPtr, Error, EventPort, GrantRef, PAGE_SIZE, Shared, Transfer};
+use hypervisor::{
+    Access, Channel, CopyOp, CopyPtr, Error, EventPort, GrantRef, PAGE_SIZE, Shared, TransferOp,
+};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring_abi::shm::Memory;
 use vm_memory::VolatileSlice;
@@ -280,7 +282,7 @@ pub(crate) fn flips_move_pages(pair: &Pair) {
     let page = pages.pop().unwrap();
     fill(page.slice(0, PAGE_SIZE).unwrap(), 0x77);
     let give = |frame, slot: usize, refs: &[GrantRef]| {
-        let mut ops = [Transfer { frame, domid: front, gref: refs[slot], status: 1 }];
+        let mut ops = [TransferOp { frame, domid: front, gref: refs[slot], status: 1 }];
         pair.back.transfer(&mut ops).expect("transfer");
         ops[0].status
     };

@@ -4,7 +4,7 @@
 //! does a few nanoseconds of work a page.
 #![allow(unsafe_code)] // Makes values that promise mapped memory.
 
-use super::remote::Remote;
+use super::peer_arena::PeerArena;
 use super::session::Session;
 use super::window::Window;
 use crate::map::{INLINE_PAGES, Page, Unmap};
@@ -20,7 +20,7 @@ use std::sync::Arc;
 pub(super) type Pages = SmallVec<[Page; INLINE_PAGES]>;
 
 /// A peer, whether it shares anything or not.
-pub(super) struct Slot {
+pub(super) struct PeerSlot {
     pub(super) owner: DomId,
     arenas: SpinMutex<Arenas, Yield>,
     /// While something is mapped, this domain is alive.
@@ -31,22 +31,22 @@ pub(super) struct Slot {
 #[derive(Default)]
 pub(super) struct Arenas {
     /// In use; may have been retired a moment ago.
-    current: Option<Remote>,
+    current: Option<PeerArena>,
     /// Retired ones of which something is mapped.
-    old: Vec<Remote>,
+    old: Vec<PeerArena>,
     last: u32,
 }
 
 impl Arenas {
     /// The arena to map from, unless it is retired.
     #[inline]
-    pub(super) fn live(&mut self) -> Option<&mut Remote> {
+    pub(super) fn live(&mut self) -> Option<&mut PeerArena> {
         self.current.as_mut().filter(|remote| !remote.arena.is_retired())
     }
 
     /// The arena of this generation, of which something is out.
     #[inline]
-    pub(super) fn find(&mut self, generation: u32) -> Option<&mut Remote> {
+    pub(super) fn find(&mut self, generation: u32) -> Option<&mut PeerArena> {
         match &mut self.current {
             Some(remote) if remote.generation == generation => Some(remote),
             _ => self.old.iter_mut().find(|remote| remote.generation == generation),
@@ -65,7 +65,7 @@ impl Arenas {
     }
 }
 
-impl Slot {
+impl PeerSlot {
     pub(super) fn new(owner: DomId, session: Arc<Session>) -> Self {
         Self { owner, arenas: SpinMutex::new(Arenas::default()), _session: session }
     }
@@ -85,7 +85,7 @@ impl Slot {
     /// # Errors
     /// The system's.
     pub(super) fn put(&self, arena: super::arena::Arena, me: DomId) -> Result<()> {
-        let mut remote = Remote::new(arena, me)?;
+        let mut remote = PeerArena::new(arena, me)?;
         let mut arenas = self.lock();
         arenas.last = arenas.last.wrapping_add(1);
         remote.generation = arenas.last;
@@ -137,7 +137,7 @@ impl Slot {
 
     fn window(&self, pins: Mapping, bases: &[NonNull<u8>]) -> Result<Mapping> {
         let arenas = self.lock();
-        let holds = |remote: &&Remote| bases.iter().all(|base| remote.arena.offset_of(*base).is_some());
+        let holds = |remote: &&PeerArena| bases.iter().all(|base| remote.arena.offset_of(*base).is_some());
         let remote = arenas.current.iter().chain(&arenas.old).find(holds);
         let arena = &remote.ok_or_else(|| Error::Protocol("pages of two arenas".into()))?.arena;
         Window::show_all(arena, pins, bases)
@@ -149,7 +149,7 @@ fn token(generation: u32, gref: GrantRef) -> u64 {
     u64::from(generation) << 32 | u64::from(gref.0)
 }
 
-impl Unmap for Slot {
+impl Unmap for PeerSlot {
     #[inline]
     fn unmap(&self, pages: &[Page], access: Access) {
         let Some(first) = pages.first() else { return };
@@ -177,7 +177,7 @@ mod tests {
         let arena = Arena::create(layout).unwrap();
         arena.entry(GrantRef(8)).unwrap().permit(ME, layout.first(), false);
         let fd = arena.fd().try_clone_to_owned().unwrap();
-        let mut arenas = Arenas { current: Some(Remote::new(arena, ME).unwrap()), ..Arenas::default() };
+        let mut arenas = Arenas { current: Some(PeerArena::new(arena, ME).unwrap()), ..Arenas::default() };
         arenas.live().unwrap().pin(GrantRef(8), true).unwrap();
         arenas.tidy();
         arena::retire(&fd, layout).unwrap();

@@ -2,7 +2,7 @@
 
 /// Free numbers below a bound, given out one by one or in runs.
 #[derive(Debug)]
-pub struct Runs {
+pub struct RangeAllocator {
     free: Box<[u64]>,
     bound: u32,
     left: u32,
@@ -10,7 +10,7 @@ pub struct Runs {
     low: u32,
 }
 
-impl Runs {
+impl RangeAllocator {
     /// Numbers from `first` to below `bound`, all free.
     pub fn new(first: u32, bound: u32) -> Self {
         let mut runs = Self { free: vec![0; bound.div_ceil(64) as usize].into(), bound, left: 0, low: bound };
@@ -134,7 +134,7 @@ mod tests {
         #[test]
         fn agrees_with_a_set(steps in proptest::collection::vec((any::<bool>(), 1u32..9, any::<u32>()), 1..200)) {
             let (first, bound) = (5, 77);
-            let mut runs = Runs::new(first, bound);
+            let mut runs = RangeAllocator::new(first, bound);
             let mut model: BTreeSet<u32> = (first..bound).collect();
             let mut taken: Vec<u32> = Vec::new();
             for (take, count, pick) in steps {

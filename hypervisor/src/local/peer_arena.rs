@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 
 /// Somebody else's arena for us. Used under its slot's lock.
 #[derive(Debug)]
-pub(super) struct Remote {
+pub(super) struct PeerArena {
     pub(super) arena: Arena,
     pub(super) me: DomId,
     pins: Pins,
@@ -20,7 +20,7 @@ pub(super) struct Remote {
     pub(super) out: u64,
 }
 
-impl Remote {
+impl PeerArena {
     pub(super) fn new(arena: Arena, me: DomId) -> Result<Self> {
         let pins = Pins::new(arena.layout().entries())?;
         Ok(Self { arena, me, pins, flips: Flips::default(), generation: 0, out: 0 })

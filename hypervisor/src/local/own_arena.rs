@@ -4,26 +4,26 @@
 use super::arena::Arena;
 use super::entry::{AGAIN, Entry};
 use super::layout::Layout;
-use super::runs::{Runs, Set};
+use super::range_allocator::{RangeAllocator, Set};
 use super::session::Session;
-use crate::share::Lease;
+use crate::share::EndAccess;
 use crate::{Access, Error, Result, Shared};
 use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// An arena of ours for one peer.
-pub(super) struct Owner {
+pub(super) struct OwnArena {
     pub(super) arena: Arena,
     pub(super) peer: DomId,
-    books: Mutex<Books>,
+    state: Mutex<ArenaState>,
     /// What the broker is told by: while something is shared, this domain is alive.
     _session: Arc<Session>,
 }
 
 /// What of the arena is used, and by what.
-pub(super) struct Books {
-    pub(super) pages: Runs,
-    pub(super) refs: Runs,
+pub(super) struct ArenaState {
+    pub(super) pages: RangeAllocator,
+    pub(super) refs: RangeAllocator,
     /// Pages that are not zero any more.
     pub(super) touched: Set,
     /// Ended grants that the peer still has mapped: reference and frame.
@@ -34,22 +34,22 @@ pub(super) struct Books {
     pub(super) produced: u32,
 }
 
-impl Owner {
+impl OwnArena {
     pub(super) fn new(layout: Layout, peer: DomId, session: Arc<Session>) -> Result<Self> {
-        let books = Books {
-            pages: Runs::new(layout.first(), layout.pages()),
-            refs: Runs::new(GrantRef::FIRST_FREE.0, layout.entries()),
+        let state = ArenaState {
+            pages: RangeAllocator::new(layout.first(), layout.pages()),
+            refs: RangeAllocator::new(GrantRef::FIRST_FREE.0, layout.entries()),
             touched: Set::new(layout.pages()),
             held: Vec::new(),
             given: Set::new(layout.pages()),
             produced: 0,
         };
-        Ok(Self { arena: Arena::create(layout)?, peer, books: Mutex::new(books), _session: session })
+        Ok(Self { arena: Arena::create(layout)?, peer, state: Mutex::new(state), _session: session })
     }
 
-    pub(super) fn books(&self) -> MutexGuard<'_, Books> {
+    pub(super) fn state(&self) -> MutexGuard<'_, ArenaState> {
         // Nothing in here panics between two changes that belong together.
-        self.books.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     pub(super) fn entry(&self, gref: GrantRef) -> &Entry {
@@ -58,7 +58,7 @@ impl Owner {
 
     /// Pages and references in quarantine.
     pub(super) fn quarantined(&self) -> usize {
-        self.books().held.len()
+        self.state().held.len()
     }
 
     /// Grants fresh pages to the peer.
@@ -80,15 +80,15 @@ impl Owner {
 
     /// Consecutive zeroed pages, and as many references.
     fn reserve(&self, count: u32) -> Result<(u32, Box<[GrantRef]>)> {
-        let mut books = self.books();
-        books.sweep(&self.arena);
-        if books.refs.left() < count {
+        let mut state = self.state();
+        state.sweep(&self.arena);
+        if state.refs.left() < count {
             return Err(Error::NoSpace("grant references"));
         }
-        let first = books.pages.take(count).ok_or(Error::NoSpace("pages"))?;
-        let refs = (0..count).map(|_| GrantRef(books.refs.take(1).expect("enough are left"))).collect();
+        let first = state.pages.take(count).ok_or(Error::NoSpace("pages"))?;
+        let refs = (0..count).map(|_| GrantRef(state.refs.take(1).expect("enough are left"))).collect();
         for frame in first..first + count {
-            if !books.touched.insert(frame) {
+            if !state.touched.insert(frame) {
                 self.zero(frame);
             }
         }
@@ -103,14 +103,14 @@ impl Owner {
 
     /// Ends grants; what the peer still has mapped goes into quarantine.
     fn end(&self, first: u32, refs: &[GrantRef]) -> Result<()> {
-        let mut books = self.books();
+        let mut state = self.state();
         let mut held = None;
         for (frame, gref) in (first..).zip(refs) {
             if self.entry(*gref).revoke() {
-                books.pages.put(frame);
-                books.refs.put(gref.0);
+                state.pages.put(frame);
+                state.refs.put(gref.0);
             } else {
-                books.held.push((*gref, frame));
+                state.held.push((*gref, frame));
                 held = held.or(Some(*gref));
             }
         }
@@ -118,7 +118,7 @@ impl Owner {
     }
 }
 
-impl Books {
+impl ArenaState {
     /// Takes back what the peer let go of since its grant ended.
     fn sweep(&mut self, arena: &Arena) {
         let Self { held, pages, refs, .. } = self;
@@ -135,12 +135,12 @@ impl Books {
 
 /// What keeps pages granted.
 struct Grants {
-    owner: Arc<Owner>,
+    owner: Arc<OwnArena>,
     refs: Box<[GrantRef]>,
     first: u32,
 }
 
-impl Lease for Grants {
+impl EndAccess for Grants {
     fn end(&mut self) -> Result<()> {
         self.owner.end(self.first, &self.refs)
     }
