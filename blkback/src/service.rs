@@ -253,7 +253,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
 
     /// Looks again for a short while; `true` if there is something to do.
     fn spin(&mut self, orders: &Orders) -> Result<bool, End> {
-        if self.setup.tuning.spin.is_zero() || !self.spin.worth() {
+        if self.setup.tuning.spin.is_zero() || !self.spin.should_poll() {
             return Ok(false);
         }
         let start = Instant::now();
@@ -266,7 +266,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
                 std::hint::spin_loop();
             }
         }
-        self.spin.missed();
+        self.spin.miss();
         Ok(false)
     }
 

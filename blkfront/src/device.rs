@@ -295,7 +295,7 @@ impl Disk {
     /// Polls, for as long as that is likely to pay.
     fn look_for_a_while(&mut self, done: &mut Vec<Completion>) -> Result<usize> {
         let count = self.poll(done)?;
-        if count > 0 || self.options.spin.is_zero() || !self.spin.worth() {
+        if count > 0 || self.options.spin.is_zero() || !self.spin.should_poll() {
             return Ok(count);
         }
         let start = Instant::now();
@@ -309,7 +309,7 @@ impl Disk {
                 std::hint::spin_loop();
             }
         }
-        self.spin.missed();
+        self.spin.miss();
         Ok(0)
     }
 

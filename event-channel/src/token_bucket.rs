@@ -1,57 +1,62 @@
-//! A token bucket: how often something may happen. Time is passed in, so that it is a value like any other.
+//! A token bucket: bounds how often something may happen. The caller passes the time in, so that it is testable.
 
 use std::time::Duration;
 
 const NANOS: u128 = 1_000_000_000;
 
-/// Tokens that come at a rate and are kept up to a bound. Units are the caller's: events, bytes, frames.
+/// Tokens that are added at a rate and kept up to a bound. The unit is the caller's: events, bytes, frames.
+///
+/// ```
+/// use event_channel::TokenBucket;
+/// use std::time::Duration;
+///
+/// // 10 events a second, at most 2 at once.
+/// let mut bucket = TokenBucket::new(10, 2, Duration::ZERO);
+/// assert!(bucket.take(2, Duration::ZERO));
+/// assert!(!bucket.take(1, Duration::ZERO));
+/// assert_eq!(bucket.wait(1, Duration::ZERO), Some(Duration::from_millis(100)));
+/// assert!(bucket.take(1, Duration::from_millis(100)));
+/// ```
 #[derive(Clone, Debug)]
 pub struct TokenBucket {
     /// Tokens a second.
     rate: u64,
-    /// Tokens it holds, times 10^9: exact at every rate.
+    /// The most tokens it holds, times 10^9: exact at every rate.
     full: u128,
+    /// Tokens it holds, times 10^9.
     level: u128,
-    /// When `level` was right, since whatever instant the caller counts from.
+    /// The time of `level`, since the instant from which the caller counts.
     at: Duration,
 }
 
 impl TokenBucket {
-    /// A full bucket of `burst` tokens at time `now`, to which `rate` tokens come a second.
+    /// Creates a full bucket of `burst` tokens at time `now`, to which `rate` tokens are added a second.
     pub fn new(rate: u64, burst: u64, now: Duration) -> Self {
         let full = u128::from(burst) * NANOS;
         Self { rate, full, level: full, at: now }
     }
 
-    /// Another rate and burst from `now` on; what is in the bucket stays, as far as it holds it.
-    pub fn set(&mut self, rate: u64, burst: u64, now: Duration) {
-        self.fill(now);
-        self.rate = rate;
-        self.full = u128::from(burst) * NANOS;
-        self.level = self.level.min(self.full);
-    }
-
-    /// Adds what came since the last time; a clock that runs backwards adds nothing.
+    /// Adds the tokens of the time since the last call; a clock that runs backwards adds none.
     fn fill(&mut self, now: Duration) {
-        let Some(passed) = now.checked_sub(self.at) else { return };
+        let Some(elapsed) = now.checked_sub(self.at) else { return };
         self.at = now;
         // At most 2^64 * 2^94: a clock that jumps far ahead fills the bucket.
-        let came = passed.as_nanos().saturating_mul(u128::from(self.rate));
-        self.level = self.level.saturating_add(came).min(self.full);
+        let added = elapsed.as_nanos().saturating_mul(u128::from(self.rate));
+        self.level = self.level.saturating_add(added).min(self.full);
     }
 
-    /// Takes `tokens` if that many are there.
+    /// Takes `tokens` if the bucket holds that many; `false`, and none taken, otherwise.
     pub fn take(&mut self, tokens: u64, now: Duration) -> bool {
         self.fill(now);
         let wanted = u128::from(tokens) * NANOS;
-        let there = wanted <= self.level;
-        if there {
+        let enough = wanted <= self.level;
+        if enough {
             self.level -= wanted;
         }
-        there
+        enough
     }
 
-    /// How long until `tokens` are there: zero if they are; `None` if they never will be.
+    /// Returns how long until the bucket holds `tokens`: zero if it does now; `None` if it never will.
     pub fn wait(&mut self, tokens: u64, now: Duration) -> Option<Duration> {
         self.fill(now);
         let wanted = u128::from(tokens) * NANOS;
@@ -64,12 +69,6 @@ impl TokenBucket {
         let nanos = (wanted - self.level).div_ceil(u128::from(self.rate));
         Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
-
-    /// Whole tokens that are there.
-    pub fn left(&mut self, now: Duration) -> u64 {
-        self.fill(now);
-        u64::try_from(self.level / NANOS).unwrap_or(u64::MAX)
-    }
 }
 
 #[cfg(test)]
@@ -81,18 +80,24 @@ mod tests {
         Duration::from_nanos(nanos)
     }
 
+    /// Whole tokens that the bucket holds.
+    fn available(bucket: &mut TokenBucket, now: Duration) -> u64 {
+        bucket.fill(now);
+        u64::try_from(bucket.level / NANOS).unwrap_or(u64::MAX)
+    }
+
     proptest! {
-        /// Never more than the burst and what came since, whatever is asked for when.
         #[test]
-        fn never_more_than_rate_and_burst(
+        fn bucket_in_any_use_gives_at_most_burst_plus_rate(
             rate in 0u64..1_000_000,
             burst in 0u64..1_000,
             steps in proptest::collection::vec((0u64..10_000_000, 0u64..100), 1..300),
         ) {
             let mut bucket = TokenBucket::new(rate, burst, at(0));
-            let (mut now, mut taken) = (0, 0u128);
-            for (passes, tokens) in steps {
-                now += passes;
+            let mut now = 0;
+            let mut taken = 0u128;
+            for (elapsed, tokens) in steps {
+                now += elapsed;
                 if bucket.take(tokens, at(now)) {
                     taken += u128::from(tokens);
                 }
@@ -101,26 +106,26 @@ mod tests {
             }
         }
 
-        /// One who always waits as told gets exactly the rate: nothing is lost to rounding.
+        /// Nothing is lost to rounding.
         #[test]
-        fn the_patient_gets_the_rate(rate in 1u64..10_000_000, tokens in 1u64..50) {
+        fn bucket_whose_user_waits_as_returned_gives_exactly_its_rate(rate in 1u64..10_000_000, tokens in 1u64..50) {
             let mut bucket = TokenBucket::new(rate, tokens, at(0));
             prop_assert!(bucket.take(tokens, at(0)));
             let mut now = Duration::ZERO;
             for _ in 0..100 {
                 let wait = bucket.wait(tokens, now).unwrap();
                 if !wait.is_zero() {
-                    prop_assert!(!bucket.clone().take(tokens, now + wait - at(1)), "told to wait too long");
+                    prop_assert!(!bucket.clone().take(tokens, now + wait - at(1)), "the returned wait is too long");
                 }
                 now += wait;
-                prop_assert!(bucket.take(tokens, now), "told to wait too briefly");
+                prop_assert!(bucket.take(tokens, now), "the returned wait is too short");
             }
             let ideal = u128::from(tokens) * 100 * NANOS / u128::from(rate);
             prop_assert!(now.as_nanos() >= ideal && now.as_nanos() <= ideal + 100);
         }
 
         #[test]
-        fn no_clock_makes_it_panic(
+        fn bucket_with_any_clock_does_not_panic(
             rate: u64, burst: u64, clock in proptest::collection::vec((any::<u64>(), any::<u32>(), any::<u64>()), 1..20)
         ) {
             let mut bucket = TokenBucket::new(rate, burst, Duration::ZERO);
@@ -128,17 +133,16 @@ mod tests {
                 let now = Duration::new(seconds / 2, nanos % 1_000_000_000);
                 bucket.take(tokens, now);
                 let _ = bucket.wait(tokens, now);
-                prop_assert!(bucket.left(now) <= burst);
+                prop_assert!(available(&mut bucket, now) <= burst);
             }
         }
     }
 
     #[test]
-    fn what_never_fits_is_never_there() {
+    fn wait_for_more_than_the_bucket_can_hold_is_none() {
         let mut bucket = TokenBucket::new(10, 5, at(0));
         assert_eq!(bucket.wait(6, at(0)), None);
         assert_eq!(TokenBucket::new(0, 0, at(0)).wait(1, at(0)), None);
-        bucket.set(10, 2, at(0));
-        assert_eq!(bucket.left(at(0)), 2);
+        assert_eq!(available(&mut bucket, at(0)), 5);
     }
 }
