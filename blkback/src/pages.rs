@@ -214,7 +214,7 @@ impl Pages {
             ops.push(directed(op, theirs, ours, len));
         }
         self.hv.copy(&mut ops)?;
-        Ok(ops.iter().all(|op| op.status == 0))
+        Ok(ops.iter().all(|op| op.status.is_okay()))
     }
 }
 

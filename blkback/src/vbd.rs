@@ -312,7 +312,7 @@ impl Vbd {
     /// The ring is over: what was kept of it concerns nobody any more.
     fn forget(&self) {
         if let Some(keep) = &self.keep {
-            keep.forget(&self.name());
+            keep.remove(&self.name());
         }
     }
 

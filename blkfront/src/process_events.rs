@@ -100,10 +100,9 @@ impl Disk {
     }
 
     fn connect_queue(&mut self, ring: Shared) -> Result<()> {
-        self.queue.connect(ring).map_err(|error| {
-            let what = "laying the ring".to_owned();
-            hypervisor::Error::Io { what, source: std::io::Error::other(error) }.into()
-        })
+        self.queue
+            .connect(ring)
+            .map_err(|error| hypervisor::Error::io("set up the ring", std::io::Error::other(error)).into())
     }
 
     fn connected(&mut self, info: Info) -> Result<()> {

@@ -34,7 +34,7 @@ impl ResponseLogs {
 
     /// The connection is over.
     pub(crate) fn forget(&self) {
-        self.names.iter().for_each(|name| self.keep.forget(name));
+        self.names.iter().for_each(|name| self.keep.remove(name));
     }
 }
 

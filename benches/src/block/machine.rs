@@ -8,7 +8,7 @@ use std::time::Duration;
 use blkback::VbdDriver;
 use blkback::device::Tuning;
 use blkfront::{Disk, Options};
-use hypervisor::local::{Event, Sandbox};
+use hypervisor::local::{DomainEvent, Sandbox};
 use hypervisor::{DomId, Hypervisor};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::eventfd::EventFd;
@@ -59,9 +59,9 @@ impl Machine {
         let sandbox = Sandbox::with_store(Box::new(move |event| {
             // A domain that the store refuses finds its connection closed.
             let _ = match event {
-                Event::Connect { domid: DomId(0), stream } => handle.connect(stream),
-                Event::Connect { domid, stream } => handle.introduce(domid.0, stream),
-                Event::Gone { domid } => handle.release(domid.0),
+                DomainEvent::Connect { domid: DomId(0), stream } => handle.connect(stream),
+                DomainEvent::Connect { domid, stream } => handle.introduce(domid.0, stream),
+                DomainEvent::Exited { domid } => handle.release(domid.0),
             };
         }))
         .map_err(|e| e.to_string())?;

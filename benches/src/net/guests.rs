@@ -1,6 +1,6 @@
 //! Guests with a vif each, and dom0's ends of them, on one machine without a toolstack.
 
-use hypervisor::local::{Domain, Event, Sandbox};
+use hypervisor::local::{Domain, DomainEvent, Sandbox};
 use hypervisor::{DomId, Hypervisor};
 use netback::handshake::{Agreed, offer};
 use netback::{Config, Vif};
@@ -29,14 +29,14 @@ impl Machine {
     pub(super) fn new() -> Result<Self, String> {
         let store = Store::spawn(server::Config::default()).map_err(text)?;
         let handle = store.handle();
-        let introducer = Box::new(move |event| match event {
-            Event::Connect { domid, stream } => {
+        let domain_events = Box::new(move |event| match event {
+            DomainEvent::Connect { domid, stream } => {
                 // A guest whose connection fails finds out by itself.
                 let _ = handle.introduce(domid.0, stream);
             }
-            Event::Gone { domid } => drop(handle.release(domid.0)),
+            DomainEvent::Exited { domid } => drop(handle.release(domid.0)),
         });
-        let sandbox = Sandbox::with_store(introducer).map_err(text)?;
+        let sandbox = Sandbox::with_store(domain_events).map_err(text)?;
         let dom0 = sandbox.join(DomId(0)).map_err(text)?;
         Ok(Self { dom0, sandbox, store })
     }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use blkback::VbdDriver;
 use blkback::vbd::Registry;
 use blkfront::{Disk, Options};
-use hypervisor::local::{Domain, Event, Sandbox};
+use hypervisor::local::{Domain, DomainEvent, Sandbox};
 use hypervisor::{DomId, Hypervisor};
 use nix::sys::eventfd::EventFd;
 use xenstore::client::{Access, Permission};
@@ -39,9 +39,9 @@ impl Machine {
         let handle = store.handle();
         let sandbox = Sandbox::with_store(Box::new(move |event| {
             let told = match event {
-                Event::Connect { domid: DomId(0), stream } => handle.connect(stream),
-                Event::Connect { domid, stream } => handle.introduce(domid.0, stream),
-                Event::Gone { domid } => handle.release(domid.0),
+                DomainEvent::Connect { domid: DomId(0), stream } => handle.connect(stream),
+                DomainEvent::Connect { domid, stream } => handle.introduce(domid.0, stream),
+                DomainEvent::Exited { domid } => handle.release(domid.0),
             };
             if let Err(error) = told {
                 eprintln!("the store: {error}");

@@ -1,36 +1,39 @@
-//! The owner's side of an arena: which pages and references are used is private; peers see the table only.
-#![allow(unsafe_code)] // Makes values that promise mapped memory.
+//! The owner's side of an arena. Which pages and references are allocated is private: the peer sees only the grant
+//! table.
+#![allow(unsafe_code)] // Creates values whose contract is that their memory stays mapped.
 
 use super::arena::Arena;
-use super::entry::{AGAIN, Entry};
+use super::entry::Entry;
 use super::layout::Layout;
-use super::range_allocator::{RangeAllocator, Set};
+use super::range_allocator::RangeAllocator;
 use super::session::Session;
 use crate::share::EndAccess;
 use crate::{Access, Error, Result, Shared};
+use fixedbitset::FixedBitSet;
+use ring_abi::grant::Status;
 use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// An arena of ours for one peer.
+/// This domain's arena for one peer.
 pub(super) struct OwnArena {
     pub(super) arena: Arena,
     pub(super) peer: DomId,
     state: Mutex<ArenaState>,
-    /// What the broker is told by: while something is shared, this domain is alive.
+    /// Keeps this domain a member while anything is shared.
     _session: Arc<Session>,
 }
 
-/// What of the arena is used, and by what.
+/// The allocation state of an arena.
 pub(super) struct ArenaState {
     pub(super) pages: RangeAllocator,
     pub(super) refs: RangeAllocator,
-    /// Pages that are not zero any more.
-    pub(super) touched: Set,
+    /// Frames that may no longer be zero.
+    pub(super) dirty: FixedBitSet,
     /// Ended grants that the peer still has mapped: reference and frame.
-    held: Vec<(GrantRef, u32)>,
-    /// Frames given up for the peer to flip with.
-    pub(super) given: Set,
-    /// Our index into the balloon's queue.
+    quarantine: Vec<(GrantRef, u32)>,
+    /// Frames given up for the peer to take over.
+    pub(super) ballooned: FixedBitSet,
+    /// The owner's index into the balloon queue.
     pub(super) produced: u32,
 }
 
@@ -39,32 +42,32 @@ impl OwnArena {
         let state = ArenaState {
             pages: RangeAllocator::new(layout.first(), layout.pages()),
             refs: RangeAllocator::new(GrantRef::FIRST_FREE.0, layout.entries()),
-            touched: Set::new(layout.pages()),
-            held: Vec::new(),
-            given: Set::new(layout.pages()),
+            dirty: FixedBitSet::with_capacity(layout.pages() as usize),
+            quarantine: Vec::new(),
+            ballooned: FixedBitSet::with_capacity(layout.pages() as usize),
             produced: 0,
         };
         Ok(Self { arena: Arena::create(layout)?, peer, state: Mutex::new(state), _session: session })
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, ArenaState> {
-        // Nothing in here panics between two changes that belong together.
+        // A panic cannot leave it inconsistent: no code under the lock panics between two related changes.
         self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     pub(super) fn entry(&self, gref: GrantRef) -> &Entry {
-        self.arena.entry(gref).expect("we only hand out references of our table")
+        self.arena.entry(gref).expect("allocated references are in the table")
     }
 
-    /// Pages and references in quarantine.
+    /// The number of pages in quarantine.
     pub(super) fn quarantined(&self) -> usize {
-        self.state().held.len()
+        self.state().quarantine.len()
     }
 
-    /// Grants fresh pages to the peer.
+    /// Allocates pages and grants them to the peer.
     ///
     /// # Errors
-    /// [`Error::NoSpace`].
+    /// [`Error::NoSpace`] without enough consecutive pages or references.
     pub(super) fn share(self: &Arc<Self>, pages: usize, access: Access) -> Result<Shared> {
         let count = u32::try_from(pages).map_err(|_| Error::NoSpace("pages"))?;
         let (first, refs) = self.reserve(count)?;
@@ -72,23 +75,24 @@ impl OwnArena {
         for (frame, gref) in (first..).zip(&refs) {
             self.entry(*gref).permit(self.peer, frame, access == Access::ReadOnly);
         }
-        let lease = Grants { owner: self.clone(), refs: refs.clone(), first };
-        // SAFETY: `count` consecutive pages of the arena, ours alone and zeroed by `reserve`, that `lease` keeps
-        // mapped.
-        Ok(unsafe { Shared::new(base, refs, access, Box::new(lease)) })
+        let grants = Grants { arena: self.clone(), refs: refs.clone(), first };
+        // SAFETY: `count` consecutive pages of the arena, used by nothing else and zeroed by `reserve`, that
+        // `grants` keeps mapped.
+        Ok(unsafe { Shared::new(base, refs, access, Box::new(grants)) })
     }
 
-    /// Consecutive zeroed pages, and as many references.
+    /// Allocates consecutive zeroed pages, and as many references.
     fn reserve(&self, count: u32) -> Result<(u32, Box<[GrantRef]>)> {
         let mut state = self.state();
-        state.sweep(&self.arena);
-        if state.refs.left() < count {
+        state.release_quarantine(&self.arena);
+        if state.refs.available() < count {
             return Err(Error::NoSpace("grant references"));
         }
-        let first = state.pages.take(count).ok_or(Error::NoSpace("pages"))?;
-        let refs = (0..count).map(|_| GrantRef(state.refs.take(1).expect("enough are left"))).collect();
+        let first = state.pages.allocate(count).ok_or(Error::NoSpace("pages"))?;
+        let refs =
+            (0..count).map(|_| GrantRef(state.refs.allocate(1).expect("enough are available"))).collect();
         for frame in first..first + count {
-            if !state.touched.insert(frame) {
+            if state.dirty.put(frame as usize) {
                 self.zero(frame);
             }
         }
@@ -97,51 +101,60 @@ impl OwnArena {
 
     fn zero(&self, frame: u32) {
         let page = self.arena.page(frame).expect("allocated frames are grantable");
-        // SAFETY: a whole page of the arena that nobody but us is entitled to.
+        // SAFETY: a whole page of the arena, allocated and not yet granted.
         unsafe { page.write_bytes(0, PAGE_SIZE) };
     }
 
-    /// Ends grants; what the peer still has mapped goes into quarantine.
-    fn end(&self, first: u32, refs: &[GrantRef]) -> Result<()> {
+    /// Ends grants and frees their pages; those that the peer still has mapped are quarantined.
+    fn end_access(&self, first: u32, refs: &[GrantRef]) -> Result<()> {
         let mut state = self.state();
-        let mut held = None;
+        let mut in_use = None;
         for (frame, gref) in (first..).zip(refs) {
             if self.entry(*gref).revoke() {
-                state.pages.put(frame);
-                state.refs.put(gref.0);
+                state.pages.free(frame);
+                state.refs.free(gref.0);
             } else {
-                state.held.push((*gref, frame));
-                held = held.or(Some(*gref));
+                state.quarantine.push((*gref, frame));
+                in_use = in_use.or(Some(*gref));
             }
         }
-        held.map_or(Ok(()), |gref| Err(Error::Grant { peer: self.peer, gref, status: AGAIN }))
+        in_use.map_or(Ok(()), |gref| Err(Error::Grant { peer: self.peer, gref, status: Status::EAGAIN }))
     }
 }
 
 impl ArenaState {
-    /// Takes back what the peer let go of since its grant ended.
-    fn sweep(&mut self, arena: &Arena) {
-        let Self { held, pages, refs, .. } = self;
-        held.retain(|(gref, frame)| {
+    /// Frees the quarantined pages that the peer has unmapped.
+    fn release_quarantine(&mut self, arena: &Arena) {
+        let Self { quarantine, pages, refs, .. } = self;
+        quarantine.retain(|(gref, frame)| {
             let free = arena.entry(*gref).is_some_and(Entry::revoke);
             if free {
-                pages.put(*frame);
-                refs.put(gref.0);
+                pages.free(*frame);
+                refs.free(gref.0);
             }
             !free
         });
     }
+
+    /// Ends the balloon of a frame that the peer transferred back; `false` if it was not given up.
+    pub(super) fn end_balloon(&mut self, frame: u32) -> bool {
+        let ballooned = self.ballooned.contains(frame as usize);
+        if ballooned {
+            self.ballooned.remove(frame as usize);
+        }
+        ballooned
+    }
 }
 
-/// What keeps pages granted.
+/// Grants of consecutive pages, for [`Shared`].
 struct Grants {
-    owner: Arc<OwnArena>,
+    arena: Arc<OwnArena>,
     refs: Box<[GrantRef]>,
     first: u32,
 }
 
 impl EndAccess for Grants {
-    fn end(&mut self) -> Result<()> {
-        self.owner.end(self.first, &self.refs)
+    fn end_access(&mut self) -> Result<()> {
+        self.arena.end_access(self.first, &self.refs)
     }
 }

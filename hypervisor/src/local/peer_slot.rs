@@ -1,8 +1,8 @@
-//! What this domain has of one peer: the arena it is using, and older ones of which something is still mapped.
+//! The arenas of one peer: the current one, and retired ones of which pages are still in use.
 //!
-//! One lock a peer, held for a batch's pins and never while anything is copied or waited for. It spins: its holder
-//! does a few nanoseconds of work a page.
-#![allow(unsafe_code)] // Makes values that promise mapped memory.
+//! There is one lock a peer. It is held while a batch's pages are pinned, and never while bytes are copied or a
+//! thread waits. It is a spin lock, as its holder does a few nanoseconds of work a page.
+#![allow(unsafe_code)] // Creates values whose contract is that their memory stays mapped.
 
 use super::peer_arena::PeerArena;
 use super::session::Session;
@@ -16,50 +16,54 @@ use spin::relax::Yield;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// Pinned pages on their way into a mapping.
+/// Pinned pages that are to become a [`Mapping`].
 pub(super) type Pages = SmallVec<[Page; INLINE_PAGES]>;
 
-/// A peer, whether it shares anything or not.
+/// A peer of this domain, with or without an arena.
 pub(super) struct PeerSlot {
     pub(super) owner: DomId,
     arenas: SpinMutex<Arenas, Yield>,
-    /// While something is mapped, this domain is alive.
+    /// Keeps this domain a member while anything is mapped.
     _session: Arc<Session>,
 }
 
 /// The arenas of one peer.
 #[derive(Default)]
 pub(super) struct Arenas {
-    /// In use; may have been retired a moment ago.
+    /// The arena in use; it may be retired at any time.
     current: Option<PeerArena>,
-    /// Retired ones of which something is mapped.
-    old: Vec<PeerArena>,
-    last: u32,
+    /// Retired arenas of which pages are in use.
+    retired: Vec<PeerArena>,
+    last_generation: u32,
 }
 
 impl Arenas {
     /// The arena to map from, unless it is retired.
     #[inline]
     pub(super) fn live(&mut self) -> Option<&mut PeerArena> {
-        self.current.as_mut().filter(|remote| !remote.arena.is_retired())
+        self.current.as_mut().filter(|peer_arena| !peer_arena.arena.is_retired())
     }
 
-    /// The arena of this generation, of which something is out.
+    /// The arena of this generation, of which pages are in use.
     #[inline]
     pub(super) fn find(&mut self, generation: u32) -> Option<&mut PeerArena> {
         match &mut self.current {
-            Some(remote) if remote.generation == generation => Some(remote),
-            _ => self.old.iter_mut().find(|remote| remote.generation == generation),
+            Some(peer_arena) if peer_arena.generation == generation => Some(peer_arena),
+            _ => self.retired.iter_mut().find(|peer_arena| peer_arena.generation == generation),
         }
     }
 
-    /// Unmaps retired arenas of which nothing is out any more: a dead peer's memory goes with it.
+    /// Unmaps retired arenas without pages in use, which frees an exited peer's memory.
     #[inline]
-    pub(super) fn tidy(&mut self) {
-        if !self.old.is_empty() {
-            self.old.retain(|remote| remote.out > 0);
+    pub(super) fn unmap_retired(&mut self) {
+        if !self.retired.is_empty() {
+            self.retired.retain(|peer_arena| peer_arena.in_use > 0);
         }
-        if self.current.as_ref().is_some_and(|remote| remote.out == 0 && remote.arena.is_retired()) {
+        if self
+            .current
+            .as_ref()
+            .is_some_and(|peer_arena| peer_arena.in_use == 0 && peer_arena.arena.is_retired())
+        {
             self.current = None;
         }
     }
@@ -80,36 +84,36 @@ impl PeerSlot {
         self.lock().live().is_some()
     }
 
-    /// Takes another arena into use.
+    /// Makes `arena` the current one.
     ///
     /// # Errors
-    /// The system's.
+    /// [`Error::Io`] if there is no memory for its pin counts.
     pub(super) fn put(&self, arena: super::arena::Arena, me: DomId) -> Result<()> {
-        let mut remote = PeerArena::new(arena, me)?;
+        let mut peer_arena = PeerArena::new(arena, me)?;
         let mut arenas = self.lock();
-        arenas.last = arenas.last.wrapping_add(1);
-        remote.generation = arenas.last;
-        let before = arenas.current.replace(remote);
-        arenas.old.extend(before);
-        arenas.tidy();
+        arenas.last_generation = arenas.last_generation.wrapping_add(1);
+        peer_arena.generation = arenas.last_generation;
+        let before = arenas.current.replace(peer_arena);
+        arenas.retired.extend(before);
+        arenas.unmap_retired();
         Ok(())
     }
 
-    /// Pins pages, wherever they lie, onto the end of `pages`, which is empty: all or none. `None` if there is no live
-    /// arena. (Mappings are large; they are made once, where they are returned.)
+    /// Pins the pages of `refs`, all or none, and appends them to `pages`, which is empty. Returns `None` without a
+    /// live arena. (The caller turns `pages` into a mapping, which is too large to be moved through this function.)
     ///
     /// # Errors
-    /// [`Error::Grant`] for the first that was refused.
+    /// [`Error::Grant`] for the first reference that was refused.
     #[inline]
     pub(super) fn pin(&self, refs: &[GrantRef], access: Access, pages: &mut Pages) -> Option<Result<()>> {
         let mut arenas = self.lock();
-        let remote = arenas.live()?;
+        let peer_arena = arenas.live()?;
         let write = access == Access::ReadWrite;
         for gref in refs {
-            match remote.pin(*gref, write) {
-                Ok(base) => pages.push(Page { base, token: token(remote.generation, *gref) }),
+            match peer_arena.pin(*gref, write) {
+                Ok(base) => pages.push(Page { base, token: token(peer_arena.generation, *gref) }),
                 Err(status) => {
-                    refs[..pages.len()].iter().for_each(|gref| remote.unpin(*gref, write));
+                    refs[..pages.len()].iter().for_each(|gref| peer_arena.unpin(*gref, write));
                     return Some(Err(Error::Grant { peer: self.owner, gref: *gref, status }));
                 }
             }
@@ -117,18 +121,19 @@ impl PeerSlot {
         Some(Ok(()))
     }
 
-    /// Makes pinned pages a mapping, which will unpin them.
+    /// Makes a mapping of pinned pages, which unpins them on drop.
     #[inline]
     pub(super) fn mapping(self: &Arc<Self>, pages: Pages, access: Access) -> Mapping {
-        // SAFETY: pages of an arena that `self` keeps mapped while pins of it are out; pinned until `unmap`.
+        // SAFETY: pages of an arena that `self` keeps mapped while pages of it are in use; pinned until `unmap`.
         unsafe { Mapping::new(pages, access, self.clone()) }
     }
 
-    /// The pages of a mapping at consecutive addresses: where they lie, if they happen to, or else through a window.
+    /// Makes the addresses of a mapping's pages consecutive: they may be already; else they are mapped again in a
+    /// window.
     ///
     /// # Errors
-    /// The system's.
-    pub(super) fn line_up(&self, pins: Mapping) -> Result<Contiguous> {
+    /// [`Error::NoSpace`] for a mapping of no pages; [`Error::Io`] if the window cannot be mapped.
+    pub(super) fn make_contiguous(&self, pins: Mapping) -> Result<Contiguous> {
         let bases: Vec<_> = (0..pins.pages()).map(|n| pins.base(n)).collect();
         let follows = |w: &[NonNull<u8>]| w[0].as_ptr().wrapping_add(PAGE_SIZE) == w[1].as_ptr();
         let pages = if bases.windows(2).all(follows) { pins } else { self.window(pins, &bases)? };
@@ -137,10 +142,12 @@ impl PeerSlot {
 
     fn window(&self, pins: Mapping, bases: &[NonNull<u8>]) -> Result<Mapping> {
         let arenas = self.lock();
-        let holds = |remote: &&PeerArena| bases.iter().all(|base| remote.arena.offset_of(*base).is_some());
-        let remote = arenas.current.iter().chain(&arenas.old).find(holds);
-        let arena = &remote.ok_or_else(|| Error::Protocol("pages of two arenas".into()))?.arena;
-        Window::show_all(arena, pins, bases)
+        let holds =
+            |peer_arena: &&PeerArena| bases.iter().all(|base| peer_arena.arena.offset_of(*base).is_some());
+        let peer_arena = arenas.current.iter().chain(&arenas.retired).find(holds);
+        let arena =
+            &peer_arena.ok_or_else(|| Error::Protocol("a mapping with pages of two arenas".into()))?.arena;
+        Window::map_all(arena, pins, bases)
     }
 }
 
@@ -154,13 +161,13 @@ impl Unmap for PeerSlot {
     fn unmap(&self, pages: &[Page], access: Access) {
         let Some(first) = pages.first() else { return };
         let mut arenas = self.lock();
-        // A mapping's pages are of one arena.
-        if let Some(remote) = arenas.find((first.token >> 32) as u32) {
+        // All pages of a mapping are of one arena.
+        if let Some(peer_arena) = arenas.find((first.token >> 32) as u32) {
             for page in pages {
-                remote.unpin(GrantRef(page.token as u32), access == Access::ReadWrite);
+                peer_arena.unpin(GrantRef(page.token as u32), access == Access::ReadWrite);
             }
         }
-        arenas.tidy();
+        arenas.unmap_retired();
     }
 }
 
@@ -171,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_retired_arena_goes_once_nothing_of_it_is_out() {
+    fn retired_arena_is_unmapped_after_its_last_page_is_unpinned() {
         const ME: DomId = DomId(2);
         let layout = Layout::new(64).unwrap();
         let arena = Arena::create(layout).unwrap();
@@ -179,12 +186,12 @@ mod tests {
         let fd = arena.fd().try_clone_to_owned().unwrap();
         let mut arenas = Arenas { current: Some(PeerArena::new(arena, ME).unwrap()), ..Arenas::default() };
         arenas.live().unwrap().pin(GrantRef(8), true).unwrap();
-        arenas.tidy();
+        arenas.unmap_retired();
         arena::retire(&fd, layout).unwrap();
-        arenas.tidy();
+        arenas.unmap_retired();
         assert!(arenas.live().is_none());
         arenas.find(0).expect("kept for the pin").unpin(GrantRef(8), true);
-        arenas.tidy();
+        arenas.unmap_retired();
         assert!(arenas.current.is_none());
     }
 }

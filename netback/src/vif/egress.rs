@@ -138,7 +138,7 @@ impl Writer {
         let copied = ops::run(&*self.hv, &mut list);
         let mut last = None;
         for (copy, owner) in list.iter().zip(&self.owners) {
-            if (copied.is_err() || copy.status != 0) && last != Some(*owner) {
+            if (copied.is_err() || !copy.status.is_okay()) && last != Some(*owner) {
                 last = Some(*owner);
                 sent.failed += 1;
                 self.rx.fail((*owner).into());

@@ -129,7 +129,7 @@ impl Ingress {
             let mine = &list[at..at + usize::from(job.copies)];
             at += mine.len();
             // From here on it says how many failed.
-            job.copies = mine.iter().filter(|copy| made.is_err() || copy.status != 0).count() as u16;
+            job.copies = mine.iter().filter(|copy| made.is_err() || !copy.status.is_okay()).count() as u16;
         }
         self.ops.keep(list);
         Ok(made?)

@@ -20,7 +20,7 @@ pub fn clear(store: &mut Client, domid: DomId, keep: &InflightDir) -> Result<()>
     for name in keep.names()? {
         let Some((kind, front, id)) = kept(&name) else { continue };
         if !store.exists(&format!("/local/domain/{domid}/backend/{kind}/{front}/{id}"))? {
-            keep.forget(&name);
+            keep.remove(&name);
         }
     }
     clear_taps(store, domid)

@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use hypervisor::DomId;
-use hypervisor::local::{Broker, BrokerConfig, Control, Event};
+use hypervisor::local::{Broker, BrokerConfig, Control, DomainEvent, DomainEvents};
 use xenstore::Client;
 use xenstore::server::{Config, Store, StoreHandle};
 
@@ -30,9 +30,9 @@ pub fn run(_args: &Args, dir: &Dir) -> Result<()> {
     // The store needs the broker's lock on the directory first: another's socket must not be replaced. The broker
     // needs the store: so it is told of it once there is one.
     let (give, take) = channel::<StoreHandle>();
-    let introducer = introducer(take, dead);
+    let domain_events = domain_events(take, dead);
     let broker =
-        Broker::spawn(BrokerConfig { introducer: Some(introducer), ..BrokerConfig::new(dir.path()) })?;
+        Broker::spawn(BrokerConfig { domain_events: Some(domain_events), ..BrokerConfig::new(dir.path()) })?;
     let path = dir.store();
     let store = Store::spawn(Config::at(&path)).map_err(|e| Error::file(path, "listening", e))?;
     let client = |e| Error::io("connecting to our own store", e);
@@ -58,10 +58,7 @@ pub fn run(_args: &Args, dir: &Dir) -> Result<()> {
 }
 
 /// Hands domains' connections to the store, and tells of those that died.
-fn introducer(
-    take: Receiver<StoreHandle>,
-    dead: std::sync::mpsc::Sender<DomId>,
-) -> Box<dyn FnMut(Event) + Send> {
+fn domain_events(take: Receiver<StoreHandle>, dead: std::sync::mpsc::Sender<DomId>) -> DomainEvents {
     let mut store = None;
     Box::new(move |event| {
         let store = match &store {
@@ -73,10 +70,10 @@ fn introducer(
             },
         };
         match event {
-            Event::Connect { domid: DomId(0), stream } => report(store.connect(stream), 0),
-            Event::Connect { domid, stream } => report(store.introduce(domid.0, stream), domid.0),
+            DomainEvent::Connect { domid: DomId(0), stream } => report(store.connect(stream), 0),
+            DomainEvent::Connect { domid, stream } => report(store.introduce(domid.0, stream), domid.0),
             // It fails only while the machine is ending.
-            Event::Gone { domid } => drop(dead.send(domid)),
+            DomainEvent::Exited { domid } => drop(dead.send(domid)),
         }
     })
 }

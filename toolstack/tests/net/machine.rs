@@ -1,7 +1,7 @@
 //! A whole machine in threads: broker, store, bridge and network backend, with vifs that tests plug and unplug.
 
 use bridge::Bridge;
-use hypervisor::local::{Domain, Event, Sandbox};
+use hypervisor::local::{Domain, DomainEvent, Sandbox};
 use hypervisor::{DomId, Hypervisor, InflightDir};
 use netback::{Attachment, Config, Driver};
 use netfront::Nic;
@@ -58,13 +58,13 @@ impl Machine {
     pub(crate) fn with(config: Config) -> Self {
         let store = Store::spawn(server::Config::default()).unwrap();
         let handle = store.handle();
-        let introducer = Box::new(move |event| match event {
-            Event::Connect { domid: DomId(0), stream } => handle.connect(stream).unwrap(),
-            Event::Connect { domid, stream } => handle.introduce(domid.0, stream).unwrap(),
+        let domain_events = Box::new(move |event| match event {
+            DomainEvent::Connect { domid: DomId(0), stream } => handle.connect(stream).unwrap(),
+            DomainEvent::Connect { domid, stream } => handle.introduce(domid.0, stream).unwrap(),
             // A guest that never opened the store is not known there.
-            Event::Gone { domid } => drop(handle.release(domid.0)),
+            DomainEvent::Exited { domid } => drop(handle.release(domid.0)),
         });
-        let sandbox = Sandbox::with_store(introducer).unwrap();
+        let sandbox = Sandbox::with_store(domain_events).unwrap();
         let dom0 = sandbox.join(DomId(0)).unwrap();
         let bridge = Arc::new(Bridge::start(bridge::Config::default()).unwrap());
         let mut machine = Self { backend: None, bridge, dom0, sandbox, store };
