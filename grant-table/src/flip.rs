@@ -9,6 +9,23 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// The backend's side: pages that one frontend gave up, to be filled and sent back.
+///
+/// ```
+/// use grant_table::flip::{Receiver, Sender};
+/// use hypervisor::{DomId, local::Sandbox};
+///
+/// let sandbox = Sandbox::new()?;
+/// let mut receiver = Receiver::new(sandbox.join(DomId(1))?, DomId::DOM0, 8)?;
+/// let mut sender = Sender::new(sandbox.join(DomId::DOM0)?, DomId(1));
+/// let page = sender.page()?.expect("the frontend gave up 8 pages");
+/// page.slice(0, 5).unwrap().copy_from(&b"frame"[..]);
+/// sender.add(page, receiver.gref(0));
+/// sender.flush(|_, status| assert!(status.is_okay()))?;
+/// let received = receiver.take(0)?.expect("a page");
+/// drop(received);
+/// assert_eq!(receiver.renew()?, 0);
+/// # Ok::<(), hypervisor::Error>(())
+/// ```
 pub struct Sender {
     hypervisor: Arc<dyn Hypervisor>,
     peer: DomId,

@@ -66,14 +66,6 @@ impl Mapping {
         self.pages[page].base
     }
 
-    /// The [`Page::token`] of a page.
-    ///
-    /// # Panics
-    /// If there is no such page.
-    pub(crate) fn token(&self, page: usize) -> u64 {
-        self.pages[page].token
-    }
-
     /// Returns `len` bytes of a page from `offset` on; `None` if they are not inside.
     #[inline]
     pub fn slice(&self, page: usize, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {

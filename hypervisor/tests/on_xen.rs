@@ -209,22 +209,6 @@ fn bind_to_an_unknown_port_or_domain_names_which() {
 }
 
 #[test]
-fn unmap_clears_a_byte_and_sends_an_event() {
-    let Some(xen) = xen() else { return };
-    let shared = xen.share(SELF, 1, Access::ReadWrite).expect("shares");
-    write(&shared, 77, b"\x01");
-    let unbound = xen.alloc_unbound(SELF).expect("alloc_unbound");
-    let bound = xen.bind_interdomain(SELF, unbound.port()).expect("bind_interdomain");
-    let mapping = xen.map(SELF, shared.refs(), Access::ReadWrite).expect("maps");
-    xen.notify_on_unmap(&mapping, Some(77), Some(bound.port())).expect("is set up");
-    drop(mapping);
-    assert!(readable(unbound.as_fd()));
-    let mut byte = [1u8];
-    shared.slice(77, 1).expect("inside").copy_to(&mut byte[..]);
-    assert_eq!(byte, [0]);
-}
-
-#[test]
 fn page_still_mapped_after_its_grant_ended_keeps_its_bytes() {
     let Some(xen) = xen() else { return };
     let shared = xen.share(SELF, 1, Access::ReadWrite).expect("shares");

@@ -78,7 +78,6 @@ pub struct Packet {
     extras: u8,
     refusal: Option<Refusal>,
     gso: Option<(u8, u16)>,
-    hash: Option<[u8; 4]>,
     ids: ArrayVec<u16, SLOTS_FATAL>,
     parts: ArrayVec<Part, SLOTS_FATAL>,
 }
@@ -100,11 +99,6 @@ impl Packet {
     #[inline]
     pub fn gso(&self) -> Option<(u8, u16)> {
         self.gso
-    }
-
-    /// The hash that the guest computed, in wire order.
-    pub fn hash(&self) -> Option<[u8; 4]> {
-        self.hash
     }
 
     /// Why it is to be answered with an error instead of sent.
@@ -135,7 +129,8 @@ impl Packet {
     fn start(&mut self, first: TxRequest) {
         // Field by field: a whole new value would be copied with all its empty room.
         (self.size, self.flags, self.extras) = (first.size, first.flags, 0);
-        (self.refusal, self.gso, self.hash) = (None, None, None);
+        self.refusal = None;
+        self.gso = None;
         self.ids.clear();
         self.parts.clear();
         self.ids.push(first.id);
@@ -169,7 +164,7 @@ impl Packet {
                 self.gso = Some((gso_type, size));
             }
             Kind::McastAdd(_) | Kind::McastDel(_) => self.refusal = Some(Refusal::Multicast),
-            Kind::Hash { value, .. } => self.hash = Some(value),
+            Kind::Hash { .. } => {}
             Kind::Unknown(kind) => return Err(Fault::Extra(kind)),
         }
         Ok(())
@@ -321,7 +316,7 @@ mod tests {
             request(1, 0, 4096, TxFlags::empty()),
         ];
         let packet = &assemble(&slots).unwrap()[0];
-        assert_eq!((packet.gso(), packet.hash()), (Some((GSO_TCPV4, 1448)), Some([1, 2, 3, 4])));
+        assert_eq!(packet.gso(), Some((GSO_TCPV4, 1448)));
         assert_eq!((packet.extras(), sizes(packet)), (2, vec![904, 4096]));
     }
 

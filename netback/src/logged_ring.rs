@@ -56,10 +56,6 @@ impl<P: Protocol, M: Memory, K: Memory> LoggedRing<P, M, K> {
             Some(response_log) => response_log.push(&mut self.ring, responses),
         }
     }
-
-    pub(crate) fn into_memory(self) -> M {
-        self.ring.into_memory()
-    }
 }
 
 impl<P, M, K> Deref for LoggedRing<P, M, K> {

@@ -167,16 +167,6 @@ impl<M: Memory, K: Memory> Rx<M, K> {
         Ok(self.ring.seen())
     }
 
-    /// Requests taken and not yet answered.
-    pub fn unanswered(&self) -> u32 {
-        self.ring.unanswered()
-    }
-
-    /// Gives the ring's memory back.
-    pub fn into_memory(self) -> M {
-        self.ring.into_memory()
-    }
-
     fn enough(&mut self, needed: usize) -> Result<bool, Fault> {
         if needed > SLOTS_MIN {
             return Ok(false);

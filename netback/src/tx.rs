@@ -116,11 +116,6 @@ impl<M: Memory, K: Memory> Tx<M, K> {
     pub fn slots(&self) -> u32 {
         self.ring.size()
     }
-
-    /// Gives the ring's memory back.
-    pub fn into_memory(self) -> M {
-        self.ring.into_memory()
-    }
 }
 
 #[inline]

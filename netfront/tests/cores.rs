@@ -1,6 +1,5 @@
 //! Random scripts through the harness that the fuzz targets also run.
 
-#[path = "../fuzz/harness.rs"]
 mod harness;
 
 use proptest::prelude::*;

@@ -57,7 +57,7 @@ impl Entry {
     }
 
     /// Owner: ends access. `true` if the entry is free now; otherwise the peer still has the page mapped, it cannot
-    /// be mapped again, and [`Entry::idle`] returns `true` once the peer has unmapped it.
+    /// be mapped again, and `revoke` returns `true` once the peer has unmapped it.
     pub fn revoke(&self) -> bool {
         let mut now = self.head.load(Ordering::Relaxed);
         // A peer that never lets the exchange succeed is treated as one that has the page mapped.
@@ -71,9 +71,9 @@ impl Entry {
         false
     }
 
-    /// Owner: whether the page is not mapped. `Acquire`: the peer's accesses happened before, so the page can be
-    /// reused.
-    pub fn idle(&self) -> bool {
+    /// Owner: whether the page is not mapped.
+    #[cfg(test)]
+    pub(super) fn idle(&self) -> bool {
         self.head.load(Ordering::Acquire) & PINNED == 0
     }
 

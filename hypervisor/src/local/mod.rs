@@ -18,6 +18,7 @@ mod domain;
 mod entry;
 mod events;
 mod flip;
+#[cfg(any(test, fuzzing))]
 mod harness;
 mod layout;
 mod own_arena;
@@ -43,6 +44,7 @@ pub use wire::DomainInfo;
 #[doc(hidden)]
 pub mod internals {
     pub use super::arena::Arena;
+    #[cfg(any(test, fuzzing))]
     pub use super::harness::hostile;
     pub use super::layout::Layout;
     pub use super::wire::{MAX_MESSAGE, Reply, Request};

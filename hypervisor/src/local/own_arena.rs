@@ -136,7 +136,7 @@ impl ArenaState {
         });
     }
 
-    /// Ends the balloon of a frame that the peer transferred back; `false` if it was not given up.
+    /// Removes a frame that the peer transferred back from `ballooned`; `false` if it was not given up.
     pub(super) fn end_balloon(&mut self, frame: u32) -> bool {
         let ballooned = self.ballooned.contains(frame as usize);
         if ballooned {

@@ -352,6 +352,7 @@ impl Registry {
     ///
     /// # Panics
     /// If one is violated.
+    #[cfg(any(test, fuzzing))]
     pub(super) fn check(&self) {
         assert!(self.domains.contains_key(&DomId::DOM0) && self.domains.len() <= MAX_DOMAINS);
         let mut names = std::collections::HashSet::new();

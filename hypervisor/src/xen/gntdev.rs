@@ -6,7 +6,7 @@ use super::node::Node;
 use super::region;
 use crate::error::{Error, Result};
 use crate::map::{INLINE_PAGES, Mapping, Page, Unmap};
-use crate::{Access, DomId, EventPort, GrantRef, PAGE_SIZE};
+use crate::{Access, DomId, GrantRef, PAGE_SIZE};
 use nix::errno::Errno;
 use ring_abi::grant::Status;
 use smallvec::SmallVec;
@@ -32,27 +32,6 @@ impl Gntdev {
         };
         // SAFETY: just mapped; only `unmap` below unmaps them.
         Ok(unsafe { Mapping::new(pages, access, self.clone()) })
-    }
-
-    /// Requests that the kernel, when `mapping` is unmapped or this process exits, clears the byte `clear` of its
-    /// first page and sends an event through `port`, a local port.
-    pub(super) fn notify_on_unmap(
-        &self,
-        mapping: &Mapping,
-        clear: Option<usize>,
-        port: Option<EventPort>,
-    ) -> Result<()> {
-        let action = clear.map_or(0, |_| abi::CLEAR_BYTE) | port.map_or(0, |_| abi::SEND_EVENT);
-        if mapping.pages() == 0 {
-            return Ok(());
-        }
-        let index = mapping.token(0) + clear.unwrap_or(0) as u64;
-        let event_channel_port = port.map_or(0, |p| p.0);
-        let mut argument = abi::UnmapNotify { index, action, event_channel_port };
-        // SAFETY: the structure that this ioctl takes.
-        unsafe { self.node.ioctl(abi::SET_UNMAP_NOTIFY, &raw mut argument) }
-            .map(drop)
-            .map_err(|e| Error::io("set up the notification of an unmap", e))
     }
 
     fn map_pages(

@@ -41,20 +41,6 @@ impl Xen {
         Ok(Self { domid: xenbus::own_domid()?, gntdev, gntalloc: OnceLock::new() })
     }
 
-    /// Requests that the kernel, when `mapping` is unmapped or this process exits, clears the byte `clear` of its
-    /// first page and sends an event through `port`, a local port.
-    ///
-    /// # Errors
-    /// [`Error::Io`] where the kernel refuses, as for a read-only mapping.
-    pub fn notify_on_unmap(
-        &self,
-        mapping: &Mapping,
-        clear: Option<usize>,
-        port: Option<EventPort>,
-    ) -> Result<()> {
-        self.gntdev.notify_on_unmap(mapping, clear, port)
-    }
-
     fn gntalloc(&self) -> Result<&Arc<gntalloc::Gntalloc>> {
         if let Some(open) = self.gntalloc.get() {
             return Ok(open);
