@@ -96,35 +96,38 @@ impl Pages {
         bytes
     }
 
-    /// The pages by their address alone, borrowed: a ring's half over this has no reference count to drop, so that
-    /// the compiler can keep the half's state in registers, as it does with C's.
-    pub fn view(&self) -> View<'_> {
-        View { base: self.base(), len: self.len(), pages: PhantomData }
+    /// The first page, borrowed, by its address alone: a ring's half over this has no reference count to drop and
+    /// knows its size, so that the compiler can keep the half's state in registers, as it does with C's.
+    ///
+    /// # Panics
+    /// If there is no page.
+    pub fn first(&self) -> PageRef<'_> {
+        assert!(!self.0.is_empty());
+        PageRef { base: self.base(), pages: PhantomData }
     }
 }
 
-/// Borrowed [`Pages`].
+/// The first page of borrowed [`Pages`].
 #[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
+pub struct PageRef<'a> {
     base: NonNull<u8>,
-    len: usize,
     pages: PhantomData<&'a Pages>,
 }
 
 // SAFETY: as `Pages`, which is both `Send` and `Sync`; the memory is reached as atomic words only.
-unsafe impl Send for View<'_> {}
+unsafe impl Send for PageRef<'_> {}
 // SAFETY: as above.
-unsafe impl Sync for View<'_> {}
+unsafe impl Sync for PageRef<'_> {}
 
-// SAFETY: as `Pages`, which outlives the view.
-unsafe impl Memory for View<'_> {
+// SAFETY: as `Pages`, which outlives the borrow.
+unsafe impl Memory for PageRef<'_> {
     #[inline(always)]
     fn base(&self) -> NonNull<u8> {
         self.base
     }
     #[inline(always)]
     fn len(&self) -> usize {
-        self.len
+        PAGE_SIZE
     }
 }
 
@@ -203,7 +206,8 @@ mod tests {
         other.words().store32(PAGE_SIZE + 8, 0x0403_0201);
         assert_eq!(pages.word(PAGE_SIZE + 8).load(Relaxed), 0x0403_0201);
         assert_eq!(pages.bytes()[PAGE_SIZE + 8..][..4], [1, 2, 3, 4]);
-        assert_eq!(words(&pages.view()).load32(PAGE_SIZE + 8), 0x0403_0201);
+        other.words().store32(8, 5);
+        assert_eq!((words(&pages.first()).load32(8), pages.first().len()), (5, PAGE_SIZE));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use ring_abi::GrantRef;
 use ring_abi::blkif::{Io, OP_READ, Request, Response, Segment, Status, X86_64};
 use ring_abi::ring::{Back, Front};
-use ring_abi::testing::{Pages, View};
+use ring_abi::testing::{PageRef, Pages};
 use std::arch::asm;
 use std::hint::spin_loop;
 
@@ -29,8 +29,8 @@ fn consume<T>(value: &T) {
     unsafe { asm!("/* {0} */", in(reg) value, options(nostack, preserves_flags)) }
 }
 
-type FrontHalf<'a> = Front<X86_64, View<'a>>;
-type BackHalf<'a> = Back<X86_64, View<'a>>;
+type FrontHalf<'a> = Front<X86_64, PageRef<'a>>;
+type BackHalf<'a> = Back<X86_64, PageRef<'a>>;
 
 #[inline(always)]
 fn ask(front: &mut FrontHalf<'_>, request: &mut Request, id: &mut u64, count: u32) {
@@ -78,8 +78,8 @@ fn reap(front: &mut FrontHalf<'_>) -> u32 {
 /// Both halves in turns on one thread; the requests answered.
 #[inline(never)]
 pub fn one_thread(page: &Pages, batches: u32, batch: u32, segments: u8) -> u64 {
-    let mut front = FrontHalf::init(page.view()).expect("one page");
-    let mut back = BackHalf::attach(page.view()).expect("one page");
+    let mut front = FrontHalf::init(page.first()).expect("one page");
+    let mut back = BackHalf::attach(page.first()).expect("one page");
     let (mut request, mut id, mut done) = (prepared(segments), 0, 0);
     let mut found = Request::default();
     for _ in 0..batches {
@@ -93,7 +93,7 @@ pub fn one_thread(page: &Pages, batches: u32, batch: u32, segments: u8) -> u64 {
 
 /// Prepares a ring that [`front`] and [`back`] then share.
 pub fn init(page: &Pages) -> FrontHalf<'_> {
-    FrontHalf::init(page.view()).expect("one page")
+    FrontHalf::init(page.first()).expect("one page")
 }
 
 /// The front half, polling: sends whenever `batch` slots are free.
@@ -115,7 +115,7 @@ pub fn front(mut front: FrontHalf<'_>, requests: u64, batch: u32, segments: u8) 
 /// The back half, polling.
 #[inline(never)]
 pub fn back(page: &Pages, requests: u64) {
-    let mut back = BackHalf::attach(page.view()).expect("one page");
+    let mut back = BackHalf::attach(page.first()).expect("one page");
     let (mut done, mut found) = (0, Request::default());
     while done < requests {
         let served = serve(&mut back, &mut found);
