@@ -75,9 +75,9 @@ fn transfer(from: &Namespace, to: &Namespace, address: &'static str) -> Seen {
     let receiver = to.spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(BOUND)).unwrap();
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).unwrap();
-        bytes == bytes(1, BYTES)
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).unwrap();
+        received == bytes(1, BYTES)
     });
     let sender = from.spawn(move || {
         let mut stream = TcpStream::connect((address, 5000)).unwrap();

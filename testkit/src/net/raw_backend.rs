@@ -44,7 +44,7 @@ impl RawBackend {
         };
         let tx = Back::attach(map("tx-ring-ref")).unwrap();
         let rx = Back::attach(map("rx-ring-ref")).unwrap();
-        let event = dom0.connect(domid, EventPort(front.need("event-channel").unwrap())).unwrap();
+        let event = dom0.bind_interdomain(domid, EventPort(front.need("event-channel").unwrap())).unwrap();
         end.publish(&mut client, &Keys::default(), XenbusState::Connected).unwrap();
         until(&mut nic, Nic::is_up);
         (nic, RawBackend { tx, rx, event, device, client })
