@@ -43,9 +43,9 @@ fn transfer(from: &Host, to: &Host, address: &'static str, len: usize) {
     let received = to.start(move || {
         let (mut stream, _) = listener.accept().expect("accept");
         stream.set_read_timeout(Some(common::BOUND)).expect("time-out");
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).expect("read");
-        bytes == bytes(1, len)
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).expect("read");
+        received == bytes(1, len)
     });
     from.run(move || {
         let mut stream = TcpStream::connect((address, 5000)).expect("connect");
