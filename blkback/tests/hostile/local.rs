@@ -1,4 +1,5 @@
-//! The attacks' world in threads: a machine on the local hypervisor, with a guest that attacks and one that does not.
+//! The attacks' world in threads: a machine on the local hypervisor, with a guest that attacks and one that does
+//! not.
 
 use std::sync::Arc;
 
@@ -23,7 +24,7 @@ struct Threads {
 }
 
 /// `persistent`: pages stay mapped, as the frontend asks for.
-pub(crate) fn world(persistent: bool) -> Option<Box<dyn World>> {
+pub(crate) fn world(persistent: bool) -> Box<dyn World> {
     let machine = Machine::new();
     let hv = machine.domain(DomId::DOM0);
     let mut driver = VbdDriver::new(hv.clone());
@@ -34,7 +35,7 @@ pub(crate) fn world(persistent: bool) -> Option<Box<dyn World>> {
     let device = machine.attach(GUEST, XVDA, &params);
     let other = Seat { device: machine.attach(OTHER, XVDA, &params), hv: machine.domain(OTHER), persistent };
     let attacker = machine.domain(GUEST);
-    Some(Box::new(Threads { attacker, other, device, back, machine }))
+    Box::new(Threads { attacker, other, device, back, machine })
 }
 
 impl World for Threads {

@@ -18,8 +18,8 @@ struct Guest {
     other: Seat,
 }
 
-pub(crate) fn world() -> Option<Box<dyn World>> {
-    let named = std::env::var("XPV_VBDS").ok()?;
+pub(crate) fn world() -> Box<dyn World> {
+    let named = std::env::var("XPV_VBDS").expect("the scenario names devices");
     let (attacked, other) = named.split_once('/').expect("XPV_VBDS is DEVICE/DEVICE");
     let persistent = std::env::var_os("XPV_PERSISTENT").is_some();
     let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open().expect("the device nodes"));
@@ -29,7 +29,7 @@ pub(crate) fn world() -> Option<Box<dyn World>> {
     };
     let guest = Guest { seat: seat(attacked), other: seat(other) };
     guest.start_again();
-    Some(Box::new(guest))
+    Box::new(guest)
 }
 
 impl Guest {

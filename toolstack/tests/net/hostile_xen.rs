@@ -1,4 +1,5 @@
-//! The attacks' world on a real Xen host: this program runs in a guest, and attacks the backend in dom0.
+//! The attacks' world on a real Xen host: this program, built with `--cfg xen_host`, runs in a guest and attacks the
+//! backend in dom0.
 //!
 //! `XPV_VIFS=0/1/2` names the vif to attack with and two honest ones on the same bridge. What only dom0 can see is
 //! left to the scenario: lines `closed DEVICE: WORDS` say what its backend must have told.
@@ -17,8 +18,8 @@ struct Guest {
     honest: [Nic; 2],
 }
 
-pub(super) fn world() -> Option<Box<dyn World>> {
-    let named = std::env::var("XPV_VIFS").ok()?;
+pub(super) fn world() -> Box<dyn World> {
+    let named = std::env::var("XPV_VIFS").expect("the scenario names vifs");
     let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open().expect("the device nodes"));
     let seats: Vec<Seat> = named
         .split('/')
@@ -29,7 +30,7 @@ pub(super) fn world() -> Option<Box<dyn World>> {
         .collect();
     let [seat, a, b] = <[Seat; 3]>::try_from(seats).ok().expect("XPV_VIFS is VIF/VIF/VIF");
     seat.start_again();
-    Some(Box::new(Guest { seat, honest: [&a, &b].map(open) }))
+    Box::new(Guest { seat, honest: [&a, &b].map(open) })
 }
 
 impl World for Guest {
