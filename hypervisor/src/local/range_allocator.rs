@@ -55,7 +55,9 @@ impl RangeAllocator {
             }
             start = self.next_free(start + len)?;
         }
-        self.free.remove_range(start as usize..(start + count) as usize);
+        for number in start..start + count {
+            self.free.remove(number as usize);
+        }
         self.available -= count;
         self.lowest = if start == first { start + count } else { first };
         Some(start)
