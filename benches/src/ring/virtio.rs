@@ -51,7 +51,8 @@ impl Virtqueue {
         assert!(queue.is_valid(&memory));
         let host =
             |at: u32| memory.get_host_address(GuestAddress(at.into())).expect("guest memory").cast::<u16>();
-        let (avail, used) = (host(AVAIL), host(USED));
+        let avail = host(AVAIL);
+        let used = host(USED);
         Self { memory, queue, avail, used, sent: 0 }
     }
 

@@ -58,7 +58,7 @@ def find_counting(say=lambda line: None) -> Qemu:
     version = _version(usual)
     if _major(version) <= COUNTS:
         return usual
-    say(f"QEMU {version} cannot count instructions of a PV dom0 ({BAD_COUNT!r}): using {COUNTS}.x from the archive")
+    say(f"QEMU {version} is too new to count instructions ({BAD_COUNT!r}): using {COUNTS}.x of the archive")
     return _unpacked(packages.unpacked(f"qemu-{COUNTS}", lambda: _counting_packages(version), say))
 
 
@@ -67,9 +67,9 @@ def _counting_packages(version: str) -> list[str]:
     counting = [each for each in offered if _major(each.partition(":")[2]) <= COUNTS]
     if not counting:
         raise packages.Missing(
-            f"instructions are counted by QEMU's -icount, which fails in QEMU {version} with {BAD_COUNT!r} and works up to "
-            f"{COUNTS}.2, but apt offers qemu-system-x86 {', '.join(offered) or 'not at all'}: add Debian 12 (bookworm) "
-            f"to apt's sources, or put a qemu-system-x86_64 of version {COUNTS}.2 first in PATH"
+            f"QEMU {version} is too new to count instructions: -icount works with a PV dom0 up to {COUNTS}.2 and ends with "
+            f"{BAD_COUNT!r} in 10.0; apt offers {', '.join(offered) or 'no qemu-system-x86'}: add Debian 12 (bookworm) to "
+            f"apt's sources, or put a qemu-system-x86_64 of version {COUNTS}.2 first in PATH"
         )
     return packages.needed_by("qemu-system-x86", counting[0])
 
