@@ -53,11 +53,6 @@ impl Against {
         Ok(Self { checkout, pairs, programs: OnceCell::new(), counted })
     }
 
-    /// The other revision's commit.
-    pub fn commit(&self) -> &str {
-        self.checkout.commit()
-    }
-
     /// Builds the other revision's benches, which rows with a clock need.
     ///
     /// # Errors
@@ -89,11 +84,8 @@ impl Against {
         match entry.method {
             Method::Timed { .. } => self.compare_timed(entry),
             Method::Counted(counted) => {
-                let progress =
-                    Progress::spinner(&format!("{}: scenario {} twice", entry.name, counted.scenario));
                 let pair = self.counted.pair(counted, self.checkout.label())?;
-                drop(progress);
-                Comparison::exact(entry, counted.case, pair)
+                Comparison::exact(entry, self.checkout.commit(), counted.case, pair)
             }
         }
     }
@@ -113,6 +105,6 @@ impl Against {
             pairs.push((new?, old?));
         }
         drop(progress);
-        Comparison::of(entry, &pairs)
+        Comparison::of(entry, self.checkout.commit(), &pairs)
     }
 }

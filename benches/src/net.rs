@@ -21,7 +21,7 @@ const TIME: Duration = Duration::from_millis(700);
 const DPDK_PAIRS: usize = 5;
 const PAIRS: usize = 7;
 
-/// Measures both by turns and keeps the first error.
+/// Measures both alternately and keeps the first error.
 fn row(
     name: &'static str,
     what: &str,

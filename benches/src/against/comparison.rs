@@ -22,11 +22,13 @@ pub struct Comparison {
     pub this: f64,
     /// Median of the other revision's samples.
     pub that: f64,
+    /// The other revision's commit.
+    pub revision: String,
     /// Of both figures.
     pub unit: String,
     /// How many pairs were measured.
     pub pairs: usize,
-    /// How many times better this tree is: above 1 better, below 1 worse, be the figures rates or times.
+    /// How many times better this tree is: above 1 better, below 1 worse, whether figures are rates or times.
     pub ratio: f64,
     /// Lower end of the ratio's interval; none where one pair is exact.
     pub low: Option<f64>,
@@ -43,7 +45,7 @@ impl Comparison {
     ///
     /// # Errors
     /// The samples of the two do not have the same cases or unit, or one is not a positive number.
-    pub(super) fn of(entry: &Entry, pairs: &[(Sample, Sample)]) -> Result<Self, String> {
+    pub(super) fn of(entry: &Entry, revision: &str, pairs: &[(Sample, Sample)]) -> Result<Self, String> {
         let shape = |sample: &Sample| {
             let cases: Vec<String> = sample.cases.iter().map(|case| case.case.clone()).collect();
             (sample.unit.clone(), cases)
@@ -59,7 +61,7 @@ impl Comparison {
         }
         let case = |i: usize| {
             let figures = pairs.iter().map(|(this, that)| (this.cases[i].value, that.cases[i].value));
-            Self::case(entry, &names[i], &unit, &figures.collect::<Vec<_>>())
+            Self::case(entry, revision, &names[i], &unit, &figures.collect::<Vec<_>>())
         };
         let mut cases = (0..names.len()).map(case).collect::<Result<Vec<_>, String>>()?;
         cases.sort_by(|a, b| a.high.unwrap_or(a.ratio).total_cmp(&b.high.unwrap_or(b.ratio)));
@@ -71,7 +73,13 @@ impl Comparison {
         Ok(lowest)
     }
 
-    fn case(entry: &Entry, case: &str, unit: &str, pairs: &[(f64, f64)]) -> Result<Self, String> {
+    fn case(
+        entry: &Entry,
+        revision: &str,
+        case: &str,
+        unit: &str,
+        pairs: &[(f64, f64)],
+    ) -> Result<Self, String> {
         let ratios = ratios(entry.better, pairs)?;
         let Interval { ratio, low, high } = Interval::of(&ratios);
         Ok(Self {
@@ -79,6 +87,7 @@ impl Comparison {
             what: described(entry, case),
             this: median(pairs.iter().map(|pair| pair.0)),
             that: median(pairs.iter().map(|pair| pair.1)),
+            revision: revision.to_owned(),
             unit: unit.to_owned(),
             pairs: pairs.len(),
             ratio,
@@ -92,13 +101,14 @@ impl Comparison {
     ///
     /// # Errors
     /// A figure is not a positive number.
-    pub(super) fn exact(entry: &Entry, case: &str, pair: (f64, f64)) -> Result<Self, String> {
+    pub(super) fn exact(entry: &Entry, revision: &str, case: &str, pair: (f64, f64)) -> Result<Self, String> {
         let ratio = ratios(entry.better, &[pair])?[0];
         Ok(Self {
             row: entry.name,
             what: described(entry, case),
             this: pair.0,
             that: pair.1,
+            revision: revision.to_owned(),
             unit: UNIT.to_owned(),
             pairs: 1,
             ratio,
@@ -157,17 +167,17 @@ mod tests {
     #[test]
     fn slower_time_and_lower_rate_are_worse() {
         let slower = pairs(|i| (110.0 * noise(i), 100.0));
-        assert!(Comparison::of(find("R1").unwrap(), &slower).unwrap().worse);
-        assert!(!Comparison::of(find("B1").unwrap(), &slower).unwrap().worse);
+        assert!(Comparison::of(find("R1").unwrap(), "abc", &slower).unwrap().worse);
+        assert!(!Comparison::of(find("B1").unwrap(), "abc", &slower).unwrap().worse);
         let faster = pairs(|i| (90.0 * noise(i), 100.0));
-        assert!(!Comparison::of(find("R1").unwrap(), &faster).unwrap().worse);
-        assert!(Comparison::of(find("B1").unwrap(), &faster).unwrap().worse);
+        assert!(!Comparison::of(find("R1").unwrap(), "abc", &faster).unwrap().worse);
+        assert!(Comparison::of(find("B1").unwrap(), "abc", &faster).unwrap().worse);
     }
 
     #[test]
     fn interval_that_reaches_the_limit_is_not_worse() {
         let wide = pairs(|i| (if i % 4 == 0 { 100.0 } else { 90.0 }, 100.0));
-        let comparison = Comparison::of(find("B1").unwrap(), &wide).unwrap();
+        let comparison = Comparison::of(find("B1").unwrap(), "abc", &wide).unwrap();
         assert!(comparison.ratio < WORSE_BELOW && !comparison.worse, "{comparison}");
     }
 
@@ -178,7 +188,7 @@ mod tests {
         };
         let pairs: Vec<_> =
             (0..11).map(|i| (both(10.0 * noise(i), 36.0 * noise(i)), both(10.0, 30.0))).collect();
-        let comparison = Comparison::of(find("R1").unwrap(), &pairs).unwrap();
+        let comparison = Comparison::of(find("R1").unwrap(), "abc", &pairs).unwrap();
         assert!(
             comparison.worse && comparison.what.contains("11 segments (stricter; the other: 1.0"),
             "{comparison}"
@@ -188,17 +198,17 @@ mod tests {
 
     #[test]
     fn exact_pair_has_no_interval() {
-        let comparison = Comparison::exact(find("X1").unwrap(), "depth 1", (100.0, 96.0)).unwrap();
+        let comparison = Comparison::exact(find("X1").unwrap(), "abc", "depth 1", (100.0, 96.0)).unwrap();
         assert!(comparison.worse && comparison.low.is_none(), "{comparison}");
-        assert!(!Comparison::exact(find("X1").unwrap(), "depth 1", (100.0, 98.0)).unwrap().worse);
+        assert!(!Comparison::exact(find("X1").unwrap(), "abc", "depth 1", (100.0, 98.0)).unwrap().worse);
     }
 
     #[test]
     fn different_cases_or_empty_figures_are_refused() {
         let entry = find("R1").unwrap();
         let odd = (Sample::single("ns", 1.0), Sample::new("ns", [("1 segment".to_owned(), 1.0)]));
-        assert!(Comparison::of(entry, &[odd]).unwrap_err().contains("different things"));
+        assert!(Comparison::of(entry, "abc", &[odd]).unwrap_err().contains("different things"));
         let nothing = (Sample::single("ns", 0.0), Sample::single("ns", 1.0));
-        assert!(Comparison::of(entry, &[nothing]).unwrap_err().contains("cannot be compared"));
+        assert!(Comparison::of(entry, "abc", &[nothing]).unwrap_err().contains("cannot be compared"));
     }
 }

@@ -3,6 +3,7 @@
 //! The scenario and the program that reads the counters are the measuring instrument: both sides are measured with this
 //! tree's, so that only what is measured differs.
 
+use super::progress::Progress;
 use crate::xen::{Counted, Figures, scenario};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -31,6 +32,8 @@ impl CountedPair {
     }
 
     fn measure(&self, name: &str, label: &str) -> Both {
+        let _progress =
+            Progress::spinner(&format!("scenario {name}, with xpv of this tree and with that of {label}"));
         let this = scenario(name, None).map_err(|why| format!("this tree: {why}"))?;
         let that = scenario(name, Some(&self.checkout)).map_err(|why| format!("{label}: {why}"))?;
         Ok((this, that))

@@ -10,6 +10,9 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const PROGRAM: &str = "dpdk-testpmd";
+const PACKAGE: &str = "dpdk-dev";
+/// Of 2 MiB.
+const HUGE_PAGES: u32 = 512;
 /// Longest that a process may take to start or to connect.
 const BOUND: Duration = Duration::from_secs(20);
 /// Of the figures that it prints each second, the first and the last are of parts of a second.
@@ -24,9 +27,6 @@ impl Drop for Process {
         let _ = self.0.wait();
     }
 }
-
-const PACKAGE: &str = "dpdk-dev";
-const HUGE_PAGES: u32 = 512;
 
 /// Says what is missing, if anything is.
 ///

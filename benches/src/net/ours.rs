@@ -123,7 +123,7 @@ fn pump(a: &mut Nic, b: &mut Nic, bytes: &[u8], into: &mut [u8], time: Duration)
     }
 }
 
-/// Nanoseconds of one core for a frame out of a guest, both sides on one thread by turns.
+/// Nanoseconds of one core for a frame out of a guest, both sides alternately on one thread.
 ///
 /// # Errors
 /// Whatever went wrong, in words.

@@ -76,7 +76,7 @@ fn reap(front: &mut FrontHalf<'_>) -> u32 {
     reaped
 }
 
-/// Both halves in turns on one thread; the requests answered.
+/// Both halves alternately on one thread; the requests answered.
 #[inline(never)]
 pub fn one_thread(page: &Pages, batches: u32, batch: u32, segments: u8) -> u64 {
     let mut front = FrontHalf::init(page.first()).expect("one page");

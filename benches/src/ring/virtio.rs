@@ -84,7 +84,7 @@ impl Virtqueue {
         unsafe { AtomicU16::from_ptr(self.used.add(1)) }.load(Ordering::Acquire)
     }
 
-    /// Both halves in turns on one thread; the chains answered.
+    /// Both halves alternately on one thread; the chains answered.
     #[inline(never)]
     pub fn one_thread(&mut self, batches: u32, batch: u16) -> u64 {
         let mut done = 0;
