@@ -65,12 +65,24 @@ impl Comparison {
         };
         let mut cases = (0..names.len()).map(case).collect::<Result<Vec<_>, String>>()?;
         cases.sort_by(|a, b| a.high.unwrap_or(a.ratio).total_cmp(&b.high.unwrap_or(b.ratio)));
-        let others: Vec<String> = cases.iter().skip(1).map(|other| format!("{:.3}", other.ratio)).collect();
+        let others: Vec<String> = cases.iter().skip(1).map(Self::in_short).collect();
         let mut lowest = cases.into_iter().next().ok_or("a sample without figures")?;
         if !others.is_empty() {
-            lowest.what = format!("{} (stricter; the other: {})", lowest.what, others.join(", "));
+            lowest.what = format!("{} (the other: {})", lowest.what, others.join(", "));
         }
         Ok(lowest)
+    }
+
+    /// The ratio and its interval.
+    fn in_short(&self) -> String {
+        format!("{:.3}, {}", self.ratio, self.interval())
+    }
+
+    fn interval(&self) -> String {
+        match (self.low, self.high) {
+            (Some(low), Some(high)) => format!("{low:.3} to {high:.3}"),
+            _ => "exact".to_owned(),
+        }
     }
 
     fn case(
@@ -138,10 +150,7 @@ pub const HEAD: &str = "row        this       that unit       ratio  95 % interv
 impl fmt::Display for Comparison {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { row, what, this, that, unit, ratio, .. } = self;
-        let interval = match (self.low, self.high) {
-            (Some(low), Some(high)) => format!("{low:.3} to {high:.3}"),
-            _ => "exact".to_owned(),
-        };
+        let interval = self.interval();
         let verdict = if self.worse { "worse" } else { "not worse" };
         write!(
             f,
@@ -189,10 +198,7 @@ mod tests {
         let pairs: Vec<_> =
             (0..11).map(|i| (both(10.0 * noise(i), 36.0 * noise(i)), both(10.0, 30.0))).collect();
         let comparison = Comparison::of(find("R1").unwrap(), "abc", &pairs).unwrap();
-        assert!(
-            comparison.worse && comparison.what.contains("11 segments (stricter; the other: 1.0"),
-            "{comparison}"
-        );
+        assert!(comparison.worse && comparison.what.contains("11 segments (the other: 1.0"), "{comparison}");
         assert_eq!(comparison.that, 30.0);
     }
 
