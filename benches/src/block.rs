@@ -29,7 +29,7 @@ const IMAGE: usize = 256 << 20;
 /// # Errors
 /// The peer is missing, or the machine does not come up.
 pub fn b1() -> Result<Row, String> {
-    let setup = Setup { ring_page_order: 2, spin: Duration::from_micros(200) };
+    let setup = Setup { ring_page_order: 2, busy_poll: Duration::from_micros(200) };
     let mut machine = Machine::new("null:107374182400", setup)?;
     let failed = RefCell::new(None);
     let pairs = interleave(
@@ -47,7 +47,7 @@ pub fn b1() -> Result<Row, String> {
 /// As [`b1`].
 pub fn b2() -> Result<Row, String> {
     let image = Image::new()?;
-    let setup = Setup { ring_page_order: 0, spin: Duration::from_micros(20) };
+    let setup = Setup { ring_page_order: 0, busy_poll: Duration::from_micros(20) };
     let mut machine = Machine::new(&image.path_text(), setup)?;
     let (failed, file) = (RefCell::new(None), format!("--filename={}", image.path.display()));
     let arguments = ["--ioengine=io_uring", "--direct=1", &file];
@@ -66,7 +66,7 @@ pub fn b2() -> Result<Row, String> {
 /// As [`b1`].
 pub fn b4_nbd() -> Result<Row, String> {
     let image = Image::new()?;
-    let setup = Setup { ring_page_order: 0, spin: Duration::from_micros(20) };
+    let setup = Setup { ring_page_order: 0, busy_poll: Duration::from_micros(20) };
     let mut machine = Machine::new(&format!("raw:{}", image.path.display()), setup)?;
     let socket = image.dir.path().join("nbd.sock");
     // A copy: our disk holds a lock that qemu-nbd's own would meet, and both would share one page cache.

@@ -12,7 +12,7 @@ use ring_abi::ring::Protocol;
 use ring_abi::shm::{Memory, Slot};
 
 use crate::check::Limits;
-use crate::queue::{Op, Queue, Task};
+use crate::queue::{DiskRequest, Operation, Queue};
 
 #[repr(align(4096))]
 struct Page(UnsafeCell<[u8; PAGE_SIZE]>);
@@ -44,7 +44,7 @@ unsafe impl Memory for Pages {
     }
 }
 
-/// Plays a script of bytes against both layouts: no panic, no impossible task, whatever it is.
+/// Plays a script of bytes against both layouts: no panic, no impossible request, whatever it is.
 pub fn hostile(script: &[u8]) {
     play::<X86_64>(script);
     play::<X86_32>(script);
@@ -60,7 +60,7 @@ fn play<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
     let Some((&first, script)) = script.split_first() else { return };
     let (memory, limits) = (Pages::new(1 << (first >> 6 & 1)), limits(first));
     let Ok(mut queue) = Queue::<P, Pages>::attach(memory.clone(), limits) else { return };
-    let mut open: Vec<Task> = Vec::new();
+    let mut open: Vec<DiskRequest> = Vec::new();
     for step in script.chunks_exact(8) {
         let value = u32::from_le_bytes([step[4], step[5], step[6], step[7]]);
         let words = memory.words();
@@ -78,8 +78,8 @@ fn play<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
             }
             4 => words.store32(0, value),
             5 if !open.is_empty() => {
-                let task = open.swap_remove(usize::from(step[1]) % open.len());
-                queue.complete(task.job, if step[2] & 1 == 0 { Status::OKAY } else { Status::ERROR });
+                let request = open.swap_remove(usize::from(step[1]) % open.len());
+                queue.complete(request.tag, if step[2] & 1 == 0 { Status::OKAY } else { Status::ERROR });
             }
             6 => {
                 let _ = queue.commit();
@@ -90,28 +90,28 @@ fn play<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
             _ => match queue.poll() {
                 Err(_) => return,
                 Ok(None) => {}
-                Ok(Some(task)) => {
-                    possible(&task, &limits);
-                    open.push(task);
+                Ok(Some(request)) => {
+                    possible(&request, &limits);
+                    open.push(request);
                 }
             },
         }
-        let jobs: BTreeSet<_> = open.iter().map(|t| t.job).collect();
-        assert_eq!(jobs.len(), open.len(), "a job given out twice");
+        let tags: BTreeSet<_> = open.iter().map(|t| t.tag).collect();
+        assert_eq!(tags.len(), open.len(), "a tag in use twice");
         assert!(queue.in_flight() <= queue.size() && open.len() <= queue.in_flight());
     }
 }
 
-/// What every task promises to the engine.
-fn possible(task: &Task, limits: &Limits) {
+/// What every request promises to the engine.
+fn possible(request: &DiskRequest, limits: &Limits) {
     let mut sectors = 0;
-    for segment in &task.segments {
+    for segment in &request.segments {
         assert!(segment.first_sect <= segment.last_sect && segment.last_sect < 8);
         sectors += u64::from(segment.last_sect - segment.first_sect) + 1;
     }
     let unit = u64::from(limits.sector_size) / 512;
-    assert!(task.sector.is_multiple_of(unit) && sectors.is_multiple_of(unit));
-    assert!(task.sector.checked_add(sectors).is_some_and(|end| end <= limits.sectors));
-    assert_eq!(task.op == Op::Flush, sectors == 0);
-    assert!(task.op != Op::Write || !limits.read_only);
+    assert!(request.sector.is_multiple_of(unit) && sectors.is_multiple_of(unit));
+    assert!(request.sector.checked_add(sectors).is_some_and(|end| end <= limits.sectors));
+    assert_eq!(request.operation == Operation::Flush, sectors == 0);
+    assert!(request.operation != Operation::Write || !limits.read_only);
 }

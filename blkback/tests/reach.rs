@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use blkback::engine::{Done, Io, Mode, RamDisk, Spec, open};
+use blkback::engine::{Completion, IoRequest, Mode, RamDisk, Spec, open};
 use blkback::{DataPath, Disk, DiskInfo, Engine, Tuning, VbdDriver};
 use common::raw::{Raw, Seat};
 use common::{GUEST, Machine, XVDA, pattern};
@@ -32,20 +32,20 @@ impl Disk for Picky {
 
 struct PickyEngine {
     engine: Box<dyn Engine>,
-    refused: Vec<Done>,
+    refused: Vec<Completion>,
 }
 
 impl Engine for PickyEngine {
-    fn submit(&mut self, io: Box<Io>) -> Result<(), Box<Io>> {
-        if !io.is_guests() {
-            return self.engine.submit(io);
+    fn submit(&mut self, request: Box<IoRequest>) -> Result<(), Box<IoRequest>> {
+        if !request.is_guest_memory() {
+            return self.engine.submit(request);
         }
-        self.refused.push(Done { io, result: Err(io::Error::from_raw_os_error(libc::EFAULT)) });
+        self.refused.push(Completion { request, result: Err(io::Error::from_raw_os_error(libc::EFAULT)) });
         Ok(())
     }
-    fn poll(&mut self, done: &mut Vec<Done>) -> io::Result<()> {
-        done.append(&mut self.refused);
-        self.engine.poll(done)
+    fn poll(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
+        completions.append(&mut self.refused);
+        self.engine.poll(completions)
     }
     fn fd(&self) -> BorrowedFd<'_> {
         self.engine.fd()

@@ -27,7 +27,7 @@ pub(super) struct Setup {
     /// The ring's pages as a power of two.
     pub(super) ring_page_order: u32,
     /// How long each side polls before it sleeps.
-    pub(super) spin: Duration,
+    pub(super) busy_poll: Duration,
 }
 
 /// Everything that keeps the disk alive; dropped in this order.
@@ -69,8 +69,11 @@ impl Machine {
         let (stop, back) = serve(&sandbox, setup)?;
         let guest = sandbox.join(DomId(GUEST)).map_err(|e| e.to_string())?;
         let client = Client::new(guest.store().map_err(|e| e.to_string())?);
-        let options =
-            Options { ring_page_order: setup.ring_page_order, spin: setup.spin, ..Options::default() };
+        let options = Options {
+            ring_page_order: setup.ring_page_order,
+            busy_poll: setup.busy_poll,
+            ..Options::default()
+        };
         let disk = Disk::open_with(guest, client, XVDA, options).map_err(|e| e.to_string())?;
         Ok(Machine { disk, stop, back: Some(back), _sandbox: sandbox, _store: store })
     }
@@ -100,7 +103,7 @@ fn serve(sandbox: &Sandbox, setup: Setup) -> Result<(Arc<EventFd>, JoinHandle<()
     let stop = Arc::new(EventFd::new().map_err(|e| e.to_string())?);
     let told = stop.clone();
     let mut driver = VbdDriver::new(dom0);
-    driver.set_tuning(Tuning { spin: setup.spin, ..Tuning::default() });
+    driver.set_tuning(Tuning { busy_poll: setup.busy_poll, ..Tuning::default() });
     let back = std::thread::spawn(move || {
         if let Err(error) = xenstore::driver::run(client, 0, &mut driver, told.as_fd()) {
             eprintln!("the backend: {error}");
