@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::row::{Goal, Row, interleave};
-use blkfront::Op;
+use blkfront::Operation;
 use machine::{Machine, Setup};
 
 /// Requests in flight, ours and the peer's.
@@ -34,7 +34,7 @@ pub fn b1() -> Result<Row, String> {
     let failed = RefCell::new(None);
     let pairs = interleave(
         PAIRS,
-        || ours::run(&mut machine.disk, Op::Read, DEPTH, TIME) / 1e6,
+        || ours::run(&mut machine.disk, Operation::Read, DEPTH, TIME) / 1e6,
         || peer(&failed, || fio::run("randread", DEPTH, TIME, &["--ioengine=null", "--size=100g"])) / 1e6,
     );
     let what = "4 KiB random read, null engine, one queue, depth 32; fio --ioengine=null";
@@ -53,7 +53,7 @@ pub fn b2() -> Result<Row, String> {
     let arguments = ["--ioengine=io_uring", "--direct=1", &file];
     let pairs = interleave(
         PAIRS,
-        || ours::run(&mut machine.disk, Op::Read, DEPTH, TIME) / 1e3,
+        || ours::run(&mut machine.disk, Operation::Read, DEPTH, TIME) / 1e3,
         || peer(&failed, || fio::run("randread", DEPTH, TIME, &arguments)) / 1e3,
     );
     let what = "4 KiB random read, file, O_DIRECT, depth 32; fio --ioengine=io_uring --direct=1";
@@ -76,7 +76,7 @@ pub fn b4_nbd() -> Result<Row, String> {
     let (failed, uri) = (RefCell::new(None), format!("--uri=nbd+unix:///?socket={}", socket.display()));
     let pairs = interleave(
         PAIRS,
-        || ours::run(&mut machine.disk, Op::Read, DEPTH, TIME) / 1e3,
+        || ours::run(&mut machine.disk, Operation::Read, DEPTH, TIME) / 1e3,
         || peer(&failed, || fio::run("randread", DEPTH, TIME, &["--ioengine=nbd", &uri])) / 1e3,
     );
     let what = "the same beside NBD: qemu-nbd --cache=none --aio=io_uring, fio --ioengine=nbd";

@@ -2,7 +2,7 @@
 
 mod common;
 
-use blkfront::{Completion, Error, Op, Options, Request};
+use blkfront::{Completion, Error, Operation, Options, Request};
 use common::{BOUND, GUEST, Machine, XVDA, open, options, pattern, try_open};
 use hypervisor::{Access, DomId, Hypervisor};
 use std::io::Write;
@@ -68,7 +68,8 @@ fn a_read_only_disk_is_not_written() {
     assert!(matches!(disk.write_at(0, &[1; 512]), Err(Error::ReadOnly)));
     // A frontend that writes all the same.
     let buffer = disk.buffer(4096).unwrap();
-    let request = Request { token: 1, op: Op::Write, sector: 0, bytes: 4096, buffer: Some(buffer) };
+    let request =
+        Request { token: 1, operation: Operation::Write, sector: 0, bytes: 4096, buffer: Some(buffer) };
     disk.submit(request).unwrap();
     let done = wait_for(&mut disk, 1);
     assert!(matches!(done[0].check(), Err(Error::Status { .. })));
@@ -96,10 +97,22 @@ fn many_requests_at_once_keep_their_buffers() {
     let depth = disk.depth() as u64;
     for token in 0..depth {
         let buffer = disk.buffer(8192).unwrap();
-        let request = Request { token, op: Op::Read, sector: token * 16, bytes: 8192, buffer: Some(buffer) };
+        let request = Request {
+            token,
+            operation: Operation::Read,
+            sector: token * 16,
+            bytes: 8192,
+            buffer: Some(buffer),
+        };
         disk.submit(request).unwrap();
     }
-    let extra = Request { token: 99, op: Op::Read, sector: 0, bytes: 512, buffer: disk.buffer(512).ok() };
+    let extra = Request {
+        token: 99,
+        operation: Operation::Read,
+        sector: 0,
+        bytes: 512,
+        buffer: disk.buffer(512).ok(),
+    };
     assert!(disk.submit(extra).is_err(), "the ring is full");
     let mut tokens = Vec::new();
     for completion in wait_for(&mut disk, depth as usize) {
@@ -235,8 +248,14 @@ fn vanishing_nodes_end_the_device_while_io_runs() {
     let mut done = Vec::new();
     for token in 0..32 {
         let buffer = disk.buffer(4096).unwrap();
-        disk.submit(Request { token, op: Op::Read, sector: token * 8, bytes: 4096, buffer: Some(buffer) })
-            .unwrap();
+        disk.submit(Request {
+            token,
+            operation: Operation::Read,
+            sector: token * 8,
+            bytes: 4096,
+            buffer: Some(buffer),
+        })
+        .unwrap();
     }
     disk.commit().unwrap();
     machine.tool().rm(&device.back_path()).unwrap();

@@ -11,7 +11,7 @@ use ring_abi::blkif::X86_64;
 use ring_abi::shm::{Memory, Slot};
 use ring_abi::{GrantRef, PAGE_SIZE};
 
-use crate::queue::{Op, Queue, Segments};
+use crate::queue::{Operation, Queue, Segments};
 
 #[repr(align(4096))]
 struct Page(UnsafeCell<[u8; PAGE_SIZE]>);
@@ -73,9 +73,10 @@ pub fn hostile(script: &[u8]) {
             }
             3 => words.store32(8, words.load32(0).wrapping_sub(value % 4)),
             4 | 5 => {
-                let op = [Op::Read, Op::Write, Op::Barrier, Op::Flush][usize::from(step[1] & 3)];
+                let operation = [Operation::Read, Operation::Write, Operation::Barrier, Operation::Flush]
+                    [usize::from(step[1] & 3)];
                 let before = queue.in_flight();
-                if queue.submit(op, u64::from(value), segments(), next).is_ok() {
+                if queue.submit(operation, u64::from(value), segments(), next).is_ok() {
                     open.insert(next);
                     assert_eq!(queue.in_flight(), before + 1);
                 }

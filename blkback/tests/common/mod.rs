@@ -180,7 +180,7 @@ pub fn try_open(hv: &Arc<Domain>, options: Options) -> blkfront::Result<Disk> {
 }
 
 pub fn options() -> Options {
-    Options { patience: BOUND, ..Options::default() }
+    Options { timeout: BOUND, ..Options::default() }
 }
 
 /// Bytes that depend on where they are and on a seed.
