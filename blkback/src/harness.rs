@@ -1,4 +1,4 @@
-//! One harness for property tests and the fuzz target: a frontend that writes whatever it likes into the ring.
+//! One harness for property tests and the fuzz target: a frontend that writes arbitrary bytes into the ring.
 #![allow(unsafe_code)] // The ring's memory, ours and the hostile peer's at once.
 
 use std::cell::UnsafeCell;
@@ -44,10 +44,10 @@ unsafe impl Memory for Pages {
     }
 }
 
-/// Plays a script of bytes against both layouts: no panic, no impossible request, whatever it is.
+/// Runs a script of bytes against both layouts: no panic, no invalid request, whatever the bytes.
 pub fn hostile(script: &[u8]) {
-    play::<X86_64>(script);
-    play::<X86_32>(script);
+    run::<X86_64>(script);
+    run::<X86_32>(script);
 }
 
 fn limits(byte: u8) -> Limits {
@@ -56,9 +56,10 @@ fn limits(byte: u8) -> Limits {
     Limits { sectors, sector_size, read_only: byte & 16 != 0, flush: byte & 32 == 0 }
 }
 
-fn play<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
+fn run<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
     let Some((&first, script)) = script.split_first() else { return };
-    let (memory, limits) = (Pages::new(1 << (first >> 6 & 1)), limits(first));
+    let memory = Pages::new(1 << (first >> 6 & 1));
+    let limits = limits(first);
     let Ok(mut queue) = Queue::<P, Pages>::attach(memory.clone(), limits) else { return };
     let mut open: Vec<DiskRequest> = Vec::new();
     for step in script.chunks_exact(8) {
@@ -69,7 +70,7 @@ fn play<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
                 let at = usize::from(u16::from_le_bytes([step[2], step[3]])) % memory.len();
                 words.store32(at & !3, value);
             }
-            // A request as it should be, or nearly, and the index moved.
+            // A valid request, or nearly so, and the producer index moved.
             2 | 3 => {
                 let at = 64 + (step[1] as usize % 32) * P::SLOT;
                 words.store32(at, u32::from(step[2] % 8) | u32::from(step[3] % 13) << 8);
@@ -91,7 +92,7 @@ fn play<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
                 Err(_) => return,
                 Ok(None) => {}
                 Ok(Some(request)) => {
-                    possible(&request, &limits);
+                    check_request(&request, &limits);
                     open.push(request);
                 }
             },
@@ -102,8 +103,8 @@ fn play<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
     }
 }
 
-/// What every request promises to the engine.
-fn possible(request: &DiskRequest, limits: &Limits) {
+/// Checks what engines rely on.
+fn check_request(request: &DiskRequest, limits: &Limits) {
     let mut sectors = 0;
     for segment in &request.segments {
         assert!(segment.first_sect <= segment.last_sect && segment.last_sect < 8);

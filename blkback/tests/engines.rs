@@ -1,4 +1,4 @@
-//! Every engine, compared with `ram`: one suite, one line an engine. And how disks are opened, or not.
+//! Every engine, compared with `ram` by one suite; and the errors of opening disks.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -21,7 +21,7 @@ struct Step {
     sector: u64,
     sectors: u64,
     fill: u8,
-    /// Submitted together with the one before.
+    /// Submitted while the step before is in flight.
     together: bool,
 }
 
@@ -49,7 +49,7 @@ fn io(tag: u64, step: &Step) -> Box<IoRequest> {
     IoRequest::private(tag, step.operation, step.sector, pages)
 }
 
-/// Polls until `count` operations are back, sleeping on the engine's descriptor in between.
+/// Polls until `count` operations have completed, sleeping on the engine's descriptor in between.
 fn wait(engine: &mut dyn Engine, count: usize) -> Vec<Completion> {
     let mut done = Vec::new();
     loop {
@@ -70,35 +70,37 @@ fn bytes(completion: Completion) -> Vec<u8> {
     bytes
 }
 
-/// What each operation brought back, and the whole disk in the end.
+/// The bytes of each operation after it completed, and finally those of the whole disk.
 fn outcome(disk: &dyn Disk, steps: &[Step]) -> (BTreeMap<u64, Vec<u8>>, Vec<u8>) {
     let mut engine = disk.engine(8).unwrap();
-    let (mut seen, mut in_flight) = (BTreeMap::new(), 0);
+    let mut results = BTreeMap::new();
+    let mut in_flight = 0;
     let mut busy: Vec<std::ops::Range<u64>> = Vec::new();
     for (tag, step) in steps.iter().enumerate() {
         let range = step.sector..step.sector + step.sectors;
         let apart = busy.iter().all(|b| b.end <= range.start || range.end <= b.start);
         if !(step.together && apart && in_flight < 8) {
-            seen.extend(wait(&mut *engine, in_flight).into_iter().map(|d| (d.request.tag, bytes(d))));
-            (in_flight, busy) = (0, Vec::new());
+            results.extend(wait(&mut *engine, in_flight).into_iter().map(|d| (d.request.tag, bytes(d))));
+            in_flight = 0;
+            busy = Vec::new();
         }
         engine.submit(io(tag as u64, step)).map_err(|_| "full").unwrap();
         in_flight += 1;
         busy.push(range);
     }
-    seen.extend(wait(&mut *engine, in_flight).into_iter().map(|d| (d.request.tag, bytes(d))));
+    results.extend(wait(&mut *engine, in_flight).into_iter().map(|d| (d.request.tag, bytes(d))));
     let all = Step { operation: Operation::Read, sector: 0, sectors: SECTORS, fill: 0, together: false };
     engine.submit(io(0, &all)).map_err(|_| "full").unwrap();
     let whole = wait(&mut *engine, 1).pop().unwrap();
     assert!(whole.result.is_ok());
-    (seen, bytes(whole))
+    (results, bytes(whole))
 }
 
 fn ram() -> Arc<dyn Disk> {
     Arc::new(RamDisk::new(DiskInfo::new(SECTORS)).unwrap())
 }
 
-/// A raw image of zeroes, in a directory that lives as long.
+/// A raw image of zeroes in `dir`.
 fn raw(dir: &Path, direct: bool) -> Arc<dyn Disk> {
     let path = dir.join(format!("{direct}.img"));
     std::fs::write(&path, vec![0; SECTORS as usize * 512]).unwrap();
@@ -114,22 +116,22 @@ fn agrees_with_ram(make: impl Fn(&Path) -> Arc<dyn Disk>) {
 }
 
 #[test]
-fn ram_agrees() {
+fn ram_agrees_with_itself() {
     agrees_with_ram(|_| ram());
 }
 
 #[test]
-fn uring_buffered_agrees() {
+fn uring_through_the_page_cache_agrees_with_ram() {
     agrees_with_ram(|dir| raw(dir, false));
 }
 
 #[test]
-fn uring_direct_agrees() {
+fn uring_with_o_direct_agrees_with_ram() {
     agrees_with_ram(|dir| raw(dir, true));
 }
 
 #[test]
-fn what_is_beyond_a_truncated_image_is_an_error_not_a_hang() {
+fn read_beyond_truncated_image_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let disk = raw(dir.path(), false);
     let mut engine = disk.engine(4).unwrap();
@@ -143,18 +145,18 @@ fn what_is_beyond_a_truncated_image_is_an_error_not_a_hang() {
 }
 
 #[test]
-fn a_full_engine_gives_the_operation_back_and_drops_in_order() {
+fn full_engine_gives_the_operation_back_and_waits_when_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let mut engine = raw(dir.path(), true).engine(2).unwrap();
     let step = Step { operation: Operation::Read, sector: 0, sectors: 8, fill: 0, together: false };
     assert!(engine.submit(io(1, &step)).is_ok() && engine.submit(io(2, &step)).is_ok());
     assert_eq!(engine.submit(io(3, &step)).unwrap_err().tag, 3);
-    // Two operations are still the kernel's: dropping waits for them.
+    // Two operations are still in the kernel: dropping waits for them.
     drop(engine);
 }
 
 #[test]
-fn errors_name_the_file_what_was_found_and_what_was_expected() {
+fn open_errors_name_the_file_and_what_was_found_and_expected() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let refusal = |name: &str, mode| open(&Spec::raw(path(name), mode)).map(|_| ()).unwrap_err().to_string();
@@ -181,9 +183,9 @@ fn errors_name_the_file_what_was_found_and_what_was_expected() {
 }
 
 #[test]
-fn a_file_that_may_only_be_read_is_no_writable_disk() {
+fn open_read_only_file_for_writing_is_refused() {
     if nix::unistd::Uid::effective().is_root() {
-        // Root may write it all the same; the kernel's own read-only files are refused to root too.
+        // Root may write to read-only files, except for the kernel's own.
         let error = open(&Spec::raw("/proc/version", Mode::Write)).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("/proc/version"), "{error}");
         return;

@@ -1,4 +1,4 @@
-//! One harness for property tests and the fuzz target: a backend that writes whatever it likes into the ring.
+//! One harness for property tests and the fuzz target: a backend that writes arbitrary bytes into the ring.
 #![allow(unsafe_code)] // The ring's memory, ours and the hostile peer's at once.
 
 use alloc::boxed::Box;
@@ -49,7 +49,7 @@ pub fn segments() -> Segments {
     core::iter::once(segment).collect()
 }
 
-/// Plays a script of bytes: no panic, no item given back twice, none lost, whatever it is.
+/// Runs a script of bytes: no panic, no item given back twice, none lost, whatever the bytes.
 pub fn hostile(script: &[u8]) {
     let mut memory = Pages::new(1);
     let mut queue: Queue<X86_64, Pages, u64> = Queue::new(0);
@@ -63,7 +63,7 @@ pub fn hostile(script: &[u8]) {
                 let at = usize::from(u16::from_le_bytes([step[2], step[3]])) % memory.len();
                 words.store32(at & !3, value);
             }
-            // A response as it should be, or nearly, and the index moved.
+            // A valid response, or nearly so, and the producer index moved.
             1 | 2 => {
                 let at = 64 + (step[1] as usize % 32) * 112;
                 words.store32(at, u32::from(step[2] % 32));
@@ -88,7 +88,7 @@ pub fn hostile(script: &[u8]) {
                 assert!(queue.connect(memory.clone()).is_ok());
             }
             _ => match queue.poll() {
-                // A fault ends the session; a later backend starts afresh with the same requests.
+                // A fault ends the connection; a later backend gets the same requests over a new ring.
                 Err(_) => drop(queue.disconnect()),
                 Ok(None) => {}
                 Ok(Some((item, _))) => assert!(open.remove(&item), "given back twice"),
