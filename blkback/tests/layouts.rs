@@ -6,7 +6,7 @@
 
 use hypervisor::PAGE_SIZE;
 use ring_abi::blkif::{Io, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, Request, Response, Segment, Status};
-use ring_abi::blkif::{X86_32, X86_64};
+use ring_abi::blkif::{X86_32, X86_64, key};
 use ring_abi::ring::Protocol;
 use testkit::FrontendDevice;
 use testkit::block::RawFrontend;
@@ -44,7 +44,7 @@ fn carry<P: Protocol<Request = Request, Response = Response>>(
         assert!(data(&raw, 0, chunk.len()) == chunk, "chunk {number}");
     }
     parts_of_pages(&mut raw, content);
-    raw.device.set("state", 6);
+    raw.device.set(key::STATE, 6);
     raw.device.wait_for_backend(XenbusState::Closed);
 }
 
@@ -93,12 +93,12 @@ mod local {
 
     #[test]
     fn the_64_bit_layout_carries_data() {
-        carried::<X86_64>("x86_64-abi");
+        carried::<X86_64>(key::PROTOCOL_X86_64);
     }
 
     #[test]
     fn the_32_bit_layout_carries_data() {
-        carried::<X86_32>("x86_32-abi");
+        carried::<X86_32>(key::PROTOCOL_X86_32);
     }
 }
 
@@ -113,6 +113,6 @@ mod xen {
             return;
         };
         let content = std::fs::read(content).expect("the content");
-        carry::<X86_32>(devices[0].clone(), "x86_32-abi", &content);
+        carry::<X86_32>(devices[0].clone(), key::PROTOCOL_X86_32, &content);
     }
 }
