@@ -1,5 +1,5 @@
-//! Data written and read over both wire layouts, by frontends whose requests the test builds: 32-bit guests use another
-//! layout than the backend.
+//! Data written and read over both wire layouts, by frontends whose requests the test builds: 32-bit guests use
+//! another layout than the backend.
 //!
 //! `layouts xen::` does it in a guest of a real Xen host (`tests/xen/run vbd-32`): `XPV_VBD` names the device,
 //! `XPV_CONTENT` a file to be written to it, which the scenario then finds in the image.
