@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use crate::row::{Goal, Row, interleave};
 use crate::sample::{Sample, settled};
-use blkfront::{Disk, Op};
+use blkfront::{Disk, Operation};
 use machine::{Machine, Setup};
 
 /// Requests in flight, ours and the peer's.
@@ -26,15 +26,15 @@ const PAIRS: usize = 7;
 const IMAGE: usize = 256 << 20;
 
 /// What one request path costs: a ring of several pages, and polling that outlasts a request.
-const SETUP_NULL: Setup = Setup { ring_page_order: 2, spin: Duration::from_micros(200) };
+const SETUP_NULL: Setup = Setup { ring_page_order: 2, busy_poll: Duration::from_micros(200) };
 /// One page, as with a stock frontend.
-const SETUP_FILE: Setup = Setup { ring_page_order: 0, spin: Duration::from_micros(20) };
+const SETUP_FILE: Setup = Setup { ring_page_order: 0, busy_poll: Duration::from_micros(20) };
 /// The null engine with 100 GiB.
 const NULL: &str = "null:107374182400";
 
 /// Our reads a second.
 fn read(disk: &mut Disk) -> f64 {
-    ours::run(disk, Op::Read, DEPTH, TIME)
+    ours::run(disk, Operation::Read, DEPTH, TIME)
 }
 
 /// Our side of B1.
