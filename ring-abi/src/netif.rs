@@ -8,6 +8,9 @@ pub mod ctrl;
 pub mod extra;
 pub mod hash;
 pub mod key;
+mod mac;
+
+pub use mac::{Mac, NotAMac};
 
 use crate::GrantRef;
 use crate::ring::Protocol;
@@ -20,6 +23,15 @@ pub const SLOTS_MIN: usize = 18;
 pub const SLOTS_FATAL: usize = 20;
 /// Most bytes of one packet: `XEN_NETIF_MAX_TX_SIZE` (netif.h:973).
 pub const MAX_TX_SIZE: usize = 0xffff;
+/// Bytes of an Ethernet header, and so of the shortest packet: Linux's `ETH_HLEN`.
+pub const ETH_HLEN: usize = 14;
+/// Smallest [`key::MTU`] in bytes: what every IPv4 link must carry (RFC 791, 3.2), Linux's `ETH_MIN_MTU`.
+pub const MTU_MIN: u32 = 68;
+/// Largest [`key::MTU`] in bytes: the longest packet without its Ethernet header, as in Linux's netfront
+/// (`XEN_NETIF_MAX_TX_SIZE - ETH_HLEN`).
+pub const MTU_MAX: u32 = (MAX_TX_SIZE - ETH_HLEN) as u32;
+/// [`key::MTU`] in bytes where the key is absent: Ethernet's own (RFC 894), Linux's `ETH_DATA_LEN`.
+pub const MTU_DEFAULT: u32 = 1500;
 
 bitflags! {
     /// `NETTXF_*` (netif.h:958).
