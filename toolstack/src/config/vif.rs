@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, Mac};
+use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, Mac};
 
 use super::Warnings;
 use super::params::Params;
@@ -149,7 +149,7 @@ fn mac(params: &mut Params<'_>) -> Result<Option<Mac>> {
 }
 
 fn mtu(params: &mut Params<'_>) -> Result<u32> {
-    let expected = format!("bytes from {MTU_MIN} to {MTU_MAX}");
+    let expected = format!("bytes from {MTU_RANGE}");
     let mtu = parse(params, "mtu", &expected)?.unwrap_or(MTU_DEFAULT);
     if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
         return Err(params.wrong("mtu", &mtu.to_string(), expected));

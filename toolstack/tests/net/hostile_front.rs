@@ -8,7 +8,7 @@ use crate::raw::{Raw, Seat};
 use bridge::port::pair::Pair;
 use bridge::{Batch, Caps, Port};
 use hypervisor::InflightDir;
-use netfront::{Config, Nic, Sent};
+use netfront::{Config, Nic, SendOutcome};
 use ring_abi::netif::TxFlags;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -46,7 +46,7 @@ fn honest_guests_talk(world: &mut dyn World) {
     // What the attacker sent to everybody may take the room of some.
     loop {
         assert!(Instant::now() < deadline, "no frame comes through");
-        while a.send(&bytes) == Sent::Full {
+        while a.send(&bytes) == SendOutcome::Full {
             assert!(Instant::now() < deadline, "no room");
             a.wait(true, Duration::from_millis(50)).unwrap();
         }

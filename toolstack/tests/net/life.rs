@@ -132,7 +132,7 @@ fn interfaces_survive_backends_that_end_under_traffic() {
             while !stop.load(Relaxed) {
                 a.send(&to_b);
                 a.flush();
-                a.turn().unwrap();
+                a.process_events().unwrap();
             }
         });
         scope.spawn(move || {
@@ -179,7 +179,7 @@ fn unplugging_under_traffic_leaves_the_others_alone() {
             assert!(Instant::now() < deadline);
             c.send(&bytes);
             c.flush();
-            c.turn().unwrap();
+            c.process_events().unwrap();
         }
         machine.await_state(&device.back_path(), XenbusState::Closed);
         talks(&mut a, &mut b);

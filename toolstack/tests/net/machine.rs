@@ -192,7 +192,7 @@ pub(crate) fn receive(nic: &mut Nic, into: &mut [u8]) -> (usize, netfront::Meta)
 /// Sends a frame, waiting for room.
 pub(crate) fn send(nic: &mut Nic, frame: &[u8]) {
     let deadline = Instant::now() + BOUND;
-    while nic.send(frame) == netfront::Sent::Full {
+    while nic.send(frame) == netfront::SendOutcome::Full {
         assert!(Instant::now() < deadline, "no room within {BOUND:?}");
         nic.wait(true, Duration::from_millis(50)).unwrap();
     }

@@ -35,13 +35,13 @@ impl World {
 
     fn front_looks(&mut self) -> bool {
         match self.front.step(self.front_state, self.back_state, true) {
-            front::Step::Stay => return false,
-            front::Step::Run => {}
-            front::Step::Connect => {
+            front::Action::Wait => return false,
+            front::Action::Run => {}
+            front::Action::Connect => {
                 self.made += 1;
                 (self.front_rings, self.told, self.front_state) = (self.made, self.made, Connected);
             }
-            front::Step::End(state) => (self.front_rings, self.told, self.front_state) = (0, 0, state),
+            front::Action::Close(state) => (self.front_rings, self.told, self.front_state) = (0, 0, state),
         }
         true
     }

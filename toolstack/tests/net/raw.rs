@@ -3,7 +3,7 @@
 
 use crate::machine::BOUND;
 use hypervisor::{Access, Channel, DomId, Hypervisor, Shared};
-use netfront::handshake::{TRANSPORT_KEYS, Transport, Wishes, keys};
+use netfront::handshake::{CONNECTION_KEYS, QueueInfo, Requested, frontend_keys};
 use ring_abi::netif::{Rx, Tx, TxFlags, TxRequest};
 use ring_abi::ring::Front;
 use std::sync::Arc;
@@ -53,7 +53,7 @@ impl Seat {
             self.switch(XenbusState::Closed);
             self.await_back(XenbusState::Closed);
         }
-        self.end().retract(&mut self.store(), TRANSPORT_KEYS).unwrap();
+        self.end().retract(&mut self.store(), CONNECTION_KEYS).unwrap();
         self.switch(XenbusState::Initialising);
         self.await_back(XenbusState::InitWait);
     }
@@ -75,10 +75,14 @@ impl Raw {
         let share = || seat.hv.share(DomId(0), 1, Access::ReadWrite).unwrap();
         let (tx, rx, page) = (share(), share(), share());
         let event = seat.hv.alloc_unbound(DomId(0)).unwrap();
-        let transport =
-            Transport { tx: tx.refs()[0], rx: rx.refs()[0], tx_event: event.port(), rx_event: None };
+        let queue = QueueInfo {
+            tx_ring: tx.refs()[0],
+            rx_ring: rx.refs()[0],
+            tx_event: event.port(),
+            rx_event: None,
+        };
         let (tx, rx) = (Front::init(tx).unwrap(), Front::init(rx).unwrap());
-        let keys = keys(&transport, Wishes { csum: true, gso: true });
+        let keys = frontend_keys(&queue, Requested { csum: true, gso: true });
         seat.end().publish(&mut seat.store(), &keys, XenbusState::Connected).unwrap();
         seat.await_back(XenbusState::Connected);
         Self { seat, tx, rx, page, event }
