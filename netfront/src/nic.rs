@@ -73,7 +73,8 @@ impl Nic {
         config: Config,
     ) -> Result<Self, Error> {
         let path = format!("/local/domain/{}/device/vif/{devid}", hv.domid());
-        let span = tracing::info_span!("vif", domid = %hv.domid(), devid);
+        // At level ERROR, so that the span is part of log lines of any level.
+        let span = tracing::error_span!("vif", domid = %hv.domid(), devid);
         let end = End::find_front(&mut store, &path)?;
         let identity = Identity::parse(&end.keys(&mut store)?, &end.other_keys(&mut store)?)?;
         let event_set = EventSet::new()?;

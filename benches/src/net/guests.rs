@@ -2,7 +2,7 @@
 
 use hypervisor::local::{Domain, Event, Sandbox};
 use hypervisor::{DomId, Hypervisor};
-use netback::handshake::{Agreed, offer};
+use netback::handshake::{Negotiated, backend_keys};
 use netback::{Config, Vif};
 use netfront::Nic;
 use std::sync::Arc;
@@ -53,11 +53,13 @@ impl Machine {
         let stream = guest.store().map_err(text)?;
         let mut nic = Nic::open(guest, Client::new(stream), 0, config).map_err(text)?;
         let end = End::back(&device);
-        let agreed = Agreed::parse(&end.other_keys(&mut client).map_err(text)?, &Keys::new("back"), true)
-            .map_err(text)?;
+        let negotiated =
+            Negotiated::parse(&end.other_keys(&mut client).map_err(text)?, &Keys::new("back"), true)
+                .map_err(text)?;
         let dom0: Arc<dyn Hypervisor> = self.dom0.clone();
-        let tell = Box::new(|failed: &netback::Failed| eprintln!("a vif failed: {failed}"));
-        let vif = Vif::connect(&dom0, DomId(domid), &agreed, &Config::default(), tell).map_err(text)?;
+        let on_failure = Box::new(|error: &netback::ConnectionError| eprintln!("a vif failed: {error}"));
+        let vif =
+            Vif::connect(&dom0, DomId(domid), &negotiated, &Config::default(), on_failure).map_err(text)?;
         end.switch_state(&mut client, XenbusState::Connected).map_err(text)?;
         while !nic.is_up() {
             nic.wait(false, std::time::Duration::from_secs(1)).map_err(text)?;
@@ -73,7 +75,7 @@ fn write_nodes(client: &mut Client, device: &Device) -> Result<(), xenstore::Err
         .with("backend-id", 0)
         .with("mac", format!("02:00:00:00:00:{:02x}", device.front))
         .with("state", 1);
-    let mut back = offer(true).with("frontend", device.front_path()).with("state", 2);
+    let mut back = backend_keys(true).with("frontend", device.front_path()).with("state", 2);
     back.set("online", 1);
     let perms = |owner, other| [Permission::new(owner, Access::None), Permission::new(other, Access::Read)];
     for (path, keys, perms) in [

@@ -2,7 +2,7 @@
 
 use crate::machine::{BOUND, Machine, until};
 use hypervisor::{Access, Channel, Contiguous, DomId, EventPort, GrantRef, Hypervisor};
-use netback::handshake::offer;
+use netback::handshake::backend_keys;
 use netfront::Nic;
 use ring_abi::netif::{Rx, RxFlags, RxResponse, Status, Tx, TxResponse};
 use ring_abi::ring::Back;
@@ -26,7 +26,7 @@ fn connect(machine: &mut Machine, domid: u16) -> (Nic, RawBack) {
     machine.backend = None;
     let device = machine.plug(domid, 0, &[]);
     let (mut client, end) = (machine.client(), End::back(&device));
-    let mut keys = offer(true);
+    let mut keys = backend_keys(true);
     // One channel for both.
     keys.set("feature-split-event-channels", 0);
     end.publish(&mut client, &keys, XenbusState::InitWait).unwrap();

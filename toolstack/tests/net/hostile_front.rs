@@ -99,7 +99,7 @@ struct Threads {
 fn in_threads(response_logs: bool) -> Option<Box<dyn World>> {
     let kept = tempfile::tempdir().unwrap();
     let keep = response_logs.then(|| InflightDir::new(kept.path()).unwrap());
-    let machine = Machine::with(netback::Config { keep, ..Default::default() });
+    let machine = Machine::with(netback::Config { inflight_dir: keep, ..Default::default() });
     let device = machine.plug(1, 0, &[]);
     let seat = Seat { hv: machine.join(1), device };
     let honest = [20, 21].map(|domid| machine.guest(domid, Config::default()));

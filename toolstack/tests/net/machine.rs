@@ -50,8 +50,8 @@ impl Machine {
     pub(crate) fn each(test: impl Fn(&Machine)) {
         test(&Self::new());
         let directory = tempfile::tempdir().unwrap();
-        let keep = Some(InflightDir::new(directory.path()).unwrap());
-        test(&Self::with(Config { keep, ..Config::default() }));
+        let inflight_dir = Some(InflightDir::new(directory.path()).unwrap());
+        test(&Self::with(Config { inflight_dir, ..Config::default() }));
     }
 
     /// A machine with a backend of this configuration.

@@ -48,10 +48,10 @@ impl World {
 
     fn back_looks(&mut self) -> bool {
         match self.back.step(self.back_state, self.front_state, true) {
-            back::Step::Stay => return false,
-            back::Step::Offer => (self.back_rings, self.back_state) = (0, InitWait),
-            back::Step::Close(state) => (self.back_rings, self.back_state) = (0, state),
-            back::Step::Connect => {
+            back::Action::Wait => return false,
+            back::Action::Advertise => (self.back_rings, self.back_state) = (0, InitWait),
+            back::Action::Close(state) => (self.back_rings, self.back_state) = (0, state),
+            back::Action::Connect => {
                 self.back.set_connected(true);
                 (self.back_rings, self.back_state) = (self.told, Connected);
             }
