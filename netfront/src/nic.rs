@@ -73,7 +73,7 @@ impl Nic {
         config: Config,
     ) -> Result<Self, Error> {
         let path = format!("/local/domain/{}/device/vif/{devid}", hv.domid());
-        // At level ERROR, so that the span is part of log lines of any level.
+        // At level ERROR, to be part of log lines of any level.
         let span = tracing::error_span!("vif", domid = %hv.domid(), devid);
         let end = End::find_front(&mut store, &path)?;
         let identity = Identity::parse(&end.keys(&mut store)?, &end.other_keys(&mut store)?)?;
@@ -396,8 +396,7 @@ impl Nic {
         self.handshake = Handshake::default();
     }
 
-    /// Closes after an error of the connection: until the backend restarts where it is gone, for good where it broke
-    /// the protocol.
+    /// Closes after an error of the connection: for good only if the backend broke the protocol.
     fn connection_failed(&mut self, error: &ConnectionError) {
         let _span = self.span.clone().entered();
         match error {
