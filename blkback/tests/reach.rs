@@ -36,9 +36,6 @@ struct PickyEngine {
 }
 
 impl Engine for PickyEngine {
-    fn info(&self) -> DiskInfo {
-        self.engine.info()
-    }
     fn submit(&mut self, io: Box<Io>) -> Result<(), Box<Io>> {
         if !io.is_guests() {
             return self.engine.submit(io);

@@ -97,11 +97,6 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Room for `limit` places.
-    pub fn new(limit: usize) -> Outbox {
-        Outbox { picked: Vec::with_capacity(limit) }
-    }
-
     /// Adds the frame at `place`.
     #[inline]
     pub fn push(&mut self, place: u16) {

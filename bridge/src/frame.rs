@@ -10,8 +10,6 @@ use crate::{Offload, Piece, Pin, Seg, headers::Malformed};
 pub const HEAD: usize = 128;
 /// Most payload segments in a frame: Xen calls more than 20 an attack (`XEN_NETBK_LEGACY_SLOTS_MAX`).
 pub const SEGS: usize = 20;
-/// Shortest frame that is switched: an Ethernet header.
-pub const MIN_LEN: usize = 14;
 /// Most `iovec`s that [`Frame::iovecs`] gives, and one of the caller's before them.
 pub const IOVECS: usize = SEGS + 2;
 

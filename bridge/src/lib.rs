@@ -25,7 +25,7 @@ mod waiter;
 mod worker;
 
 pub use batch::{Batch, Frames, Outbox};
-pub use frame::{Frame, Full, HEAD, IOVECS, Iovecs, MIN_LEN, SEGS};
+pub use frame::{Frame, Full, HEAD, IOVECS, Iovecs, SEGS};
 pub use meta::{Caps, Csum, Gso, GsoKind, Offload};
 pub use pin::{Hold, Pin};
 pub use pool::{Buffer, Pool};

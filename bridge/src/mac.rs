@@ -89,9 +89,4 @@ impl Station {
     pub fn mac(self) -> Mac {
         Mac(self.0 & BROADCAST)
     }
-
-    /// Its VLAN.
-    pub fn vlan(self) -> u16 {
-        (self.0 >> 48) as u16 & 0xfff
-    }
 }

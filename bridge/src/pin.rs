@@ -31,16 +31,6 @@ impl Pin {
     pub fn adopt(owner: Arc<dyn Hold>, token: u32) -> Pin {
         Pin { owner, token }
     }
-
-    /// What is held, in the owner's own numbering.
-    pub fn token(&self) -> u32 {
-        self.token
-    }
-
-    /// Whose it is. Compare with `Arc::ptr_eq` to recognise one's own frames.
-    pub fn owner(&self) -> &Arc<dyn Hold> {
-        &self.owner
-    }
 }
 
 impl Clone for Pin {

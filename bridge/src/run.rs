@@ -13,7 +13,7 @@ use crossbeam::channel::{self, Receiver, Sender};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{
-    Caps, Counters, Port,
+    Counters, Port,
     fdb::{Limits, Mac},
     worker::Worker,
 };
@@ -72,8 +72,6 @@ pub enum Error {
 pub struct PortInfo {
     /// The name it was attached by.
     pub name: String,
-    /// What it takes.
-    pub caps: Caps,
     /// What has gone through it.
     pub counters: Counters,
 }

@@ -284,11 +284,7 @@ impl Worker {
     }
 
     fn port_infos(&self) -> Vec<PortInfo> {
-        let info = |slot: &Slot| PortInfo {
-            name: slot.name.clone(),
-            caps: slot.port.caps(),
-            counters: slot.stats.read(),
-        };
+        let info = |slot: &Slot| PortInfo { name: slot.name.clone(), counters: slot.stats.read() };
         self.slots.iter().flatten().map(info).collect()
     }
 

@@ -84,15 +84,6 @@ impl Notifier {
         Ok(true)
     }
 
-    /// Rings, whatever was wanted.
-    ///
-    /// # Errors
-    /// As [`Channel::notify`].
-    pub fn ring(&mut self) -> Result<()> {
-        self.wanted = true;
-        self.flush().map(|_| ())
-    }
-
     /// Takes the pending event; `false` if there was none. [`Notifier::worked`] is to follow.
     ///
     /// # Errors
@@ -195,6 +186,7 @@ mod tests {
         let mut world = world(TokenBucket::new(1, 1, NOW));
         drop(world.peer);
         assert!(matches!(world.notifier.take(), Err(Error::Closed)));
-        assert!(matches!(world.notifier.ring(), Err(Error::Closed)));
+        world.notifier.wanted = true;
+        assert!(matches!(world.notifier.flush(), Err(Error::Closed)));
     }
 }

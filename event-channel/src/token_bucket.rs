@@ -23,14 +23,6 @@ impl TokenBucket {
         Self { rate, full, level: full, at: now }
     }
 
-    /// Another rate and burst from `now` on; what is in the bucket stays, as far as it holds it.
-    pub fn set(&mut self, rate: u64, burst: u64, now: Duration) {
-        self.fill(now);
-        self.rate = rate;
-        self.full = u128::from(burst) * NANOS;
-        self.level = self.level.min(self.full);
-    }
-
     /// Adds what came since the last time; a clock that runs backwards adds nothing.
     fn fill(&mut self, now: Duration) {
         let Some(passed) = now.checked_sub(self.at) else { return };
@@ -66,7 +58,8 @@ impl TokenBucket {
     }
 
     /// Whole tokens that are there.
-    pub fn left(&mut self, now: Duration) -> u64 {
+    #[cfg(test)]
+    fn left(&mut self, now: Duration) -> u64 {
         self.fill(now);
         u64::try_from(self.level / NANOS).unwrap_or(u64::MAX)
     }
@@ -138,7 +131,5 @@ mod tests {
         let mut bucket = TokenBucket::new(10, 5, at(0));
         assert_eq!(bucket.wait(6, at(0)), None);
         assert_eq!(TokenBucket::new(0, 0, at(0)).wait(1, at(0)), None);
-        bucket.set(10, 2, at(0));
-        assert_eq!(bucket.left(at(0)), 2);
     }
 }

@@ -86,18 +86,6 @@ impl Cache {
         self.counts.evicted += 1;
         self.pages.pop(&gref).is_some()
     }
-
-    /// Unmaps at most `count` pages that nobody uses, the least recently used first; says how many.
-    pub fn shrink(&mut self, count: usize) -> usize {
-        let idle = self.pages.iter().rev().filter(|(_, page)| Arc::strong_count(page) == 1);
-        let grefs: Vec<_> = idle.map(|(gref, _)| *gref).take(count).collect();
-        grefs.iter().filter(|gref| self.pages.pop(gref).is_some()).count()
-    }
-
-    /// Forgets all pages; those in use are unmapped when their users drop them.
-    pub fn clear(&mut self) {
-        self.pages.clear();
-    }
 }
 
 impl std::fmt::Debug for Cache {
@@ -140,8 +128,7 @@ mod tests {
         let (_sandbox, shared, mut cache) = world(2, 3);
         let held: Vec<_> = shared.refs().iter().map(|gref| cache.get(*gref).unwrap()).collect();
         assert_eq!((cache.len(), cache.counts().passing), (2, 1));
-        assert_eq!(cache.shrink(9), 0);
-        cache.clear();
+        drop(cache);
         for (n, page) in held.iter().enumerate() {
             shared.slice(n * 4096, 1).unwrap().copy_from(&[n as u8 + 1][..]);
             let mut byte = [0u8];
@@ -158,7 +145,7 @@ mod tests {
         assert!(cache.get(GrantRef(99_999)).is_err());
         assert!(cache.is_empty());
         cache.get(shared.refs()[0]).unwrap();
-        assert_eq!(cache.shrink(1), 1);
+        drop(cache);
         shared.end().expect("all is unmapped");
     }
 
@@ -181,7 +168,6 @@ mod tests {
                         held.extend(cache.get(gref));
                     }
                     7..=9 if !held.is_empty() => drop(held.swap_remove(pick % held.len())),
-                    10 => { cache.shrink(pick % 3); }
                     _ => {}
                 }
                 prop_assert!(cache.len() <= max);

@@ -66,14 +66,6 @@ impl Mapping {
         self.pages[page].base
     }
 
-    /// The owner's own name for a page.
-    ///
-    /// # Panics
-    /// If there is no such page.
-    pub(crate) fn token(&self, page: usize) -> u64 {
-        self.pages[page].token
-    }
-
     /// Part of a page, in bytes; `None` if it is not inside.
     #[inline]
     pub fn slice(&self, page: usize, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {

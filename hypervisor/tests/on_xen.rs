@@ -201,22 +201,6 @@ fn a_port_never_given_and_a_domain_that_is_not_there_are_told_apart() {
 }
 
 #[test]
-fn an_unmap_clears_an_byte_and_sends_an_event() {
-    let Some(xen) = xen() else { return };
-    let shared = xen.share(SELF, 1, Access::ReadWrite).expect("shares");
-    write(&shared, 77, b"\x01");
-    let listening = xen.alloc_unbound(SELF).expect("listens");
-    let connected = xen.bind_interdomain(SELF, listening.port()).expect("connects");
-    let mapping = xen.map(SELF, shared.refs(), Access::ReadWrite).expect("maps");
-    xen.notify_on_unmap(&mapping, Some(77), Some(connected.port())).expect("is ordered");
-    drop(mapping);
-    assert!(readable(listening.as_fd()));
-    let mut byte = [1u8];
-    shared.slice(77, 1).expect("inside").copy_to(&mut byte[..]);
-    assert_eq!(byte, [0]);
-}
-
-#[test]
 fn a_page_still_mapped_keeps_its_bytes_after_the_grant_ended() {
     let Some(xen) = xen() else { return };
     let shared = xen.share(SELF, 1, Access::ReadWrite).expect("shares");

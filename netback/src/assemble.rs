@@ -78,7 +78,6 @@ pub struct Packet {
     extras: u8,
     refusal: Option<Refusal>,
     gso: Option<(u8, u16)>,
-    hash: Option<[u8; 4]>,
     ids: ArrayVec<u16, SLOTS_FATAL>,
     fragments: ArrayVec<Fragment, SLOTS_FATAL>,
 }
@@ -100,11 +99,6 @@ impl Packet {
     #[inline]
     pub fn gso(&self) -> Option<(u8, u16)> {
         self.gso
-    }
-
-    /// The hash computed by the guest, in wire order.
-    pub fn hash(&self) -> Option<[u8; 4]> {
-        self.hash
     }
 
     /// Why the packet is refused, if it is.
@@ -139,7 +133,6 @@ impl Packet {
         self.extras = 0;
         self.refusal = None;
         self.gso = None;
-        self.hash = None;
         self.ids.clear();
         self.fragments.clear();
         self.ids.push(first.id);
@@ -173,7 +166,7 @@ impl Packet {
                 self.gso = Some((gso_type, size));
             }
             Kind::McastAdd(_) | Kind::McastDel(_) => self.refusal = Some(Refusal::Multicast),
-            Kind::Hash { value, .. } => self.hash = Some(value),
+            Kind::Hash { .. } => {}
             Kind::Unknown(kind) => return Err(Fault::Extra(kind)),
         }
         Ok(())
@@ -318,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn extras_after_the_first_slot_set_gso_and_hash() {
+    fn extras_after_the_first_slot_set_gso_and_are_counted() {
         let gso = Kind::Gso { size: 1448, gso_type: GSO_TCPV4 };
         let hash = Kind::Hash { hash_type: 1, algorithm: 1, value: [1, 2, 3, 4] };
         let slots = [
@@ -328,7 +321,7 @@ mod tests {
             request(1, 0, 4096, TxFlags::empty()),
         ];
         let packet = &assemble(&slots).unwrap()[0];
-        assert_eq!((packet.gso(), packet.hash()), (Some((GSO_TCPV4, 1448)), Some([1, 2, 3, 4])));
+        assert_eq!(packet.gso(), Some((GSO_TCPV4, 1448)));
         assert_eq!((packet.extras(), sizes(packet)), (2, vec![904, 4096]));
     }
 

@@ -48,11 +48,6 @@ impl Backlog {
         self.queue.is_empty()
     }
 
-    /// The number of frames.
-    pub fn len(&self) -> usize {
-        self.queue.len()
-    }
-
     /// Whether the guest has stalled: no frame is queued until it posts buffers.
     pub fn is_stalled(&self) -> bool {
         self.stalled
@@ -68,11 +63,6 @@ impl Backlog {
         self.bytes += frame.len();
         self.waiting_since.get_or_insert(now);
         true
-    }
-
-    /// The frame to be sent next.
-    pub fn first(&self) -> Option<&Frame> {
-        self.queue.front()
     }
 
     /// The frames in order.
@@ -143,7 +133,7 @@ mod tests {
         assert!(!backlog.push(&Frame::from_slice(&[]), now));
         backlog.remove_first(1, now);
         assert!(backlog.push(&Frame::from_slice(&[1; 900]), now));
-        assert_eq!(backlog.len(), 3);
+        assert_eq!(backlog.iter().count(), 3);
     }
 
     #[test]

@@ -89,8 +89,4 @@ impl<P: Protocol, M: Memory, L: Memory> LoggedRing<P, M, L> {
     pub(crate) fn size(&self) -> u32 {
         self.ring.size()
     }
-
-    pub(crate) fn into_memory(self) -> M {
-        self.ring.into_memory()
-    }
 }

@@ -167,16 +167,6 @@ impl<M: Memory, L: Memory> Rx<M, L> {
         Ok(self.ring.seen())
     }
 
-    /// Requests taken and not answered yet.
-    pub fn unanswered(&self) -> u32 {
-        self.ring.unanswered()
-    }
-
-    /// Detaches from the ring and returns its memory.
-    pub fn into_memory(self) -> M {
-        self.ring.into_memory()
-    }
-
     fn has_requests(&mut self, needed: usize) -> Result<bool, Fault> {
         if needed > SLOTS_MIN {
             return Ok(false);

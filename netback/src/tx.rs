@@ -119,11 +119,6 @@ impl<M: Memory, L: Memory> Tx<M, L> {
     pub fn slots(&self) -> u32 {
         self.ring.size()
     }
-
-    /// Detaches from the ring and returns its memory.
-    pub fn into_memory(self) -> M {
-        self.ring.into_memory()
-    }
 }
 
 #[inline]

@@ -1,6 +1,5 @@
 //! Random scripts through the harness of the fuzz targets.
 
-#[path = "../fuzz/harness.rs"]
 mod harness;
 
 use proptest::prelude::*;

@@ -42,11 +42,6 @@ impl Dir {
         &self.0
     }
 
-    /// The broker's socket.
-    pub fn broker(&self) -> PathBuf {
-        self.0.join("broker.sock")
-    }
-
     /// The store's socket, for dom0's tools.
     pub fn store(&self) -> PathBuf {
         self.0.join("xenstored.sock")

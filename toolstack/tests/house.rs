@@ -233,28 +233,3 @@ fn for_tests(attributes: &[syn::Attribute]) -> bool {
         list.is_some_and(|l| l.tokens.to_string().split(|c: char| !c.is_alphanumeric()).any(|w| w == "test"))
     })
 }
-
-/// Every licence that a dependency may be used under has one alternative that deny.toml allows.
-#[test]
-fn dependencies_are_permissive() {
-    #[derive(serde::Deserialize)]
-    struct Deny {
-        licenses: Licenses,
-    }
-    #[derive(serde::Deserialize)]
-    struct Licenses {
-        allow: Vec<String>,
-    }
-    let text = fs::read_to_string(root().join("deny.toml")).expect("deny.toml");
-    let allowed = toml::from_str::<Deny>(&text).expect("deny.toml's licences").licenses.allow;
-    let metadata = cargo_metadata::MetadataCommand::new().current_dir(root()).exec().expect("cargo metadata");
-    let permissive = |licence: &str| {
-        // "A OR (B AND C)", and the old "A/B": an alternative holds if each of its parts is allowed.
-        let flat = licence.replace('/', " OR ").replace(['(', ')'], "");
-        flat.split(" OR ").any(|any| any.split(" AND ").all(|one| allowed.iter().any(|a| a == one.trim())))
-    };
-    for package in &metadata.packages {
-        let licence = package.license.as_deref().unwrap_or("none");
-        assert!(permissive(licence), "{} {}: licence {licence}", package.name, package.version);
-    }
-}

@@ -1,6 +1,5 @@
 //! Random scripts through the harness that the fuzz target also runs.
 
-#[path = "../fuzz/harness.rs"]
 mod harness;
 
 use proptest::collection::vec;

@@ -253,7 +253,7 @@ fn stopping_removes_the_socket_and_a_dead_one_is_replaced() {
     let running = Running::new();
     running.dom0().write("/x", "1").unwrap();
     let socket = running.socket();
-    running.store.stop();
+    drop(running.store);
     assert!(!socket.exists());
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("s");

@@ -21,7 +21,6 @@ pub struct FileDisk {
     /// Held while the disk is open; another backend's disk is refused.
     _lock: Option<Flock<File>>,
     info: DiskInfo,
-    direct: bool,
 }
 
 impl FileDisk {
@@ -47,12 +46,7 @@ impl FileDisk {
         let direct = bypassing.is_some();
         let (file, lock) = locked(bypassing.unwrap_or(file), path, mode)?;
         tracing::debug!(path = %path.display(), ?info, direct, "opened");
-        Ok(FileDisk { path: path.into(), file: Arc::new(file), _lock: lock, info, direct })
-    }
-
-    /// Whether the page cache is bypassed.
-    pub fn is_direct(&self) -> bool {
-        self.direct
+        Ok(FileDisk { path: path.into(), file: Arc::new(file), _lock: lock, info })
     }
 }
 
@@ -69,7 +63,7 @@ impl Disk for FileDisk {
     }
 
     fn engine(&self, depth: usize) -> io::Result<Box<dyn Engine>> {
-        Ok(Box::new(UringEngine::new(self.file.clone(), self.info()?, depth)?))
+        Ok(Box::new(UringEngine::new(self.file.clone(), depth)?))
     }
 }
 

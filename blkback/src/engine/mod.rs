@@ -66,9 +66,6 @@ pub trait Disk: Send + Sync {
 ///
 /// A flush makes durable what came back before it was submitted.
 pub trait Engine {
-    /// What the disk was when the engine was made.
-    fn info(&self) -> DiskInfo;
-
     /// Makes a slab's memory known for good, where that makes operations in it quicker; says whether it does. Asked
     /// once, before anything is submitted.
     fn register(&mut self, slab: &Slab) -> bool {

@@ -71,10 +71,6 @@ impl RamEngine {
 }
 
 impl Engine for RamEngine {
-    fn info(&self) -> DiskInfo {
-        self.disk.info
-    }
-
     fn submit(&mut self, io: Box<Io>) -> std::result::Result<(), Box<Io>> {
         let result = self.carry_out(&io);
         self.done.push(Done { io, result });

@@ -1,7 +1,7 @@
 //! io_uring on a file or block device: straight into and out of the guest's pages, one system call a batch.
 #![allow(unsafe_code)] // Addresses of memory are given to the kernel.
 
-use super::{DiskInfo, Done, Engine, Io, Op, Slab};
+use super::{Done, Engine, Io, Op, Slab};
 use io_uring::{IoUring, opcode, squeue, types};
 use libc::iovec;
 use smallvec::SmallVec;
@@ -40,7 +40,6 @@ pub(super) struct UringEngine {
     again: Vec<usize>,
     /// Over before they reached the kernel.
     early: Vec<Done>,
-    info: DiskInfo,
     /// A slab's memory is registered, as buffer 0.
     registered: bool,
     /// Keeps the registered file open.
@@ -48,24 +47,14 @@ pub(super) struct UringEngine {
 }
 
 impl UringEngine {
-    pub(super) fn new(file: Arc<File>, info: DiskInfo, depth: usize) -> io::Result<UringEngine> {
+    pub(super) fn new(file: Arc<File>, depth: usize) -> io::Result<UringEngine> {
         let entries = u32::try_from(depth.clamp(1, 4096)).unwrap_or(4096);
         let ring = build(entries)?;
         ring.submitter().register_files(&[file.as_raw_fd()])?;
         let slots = (0..entries).map(|_| Slot::default()).collect();
         let free = (0..entries as usize).rev().collect();
         let (again, early) = (Vec::new(), Vec::new());
-        Ok(UringEngine {
-            ring,
-            slots,
-            free,
-            to_submit: 0,
-            again,
-            early,
-            info,
-            registered: false,
-            _file: file,
-        })
+        Ok(UringEngine { ring, slots, free, to_submit: 0, again, early, registered: false, _file: file })
     }
 
     fn in_flight(&self) -> usize {
@@ -137,10 +126,6 @@ impl UringEngine {
 }
 
 impl Engine for UringEngine {
-    fn info(&self) -> DiskInfo {
-        self.info
-    }
-
     fn register(&mut self, slab: &Slab) -> bool {
         let region = slab.region();
         let all = iovec { iov_base: region.as_ptr().cast(), iov_len: region.size() };

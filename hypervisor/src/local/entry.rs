@@ -81,7 +81,8 @@ impl Entry {
     }
 
     /// Owner: whether nobody has the page mapped; `Acquire`, so that it may be used again.
-    pub fn idle(&self) -> bool {
+    #[cfg(test)]
+    pub(super) fn idle(&self) -> bool {
         self.head.load(Ordering::Acquire) & PINNED == 0
     }
 

@@ -18,6 +18,7 @@ mod domain;
 mod entry;
 mod events;
 mod flip;
+#[cfg(any(test, fuzzing))]
 mod harness;
 mod layout;
 mod owner;
@@ -44,6 +45,7 @@ pub use wire::DomainInfo;
 pub mod internals {
     pub use super::arena::Arena;
     pub use super::entry::Entry;
+    #[cfg(any(test, fuzzing))]
     pub use super::harness::hostile;
     pub use super::layout::Layout;
     pub use super::runs::Runs;

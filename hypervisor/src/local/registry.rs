@@ -344,6 +344,7 @@ impl Registry {
     ///
     /// # Panics
     /// Where it does not.
+    #[cfg(any(test, fuzzing))]
     pub(super) fn check(&self) {
         assert!(self.domains.contains_key(&DomId::DOM0) && self.domains.len() <= MAX_DOMAINS);
         let mut names = std::collections::HashSet::new();

@@ -14,8 +14,6 @@ const fn code(kind: u8, number: u8, size: usize) -> u64 {
 pub(super) const GNTDEV_MAP: u64 = code(b'G', 0, size_of::<MapHead>() + size_of::<MapRef>());
 /// `IOCTL_GNTDEV_UNMAP_GRANT_REF`.
 pub(super) const GNTDEV_UNMAP: u64 = code(b'G', 1, size_of::<Unmap>());
-/// `IOCTL_GNTDEV_SET_UNMAP_NOTIFY` and `IOCTL_GNTALLOC_SET_UNMAP_NOTIFY`: one number, one structure.
-pub(super) const SET_UNMAP_NOTIFY: u64 = code(b'G', 7, size_of::<UnmapNotify>());
 /// `IOCTL_GNTDEV_GRANT_COPY`.
 pub(super) const GNTDEV_COPY: u64 = code(b'G', 8, size_of::<Copy>());
 /// `IOCTL_GNTALLOC_ALLOC_GREF`. Its size names room for one reference, padded to 24.
@@ -54,20 +52,6 @@ pub(super) struct Unmap {
     pub(super) count: u32,
     pub(super) pad: u32,
 }
-
-/// `struct ioctl_gntdev_unmap_notify` and `struct ioctl_gntalloc_unmap_notify`.
-#[repr(C)]
-pub(super) struct UnmapNotify {
-    /// Offset for `mmap` of the byte in the page.
-    pub(super) index: u64,
-    pub(super) action: u32,
-    pub(super) event_channel_port: u32,
-}
-
-/// `UNMAP_NOTIFY_CLEAR_BYTE`.
-pub(super) const CLEAR_BYTE: u32 = 1;
-/// `UNMAP_NOTIFY_SEND_EVENT`.
-pub(super) const SEND_EVENT: u32 = 2;
 
 /// The `foreign` member of the union in `struct gntdev_grant_copy_segment`.
 #[repr(C)]
@@ -171,16 +155,12 @@ mod tests {
         for (name, value) in [
             ("IOCTL_GNTDEV_MAP_GRANT_REF", GNTDEV_MAP),
             ("IOCTL_GNTDEV_UNMAP_GRANT_REF", GNTDEV_UNMAP),
-            ("IOCTL_GNTDEV_SET_UNMAP_NOTIFY", SET_UNMAP_NOTIFY),
-            ("IOCTL_GNTALLOC_SET_UNMAP_NOTIFY", SET_UNMAP_NOTIFY),
             ("IOCTL_GNTDEV_GRANT_COPY", GNTDEV_COPY),
             ("IOCTL_GNTALLOC_ALLOC_GREF", GNTALLOC_ALLOC),
             ("IOCTL_GNTALLOC_DEALLOC_GREF", GNTALLOC_DEALLOC),
             ("IOCTL_EVTCHN_BIND_INTERDOMAIN", EVTCHN_BIND_INTERDOMAIN),
             ("IOCTL_EVTCHN_BIND_UNBOUND_PORT", EVTCHN_BIND_UNBOUND),
             ("IOCTL_EVTCHN_NOTIFY", EVTCHN_NOTIFY),
-            ("UNMAP_NOTIFY_CLEAR_BYTE", CLEAR_BYTE.into()),
-            ("UNMAP_NOTIFY_SEND_EVENT", SEND_EVENT.into()),
             ("GNTCOPY_source_gref", SOURCE_GREF.into()),
             ("GNTCOPY_dest_gref", DEST_GREF.into()),
             ("GNTALLOC_FLAG_WRITABLE", WRITABLE.into()),
@@ -193,12 +173,6 @@ mod tests {
             ("ioctl_gntdev_map_grant_ref", "refs", size_of::<MapHead>()),
             ("ioctl_gntdev_grant_ref", "ref", offset_of!(MapRef, gref)),
             ("ioctl_gntdev_unmap_grant_ref", "count", offset_of!(Unmap, count)),
-            ("ioctl_gntdev_unmap_notify", "action", offset_of!(UnmapNotify, action)),
-            (
-                "ioctl_gntalloc_unmap_notify",
-                "event_channel_port",
-                offset_of!(UnmapNotify, event_channel_port),
-            ),
             ("gntdev_grant_copy_segment", "source.foreign.offset", offset_of!(Foreign, offset)),
             ("gntdev_grant_copy_segment", "source.foreign.domid", offset_of!(Foreign, domid)),
             ("gntdev_grant_copy_segment", "dest", offset_of!(Segment, dest)),

@@ -6,7 +6,7 @@ use super::node::Node;
 use super::region;
 use crate::error::{Error, Result};
 use crate::map::{INLINE_PAGES, Mapping, Page, Unmap};
-use crate::{Access, DomId, EventPort, GrantRef, PAGE_SIZE};
+use crate::{Access, DomId, GrantRef, PAGE_SIZE};
 use nix::errno::Errno;
 use smallvec::SmallVec;
 use std::sync::Arc;
@@ -36,27 +36,6 @@ impl Gntdev {
         };
         // SAFETY: just mapped; `unmap` below is the only one to unmap them.
         Ok(unsafe { Mapping::new(pages, access, self.clone()) })
-    }
-
-    /// Asks the kernel to act when `mapping` goes away, be it that this process dies: to clear the byte
-    /// `offset` of its first page, or to send an event through `port`, one of our own.
-    pub(super) fn notify_on_unmap(
-        &self,
-        mapping: &Mapping,
-        clear: Option<usize>,
-        port: Option<EventPort>,
-    ) -> Result<()> {
-        let action = clear.map_or(0, |_| abi::CLEAR_BYTE) | port.map_or(0, |_| abi::SEND_EVENT);
-        if mapping.pages() == 0 {
-            return Ok(());
-        }
-        let index = mapping.token(0) + clear.unwrap_or(0) as u64;
-        let event_channel_port = port.map_or(0, |p| p.0);
-        let mut order = abi::UnmapNotify { index, action, event_channel_port };
-        // SAFETY: the structure that the number names.
-        unsafe { self.node.ioctl(abi::SET_UNMAP_NOTIFY, &raw mut order) }
-            .map(drop)
-            .map_err(|e| Error::io("notification of an unmap", e))
     }
 
     fn map_pages(

@@ -40,20 +40,6 @@ impl Xen {
         Ok(Self { domid: xenbus::own_domid()?, gntdev, gntalloc: OnceLock::new() })
     }
 
-    /// Asks the kernel to act when `mapping` is unmapped, even by this process's death: to clear the byte at
-    /// `clear` of its first page, and to send an event through `port`, one end of ours.
-    ///
-    /// # Errors
-    /// [`Error::Io`] with the kernel's reason, as for a mapping that may not be written.
-    pub fn notify_on_unmap(
-        &self,
-        mapping: &Mapping,
-        clear: Option<usize>,
-        port: Option<EventPort>,
-    ) -> Result<()> {
-        self.gntdev.notify_on_unmap(mapping, clear, port)
-    }
-
     fn gntalloc(&self) -> Result<&Arc<gntalloc::Gntalloc>> {
         if let Some(open) = self.gntalloc.get() {
             return Ok(open);

@@ -103,11 +103,6 @@ impl Owned {
         Some((child.stdin.take()?, child.stdout.take()?))
     }
 
-    /// Its number.
-    pub fn id(&self) -> u32 {
-        self.0.as_ref().map_or(0, Child::id)
-    }
-
     /// How it ended; `None` while it runs.
     ///
     /// # Errors

@@ -47,8 +47,6 @@ pub mod reply {
     pub const ERR_INVALID: u32 = 1 << 31 | 3;
     /// There is no such export.
     pub const ERR_UNKNOWN: u32 = 1 << 31 | 6;
-    /// The option is too long.
-    pub const ERR_TOO_BIG: u32 = 1 << 31 | 9;
 }
 
 /// Pieces of information about an export.

@@ -63,11 +63,6 @@ impl Session {
         self.pending.len() < MOST_PENDING && self.bytes + self.unsent().len() < MOST_BYTES
     }
 
-    /// Nothing more is to come: the client said goodbye or broke the protocol.
-    pub fn is_ended(&self) -> bool {
-        self.ended
-    }
-
     /// Whether the connection can be dropped: it ended, and all is answered and sent.
     pub fn is_over(&self) -> bool {
         self.ended && self.pending.is_empty() && self.unsent().is_empty()

@@ -33,19 +33,6 @@ impl Device {
     pub fn back_path(&self) -> String {
         format!("/local/domain/{}/backend/{}/{}/{}", self.back, self.kind, self.front, self.id)
     }
-
-    /// The device whose backend is at this path, if it is one: `/local/domain/0/backend/vbd/3/51712`.
-    pub fn from_back_path(path: &str) -> Option<Device> {
-        let mut parts = path.strip_prefix("/local/domain/")?.split('/');
-        let back = parts.next()?.parse().ok()?;
-        if parts.next()? != "backend" {
-            return None;
-        }
-        let kind = parts.next()?.into();
-        let front = parts.next()?.parse().ok()?;
-        let id = parts.next()?.parse().ok()?;
-        parts.next().is_none().then_some(Device { kind, front, back, id })
-    }
 }
 
 #[cfg(test)]
@@ -57,8 +44,5 @@ mod tests {
         let device = Device::new("vbd", 3, 51712);
         assert_eq!(device.front_path(), "/local/domain/3/device/vbd/51712");
         assert_eq!(device.back_path(), "/local/domain/0/backend/vbd/3/51712");
-        assert_eq!(Device::from_back_path(&device.back_path()), Some(device));
-        assert_eq!(Device::from_back_path("/local/domain/0/backend/vbd/3"), None);
-        assert_eq!(Device::from_back_path("/local/domain/0/backend/vbd/3/1/state"), None);
     }
 }

@@ -114,21 +114,6 @@ impl End {
         })
     }
 
-    /// Writes keys, and this end's state once more though it does not change: that is how a backend tells its
-    /// frontend of a new size.
-    ///
-    /// # Errors
-    /// As any write.
-    pub fn announce(&self, client: &mut Client, keys: &Keys) -> Result<()> {
-        client.transaction(|tx| {
-            for (key, value) in keys.iter() {
-                tx.write(&format!("{}/{key}", self.path), value)?;
-            }
-            let state = read_state(tx, &self.path)?.unwrap_or_default();
-            tx.write(&format!("{}/state", self.path), state.as_text())
-        })
-    }
-
     /// Removes keys of this end's, e.g. the ring references of a connection that is over. Missing ones are fine, and
     /// where the whole node is gone a guest is told EACCES: what is above it is dom0's.
     ///

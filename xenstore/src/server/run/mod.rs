@@ -110,9 +110,6 @@ impl Store {
     pub fn client(&self) -> io::Result<Client> {
         self.handle.client()
     }
-
-    /// Stops it and waits until it has stopped.
-    pub fn stop(self) {}
 }
 
 impl Drop for Store {

@@ -1,4 +1,4 @@
-//! `cargo +nightly fuzz run broker`: the harness of the property test, driven by coverage.
+//! Hostile clients against the local hypervisor's broker, by the harness of its property test; and its decoders.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|script: &[u8]| {

@@ -1,4 +1,0 @@
-//! `cargo +nightly fuzz run queue`: the harness of the property test, driven by coverage.
-#![no_main]
-
-libfuzzer_sys::fuzz_target!(|script: &[u8]| blkback::harness::hostile(script));

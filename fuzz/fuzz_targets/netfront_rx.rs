@@ -1,0 +1,9 @@
+//! A hostile backend against the network frontend's receive ring: the harness of the property tests in
+//! `netfront/tests/cores.rs`.
+#![no_main]
+
+#[expect(dead_code, reason = "the harness has the other ring's part too")]
+#[path = "../../netfront/tests/harness/mod.rs"]
+mod harness;
+
+libfuzzer_sys::fuzz_target!(|script: &[u8]| harness::rx(script));

@@ -1,6 +1,0 @@
-#![no_main]
-
-#[path = "../harness.rs"]
-mod harness;
-
-libfuzzer_sys::fuzz_target!(|script: &[u8]| harness::tx(script));
