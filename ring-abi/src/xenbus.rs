@@ -2,6 +2,8 @@
 //!
 //! Source: `xen/include/public/io/xenbus.h`. A state is a decimal number in the node `state`.
 
+pub mod key;
+
 use core::fmt;
 use core::str::FromStr;
 

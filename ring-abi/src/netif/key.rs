@@ -2,6 +2,10 @@
 //!
 //! Numbers are decimal; flags are 0 or 1, and 0 where nothing else is said.
 
+pub use crate::xenbus::key::{
+    BACKEND, BACKEND_ID, FRONTEND, FRONTEND_ID, HOTPLUG_ERROR, HOTPLUG_STATUS, ONLINE, SCRIPT, STATE,
+};
+
 // What a side can do.
 
 /// Written by each side: flag, takes packets of more than one slot.
@@ -82,24 +86,6 @@ pub const GATEWAYDEV: &str = "gatewaydev";
 pub const RATE: &str = "rate";
 /// Written by the tool stack into the backend's directory: the virtual network.
 pub const VLAN: &str = "vlan";
-/// Written by the tool stack into the backend's directory: path of the frontend's directory.
-pub const FRONTEND: &str = "frontend";
-/// Written by the tool stack into the backend's directory: the frontend's domain.
-pub const FRONTEND_ID: &str = "frontend-id";
-/// Written by the tool stack into the frontend's directory: path of the backend's directory.
-pub const BACKEND: &str = "backend";
-/// Written by the tool stack into the frontend's directory: the backend's domain.
-pub const BACKEND_ID: &str = "backend-id";
-/// Written by the tool stack into the backend's directory: 1, or 0 when the device is to go for good.
-pub const ONLINE: &str = "online";
-/// Written by each side into its own directory: its [`crate::xenbus::XenbusState`].
-pub const STATE: &str = "state";
-/// Written by the hotplug script into the backend's directory: `connected` or `error`.
-pub const HOTPLUG_STATUS: &str = "hotplug-status";
-/// Written by the hotplug script into the backend's directory: why it failed.
-pub const HOTPLUG_ERROR: &str = "hotplug-error";
-/// Written by the tool stack into the backend's directory: path of the hotplug script.
-pub const SCRIPT: &str = "script";
 /// Written by the tool stack into the backend's directory: the device's number.
 pub const HANDLE: &str = "handle";
 /// Written by the tool stack into the backend's directory: what the device stands on.
