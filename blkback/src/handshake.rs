@@ -8,7 +8,7 @@
 use ring_abi::blkif::info;
 use ring_abi::ring::MAX_PAGES;
 use ring_abi::{EventPort, GrantRef};
-use xenstore::driver::View;
+use xenstore::driver::DeviceState;
 use xenstore::{KeyError, Keys, XenbusState};
 
 use crate::engine::DiskInfo;
@@ -164,7 +164,7 @@ enum Stale {
 
 impl Handshake {
     /// A backend that starts and finds this.
-    pub fn new(found: &View) -> Handshake {
+    pub fn new(found: &DeviceState) -> Handshake {
         let fresh = matches!(found.own_state, XenbusState::Unknown | XenbusState::Initialising);
         let stale =
             if found.other_state == XenbusState::Connected && !fresh { Stale::Unread } else { Stale::No };
@@ -187,7 +187,7 @@ impl Handshake {
     }
 
     /// Something changed: both ends say this now. Then [`Handshake::next`] says what to do.
-    pub fn see(&mut self, view: &View) {
+    pub fn see(&mut self, view: &DeviceState) {
         use XenbusState::{Closed, Closing};
         if view.other_state != XenbusState::Connected {
             self.stale = Stale::No;
@@ -199,7 +199,7 @@ impl Handshake {
     }
 
     /// What to do, given what both ends said when last seen and how the ring does now.
-    pub fn next(&mut self, view: &View, ring: Ring) -> Act {
+    pub fn next(&mut self, view: &DeviceState, ring: Ring) -> Act {
         let mut act = self.decide(view, ring);
         if act == Act::Nothing && self.overwritten {
             act = Act::State(self.state);
@@ -215,7 +215,7 @@ impl Handshake {
         act
     }
 
-    fn decide(&mut self, view: &View, ring: Ring) -> Act {
+    fn decide(&mut self, view: &DeviceState, ring: Ring) -> Act {
         use XenbusState::{Closed, Closing, Connected, InitWait, Initialised, Unknown};
         let (front, unwanted) = (view.other_state, self.unwanted);
         match (front, ring) {
@@ -236,7 +236,7 @@ impl Handshake {
     }
 
     /// The frontend wants to be, or is, connected.
-    fn meet(&mut self, view: &View, ring: Ring) -> Act {
+    fn meet(&mut self, view: &DeviceState, ring: Ring) -> Act {
         match (self.state, ring) {
             (XenbusState::InitWait, Ring::Running) => Act::Connected,
             // It was looked at before our offer: the ring is our predecessor's.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hypervisor::{DomId, Error, Hypervisor, InflightDir};
-use xenstore::driver::{Answer, BackDevice, BackDriver, Failure, View, Waker};
+use xenstore::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
 use xenstore::xenbus::Device;
 use xenstore::{Keys, XenbusState};
 
@@ -18,7 +18,7 @@ use crate::stats::Stats;
 pub type Opener = Box<dyn FnMut(&Device, &Keys) -> Result<Arc<dyn Disk>, Failure> + Send>;
 
 /// The numbers of every device served, by device.
-pub type Registry = Arc<Mutex<BTreeMap<(u16, u32), Arc<Stats>>>>;
+pub type Registry = Arc<Mutex<BTreeMap<(DomId, u32), Arc<Stats>>>>;
 
 /// The driver of all `vbd` devices of a domain.
 pub struct VbdDriver {
@@ -68,7 +68,12 @@ impl BackDriver for VbdDriver {
         "vbd"
     }
 
-    fn probe(&mut self, device: &Device, view: &View, waker: Waker) -> Result<Box<dyn BackDevice>, Failure> {
+    fn probe(
+        &mut self,
+        device: &Device,
+        view: &DeviceState,
+        waker: Waker,
+    ) -> Result<Box<dyn BackDevice>, Failure> {
         let disk = (self.opener)(device, &view.own)?;
         let info = disk.info().map_err(|e| failure(&e, format!("params: {}: {e}", disk.name())))?;
         tracing::info!(device = device.back_path(), disk = disk.name(), sectors = info.sectors, "found");
@@ -116,8 +121,8 @@ struct Vbd {
 }
 
 impl BackDevice for Vbd {
-    fn changed(&mut self, view: &View) -> Answer {
-        let mut answer = Answer { error: self.reap(), ..Answer::default() };
+    fn changed(&mut self, view: &DeviceState) -> Update {
+        let mut answer = Update { error: self.reap(), ..Update::default() };
         self.take_turns(&mut answer);
         self.handshake.see(view);
         loop {
@@ -168,7 +173,7 @@ impl Vbd {
     }
 
     /// Lets a younger device have the disk, or has it back from one.
-    fn take_turns(&mut self, answer: &mut Answer) {
+    fn take_turns(&mut self, answer: &mut Update) {
         if let (Some(ring), None, false) = (&self.ring, &self.parked, self.place.has_turn()) {
             tracing::info!(
                 device = self.device.back_path(),
@@ -186,7 +191,7 @@ impl Vbd {
         }
     }
 
-    fn fail(&mut self, answer: &mut Answer, failure: Failure) {
+    fn fail(&mut self, answer: &mut Update, failure: Failure) {
         self.handshake.failed();
         answer.error = Some(failure);
         answer.state = Some(XenbusState::Closing);
@@ -211,7 +216,7 @@ impl Vbd {
         }
     }
 
-    fn tell(&mut self, answer: &mut Answer, state: XenbusState) {
+    fn tell(&mut self, answer: &mut Update, state: XenbusState) {
         self.refresh();
         answer.keys.extend(self.offer().iter());
         answer.state = Some(state);
@@ -232,7 +237,7 @@ impl Vbd {
     }
 
     /// Tells a connected frontend of a new size: `sectors`, then the state once more.
-    fn look_at_size(&mut self, answer: &mut Answer) {
+    fn look_at_size(&mut self, answer: &mut Update) {
         let connected = self.handshake.state() == XenbusState::Connected && answer.state.is_none();
         if let (true, Some(ring)) = (connected && self.refresh(), &self.ring) {
             tracing::info!(device = self.device.back_path(), sectors = self.told.sectors, "resized");
@@ -259,7 +264,7 @@ impl Vbd {
         let (waker, look, place) = (self.waker.clone(), self.waker.clone(), self.place.clone());
         let setup = Setup {
             hv: self.hv.clone(),
-            peer: DomId(self.device.front),
+            peer: self.device.front,
             transport,
             disk: self.disk.clone(),
             recovery,
@@ -277,7 +282,7 @@ impl Vbd {
 
     /// Goes on with the ring of an earlier process that was connected, if that one kept what was in flight.
     /// Otherwise the handshake starts anew.
-    fn resume(&mut self, found: &View) -> Result<(), Failure> {
+    fn resume(&mut self, found: &DeviceState) -> Result<(), Failure> {
         let (Some(keep), XenbusState::Connected) = (&self.keep, found.own_state) else { return Ok(()) };
         let Ok(transport) = Transport::from_keys(&found.other) else { return Ok(()) };
         let kept = match keep.open(&self.name(), &transport.to_string(), inflight_bytes(&transport)) {

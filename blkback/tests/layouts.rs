@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use common::raw::{Raw, Seat};
 use common::{GUEST, Machine, XVDA, pattern};
-use hypervisor::{DomId, Hypervisor, PAGE_SIZE};
+use hypervisor::{Hypervisor, PAGE_SIZE};
 use ring_abi::blkif::{Io, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, Request, Response, Segment, Status};
 use ring_abi::blkif::{X86_32, X86_64};
 use ring_abi::ring::Protocol;
@@ -107,7 +107,7 @@ mod xen {
             return;
         };
         let hv: Arc<dyn Hypervisor> = Arc::new(hypervisor::xen::Xen::open().expect("the device nodes"));
-        let DomId(domid) = hv.domid();
+        let domid = hv.domid();
         let device = Device::new("vbd", domid, id.parse().expect("a device's number"));
         carry::<X86_32>(
             Seat { hv, device, persistent: false },

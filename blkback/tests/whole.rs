@@ -53,7 +53,7 @@ fn what_is_read_and_written_is_the_image() {
 }
 
 fn machine_back() -> String {
-    xenstore::xenbus::Device::new("vbd", GUEST.0, XVDA).back_path()
+    xenstore::xenbus::Device::new("vbd", GUEST, XVDA).back_path()
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn many_requests_at_once_keep_their_buffers() {
 }
 
 fn machine_stats(back: &common::Back) -> std::sync::Arc<blkback::Stats> {
-    back.registry.lock().unwrap()[&(GUEST.0, XVDA)].clone()
+    back.registry.lock().unwrap()[&(GUEST, XVDA)].clone()
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn a_disk_closes_and_opens_again_and_is_detached() {
     disk.close().unwrap();
     machine.await_state(&device.back_path(), XenbusState::Closed);
     machine.remove(&device);
-    let gone = || !back.registry.lock().unwrap().contains_key(&(GUEST.0, XVDA));
+    let gone = || !back.registry.lock().unwrap().contains_key(&(GUEST, XVDA));
     machine.tool().write("/local/poke", "").unwrap();
     wait_until("the device is dropped", gone);
     assert_eq!(guest.quarantined(DomId::DOM0), 0, "everything was unmapped");

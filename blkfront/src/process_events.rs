@@ -3,7 +3,7 @@
 use hypervisor::{Access, Shared};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use std::os::fd::AsFd;
-use xenstore::xenbus::gather;
+use xenstore::xenbus::read_tree;
 use xenstore::{Keys, XenbusState};
 
 use crate::device::{CHANNEL, Disk, Link};
@@ -43,7 +43,9 @@ impl Disk {
     fn look_once(&mut self) -> Result<bool> {
         let state = self.end.other_state(&mut self.store)?;
         let keys = match state {
-            XenbusState::InitWait | XenbusState::Connected => gather(&mut self.store, self.end.other_path())?,
+            XenbusState::InitWait | XenbusState::Connected => {
+                read_tree(&mut self.store, self.end.other_path())?
+            }
             _ => Keys::new(self.end.other_path()),
         };
         let act = self.handshake.next(state, &keys);
@@ -88,7 +90,7 @@ impl Disk {
             // So that no successor takes the old ring for ours.
             self.end.switch_state(&mut self.store, XenbusState::Initialising)?;
         }
-        self.end.retract(&mut self.store, RING_KEYS)?;
+        self.end.remove_keys(&mut self.store, RING_KEYS)?;
         ours.set("feature-persistent", 0);
         self.connect_queue(ring)?;
         self.epoll.add(channel.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, CHANNEL))?;

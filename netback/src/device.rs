@@ -8,7 +8,7 @@ use hypervisor::Hypervisor;
 use nix::errno::Errno;
 use ring_abi::DomId;
 use std::sync::{Arc, Mutex, PoisonError};
-use xenstore::driver::{Answer, BackDevice, BackDriver, Failure, View, Waker};
+use xenstore::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
 use xenstore::xenbus::Device;
 use xenstore::{Keys, XenbusState};
 
@@ -64,14 +64,19 @@ impl BackDriver for Driver {
         "vif"
     }
 
-    fn probe(&mut self, device: &Device, view: &View, waker: Waker) -> Result<Box<dyn BackDevice>, Failure> {
+    fn probe(
+        &mut self,
+        device: &Device,
+        view: &DeviceState,
+        waker: Waker,
+    ) -> Result<Box<dyn BackDevice>, Failure> {
         let place = (self.find)(device, &view.own)?;
         let name = vif_name(device, &view.own);
         let response_logs = self.config.keep.clone().map(|keep| ResponseLogs::new(keep, device));
         let mut vif = VifDevice {
             hv: self.hv.clone(),
             config: self.config.clone(),
-            guest: DomId(device.front),
+            guest: device.front,
             place,
             name,
             waker,
@@ -110,7 +115,7 @@ struct VifDevice {
 }
 
 impl VifDevice {
-    fn agree(&self, view: &View) -> Result<Agreed, Failure> {
+    fn agree(&self, view: &DeviceState) -> Result<Agreed, Failure> {
         let mut own = view.own.clone();
         if !self.place.bounded {
             own.set("mtu", MTU_MAX);
@@ -121,7 +126,7 @@ impl VifDevice {
 
     /// What an earlier process has left in the midst of its service goes on here; the frontend does not notice. Where
     /// that cannot be, both ends begin anew.
-    fn resume(&mut self, view: &View) -> Result<(), Failure> {
+    fn resume(&mut self, view: &DeviceState) -> Result<(), Failure> {
         if [view.own_state, view.other_state] != [XenbusState::Connected; 2] {
             return Ok(());
         }
@@ -152,7 +157,7 @@ impl VifDevice {
         }
     }
 
-    fn connect(&mut self, view: &View) -> Result<(), Failure> {
+    fn connect(&mut self, view: &DeviceState) -> Result<(), Failure> {
         let agreed = self.agree(view)?;
         let response_logs = self.response_logs.take();
         let begin = response_logs.as_ref().map_or(Recovery::None, Recovery::Record);
@@ -214,14 +219,14 @@ impl VifDevice {
         Some(end)
     }
 
-    fn refuse(&mut self, failure: Failure) -> Answer {
+    fn refuse(&mut self, failure: Failure) -> Update {
         self.handshake.set_connected(false);
-        Answer { state: Some(XenbusState::Closing), error: Some(failure), ..Answer::default() }
+        Update { state: Some(XenbusState::Closing), error: Some(failure), ..Update::default() }
     }
 }
 
 impl BackDevice for VifDevice {
-    fn changed(&mut self, view: &View) -> Answer {
+    fn changed(&mut self, view: &DeviceState) -> Update {
         let closing = matches!(view.other_state, XenbusState::Closing | XenbusState::Closed);
         match self.ended() {
             // One that is closing anyway need not be told.
@@ -232,20 +237,20 @@ impl BackDevice for VifDevice {
         }
         let connected = self.handshake.is_connected();
         match self.handshake.step(view.own_state, view.other_state, view.online) {
-            Step::Stay => Answer::default(),
+            Step::Stay => Update::default(),
             Step::Offer => {
                 self.disconnect();
                 let state = Some(XenbusState::InitWait);
-                Answer { keys: offer(self.config.gso), state, ..Answer::default() }
+                Update { keys: offer(self.config.gso), state, ..Update::default() }
             }
             Step::Close(state) => {
                 self.disconnect();
-                Answer { state: Some(state), ..Answer::default() }
+                Update { state: Some(state), ..Update::default() }
             }
             Step::Connect => match if connected { Ok(()) } else { self.connect(view) } {
                 Ok(()) => {
                     self.handshake.set_connected(true);
-                    Answer { state: Some(XenbusState::Connected), ..Answer::default() }
+                    Update { state: Some(XenbusState::Connected), ..Update::default() }
                 }
                 Err(failure) => self.refuse(failure),
             },

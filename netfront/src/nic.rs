@@ -10,13 +10,12 @@ use event_channel::EventSet;
 use hypervisor::Hypervisor;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use ring_abi::DomId;
 use ring_abi::netif::MAX_TX_SIZE;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use xenstore::xenbus::End;
+use xenstore::xenbus::DeviceEnd;
 use xenstore::{Client, KeyError, Nodes, XenbusState, XsError};
 
 /// How often a store that went away is looked for.
@@ -70,7 +69,7 @@ pub enum Sent {
 pub struct Nic {
     hv: Arc<dyn Hypervisor>,
     client: Option<Client>,
-    end: End,
+    end: DeviceEnd,
     wishes: Wishes,
     identity: Identity,
     handshake: Handshake,
@@ -98,7 +97,7 @@ impl Nic {
         config: Config,
     ) -> Result<Self, Error> {
         let path = format!("/local/domain/{}/device/vif/{devid}", hv.domid());
-        let end = End::find_front(&mut store, &path)?;
+        let end = DeviceEnd::find_front(&mut store, &path)?;
         let identity = Identity::parse(&end.keys(&mut store)?, &end.other_keys(&mut store)?)?;
         let event_set = EventSet::new()?;
         let wishes = Wishes { csum: config.csum, gso: config.gso };
@@ -295,7 +294,7 @@ impl Nic {
     fn begin(&mut self, mut client: Client) -> Result<(), Error> {
         self.handshake = Handshake::default();
         self.event_set.add(client.fd())?;
-        self.end.retract(&mut client, TRANSPORT_KEYS)?;
+        self.end.remove_keys(&mut client, TRANSPORT_KEYS)?;
         // Whoever had the interface before us is gone.
         self.end.switch_state(&mut client, XenbusState::Initialising)?;
         self.end.watch_other(&mut client, "back")?;
@@ -378,7 +377,7 @@ impl Nic {
     fn connect(&mut self) -> Result<(), Error> {
         let Some(client) = self.client.as_mut() else { return Ok(()) };
         let offer = Offer::parse(&self.end.other_keys(client)?)?;
-        let link = Link::new(&*self.hv, DomId(self.end.other_id()), offer.split)?;
+        let link = Link::new(&*self.hv, self.end.other_id(), offer.split)?;
         link.listen(&self.event_set)?;
         self.longest = if offer.sg { MAX_TX_SIZE } else { hypervisor::PAGE_SIZE };
         let keys = keys(link.transport(), self.wishes);
@@ -391,7 +390,7 @@ impl Nic {
     /// Writes a state, and takes out the keys of a connection that is over.
     fn change(&mut self, state: XenbusState) -> Result<(), Error> {
         let Some(client) = self.client.as_mut() else { return Ok(()) };
-        self.end.retract(client, TRANSPORT_KEYS)?;
+        self.end.remove_keys(client, TRANSPORT_KEYS)?;
         self.end.switch_state(client, state)?;
         Ok(())
     }
@@ -430,7 +429,11 @@ impl Nic {
 }
 
 /// Waits for the backend, but not for ever: one that is dead never answers.
-fn await_back(client: &mut Client, end: &End, wanted: impl Fn(XenbusState) -> bool) -> Result<(), Error> {
+fn await_back(
+    client: &mut Client,
+    end: &DeviceEnd,
+    wanted: impl Fn(XenbusState) -> bool,
+) -> Result<(), Error> {
     let deadline = Instant::now() + PATIENCE;
     while !wanted(end.other_state(client)?) {
         let left = deadline.saturating_duration_since(Instant::now());

@@ -16,6 +16,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let store = Client::new(xen.store()?);
     let mut driver = VbdDriver::new(xen.clone());
     let never = EventFd::new()?;
-    xenstore::driver::run(store, xen.domid().0, &mut driver, never.as_fd())?;
+    xenstore::driver::run(store, xen.domid(), &mut driver, never.as_fd())?;
     Ok(())
 }

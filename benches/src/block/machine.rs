@@ -18,7 +18,7 @@ use xenstore::server::{Config, Store};
 use xenstore::xenbus::Device;
 use xenstore::{Client, Nodes};
 
-const GUEST: u16 = 1;
+const GUEST: DomId = DomId(1);
 const XVDA: u32 = 51712;
 
 /// How both ends of the disk are to behave.
@@ -60,14 +60,14 @@ impl Machine {
             // A domain that the store refuses finds its connection closed.
             let _ = match event {
                 Event::Connect { domid: DomId(0), stream } => handle.connect(stream),
-                Event::Connect { domid, stream } => handle.introduce(domid.0, stream),
-                Event::Gone { domid } => handle.release(domid.0),
+                Event::Connect { domid, stream } => handle.introduce(domid, stream),
+                Event::Gone { domid } => handle.release(domid),
             };
         }))
         .map_err(|e| e.to_string())?;
         attach(&mut store.client().map_err(|e| e.to_string())?, params).map_err(|e| e.to_string())?;
         let (stop, back) = serve(&sandbox, setup)?;
-        let guest = sandbox.join(DomId(GUEST)).map_err(|e| e.to_string())?;
+        let guest = sandbox.join(GUEST).map_err(|e| e.to_string())?;
         let client = Client::new(guest.store().map_err(|e| e.to_string())?);
         let options =
             Options { ring_page_order: setup.ring_page_order, spin: setup.spin, ..Options::default() };
@@ -102,7 +102,7 @@ fn serve(sandbox: &Sandbox, setup: Setup) -> Result<(Arc<EventFd>, JoinHandle<()
     let mut driver = VbdDriver::new(dom0);
     driver.set_tuning(Tuning { spin: setup.spin, ..Tuning::default() });
     let back = std::thread::spawn(move || {
-        if let Err(error) = xenstore::driver::run(client, 0, &mut driver, told.as_fd()) {
+        if let Err(error) = xenstore::driver::run(client, DomId::DOM0, &mut driver, told.as_fd()) {
             eprintln!("the backend: {error}");
         }
     });
@@ -114,9 +114,15 @@ fn attach(tool: &mut Client, params: &str) -> xenstore::client::Result<()> {
     let device = Device::new("vbd", GUEST, XVDA);
     let (front, back) = (device.front_path(), device.back_path());
     tool.mkdir(&front)?;
-    tool.set_perms(&front, &[Permission::new(GUEST, Access::None), Permission::new(0, Access::Read)])?;
+    tool.set_perms(
+        &front,
+        &[Permission::new(GUEST, Access::None), Permission::new(DomId::DOM0, Access::Read)],
+    )?;
     tool.mkdir(&back)?;
-    tool.set_perms(&back, &[Permission::new(0, Access::None), Permission::new(GUEST, Access::Read)])?;
+    tool.set_perms(
+        &back,
+        &[Permission::new(DomId::DOM0, Access::None), Permission::new(GUEST, Access::Read)],
+    )?;
     for (key, value) in [("backend", back.as_str()), ("backend-id", "0"), ("state", "1")] {
         tool.write(&format!("{front}/{key}"), value)?;
     }

@@ -8,12 +8,12 @@ fn ring_keys() -> Keys {
     Keys::new("/f").with("ring-ref", 8).with("event-channel", 3).with("state", 3)
 }
 
-fn view(own: XenbusState, front: XenbusState) -> View {
+fn view(own: XenbusState, front: XenbusState) -> DeviceState {
     let other = if own == Connected { Keys::new("/f") } else { ring_keys() };
-    View { own: Keys::new("/b"), own_state: own, other_state: front, other, online: true }
+    DeviceState { own: Keys::new("/b"), own_state: own, other_state: front, other, online: true }
 }
 
-fn look(hs: &mut Handshake, view: &View, ring: Ring) -> Act {
+fn look(hs: &mut Handshake, view: &DeviceState, ring: Ring) -> Act {
     hs.see(view);
     hs.next(view, ring)
 }
@@ -71,7 +71,7 @@ fn a_successor_waits_for_a_fresh_ring() {
 
 #[test]
 fn a_predecessor_that_was_killed_before_the_frontend_connected_is_not_taken_for_us() {
-    let found = View { other: ring_keys(), ..view(Connected, Initialised) };
+    let found = DeviceState { other: ring_keys(), ..view(Connected, Initialised) };
     let mut hs = Handshake::new(&found);
     assert_eq!(look(&mut hs, &found, Ring::None), Act::Offer);
     assert_eq!(hs.next(&found, Ring::None), Act::Nothing);
@@ -83,13 +83,16 @@ fn a_toolstack_closes() {
     let mut hs = Handshake::new(&view(Initialising, Initialising));
     look(&mut hs, &view(Initialising, Initialising), Ring::None);
     look(&mut hs, &view(InitWait, Initialised), Ring::Running);
-    let asked = |front| View { online: false, ..view(Closing, front) };
+    let asked = |front| DeviceState { online: false, ..view(Closing, front) };
     assert_eq!(look(&mut hs, &asked(Connected), Ring::Running), Act::State(Closing));
     assert_eq!(look(&mut hs, &asked(Connected), Ring::Running), Act::Nothing);
     assert_eq!(look(&mut hs, &asked(Closing), Ring::Running), Act::Nothing);
     assert_eq!(look(&mut hs, &asked(Closed), Ring::Running), Act::Disconnect);
     assert_eq!(look(&mut hs, &asked(Closed), Ring::None), Act::State(Closed));
-    assert_eq!(look(&mut hs, &View { own_state: Closed, ..asked(Initialising) }, Ring::None), Act::Nothing);
+    assert_eq!(
+        look(&mut hs, &DeviceState { own_state: Closed, ..asked(Initialising) }, Ring::None),
+        Act::Nothing
+    );
 }
 
 #[test]
@@ -188,7 +191,7 @@ proptest! {
     /// starts afresh in the end is served.
     #[test]
     fn any_order_of_anything(start in any_state(), seen in prop::collection::vec(any_seen(), 0..40)) {
-        let first = View { own_state: start, other_state: Initialising, online: true, ..View::default() };
+        let first = DeviceState { own_state: start, other_state: Initialising, online: true, ..DeviceState::default() };
         let mut hs = Handshake::new(&first);
         let (mut own, mut ring) = (start, Ring::None);
         for s in seen.into_iter().chain(recovery()) {
@@ -199,7 +202,7 @@ proptest! {
             };
             own = s.toolstack.unwrap_or(own);
             let keys = if own == Connected { Keys::new("/f") } else { s.keys };
-            let view = View { own: Keys::new("/b"), own_state: own, other_state: s.front, other: keys, online: s.online };
+            let view = DeviceState { own: Keys::new("/b"), own_state: own, other_state: s.front, other: keys, online: s.online };
             let mut acts = 0;
             hs.see(&view);
             loop {

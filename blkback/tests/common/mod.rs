@@ -40,8 +40,8 @@ impl Machine {
         let sandbox = Sandbox::with_store(Box::new(move |event| {
             let told = match event {
                 Event::Connect { domid: DomId(0), stream } => handle.connect(stream),
-                Event::Connect { domid, stream } => handle.introduce(domid.0, stream),
-                Event::Gone { domid } => handle.release(domid.0),
+                Event::Connect { domid, stream } => handle.introduce(domid, stream),
+                Event::Gone { domid } => handle.release(domid),
             };
             if let Err(error) = told {
                 eprintln!("the store: {error}");
@@ -62,19 +62,19 @@ impl Machine {
 
     /// Writes a device's nodes as libxl does.
     pub fn attach(&self, guest: DomId, devid: u32, keys: &[(&str, &str)]) -> Device {
-        let device = Device::new("vbd", guest.0, devid);
+        let device = Device::new("vbd", guest, devid);
         let (front, back) = (device.front_path(), device.back_path());
         self.tool()
             .transaction(|tx| {
                 tx.mkdir(&front)?;
                 tx.set_perms(
                     &front,
-                    &[Permission::new(guest.0, Access::None), Permission::new(0, Access::Read)],
+                    &[Permission::new(guest, Access::None), Permission::new(DomId::DOM0, Access::Read)],
                 )?;
                 tx.mkdir(&back)?;
                 tx.set_perms(
                     &back,
-                    &[Permission::new(0, Access::None), Permission::new(guest.0, Access::Read)],
+                    &[Permission::new(DomId::DOM0, Access::None), Permission::new(guest, Access::Read)],
                 )?;
                 for (key, value) in [("backend", back.as_str()), ("backend-id", "0"), ("state", "1")] {
                     tx.write(&format!("{front}/{key}"), value)?;
@@ -136,7 +136,7 @@ impl Machine {
         let (told, registry) = (stop.clone(), driver.registry());
         let client = Client::new(hv.store().unwrap());
         let thread = std::thread::spawn(move || {
-            xenstore::driver::run(client, 0, &mut driver, told.as_fd()).unwrap();
+            xenstore::driver::run(client, DomId::DOM0, &mut driver, told.as_fd()).unwrap();
         });
         Back { stop, registry, thread: Some(thread) }
     }

@@ -55,7 +55,7 @@ impl World for Threads {
 
     fn wakeups(&self) -> Option<u64> {
         let registry = self.back.as_ref()?.registry.lock().unwrap();
-        Some(registry[&(GUEST.0, XVDA)].wakeups())
+        Some(registry[&(GUEST, XVDA)].wakeups())
     }
 
     fn nothing_is_held(&mut self, raw: Raw) {

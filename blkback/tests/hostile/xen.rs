@@ -24,7 +24,7 @@ pub(crate) fn world() -> Option<Box<dyn World>> {
     let persistent = std::env::var_os("XPV_PERSISTENT").is_some();
     let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open().expect("the device nodes"));
     let seat = |id: &str| {
-        let device = Device::new("vbd", hv.domid().0, id.parse().expect("a device's number"));
+        let device = Device::new("vbd", hv.domid(), id.parse().expect("a device's number"));
         Seat { hv: hv.clone(), device, persistent }
     };
     let guest = Guest { seat: seat(attacked), other: seat(other) };

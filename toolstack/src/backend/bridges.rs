@@ -156,6 +156,7 @@ fn open(port: &HostPort) -> Result<Box<dyn Port>, netdev::NetError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use xenstore::DomId;
 
     #[test]
     fn xens_own_scripts_are_known_by_their_names() {
@@ -176,7 +177,8 @@ mod tests {
 
     #[test]
     fn stock_scripts_rename_the_tap_themselves() {
-        let (device, keys) = (Device::new("vif", 3, 1), Keys::new("/b").with("vifname", "xpv-none"));
+        let device = Device::new("vif", DomId(3), 1);
+        let keys = Keys::new("/b").with("vifname", "xpv-none");
         assert_eq!(tap_name(&device, &keys), "xpv-none");
         assert_eq!(tap_name(&device, &keys.with("script", "vif-bridge")), "vif3.1");
     }

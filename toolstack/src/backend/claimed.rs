@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use xenstore::driver::{Answer, BackDevice, BackDriver, Failure, View, Waker};
+use xenstore::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
 use xenstore::xenbus::Device;
 
 /// How long the kernel may take to bind a device: it does so in the moment it sees it.
@@ -58,7 +58,12 @@ impl<D: BackDriver> BackDriver for Unclaimed<D> {
         self.driver.kind()
     }
 
-    fn probe(&mut self, device: &Device, view: &View, waker: Waker) -> Result<Box<dyn BackDevice>, Failure> {
+    fn probe(
+        &mut self,
+        device: &Device,
+        view: &DeviceState,
+        waker: Waker,
+    ) -> Result<Box<dyn BackDevice>, Failure> {
         match self.is_claimed(device, Instant::now()) {
             Some(false) => self.driver.probe(device, view, waker),
             Some(true) => {
@@ -87,14 +92,15 @@ fn module(kind: &str) -> &'static str {
 struct Left;
 
 impl BackDevice for Left {
-    fn changed(&mut self, _: &View) -> Answer {
-        Answer::default()
+    fn changed(&mut self, _: &DeviceState) -> Update {
+        Update::default()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use xenstore::DomId;
 
     struct Nothing;
 
@@ -102,7 +108,7 @@ mod tests {
         fn kind(&self) -> &str {
             "vbd"
         }
-        fn probe(&mut self, _: &Device, _: &View, _: Waker) -> Result<Box<dyn BackDevice>, Failure> {
+        fn probe(&mut self, _: &Device, _: &DeviceState, _: Waker) -> Result<Box<dyn BackDevice>, Failure> {
             Err(Failure::new(0, "never asked"))
         }
     }
@@ -111,7 +117,8 @@ mod tests {
     fn a_device_is_ours_once_the_kernel_had_its_time() {
         let bus = tempfile::tempdir().unwrap();
         let mut driver = Unclaimed { driver: Nothing, bus: bus.path().into(), waiting: Vec::new() };
-        let (device, start) = (Device::new("vbd", 3, 51712), Instant::now());
+        let device = Device::new("vbd", DomId(3), 51712);
+        let start = Instant::now();
         assert_eq!(driver.is_claimed(&device, start), Some(false), "no driver is loaded");
         std::fs::create_dir_all(bus.path().join("drivers/vbd")).unwrap();
         assert_eq!(driver.is_claimed(&device, start), None);

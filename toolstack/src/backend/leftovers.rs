@@ -73,14 +73,14 @@ mod tests {
 
     #[test]
     fn names_are_those_of_vifs() {
-        assert_eq!(vif("vif7.1"), Some((7, 1)));
+        assert_eq!(vif("vif7.1"), Some((DomId(7), 1)));
         assert_eq!([vif("vif7.1-emu"), vif("vif7"), vif("eth7.1"), vif("vif70000.0")], [None; 4]);
         assert!(!is_left("lo"));
     }
 
     #[test]
     fn what_is_kept_of_devices_that_are_no_more_is_forgotten() {
-        assert_eq!(kept("vif-7-0-tx"), Some(("vif", 7, 0)));
+        assert_eq!(kept("vif-7-0-tx"), Some(("vif", DomId(7), 0)));
         assert_eq!([kept("vbd-7"), kept("vbd-x-1"), kept("other")], [None; 3]);
         let store = Store::spawn(Config::default()).unwrap();
         let mut client = store.client().unwrap();
@@ -90,7 +90,7 @@ mod tests {
         for name in ["vbd-7-51712", "vbd-7-51728", "vif-8-0-tx", "other"] {
             keep.create(name, "", 1).unwrap();
         }
-        clear(&mut client, 0, &keep).unwrap();
+        clear(&mut client, DomId::DOM0, &keep).unwrap();
         let mut left = keep.names().unwrap();
         left.sort();
         assert_eq!(left, ["other", "vbd-7-51712"]);

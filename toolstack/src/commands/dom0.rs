@@ -113,7 +113,7 @@ fn xen(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Res
     let mut vbds =
         VbdDriver::with_opener(hv.clone(), Box::new(move |device, keys| images.open(device, keys)));
     vbds.set_tuning(tuning);
-    leftovers::clear(&mut Client::new(hv.store()?), hv.domid().0, &keep)?;
+    leftovers::clear(&mut Client::new(hv.store()?), hv.domid(), &keep)?;
     vbds.set_inflight_dir(keep.clone());
     let config = netback::Config { keep: Some(keep), ..netback::Config::default() };
     let vifs =
@@ -163,7 +163,7 @@ impl Ending {
     }
 
     fn serve(&self, client: Client, driver: &mut dyn BackDriver) -> Result<()> {
-        let outcome = driver::run(client, self.domid.0, driver, self.event.as_fd());
+        let outcome = driver::run(client, self.domid, driver, self.event.as_fd());
         self.tell();
         Ok(outcome?)
     }

@@ -74,7 +74,7 @@ fn introducer(
         };
         match event {
             Event::Connect { domid: DomId(0), stream } => report(store.connect(stream), 0),
-            Event::Connect { domid, stream } => report(store.introduce(domid.0, stream), domid.0),
+            Event::Connect { domid, stream } => report(store.introduce(domid, stream), domid.0),
             // It fails only while the machine is ending.
             Event::Gone { domid } => drop(dead.send(domid)),
         }
@@ -106,9 +106,9 @@ impl Undertaker {
             let name = all.iter().find(|d| d.domid == domid).map(|d| d.name.clone());
             let dom0_serves = all.iter().any(|d| d.domid == DomId::DOM0 && d.pid.is_some());
             // ENOENT where it never spoke to the store.
-            let _ = self.store.release(domid.0);
+            let _ = self.store.release(domid);
             // What goes wrong here is tried again by whoever creates a guest of that name.
-            if let Err(error) = domain::remove(&mut self.client, domid.0, dom0_serves) {
+            if let Err(error) = domain::remove(&mut self.client, domid, dom0_serves) {
                 tracing::warn!(%domid, %error, "its nodes stay");
             }
             let _ = self.control.destroy(domid);

@@ -36,7 +36,7 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let mut machine = Machine::connect(dir)?;
     let domain = machine.find_guest(&args.domain)?;
     let (devid, mac) = (args.vif.parse::<u32>().ok(), args.vif.parse::<Mac>().ok());
-    for device in device::list(&mut machine.store, domain.domid.0, "vif")? {
+    for device in device::list(&mut machine.store, domain.domid, "vif")? {
         let its = machine.store.read_opt(&format!("{}/mac", device::libxl_path(&device)))?;
         let same_mac = mac.is_some_and(|mac| its.as_deref() == Some(mac.to_string().as_bytes()));
         if devid == Some(device.id) || same_mac {

@@ -9,7 +9,7 @@ use hypervisor::Hypervisor;
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use xenstore::Client;
-use xenstore::xenbus::End;
+use xenstore::xenbus::DeviceEnd;
 
 use crate::error::{Error, Result};
 
@@ -83,7 +83,7 @@ fn complain(hv: &dyn Hypervisor, path: &str, error: &Error) {
     tracing::error!(device = path, "{error}");
     let told = hv.store().map_err(Error::from).and_then(|stream| {
         let mut client = Client::new(stream);
-        let end = End::find_front(&mut client, path)?;
+        let end = DeviceEnd::find_front(&mut client, path)?;
         Ok(end.fatal(&mut client, Errno::EIO as i32, error)?)
     });
     if let Err(e) = told {

@@ -9,7 +9,7 @@ use ring_abi::ring::Back;
 use ring_abi::shm::Memory;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-use xenstore::xenbus::{Device, End};
+use xenstore::xenbus::{Device, DeviceEnd};
 use xenstore::{Client, Keys, Nodes, XenbusState};
 
 /// Both rings in the hands of somebody without manners.
@@ -25,7 +25,7 @@ struct RawBack {
 fn connect(machine: &mut Machine, domid: u16) -> (Nic, RawBack) {
     machine.backend = None;
     let device = machine.plug(domid, 0, &[]);
-    let (mut client, end) = (machine.client(), End::back(&device));
+    let (mut client, end) = (machine.client(), DeviceEnd::back(&device));
     let mut keys = offer(true);
     // One channel for both.
     keys.set("feature-split-event-channels", 0);

@@ -23,7 +23,7 @@ pub(super) fn world() -> Option<Box<dyn World>> {
     let seats: Vec<Seat> = named
         .split('/')
         .map(|id| {
-            let device = Device::new("vif", hv.domid().0, id.parse().expect("a vif's number"));
+            let device = Device::new("vif", hv.domid(), id.parse().expect("a vif's number"));
             Seat { hv: hv.clone(), device }
         })
         .collect();

@@ -60,9 +60,9 @@ impl Machine {
         let handle = store.handle();
         let introducer = Box::new(move |event| match event {
             Event::Connect { domid: DomId(0), stream } => handle.connect(stream).unwrap(),
-            Event::Connect { domid, stream } => handle.introduce(domid.0, stream).unwrap(),
+            Event::Connect { domid, stream } => handle.introduce(domid, stream).unwrap(),
             // A guest that never opened the store is not known there.
-            Event::Gone { domid } => drop(handle.release(domid.0)),
+            Event::Gone { domid } => drop(handle.release(domid)),
         });
         let sandbox = Sandbox::with_store(introducer).unwrap();
         let dom0 = sandbox.join(DomId(0)).unwrap();
@@ -80,7 +80,7 @@ impl Machine {
         let until = stop.clone();
         let thread = std::thread::spawn(move || {
             let mut driver = Driver::new(hv, config, move |_, _| Ok(Attachment::port_of(bridge.clone())));
-            xenstore::driver::run(client, 0, &mut driver, until.as_fd()).unwrap();
+            xenstore::driver::run(client, DomId::DOM0, &mut driver, until.as_fd()).unwrap();
         });
         self.backend = Some(Backend { stop, thread: Some(thread) });
     }
@@ -99,7 +99,7 @@ impl Machine {
 
     /// Writes what a toolstack writes of a vif, with `more` at the backend's node.
     pub(crate) fn plug(&self, domid: u16, devid: u32, more: &[(&str, &str)]) -> Device {
-        let device = Device::new("vif", domid, devid);
+        let device = Device::new("vif", DomId(domid), devid);
         let mac = format!("00:16:3e:00:{domid:02x}:{devid:02x}");
         let front = Keys::new(device.front_path())
             .with("backend", device.back_path())
@@ -116,8 +116,8 @@ impl Machine {
         back.extend(more.iter().copied());
         back.set("state", XenbusState::Initialising.as_text());
         let permission = Permission::new;
-        let front_perms = [permission(domid, Access::None), permission(0, Access::Read)];
-        let back_perms = [permission(0, Access::None), permission(domid, Access::Read)];
+        let front_perms = [permission(DomId(domid), Access::None), permission(DomId::DOM0, Access::Read)];
+        let back_perms = [permission(DomId::DOM0, Access::None), permission(DomId(domid), Access::Read)];
         self.client()
             .transaction(|tx| {
                 for (keys, perms) in [(&front, &front_perms), (&back, &back_perms)] {

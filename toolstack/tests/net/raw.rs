@@ -8,7 +8,7 @@ use ring_abi::netif::{Rx, Tx, TxFlags, TxRequest};
 use ring_abi::ring::Front;
 use std::sync::Arc;
 use std::time::Instant;
-use xenstore::xenbus::{Device, End};
+use xenstore::xenbus::{Device, DeviceEnd};
 use xenstore::{Client, XenbusState};
 
 /// A vif, seen from its frontend's domain, with that domain's rights.
@@ -23,8 +23,8 @@ impl Seat {
         Client::new(self.hv.store().unwrap())
     }
 
-    fn end(&self) -> End {
-        End::front(&self.device)
+    fn end(&self) -> DeviceEnd {
+        DeviceEnd::front(&self.device)
     }
 
     pub(crate) fn switch(&self, state: XenbusState) {
@@ -53,7 +53,7 @@ impl Seat {
             self.switch(XenbusState::Closed);
             self.await_back(XenbusState::Closed);
         }
-        self.end().retract(&mut self.store(), TRANSPORT_KEYS).unwrap();
+        self.end().remove_keys(&mut self.store(), TRANSPORT_KEYS).unwrap();
         self.switch(XenbusState::Initialising);
         self.await_back(XenbusState::InitWait);
     }
