@@ -91,7 +91,20 @@ statuses! {
     NO_SPACE "no_space" = -13, "out of space";
 }
 
-impl Status {}
+impl Status {
+    /// Whether the operation was done.
+    pub fn is_okay(self) -> bool {
+        self == Self::OKAY
+    }
+
+    /// `Ok` for [`Status::OKAY`], else the status as the error it is.
+    ///
+    /// # Errors
+    /// Any other status.
+    pub fn ok(self) -> Result<(), Self> {
+        if self.is_okay() { Ok(()) } else { Err(self) }
+    }
+}
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

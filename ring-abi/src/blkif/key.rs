@@ -3,7 +3,8 @@
 //! Numbers are decimal; flags are 0 or 1, and 0 where nothing else is said.
 
 pub use crate::xenbus::key::{
-    BACKEND, BACKEND_ID, FRONTEND, FRONTEND_ID, HOTPLUG_ERROR, HOTPLUG_STATUS, ONLINE, SCRIPT, STATE,
+    BACKEND, BACKEND_ID, EVENT_CHANNEL, FRONTEND, FRONTEND_ID, HANDLE, HOTPLUG_ERROR, HOTPLUG_STATUS,
+    MULTI_QUEUE_MAX_QUEUES, MULTI_QUEUE_NUM_QUEUES, ONLINE, SCRIPT, STATE, TRUSTED, TYPE,
 };
 
 // What the backend can do.
@@ -25,18 +26,12 @@ pub const FEATURE_MAX_INDIRECT_SEGMENTS: &str = "feature-max-indirect-segments";
 pub const MAX_RING_PAGE_ORDER: &str = "max-ring-page-order";
 /// Written by the backend: largest ring, pages; the old name.
 pub const MAX_RING_PAGES: &str = "max-ring-pages";
-/// Written by the backend: most queues.
-pub const MULTI_QUEUE_MAX_QUEUES: &str = "multi-queue-max-queues";
-/// Written by the frontend: queues; their keys are then in `queue-N/`.
-pub const MULTI_QUEUE_NUM_QUEUES: &str = "multi-queue-num-queues";
 /// Written by the frontend: grant of a ring of one page; of more pages `ring-ref0` and so on.
 pub const RING_REF: &str = "ring-ref";
 /// Written by the frontend: size of the ring, binary logarithm of pages.
 pub const RING_PAGE_ORDER: &str = "ring-page-order";
 /// Written by the frontend: size of the ring, pages; the old name.
 pub const NUM_RING_PAGES: &str = "num-ring-pages";
-/// Written by the frontend: port for the backend to bind.
-pub const EVENT_CHANNEL: &str = "event-channel";
 /// Written by the frontend: the wire layout, one of `PROTOCOL_*`.
 pub const PROTOCOL: &str = "protocol";
 
@@ -59,38 +54,31 @@ pub const DISCARD_SECURE: &str = "discard-secure";
 
 // The frontend's own.
 
-/// Written by the tool stack into the frontend's directory: the [`super::vdev::Vdev`] number.
+/// Written by the toolstack into the frontend's directory: the [`super::vdev::Vdev`] number.
 pub const VIRTUAL_DEVICE: &str = "virtual-device";
-/// Written by the tool stack into both directories: `disk`, `cdrom` or `floppy`.
+/// Written by the toolstack into both directories: `disk`, `cdrom` or `floppy`.
 pub const DEVICE_TYPE: &str = "device-type";
-/// Written by the tool stack into the frontend's directory: flag, default 1: the backend may be trusted with what
-/// else is in a page.
-pub const TRUSTED: &str = "trusted";
 
-// The tool stack's.
+// The toolstack's.
 
-/// Written by the tool stack into the backend's directory: `r` or `w`.
+/// Written by the toolstack into the backend's directory: `r` or `w`.
 pub const MODE: &str = "mode";
-/// Written by the tool stack into the backend's directory: what the disk stands on, for the script or the backend.
+/// Written by the toolstack into the backend's directory: what the disk stands on, for the script or the backend.
 pub const PARAMS: &str = "params";
 /// Written by the hotplug script: `MAJOR:MINOR`, hexadecimal.
 pub const PHYSICAL_DEVICE: &str = "physical-device";
 /// Written by the hotplug script: path of the device or file.
 pub const PHYSICAL_DEVICE_PATH: &str = "physical-device-path";
-/// Written by the tool stack into the backend's directory: the device's name, such as `xvda`.
+/// Written by the toolstack into the backend's directory: the device's name, such as `xvda`.
 pub const DEV: &str = "dev";
-/// Written by the tool stack into the backend's directory: flag.
+/// Written by the toolstack into the backend's directory: flag.
 pub const REMOVABLE: &str = "removable";
-/// Written by the tool stack into the backend's directory: flag.
+/// Written by the toolstack into the backend's directory: flag.
 pub const BOOTABLE: &str = "bootable";
-/// Written by the tool stack into the backend's directory: flag, default 1: discard may be offered.
+/// Written by the toolstack into the backend's directory: flag, default 1: discard may be offered.
 pub const DISCARD_ENABLE: &str = "discard-enable";
-/// Written by the tool stack into the backend's directory: flag: O_DIRECT is safe.
+/// Written by the toolstack into the backend's directory: flag: O_DIRECT is safe.
 pub const DIRECT_IO_SAFE: &str = "direct-io-safe";
-/// Written by the tool stack into the backend's directory: the device's number.
-pub const HANDLE: &str = "handle";
-/// Written by the tool stack into the backend's directory: what the device stands on.
-pub const TYPE: &str = "type";
 
 /// [`PROTOCOL`]: [`super::X86_32`].
 pub const PROTOCOL_X86_32: &str = "x86_32-abi";

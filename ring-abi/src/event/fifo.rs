@@ -31,6 +31,26 @@ impl EventWord {
     pub const LINKED: u32 = 1 << 29;
     /// Being changed by Xen: `EVTCHN_FIFO_BUSY`.
     pub const BUSY: u32 = 1 << 28;
+
+    /// The next port of the queue; port 0 ends it.
+    pub const fn link(self) -> EventPort {
+        EventPort(self.0 & LINK_MASK)
+    }
+
+    /// An event waits.
+    pub const fn is_pending(self) -> bool {
+        self.0 & Self::PENDING != 0
+    }
+
+    /// No upcalls.
+    pub const fn is_masked(self) -> bool {
+        self.0 & Self::MASKED != 0
+    }
+
+    /// In a queue.
+    pub const fn is_linked(self) -> bool {
+        self.0 & Self::LINKED != 0
+    }
 }
 
 /// `struct evtchn_fifo_control_block` (event_channel.h:363), 72 bytes, one for each virtual processor.

@@ -51,6 +51,17 @@ pub enum Kind {
 /// `GTF_type_mask`.
 pub const TYPE_MASK: u16 = 3;
 
+/// The type and the flags of an entry's first half-word.
+pub const fn split(flags: u16) -> (Kind, Flags) {
+    let kind = match flags & TYPE_MASK {
+        0 => Kind::Invalid,
+        1 => Kind::PermitAccess,
+        2 => Kind::AcceptTransfer,
+        _ => Kind::Transitive,
+    };
+    (kind, Flags::from_bits_truncate(flags))
+}
+
 /// `struct grant_entry_v1` (grant_table.h:111), 8 bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]

@@ -3,7 +3,8 @@
 //! Numbers are decimal; flags are 0 or 1, and 0 where nothing else is said.
 
 pub use crate::xenbus::key::{
-    BACKEND, BACKEND_ID, FRONTEND, FRONTEND_ID, HOTPLUG_ERROR, HOTPLUG_STATUS, ONLINE, SCRIPT, STATE,
+    BACKEND, BACKEND_ID, EVENT_CHANNEL, FRONTEND, FRONTEND_ID, HANDLE, HOTPLUG_ERROR, HOTPLUG_STATUS,
+    MULTI_QUEUE_MAX_QUEUES, MULTI_QUEUE_NUM_QUEUES, ONLINE, SCRIPT, STATE, TRUSTED, TYPE,
 };
 
 // What a side can do.
@@ -43,16 +44,10 @@ pub const XDP_HEADROOM: &str = "xdp-headroom";
 
 // The rings.
 
-/// Written by the backend: most queues.
-pub const MULTI_QUEUE_MAX_QUEUES: &str = "multi-queue-max-queues";
-/// Written by the frontend: queues; their keys are then in `queue-N/`.
-pub const MULTI_QUEUE_NUM_QUEUES: &str = "multi-queue-num-queues";
 /// Written by the frontend: grant of the transmit ring.
 pub const TX_RING_REF: &str = "tx-ring-ref";
 /// Written by the frontend: grant of the receive ring.
 pub const RX_RING_REF: &str = "rx-ring-ref";
-/// Written by the frontend: port for both rings.
-pub const EVENT_CHANNEL: &str = "event-channel";
 /// Written by the frontend: port for the transmit ring.
 pub const EVENT_CHANNEL_TX: &str = "event-channel-tx";
 /// Written by the frontend: port for the receive ring.
@@ -66,27 +61,20 @@ pub const EVENT_CHANNEL_CTRL: &str = "event-channel-ctrl";
 
 /// Written by the backend: flag, default 1: the link is up.
 pub const CARRIER: &str = "carrier";
-/// Written by the tool stack into both directories: the frontend's address.
+/// Written by the toolstack into both directories: the frontend's address.
 pub const MAC: &str = "mac";
-/// Written by the tool stack into both directories: bytes, default 1500.
+/// Written by the toolstack into both directories: bytes, default 1500.
 pub const MTU: &str = "mtu";
-/// Written by the tool stack into the frontend's directory: flag, default 1: the backend may be trusted with what
-/// else is in a page.
-pub const TRUSTED: &str = "trusted";
-/// Written by the tool stack into the backend's directory: the interface's name in the backend's domain.
+/// Written by the toolstack into the backend's directory: the interface's name in the backend's domain.
 pub const VIFNAME: &str = "vifname";
-/// Written by the tool stack into the backend's directory: the bridge to join.
+/// Written by the toolstack into the backend's directory: the bridge to join.
 pub const BRIDGE: &str = "bridge";
-/// Written by the tool stack into the backend's directory: addresses that the frontend may use.
+/// Written by the toolstack into the backend's directory: addresses that the frontend may use.
 pub const IP: &str = "ip";
-/// Written by the tool stack into the backend's directory: the device to route through.
+/// Written by the toolstack into the backend's directory: the device to route through.
 pub const GATEWAYDEV: &str = "gatewaydev";
-/// Written by the tool stack into the backend's directory: `BYTES,MICROSECONDS`: what the frontend may send in an
+/// Written by the toolstack into the backend's directory: `BYTES,MICROSECONDS`: what the frontend may send in an
 /// interval.
 pub const RATE: &str = "rate";
-/// Written by the tool stack into the backend's directory: the virtual network.
+/// Written by the toolstack into the backend's directory: the virtual network.
 pub const VLAN: &str = "vlan";
-/// Written by the tool stack into the backend's directory: the device's number.
-pub const HANDLE: &str = "handle";
-/// Written by the tool stack into the backend's directory: what the device stands on.
-pub const TYPE: &str = "type";
