@@ -94,7 +94,7 @@ mod tests {
             }
         }
 
-        /// A caller that always waits as long as `wait` tells gets exactly the rate: nothing is lost to rounding.
+        /// A caller that always waits for the time of `wait` gets exactly the rate: nothing is lost to rounding.
         #[test]
         fn waiting_caller_gets_exactly_the_rate(rate in 1u64..10_000_000, tokens in 1u64..50) {
             let mut bucket = TokenBucket::new(rate, tokens, at(0));

@@ -8,7 +8,7 @@ use crate::backlog::Backlog;
 use crate::offload;
 use crate::ops::{self, Ops};
 use crate::rx::{Fill, Placed, Rx, Shape};
-use bridge::{Frame, Frames, Piece, Reason, Stats};
+use bridge::{FragmentRef, Frame, Frames, Reason, Stats};
 use hypervisor::{Contiguous, CopyOp, CopyPtr, Hypervisor, InflightRegion};
 use ring_abi::DomId;
 use ring_abi::ring::Notify;
@@ -192,7 +192,9 @@ impl Writer {
             return Ok(Placed::Wait);
         };
         let dest = CopyPtr::Grant { domid: self.guest, gref, offset };
-        list.extend(frame.segs().next().map(|head| CopyOp::new(CopyPtr::Memory(volatile(head)), dest, len)));
+        list.extend(
+            frame.fragments().next().map(|head| CopyOp::new(CopyPtr::Memory(volatile(head)), dest, len)),
+        );
         Ok(Placed::Frame(number))
     }
 
@@ -223,7 +225,7 @@ fn copies<'f>(guest: DomId, frame: &'f Frame, fill: Fill, list: &mut Vec<CopyOp<
 }
 
 #[inline]
-fn volatile(piece: Piece<'_>) -> VolatileSlice<'_> {
+fn volatile(piece: FragmentRef<'_>) -> VolatileSlice<'_> {
     // SAFETY: readable while the frame is borrowed, as every piece of it is; it is a copy's source only, so that
     // nobody writes through it.
     unsafe { VolatileSlice::new(piece.as_ptr().cast_mut(), piece.len()) }

@@ -4,7 +4,7 @@
 use crate::assemble::Packet;
 use crate::hold::Keeper;
 use arrayvec::ArrayVec;
-use bridge::{Frame, Reason, Seg};
+use bridge::{Fragment, Frame, Reason};
 use hypervisor::{Access, Hypervisor, Mapping};
 use ring_abi::netif::SLOTS_FATAL;
 use ring_abi::{DomId, GrantRef, PAGE_SIZE};
@@ -50,7 +50,7 @@ impl Mapped {
             let start = mapping.base(page).as_ptr().wrapping_add(part.offset.into());
             // SAFETY: the part lies in its page (checked when it was assembled), which stays mapped until the
             // keeper gives the mapping back: after the last clone of the frame's pin.
-            let seg = unsafe { Seg::new(start, part.size.into()) };
+            let seg = unsafe { Fragment::new(start, part.size.into()) };
             // 18 parts at most: a frame has room for 20.
             let _ = frame.push(seg);
         }
