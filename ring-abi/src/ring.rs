@@ -7,22 +7,9 @@
 //! ```
 //! use ring_abi::blkif::{Io, OP_READ, Request, Response, Status, X86_64};
 //! use ring_abi::ring::{Back, Front, Notify};
-//! # use ring_abi::PAGE_SIZE;
-//! # use ring_abi::shm::Memory;
-//! # use std::ptr::NonNull;
-//! # use std::sync::Arc;
-//! # #[repr(align(4096))]
-//! # struct Zeroes(std::cell::UnsafeCell<[u8; PAGE_SIZE]>);
-//! # #[derive(Clone)]
-//! # struct Page(Arc<Zeroes>);
-//! # // SAFETY: one aligned page that lives as long as a clone, reached by the rings alone.
-//! # unsafe impl Memory for Page {
-//! #     fn base(&self) -> NonNull<u8> { NonNull::from(&self.0.0).cast() }
-//! #     fn len(&self) -> usize { PAGE_SIZE }
-//! # }
-//! // `Page` is a page that both ends reach: a granted page in the frontend, its mapping in the backend.
-//! # #[allow(clippy::arc_with_non_send_sync)]
-//! let page = Page(Arc::new(Zeroes([0; PAGE_SIZE].into())));
+//! # use ring_abi::testing::Pages;
+//! # let page = Pages::new(1);
+//! // `page` is one that both ends reach: a granted page in the frontend, its mapping in the backend.
 //! let mut front = Front::<X86_64, _>::init(page.clone())?;
 //! let mut back = Back::<X86_64, _>::attach(page)?;
 //!
