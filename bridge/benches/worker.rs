@@ -1,5 +1,5 @@
-//! The cost of a frame in a running bridge: received in place by one port, switched, and sent by another, in the worker's
-//! rounds. The ports do as little as possible: they have no peer and make no system call.
+//! The cost of a frame in a running bridge: received in place by one port, switched, and sent by another, in the
+//! worker's rounds. The ports do as little as possible: they have no peer and make no system call.
 //!
 //! The worker thread's processor time from the first frame to the last is measured.
 
@@ -25,8 +25,8 @@ fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock").into()
 }
 
-/// A port that receives `wanted` copies of a frame and sends the time of the first; it discards frames sent to it, and sends
-/// the time of the last one expected.
+/// A port that receives `wanted` copies of a frame and sends the time of the first; it discards frames sent to it, and
+/// sends the time of the last one expected.
 struct Null {
     frame: Vec<u8>,
     wanted: Arc<AtomicU64>,

@@ -1,5 +1,5 @@
-//! An Ethernet switch: `switch tap:NAME... if:NAME...` joins taps, which it makes, and existing interfaces until the end of
-//! its input; then it prints the counters and the forwarding database.
+//! An Ethernet switch: `switch tap:NAME... if:NAME...` joins taps, which it makes, and existing interfaces until the
+//! end of its input; then it prints the counters and the forwarding database.
 
 use std::{error::Error, io::Read};
 

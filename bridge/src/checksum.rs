@@ -94,7 +94,9 @@ mod tests {
         }
 
         #[test]
-        fn frame_and_its_bytes_have_the_same_sum(bytes in prop::collection::vec(any::<u8>(), 0..3000), at in 0..200usize) {
+        fn frame_and_its_bytes_have_the_same_sum(
+            bytes in prop::collection::vec(any::<u8>(), 0..3000), at in 0..200usize,
+        ) {
             let mut sum = Sum::default();
             sum.add_frame(&Frame::from_slice(&bytes), at);
             prop_assert_eq!(sum.checksum(), reference(&bytes[at.min(bytes.len())..]));

@@ -1,8 +1,8 @@
 //! The forwarding database: the port from which each address was last seen.
 //!
-//! The table has a fixed size, so that a flood of invented source addresses can neither grow nor slow it: an address can
-//! be only in two buckets of eight slots, chosen by a seeded hash. One port may fill only a part of the table, so that its
-//! flood does not prevent other ports' addresses from being learned.
+//! The table has a fixed size, so that a flood of invented source addresses can neither grow nor slow it: an address
+//! can be only in two buckets of eight slots, chosen by a seeded hash. One port may fill only a part of the table, so
+//! that its flood does not prevent other ports' addresses from being learned.
 //!
 //! Time is an argument, in seconds; an entry that was not seen for the ageing time has expired and is not used.
 //!

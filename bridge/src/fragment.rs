@@ -1,7 +1,7 @@
 //! A contiguous part of a payload, in memory that a hostile peer may be writing to.
 //!
-//! No `&[u8]` to such memory is ever made: a reference would promise the compiler that the bytes do not change. Bytes are
-//! read by raw copy only, and checks are made on the copy.
+//! No `&[u8]` to such memory is ever made: a reference would promise the compiler that the bytes do not change. Bytes
+//! are read by raw copy only, and checks are made on the copy.
 #![allow(unsafe_code)] // raw pointers to memory shared with other processes are this module's subject
 
 use std::marker::PhantomData;
@@ -23,8 +23,8 @@ impl Fragment {
     /// Makes a fragment of `len` bytes at `ptr`.
     ///
     /// # Safety
-    /// The bytes must stay mapped and readable, from any thread, as long as any clone lives of the pin of the frame that
-    /// this fragment is pushed to (for ever, if the frame has none). They may change at any time.
+    /// The bytes must stay mapped and readable, from any thread, as long as any clone lives of the pin of the frame
+    /// that this fragment is pushed to (for ever, if the frame has none). They may change at any time.
     pub const unsafe fn new(ptr: *const u8, len: u32) -> Fragment {
         Fragment { ptr, len }
     }
@@ -102,7 +102,8 @@ impl<'a> FragmentRef<'a> {
     /// `to` is writable for `len()` bytes and does not overlap them.
     pub unsafe fn copy_to_raw(&self, to: *mut u8) {
         // SAFETY: the source is readable by `Fragment::new`'s contract while the frame is borrowed; the destination is
-        // writable by this function's contract. Neither is behind a reference, which would promise that it does not change.
+        // writable by this function's contract. Neither is behind a reference, which would promise that it does not
+        // change.
         unsafe { std::ptr::copy_nonoverlapping(self.fragment.ptr, to, self.len()) }
     }
 }

@@ -33,8 +33,8 @@ enum Backing {
 
 /// A frame. Cloning it copies its head and the addresses of its payload, never the payload.
 ///
-/// The head is private memory, which the sender cannot change, so that checks made on it stay valid. The payload may be in
-/// memory that the sender can change at any time, so it is copied exactly once, to its destination.
+/// The head is private memory, which the sender cannot change, so that checks made on it stay valid. The payload may be
+/// in memory that the sender can change at any time, so it is copied exactly once, to its destination.
 ///
 /// ```
 /// use bridge::{Frame, HEAD};
@@ -111,8 +111,8 @@ impl Frame {
         self.offload = Offload::NONE;
     }
 
-    /// Makes the head `len` bytes long (at most [`HEAD`]: more is clamped) and returns it to be written, zeroed, so that
-    /// no bytes of an earlier frame leak.
+    /// Makes the head `len` bytes long (at most [`HEAD`]: more is clamped) and returns it to be written, zeroed, so
+    /// that no bytes of an earlier frame leak.
     #[inline]
     pub fn fill_head(&mut self, len: usize) -> &mut [u8] {
         let len = len.min(HEAD);
@@ -243,8 +243,8 @@ impl Frame {
         bytes
     }
 
-    /// Appends the frame's bytes as `iovec`s, for `writev` from the pages that they are in. `into` must have at most one
-    /// entry already. The entries are valid as long as the frame is neither changed nor dropped.
+    /// Appends the frame's bytes as `iovec`s, for `writev` from the pages that they are in. `into` must have at most
+    /// one entry already. The entries are valid as long as the frame is neither changed nor dropped.
     pub fn iovecs(&self, into: &mut Iovecs) {
         for fragment in self.fragments().take(into.remaining_capacity()) {
             into.push(libc::iovec { iov_base: fragment.as_ptr().cast_mut().cast(), iov_len: fragment.len() });
@@ -259,8 +259,8 @@ impl Frame {
         self.len = other.len;
     }
 
-    /// Makes this the first `head_len` bytes of `other`'s head, followed by `len` bytes of `other` from `at` on, which is
-    /// not before `head_len`. Bytes of the head are copied, pages are shared.
+    /// Makes this the first `head_len` bytes of `other`'s head, followed by `len` bytes of `other` from `at` on, which
+    /// is not before `head_len`. Bytes of the head are copied, pages are shared.
     pub(crate) fn copy_part(
         &mut self,
         other: &Frame,

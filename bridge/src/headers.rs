@@ -83,8 +83,8 @@ pub(crate) fn ip_start(head: &[u8]) -> Option<(Ip, usize)> {
     None
 }
 
-/// Marks a TCP or UDP frame as having a partial checksum, and writes the sum of the pseudo-header into its checksum field.
-/// For senders that only flag a checksum as blank, as Xen's frontends do (`csum_blank`).
+/// Marks a TCP or UDP frame as having a partial checksum, and writes the sum of the pseudo-header into its checksum
+/// field. For senders that only flag a checksum as blank, as Xen's frontends do (`csum_blank`).
 pub fn mark_blank(frame: &mut Frame) -> Result<(), Malformed> {
     let headers = Headers::parse(frame.head()).ok_or(Malformed)?;
     let csum = headers.csum().ok_or(Malformed)?;
@@ -103,8 +103,8 @@ pub(crate) fn put_field(frame: &mut Frame, csum: Csum, bytes: [u8; 2]) -> Result
     Ok(())
 }
 
-/// The length for the pseudo-header: the IP header's, unless that is zero or more than `available` (as for GSO packets too
-/// long for the length field).
+/// The length for the pseudo-header: the IP header's, unless that is zero or more than `available` (as for GSO packets
+/// too long for the length field).
 fn ip_payload(head: &[u8], headers: &Headers, available: usize) -> usize {
     let (field, beyond) = match headers.ip {
         Ip::V4 => (headers.l3 + 2, headers.l4 - headers.l3),

@@ -1,8 +1,8 @@
 //! A learning Ethernet switch, independent of Xen.
 //!
-//! A [`Port`] receives and sends [`Frame`]s in [`Batch`]es, and a [`Bridge`] forwards them between its ports on a thread
-//! of its own. The switch never copies a frame's payload: the port that sends the frame copies it once, or passes its
-//! pages to the kernel.
+//! A [`Port`] receives and sends [`Frame`]s in [`Batch`]es, and a [`Bridge`] forwards them between its ports on a
+//! thread of its own. The switch never copies a frame's payload: the port that sends the frame copies it once, or
+//! passes its pages to the kernel.
 //!
 //! ```
 //! use std::time::{Duration, Instant};

@@ -1,8 +1,8 @@
 //! A frame's offload metadata, and the offloads that a port takes.
 
-/// A partial checksum, as in `struct virtio_net_hdr` (`VIRTIO_NET_HDR_F_NEEDS_CSUM`) and Xen's `csum_blank`: the field at
-/// `start + offset` has the pseudo-header's sum, and is to be set to the internet checksum of all bytes from `start` to
-/// the end.
+/// A partial checksum, as in `struct virtio_net_hdr` (`VIRTIO_NET_HDR_F_NEEDS_CSUM`) and Xen's `csum_blank`: the field
+/// at `start + offset` has the pseudo-header's sum, and is to be set to the internet checksum of all bytes from `start`
+/// to the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Csum {
     /// Bytes from the start of the frame to the first one summed.
@@ -20,8 +20,8 @@ pub enum GsoKind {
     TcpV6,
 }
 
-/// Generic segmentation offload: a frame longer than the wire allows, to be cut into TCP segments before it is sent to a
-/// port that does not take it whole.
+/// Generic segmentation offload: a frame longer than the wire allows, to be cut into TCP segments before it is sent to
+/// a port that does not take it whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gso {
     /// The frame's protocols.

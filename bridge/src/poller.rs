@@ -39,8 +39,8 @@ impl Poller {
         let _ = self.epoll.delete(fd);
     }
 
-    /// Waits at most `time`, which may be zero, and appends the ports whose descriptors are readable to `ready` (up to 64 a
-    /// call, of which the kernel changes the order). `true` if the control's is. An interrupted wait finds none.
+    /// Waits at most `time`, which may be zero, and appends the ports whose descriptors are readable to `ready` (up to
+    /// 64 a call, of which the kernel changes the order). `true` if the control's is. An interrupted wait finds none.
     pub(crate) fn wait(&mut self, time: Duration, ready: &mut Vec<PortId>) -> io::Result<bool> {
         let millis = u16::try_from(time.as_millis()).unwrap_or(u16::MAX);
         let count = match self.epoll.wait(&mut self.events, EpollTimeout::from(millis)) {

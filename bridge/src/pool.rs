@@ -18,9 +18,9 @@ const NONE: u32 = u32::MAX;
 /// Buffers of one size in one anonymous mapping. The buffer freed last is taken first: only as many become resident as
 /// were in use at the same time, and the one taken is likely to be in the cache.
 ///
-/// The free list is therefore a stack. A FIFO queue (`crossbeam`'s `ArrayQueue`) would take all buffers in turn, so that
-/// a pool of 256 buffers of 64 KiB would keep 16 MiB resident for a port that uses one at a time. A lock around a vector
-/// would let one thread block another in [`Hold::release`].
+/// The free list is therefore a stack. A FIFO queue (`crossbeam`'s `ArrayQueue`) would take all buffers in turn, so
+/// that a pool of 256 buffers of 64 KiB would keep 16 MiB resident for a port that uses one at a time. A lock around a
+/// vector would let one thread block another in [`Hold::release`].
 ///
 /// ```
 /// use bridge::{Frame, Pool};
@@ -40,8 +40,8 @@ pub struct Pool {
     holds: Box<[AtomicU32]>,
     /// The free list, a stack: for each free buffer the one below it.
     below: Box<[AtomicU32]>,
-    /// The top of the stack in the lower half, and the number of changes in the upper half, so that a top that was taken
-    /// and freed meanwhile is not mistaken for an unchanged one (the ABA problem).
+    /// The top of the stack in the lower half, and the number of changes in the upper half, so that a top that was
+    /// taken and freed meanwhile is not mistaken for an unchanged one (the ABA problem).
     top: AtomicU64,
 }
 
@@ -128,7 +128,8 @@ impl Buffer {
         self.give_part_to(frame, 0, len);
     }
 
-    /// Makes the buffer's `len` bytes from `at` on (clamped to its size) the payload of `frame`, after the frame's head.
+    /// Makes the buffer's `len` bytes from `at` on (clamped to its size) the payload of `frame`, after the frame's
+    /// head.
     pub fn give_part_to(mut self, frame: &mut Frame, at: usize, len: usize) {
         let at = at.min(self.size());
         let start = self.as_mut_ptr().wrapping_add(at);

@@ -11,8 +11,8 @@ const TCP: u8 = 6;
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
-/// Smallest accepted segment size in bytes, Linux's `TCP_MIN_SND_MSS`. It bounds the number of segments of one frame (about
-/// 1,400).
+/// Smallest accepted segment size in bytes, Linux's `TCP_MIN_SND_MSS`. It bounds the number of segments of one frame
+/// (about 1,400).
 pub const MIN_SIZE: u16 = 48;
 
 /// The segments of one frame, made one at a time.
@@ -32,8 +32,8 @@ pub struct Segments<'a> {
 }
 
 impl<'a> Segments<'a> {
-    /// Prepares the segmentation of `frame`, whose headers must match `gso`; with `partial` the segments' checksums stay
-    /// partial.
+    /// Prepares the segmentation of `frame`, whose headers must match `gso`; with `partial` the segments' checksums
+    /// stay partial.
     pub fn new(frame: &'a Frame, gso: Gso, partial: bool) -> Result<Segments<'a>, Malformed> {
         let head = frame.head();
         let headers = Headers::parse(head).ok_or(Malformed)?;

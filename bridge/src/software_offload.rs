@@ -63,8 +63,8 @@ impl SoftwareOffload<'_> {
         Ok(())
     }
 
-    /// Adds the frame that `make` writes to `scratch`, after sending the frames there if it is full. `make` returns `false`
-    /// for no frame. Malformed and too long frames are counted. `true`: a frame was added.
+    /// Adds the frame that `make` writes to `scratch`, after sending the frames there if it is full. `make` returns
+    /// `false` for no frame. Malformed and too long frames are counted. `true`: a frame was added.
     fn add(&mut self, make: impl FnOnce(&mut Frame) -> Result<bool, Malformed>) -> io::Result<bool> {
         if self.scratch.room() == 0 {
             self.send()?;

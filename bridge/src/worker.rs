@@ -1,5 +1,5 @@
-//! The worker: the loop that owns the ports. Each round receives, switches, sends and flushes; it sleeps when every port
-//! is idle.
+//! The worker: the loop that owns the ports. Each round receives, switches, sends and flushes; it sleeps when every
+//! port is idle.
 
 use std::{
     io,

@@ -98,8 +98,8 @@ impl Hold for Page {
     }
 }
 
-/// One port's flush releases requests of another, which must be flushed once more before the worker sleeps: else its peer
-/// would wait for the responses until the next tick.
+/// One port's flush releases requests of another, which must be flushed once more before the worker sleeps: else its
+/// peer would wait for the responses until the next tick.
 #[test]
 fn requests_released_by_a_flush_are_responded_to_before_sleep() {
     let bridge = Bridge::start(Config { busy_poll: Duration::ZERO, ..Config::default() }).unwrap();

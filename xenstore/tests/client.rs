@@ -97,7 +97,9 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn calls_return_whatever_bytes_are_received(bytes in vec(prop_oneof![4 => Just(0u8), 1 => any::<u8>(), 2 => 0..24u8], 0..600)) {
+    fn calls_return_whatever_bytes_are_received(
+        bytes in vec(prop_oneof![4 => Just(0u8), 1 => any::<u8>(), 2 => 0..24u8], 0..600),
+    ) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut client = Client::new(ours);
         theirs.write_all(&bytes).unwrap();

@@ -66,7 +66,9 @@ fn cut(frame: &Frame, caps: &Caps) -> Result<Vec<Frame>, Malformed> {
 
 proptest! {
     #[test]
-    fn filled_checksum_equals_that_of_etherparse(v6: bool, tcp: bool, payload in prop::collection::vec(any::<u8>(), 0..1460)) {
+    fn filled_checksum_equals_that_of_etherparse(
+        v6: bool, tcp: bool, payload in prop::collection::vec(any::<u8>(), 0..1460),
+    ) {
         let whole = packet(v6, tcp, &payload);
         let mut blank = Frame::from_slice(&whole);
         let csum = crate::headers::Headers::parse(blank.head()).unwrap().csum().unwrap();
@@ -81,7 +83,8 @@ proptest! {
 
     #[test]
     fn segments_join_to_the_payload(
-        v6: bool, size in 48..2000u16, payload in prop::collection::vec(any::<u8>(), 1..if cfg!(miri) { 600 } else { 20_000 }), partial: bool,
+        v6: bool, size in 48..2000u16,
+        payload in prop::collection::vec(any::<u8>(), 1..if cfg!(miri) { 600 } else { 20_000 }), partial: bool,
     ) {
         let whole = packet(v6, true, &payload);
         let mut frame = Frame::from_slice(&whole);

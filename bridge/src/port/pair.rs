@@ -40,7 +40,8 @@ impl FrameQueue {
     }
 
     fn notify(&self) {
-        // Pairs with the fence in `arm`: either this thread reads `armed` as true, or the receiver sees the frames pushed.
+        // Pairs with the fence in `arm`: either this thread reads `armed` as true, or the receiver sees the frames
+        // pushed.
         fence(SeqCst);
         if self.armed.swap(false, SeqCst) {
             let _ = self.notifier.write(1);

@@ -100,8 +100,8 @@ impl Tap {
 }
 
 impl Port for Tap {
-    /// All offloads: the kernel does in software what it must. The interface's mtu, which other programs may change, bounds
-    /// the frames read from the tap; frames written to it are bounded where they leave the machine.
+    /// All offloads: the kernel does in software what it must. The interface's mtu, which other programs may change,
+    /// bounds the frames read from the tap; frames written to it are bounded where they leave the machine.
     fn caps(&self) -> Caps {
         Caps::full(MTU_MAX)
     }

@@ -1,5 +1,5 @@
-//! `struct virtio_net_hdr` (linux/virtio_net.h), in the machine's byte order, as is the default of taps and packet sockets:
-//! 10 bytes before each frame that encode an [`Offload`].
+//! `struct virtio_net_hdr` (linux/virtio_net.h), in the machine's byte order, as is the default of taps and packet
+//! sockets: 10 bytes before each frame that encode an [`Offload`].
 
 use crate::{Csum, Frame, Gso, GsoKind, Offload};
 

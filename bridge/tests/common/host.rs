@@ -9,8 +9,8 @@ use nix::sched::{CloneFlags, unshare};
 
 const INSIDE: &str = "XPV_BRIDGE_TEST_INSIDE";
 
-/// Runs `body` of the test named `test` in its own user and network namespaces, where it may create interfaces: the test
-/// program runs itself again under `unshare`.
+/// Runs `body` of the test named `test` in its own user and network namespaces, where it may create interfaces: the
+/// test program runs itself again under `unshare`.
 pub(crate) fn in_namespaces(test: &str, body: fn()) {
     in_namespaces_without(test, &[], body);
 }

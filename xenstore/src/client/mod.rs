@@ -96,8 +96,8 @@ impl Client {
         self.connection.event(timeout.map(|t| Instant::now() + t))
     }
 
-    /// Sets a watch on `path` and all nodes below it; a first event comes at once. `path` may be relative to the domain's
-    /// home, and events' paths then are too; `@introduceDomain` and `@releaseDomain` are special.
+    /// Sets a watch on `path` and all nodes below it; a first event comes at once. `path` may be relative to the
+    /// domain's home, and events' paths then are too; `@introduceDomain` and `@releaseDomain` are special.
     ///
     /// # Errors
     /// EEXIST when this path is already watched with this token, E2BIG beyond the quota of watches.
@@ -215,7 +215,8 @@ impl Client {
         self.ack(MessageType::SetQuota, "", &args)
     }
 
-    /// Runs `body` in a transaction and commits it; repeats both while the commit conflicts with another client's write.
+    /// Runs `body` in a transaction and commits it; repeats both while the commit conflicts with another client's
+    /// write.
     ///
     /// `body` may therefore run several times; it sees the store as it was when the attempt began (or the commit fails
     /// with EAGAIN). An error of `body` other than EAGAIN drops the transaction and is returned.

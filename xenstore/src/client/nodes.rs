@@ -9,8 +9,8 @@ use super::error::{Error, Result};
 use crate::permission::Permission;
 use crate::wire;
 
-/// The operations on nodes. A [`Client`](super::Client) makes them at once, a [`Transaction`](super::Transaction) when it
-/// commits.
+/// The operations on nodes. A [`Client`](super::Client) makes them at once, a [`Transaction`](super::Transaction) when
+/// it commits.
 ///
 /// Every path may be absolute or relative to the domain's home `/local/domain/<domid>`. Every operation fails with
 /// [`Error::Store`] where the store replies with an error: ENOENT for a missing node, EACCES where the node's

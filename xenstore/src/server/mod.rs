@@ -1,5 +1,5 @@
-//! The store itself. [`Core`] is the store as a value: bytes in, bytes out, without I/O, clock or thread. [`Store`] runs
-//! a core on a thread and serves it over sockets.
+//! The store itself. [`Core`] is the store as a value: bytes in, bytes out, without I/O, clock or thread. [`Store`]
+//! runs a core on a thread and serves it over sockets.
 //!
 //! The store behaves as xenstored (`docs/misc/xenstore.txt` and the C implementation of Xen 4.17 and later), with these
 //! differences:
@@ -61,8 +61,8 @@ pub struct ConnId(pub u64);
 /// The store as a value.
 ///
 /// The caller moves bytes: it passes those that a connection sent to [`Core::input`] while [`Core::wants_input`], and
-/// sends those of [`Core::output`] and acknowledges them with [`Core::sent`]. After any call [`Core::take_woken`] returns
-/// the connections that have output or are [`Core::closed`].
+/// sends those of [`Core::output`] and acknowledges them with [`Core::sent`]. After any call [`Core::take_woken`]
+/// returns the connections that have output or are [`Core::closed`].
 ///
 /// ```
 /// use ring_abi::xs_wire::MessageType;
@@ -175,8 +175,8 @@ impl Core {
         self.proceed(id);
     }
 
-    /// Whether a connection has violated the protocol, left too many events unread or lost its domain. The caller has to
-    /// [`Core::disconnect`] it.
+    /// Whether a connection has violated the protocol, left too many events unread or lost its domain. The caller has
+    /// to [`Core::disconnect`] it.
     pub fn closed(&self, id: ConnId) -> bool {
         self.connections.get(&id).is_none_or(|c| c.closed)
     }

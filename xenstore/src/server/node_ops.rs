@@ -79,7 +79,8 @@ impl TreeView<'_> {
     /// Makes a change; `None` when there was nothing to change.
     ///
     /// # Errors
-    /// EACCES, ENOENT, EPERM and EINVAL as xenstored for each request; ENOSPC beyond a quota. The tree is then unchanged.
+    /// EACCES, ENOENT, EPERM and EINVAL as xenstored for each request; ENOSPC beyond a quota. The tree is then
+    /// unchanged.
     pub(super) fn apply(&mut self, change: &Change) -> Result<Option<Effect>, XsError> {
         match change {
             Change::Write(path, value) => self.write(path, value).map(Some),
@@ -140,8 +141,8 @@ impl TreeView<'_> {
         Ok(self.changed(path, Some(before)))
     }
 
-    /// Creates a node and its missing ancestors with the permissions of the nearest existing one; a guest owns the nodes
-    /// that it creates.
+    /// Creates a node and its missing ancestors with the permissions of the nearest existing one; a guest owns the
+    /// nodes that it creates.
     fn create(&mut self, path: &Path, value_len: usize) -> Result<(), XsError> {
         let (above, missing) = self.tree.nearest(path);
         let mut perms = above.perms.clone();

@@ -1,9 +1,9 @@
 //! Sends hostile bytes to a store: the harness of the property test and of the fuzz target.
 //!
 //! The input is a script of steps: a byte that selects a connection and an action, a byte of length, and so many bytes.
-//! The action sends the bytes raw, makes a well-formed request of them, takes output, or closes the connection and opens
-//! it again. Whatever the script, the store must not panic, must keep its bounds on memory, must reply to every request
-//! once and in order, and must count its nodes correctly.
+//! The action sends the bytes raw, makes a well-formed request of them, takes output, or closes the connection and
+//! opens it again. Whatever the script, the store must not panic, must keep its bounds on memory, must reply to every
+//! request once and in order, and must count its nodes correctly.
 
 use std::collections::VecDeque;
 

@@ -69,8 +69,8 @@ impl Store {
     /// Starts a store.
     ///
     /// # Errors
-    /// `bind` fails: EADDRINUSE when another store listens there, ENOENT when the directory is missing. The eventfd, the
-    /// epoll set or the thread cannot be created.
+    /// `bind` fails: EADDRINUSE when another store listens there, ENOENT when the directory is missing. The eventfd,
+    /// the epoll set or the thread cannot be created.
     pub fn spawn(config: Config) -> io::Result<Store> {
         let listener = config.socket.as_deref().map(listen).transpose()?;
         let (commands, receiver) = channel();
