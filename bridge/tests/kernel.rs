@@ -168,6 +168,28 @@ fn missing_and_used_interfaces_are_named_in_errors() {
 }
 
 #[test]
+fn persistent_tap_keeps_its_alias_and_is_not_created_again() {
+    in_namespaces("persistent_tap_keeps_its_alias_and_is_not_created_again", || {
+        let tap = Tap::create("tap7").unwrap();
+        assert!(!netdev::link("tap7").unwrap().persistent);
+        netdev::set_alias("tap7", "made by a test").unwrap();
+        tap.persist().unwrap();
+        drop(tap);
+        let link = netdev::link("tap7").unwrap();
+        assert_eq!(link.alias.as_deref(), Some("made by a test"));
+        assert!(link.persistent && link.kind.as_deref() == Some("tun") && link.master.is_none(), "{link:?}");
+        assert!(matches!(Tap::create("tap7"), Err(NetError::Exists(name)) if name == "tap7"));
+        assert!(matches!(Tap::create("lo"), Err(NetError::Exists(name)) if name == "lo"));
+        assert!(matches!(netdev::set_alias("tap7", &"x".repeat(256)), Err(NetError::Os { .. })));
+        sh("ip link add br9 type bridge");
+        netdev::join_bridge("tap7", "br9").unwrap();
+        assert_eq!(netdev::master("tap7").as_deref(), Some("br9"));
+        Tap::open("tap7").unwrap().persist().unwrap().end().unwrap();
+        assert!(matches!(netdev::link("tap7"), Err(NetError::NoInterface(_))));
+    });
+}
+
+#[test]
 fn missing_capability_is_named_in_errors() {
     in_namespaces_without("missing_capability_is_named_in_errors", &["-net_admin,-net_raw"], || {
         let check = |error: Option<NetError>, what: &str| {

@@ -3,6 +3,7 @@
 pub mod netdev;
 pub mod packet;
 pub mod pair;
+mod rtnetlink;
 pub mod tap;
 mod vnet;
 mod vnet_fd;

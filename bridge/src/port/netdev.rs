@@ -20,6 +20,7 @@ mod ioctl {
     nix::ioctl_write_ptr_bad!(set_mac_of, libc::SIOCSIFHWADDR, libc::ifreq);
     nix::ioctl_write_ptr_bad!(add_to_bridge, SIOCBRADDIF, libc::ifreq);
 }
+pub use super::rtnetlink::{Link, link, set_alias};
 use ioctl::{add_to_bridge, get_flags, get_mtu, set_flags, set_mac_of, set_mtu_of};
 
 /// The errors of operations on interfaces.
@@ -47,6 +48,9 @@ pub enum NetError {
         /// The system's error.
         source: io::Error,
     },
+    /// A tap was to be created where an interface exists already.
+    #[error("there is a network interface {0:?} already in this network namespace")]
+    Exists(String),
     /// The interface exists and is in use by another program, or is no tap.
     #[error(
         "cannot take network interface {0:?} as a tap: another program has it, or it is not a tap with one queue"
@@ -135,8 +139,8 @@ pub fn join_bridge(name: &str, bridge: &str) -> Result<(), NetError> {
 
 /// The bridge or bond that interface `name` is in.
 pub fn master(name: &str) -> Option<String> {
-    let link = std::fs::read_link(format!("/sys/class/net/{name}/master")).ok()?;
-    Some(link.file_name()?.to_string_lossy().into_owned())
+    let index = link(name).ok()?.master?;
+    nix::net::if_::if_indextoname(index).ok()?.into_string().ok()
 }
 
 /// The index of interface `name`.

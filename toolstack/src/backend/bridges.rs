@@ -4,6 +4,11 @@
 //! toolstack runs the vif's hotplug script. Stock scripts (vif-bridge, vif-route, vif-nat) set it up as they always
 //! do. With any other script nobody would: then the tap is put into the Linux bridge of the key `bridge` here. It
 //! outlives this program, since nobody would run the script again for the next one, and goes when the vif does.
+//!
+//! Which taps the next program takes over: those marked as this vif's ([`TapOwner`]). Versions before the mark
+//! left taps without one; such a tap is taken over where the vif's state says that a backend served it (InitWait
+//! to Connected), so that xpv can be replaced by a newer one under running guests, and is marked then. Any other
+//! interface of that name is somebody else's: the vif is refused, or waits where the interface is another vif's.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,13 +18,14 @@ use ::bridge::port::{netdev, netdev::NetError, packet::Packet, tap::Tap};
 use ::bridge::{Bridge, Config, Port};
 use netback::Attachment;
 use nix::errno::Errno;
-use xenstore::Keys;
 use xenstore::driver::Failure;
 use xenstore::xenbus::Device;
+use xenstore::{Keys, XenbusState};
 
 use crate::config::host::{BridgeConfig, HostPort};
 use crate::config::vif::DEFAULT_BRIDGE;
 use crate::error::{Error, Result};
+use crate::tap_owner::{Holder, TapOwner};
 
 /// The bridges of this program.
 pub struct Bridges(BTreeMap<String, Arc<Bridge>>);
@@ -62,16 +68,16 @@ impl Bridges {
         })
     }
 
-    /// The bridge of ours that a vif's keys name, or one of its own that joins it to a tap.
+    /// The bridge of ours that a vif's keys name, or one of its own that joins it to a tap of the machine in `dir`.
     ///
     /// # Errors
-    /// The tap cannot be had, or nobody would ever join it to anything.
-    pub fn ours_or_tap(&self, device: &Device, keys: &Keys) -> Result<Attachment, Failure> {
+    /// The tap cannot be had, its name is somebody else's, or nobody would ever join it to anything.
+    pub fn ours_or_tap(&self, dir: &Path, device: &Device, keys: &Keys) -> Result<Attachment, Failure> {
         if let Some(bridge) = keys.get("bridge").and_then(|name| self.0.get(name)) {
             return Ok(Attachment::port_of(bridge.clone()));
         }
         let name = tap_name(device, keys);
-        let place = join_tap(&name, keys)?;
+        let place = join_tap(&name, &TapOwner::new(dir, device.front, device.id), keys)?;
         tracing::info!(vif = name, script = keys.get("script"), "a tap stands for it");
         Ok(place)
     }
@@ -87,14 +93,54 @@ fn tap_name(device: &Device, keys: &Keys) -> String {
     }
 }
 
-/// A bridge of two ports, one of which is the tap `name`.
-fn join_tap(name: &str, keys: &Keys) -> Result<Attachment, Failure> {
-    let was_left = exists(name);
-    let mut tap = Tap::open(name).map_err(|error| match error {
-        // By a process that is ending, perhaps.
-        NetError::Busy(_) => Failure::new(Errno::EBUSY as i32, error),
-        error => refused(error),
-    })?;
+/// The tap `name` of `owner`, and whether an earlier process left it.
+fn create_or_take_over(name: &str, owner: &TapOwner, keys: &Keys) -> Result<(Tap, bool), Failure> {
+    match Tap::create(name) {
+        // Before it is made to last: one that lasts without its mark would be nobody's.
+        Ok(tap) => owner.mark(name).map(|()| (tap, false)).map_err(refused),
+        Err(NetError::Exists(_)) => {
+            // The vif that had it may let it go at this very moment.
+            let holder = Holder::of(name).map_err(|e| Failure::new(Errno::EBUSY as i32, e))?;
+            may_take_over(name, &holder, owner, keys)?;
+            let tap = Tap::open(name).map_err(|error| match error {
+                // By a process that is ending, perhaps.
+                NetError::Busy(_) => Failure::new(Errno::EBUSY as i32, error),
+                error => refused(error),
+            })?;
+            if !matches!(holder, Holder::Vif(_)) {
+                tracing::warn!(
+                    tap = name,
+                    "taken over without a mark: it was left by an earlier version of xpv"
+                );
+            }
+            owner.mark(name).map_err(refused)?;
+            Ok((tap, true))
+        }
+        Err(error) => Err(refused(error)),
+    }
+}
+
+/// Whether the interface `name` that exists is this vif's tap, left by an earlier process.
+fn may_take_over(name: &str, holder: &Holder, owner: &TapOwner, keys: &Keys) -> Result<(), Failure> {
+    let served = [XenbusState::InitWait, XenbusState::Initialised, XenbusState::Connected];
+    let was_served = served.iter().any(|state| keys.get("state") == Some(state.as_text()));
+    let (errno, how) = match holder {
+        Holder::Vif(left) if left == owner => return Ok(()),
+        Holder::UnmarkedTap { persistent: true } if was_served => return Ok(()),
+        // Perhaps for a moment only: a vif that is going, or a process that this one is to replace.
+        Holder::Vif(_) => (Errno::EBUSY, "waiting for it to go"),
+        _ => (Errno::EEXIST, "and not taken over"),
+    };
+    let what = format!(
+        "network interface {name:?} exists already and is {holder}, {how}; `ip link delete {name}` removes it if \
+         nobody needs it"
+    );
+    Err(Failure::new(errno as i32, what))
+}
+
+/// A bridge of two ports, one of which is the tap `name` of `owner`.
+fn join_tap(name: &str, owner: &TapOwner, keys: &Keys) -> Result<Attachment, Failure> {
+    let (mut tap, was_left) = create_or_take_over(name, owner, keys)?;
     if is_ours_to_join(keys, was_left) && netdev::master(name).is_none() {
         let bridge = keys.get("bridge").unwrap_or(DEFAULT_BRIDGE);
         let mtu = keys.opt("mtu").map_err(|e| Failure::new(Errno::EINVAL as i32, e))?;
@@ -142,6 +188,10 @@ fn refused(error: impl std::fmt::Display) -> Failure {
 fn open(port: &HostPort) -> Result<Box<dyn Port>, netdev::NetError> {
     match port {
         HostPort::Tap(name) => {
+            if let Ok(holder) = Holder::of(name) {
+                // As it was asked to: such a tap is made before, so that it outlives this process.
+                tracing::info!(tap = name, "taken over: it exists already, and is {holder}");
+            }
             let tap = Tap::open(name)?;
             netdev::set_up(tap.name())?;
             Ok(Box::new(tap))
@@ -181,6 +231,40 @@ mod tests {
         let keys = Keys::new("/b").with("vifname", "xpv-none");
         assert_eq!(tap_name(&device, &keys), "xpv-none");
         assert_eq!(tap_name(&device, &keys.with("script", "vif-bridge")), "vif3.1");
+    }
+
+    #[test]
+    fn a_tap_is_taken_over_by_its_own_vif_alone() {
+        let owner = TapOwner { dir: "/run/xpv".into(), domid: DomId(3), devid: 1 };
+        let other_dir = TapOwner { dir: "/run/b".into(), ..owner.clone() };
+        let other_vif = TapOwner { domid: DomId(2), ..owner.clone() };
+        let unmarked = Holder::UnmarkedTap { persistent: true };
+        let keys = |state: XenbusState| Keys::new("/b").with("state", state.as_text());
+        let new = keys(XenbusState::Initialising);
+        let takes = |holder: &Holder, keys: &Keys| {
+            may_take_over("vif3.1", holder, &owner, keys).map_err(|failure| (failure.errno, failure.what))
+        };
+        assert_eq!(takes(&Holder::Vif(owner.clone()), &new), Ok(()));
+        for other in [other_dir, other_vif] {
+            let (errno, what) = takes(&Holder::Vif(other.clone()), &new).unwrap_err();
+            assert_eq!(errno, Errno::EBUSY as i32);
+            assert!(
+                what.contains(&format!("of domain {} of the xpv machine in {}", other.domid, other.dir)),
+                "{what}"
+            );
+        }
+        for state in [XenbusState::InitWait, XenbusState::Connected] {
+            assert_eq!(takes(&unmarked, &keys(state)), Ok(()), "left by a version that did not mark it");
+            let attached = Holder::UnmarkedTap { persistent: false };
+            assert!(takes(&attached, &keys(state)).is_err(), "another program's, that goes with it");
+        }
+        for (holder, keys) in
+            [(&unmarked, &new), (&unmarked, &keys(XenbusState::Closing)), (&Holder::Other, &new)]
+        {
+            let (errno, what) = takes(holder, keys).unwrap_err();
+            assert_eq!(errno, Errno::EEXIST as i32);
+            assert!(what.contains("\"vif3.1\"") && what.contains("`ip link delete vif3.1`"), "{what}");
+        }
     }
 
     #[test]

@@ -49,7 +49,8 @@ pub struct Args {
     reach: Option<ReachArg>,
 }
 
-/// How disks reach guests' pages; where the kernel's I/O cannot be done in mapped pages, they are copied in any case.
+/// How disks reach guests' pages; where the kernel's I/O cannot be done in mapped pages, they are copied in any
+/// case.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum ReachArg {
     /// Mapped for each request
@@ -113,11 +114,12 @@ fn xen(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Res
     let mut vbds =
         VbdDriver::with_opener(hv.clone(), Box::new(move |device, keys| images.open(device, keys)));
     vbds.set_tuning(tuning);
-    leftovers::clear(&mut Client::new(hv.store()?), hv.domid(), &keep)?;
+    leftovers::clear(&mut Client::new(hv.store()?), hv.domid(), dir.path(), &keep)?;
     vbds.set_inflight_dir(keep.clone());
     let config = netback::Config { keep: Some(keep), ..netback::Config::default() };
+    let dir = dir.path().to_owned();
     let vifs =
-        netback::Driver::new(hv.clone(), config, move |device, keys| bridges.ours_or_tap(device, keys));
+        netback::Driver::new(hv.clone(), config, move |device, keys| bridges.ours_or_tap(&dir, device, keys));
     serve(&*hv, Unclaimed::new(vbds), Unclaimed::new(vifs), stop)
 }
 

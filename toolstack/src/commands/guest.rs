@@ -17,12 +17,15 @@ use crate::machine::{Machine, process};
 /// Be a guest that `xpv create` made, and give its devices to ordinary programs
 ///
 /// Each disk is exported over NBD at DIR/NAME/DEV.nbd: try `nbdinfo nbd+unix:///?socket=DIR/NAME/xvda.nbd`. Each
-/// interface is a tap, named as dom0 names it, or eth0, eth1, ... in a namespace of the guest's own.
+/// interface is a tap, named by vifname= or else vifDOMID.DEVID, or eth0, eth1, ... in a namespace of the guest's
+/// own. Where another machine on this host has an interface vifDOMID.DEVID, it is called vifDOMID.DEVID-XXXX, with
+/// four digits that depend on DIR: `xpv network-list --json` says so.
 ///
-/// With --xen, inside a domain of a real Xen host, it is that domain's frontends in place of the kernel's: disks are
-/// at DIR/DEV.nbd, interfaces are taps xpv0, xpv1, ... after the numbers of their vifs. Devices that xen-blkfront and
-/// xen-netfront hold are left to them. It needs the kernel modules xen-evtchn, xen-gntdev, xen-gntalloc and tun, and
-/// more granted pages than xen-gntalloc allows at first: `modprobe xen-gntalloc limit=8192`.
+/// With --xen, inside a domain of a real Xen host, it is that domain's frontends in place of the kernel's: disks
+/// are at DIR/DEV.nbd, interfaces are taps xpv0, xpv1, ... after the numbers of their vifs. Devices that
+/// xen-blkfront and xen-netfront hold are left to them. It needs the kernel modules xen-evtchn, xen-gntdev,
+/// xen-gntalloc and tun, and more granted pages than xen-gntalloc allows at first:
+/// `modprobe xen-gntalloc limit=8192`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The guest's name or number
@@ -58,7 +61,8 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     };
     dir::make(&directory)?;
     let _lock = real.then(|| real::alone(&directory)).transpose()?;
-    let guest = watch::Guest { hv, directory, real, netns, offload };
+    let machine = dir.path().to_owned();
+    let guest = watch::Guest { hv, machine, directory, real, netns, offload };
     tracing::info!(domid = %guest.hv.domid(), directory = %guest.directory.display(), "the guest runs");
     watch::run(&guest, stop.as_fd())
 }

@@ -1,10 +1,13 @@
 //! `xpv network-list`: a guest's interfaces.
 
 use serde::Serialize;
-use xenstore::Nodes;
+use xenstore::xenbus::Device;
+use xenstore::{Client, Nodes};
 
+use crate::config::vif::is_interface_name;
 use crate::dir::Dir;
 use crate::error::Result;
+use crate::guest::tap::TAP;
 use crate::machine::{Machine, device, progress};
 use crate::output;
 
@@ -26,7 +29,11 @@ struct Row {
     backend_domid: u16,
     mac: String,
     bridge: String,
+    /// As the vif's line names it, and its port of the bridge.
     vifname: String,
+    /// The name that its tap has in fact: another one in a namespace of the guest's own, or where the first was
+    /// taken.
+    tap: Option<String>,
     /// The frontend's state, by its number.
     state: u8,
     backend_path: String,
@@ -50,6 +57,7 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
             mac: text("mac")?,
             bridge: text("bridge")?,
             vifname: text("vifname")?,
+            tap: tap(&mut machine.store, &device)?,
             state: states.front.unwrap_or_default() as u8,
             backend_path: device.back_path(),
         });
@@ -58,11 +66,24 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
         return output::json(&rows);
     }
     println!(
-        "{:<3} {:<2} {:<17} {:<6} {:<5} {:<12} BE-path",
-        "Idx", "BE", "Mac Addr.", "handle", "state", "Bridge"
+        "{:<3} {:<2} {:<17} {:<6} {:<5} {:<12} {:<15} BE-path",
+        "Idx", "BE", "Mac Addr.", "handle", "state", "Bridge", "Tap"
     );
-    for Row { devid, backend_domid, mac, bridge, state, backend_path, .. } in rows {
-        println!("{devid:<3} {backend_domid:<2} {mac:<17} {devid:<6} {state:<5} {bridge:<12} {backend_path}");
+    for Row { devid, backend_domid, mac, bridge, tap, state, backend_path, .. } in rows {
+        let tap = tap.as_deref().unwrap_or("-");
+        println!(
+            "{devid:<3} {backend_domid:<2} {mac:<17} {devid:<6} {state:<5} {bridge:<12} {tap:<15} {backend_path}"
+        );
     }
     Ok(())
+}
+
+/// What the guest's process calls the vif's tap. The guest may write anything there: only an interface's name is
+/// shown.
+fn tap(store: &mut Client, device: &Device) -> Result<Option<String>> {
+    let told = match store.read_text(&format!("{}/{TAP}", device.front_path())) {
+        Err(e) if e.is_not_found() => return Ok(None),
+        told => told?,
+    };
+    Ok(Some(told).filter(|name| is_interface_name(name) && !name.contains(char::is_control)))
 }

@@ -15,7 +15,7 @@ pub struct VifSpec {
     pub mac: Option<Mac>,
     /// The bridge it is a port of.
     pub bridge: String,
-    /// Its name in dom0; `None` means `vif<domid>.<devid>`.
+    /// Its name in dom0 and that of a local guest's tap; `None` means `vif<domid>.<devid>`.
     pub vifname: Option<String>,
     /// Limit of what the guest sends.
     pub rate: Option<Rate>,

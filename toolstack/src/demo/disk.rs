@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use blkfront::{Completion, Disk, Op, Request};
+use blkfront::{Completion, Disk, Operation, Request, split};
 use hdrhistogram::Histogram;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -13,7 +13,7 @@ use super::words::{DiskPlan, DiskResult, Event, Latency, Load, Progress, Run};
 use crate::error::{Error, Result};
 
 /// Bytes written or read at a time.
-const CHUNK: u64 = 1 << 20;
+const CHUNK: usize = 1 << 20;
 /// Random reads in flight at a time.
 const DEPTH: usize = 32;
 
@@ -63,21 +63,22 @@ impl Work<'_> {
 
     /// The stretches of at most a chunk, each with the number of its first block in the file.
     fn chunks(&self) -> impl Iterator<Item = (u64, Run)> + '_ {
-        let most = CHUNK / BLOCK as u64;
         let mut number = 0;
         self.runs.iter().flat_map(move |run| {
             let start = number;
             number += run.count;
-            (0..run.count)
-                .step_by(most as usize)
-                .map(move |at| (start + at, Run { first: run.first + at, count: most.min(run.count - at) }))
+            split(run.first * BLOCK as u64, run.count as usize * BLOCK, CHUNK).map(move |chunk| {
+                let number = start + (chunk.bytes.start / BLOCK) as u64;
+                let count = (chunk.bytes.len() / BLOCK) as u64;
+                (number, Run { first: chunk.offset / BLOCK as u64, count })
+            })
         })
     }
 
     /// Writes all blocks; the hash of what was written.
     fn write(&self, disk: &mut Disk, tell: &mut dyn FnMut(Event)) -> Result<String> {
         let (mut hash, mut done) = (Sha256::new(), 0);
-        let mut bytes = vec![0; CHUNK as usize];
+        let mut bytes = vec![0; CHUNK];
         for (number, run) in self.chunks() {
             let bytes = &mut bytes[..run.count as usize * BLOCK];
             for (number, block) in (number..).zip(bytes.chunks_mut(BLOCK)) {
@@ -94,7 +95,7 @@ impl Work<'_> {
     /// Reads all blocks; how many were not as written.
     fn read_back(&self, disk: &mut Disk, tell: &mut dyn FnMut(Event)) -> Result<u64> {
         let (mut wrong, mut done) = (0, 0);
-        let mut bytes = vec![0; CHUNK as usize];
+        let mut bytes = vec![0; CHUNK];
         for (number, run) in self.chunks() {
             let bytes = &mut bytes[..run.count as usize * BLOCK];
             disk.read_at(run.first * BLOCK as u64, bytes).map_err(failed)?;
@@ -161,7 +162,7 @@ impl Work<'_> {
         let number = random.random_range(0..self.blocks());
         flights[token as usize] = Flight { number, asked: Instant::now() };
         let sector = self.place(number) * (BLOCK as u64 / 512);
-        let request = Request { token, op: Op::Read, sector, bytes: BLOCK, buffer };
+        let request = Request { token, operation: Operation::Read, sector, bytes: BLOCK, buffer };
         disk.submit(request).map_err(|_| Error::other("the disk takes no request"))
     }
 
@@ -249,7 +250,7 @@ mod tests {
         let mut places = Vec::new();
         for (number, run) in work.chunks() {
             assert_eq!(number as usize, places.len());
-            assert!(run.count * BLOCK as u64 <= CHUNK);
+            assert!(run.count as usize * BLOCK <= CHUNK);
             places.extend(run.first..run.first + run.count);
         }
         let expected: Vec<u64> = (1000..1300).chain([10]).collect();

@@ -1,12 +1,13 @@
-//! A blkfront disk as the blocks of an NBD export: each question becomes as many requests as it takes, and none is
+//! A blkfront disk as the blocks of an NBD export: each command becomes as many requests as it needs, and none is
 //! waited for.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
-use blkfront::buffer::MOST_BYTES;
-use blkfront::{Buffer, Completion, Disk, Op as DiskOp, Request};
+use blkfront::split::{MAX_REQUEST_BYTES, split};
+use blkfront::{Buffer, Completion, Disk, Operation, Request};
 use nix::errno::Errno;
 
 use crate::nbd::{Blocks, Op, Outcome};
@@ -42,14 +43,12 @@ struct Job {
 }
 
 /// What one request does of a question.
-#[derive(Clone, Copy)]
 struct Part {
     job: u64,
-    op: DiskOp,
+    operation: Operation,
     sector: u64,
-    /// Where in the job's data.
-    start: usize,
-    bytes: usize,
+    /// Range of the job's data.
+    bytes: Range<usize>,
 }
 
 impl DiskBlocks {
@@ -67,21 +66,22 @@ impl DiskBlocks {
 
     /// Takes a question; `false` where it asks nothing of the disk and is answered already.
     fn take(&mut self, id: u64, op: Op) {
-        let (disk_op, offset, job) = match op {
-            Op::Read { offset, len } => (DiskOp::Read, offset, Job::new(vec![0; len as usize], true, false)),
-            Op::Write { offset, data, durable } => (DiskOp::Write, offset, Job::new(data, false, durable)),
-            Op::Flush => (DiskOp::Flush, 0, Job::new(Vec::new(), false, false)),
+        let (operation, offset, job) = match op {
+            Op::Read { offset, len } => {
+                (Operation::Read, offset, Job::new(vec![0; len as usize], true, false))
+            }
+            Op::Write { offset, data, durable } => (Operation::Write, offset, Job::new(data, false, durable)),
+            Op::Flush => (Operation::Flush, 0, Job::new(Vec::new(), false, false)),
             Op::Trim { .. } => return self.finished.push((id, Err(Errno::EOPNOTSUPP as i32))),
         };
         let len = job.data.len();
         self.jobs.insert(id, job);
-        if disk_op == DiskOp::Flush {
+        if operation == Operation::Flush {
             return self.flush(id);
         }
-        for start in (0..len).step_by(MOST_BYTES) {
-            let bytes = (len - start).min(MOST_BYTES);
-            let sector = (offset + start as u64) / 512;
-            self.enqueue(Part { job: id, op: disk_op, sector, start, bytes });
+        for chunk in split(offset, len, MAX_REQUEST_BYTES) {
+            let sector = chunk.sector();
+            self.enqueue(Part { job: id, operation, sector, bytes: chunk.bytes });
         }
     }
 
@@ -95,7 +95,7 @@ impl DiskBlocks {
     /// A flush for a question that has no other part left; nothing where the backend has no cache to flush.
     fn flush(&mut self, id: u64) {
         if self.disk.info().flush {
-            self.enqueue(Part { job: id, op: DiskOp::Flush, sector: 0, start: 0, bytes: 0 });
+            self.enqueue(Part { job: id, operation: Operation::Flush, sector: 0, bytes: 0..0 });
         } else {
             self.finish(id);
         }
@@ -112,9 +112,10 @@ impl DiskBlocks {
                 }
                 buffer => buffer.map_err(io::Error::other)?,
             };
-            let Part { op, sector, bytes, .. } = part;
+            let Part { operation, sector, .. } = part;
+            let bytes = part.bytes.len();
             self.last += 1;
-            match self.disk.submit(Request { token: self.last, op, sector, bytes, buffer }) {
+            match self.disk.submit(Request { token: self.last, operation, sector, bytes, buffer }) {
                 Ok(()) => drop(self.parts.insert(self.last, part)),
                 Err(back) => {
                     self.keep(back.buffer);
@@ -127,15 +128,15 @@ impl DiskBlocks {
     }
 
     fn buffer_for(&mut self, part: &Part) -> blkfront::Result<Option<Buffer>> {
-        if part.op == DiskOp::Flush {
+        if part.operation == Operation::Flush {
             return Ok(None);
         }
         let buffer = match self.spare.pop() {
             Some(buffer) => buffer,
-            None => self.disk.buffer(MOST_BYTES)?,
+            None => self.disk.buffer(MAX_REQUEST_BYTES)?,
         };
-        if let (DiskOp::Write, Some(job)) = (part.op, self.jobs.get(&part.job)) {
-            buffer.fill(&job.data[part.start..part.start + part.bytes]);
+        if let (Operation::Write, Some(job)) = (part.operation, self.jobs.get(&part.job)) {
+            buffer.fill(&job.data[part.bytes.clone()]);
         }
         Ok(Some(buffer))
     }
@@ -164,8 +165,8 @@ impl DiskBlocks {
         if let Some(job) = self.jobs.get_mut(&part.job) {
             job.failed = job.failed.or(error);
             job.left -= 1;
-            if let (DiskOp::Read, None, Some(buffer)) = (part.op, error, &buffer) {
-                buffer.copy_to(&mut job.data[part.start..part.start + part.bytes]);
+            if let (Operation::Read, None, Some(buffer)) = (part.operation, error, &buffer) {
+                buffer.copy_to(&mut job.data[part.bytes.clone()]);
             }
             if job.left == 0 {
                 let durable = std::mem::take(&mut job.durable) && job.failed.is_none();

@@ -13,14 +13,18 @@ use nix::sys::eventfd::EventFd;
 use xenstore::{Client, Nodes, XenbusState};
 
 use super::service::{Service, event};
+use super::tap::NewTap;
 use super::{export, real, tap};
 use crate::error::{Error, Result};
+use crate::tap_owner::TapOwner;
 
 /// The guest that we are.
 #[derive(Clone)]
 pub struct Guest {
     /// Our hypervisor.
     pub hv: Arc<dyn Hypervisor>,
+    /// The machine's directory.
+    pub machine: PathBuf,
     /// Where our disks' sockets are.
     pub directory: PathBuf,
     /// We are a domain of a real Xen host, where the kernel and earlier processes may have had our devices.
@@ -148,23 +152,29 @@ fn start(guest: &Guest, client: &mut Client, ended: &Arc<EventFd>, (kind, id): I
         let serve = move |stop: BorrowedFd<'_>| export::run(&theirs.hv, &theirs.directory, id, stop);
         return Service::start(hv, path, ended, serve);
     }
-    let name = tap_name(guest, client, &path, id);
+    let new = new_tap(guest, client, &path, id);
     let serve = move |stop: BorrowedFd<'_>| {
-        tap::run(&theirs.hv, &name, id, theirs.netns.as_deref(), theirs.offload, stop)
+        tap::run(&theirs.hv, &new, id, theirs.netns.as_deref(), theirs.offload, stop)
     };
     Service::start(hv, path, ended, serve)
 }
 
-/// In a namespace of its own a guest's interface is `eth<n>`, in a kernel of its own `xpv<n>`; among other guests' it
-/// is called as dom0 calls it.
-fn tap_name(guest: &Guest, client: &mut Client, path: &str, id: u32) -> String {
-    match (&guest.netns, guest.real) {
-        (Some(_), _) => return format!("eth{id}"),
-        (None, true) => return format!("xpv{id}"),
-        (None, false) => {}
-    }
-    let told = client
-        .read_text(&format!("{path}/backend"))
-        .and_then(|back| client.read_text(&format!("{back}/vifname")));
-    told.unwrap_or_else(|_| format!("vif{}.{id}", guest.hv.domid()))
+/// In a namespace of its own a guest's interface is `eth<n>`, in a kernel of its own `xpv<n>`; among other guests'
+/// it is called as dom0 calls it.
+fn new_tap(guest: &Guest, client: &mut Client, path: &str, id: u32) -> NewTap {
+    let owner = TapOwner::new(&guest.machine, guest.hv.domid(), id);
+    let (name, is_chosen) = match (&guest.netns, guest.real) {
+        (Some(_), _) => (format!("eth{id}"), false),
+        (None, true) => (format!("xpv{id}"), false),
+        (None, false) => {
+            let told = client
+                .read_text(&format!("{path}/backend"))
+                .and_then(|back| client.read_text(&format!("{back}/vifname")));
+            let name = told.unwrap_or_else(|_| owner.usual_name());
+            let is_chosen = name != owner.usual_name();
+            (name, is_chosen)
+        }
+    };
+    let other_name = owner.other_name().filter(|_| name == owner.usual_name());
+    NewTap { name, is_chosen, other_name, owner, is_told: !guest.real }
 }

@@ -280,12 +280,12 @@ impl<'d> Control<'d> {
     }
 }
 
-/// The span of a device's log lines.
+/// The span of a device's log lines, of a level that every filter lets pass.
 fn device_span(kind: &str, (DomId(domid), devid): Id) -> Span {
     match kind {
-        "vbd" => tracing::info_span!("vbd", domid, devid),
-        "vif" => tracing::info_span!("vif", domid, devid),
-        _ => tracing::info_span!("device", kind, domid, devid),
+        "vbd" => tracing::error_span!("vbd", domid, devid),
+        "vif" => tracing::error_span!("vif", domid, devid),
+        _ => tracing::error_span!("device", kind, domid, devid),
     }
 }
 
