@@ -119,7 +119,7 @@ fn a_dom0_that_was_killed_has_its_tap_taken_over() {
     assert_eq!(failure.errno, nix::errno::Errno::EBUSY as i32);
     assert!(failure.what.contains(&dir.path().display().to_string()), "{}", failure.what);
     let place = join(dir.path(), "4").unwrap();
-    place.clear.unwrap()();
+    place.cleanup.unwrap()();
     drop(place.bridge);
     common::eventually("the tap is gone", || !is_there("vif8.0"));
 }

@@ -116,7 +116,7 @@ fn xen(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Res
     vbds.set_tuning(tuning);
     leftovers::clear(&mut Client::new(hv.store()?), hv.domid(), dir.path(), &keep)?;
     vbds.set_inflight_dir(keep.clone());
-    let config = netback::Config { keep: Some(keep), ..netback::Config::default() };
+    let config = netback::Config { inflight_dir: Some(keep), ..netback::Config::default() };
     let dir = dir.path().to_owned();
     let vifs =
         netback::Driver::new(hv.clone(), config, move |device, keys| bridges.ours_or_tap(&dir, device, keys));

@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use netfront::{Nic, Sent};
+use netfront::{Nic, SendOutcome};
 
 use super::disk::{histogram, percentiles};
 use super::frame::{self, Kind, SHORTEST, Seen};
@@ -43,9 +43,9 @@ impl<'a> Wire<'a> {
         let bytes = &mut self.output[..len];
         frame::write(bytes, to, self.nic.mac(), kind, number, &self.pattern);
         match self.nic.send(bytes) {
-            Sent::Queued => Ok(true),
-            Sent::Full => Ok(false),
-            Sent::Dropped => Err(Error::other("the interface went down")),
+            SendOutcome::Queued => Ok(true),
+            SendOutcome::Full => Ok(false),
+            SendOutcome::Dropped => Err(Error::other("the interface went down")),
         }
     }
 

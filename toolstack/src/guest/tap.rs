@@ -15,12 +15,11 @@ use bridge::port::netdev::{self, NetError};
 use bridge::port::tap::Tap;
 use hypervisor::Hypervisor;
 use netfront::{Config, Nic};
+use ring_abi::netif::{MTU_DEFAULT, Mac};
 use xenstore::{Client, Nodes};
 
 use super::netns;
 use super::nic_port::NicPort;
-use crate::config::Mac;
-use crate::config::vif::DEFAULT_MTU;
 use crate::error::{Error, Result};
 use crate::machine::process;
 use crate::tap_owner::{TapOwner, holder};
@@ -79,7 +78,7 @@ fn open_tap(store: &mut Client, new: &NewTap, path: &str) -> Result<Tap> {
     let mtu = store.read_opt_as::<u32>(&format!("{path}/mtu"))?;
     let mut tap = create(new)?;
     netdev::set_mac(tap.name(), mac.0).map_err(failed)?;
-    tap.set_mtu(mtu.unwrap_or(DEFAULT_MTU)).map_err(failed)?;
+    tap.set_mtu(mtu.unwrap_or(MTU_DEFAULT)).map_err(failed)?;
     netdev::set_up(tap.name()).map_err(failed)?;
     if new.is_told {
         store.write(&format!("{path}/{TAP}"), tap.name())?;

@@ -2,12 +2,12 @@
 //!
 //! `hotplug-status` is not written: libxl writes it empty to make a backend wait for a script, and there is none.
 
+use ring_abi::netif::{MTU_DEFAULT, Mac};
 use xenstore::DomId;
 use xenstore::xenbus::Device;
 
 use super::device::NewDevice;
-use crate::config::vif::DEFAULT_MTU;
-use crate::config::{Mac, VifSpec};
+use crate::config::VifSpec;
 
 /// The nodes of an interface for a domain: its number there, and its address.
 pub fn nodes(domid: DomId, vif: &VifSpec, devid: u32, mac: Mac) -> NewDevice {
@@ -23,7 +23,7 @@ pub fn nodes(domid: DomId, vif: &VifSpec, devid: u32, mac: Mac) -> NewDevice {
     if let Some(rate) = vif.rate {
         new.back.set("rate", rate);
     }
-    if vif.mtu != DEFAULT_MTU {
+    if vif.mtu != MTU_DEFAULT {
         new.back.set("mtu", vif.mtu);
     }
     new.front.set("handle", devid).set("mac", mac).set("trusted", u8::from(vif.trusted));

@@ -82,9 +82,13 @@ impl<'d> Control<'d> {
         let outcome = self.serve(stop);
         for entry in self.devices.values_mut() {
             if let Service::Running(device) = &mut entry.service {
-                let _device = entry.span.enter();
+                let _span = entry.span.enter();
                 device.stop();
             }
+        }
+        for entry in self.devices.into_values() {
+            let _span = entry.span.enter();
+            drop(entry.service);
         }
         outcome
     }
@@ -183,12 +187,13 @@ impl<'d> Control<'d> {
             None => self.find(id, now)?,
         };
         let Some(mut entry) = known else { return Ok(()) };
-        let _device = entry.span.clone().entered();
+        let _span = entry.span.clone().entered();
         let first = !matches!(entry.service, Service::Running(_));
         let seen = match read(&mut self.client, &entry.end, first) {
             Ok(Some(seen)) => seen,
             Ok(None) => {
                 tracing::info!(path = entry.end.path(), "removed");
+                drop(entry.service);
                 return entry.end.unwatch_other(&mut self.client, &frontend_token(id));
             }
             Err(e) => {
