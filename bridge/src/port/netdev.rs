@@ -23,7 +23,8 @@ mod ioctl {
 pub use super::rtnetlink::{Link, link, set_alias};
 use ioctl::{add_to_bridge, get_flags, get_mtu, set_flags, set_mac_of, set_mtu_of};
 
-/// The errors of operations on interfaces.
+/// The errors of operations on interfaces. Their texts have the system's error, which is therefore not a `source` as
+/// well.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
     /// Names have 1 to 15 bytes, none of them a slash, blank or colon.
@@ -41,12 +42,12 @@ pub enum NetError {
     #[error("no permission to {0}: CAP_{1} is needed in this network namespace")]
     NoPermission(String, &'static str),
     /// The device node is not there, or may not be opened.
-    #[error("cannot open {path}: {source}; it is there when the kernel module tun is, and taps need it")]
+    #[error("cannot open {path}: {error}; it is there when the kernel module tun is, and taps need it")]
     NoTun {
         /// Its path.
         path: &'static str,
         /// The system's error.
-        source: io::Error,
+        error: io::Error,
     },
     /// A tap was to be created where an interface exists already.
     #[error("there is a network interface {0:?} already in this network namespace")]
@@ -62,12 +63,12 @@ pub enum NetError {
     )]
     Enslaved(String),
     /// Another system call failed.
-    #[error("cannot {what}: {source}")]
+    #[error("cannot {what}: {error}")]
     Os {
         /// The operation.
         what: String,
         /// The system's error.
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -76,7 +77,7 @@ impl NetError {
     pub(super) fn new(what: impl Into<String>, capability: &'static str, errno: Errno) -> NetError {
         match errno {
             Errno::EPERM | Errno::EACCES => NetError::NoPermission(what.into(), capability),
-            _ => NetError::Os { what: what.into(), source: errno.into() },
+            _ => NetError::Os { what: what.into(), error: errno.into() },
         }
     }
 }

@@ -63,7 +63,7 @@ impl Packet {
         // Bound last, so that no frame is received before the options are set.
         bind(&fd, ifindex).map_err(fail)?;
         let mtu = netdev::mtu(name)?;
-        let io = VnetFd::new(fd).map_err(|source| NetError::Os { what: what.clone(), source })?;
+        let io = VnetFd::new(fd).map_err(|error| NetError::Os { what: what.clone(), error })?;
         Ok(Packet { io, mtu })
     }
 }

@@ -78,7 +78,7 @@ impl Tap {
         let mut request = netdev::request(name)?;
         let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let fd = open(TUN, flags, Mode::empty())
-            .map_err(|errno| NetError::NoTun { path: TUN, source: errno.into() })?;
+            .map_err(|errno| NetError::NoTun { path: TUN, error: errno.into() })?;
         let exclusive = if is_new { libc::IFF_TUN_EXCL } else { 0 };
         let kind = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
         request.ifr_ifru.ifru_flags = (kind | exclusive) as i16;
@@ -93,7 +93,7 @@ impl Tap {
             .map_err(|errno| NetError::new(format!("set offloads of tap {name:?}"), "NET_ADMIN", errno))?;
         let name = given_name(&request);
         let what = format!("get buffers for tap {name:?}");
-        let kernel = VnetFd::new(fd).map_err(|source| NetError::Os { what, source })?;
+        let kernel = VnetFd::new(fd).map_err(|error| NetError::Os { what, error })?;
         Ok(Tap { kernel, name })
     }
 
@@ -110,7 +110,7 @@ impl Tap {
     /// Makes the interface outlive this process, however that ends.
     pub fn persist(&self) -> Result<Persistence, NetError> {
         let fd = self.kernel.fd.try_clone();
-        let fd = fd.map_err(|source| NetError::Os { what: format!("keep tap {:?}", self.name), source })?;
+        let fd = fd.map_err(|error| NetError::Os { what: format!("keep tap {:?}", self.name), error })?;
         persist(&fd, true)?;
         Ok(Persistence(fd))
     }
