@@ -19,7 +19,7 @@ use xenstore::xenbus::Device;
 
 use crate::config::host::{BridgeConfig, HostPort};
 use crate::config::vif::DEFAULT_BRIDGE;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 
 /// The bridges of this program.
 pub struct Bridges(BTreeMap<String, Arc<Bridge>>);
@@ -32,14 +32,15 @@ impl Bridges {
     pub fn start(configs: &[BridgeConfig]) -> Result<Bridges> {
         let mut bridges = BTreeMap::new();
         for config in configs {
-            let failed = |e: &dyn std::fmt::Display| Error::Other(format!("bridge {}: {e}", config.name));
+            let failed =
+                |e: &dyn std::error::Error| Error::Other(format!("bridge {}: {}", config.name, chain(e)));
             let bridge = start(&config.name).map_err(|e| failed(&e))?;
             for port in &config.ports {
                 let opened = open(port).map_err(|e| failed(&e))?;
                 bridge.attach(&port.to_string(), opened).map_err(|e| failed(&e))?;
             }
             if bridges.insert(config.name.clone(), Arc::new(bridge)).is_some() {
-                return Err(failed(&"it is named twice"));
+                return Err(Error::Other(format!("bridge {}: it is named twice", config.name)));
             }
         }
         Ok(Bridges(bridges))
@@ -72,7 +73,7 @@ impl Bridges {
         }
         let name = tap_name(device, keys);
         let place = join_tap(&name, keys)?;
-        tracing::info!(vif = name, script = keys.get("script"), "a tap stands for it");
+        tracing::info!(vif = name, script = keys.get("script"), "attached to a tap");
         Ok(place)
     }
 }
@@ -92,12 +93,12 @@ fn join_tap(name: &str, keys: &Keys) -> Result<Attachment, Failure> {
     let was_left = exists(name);
     let mut tap = Tap::open(name).map_err(|error| match error {
         // By a process that is ending, perhaps.
-        NetError::Busy(_) => Failure::new(Errno::EBUSY as i32, error),
+        NetError::Busy(_) => Failure::new(Errno::EBUSY as i32, chain(&error)),
         error => refused(error),
     })?;
     if is_ours_to_join(keys, was_left) && netdev::master(name).is_none() {
         let bridge = keys.get("bridge").unwrap_or(DEFAULT_BRIDGE);
-        let mtu = keys.opt("mtu").map_err(|e| Failure::new(Errno::EINVAL as i32, e))?;
+        let mtu = keys.opt("mtu").map_err(|e| Failure::new(Errno::EINVAL as i32, chain(&e)))?;
         // As vif-bridge does: a port of another mtu would change the bridge's.
         tap.set_mtu(mtu.map_or_else(|| netdev::mtu(bridge), Ok).map_err(refused)?).map_err(refused)?;
         netdev::join_bridge(name, bridge).map_err(refused)?;
@@ -107,7 +108,7 @@ fn join_tap(name: &str, keys: &Keys) -> Result<Attachment, Failure> {
     bridge.attach("tap", Box::new(tap)).map_err(refused)?;
     let clear = move || {
         if let Err(error) = persistence.end() {
-            tracing::warn!(%error, "a vif's tap stays");
+            tracing::warn!(error = %chain(&error), "failed to remove a vif's tap");
         }
     };
     Ok(Attachment { bridge: Arc::new(bridge), bounded: false, clear: Some(Box::new(clear)) })
@@ -135,8 +136,8 @@ fn start(name: &str) -> Result<Bridge, ::bridge::Error> {
     Bridge::start(Config { name: name.into(), ..Config::default() })
 }
 
-fn refused(error: impl std::fmt::Display) -> Failure {
-    Failure::new(Errno::ENODEV as i32, error)
+fn refused(error: impl std::error::Error) -> Failure {
+    Failure::new(Errno::ENODEV as i32, chain(&error))
 }
 
 fn open(port: &HostPort) -> Result<Box<dyn Port>, netdev::NetError> {

@@ -1,5 +1,6 @@
-//! `xpv network-list`: a guest's interfaces.
+//! `xpv network-list`: lists a guest's network interfaces.
 
+use ring_abi::netif::key;
 use serde::Serialize;
 use xenstore::Nodes;
 
@@ -11,7 +12,7 @@ use crate::output;
 /// List a guest's network interfaces
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The guest's name or number
+    /// The guest's name or domain ID
     domain: String,
 
     /// Print JSON
@@ -19,7 +20,7 @@ pub struct Args {
     json: bool,
 }
 
-/// An interface as it is shown.
+/// A line of the listing.
 #[derive(Debug, Serialize)]
 struct Row {
     devid: u32,
@@ -27,12 +28,12 @@ struct Row {
     mac: String,
     bridge: String,
     vifname: String,
-    /// The frontend's state, by its number.
+    /// The frontend's `XenbusState` as a number.
     state: u8,
     backend_path: String,
 }
 
-/// Lists them.
+/// Lists the interfaces.
 ///
 /// # Errors
 /// There is no such guest.
@@ -42,14 +43,14 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let mut rows = Vec::new();
     for device in device::list(&mut machine.store, domain.domid.0, "vif")? {
         let states = progress::states(&mut machine.store, &device)?;
-        let told = device::libxl_path(&device);
-        let mut text = |key: &str| machine.store.read_text(&format!("{told}/{key}"));
+        let libxl = device::libxl_path(&device);
+        let mut text = |key: &str| machine.store.read_text(&format!("{libxl}/{key}"));
         rows.push(Row {
             devid: device.id,
             backend_domid: device.back,
-            mac: text("mac")?,
-            bridge: text("bridge")?,
-            vifname: text("vifname")?,
+            mac: text(key::MAC)?,
+            bridge: text(key::BRIDGE)?,
+            vifname: text(key::VIFNAME)?,
             state: states.front.unwrap_or_default() as u8,
             backend_path: device.back_path(),
         });

@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use sha2::{Digest, Sha256};
 
 use super::pattern::{BLOCK, Pattern};
-use super::words::{DiskPlan, DiskResult, Event, Latency, Load, Progress, Run};
+use super::protocol::{DiskPlan, DiskResult, Event, Extent, Latency, Load, Progress};
 use crate::error::{Error, Result};
 
 /// Bytes written or read at a time.
@@ -22,7 +22,7 @@ const DEPTH: usize = 32;
 /// # Errors
 /// The disk's.
 pub fn run(disk: &mut Disk, plan: &DiskPlan, tell: &mut dyn FnMut(Event)) -> Result<DiskResult> {
-    let work = Work { pattern: Pattern::new(plan.seed), runs: &plan.runs };
+    let work = Work { pattern: Pattern::new(plan.seed), runs: &plan.extents };
     let bytes = work.blocks() * BLOCK as u64;
     see_filesystem(disk)?;
     let begun = Instant::now();
@@ -53,7 +53,7 @@ fn see_filesystem(disk: &mut Disk) -> Result<()> {
 
 struct Work<'a> {
     pattern: Pattern,
-    runs: &'a [Run],
+    runs: &'a [Extent],
 }
 
 impl Work<'_> {
@@ -62,15 +62,15 @@ impl Work<'_> {
     }
 
     /// The stretches of at most a chunk, each with the number of its first block in the file.
-    fn chunks(&self) -> impl Iterator<Item = (u64, Run)> + '_ {
+    fn chunks(&self) -> impl Iterator<Item = (u64, Extent)> + '_ {
         let most = CHUNK / BLOCK as u64;
         let mut number = 0;
         self.runs.iter().flat_map(move |run| {
             let start = number;
             number += run.count;
-            (0..run.count)
-                .step_by(most as usize)
-                .map(move |at| (start + at, Run { first: run.first + at, count: most.min(run.count - at) }))
+            (0..run.count).step_by(most as usize).map(move |at| {
+                (start + at, Extent { first: run.first + at, count: most.min(run.count - at) })
+            })
         })
     }
 
@@ -99,7 +99,7 @@ impl Work<'_> {
             let bytes = &mut bytes[..run.count as usize * BLOCK];
             disk.read_at(run.first * BLOCK as u64, bytes).map_err(failed)?;
             let blocks = (number..).zip(bytes.chunks(BLOCK));
-            wrong += blocks.filter(|(number, block)| !self.pattern.is(*number, block)).count() as u64;
+            wrong += blocks.filter(|(number, block)| !self.pattern.matches(*number, block)).count() as u64;
             done += run.count;
             tell(progress("verifying", done, self.blocks()));
         }
@@ -183,7 +183,7 @@ impl Work<'_> {
         if let Some(buffer) = &completion.request.buffer {
             buffer.copy_to(&mut block);
         }
-        Ok(self.pattern.is(number, &block))
+        Ok(self.pattern.matches(number, &block))
     }
 }
 
@@ -244,7 +244,7 @@ mod tests {
 
     #[test]
     fn chunks_cover_every_block_once_in_the_files_order() {
-        let runs = [Run { first: 1000, count: 300 }, Run { first: 10, count: 1 }];
+        let runs = [Extent { first: 1000, count: 300 }, Extent { first: 10, count: 1 }];
         let work = Work { pattern: Pattern::new(0), runs: &runs };
         let mut places = Vec::new();
         for (number, run) in work.chunks() {

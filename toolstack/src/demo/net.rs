@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use netfront::{Nic, Sent};
 
 use super::disk::{histogram, percentiles};
-use super::frame::{self, Kind, SHORTEST, Seen};
+use super::frame::{self, Frame, Kind, SHORTEST};
 use super::pattern::Pattern;
-use super::words::{Event, NetPlan, NetResult, Progress, Served, Stream};
+use super::protocol::{Event, NetPlan, NetResult, Progress, Served, Stream};
 use crate::error::{Error, Result};
 
 /// Bytes of a full frame.
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const SLICE: Duration = Duration::from_millis(50);
 
 /// An interface, and what the demo needs beside it.
-pub struct Wire<'a> {
+pub struct Link<'a> {
     nic: &'a mut Nic,
     pattern: Pattern,
     input: Vec<u8>,
@@ -31,11 +31,11 @@ pub struct Wire<'a> {
     heard: Instant,
 }
 
-impl<'a> Wire<'a> {
+impl<'a> Link<'a> {
     /// Frames on `nic` with the patterns of `seed`.
-    pub fn new(nic: &'a mut Nic, seed: u64) -> Wire<'a> {
+    pub fn new(nic: &'a mut Nic, seed: u64) -> Link<'a> {
         let (input, output) = (vec![0; 2048], vec![0; LARGE]);
-        Wire { nic, pattern: Pattern::new(seed), input, output, heard: Instant::now() }
+        Link { nic, pattern: Pattern::new(seed), input, output, heard: Instant::now() }
     }
 
     /// Sends a frame of so many bytes; `false` when there is no room.
@@ -66,12 +66,12 @@ impl<'a> Wire<'a> {
     }
 
     /// The next frame of ours, if one is there: what it is, and whether its pattern is right.
-    fn next(&mut self) -> Option<(Seen<'static>, bool, usize)> {
+    fn next(&mut self) -> Option<(Frame<'static>, bool, usize)> {
         while let Some((len, _)) = self.nic.recv(&mut self.input) {
             let Some(seen) = frame::read(&self.input[..len]) else { continue };
-            let right = self.pattern.is(seen.number, seen.body);
+            let right = self.pattern.matches(seen.number, seen.body);
             self.heard = Instant::now();
-            return Some((Seen { body: &[], ..seen }, right, len));
+            return Some((Frame { body: &[], ..seen }, right, len));
         }
         None
     }
@@ -106,11 +106,11 @@ impl<'a> Wire<'a> {
                         served.pings += 1;
                         self.tell(seen.from, Kind::Pong, seen.number)?;
                     }
-                    Kind::Bye => {
-                        self.tell(seen.from, Kind::ByeBye, seen.number)?;
+                    Kind::Finish => {
+                        self.tell(seen.from, Kind::FinishAck, seen.number)?;
                         return Ok(served);
                     }
-                    Kind::Ack | Kind::Pong | Kind::ByeBye => {}
+                    Kind::Ack | Kind::Pong | Kind::FinishAck => {}
                 }
             }
             // The end of a stream is no multiple of anything.
@@ -131,10 +131,10 @@ impl<'a> Wire<'a> {
         let large = self.stream(plan.to, LARGE, time, "streaming frames of 1514 bytes", tell)?;
         let small = self.stream(plan.to, SHORTEST, time, "streaming frames of 64 bytes", tell)?;
         let (ping, mismatches) = self.ping(plan, tell)?;
-        self.tell(plan.to, Kind::Bye, 0)?;
+        self.tell(plan.to, Kind::Finish, 0)?;
         loop {
             match self.next() {
-                Some((Seen { kind: Kind::ByeBye, .. }, ..)) => break,
+                Some((Frame { kind: Kind::FinishAck, .. }, ..)) => break,
                 Some(_) => {}
                 None => self.wait(false)?,
             }
@@ -183,14 +183,18 @@ impl<'a> Wire<'a> {
         Ok(Stream { frames: sent, bytes, frames_s, gbit_s })
     }
 
-    fn ping(&mut self, plan: &NetPlan, tell: &mut dyn FnMut(Event)) -> Result<(super::words::Latency, u64)> {
+    fn ping(
+        &mut self,
+        plan: &NetPlan,
+        tell: &mut dyn FnMut(Event),
+    ) -> Result<(super::protocol::Latency, u64)> {
         let (mut latency, mut wrong) = (histogram()?, 0);
         for number in 0..plan.pings {
             let asked = Instant::now();
             self.tell(plan.to, Kind::Ping, number)?;
             loop {
                 match self.next() {
-                    Some((Seen { kind: Kind::Pong, number: answered, .. }, right, _)) => {
+                    Some((Frame { kind: Kind::Pong, number: answered, .. }, right, _)) => {
                         wrong += u64::from(!right || answered != number);
                         break;
                     }

@@ -1,4 +1,4 @@
-//! An interface's tap: opens the interface, makes a tap with its address and mtu, joins the two by a small bridge.
+//! Bridges a vif to a tap: opens the vif, creates a tap with its MAC address and MTU, and attaches both to a bridge.
 
 use std::fs::File;
 use std::os::fd::BorrowedFd;
@@ -8,19 +8,20 @@ use bridge::Bridge;
 use bridge::port::{netdev, tap::Tap};
 use hypervisor::Hypervisor;
 use netfront::{Config, Nic};
+use ring_abi::netif::key::{MAC, MTU};
 use xenstore::{Client, Nodes};
 
 use super::netns;
 use super::nic_port::NicPort;
 use crate::config::Mac;
 use crate::config::vif::DEFAULT_MTU;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 use crate::machine::process;
 
-/// Serves interface `devid` of this domain until it is told to stop, or `gone` says that it was removed.
+/// Serves vif `devid` of this domain through the tap `name` until `stop` becomes readable.
 ///
 /// # Errors
-/// The interface cannot be opened, or the tap not be made.
+/// [`Error::Other`] if the vif cannot be opened or the tap not be created.
 pub fn run(
     hv: &Arc<dyn Hypervisor>,
     name: &str,
@@ -29,28 +30,28 @@ pub fn run(
     offload: Config,
     stop: BorrowedFd<'_>,
 ) -> Result<()> {
-    // Taps belong to the namespace of the thread that makes them.
+    // A tap belongs to the network namespace of the thread that creates it.
     netns.map_or(Ok(()), netns::enter)?;
     let mut store = Client::new(hv.store()?);
-    // The tap comes first: it may not be allowed, and who sees the interface connected may use the tap at once.
+    // The tap is created first: that may be denied, and the tap may be used as soon as the vif is connected.
     let tap = open_tap(&mut store, name, &format!("/local/domain/{}/device/vif/{devid}", hv.domid()))?;
     let nic = Nic::open(hv.clone(), store, devid, offload).map_err(failed)?;
     let bridge =
         Bridge::start(bridge::Config { name: name.into(), ..bridge::Config::default() }).map_err(failed)?;
     let tap_name = tap.name().to_owned();
     bridge.attach("tap", Box::new(tap)).map_err(failed)?;
-    let port = NicPort::new(nic, offload).map_err(|e| Error::io("making buffers", e))?;
+    let port = NicPort::new(nic, offload).map_err(|e| Error::io("allocating buffers", e))?;
     bridge.attach("vif", Box::new(port)).map_err(failed)?;
-    tracing::info!(vif = devid, tap = tap_name, "joined");
+    tracing::info!(tap = tap_name, "attached to a tap");
     process::wait_any(&[stop])?;
-    tracing::info!(vif = devid, tap = tap_name, "closing");
+    tracing::info!(tap = tap_name, "closing");
     Ok(())
 }
 
-/// A tap with the address and mtu of the frontend at `path`, up.
+/// Creates a tap with the MAC address and MTU of the frontend at `path`, and sets it up.
 fn open_tap(store: &mut Client, name: &str, path: &str) -> Result<Tap> {
-    let mac = store.read_as::<Mac>(&format!("{path}/mac"))?;
-    let mtu = store.read_opt_as::<u32>(&format!("{path}/mtu"))?;
+    let mac = store.read_as::<Mac>(&format!("{path}/{MAC}"))?;
+    let mtu = store.read_opt_as::<u32>(&format!("{path}/{MTU}"))?;
     let mut tap = Tap::open(name).map_err(failed)?;
     netdev::set_mac(tap.name(), mac.0).map_err(failed)?;
     tap.set_mtu(mtu.unwrap_or(DEFAULT_MTU)).map_err(failed)?;
@@ -58,6 +59,6 @@ fn open_tap(store: &mut Client, name: &str, path: &str) -> Result<Tap> {
     Ok(tap)
 }
 
-fn failed(error: impl std::fmt::Display) -> Error {
-    Error::Other(error.to_string())
+fn failed(error: impl std::error::Error) -> Error {
+    Error::Other(chain(&error).to_string())
 }

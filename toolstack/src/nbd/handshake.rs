@@ -6,9 +6,9 @@ use super::proto::{
 };
 
 /// Options that a client may send before it begins; an honest one sends fewer than ten.
-const MOST_OPTIONS: u32 = 64;
+const MAX_OPTIONS: u32 = 64;
 /// Bytes of an option that are read; a name may have 4096 (NBD's own limit).
-const MOST_OPTION_LEN: usize = 4096 + 64;
+const MAX_OPTION_LEN: usize = 4096 + 64;
 /// Bytes of an option before its data.
 const HEADER: usize = 16;
 
@@ -59,7 +59,7 @@ impl Handshake {
             return Step::More;
         };
         let len = len as usize;
-        if magic != IHAVEOPT || len > MOST_OPTION_LEN || self.options == MOST_OPTIONS {
+        if magic != IHAVEOPT || len > MAX_OPTION_LEN || self.options == MAX_OPTIONS {
             return Step::End;
         }
         let Some(data) = reader.take(len) else { return Step::More };

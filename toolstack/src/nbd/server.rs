@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use super::{Blocks, Export, Op, Outcome, Session};
 
 /// Clients at once; more wait to be accepted.
-const MOST_CLIENTS: usize = 16;
+const MAX_CLIENTS: usize = 16;
 /// Bytes read from a client in one go.
 const CHUNK: usize = 256 << 10;
 
@@ -61,7 +61,7 @@ impl Server<'_> {
         let timeout = if self.blocks.arm()? { PollTimeout::ZERO } else { PollTimeout::NONE };
         let mut fds =
             vec![PollFd::new(stop, PollFlags::POLLIN), PollFd::new(self.blocks.fd(), PollFlags::POLLIN)];
-        if self.clients.len() < MOST_CLIENTS {
+        if self.clients.len() < MAX_CLIENTS {
             fds.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
         }
         fds.extend(self.clients.values().filter_map(Client::poll_fd));
@@ -72,7 +72,7 @@ impl Server<'_> {
     }
 
     fn accept(&mut self, listener: &UnixListener) {
-        while self.clients.len() < MOST_CLIENTS {
+        while self.clients.len() < MAX_CLIENTS {
             let Ok((stream, _)) = listener.accept() else { return };
             if stream.set_nonblocking(true).is_ok() {
                 self.last += 1;

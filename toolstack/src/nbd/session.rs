@@ -8,7 +8,7 @@ use super::proto::{FUA, MOST, REPLY, REQUEST_LEN, Request, command, errno};
 use super::{Export, Op, Outcome};
 
 /// Requests in flight for one client.
-const MOST_PENDING: usize = 256;
+const MAX_PENDING: usize = 256;
 /// Bytes that a client may have in flight or not have taken yet, beyond which nothing more is read from it.
 const MOST_BYTES: usize = 2 * MOST as usize;
 
@@ -60,7 +60,7 @@ impl Session {
     }
 
     fn has_room(&self) -> bool {
-        self.pending.len() < MOST_PENDING && self.bytes + self.unsent().len() < MOST_BYTES
+        self.pending.len() < MAX_PENDING && self.bytes + self.unsent().len() < MOST_BYTES
     }
 
     /// Whether the connection can be dropped: it ended, and all is answered and sent.
