@@ -7,7 +7,7 @@ const BATCHES: u32 = 64;
 const BATCH: u32 = 32;
 
 fn ring(c: &mut Criterion) {
-    let page = ours::Page::new();
+    let page = ring_abi::testing::Pages::new(1);
     let peer = peer::Peer::build().unwrap_or_else(|why| panic!("{why}"));
     let mut group = c.benchmark_group("ring");
     group.throughput(Throughput::Elements(u64::from(BATCHES * BATCH)));

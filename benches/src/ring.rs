@@ -9,8 +9,8 @@ pub mod virtio;
 use crate::row::{Goal, Row, interleave};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
-use ours::Page;
 use peer::Peer;
+use ring_abi::testing::Pages;
 use std::sync::Barrier;
 use std::time::Instant;
 
@@ -47,7 +47,7 @@ fn segments_text(segments: u8) -> &'static str {
 
 /// R1: both halves on one thread.
 pub fn r1() -> Result<Row, String> {
-    let (peer, page, goal) = (Peer::build()?, Page::new(), Goal::AtMost(1.0));
+    let (peer, page, goal) = (Peer::build()?, Pages::new(1), Goal::AtMost(1.0));
     let row = |segments| {
         let ours = || nanoseconds(|| ours::one_thread(&page, BATCHES, BATCH, segments));
         let theirs = || nanoseconds(|| peer.one_thread(&page, BATCHES, BATCH, segments));
@@ -102,7 +102,7 @@ fn best(mut run: impl FnMut() -> f64) -> f64 {
 
 /// R2: each half on its own core, polling.
 pub fn r2() -> Result<Row, String> {
-    let (peer, page, goal, cores) = (Peer::build()?, Page::new(), Goal::AtLeast(1.0), two_cores()?);
+    let (peer, page, goal, cores) = (Peer::build()?, Pages::new(1), Goal::AtLeast(1.0), two_cores()?);
     let row = |segments| {
         let ours = || {
             let front = ours::init(&page);
@@ -128,7 +128,7 @@ pub fn r2() -> Result<Row, String> {
 
 /// R3: a block request of one segment beside a chain of three descriptors.
 pub fn r3() -> Result<Row, String> {
-    let (page, goal) = (Page::new(), Goal::Faster(6.0));
+    let (page, goal) = (Pages::new(1), Goal::Faster(6.0));
     let mut virtqueue = virtio::Virtqueue::new();
     let ours = || nanoseconds(|| ours::one_thread(&page, BATCHES, BATCH, 1));
     let theirs = || nanoseconds(|| virtqueue.one_thread(BATCHES / 4, BATCH as u16));

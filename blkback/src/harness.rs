@@ -1,48 +1,14 @@
 //! One harness for property tests and the fuzz target: a frontend that writes whatever it likes into the ring.
-#![allow(unsafe_code)] // The ring's memory, ours and the hostile peer's at once.
 
-use std::cell::UnsafeCell;
 use std::collections::BTreeSet;
-use std::ptr::NonNull;
-use std::rc::Rc;
 
-use ring_abi::PAGE_SIZE;
 use ring_abi::blkif::{Request, Response, Status, X86_32, X86_64};
 use ring_abi::ring::Protocol;
-use ring_abi::shm::{Memory, Slot};
+use ring_abi::shm::Memory;
+use ring_abi::testing::Pages;
 
 use crate::check::Limits;
 use crate::queue::{Op, Queue, Task};
-
-#[repr(align(4096))]
-struct Page(UnsafeCell<[u8; PAGE_SIZE]>);
-
-/// Memory of a ring that both sides hold.
-#[derive(Clone)]
-pub struct Pages(Rc<Box<[Page]>>);
-
-impl Pages {
-    /// Zeroed pages.
-    pub fn new(count: usize) -> Pages {
-        Pages(Rc::new((0..count).map(|_| Page(UnsafeCell::new([0; PAGE_SIZE]))).collect()))
-    }
-
-    /// All of it, to be read and written by words.
-    pub fn words(&self) -> Slot<'_> {
-        // SAFETY: the pages live as long as `self`, and are touched by words only.
-        unsafe { Slot::new(self.base(), self.len()) }
-    }
-}
-
-// SAFETY: page-aligned memory that lives as long as any clone, touched by words only.
-unsafe impl Memory for Pages {
-    fn base(&self) -> NonNull<u8> {
-        NonNull::from(&self.0[0].0).cast()
-    }
-    fn len(&self) -> usize {
-        self.0.len() * PAGE_SIZE
-    }
-}
 
 /// Plays a script of bytes against both layouts: no panic, no impossible task, whatever it is.
 pub fn hostile(script: &[u8]) {

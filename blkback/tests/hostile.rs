@@ -1,39 +1,38 @@
 //! Frontends that lie, race and flood: the device alone is closed, and nobody else notices.
 //!
-//! The attacks are in `hostile/attacks.rs`, by name, over a [`World`]: threads on the local hypervisor, or a guest
-//! of a real Xen host, where `hostile xen::ATTACK` is one attack on its dom0 (`tests/xen/run hostile-front`).
-#![allow(unsafe_code)] // Raw memory of hostile peers, in what is shared with other tests.
+//! The attacks are in `hostile/attacks.rs`, by name, over a [`Platform`]: threads on the local hypervisor, or a guest of a
+//! real Xen host, where `hostile xen::ATTACK` is one attack on its dom0 (`tests/xen/run hostile-front`).
 
 #[path = "hostile/attacks.rs"]
 mod attacks;
-mod common;
 #[path = "hostile/local.rs"]
 mod in_threads;
 #[path = "hostile/xen.rs"]
 mod on_xen;
 
 use blkfront::Disk;
-use common::raw::{Raw, Seat};
+use testkit::FrontendDevice;
+use testkit::block::{RawFrontend, options};
 
-/// A backend, a device of the attacker's, and one of somebody else's.
-trait World {
+/// A backend, a device of the attacker's, and one of another domain's.
+trait Platform {
     /// The attacker's device, waiting for its frontend.
-    fn seat(&self) -> Seat;
+    fn attacked(&self) -> FrontendDevice;
     /// Another device on the same backend.
-    fn other(&self) -> Seat;
-    /// The attacker's device was closed, and why was told with these words.
+    fn other(&self) -> FrontendDevice;
+    /// The attacker says that it uses the same pages again, so that they stay mapped.
+    fn persistent(&self) -> bool;
+    /// The attacker's device was closed, with an error of these words.
     fn is_closed(&self, words: &str);
     /// How often the attacker's ring woke the backend, where that can be seen.
     fn wakeups(&self) -> Option<u64>;
     /// Ends the attacker's device in order; then nothing of the attacker's is mapped any more.
-    fn nothing_is_held(&mut self, raw: Raw);
+    fn nothing_is_held(&mut self, raw: RawFrontend);
 }
 
 /// The other device takes data and gives it back.
-fn others_are_served(world: &dyn World) {
-    let Seat { hv, device, .. } = world.other();
-    let store = xenstore::Client::new(hv.store().unwrap());
-    let mut disk = Disk::open_with(hv, store, device.id, common::options()).unwrap();
+fn others_are_served(platform: &dyn Platform) {
+    let mut disk = open(&platform.other());
     disk.write_at(4096, &[5; 8192]).unwrap();
     let mut read = [0; 8192];
     disk.read_at(4096, &mut read).unwrap();
@@ -41,19 +40,23 @@ fn others_are_served(world: &dyn World) {
     disk.close().unwrap();
 }
 
-/// Runs an attack in a world of its own, if this machine can be one.
-fn run(world: Option<Box<dyn World>>, attack: fn(&mut dyn World)) {
-    match world {
-        Some(mut world) => attack(&mut *world),
+fn open(device: &FrontendDevice) -> Disk {
+    Disk::open_with(device.hv.clone(), device.store(), device.device.id, options()).unwrap()
+}
+
+/// Runs an attack on a platform of its own, where this machine can be one.
+fn run(platform: Option<Box<dyn Platform>>, attack: fn(&mut dyn Platform)) {
+    match platform {
+        Some(mut platform) => attack(&mut *platform),
         None => println!("skipped: not on this machine"),
     }
 }
 
 macro_rules! attacks {
     ($($attack:ident)*) => {
-        mod local { $(#[test] fn $attack() { crate::run(crate::in_threads::world(false), crate::attacks::$attack); })* }
-        mod persistent { $(#[test] fn $attack() { crate::run(crate::in_threads::world(true), crate::attacks::$attack); })* }
-        mod xen { $(#[test] fn $attack() { crate::run(crate::on_xen::world(), crate::attacks::$attack); })* }
+        mod local { $(#[test] fn $attack() { crate::run(crate::in_threads::platform(false), crate::attacks::$attack); })* }
+        mod persistent { $(#[test] fn $attack() { crate::run(crate::in_threads::platform(true), crate::attacks::$attack); })* }
+        mod xen { $(#[test] fn $attack() { crate::run(crate::on_xen::platform(), crate::attacks::$attack); })* }
     };
 }
 
@@ -67,7 +70,7 @@ attacks! {
     a_racing_mutator_harms_nobody
     a_storm_of_events_is_slowed
     a_flood_of_writes_to_the_state_disturbs_nobody
-    a_frontend_that_vanishes_in_flight_is_let_go
+    a_frontend_that_vanishes_in_flight_is_closed
     keys_of_any_form_are_refused_by_name_and_may_be_mended
     keys_rewritten_while_connecting_harm_nobody
 }

@@ -1,18 +1,18 @@
 //! A backend's process killed while it works, again and again, under a guest that writes: nothing is lost.
 
-mod common;
-
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use blkback::VbdDriver;
-use common::{BOUND, GUEST, Machine, XVDA, open, options, pattern};
 use hypervisor::local::Domain;
 use hypervisor::{DomId, Hypervisor};
 use nix::sys::eventfd::EventFd;
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use testkit::block::{GUEST, XVDA, open, options};
+use testkit::random::bytes;
+use testkit::{BOUND, Machine};
 use xenstore::Client;
 
 const DIR: &str = "XPV_TEST_BACK_DIR";
@@ -57,7 +57,7 @@ fn a_killed_backend_loses_nothing() {
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(PAGES * 4096).unwrap();
     let machine = Machine::new();
-    machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap())]);
+    machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
     let guest = machine.domain(GUEST);
     let mut back = Some(Killed::start(&machine));
     let mut disk = open(&guest, options());
@@ -66,7 +66,7 @@ fn a_killed_backend_loses_nothing() {
     let thread = std::thread::spawn(move || {
         while count.load(Ordering::Relaxed) < 5000 {
             let n = count.load(Ordering::Relaxed);
-            disk.write_at(n % PAGES * 4096, &pattern(n, 4096)).unwrap();
+            disk.write_at(n % PAGES * 4096, &bytes(n, 4096)).unwrap();
             count.store(n + 1, Ordering::Relaxed);
         }
         disk
@@ -86,7 +86,7 @@ fn a_killed_backend_loses_nothing() {
     let last = written.load(Ordering::Relaxed);
     for n in last - PAGES..last {
         let at = (n % PAGES * 4096) as usize;
-        assert!(content[at..at + 4096] == pattern(n, 4096), "write {n}");
+        assert!(content[at..at + 4096] == bytes(n, 4096), "write {n}");
     }
     disk.close().unwrap();
 }

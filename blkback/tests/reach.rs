@@ -1,18 +1,17 @@
 //! The ways to a guest's pages: mapped for each request, kept mapped, copied; and copied where the kernel refuses.
 
-mod common;
-
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use blkback::engine::{Done, Io, Mode, RamDisk, Spec, open};
 use blkback::{DataPath, Disk, DiskInfo, Engine, Tuning, VbdDriver};
-use common::raw::{Raw, Seat};
-use common::{GUEST, Machine, XVDA, pattern};
 use hypervisor::DomId;
 use ring_abi::PAGE_SIZE;
 use ring_abi::blkif::{OP_READ, OP_WRITE, Status};
+use testkit::block::{Backend, GUEST, RawFrontend, XVDA};
+use testkit::random::bytes;
+use testkit::{FrontendDevice, Machine};
 use vm_memory::Bytes;
 
 /// A disk whose kernel cannot take hold of guests' pages.
@@ -58,21 +57,21 @@ fn stays_mapped(disk: Arc<dyn Disk>, data_path: DataPath) -> bool {
     let hv = machine.domain(DomId::DOM0);
     let mut driver = VbdDriver::with_opener(hv.clone(), Box::new(move |_, _| Ok(disk.clone())));
     driver.set_tuning(Tuning { data_path, ..Tuning::default() });
-    let _back = machine.back_with(driver, hv);
-    let device = machine.attach(GUEST, XVDA, &[]);
-    let seat = Seat { hv: machine.domain(GUEST), device, persistent: true };
-    let mut raw: Raw = Raw::connect(seat, "x86_64-abi");
+    let _back = Backend::start_with(driver, &hv);
+    let device = machine.attach_disk(GUEST, XVDA, "by the opener");
+    let device = FrontendDevice::new(machine.domain(GUEST), device);
+    let mut raw: RawFrontend = RawFrontend::connect(device, "x86_64-abi", true);
 
-    let bytes = pattern(7, 3 * PAGE_SIZE);
-    raw.data.slice(0, bytes.len()).unwrap().write_slice(&bytes, 0).unwrap();
+    let written = bytes(7, 3 * PAGE_SIZE);
+    raw.data.slice(0, written.len()).unwrap().write_slice(&written, 0).unwrap();
     let requests = [raw.io(OP_WRITE, 1, 64, &[0, 1, 2]), raw.io(OP_READ, 2, 64, &[3, 4, 5])];
     for request in requests {
         raw.send(&[request]);
         assert_eq!(raw.receive(1)[0].status, Status::OKAY, "{data_path:?}");
     }
-    let mut read = vec![0; bytes.len()];
+    let mut read = vec![0; written.len()];
     raw.data.slice(3 * PAGE_SIZE, read.len()).unwrap().read_slice(&mut read, 0).unwrap();
-    assert!(read == bytes, "{data_path:?}");
+    assert!(read == written, "{data_path:?}");
     // A page that is not granted is that request's error alone.
     let bad = raw.io_of(OP_WRITE, 3, 64, [hypervisor::GrantRef(4000)]);
     let good = raw.io(OP_READ, 4, 0, &[6]);

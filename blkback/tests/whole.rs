@@ -1,23 +1,23 @@
 //! Whole machines in threads: a frontend's bytes against the image's.
 
-mod common;
-
 use blkfront::{Completion, Error, Op, Options, Request};
-use common::{BOUND, GUEST, Machine, XVDA, open, options, pattern, try_open};
 use hypervisor::{Access, DomId, Hypervisor};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 use std::time::Duration;
+use testkit::block::{Backend, DiskSpec, GUEST, XVDA, disk, open, options, try_open};
+use testkit::random::bytes;
+use testkit::{BOUND, Machine};
 use xenstore::{Nodes, XenbusState};
 
 const MIB: usize = 1 << 20;
 
 fn image(len: usize) -> (tempfile::NamedTempFile, Vec<u8>) {
     let mut file = tempfile::NamedTempFile::new().unwrap();
-    let bytes = pattern(1, len);
-    file.write_all(&bytes).unwrap();
-    (file, bytes)
+    let content = bytes(1, len);
+    file.write_all(&content).unwrap();
+    (file, content)
 }
 
 fn content(file: &tempfile::NamedTempFile) -> Vec<u8> {
@@ -28,8 +28,8 @@ fn content(file: &tempfile::NamedTempFile) -> Vec<u8> {
 fn what_is_read_and_written_is_the_image() {
     let (file, mut expected) = image(4 * MIB);
     let machine = Machine::new();
-    let _back = machine.back();
-    machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap()), ("mode", "w")]);
+    let _back = Backend::start(&machine);
+    machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
     let guest = machine.domain(GUEST);
     for order in [0, 2] {
         let mut disk = open(&guest, Options { ring_page_order: order, ..options() });
@@ -39,7 +39,7 @@ fn what_is_read_and_written_is_the_image() {
         disk.read_at(0, &mut read).unwrap();
         assert!(read == expected);
         for (seed, offset, len) in [(2, 512, 512), (3, 8192, 100 << 10), (4, 4 * MIB - 4096, 4096)] {
-            let bytes = pattern(seed + 10 * u64::from(order), len);
+            let bytes = bytes(seed + 10 * u64::from(order), len);
             disk.write_at(offset as u64, &bytes).unwrap();
             expected[offset..offset + len].copy_from_slice(&bytes);
         }
@@ -48,7 +48,7 @@ fn what_is_read_and_written_is_the_image() {
         assert!(matches!(disk.read_at(1, &mut [0; 512]), Err(Error::Alignment { .. })));
         assert!(matches!(disk.read_at(4 * MIB as u64, &mut [0; 512]), Err(Error::Range { .. })));
         disk.close().unwrap();
-        machine.await_state(&machine_back(), XenbusState::Closed);
+        machine.wait_for_state(&machine_back(), XenbusState::Closed);
     }
 }
 
@@ -60,8 +60,9 @@ fn machine_back() -> String {
 fn a_read_only_disk_is_not_written() {
     let (file, expected) = image(MIB);
     let machine = Machine::new();
-    let _back = machine.back();
-    machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap()), ("mode", "r")]);
+    let _back = Backend::start(&machine);
+    let image = file.path().to_str().unwrap();
+    machine.attach_disk_as(GUEST, &DiskSpec { writable: false, ..disk(XVDA, image) });
     let guest = machine.domain(GUEST);
     let mut disk = open(&guest, options());
     assert!(disk.info().read_only);
@@ -89,8 +90,8 @@ fn wait_for(disk: &mut blkfront::Disk, count: usize) -> Vec<Completion> {
 fn many_requests_at_once_keep_their_buffers() {
     let (file, expected) = image(4 * MIB);
     let machine = Machine::new();
-    let _back = machine.back();
-    machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap())]);
+    let _back = Backend::start(&machine);
+    machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
     let guest = machine.domain(GUEST);
     let mut disk = open(&guest, Options { ring_page_order: 1, ..options() });
     let depth = disk.depth() as u64;
@@ -117,7 +118,7 @@ fn many_requests_at_once_keep_their_buffers() {
     assert_eq!(stats.latency().iter().sum::<u64>(), depth);
 }
 
-fn machine_stats(back: &common::Back) -> std::sync::Arc<blkback::Stats> {
+fn machine_stats(back: &Backend) -> std::sync::Arc<blkback::Stats> {
     back.registry.lock().unwrap()[&(GUEST.0, XVDA)].clone()
 }
 
@@ -125,8 +126,8 @@ fn machine_stats(back: &common::Back) -> std::sync::Arc<blkback::Stats> {
 fn threads_share_a_disk() {
     let (file, _) = image(4 * MIB);
     let machine = Machine::new();
-    let _back = machine.back();
-    machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap())]);
+    let _back = Backend::start(&machine);
+    machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
     let guest = machine.domain(GUEST);
     let disk = Mutex::new(open(&guest, options()));
     std::thread::scope(|scope| {
@@ -134,7 +135,7 @@ fn threads_share_a_disk() {
             let disk = &disk;
             scope.spawn(move || {
                 for round in 0..20 {
-                    let bytes = pattern(thread * 100 + round, 64 << 10);
+                    let bytes = bytes(thread * 100 + round, 64 << 10);
                     let offset = thread * MIB as u64 + (round % 4) * (64 << 10);
                     disk.lock().unwrap().write_at(offset, &bytes).unwrap();
                     let mut read = vec![0; bytes.len()];
@@ -153,14 +154,14 @@ fn threads_share_a_disk() {
 fn a_disk_grows_while_it_is_open() {
     let (file, _) = image(MIB);
     let machine = Machine::new();
-    let _back = machine.back();
-    let device = machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap())]);
+    let _back = Backend::start(&machine);
+    let device = machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
     let guest = machine.domain(GUEST);
     let mut disk = open(&guest, options());
     file.as_file().set_len(2 * MIB as u64).unwrap();
     file.as_file().write_all_at(&[7; 512], 2 * MIB as u64 - 512).unwrap();
     // Any write at the backend's node makes it look.
-    machine.tool().write(&format!("{}/resize", device.back_path()), "1").unwrap();
+    machine.client().write(&format!("{}/resize", device.back_path()), "1").unwrap();
     let mut done = Vec::new();
     while disk.info().sectors != 4096 {
         disk.wait(&mut done, Some(BOUND)).unwrap();
@@ -174,8 +175,8 @@ fn a_disk_grows_while_it_is_open() {
 fn a_disk_that_grows_under_io_is_noticed_unasked() {
     let (file, _) = image(MIB);
     let machine = Machine::new();
-    let _back = machine.back();
-    machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap())]);
+    let _back = Backend::start(&machine);
+    machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
     let mut disk = open(&machine.domain(GUEST), options());
     file.as_file().set_len(2 * MIB as u64).unwrap();
     let start = std::time::Instant::now();
@@ -190,8 +191,8 @@ fn a_disk_that_grows_under_io_is_noticed_unasked() {
 fn a_disk_closes_and_opens_again_and_is_detached() {
     let (file, expected) = image(MIB);
     let machine = Machine::new();
-    let back = machine.back();
-    let device = machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap())]);
+    let back = Backend::start(&machine);
+    let device = machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
     let guest = machine.domain(GUEST);
     for _ in 0..5 {
         let mut disk = open(&guest, options());
@@ -208,10 +209,10 @@ fn a_disk_closes_and_opens_again_and_is_detached() {
     }
     assert!(matches!(disk.read_at(0, &mut [0; 512]), Err(Error::Closed)));
     disk.close().unwrap();
-    machine.await_state(&device.back_path(), XenbusState::Closed);
+    machine.wait_for_state(&device.back_path(), XenbusState::Closed);
     machine.remove(&device);
     let gone = || !back.registry.lock().unwrap().contains_key(&(GUEST.0, XVDA));
-    machine.tool().write("/local/poke", "").unwrap();
+    machine.client().write("/local/poke", "").unwrap();
     wait_until("the device is dropped", gone);
     assert_eq!(guest.quarantined(DomId::DOM0), 0, "everything was unmapped");
 }
@@ -228,8 +229,8 @@ fn wait_until(what: &str, is: impl Fn() -> bool) {
 fn vanishing_nodes_end_the_device_while_io_runs() {
     let (file, _) = image(MIB);
     let machine = Machine::new();
-    let back = machine.back();
-    let device = machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap())]);
+    let back = Backend::start(&machine);
+    let device = machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
     let guest = machine.domain(GUEST);
     let mut disk = open(&guest, options());
     let mut done = Vec::new();
@@ -239,7 +240,7 @@ fn vanishing_nodes_end_the_device_while_io_runs() {
             .unwrap();
     }
     disk.commit().unwrap();
-    machine.tool().rm(&device.back_path()).unwrap();
+    machine.client().rm(&device.back_path()).unwrap();
     wait_until("the device is dropped", || back.registry.lock().unwrap().is_empty());
     let _ = disk.wait(&mut done, Some(Duration::ZERO));
     back.stop();
@@ -256,23 +257,23 @@ fn vanishing_nodes_end_the_device_while_io_runs() {
 fn a_backend_that_starts_again_loses_nothing() {
     let (file, _) = image(MIB);
     let machine = Machine::new();
-    let mut back = machine.back();
-    machine.attach(GUEST, XVDA, &[("params", file.path().to_str().unwrap())]);
+    let mut back = Backend::start(&machine);
+    machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
     let guest = machine.domain(GUEST);
     let mut disk = open(&guest, options());
     for round in 0..5u64 {
         let thread = std::thread::spawn(move || {
             for n in 0..64u64 {
-                disk.write_at(n * 4096, &pattern(round * 1000 + n, 4096)).unwrap();
+                disk.write_at(n * 4096, &bytes(round * 1000 + n, 4096)).unwrap();
             }
             disk
         });
         back.stop();
-        back = machine.back();
+        back = Backend::start(&machine);
         disk = thread.join().unwrap();
         let content = content(&file);
         for n in 0..64 {
-            let expected = pattern(round * 1000 + n, 4096);
+            let expected = bytes(round * 1000 + n, 4096);
             assert!(content[n as usize * 4096..][..4096] == expected, "round {round}, page {n}");
         }
     }
@@ -295,27 +296,27 @@ fn an_image_that_is_still_in_use_is_waited_for() {
         let spec = blkback::engine::Spec::from_keys(keys).unwrap();
         Ok(blkback::engine::open(&spec).unwrap())
     });
-    let _back = machine.back_with(blkback::VbdDriver::with_opener(hv.clone(), opener), hv);
-    machine.attach(GUEST, XVDA, &[("params", &params), ("mode", "w")]);
+    let _back = Backend::start_with(blkback::VbdDriver::with_opener(hv.clone(), opener), &hv);
+    machine.attach_disk(GUEST, XVDA, &params);
     let mut disk = open(&machine.domain(GUEST), options());
     disk.read_at(0, &mut [0; 512]).unwrap();
-    assert!(!machine.tool().exists("/local/domain/0/error/backend/vbd/1/51712/error").unwrap());
+    assert!(!machine.client().exists("/local/domain/0/error/backend/vbd/1/51712/error").unwrap());
 }
 
 #[test]
 fn a_wrong_image_is_told_and_another_is_tried() {
     let machine = Machine::new();
-    let _back = machine.back();
+    let _back = Backend::start(&machine);
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("missing.img");
-    let device = machine.attach(GUEST, XVDA, &[("params", path.to_str().unwrap())]);
-    machine.await_state(&device.back_path(), XenbusState::Closing);
+    let device = machine.attach_disk(GUEST, XVDA, path.to_str().unwrap());
+    machine.wait_for_state(&device.back_path(), XenbusState::Closing);
     let error =
-        machine.tool().read_text(&format!("/local/domain/0/error/backend/vbd/1/{XVDA}/error")).unwrap();
+        machine.client().read_text(&format!("/local/domain/0/error/backend/vbd/1/{XVDA}/error")).unwrap();
     assert!(error.starts_with("2 params: ") && error.contains("missing.img"), "{error}");
     let guest = machine.domain(GUEST);
     std::fs::write(&path, [0; 1024]).unwrap();
-    machine.tool().write(&format!("{}/again", device.back_path()), "1").unwrap();
+    machine.client().write(&format!("{}/again", device.back_path()), "1").unwrap();
     let disk = try_open(&guest, options()).unwrap();
     assert_eq!(disk.info().sectors, 2);
 }

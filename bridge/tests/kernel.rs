@@ -19,6 +19,7 @@ use common::{
     host::{Host, in_namespaces, in_namespaces_without, sh},
     pair, take, until,
 };
+use testkit::random::bytes;
 
 /// A host with a tap that has `10.0.0.N`.
 fn tap_host(n: u8) -> (Host, Tap) {
@@ -36,24 +37,20 @@ fn ping(host: &Host, address: &'static str) {
     host.run(move || sh(&format!("ping -n -c 3 -i 0.05 -W 10 {address}")));
 }
 
-fn pattern(len: usize) -> Vec<u8> {
-    (0..len as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
-}
-
 /// Sends bytes by TCP from one host to the other, which checks them.
 fn transfer(from: &Host, to: &Host, address: &'static str, len: usize) {
     let listener = to.run(move || TcpListener::bind((address, 5000)).expect("bind"));
     let received = to.start(move || {
         let (mut stream, _) = listener.accept().expect("accept");
         stream.set_read_timeout(Some(common::BOUND)).expect("time-out");
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).expect("read");
-        bytes == pattern(len)
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).expect("read");
+        received == bytes(1, len)
     });
     from.run(move || {
         let mut stream = TcpStream::connect((address, 5000)).expect("connect");
         stream.set_write_timeout(Some(common::BOUND)).expect("time-out");
-        stream.write_all(&pattern(len)).expect("write");
+        stream.write_all(&bytes(1, len)).expect("write");
     });
     assert!(received.recv().expect("the receiver lives"), "the bytes differ");
 }
@@ -134,7 +131,8 @@ fn a_packet_socket_keeps_vlan_tags() {
         bridge.attach("program", Box::new(port)).unwrap();
         for len in [60, 128, 129, 1518] {
             let addresses = [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1];
-            let tagged = [&addresses[..], &[0x81, 0x00, 0x20, 0x05, 0x88, 0xb5], &pattern(len - 18)].concat();
+            let tagged =
+                [&addresses[..], &[0x81, 0x00, 0x20, 0x05, 0x88, 0xb5], &bytes(1, len - 18)].concat();
             let sent = tagged.clone();
             host.run(move || {
                 let mut near = Packet::open("near").expect("a packet socket");

@@ -1,39 +1,15 @@
 //! Both rings' cores, killed at any moment and taken over from their response logs: a guest's every slot is
 //! answered exactly once, in order, and no packet or frame is answered by halves.
-#![allow(unsafe_code)] // Ring memory on the heap.
 
 use netback::rx::{Fill, Placed, Rx, Shape};
 use netback::tx::Tx;
 use proptest::prelude::*;
+use ring_abi::GrantRef;
 use ring_abi::netif::extra::{Extra, GSO_TCPV4, Kind};
 use ring_abi::netif::{self, RxFlags, RxRequest, Status, TxFlags, TxRequest, TxSlot};
 use ring_abi::ring::Front;
-use ring_abi::shm::Memory;
-use ring_abi::{GrantRef, PAGE_SIZE};
+use ring_abi::testing::Pages;
 use std::collections::VecDeque;
-use std::ptr::NonNull;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
-
-/// Memory that outlives who uses it.
-#[derive(Clone, Debug)]
-struct Pages(Arc<[AtomicU64]>);
-
-// SAFETY: atomics, 8-aligned, alive as long as the value.
-unsafe impl Memory for Pages {
-    fn base(&self) -> NonNull<u8> {
-        NonNull::from(&*self.0).cast()
-    }
-    fn len(&self) -> usize {
-        self.0.len() * 8
-    }
-}
-
-impl Pages {
-    fn new(bytes: usize) -> Self {
-        Self((0..bytes.next_multiple_of(PAGE_SIZE) / 8).map(|_| AtomicU64::new(0)).collect())
-    }
-}
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -113,11 +89,11 @@ proptest! {
 
     #[test]
     fn transmit_is_answered_once_whoever_is_killed(steps in prop::collection::vec(step(), 0..200)) {
-        let ring = Pages::new(PAGE_SIZE);
+        let ring = Pages::new(1);
         let front = Front::init(ring.clone()).unwrap();
         let mut guest = Sender { front, id: 0, waiting: VecDeque::new() };
         let mut tx = attach_tx(&ring);
-        let kept = Pages::new(tx.logged().log_bytes());
+        let kept = Pages::for_bytes(tx.logged().log_bytes());
         tx.logged().record(kept.clone()).unwrap();
         for step in steps.into_iter().chain([Step::Kill]) {
             match step {
@@ -149,11 +125,11 @@ proptest! {
 
     #[test]
     fn receive_is_answered_in_whole_frames_whoever_is_killed(steps in prop::collection::vec(step(), 0..200)) {
-        let ring = Pages::new(PAGE_SIZE);
+        let ring = Pages::new(1);
         let mut front: Front<netif::Rx, Pages> = Front::init(ring.clone()).unwrap();
         let (mut id, mut posted) = (0u16, VecDeque::new());
         let mut rx: Rx<Pages, Pages> = Rx::attach(ring.clone()).unwrap();
-        let kept = Pages::new(rx.logged().log_bytes());
+        let kept = Pages::for_bytes(rx.logged().log_bytes());
         rx.logged().record(kept.clone()).unwrap();
         for step in steps.into_iter().chain([Step::Kill]) {
             let mut killed = matches!(step, Step::Kill);

@@ -2,7 +2,7 @@
 //!
 //! The 32-bit layout is in [`x86_32`]; both carry the same [`Request`] and [`Response`].
 
-#![allow(unsafe_code)] // A segment vouches for being plain bytes.
+#![allow(unsafe_code)] // `WireValue` for a segment, which is plain bytes.
 
 pub mod indirect;
 pub mod key;
@@ -89,7 +89,7 @@ impl Segment {
     }
 }
 
-/// What a frontend asks, whatever its wire layout. The peer's numbers are as found: nothing is checked yet.
+/// A request, independent of its wire layout. Numbers are as the peer wrote them: nothing is checked yet.
 #[derive(Clone, PartialEq, Eq, Debug)]
 // Moved in aligned words, and with the id in the same place whatever the kind: a compact tag makes copies that
 // straddle words and stall.
@@ -160,7 +160,7 @@ pub struct Io {
 }
 
 impl Io {
-    /// No operation yet, to be read over by [`crate::ring::Back::pop_into`].
+    /// A placeholder without an operation, for [`crate::ring::Back::pop_into`] to overwrite.
     pub const EMPTY: Self = Self {
         operation: 0,
         handle: 0,
@@ -297,7 +297,8 @@ impl Protocol for X86_64 {
 
     #[inline(always)]
     fn read_response(slot: Slot<'_>) -> Response {
-        let (id, rest) = (slot.load64(0), slot.load32(8));
+        let id = slot.load64(0);
+        let rest = slot.load32(8);
         Response { id, operation: rest as u8, status: Status((rest >> 16) as i16) }
     }
 
@@ -308,7 +309,7 @@ impl Protocol for X86_64 {
     }
 }
 
-/// Requests that are not reads, writes, barriers or flushes: kept out of the way of those that are.
+/// Reads a request that is no read, write, barrier or flush; apart, so that the common path stays small.
 #[inline(never)]
 fn read_rare(slot: Slot<'_>, head: u32) -> Request {
     let [operation, second, handle @ ..] = head.to_le_bytes();

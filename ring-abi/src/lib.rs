@@ -15,6 +15,8 @@ pub mod ring;
 pub mod shm;
 pub mod stream;
 pub mod sync;
+#[cfg(all(feature = "testing", not(loom)))]
+pub mod testing;
 pub mod xenbus;
 pub mod xs_wire;
 

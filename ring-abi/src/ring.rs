@@ -1,7 +1,28 @@
 //! The shared descriptor ring of ring.h: [`Protocol`], [`Front`], [`Back`], [`Fault`] and [`Notify`].
 //!
 //! Requests and responses share the slots: a response takes the place of a request that was consumed. Each half
-//! keeps its own indexes privately and believes the peer's only after a check. Orderings are fences, as in ring.h.
+//! keeps its own indexes in private memory and checks the peer's before it uses them. Orderings are fences, as in
+//! ring.h.
+//!
+//! ```
+//! use ring_abi::blkif::{Io, OP_READ, Request, Response, Status, X86_64};
+//! use ring_abi::ring::{Back, Front, Notify};
+//! # use ring_abi::testing::Pages;
+//! # let page = Pages::new(1);
+//! // `page` is one that both ends reach: a granted page in the frontend, its mapping in the backend.
+//! let mut front = Front::<X86_64, _>::init(page.clone())?;
+//! let mut back = Back::<X86_64, _>::attach(page)?;
+//!
+//! front.push(&Request::Io(Io { id: 7, operation: OP_READ, ..Io::EMPTY }));
+//! if front.commit() == Notify::Yes { /* send the event */ }
+//!
+//! while let Some(request) = back.pop()? {
+//!     back.push(&Response { id: request.id(), operation: request.operation(), status: Status::OKAY });
+//! }
+//! if back.commit() == Notify::Yes { /* send the event */ }
+//! assert_eq!(front.pop()?.map(|response| response.id), Some(7));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![allow(unsafe_code)] // Slots are addressed by index into shared memory.
 
 pub mod inflight_log;
@@ -18,7 +39,7 @@ use core::marker::PhantomData;
 /// A read takes each word of the slot at most once (XSA-155); a write leaves no byte of the response that the
 /// peer can see unwritten (XSA-216).
 pub trait Protocol {
-    /// What errors and traces call this ring, such as "blkif".
+    /// The ring's name in errors and traces, such as "blkif".
     const NAME: &'static str;
     /// Bytes of a slot: the larger of request and response.
     const SLOT: usize;
@@ -78,7 +99,7 @@ pub const MAX_PAGES: usize = 16;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[must_use = "a peer that sleeps is woken only by its event channel"]
 pub enum Notify {
-    /// Ring the event channel.
+    /// Send an event through the event channel.
     Yes,
     /// The peer is awake, or wants a larger batch.
     No,
@@ -105,7 +126,7 @@ pub const fn slots(slot: usize, len: usize) -> u32 {
     1 << whole.ilog2()
 }
 
-/// Memory, and where its slots are.
+/// A ring's memory, and the position of its slots.
 #[derive(Debug)]
 struct Slots<P, M> {
     memory: M,
@@ -187,7 +208,8 @@ impl<P: Protocol, M: Memory> Front<P, M> {
     /// `RING_PUSH_REQUESTS_AND_CHECK_NOTIFY` (ring.h:393): publishes what was pushed.
     #[inline(always)]
     pub fn commit(&mut self) -> Notify {
-        let (old, new) = (self.req_published, self.req_prod);
+        let old = self.req_published;
+        let new = self.req_prod;
         if old == new {
             return Notify::No;
         }
@@ -212,7 +234,7 @@ impl<P: Protocol, M: Memory> Front<P, M> {
         Ok(Some(response))
     }
 
-    /// Responses that can be taken without looking at the shared index again.
+    /// Responses that can be taken without reading the shared index again.
     #[inline(always)]
     pub fn seen(&self) -> u32 {
         self.rsp_seen.wrapping_sub(self.rsp_cons)
@@ -224,15 +246,15 @@ impl<P: Protocol, M: Memory> Front<P, M> {
         let found = self.slots.memory.header().rsp_prod.load(Ordering::Relaxed);
         Barrier::Observe.fence();
         if found.wrapping_sub(self.rsp_cons) > self.req_published.wrapping_sub(self.rsp_cons) {
-            let (consumed, limit) = (self.rsp_cons, self.req_published);
-            return Err(Fault::Overflow { ring: P::NAME, found, consumed, limit });
+            let limit = self.req_published;
+            return Err(Fault::Overflow { ring: P::NAME, found, consumed: self.rsp_cons, limit });
         }
         self.rsp_seen = found;
         Ok(found != self.rsp_cons)
     }
 
-    /// `RING_FINAL_CHECK_FOR_RESPONSES` (ring.h:420): asks to be woken by the next response, unless there are some
-    /// already: then `true`.
+    /// `RING_FINAL_CHECK_FOR_RESPONSES` (ring.h:420): requests an event for the next response and checks once more;
+    /// `true` if there are responses already.
     #[inline]
     pub fn arm(&mut self) -> Result<bool, Fault> {
         if self.look()? {
@@ -241,7 +263,7 @@ impl<P: Protocol, M: Memory> Front<P, M> {
         self.arm_after(1)
     }
 
-    /// Asks to be woken only by the `count`th response from the last one taken; `true` if there are some already.
+    /// Requests an event only for the `count`th response after the last one taken; `true` if there are some already.
     #[inline]
     pub fn arm_after(&mut self, count: u32) -> Result<bool, Fault> {
         let header = self.slots.memory.header();
@@ -287,17 +309,19 @@ impl<P: Protocol, M: Memory> Back<P, M> {
         Ok(Self { slots, req_cons: rsp, req_seen: rsp, rsp_prod: rsp, rsp_published: rsp })
     }
 
-    /// Goes on where an earlier backend was, which had taken all requests below index `taken`: those it did not
-    /// answer are known from its [`inflight_log`], and still to be answered here.
+    /// Continues for an earlier backend that had taken all requests below index `taken`. Those that it did not answer
+    /// are known from its [`inflight_log`] and are answered by this half.
     ///
     /// # Errors
-    /// [`Fault`] where that many requests cannot be in the ring; nothing has changed then.
+    /// [`Fault::Overflow`] where that many requests cannot be in the ring; the half is then unchanged.
     pub fn rejoin(&mut self, taken: u32) -> Result<(), Fault> {
-        let (consumed, limit) = (self.rsp_prod, self.rsp_prod.wrapping_add(self.size()));
+        let consumed = self.rsp_prod;
+        let limit = consumed.wrapping_add(self.size());
         if taken.wrapping_sub(consumed) > self.size() {
             return Err(Fault::Overflow { ring: P::NAME, found: taken, consumed, limit });
         }
-        (self.req_cons, self.req_seen) = (taken, taken);
+        self.req_cons = taken;
+        self.req_seen = taken;
         Ok(())
     }
 
@@ -346,7 +370,7 @@ impl<P: Protocol, M: Memory> Back<P, M> {
         Ok(true)
     }
 
-    /// Requests that can be taken without looking at the shared index again.
+    /// Requests that can be taken without reading the shared index again.
     #[inline(always)]
     pub fn seen(&self) -> u32 {
         self.req_seen.wrapping_sub(self.req_cons)
@@ -385,7 +409,8 @@ impl<P: Protocol, M: Memory> Back<P, M> {
     /// `RING_PUSH_RESPONSES_AND_CHECK_NOTIFY` (ring.h:402): publishes what was pushed.
     #[inline(always)]
     pub fn commit(&mut self) -> Notify {
-        let (old, new) = (self.rsp_published, self.rsp_prod);
+        let old = self.rsp_published;
+        let new = self.rsp_prod;
         if old == new {
             return Notify::No;
         }
@@ -397,8 +422,8 @@ impl<P: Protocol, M: Memory> Back<P, M> {
         Notify::check(old, new, header.rsp_event.load(Ordering::Relaxed))
     }
 
-    /// `RING_FINAL_CHECK_FOR_REQUESTS` (ring.h:411): asks to be woken by the next request, unless there are some
-    /// already: then `true`.
+    /// `RING_FINAL_CHECK_FOR_REQUESTS` (ring.h:411): requests an event for the next request and checks once more;
+    /// `true` if there are requests already.
     #[inline]
     pub fn arm(&mut self) -> Result<bool, Fault> {
         if self.look()? {

@@ -3,20 +3,23 @@
 
 mod common;
 
-use common::{Numbers, Pages, hostile};
+use common::hostile;
+use rand::rngs::SmallRng;
+use rand::{Rng, RngExt, SeedableRng};
 use ring_abi::blkif::{Request, X86_64};
 use ring_abi::console;
 use ring_abi::ring::{Back, Fault, Front, Protocol};
 use ring_abi::stream::{self, Stream};
+use ring_abi::testing::Pages;
 
 /// Runs that a generator makes up: few under Miri, which looks at each step.
 #[test]
 fn made_up_peers_do_no_harm() {
-    let mut numbers = Numbers(1);
+    let mut numbers = SmallRng::seed_from_u64(1);
     let (runs, steps) = if cfg!(miri) { (26, 60) } else { (4_000, 600) };
     for run in 0..runs {
         let mut bytes = vec![run as u8];
-        bytes.extend((0..numbers.below(steps)).map(|_| numbers.next() as u8));
+        bytes.extend((0..numbers.random_range(0..steps)).map(|_| numbers.next_u64() as u8));
         hostile::run(&bytes);
     }
 }
@@ -38,12 +41,12 @@ mod arbitrary {
 fn a_producer_that_runs_ahead_or_back_is_a_fault() {
     let pages = Pages::new(1);
     let mut back = Back::<X86_64, _>::attach(pages.clone()).unwrap();
-    pages.slot().store32(0, 33);
+    pages.words().store32(0, 33);
     let ahead = Fault::Overflow { ring: X86_64::NAME, found: 33, consumed: 0, limit: 32 };
     assert_eq!(back.pop(), Err(ahead));
-    pages.slot().store32(0, 1);
+    pages.words().store32(0, 1);
     assert!(matches!(back.pop(), Ok(Some(Request::Io(_)))));
-    pages.slot().store32(0, 0);
+    pages.words().store32(0, 0);
     assert!(matches!(back.pop(), Err(Fault::Overflow { found: 0, consumed: 1, .. })));
 }
 
@@ -52,7 +55,7 @@ fn answers_that_nobody_asked_for_are_a_fault() {
     let pages = Pages::new(1);
     let mut front = Front::<X86_64, _>::init(pages.clone()).unwrap();
     assert!(front.push(&Request::default()));
-    pages.slot().store32(8, 1);
+    pages.words().store32(8, 1);
     assert!(front.pop().is_err(), "pushed is not published");
     let _ = front.commit();
     assert!(front.pop().is_ok());
@@ -62,10 +65,10 @@ fn answers_that_nobody_asked_for_are_a_fault() {
 #[test]
 fn indexes_wrap() {
     let pages = Pages::new(1);
-    pages.slot().store32(0, u32::MAX - 2);
-    pages.slot().store32(8, u32::MAX - 2);
+    pages.words().store32(0, u32::MAX - 2);
+    pages.words().store32(8, u32::MAX - 2);
     let mut back = Back::<X86_64, _>::attach(pages.clone()).unwrap();
-    pages.slot().store32(0, 5);
+    pages.words().store32(0, 5);
     let mut request = Request::default();
     for _ in 0..8 {
         assert_eq!(back.pop_into(&mut request), Ok(true));
@@ -73,7 +76,7 @@ fn indexes_wrap() {
     }
     assert_eq!(back.pop_into(&mut request), Ok(false));
     let _ = back.commit();
-    assert_eq!(pages.slot().load32(8), 5);
+    assert_eq!(pages.words().load32(8), 5);
 }
 
 #[test]
@@ -81,12 +84,12 @@ fn a_stream_carries_everything_in_order() {
     let pages = Pages::new(1);
     let mut front = Stream::front(pages.clone(), &console::INTERFACE).unwrap();
     let mut back = Stream::back(pages, &console::INTERFACE).unwrap();
-    let (mut numbers, mut sent, mut received) = (Numbers(7), 0u64, 0u64);
+    let (mut numbers, mut sent, mut received) = (SmallRng::seed_from_u64(7), 0u64, 0u64);
     let total = if cfg!(miri) { 3_000 } else { 300_000 };
     while received < total {
-        let bytes: Vec<u8> = (0..numbers.below(700)).map(|i| (sent + i) as u8).collect();
+        let bytes: Vec<u8> = (0..numbers.random_range(0..700)).map(|i| (sent + i) as u8).collect();
         sent += front.write(&bytes).unwrap() as u64;
-        let mut into = vec![0; numbers.below(700) as usize];
+        let mut into = vec![0; numbers.random_range(0..700) as usize];
         let count = back.read(&mut into).unwrap();
         assert!(into[..count].iter().enumerate().all(|(i, byte)| *byte == (received + i as u64) as u8));
         received += count as u64;
@@ -98,10 +101,10 @@ fn a_stream_carries_everything_in_order() {
 fn a_stream_whose_peer_lies_stops() {
     let pages = Pages::new(1);
     let mut back = Stream::back(pages.clone(), &console::INTERFACE).unwrap();
-    pages.slot().store32(console::OUT.prod, 2049);
+    pages.words().store32(console::OUT.prod, 2049);
     let fault = stream::Fault::Index { stream: "console", prod: 2049, cons: 0, size: 2048 };
     assert_eq!(back.read(&mut [0; 8]), Err(fault));
-    pages.slot().store32(console::IN.cons, 1);
+    pages.words().store32(console::IN.cons, 1);
     assert!(back.write(b"x").is_err());
 }
 
@@ -116,14 +119,14 @@ fn a_racing_peer_cannot_split_what_was_read() {
     let mut back = Back::<X86_64, _>::attach(pages.clone()).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let mut numbers = Numbers(3);
+            let mut numbers = SmallRng::seed_from_u64(3);
             while !stop.load(Ordering::Relaxed) {
-                let offset = 64 + numbers.below(pages.len() as u64 / 4 - 16) as usize * 4;
-                pages.slot().store32(offset, numbers.next() as u32);
+                let offset = 64 + numbers.random_range(0..pages.len() as u64 / 4 - 16) as usize * 4;
+                pages.words().store32(offset, numbers.next_u64() as u32);
             }
         });
         for turn in 1..20_000u32 {
-            pages.slot().store32(0, turn);
+            pages.words().store32(0, turn);
             let request = back.pop().unwrap().expect("published");
             if let Request::Io(io) = &request {
                 assert_eq!(io.segments.len(), usize::from(io.nr_segments).min(11));

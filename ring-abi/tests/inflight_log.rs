@@ -2,15 +2,13 @@
 //! as the frontend sees it.
 #![cfg(not(loom))]
 
-mod common;
-
-use common::Pages;
 use proptest::prelude::*;
 use ring_abi::GrantRef;
 use ring_abi::blkif::{Io, OP_READ, Request, Response, Segment, Status, X86_32, X86_64};
 use ring_abi::netif;
 use ring_abi::ring::inflight_log::InflightLog;
 use ring_abi::ring::{Back, Front, Protocol};
+use ring_abi::testing::Pages;
 
 /// A backend with an in-flight log, as blkback's queue has one.
 struct Server {
@@ -171,7 +169,7 @@ fn a_request_taken_but_not_told_is_taken_again() {
     assert_eq!(inflight_log.taken(), 0);
     assert_eq!(inflight_log.unanswered(3, u32::MAX), Some((u32::MAX, asks(7))));
     // Killed before the index was written.
-    kept.slot().store32(12, u32::MAX);
+    kept.words().store32(12, u32::MAX);
     assert_eq!(inflight_log.unanswered(3, u32::MAX), None);
     assert_eq!(inflight_log.unanswered(3, u32::MAX), None);
 }
@@ -200,6 +198,6 @@ fn network_requests_are_kept_as_they_were() {
 }
 
 fn filled(kept: &Pages) -> ring_abi::shm::Slot<'_> {
-    kept.slot().store_bytes(0, &[1, 0, 0, 0, 2, 0, 8, 0, 3, 0, 4, 0]);
-    kept.slot()
+    kept.words().store_bytes(0, &[1, 0, 0, 0, 2, 0, 8, 0, 3, 0, 4, 0]);
+    kept.words()
 }

@@ -4,14 +4,14 @@
 #![cfg(not(any(loom, miri)))] // Calls into C.
 #![allow(unsafe_code)] // Calls into C.
 
-mod common;
-
-use common::{Numbers, Pages};
 use libloading::{Library, Symbol};
+use rand::rngs::SmallRng;
+use rand::{Rng, RngExt, SeedableRng};
 use ring_abi::blkif::{self, Discard, Indirect, Io, Segment, X86_32, X86_64};
 use ring_abi::netif::{self, ctrl, extra};
 use ring_abi::ring::{Back, Front, Protocol};
 use ring_abi::shm::Memory;
+use ring_abi::testing::Pages;
 use ring_abi::{GrantRef, PAGE_SIZE};
 use std::ffi::c_void;
 use std::process::Command;
@@ -93,8 +93,8 @@ impl C {
 trait Wire: Protocol {
     const PREFIX: &'static str;
     const ABI32: bool = false;
-    fn request(numbers: &mut Numbers) -> Self::Request;
-    fn response(numbers: &mut Numbers) -> Self::Response;
+    fn request(numbers: &mut SmallRng) -> Self::Request;
+    fn response(numbers: &mut SmallRng) -> Self::Response;
     fn request_bytes(c: &C, request: &Self::Request) -> Bytes;
     fn response_bytes(c: &C, response: &Self::Response) -> Bytes;
     /// Without what may be left in a slot after the structure's used part.
@@ -108,7 +108,7 @@ where
     P::Request: std::fmt::Debug,
 {
     let (c, pages) = (C::build(P::PREFIX, P::ABI32), Pages::new(pages));
-    let mut numbers = Numbers(seed);
+    let mut numbers = SmallRng::seed_from_u64(seed);
     let mut front = Front::<P, _>::init(pages.clone()).unwrap();
     c.init("front", &pages);
     let mut back = Back::<P, _>::attach(pages.clone()).unwrap();
@@ -118,7 +118,7 @@ where
     let (lengths, mut log) = ((P::SLOT, response_len::<P>(&c)), Vec::new());
     let mut owed = 0;
     for _ in 0..6_000 {
-        let line = match numbers.below(16) {
+        let line = match numbers.random_range(0..16) {
             0..4 => {
                 let request = P::request(&mut numbers);
                 let pushed = if c_front {
@@ -171,7 +171,7 @@ where
 }
 
 fn response_len<P: Wire>(c: &C) -> usize {
-    P::response_bytes(c, &P::response(&mut Numbers(0))).len()
+    P::response_bytes(c, &P::response(&mut SmallRng::seed_from_u64(0))).len()
 }
 
 fn all_four<P: Wire>(pages: usize)
@@ -232,30 +232,30 @@ fn flat(request: &blkif::Request) -> Flat {
     flat
 }
 
-fn block_request(numbers: &mut Numbers) -> blkif::Request {
-    let (id, sector_number, handle) = (numbers.next(), numbers.next(), numbers.next() as u16);
-    match numbers.below(6) {
+fn block_request(numbers: &mut SmallRng) -> blkif::Request {
+    let (id, sector_number, handle) = (numbers.next_u64(), numbers.next_u64(), numbers.next_u64() as u16);
+    match numbers.random_range(0..6) {
         0 => blkif::Request::Discard(Discard {
             id,
             sector_number,
             handle,
-            flag: numbers.below(2) as u8,
-            nr_sectors: numbers.next(),
+            flag: numbers.random_range(0..2) as u8,
+            nr_sectors: numbers.next_u64(),
         }),
         1 => blkif::Request::Indirect(Indirect {
             id,
             sector_number,
             handle,
-            indirect_op: numbers.below(2) as u8,
-            nr_segments: numbers.below(4097) as u16,
-            indirect_grefs: std::array::from_fn(|_| GrantRef(numbers.next() as u32)),
+            indirect_op: numbers.random_range(0..2) as u8,
+            nr_segments: numbers.random_range(0..4097) as u16,
+            indirect_grefs: std::array::from_fn(|_| GrantRef(numbers.next_u64() as u32)),
         }),
         operation => {
-            let nr_segments = numbers.below(12) as u8;
+            let nr_segments = numbers.random_range(0..12) as u8;
             let segments = (0..nr_segments).map(|_| Segment {
-                gref: GrantRef(numbers.next() as u32),
-                first_sect: numbers.below(8) as u8,
-                last_sect: numbers.below(8) as u8,
+                gref: GrantRef(numbers.next_u64() as u32),
+                first_sect: numbers.random_range(0..8) as u8,
+                last_sect: numbers.random_range(0..8) as u8,
             });
             let segments = segments.collect();
             blkif::Request::Io(Io {
@@ -277,9 +277,9 @@ struct FlatResponse {
     operation: u8,
 }
 
-fn block_response(numbers: &mut Numbers) -> blkif::Response {
-    let status = blkif::Status(-(numbers.below(3) as i16));
-    blkif::Response { id: numbers.next(), operation: numbers.below(7) as u8, status }
+fn block_response(numbers: &mut SmallRng) -> blkif::Response {
+    let status = blkif::Status(-(numbers.random_range(0..3) as i16));
+    blkif::Response { id: numbers.next_u64(), operation: numbers.random_range(0..7) as u8, status }
 }
 
 macro_rules! block {
@@ -287,10 +287,10 @@ macro_rules! block {
         impl Wire for $protocol {
             const PREFIX: &'static str = "blkif";
             const ABI32: bool = $abi32;
-            fn request(numbers: &mut Numbers) -> blkif::Request {
+            fn request(numbers: &mut SmallRng) -> blkif::Request {
                 block_request(numbers)
             }
-            fn response(numbers: &mut Numbers) -> blkif::Response {
+            fn response(numbers: &mut SmallRng) -> blkif::Response {
                 block_response(numbers)
             }
             fn request_bytes(c: &C, request: &blkif::Request) -> Bytes {
@@ -314,14 +314,14 @@ block!(X86_32, true, 108, 12);
 
 impl Wire for netif::Tx {
     const PREFIX: &'static str = "netif_tx";
-    fn request(n: &mut Numbers) -> netif::TxSlot {
-        let flags = netif::TxFlags::from_bits_retain(n.below(16) as u16);
+    fn request(n: &mut SmallRng) -> netif::TxSlot {
+        let flags = netif::TxFlags::from_bits_retain(n.random_range(0..16) as u16);
         let (gref, offset, id, size) =
-            (GrantRef(n.next() as u32), n.next() as u16, n.next() as u16, n.next() as u16);
+            (GrantRef(n.next_u64() as u32), n.next_u64() as u16, n.next_u64() as u16, n.next_u64() as u16);
         netif::TxRequest { gref, offset, flags, id, size }.into()
     }
-    fn response(n: &mut Numbers) -> netif::TxResponse {
-        netif::TxResponse { id: n.next() as u16, status: netif::Status(n.below(4) as i16 - 2) }
+    fn response(n: &mut SmallRng) -> netif::TxResponse {
+        netif::TxResponse { id: n.next_u64() as u16, status: netif::Status(n.random_range(0..4) as i16 - 2) }
     }
     fn request_bytes(c: &C, slot: &netif::TxSlot) -> Bytes {
         let (r, mut to) = (slot.request(), [0; 12]);
@@ -337,12 +337,12 @@ impl Wire for netif::Tx {
 
 impl Wire for netif::Rx {
     const PREFIX: &'static str = "netif_rx";
-    fn request(n: &mut Numbers) -> netif::RxRequest {
-        netif::RxRequest { id: n.next() as u16, gref: GrantRef(n.next() as u32) }
+    fn request(n: &mut SmallRng) -> netif::RxRequest {
+        netif::RxRequest { id: n.next_u64() as u16, gref: GrantRef(n.next_u64() as u32) }
     }
-    fn response(n: &mut Numbers) -> netif::RxSlot {
-        let flags = netif::RxFlags::from_bits_retain(n.below(16) as u16);
-        let (id, offset, status) = (n.next() as u16, n.next() as u16, n.next() as i16);
+    fn response(n: &mut SmallRng) -> netif::RxSlot {
+        let flags = netif::RxFlags::from_bits_retain(n.random_range(0..16) as u16);
+        let (id, offset, status) = (n.next_u64() as u16, n.next_u64() as u16, n.next_u64() as i16);
         netif::RxResponse { id, offset, flags, status }.into()
     }
     fn request_bytes(_: &C, r: &netif::RxRequest) -> Bytes {
@@ -359,13 +359,18 @@ impl Wire for netif::Rx {
 
 impl Wire for ctrl::Ctrl {
     const PREFIX: &'static str = "xen_netif_ctrl";
-    fn request(n: &mut Numbers) -> ctrl::Request {
-        let data = std::array::from_fn(|_| n.next() as u32);
-        ctrl::Request { id: n.next() as u16, kind: ctrl::Type(n.below(11) as u16), data }
+    fn request(n: &mut SmallRng) -> ctrl::Request {
+        let data = std::array::from_fn(|_| n.next_u64() as u32);
+        ctrl::Request { id: n.next_u64() as u16, kind: ctrl::Type(n.random_range(0..11) as u16), data }
     }
-    fn response(n: &mut Numbers) -> ctrl::Response {
-        let (status, data) = (ctrl::Status(n.below(4) as u32), n.next() as u32);
-        ctrl::Response { id: n.next() as u16, kind: ctrl::Type(n.below(11) as u16), status, data }
+    fn response(n: &mut SmallRng) -> ctrl::Response {
+        let (status, data) = (ctrl::Status(n.random_range(0..4) as u32), n.next_u64() as u32);
+        ctrl::Response {
+            id: n.next_u64() as u16,
+            kind: ctrl::Type(n.random_range(0..11) as u16),
+            status,
+            data,
+        }
     }
     fn request_bytes(_: &C, r: &ctrl::Request) -> Bytes {
         let head = [r.id.to_le_bytes(), r.kind.0.to_le_bytes()].concat();

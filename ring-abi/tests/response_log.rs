@@ -2,14 +2,12 @@
 //! is answered exactly once, and what belongs together comes together.
 #![cfg(not(loom))]
 
-mod common;
-
-use common::Pages;
 use proptest::prelude::*;
 use ring_abi::GrantRef;
 use ring_abi::netif::{Rx, RxFlags, RxRequest, RxResponse, RxSlot};
 use ring_abi::ring::response_log::{LogMismatch, ResponseLog, ResumeError};
 use ring_abi::ring::{Back, Front};
+use ring_abi::testing::Pages;
 use std::collections::VecDeque;
 
 type RxResponseLog = ResponseLog<Rx, Pages>;
@@ -74,11 +72,11 @@ impl Server {
         let first = self.ring.produced();
         for (at, slot) in packet.iter().enumerate().take(if sealed { 3 } else { noted as usize }) {
             let place = 64 + ((first as usize + at) & 255) * 8;
-            kept.slot().store32(place, slot.0[0]);
-            kept.slot().store32(place + 4, slot.0[1]);
+            kept.words().store32(place, slot.0[0]);
+            kept.words().store32(place + 4, slot.0[1]);
         }
         if sealed {
-            kept.slot().store32(12, first.wrapping_add(packet.len() as u32));
+            kept.words().store32(12, first.wrapping_add(packet.len() as u32));
             packet.iter().take(written as usize).for_each(|slot| self.ring.push(slot));
         }
     }
@@ -153,7 +151,7 @@ fn another_rings_journal_is_refused() {
     let resume = |ring: &mut _| RxResponseLog::resume(kept.clone(), ring).unwrap_err();
     assert!(matches!(resume(&mut ring), ResumeError::LogMismatch(LogMismatch { what: "magic", .. })));
     RxResponseLog::start(kept.clone(), &ring).unwrap();
-    kept.slot().store32(12, 257);
+    kept.words().store32(12, 257);
     assert!(matches!(resume(&mut ring), ResumeError::Ring(_)), "more than the ring has");
     drop(front);
 }

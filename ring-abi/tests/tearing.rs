@@ -3,13 +3,11 @@
 //! nothing that the ring's indexes cover.
 #![cfg(not(any(loom, miri)))]
 
-mod common;
-
-use common::Pages;
 use ring_abi::GrantRef;
 use ring_abi::blkif::{Io, MAX_SEGMENTS, OP_WRITE, Request, Response, Segment, Status, X86_64};
 use ring_abi::ring::{Back, Front, Protocol};
 use ring_abi::shm::{HEADER_LEN, Memory, Slot};
+use ring_abi::testing::Pages;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes before a request's segments.

@@ -15,6 +15,7 @@ use common::netns::{Namespace, inside, two_guests};
 use common::program::run;
 use common::{BOUND, Machine};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use testkit::random::bytes;
 
 const BYTES: usize = 16 << 20;
 /// Bytes of an Ethernet header, and of the IPv4 header that Linux gives TCP.
@@ -74,23 +75,19 @@ fn transfer(from: &Namespace, to: &Namespace, address: &'static str) -> Seen {
     let receiver = to.spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.set_read_timeout(Some(BOUND)).unwrap();
-        let mut bytes = Vec::new();
-        stream.read_to_end(&mut bytes).unwrap();
-        bytes == pattern()
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).unwrap();
+        received == bytes(1, BYTES)
     });
     let sender = from.spawn(move || {
         let mut stream = TcpStream::connect((address, 5000)).unwrap();
         stream.set_write_timeout(Some(BOUND)).unwrap();
-        stream.write_all(&pattern()).unwrap();
+        stream.write_all(&bytes(1, BYTES)).unwrap();
     });
     sender.join().unwrap();
     assert!(receiver.join().unwrap(), "the bytes differ");
     over.store(true, Ordering::Relaxed);
     watcher.join().unwrap()
-}
-
-fn pattern() -> Vec<u8> {
-    (0..BYTES as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
 /// Looks at every frame that arrives until told to stop.

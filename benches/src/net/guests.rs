@@ -1,20 +1,18 @@
 //! Guests with a vif each, and dom0's ends of them, on one machine without a toolstack.
 
-use hypervisor::local::{Domain, Event, Sandbox};
+use hypervisor::local::Domain;
 use hypervisor::{DomId, Hypervisor};
 use netback::handshake::{Agreed, offer};
 use netback::{Config, Vif};
 use netfront::Nic;
 use std::sync::Arc;
-use xenstore::server::{self, Store};
-use xenstore::xenbus::{Device, End};
-use xenstore::{Client, Keys, Nodes, XenbusState};
+use xenstore::xenbus::End;
+use xenstore::{Client, Keys, XenbusState};
 
 /// Broker, store and dom0. Every vif is connected by hand, so that a row may drive its port itself.
 pub(super) struct Machine {
     dom0: Arc<Domain>,
-    sandbox: Sandbox,
-    store: Store,
+    machine: testkit::Machine,
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -23,22 +21,10 @@ fn text(error: impl std::fmt::Display) -> String {
 
 impl Machine {
     /// An empty machine.
-    ///
-    /// # Errors
-    /// The system's, in words.
-    pub(super) fn new() -> Result<Self, String> {
-        let store = Store::spawn(server::Config::default()).map_err(text)?;
-        let handle = store.handle();
-        let introducer = Box::new(move |event| match event {
-            Event::Connect { domid, stream } => {
-                // A guest whose connection fails finds out by itself.
-                let _ = handle.introduce(domid.0, stream);
-            }
-            Event::Gone { domid } => drop(handle.release(domid.0)),
-        });
-        let sandbox = Sandbox::with_store(introducer).map_err(text)?;
-        let dom0 = sandbox.join(DomId(0)).map_err(text)?;
-        Ok(Self { dom0, sandbox, store })
+    pub(super) fn new() -> Self {
+        let machine = testkit::Machine::without_log();
+        let dom0 = machine.domain(DomId::DOM0);
+        Self { dom0, machine }
     }
 
     /// A guest's interface and dom0's end of it, connected.
@@ -46,13 +32,13 @@ impl Machine {
     /// # Errors
     /// Whatever went wrong, in words.
     pub(super) fn vif(&self, domid: u16, config: netfront::Config) -> Result<(Nic, Vif), String> {
-        let device = Device::new("vif", domid, 0);
-        let mut client = self.store.client().map_err(text)?;
-        write_nodes(&mut client, &device).map_err(text)?;
-        let guest: Arc<dyn Hypervisor> = self.sandbox.join(DomId(domid)).map_err(text)?;
+        let device = self.machine.attach_vif(DomId(domid), 0);
+        let mut client = self.machine.client();
+        let end = End::back(&device);
+        end.publish(&mut client, &offer(true), XenbusState::InitWait).map_err(text)?;
+        let guest: Arc<dyn Hypervisor> = self.machine.domain(DomId(domid));
         let stream = guest.store().map_err(text)?;
         let mut nic = Nic::open(guest, Client::new(stream), 0, config).map_err(text)?;
-        let end = End::back(&device);
         let agreed = Agreed::parse(&end.other_keys(&mut client).map_err(text)?, &Keys::new("back"), true)
             .map_err(text)?;
         let dom0: Arc<dyn Hypervisor> = self.dom0.clone();
@@ -64,27 +50,4 @@ impl Machine {
         }
         Ok((nic, vif))
     }
-}
-
-fn write_nodes(client: &mut Client, device: &Device) -> Result<(), xenstore::Error> {
-    use xenstore::{Permission, client::Access};
-    let front = Keys::new(device.front_path())
-        .with("backend", device.back_path())
-        .with("backend-id", 0)
-        .with("mac", format!("02:00:00:00:00:{:02x}", device.front))
-        .with("state", 1);
-    let mut back = offer(true).with("frontend", device.front_path()).with("state", 2);
-    back.set("online", 1);
-    let perms = |owner, other| [Permission::new(owner, Access::None), Permission::new(other, Access::Read)];
-    for (path, keys, perms) in [
-        (device.front_path(), &front, perms(device.front, 0)),
-        (device.back_path(), &back, perms(0, device.front)),
-    ] {
-        client.mkdir(&path)?;
-        client.set_perms(&path, &perms)?;
-        for (key, value) in keys.iter() {
-            client.write(&format!("{path}/{key}"), value)?;
-        }
-    }
-    Ok(())
 }

@@ -1,89 +1,12 @@
 //! Our side of the ring rows: the same loops as `c/ring_peer.c`, on `ring-abi`.
-#![allow(unsafe_code)] // A page that two halves share.
+#![allow(unsafe_code)] // Assembly of no instructions, in `consume`.
 
 use ring_abi::GrantRef;
 use ring_abi::blkif::{Io, OP_READ, Request, Response, Segment, Status, X86_64};
 use ring_abi::ring::{Back, Front};
-use ring_abi::shm::Memory;
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use ring_abi::testing::{PageRef, Pages};
 use std::arch::asm;
 use std::hint::spin_loop;
-use std::marker::PhantomData;
-use std::ptr::NonNull;
-
-/// One page of memory.
-#[derive(Debug)]
-pub struct Page {
-    base: NonNull<u8>,
-}
-
-const LAYOUT: Layout = match Layout::from_size_align(ring_abi::PAGE_SIZE, ring_abi::PAGE_SIZE) {
-    Ok(layout) => layout,
-    Err(_) => unreachable!(),
-};
-
-impl Page {
-    /// A page of zeroes.
-    pub fn new() -> Self {
-        // SAFETY: the layout's size is not zero.
-        let base = unsafe { alloc_zeroed(LAYOUT) };
-        let base = NonNull::new(base).unwrap_or_else(|| handle_alloc_error(LAYOUT));
-        Self { base }
-    }
-}
-
-impl Default for Page {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Drop for Page {
-    fn drop(&mut self) {
-        // SAFETY: allocated with this layout in `Page::new`, and freed only here.
-        unsafe { dealloc(self.base.as_ptr(), LAYOUT) }
-    }
-}
-
-// SAFETY: the bytes are reached only through raw pointers, by code that treats them as shared memory.
-unsafe impl Send for Page {}
-// SAFETY: as above.
-unsafe impl Sync for Page {}
-
-impl Page {
-    /// For one half of a ring: no more than the address, so that the compiler can keep the half's state in registers,
-    /// as it does with C's.
-    fn view(&self) -> View<'_> {
-        View { base: self.base, page: PhantomData }
-    }
-
-    /// Start of the page.
-    pub fn base(&self) -> NonNull<u8> {
-        self.base
-    }
-}
-
-/// A page, borrowed.
-#[derive(Clone, Copy, Debug)]
-pub struct View<'a> {
-    base: NonNull<u8>,
-    page: PhantomData<&'a Page>,
-}
-
-// SAFETY: as `Page`.
-unsafe impl Send for View<'_> {}
-
-// SAFETY: one page, page-aligned, borrowed from its owner.
-unsafe impl Memory for View<'_> {
-    #[inline(always)]
-    fn base(&self) -> NonNull<u8> {
-        self.base
-    }
-    #[inline(always)]
-    fn len(&self) -> usize {
-        ring_abi::PAGE_SIZE
-    }
-}
 
 /// The request that is sent over and over, with another `id` each time.
 pub fn prepared(segments: u8) -> Request {
@@ -106,8 +29,8 @@ fn consume<T>(value: &T) {
     unsafe { asm!("/* {0} */", in(reg) value, options(nostack, preserves_flags)) }
 }
 
-type FrontHalf<'a> = Front<X86_64, View<'a>>;
-type BackHalf<'a> = Back<X86_64, View<'a>>;
+type FrontHalf<'a> = Front<X86_64, PageRef<'a>>;
+type BackHalf<'a> = Back<X86_64, PageRef<'a>>;
 
 #[inline(always)]
 fn ask(front: &mut FrontHalf<'_>, request: &mut Request, id: &mut u64, count: u32) {
@@ -154,9 +77,9 @@ fn reap(front: &mut FrontHalf<'_>) -> u32 {
 
 /// Both halves in turns on one thread; the requests answered.
 #[inline(never)]
-pub fn one_thread(page: &Page, batches: u32, batch: u32, segments: u8) -> u64 {
-    let mut front = FrontHalf::init(page.view()).expect("one page");
-    let mut back = BackHalf::attach(page.view()).expect("one page");
+pub fn one_thread(page: &Pages, batches: u32, batch: u32, segments: u8) -> u64 {
+    let mut front = FrontHalf::init(page.first()).expect("one page");
+    let mut back = BackHalf::attach(page.first()).expect("one page");
     let (mut request, mut id, mut done) = (prepared(segments), 0, 0);
     let mut found = Request::default();
     for _ in 0..batches {
@@ -169,8 +92,8 @@ pub fn one_thread(page: &Page, batches: u32, batch: u32, segments: u8) -> u64 {
 }
 
 /// Prepares a ring that [`front`] and [`back`] then share.
-pub fn init(page: &Page) -> FrontHalf<'_> {
-    FrontHalf::init(page.view()).expect("one page")
+pub fn init(page: &Pages) -> FrontHalf<'_> {
+    FrontHalf::init(page.first()).expect("one page")
 }
 
 /// The front half, polling: sends whenever `batch` slots are free.
@@ -191,8 +114,8 @@ pub fn front(mut front: FrontHalf<'_>, requests: u64, batch: u32, segments: u8) 
 
 /// The back half, polling.
 #[inline(never)]
-pub fn back(page: &Page, requests: u64) {
-    let mut back = BackHalf::attach(page.view()).expect("one page");
+pub fn back(page: &Pages, requests: u64) {
+    let mut back = BackHalf::attach(page.first()).expect("one page");
     let (mut done, mut found) = (0, Request::default());
     while done < requests {
         let served = serve(&mut back, &mut found);

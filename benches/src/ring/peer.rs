@@ -1,9 +1,10 @@
 //! Xen's own C macros, compiled at run time from `c/ring_peer.c` against libxen-dev and loaded.
 #![allow(unsafe_code)] // Calls into a C shared object.
 
-use super::ours::Page;
 use libloading::{Library, Symbol};
 use ring_abi::PAGE_SIZE;
+use ring_abi::shm::Memory;
+use ring_abi::testing::Pages;
 use std::ffi::c_void;
 use std::path::Path;
 use std::process::Command;
@@ -53,27 +54,27 @@ impl Peer {
     }
 
     /// `peer_one_thread`: the requests answered.
-    pub fn one_thread(&self, page: &Page, batches: u32, batch: u32, segments: u8) -> u64 {
+    pub fn one_thread(&self, page: &Pages, batches: u32, batch: u32, segments: u8) -> u64 {
         let call = self.symbol::<OneThread>("peer_one_thread");
         // SAFETY: the page is `len` bytes, and nobody else uses it meanwhile.
         unsafe { call(page.base().as_ptr().cast(), PAGE_SIZE, batches, batch, segments) }
     }
 
     /// `peer_init`: an empty ring.
-    pub fn init(&self, page: &Page) {
+    pub fn init(&self, page: &Pages) {
         // SAFETY: the page holds the header.
         unsafe { self.symbol::<Init>("peer_init")(page.base().as_ptr().cast()) }
     }
 
     /// `peer_front`, which returns when all requests are answered.
-    pub fn front(&self, page: &Page, requests: u64, batch: u32, segments: u8) {
+    pub fn front(&self, page: &Pages, requests: u64, batch: u32, segments: u8) {
         let call = self.symbol::<FrontHalf>("peer_front");
         // SAFETY: the page is `len` bytes and was initialised; the other half is the only other user.
         unsafe { call(page.base().as_ptr().cast(), PAGE_SIZE, requests, batch, segments) }
     }
 
     /// `peer_back`, which returns when it has answered all requests.
-    pub fn back(&self, page: &Page, requests: u64) {
+    pub fn back(&self, page: &Pages, requests: u64) {
         let call = self.symbol::<BackHalf>("peer_back");
         // SAFETY: as for `front`.
         unsafe { call(page.base().as_ptr().cast(), PAGE_SIZE, requests) }

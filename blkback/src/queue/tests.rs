@@ -1,12 +1,13 @@
 //! Every request is answered exactly once, whatever it is and in whatever order it is done.
 
 use super::*;
-use crate::harness::{Pages, hostile};
+use crate::harness::hostile;
 use arrayvec::ArrayVec;
 use proptest::prelude::*;
 use ring_abi::GrantRef;
 use ring_abi::blkif::{Discard, Indirect, Io, Segment, X86_32, X86_64};
 use ring_abi::ring::Front;
+use ring_abi::testing::Pages;
 use std::collections::BTreeMap;
 
 const LIMITS: Limits = Limits { sectors: 1 << 20, sector_size: 512, read_only: false, flush: true };

@@ -1,46 +1,51 @@
 //! The attacks, each a function that panics where the backend does not stand it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::raw::{Raw, Seat};
-use crate::{World, others_are_served};
-use blkfront::Disk;
-use hypervisor::{Access, DomId, GrantRef};
-use ring_abi::blkif::{Discard, Io, OP_READ, OP_WRITE, Request, Segment, Status};
-use xenstore::{Client, Nodes, XenbusState};
+use crate::{Platform, open, others_are_served};
+use hypervisor::{Access, DomId, GrantRef, Shared};
+use rand::RngExt;
+use ring_abi::blkif::{Discard, Io, OP_READ, OP_WRITE, Request, Segment, Status, X86_64};
+use ring_abi::ring::Protocol;
+use ring_abi::shm::HEADER_LEN;
+use ring_abi::testing::words;
+use testkit::block::RawFrontend;
+use testkit::random;
+use xenstore::{Nodes, XenbusState};
 
 const OKAY: Status = Status::OKAY;
 const ERROR: Status = Status::ERROR;
 
-fn raw(world: &dyn World) -> Raw {
-    Raw::connect(world.seat(), "x86_64-abi")
+fn raw(platform: &dyn Platform) -> RawFrontend {
+    RawFrontend::connect(platform.attacked(), "x86_64-abi", platform.persistent())
 }
 
-pub(crate) fn a_producer_index_that_ran_away_closes_the_device(world: &mut dyn World) {
-    let raw = raw(world);
-    raw.memory.words().store32(0, 1000);
+pub(crate) fn a_producer_index_that_ran_away_closes_the_device(platform: &mut dyn Platform) {
+    let raw = raw(platform);
+    words(&raw.memory).store32(0, 1000);
     raw.channel.notify().unwrap();
-    world.is_closed("producer index 1000");
-    others_are_served(world);
-    world.nothing_is_held(raw);
+    platform.is_closed("producer index 1000");
+    others_are_served(platform);
+    platform.nothing_is_held(raw);
 }
 
-pub(crate) fn a_producer_index_that_runs_backwards_closes_the_device(world: &mut dyn World) {
-    let mut raw = raw(world);
+pub(crate) fn a_producer_index_that_runs_backwards_closes_the_device(platform: &mut dyn Platform) {
+    let mut raw = raw(platform);
     let read = raw.io(OP_READ, 1, 0, &[0]);
     raw.send(&[read]);
     raw.receive(1);
-    raw.memory.words().store32(0, 0);
+    words(&raw.memory).store32(0, 0);
     raw.channel.notify().unwrap();
-    world.is_closed("producer index 0");
-    others_are_served(world);
-    world.nothing_is_held(raw);
+    platform.is_closed("producer index 0");
+    others_are_served(platform);
+    platform.nothing_is_held(raw);
 }
 
-pub(crate) fn grants_that_cannot_be_mapped_fail_their_request_alone(world: &mut dyn World) {
-    let mut raw = raw(world);
-    let hv = raw.seat.hv.clone();
+pub(crate) fn grants_that_cannot_be_mapped_fail_their_request_alone(platform: &mut dyn Platform) {
+    let mut raw = raw(platform);
+    let hv = raw.device.hv.clone();
     let free = hv.share(DomId::DOM0, 1, Access::ReadWrite).unwrap();
     let readonly = hv.share(DomId::DOM0, 1, Access::ReadOnly).unwrap();
     let revoked = free.refs()[0];
@@ -60,14 +65,14 @@ pub(crate) fn grants_that_cannot_be_mapped_fail_their_request_alone(world: &mut 
     raw.send(&requests);
     let statuses: Vec<_> = raw.receive(8).iter().map(|a| a.status).collect();
     // Pages that stay mapped are mapped for both ways.
-    let from_readonly = if raw.seat.persistent { ERROR } else { OKAY };
+    let from_readonly = if platform.persistent() { ERROR } else { OKAY };
     assert_eq!(statuses, [OKAY, ERROR, ERROR, ERROR, from_readonly, ERROR, OKAY, OKAY]);
     drop(readonly);
-    world.nothing_is_held(raw);
+    platform.nothing_is_held(raw);
 }
 
-pub(crate) fn requests_that_make_no_sense_are_answered(world: &mut dyn World) {
-    let mut raw = raw(world);
+pub(crate) fn requests_that_make_no_sense_are_answered(platform: &mut dyn Platform) {
+    let mut raw = raw(platform);
     let gref = raw.data.refs()[0];
     let io = |id: u64, sector_number: u64, nr_segments: u8, (first_sect, last_sect): (u8, u8)| {
         let segments = [Segment { gref, first_sect, last_sect }].into_iter().collect();
@@ -94,17 +99,17 @@ pub(crate) fn requests_that_make_no_sense_are_answered(world: &mut dyn World) {
     let statuses: Vec<_> = raw.receive(requests.len()).iter().map(|a| a.status).collect();
     let unknown = Status::EOPNOTSUPP;
     assert_eq!(statuses, [&[ERROR; 9][..], &[unknown; 3], &[OKAY]].concat());
-    world.nothing_is_held(raw);
+    platform.nothing_is_held(raw);
 }
 
-pub(crate) fn a_page_revoked_in_flight_is_quarantined(world: &mut dyn World) {
-    let mut raw = raw(world);
-    let hv = raw.seat.hv.clone();
+pub(crate) fn a_page_revoked_in_flight_is_quarantined(platform: &mut dyn Platform) {
+    let mut raw = raw(platform);
+    let hv = raw.device.hv.clone();
     // Many rounds, so that some revocations meet the mapping.
     for round in 0..200 {
         let page = match hv.share(DomId::DOM0, 1, Access::ReadWrite) {
             // It let all its pages be kept.
-            Err(_) if raw.seat.persistent => break,
+            Err(_) if platform.persistent() => break,
             page => page.unwrap(),
         };
         let request = raw.io_of(OP_READ, round, 0, [page.refs()[0]]);
@@ -112,28 +117,28 @@ pub(crate) fn a_page_revoked_in_flight_is_quarantined(world: &mut dyn World) {
         drop(page);
         assert!([OKAY, ERROR].contains(&raw.receive(1)[0].status));
     }
-    world.nothing_is_held(raw);
+    platform.nothing_is_held(raw);
 }
 
-pub(crate) fn responses_leave_no_byte_unwritten(world: &mut dyn World) {
-    let mut raw = raw(world);
-    let words = raw.memory.clone();
+pub(crate) fn responses_leave_no_byte_unwritten(platform: &mut dyn Platform) {
+    let mut raw = raw(platform);
+    let memory = raw.memory.clone();
+    let ring = words(&memory);
     let request = raw.io(OP_READ, 0x0102_0304_0506_0708, 0, &[0]);
     // What stands in the slot is of 0xaa where the request is silent.
-    (64..176).step_by(4).for_each(|at| words.words().store32(at, 0xaaaa_aaaa));
+    (64..176).step_by(4).for_each(|at| ring.store32(at, 0xaaaa_aaaa));
     raw.send(&[request]);
     raw.receive(1);
-    let words = words.words();
-    assert_eq!((words.load32(64), words.load32(68)), (0x0506_0708, 0x0102_0304));
-    assert_eq!((words.load32(72), words.load32(76)), (0, 0));
+    assert_eq!((ring.load32(64), ring.load32(68)), (0x0506_0708, 0x0102_0304));
+    assert_eq!((ring.load32(72), ring.load32(76)), (0, 0));
 }
 
-pub(crate) fn a_racing_mutator_harms_nobody(world: &mut dyn World) {
-    let mut raw = raw(world);
-    let (stop, words) = (AtomicBool::new(false), raw.memory.clone());
+pub(crate) fn a_racing_mutator_harms_nobody(platform: &mut dyn Platform) {
+    let mut raw = raw(platform);
+    let (stop, memory) = (AtomicBool::new(false), [raw.memory.clone()]);
     let end = Instant::now() + Duration::from_millis(500);
     std::thread::scope(|scope| {
-        scope.spawn(|| mutate(&words, &stop));
+        scope.spawn(|| mutate(&memory, &stop));
         let mut id = 0;
         while Instant::now() < end {
             let requests: Vec<_> =
@@ -145,31 +150,29 @@ pub(crate) fn a_racing_mutator_harms_nobody(world: &mut dyn World) {
         }
         stop.store(true, Ordering::Relaxed);
     });
-    others_are_served(world);
-    drop(words);
-    world.nothing_is_held(raw);
+    others_are_served(platform);
+    drop(memory);
+    platform.nothing_is_held(raw);
 }
 
-/// Changes operation, count, sector and segments of slots under the backend's eyes.
-fn mutate(ring: &crate::common::raw::Ring, stop: &AtomicBool) {
-    let mut state = 1u32;
-    while !stop.load(Ordering::Relaxed) {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let at = 64 + 4 * ((state >> 8) as usize % (32 * 112 / 4));
-        ring.words().store32(at, ((state % 13) << 8) | ((state >> 24) & 1));
-    }
+/// Changes operation, count, sector and segments of slots while the backend reads them.
+fn mutate(ring: &[Arc<Shared>], stop: &AtomicBool) {
+    let slots = HEADER_LEN..HEADER_LEN + 32 * X86_64::SLOT;
+    random::overwrite(ring, 1, stop, |random, offset| {
+        slots.contains(&offset).then(|| random.random_range(0..13) << 8 | random.random_range(0..2))
+    });
 }
 
-pub(crate) fn a_storm_of_events_is_slowed(world: &mut dyn World) {
-    let mut raw = raw(world);
-    let (start, before) = (Instant::now(), world.wakeups());
+pub(crate) fn a_storm_of_events_is_slowed(platform: &mut dyn Platform) {
+    let mut raw = raw(platform);
+    let (start, before) = (Instant::now(), platform.wakeups());
     let (mut sent, storm) = (0u64, Duration::from_millis(400));
     while start.elapsed() < storm {
         raw.channel.notify().unwrap();
         sent += 1;
     }
     println!("\nsent {sent} events in {} ms", start.elapsed().as_millis());
-    if let (Some(before), Some(after)) = (before, world.wakeups()) {
+    if let (Some(before), Some(after)) = (before, platform.wakeups()) {
         // 32 at once and then one every two milliseconds, with room for a slow machine.
         let (wakeups, bound) = (after - before, 32 + 2 * start.elapsed().as_millis() as u64);
         assert!(wakeups <= bound, "{wakeups} wake-ups for {sent} events, expected at most {bound}");
@@ -179,12 +182,12 @@ pub(crate) fn a_storm_of_events_is_slowed(world: &mut dyn World) {
     assert_eq!(raw.receive(1)[0].status, OKAY);
 }
 
-pub(crate) fn a_flood_of_writes_to_the_state_disturbs_nobody(world: &mut dyn World) {
-    let raw = raw(world);
+pub(crate) fn a_flood_of_writes_to_the_state_disturbs_nobody(platform: &mut dyn Platform) {
+    let raw = raw(platform);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let (mut store, path) = (raw.seat.store(), raw.seat.device.front_path());
+            let (mut store, path) = (raw.device.store(), raw.device.device.front_path());
             let mut n = 0u64;
             while !stop.load(Ordering::Relaxed) {
                 store.write(&format!("{path}/state"), "4").unwrap();
@@ -194,36 +197,36 @@ pub(crate) fn a_flood_of_writes_to_the_state_disturbs_nobody(world: &mut dyn Wor
             (0..n.min(500)).for_each(|n| store.rm(&format!("{path}/state/{n}")).unwrap());
         });
         for _ in 0..3 {
-            others_are_served(world);
+            others_are_served(platform);
         }
         stop.store(true, Ordering::Relaxed);
     });
-    world.nothing_is_held(raw);
+    platform.nothing_is_held(raw);
 }
 
 /// All that it granted is revoked while the backend works on it.
-pub(crate) fn a_frontend_that_vanishes_in_flight_is_let_go(world: &mut dyn World) {
+pub(crate) fn a_frontend_that_vanishes_in_flight_is_closed(platform: &mut dyn Platform) {
     for round in 0..10 {
-        let mut raw = raw(world);
+        let mut raw = raw(platform);
         let requests: Vec<_> =
             (0..32).map(|id| raw.io(OP_READ, id, 8 * id, &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10])).collect();
         raw.send(&requests);
         if round % 2 == 1 {
             raw.receive(1);
         }
-        let seat = raw.seat.clone();
+        let device = raw.device.clone();
         drop(raw);
-        seat.set("state", 6);
-        seat.await_back(XenbusState::Closed);
-        seat.set("state", 1);
+        device.set("state", 6);
+        device.wait_for_backend(XenbusState::Closed);
+        device.set("state", 1);
     }
-    others_are_served(world);
-    let raw = raw(world);
-    world.nothing_is_held(raw);
+    others_are_served(platform);
+    let raw = raw(platform);
+    platform.nothing_is_held(raw);
 }
 
-pub(crate) fn keys_of_any_form_are_refused_by_name_and_may_be_mended(world: &mut dyn World) {
-    let seat = world.seat();
+pub(crate) fn keys_of_any_form_are_refused_by_name_and_may_be_mended(platform: &mut dyn Platform) {
+    let device = platform.attacked();
     for (key, value, words) in [
         ("ring-ref", "4294967295", "mapping the ring"),
         ("ring-ref", "-1", "ring-ref: found \"-1\", expected u32"),
@@ -237,53 +240,47 @@ pub(crate) fn keys_of_any_form_are_refused_by_name_and_may_be_mended(world: &mut
         ("num-ring-pages", "3", "num-ring-pages: found \"3\""),
         ("protocol", "m68k-abi", "protocol: found \"m68k-abi\""),
     ] {
-        seat.set("state", 1);
-        seat.await_back(XenbusState::InitWait);
-        let page = seat.hv.share(DomId::DOM0, 1, Access::ReadWrite).unwrap();
-        seat.set("ring-ref", page.refs()[0]);
-        seat.set("event-channel", 1);
-        seat.set(key, value);
-        seat.set("state", 3);
-        world.is_closed(words);
+        device.set("state", 1);
+        device.wait_for_backend(XenbusState::InitWait);
+        let page = device.hv.share(DomId::DOM0, 1, Access::ReadWrite).unwrap();
+        device.set("ring-ref", page.refs()[0]);
+        device.set("event-channel", 1);
+        device.set(key, value);
+        device.set("state", 3);
+        platform.is_closed(words);
         // The guest thinks better of it.
-        seat.set("state", 6);
-        seat.await_back(XenbusState::Closed);
-        seat.remove(key);
-        open(&seat).close().unwrap();
+        device.set("state", 6);
+        device.wait_for_backend(XenbusState::Closed);
+        device.remove(key);
+        open(&device).close().unwrap();
     }
 }
 
-pub(crate) fn keys_rewritten_while_connecting_harm_nobody(world: &mut dyn World) {
-    let seat = world.seat();
-    let mut store = seat.store();
-    let pages: Vec<_> = (0..4).map(|_| seat.hv.share(DomId::DOM0, 1, Access::ReadWrite).unwrap()).collect();
-    let mut state = 7u32;
+pub(crate) fn keys_rewritten_while_connecting_harm_nobody(platform: &mut dyn Platform) {
+    let device = platform.attacked();
+    let mut store = device.store();
+    let pages: Vec<_> = (0..4).map(|_| device.hv.share(DomId::DOM0, 1, Access::ReadWrite).unwrap()).collect();
+    let mut random = random::generator(7);
     for _ in 0..400 {
-        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-        let [_, a, b, _] = state.to_le_bytes();
+        let [a, b]: [u8; 2] = random.random();
         let page = pages[usize::from(b) % 4].refs()[0].0;
         let (key, value) = match a % 8 {
             0 => ("ring-ref", page.to_string()),
-            1 => ("ring-ref", state.to_string()),
+            1 => ("ring-ref", random.random::<u32>().to_string()),
             2 => ("event-channel", (b % 64).to_string()),
             3 => ("protocol", ["x86_64-abi", "x86_32-abi", "none"][usize::from(b) % 3].to_owned()),
             4 => ("ring-page-order", (b % 8).to_string()),
             5 => ("ring-ref0", page.to_string()),
             _ => ("state", (1 + b % 6).to_string()),
         };
-        store.write(&format!("{}/{key}", seat.device.front_path()), value).unwrap();
+        store.write(&format!("{}/{key}", device.device.front_path()), value).unwrap();
     }
-    others_are_served(world);
+    others_are_served(platform);
     // And in the end it behaves, whichever state the last word left.
-    seat.set("state", 6);
+    device.set("state", 6);
     for key in ["protocol", "ring-page-order", "ring-ref0"] {
-        seat.remove(key);
+        device.remove(key);
     }
-    open(&seat).close().unwrap();
+    open(&device).close().unwrap();
     drop(pages);
-}
-
-fn open(seat: &Seat) -> Disk {
-    let store = Client::new(seat.hv.store().unwrap());
-    Disk::open_with(seat.hv.clone(), store, seat.device.id, crate::common::options()).unwrap()
 }

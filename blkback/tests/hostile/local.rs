@@ -1,67 +1,72 @@
-//! The attacks' world in threads: a machine on the local hypervisor, with a guest that attacks and one that does not.
+//! The attacks' platform in threads: a machine on the local hypervisor, with a guest that attacks and one that does
+//! not.
 
 use std::sync::Arc;
 
-use crate::World;
-use crate::common::raw::{Raw, Seat};
-use crate::common::{Back, GUEST, Machine, XVDA};
+use crate::Platform;
 use blkback::{DataPath, Tuning, VbdDriver};
 use hypervisor::local::Domain;
 use hypervisor::{Access, DomId, Hypervisor};
+use testkit::block::{Backend, GUEST, RawFrontend, XVDA};
+use testkit::{FrontendDevice, Machine};
+use xenstore::XenbusState;
 use xenstore::xenbus::Device;
-use xenstore::{Nodes, XenbusState};
 
 const OTHER: DomId = DomId(2);
 
 struct Threads {
     attacker: Arc<Domain>,
-    other: Seat,
     device: Device,
+    other: FrontendDevice,
+    persistent: bool,
     // Ends before the store does.
-    back: Option<Back>,
+    backend: Option<Backend>,
     machine: Machine,
 }
 
 /// `persistent`: pages stay mapped, as the frontend asks for.
-pub(crate) fn world(persistent: bool) -> Option<Box<dyn World>> {
+pub(crate) fn platform(persistent: bool) -> Option<Box<dyn Platform>> {
     let machine = Machine::new();
-    let hv = machine.domain(DomId::DOM0);
-    let mut driver = VbdDriver::new(hv.clone());
+    let dom0 = machine.domain(DomId::DOM0);
+    let mut driver = VbdDriver::new(dom0.clone());
     let data_path = if persistent { DataPath::Persistent } else { DataPath::Map };
     driver.set_tuning(Tuning { data_path, ..Tuning::default() });
-    let back = Some(machine.back_with(driver, hv));
-    let params = [("params", "ram:1048576")];
-    let device = machine.attach(GUEST, XVDA, &params);
-    let other = Seat { device: machine.attach(OTHER, XVDA, &params), hv: machine.domain(OTHER), persistent };
+    let backend = Some(Backend::start_with(driver, &dom0));
+    let attach = |domid| machine.attach_disk(domid, XVDA, "ram:1048576");
+    let device = attach(GUEST);
+    let other = FrontendDevice::new(machine.domain(OTHER), attach(OTHER));
     let attacker = machine.domain(GUEST);
-    Some(Box::new(Threads { attacker, other, device, back, machine }))
+    Some(Box::new(Threads { attacker, device, other, persistent, backend, machine }))
 }
 
-impl World for Threads {
-    fn seat(&self) -> Seat {
-        Seat { hv: self.attacker.clone(), device: self.device.clone(), persistent: self.other.persistent }
+impl Platform for Threads {
+    fn attacked(&self) -> FrontendDevice {
+        FrontendDevice::new(self.attacker.clone(), self.device.clone())
     }
 
-    fn other(&self) -> Seat {
+    fn other(&self) -> FrontendDevice {
         self.other.clone()
     }
 
+    fn persistent(&self) -> bool {
+        self.persistent
+    }
+
     fn is_closed(&self, words: &str) {
-        self.machine.await_state(&self.device.back_path(), XenbusState::Closing);
-        let node = format!("/local/domain/0/error/backend/vbd/{GUEST}/{XVDA}/error");
-        let error = self.machine.tool().read_text(&node).unwrap();
+        self.machine.wait_for_state(&self.device.back_path(), XenbusState::Closing);
+        let error = self.machine.backend_error(&self.device).unwrap();
         assert!(error.contains(words), "{error}");
     }
 
     fn wakeups(&self) -> Option<u64> {
-        let registry = self.back.as_ref()?.registry.lock().unwrap();
+        let registry = self.backend.as_ref()?.registry.lock().unwrap();
         Some(registry[&(GUEST.0, XVDA)].wakeups())
     }
 
-    fn nothing_is_held(&mut self, raw: Raw) {
-        self.back.take().unwrap().stop();
+    fn nothing_is_held(&mut self, raw: RawFrontend) {
+        self.backend.take().unwrap().stop();
         drop(raw);
-        // What is quarantined is looked at again when pages are wanted.
+        // Quarantined pages are tried again when pages are wanted.
         drop(self.attacker.share(DomId::DOM0, 1, Access::ReadWrite).unwrap());
         assert_eq!(self.attacker.quarantined(DomId::DOM0), 0);
     }

@@ -1,11 +1,12 @@
 //! Every item is given back exactly once, over any number of backends.
 
 use super::*;
-use crate::harness::{Pages, hostile, segments};
+use crate::harness::{hostile, segments};
 use alloc::vec::Vec;
 use proptest::prelude::*;
 use ring_abi::blkif::X86_64;
 use ring_abi::ring::Back;
+use ring_abi::testing::Pages;
 
 type Under = Queue<X86_64, Pages, u64>;
 

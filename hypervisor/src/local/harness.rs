@@ -6,6 +6,7 @@ use super::layout::Layout;
 use super::registry::{Answer, Client, Effect, Registry, Role, Rules};
 use super::wire::{Failure, Reply, Request};
 use crate::{DomId, EventPort};
+use ring_abi::testing::Script;
 use std::os::fd::OwnedFd;
 
 /// Connections at the same time.
@@ -13,14 +14,12 @@ const CLIENTS: usize = 6;
 /// The user of the first half of the clients, who may control; the others are somebody else.
 const TRUSTED: u32 = 1000;
 
-/// The script's bytes, one decision each; zeroes after its end.
-struct Script<'a>(&'a [u8]);
+/// What the script decides.
+struct Choices<'a>(Script<'a>);
 
-impl Script<'_> {
+impl Choices<'_> {
     fn byte(&mut self) -> u8 {
-        let (first, rest) = self.0.split_first().map_or((0, &[][..]), |(first, rest)| (*first, rest));
-        self.0 = rest;
-        first
+        self.0.byte()
     }
 
     /// Mostly numbers of domains that are there.
@@ -50,10 +49,8 @@ impl Script<'_> {
             11 => Request::Next(Some(self.domid())),
             12 => Request::Await { domid: self.domid(), alive: self.byte() & 1 == 0 },
             _ => {
-                let len = usize::from(self.byte() % 32).min(self.0.len());
-                let (bytes, rest) = self.0.split_at(len);
-                self.0 = rest;
-                return Request::decode(bytes);
+                let len = usize::from(self.byte() % 32);
+                return Request::decode(self.0.bytes(len));
             }
         })
     }
@@ -75,12 +72,12 @@ impl Script<'_> {
 /// # Panics
 /// Where the broker's state breaks a promise.
 pub fn hostile(script: &[u8]) {
-    let mut script = Script(script);
+    let mut script = Choices(Script::new(script));
     let rules = Rules { control_uids: vec![TRUSTED], dom0_uids: vec![TRUSTED] };
     let mut registry = Registry::new(rules);
     let mut sessions = 0;
     let mut clients: Vec<Client> = (0..CLIENTS).map(|n| stranger(n, &mut sessions)).collect();
-    while !script.0.is_empty() {
+    while !script.0.is_over() {
         let n = usize::from(script.byte()) % CLIENTS;
         if script.byte() < 24 {
             hang_up(&mut registry, &mut clients, n, &mut sessions);

@@ -1,72 +1,19 @@
 //! Drives the cores of both rings by a script of bytes that a hostile guest could have written. Run by the fuzz
 //! targets and, with random scripts, by the crate's tests.
-#![allow(unsafe_code)] // Ring memory on the heap.
 
 use netback::assemble::Packet;
 use netback::rx::{Placed, Rx, Shape};
 use netback::tx::Tx;
 use ring_abi::PAGE_SIZE;
 use ring_abi::netif::{RxFlags, RxSlot, SLOTS_FATAL, SLOTS_MIN, Status};
-use ring_abi::shm::{HEADER_LEN, Memory};
-use std::ptr::NonNull;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-
-const WORDS: usize = PAGE_SIZE / 4;
-const REQ_PROD: usize = 0;
-const RSP_PROD: usize = 2;
-
-/// A ring's page, shared between core and script.
-#[derive(Clone, Debug)]
-pub(crate) struct Page(Arc<[AtomicU32; WORDS]>);
-
-// SAFETY: a page of atomics, alive as long as the value; 8-aligned, since an allocation of this size is.
-unsafe impl Memory for Page {
-    fn base(&self) -> NonNull<u8> {
-        NonNull::from(&*self.0).cast()
-    }
-    fn len(&self) -> usize {
-        PAGE_SIZE
-    }
-}
-
-impl Page {
-    /// All zero.
-    pub(crate) fn new() -> Self {
-        Self(Arc::new(std::array::from_fn(|_| AtomicU32::new(0))))
-    }
-
-    /// A word of the header.
-    pub(crate) fn word(&self, at: usize) -> &AtomicU32 {
-        &self.0[at % WORDS]
-    }
-
-    /// A word of a slot of `bytes`.
-    pub(crate) fn slot(&self, bytes: usize, index: u32, word: usize) -> &AtomicU32 {
-        &self.0[(HEADER_LEN + (index as usize % 256) * bytes) / 4 + word]
-    }
-}
-
-/// Bytes of a script, zeros after its end.
-struct Script<'a>(std::slice::Iter<'a, u8>);
-
-impl Script<'_> {
-    fn byte(&mut self) -> u8 {
-        self.0.next().copied().unwrap_or(0)
-    }
-    fn word(&mut self) -> u32 {
-        u32::from_le_bytes([self.byte(), self.byte(), self.byte(), self.byte()])
-    }
-    fn is_over(&self) -> bool {
-        self.0.len() == 0
-    }
-}
+use ring_abi::testing::{Pages, REQ_PROD, RSP_PROD, Script};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// Any requests: every one that was taken is answered once, and what comes out keeps its promises.
 pub(crate) fn tx(script: &[u8]) {
-    let page = Page::new();
-    let mut tx: Tx<Page, Page> = Tx::attach(page.clone(), 16).expect("a page holds a ring");
-    let mut script = Script(script.iter());
+    let page = Pages::new(1);
+    let mut tx: Tx<Pages, Pages> = Tx::attach(page.clone(), 16).expect("a page holds a ring");
+    let mut script = Script::new(script);
     let (mut produced, mut answers) = (0u32, 0u32);
     while !script.is_over() {
         match script.byte() % 8 {
@@ -89,20 +36,20 @@ pub(crate) fn tx(script: &[u8]) {
 }
 
 /// Likely and unlikely values in equal parts: purely random ones hardly ever make a packet of several slots.
-fn write_request(page: &Page, index: u32, script: &mut Script<'_>) {
+fn write_request(page: &Pages, index: u32, script: &mut Script<'_>) {
     let kind = script.byte();
     let flags = u32::from(script.byte() & 0x1f);
     let size = if kind & 1 == 0 { u32::from(script.byte()) * 8 } else { script.word() & 0xffff };
     let offset = if kind & 2 == 0 { 0 } else { script.word() & 0xffff };
     let extra = kind & 0x1c == 4;
     let first = if extra { script.word() & 0x0003_0107 } else { script.word() };
-    page.slot(12, index, 0).store(first, Relaxed);
-    page.slot(12, index, 1).store(if extra { 1 } else { offset | flags << 16 }, Relaxed);
-    page.slot(12, index, 2).store(index & 0xffff | size << 16, Relaxed);
+    page.slot_word(12, index, 0).store(first, Relaxed);
+    page.slot_word(12, index, 1).store(if extra { 1 } else { offset | flags << 16 }, Relaxed);
+    page.slot_word(12, index, 2).store(index & 0xffff | size << 16, Relaxed);
 }
 
 /// One round, all of it answered; how many answers, or `None` when the guest was cut off.
-fn poll(tx: &mut Tx<Page, Page>, limit: u8) -> Option<u32> {
+fn poll(tx: &mut Tx<Pages, Pages>, limit: u8) -> Option<u32> {
     let count = tx.poll(usize::from(limit % 20)).ok()?.len();
     let mut answers = 0;
     for place in 0..count {
@@ -136,9 +83,9 @@ fn check(packet: &Packet) {
 /// Any frames to any buffers: pages are filled in the order posted, every response sits in its request's slot, and
 /// a frame that failed says so.
 pub(crate) fn rx(script: &[u8]) {
-    let page = Page::new();
-    let mut rx: Rx<Page, Page> = Rx::attach(page.clone()).expect("a page holds a ring");
-    let mut script = Script(script.iter());
+    let page = Pages::new(1);
+    let mut rx: Rx<Pages, Pages> = Rx::attach(page.clone()).expect("a page holds a ring");
+    let mut script = Script::new(script);
     let (mut produced, mut responses) = (0u32, 0u32);
     let mut ids = Vec::new();
     while !script.is_over() {
@@ -155,8 +102,8 @@ pub(crate) fn rx(script: &[u8]) {
             0..=4 if produced.wrapping_sub(responses) < 256 => {
                 let id = script.word() as u16;
                 ids.push(id);
-                page.slot(8, produced, 0).store(id.into(), Relaxed);
-                page.slot(8, produced, 1).store(produced + 8, Relaxed);
+                page.slot_word(8, produced, 0).store(id.into(), Relaxed);
+                page.slot_word(8, produced, 1).store(produced + 8, Relaxed);
                 produced = produced.wrapping_add(1);
             }
             _ => {
@@ -169,7 +116,7 @@ pub(crate) fn rx(script: &[u8]) {
 }
 
 /// Places a few frames, fails some, and checks what is published; how many responses that is.
-fn round(rx: &mut Rx<Page, Page>, page: &Page, ids: &[u16], first: u32, script: &mut Script<'_>) -> u32 {
+fn round(rx: &mut Rx<Pages, Pages>, page: &Pages, ids: &[u16], first: u32, script: &mut Script<'_>) -> u32 {
     let mut next = first;
     let mut expected = Vec::new();
     for number in 0..script.byte() % 8 {
@@ -201,8 +148,8 @@ fn round(rx: &mut Rx<Page, Page>, page: &Page, ids: &[u16], first: u32, script: 
     next - first
 }
 
-fn check_responses(page: &Page, ids: &[u16], first: u32, shape: Shape, failed: bool) {
-    let slot = |index| RxSlot([0, 1].map(|word| page.slot(8, index, word).load(Relaxed)));
+fn check_responses(page: &Pages, ids: &[u16], first: u32, shape: Shape, failed: bool) {
+    let slot = |index| RxSlot([0, 1].map(|word| page.slot_word(8, index, word).load(Relaxed)));
     let (mut index, mut len) = (first, 0);
     loop {
         let response = slot(index).response();

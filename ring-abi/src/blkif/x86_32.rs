@@ -40,7 +40,8 @@ impl Protocol for X86_32 {
                 let used = usize::from(second).min(MAX_SEGMENTS);
                 let segment = |i| Segment::from_words(slot.load32(20 + 8 * i), slot.load32(24 + 8 * i));
                 let segments: ArrayVec<_, MAX_SEGMENTS> = (0..used).map(segment).collect();
-                let (id, sector_number) = (load(&slot, 4), load(&slot, 12));
+                let id = load(&slot, 4);
+                let sector_number = load(&slot, 12);
                 Request::Io(Io { operation, handle, id, sector_number, nr_segments: second, segments })
             }
             OP_DISCARD => Request::Discard(Discard {

@@ -37,7 +37,8 @@ pub const UPCALL_PENDING: usize = 0;
 pub const UPCALL_MASK: usize = 1;
 
 const _: () = {
-    let (a, b) = (Layout::BITS64, Layout::BITS32);
+    let a = Layout::BITS64;
+    let b = Layout::BITS32;
     assert!(a.channels == a.word * 8 * a.word * 8 && b.channels == b.word * 8 * b.word * 8);
     assert!(a.pending == LEGACY_MAX_VCPUS * VCPU_INFO_LEN && a.mask == a.pending + a.channels / 8);
     assert!(b.pending == a.pending && b.mask == b.pending + b.channels / 8);

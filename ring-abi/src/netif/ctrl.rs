@@ -158,7 +158,8 @@ impl Protocol for Ctrl {
 
     fn read_response(slot: Slot<'_>) -> Response {
         let first = slot.load32(0);
-        let (status, data) = (Status(slot.load32(4)), slot.load32(8));
+        let status = Status(slot.load32(4));
+        let data = slot.load32(8);
         Response { id: first as u16, kind: Type((first >> 16) as u16), status, data }
     }
 

@@ -1,15 +1,15 @@
-//! What a backend has taken and not yet answered, kept in memory that outlives its process.
+//! Requests that a backend has taken and not yet answered, recorded in memory that outlives its process.
 //!
-//! A ring alone does not tell: answers come in any order and overwrite the slots of requests that were not
-//! answered. A backend that keeps an in-flight log in a file can be killed at any instruction; its successor finds
-//! each request that was taken, answers it, and goes on behind it ([`Back::rejoin`](super::Back::rejoin)), and the
-//! frontend never knows. Nothing here is shared with the peer.
+//! A ring alone does not tell which they are: responses are written in any order and overwrite the slots of requests
+//! that were not answered. A backend that records them in a file can be killed at any instruction: its successor finds
+//! each request that was taken, answers it, and continues behind it ([`Back::rejoin`](super::Back::rejoin)), without
+//! the frontend's help. Nothing here is shared with the peer.
 //!
-//! An entry is free, taken, or answered by a response that may not be published yet. Whoever is killed between two
-//! of these steps leaves an entry that says less than was done, never more: a request is then carried out twice,
-//! which for disks is once.
+//! An entry is free, taken, or answered by a response that may not be published yet. A backend killed between two of
+//! these steps leaves an entry that records less than was done, never more: such a request is carried out twice, which
+//! on a disk has the same result as once.
 //!
-//! Its memory has a head with the index of the next request, and for each entry: state, index of its request, index
+//! The memory holds a head with the index of the next request, and for each entry: state, index of its request, index
 //! of its response, 0, and the request's bytes.
 
 use super::Protocol;
@@ -25,8 +25,8 @@ const FREE: u32 = 0;
 const TAKEN: u32 = 1;
 const ANSWERED: u32 = 2;
 
-/// The in-flight log of one ring, with an entry for each request that can be in flight. Who uses which entry is its
-/// owner's affair.
+/// The in-flight log of one ring, with an entry for each request that can be in flight. The owner assigns entries to
+/// requests.
 #[derive(Debug)]
 pub struct InflightLog<P, M>(LogMemory<P, M, MAGIC>);
 
@@ -39,7 +39,7 @@ impl<P: Protocol, M: Memory> InflightLog<P, M> {
         log_memory::bytes(entries, Self::STRIDE)
     }
 
-    /// An empty in-flight log of a ring of which `taken` is the next request.
+    /// An empty in-flight log; `taken` is the index of the ring's next request.
     ///
     /// # Errors
     /// [`LogMismatch`] where the memory is too small.
@@ -50,7 +50,7 @@ impl<P: Protocol, M: Memory> InflightLog<P, M> {
     /// The in-flight log that an earlier backend has left in `memory`.
     ///
     /// # Errors
-    /// [`LogMismatch`] where there is none of this size.
+    /// [`LogMismatch`] where `memory` does not hold an in-flight log of this protocol and size.
     pub fn open(memory: M, entries: u32) -> Result<Self, LogMismatch> {
         LogMemory::open(memory, entries, Self::STRIDE).map(Self)
     }
@@ -60,7 +60,7 @@ impl<P: Protocol, M: Memory> InflightLog<P, M> {
         self.0.index()
     }
 
-    /// A request was taken from the ring: the one of `index`, into a free entry.
+    /// Records that the request of `index` was taken from the ring, in a free entry.
     #[inline]
     pub fn take(&mut self, entry: u32, index: u32, request: &P::Request) {
         let record = self.entry(entry);
@@ -72,7 +72,7 @@ impl<P: Protocol, M: Memory> InflightLog<P, M> {
         self.0.set_index(index.wrapping_add(1));
     }
 
-    /// The entry's answer is about to be written into the ring, as response `index`.
+    /// Records that the entry's response is about to be written into the ring, as response `index`.
     #[inline]
     pub fn answer(&mut self, entry: u32, index: u32) {
         let record = self.entry(entry);
@@ -82,7 +82,7 @@ impl<P: Protocol, M: Memory> InflightLog<P, M> {
         step();
     }
 
-    /// The entry's answer was published: the entry is free.
+    /// Frees the entry, whose response was published.
     #[inline]
     pub fn end(&mut self, entry: u32) {
         step();

@@ -1,5 +1,5 @@
-//! Memory that outlives a backend's process, with a head that says what it is: what
-//! [`inflight_log`](super::inflight_log) and [`response_log`](super::response_log) have in common.
+//! The layout that [`inflight_log`](super::inflight_log) and [`response_log`](super::response_log) share: a head that
+//! identifies the log, and entries of one size.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -14,19 +14,19 @@ use core::sync::atomic::{Ordering, compiler_fence};
 
 const HEAD: usize = 64;
 
-/// What is kept is not of this ring.
+/// The memory does not hold a log of this ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error(
-    "{ring}: what was kept of requests in flight does not fit: found {found}, expected {expected} ({what})"
+    "{ring}: the recorded requests do not belong to this ring: found {found}, expected {expected} ({what})"
 )]
 pub struct LogMismatch {
     /// [`Protocol::NAME`].
     pub ring: &'static str,
-    /// Of which of its words that is said.
+    /// The word of the head that differs.
     pub what: &'static str,
-    /// What stands there.
+    /// The value found.
     pub found: u32,
-    /// What should.
+    /// The value expected.
     pub expected: u32,
 }
 
@@ -44,14 +44,14 @@ pub(super) const fn bytes(entries: u32, stride: usize) -> usize {
     (HEAD + entries as usize * stride).next_multiple_of(PAGE_SIZE)
 }
 
-/// A killed process has carried out all that stands before this, and nothing that stands behind.
+/// Keeps the compiler from moving stores across: a process killed here has done all stores before and none after.
 #[inline]
 pub(super) fn step() {
     compiler_fence(Ordering::Release);
 }
 
 impl<P: Protocol, M: Memory, const MAGIC: u32> LogMemory<P, M, MAGIC> {
-    /// Fresh, with this index; its entries are as `blank` makes them.
+    /// Initialises the memory with `index`; `blank` initialises each entry.
     pub(super) fn start(
         memory: M,
         entries: u32,
@@ -59,38 +59,43 @@ impl<P: Protocol, M: Memory, const MAGIC: u32> LogMemory<P, M, MAGIC> {
         index: u32,
         blank: impl Fn(Slot<'_>),
     ) -> Result<Self, LogMismatch> {
-        let kept = Self::over(memory, entries, stride)?;
-        let head = kept.head();
-        // Until it is whole it is nothing.
+        let log = Self::over(memory, entries, stride)?;
+        let head = log.head();
+        // Without the magic number a half-initialised log is not recognised.
         head.store32(0, 0);
         step();
-        (0..entries).for_each(|entry| blank(kept.entry(entry, 0, stride)));
+        (0..entries).for_each(|entry| blank(log.entry(entry, 0, stride)));
         head.store32(4, P::SLOT as u32);
         head.store32(8, entries);
         head.store32(12, index);
         step();
         head.store32(0, MAGIC);
-        Ok(kept)
+        Ok(log)
     }
 
-    /// As an earlier process has left it.
+    /// Opens a log that an earlier process wrote.
     pub(super) fn open(memory: M, entries: u32, stride: usize) -> Result<Self, LogMismatch> {
-        let kept = Self::over(memory, entries, stride)?;
+        let log = Self::over(memory, entries, stride)?;
         let expected = [("magic", 0, MAGIC), ("bytes of a slot", 4, P::SLOT as u32), ("entries", 8, entries)];
         for (what, offset, expected) in expected {
-            let found = kept.head().load32(offset);
+            let found = log.head().load32(offset);
             if found != expected {
                 return Err(LogMismatch { ring: P::NAME, what, found, expected });
             }
         }
-        Ok(kept)
+        Ok(log)
     }
 
     fn over(memory: M, entries: u32, stride: usize) -> Result<Self, LogMismatch> {
-        let (found, expected) = (memory.len(), bytes(entries, stride));
+        let found = memory.len();
+        let expected = bytes(entries, stride);
         if found < expected {
-            let (found, expected) = (found as u32, expected as u32);
-            return Err(LogMismatch { ring: P::NAME, what: "bytes", found, expected });
+            return Err(LogMismatch {
+                ring: P::NAME,
+                what: "bytes",
+                found: found as u32,
+                expected: expected as u32,
+            });
         }
         Ok(Self { memory, entries, stride, protocol: PhantomData })
     }
@@ -126,7 +131,7 @@ impl<P: Protocol, M: Memory, const MAGIC: u32> LogMemory<P, M, MAGIC> {
     }
 
     #[inline]
-    #[allow(unsafe_code)] // Addressed by place, as the ring's slots are.
+    #[allow(unsafe_code)] // Addressed by offset, as the ring's slots are.
     fn bytes_at(&self, offset: usize, len: usize) -> Slot<'_> {
         // SAFETY: the head and every entry lie within `bytes(entries, stride)`, which the memory is known to have;
         // head and strides are multiples of 8.

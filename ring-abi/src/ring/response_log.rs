@@ -1,12 +1,12 @@
-//! Responses on their way into a ring, kept in memory that outlives the backend's process.
+//! Responses about to be published, recorded in memory that outlives the backend's process.
 //!
-//! For rings whose responses come in the order of their requests, each in its request's slot: every request that
-//! was taken and not answered stands in the ring still, and a successor takes it from there. Only whoever is killed
-//! after writing responses and before publishing them leaves slots that are neither the one nor the other. What was
-//! to stand there is known from here, and is written again: no request is answered twice, none is left out, and
-//! what belongs together is published together. Nothing here is shared with the peer.
+//! For rings whose responses are written in the order of their requests, each in its request's slot: every request that
+//! was taken and not answered is still in the ring, and a successor takes it from there. Only a backend that is killed
+//! after writing responses and before publishing them leaves slots that hold neither a request nor a published
+//! response. Their content is recorded here and is written again: no request is answered twice, none is left out, and
+//! the responses of one packet are published together. Nothing here is shared with the peer.
 //!
-//! Its memory has a head with the index behind the last response, and a response for each slot.
+//! The memory holds a head with the index behind the last response, and a response for each slot.
 
 use super::log_memory::{self, LogMemory, step};
 use super::{Back, Fault, Protocol};
@@ -16,13 +16,13 @@ pub use super::log_memory::LogMismatch;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"xpvJ");
 
-/// What an earlier backend has left cannot be taken up.
+/// A ring cannot be resumed from the log of an earlier backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ResumeError {
-    /// It is of another kind.
+    /// The log is not of this ring.
     #[error(transparent)]
     LogMismatch(#[from] LogMismatch),
-    /// The ring is not where it was.
+    /// The ring's indexes do not agree with the log.
     #[error(transparent)]
     Ring(#[from] Fault),
 }
@@ -39,7 +39,7 @@ impl<P: Protocol, M: Memory> ResponseLog<P, M> {
         log_memory::bytes(slots, Self::STRIDE)
     }
 
-    /// The response log of a ring that is joined now.
+    /// An empty response log of a ring that was just attached.
     ///
     /// # Errors
     /// [`LogMismatch`] where the memory is too small.
@@ -47,11 +47,12 @@ impl<P: Protocol, M: Memory> ResponseLog<P, M> {
         LogMemory::start(memory, ring.size(), Self::STRIDE, ring.produced(), |_| ()).map(Self)
     }
 
-    /// The response log that an earlier backend of `ring` has left in `memory`. What that one has begun to publish is
-    /// published, and `ring` goes on behind it; the frontend is to be notified whether or not it asked.
+    /// Resumes from the response log that an earlier backend of `ring` wrote to `memory`: the responses that it had begun
+    /// to publish are published, and `ring` continues behind them. The frontend must be notified whether or not it asked.
     ///
     /// # Errors
-    /// [`ResumeError`].
+    /// [`ResumeError::LogMismatch`] where the log is not of this ring, [`ResumeError::Ring`] where its index is not within the
+    /// ring.
     pub fn resume<R: Memory>(memory: M, ring: &mut Back<P, R>) -> Result<Self, ResumeError> {
         let response_log = Self(LogMemory::open(memory, ring.size(), Self::STRIDE)?);
         let end = response_log.0.index();
@@ -63,7 +64,8 @@ impl<P: Protocol, M: Memory> ResponseLog<P, M> {
         Ok(response_log)
     }
 
-    /// Writes responses into the ring: all of them, if not by this process then by its successor.
+    /// Records responses and writes them into the ring: once recorded, all of them are written, by this process or by its
+    /// successor.
     ///
     /// # Panics
     /// As [`Back::push`].

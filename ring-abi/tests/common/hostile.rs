@@ -1,37 +1,21 @@
 //! One harness for the property test, for Miri and for the fuzzer: bytes become a peer that writes whatever it likes
 //! into the shared page between our operations. Nothing may panic, and everything we count stays within the ring.
 
-use super::Pages;
 use ring_abi::blkif::{self, Request, X86_32, X86_64, indirect};
 use ring_abi::netif::{self, ctrl, extra};
 use ring_abi::ring::{Back, Front, Protocol};
 use ring_abi::shm::Memory;
 use ring_abi::stream::{Interface, Stream};
+use ring_abi::testing::{Pages, Script};
 use ring_abi::{GrantRef, PAGE_SIZE, console, xs_wire};
 
-/// What the peer and we do, from bytes.
-struct Script<'a>(&'a [u8]);
-
-impl Script<'_> {
-    fn byte(&mut self) -> Option<u8> {
-        let (first, rest) = self.0.split_first()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn word(&mut self) -> u32 {
-        let bytes = [(); 4].map(|()| self.byte().unwrap_or(0));
-        u32::from_le_bytes(bytes)
-    }
-
-    /// The peer writes: any word of the page, or the first words by a little, as a liar would.
-    fn poke(&mut self, pages: &Pages) {
-        let (place, page) = (self.word(), pages.slot());
-        let offset = if place & 1 == 0 { place as usize % 16 } else { place as usize % pages.len() } & !3;
-        let value = self.word();
-        let value = if place & 2 == 0 { value } else { page.load32(offset).wrapping_add(value % 64) };
-        page.store32(offset, value);
-    }
+/// The peer writes: any word of the page, or the first words by a little, as a liar would.
+fn poke(script: &mut Script<'_>, pages: &Pages) {
+    let (place, page) = (script.word(), pages.words());
+    let offset = if place & 1 == 0 { place as usize % 16 } else { place as usize % pages.len() } & !3;
+    let value = script.word();
+    let value = if place & 2 == 0 { value } else { page.load32(offset).wrapping_add(value % 64) };
+    page.store32(offset, value);
 }
 
 /// Values of a protocol, to be sent; and what is sure of any that is received.
@@ -44,11 +28,11 @@ trait Sample: Protocol {
 fn back<P: Sample>(mut script: Script<'_>) {
     let pages = Pages::new(1);
     // The peer's ring may begin anywhere, close to where indexes wrap too.
-    pages.slot().store32(8, script.word());
+    pages.words().store32(8, script.word());
     let mut back = Back::<P, _>::attach(pages.clone()).unwrap();
-    while let Some(step) = script.byte() {
+    while let Some(step) = script.step() {
         match step % 8 {
-            0..2 => script.poke(&pages),
+            0..2 => poke(&mut script, &pages),
             2..4 => {
                 if let Ok(Some(request)) = back.pop() {
                     P::check(&request);
@@ -68,9 +52,9 @@ fn front<P: Sample>(mut script: Script<'_>) {
     let pages = Pages::new(1);
     let mut front = Front::<P, _>::init(pages.clone()).unwrap();
     let (mut sent, mut answered) = (0, 0);
-    while let Some(step) = script.byte() {
+    while let Some(step) = script.step() {
         match step % 8 {
-            0..2 => script.poke(&pages),
+            0..2 => poke(&mut script, &pages),
             2 => answered += u64::from(matches!(front.pop(), Ok(Some(_)))),
             3..5 => sent += u64::from(front.push(&P::request())),
             5 => _ = front.commit(),
@@ -86,18 +70,18 @@ fn front<P: Sample>(mut script: Script<'_>) {
 fn stream(mut script: Script<'_>, interface: &Interface) {
     let pages = Pages::new(1);
     let mut stream = Stream::back(pages.clone(), interface).unwrap();
-    while let Some(step) = script.byte() {
-        let count = usize::from(script.byte().unwrap_or(0)) * 16;
+    while let Some(step) = script.step() {
+        let count = usize::from(script.byte()) * 16;
         let done = match step % 4 {
             0 => stream.read(&mut vec![0; count]),
             1 => stream.write(&vec![1; count]),
             2 => {
-                script.poke(&pages);
+                poke(&mut script, &pages);
                 Ok(0)
             }
             _ => {
                 let own = [interface.to_back.prod, interface.to_front.cons][count / 16 % 2];
-                pages.slot().store32(own, pages.slot().load32(own).wrapping_add(count as u32));
+                pages.words().store32(own, pages.words().load32(own).wrapping_add(count as u32));
                 Ok(0)
             }
         };
@@ -109,10 +93,10 @@ fn stream(mut script: Script<'_>, interface: &Interface) {
 
 fn segments(mut script: Script<'_>) {
     let pages = Pages::new(1);
-    while script.byte().is_some() {
-        script.poke(&pages);
+    while script.step().is_some() {
+        poke(&mut script, &pages);
         let count = script.word() as usize % 2048;
-        let found = indirect::segments(pages.slot(), count);
+        let found = indirect::segments(pages.words(), count);
         assert_eq!(found.len(), count.min(PAGE_SIZE / 8));
         assert_eq!(found.count(), count.min(PAGE_SIZE / 8));
     }
@@ -120,8 +104,8 @@ fn segments(mut script: Script<'_>) {
 
 /// Runs what the bytes say; panics if anything goes wrong.
 pub(crate) fn run(bytes: &[u8]) {
-    let mut script = Script(bytes);
-    let Some(kind) = script.byte() else { return };
+    let mut script = Script::new(bytes);
+    let Some(kind) = script.step() else { return };
     match kind % 13 {
         0 => back::<X86_64>(script),
         1 => back::<X86_32>(script),

@@ -24,7 +24,7 @@ KNOWN = {
     "grant-costs": ["build", *TESTED, "-p", "hypervisor", "--example", "grant_costs"],
     "xen-times": ["build", *TESTED, "-p", "toolstack", "--example", "xen_times"],
     "hostile-vbd": ["test", *TESTED, "--no-run", "-p", "blkback", "--test", "hostile"],
-    "hostile-vif": ["test", *TESTED, "--no-run", "-p", "toolstack", "--test", "net"],
+    "hostile-vif": ["test", *TESTED, "--no-run", "-p", "netback", "--test", "hostile"],
     "layouts": ["test", *TESTED, "--no-run", "-p", "blkback", "--test", "layouts"],
     "on-xen": ["test", *TESTED, "--no-run", "-p", "hypervisor", "--test", "on_xen"],
 }

@@ -22,7 +22,7 @@ others_are_served() {
 }
 
 others_are_served
-attack bad 'XPV_VIFS=0/1/2 hostile-vif' hostile_front::xen::
+attack bad 'XPV_VIFS=0/1/2 hostile-vif' xen::
 end_attacker bad
 xl destroy good
 check "the backend ends in order" stop dom0

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use ring_abi::testing::Script;
 use ring_abi::xs_wire::{Header, MessageType, PAYLOAD_MAX};
 use xenstore::server::{ConnId, Core, Quotas};
 use xenstore::wire::{Decoder, Message};
@@ -77,7 +78,7 @@ impl Peer {
         if !core.wants_input(self.id) {
             return;
         }
-        let mut choices = Choices(bytes);
+        let mut choices = Choices(Script::new(bytes));
         let tx_id = if choices.next() & 1 == 0 { 0 } else { u32::from(choices.next() % 4) };
         let mut payload = payload(kind, &mut choices);
         payload.truncate(PAYLOAD_MAX);
@@ -118,14 +119,12 @@ impl Peer {
     }
 }
 
-/// Bytes of the script that decide something; zeros when they run out.
-struct Choices<'s>(&'s [u8]);
+/// What the bytes of a step decide.
+struct Choices<'s>(Script<'s>);
 
 impl Choices<'_> {
     fn next(&mut self) -> u8 {
-        let [first, rest @ ..] = self.0 else { return 0 };
-        self.0 = rest;
-        *first
+        self.0.byte()
     }
 
     fn path(&mut self) -> String {
@@ -180,7 +179,7 @@ fn payload(kind: u32, c: &mut Choices<'_>) -> Vec<u8> {
         }
         Some(SetTarget | SetFeature) => format!("{}\0{}\0", c.domid(), c.domid()),
         Some(SetQuota) => format!("{}\0nodes\0{}\0", c.domid(), c.next()),
-        _ => return c.0.to_vec(),
+        _ => return c.0.rest().to_vec(),
     };
     text.into_bytes()
 }

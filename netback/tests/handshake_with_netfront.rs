@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use xenstore::XenbusState::{self, *};
 
 /// What stands in the store, and what each end has made of it. Rings are known by a number.
-struct World {
+struct Device {
     front_state: XenbusState,
     back_state: XenbusState,
     /// The frontend's keys.
@@ -19,7 +19,7 @@ struct World {
     made: u32,
 }
 
-impl World {
+impl Device {
     fn new() -> Self {
         Self {
             front_state: Initialising,
@@ -75,23 +75,23 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn both_ends_meet(events in prop::collection::vec(0..12u8, 0..80)) {
-        let mut world = World::new();
+    fn both_ends_connect_by_the_same_rings(events in prop::collection::vec(0..12u8, 0..80)) {
+        let mut device = Device::new();
         for event in events {
             match event {
-                0 => world.back_restarts(),
-                1 => world.front_restarts(),
-                2..=6 => drop(world.front_looks()),
-                _ => drop(world.back_looks()),
+                0 => device.back_restarts(),
+                1 => device.front_restarts(),
+                2..=6 => drop(device.front_looks()),
+                _ => drop(device.back_looks()),
             }
         }
         for _ in 0..30 {
-            world.front_looks();
-            world.back_looks();
+            device.front_looks();
+            device.back_looks();
         }
-        prop_assert_eq!((world.front_state, world.back_state), (Connected, Connected));
-        prop_assert!(world.front.is_running() && world.back.is_connected());
-        prop_assert_eq!(world.front_rings, world.back_rings);
-        prop_assert!(!world.front_looks() && !world.back_looks(), "no rest");
+        prop_assert_eq!((device.front_state, device.back_state), (Connected, Connected));
+        prop_assert!(device.front.is_running() && device.back.is_connected());
+        prop_assert_eq!(device.front_rings, device.back_rings);
+        prop_assert!(!device.front_looks() && !device.back_looks(), "no rest");
     }
 }

@@ -1,18 +1,20 @@
 //! Every byte of every frame arrives, wherever it goes and however long it is.
 
-use crate::machine::{Machine, frame, receive, send};
 use bridge::port::pair::Pair;
 use bridge::{Batch, Caps, Frame, Frames, Port};
+use hypervisor::DomId;
 use netfront::Config;
 use std::time::Instant;
+use testkit::BOUND;
+use testkit::net::{Network, VifSpec, frame, guest, open, receive, send, until, vif};
 
 const DOM0: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 #[test]
 fn guest_to_guest_every_length_arrives_whole() {
-    Machine::each(|machine| {
-        let mut a = machine.guest(1, Config::default());
-        let mut b = machine.guest(2, Config::default());
+    Network::each(|machine, _| {
+        let mut a = guest(machine, DomId(1), Config::default());
+        let mut b = guest(machine, DomId(2), Config::default());
         let mut into = vec![0; 65_536];
         // B is learned first, so that nothing is flooded.
         let hello = frame(a.mac(), b.mac(), 60, 0);
@@ -32,15 +34,13 @@ fn guest_to_guest_every_length_arrives_whole() {
 
 #[test]
 fn long_frames_take_several_pages_with_sg() {
-    Machine::each(|machine| {
-        for (domid, devid) in [(1, 0), (2, 0)] {
-            machine.plug(domid, devid, &[("mtu", "65521")]);
-        }
-        let (one, two) = (machine.join(1), machine.join(2));
-        let mut a = machine.open(&one, 0, Config::default());
-        let mut b = machine.open(&two, 0, Config::default());
-        crate::machine::until(&mut a, netfront::Nic::is_up);
-        crate::machine::until(&mut b, netfront::Nic::is_up);
+    Network::each(|machine, _| {
+        let [mut a, mut b] = [1, 2].map(DomId).map(|domid| {
+            machine.attach_vif_as(domid, 0, &VifSpec { mtu: 65_521, ..vif() });
+            open(&machine.domain(domid), 0, Config::default())
+        });
+        until(&mut a, netfront::Nic::is_up);
+        until(&mut b, netfront::Nic::is_up);
         assert_eq!(a.mtu(), 65_521);
         let mut into = vec![0; 65_536];
         for len in [1515, 4095, 4096, 4097, 4224, 8192, 9014, 40_000, 65_534, 65_535] {
@@ -55,14 +55,14 @@ fn long_frames_take_several_pages_with_sg() {
 
 #[test]
 fn bursts_in_both_directions_keep_their_order() {
-    Machine::each(|machine| {
+    Network::each(|machine, _| {
         const COUNT: usize = 3000;
-        let mut a = machine.guest(1, Config::default());
-        let mut b = machine.guest(2, Config::default());
+        let mut a = guest(machine, DomId(1), Config::default());
+        let mut b = guest(machine, DomId(2), Config::default());
         let (mac_a, mac_b) = (a.mac(), b.mac());
         let mut into = vec![0; 2048];
         let (mut sent, mut got_a, mut got_b) = (0, 0, 0);
-        let deadline = Instant::now() + crate::machine::BOUND;
+        let deadline = Instant::now() + BOUND;
         while got_a < COUNT || got_b < COUNT {
             assert!(Instant::now() < deadline, "{sent} sent, {got_a} and {got_b} received");
             // No more on the way than a queue holds: nothing is to be dropped.
@@ -88,16 +88,16 @@ fn bursts_in_both_directions_keep_their_order() {
 
 #[test]
 fn guest_to_dom0_and_back_through_a_pair() {
-    Machine::each(|machine| {
+    Network::each(|machine, network| {
         let (inner, mut outer) = Pair::new(Caps::plain(1500), 512).unwrap();
-        machine.bridge.attach("dom0", Box::new(inner)).unwrap();
-        let mut nic = machine.guest(1, Config::default());
+        network.bridge.attach("dom0", Box::new(inner)).unwrap();
+        let mut nic = guest(machine, DomId(1), Config::default());
         let (mut batch, mut into) = (Batch::new(64), vec![0; 2048]);
         for len in [14, 60, 127, 128, 129, 1000, 1514] {
             let sent = frame(DOM0, nic.mac(), len, 3);
             send(&mut nic, &sent);
             nic.flush();
-            let deadline = Instant::now() + crate::machine::BOUND;
+            let deadline = Instant::now() + BOUND;
             while batch.is_empty() {
                 assert!(Instant::now() < deadline, "{len} bytes lost");
                 outer.recv(&mut batch).unwrap();

@@ -1,14 +1,17 @@
 //! The attacks, each a function that panics where the backend does not stand it.
 
-use super::{World, honest_guests_talk, is_cut_off, received, until_up};
-use crate::machine::{BOUND, frame, send};
-use crate::raw::Raw;
+use super::{Platform, honest_guests_talk, is_cut_off, received, until_up};
+use hypervisor::Shared;
+use rand::{Rng, RngExt};
 use ring_abi::GrantRef;
 use ring_abi::netif::extra::{Extra, Kind};
 use ring_abi::netif::{RxRequest, TxFlags, TxRequest, TxSlot};
-use ring_abi::shm::Memory;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
+use ring_abi::testing::{REQ_PROD, RSP_EVENT, words};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+use testkit::net::{RawFrontend, frame, send};
+use testkit::{BOUND, random};
 use xenstore::XenbusState;
 
 const OKAY: i16 = 0;
@@ -17,46 +20,46 @@ const NULL: i16 = 1;
 /// A reference that was never given.
 const NOWHERE: GrantRef = GrantRef(3000);
 
-fn push(raw: &mut Raw, slots: &[TxSlot]) {
+fn push(raw: &mut RawFrontend, slots: &[TxSlot]) {
     slots.iter().for_each(|slot| assert!(raw.tx.push(slot)));
-    raw.kick();
+    raw.commit();
 }
 
-pub(super) fn a_producer_out_of_range_is_a_fault(world: &mut dyn World) {
-    let raw = Raw::connect(world.seat());
-    overwrite(raw.tx_words(), 0, 1000);
+pub(super) fn a_producer_out_of_range_is_a_fault(platform: &mut dyn Platform) {
+    let raw = RawFrontend::connect(platform.attacked());
+    words(raw.tx.memory()).store32(REQ_PROD, 1000);
     raw.event.notify().unwrap();
-    is_cut_off(world, raw, "producer index");
+    is_cut_off(platform, raw, "producer index");
 }
 
-pub(super) fn twenty_one_slots_are_a_fault(world: &mut dyn World) {
-    let mut raw = Raw::connect(world.seat());
+pub(super) fn twenty_one_slots_are_a_fault(platform: &mut dyn Platform) {
+    let mut raw = RawFrontend::connect(platform.attacked());
     let slots: Vec<TxSlot> = (0..21).map(|id| raw.request(id, 0, 60, TxFlags::MORE_DATA).into()).collect();
     push(&mut raw, &slots);
-    is_cut_off(world, raw, "slots");
+    is_cut_off(platform, raw, "slots");
 }
 
-pub(super) fn bytes_past_the_page_are_a_fault(world: &mut dyn World) {
-    let mut raw = Raw::connect(world.seat());
+pub(super) fn bytes_past_the_page_are_a_fault(platform: &mut dyn Platform) {
+    let mut raw = RawFrontend::connect(platform.attacked());
     let slot = raw.request(0, 4090, 60, TxFlags::empty()).into();
     push(&mut raw, &[slot]);
-    is_cut_off(world, raw, "cross the page's end");
+    is_cut_off(platform, raw, "cross the page's end");
 }
 
-pub(super) fn extras_that_nobody_knows_are_a_fault(world: &mut dyn World) {
-    let mut raw = Raw::connect(world.seat());
+pub(super) fn extras_that_nobody_knows_are_a_fault(platform: &mut dyn Platform) {
+    let mut raw = RawFrontend::connect(platform.attacked());
     let first = raw.request(0, 0, 60, TxFlags::EXTRA_INFO).into();
     push(&mut raw, &[first, Extra { more: false, kind: Kind::Unknown(77) }.into()]);
-    is_cut_off(world, raw, "unknown type 77");
+    is_cut_off(platform, raw, "unknown type 77");
 }
 
-pub(super) fn bad_packets_are_answered_and_good_ones_between_them_pass(world: &mut dyn World) {
-    let mut raw = Raw::connect(world.seat());
+pub(super) fn bad_packets_are_answered_and_good_ones_between_them_pass(platform: &mut dyn Platform) {
+    let mut raw = RawFrontend::connect(platform.attacked());
     let more = TxFlags::MORE_DATA;
     // To everybody, and told from any other frame.
-    let bytes = frame([255; 6], [2, 9, 9, 9, 9, 9], 60, 77);
-    raw.page.slice(0, 60).unwrap().copy_from(&bytes);
-    let good = |raw: &Raw, id| raw.request(id, 0, 60, TxFlags::empty()).into();
+    let sent = frame([255; 6], [2, 9, 9, 9, 9, 9], 60, 77);
+    raw.page.slice(0, 60).unwrap().copy_from(&sent);
+    let good = |raw: &RawFrontend, id| raw.request(id, 0, 60, TxFlags::empty()).into();
     let bad_gref = TxRequest { gref: NOWHERE, ..raw.request(2, 0, 60, TxFlags::empty()) };
     let bad_body = TxRequest { gref: NOWHERE, ..raw.request(7, 0, 1000, TxFlags::empty()) };
     let slots = [
@@ -76,29 +79,29 @@ pub(super) fn bad_packets_are_answered_and_good_ones_between_them_pass(world: &m
         raw.request(9, 0, 60, TxFlags::CSUM_BLANK).into(),
         good(&raw, 10),
     ];
-    until_up(world.honest().each_mut());
+    until_up(platform.honest().each_mut());
     push(&mut raw, &slots);
-    let mut answers: Vec<_> = slots.iter().map(|_| raw.answer()).collect();
+    let mut answers: Vec<_> = slots.iter().map(|_| raw.response()).collect();
     answers.sort();
     let bad = [1, 2, 4, 5, 6, 7, 8].map(|id| (id, ERROR));
     let mut expected = [&[(0, OKAY), (0, NULL), (3, OKAY), (9, OKAY), (10, OKAY)][..], &bad].concat();
     expected.sort();
     assert_eq!(answers, expected);
     let mut frames = 0;
-    received(&mut world.honest()[0], BOUND, |frame| {
-        frames += usize::from(frame == bytes);
+    received(&mut platform.honest()[0], BOUND, |frame| {
+        frames += usize::from(frame == sent);
         frames == 3
     });
     assert_eq!(frames, 3);
-    raw.seat.await_back(XenbusState::Connected);
-    honest_guests_talk(world);
+    raw.device.wait_for_backend(XenbusState::Connected);
+    honest_guests_talk(platform);
 }
 
-pub(super) fn headers_split_over_eighteen_slots_of_an_byte_are_put_together(world: &mut dyn World) {
-    let mut raw = Raw::connect(world.seat());
-    until_up(world.honest().each_mut());
-    let bytes: Vec<u8> = (0..18).collect();
-    raw.page.slice(100, 18).unwrap().copy_from(&bytes);
+pub(super) fn headers_split_over_eighteen_slots_of_a_byte_are_put_together(platform: &mut dyn Platform) {
+    let mut raw = RawFrontend::connect(platform.attacked());
+    until_up(platform.honest().each_mut());
+    let sent: Vec<u8> = (0..18).collect();
+    raw.page.slice(100, 18).unwrap().copy_from(&sent);
     let slots: Vec<TxSlot> = (0..18u16)
         .map(|id| {
             let flags = if id < 17 { TxFlags::MORE_DATA } else { TxFlags::empty() };
@@ -116,26 +119,26 @@ pub(super) fn headers_split_over_eighteen_slots_of_an_byte_are_put_together(worl
     ];
     push(&mut raw, &slots);
     let mut frames = 0;
-    received(&mut world.honest()[0], BOUND, |frame| {
-        frames += usize::from(frame == bytes);
+    received(&mut platform.honest()[0], BOUND, |frame| {
+        frames += usize::from(frame == sent);
         frames == 2
     });
     assert_eq!(frames, 2);
-    assert!((0..22).all(|_| raw.answer().1 == OKAY));
+    assert!((0..22).all(|_| raw.response().1 == OKAY));
 }
 
-pub(super) fn a_bad_receive_buffer_costs_one_frame(world: &mut dyn World) {
-    let mut raw = Raw::connect(world.seat());
+pub(super) fn a_bad_receive_buffer_costs_one_frame(platform: &mut dyn Platform) {
+    let mut raw = RawFrontend::connect(platform.attacked());
     let good = raw.page.refs()[0];
     for (id, gref) in [(0, good), (1, NOWHERE), (2, good)] {
         assert!(raw.rx.push(&RxRequest { id, gref }));
     }
-    raw.kick();
-    until_up(world.honest().each_mut());
-    let [sender, _] = world.honest();
+    raw.commit();
+    until_up(platform.honest().each_mut());
+    let [sender, _] = platform.honest();
     for seed in 0..3 {
-        let bytes = frame([255; 6], sender.mac(), 100, seed);
-        send(sender, &bytes);
+        let sent = frame([255; 6], sender.mac(), 100, seed);
+        send(sender, &sent);
         sender.flush();
     }
     let deadline = Instant::now() + BOUND;
@@ -151,29 +154,29 @@ pub(super) fn a_bad_receive_buffer_costs_one_frame(world: &mut dyn World) {
 }
 
 /// XSA-392, and more: a guest that takes nothing neither fills dom0 nor holds those who send to it.
-pub(super) fn a_guest_that_takes_nothing_harms_nobody(world: &mut dyn World) {
-    let mut raw = Raw::connect(world.seat());
+pub(super) fn a_guest_that_takes_nothing_harms_nobody(platform: &mut dyn Platform) {
+    let mut raw = RawFrontend::connect(platform.attacked());
     // It is heard from once, so that frames for it go nowhere else.
     let mac = [2, 9, 9, 9, 9, 9];
     raw.page.slice(0, 60).unwrap().copy_from(&frame([255; 6], mac, 60, 0));
     let slot = raw.request(0, 0, 60, TxFlags::empty()).into();
     push(&mut raw, &[slot]);
-    assert_eq!(raw.answer(), (0, OKAY));
-    until_up(world.honest().each_mut());
-    let [a, _] = world.honest();
+    assert_eq!(raw.response(), (0, OKAY));
+    until_up(platform.honest().each_mut());
+    let [a, _] = platform.honest();
     // Ten rings full, of frames that would hold a page each.
     for seed in 0..2560 {
-        let bytes = frame(mac, a.mac(), 1400, seed as u8);
-        send(a, &bytes);
+        let sent = frame(mac, a.mac(), 1400, seed as u8);
+        send(a, &sent);
         a.flush();
     }
-    honest_guests_talk(world);
-    assert!(world.dropped().is_none_or(|dropped| dropped >= 2560 - 256), "{:?}", world.dropped());
+    honest_guests_talk(platform);
+    assert!(platform.dropped().is_none_or(|dropped| dropped >= 2560 - 256), "{:?}", platform.dropped());
 }
 
 /// A guest that rings without end is served no more often than others.
-pub(super) fn a_storm_of_events_disturbs_nobody(world: &mut dyn World) {
-    let raw = Raw::connect(world.seat());
+pub(super) fn a_storm_of_events_disturbs_nobody(platform: &mut dyn Platform) {
+    let raw = RawFrontend::connect(platform.attacked());
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -181,24 +184,23 @@ pub(super) fn a_storm_of_events_disturbs_nobody(world: &mut dyn World) {
                 let _ = raw.event.notify();
             }
         });
-        honest_guests_talk(world);
+        honest_guests_talk(platform);
         stop.store(true, Relaxed);
     });
-    raw.seat.await_back(XenbusState::Connected);
+    raw.device.wait_for_backend(XenbusState::Connected);
 }
 
 /// Everything the guest can write changes all the time: rings, payload and grants.
-pub(super) fn a_guest_that_changes_everything_meanwhile_gains_nothing(world: &mut dyn World) {
-    until_up(world.honest().each_mut());
-    for round in 1..6u16 {
-        let seat = world.seat();
-        seat.start_again();
-        let mut raw = Raw::connect(seat);
-        let words = [raw.tx_words(), raw.rx_words(), raw.payload_words()];
-        let (stop, seed) = (AtomicBool::new(false), u32::from(round));
+pub(super) fn a_guest_that_changes_everything_meanwhile_gains_nothing(platform: &mut dyn Platform) {
+    until_up(platform.honest().each_mut());
+    for round in 1..6 {
+        let device = platform.attacked();
+        RawFrontend::reset(&device);
+        let mut raw = RawFrontend::connect(device);
+        let (stop, memory) = (AtomicBool::new(false), raw.memory());
         let started = Instant::now();
         std::thread::scope(|scope| {
-            scope.spawn(|| mutate(&words, &stop, seed));
+            scope.spawn(|| mutate(&memory, &stop, round));
             while started.elapsed() < Duration::from_millis(300) {
                 let _ = raw.event.notify();
                 for id in 0..4 {
@@ -209,54 +211,20 @@ pub(super) fn a_guest_that_changes_everything_meanwhile_gains_nothing(world: &mu
                 let _ = raw.tx.commit();
                 let _ = raw.tx.look();
                 while let Ok(Some(_)) = raw.tx.pop() {}
-                received(&mut world.honest()[0], Duration::ZERO, |frame| {
+                received(&mut platform.honest()[0], Duration::ZERO, |frame| {
                     assert!((14..=65_535).contains(&frame.len()));
                     false
                 });
             }
             stop.store(true, Relaxed);
         });
-        honest_guests_talk(world);
+        honest_guests_talk(platform);
     }
 }
 
-/// Words that two sides write. Their frontend is kept as long as they are used.
-pub(super) type Words = &'static [AtomicU32];
-
-fn overwrite(words: Words, at: usize, value: u32) {
-    words[at].store(value, Relaxed);
-}
-
-pub(super) fn mutate(pages: &[Words], stop: &AtomicBool, seed: u32) {
-    let mut state = seed | 1;
-    while !stop.load(Relaxed) {
-        state ^= state << 13;
-        state ^= state >> 17;
-        state ^= state << 5;
-        let page = pages[state as usize % pages.len()];
-        let at = (state >> 8) as usize % page.len();
-        // Indexes are left alone most of the time: a wrong one ends the game.
-        if at > 3 || state & 0xff00_0000 == 0 {
-            page[at].store(state.rotate_left(7), Relaxed);
-        }
-    }
-}
-
-impl Raw {
-    fn tx_words(&self) -> Words {
-        words(self.tx.memory())
-    }
-    fn rx_words(&self) -> Words {
-        words(self.rx.memory())
-    }
-    pub(super) fn payload_words(&self) -> Words {
-        words(&self.page)
-    }
-}
-
-#[allow(unsafe_code)] // A page of shared memory as atomics.
-fn words(memory: &impl Memory) -> Words {
-    // SAFETY: a page, aligned, and mapped as long as the frontend lives, which every test keeps until its end; only
-    // ever used as atomics here.
-    unsafe { std::slice::from_raw_parts(memory.base().as_ptr().cast(), 1024) }
+pub(super) fn mutate(pages: &[Arc<Shared>], stop: &AtomicBool, seed: u64) {
+    random::overwrite(pages, seed, stop, |random, offset| {
+        // Indexes are left alone most of the time: a wrong one closes the device.
+        (offset > RSP_EVENT || random.random_ratio(1, 256)).then(|| random.next_u32())
+    });
 }

@@ -1,19 +1,20 @@
 //! Vifs come and go: closing, unplugging, backends that end and return, with frames on the way.
 
-use crate::machine::{BOUND, Machine, frame, send, until};
 use hypervisor::local::Options;
 use hypervisor::{DomId, Hypervisor};
 use netback::Config;
 use netfront::{Error, Nic};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-use xenstore::xenbus::Device;
-use xenstore::{Client, Nodes, XenbusState};
+use testkit::net::{self, Network, frame, open, send, until};
+use testkit::{BOUND, Machine};
+use xenstore::{Client, XenbusState};
 
-/// What a toolstack does to unplug.
-fn unplug(client: &mut Client, device: &Device) {
-    client.write(&format!("{}/online", device.back_path()), "0").unwrap();
-    client.write(&format!("{}/state", device.back_path()), "5").unwrap();
+/// A machine with a bridge and its backend.
+fn start() -> (Machine, Network) {
+    let machine = Machine::new();
+    let network = Network::start(&machine, Config::default());
+    (machine, network)
 }
 
 /// Lets the interface do what it does until that fails; within bounds it must.
@@ -36,14 +37,14 @@ impl Drop for Ends<'_> {
 
 /// Whether a frame comes through from one to the other.
 fn talks(from: &mut Nic, to: &mut Nic) {
-    let (bytes, mut into) = (frame(to.mac(), from.mac(), 200, 9), vec![0; 2048]);
+    let (sent, mut into) = (frame(to.mac(), from.mac(), 200, 9), vec![0; 2048]);
     let deadline = Instant::now() + BOUND;
     while Instant::now() < deadline {
-        send(from, &bytes);
+        send(from, &sent);
         from.flush();
         // What was on the way comes first, and may have left no room for ours.
         while let Some((len, _)) = soon(to, &mut into) {
-            if into[..len] == bytes {
+            if into[..len] == sent {
                 return;
             }
         }
@@ -60,8 +61,8 @@ fn soon(nic: &mut Nic, into: &mut [u8]) -> Option<(usize, netfront::Meta)> {
 
 #[test]
 fn a_domain_without_pages_to_grant_is_told_so() {
-    let machine = Machine::new();
-    machine.plug(1, 0, &[]);
+    let (machine, _network) = start();
+    machine.attach_vif(DomId(1), 0);
     let guest = machine.sandbox.join_with(DomId(1), Options { arena_pages: 64 }).unwrap();
     let store = Client::new(guest.store().unwrap());
     let error = Nic::open(guest, store, 0, netfront::Config::default())
@@ -72,48 +73,46 @@ fn a_domain_without_pages_to_grant_is_told_so() {
 
 #[test]
 fn an_unplugged_interface_closes_and_goes() {
-    let machine = Machine::new();
-    let device = machine.plug(1, 0, &[]);
-    let guest = machine.join(1);
-    let mut nic = machine.open(&guest, 0, netfront::Config::default());
+    let (machine, network) = start();
+    let device = machine.attach_vif(DomId(1), 0);
+    let guest = machine.domain(DomId(1));
+    let mut nic = open(&guest, 0, netfront::Config::default());
     until(&mut nic, Nic::is_up);
-    assert_eq!(machine.bridge.ports().unwrap()[0].name, "vif1.0");
-    let mut client = machine.client();
-    unplug(&mut client, &device);
+    assert_eq!(network.bridge.ports().unwrap()[0].name, "vif1.0");
+    machine.detach(&device);
     until(&mut nic, |nic| !nic.is_up());
-    machine.await_state(&device.back_path(), XenbusState::Closed);
-    assert!(machine.bridge.ports().unwrap().is_empty());
-    client.rm(&device.back_path()).unwrap();
-    client.rm(&device.front_path()).unwrap();
+    machine.wait_for_state(&device.back_path(), XenbusState::Closed);
+    assert!(network.bridge.ports().unwrap().is_empty());
+    machine.remove(&device);
     let gone = until_error(&mut nic).unwrap_err();
     assert!(matches!(gone, Error::Removed(_)), "{gone}");
 }
 
 #[test]
 fn an_interface_closed_by_its_guest_can_be_opened_again() {
-    let machine = Machine::new();
-    let mut peer = machine.guest(2, netfront::Config::default());
-    let device = machine.plug(1, 0, &[]);
-    let guest = machine.join(1);
+    let (machine, _network) = start();
+    let mut peer = net::guest(&machine, DomId(2), netfront::Config::default());
+    let device = machine.attach_vif(DomId(1), 0);
+    let guest = machine.domain(DomId(1));
     for _ in 0..3 {
-        let mut nic = machine.open(&guest, 0, netfront::Config::default());
+        let mut nic = open(&guest, 0, netfront::Config::default());
         until(&mut nic, Nic::is_up);
         talks(&mut peer, &mut nic);
         talks(&mut nic, &mut peer);
         nic.close().unwrap();
-        machine.await_state(&device.back_path(), XenbusState::Closed);
+        machine.wait_for_state(&device.back_path(), XenbusState::Closed);
     }
 }
 
 #[test]
 fn a_guest_process_that_vanishes_is_replaced() {
-    let machine = Machine::new();
-    machine.plug(1, 0, &[]);
-    let guest = machine.join(1);
-    let mut peer = machine.guest(2, netfront::Config::default());
+    let (machine, _network) = start();
+    machine.attach_vif(DomId(1), 0);
+    let guest = machine.domain(DomId(1));
+    let mut peer = net::guest(&machine, DomId(2), netfront::Config::default());
     for _ in 0..3 {
         // Dropped without a word, rings and all.
-        let mut nic = machine.open(&guest, 0, netfront::Config::default());
+        let mut nic = open(&guest, 0, netfront::Config::default());
         until(&mut nic, Nic::is_up);
         talks(&mut nic, &mut peer);
     }
@@ -121,8 +120,11 @@ fn a_guest_process_that_vanishes_is_replaced() {
 
 #[test]
 fn interfaces_survive_backends_that_end_under_traffic() {
-    let mut machine = Machine::new();
-    let (mut a, mut b) = (machine.guest(1, Default::default()), machine.guest(2, Default::default()));
+    let (machine, mut network) = start();
+    let (mut a, mut b) = (
+        net::guest(&machine, DomId(1), Default::default()),
+        net::guest(&machine, DomId(2), Default::default()),
+    );
     let (stop, received) = (AtomicBool::new(false), AtomicU64::new(0));
     let (to_b, into) = (frame(b.mac(), a.mac(), 900, 1), vec![0; 2048]);
     std::thread::scope(|scope| {
@@ -154,34 +156,36 @@ fn interfaces_survive_backends_that_end_under_traffic() {
         };
         flows();
         for _ in 0..5 {
-            machine.start_backend(Config::default());
+            network.restart_backend(Config::default());
             flows();
         }
         // A port that is lost without the backend being asked.
-        drop(machine.bridge.detach("vif1.0").unwrap());
+        drop(network.bridge.detach("vif1.0").unwrap());
         flows();
     });
 }
 
 #[test]
 fn unplugging_under_traffic_leaves_the_others_alone() {
-    let machine = Machine::new();
-    let (mut a, mut b) = (machine.guest(1, Default::default()), machine.guest(2, Default::default()));
+    let (machine, _network) = start();
+    let (mut a, mut b) = (
+        net::guest(&machine, DomId(1), Default::default()),
+        net::guest(&machine, DomId(2), Default::default()),
+    );
     for round in 3..9 {
-        let device = machine.plug(round, 0, &[]);
-        let guest = machine.join(round);
-        let mut c = machine.open(&guest, 0, netfront::Config::default());
+        let device = machine.attach_vif(DomId(round), 0);
+        let guest = machine.domain(DomId(round));
+        let mut c = open(&guest, 0, netfront::Config::default());
         until(&mut c, Nic::is_up);
-        let (bytes, deadline) = (frame([255; 6], c.mac(), 1400, 2), Instant::now() + BOUND);
-        let mut client = machine.client();
-        unplug(&mut client, &device);
+        let (sent, deadline) = (frame([255; 6], c.mac(), 1400, 2), Instant::now() + BOUND);
+        machine.detach(&device);
         while c.is_up() {
             assert!(Instant::now() < deadline);
-            c.send(&bytes);
+            c.send(&sent);
             c.flush();
             c.turn().unwrap();
         }
-        machine.await_state(&device.back_path(), XenbusState::Closed);
+        machine.wait_for_state(&device.back_path(), XenbusState::Closed);
         talks(&mut a, &mut b);
         talks(&mut b, &mut a);
     }

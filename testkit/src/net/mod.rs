@@ -1,0 +1,125 @@
+//! Interfaces: a bridge and its backend, frontends, and ends by hand.
+
+mod raw_backend;
+mod raw_frontend;
+
+pub use raw_backend::RawBackend;
+pub use raw_frontend::RawFrontend;
+pub use toolstack::config::VifSpec;
+
+use crate::{BOUND, DriverThread, Machine};
+use bridge::Bridge;
+use hypervisor::local::Domain;
+use hypervisor::{DomId, Hypervisor, InflightDir};
+use netback::{Attachment, Driver};
+use netfront::Nic;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use toolstack::config::vif::{DEFAULT_BRIDGE, DEFAULT_MTU};
+use xenstore::Client;
+
+/// An interface with every default.
+pub fn vif() -> VifSpec {
+    VifSpec {
+        mac: None,
+        bridge: DEFAULT_BRIDGE.to_owned(),
+        vifname: None,
+        rate: None,
+        mtu: DEFAULT_MTU,
+        devid: None,
+        trusted: true,
+    }
+}
+
+/// A bridge, and the backend in dom0 of its ports, in threads. The backend goes before the bridge.
+pub struct Network {
+    backend: Option<DriverThread>,
+    /// The bridge of all interfaces.
+    pub bridge: Arc<Bridge>,
+    /// The backend's domain.
+    pub dom0: Arc<Domain>,
+}
+
+impl Network {
+    /// Joins as dom0 and serves its interfaces.
+    pub fn start(machine: &Machine, config: netback::Config) -> Network {
+        let dom0 = machine.domain(DomId::DOM0);
+        let bridge = Arc::new(Bridge::start(bridge::Config::default()).unwrap());
+        let mut network = Network { backend: None, bridge, dom0 };
+        network.restart_backend(config);
+        network
+    }
+
+    /// Starts a backend; the one that runs is ended first.
+    pub fn restart_backend(&mut self, config: netback::Config) {
+        self.backend = None;
+        let (bridge, dom0) = (self.bridge.clone(), self.dom0.clone());
+        let client = Client::new(dom0.store().unwrap());
+        self.backend = Some(DriverThread::spawn(client, move || {
+            Driver::new(dom0, config, move |_, _| Ok(Attachment::port_of(bridge.clone())))
+        }));
+    }
+
+    /// Runs a test on a network whose payloads are mapped, and on one that keeps response logs and so copies them.
+    pub fn each(test: impl Fn(&Machine, &Network)) {
+        let directory = tempfile::tempdir().unwrap();
+        for keep in [None, Some(InflightDir::new(directory.path()).unwrap())] {
+            let machine = Machine::new();
+            let network = Network::start(&machine, netback::Config { keep, ..Default::default() });
+            test(&machine, &network);
+        }
+    }
+}
+
+/// Opens the guest's interface, which need not be up yet.
+pub fn open(guest: &Arc<Domain>, devid: u32, config: netfront::Config) -> Nic {
+    let client = Client::new(guest.store().unwrap());
+    Nic::open(guest.clone(), client, devid, config).unwrap()
+}
+
+/// A guest with one interface, which is up.
+pub fn guest(machine: &Machine, domid: DomId, config: netfront::Config) -> Nic {
+    machine.attach_vif(domid, 0);
+    let mut nic = open(&machine.domain(domid), 0, config);
+    until(&mut nic, Nic::is_up);
+    nic
+}
+
+/// Lets the interface work until `done`.
+pub fn until(nic: &mut Nic, done: impl Fn(&Nic) -> bool) {
+    let deadline = Instant::now() + BOUND;
+    while !done(nic) {
+        assert!(Instant::now() < deadline, "not within {BOUND:?}");
+        nic.wait(false, Duration::from_millis(50)).unwrap();
+    }
+}
+
+/// Receives a frame, waiting for it.
+pub fn receive(nic: &mut Nic, into: &mut [u8]) -> (usize, netfront::Meta) {
+    let deadline = Instant::now() + BOUND;
+    loop {
+        if let Some(received) = nic.recv(into) {
+            return received;
+        }
+        assert!(Instant::now() < deadline, "no frame within {BOUND:?}");
+        nic.wait(false, Duration::from_millis(50)).unwrap();
+    }
+}
+
+/// Sends a frame, waiting for room.
+pub fn send(nic: &mut Nic, frame: &[u8]) {
+    let deadline = Instant::now() + BOUND;
+    while nic.send(frame) == netfront::Sent::Full {
+        assert!(Instant::now() < deadline, "no room within {BOUND:?}");
+        nic.wait(true, Duration::from_millis(50)).unwrap();
+    }
+}
+
+/// A frame whose every byte is told by its length and `seed`, of an EtherType for experiments (RFC 5342).
+pub fn frame(to: [u8; 6], from: [u8; 6], len: usize, seed: u8) -> Vec<u8> {
+    let mut frame: Vec<u8> = (0..len).map(|i| (i as u8).wrapping_mul(31) ^ (i >> 8) as u8 ^ seed).collect();
+    frame[..6].copy_from_slice(&to);
+    frame[6..12].copy_from_slice(&from);
+    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+    frame
+}
