@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::row::{Goal, Row, interleave};
-use blkfront::Op;
+use blkfront::Operation;
 use machine::{Machine, Setup};
 
 /// Requests in flight, ours and the peer's.
@@ -29,12 +29,12 @@ const IMAGE: usize = 256 << 20;
 /// # Errors
 /// The peer is missing, or the machine does not come up.
 pub fn b1() -> Result<Row, String> {
-    let setup = Setup { ring_page_order: 2, spin: Duration::from_micros(200) };
+    let setup = Setup { ring_page_order: 2, busy_poll: Duration::from_micros(200) };
     let mut machine = Machine::new("null:107374182400", setup)?;
     let failed = RefCell::new(None);
     let pairs = interleave(
         PAIRS,
-        || ours::run(&mut machine.disk, Op::Read, DEPTH, TIME) / 1e6,
+        || ours::run(&mut machine.disk, Operation::Read, DEPTH, TIME) / 1e6,
         || peer(&failed, || fio::run("randread", DEPTH, TIME, &["--ioengine=null", "--size=100g"])) / 1e6,
     );
     let what = "4 KiB random read, null engine, one queue, depth 32; fio --ioengine=null";
@@ -47,13 +47,13 @@ pub fn b1() -> Result<Row, String> {
 /// As [`b1`].
 pub fn b2() -> Result<Row, String> {
     let image = Image::new()?;
-    let setup = Setup { ring_page_order: 0, spin: Duration::from_micros(20) };
+    let setup = Setup { ring_page_order: 0, busy_poll: Duration::from_micros(20) };
     let mut machine = Machine::new(&image.path_text(), setup)?;
     let (failed, file) = (RefCell::new(None), format!("--filename={}", image.path.display()));
     let arguments = ["--ioengine=io_uring", "--direct=1", &file];
     let pairs = interleave(
         PAIRS,
-        || ours::run(&mut machine.disk, Op::Read, DEPTH, TIME) / 1e3,
+        || ours::run(&mut machine.disk, Operation::Read, DEPTH, TIME) / 1e3,
         || peer(&failed, || fio::run("randread", DEPTH, TIME, &arguments)) / 1e3,
     );
     let what = "4 KiB random read, file, O_DIRECT, depth 32; fio --ioengine=io_uring --direct=1";
@@ -66,7 +66,7 @@ pub fn b2() -> Result<Row, String> {
 /// As [`b1`].
 pub fn b4_nbd() -> Result<Row, String> {
     let image = Image::new()?;
-    let setup = Setup { ring_page_order: 0, spin: Duration::from_micros(20) };
+    let setup = Setup { ring_page_order: 0, busy_poll: Duration::from_micros(20) };
     let mut machine = Machine::new(&format!("raw:{}", image.path.display()), setup)?;
     let socket = image.dir.path().join("nbd.sock");
     // A copy: our disk holds a lock that qemu-nbd's own would meet, and both would share one page cache.
@@ -76,7 +76,7 @@ pub fn b4_nbd() -> Result<Row, String> {
     let (failed, uri) = (RefCell::new(None), format!("--uri=nbd+unix:///?socket={}", socket.display()));
     let pairs = interleave(
         PAIRS,
-        || ours::run(&mut machine.disk, Op::Read, DEPTH, TIME) / 1e3,
+        || ours::run(&mut machine.disk, Operation::Read, DEPTH, TIME) / 1e3,
         || peer(&failed, || fio::run("randread", DEPTH, TIME, &["--ioengine=nbd", &uri])) / 1e3,
     );
     let what = "the same beside NBD: qemu-nbd --cache=none --aio=io_uring, fio --ioengine=nbd";

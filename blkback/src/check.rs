@@ -1,4 +1,4 @@
-//! Turns a request into checked work, or into the status it is answered with. Pure: nothing here has an effect.
+//! Checks a frontend's request: a pure function from a request to its checked form, or to the status of its response.
 
 use ring_abi::PAGE_SIZE;
 use ring_abi::blkif::{
@@ -12,73 +12,92 @@ const PAGE_SECTORS: u8 = (PAGE_SIZE / SECTOR) as u8;
 /// The segments of a request: pages of the frontend, and which sectors of each.
 pub type Segments = arrayvec::ArrayVec<Segment, MAX_SEGMENTS>;
 
-/// What the disk allows.
+/// The properties of the disk that a request is checked against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The disk's length in units of [`SECTOR`] bytes.
     pub sectors: u64,
     /// `sector-size` in bytes, a power of two not below [`SECTOR`]: requests are aligned to it.
     pub sector_size: u32,
-    /// Writes are refused.
+    /// Writes are answered with an error.
     pub read_only: bool,
     /// Flushes and barriers are supported.
     pub flush: bool,
 }
 
-/// Work that passed every check.
+/// A request that passed every check.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Work {
+pub enum CheckedRequest {
     /// Read the disk into the segments.
-    Read(Transfer),
+    Read(ReadWrite),
     /// Write the segments to the disk.
-    Write(Transfer),
+    Write(ReadWrite),
     /// Make completed writes durable.
     Flush,
-    /// [`OP_WRITE_BARRIER`], or a flush that carries data: all before, then this, then all after. `None` is a
-    /// barrier without data.
-    Barrier(Option<Transfer>),
+    /// [`OP_WRITE_BARRIER`], or a flush that carries data: earlier requests complete first, later ones start after
+    /// it. `None` is a barrier without data.
+    Barrier(Option<ReadWrite>),
 }
 
-/// Bytes to move: inside the disk, each segment inside its page, all aligned to the disk's sectors.
+/// What a request reads or writes: inside the disk, each segment inside its page, all aligned to the disk's sectors.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Transfer {
+pub struct ReadWrite {
     /// First sector, in units of [`SECTOR`] bytes.
     pub sector: u64,
-    /// At least one.
+    /// At least one segment.
     pub segments: Segments,
 }
 
 /// Checks a request.
 ///
+/// ```
+/// use blkback::check::{CheckedRequest, Limits, check};
+/// use ring_abi::blkif::{Io, OP_FLUSH_DISKCACHE, Request, Status};
+///
+/// let mut limits = Limits { sectors: 2048, sector_size: 512, read_only: false, flush: true };
+/// let flush = Request::Io(Io {
+///     operation: OP_FLUSH_DISKCACHE,
+///     handle: 0,
+///     id: 1,
+///     sector_number: 0,
+///     nr_segments: 0,
+///     segments: Default::default(),
+/// });
+/// assert_eq!(check(&flush, &limits), Ok(CheckedRequest::Flush));
+/// limits.flush = false;
+/// assert_eq!(check(&flush, &limits), Err(Status::EOPNOTSUPP));
+/// ```
+///
 /// # Errors
-/// The status to answer: EOPNOTSUPP for an operation the disk does not have, ERROR for a request that is wrong.
+/// The status of the response: EOPNOTSUPP for an operation that the disk does not support, ERROR for a malformed
+/// request, one past the disk's end, and a write to a read-only disk.
 #[inline]
-pub fn check(request: &Request, limits: &Limits) -> Result<Work, Status> {
+pub fn check(request: &Request, limits: &Limits) -> Result<CheckedRequest, Status> {
     match request {
         Request::Io(io) => check_io(io, limits),
-        // Offered by no feature key of ours: a frontend that asks all the same is told so.
+        // Not advertised by any feature key: a conforming frontend does not send these.
         Request::Discard(_) | Request::Indirect(_) | Request::Unknown { .. } => Err(Status::EOPNOTSUPP),
     }
 }
 
 #[inline]
-fn check_io(io: &Io, limits: &Limits) -> Result<Work, Status> {
+fn check_io(io: &Io, limits: &Limits) -> Result<CheckedRequest, Status> {
     let empty = io.nr_segments == 0;
     match io.operation {
-        OP_READ => Ok(Work::Read(transfer(io, limits)?)),
+        OP_READ => Ok(CheckedRequest::Read(read_write(io, limits)?)),
         OP_WRITE_BARRIER | OP_FLUSH_DISKCACHE if !limits.flush => Err(Status::EOPNOTSUPP),
-        OP_FLUSH_DISKCACHE if empty => Ok(Work::Flush),
-        OP_WRITE_BARRIER if empty => Ok(Work::Barrier(None)),
+        OP_FLUSH_DISKCACHE if empty => Ok(CheckedRequest::Flush),
+        OP_WRITE_BARRIER if empty => Ok(CheckedRequest::Barrier(None)),
         _ if limits.read_only => Err(Status::ERROR),
-        OP_WRITE => Ok(Work::Write(transfer(io, limits)?)),
-        // As Linux: a flush may carry data, which is written once what came before is durable.
-        OP_WRITE_BARRIER | OP_FLUSH_DISKCACHE => Ok(Work::Barrier(Some(transfer(io, limits)?))),
+        OP_WRITE => Ok(CheckedRequest::Write(read_write(io, limits)?)),
+        // As in Linux, a flush may carry data, which is written once all earlier writes are durable.
+        OP_WRITE_BARRIER | OP_FLUSH_DISKCACHE => Ok(CheckedRequest::Barrier(Some(read_write(io, limits)?))),
         _ => Err(Status::EOPNOTSUPP),
     }
 }
 
 #[inline]
-fn transfer(io: &Io, limits: &Limits) -> Result<Transfer, Status> {
+fn read_write(io: &Io, limits: &Limits) -> Result<ReadWrite, Status> {
     let count = usize::from(io.nr_segments);
     if count == 0 || count != io.segments.len() {
         return Err(Status::ERROR);
@@ -99,10 +118,10 @@ fn transfer(io: &Io, limits: &Limits) -> Result<Transfer, Status> {
     if end > limits.sectors || !aligned(io.sector_number, unit) {
         return Err(Status::ERROR);
     }
-    Ok(Transfer { sector: io.sector_number, segments: io.segments.clone() })
+    Ok(ReadWrite { sector: io.sector_number, segments: io.segments.clone() })
 }
 
-/// `unit` is a power of two.
+/// Whether `value` is a multiple of `unit`, a power of two.
 #[inline]
 fn aligned(value: u64, unit: u64) -> bool {
     value & (unit - 1) == 0
@@ -124,27 +143,36 @@ mod tests {
         Request::Io(Io { operation, handle: 0, id: 1, sector_number, nr_segments, segments })
     }
 
-    fn verdict(request: Request, limits: Limits) -> Result<Work, Status> {
+    fn check_request(request: Request, limits: Limits) -> Result<CheckedRequest, Status> {
         check(&request, &limits)
     }
 
     #[test]
-    fn what_is_right_passes() {
-        let Ok(Work::Read(read)) = verdict(io(OP_READ, 984, 2, &[(0, 7), (0, 7)]), LIMITS) else { panic!() };
+    fn check_valid_requests_passes() {
+        let Ok(CheckedRequest::Read(read)) = check_request(io(OP_READ, 984, 2, &[(0, 7), (0, 7)]), LIMITS)
+        else {
+            panic!()
+        };
         assert_eq!((read.sector, read.segments.len()), (984, 2));
-        assert!(matches!(verdict(io(OP_WRITE, 0, 1, &[(3, 3)]), LIMITS), Ok(Work::Write(_))));
-        assert_eq!(verdict(io(OP_FLUSH_DISKCACHE, u64::MAX, 0, &[]), LIMITS), Ok(Work::Flush));
-        assert_eq!(verdict(io(OP_WRITE_BARRIER, 0, 0, &[]), LIMITS), Ok(Work::Barrier(None)));
-        assert!(matches!(verdict(io(OP_WRITE_BARRIER, 0, 1, &[(0, 0)]), LIMITS), Ok(Work::Barrier(Some(_)))));
+        assert!(matches!(check_request(io(OP_WRITE, 0, 1, &[(3, 3)]), LIMITS), Ok(CheckedRequest::Write(_))));
+        assert_eq!(
+            check_request(io(OP_FLUSH_DISKCACHE, u64::MAX, 0, &[]), LIMITS),
+            Ok(CheckedRequest::Flush)
+        );
+        assert_eq!(check_request(io(OP_WRITE_BARRIER, 0, 0, &[]), LIMITS), Ok(CheckedRequest::Barrier(None)));
         assert!(matches!(
-            verdict(io(OP_FLUSH_DISKCACHE, 0, 1, &[(0, 0)]), LIMITS),
-            Ok(Work::Barrier(Some(_)))
+            check_request(io(OP_WRITE_BARRIER, 0, 1, &[(0, 0)]), LIMITS),
+            Ok(CheckedRequest::Barrier(Some(_)))
+        ));
+        assert!(matches!(
+            check_request(io(OP_FLUSH_DISKCACHE, 0, 1, &[(0, 0)]), LIMITS),
+            Ok(CheckedRequest::Barrier(Some(_)))
         ));
     }
 
     #[test]
-    fn what_is_wrong_is_an_error() {
-        for (what, request) in [
+    fn check_malformed_request_is_an_error() {
+        for (case, request) in [
             ("no segments", io(OP_READ, 0, 0, &[])),
             ("255 segments", io(OP_READ, 0, 255, &[(0, 7); 11])),
             ("12 segments", io(OP_WRITE, 0, 12, &[(0, 7); 11])),
@@ -156,29 +184,29 @@ mod tests {
             ("wrapping u64", io(OP_READ, u64::MAX, 1, &[(0, 7)])),
             ("wrapping to 0", io(OP_WRITE, u64::MAX - 7, 1, &[(0, 7)])),
         ] {
-            assert_eq!(verdict(request, LIMITS), Err(Status::ERROR), "{what}");
+            assert_eq!(check_request(request, LIMITS), Err(Status::ERROR), "{case}");
         }
     }
 
     #[test]
-    fn a_read_only_disk_refuses_writes_and_takes_flushes() {
+    fn check_on_read_only_disk_refuses_writes_and_accepts_flushes() {
         let limits = Limits { read_only: true, ..LIMITS };
-        assert_eq!(verdict(io(OP_WRITE, 0, 1, &[(0, 0)]), limits), Err(Status::ERROR));
-        assert_eq!(verdict(io(OP_WRITE_BARRIER, 0, 1, &[(0, 0)]), limits), Err(Status::ERROR));
-        assert_eq!(verdict(io(OP_FLUSH_DISKCACHE, 0, 0, &[]), limits), Ok(Work::Flush));
-        assert!(verdict(io(OP_READ, 0, 1, &[(0, 0)]), limits).is_ok());
+        assert_eq!(check_request(io(OP_WRITE, 0, 1, &[(0, 0)]), limits), Err(Status::ERROR));
+        assert_eq!(check_request(io(OP_WRITE_BARRIER, 0, 1, &[(0, 0)]), limits), Err(Status::ERROR));
+        assert_eq!(check_request(io(OP_FLUSH_DISKCACHE, 0, 0, &[]), limits), Ok(CheckedRequest::Flush));
+        assert!(check_request(io(OP_READ, 0, 1, &[(0, 0)]), limits).is_ok());
     }
 
     #[test]
-    fn sectors_of_4096_bytes_want_alignment() {
+    fn check_with_4096_byte_sectors_requires_alignment() {
         let limits = Limits { sector_size: 4096, ..LIMITS };
-        assert!(verdict(io(OP_READ, 8, 1, &[(0, 7)]), limits).is_ok());
-        assert_eq!(verdict(io(OP_READ, 4, 1, &[(0, 7)]), limits), Err(Status::ERROR));
-        assert_eq!(verdict(io(OP_READ, 8, 2, &[(0, 3), (0, 3)]), limits), Err(Status::ERROR));
+        assert!(check_request(io(OP_READ, 8, 1, &[(0, 7)]), limits).is_ok());
+        assert_eq!(check_request(io(OP_READ, 4, 1, &[(0, 7)]), limits), Err(Status::ERROR));
+        assert_eq!(check_request(io(OP_READ, 8, 2, &[(0, 3), (0, 3)]), limits), Err(Status::ERROR));
     }
 
     #[test]
-    fn what_is_not_offered_is_not_supported() {
+    fn check_operation_not_advertised_is_not_supported() {
         let discard = Discard { flag: 0, handle: 0, id: 1, sector_number: 0, nr_sectors: 1 };
         let indirect = Indirect {
             indirect_op: 6,
@@ -194,10 +222,10 @@ mod tests {
             Request::Unknown { operation: 4, id: 1 },
             Request::Unknown { operation: 255, id: 1 },
         ] {
-            assert_eq!(verdict(request, LIMITS), Err(Status::EOPNOTSUPP));
+            assert_eq!(check_request(request, LIMITS), Err(Status::EOPNOTSUPP));
         }
         let no_flush = Limits { flush: false, ..LIMITS };
-        assert_eq!(verdict(io(OP_FLUSH_DISKCACHE, 0, 0, &[]), no_flush), Err(Status::EOPNOTSUPP));
-        assert_eq!(verdict(io(OP_WRITE_BARRIER, 0, 1, &[(0, 0)]), no_flush), Err(Status::EOPNOTSUPP));
+        assert_eq!(check_request(io(OP_FLUSH_DISKCACHE, 0, 0, &[]), no_flush), Err(Status::EOPNOTSUPP));
+        assert_eq!(check_request(io(OP_WRITE_BARRIER, 0, 1, &[(0, 0)]), no_flush), Err(Status::EOPNOTSUPP));
     }
 }

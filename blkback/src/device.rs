@@ -1,10 +1,10 @@
-//! The shell of one ring: a thread that moves requests to the engine and answers back.
+//! The thread of one ring, which passes requests to the engine and publishes the responses.
 //!
-//! The thread owns ring, channel and engine, and drops them last: nothing is unmapped under it (XSA-374). It
-//! polls for a short while after the last work and then sleeps, armed, on channel, engine and control.
+//! The thread owns ring, channel and engine, and drops them last: nothing is unmapped while it runs (XSA-374). After
+//! the last request it polls for a short while, then sets the ring's event index and sleeps on channel, engine and
+//! commands.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
@@ -17,140 +17,140 @@ use ring_abi::ring::inflight_log::InflightLog;
 use ring_abi::ring::{BadMemory, Fault, Protocol, slots};
 
 use crate::engine::Disk;
-use crate::handshake::{Abi, Transport};
+use crate::handshake::{Abi, Negotiated};
 use crate::queue::ResumeError;
 use crate::service::Service;
 use crate::stats::Stats;
 
-/// How a guest's pages are reached.
+/// How the data in a guest's pages is accessed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DataPath {
-    /// Mapped for each request, and read and written in place; copied where the kernel's I/O cannot do that, which
-    /// the first request shows.
+    /// Pages are mapped for each request, and read and written in place; copied if the kernel cannot pin mapped
+    /// pages, which the first request shows.
     #[default]
     Map,
-    /// As [`DataPath::Map`], but those of a frontend that uses the same pages again and again stay mapped
-    /// (`feature-persistent`); copied from there to memory that the kernel knows for good, while that has room.
+    /// Pages of a frontend with persistent grants (`feature-persistent`) stay mapped, and are copied to and from
+    /// memory registered with the kernel while some is free. Other frontends: as [`DataPath::Map`].
     Persistent,
-    /// Copied by the hypervisor to and from pages of our own.
+    /// Data is copied by the hypervisor to and from memory of the backend (GNTTABOP_copy).
     Copy,
 }
 
-/// How the thread behaves.
+/// Parameters of a ring's thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Tuning {
-    /// How long the thread polls after the last work before it sleeps.
-    pub spin: Duration,
-    /// How it reaches the guest's pages.
+    /// How long the thread polls after the last request before it sleeps.
+    pub busy_poll: Duration,
+    /// How the data in the guest's pages is accessed.
     pub data_path: DataPath,
-    /// Requests taken, at most, before they are submitted and answers looked for: few enough that the frontend
-    /// works on the first answers while we work on the next requests, many enough that what a round costs is shared
-    /// by many.
+    /// The most requests taken before they are submitted and the engine is polled: few enough that the frontend
+    /// works on the first responses while the backend works on the next requests, many enough to share the cost of
+    /// system calls.
     pub batch: usize,
 }
 
 impl Default for Tuning {
     fn default() -> Tuning {
-        Tuning { spin: Duration::from_micros(20), data_path: DataPath::default(), batch: 8 }
+        Tuning { busy_poll: Duration::from_micros(20), data_path: DataPath::default(), batch: 8 }
     }
 }
 
-/// What becomes of requests in flight when this process is killed.
+/// Whether requests in flight survive this process.
 #[derive(Debug, Default)]
 pub enum Recovery {
-    /// Nobody knows of them: the frontend has to ask again.
+    /// They are lost: the frontend must connect again and send them again.
     #[default]
     None,
-    /// They are kept in this memory.
+    /// They are recorded in this memory.
     Record(InflightRegion),
-    /// This memory has what an earlier process has left in flight on this ring; and then as before.
+    /// They are first resumed from this memory, where an earlier process recorded them, and then recorded.
     Resume(InflightRegion),
 }
 
-/// Bytes of memory for [`Recovery`].
-pub fn inflight_bytes(transport: &Transport) -> usize {
+/// Bytes of memory for [`Recovery`] of this ring.
+pub fn inflight_bytes(negotiated: &Negotiated) -> usize {
     fn bytes<P: Protocol>(pages: usize) -> usize {
         InflightLog::<P, InflightRegion>::bytes(slots(P::SLOT, pages * PAGE_SIZE))
     }
-    match transport.abi {
-        Abi::X86_64 => bytes::<X86_64>(transport.refs.len()),
-        Abi::X86_32 => bytes::<X86_32>(transport.refs.len()),
+    match negotiated.abi {
+        Abi::X86_64 => bytes::<X86_64>(negotiated.refs.len()),
+        Abi::X86_32 => bytes::<X86_32>(negotiated.refs.len()),
     }
 }
 
-/// What a ring is served with.
-pub struct Setup {
+/// What a ring's thread needs.
+pub struct RingConfig {
     /// This domain's hypervisor.
     pub hv: Arc<dyn Hypervisor>,
     /// The frontend's domain.
     pub peer: DomId,
-    /// Where the ring is.
-    pub transport: Transport,
-    /// What it serves.
+    /// The frontend's ring.
+    pub negotiated: Negotiated,
+    /// The disk to serve.
     pub disk: Arc<dyn Disk>,
-    /// Where what is in flight is kept for a successor.
+    /// Whether requests in flight are recorded for a successor of this process.
     pub recovery: Recovery,
-    /// Where it counts.
+    /// The device's counters.
     pub stats: Arc<Stats>,
-    /// How it behaves.
+    /// The thread's parameters.
     pub tuning: Tuning,
-    /// Called by the thread when the disk has another size.
-    pub changed: Box<dyn Fn() + Send>,
-    /// Called by the thread as its very last act.
-    pub ended: Box<dyn FnOnce() + Send>,
+    /// Called by the thread when the disk's size changed.
+    pub on_resize: Box<dyn Fn() + Send>,
+    /// Called by the thread just before it exits, when all else is dropped.
+    pub on_exit: Box<dyn FnOnce() + Send>,
 }
 
-/// Why a ring could not be served.
+/// Why a ring's thread could not be started.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The ring's pages.
+    /// The ring's pages cannot be mapped.
     #[error("mapping the ring: {0}")]
     Ring(hypervisor::Error),
-    /// The event channel.
+    /// The event channel cannot be bound.
     #[error("connecting the event channel: {0}")]
     Channel(hypervisor::Error),
-    /// The system refused a thread or a descriptor.
+    /// A thread or descriptor cannot be made.
     #[error("starting the ring's thread: {0}")]
     System(#[from] io::Error),
 }
 
-/// Why a ring's service ended by itself.
+/// Why a ring's thread exited without being told to stop.
 #[derive(Debug, thiserror::Error)]
-pub enum End {
-    /// The peer broke the protocol.
+pub enum ExitReason {
+    /// The frontend broke the protocol.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// What the peer called a ring is none.
+    /// The frontend's memory cannot be a ring.
     #[error(transparent)]
     Memory(#[from] BadMemory),
-    /// The ring is not as an earlier process left it.
+    /// The ring cannot be resumed.
     #[error(transparent)]
     ResumeError(#[from] ResumeError),
-    /// The peer's end of the event channel is gone.
+    /// The frontend's end of the event channel is closed.
     #[error("the frontend is gone")]
-    Gone,
-    /// The hypervisor refused what it did before.
+    PeerGone,
+    /// An operation on the event channel failed.
     #[error("event channel: {0}")]
     Channel(hypervisor::Error),
-    /// The engine is broken, not just one operation.
+    /// The engine itself failed, not only one operation.
     #[error("disk engine: {0}")]
     Engine(io::Error),
-    /// The system refused to let us wait.
+    /// poll failed.
     #[error("waiting: {0}")]
     Wait(io::Error),
-    /// Our own thread panicked.
+    /// The thread panicked.
     #[error("the ring's thread panicked")]
     Panic,
 }
 
-impl End {
-    /// The errno by which toolstacks are told.
+impl ExitReason {
+    /// The errno that is reported to toolstacks.
     pub fn errno(&self) -> i32 {
         match self {
-            End::Fault(_) | End::Memory(_) | End::ResumeError(_) => libc::EPROTO,
-            End::Gone => libc::EPIPE,
-            End::Engine(e) | End::Wait(e) => e.raw_os_error().unwrap_or(libc::EIO),
-            End::Channel(_) | End::Panic => libc::EIO,
+            ExitReason::Fault(_) | ExitReason::Memory(_) | ExitReason::ResumeError(_) => libc::EPROTO,
+            ExitReason::PeerGone => libc::EPIPE,
+            ExitReason::Engine(e) | ExitReason::Wait(e) => e.raw_os_error().unwrap_or(libc::EIO),
+            ExitReason::Channel(_) | ExitReason::Panic => libc::EIO,
         }
     }
 }
@@ -158,15 +158,20 @@ impl End {
 const STOP: u32 = 1;
 const RESIZED: u32 = 2;
 
-/// What the control thread tells a ring's thread.
+/// Commands of the control thread to a ring's thread, with the eventfd that wakes it.
 #[derive(Debug)]
-pub(crate) struct Orders {
+pub(crate) struct Commands {
     flags: AtomicU32,
     pub(crate) event: EventFd,
 }
 
-impl Orders {
-    fn give(&self, flag: u32) {
+impl Commands {
+    fn new() -> io::Result<Commands> {
+        let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
+        Ok(Commands { flags: AtomicU32::new(0), event })
+    }
+
+    fn send(&self, flag: u32) {
         self.flags.fetch_or(flag, Ordering::Release);
         // Fails only when the counter is full, and then the thread is awake anyway.
         let _ = self.event.write(1);
@@ -177,106 +182,103 @@ impl Orders {
         self.flags.load(Ordering::Relaxed) != 0
     }
 
-    pub(crate) fn stop(&self) -> bool {
+    pub(crate) fn is_stopped(&self) -> bool {
         self.flags.load(Ordering::Acquire) & STOP != 0
     }
 
-    /// Whether the disk's size is to be read again; once for each time.
+    /// Whether the disk's size is to be read again; `true` once for each command.
     pub(crate) fn take_resized(&self) -> bool {
         let _ = self.event.read();
         self.flags.fetch_and(!RESIZED, Ordering::AcqRel) & RESIZED != 0
     }
 }
 
-/// A ring that is served.
+/// A ring's running thread.
 #[derive(Debug)]
 pub struct RingThread {
-    transport: Transport,
-    orders: Arc<Orders>,
-    over: Arc<AtomicBool>,
-    thread: JoinHandle<Result<(), End>>,
+    negotiated: Negotiated,
+    commands: Arc<Commands>,
+    exited: Arc<AtomicBool>,
+    thread: JoinHandle<Result<(), ExitReason>>,
 }
 
 impl RingThread {
-    /// Maps the ring, connects its channel and starts its thread.
+    /// Maps the ring, binds its channel and starts its thread, which logs within the caller's `tracing` span.
     ///
     /// # Errors
-    /// [`StartError`]; everything is given back.
-    pub fn start(setup: Setup) -> Result<RingThread, StartError> {
-        let Setup { hv, peer, transport, .. } = &setup;
-        let ring = hv.map_contiguous(*peer, &transport.refs, Access::ReadWrite).map_err(StartError::Ring)?;
-        let channel = hv.bind_interdomain(*peer, transport.port).map_err(StartError::Channel)?;
-        let event =
-            EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC).map_err(io::Error::from)?;
-        let orders = Arc::new(Orders { flags: AtomicU32::new(0), event });
-        let over = Arc::new(AtomicBool::new(false));
-        let (theirs, last, transport) = (orders.clone(), over.clone(), transport.clone());
-        let thread = std::thread::Builder::new()
-            .name(format!("vbd-{peer}"))
-            .spawn(move || body(setup, ring, channel, &theirs, last))?;
-        Ok(RingThread { transport, orders, over, thread })
+    /// [`StartError`] says what failed; everything is released again.
+    pub fn start(config: RingConfig) -> Result<RingThread, StartError> {
+        let RingConfig { hv, peer, negotiated, .. } = &config;
+        let ring = hv.map_contiguous(*peer, &negotiated.refs, Access::ReadWrite).map_err(StartError::Ring)?;
+        let channel = hv.bind_interdomain(*peer, negotiated.port).map_err(StartError::Channel)?;
+        let negotiated = negotiated.clone();
+        let commands = Arc::new(Commands::new()?);
+        let exited = Arc::new(AtomicBool::new(false));
+        let thread_commands = commands.clone();
+        let thread_exited = exited.clone();
+        let span = tracing::Span::current();
+        let thread = std::thread::Builder::new().name(format!("vbd-{peer}")).spawn(move || {
+            let _span = span.entered();
+            run(config, ring, channel, &thread_commands, thread_exited)
+        })?;
+        Ok(RingThread { negotiated, commands, exited, thread })
     }
 
-    /// The ring it serves.
-    pub fn transport(&self) -> &Transport {
-        &self.transport
+    /// The ring that the thread serves.
+    pub fn negotiated(&self) -> &Negotiated {
+        &self.negotiated
     }
 
-    /// Asks the thread to finish what is in flight and end; does not wait.
+    /// Tells the thread to complete the requests in flight and exit; does not wait for it.
     pub fn stop(&self) {
-        self.orders.give(STOP);
+        self.commands.send(STOP);
     }
 
-    /// Asks the thread to look at the disk's size again.
+    /// Tells the thread to read the disk's size again.
     pub fn resized(&self) {
-        self.orders.give(RESIZED);
+        self.commands.send(RESIZED);
     }
 
-    /// Whether the thread is over, and with it all use of the ring.
-    pub fn is_over(&self) -> bool {
-        self.over.load(Ordering::Acquire)
+    /// Whether the thread has exited, and nothing of the ring is in use any more.
+    pub fn has_exited(&self) -> bool {
+        self.exited.load(Ordering::Acquire)
     }
 
-    /// Waits for the thread; says why it ended if it was not told to.
+    /// Waits for the thread to exit.
     ///
     /// # Errors
-    /// [`End`].
-    pub fn join(self) -> Result<(), End> {
-        self.thread.join().unwrap_or(Err(End::Panic))
+    /// [`ExitReason`] if the thread exited without being told to, or failed while stopping.
+    pub fn join(self) -> Result<(), ExitReason> {
+        self.thread.join().unwrap_or(Err(ExitReason::Panic))
     }
 }
 
-/// Says that the thread is over, whatever ended it, after all else is dropped.
-struct Last {
-    over: Arc<AtomicBool>,
-    ended: Option<Box<dyn FnOnce() + Send>>,
+/// Reports the thread's exit after all else is dropped, even if it panicked.
+struct ExitGuard {
+    exited: Arc<AtomicBool>,
+    on_exit: Option<Box<dyn FnOnce() + Send>>,
 }
 
-impl Drop for Last {
+impl Drop for ExitGuard {
     fn drop(&mut self) {
-        self.over.store(true, Ordering::Release);
-        if let Some(ended) = self.ended.take() {
-            ended();
+        self.exited.store(true, Ordering::Release);
+        if let Some(on_exit) = self.on_exit.take() {
+            on_exit();
         }
     }
 }
 
-fn body(
-    mut setup: Setup,
+fn run(
+    mut config: RingConfig,
     ring: Contiguous,
     channel: Box<dyn Channel>,
-    orders: &Orders,
-    over: Arc<AtomicBool>,
-) -> Result<(), End> {
-    let ended = std::mem::replace(&mut setup.ended, Box::new(|| ()));
-    let _last = Last { over, ended: Some(ended) };
-    match setup.transport.abi {
-        Abi::X86_64 => Service::<X86_64>::new(setup, ring, channel)?.run(orders),
-        Abi::X86_32 => Service::<X86_32>::new(setup, ring, channel)?.run(orders),
+    commands: &Commands,
+    exited: Arc<AtomicBool>,
+) -> Result<(), ExitReason> {
+    let on_exit = std::mem::replace(&mut config.on_exit, Box::new(|| ()));
+    let _guard = ExitGuard { exited, on_exit: Some(on_exit) };
+    match config.negotiated.abi {
+        Abi::X86_64 => Service::<X86_64>::new(config, ring, channel)?.run(commands),
+        Abi::X86_32 => Service::<X86_32>::new(config, ring, channel)?.run(commands),
     }
-}
-
-/// The descriptor of a control eventfd.
-pub(crate) fn control_fd(orders: &Orders) -> std::os::fd::BorrowedFd<'_> {
-    orders.event.as_fd()
 }

@@ -1,19 +1,38 @@
 //! Block backend: serves virtual block devices to guests.
 //!
-//! A request comes out of the ring in [`queue`], is checked in [`check`], waits for its turn in [`order`], and is
-//! carried out by an [`engine`] in the guest's pages, which `pages` reaches. [`handshake`] agrees with the frontend
-//! on where the ring is. [`device`] is the thread that drives these cores for one ring, [`vbd`] the device that the
-//! control loop of [`xenstore::driver`] looks at.
+//! A request is taken from the ring by [`queue`], checked by [`check`], delayed if need be by [`order`], and carried
+//! out by an [`engine`] on the guest's pages, which `guest_data` maps or copies. [`handshake`] negotiates the ring with
+//! the frontend. [`device`] is the thread that drives these cores for one ring, [`vbd`] the device that the
+//! control loop of [`xenstore::driver`] drives.
+//!
+//! A backend for all disks of a domain's guests, on any hypervisor:
+//!
+//! ```no_run
+//! use std::os::fd::BorrowedFd;
+//! use std::sync::Arc;
+//!
+//! use blkback::{Tuning, VbdDriver};
+//! use hypervisor::Hypervisor;
+//! use xenstore::Client;
+//!
+//! /// Serves until `stop` becomes readable.
+//! fn serve(hv: Arc<dyn Hypervisor>, stop: BorrowedFd<'_>) -> Result<(), Box<dyn std::error::Error>> {
+//!     let store = Client::new(hv.store()?);
+//!     let mut driver = VbdDriver::new(hv.clone());
+//!     driver.set_tuning(Tuning { batch: 16, ..Tuning::default() });
+//!     Ok(xenstore::driver::run(store, hv.domid().0, &mut driver, stop)?)
+//! }
+//! ```
 
 pub mod check;
 pub mod device;
+mod disk_queue;
 pub mod engine;
+mod guest_data;
 pub mod handshake;
 #[cfg(any(test, fuzzing))]
 pub mod harness;
-mod line;
 pub mod order;
-mod pages;
 pub mod queue;
 mod service;
 pub mod stats;

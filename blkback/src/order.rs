@@ -1,11 +1,11 @@
-//! Barriers: a request that waits for all before it, and all after it wait for.
+//! Barriers: a request that starts after all earlier ones are complete, and completes before any later one starts.
 //!
-//! Requests are otherwise carried out in any order, and a flush concerns only writes already answered: the engine's
-//! flush covers those whatever else is in flight. A barrier is four steps: drain, flush, write, flush. While
-//! one is in flight nothing is taken from the ring, so that the ring itself is the queue behind it.
+//! Other requests are carried out in any order, and a flush covers only writes already answered, which the engine's
+//! flush does whatever else is in flight. A barrier is four steps: drain, flush, write, flush. While one is in
+//! flight no request is taken from the ring, so later requests wait in the ring itself.
 
-use crate::check::Transfer;
-use crate::queue::JobId;
+use crate::check::ReadWrite;
+use crate::queue::Tag;
 use ring_abi::blkif::Status;
 
 /// The barrier in flight, if there is one.
@@ -18,56 +18,56 @@ pub struct Order {
 enum Phase {
     #[default]
     Open,
-    /// Waits for all jobs but the barrier's own.
-    Drain(JobId, Option<Transfer>),
-    /// The flush before is in flight.
-    Before(JobId, Option<Transfer>),
-    /// The write waits to be taken.
-    Write(JobId, Transfer),
+    /// Waits for all other requests to complete.
+    Drain(Tag, Option<ReadWrite>),
+    /// The flush before the write is in flight.
+    Before(Tag, Option<ReadWrite>),
+    /// The write is ready to be taken.
+    Write(Tag, ReadWrite),
     /// The write is in flight.
-    Writing(JobId),
-    /// The flush after waits to be taken.
-    Flush(JobId),
-    /// The flush after is in flight.
-    After(JobId),
+    Writing(Tag),
+    /// The flush after the write is ready to be taken.
+    Flush(Tag),
+    /// The flush after the write is in flight.
+    After(Tag),
 }
 
-/// What the barrier wants done now.
+/// The next step of the barrier in flight.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Step {
-    /// Flush for this job.
-    Flush(JobId),
-    /// Write for this job.
-    Write(JobId, Transfer),
+pub enum BarrierStep {
+    /// Flush the disk.
+    Flush(Tag),
+    /// Write the barrier's data.
+    Write(Tag, ReadWrite),
 }
 
 impl Order {
-    /// Whether requests may be taken from the ring.
+    /// Whether requests may be taken from the ring: no barrier is in flight.
     #[inline]
     pub fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Open)
     }
 
     /// Starts a barrier; none may be in flight.
-    pub fn begin(&mut self, job: JobId, transfer: Option<Transfer>) {
-        debug_assert!(self.is_open(), "a barrier inside a barrier");
-        self.phase = Phase::Drain(job, transfer);
+    pub fn begin(&mut self, tag: Tag, data: Option<ReadWrite>) {
+        debug_assert!(self.is_open(), "a second barrier while one is in flight");
+        self.phase = Phase::Drain(tag, data);
     }
 
-    /// The next step, when it may be taken. `others` are jobs in flight besides the barrier's own.
-    pub fn next(&mut self, others: usize) -> Option<Step> {
+    /// Returns the next step if it may start now. `others` is the number of other requests in flight.
+    pub fn next(&mut self, others: usize) -> Option<BarrierStep> {
         match std::mem::take(&mut self.phase) {
-            Phase::Drain(job, transfer) if others == 0 => {
-                self.phase = Phase::Before(job, transfer);
-                Some(Step::Flush(job))
+            Phase::Drain(tag, data) if others == 0 => {
+                self.phase = Phase::Before(tag, data);
+                Some(BarrierStep::Flush(tag))
             }
-            Phase::Write(job, transfer) => {
-                self.phase = Phase::Writing(job);
-                Some(Step::Write(job, transfer))
+            Phase::Write(tag, data) => {
+                self.phase = Phase::Writing(tag);
+                Some(BarrierStep::Write(tag, data))
             }
-            Phase::Flush(job) => {
-                self.phase = Phase::After(job);
-                Some(Step::Flush(job))
+            Phase::Flush(tag) => {
+                self.phase = Phase::After(tag);
+                Some(BarrierStep::Flush(tag))
             }
             waiting => {
                 self.phase = waiting;
@@ -76,28 +76,29 @@ impl Order {
         }
     }
 
-    /// A job's step is over. `Some` is the status to answer; `None` means that the barrier goes on.
+    /// Records that a request's step is complete. Returns the status of its response; `None` if the barrier has
+    /// further steps.
     #[inline]
-    pub fn complete(&mut self, job: JobId, status: Status) -> Option<Status> {
-        if self.is_open() || self.job() != Some(job) { Some(status) } else { self.advance(job, status) }
+    pub fn complete(&mut self, tag: Tag, status: Status) -> Option<Status> {
+        if self.is_open() || self.tag() != Some(tag) { Some(status) } else { self.advance(tag, status) }
     }
 
-    fn advance(&mut self, job: JobId, status: Status) -> Option<Status> {
+    fn advance(&mut self, tag: Tag, status: Status) -> Option<Status> {
         let next = match std::mem::take(&mut self.phase) {
             _ if status != Status::OKAY => return Some(status),
-            Phase::Before(_, Some(transfer)) => Phase::Write(job, transfer),
-            Phase::Writing(_) => Phase::Flush(job),
+            Phase::Before(_, Some(data)) => Phase::Write(tag, data),
+            Phase::Writing(_) => Phase::Flush(tag),
             _ => return Some(status),
         };
         self.phase = next;
         None
     }
 
-    fn job(&self) -> Option<JobId> {
+    fn tag(&self) -> Option<Tag> {
         match &self.phase {
             Phase::Open => None,
-            Phase::Drain(job, _) | Phase::Before(job, _) | Phase::Write(job, _) => Some(*job),
-            Phase::Writing(job) | Phase::Flush(job) | Phase::After(job) => Some(*job),
+            Phase::Drain(tag, _) | Phase::Before(tag, _) | Phase::Write(tag, _) => Some(*tag),
+            Phase::Writing(tag) | Phase::Flush(tag) | Phase::After(tag) => Some(*tag),
         }
     }
 }
@@ -107,47 +108,47 @@ mod tests {
     use super::*;
     use crate::check::Segments;
 
-    const JOB: JobId = JobId(7);
+    const TAG: Tag = Tag(7);
 
-    fn transfer() -> Transfer {
-        Transfer { sector: 8, segments: Segments::new() }
+    fn data() -> ReadWrite {
+        ReadWrite { sector: 8, segments: Segments::new() }
     }
 
     #[test]
-    fn a_barrier_drains_flushes_writes_and_flushes() {
+    fn barrier_with_data_drains_flushes_writes_and_flushes() {
         let mut order = Order::default();
-        order.begin(JOB, Some(transfer()));
+        order.begin(TAG, Some(data()));
         assert_eq!(order.next(2), None);
-        assert_eq!(order.complete(JobId(1), Status::ERROR), Some(Status::ERROR));
-        assert_eq!(order.next(0), Some(Step::Flush(JOB)));
+        assert_eq!(order.complete(Tag(1), Status::ERROR), Some(Status::ERROR));
+        assert_eq!(order.next(0), Some(BarrierStep::Flush(TAG)));
         assert_eq!(order.next(0), None);
-        assert_eq!(order.complete(JOB, Status::OKAY), None);
-        assert_eq!(order.next(0), Some(Step::Write(JOB, transfer())));
-        assert_eq!(order.complete(JOB, Status::OKAY), None);
-        assert_eq!(order.next(0), Some(Step::Flush(JOB)));
+        assert_eq!(order.complete(TAG, Status::OKAY), None);
+        assert_eq!(order.next(0), Some(BarrierStep::Write(TAG, data())));
+        assert_eq!(order.complete(TAG, Status::OKAY), None);
+        assert_eq!(order.next(0), Some(BarrierStep::Flush(TAG)));
         assert!(!order.is_open());
-        assert_eq!(order.complete(JOB, Status::OKAY), Some(Status::OKAY));
+        assert_eq!(order.complete(TAG, Status::OKAY), Some(Status::OKAY));
         assert!(order.is_open());
     }
 
     #[test]
-    fn a_barrier_without_data_is_one_flush() {
+    fn barrier_without_data_is_one_flush() {
         let mut order = Order::default();
-        order.begin(JOB, None);
-        assert_eq!(order.next(0), Some(Step::Flush(JOB)));
-        assert_eq!(order.complete(JOB, Status::OKAY), Some(Status::OKAY));
+        order.begin(TAG, None);
+        assert_eq!(order.next(0), Some(BarrierStep::Flush(TAG)));
+        assert_eq!(order.complete(TAG, Status::OKAY), Some(Status::OKAY));
         assert!(order.is_open());
     }
 
     #[test]
-    fn a_failed_step_ends_the_barrier() {
+    fn barrier_with_failed_step_ends() {
         for steps in 1..=3 {
             let mut order = Order::default();
-            order.begin(JOB, Some(transfer()));
+            order.begin(TAG, Some(data()));
             for step in 1..=steps {
                 assert!(order.next(0).is_some());
                 let status = if step == steps { Status::ERROR } else { Status::OKAY };
-                assert_eq!(order.complete(JOB, status), (step == steps).then_some(Status::ERROR));
+                assert_eq!(order.complete(TAG, status), (step == steps).then_some(Status::ERROR));
             }
             assert!(order.is_open());
         }

@@ -1,21 +1,22 @@
-//! The backend's protocol as a value: requests in, tasks out, each request answered exactly once.
+//! The backend's side of a ring as a value: requests in, operations for the disk out, each request answered once.
 //!
-//! A task is named by a [`JobId`] of ours; the peer's ids are only echoed, and may repeat.
+//! A request in flight is named by a [`Tag`], its slot's number; the frontend's ids are only echoed, and may repeat.
 
-use crate::check::{Limits, Segments, Work, check};
-use crate::order::{Order, Step};
+use crate::check::{CheckedRequest, Limits, ReadWrite, Segments, check};
+use crate::order::{BarrierStep, Order};
 use ring_abi::blkif::{Request, Response, Status};
 use ring_abi::ring::inflight_log::{InflightLog, LogMismatch};
 use ring_abi::ring::{Back, BadMemory, Fault, Notify, Protocol};
 use ring_abi::shm::Memory;
+use slab::Slab;
 
-/// Our name for a request in flight.
+/// The backend's name of a request in flight: the number of its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct JobId(pub u32);
+pub struct Tag(pub u32);
 
 /// What is to be done with the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Op {
+pub enum Operation {
     /// Disk to memory.
     Read,
     /// Memory to disk.
@@ -24,64 +25,83 @@ pub enum Op {
     Flush,
 }
 
-/// One thing to do; [`Queue::complete`] is called once for each.
+/// One operation for the disk, on behalf of a request in flight; [`Queue::complete`] is called once for each.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Task {
-    /// To complete it by.
-    pub job: JobId,
+pub struct DiskRequest {
+    /// The request in flight.
+    pub tag: Tag,
     /// What to do.
-    pub op: Op,
+    pub operation: Operation,
     /// First sector, in units of 512 bytes; checked. 0 for a flush.
     pub sector: u64,
     /// Checked; none for a flush.
     pub segments: Segments,
 }
 
-/// A request in flight, as the peer knows it.
-#[derive(Clone, Copy, Debug, Default)]
-struct Job {
+/// A request in flight, as the frontend knows it.
+#[derive(Clone, Copy, Debug)]
+struct PendingRequest {
     id: u64,
     operation: u8,
-    live: bool,
+    /// The response is in the ring, but may not be published yet.
+    answered: bool,
 }
 
-/// Why a ring cannot be served where an earlier backend has left it.
+/// Why a ring cannot be served in the state in which an earlier backend left it.
 #[derive(Debug, thiserror::Error)]
 pub enum ResumeError {
-    /// It is no ring.
+    /// The ring's memory cannot be a ring.
     #[error(transparent)]
     Memory(#[from] BadMemory),
-    /// What was kept is no in-flight log of it.
+    /// The recorded memory is no in-flight log of the ring.
     #[error(transparent)]
     LogMismatch(#[from] LogMismatch),
-    /// The ring does not agree with the in-flight log.
+    /// The ring's indices contradict the in-flight log.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// The ring has another number of requests that were not answered than the in-flight log.
-    #[error("{inflight_log} requests in flight were kept, but the ring waits for {ring} answers")]
+    /// The in-flight log and the ring disagree on how many requests are unanswered.
+    #[error("{inflight_log} requests are in the in-flight log, but {ring} are unanswered in the ring")]
     Lost {
-        /// In the in-flight log.
+        /// Requests in the in-flight log.
         inflight_log: usize,
-        /// In the ring.
+        /// Unanswered requests in the ring.
         ring: u32,
     },
 }
 
-/// One ring, served. With an [`InflightLog`] in memory `L`, what is in flight is known to whoever comes after us.
+/// One ring, served. With an [`InflightLog`] in memory `L`, a successor of this process can resume it.
+///
+/// ```
+/// # use blkback::{check::Limits, queue::Queue};
+/// # use ring_abi::{blkif::{Status, X86_64}, ring::Fault, shm::Memory};
+/// /// Answers all requests of a frontend; returns how many.
+/// fn serve<M: Memory>(queue: &mut Queue<X86_64, M>) -> Result<usize, Fault> {
+///     let mut served = 0;
+///     while let Some(request) = queue.poll()? {
+///         // Carry out `request.operation` at `request.sector`, then:
+///         queue.complete(request.tag, Status::OKAY);
+///         served += 1;
+///     }
+///     if queue.commit().wanted() {
+///         // Notify the frontend's event channel.
+///     }
+///     Ok(served)
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Queue<P, M, L = M> {
     ring: Back<P, M>,
     limits: Limits,
     order: Order,
-    jobs: Vec<Job>,
-    free: Vec<u32>,
+    /// At most one request a slot of the ring.
+    pending: Slab<PendingRequest>,
     refused: u64,
-    /// Answers were pushed since the last commit.
-    answered: bool,
+    /// Responses were pushed since the last commit.
+    uncommitted: bool,
     inflight_log: Option<InflightLog<P, L>>,
-    /// Answered but not published: their entries of the in-flight log are still needed.
+    /// Requests answered but not published: their entries of the in-flight log are still needed.
     unpublished: Vec<u32>,
-    /// What an earlier backend has taken and not answered, the oldest last.
+    /// Requests that an earlier backend took and did not answer, the oldest last.
     inherited: Vec<(u32, Request)>,
 }
 
@@ -91,138 +111,134 @@ where
     M: Memory,
     L: Memory,
 {
-    /// Joins the frontend's ring.
+    /// Attaches to the frontend's ring.
     ///
     /// # Errors
     /// [`BadMemory`] if the memory cannot be a ring.
     pub fn attach(memory: M, limits: Limits) -> Result<Self, BadMemory> {
-        Ok(Self::over(Back::attach(memory)?, limits))
+        let ring: Back<P, M> = Back::attach(memory)?;
+        let pending = Slab::with_capacity(ring.size() as usize);
+        Ok(Self::new(ring, limits, pending))
     }
 
-    /// Joins the frontend's ring, and keeps an in-flight log of it.
+    /// Attaches to the frontend's ring, and records an in-flight log in `log_memory`.
     ///
     /// # Errors
-    /// [`ResumeError::Memory`]; [`ResumeError::LogMismatch`] where the in-flight log's memory is too small.
-    pub fn attach_recording(memory: M, limits: Limits, kept: L) -> Result<Self, ResumeError> {
+    /// [`ResumeError::Memory`] if the memory cannot be a ring; [`ResumeError::LogMismatch`] if the in-flight log's
+    /// memory is too small.
+    pub fn attach_recording(memory: M, limits: Limits, log_memory: L) -> Result<Self, ResumeError> {
         let mut queue = Self::attach(memory, limits)?;
-        queue.inflight_log = Some(InflightLog::start(kept, queue.ring.size(), queue.ring.consumed())?);
-        queue.unpublished.reserve(queue.jobs.len());
+        queue.inflight_log = Some(InflightLog::start(log_memory, queue.ring.size(), queue.ring.consumed())?);
+        queue.unpublished.reserve(queue.size());
         Ok(queue)
     }
 
-    /// Goes on where an earlier backend was that has kept an in-flight log: what it took and did not answer is
-    /// taken again.
+    /// Resumes the ring of an earlier backend that recorded an in-flight log: requests that it took and did not
+    /// answer are taken again.
     ///
     /// # Errors
-    /// [`ResumeError`].
-    pub fn resume(memory: M, limits: Limits, kept: L) -> Result<Self, ResumeError> {
+    /// [`ResumeError`] says which of ring and log is unusable, or where they disagree.
+    pub fn resume(memory: M, limits: Limits, log_memory: L) -> Result<Self, ResumeError> {
         let mut ring: Back<P, M> = Back::attach(memory)?;
-        let mut inflight_log = InflightLog::open(kept, ring.size())?;
-        let (published, taken) = (ring.produced(), inflight_log.taken());
+        let mut inflight_log: InflightLog<P, L> = InflightLog::open(log_memory, ring.size())?;
+        let published = ring.produced();
+        let taken = inflight_log.taken();
         ring.rejoin(taken)?;
-        let mut queue = Self::over(ring, limits);
-        let mut lost: Vec<_> = (0..queue.ring.size())
-            .filter_map(|slot| {
-                inflight_log.unanswered(slot, published).map(|(index, request)| (index, slot, request))
-            })
-            .collect();
-        if lost.len() as u32 != queue.ring.unanswered() {
-            return Err(ResumeError::Lost { inflight_log: lost.len(), ring: queue.ring.unanswered() });
+        let mut lost = unanswered(&mut inflight_log, ring.size(), published);
+        if lost.len() as u32 != ring.unanswered() {
+            return Err(ResumeError::Lost { inflight_log: lost.len(), ring: ring.unanswered() });
         }
-        // Those taken last lie nearest behind `taken`.
+        // The request taken last is the nearest one behind `taken`.
         lost.sort_unstable_by_key(|(index, ..)| taken.wrapping_sub(*index));
-        queue.free.retain(|slot| lost.iter().all(|(_, lost, _)| lost != slot));
-        for (_, slot, request) in lost {
-            queue.jobs[slot as usize] = Job::of(&request);
-            queue.inherited.push((slot, request));
-        }
+        let pending = lost.iter().map(|(_, slot, request)| (*slot as usize, request.into())).collect();
+        let mut queue = Self::new(ring, limits, pending);
+        queue.inherited = lost.into_iter().map(|(_, slot, request)| (slot, request)).collect();
         queue.inflight_log = Some(inflight_log);
-        queue.unpublished.reserve(queue.jobs.len());
+        queue.unpublished.reserve(queue.size());
         Ok(queue)
     }
 
-    fn over(ring: Back<P, M>, limits: Limits) -> Self {
-        let size = ring.size();
-        let (jobs, free) = (vec![Job::default(); size as usize], (0..size).rev().collect());
+    fn new(ring: Back<P, M>, limits: Limits, pending: Slab<PendingRequest>) -> Self {
         Self {
             ring,
             limits,
             order: Order::default(),
-            jobs,
-            free,
+            pending,
             refused: 0,
-            answered: false,
+            uncommitted: false,
             inflight_log: None,
             unpublished: Vec::new(),
             inherited: Vec::new(),
         }
     }
 
-    /// The disk changed: what is taken from now on is checked against these.
+    /// Sets the limits against which requests taken from now on are checked, after the disk has changed.
     pub fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
     }
 
     /// Requests that can be in flight at once.
+    #[inline]
     pub fn size(&self) -> usize {
-        self.jobs.len()
+        self.ring.size() as usize
     }
 
     /// Requests taken, or inherited, and not answered.
     #[inline]
     pub fn in_flight(&self) -> usize {
-        self.jobs.len() - self.free.len() - self.unpublished.len()
+        self.pending.len() - self.unpublished.len()
     }
 
-    /// Requests answered here because they were wrong or not supported.
+    /// Requests that were answered without an operation, being malformed or not supported.
     pub fn refused(&self) -> u64 {
         self.refused
     }
 
-    /// The next task, if there is one that may be carried out now. Wrong requests are answered on the way, at most
-    /// a ring of them in one call.
+    /// Returns the next operation that may be carried out now. Requests that fail their check are answered on the
+    /// way, at most as many in one call as the ring has slots.
     ///
     /// # Errors
-    /// [`Fault`]: close this device.
+    /// [`Fault`] if the frontend's producer index is impossible: close this device.
     #[inline]
-    pub fn poll(&mut self) -> Result<Option<Task>, Fault> {
+    pub fn poll(&mut self) -> Result<Option<DiskRequest>, Fault> {
         if !self.order.is_open() {
             return Ok(self.next_step());
         }
         if !self.inherited.is_empty() {
             return Ok(self.take_inherited());
         }
-        for _ in 0..self.jobs.len() {
-            // A ring never holds more requests than it has slots; but answers that are not published hold entries.
-            let Some(&slot) = self.free.last() else { return Ok(None) };
+        for _ in 0..self.size() {
+            // A ring never holds more requests than slots, but requests whose responses are not published keep theirs.
+            if self.pending.len() == self.size() {
+                return Ok(None);
+            }
             let Some(request) = self.ring.pop()? else { return Ok(None) };
-            self.free.pop();
-            self.jobs[slot as usize] = Job::of(&request);
+            let slot = self.pending.insert(PendingRequest::from(&request)) as u32;
             if let Some(inflight_log) = &mut self.inflight_log {
                 inflight_log.take(slot, self.ring.consumed().wrapping_sub(1), &request);
             }
-            if let Some(work) = self.admit(slot, &request) {
-                return Ok(self.take(slot, work));
+            if let Some(checked) = self.admit(slot, &request) {
+                return Ok(self.start(slot, checked));
             }
         }
         Ok(None)
     }
 
-    /// The next of what an earlier backend has left undone.
-    fn take_inherited(&mut self) -> Option<Task> {
+    /// The next of the requests that an earlier backend did not answer.
+    fn take_inherited(&mut self) -> Option<DiskRequest> {
         while let Some((slot, request)) = self.inherited.pop() {
-            if let Some(work) = self.admit(slot, &request) {
-                return self.take(slot, work);
+            if let Some(checked) = self.admit(slot, &request) {
+                return self.start(slot, checked);
             }
         }
         None
     }
 
-    /// What a request asks for; answers it where that cannot be.
+    /// Checks a request, and answers it if it fails the check.
     #[inline]
-    fn admit(&mut self, slot: u32, request: &Request) -> Option<Work> {
+    fn admit(&mut self, slot: u32, request: &Request) -> Option<CheckedRequest> {
         match check(request, &self.limits) {
-            Ok(work) => Some(work),
+            Ok(checked) => Some(checked),
             Err(status) => {
                 self.refuse(slot, status);
                 None
@@ -231,25 +247,25 @@ where
     }
 
     #[inline]
-    fn take(&mut self, slot: u32, work: Work) -> Option<Task> {
-        let job = JobId(slot);
-        match work {
-            Work::Read(t) => Some(Task { job, op: Op::Read, sector: t.sector, segments: t.segments }),
-            Work::Write(t) => Some(Task { job, op: Op::Write, sector: t.sector, segments: t.segments }),
-            Work::Flush => Some(flush(job)),
-            Work::Barrier(transfer) => {
-                self.order.begin(job, transfer);
+    fn start(&mut self, slot: u32, checked: CheckedRequest) -> Option<DiskRequest> {
+        let tag = Tag(slot);
+        match checked {
+            CheckedRequest::Read(data) => Some(read_write(tag, Operation::Read, data)),
+            CheckedRequest::Write(data) => Some(read_write(tag, Operation::Write, data)),
+            CheckedRequest::Flush => Some(flush(tag)),
+            CheckedRequest::Barrier(data) => {
+                self.order.begin(tag, data);
                 self.next_step()
             }
         }
     }
 
-    fn next_step(&mut self) -> Option<Task> {
-        // What is inherited and younger than the barrier waits with it.
+    fn next_step(&mut self) -> Option<DiskRequest> {
+        // Inherited requests younger than the barrier start after it.
         let others = self.in_flight() - 1 - self.inherited.len();
         Some(match self.order.next(others)? {
-            Step::Flush(job) => flush(job),
-            Step::Write(job, t) => Task { job, op: Op::Write, sector: t.sector, segments: t.segments },
+            BarrierStep::Flush(tag) => flush(tag),
+            BarrierStep::Write(tag, data) => read_write(tag, Operation::Write, data),
         })
     }
 
@@ -259,66 +275,86 @@ where
         self.answer(slot, status);
     }
 
-    /// A task is over. What it mapped must be unmapped before: the answer gives the pages back to the frontend.
+    /// Records that an operation is complete. Its guest pages must be unmapped before: the response gives them back
+    /// to the frontend.
     #[inline]
-    pub fn complete(&mut self, job: JobId, status: Status) {
-        let Some(status) = self.order.complete(job, status) else { return };
-        self.answer(job.0, status);
+    pub fn complete(&mut self, tag: Tag, status: Status) {
+        let Some(status) = self.order.complete(tag, status) else { return };
+        self.answer(tag.0, status);
     }
 
     #[inline]
     fn answer(&mut self, slot: u32, status: Status) {
-        let known = self.jobs.get_mut(slot as usize).filter(|j| j.live);
-        debug_assert!(known.is_some(), "job {slot} completed twice");
-        let Some(entry) = known else { return };
-        entry.live = false;
-        let response = Response { id: entry.id, operation: entry.operation, status };
+        let pending = self.pending.get_mut(slot as usize).filter(|pending| !pending.answered);
+        debug_assert!(pending.is_some(), "request {slot} completed twice");
+        let Some(pending) = pending else { return };
+        pending.answered = true;
+        let response = Response { id: pending.id, operation: pending.operation, status };
         match &mut self.inflight_log {
             Some(inflight_log) => {
                 inflight_log.answer(slot, self.ring.produced());
                 self.unpublished.push(slot);
             }
-            None => self.free.push(slot),
+            None => drop(self.pending.try_remove(slot as usize)),
         }
         self.ring.push(&response);
-        self.answered = true;
+        self.uncommitted = true;
     }
 
-    /// Publishes the answers, if there are any; says whether the frontend wants to be woken for them.
+    /// Publishes the responses, if there are any; returns whether the frontend is to be notified of them.
     #[inline]
     pub fn commit(&mut self) -> Notify {
-        if !std::mem::take(&mut self.answered) {
+        if !std::mem::take(&mut self.uncommitted) {
             return Notify::No;
         }
         let notify = self.ring.commit();
         if let Some(inflight_log) = &mut self.inflight_log {
             for slot in self.unpublished.drain(..) {
                 inflight_log.end(slot);
-                self.free.push(slot);
+                self.pending.try_remove(slot as usize);
             }
         }
         notify
     }
 
-    /// Asks to be woken by the next request; `true` if there is something to take already.
+    /// Sets the ring's event index, so that the next request is notified; `true` if there is one already.
     ///
     /// # Errors
-    /// [`Fault`]: close this device.
+    /// [`Fault`] if the frontend's producer index is impossible: close this device.
     pub fn arm(&mut self) -> Result<bool, Fault> {
-        // Behind a barrier nothing is taken: its completion wakes, not the ring.
+        // While a barrier is in flight no request is taken: its completion is the next thing to wait for.
         Ok(self.ring.arm()? && self.order.is_open())
     }
 }
 
-impl Job {
+/// The requests of an in-flight log that have no published response: ring index, slot, request.
+fn unanswered<P, L>(log: &mut InflightLog<P, L>, size: u32, published: u32) -> Vec<(u32, u32, Request)>
+where
+    P: Protocol<Request = Request, Response = Response>,
+    L: Memory,
+{
+    (0..size)
+        .filter_map(|slot| {
+            let (index, request) = log.unanswered(slot, published)?;
+            Some((index, slot, request))
+        })
+        .collect()
+}
+
+impl From<&Request> for PendingRequest {
     #[inline]
-    fn of(request: &Request) -> Job {
-        Job { id: request.id(), operation: request.operation(), live: true }
+    fn from(request: &Request) -> PendingRequest {
+        PendingRequest { id: request.id(), operation: request.operation(), answered: false }
     }
 }
 
-fn flush(job: JobId) -> Task {
-    Task { job, op: Op::Flush, sector: 0, segments: Segments::new() }
+#[inline]
+fn read_write(tag: Tag, operation: Operation, data: ReadWrite) -> DiskRequest {
+    DiskRequest { tag, operation, sector: data.sector, segments: data.segments }
+}
+
+fn flush(tag: Tag) -> DiskRequest {
+    DiskRequest { tag, operation: Operation::Flush, sector: 0, segments: Segments::new() }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! One ring's loop: take, reach the pages, submit; poll, let go of them, answer.
+//! The loop of one ring: takes requests and submits operations, polls the engine and publishes responses.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -13,23 +13,23 @@ use ring_abi::blkif::{Request, Response, Status};
 use ring_abi::ring::Protocol;
 
 use crate::check::Limits;
-use crate::device::{End, Orders, Recovery, Setup, control_fd};
-use crate::engine::{DiskInfo, Done, Engine, Io, Op};
-use crate::pages::{Pages, Settled};
-use crate::queue::{JobId, Queue, Task};
-use crate::stats::Stats;
+use crate::device::{Commands, ExitReason, Recovery, RingConfig};
+use crate::engine::{Completion, DiskInfo, Engine, IoRequest, Operation};
+use crate::guest_data::{GuestData, Outcome};
+use crate::queue::{DiskRequest, Queue, Tag};
+use crate::stats::{OpCounters, Stats};
 
-/// Wake-ups in a row without any work after which the frontend's events are slowed (XSA-332, XSA-391).
-const STORM: u32 = 32;
-/// Milliseconds for which a storm's events are not listened to.
-const CALM_MS: u8 = 2;
-/// Looks at the ring between two looks at the clock while spinning.
-const SPINS: u32 = 64;
+/// Consecutive wake-ups without any work after which the frontend's events are throttled (XSA-332, XSA-391).
+const SPURIOUS_MAX: u32 = 32;
+/// Milliseconds for which a throttled event channel is not polled.
+const THROTTLE_MS: u8 = 2;
+/// Polls of the ring between two reads of the clock while busy polling.
+const POLLS_PER_CLOCK_READ: u32 = 64;
 
-/// How often the disk's size is looked at while requests come in: on every one, Linux's backend does.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the disk's size is read while requests come in; Linux's backend reads it for every request.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// When a job was taken, and how much it moves.
+/// When a request was taken, and its length in bytes.
 #[derive(Clone, Copy)]
 struct Started {
     at: Instant,
@@ -38,275 +38,280 @@ struct Started {
 
 /// Everything that one ring's thread owns.
 pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
-    // In this order they are dropped: the engine lets go of the guest's pages, then the ring goes.
+    // Fields are dropped in this order: the engine lets go of the guest's pages before the ring is unmapped.
     engine: Box<dyn Engine>,
-    done: Vec<Done>,
-    stalled: Option<Box<Io>>,
-    /// Operations that are over, to be used again: a request costs no allocation.
-    #[allow(clippy::vec_box)] // What is kept is the boxes.
-    blank: Vec<Box<Io>>,
-    pages: Pages,
-    /// Tasks to be started once more, the other way.
-    again: Vec<Task>,
+    completions: Vec<Completion>,
+    /// An operation that the engine was too full to take.
+    stalled: Option<Box<IoRequest>>,
+    /// Completed operations, to be used again: a request costs no allocation.
+    #[allow(clippy::vec_box)] // The boxes are what is reused.
+    free_ios: Vec<Box<IoRequest>>,
+    guest_data: GuestData,
+    /// Requests to be started once more, with their data copied.
+    retries: Vec<DiskRequest>,
     queue: Queue<P, Contiguous, InflightRegion>,
-    /// What the disk was when it was last looked at, and when that was.
+    /// The disk's properties when last read, and when that was.
     info: DiskInfo,
-    looked: Instant,
-    /// An earlier process may have left an answer that the frontend was not woken for.
+    refreshed: Instant,
+    /// An earlier process may have published a response without notifying the frontend.
     resumed: bool,
     channel: Box<dyn Channel>,
+    /// By tag.
     started: Box<[Started]>,
     /// Operations that the engine has.
     in_engine: usize,
-    /// Wake-ups in a row that found nothing to do.
+    /// Consecutive wake-ups without any work.
     spurious: u32,
-    spin: AdaptivePoll,
+    adaptive_poll: AdaptivePoll,
     stats: Arc<Stats>,
-    setup: Setup,
+    config: RingConfig,
 }
 
 impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
-    pub(crate) fn new(mut setup: Setup, ring: Contiguous, channel: Box<dyn Channel>) -> Result<Self, End> {
-        let info = setup.disk.info().map_err(End::Engine)?;
-        let (limits, recovery) = (limits(&info), std::mem::take(&mut setup.recovery));
+    pub(crate) fn new(
+        mut config: RingConfig,
+        ring: Contiguous,
+        channel: Box<dyn Channel>,
+    ) -> Result<Self, ExitReason> {
+        let info = config.disk.info().map_err(ExitReason::Engine)?;
+        let limits = limits(&info);
+        let recovery = std::mem::take(&mut config.recovery);
         let resumed = matches!(recovery, Recovery::Resume(_));
         let queue = match recovery {
             Recovery::None => Queue::attach(ring, limits)?,
-            Recovery::Record(kept) => Queue::attach_recording(ring, limits, kept)?,
-            Recovery::Resume(kept) => Queue::resume(ring, limits, kept)?,
+            Recovery::Record(region) => Queue::attach_recording(ring, limits, region)?,
+            Recovery::Resume(region) => Queue::resume(ring, limits, region)?,
         };
         if resumed {
-            tracing::info!(peer = %setup.peer, in_flight = queue.in_flight(), "going on where it was left");
+            tracing::info!(in_flight = queue.in_flight(), "resumed");
         }
         let depth = queue.size();
-        let mut engine = setup.disk.engine(depth).map_err(End::Engine)?;
-        let pages = Pages::new(&setup, depth, &mut *engine);
-        let started = vec![Started { at: Instant::now(), bytes: 0 }; depth].into();
-        let stats = setup.stats.clone();
-        let (done, stalled, spin) = (Vec::with_capacity(depth), None, AdaptivePoll::default());
-        let blank = Vec::with_capacity(depth);
+        let mut engine = config.disk.engine(depth).map_err(ExitReason::Engine)?;
+        let guest_data = GuestData::new(&config, depth, &mut *engine);
         Ok(Self {
             engine,
-            done,
-            stalled,
-            blank,
-            pages,
-            again: Vec::new(),
+            completions: Vec::with_capacity(depth),
+            stalled: None,
+            free_ios: Vec::with_capacity(depth),
+            guest_data,
+            retries: Vec::new(),
             queue,
             info,
-            looked: Instant::now(),
+            refreshed: Instant::now(),
             resumed,
             channel,
-            started,
+            started: vec![Started { at: Instant::now(), bytes: 0 }; depth].into(),
             in_engine: 0,
             spurious: 0,
-            spin,
-            stats,
-            setup,
+            adaptive_poll: AdaptivePoll::default(),
+            stats: config.stats.clone(),
+            config,
         })
     }
 
-    /// Serves until told to stop or until the device can go on no more; in both cases nothing is left in the
-    /// engine.
-    pub(crate) fn run(mut self, orders: &Orders) -> Result<(), End> {
-        let outcome = self.serve(orders);
+    /// Serves the ring until it is told to stop or fails. In both cases the engine has handed back all operations.
+    pub(crate) fn run(mut self, commands: &Commands) -> Result<(), ExitReason> {
+        let outcome = self.serve(commands);
         let drained = self.drain();
         if outcome.is_ok() {
-            self.publish()?;
+            self.publish_responses()?;
         }
         outcome.and(drained)
     }
 
-    fn serve(&mut self, orders: &Orders) -> Result<(), End> {
+    fn serve(&mut self, commands: &Commands) -> Result<(), ExitReason> {
         if self.resumed {
-            self.channel.notify().map_err(gone)?;
+            self.channel.notify().map_err(channel_error)?;
         }
         loop {
-            if orders.pending() {
-                if orders.stop() {
+            if commands.pending() {
+                if commands.is_stopped() {
                     return Ok(());
                 }
-                if orders.take_resized() {
-                    self.queue.set_limits(limits(&self.setup.disk.info().map_err(End::Engine)?));
+                if commands.take_resized() {
+                    let info = self.config.disk.info().map_err(ExitReason::Engine)?;
+                    self.queue.set_limits(limits(&info));
                 }
             }
-            if self.round()? {
+            if self.poll_once()? {
                 self.spurious = 0;
-            } else if !self.spin(orders)? && !self.queue.arm()? {
-                self.sleep(orders)?;
+            } else if !self.busy_poll(commands)? && !self.queue.arm()? {
+                self.sleep(commands)?;
             }
         }
     }
 
-    /// Takes, submits, answers; `true` if there was anything to do.
-    fn round(&mut self) -> Result<bool, End> {
-        let taken = self.take()?;
-        let finished = self.finish()?;
-        self.publish()?;
-        Ok(taken || finished)
+    /// Takes requests, completes operations and publishes responses; `true` if there was anything to do.
+    fn poll_once(&mut self) -> Result<bool, ExitReason> {
+        let taken = self.take_requests()?;
+        let completed = self.complete_requests()?;
+        self.publish_responses()?;
+        Ok(taken || completed)
     }
 
-    fn take(&mut self) -> Result<bool, End> {
+    fn take_requests(&mut self) -> Result<bool, ExitReason> {
         if let Some(io) = self.stalled.take() {
             self.submit(io);
         }
         let mut now = None;
-        for _ in 0..self.setup.tuning.batch {
+        for _ in 0..self.config.tuning.batch {
             if self.stalled.is_some() {
                 break;
             }
-            let Some(task) = self.queue.poll()? else { break };
-            // One look at the clock a batch is near enough, and a look costs as much as a request.
+            let Some(request) = self.queue.poll()? else { break };
+            // The clock is read once a batch: reading it costs as much as a request.
             let at = *now.get_or_insert_with(Instant::now);
-            self.start(&task, at);
+            self.start(&request, at);
         }
-        if let Some(now) = now.filter(|now| now.saturating_duration_since(self.looked) >= LOOK) {
-            self.look(now);
+        if let Some(now) = now.filter(|now| now.saturating_duration_since(self.refreshed) >= REFRESH_INTERVAL)
+        {
+            self.refresh(now);
         }
         Ok(now.is_some())
     }
 
-    /// Looks at the disk's size; the control thread tells the frontend of another one, and us.
+    /// Reads the disk's size. If it changed, the control thread advertises it to the frontend and sends a command.
     #[cold]
-    fn look(&mut self, now: Instant) {
-        self.looked = now;
-        match self.setup.disk.info() {
+    fn refresh(&mut self, now: Instant) {
+        self.refreshed = now;
+        match self.config.disk.info() {
             Ok(info) if info != self.info => {
                 self.info = info;
-                (self.setup.changed)();
+                (self.config.on_resize)();
             }
             Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "looking at the disk's size"),
+            Err(error) => tracing::debug!(%error, "failed to read the disk's size"),
         }
     }
 
-    fn start(&mut self, task: &Task, at: Instant) {
-        let mut io = self.blank.pop().unwrap_or_else(Io::blank);
-        let ready = match task.op {
-            Op::Flush => {
-                io.set_flush(task.job.0.into());
+    fn start(&mut self, request: &DiskRequest, at: Instant) {
+        let mut io = self.free_ios.pop().unwrap_or_else(IoRequest::empty);
+        let ready = match request.operation {
+            Operation::Flush => {
+                io.set_flush(request.tag.0.into());
                 true
             }
-            Op::Read | Op::Write => self.pages.prepare(task, &mut io),
+            Operation::Read | Operation::Write => self.guest_data.start(request, &mut io),
         };
-        self.started[task.job.0 as usize] = Started { at, bytes: io.len() };
+        self.started[request.tag.0 as usize] = Started { at, bytes: io.len() };
         if ready {
             self.submit(io);
         } else {
-            count(&self.stats, task.op).add(0, false);
-            self.queue.complete(task.job, Status::ERROR);
-            self.blank.push(io);
+            counters(&self.stats, request.operation).add(0, false);
+            self.queue.complete(request.tag, Status::ERROR);
+            self.free_ios.push(io);
         }
     }
 
     #[inline]
-    fn submit(&mut self, io: Box<Io>) {
+    fn submit(&mut self, io: Box<IoRequest>) {
         match self.engine.submit(io) {
             Ok(()) => self.in_engine += 1,
             Err(io) => self.stalled = Some(io),
         }
     }
 
-    fn finish(&mut self) -> Result<bool, End> {
+    fn complete_requests(&mut self) -> Result<bool, ExitReason> {
         if self.in_engine == 0 {
             return Ok(false);
         }
-        self.engine.poll(&mut self.done).map_err(End::Engine)?;
-        if self.done.is_empty() {
+        self.engine.poll(&mut self.completions).map_err(ExitReason::Engine)?;
+        if self.completions.is_empty() {
             return Ok(false);
         }
         let now = Instant::now();
-        for Done { mut io, result } in self.done.drain(..) {
+        for Completion { request: mut io, result } in self.completions.drain(..) {
             self.in_engine -= 1;
-            let (job, op) = (JobId(io.tag as u32), io.op);
-            let result = match self.pages.settle(&mut io, result) {
-                Settled::Over(result) => result,
-                Settled::Again(task) => {
-                    self.blank.push(io);
-                    self.again.push(task);
+            let tag = Tag(io.tag as u32);
+            let operation = io.operation;
+            let result = match self.guest_data.complete(&mut io, result) {
+                Outcome::Done(result) => result,
+                Outcome::Retry(request) => {
+                    self.free_ios.push(io);
+                    self.retries.push(request);
                     continue;
                 }
             };
-            // Unmapped before the answer gives the pages back to the frontend.
+            // Unmapped before the response gives the pages back to the frontend.
             io.clear();
-            self.blank.push(io);
-            let started = self.started[job.0 as usize];
-            self.stats.took(now.saturating_duration_since(started.at));
-            count(&self.stats, op).add(started.bytes, result.is_ok());
-            self.queue.complete(job, status(op, &result));
+            self.free_ios.push(io);
+            let started = self.started[tag.0 as usize];
+            self.stats.record_latency(now.saturating_duration_since(started.at));
+            counters(&self.stats, operation).add(started.bytes, result.is_ok());
+            self.queue.complete(tag, status(operation, &result));
         }
-        while let Some(task) = self.again.pop() {
-            self.start(&task, now);
+        while let Some(request) = self.retries.pop() {
+            self.start(&request, now);
         }
         self.stats.set_depth(self.queue.in_flight());
         self.stats.set_refused(self.queue.refused());
         Ok(true)
     }
 
-    fn publish(&mut self) -> Result<(), End> {
+    fn publish_responses(&mut self) -> Result<(), ExitReason> {
         if self.queue.commit().wanted() {
-            self.stats.notified();
-            self.channel.notify().map_err(gone)?;
+            self.stats.count_notify();
+            self.channel.notify().map_err(channel_error)?;
         }
         Ok(())
     }
 
-    /// Looks again for a short while; `true` if there is something to do.
-    fn spin(&mut self, orders: &Orders) -> Result<bool, End> {
-        if self.setup.tuning.spin.is_zero() || !self.spin.worth() {
+    /// Polls for a short while before sleeping; `true` if there is something to do.
+    fn busy_poll(&mut self, commands: &Commands) -> Result<bool, ExitReason> {
+        if self.config.tuning.busy_poll.is_zero() || !self.adaptive_poll.worth() {
             return Ok(false);
         }
         let start = Instant::now();
-        while start.elapsed() < self.setup.tuning.spin {
-            for _ in 0..SPINS {
-                if orders.pending() || self.round()? {
-                    self.spin.hit();
+        while start.elapsed() < self.config.tuning.busy_poll {
+            for _ in 0..POLLS_PER_CLOCK_READ {
+                if commands.pending() || self.poll_once()? {
+                    self.adaptive_poll.hit();
                     return Ok(true);
                 }
                 std::hint::spin_loop();
             }
         }
-        self.spin.missed();
+        self.adaptive_poll.missed();
         Ok(false)
     }
 
-    fn sleep(&mut self, orders: &Orders) -> Result<(), End> {
-        let storm = self.spurious >= STORM;
-        let timeout = if storm { PollTimeout::from(CALM_MS) } else { PollTimeout::NONE };
-        let mut fds = [self.engine.fd(), control_fd(orders), self.channel.as_fd()]
+    fn sleep(&mut self, commands: &Commands) -> Result<(), ExitReason> {
+        let throttled = self.spurious >= SPURIOUS_MAX;
+        let timeout = if throttled { PollTimeout::from(THROTTLE_MS) } else { PollTimeout::NONE };
+        let mut fds = [self.engine.fd(), commands.event.as_fd(), self.channel.as_fd()]
             .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        let heard = if storm { &mut fds[..2] } else { &mut fds[..] };
-        match poll(heard, timeout) {
+        let polled = if throttled { &mut fds[..2] } else { &mut fds[..] };
+        match poll(polled, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
-            Err(e) => return Err(End::Wait(e.into())),
+            Err(e) => return Err(ExitReason::Wait(e.into())),
         }
         let engine = fds[0].any().unwrap_or(false);
-        self.stats.woken();
+        self.stats.count_wakeup();
         self.spurious = if engine { 0 } else { self.spurious.saturating_add(1) };
-        self.channel.take().map(|_| ()).map_err(gone)
+        self.channel.take().map(|_| ()).map_err(channel_error)
     }
 
-    /// Waits for the engine to hand back everything: pages are unmapped only then.
-    fn drain(&mut self) -> Result<(), End> {
+    /// Waits for the engine to hand back all operations: only then may pages be unmapped.
+    fn drain(&mut self) -> Result<(), ExitReason> {
         self.stalled = None;
         while self.in_engine > 0 {
-            if self.finish()? {
+            if self.complete_requests()? {
                 continue;
             }
             let mut fds = [PollFd::new(self.engine.fd(), PollFlags::POLLIN)];
             match poll(&mut fds, PollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => {}
-                Err(e) => return Err(End::Wait(e.into())),
+                Err(e) => return Err(ExitReason::Wait(e.into())),
             }
         }
         Ok(())
     }
 }
 
-fn gone(error: hypervisor::Error) -> End {
+fn channel_error(error: hypervisor::Error) -> ExitReason {
     match error {
-        hypervisor::Error::Closed => End::Gone,
-        other => End::Channel(other),
+        hypervisor::Error::Closed => ExitReason::PeerGone,
+        other => ExitReason::Channel(other),
     }
 }
 
@@ -315,19 +320,19 @@ fn limits(info: &DiskInfo) -> Limits {
     Limits { sectors, sector_size, read_only, flush }
 }
 
-fn count(stats: &Stats, op: Op) -> &crate::stats::Count {
-    match op {
-        Op::Read => &stats.read,
-        Op::Write => &stats.write,
-        Op::Flush => &stats.flush,
+fn counters(stats: &Stats, operation: Operation) -> &OpCounters {
+    match operation {
+        Operation::Read => &stats.read,
+        Operation::Write => &stats.write,
+        Operation::Flush => &stats.flush,
     }
 }
 
-fn status(op: Op, result: &io::Result<()>) -> Status {
+fn status(operation: Operation, result: &io::Result<()>) -> Status {
     match result {
         Ok(()) => Status::OKAY,
         Err(error) => {
-            tracing::debug!(?op, %error, "the disk failed a request");
+            tracing::debug!(?operation, %error, "failed request");
             Status::ERROR
         }
     }

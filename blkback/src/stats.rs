@@ -1,4 +1,4 @@
-//! What a device has done, counted without locks: written by its thread, read by anybody.
+//! A device's counters, without locks: written by the device's own thread, read by any other.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
@@ -6,21 +6,21 @@ use std::time::Duration;
 /// Buckets of the latency histogram: up to 1 us, 2 us, 4 us ... and the rest.
 pub const BUCKETS: usize = 24;
 
-/// Operations of one kind.
+/// Counters of one kind of operation.
 #[derive(Debug, Default)]
-pub struct Count {
+pub struct OpCounters {
     ops: AtomicU64,
     bytes: AtomicU64,
     errors: AtomicU64,
 }
 
-impl Count {
-    /// Operations over, failed ones too.
+impl OpCounters {
+    /// Operations completed, failed ones included.
     pub fn ops(&self) -> u64 {
         self.ops.load(Relaxed)
     }
 
-    /// Bytes moved by those that did not fail.
+    /// Bytes moved by operations that succeeded.
     pub fn bytes(&self) -> u64 {
         self.bytes.load(Relaxed)
     }
@@ -41,15 +41,15 @@ impl Count {
     }
 }
 
-/// One ring's numbers, since its device appeared.
+/// One device's counters, from the time it was found.
 #[derive(Debug, Default)]
 pub struct Stats {
     /// Reads.
-    pub read: Count,
+    pub read: OpCounters,
     /// Writes.
-    pub write: Count,
+    pub write: OpCounters,
     /// Flushes.
-    pub flush: Count,
+    pub flush: OpCounters,
     refused: AtomicU64,
     depth: AtomicU64,
     wakeups: AtomicU64,
@@ -58,17 +58,17 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Requests answered without reaching the disk: wrong, or not supported.
+    /// Requests answered without reaching the disk: malformed, or not supported.
     pub fn refused(&self) -> u64 {
         self.refused.load(Relaxed)
     }
 
-    /// Requests in flight when last looked at.
+    /// Requests in flight, as of the last completion.
     pub fn depth(&self) -> u64 {
         self.depth.load(Relaxed)
     }
 
-    /// Times the thread was woken.
+    /// How often the thread was woken.
     pub fn wakeups(&self) -> u64 {
         self.wakeups.load(Relaxed)
     }
@@ -78,14 +78,14 @@ impl Stats {
         self.notifies.load(Relaxed)
     }
 
-    /// Operations by latency, from a request taken to its answer published: bucket `n` holds those of less than
-    /// 2^n microseconds that are in no bucket below; the last holds the rest.
+    /// Operations by latency, from the request's being taken to its completion: bucket `n` counts those of less
+    /// than 2^n microseconds that are in no lower bucket; the last bucket counts the rest.
     pub fn latency(&self) -> [u64; BUCKETS] {
         std::array::from_fn(|n| self.latency[n].load(Relaxed))
     }
 
     #[inline]
-    pub(crate) fn took(&self, latency: Duration) {
+    pub(crate) fn record_latency(&self, latency: Duration) {
         let microseconds = latency.as_micros() as u64;
         let bucket = (u64::BITS - microseconds.leading_zeros()) as usize;
         bump(&self.latency[bucket.min(BUCKETS - 1)], 1);
@@ -100,16 +100,16 @@ impl Stats {
         self.depth.store(depth as u64, Relaxed);
     }
 
-    pub(crate) fn woken(&self) {
+    pub(crate) fn count_wakeup(&self) {
         bump(&self.wakeups, 1);
     }
 
-    pub(crate) fn notified(&self) {
+    pub(crate) fn count_notify(&self) {
         bump(&self.notifies, 1);
     }
 }
 
-/// One thread writes: a load and a store are enough, and no locked instruction is paid.
+/// Adds to a counter that one thread alone writes: a load and a store, without a locked instruction.
 #[inline]
 fn bump(counter: &AtomicU64, by: u64) {
     counter.store(counter.load(Relaxed) + by, Relaxed);
@@ -120,11 +120,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn latencies_fall_into_powers_of_two() {
+    fn latency_falls_into_bucket_of_its_power_of_two() {
         let stats = Stats::default();
         for (ns, bucket) in [(0, 0), (999, 0), (1_000, 1), (3_999, 2), (4_000, 3), (u64::MAX, BUCKETS - 1)] {
             let before = stats.latency()[bucket];
-            stats.took(Duration::from_nanos(ns));
+            stats.record_latency(Duration::from_nanos(ns));
             assert_eq!(stats.latency()[bucket], before + 1, "{ns}");
         }
     }

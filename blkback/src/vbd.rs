@@ -1,23 +1,26 @@
-//! A virtual block device, as the control loop sees it: disk, handshake, ring.
+//! A virtual block device, from its appearance in the store to its removal: disk, handshake, ring.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use hypervisor::{DomId, Error, Hypervisor, InflightDir};
+use ring_abi::blkif::key;
 use xenstore::driver::{Answer, BackDevice, BackDriver, Failure, View, Waker};
 use xenstore::xenbus::Device;
 use xenstore::{Keys, XenbusState};
 
-use crate::device::{DataPath, End, Recovery, RingThread, Setup, StartError, Tuning, inflight_bytes};
+use crate::device::{
+    DataPath, ExitReason, Recovery, RingConfig, RingThread, StartError, Tuning, inflight_bytes,
+};
+use crate::disk_queue::{Claim, DiskQueues};
 use crate::engine::{Disk, DiskInfo, OpenError, Spec, open};
-use crate::handshake::{Act, Handshake, Ring, Transport, offer};
-use crate::line::{Lines, Place};
+use crate::handshake::{Action, Handshake, Negotiated, Ring, advertised_keys};
 use crate::stats::Stats;
 
-/// Opens the disk that a backend's keys ask for.
+/// Opens the disk of a device, given its keys in the backend's directory.
 pub type Opener = Box<dyn FnMut(&Device, &Keys) -> Result<Arc<dyn Disk>, Failure> + Send>;
 
-/// The numbers of every device served, by device.
+/// The counters of all devices, by the frontend's domain and the device's number.
 pub type Registry = Arc<Mutex<BTreeMap<(u16, u32), Arc<Stats>>>>;
 
 /// The driver of all `vbd` devices of a domain.
@@ -25,39 +28,43 @@ pub struct VbdDriver {
     hv: Arc<dyn Hypervisor>,
     opener: Opener,
     tuning: Tuning,
-    keep: Option<InflightDir>,
-    lines: Lines,
+    inflight_dir: Option<InflightDir>,
+    disk_queues: DiskQueues,
     registry: Registry,
 }
 
 impl VbdDriver {
-    /// A driver that opens disks as their keys say ([`Spec`]).
+    /// Makes a driver that opens the disks that the devices' keys describe ([`Spec`]).
     pub fn new(hv: Arc<dyn Hypervisor>) -> VbdDriver {
         VbdDriver::with_opener(hv, Box::new(|_, keys| open_keys(keys)))
     }
 
-    /// A driver that opens disks its own way. Devices that are given the same disk, the very same value, use it after
-    /// each other: the youngest alone.
+    /// Makes a driver that opens disks by `opener`. Of the devices for which it returns the same `Arc` only the
+    /// youngest uses the disk, once the others have released it.
     pub fn with_opener(hv: Arc<dyn Hypervisor>, opener: Opener) -> VbdDriver {
-        let (tuning, keep, lines, registry) =
-            (Tuning::default(), None, Lines::default(), Registry::default());
-        VbdDriver { hv, opener, tuning, keep, lines, registry }
+        VbdDriver {
+            hv,
+            opener,
+            tuning: Tuning::default(),
+            inflight_dir: None,
+            disk_queues: DiskQueues::default(),
+            registry: Registry::default(),
+        }
     }
 
-    /// How the threads of devices found from now on behave.
+    /// Sets the parameters of devices that appear from now on.
     pub fn set_tuning(&mut self, tuning: Tuning) {
         self.tuning = tuning;
     }
 
-    /// Keeps what is in flight on the rings of devices found from now on, so that a successor of this process goes on
-    /// with them. For frontends that do not connect again by themselves, and where events reach whoever connects to
-    /// a port next, as on Xen.
-    pub fn set_inflight_dir(&mut self, keep: InflightDir) {
-        self.keep = Some(keep);
+    /// Records requests in flight of devices that appear from now on, so that a successor of this process resumes
+    /// their rings. For frontends that do not reconnect by themselves, on hypervisors where a successor can bind the
+    /// same event channel, as on Xen.
+    pub fn set_inflight_dir(&mut self, dir: InflightDir) {
+        self.inflight_dir = Some(dir);
     }
 
-    /// The devices' numbers; those of a device are gone with it. The key is the frontend's domain and the device's
-    /// number.
+    /// The counters of all devices; a device's are removed with it.
     pub fn registry(&self) -> Registry {
         self.registry.clone()
     }
@@ -69,26 +76,29 @@ impl BackDriver for VbdDriver {
     }
 
     fn probe(&mut self, device: &Device, view: &View, waker: Waker) -> Result<Box<dyn BackDevice>, Failure> {
+        let span = tracing::error_span!("vbd", domid = device.front, devid = device.id);
+        let _entered = span.clone().entered();
         let disk = (self.opener)(device, &view.own)?;
-        let info = disk.info().map_err(|e| failure(&e, format!("params: {}: {e}", disk.name())))?;
-        tracing::info!(device = device.back_path(), disk = disk.name(), sectors = info.sectors, "found");
+        let info = disk.info().map_err(|e| failure(&e, format!("{}: {}: {e}", key::PARAMS, disk.name())))?;
+        tracing::info!(disk = disk.name(), sectors = info.sectors, "found");
         let stats = Arc::new(Stats::default());
         let id = (device.front, device.id);
         lock(&self.registry).insert(id, stats.clone());
         let mut vbd = Vbd {
             device: device.clone(),
+            span,
             hv: self.hv.clone(),
             tuning: self.tuning,
             handshake: Handshake::new(view),
             ring: None,
-            told_to_stop: false,
-            parked: None,
-            place: self.lines.join(&disk, waker.clone()),
-            told: info,
+            stopping: false,
+            suspended: None,
+            claim: self.disk_queues.join(&disk, waker.clone()),
+            advertised: info,
             disk,
             stats,
             waker,
-            keep: self.keep.clone(),
+            inflight_dir: self.inflight_dir.clone(),
             registry: self.registry.clone(),
         };
         vbd.resume(view)?;
@@ -98,59 +108,66 @@ impl BackDriver for VbdDriver {
 
 struct Vbd {
     device: Device,
+    span: tracing::Span,
     hv: Arc<dyn Hypervisor>,
     disk: Arc<dyn Disk>,
-    /// What the frontend was told of the disk.
-    told: DiskInfo,
+    /// The disk's properties, as advertised to the frontend.
+    advertised: DiskInfo,
     handshake: Handshake,
     ring: Option<RingThread>,
-    told_to_stop: bool,
+    /// The ring's thread was told to stop.
+    stopping: bool,
     /// The ring that is not served while a younger device uses the disk.
-    parked: Option<Transport>,
-    place: Arc<Place>,
+    suspended: Option<Negotiated>,
+    claim: Arc<Claim>,
     tuning: Tuning,
     stats: Arc<Stats>,
     waker: Waker,
-    keep: Option<InflightDir>,
+    inflight_dir: Option<InflightDir>,
     registry: Registry,
 }
 
 impl BackDevice for Vbd {
     fn changed(&mut self, view: &View) -> Answer {
+        let _entered = self.span.clone().entered();
         let mut answer = Answer { error: self.reap(), ..Answer::default() };
-        self.take_turns(&mut answer);
-        self.handshake.see(view);
+        self.hand_over(&mut answer);
+        self.handshake.update(view);
         loop {
             match self.handshake.next(view, self.ring_state()) {
-                Act::Nothing => break,
-                // Nudged when the disk is ours to use.
-                Act::Connect(_) if !self.place.take() => break,
-                Act::Offer => self.tell(&mut answer, XenbusState::InitWait),
-                Act::Connected => self.tell(&mut answer, XenbusState::Connected),
-                Act::State(state) => answer.state = Some(state),
-                Act::Disconnect => self.disconnect(),
-                Act::Refuse(error) => {
+                Action::Wait => break,
+                // The device is woken when the disk may be available.
+                Action::Connect(_) if !self.claim.try_acquire() => break,
+                Action::Offer => self.publish(&mut answer, XenbusState::InitWait),
+                Action::Connected => {
+                    tracing::info!("connected");
+                    self.publish(&mut answer, XenbusState::Connected);
+                }
+                Action::State(state) => answer.state = Some(state),
+                Action::Disconnect => self.disconnect(),
+                Action::Refuse(error) => {
                     answer.error = Some(Failure::new(libc::EINVAL, error));
                     answer.state = Some(XenbusState::Closing);
                 }
-                Act::Connect(transport) => {
-                    if let Err(failure) = self.connect(transport) {
+                Action::Connect(negotiated) => {
+                    if let Err(failure) = self.connect(negotiated) {
                         self.fail(&mut answer, failure);
                     }
                 }
             }
         }
-        self.look_at_size(&mut answer);
+        self.publish_resize(&mut answer);
         answer
     }
 
     fn stop(&mut self) {
-        // What is kept is for our successor now.
-        self.keep = None;
+        let _entered = self.span.clone().entered();
+        // The recorded requests are from now on for the successor.
+        self.inflight_dir = None;
         if let Some(ring) = self.ring.take() {
             ring.stop();
-            if let Err(end) = ring.join() {
-                tracing::warn!(device = self.device.back_path(), "{end}");
+            if let Err(error) = ring.join() {
+                tracing::warn!(%error, "failed while stopping");
             }
         }
     }
@@ -159,28 +176,25 @@ impl BackDevice for Vbd {
 impl Vbd {
     fn ring_state(&self) -> Ring {
         match &self.ring {
-            _ if self.parked.is_some() => Ring::Running,
+            _ if self.suspended.is_some() => Ring::Running,
             None if self.handshake.state() == XenbusState::Connected => Ring::Ended,
             None => Ring::None,
-            Some(_) if self.told_to_stop => Ring::Stopping,
+            Some(_) if self.stopping => Ring::Stopping,
             Some(_) => Ring::Running,
         }
     }
 
-    /// Lets a younger device have the disk, or has it back from one.
-    fn take_turns(&mut self, answer: &mut Answer) {
-        if let (Some(ring), None, false) = (&self.ring, &self.parked, self.place.has_turn()) {
-            tracing::info!(
-                device = self.device.back_path(),
-                "a younger device of the same machine has the disk now"
-            );
-            self.parked = Some(ring.transport().clone());
-            self.told_to_stop = true;
+    /// Hands the disk over to a younger device, or acquires it again when the younger device has released it.
+    fn hand_over(&mut self, answer: &mut Answer) {
+        if let (Some(ring), None, false) = (&self.ring, &self.suspended, self.claim.is_youngest()) {
+            tracing::info!("disk handed over to a younger device");
+            self.suspended = Some(ring.negotiated().clone());
+            self.stopping = true;
             ring.stop();
         }
-        if self.ring.is_none() && self.parked.is_some() && self.place.take() {
-            tracing::info!(device = self.device.back_path(), "has the disk back");
-            if let Some(Err(failure)) = self.parked.take().map(|transport| self.connect(transport)) {
+        if self.ring.is_none() && self.suspended.is_some() && self.claim.try_acquire() {
+            tracing::info!("disk acquired");
+            if let Some(Err(failure)) = self.suspended.take().map(|negotiated| self.connect(negotiated)) {
                 self.fail(answer, failure);
             }
         }
@@ -192,158 +206,164 @@ impl Vbd {
         answer.state = Some(XenbusState::Closing);
     }
 
-    /// Takes note of a ring whose thread is over; tells why if it was not told to stop.
+    /// Joins a ring's thread that has exited; returns why if it was not told to stop.
     fn reap(&mut self) -> Option<Failure> {
-        let over = self.ring.take_if(|ring| ring.is_over())?;
-        self.forget();
-        let told = std::mem::take(&mut self.told_to_stop);
-        match over.join() {
-            Ok(()) => None,
-            Err(End::Gone) => {
-                tracing::info!(device = self.device.back_path(), "the frontend is gone");
+        let ring = self.ring.take_if(|ring| ring.has_exited())?;
+        self.remove_inflight();
+        let stopped = std::mem::take(&mut self.stopping);
+        match ring.join() {
+            Ok(()) => {
+                tracing::info!("disconnected");
                 None
             }
-            Err(end) if told => {
-                tracing::warn!(device = self.device.back_path(), "while it stopped: {end}");
+            Err(reason @ ExitReason::PeerGone) => {
+                tracing::info!("disconnected: {reason}");
                 None
             }
-            Err(end) => Some(Failure::new(end.errno(), format!("closing the device: {end}"))),
+            Err(error) if stopped => {
+                tracing::warn!(%error, "failed while stopping");
+                None
+            }
+            Err(error) => Some(Failure::new(error.errno(), format!("closing: {error}"))),
         }
     }
 
-    fn tell(&mut self, answer: &mut Answer, state: XenbusState) {
+    fn publish(&mut self, answer: &mut Answer, state: XenbusState) {
         self.refresh();
-        answer.keys.extend(self.offer().iter());
+        answer.keys.extend(self.advertised_keys().iter());
         answer.state = Some(state);
     }
 
-    fn offer(&self) -> Keys {
-        offer(&self.told, self.tuning.data_path == DataPath::Persistent)
+    fn advertised_keys(&self) -> Keys {
+        advertised_keys(&self.advertised, self.tuning.data_path == DataPath::Persistent)
     }
 
+    /// Reads the disk's properties again; `true` if they changed.
     fn refresh(&mut self) -> bool {
         match self.disk.info() {
-            Ok(info) => std::mem::replace(&mut self.told, info) != info,
+            Ok(info) => std::mem::replace(&mut self.advertised, info) != info,
             Err(error) => {
-                tracing::warn!(disk = self.disk.name(), %error, "looking at the disk's size");
+                tracing::warn!(disk = self.disk.name(), %error, "failed to read the disk's size");
                 false
             }
         }
     }
 
-    /// Tells a connected frontend of a new size: `sectors`, then the state once more.
-    fn look_at_size(&mut self, answer: &mut Answer) {
+    /// Publishes a new size to a connected frontend: `sectors`, then the state once more.
+    fn publish_resize(&mut self, answer: &mut Answer) {
         let connected = self.handshake.state() == XenbusState::Connected && answer.state.is_none();
         if let (true, Some(ring)) = (connected && self.refresh(), &self.ring) {
-            tracing::info!(device = self.device.back_path(), sectors = self.told.sectors, "resized");
+            tracing::info!(sectors = self.advertised.sectors, "resized");
             ring.resized();
-            answer.keys.extend(self.offer().iter());
+            answer.keys.extend(self.advertised_keys().iter());
             answer.rewrite = true;
         }
     }
 
-    fn connect(&mut self, transport: Transport) -> Result<(), Failure> {
-        let create = |keep: &InflightDir| {
-            keep.create(&self.name(), &transport.to_string(), inflight_bytes(&transport))
+    /// Starts to serve a ring, having acquired the disk.
+    fn connect(&mut self, negotiated: Negotiated) -> Result<(), Failure> {
+        let create = |dir: &InflightDir| {
+            dir.create(&self.inflight_name(), &negotiated.to_string(), inflight_bytes(&negotiated))
         };
-        let kept = self.keep.as_ref().map(create).transpose().map_err(|e| {
-            self.place.leave();
+        let region = self.inflight_dir.as_ref().map(create).transpose().map_err(|e| {
+            self.claim.release();
             Failure::new(libc::EIO, e)
         })?;
-        let recovery = kept.map_or(Recovery::None, Recovery::Record);
-        self.start(transport, recovery).map_err(|e| Failure::new(libc::EINVAL, e))
+        let recovery = region.map_or(Recovery::None, Recovery::Record);
+        self.start(negotiated, recovery).map_err(|e| Failure::new(libc::EINVAL, e))
     }
 
-    /// Serves a ring, having taken the disk.
-    fn start(&mut self, transport: Transport, recovery: Recovery) -> Result<(), StartError> {
-        let (waker, look, place) = (self.waker.clone(), self.waker.clone(), self.place.clone());
-        let setup = Setup {
+    /// Starts the ring's thread, having acquired the disk.
+    fn start(&mut self, negotiated: Negotiated, recovery: Recovery) -> Result<(), StartError> {
+        let resize_waker = self.waker.clone();
+        let exit_waker = self.waker.clone();
+        let claim = self.claim.clone();
+        let config = RingConfig {
             hv: self.hv.clone(),
             peer: DomId(self.device.front),
-            transport,
+            negotiated,
             disk: self.disk.clone(),
             recovery,
             stats: self.stats.clone(),
             tuning: self.tuning,
-            changed: Box::new(move || look.wake()),
-            ended: Box::new(move || {
-                place.leave();
-                waker.wake();
+            on_resize: Box::new(move || resize_waker.wake()),
+            on_exit: Box::new(move || {
+                claim.release();
+                exit_waker.wake();
             }),
         };
-        self.ring = Some(RingThread::start(setup).inspect_err(|_| self.place.leave())?);
+        self.ring = Some(RingThread::start(config).inspect_err(|_| self.claim.release())?);
         Ok(())
     }
 
-    /// Goes on with the ring of an earlier process that was connected, if that one kept what was in flight.
-    /// Otherwise the handshake starts anew.
+    /// Resumes the ring of an earlier process that was Connected, if that process recorded its requests in flight.
+    /// Otherwise the handshake starts from the beginning.
     fn resume(&mut self, found: &View) -> Result<(), Failure> {
-        let (Some(keep), XenbusState::Connected) = (&self.keep, found.own_state) else { return Ok(()) };
-        let Ok(transport) = Transport::from_keys(&found.other) else { return Ok(()) };
-        let kept = match keep.open(&self.name(), &transport.to_string(), inflight_bytes(&transport)) {
-            Ok(Some(kept)) => kept,
+        let (Some(dir), XenbusState::Connected) = (&self.inflight_dir, found.own_state) else {
+            return Ok(());
+        };
+        let Ok(negotiated) = Negotiated::from_keys(&found.other) else { return Ok(()) };
+        let opened = dir.open(&self.inflight_name(), &negotiated.to_string(), inflight_bytes(&negotiated));
+        let region = match opened {
+            Ok(Some(region)) => region,
             Ok(None) => {
-                tracing::warn!(
-                    device = self.device.back_path(),
-                    "nothing was kept of its ring: connecting anew"
-                );
+                tracing::warn!("no requests recorded for its ring: reconnecting");
                 return Ok(());
             }
             Err(error @ Error::Busy(_)) => return Err(Failure::new(libc::EBUSY, error)),
             Err(error) => return Err(Failure::new(libc::EIO, error)),
         };
-        if !self.place.take() {
-            return Err(Failure::new(libc::EBUSY, "another device of the same machine has the disk"));
+        if !self.claim.try_acquire() {
+            return Err(Failure::new(libc::EBUSY, "another device of the same machine uses the disk"));
         }
-        match self.start(transport, Recovery::Resume(kept)) {
+        match self.start(negotiated, Recovery::Resume(region)) {
             Ok(()) => self.handshake = Handshake::resumed(),
-            Err(error) => {
-                tracing::warn!(device = self.device.back_path(), %error, "cannot go on with its ring")
-            }
+            Err(error) => tracing::warn!(%error, "failed to resume its ring: reconnecting"),
         }
         Ok(())
     }
 
-    /// The name by which its requests are kept.
-    fn name(&self) -> String {
+    /// The name under which requests in flight are recorded.
+    fn inflight_name(&self) -> String {
         format!("vbd-{}-{}", self.device.front, self.device.id)
     }
 
-    /// The ring is over: what was kept of it concerns nobody any more.
-    fn forget(&self) {
-        if let Some(keep) = &self.keep {
-            keep.forget(&self.name());
+    /// Removes the recorded requests of a ring that is no longer served.
+    fn remove_inflight(&self) {
+        if let Some(dir) = &self.inflight_dir {
+            dir.forget(&self.inflight_name());
         }
     }
 
     fn disconnect(&mut self) {
-        self.parked = None;
+        self.suspended = None;
         match &self.ring {
             Some(ring) => {
                 ring.stop();
-                self.told_to_stop = true;
+                self.stopping = true;
             }
-            // It ended by itself, and was reaped.
+            // The thread exited without being told to, and was joined.
             None => self.handshake.failed(),
         }
     }
 }
 
 impl Drop for Vbd {
-    /// The ring's thread ends by itself, with all that it maps; nobody waits for a slow disk here.
+    /// Tells the ring's thread to stop, without waiting for it: the disk may be slow.
     fn drop(&mut self) {
         if let Some(ring) = &self.ring {
             ring.stop();
-            self.forget();
+            self.remove_inflight();
         }
         lock(&self.registry).remove(&(self.device.front, self.device.id));
     }
 }
 
-/// Opens the disk that a backend's keys ask for ([`Spec`]).
+/// Opens the disk that a backend's keys describe ([`Spec`]).
 ///
 /// # Errors
-/// What the system or [`Spec`] says; EBUSY where another disk has the image.
+/// EINVAL if a key is invalid, EBUSY if another disk has locked the image, EACCES if it is not writable, otherwise
+/// the errno of the system call that failed.
 pub fn open_keys(keys: &Keys) -> Result<Arc<dyn Disk>, Failure> {
     let spec = Spec::from_keys(keys).map_err(|e| Failure::new(libc::EINVAL, e))?;
     open(&spec).map_err(|e| match &e {

@@ -1,4 +1,4 @@
-//! Every engine, compared with `ram`: one suite, one line an engine. And how disks are opened, or not.
+//! Every engine, compared with `ram` by one suite; and the errors of opening disks.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -6,7 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use blkback::DiskInfo;
-use blkback::engine::{Data, Disk, Done, Engine, FileDisk, Io, Mode, Op, RamDisk, Spec, open};
+use blkback::engine::{
+    Completion, Data, Disk, Engine, FileDisk, IoRequest, Mode, Operation, RamDisk, Spec, open,
+};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use proptest::prelude::*;
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
@@ -15,19 +17,20 @@ const SECTORS: u64 = 256;
 
 #[derive(Clone, Debug)]
 struct Step {
-    op: Op,
+    operation: Operation,
     sector: u64,
     sectors: u64,
     fill: u8,
-    /// Submitted together with the one before.
+    /// Submitted while the step before is in flight.
     together: bool,
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
-    let op = prop_oneof![4 => Just(Op::Read), 4 => Just(Op::Write), 1 => Just(Op::Flush)];
-    (op, 0..SECTORS, 1..64u64, any::<u8>(), any::<bool>()).prop_map(
-        |(op, sector, sectors, fill, together)| Step {
-            op,
+    let operation =
+        prop_oneof![4 => Just(Operation::Read), 4 => Just(Operation::Write), 1 => Just(Operation::Flush)];
+    (operation, 0..SECTORS, 1..64u64, any::<u8>(), any::<bool>()).prop_map(
+        |(operation, sector, sectors, fill, together)| Step {
+            operation,
             sector,
             sectors: sectors.min(SECTORS - sector),
             fill,
@@ -36,18 +39,18 @@ fn any_step() -> impl Strategy<Value = Step> {
     )
 }
 
-fn io(tag: u64, step: &Step) -> Box<Io> {
-    if step.op == Op::Flush {
-        return Io::flush(tag);
+fn io(tag: u64, step: &Step) -> Box<IoRequest> {
+    if step.operation == Operation::Flush {
+        return IoRequest::flush(tag);
     }
     let pages = MmapRegion::new(step.sectors as usize * 512).unwrap();
     let bytes = vec![step.fill; pages.len()];
     pages.as_volatile_slice().copy_from(&bytes);
-    Io::own(tag, step.op, step.sector, pages)
+    IoRequest::private(tag, step.operation, step.sector, pages)
 }
 
-/// Polls until `count` operations are back, sleeping on the engine's descriptor in between.
-fn wait(engine: &mut dyn Engine, count: usize) -> Vec<Done> {
+/// Polls until `count` operations have completed, sleeping on the engine's descriptor in between.
+fn wait(engine: &mut dyn Engine, count: usize) -> Vec<Completion> {
     let mut done = Vec::new();
     loop {
         engine.poll(&mut done).unwrap();
@@ -60,42 +63,44 @@ fn wait(engine: &mut dyn Engine, count: usize) -> Vec<Done> {
     }
 }
 
-fn bytes(done: Done) -> Vec<u8> {
-    let Data::Own(region) = done.io.into_data() else { return Vec::new() };
+fn bytes(completion: Completion) -> Vec<u8> {
+    let Data::Private(region) = completion.request.into_data() else { return Vec::new() };
     let mut bytes = vec![0; region.len()];
     region.as_volatile_slice().read_slice(&mut bytes, 0).unwrap();
     bytes
 }
 
-/// What each operation brought back, and the whole disk in the end.
+/// The bytes of each operation after it completed, and finally those of the whole disk.
 fn outcome(disk: &dyn Disk, steps: &[Step]) -> (BTreeMap<u64, Vec<u8>>, Vec<u8>) {
     let mut engine = disk.engine(8).unwrap();
-    let (mut seen, mut in_flight) = (BTreeMap::new(), 0);
+    let mut results = BTreeMap::new();
+    let mut in_flight = 0;
     let mut busy: Vec<std::ops::Range<u64>> = Vec::new();
     for (tag, step) in steps.iter().enumerate() {
         let range = step.sector..step.sector + step.sectors;
         let apart = busy.iter().all(|b| b.end <= range.start || range.end <= b.start);
         if !(step.together && apart && in_flight < 8) {
-            seen.extend(wait(&mut *engine, in_flight).into_iter().map(|d| (d.io.tag, bytes(d))));
-            (in_flight, busy) = (0, Vec::new());
+            results.extend(wait(&mut *engine, in_flight).into_iter().map(|d| (d.request.tag, bytes(d))));
+            in_flight = 0;
+            busy = Vec::new();
         }
         engine.submit(io(tag as u64, step)).map_err(|_| "full").unwrap();
         in_flight += 1;
         busy.push(range);
     }
-    seen.extend(wait(&mut *engine, in_flight).into_iter().map(|d| (d.io.tag, bytes(d))));
-    let all = Step { op: Op::Read, sector: 0, sectors: SECTORS, fill: 0, together: false };
+    results.extend(wait(&mut *engine, in_flight).into_iter().map(|d| (d.request.tag, bytes(d))));
+    let all = Step { operation: Operation::Read, sector: 0, sectors: SECTORS, fill: 0, together: false };
     engine.submit(io(0, &all)).map_err(|_| "full").unwrap();
     let whole = wait(&mut *engine, 1).pop().unwrap();
     assert!(whole.result.is_ok());
-    (seen, bytes(whole))
+    (results, bytes(whole))
 }
 
 fn ram() -> Arc<dyn Disk> {
     Arc::new(RamDisk::new(DiskInfo::new(SECTORS)).unwrap())
 }
 
-/// A raw image of zeroes, in a directory that lives as long.
+/// A raw image of zeroes in `dir`.
 fn raw(dir: &Path, direct: bool) -> Arc<dyn Disk> {
     let path = dir.join(format!("{direct}.img"));
     std::fs::write(&path, vec![0; SECTORS as usize * 512]).unwrap();
@@ -111,47 +116,47 @@ fn agrees_with_ram(make: impl Fn(&Path) -> Arc<dyn Disk>) {
 }
 
 #[test]
-fn ram_agrees() {
+fn ram_agrees_with_itself() {
     agrees_with_ram(|_| ram());
 }
 
 #[test]
-fn uring_buffered_agrees() {
+fn uring_through_the_page_cache_agrees_with_ram() {
     agrees_with_ram(|dir| raw(dir, false));
 }
 
 #[test]
-fn uring_direct_agrees() {
+fn uring_with_o_direct_agrees_with_ram() {
     agrees_with_ram(|dir| raw(dir, true));
 }
 
 #[test]
-fn what_is_beyond_a_truncated_image_is_an_error_not_a_hang() {
+fn read_beyond_truncated_image_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let disk = raw(dir.path(), false);
     let mut engine = disk.engine(4).unwrap();
     std::fs::File::options().write(true).open(dir.path().join("false.img")).unwrap().set_len(1024).unwrap();
     assert_eq!(disk.info().unwrap().sectors, 2);
     for (sector, ok) in [(0, true), (1, false), (100, false)] {
-        let step = Step { op: Op::Read, sector, sectors: 2, fill: 9, together: false };
+        let step = Step { operation: Operation::Read, sector, sectors: 2, fill: 9, together: false };
         engine.submit(io(sector, &step)).map_err(|_| "full").unwrap();
         assert_eq!(wait(&mut *engine, 1)[0].result.is_ok(), ok, "sector {sector}");
     }
 }
 
 #[test]
-fn a_full_engine_gives_the_operation_back_and_drops_in_order() {
+fn full_engine_gives_the_operation_back_and_waits_when_dropped() {
     let dir = tempfile::tempdir().unwrap();
     let mut engine = raw(dir.path(), true).engine(2).unwrap();
-    let step = Step { op: Op::Read, sector: 0, sectors: 8, fill: 0, together: false };
+    let step = Step { operation: Operation::Read, sector: 0, sectors: 8, fill: 0, together: false };
     assert!(engine.submit(io(1, &step)).is_ok() && engine.submit(io(2, &step)).is_ok());
     assert_eq!(engine.submit(io(3, &step)).unwrap_err().tag, 3);
-    // Two operations are still the kernel's: dropping waits for them.
+    // Two operations are still in the kernel: dropping waits for them.
     drop(engine);
 }
 
 #[test]
-fn errors_name_the_file_what_was_found_and_what_was_expected() {
+fn open_errors_name_the_file_and_what_was_found_and_expected() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let refusal = |name: &str, mode| open(&Spec::raw(path(name), mode)).map(|_| ()).unwrap_err().to_string();
@@ -178,9 +183,9 @@ fn errors_name_the_file_what_was_found_and_what_was_expected() {
 }
 
 #[test]
-fn a_file_that_may_only_be_read_is_no_writable_disk() {
+fn open_read_only_file_for_writing_is_refused() {
     if nix::unistd::Uid::effective().is_root() {
-        // Root may write it all the same; the kernel's own read-only files are refused to root too.
+        // Root may write to read-only files, except for the kernel's own.
         let error = open(&Spec::raw("/proc/version", Mode::Write)).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("/proc/version"), "{error}");
         return;

@@ -1,4 +1,4 @@
-//! A backend's process killed while it works, again and again, under a guest that writes: nothing is lost.
+//! A backend's process killed repeatedly while a guest writes: no write is lost.
 
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +17,7 @@ use xenstore::Client;
 
 const DIR: &str = "XPV_TEST_BACK_DIR";
 
-/// Not a test of its own: what the child process of the test below runs.
+/// The child process of the test below; as a test of its own it does nothing.
 #[test]
 fn child() {
     let Ok(dir) = std::env::var(DIR) else { return };
@@ -52,7 +52,7 @@ impl Drop for Killed {
 }
 
 #[test]
-fn a_killed_backend_loses_nothing() {
+fn killed_backend_loses_no_write() {
     const PAGES: u64 = 64;
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(PAGES * 4096).unwrap();

@@ -1,4 +1,5 @@
-//! Both wire layouts carry data to the disk and back, by frontends made by hand: 32-bit guests speak another than we.
+//! Data written and read over both wire layouts, by frontends whose requests the test builds: 32-bit guests use another
+//! layout than the backend.
 //!
 //! `layouts xen::` does it in a guest of a real Xen host (`tests/xen/run vbd-32`): `XPV_VBD` names the device,
 //! `XPV_CONTENT` a file to be written to it, which the scenario then finds in the image.
@@ -22,11 +23,11 @@ fn carry<P: Protocol<Request = Request, Response = Response>>(
     content: &[u8],
 ) {
     let mut raw: RawFrontend<P> = RawFrontend::connect(device, protocol, false);
-    let sector = |piece: usize| (piece * FULL / 512) as u64;
-    for (number, piece) in content.chunks(FULL).enumerate() {
-        raw.data.slice(0, piece.len()).unwrap().copy_from(piece);
-        let pages: Vec<_> = (0..piece.len().div_ceil(PAGE_SIZE)).collect();
-        // Ids of all 64 bits, which lie elsewhere in the other layout.
+    let sector = |chunk: usize| (chunk * FULL / 512) as u64;
+    for (number, chunk) in content.chunks(FULL).enumerate() {
+        raw.data.slice(0, chunk.len()).unwrap().copy_from(chunk);
+        let pages: Vec<_> = (0..chunk.len().div_ceil(PAGE_SIZE)).collect();
+        // Ids of all 64 bits, whose offset differs between the layouts.
         let write = raw.io(OP_WRITE, !(number as u64), sector(number), &pages);
         raw.send(&[write]);
         assert_eq!(outcome(&raw.receive(1)), [(!(number as u64), OP_WRITE, Status::OKAY)]);
@@ -34,13 +35,13 @@ fn carry<P: Protocol<Request = Request, Response = Response>>(
     let flush = raw.io(OP_FLUSH_DISKCACHE, 1 << 40, 0, &[]);
     raw.send(&[flush]);
     assert_eq!(outcome(&raw.receive(1)), [(1 << 40, OP_FLUSH_DISKCACHE, Status::OKAY)]);
-    for (number, piece) in content.chunks(FULL).enumerate() {
-        let count = piece.len().div_ceil(PAGE_SIZE);
+    for (number, chunk) in content.chunks(FULL).enumerate() {
+        let count = chunk.len().div_ceil(PAGE_SIZE);
         let reads: Vec<_> =
             (0..count).map(|p| raw.io(OP_READ, p as u64, sector(number) + 8 * p as u64, &[p])).collect();
         raw.send(&reads);
         assert!(raw.receive(count).iter().all(|answer| answer.status == Status::OKAY));
-        assert!(data(&raw, 0, piece.len()) == piece, "piece {number}");
+        assert!(data(&raw, 0, chunk.len()) == chunk, "chunk {number}");
     }
     parts_of_pages(&mut raw, content);
     raw.device.set("state", 6);
@@ -84,7 +85,7 @@ mod local {
         image.as_file().set_len(8 << 20).unwrap();
         let path = image.path().to_str().unwrap();
         let device = machine.attach_disk(GUEST, XVDA, path);
-        // Three times round the ring, and no whole request at the end.
+        // Three times around the ring, with a partial request at the end.
         let content = random::bytes(32, 100 * FULL + 3 * PAGE_SIZE);
         carry::<P>(FrontendDevice::new(machine.domain(GUEST), device), protocol, &content);
         assert!(std::fs::read(image.path()).unwrap()[..content.len()] == content);

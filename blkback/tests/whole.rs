@@ -1,6 +1,6 @@
-//! Whole machines in threads: a frontend's bytes against the image's.
+//! Whole machines in threads: the bytes that a frontend reads and writes against those of the image.
 
-use blkfront::{Completion, Error, Op, Options, Request};
+use blkfront::{Completion, Error, Operation, Options, Request};
 use hypervisor::{Access, DomId, Hypervisor};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -25,7 +25,7 @@ fn content(file: &tempfile::NamedTempFile) -> Vec<u8> {
 }
 
 #[test]
-fn what_is_read_and_written_is_the_image() {
+fn reads_and_writes_reach_the_image() {
     let (file, mut expected) = image(4 * MIB);
     let machine = Machine::new();
     let _back = Backend::start(&machine);
@@ -57,7 +57,7 @@ fn machine_back() -> String {
 }
 
 #[test]
-fn a_read_only_disk_is_not_written() {
+fn write_to_read_only_disk_fails() {
     let (file, expected) = image(MIB);
     let machine = Machine::new();
     let _back = Backend::start(&machine);
@@ -67,9 +67,10 @@ fn a_read_only_disk_is_not_written() {
     let mut disk = open(&guest, options());
     assert!(disk.info().read_only);
     assert!(matches!(disk.write_at(0, &[1; 512]), Err(Error::ReadOnly)));
-    // A frontend that writes all the same.
+    // A frontend that writes in spite of that.
     let buffer = disk.buffer(4096).unwrap();
-    let request = Request { token: 1, op: Op::Write, sector: 0, bytes: 4096, buffer: Some(buffer) };
+    let request =
+        Request { token: 1, operation: Operation::Write, sector: 0, bytes: 4096, buffer: Some(buffer) };
     disk.submit(request).unwrap();
     let done = wait_for(&mut disk, 1);
     assert!(matches!(done[0].check(), Err(Error::Status { .. })));
@@ -87,7 +88,7 @@ fn wait_for(disk: &mut blkfront::Disk, count: usize) -> Vec<Completion> {
 }
 
 #[test]
-fn many_requests_at_once_keep_their_buffers() {
+fn requests_in_flight_together_keep_their_buffers() {
     let (file, expected) = image(4 * MIB);
     let machine = Machine::new();
     let _back = Backend::start(&machine);
@@ -97,10 +98,22 @@ fn many_requests_at_once_keep_their_buffers() {
     let depth = disk.depth() as u64;
     for token in 0..depth {
         let buffer = disk.buffer(8192).unwrap();
-        let request = Request { token, op: Op::Read, sector: token * 16, bytes: 8192, buffer: Some(buffer) };
+        let request = Request {
+            token,
+            operation: Operation::Read,
+            sector: token * 16,
+            bytes: 8192,
+            buffer: Some(buffer),
+        };
         disk.submit(request).unwrap();
     }
-    let extra = Request { token: 99, op: Op::Read, sector: 0, bytes: 512, buffer: disk.buffer(512).ok() };
+    let extra = Request {
+        token: 99,
+        operation: Operation::Read,
+        sector: 0,
+        bytes: 512,
+        buffer: disk.buffer(512).ok(),
+    };
     assert!(disk.submit(extra).is_err(), "the ring is full");
     let mut tokens = Vec::new();
     for completion in wait_for(&mut disk, depth as usize) {
@@ -123,7 +136,7 @@ fn machine_stats(back: &Backend) -> std::sync::Arc<blkback::Stats> {
 }
 
 #[test]
-fn threads_share_a_disk() {
+fn disk_shared_by_threads_keeps_their_writes() {
     let (file, _) = image(4 * MIB);
     let machine = Machine::new();
     let _back = Backend::start(&machine);
@@ -151,7 +164,7 @@ fn threads_share_a_disk() {
 }
 
 #[test]
-fn a_disk_grows_while_it_is_open() {
+fn disk_that_grows_is_resized_after_a_write_to_its_directory() {
     let (file, _) = image(MIB);
     let machine = Machine::new();
     let _back = Backend::start(&machine);
@@ -160,7 +173,7 @@ fn a_disk_grows_while_it_is_open() {
     let mut disk = open(&guest, options());
     file.as_file().set_len(2 * MIB as u64).unwrap();
     file.as_file().write_all_at(&[7; 512], 2 * MIB as u64 - 512).unwrap();
-    // Any write at the backend's node makes it look.
+    // Any write in the backend's directory makes it read the size again.
     machine.client().write(&format!("{}/resize", device.back_path()), "1").unwrap();
     let mut done = Vec::new();
     while disk.info().sectors != 4096 {
@@ -172,7 +185,7 @@ fn a_disk_grows_while_it_is_open() {
 }
 
 #[test]
-fn a_disk_that_grows_under_io_is_noticed_unasked() {
+fn disk_that_grows_is_resized_while_requests_come_in() {
     let (file, _) = image(MIB);
     let machine = Machine::new();
     let _back = Backend::start(&machine);
@@ -181,14 +194,14 @@ fn a_disk_that_grows_under_io_is_noticed_unasked() {
     file.as_file().set_len(2 * MIB as u64).unwrap();
     let start = std::time::Instant::now();
     while disk.info().sectors != 4096 {
-        assert!(start.elapsed() < BOUND, "never noticed");
+        assert!(start.elapsed() < BOUND, "never resized");
         disk.read_at(0, &mut [0; 512]).unwrap();
         disk.process_events().unwrap();
     }
 }
 
 #[test]
-fn a_disk_closes_and_opens_again_and_is_detached() {
+fn disk_closes_reopens_and_detaches() {
     let (file, expected) = image(MIB);
     let machine = Machine::new();
     let back = Backend::start(&machine);
@@ -226,7 +239,7 @@ fn wait_until(what: &str, is: impl Fn() -> bool) {
 }
 
 #[test]
-fn vanishing_nodes_end_the_device_while_io_runs() {
+fn nodes_removed_with_requests_in_flight_end_the_device() {
     let (file, _) = image(MIB);
     let machine = Machine::new();
     let back = Backend::start(&machine);
@@ -236,8 +249,14 @@ fn vanishing_nodes_end_the_device_while_io_runs() {
     let mut done = Vec::new();
     for token in 0..32 {
         let buffer = disk.buffer(4096).unwrap();
-        disk.submit(Request { token, op: Op::Read, sector: token * 8, bytes: 4096, buffer: Some(buffer) })
-            .unwrap();
+        disk.submit(Request {
+            token,
+            operation: Operation::Read,
+            sector: token * 8,
+            bytes: 4096,
+            buffer: Some(buffer),
+        })
+        .unwrap();
     }
     disk.commit().unwrap();
     machine.client().rm(&device.back_path()).unwrap();
@@ -247,14 +266,14 @@ fn vanishing_nodes_end_the_device_while_io_runs() {
     drop(disk);
     drop(done);
     wait_until("everything is unmapped", || {
-        // Quarantine is looked through when pages are wanted.
+        // The quarantine is checked when pages are allocated.
         drop(guest.share(DomId::DOM0, 1, Access::ReadWrite).unwrap());
         guest.quarantined(DomId::DOM0) == 0
     });
 }
 
 #[test]
-fn a_backend_that_starts_again_loses_nothing() {
+fn backend_that_restarts_loses_no_write() {
     let (file, _) = image(MIB);
     let machine = Machine::new();
     let mut back = Backend::start(&machine);
@@ -280,9 +299,9 @@ fn a_backend_that_starts_again_loses_nothing() {
     disk.close().unwrap();
 }
 
-/// Its thread, or the process of an earlier backend, lets go of an image a moment after the device is gone.
+/// The thread of a removed device, or an earlier backend process, may hold an image's lock for another moment.
 #[test]
-fn an_image_that_is_still_in_use_is_waited_for() {
+fn image_still_in_use_is_opened_once_released() {
     let (file, _) = image(MIB);
     let params = file.path().to_str().unwrap().to_owned();
     let machine = Machine::new();
@@ -304,7 +323,7 @@ fn an_image_that_is_still_in_use_is_waited_for() {
 }
 
 #[test]
-fn a_wrong_image_is_told_and_another_is_tried() {
+fn missing_image_is_reported_and_opened_once_it_exists() {
     let machine = Machine::new();
     let _back = Backend::start(&machine);
     let dir = tempfile::tempdir().unwrap();

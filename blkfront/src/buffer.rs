@@ -1,15 +1,13 @@
-//! Pages granted to the backend: what it reads from and writes to without a copy.
+//! Pages granted to the backend, which reads and writes them without a copy.
 
 use arrayvec::ArrayVec;
 use hypervisor::{Access, DomId, Hypervisor, PAGE_SIZE, Shared};
-use ring_abi::blkif::{MAX_SEGMENTS, SECTOR, Segment};
+use ring_abi::blkif::{SECTOR, Segment};
 use vm_memory::{Bytes, VolatileSlice};
 
 use crate::error::{Error, Result};
 use crate::queue::Segments;
-
-/// Bytes of the largest buffer: what one request can carry, 44 KiB.
-pub const MOST_BYTES: usize = MAX_SEGMENTS * PAGE_SIZE;
+use crate::split::MAX_REQUEST_BYTES;
 
 /// Granted pages, zeroed at first. While a request is in flight its buffer belongs to the device.
 #[derive(Debug)]
@@ -18,15 +16,15 @@ pub struct Buffer {
 }
 
 impl Buffer {
-    /// Grants pages for so many bytes, at most [`MOST_BYTES`].
+    /// Grants pages for `bytes` bytes, at most [`MAX_REQUEST_BYTES`].
     pub(crate) fn new(hv: &dyn Hypervisor, peer: DomId, bytes: usize) -> Result<Buffer> {
-        if bytes == 0 || bytes > MOST_BYTES {
+        if bytes == 0 || bytes > MAX_REQUEST_BYTES {
             return Err(Error::Length { bytes });
         }
         Ok(Buffer { pages: hv.share(peer, bytes.div_ceil(PAGE_SIZE), Access::ReadWrite)? })
     }
 
-    /// Bytes of all its pages.
+    /// Length of all pages in bytes.
     pub fn capacity(&self) -> usize {
         self.pages.pages() * PAGE_SIZE
     }
@@ -50,13 +48,13 @@ impl Buffer {
     /// Copies bytes out of the buffer, from its start.
     ///
     /// # Panics
-    /// If there are not as many.
+    /// If the buffer is shorter than `bytes`.
     pub fn copy_to(&self, bytes: &mut [u8]) {
         let copied = self.memory(bytes.len()).read_slice(bytes, 0);
         debug_assert!(copied.is_ok(), "the slice is as long as the bytes");
     }
 
-    /// The first `bytes` as segments; whole sectors, at most the capacity.
+    /// The first `bytes` bytes as segments; `None` if they are no whole sectors, or more than the capacity.
     #[inline]
     pub(crate) fn segments(&self, bytes: usize) -> Option<Segments> {
         if bytes == 0 || !bytes.is_multiple_of(SECTOR) || bytes > self.capacity() {

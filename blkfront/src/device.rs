@@ -1,4 +1,4 @@
-//! A disk over a hypervisor, owned by one thread: nothing is locked on its way.
+//! A disk over a hypervisor, used by one thread at a time without locks.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -14,33 +14,34 @@ use xenstore::xenbus::End;
 
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
-use crate::handshake::{Handshake, Info};
-use crate::queue::{Op, Queue, Segments};
+use crate::handshake::{Handshake, Negotiated};
+use crate::queue::{Operation, Queue, Segments};
 
-/// How a disk is opened.
+/// Options for opening a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The ring's pages as a power of two, if the backend takes as many: 0 has 32 requests in flight, 4 has 512.
+    /// The binary logarithm of the ring's pages, if the backend supports as many: 0 allows 32 requests in flight, 4
+    /// allows 512.
     pub ring_page_order: u32,
-    /// How long [`Disk::open`] waits for the backend.
-    pub patience: Duration,
+    /// How long [`Disk::open`] and [`Disk::close`] wait for the backend.
+    pub timeout: Duration,
     /// How long [`Disk::wait`] polls before it sleeps.
-    pub spin: Duration,
+    pub busy_poll: Duration,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { ring_page_order: 0, patience: Duration::from_secs(30), spin: Duration::from_micros(20) }
+        Options { ring_page_order: 0, timeout: Duration::from_secs(30), busy_poll: Duration::from_micros(20) }
     }
 }
 
-/// One request, with the pages it moves.
+/// One request, with the pages that it reads into or writes from.
 #[derive(Debug)]
 pub struct Request {
-    /// The caller's own mark, given back in the [`Completion`].
+    /// The caller's identifier, given back in the [`Completion`].
     pub token: u64,
     /// What to do.
-    pub op: Op,
+    pub operation: Operation,
     /// First sector, in units of 512 bytes.
     pub sector: u64,
     /// Bytes from the buffer's start, whole sectors of the disk; 0 for a flush.
@@ -50,68 +51,85 @@ pub struct Request {
 }
 
 impl Request {
-    /// A flush.
+    /// Makes a flush.
     pub fn flush(token: u64) -> Request {
-        Request { token, op: Op::Flush, sector: 0, bytes: 0, buffer: None }
+        Request { token, operation: Operation::Flush, sector: 0, bytes: 0, buffer: None }
     }
 }
 
-/// A request that is over.
+/// A completed request.
 #[derive(Debug)]
 pub struct Completion {
-    /// The request, its buffer with it.
+    /// The request, with its buffer.
     pub request: Request,
-    /// How it went.
+    /// The status of the backend's response.
     pub status: Status,
 }
 
 impl Completion {
-    /// The request's outcome as an error.
+    /// Turns a status other than `OKAY` into an error.
     ///
     /// # Errors
-    /// [`Error::Status`].
+    /// [`Error::Status`] if the backend failed the request.
     pub fn check(&self) -> Result<()> {
-        let Request { op, sector, .. } = self.request;
+        let Request { operation, sector, .. } = self.request;
         match self.status {
             Status::OKAY => Ok(()),
-            status => Err(Error::Status { op, sector, status }),
+            status => Err(Error::Status { operation, sector, status }),
         }
     }
 }
 
-/// The ring's other parts; the ring itself is in the queue.
-pub(crate) struct Link {
-    pub(crate) channel: Box<dyn Channel>,
-}
-
-/// What epoll says became ready.
+/// The descriptors in the epoll set.
 pub(crate) const STORE: u64 = 0;
 pub(crate) const CHANNEL: u64 = 1;
 
-/// How many fruitless polls until the store is listened to: a caller that only ever polls hears of a new size or a
-/// new backend too.
-const IDLE_POLLS: u32 = 4096;
+/// Consecutive empty polls after which the store's events are processed, so that a caller that never waits learns of a
+/// new size or a restarted backend too.
+const EMPTY_POLLS_MAX: u32 = 4096;
 
-/// Looks at the ring between two looks at the clock while spinning.
-const SPINS: u32 = 64;
+/// Polls of the ring between two reads of the clock while busy polling.
+const POLLS_PER_CLOCK_READ: u32 = 64;
 
-/// A virtual block device, open.
+/// An open virtual block device.
+///
+/// ```no_run
+/// use std::sync::Arc;
+///
+/// use blkfront::Disk;
+/// use hypervisor::Hypervisor;
+/// use xenstore::Client;
+///
+/// /// Increments the first byte of the guest's disk xvda (device 51712).
+/// fn increment(hv: Arc<dyn Hypervisor>) -> Result<(), Box<dyn std::error::Error>> {
+///     let store = Client::new(hv.store()?);
+///     let mut disk = Disk::open(hv, store, 51712)?;
+///     let mut sector = vec![0; disk.info().sector_size as usize];
+///     disk.read_at(0, &mut sector)?;
+///     sector[0] = sector[0].wrapping_add(1);
+///     disk.write_at(0, &sector)?;
+///     disk.flush()?;
+///     Ok(disk.close()?)
+/// }
+/// ```
 pub struct Disk {
+    pub(crate) span: tracing::Span,
     pub(crate) hv: Arc<dyn Hypervisor>,
     pub(crate) store: Client,
     pub(crate) end: End,
     pub(crate) peer: DomId,
     pub(crate) options: Options,
     pub(crate) handshake: Handshake,
-    pub(crate) info: Option<Info>,
+    pub(crate) negotiated: Option<Negotiated>,
     pub(crate) queue: Queue<X86_64, Shared, Request>,
-    pub(crate) link: Option<Link>,
+    pub(crate) channel: Option<Box<dyn Channel>>,
     pub(crate) epoll: Epoll,
-    pub(crate) idle: u32,
-    spin: AdaptivePoll,
-    /// The backend closes, and what is in flight is waited for.
-    pub(crate) leaving: bool,
-    /// Buffers of the copying calls, kept.
+    /// Consecutive empty polls.
+    empty_polls: u32,
+    adaptive_poll: AdaptivePoll,
+    /// The backend closes, and requests in flight are waited for.
+    pub(crate) closing: bool,
+    /// Buffers of earlier blocking calls.
     pub(crate) spare: Vec<Buffer>,
 }
 
@@ -119,12 +137,13 @@ impl Disk {
     /// Opens the device `devid` of this domain and waits until the backend is connected.
     ///
     /// # Errors
-    /// [`Error::NotConnected`] names the backend's state; otherwise whatever went wrong first.
+    /// [`Error::NotConnected`] if the backend closes or does not connect in time; [`Error::Key`] if it publishes an
+    /// invalid key; otherwise a failed operation on store, hypervisor or system.
     pub fn open(hv: Arc<dyn Hypervisor>, store: Client, devid: u32) -> Result<Disk> {
         Disk::open_with(hv, store, devid, Options::default())
     }
 
-    /// As [`Disk::open`], with options.
+    /// Opens a device like [`Disk::open`], with options.
     ///
     /// # Errors
     /// As [`Disk::open`].
@@ -134,6 +153,7 @@ impl Disk {
         devid: u32,
         options: Options,
     ) -> Result<Disk> {
+        let span = tracing::error_span!("vbd", domid = %hv.domid(), devid);
         let path = format!("/local/domain/{}/device/vbd/{devid}", hv.domid());
         let end = End::find_front(&mut store, &path)?;
         let peer = DomId(end.other_id());
@@ -142,19 +162,20 @@ impl Disk {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(store.fd(), EpollEvent::new(nix::sys::epoll::EpollFlags::EPOLLIN, STORE))?;
         let mut disk = Disk {
+            span,
             hv,
             store,
             end,
             peer,
             options,
             handshake,
-            info: None,
+            negotiated: None,
             queue: Queue::new(0),
-            link: None,
+            channel: None,
             epoll,
-            idle: 0,
-            spin: AdaptivePoll::default(),
-            leaving: false,
+            empty_polls: 0,
+            adaptive_poll: AdaptivePoll::default(),
+            closing: false,
             spare: Vec::new(),
         };
         disk.connect()?;
@@ -162,22 +183,22 @@ impl Disk {
     }
 
     fn connect(&mut self) -> Result<()> {
-        let deadline = Instant::now() + self.options.patience;
-        self.look()?;
+        let deadline = Instant::now() + self.options.timeout;
+        self.refresh()?;
         while !self.handshake.is_connected() {
             if self.handshake.is_closed() || Instant::now() >= deadline {
                 let state = self.end.other_state(&mut self.store)?;
                 let path = self.end.other_path().to_owned();
-                return Err(Error::NotConnected { path, state, after: self.options.patience });
+                return Err(Error::NotConnected { path, state, after: self.options.timeout });
             }
             self.sleep(Some(deadline))?;
         }
         Ok(())
     }
 
-    /// What the disk is now, as the backend said it last.
-    pub fn info(&self) -> Info {
-        self.info.unwrap_or(Info {
+    /// The disk's properties, as the backend last published them.
+    pub fn info(&self) -> Negotiated {
+        self.negotiated.unwrap_or(Negotiated {
             sectors: 0,
             sector_size: 512,
             physical_sector_size: 512,
@@ -197,22 +218,22 @@ impl Disk {
         self.queue.in_flight()
     }
 
-    /// Pages for requests: so many bytes, at most 44 KiB.
+    /// Grants pages for a request of `bytes` bytes, at most 44 KiB.
     ///
     /// # Errors
-    /// The hypervisor's.
+    /// [`Error::Length`] if `bytes` is 0 or more than that; [`Error::Hypervisor`] if no more pages can be granted.
     pub fn buffer(&self, bytes: usize) -> Result<Buffer> {
         Buffer::new(&*self.hv, self.peer, bytes)
     }
 
-    /// Asks for something; it reaches the backend with the next [`Disk::commit`] or [`Disk::wait`]. While the backend
-    /// is away requests are kept, and asked when it is back.
+    /// Submits a request, which reaches the backend with the next [`Disk::commit`] or [`Disk::wait`]. While the backend
+    /// is disconnected requests are kept, and sent when it reconnects.
     ///
     /// # Errors
-    /// Gives the request back when too many are in flight, when the device is closed ([`Disk::is_closed`] tells), or
-    /// when its bytes are no whole sectors inside its buffer.
+    /// Gives the request back if the ring is full, if the device is closed (see [`Disk::is_closed`]), or if its bytes
+    /// are no whole sectors inside its buffer.
     #[inline]
-    #[allow(clippy::result_large_err)] // The request, by value: an error is not the point here.
+    #[allow(clippy::result_large_err)] // The error is the request itself, by value.
     pub fn submit(&mut self, request: Request) -> std::result::Result<(), Request> {
         let segments = match &request.buffer {
             None => Some(Segments::new()),
@@ -220,68 +241,68 @@ impl Disk {
         };
         match segments {
             Some(segments) if !self.handshake.is_closed() => {
-                self.queue.submit(request.op, request.sector, segments, request)
+                self.queue.submit(request.operation, request.sector, segments, request)
             }
             _ => Err(request),
         }
     }
 
-    /// Publishes what was submitted, and wakes the backend if it sleeps.
+    /// Publishes submitted requests, and notifies the backend if it waits for them.
     ///
     /// # Errors
-    /// The hypervisor's.
+    /// [`Error::Hypervisor`] if the event channel cannot be notified.
     #[inline]
     pub fn commit(&mut self) -> Result<()> {
-        if !self.handshake.is_connected() && !self.leaving || !self.queue.commit().wanted() {
+        if !self.handshake.is_connected() && !self.closing || !self.queue.commit().wanted() {
             return Ok(());
         }
-        match self.link.as_ref().map(|link| link.channel.notify()) {
-            // A backend that is gone is waited for.
+        match self.channel.as_ref().map(|channel| channel.notify()) {
+            // The backend's domain was destroyed; a successor will connect.
             None | Some(Ok(()) | Err(hypervisor::Error::Closed)) => Ok(()),
             Some(Err(error)) => Err(error.into()),
         }
     }
 
-    /// Adds what is done to `done`, without waiting; says how much that was.
+    /// Appends completed requests to `completions` without waiting; returns how many.
     ///
     /// # Errors
-    /// [`Error::Fault`]: the backend broke the protocol, and the device is closed.
+    /// [`Error::Fault`] if the backend broke the protocol, for which the device is closed.
     #[inline]
-    pub fn poll(&mut self, done: &mut Vec<Completion>) -> Result<usize> {
-        let before = done.len();
+    pub fn poll(&mut self, completions: &mut Vec<Completion>) -> Result<usize> {
+        let before = completions.len();
         loop {
             match self.queue.poll() {
-                Ok(Some((request, status))) => done.push(Completion { request, status }),
+                Ok(Some((request, status))) => completions.push(Completion { request, status }),
                 Ok(None) => break,
                 Err(fault) => return Err(self.fault(fault)),
             }
         }
-        if done.len() > before {
-            self.idle = 0;
+        if completions.len() > before {
+            self.empty_polls = 0;
         } else {
-            self.idle += 1;
-            if self.idle >= IDLE_POLLS {
-                self.idle = 0;
+            self.empty_polls += 1;
+            if self.empty_polls >= EMPTY_POLLS_MAX {
+                self.empty_polls = 0;
                 self.process_events()?;
             }
         }
-        Ok(done.len() - before)
+        Ok(completions.len() - before)
     }
 
-    /// Publishes what was submitted and waits until something is done, something else happened, or the time is
-    /// over; what is done is added to `done`. Says how much that was.
+    /// Publishes submitted requests and waits until a request completes, the backend's state changes, or `timeout`
+    /// passes. Appends completed requests to `completions`; returns how many.
     ///
     /// # Errors
-    /// As [`Disk::poll`]; [`Error::Closed`] when nothing will ever be done.
-    pub fn wait(&mut self, done: &mut Vec<Completion>, timeout: Option<Duration>) -> Result<usize> {
+    /// As [`Disk::poll`]; [`Error::Closed`] if the device is closed.
+    pub fn wait(&mut self, completions: &mut Vec<Completion>, timeout: Option<Duration>) -> Result<usize> {
         self.commit()?;
-        let count = self.look_for_a_while(done)?;
+        let count = self.busy_poll(completions)?;
         if count > 0 {
             return Ok(count);
         }
         let start = Instant::now();
-        self.finish_leaving()?;
-        if self.handshake.is_closed() && !self.leaving {
+        self.finish_close()?;
+        if self.handshake.is_closed() && !self.closing {
             return Err(Error::Closed);
         }
         match self.queue.arm() {
@@ -289,37 +310,36 @@ impl Disk {
             Ok(false) => self.sleep(timeout.map(|t| start + t))?,
             Err(fault) => return Err(self.fault(fault)),
         }
-        self.poll(done)
+        self.poll(completions)
     }
 
-    /// Polls, for as long as that is likely to pay.
-    fn look_for_a_while(&mut self, done: &mut Vec<Completion>) -> Result<usize> {
-        let count = self.poll(done)?;
-        if count > 0 || self.options.spin.is_zero() || !self.spin.worth() {
+    /// Polls for a short while before sleeping, unless that found nothing lately.
+    fn busy_poll(&mut self, completions: &mut Vec<Completion>) -> Result<usize> {
+        let count = self.poll(completions)?;
+        if count > 0 || self.options.busy_poll.is_zero() || !self.adaptive_poll.worth() {
             return Ok(count);
         }
         let start = Instant::now();
-        while start.elapsed() < self.options.spin {
-            for _ in 0..SPINS {
-                let count = self.poll(done)?;
+        while start.elapsed() < self.options.busy_poll {
+            for _ in 0..POLLS_PER_CLOCK_READ {
+                let count = self.poll(completions)?;
                 if count > 0 {
-                    self.spin.hit();
+                    self.adaptive_poll.hit();
                     return Ok(count);
                 }
                 std::hint::spin_loop();
             }
         }
-        self.spin.missed();
+        self.adaptive_poll.missed();
         Ok(0)
     }
 
-    /// Readable when [`Disk::wait`] would find something to do, provided that [`Disk::arm`] was called before and
-    /// said `false`.
+    /// A descriptor that becomes readable when [`Disk::wait`] would return, once [`Disk::arm`] has returned `false`.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.epoll.0.as_fd()
     }
 
-    /// Asks for [`Disk::fd`] to become readable with the next completion; `true` if there is one already.
+    /// Arms [`Disk::fd`] for the next completion; `true` if there is one already.
     ///
     /// # Errors
     /// As [`Disk::poll`].
@@ -327,7 +347,7 @@ impl Disk {
         self.queue.arm().map_err(|fault| self.fault(fault))
     }
 
-    /// Takes note of what made [`Disk::fd`] readable; to be followed by [`Disk::poll`].
+    /// Processes the events that made [`Disk::fd`] readable; to be followed by [`Disk::poll`].
     ///
     /// # Errors
     /// As [`Disk::wait`].
@@ -340,20 +360,21 @@ impl Disk {
         self.handshake.is_closed()
     }
 
-    /// Waits for what is in flight, then closes the device and waits for the backend to let go of it.
+    /// Waits for the requests in flight, then closes the device and waits for the backend to close it too. Requests in
+    /// flight while the backend is disconnected are dropped.
     ///
     /// # Errors
-    /// The store's. Requests that are in flight when the backend is gone are given up.
+    /// As [`Disk::wait`]; [`Error::Store`] if a state cannot be written.
     pub fn close(mut self) -> Result<()> {
-        let mut done = Vec::new();
+        let mut completions = Vec::new();
         while self.in_flight() > 0 && self.handshake.is_connected() {
-            self.wait(&mut done, None)?;
-            done.clear();
+            self.wait(&mut completions, None)?;
+            completions.clear();
         }
-        self.leave()
+        self.close_handshake()
     }
 
-    /// Sleeps until an event or the deadline, and takes note of it.
+    /// Sleeps until an event or the deadline, and processes the event.
     pub(crate) fn sleep(&mut self, deadline: Option<Instant>) -> Result<()> {
         let mut events = [EpollEvent::empty(); 2];
         let timeout = match deadline {
@@ -370,20 +391,20 @@ impl Disk {
         };
         for event in &events[..ready] {
             match event.data() {
-                CHANNEL => self.hear()?,
-                _ => self.look()?,
+                CHANNEL => self.take_event()?,
+                _ => self.refresh()?,
             }
         }
         Ok(())
     }
 
-    /// Takes a pending event.
-    fn hear(&mut self) -> Result<()> {
-        let Some(link) = &self.link else { return Ok(()) };
-        match link.channel.take() {
+    /// Takes a pending event of the event channel.
+    fn take_event(&mut self) -> Result<()> {
+        let Some(channel) = &self.channel else { return Ok(()) };
+        match channel.take() {
             Ok(_) => Ok(()),
-            // The backend's domain died. Its successor is heard of through the store.
-            Err(hypervisor::Error::Closed) => Ok(self.epoll.delete(link.channel.as_fd())?),
+            // The backend's domain was destroyed. A successor shows in the store.
+            Err(hypervisor::Error::Closed) => Ok(self.epoll.delete(channel.as_fd())?),
             Err(error) => Err(error.into()),
         }
     }

@@ -1,26 +1,26 @@
-//! What can go wrong, and whose word it was.
+//! The errors of this frontend.
 
 use std::time::Duration;
 
 use ring_abi::blkif::Status;
 use xenstore::{KeyError, XenbusState};
 
-use crate::queue::{Fault, Op};
+use crate::queue::{Fault, Operation};
 
 /// A result of this frontend.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why something failed.
+/// Why an operation on the disk failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The hypervisor refused.
+    /// A grant or event channel operation failed.
     #[error(transparent)]
     Hypervisor(#[from] hypervisor::Error),
-    /// The store failed.
+    /// An operation on the store failed.
     #[error(transparent)]
     Store(#[from] xenstore::Error),
-    /// The backend's keys are wrong.
+    /// A key of the backend is invalid.
     #[error(transparent)]
     Key(#[from] KeyError),
     /// The backend broke the protocol; the device is closed.
@@ -29,61 +29,61 @@ pub enum Error {
     /// The backend did not connect in time.
     #[error("{path}: the backend is {state} after {after:?}, expected Connected")]
     NotConnected {
-        /// The backend's node.
+        /// The backend's directory in the store.
         path: String,
-        /// Its state.
+        /// The backend's state.
         state: XenbusState,
-        /// How long we waited.
+        /// How long this end waited.
         after: Duration,
     },
-    /// The device is closed: by this end, by the toolstack, or because the backend gave up.
+    /// The device is closed: by this end, by the toolstack, or by the backend.
     #[error("the disk is closed")]
     Closed,
     /// The backend failed a request.
-    #[error("{op:?} at sector {sector}: the backend answered {} ({})", status.0, meaning(*status))]
+    #[error("{operation:?} at sector {sector}: the backend answered {} ({})", status.0, meaning(*status))]
     Status {
-        /// What was asked.
-        op: Op,
-        /// Where, in units of 512 bytes.
+        /// The request's operation.
+        operation: Operation,
+        /// First sector, in units of 512 bytes.
         sector: u64,
-        /// The answer.
+        /// The response's status.
         status: Status,
     },
-    /// Not whole sectors.
+    /// Offset or length is no multiple of the sector size.
     #[error("{bytes} bytes at {offset}: expected multiples of the sector size, {sector_size}")]
     Alignment {
         /// First byte.
         offset: u64,
-        /// Bytes.
+        /// Length in bytes.
         bytes: usize,
-        /// The disk's sector in bytes.
+        /// The disk's sector size in bytes.
         sector_size: u32,
     },
-    /// Past the disk's end.
+    /// The range extends past the disk's end.
     #[error("{bytes} bytes at {offset}: the disk has {size}")]
     Range {
         /// First byte.
         offset: u64,
-        /// Bytes.
+        /// Length in bytes.
         bytes: usize,
         /// The disk's length in bytes.
         size: u64,
     },
-    /// No length of a buffer.
-    #[error("{bytes} bytes: expected 1 to {}", crate::buffer::MOST_BYTES)]
+    /// An invalid length for a buffer.
+    #[error("{bytes} bytes: expected 1 to {}", crate::split::MAX_REQUEST_BYTES)]
     Length {
-        /// Bytes found.
+        /// Bytes asked for.
         bytes: usize,
     },
-    /// The disk may only be read.
+    /// The disk is read-only.
     #[error("the disk is read-only")]
     ReadOnly,
-    /// The system refused.
+    /// A system call failed.
     #[error("{0}")]
     System(#[from] nix::Error),
 }
 
-/// A status in words (blkif.h:502).
+/// Describes a status (blkif.h:502).
 fn meaning(status: Status) -> &'static str {
     match status {
         Status::OKAY => "okay",

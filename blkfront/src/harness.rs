@@ -1,4 +1,4 @@
-//! One harness for property tests and the fuzz target: a backend that writes whatever it likes into the ring.
+//! One harness for property tests and the fuzz target: a backend that writes arbitrary bytes into the ring.
 
 use alloc::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use ring_abi::blkif::X86_64;
 use ring_abi::shm::Memory;
 use ring_abi::testing::Pages;
 
-use crate::queue::{Op, Queue, Segments};
+use crate::queue::{Operation, Queue, Segments};
 
 /// One page's segment.
 pub fn segments() -> Segments {
@@ -15,7 +15,7 @@ pub fn segments() -> Segments {
     core::iter::once(segment).collect()
 }
 
-/// Plays a script of bytes: no panic, no item given back twice, none lost, whatever it is.
+/// Runs a script of bytes: no panic, no item given back twice, none lost, whatever the bytes.
 pub fn hostile(script: &[u8]) {
     let mut memory = Pages::new(1);
     let mut queue: Queue<X86_64, Pages, u64> = Queue::new(0);
@@ -29,7 +29,7 @@ pub fn hostile(script: &[u8]) {
                 let at = usize::from(u16::from_le_bytes([step[2], step[3]])) % memory.len();
                 words.store32(at & !3, value);
             }
-            // A response as it should be, or nearly, and the index moved.
+            // A valid response, or nearly so, and the producer index moved.
             1 | 2 => {
                 let at = 64 + (step[1] as usize % 32) * 112;
                 words.store32(at, u32::from(step[2] % 32));
@@ -39,9 +39,10 @@ pub fn hostile(script: &[u8]) {
             }
             3 => words.store32(8, words.load32(0).wrapping_sub(value % 4)),
             4 | 5 => {
-                let op = [Op::Read, Op::Write, Op::Barrier, Op::Flush][usize::from(step[1] & 3)];
+                let operation = [Operation::Read, Operation::Write, Operation::Barrier, Operation::Flush]
+                    [usize::from(step[1] & 3)];
                 let before = queue.in_flight();
-                if queue.submit(op, u64::from(value), segments(), next).is_ok() {
+                if queue.submit(operation, u64::from(value), segments(), next).is_ok() {
                     open.insert(next);
                     assert_eq!(queue.in_flight(), before + 1);
                 }
@@ -53,7 +54,7 @@ pub fn hostile(script: &[u8]) {
                 assert!(queue.connect(memory.clone()).is_ok());
             }
             _ => match queue.poll() {
-                // A fault ends the session; a later backend starts afresh with the same requests.
+                // A fault ends the connection; a later backend gets the same requests over a new ring.
                 Err(_) => drop(queue.disconnect()),
                 Ok(None) => {}
                 Ok(Some((item, _))) => assert!(open.remove(&item), "given back twice"),

@@ -1,8 +1,8 @@
 //! Block frontend: a guest's side of a virtual block device.
 //!
-//! [`queue`] and [`handshake`] are cores, values without I/O: with `--no-default-features` they are all there is,
-//! `no_std` with `alloc`, for kernels that bring their own hypervisor. [`Disk`] is a device over a
-//! [`hypervisor::Hypervisor`], owned by one thread.
+//! [`queue`], [`split`] and [`handshake`] are cores, values without I/O: `--no-default-features` leaves only these,
+//! `no_std` with `alloc`, for kernels with a hypervisor interface of their own. [`Disk`] is a device over a
+//! [`hypervisor::Hypervisor`], used by one thread at a time; it has an example.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
@@ -10,15 +10,16 @@ extern crate alloc;
 #[cfg(feature = "std")]
 pub mod buffer;
 #[cfg(feature = "std")]
+mod connection;
+#[cfg(feature = "std")]
 pub mod device;
 #[cfg(feature = "std")]
 mod error;
 pub mod handshake;
 #[cfg(any(test, fuzzing))]
 pub mod harness;
-#[cfg(feature = "std")]
-mod process_events;
 pub mod queue;
+pub mod split;
 #[cfg(feature = "std")]
 mod sync;
 pub mod table;
@@ -29,5 +30,6 @@ pub use buffer::Buffer;
 pub use device::{Completion, Disk, Options, Request};
 #[cfg(feature = "std")]
 pub use error::{Error, Result};
-pub use handshake::Info;
-pub use queue::Op;
+pub use handshake::Negotiated;
+pub use queue::Operation;
+pub use split::split;

@@ -1,6 +1,6 @@
-//! The frontend's protocol as a value: operations in, completions out, over one ring after another.
+//! The frontend's side of a ring as a value: operations in, completions out, over one ring after another.
 //!
-//! What was not answered is kept, so that it can be asked again when the backend comes back with a fresh ring.
+//! Unanswered requests are kept, and sent again when the backend reconnects with a new ring.
 
 use alloc::collections::VecDeque;
 use arrayvec::ArrayVec;
@@ -13,76 +13,94 @@ use ring_abi::shm::Memory;
 
 use crate::table::Table;
 
-/// What is asked of the disk.
+/// What the backend is to do with the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Op {
+pub enum Operation {
     /// Disk to memory.
     Read,
     /// Memory to disk.
     Write,
-    /// Memory to disk, after all before it is durable, and durable before all after it.
+    /// Memory to disk, after all earlier writes are durable, and durable before any later one starts.
     Barrier,
-    /// Writes already completed become durable.
+    /// Completed writes become durable.
     Flush,
 }
 
-impl Op {
+impl Operation {
     fn code(self) -> u8 {
         match self {
-            Op::Read => OP_READ,
-            Op::Write => OP_WRITE,
-            Op::Barrier => OP_WRITE_BARRIER,
-            Op::Flush => OP_FLUSH_DISKCACHE,
+            Operation::Read => OP_READ,
+            Operation::Write => OP_WRITE,
+            Operation::Barrier => OP_WRITE_BARRIER,
+            Operation::Flush => OP_FLUSH_DISKCACHE,
         }
     }
 }
 
-/// The backend broke the protocol: this device is closed.
+/// The backend broke the protocol, for which the device is closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Fault {
-    /// Its producer index is impossible.
+    /// The producer index is impossible.
     #[error(transparent)]
     Ring(#[from] ring_abi::ring::Fault),
-    /// It answered what was not asked, or answered twice.
+    /// A response to no request in flight, or a second response to one.
     #[error("the backend answered request {id:#x}, which is not in flight")]
     UnknownId {
         /// The id found.
         id: u64,
     },
-    /// It answered something else than what was asked.
+    /// A response with another operation than the request's.
     #[error("the backend answered request {id:#x} as operation {found}, expected {expected}")]
     WrongOperation {
         /// The request.
         id: u64,
-        /// The operation found in the answer.
+        /// The operation in the response.
         found: u8,
-        /// The operation asked.
+        /// The request's operation.
         expected: u8,
     },
 }
 
-/// Segments of one request.
+/// The segments of one request.
 pub type Segments = ArrayVec<Segment, MAX_SEGMENTS>;
 
-/// One device's requests, and the ring if there is one. `T` is whatever belongs to a request, its pages above all:
-/// it is given back exactly once.
+/// One device's requests in flight, and the ring if there is one. `T` is the item that belongs to a request, such as
+/// its pages: it is given back exactly once.
+///
+/// ```
+/// # use blkfront::queue::{Fault, Operation, Queue, Segments};
+/// # use ring_abi::{blkif::X86_64, shm::Memory};
+/// /// Reads one page at sector 8, whose grant is in `segments`.
+/// fn read<M: Memory>(queue: &mut Queue<X86_64, M, u32>, segments: Segments) -> Result<(), Fault> {
+///     if queue.submit(Operation::Read, 8, segments, 42).is_err() {
+///         return Ok(()); // The ring is full.
+///     }
+///     if queue.commit().wanted() {
+///         // Notify the backend's event channel.
+///     }
+///     while let Some((item, status)) = queue.poll()? {
+///         // Item 42 comes back with the backend's status.
+///     }
+///     Ok(())
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Queue<P, M, T> {
     ring: Option<Front<P, M>>,
     table: Table<T>,
-    /// Asked before the ring was there, to be pushed when it has room.
+    /// Ids of requests not yet pushed: submitted without a ring, or to be sent again over a new one.
     unsent: VecDeque<u64>,
     /// Requests were pushed since the last commit.
     pushed: bool,
 }
 
 impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P, M, T> {
-    /// A queue without a ring, with room for `requests`.
-    pub fn new(requests: u32) -> Self {
-        Self { ring: None, table: Table::new(requests), unsent: VecDeque::new(), pushed: false }
+    /// A queue without a ring, for up to `capacity` requests.
+    pub fn new(capacity: u32) -> Self {
+        Self { ring: None, table: Table::new(capacity), unsent: VecDeque::new(), pushed: false }
     }
 
-    /// Lays a fresh ring in `memory` and asks again, in their order, for all that was not answered. To be committed
+    /// Initialises a new ring in `memory` and pushes all unanswered requests again, in their order. To be committed
     /// once the backend is connected.
     ///
     /// # Errors
@@ -96,7 +114,7 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
         Ok(())
     }
 
-    /// Takes the ring away, the backend being gone. Requests in flight stay in flight.
+    /// Gives the ring's memory back, the backend being gone. Requests in flight stay in flight.
     pub fn disconnect(&mut self) -> Option<M> {
         self.ring.take().map(Front::into_memory)
     }
@@ -117,17 +135,24 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
         self.ring.as_ref().map_or(0, Front::size)
     }
 
-    /// Asks for something. `sector` is in units of 512 bytes. Without a ring it is kept and asked later.
+    /// Submits a request; `sector` is in units of 512 bytes. Without a ring it is kept, and sent once there is one.
     ///
     /// # Errors
-    /// Gives the item back when too much is in flight.
+    /// Gives the item back if the ring is full.
     #[inline]
-    pub fn submit(&mut self, op: Op, sector: u64, segments: Segments, item: T) -> Result<(), T> {
+    pub fn submit(
+        &mut self,
+        operation: Operation,
+        sector: u64,
+        segments: Segments,
+        item: T,
+    ) -> Result<(), T> {
         if self.ring.as_ref().is_some_and(|ring| ring.free() == 0) {
             return Err(item);
         }
         let request = self.table.insert(item, |id| {
-            let (operation, nr_segments) = (op.code(), segments.len() as u8);
+            let operation = operation.code();
+            let nr_segments = segments.len() as u8;
             Request::Io(Io { operation, handle: 0, id, sector_number: sector, nr_segments, segments })
         })?;
         let sent = match &mut self.ring {
@@ -153,7 +178,7 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
         }
     }
 
-    /// Publishes what was asked; says whether the backend wants to be woken for it.
+    /// Publishes the requests pushed; returns whether the backend is to be notified of them.
     #[inline]
     pub fn commit(&mut self) -> Notify {
         if !self.unsent.is_empty() {
@@ -165,10 +190,10 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
         }
     }
 
-    /// The next completion.
+    /// Returns the next completion: a request's item and the status of its response.
     ///
     /// # Errors
-    /// [`Fault`]: close this device.
+    /// [`Fault`] if the response is impossible: close this device.
     #[inline]
     pub fn poll(&mut self) -> Result<Option<(T, Status)>, Fault> {
         let Some(ring) = &mut self.ring else { return Ok(None) };
@@ -181,15 +206,15 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
         Ok(self.table.remove(id).map(|item| (item, status)))
     }
 
-    /// Asks to be woken by the next completion; `true` if there is one already.
+    /// Sets the ring's event index, so that the next completion is notified; `true` if there is one already.
     ///
     /// # Errors
-    /// As [`Queue::poll`].
+    /// [`Fault::Ring`]: close this device.
     pub fn arm(&mut self) -> Result<bool, Fault> {
         Ok(self.ring.as_mut().map_or(Ok(false), Front::arm)?)
     }
 
-    /// Gives up on all requests in flight, and on the ring.
+    /// Drops the ring and gives back the items of all requests in flight.
     pub fn abandon(&mut self) -> alloc::vec::Vec<T> {
         self.unsent.clear();
         self.ring = None;

@@ -1,97 +1,74 @@
-//! Calls that copy and wait: bytes in, bytes out, in as many requests as they take.
+//! Blocking calls, which copy bytes in or out and use as many requests as needed.
 
-use crate::buffer::{Buffer, MOST_BYTES};
+use ring_abi::blkif::SECTOR;
+
+use crate::buffer::Buffer;
 use crate::device::{Completion, Disk, Request};
 use crate::error::{Error, Result};
-use crate::queue::Op;
+use crate::queue::Operation;
+use crate::split::{Chunk, MAX_REQUEST_BYTES, split};
 
-/// Buffers kept for the next call.
-const SPARE: usize = 32;
-
-/// Where bytes come from or go to.
-enum Bytes<'o> {
-    In(&'o mut [u8]),
-    Out(&'o [u8]),
-}
-
-impl Bytes<'_> {
-    fn len(&self) -> usize {
-        match self {
-            Bytes::In(bytes) => bytes.len(),
-            Bytes::Out(bytes) => bytes.len(),
-        }
-    }
-}
+/// The most buffers kept for later calls.
+const SPARE_MAX: usize = 32;
 
 impl Disk {
-    /// Reads bytes from `offset` on; both are multiples of the sector size.
+    /// Reads bytes from `offset` on; offset and length are multiples of the sector size.
     ///
     /// # Errors
-    /// The first request's that failed; some bytes may then have been read all the same.
+    /// [`Error::Alignment`] or [`Error::Range`] before any request is made; otherwise the error of the first request
+    /// that failed, while other requests may have been carried out.
     pub fn read_at(&mut self, offset: u64, bytes: &mut [u8]) -> Result<()> {
-        self.transfer(Op::Read, offset, Bytes::In(bytes))
+        self.check(offset, bytes.len())?;
+        let mut chunks = split(offset, bytes.len(), MAX_REQUEST_BYTES);
+        let count = chunks.len();
+        let next = |disk: &mut Disk| {
+            let Some(chunk) = chunks.next() else { return Ok(None) };
+            Ok(Some(request(Operation::Read, &chunk, disk.take_spare()?)))
+        };
+        self.run_all(count, next, |request, buffer| {
+            let start = (request.sector * SECTOR as u64 - offset) as usize;
+            buffer.copy_to(&mut bytes[start..start + request.bytes]);
+        })
     }
 
-    /// Writes bytes from `offset` on; both are multiples of the sector size.
+    /// Writes bytes from `offset` on; offset and length are multiples of the sector size.
     ///
     /// # Errors
-    /// The first request's that failed; some bytes may then have been written all the same.
+    /// [`Error::ReadOnly`], and as [`Disk::read_at`].
     pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
         if self.info().read_only {
             return Err(Error::ReadOnly);
         }
-        self.transfer(Op::Write, offset, Bytes::Out(bytes))
+        self.check(offset, bytes.len())?;
+        let mut chunks = split(offset, bytes.len(), MAX_REQUEST_BYTES);
+        let count = chunks.len();
+        let next = |disk: &mut Disk| {
+            let Some(chunk) = chunks.next() else { return Ok(None) };
+            let buffer = disk.take_spare()?;
+            buffer.fill(&bytes[chunk.bytes.clone()]);
+            Ok(Some(request(Operation::Write, &chunk, buffer)))
+        };
+        self.run_all(count, next, |_, _| ())
     }
 
-    /// Makes all writes durable that are completed; at once where the backend has no cache to flush.
+    /// Makes all completed writes durable; returns at once if the backend has no cache to flush.
     ///
     /// # Errors
-    /// The backend's answer.
+    /// [`Error::Status`] if the backend fails the flush, and as [`Disk::wait`].
     pub fn flush(&mut self) -> Result<()> {
         if !self.info().flush {
             return Ok(());
         }
-        self.run(1, |_, token| Ok(Request::flush(token)), |_, _| ())
-    }
-
-    fn transfer(&mut self, op: Op, offset: u64, mut bytes: Bytes<'_>) -> Result<()> {
-        self.check(offset, bytes.len())?;
-        let count = bytes.len().div_ceil(MOST_BYTES);
-        let len = bytes.len();
-        let range = |token: u64| {
-            let start = token as usize * MOST_BYTES;
-            start..(start + MOST_BYTES).min(len)
-        };
-        let source = match &bytes {
-            Bytes::Out(bytes) => Some(*bytes),
-            Bytes::In(_) => None,
-        };
-        let make = |disk: &mut Disk, token| {
-            let range = range(token);
-            let buffer = disk.take_spare()?;
-            if let Some(source) = source {
-                buffer.fill(&source[range.clone()]);
-            }
-            let sector = (offset + range.start as u64) / 512;
-            Ok(Request { token, op, sector, bytes: range.len(), buffer: Some(buffer) })
-        };
-        let target = match &mut bytes {
-            Bytes::In(bytes) => Some(&mut **bytes),
-            Bytes::Out(_) => None,
-        };
-        let mut target = target;
-        self.run(count as u64, make, |token, buffer| {
-            if let Some(target) = &mut target {
-                buffer.copy_to(&mut target[range(token)]);
-            }
-        })
+        let mut flush = Some(Request::flush(0));
+        self.run_all(1, |_| Ok(flush.take()), |_, _| ())
     }
 
     fn check(&self, offset: u64, bytes: usize) -> Result<()> {
         let info = self.info();
-        let (unit, size) = (info.sector_size, info.sectors.saturating_mul(512));
-        if !offset.is_multiple_of(unit.into()) || !bytes.is_multiple_of(unit as usize) {
-            return Err(Error::Alignment { offset, bytes, sector_size: unit });
+        let sector_size = info.sector_size;
+        let size = info.sectors.saturating_mul(SECTOR as u64);
+        if !offset.is_multiple_of(sector_size.into()) || !bytes.is_multiple_of(sector_size as usize) {
+            return Err(Error::Alignment { offset, bytes, sector_size });
         }
         if offset.checked_add(bytes as u64).is_none_or(|end| end > size) {
             return Err(Error::Range { offset, bytes, size });
@@ -100,38 +77,35 @@ impl Disk {
     }
 
     fn take_spare(&mut self) -> Result<Buffer> {
-        self.spare.pop().map_or_else(|| self.buffer(MOST_BYTES), Ok)
+        self.spare.pop().map_or_else(|| self.buffer(MAX_REQUEST_BYTES), Ok)
     }
 
-    /// Carries out requests 0 to `count`, as many at once as there is room for, and waits for all of them.
-    fn run(
+    /// Carries out the `count` requests of `next`, as many at once as the ring has slots, and waits for all of them.
+    fn run_all(
         &mut self,
-        count: u64,
-        mut make: impl FnMut(&mut Disk, u64) -> Result<Request>,
-        mut finish: impl FnMut(u64, &Buffer),
+        count: usize,
+        mut next: impl FnMut(&mut Disk) -> Result<Option<Request>>,
+        mut finish: impl FnMut(&Request, &Buffer),
     ) -> Result<()> {
-        let (mut next, mut over) = (0, 0);
-        let mut held = None;
+        let mut completed = 0;
+        let mut rejected = None;
         let mut first_error = Ok(());
-        let mut done = Vec::new();
-        while over < count {
-            while held.is_some() || next < count {
-                if self.is_closed() {
-                    return Err(Error::Closed);
-                }
-                let request = match held.take() {
-                    Some(request) => request,
-                    None => make(self, next)?,
-                };
-                if let Err(back) = self.submit(request) {
-                    held = Some(back);
+        let mut completions = Vec::new();
+        while completed < count {
+            while let Some(request) =
+                rejected.take().map_or_else(|| next(self), |request| Ok(Some(request)))?
+            {
+                if let Err(request) = self.submit(request) {
+                    rejected = Some(request);
                     break;
                 }
-                next += 1;
             }
-            self.wait(&mut done, None)?;
-            for completion in done.drain(..) {
-                over += 1;
+            if rejected.is_some() && self.is_closed() {
+                return Err(Error::Closed);
+            }
+            self.wait(&mut completions, None)?;
+            for completion in completions.drain(..) {
+                completed += 1;
                 let outcome = completion.check();
                 self.finish_one(completion, outcome.is_ok(), &mut finish);
                 first_error = first_error.and(outcome);
@@ -140,13 +114,23 @@ impl Disk {
         first_error
     }
 
-    fn finish_one(&mut self, completion: Completion, ok: bool, finish: &mut impl FnMut(u64, &Buffer)) {
-        let Some(buffer) = completion.request.buffer else { return };
+    fn finish_one(
+        &mut self,
+        mut completion: Completion,
+        ok: bool,
+        finish: &mut impl FnMut(&Request, &Buffer),
+    ) {
+        let Some(buffer) = completion.request.buffer.take() else { return };
         if ok {
-            finish(completion.request.token, &buffer);
+            finish(&completion.request, &buffer);
         }
-        if self.spare.len() < SPARE {
+        if self.spare.len() < SPARE_MAX {
             self.spare.push(buffer);
         }
     }
+}
+
+fn request(operation: Operation, chunk: &Chunk, buffer: Buffer) -> Request {
+    let sector = chunk.sector();
+    Request { token: 0, operation, sector, bytes: chunk.bytes.len(), buffer: Some(buffer) }
 }

@@ -1,99 +1,92 @@
-//! Requests in flight: what was asked, in which order, and what belongs to it.
+//! Requests in flight, in slots found by request id, each with the item that belongs to it.
 //!
-//! A request's id is its place and how often the place was used: an answer given twice is known to be wrong.
+//! A request's id is its slot's number and, above that, the number of earlier requests: a response that repeats an
+//! earlier id is detected although the slot is in use again.
 
 use alloc::vec::Vec;
 use ring_abi::blkif::Request;
+use slab::Slab;
 
 /// One request in flight.
 #[derive(Debug)]
 struct Entry<T> {
     request: Request,
-    /// Earlier requests have lower numbers.
-    order: u64,
+    /// Number of earlier requests.
+    sequence: u64,
     item: T,
 }
 
-#[derive(Debug)]
-struct Place<T> {
-    /// How often the place was used.
-    turn: u32,
-    entry: Option<Entry<T>>,
-}
-
-/// Places for requests, found by id.
+/// Slots for requests.
 #[derive(Debug)]
 pub struct Table<T> {
-    places: Vec<Place<T>>,
-    free: Vec<u32>,
+    entries: Slab<Entry<T>>,
+    capacity: usize,
     inserted: u64,
 }
 
 impl<T> Table<T> {
-    /// A table for so many requests.
-    pub fn new(places: u32) -> Self {
-        let mut table = Self { places: Vec::new(), free: Vec::new(), inserted: 0 };
-        table.grow(places);
-        table
+    /// A table for up to `capacity` requests.
+    pub fn new(capacity: u32) -> Self {
+        let capacity = capacity as usize;
+        Self { entries: Slab::with_capacity(capacity), capacity, inserted: 0 }
     }
 
-    /// Makes room for so many requests in all; never takes any away.
-    pub fn grow(&mut self, places: u32) {
-        let old = self.places.len() as u32;
-        self.free.extend((old..places).rev());
-        self.places.resize_with((places.max(old)) as usize, || Place { turn: 0, entry: None });
+    /// Makes room for up to `capacity` requests in all; never shrinks.
+    pub fn grow(&mut self, capacity: u32) {
+        self.capacity = self.capacity.max(capacity as usize);
+        self.entries.reserve(self.capacity - self.entries.len());
     }
 
     /// Requests in flight.
+    #[inline]
     pub fn len(&self) -> usize {
-        self.places.len() - self.free.len()
+        self.entries.len()
     }
 
-    /// Whether none is.
+    /// Whether no request is in flight.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.entries.is_empty()
     }
 
-    /// Takes a place. `make` builds the request that carries this id.
+    /// Inserts a request, which `make` builds from its id.
     ///
     /// # Errors
-    /// Gives the item back when all places are taken.
+    /// Gives the item back if all slots are in use.
     #[inline]
     pub fn insert(&mut self, item: T, make: impl FnOnce(u64) -> Request) -> Result<&Request, T> {
-        let Some(at) = self.free.pop() else { return Err(item) };
-        let place = &mut self.places[at as usize];
-        place.turn = place.turn.wrapping_add(1);
-        let request = make(u64::from(place.turn) << 32 | u64::from(at));
-        let entry = Entry { request, order: self.inserted, item };
+        if self.entries.len() >= self.capacity {
+            return Err(item);
+        }
+        let slot = self.entries.vacant_entry();
+        let sequence = self.inserted;
         self.inserted += 1;
-        Ok(&place.entry.insert(entry).request)
+        let request = make(sequence << 32 | slot.key() as u64);
+        Ok(&slot.insert(Entry { request, sequence, item }).request)
     }
 
     /// The request with this id, if it is in flight.
     #[inline]
     pub fn get(&self, id: u64) -> Option<&Request> {
-        let place = self.places.get(id as u32 as usize)?;
-        place.entry.as_ref().map(|e| &e.request).filter(|_| u64::from(place.turn) == id >> 32)
+        let entry = self.entries.get(id as u32 as usize)?;
+        (entry.sequence as u32 == (id >> 32) as u32).then_some(&entry.request)
     }
 
-    /// Ends the request with this id; `None` if there is none.
+    /// Removes the request with this id; `None` if it is not in flight.
     #[inline]
     pub fn remove(&mut self, id: u64) -> Option<T> {
         self.get(id)?;
-        let entry = self.places[id as u32 as usize].entry.take()?;
-        self.free.push(id as u32);
-        Some(entry.item)
+        Some(self.entries.try_remove(id as u32 as usize)?.item)
     }
 
-    /// The ids of all requests in flight, in the order in which they were asked.
+    /// The ids of all requests in flight, in the order in which they were inserted.
     pub fn in_order(&self) -> Vec<u64> {
-        let mut all: Vec<(u64, u64)> =
-            self.places.iter().filter_map(|p| p.entry.as_ref()).map(|e| (e.order, e.request.id())).collect();
+        let mut all: Vec<_> =
+            self.entries.iter().map(|(_, entry)| (entry.sequence, entry.request.id())).collect();
         all.sort_unstable();
         all.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// Ends all requests.
+    /// Removes all requests, in the order in which they were inserted.
     pub fn drain(&mut self) -> Vec<T> {
         self.in_order().into_iter().filter_map(|id| self.remove(id)).collect()
     }

@@ -71,6 +71,8 @@ const CORES: &[&str] = &[
     "blkback/src/order.rs",
     "blkback/src/handshake.rs",
     "blkfront/src/queue.rs",
+    "blkfront/src/table.rs",
+    "blkfront/src/split.rs",
     "blkfront/src/handshake.rs",
     "netback/src/tx.rs",
     "netback/src/rx.rs",

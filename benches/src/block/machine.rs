@@ -17,7 +17,7 @@ pub(super) struct Setup {
     /// The ring's pages as a power of two.
     pub(super) ring_page_order: u32,
     /// How long each side polls before it sleeps.
-    pub(super) spin: Duration,
+    pub(super) busy_poll: Duration,
 }
 
 /// Everything that keeps the disk alive; dropped in this order.
@@ -46,12 +46,15 @@ impl Machine {
         machine.attach_disk(GUEST, XVDA, params);
         let dom0 = machine.domain(DomId::DOM0);
         let mut driver = VbdDriver::new(dom0.clone());
-        driver.set_tuning(Tuning { spin: setup.spin, ..Tuning::default() });
+        driver.set_tuning(Tuning { busy_poll: setup.busy_poll, ..Tuning::default() });
         let backend = Backend::start_with(driver, &dom0);
         let guest = machine.domain(GUEST);
         let client = Client::new(guest.store().map_err(|e| e.to_string())?);
-        let options =
-            Options { ring_page_order: setup.ring_page_order, spin: setup.spin, ..Options::default() };
+        let options = Options {
+            ring_page_order: setup.ring_page_order,
+            busy_poll: setup.busy_poll,
+            ..Options::default()
+        };
         let disk = Disk::open_with(guest, client, XVDA, options).map_err(|e| e.to_string())?;
         Ok(Machine { disk, _backend: backend, _machine: machine })
     }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use blkfront::{Completion, Disk, Op, Request};
+use blkfront::{Completion, Disk, Operation, Request};
 
 /// Bytes a request.
 pub(super) const BLOCK: usize = 4096;
@@ -27,11 +27,11 @@ impl Blocks {
 ///
 /// # Panics
 /// If the disk fails a request: a figure of errors would be worthless.
-pub(super) fn run(disk: &mut Disk, op: Op, depth: usize, time: Duration) -> f64 {
+pub(super) fn run(disk: &mut Disk, operation: Operation, depth: usize, time: Duration) -> f64 {
     let mut blocks = Blocks { state: 0x9e37_79b9_7f4a_7c15, count: disk.info().sectors / 8 };
     for token in 0..depth as u64 {
         let buffer = Some(disk.buffer(BLOCK).expect("a page"));
-        let request = Request { token, op, sector: blocks.next() * 8, bytes: BLOCK, buffer };
+        let request = Request { token, operation, sector: blocks.next() * 8, bytes: BLOCK, buffer };
         disk.submit(request).expect("room in the ring");
     }
     let (mut done, mut count): (Vec<Completion>, u64) = (Vec::with_capacity(depth), 0);

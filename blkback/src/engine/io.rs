@@ -1,169 +1,185 @@
-//! One disk operation, and the memory it reads or writes.
+//! One disk operation, and the memory that it reads or writes.
 #![allow(clippy::large_enum_variant)] // Boxing the common case would allocate for every request.
 
-use super::Run;
-use crate::queue::Op;
+use super::BounceBuffer;
+use crate::queue::Operation;
 use grant_table::persist::Page;
 use hypervisor::Mapping;
 use smallvec::SmallVec;
 use std::io;
 use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 
-/// Part of a page, in bytes.
+/// Part of a guest's page, in bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Part {
-    /// Which page of the operation's data.
+pub struct PageSegment {
+    /// Index of the page in the operation's data.
     pub page: u16,
     /// First byte in the page.
     pub offset: u16,
-    /// Bytes.
+    /// Length in bytes.
     pub len: u16,
 }
 
-/// Memory of an operation. It stays valid until the operation is handed back: the kernel cannot write into a page
-/// that was unmapped under it.
+/// Memory of an operation. It stays valid until the engine hands the operation back: the kernel never writes to a
+/// page that was unmapped meanwhile.
 #[derive(Debug)]
 pub enum Data {
-    /// None: a flush.
+    /// No memory: a flush.
     None,
     /// A guest's pages, unmapped when this is dropped.
     Mapped(Mapping),
-    /// A guest's pages that stay mapped for the next operation.
+    /// A guest's pages that stay mapped for later operations.
     Persistent(SmallVec<[Page; 11]>),
-    /// Our own pages, contiguous.
-    Own(MmapRegion),
-    /// The first so many bytes of our own pages, which stand for a guest's.
+    /// Contiguous memory of the backend.
+    Private(MmapRegion),
+    /// The first so many bytes of a bounce buffer.
     Bounced(Buffer, usize),
 }
 
-/// Our own pages that stand for a guest's.
+/// A bounce buffer.
 #[derive(Debug)]
 pub enum Buffer {
-    /// On their own.
-    Region(MmapRegion),
-    /// Part of a slab.
-    Run(Run),
+    /// Memory of its own.
+    Private(MmapRegion),
+    /// Part of a pool.
+    Pooled(BounceBuffer),
 }
 
 impl Buffer {
-    /// Part of it; `None` if it is not inside.
+    /// Part of the buffer; `None` if it is not inside.
     #[inline]
     pub fn slice(&self, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {
         match self {
-            Buffer::Region(region) => region.get_slice(offset, len).ok(),
-            Buffer::Run(run) => run.slice(offset, len),
+            Buffer::Private(region) => region.get_slice(offset, len).ok(),
+            Buffer::Pooled(buffer) => buffer.slice(offset, len),
         }
     }
 }
 
 impl Data {
-    fn slice(&self, part: &Part) -> Option<VolatileSlice<'_>> {
+    fn slice(&self, segment: &PageSegment) -> Option<VolatileSlice<'_>> {
         match self {
-            Data::Mapped(mapping) => mapping.slice(part.page.into(), part.offset.into(), part.len.into()),
-            Data::Persistent(pages) => {
-                pages.get(usize::from(part.page))?.slice(0, part.offset.into(), part.len.into())
+            Data::Mapped(mapping) => {
+                mapping.slice(segment.page.into(), segment.offset.into(), segment.len.into())
             }
-            Data::None | Data::Own(_) | Data::Bounced(..) => None,
+            Data::Persistent(pages) => {
+                pages.get(usize::from(segment.page))?.slice(0, segment.offset.into(), segment.len.into())
+            }
+            Data::None | Data::Private(_) | Data::Bounced(..) => None,
         }
     }
 
-    /// The memory that is ours as a whole.
+    /// The backend's own memory, all of which is read or written.
     fn whole(&self) -> Option<VolatileSlice<'_>> {
         match self {
-            Data::Own(region) => Some(region.as_volatile_slice()),
+            Data::Private(region) => Some(region.as_volatile_slice()),
             Data::Bounced(buffer, len) => buffer.slice(0, *len),
             Data::None | Data::Mapped(_) | Data::Persistent(_) => None,
         }
     }
 }
 
-/// One operation. An engine owns it from [`submit`](super::Engine::submit) to its [`Done`].
+/// One operation. An engine owns it from [`submit`](super::Engine::submit) to its [`Completion`].
 #[derive(Debug)]
-pub struct Io {
-    /// The caller's own mark.
+pub struct IoRequest {
+    /// The caller's identifier, not interpreted by engines.
     pub tag: u64,
     /// What to do.
-    pub op: Op,
+    pub operation: Operation,
     /// First sector, in units of 512 bytes.
     pub sector: u64,
     data: Data,
-    parts: SmallVec<[Part; 11]>,
+    segments: SmallVec<[PageSegment; 11]>,
 }
 
-/// An operation that is over.
+/// An operation that an engine hands back.
 #[derive(Debug)]
-pub struct Done {
+pub struct Completion {
     /// The operation.
-    pub io: Box<Io>,
-    /// How it went: all of it was moved, or why not.
+    pub request: Box<IoRequest>,
+    /// `Ok` if all bytes were read or written.
     pub result: io::Result<()>,
 }
 
-impl Io {
-    /// An operation that does nothing yet; to be made into one, again and again without an allocation.
-    pub fn blank() -> Box<Io> {
-        Box::new(Io { tag: 0, op: Op::Flush, sector: 0, data: Data::None, parts: SmallVec::new() })
+impl IoRequest {
+    /// Allocates an operation without memory, to be set up and reused without further allocations.
+    pub fn empty() -> Box<IoRequest> {
+        Box::new(IoRequest {
+            tag: 0,
+            operation: Operation::Flush,
+            sector: 0,
+            data: Data::None,
+            segments: SmallVec::new(),
+        })
     }
 
-    /// Moves pages of our own, all of them.
-    pub fn own(tag: u64, op: Op, sector: u64, pages: MmapRegion) -> Box<Io> {
-        Box::new(Io { tag, op, sector, data: Data::Own(pages), parts: SmallVec::new() })
+    /// Allocates an operation that reads or writes all of `region`.
+    pub fn private(tag: u64, operation: Operation, sector: u64, region: MmapRegion) -> Box<IoRequest> {
+        Box::new(IoRequest { tag, operation, sector, data: Data::Private(region), segments: SmallVec::new() })
     }
 
-    /// A flush.
-    pub fn flush(tag: u64) -> Box<Io> {
-        let mut io = Io::blank();
-        io.set_flush(tag);
-        io
+    /// Allocates a flush.
+    pub fn flush(tag: u64) -> Box<IoRequest> {
+        let mut request = IoRequest::empty();
+        request.set_flush(tag);
+        request
     }
 
-    /// Becomes a flush.
+    /// Sets the operation up as a flush.
     pub fn set_flush(&mut self, tag: u64) {
         self.clear();
-        (self.tag, self.op, self.sector) = (tag, Op::Flush, 0);
+        self.set(tag, Operation::Flush, 0, Data::None);
     }
 
-    /// Becomes one that moves parts of a guest's mapped pages, in their order, to or from `sector` on. `false`, and a
-    /// blank, if a part is not inside the pages.
+    /// Sets the operation up to read or write segments of a guest's mapped pages, in their order. Clears it and
+    /// returns `false` if a segment is not inside the pages.
     #[inline]
-    pub fn set_pages(
+    pub fn set_guest_pages(
         &mut self,
         tag: u64,
-        op: Op,
+        operation: Operation,
         sector: u64,
         pages: Data,
-        parts: impl IntoIterator<Item = Part>,
+        segments: impl IntoIterator<Item = PageSegment>,
     ) -> bool {
-        self.parts.clear();
-        self.parts.extend(parts);
-        if !self.parts.iter().all(|part| pages.slice(part).is_some()) {
+        self.segments.clear();
+        self.segments.extend(segments);
+        if !self.segments.iter().all(|segment| pages.slice(segment).is_some()) {
             self.clear();
             return false;
         }
-        (self.tag, self.op, self.sector, self.data) = (tag, op, sector, pages);
+        self.set(tag, operation, sector, pages);
         true
     }
 
-    /// Becomes one that moves the first `len` bytes of a buffer of ours, which has them.
-    pub fn set_bounced(&mut self, tag: u64, op: Op, sector: u64, buffer: Buffer, len: usize) {
+    /// Sets the operation up to read or write the first `len` bytes of a bounce buffer that is at least as long.
+    pub fn set_bounced(&mut self, tag: u64, operation: Operation, sector: u64, buffer: Buffer, len: usize) {
         debug_assert!(buffer.slice(0, len).is_some());
-        self.parts.clear();
-        (self.tag, self.op, self.sector, self.data) = (tag, op, sector, Data::Bounced(buffer, len));
+        self.segments.clear();
+        self.set(tag, operation, sector, Data::Bounced(buffer, len));
     }
 
-    /// Whether the memory is a guest's own.
-    pub fn is_guests(&self) -> bool {
+    #[inline]
+    fn set(&mut self, tag: u64, operation: Operation, sector: u64, data: Data) {
+        self.tag = tag;
+        self.operation = operation;
+        self.sector = sector;
+        self.data = data;
+    }
+
+    /// Whether the memory is the guest's pages.
+    pub fn is_guest_memory(&self) -> bool {
         matches!(self.data, Data::Mapped(_) | Data::Persistent(_))
     }
 
-    /// Whether the memory is a slab's.
+    /// Whether the memory is part of a [`BouncePool`](super::BouncePool).
     #[inline]
-    pub fn is_slabs(&self) -> bool {
-        matches!(self.data, Data::Bounced(Buffer::Run(_), _))
+    pub fn is_pooled(&self) -> bool {
+        matches!(self.data, Data::Bounced(Buffer::Pooled(_), _))
     }
 
-    /// The buffer of [`Io::set_bounced`], back.
-    pub fn take_bounced(&mut self) -> Option<Buffer> {
+    /// Takes the buffer of [`IoRequest::set_bounced`] out again.
+    pub fn take_bounce_buffer(&mut self) -> Option<Buffer> {
         match std::mem::replace(&mut self.data, Data::None) {
             Data::Bounced(buffer, _) => Some(buffer),
             other => {
@@ -173,34 +189,34 @@ impl Io {
         }
     }
 
-    /// Lets go of the memory: a guest's pages are unmapped.
+    /// Drops the memory: a guest's pages are unmapped.
     #[inline]
     pub fn clear(&mut self) {
         self.data = Data::None;
-        self.parts.clear();
+        self.segments.clear();
     }
 
     /// The memory, in the order of the disk's bytes.
     #[inline]
     pub fn slices(&self) -> impl Iterator<Item = VolatileSlice<'_>> {
-        self.data.whole().into_iter().chain(self.parts.iter().filter_map(|part| self.data.slice(part)))
+        self.data.whole().into_iter().chain(self.segments.iter().filter_map(|s| self.data.slice(s)))
     }
 
-    /// Bytes to move.
+    /// Bytes to read or write.
     #[inline]
     pub fn len(&self) -> usize {
         match self.data.whole() {
             Some(whole) => whole.len(),
-            None => self.parts.iter().map(|p| usize::from(p.len)).sum(),
+            None => self.segments.iter().map(|segment| usize::from(segment.len)).sum(),
         }
     }
 
-    /// Whether nothing is to be moved.
+    /// Whether there is nothing to read or write.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Gives the memory back.
+    /// Returns the memory.
     pub fn into_data(self) -> Data {
         self.data
     }

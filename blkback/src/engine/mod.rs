@@ -1,28 +1,28 @@
-//! Where blocks live. A [`Disk`] is one medium, shared by all that use it; an [`Engine`] does its I/O for one
-//! thread.
+//! Disks and the engines that do their I/O. A [`Disk`] is one medium, shared by all its users; an [`Engine`] does its
+//! I/O for one thread.
 
+mod bounce;
 mod file;
 mod io;
 pub mod null;
 pub mod open;
 pub mod ram;
-mod slab;
 pub mod spec;
 mod uring;
 
 use std::io::Result;
 use std::os::fd::BorrowedFd;
 
-pub use crate::queue::Op;
+pub use crate::queue::Operation;
+pub use bounce::{BounceBuffer, BouncePool};
 pub use file::FileDisk;
-pub use io::{Buffer, Data, Done, Io, Part};
+pub use io::{Buffer, Completion, Data, IoRequest, PageSegment};
 pub use null::NullDisk;
 pub use open::{OpenError, open};
 pub use ram::RamDisk;
-pub use slab::{Run, Slab};
 pub use spec::{Mode, Spec};
 
-/// What a disk is.
+/// Properties of a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DiskInfo {
     /// Length in units of 512 bytes.
@@ -33,7 +33,7 @@ pub struct DiskInfo {
     pub physical_sector_size: u32,
     /// Writes are refused.
     pub read_only: bool,
-    /// [`Op::Flush`] does something: offer it to frontends.
+    /// [`Operation::Flush`] has an effect, and is advertised to frontends.
     pub flush: bool,
 }
 
@@ -45,31 +45,47 @@ impl DiskInfo {
 }
 
 /// A medium, used by any number of engines at once.
+///
+/// ```
+/// use blkback::engine::{Completion, Disk, DiskInfo, IoRequest, Operation, RamDisk};
+/// use vm_memory::MmapRegion;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let disk = RamDisk::new(DiskInfo::new(2048))?;
+/// let mut engine = disk.engine(32)?;
+/// let region = MmapRegion::new(4096).map_err(std::io::Error::other)?;
+/// engine.submit(IoRequest::private(1, Operation::Read, 0, region)).expect("the engine is not full");
+/// let mut completions: Vec<Completion> = Vec::new();
+/// engine.poll(&mut completions)?;
+/// assert!(completions[0].result.is_ok());
+/// # Ok(())
+/// # }
+/// ```
 pub trait Disk: Send + Sync {
-    /// For logs and statistics: a path, or a word.
+    /// The disk's name in log lines: a path, or the kind of disk.
     fn name(&self) -> String;
 
-    /// What the disk is now: a file or device that has grown or shrunk is looked at again.
+    /// Reads the disk's properties: the size of a file or device may have changed.
     ///
     /// # Errors
-    /// The system's.
+    /// The size of the file or device cannot be read.
     fn info(&self) -> Result<DiskInfo>;
 
-    /// An engine for the calling thread, which alone may use it, with room for `depth` operations.
+    /// Makes an engine for the calling thread, which alone may use it, for up to `depth` operations at once.
     ///
     /// # Errors
-    /// The system's.
+    /// A descriptor or ring that the engine needs cannot be made.
     fn engine(&self, depth: usize) -> Result<Box<dyn Engine>>;
 }
 
-/// Asynchronous I/O on one disk. What is submitted comes back by [`Engine::poll`], in any order, exactly once.
+/// Asynchronous I/O on one disk. Each submitted operation comes back from [`Engine::poll`] exactly once, in any order.
 ///
-/// A flush makes durable what came back before it was submitted.
+/// A flush makes durable the writes that came back before it was submitted.
 pub trait Engine {
-    /// Makes a slab's memory known for good, where that makes operations in it quicker; says whether it does. Asked
-    /// once, before anything is submitted.
-    fn register(&mut self, slab: &Slab) -> bool {
-        let _ = slab;
+    /// Registers a pool's memory with the kernel, if that makes operations in it faster; returns whether it does.
+    /// Called once, before anything is submitted.
+    fn register(&mut self, pool: &BouncePool) -> bool {
+        let _ = pool;
         false
     }
 
@@ -77,15 +93,15 @@ pub trait Engine {
     /// [`Engine::poll`].
     ///
     /// # Errors
-    /// Gives the operation back where there is no room: poll first.
-    fn submit(&mut self, io: Box<Io>) -> std::result::Result<(), Box<Io>>;
+    /// Gives the operation back if the engine is full: poll first.
+    fn submit(&mut self, request: Box<IoRequest>) -> std::result::Result<(), Box<IoRequest>>;
 
-    /// Starts what was submitted and adds what is done to `done`. Never blocks.
+    /// Starts submitted operations and appends completed ones to `completions`. Never blocks.
     ///
     /// # Errors
-    /// The engine itself is broken. An operation's own error is in its [`Done`].
-    fn poll(&mut self, done: &mut Vec<Done>) -> Result<()>;
+    /// The engine itself failed. An operation's own error is in its [`Completion`].
+    fn poll(&mut self, completions: &mut Vec<Completion>) -> Result<()>;
 
-    /// Readable while [`Engine::poll`] would find something done.
+    /// A descriptor that is readable while [`Engine::poll`] would return a completion.
     fn fd(&self) -> BorrowedFd<'_>;
 }

@@ -1,18 +1,18 @@
-//! A disk that does nothing: what remains is the cost of everything else. Reads leave the memory as it is.
+//! A disk without content, for measuring the cost of everything but the disk. Reads leave the memory as it is.
 
-use super::{Disk, DiskInfo, Done, Engine, Io};
+use super::{Completion, Disk, DiskInfo, Engine, IoRequest};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io::Result;
 use std::os::fd::{AsFd, BorrowedFd};
 
-/// A disk of a length, without content.
+/// A disk that has a length, but no content.
 #[derive(Clone, Copy, Debug)]
 pub struct NullDisk {
     info: DiskInfo,
 }
 
 impl NullDisk {
-    /// A disk that says it is this.
+    /// A disk with these properties.
     pub fn new(info: DiskInfo) -> NullDisk {
         NullDisk { info }
     }
@@ -28,33 +28,33 @@ impl Disk for NullDisk {
     }
 
     fn engine(&self, depth: usize) -> Result<Box<dyn Engine>> {
-        Ok(Box::new(NullEngine { done: Vec::with_capacity(depth), never: never()? }))
+        Ok(Box::new(NullEngine { completions: Vec::with_capacity(depth), never: never()? }))
     }
 }
 
-/// A descriptor that never becomes readable: for engines that are done at once.
+/// A descriptor that never becomes readable, for engines that complete every operation at once.
 pub(super) fn never() -> Result<EventFd> {
     Ok(EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?)
 }
 
 struct NullEngine {
-    done: Vec<Done>,
+    completions: Vec<Completion>,
     never: EventFd,
 }
 
 impl Engine for NullEngine {
     #[inline]
-    fn submit(&mut self, io: Box<Io>) -> std::result::Result<(), Box<Io>> {
-        self.done.push(Done { io, result: Ok(()) });
+    fn submit(&mut self, request: Box<IoRequest>) -> std::result::Result<(), Box<IoRequest>> {
+        self.completions.push(Completion { request, result: Ok(()) });
         Ok(())
     }
 
     #[inline]
-    fn poll(&mut self, done: &mut Vec<Done>) -> Result<()> {
-        if done.is_empty() {
-            std::mem::swap(&mut self.done, done);
+    fn poll(&mut self, completions: &mut Vec<Completion>) -> Result<()> {
+        if completions.is_empty() {
+            std::mem::swap(&mut self.completions, completions);
         } else {
-            done.append(&mut self.done);
+            completions.append(&mut self.completions);
         }
         Ok(())
     }

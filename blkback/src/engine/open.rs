@@ -1,4 +1,4 @@
-//! Opens the disk that the toolstack asks for.
+//! Opens the disk that a [`Spec`] describes.
 
 use super::spec::Source;
 use super::{Disk, DiskInfo, FileDisk, NullDisk, RamDisk, Spec};
@@ -10,23 +10,23 @@ use std::sync::Arc;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// The system refused.
+    /// A system call on the image failed.
     #[error("params: {}: {source}", path.display())]
     Io {
         /// The image.
         path: PathBuf,
-        /// The system's answer.
+        /// The system call's error.
         source: io::Error,
     },
-    /// It is neither a file nor a block device.
+    /// The image is neither a file nor a block device.
     #[error("params: {}: found {found}, expected a regular file or a block device", path.display())]
     Kind {
         /// The image.
         path: PathBuf,
-        /// What it is.
+        /// The kind of file found.
         found: &'static str,
     },
-    /// Its length is no disk's.
+    /// The image is empty, or no whole number of sectors.
     #[error("params: {}: found {bytes} bytes, expected a multiple of 512 above 0", path.display())]
     Length {
         /// The image.
@@ -34,19 +34,19 @@ pub enum OpenError {
         /// Bytes found.
         bytes: u64,
     },
-    /// It may only be read, but is to be written.
+    /// The image is not writable, but the mode is.
     #[error("mode: {}: found a file that may only be read, expected mode r (or a writable file)", path.display())]
     ReadOnly {
         /// The image.
         path: PathBuf,
     },
-    /// Somebody else uses it.
+    /// Another disk holds the image's lock.
     #[error("mode: {}: in use by another disk; expected mode r in both, or w! to share it", path.display())]
     InUse {
         /// The image.
         path: PathBuf,
     },
-    /// There is not that much memory.
+    /// The memory cannot be allocated.
     #[error("params: ram: {0}")]
     Ram(io::Error),
 }

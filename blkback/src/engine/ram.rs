@@ -1,7 +1,7 @@
-//! A disk in memory: the model that every other engine is compared with.
+//! A disk in memory, the reference that the tests compare every other engine with.
 
 use super::null::never;
-use super::{Disk, DiskInfo, Done, Engine, Io, Op};
+use super::{Completion, Disk, DiskInfo, Engine, IoRequest, Operation};
 use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
 use std::io::Result;
@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use vm_memory::{MmapRegion, VolatileMemory};
 
-/// A disk of zeroes at first, gone with its last user.
+/// A disk in memory, zeroed at first; its content is lost with its last user.
 #[derive(Clone, Debug)]
 pub struct RamDisk {
     info: DiskInfo,
@@ -17,13 +17,13 @@ pub struct RamDisk {
 }
 
 impl RamDisk {
-    /// A disk that says it is this; its length is taken from there.
+    /// Allocates a disk with these properties.
     ///
     /// # Errors
-    /// There is not that much memory.
+    /// `EINVAL` for a disk without sectors; the memory cannot be allocated.
     pub fn new(info: DiskInfo) -> Result<RamDisk> {
         let bytes = usize::try_from(info.sectors).ok().and_then(|s| s.checked_mul(512));
-        let bytes = bytes.filter(|o| *o > 0).ok_or(Errno::EINVAL)?;
+        let bytes = bytes.filter(|bytes| *bytes > 0).ok_or(Errno::EINVAL)?;
         let memory = Arc::new(MmapRegion::new(bytes).map_err(std::io::Error::other)?);
         Ok(RamDisk { info, memory })
     }
@@ -39,46 +39,51 @@ impl Disk for RamDisk {
     }
 
     fn engine(&self, depth: usize) -> Result<Box<dyn Engine>> {
-        Ok(Box::new(RamEngine { disk: self.clone(), done: Vec::with_capacity(depth), never: never()? }))
+        Ok(Box::new(RamEngine {
+            disk: self.clone(),
+            completions: Vec::with_capacity(depth),
+            never: never()?,
+        }))
     }
 }
 
 struct RamEngine {
     disk: RamDisk,
-    done: Vec<Done>,
+    completions: Vec<Completion>,
     never: EventFd,
 }
 
 impl RamEngine {
-    fn carry_out(&self, io: &Io) -> Result<()> {
-        if io.op == Op::Flush {
+    fn execute(&self, request: &IoRequest) -> Result<()> {
+        if request.operation == Operation::Flush {
             return Ok(());
         }
-        let start = usize::try_from(io.sector).ok().and_then(|s| s.checked_mul(512)).ok_or(Errno::EINVAL)?;
-        let place = self.disk.memory.get_slice(start, io.len()).map_err(|_| Errno::EIO)?;
-        let mut at = 0;
-        for slice in io.slices() {
-            let part = place.subslice(at, slice.len()).map_err(|_| Errno::EIO)?;
-            match io.op {
-                Op::Read => part.copy_to_volatile_slice(slice),
-                Op::Write => slice.copy_to_volatile_slice(part),
-                Op::Flush => {}
+        let start =
+            usize::try_from(request.sector).ok().and_then(|s| s.checked_mul(512)).ok_or(Errno::EINVAL)?;
+        let target = self.disk.memory.get_slice(start, request.len()).map_err(|_| Errno::EIO)?;
+        let mut offset = 0;
+        for slice in request.slices() {
+            let sectors = target.subslice(offset, slice.len()).map_err(|_| Errno::EIO)?;
+            match request.operation {
+                Operation::Read => sectors.copy_to_volatile_slice(slice),
+                Operation::Write => slice.copy_to_volatile_slice(sectors),
+                Operation::Flush => {}
             }
-            at += slice.len();
+            offset += slice.len();
         }
         Ok(())
     }
 }
 
 impl Engine for RamEngine {
-    fn submit(&mut self, io: Box<Io>) -> std::result::Result<(), Box<Io>> {
-        let result = self.carry_out(&io);
-        self.done.push(Done { io, result });
+    fn submit(&mut self, request: Box<IoRequest>) -> std::result::Result<(), Box<IoRequest>> {
+        let result = self.execute(&request);
+        self.completions.push(Completion { request, result });
         Ok(())
     }
 
-    fn poll(&mut self, done: &mut Vec<Done>) -> Result<()> {
-        done.append(&mut self.done);
+    fn poll(&mut self, completions: &mut Vec<Completion>) -> Result<()> {
+        completions.append(&mut self.completions);
         Ok(())
     }
 

@@ -1,17 +1,19 @@
-//! Which disk the toolstack wants: its keys, read.
+//! The description of a disk, parsed from the toolstack's keys `params`, `mode` and `direct-io-safe`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
+
+use ring_abi::blkif::key::{DIRECT_IO_SAFE, MODE, PARAMS};
 use xenstore::{KeyError, Keys};
 
-/// `mode`: what the guest may do, and who else may use the image.
+/// The key `mode`: what the guest may do, and who else may use the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// `r`: read only, shared with other readers.
     Read,
-    /// `w`: read and write, alone.
+    /// `w`: read and write, exclusively.
     Write,
-    /// `w!`: read and write, whoever else does.
+    /// `w!`: read and write, shared with other writers.
     WriteShared,
 }
 
@@ -35,26 +37,34 @@ impl Mode {
     }
 }
 
-/// Where the blocks are.
+/// The medium of a disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// `/path`, `raw:/path`, `aio:/path`, `file:/path`, `phy:/path`: a raw image or a block device.
     Raw(PathBuf),
-    /// `null:<bytes>`: nothing.
+    /// `null:<bytes>`: a disk without content.
     Null(u64),
-    /// `ram:<bytes>`: memory, zero at first.
+    /// `ram:<bytes>`: memory, zeroed at first.
     Ram(u64),
 }
 
-/// A disk, as the toolstack asks for it.
+/// The description of a disk.
+///
+/// ```
+/// use blkback::engine::{Mode, Spec};
+/// use xenstore::Keys;
+///
+/// let keys = Keys::new("/local/domain/0/backend/vbd/1/51712").with("params", "/srv/a.img").with("mode", "r");
+/// assert_eq!(Spec::from_keys(&keys), Ok(Spec::raw("/srv/a.img", Mode::Read)));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
-    /// Where the blocks are.
+    /// The medium.
     pub source: Source,
-    /// What may be done with them.
+    /// What the guest may do with it.
     pub mode: Mode,
     /// `direct-io-safe` is absent or not 0: the host's page cache may be bypassed. Writes are then as durable as
-    /// the medium's own cache, and a flush makes them durable in any case.
+    /// the medium's own cache; a flush makes them durable in any case.
     pub direct: bool,
 }
 
@@ -64,20 +74,20 @@ impl Spec {
         Spec { source: Source::Raw(path.into()), mode, direct: true }
     }
 
-    /// Reads `params` and `mode` (`w` when absent) of a backend's keys.
+    /// Parses a backend's keys; an absent `mode` is `w`.
     ///
     /// # Errors
-    /// Names the key, what stands there and what should.
+    /// `params` is absent or malformed, or `mode` is none.
     pub fn from_keys(keys: &Keys) -> Result<Spec, KeyError> {
-        const PARAMS: &str =
+        const EXPECTED: &str =
             "an absolute path, raw:<absolute path>, null:<bytes> or ram:<bytes>, bytes a multiple of 512";
-        let bad = || keys.error("params", PARAMS);
-        let source = parse(keys.get("params").ok_or_else(bad)?).ok_or_else(bad)?;
-        let mode = match keys.get("mode") {
+        let invalid = || keys.error(PARAMS, EXPECTED);
+        let source = parse(keys.get(PARAMS).ok_or_else(invalid)?).ok_or_else(invalid)?;
+        let mode = match keys.get(MODE) {
             None => Mode::Write,
-            Some(text) => text.trim_ascii().parse().map_err(|()| keys.error("mode", "r, w or w!"))?,
+            Some(text) => text.trim_ascii().parse().map_err(|()| keys.error(MODE, "r, w or w!"))?,
         };
-        let direct = keys.get("direct-io-safe").is_none_or(|d| d.trim_ascii() != "0");
+        let direct = keys.get(DIRECT_IO_SAFE).is_none_or(|d| d.trim_ascii() != "0");
         Ok(Spec { source, mode, direct })
     }
 }
@@ -94,7 +104,7 @@ fn parse(params: &str) -> Option<Source> {
 }
 
 fn whole_sectors(bytes: &str) -> Option<u64> {
-    bytes.parse().ok().filter(|o: &u64| *o > 0 && o.is_multiple_of(512))
+    bytes.parse().ok().filter(|bytes: &u64| *bytes > 0 && bytes.is_multiple_of(512))
 }
 
 #[cfg(test)]
@@ -102,22 +112,22 @@ mod tests {
     use super::*;
 
     fn spec(params: &str, mode: &str) -> Result<Spec, String> {
-        let keys = Keys::new("/b").with("params", params).with("mode", mode);
+        let keys = Keys::new("/b").with(PARAMS, params).with(MODE, mode);
         Spec::from_keys(&keys).map_err(|e| e.to_string())
     }
 
     #[test]
-    fn keys_name_a_disk() {
+    fn valid_keys_describe_a_disk() {
         assert_eq!(spec("/a:b.img", "r").unwrap(), Spec::raw("/a:b.img", Mode::Read));
         assert_eq!(spec("raw:/a", "w").unwrap(), Spec::raw("/a", Mode::Write));
         assert_eq!(spec("/a", "w!").unwrap().mode, Mode::WriteShared);
         assert_eq!(spec("null:1024", "w").unwrap().source, Source::Null(1024));
         assert_eq!(spec("ram:512", "w").unwrap().source, Source::Ram(512));
-        assert_eq!(Spec::from_keys(&Keys::new("/b").with("params", "/a")).unwrap().mode, Mode::Write);
+        assert_eq!(Spec::from_keys(&Keys::new("/b").with(PARAMS, "/a")).unwrap().mode, Mode::Write);
     }
 
     #[test]
-    fn errors_name_the_key() {
+    fn invalid_keys_are_refused_by_name() {
         for params in ["", "a.img", "raw:a", "vhd:/a", "ram:511", "ram:0", "null:x"] {
             let error = spec(params, "w").unwrap_err();
             assert!(error.starts_with("/b/params: found") && error.contains("absolute path"), "{error}");

@@ -1,7 +1,8 @@
-//! io_uring on a file or block device: straight into and out of the guest's pages, one system call a batch.
-#![allow(unsafe_code)] // Addresses of memory are given to the kernel.
+//! io_uring on a file or block device: reads into and writes from the guest's mapped pages, with one system call for
+//! each batch.
+#![allow(unsafe_code)] // The kernel is given addresses of memory.
 
-use super::{Done, Engine, Io, Op, Slab};
+use super::{BouncePool, Completion, Engine, IoRequest, Operation};
 use io_uring::{IoUring, opcode, squeue, types};
 use libc::iovec;
 use smallvec::SmallVec;
@@ -10,24 +11,24 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
-/// The file, as registered with the ring.
+/// The file's index among the ring's registered files.
 const FILE: types::Fixed = types::Fixed(0);
-/// The slab, as registered with the ring.
-const SLAB: u16 = 0;
+/// The bounce pool's index among the ring's registered buffers.
+const POOL: u16 = 0;
 /// `IORING_ENTER_GETEVENTS`.
 const GETEVENTS: u32 = 1;
 
-/// How often one poll tries again what comes back unfinished at once.
-const ROUNDS: usize = 4;
+/// How often one poll resubmits operations that come back unfinished at once.
+const MAX_RESUBMISSIONS: usize = 4;
 
-/// An operation in the kernel, and what the kernel reads while it is there.
+/// An operation in the kernel, and the array that the kernel reads meanwhile.
 #[derive(Default)]
 struct Slot {
-    io: Option<Box<Io>>,
-    /// What is left to move; adjacent memory is one entry.
+    request: Option<Box<IoRequest>>,
+    /// The memory still to be read or written; adjacent memory is one entry.
     iovecs: SmallVec<[iovec; 11]>,
-    /// Bytes moved so far.
-    moved: usize,
+    /// Bytes read or written so far.
+    transferred: usize,
 }
 
 /// One thread's ring on one file.
@@ -36,11 +37,11 @@ pub(super) struct UringEngine {
     slots: Box<[Slot]>,
     free: Vec<usize>,
     to_submit: usize,
-    /// Came back unfinished, to be submitted again.
-    again: Vec<usize>,
-    /// Over before they reached the kernel.
-    early: Vec<Done>,
-    /// A slab's memory is registered, as buffer 0.
+    /// Slots of operations that came back unfinished.
+    unfinished: Vec<usize>,
+    /// Operations complete without the kernel: those without bytes.
+    completed_early: Vec<Completion>,
+    /// A bounce pool's memory is registered.
     registered: bool,
     /// Keeps the registered file open.
     _file: Arc<File>,
@@ -53,39 +54,47 @@ impl UringEngine {
         ring.submitter().register_files(&[file.as_raw_fd()])?;
         let slots = (0..entries).map(|_| Slot::default()).collect();
         let free = (0..entries as usize).rev().collect();
-        let (again, early) = (Vec::new(), Vec::new());
-        Ok(UringEngine { ring, slots, free, to_submit: 0, again, early, registered: false, _file: file })
+        Ok(UringEngine {
+            ring,
+            slots,
+            free,
+            to_submit: 0,
+            unfinished: Vec::new(),
+            completed_early: Vec::new(),
+            registered: false,
+            _file: file,
+        })
     }
 
     fn in_flight(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
-    /// Queues what is left of a slot's operation; the submission queue has a place for every slot.
+    /// Queues the rest of a slot's operation; the submission queue has an entry for every slot.
     fn push(&mut self, at: usize) {
         let slot = &mut self.slots[at];
-        let Some(io) = &slot.io else { return };
-        gather(io, slot.moved, &mut slot.iovecs);
-        let offset = io.sector * 512 + slot.moved as u64;
-        let fixed = self.registered && io.is_slabs();
-        let entry = entry(io.op, &slot.iovecs, offset, fixed).user_data(at as u64);
-        // SAFETY: the memory belongs to `slot.io` and the iovecs to `slot`; both stay where they are until the
-        // kernel says that it is done with them (Drop waits for that).
+        let Some(request) = &slot.request else { return };
+        gather(request, slot.transferred, &mut slot.iovecs);
+        let offset = request.sector * 512 + slot.transferred as u64;
+        let fixed = self.registered && request.is_pooled();
+        let entry = entry(request.operation, &slot.iovecs, offset, fixed).user_data(at as u64);
+        // SAFETY: the memory belongs to `slot.request` and the iovecs to `slot`; neither moves nor is freed before the
+        // kernel has completed the operation (Drop waits for that).
         let queued = unsafe { self.ring.submission().push(&entry) };
         match queued {
             Ok(()) => self.to_submit += 1,
-            Err(_) => self.again.push(at),
+            Err(_) => self.unfinished.push(at),
         }
     }
 
-    /// Queues what came back unfinished.
-    fn push_again(&mut self) {
-        for at in std::mem::take(&mut self.again) {
+    /// Queues the rest of all unfinished operations.
+    fn resubmit(&mut self) {
+        for at in std::mem::take(&mut self.unfinished) {
             self.push(at);
         }
     }
 
-    /// Tells the kernel what was queued, and lets it finish what it has.
+    /// Submits the queued entries to the kernel, and lets it run deferred completions.
     fn enter(&mut self, wait: usize) -> io::Result<()> {
         let deferred = self.ring.submission().taskrun();
         if self.to_submit == 0 && !deferred && wait == 0 {
@@ -96,29 +105,29 @@ impl UringEngine {
             unsafe { self.ring.submitter().enter::<()>(self.to_submit as u32, wait as u32, GETEVENTS, None) };
         match entered {
             Ok(taken) => self.to_submit -= taken.min(self.to_submit),
-            // Nothing was lost: what was queued is still queued.
+            // The entries are still queued.
             Err(e) if matches!(e.raw_os_error(), Some(libc::EINTR | libc::EAGAIN | libc::EBUSY)) => {}
             Err(e) => return Err(e),
         }
         Ok(())
     }
 
-    fn reap(&mut self, done: &mut Vec<Done>) {
-        let UringEngine { ring, slots, free, again, .. } = self;
+    fn reap(&mut self, completions: &mut Vec<Completion>) {
+        let UringEngine { ring, slots, free, unfinished, .. } = self;
         for completion in ring.completion() {
             let at = completion.user_data() as usize;
             let slot = &mut slots[at];
-            let Some(io) = &slot.io else { continue };
-            let result = match outcome(io, slot.moved, completion.result()) {
-                Outcome::Over(result) => result,
-                Outcome::Moved(bytes) => {
-                    slot.moved += bytes;
-                    again.push(at);
+            let Some(request) = &slot.request else { continue };
+            let result = match outcome(request, slot.transferred, completion.result()) {
+                Outcome::Done(result) => result,
+                Outcome::Partial(bytes) => {
+                    slot.transferred += bytes;
+                    unfinished.push(at);
                     continue;
                 }
             };
-            if let Some(io) = slot.io.take() {
-                done.push(Done { io, result });
+            if let Some(request) = slot.request.take() {
+                completions.push(Completion { request, result });
                 free.push(at);
             }
         }
@@ -126,39 +135,40 @@ impl UringEngine {
 }
 
 impl Engine for UringEngine {
-    fn register(&mut self, slab: &Slab) -> bool {
-        let region = slab.region();
+    fn register(&mut self, pool: &BouncePool) -> bool {
+        let region = pool.region();
         let all = iovec { iov_base: region.as_ptr().cast(), iov_len: region.size() };
-        // SAFETY: the kernel pins the pages: they stay what they are whatever becomes of the mapping.
+        // SAFETY: the kernel pins the pages, which stay allocated even if the mapping is removed.
         let registered = unsafe { self.ring.submitter().register_buffers(&[all]) };
-        self.registered =
-            registered.inspect_err(|error| tracing::debug!(%error, "no registered memory")).is_ok();
+        self.registered = registered
+            .inspect_err(|error| tracing::debug!(%error, "failed to register the bounce pool"))
+            .is_ok();
         self.registered
     }
 
-    fn submit(&mut self, io: Box<Io>) -> Result<(), Box<Io>> {
-        if io.op != Op::Flush && io.is_empty() {
-            self.early.push(Done { io, result: Ok(()) });
+    fn submit(&mut self, request: Box<IoRequest>) -> Result<(), Box<IoRequest>> {
+        if request.operation != Operation::Flush && request.is_empty() {
+            self.completed_early.push(Completion { request, result: Ok(()) });
             return Ok(());
         }
-        let Some(at) = self.free.pop() else { return Err(io) };
-        self.slots[at].io = Some(io);
-        self.slots[at].moved = 0;
+        let Some(at) = self.free.pop() else { return Err(request) };
+        self.slots[at].request = Some(request);
+        self.slots[at].transferred = 0;
         self.push(at);
         Ok(())
     }
 
-    fn poll(&mut self, done: &mut Vec<Done>) -> io::Result<()> {
-        done.append(&mut self.early);
-        for _ in 0..ROUNDS {
+    fn poll(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
+        completions.append(&mut self.completed_early);
+        for _ in 0..MAX_RESUBMISSIONS {
             self.enter(0)?;
-            self.reap(done);
-            if self.again.is_empty() {
+            self.reap(completions);
+            if self.unfinished.is_empty() {
                 return Ok(());
             }
-            self.push_again();
+            self.resubmit();
         }
-        // What was queued must reach the kernel: only then does the descriptor tell of it.
+        // Queued entries must reach the kernel, else the descriptor does not become readable for them.
         self.enter(0)
     }
 
@@ -169,34 +179,34 @@ impl Engine for UringEngine {
 }
 
 impl Drop for UringEngine {
-    /// Waits for the kernel to be done with the memory it was given.
+    /// Waits for the kernel to complete the operations that it has.
     fn drop(&mut self) {
-        let mut done = Vec::new();
-        while self.in_flight() > self.again.len() {
+        let mut completions = Vec::new();
+        while self.in_flight() > self.unfinished.len() {
             if let Err(error) = self.enter(1) {
-                // Memory that the kernel may still write must not be reused: better lost than that.
-                tracing::error!(%error, "a ring of the kernel's failed; leaking what it was given");
+                // The kernel may still write to this memory, which must therefore never be reused.
+                tracing::error!(%error, "failed to wait for io_uring; leaking the memory of operations in flight");
                 self.slots.iter_mut().for_each(|slot| std::mem::forget(std::mem::take(slot)));
                 return;
             }
-            self.reap(&mut done);
+            self.reap(&mut completions);
         }
     }
 }
 
-/// A ring for this thread alone whose completions interrupt nobody, where the kernel knows that kind (6.0);
-/// otherwise a plain one. Not DEFER_TASKRUN: with that a ring's descriptor does not wake who polls it.
+/// Makes a ring with a single issuer and without interrupts on completion, where the kernel supports it (6.0);
+/// otherwise a plain one. Not DEFER_TASKRUN: with it the ring's descriptor does not become readable on completion.
 fn build(entries: u32) -> io::Result<IoUring> {
-    let mut alone = IoUring::builder();
-    alone.setup_single_issuer().setup_coop_taskrun().setup_taskrun_flag().setup_cqsize(entries * 2);
-    alone.build(entries).or_else(|_| IoUring::builder().setup_cqsize(entries * 2).build(entries))
+    let mut builder = IoUring::builder();
+    builder.setup_single_issuer().setup_coop_taskrun().setup_taskrun_flag().setup_cqsize(entries * 2);
+    builder.build(entries).or_else(|_| IoUring::builder().setup_cqsize(entries * 2).build(entries))
 }
 
-/// The memory from byte `from` on, adjacent pieces as one.
-fn gather(io: &Io, from: usize, iovecs: &mut SmallVec<[iovec; 11]>) {
+/// Collects the memory from byte `from` on, adjacent slices as one entry.
+fn gather(request: &IoRequest, from: usize, iovecs: &mut SmallVec<[iovec; 11]>) {
     iovecs.clear();
     let mut skip = from;
-    for slice in io.slices() {
+    for slice in request.slices() {
         let skipped = skip.min(slice.len());
         skip -= skipped;
         let base = slice.ptr_guard_mut().as_ptr().wrapping_add(skipped);
@@ -211,44 +221,48 @@ fn gather(io: &Io, from: usize, iovecs: &mut SmallVec<[iovec; 11]>) {
     }
 }
 
-fn entry(op: Op, iovecs: &[iovec], offset: u64, fixed: bool) -> squeue::Entry {
-    match (op, iovecs) {
-        (Op::Read, [one]) if fixed => {
-            opcode::ReadFixed::new(FILE, one.iov_base.cast(), one.iov_len as u32, SLAB).offset(offset).build()
+fn entry(operation: Operation, iovecs: &[iovec], offset: u64, fixed: bool) -> squeue::Entry {
+    match (operation, iovecs) {
+        (Operation::Read, [one]) if fixed => {
+            opcode::ReadFixed::new(FILE, one.iov_base.cast(), one.iov_len as u32, POOL).offset(offset).build()
         }
-        (Op::Write, [one]) if fixed => {
-            opcode::WriteFixed::new(FILE, one.iov_base.cast(), one.iov_len as u32, SLAB)
+        (Operation::Write, [one]) if fixed => {
+            opcode::WriteFixed::new(FILE, one.iov_base.cast(), one.iov_len as u32, POOL)
                 .offset(offset)
                 .build()
         }
-        (Op::Flush, _) => opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(),
-        (Op::Read, [one]) => {
+        (Operation::Flush, _) => opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(),
+        (Operation::Read, [one]) => {
             opcode::Read::new(FILE, one.iov_base.cast(), one.iov_len as u32).offset(offset).build()
         }
-        (Op::Write, [one]) => {
+        (Operation::Write, [one]) => {
             opcode::Write::new(FILE, one.iov_base.cast(), one.iov_len as u32).offset(offset).build()
         }
-        (Op::Read, many) => opcode::Readv::new(FILE, many.as_ptr(), many.len() as u32).offset(offset).build(),
-        (Op::Write, many) => {
+        (Operation::Read, many) => {
+            opcode::Readv::new(FILE, many.as_ptr(), many.len() as u32).offset(offset).build()
+        }
+        (Operation::Write, many) => {
             opcode::Writev::new(FILE, many.as_ptr(), many.len() as u32).offset(offset).build()
         }
     }
 }
 
 enum Outcome {
-    /// All was moved, or it failed.
-    Over(io::Result<()>),
-    /// So many bytes were moved; the rest is to be tried again.
-    Moved(usize),
+    /// All bytes were read or written, or the operation failed.
+    Done(io::Result<()>),
+    /// So many bytes were read or written; the rest is to be submitted again.
+    Partial(usize),
 }
 
-fn outcome(io: &Io, moved: usize, result: i32) -> Outcome {
+fn outcome(request: &IoRequest, transferred: usize, result: i32) -> Outcome {
     match result {
-        _ if result == -libc::EINTR || result == -libc::EAGAIN => Outcome::Moved(0),
-        _ if result < 0 => Outcome::Over(Err(io::Error::from_raw_os_error(-result))),
-        _ if io.op == Op::Flush || moved + result as usize >= io.len() => Outcome::Over(Ok(())),
-        // The file ends before the disk does: somebody cut it short.
-        0 => Outcome::Over(Err(io::ErrorKind::UnexpectedEof.into())),
-        bytes => Outcome::Moved(bytes as usize),
+        _ if result == -libc::EINTR || result == -libc::EAGAIN => Outcome::Partial(0),
+        _ if result < 0 => Outcome::Done(Err(io::Error::from_raw_os_error(-result))),
+        _ if request.operation == Operation::Flush || transferred + result as usize >= request.len() => {
+            Outcome::Done(Ok(()))
+        }
+        // The file ends before the disk does: it was truncated.
+        0 => Outcome::Done(Err(io::ErrorKind::UnexpectedEof.into())),
+        bytes => Outcome::Partial(bytes as usize),
     }
 }

@@ -1,4 +1,4 @@
-//! Every request is answered exactly once, whatever it is and in whatever order it is done.
+//! Every request is answered exactly once, whatever it is and in whatever order operations complete.
 
 use super::*;
 use crate::harness::hostile;
@@ -21,7 +21,7 @@ fn io(operation: u8, id: u64, sector_number: u64, segments: &[(u8, u8)]) -> Requ
 }
 
 fn any_request() -> impl Strategy<Value = Request> {
-    // Few ids, so that many repeat.
+    // Few distinct ids, so that many repeat.
     let id = 0..5u64;
     let segments = prop::collection::vec((0..8u8, 0..9u8), 0..=11);
     prop_oneof![
@@ -38,7 +38,7 @@ fn any_request() -> impl Strategy<Value = Request> {
     ]
 }
 
-/// Sends all, completes in the order that `picks` says, and gives the answers.
+/// Sends all requests, completes them in the order that `picks` selects, and returns the responses.
 fn exchange<P>(requests: &[Request], picks: &[usize]) -> Vec<Response>
 where
     P: Protocol<Request = Request, Response = Response>,
@@ -46,31 +46,33 @@ where
     let memory = Pages::new(1);
     let mut front: Front<P, Pages> = Front::init(memory.clone()).unwrap();
     let mut back: Queue<P, Pages> = Queue::attach(memory, LIMITS).unwrap();
-    let (mut unsent, mut open, mut answers) = (requests.iter(), Vec::new(), Vec::new());
+    let mut unsent = requests.iter();
+    let mut open = Vec::new();
+    let mut responses = Vec::new();
     let mut next = unsent.next();
     let mut picks = picks.iter().copied().cycle();
-    while answers.len() < requests.len() {
+    while responses.len() < requests.len() {
         while next.is_some_and(|request| front.push(request)) {
             next = unsent.next();
         }
         let _ = front.commit();
-        while let Some(task) = back.poll().unwrap() {
-            open.push(task.job);
+        while let Some(request) = back.poll().unwrap() {
+            open.push(request.tag);
             if picks.next().unwrap_or(0) % 3 == 0 {
                 break;
             }
         }
         if !open.is_empty() {
-            let job = open.swap_remove(picks.next().unwrap_or(0) % open.len());
-            back.complete(job, Status::OKAY);
+            let tag = open.swap_remove(picks.next().unwrap_or(0) % open.len());
+            back.complete(tag, Status::OKAY);
         }
         let _ = back.commit();
-        while let Some(answer) = front.pop().unwrap() {
-            answers.push(answer);
+        while let Some(response) = front.pop().unwrap() {
+            responses.push(response);
         }
     }
     assert_eq!((back.in_flight(), front.in_flight()), (0, 0));
-    answers
+    responses
 }
 
 fn counted<T>(all: impl IntoIterator<Item = (u64, u8)>, make: impl Fn((u64, u8)) -> T) -> BTreeMap<T, usize>
@@ -85,24 +87,24 @@ where
 
 proptest! {
     #[test]
-    fn ids_in_are_ids_out(
+    fn any_requests_are_answered_once_each_with_their_ids(
         requests in prop::collection::vec(any_request(), 1..150),
         picks in prop::collection::vec(any::<usize>(), 1..50),
     ) {
         let sent = counted(requests.iter().map(|r| (r.id(), r.operation())), |x| x);
-        for answers in [exchange::<X86_64>(&requests, &picks), exchange::<X86_32>(&requests, &picks)] {
-            prop_assert_eq!(&sent, &counted(answers.iter().map(|a| (a.id, a.operation)), |x| x));
+        for responses in [exchange::<X86_64>(&requests, &picks), exchange::<X86_32>(&requests, &picks)] {
+            prop_assert_eq!(&sent, &counted(responses.iter().map(|a| (a.id, a.operation)), |x| x));
         }
     }
 
     #[test]
-    fn a_hostile_frontend_harms_nobody(script in prop::collection::vec(any::<u8>(), 0..4000)) {
+    fn hostile_frontend_causes_no_panic_and_no_invalid_operation(script in prop::collection::vec(any::<u8>(), 0..4000)) {
         hostile(&script);
     }
 }
 
 #[test]
-fn nothing_passes_a_barrier() {
+fn barrier_completes_after_earlier_and_before_later_requests() {
     let memory = Pages::new(1);
     let mut front: Front<X86_64, Pages> = Front::init(memory.clone()).unwrap();
     let mut back: Queue<X86_64, Pages> = Queue::attach(memory, LIMITS).unwrap();
@@ -111,27 +113,30 @@ fn nothing_passes_a_barrier() {
     }
     let _ = front.commit();
     let before = back.poll().unwrap().unwrap();
-    assert_eq!((before.op, before.sector), (Op::Write, 0));
+    assert_eq!((before.operation, before.sector), (Operation::Write, 0));
     assert_eq!(back.poll(), Ok(None));
     assert_eq!(back.arm(), Ok(false));
-    back.complete(before.job, Status::OKAY);
+    back.complete(before.tag, Status::OKAY);
     let mut seen = Vec::new();
     for _ in 0..4 {
         let step = back.poll().unwrap().unwrap();
-        seen.push((step.op, step.sector));
+        seen.push((step.operation, step.sector));
         if seen.len() < 4 {
             assert_eq!(back.poll(), Ok(None), "while {seen:?}");
         }
-        back.complete(step.job, Status::OKAY);
+        back.complete(step.tag, Status::OKAY);
     }
-    assert_eq!(seen, [(Op::Flush, 0), (Op::Write, 8), (Op::Flush, 0), (Op::Write, 16)]);
+    assert_eq!(
+        seen,
+        [(Operation::Flush, 0), (Operation::Write, 8), (Operation::Flush, 0), (Operation::Write, 16)]
+    );
     let _ = back.commit();
     let ids: Vec<_> = std::iter::from_fn(|| front.pop().unwrap()).map(|r| r.id).collect();
     assert_eq!(ids, [1, 2, 3]);
 }
 
 #[test]
-fn an_index_that_ran_away_is_a_fault() {
+fn impossible_producer_index_is_a_fault() {
     for prod in [33, 100, u32::MAX, 1 << 31] {
         let memory = Pages::new(1);
         let mut back: Queue<X86_64, Pages> = Queue::attach(memory.clone(), LIMITS).unwrap();
@@ -159,16 +164,18 @@ fn any_step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn whoever_is_killed_his_successor_answers_what_he_did_not(
+    fn resume_after_kill_answers_every_request_once(
         requests in prop::collection::vec(any_request(), 1..150),
         steps in prop::collection::vec(any_step(), 1..600),
     ) {
         let memory = Pages::new(1);
-        let kept = Pages::new(InflightLog::<X86_64, Pages>::bytes(32) / 4096);
+        let log_memory = Pages::new(InflightLog::<X86_64, Pages>::bytes(32) / 4096);
         let mut front: Front<X86_64, Pages> = Front::init(memory.clone()).unwrap();
-        let mut back: Queue<X86_64, Pages> = Queue::attach_recording(memory.clone(), LIMITS, kept.clone()).unwrap();
-        let (mut unsent, mut open, mut answers) = (requests.iter().peekable(), Vec::new(), Vec::new());
-        // After the script whatever is left is done in order.
+        let mut back: Queue<X86_64, Pages> = Queue::attach_recording(memory.clone(), LIMITS, log_memory.clone()).unwrap();
+        let mut unsent = requests.iter().peekable();
+        let mut open = Vec::new();
+        let mut responses = Vec::new();
+        // After the script all remaining requests are completed in order.
         let rest = [Step::Poll, Step::Complete(0), Step::Commit];
         for step in steps.iter().chain(rest.iter().cycle().take(30 * requests.len())) {
             while unsent.peek().is_some_and(|request| front.push(request)) {
@@ -176,39 +183,40 @@ proptest! {
             }
             let _ = front.commit();
             match *step {
-                Step::Poll => open.extend(back.poll().unwrap().map(|task| task.job)),
+                Step::Poll => open.extend(back.poll().unwrap().map(|request| request.tag)),
                 Step::Complete(_) if open.is_empty() => {}
                 Step::Complete(which) => back.complete(open.swap_remove(which % open.len()), Status::OKAY),
                 Step::Commit => drop(back.commit()),
                 Step::Kill => {
                     open.clear();
-                    back = Queue::resume(memory.clone(), LIMITS, kept.clone()).unwrap();
+                    back = Queue::resume(memory.clone(), LIMITS, log_memory.clone()).unwrap();
                 }
             }
             while let Some(response) = front.pop().unwrap() {
-                answers.push((response.id, response.operation));
+                responses.push((response.id, response.operation));
             }
         }
-        let mut asked: Vec<_> = requests.iter().map(|r| (r.id(), r.operation())).collect();
-        asked.sort_unstable();
-        answers.sort_unstable();
-        prop_assert_eq!(answers, asked);
+        let mut sent: Vec<_> = requests.iter().map(|r| (r.id(), r.operation())).collect();
+        sent.sort_unstable();
+        responses.sort_unstable();
+        prop_assert_eq!(responses, sent);
     }
 }
 
 #[test]
-fn a_ring_that_a_ledger_does_not_fit_is_not_taken_over() {
-    let (memory, kept) = (Pages::new(1), Pages::new(2));
+fn resume_with_mismatched_log_is_refused() {
+    let memory = Pages::new(1);
+    let log_memory = Pages::new(2);
     let mut front: Front<X86_64, Pages> = Front::init(memory.clone()).unwrap();
     let resume =
-        || Queue::<X86_64, Pages, Pages>::resume(memory.clone(), LIMITS, kept.clone()).err().unwrap();
+        || Queue::<X86_64, Pages, Pages>::resume(memory.clone(), LIMITS, log_memory.clone()).err().unwrap();
     assert!(matches!(resume(), ResumeError::LogMismatch(_)));
     let mut back: Queue<X86_64, Pages> =
-        Queue::attach_recording(memory.clone(), LIMITS, kept.clone()).unwrap();
+        Queue::attach_recording(memory.clone(), LIMITS, log_memory.clone()).unwrap();
     assert!(front.push(&io(0, 1, 0, &[(0, 7)])));
     let _ = front.commit();
     assert!(back.poll().unwrap().is_some());
-    // A frontend that claims an answer which nobody gave.
+    // The frontend forges a response that no backend gave.
     memory.words().store32(8, 1);
     assert!(matches!(resume(), ResumeError::Lost { inflight_log: 1, ring: 0 }));
     memory.words().store32(8, 40);

@@ -1,4 +1,4 @@
-//! Every item is given back exactly once, over any number of backends.
+//! Every item is given back exactly once, over any number of connections.
 
 use super::*;
 use crate::harness::{hostile, segments};
@@ -8,16 +8,16 @@ use ring_abi::blkif::X86_64;
 use ring_abi::ring::Back;
 use ring_abi::testing::Pages;
 
-type Under = Queue<X86_64, Pages, u64>;
+type TestQueue = Queue<X86_64, Pages, u64>;
 
-fn connected(pages: usize) -> (Under, Back<X86_64, Pages>) {
+fn connected(pages: usize) -> (TestQueue, Back<X86_64, Pages>) {
     let memory = Pages::new(pages);
-    let mut queue = Under::new(0);
+    let mut queue = TestQueue::new(0);
     queue.connect(memory.clone()).unwrap();
     (queue, Back::attach(memory).unwrap())
 }
 
-fn take(back: &mut Back<X86_64, Pages>) -> Vec<Request> {
+fn take_all(back: &mut Back<X86_64, Pages>) -> Vec<Request> {
     core::iter::from_fn(|| back.pop().unwrap()).collect()
 }
 
@@ -27,28 +27,29 @@ fn answer(back: &mut Back<X86_64, Pages>, id: u64, operation: u8) {
 }
 
 #[test]
-fn what_was_not_answered_is_asked_again_in_order() {
+fn reconnect_sends_unanswered_requests_again_in_order() {
     let (mut queue, mut back) = connected(2);
     for item in 0..40 {
-        queue.submit(Op::Write, item, segments(), item).unwrap();
+        queue.submit(Operation::Write, item, segments(), item).unwrap();
     }
     let _ = queue.commit();
-    let requests = take(&mut back);
+    let requests = take_all(&mut back);
     assert_eq!(requests.len(), 40);
     for n in [3, 1, 0] {
         answer(&mut back, requests[n].id(), OP_WRITE);
     }
     while queue.poll().unwrap().is_some() {}
-    // The backend dies; the next one has a smaller ring.
+    // The backend is killed; its successor's ring is smaller.
     queue.disconnect();
-    queue.submit(Op::Write, 40, segments(), 40).unwrap();
+    queue.submit(Operation::Write, 40, segments(), 40).unwrap();
     let memory = Pages::new(1);
     queue.connect(memory.clone()).unwrap();
     let mut back = Back::attach(memory).unwrap();
-    let (mut sectors, mut items) = (Vec::new(), Vec::new());
+    let mut sectors = Vec::new();
+    let mut items = Vec::new();
     while items.len() < 38 {
         let _ = queue.commit();
-        for request in take(&mut back) {
+        for request in take_all(&mut back) {
             let Request::Io(io) = &request else { panic!("{request:?}") };
             sectors.push(io.sector_number);
             answer(&mut back, io.id, io.operation);
@@ -64,51 +65,52 @@ fn what_was_not_answered_is_asked_again_in_order() {
 }
 
 #[test]
-fn wrong_answers_are_faults() {
-    let ask = || {
+fn invalid_responses_are_faults() {
+    let two_reads = || {
         let (mut queue, mut back) = connected(1);
-        queue.submit(Op::Read, 0, segments(), 1).unwrap();
-        queue.submit(Op::Read, 0, segments(), 2).unwrap();
+        queue.submit(Operation::Read, 0, segments(), 1).unwrap();
+        queue.submit(Operation::Read, 0, segments(), 2).unwrap();
         let _ = queue.commit();
-        let ids: Vec<_> = take(&mut back).iter().map(Request::id).collect();
+        let ids: Vec<_> = take_all(&mut back).iter().map(Request::id).collect();
         (queue, back, ids)
     };
-    let (mut queue, mut back, ids) = ask();
+    let (mut queue, mut back, ids) = two_reads();
     answer(&mut back, ids[0] + 7, OP_READ);
     assert_eq!(queue.poll(), Err(Fault::UnknownId { id: ids[0] + 7 }));
 
-    let (mut queue, mut back, ids) = ask();
+    let (mut queue, mut back, ids) = two_reads();
     answer(&mut back, ids[0], OP_READ);
     answer(&mut back, ids[0], OP_READ);
     assert_eq!(queue.poll(), Ok(Some((1, Status::OKAY))));
-    // The place is used again, under another id.
-    queue.submit(Op::Read, 0, segments(), 3).unwrap();
+    // The slot is used again, with another id.
+    queue.submit(Operation::Read, 0, segments(), 3).unwrap();
     assert_eq!(queue.poll(), Err(Fault::UnknownId { id: ids[0] }));
 
-    let (mut queue, mut back, ids) = ask();
+    let (mut queue, mut back, ids) = two_reads();
     answer(&mut back, ids[1], OP_WRITE);
     let fault = Fault::WrongOperation { id: ids[1], found: OP_WRITE, expected: OP_READ };
     assert_eq!(queue.poll(), Err(fault));
 
-    let (memory, mut queue) = (Pages::new(1), Under::new(0));
+    let memory = Pages::new(1);
+    let mut queue = TestQueue::new(0);
     queue.connect(memory.clone()).unwrap();
     memory.words().store32(8, 1);
     assert!(matches!(queue.poll(), Err(Fault::Ring(_))));
 }
 
 #[test]
-fn a_full_ring_gives_the_item_back() {
+fn submit_to_full_ring_gives_the_item_back() {
     let (mut queue, _back) = connected(1);
     for item in 0..32 {
-        queue.submit(Op::Flush, 0, Segments::new(), item).unwrap();
+        queue.submit(Operation::Flush, 0, Segments::new(), item).unwrap();
     }
-    assert_eq!(queue.submit(Op::Flush, 0, Segments::new(), 32), Err(32));
+    assert_eq!(queue.submit(Operation::Flush, 0, Segments::new(), 32), Err(32));
     assert_eq!(queue.in_flight(), 32);
 }
 
 proptest! {
     #[test]
-    fn a_hostile_backend_harms_nobody(script in prop::collection::vec(any::<u8>(), 0..4000)) {
+    fn hostile_backend_loses_and_repeats_no_item(script in prop::collection::vec(any::<u8>(), 0..4000)) {
         hostile(&script);
     }
 }

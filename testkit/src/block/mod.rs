@@ -63,7 +63,7 @@ impl Backend {
 
 /// Default options but for how long a disk waits: [`BOUND`].
 pub fn options() -> Options {
-    Options { patience: BOUND, ..Options::default() }
+    Options { timeout: BOUND, ..Options::default() }
 }
 
 /// Opens the guest's xvda.

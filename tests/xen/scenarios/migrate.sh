@@ -27,9 +27,9 @@ leave() {
 }
 leave
 check "the other arrives, and waits" xl restore -p /tmp/one.save
-wait_for 20 "the old disk to give way" grep -q 'a younger device of the same machine has the disk now' /out/dom0.log
+wait_for 20 "the old disk to give way" grep -q 'disk handed over to a younger device' /out/dom0.log
 check "the migration fails" xl destroy one
-wait_for 20 "the old disk to be served again" grep -q 'has the disk back' /out/dom0.log
+wait_for 20 "the old disk to be served again" grep -q 'disk acquired' /out/dom0.log
 check "the old one goes on" sh -c 'xl rename one--migratedaway one && xl unpause one'
 writes_on one "after a migration that failed"
 answers "after a migration that failed"

@@ -1,10 +1,11 @@
-//! The ways to a guest's pages: mapped for each request, kept mapped, copied; and copied where the kernel refuses.
+//! The data paths: pages mapped for each request, mapped persistently, copied; and copied where the kernel cannot pin
+//! mapped pages.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use blkback::engine::{Done, Io, Mode, RamDisk, Spec, open};
+use blkback::engine::{Completion, IoRequest, Mode, RamDisk, Spec, open};
 use blkback::{DataPath, Disk, DiskInfo, Engine, Tuning, VbdDriver};
 use hypervisor::DomId;
 use ring_abi::PAGE_SIZE;
@@ -14,44 +15,44 @@ use testkit::random::bytes;
 use testkit::{FrontendDevice, Machine};
 use vm_memory::Bytes;
 
-/// A disk whose kernel cannot take hold of guests' pages.
-struct Picky(RamDisk);
+/// A disk for which the kernel cannot pin guests' pages.
+struct UnpinnableDisk(RamDisk);
 
-impl Disk for Picky {
+impl Disk for UnpinnableDisk {
     fn name(&self) -> String {
-        "picky".into()
+        "unpinnable".into()
     }
     fn info(&self) -> io::Result<DiskInfo> {
         self.0.info()
     }
     fn engine(&self, depth: usize) -> io::Result<Box<dyn Engine>> {
-        Ok(Box::new(PickyEngine { engine: self.0.engine(depth)?, refused: Vec::new() }))
+        Ok(Box::new(UnpinnableEngine { engine: self.0.engine(depth)?, refused: Vec::new() }))
     }
 }
 
-struct PickyEngine {
+struct UnpinnableEngine {
     engine: Box<dyn Engine>,
-    refused: Vec<Done>,
+    refused: Vec<Completion>,
 }
 
-impl Engine for PickyEngine {
-    fn submit(&mut self, io: Box<Io>) -> Result<(), Box<Io>> {
-        if !io.is_guests() {
-            return self.engine.submit(io);
+impl Engine for UnpinnableEngine {
+    fn submit(&mut self, request: Box<IoRequest>) -> Result<(), Box<IoRequest>> {
+        if !request.is_guest_memory() {
+            return self.engine.submit(request);
         }
-        self.refused.push(Done { io, result: Err(io::Error::from_raw_os_error(libc::EFAULT)) });
+        self.refused.push(Completion { request, result: Err(io::Error::from_raw_os_error(libc::EFAULT)) });
         Ok(())
     }
-    fn poll(&mut self, done: &mut Vec<Done>) -> io::Result<()> {
-        done.append(&mut self.refused);
-        self.engine.poll(done)
+    fn poll(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
+        completions.append(&mut self.refused);
+        self.engine.poll(completions)
     }
     fn fd(&self) -> BorrowedFd<'_> {
         self.engine.fd()
     }
 }
 
-/// Writes pages and reads them into others; says whether the guest's pages are still mapped after that.
+/// Writes pages and reads them into others; returns whether the guest's pages are still mapped after that.
 fn stays_mapped(disk: Arc<dyn Disk>, data_path: DataPath) -> bool {
     let machine = Machine::new();
     let hv = machine.domain(DomId::DOM0);
@@ -72,10 +73,10 @@ fn stays_mapped(disk: Arc<dyn Disk>, data_path: DataPath) -> bool {
     let mut read = vec![0; written.len()];
     raw.data.slice(3 * PAGE_SIZE, read.len()).unwrap().read_slice(&mut read, 0).unwrap();
     assert!(read == written, "{data_path:?}");
-    // A page that is not granted is that request's error alone.
-    let bad = raw.io_of(OP_WRITE, 3, 64, [hypervisor::GrantRef(4000)]);
-    let good = raw.io(OP_READ, 4, 0, &[6]);
-    raw.send(&[bad, good]);
+    // A page that is not granted fails that request alone.
+    let invalid = raw.io_of(OP_WRITE, 3, 64, [hypervisor::GrantRef(4000)]);
+    let valid = raw.io(OP_READ, 4, 0, &[6]);
+    raw.send(&[invalid, valid]);
     let statuses: Vec<_> = raw.receive(2).iter().map(|answer| answer.status).collect();
     assert_eq!(statuses, [Status::ERROR, Status::OKAY], "{data_path:?}");
     raw.data.end().is_err()
@@ -86,21 +87,21 @@ fn ram() -> RamDisk {
 }
 
 #[test]
-fn every_way_moves_the_same_bytes() {
+fn every_data_path_carries_the_same_bytes() {
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(512 << 10).unwrap();
     for (data_path, stays) in [(DataPath::Map, false), (DataPath::Copy, false), (DataPath::Persistent, true)]
     {
         assert_eq!(stays_mapped(Arc::new(ram()), data_path), stays, "{data_path:?}");
-        // By io_uring, which registers what is copied to and from.
+        // By io_uring, which registers the bounce pool.
         let file = open(&Spec::raw(image.path(), Mode::Write)).unwrap();
         assert_eq!(stays_mapped(file, data_path), stays, "{data_path:?}, a file");
     }
 }
 
 #[test]
-fn where_the_kernel_refuses_bytes_are_copied() {
+fn pages_that_the_kernel_cannot_pin_are_copied() {
     for (data_path, stays) in [(DataPath::Map, false), (DataPath::Persistent, true)] {
-        assert_eq!(stays_mapped(Arc::new(Picky(ram())), data_path), stays, "{data_path:?}");
+        assert_eq!(stays_mapped(Arc::new(UnpinnableDisk(ram())), data_path), stays, "{data_path:?}");
     }
 }
