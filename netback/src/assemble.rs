@@ -1,42 +1,42 @@
-//! Gathers the ring slots of one packet: a request with the packet's whole size, its extras, and what follows it.
+//! Gathers the ring slots of one packet: a request with the whole packet's size, its extras, and further requests.
 //!
-//! Two bounds as in Linux's netback: more than 18 slots is a packet that nobody need support and is refused;
-//! more than 20 is an attack. What the peer says is checked here once; nothing behind this file checks it again.
+//! Two bounds as in Linux's netback: a packet of more than 18 slots, which no backend has to support, is refused; a
+//! packet of more than 20 is an attack. This module checks all that the guest writes into requests and extras, once.
 
 use arrayvec::ArrayVec;
 use ring_abi::netif::extra::{GSO_TCPV4, GSO_TCPV6, Kind};
-use ring_abi::netif::{SLOTS_FATAL, SLOTS_MIN, TxFlags, TxRequest, TxSlot};
+use ring_abi::netif::{ETH_HLEN, SLOTS_FATAL, SLOTS_MIN, TxFlags, TxRequest, TxSlot};
 use ring_abi::{GrantRef, PAGE_SIZE};
 
-/// Shortest packet: an Ethernet header, `ETH_HLEN`.
-pub const SHORTEST: u16 = 14;
-/// Most extras of one packet. There are four types; a packet has each once at most.
+/// Bytes of the shortest packet: an Ethernet header.
+pub const SHORTEST: u16 = ETH_HLEN as u16;
+/// Most extras of one packet: one of each type.
 const EXTRAS: u8 = 4;
 
-/// The guest broke the protocol: its interface is closed.
+/// The guest broke the protocol: the vif is closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Fault {
     /// A ring's indexes are impossible.
     #[error(transparent)]
     Ring(#[from] ring_abi::ring::Fault),
-    /// More slots than the worst that was ever legal: `fatal_skb_slots` of Linux.
+    /// More slots than any legal packet has ever had: Linux's `fatal_skb_slots`.
     #[error("netif tx: a packet of more than {SLOTS_FATAL} slots")]
     Slots,
-    /// A slot's bytes are not in one page.
+    /// The bytes of a slot cross its page's end.
     #[error("netif tx: {size} bytes at {offset} cross the page's end")]
     Page {
-        /// First byte in the page.
+        /// Offset of the first byte in the page.
         offset: u16,
         /// Bytes.
         size: u16,
     },
-    /// An extra of a type that no version of the protocol has.
+    /// An extra of a type that netif.h does not define.
     #[error("netif tx: an extra of unknown type {0}")]
     Extra(u8),
     /// More extras than there are types.
     #[error("netif tx: more than {EXTRAS} extras in one packet")]
     Extras,
-    /// A segmentation that cannot be done.
+    /// A segmentation of unknown type, or into segments of 0 bytes.
     #[error("netif tx: segmentation of type {gso_type} into {size} bytes")]
     Gso {
         /// Bytes of payload in each segment.
@@ -48,29 +48,29 @@ pub enum Fault {
 
 /// Bytes of one slot, inside one granted page.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Part {
+pub struct Fragment {
     /// The granted page.
     pub gref: GrantRef,
-    /// First byte in the page.
+    /// Offset of the first byte in the page.
     pub offset: u16,
-    /// Bytes; may be 0. With `offset` never past the page's end.
+    /// Bytes; may be 0. `offset + size` is at most the page's size.
     pub size: u16,
 }
 
-/// Why a packet goes no further though its guest goes on.
+/// Why a packet is answered with an error and not sent. The vif stays connected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Refusal {
     /// Shorter than an Ethernet header.
     Short,
     /// 19 or 20 slots.
     Slots,
-    /// The slots' sizes sum to more than the packet's: a packet of 64 KiB or more, whose size overflowed.
+    /// The slots' sizes sum to more than the packet's size: the size of a packet of 64 KiB or more has overflowed.
     Size,
-    /// An order to change a multicast list that was never offered.
+    /// A change of the multicast list, a feature that is not advertised.
     Multicast,
 }
 
-/// One packet: where its bytes lie, what is said of them and whom to answer.
+/// One packet: its bytes in the guest's pages, its metadata, and the requests to be answered.
 #[derive(Clone, Debug, Default)]
 pub struct Packet {
     size: u16,
@@ -79,7 +79,7 @@ pub struct Packet {
     refusal: Option<Refusal>,
     gso: Option<(u8, u16)>,
     ids: ArrayVec<u16, SLOTS_FATAL>,
-    parts: ArrayVec<Part, SLOTS_FATAL>,
+    fragments: ArrayVec<Fragment, SLOTS_FATAL>,
 }
 
 impl Packet {
@@ -95,31 +95,31 @@ impl Packet {
         self.flags
     }
 
-    /// Segmentation wanted: `XEN_NETIF_GSO_TYPE_*`, one of the two, and the bytes of each segment, not 0.
+    /// The segmentation to be done: [`GSO_TCPV4`] or [`GSO_TCPV6`], and bytes of each segment, not 0.
     #[inline]
     pub fn gso(&self) -> Option<(u8, u16)> {
         self.gso
     }
 
-    /// Why it is to be answered with an error instead of sent.
+    /// Why the packet is refused, if it is.
     #[inline]
     pub fn refusal(&self) -> Option<Refusal> {
         self.refusal
     }
 
-    /// Where the bytes lie, in order; their sizes sum to [`Packet::size`] unless refused.
+    /// The packet's bytes, in order; their sizes sum to [`Packet::size`] unless refused.
     #[inline]
-    pub fn parts(&self) -> &[Part] {
-        &self.parts
+    pub fn fragments(&self) -> &[Fragment] {
+        &self.fragments
     }
 
-    /// The requests to be answered.
+    /// The ids of the requests to be answered.
     #[inline]
     pub fn ids(&self) -> &[u16] {
         &self.ids
     }
 
-    /// Further slots, used up by extras, that are answered with `NETIF_RSP_NULL`.
+    /// The slots used by extras, to be answered with `NETIF_RSP_NULL`.
     #[inline]
     pub fn extras(&self) -> u8 {
         self.extras
@@ -127,14 +127,16 @@ impl Packet {
 
     #[inline]
     fn start(&mut self, first: TxRequest) {
-        // Field by field: a whole new value would be copied with all its empty room.
-        (self.size, self.flags, self.extras) = (first.size, first.flags, 0);
+        // Field by field: assigning a new value would copy its empty arrays too.
+        self.size = first.size;
+        self.flags = first.flags;
+        self.extras = 0;
         self.refusal = None;
         self.gso = None;
         self.ids.clear();
-        self.parts.clear();
+        self.fragments.clear();
         self.ids.push(first.id);
-        self.parts.push(Part { gref: first.gref, offset: first.offset, size: first.size });
+        self.fragments.push(Fragment { gref: first.gref, offset: first.offset, size: first.size });
     }
 
     fn add(&mut self, next: TxRequest) -> Result<(), Fault> {
@@ -142,16 +144,16 @@ impl Packet {
             return Err(Fault::Page { offset: next.offset, size: next.size });
         }
         self.ids.try_push(next.id).map_err(|_| Fault::Slots)?;
-        self.parts.push(Part { gref: next.gref, offset: next.offset, size: next.size });
-        // The first slot says the sum: what the others take is not its own.
-        match self.parts[0].size.checked_sub(next.size) {
-            Some(own) => self.parts[0].size = own,
+        self.fragments.push(Fragment { gref: next.gref, offset: next.offset, size: next.size });
+        // The first request has the size of the whole packet; its own fragment is what the others leave.
+        match self.fragments[0].size.checked_sub(next.size) {
+            Some(own) => self.fragments[0].size = own,
             None => self.refusal = Some(Refusal::Size),
         }
         Ok(())
     }
 
-    fn note(&mut self, kind: Kind) -> Result<(), Fault> {
+    fn add_extra(&mut self, kind: Kind) -> Result<(), Fault> {
         if self.extras == EXTRAS {
             return Err(Fault::Extras);
         }
@@ -173,9 +175,9 @@ impl Packet {
     #[inline]
     fn finish(&mut self) -> Result<(), Fault> {
         if self.refusal.is_none() {
-            self.refusal = self.judge();
+            self.refusal = self.find_refusal();
         }
-        let first = self.parts[0];
+        let first = self.fragments[0];
         if self.refusal.is_none() && first.offset as usize + first.size as usize > PAGE_SIZE {
             return Err(Fault::Page { offset: first.offset, size: first.size });
         }
@@ -183,7 +185,7 @@ impl Packet {
     }
 
     #[inline]
-    fn judge(&self) -> Option<Refusal> {
+    fn find_refusal(&self) -> Option<Refusal> {
         if self.ids.len() > SLOTS_MIN {
             Some(Refusal::Slots)
         } else if self.size < SHORTEST {
@@ -203,7 +205,7 @@ enum Expect {
     More,
 }
 
-/// Where in a packet the ring stands.
+/// The state of assembling: which kind of slot comes next.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Assembler {
     expect: Expect,
@@ -211,10 +213,11 @@ pub struct Assembler {
 
 impl Assembler {
     /// Adds the next slot to `packet`, which is overwritten when a new packet begins; `true` if the packet is
-    /// complete. A packet may be published in pieces: the caller keeps it until then.
+    /// complete. A guest may publish a packet in several steps: the caller gives the same `packet` until it is
+    /// complete.
     ///
     /// # Errors
-    /// [`Fault`]: the guest is to be cut off.
+    /// [`Fault`]: the guest broke the protocol.
     #[inline]
     pub fn feed(&mut self, slot: TxSlot, packet: &mut Packet) -> Result<bool, Fault> {
         let more = match self.expect {
@@ -229,7 +232,7 @@ impl Assembler {
             }
             Expect::Extra => {
                 let extra = slot.extra();
-                packet.note(extra.kind)?;
+                packet.add_extra(extra.kind)?;
                 if extra.more {
                     return Ok(false);
                 }
@@ -259,7 +262,9 @@ mod tests {
     }
 
     fn assemble(slots: &[TxSlot]) -> Result<Vec<Packet>, Fault> {
-        let (mut assembler, mut packet, mut done) = (Assembler::default(), Packet::default(), Vec::new());
+        let mut assembler = Assembler::default();
+        let mut packet = Packet::default();
+        let mut done = Vec::new();
         for slot in slots {
             if assembler.feed(*slot, &mut packet)? {
                 done.push(packet.clone());
@@ -269,11 +274,11 @@ mod tests {
     }
 
     fn sizes(packet: &Packet) -> Vec<u16> {
-        packet.parts().iter().map(|part| part.size).collect()
+        packet.fragments().iter().map(|fragment| fragment.size).collect()
     }
 
     #[test]
-    fn the_first_slot_says_the_sum() {
+    fn first_fragment_gets_the_size_that_the_others_leave() {
         let more = TxFlags::MORE_DATA;
         let slots = [request(1, 0, 600, more), request(2, 9, 0, more), request(3, 96, 400, TxFlags::empty())];
         let packets = assemble(&slots).unwrap();
@@ -282,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn eighteen_slots_are_taken_nineteen_refused_and_twenty_one_an_attack() {
+    fn packet_of_18_slots_is_taken_of_19_refused_and_of_21_a_fault() {
         for (count, expected) in [(18, Ok(None)), (19, Ok(Some(Refusal::Slots))), (21, Err(Fault::Slots))] {
             let mut slots = vec![request(0, 0, 100, TxFlags::MORE_DATA)];
             slots.extend((1..count).map(|id| request(id, 0, 1, TxFlags::MORE_DATA)));
@@ -294,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn sizes_are_checked_against_pages_and_the_sum() {
+    fn sizes_beyond_a_page_are_faults_and_beyond_the_packet_refused() {
         let none = TxFlags::empty();
         assert_eq!(assemble(&[request(0, 0, 13, none)]).unwrap()[0].refusal(), Some(Refusal::Short));
         let fault = Fault::Page { offset: 4000, size: 97 };
@@ -306,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn extras_stand_between_the_first_slot_and_the_rest() {
+    fn extras_after_the_first_slot_set_gso_and_are_counted() {
         let gso = Kind::Gso { size: 1448, gso_type: GSO_TCPV4 };
         let hash = Kind::Hash { hash_type: 1, algorithm: 1, value: [1, 2, 3, 4] };
         let slots = [
@@ -321,7 +326,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_extras_are_attacks() {
+    fn wrong_or_too_many_extras_are_faults() {
         let first = request(0, 0, 100, TxFlags::EXTRA_INFO);
         let with = |kind, more| -> TxSlot { Extra { more, kind }.into() };
         let gso = |size, gso_type| assemble(&[first, with(Kind::Gso { size, gso_type }, false)]);

@@ -1,144 +1,96 @@
-//! The driver for devices of kind `vif`: joins the handshake to the bridge.
+//! One vif over its life: handshake, connection and statistics.
 
-use crate::handshake::{Agreed, Handshake, MTU_MAX, Step, offer};
+use crate::driver::Attachment;
+use crate::handshake::{Action, Handshake, Negotiated, backend_keys};
 use crate::response_logs::ResponseLogs;
-use crate::vif::{Config, Failed, OnFailure, Recovery, Vif};
-use bridge::{Bridge, Counters};
+use crate::vif::{OnFailure, Recovery, Vif};
+use crate::{Config, ConnectionError};
+use bridge::Counters;
 use hypervisor::Hypervisor;
 use nix::errno::Errno;
 use ring_abi::DomId;
+use ring_abi::netif::{MTU_MAX, key};
 use std::sync::{Arc, Mutex, PoisonError};
-use xenstore::driver::{Answer, BackDevice, BackDriver, Failure, View, Waker};
+use xenstore::XenbusState;
+use xenstore::driver::{Answer, BackDevice, Failure, View, Waker};
 use xenstore::xenbus::Device;
-use xenstore::{Keys, XenbusState};
 
-/// Finds where a vif goes, by what stands in its keys; or tells why that cannot be.
-pub type Resolver = Box<dyn FnMut(&Device, &Keys) -> Result<Attachment, Failure> + Send>;
-
-/// Where a vif goes.
-pub struct Attachment {
-    /// The bridge it joins.
-    pub bridge: Arc<Bridge>,
-    /// What bounds the frames that the guest is sent: the key `mtu`; or, where not, an interface of this machine that
-    /// stands for the vif, whose mtu is its owner's to change.
-    pub bounded: bool,
-    /// Done when the device is over in order, and left undone for a successor when the driver stops.
-    pub clear: Option<Box<dyn FnOnce() + Send>>,
+/// Why a connection ended without having been closed.
+enum ExitReason {
+    /// The frontend closed its end of an event channel: it closes, or has died.
+    PeerGone,
+    /// The frontend broke the protocol, or an error occurred here.
+    Failed(String),
 }
 
-impl Attachment {
-    /// A bridge where the vif is one port of many.
-    pub fn port_of(bridge: Arc<Bridge>) -> Self {
-        Self { bridge, bounded: true, clear: None }
-    }
-}
-
-/// What a vif's port is called: its key `vifname`, or `vif<domid>.<handle>`.
-pub fn vif_name(device: &Device, keys: &Keys) -> String {
-    match keys.get("vifname") {
-        Some(name) if !name.is_empty() => name.to_owned(),
-        _ => format!("vif{}.{}", device.front, device.id),
-    }
-}
-
-/// Makes vifs.
-pub struct Driver {
+/// One vif, connected or not.
+pub(crate) struct VifDevice {
     hv: Arc<dyn Hypervisor>,
     config: Config,
-    find: Resolver,
+    guest: DomId,
+    attachment: Attachment,
+    /// The port's name.
+    name: String,
+    waker: Waker,
+    handshake: Handshake,
+    response_logs: Option<ResponseLogs>,
+    /// The connection and the attachment stay for another process.
+    stopped: bool,
+    /// Set by the bridge's thread when the connection fails.
+    exit: Arc<Mutex<Option<ExitReason>>>,
+    span: tracing::Span,
 }
 
-impl Driver {
-    /// A driver whose vifs are attached to the bridges that `find` finds, under their [`vif_name`].
-    pub fn new(
+impl VifDevice {
+    pub(crate) fn new(
         hv: Arc<dyn Hypervisor>,
         config: Config,
-        find: impl FnMut(&Device, &Keys) -> Result<Attachment, Failure> + Send + 'static,
+        device: &Device,
+        attachment: Attachment,
+        name: String,
+        waker: Waker,
     ) -> Self {
-        Self { hv, config, find: Box::new(find) }
-    }
-}
-
-impl BackDriver for Driver {
-    fn kind(&self) -> &str {
-        "vif"
-    }
-
-    fn probe(&mut self, device: &Device, view: &View, waker: Waker) -> Result<Box<dyn BackDevice>, Failure> {
-        let place = (self.find)(device, &view.own)?;
-        let name = vif_name(device, &view.own);
-        let response_logs = self.config.keep.clone().map(|keep| ResponseLogs::new(keep, device));
-        let mut vif = VifDevice {
-            hv: self.hv.clone(),
-            config: self.config.clone(),
+        let response_logs = config.inflight_dir.clone().map(|dir| ResponseLogs::new(dir, device));
+        Self {
+            hv,
+            config,
             guest: DomId(device.front),
-            place,
+            attachment,
+            // At level ERROR, so that the span is part of log lines of any level.
+            span: tracing::error_span!("vif", domid = device.front, devid = device.id, name),
             name,
             waker,
             handshake: Handshake::default(),
             response_logs,
             stopped: false,
-            end: Arc::default(),
-        };
-        vif.resume(view)?;
-        Ok(Box::new(vif))
-    }
-}
-
-/// How a port ends by itself.
-enum End {
-    /// The frontend let go of its event channels: it closes, or is dead.
-    Gone,
-    /// It broke the protocol, or something failed here.
-    Failed(String),
-}
-
-/// One vif, connected or not.
-struct VifDevice {
-    hv: Arc<dyn Hypervisor>,
-    config: Config,
-    guest: DomId,
-    place: Attachment,
-    name: String,
-    waker: Waker,
-    handshake: Handshake,
-    response_logs: Option<ResponseLogs>,
-    /// What stands here is left to a successor.
-    stopped: bool,
-    /// How the port ended by itself, told by the bridge's thread.
-    end: Arc<Mutex<Option<End>>>,
-}
-
-impl VifDevice {
-    fn agree(&self, view: &View) -> Result<Agreed, Failure> {
-        let mut own = view.own.clone();
-        if !self.place.bounded {
-            own.set("mtu", MTU_MAX);
+            exit: Arc::default(),
         }
-        Agreed::parse(&view.other, &own, self.config.gso)
-            .map_err(|error| Failure::new(Errno::EINVAL as i32, error))
     }
 
-    /// What an earlier process has left in the midst of its service goes on here; the frontend does not notice. Where
-    /// that cannot be, both ends begin anew.
-    fn resume(&mut self, view: &View) -> Result<(), Failure> {
+    /// Resumes the connection of an earlier process from its response logs; the frontend does not notice. Where that
+    /// fails, the handshake makes both ends reconnect.
+    ///
+    /// # Errors
+    /// EBUSY while the earlier process still has the event channels or pages.
+    pub(crate) fn resume(&mut self, view: &View) -> Result<(), Failure> {
+        let _span = self.span.clone().entered();
         if [view.own_state, view.other_state] != [XenbusState::Connected; 2] {
             return Ok(());
         }
         let Some(response_logs) = self.response_logs.take() else { return Ok(()) };
-        let resumed = self.agree(view).and_then(|agreed| {
-            self.start(&agreed, Recovery::Resume(&response_logs)).map_err(|failed| {
+        let resumed = self.negotiate(view).and_then(|negotiated| {
+            self.start(&negotiated, Recovery::Resume(&response_logs)).map_err(|error| {
                 use hypervisor::Error::{Busy, NoSuchPort};
-                let busy = matches!(failed, Failed::Hypervisor(Busy(_) | NoSuchPort { .. }));
-                // The earlier process lets go of these when it is gone, and that may be a moment from now.
-                Failure::new(if busy { Errno::EBUSY } else { Errno::EIO } as i32, failed)
+                // An earlier process that is being killed closes its event channels and mappings a moment later.
+                let is_busy = matches!(error, ConnectionError::Hypervisor(Busy(_) | NoSuchPort { .. }));
+                Failure::new(if is_busy { Errno::EBUSY } else { Errno::EIO } as i32, error)
             })
         });
         self.response_logs = Some(response_logs);
         match resumed {
             Ok(()) => {
                 self.handshake.set_connected(true);
-                tracing::info!(vif = self.name, "goes on where an earlier process was killed or stopped");
+                tracing::info!("resumed");
                 Ok(())
             }
             Err(failure) if failure.errno == Errno::EBUSY as i32 => {
@@ -146,75 +98,79 @@ impl VifDevice {
                 Err(failure)
             }
             Err(failure) => {
-                tracing::warn!(vif = self.name, "cannot go on, and begins anew: {}", failure.what);
+                tracing::warn!(error = failure.what, "failed to resume; reconnecting");
                 Ok(())
             }
         }
     }
 
+    fn negotiate(&self, view: &View) -> Result<Negotiated, Failure> {
+        let mut own = view.own.clone();
+        if !self.attachment.limit_mtu {
+            own.set(key::MTU, MTU_MAX);
+        }
+        Negotiated::parse(&view.other, &own, self.config.gso)
+            .map_err(|error| Failure::new(Errno::EINVAL as i32, error))
+    }
+
     fn connect(&mut self, view: &View) -> Result<(), Failure> {
-        let agreed = self.agree(view)?;
+        let negotiated = self.negotiate(view)?;
         let response_logs = self.response_logs.take();
-        let begin = response_logs.as_ref().map_or(Recovery::None, Recovery::Record);
-        let started = self.start(&agreed, begin);
+        let recovery = response_logs.as_ref().map_or(Recovery::None, Recovery::Record);
+        let started = self.start(&negotiated, recovery);
         self.response_logs = response_logs;
         started.map_err(|error| Failure::new(Errno::EIO as i32, error))?;
-        tracing::info!(vif = self.name, caps = ?agreed.caps, "connected");
+        tracing::info!(caps = ?negotiated.caps, "connected");
         Ok(())
     }
 
-    fn start(&mut self, agreed: &Agreed, begin: Recovery<'_>) -> Result<(), Failed> {
-        let tell = self.on_failure();
-        let vif = Vif::begin(&self.hv, self.guest, agreed, &self.config, begin, tell)?;
-        self.place.bridge.attach(&self.name, Box::new(vif)).map_err(|e| Failed::Io(std::io::Error::other(e)))
+    fn start(&mut self, negotiated: &Negotiated, recovery: Recovery<'_>) -> Result<(), ConnectionError> {
+        let on_failure = self.on_failure();
+        let vif = Vif::start(&self.hv, self.guest, negotiated, &self.config, recovery, on_failure)?;
+        let attached = self.attachment.bridge.attach(&self.name, Box::new(vif));
+        attached.map_err(|error| ConnectionError::Io(std::io::Error::other(error)))
     }
 
     fn on_failure(&mut self) -> OnFailure {
-        // A cell of its own, so that the word of an earlier connection's end is not taken for this one's.
-        self.end = Arc::default();
-        let (cell, waker) = (self.end.clone(), self.waker.clone());
-        Box::new(move |failed: &Failed| {
-            let end = match failed {
-                Failed::Hypervisor(hypervisor::Error::Closed) => End::Gone,
-                other => End::Failed(other.to_string()),
+        // A new cell for each connection: a late report of an earlier one must not end this one.
+        self.exit = Arc::default();
+        let exit = self.exit.clone();
+        let waker = self.waker.clone();
+        Box::new(move |error: &ConnectionError| {
+            let reason = match error {
+                ConnectionError::Hypervisor(hypervisor::Error::Closed) => ExitReason::PeerGone,
+                other => ExitReason::Failed(other.to_string()),
             };
-            *cell.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
+            *exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
             waker.wake();
         })
     }
 
-    /// Ends the connection for good.
+    /// Ends the connection, and removes its response logs.
     fn disconnect(&self) {
         self.detach();
         self.response_logs.iter().for_each(ResponseLogs::forget);
     }
 
     fn detach(&self) {
-        // A port that failed is gone already.
-        if let Ok(port) = self.place.bridge.detach(&self.name) {
+        // The bridge has detached a port that failed already.
+        if let Ok(port) = self.attachment.bridge.detach(&self.name) {
             let counters = port.stats().read();
             let Counters { rx_frames, rx_bytes, tx_frames, tx_bytes, .. } = counters;
-            tracing::info!(
-                vif = self.name,
-                rx_frames,
-                rx_bytes,
-                tx_frames,
-                tx_bytes,
-                dropped = counters.all_dropped(),
-                "disconnected"
-            );
+            let dropped = counters.all_dropped();
+            tracing::info!(rx_frames, rx_bytes, tx_frames, tx_bytes, dropped, "disconnected");
         }
     }
 
-    /// The word of the bridge's thread, if there is one; the port is gone then.
-    fn ended(&mut self) -> Option<End> {
-        let end = self.end.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+    /// Takes the reason if the connection has failed, and disconnects.
+    fn take_exit(&mut self) -> Option<ExitReason> {
+        let reason = self.exit.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         self.disconnect();
         self.handshake.set_connected(false);
-        Some(end)
+        Some(reason)
     }
 
-    fn refuse(&mut self, failure: Failure) -> Answer {
+    fn close(&mut self, failure: Failure) -> Answer {
         self.handshake.set_connected(false);
         Answer { state: Some(XenbusState::Closing), error: Some(failure), ..Answer::default() }
     }
@@ -222,37 +178,39 @@ impl VifDevice {
 
 impl BackDevice for VifDevice {
     fn changed(&mut self, view: &View) -> Answer {
+        let _span = self.span.clone().entered();
         let closing = matches!(view.other_state, XenbusState::Closing | XenbusState::Closed);
-        match self.ended() {
-            // One that is closing anyway need not be told.
-            Some(End::Failed(what)) if !closing => {
-                return self.refuse(Failure::new(Errno::EPROTO as i32, what));
+        match self.take_exit() {
+            // No error is written for a frontend that is closing anyway.
+            Some(ExitReason::Failed(what)) if !closing => {
+                return self.close(Failure::new(Errno::EPROTO as i32, what));
             }
             _ => {}
         }
-        let connected = self.handshake.is_connected();
+        let was_connected = self.handshake.is_connected();
         match self.handshake.step(view.own_state, view.other_state, view.online) {
-            Step::Stay => Answer::default(),
-            Step::Offer => {
+            Action::Wait => Answer::default(),
+            Action::Advertise => {
                 self.disconnect();
                 let state = Some(XenbusState::InitWait);
-                Answer { keys: offer(self.config.gso), state, ..Answer::default() }
+                Answer { keys: backend_keys(self.config.gso), state, ..Answer::default() }
             }
-            Step::Close(state) => {
+            Action::Close(state) => {
                 self.disconnect();
                 Answer { state: Some(state), ..Answer::default() }
             }
-            Step::Connect => match if connected { Ok(()) } else { self.connect(view) } {
+            Action::Connect => match if was_connected { Ok(()) } else { self.connect(view) } {
                 Ok(()) => {
                     self.handshake.set_connected(true);
                     Answer { state: Some(XenbusState::Connected), ..Answer::default() }
                 }
-                Err(failure) => self.refuse(failure),
+                Err(failure) => self.close(failure),
             },
         }
     }
 
     fn stop(&mut self) {
+        let _span = self.span.clone().entered();
         self.detach();
         self.stopped = true;
     }
@@ -263,11 +221,12 @@ impl Drop for VifDevice {
         if self.stopped {
             return;
         }
+        let _span = self.span.clone().entered();
         if self.handshake.is_connected() {
             self.disconnect();
         }
-        if let Some(clear) = self.place.clear.take() {
-            clear();
+        if let Some(cleanup) = self.attachment.cleanup.take() {
+            cleanup();
         }
     }
 }

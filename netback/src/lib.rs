@@ -1,21 +1,41 @@
 //! Network backend: a guest's vif as a port of the bridge.
 //!
-//! [`Driver`] serves all vifs of a domain beside the store's control loop. Below it, from the shell inwards: [`Vif`]
-//! is the port; [`Tx`](tx::Tx) and [`Rx`](rx::Rx) are its two rings as values; [`assemble`] gathers the slots of a
-//! packet; [`handshake`] decides what the two ends say to each other.
+//! [`Driver`] makes the vifs of a domain for the store's control loop. [`Vif`] is one connected vif and a port of the
+//! bridge. The modules below it do no I/O: [`Tx`](tx::Tx) and [`Rx`](rx::Rx) are its two rings, [`assemble`] gathers
+//! the slots of a packet, and [`handshake`] decides how both ends connect and disconnect.
+//!
+//! ```
+//! use bridge::Bridge;
+//! use hypervisor::Hypervisor;
+//! use netback::{Attachment, Config, Driver};
+//! use std::{os::fd::BorrowedFd, sync::Arc};
+//!
+//! /// Serves all vifs of this domain on one bridge, until `stop` becomes readable.
+//! fn serve(hv: Arc<dyn Hypervisor>, bridge: Arc<Bridge>, stop: BorrowedFd<'_>) -> Result<(), Box<dyn std::error::Error>> {
+//!     let store = xenstore::Client::new(hv.store()?);
+//!     let domid = hv.domid();
+//!     let mut driver = Driver::new(hv, Config::default(), move |_, _| Ok(Attachment::port_of(bridge.clone())));
+//!     Ok(xenstore::driver::run(store, domid.0, &mut driver, stop)?)
+//! }
+//! ```
 
 pub mod assemble;
 pub mod backlog;
+mod config;
+mod copy_batch;
 mod device;
+mod driver;
+mod error;
 pub mod handshake;
-mod hold;
 pub mod logged_ring;
 mod offload;
-mod ops;
+mod pin_table;
 mod response_logs;
 pub mod rx;
 pub mod tx;
 mod vif;
 
-pub use device::{Attachment, Driver, Resolver, vif_name};
-pub use vif::{Config, Failed, OnFailure, Vif};
+pub use config::Config;
+pub use driver::{Attachment, Driver, Resolver, vif_name};
+pub use error::ConnectionError;
+pub use vif::{OnFailure, Vif};

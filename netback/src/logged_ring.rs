@@ -1,54 +1,54 @@
-//! A ring that may have a response log: what both rings of a vif need to be gone on with by another process.
+//! A ring that may have a response log, by which another process can resume it.
 
 use ring_abi::ring::response_log::{LogMismatch, ResponseLog, ResumeError};
-use ring_abi::ring::{Back, BadMemory, Protocol};
+use ring_abi::ring::{Back, BadMemory, Fault, Notify, Protocol};
 use ring_abi::shm::Memory;
-use std::ops::{Deref, DerefMut};
 
-/// The backend's half of a ring, and its response log if it has one. Responses are pushed here, or the response log
-/// misses them.
+/// The backend's half of a ring, and its response log if it has one. All responses go through [`LoggedRing`], so that
+/// the log misses none.
 #[derive(Debug)]
-pub struct LoggedRing<P, M, K> {
+pub struct LoggedRing<P, M, L> {
     ring: Back<P, M>,
-    response_log: Option<ResponseLog<P, K>>,
+    response_log: Option<ResponseLog<P, L>>,
 }
 
-impl<P: Protocol, M: Memory, K: Memory> LoggedRing<P, M, K> {
+impl<P: Protocol, M: Memory, L: Memory> LoggedRing<P, M, L> {
     pub(crate) fn attach(memory: M) -> Result<Self, BadMemory> {
         Ok(Self { ring: Back::attach(memory)?, response_log: None })
     }
 
-    /// Bytes of a response log of this ring.
+    /// Bytes that a response log of this ring needs.
     pub fn log_bytes(&self) -> usize {
-        ResponseLog::<P, K>::bytes(self.ring.size())
+        ResponseLog::<P, L>::bytes(self.ring.size())
     }
 
-    /// Begins a response log in `memory`.
+    /// Starts a response log in `memory`.
     ///
     /// # Errors
-    /// [`LogMismatch`] where it is too small.
-    pub fn record(&mut self, memory: K) -> Result<(), LogMismatch> {
+    /// [`LogMismatch`] where `memory` is too small.
+    pub fn record(&mut self, memory: L) -> Result<(), LogMismatch> {
         self.response_log = Some(ResponseLog::start(memory, &self.ring)?);
         Ok(())
     }
 
-    /// Goes on where an earlier backend has left the response log in `memory`: what it began to answer is answered,
-    /// and everything behind that is taken again. The guest is to be notified whether or not it asked.
+    /// Resumes the ring from the response log that an earlier backend process kept in `memory`: finishes the group of
+    /// responses that process was writing, and takes every later request again. The guest is to be notified whether or
+    /// not its event index asks for that, since the earlier process may have missed it.
     ///
     /// # Errors
-    /// [`ResumeError`]: it is not this ring's, or the ring not as it was.
-    pub fn resume(&mut self, memory: K) -> Result<(), ResumeError> {
+    /// [`ResumeError`] where the log belongs to another ring, or the ring's indexes are impossible.
+    pub fn resume(&mut self, memory: L) -> Result<(), ResumeError> {
         self.response_log = Some(ResponseLog::resume(memory, &mut self.ring)?);
         Ok(())
     }
 
-    /// Whether there is a response log: responses come in the order of their requests then.
+    /// Whether there is a response log, which needs responses in the order of their requests.
     #[inline]
     pub(crate) fn is_logged(&self) -> bool {
         self.response_log.is_some()
     }
 
-    /// Writes responses that belong together.
+    /// Writes the responses of one packet or round. A backend that resumes publishes all of them or none.
     #[inline]
     pub(crate) fn push_all(&mut self, responses: impl Iterator<Item = P::Response> + Clone) {
         match &mut self.response_log {
@@ -56,20 +56,37 @@ impl<P: Protocol, M: Memory, K: Memory> LoggedRing<P, M, K> {
             Some(response_log) => response_log.push(&mut self.ring, responses),
         }
     }
-}
-
-impl<P, M, K> Deref for LoggedRing<P, M, K> {
-    type Target = Back<P, M>;
 
     #[inline]
-    fn deref(&self) -> &Back<P, M> {
-        &self.ring
+    pub(crate) fn pop(&mut self) -> Result<Option<P::Request>, Fault> {
+        self.ring.pop()
     }
-}
 
-impl<P, M, K> DerefMut for LoggedRing<P, M, K> {
     #[inline]
-    fn deref_mut(&mut self) -> &mut Back<P, M> {
-        &mut self.ring
+    pub(crate) fn refresh(&mut self) -> Result<(), Fault> {
+        self.ring.look().map(|_| ())
+    }
+
+    #[inline]
+    pub(crate) fn seen(&self) -> u32 {
+        self.ring.seen()
+    }
+
+    #[inline]
+    pub(crate) fn commit(&mut self) -> Notify {
+        self.ring.commit()
+    }
+
+    #[inline]
+    pub(crate) fn arm(&mut self) -> Result<bool, Fault> {
+        self.ring.arm()
+    }
+
+    pub(crate) fn unanswered(&self) -> u32 {
+        self.ring.unanswered()
+    }
+
+    pub(crate) fn size(&self) -> u32 {
+        self.ring.size()
     }
 }

@@ -1,38 +1,38 @@
-//! From a guest's flags and extras to the bridge's offload metadata, and back.
+//! Converts a guest's flags and extras to the bridge's offload metadata, and back.
 //!
-//! A guest says no more than "the checksum is blank": where it belongs is found in the private head, never in the
-//! guest's memory.
+//! `NETTXF_csum_blank` does not carry the checksum's position: it is found in the frame's private head, which the
+//! guest cannot change any more.
 
 use crate::assemble::Packet;
-use crate::rx::Shape;
+use crate::rx::FrameInfo;
 use bridge::headers::{Headers, Malformed, mark_blank};
 use bridge::{Frame, Gso, GsoKind, Offload};
 use ring_abi::netif::extra::{GSO_TCPV4, GSO_TCPV6};
 use ring_abi::netif::{RxFlags, TxFlags};
 
-/// Bytes of TCP's header without options.
+/// Bytes of a TCP header without options.
 const TCP_HEADER: usize = 20;
 
-/// Says in `frame`, whose head is filled and whose length is the packet's, what the guest left undone.
+/// Sets the offload metadata of `frame`, whose head is filled and whose length is the packet's.
 ///
 /// # Errors
-/// [`Malformed`] where the head does not bear it out: the packet is refused.
+/// [`Malformed`] where the head has no headers that fit the packet's flags and extras: the packet is to be dropped.
 #[inline]
 pub(crate) fn from_guest(packet: &Packet, frame: &mut Frame) -> Result<(), Malformed> {
     let validated = packet.flags().intersects(TxFlags::DATA_VALIDATED | TxFlags::CSUM_BLANK);
     frame.set_offload(Offload { csum: None, verified: validated, gso: None });
     match packet.gso() {
         None if !packet.flags().contains(TxFlags::CSUM_BLANK) => Ok(()),
-        gso => work(gso, frame),
+        gso => set_work(gso, frame),
     }
 }
 
-fn work(gso: Option<(u8, u16)>, frame: &mut Frame) -> Result<(), Malformed> {
+fn set_work(gso: Option<(u8, u16)>, frame: &mut Frame) -> Result<(), Malformed> {
     let gso = match gso {
         None => None,
         Some((kind, size)) => Some(segmentation(frame.head(), kind, size)?),
     };
-    // Cutting makes checksums anew, so that a guest's finished one is of no use (as in Linux).
+    // Segmentation computes new checksums, so that a finished one is replaced by a partial one (as in Linux).
     mark_blank(frame)?;
     let csum = frame.offload().csum.ok_or(Malformed)?;
     if usize::from(csum.start) + usize::from(csum.offset) + 2 > frame.head().len() {
@@ -58,9 +58,9 @@ fn segmentation(head: &[u8], kind: u8, size: u16) -> Result<Gso, Malformed> {
     Ok(Gso { kind, size })
 }
 
-/// What the guest that receives `frame` is told.
+/// What the receive ring has to carry of `frame`.
 #[inline]
-pub(crate) fn to_guest(frame: &Frame) -> Shape {
+pub(crate) fn to_guest(frame: &Frame) -> FrameInfo {
     let offload = frame.offload();
     let mut flags = RxFlags::empty();
     flags.set(RxFlags::CSUM_BLANK, offload.csum.is_some());
@@ -69,5 +69,5 @@ pub(crate) fn to_guest(frame: &Frame) -> Shape {
         GsoKind::TcpV4 => (GSO_TCPV4, gso.size),
         GsoKind::TcpV6 => (GSO_TCPV6, gso.size),
     });
-    Shape { len: frame.len(), flags, gso }
+    FrameInfo { len: frame.len(), flags, gso }
 }

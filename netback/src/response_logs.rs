@@ -1,48 +1,57 @@
-//! What is kept of a vif's rings for a process that takes over: a response log of each, under the connection's own
-//! keys.
+//! The response logs of a vif's two rings, kept in the inflight directory for a process that resumes the connection.
 
-use crate::handshake::{Agreed, Events};
+use crate::handshake::{EventPorts, Negotiated};
 use hypervisor::{InflightDir, InflightRegion, Result};
+use ring_abi::netif::key;
 use xenstore::xenbus::Device;
 
-/// Where the response logs of one vif are.
+/// Names of one vif's response logs in the inflight directory.
 #[derive(Debug)]
 pub(crate) struct ResponseLogs {
-    keep: InflightDir,
+    inflight_dir: InflightDir,
+    /// The transmit ring's and the receive ring's.
     names: [String; 2],
 }
 
 impl ResponseLogs {
-    pub(crate) fn new(keep: InflightDir, device: &Device) -> Self {
+    pub(crate) fn new(inflight_dir: InflightDir, device: &Device) -> Self {
         let name = |ring| format!("vif-{}-{}-{ring}", device.front, device.id);
-        Self { keep, names: [name("tx"), name("rx")] }
+        Self { inflight_dir, names: [name("tx"), name("rx")] }
     }
 
-    /// Memory for those of a new connection: the transmit ring's and the receive ring's.
-    pub(crate) fn fresh(&self, agreed: &Agreed, bytes: [usize; 2]) -> Result<[InflightRegion; 2]> {
-        let belongs_to = connection(agreed);
-        let create = |ring: usize| self.keep.create(&self.names[ring], &belongs_to, bytes[ring]);
+    /// Creates memory for the logs of a new connection.
+    pub(crate) fn create(&self, negotiated: &Negotiated, bytes: [usize; 2]) -> Result<[InflightRegion; 2]> {
+        let connection = connection_id(negotiated);
+        let create = |ring: usize| self.inflight_dir.create(&self.names[ring], &connection, bytes[ring]);
         Ok([create(0)?, create(1)?])
     }
 
-    /// Those that an earlier process has left of the same connection.
-    pub(crate) fn left(&self, agreed: &Agreed, bytes: [usize; 2]) -> Result<Option<[InflightRegion; 2]>> {
-        let belongs_to = connection(agreed);
-        let open = |ring: usize| self.keep.open(&self.names[ring], &belongs_to, bytes[ring]);
+    /// Opens the logs that an earlier process kept of the same connection; `None` if there are none.
+    pub(crate) fn open(
+        &self,
+        negotiated: &Negotiated,
+        bytes: [usize; 2],
+    ) -> Result<Option<[InflightRegion; 2]>> {
+        let connection = connection_id(negotiated);
+        let open = |ring: usize| self.inflight_dir.open(&self.names[ring], &connection, bytes[ring]);
         Ok(open(0)?.zip(open(1)?).map(|(tx, rx)| [tx, rx]))
     }
 
-    /// The connection is over.
+    /// Removes the logs of a connection that is closed.
     pub(crate) fn forget(&self) {
-        self.names.iter().for_each(|name| self.keep.forget(name));
+        self.names.iter().for_each(|name| self.inflight_dir.forget(name));
     }
 }
 
-/// The keys by which the frontend named this connection: another one has others.
-fn connection(agreed: &Agreed) -> String {
-    let events = match agreed.events {
-        Events::Both(port) => format!("event-channel {port}"),
-        Events::Split { tx, rx } => format!("event-channel-tx {tx} event-channel-rx {rx}"),
+/// The frontend's keys of a connection, by which it differs from every other.
+fn connection_id(negotiated: &Negotiated) -> String {
+    let events = match negotiated.events {
+        EventPorts::Shared(port) => format!("{} {port}", key::EVENT_CHANNEL),
+        EventPorts::Split { tx, rx } => {
+            format!("{} {tx} {} {rx}", key::EVENT_CHANNEL_TX, key::EVENT_CHANNEL_RX)
+        }
     };
-    format!("tx-ring-ref {} rx-ring-ref {} {events}", agreed.tx.0, agreed.rx.0)
+    let tx_ring = negotiated.tx_ring.0;
+    let rx_ring = negotiated.rx_ring.0;
+    format!("{} {tx_ring} {} {rx_ring} {events}", key::TX_RING_REF, key::RX_RING_REF)
 }

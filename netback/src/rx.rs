@@ -1,8 +1,9 @@
-//! The receive ring's core: frames' shapes in, pages to fill out; then responses in the order of their requests.
+//! The receive ring: assigns the guest's posted pages to frames, and writes responses in the order of the requests.
 //!
-//! A round places any number of frames, the shell copies them, says which copies failed, and the round ends: a
-//! response must sit in its request's slot, so that responses are written in order and once the copies are done. With
-//! a response log a round's responses are published whole, by a backend that takes over if not by this one.
+//! A round places any number of frames; the caller then copies them, reports the frames whose copies failed, and
+//! finishes the round. A response must be in its request's slot, so that responses are written in order and only once
+//! the copies are done. With a response log, all responses of a round are published or none: if this backend is killed
+//! in between, the one that resumes publishes the rest.
 
 use crate::assemble::Fault;
 use crate::logged_ring::LoggedRing;
@@ -12,103 +13,102 @@ use ring_abi::ring::{BadMemory, Notify};
 use ring_abi::shm::Memory;
 use ring_abi::{GrantRef, PAGE_SIZE};
 
-/// What the core has to know of a frame.
+/// What the ring has to carry of a frame, besides its bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Shape {
-    /// Bytes.
+pub struct FrameInfo {
+    /// Bytes of the frame.
     pub len: usize,
-    /// Of [`RxFlags`], `CSUM_BLANK` and `DATA_VALIDATED`.
+    /// `CSUM_BLANK` and `DATA_VALIDATED`; the other flags are set by the ring.
     pub flags: RxFlags,
-    /// Segmentation that the guest is to do or need not: `XEN_NETIF_GSO_TYPE_*` and bytes of each segment.
+    /// The segmentation still to be done: `XEN_NETIF_GSO_TYPE_*` and bytes of each segment.
     pub gso: Option<(u8, u16)>,
 }
 
-impl Shape {
-    /// Requests that such a frame uses up.
+impl FrameInfo {
+    /// Requests that the frame uses up.
     #[inline]
     pub fn slots(&self) -> usize {
         self.len.div_ceil(PAGE_SIZE).max(1) + usize::from(self.gso.is_some())
     }
 }
 
-/// Bytes of a frame that go to one page.
+/// A page to be filled with a part of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Fill {
+pub struct PageFill {
     /// The guest's page.
     pub gref: GrantRef,
-    /// First byte in the page.
+    /// Offset of the first byte in the page.
     pub offset: u16,
-    /// Bytes; they end in the page.
+    /// Bytes; `offset + len` is at most the page's size.
     pub len: u16,
-    /// Where in the frame they begin.
-    pub at: u32,
+    /// Offset of the first byte in the frame.
+    pub frame_offset: u32,
 }
 
-/// What became of placing a frame.
+/// The result of [`Rx::place`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Placed {
-    /// The pages are in the list; the number is the frame's in this round.
+pub enum Placement {
+    /// The frame has its pages; the number is the frame's index in this round.
     Frame(usize),
     /// The guest has posted too few requests.
     Wait,
-    /// No number of requests would do: more than [`SLOTS_MIN`] slots.
+    /// The frame needs more than [`SLOTS_MIN`] slots, which no guest has to accept.
     TooLong,
 }
 
 /// The backend's half of a receive ring.
 #[derive(Debug)]
-pub struct Rx<M, K> {
-    ring: LoggedRing<netif::Rx, M, K>,
-    /// Responses of this round.
+pub struct Rx<M, L> {
+    ring: LoggedRing<netif::Rx, M, L>,
+    /// Responses of this round, not yet on the ring.
     round: Vec<RxSlot>,
-    /// Where in `round` each frame's responses begin.
+    /// For each frame, the index of its first response in `round`.
     frames: Vec<usize>,
 }
 
-impl<M: Memory, K: Memory> Rx<M, K> {
+impl<M: Memory, L: Memory> Rx<M, L> {
     /// Attaches to the ring in `memory`.
     ///
     /// # Errors
-    /// [`BadMemory`] where it cannot hold a ring.
+    /// [`BadMemory`] where `memory` cannot hold a ring.
     pub fn attach(memory: M) -> Result<Self, BadMemory> {
         let ring = LoggedRing::attach(memory)?;
         let slots = ring.size() as usize;
-        let (round, frames) = (Vec::with_capacity(slots), Vec::with_capacity(slots));
-        Ok(Self { ring, round, frames })
+        Ok(Self { ring, round: Vec::with_capacity(slots), frames: Vec::with_capacity(slots) })
     }
 
-    /// The ring, to begin or take up its response log.
-    pub fn logged(&mut self) -> &mut LoggedRing<netif::Rx, M, K> {
+    /// The ring, to start or resume its response log.
+    pub fn logged(&mut self) -> &mut LoggedRing<netif::Rx, M, L> {
         &mut self.ring
     }
 
-    /// Takes requests for a frame and adds the pages to fill to `fills`.
+    /// Takes requests for a frame, and appends the pages to be filled to `fills`.
     ///
     /// # Errors
-    /// [`Fault`]: the guest is to be cut off.
+    /// [`Fault`]: the guest broke the protocol.
     #[inline]
-    pub fn place(&mut self, shape: Shape, fills: &mut Vec<Fill>) -> Result<Placed, Fault> {
-        let needed = shape.slots();
-        if needed > self.ring.seen() as usize && !self.enough(needed)? {
-            return Ok(if needed > SLOTS_MIN { Placed::TooLong } else { Placed::Wait });
+    pub fn place(&mut self, info: FrameInfo, fills: &mut Vec<PageFill>) -> Result<Placement, Fault> {
+        let needed = info.slots();
+        if needed > self.ring.seen() as usize && !self.has_requests(needed)? {
+            return Ok(if needed > SLOTS_MIN { Placement::TooLong } else { Placement::Wait });
         }
-        let number = self.frames.len();
+        let index = self.frames.len();
         self.frames.push(self.round.len());
-        if shape.gso.is_none() && shape.len <= PAGE_SIZE {
-            fills.extend(self.take(0, shape.len, shape.flags)?);
+        if info.gso.is_none() && info.len <= PAGE_SIZE {
+            fills.extend(self.take(0, info.len, info.flags)?);
         } else {
-            self.place_long(shape, fills)?;
+            self.place_long(info, fills)?;
         }
-        Ok(Placed::Frame(number))
+        Ok(Placement::Frame(index))
     }
 
-    /// As [`Rx::place`] for a frame of one page without segmentation: the page to fill and the frame's number, or
-    /// nothing where the guest has posted no request.
+    /// Takes a request for a frame of one page without segmentation, as [`Rx::place`] does. Returns the page to be
+    /// filled and the frame's index in this round, or `None` where the guest has posted no request.
     ///
     /// # Errors
-    /// [`Fault`]: the guest is to be cut off.
+    /// [`Fault`]: the guest broke the protocol.
     #[inline]
-    pub fn place_page(&mut self, len: usize, flags: RxFlags) -> Result<Option<(Fill, usize)>, Fault> {
+    pub fn place_page(&mut self, len: usize, flags: RxFlags) -> Result<Option<(PageFill, usize)>, Fault> {
         debug_assert!(len <= PAGE_SIZE);
         let before = self.round.len();
         let Some(fill) = self.take(0, len, flags)? else { return Ok(None) };
@@ -116,7 +116,7 @@ impl<M: Memory, K: Memory> Rx<M, K> {
         Ok(Some((fill, self.frames.len() - 1)))
     }
 
-    /// Says that a frame of this round could not be copied: the guest is told so, and the others go on.
+    /// Marks a frame of this round as not copied: its responses get `NETIF_RSP_ERROR`.
     ///
     /// # Panics
     /// If there is no such frame in this round.
@@ -124,7 +124,7 @@ impl<M: Memory, K: Memory> Rx<M, K> {
         let end = self.frames.get(frame + 1).copied().unwrap_or(self.round.len());
         let mut is_extra = false;
         for slot in &mut self.round[self.frames[frame]..end] {
-            // An extra is no response and stays what it is; the chain of flags must stay as well.
+            // An extra has no status. The flags stay, since the guest follows them to the packet's end.
             if std::mem::take(&mut is_extra) {
                 continue;
             }
@@ -134,7 +134,7 @@ impl<M: Memory, K: Memory> Rx<M, K> {
         }
     }
 
-    /// Ends the round: its copies are made. Nothing is published before [`Rx::commit`].
+    /// Finishes the round, whose copies are done. [`Rx::commit`] publishes its responses.
     #[inline]
     pub fn finish(&mut self) {
         self.ring.push_all(self.round.iter().copied());
@@ -148,57 +148,57 @@ impl<M: Memory, K: Memory> Rx<M, K> {
         self.ring.commit()
     }
 
-    /// Asks to be notified of the next request; `true` if there are requests not seen before.
+    /// Sets the ring's event index, so that the next request is notified; `true` if there are requests not seen before.
     ///
     /// # Errors
-    /// [`Fault`]: the guest is to be cut off.
+    /// [`Fault`]: the guest broke the protocol.
     pub fn arm(&mut self) -> Result<bool, Fault> {
         let before = self.ring.seen();
         self.ring.arm()?;
         Ok(self.ring.seen() > before)
     }
 
-    /// Whether the guest has posted any request that is not taken.
+    /// Reads the guest's producer index, and returns the number of requests not taken yet.
     ///
     /// # Errors
-    /// [`Fault`]: the guest is to be cut off.
+    /// [`Fault`]: the guest broke the protocol.
     pub fn posted(&mut self) -> Result<u32, Fault> {
-        self.ring.look()?;
+        self.ring.refresh()?;
         Ok(self.ring.seen())
     }
 
-    fn enough(&mut self, needed: usize) -> Result<bool, Fault> {
+    fn has_requests(&mut self, needed: usize) -> Result<bool, Fault> {
         if needed > SLOTS_MIN {
             return Ok(false);
         }
-        self.ring.look()?;
+        self.ring.refresh()?;
         Ok(needed <= self.ring.seen() as usize)
     }
 
     #[inline]
-    fn take(&mut self, at: usize, len: usize, flags: RxFlags) -> Result<Option<Fill>, Fault> {
+    fn take(&mut self, at: usize, len: usize, flags: RxFlags) -> Result<Option<PageFill>, Fault> {
         let Some(request) = self.ring.pop()? else { return Ok(None) };
         self.round.push(RxResponse { id: request.id, offset: 0, flags, status: len as i16 }.into());
-        Ok(Some(Fill { gref: request.gref, offset: 0, len: len as u16, at: at as u32 }))
+        Ok(Some(PageFill { gref: request.gref, offset: 0, len: len as u16, frame_offset: at as u32 }))
     }
 
-    fn place_long(&mut self, shape: Shape, fills: &mut Vec<Fill>) -> Result<(), Fault> {
+    fn place_long(&mut self, info: FrameInfo, fills: &mut Vec<PageFill>) -> Result<(), Fault> {
         let mut at = 0;
         loop {
-            let len = (shape.len - at).min(PAGE_SIZE);
-            let mut flags = if at == 0 { shape.flags } else { RxFlags::empty() };
-            flags.set(RxFlags::MORE_DATA, at + len < shape.len);
-            flags.set(RxFlags::EXTRA_INFO, at == 0 && shape.gso.is_some());
-            // `place` has seen as many requests as are needed.
+            let len = (info.len - at).min(PAGE_SIZE);
+            let mut flags = if at == 0 { info.flags } else { RxFlags::empty() };
+            flags.set(RxFlags::MORE_DATA, at + len < info.len);
+            flags.set(RxFlags::EXTRA_INFO, at == 0 && info.gso.is_some());
+            // `place` has checked that there are as many requests as are needed.
             fills.extend(self.take(at, len, flags)?);
-            if let (0, Some((gso_type, size))) = (at, shape.gso) {
-                // The extra takes a request's slot, whose page stays empty and whose id is lost, as with Linux:
-                // the frontend knows a slot's page by the slot.
+            if let (0, Some((gso_type, size))) = (at, info.gso) {
+                // The extra takes the slot of a request, whose page stays unused and whose id is overwritten, as in
+                // Linux: the frontend knows the page by the slot.
                 let _ = self.ring.pop()?;
                 self.round.push(Extra { more: false, kind: Kind::Gso { size, gso_type } }.into());
             }
             at += len;
-            if at >= shape.len {
+            if at >= info.len {
                 return Ok(());
             }
         }

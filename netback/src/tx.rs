@@ -1,9 +1,9 @@
-//! The transmit ring's core: a guest's requests in, packets out; answers in, responses out.
+//! The transmit ring: assembles a guest's requests into packets, and writes their responses.
 //!
-//! Every slot taken is answered exactly once: a request by its packet's status, an extra by `NETIF_RSP_NULL`. With
-//! a response log, packets are answered in the order they came in: what is not answered then stands in the ring for
-//! a backend that takes over. Packets are assembled into places that are kept from round to round, so that nothing
-//! is allocated.
+//! Every slot taken gets exactly one response: a request its packet's status, an extra `NETIF_RSP_NULL`. With a
+//! response log, packets are answered in the order of their requests, so that all requests without a response are still
+//! in the ring for a backend that resumes. The packets of a round reuse the memory of the last one's: nothing is
+//! allocated.
 
 use crate::assemble::{Assembler, Fault, Packet};
 use crate::logged_ring::LoggedRing;
@@ -13,42 +13,44 @@ use ring_abi::shm::Memory;
 
 /// The backend's half of a transmit ring.
 #[derive(Debug)]
-pub struct Tx<M, K> {
-    ring: LoggedRing<netif::Tx, M, K>,
+pub struct Tx<M, L> {
+    ring: LoggedRing<netif::Tx, M, L>,
     assembler: Assembler,
-    /// Complete packets of this round, and behind them the one that is not complete yet.
+    /// The complete packets of this round, followed by one that may be incomplete.
     round: Box<[Packet]>,
+    /// Complete packets in `round`.
     len: usize,
-    /// Packets of this round that were answered, where order matters.
+    /// Packets of this round that were answered; counted only with a response log.
     answered: usize,
 }
 
-impl<M: Memory, K: Memory> Tx<M, K> {
-    /// Attaches to the ring in `memory`; at most `limit` packets (at least 1) are taken a round.
+impl<M: Memory, L: Memory> Tx<M, L> {
+    /// Attaches to the ring in `memory`. A round takes `limit` packets at most, or 1 if `limit` is 0.
     ///
     /// # Errors
-    /// [`BadMemory`] where it cannot hold a ring.
+    /// [`BadMemory`] where `memory` cannot hold a ring.
     pub fn attach(memory: M, limit: usize) -> Result<Self, BadMemory> {
         let round = vec![Packet::default(); limit.max(1) + 1].into();
-        let (ring, assembler) = (LoggedRing::attach(memory)?, Assembler::default());
-        Ok(Self { ring, assembler, round, len: 0, answered: 0 })
+        let ring = LoggedRing::attach(memory)?;
+        Ok(Self { ring, assembler: Assembler::default(), round, len: 0, answered: 0 })
     }
 
-    /// The ring, to begin or take up its response log.
-    pub fn logged(&mut self) -> &mut LoggedRing<netif::Tx, M, K> {
+    /// The ring, to start or resume its response log.
+    pub fn logged(&mut self) -> &mut LoggedRing<netif::Tx, M, L> {
         &mut self.ring
     }
 
-    /// Begins a round: forgets the packets of the last one, which are answered or whose requests are kept by
-    /// whoever will, and assembles up to `limit` new ones.
+    /// Starts a round: drops the packets of the last one and assembles up to `limit` new ones. Packets that are not
+    /// answered in their round are answered later by [`Tx::respond_later`].
     ///
     /// # Errors
-    /// [`Fault`]: the guest is to be cut off.
+    /// [`Fault`]: the guest broke the protocol.
     pub fn poll(&mut self, limit: usize) -> Result<&[Packet], Fault> {
         let limit = limit.min(self.round.len() - 1);
-        // What is not complete yet goes on in the first place.
+        // An incomplete packet becomes the new round's first.
         self.round.swap(0, self.len);
-        (self.len, self.answered) = (0, 0);
+        self.len = 0;
+        self.answered = 0;
         while self.len < limit {
             let Some(slot) = self.ring.pop()? else { break };
             if self.assembler.feed(slot, &mut self.round[self.len])? {
@@ -63,51 +65,52 @@ impl<M: Memory, K: Memory> Tx<M, K> {
     /// # Panics
     /// If there is no such packet.
     #[inline]
-    pub fn packet(&self, place: usize) -> &Packet {
-        &self.round[..self.len][place]
+    pub fn packet(&self, index: usize) -> &Packet {
+        &self.round[..self.len][index]
     }
 
-    /// Answers a packet of this round.
+    /// Writes the responses of a packet of this round.
     ///
     /// # Panics
-    /// As [`Tx::packet`]; with a response log, if it is not this packet's turn.
+    /// If there is no such packet, or, with a response log, if an earlier packet is not answered yet.
     #[inline]
-    pub fn answer(&mut self, place: usize, status: Status) {
-        let packet = &self.round[..self.len][place];
+    pub fn respond(&mut self, index: usize, status: Status) {
+        let packet = &self.round[..self.len][index];
         let responses = responses(packet.ids(), packet.extras(), status);
         if self.ring.is_logged() {
-            assert_eq!(place, self.answered, "a response_log's packets are answered in order");
+            assert_eq!(index, self.answered, "with a response log, packets are answered in order");
             self.answered += 1;
         }
         self.ring.push_all(responses);
     }
 
-    /// Answers requests that were kept from an earlier round, with as many extras.
+    /// Writes the responses of a packet of an earlier round, given the ids of its requests and the number of its
+    /// extras.
     ///
     /// # Panics
-    /// With a response log: that is not the order.
+    /// If there is a response log, which needs responses in order.
     #[inline]
-    pub fn answer_kept(&mut self, ids: &[u16], extras: u8, status: Status) {
-        assert!(!self.ring.is_logged(), "a response_log's packets are answered in order");
+    pub fn respond_later(&mut self, ids: &[u16], extras: u8, status: Status) {
+        assert!(!self.ring.is_logged(), "with a response log, packets are answered in order");
         self.ring.push_all(responses(ids, extras, status));
     }
 
-    /// Publishes the answers.
+    /// Publishes the responses.
     #[inline]
     pub fn commit(&mut self) -> Notify {
         self.ring.commit()
     }
 
-    /// Asks to be notified of the next request; `true` if there are some already.
+    /// Sets the ring's event index, so that the next request is notified; `true` if there are requests already.
     ///
     /// # Errors
-    /// [`Fault`]: the guest is to be cut off.
+    /// [`Fault`]: the guest broke the protocol.
     #[inline]
     pub fn arm(&mut self) -> Result<bool, Fault> {
         Ok(self.ring.arm()?)
     }
 
-    /// Requests taken and not yet answered.
+    /// Requests taken and not answered yet.
     pub fn unanswered(&self) -> u32 {
         self.ring.unanswered()
     }

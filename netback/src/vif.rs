@@ -1,20 +1,20 @@
-//! A connected vif as a port of the bridge: the shell that drives both rings' cores.
+//! A connected vif as a port of the bridge: drives both rings and their event channels.
 
 mod copied;
 mod egress;
 mod ingress;
 mod mapped;
 
-use crate::assemble::Fault;
-use crate::backlog::{Backlog, Limits};
-use crate::handshake::{Agreed, Events};
+use crate::backlog::Backlog;
+use crate::handshake::{EventPorts, Negotiated};
 use crate::response_logs::ResponseLogs;
 use crate::rx::Rx;
 use crate::tx::Tx;
+use crate::{Config, ConnectionError};
 use bridge::{Batch, Caps, Frames, Port, Stats};
 use egress::Egress;
 use event_channel::{EventSet, Notifier};
-use hypervisor::{Access, Channel, Contiguous, Hypervisor, InflightDir, InflightRegion};
+use hypervisor::{Access, Channel, Contiguous, Hypervisor, InflightRegion};
 use ingress::Ingress;
 use ring_abi::DomId;
 use ring_abi::ring::Notify;
@@ -24,123 +24,80 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Why a vif ends by itself.
-#[derive(Debug, thiserror::Error)]
-pub enum Failed {
-    /// The guest broke the protocol.
-    #[error(transparent)]
-    Fault(#[from] Fault),
-    /// The guest's end of an event channel is gone, or a call at the seam failed as a whole.
-    #[error(transparent)]
-    Hypervisor(#[from] hypervisor::Error),
-    /// What an earlier process has left of the rings does not fit them.
-    #[error(transparent)]
-    ResumeError(#[from] ResumeError),
-    /// An earlier process has left nothing of this connection.
-    #[error("nothing is kept of its rings")]
-    Nothing,
-    /// The system refused something.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-}
-
-impl From<ring_abi::ring::BadMemory> for Failed {
-    fn from(error: ring_abi::ring::BadMemory) -> Self {
-        Self::Io(io::Error::other(error))
-    }
-}
-
-/// How vifs are to run.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Packets taken from a guest in one round, at most; the bridge may take fewer.
-    pub burst: usize,
-    /// Bounds of what waits for a guest without buffers.
-    pub backlog: Limits,
-    /// Offer TCP segmentation.
-    pub gso: bool,
-    /// Where rings' response logs are kept, so that a process which is killed can have a successor that frontends
-    /// do not notice. Costs each packet a few stores, and payloads a copy where they could be mapped.
-    pub keep: Option<InflightDir>,
-}
-
-/// The connection that a vif begins with.
+/// How the rings of a connection start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Recovery<'a> {
-    /// A new one, of which nothing is kept.
+    /// A new connection, without response logs.
     None,
-    /// A new one, with response logs.
+    /// A new connection, with response logs.
     Record(&'a ResponseLogs),
-    /// One that an earlier process has served.
+    /// A connection that an earlier process has served with response logs.
     Resume(&'a ResponseLogs),
 }
 
-impl Default for Config {
-    fn default() -> Self {
-        Self { burst: 256, backlog: Limits::default(), gso: true, keep: None }
-    }
-}
-
-/// Told, once, why a vif has ended by itself.
-pub type OnFailure = Box<dyn FnOnce(&Failed) + Send>;
+/// Called once if the connection fails, with the reason.
+pub type OnFailure = Box<dyn FnOnce(&ConnectionError) + Send>;
 
 /// A connected vif.
 pub struct Vif {
     ingress: Ingress,
     egress: Egress,
-    /// The transmit ring's channel and, if it has one of its own, the receive ring's.
+    /// The transmit ring's event channel, or both rings'.
     tx_notifier: Notifier,
     rx_notifier: Option<Notifier>,
     event_set: EventSet,
     caps: Caps,
     stats: Arc<Stats>,
-    /// The guest was asked to notify.
+    /// The rings' event indexes are set, so that the guest notifies.
     armed: bool,
-    /// There was work since the last event was taken.
+    /// A packet was taken or a frame sent since the last event.
     worked: bool,
     started: Instant,
     on_failure: Option<OnFailure>,
+    /// The device's span, for log lines from the bridge's thread.
+    span: tracing::Span,
 }
 
 impl Vif {
-    /// Connects to what the frontend in domain `guest` has set up. `on_failure` is called, in the bridge's thread,
-    /// if the vif ends by itself.
+    /// Connects to the rings and event channels of the frontend in domain `guest`. `on_failure` is called, on the
+    /// bridge's thread, if the connection fails later.
     ///
     /// # Errors
-    /// [`Failed`]: a ring cannot be mapped, or an event channel not be joined.
+    /// [`ConnectionError`] where a ring cannot be mapped, or an event channel not be bound.
     pub fn connect(
         hv: &Arc<dyn Hypervisor>,
         guest: DomId,
-        agreed: &Agreed,
+        negotiated: &Negotiated,
         config: &Config,
         on_failure: OnFailure,
-    ) -> Result<Self, Failed> {
-        Self::begin(hv, guest, agreed, config, Recovery::None, on_failure)
+    ) -> Result<Self, ConnectionError> {
+        Self::start(hv, guest, negotiated, config, Recovery::None, on_failure)
     }
 
-    /// As [`Vif::connect`], with response logs.
-    pub(crate) fn begin(
+    /// Connects as [`Vif::connect`] does, or resumes a connection.
+    pub(crate) fn start(
         hv: &Arc<dyn Hypervisor>,
         guest: DomId,
-        agreed: &Agreed,
+        negotiated: &Negotiated,
         config: &Config,
-        begin: Recovery<'_>,
+        recovery: Recovery<'_>,
         on_failure: OnFailure,
-    ) -> Result<Self, Failed> {
+    ) -> Result<Self, ConnectionError> {
         let stats = Arc::<Stats>::default();
         let map = |gref| hv.map_contiguous(guest, &[gref], Access::ReadWrite);
         let notifier = |port| hv.bind_interdomain(guest, port).map(notifier);
-        let (mut tx_notifier, mut rx_notifier) = match agreed.events {
-            Events::Both(port) => (notifier(port)?, None),
-            Events::Split { tx, rx } => (notifier(tx)?, Some(notifier(rx)?)),
+        let (mut tx_notifier, mut rx_notifier) = match negotiated.events {
+            EventPorts::Shared(port) => (notifier(port)?, None),
+            EventPorts::Split { tx, rx } => (notifier(tx)?, Some(notifier(rx)?)),
         };
-        let (mut tx, mut rx) = (Tx::attach(map(agreed.tx)?, config.burst)?, Rx::attach(map(agreed.rx)?)?);
-        if take_up(&mut tx, &mut rx, agreed, begin)? {
-            // Nobody knows what the frontend was told of.
+        let mut tx = Tx::attach(map(negotiated.tx_ring)?, config.burst)?;
+        let mut rx = Rx::attach(map(negotiated.rx_ring)?)?;
+        if prepare_logs(&mut tx, &mut rx, negotiated, recovery)? {
+            // The earlier process may have published responses and not notified.
             tx_notifier.want(Notify::Yes);
             rx_notifier.iter_mut().for_each(|notifier| notifier.want(Notify::Yes));
         }
-        let copied = hv.map_is_expensive() || !matches!(begin, Recovery::None);
+        let copied = hv.map_is_expensive() || !matches!(recovery, Recovery::None);
         let ingress = Ingress::new(hv.clone(), guest, tx, config.burst, copied, stats.clone())?;
         let egress = Egress::new(hv.clone(), guest, rx, Backlog::new(config.backlog), stats.clone());
         let event_set = EventSet::new()?;
@@ -152,36 +109,37 @@ impl Vif {
             tx_notifier,
             rx_notifier,
             event_set,
-            caps: agreed.caps,
+            caps: negotiated.caps,
             stats,
             armed: true,
             worked: true,
             started: Instant::now(),
             on_failure: Some(on_failure),
+            span: tracing::Span::current(),
         })
     }
 
-    /// Tells the owner once; the bridge drops a port that failed.
-    fn check<T>(&mut self, outcome: Result<T, Failed>) -> io::Result<T> {
-        outcome.map_err(|failed| {
-            if let Some(tell) = self.on_failure.take() {
-                tell(&failed);
+    /// Reports the first error to the device. The bridge detaches a port that returns an error.
+    fn report<T>(&mut self, outcome: Result<T, ConnectionError>) -> io::Result<T> {
+        outcome.map_err(|error| {
+            if let Some(on_failure) = self.on_failure.take() {
+                on_failure(&error);
             }
-            match failed {
-                Failed::Io(error) => error,
+            match error {
+                ConnectionError::Io(error) => error,
                 other => io::Error::other(other),
             }
         })
     }
 
-    /// Takes the events that woke us. Without having asked for any there is none worth a system call.
+    /// Takes pending events if the rings were armed. Without that, any events are not worth the system call.
     #[inline]
-    fn take_events(&mut self) -> Result<(), Failed> {
-        if std::mem::take(&mut self.armed) { self.take_all() } else { Ok(()) }
+    fn take_events(&mut self) -> Result<(), ConnectionError> {
+        if std::mem::take(&mut self.armed) { self.take_all_events() } else { Ok(()) }
     }
 
-    fn take_all(&mut self) -> Result<(), Failed> {
-        // While they are not listened to they need not be taken either.
+    fn take_all_events(&mut self) -> Result<(), ConnectionError> {
+        // Masked channels need not be read.
         if self.event_set.unmask(notifiers(&self.tx_notifier, &self.rx_notifier))? {
             self.tx_notifier.take()?;
             if let Some(notifier) = &mut self.rx_notifier {
@@ -191,7 +149,7 @@ impl Vif {
         Ok(())
     }
 
-    fn receive(&mut self, into: &mut Batch) -> Result<(), Failed> {
+    fn receive(&mut self, into: &mut Batch) -> Result<(), ConnectionError> {
         self.take_events()?;
         let before = into.len();
         self.worked |= self.egress.drain()?;
@@ -202,7 +160,7 @@ impl Vif {
     }
 
     #[inline]
-    fn commit(&mut self) -> Result<(), Failed> {
+    fn commit(&mut self) -> Result<(), ConnectionError> {
         self.ingress.reap();
         self.tx_notifier.want(self.ingress.commit());
         let rx = self.egress.commit();
@@ -214,21 +172,23 @@ impl Vif {
         Ok(())
     }
 
-    fn ask(&mut self) -> Result<bool, Failed> {
-        self.slow_down()?;
-        self.take_all()?;
+    fn arm_rings(&mut self) -> Result<bool, ConnectionError> {
+        self.limit_events()?;
+        self.take_all_events()?;
         self.armed = true;
         Ok(self.ingress.arm()? | self.egress.arm()?)
     }
 
-    /// Covers the ear if the guest has rung too often for nothing (XSA-332).
-    fn slow_down(&mut self) -> Result<(), Failed> {
-        let (now, worked) = (self.started.elapsed(), std::mem::take(&mut self.worked));
-        let pauses = [Some(&mut self.tx_notifier), self.rx_notifier.as_mut()];
-        let pause = pauses.into_iter().flatten().filter_map(|notifier| notifier.worked(worked, now)).max();
+    /// Masks the event channels for a while if the guest has notified too often without work (XSA-332).
+    fn limit_events(&mut self) -> Result<(), ConnectionError> {
+        let now = self.started.elapsed();
+        let worked = std::mem::take(&mut self.worked);
+        let both = [Some(&mut self.tx_notifier), self.rx_notifier.as_mut()];
+        let pause = both.into_iter().flatten().filter_map(|notifier| notifier.worked(worked, now)).max();
         match pause {
             Some(pause) if !self.event_set.is_masked() => {
-                tracing::debug!(?pause, "a guest rings for nothing");
+                self.span
+                    .in_scope(|| tracing::debug!(?pause, "masking events: the guest notifies without work"));
                 Ok(self.event_set.mask(notifiers(&self.tx_notifier, &self.rx_notifier), pause)?)
             }
             _ => Ok(()),
@@ -240,27 +200,29 @@ fn notifier(channel: Box<dyn Channel>) -> Notifier {
     Notifier::new(channel, Duration::ZERO)
 }
 
-/// Begins or takes up the rings' response logs; `true` where an earlier process served the rings.
-fn take_up(
+/// Starts or resumes the rings' response logs; `true` if an earlier process served the rings.
+fn prepare_logs(
     tx: &mut Tx<Contiguous, InflightRegion>,
     rx: &mut Rx<Contiguous, InflightRegion>,
-    agreed: &Agreed,
-    begin: Recovery<'_>,
-) -> Result<bool, Failed> {
-    let (tx, rx) = (tx.logged(), rx.logged());
+    negotiated: &Negotiated,
+    recovery: Recovery<'_>,
+) -> Result<bool, ConnectionError> {
+    let tx = tx.logged();
+    let rx = rx.logged();
     let bytes = [tx.log_bytes(), rx.log_bytes()];
-    match begin {
+    match recovery {
         Recovery::None => Ok(false),
         Recovery::Record(response_logs) => {
-            let [of_tx, of_rx] = response_logs.fresh(agreed, bytes)?;
-            tx.record(of_tx).map_err(ResumeError::from)?;
-            rx.record(of_rx).map_err(ResumeError::from)?;
+            let [tx_log, rx_log] = response_logs.create(negotiated, bytes)?;
+            tx.record(tx_log).map_err(ResumeError::from)?;
+            rx.record(rx_log).map_err(ResumeError::from)?;
             Ok(false)
         }
         Recovery::Resume(response_logs) => {
-            let [of_tx, of_rx] = response_logs.left(agreed, bytes)?.ok_or(Failed::Nothing)?;
-            tx.resume(of_tx)?;
-            rx.resume(of_rx)?;
+            let logs = response_logs.open(negotiated, bytes)?;
+            let [tx_log, rx_log] = logs.ok_or(ConnectionError::NotLogged)?;
+            tx.resume(tx_log)?;
+            rx.resume(rx_log)?;
             Ok(true)
         }
     }
@@ -281,23 +243,23 @@ impl Port for Vif {
 
     fn recv(&mut self, into: &mut Batch) -> io::Result<()> {
         let outcome = self.receive(into);
-        self.check(outcome)
+        self.report(outcome)
     }
 
     fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
         let outcome = self.egress.send(frames);
-        self.check(outcome)
+        self.report(outcome)
     }
 
     #[inline]
     fn flush(&mut self) -> io::Result<()> {
         let outcome = self.commit();
-        self.check(outcome)
+        self.report(outcome)
     }
 
     fn arm(&mut self) -> io::Result<bool> {
-        let outcome = self.ask();
-        self.check(outcome)
+        let outcome = self.arm_rings();
+        self.report(outcome)
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

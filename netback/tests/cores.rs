@@ -1,4 +1,4 @@
-//! Random scripts through the harness that the fuzz targets also run.
+//! Random scripts through the harness of the fuzz targets.
 
 mod harness;
 
@@ -8,12 +8,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn transmit_survives_and_answers_once(script in prop::collection::vec(any::<u8>(), 0..3000)) {
+    fn tx_with_any_requests_answers_each_once(script in prop::collection::vec(any::<u8>(), 0..3000)) {
         harness::tx(&script);
     }
 
     #[test]
-    fn receive_fills_in_order(script in prop::collection::vec(any::<u8>(), 0..3000)) {
+    fn rx_with_any_requests_fills_pages_in_order(script in prop::collection::vec(any::<u8>(), 0..3000)) {
         harness::rx(&script);
     }
 }

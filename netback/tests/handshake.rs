@@ -1,7 +1,8 @@
-//! The backend's handshake against frontends of any mind, and against one that keeps to the rules.
+//! The backend's handshake against any order of states, and against a frontend that follows the protocol.
 
-use netback::handshake::{Agreed, Events, Handshake, Step, offer};
+use netback::handshake::{Action, EventPorts, Handshake, Negotiated, backend_keys};
 use proptest::prelude::*;
+use ring_abi::netif::key;
 use ring_abi::xenbus::XenbusState::{self, *};
 use xenstore::Keys;
 
@@ -9,16 +10,16 @@ fn any_state() -> impl Strategy<Value = XenbusState> {
     prop::sample::select(XenbusState::ALL.to_vec())
 }
 
-/// Takes a step, as the device does; whether there was one.
+/// Carries out the next action as the device does; `false` if there was none.
 fn step(handshake: &mut Handshake, own: &mut XenbusState, front: XenbusState, online: bool) -> bool {
     match handshake.step(*own, front, online) {
-        Step::Stay => return false,
-        Step::Offer => *own = InitWait,
-        Step::Connect => {
+        Action::Wait => return false,
+        Action::Advertise => *own = InitWait,
+        Action::Connect => {
             handshake.set_connected(true);
             *own = Connected;
         }
-        Step::Close(state) => *own = state,
+        Action::Close(state) => *own = state,
     }
     true
 }
@@ -27,29 +28,30 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_order_of_states_is_survived(
+    fn handshake_after_any_states_connects_and_closes(
         found in any_state(),
-        looks in prop::collection::vec((any_state(), any::<bool>(), prop::option::of(any_state())), 1..60),
+        states in prop::collection::vec((any_state(), any::<bool>(), prop::option::of(any_state())), 1..60),
     ) {
-        let (mut handshake, mut own) = (Handshake::default(), found);
-        for (front, online, toolstack) in looks {
+        let mut handshake = Handshake::default();
+        let mut own = found;
+        for (front, online, toolstack) in states {
             own = toolstack.unwrap_or(own);
             let mut steps = 0;
             while step(&mut handshake, &mut own, front, online) {
                 steps += 1;
-                prop_assert!(steps < 5, "no end of steps at own {own}, front {front}");
+                prop_assert!(steps < 5, "actions without end at own {own}, front {front}");
             }
             let alive = matches!(front, Initialised | Connected);
             prop_assert!(!handshake.is_connected() || alive || !matches!(front, Closing | Closed | Initialising));
         }
-        // A frontend that closes and begins anew is always served.
+        // A frontend that closes and reconnects is always served.
         for front in [Closed, Initialising, Connected] {
             for _ in 0..4 {
                 step(&mut handshake, &mut own, front, true);
             }
         }
         prop_assert!(handshake.is_connected() && own == Connected);
-        // And a toolstack that wants the device closed gets that, once the frontend follows.
+        // A toolstack that closes the device gets it closed, once the frontend follows.
         own = Closing;
         for front in [Connected, Closing, Closed] {
             for _ in 0..4 {
@@ -60,16 +62,17 @@ proptest! {
     }
 
     #[test]
-    fn any_keys_are_survived(keys in prop::collection::vec(("[a-z-]{0,30}", "\\PC{0,40}"), 0..10)) {
-        let mut all = Keys::new("/f").with("request-rx-copy", 1).with("tx-ring-ref", 8);
+    fn parse_of_any_keys_does_not_panic(keys in prop::collection::vec(("[a-z-]{0,30}", "\\PC{0,40}"), 0..10)) {
+        let mut all = Keys::new("/f").with(key::REQUEST_RX_COPY, 1).with(key::TX_RING_REF, 8);
         all.extend(keys);
-        let _ = Agreed::parse(&all, &all, true);
+        let _ = Negotiated::parse(&all, &all, true);
     }
 }
 
 #[test]
-fn a_restarted_backend_closes_before_it_opens() {
-    let (mut handshake, mut own) = (Handshake::default(), Connected);
+fn restarted_backend_closes_before_it_connects() {
+    let mut handshake = Handshake::default();
+    let mut own = Connected;
     assert!(step(&mut handshake, &mut own, Connected, true));
     assert_eq!(own, Closing);
     assert!(!step(&mut handshake, &mut own, Connected, true), "the frontend has to follow");
@@ -80,34 +83,52 @@ fn a_restarted_backend_closes_before_it_opens() {
     assert_eq!((own, handshake.is_connected()), (Connected, true));
 }
 
+/// Keys of a frontend with an event channel for each ring, and TCP segmentation over IPv4.
+fn front_keys() -> Keys {
+    Keys::new("/f")
+        .with(key::REQUEST_RX_COPY, 1)
+        .with(key::TX_RING_REF, 8)
+        .with(key::RX_RING_REF, 9)
+        .with(key::EVENT_CHANNEL_TX, 3)
+        .with(key::EVENT_CHANNEL_RX, 4)
+        .with(key::FEATURE_SG, 1)
+        .with(key::FEATURE_GSO_TCPV4, 1)
+}
+
 #[test]
-fn what_is_offered_and_agreed() {
-    let offered = offer(true);
-    let value = |key| offered.get(key).unwrap_or("missing").to_owned();
-    assert_eq!((value("feature-rx-copy"), value("feature-rx-flip")), ("1".into(), "0".into()));
-    assert_eq!(value("multi-queue-max-queues"), "1");
-    assert_eq!(offered.get("feature-ctrl-ring"), None);
-    let front = Keys::new("/f")
-        .with("request-rx-copy", 1)
-        .with("tx-ring-ref", 8)
-        .with("rx-ring-ref", 9)
-        .with("event-channel-tx", 3)
-        .with("event-channel-rx", 4)
-        .with("feature-sg", 1)
-        .with("feature-gso-tcpv4", 1);
-    let agreed = Agreed::parse(&front, &Keys::new("/b").with("mtu", 9000), true).unwrap();
-    assert!(matches!(agreed.events, Events::Split { .. }));
-    assert!(agreed.caps.csum_v4 && !agreed.caps.csum_v6 && agreed.caps.gso_v4 && !agreed.caps.gso_v6);
-    assert_eq!(agreed.caps.mtu, 9000);
-    // Without sg a frame has one page, and without that no segmentation.
-    let mut plain = front.clone();
-    plain.remove("feature-sg");
-    let caps = Agreed::parse(&plain, &Keys::new("/b").with("mtu", 9000), true).unwrap().caps;
+fn backend_keys_advertise_copying_and_one_queue() {
+    let keys = backend_keys(true);
+    let value = |key| keys.get(key).unwrap_or("missing").to_owned();
+    assert_eq!((value(key::FEATURE_RX_COPY), value(key::FEATURE_RX_FLIP)), ("1".into(), "0".into()));
+    assert_eq!(value(key::MULTI_QUEUE_MAX_QUEUES), "1");
+    assert_eq!(keys.get(key::FEATURE_CTRL_RING), None);
+}
+
+#[test]
+fn parse_of_frontend_keys_gives_caps_and_events() {
+    let own = Keys::new("/b").with(key::MTU, 9000);
+    let negotiated = Negotiated::parse(&front_keys(), &own, true).unwrap();
+    assert!(matches!(negotiated.events, EventPorts::Split { .. }));
+    let caps = negotiated.caps;
+    assert!(caps.csum_v4 && !caps.csum_v6 && caps.gso_v4 && !caps.gso_v6);
+    assert_eq!(caps.mtu, 9000);
+    // Without sg a frame has one page, and there is no segmentation.
+    let mut without_sg = front_keys();
+    without_sg.remove(key::FEATURE_SG);
+    let caps = Negotiated::parse(&without_sg, &own, true).unwrap().caps;
     assert!(caps.max_len() <= 4096 && !caps.gso_v4);
-    for (key, value) in [("request-rx-copy", "0"), ("multi-queue-num-queues", "2"), ("tx-ring-ref", "x")] {
-        let mut bad = front.clone();
-        bad.set(key, value);
-        let error = Agreed::parse(&bad, &Keys::new("/b"), true).unwrap_err();
+}
+
+#[test]
+fn parse_of_wrong_keys_names_the_key() {
+    let wrong = [(key::REQUEST_RX_COPY, "0"), (key::MULTI_QUEUE_NUM_QUEUES, "2"), (key::TX_RING_REF, "x")];
+    for (key, value) in wrong {
+        let mut keys = front_keys();
+        keys.set(key, value);
+        let error = Negotiated::parse(&keys, &Keys::new("/b"), true).unwrap_err();
         assert!(error.to_string().contains(key), "{error}");
     }
+    let own = Keys::new("/b").with(key::MTU, 67);
+    let error = Negotiated::parse(&front_keys(), &own, true).unwrap_err();
+    assert!(error.to_string().contains("68 to 65521"), "{error}");
 }

@@ -35,23 +35,23 @@ impl Device {
 
     fn front_looks(&mut self) -> bool {
         match self.front.step(self.front_state, self.back_state, true) {
-            front::Step::Stay => return false,
-            front::Step::Run => {}
-            front::Step::Connect => {
+            front::Action::Wait => return false,
+            front::Action::Run => {}
+            front::Action::Connect => {
                 self.made += 1;
                 (self.front_rings, self.told, self.front_state) = (self.made, self.made, Connected);
             }
-            front::Step::End(state) => (self.front_rings, self.told, self.front_state) = (0, 0, state),
+            front::Action::Close(state) => (self.front_rings, self.told, self.front_state) = (0, 0, state),
         }
         true
     }
 
     fn back_looks(&mut self) -> bool {
         match self.back.step(self.back_state, self.front_state, true) {
-            back::Step::Stay => return false,
-            back::Step::Offer => (self.back_rings, self.back_state) = (0, InitWait),
-            back::Step::Close(state) => (self.back_rings, self.back_state) = (0, state),
-            back::Step::Connect => {
+            back::Action::Wait => return false,
+            back::Action::Advertise => (self.back_rings, self.back_state) = (0, InitWait),
+            back::Action::Close(state) => (self.back_rings, self.back_state) = (0, state),
+            back::Action::Connect => {
                 self.back.set_connected(true);
                 (self.back_rings, self.back_state) = (self.told, Connected);
             }

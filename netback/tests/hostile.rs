@@ -6,7 +6,7 @@
 use bridge::port::pair::Pair;
 use bridge::{Batch, Caps, Port};
 use hypervisor::DomId;
-use netfront::{Config, Nic, Sent};
+use netfront::{Config, Nic, SendOutcome};
 use ring_abi::netif::TxFlags;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -46,7 +46,7 @@ fn honest_guests_talk(platform: &mut dyn Platform) {
     // What the attacker sent to everybody may take the room of some.
     loop {
         assert!(Instant::now() < deadline, "no frame comes through");
-        while a.send(&sent) == Sent::Full {
+        while a.send(&sent) == SendOutcome::Full {
             assert!(Instant::now() < deadline, "no room");
             a.wait(true, Duration::from_millis(50)).unwrap();
         }

@@ -134,7 +134,7 @@ fn interfaces_survive_backends_that_end_under_traffic() {
             while !stop.load(Relaxed) {
                 a.send(&to_b);
                 a.flush();
-                a.turn().unwrap();
+                a.process_events().unwrap();
             }
         });
         scope.spawn(move || {
@@ -183,7 +183,7 @@ fn unplugging_under_traffic_leaves_the_others_alone() {
             assert!(Instant::now() < deadline);
             c.send(&sent);
             c.flush();
-            c.turn().unwrap();
+            c.process_events().unwrap();
         }
         machine.wait_for_state(&device.back_path(), XenbusState::Closed);
         talks(&mut a, &mut b);

@@ -1,7 +1,7 @@
-//! Both rings' cores, killed at any moment and taken over from their response logs: a guest's every slot is
-//! answered exactly once, in order, and no packet or frame is answered by halves.
+//! Both rings, killed at any moment and resumed from their response logs: every slot of a guest is answered exactly
+//! once and in order, and no packet or frame is answered in part.
 
-use netback::rx::{Fill, Placed, Rx, Shape};
+use netback::rx::{FrameInfo, PageFill, Placement, Rx};
 use netback::tx::Tx;
 use proptest::prelude::*;
 use ring_abi::GrantRef;
@@ -13,9 +13,9 @@ use std::collections::VecDeque;
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    /// The guest sends a packet of so many slots, every third with an extra; or posts as many buffers.
+    /// The guest sends a packet of so many slots, every third with an extra; or posts so many buffers.
     Guest(usize),
-    /// A round: at most so many packets or frames, of which the last so many are taken and not finished.
+    /// A round of at most `limit` packets or frames, the last `unfinished` of which are taken and not finished.
     Round {
         limit: usize,
         unfinished: usize,
@@ -33,11 +33,11 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A guest that sends.
+/// A guest's side of a transmit ring.
 struct Sender {
     front: Front<netif::Tx, Pages>,
     id: u16,
-    /// What is to be answered: an id, or nothing for an extra.
+    /// The expected responses: the id of a request, or `None` for an extra.
     waiting: VecDeque<Option<u16>>,
 }
 
@@ -63,19 +63,19 @@ impl Sender {
         let _ = self.front.commit();
     }
 
-    fn push(&mut self, slot: TxSlot, answer: Option<u16>) {
+    fn push(&mut self, slot: TxSlot, expected: Option<u16>) {
         assert!(self.front.push(&slot));
-        self.waiting.push_back(answer);
+        self.waiting.push_back(expected);
     }
 
-    /// Takes all answers: of whole packets, each of its slots once.
-    fn hear(&mut self) {
+    /// Takes all responses: each belongs to a slot without one.
+    fn take_responses(&mut self) {
         while let Some(response) = self.front.pop().unwrap() {
-            let answer = (response.status != Status::NULL).then_some(response.id);
-            // Within a packet the extras come last.
-            let place = self.waiting.iter().take(20).position(|waiting| *waiting == answer);
-            assert!(place.is_some_and(|place| place < 2), "{answer:?} of {:?}", self.waiting);
-            self.waiting.remove(place.unwrap());
+            let id = (response.status != Status::NULL).then_some(response.id);
+            // The backend answers a packet's extras after its requests.
+            let index = self.waiting.iter().take(20).position(|waiting| *waiting == id);
+            assert!(index.is_some_and(|index| index < 2), "{id:?} of {:?}", self.waiting);
+            self.waiting.remove(index.unwrap());
         }
     }
 }
@@ -88,49 +88,50 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn transmit_is_answered_once_whoever_is_killed(steps in prop::collection::vec(step(), 0..200)) {
+    fn tx_killed_at_any_moment_answers_each_slot_once(steps in prop::collection::vec(step(), 0..200)) {
         let ring = Pages::new(1);
         let front = Front::init(ring.clone()).unwrap();
         let mut guest = Sender { front, id: 0, waiting: VecDeque::new() };
         let mut tx = attach_tx(&ring);
-        let kept = Pages::for_bytes(tx.logged().log_bytes());
-        tx.logged().record(kept.clone()).unwrap();
+        let log = Pages::for_bytes(tx.logged().log_bytes());
+        tx.logged().record(log.clone()).unwrap();
         for step in steps.into_iter().chain([Step::Kill]) {
             match step {
                 Step::Guest(slots) => guest.send(slots),
                 Step::Round { limit, unfinished } => {
                     let count = tx.poll(limit).unwrap().len();
-                    (0..count.saturating_sub(unfinished)).for_each(|place| tx.answer(place, Status::OKAY));
-                    // Whoever leaves packets unanswered at the end of a round was killed there.
+                    (0..count.saturating_sub(unfinished)).for_each(|index| tx.respond(index, Status::OKAY));
+                    // A process that leaves packets unanswered at the end of a round was killed there.
                     if unfinished > 0 {
                         tx = attach_tx(&ring);
-                        tx.logged().resume(kept.clone()).unwrap();
+                        tx.logged().resume(log.clone()).unwrap();
                     }
                 }
                 Step::Commit => drop(tx.commit()),
                 Step::Kill => {
                     tx = attach_tx(&ring);
-                    tx.logged().resume(kept.clone()).unwrap();
+                    tx.logged().resume(log.clone()).unwrap();
                 }
             }
-            guest.hear();
+            guest.take_responses();
         }
         while let count @ 1.. = tx.poll(8).unwrap().len() {
-            (0..count).for_each(|place| tx.answer(place, Status::OKAY));
+            (0..count).for_each(|index| tx.respond(index, Status::OKAY));
             let _ = tx.commit();
-            guest.hear();
+            guest.take_responses();
         }
         prop_assert!(guest.waiting.is_empty(), "never answered: {:?}", guest.waiting);
     }
 
     #[test]
-    fn receive_is_answered_in_whole_frames_whoever_is_killed(steps in prop::collection::vec(step(), 0..200)) {
+    fn rx_killed_at_any_moment_answers_whole_frames(steps in prop::collection::vec(step(), 0..200)) {
         let ring = Pages::new(1);
         let mut front: Front<netif::Rx, Pages> = Front::init(ring.clone()).unwrap();
-        let (mut id, mut posted) = (0u16, VecDeque::new());
+        let mut id = 0u16;
+        let mut posted = VecDeque::new();
         let mut rx: Rx<Pages, Pages> = Rx::attach(ring.clone()).unwrap();
-        let kept = Pages::for_bytes(rx.logged().log_bytes());
-        rx.logged().record(kept.clone()).unwrap();
+        let log = Pages::for_bytes(rx.logged().log_bytes());
+        rx.logged().record(log.clone()).unwrap();
         for step in steps.into_iter().chain([Step::Kill]) {
             let mut killed = matches!(step, Step::Kill);
             match step {
@@ -144,11 +145,11 @@ proptest! {
                     let _ = front.commit();
                 }
                 Step::Round { limit, unfinished } => {
-                    let mut fills: Vec<Fill> = Vec::new();
-                    let shape = Shape { len: 3000 * limit, flags: RxFlags::empty(), gso: Some((1, 1448)) };
-                    let placed = rx.place(shape, &mut fills).unwrap();
-                    prop_assert!(placed != Placed::TooLong);
-                    // A request that was answered is no buffer any more.
+                    let mut fills: Vec<PageFill> = Vec::new();
+                    let info = FrameInfo { len: 3000 * limit, flags: RxFlags::empty(), gso: Some((1, 1448)) };
+                    let placement = rx.place(info, &mut fills).unwrap();
+                    prop_assert!(placement != Placement::TooLong);
+                    // A slot that was answered is not taken for a request again.
                     prop_assert!(fills.iter().all(|fill| fill.gref.0 >= 8 && fill.gref.0 < 8 + u32::from(id)));
                     killed = unfinished > 0;
                     if !killed {
@@ -160,17 +161,18 @@ proptest! {
             }
             if killed {
                 rx = Rx::attach(ring.clone()).unwrap();
-                rx.logged().resume(kept.clone()).unwrap();
+                rx.logged().resume(log.clone()).unwrap();
             }
-            hear(&mut front, &mut posted);
+            take_frames(&mut front, &mut posted);
         }
         prop_assert_eq!(front.in_flight() as usize, posted.len());
     }
 }
 
-/// Takes all frames: each response in its request's place, and none without the rest of its frame.
-fn hear(front: &mut Front<netif::Rx, Pages>, posted: &mut VecDeque<u16>) {
-    let (mut more, mut extra) = (false, false);
+/// Takes all frames: each response is in its request's slot, and no frame is incomplete.
+fn take_frames(front: &mut Front<netif::Rx, Pages>, posted: &mut VecDeque<u16>) {
+    let mut more = false;
+    let mut extra = false;
     while let Some(slot) = front.pop().unwrap() {
         let id = posted.pop_front();
         if std::mem::take(&mut extra) {
@@ -181,5 +183,5 @@ fn hear(front: &mut Front<netif::Rx, Pages>, posted: &mut VecDeque<u16>) {
         extra = response.flags.contains(RxFlags::EXTRA_INFO);
         more = response.flags.contains(RxFlags::MORE_DATA);
     }
-    assert!(!more && !extra, "half a frame");
+    assert!(!more && !extra, "an incomplete frame");
 }

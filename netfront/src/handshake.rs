@@ -1,153 +1,160 @@
-//! A frontend's handshake as values: what its keys say, what the backend's agree to, and what to do next.
+//! A frontend's side of the xenbus handshake: reads the keys of both ends, builds the frontend's keys, and decides the
+//! next action. Does no I/O.
 
 use alloc::string::ToString;
+use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, Mac, key};
 use ring_abi::xenbus::XenbusState;
 use ring_abi::{EventPort, GrantRef};
 use xenstore::{KeyError, Keys};
 
-/// What the user of an interface can deal with.
+/// Features that the user of an interface requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Wishes {
-    /// Received packets may have checksums still to be filled in.
+pub struct Requested {
+    /// Received packets may have blank transport checksums.
     pub csum: bool,
-    /// Received packets may be TCP of up to 64 KiB - 1 bytes, not yet segmented; needs `csum`.
+    /// Received packets may be unsegmented TCP of up to [`MAX_TX_SIZE`](ring_abi::netif::MAX_TX_SIZE) bytes; needs
+    /// `csum`.
     pub gso: bool,
 }
 
-/// What the backend offers.
+/// Features that the backend advertises, which this frontend may use when it sends.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Offer {
-    /// Packets of more than one page.
+pub struct Negotiated {
+    /// Packets of more than one slot.
     pub sg: bool,
-    /// TCP over IPv4 unsegmented.
+    /// Unsegmented TCP over IPv4.
     pub gso_v4: bool,
-    /// TCP over IPv6 unsegmented.
+    /// Unsegmented TCP over IPv6.
     pub gso_v6: bool,
-    /// Checksums of IPv6 packets left blank.
+    /// Blank checksums of IPv6 packets.
     pub csum_v6: bool,
     /// An event channel for each ring.
     pub split: bool,
 }
 
-impl Offer {
+impl Negotiated {
     /// Reads the backend's keys.
     ///
     /// # Errors
-    /// [`KeyError`] names the key; among others where pages would be flipped instead of copied.
+    /// [`KeyError`] names a key that is not a flag, or `feature-rx-copy` where it is not 1: page flipping is not
+    /// supported.
     pub fn parse(back: &Keys) -> Result<Self, KeyError> {
-        if !back.flag("feature-rx-copy")? {
-            return Err(back.error("feature-rx-copy", "1: pages are not flipped"));
+        if !back.flag(key::FEATURE_RX_COPY)? {
+            return Err(back.error(key::FEATURE_RX_COPY, "1: pages are not flipped"));
         }
         Ok(Self {
-            sg: back.flag("feature-sg")?,
-            gso_v4: back.flag("feature-gso-tcpv4")?,
-            gso_v6: back.flag("feature-gso-tcpv6")?,
-            csum_v6: back.flag("feature-ipv6-csum-offload")?,
-            split: back.flag("feature-split-event-channels")?,
+            sg: back.flag(key::FEATURE_SG)?,
+            gso_v4: back.flag(key::FEATURE_GSO_TCPV4)?,
+            gso_v6: back.flag(key::FEATURE_GSO_TCPV6)?,
+            csum_v6: back.flag(key::FEATURE_IPV6_CSUM_OFFLOAD)?,
+            split: back.flag(key::FEATURE_SPLIT_EVENT_CHANNELS)?,
         })
     }
 }
 
-/// Where this end's rings and event channels are.
+/// Grant references and event channel ports of the interface's one queue.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Transport {
+pub struct QueueInfo {
     /// The transmit ring's page.
-    pub tx: GrantRef,
+    pub tx_ring: GrantRef,
     /// The receive ring's page.
-    pub rx: GrantRef,
+    pub rx_ring: GrantRef,
     /// The transmit ring's event channel, or both rings'.
     pub tx_event: EventPort,
-    /// The receive ring's, if it has its own.
+    /// The receive ring's event channel, if it has its own.
     pub rx_event: Option<EventPort>,
 }
 
-/// Keys that belong to one connection, removed before the next: ours, and those by which a frontend that does more
-/// than this one may have had the interface before.
-pub const TRANSPORT_KEYS: [&str; 9] = [
-    "tx-ring-ref",
-    "rx-ring-ref",
-    "event-channel",
-    "event-channel-tx",
-    "event-channel-rx",
-    "multi-queue-num-queues",
-    "ctrl-ring-ref",
-    "event-channel-ctrl",
-    "request-multicast-control",
+/// Keys that belong to one connection and are removed before the next. Some are never written here: another frontend
+/// may have had the interface before.
+pub const CONNECTION_KEYS: [&str; 9] = [
+    key::TX_RING_REF,
+    key::RX_RING_REF,
+    key::EVENT_CHANNEL,
+    key::EVENT_CHANNEL_TX,
+    key::EVENT_CHANNEL_RX,
+    key::MULTI_QUEUE_NUM_QUEUES,
+    key::CTRL_RING_REF,
+    key::EVENT_CHANNEL_CTRL,
+    key::REQUEST_MULTICAST_CONTROL,
 ];
 
-/// The keys of this end.
-pub fn keys(transport: &Transport, wishes: Wishes) -> Keys {
-    let gso = u8::from(wishes.gso && wishes.csum);
+/// The keys that the frontend publishes for a connection.
+///
+/// ```
+/// use netfront::handshake::{QueueInfo, Requested, frontend_keys};
+/// use ring_abi::{EventPort, GrantRef, netif::key};
+///
+/// let queue =
+///     QueueInfo { tx_ring: GrantRef(8), rx_ring: GrantRef(9), tx_event: EventPort(3), rx_event: None };
+/// let keys = frontend_keys(&queue, Requested { csum: true, gso: false });
+/// assert_eq!(keys.get(key::EVENT_CHANNEL), Some("3"));
+/// assert_eq!(keys.get(key::FEATURE_GSO_TCPV4), Some("0"));
+/// ```
+pub fn frontend_keys(queue: &QueueInfo, requested: Requested) -> Keys {
+    let gso = u8::from(requested.gso && requested.csum);
     let keys = Keys::default()
-        .with("tx-ring-ref", transport.tx)
-        .with("rx-ring-ref", transport.rx)
-        .with("request-rx-copy", 1)
-        .with("feature-rx-notify", 1)
-        .with("feature-sg", 1)
-        .with("feature-gso-tcpv4", gso)
-        .with("feature-gso-tcpv6", gso)
-        .with("feature-no-csum-offload", u8::from(!wishes.csum))
-        .with("feature-ipv6-csum-offload", u8::from(wishes.csum));
-    match transport.rx_event {
-        None => keys.with("event-channel", transport.tx_event),
-        Some(rx) => keys.with("event-channel-tx", transport.tx_event).with("event-channel-rx", rx),
+        .with(key::TX_RING_REF, queue.tx_ring)
+        .with(key::RX_RING_REF, queue.rx_ring)
+        .with(key::REQUEST_RX_COPY, 1)
+        .with(key::FEATURE_RX_NOTIFY, 1)
+        .with(key::FEATURE_SG, 1)
+        .with(key::FEATURE_GSO_TCPV4, gso)
+        .with(key::FEATURE_GSO_TCPV6, gso)
+        .with(key::FEATURE_NO_CSUM_OFFLOAD, u8::from(!requested.csum))
+        .with(key::FEATURE_IPV6_CSUM_OFFLOAD, u8::from(requested.csum));
+    match queue.rx_event {
+        None => keys.with(key::EVENT_CHANNEL, queue.tx_event),
+        Some(rx) => keys.with(key::EVENT_CHANNEL_TX, queue.tx_event).with(key::EVENT_CHANNEL_RX, rx),
     }
 }
 
-/// What the toolstack wrote of an interface.
+/// Address and mtu of an interface, as the toolstack wrote them.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Identity {
     /// The interface's address.
-    pub mac: [u8; 6],
+    pub mac: Mac,
     /// Largest payload of a frame in bytes.
     pub mtu: u32,
 }
 
 impl Identity {
-    /// Reads it from this end's keys, `mtu` from either end's.
+    /// Reads `mac` from the frontend's keys, and `mtu` from the frontend's or else the backend's.
     ///
     /// # Errors
-    /// [`KeyError`] where there is no address.
+    /// [`KeyError`] where there is no address, or where the mtu is not from [`MTU_MIN`] to [`MTU_MAX`].
     pub fn parse(own: &Keys, back: &Keys) -> Result<Self, KeyError> {
-        let text = own.get("mac").unwrap_or_default();
-        let mac = mac(text).ok_or_else(|| own.error("mac", "six bytes such as 00:16:3e:01:02:03"))?;
-        let mtu = own.opt("mtu")?.map_or_else(|| back.or("mtu", 1500u32), Ok)?;
-        if !(68..=65_521).contains(&mtu) {
-            return Err(KeyError { found: Some(mtu.to_string()), ..back.error("mtu", "68 to 65521") });
+        let text = own.get(key::MAC).unwrap_or_default().trim_ascii();
+        let mac = text.parse().map_err(|_| own.error(key::MAC, "six bytes such as 00:16:3e:01:02:03"))?;
+        let mtu = own.opt(key::MTU)?.map_or_else(|| back.or(key::MTU, MTU_DEFAULT), Ok)?;
+        if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
+            let error = back.error(key::MTU, MTU_RANGE);
+            return Err(KeyError { found: Some(mtu.to_string()), ..error });
         }
         Ok(Self { mac, mtu })
     }
 }
 
-fn mac(text: &str) -> Option<[u8; 6]> {
-    let mut bytes = [0; 6];
-    let mut parts = text.trim_ascii().split(':');
-    for byte in &mut bytes {
-        let part = parts.next().filter(|part| part.len() == 2)?;
-        *byte = u8::from_str_radix(part, 16).ok()?;
-    }
-    parts.next().is_none().then_some(bytes)
-}
-
-/// What to do next.
+/// What the frontend does next.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Step {
-    /// Nothing.
-    Stay,
-    /// Make rings, write the keys and go to Connected: Linux's backend wants it so, without Initialised.
+pub enum Action {
+    /// Nothing, until a state changes.
+    Wait,
+    /// Set up rings, publish the keys and go to Connected. Not by way of Initialised: Linux's netback connects when
+    /// the frontend is Connected.
     Connect,
-    /// Frames may flow.
+    /// The backend is Connected too: frames may flow.
     Run,
-    /// End the connection and go to this state.
-    End(XenbusState),
+    /// Drop the connection and go to this state.
+    Close(XenbusState),
 }
 
-/// What a frontend remembers between two looks.
+/// The handshake's state from one [`Handshake::step`] to the next.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Handshake {
-    /// There are rings.
+    /// Rings are set up.
     connected: bool,
-    /// The backend has said Connected since there are.
+    /// The backend was Connected since then.
     running: bool,
 }
 
@@ -157,31 +164,33 @@ impl Handshake {
         self.running
     }
 
-    /// What to do, given both states (absence is Closed) and whether the toolstack wants the device. The caller does
-    /// it, and then writes the state.
-    pub fn step(&mut self, own: XenbusState, back: XenbusState, online: bool) -> Step {
-        let step = self.wish(own, back, online);
-        match step {
-            Step::Connect => self.connected = true,
-            Step::Run => self.running = true,
-            Step::End(_) => *self = Self::default(),
-            Step::Stay => {}
+    /// Decides the next action, given both states (a missing node is Closed) and whether the toolstack wants the
+    /// device. The caller carries it out, and then writes the state.
+    pub fn step(&mut self, own: XenbusState, back: XenbusState, online: bool) -> Action {
+        let action = self.decide(own, back, online);
+        match action {
+            Action::Connect => self.connected = true,
+            Action::Run => self.running = true,
+            Action::Close(_) => *self = Self::default(),
+            Action::Wait => {}
         }
-        step
+        action
     }
 
-    fn wish(&self, own: XenbusState, back: XenbusState, online: bool) -> Step {
+    fn decide(&self, own: XenbusState, back: XenbusState, online: bool) -> Action {
         use XenbusState::*;
         match back {
-            InitWait | Initialised if own == Initialising && !self.connected => Step::Connect,
-            // Somebody else had the backend, and it begins anew; or we do.
-            InitWait | Initialised | Initialising if self.running || own == Closed => Step::End(Initialising),
-            Connected if self.connected && !self.running && own == Connected => Step::Run,
-            Closing if own != Closed || self.connected => Step::End(Closed),
-            Closed if self.connected => Step::End(Closed),
-            // Only once the backend has closed as well can both begin anew.
-            Closed if own != Initialising && online => Step::End(Initialising),
-            _ => Step::Stay,
+            InitWait | Initialised if own == Initialising && !self.connected => Action::Connect,
+            // A new backend process starts over, or this end reconnects.
+            InitWait | Initialised | Initialising if self.running || own == Closed => {
+                Action::Close(Initialising)
+            }
+            Connected if self.connected && !self.running && own == Connected => Action::Run,
+            Closing if own != Closed || self.connected => Action::Close(Closed),
+            Closed if self.connected => Action::Close(Closed),
+            // Reconnecting starts only once the backend has closed as well.
+            Closed if own != Initialising && online => Action::Close(Initialising),
+            _ => Action::Wait,
         }
     }
 }

@@ -1,29 +1,60 @@
 //! Network frontend: a guest's side of a vif.
 //!
-//! [`Nic`] is the interface. Below it stand the cores, values that do no I/O: [`tx`] and [`rx`] are the two rings,
-//! [`handshake`] decides what the two ends say to each other. Without the default feature `std` only the cores
-//! remain, which need `alloc` and no operating system.
+//! [`Nic`] is the interface. The modules below it are values that do no I/O: [`tx`] and [`rx`] are the two rings, and
+//! [`handshake`] decides how both ends connect and disconnect. Without the default feature `std` only these are built;
+//! they need `alloc` and no operating system.
+//!
+//! ```
+//! # #[cfg(feature = "std")]
+//! # mod example {
+//! use hypervisor::Hypervisor;
+//! use netfront::{Config, Nic, SendOutcome};
+//! use std::{error::Error, sync::Arc, time::Duration};
+//!
+//! /// Sends one broadcast frame over interface 0 once a backend has connected.
+//! fn announce(hv: Arc<dyn Hypervisor>) -> Result<(), Box<dyn Error>> {
+//!     let store = xenstore::Client::new(hv.store()?);
+//!     let mut nic = Nic::open(hv, store, 0, Config::default())?;
+//!     while !nic.is_up() {
+//!         nic.wait(false, Duration::from_secs(1))?;
+//!     }
+//!     let mut frame = [0; 60];
+//!     frame[..6].fill(0xff);
+//!     frame[6..12].copy_from_slice(&nic.mac());
+//!     assert_eq!(nic.send(&frame), SendOutcome::Queued);
+//!     nic.flush();
+//!     Ok(nic.close()?)
+//! }
+//! # }
+//! ```
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
 
-pub mod csum;
 pub mod handshake;
 pub mod rx;
 pub mod tx;
 
 #[cfg(feature = "std")]
-mod link;
+mod buffer_pool;
+#[cfg(feature = "std")]
+mod config;
+#[cfg(feature = "std")]
+mod connection;
+#[cfg(feature = "std")]
+mod error;
 #[cfg(feature = "std")]
 mod meta;
 #[cfg(feature = "std")]
 mod nic;
-#[cfg(feature = "std")]
-mod pool;
 
 #[cfg(feature = "std")]
-pub use link::{Broken, Counters};
+pub use config::Config;
+#[cfg(feature = "std")]
+pub use connection::Counters;
+#[cfg(feature = "std")]
+pub use error::{ConnectionError, Error};
 #[cfg(feature = "std")]
 pub use meta::{Gso, Meta};
 #[cfg(feature = "std")]
-pub use nic::{Config, Error, Nic, Sent};
+pub use nic::{Nic, SendOutcome};

@@ -1,68 +1,41 @@
-//! A network interface: the shell that keeps a connection to whichever backend is there.
+//! A network interface: keeps a connection to the current backend, and reconnects when the backend does.
 //!
-//! A backend may close, die and come back: frames sent meanwhile are lost, the interface stays. All of the store is
-//! dealt with in [`Nic::turn`]; sending and receiving touch memory only.
+//! While no backend is connected, frames to be sent are dropped and the interface stays. [`Nic::process_events`] does
+//! all that touches the store; sending and receiving touch shared memory only.
 
-use crate::handshake::{Handshake, Identity, Offer, Step, TRANSPORT_KEYS, Wishes, keys};
-use crate::link::{Broken, Counters, Link};
+use crate::config::Config;
+use crate::connection::{Connection, Counters};
+use crate::error::{ConnectionError, Error};
+use crate::handshake::{Action, CONNECTION_KEYS, Handshake, Identity, Negotiated, Requested, frontend_keys};
 use crate::meta::Meta;
 use event_channel::EventSet;
 use hypervisor::Hypervisor;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring_abi::DomId;
-use ring_abi::netif::MAX_TX_SIZE;
+use ring_abi::netif::{MAX_TX_SIZE, key};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use xenstore::xenbus::End;
-use xenstore::{Client, KeyError, Nodes, XenbusState, XsError};
+use xenstore::{Client, Nodes, XenbusState, XsError};
 
-/// How often a store that went away is looked for.
+/// How often connecting to the store is retried.
 const STORE_RETRY: Duration = Duration::from_millis(100);
-/// How long a backend may take to let go of an interface that is closed.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Steps of the handshake taken at once.
-const STEPS: usize = 8;
-
-/// What an interface is to do.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Config {
-    /// Received packets may have checksums to be filled in, told in [`Meta::csum`]: for users such as taps.
-    pub csum: bool,
-    /// Received packets may be unsegmented TCP of up to 64 KiB - 1 bytes, told in [`Meta::gso`]; needs `csum`.
-    pub gso: bool,
-}
-
-/// An interface cannot be opened, or is gone for good.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The store refused something, or has no such interface.
-    #[error(transparent)]
-    Store(#[from] xenstore::Error),
-    /// A key is missing, or not of the expected form.
-    #[error(transparent)]
-    Key(#[from] KeyError),
-    /// The connection could not be made.
-    #[error(transparent)]
-    Link(#[from] Broken),
-    /// The system refused something.
-    #[error("waiting: {0}")]
-    System(#[from] io::Error),
-    /// The toolstack has removed the interface.
-    #[error("{0} was removed")]
-    Removed(String),
-}
+/// How long a backend may take to disconnect when the interface is closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Most handshake actions carried out for one event.
+const MAX_ACTIONS: usize = 8;
 
 /// What became of a packet to be sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Sent {
-    /// The backend has it, or will with the next [`Nic::flush`].
+pub enum SendOutcome {
+    /// The packet is on the ring, and is published by the next [`Nic::flush`].
     Queued,
-    /// There is no room: ask for some by [`Nic::arm`].
+    /// The ring is full: [`Nic::arm`] requests an event for free slots.
     Full,
-    /// There is no backend, or the packet is longer than it takes; it is lost.
+    /// The packet is lost: no backend is connected, or the packet is longer than the backend takes.
     Dropped,
 }
 
@@ -71,26 +44,28 @@ pub struct Nic {
     hv: Arc<dyn Hypervisor>,
     client: Option<Client>,
     end: End,
-    wishes: Wishes,
+    requested: Requested,
     identity: Identity,
     handshake: Handshake,
-    link: Option<Link>,
-    /// Longest packet that the backend takes.
-    longest: usize,
-    /// What the backend of the latest connection takes.
-    offer: Option<Offer>,
+    connection: Option<Connection>,
+    /// Longest packet that the backend takes, in bytes.
+    max_len: usize,
+    /// Features of the latest connection's backend.
+    negotiated: Option<Negotiated>,
     event_set: EventSet,
     counters: Counters,
-    /// The backend broke the protocol: nothing more is had to do with it.
-    shunned: bool,
-    retry: Instant,
+    /// The backend broke the protocol, or the interface was shut down: it does not connect again.
+    failed: bool,
+    /// When connecting to the store is tried next.
+    store_retry: Instant,
+    span: tracing::Span,
 }
 
 impl Nic {
-    /// Opens interface `device/vif/<devid>` of this domain. It comes up in the course of [`Nic::turn`]s.
+    /// Opens interface `device/vif/<devid>` of this domain. It connects in the course of [`Nic::process_events`].
     ///
     /// # Errors
-    /// [`Error`]: there is no such interface, or it has no address.
+    /// [`Error::Store`] where there is no such interface, [`Error::Key`] where it has no address.
     pub fn open(
         hv: Arc<dyn Hypervisor>,
         mut store: Client,
@@ -98,33 +73,35 @@ impl Nic {
         config: Config,
     ) -> Result<Self, Error> {
         let path = format!("/local/domain/{}/device/vif/{devid}", hv.domid());
+        // At level ERROR, to be part of log lines of any level.
+        let span = tracing::error_span!("vif", domid = %hv.domid(), devid);
         let end = End::find_front(&mut store, &path)?;
         let identity = Identity::parse(&end.keys(&mut store)?, &end.other_keys(&mut store)?)?;
         let event_set = EventSet::new()?;
-        let wishes = Wishes { csum: config.csum, gso: config.gso };
         let mut nic = Self {
             hv,
             client: None,
             end,
-            wishes,
+            requested: Requested { csum: config.csum, gso: config.gso },
             identity,
             handshake: Handshake::default(),
-            link: None,
-            longest: 0,
-            offer: None,
+            connection: None,
+            max_len: 0,
+            negotiated: None,
             event_set,
             counters: Counters::default(),
-            shunned: false,
-            retry: Instant::now(),
+            failed: false,
+            store_retry: Instant::now(),
+            span,
         };
-        nic.begin(store)?;
-        nic.turn()?;
+        nic.attach_store(store)?;
+        nic.process_events()?;
         Ok(nic)
     }
 
-    /// The interface's address.
+    /// The interface's address, in wire order.
     pub fn mac(&self) -> [u8; 6] {
-        self.identity.mac
+        self.identity.mac.0
     }
 
     /// Largest payload of a frame in bytes.
@@ -134,121 +111,123 @@ impl Nic {
 
     /// Whether frames flow.
     pub fn is_up(&self) -> bool {
-        self.link.is_some() && self.handshake.is_running()
+        self.connection.is_some() && self.handshake.is_running()
     }
 
-    /// What the backend of the latest connection takes; `None` before the first.
-    pub fn offer(&self) -> Option<&Offer> {
-        self.offer.as_ref()
+    /// Features of the latest connection's backend; `None` before the first connection.
+    pub fn negotiated(&self) -> Option<&Negotiated> {
+        self.negotiated.as_ref()
     }
 
-    /// What went through.
+    /// Counters over all connections.
     pub fn counters(&self) -> &Counters {
         &self.counters
     }
 
-    /// Queues a finished frame; it goes out with the next [`Nic::flush`].
+    /// Queues a finished frame. [`Nic::flush`] publishes it.
     #[inline]
-    pub fn send(&mut self, frame: &[u8]) -> Sent {
+    pub fn send(&mut self, frame: &[u8]) -> SendOutcome {
         self.send_with_meta(frame, &Meta::NONE)
     }
 
-    /// Queues a frame with work left to do.
+    /// Queues a frame with offload metadata.
     #[inline]
-    pub fn send_with_meta(&mut self, frame: &[u8], meta: &Meta) -> Sent {
+    pub fn send_with_meta(&mut self, frame: &[u8], meta: &Meta) -> SendOutcome {
         self.send_in_place(frame.len(), meta, |at, to| to.copy_from(&frame[at..at + to.len()]))
     }
 
-    /// Queues a frame of `len` bytes that `fill` writes where the backend reads it: called for each part, in order,
-    /// with where the part begins in the frame.
+    /// Queues a frame of `len` bytes that `fill` writes into the shared buffers. `fill` is called for each fragment in
+    /// order, with the fragment's offset in the frame and its memory.
     #[inline]
     pub fn send_in_place(
         &mut self,
         len: usize,
         meta: &Meta,
         fill: impl FnMut(usize, vm_memory::VolatileSlice<'_>),
-    ) -> Sent {
-        let Some(link) = self.link.as_mut().filter(|_| len <= self.longest) else { return Sent::Dropped };
-        match link.send(len, meta, &mut self.counters, fill) {
-            Ok(true) => Sent::Queued,
-            Ok(false) => Sent::Full,
-            Err(broken) => {
-                self.broke(&broken);
-                Sent::Dropped
+    ) -> SendOutcome {
+        let Some(connection) = self.connection.as_mut().filter(|_| len <= self.max_len) else {
+            return SendOutcome::Dropped;
+        };
+        match connection.send(len, meta, &mut self.counters, fill) {
+            Ok(true) => SendOutcome::Queued,
+            Ok(false) => SendOutcome::Full,
+            Err(error) => {
+                self.connection_failed(&error);
+                SendOutcome::Dropped
             }
         }
     }
 
-    /// Receives the next frame into the front of `into`: its length, and what is left to do. A frame longer than
-    /// `into` is dropped and counted.
+    /// Receives the next frame into the start of `into`: its length and offload metadata. A frame longer than `into`
+    /// is dropped and counted.
     #[inline]
     pub fn recv(&mut self, into: &mut [u8]) -> Option<(usize, Meta)> {
-        match self.link.as_mut()?.recv(into, &mut self.counters) {
+        match self.connection.as_mut()?.recv(into, &mut self.counters) {
             Ok(received) => received,
-            Err(broken) => {
-                self.broke(&broken);
+            Err(error) => {
+                self.connection_failed(&error);
                 None
             }
         }
     }
 
-    /// Publishes what was sent and what buffers are free again. Call it once a batch, before sleeping at the latest.
+    /// Publishes queued frames and free receive buffers. To be called once a batch, and before sleeping.
     #[inline]
     pub fn flush(&mut self) {
-        if let Some(Err(broken)) = self.link.as_mut().map(Link::flush) {
-            self.broke(&broken);
+        if let Some(Err(error)) = self.connection.as_mut().map(Connection::flush) {
+            self.connection_failed(&error);
         }
     }
 
-    /// Flushes, and asks that [`Nic::fd`] becomes readable for frames received and, with `room`, for room to send;
-    /// `true` if there is something already.
-    pub fn arm(&mut self, room: bool) -> bool {
+    /// Flushes, and requests that [`Nic::fd`] becomes readable for received frames and, with `want_tx`, for free
+    /// transmit slots; `true` if there are some already.
+    pub fn arm(&mut self, want_tx: bool) -> bool {
         self.flush();
-        match self.link.as_mut().map(|link| link.arm(room, &mut self.event_set)) {
+        match self.connection.as_mut().map(|connection| connection.arm(want_tx, &mut self.event_set)) {
             Some(Ok(ready)) => ready,
-            Some(Err(broken)) => {
-                self.broke(&broken);
+            Some(Err(error)) => {
+                self.connection_failed(&error);
                 true
             }
             None => false,
         }
     }
 
-    /// Readable when an armed interface has something to do; then call [`Nic::turn`]. The same for life.
+    /// A descriptor that becomes readable when an armed interface has events; [`Nic::process_events`] is to be called
+    /// then. It does not change over the interface's life.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.event_set.as_fd()
     }
 
-    /// Deals with events, the store's among them: connects, reconnects and closes. To be called when [`Nic::fd`] is
-    /// readable, and now and then by users who never sleep: it is how they learn that the backend is gone.
+    /// Processes pending events of the event channels and of the store: connects, reconnects and closes. To be called
+    /// when [`Nic::fd`] is readable, and regularly by users that poll without sleeping.
     ///
     /// # Errors
-    /// [`Error::Removed`], and what the system or the hypervisor has no more of. Not among them: anything that a
-    /// backend does.
-    pub fn turn(&mut self) -> Result<(), Error> {
-        if let Some(Err(broken)) = self.link.as_mut().map(|link| link.take_events(&mut self.event_set)) {
-            self.broke(&broken);
+    /// [`Error::Removed`]; [`Error::Io`]; [`Error::Connection`] where the hypervisor has no more grants or ports.
+    /// Nothing that a backend does is an error.
+    pub fn process_events(&mut self) -> Result<(), Error> {
+        if let Some(Err(error)) = self.connection.as_mut().map(|c| c.take_events(&mut self.event_set)) {
+            self.connection_failed(&error);
         }
-        if self.client.is_none() && Instant::now() >= self.retry {
-            self.find_store()?;
+        if self.client.is_none() && Instant::now() >= self.store_retry {
+            self.reconnect_store()?;
         }
-        // Events come in with the replies to a look too, and of those the descriptor does not tell.
+        // Replies to reads may bring events with them, for which the descriptor does not become readable again.
         loop {
             let Some(client) = &mut self.client else { return Ok(()) };
             match drain(client) {
                 Ok(false) => return Ok(()),
-                Ok(true) => self.look()?,
-                Err(error) => self.lost(error)?,
+                drained => self.process_store(drained)?,
             }
         }
     }
 
-    /// Waits until there is something to do, at most `timeout`, and does what [`Nic::turn`] does.
+    /// Waits for an event, at most for `timeout`, and processes it as [`Nic::process_events`] does.
     ///
     /// # Errors
-    /// As [`Nic::turn`].
-    pub fn wait(&mut self, room: bool, timeout: Duration) -> Result<(), Error> {
-        if !self.arm(room) {
+    /// Those of [`Nic::process_events`].
+    pub fn wait(&mut self, want_tx: bool, timeout: Duration) -> Result<(), Error> {
+        if !self.arm(want_tx) {
             let timeout = if self.client.is_none() { timeout.min(STORE_RETRY) } else { timeout };
             let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
             match poll(&mut [PollFd::new(self.fd(), PollFlags::POLLIN)], timeout) {
@@ -256,33 +235,34 @@ impl Nic {
                 Err(error) => return Err(io::Error::from(error).into()),
             }
         }
-        self.turn()
+        self.process_events()
     }
 
-    /// Takes down the connection and tells the backend so.
+    /// Closes the interface: writes Closing and Closed, and frees the connection.
     ///
     /// # Errors
-    /// Those of the store.
+    /// [`Error::Store`] where a state cannot be read or written.
     pub fn close(mut self) -> Result<(), Error> {
-        self.shut()
+        self.shutdown()
     }
 
-    /// As [`Nic::close`], for those who cannot give it away. Nothing is sent or received any more.
+    /// Closes the interface as [`Nic::close`] does, for callers that cannot move it. It stays closed.
     ///
     /// # Errors
-    /// Those of the store.
-    pub fn shut(&mut self) -> Result<(), Error> {
-        self.shunned = true;
-        let said = self.leave();
-        self.unlink();
-        said
+    /// [`Error::Store`] where a state cannot be read or written.
+    pub fn shutdown(&mut self) -> Result<(), Error> {
+        let _span = self.span.clone().entered();
+        self.failed = true;
+        let written = self.write_closed();
+        self.drop_connection();
+        written
     }
 
-    /// Closing, and Closed once the backend has followed: the pages are ours again only when it has let go of them.
-    fn leave(&mut self) -> Result<(), Error> {
+    /// Writes Closing and, once the backend has followed, Closed: the backend unmaps the pages in between.
+    fn write_closed(&mut self) -> Result<(), Error> {
         use XenbusState::{Closed, Closing, Connected};
         let Some(client) = &mut self.client else { return Ok(()) };
-        if self.link.is_some() && self.end.switch_state(client, Closing)? {
+        if self.connection.is_some() && self.end.switch_state(client, Closing)? {
             await_back(client, &self.end, |back| back != Connected)?;
         }
         if self.end.switch_state(client, Closed)? {
@@ -291,24 +271,25 @@ impl Nic {
         Ok(())
     }
 
-    /// Starts over with this connection to the store.
-    fn begin(&mut self, mut client: Client) -> Result<(), Error> {
+    /// Starts the handshake over a new connection to the store.
+    fn attach_store(&mut self, mut client: Client) -> Result<(), Error> {
         self.handshake = Handshake::default();
         self.event_set.add(client.fd())?;
-        self.end.retract(&mut client, TRANSPORT_KEYS)?;
-        // Whoever had the interface before us is gone.
+        self.end.retract(&mut client, CONNECTION_KEYS)?;
+        // Ends what an earlier process with this interface has left connected.
         self.end.switch_state(&mut client, XenbusState::Initialising)?;
         self.end.watch_other(&mut client, "back")?;
-        client.watch(&format!("{}/state", self.end.path()), "own")?;
+        client.watch(&format!("{}/{}", self.end.path(), key::STATE), "own")?;
         self.client = Some(client);
         Ok(())
     }
 
-    fn find_store(&mut self) -> Result<(), Error> {
-        self.retry = Instant::now() + STORE_RETRY;
+    fn reconnect_store(&mut self) -> Result<(), Error> {
+        let _span = self.span.clone().entered();
+        self.store_retry = Instant::now() + STORE_RETRY;
         let Ok(stream) = self.hv.store() else { return Ok(()) };
-        match self.begin(Client::new(stream)) {
-            // The store may be there before our nodes are.
+        match self.attach_store(Client::new(stream)) {
+            // A restarted store may not have the interface's nodes yet.
             Err(Error::Store(error)) => {
                 tracing::debug!(%error, "the store is not ready");
                 Ok(())
@@ -317,32 +298,42 @@ impl Nic {
         }
     }
 
-    fn lost(&mut self, error: xenstore::Error) -> Result<(), Error> {
-        if matches!(error, xenstore::Error::EventsLost(_)) {
-            return self.look();
+    fn process_store(&mut self, drained: Result<bool, xenstore::Error>) -> Result<(), Error> {
+        let _span = self.span.clone().entered();
+        match drained {
+            Ok(_) => self.refresh(),
+            Err(error) => self.store_failed(error),
         }
-        tracing::warn!(path = self.end.path(), %error, "the store is gone; looking for it");
-        self.unlink();
+    }
+
+    fn store_failed(&mut self, error: xenstore::Error) -> Result<(), Error> {
+        if matches!(error, xenstore::Error::EventsLost(_)) {
+            return self.refresh();
+        }
+        tracing::warn!(%error, "lost the connection to the store; reconnecting");
+        self.drop_connection();
         if let Some(client) = self.client.take() {
             self.event_set.remove(client.fd());
         }
         Ok(())
     }
 
-    /// Takes steps until there is nothing to do.
-    fn look(&mut self) -> Result<(), Error> {
-        for _ in 0..STEPS {
+    /// Reads both states and carries out actions until there is nothing to do.
+    fn refresh(&mut self) -> Result<(), Error> {
+        for _ in 0..MAX_ACTIONS {
             match self.step() {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
-                Err(Error::Store(error)) if error.store_error().is_none() => return self.lost(error),
-                Err(error @ (Error::Removed(_) | Error::System(_))) => return Err(error),
-                // No fault of the backend's.
-                Err(error @ Error::Link(Broken::Hypervisor(hypervisor::Error::NoSpace(_)))) => {
+                Err(Error::Store(error)) if error.store_error().is_none() => return self.store_failed(error),
+                Err(error @ (Error::Removed(_) | Error::Io(_))) => return Err(error),
+                // The hypervisor's limits are no fault of the backend's.
+                Err(
+                    error @ Error::Connection(ConnectionError::Hypervisor(hypervisor::Error::NoSpace(_))),
+                ) => {
                     return Err(error);
                 }
                 Err(error) => {
-                    self.shun(&error);
+                    self.fail(&error);
                     return Ok(());
                 }
             }
@@ -350,26 +341,27 @@ impl Nic {
         Ok(())
     }
 
-    /// One step of the handshake; `false` if there was none to take.
+    /// Carries out the handshake's next action; `false` if there is none.
     fn step(&mut self) -> Result<bool, Error> {
-        let Some(client) = self.client.as_mut().filter(|_| !self.shunned) else { return Ok(false) };
+        let Some(client) = self.client.as_mut().filter(|_| !self.failed) else { return Ok(false) };
         let own = self.end.state(client)?;
-        if own == XenbusState::Unknown && is_gone(client.read(self.end.path())) {
-            self.unlink();
+        if own == XenbusState::Unknown && is_removed(&client.read(self.end.path())) {
+            self.drop_connection();
             return Err(Error::Removed(self.end.path().to_owned()));
         }
         let back = self.end.other_state(client)?;
-        let online = client.read_opt(&format!("{}/online", self.end.other_path()));
+        let online = client.read_opt(&format!("{}/{}", self.end.other_path(), key::ONLINE));
         let online = !matches!(online, Ok(Some(text)) if text == b"0");
         match self.handshake.step(own, back, online) {
-            Step::Stay => return Ok(false),
-            Step::Connect => self.connect()?,
-            Step::Run => tracing::info!(path = self.end.path(), "up"),
-            Step::End(state) => {
-                // Said before it is done: otherwise the backend would take it for our death.
-                let said = self.change(state);
-                self.unlink();
-                said?;
+            Action::Wait => return Ok(false),
+            Action::Connect => self.connect()?,
+            Action::Run => tracing::info!("connected"),
+            Action::Close(state) => {
+                // The state is written first: to a backend, an event channel that closes while the frontend is still
+                // Connected means that the frontend has died.
+                let written = self.write_state(state);
+                self.drop_connection();
+                written?;
             }
         }
         Ok(true)
@@ -377,65 +369,70 @@ impl Nic {
 
     fn connect(&mut self) -> Result<(), Error> {
         let Some(client) = self.client.as_mut() else { return Ok(()) };
-        let offer = Offer::parse(&self.end.other_keys(client)?)?;
-        let link = Link::new(&*self.hv, DomId(self.end.other_id()), offer.split)?;
-        link.listen(&self.event_set)?;
-        self.longest = if offer.sg { MAX_TX_SIZE } else { hypervisor::PAGE_SIZE };
-        let keys = keys(link.transport(), self.wishes);
-        self.link = Some(link);
-        self.offer = Some(offer);
+        let negotiated = Negotiated::parse(&self.end.other_keys(client)?)?;
+        let connection = Connection::new(&*self.hv, DomId(self.end.other_id()), negotiated.split)?;
+        connection.register(&self.event_set)?;
+        self.max_len = if negotiated.sg { MAX_TX_SIZE } else { hypervisor::PAGE_SIZE };
+        let keys = frontend_keys(connection.info(), self.requested);
+        self.connection = Some(connection);
+        self.negotiated = Some(negotiated);
         self.end.publish(client, &keys, XenbusState::Connected)?;
         Ok(())
     }
 
-    /// Writes a state, and takes out the keys of a connection that is over.
-    fn change(&mut self, state: XenbusState) -> Result<(), Error> {
+    /// Removes the connection's keys and writes a state.
+    fn write_state(&mut self, state: XenbusState) -> Result<(), Error> {
         let Some(client) = self.client.as_mut() else { return Ok(()) };
-        self.end.retract(client, TRANSPORT_KEYS)?;
+        self.end.retract(client, CONNECTION_KEYS)?;
         self.end.switch_state(client, state)?;
         Ok(())
     }
 
-    fn unlink(&mut self) {
-        if let Some(link) = self.link.take() {
-            link.unlisten(&self.event_set);
+    fn drop_connection(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            connection.unregister(&self.event_set);
+            tracing::info!("disconnected");
         }
         self.handshake = Handshake::default();
     }
 
-    /// A link that ended by itself: what lies is shunned, what has died may come back.
-    fn broke(&mut self, broken: &Broken) {
-        match broken {
-            Broken::Hypervisor(error) => {
-                tracing::warn!(path = self.end.path(), %error, "the backend is gone");
-                self.unlink();
-                if let Err(error) = self.change(XenbusState::Closed) {
-                    tracing::debug!(%error, "cannot say so");
-                }
+    /// Closes after an error of the connection: for good only if the backend broke the protocol.
+    fn connection_failed(&mut self, error: &ConnectionError) {
+        let _span = self.span.clone().entered();
+        match error {
+            ConnectionError::Hypervisor(error) => {
+                tracing::warn!(%error, "closing the connection");
+                self.drop_connection();
+                self.write_state_or_log(XenbusState::Closed);
             }
-            _ => self.shun(broken),
+            _ => self.fail(error),
         }
     }
 
     /// Closes for good because of an error.
-    fn shun(&mut self, error: &dyn std::fmt::Display) {
-        self.unlink();
-        self.shunned = true;
+    fn fail(&mut self, error: &dyn std::fmt::Display) {
+        self.drop_connection();
+        self.failed = true;
         let Some(client) = self.client.as_mut() else { return };
         self.end.error(client, Errno::EPROTO as i32, error);
-        if let Err(error) = self.change(XenbusState::Closed) {
-            tracing::debug!(%error, "cannot say so");
+        self.write_state_or_log(XenbusState::Closed);
+    }
+
+    fn write_state_or_log(&mut self, state: XenbusState) {
+        if let Err(error) = self.write_state(state) {
+            tracing::debug!(%error, %state, "failed to write the state");
         }
     }
 }
 
-/// Waits for the backend, but not for ever: one that is dead never answers.
+/// Waits until the backend's state is one of those wanted. A backend that has died never follows, so that a timeout is
+/// no error.
 fn await_back(client: &mut Client, end: &End, wanted: impl Fn(XenbusState) -> bool) -> Result<(), Error> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + CLOSE_TIMEOUT;
     while !wanted(end.other_state(client)?) {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            tracing::warn!(path = end.path(), "the backend does not let go");
+            tracing::warn!("timed out waiting for the backend to disconnect");
             return Ok(());
         }
         client.wait_event(Some(left))?;
@@ -443,12 +440,13 @@ fn await_back(client: &mut Client, end: &End, wanted: impl Fn(XenbusState) -> bo
     Ok(())
 }
 
-/// Whether a node of ours is no longer there; what stands above it may not be ours to see.
-fn is_gone(read: Result<Vec<u8>, xenstore::Error>) -> bool {
+/// Whether reading a node of this domain failed because it was removed. EACCES counts: the node's parent may not be
+/// readable for this domain.
+fn is_removed(read: &Result<Vec<u8>, xenstore::Error>) -> bool {
     matches!(read, Err(e) if matches!(e.store_error(), Some(XsError::ENOENT | XsError::EACCES)))
 }
 
-/// Whether anything happened.
+/// Takes all pending events; whether there were any.
 fn drain(client: &mut Client) -> Result<bool, xenstore::Error> {
     let mut any = false;
     while client.poll_event()?.is_some() {

@@ -1,4 +1,4 @@
-//! Random scripts through the harness that the fuzz targets also run.
+//! Random scripts through the harness of the fuzz targets.
 
 mod harness;
 
@@ -8,12 +8,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn transmit_buffers_have_one_owner(script in prop::collection::vec(any::<u8>(), 0..3000)) {
+    fn tx_with_any_responses_keeps_one_owner_a_buffer(script in prop::collection::vec(any::<u8>(), 0..3000)) {
         harness::tx(&script);
     }
 
     #[test]
-    fn receive_buffers_come_back_once(script in prop::collection::vec(any::<u8>(), 0..3000)) {
+    fn rx_with_any_responses_returns_each_buffer_once(script in prop::collection::vec(any::<u8>(), 0..3000)) {
         harness::rx(&script);
     }
 }

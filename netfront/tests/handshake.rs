@@ -1,8 +1,8 @@
-//! The frontend's handshake against backends of any mind: whatever is seen in whatever order, frames flow only over
-//! rings that the present backend was told of.
+//! The frontend's handshake against any order of backend states, and against Linux's netback after a restart.
 
-use netfront::handshake::{Handshake, Identity, Offer, Step};
+use netfront::handshake::{Action, Handshake, Identity, Negotiated};
 use proptest::prelude::*;
+use ring_abi::netif::{Mac, key};
 use ring_abi::xenbus::XenbusState;
 use std::collections::VecDeque;
 use xenstore::Keys;
@@ -14,19 +14,24 @@ fn any_state() -> impl Strategy<Value = XenbusState> {
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
+    /// Frames flow only over rings that were published to the present backend.
     #[test]
-    fn any_order_of_states_is_survived(looks in prop::collection::vec((any_state(), any::<bool>()), 1..60)) {
-        let (mut handshake, mut own, mut rings) = (Handshake::default(), XenbusState::Initialising, false);
-        for (back, online) in looks {
+    fn handshake_with_any_states_connects_once_a_backend_restarts(
+        states in prop::collection::vec((any_state(), any::<bool>()), 1..60),
+    ) {
+        let mut handshake = Handshake::default();
+        let mut own = XenbusState::Initialising;
+        let mut rings = false;
+        for (back, online) in states {
             match handshake.step(own, back, online) {
-                Step::Stay => {}
-                Step::Connect => {
-                    prop_assert!(!rings, "rings over rings");
+                Action::Wait => {}
+                Action::Connect => {
+                    prop_assert!(!rings, "rings are set up twice");
                     rings = true;
                     own = XenbusState::Connected;
                 }
-                Step::Run => prop_assert!(rings && back == XenbusState::Connected),
-                Step::End(state) => {
+                Action::Run => prop_assert!(rings && back == XenbusState::Connected),
+                Action::Close(state) => {
                     prop_assert_ne!(state, XenbusState::Connected);
                     rings = false;
                     own = state;
@@ -34,16 +39,15 @@ proptest! {
             }
             prop_assert!(!handshake.is_running() || rings);
             if matches!(back, XenbusState::Closing | XenbusState::Closed) {
-                prop_assert!(!rings, "nothing is kept from one who is gone");
+                prop_assert!(!rings, "rings are left of a backend that has closed");
             }
         }
-        // From anywhere, a backend that closes and opens again is met.
         for back in [XenbusState::Closed, XenbusState::Closed, XenbusState::InitWait, XenbusState::Connected] {
             for _ in 0..3 {
                 match handshake.step(own, back, true) {
-                    Step::Connect => own = XenbusState::Connected,
-                    Step::End(state) => own = state,
-                    Step::Run | Step::Stay => {}
+                    Action::Connect => own = XenbusState::Connected,
+                    Action::Close(state) => own = state,
+                    Action::Run | Action::Wait => {}
                 }
             }
         }
@@ -51,24 +55,26 @@ proptest! {
     }
 
     #[test]
-    fn any_keys_are_survived(keys in prop::collection::vec(("[a-z-]{0,30}", "\\PC{0,40}"), 0..10)) {
-        let mut all = Keys::new("/b").with("feature-rx-copy", 1).with("mac", "00:16:3e:00:00:01");
+    fn parse_of_any_keys_does_not_panic(keys in prop::collection::vec(("[a-z-]{0,30}", "\\PC{0,40}"), 0..10)) {
+        let mut all = Keys::new("/b").with(key::FEATURE_RX_COPY, 1).with(key::MAC, "00:16:3e:00:00:01");
         all.extend(keys);
-        let _ = Offer::parse(&all);
+        let _ = Negotiated::parse(&all);
         let _ = Identity::parse(&all, &all);
     }
 }
 
-/// Linux's netback: it looks at what the frontend's state is now, and writes each state on its way to its answer.
+/// A model of Linux's netback, which reads the frontend's present state and writes every state on its way to the one
+/// it answers with.
 struct Linux {
-    /// What stands in the store.
+    /// The backend's state in the store.
     back: XenbusState,
+    /// States still to be written.
     path: VecDeque<XenbusState>,
 }
 
 impl Linux {
-    /// Writes one state, if it has one to write.
-    fn turn(&mut self, front: XenbusState) {
+    /// Writes the next state, if there is one to write.
+    fn step(&mut self, front: XenbusState) {
         use XenbusState::*;
         if self.path.is_empty() {
             self.path.extend(match (front, self.back) {
@@ -88,38 +94,45 @@ impl Linux {
 }
 
 #[test]
-fn linux_is_met_after_a_frontend_that_was_killed() {
-    for left in [XenbusState::InitWait, XenbusState::Connected, XenbusState::Closing, XenbusState::Closed] {
-        // Which end has its turn, at first; then both by turns.
-        for turns in 0..1u32 << 12 {
-            let mut linux = Linux { back: left, path: VecDeque::new() };
-            let (mut handshake, mut own, mut connects) = (Handshake::default(), XenbusState::Initialising, 0);
-            for turn in 0..40 {
-                if turn < 12 && turns >> turn & 1 == 0 || turn >= 12 && turn % 2 == 0 {
-                    linux.turn(own);
+fn handshake_with_linux_after_a_killed_frontend_connects_once() {
+    for found in [XenbusState::InitWait, XenbusState::Connected, XenbusState::Closing, XenbusState::Closed] {
+        // Every order of the first 12 steps of either end; then the ends alternate.
+        for order in 0..1u32 << 12 {
+            let mut linux = Linux { back: found, path: VecDeque::new() };
+            let mut handshake = Handshake::default();
+            let mut own = XenbusState::Initialising;
+            let mut connects = 0;
+            for step in 0..40 {
+                if step < 12 && order >> step & 1 == 0 || step >= 12 && step % 2 == 0 {
+                    linux.step(own);
                     continue;
                 }
                 match handshake.step(own, linux.back, true) {
-                    Step::Connect => (own, connects) = (XenbusState::Connected, connects + 1),
-                    Step::End(state) => own = state,
-                    Step::Run | Step::Stay => {}
+                    Action::Connect => {
+                        own = XenbusState::Connected;
+                        connects += 1;
+                    }
+                    Action::Close(state) => own = state,
+                    Action::Run | Action::Wait => {}
                 }
             }
-            assert!(handshake.is_running() && connects == 1, "{left}, {turns:#b}: {own} and {}", linux.back);
+            assert!(handshake.is_running() && connects == 1, "{found}, {order:#b}: {own} and {}", linux.back);
         }
     }
 }
 
 #[test]
-fn keys_say_what_is_wrong() {
+fn parse_of_missing_or_wrong_keys_names_the_key() {
     let none = Keys::new("/b");
-    assert!(Offer::parse(&none).unwrap_err().to_string().contains("feature-rx-copy"));
-    let back = Keys::new("/b").with("mtu", 9000);
-    let own = |mac: &str| Keys::new("/f").with("mac", mac);
+    assert!(Negotiated::parse(&none).unwrap_err().to_string().contains(key::FEATURE_RX_COPY));
+    let back = Keys::new("/b").with(key::MTU, 9000);
+    let own = |mac: &str| Keys::new("/f").with(key::MAC, mac);
     let identity = Identity::parse(&own("00:16:3E:01:02:ff"), &back).unwrap();
-    assert_eq!((identity.mac, identity.mtu), ([0, 0x16, 0x3e, 1, 2, 0xff], 9000));
+    assert_eq!((identity.mac, identity.mtu), (Mac([0, 0x16, 0x3e, 1, 2, 0xff]), 9000));
     for bad in ["", "00:16:3e:01:02", "00:16:3e:01:02:03:04", "0:16:3e:01:02:03", "zz:16:3e:01:02:03"] {
-        assert!(Identity::parse(&own(bad), &back).is_err(), "{bad}");
+        let error = Identity::parse(&own(bad), &back).unwrap_err();
+        assert!(error.to_string().contains(key::MAC), "{bad}: {error}");
     }
-    assert!(Identity::parse(&own("00:16:3e:00:00:01"), &Keys::new("/b").with("mtu", 67)).is_err());
+    let error = Identity::parse(&own("00:16:3e:00:00:01"), &Keys::new("/b").with(key::MTU, 67)).unwrap_err();
+    assert!(error.to_string().contains("68 to 65521"), "{error}");
 }

@@ -28,15 +28,15 @@ fn is_given_up(nic: &mut Nic, back: &mut RawBackend, why: &str) {
         nic.send(&[0; 60]);
         nic.flush();
         nic.recv(&mut [0; 2048]);
-        nic.turn().unwrap();
+        nic.process_events().unwrap();
     }
     let path = format!("/local/domain/{0}/error/device/vif/0/error", back.device.front);
     // A guest that may not write there has it in its log only.
     if let Ok(text) = back.client.read_text(&path) {
         assert!(text.contains(why), "{text}");
     }
-    nic.turn().unwrap();
-    assert_eq!(nic.send(&[0; 60]), netfront::Sent::Dropped);
+    nic.process_events().unwrap();
+    assert_eq!(nic.send(&[0; 60]), netfront::SendOutcome::Dropped);
 }
 
 fn good(id: u16) -> RxResponse {
@@ -148,7 +148,7 @@ fn a_backend_that_changes_everything_meanwhile_gains_nothing() {
                 nic.send(&[3; 1000]);
                 nic.flush();
                 nic.recv(&mut into);
-                nic.turn().unwrap();
+                nic.process_events().unwrap();
             }
             stop.store(true, Relaxed);
         });

@@ -8,6 +8,9 @@ pub mod ctrl;
 pub mod extra;
 pub mod hash;
 pub mod key;
+mod mac;
+
+pub use mac::{Mac, NotAMac};
 
 use crate::GrantRef;
 use crate::ring::Protocol;
@@ -20,6 +23,17 @@ pub const SLOTS_MIN: usize = 18;
 pub const SLOTS_FATAL: usize = 20;
 /// Most bytes of one packet: `XEN_NETIF_MAX_TX_SIZE` (netif.h:973).
 pub const MAX_TX_SIZE: usize = 0xffff;
+/// Bytes of an Ethernet header, and so of the shortest packet: Linux's `ETH_HLEN`.
+pub const ETH_HLEN: usize = 14;
+/// Smallest [`key::MTU`] in bytes: what every IPv4 link must carry (RFC 791, 3.2), Linux's `ETH_MIN_MTU`.
+pub const MTU_MIN: u32 = 68;
+/// Largest [`key::MTU`] in bytes: the longest packet without its Ethernet header, as in Linux's netfront
+/// (`XEN_NETIF_MAX_TX_SIZE - ETH_HLEN`).
+pub const MTU_MAX: u32 = (MAX_TX_SIZE - ETH_HLEN) as u32;
+/// The range of [`key::MTU`] as error texts give it: [`MTU_MIN`] to [`MTU_MAX`].
+pub const MTU_RANGE: &str = "68 to 65521";
+/// [`key::MTU`] in bytes where the key is absent: Ethernet's own (RFC 894), Linux's `ETH_DATA_LEN`.
+pub const MTU_DEFAULT: u32 = 1500;
 
 bitflags! {
     /// `NETTXF_*` (netif.h:958).
@@ -261,5 +275,17 @@ impl Protocol for Rx {
     fn write_response(slot: Slot<'_>, r: &RxSlot) {
         slot.store32(0, r.0[0]);
         slot.store32(4, r.0[1]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+
+    use super::*;
+
+    #[test]
+    fn mtu_range_text_agrees_with_the_bounds() {
+        assert_eq!(MTU_RANGE, std::format!("{MTU_MIN} to {MTU_MAX}"));
     }
 }

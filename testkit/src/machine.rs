@@ -3,9 +3,10 @@
 use crate::BOUND;
 use hypervisor::DomId;
 use hypervisor::local::{Domain, Event, Sandbox};
+use ring_abi::netif::Mac;
 use std::sync::Arc;
 use std::time::Instant;
-use toolstack::config::{DiskSpec, Mac, VifSpec};
+use toolstack::config::{DiskSpec, VifSpec};
 use toolstack::machine::{device, vbd, vif};
 use xenstore::server::{Config, Store};
 use xenstore::xenbus::Device;

@@ -2,7 +2,7 @@
 
 use hypervisor::local::Domain;
 use hypervisor::{DomId, Hypervisor};
-use netback::handshake::{Agreed, offer};
+use netback::handshake::{Negotiated, backend_keys};
 use netback::{Config, Vif};
 use netfront::Nic;
 use std::sync::Arc;
@@ -35,15 +35,17 @@ impl Machine {
         let device = self.machine.attach_vif(DomId(domid), 0);
         let mut client = self.machine.client();
         let end = End::back(&device);
-        end.publish(&mut client, &offer(true), XenbusState::InitWait).map_err(text)?;
+        end.publish(&mut client, &backend_keys(true), XenbusState::InitWait).map_err(text)?;
         let guest: Arc<dyn Hypervisor> = self.machine.domain(DomId(domid));
         let stream = guest.store().map_err(text)?;
         let mut nic = Nic::open(guest, Client::new(stream), 0, config).map_err(text)?;
-        let agreed = Agreed::parse(&end.other_keys(&mut client).map_err(text)?, &Keys::new("back"), true)
-            .map_err(text)?;
+        let negotiated =
+            Negotiated::parse(&end.other_keys(&mut client).map_err(text)?, &Keys::new("back"), true)
+                .map_err(text)?;
         let dom0: Arc<dyn Hypervisor> = self.dom0.clone();
-        let tell = Box::new(|failed: &netback::Failed| eprintln!("a vif failed: {failed}"));
-        let vif = Vif::connect(&dom0, DomId(domid), &agreed, &Config::default(), tell).map_err(text)?;
+        let on_failure = Box::new(|error: &netback::ConnectionError| eprintln!("a vif failed: {error}"));
+        let vif =
+            Vif::connect(&dom0, DomId(domid), &negotiated, &Config::default(), on_failure).map_err(text)?;
         end.switch_state(&mut client, XenbusState::Connected).map_err(text)?;
         while !nic.is_up() {
             nic.wait(false, std::time::Duration::from_secs(1)).map_err(text)?;

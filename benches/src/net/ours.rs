@@ -2,7 +2,7 @@
 
 use super::guests::Machine;
 use bridge::{Batch, Bridge, Port};
-use netfront::{Config, Nic, Sent};
+use netfront::{Config, Nic, SendOutcome};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -30,7 +30,7 @@ pub fn frame(to: [u8; 6], from: [u8; 6], len: usize) -> Vec<u8> {
 }
 
 fn send_burst(nic: &mut Nic, frame: &[u8]) -> usize {
-    let sent = (0..BURST).take_while(|_| nic.send(frame) == Sent::Queued).count();
+    let sent = (0..BURST).take_while(|_| nic.send(frame) == SendOutcome::Queued).count();
     nic.flush();
     sent
 }
@@ -102,7 +102,7 @@ pub fn to_guest(cores: [usize; 2], len: usize, time: Duration) -> Result<f64, St
     let bytes = frame(b.mac(), a.mac(), len);
     let mut into = vec![0; 65_536];
     let hello = frame(a.mac(), b.mac(), 60);
-    while b.send(&hello) != Sent::Queued {}
+    while b.send(&hello) != SendOutcome::Queued {}
     b.flush();
     while a.recv(&mut into).is_none() {
         a.wait(false, Duration::from_secs(1)).map_err(|e| e.to_string())?;

@@ -1,8 +1,8 @@
-//! Payloads by copy: into buffers of our own, by the same call that copies the heads.
+//! Payloads that are copied into private buffers, by the same hypervisor call that copies the heads.
 //!
-//! Where a map costs system calls (real Xen) a copy costs less, whatever becomes of the packet: Xen copies from
-//! pages of its own domains only, so that a mapped payload would have to be copied twice on its way to another
-//! guest anyhow. The guest has its pages back at once, and is answered in the order in which it asked.
+//! Where mapping takes system calls (real Xen), copying costs less. A grant copy's local side must be a page of the
+//! calling domain, so that a mapped payload for another guest would be copied twice anyway. The guest's pages are free
+//! at once, and packets are answered in the order of their requests.
 #![allow(unsafe_code)] // Buffers are filled by address.
 
 use crate::assemble::Packet;
@@ -14,16 +14,17 @@ use std::io;
 use std::sync::Arc;
 use vm_memory::VolatileSlice;
 
-use super::ingress::body;
+use super::ingress::payload_fragments;
 
-/// Packets with a payload on their way: more than a round of the bridge takes.
+/// Packets with a payload that are not sent on yet: more than a round of the bridge takes.
 const BUFFERS: u32 = 256;
-/// The longest packet, wherever in a page it begins.
+/// Bytes of a buffer: the longest packet, at any offset in its first page.
 const BUFFER: usize = (1 << 16) + PAGE_SIZE;
 
-/// Buffers, and those of this round that wait for their frames: one entry for each packet.
+/// A pool of buffers, and the buffers of this round.
 pub(super) struct Copied {
     pool: Arc<Pool>,
+    /// For each packet of this round without its frame yet, its buffer if it has one.
     waiting: VecDeque<Option<Buffer>>,
 }
 
@@ -32,36 +33,36 @@ impl Copied {
         Ok(Self { pool: Pool::new(BUFFERS, BUFFER)?, waiting: VecDeque::new() })
     }
 
-    /// Adds the copies that fill a buffer with what follows the packet's head.
-    pub(super) fn pull(&mut self, guest: DomId, packet: &Packet, list: &mut Vec<CopyOp<'_>>) {
+    /// Adds the copies that fill a buffer with the bytes beyond the packet's head.
+    pub(super) fn add_copies(&mut self, guest: DomId, packet: &Packet, list: &mut Vec<CopyOp<'_>>) {
         let buffer = if packet.size() > HEAD { self.pool.take() } else { None };
         if let Some(buffer) = &buffer {
-            let mut to = buffer.as_mut_ptr().wrapping_add(start(packet));
-            for part in body(packet) {
-                // SAFETY: the parts sum to less than 64 KiB and begin in the buffer's first page; the buffer is ours
-                // alone until it is given to a frame, and that is after the copy.
-                let memory = unsafe { VolatileSlice::new(to, part.size.into()) };
-                let source = CopyPtr::Grant { domid: guest, gref: part.gref, offset: part.offset };
-                list.push(CopyOp::new(source, CopyPtr::Memory(memory), part.size));
-                to = to.wrapping_add(part.size.into());
+            let mut to = buffer.as_mut_ptr().wrapping_add(payload_offset(packet));
+            for fragment in payload_fragments(packet) {
+                // SAFETY: the fragments sum to less than 64 KiB and begin in the buffer's first page. Nothing else has the
+                // buffer until it is given to a frame, after the copy.
+                let memory = unsafe { VolatileSlice::new(to, fragment.size.into()) };
+                let source = CopyPtr::Grant { domid: guest, gref: fragment.gref, offset: fragment.offset };
+                list.push(CopyOp::new(source, CopyPtr::Memory(memory), fragment.size));
+                to = to.wrapping_add(fragment.size.into());
             }
         }
         self.waiting.push_back(buffer);
     }
 
-    /// Gives the packet pulled first its payload.
+    /// Appends the payload to the frame of a packet. To be called in the order of [`Copied::add_copies`].
     pub(super) fn attach(&mut self, packet: &Packet, frame: &mut Frame) -> Result<(), Reason> {
         let buffer = self.waiting.pop_front().flatten();
         if packet.size() <= HEAD {
             return Ok(());
         }
-        buffer.ok_or(Reason::NoBuffer)?.give_part_to(frame, start(packet), packet.size() - HEAD);
+        buffer.ok_or(Reason::NoBuffer)?.give_part_to(frame, payload_offset(packet), packet.size() - HEAD);
         Ok(())
     }
 }
 
-/// Where in its page a payload begins: kept as it is, since a copy between equal places is one of Xen's, and
-/// otherwise two.
-fn start(packet: &Packet) -> usize {
-    body(packet).next().map_or(0, |part| part.offset.into())
+/// The payload's offset in its first page, and so in its buffer: copying between equal offsets takes one operation of
+/// Xen's, and two where the destination crosses a page's end.
+fn payload_offset(packet: &Packet) -> usize {
+    payload_fragments(packet).next().map_or(0, |fragment| fragment.offset.into())
 }

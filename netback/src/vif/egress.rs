@@ -1,13 +1,15 @@
 //! Bridge to guest: frames fill the pages that the guest has posted, by one batch of grant copies a round.
 //!
-//! From whatever page an byte lies in, another guest's among them, it is copied once: into the receiving guest's.
+//! Each byte is copied once, from the page where the frame has it (which may be another guest's) to the receiving
+//! guest's page.
 #![allow(unsafe_code)] // The copies' sources are named by address.
 
+use crate::ConnectionError;
 use crate::assemble::Fault;
 use crate::backlog::Backlog;
+use crate::copy_batch::{self, CopyBatch};
 use crate::offload;
-use crate::ops::{self, Ops};
-use crate::rx::{Fill, Placed, Rx, Shape};
+use crate::rx::{FrameInfo, PageFill, Placement, Rx};
 use bridge::{Frame, Frames, Piece, Reason, Stats};
 use hypervisor::{Contiguous, CopyOp, CopyPtr, Hypervisor, InflightRegion};
 use ring_abi::DomId;
@@ -16,8 +18,6 @@ use std::sync::Arc;
 use std::time::Instant;
 use vm_memory::VolatileSlice;
 
-use super::Failed;
-
 /// The receive side of a vif.
 pub(super) struct Egress {
     writer: Writer,
@@ -25,26 +25,30 @@ pub(super) struct Egress {
     stats: Arc<Stats>,
 }
 
-/// What puts frames into the ring, without what queues them.
+/// Writes frames to the ring.
 struct Writer {
     hv: Arc<dyn Hypervisor>,
     guest: DomId,
     rx: Rx<Contiguous, InflightRegion>,
-    fills: Vec<Fill>,
-    ops: Ops,
-    /// For each copy, its frame's number in the round.
+    /// The pages of the frame being placed.
+    fills: Vec<PageFill>,
+    copies: CopyBatch,
+    /// For each copy, its frame's index in the round.
     owners: Vec<u16>,
+    /// Responses were written since the last commit.
     dirty: bool,
 }
 
-/// What became of a round.
+/// The result of a round.
 #[derive(Clone, Copy, Default)]
-struct Sent {
-    /// Frames that are done with, whatever became of them.
+struct RoundResult {
+    /// Frames sent or dropped.
     taken: usize,
+    /// Bytes of the frames placed.
     bytes: u64,
-    /// Of `taken`, those with a bad page, and those that no number of pages would hold.
+    /// Those of `taken` that were dropped because a copy failed.
     failed: usize,
+    /// Those of `taken` that were dropped because they need more slots than a packet may have.
     too_long: usize,
 }
 
@@ -56,19 +60,26 @@ impl Egress {
         backlog: Backlog,
         stats: Arc<Stats>,
     ) -> Self {
-        let (fills, ops, owners) = (Vec::new(), Ops::default(), Vec::new());
-        let writer = Writer { hv, guest, rx, fills, ops, owners, dirty: false };
+        let writer = Writer {
+            hv,
+            guest,
+            rx,
+            fills: Vec::new(),
+            copies: CopyBatch::default(),
+            owners: Vec::new(),
+            dirty: false,
+        };
         Self { writer, backlog, stats }
     }
 
-    /// Sends frames, or queues what the guest has no buffers for.
-    pub(super) fn send(&mut self, frames: Frames<'_>) -> Result<(), Failed> {
+    /// Sends frames, and queues those for which the guest has posted no buffers.
+    pub(super) fn send(&mut self, frames: Frames<'_>) -> Result<(), ConnectionError> {
         self.drain()?;
         let mut taken = 0;
         if self.backlog.is_empty() {
-            let sent = self.writer.write(frames.iter())?;
-            self.count(sent);
-            taken = sent.taken;
+            let result = self.writer.write(frames.iter())?;
+            self.count(result);
+            taken = result.taken;
         }
         if taken < frames.len() {
             let now = Instant::now();
@@ -79,26 +90,26 @@ impl Egress {
         Ok(())
     }
 
-    /// Sends what waits, as far as the guest has posted buffers since; drops it if the guest has stalled. `true` if
-    /// there was anything to do.
+    /// Sends queued frames as far as the guest has posted buffers, or drops them if the guest has stalled. `true` if
+    /// any were sent.
     #[inline]
-    pub(super) fn drain(&mut self) -> Result<bool, Failed> {
+    pub(super) fn drain(&mut self) -> Result<bool, ConnectionError> {
         if self.backlog.is_stalled() && self.writer.rx.posted()? > 0 {
-            self.backlog.revive();
+            self.backlog.end_stall();
         }
         if self.backlog.is_empty() { Ok(false) } else { self.drain_some() }
     }
 
-    fn drain_some(&mut self) -> Result<bool, Failed> {
+    fn drain_some(&mut self) -> Result<bool, ConnectionError> {
         let now = Instant::now();
-        let sent = self.writer.write(self.backlog.iter())?;
-        self.count(sent);
-        if sent.taken > 0 {
-            self.backlog.taken(sent.taken, now);
+        let result = self.writer.write(self.backlog.iter())?;
+        self.count(result);
+        if result.taken > 0 {
+            self.backlog.remove_first(result.taken, now);
         }
         let expired = self.backlog.expire(now);
         self.stats.lost(Reason::NoRoom, expired as u64);
-        Ok(sent.taken > 0)
+        Ok(result.taken > 0)
     }
 
     /// Publishes responses.
@@ -107,7 +118,7 @@ impl Egress {
         if std::mem::take(&mut self.writer.dirty) { self.writer.rx.commit() } else { Notify::No }
     }
 
-    /// Asks to be woken by buffers if frames wait for some; `true` if there are new ones already.
+    /// Requests an event for new buffers if frames wait for them; `true` if there are new buffers already.
     pub(super) fn arm(&mut self) -> Result<bool, Fault> {
         if self.backlog.is_empty() && !self.backlog.is_stalled() {
             return Ok(false);
@@ -115,14 +126,14 @@ impl Egress {
         self.writer.rx.arm()
     }
 
-    /// Drops what waits.
+    /// Drops the queued frames.
     pub(super) fn close(&mut self) {
         let dropped = self.backlog.clear();
         self.stats.lost(Reason::Down, dropped as u64);
     }
 
-    fn count(&self, sent: Sent) {
-        let Sent { taken, bytes, failed, too_long } = sent;
+    fn count(&self, result: RoundResult) {
+        let RoundResult { taken, bytes, failed, too_long } = result;
         self.stats.tx((taken - failed - too_long) as u64, bytes);
         self.stats.lost(Reason::NoBuffer, failed as u64);
         self.stats.lost(Reason::TooLong, too_long as u64);
@@ -130,92 +141,92 @@ impl Egress {
 }
 
 impl Writer {
-    /// Places frames until the guest's buffers end, copies them and writes the responses.
-    fn write<'f>(&mut self, frames: impl Iterator<Item = &'f Frame>) -> Result<Sent, Failed> {
-        let mut sent = Sent::default();
-        let mut list = self.ops.lend();
-        let placed = self.place(frames, &mut list, &mut sent);
-        let copied = ops::run(&*self.hv, &mut list);
+    /// Places frames until the guest's buffers are used up, copies them and writes the responses.
+    fn write<'f>(&mut self, frames: impl Iterator<Item = &'f Frame>) -> Result<RoundResult, ConnectionError> {
+        let mut result = RoundResult::default();
+        let mut list = self.copies.take();
+        let placed = self.place(frames, &mut list, &mut result);
+        let copied = copy_batch::submit(&*self.hv, &mut list);
         let mut last = None;
         for (copy, owner) in list.iter().zip(&self.owners) {
             if (copied.is_err() || copy.status != 0) && last != Some(*owner) {
                 last = Some(*owner);
-                sent.failed += 1;
+                result.failed += 1;
                 self.rx.fail((*owner).into());
             }
         }
-        self.ops.keep(list);
+        self.copies.recycle(list);
         self.rx.finish();
-        self.dirty |= sent.taken > 0;
+        self.dirty |= result.taken > 0;
         placed?;
         copied?;
-        Ok(sent)
+        Ok(result)
     }
 
     fn place<'f>(
         &mut self,
         frames: impl Iterator<Item = &'f Frame>,
         list: &mut Vec<CopyOp<'f>>,
-        sent: &mut Sent,
+        result: &mut RoundResult,
     ) -> Result<(), Fault> {
         self.owners.clear();
         for frame in frames {
-            let shape = offload::to_guest(frame);
-            let placed = if frame.is_head_only() && shape.gso.is_none() {
-                self.place_head(frame, shape, list)?
+            let info = offload::to_guest(frame);
+            let placement = if frame.is_head_only() && info.gso.is_none() {
+                self.place_head(frame, info, list)?
             } else {
-                self.place_pages(frame, shape, list)?
+                self.place_pages(frame, info, list)?
             };
-            match placed {
-                Placed::Wait => break,
-                Placed::TooLong => sent.too_long += 1,
-                Placed::Frame(number) => {
-                    sent.bytes += frame.len() as u64;
-                    self.owners.resize(list.len(), number as u16);
+            match placement {
+                Placement::Wait => break,
+                Placement::TooLong => result.too_long += 1,
+                Placement::Frame(index) => {
+                    result.bytes += frame.len() as u64;
+                    self.owners.resize(list.len(), index as u16);
                 }
             }
-            sent.taken += 1;
+            result.taken += 1;
         }
         Ok(())
     }
 
-    /// A frame that is all head: one copy into one page.
+    /// Places a frame that is all in its head, by one copy into one page.
     #[inline]
     fn place_head<'f>(
         &mut self,
         frame: &'f Frame,
-        shape: Shape,
+        info: FrameInfo,
         list: &mut Vec<CopyOp<'f>>,
-    ) -> Result<Placed, Fault> {
-        let Some((Fill { gref, offset, len, .. }, number)) = self.rx.place_page(shape.len, shape.flags)?
-        else {
-            return Ok(Placed::Wait);
+    ) -> Result<Placement, Fault> {
+        let Some((fill, index)) = self.rx.place_page(info.len, info.flags)? else {
+            return Ok(Placement::Wait);
         };
+        let PageFill { gref, offset, len, .. } = fill;
         let dest = CopyPtr::Grant { domid: self.guest, gref, offset };
         list.extend(frame.segs().next().map(|head| CopyOp::new(CopyPtr::Memory(volatile(head)), dest, len)));
-        Ok(Placed::Frame(number))
+        Ok(Placement::Frame(index))
     }
 
     fn place_pages<'f>(
         &mut self,
         frame: &'f Frame,
-        shape: Shape,
+        info: FrameInfo,
         list: &mut Vec<CopyOp<'f>>,
-    ) -> Result<Placed, Fault> {
+    ) -> Result<Placement, Fault> {
         self.fills.clear();
-        let placed = self.rx.place(shape, &mut self.fills)?;
+        let placement = self.rx.place(info, &mut self.fills)?;
         for fill in &self.fills {
-            copies(self.guest, frame, *fill, list);
+            add_copies(self.guest, frame, *fill, list);
         }
-        Ok(placed)
+        Ok(placement)
     }
 }
 
 /// Adds the copies that fill one page.
 #[inline]
-fn copies<'f>(guest: DomId, frame: &'f Frame, fill: Fill, list: &mut Vec<CopyOp<'f>>) {
+fn add_copies<'f>(guest: DomId, frame: &'f Frame, fill: PageFill, list: &mut Vec<CopyOp<'f>>) {
     let mut offset = fill.offset;
-    for piece in frame.range(fill.at as usize, fill.len.into()) {
+    for piece in frame.range(fill.frame_offset as usize, fill.len.into()) {
         let dest = CopyPtr::Grant { domid: guest, gref: fill.gref, offset };
         list.push(CopyOp::new(CopyPtr::Memory(volatile(piece)), dest, piece.len() as u16));
         offset += piece.len() as u16;
@@ -224,7 +235,7 @@ fn copies<'f>(guest: DomId, frame: &'f Frame, fill: Fill, list: &mut Vec<CopyOp<
 
 #[inline]
 fn volatile(piece: Piece<'_>) -> VolatileSlice<'_> {
-    // SAFETY: readable while the frame is borrowed, as every piece of it is; it is a copy's source only, so that
-    // nobody writes through it.
+    // SAFETY: the bytes are readable while the frame is borrowed. The slice is the source of a copy only, so that
+    // nothing is written through it.
     unsafe { VolatileSlice::new(piece.as_ptr().cast_mut(), piece.len()) }
 }

@@ -1,11 +1,12 @@
-//! Guest to bridge: packets of the transmit ring become frames.
+//! Guest to bridge: turns packets of the transmit ring into frames.
 //!
-//! The head (128 bytes) of every packet of a round is copied by one batch of grant copies into the frames' private
-//! memory and checked there. A payload beyond it is [`mapped`](super::mapped) or [`copied`](super::copied).
+//! The heads (128 bytes) of all packets of a round are copied by one batch of grant copies into the frames' private
+//! memory and checked there. A payload beyond its head is [`mapped`](super::mapped) or [`copied`](super::copied).
 
-use crate::assemble::{Fault, Packet, Part};
+use crate::ConnectionError;
+use crate::assemble::{Fault, Fragment, Packet};
+use crate::copy_batch::{self, CopyBatch};
 use crate::offload;
-use crate::ops::{self, Ops};
 use crate::tx::Tx;
 use bridge::{Batch, Frame, HEAD, Reason, Stats};
 use hypervisor::{Contiguous, CopyOp, CopyPtr, Hypervisor, InflightRegion};
@@ -15,25 +16,26 @@ use ring_abi::ring::Notify;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use super::Failed;
 use super::copied::Copied;
-use super::mapped::{Answer, Mapped};
+use super::mapped::{Mapped, PendingResponse};
 
-/// What becomes of payloads.
+/// How payloads reach frames.
 enum Payload {
-    /// They stay where they are while frames point there, and the guest is answered afterwards.
+    /// They stay in the guest's pages, and packets are answered once no frame points there.
     Mapped(Mapped),
-    /// They are copied with the heads, and the guest is answered at once, in order.
+    /// They are copied with the heads, and packets are answered at once, in order.
     Copied(Copied),
 }
 
-/// A packet on its way through a round.
+/// A packet of this round that has a frame.
 #[derive(Clone, Copy)]
-struct Job {
-    /// Its place in the round.
-    packet: u16,
-    /// Copies that fill its head.
+struct PendingPacket {
+    /// Its index in the round.
+    index: u16,
+    /// Copies of its head and payload.
     copies: u16,
+    /// Those of `copies` that failed.
+    failed: u16,
 }
 
 /// The transmit side of a vif.
@@ -43,13 +45,14 @@ pub(super) struct Ingress {
     tx: Tx<Contiguous, InflightRegion>,
     payload: Payload,
     stats: Arc<Stats>,
-    jobs: Vec<Job>,
-    ops: Ops,
+    pending: Vec<PendingPacket>,
+    copies: CopyBatch,
+    /// Responses were written, or may have been, since the last commit.
     dirty: bool,
 }
 
 impl Ingress {
-    /// `copied`: payloads are copied rather than mapped, and packets answered in order.
+    /// `copied` copies payloads instead of mapping them, and so answers packets in order.
     pub(super) fn new(
         hv: Arc<dyn Hypervisor>,
         guest: DomId,
@@ -57,27 +60,35 @@ impl Ingress {
         burst: usize,
         copied: bool,
         stats: Arc<Stats>,
-    ) -> Result<Self, Failed> {
+    ) -> Result<Self, ConnectionError> {
         let payload = match copied {
             true => Payload::Copied(Copied::new()?),
             false => Payload::Mapped(Mapped::new(hv.clone(), guest, tx.slots() as u16)?),
         };
-        let (jobs, ops) = (Vec::with_capacity(burst), Ops::with_capacity(burst * 2));
-        Ok(Self { hv, guest, tx, payload, stats, jobs, ops, dirty: false })
+        Ok(Self {
+            hv,
+            guest,
+            tx,
+            payload,
+            stats,
+            pending: Vec::with_capacity(burst),
+            copies: CopyBatch::with_capacity(burst * 2),
+            dirty: false,
+        })
     }
 
-    /// Answers packets whose payload nobody uses any more.
+    /// Answers packets whose mapped payload no frame points to any more.
     #[inline]
     pub(super) fn reap(&mut self) {
         let Payload::Mapped(mapped) = &mut self.payload else { return };
-        while let Some(Answer { ids, extras }) = mapped.reap() {
-            self.tx.answer_kept(&ids, extras, Status::OKAY);
+        while let Some(PendingResponse { ids, extras }) = mapped.reap() {
+            self.tx.respond_later(&ids, extras, Status::OKAY);
             self.dirty = true;
         }
     }
 
-    /// Puts the next packets into `into`, as many as it has room for.
-    pub(super) fn recv(&mut self, into: &mut Batch) -> Result<(), Failed> {
+    /// Appends the next packets to `into`, as many as fit.
+    pub(super) fn recv(&mut self, into: &mut Batch) -> Result<(), ConnectionError> {
         let start = into.len();
         let count = self.tx.poll(into.room())?.len();
         if count == 0 {
@@ -95,63 +106,64 @@ impl Ingress {
         copied
     }
 
-    /// Gives every packet that is not refused a frame with an empty head of the right length.
+    /// Appends a frame to `into` for every packet that is not refused, with a head of the right length still to be
+    /// filled.
     fn admit(&mut self, count: usize, into: &mut Batch) {
-        self.jobs.clear();
-        for place in 0..count {
-            let packet = self.tx.packet(place);
+        self.pending.clear();
+        for index in 0..count {
+            let packet = self.tx.packet(index);
             if packet.refusal().is_some() {
                 continue;
             }
-            // There is room for as many as were polled.
+            // As many frames fit as packets were polled.
             if let Some(frame) = into.slot() {
                 frame.fill_head(packet.size().min(HEAD));
-                self.jobs.push(Job { packet: place as u16, copies: 0 });
+                self.pending.push(PendingPacket { index: index as u16, copies: 0, failed: 0 });
             }
         }
     }
 
-    /// Copies all heads at once, and payloads that are copied. How many of its copies failed is in each job.
-    fn copy(&mut self, frames: &mut [Frame]) -> Result<(), Failed> {
-        let mut list = self.ops.lend();
-        for (job, frame) in self.jobs.iter_mut().zip(&mut *frames) {
+    /// Copies the heads of all pending packets, and their payloads unless those are mapped, by one hypervisor call.
+    fn copy(&mut self, frames: &mut [Frame]) -> Result<(), ConnectionError> {
+        let mut list = self.copies.take();
+        for (pending, frame) in self.pending.iter_mut().zip(&mut *frames) {
             let before = list.len();
-            let packet = self.tx.packet(job.packet.into());
-            pull(self.guest, packet.parts(), frame.head_mut(), &mut list);
+            let packet = self.tx.packet(pending.index.into());
+            add_head_copies(self.guest, packet.fragments(), frame.head_mut(), &mut list);
             if let Payload::Copied(copied) = &mut self.payload {
-                copied.pull(self.guest, packet, &mut list);
+                copied.add_copies(self.guest, packet, &mut list);
             }
-            job.copies = (list.len() - before) as u16;
+            pending.copies = (list.len() - before) as u16;
         }
-        let made = ops::run(&*self.hv, &mut list);
+        let submitted = copy_batch::submit(&*self.hv, &mut list);
         let mut at = 0;
-        for job in &mut self.jobs {
-            let mine = &list[at..at + usize::from(job.copies)];
-            at += mine.len();
-            // From here on it says how many failed.
-            job.copies = mine.iter().filter(|copy| made.is_err() || copy.status != 0).count() as u16;
+        for pending in &mut self.pending {
+            let copies = &list[at..at + usize::from(pending.copies)];
+            at += copies.len();
+            pending.failed = copies.iter().filter(|c| submitted.is_err() || c.status != 0).count() as u16;
         }
-        self.ops.keep(list);
-        Ok(made?)
+        self.copies.recycle(list);
+        Ok(submitted?)
     }
 
-    /// Attaches payloads, reads headers and answers what is complete, in order; `true` if any frame was emptied.
+    /// Attaches payloads, reads headers and answers packets in order; `true` if any frame was emptied, to be removed.
     fn finish(&mut self, count: usize, frames: &mut [Frame]) -> bool {
         let mut bad = false;
-        let mut jobs = self.jobs.iter().zip(frames).peekable();
-        for place in 0..count {
-            let Some((job, frame)) = jobs.next_if(|(job, _)| usize::from(job.packet) == place) else {
-                // It was refused.
+        let mut all = self.pending.iter().zip(frames).peekable();
+        for index in 0..count {
+            let Some((pending, frame)) = all.next_if(|(pending, _)| usize::from(pending.index) == index)
+            else {
+                // The packet was refused.
                 self.stats.lost(Reason::Malformed, 1);
-                self.tx.answer(place, Status::ERROR);
+                self.tx.respond(index, Status::ERROR);
                 continue;
             };
-            let packet = self.tx.packet(place);
-            if let Err(reason) = self.payload.attach(packet, job.copies == 0, frame) {
+            let packet = self.tx.packet(index);
+            if let Err(reason) = self.payload.attach(packet, pending.failed == 0, frame) {
                 bad = true;
                 frame.clear();
                 self.stats.lost(reason, 1);
-                self.tx.answer(place, Status::ERROR);
+                self.tx.respond(index, Status::ERROR);
                 continue;
             }
             if offload::from_guest(packet, frame).is_err() {
@@ -159,30 +171,30 @@ impl Ingress {
                 frame.clear();
                 self.stats.lost(Reason::Malformed, 1);
             }
-            // What is mapped is answered when it is reaped.
+            // A mapped packet is answered when it is reaped.
             if packet.size() <= HEAD || matches!(self.payload, Payload::Copied(_)) {
-                self.tx.answer(place, Status::OKAY);
+                self.tx.respond(index, Status::OKAY);
             }
         }
         bad
     }
 
-    /// Publishes answers.
+    /// Publishes responses.
     #[inline]
     pub(super) fn commit(&mut self) -> Notify {
         if std::mem::take(&mut self.dirty) { self.tx.commit() } else { Notify::No }
     }
 
-    /// Asks to be woken by requests, and by pages let go of; `true` if there are some already.
+    /// Requests events for new requests and for released payloads; `true` if there are some already.
     pub(super) fn arm(&mut self) -> Result<bool, Fault> {
-        let freed = match &mut self.payload {
+        let released = match &mut self.payload {
             Payload::Mapped(mapped) => mapped.arm(),
             Payload::Copied(_) => false,
         };
-        Ok(self.tx.arm()? | freed)
+        Ok(self.tx.arm()? | released)
     }
 
-    /// Readable once pages were let go of, if any are kept.
+    /// Becomes readable when a mapped payload is released after [`Ingress::arm`].
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.payload {
             Payload::Mapped(mapped) => Some(mapped.fd()),
@@ -192,7 +204,7 @@ impl Ingress {
 }
 
 impl Payload {
-    /// Gives the frame what follows its head, if anything does; `copied` says whether all copies were made.
+    /// Attaches the bytes beyond the head to the frame, if there are any; `copied` is whether all copies succeeded.
     #[inline]
     fn attach(&mut self, packet: &Packet, copied: bool, frame: &mut Frame) -> Result<(), Reason> {
         let attached = match self {
@@ -204,30 +216,35 @@ impl Payload {
     }
 }
 
-/// Adds the copies that fill `head` from the packet's first bytes; the bytes of one part never cross a page.
+/// Adds the copies that fill `head` with the packet's first bytes.
 #[inline]
-fn pull<'a>(guest: DomId, parts: &[Part], mut head: &'a mut [u8], list: &mut Vec<CopyOp<'a>>) {
-    for part in parts {
+fn add_head_copies<'a>(
+    guest: DomId,
+    fragments: &[Fragment],
+    mut head: &'a mut [u8],
+    list: &mut Vec<CopyOp<'a>>,
+) {
+    for fragment in fragments {
         if head.is_empty() {
             return;
         }
-        let len = usize::from(part.size).min(head.len());
-        let (now, rest) = std::mem::take(&mut head).split_at_mut(len);
+        let len = usize::from(fragment.size).min(head.len());
+        let (filled, rest) = std::mem::take(&mut head).split_at_mut(len);
         head = rest;
         if len > 0 {
-            let source = CopyPtr::Grant { domid: guest, gref: part.gref, offset: part.offset };
-            list.push(CopyOp::new(source, CopyPtr::Memory(now.into()), len as u16));
+            let source = CopyPtr::Grant { domid: guest, gref: fragment.gref, offset: fragment.offset };
+            list.push(CopyOp::new(source, CopyPtr::Memory(filled.into()), len as u16));
         }
     }
 }
 
-/// The parts beyond the head, the first one shortened by what the head has of it.
-pub(super) fn body(packet: &Packet) -> impl Iterator<Item = Part> {
+/// The packet's fragments beyond its head.
+pub(super) fn payload_fragments(packet: &Packet) -> impl Iterator<Item = Fragment> {
     let mut skip = HEAD as u16;
-    packet.parts().iter().filter_map(move |part| {
-        let skipped = skip.min(part.size);
+    packet.fragments().iter().filter_map(move |fragment| {
+        let skipped = skip.min(fragment.size);
         skip -= skipped;
-        let rest = Part { offset: part.offset + skipped, size: part.size - skipped, ..*part };
+        let rest = Fragment { offset: fragment.offset + skipped, size: fragment.size - skipped, ..*fragment };
         (rest.size > 0).then_some(rest)
     })
 }

@@ -1,8 +1,8 @@
-//! Payloads that stay where they are: mapped until the last frame that points there is gone.
+//! Payloads that are not copied: the guest's pages stay mapped until the last frame that points into them is dropped.
 #![allow(unsafe_code)] // Frames point into the guest's mapped pages.
 
 use crate::assemble::Packet;
-use crate::hold::Keeper;
+use crate::pin_table::PinTable;
 use arrayvec::ArrayVec;
 use bridge::{Frame, Reason, Seg};
 use hypervisor::{Access, Hypervisor, Mapping};
@@ -12,64 +12,65 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use super::ingress::body;
+use super::ingress::payload_fragments;
 
-/// Who is to be answered for a packet whose payload nobody uses any more.
-pub(super) struct Answer {
-    /// Its requests.
+/// A packet that is answered once its payload is unmapped.
+pub(super) struct PendingResponse {
+    /// The ids of its requests.
     pub(super) ids: ArrayVec<u16, SLOTS_FATAL>,
-    /// Its extras.
+    /// The number of its extras.
     pub(super) extras: u8,
 }
 
-/// Mapped payloads of one guest.
+/// The mapped payloads of one guest.
 pub(super) struct Mapped {
     hv: Arc<dyn Hypervisor>,
     guest: DomId,
-    keeper: Keeper<(Answer, Mapping)>,
+    payloads: PinTable<(PendingResponse, Mapping)>,
 }
 
 impl Mapped {
-    /// Room for `limit` packets.
+    /// A table for `limit` packets.
     pub(super) fn new(hv: Arc<dyn Hypervisor>, guest: DomId, limit: u16) -> io::Result<Self> {
-        Ok(Self { hv, guest, keeper: Keeper::new(limit)? })
+        Ok(Self { hv, guest, payloads: PinTable::new(limit)? })
     }
 
-    /// Maps what follows the head and lets the frame point to it.
+    /// Maps the pages beyond the head and appends them to the frame.
     pub(super) fn attach(&mut self, packet: &Packet, frame: &mut Frame) -> Result<(), Reason> {
         let mut grefs: ArrayVec<GrantRef, SLOTS_FATAL> = ArrayVec::new();
-        grefs.extend(body(packet).map(|part| part.gref));
+        grefs.extend(payload_fragments(packet).map(|fragment| fragment.gref));
         let mapping = self.hv.map(self.guest, &grefs, Access::ReadOnly).map_err(|_| Reason::Malformed)?;
-        let answer = Answer { ids: packet.ids().iter().copied().collect(), extras: packet.extras() };
-        let Ok((pin, (_, mapping))) = self.keeper.keep((answer, mapping)) else {
+        let pending =
+            PendingResponse { ids: packet.ids().iter().copied().collect(), extras: packet.extras() };
+        let Ok((pin, (_, mapping))) = self.payloads.insert((pending, mapping)) else {
             return Err(Reason::NoBuffer);
         };
         frame.pin(pin);
-        for (page, part) in body(packet).enumerate() {
-            debug_assert!(usize::from(part.offset) + usize::from(part.size) <= PAGE_SIZE);
-            let start = mapping.base(page).as_ptr().wrapping_add(part.offset.into());
-            // SAFETY: the part lies in its page (checked when it was assembled), which stays mapped until the
-            // keeper gives the mapping back: after the last clone of the frame's pin.
-            let seg = unsafe { Seg::new(start, part.size.into()) };
-            // 18 parts at most: a frame has room for 20.
+        for (page, fragment) in payload_fragments(packet).enumerate() {
+            debug_assert!(usize::from(fragment.offset) + usize::from(fragment.size) <= PAGE_SIZE);
+            let start = mapping.base(page).as_ptr().wrapping_add(fragment.offset.into());
+            // SAFETY: the fragment is inside its page (checked when it was assembled), which stays mapped until the
+            // table returns the mapping: after the last clone of the frame's pin is dropped.
+            let seg = unsafe { Seg::new(start, fragment.size.into()) };
+            // At most 18 fragments; a frame takes 20.
             let _ = frame.push(seg);
         }
         Ok(())
     }
 
-    /// The next packet that nobody points to any more; it is unmapped.
+    /// Unmaps a packet whose frames are all dropped, and returns its pending response.
     #[inline]
-    pub(super) fn reap(&mut self) -> Option<Answer> {
-        self.keeper.reap().map(|(answer, _)| answer)
+    pub(super) fn reap(&mut self) -> Option<PendingResponse> {
+        self.payloads.reap().map(|(pending, _)| pending)
     }
 
-    /// Asks to be woken by pages let go of; `true` if there are some already.
+    /// Makes [`Mapped::fd`] become readable at the next release; `true` if there are released packets already.
     pub(super) fn arm(&mut self) -> bool {
-        self.keeper.arm()
+        self.payloads.arm()
     }
 
-    /// Readable once pages were let go of.
+    /// Becomes readable when a packet is released after [`Mapped::arm`].
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.keeper.fd()
+        self.payloads.fd()
     }
 }

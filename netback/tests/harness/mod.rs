@@ -2,7 +2,7 @@
 //! targets and, with random scripts, by the crate's tests.
 
 use netback::assemble::Packet;
-use netback::rx::{Placed, Rx, Shape};
+use netback::rx::{FrameInfo, Placement, Rx};
 use netback::tx::Tx;
 use ring_abi::PAGE_SIZE;
 use ring_abi::netif::{RxFlags, RxSlot, SLOTS_FATAL, SLOTS_MIN, Status};
@@ -59,9 +59,9 @@ fn poll(tx: &mut Tx<Pages, Pages>, limit: u8) -> Option<u32> {
         let status = if packet.refusal().is_some() { Status::ERROR } else { Status::OKAY };
         if place % 3 == 0 {
             let (ids, extras) = (packet.ids().to_vec(), packet.extras());
-            tx.answer_kept(&ids, extras, status);
+            tx.respond_later(&ids, extras, status);
         } else {
-            tx.answer(place, status);
+            tx.respond(place, status);
         }
     }
     let _ = tx.commit();
@@ -73,10 +73,10 @@ fn check(packet: &Packet) {
     if packet.refusal().is_some() {
         return;
     }
-    assert!(packet.parts().len() <= SLOTS_MIN && packet.size() >= 14);
-    let sum: usize = packet.parts().iter().map(|part| usize::from(part.size)).sum();
+    assert!(packet.fragments().len() <= SLOTS_MIN && packet.size() >= 14);
+    let sum: usize = packet.fragments().iter().map(|part| usize::from(part.size)).sum();
     assert_eq!(sum, packet.size(), "the parts are the packet");
-    assert!(packet.parts().iter().all(|p| usize::from(p.offset) + usize::from(p.size) <= PAGE_SIZE));
+    assert!(packet.fragments().iter().all(|p| usize::from(p.offset) + usize::from(p.size) <= PAGE_SIZE));
     assert!(packet.gso().is_none_or(|(_, size)| size > 0));
 }
 
@@ -93,7 +93,7 @@ pub(crate) fn rx(script: &[u8]) {
             0 if script.byte() == 0 => {
                 page.word(REQ_PROD).store(script.word(), Relaxed);
                 let _ = rx.posted();
-                if rx.place(Shape { len: 60, ..Shape::default() }, &mut Vec::new()).is_err() {
+                if rx.place(FrameInfo { len: 60, ..FrameInfo::default() }, &mut Vec::new()).is_err() {
                     return;
                 }
                 // It happened to be a producer that is possible: what follows is not what we posted.
@@ -123,11 +123,11 @@ fn round(rx: &mut Rx<Pages, Pages>, page: &Pages, ids: &[u16], first: u32, scrip
         let len = usize::from(script.word() as u16).max(14);
         let len = if script.byte() & 1 == 0 { len } else { len % 2000 + 14 };
         let gso = (script.byte() & 3 == 0).then_some((1, 1448));
-        let shape = Shape { len, flags: RxFlags::DATA_VALIDATED, gso };
+        let shape = FrameInfo { len, flags: RxFlags::DATA_VALIDATED, gso };
         let mut fills = Vec::new();
         match rx.place(shape, &mut fills).expect("the producer is honest") {
-            Placed::Wait | Placed::TooLong => assert!(fills.is_empty()),
-            Placed::Frame(place) => {
+            Placement::Wait | Placement::TooLong => assert!(fills.is_empty()),
+            Placement::Frame(place) => {
                 assert_eq!(place, expected.len(), "frames are numbered in order");
                 assert_eq!(fills.iter().map(|fill| usize::from(fill.len)).sum::<usize>(), len);
                 assert!(fills.iter().all(|f| usize::from(f.offset) + usize::from(f.len) <= PAGE_SIZE));
@@ -148,7 +148,7 @@ fn round(rx: &mut Rx<Pages, Pages>, page: &Pages, ids: &[u16], first: u32, scrip
     next - first
 }
 
-fn check_responses(page: &Pages, ids: &[u16], first: u32, shape: Shape, failed: bool) {
+fn check_responses(page: &Pages, ids: &[u16], first: u32, shape: FrameInfo, failed: bool) {
     let slot = |index| RxSlot([0, 1].map(|word| page.slot_word(8, index, word).load(Relaxed)));
     let (mut index, mut len) = (first, 0);
     loop {

@@ -21,9 +21,9 @@ struct Threads {
 /// A network whose payloads are mapped, or one that keeps response logs and so copies them.
 pub(super) fn platform(response_logs: bool) -> Option<Box<dyn Platform>> {
     let kept = tempfile::tempdir().unwrap();
-    let keep = response_logs.then(|| InflightDir::new(kept.path()).unwrap());
+    let inflight_dir = response_logs.then(|| InflightDir::new(kept.path()).unwrap());
     let machine = Machine::new();
-    let network = Network::start(&machine, netback::Config { keep, ..Default::default() });
+    let network = Network::start(&machine, netback::Config { inflight_dir, ..Default::default() });
     let device = machine.attach_vif(DomId(1), 0);
     let attacked = FrontendDevice::new(machine.domain(DomId(1)), device);
     let honest = [20, 21].map(|domid| guest(&machine, DomId(domid), Config::default()));

@@ -2,7 +2,7 @@
 //! targets and, with random scripts, by the crate's tests.
 
 use netfront::rx::{Packet, Rx};
-use netfront::tx::{Part, Tx};
+use netfront::tx::{Fragment, Tx};
 use ring_abi::netif::TxFlags;
 use ring_abi::testing::{Pages, REQ_PROD, RSP_PROD, Script};
 use ring_abi::{GrantRef, PAGE_SIZE};
@@ -47,17 +47,18 @@ pub(crate) fn tx(script: &[u8]) {
 
 fn send(tx: &mut Tx<Pages>, given: &mut BTreeSet<u16>, shape: u8) {
     let count = usize::from(shape % 4) + 1;
-    if tx.room() < count {
+    if tx.available() < count {
         return;
     }
-    let part = |buffer| Part { buffer, gref: GrantRef(9), offset: 0, size: 100 };
-    let parts: Vec<Part> = (0..count).map(|_| part(tx.reserve().expect("there is room"))).collect();
-    if tx.send(&parts, TxFlags::empty(), (shape & 16 != 0).then_some((1, 1000))) {
-        for part in parts {
-            assert!(given.insert(part.buffer), "a buffer has one owner");
+    let fragment = |buffer| Fragment { buffer, gref: GrantRef(9), offset: 0, size: 100 };
+    let fragments: Vec<Fragment> =
+        (0..count).map(|_| fragment(tx.reserve().expect("there is room"))).collect();
+    if tx.send(&fragments, TxFlags::empty(), (shape & 16 != 0).then_some((1, 1000))) {
+        for fragment in fragments {
+            assert!(given.insert(fragment.buffer), "a buffer has one owner");
         }
     } else {
-        parts.iter().for_each(|part| tx.cancel(part.buffer));
+        fragments.iter().for_each(|fragment| tx.cancel(fragment.buffer));
     }
 }
 
@@ -99,14 +100,14 @@ fn write_response(page: &Pages, index: u32, kind: u8, script: &mut Script<'_>) {
 fn take(rx: &mut Rx<Pages>, packet: &Packet) {
     let mut seen = BTreeSet::new();
     for buffer in packet.buffers() {
-        assert!(seen.insert(*buffer) && !rx.has(*buffer), "the buffer is ours alone");
+        assert!(seen.insert(*buffer) && !rx.is_posted(*buffer), "the buffer is ours alone");
     }
-    for piece in packet.pieces() {
-        assert!(seen.contains(&piece.buffer));
-        assert!(usize::from(piece.offset) + usize::from(piece.len) <= PAGE_SIZE);
+    for fragment in packet.fragments() {
+        assert!(seen.contains(&fragment.buffer));
+        assert!(usize::from(fragment.offset) + usize::from(fragment.len) <= PAGE_SIZE);
     }
-    if packet.bad().is_none() {
-        let sum: usize = packet.pieces().iter().map(|piece| usize::from(piece.len)).sum();
+    if packet.drop_reason().is_none() {
+        let sum: usize = packet.fragments().iter().map(|fragment| usize::from(fragment.len)).sum();
         assert_eq!(sum, packet.size());
         assert!((14..=65_535).contains(&sum));
     }

@@ -13,9 +13,10 @@ use hypervisor::local::Domain;
 use hypervisor::{DomId, Hypervisor, InflightDir};
 use netback::{Attachment, Driver};
 use netfront::Nic;
+use ring_abi::netif::MTU_DEFAULT;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use toolstack::config::vif::{DEFAULT_BRIDGE, DEFAULT_MTU};
+use toolstack::config::vif::DEFAULT_BRIDGE;
 use xenstore::Client;
 
 /// An interface with every default.
@@ -25,7 +26,7 @@ pub fn vif() -> VifSpec {
         bridge: DEFAULT_BRIDGE.to_owned(),
         vifname: None,
         rate: None,
-        mtu: DEFAULT_MTU,
+        mtu: MTU_DEFAULT,
         devid: None,
         trusted: true,
     }
@@ -63,9 +64,9 @@ impl Network {
     /// Runs a test on a network whose payloads are mapped, and on one that keeps response logs and so copies them.
     pub fn each(test: impl Fn(&Machine, &Network)) {
         let directory = tempfile::tempdir().unwrap();
-        for keep in [None, Some(InflightDir::new(directory.path()).unwrap())] {
+        for inflight_dir in [None, Some(InflightDir::new(directory.path()).unwrap())] {
             let machine = Machine::new();
-            let network = Network::start(&machine, netback::Config { keep, ..Default::default() });
+            let network = Network::start(&machine, netback::Config { inflight_dir, ..Default::default() });
             test(&machine, &network);
         }
     }
@@ -109,7 +110,7 @@ pub fn receive(nic: &mut Nic, into: &mut [u8]) -> (usize, netfront::Meta) {
 /// Sends a frame, waiting for room.
 pub fn send(nic: &mut Nic, frame: &[u8]) {
     let deadline = Instant::now() + BOUND;
-    while nic.send(frame) == netfront::Sent::Full {
+    while nic.send(frame) == netfront::SendOutcome::Full {
         assert!(Instant::now() < deadline, "no room within {BOUND:?}");
         nic.wait(true, Duration::from_millis(50)).unwrap();
     }

@@ -3,7 +3,7 @@
 use super::until;
 use crate::Machine;
 use hypervisor::{Access, Channel, Contiguous, DomId, EventPort, GrantRef, Hypervisor};
-use netback::handshake::offer;
+use netback::handshake::backend_keys;
 use netfront::Nic;
 use ring_abi::netif::{Rx, RxResponse, Tx};
 use ring_abi::ring::Back;
@@ -30,7 +30,7 @@ impl RawBackend {
     pub fn connect(machine: &Machine, dom0: &dyn Hypervisor, domid: DomId) -> (Nic, RawBackend) {
         let device = machine.attach_vif(domid, 0);
         let (mut client, end) = (machine.client(), End::back(&device));
-        let mut keys = offer(true);
+        let mut keys = backend_keys(true);
         // One channel for both rings.
         keys.set("feature-split-event-channels", 0);
         end.publish(&mut client, &keys, XenbusState::InitWait).unwrap();

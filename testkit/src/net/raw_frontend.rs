@@ -2,7 +2,7 @@
 
 use crate::{BOUND, FrontendDevice};
 use hypervisor::{Access, Channel, DomId, Shared};
-use netfront::handshake::{TRANSPORT_KEYS, Transport, Wishes, keys};
+use netfront::handshake::{CONNECTION_KEYS, QueueInfo, Requested, frontend_keys};
 use ring_abi::netif::{Rx, Tx, TxFlags, TxRequest};
 use ring_abi::ring::Front;
 use std::sync::Arc;
@@ -30,9 +30,13 @@ impl RawFrontend {
         let share = || Arc::new(device.hv.share(DomId::DOM0, 1, Access::ReadWrite).unwrap());
         let (tx, rx, page) = (share(), share(), share());
         let event = device.hv.alloc_unbound(DomId::DOM0).unwrap();
-        let transport =
-            Transport { tx: tx.refs()[0], rx: rx.refs()[0], tx_event: event.port(), rx_event: None };
-        let keys = keys(&transport, Wishes { csum: true, gso: true });
+        let queue = QueueInfo {
+            tx_ring: tx.refs()[0],
+            rx_ring: rx.refs()[0],
+            tx_event: event.port(),
+            rx_event: None,
+        };
+        let keys = frontend_keys(&queue, Requested { csum: true, gso: true });
         let tx = Front::init(tx).unwrap();
         let rx = Front::init(rx).unwrap();
         device.end().publish(&mut device.store(), &keys, XenbusState::Connected).unwrap();
@@ -43,7 +47,7 @@ impl RawFrontend {
     /// Closes whatever connection a vif has, so that it can be connected again.
     pub fn reset(device: &FrontendDevice) {
         device.close();
-        device.end().retract(&mut device.store(), TRANSPORT_KEYS).unwrap();
+        device.end().retract(&mut device.store(), CONNECTION_KEYS).unwrap();
         device.switch(XenbusState::Initialising);
         device.wait_for_backend(XenbusState::InitWait);
     }

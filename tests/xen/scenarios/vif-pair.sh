@@ -48,6 +48,6 @@ for name in one two; do
     check_in_guest $name "both disks are read" \
         'for d in a b; do test "$(dd if=/dev/xvd$d bs=1M iflag=direct 2>/dev/null | md5sum)" = "$(md5sum </tmp/$d)" || exit; done'
 done
-check "all vifs went on" test "$(grep -c 'goes on where' /out/again.log)" = 4
+check "all vifs were resumed" test "$(grep -c 'vif{.*resumed' /out/again.log)" = 4
 check "all disks were resumed" test "$(grep -c 'vbd{.*resumed' /out/again.log)" = 4
 check "no frame was refused" sh -c '! grep -E "WARN|ERROR" /out/dom0.log /out/again.log'

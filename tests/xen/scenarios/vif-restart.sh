@@ -22,8 +22,8 @@ succeed() {
     done
     stop "$1" "$3"
     [ -e "/run/$2.started" ] || start "$2" xpv dom0 --xen
-    wait_for 10 "$2 takes the vif up" grep -q 'goes on where an earlier process' "/out/$2.log"
-    echo "check: $2 goes on where $1 ended by $3"
+    wait_for 10 "$2 resumes the vif" grep -q 'vif{.*resumed' "/out/$2.log"
+    echo "check: $2 resumes after $1 ended by $3"
 }
 
 carrier() { in_guest one 'cat /sys/class/net/eth0/carrier_changes' | grep -oE '^[0-9]+'; }

@@ -106,12 +106,12 @@ fn join_tap(name: &str, keys: &Keys) -> Result<Attachment, Failure> {
     }
     let (bridge, persistence) = (start(name).map_err(refused)?, tap.persist().map_err(refused)?);
     bridge.attach("tap", Box::new(tap)).map_err(refused)?;
-    let clear = move || {
+    let cleanup = move || {
         if let Err(error) = persistence.end() {
             tracing::warn!(error = %chain(&error), "failed to remove a vif's tap");
         }
     };
-    Ok(Attachment { bridge: Arc::new(bridge), bounded: false, clear: Some(Box::new(clear)) })
+    Ok(Attachment { bridge: Arc::new(bridge), limit_mtu: false, cleanup: Some(Box::new(cleanup)) })
 }
 
 /// Whether the tap is put into a Linux bridge here: where no stock script will do that, or vif-bridge has done it

@@ -115,7 +115,7 @@ fn xen(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Res
     vbds.set_tuning(tuning);
     stale::remove(&mut Client::new(hv.store()?), hv.domid().0, &inflight_dir)?;
     vbds.set_inflight_dir(inflight_dir.clone());
-    let config = netback::Config { keep: Some(inflight_dir), ..netback::Config::default() };
+    let config = netback::Config { inflight_dir: Some(inflight_dir), ..netback::Config::default() };
     let vifs =
         netback::Driver::new(hv.clone(), config, move |device, keys| bridges.ours_or_tap(device, keys));
     serve(&*hv, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs), stop)

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use crate::config::{Mac, VifSpec, Warnings};
+use ring_abi::netif::Mac;
+
+use crate::config::{VifSpec, Warnings};
 use crate::dir::Dir;
 use crate::error::{Origin, Result};
 use crate::machine::{Machine, device, guest, progress, vif};

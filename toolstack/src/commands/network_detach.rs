@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use ring_abi::netif::key::MAC;
+use ring_abi::netif::{Mac, key::MAC};
 use xenstore::Nodes;
 
-use crate::config::Mac;
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::machine::{Machine, device, progress};

@@ -13,7 +13,7 @@ pub mod vif;
 pub use disk::DiskSpec;
 pub use guest::GuestConfig;
 pub use host::HostConfig;
-pub use vif::{Mac, VifSpec};
+pub use vif::VifSpec;
 
 use crate::error::Origin;
 

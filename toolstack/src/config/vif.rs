@@ -1,7 +1,8 @@
 //! A network interface in the syntax of xl-network-configuration(5): `mac=00:16:3e:01:02:03,bridge=xenbr0,rate=1MB/s`.
 
-use std::fmt;
 use std::str::FromStr;
+
+use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, Mac};
 
 use super::Warnings;
 use super::params::Params;
@@ -29,10 +30,6 @@ pub struct VifSpec {
 
 /// The default bridge.
 pub const DEFAULT_BRIDGE: &str = "xenbr0";
-/// The default MTU, in bytes.
-pub const DEFAULT_MTU: u32 = 1500;
-/// Least and most that an interface takes, in bytes: IPv4's least (RFC 791), and what 18 slots carry.
-const MTU: std::ops::RangeInclusive<u32> = 68..=65_521;
 
 const NAMED: [&str; 16] = [
     "mac",
@@ -122,11 +119,8 @@ fn without_effect(params: &mut Params<'_>, warnings: &mut Warnings) -> Result<()
 }
 
 fn finish(mut params: Params<'_>) -> Result<VifSpec> {
-    let mac = parse(&mut params, "mac", "an address of one interface such as 00:16:3e:01:02:03")?;
-    let mtu = parse(&mut params, "mtu", "bytes from 68 to 65521")?.unwrap_or(DEFAULT_MTU);
-    if !MTU.contains(&mtu) {
-        return Err(params.invalid("mtu", &mtu.to_string(), "bytes from 68 to 65521"));
-    }
+    let mac = mac(&mut params)?;
+    let mtu = mtu(&mut params)?;
     let vifname = params.take("vifname");
     if let Some(name) = vifname.as_deref().filter(|n| !is_interface_name(n)) {
         return Err(params.invalid(
@@ -146,6 +140,23 @@ fn finish(mut params: Params<'_>) -> Result<VifSpec> {
     })
 }
 
+fn mac(params: &mut Params<'_>) -> Result<Option<Mac>> {
+    let Some(text) = params.take("mac") else { return Ok(None) };
+    match text.parse::<Mac>() {
+        Ok(mac) if mac.is_unicast() => Ok(Some(mac)),
+        _ => Err(params.invalid("mac", &text, "an address of one interface such as 00:16:3e:01:02:03")),
+    }
+}
+
+fn mtu(params: &mut Params<'_>) -> Result<u32> {
+    let expected = format!("bytes from {MTU_RANGE}");
+    let mtu = parse(params, "mtu", &expected)?.unwrap_or(MTU_DEFAULT);
+    if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
+        return Err(params.invalid("mtu", &mtu.to_string(), expected));
+    }
+    Ok(mtu)
+}
+
 fn parse<T: FromStr>(params: &mut Params<'_>, name: &str, expected: &str) -> Result<Option<T>> {
     let Some(text) = params.take(name) else { return Ok(None) };
     text.parse().map(Some).map_err(|_| params.invalid(name, &text, expected))
@@ -155,44 +166,6 @@ fn parse<T: FromStr>(params: &mut Params<'_>, name: &str, expected: &str) -> Res
 pub fn is_interface_name(name: &str) -> bool {
     let bad = |c: char| c.is_ascii_whitespace() || c == '/' || c == ':';
     (1..16).contains(&name.len()) && name != "." && name != ".." && !name.contains(bad)
-}
-
-/// An Ethernet address of one interface: no group's, not all zero.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Mac(pub [u8; 6]);
-
-impl Mac {
-    /// One in Xen's own range, 00:16:3e, from three random bytes; as libxl makes them.
-    pub fn xen(random: [u8; 3]) -> Mac {
-        let [a, b, c] = random;
-        Mac([0x00, 0x16, 0x3e, a & 0x7f, b, c])
-    }
-}
-
-/// The text is no interface's address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotAMac;
-
-impl FromStr for Mac {
-    type Err = NotAMac;
-
-    fn from_str(text: &str) -> Result<Mac, NotAMac> {
-        let mut bytes = [0; 6];
-        let mut groups = text.split(':');
-        for byte in &mut bytes {
-            let group = groups.next().filter(|g| g.len() == 2 && g.bytes().all(|b| b.is_ascii_hexdigit()));
-            *byte = u8::from_str_radix(group.ok_or(NotAMac)?, 16).map_err(|_| NotAMac)?;
-        }
-        let of_one = bytes[0] & 1 == 0 && bytes != [0; 6];
-        if groups.next().is_none() && of_one { Ok(Mac(bytes)) } else { Err(NotAMac) }
-    }
-}
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
 }
 
 #[cfg(test)]

@@ -6,10 +6,11 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use bridge::headers::Headers;
 use bridge::{
     Batch, Buffer, Caps, Csum, Frame, Frames, Gso, GsoKind, HEAD, Offload, Pool, Port, Reason, Stats,
 };
-use netfront::{Config, Meta, Nic, Sent};
+use netfront::{Config, Meta, Nic, SendOutcome};
 
 use crate::error::chain;
 
@@ -39,7 +40,8 @@ impl NicPort {
     /// The memory for the receive buffers cannot be mapped.
     pub fn new(nic: Nic, config: Config) -> io::Result<NicPort> {
         let pool = Pool::new(BUFFERS, BUFFER)?;
-        let (stats, waiting) = (Arc::default(), VecDeque::new());
+        let stats = Arc::default();
+        let waiting = VecDeque::new();
         Ok(NicPort { nic, config, stats, pool, spare: None, waiting, bytes: 0 })
     }
 
@@ -57,7 +59,7 @@ impl NicPort {
         };
         let head = len.min(HEAD);
         frame.fill_head(head).copy_from_slice(&bytes[..head]);
-        frame.set_offload(offload(&meta));
+        frame.set_offload(offload(&meta, &bytes[..len]));
         match len - head {
             0 => self.spare = Some(buffer),
             rest => buffer.give_part_to(frame, head, rest),
@@ -77,9 +79,9 @@ impl NicPort {
             }
         });
         match sent {
-            Sent::Queued => self.stats.tx(1, frame.len() as u64),
-            Sent::Dropped => self.stats.lost(Reason::Down, 1),
-            Sent::Full => return false,
+            SendOutcome::Queued => self.stats.tx(1, frame.len() as u64),
+            SendOutcome::Dropped => self.stats.lost(Reason::Down, 1),
+            SendOutcome::Full => return false,
         }
         true
     }
@@ -99,13 +101,13 @@ impl NicPort {
 impl Port for NicPort {
     fn caps(&self) -> Caps {
         let mtu = self.nic.mtu();
-        self.nic.offer().map_or(Caps::plain(mtu), |offer| Caps {
+        self.nic.negotiated().map_or(Caps::plain(mtu), |back| Caps {
             mtu,
             csum_v4: self.config.csum,
-            csum_v6: self.config.csum && offer.csum_v6,
-            sg: offer.sg,
-            gso_v4: self.config.gso && offer.gso_v4,
-            gso_v6: self.config.gso && offer.gso_v6,
+            csum_v6: self.config.csum && back.csum_v6,
+            sg: back.sg,
+            gso_v4: self.config.gso && back.gso_v4,
+            gso_v6: self.config.gso && back.gso_v6,
         })
     }
 
@@ -114,9 +116,10 @@ impl Port for NicPort {
     }
 
     fn recv(&mut self, into: &mut Batch) -> io::Result<()> {
-        self.nic.turn().map_err(io::Error::other)?;
+        self.nic.process_events().map_err(io::Error::other)?;
         self.drain();
-        let (frames, bytes) = (into.len(), into.bytes());
+        let frames = into.len();
+        let bytes = into.bytes();
         while let Some(frame) = into.slot() {
             if !self.receive(frame) {
                 into.undo();
@@ -163,24 +166,77 @@ impl Port for NicPort {
 impl Drop for NicPort {
     /// Closes the interface; an error has no effect any more.
     fn drop(&mut self) {
-        if let Err(error) = self.nic.shut() {
+        if let Err(error) = self.nic.shutdown() {
             tracing::debug!(error = %chain(&error), "failed to close the interface");
         }
     }
 }
 
-fn offload(meta: &Meta) -> Offload {
-    Offload {
-        csum: meta.csum.map(|c| Csum { start: c.start, offset: c.offset }),
-        verified: meta.verified,
-        gso: meta.gso.map(|g| Gso { kind: if g.v6 { GsoKind::TcpV6 } else { GsoKind::TcpV4 }, size: g.size }),
+/// Metadata of a received packet for the bridge. A blank checksum or segmentation is ignored where the packet has no
+/// TCP or UDP header, as Linux's netfront does.
+fn offload(meta: &Meta, packet: &[u8]) -> Offload {
+    if !meta.csum_blank {
+        return Offload { verified: meta.verified, ..Offload::NONE };
     }
+    let Some(csum) = find_csum(packet) else { return Offload::NONE };
+    let gso =
+        meta.gso.map(|g| Gso { kind: if g.v6 { GsoKind::TcpV6 } else { GsoKind::TcpV4 }, size: g.size });
+    Offload { csum: Some(csum), verified: true, gso }
+}
+
+/// The position of a packet's TCP or UDP checksum, if all of it is in the packet.
+fn find_csum(packet: &[u8]) -> Option<Csum> {
+    let csum = Headers::parse(packet)?.csum()?;
+    (usize::from(csum.start) + usize::from(csum.offset) + 2 <= packet.len()).then_some(csum)
 }
 
 fn meta(offload: &Offload) -> Meta {
     Meta {
-        csum: offload.csum.map(|c| netfront::csum::Csum { start: c.start, offset: c.offset }),
+        csum_blank: offload.csum.is_some(),
         verified: offload.verified,
         gso: offload.gso.map(|g| netfront::Gso { v6: g.kind == GsoKind::TcpV6, size: g.size }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+
+    fn packet(header: &[u8], len: usize) -> Vec<u8> {
+        let mut packet = vec![0; 12];
+        packet.extend_from_slice(header);
+        packet.resize(len, 0);
+        packet
+    }
+
+    #[test]
+    fn find_csum_behind_tags_options_and_extension_headers_gives_its_position() {
+        let mut v4 = packet(&[0x81, 0, 0, 5, 8, 0, 0x46], 70);
+        v4[18 + 9] = UDP;
+        assert_eq!(find_csum(&v4), Some(Csum { start: 42, offset: 6 }));
+        let mut v6 = packet(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 0, 60], 90);
+        v6[54] = TCP;
+        assert_eq!(find_csum(&v6), Some(Csum { start: 62, offset: 16 }));
+    }
+
+    #[test]
+    fn find_csum_of_fragments_other_protocols_and_truncated_packets_gives_none() {
+        let mut v4 = packet(&[8, 0, 0x45], 60);
+        v4[14 + 9] = TCP;
+        assert!(find_csum(&v4).is_some());
+        assert!((0..52).all(|len| find_csum(&v4[..len]).is_none()));
+        v4[14 + 6] = 0x20;
+        assert_eq!(find_csum(&v4), None);
+        assert_eq!(find_csum(&packet(&[8, 6], 60)), None);
+    }
+
+    #[test]
+    fn offload_of_a_blank_checksum_without_transport_header_gives_nothing() {
+        let meta =
+            Meta { csum_blank: true, verified: true, gso: Some(netfront::Gso { v6: false, size: 1448 }) };
+        assert_eq!(offload(&meta, &packet(&[8, 6], 60)), Offload::NONE);
     }
 }

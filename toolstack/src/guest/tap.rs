@@ -9,12 +9,11 @@ use bridge::port::{netdev, tap::Tap};
 use hypervisor::Hypervisor;
 use netfront::{Config, Nic};
 use ring_abi::netif::key::{MAC, MTU};
+use ring_abi::netif::{MTU_DEFAULT, Mac};
 use xenstore::{Client, Nodes};
 
 use super::netns;
 use super::nic_port::NicPort;
-use crate::config::Mac;
-use crate::config::vif::DEFAULT_MTU;
 use crate::error::{Error, Result, chain};
 use crate::machine::process;
 
@@ -54,7 +53,7 @@ fn open_tap(store: &mut Client, name: &str, path: &str) -> Result<Tap> {
     let mtu = store.read_opt_as::<u32>(&format!("{path}/{MTU}"))?;
     let mut tap = Tap::open(name).map_err(failed)?;
     netdev::set_mac(tap.name(), mac.0).map_err(failed)?;
-    tap.set_mtu(mtu.unwrap_or(DEFAULT_MTU)).map_err(failed)?;
+    tap.set_mtu(mtu.unwrap_or(MTU_DEFAULT)).map_err(failed)?;
     netdev::set_up(tap.name()).map_err(failed)?;
     Ok(tap)
 }

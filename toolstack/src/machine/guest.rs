@@ -8,13 +8,14 @@ use hypervisor::DomId;
 use hypervisor::local::DomainInfo;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
+use ring_abi::netif::Mac;
 use xenstore::Nodes;
 use xenstore::xenbus::Device;
 
 use super::device::{self, NewDevice};
 use super::process::{self, ChildProcess, ProcessOptions};
 use super::{Machine, domain, progress, vbd, vif};
-use crate::config::{GuestConfig, Mac};
+use crate::config::GuestConfig;
 use crate::dir::{self, Dir};
 use crate::error::{Error, Origin, Result, chain};
 

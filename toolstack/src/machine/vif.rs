@@ -3,13 +3,13 @@
 //! `hotplug-status` is not written: libxl writes it empty to make a backend wait for a script, and none is run here.
 
 use ring_abi::netif::key::{BRIDGE, MAC, MTU, RATE, VIFNAME};
+use ring_abi::netif::{MTU_DEFAULT, Mac};
 use ring_abi::xenbus::key::{HANDLE, SCRIPT, TRUSTED, TYPE};
 use xenstore::DomId;
 use xenstore::xenbus::Device;
 
 use super::device::NewDevice;
-use crate::config::vif::DEFAULT_MTU;
-use crate::config::{Mac, VifSpec};
+use crate::config::VifSpec;
 
 /// Returns the nodes of interface `devid` of a domain, with the MAC address `mac`.
 pub fn nodes(domid: DomId, vif: &VifSpec, devid: u32, mac: Mac) -> NewDevice {
@@ -25,7 +25,7 @@ pub fn nodes(domid: DomId, vif: &VifSpec, devid: u32, mac: Mac) -> NewDevice {
     if let Some(rate) = vif.rate {
         new.back.set(RATE, rate);
     }
-    if vif.mtu != DEFAULT_MTU {
+    if vif.mtu != MTU_DEFAULT {
         new.back.set(MTU, vif.mtu);
     }
     new.front.set(HANDLE, devid).set(MAC, mac).set(TRUSTED, u8::from(vif.trusted));

@@ -4,18 +4,18 @@ use hypervisor::{Access, Hypervisor, PAGE_SIZE, Result, Shared};
 use ring_abi::{DomId, GrantRef};
 use vm_memory::VolatileSlice;
 
-/// Buffers of 2^`shift` bytes, up to a page, granted to one peer.
+/// Buffers of 2^`shift` bytes, at most a page each, granted to one domain.
 #[derive(Debug)]
-pub(crate) struct Pool {
+pub(crate) struct BufferPool {
     shared: Shared,
     shift: u32,
 }
 
-impl Pool {
-    /// `count` buffers of 2^`shift` bytes.
+impl BufferPool {
+    /// Grants pages for `count` buffers of 2^`shift` bytes.
     ///
     /// # Errors
-    /// As [`Hypervisor::share`].
+    /// Those of [`Hypervisor::share`].
     pub(crate) fn new(
         hv: &dyn Hypervisor,
         peer: DomId,
@@ -27,26 +27,27 @@ impl Pool {
         Ok(Self { shared: hv.share(peer, pages, access)?, shift })
     }
 
-    /// The page that a buffer lies in.
+    /// The grant of the page that holds a buffer.
     #[inline]
     pub(crate) fn gref(&self, buffer: u16) -> GrantRef {
         self.shared.refs()[(usize::from(buffer) << self.shift) / PAGE_SIZE]
     }
 
-    /// Where in its page a buffer begins.
+    /// The offset of a buffer in its page.
     #[inline]
     pub(crate) fn offset(&self, buffer: u16) -> u16 {
         ((usize::from(buffer) << self.shift) % PAGE_SIZE) as u16
     }
 
-    /// Bytes of a buffer, all inside it.
+    /// The `len` bytes from `offset` on of a buffer.
     ///
     /// # Panics
-    /// If they are not, or there is no such buffer: our own error, since what peers say is checked before.
+    /// If they are not inside the buffer, or there is no such buffer. No peer can cause this: offsets and lengths from
+    /// a ring are checked when they are read.
     #[inline]
     pub(crate) fn slice(&self, buffer: u16, offset: u16, len: usize) -> VolatileSlice<'_> {
         let start = (usize::from(buffer) << self.shift) + usize::from(offset);
         assert!(usize::from(offset) + len <= 1 << self.shift, "bytes outside their buffer");
-        self.shared.slice(start, len).expect("every buffer lies in the pool")
+        self.shared.slice(start, len).expect("every buffer is inside the shared pages")
     }
 }

@@ -1,0 +1,72 @@
+//! The driver for devices of kind `vif`: finds the bridge of each and makes the device.
+
+use crate::Config;
+use crate::device::VifDevice;
+use bridge::Bridge;
+use hypervisor::Hypervisor;
+use ring_abi::netif::key;
+use std::sync::Arc;
+use xenstore::Keys;
+use xenstore::driver::{BackDevice, BackDriver, Failure, View, Waker};
+use xenstore::xenbus::Device;
+
+/// Finds the bridge of a vif by its keys.
+pub type Resolver = Box<dyn FnMut(&Device, &Keys) -> Result<Attachment, Failure> + Send>;
+
+/// The bridge of a vif, and how the vif is attached to it.
+pub struct Attachment {
+    /// The bridge that the vif is a port of.
+    pub bridge: Arc<Bridge>,
+    /// Whether the key `mtu` bounds the frames sent to the guest. `false` where the bridge joins the vif to an
+    /// interface of this machine, whose mtu the machine's administrator sets.
+    pub limit_mtu: bool,
+    /// Called when the device is removed or closed, and not when the driver stops: a successor needs the bridge then.
+    pub cleanup: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Attachment {
+    /// An attachment to a bridge with many ports.
+    pub fn port_of(bridge: Arc<Bridge>) -> Self {
+        Self { bridge, limit_mtu: true, cleanup: None }
+    }
+}
+
+/// The name of a vif's port: its key `vifname`, or `vif<domid>.<handle>`.
+pub fn vif_name(device: &Device, keys: &Keys) -> String {
+    match keys.get(key::VIFNAME) {
+        Some(name) if !name.is_empty() => name.to_owned(),
+        _ => format!("vif{}.{}", device.front, device.id),
+    }
+}
+
+/// Makes vifs.
+pub struct Driver {
+    hv: Arc<dyn Hypervisor>,
+    config: Config,
+    resolver: Resolver,
+}
+
+impl Driver {
+    /// A driver that attaches each vif to the bridge that `resolver` finds, as a port named [`vif_name`].
+    pub fn new(
+        hv: Arc<dyn Hypervisor>,
+        config: Config,
+        resolver: impl FnMut(&Device, &Keys) -> Result<Attachment, Failure> + Send + 'static,
+    ) -> Self {
+        Self { hv, config, resolver: Box::new(resolver) }
+    }
+}
+
+impl BackDriver for Driver {
+    fn kind(&self) -> &str {
+        "vif"
+    }
+
+    fn probe(&mut self, device: &Device, view: &View, waker: Waker) -> Result<Box<dyn BackDevice>, Failure> {
+        let attachment = (self.resolver)(device, &view.own)?;
+        let name = vif_name(device, &view.own);
+        let mut vif = VifDevice::new(self.hv.clone(), self.config.clone(), device, attachment, name, waker);
+        vif.resume(view)?;
+        Ok(Box::new(vif))
+    }
+}

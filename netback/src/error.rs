@@ -1,0 +1,31 @@
+//! Errors of a vif's connection.
+
+use crate::assemble::Fault;
+use ring_abi::ring::response_log::ResumeError;
+use std::io;
+
+/// Why a vif could not be connected, or its connection failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectionError {
+    /// The guest broke the protocol.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The guest closed its end of an event channel, or a hypervisor call failed.
+    #[error(transparent)]
+    Hypervisor(#[from] hypervisor::Error),
+    /// The response logs of an earlier process do not match the rings.
+    #[error(transparent)]
+    Resume(#[from] ResumeError),
+    /// There are no response logs of this connection.
+    #[error("no response logs of this connection")]
+    NotLogged,
+    /// A system call failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl From<ring_abi::ring::BadMemory> for ConnectionError {
+    fn from(error: ring_abi::ring::BadMemory) -> Self {
+        Self::Io(io::Error::other(error))
+    }
+}

@@ -1,0 +1,11 @@
+//! Configuration of an interface.
+
+/// What an interface's user can take.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Config {
+    /// Received packets may have blank checksums ([`Meta::csum_blank`](crate::Meta::csum_blank)): for users that pass them on, such as taps.
+    pub csum: bool,
+    /// Received packets may be unsegmented TCP of up to [`MAX_TX_SIZE`](ring_abi::netif::MAX_TX_SIZE) bytes
+    /// ([`Meta::gso`](crate::Meta::gso)); needs `csum`.
+    pub gso: bool,
+}

@@ -1,0 +1,303 @@
+//! A connection to a backend: two rings, their buffers and event channels.
+//!
+//! A packet to be sent is copied once into granted buffers. Small packets go into small buffers that share pages: the
+//! CPU touches fewer pages, and a backend looks up one grant for many packets in a row.
+
+use crate::buffer_pool::BufferPool;
+use crate::error::ConnectionError;
+use crate::handshake::QueueInfo;
+use crate::meta::{self, Meta};
+use crate::rx::{Packet, Rx};
+use crate::tx::{Fragment, Tx};
+use arrayvec::ArrayVec;
+use event_channel::{EventSet, Notifier};
+use hypervisor::{Access, Hypervisor, PAGE_SIZE, Shared};
+use ring_abi::DomId;
+use ring_abi::netif::{MAX_TX_SIZE, SLOTS_MIN, Status, TxFlags};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+use vm_memory::VolatileSlice;
+
+/// log2 of the bytes in a small buffer: what every known backend copies rather than maps.
+const SMALL: u32 = 7;
+/// log2 of a page.
+const LARGE: u32 = PAGE_SIZE.trailing_zeros();
+/// Posted buffers are published at least this often.
+const REFILL: u32 = 64;
+
+/// Counters of an interface, over all its connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Packets put on the transmit ring.
+    pub tx_frames: u64,
+    /// Bytes of `tx_frames`.
+    pub tx_bytes: u64,
+    /// Packets with a response other than `NETIF_RSP_OKAY`.
+    pub tx_errors: u64,
+    /// Packets received.
+    pub rx_frames: u64,
+    /// Bytes of `rx_frames`.
+    pub rx_bytes: u64,
+    /// Received packets dropped for a [`DropReason`](crate::rx::DropReason).
+    pub rx_bad: u64,
+    /// Received packets longer than the caller's buffer.
+    pub rx_too_long: u64,
+}
+
+/// Rings, buffers and event channels.
+pub(crate) struct Connection {
+    tx: Tx<Shared>,
+    rx: Rx<Shared>,
+    small: BufferPool,
+    large: BufferPool,
+    buffers: BufferPool,
+    /// The transmit ring's event channel, or both rings'.
+    tx_notifier: Notifier,
+    rx_notifier: Option<Notifier>,
+    info: QueueInfo,
+    packet: Packet,
+    /// Packets pushed since the last commit of the transmit ring.
+    sent: u32,
+    /// Buffers posted since the last commit of the receive ring.
+    posted: u32,
+    /// A packet or response was taken since the last event.
+    worked: bool,
+    started: Instant,
+    /// The device's span, for log lines from the data path.
+    span: tracing::Span,
+}
+
+impl Connection {
+    /// Grants rings and buffers to `back` and posts all receive buffers. `split` allocates an event channel for each
+    /// ring.
+    pub(crate) fn new(hv: &dyn Hypervisor, back: DomId, split: bool) -> Result<Self, ConnectionError> {
+        let tx_page = hv.share(back, 1, Access::ReadWrite)?;
+        let rx_page = hv.share(back, 1, Access::ReadWrite)?;
+        let notifier = || hv.alloc_unbound(back).map(|channel| Notifier::new(channel, Duration::ZERO));
+        let tx_notifier = notifier()?;
+        let rx_notifier = split.then(notifier).transpose()?;
+        let info = QueueInfo {
+            tx_ring: tx_page.refs()[0],
+            rx_ring: rx_page.refs()[0],
+            tx_event: tx_notifier.port(),
+            rx_event: rx_notifier.as_ref().map(Notifier::port),
+        };
+        let tx = Tx::init(tx_page)?;
+        let rx = Rx::init(rx_page)?;
+        let mut connection = Self {
+            small: BufferPool::new(hv, back, tx.slots(), SMALL, Access::ReadOnly)?,
+            large: BufferPool::new(hv, back, tx.slots(), LARGE, Access::ReadOnly)?,
+            buffers: BufferPool::new(hv, back, rx.slots(), LARGE, Access::ReadWrite)?,
+            tx,
+            rx,
+            tx_notifier,
+            rx_notifier,
+            info,
+            packet: Packet::default(),
+            sent: 0,
+            posted: 0,
+            worked: true,
+            started: Instant::now(),
+            span: tracing::Span::current(),
+        };
+        for buffer in 0..connection.rx.slots() as u16 {
+            connection.rx.post(buffer, connection.buffers.gref(buffer));
+        }
+        // Needs no event: a backend polls both rings when it connects.
+        let _ = connection.rx.commit();
+        Ok(connection)
+    }
+
+    /// Grant references and ports to be published.
+    pub(crate) fn info(&self) -> &QueueInfo {
+        &self.info
+    }
+
+    /// Adds the event channels to `event_set`.
+    pub(crate) fn register(&self, event_set: &EventSet) -> io::Result<()> {
+        self.notifiers().try_for_each(|notifier| event_set.add(notifier))
+    }
+
+    /// Removes the event channels from `event_set`.
+    pub(crate) fn unregister(&self, event_set: &EventSet) {
+        self.notifiers().for_each(|notifier| event_set.remove(notifier));
+    }
+
+    /// Sends a packet whose bytes `fill` writes, fragment by fragment in order; `false` if the ring is full.
+    ///
+    /// # Panics
+    /// If the packet is longer than [`MAX_TX_SIZE`], which the caller has checked.
+    #[inline]
+    pub(crate) fn send(
+        &mut self,
+        len: usize,
+        meta: &Meta,
+        counters: &mut Counters,
+        mut fill: impl FnMut(usize, VolatileSlice<'_>),
+    ) -> Result<bool, ConnectionError> {
+        assert!(len <= MAX_TX_SIZE, "a packet of {len} bytes");
+        let needed = len.div_ceil(PAGE_SIZE).max(1);
+        if self.tx.available() < needed {
+            self.reap(counters)?;
+            if self.tx.available() < needed {
+                return Ok(false);
+            }
+        }
+        let (flags, gso) = meta::to_back(meta);
+        match self.tx.reserve() {
+            Some(buffer) if len <= 1 << SMALL && gso.is_none() => {
+                fill(0, self.small.slice(buffer, 0, len));
+                let gref = self.small.gref(buffer);
+                let offset = self.small.offset(buffer);
+                self.tx.send_one(Fragment { buffer, gref, offset, size: len as u16 }, flags);
+            }
+            Some(buffer) => self.send_pages(buffer, len, flags, gso, fill),
+            None => return Ok(false),
+        }
+        self.sent += 1;
+        counters.tx_frames += 1;
+        counters.tx_bytes += len as u64;
+        Ok(true)
+    }
+
+    fn send_pages(
+        &mut self,
+        first: u16,
+        len: usize,
+        flags: TxFlags,
+        gso: Option<(u8, u16)>,
+        mut fill: impl FnMut(usize, VolatileSlice<'_>),
+    ) {
+        let mut fragments: ArrayVec<Fragment, SLOTS_MIN> = ArrayVec::new();
+        let mut next = Some(first);
+        for at in (0..len).step_by(PAGE_SIZE) {
+            // `available` counted as many buffers as are needed.
+            let Some(buffer) = next.take().or_else(|| self.tx.reserve()) else { break };
+            let size = (len - at).min(PAGE_SIZE);
+            fill(at, self.large.slice(buffer, 0, size));
+            fragments.push(Fragment { buffer, gref: self.large.gref(buffer), offset: 0, size: size as u16 });
+        }
+        if !self.tx.send(&fragments, flags, gso) {
+            fragments.iter().for_each(|fragment| self.tx.cancel(fragment.buffer));
+        }
+    }
+
+    fn reap(&mut self, counters: &mut Counters) -> Result<(), ConnectionError> {
+        while let Some(status) = self.tx.reap()? {
+            self.worked = true;
+            counters.tx_errors += u64::from(status != Status::OKAY);
+        }
+        Ok(())
+    }
+
+    /// Receives the next packet into `into`: its length and metadata.
+    #[inline]
+    pub(crate) fn recv(
+        &mut self,
+        into: &mut [u8],
+        counters: &mut Counters,
+    ) -> Result<Option<(usize, Meta)>, ConnectionError> {
+        while self.rx.poll(&mut self.packet)? {
+            self.worked = true;
+            let received = self.copy_packet(into, counters);
+            for buffer in self.packet.buffers() {
+                self.rx.post(*buffer, self.buffers.gref(*buffer));
+                self.posted += 1;
+            }
+            if self.posted >= REFILL {
+                self.commit_rx()?;
+            }
+            if received.is_some() {
+                return Ok(received);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Copies the packet out of its buffers, unless it is to be dropped.
+    #[inline]
+    fn copy_packet(&self, into: &mut [u8], counters: &mut Counters) -> Option<(usize, Meta)> {
+        let len = self.packet.size();
+        if self.packet.drop_reason().is_some() {
+            counters.rx_bad += 1;
+            return None;
+        }
+        if len > into.len() {
+            counters.rx_too_long += 1;
+            return None;
+        }
+        let mut at = 0;
+        for fragment in self.packet.fragments() {
+            let size = usize::from(fragment.len);
+            self.buffers.slice(fragment.buffer, fragment.offset, size).copy_to(&mut into[at..at + size]);
+            at += size;
+        }
+        counters.rx_frames += 1;
+        counters.rx_bytes += len as u64;
+        Some((len, meta::from_back(&self.packet)))
+    }
+
+    /// Publishes requests and posted buffers, and notifies the backend if it asked for that.
+    #[inline]
+    pub(crate) fn flush(&mut self) -> Result<(), ConnectionError> {
+        if self.posted > 0 {
+            self.commit_rx()?;
+        }
+        if std::mem::take(&mut self.sent) > 0 {
+            self.tx_notifier.want(self.tx.commit());
+        }
+        Ok(self.tx_notifier.flush().map(|_| ())?)
+    }
+
+    fn commit_rx(&mut self) -> Result<(), ConnectionError> {
+        self.posted = 0;
+        let notifier = self.rx_notifier.as_mut().unwrap_or(&mut self.tx_notifier);
+        notifier.want(self.rx.commit());
+        Ok(notifier.flush().map(|_| ())?)
+    }
+
+    /// Sets the receive ring's event index and, with `want_tx`, the transmit ring's; `true` if there are packets, or
+    /// free slots, already. Unmasks the event channels, except after too many events without work (XSA-391).
+    pub(crate) fn arm(&mut self, want_tx: bool, event_set: &mut EventSet) -> Result<bool, ConnectionError> {
+        self.limit_events(event_set)?;
+        self.take_events(event_set)?;
+        Ok(self.rx.arm()? | (want_tx && self.tx.arm()?))
+    }
+
+    /// Masks the event channels for a while if the backend has notified too often without work (XSA-391).
+    fn limit_events(&mut self, event_set: &mut EventSet) -> Result<(), ConnectionError> {
+        let now = self.started.elapsed();
+        let worked = std::mem::take(&mut self.worked);
+        let notifiers = [Some(&mut self.tx_notifier), self.rx_notifier.as_mut()];
+        let pause = notifiers.into_iter().flatten().filter_map(|notifier| notifier.worked(worked, now)).max();
+        if let Some(pause) = pause.filter(|_| !event_set.is_masked()) {
+            self.span
+                .in_scope(|| tracing::debug!(?pause, "masking events: the backend notifies without work"));
+            event_set.mask(self.notifiers(), pause).map_err(ConnectionError::Io)?;
+        }
+        Ok(())
+    }
+
+    /// Takes pending events.
+    ///
+    /// # Errors
+    /// [`ConnectionError::Hypervisor`] once the backend has closed its end of a channel.
+    pub(crate) fn take_events(&mut self, event_set: &mut EventSet) -> Result<(), ConnectionError> {
+        // Masked channels need not be read.
+        if event_set.unmask(self.notifiers()).map_err(ConnectionError::Io)? {
+            self.tx_notifier.take()?;
+            if let Some(notifier) = &mut self.rx_notifier {
+                notifier.take()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn notifiers(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [Some(&self.tx_notifier), self.rx_notifier.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|notifier| notifier.as_fd())
+    }
+}
