@@ -1,5 +1,5 @@
-//! Prints the processor time of every domain of a real Xen host in nanoseconds: `DOMID NS` a line, then `idle NS` of all
-//! processors. Time that Xen spends on behalf of a domain counts as the domain's.
+//! Prints the processor time of every domain of a real Xen host in nanoseconds: `DOMID NS` a line, then `idle NS` of
+//! all processors. Time that Xen spends on behalf of a domain counts as the domain's.
 //!
 //! `xl list` prints the same in tenths of a second. Under QEMU with `-icount` the unit is instructions.
 #![allow(unsafe_code)] // a hypercall that is given addresses of this process
@@ -82,8 +82,8 @@ fn main() -> Result<(), Box<dyn Error>> {
 unsafe fn sysctl(privcmd: &File, cmd: u32, list: List) -> io::Result<usize> {
     let mut operation = Sysctl { cmd, version: VERSION, list, rest: [0; 13] };
     let mut call = Hypercall { op: SYSCTL, arg: [&raw mut operation as u64, 0, 0, 0, 0] };
-    // SAFETY: `call` is the structure that the ioctl takes, and its argument the one that the hypercall takes; the caller
-    // guarantees the buffer's size.
+    // SAFETY: `call` is the structure that the ioctl takes, and its argument the one that the hypercall takes; the
+    // caller guarantees the buffer's size.
     match unsafe { libc::ioctl(privcmd.as_raw_fd(), HYPERCALL, &raw mut call) } {
         0 => Ok(operation.list.found as usize),
         _ => Err(io::Error::last_os_error()),

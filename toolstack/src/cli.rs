@@ -11,8 +11,8 @@ use crate::machine::process;
 
 /// Xen's paravirtual disks and network interfaces, on Xen or without it.
 ///
-/// `xpv demo` runs two guests and verifies their I/O. `xpv up host.toml` runs a machine: a store and a broker (`xpv hypervisor`),
-/// the backends (`xpv dom0`), and guests (`xpv create guest.cfg`), each in a process of its own.
+/// `xpv demo` runs two guests and verifies their I/O. `xpv up host.toml` runs a machine: a store and a broker (`xpv
+/// hypervisor`), the backends (`xpv dom0`), and guests (`xpv create guest.cfg`), each in a process of its own.
 #[derive(Debug, Parser)]
 #[command(name = "xpv", version, max_term_width = 100)]
 pub struct Cli {

@@ -32,8 +32,8 @@ impl Images {
         Images { store, open: Vec::new() }
     }
 
-    /// Opens the disk that a device's keys configure. If it is open for another domain of the same virtual machine, returns
-    /// that one.
+    /// Opens the disk that a device's keys configure. If it is open for another domain of the same virtual machine,
+    /// returns that one.
     ///
     /// # Errors
     /// Those of [`open_keys`].

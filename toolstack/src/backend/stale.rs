@@ -31,9 +31,9 @@ fn remove_taps(store: &mut Client, domid: DomId) -> Result<()> {
             continue;
         }
         match remove_tap(&name) {
-            Ok(()) => tracing::info!(tap = name, "removed the tap of a vif that no longer exists"),
+            Ok(()) => tracing::info!(tap = name, "removed the tap of a removed vif"),
             Err(error) => {
-                tracing::warn!(tap = name, error = %chain(&error), "failed to remove the tap of a vif that no longer exists")
+                tracing::warn!(tap = name, error = %chain(&error), "failed to remove the tap of a removed vif");
             }
         }
     }

@@ -19,10 +19,10 @@ use crate::machine::{Machine, process};
 /// Each disk is exported over NBD at DIR/NAME/DEV.nbd: try `nbdinfo nbd+unix:///?socket=DIR/NAME/xvda.nbd`. Each
 /// interface is a tap, named as dom0 names it, or eth0, eth1, ... in a namespace of the guest's own.
 ///
-/// With --xen, inside a domain of a real Xen host, it runs that domain's frontends in place of the kernel's: disks are
-/// at DIR/DEV.nbd, interfaces are taps xpv0, xpv1, ... after the numbers of their vifs. Devices bound to
-/// xen-blkfront or xen-netfront are left to them. It needs the kernel modules xen-evtchn, xen-gntdev, xen-gntalloc and tun, and
-/// more granted pages than xen-gntalloc allows at first: `modprobe xen-gntalloc limit=8192`.
+/// With --xen, inside a domain of a real Xen host, it runs that domain's frontends in place of the kernel's: disks
+/// are at DIR/DEV.nbd, interfaces are taps xpv0, xpv1, ... after the numbers of their vifs. Devices bound to
+/// xen-blkfront or xen-netfront are left to them. It needs the kernel modules xen-evtchn, xen-gntdev, xen-gntalloc
+/// and tun, and more granted pages than xen-gntalloc allows at first: `modprobe xen-gntalloc limit=8192`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The guest's name or domain ID

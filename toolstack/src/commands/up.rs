@@ -173,7 +173,8 @@ impl Up {
         match self.start_guest(machine, index) {
             Ok(()) => Ok(None),
             Err(error) => {
-                tracing::error!(name = self.guests[index].config.name, error = %chain(&error), "failed to create the guest");
+                let name = &self.guests[index].config.name;
+                tracing::error!(name, error = %chain(&error), "failed to create the guest");
                 Ok(Some(Instant::now() + RESTART_INTERVAL))
             }
         }
@@ -184,7 +185,8 @@ impl Up {
         let guests = self.guests.iter().filter_map(|g| g.process.as_ref());
         let processes = [Some(&self.hypervisor), self.dom0.as_ref()].into_iter().flatten();
         let pidfds = processes.chain(guests).map(ChildProcess::pidfd);
-        // While a restart is delayed, the pidfd of the exited process is readable all the time: only the time is awaited.
+        // While a restart is delayed, the pidfd of the exited process is readable all the time: only the time is
+        // awaited.
         let pidfds: Vec<_> = pidfds.flatten().filter(|_| until.is_none()).collect();
         let timeout = until.map_or(PollTimeout::NONE, |until| {
             let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);

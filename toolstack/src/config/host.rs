@@ -118,8 +118,8 @@ impl HostConfig {
     /// Parses the text of a file.
     ///
     /// # Errors
-    /// [`Error::Other`] with line and reason where it is not TOML or has an unknown key; [`Error::Input`] where a bridge has
-    /// no name or another's.
+    /// [`Error::Other`] with line and reason where it is not TOML or has an unknown key; [`Error::Input`] where a
+    /// bridge has no name or another's.
     pub fn parse(origin: &Origin, text: &str) -> Result<HostConfig> {
         let host: HostConfig = toml::from_str(text).map_err(|e| located(origin, text, &e))?;
         for (at, bridge) in host.bridges.iter().enumerate() {

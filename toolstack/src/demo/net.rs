@@ -1,5 +1,5 @@
-//! The network workload of a guest of the demo: streams in a window, so that no full queue drops a frame, and pings; the
-//! receiver compares every byte before it acknowledges.
+//! The network workload of a guest of the demo: streams in a window, so that no full queue drops a frame, and pings;
+//! the receiver compares every byte before it acknowledges.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,5 @@
-//! A blkfront disk as the blocks of an NBD export: each NBD command becomes as many ring requests as it needs, which are
-//! submitted without waiting for their completion.
+//! A blkfront disk as the blocks of an NBD export: each NBD command becomes as many ring requests as it needs, which
+//! are submitted without waiting for their completion.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;

@@ -1,4 +1,5 @@
-//! Exports a disk over NBD: opens the disk, listens on its socket, and serves until the disk is closed or it is stopped.
+//! Exports a disk over NBD: opens the disk, listens on its socket, and serves until the disk is closed or it is
+//! stopped.
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -23,8 +24,8 @@ const RING_PAGE_ORDER: u32 = 2;
 /// Serves device `vdev` of this domain on a socket in `directory`, until `stop` becomes readable or the disk is closed.
 ///
 /// # Errors
-/// [`Error::Other`] if the disk cannot be opened; [`Error::File`] if the socket cannot be bound; [`Error::Io`] if serving
-/// fails while the disk is open.
+/// [`Error::Other`] if the disk cannot be opened; [`Error::File`] if the socket cannot be bound; [`Error::Io`] if
+/// serving fails while the disk is open.
 pub fn run(hv: &Arc<dyn Hypervisor>, directory: &Path, vdev: u32, stop: BorrowedFd<'_>) -> Result<()> {
     let mut store = Client::new(hv.store()?);
     let home = format!("/local/domain/{}/device/vbd/{vdev}", hv.domid());

@@ -16,8 +16,8 @@ pub fn bound_driver(devices: &Path, kind: &str, id: u32) -> Option<String> {
     Some(link.file_name()?.to_string_lossy().into_owned())
 }
 
-/// Locks the domain's devices for this process until the file is closed: the store does not distinguish processes of one
-/// domain.
+/// Locks the domain's devices for this process until the file is closed: the store does not distinguish processes of
+/// one domain.
 ///
 /// # Errors
 /// [`Error::Other`] if another process holds the lock; [`Error::File`] if the directory is not writable.

@@ -51,7 +51,8 @@ impl NicPort {
             self.stats.lost(Reason::NoBuffer, 1);
             return false;
         };
-        // SAFETY: the buffer is initialised memory of this length, and nothing else uses it until it is given to a frame.
+        // SAFETY: the buffer is initialised memory of this length, and nothing else uses it until it is given to a
+        // frame.
         let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr(), buffer.size()) };
         let Some((len, meta)) = self.nic.recv(bytes) else {
             self.spare = Some(buffer);

@@ -23,8 +23,9 @@ pub struct Service {
 }
 
 impl Service {
-    /// Starts a thread that runs `serve` for the frontend at `path` until the descriptor it is given becomes readable. Its
-    /// error is written to the store. `ended` is written when the thread finishes. The thread's log lines are in `span`.
+    /// Starts a thread that runs `serve` for the frontend at `path` until the descriptor it is given becomes
+    /// readable. Its error is written to the store. `ended` is written when the thread finishes. The thread's log
+    /// lines are in `span`.
     ///
     /// # Errors
     /// [`Error::Io`] if a thread or a descriptor cannot be created.

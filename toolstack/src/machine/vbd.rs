@@ -35,8 +35,8 @@ pub fn nodes(domid: DomId, disk: &DiskSpec) -> NewDevice {
 /// Checks that the image of a disk can be opened as configured, before any node is written.
 ///
 /// # Errors
-/// [`Error::Other`] if it is missing or may not be read or written; [`Error::Input`] if it is neither a file nor a block
-/// device, or its path is not UTF-8.
+/// [`Error::Other`] if it is missing or may not be read or written; [`Error::Input`] if it is neither a file nor a
+/// block device, or its path is not UTF-8.
 pub fn check_target(origin: &Origin, disk: &DiskSpec) -> Result<()> {
     use std::os::unix::fs::FileTypeExt;
     let path = &disk.target;

@@ -82,8 +82,8 @@ impl Session {
         self.consumed = self.input.len();
     }
 
-    /// Parses the next request for the blocks, which completes with `id`; `None` if more input is needed or too much is in
-    /// flight. Handshake and invalid requests are answered here.
+    /// Parses the next request for the blocks, which completes with `id`; `None` if more input is needed or too much
+    /// is in flight. Handshake and invalid requests are answered here.
     pub fn next(&mut self, export: &Export, id: u64) -> Option<Op> {
         while !self.ended && self.has_room() {
             if self.handshake.is_some() {
