@@ -39,6 +39,15 @@ pub struct Setting {
 
 /// Parses the settings of a file, in file order.
 ///
+/// ```
+/// use toolstack::config::cfg::{Value, parse};
+/// use toolstack::error::Origin;
+///
+/// let settings = parse(&Origin::argument("CFG"), "name = 'web'  # comment\nmemory = 512").unwrap();
+/// assert_eq!(settings[0].value, Value::Single("web".into()));
+/// assert_eq!((settings[1].key.as_str(), settings[1].line), ("memory", 2));
+/// ```
+///
 /// # Errors
 /// [`crate::error::Error::Input`] if a line is no setting, or a key is set twice.
 pub fn parse(origin: &Origin, text: &str) -> Result<Vec<Setting>> {

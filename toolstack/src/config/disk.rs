@@ -8,7 +8,18 @@ use super::params::Params;
 use crate::error::{Origin, Result};
 use ring_abi::blkif::vdev::Vdev;
 
-/// A disk to be attached.
+/// A disk to attach.
+///
+/// ```
+/// use toolstack::config::{DiskSpec, Warnings};
+/// use toolstack::error::Origin;
+///
+/// let origin = Origin::argument("DISK");
+/// let disk = DiskSpec::parse(&origin, "/srv/a.img,raw,xvda,ro", &mut Warnings::default()).unwrap();
+/// assert_eq!((disk.vdev, disk.writable), (51712, false));
+/// let error = DiskSpec::parse(&origin, "/srv/a.img,qcow2,xvda", &mut Warnings::default()).unwrap_err();
+/// assert!(error.to_string().starts_with(r#"DISK: disk: format: found "qcow2", expected raw"#));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskSpec {
     /// The image file or block device; absolute.

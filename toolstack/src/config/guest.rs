@@ -7,7 +7,17 @@ use super::cfg::{self, Atom, Setting, Value};
 use super::{DiskSpec, VifSpec, Warnings};
 use crate::error::{Error, Origin, Result};
 
-/// A guest to be created.
+/// The configuration of a guest.
+///
+/// ```
+/// use toolstack::config::GuestConfig;
+/// use toolstack::error::Origin;
+///
+/// let text = "name = 'web'\nmemory = 512\ndisk = ['/srv/a.img,,xvda']\nvif = ['bridge=xenbr0']";
+/// let guest = GuestConfig::parse(&Origin::argument("web.cfg"), text).unwrap();
+/// assert_eq!((guest.name.as_str(), guest.disks.len(), guest.vifs.len()), ("web", 1, 1));
+/// assert_eq!(guest.warnings.lines(), ["web.cfg:2: memory: no effect: a guest here is a process"]);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestConfig {
     /// The guest's name, which is unique.

@@ -9,7 +9,16 @@ use super::params::Params;
 use super::rate::{self, Rate};
 use crate::error::{Origin, Result};
 
-/// An interface to be attached.
+/// A network interface to attach.
+///
+/// ```
+/// use toolstack::config::{VifSpec, Warnings};
+/// use toolstack::error::Origin;
+///
+/// let origin = Origin::argument("VIF");
+/// let vif = VifSpec::parse(&origin, "bridge=br1,mtu=9000", &mut Warnings::default()).unwrap();
+/// assert_eq!((vif.bridge.as_str(), vif.mtu, vif.mac), ("br1", 9000, None));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VifSpec {
     /// The interface's MAC address; `None` means that one is to be chosen.

@@ -11,6 +11,15 @@ const TABLE: usize = 64 << 10;
 const LONGEST: usize = BLOCK;
 
 /// Pseudo-random data from a seed. A pattern is its number followed by a slice of that data.
+///
+/// ```
+/// use toolstack::demo::pattern::{BLOCK, Pattern};
+///
+/// let pattern = Pattern::new(1);
+/// let mut block = [0; BLOCK];
+/// pattern.fill(3, &mut block);
+/// assert!(pattern.matches(3, &block) && !pattern.matches(4, &block));
+/// ```
 #[derive(Debug)]
 pub struct Pattern {
     table: Vec<u8>,

@@ -13,6 +13,24 @@ const MAX_PENDING: usize = 256;
 const MAX_BYTES: usize = 2 * MAX_PAYLOAD as usize;
 
 /// The state of a connection.
+///
+/// ```
+/// use toolstack::nbd::{Export, Op, Session, proto};
+///
+/// let export = Export { name: "xvda".into(), size: 1 << 20, block: 512, read_only: false, trim: false };
+/// let mut session = Session::new();
+/// session.receive(&3u32.to_be_bytes());
+/// let option = [&proto::IHAVEOPT.to_be_bytes()[..], &proto::option::EXPORT_NAME.to_be_bytes(), &[0; 4]];
+/// session.receive(&option.concat());
+/// let cookie = 7u64.to_be_bytes();
+/// let offset = 512u64.to_be_bytes();
+/// let len = 1024u32.to_be_bytes();
+/// session.receive(&[&proto::REQUEST.to_be_bytes()[..], &[0; 4], &cookie, &offset, &len].concat());
+/// assert_eq!(session.next(&export, 1), Some(Op::Read { offset: 512, len: 1024 }));
+/// session.sent(session.unsent().len());
+/// assert!(session.complete(1, &Ok(vec![0; 1024])));
+/// assert_eq!(session.unsent().len(), 16 + 1024);
+/// ```
 #[derive(Debug)]
 pub struct Session {
     handshake: Option<Handshake>,
