@@ -1,4 +1,4 @@
-//! Micro-benchmarks of the ring: one thread, both halves in turns, with blkif requests of one and eleven segments.
+//! Micro-benchmarks of the ring: one thread, both halves alternately, with blkif requests of one and eleven segments.
 
 use benches::ring::{ours, peer, virtio};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};

@@ -1,7 +1,7 @@
 //! Rows B1, B2 and B4: a disk through both ends of the split driver, beside fio.
 //!
-//! Ours is a whole machine of threads: guest and dom0 are two domains of the local hypervisor, with a grant mapped
-//! and unmapped for every request. The peer is one process that does the same I/O itself, or by way of a server.
+//! Ours is a whole machine of threads: guest and dom0 are two domains of the local hypervisor, with a grant mapped and
+//! unmapped for every request. The peer is one process that does the same I/O itself, or by way of a server.
 
 mod fio;
 mod machine;
@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::row::{Goal, Row, interleave};
-use blkfront::Operation;
+use crate::sample::{Sample, settled};
+use blkfront::{Disk, Operation};
 use machine::{Machine, Setup};
 
 /// Requests in flight, ours and the peer's.
@@ -24,21 +25,52 @@ const PAIRS: usize = 7;
 /// Bytes of the image.
 const IMAGE: usize = 256 << 20;
 
+/// What one request path costs: a ring of several pages, and polling that outlasts a request.
+const SETUP_NULL: Setup = Setup { ring_page_order: 2, busy_poll: Duration::from_micros(200) };
+/// One page, as with a stock frontend.
+const SETUP_FILE: Setup = Setup { ring_page_order: 0, busy_poll: Duration::from_micros(20) };
+/// The null engine with 100 GiB.
+const NULL: &str = "null:107374182400";
+
+/// Our reads a second.
+fn read(disk: &mut Disk) -> f64 {
+    ours::run(disk, Operation::Read, DEPTH, TIME)
+}
+
+/// Our side of B1.
+///
+/// # Errors
+/// The machine does not come up.
+pub fn b1_once() -> Result<Sample, String> {
+    let mut machine = Machine::new(NULL, SETUP_NULL)?;
+    Ok(Sample::single("M IOPS", settled(1, || read(&mut machine.disk) / 1e6)))
+}
+
 /// Row B1: the null engine on both sides.
 ///
 /// # Errors
 /// The peer is missing, or the machine does not come up.
 pub fn b1() -> Result<Row, String> {
-    let setup = Setup { ring_page_order: 2, busy_poll: Duration::from_micros(200) };
-    let mut machine = Machine::new("null:107374182400", setup)?;
+    fio::check()?;
+    let mut machine = Machine::new(NULL, SETUP_NULL)?;
     let failed = RefCell::new(None);
     let pairs = interleave(
         PAIRS,
-        || ours::run(&mut machine.disk, Operation::Read, DEPTH, TIME) / 1e6,
+        || read(&mut machine.disk) / 1e6,
         || peer(&failed, || fio::run("randread", DEPTH, TIME, &["--ioengine=null", "--size=100g"])) / 1e6,
     );
     let what = "4 KiB random read, null engine, one queue, depth 32; fio --ioengine=null";
     done("B1", what, "M IOPS", Goal::AtLeast(1.0), &pairs, failed)
+}
+
+/// Our side of B2.
+///
+/// # Errors
+/// The image cannot be written, or the machine does not come up.
+pub fn b2_once() -> Result<Sample, String> {
+    let image = Image::new()?;
+    let mut machine = Machine::new(&image.path_text(), SETUP_FILE)?;
+    Ok(Sample::single("k IOPS", settled(1, || read(&mut machine.disk) / 1e3)))
 }
 
 /// Row B2: io_uring past the page cache on one file.
@@ -46,18 +78,29 @@ pub fn b1() -> Result<Row, String> {
 /// # Errors
 /// As [`b1`].
 pub fn b2() -> Result<Row, String> {
+    fio::check()?;
     let image = Image::new()?;
-    let setup = Setup { ring_page_order: 0, busy_poll: Duration::from_micros(20) };
-    let mut machine = Machine::new(&image.path_text(), setup)?;
-    let (failed, file) = (RefCell::new(None), format!("--filename={}", image.path.display()));
+    let mut machine = Machine::new(&image.path_text(), SETUP_FILE)?;
+    let failed = RefCell::new(None);
+    let file = format!("--filename={}", image.path.display());
     let arguments = ["--ioengine=io_uring", "--direct=1", &file];
     let pairs = interleave(
         PAIRS,
-        || ours::run(&mut machine.disk, Operation::Read, DEPTH, TIME) / 1e3,
+        || read(&mut machine.disk) / 1e3,
         || peer(&failed, || fio::run("randread", DEPTH, TIME, &arguments)) / 1e3,
     );
     let what = "4 KiB random read, file, O_DIRECT, depth 32; fio --ioengine=io_uring --direct=1";
     done("B2", what, "k IOPS", Goal::AtLeast(0.98), &pairs, failed)
+}
+
+/// Our side of B4, its NBD half.
+///
+/// # Errors
+/// As [`b2_once`].
+pub fn b4_nbd_once() -> Result<Sample, String> {
+    let image = Image::new()?;
+    let mut machine = Machine::new(&image.raw(), SETUP_FILE)?;
+    Ok(Sample::single("k IOPS", settled(1, || read(&mut machine.disk) / 1e3)))
 }
 
 /// Row B4, its NBD half: the same file behind qemu-nbd.
@@ -65,25 +108,26 @@ pub fn b2() -> Result<Row, String> {
 /// # Errors
 /// As [`b1`].
 pub fn b4_nbd() -> Result<Row, String> {
+    fio::check()?;
     let image = Image::new()?;
-    let setup = Setup { ring_page_order: 0, busy_poll: Duration::from_micros(20) };
-    let mut machine = Machine::new(&format!("raw:{}", image.path.display()), setup)?;
+    let mut machine = Machine::new(&image.raw(), SETUP_FILE)?;
     let socket = image.dir.path().join("nbd.sock");
     // A copy: our disk holds a lock that qemu-nbd's own would meet, and both would share one page cache.
     let copy = image.dir.path().join("copy.img");
     std::fs::copy(&image.path, &copy).map_err(|e| format!("{}: {e}", copy.display()))?;
     let _nbd = fio::Nbd::serve(&copy, &socket)?;
-    let (failed, uri) = (RefCell::new(None), format!("--uri=nbd+unix:///?socket={}", socket.display()));
+    let failed = RefCell::new(None);
+    let uri = format!("--uri=nbd+unix:///?socket={}", socket.display());
     let pairs = interleave(
         PAIRS,
-        || ours::run(&mut machine.disk, Operation::Read, DEPTH, TIME) / 1e3,
+        || read(&mut machine.disk) / 1e3,
         || peer(&failed, || fio::run("randread", DEPTH, TIME, &["--ioengine=nbd", &uri])) / 1e3,
     );
     let what = "the same beside NBD: qemu-nbd --cache=none --aio=io_uring, fio --ioengine=nbd";
     done("B4n", what, "k IOPS", Goal::AtLeast(4.0), &pairs, failed)
 }
 
-/// An image with content, in a directory that goes with it. `XPV_BENCH_DIR` says where; it must not be a tmpfs.
+/// An image with content, in a directory that is removed with it. `XPV_BENCH_DIR` says where; it must not be a tmpfs.
 struct Image {
     path: PathBuf,
     dir: tempfile::TempDir,
@@ -92,14 +136,26 @@ struct Image {
 impl Image {
     fn new() -> Result<Image, String> {
         let base = std::env::var_os("XPV_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
-        let dir = tempfile::tempdir_in(&base).map_err(|e| format!("{}: {e}", base.display()))?;
+        let failed = |e| {
+            format!(
+                "no image of {} MiB in {}: {e}: XPV_BENCH_DIR names another directory",
+                IMAGE >> 20,
+                base.display()
+            )
+        };
+        let dir = tempfile::tempdir_in(&base).map_err(failed)?;
         let path = dir.path().join("disk.img");
-        fill(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        fill(&path).map_err(failed)?;
         Ok(Image { path, dir })
     }
 
     fn path_text(&self) -> String {
         self.path.display().to_string()
+    }
+
+    /// Said to be of raw format, rather than looked at.
+    fn raw(&self) -> String {
+        format!("raw:{}", self.path.display())
     }
 }
 

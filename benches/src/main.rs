@@ -1,31 +1,21 @@
-//! Rows of the performance table, ours beside the peer's: `cargo run --release -p benches -- [ROW...] [--json]`.
+//! Rows of the performance table, ours beside the peer's: `cargo run --release -p benches -- [ROW...] [--json]`; or this
+//! tree beside another revision: `... [ROW...] --against REV`.
 
-use benches::row::{HEAD, Row};
-use benches::{block, net, ring, xen};
+use benches::against::{self, Against, FEWEST_PAIRS, PAIRS};
+use benches::rows::{Entry, ROWS, find};
+use benches::{cores, net, row};
 use clap::Parser;
+use serde::Serialize;
+use std::fmt::Display;
 use std::process::ExitCode;
 
-type Measure = fn() -> Result<Row, String>;
+/// Nothing was measured: an unknown row or revision, or a revision that does not build.
+const NOTHING_MEASURED: u8 = 2;
 
-/// Every row there is, in the table's order.
-const ROWS: &[(&str, Measure)] = &[
-    ("R1", ring::r1),
-    ("R2", ring::r2),
-    ("R3", ring::r3),
-    ("B1", block::b1),
-    ("B2", block::b2),
-    ("B4n", block::b4_nbd),
-    ("N1", net::n1),
-    ("N1g", net::n1_guest),
-    ("N2", net::n2),
-    ("X1", xen::x1),
-    ("X1q", xen::x1_queued),
-    ("X2", xen::x2),
-    ("X2s", xen::x2_single),
-    ("X2l", xen::x2_large),
-];
-
-/// Measures rows of the performance table: ours and the peer's by turns in one run.
+/// Measures rows of the performance table: ours and the peer's, alternately in one run.
+///
+/// Exit status: 0 if all was measured (and, with --against, no row is worse), 1 if a row could not be measured or is worse,
+/// 2 if nothing was measured: an unknown row or revision, or a revision that does not build.
 #[derive(Parser)]
 struct Arguments {
     /// Rows by name, such as R1; all of them if none is named.
@@ -33,48 +23,96 @@ struct Arguments {
     /// One JSON object a row instead of a table.
     #[arg(long)]
     json: bool,
+    /// Measures this tree and that git revision alternately, instead of the peers.
+    ///
+    /// The revision is built in target/against/COMMIT, which the next run uses again. The ratio is above 1 where this tree is
+    /// better. A row is worse if the whole 95 % interval of its ratio lies below 0.97.
+    #[arg(long, value_name = "REV")]
+    against: Option<String>,
+    /// Pairs of samples a row, at least 11: more of them give a narrower interval.
+    #[arg(long, value_name = "N", default_value_t = PAIRS, requires = "against", value_parser = pairs)]
+    pairs: usize,
+    /// Measures one sample of our side of this row alone, warm-up included, and prints it as JSON: what --against runs.
+    #[arg(long, value_name = "ROW", conflicts_with_all = ["rows", "against"])]
+    once: Option<String>,
 }
 
-fn chosen(names: &[String]) -> Result<Vec<&'static (&'static str, Measure)>, String> {
-    if names.is_empty() {
-        return Ok(ROWS.iter().collect());
-    }
-    let find = |name: &String| {
-        let row = ROWS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-        row.ok_or_else(|| {
-            format!("no row {name}; rows: {}", ROWS.iter().map(|r| r.0).collect::<Vec<_>>().join(" "))
-        })
-    };
-    names.iter().map(find).collect()
+fn pairs(text: &str) -> Result<usize, String> {
+    let pairs = text.parse().map_err(|e| format!("{e}"))?;
+    if pairs < FEWEST_PAIRS { Err(format!("at least {FEWEST_PAIRS} are needed")) } else { Ok(pairs) }
 }
 
 fn main() -> ExitCode {
     if net::veth::is_inside() {
         return ExitCode::SUCCESS;
     }
-    let arguments = Arguments::parse();
-    let rows = match chosen(&arguments.rows) {
-        Ok(rows) => rows,
-        Err(why) => {
-            eprintln!("{why}");
-            return ExitCode::from(2);
-        }
+    // Before a row binds this thread to a processor.
+    let _ = cores::two();
+    run(&Arguments::parse()).unwrap_or_else(|why| {
+        eprintln!("{why}");
+        ExitCode::from(NOTHING_MEASURED)
+    })
+}
+
+fn run(arguments: &Arguments) -> Result<ExitCode, String> {
+    if let Some(name) = &arguments.once {
+        return Ok(once(find(name)?));
+    }
+    let all = || Ok(ROWS.iter().collect());
+    let named = || arguments.rows.iter().map(|name| find(name)).collect::<Result<Vec<&Entry>, String>>();
+    let rows = if arguments.rows.is_empty() { all() } else { named() }?;
+    let Some(revision) = &arguments.against else {
+        let measure = |entry: &Entry| entry.measure().map(|row| (row, true));
+        return Ok(table(&rows, arguments.json, row::HEAD, measure));
     };
-    if !arguments.json {
-        println!("{HEAD}");
+    let against = Against::new(revision, arguments.pairs)?;
+    if rows.iter().any(|entry| entry.is_timed()) {
+        against.build()?;
+    }
+    let compare = |entry: &Entry| against.compare(entry).map(|row| (row.clone(), !row.worse));
+    Ok(table(&rows, arguments.json, against::HEAD, compare))
+}
+
+fn once(entry: &Entry) -> ExitCode {
+    match entry.once() {
+        Ok(sample) => {
+            println!("{}", serde_json::to_string(&sample).expect("numbers and text"));
+            ExitCode::SUCCESS
+        }
+        Err(why) => not_measured(entry, &why),
+    }
+}
+
+/// Prints rows as they are measured. `measure` also says whether a row is as good as it must be.
+fn table<R: Display + Serialize>(
+    rows: &[&Entry],
+    json: bool,
+    head: &str,
+    measure: impl Fn(&Entry) -> Result<(R, bool), String>,
+) -> ExitCode {
+    if !json {
+        println!("{head}");
     }
     let mut code = ExitCode::SUCCESS;
-    for (name, measure) in rows {
-        match measure() {
-            Ok(row) if arguments.json => {
-                println!("{}", serde_json::to_string(&row).expect("numbers and text"))
+    for entry in rows {
+        match measure(entry) {
+            Ok((row, good)) => {
+                if json {
+                    println!("{}", serde_json::to_string(&row).expect("numbers and text"));
+                } else {
+                    println!("{row}");
+                }
+                if !good {
+                    code = ExitCode::FAILURE;
+                }
             }
-            Ok(row) => println!("{row}"),
-            Err(why) => {
-                eprintln!("{name}: not measured: {why}");
-                code = ExitCode::FAILURE;
-            }
+            Err(why) => code = not_measured(entry, &why),
         }
     }
     code
+}
+
+fn not_measured(entry: &Entry, why: &str) -> ExitCode {
+    eprintln!("{}: not measured: {why}", entry.name);
+    ExitCode::FAILURE
 }

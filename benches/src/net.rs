@@ -1,14 +1,16 @@
 //! Rows N1 and N2: 64-byte frames out of a guest, and through the bridge into another.
 //!
-//! Ours runs on a machine of threads over the local hypervisor, with a grant copy for every frame. Both sides poll,
-//! as DPDK's do.
+//! Ours runs on a machine of threads over the local hypervisor, with a grant copy for every frame. Both sides poll, as
+//! DPDK's do.
 
 pub mod dpdk;
 mod guests;
 pub mod ours;
 pub mod veth;
 
+use crate::cores;
 use crate::row::{Goal, Row, interleave};
+use crate::sample::Sample;
 use std::cell::RefCell;
 use std::time::Duration;
 
@@ -18,9 +20,8 @@ const TIME: Duration = Duration::from_millis(700);
 /// testpmd takes seconds to start.
 const DPDK_PAIRS: usize = 5;
 const PAIRS: usize = 7;
-const CORES: [usize; 2] = [0, 1];
 
-/// Measures both by turns and keeps the first error.
+/// Measures both alternately and keeps the first error.
 fn row(
     name: &'static str,
     what: &str,
@@ -43,15 +44,32 @@ fn row(
     }
 }
 
+/// Our side of N1.
+///
+/// # Errors
+/// The machine does not come up.
+pub fn n1_once() -> Result<Sample, String> {
+    Ok(Sample::single("Mpps", ours::to_dom0(cores::two()?, SMALL, TIME)?))
+}
+
+/// Our side of N1g and of N2.
+///
+/// # Errors
+/// As [`n1_once`].
+pub fn guest_once() -> Result<Sample, String> {
+    Ok(Sample::single("Mpps", ours::to_guest(cores::two()?, SMALL, TIME)?))
+}
+
 /// Row N1, guest to dom0.
 ///
 /// # Errors
 /// DPDK or its huge pages are missing, or the machine does not come up.
 pub fn n1() -> Result<Row, String> {
     dpdk::check()?;
+    let cores = cores::two()?;
     let what = "64-byte frames, guest -> dom0; testpmd: vhost rxonly, virtio-user txonly";
-    let ours = || ours::to_dom0(CORES, SMALL, TIME);
-    row("N1", what, Goal::AtLeast(2.0), DPDK_PAIRS, ours, || dpdk::to_vhost(CORES, SMALL))
+    let ours = || ours::to_dom0(cores, SMALL, TIME);
+    row("N1", what, Goal::AtLeast(2.0), DPDK_PAIRS, ours, || dpdk::to_vhost(cores, SMALL))
 }
 
 /// Row N1, guest to bridge to guest: both guests on one core, bridge and backend on the other.
@@ -60,9 +78,10 @@ pub fn n1() -> Result<Row, String> {
 /// As [`n1`].
 pub fn n1_guest() -> Result<Row, String> {
     dpdk::check()?;
+    let cores = cores::two()?;
     let what = "64-byte frames, guest -> bridge -> guest; testpmd: vhost rxonly, virtio-user txonly";
-    let ours = || ours::to_guest(CORES, SMALL, TIME);
-    row("N1g", what, Goal::AtLeast(2.0), DPDK_PAIRS, ours, || dpdk::to_vhost(CORES, SMALL))
+    let ours = || ours::to_guest(cores, SMALL, TIME);
+    row("N1g", what, Goal::AtLeast(2.0), DPDK_PAIRS, ours, || dpdk::to_vhost(cores, SMALL))
 }
 
 /// Row N2: the same beside Linux.
@@ -70,7 +89,8 @@ pub fn n1_guest() -> Result<Row, String> {
 /// # Errors
 /// Namespaces are not allowed here, or the machine does not come up.
 pub fn n2() -> Result<Row, String> {
+    let cores = cores::two()?;
     let what = "64-byte frames, guest -> bridge -> guest; Linux bridge with veth, AF_PACKET sender";
-    let ours = || ours::to_guest(CORES, SMALL, TIME);
-    row("N2", what, Goal::AtLeast(10.0), PAIRS, ours, || veth::through_linux(CORES[0], SMALL, TIME))
+    let ours = || ours::to_guest(cores, SMALL, TIME);
+    row("N2", what, Goal::AtLeast(10.0), PAIRS, ours, || veth::through_linux(cores[0], SMALL, TIME))
 }

@@ -1,8 +1,27 @@
-//! A row of the performance table: two figures measured in one run, by turns, and the goal for their ratio.
+//! A row of the performance table: two figures, measured alternately in one run, and the goal for their ratio.
 
 use serde::Serialize;
 use std::fmt;
 use std::time::{Duration, Instant};
+
+/// Which of two figures is the better one.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub enum Better {
+    /// The higher one: a rate.
+    Higher,
+    /// The lower one: a time or a cost.
+    Lower,
+}
+
+impl Better {
+    /// How many times better `new` is than `old`: above 1 if it is, below 1 if it is worse.
+    pub fn ratio(self, new: f64, old: f64) -> f64 {
+        match self {
+            Self::Higher => new / old,
+            Self::Lower => old / new,
+        }
+    }
+}
 
 /// What the ratio must reach.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -46,9 +65,9 @@ impl fmt::Display for Goal {
 /// A measured row.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// Its name in the table, such as "R1".
+    /// The name in the table, such as "R1".
     pub row: &'static str,
-    /// What was measured, and beside whom.
+    /// What was measured, and beside what.
     pub what: String,
     /// Median of our runs.
     pub ours: f64,
@@ -102,19 +121,22 @@ pub const HEAD: &str = "row        ours       peer unit       ratio  goal       
 const LONGEST: Duration = Duration::from_secs(8);
 const FEWEST: usize = 5;
 
-/// Runs both by turns, `A B B A A B ...`, so that neither always comes first; at most `pairs` pairs of (a, b).
+/// One pair: `a` first if `i` is even, else `b` first. Over many pairs, `A B B A A B ...`, neither always comes first.
+pub fn alternate<A, B>(i: usize, a: impl FnOnce() -> A, b: impl FnOnce() -> B) -> (A, B) {
+    if i.is_multiple_of(2) {
+        let first = a();
+        (first, b())
+    } else {
+        let first = b();
+        (a(), first)
+    }
+}
+
+/// Runs both alternately; at most `pairs` pairs of (a, b).
 pub fn interleave(pairs: usize, mut a: impl FnMut() -> f64, mut b: impl FnMut() -> f64) -> Vec<(f64, f64)> {
-    let both = |i: usize| {
-        if i.is_multiple_of(2) {
-            let first = a();
-            (first, b())
-        } else {
-            let first = b();
-            (a(), first)
-        }
-    };
     let start = Instant::now();
-    (0..pairs).take_while(|&i| i < FEWEST || start.elapsed() < LONGEST).map(both).collect()
+    let more = |i: &usize| *i < FEWEST || start.elapsed() < LONGEST;
+    (0..pairs).take_while(more).map(|i| alternate(i, &mut a, &mut b)).collect()
 }
 
 /// The middle figure; of an even number, the lower one of the two.
@@ -129,20 +151,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn goals_know_their_direction() {
+    fn better_ratio_above_one_is_an_improvement() {
+        assert_eq!(Better::Higher.ratio(12.0, 10.0), 1.2);
+        assert_eq!(Better::Lower.ratio(10.0, 12.0), 1.2);
+    }
+
+    #[test]
+    fn goal_of_each_kind_compares_in_its_direction() {
         assert!(Goal::AtMost(1.0).met(Goal::AtMost(1.0).ratio(9.0, 10.0)));
         assert!(!Goal::AtLeast(1.0).met(Goal::AtLeast(1.0).ratio(9.0, 10.0)));
         assert!(Goal::Faster(6.0).met(Goal::Faster(6.0).ratio(9.0, 56.0)));
     }
 
     #[test]
-    fn the_median_is_the_middle() {
+    fn median_of_an_even_number_is_the_lower_middle() {
         assert_eq!(median([3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median([4.0, 1.0]), 1.0);
     }
 
     #[test]
-    fn runs_alternate() {
+    fn interleave_alternates_which_side_comes_first() {
         let log = std::cell::RefCell::new(String::new());
         let run = |name: char| log.borrow_mut().push(name);
         let pairs = interleave(

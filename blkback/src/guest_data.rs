@@ -1,9 +1,9 @@
 //! The data of requests: moved between the guest's pages and the disk in place, or through bounce buffers.
 //!
-//! In place there is no copy: the kernel reads and writes the guest's mapped pages. Where it cannot pin such pages it
-//! fails with EFAULT, which the first request with data shows (the probe): from then on data is copied, and that
-//! request is submitted again. Where the pages stay mapped and the kernel has registered memory of the backend, a copy
-//! between the two is faster than pinning (`tests/xen/run grant-costs`).
+//! In place there is no copy: the kernel reads and writes the guest's mapped pages. Where it cannot pin such pages
+//! it fails with EFAULT, which the first request with data shows (the probe): from then on data is copied, and that
+//! request is submitted again. Where the pages stay mapped and the kernel has registered memory of the backend, a
+//! copy between the two is faster than pinning (`tests/xen/run grant-costs`).
 
 use std::collections::HashMap;
 use std::io;

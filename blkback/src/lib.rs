@@ -1,9 +1,9 @@
 //! Block backend: serves virtual block devices to guests.
 //!
-//! A request is taken from the ring by [`queue`], checked by [`check`], delayed if need be by [`order`], and carried
-//! out by an [`engine`] on the guest's pages, which `guest_data` maps or copies. [`handshake`] negotiates the ring with
-//! the frontend. [`device`] is the thread that drives these cores for one ring, [`vbd`] the device that the
-//! control loop of [`xenstore::driver`] drives.
+//! A request is taken from the ring by [`queue`], checked by [`check`], delayed if need be by [`order`], and
+//! carried out by an [`engine`] on the guest's pages, which `guest_data` maps or copies. [`handshake`] negotiates
+//! the ring with the frontend. [`device`] is the thread that drives these cores for one ring, [`vbd`] the device
+//! that the control loop of [`xenstore::driver`] drives.
 //!
 //! A backend for all disks of a domain's guests, on any hypervisor:
 //!

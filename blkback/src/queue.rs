@@ -208,7 +208,8 @@ where
             return Ok(self.take_inherited());
         }
         for _ in 0..self.size() {
-            // A ring never holds more requests than slots, but requests whose responses are not published keep theirs.
+            // A ring never holds more requests than slots, but requests whose responses are not published keep
+            // theirs.
             if self.pending.len() == self.size() {
                 return Ok(None);
             }

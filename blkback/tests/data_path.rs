@@ -9,7 +9,7 @@ use blkback::engine::{Completion, IoRequest, Mode, RamDisk, Spec, open};
 use blkback::{DataPath, Disk, DiskInfo, Engine, Tuning, VbdDriver};
 use hypervisor::DomId;
 use ring_abi::PAGE_SIZE;
-use ring_abi::blkif::{OP_READ, OP_WRITE, Status};
+use ring_abi::blkif::{OP_READ, OP_WRITE, Status, key};
 use testkit::block::{Backend, GUEST, RawFrontend, XVDA};
 use testkit::random::bytes;
 use testkit::{FrontendDevice, Machine};
@@ -61,7 +61,7 @@ fn stays_mapped(disk: Arc<dyn Disk>, data_path: DataPath) -> bool {
     let _back = Backend::start_with(driver, &hv);
     let device = machine.attach_disk(GUEST, XVDA, "by the opener");
     let device = FrontendDevice::new(machine.domain(GUEST), device);
-    let mut raw: RawFrontend = RawFrontend::connect(device, "x86_64-abi", true);
+    let mut raw: RawFrontend = RawFrontend::connect(device, key::PROTOCOL_X86_64, true);
 
     let written = bytes(7, 3 * PAGE_SIZE);
     raw.data.slice(0, written.len()).unwrap().write_slice(&written, 0).unwrap();

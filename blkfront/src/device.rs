@@ -84,8 +84,8 @@ impl Completion {
 pub(crate) const STORE: u64 = 0;
 pub(crate) const CHANNEL: u64 = 1;
 
-/// Consecutive empty polls after which the store's events are processed, so that a caller that never waits learns of a
-/// new size or a restarted backend too.
+/// Consecutive empty polls after which the store's events are processed, so that a caller that never waits learns
+/// of a new size or a restarted backend too.
 const EMPTY_POLLS_MAX: u32 = 4096;
 
 /// Polls of the ring between two reads of the clock while busy polling.
@@ -226,8 +226,8 @@ impl Disk {
         Buffer::new(&*self.hv, self.peer, bytes)
     }
 
-    /// Submits a request, which reaches the backend with the next [`Disk::commit`] or [`Disk::wait`]. While the backend
-    /// is disconnected requests are kept, and sent when it reconnects.
+    /// Submits a request, which reaches the backend with the next [`Disk::commit`] or [`Disk::wait`]. While the
+    /// backend is disconnected requests are kept, and sent when it reconnects.
     ///
     /// # Errors
     /// Gives the request back if the ring is full, if the device is closed (see [`Disk::is_closed`]), or if its bytes
@@ -360,8 +360,8 @@ impl Disk {
         self.handshake.is_closed()
     }
 
-    /// Waits for the requests in flight, then closes the device and waits for the backend to close it too. Requests in
-    /// flight while the backend is disconnected are dropped.
+    /// Waits for the requests in flight, then closes the device and waits for the backend to close it too. Requests
+    /// in flight while the backend is disconnected are dropped.
     ///
     /// # Errors
     /// As [`Disk::wait`]; [`Error::Store`] if a state cannot be written.

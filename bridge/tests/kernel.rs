@@ -166,6 +166,28 @@ fn interfaces_that_are_missing_or_taken_are_named() {
 }
 
 #[test]
+fn a_persistent_tap_keeps_its_alias_and_is_not_created_again() {
+    in_namespaces("a_persistent_tap_keeps_its_alias_and_is_not_created_again", || {
+        let tap = Tap::create("tap7").unwrap();
+        assert!(!netdev::link("tap7").unwrap().persistent);
+        netdev::set_alias("tap7", "made by a test").unwrap();
+        tap.persist().unwrap();
+        drop(tap);
+        let link = netdev::link("tap7").unwrap();
+        assert_eq!(link.alias.as_deref(), Some("made by a test"));
+        assert!(link.persistent && link.kind.as_deref() == Some("tun") && link.master.is_none(), "{link:?}");
+        assert!(matches!(Tap::create("tap7"), Err(NetError::Exists(name)) if name == "tap7"));
+        assert!(matches!(Tap::create("lo"), Err(NetError::Exists(name)) if name == "lo"));
+        assert!(matches!(netdev::set_alias("tap7", &"x".repeat(256)), Err(NetError::Os { .. })));
+        sh("ip link add br9 type bridge");
+        netdev::join_bridge("tap7", "br9").unwrap();
+        assert_eq!(netdev::master("tap7").as_deref(), Some("br9"));
+        Tap::open("tap7").unwrap().persist().unwrap().end().unwrap();
+        assert!(matches!(netdev::link("tap7"), Err(NetError::NoInterface(_))));
+    });
+}
+
+#[test]
 fn a_missing_permission_is_named() {
     in_namespaces_without("a_missing_permission_is_named", &["-net_admin,-net_raw"], || {
         let says = |error: Option<NetError>, what: &str| {

@@ -23,13 +23,15 @@ impl FrontendDevice {
         FrontendDevice { hv, device }
     }
 
-    /// The devices of this guest of a real Xen host that an environment variable names, `0/1/2`; `None` where it is
-    /// not set.
-    pub fn of_xen_guest(kind: &str, variable: &str) -> Option<Vec<FrontendDevice>> {
-        let named = std::env::var(variable).ok()?;
+    /// The devices of this guest of a real Xen host that an environment variable names, `0/1/2`.
+    ///
+    /// # Panics
+    /// Where the variable is not set or Xen's device nodes are missing.
+    pub fn of_xen_guest(kind: &str, variable: &str) -> Vec<FrontendDevice> {
+        let named = std::env::var(variable).unwrap_or_else(|e| panic!("{variable}: {e}"));
         let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open().expect("the device nodes"));
         let device = |id: &str| Device::new(kind, hv.domid().0, id.parse().expect("a device's number"));
-        Some(named.split('/').map(|id| FrontendDevice::new(hv.clone(), device(id))).collect())
+        named.split('/').map(|id| FrontendDevice::new(hv.clone(), device(id))).collect()
     }
 
     /// A connection to the store.

@@ -13,3 +13,4 @@ pub mod guest;
 pub mod machine;
 pub mod nbd;
 mod output;
+pub mod tap_owner;

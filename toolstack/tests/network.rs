@@ -4,15 +4,12 @@ mod common;
 
 use std::process::Stdio;
 
-use common::netns::{Namespace, inside, two_guests};
+use common::netns::{Namespace, two_guests};
 use common::program::run;
 use common::{Guard, Machine, eventually};
 
 #[test]
 fn ping_and_iperf3_between_two_namespaces() {
-    if !inside("ping_and_iperf3_between_two_namespaces") {
-        return;
-    }
     let machine = Machine::new();
     let [alice, bob] = two_guests(&machine);
     let said =
@@ -50,9 +47,6 @@ fn listens(namespace: &Namespace, port: u16) -> bool {
 
 #[test]
 fn an_interface_comes_and_goes_while_another_talks() {
-    if !inside("an_interface_comes_and_goes_while_another_talks") {
-        return;
-    }
     let machine = Machine::new();
     let [alice, _bob] = two_guests(&machine);
     let mut ping = alice.program("ping", "iputils-ping");

@@ -3,12 +3,12 @@
 mod common;
 
 use common::Machine;
-use common::netns::{inside, two_guests};
+use common::netns::two_guests;
 use common::program::{program, run};
 
-/// The nodes of a guest with an interface and a disk, as `libxl__domain_make` and `libxl__device_generic_add` of Xen's
-/// libxl write them and the drivers' protocols (xen/include/public/io) add to them. DOM is its number, XVDB 51728.
-/// A value of `*` may be anything.
+/// The nodes of a guest with an interface and a disk, as `libxl__domain_make` and `libxl__device_generic_add` of
+/// Xen's libxl write them and the drivers' protocols (xen/include/public/io) add to them. DOM is its number, XVDB
+/// 51728. A value of `*` may be anything.
 const LAYOUT: &str = r#"
 /local/domain/DOM/name = "alice" (n0,rDOM)
 /local/domain/DOM/domid = "DOM" (n0,rDOM)
@@ -54,9 +54,6 @@ const LAYOUT: &str = r#"
 
 #[test]
 fn xenstore_ls_shows_libxls_layout() {
-    if !inside("xenstore_ls_shows_libxls_layout") {
-        return;
-    }
     let machine = Machine::new();
     let _namespaces = two_guests(&machine);
     let image = machine.image("b.img", 1 << 20);

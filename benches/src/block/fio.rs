@@ -1,8 +1,18 @@
 //! The peer: fio, asked for one figure.
 
+use crate::missing::not_started;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
+
+/// Says early that fio is missing: a machine and an image take seconds to make.
+///
+/// # Errors
+/// fio is missing (Debian's package `fio`).
+pub(super) fn check() -> Result<(), String> {
+    let fio = Command::new("fio").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    fio.map(drop).map_err(|e| not_started("fio", "fio", &e))
+}
 
 /// Operations a second of random 4 KiB reads (or `rw`) with these arguments.
 ///
@@ -10,14 +20,15 @@ use std::time::{Duration, Instant};
 /// fio is missing (Debian's package `fio`), or says no.
 pub(super) fn run(rw: &str, depth: usize, time: Duration, arguments: &[&str]) -> Result<f64, String> {
     let runtime = format!("--runtime={}ms", time.as_millis());
-    let (rw, depth) = (format!("--rw={rw}"), format!("--iodepth={depth}"));
+    let rw = format!("--rw={rw}");
+    let depth = format!("--iodepth={depth}");
     let output = Command::new("fio")
         .args(["--name=peer", "--bs=4k", "--norandommap", "--randrepeat=0", "--gtod_reduce=1"])
         .args(["--time_based", "--output-format=json", &rw, &depth, &runtime])
         .args(arguments)
         .stderr(Stdio::piped())
         .output()
-        .map_err(|e| format!("fio (package fio): {e}"))?;
+        .map_err(|e| not_started("fio", "fio", &e))?;
     let text = String::from_utf8_lossy(&output.stdout);
     // Some engines print a line before the object.
     let json = text.find('{').map_or("", |at| &text[at..]);
@@ -44,8 +55,9 @@ impl Nbd {
             .arg(format!("--socket={}", socket.display()))
             .arg(image)
             .spawn()
-            .map_err(|e| format!("qemu-nbd (package qemu-utils): {e}"))?;
-        let (mut nbd, start) = (Nbd(child), Instant::now());
+            .map_err(|e| not_started("qemu-nbd", "qemu-utils", &e))?;
+        let mut nbd = Nbd(child);
+        let start = Instant::now();
         while !socket.exists() {
             if let Ok(Some(status)) = nbd.0.try_wait() {
                 return Err(format!("qemu-nbd ended: {status}"));

@@ -34,7 +34,8 @@ pub(super) fn run(disk: &mut Disk, operation: Operation, depth: usize, time: Dur
         let request = Request { token, operation, sector: blocks.next() * 8, bytes: BLOCK, buffer };
         disk.submit(request).expect("room in the ring");
     }
-    let (mut done, mut count): (Vec<Completion>, u64) = (Vec::with_capacity(depth), 0);
+    let mut done: Vec<Completion> = Vec::with_capacity(depth);
+    let mut count = 0u64;
     let start = Instant::now();
     let mut over = false;
     while disk.in_flight() > 0 {

@@ -2,12 +2,17 @@
 //!
 //! As root, with 512 huge pages of 2 MiB (`echo 512 > /proc/sys/vm/nr_hugepages`) and Debian's package `dpdk-dev`.
 
+use crate::missing::not_started;
+use nix::unistd::geteuid;
 use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const PROGRAM: &str = "dpdk-testpmd";
+const PACKAGE: &str = "dpdk-dev";
+/// Of 2 MiB.
+const HUGE_PAGES: u32 = 512;
 /// Longest that a process may take to start or to connect.
 const BOUND: Duration = Duration::from_secs(20);
 /// Of the figures that it prints each second, the first and the last are of parts of a second.
@@ -26,16 +31,23 @@ impl Drop for Process {
 /// Says what is missing, if anything is.
 ///
 /// # Errors
-/// In words that say what to do.
+/// Everything that is missing, and what to do about it.
 pub fn check() -> Result<(), String> {
+    let mut missing = Vec::new();
+    let started = Command::new(PROGRAM).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
+    if let Err(error) = started {
+        missing.push(not_started(PROGRAM, PACKAGE, &error));
+    }
+    if !geteuid().is_root() {
+        missing.push("DPDK must run as root: start this as root".into());
+    }
     let pages = fs::read_to_string("/proc/sys/vm/nr_hugepages").unwrap_or_default();
-    if pages.trim().parse::<u32>().unwrap_or(0) < 512 {
-        return Err("DPDK wants 512 huge pages: echo 512 > /proc/sys/vm/nr_hugepages".into());
+    let pages = pages.trim().parse().unwrap_or(0);
+    if pages < HUGE_PAGES {
+        let wanted = format!("DPDK wants {HUGE_PAGES} huge pages, there are {pages}");
+        missing.push(format!("{wanted}: echo {HUGE_PAGES} > /proc/sys/vm/nr_hugepages"));
     }
-    match Command::new(PROGRAM).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status() {
-        Ok(_) => Ok(()),
-        Err(error) => Err(format!("{PROGRAM}: {error}; install the package dpdk-dev")),
-    }
+    if missing.is_empty() { Ok(()) } else { Err(missing.join("; ")) }
 }
 
 /// Frames a second, in millions, that vhost receives from a virtio-user that only sends.
@@ -45,15 +57,16 @@ pub fn check() -> Result<(), String> {
 pub fn to_vhost(cores: [usize; 2], len: usize) -> Result<f64, String> {
     check()?;
     let dir = tempfile::tempdir().map_err(|e| e.to_string())?;
-    let (socket, log) = (dir.path().join("vhost.sock"), dir.path().join("vhost.log"));
+    let socket = dir.path().join("vhost.sock");
+    let log = dir.path().join("vhost.log");
     let back = format!("net_vhost0,iface={}", socket.display());
     let _back = start(cores[1], &back, &["--forward-mode=rxonly"], &log)?;
-    wait(|| socket.exists(), "vhost's socket")?;
+    wait(|| socket.exists(), "vhost's socket", &log)?;
     let front = format!("net_virtio_user0,path={}", socket.display());
     let packets = format!("--txpkts={len}");
     let _front =
         start(cores[0], &front, &["--forward-mode=txonly", &packets], &dir.path().join("virtio.log"))?;
-    wait(|| rates(&log).len() > SECONDS, "testpmd's figures")?;
+    wait(|| rates(&log).len() > SECONDS, "testpmd's figures", &log)?;
     let mut rates = rates(&log);
     rates.remove(0);
     rates.sort_by(f64::total_cmp);
@@ -73,7 +86,7 @@ fn start(core: usize, device: &str, more: &[&str], log: &Path) -> Result<Process
         .stderr(out.try_clone().map_err(|e| e.to_string())?)
         .stdout(out)
         .spawn()
-        .map_err(|e| format!("{PROGRAM}: {e}"))?;
+        .map_err(|e| not_started(PROGRAM, PACKAGE, &e))?;
     Ok(Process(child))
 }
 
@@ -85,11 +98,14 @@ fn rates(log: &Path) -> Vec<f64> {
     figures.filter(|rate| *rate > 0.0).collect()
 }
 
-fn wait(done: impl Fn() -> bool, what: &str) -> Result<(), String> {
+/// Waits until `done`; if that takes too long, the error ends with what `log` last said.
+fn wait(done: impl Fn() -> bool, what: &str, log: &Path) -> Result<(), String> {
     let deadline = Instant::now() + BOUND;
     while !done() {
         if Instant::now() >= deadline {
-            return Err(format!("no {what} within {BOUND:?}"));
+            let said = fs::read_to_string(log).unwrap_or_default();
+            let last = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("nothing");
+            return Err(format!("{PROGRAM}: no {what} within {BOUND:?}; it said last: {}", last.trim()));
         }
         std::thread::sleep(Duration::from_millis(20));
     }

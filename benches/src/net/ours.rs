@@ -1,10 +1,9 @@
 //! Our side of the network rows: 64-byte frames out of a guest, and through the bridge into another.
 
 use super::guests::Machine;
+use crate::cores::pin;
 use bridge::{Batch, Bridge, Port};
 use netfront::{Config, Nic, SendOutcome};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -12,13 +11,6 @@ use std::time::{Duration, Instant};
 const BURST: usize = 32;
 /// Not counted at the start of a run.
 const WARM_UP: Duration = Duration::from_millis(100);
-
-/// Binds the calling thread to one processor.
-pub fn pin(core: usize) {
-    let mut set = CpuSet::new();
-    let bound = set.set(core).and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
-    bound.expect("a processor that is ours");
-}
 
 /// A frame of `len` bytes from one address to another.
 pub fn frame(to: [u8; 6], from: [u8; 6], len: usize) -> Vec<u8> {
@@ -35,7 +27,7 @@ fn send_burst(nic: &mut Nic, frame: &[u8]) -> usize {
     sent
 }
 
-/// Frames a second, in millions, out of a guest on one core and taken from its vif, bytes and all, on another.
+/// Frames a second, in millions, out of a guest on one core and taken from its vif, content and all, on another.
 ///
 /// # Errors
 /// Whatever went wrong, in words.
@@ -64,7 +56,8 @@ pub fn to_dom0(cores: [usize; 2], len: usize, time: Duration) -> Result<f64, Str
 }
 
 fn take(vif: &mut impl Port, time: Duration) -> std::io::Result<f64> {
-    let (mut batch, mut frames) = (Batch::new(64), 0u64);
+    let mut batch = Batch::new(64);
+    let mut frames = 0u64;
     let start = Instant::now();
     let mut counted: Option<Instant> = None;
     loop {
@@ -93,7 +86,7 @@ pub fn to_guest(cores: [usize; 2], len: usize, time: Duration) -> Result<f64, St
     let machine = Machine::new();
     let (mut a, vif_a) = machine.vif(1, Config::default())?;
     let (mut b, vif_b) = machine.vif(2, Config::default())?;
-    // A thread is where its maker was bound to.
+    // A thread inherits the processors of the one that starts it.
     pin(cores[1]);
     let bridge = Bridge::start(bridge::Config::default()).map_err(|e| e.to_string())?;
     bridge.attach("vif1.0", Box::new(vif_a)).map_err(|e| e.to_string())?;
@@ -130,7 +123,7 @@ fn pump(a: &mut Nic, b: &mut Nic, bytes: &[u8], into: &mut [u8], time: Duration)
     }
 }
 
-/// Nanoseconds of one core for a frame out of a guest, both sides on one thread by turns.
+/// Nanoseconds of one core for a frame out of a guest, both sides alternately on one thread.
 ///
 /// # Errors
 /// Whatever went wrong, in words.
@@ -139,7 +132,9 @@ pub fn one_thread(len: usize, rounds: usize) -> Result<(f64, f64), String> {
     let (mut nic, mut vif) = machine.vif(1, Config::default())?;
     let bytes = frame([2, 0, 0, 0, 0, 9], nic.mac(), len);
     let mut batch = Batch::new(64);
-    let (mut front, mut back, mut frames) = (Duration::ZERO, Duration::ZERO, 0);
+    let mut front = Duration::ZERO;
+    let mut back = Duration::ZERO;
+    let mut frames = 0;
     for _ in 0..rounds {
         let start = cpu();
         for _ in 0..4 {
@@ -174,7 +169,9 @@ pub fn stages(len: usize, rounds: usize) -> Result<[f64; 4], String> {
     let (mut a, mut vif_a) = machine.vif(1, Config::default())?;
     let (mut b, mut vif_b) = machine.vif(2, Config::default())?;
     let bytes = frame(b.mac(), a.mac(), len);
-    let (mut batch, mut into, mut frames) = (Batch::new(64), vec![0; 65_536], 0);
+    let mut batch = Batch::new(64);
+    let mut into = vec![0; 65_536];
+    let mut frames = 0;
     let mut spent = [Duration::ZERO; 4];
     for _ in 0..rounds {
         let start = cpu();

@@ -3,7 +3,9 @@
 //! This program runs itself once more in a user and a network namespace of its own, so that no privilege is needed
 //! and nothing is left behind.
 
-use super::ours::{frame, pin};
+use super::ours::frame;
+use crate::cores::pin;
+use crate::missing::not_started;
 use bridge::port::packet::Packet;
 use bridge::{Frame, Frames, Port};
 use std::fs;
@@ -30,10 +32,25 @@ pub fn through_linux(core: usize, len: usize, time: Duration) -> Result<f64, Str
         .arg(program)
         .env(INSIDE, format!("{core} {len} {}", time.as_millis()))
         .output()
-        .map_err(|e| format!("unshare: {e}; install the package util-linux"))?;
+        .map_err(|e| not_started("unshare", "util-linux", &e))?;
     let text = String::from_utf8_lossy(&output.stdout);
     let error = String::from_utf8_lossy(&output.stderr);
-    text.trim().parse().map_err(|_| format!("Linux's bridge in namespaces: {text}{error}"))
+    text.trim().parse().map_err(|_| refused(format!("{text}{error}").trim()))
+}
+
+/// What to do about these words of `unshare` or of the process inside.
+fn refused(said: &str) -> String {
+    if said.starts_with("unshare:") {
+        return format!(
+            "this user may not make network namespaces ({said}): run as root, or allow it with \
+             `sysctl user.max_user_namespaces=1000`, on Debian `kernel.unprivileged_userns_clone=1`, on Ubuntu \
+             `kernel.apparmor_restrict_unprivileged_userns=0`"
+        );
+    }
+    if said.contains("Unknown device type") || said.contains("Operation not supported") {
+        return format!("the kernel has no bridge or no veth ({said}): as root, modprobe -a bridge veth");
+    }
+    format!("Linux's bridge in a network namespace: {said}")
 }
 
 /// Whether this process is the one inside, which has done its part then.
@@ -59,7 +76,8 @@ fn inside(arguments: &str) -> Result<f64, String> {
     let mut port = Packet::open("a0").map_err(|e| e.to_string())?;
     pin(core);
     let frames = vec![Frame::from_slice(&frame(receiver, sender, len)); 64];
-    let (before, start) = (received()?, Instant::now());
+    let before = received()?;
+    let start = Instant::now();
     while start.elapsed() < Duration::from_millis(millis as u64) {
         port.send(Frames::of(&frames)).map_err(|e| e.to_string())?;
         port.flush().map_err(|e| e.to_string())?;
@@ -68,10 +86,11 @@ fn inside(arguments: &str) -> Result<f64, String> {
 }
 
 fn sh(command: &str) -> Result<(), String> {
+    Command::new("ip").arg("-V").output().map_err(|e| not_started("ip", "iproute2", &e))?;
     let output = Command::new("sh").args(["-ec", command]).output().map_err(|e| e.to_string())?;
     match output.status.success() {
         true => Ok(()),
-        false => Err(format!("ip (package iproute2): {}", String::from_utf8_lossy(&output.stderr))),
+        false => Err(format!("ip: {}", String::from_utf8_lossy(&output.stderr))),
     }
 }
 
@@ -90,10 +109,27 @@ fn received() -> Result<f64, String> {
 }
 
 fn mac(name: &str) -> Result<[u8; 6], String> {
-    let output = Command::new("ip").args(["-o", "link", "show", name]).output().map_err(|e| e.to_string())?;
+    let output = Command::new("ip").args(["-o", "link", "show", name]).output();
+    let output = output.map_err(|e| not_started("ip", "iproute2", &e))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let address = text.split("link/ether ").nth(1).and_then(|rest| rest.split(' ').next());
-    let bytes =
-        address.map(|a| a.split(':').filter_map(|o| u8::from_str_radix(o, 16).ok()).collect::<Vec<_>>());
-    bytes.and_then(|o| o.try_into().ok()).ok_or(format!("no address of {name} in {text:?}"))
+    let bytes = address
+        .map(|a| a.split(':').filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect::<Vec<_>>());
+    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or(format!("no address of {name} in {text:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_namespaces_say_how_to_allow_them() {
+        let said = refused("unshare: unshare failed: Operation not permitted");
+        assert!(said.contains("run as root") && said.contains("Operation not permitted"), "{said}");
+    }
+
+    #[test]
+    fn missing_bridge_module_is_named() {
+        assert!(refused("ip: Error: Unknown device type.").ends_with("modprobe -a bridge veth"));
+    }
 }

@@ -49,10 +49,11 @@ fn ask(front: &mut FrontHalf<'_>, request: &mut Request, id: &mut u64, count: u3
 #[inline(always)]
 fn serve(back: &mut BackHalf<'_>, request: &mut Request) -> u32 {
     let mut served = 0;
-    let _ = back.look().expect("an honest frontend");
-    while back.seen() != 0 && back.pop_into(request).expect("an honest frontend") {
+    let _ = back.look().expect("a well-behaved frontend");
+    while back.seen() != 0 && back.pop_into(request).expect("a well-behaved frontend") {
         consume(request);
-        let (id, operation) = (request.id(), request.operation());
+        let id = request.id();
+        let operation = request.operation();
         back.push(&Response { id, operation, status: Status::OKAY });
         served += 1;
     }
@@ -65,9 +66,9 @@ fn serve(back: &mut BackHalf<'_>, request: &mut Request) -> u32 {
 #[inline(always)]
 fn reap(front: &mut FrontHalf<'_>) -> u32 {
     let mut reaped = 0;
-    let _ = front.look().expect("an honest backend");
+    let _ = front.look().expect("a well-behaved backend");
     while front.seen() != 0
-        && let Some(response) = front.pop().expect("an honest backend")
+        && let Some(response) = front.pop().expect("a well-behaved backend")
     {
         consume(&response);
         reaped += 1;
@@ -75,12 +76,14 @@ fn reap(front: &mut FrontHalf<'_>) -> u32 {
     reaped
 }
 
-/// Both halves in turns on one thread; the requests answered.
+/// Both halves alternately on one thread; the requests answered.
 #[inline(never)]
 pub fn one_thread(page: &Pages, batches: u32, batch: u32, segments: u8) -> u64 {
     let mut front = FrontHalf::init(page.first()).expect("one page");
     let mut back = BackHalf::attach(page.first()).expect("one page");
-    let (mut request, mut id, mut done) = (prepared(segments), 0, 0);
+    let mut request = prepared(segments);
+    let mut id = 0;
+    let mut done = 0;
     let mut found = Request::default();
     for _ in 0..batches {
         consume(&request);
@@ -99,7 +102,9 @@ pub fn init(page: &Pages) -> FrontHalf<'_> {
 /// The front half, polling: sends whenever `batch` slots are free.
 #[inline(never)]
 pub fn front(mut front: FrontHalf<'_>, requests: u64, batch: u32, segments: u8) {
-    let (mut request, mut id, mut done) = (prepared(segments), 0, 0);
+    let mut request = prepared(segments);
+    let mut id = 0;
+    let mut done = 0;
     while done < requests {
         let reaped = reap(&mut front);
         if id < requests && front.free() >= batch {
@@ -116,7 +121,8 @@ pub fn front(mut front: FrontHalf<'_>, requests: u64, batch: u32, segments: u8) 
 #[inline(never)]
 pub fn back(page: &Pages, requests: u64) {
     let mut back = BackHalf::attach(page.first()).expect("one page");
-    let (mut done, mut found) = (0, Request::default());
+    let mut found = Request::default();
+    let mut done = 0;
     while done < requests {
         let served = serve(&mut back, &mut found);
         if served == 0 {

@@ -1,6 +1,7 @@
 //! Xen's own C macros, compiled at run time from `c/ring_peer.c` against libxen-dev and loaded.
 #![allow(unsafe_code)] // Calls into a C shared object.
 
+use crate::missing::not_started;
 use libloading::{Library, Symbol};
 use ring_abi::PAGE_SIZE;
 use ring_abi::shm::Memory;
@@ -33,15 +34,20 @@ impl Peer {
             return Err(format!("{missing} is missing: apt-get install libxen-dev"));
         }
         let dir = tempfile::tempdir().map_err(|e| format!("temporary directory: {e}"))?;
-        let (source, object) = (dir.path().join("ring_peer.c"), dir.path().join("ring_peer.so"));
+        let source = dir.path().join("ring_peer.c");
+        let object = dir.path().join("ring_peer.so");
         std::fs::write(&source, SOURCE).map_err(|e| format!("{}: {e}", source.display()))?;
         let out = Command::new("cc")
             .args(["-std=gnu11", "-O3", "-shared", "-fPIC", "-o"])
             .args([&object, &source])
             .output()
-            .map_err(|e| format!("cc: {e}: apt-get install gcc libc6-dev"))?;
+            .map_err(|e| not_started("cc", "gcc", &e))?;
         if !out.status.success() {
-            return Err(format!("cc: {}", String::from_utf8_lossy(&out.stderr)));
+            let said = String::from_utf8_lossy(&out.stderr);
+            return Err(format!(
+                "cc cannot compile c/ring_peer.c (apt-get install libc6-dev?): {}",
+                said.trim()
+            ));
         }
         // SAFETY: our own object, which has no initialisers.
         let library = unsafe { Library::new(&object) }.map_err(|e| e.to_string())?;

@@ -51,7 +51,8 @@ impl Virtqueue {
         assert!(queue.is_valid(&memory));
         let host =
             |at: u32| memory.get_host_address(GuestAddress(at.into())).expect("guest memory").cast::<u16>();
-        let (avail, used) = (host(AVAIL), host(USED));
+        let avail = host(AVAIL);
+        let used = host(USED);
         Self { memory, queue, avail, used, sent: 0 }
     }
 
@@ -83,7 +84,7 @@ impl Virtqueue {
         unsafe { AtomicU16::from_ptr(self.used.add(1)) }.load(Ordering::Acquire)
     }
 
-    /// Both halves in turns on one thread; the chains answered.
+    /// Both halves alternately on one thread; the chains answered.
     #[inline(never)]
     pub fn one_thread(&mut self, batches: u32, batch: u16) -> u64 {
         let mut done = 0;

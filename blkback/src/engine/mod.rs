@@ -78,7 +78,8 @@ pub trait Disk: Send + Sync {
     fn engine(&self, depth: usize) -> Result<Box<dyn Engine>>;
 }
 
-/// Asynchronous I/O on one disk. Each submitted operation comes back from [`Engine::poll`] exactly once, in any order.
+/// Asynchronous I/O on one disk. Each submitted operation comes back from [`Engine::poll`] exactly once, in any
+/// order.
 ///
 /// A flush makes durable the writes that came back before it was submitted.
 pub trait Engine {

@@ -78,8 +78,8 @@ impl UringEngine {
         let offset = request.sector * 512 + slot.transferred as u64;
         let fixed = self.registered && request.is_pooled();
         let entry = entry(request.operation, &slot.iovecs, offset, fixed).user_data(at as u64);
-        // SAFETY: the memory belongs to `slot.request` and the iovecs to `slot`; neither moves nor is freed before the
-        // kernel has completed the operation (Drop waits for that).
+        // SAFETY: the memory belongs to `slot.request` and the iovecs to `slot`; neither moves nor is freed before
+        // the kernel has completed the operation (Drop waits for that).
         let queued = unsafe { self.ring.submission().push(&entry) };
         match queued {
             Ok(()) => self.to_submit += 1,

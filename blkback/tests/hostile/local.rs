@@ -25,7 +25,7 @@ struct Threads {
 }
 
 /// `persistent`: pages stay mapped, as the frontend asks for.
-pub(crate) fn platform(persistent: bool) -> Option<Box<dyn Platform>> {
+pub(crate) fn platform(persistent: bool) -> Box<dyn Platform> {
     let machine = Machine::new();
     let dom0 = machine.domain(DomId::DOM0);
     let mut driver = VbdDriver::new(dom0.clone());
@@ -36,7 +36,7 @@ pub(crate) fn platform(persistent: bool) -> Option<Box<dyn Platform>> {
     let device = attach(GUEST);
     let other = FrontendDevice::new(machine.domain(OTHER), attach(OTHER));
     let attacker = machine.domain(GUEST);
-    Some(Box::new(Threads { attacker, device, other, persistent, backend, machine }))
+    Box::new(Threads { attacker, device, other, persistent, backend, machine })
 }
 
 impl Platform for Threads {

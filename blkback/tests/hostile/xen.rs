@@ -15,12 +15,12 @@ struct Guest {
     persistent: bool,
 }
 
-pub(crate) fn platform() -> Option<Box<dyn Platform>> {
-    let devices = FrontendDevice::of_xen_guest("vbd", "XPV_VBDS")?;
+pub(crate) fn platform() -> Box<dyn Platform> {
+    let devices = FrontendDevice::of_xen_guest("vbd", "XPV_VBDS");
     let [attacked, other] = <[_; 2]>::try_from(devices).ok().expect("XPV_VBDS is DEVICE/DEVICE");
     let persistent = std::env::var_os("XPV_PERSISTENT").is_some();
     reset(&attacked);
-    Some(Box::new(Guest { attacked, other, persistent }))
+    Box::new(Guest { attacked, other, persistent })
 }
 
 /// Removes whatever the last attack left.

@@ -4,6 +4,7 @@ mod kernel;
 pub mod netdev;
 pub mod packet;
 pub mod pair;
+mod rtnetlink;
 pub mod tap;
 mod vnet;
 

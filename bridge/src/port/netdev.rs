@@ -21,6 +21,7 @@ mod ioctl {
     nix::ioctl_write_ptr_bad!(set_mac_of, libc::SIOCSIFHWADDR, libc::ifreq);
     nix::ioctl_write_ptr_bad!(add_to_bridge, SIOCBRADDIF, libc::ifreq);
 }
+pub use super::rtnetlink::{Link, link, set_alias};
 use ioctl::{add_to_bridge, get_flags, get_mtu, set_flags, set_mac_of, set_mtu_of};
 
 /// Why something could not be done with an interface.
@@ -48,6 +49,9 @@ pub enum NetError {
         /// What the system said.
         source: io::Error,
     },
+    /// A tap was to be made where there is an interface already.
+    #[error("there is a network interface {0:?} already in this network namespace")]
+    Exists(String),
     /// The interface exists and is somebody else's.
     #[error(
         "cannot take network interface {0:?} as a tap: another program has it, or it is not a tap with one queue"
@@ -136,8 +140,8 @@ pub fn join_bridge(name: &str, bridge: &str) -> Result<(), NetError> {
 
 /// The bridge or bond that interface `name` is in.
 pub fn master(name: &str) -> Option<String> {
-    let link = std::fs::read_link(format!("/sys/class/net/{name}/master")).ok()?;
-    Some(link.file_name()?.to_string_lossy().into_owned())
+    let index = link(name).ok()?.master?;
+    nix::net::if_::if_indextoname(index).ok()?.into_string().ok()
 }
 
 /// The number the kernel knows interface `name` by.

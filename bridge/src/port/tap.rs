@@ -63,14 +63,31 @@ impl Tap {
     /// with `%d` in it gets a number. It belongs to the network namespace of the calling thread, and is down
     /// until somebody sets it up ([`netdev::set_up`]).
     pub fn open(name: &str) -> Result<Tap, NetError> {
+        Tap::attach(name, false)
+    }
+
+    /// Makes the tap interface `name` as [`Tap::open`] does, and never takes one that exists.
+    ///
+    /// # Errors
+    /// [`NetError::Exists`] where there is an interface of that name, a tap or not.
+    pub fn create(name: &str) -> Result<Tap, NetError> {
+        Tap::attach(name, true)
+    }
+
+    fn attach(name: &str, is_new: bool) -> Result<Tap, NetError> {
         let mut request = netdev::request(name)?;
         let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let fd = open(TUN, flags, Mode::empty())
             .map_err(|errno| NetError::NoTun { path: TUN, source: errno.into() })?;
-        request.ifr_ifru.ifru_flags = (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as i16;
+        let exclusive = if is_new { libc::IFF_TUN_EXCL } else { 0 };
+        let kind = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
+        request.ifr_ifru.ifru_flags = (kind | exclusive) as i16;
         // SAFETY: the request is a whole `ifreq`; the kernel writes the interface's name back into it.
-        unsafe { ioctl::tun_set_iff(fd.as_raw_fd(), &raw mut request) }
-            .map_err(|errno| refused(name, errno))?;
+        unsafe { ioctl::tun_set_iff(fd.as_raw_fd(), &raw mut request) }.map_err(|errno| match errno {
+            Errno::EBUSY if is_new => NetError::Exists(name.into()),
+            Errno::EBUSY | Errno::EINVAL if !is_new => NetError::Busy(name.into()),
+            errno => NetError::new(format!("make tap {name:?}"), "NET_ADMIN", errno),
+        })?;
         // SAFETY: takes a number, no pointer.
         unsafe { ioctl::tun_set_offload(fd.as_raw_fd(), OFFLOADS) }
             .map_err(|errno| NetError::new(format!("set offloads of tap {name:?}"), "NET_ADMIN", errno))?;
@@ -137,13 +154,6 @@ fn persist(fd: &OwnedFd, lasting: bool) -> Result<(), NetError> {
     unsafe { ioctl::tun_set_persist(fd.as_raw_fd(), lasting.into()) }
         .map_err(|errno| NetError::new("make a tap last", "NET_ADMIN", errno))?;
     Ok(())
-}
-
-fn refused(name: &str, errno: Errno) -> NetError {
-    match errno {
-        Errno::EBUSY | Errno::EINVAL => NetError::Busy(name.into()),
-        errno => NetError::new(format!("make tap {name:?}"), "NET_ADMIN", errno),
-    }
 }
 
 fn given_name(request: &libc::ifreq) -> String {

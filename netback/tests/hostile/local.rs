@@ -19,7 +19,7 @@ struct Threads {
 }
 
 /// A network whose payloads are mapped, or one that keeps response logs and so copies them.
-pub(super) fn platform(response_logs: bool) -> Option<Box<dyn Platform>> {
+pub(super) fn platform(response_logs: bool) -> Box<dyn Platform> {
     let kept = tempfile::tempdir().unwrap();
     let inflight_dir = response_logs.then(|| InflightDir::new(kept.path()).unwrap());
     let machine = Machine::new();
@@ -27,7 +27,7 @@ pub(super) fn platform(response_logs: bool) -> Option<Box<dyn Platform>> {
     let device = machine.attach_vif(DomId(1), 0);
     let attacked = FrontendDevice::new(machine.domain(DomId(1)), device);
     let honest = [20, 21].map(|domid| guest(&machine, DomId(domid), Config::default()));
-    Some(Box::new(Threads { attacked, honest, network, machine, _kept: kept }))
+    Box::new(Threads { attacked, honest, network, machine, _kept: kept })
 }
 
 impl Platform for Threads {

@@ -31,21 +31,21 @@ def run(scenario: Scenario, images: Images, saved: Path | None, programs: dict[s
     """Runs `scenario` with its files in `directory`: `in/`, `out/` and `console.log`; from `saved` if it can."""
     began = time.monotonic()
     shares = _shares(scenario, images, programs, directory)
-    line = qemu.command(images, shares, scenario.qemu)
+    machine = qemu.command(images, shares, scenario.qemu)
     # A saved machine has the devices it was saved with and no others.
     if saved and not scenario.qemu:
-        line += ["-incoming", f"exec:cat {saved}"]
+        machine.command += ["-incoming", f"exec:cat {saved}"]
     with (directory / "console.log").open("wb") as log:
-        log.write(" ".join(line).encode() + b"\n")
-        reason = _watch(line, scenario.timeout, log)
+        log.write(" ".join(machine.command).encode() + b"\n")
+        reason = _watch(machine, scenario.timeout, log)
     shutil.rmtree(shares["in"])
     return Outcome(time.monotonic() - began, reason)
 
 
-def _watch(line: list[str], bound: float, log) -> str | None:
+def _watch(machine: qemu.Qemu, bound: float, log) -> str | None:
     """Why the scenario failed, or None."""
     try:
-        with Console(line, log) as console:
+        with Console(machine, log) as console:
             console.wait(BEGUN, bound, nudge=True)
             said = console.wait(RESULT, bound).group(1).decode(errors="replace")
     except Trouble as trouble:

@@ -6,7 +6,7 @@ import select
 import subprocess
 import time
 
-from . import qemu
+from .qemu import Qemu
 
 PANIC = re.compile(rb"(Panic on CPU [^\r\n]*|Kernel panic[^\r\n]*|Hardware Dom0 crashed[^\r\n]*)[\r\n]")
 
@@ -18,16 +18,21 @@ class Trouble(Exception):
 class Console:
     """QEMU, from `with` to the block's end, at which it is killed."""
 
-    def __init__(self, line: list[str], log):
-        self._line = line
+    def __init__(self, qemu: Qemu, log):
+        self._qemu = qemu
         self._log = log
         self._seen = b""
         self._fresh = True
 
     def __enter__(self):
         self._began = time.monotonic()
-        pipe, together = subprocess.PIPE, subprocess.STDOUT
-        self._vm = subprocess.Popen(self._line, env=qemu.find().environment, stdin=pipe, stdout=pipe, stderr=together)
+        self._vm = subprocess.Popen(
+            self._qemu.command,
+            env=self._qemu.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
         return self
 
     def __exit__(self, *_):
@@ -48,7 +53,7 @@ class Console:
                 raise Trouble(panic.group(1).decode(errors="replace"))
             left = deadline - time.monotonic()
             if left <= 0:
-                raise Trouble(f"nothing came of it within {bound:.0f} s")
+                raise Trouble(f"no result within {bound:.0f} s")
             self._read(min(left, 0.2) if nudge else left, nudge)
 
     def _read(self, bound: float, nudge: bool) -> None:
@@ -60,7 +65,9 @@ class Console:
             return
         chunk = os.read(self._vm.stdout.fileno(), 65536)
         if not chunk:
-            raise Trouble(f"QEMU ended with status {self._vm.wait()}")
+            last = self._seen.decode(errors="replace").split("\n")
+            last = next((line.strip() for line in reversed(last) if line.strip()), "no output")
+            raise Trouble(f"QEMU ended with status {self._vm.wait()}: {last}")
         self._write(chunk)
         # A line may come in pieces: keep its beginning.
         self._seen = self._seen[self._seen.rfind(b"\n") + 1 :] + chunk

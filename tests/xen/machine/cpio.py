@@ -58,5 +58,5 @@ def _record(path: str, inode: int, mode: int, content: bytes, device: tuple[int,
     return _padded(header + name) + _padded(content)
 
 
-def _padded(data: bytes) -> bytes:
-    return data + b"\0" * (-len(data) % 4)
+def _padded(content: bytes) -> bytes:
+    return content + b"\0" * (-len(content) % 4)

@@ -30,7 +30,7 @@ class Missing(Exception):
 
 
 def cache() -> Path:
-    """The directory everything built or fetched lives in: $XPV_XEN_CACHE, or under the user's cache."""
+    """The directory of everything built or fetched: $XPV_XEN_CACHE, or one below the user's cache."""
     chosen = os.environ.get("XPV_XEN_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(chosen) if chosen else Path(base) / "xpv-xen"
@@ -57,6 +57,27 @@ def lacking_for(package: str) -> list[str]:
     """What apt would add to this host to install `package`. A simulation: it changes nothing."""
     said = _apt("apt-get", "-s", "install", "--no-install-recommends", package)
     return re.findall(r"^Inst (\S+)", said, re.MULTILINE)
+
+
+def offered(package: str) -> list[str]:
+    """The versions of `package` that apt could fetch, newest first."""
+    shown = _apt("apt-cache", "madison", package)
+    return list(dict.fromkeys(line.split("|")[1].strip() for line in shown.splitlines() if "|" in line))
+
+
+def needed_by(package: str, version: str) -> list[str]:
+    """What this version of `package` needs and this host has not, as NAME=VERSION. A simulation: it changes nothing.
+
+    Simulated as if nothing were installed, since an installed newer version of `package` hides what the older one needs;
+    of what it needs then, only packages of its own source, such as qemu-system-data, are taken although installed.
+    """
+    nothing = ["-o", "Dir::State::status=/dev/null"]
+    said = _apt("apt-get", "-s", *nothing, "install", "--no-install-recommends", f"{package}={version}")
+    needed = re.findall(r"^Inst (\S+) \((\S+)", said, re.MULTILINE)
+    status = _apt("dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n")
+    installed = {line.split()[0] for line in status.splitlines() if line.endswith(" installed")}
+    own = package.split("-")[0] + "-"
+    return [f"{name}={each}" for name, each in needed if name not in installed or name.startswith(own)]
 
 
 def unpacked(name: str, wanted, say) -> Path:
@@ -98,7 +119,8 @@ def _unpack(root: Path, names: list[str], stamp: Path, say) -> None:
 
 def _apt(*command: str, cwd=None) -> str:
     program = tool(command[0], "apt")
-    ran = subprocess.run([program, *command[1:]], cwd=cwd, text=True, capture_output=True, timeout=600)
+    environment = dict(os.environ, LC_ALL="C")
+    ran = subprocess.run([program, *command[1:]], cwd=cwd, env=environment, text=True, capture_output=True, timeout=600)
     if ran.returncode != 0:
         why = ran.stderr.strip().splitlines()[-1:] or ["no reason given"]
         raise Missing(f"{' '.join(command[:3])} failed: {why[0]} (is apt-get update due? Debian 12 is expected)")

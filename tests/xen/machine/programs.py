@@ -38,19 +38,21 @@ def stripped(program: Path, to: Path) -> bytes:
     return (to if done else program).read_bytes()
 
 
-def build(name: str, say) -> Path:
-    """The static executable called `name`."""
+def build(name: str, say, checkout: Path | None = None) -> Path:
+    """The static executable called `name`, of this checkout, or of another one, which has a target directory of its own."""
     if name not in KNOWN:
         raise Missing(f"program {name} is not known: give --program {name}=PATH")
-    say(f"building the program {name}")
+    say(f"building the program {name}" + (f" of {checkout}" if checkout else ""))
     line = [tool("cargo", "cargo, or from rustup.rs"), *KNOWN[name], "--target", TARGET]
-    # A static program runs in any initramfs, whatever C library is there.
-    environment = dict(os.environ, RUSTFLAGS="-C target-feature=+crt-static")
+    line += ["--target-dir", str(checkout / "target")] if checkout else []
+    # A static program runs in any initramfs, whatever C library is there. Elsewhere than on a Xen host `cargo test` shows the
+    # tests that need one as ignored: `xen_host` makes them run.
+    environment = dict(os.environ, RUSTFLAGS="-C target-feature=+crt-static --cfg xen_host")
     made = subprocess.run(
-        [*line, "--message-format=json-render-diagnostics"], cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True
+        [*line, "--message-format=json-render-diagnostics"], cwd=checkout or ROOT, env=environment, stdout=subprocess.PIPE, text=True
     )
     if made.returncode != 0:
-        raise Missing(f"cannot build {name}: {' '.join(line)}")
+        raise Missing(f"cannot build {name} in {checkout or ROOT}: {' '.join(map(str, line))}")
     reports = [json.loads(each) for each in made.stdout.splitlines() if each.startswith("{")]
     # A package's tests have its programs built too.
     ours = lambda report: report.get("executable") and report["target"]["name"] == KNOWN[name][-1]

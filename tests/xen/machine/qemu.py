@@ -1,6 +1,7 @@
 """Finds a QEMU, decides between KVM and TCG, and writes the command line of one boot."""
 
 import os
+import re
 import shutil
 import subprocess
 import threading
@@ -21,9 +22,15 @@ STUCK = b"KVM internal error"
 XEN = "console=com1 com1=115200,8n1 dom0_mem=768M,max:768M dom0_max_vcpus=1 noreboot spec-ctrl=eager-fpu"
 
 
+# The newest major version whose -icount is known to run a PV dom0: 7.2 does, 10.0 ends with BAD_COUNT within seconds.
+# The versions between were not tried.
+COUNTS = 7
+BAD_COUNT = "Bad icount read"
+
+
 @dataclass
 class Qemu:
-    """A QEMU to run: the program with the arguments and environment that let it find its own files."""
+    """A QEMU to run: the program with its arguments, and the environment in which it finds its own files."""
 
     command: list[str]
     environment: dict[str, str]
@@ -38,12 +45,58 @@ def find(say=lambda line: None) -> Qemu:
     installed = shutil.which("qemu-system-x86_64")
     if installed:
         return Qemu([installed], dict(os.environ))
-    wanted = lambda: packages.lacking_for("qemu-system-x86")
-    share = packages.unpacked("qemu", wanted, say) / "usr"
+    return _unpacked(packages.unpacked("qemu", lambda: packages.lacking_for("qemu-system-x86"), say))
+
+
+@cache
+def find_counting(say=lambda line: None) -> Qemu:
+    """A QEMU whose `-icount` works: that of `find`, or an older one from the archive, unpacked into the cache.
+
+    Raises `Missing` where neither is to be had.
+    """
+    usual = find(say)
+    version = _version(usual)
+    if _major(version) <= COUNTS:
+        return usual
+    say(f"QEMU {version} is too new to count instructions ({BAD_COUNT!r}): using {COUNTS}.x of the archive")
+    return _unpacked(packages.unpacked(f"qemu-{COUNTS}", lambda: _counting_packages(version), say))
+
+
+def _counting_packages(version: str) -> list[str]:
+    offered = packages.offered("qemu-system-x86")
+    counting = [each for each in offered if _major(each.partition(":")[2]) <= COUNTS]
+    if not counting:
+        raise packages.Missing(
+            f"QEMU {version} is too new to count instructions: -icount works with a PV dom0 up to {COUNTS}.2 and ends with "
+            f"{BAD_COUNT!r} in 10.0; apt offers {', '.join(offered) or 'no qemu-system-x86'}: add Debian 12 (bookworm) to "
+            f"apt's sources, or put a qemu-system-x86_64 of version {COUNTS}.2 first in PATH"
+        )
+    return packages.needed_by("qemu-system-x86", counting[0])
+
+
+def _unpacked(root: Path) -> Qemu:
+    share = root / "usr"
     libraries = share / "lib/x86_64-linux-gnu"
-    environment = dict(os.environ, LD_LIBRARY_PATH=str(libraries), QEMU_MODULE_DIR=str(libraries / "qemu"))
+    # Some packages of Debian 12, such as libnl-3-200, still have their libraries in /lib.
+    search = f"{libraries}:{root / 'lib/x86_64-linux-gnu'}"
+    environment = dict(os.environ, LD_LIBRARY_PATH=search, QEMU_MODULE_DIR=str(libraries / "qemu"))
     firmware = ["-L", str(share / "share/qemu"), "-L", str(share / "share/seabios")]
     return Qemu([str(share / "bin/qemu-system-x86_64"), *firmware], environment)
+
+
+def _version(qemu: Qemu) -> str:
+    """Such as 7.2.19. Raises `Missing` where the program does not start."""
+    line = [*qemu.command, "--version"]
+    ran = subprocess.run(line, env=qemu.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    found = re.search(r"version (\d[\w.]*)", ran.stdout)
+    if not found:
+        raise packages.Missing(f"{qemu.command[0]} does not start: {(ran.stderr or ran.stdout).strip()[-200:]}")
+    return found.group(1)
+
+
+def _major(version: str) -> int:
+    found = re.match(r"\d+", version)
+    return int(found.group()) if found else COUNTS + 1
 
 
 @cache
@@ -81,19 +134,25 @@ def _runs_xen(accelerator: str, xen: Path) -> bool:
     return PROOF in verdict
 
 
-def command(images: Images, shares: dict[str, Path], extra: list[str]) -> list[str]:
+def counts(extra: list[str]) -> bool:
+    """Whether a machine with these arguments counts instructions."""
+    return "-icount" in extra
+
+
+def command(images: Images, shares: dict[str, Path], extra: list[str]) -> Qemu:
     """One machine. `shares` are 9p tags and directories; `extra` goes to QEMU as it is.
 
     Commas separate modules in -initrd: dom0's kernel command line can have none.
     """
-    accelerated = _accelerated(accelerator(images.xen)) if "-icount" not in extra else _accelerated("tcg,thread=single")
-    line = [*find().command, *accelerated, *_bare(), "-smp", "2", "-m", "2G"]
+    qemu = find_counting() if counts(extra) else find()
+    accelerated = _accelerated("tcg,thread=single" if counts(extra) else accelerator(images.xen))
+    line = [*qemu.command, *accelerated, *_bare(), "-smp", "2", "-m", "2G"]
     line += ["-kernel", str(images.xen), "-append", XEN]
     line += ["-initrd", f"{images.vmlinux} console=hvc0 quiet loglevel=4,{images.dom0}"]
     for tag, directory in shares.items():
         line += ["-fsdev", f"local,id={tag},path={directory},security_model=none"]
         line += ["-device", f"virtio-9p-pci,fsdev={tag},mount_tag={tag}"]
-    return line + extra
+    return Qemu(line + extra, qemu.environment)
 
 
 def _accelerated(by: str) -> list[str]:

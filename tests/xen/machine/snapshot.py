@@ -28,7 +28,7 @@ def build(images: Images, say) -> Path | None:
 
 def _build(images: Images, say) -> Path | None:
     machine = qemu.command(images, {"in": Path("/"), "out": Path("/")}, [])
-    key = hashlib.sha256(" ".join(machine).encode()).hexdigest()[:16]
+    key = hashlib.sha256(" ".join(machine.command).encode()).hexdigest()[:16]
     directory = packages.cache() / "images"
     made = directory / f"booted-{key}"
     if made.exists():
@@ -52,8 +52,8 @@ def _save(images: Images, made: Path) -> None:
         shares = {"in": directory / "in", "out": directory / "out"}
         for share in shares.values():
             share.mkdir()
-        line = qemu.command(images, shares, ["-qmp", f"unix:{control},server=on,wait=off"])
-        with Console(line, log) as console:
+        machine = qemu.command(images, shares, ["-qmp", f"unix:{control},server=on,wait=off"])
+        with Console(machine, log) as console:
             if console.wait(READY, BOUND).group() != b"XPV-READY":
                 raise Trouble("dom0 did not come up")
             _migrate(control, made)

@@ -26,6 +26,8 @@ succeed() {
     echo "check: $2 resumes after $1 ended by $3"
 }
 
+mark=/sys/class/net/vif1.0/ifalias
+check "the tap says whose it is" test "$(cat $mark)" = "xpv /run/xpv 1/0"
 carrier() { in_guest one 'cat /sys/class/net/eth0/carrier_changes' | grep -oE '^[0-9]+'; }
 before=$(keys) carrier=$(carrier)
 # Both sides read slowly while /tmp/slow is there, so that the transfers last.
@@ -37,7 +39,10 @@ succeed first second KILL
 # One that is started beside it waits for its turn.
 start third xpv dom0 --xen
 wait_for 20 "a word of the one beside" grep -q 'waits: ' /out/third.log
+# As a version left it that did not mark its taps.
+echo >$mark
 succeed second third KILL
+check "the tap says again whose it is" test "$(cat $mark)" = "xpv /run/xpv 1/0"
 succeed third fourth TERM
 rm /tmp/slow
 check_in_guest one "the rest comes quickly" 'rm /tmp/slow'

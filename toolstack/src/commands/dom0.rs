@@ -102,7 +102,7 @@ fn local(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> R
     let mut vbds = VbdDriver::new(hv.clone());
     vbds.set_tuning(tuning);
     let vifs =
-        netback::Driver::new(hv.clone(), netback::Config::default(), move |_, keys| bridges.ours(keys));
+        netback::Driver::new(hv.clone(), netback::Config::default(), move |_, keys| bridges.attach(keys));
     serve(&*hv, vbds, vifs, stop)
 }
 
@@ -113,11 +113,13 @@ fn xen(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Res
     let mut vbds =
         VbdDriver::with_opener(hv.clone(), Box::new(move |device, keys| images.open(device, keys)));
     vbds.set_tuning(tuning);
-    stale::remove(&mut Client::new(hv.store()?), hv.domid().0, &inflight_dir)?;
+    stale::remove(&mut Client::new(hv.store()?), hv.domid().0, dir.path(), &inflight_dir)?;
     vbds.set_inflight_dir(inflight_dir.clone());
     let config = netback::Config { inflight_dir: Some(inflight_dir), ..netback::Config::default() };
-    let vifs =
-        netback::Driver::new(hv.clone(), config, move |device, keys| bridges.ours_or_tap(device, keys));
+    let dir = dir.path().to_owned();
+    let vifs = netback::Driver::new(hv.clone(), config, move |device, keys| {
+        bridges.attach_or_create_tap(&dir, device, keys)
+    });
     serve(&*hv, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs), stop)
 }
 

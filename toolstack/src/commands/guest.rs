@@ -17,7 +17,9 @@ use crate::machine::{Machine, process};
 /// Run as a guest that `xpv create` made, and make its devices usable by ordinary programs
 ///
 /// Each disk is exported over NBD at DIR/NAME/DEV.nbd: try `nbdinfo nbd+unix:///?socket=DIR/NAME/xvda.nbd`. Each
-/// interface is a tap, named as dom0 names it, or eth0, eth1, ... in a namespace of the guest's own.
+/// interface is a tap, named by vifname= or else vifDOMID.DEVID, or eth0, eth1, ... in a namespace of the guest's
+/// own. If another machine on this host has an interface vifDOMID.DEVID, it is called vifDOMID.DEVID-XXXX, with four
+/// digits that depend on DIR: `xpv network-list` shows the name.
 ///
 /// With --xen, inside a domain of a real Xen host, it runs that domain's frontends in place of the kernel's: disks
 /// are at DIR/DEV.nbd, interfaces are taps xpv0, xpv1, ... after the numbers of their vifs. Devices bound to
@@ -58,7 +60,8 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     };
     dir::make(&directory)?;
     let _lock = on_xen.then(|| kernel::lock_domain(&directory)).transpose()?;
-    let guest = watch::Guest { hv, directory, on_xen, netns, offload };
+    let machine = dir.path().to_owned();
+    let guest = watch::Guest { hv, machine, directory, on_xen, netns, offload };
     tracing::info!(domid = %guest.hv.domid(), directory = %guest.directory.display(), "running");
     watch::run(&guest, stop.as_fd())
 }

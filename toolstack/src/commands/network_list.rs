@@ -2,10 +2,13 @@
 
 use ring_abi::netif::key;
 use serde::Serialize;
-use xenstore::Nodes;
+use xenstore::xenbus::Device;
+use xenstore::{Client, Nodes};
 
+use crate::config::vif::is_interface_name;
 use crate::dir::Dir;
 use crate::error::Result;
+use crate::guest::tap::TAP;
 use crate::machine::{Machine, device, progress};
 use crate::output;
 
@@ -27,7 +30,10 @@ struct Row {
     backend_domid: u16,
     mac: String,
     bridge: String,
+    /// The name in the vif's configuration, and of the bridge's port.
     vifname: String,
+    /// The name of its tap, which differs from `vifname` in a network namespace of the guest, or if that was taken.
+    tap: Option<String>,
     /// The frontend's `XenbusState` as a number.
     state: u8,
     backend_path: String,
@@ -51,6 +57,7 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
             mac: text(key::MAC)?,
             bridge: text(key::BRIDGE)?,
             vifname: text(key::VIFNAME)?,
+            tap: tap(&mut machine.store, &device)?,
             state: states.front.unwrap_or_default() as u8,
             backend_path: device.back_path(),
         });
@@ -59,11 +66,24 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
         return output::json(&rows);
     }
     println!(
-        "{:<3} {:<2} {:<17} {:<6} {:<5} {:<12} BE-path",
-        "Idx", "BE", "Mac Addr.", "handle", "state", "Bridge"
+        "{:<3} {:<2} {:<17} {:<6} {:<5} {:<12} {:<15} BE-path",
+        "Idx", "BE", "Mac Addr.", "handle", "state", "Bridge", "Tap"
     );
-    for Row { devid, backend_domid, mac, bridge, state, backend_path, .. } in rows {
-        println!("{devid:<3} {backend_domid:<2} {mac:<17} {devid:<6} {state:<5} {bridge:<12} {backend_path}");
+    for Row { devid, backend_domid, mac, bridge, tap, state, backend_path, .. } in rows {
+        let tap = tap.as_deref().unwrap_or("-");
+        println!(
+            "{devid:<3} {backend_domid:<2} {mac:<17} {devid:<6} {state:<5} {bridge:<12} {tap:<15} {backend_path}"
+        );
     }
     Ok(())
+}
+
+/// Reads the name of the vif's tap, which the guest's process wrote. A guest may write anything there: it is shown only
+/// if it is a valid interface name.
+fn tap(store: &mut Client, device: &Device) -> Result<Option<String>> {
+    let name = match store.read_text(&format!("{}/{TAP}", device.front_path())) {
+        Err(e) if e.is_not_found() => return Ok(None),
+        name => name?,
+    };
+    Ok(Some(name).filter(|name| is_interface_name(name) && !name.contains(char::is_control)))
 }

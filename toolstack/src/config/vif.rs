@@ -25,7 +25,7 @@ pub struct VifSpec {
     pub mac: Option<Mac>,
     /// The bridge that the interface is attached to.
     pub bridge: String,
-    /// The interface's name in dom0; `None` means `vif<domid>.<devid>`.
+    /// The interface's name in dom0, and the name of a local guest's tap; `None` means `vif<domid>.<devid>`.
     pub vifname: Option<String>,
     /// The limit on what the guest sends.
     pub rate: Option<Rate>,

@@ -15,14 +15,18 @@ use ring_abi::xenbus::key::{BACKEND, STATE};
 use xenstore::{Client, Nodes, XenbusState};
 
 use super::service::{Service, event};
+use super::tap::NewTap;
 use super::{export, kernel, tap};
 use crate::error::{Error, Result};
+use crate::tap_owner::TapOwner;
 
 /// The guest that this process runs, and how.
 #[derive(Clone)]
 pub struct Guest {
     /// The domain's hypervisor.
     pub hv: Arc<dyn Hypervisor>,
+    /// The machine's directory.
+    pub machine: PathBuf,
     /// The directory for the disks' sockets.
     pub directory: PathBuf,
     /// Whether this is a domain of a real Xen host, whose kernel or an earlier process may have used the devices.
@@ -156,23 +160,30 @@ fn start(guest: &Guest, client: &mut Client, ended: &Arc<EventFd>, (kind, id): I
         };
         return Service::start(hv, span, path, ended, serve);
     }
-    let name = tap_name(guest, client, &path, id);
+    let new = new_tap(guest, client, &path, id);
     let serve = move |stop: BorrowedFd<'_>| {
         let Guest { hv, netns, offload, .. } = &guest_of_thread;
-        tap::run(hv, &name, id, netns.as_deref(), *offload, stop)
+        tap::run(hv, &new, id, netns.as_deref(), *offload, stop)
     };
     Service::start(hv, tracing::error_span!("vif", %domid, devid = id), path, ended, serve)
 }
 
-/// Names a vif's tap: `eth<devid>` in a network namespace, `xpv<devid>` on a real Xen host, else as dom0 names the vif.
-fn tap_name(guest: &Guest, client: &mut Client, path: &str, id: u32) -> String {
-    match (&guest.netns, guest.on_xen) {
-        (Some(_), _) => return format!("eth{id}"),
-        (None, true) => return format!("xpv{id}"),
-        (None, false) => {}
-    }
-    let vifname = client
-        .read_text(&format!("{path}/{BACKEND}"))
-        .and_then(|back| client.read_text(&format!("{back}/{VIFNAME}")));
-    vifname.unwrap_or_else(|_| format!("vif{}.{id}", guest.hv.domid()))
+/// Describes a vif's tap: `eth<devid>` in a network namespace, `xpv<devid>` on a real Xen host, else as dom0 names the
+/// vif.
+fn new_tap(guest: &Guest, client: &mut Client, path: &str, id: u32) -> NewTap {
+    let owner = TapOwner::new(&guest.machine, guest.hv.domid().0, id);
+    let (name, is_chosen) = match (&guest.netns, guest.on_xen) {
+        (Some(_), _) => (format!("eth{id}"), false),
+        (None, true) => (format!("xpv{id}"), false),
+        (None, false) => {
+            let vifname = client
+                .read_text(&format!("{path}/{BACKEND}"))
+                .and_then(|back| client.read_text(&format!("{back}/{VIFNAME}")));
+            let name = vifname.unwrap_or_else(|_| owner.usual_name());
+            let is_chosen = name != owner.usual_name();
+            (name, is_chosen)
+        }
+    };
+    let other_name = owner.other_name().filter(|_| name == owner.usual_name());
+    NewTap { name, is_chosen, other_name, owner, is_published: !guest.on_xen }
 }

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test program uses a part of it
 
 pub(crate) mod netns;
+mod own_netns;
 pub(crate) mod program;
 
 use std::fs;

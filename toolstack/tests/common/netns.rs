@@ -1,5 +1,4 @@
-//! Network namespaces for guests' interfaces, made by a test that runs itself again in a user namespace of its own, so
-//! that an ordinary user may make taps there.
+//! Network namespaces for guests' interfaces, beside the one that the test program itself has (`own_netns.rs`).
 
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
@@ -8,21 +7,6 @@ use toolstack::guest::netns;
 
 use super::program::{program, run};
 use super::{Guard, Machine, eventually};
-
-/// Says that this is the inner run.
-const INSIDE: &str = "XPV_TEST_INSIDE";
-
-/// Runs the test of this name again, in namespaces of its own; `true` inside.
-pub(crate) fn inside(name: &str) -> bool {
-    if std::env::var_os(INSIDE).is_some() {
-        return true;
-    }
-    let mut again = program("unshare", "util-linux");
-    again.args(["--user", "--map-root-user", "--net"]).arg(std::env::current_exe().unwrap());
-    let status = again.args(["--exact", name, "--nocapture"]).env(INSIDE, "1").status().unwrap();
-    assert!(status.success(), "inside: {status}");
-    false
-}
 
 /// A network namespace, kept by a process that sleeps in it.
 pub(crate) struct Namespace(Guard);
