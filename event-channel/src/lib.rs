@@ -6,9 +6,8 @@
 pub mod adaptive_poll;
 pub mod event_set;
 pub mod notifier;
-pub mod token_bucket;
 
 pub use adaptive_poll::AdaptivePoll;
+pub use event_loop::TokenBucket;
 pub use event_set::EventSet;
 pub use notifier::{Counts, Notifier};
-pub use token_bucket::TokenBucket;

@@ -4,7 +4,7 @@
 //! a look at the ring. A notifier counts those looks that found nothing, and says for how long not to listen once
 //! there were too many: what the peer did put into the ring meanwhile is found then, so that no work is lost.
 
-use crate::token_bucket::TokenBucket;
+use event_loop::TokenBucket;
 use hypervisor::{Channel, EventPort, Result};
 use ring_abi::ring::Notify;
 use std::os::fd::{AsFd, BorrowedFd};

@@ -16,13 +16,13 @@ pub mod xen;
 
 pub use copy::{CopyOp, CopyPtr, Transfer};
 pub use error::{Error, Result};
+pub use event_loop::Stream;
 pub use flip::{Accept, Owned};
 pub use inflight_dir::{InflightDir, InflightRegion};
 pub use map::{Contiguous, Mapping};
 pub use ring_abi::{DomId, EventPort, GrantRef, PAGE_SIZE};
 pub use share::Shared;
 
-use std::io::{Read, Write};
 use std::os::fd::AsFd;
 
 /// What a grant allows its mapper, or a mapper asks for.
@@ -33,10 +33,6 @@ pub enum Access {
     /// Reading and writing.
     ReadWrite,
 }
-
-/// A byte stream that can be waited for: how the store is reached.
-pub trait Stream: Read + Write + AsFd + Send {}
-impl<T: Read + Write + AsFd + Send> Stream for T {}
 
 /// One end of an interdomain event channel. Its descriptor is readable while an event is pending.
 pub trait Channel: AsFd + Send + Sync {

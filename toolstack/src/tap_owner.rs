@@ -83,7 +83,7 @@ impl FromStr for TapOwner {
         let (domid, devid) = vif.split_once('/').ok_or(NotAnOwner)?;
         let domid = domid.parse().map_err(|_| NotAnOwner)?;
         let devid = devid.parse().map_err(|_| NotAnOwner)?;
-        Ok(TapOwner { dir: dir.into(), domid, devid })
+        Ok(TapOwner { dir: dir.into(), domid: DomId(domid), devid })
     }
 }
 
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn alias_round_trips_and_others_are_rejected() {
         for dir in ["/run/xpv", "/srv/two words"] {
-            let owner = TapOwner { dir: dir.into(), domid: 7, devid: 1 };
+            let owner = TapOwner { dir: dir.into(), domid: DomId(7), devid: 1 };
             assert_eq!(owner.to_string().parse(), Ok(owner));
         }
         for alias in
@@ -153,7 +153,8 @@ mod tests {
 
     #[test]
     fn other_names_differ_by_directory_and_are_valid_interface_names() {
-        let name = |dir: &str, domid, devid| TapOwner { dir: dir.into(), domid, devid }.other_name();
+        let name =
+            |dir: &str, domid, devid| TapOwner { dir: dir.into(), domid: DomId(domid), devid }.other_name();
         let first = name("/run/a", 1, 0).unwrap();
         assert!(first.starts_with("vif1.0-") && first.len() == 11, "{first}");
         assert_ne!(Some(first), name("/run/b", 1, 0));
@@ -166,6 +167,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(dir.path(), &link).unwrap();
-        assert_eq!(TapOwner::new(dir.path(), 1, 0), TapOwner::new(&link, 1, 0));
+        assert_eq!(TapOwner::new(dir.path(), DomId(1), 0), TapOwner::new(&link, DomId(1), 0));
     }
 }

@@ -217,6 +217,7 @@ fn open(port: &HostPort) -> Result<Box<dyn Port>, netdev::NetError> {
 mod tests {
     use super::*;
     use ring_abi::netif::key::VIFNAME;
+    use xenstore::DomId;
 
     #[test]
     fn stock_scripts_are_recognised_by_name() {
@@ -237,7 +238,7 @@ mod tests {
 
     #[test]
     fn tap_has_the_kernels_name_until_a_stock_script_renames_it() {
-        let device = Device::new("vif", 3, 1);
+        let device = Device::new("vif", DomId(3), 1);
         let keys = Keys::new("/b").with(VIFNAME, "xpv-none");
         assert_eq!(tap_name(&device, &keys), "xpv-none");
         assert_eq!(tap_name(&device, &keys.with(SCRIPT, "vif-bridge")), "vif3.1");
@@ -245,9 +246,9 @@ mod tests {
 
     #[test]
     fn tap_is_taken_over_only_by_its_own_vif() {
-        let owner = TapOwner { dir: "/run/xpv".into(), domid: 3, devid: 1 };
+        let owner = TapOwner { dir: "/run/xpv".into(), domid: DomId(3), devid: 1 };
         let other_dir = TapOwner { dir: "/run/b".into(), ..owner.clone() };
-        let other_vif = TapOwner { domid: 2, ..owner.clone() };
+        let other_vif = TapOwner { domid: DomId(2), ..owner.clone() };
         let unmarked = Holder::UnmarkedTap { persistent: true };
         let keys = |state: XenbusState| Keys::new("/b").with(STATE, state.as_text());
         let new = keys(XenbusState::Initialising);

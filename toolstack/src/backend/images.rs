@@ -69,6 +69,7 @@ fn identity(keys: &Keys) -> Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use xenstore::DomId;
     use xenstore::server::{Config, Store};
 
     #[test]
@@ -82,7 +83,7 @@ mod tests {
         image.as_file().set_len(1 << 20).unwrap();
         let keys = |mode| Keys::new("/b").with(PARAMS, image.path().display()).with(MODE, mode);
         let mut images = Images::new(client);
-        let mut open = |domid, id, mode| images.open(&Device::new("vbd", domid, id), &keys(mode));
+        let mut open = |domid, id, mode| images.open(&Device::new("vbd", DomId(domid), id), &keys(mode));
         let first = open(1, 51712, "w").unwrap();
         assert!(Arc::ptr_eq(&first, &open(2, 51712, "w").unwrap()), "the virtual machine migrates");
         for (domid, id, mode) in [(3, 51712, "w"), (2, 51728, "w"), (2, 51712, "r"), (9, 51712, "w")] {

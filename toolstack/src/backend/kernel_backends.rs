@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use xenstore::driver::{Answer, BackDevice, BackDriver, Failure, View, Waker};
+use xenstore::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
 use xenstore::xenbus::Device;
 
 /// How long the kernel may take to bind a new device.
@@ -58,9 +58,14 @@ impl<D: BackDriver> BackDriver for SkipKernelOwned<D> {
         self.driver.kind()
     }
 
-    fn probe(&mut self, device: &Device, view: &View, waker: Waker) -> Result<Box<dyn BackDevice>, Failure> {
+    fn probe(
+        &mut self,
+        device: &Device,
+        state: &DeviceState,
+        waker: Waker,
+    ) -> Result<Box<dyn BackDevice>, Failure> {
         match self.is_kernel_owned(device, Instant::now()) {
-            Some(false) => self.driver.probe(device, view, waker),
+            Some(false) => self.driver.probe(device, state, waker),
             Some(true) => {
                 tracing::warn!(
                     device = device.back_path(),
@@ -87,14 +92,15 @@ fn module(kind: &str) -> &'static str {
 struct KernelOwned;
 
 impl BackDevice for KernelOwned {
-    fn changed(&mut self, _: &View) -> Answer {
-        Answer::default()
+    fn changed(&mut self, _: &DeviceState) -> Update {
+        Update::default()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use xenstore::DomId;
 
     struct Unused;
 
@@ -102,7 +108,7 @@ mod tests {
         fn kind(&self) -> &str {
             "vbd"
         }
-        fn probe(&mut self, _: &Device, _: &View, _: Waker) -> Result<Box<dyn BackDevice>, Failure> {
+        fn probe(&mut self, _: &Device, _: &DeviceState, _: Waker) -> Result<Box<dyn BackDevice>, Failure> {
             Err(Failure::new(0, "never called"))
         }
     }
@@ -111,7 +117,7 @@ mod tests {
     fn device_is_served_here_if_unbound_after_the_timeout() {
         let bus = tempfile::tempdir().unwrap();
         let mut driver = SkipKernelOwned { driver: Unused, bus: bus.path().into(), unbound: Vec::new() };
-        let device = Device::new("vbd", 3, 51712);
+        let device = Device::new("vbd", DomId(3), 51712);
         let start = Instant::now();
         assert_eq!(driver.is_kernel_owned(&device, start), Some(false), "no driver is loaded");
         std::fs::create_dir_all(bus.path().join("drivers/vbd")).unwrap();

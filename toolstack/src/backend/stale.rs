@@ -85,13 +85,13 @@ mod tests {
 
     #[test]
     fn only_names_of_vifs_taps_are_parsed() {
-        assert_eq!(parse_tap_name("vif7.1"), Some((7, 1)));
+        assert_eq!(parse_tap_name("vif7.1"), Some((DomId(7), 1)));
         assert_eq!(["vif7.1-emu", "vif7", "eth7.1", "vif70000.0"].map(parse_tap_name), [None; 4]);
     }
 
     #[test]
     fn inflight_regions_of_removed_devices_are_deleted() {
-        assert_eq!(parse_region_name("vif-7-0-tx"), Some(("vif", 7, 0)));
+        assert_eq!(parse_region_name("vif-7-0-tx"), Some(("vif", DomId(7), 0)));
         assert_eq!(["vbd-7", "vbd-x-1", "other"].map(parse_region_name), [None; 3]);
         let store = Store::spawn(Config::default()).unwrap();
         let mut client = store.client().unwrap();
@@ -101,7 +101,7 @@ mod tests {
         for name in ["vbd-7-51712", "vbd-7-51728", "vif-8-0-tx", "other"] {
             inflight_dir.create(name, "", 1).unwrap();
         }
-        remove(&mut client, 0, directory.path(), &inflight_dir).unwrap();
+        remove(&mut client, DomId::DOM0, directory.path(), &inflight_dir).unwrap();
         let mut remaining = inflight_dir.names().unwrap();
         remaining.sort();
         assert_eq!(remaining, ["other", "vbd-7-51712"]);

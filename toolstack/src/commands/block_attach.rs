@@ -35,7 +35,7 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let mut machine = Machine::connect(dir)?;
     let domain = machine.find_guest(&args.domain)?;
     machine.require_dom0()?;
-    let new = vbd::nodes(domain.domid.0, &disk);
+    let new = vbd::nodes(domain.domid, &disk);
     device::add(&mut machine.store, &new)?;
     progress::wait_attached(&mut machine.store, &new.device, Duration::from_secs(args.timeout))
 }

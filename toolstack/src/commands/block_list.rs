@@ -45,7 +45,7 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let mut machine = Machine::connect(dir)?;
     let domain = machine.find_guest(&args.domain)?;
     let mut rows = Vec::new();
-    for device in device::list(&mut machine.store, domain.domid.0, "vbd")? {
+    for device in device::list(&mut machine.store, domain.domid, "vbd")? {
         let states = progress::states(&mut machine.store, &device)?;
         let libxl = device::libxl_path(&device);
         let store = &mut machine.store;
@@ -54,8 +54,8 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
             vdev: device.id,
             nbd: dir.nbd(&domain.name, &dev),
             dev,
-            backend_domid: device.back,
-            domid: device.front,
+            backend_domid: device.back.0,
+            domid: device.front.0,
             state: states.front.unwrap_or_default() as u8,
             params: store.read_text(&format!("{libxl}/{}", key::PARAMS))?,
             mode: store.read_text(&format!("{libxl}/{}", key::MODE))?,

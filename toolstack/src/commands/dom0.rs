@@ -113,7 +113,7 @@ fn xen(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Res
     let mut vbds =
         VbdDriver::with_opener(hv.clone(), Box::new(move |device, keys| images.open(device, keys)));
     vbds.set_tuning(tuning);
-    stale::remove(&mut Client::new(hv.store()?), hv.domid().0, dir.path(), &inflight_dir)?;
+    stale::remove(&mut Client::new(hv.store()?), hv.domid(), dir.path(), &inflight_dir)?;
     vbds.set_inflight_dir(inflight_dir.clone());
     let config = netback::Config { inflight_dir: Some(inflight_dir), ..netback::Config::default() };
     let dir = dir.path().to_owned();
@@ -166,7 +166,7 @@ impl Shutdown {
     }
 
     fn run_driver(&self, client: Client, driver: &mut dyn BackDriver) -> Result<()> {
-        let outcome = driver::run(client, self.domid.0, driver, self.event.as_fd());
+        let outcome = driver::run(client, self.domid, driver, self.event.as_fd());
         self.signal();
         Ok(outcome?)
     }

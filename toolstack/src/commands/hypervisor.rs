@@ -74,7 +74,7 @@ fn domain_events(
         };
         match event {
             Event::Connect { domid: DomId(0), stream } => log_failure(store.connect(stream), 0),
-            Event::Connect { domid, stream } => log_failure(store.introduce(domid.0, stream), domid.0),
+            Event::Connect { domid, stream } => log_failure(store.introduce(domid, stream), domid.0),
             // Fails only while the machine is shutting down.
             Event::Gone { domid } => drop(gone.send(domid)),
         }
@@ -106,9 +106,9 @@ impl DomainReaper {
             let name = domains.iter().find(|d| d.domid == domid).map(|d| d.name.clone());
             let dom0_runs = domains.iter().any(|d| d.domid == DomId::DOM0 && d.pid.is_some());
             // ENOENT if the domain never connected to the store.
-            let _ = self.store.release(domid.0);
+            let _ = self.store.release(domid);
             // Creating a guest of the same name tries again what fails here.
-            if let Err(error) = domain::remove(&mut self.client, domid.0, dom0_runs) {
+            if let Err(error) = domain::remove(&mut self.client, domid, dom0_runs) {
                 tracing::warn!(%domid, error = %chain(&error), "failed to remove the domain's nodes");
             }
             let _ = self.control.destroy(domid);

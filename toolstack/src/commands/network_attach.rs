@@ -37,10 +37,10 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let domain = machine.find_guest(&args.domain)?;
     machine.require_dom0()?;
     guest::check_bridge(&mut machine, &origin, &spec.bridge)?;
-    let taken = device::list(&mut machine.store, domain.domid.0, "vif")?;
+    let taken = device::list(&mut machine.store, domain.domid, "vif")?;
     let devid = spec.devid.unwrap_or_else(|| vif::lowest_free(&taken));
     let mac = spec.mac.unwrap_or_else(|| Mac::xen(rand::random()));
-    let new = vif::nodes(domain.domid.0, &spec, devid, mac);
+    let new = vif::nodes(domain.domid, &spec, devid, mac);
     device::add(&mut machine.store, &new)?;
     progress::wait_attached(&mut machine.store, &new.device, Duration::from_secs(args.timeout))
 }

@@ -37,7 +37,7 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let domain = machine.find_guest(&args.domain)?;
     let devid = args.vif.parse::<u32>().ok();
     let mac = args.vif.parse::<Mac>().ok();
-    for device in device::list(&mut machine.store, domain.domid.0, "vif")? {
+    for device in device::list(&mut machine.store, domain.domid, "vif")? {
         let text = machine.store.read_opt(&format!("{}/{MAC}", device::libxl_path(&device)))?;
         let same_mac = mac.is_some_and(|mac| text.as_deref() == Some(mac.to_string().as_bytes()));
         if devid == Some(device.id) || same_mac {

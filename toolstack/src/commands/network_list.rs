@@ -47,13 +47,13 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let mut machine = Machine::connect(dir)?;
     let domain = machine.find_guest(&args.domain)?;
     let mut rows = Vec::new();
-    for device in device::list(&mut machine.store, domain.domid.0, "vif")? {
+    for device in device::list(&mut machine.store, domain.domid, "vif")? {
         let states = progress::states(&mut machine.store, &device)?;
         let libxl = device::libxl_path(&device);
         let mut text = |key: &str| machine.store.read_text(&format!("{libxl}/{key}"));
         rows.push(Row {
             devid: device.id,
-            backend_domid: device.back,
+            backend_domid: device.back.0,
             mac: text(key::MAC)?,
             bridge: text(key::BRIDGE)?,
             vifname: text(key::VIFNAME)?,

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tracing::Span;
 use xenstore::Client;
-use xenstore::xenbus::End;
+use xenstore::xenbus::DeviceEnd;
 
 use crate::error::{Error, Result, chain};
 
@@ -86,7 +86,7 @@ fn report_failure(hv: &dyn Hypervisor, path: &str, error: &Error) {
     tracing::error!(error = %chain(error), "failed to serve the device");
     let reported = hv.store().map_err(Error::from).and_then(|stream| {
         let mut client = Client::new(stream);
-        let end = End::find_front(&mut client, path)?;
+        let end = DeviceEnd::find_front(&mut client, path)?;
         Ok(end.fatal(&mut client, Errno::EIO as i32, chain(error))?)
     });
     if let Err(e) = reported {

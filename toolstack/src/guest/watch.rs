@@ -171,7 +171,7 @@ fn start(guest: &Guest, client: &mut Client, ended: &Arc<EventFd>, (kind, id): I
 /// Describes a vif's tap: `eth<devid>` in a network namespace, `xpv<devid>` on a real Xen host, else as dom0 names the
 /// vif.
 fn new_tap(guest: &Guest, client: &mut Client, path: &str, id: u32) -> NewTap {
-    let owner = TapOwner::new(&guest.machine, guest.hv.domid().0, id);
+    let owner = TapOwner::new(&guest.machine, guest.hv.domid(), id);
     let (name, is_chosen) = match (&guest.netns, guest.on_xen) {
         (Some(_), _) => (format!("eth{id}"), false),
         (None, true) => (format!("xpv{id}"), false),

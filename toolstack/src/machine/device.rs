@@ -184,7 +184,7 @@ mod tests {
     use xenstore::server::{Config, Store};
 
     fn device() -> NewDevice {
-        let mut new = NewDevice::new(Device::new("vbd", 3, 51712));
+        let mut new = NewDevice::new(Device::new("vbd", DomId(3), 51712));
         new.back.set("params", "/img");
         new.front_read_only.set("mtu", 1500);
         new
@@ -213,7 +213,7 @@ mod tests {
             assert_eq!(perms(&mut client, &path), "n0,r3", "{path}");
         }
         assert!(add(&mut client, &device()).unwrap_err().to_string().contains("51712 already"));
-        assert_eq!(list(&mut client, 3, "vbd").unwrap(), [device().device]);
+        assert_eq!(list(&mut client, DomId(3), "vbd").unwrap(), [device().device]);
         assert!(request_close(&mut client, &device().device).unwrap());
         assert_eq!(client.read_text(&format!("{back}/online")).unwrap(), "0");
         assert_eq!(client.read_text(&format!("{back}/state")).unwrap(), "5");
@@ -222,6 +222,6 @@ mod tests {
         assert_eq!(client.directory("/local/domain/0/backend").unwrap(), [""; 0]);
         assert!(!request_close(&mut client, &device().device).unwrap());
         remove(&mut client, &device().device).unwrap();
-        assert!(list(&mut client, 3, "vbd").unwrap().is_empty());
+        assert!(list(&mut client, DomId(3), "vbd").unwrap().is_empty());
     }
 }

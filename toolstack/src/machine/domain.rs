@@ -18,7 +18,7 @@ const OWN: [&str; 5] = ["data", "drivers", "feature", "attr", "error"];
 pub fn add(client: &mut Client, domid: DomId, name: &str, uuid: &str) -> Result<()> {
     let home = format!("/local/domain/{domid}");
     let vm = format!("/vm/{uuid}");
-    let readable = [Permission::new(0, Access::None), Permission::new(domid, Access::Read)];
+    let readable = [Permission::new(DomId::DOM0, Access::None), Permission::new(domid, Access::Read)];
     let own = [Permission::new(domid, Access::None)];
     Ok(client.transaction(|tx| {
         for directory in [&home, &vm] {

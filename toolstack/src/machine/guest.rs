@@ -107,7 +107,7 @@ fn create_domain(machine: &mut Machine, name: &str) -> Result<DomId> {
     }
     let domid = machine.control.create(name, Uid::effective().as_raw(), None)?;
     let uuid = uuid(rand::random());
-    let written = domain::add(&mut machine.store, domid.0, name, &uuid)
+    let written = domain::add(&mut machine.store, domid, name, &uuid)
         .and_then(|()| Ok(machine.store.write(&creator_path(domid), std::process::id().to_string())?));
     if written.is_err() {
         machine.control.destroy(domid)?;
@@ -175,10 +175,10 @@ fn exit_error(name: &str, status: &str, log: &Path) -> Error {
 }
 
 fn devices(domid: DomId, config: &GuestConfig) -> Vec<NewDevice> {
-    let disks = config.disks.iter().map(|disk| vbd::nodes(domid.0, disk));
+    let disks = config.disks.iter().map(|disk| vbd::nodes(domid, disk));
     let vifs = config.vifs.iter().enumerate().map(|(index, vif)| {
         let mac = vif.mac.unwrap_or_else(|| Mac::xen(rand::random()));
-        vif::nodes(domid.0, vif, vif.devid.unwrap_or(index as u32), mac)
+        vif::nodes(domid, vif, vif.devid.unwrap_or(index as u32), mac)
     });
     disks.chain(vifs).collect()
 }
@@ -196,7 +196,7 @@ pub fn remove(machine: &mut Machine, domid: DomId, name: &str) -> Result<()> {
         done => done.map_err(Error::from),
     };
     let dom0_runs = machine.require_dom0().is_ok();
-    let removed = domain::remove(&mut machine.store, domid.0, dom0_runs);
+    let removed = domain::remove(&mut machine.store, domid, dom0_runs);
     let directory = machine.dir.guest(name);
     let emptied = match std::fs::remove_dir_all(&directory) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
