@@ -93,7 +93,7 @@ impl Machine {
 
     /// Asks the backend to close, as libxl does.
     pub fn detach(&self, device: &Device) {
-        assert!(device::ask_to_close(&mut self.client(), device).unwrap(), "{} is gone", device.back_path());
+        assert!(device::request_close(&mut self.client(), device).unwrap(), "{} is gone", device.back_path());
     }
 
     /// Removes a device's nodes, as libxl does.
