@@ -53,7 +53,7 @@ fn reads_and_writes_reach_the_image() {
 }
 
 fn machine_back() -> String {
-    xenstore::xenbus::Device::new("vbd", GUEST.0, XVDA).back_path()
+    xenstore::xenbus::Device::new("vbd", GUEST, XVDA).back_path()
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn requests_in_flight_together_keep_their_buffers() {
 }
 
 fn machine_stats(back: &Backend) -> std::sync::Arc<blkback::Stats> {
-    back.registry.lock().unwrap()[&(GUEST.0, XVDA)].clone()
+    back.registry.lock().unwrap()[&(GUEST, XVDA)].clone()
 }
 
 #[test]
@@ -224,7 +224,7 @@ fn disk_closes_reopens_and_detaches() {
     disk.close().unwrap();
     machine.wait_for_state(&device.back_path(), XenbusState::Closed);
     machine.remove(&device);
-    let gone = || !back.registry.lock().unwrap().contains_key(&(GUEST.0, XVDA));
+    let gone = || !back.registry.lock().unwrap().contains_key(&(GUEST, XVDA));
     machine.client().write("/local/poke", "").unwrap();
     wait_until("the device is dropped", gone);
     assert_eq!(guest.quarantined(DomId::DOM0), 0, "everything was unmapped");

@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 use ring_abi::blkif::{Status, X86_64};
 use xenstore::Client;
-use xenstore::xenbus::End;
+use xenstore::xenbus::DeviceEnd;
 
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
@@ -116,7 +116,7 @@ pub struct Disk {
     pub(crate) span: tracing::Span,
     pub(crate) hv: Arc<dyn Hypervisor>,
     pub(crate) store: Client,
-    pub(crate) end: End,
+    pub(crate) end: DeviceEnd,
     pub(crate) peer: DomId,
     pub(crate) options: Options,
     pub(crate) handshake: Handshake,
@@ -155,8 +155,8 @@ impl Disk {
     ) -> Result<Disk> {
         let span = tracing::error_span!("vbd", domid = %hv.domid(), devid);
         let path = format!("/local/domain/{}/device/vbd/{devid}", hv.domid());
-        let end = End::find_front(&mut store, &path)?;
-        let peer = DomId(end.other_id());
+        let end = DeviceEnd::find_front(&mut store, &path)?;
+        let peer = end.other_id();
         let handshake = Handshake::new(end.state(&mut store)?);
         end.watch_other(&mut store, "back")?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;

@@ -4,7 +4,7 @@
 //! the ring. A notifier counts the events that led to no work and, once there were too many, returns how long to mask
 //! the channel. The ring is polled when the mask ends, so that no request is lost.
 
-use crate::token_bucket::TokenBucket;
+use event_loop::TokenBucket;
 use hypervisor::{Channel, EventPort, Result};
 use ring_abi::ring::Notify;
 use std::os::fd::{AsFd, BorrowedFd};

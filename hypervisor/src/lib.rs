@@ -42,13 +42,13 @@ pub mod xen;
 
 pub use copy::{CopyOp, CopyPtr, TransferOp};
 pub use error::{Error, Result};
+pub use event_loop::Stream;
 pub use flip::{AcceptTransfer, OwnedPage};
 pub use inflight_dir::{InflightDir, InflightRegion};
 pub use map::{Contiguous, Mapping};
 pub use ring_abi::{DomId, EventPort, GrantRef, PAGE_SIZE};
 pub use share::Shared;
 
-use std::io::{Read, Write};
 use std::os::fd::AsFd;
 
 /// What a grant permits, or a mapping requests.
@@ -59,10 +59,6 @@ pub enum Access {
     /// Reading and writing.
     ReadWrite,
 }
-
-/// A pollable byte stream: a connection to the store.
-pub trait Stream: Read + Write + AsFd + Send {}
-impl<T: Read + Write + AsFd + Send> Stream for T {}
 
 /// One end of an interdomain event channel. Its descriptor is readable while an event is pending.
 pub trait Channel: AsFd + Send + Sync {

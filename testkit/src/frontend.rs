@@ -5,7 +5,7 @@ use hypervisor::Hypervisor;
 use hypervisor::xen::Xen;
 use std::sync::Arc;
 use std::time::Instant;
-use xenstore::xenbus::{Device, End};
+use xenstore::xenbus::{Device, DeviceEnd};
 use xenstore::{Client, Nodes, XenbusState};
 
 /// A device, and its frontend's domain with that domain's rights.
@@ -30,7 +30,7 @@ impl FrontendDevice {
     pub fn of_xen_guest(kind: &str, variable: &str) -> Vec<FrontendDevice> {
         let named = std::env::var(variable).unwrap_or_else(|e| panic!("{variable}: {e}"));
         let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open().expect("the device nodes"));
-        let device = |id: &str| Device::new(kind, hv.domid().0, id.parse().expect("a device's number"));
+        let device = |id: &str| Device::new(kind, hv.domid(), id.parse().expect("a device's number"));
         named.split('/').map(|id| FrontendDevice::new(hv.clone(), device(id))).collect()
     }
 
@@ -40,8 +40,8 @@ impl FrontendDevice {
     }
 
     /// The frontend's end.
-    pub fn end(&self) -> End {
-        End::front(&self.device)
+    pub fn end(&self) -> DeviceEnd {
+        DeviceEnd::front(&self.device)
     }
 
     /// Writes a key of the frontend's.

@@ -38,10 +38,10 @@ impl Machine {
         let sandbox = Sandbox::with_store(Box::new(move |event| {
             let told = match event {
                 DomainEvent::Connect { domid: DomId(0), stream } => handle.connect(stream),
-                DomainEvent::Connect { domid, stream } => handle.introduce(domid.0, stream),
+                DomainEvent::Connect { domid, stream } => handle.introduce(domid, stream),
                 // Refused for a domain that never opened the store.
                 DomainEvent::Exited { domid } => {
-                    let _ = handle.release(domid.0);
+                    let _ = handle.release(domid);
                     Ok(())
                 }
             };
@@ -72,7 +72,7 @@ impl Machine {
 
     /// Attaches a disk, with the nodes that libxl writes.
     pub fn attach_disk_as(&self, domid: DomId, disk: &DiskSpec) -> Device {
-        self.attach(vbd::nodes(domid.0, disk))
+        self.attach(vbd::nodes(domid, disk))
     }
 
     /// Attaches an interface as libxl does by default, with the address 00:16:3e:00:`domid`:`devid`.
@@ -83,7 +83,7 @@ impl Machine {
     /// Attaches an interface, with the nodes that libxl writes.
     pub fn attach_vif_as(&self, domid: DomId, devid: u32, spec: &VifSpec) -> Device {
         let mac = Mac::xen([0, domid.0 as u8, devid as u8]);
-        self.attach(vif::nodes(domid.0, spec, devid, spec.mac.unwrap_or(mac)))
+        self.attach(vif::nodes(domid, spec, devid, spec.mac.unwrap_or(mac)))
     }
 
     fn attach(&self, new: device::NewDevice) -> Device {
@@ -93,7 +93,7 @@ impl Machine {
 
     /// Asks the backend to close, as libxl does.
     pub fn detach(&self, device: &Device) {
-        assert!(device::ask_to_close(&mut self.client(), device).unwrap(), "{} is gone", device.back_path());
+        assert!(device::request_close(&mut self.client(), device).unwrap(), "{} is gone", device.back_path());
     }
 
     /// Removes a device's nodes, as libxl does.

@@ -60,7 +60,7 @@ impl Platform for Threads {
 
     fn wakeups(&self) -> Option<u64> {
         let registry = self.backend.as_ref()?.registry.lock().unwrap();
-        Some(registry[&(GUEST.0, XVDA)].wakeups())
+        Some(registry[&(GUEST, XVDA)].wakeups())
     }
 
     fn nothing_is_held(&mut self, raw: RawFrontend) {

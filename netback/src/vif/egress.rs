@@ -10,7 +10,7 @@ use crate::backlog::Backlog;
 use crate::copy_batch::{self, CopyBatch};
 use crate::offload;
 use crate::rx::{FrameInfo, PageFill, Placement, Rx};
-use bridge::{Frame, Frames, Piece, Reason, Stats};
+use bridge::{FragmentRef, Frame, Frames, Reason, Stats};
 use hypervisor::{Contiguous, CopyOp, CopyPtr, Hypervisor, InflightRegion};
 use ring_abi::DomId;
 use ring_abi::ring::Notify;
@@ -203,7 +203,9 @@ impl Writer {
         };
         let PageFill { gref, offset, len, .. } = fill;
         let dest = CopyPtr::Grant { domid: self.guest, gref, offset };
-        list.extend(frame.segs().next().map(|head| CopyOp::new(CopyPtr::Memory(volatile(head)), dest, len)));
+        list.extend(
+            frame.fragments().next().map(|head| CopyOp::new(CopyPtr::Memory(volatile(head)), dest, len)),
+        );
         Ok(Placement::Frame(index))
     }
 
@@ -234,7 +236,7 @@ fn add_copies<'f>(guest: DomId, frame: &'f Frame, fill: PageFill, list: &mut Vec
 }
 
 #[inline]
-fn volatile(piece: Piece<'_>) -> VolatileSlice<'_> {
+fn volatile(piece: FragmentRef<'_>) -> VolatileSlice<'_> {
     // SAFETY: the bytes are readable while the frame is borrowed. The slice is the source of a copy only, so that
     // nothing is written through it.
     unsafe { VolatileSlice::new(piece.as_ptr().cast_mut(), piece.len()) }

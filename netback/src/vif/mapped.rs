@@ -4,7 +4,7 @@
 use crate::assemble::Packet;
 use crate::pin_table::PinTable;
 use arrayvec::ArrayVec;
-use bridge::{Frame, Reason, Seg};
+use bridge::{Fragment, Frame, Reason};
 use hypervisor::{Access, Hypervisor, Mapping};
 use ring_abi::netif::SLOTS_FATAL;
 use ring_abi::{DomId, GrantRef, PAGE_SIZE};
@@ -51,7 +51,7 @@ impl Mapped {
             let start = mapping.base(page).as_ptr().wrapping_add(fragment.offset.into());
             // SAFETY: the fragment is inside its page (checked when it was assembled), which stays mapped until the
             // table returns the mapping: after the last clone of the frame's pin is dropped.
-            let seg = unsafe { Seg::new(start, fragment.size.into()) };
+            let seg = unsafe { Fragment::new(start, fragment.size.into()) };
             // At most 18 fragments; a frame takes 20.
             let _ = frame.push(seg);
         }

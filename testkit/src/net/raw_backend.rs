@@ -8,7 +8,7 @@ use netfront::Nic;
 use ring_abi::netif::{Rx, RxResponse, Tx};
 use ring_abi::ring::Back;
 use std::sync::Arc;
-use xenstore::xenbus::{Device, End};
+use xenstore::xenbus::{Device, DeviceEnd};
 use xenstore::{Client, Keys, XenbusState};
 
 /// Both rings; others may write their memory too.
@@ -29,7 +29,7 @@ impl RawBackend {
     /// Attaches an interface to a guest and connects both ends; the interface is up then.
     pub fn connect(machine: &Machine, dom0: &dyn Hypervisor, domid: DomId) -> (Nic, RawBackend) {
         let device = machine.attach_vif(domid, 0);
-        let (mut client, end) = (machine.client(), End::back(&device));
+        let (mut client, end) = (machine.client(), DeviceEnd::back(&device));
         let mut keys = backend_keys(true);
         // One channel for both rings.
         keys.set("feature-split-event-channels", 0);

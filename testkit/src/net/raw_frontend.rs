@@ -47,7 +47,7 @@ impl RawFrontend {
     /// Closes whatever connection a vif has, so that it can be connected again.
     pub fn reset(device: &FrontendDevice) {
         device.close();
-        device.end().retract(&mut device.store(), CONNECTION_KEYS).unwrap();
+        device.end().remove_keys(&mut device.store(), CONNECTION_KEYS).unwrap();
         device.switch(XenbusState::Initialising);
         device.wait_for_backend(XenbusState::InitWait);
     }

@@ -1,51 +1,38 @@
-//! A token bucket: bounds how often something may happen. The caller passes the time in, so that it is testable.
+//! A token bucket: a rate with a bound on bursts. Time is an argument.
 
-use std::time::Duration;
+use core::time::Duration;
 
 const NANOS: u128 = 1_000_000_000;
 
-/// Tokens that are added at a rate and kept up to a bound. The unit is the caller's: events, bytes, frames.
-///
-/// ```
-/// use event_channel::TokenBucket;
-/// use std::time::Duration;
-///
-/// // 10 events a second, at most 2 at once.
-/// let mut bucket = TokenBucket::new(10, 2, Duration::ZERO);
-/// assert!(bucket.take(2, Duration::ZERO));
-/// assert!(!bucket.take(1, Duration::ZERO));
-/// assert_eq!(bucket.wait(1, Duration::ZERO), Some(Duration::from_millis(100)));
-/// assert!(bucket.take(1, Duration::from_millis(100)));
-/// ```
+/// Tokens that accrue at a rate, up to a bound. Units are the caller's: events, bytes, frames.
 #[derive(Clone, Debug)]
 pub struct TokenBucket {
     /// Tokens a second.
     rate: u64,
-    /// The most tokens it holds, times 10^9: exact at every rate.
+    /// Capacity in tokens, times 10^9: exact at every rate.
     full: u128,
-    /// Tokens it holds, times 10^9.
     level: u128,
-    /// The time of `level`, since the instant from which the caller counts.
+    /// The time of `level`, from the caller's epoch.
     at: Duration,
 }
 
 impl TokenBucket {
-    /// Creates a full bucket of `burst` tokens at time `now`, to which `rate` tokens are added a second.
+    /// Makes a bucket with `burst` tokens at time `now`, to which `rate` tokens a second are added.
     pub fn new(rate: u64, burst: u64, now: Duration) -> Self {
         let full = u128::from(burst) * NANOS;
         Self { rate, full, level: full, at: now }
     }
 
-    /// Adds the tokens of the time since the last call; a clock that runs backwards adds none.
+    /// Adds the tokens accrued since the last call; a clock that runs backwards adds nothing.
     fn fill(&mut self, now: Duration) {
-        let Some(elapsed) = now.checked_sub(self.at) else { return };
+        let Some(passed) = now.checked_sub(self.at) else { return };
         self.at = now;
         // At most 2^64 * 2^94: a clock that jumps far ahead fills the bucket.
-        let added = elapsed.as_nanos().saturating_mul(u128::from(self.rate));
-        self.level = self.level.saturating_add(added).min(self.full);
+        let accrued = passed.as_nanos().saturating_mul(u128::from(self.rate));
+        self.level = self.level.saturating_add(accrued).min(self.full);
     }
 
-    /// Takes `tokens` if the bucket holds that many; `false`, and none taken, otherwise.
+    /// Takes `tokens`, or none and `false` when there are fewer.
     pub fn take(&mut self, tokens: u64, now: Duration) -> bool {
         self.fill(now);
         let wanted = u128::from(tokens) * NANOS;
@@ -56,7 +43,7 @@ impl TokenBucket {
         enough
     }
 
-    /// Returns how long until the bucket holds `tokens`: zero if it does now; `None` if it never will.
+    /// How long until `tokens` can be taken: zero if they can be now; `None` if they never can.
     pub fn wait(&mut self, tokens: u64, now: Duration) -> Option<Duration> {
         self.fill(now);
         let wanted = u128::from(tokens) * NANOS;
@@ -69,6 +56,13 @@ impl TokenBucket {
         let nanos = (wanted - self.level).div_ceil(u128::from(self.rate));
         Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
+
+    /// Whole tokens that can be taken.
+    #[cfg(test)]
+    fn available(&mut self, now: Duration) -> u64 {
+        self.fill(now);
+        u64::try_from(self.level / NANOS).unwrap_or(u64::MAX)
+    }
 }
 
 #[cfg(test)]
@@ -80,15 +74,9 @@ mod tests {
         Duration::from_nanos(nanos)
     }
 
-    /// Whole tokens that the bucket holds.
-    fn available(bucket: &mut TokenBucket, now: Duration) -> u64 {
-        bucket.fill(now);
-        u64::try_from(bucket.level / NANOS).unwrap_or(u64::MAX)
-    }
-
     proptest! {
         #[test]
-        fn bucket_in_any_use_gives_at_most_burst_plus_rate(
+        fn tokens_taken_never_exceed_burst_and_rate(
             rate in 0u64..1_000_000,
             burst in 0u64..1_000,
             steps in proptest::collection::vec((0u64..10_000_000, 0u64..100), 1..300),
@@ -96,8 +84,8 @@ mod tests {
             let mut bucket = TokenBucket::new(rate, burst, at(0));
             let mut now = 0;
             let mut taken = 0u128;
-            for (elapsed, tokens) in steps {
-                now += elapsed;
+            for (passes, tokens) in steps {
+                now += passes;
                 if bucket.take(tokens, at(now)) {
                     taken += u128::from(tokens);
                 }
@@ -106,26 +94,26 @@ mod tests {
             }
         }
 
-        /// Nothing is lost to rounding.
+        /// A caller that always waits for the time of `wait` gets exactly the rate: nothing is lost to rounding.
         #[test]
-        fn bucket_whose_user_waits_as_returned_gives_exactly_its_rate(rate in 1u64..10_000_000, tokens in 1u64..50) {
+        fn waiting_caller_gets_exactly_the_rate(rate in 1u64..10_000_000, tokens in 1u64..50) {
             let mut bucket = TokenBucket::new(rate, tokens, at(0));
             prop_assert!(bucket.take(tokens, at(0)));
             let mut now = Duration::ZERO;
             for _ in 0..100 {
                 let wait = bucket.wait(tokens, now).unwrap();
                 if !wait.is_zero() {
-                    prop_assert!(!bucket.clone().take(tokens, now + wait - at(1)), "the returned wait is too long");
+                    prop_assert!(!bucket.clone().take(tokens, now + wait - at(1)), "the wait is too long");
                 }
                 now += wait;
-                prop_assert!(bucket.take(tokens, now), "the returned wait is too short");
+                prop_assert!(bucket.take(tokens, now), "the wait is too short");
             }
             let ideal = u128::from(tokens) * 100 * NANOS / u128::from(rate);
             prop_assert!(now.as_nanos() >= ideal && now.as_nanos() <= ideal + 100);
         }
 
         #[test]
-        fn bucket_with_any_clock_does_not_panic(
+        fn arbitrary_clock_never_panics(
             rate: u64, burst: u64, clock in proptest::collection::vec((any::<u64>(), any::<u32>(), any::<u64>()), 1..20)
         ) {
             let mut bucket = TokenBucket::new(rate, burst, Duration::ZERO);
@@ -133,16 +121,15 @@ mod tests {
                 let now = Duration::new(seconds / 2, nanos % 1_000_000_000);
                 bucket.take(tokens, now);
                 let _ = bucket.wait(tokens, now);
-                prop_assert!(available(&mut bucket, now) <= burst);
+                prop_assert!(bucket.available(now) <= burst);
             }
         }
     }
 
     #[test]
-    fn wait_for_more_than_the_bucket_can_hold_is_none() {
+    fn more_than_the_burst_is_never_available() {
         let mut bucket = TokenBucket::new(10, 5, at(0));
         assert_eq!(bucket.wait(6, at(0)), None);
         assert_eq!(TokenBucket::new(0, 0, at(0)).wait(1, at(0)), None);
-        assert_eq!(available(&mut bucket, at(0)), 5);
     }
 }
