@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! The loop of one ring: takes requests and submits operations, polls the engine and publishes responses.
 
 use std::io;

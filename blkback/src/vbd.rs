@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A virtual block device, from its appearance in the store to its removal: disk, handshake, ring.
 
 use std::collections::BTreeMap;

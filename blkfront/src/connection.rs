@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! The disk's connection to its backend: refreshed from the store, made, dropped and closed.
 
 use hypervisor::{Access, Shared};

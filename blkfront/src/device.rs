@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A disk over a hypervisor, used by one thread at a time without locks.
 
 use std::os::fd::{AsFd, BorrowedFd};

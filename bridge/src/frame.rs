@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! An Ethernet frame inside the switch: a private head, and a payload that is not copied.
 
 use arrayvec::ArrayVec;

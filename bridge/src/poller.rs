@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! The worker's epoll set: every port's descriptor and the control's.
 
 use std::{

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A pool of receive buffers, allocated once: a buffer is free again when the last frame that holds it is dropped.
 #![allow(unsafe_code)] // frames point into the buffers
 

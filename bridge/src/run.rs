@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A running bridge, controlled from other threads: attaches and detaches ports by name, reads counters and stations.
 
 use std::{

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Sends frames to a port that does not take all of their offloads.
 
 use std::io;

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! The worker: the loop that owns the ports. Each round receives, switches, sends and flushes; it sleeps when every
 //! port is idle.
 

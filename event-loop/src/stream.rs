@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A byte stream that can be polled.
 
 use std::io::{Read, Write};

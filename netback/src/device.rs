@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! One vif over its life: handshake, connection and statistics.
 
 use crate::driver::Attachment;

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! The driver for devices of kind `vif`: finds the bridge of each and makes the device.
 
 use crate::Config;

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! The response logs of a vif's two rings, kept in the inflight directory for a process that resumes the connection.
 
 use crate::handshake::{EventPorts, Negotiated};

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A network interface: keeps a connection to the current backend, and reconnects when the backend does.
 //!
 //! While no backend is connected, frames to be sent are dropped and the interface stays. [`Nic::process_events`] does

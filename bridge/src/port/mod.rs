@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Ports: the sources and destinations of frames.
 
 pub mod netdev;

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Settings of network interfaces, with errors that name the interface and the missing permission or object.
 #![allow(unsafe_code)] // interface ioctls take a C union
 

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A packet socket: joins an existing interface (a network card, one end of a veth) to a switch.
 //!
 //! The port receives all frames that the interface receives (it is made promiscuous), and sends by the interface. The

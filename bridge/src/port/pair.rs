@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A pair of connected ports in this process: one receives what the other sends.
 //!
 //! One end is attached to a bridge, and a program, a test or another bridge uses the other.

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A tap: a network interface of this machine whose other end is a port of a switch.
 //!
 //! No crate fits: those that support `virtio_net_hdr` (tun-rs) are for tunnels of IP packets, and segment and coalesce

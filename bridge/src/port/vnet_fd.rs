@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Receives and sends frames by a descriptor that uses `virtio_net_hdr`: a tap's or a packet socket's.
 //!
 //! One call reads a frame's head into the frame and the rest into a pool buffer; one call writes a frame from the pages

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Bridge to guest: frames fill the pages that the guest has posted, by one batch of grant copies a round.
 //!
 //! Each byte is copied once, from the page where the frame has it (which may be another guest's) to the receiving

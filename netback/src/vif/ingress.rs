@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Guest to bridge: turns packets of the transmit ring into frames.
 //!
 //! The heads (128 bytes) of all packets of a round are copied by one batch of grant copies into the frames' private

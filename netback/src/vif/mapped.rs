@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Payloads that are not copied: the guest's pages stay mapped until the last frame that points into them is dropped.
 #![allow(unsafe_code)] // Frames point into the guest's mapped pages.
 

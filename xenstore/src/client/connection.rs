@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! The client's side of a stream: sends a request, receives its reply, queues the watch events in between.
 
 use std::io::{self, ErrorKind, Read, Write};

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A blocking client of the store, over a socket or a device node.
 //!
 //! One request is in flight at a time: a call sends it and returns with its reply. Watch events that arrive in between

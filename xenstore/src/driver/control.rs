@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! The control loop: takes events, reads the devices they concern, writes the devices' updates.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! The control loop of a backend driver: finds the devices of one kind, watches both ends of each, and calls a
 //! [`BackDevice`] when either changes. The block and the network backend share it.
 //!

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Lets a device's other threads wake the control loop.
 
 use std::collections::BTreeSet;

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Runs a store: one thread moves bytes between sockets and the [`Core`].
 //!
 //! dom0's tools connect to a listening socket, whose peers must be root, this process's user, or a user named in the

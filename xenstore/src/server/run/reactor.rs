@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Polls the listener, the eventfd and the connections, and moves bytes between sockets and the core.
 
 use std::collections::BTreeMap;
