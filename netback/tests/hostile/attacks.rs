@@ -209,7 +209,7 @@ pub(super) fn a_guest_that_changes_everything_meanwhile_gains_nothing(platform: 
                     let _ = raw.tx.push(&raw.request(id, 0, size, flags).into());
                 }
                 let _ = raw.tx.commit();
-                let _ = raw.tx.look();
+                let _ = raw.tx.refresh();
                 while let Ok(Some(_)) = raw.tx.pop() {}
                 received(&mut platform.honest()[0], Duration::ZERO, |frame| {
                     assert!((14..=65_535).contains(&frame.len()));
