@@ -180,7 +180,7 @@ fn machines_that_are_not_there_or_there_already() {
     let machine = Machine::new();
     let output = command(&machine.dir()).arg("hypervisor").output().unwrap();
     let said = one_line(&texts(&output).1);
-    assert!(said.contains("another broker lives in"), "{said}");
+    assert!(said.contains("another broker runs in"), "{said}");
     let output = command(&machine.dir()).arg("dom0").output().unwrap();
     let said = texts(&output).1;
     assert!(said.contains("is domain 0 already"), "{said}");
