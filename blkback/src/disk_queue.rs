@@ -7,7 +7,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use xenstore::driver::Waker;
+use xenbus::driver::Waker;
 
 use crate::engine::Disk;
 

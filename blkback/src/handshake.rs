@@ -8,8 +8,8 @@
 use ring_abi::blkif::{info, key};
 use ring_abi::ring::MAX_PAGES;
 use ring_abi::{EventPort, GrantRef};
-use xenstore::driver::DeviceState;
-use xenstore::{KeyError, Keys, XenbusState};
+use xenbus::driver::DeviceState;
+use xenbus::{KeyError, Keys, XenbusState};
 
 use crate::engine::DiskInfo;
 
@@ -30,12 +30,12 @@ pub enum Abi {
 /// ```
 /// use blkback::handshake::{Abi, Negotiated};
 /// use ring_abi::GrantRef;
-/// use xenstore::Keys;
+/// use xenbus::Keys;
 ///
 /// let keys = Keys::new("/local/domain/1/device/vbd/51712").with("ring-ref", 8).with("event-channel", 3);
 /// let negotiated = Negotiated::from_keys(&keys)?;
 /// assert_eq!((negotiated.abi, negotiated.refs), (Abi::X86_64, vec![GrantRef(8)]));
-/// # Ok::<(), xenstore::KeyError>(())
+/// # Ok::<(), xenbus::KeyError>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Negotiated {

@@ -3,7 +3,7 @@
 //! A request is taken from the ring by [`queue`], checked by [`check`], delayed if need be by [`order`], and
 //! carried out by an [`engine`] on the guest's pages, which `guest_data` maps or copies. [`handshake`] negotiates
 //! the ring with the frontend. [`device`] is the thread that drives these cores for one ring, [`vbd`] the device
-//! that the control loop of [`xenstore::driver`] drives.
+//! that the control loop of [`xenbus::driver`] drives.
 //!
 //! A backend for all disks of a domain's guests, on any hypervisor:
 //!
@@ -20,7 +20,7 @@
 //!     let store = Client::new(hv.store()?);
 //!     let mut driver = VbdDriver::new(hv.clone());
 //!     driver.set_tuning(Tuning { batch: 16, ..Tuning::default() });
-//!     Ok(xenstore::driver::run(store, hv.domid(), &mut driver, stop)?)
+//!     Ok(xenbus::driver::run(store, hv.domid(), &mut driver, stop)?)
 //! }
 //! ```
 

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use event_channel::AdaptivePoll;
+use event_loop::AdaptivePoll;
 use hypervisor::{Channel, Contiguous, InflightRegion};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

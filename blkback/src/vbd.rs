@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hypervisor::{DomId, Error, Hypervisor, InflightDir};
 use ring_abi::blkif::key;
-use xenstore::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
-use xenstore::xenbus::Device;
-use xenstore::{Keys, XenbusState};
+use xenbus::Device;
+use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
+use xenbus::{Keys, XenbusState};
 
 use crate::device::{
     DataPath, ExitReason, Recovery, RingConfig, RingThread, StartError, Tuning, inflight_bytes,

@@ -25,7 +25,7 @@ fn child() {
     let client = Client::new(hv.store().unwrap());
     let never = EventFd::new().unwrap();
     println!("serving");
-    xenstore::driver::run(client, DomId::DOM0, &mut VbdDriver::new(hv), never.as_fd()).unwrap();
+    xenbus::driver::run(client, DomId::DOM0, &mut VbdDriver::new(hv), never.as_fd()).unwrap();
 }
 
 struct Killed(Child);

@@ -11,7 +11,7 @@ use ring_abi::blkif::{X86_32, X86_64, key};
 use ring_abi::ring::Protocol;
 use testkit::FrontendDevice;
 use testkit::block::RawFrontend;
-use xenstore::XenbusState;
+use xenbus::XenbusState;
 
 /// Bytes of a full request, of [`PAGES`] pages.
 const FULL: usize = PAGES * PAGE_SIZE;

@@ -9,7 +9,8 @@ use std::time::Duration;
 use testkit::block::{Backend, DiskSpec, GUEST, XVDA, disk, open, options, try_open};
 use testkit::random::bytes;
 use testkit::{BOUND, Machine};
-use xenstore::{Nodes, XenbusState};
+use xenbus::XenbusState;
+use xenstore::Nodes;
 
 const MIB: usize = 1 << 20;
 
@@ -53,7 +54,7 @@ fn reads_and_writes_reach_the_image() {
 }
 
 fn machine_back() -> String {
-    xenstore::xenbus::Device::new("vbd", GUEST, XVDA).back_path()
+    xenbus::Device::new("vbd", GUEST, XVDA).back_path()
 }
 
 #[test]
@@ -307,10 +308,10 @@ fn image_still_in_use_is_opened_once_released() {
     let machine = Machine::new();
     let hv = machine.domain(DomId::DOM0);
     let mut refusals = 60;
-    let opener = Box::new(move |_: &_, keys: &xenstore::Keys| {
+    let opener = Box::new(move |_: &_, keys: &xenbus::Keys| {
         if refusals > 0 {
             refusals -= 1;
-            return Err(xenstore::driver::Failure::new(libc::EBUSY, "in use"));
+            return Err(xenbus::driver::Failure::new(libc::EBUSY, "in use"));
         }
         let spec = blkback::engine::Spec::from_keys(keys).unwrap();
         Ok(blkback::engine::open(&spec).unwrap())

@@ -7,8 +7,8 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use ring_abi::blkif::key;
 use std::os::fd::AsFd;
 use std::time::Instant;
-use xenstore::xenbus::read_tree;
-use xenstore::{Keys, XenbusState};
+use xenbus::read_tree;
+use xenbus::{Keys, XenbusState};
 
 use crate::device::{CHANNEL, Disk};
 use crate::error::{Error, Result};

@@ -6,13 +6,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use event_channel::AdaptivePoll;
+use event_loop::AdaptivePoll;
 use hypervisor::{Channel, DomId, Hypervisor, Shared};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 use ring_abi::blkif::{Status, X86_64};
+use xenbus::DeviceEnd;
 use xenstore::Client;
-use xenstore::xenbus::DeviceEnd;
 
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};

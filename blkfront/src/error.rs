@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use ring_abi::blkif::Status;
-use xenstore::{KeyError, XenbusState};
+use xenbus::{KeyError, XenbusState};
 
 use crate::queue::{Fault, Operation};
 

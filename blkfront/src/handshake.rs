@@ -4,18 +4,18 @@ use alloc::format;
 use ring_abi::blkif::info::READONLY;
 use ring_abi::blkif::key;
 use ring_abi::{EventPort, GrantRef};
-use xenstore::{KeyError, Keys, XenbusState};
+use xenbus::{KeyError, Keys, XenbusState};
 
 /// The disk's properties and features, as the backend published them.
 ///
 /// ```
 /// use blkfront::Negotiated;
-/// use xenstore::Keys;
+/// use xenbus::Keys;
 ///
 /// let keys = Keys::new("/local/domain/0/backend/vbd/1/51712").with("sectors", 2048).with("info", 4);
 /// let negotiated = Negotiated::from_keys(&keys)?;
 /// assert!(negotiated.read_only && negotiated.sector_size == 512);
-/// # Ok::<(), xenstore::KeyError>(())
+/// # Ok::<(), xenbus::KeyError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Negotiated {

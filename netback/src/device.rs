@@ -13,9 +13,9 @@ use nix::errno::Errno;
 use ring_abi::DomId;
 use ring_abi::netif::{MTU_MAX, key};
 use std::sync::{Arc, Mutex, PoisonError};
-use xenstore::XenbusState;
-use xenstore::driver::{BackDevice, DeviceState, Failure, Update, Waker};
-use xenstore::xenbus::Device;
+use xenbus::Device;
+use xenbus::XenbusState;
+use xenbus::driver::{BackDevice, DeviceState, Failure, Update, Waker};
 
 /// Why a connection ended without having been closed.
 enum ExitReason {

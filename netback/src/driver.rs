@@ -8,9 +8,9 @@ use bridge::Bridge;
 use hypervisor::Hypervisor;
 use ring_abi::netif::key;
 use std::sync::Arc;
-use xenstore::Keys;
-use xenstore::driver::{BackDevice, BackDriver, DeviceState, Failure, Waker};
-use xenstore::xenbus::Device;
+use xenbus::Device;
+use xenbus::Keys;
+use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Waker};
 
 /// Finds the bridge of a vif by its keys.
 pub type Resolver = Box<dyn FnMut(&Device, &Keys) -> Result<Attachment, Failure> + Send>;

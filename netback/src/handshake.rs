@@ -7,7 +7,7 @@ use bridge::Caps;
 use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, key};
 use ring_abi::xenbus::XenbusState;
 use ring_abi::{EventPort, GrantRef};
-use xenstore::{KeyError, Keys};
+use xenbus::{KeyError, Keys};
 
 /// The features that this backend advertises; `gso` where packets for TCP segmentation can be passed on.
 ///

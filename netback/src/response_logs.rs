@@ -5,7 +5,7 @@
 use crate::handshake::{EventPorts, Negotiated};
 use hypervisor::{InflightDir, InflightRegion, Result};
 use ring_abi::netif::key;
-use xenstore::xenbus::Device;
+use xenbus::Device;
 
 /// Names of one vif's response logs in the inflight directory.
 #[derive(Debug)]

@@ -4,7 +4,7 @@ use netback::handshake::{Action, EventPorts, Handshake, Negotiated, backend_keys
 use proptest::prelude::*;
 use ring_abi::netif::key;
 use ring_abi::xenbus::XenbusState::{self, *};
-use xenstore::Keys;
+use xenbus::Keys;
 
 fn any_state() -> impl Strategy<Value = XenbusState> {
     prop::sample::select(XenbusState::ALL.to_vec())

@@ -4,7 +4,7 @@
 use netback::handshake as back;
 use netfront::handshake as front;
 use proptest::prelude::*;
-use xenstore::XenbusState::{self, *};
+use xenbus::XenbusState::{self, *};
 
 /// What stands in the store, and what each end has made of it. Rings are known by a number.
 struct Device {

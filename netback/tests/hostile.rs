@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use testkit::net::{Network, RawFrontend, frame, until};
 use testkit::{BOUND, FrontendDevice, Machine};
-use xenstore::XenbusState;
+use xenbus::XenbusState;
 
 #[path = "hostile/attacks.rs"]
 mod attacks;

@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use testkit::net::{self, Network, frame, open, send, until};
 use testkit::{BOUND, Machine};
-use xenstore::{Client, XenbusState};
+use xenbus::XenbusState;
+use xenstore::Client;
 
 /// A machine with a bridge and its backend.
 fn start() -> (Machine, Network) {

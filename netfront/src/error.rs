@@ -4,7 +4,7 @@
 
 use crate::tx::Fault;
 use std::io;
-use xenstore::KeyError;
+use xenbus::KeyError;
 
 /// Why an interface cannot be opened, or cannot be used any more.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,7 @@ use alloc::string::ToString;
 use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, Mac, key};
 use ring_abi::xenbus::XenbusState;
 use ring_abi::{EventPort, GrantRef};
-use xenstore::{KeyError, Keys};
+use xenbus::{KeyError, Keys};
 
 /// Features that the user of an interface requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

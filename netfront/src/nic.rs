@@ -10,7 +10,7 @@ use crate::connection::{Connection, Counters};
 use crate::error::{ConnectionError, Error};
 use crate::handshake::{Action, CONNECTION_KEYS, Handshake, Identity, Negotiated, Requested, frontend_keys};
 use crate::meta::Meta;
-use event_channel::EventSet;
+use event_loop::EventSet;
 use hypervisor::Hypervisor;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -19,8 +19,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use xenstore::xenbus::DeviceEnd;
-use xenstore::{Client, Nodes, XenbusState, XsError};
+use xenbus::DeviceEnd;
+use xenbus::XenbusState;
+use xenstore::{Client, Nodes, XsError};
 
 /// How often connecting to the store is retried.
 const STORE_RETRY: Duration = Duration::from_millis(100);

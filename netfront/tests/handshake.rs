@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use ring_abi::netif::{Mac, key};
 use ring_abi::xenbus::XenbusState;
 use std::collections::VecDeque;
-use xenstore::Keys;
+use xenbus::Keys;
 
 fn any_state() -> impl Strategy<Value = XenbusState> {
     prop::sample::select(XenbusState::ALL.to_vec())

@@ -3,6 +3,7 @@
 //! Source: `xen/include/public/io/xenbus.h`. A state is a decimal number in the node `state`.
 
 pub mod key;
+pub mod value;
 
 use core::fmt;
 use core::str::FromStr;

@@ -4,7 +4,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use xenstore::driver::BackDriver;
+use xenbus::driver::BackDriver;
 use xenstore::{Client, DomId};
 
 /// A driver that runs in a thread until it is stopped or dropped.
@@ -19,7 +19,7 @@ impl DriverThread {
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap());
         let until = stop.clone();
         let thread = std::thread::spawn(move || {
-            xenstore::driver::run(client, DomId::DOM0, &mut make(), until.as_fd()).unwrap();
+            xenbus::driver::run(client, DomId::DOM0, &mut make(), until.as_fd()).unwrap();
         });
         DriverThread { stop, thread: Some(thread) }
     }

@@ -5,8 +5,9 @@ use hypervisor::Hypervisor;
 use hypervisor::xen::Xen;
 use std::sync::Arc;
 use std::time::Instant;
-use xenstore::xenbus::{Device, DeviceEnd};
-use xenstore::{Client, Nodes, XenbusState};
+use xenbus::XenbusState;
+use xenbus::{Device, DeviceEnd};
+use xenstore::{Client, Nodes};
 
 /// A device, and its frontend's domain with that domain's rights.
 #[derive(Clone)]

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use std::time::Instant;
 use toolstack::config::{DiskSpec, VifSpec};
 use toolstack::machine::{device, vbd, vif};
+use xenbus::Device;
+use xenbus::XenbusState;
 use xenstore::server::{Config, Store};
-use xenstore::xenbus::Device;
-use xenstore::{Client, Nodes, XenbusState};
+use xenstore::{Client, Nodes};
 
 /// Broker, store and the domains that join them, until it is dropped.
 pub struct Machine {

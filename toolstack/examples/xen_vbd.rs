@@ -16,6 +16,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let store = Client::new(xen.store()?);
     let mut driver = VbdDriver::new(xen.clone());
     let stop = EventFd::new()?;
-    xenstore::driver::run(store, xen.domid(), &mut driver, stop.as_fd())?;
+    xenbus::driver::run(store, xen.domid(), &mut driver, stop.as_fd())?;
     Ok(())
 }

@@ -9,9 +9,10 @@ use common::Machine;
 use common::program::{program, run};
 use hypervisor::InflightDir;
 use toolstack::backend::{bridges::Bridges, stale};
+use xenbus::Device;
+use xenbus::Keys;
 use xenstore::server::{Config, Store};
-use xenstore::xenbus::Device;
-use xenstore::{DomId, Keys, Nodes};
+use xenstore::{DomId, Nodes};
 
 fn ip(line: &str) -> String {
     run(program("ip", "iproute2").args(line.split(' ')))

@@ -8,7 +8,7 @@ use syn::visit::{self, Visit};
 
 /// Crates whose source files are cores, protocols as values, unless a file's first line is [`DOES_IO`].
 const CORES: &[&str] =
-    &["blkback", "blkfront", "bridge", "event-loop", "netback", "netfront", "ring-abi", "xenstore"];
+    &["blkback", "blkfront", "bridge", "event-loop", "netback", "netfront", "ring-abi", "xenbus", "xenstore"];
 
 /// The first line of a file that may do I/O, start threads, read the clock or call a hypervisor. A new file is a core
 /// until somebody writes this line.

@@ -3,9 +3,7 @@
 mod common;
 
 use common::{Running, event, events};
-use ring_abi::xenbus::key;
-use xenstore::xenbus::{Device, DeviceEnd};
-use xenstore::{Access, DomId, Error, Keys, Nodes, Permission, XenbusState, XsError};
+use xenstore::{Access, DomId, Error, Nodes, Permission, XsError};
 
 fn err<T: std::fmt::Debug>(result: Result<T, Error>) -> XsError {
     let error = result.unwrap_err();
@@ -258,55 +256,4 @@ fn features_quotas_and_control_reply() {
     assert_eq!(four.get_feature(None).unwrap(), 0);
     assert_eq!(err(four.get_feature(Some(DomId(4)))), XsError::EACCES);
     assert_eq!(err(four.get_quota(None, "nodes")), XsError::EACCES);
-}
-
-#[test]
-fn device_ends_complete_the_handshake() {
-    let running = Running::new();
-    let mut dom0 = running.dom0();
-    let mut guest = running.domain(3);
-    let device = Device::new("vbd", DomId(3), 51712);
-    let front = DeviceEnd::front(&device);
-    let back = DeviceEnd::back(&device);
-    dom0.mkdir(front.path()).unwrap();
-    dom0.set_perms(front.path(), &[Permission::new(DomId(3), Access::None)]).unwrap();
-    dom0.write(&format!("{}/{}", front.path(), key::BACKEND), back.path()).unwrap();
-    dom0.write(&format!("{}/{}", front.path(), key::BACKEND_ID), "0").unwrap();
-    for (key, value) in [(key::FRONTEND, front.path()), (key::FRONTEND_ID, "3"), (key::STATE, "1")] {
-        dom0.write(&format!("{}/{key}", back.path()), value).unwrap();
-    }
-    let perms = [Permission::new(DomId(0), Access::None), Permission::new(DomId(3), Access::Read)];
-    dom0.set_perms(back.path(), &perms).unwrap();
-    dom0.set_perms(&format!("{}/{}", back.path(), key::STATE), &perms).unwrap();
-    assert_eq!(DeviceEnd::find_front(&mut guest, front.path()).unwrap(), front);
-    assert_eq!(DeviceEnd::find_back(&mut dom0, back.path()).unwrap(), back);
-
-    assert_eq!(back.other_state(&mut dom0).unwrap(), XenbusState::Closed);
-    front.watch_other(&mut guest, "b").unwrap();
-    event(&mut guest);
-    let keys = Keys::new(back.path()).with("sectors", 2048).with("feature-persistent", 1);
-    assert!(back.publish(&mut dom0, &keys, XenbusState::InitWait).unwrap());
-    assert_eq!(event(&mut guest).token, "b");
-    assert_eq!(front.other_state(&mut guest).unwrap(), XenbusState::InitWait);
-    let offered = front.other_keys(&mut guest).unwrap();
-    assert_eq!(offered.need::<u64>("sectors").unwrap(), 2048);
-    let keys = Keys::new(front.path()).with("queue-0/ring-ref", 8).with("protocol", "x86_64-abi");
-    front.publish(&mut guest, &keys, XenbusState::Connected).unwrap();
-    let keys = back.other_keys(&mut dom0).unwrap();
-    assert_eq!(keys.below("queue-0").need::<u32>("ring-ref").unwrap(), 8);
-    assert_eq!(keys.get("queue-0"), None);
-    assert_eq!(keys.get("protocol"), Some("x86_64-abi"));
-
-    // Writing the same state fires no event.
-    back.switch_state(&mut dom0, XenbusState::InitWait).unwrap();
-    assert_eq!(events(&mut guest), []);
-
-    back.fatal(&mut dom0, 22, "no such ring").unwrap();
-    assert_eq!(back.state(&mut dom0).unwrap(), XenbusState::Closing);
-    let error = dom0.read_text("/local/domain/0/error/backend/vbd/3/51712/error").unwrap();
-    assert_eq!(error, "22 no such ring");
-    dom0.rm(back.path()).unwrap();
-    assert!(!back.switch_state(&mut dom0, XenbusState::Closed).unwrap());
-    assert_eq!(front.other_state(&mut guest).unwrap(), XenbusState::Closed);
-    assert!(!dom0.exists(back.path()).unwrap());
 }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use ring_abi::blkif::key::{DIRECT_IO_SAFE, MODE, PARAMS};
-use xenstore::{KeyError, Keys};
+use xenbus::{KeyError, Keys};
 
 /// The key `mode`: what the guest may do, and who else may use the image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +52,7 @@ pub enum Source {
 ///
 /// ```
 /// use blkback::engine::{Mode, Spec};
-/// use xenstore::Keys;
+/// use xenbus::Keys;
 ///
 /// let keys = Keys::new("/local/domain/0/backend/vbd/1/51712").with("params", "/srv/a.img").with("mode", "r");
 /// assert_eq!(Spec::from_keys(&keys), Ok(Spec::raw("/srv/a.img", Mode::Read)));

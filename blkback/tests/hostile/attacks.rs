@@ -13,7 +13,8 @@ use ring_abi::shm::HEADER_LEN;
 use ring_abi::testing::words;
 use testkit::block::RawFrontend;
 use testkit::random;
-use xenstore::{Nodes, XenbusState};
+use xenbus::XenbusState;
+use xenstore::Nodes;
 
 const OKAY: Status = Status::OKAY;
 const ERROR: Status = Status::ERROR;

@@ -9,8 +9,8 @@ use hypervisor::local::Domain;
 use hypervisor::{Access, DomId, Hypervisor};
 use testkit::block::{Backend, GUEST, RawFrontend, XVDA};
 use testkit::{FrontendDevice, Machine};
-use xenstore::XenbusState;
-use xenstore::xenbus::Device;
+use xenbus::Device;
+use xenbus::XenbusState;
 
 const OTHER: DomId = DomId(2);
 

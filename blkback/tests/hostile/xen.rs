@@ -7,7 +7,8 @@
 use crate::Platform;
 use testkit::FrontendDevice;
 use testkit::block::RawFrontend;
-use xenstore::{Nodes, XenbusState};
+use xenbus::XenbusState;
+use xenstore::Nodes;
 
 struct Guest {
     attacked: FrontendDevice,

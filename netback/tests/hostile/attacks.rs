@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use testkit::net::{RawFrontend, frame, send};
 use testkit::{BOUND, random};
-use xenstore::XenbusState;
+use xenbus::XenbusState;
 
 const OKAY: i16 = 0;
 const ERROR: i16 = -1;

@@ -7,7 +7,7 @@ use netfront::{Config, Nic};
 use tempfile::TempDir;
 use testkit::net::{Network, guest};
 use testkit::{FrontendDevice, Machine};
-use xenstore::XenbusState;
+use xenbus::XenbusState;
 
 struct Threads {
     attacked: FrontendDevice,

@@ -7,7 +7,7 @@ use super::{Platform, open};
 use netfront::Nic;
 use testkit::FrontendDevice;
 use testkit::net::RawFrontend;
-use xenstore::XenbusState;
+use xenbus::XenbusState;
 
 struct Guest {
     attacked: FrontendDevice,

@@ -6,7 +6,7 @@ use ring_abi::blkif::{Io, MAX_SEGMENTS, Request, Response, Segment, X86_64};
 use ring_abi::ring::{Front, Protocol};
 use std::sync::Arc;
 use std::time::Instant;
-use xenstore::XenbusState;
+use xenbus::XenbusState;
 
 /// A ring of one page and as many pages of data as a request has segments.
 pub struct RawFrontend<P = X86_64> {

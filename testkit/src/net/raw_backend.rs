@@ -8,8 +8,9 @@ use netfront::Nic;
 use ring_abi::netif::{Rx, RxResponse, Tx};
 use ring_abi::ring::Back;
 use std::sync::Arc;
-use xenstore::xenbus::{Device, DeviceEnd};
-use xenstore::{Client, Keys, XenbusState};
+use xenbus::{Device, DeviceEnd};
+use xenbus::{Keys, XenbusState};
+use xenstore::Client;
 
 /// Both rings; others may write their memory too.
 pub struct RawBackend {

@@ -7,7 +7,7 @@ use ring_abi::netif::{Rx, Tx, TxFlags, TxRequest};
 use ring_abi::ring::Front;
 use std::sync::Arc;
 use std::time::Instant;
-use xenstore::XenbusState;
+use xenbus::XenbusState;
 
 /// Both rings, and a page of payload; others may write their memory too.
 pub struct RawFrontend {

@@ -20,9 +20,9 @@ use netback::Attachment;
 use nix::errno::Errno;
 use ring_abi::netif::key::{BRIDGE, MTU};
 use ring_abi::xenbus::key::{HOTPLUG_STATUS, SCRIPT, STATE};
-use xenstore::driver::Failure;
-use xenstore::xenbus::Device;
-use xenstore::{Keys, XenbusState};
+use xenbus::Device;
+use xenbus::driver::Failure;
+use xenbus::{Keys, XenbusState};
 
 use crate::config::host::{BridgeConfig, HostPort};
 use crate::config::vif::DEFAULT_BRIDGE;

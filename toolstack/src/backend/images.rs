@@ -8,9 +8,10 @@ use std::sync::{Arc, Weak};
 use blkback::{Disk, open_keys};
 use ring_abi::blkif::key::{DIRECT_IO_SAFE, MODE, PARAMS};
 use ring_abi::xenbus::key::TYPE;
-use xenstore::driver::Failure;
-use xenstore::xenbus::Device;
-use xenstore::{Client, Keys, Nodes};
+use xenbus::Device;
+use xenbus::Keys;
+use xenbus::driver::Failure;
+use xenstore::{Client, Nodes};
 
 /// The open disks.
 pub struct Images {

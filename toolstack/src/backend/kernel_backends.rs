@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use xenstore::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
-use xenstore::xenbus::Device;
+use xenbus::Device;
+use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
 
 /// How long the kernel may take to bind a new device.
 const BIND_TIMEOUT: Duration = Duration::from_secs(1);

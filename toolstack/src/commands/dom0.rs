@@ -9,8 +9,8 @@ use hypervisor::local::Domain;
 use hypervisor::xen::Xen;
 use hypervisor::{DomId, Hypervisor, InflightDir};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use xenbus::driver::{self, BackDriver};
 use xenstore::Client;
-use xenstore::driver::{self, BackDriver};
 
 use crate::backend::bridges::Bridges;
 use crate::backend::images::Images;

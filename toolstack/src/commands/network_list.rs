@@ -2,7 +2,7 @@
 
 use ring_abi::netif::key;
 use serde::Serialize;
-use xenstore::xenbus::Device;
+use xenbus::Device;
 use xenstore::{Client, Nodes};
 
 use crate::config::vif::is_interface_name;

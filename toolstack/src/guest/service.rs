@@ -9,8 +9,8 @@ use hypervisor::Hypervisor;
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use tracing::Span;
+use xenbus::DeviceEnd;
 use xenstore::Client;
-use xenstore::xenbus::DeviceEnd;
 
 use crate::error::{Error, Result, chain};
 

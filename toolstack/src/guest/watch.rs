@@ -12,7 +12,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use ring_abi::netif::key::VIFNAME;
 use ring_abi::xenbus::key::{BACKEND, STATE};
-use xenstore::{Client, Nodes, XenbusState};
+use xenbus::XenbusState;
+use xenstore::{Client, Nodes};
 
 use super::service::{Service, event};
 use super::tap::NewTap;

@@ -5,8 +5,9 @@
 //! of the backend's keys.
 
 use ring_abi::xenbus::key::{BACKEND, BACKEND_ID, FRONTEND, FRONTEND_ID, ONLINE, STATE};
-use xenstore::xenbus::Device;
-use xenstore::{Access, Client, DomId, Keys, Nodes, Permission, XenbusState, XsError};
+use xenbus::Device;
+use xenbus::{Keys, XenbusState};
+use xenstore::{Access, Client, DomId, Nodes, Permission, XsError};
 
 use crate::error::{Error, Result};
 

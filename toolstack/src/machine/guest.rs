@@ -9,8 +9,8 @@ use hypervisor::local::DomainInfo;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 use ring_abi::netif::Mac;
+use xenbus::Device;
 use xenstore::Nodes;
-use xenstore::xenbus::Device;
 
 use super::device::{self, NewDevice};
 use super::process::{self, ChildProcess, ProcessOptions};

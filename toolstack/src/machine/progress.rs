@@ -4,8 +4,9 @@ use std::time::{Duration, Instant};
 
 use ring_abi::blkif::key::DEV;
 use ring_abi::xenbus::key::STATE;
-use xenstore::xenbus::Device;
-use xenstore::{Client, Nodes, XenbusState};
+use xenbus::Device;
+use xenbus::XenbusState;
+use xenstore::{Client, Nodes};
 
 use super::device::{self, error_path};
 use super::process;

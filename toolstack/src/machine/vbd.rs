@@ -2,8 +2,8 @@
 
 use ring_abi::blkif::key;
 use ring_abi::xenbus::key::{TRUSTED, TYPE};
+use xenbus::Device;
 use xenstore::DomId;
-use xenstore::xenbus::Device;
 
 use super::device::NewDevice;
 use crate::config::DiskSpec;

@@ -5,8 +5,8 @@
 use ring_abi::netif::key::{BRIDGE, MAC, MTU, RATE, VIFNAME};
 use ring_abi::netif::{MTU_DEFAULT, Mac};
 use ring_abi::xenbus::key::{HANDLE, SCRIPT, TRUSTED, TYPE};
+use xenbus::Device;
 use xenstore::DomId;
-use xenstore::xenbus::Device;
 
 use super::device::NewDevice;
 use crate::config::VifSpec;

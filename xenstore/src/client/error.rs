@@ -5,10 +5,10 @@
 use std::io;
 use std::time::Duration;
 
+use ring_abi::xenbus::value::Excerpt;
 use ring_abi::xs_wire::{MessageType, XsError};
 
 use crate::wire::TooLong;
-use crate::xenbus::keys::excerpt;
 
 /// A client's result.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -80,7 +80,7 @@ pub enum Error {
 impl Error {
     /// Makes an [`Error::Value`]; `found` is shortened.
     pub fn value(path: impl Into<String>, found: &str, expected: &'static str) -> Error {
-        Error::Value { path: path.into(), found: excerpt(found), expected }
+        Error::Value { path: path.into(), found: Excerpt(found).to_string(), expected }
     }
 
     /// The store's error, where this is [`Error::Store`].

@@ -1,5 +1,6 @@
 //! The operations on nodes, inside and outside a transaction.
 
+use ring_abi::xenbus::value::type_name;
 use std::str::FromStr;
 
 use ring_abi::xs_wire::{MessageType, XsError};
@@ -177,5 +178,5 @@ fn texts(payload: &[u8]) -> Vec<String> {
 
 fn parse<T: FromStr>(path: &str, bytes: &[u8]) -> Result<T> {
     let text = String::from_utf8_lossy(bytes);
-    text.trim_ascii().parse().map_err(|_| Error::value(path, &text, crate::xenbus::keys::short_name::<T>()))
+    text.trim_ascii().parse().map_err(|_| Error::value(path, &text, type_name::<T>()))
 }

@@ -1,7 +1,8 @@
 //! Reads all keys below a node that another domain writes, within bounds.
 
-use crate::client::{Nodes, Result};
-use crate::xenbus::keys::Keys;
+use crate::Keys;
+use xenstore::Nodes;
+use xenstore::client::Result;
 
 /// Most keys read from one end of a device. Eight queues of sixteen ring pages with all features need fewer than 200;
 /// what a peer writes beyond the bound is ignored, so that it cannot use up this domain's memory.

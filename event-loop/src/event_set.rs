@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! One pollable descriptor for a device's notifiers, which can be masked for a while.
 //!
 //! A device served by its caller's loop gives that loop a single descriptor for life. While the set is masked, events
@@ -14,7 +16,7 @@ use std::time::Duration;
 /// An epoll instance that also holds the timer of its mask.
 ///
 /// ```
-/// use event_channel::EventSet;
+/// use event_loop::EventSet;
 /// use nix::sys::eventfd::EventFd;
 /// use std::os::fd::AsFd;
 /// use std::time::Duration;

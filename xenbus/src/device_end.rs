@@ -8,8 +8,10 @@ use ring_abi::xenbus::key;
 use super::device::Device;
 use super::keys::Keys;
 use super::read_tree::read_tree;
-use crate::client::{Client, Error, Nodes, Result};
-use crate::{XenbusState, XsError};
+use crate::XenbusState;
+use xenstore::XsError;
+use xenstore::client::Result;
+use xenstore::{Client, Error, Nodes};
 
 /// One end of a device: the node this end writes, and the node it reads the other end from (Linux's `nodename` and
 /// `otherend` of `struct xenbus_device`).

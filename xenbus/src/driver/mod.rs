@@ -12,9 +12,9 @@
 //! dropped.
 //!
 //! ```
-//! use xenstore::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
-//! use xenstore::xenbus::Device;
-//! use xenstore::{Keys, XenbusState};
+//! use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
+//! use xenbus::Device;
+//! use xenbus::{Keys, XenbusState};
 //!
 //! struct Disks;
 //! struct Disk;
@@ -55,8 +55,8 @@ use std::os::fd::BorrowedFd;
 use ring_abi::DomId;
 pub use waker::Waker;
 
-use crate::xenbus::Device;
-use crate::{Client, Error, Keys, XenbusState};
+use crate::{Device, Keys, XenbusState};
+use xenstore::{Client, Error};
 
 /// The state and keys of both ends of a device at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

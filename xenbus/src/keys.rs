@@ -6,6 +6,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use core::fmt;
 use core::str::FromStr;
+use ring_abi::xenbus::value::{Excerpt, type_name};
 
 /// A key is missing, or is not of the expected form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -34,13 +35,13 @@ impl fmt::Display for KeyError {
 /// slashes: `queue-0/ring-ref`.
 ///
 /// ```
-/// use xenstore::Keys;
+/// use xenbus::Keys;
 ///
 /// let keys = Keys::new("/local/domain/3/device/vif/0").with("queue-0/tx-ring-ref", 8).with("request-rx-copy", 1);
 /// assert!(keys.flag("request-rx-copy")?);
 /// assert_eq!(keys.below("queue-0").need::<u32>("tx-ring-ref")?, 8);
 /// assert_eq!(keys.or("multi-queue-num-queues", 1u32)?, 1);
-/// # Ok::<(), xenstore::KeyError>(())
+/// # Ok::<(), xenbus::KeyError>(())
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keys {
@@ -90,7 +91,7 @@ impl Keys {
         let Some(text) = self.get(key) else { return Ok(None) };
         match text.trim_ascii().parse() {
             Ok(value) => Ok(Some(value)),
-            Err(_) => Err(self.error(key, short_name::<T>())),
+            Err(_) => Err(self.error(key, type_name::<T>())),
         }
     }
 
@@ -107,7 +108,7 @@ impl Keys {
     /// # Errors
     /// [`KeyError`] when the key is missing or its value is no `T`.
     pub fn need<T: FromStr>(&self, key: &str) -> Result<T, KeyError> {
-        self.opt(key)?.ok_or_else(|| self.error(key, short_name::<T>()))
+        self.opt(key)?.ok_or_else(|| self.error(key, type_name::<T>()))
     }
 
     /// A feature flag: `true` for a number other than 0, `false` for 0 and where the key is missing.
@@ -120,7 +121,12 @@ impl Keys {
 
     /// Makes the error that `key` is not `expected`, e.g. for a number outside the negotiated range.
     pub fn error(&self, key: &str, expected: &'static str) -> KeyError {
-        KeyError { path: self.path.clone(), key: key.to_owned(), found: self.get(key).map(excerpt), expected }
+        KeyError {
+            path: self.path.clone(),
+            key: key.to_owned(),
+            found: self.get(key).map(|value| Excerpt(value).to_string()),
+            expected,
+        }
     }
 
     /// The keys below a child, e.g. those of `queue-0`.
@@ -156,21 +162,6 @@ impl<K: Into<String>, V: ToString> Extend<(K, V)> for Keys {
             self.set(key, value);
         }
     }
-}
-
-/// The start of a peer's value: enough to see what is wrong with it, too little to fill a log.
-pub fn excerpt(value: &str) -> String {
-    const MOST: usize = 64;
-    match value.char_indices().nth(MOST) {
-        None => value.to_owned(),
-        Some((at, _)) => format!("{}...", &value[..at]),
-    }
-}
-
-/// A type's name without its path: `u32`, `XenbusState`.
-pub fn short_name<T>() -> &'static str {
-    let name = core::any::type_name::<T>();
-    name.rsplit("::").next().unwrap_or(name)
 }
 
 #[cfg(test)]

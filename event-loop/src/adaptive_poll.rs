@@ -10,7 +10,7 @@ const MAX_SKIPPED: u32 = 64;
 /// Decides for each wait whether to poll first, from what earlier polls found.
 ///
 /// ```
-/// use event_channel::AdaptivePoll;
+/// use event_loop::AdaptivePoll;
 ///
 /// let mut adaptive = AdaptivePoll::default();
 /// assert!(adaptive.should_poll());

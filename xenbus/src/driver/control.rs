@@ -18,8 +18,8 @@ use super::publish::{publish, read};
 use super::target::{BACKEND_TOKEN, Id, Target, frontend_token, target};
 use super::waker::{Waker, Wakers};
 use super::{BackDevice, BackDriver, DeviceState, Failure, Update};
-use crate::xenbus::{Device, DeviceEnd};
-use crate::{Client, Error, Keys, Nodes, XenbusState};
+use crate::{Device, DeviceEnd, Keys, XenbusState};
+use xenstore::{Client, Error, Nodes};
 
 /// Most events taken before devices are refreshed.
 const EVENTS: usize = 1024;

@@ -3,9 +3,9 @@
 use ring_abi::xenbus::key;
 
 use super::{DeviceState, Update};
-use crate::client::{Client, Nodes, Result};
-use crate::xenbus::{DeviceEnd, read_tree};
-use crate::{Keys, XenbusState};
+use crate::{DeviceEnd, Keys, XenbusState, read_tree};
+use xenstore::client::Result;
+use xenstore::{Client, Nodes};
 
 /// Reads the state of both ends; `None` when the backend's node is removed. `first`: no [`BackDevice`] serves the
 /// device yet, so that the frontend's keys are read whatever state an earlier backend has written.

@@ -9,7 +9,7 @@ use ring_abi::DomId;
 ///
 /// ```
 /// use xenstore::DomId;
-/// use xenstore::xenbus::Device;
+/// use xenbus::Device;
 ///
 /// let device = Device::new("vif", DomId(3), 0);
 /// assert_eq!(device.back_path(), "/local/domain/0/backend/vif/3/0");

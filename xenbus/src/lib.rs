@@ -1,0 +1,37 @@
+//! Xenbus: a device's two ends in the store. [`Device`] has their paths, [`Keys`] their keys; [`DeviceEnd`] reads and
+//! writes keys and states of one end, and [`driver`] is the control loop of a backend driver.
+//!
+//! A handshake is a core without I/O, which takes the [`Keys`] of both ends and returns those to write:
+//!
+//! ```
+//! use ring_abi::DomId;
+//! use xenbus::{Device, Keys};
+//!
+//! let device = Device::new("vbd", DomId(3), 51712);
+//! assert_eq!(device.front_path(), "/local/domain/3/device/vbd/51712");
+//!
+//! let keys = Keys::new(device.front_path()).with("ring-ref", 8);
+//! assert_eq!(keys.need("ring-ref"), Ok(8));
+//! ```
+//!
+//! Without the default feature `std` only [`Keys`] and [`Device`] remain, which is all that a handshake core needs.
+#![cfg_attr(not(feature = "std"), no_std)]
+
+extern crate alloc;
+
+mod device;
+#[cfg(feature = "std")]
+mod device_end;
+#[cfg(feature = "std")]
+pub mod driver;
+pub mod keys;
+#[cfg(feature = "std")]
+mod read_tree;
+
+pub use device::Device;
+#[cfg(feature = "std")]
+pub use device_end::DeviceEnd;
+pub use keys::{KeyError, Keys};
+#[cfg(feature = "std")]
+pub use read_tree::read_tree;
+pub use ring_abi::xenbus::XenbusState;
