@@ -230,6 +230,29 @@ fn disk_closes_reopens_and_detaches() {
     assert_eq!(guest.quarantined(DomId::DOM0), 0, "everything was unmapped");
 }
 
+#[test]
+fn close_after_the_disk_was_replaced_leaves_the_new_one_alone() {
+    let (file, _) = image(MIB);
+    let machine = Machine::new();
+    let _back = Backend::start(&machine);
+    let attach = || machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
+    let device = attach();
+    let guest = machine.domain(GUEST);
+    let mut disk = open(&guest, options());
+    machine.detach(&device);
+    let mut done = Vec::new();
+    while !disk.is_closed() {
+        let _ = disk.wait(&mut done, Some(BOUND));
+    }
+    machine.wait_for_state(&device.back_path(), XenbusState::Closed);
+    machine.remove(&device);
+    attach();
+    machine.wait_for_state(&device.back_path(), XenbusState::InitWait);
+    disk.close().unwrap();
+    assert_eq!(machine.state(&device.front_path()), XenbusState::Initialising);
+    open(&guest, options()).read_at(0, &mut [0; 512]).unwrap();
+}
+
 fn wait_until(what: &str, is: impl Fn() -> bool) {
     let start = std::time::Instant::now();
     while !is() {

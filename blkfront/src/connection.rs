@@ -61,8 +61,7 @@ impl Disk {
             Action::Wait => Ok(()),
             Action::State(state) => {
                 tracing::debug!(%state, "closing an earlier connection");
-                self.end.switch_state(&mut self.store, state)?;
-                Ok(())
+                self.switch_state(state)
             }
             Action::Offer => self.offer(keys),
             Action::Connect(negotiated) => self.connected(negotiated),
@@ -90,7 +89,7 @@ impl Disk {
         if self.negotiated.is_some() {
             tracing::info!(in_flight = self.in_flight(), "reconnecting");
             // So that no successor of the backend takes the old ring for the new one.
-            self.end.switch_state(&mut self.store, XenbusState::Initialising)?;
+            self.switch_state(XenbusState::Initialising)?;
         }
         self.end.retract(&mut self.store, RING_KEYS)?;
         self.connect_queue(ring)?;
@@ -98,6 +97,15 @@ impl Disk {
         self.channel = Some(channel);
         if !self.end.publish(&mut self.store, &keys, XenbusState::Initialised)? {
             return self.begin_close(None);
+        }
+        self.written = XenbusState::Initialised;
+        Ok(())
+    }
+
+    /// Writes this end's state, unless the device was removed; its path may be another device's by now.
+    fn switch_state(&mut self, state: XenbusState) -> Result<()> {
+        if self.end.switch_state_after(&mut self.store, self.written, state)? {
+            self.written = state;
         }
         Ok(())
     }
@@ -112,7 +120,7 @@ impl Disk {
     fn connected(&mut self, negotiated: Negotiated) -> Result<()> {
         tracing::info!(sectors = negotiated.sectors, "connected");
         self.negotiated = Some(negotiated);
-        self.end.switch_state(&mut self.store, XenbusState::Connected)?;
+        self.switch_state(XenbusState::Connected)?;
         // Publishes the requests that an earlier backend did not answer.
         self.commit()
     }
@@ -139,7 +147,7 @@ impl Disk {
     /// end becomes Closed. Ring and pages stay granted until the disk is dropped, as the backend may still map them.
     fn begin_close(&mut self, error: Option<Error>) -> Result<()> {
         self.handshake.close();
-        self.end.switch_state(&mut self.store, XenbusState::Closing)?;
+        self.switch_state(XenbusState::Closing)?;
         self.closing = true;
         self.finish_close()?;
         match error {
@@ -155,7 +163,7 @@ impl Disk {
     pub(crate) fn finish_close(&mut self) -> Result<()> {
         if self.closing && (self.in_flight() == 0 || !self.queue.is_connected()) {
             self.closing = false;
-            self.end.switch_state(&mut self.store, XenbusState::Closed)?;
+            self.switch_state(XenbusState::Closed)?;
         }
         Ok(())
     }
@@ -168,10 +176,10 @@ impl Disk {
         self.closing = false;
         self.handshake.close();
         if was_open {
-            self.end.switch_state(&mut self.store, Closing)?;
+            self.switch_state(Closing)?;
             self.await_back(|state| !matches!(state, Connected | Initialised))?;
         }
-        self.end.switch_state(&mut self.store, Closed)?;
+        self.switch_state(Closed)?;
         // The ring stays granted until the backend has unmapped it.
         self.await_back(|state| state != Closing && state != Connected)?;
         self.disconnect();
