@@ -1,4 +1,4 @@
-//! Whole machines in threads: the bytes that a frontend reads and writes against those of the image.
+//! Disks on a machine in threads: the bytes that a frontend reads and writes are those of the image.
 
 use blkfront::{Completion, Error, Operation, Options, Request};
 use hypervisor::{Access, DomId, Hypervisor};
@@ -48,11 +48,11 @@ fn reads_and_writes_reach_the_image() {
         assert!(matches!(disk.read_at(1, &mut [0; 512]), Err(Error::Alignment { .. })));
         assert!(matches!(disk.read_at(4 * MIB as u64, &mut [0; 512]), Err(Error::Range { .. })));
         disk.close().unwrap();
-        machine.wait_for_state(&machine_back(), XenbusState::Closed);
+        machine.wait_for_state(&back_path(), XenbusState::Closed);
     }
 }
 
-fn machine_back() -> String {
+fn back_path() -> String {
     xenstore::xenbus::Device::new("vbd", GUEST.0, XVDA).back_path()
 }
 
@@ -67,7 +67,7 @@ fn write_to_read_only_disk_fails() {
     let mut disk = open(&guest, options());
     assert!(disk.info().read_only);
     assert!(matches!(disk.write_at(0, &[1; 512]), Err(Error::ReadOnly)));
-    // A frontend that writes in spite of that.
+    // A request that skips the frontend's check.
     let buffer = disk.buffer(4096).unwrap();
     let request =
         Request { token: 1, operation: Operation::Write, sector: 0, bytes: 4096, buffer: Some(buffer) };
@@ -82,7 +82,7 @@ fn wait_for(disk: &mut blkfront::Disk, count: usize) -> Vec<Completion> {
     while done.len() < count {
         let before = std::time::Instant::now();
         let more = disk.wait(&mut done, Some(BOUND)).unwrap();
-        assert!(more > 0 || before.elapsed() < BOUND, "nothing done");
+        assert!(more > 0 || before.elapsed() < BOUND, "no completion within {BOUND:?}");
     }
     done
 }
@@ -91,7 +91,7 @@ fn wait_for(disk: &mut blkfront::Disk, count: usize) -> Vec<Completion> {
 fn requests_in_flight_together_keep_their_buffers() {
     let (file, expected) = image(4 * MIB);
     let machine = Machine::new();
-    let _back = Backend::start(&machine);
+    let back = Backend::start(&machine);
     machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
     let guest = machine.domain(GUEST);
     let mut disk = open(&guest, Options { ring_page_order: 1, ..options() });
@@ -126,12 +126,12 @@ fn requests_in_flight_together_keep_their_buffers() {
     }
     tokens.sort_unstable();
     assert_eq!(tokens, (0..depth).collect::<Vec<_>>());
-    let stats = machine_stats(&_back);
+    let stats = stats_of(&back);
     assert_eq!((stats.read.ops(), stats.read.bytes()), (depth, depth * 8192));
     assert_eq!(stats.latency().iter().sum::<u64>(), depth);
 }
 
-fn machine_stats(back: &Backend) -> std::sync::Arc<blkback::Stats> {
+fn stats_of(back: &Backend) -> std::sync::Arc<blkback::Stats> {
     back.registry.lock().unwrap()[&(GUEST.0, XVDA)].clone()
 }
 
@@ -185,7 +185,7 @@ fn disk_that_grows_is_resized_after_a_write_to_its_directory() {
 }
 
 #[test]
-fn disk_that_grows_is_resized_while_requests_come_in() {
+fn disk_that_grows_is_resized_while_requests_are_served() {
     let (file, _) = image(MIB);
     let machine = Machine::new();
     let _back = Backend::start(&machine);
@@ -194,7 +194,7 @@ fn disk_that_grows_is_resized_while_requests_come_in() {
     file.as_file().set_len(2 * MIB as u64).unwrap();
     let start = std::time::Instant::now();
     while disk.info().sectors != 4096 {
-        assert!(start.elapsed() < BOUND, "never resized");
+        assert!(start.elapsed() < BOUND, "not resized within {BOUND:?}");
         disk.read_at(0, &mut [0; 512]).unwrap();
         disk.process_events().unwrap();
     }
@@ -224,9 +224,9 @@ fn disk_closes_reopens_and_detaches() {
     disk.close().unwrap();
     machine.wait_for_state(&device.back_path(), XenbusState::Closed);
     machine.remove(&device);
-    let gone = || !back.registry.lock().unwrap().contains_key(&(GUEST.0, XVDA));
+    let is_dropped = || !back.registry.lock().unwrap().contains_key(&(GUEST.0, XVDA));
     machine.client().write("/local/poke", "").unwrap();
-    wait_until("the device is dropped", gone);
+    wait_until("the device is dropped", is_dropped);
     assert_eq!(guest.quarantined(DomId::DOM0), 0, "everything was unmapped");
 }
 
@@ -256,7 +256,7 @@ fn close_after_the_disk_was_replaced_leaves_the_new_one_alone() {
 fn wait_until(what: &str, is: impl Fn() -> bool) {
     let start = std::time::Instant::now();
     while !is() {
-        assert!(start.elapsed() < BOUND, "never: {what}");
+        assert!(start.elapsed() < BOUND, "not within {BOUND:?}: {what}");
         std::thread::yield_now();
     }
 }
@@ -322,7 +322,7 @@ fn backend_that_restarts_loses_no_write() {
     disk.close().unwrap();
 }
 
-/// The thread of a removed device, or an earlier backend process, may hold an image's lock for another moment.
+/// The thread of a removed device, or an earlier backend process, may hold an image's lock for a short time.
 #[test]
 fn image_still_in_use_is_opened_once_released() {
     let (file, _) = image(MIB);
@@ -339,10 +339,10 @@ fn image_still_in_use_is_opened_once_released() {
         Ok(blkback::engine::open(&spec).unwrap())
     });
     let _back = Backend::start_with(blkback::VbdDriver::with_opener(hv.clone(), opener), &hv);
-    machine.attach_disk(GUEST, XVDA, &params);
+    let device = machine.attach_disk(GUEST, XVDA, &params);
     let mut disk = open(&machine.domain(GUEST), options());
     disk.read_at(0, &mut [0; 512]).unwrap();
-    assert!(!machine.client().exists("/local/domain/0/error/backend/vbd/1/51712/error").unwrap());
+    assert!(machine.backend_error(&device).is_none());
 }
 
 #[test]
@@ -353,8 +353,7 @@ fn missing_image_is_reported_and_opened_once_it_exists() {
     let path = dir.path().join("missing.img");
     let device = machine.attach_disk(GUEST, XVDA, path.to_str().unwrap());
     machine.wait_for_state(&device.back_path(), XenbusState::Closing);
-    let error =
-        machine.client().read_text(&format!("/local/domain/0/error/backend/vbd/1/{XVDA}/error")).unwrap();
+    let error = machine.backend_error(&device).unwrap();
     assert!(error.starts_with("2 params: ") && error.contains("missing.img"), "{error}");
     let guest = machine.domain(GUEST);
     std::fs::write(&path, [0; 1024]).unwrap();

@@ -19,7 +19,7 @@ others_are_served() {
 
 attack bad 'XPV_VBDS=51712/51728 hostile-vbd' xen::
 # Once more with pages that stay mapped, where that makes a difference.
-attack bad 'XPV_PERSISTENT=1 XPV_VBDS=51712/51728 hostile-vbd' 'xen::.*\(cannot_be_mapped\|revoked\|mutator\|vanishes\)'
+attack bad 'XPV_PERSISTENT=1 XPV_VBDS=51712/51728 hostile-vbd' 'xen::.*\(cannot_be_mapped\|revoked\|slots_overwritten\|vanishes\)'
 check "they stayed mapped" grep -q 'vbd{domid=2 .*data path persistent=true' /out/dom0.log
 end_attacker bad
 sum=$(in_guest good 'md5sum </tmp/a' | grep -oE '[0-9a-f]{32}')
