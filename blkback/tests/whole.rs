@@ -1,26 +1,42 @@
 //! Disks on a machine in threads: the bytes that a frontend reads and writes are those of the image.
 
-use blkfront::{Completion, Error, Operation, Options, Request};
+use blkfront::{Completion, Disk, Error, Operation, Options, Request};
 use hypervisor::{Access, DomId, Hypervisor};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 use std::time::Duration;
+use tempfile::NamedTempFile;
 use testkit::block::{Backend, DiskSpec, GUEST, XVDA, disk, open, options, try_open};
 use testkit::random::bytes;
 use testkit::{BOUND, Machine};
+use xenstore::xenbus::Device;
 use xenstore::{Nodes, XenbusState};
 
 const MIB: usize = 1 << 20;
 
-fn image(len: usize) -> (tempfile::NamedTempFile, Vec<u8>) {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
+fn image(len: usize) -> (NamedTempFile, Vec<u8>) {
+    let mut file = NamedTempFile::new().unwrap();
     let content = bytes(1, len);
     file.write_all(&content).unwrap();
     (file, content)
 }
 
-fn content(file: &tempfile::NamedTempFile) -> Vec<u8> {
+/// A machine, a backend that serves a disk of `len` bytes to the guest, the disk's device, its image, and the image's
+/// content. The backend is to be dropped before the machine.
+fn serve(len: usize) -> (Machine, Backend, Device, (NamedTempFile, Vec<u8>)) {
+    let (file, content) = image(len);
+    let machine = Machine::new();
+    let back = Backend::start(&machine);
+    let device = machine.attach_disk(GUEST, XVDA, path(&file));
+    (machine, back, device, (file, content))
+}
+
+fn path(file: &NamedTempFile) -> &str {
+    file.path().to_str().unwrap()
+}
+
+fn content(file: &NamedTempFile) -> Vec<u8> {
     std::fs::read(file.path()).unwrap()
 }
 
@@ -29,7 +45,7 @@ fn reads_and_writes_reach_the_image() {
     let (file, mut expected) = image(4 * MIB);
     let machine = Machine::new();
     let _back = Backend::start(&machine);
-    machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
+    machine.attach_disk(GUEST, XVDA, path(&file));
     let guest = machine.domain(GUEST);
     for order in [0, 2] {
         let mut disk = open(&guest, Options { ring_page_order: order, ..options() });
@@ -52,8 +68,14 @@ fn reads_and_writes_reach_the_image() {
     }
 }
 
+/// A read of the buffer's whole length.
+fn read_request(disk: &Disk, token: u64, sector: u64, bytes: usize) -> Request {
+    let buffer = disk.buffer(bytes).unwrap();
+    Request { token, operation: Operation::Read, sector, bytes, buffer: Some(buffer) }
+}
+
 fn back_path() -> String {
-    xenstore::xenbus::Device::new("vbd", GUEST.0, XVDA).back_path()
+    Device::new("vbd", GUEST.0, XVDA).back_path()
 }
 
 #[test]
@@ -61,7 +83,7 @@ fn write_to_read_only_disk_fails() {
     let (file, expected) = image(MIB);
     let machine = Machine::new();
     let _back = Backend::start(&machine);
-    let image = file.path().to_str().unwrap();
+    let image = path(&file);
     machine.attach_disk_as(GUEST, &DiskSpec { writable: false, ..disk(XVDA, image) });
     let guest = machine.domain(GUEST);
     let mut disk = open(&guest, options());
@@ -77,7 +99,7 @@ fn write_to_read_only_disk_fails() {
     assert!(content(&file) == expected);
 }
 
-fn wait_for(disk: &mut blkfront::Disk, count: usize) -> Vec<Completion> {
+fn wait_for(disk: &mut Disk, count: usize) -> Vec<Completion> {
     let mut done = Vec::new();
     while done.len() < count {
         let before = std::time::Instant::now();
@@ -89,31 +111,15 @@ fn wait_for(disk: &mut blkfront::Disk, count: usize) -> Vec<Completion> {
 
 #[test]
 fn requests_in_flight_together_keep_their_buffers() {
-    let (file, expected) = image(4 * MIB);
-    let machine = Machine::new();
-    let back = Backend::start(&machine);
-    machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
+    let (machine, back, _, (_file, expected)) = serve(4 * MIB);
     let guest = machine.domain(GUEST);
     let mut disk = open(&guest, Options { ring_page_order: 1, ..options() });
     let depth = disk.depth() as u64;
     for token in 0..depth {
-        let buffer = disk.buffer(8192).unwrap();
-        let request = Request {
-            token,
-            operation: Operation::Read,
-            sector: token * 16,
-            bytes: 8192,
-            buffer: Some(buffer),
-        };
+        let request = read_request(&disk, token, token * 16, 8192);
         disk.submit(request).unwrap();
     }
-    let extra = Request {
-        token: 99,
-        operation: Operation::Read,
-        sector: 0,
-        bytes: 512,
-        buffer: disk.buffer(512).ok(),
-    };
+    let extra = read_request(&disk, 99, 0, 512);
     assert!(disk.submit(extra).is_err(), "the ring is full");
     let mut tokens = Vec::new();
     for completion in wait_for(&mut disk, depth as usize) {
@@ -137,10 +143,7 @@ fn stats_of(back: &Backend) -> std::sync::Arc<blkback::Stats> {
 
 #[test]
 fn disk_shared_by_threads_keeps_their_writes() {
-    let (file, _) = image(4 * MIB);
-    let machine = Machine::new();
-    let _back = Backend::start(&machine);
-    machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
+    let (machine, _back, _, (_file, _)) = serve(4 * MIB);
     let guest = machine.domain(GUEST);
     let disk = Mutex::new(open(&guest, options()));
     std::thread::scope(|scope| {
@@ -165,10 +168,7 @@ fn disk_shared_by_threads_keeps_their_writes() {
 
 #[test]
 fn disk_that_grows_is_resized_after_a_write_to_its_directory() {
-    let (file, _) = image(MIB);
-    let machine = Machine::new();
-    let _back = Backend::start(&machine);
-    let device = machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
+    let (machine, _back, device, (file, _)) = serve(MIB);
     let guest = machine.domain(GUEST);
     let mut disk = open(&guest, options());
     file.as_file().set_len(2 * MIB as u64).unwrap();
@@ -186,10 +186,7 @@ fn disk_that_grows_is_resized_after_a_write_to_its_directory() {
 
 #[test]
 fn disk_that_grows_is_resized_while_requests_are_served() {
-    let (file, _) = image(MIB);
-    let machine = Machine::new();
-    let _back = Backend::start(&machine);
-    machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
+    let (machine, _back, _, (file, _)) = serve(MIB);
     let mut disk = open(&machine.domain(GUEST), options());
     file.as_file().set_len(2 * MIB as u64).unwrap();
     let start = std::time::Instant::now();
@@ -202,10 +199,7 @@ fn disk_that_grows_is_resized_while_requests_are_served() {
 
 #[test]
 fn disk_closes_reopens_and_detaches() {
-    let (file, expected) = image(MIB);
-    let machine = Machine::new();
-    let back = Backend::start(&machine);
-    let device = machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
+    let (machine, back, device, (_file, expected)) = serve(MIB);
     let guest = machine.domain(GUEST);
     for _ in 0..5 {
         let mut disk = open(&guest, options());
@@ -216,10 +210,7 @@ fn disk_closes_reopens_and_detaches() {
     }
     let mut disk = open(&guest, options());
     machine.detach(&device);
-    let mut done = Vec::new();
-    while !disk.is_closed() {
-        let _ = disk.wait(&mut done, Some(BOUND));
-    }
+    wait_until_closed(&mut disk);
     assert!(matches!(disk.read_at(0, &mut [0; 512]), Err(Error::Closed)));
     disk.close().unwrap();
     machine.wait_for_state(&device.back_path(), XenbusState::Closed);
@@ -232,25 +223,25 @@ fn disk_closes_reopens_and_detaches() {
 
 #[test]
 fn close_after_the_disk_was_replaced_leaves_the_new_one_alone() {
-    let (file, _) = image(MIB);
-    let machine = Machine::new();
-    let _back = Backend::start(&machine);
-    let attach = || machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
-    let device = attach();
+    let (machine, _back, device, (file, _)) = serve(MIB);
     let guest = machine.domain(GUEST);
     let mut disk = open(&guest, options());
     machine.detach(&device);
-    let mut done = Vec::new();
-    while !disk.is_closed() {
-        let _ = disk.wait(&mut done, Some(BOUND));
-    }
+    wait_until_closed(&mut disk);
     machine.wait_for_state(&device.back_path(), XenbusState::Closed);
     machine.remove(&device);
-    attach();
+    machine.attach_disk(GUEST, XVDA, path(&file));
     machine.wait_for_state(&device.back_path(), XenbusState::InitWait);
     disk.close().unwrap();
     assert_eq!(machine.state(&device.front_path()), XenbusState::Initialising);
     open(&guest, options()).read_at(0, &mut [0; 512]).unwrap();
+}
+
+fn wait_until_closed(disk: &mut Disk) {
+    let mut done = Vec::new();
+    while !disk.is_closed() {
+        let _ = disk.wait(&mut done, Some(BOUND));
+    }
 }
 
 fn wait_until(what: &str, is: impl Fn() -> bool) {
@@ -263,23 +254,13 @@ fn wait_until(what: &str, is: impl Fn() -> bool) {
 
 #[test]
 fn nodes_removed_with_requests_in_flight_end_the_device() {
-    let (file, _) = image(MIB);
-    let machine = Machine::new();
-    let back = Backend::start(&machine);
-    let device = machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
+    let (machine, back, device, (_file, _)) = serve(MIB);
     let guest = machine.domain(GUEST);
     let mut disk = open(&guest, options());
     let mut done = Vec::new();
     for token in 0..32 {
-        let buffer = disk.buffer(4096).unwrap();
-        disk.submit(Request {
-            token,
-            operation: Operation::Read,
-            sector: token * 8,
-            bytes: 4096,
-            buffer: Some(buffer),
-        })
-        .unwrap();
+        let request = read_request(&disk, token, token * 8, 4096);
+        disk.submit(request).unwrap();
     }
     disk.commit().unwrap();
     machine.client().rm(&device.back_path()).unwrap();
@@ -297,10 +278,7 @@ fn nodes_removed_with_requests_in_flight_end_the_device() {
 
 #[test]
 fn backend_that_restarts_loses_no_write() {
-    let (file, _) = image(MIB);
-    let machine = Machine::new();
-    let mut back = Backend::start(&machine);
-    machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
+    let (machine, mut back, _, (file, _)) = serve(MIB);
     let guest = machine.domain(GUEST);
     let mut disk = open(&guest, options());
     for round in 0..5u64 {
@@ -326,7 +304,7 @@ fn backend_that_restarts_loses_no_write() {
 #[test]
 fn image_still_in_use_is_opened_once_released() {
     let (file, _) = image(MIB);
-    let params = file.path().to_str().unwrap().to_owned();
+    let params = path(&file).to_owned();
     let machine = Machine::new();
     let hv = machine.domain(DomId::DOM0);
     let mut refusals = 60;
