@@ -7,7 +7,7 @@ GUEST_EXTRA=xpv.fronts=no guest one 'disk=["format=raw,vdev=xvda,access=rw,scrip
 # Three times round the ring, and no whole request at the end.
 bytes=$(((100 * 11 + 3) * 4096))
 check_in_guest one "there is content" "head -c $bytes /dev/urandom >/tmp/content"
-said=$(in_guest one 'XPV_VBD=51712 XPV_CONTENT=/tmp/content layouts --exact xen::the_32_bit_layout_carries_data --nocapture 2>&1') ||
+said=$(in_guest one 'XPV_VBD=51712 XPV_CONTENT=/tmp/content layouts --exact xen::layout_of_32_bit_guests_keeps_data --nocapture 2>&1') ||
     fail "$(echo "$said" | grep -m 1 -A 1 panicked | tr '\n' ' ')"
 check "it was asked for in the store" test "$(xenstore-read "/local/domain/$(xl domid one)/device/vbd/51712/protocol")" = x86_32-abi
 sum=$(in_guest one 'md5sum </tmp/content' | grep -oE '[0-9a-f]{32}')
