@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! The thread of one ring, which passes requests to the engine and publishes the responses.
 //!
 //! The thread owns ring, channel and engine, and drops them last: nothing is unmapped while it runs (XSA-374). After

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! The data of requests: moved between the guest's pages and the disk in place, or through bounce buffers.
 //!
 //! In place there is no copy: the kernel reads and writes the guest's mapped pages. Where it cannot pin such pages
@@ -13,7 +15,6 @@ use arrayvec::ArrayVec;
 use grant_table::persist::{Cache, LINUX_MAX, Page};
 use hypervisor::{Access, CopyOp, CopyPtr, DomId, GrantRef, Hypervisor, Mapping, PAGE_SIZE};
 use ring_abi::blkif::{MAX_SEGMENTS, SECTOR, Segment};
-use ring_abi::grant;
 use smallvec::SmallVec;
 use vm_memory::{MmapRegion, VolatileSlice};
 
@@ -221,7 +222,7 @@ impl GuestData {
             ops.push(copy_op(operation, guest, local, len));
         }
         self.hv.copy(&mut ops)?;
-        Ok(ops.iter().all(|op| op.status == grant::Status::OKAY.0))
+        Ok(ops.iter().all(|op| op.status.is_okay()))
     }
 }
 

@@ -8,7 +8,7 @@
 use ring_abi::blkif::{info, key};
 use ring_abi::ring::MAX_PAGES;
 use ring_abi::{EventPort, GrantRef};
-use xenstore::driver::View;
+use xenstore::driver::DeviceState;
 use xenstore::{KeyError, Keys, XenbusState};
 
 use crate::engine::DiskInfo;
@@ -180,7 +180,7 @@ enum Stale {
 
 impl Handshake {
     /// The handshake of a backend that starts and finds these states and keys.
-    pub fn new(found: &View) -> Handshake {
+    pub fn new(found: &DeviceState) -> Handshake {
         let fresh = matches!(found.own_state, XenbusState::Unknown | XenbusState::Initialising);
         let stale =
             if found.other_state == XenbusState::Connected && !fresh { Stale::Unread } else { Stale::No };
@@ -203,7 +203,7 @@ impl Handshake {
     }
 
     /// Records both ends' states after a change. Then [`Handshake::next`] returns what to do.
-    pub fn update(&mut self, view: &View) {
+    pub fn update(&mut self, view: &DeviceState) {
         use XenbusState::{Closed, Closing};
         if view.other_state != XenbusState::Connected {
             self.stale = Stale::No;
@@ -215,7 +215,7 @@ impl Handshake {
     }
 
     /// Returns what to do, given both ends' states and keys as of the last update, and the ring's state now.
-    pub fn next(&mut self, view: &View, ring: Ring) -> Action {
+    pub fn next(&mut self, view: &DeviceState, ring: Ring) -> Action {
         let mut action = self.decide(view, ring);
         if action == Action::Wait && self.overwritten {
             action = Action::State(self.state);
@@ -231,7 +231,7 @@ impl Handshake {
         action
     }
 
-    fn decide(&mut self, view: &View, ring: Ring) -> Action {
+    fn decide(&mut self, view: &DeviceState, ring: Ring) -> Action {
         use XenbusState::{Closed, Closing, Connected, InitWait, Initialised, Unknown};
         let front = view.other_state;
         let unwanted = self.unwanted;
@@ -253,7 +253,7 @@ impl Handshake {
     }
 
     /// The action for a frontend that is Initialised or Connected.
-    fn connect(&mut self, view: &View, ring: Ring) -> Action {
+    fn connect(&mut self, view: &DeviceState, ring: Ring) -> Action {
         match (self.state, ring) {
             (XenbusState::InitWait, Ring::Running) => Action::Connected,
             // These keys were read before this backend's InitWait was published: the ring is the predecessor's.

@@ -20,7 +20,7 @@
 //!     let store = Client::new(hv.store()?);
 //!     let mut driver = VbdDriver::new(hv.clone());
 //!     driver.set_tuning(Tuning { batch: 16, ..Tuning::default() });
-//!     Ok(xenstore::driver::run(store, hv.domid().0, &mut driver, stop)?)
+//!     Ok(xenstore::driver::run(store, hv.domid(), &mut driver, stop)?)
 //! }
 //! ```
 

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! The loop of one ring: takes requests and submits operations, polls the engine and publishes responses.
 
 use std::io;
@@ -258,7 +260,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
 
     /// Polls for a short while before sleeping; `true` if there is something to do.
     fn busy_poll(&mut self, commands: &Commands) -> Result<bool, ExitReason> {
-        if self.config.tuning.busy_poll.is_zero() || !self.adaptive_poll.worth() {
+        if self.config.tuning.busy_poll.is_zero() || !self.adaptive_poll.should_poll() {
             return Ok(false);
         }
         let start = Instant::now();
@@ -271,7 +273,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
                 std::hint::spin_loop();
             }
         }
-        self.adaptive_poll.missed();
+        self.adaptive_poll.miss();
         Ok(false)
     }
 

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A virtual block device, from its appearance in the store to its removal: disk, handshake, ring.
 
 use std::collections::BTreeMap;
@@ -5,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use hypervisor::{DomId, Error, Hypervisor, InflightDir};
 use ring_abi::blkif::key;
-use xenstore::driver::{Answer, BackDevice, BackDriver, Failure, View, Waker};
+use xenstore::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
 use xenstore::xenbus::Device;
 use xenstore::{Keys, XenbusState};
 
@@ -21,7 +23,7 @@ use crate::stats::Stats;
 pub type Opener = Box<dyn FnMut(&Device, &Keys) -> Result<Arc<dyn Disk>, Failure> + Send>;
 
 /// The counters of all devices, by the frontend's domain and the device's number.
-pub type Registry = Arc<Mutex<BTreeMap<(u16, u32), Arc<Stats>>>>;
+pub type Registry = Arc<Mutex<BTreeMap<(DomId, u32), Arc<Stats>>>>;
 
 /// The driver of all `vbd` devices of a domain.
 pub struct VbdDriver {
@@ -75,9 +77,12 @@ impl BackDriver for VbdDriver {
         "vbd"
     }
 
-    fn probe(&mut self, device: &Device, view: &View, waker: Waker) -> Result<Box<dyn BackDevice>, Failure> {
-        let span = tracing::error_span!("vbd", domid = device.front, devid = device.id);
-        let _entered = span.clone().entered();
+    fn probe(
+        &mut self,
+        device: &Device,
+        view: &DeviceState,
+        waker: Waker,
+    ) -> Result<Box<dyn BackDevice>, Failure> {
         let disk = (self.opener)(device, &view.own)?;
         let info = disk.info().map_err(|e| failure(&e, format!("{}: {}: {e}", key::PARAMS, disk.name())))?;
         tracing::info!(disk = disk.name(), sectors = info.sectors, "found");
@@ -86,7 +91,6 @@ impl BackDriver for VbdDriver {
         lock(&self.registry).insert(id, stats.clone());
         let mut vbd = Vbd {
             device: device.clone(),
-            span,
             hv: self.hv.clone(),
             tuning: self.tuning,
             handshake: Handshake::new(view),
@@ -108,7 +112,6 @@ impl BackDriver for VbdDriver {
 
 struct Vbd {
     device: Device,
-    span: tracing::Span,
     hv: Arc<dyn Hypervisor>,
     disk: Arc<dyn Disk>,
     /// The disk's properties, as advertised to the frontend.
@@ -128,9 +131,8 @@ struct Vbd {
 }
 
 impl BackDevice for Vbd {
-    fn changed(&mut self, view: &View) -> Answer {
-        let _entered = self.span.clone().entered();
-        let mut answer = Answer { error: self.reap(), ..Answer::default() };
+    fn changed(&mut self, view: &DeviceState) -> Update {
+        let mut answer = Update { error: self.reap(), ..Update::default() };
         self.hand_over(&mut answer);
         self.handshake.update(view);
         loop {
@@ -161,7 +163,6 @@ impl BackDevice for Vbd {
     }
 
     fn stop(&mut self) {
-        let _entered = self.span.clone().entered();
         // The recorded requests are from now on for the successor.
         self.inflight_dir = None;
         if let Some(ring) = self.ring.take() {
@@ -185,7 +186,7 @@ impl Vbd {
     }
 
     /// Hands the disk over to a younger device, or acquires it again when the younger device has released it.
-    fn hand_over(&mut self, answer: &mut Answer) {
+    fn hand_over(&mut self, answer: &mut Update) {
         if let (Some(ring), None, false) = (&self.ring, &self.suspended, self.claim.is_youngest()) {
             tracing::info!("disk handed over to a younger device");
             self.suspended = Some(ring.negotiated().clone());
@@ -200,7 +201,7 @@ impl Vbd {
         }
     }
 
-    fn fail(&mut self, answer: &mut Answer, failure: Failure) {
+    fn fail(&mut self, answer: &mut Update, failure: Failure) {
         self.handshake.failed();
         answer.error = Some(failure);
         answer.state = Some(XenbusState::Closing);
@@ -228,7 +229,7 @@ impl Vbd {
         }
     }
 
-    fn publish(&mut self, answer: &mut Answer, state: XenbusState) {
+    fn publish(&mut self, answer: &mut Update, state: XenbusState) {
         self.refresh();
         answer.keys.extend(self.advertised_keys().iter());
         answer.state = Some(state);
@@ -250,7 +251,7 @@ impl Vbd {
     }
 
     /// Publishes a new size to a connected frontend: `sectors`, then the state once more.
-    fn publish_resize(&mut self, answer: &mut Answer) {
+    fn publish_resize(&mut self, answer: &mut Update) {
         let connected = self.handshake.state() == XenbusState::Connected && answer.state.is_none();
         if let (true, Some(ring)) = (connected && self.refresh(), &self.ring) {
             tracing::info!(sectors = self.advertised.sectors, "resized");
@@ -280,7 +281,7 @@ impl Vbd {
         let claim = self.claim.clone();
         let config = RingConfig {
             hv: self.hv.clone(),
-            peer: DomId(self.device.front),
+            peer: self.device.front,
             negotiated,
             disk: self.disk.clone(),
             recovery,
@@ -298,7 +299,7 @@ impl Vbd {
 
     /// Resumes the ring of an earlier process that was Connected, if that process recorded its requests in flight.
     /// Otherwise the handshake starts from the beginning.
-    fn resume(&mut self, found: &View) -> Result<(), Failure> {
+    fn resume(&mut self, found: &DeviceState) -> Result<(), Failure> {
         let (Some(dir), XenbusState::Connected) = (&self.inflight_dir, found.own_state) else {
             return Ok(());
         };
@@ -331,7 +332,7 @@ impl Vbd {
     /// Removes the recorded requests of a ring that is no longer served.
     fn remove_inflight(&self) {
         if let Some(dir) = &self.inflight_dir {
-            dir.forget(&self.inflight_name());
+            dir.remove(&self.inflight_name());
         }
     }
 

@@ -25,7 +25,7 @@ fn child() {
     let client = Client::new(hv.store().unwrap());
     let stop = EventFd::new().unwrap();
     println!("serving");
-    xenstore::driver::run(client, 0, &mut VbdDriver::new(hv), stop.as_fd()).unwrap();
+    xenstore::driver::run(client, DomId::DOM0, &mut VbdDriver::new(hv), stop.as_fd()).unwrap();
 }
 
 /// A backend process, killed when it is dropped.

@@ -75,7 +75,7 @@ fn read_request(disk: &Disk, token: u64, sector: u64, bytes: usize) -> Request {
 }
 
 fn back_path() -> String {
-    Device::new("vbd", GUEST.0, XVDA).back_path()
+    Device::new("vbd", GUEST, XVDA).back_path()
 }
 
 #[test]
@@ -138,7 +138,7 @@ fn requests_in_flight_together_keep_their_buffers() {
 }
 
 fn stats_of(back: &Backend) -> std::sync::Arc<blkback::Stats> {
-    back.registry.lock().unwrap()[&(GUEST.0, XVDA)].clone()
+    back.registry.lock().unwrap()[&(GUEST, XVDA)].clone()
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn disk_closes_reopens_and_detaches() {
     disk.close().unwrap();
     machine.wait_for_state(&device.back_path(), XenbusState::Closed);
     machine.remove(&device);
-    let is_dropped = || !back.registry.lock().unwrap().contains_key(&(GUEST.0, XVDA));
+    let is_dropped = || !back.registry.lock().unwrap().contains_key(&(GUEST, XVDA));
     machine.client().write("/local/poke", "").unwrap();
     wait_until("the device is dropped", is_dropped);
     assert_eq!(guest.quarantined(DomId::DOM0), 0, "everything was unmapped");

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Pages granted to the backend, which reads and writes them without a copy.
 
 use arrayvec::ArrayVec;

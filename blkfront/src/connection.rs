@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! The disk's connection to its backend: refreshed from the store, made, dropped and closed.
 
 use hypervisor::{Access, Shared};
@@ -5,7 +7,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use ring_abi::blkif::key;
 use std::os::fd::AsFd;
 use std::time::Instant;
-use xenstore::xenbus::gather;
+use xenstore::xenbus::read_tree;
 use xenstore::{Keys, XenbusState};
 
 use crate::device::{CHANNEL, Disk};
@@ -47,7 +49,9 @@ impl Disk {
     fn refresh_once(&mut self) -> Result<bool> {
         let state = self.end.other_state(&mut self.store)?;
         let keys = match state {
-            XenbusState::InitWait | XenbusState::Connected => gather(&mut self.store, self.end.other_path())?,
+            XenbusState::InitWait | XenbusState::Connected => {
+                read_tree(&mut self.store, self.end.other_path())?
+            }
             _ => Keys::new(self.end.other_path()),
         };
         let action = self.handshake.next(state, &keys);
@@ -91,7 +95,7 @@ impl Disk {
             // So that no successor of the backend takes the old ring for the new one.
             self.switch_state(XenbusState::Initialising)?;
         }
-        self.end.retract(&mut self.store, RING_KEYS)?;
+        self.end.remove_keys(&mut self.store, RING_KEYS)?;
         self.connect_queue(ring)?;
         self.epoll.add(channel.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, CHANNEL))?;
         self.channel = Some(channel);
@@ -112,8 +116,7 @@ impl Disk {
 
     fn connect_queue(&mut self, ring: Shared) -> Result<()> {
         self.queue.connect(ring).map_err(|error| {
-            let what = "initialising the ring".to_owned();
-            hypervisor::Error::Io { what, source: std::io::Error::other(error) }.into()
+            hypervisor::Error::io("initialising the ring", std::io::Error::other(error)).into()
         })
     }
 

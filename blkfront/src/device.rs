@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A disk over a hypervisor, used by one thread at a time without locks.
 
 use std::os::fd::{AsFd, BorrowedFd};
@@ -9,7 +11,7 @@ use hypervisor::{Channel, DomId, Hypervisor, Shared};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 use ring_abi::blkif::{Status, X86_64};
-use xenstore::xenbus::End;
+use xenstore::xenbus::DeviceEnd;
 use xenstore::{Client, XenbusState};
 
 use crate::buffer::Buffer;
@@ -116,7 +118,7 @@ pub struct Disk {
     pub(crate) span: tracing::Span,
     pub(crate) hv: Arc<dyn Hypervisor>,
     pub(crate) store: Client,
-    pub(crate) end: End,
+    pub(crate) end: DeviceEnd,
     pub(crate) peer: DomId,
     pub(crate) options: Options,
     pub(crate) handshake: Handshake,
@@ -157,8 +159,8 @@ impl Disk {
     ) -> Result<Disk> {
         let span = tracing::error_span!("vbd", domid = %hv.domid(), devid);
         let path = format!("/local/domain/{}/device/vbd/{devid}", hv.domid());
-        let end = End::find_front(&mut store, &path)?;
-        let peer = DomId(end.other_id());
+        let end = DeviceEnd::find_front(&mut store, &path)?;
+        let peer = end.other_id();
         let written = end.state(&mut store)?;
         let handshake = Handshake::new(written);
         end.watch_other(&mut store, "back")?;
@@ -320,7 +322,7 @@ impl Disk {
     /// Polls for a short while before sleeping, unless that found nothing lately.
     fn busy_poll(&mut self, completions: &mut Vec<Completion>) -> Result<usize> {
         let count = self.poll(completions)?;
-        if count > 0 || self.options.busy_poll.is_zero() || !self.adaptive_poll.worth() {
+        if count > 0 || self.options.busy_poll.is_zero() || !self.adaptive_poll.should_poll() {
             return Ok(count);
         }
         let start = Instant::now();
@@ -334,7 +336,7 @@ impl Disk {
                 std::hint::spin_loop();
             }
         }
-        self.adaptive_poll.missed();
+        self.adaptive_poll.miss();
         Ok(0)
     }
 

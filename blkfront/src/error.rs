@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! The errors of this frontend.
 
 use std::time::Duration;

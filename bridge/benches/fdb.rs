@@ -1,4 +1,4 @@
-//! What a frame costs in the switch: the database alone, and whole batches of 64-byte frames.
+//! The cost of a frame in the switch: of the forwarding database alone, and of batches of 64-byte frames.
 
 use std::hint::black_box;
 
@@ -38,7 +38,7 @@ fn lookup(c: &mut Criterion) {
     }
 }
 
-/// A batch from port 0: as from a guest, all from one source, to `stations` on three other ports.
+/// Forwards a batch from port 0, all from one source as from a guest, to `stations` on three other ports.
 fn forward(c: &mut Criterion) {
     let mut group = c.benchmark_group("switch");
     group.throughput(Throughput::Elements(BATCH as u64));
@@ -48,13 +48,13 @@ fn forward(c: &mut Criterion) {
         let mut batch = Batch::new(BATCH);
         for n in 1..=stations {
             batch.clear();
-            batch.slot().expect("room").set_slice(&[[0xff; 6], mac(n)].concat().repeat(5));
+            batch.slot().expect("a free slot").set_slice(&[[0xff; 6], mac(n)].concat().repeat(5));
             switch.forward(PortId(1 + n % 3), batch.frames(), 0);
         }
         batch.clear();
         for n in 0..BATCH as u16 {
             let to = 1 + n.wrapping_mul(61) % stations;
-            batch.slot().expect("room").set_slice(&[mac(to), mac(0), [0; 6]].concat().repeat(4)[..64]);
+            batch.slot().expect("a free slot").set_slice(&[mac(to), mac(0), [0; 6]].concat().repeat(4)[..64]);
         }
         group.bench_function(format!("forward 64 bytes to {stations} stations"), |b| {
             b.iter(|| black_box(switch.forward(PortId(0), black_box(batch.frames()), 0)));

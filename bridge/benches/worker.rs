@@ -1,7 +1,7 @@
-//! What a frame costs in a running bridge: received in place by one port, switched, taken by another, in
-//! the worker's own rounds. The ports do the least a port can: no peer, no system call.
+//! The cost of a frame in a running bridge: received in place by one port, switched, and sent by another, in the
+//! worker's rounds. The ports do as little as possible: they have no peer and make no system call.
 //!
-//! What is measured is the worker thread's own processor time from the first frame to the last.
+//! The worker thread's processor time from the first frame to the last is measured.
 
 use std::{
     io,
@@ -25,14 +25,14 @@ fn cpu_time() -> Duration {
     clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).expect("a clock").into()
 }
 
-/// Yields as many copies of a frame as are wanted, and tells when that began; takes what it is sent, and
-/// tells when nothing more is expected.
+/// A port that receives `wanted` copies of a frame and sends the time of the first; it discards frames sent to it, and
+/// sends the time of the last one expected.
 struct Null {
     frame: Vec<u8>,
     wanted: Arc<AtomicU64>,
     expected: Arc<AtomicU64>,
-    yielding: bool,
-    told: Sender<Duration>,
+    receiving: bool,
+    times: Sender<Duration>,
     stats: Arc<Stats>,
     notifier: EventFd,
     copy: [u8; 2048],
@@ -47,11 +47,11 @@ impl Port for Null {
     }
     fn recv(&mut self, into: &mut Batch) -> io::Result<()> {
         let wanted = self.wanted.load(SeqCst);
-        if wanted > 0 && !self.yielding {
-            let _ = self.told.send(cpu_time());
+        if wanted > 0 && !self.receiving {
+            let _ = self.times.send(cpu_time());
         }
         let count = wanted.min(into.room() as u64);
-        self.yielding = wanted > count;
+        self.receiving = wanted > count;
         for _ in 0..count {
             if let Some(frame) = into.slot() {
                 frame.fill_head(self.frame.len()).copy_from_slice(&self.frame);
@@ -73,7 +73,7 @@ impl Port for Null {
         let left = expected.saturating_sub(frames.len() as u64);
         self.expected.store(left, SeqCst);
         if left == 0 && expected > 0 {
-            let _ = self.told.send(cpu_time());
+            let _ = self.times.send(cpu_time());
         }
         Ok(())
     }
@@ -93,33 +93,42 @@ fn frame(to: u8, from: u8) -> Vec<u8> {
     [address(to), address(from), [0x88, 0xb5, 0, 0, 0, 0]].concat().repeat(4)[..64].to_vec()
 }
 
-/// The far side of a `Null`.
-struct Far {
+/// Controls a `Null` port from the benchmark's thread.
+struct Controls {
     wanted: Arc<AtomicU64>,
     expected: Arc<AtomicU64>,
     times: Receiver<Duration>,
 }
 
-fn attach(bridge: &Bridge, name: &str, frame: Vec<u8>) -> Far {
-    let (told, times) = channel();
-    let (wanted, expected): (Arc<AtomicU64>, Arc<AtomicU64>) = Default::default();
-    let far = Far { wanted: wanted.clone(), expected: expected.clone(), times };
-    let (notifier, stats) = (EventFd::new().expect("eventfd"), Arc::default());
-    let port = Null { frame, wanted, expected, yielding: false, told, stats, notifier, copy: [0; 2048] };
+fn attach(bridge: &Bridge, name: &str, frame: Vec<u8>) -> Controls {
+    let (sender, times) = channel();
+    let wanted = Arc::new(AtomicU64::default());
+    let expected = Arc::new(AtomicU64::default());
+    let controls = Controls { wanted: wanted.clone(), expected: expected.clone(), times };
+    let port = Null {
+        frame,
+        wanted,
+        expected,
+        receiving: false,
+        times: sender,
+        stats: Arc::default(),
+        notifier: EventFd::new().expect("eventfd"),
+        copy: [0; 2048],
+    };
     bridge.attach(name, Box::new(port)).expect("attach");
-    far
+    controls
 }
 
 fn rounds(c: &mut Criterion) {
     let mut group = c.benchmark_group("worker");
     group.throughput(Throughput::Elements(1));
     for ports in [2u8, 16] {
-        let config = Config { spin: Duration::from_secs(1000), ..Config::default() };
+        let config = Config { busy_poll: Duration::from_secs(1000), ..Config::default() };
         let bridge = Bridge::start(config).expect("a bridge");
         let source = attach(&bridge, "source", frame(2, 1));
         let sink = attach(&bridge, "sink", frame(1, 2));
-        let idle: Vec<Far> = (2..ports).map(|n| attach(&bridge, &n.to_string(), vec![])).collect();
-        // One frame shows the switch where station 2 is.
+        let idle: Vec<Controls> = (2..ports).map(|n| attach(&bridge, &n.to_string(), vec![])).collect();
+        // The switch learns station 2 from one frame.
         sink.wanted.store(1, SeqCst);
         sink.times.recv().expect("the worker runs");
         group.bench_function(format!("64 bytes, {ports} ports"), |b| {

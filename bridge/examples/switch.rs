@@ -1,5 +1,5 @@
-//! An Ethernet switch as a program: `switch tap:NAME... if:NAME...` joins taps, which it makes, and
-//! interfaces that exist, until its input ends; then it shows what went through.
+//! An Ethernet switch: `switch tap:NAME... if:NAME...` joins taps, which it makes, and existing interfaces until the
+//! end of its input; then it prints the counters and the forwarding database.
 
 use std::{error::Error, io::Read};
 
@@ -12,7 +12,7 @@ fn open(argument: &str) -> Result<Box<dyn Port>, Box<dyn Error>> {
     match argument.split_once(':') {
         Some(("tap", name)) => Ok(Box::new(Tap::open(name)?)),
         Some(("if", name)) => Ok(Box::new(Packet::open(name)?)),
-        _ => Err(format!("{argument:?}: tap:NAME or if:NAME was expected").into()),
+        _ => Err(format!("{argument:?}: expected tap:NAME or if:NAME").into()),
     }
 }
 

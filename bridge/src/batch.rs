@@ -1,8 +1,16 @@
-//! The frames that one port yields in one round, and what of them goes where.
+//! The frames that one port receives in one round, and the part of them that goes to another port.
 
 use crate::Frame;
 
-/// A bounded list of frames whose memory is kept from round to round: frames are written in place.
+/// A bounded list of frames, which are written in place: their memory is reused from round to round.
+///
+/// ```
+/// use bridge::Batch;
+///
+/// let mut batch = Batch::new(64);
+/// batch.slot().expect("an empty batch").set_slice(&[0; 60]);
+/// assert_eq!((batch.len(), batch.room(), batch.bytes()), (1, 63, 60));
+/// ```
 #[derive(Debug)]
 pub struct Batch {
     frames: Vec<Frame>,
@@ -10,13 +18,13 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Room for `limit` frames (at most 65,535), allocated now and never again.
+    /// Makes a batch of up to `limit` frames (at most 65,535), all allocated here.
     pub fn new(limit: usize) -> Batch {
         let limit = limit.min(usize::from(u16::MAX));
         Batch { frames: (0..limit).map(|_| Frame::new()).collect(), len: 0 }
     }
 
-    /// Adds an empty frame and lends it to be filled; nothing when the batch is full.
+    /// Adds an empty frame and returns it to be filled; `None` when the batch is full.
     #[inline]
     pub fn slot(&mut self) -> Option<&mut Frame> {
         let frame = self.frames.get_mut(self.len)?;
@@ -24,7 +32,7 @@ impl Batch {
         Some(frame)
     }
 
-    /// Takes back the frame that was added last.
+    /// Removes the frame that was added last.
     #[inline]
     pub fn undo(&mut self) {
         if self.len > 0 {
@@ -33,39 +41,39 @@ impl Batch {
         }
     }
 
-    /// How many more frames it takes.
+    /// Number of frames that can be added.
     pub fn room(&self) -> usize {
         self.frames.len() - self.len
     }
 
-    /// How many frames are in it.
+    /// Number of frames in the batch.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether no frame is in it.
+    /// Whether the batch has no frame.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The frames in it.
+    /// The batch's frames.
     #[inline]
     pub fn frames(&self) -> &[Frame] {
         &self.frames[..self.len]
     }
 
-    /// The frames in it, all at once to be changed.
+    /// The batch's frames, to be changed.
     #[inline]
     pub fn frames_mut(&mut self) -> &mut [Frame] {
         &mut self.frames[..self.len]
     }
 
-    /// Keeps the frames that `keep` is true of, in order, and empties the others.
+    /// Keeps the frames for which `keep` returns true, in order, and empties the others.
     pub fn retain(&mut self, mut keep: impl FnMut(&Frame) -> bool) {
         let mut kept = 0;
-        for place in 0..self.len {
-            if keep(&self.frames[place]) {
-                self.frames.swap(kept, place);
+        for index in 0..self.len {
+            if keep(&self.frames[index]) {
+                self.frames.swap(kept, index);
                 kept += 1;
             }
         }
@@ -73,71 +81,71 @@ impl Batch {
         self.len = kept;
     }
 
-    /// The frames in it, as a port is sent them.
+    /// The batch's frames, to be sent to a port.
     pub fn all(&self) -> Frames<'_> {
-        Frames { frames: self.frames(), picked: None }
+        Frames { frames: self.frames(), indices: None }
     }
 
-    /// Bytes in all its frames.
+    /// Bytes of all frames.
     pub fn bytes(&self) -> u64 {
         self.frames().iter().map(|frame| frame.len() as u64).sum()
     }
 
-    /// Empties it, which lets go of all pages its frames held.
+    /// Removes all frames, which releases their pages.
     pub fn clear(&mut self) {
         self.frames[..self.len].iter_mut().for_each(Frame::clear);
         self.len = 0;
     }
 }
 
-/// Which frames of a batch go to one port, by their places in it.
+/// The frames of a batch that go to one port, by their indices in the batch.
 #[derive(Debug, Default)]
-pub struct Outbox {
-    picked: Vec<u16>,
+pub struct PortBatch {
+    indices: Vec<u16>,
 }
 
-impl Outbox {
-    /// Adds the frame at `place`.
+impl PortBatch {
+    /// Adds the frame at `index`.
     #[inline]
-    pub fn push(&mut self, place: u16) {
-        self.picked.push(place);
+    pub fn push(&mut self, index: u16) {
+        self.indices.push(index);
     }
 
-    /// Whether no frame was picked.
+    /// Whether no frame goes to the port.
     pub fn is_empty(&self) -> bool {
-        self.picked.is_empty()
+        self.indices.is_empty()
     }
 
-    /// Forgets all places.
+    /// Removes all indices.
     pub fn clear(&mut self) {
-        self.picked.clear();
+        self.indices.clear();
     }
 
-    /// The picked frames of `batch`; places beyond its end are left out.
+    /// The frames of `batch` that go to the port; indices beyond its end are left out.
     pub fn view<'a>(&'a self, batch: &'a Batch) -> Frames<'a> {
-        Frames { frames: batch.frames(), picked: Some(&self.picked) }
+        Frames { frames: batch.frames(), indices: Some(&self.indices) }
     }
 }
 
-/// Frames lent to a port to be sent. A port that cannot send one now may keep a clone of it.
+/// Frames borrowed by a port to be sent. A port that cannot send a frame now may queue a clone of it.
 #[derive(Clone, Copy, Debug)]
 pub struct Frames<'a> {
     frames: &'a [Frame],
-    picked: Option<&'a [u16]>,
+    indices: Option<&'a [u16]>,
 }
 
 impl<'a> Frames<'a> {
-    /// All of `frames`.
+    /// Makes a view of all of `frames`.
     pub fn of(frames: &'a [Frame]) -> Frames<'a> {
-        Frames { frames, picked: None }
+        Frames { frames, indices: None }
     }
 
-    /// How many there are.
+    /// Number of frames.
     pub fn len(&self) -> usize {
-        self.picked.map_or(self.frames.len(), <[u16]>::len)
+        self.indices.map_or(self.frames.len(), <[u16]>::len)
     }
 
-    /// Whether there are none.
+    /// Whether there are no frames.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -145,9 +153,9 @@ impl<'a> Frames<'a> {
     /// The frames in order.
     #[inline]
     pub fn iter(&self) -> impl Iterator<Item = &'a Frame> + use<'a> {
-        let Frames { frames, picked } = *self;
-        (0..self.len()).filter_map(move |i| match picked {
-            Some(picked) => frames.get(usize::from(picked[i])),
+        let Frames { frames, indices } = *self;
+        (0..self.len()).filter_map(move |i| match indices {
+            Some(indices) => frames.get(usize::from(indices[i])),
             None => frames.get(i),
         })
     }
@@ -158,23 +166,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outbox_shows_what_it_picked_in_order() {
+    fn port_batch_views_its_frames_in_order() {
         let mut batch = Batch::new(3);
         for i in 0..3 {
             batch.slot().unwrap().set_slice(&[i; 20]);
         }
         assert!(batch.slot().is_none());
-        let mut outbox = Outbox::default();
-        for place in [2, 0, 9] {
-            outbox.push(place);
+        let mut port_batch = PortBatch::default();
+        for index in [2, 0, 9] {
+            port_batch.push(index);
         }
-        let seen: Vec<u8> = outbox.view(&batch).iter().map(|frame| frame.head()[0]).collect();
+        let seen: Vec<u8> = port_batch.view(&batch).iter().map(|frame| frame.head()[0]).collect();
         assert_eq!(seen, [2, 0]);
         assert_eq!(batch.all().len(), 3);
     }
 
     #[test]
-    fn retain_keeps_the_order_and_empties_the_rest() {
+    fn retain_keeps_order_and_empties_other_frames() {
         let mut batch = Batch::new(5);
         for i in 0..5 {
             batch.slot().unwrap().set_slice(&[i; 20]);

@@ -1,64 +1,74 @@
-//! Which address was last heard from which port: the forwarding database.
+//! The forwarding database: the port from which each address was last seen.
 //!
-//! A table of fixed size, so that a flood of invented source addresses can neither grow it nor slow it: an
-//! address has two buckets of eight slots, chosen by a seeded hash, and lives in one of them or nowhere. One
-//! port may fill only its share, so that its flood does not keep others from being learned.
+//! The table has a fixed size, so that a flood of invented source addresses can neither grow nor slow it: an address
+//! can be only in two buckets of eight slots, chosen by a seeded hash. One port may fill only a part of the table, so
+//! that its flood does not prevent other ports' addresses from being learned.
 //!
-//! Time is passed in, in seconds; an entry not heard from for the ageing time is as good as absent.
+//! Time is an argument, in seconds; an entry that was not seen for the ageing time has expired and is not used.
+//!
+//! ```
+//! use bridge::fdb::{Fdb, Learned, Limits, Mac, PortId, Station};
+//!
+//! let mut fdb = Fdb::new(Limits::default(), 0x5eed);
+//! let station = Station::new(Mac::new([2, 0, 0, 0, 0, 1]), 0);
+//! assert_eq!(fdb.learn(station, PortId(3), 0), Learned::New);
+//! assert_eq!(fdb.lookup(station, 299), Some(PortId(3)));
+//! assert_eq!(fdb.lookup(station, 300), None);
+//! ```
 
 pub use crate::mac::{Mac, Station};
 
 const WAYS: usize = 8;
 
-/// A port's place in a switch.
+/// A port's number in a switch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortId(pub u16);
 
-/// What became of an attempt to learn.
+/// The outcome of [`Fdb::learn`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Learned {
-    /// It was there; it has been heard from again.
+    /// The entry existed and was refreshed.
     Known,
-    /// It is new.
+    /// The entry was added, or had expired.
     New,
-    /// It has moved here from another port.
+    /// The station was last seen at another port.
     Moved,
-    /// It is not an address that a single station can send from: a group's, or zero.
+    /// The address is no single station's: a group's, or zero.
     NotStation,
-    /// No room for it, or its port has filled its share.
-    Full,
+    /// Both buckets, the table or the port's share are full.
+    TooManyFragments,
 }
 
 /// Bounds of a forwarding database.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Most entries in all.
+    /// Most entries.
     pub entries: usize,
     /// Most entries of one port.
     pub entries_per_port: usize,
-    /// Seconds without a frame after which an entry is void.
+    /// Ageing time: seconds without a frame after which an entry expires.
     pub age_s: u32,
 }
 
 impl Default for Limits {
-    /// 8192 entries, half of them at most of one port; 300 s as in Linux.
+    /// 8192 entries, at most half of them of one port; 300 s as in Linux.
     fn default() -> Limits {
         Limits { entries: 8192, entries_per_port: 4096, age_s: 300 }
     }
 }
 
-/// One row of the table, as shown to people.
+/// One entry of the table, for display.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Who.
+    /// The address.
     pub station: Station,
-    /// Where it was last heard.
+    /// The port at which it was last seen.
     pub port: PortId,
-    /// How long ago, in seconds.
+    /// Seconds since then.
     pub age_s: u32,
 }
 
-/// Eight entries: the keys in one cache line, what is known of them in the next.
+/// Eight entries: the keys in one cache line, the values in the next.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
 struct Bucket {
@@ -85,7 +95,7 @@ impl Bucket {
     }
 }
 
-/// The last answer, while nothing has changed.
+/// The last result, valid until the table changes.
 #[derive(Clone, Copy, Debug, Default)]
 struct Recent {
     key: u64,
@@ -101,20 +111,29 @@ pub struct Fdb {
     limits: Limits,
     len: usize,
     per_port: Vec<usize>,
-    heard: Recent,
-    asked: Recent,
+    /// The last station learned.
+    last_seen: Recent,
+    /// The last station looked up.
+    last_used: Recent,
 }
 
 impl Fdb {
-    /// An empty database. `seed` should not be guessable by those whose addresses are learned.
+    /// Makes an empty database. `seed` must not be guessable by the stations that are learned.
     pub fn new(limits: Limits, seed: u64) -> Fdb {
         let slots = limits.entries.clamp(WAYS, 1 << 20) * 2;
         let buckets = vec![Bucket::EMPTY; (slots / WAYS).next_power_of_two()].into_boxed_slice();
-        let (heard, asked) = Default::default();
-        Fdb { buckets, seed: seed | 1, limits, len: 0, per_port: Vec::new(), heard, asked }
+        Fdb {
+            buckets,
+            seed: seed | 1,
+            limits,
+            len: 0,
+            per_port: Vec::new(),
+            last_seen: Recent::default(),
+            last_used: Recent::default(),
+        }
     }
 
-    /// Entries in it, void ones included until the next [`Fdb::sweep`].
+    /// Number of entries, with expired ones until the next [`Fdb::sweep`].
     pub fn len(&self) -> usize {
         self.len
     }
@@ -124,46 +143,46 @@ impl Fdb {
         self.len == 0
     }
 
-    /// Notes that `station` was heard from `port` at `now_s`.
+    /// Records that `station` was seen at `port` at `now_s`.
     #[inline]
     pub fn learn(&mut self, station: Station, port: PortId, now_s: u32) -> Learned {
-        let Recent { key, now_s: then_s, port: known } = self.heard;
+        let Recent { key, now_s: then_s, port: known } = self.last_seen;
         if (key, then_s, known) == (station.key(), now_s, port.0) {
             return Learned::Known;
         }
-        self.learn_slowly(station, port, now_s)
+        self.learn_uncached(station, port, now_s)
     }
 
-    /// Where `station` was last heard, if that is not too long before `now_s`.
+    /// The port at which `station` was last seen, unless the entry has expired at `now_s`.
     #[inline]
     pub fn lookup(&mut self, station: Station, now_s: u32) -> Option<PortId> {
-        if (self.asked.key, self.asked.now_s) == (station.key(), now_s) {
-            return Some(PortId(self.asked.port));
+        if (self.last_used.key, self.last_used.now_s) == (station.key(), now_s) {
+            return Some(PortId(self.last_used.port));
         }
         let (bucket, way) = self.find(station.key())?;
         let value = self.buckets[bucket].values[way];
-        if self.is_void(value, now_s) {
+        if self.is_expired(value, now_s) {
             return None;
         }
-        self.asked = Recent { key: station.key(), now_s, port: value.port };
+        self.last_used = Recent { key: station.key(), now_s, port: value.port };
         Some(PortId(value.port))
     }
 
-    /// Forgets everything heard from `port`.
+    /// Removes the entries of `port`.
     pub fn forget(&mut self, port: PortId) {
         self.retain(|value| value.port != port.0);
     }
 
-    /// Removes void entries. Their slots are reused without it, but they count towards the limits until then.
+    /// Removes expired entries. Their slots are reused without it, but they count towards the limits until then.
     pub fn sweep(&mut self, now_s: u32) {
         let age_s = self.limits.age_s;
         self.retain(|value| now_s.saturating_sub(value.seen_s) < age_s);
     }
 
-    /// The entries that are not void, in no particular order.
+    /// The entries that have not expired, in no particular order.
     pub fn entries(&self, now_s: u32) -> impl Iterator<Item = Entry> + '_ {
         let slots = self.buckets.iter().flat_map(|bucket| bucket.keys.iter().zip(&bucket.values));
-        slots.filter(move |(key, value)| **key != 0 && !self.is_void(**value, now_s)).map(
+        slots.filter(move |(key, value)| **key != 0 && !self.is_expired(**value, now_s)).map(
             move |(key, value)| Entry {
                 station: Station::from_key(*key),
                 port: PortId(value.port),
@@ -173,7 +192,7 @@ impl Fdb {
     }
 
     #[inline(never)]
-    fn learn_slowly(&mut self, station: Station, port: PortId, now_s: u32) -> Learned {
+    fn learn_uncached(&mut self, station: Station, port: PortId, now_s: u32) -> Learned {
         if station.mac().is_group() || station.mac() == Mac::ZERO {
             return Learned::NotStation;
         }
@@ -181,25 +200,25 @@ impl Fdb {
             Some((bucket, way)) => self.refresh(bucket, way, port, now_s),
             None => self.insert(station.key(), port, now_s),
         };
-        if learned != Learned::Full {
-            self.heard = Recent { key: station.key(), now_s, port: port.0 };
+        if learned != Learned::TooManyFragments {
+            self.last_seen = Recent { key: station.key(), now_s, port: port.0 };
         }
         learned
     }
 
     fn refresh(&mut self, bucket: usize, way: usize, port: PortId, now_s: u32) -> Learned {
         let old = self.buckets[bucket].values[way];
-        let void = self.is_void(old, now_s);
+        let expired = self.is_expired(old, now_s);
         if old.port != port.0 {
             if self.count(port.0) >= self.limits.entries_per_port {
-                return Learned::Full;
+                return Learned::TooManyFragments;
             }
             *self.count_mut(old.port) -= 1;
             *self.count_mut(port.0) += 1;
-            self.asked = Recent::default();
+            self.last_used = Recent::default();
         }
         self.buckets[bucket].values[way] = Value { seen_s: now_s, port: port.0 };
-        match (void, old.port == port.0) {
+        match (expired, old.port == port.0) {
             (true, _) => Learned::New,
             (false, true) => Learned::Known,
             (false, false) => Learned::Moved,
@@ -208,10 +227,10 @@ impl Fdb {
 
     fn insert(&mut self, key: u64, port: PortId, now_s: u32) -> Learned {
         if self.len >= self.limits.entries || self.count(port.0) >= self.limits.entries_per_port {
-            return Learned::Full;
+            return Learned::TooManyFragments;
         }
         let Some((bucket, way)) = self.free_slot(key, now_s) else {
-            return Learned::Full;
+            return Learned::TooManyFragments;
         };
         if self.buckets[bucket].keys[way] != 0 {
             *self.count_mut(self.buckets[bucket].values[way].port) -= 1;
@@ -221,36 +240,39 @@ impl Fdb {
         self.buckets[bucket].values[way] = Value { seen_s: now_s, port: port.0 };
         *self.count_mut(port.0) += 1;
         self.len += 1;
-        (self.heard, self.asked) = Default::default();
+        self.last_seen = Recent::default();
+        self.last_used = Recent::default();
         Learned::New
     }
 
-    /// A slot that is empty or void in the emptier of the key's two buckets.
+    /// An empty or expired slot in the emptier of the key's two buckets.
     fn free_slot(&self, key: u64, now_s: u32) -> Option<(usize, usize)> {
         let free = |bucket: usize| {
             let Bucket { keys, values } = &self.buckets[bucket];
-            let mut ways =
-                (0..WAYS).filter(move |&way| keys[way] == 0 || self.is_void(values[way], now_s)).peekable();
+            let mut ways = (0..WAYS)
+                .filter(move |&way| keys[way] == 0 || self.is_expired(values[way], now_s))
+                .peekable();
             (ways.peek().copied(), ways.count(), bucket)
         };
-        let (first, second) = self.places(key);
-        let (a, b) = (free(first), free(second));
+        let (first, second) = self.buckets_of(key);
+        let a = free(first);
+        let b = free(second);
         let (way, _, bucket) = if b.1 > a.1 { b } else { a };
         way.map(|way| (bucket, way))
     }
 
     #[inline]
     fn find(&self, key: u64) -> Option<(usize, usize)> {
-        let (first, second) = self.places(key);
+        let (first, second) = self.buckets_of(key);
         if let Some(way) = self.buckets[first].find(key) {
             return Some((first, way));
         }
         self.buckets[second].find(key).map(|way| (second, way))
     }
 
-    /// The two buckets a key may be in: a multiplication folded upon itself, as in wyhash.
+    /// The two buckets that a key can be in, by the folded product of wyhash.
     #[inline]
-    fn places(&self, key: u64) -> (usize, usize) {
+    fn buckets_of(&self, key: u64) -> (usize, usize) {
         let product = u128::from(key ^ self.seed) * u128::from(self.seed ^ 0x9e37_79b9_7f4a_7c15);
         let hash = product as u64 ^ (product >> 64) as u64;
         let mask = self.buckets.len() - 1;
@@ -258,7 +280,7 @@ impl Fdb {
     }
 
     #[inline]
-    fn is_void(&self, value: Value, now_s: u32) -> bool {
+    fn is_expired(&self, value: Value, now_s: u32) -> bool {
         now_s.saturating_sub(value.seen_s) >= self.limits.age_s
     }
 
@@ -275,7 +297,8 @@ impl Fdb {
     }
 
     fn retain(&mut self, keep: impl Fn(&Value) -> bool) {
-        (self.heard, self.asked) = Default::default();
+        self.last_seen = Recent::default();
+        self.last_used = Recent::default();
         for Bucket { keys, values } in &mut self.buckets {
             for (key, value) in keys.iter_mut().zip(values) {
                 if *key != 0 && !keep(value) {

@@ -1,50 +1,60 @@
-//! An Ethernet frame on its way through the switch: a private head, and a payload that stays where it is.
+// Not a core: does I/O or calls a hypervisor.
+
+//! An Ethernet frame inside the switch: a private head, and a payload that is not copied.
 
 use arrayvec::ArrayVec;
 use bytes::Bytes;
 
-use crate::{Offload, Piece, Pin, Seg, headers::Malformed};
+use crate::{Fragment, FragmentRef, Offload, Pin, headers::Malformed};
 
-/// Bytes of a frame's private head. All headers that anybody here looks at lie in it (as in Linux's
-/// netback, `XEN_NETBACK_TX_COPY_LEN`); a frame no longer than this has no other part.
+/// Bytes of a frame's private head. It has all headers that the switch reads (as in Linux's netback,
+/// `XEN_NETBACK_TX_COPY_LEN`), and the whole of a frame that is not longer.
 pub const HEAD: usize = 128;
-/// Most payload segments in a frame: Xen calls more than 20 an attack (`XEN_NETBK_LEGACY_SLOTS_MAX`).
-pub const SEGS: usize = 20;
-/// Most `iovec`s that [`Frame::iovecs`] gives, and one of the caller's before them.
-pub const IOVECS: usize = SEGS + 2;
+/// Most payload fragments of a frame. Linux's netback takes more than 20 for an attack (`XEN_NETBK_LEGACY_SLOTS_MAX`).
+pub const MAX_FRAGMENTS: usize = 20;
+/// Most `iovec`s that [`Frame::iovecs`] makes, and one of the caller's before them.
+pub const MAX_IOVECS: usize = MAX_FRAGMENTS + 2;
 
-/// What [`Frame::iovecs`] fills.
-pub type Iovecs = ArrayVec<libc::iovec, IOVECS>;
+/// The `iovec`s that [`Frame::iovecs`] makes.
+pub type Iovecs = ArrayVec<libc::iovec, MAX_IOVECS>;
 
-/// A frame has its [`SEGS`] segments already.
+/// A frame has [`MAX_FRAGMENTS`] fragments already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a frame has at most {SEGS} segments")]
-pub struct Full;
+#[error("a frame has at most {MAX_FRAGMENTS} fragments")]
+pub struct TooManyFragments;
 
-/// What keeps the memory of a frame's segments.
+/// Owns the memory of a frame's fragments.
 #[derive(Clone, Debug, Default)]
-#[expect(dead_code, reason = "nobody reads what is kept: it is there to be dropped")]
-enum Keep {
+#[expect(dead_code, reason = "held for its drop only")]
+enum Backing {
     #[default]
-    Nothing,
+    None,
     Pin(Pin),
     Bytes(Bytes),
 }
 
 /// A frame. Cloning it copies its head and the addresses of its payload, never the payload.
 ///
-/// The head is private: it has been copied out of the sender's reach, and what was checked there stays
-/// true. The payload may be changing under our eyes, so it is copied exactly once, at its destination.
-// The head fills the first two cache lines, what is known of the frame the third; a short frame has no more.
+/// The head is private memory, which the sender cannot change, so that checks made on it stay valid. The payload may be
+/// in memory that the sender can change at any time, so it is copied exactly once, to its destination.
+///
+/// ```
+/// use bridge::{Frame, HEAD};
+///
+/// let frame = Frame::from_slice(&[7; 1500]);
+/// assert_eq!((frame.len(), frame.head().len()), (1500, HEAD));
+/// assert_eq!(frame.body().map(|fragment| fragment.len()).sum::<usize>(), 1500 - HEAD);
+/// ```
+// The head fills the first two cache lines and the other fields but `body` the third, so that a short frame uses three.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Frame {
     head: [u8; HEAD],
-    keep: Keep,
+    backing: Backing,
     len: u32,
     head_len: u8,
     offload: Offload,
-    body: ArrayVec<Seg, SEGS>,
+    body: ArrayVec<Fragment, MAX_FRAGMENTS>,
 }
 
 impl Default for Frame {
@@ -54,11 +64,11 @@ impl Default for Frame {
 }
 
 impl Frame {
-    /// A frame without bytes.
+    /// Makes a frame without bytes.
     pub const fn new() -> Frame {
         Frame {
             head: [0; HEAD],
-            keep: Keep::Nothing,
+            backing: Backing::None,
             len: 0,
             head_len: 0,
             offload: Offload::NONE,
@@ -66,14 +76,14 @@ impl Frame {
         }
     }
 
-    /// A finished frame with a copy of `bytes`; what exceeds the head goes to an allocation of its own.
+    /// Makes a frame with a copy of `bytes` and no offloads; bytes beyond the head are copied into an allocation.
     pub fn from_slice(bytes: &[u8]) -> Frame {
         let mut frame = Frame::new();
         frame.set_slice(bytes);
         frame
     }
 
-    /// A finished frame that owns its bytes; only the head is copied.
+    /// Makes a frame that owns `bytes`, without offloads; only the head is copied.
     pub fn from_bytes(bytes: Bytes) -> Frame {
         let mut frame = Frame::new();
         let head = bytes.len().min(HEAD);
@@ -84,7 +94,7 @@ impl Frame {
         frame
     }
 
-    /// Makes this a finished frame with a copy of `bytes`, as [`Frame::from_slice`].
+    /// Replaces the frame by a copy of `bytes`, as [`Frame::from_slice`].
     pub fn set_slice(&mut self, bytes: &[u8]) {
         self.clear();
         let (head, rest) = bytes.split_at(bytes.len().min(HEAD));
@@ -94,7 +104,7 @@ impl Frame {
         }
     }
 
-    /// Takes everything out of it and lets go of its pages.
+    /// Empties the frame and releases its pages.
     #[inline]
     pub fn clear(&mut self) {
         self.drop_body();
@@ -103,8 +113,8 @@ impl Frame {
         self.offload = Offload::NONE;
     }
 
-    /// Makes the head `len` bytes long (at most [`HEAD`]: more is clamped) and lends it to be written,
-    /// zeroed, so that nothing of an earlier frame can ever leak out of it.
+    /// Makes the head `len` bytes long (at most [`HEAD`]: more is clamped) and returns it to be written, zeroed, so
+    /// that no bytes of an earlier frame leak.
     #[inline]
     pub fn fill_head(&mut self, len: usize) -> &mut [u8] {
         let len = len.min(HEAD);
@@ -123,8 +133,7 @@ impl Frame {
         }
     }
 
-    /// Puts a VLAN tag where it belongs, behind the addresses. The head must have room for its four bytes and
-    /// hold the addresses; else nothing happens.
+    /// Inserts a VLAN tag behind the addresses. Does nothing unless the head has the addresses and four bytes to spare.
     pub(crate) fn insert_tag(&mut self, tag: [u8; 4]) {
         let len = usize::from(self.head_len);
         if !(12..=HEAD - tag.len()).contains(&len) {
@@ -139,30 +148,30 @@ impl Frame {
         }
     }
 
-    /// Gives the frame what keeps the segments that are pushed to it from now on. Those it had are gone.
+    /// Sets the pin that keeps the pages of the fragments pushed from now on. Earlier fragments are removed.
     pub fn pin(&mut self, pin: Pin) {
         self.drop_body();
-        self.keep = Keep::Pin(pin);
+        self.backing = Backing::Pin(pin);
     }
 
-    /// Adds a segment after what is there; an empty one is left out.
-    pub fn push(&mut self, seg: Seg) -> Result<(), Full> {
-        if seg.is_empty() {
+    /// Appends a fragment; an empty one is left out.
+    pub fn push(&mut self, fragment: Fragment) -> Result<(), TooManyFragments> {
+        if fragment.is_empty() {
             return Ok(());
         }
-        let len = self.len.checked_add(seg.len() as u32).ok_or(Full)?;
-        self.body.try_push(seg).map_err(|_| Full)?;
+        let len = self.len.checked_add(fragment.len() as u32).ok_or(TooManyFragments)?;
+        self.body.try_push(fragment).map_err(|_| TooManyFragments)?;
         self.len = len;
         Ok(())
     }
 
-    /// Says what is left to do.
+    /// Sets the offloads: the work that the sender has left undone.
     #[inline]
     pub fn set_offload(&mut self, offload: Offload) {
         self.offload = offload;
     }
 
-    /// What is left to do.
+    /// The offloads: the work that the sender has left undone.
     #[inline]
     pub fn offload(&self) -> &Offload {
         &self.offload
@@ -174,18 +183,18 @@ impl Frame {
         self.len as usize
     }
 
-    /// Whether there are no bytes in it.
+    /// Whether the frame has no bytes.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// The private head: the whole frame if that is no longer than [`HEAD`].
+    /// The private head: the whole frame if that is not longer than [`HEAD`].
     #[inline]
     pub fn head(&self) -> &[u8] {
         &self.head[..usize::from(self.head_len)]
     }
 
-    /// The private head, to be changed.
+    /// The private head, to be written.
     #[inline]
     pub fn head_mut(&mut self) -> &mut [u8] {
         &mut self.head[..usize::from(self.head_len)]
@@ -197,53 +206,54 @@ impl Frame {
         self.body.is_empty()
     }
 
-    /// The head, if it is not empty, and then the payload.
-    pub fn segs(&self) -> impl Iterator<Item = Piece<'_>> + '_ {
-        let head = Some(Piece::private(self.head())).filter(|head| !head.is_empty());
+    /// The head, if it is not empty, and then the payload's fragments.
+    pub fn fragments(&self) -> impl Iterator<Item = FragmentRef<'_>> + '_ {
+        let head = Some(FragmentRef::private(self.head())).filter(|head| !head.is_empty());
         head.into_iter().chain(self.body())
     }
 
-    /// The payload beyond the head.
-    pub fn body(&self) -> impl Iterator<Item = Piece<'_>> + '_ {
-        self.body.iter().map(|seg| Piece::shared(*seg))
+    /// The payload's fragments.
+    pub fn body(&self) -> impl Iterator<Item = FragmentRef<'_>> + '_ {
+        self.body.iter().map(|fragment| FragmentRef::shared(*fragment))
     }
 
-    /// The bytes from `at` up to `at + len` in pieces, none empty; less where the frame ends before.
-    pub fn range(&self, at: usize, len: usize) -> impl Iterator<Item = Piece<'_>> + '_ {
-        let (mut skip, mut left) = (at, len);
-        self.segs().filter_map(move |piece| {
-            let part = piece.part(skip, left);
-            skip -= skip.min(piece.len());
+    /// The bytes from `at` up to `at + len`, or to the frame's end, as non-empty fragments.
+    pub fn range(&self, at: usize, len: usize) -> impl Iterator<Item = FragmentRef<'_>> + '_ {
+        let mut skip = at;
+        let mut left = len;
+        self.fragments().filter_map(move |fragment| {
+            let part = fragment.part(skip, left);
+            skip -= skip.min(fragment.len());
             left -= part.len();
             (!part.is_empty()).then_some(part)
         })
     }
 
-    /// Copies the frame to the front of `to`; gives how many bytes that were: the shorter of the two.
+    /// Copies the frame to the start of `to`; returns the number of bytes copied, the shorter length of the two.
     pub fn copy_to(&self, to: &mut [u8]) -> usize {
         let mut done = 0;
-        for piece in self.segs() {
-            done += piece.copy_to(&mut to[done..]);
+        for fragment in self.fragments() {
+            done += fragment.copy_to(&mut to[done..]);
         }
         done
     }
 
-    /// A copy of all bytes.
+    /// Copies all bytes.
     pub fn to_vec(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.len()];
         self.copy_to(&mut bytes);
         bytes
     }
 
-    /// Appends the frame's bytes as `iovec`s, for `writev` straight from the pages they lie in. `into` must
-    /// have at most one entry already. The entries are good while the frame is.
+    /// Appends the frame's bytes as `iovec`s, for `writev` from the pages that they are in. `into` must have at most
+    /// one entry already. The entries are valid as long as the frame is neither changed nor dropped.
     pub fn iovecs(&self, into: &mut Iovecs) {
-        for piece in self.segs().take(into.remaining_capacity()) {
-            into.push(libc::iovec { iov_base: piece.as_ptr().cast_mut().cast(), iov_len: piece.len() });
+        for fragment in self.fragments().take(into.remaining_capacity()) {
+            into.push(libc::iovec { iov_base: fragment.as_ptr().cast_mut().cast(), iov_len: fragment.len() });
         }
     }
 
-    /// Makes this a copy of `other` as [`Clone`] does, touching only what `other` uses.
+    /// Makes this a copy of `other` as [`Clone`] does, without touching the unused rest of the head.
     #[inline]
     pub fn copy_from(&mut self, other: &Frame) {
         self.copy_outline(other);
@@ -251,8 +261,8 @@ impl Frame {
         self.len = other.len;
     }
 
-    /// Makes this the first `head_len` bytes of `other`'s head, followed by `len` bytes of `other` from
-    /// `at` on, which is not before `head_len`. Pages are shared, the rest of the head is copied.
+    /// Makes this the first `head_len` bytes of `other`'s head, followed by `len` bytes of `other` from `at` on, which
+    /// is not before `head_len`. Bytes of the head are copied, pages are shared.
     pub(crate) fn copy_part(
         &mut self,
         other: &Frame,
@@ -266,21 +276,22 @@ impl Frame {
         self.head.get_mut(head_len..head_len + part.len()).ok_or(Malformed)?.copy_from_slice(part);
         self.head_len = (head_len + part.len()) as u8;
         self.len = u32::from(self.head_len);
-        let (mut skip, mut left) = ((at + part.len()).saturating_sub(head.len()), len - part.len());
-        for seg in &other.body {
-            let cut = seg.part(skip, left);
-            skip -= skip.min(seg.len());
+        let mut skip = (at + part.len()).saturating_sub(head.len());
+        let mut left = len - part.len();
+        for fragment in &other.body {
+            let cut = fragment.part(skip, left);
+            skip -= skip.min(fragment.len());
             left -= cut.len();
             self.push(cut).map_err(|_| Malformed)?;
         }
         Ok(())
     }
 
-    /// Takes over `other`'s head, metadata and hold on its pages, but none of its segments.
+    /// Copies `other`'s head, offloads and pin, but none of its fragments.
     pub(crate) fn copy_outline(&mut self, other: &Frame) {
         self.clear();
         self.head_len = other.head_len;
-        // A whole cache line costs what a part of one does, and a copy of fixed size is no call.
+        // A whole cache line costs as much as a part of one, and a copy of fixed size compiles to no call.
         if other.head_len <= 64 {
             self.head[..64].copy_from_slice(&other.head[..64]);
         } else {
@@ -289,32 +300,32 @@ impl Frame {
         self.len = u32::from(other.head_len);
         self.offload = other.offload;
         if !other.body.is_empty() {
-            self.keep = other.keep.clone();
+            self.backing = other.backing.clone();
         }
     }
 
     fn own(&mut self, bytes: Bytes) {
-        let seg = own_seg(&bytes);
+        let fragment = own_fragment(&bytes);
         self.len += bytes.len() as u32;
-        self.body.push(seg);
-        self.keep = Keep::Bytes(bytes);
+        self.body.push(fragment);
+        self.backing = Backing::Bytes(bytes);
     }
 
     #[inline]
     fn drop_body(&mut self) {
         self.len = u32::from(self.head_len);
         self.body.clear();
-        if !matches!(self.keep, Keep::Nothing) {
-            self.keep = Keep::Nothing;
+        if !matches!(self.backing, Backing::None) {
+            self.backing = Backing::None;
         }
     }
 }
 
-#[allow(unsafe_code)] // the one place where a frame becomes the keeper of what its segment points to
-fn own_seg(bytes: &Bytes) -> Seg {
-    // SAFETY: the bytes of a `Bytes` never move nor change while a clone of it lives, and the caller keeps
-    // one in the frame for as long as the segment is in it.
-    unsafe { Seg::new(bytes.as_ptr(), bytes.len() as u32) }
+#[allow(unsafe_code)] // makes a fragment of bytes that the frame will own
+fn own_fragment(bytes: &Bytes) -> Fragment {
+    // SAFETY: the bytes of a `Bytes` neither move nor change while a clone of it lives, and the caller keeps one in the
+    // frame as long as the fragment is in it.
+    unsafe { Fragment::new(bytes.as_ptr(), bytes.len() as u32) }
 }
 
 impl Clone for Frame {

@@ -1,4 +1,4 @@
-//! Where a frame's headers are: no more of them than offloads need, and only from the private head.
+//! Parses a frame's headers in its private head, as far as offloads need them.
 
 use crate::{Csum, Frame, checksum::Sum, offload::UDP_OFFSET};
 
@@ -7,12 +7,12 @@ const TAG: usize = 4;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// The offload metadata say something that the bytes do not bear out.
+/// A frame's headers do not match its offload metadata.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("offload metadata and headers disagree")]
+#[error("offload metadata and headers do not match")]
 pub struct Malformed;
 
-/// Version of the internet protocol.
+/// The version of the internet protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ip {
     /// IPv4.
@@ -21,22 +21,22 @@ pub enum Ip {
     V6,
 }
 
-/// Where an IP packet's headers start, in bytes from the frame's start.
+/// The offsets of an IP packet's headers, in bytes from the frame's start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Headers {
-    /// Version.
+    /// The version.
     pub ip: Ip,
     /// The IP header.
     pub l3: usize,
-    /// What follows it (and its options or extensions).
+    /// The header after the IP header with its options or extensions.
     pub l4: usize,
-    /// Protocol number of what is at `l4`.
+    /// The protocol number of the header at `l4`.
     pub protocol: u8,
 }
 
 impl Headers {
-    /// Finds the headers of an IP packet, behind up to two VLAN tags. All of the IP header, with options or
-    /// extension headers, must lie in `head`. Nothing for other packets and for fragments.
+    /// Finds the headers of an IP packet, behind up to two VLAN tags. The whole IP header, with options or extension
+    /// headers, must be in `head`. `None` for other packets and for IP fragments.
     pub fn parse(head: &[u8]) -> Option<Headers> {
         let (ip, l3) = ip_start(head)?;
         match ip {
@@ -45,7 +45,7 @@ impl Headers {
         }
     }
 
-    /// Where the checksum of this packet's TCP or UDP header is.
+    /// The checksum of this packet's TCP or UDP header.
     pub fn csum(&self) -> Option<Csum> {
         let offset = match self.protocol {
             TCP => 16,
@@ -55,7 +55,7 @@ impl Headers {
         Some(Csum { start: self.l4 as u16, offset })
     }
 
-    /// The sum of the pseudo-header for `l4_len` bytes from `l4` on; the addresses are in `head`.
+    /// The sum of the pseudo-header for `l4_len` bytes from `l4` on. `head` has the addresses.
     pub(crate) fn pseudo(&self, head: &[u8], l4_len: usize) -> Option<Sum> {
         let addresses = match self.ip {
             Ip::V4 => head.get(self.l3 + 12..self.l3 + 20)?,
@@ -69,7 +69,7 @@ impl Headers {
     }
 }
 
-/// Version and place of the IP header, if the frame has one.
+/// The version and offset of the IP header, if the frame has one.
 pub(crate) fn ip_start(head: &[u8]) -> Option<(Ip, usize)> {
     let mut l3 = ETH;
     for _ in 0..3 {
@@ -83,8 +83,8 @@ pub(crate) fn ip_start(head: &[u8]) -> Option<(Ip, usize)> {
     None
 }
 
-/// Marks a frame of TCP or UDP as having a partial checksum, and puts the sum of the pseudo-header where the
-/// checksum goes. For senders that say no more than "the checksum is blank", as Xen's do.
+/// Marks a TCP or UDP frame as having a partial checksum, and writes the sum of the pseudo-header into its checksum
+/// field. For senders that only flag a checksum as blank, as Xen's frontends do (`csum_blank`).
 pub fn mark_blank(frame: &mut Frame) -> Result<(), Malformed> {
     let headers = Headers::parse(frame.head()).ok_or(Malformed)?;
     let csum = headers.csum().ok_or(Malformed)?;
@@ -95,7 +95,7 @@ pub fn mark_blank(frame: &mut Frame) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Writes a checksum field, which must lie in the frame's head.
+/// Writes a checksum field, which must be in the frame's head.
 pub(crate) fn put_field(frame: &mut Frame, csum: Csum, bytes: [u8; 2]) -> Result<(), Malformed> {
     let at = usize::from(csum.start) + usize::from(csum.offset);
     let field = frame.head_mut().get_mut(at..at + 2).ok_or(Malformed)?;
@@ -103,15 +103,16 @@ pub(crate) fn put_field(frame: &mut Frame, csum: Csum, bytes: [u8; 2]) -> Result
     Ok(())
 }
 
-/// The length that goes into the pseudo-header: what the IP header says, unless that is more than there is
-/// or nothing (as in segmentation of packets that no length field could describe).
-fn ip_payload(head: &[u8], headers: &Headers, there: usize) -> usize {
+/// The length for the pseudo-header: the IP header's, unless that is zero or more than `available` (as for GSO packets
+/// too long for the length field).
+fn ip_payload(head: &[u8], headers: &Headers, available: usize) -> usize {
     let (field, beyond) = match headers.ip {
         Ip::V4 => (headers.l3 + 2, headers.l4 - headers.l3),
         Ip::V6 => (headers.l3 + 4, headers.l4 - headers.l3 - 40),
     };
-    let said = head.get(field..field + 2).map_or(0, |len| usize::from(u16::from_be_bytes([len[0], len[1]])));
-    said.checked_sub(beyond).filter(|len| (1..=there).contains(len)).unwrap_or(there)
+    let length =
+        head.get(field..field + 2).map_or(0, |len| usize::from(u16::from_be_bytes([len[0], len[1]])));
+    length.checked_sub(beyond).filter(|len| (1..=available).contains(len)).unwrap_or(available)
 }
 
 fn parse_v4(head: &[u8], l3: usize) -> Option<Headers> {
@@ -127,8 +128,9 @@ fn parse_v6(head: &[u8], l3: usize) -> Option<Headers> {
     if header[0] >> 4 != 6 {
         return None;
     }
-    let (mut protocol, mut l4) = (header[6], l3 + 40);
-    // Each extension is 8 bytes at least, so the head's end bounds this.
+    let mut protocol = header[6];
+    let mut l4 = l3 + 40;
+    // Each extension has at least 8 bytes, so the head's end bounds the loop.
     while let 0 | 43 | 60 = protocol {
         let extension = head.get(l4..l4 + 2)?;
         protocol = extension[0];
@@ -144,7 +146,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..140), v6: bool) {
+        fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..140), v6: bool) {
             let mut bytes = bytes;
             if bytes.len() > 14 {
                 bytes[12..14].copy_from_slice(if v6 { &[0x86, 0xdd] } else { &[8, 0] });
@@ -158,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_headers_behind_tags_and_extensions() {
+    fn headers_behind_tags_and_extensions_are_found() {
         let mut tagged = vec![0; 12];
         tagged.extend([0x88, 0xa8, 0, 5, 0x81, 0, 0, 6, 0x08, 0x00, 0x46]);
         tagged.resize(80, 0);
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn fragments_have_no_checksum_to_fill() {
+    fn ip_fragment_has_no_headers() {
         let mut bytes = vec![0; 12];
         bytes.extend([8, 0, 0x45, 0, 0, 40, 0, 0, 0x20, 0]);
         bytes.resize(60, 0);

@@ -1,35 +1,57 @@
-//! A learning Ethernet switch that has never heard of Xen.
+//! A learning Ethernet switch, independent of Xen.
 //!
-//! A [`Frame`] is what travels, a [`Port`] is where it comes from and goes to, a [`Batch`] is what a port
-//! yields in one round. The page each frame's payload lies in is never copied by the switch: whoever
-//! finally takes the frame copies it, once, or hands its pages to the kernel.
+//! A [`Port`] receives and sends [`Frame`]s in [`Batch`]es, and a [`Bridge`] forwards them between its ports on a
+//! thread of its own. The switch never copies a frame's payload: the port that sends the frame copies it once, or
+//! passes its pages to the kernel.
+//!
+//! ```
+//! use std::time::{Duration, Instant};
+//! use bridge::{Batch, Bridge, Caps, Config, Frame, Frames, Port, port::pair::Pair};
+//!
+//! let bridge = Bridge::start(Config::default())?;
+//! let (mut one, port) = Pair::new(Caps::plain(1500), 16)?;
+//! bridge.attach("one", Box::new(port))?;
+//! let (mut two, port) = Pair::new(Caps::plain(1500), 16)?;
+//! bridge.attach("two", Box::new(port))?;
+//!
+//! let broadcast = [&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[0; 48]].concat();
+//! one.send(Frames::of(&[Frame::from_slice(&broadcast)]))?;
+//! one.flush()?;
+//! let mut batch = Batch::new(1);
+//! let start = Instant::now();
+//! while batch.is_empty() && start.elapsed() < Duration::from_secs(20) {
+//!     two.recv(&mut batch)?;
+//! }
+//! assert_eq!(batch.frames()[0].to_vec(), broadcast);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
-mod adapt;
 mod batch;
 pub mod checksum;
 pub mod fdb;
+mod fragment;
 mod frame;
 pub mod headers;
 mod mac;
 mod meta;
 pub mod offload;
 mod pin;
+mod poller;
 mod pool;
 pub mod port;
 mod run;
-mod seg;
 pub mod segment;
+mod software_offload;
 mod stats;
 pub mod switch;
-mod waiter;
 mod worker;
 
-pub use batch::{Batch, Frames, Outbox};
-pub use frame::{Frame, Full, HEAD, IOVECS, Iovecs, SEGS};
+pub use batch::{Batch, Frames, PortBatch};
+pub use fragment::{Fragment, FragmentRef};
+pub use frame::{Frame, HEAD, Iovecs, MAX_FRAGMENTS, MAX_IOVECS, TooManyFragments};
 pub use meta::{Caps, Csum, Gso, GsoKind, Offload};
 pub use pin::{Hold, Pin};
 pub use pool::{Buffer, Pool};
 pub use port::Port;
 pub use run::{Bridge, Config, Error, FdbRow, PortInfo};
-pub use seg::{Piece, Seg};
 pub use stats::{Counters, Reason, Stats};

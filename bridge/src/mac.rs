@@ -1,11 +1,11 @@
-//! Ethernet addresses, as numbers to be compared and hashed.
+//! Ethernet addresses as numbers, for comparing and hashing.
 
 use std::ops::RangeInclusive;
 
 const OCCUPIED: u64 = 1 << 63;
 const GROUP: u64 = 1 << 40;
 const BROADCAST: u64 = (1 << 48) - 1;
-/// 01-80-C2-00-00-00 to -0F: for bridges themselves, never forwarded (802.1D, table 7-10).
+/// 01-80-C2-00-00-00 to -0F: addressed to bridges, never forwarded (802.1D, table 7-10).
 const RESERVED: RangeInclusive<u64> = 0x0180_c200_0000..=0x0180_c200_000f;
 
 /// An Ethernet address, its first byte in bits 40 to 47.
@@ -13,16 +13,16 @@ const RESERVED: RangeInclusive<u64> = 0x0180_c200_0000..=0x0180_c200_000f;
 pub struct Mac(u64);
 
 impl Mac {
-    /// Nobody's address.
+    /// The zero address, which no station has.
     pub const ZERO: Mac = Mac(0);
 
-    /// The address in these bytes, as on the wire.
+    /// Makes an address of its bytes on the wire.
     pub const fn new(bytes: [u8; 6]) -> Mac {
         let [a, b, c, d, e, f] = bytes;
         Mac(u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
     }
 
-    /// Destination and source of a frame with this Ethernet header.
+    /// The destination and source addresses of an Ethernet header.
     #[inline]
     pub fn pair(header: &[u8; 14]) -> (Mac, Mac) {
         let [a, b, c, d, e, f, g, h, i, j, k, l, ..] = *header;
@@ -31,19 +31,19 @@ impl Mac {
         (Mac(to), Mac(from))
     }
 
-    /// Its bytes, as on the wire.
+    /// The address's bytes on the wire.
     pub fn bytes(self) -> [u8; 6] {
         let [_, _, a, b, c, d, e, f] = self.0.to_be_bytes();
         [a, b, c, d, e, f]
     }
 
-    /// Whether it names a group (multicast or broadcast) rather than one station.
+    /// Whether this is a group address (multicast or broadcast) rather than one station's.
     #[inline]
     pub fn is_group(self) -> bool {
         self.0 & GROUP != 0
     }
 
-    /// Whether bridges keep frames for it to themselves.
+    /// Whether bridges do not forward frames to this address.
     #[inline]
     pub fn is_reserved(self) -> bool {
         RESERVED.contains(&self.0)
@@ -63,29 +63,29 @@ impl std::fmt::Debug for Mac {
     }
 }
 
-/// An address within a VLAN (0 for none): what is learned.
+/// An address in a VLAN (0 for none), as the forwarding database learns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Station(u64);
 
 impl Station {
-    /// `mac` in VLAN `vlan` (its low 12 bits).
+    /// Makes a station of an address and a VLAN (the low 12 bits).
     #[inline]
     pub const fn new(mac: Mac, vlan: u16) -> Station {
         Station(OCCUPIED | ((vlan as u64 & 0xfff) << 48) | mac.0)
     }
 
-    /// Never zero.
+    /// The station as a number, never zero.
     #[inline]
     pub(crate) fn key(self) -> u64 {
         self.0
     }
 
-    /// The station with that key.
+    /// The station with this [`Station::key`].
     pub(crate) fn from_key(key: u64) -> Station {
         Station(key)
     }
 
-    /// Its address.
+    /// The station's address.
     pub fn mac(self) -> Mac {
         Mac(self.0 & BROADCAST)
     }

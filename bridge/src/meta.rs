@@ -1,8 +1,8 @@
-//! What travels beside a frame's bytes: work left for whoever sends it on, and what ports can take.
+//! A frame's offload metadata, and the offloads that a port takes.
 
-/// A partial checksum, as in `struct virtio_net_hdr` (`VIRTIO_NET_HDR_F_NEEDS_CSUM`) and Xen's `csum_blank`:
-/// the internet checksum of all bytes from `start` to the end is still to be put at `start + offset`, where
-/// the pseudo-header's sum stands already.
+/// A partial checksum, as in `struct virtio_net_hdr` (`VIRTIO_NET_HDR_F_NEEDS_CSUM`) and Xen's `csum_blank`: the field
+/// at `start + offset` has the pseudo-header's sum, and is to be set to the internet checksum of all bytes from `start`
+/// to the end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Csum {
     /// Bytes from the start of the frame to the first one summed.
@@ -11,7 +11,7 @@ pub struct Csum {
     pub offset: u16,
 }
 
-/// Which kind of segmentation was left undone.
+/// The protocols of a frame that is to be segmented.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GsoKind {
     /// TCP over IPv4.
@@ -20,37 +20,38 @@ pub enum GsoKind {
     TcpV6,
 }
 
-/// A frame longer than the wire takes, to be cut into TCP segments by whoever cannot pass it on whole.
+/// Generic segmentation offload: a frame longer than the wire allows, to be cut into TCP segments before it is sent to
+/// a port that does not take it whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gso {
-    /// The protocols it is made of.
+    /// The frame's protocols.
     pub kind: GsoKind,
     /// Bytes of TCP payload in each segment.
     pub size: u16,
 }
 
-/// Work that the sender left undone.
+/// The offloads of a frame: work that its sender has left undone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Offload {
-    /// A checksum to fill in. Unless it is, the checksum in the bytes is wrong.
+    /// A partial checksum that is to be completed.
     pub csum: Option<Csum>,
-    /// The checksum is known to be right: nobody need verify it (`data_validated`).
+    /// The checksum is known to be right and need not be verified (netif.h's `data_validated`).
     pub verified: bool,
-    /// A segmentation to be done.
+    /// A segmentation that is to be made.
     pub gso: Option<Gso>,
 }
 
 impl Offload {
-    /// Nothing is left to do and nothing known.
+    /// No work is left, and nothing is known of the checksum.
     pub const NONE: Offload = Offload { csum: None, verified: false, gso: None };
 
-    /// Whether any work is left.
+    /// Whether a checksum or a segmentation is to be done.
     pub fn is_work(&self) -> bool {
         self.csum.is_some() || self.gso.is_some()
     }
 }
 
-/// What a port can take. What it cannot, the switch does in software before it sends.
+/// The capabilities of a port. The switch does other offloads in software before it sends a frame there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caps {
     /// Largest payload of an Ethernet frame in bytes, without its header (1500 as a rule).
@@ -59,7 +60,7 @@ pub struct Caps {
     pub csum_v4: bool,
     /// Takes partial checksums in IPv6 packets.
     pub csum_v6: bool,
-    /// Takes frames in more than one page. Without it no GSO frame is sent there either.
+    /// Takes frames in more than one page. A port without this is sent no GSO frame either.
     pub sg: bool,
     /// Takes TCP over IPv4 unsegmented.
     pub gso_v4: bool,
@@ -68,22 +69,22 @@ pub struct Caps {
 }
 
 impl Caps {
-    /// Finished frames only.
+    /// Takes no offloads.
     pub const fn plain(mtu: u32) -> Caps {
         Caps { mtu, csum_v4: false, csum_v6: false, sg: true, gso_v4: false, gso_v6: false }
     }
 
-    /// Everything.
+    /// Takes all offloads.
     pub const fn full(mtu: u32) -> Caps {
         Caps { mtu, csum_v4: true, csum_v6: true, sg: true, gso_v4: true, gso_v6: true }
     }
 
-    /// Longest frame in bytes that is not to be segmented: the mtu, an Ethernet header and a VLAN tag.
+    /// Bytes of the longest frame without GSO: the mtu, an Ethernet header and a VLAN tag.
     pub const fn max_len(&self) -> usize {
         self.mtu as usize + 14 + 4
     }
 
-    /// Whether frames with such a segmentation to do can be sent whole.
+    /// Whether GSO frames of this kind can be sent whole.
     pub fn takes_gso(&self, kind: GsoKind) -> bool {
         self.sg
             && match kind {

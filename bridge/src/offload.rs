@@ -1,4 +1,4 @@
-//! What a port cannot do, done in software before a frame is sent there.
+//! Offloads in software: which a frame needs before a port takes it, and partial checksums.
 
 use crate::{
     Caps, Frame,
@@ -7,21 +7,21 @@ use crate::{
     segment::Segments,
 };
 
-/// Where the checksum is in a UDP header, in bytes.
+/// The offset of the checksum in a UDP header, in bytes.
 pub(crate) const UDP_OFFSET: u16 = 6;
 
-/// What has to be done to a frame before a port takes it.
+/// What has to be done with a frame for a port.
 #[derive(Debug)]
-pub enum Step<'a> {
-    /// Nothing: it goes as it is.
-    Pass,
-    /// Its checksum is to be filled in.
-    Fill,
-    /// It is to be sent as these segments.
-    Cut(Segments<'a>),
+pub enum Action<'a> {
+    /// It is sent unchanged.
+    Send,
+    /// Its checksum is completed first.
+    FillChecksum,
+    /// These segments are sent instead.
+    Segment(Segments<'a>),
 }
 
-/// Whether `frame` goes to a port with `caps` just as it is.
+/// Whether a port with `caps` takes `frame` unchanged.
 #[inline]
 pub fn passes(frame: &Frame, caps: &Caps) -> bool {
     let offload = frame.offload();
@@ -29,18 +29,18 @@ pub fn passes(frame: &Frame, caps: &Caps) -> bool {
         && offload.csum.is_none_or(|_| takes_csum(frame.head(), caps))
 }
 
-/// Decides what has to be done to `frame` for a port with `caps`.
-pub fn step<'a>(frame: &'a Frame, caps: &Caps) -> Result<Step<'a>, Malformed> {
+/// Decides what has to be done with `frame` for a port with `caps`.
+pub fn action<'a>(frame: &'a Frame, caps: &Caps) -> Result<Action<'a>, Malformed> {
     if passes(frame, caps) {
-        return Ok(Step::Pass);
+        return Ok(Action::Send);
     }
     match frame.offload().gso {
-        Some(gso) => Ok(Step::Cut(Segments::new(frame, gso, takes_csum(frame.head(), caps))?)),
-        None => Ok(Step::Fill),
+        Some(gso) => Ok(Action::Segment(Segments::new(frame, gso, takes_csum(frame.head(), caps))?)),
+        None => Ok(Action::FillChecksum),
     }
 }
 
-/// Fills in the checksum that is still to be done, if any.
+/// Completes the frame's partial checksum, if it has one.
 pub fn fill_csum(frame: &mut Frame) -> Result<(), Malformed> {
     let Some(csum) = frame.offload().csum else {
         return Ok(());
@@ -51,7 +51,7 @@ pub fn fill_csum(frame: &mut Frame) -> Result<(), Malformed> {
     let mut sum = Sum::default();
     sum.add_frame(frame, csum.start.into());
     let field = match sum.checksum() {
-        // In UDP a checksum of zero would say that there is none; the other zero is as good.
+        // In UDP a checksum of zero means that there is none: ones'-complement zero is also 0xffff.
         [0, 0] if csum.offset == UDP_OFFSET => [0xff, 0xff],
         field => field,
     };

@@ -1,33 +1,33 @@
-//! What keeps a frame's pages where they are while anybody still has the frame.
+//! Pins: they keep a frame's pages mapped as long as a clone of the frame exists.
 
 use std::{fmt, sync::Arc};
 
-/// The owner of pages that frames point into: a guest's interface, a tap's buffer pool.
+/// The owner of pages that frames refer to: a guest's interface, or a buffer pool.
 ///
-/// It counts, for each of its tokens (a request, a buffer), how many frames hold it. Both methods may be
-/// called from any thread, and must neither block nor allocate: they run on the data path.
+/// The owner counts the frames that hold each of its tokens (a request, a buffer). Both methods may be called from any
+/// thread, and must neither block nor allocate: they are called on the data path.
 ///
-/// A release by the switch's worker is followed by a `flush` of every port, so that the owner's port can
-/// answer what was released. After a release by another thread (a program that took frames from a pair of
-/// ports) that flush comes within a second, unless the owner makes its port's `fd` readable.
+/// After a release by the switch's worker every port is flushed, so that the owner's port can respond to released
+/// requests. After a release by another thread (a program that received frames from a pair of ports) that flush comes
+/// within a second, unless the owner makes its port's `fd` readable.
 pub trait Hold: Send + Sync {
-    /// One more frame holds `token`.
+    /// Counts one more frame that holds `token`.
     fn hold(&self, token: u32);
-    /// One frame fewer holds `token`; at zero its pages may be given back.
+    /// Counts one frame fewer that holds `token`; at zero the owner may reuse its pages.
     fn release(&self, token: u32);
 }
 
-/// One frame's hold on one token of an owner: cloning holds once more, dropping releases.
+/// One frame's hold on one token of an owner: a clone holds the token once more, a drop releases it.
 ///
-/// It also keeps the owner itself alive, so a frame queued anywhere outlives the port it came from without
-/// harm: the last such frame frees the owner and, with it, the owner's mappings.
+/// A pin also keeps the owner alive, so that a queued frame may outlive the port that it came from: the last such frame
+/// frees the owner and its mappings.
 pub struct Pin {
     owner: Arc<dyn Hold>,
     token: u32,
 }
 
 impl Pin {
-    /// Takes over one hold of `token` that `owner` has already counted.
+    /// Makes a pin of a hold of `token` that `owner` has already counted.
     pub fn adopt(owner: Arc<dyn Hold>, token: u32) -> Pin {
         Pin { owner, token }
     }

@@ -1,4 +1,6 @@
-//! A running bridge, as other threads see it: ports are attached and detached by name, tables are read.
+// Not a core: does I/O or calls a hypervisor.
+
+//! A running bridge, controlled from other threads: attaches and detaches ports by name, reads counters and stations.
 
 use std::{
     collections::hash_map::RandomState,
@@ -18,16 +20,16 @@ use crate::{
     worker::Worker,
 };
 
-/// How a bridge is to run.
+/// The configuration of a bridge.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Its name: of the worker thread, and in the log.
+    /// The bridge's name in the log, and that of its worker thread.
     pub name: String,
-    /// Most frames taken from a port before the next port's turn; 64 to 256 is sensible.
+    /// Most frames received from one port before the next port is served; 64 to 256 is sensible.
     pub burst: usize,
-    /// How long a port that has gone quiet is still polled before it is left to its notification.
-    pub spin: Duration,
-    /// Bounds of the forwarding database.
+    /// How long a port without frames is polled before it is armed, as Linux's `net.core.busy_poll`.
+    pub busy_poll: Duration,
+    /// The bounds of the forwarding database.
     pub limits: Limits,
 }
 
@@ -36,58 +38,58 @@ impl Default for Config {
         Config {
             name: "bridge".into(),
             burst: 64,
-            spin: Duration::from_micros(20),
+            busy_poll: Duration::from_micros(20),
             limits: Limits::default(),
         }
     }
 }
 
-/// Why a bridge could not do what it was asked.
+/// The errors of a bridge.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Names are unique within a bridge.
+    /// A port with this name exists; names are unique within a bridge.
     #[error("the bridge has a port named {0:?} already")]
     NameTaken(String),
-    /// It may have been removed because it failed: the log says so.
+    /// No port has this name. It may have been removed because it failed, which is logged.
     #[error("the bridge has no port named {0:?}")]
     NoSuchPort(String),
-    /// There are 65,536.
-    #[error("the bridge has no place left for port {0:?}")]
-    NoPlace(String),
+    /// The bridge has 65,536 ports.
+    #[error("the bridge has too many ports to attach {0:?}")]
+    TooManyPorts(String),
     /// The worker thread has ended.
     #[error("the bridge has stopped")]
     Stopped,
-    /// The operating system refused something.
-    #[error("{what}: {source}")]
+    /// A system call failed. The text has the cause, which is therefore not the error's `source` as well.
+    #[error("{what}: {error}")]
     Os {
-        /// What was being done.
+        /// The operation.
         what: String,
-        /// What the system said.
-        source: io::Error,
+        /// The system's error.
+        error: io::Error,
     },
 }
 
-/// A port as shown to people.
+/// A port's state, for display.
 #[derive(Clone, Debug)]
 pub struct PortInfo {
-    /// The name it was attached by.
+    /// The name that the port was attached with.
     pub name: String,
-    /// What has gone through it.
+    /// The port's counters.
     pub counters: Counters,
 }
 
-/// An entry of the forwarding database as shown to people.
+/// An entry of the forwarding database, for display.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FdbRow {
     /// The station's address.
     pub mac: Mac,
-    /// The name of the port it was last heard from.
+    /// The name of the port at which it was last seen.
     pub port: String,
-    /// How long ago, in seconds.
+    /// Seconds since then.
     pub age_s: u32,
 }
 
-/// What the worker is asked, with the way to answer.
+/// A command to the worker, with the channel for its reply.
 pub(crate) enum Command {
     Attach(String, Box<dyn Port>, Sender<Result<(), Error>>),
     Detach(String, Sender<Result<Box<dyn Port>, Error>>),
@@ -96,10 +98,10 @@ pub(crate) enum Command {
     Stop,
 }
 
-/// A running bridge: one thread that owns its ports. Dropping it stops it and drops the ports.
+/// A running bridge: one thread that owns its ports. Dropping it stops the thread and drops the ports.
 ///
-/// Frames of a detached port that are queued in other ports keep their pages by their pins, and so the
-/// port's memory, until they have been sent or dropped; nothing need be waited for.
+/// Frames of a detached port that are queued in other ports keep their pages by their pins, and so the port's memory,
+/// until they are sent or dropped; the caller need not wait for that.
 #[derive(Debug)]
 pub struct Bridge {
     commands: Sender<Command>,
@@ -109,52 +111,55 @@ pub struct Bridge {
 
 impl Bridge {
     /// Starts a bridge without ports.
+    ///
+    /// # Errors
+    /// [`Error::Os`] when the eventfd, the epoll set or the thread cannot be created.
     pub fn start(config: Config) -> Result<Bridge, Error> {
         let os = |what: &str| {
             let what = format!("bridge {:?}: {what}", config.name);
-            move |source: io::Error| Error::Os { what, source }
+            move |error: io::Error| Error::Os { what, error }
         };
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = EventFd::from_flags(flags).map_err(|errno| os("eventfd")(errno.into()))?;
         let wake = Arc::new(wake);
-        let (commands, inbox) = channel::unbounded();
+        let (commands, receiver) = channel::unbounded();
         let seed = RandomState::new().build_hasher().finish();
-        let worker = Worker::new(&config, seed, inbox, wake.clone()).map_err(os("epoll"))?;
+        let worker = Worker::new(&config, seed, receiver, wake.clone()).map_err(os("epoll"))?;
         let thread = std::thread::Builder::new().name(config.name.clone());
-        let thread = thread.spawn(move || worker.run()).map_err(os("cannot start its thread"))?;
+        let thread = thread.spawn(move || worker.run()).map_err(os("failed to start its thread"))?;
         Ok(Bridge { commands, wake, thread: Some(thread) })
     }
 
-    /// Adds a port under a name of its own. Should it fail later, it is removed and dropped, and logged.
+    /// Adds a port with a unique name. A port that fails later is removed and dropped, with a log line.
     pub fn attach(&self, name: &str, port: Box<dyn Port>) -> Result<(), Error> {
-        self.ask(|answer| Command::Attach(name.into(), port, answer))?
+        self.call(|reply| Command::Attach(name.into(), port, reply))?
     }
 
-    /// Takes a port out and gives it back, flushed; it can be attached again.
+    /// Removes a port, flushes it and returns it; it can be attached again.
     pub fn detach(&self, name: &str) -> Result<Box<dyn Port>, Error> {
-        self.ask(|answer| Command::Detach(name.into(), answer))?
+        self.call(|reply| Command::Detach(name.into(), reply))?
     }
 
-    /// The ports as they stand.
+    /// Reads the ports and their counters.
     pub fn ports(&self) -> Result<Vec<PortInfo>, Error> {
-        self.ask(Command::Ports)
+        self.call(Command::Ports)
     }
 
-    /// The forwarding database as it stands.
+    /// Reads the forwarding database.
     pub fn fdb(&self) -> Result<Vec<FdbRow>, Error> {
-        self.ask(Command::Fdb)
+        self.call(Command::Fdb)
     }
 
-    /// Stops the worker and waits until it has dropped its ports.
+    /// Stops the worker, and waits until it has dropped its ports.
     pub fn stop(mut self) {
         self.end();
     }
 
-    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Result<T, Error> {
-        let (answer, question): (Sender<T>, Receiver<T>) = channel::bounded(1);
-        self.commands.send(command(answer)).map_err(|_| Error::Stopped)?;
+    fn call<T>(&self, command: impl FnOnce(Sender<T>) -> Command) -> Result<T, Error> {
+        let (sender, reply): (Sender<T>, Receiver<T>) = channel::bounded(1);
+        self.commands.send(command(sender)).map_err(|_| Error::Stopped)?;
         let _ = self.wake.write(1);
-        question.recv().map_err(|_| Error::Stopped)
+        reply.recv().map_err(|_| Error::Stopped)
     }
 
     fn end(&mut self) {

@@ -1,4 +1,4 @@
-//! Segmentation of long TCP frames in software. Segments share the payload's pages; only headers are made.
+//! Segmentation of long TCP frames in software. Segments share the payload's pages; only their headers are written.
 
 use crate::{
     Csum, Frame, Gso, GsoKind, Offload,
@@ -11,11 +11,11 @@ const TCP: u8 = 6;
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
-/// Smallest segment size that is honoured, bytes: Linux's `TCP_MIN_SND_MSS`. It bounds how many frames one
-/// frame can become (about 1,400).
+/// Smallest accepted segment size in bytes, Linux's `TCP_MIN_SND_MSS`. It bounds the number of segments of one frame
+/// (about 1,400).
 pub const MIN_SIZE: u16 = 48;
 
-/// The segments of one frame, one at a time.
+/// The segments of one frame, made one at a time.
 #[derive(Debug)]
 pub struct Segments<'a> {
     frame: &'a Frame,
@@ -25,15 +25,15 @@ pub struct Segments<'a> {
     size: usize,
     /// Whether the checksum may be left partial.
     partial: bool,
-    /// Bytes of payload cut already.
+    /// Bytes of payload in the segments made.
     done: usize,
-    /// Segments cut already.
+    /// Number of segments made.
     count: u16,
 }
 
 impl<'a> Segments<'a> {
-    /// Prepares to cut `frame`, checking that it is what `gso` says; with `partial`, checksums are left to
-    /// whoever takes the segments.
+    /// Prepares the segmentation of `frame`, whose headers must match `gso`; with `partial` the segments' checksums
+    /// stay partial.
     pub fn new(frame: &'a Frame, gso: Gso, partial: bool) -> Result<Segments<'a>, Malformed> {
         let head = frame.head();
         let headers = Headers::parse(head).ok_or(Malformed)?;
@@ -50,7 +50,7 @@ impl<'a> Segments<'a> {
         Ok(Segments { frame, headers, header_len, size: gso.size.into(), partial, done: 0, count: 0 })
     }
 
-    /// Makes `into` the next segment; `false` when there are no more.
+    /// Writes the next segment into `into`; `false` when there are no more.
     pub fn next_into(&mut self, into: &mut Frame) -> Result<bool, Malformed> {
         let payload = self.frame.len() - self.header_len;
         if self.done >= payload {

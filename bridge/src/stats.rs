@@ -1,20 +1,20 @@
-//! A port's counters: written by the thread that has the port, read by anybody.
+//! A port's counters: written by the thread that owns the port, read by any thread.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-/// Why a frame went no further.
+/// Why a frame was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(usize)]
 pub enum Reason {
     /// Shorter than an Ethernet header (counted at the port it came from).
     Runt,
-    /// For a reserved 802.1D group address, which bridges keep to themselves (at the port it came from).
+    /// For a reserved 802.1D group address, which bridges do not forward (at the port it came from).
     Reserved,
-    /// Longer than the mtu of the port it was to leave by.
+    /// Longer than the mtu of the port it was to be sent by.
     TooLong,
-    /// The bytes do not bear out what the offload metadata says.
+    /// Headers that do not match the offload metadata.
     Malformed,
-    /// The port's queue was full, or its peer gave it no buffers.
+    /// The port's queue was full, or its peer posted no buffers.
     NoRoom,
     /// The interface behind the port is down.
     Down,
@@ -46,26 +46,26 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Counts received frames. Call it once a batch rather than once a frame.
+    /// Counts received frames; meant to be called once a batch.
     pub fn rx(&self, frames: u64, bytes: u64) {
         self.rx_frames.fetch_add(frames, Relaxed);
         self.rx_bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// Counts frames sent. Call it once a batch rather than once a frame.
+    /// Counts sent frames; meant to be called once a batch.
     pub fn tx(&self, frames: u64, bytes: u64) {
         self.tx_frames.fetch_add(frames, Relaxed);
         self.tx_bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// Counts frames dropped.
+    /// Counts dropped frames.
     pub fn lost(&self, reason: Reason, frames: u64) {
         if frames != 0 {
             self.drops[reason as usize].fetch_add(frames, Relaxed);
         }
     }
 
-    /// The counters as they stand (each by itself; not a snapshot of one instant).
+    /// Reads the counters, each by itself: they are not of one instant.
     pub fn read(&self) -> Counters {
         Counters {
             rx_frames: self.rx_frames.load(Relaxed),
@@ -77,7 +77,7 @@ impl Stats {
     }
 }
 
-/// Counters once read.
+/// The values of a port's counters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
     /// Frames from the port into the switch.

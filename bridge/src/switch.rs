@@ -1,163 +1,183 @@
-//! The switch itself, as a value: frames of one port in, which frames go out of which port out.
+//! The switch as a value: it takes the frames of one port and decides which of them go to which other port.
 //!
-//! No I/O, no clock, no allocation. It looks only at the frames' private heads.
+//! It does no I/O, reads no clock and allocates only while it grows. It reads only the frames' private heads.
 
 use crate::{
-    Frame, Outbox,
+    Frame, PortBatch,
     fdb::{Fdb, Limits, Mac, PortId, Station},
 };
 
-/// What became of a batch beyond what is in the outboxes.
+/// The counts of a forwarded batch, beside the frames for each port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Frames without a whole Ethernet header in their head.
+pub struct BatchSummary {
+    /// Frames without a complete Ethernet header in their head.
     pub runts: u64,
-    /// Frames for bridges themselves.
+    /// Frames for reserved group addresses, which bridges do not forward.
     pub reserved: u64,
-    /// Whether any frame has a checksum or a segmentation left to do.
-    pub work: bool,
+    /// Whether any frame has a checksum or a segmentation to be done.
+    pub offloads: bool,
 }
 
-/// Where a port's share of the batch is collected.
+/// A port, and the frames of the current batch that go to it.
 #[derive(Debug)]
-struct Exit {
+struct EgressPort {
     max_len: usize,
-    outbox: Outbox,
+    batch: PortBatch,
     too_long: u64,
 }
 
-/// What one port is to be sent of a batch.
+/// The frames of a batch that are to be sent to one port.
 #[derive(Debug)]
-pub struct Sending<'a> {
+pub struct Egress<'a> {
     /// The port.
     pub port: PortId,
-    /// Which frames.
-    pub outbox: &'a Outbox,
-    /// How many more would have been for it, but were longer than it takes.
+    /// The frames.
+    pub batch: &'a PortBatch,
+    /// Number of frames dropped because they are longer than the port takes.
     pub too_long: u64,
 }
 
 /// A learning switch.
+///
+/// ```
+/// use bridge::{Batch, fdb::{Limits, PortId}, switch::Switch};
+///
+/// let mut switch = Switch::new(Limits::default(), 0x5eed);
+/// (0..3).for_each(|port| switch.attach(PortId(port), 1518));
+/// let mut batch = Batch::new(1);
+/// batch.slot().unwrap().set_slice(&[&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[0; 48]].concat());
+/// switch.forward(PortId(0), batch.frames(), 0);
+/// let ports: Vec<_> = switch.egresses().map(|egress| egress.port).collect();
+/// assert_eq!(ports, [PortId(1), PortId(2)]);
+/// ```
 #[derive(Debug)]
 pub struct Switch {
     fdb: Fdb,
-    exits: Vec<Option<Exit>>,
+    egress_ports: Vec<Option<EgressPort>>,
     ports: Vec<PortId>,
+    /// The ports that the current batch has frames for.
     touched: Vec<PortId>,
 }
 
 impl Switch {
-    /// A switch without ports. `seed` should not be guessable by those it serves.
+    /// Makes a switch without ports. `seed` must not be guessable by the stations that it serves.
     pub fn new(limits: Limits, seed: u64) -> Switch {
-        Switch { fdb: Fdb::new(limits, seed), exits: Vec::new(), ports: Vec::new(), touched: Vec::new() }
+        let fdb = Fdb::new(limits, seed);
+        Switch { fdb, egress_ports: Vec::new(), ports: Vec::new(), touched: Vec::new() }
     }
 
-    /// The lowest free place for a port; nothing when there are 65,536 already.
-    pub fn vacancy(&self) -> Option<PortId> {
-        let place = self.exits.iter().position(Option::is_none).unwrap_or(self.exits.len());
-        u16::try_from(place).ok().map(PortId)
+    /// The lowest free port number; `None` when there are 65,536 ports.
+    pub fn free_port_id(&self) -> Option<PortId> {
+        let free = self.egress_ports.iter().position(Option::is_none);
+        u16::try_from(free.unwrap_or(self.egress_ports.len())).ok().map(PortId)
     }
 
-    /// Adds a port that takes frames of up to `max_len` bytes, or sets that anew if it is there.
+    /// Adds a port that takes frames of up to `max_len` bytes, or sets `max_len` of one that exists.
     pub fn attach(&mut self, port: PortId, max_len: usize) {
-        let place = usize::from(port.0);
-        if place >= self.exits.len() {
-            self.exits.resize_with(place + 1, || None);
+        let index = usize::from(port.0);
+        if index >= self.egress_ports.len() {
+            self.egress_ports.resize_with(index + 1, || None);
         }
-        match &mut self.exits[place] {
-            Some(exit) => exit.max_len = max_len,
+        match &mut self.egress_ports[index] {
+            Some(egress) => egress.max_len = max_len,
             empty => {
-                *empty = Some(Exit { max_len, outbox: Outbox::default(), too_long: 0 });
+                *empty = Some(EgressPort { max_len, batch: PortBatch::default(), too_long: 0 });
                 self.ports.push(port);
             }
         }
     }
 
-    /// Takes a port out and forgets what was learned from it.
+    /// Removes a port and the forwarding entries of its stations.
     pub fn detach(&mut self, port: PortId) {
-        if let Some(exit) = self.exits.get_mut(usize::from(port.0)) {
-            *exit = None;
+        if let Some(egress) = self.egress_ports.get_mut(usize::from(port.0)) {
+            *egress = None;
         }
         self.ports.retain(|other| *other != port);
         self.touched.retain(|other| *other != port);
         self.fdb.forget(port);
     }
 
-    /// What has been learned.
+    /// The forwarding database.
     pub fn fdb(&self) -> &Fdb {
         &self.fdb
     }
 
-    /// Removes what has not been heard from for the ageing time.
+    /// Removes expired entries from the forwarding database.
     pub fn sweep(&mut self, now_s: u32) {
         self.fdb.sweep(now_s);
     }
 
-    /// Sorts the frames that came from port `from` (at most 65,536) into the outboxes.
-    pub fn forward(&mut self, from: PortId, frames: &[Frame], now_s: u32) -> Tally {
-        self.empty_outboxes();
-        let mut tally = Tally::default();
-        for (place, frame) in frames.iter().enumerate().take(1 << 16) {
+    /// Sorts frames received from port `from` (at most 65,536) by the ports that they are to be sent to.
+    pub fn forward(&mut self, from: PortId, frames: &[Frame], now_s: u32) -> BatchSummary {
+        self.clear_batches();
+        let mut summary = BatchSummary::default();
+        for (index, frame) in frames.iter().enumerate().take(1 << 16) {
             let Some(header) = frame.head().first_chunk() else {
-                tally.runts += 1;
+                summary.runts += 1;
                 continue;
             };
             let (to, source) = Mac::pair(header);
             self.fdb.learn(Station::new(source, 0), from, now_s);
-            tally.work |= frame.offload().is_work();
+            summary.offloads |= frame.offload().is_work();
             if !to.is_group() {
                 match self.fdb.lookup(Station::new(to, 0), now_s) {
                     Some(port) if port == from => {}
-                    Some(port) => put(&mut self.exits, &mut self.touched, port, place, frame),
-                    None => self.flood(from, place, frame),
+                    Some(port) => put(&mut self.egress_ports, &mut self.touched, port, index, frame),
+                    None => self.flood(from, index, frame),
                 }
             } else if to.is_reserved() {
-                tally.reserved += 1;
+                summary.reserved += 1;
             } else {
-                self.flood(from, place, frame);
+                self.flood(from, index, frame);
             }
         }
-        tally
+        summary
     }
 
-    /// Who is to be sent something of the last batch, each port once.
-    pub fn sendings(&self) -> impl Iterator<Item = Sending<'_>> + '_ {
+    /// The ports that the last batch has frames for, each once.
+    pub fn egresses(&self) -> impl Iterator<Item = Egress<'_>> + '_ {
         self.touched.iter().filter_map(|port| {
-            let exit = self.exits.get(usize::from(port.0))?.as_ref()?;
-            Some(Sending { port: *port, outbox: &exit.outbox, too_long: exit.too_long })
+            let egress = self.egress_ports.get(usize::from(port.0))?.as_ref()?;
+            Some(Egress { port: *port, batch: &egress.batch, too_long: egress.too_long })
         })
     }
 
-    fn flood(&mut self, from: PortId, place: usize, frame: &Frame) {
+    fn flood(&mut self, from: PortId, index: usize, frame: &Frame) {
         for port in &self.ports {
             if *port != from {
-                put(&mut self.exits, &mut self.touched, *port, place, frame);
+                put(&mut self.egress_ports, &mut self.touched, *port, index, frame);
             }
         }
     }
 
-    fn empty_outboxes(&mut self) {
+    fn clear_batches(&mut self) {
         for port in self.touched.drain(..) {
-            if let Some(Some(exit)) = self.exits.get_mut(usize::from(port.0)) {
-                exit.outbox.clear();
-                exit.too_long = 0;
+            if let Some(Some(egress)) = self.egress_ports.get_mut(usize::from(port.0)) {
+                egress.batch.clear();
+                egress.too_long = 0;
             }
         }
     }
 }
 
 #[inline]
-fn put(exits: &mut [Option<Exit>], touched: &mut Vec<PortId>, port: PortId, place: usize, frame: &Frame) {
-    let Some(Some(exit)) = exits.get_mut(usize::from(port.0)) else {
+fn put(
+    egress_ports: &mut [Option<EgressPort>],
+    touched: &mut Vec<PortId>,
+    port: PortId,
+    index: usize,
+    frame: &Frame,
+) {
+    let Some(Some(egress)) = egress_ports.get_mut(usize::from(port.0)) else {
         return;
     };
-    if exit.outbox.is_empty() && exit.too_long == 0 {
+    if egress.batch.is_empty() && egress.too_long == 0 {
         touched.push(port);
     }
-    if frame.len() <= exit.max_len || frame.offload().gso.is_some() {
-        exit.outbox.push(place as u16);
+    if frame.len() <= egress.max_len || frame.offload().gso.is_some() {
+        egress.batch.push(index as u16);
     } else {
-        exit.too_long += 1;
+        egress.too_long += 1;
     }
 }
 

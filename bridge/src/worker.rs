@@ -1,4 +1,7 @@
-//! The loop that owns the ports: rounds of receive, switch, send, flush; and sleep when there is nothing.
+// Not a core: does I/O or calls a hypervisor.
+
+//! The worker: the loop that owns the ports. Each round receives, switches, sends and flushes; it sleeps when every
+//! port is idle.
 
 use std::{
     io,
@@ -10,100 +13,102 @@ use crossbeam::channel::Receiver;
 use nix::sys::eventfd::EventFd;
 
 use crate::{
-    Batch, Config, Error, FdbRow, Frames, Port, PortInfo, Reason, Stats, adapt,
+    Batch, Config, Error, FdbRow, Frames, Port, PortInfo, Reason, Stats,
     fdb::PortId,
+    poller::Poller,
     run::Command,
-    switch::{Switch, Tally},
-    waiter::Waiter,
+    software_offload,
+    switch::{BatchSummary, Switch},
 };
 
 /// Every port is called at least this often.
 const TICK: Duration = Duration::from_secs(1);
-/// Ticks between removals of void entries from the forwarding database.
+/// Ticks between removals of expired entries from the forwarding database.
 const SWEEP_TICKS: u32 = 16;
-/// While ports are busy, sleeping ones are looked after once in so many rounds: a look is a system call.
-const LOOK_ROUNDS: u32 = 8;
+/// While ports are busy, the descriptors of armed ones are polled once in so many rounds, as that is a system call.
+const POLL_ROUNDS: u32 = 8;
 
-struct Slot {
+struct AttachedPort {
     name: String,
     port: Box<dyn Port>,
     stats: Arc<Stats>,
     max_len: usize,
-    /// When it last had something to do, while it is being polled; nothing while it is left to its `fd`.
-    awake: Option<Instant>,
+    /// When the port last had frames, while it is polled; `None` while it is armed.
+    last_active: Option<Instant>,
 }
 
 pub(crate) struct Worker {
     name: String,
-    spin: Duration,
+    busy_poll: Duration,
     started: Instant,
     now: Instant,
     next_tick: Instant,
     ticks: u32,
     rounds: u32,
     switch: Switch,
-    slots: Vec<Option<Slot>>,
-    dead: Vec<(PortId, io::Error)>,
+    ports: Vec<Option<AttachedPort>>,
+    failed: Vec<(PortId, io::Error)>,
+    /// A port's capabilities may have changed.
     stale_caps: bool,
     batch: Batch,
     scratch: Batch,
     ready: Vec<PortId>,
-    waiter: Waiter,
+    poller: Poller,
     wake: Arc<EventFd>,
-    inbox: Receiver<Command>,
+    commands: Receiver<Command>,
 }
 
 impl Worker {
     pub(crate) fn new(
         config: &Config,
         seed: u64,
-        inbox: Receiver<Command>,
+        commands: Receiver<Command>,
         wake: Arc<EventFd>,
     ) -> io::Result<Worker> {
         let now = Instant::now();
         let burst = config.burst.max(1);
         Ok(Worker {
             name: config.name.clone(),
-            spin: config.spin,
+            busy_poll: config.busy_poll,
             started: now,
             now,
             next_tick: now + TICK,
             ticks: 0,
             rounds: 0,
             switch: Switch::new(config.limits, seed),
-            slots: Vec::new(),
-            dead: Vec::new(),
+            ports: Vec::new(),
+            failed: Vec::new(),
             stale_caps: false,
             batch: Batch::new(burst),
             scratch: Batch::new(burst),
             ready: Vec::new(),
-            waiter: Waiter::new(&*wake)?,
+            poller: Poller::new(&*wake)?,
             wake,
-            inbox,
+            commands,
         })
     }
 
     pub(crate) fn run(mut self) {
-        while self.obey() {
+        while self.run_commands() {
             self.now = Instant::now();
             self.tick();
-            let worked = self.round();
-            self.put_to_sleep();
-            if let Err(error) = self.wait(worked) {
-                tracing::error!(bridge = self.name, %error, "bridge stops: epoll failed");
+            let received = self.round();
+            self.arm_idle();
+            if let Err(error) = self.wait(received) {
+                tracing::error!(bridge = self.name, %error, "failed to poll; the bridge stops");
                 return;
             }
         }
     }
 
-    /// Does what has been asked; `false` when that is to stop.
-    fn obey(&mut self) -> bool {
-        while let Ok(command) = self.inbox.try_recv() {
+    /// Executes the commands received; `false` for [`Command::Stop`].
+    fn run_commands(&mut self) -> bool {
+        while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Attach(name, port, answer) => drop(answer.send(self.attach(name, port))),
-                Command::Detach(name, answer) => drop(answer.send(self.detach(name))),
-                Command::Ports(answer) => drop(answer.send(self.port_infos())),
-                Command::Fdb(answer) => drop(answer.send(self.fdb_rows())),
+                Command::Attach(name, port, reply) => drop(reply.send(self.attach(name, port))),
+                Command::Detach(name, reply) => drop(reply.send(self.detach(name))),
+                Command::Ports(reply) => drop(reply.send(self.port_infos())),
+                Command::Fdb(reply) => drop(reply.send(self.fdb_rows())),
                 Command::Stop => return false,
             }
         }
@@ -120,123 +125,124 @@ impl Worker {
             self.switch.sweep(self.now_s());
         }
         self.stale_caps = true;
-        for slot in self.slots.iter_mut().flatten() {
-            slot.awake.get_or_insert(self.now);
+        for attached in self.ports.iter_mut().flatten() {
+            attached.last_active.get_or_insert(self.now);
         }
     }
 
-    /// One turn for every port that is awake; whether any of them had frames.
+    /// Serves every polled port once; `true` if any of them had frames.
     fn round(&mut self) -> bool {
-        let mut worked = false;
-        for place in 0..self.slots.len() {
-            worked |= self.serve(PortId(place as u16));
+        let mut received = false;
+        for index in 0..self.ports.len() {
+            received |= self.serve(PortId(index as u16));
         }
         self.flush();
         if std::mem::take(&mut self.stale_caps) {
             self.refresh_caps();
         }
-        self.bury();
-        worked
+        self.remove_failed();
+        received
     }
 
     fn serve(&mut self, id: PortId) -> bool {
         let now_s = self.now_s();
-        let Some(slot) = awake(&mut self.slots, id) else {
+        let Some(attached) = polled(&mut self.ports, id) else {
             return false;
         };
-        if let Err(error) = slot.port.recv(&mut self.batch) {
-            self.dead.push((id, error));
+        if let Err(error) = attached.port.recv(&mut self.batch) {
+            self.failed.push((id, error));
         }
         if self.batch.is_empty() {
             return false;
         }
-        slot.awake = Some(self.now);
-        let stats = slot.stats.clone();
-        let Tally { runts, reserved, work } = self.switch.forward(id, self.batch.frames(), now_s);
+        attached.last_active = Some(self.now);
+        let stats = attached.stats.clone();
+        let BatchSummary { runts, reserved, offloads } = self.switch.forward(id, self.batch.frames(), now_s);
         stats.lost(Reason::Runt, runts);
         stats.lost(Reason::Reserved, reserved);
-        self.send(work);
+        self.send(offloads);
         self.batch.clear();
         true
     }
 
-    fn send(&mut self, work: bool) {
-        for sending in self.switch.sendings() {
-            let Some(Some(slot)) = self.slots.get_mut(usize::from(sending.port.0)) else {
+    fn send(&mut self, offloads: bool) {
+        for egress in self.switch.egresses() {
+            let Some(Some(attached)) = self.ports.get_mut(usize::from(egress.port.0)) else {
                 continue;
             };
-            slot.stats.lost(Reason::TooLong, sending.too_long);
-            let frames = sending.outbox.view(&self.batch);
-            match slot.send(frames, work, &mut self.scratch) {
+            attached.stats.lost(Reason::TooLong, egress.too_long);
+            let frames = egress.batch.view(&self.batch);
+            match attached.send(frames, offloads, &mut self.scratch) {
                 Ok(stale) => self.stale_caps |= stale,
-                Err(error) => self.dead.push((sending.port, error)),
+                Err(error) => self.failed.push((egress.port, error)),
             }
         }
     }
 
     fn flush(&mut self) {
-        for (place, slot) in self.slots.iter_mut().enumerate() {
-            if let Some(Err(error)) = slot.as_mut().map(|slot| slot.port.flush()) {
-                self.dead.push((PortId(place as u16), error));
+        for (index, attached) in self.ports.iter_mut().enumerate() {
+            if let Some(Err(error)) = attached.as_mut().map(|attached| attached.port.flush()) {
+                self.failed.push((PortId(index as u16), error));
             }
         }
     }
 
     fn refresh_caps(&mut self) {
-        for (place, slot) in self.slots.iter_mut().enumerate() {
-            if let Some(slot) = slot {
-                slot.max_len = slot.port.caps().max_len();
-                self.switch.attach(PortId(place as u16), slot.max_len);
+        for (index, attached) in self.ports.iter_mut().enumerate() {
+            if let Some(attached) = attached {
+                attached.max_len = attached.port.caps().max_len();
+                self.switch.attach(PortId(index as u16), attached.max_len);
             }
         }
     }
 
-    /// Removes the ports that failed, each with one line in the log.
-    fn bury(&mut self) {
-        while let Some((id, error)) = self.dead.pop() {
-            if let Some(slot) = self.remove(id) {
-                tracing::warn!(bridge = self.name, port = slot.name, %error, "port failed and was removed");
+    /// Removes the ports that failed, with one log line each.
+    fn remove_failed(&mut self) {
+        while let Some((id, error)) = self.failed.pop() {
+            if let Some(attached) = self.remove(id) {
+                tracing::warn!(bridge = self.name, port = attached.name, %error, "port failed and was removed");
             }
         }
     }
 
-    /// Arms the ports that have been quiet for the spinning time.
-    fn put_to_sleep(&mut self) {
-        for (place, slot) in self.slots.iter_mut().enumerate() {
-            let Some(slot) = slot else { continue };
-            let quiet = slot.awake.is_some_and(|since| self.now.duration_since(since) >= self.spin);
-            match quiet.then(|| slot.port.arm()) {
-                Some(Ok(false)) => slot.awake = None,
+    /// Arms the ports that have had no frames for the busy-poll time.
+    fn arm_idle(&mut self) {
+        for (index, attached) in self.ports.iter_mut().enumerate() {
+            let Some(attached) = attached else { continue };
+            let idle =
+                attached.last_active.is_some_and(|since| self.now.duration_since(since) >= self.busy_poll);
+            match idle.then(|| attached.port.arm()) {
+                Some(Ok(false)) => attached.last_active = None,
                 Some(Ok(true)) | None => {}
-                Some(Err(error)) => self.dead.push((PortId(place as u16), error)),
+                Some(Err(error)) => self.failed.push((PortId(index as u16), error)),
             }
         }
-        self.bury();
+        self.remove_failed();
     }
 
-    /// Sleeps if every port does; else looks now and then whether one has been notified.
-    fn wait(&mut self, worked: bool) -> io::Result<()> {
+    /// Sleeps if every port is armed; else polls the armed ones' descriptors from time to time.
+    fn wait(&mut self, received: bool) -> io::Result<()> {
         self.rounds = self.rounds.wrapping_add(1);
-        let all_asleep = self.slots.iter().flatten().all(|slot| slot.awake.is_none());
-        let time = match all_asleep {
+        let all_armed = self.ports.iter().flatten().all(|attached| attached.last_active.is_none());
+        let time = match all_armed {
             true => {
-                // What one port's flush let go of, another may still have to answer.
+                // One port's flush may release requests that another port has to respond to.
                 self.flush();
-                // Rounded up: woken a little before the tick, we would spin until it comes.
+                // Rounded up: after a wakeup just before the tick the worker would poll until the tick.
                 self.next_tick.saturating_duration_since(Instant::now()) + Duration::from_millis(1)
             }
-            false if worked && !self.rounds.is_multiple_of(LOOK_ROUNDS) => return Ok(()),
+            false if received && !self.rounds.is_multiple_of(POLL_ROUNDS) => return Ok(()),
             false => Duration::ZERO,
         };
-        if self.waiter.wait(time, &mut self.ready)? {
+        if self.poller.wait(time, &mut self.ready)? {
             let _ = self.wake.read();
         }
-        if all_asleep {
+        if all_armed {
             self.now = Instant::now();
         }
         for id in self.ready.drain(..) {
-            if let Some(Some(slot)) = self.slots.get_mut(usize::from(id.0)) {
-                slot.awake.get_or_insert(self.now);
+            if let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) {
+                attached.last_active.get_or_insert(self.now);
             }
         }
         Ok(())
@@ -246,51 +252,57 @@ impl Worker {
         if self.find(&name).is_some() {
             return Err(Error::NameTaken(name));
         }
-        let Some(id) = self.switch.vacancy() else {
-            return Err(Error::NoPlace(name));
+        let Some(id) = self.switch.free_port_id() else {
+            return Err(Error::TooManyPorts(name));
         };
-        let os = |source| Error::Os { what: format!("bridge {:?}: port {name:?}: epoll", self.name), source };
-        self.waiter.add(id, port.fd()).map_err(os)?;
+        let os = |error| Error::Os { what: format!("bridge {:?}: port {name:?}: epoll", self.name), error };
+        self.poller.add(id, port.fd()).map_err(os)?;
         let max_len = port.caps().max_len();
         self.switch.attach(id, max_len);
         let stats = port.stats().clone();
-        let slot = Slot { name, port, stats, max_len, awake: Some(Instant::now()) };
-        let place = usize::from(id.0);
-        self.slots.resize_with(self.slots.len().max(place + 1), || None);
-        self.slots[place] = Some(slot);
+        let attached = AttachedPort { name, port, stats, max_len, last_active: Some(Instant::now()) };
+        let index = usize::from(id.0);
+        self.ports.resize_with(self.ports.len().max(index + 1), || None);
+        self.ports[index] = Some(attached);
         Ok(())
     }
 
     fn detach(&mut self, name: String) -> Result<Box<dyn Port>, Error> {
-        let Some(mut slot) = self.find(&name).and_then(|id| self.remove(id)) else {
+        let Some(mut attached) = self.find(&name).and_then(|id| self.remove(id)) else {
             return Err(Error::NoSuchPort(name));
         };
-        if let Err(error) = slot.port.flush() {
-            tracing::warn!(bridge = self.name, port = name, %error, "port failed while being detached");
+        if let Err(error) = attached.port.flush() {
+            tracing::warn!(bridge = self.name, port = name, %error, "failed to flush a port before detaching it");
         }
-        Ok(slot.port)
+        Ok(attached.port)
     }
 
-    fn remove(&mut self, id: PortId) -> Option<Slot> {
-        let slot = self.slots.get_mut(usize::from(id.0))?.take()?;
-        self.waiter.remove(slot.port.fd());
+    fn remove(&mut self, id: PortId) -> Option<AttachedPort> {
+        let attached = self.ports.get_mut(usize::from(id.0))?.take()?;
+        self.poller.remove(attached.port.fd());
         self.switch.detach(id);
-        Some(slot)
+        Some(attached)
     }
 
     fn find(&self, name: &str) -> Option<PortId> {
-        let place = self.slots.iter().position(|slot| slot.as_ref().is_some_and(|slot| slot.name == name))?;
-        Some(PortId(place as u16))
+        let index = self
+            .ports
+            .iter()
+            .position(|attached| attached.as_ref().is_some_and(|attached| attached.name == name))?;
+        Some(PortId(index as u16))
     }
 
     fn port_infos(&self) -> Vec<PortInfo> {
-        let info = |slot: &Slot| PortInfo { name: slot.name.clone(), counters: slot.stats.read() };
-        self.slots.iter().flatten().map(info).collect()
+        let info = |attached: &AttachedPort| PortInfo {
+            name: attached.name.clone(),
+            counters: attached.stats.read(),
+        };
+        self.ports.iter().flatten().map(info).collect()
     }
 
     fn fdb_rows(&self) -> Vec<FdbRow> {
         let row = |entry: crate::fdb::Entry| {
-            let port = self.slots.get(usize::from(entry.port.0))?.as_ref()?.name.clone();
+            let port = self.ports.get(usize::from(entry.port.0))?.as_ref()?.name.clone();
             Some(FdbRow { mac: entry.station.mac(), port, age_s: entry.age_s })
         };
         self.switch.fdb().entries(self.now_s()).filter_map(row).collect()
@@ -301,13 +313,13 @@ impl Worker {
     }
 }
 
-impl Slot {
-    /// Sends, and says whether the port's mtu is no longer what the switch believes.
-    fn send(&mut self, frames: Frames<'_>, work: bool, scratch: &mut Batch) -> io::Result<bool> {
+impl AttachedPort {
+    /// Sends frames; `true` if the port's mtu is no longer the one that the switch has.
+    fn send(&mut self, frames: Frames<'_>, offloads: bool, scratch: &mut Batch) -> io::Result<bool> {
         let caps = self.port.caps();
         if frames.is_empty() {
-        } else if work {
-            adapt::send(&mut *self.port, &caps, frames, scratch)?;
+        } else if offloads {
+            software_offload::send(&mut *self.port, &caps, frames, scratch)?;
         } else {
             self.port.send(frames)?;
         }
@@ -315,6 +327,6 @@ impl Slot {
     }
 }
 
-fn awake(slots: &mut [Option<Slot>], id: PortId) -> Option<&mut Slot> {
-    slots.get_mut(usize::from(id.0))?.as_mut().filter(|slot| slot.awake.is_some())
+fn polled(ports: &mut [Option<AttachedPort>], id: PortId) -> Option<&mut AttachedPort> {
+    ports.get_mut(usize::from(id.0))?.as_mut().filter(|attached| attached.last_active.is_some())
 }

@@ -1,4 +1,4 @@
-//! A running bridge between ports of this process.
+//! Tests of a running bridge with ports in this process.
 
 mod common;
 
@@ -8,7 +8,7 @@ use std::sync::{
 };
 
 use bridge::{
-    Bridge, Caps, Config, Error, Frame, Gso, GsoKind, Hold, Offload, Pin, Port, Reason, Seg, fdb::Mac,
+    Bridge, Caps, Config, Error, Fragment, Frame, Gso, GsoKind, Hold, Offload, Pin, Port, Reason, fdb::Mac,
     headers::mark_blank,
 };
 use common::{pair, send, take, until};
@@ -52,7 +52,7 @@ fn frames_cross_and_addresses_are_learned() {
 }
 
 #[test]
-fn names_are_unique_and_ports_come_back() {
+fn port_names_are_unique_and_detach_returns_the_port() {
     let bridge = start();
     let (_one, port) = pair(Caps::plain(1500));
     bridge.attach("a", Box::new(port)).unwrap();
@@ -66,7 +66,7 @@ fn names_are_unique_and_ports_come_back() {
 }
 
 #[test]
-fn a_dead_port_is_removed_alone() {
+fn failed_port_is_removed_alone() {
     let bridge = start();
     let (one, port) = pair(Caps::plain(1500));
     let (mut two, port2) = pair(Caps::plain(1500));
@@ -75,13 +75,13 @@ fn a_dead_port_is_removed_alone() {
     bridge.attach("two", Box::new(port2)).unwrap();
     bridge.attach("three", Box::new(port3)).unwrap();
     drop(one);
-    until("removal of the dead port", || (bridge.ports().unwrap().len() == 2).then_some(()));
+    until("removal of the failed port", || (bridge.ports().unwrap().len() == 2).then_some(()));
     send(&mut two, &[frame(9, 1, 0)]);
     take(&mut three, 1);
 }
 
 #[test]
-fn partial_checksums_and_long_frames_are_finished_for_plain_ports() {
+fn offloads_are_done_for_port_without_capabilities() {
     let bridge = start();
     let (mut source, port) = pair(Caps::full(1500));
     let (mut plain, port2) = pair(Caps::plain(1500));
@@ -104,7 +104,7 @@ fn partial_checksums_and_long_frames_are_finished_for_plain_ports() {
     assert!(cut[1..601].iter().all(|frame| frame.len() == 154 && !frame.offload().is_work()));
 }
 
-/// Pages whose holds are counted.
+/// An owner of pages that counts the holds.
 struct Pages {
     bytes: [u8; 512],
     held: AtomicI64,
@@ -125,12 +125,12 @@ fn pinned(pages: &Arc<Pages>) -> Frame {
     let mut pinned = frame(9, 1, 0);
     pinned.pin(Pin::adopt(pages.clone(), 0));
     // SAFETY: the pages live as long as their pins.
-    pinned.push(unsafe { Seg::new(pages.bytes.as_ptr(), 512) }).unwrap();
+    pinned.push(unsafe { Fragment::new(pages.bytes.as_ptr(), 512) }).unwrap();
     pinned
 }
 
 #[test]
-fn queued_frames_outlive_their_port_and_are_let_go_in_the_end() {
+fn queued_frames_outlive_their_port_and_release_its_pages() {
     let bridge = start();
     let pages = Arc::new(Pages { bytes: [7; 512], held: AtomicI64::new(0) });
     let (mut source, port) = pair(Caps::full(1500));
@@ -151,7 +151,7 @@ fn queued_frames_outlive_their_port_and_are_let_go_in_the_end() {
 }
 
 #[test]
-fn a_full_queue_drops_and_counts() {
+fn frames_beyond_a_full_queue_are_dropped_and_counted() {
     let bridge = start();
     let (mut source, port) = pair(Caps::plain(1500));
     let (_sink, port2) = bridge::port::pair::Pair::new(Caps::plain(1500), 4).unwrap();

@@ -1,4 +1,4 @@
-//! The bridge between real interfaces: taps and packet sockets of private network namespaces.
+//! Tests of the bridge with kernel interfaces: taps and packet sockets in private network namespaces.
 
 mod common;
 
@@ -59,7 +59,8 @@ fn transfer(from: &Host, to: &Host, address: &'static str, len: usize) {
 fn taps_ping_and_transfer_with_offloads() {
     in_namespaces("taps_ping_and_transfer_with_offloads", || {
         let bridge = Bridge::start(Config::default()).unwrap();
-        let ((a, tap_a), (b, tap_b)) = (tap_host(1), tap_host(2));
+        let (a, tap_a) = tap_host(1);
+        let (b, tap_b) = tap_host(2);
         bridge.attach("a", Box::new(tap_a)).unwrap();
         bridge.attach("b", Box::new(tap_b)).unwrap();
         ping(&a, "10.0.0.2");
@@ -71,14 +72,14 @@ fn taps_ping_and_transfer_with_offloads() {
     });
 }
 
-/// Two bridges joined by ports that take finished frames only: checksums and segments are our own, and the
-/// kernel's TCP is their judge.
+/// Two bridges joined by ports without offloads: the kernel's TCP checks the checksums and segments made in software.
 #[test]
 fn software_offloads_satisfy_the_kernel() {
     in_namespaces("software_offloads_satisfy_the_kernel", || {
-        let (one, two) =
-            (Bridge::start(Config::default()).unwrap(), Bridge::start(Config::default()).unwrap());
-        let ((a, tap_a), (b, tap_b)) = (tap_host(1), tap_host(2));
+        let one = Bridge::start(Config::default()).unwrap();
+        let two = Bridge::start(Config::default()).unwrap();
+        let (a, tap_a) = tap_host(1);
+        let (b, tap_b) = tap_host(2);
         let (end_a, end_b) = pair(Caps::plain(1500));
         one.attach("a", Box::new(tap_a)).unwrap();
         one.attach("trunk", Box::new(end_a)).unwrap();
@@ -108,10 +109,11 @@ fn veth_host(n: u8) -> (Host, Packet) {
 }
 
 #[test]
-fn a_packet_socket_joins_an_interface() {
-    in_namespaces("a_packet_socket_joins_an_interface", || {
+fn packet_socket_joins_an_interface() {
+    in_namespaces("packet_socket_joins_an_interface", || {
         let bridge = Bridge::start(Config::default()).unwrap();
-        let ((a, tap), (b, packet)) = (tap_host(1), veth_host(2));
+        let (a, tap) = tap_host(1);
+        let (b, packet) = veth_host(2);
         bridge.attach("a", Box::new(tap)).unwrap();
         bridge.attach("b", Box::new(packet)).unwrap();
         ping(&a, "10.0.0.2");
@@ -120,10 +122,10 @@ fn a_packet_socket_joins_an_interface() {
     });
 }
 
-/// The kernel takes VLAN tags out of what it receives: the port puts them back.
+/// The kernel removes VLAN tags from received frames: the port inserts them again.
 #[test]
-fn a_packet_socket_keeps_vlan_tags() {
-    in_namespaces("a_packet_socket_keeps_vlan_tags", || {
+fn packet_socket_keeps_vlan_tags() {
+    in_namespaces("packet_socket_keeps_vlan_tags", || {
         let bridge = Bridge::start(Config::default()).unwrap();
         let (host, packet) = veth_host(1);
         let (mut end, port) = pair(Caps::plain(1500));
@@ -146,8 +148,8 @@ fn a_packet_socket_keeps_vlan_tags() {
 }
 
 #[test]
-fn interfaces_that_are_missing_or_taken_are_named() {
-    in_namespaces("interfaces_that_are_missing_or_taken_are_named", || {
+fn missing_and_used_interfaces_are_named_in_errors() {
+    in_namespaces("missing_and_used_interfaces_are_named_in_errors", || {
         let tap = Tap::open("tap7").unwrap();
         assert!(matches!(Tap::open("tap7"), Err(NetError::Busy(name)) if name == "tap7"));
         assert!(matches!(Tap::open("lo"), Err(NetError::Busy(name)) if name == "lo"));
@@ -166,8 +168,8 @@ fn interfaces_that_are_missing_or_taken_are_named() {
 }
 
 #[test]
-fn a_persistent_tap_keeps_its_alias_and_is_not_created_again() {
-    in_namespaces("a_persistent_tap_keeps_its_alias_and_is_not_created_again", || {
+fn persistent_tap_keeps_its_alias_and_is_not_created_again() {
+    in_namespaces("persistent_tap_keeps_its_alias_and_is_not_created_again", || {
         let tap = Tap::create("tap7").unwrap();
         assert!(!netdev::link("tap7").unwrap().persistent);
         netdev::set_alias("tap7", "made by a test").unwrap();
@@ -188,25 +190,27 @@ fn a_persistent_tap_keeps_its_alias_and_is_not_created_again() {
 }
 
 #[test]
-fn a_missing_permission_is_named() {
-    in_namespaces_without("a_missing_permission_is_named", &["-net_admin,-net_raw"], || {
-        let says = |error: Option<NetError>, what: &str| {
-            let said = error.map(|error| error.to_string());
+fn missing_capability_is_named_in_errors() {
+    in_namespaces_without("missing_capability_is_named_in_errors", &["-net_admin,-net_raw"], || {
+        let check = |error: Option<NetError>, what: &str| {
+            let text = error.map(|error| error.to_string());
             let wanted = format!("no permission to {what} is needed in this network namespace");
-            assert_eq!(said, Some(wanted));
+            assert_eq!(text, Some(wanted));
         };
-        says(Tap::open("tap7").err(), r#"make tap "tap7": CAP_NET_ADMIN"#);
-        says(Packet::open("lo").err(), r#"open a packet socket on "lo": CAP_NET_RAW"#);
-        says(netdev::set_up("lo").err(), r#"set up network interface "lo": CAP_NET_ADMIN"#);
+        check(Tap::open("tap7").err(), r#"make tap "tap7": CAP_NET_ADMIN"#);
+        check(Packet::open("lo").err(), r#"open a packet socket on "lo": CAP_NET_RAW"#);
+        check(netdev::set_up("lo").err(), r#"set up network interface "lo": CAP_NET_ADMIN"#);
     });
 }
 
 #[test]
-fn a_tap_deleted_under_us_is_removed_and_a_down_one_is_not() {
-    in_namespaces("a_tap_deleted_under_us_is_removed_and_a_down_one_is_not", || {
+fn deleted_tap_is_removed_and_a_down_one_is_not() {
+    in_namespaces("deleted_tap_is_removed_and_a_down_one_is_not", || {
         let bridge = Bridge::start(Config::default()).unwrap();
-        let ((a, tap_a), (b, tap_b)) = (tap_host(1), tap_host(2));
-        let (name_a, name_b) = (tap_a.name().to_owned(), tap_b.name().to_owned());
+        let (a, tap_a) = tap_host(1);
+        let (b, tap_b) = tap_host(2);
+        let name_a = tap_a.name().to_owned();
+        let name_b = tap_b.name().to_owned();
         bridge.attach("a", Box::new(tap_a)).unwrap();
         bridge.attach("b", Box::new(tap_b)).unwrap();
         ping(&a, "10.0.0.2");

@@ -1,4 +1,4 @@
-//! How the worker treats its ports: what it calls, when, and what an error costs.
+//! Tests of the worker's calls to its ports, and of the effects of a port's error.
 
 mod common;
 
@@ -20,8 +20,8 @@ fn frame() -> Frame {
     Frame::from_slice(&[&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[0; 48]].concat())
 }
 
-/// A port made of what it does when called.
-struct Made<R, S, F> {
+/// A port made of closures.
+struct FnPort<R, S, F> {
     recv: R,
     send: S,
     flush: F,
@@ -29,18 +29,18 @@ struct Made<R, S, F> {
     notifier: EventFd,
 }
 
-impl<R, S, F> Made<R, S, F>
+impl<R, S, F> FnPort<R, S, F>
 where
     R: FnMut(&mut Batch) -> io::Result<()> + Send + 'static,
     S: FnMut(Frames<'_>) -> io::Result<()> + Send + 'static,
     F: FnMut() -> io::Result<()> + Send + 'static,
 {
     fn boxed(recv: R, send: S, flush: F) -> Box<dyn Port> {
-        Box::new(Made { recv, send, flush, stats: Arc::default(), notifier: EventFd::new().unwrap() })
+        Box::new(FnPort { recv, send, flush, stats: Arc::default(), notifier: EventFd::new().unwrap() })
     }
 }
 
-impl<R, S, F> Port for Made<R, S, F>
+impl<R, S, F> Port for FnPort<R, S, F>
 where
     R: FnMut(&mut Batch) -> io::Result<()> + Send,
     S: FnMut(Frames<'_>) -> io::Result<()> + Send,
@@ -70,16 +70,16 @@ where
 }
 
 #[test]
-fn an_error_from_send_or_flush_costs_that_port_alone() {
+fn port_whose_send_or_flush_fails_is_removed_alone() {
     let bridge = Bridge::start(Config::default()).unwrap();
     let broken = || Err(io::Error::other("broken"));
     let (mut end, port) = pair(Caps::plain(1500));
     bridge.attach("whole", Box::new(port)).unwrap();
-    bridge.attach("send", Made::boxed(|_| Ok(()), move |_| broken(), || Ok(()))).unwrap();
+    bridge.attach("send", FnPort::boxed(|_| Ok(()), move |_| broken(), || Ok(()))).unwrap();
     assert_eq!(bridge.ports().unwrap().len(), 2);
     send(&mut end, &[frame()]);
     until("removal", || (bridge.ports().unwrap().len() == 1).then_some(()));
-    bridge.attach("flush", Made::boxed(|_| Ok(()), |_| Ok(()), broken)).unwrap();
+    bridge.attach("flush", FnPort::boxed(|_| Ok(()), |_| Ok(()), broken)).unwrap();
     until("removal", || (bridge.ports().unwrap().len() == 1).then_some(()));
     assert_eq!(bridge.ports().unwrap()[0].name, "whole");
 }
@@ -98,39 +98,46 @@ impl Hold for Page {
     }
 }
 
-/// One port's flush lets go of what another sent; the other must be flushed once more before all sleep, or
-/// its peer would wait for the answer until the next tick.
+/// One port's flush releases requests of another, which must be flushed once more before the worker sleeps: else its
+/// peer would wait for the responses until the next tick.
 #[test]
-fn what_a_flush_lets_go_is_answered_before_sleeping() {
-    let bridge = Bridge::start(Config { spin: Duration::ZERO, ..Config::default() }).unwrap();
+fn requests_released_by_a_flush_are_responded_to_before_sleep() {
+    let bridge = Bridge::start(Config { busy_poll: Duration::ZERO, ..Config::default() }).unwrap();
     let page = Arc::new(Page::default());
-    let (sent, answered, late) = <(Arc<AtomicBool>, Arc<AtomicBool>, Arc<AtomicBool>)>::default();
-    let source = Made::boxed(
+    let sent = Arc::new(AtomicBool::default());
+    let responded = Arc::new(AtomicBool::default());
+    let late = Arc::new(AtomicBool::default());
+    let source = FnPort::boxed(
         {
-            let (page, sent, answered, late) = (page.clone(), sent.clone(), answered.clone(), late.clone());
+            let page = page.clone();
+            let sent = sent.clone();
+            let responded = responded.clone();
+            let late = late.clone();
             move |into| {
                 if sent.swap(true, SeqCst) {
-                    late.fetch_or(!answered.load(SeqCst), SeqCst);
+                    late.fetch_or(!responded.load(SeqCst), SeqCst);
                 } else if let Some(slot) = into.slot() {
                     slot.copy_from(&frame());
                     page.hold(0);
                     slot.pin(Pin::adopt(page.clone(), 0));
-                    slot.push(common::seg(b"payload")).unwrap();
+                    slot.push(common::fragment(b"payload")).unwrap();
                 }
                 Ok(())
             }
         },
         |_| Ok(()),
         {
-            let (page, sent, answered) = (page.clone(), sent.clone(), answered.clone());
+            let page = page.clone();
+            let sent = sent.clone();
+            let responded = responded.clone();
             move || {
-                answered.fetch_or(sent.load(SeqCst) && page.held.load(SeqCst) == 0, SeqCst);
+                responded.fetch_or(sent.load(SeqCst) && page.held.load(SeqCst) == 0, SeqCst);
                 Ok(())
             }
         },
     );
     let queue = Arc::new(std::sync::Mutex::new(Vec::new()));
-    let sink = Made::boxed(
+    let sink = FnPort::boxed(
         |_| Ok(()),
         {
             let queue = queue.clone();
@@ -150,6 +157,6 @@ fn what_a_flush_lets_go_is_answered_before_sleeping() {
     // The source is flushed before the sink.
     bridge.detach("first").unwrap();
     bridge.attach("source", source).unwrap();
-    until("the answer", || answered.load(SeqCst).then_some(()));
-    assert!(!late.load(SeqCst), "the source was called again before it could answer");
+    until("the response", || responded.load(SeqCst).then_some(()));
+    assert!(!late.load(SeqCst), "the source was called again before it could respond");
 }

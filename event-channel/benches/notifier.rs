@@ -1,4 +1,4 @@
-//! What an event costs: sending and taking one.
+//! The cost of an event: sending and taking one, merging one, and a token of the rate limit.
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use event_channel::{Notifier, TokenBucket};
@@ -12,10 +12,12 @@ fn notifier(c: &mut Criterion) {
     let sandbox = Sandbox::new().expect("a broker");
     let dom0 = sandbox.join(DomId(0)).expect("domain 0");
     let guest = sandbox.join(DomId(1)).expect("a guest");
-    let listening = guest.alloc_unbound(DomId(0)).expect("listen");
-    let mut back =
-        Notifier::new(dom0.bind_interdomain(DomId(1), listening.port()).expect("connect"), Duration::ZERO);
-    let mut front = Notifier::new(listening, Duration::ZERO);
+    let unbound = guest.alloc_unbound(DomId(0)).expect("alloc_unbound");
+    let mut back = Notifier::new(
+        dom0.bind_interdomain(DomId(1), unbound.port()).expect("bind_interdomain"),
+        Duration::ZERO,
+    );
+    let mut front = Notifier::new(unbound, Duration::ZERO);
     back.take().expect("take");
 
     let mut group = c.benchmark_group("notifier");
@@ -27,7 +29,7 @@ fn notifier(c: &mut Criterion) {
             back.worked(true, Duration::ZERO)
         });
     });
-    group.bench_function("wanted by nobody", |b| {
+    group.bench_function("not wanted", |b| {
         b.iter(|| {
             front.want(black_box(Notify::No));
             front.flush().expect("flush")

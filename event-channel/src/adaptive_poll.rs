@@ -1,13 +1,25 @@
-//! Whether looking for a while before sleeping pays: a value that learns from what happened.
+//! Adaptive polling: whether to poll the ring for a while before sleeping until the next event.
 //!
-//! Where the peer answers from another core, looking is cheaper than being woken. Where it shares our core, or
-//! rarely has anything, looking only keeps it, and everybody else, from running. So a miss makes us skip looking
-//! for some of the next waits, twice as many each time; a hit makes us look always again.
+//! Where the peer answers from another core, polling is cheaper than a wake-up. Where the peer shares this core, or
+//! rarely has anything, polling only keeps the peer and all other threads from running. So a poll that finds nothing
+//! makes the next waits skip polling, twice as many each time; a poll that finds something resets that.
 
-/// Most waits in a row that go to sleep at once.
-const MOST: u32 = 64;
+/// The longest run of waits that skip polling.
+const MAX_SKIPPED: u32 = 64;
 
-/// Learns whether to look.
+/// Decides for each wait whether to poll first, from what earlier polls found.
+///
+/// ```
+/// use event_channel::AdaptivePoll;
+///
+/// let mut adaptive = AdaptivePoll::default();
+/// assert!(adaptive.should_poll());
+/// adaptive.miss();
+/// assert!(!adaptive.should_poll(), "the wait after a miss sleeps at once");
+/// assert!(adaptive.should_poll());
+/// adaptive.hit();
+/// assert!(adaptive.should_poll());
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AdaptivePoll {
     skip: u32,
@@ -15,24 +27,24 @@ pub struct AdaptivePoll {
 }
 
 impl AdaptivePoll {
-    /// Whether to look in this wait; asked once a wait.
+    /// Whether this wait should poll before it sleeps. Call it once a wait: each call counts as one.
     #[inline]
-    pub fn worth(&mut self) -> bool {
-        let worth = self.skip == 0;
+    pub fn should_poll(&mut self) -> bool {
+        let poll = self.skip == 0;
         self.skip = self.skip.saturating_sub(1);
-        worth
+        poll
     }
 
-    /// Looking found something.
+    /// Records that the poll found work.
     #[inline]
     pub fn hit(&mut self) {
         self.penalty = 0;
     }
 
-    /// Looking found nothing, and we slept after all.
+    /// Records that the poll found nothing and the thread slept after all.
     #[inline]
-    pub fn missed(&mut self) {
-        self.penalty = (2 * self.penalty + 1).min(MOST);
+    pub fn miss(&mut self) {
+        self.penalty = (2 * self.penalty + 1).min(MAX_SKIPPED);
         self.skip = self.penalty;
     }
 }
@@ -42,30 +54,30 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hits_keep_us_looking() {
-        let mut spin = AdaptivePoll::default();
+    fn adaptive_poll_after_hits_always_polls() {
+        let mut adaptive = AdaptivePoll::default();
         assert!((0..100).all(|_| {
-            let worth = spin.worth();
-            spin.hit();
-            worth
+            let poll = adaptive.should_poll();
+            adaptive.hit();
+            poll
         }));
     }
 
     #[test]
-    fn misses_make_us_look_ever_less_and_a_hit_makes_it_good() {
-        let mut spin = AdaptivePoll::default();
-        let looks = (0..10_000)
+    fn adaptive_poll_after_misses_backs_off_until_a_hit() {
+        let mut adaptive = AdaptivePoll::default();
+        let polls = (0..10_000)
             .filter(|_| {
-                let worth = spin.worth();
-                if worth {
-                    spin.missed();
+                let poll = adaptive.should_poll();
+                if poll {
+                    adaptive.miss();
                 }
-                worth
+                poll
             })
             .count();
-        assert!((150..170).contains(&looks), "{looks}");
-        while !spin.worth() {}
-        spin.hit();
-        assert!(spin.worth());
+        assert!((150..170).contains(&polls), "{polls}");
+        while !adaptive.should_poll() {}
+        adaptive.hit();
+        assert!(adaptive.should_poll());
     }
 }

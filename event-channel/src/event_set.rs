@@ -1,7 +1,7 @@
-//! One descriptor for many notifiers, with a hand over the ear for those that ring too often.
+//! One pollable descriptor for a device's notifiers, which can be masked for a while.
 //!
-//! Devices that live in somebody else's loop give it a single descriptor for life. While the ear is covered the
-//! notifiers are not listened to; a timer makes the descriptor readable when they are to be looked at again.
+//! A device served by its caller's loop gives that loop a single descriptor for life. While the set is masked, events
+//! of the notifiers do not make it readable; a timer does when the mask ends.
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -11,7 +11,22 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-/// An epoll instance with a timer in it.
+/// An epoll instance that also holds the timer of its mask.
+///
+/// ```
+/// use event_channel::EventSet;
+/// use nix::sys::eventfd::EventFd;
+/// use std::os::fd::AsFd;
+/// use std::time::Duration;
+///
+/// let notifier = EventFd::new()?;
+/// let mut set = EventSet::new()?;
+/// set.add(&notifier)?;
+/// // The peer sends too many events: ignore them for 10 ms, then poll the ring.
+/// set.mask([notifier.as_fd()], Duration::from_millis(10))?;
+/// assert!(set.is_masked());
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct EventSet {
     epoll: Epoll,
@@ -20,10 +35,10 @@ pub struct EventSet {
 }
 
 impl EventSet {
-    /// Listens to nothing.
+    /// Creates a set without descriptors.
     ///
     /// # Errors
-    /// The system's: no descriptors left.
+    /// `epoll_create1` or `timerfd_create` fails, as when the process has no descriptors left.
     pub fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
@@ -32,10 +47,10 @@ impl EventSet {
         Ok(event_set)
     }
 
-    /// Listens to a descriptor as well, if it does not already.
+    /// Adds a descriptor to the set; does nothing if it is there already.
     ///
     /// # Errors
-    /// The system's.
+    /// `epoll_ctl` fails: no memory, or a descriptor that epoll does not support.
     pub fn add(&self, fd: impl AsFd) -> io::Result<()> {
         match self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0)) {
             Ok(()) | Err(Errno::EEXIST) => Ok(()),
@@ -43,20 +58,20 @@ impl EventSet {
         }
     }
 
-    /// Listens to it no longer. That it is gone already is as good.
+    /// Removes a descriptor from the set; does nothing if it is not there.
     pub fn remove(&self, fd: impl AsFd) {
         let _ = self.epoll.delete(fd);
     }
 
-    /// Whether notifiers are not listened to just now.
+    /// Whether the set is masked.
     pub fn is_masked(&self) -> bool {
         self.masked
     }
 
-    /// Stops listening to `notifiers` for this long.
+    /// Ignores `notifiers` for the duration of `pause`; then the set becomes readable.
     ///
     /// # Errors
-    /// The system's.
+    /// `timerfd_settime` fails.
     pub fn mask<'b>(
         &mut self,
         notifiers: impl IntoIterator<Item = BorrowedFd<'b>>,
@@ -64,24 +79,24 @@ impl EventSet {
     ) -> io::Result<()> {
         notifiers.into_iter().for_each(|notifier| self.remove(notifier));
         self.masked = true;
-        // A timer of zero would never go off.
+        // Zero would disarm the timer.
         let pause = TimeSpec::from_duration(pause.max(Duration::from_nanos(1)));
         Ok(self.timer.set(Expiration::OneShot(pause), TimerSetTimeFlags::empty())?)
     }
 
-    /// Listens to `notifiers` again if the pause is over; `true` if the ear is not covered.
+    /// Adds `notifiers` again if the pause is over; `true` if the set is not masked.
     ///
     /// # Errors
-    /// The system's.
+    /// The timer cannot be read, or as [`EventSet::add`].
     pub fn unmask<'b>(&mut self, notifiers: impl IntoIterator<Item = BorrowedFd<'b>>) -> io::Result<bool> {
-        if self.masked && self.timer_is_over()? {
+        if self.masked && self.timer_expired()? {
             self.masked = false;
             notifiers.into_iter().try_for_each(|notifier| self.add(notifier))?;
         }
         Ok(!self.masked)
     }
 
-    fn timer_is_over(&self) -> io::Result<bool> {
+    fn timer_expired(&self) -> io::Result<bool> {
         let mut count = [0; 8];
         match nix::unistd::read(&self.timer, &mut count) {
             Ok(_) => Ok(true),
@@ -103,14 +118,15 @@ mod tests {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
     use nix::sys::eventfd::EventFd;
 
-    fn readable(event_set: &EventSet, bound: u16) -> bool {
+    fn readable(event_set: &EventSet, timeout_ms: u16) -> bool {
         let mut fds = [PollFd::new(event_set.as_fd(), PollFlags::POLLIN)];
-        poll(&mut fds, PollTimeout::from(bound)).unwrap() == 1
+        poll(&mut fds, PollTimeout::from(timeout_ms)).unwrap() == 1
     }
 
     #[test]
-    fn a_covered_ear_hears_nothing_until_its_time() {
-        let (mut event_set, notifier) = (EventSet::new().unwrap(), EventFd::new().unwrap());
+    fn event_set_while_masked_ignores_notifiers_until_the_timer_expires() {
+        let mut event_set = EventSet::new().unwrap();
+        let notifier = EventFd::new().unwrap();
         event_set.add(&notifier).unwrap();
         event_set.add(&notifier).unwrap();
         assert!(!readable(&event_set, 0));
@@ -121,7 +137,7 @@ mod tests {
         event_set.mask([], Duration::ZERO).unwrap();
         assert!(readable(&event_set, 10_000), "the timer");
         assert!(event_set.unmask([notifier.as_fd()]).unwrap() && !event_set.is_masked());
-        assert!(readable(&event_set, 0), "the notifier that rang meanwhile");
+        assert!(readable(&event_set, 0), "the event sent meanwhile");
         event_set.remove(&notifier);
         assert!(!readable(&event_set, 0));
     }

@@ -1,66 +1,87 @@
-//! A notifier: one end of an event channel that rings once a batch and notices who rings for nothing.
+//! A notifier: one end of an event channel that notifies once a batch and detects spurious events.
 //!
-//! A peer may send events without end (XSA-332 for backends, XSA-391 for frontends). Each event costs its receiver
-//! a look at the ring. A notifier counts those looks that found nothing, and says for how long not to listen once
-//! there were too many: what the peer did put into the ring meanwhile is found then, so that no work is lost.
+//! A peer may send events without end (XSA-332 for backends, XSA-391 for frontends), and each makes its receiver poll
+//! the ring. A notifier counts the events that led to no work and, once there were too many, returns how long to mask
+//! the channel. The ring is polled when the mask ends, so that no request is lost.
 
-use crate::token_bucket::TokenBucket;
+use event_loop::TokenBucket;
 use hypervisor::{Channel, EventPort, Result};
 use ring_abi::ring::Notify;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-/// Spurious events a second that are nobody's fault: a peer rings while we are at work already.
+/// Spurious events a second that are tolerated: an honest peer sends some, as its event can arrive while this side
+/// is already serving the ring.
 pub const SPURIOUS_RATE: u64 = 1_000;
-/// Spurious events at once that are nobody's fault.
+/// Spurious events in a burst that are tolerated.
 pub const SPURIOUS_BURST: u64 = 1_000;
 
-/// What happened at a notifier.
+/// Counters of a notifier's events.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
-    /// Events that we sent.
+    /// Events sent.
     pub sent: u64,
-    /// Times that we wanted to send one and did not need to, since one was about to be sent.
+    /// Requests to notify that were merged into one that was pending already.
     pub merged: u64,
-    /// Events that we took; several sent by the peer may be one.
+    /// Events taken; several sent by the peer may merge into one.
     pub taken: u64,
-    /// Of those, how many led to no work.
+    /// Events taken that led to no work.
     pub spurious: u64,
 }
 
-/// A channel with its counts. Owned by the thread that serves the ring.
+/// A channel with its counters. Owned by the thread that serves the ring.
+///
+/// ```
+/// use event_channel::Notifier;
+/// use hypervisor::{DomId, Hypervisor, local::Sandbox};
+/// use ring_abi::ring::Notify;
+/// use std::time::Duration;
+///
+/// let sandbox = Sandbox::new()?;
+/// let dom0 = sandbox.join(DomId::DOM0)?;
+/// let guest = sandbox.join(DomId(1))?;
+/// let mut front = Notifier::new(guest.alloc_unbound(DomId::DOM0)?, Duration::ZERO);
+/// let mut back = Notifier::new(dom0.bind_interdomain(DomId(1), front.port())?, Duration::ZERO);
+/// // Two requests of one batch: one event.
+/// front.want(Notify::Yes);
+/// front.want(Notify::Yes);
+/// assert!(front.flush()?);
+/// assert!(back.take()?);
+/// assert_eq!(back.worked(true, Duration::ZERO), None);
+/// # Ok::<(), hypervisor::Error>(())
+/// ```
 pub struct Notifier {
     channel: Box<dyn Channel>,
     counts: Counts,
     /// An event is to be sent at the end of the batch.
     wanted: bool,
-    /// An event was taken and nobody said yet whether there was work.
-    open: bool,
+    /// An event was taken and [`Notifier::worked`] was not called since.
+    unaccounted: bool,
     tolerance: TokenBucket,
 }
 
 impl Notifier {
-    /// Over `channel`, at time `now`, with the customary tolerance.
+    /// Wraps `channel` at time `now`, tolerating [`SPURIOUS_RATE`] and [`SPURIOUS_BURST`].
     pub fn new(channel: Box<dyn Channel>, now: Duration) -> Self {
         Self::with_tolerance(channel, TokenBucket::new(SPURIOUS_RATE, SPURIOUS_BURST, now))
     }
 
-    /// Over `channel`; each spurious event costs a token of `tolerance`.
+    /// Wraps `channel`; each spurious event costs a token of `tolerance`.
     pub fn with_tolerance(channel: Box<dyn Channel>, tolerance: TokenBucket) -> Self {
-        Self { channel, counts: Counts::default(), wanted: false, open: false, tolerance }
+        Self { channel, counts: Counts::default(), wanted: false, unaccounted: false, tolerance }
     }
 
-    /// What the frontend writes into `event-channel`.
+    /// The local port, which a frontend writes into `event-channel`.
     pub fn port(&self) -> EventPort {
         self.channel.port()
     }
 
-    /// What happened so far.
+    /// The counters so far.
     pub fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// Notes what a ring's commit said; [`Notifier::flush`] rings once for all of a batch.
+    /// Records whether a ring's commit wants an event; [`Notifier::flush`] sends one for the whole batch.
     #[inline]
     pub fn want(&mut self, notify: Notify) {
         if notify.wanted() {
@@ -69,10 +90,10 @@ impl Notifier {
         }
     }
 
-    /// Rings if anybody wanted it since the last time; says whether it did.
+    /// Sends an event if one was wanted since the last flush; returns whether it did.
     ///
     /// # Errors
-    /// As [`Channel::notify`]; the wish is kept.
+    /// As [`Channel::notify`]; the event stays wanted.
     #[inline]
     pub fn flush(&mut self) -> Result<bool> {
         if !self.wanted {
@@ -84,21 +105,22 @@ impl Notifier {
         Ok(true)
     }
 
-    /// Takes the pending event; `false` if there was none. [`Notifier::worked`] is to follow.
+    /// Takes the pending event; `false` if there was none. The caller then serves the rings and calls
+    /// [`Notifier::worked`].
     ///
     /// # Errors
     /// As [`Channel::take`].
     pub fn take(&mut self) -> Result<bool> {
         let taken = self.channel.take()?;
         self.counts.taken += u64::from(taken);
-        self.open |= taken;
+        self.unaccounted |= taken;
         Ok(taken)
     }
 
-    /// Says at time `now` whether the rings had any work since the last event was taken. The answer is for how long
-    /// the descriptor should not be listened to; then the rings are to be looked at, event or not.
+    /// Records at time `now` whether the rings had any work since the last event was taken. Returns how long to mask
+    /// the channel if it exceeded its tolerance; the caller polls the rings when the mask ends, event or not.
     pub fn worked(&mut self, any: bool, now: Duration) -> Option<Duration> {
-        let spurious = std::mem::take(&mut self.open) && !any;
+        let spurious = std::mem::take(&mut self.unaccounted) && !any;
         if !spurious {
             return None;
         }
@@ -106,7 +128,7 @@ impl Notifier {
         if self.tolerance.take(1, now) {
             return None;
         }
-        // Where tokens never come, a second is as long as anybody need wait for a look.
+        // A bucket of rate 0 never refills; a poll a second is enough for a peer without tolerance.
         Some(self.tolerance.wait(1, now).unwrap_or(Duration::from_secs(1)))
     }
 }
@@ -130,43 +152,48 @@ mod tests {
     use hypervisor::{DomId, Error, Hypervisor};
     use std::sync::Arc;
 
-    struct World {
+    struct Setup {
         notifier: Notifier,
         peer: Box<dyn Channel>,
-        _keep: (Sandbox, Arc<Domain>, Arc<Domain>),
+        _sandbox: (Sandbox, Arc<Domain>, Arc<Domain>),
     }
 
-    fn world(tolerance: TokenBucket) -> World {
+    fn setup(tolerance: TokenBucket) -> Setup {
         let sandbox = Sandbox::new().unwrap();
-        let (dom0, guest) = (sandbox.join(DomId(0)).unwrap(), sandbox.join(DomId(1)).unwrap());
+        let dom0 = sandbox.join(DomId(0)).unwrap();
+        let guest = sandbox.join(DomId(1)).unwrap();
         let peer = guest.alloc_unbound(DomId(0)).unwrap();
         let channel = dom0.bind_interdomain(DomId(1), peer.port()).unwrap();
         assert!(channel.take().unwrap());
-        World { notifier: Notifier::with_tolerance(channel, tolerance), peer, _keep: (sandbox, dom0, guest) }
+        Setup {
+            notifier: Notifier::with_tolerance(channel, tolerance),
+            peer,
+            _sandbox: (sandbox, dom0, guest),
+        }
     }
 
     const NOW: Duration = Duration::from_secs(5);
 
     #[test]
-    fn a_batch_rings_once() {
-        let mut world = world(TokenBucket::new(1, 1, NOW));
-        assert!(!world.notifier.flush().unwrap());
+    fn notifier_flushed_after_a_batch_sends_one_event() {
+        let mut setup = setup(TokenBucket::new(1, 1, NOW));
+        assert!(!setup.notifier.flush().unwrap());
         for notify in [Notify::No, Notify::Yes, Notify::Yes, Notify::No] {
-            world.notifier.want(notify);
+            setup.notifier.want(notify);
         }
-        assert!(world.notifier.flush().unwrap());
-        assert!(!world.notifier.flush().unwrap());
-        assert!(world.peer.take().unwrap());
-        assert_eq!(world.notifier.counts(), Counts { sent: 1, merged: 1, ..Counts::default() });
+        assert!(setup.notifier.flush().unwrap());
+        assert!(!setup.notifier.flush().unwrap());
+        assert!(setup.peer.take().unwrap());
+        assert_eq!(setup.notifier.counts(), Counts { sent: 1, merged: 1, ..Counts::default() });
     }
 
     #[test]
-    fn a_storm_is_slowed_and_honest_events_are_not() {
-        let mut world = world(TokenBucket::new(10, 3, NOW));
+    fn notifier_masks_spurious_events_beyond_its_tolerance_only() {
+        let mut setup = setup(TokenBucket::new(10, 3, NOW));
         let mut event = |any: bool, now: Duration| {
-            world.peer.notify().unwrap();
-            assert!(world.notifier.take().unwrap());
-            world.notifier.worked(any, now)
+            setup.peer.notify().unwrap();
+            assert!(setup.notifier.take().unwrap());
+            setup.notifier.worked(any, now)
         };
         for _ in 0..100 {
             assert_eq!(event(true, NOW), None);
@@ -177,16 +204,16 @@ mod tests {
         let pause = event(false, NOW).expect("too many");
         assert_eq!(pause, Duration::from_millis(100));
         assert_eq!(event(false, NOW + pause), None);
-        assert_eq!(world.notifier.counts().spurious, 5);
-        assert_eq!(world.notifier.worked(false, NOW), None, "a look that no event led to is nobody's fault");
+        assert_eq!(setup.notifier.counts().spurious, 5);
+        assert_eq!(setup.notifier.worked(false, NOW), None, "no event was taken, so none was spurious");
     }
 
     #[test]
-    fn the_end_of_the_peer_is_an_error() {
-        let mut world = world(TokenBucket::new(1, 1, NOW));
-        drop(world.peer);
-        assert!(matches!(world.notifier.take(), Err(Error::Closed)));
-        world.notifier.wanted = true;
-        assert!(matches!(world.notifier.flush(), Err(Error::Closed)));
+    fn notifier_after_the_peer_closed_returns_closed() {
+        let mut setup = setup(TokenBucket::new(1, 1, NOW));
+        drop(setup.peer);
+        assert!(matches!(setup.notifier.take(), Err(Error::Closed)));
+        setup.notifier.want(Notify::Yes);
+        assert!(matches!(setup.notifier.flush(), Err(Error::Closed)));
     }
 }

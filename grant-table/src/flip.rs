@@ -1,79 +1,97 @@
-//! Flipping pages: a backend's stock of pages to send, and a frontend's entries that receive.
+//! Page flipping: a backend's pool of pages to send, and a frontend's entries that receive them.
 //!
-//! A page sent is gone, and its place in the stock is filled from what the frontend gives up. So a frontend gives
-//! up as many pages as it accepts: then neither side runs out, and no page is ever copied.
+//! A page that is sent leaves the backend's pool, which is refilled with pages that the frontend gives up. A frontend
+//! gives up as many pages as it receives, so that neither side runs out and no page is ever copied.
 
-use hypervisor::{Accept, DomId, GrantRef, Hypervisor, Owned, Result, Transfer};
+use hypervisor::{AcceptTransfer, DomId, GrantRef, Hypervisor, OwnedPage, Result, TransferOp};
+use ring_abi::grant::Status;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// A backend's pages of one frontend's arena: filled here, then sent.
+/// The backend's side: pages that one frontend gave up, to be filled and sent back.
+///
+/// ```
+/// use grant_table::flip::{Receiver, Sender};
+/// use hypervisor::{DomId, local::Sandbox};
+///
+/// let sandbox = Sandbox::new()?;
+/// let mut receiver = Receiver::new(sandbox.join(DomId(1))?, DomId::DOM0, 8)?;
+/// let mut sender = Sender::new(sandbox.join(DomId::DOM0)?, DomId(1));
+/// let page = sender.page()?.expect("the frontend gave up 8 pages");
+/// page.slice(0, 5).unwrap().copy_from(&b"frame"[..]);
+/// sender.add(page, receiver.gref(0));
+/// sender.flush(|_, status| assert!(status.is_okay()))?;
+/// let received = receiver.take(0)?.expect("a page");
+/// drop(received);
+/// assert_eq!(receiver.renew()?, 0);
+/// # Ok::<(), hypervisor::Error>(())
+/// ```
 pub struct Sender {
     hypervisor: Arc<dyn Hypervisor>,
     peer: DomId,
-    stock: Vec<Owned>,
-    /// Pages to be sent, in step with `ops`.
-    pages: Vec<Owned>,
-    ops: Vec<Transfer>,
+    pool: Vec<OwnedPage>,
+    /// The pages of the batch, in the order of `ops`.
+    pages: Vec<OwnedPage>,
+    ops: Vec<TransferOp>,
 }
 
 impl Sender {
-    /// Sends to `peer`.
+    /// Creates a sender to `peer`, with an empty pool.
     pub fn new(hypervisor: Arc<dyn Hypervisor>, peer: DomId) -> Self {
-        Self { hypervisor, peer, stock: Vec::new(), pages: Vec::new(), ops: Vec::new() }
+        Self { hypervisor, peer, pool: Vec::new(), pages: Vec::new(), ops: Vec::new() }
     }
 
-    /// A page to fill; `None` while the frontend has given up none.
+    /// Takes a page to fill; `None` while the frontend has given up none.
     ///
     /// # Errors
     /// As [`Hypervisor::populate`].
-    pub fn page(&mut self) -> Result<Option<Owned>> {
-        if self.stock.is_empty() {
-            // As many as there may be in one batch, so that the queue is asked rarely.
-            self.hypervisor.populate(self.peer, 64, &mut self.stock)?;
+    pub fn page(&mut self) -> Result<Option<OwnedPage>> {
+        if self.pool.is_empty() {
+            // A batch's worth, so that the balloon queue is read rarely.
+            self.hypervisor.populate(self.peer, 64, &mut self.pool)?;
         }
-        Ok(self.stock.pop())
+        Ok(self.pool.pop())
     }
 
     /// Adds a page to the batch, for the frontend's entry `gref`.
-    pub fn add(&mut self, page: Owned, gref: GrantRef) {
-        self.ops.push(Transfer { frame: page.frame(), domid: self.peer, gref, status: 0 });
+    pub fn add(&mut self, page: OwnedPage, gref: GrantRef) {
+        self.ops.push(TransferOp { frame: page.frame(), domid: self.peer, gref, status: Status::OKAY });
         self.pages.push(page);
     }
 
-    /// Sends the batch; for each page, in order, `told` gets its entry and `GNTST_*`. Pages that were not accepted
-    /// return to the stock.
+    /// Sends the batch and calls `done` for each page, in order, with its entry and status. Pages that were not
+    /// accepted return to the pool.
     ///
     /// # Errors
-    /// As [`Hypervisor::transfer`]; the batch is kept then.
-    pub fn flush(&mut self, mut told: impl FnMut(GrantRef, i16)) -> Result<()> {
+    /// As [`Hypervisor::transfer`]; the batch is held then.
+    pub fn flush(&mut self, mut done: impl FnMut(GrantRef, Status)) -> Result<()> {
         if self.ops.is_empty() {
             return Ok(());
         }
         self.hypervisor.transfer(&mut self.ops)?;
         for (op, page) in self.ops.drain(..).zip(self.pages.drain(..)) {
-            told(op.gref, op.status);
-            if op.status != 0 {
-                self.stock.push(page);
+            done(op.gref, op.status);
+            if !op.status.is_okay() {
+                self.pool.push(page);
             }
         }
         Ok(())
     }
 }
 
-/// A frontend's entries that accept pages, and the pages it gives up for them.
+/// The frontend's side: entries that accept pages, and the pages it gives up for them.
 pub struct Receiver {
     hypervisor: Arc<dyn Hypervisor>,
     peer: DomId,
-    entries: Box<dyn Accept>,
-    /// Entries that are to accept again.
+    entries: Box<dyn AcceptTransfer>,
+    /// Entries to be armed again.
     idle: VecDeque<usize>,
     /// Pages still to be given up.
     owed: usize,
 }
 
 impl Receiver {
-    /// Accepts as many pages at once as `entries`, from `peer`, and gives up as many.
+    /// Allocates `entries` entries that accept pages from `peer`, and gives up as many pages.
     ///
     /// # Errors
     /// As [`Hypervisor::accept_transfer`] and [`Hypervisor::balloon_out`].
@@ -85,7 +103,7 @@ impl Receiver {
         Ok(receiver)
     }
 
-    /// The reference of an entry, to be told to the peer.
+    /// The reference of an entry, to be sent to the peer.
     ///
     /// # Panics
     /// If there is no such entry.
@@ -93,11 +111,11 @@ impl Receiver {
         self.entries.refs()[index]
     }
 
-    /// The page that an entry received, if any; dropping it makes it one that can be given up.
+    /// Takes the page that an entry received, if any. Dropping the page frees it, so that it can be given up again.
     ///
     /// # Errors
-    /// As [`Accept::take`].
-    pub fn take(&mut self, index: usize) -> Result<Option<Owned>> {
+    /// As [`AcceptTransfer::take`].
+    pub fn take(&mut self, index: usize) -> Result<Option<OwnedPage>> {
         let page = self.entries.take(index);
         if !matches!(page, Ok(None)) {
             self.idle.push_back(index);
@@ -106,8 +124,8 @@ impl Receiver {
         page
     }
 
-    /// Gives up a page for each that came, as far as there are any, and lets the entries accept again. Each entry
-    /// that does goes to nobody: the caller tells the peer. Says how many pages are still owed.
+    /// Gives up a page for each received one, if enough are free, and arms the entries whose pages were taken. The
+    /// caller notifies the peer. Returns how many pages are still to be given up.
     ///
     /// # Errors
     /// As [`Hypervisor::balloon_out`].
@@ -129,7 +147,7 @@ mod tests {
 
     const GUEST: DomId = DomId(1);
 
-    fn world(entries: usize) -> (Sandbox, Sender, Receiver) {
+    fn setup(entries: usize) -> (Sandbox, Sender, Receiver) {
         let sandbox = Sandbox::new().unwrap();
         let small = Options { arena_pages: 64 };
         let guest = sandbox.join_with(GUEST, small).unwrap();
@@ -138,33 +156,33 @@ mod tests {
         (sandbox, sender, receiver)
     }
 
-    fn byte(page: &Owned) -> u8 {
+    fn byte(page: &OwnedPage) -> u8 {
         let mut byte = [0u8];
         page.slice(4000, 1).unwrap().copy_to(&mut byte[..]);
         byte[0]
     }
 
     #[test]
-    fn pages_go_round_for_ever() {
-        let (_sandbox, mut sender, mut receiver) = world(8);
-        for turn in 0..1_000u32 {
+    fn sender_and_receiver_of_equal_size_never_run_out_of_pages() {
+        let (_sandbox, mut sender, mut receiver) = setup(8);
+        for round in 0..1_000u32 {
             for entry in 0..8 {
                 let page = sender.page().unwrap().expect("as many pages as entries");
-                page.slice(4000, 1).unwrap().copy_from(&[(turn + entry as u32) as u8][..]);
+                page.slice(4000, 1).unwrap().copy_from(&[(round + entry as u32) as u8][..]);
                 sender.add(page, receiver.gref(entry));
             }
-            sender.flush(|_, status| assert_eq!(status, 0)).unwrap();
+            sender.flush(|_, status| assert_eq!(status, Status::OKAY)).unwrap();
             for entry in 0..8 {
                 let page = receiver.take(entry).unwrap().expect("it was sent");
-                assert_eq!(byte(&page), (turn + entry as u32) as u8);
+                assert_eq!(byte(&page), (round + entry as u32) as u8);
             }
             assert_eq!(receiver.renew().unwrap(), 0);
         }
     }
 
     #[test]
-    fn what_is_not_accepted_returns_to_the_stock() {
-        let (_sandbox, mut sender, mut receiver) = world(2);
+    fn page_that_is_not_accepted_returns_to_the_pool() {
+        let (_sandbox, mut sender, mut receiver) = setup(2);
         let gref = receiver.gref(0);
         for _ in 0..2 {
             let page = sender.page().unwrap().unwrap();
@@ -173,26 +191,26 @@ mod tests {
         assert!(sender.page().unwrap().is_none());
         let mut statuses = Vec::new();
         sender.flush(|_, status| statuses.push(status)).unwrap();
-        assert!(statuses[0] == 0 && statuses[1] < 0);
+        assert!(statuses[0].is_okay() && !statuses[1].is_okay());
         assert!(sender.page().unwrap().is_some());
         assert!(receiver.take(0).unwrap().is_some());
         assert!(receiver.take(1).unwrap().is_none());
     }
 
     #[test]
-    fn a_frontend_that_keeps_its_pages_owes_them() {
-        let (_sandbox, mut sender, mut receiver) = world(4);
-        let mut kept = Vec::new();
+    fn receiver_that_holds_its_pages_owes_them_until_they_are_dropped() {
+        let (_sandbox, mut sender, mut receiver) = setup(4);
+        let mut held = Vec::new();
         loop {
             let Some(page) = sender.page().unwrap() else { break };
             sender.add(page, receiver.gref(0));
-            sender.flush(|_, status| assert_eq!(status, 0)).unwrap();
-            kept.push(receiver.take(0).unwrap().unwrap());
+            sender.flush(|_, status| assert_eq!(status, Status::OKAY)).unwrap();
+            held.push(receiver.take(0).unwrap().unwrap());
             receiver.renew().unwrap();
         }
-        assert!(kept.len() > 40, "only {} pages", kept.len());
+        assert!(held.len() > 40, "only {} pages", held.len());
         assert!(receiver.renew().unwrap() > 0);
-        kept.clear();
+        held.clear();
         assert_eq!(receiver.renew().unwrap(), 0);
         assert!(sender.page().unwrap().is_some());
     }

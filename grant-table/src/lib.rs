@@ -1,6 +1,7 @@
 //! Policies over mapping and flipping granted pages.
 //!
-//! A backend keeps what it maps again and again in a [`persist::Cache`], and flips pages by a [`flip::Sender`].
+//! A backend keeps the pages of persistent grants mapped in a [`persist::Cache`], and flips pages with a
+//! [`flip::Sender`].
 
 pub mod flip;
 pub mod persist;

@@ -1,10 +1,11 @@
-//! What the local hypervisor's grant operations cost, a call or an operation, in processor time: other programs on
-//! the same machine do not count.
+//! The cost of the local hypervisor's grant operations, in processor time, so that other programs on the machine do
+//! not count.
 
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BatchSize, Throughput, criterion_group, criterion_main};
 use hypervisor::local::{Domain, Sandbox};
-use hypervisor::{Access, CopyOp, CopyPtr, DomId, Hypervisor, Owned, PAGE_SIZE, Shared, Transfer};
+use hypervisor::{Access, CopyOp, CopyPtr, DomId, Hypervisor, OwnedPage, PAGE_SIZE, Shared, TransferOp};
+use ring_abi::grant::Status;
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,30 +45,30 @@ impl Measurement for CpuTime {
     }
 }
 
-struct World {
+struct Setup {
     _sandbox: Sandbox,
     dom0: Arc<Domain>,
     guest: Arc<Domain>,
     shared: Shared,
 }
 
-fn world() -> World {
+fn setup() -> Setup {
     let sandbox = Sandbox::new().expect("a broker");
     let dom0 = sandbox.join(DomId::DOM0).expect("domain 0");
     let guest = sandbox.join(GUEST).expect("a guest");
     let shared = guest.share(DomId::DOM0, BATCH, Access::ReadWrite).expect("share");
-    World { _sandbox: sandbox, dom0, guest, shared }
+    Setup { _sandbox: sandbox, dom0, guest, shared }
 }
 
 fn map(c: &mut Criterion) {
-    let world = world();
+    let setup = setup();
     let mut group = c.benchmark_group("map and unmap");
     for pages in [1, 11, 32] {
         group.throughput(Throughput::Elements(pages as u64));
         group.bench_function(format!("{pages} pages"), |b| {
-            let refs = &world.shared.refs()[..pages];
+            let refs = &setup.shared.refs()[..pages];
             b.iter(|| {
-                let mapping = world.dom0.map(GUEST, black_box(refs), Access::ReadWrite);
+                let mapping = setup.dom0.map(GUEST, black_box(refs), Access::ReadWrite);
                 black_box(mapping.as_ref().expect("map").base(0))
             });
         });
@@ -75,7 +76,7 @@ fn map(c: &mut Criterion) {
     group.finish();
 }
 
-/// Copies out of one granted page or out of as many as there are copies.
+/// Copies from one granted page, or each copy from a page of its own.
 fn ops<'a>(shared: &Shared, one_page: bool, len: u16, memory: VolatileSlice<'a>) -> Vec<CopyOp<'a>> {
     let op = |n: usize| {
         let gref = shared.refs()[if one_page { 0 } else { n }];
@@ -86,16 +87,16 @@ fn ops<'a>(shared: &Shared, one_page: bool, len: u16, memory: VolatileSlice<'a>)
 }
 
 fn copy(c: &mut Criterion) {
-    let world = world();
+    let setup = setup();
     let mut memory = vec![0; BATCH * PAGE_SIZE];
     let mut group = c.benchmark_group("copy, a batch of 32");
     group.throughput(Throughput::Elements(BATCH as u64));
     for len in [64, 4096] {
         for one_page in [false, true] {
-            let mut ops = ops(&world.shared, one_page, len, VolatileSlice::from(&mut memory[..]));
+            let mut ops = ops(&setup.shared, one_page, len, VolatileSlice::from(&mut memory[..]));
             let which = if one_page { "of one page" } else { "of 32 pages" };
             group.bench_function(format!("{len} bytes {which}"), |b| {
-                b.iter(|| world.dom0.copy(black_box(&mut ops)));
+                b.iter(|| setup.dom0.copy(black_box(&mut ops)));
             });
         }
     }
@@ -103,24 +104,24 @@ fn copy(c: &mut Criterion) {
 }
 
 fn transfer(c: &mut Criterion) {
-    let world = world();
+    let setup = setup();
     let mut group = c.benchmark_group("transfer, a batch of 32");
     group.throughput(Throughput::Elements(BATCH as u64));
-    let mut accept = world.guest.accept_transfer(DomId::DOM0, BATCH).expect("accept");
-    let mut pages: Vec<Owned> = Vec::with_capacity(BATCH);
-    let mut got: Vec<Owned> = Vec::with_capacity(BATCH);
-    group.bench_function("give up, claim, transfer, take", |b| {
+    let mut accept = setup.guest.accept_transfer(DomId::DOM0, BATCH).expect("accept_transfer");
+    let mut pages: Vec<OwnedPage> = Vec::with_capacity(BATCH);
+    let mut got: Vec<OwnedPage> = Vec::with_capacity(BATCH);
+    group.bench_function("balloon out, populate, transfer, take", |b| {
         b.iter_batched(
             || (),
             |()| {
-                world.guest.balloon_out(DomId::DOM0, BATCH).expect("give up");
-                world.dom0.populate(GUEST, BATCH, &mut pages).expect("claim");
+                setup.guest.balloon_out(DomId::DOM0, BATCH).expect("balloon_out");
+                setup.dom0.populate(GUEST, BATCH, &mut pages).expect("populate");
                 let op = |n: usize| {
-                    let (frame, gref) = (pages[n].frame(), accept.refs()[n]);
-                    Transfer { frame, domid: GUEST, gref, status: 1 }
+                    let frame = pages[n].frame();
+                    TransferOp { frame, domid: GUEST, gref: accept.refs()[n], status: Status::GENERAL_ERROR }
                 };
-                let mut ops: [Transfer; BATCH] = std::array::from_fn(op);
-                world.dom0.transfer(&mut ops).expect("transfer");
+                let mut ops: [TransferOp; BATCH] = std::array::from_fn(op);
+                setup.dom0.transfer(&mut ops).expect("transfer");
                 pages.clear();
                 for n in 0..BATCH {
                     got.push(accept.take(n).expect("take").expect("a page"));
@@ -135,9 +136,9 @@ fn transfer(c: &mut Criterion) {
 }
 
 fn share(c: &mut Criterion) {
-    let world = world();
+    let setup = setup();
     c.bench_function("share and end one page", |b| {
-        b.iter(|| world.guest.share(DomId::DOM0, 1, Access::ReadWrite).expect("share"));
+        b.iter(|| setup.guest.share(DomId::DOM0, 1, Access::ReadWrite).expect("share"));
     });
 }
 

@@ -1,9 +1,9 @@
-//! What grants cost on real Xen: mapped, copied, or mapped for good, an operation, in nanoseconds of dom0's clock.
+//! The cost of grant operations on real Xen: map, copy, and persistent mappings, in nanoseconds of dom0's clock.
 //!
 //! `tests/xen/run grant-costs` runs it where a nanosecond is an instruction, on one processor, so that the figures
-//! are counts of instructions in dom0 and Xen. The pages are dom0's own, granted to itself; with `XPV_GUEST_GRANT`
-//! (DOMID/GREF) that page of a guest's, as often as pages are wanted. With `XPV_BLOCK_DEVICE` the disk is read too.
-#![allow(unsafe_code)] // Addresses of memory are given to the kernel.
+//! count instructions in dom0 and Xen. The pages are dom0's, granted to itself; with `XPV_GUEST_GRANT` (DOMID/GREF)
+//! that page of a guest, repeated. With `XPV_BLOCK_DEVICE` the disk is read too.
+#![allow(unsafe_code)] // Passes addresses of memory to the kernel.
 
 use hypervisor::xen::Xen;
 use hypervisor::{Access, Channel, CopyOp, CopyPtr, DomId, GrantRef, Hypervisor, Mapping, PAGE_SIZE, Shared};
@@ -19,25 +19,26 @@ use vm_memory::{MmapRegion, ReadVolatile, VolatileMemory, VolatileSlice};
 
 type Any<T> = Result<T, Box<dyn std::error::Error>>;
 
-/// A disk's request has 1 to 11 pages; 8 are 32 KiB.
+/// A direct blkif request has 1 to 11 pages; 8 are 32 KiB.
 const PAGES: [usize; 4] = [1, 8, 11, 32];
-/// Rounds before it counts, and rounds that count.
+/// Rounds before the measurement.
 const WARM: usize = 20;
+/// Rounds measured.
 const ROUNDS: usize = 200;
 
 fn main() -> Any<()> {
     let bench = Bench::new()?;
-    let nothing = time(|| Ok(()))?;
+    let overhead = time(|| Ok(()))?;
     println!("{:<72} {:>5} {:>13}", "what", "pages", "instructions");
     for pages in PAGES {
-        bench.map(pages, nothing)?;
-        bench.copy(pages, nothing)?;
+        bench.map(pages, overhead)?;
+        bench.copy(pages, overhead)?;
     }
-    bench.small(nothing)?;
-    bench.disk(nothing)?;
-    bench.rings(nothing)?;
-    bench.events(nothing)?;
-    bench.waking(nothing)
+    bench.small(overhead)?;
+    bench.disk(overhead)?;
+    bench.rings(overhead)?;
+    bench.events(overhead)?;
+    bench.wakeup(overhead)
 }
 
 /// The hypervisor, and granted pages.
@@ -45,7 +46,7 @@ struct Bench {
     xen: Xen,
     peer: DomId,
     refs: Vec<GrantRef>,
-    /// Keeps pages of our own granted.
+    /// Keeps this domain's own pages granted.
     _own: Option<Shared>,
     memory: MmapRegion,
 }
@@ -55,7 +56,7 @@ impl Bench {
         let xen = Xen::open()?;
         let most = PAGES[PAGES.len() - 1];
         let memory = MmapRegion::new(most * PAGE_SIZE)?;
-        // Present, as a pool's pages are.
+        // Touched, so that the pages are present.
         memory.get_slice(0, memory.size())?.copy_from(&vec![1u8; memory.size()][..]);
         if let Ok(named) = std::env::var("XPV_GUEST_GRANT") {
             let (domid, gref) = named.split_once('/').ok_or("XPV_GUEST_GRANT is DOMID/GREF")?;
@@ -63,17 +64,17 @@ impl Bench {
             return Ok(Bench { xen, peer: DomId(domid.parse()?), refs, _own: None, memory });
         }
         let own = xen.share(xen.domid(), most, Access::ReadWrite)?;
-        let (peer, refs) = (xen.domid(), own.refs().to_vec());
-        Ok(Bench { xen, peer, refs, _own: Some(own), memory })
+        let refs = own.refs().to_vec();
+        Ok(Bench { peer: xen.domid(), xen, refs, _own: Some(own), memory })
     }
 
-    fn map(&self, pages: usize, nothing: u64) -> Any<()> {
+    fn map(&self, pages: usize, overhead: u64) -> Any<()> {
         for (name, access) in
             [("map, unmap: read-only", Access::ReadOnly), ("map, unmap: writable", Access::ReadWrite)]
         {
-            say(name, pages, nothing, || self.mapped(pages, access).map(drop))?;
+            report(name, pages, overhead, || self.mapped(pages, access).map(drop))?;
         }
-        say("map, touch each page, unmap: read-only", pages, nothing, || {
+        report("map, touch each page, unmap: read-only", pages, overhead, || {
             let mapping = self.mapped(pages, Access::ReadOnly)?;
             for page in 0..pages {
                 let mut byte = [0u8];
@@ -89,9 +90,9 @@ impl Bench {
     }
 
     /// Whole pages, all in one call.
-    fn copy(&self, pages: usize, nothing: u64) -> Any<()> {
-        say("grant copy from the peer", pages, nothing, || self.copied(pages, PAGE_SIZE, true))?;
-        say("grant copy to the peer", pages, nothing, || self.copied(pages, PAGE_SIZE, false))
+    fn copy(&self, pages: usize, overhead: u64) -> Any<()> {
+        report("grant copy from the peer", pages, overhead, || self.copied(pages, PAGE_SIZE, true))?;
+        report("grant copy to the peer", pages, overhead, || self.copied(pages, PAGE_SIZE, false))
     }
 
     fn copied(&self, pages: usize, len: usize, from: bool) -> Any<()> {
@@ -103,7 +104,7 @@ impl Bench {
         };
         let mut ops = (0..pages).map(op).collect::<Any<Vec<_>>>()?;
         self.xen.copy(&mut ops)?;
-        match ops.iter().find(|op| op.status != 0) {
+        match ops.iter().find(|op| !op.status.is_okay()) {
             Some(op) => Err(format!("a copy ended with status {}", op.status).into()),
             None => Ok(()),
         }
@@ -113,47 +114,48 @@ impl Bench {
         Ok(self.memory.get_slice(page * PAGE_SIZE, PAGE_SIZE)?)
     }
 
-    /// Frames, and what a grant that stays mapped costs.
-    fn small(&self, nothing: u64) -> Any<()> {
+    /// Network frames, copied by Xen or from a page that stays mapped.
+    fn small(&self, overhead: u64) -> Any<()> {
         for bytes in [64, 1514] {
             let name = format!("grant copy of {bytes} bytes from the peer");
-            say(&name, 1, nothing, || self.copied(1, bytes, true))?;
+            report(&name, 1, overhead, || self.copied(1, bytes, true))?;
         }
-        let kept = self.mapped(1, Access::ReadOnly)?;
-        let (page, into) = (kept.slice(0, 0, PAGE_SIZE).ok_or("inside")?, self.page(0)?);
-        say("memcpy from a page that stays mapped", 1, nothing, || {
+        let mapping = self.mapped(1, Access::ReadOnly)?;
+        let page = mapping.slice(0, 0, PAGE_SIZE).ok_or("inside")?;
+        let into = self.page(0)?;
+        report("memcpy from a page that stays mapped", 1, overhead, || {
             page.copy_to_volatile_slice(into);
             Ok(())
         })
     }
 
-    /// Past the page cache into memory of our own and into a grant.
-    fn disk(&self, nothing: u64) -> Any<()> {
+    /// Direct reads into local memory and into a granted page.
+    fn disk(&self, overhead: u64) -> Any<()> {
         let Ok(path) = std::env::var("XPV_BLOCK_DEVICE") else { return Ok(()) };
         let mut disk = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path)?;
         let own = self.page(0)?;
-        say("direct read of 4 KiB into our own memory", 1, nothing, || read(&mut disk, own))?;
-        let kept = self.mapped(1, Access::ReadWrite)?;
-        let page = kept.slice(0, 0, PAGE_SIZE).ok_or("inside")?;
-        say("direct read of 4 KiB into a page that stays mapped", 1, nothing, || read(&mut disk, page))?;
-        say("the same, mapped and unmapped each time", 1, nothing, || {
+        report("direct read of 4 KiB into local memory", 1, overhead, || read(&mut disk, own))?;
+        let mapping = self.mapped(1, Access::ReadWrite)?;
+        let page = mapping.slice(0, 0, PAGE_SIZE).ok_or("inside")?;
+        report("direct read of 4 KiB into a page that stays mapped", 1, overhead, || read(&mut disk, page))?;
+        report("the same, mapped and unmapped each time", 1, overhead, || {
             let mapping = self.mapped(1, Access::ReadWrite)?;
             read(&mut disk, mapping.slice(0, 0, PAGE_SIZE).ok_or("inside")?)
         })?;
-        say("the same, into our own memory and copied to the peer", 1, nothing, || {
+        report("the same, into local memory and copied to the peer", 1, overhead, || {
             read(&mut disk, own)?;
             self.copied(1, PAGE_SIZE, false)
         })
     }
 
-    /// The same by io_uring, one at a time and 32 in a call, each into the same page: a read.
-    fn rings(&self, nothing: u64) -> Any<()> {
+    /// The same by io_uring: one read or 32 reads a call, all into the same page.
+    fn rings(&self, overhead: u64) -> Any<()> {
         let Ok(path) = std::env::var("XPV_BLOCK_DEVICE") else { return Ok(()) };
         let disk = OpenOptions::new().read(true).custom_flags(libc::O_DIRECT).open(path)?;
-        let kept = self.mapped(1, Access::ReadWrite)?;
+        let mapping = self.mapped(1, Access::ReadWrite)?;
         let places = [
-            ("our own memory", self.page(0)?),
-            ("a page that stays mapped", kept.slice(0, 0, PAGE_SIZE).ok_or("inside")?),
+            ("local memory", self.page(0)?),
+            ("a page that stays mapped", mapping.slice(0, 0, PAGE_SIZE).ok_or("inside")?),
         ];
         for (name, page) in places {
             for registered in [false, true] {
@@ -164,7 +166,7 @@ impl Bench {
                 };
                 for count in [1, 32] {
                     let what = format!("io_uring reads, {count} a call, into {name}{how}");
-                    let all = time(|| ring.read(page, count))?.saturating_sub(nothing);
+                    let all = time(|| ring.read(page, count))?.saturating_sub(overhead);
                     println!("{what:<72} {:>5} {:>13}", 1, all / count as u64);
                 }
             }
@@ -172,11 +174,11 @@ impl Bench {
         Ok(())
     }
 
-    /// What it takes until a thread that sleeps is at work, and back.
-    fn waking(&self, nothing: u64) -> Any<()> {
-        let listening = self.xen.alloc_unbound(self.xen.domid())?;
-        let connected = self.xen.bind_interdomain(self.xen.domid(), listening.port())?;
-        connected.take()?;
+    /// Waking a sleeping thread by an event, and being woken by its event.
+    fn wakeup(&self, overhead: u64) -> Any<()> {
+        let unbound = self.xen.alloc_unbound(self.xen.domid())?;
+        let bound = self.xen.bind_interdomain(self.xen.domid(), unbound.port())?;
+        bound.take()?;
         let wait = |channel: &dyn Channel| -> Any<()> {
             while !channel.take()? {
                 let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
@@ -187,39 +189,39 @@ impl Bench {
         std::thread::scope(|scope| {
             scope.spawn(|| {
                 (0..WARM + ROUNDS)
-                    .try_for_each(|_| wait(&*listening).and_then(|()| Ok(listening.notify()?)))
+                    .try_for_each(|_| wait(&*unbound).and_then(|()| Ok(unbound.notify()?)))
                     .is_ok()
             });
-            say("an event wakes a thread, whose event wakes us", 0, nothing, || {
-                connected.notify()?;
-                wait(&*connected)
+            report("an event wakes a thread, whose event wakes the sender", 0, overhead, || {
+                bound.notify()?;
+                wait(&*bound)
             })
         })?;
-        say("poll of one descriptor that is not ready", 0, nothing, || {
-            let mut fds = [PollFd::new(listening.as_fd(), PollFlags::POLLIN)];
+        report("poll of one descriptor that is not ready", 0, overhead, || {
+            let mut fds = [PollFd::new(unbound.as_fd(), PollFlags::POLLIN)];
             poll(&mut fds, PollTimeout::ZERO)?;
             Ok(())
         })
     }
 
-    fn events(&self, nothing: u64) -> Any<()> {
-        let listening = self.xen.alloc_unbound(self.xen.domid())?;
-        let connected = self.xen.bind_interdomain(self.xen.domid(), listening.port())?;
-        connected.take()?;
-        say("notify, and take at the other end", 0, nothing, || {
-            connected.notify()?;
-            while !listening.take()? {}
+    fn events(&self, overhead: u64) -> Any<()> {
+        let unbound = self.xen.alloc_unbound(self.xen.domid())?;
+        let bound = self.xen.bind_interdomain(self.xen.domid(), unbound.port())?;
+        bound.take()?;
+        report("notify, and take at the other end", 0, overhead, || {
+            bound.notify()?;
+            while !unbound.take()? {}
             Ok(())
         })?;
-        say("a look at the clock", 0, nothing, || {
+        report("reading the clock", 0, overhead, || {
             black_box(Instant::now());
             Ok(())
         })?;
-        say("take when nothing is pending", 0, nothing, || listening.take().map(|_| ()).map_err(Into::into))
+        report("take when nothing is pending", 0, overhead, || unbound.take().map(|_| ()).map_err(Into::into))
     }
 }
 
-/// An io_uring on a disk, and one registered page perhaps.
+/// An io_uring on a disk, with a registered page if `registered`.
 struct Ring {
     ring: IoUring,
     registered: bool,
@@ -232,7 +234,7 @@ impl Ring {
         ring.submitter().register_files(&[disk.as_raw_fd()])?;
         if let Some(page) = page {
             let whole = libc::iovec { iov_base: page.ptr_guard_mut().as_ptr().cast(), iov_len: PAGE_SIZE };
-            // SAFETY: the page outlives the ring, as all that `rings` uses does.
+            // SAFETY: the page outlives the ring in `rings`.
             match unsafe { ring.submitter().register_buffers(&[whole]) } {
                 Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => return Ok(None),
                 done => done?,
@@ -242,14 +244,16 @@ impl Ring {
     }
 
     fn read(&mut self, page: VolatileSlice<'_>, count: usize) -> Any<()> {
-        let (at, len) = (page.ptr_guard_mut().as_ptr(), PAGE_SIZE as u32);
+        let at = page.ptr_guard_mut().as_ptr();
+        let len = PAGE_SIZE as u32;
         for block in 0..count as u64 {
-            let (disk, offset) = (types::Fixed(0), block * PAGE_SIZE as u64);
+            let disk = types::Fixed(0);
+            let offset = block * PAGE_SIZE as u64;
             let entry = match self.registered {
                 true => opcode::ReadFixed::new(disk, at, len, 0).offset(offset).build(),
                 false => opcode::Read::new(disk, at, len).offset(offset).build(),
             };
-            // SAFETY: the page stays where it is until all reads are over, which is waited for below.
+            // SAFETY: the page stays mapped until all reads are complete, which is waited for below.
             unsafe { self.ring.submission().push(&entry) }?;
         }
         self.ring.submit_and_wait(count)?;
@@ -268,13 +272,13 @@ fn read(disk: &mut File, mut into: VolatileSlice<'_>) -> Any<()> {
     }
 }
 
-fn say(what: &str, pages: usize, nothing: u64, round: impl FnMut() -> Any<()>) -> Any<()> {
-    let instructions = time(round)?.saturating_sub(nothing);
+fn report(what: &str, pages: usize, overhead: u64, round: impl FnMut() -> Any<()>) -> Any<()> {
+    let instructions = time(round)?.saturating_sub(overhead);
     println!("{what:<72} {pages:>5} {instructions:>13}");
     Ok(())
 }
 
-/// Nanoseconds of a round: the median, which a timer's tick does not move.
+/// Nanoseconds of a round: the median, which a timer interrupt does not change.
 fn time(mut round: impl FnMut() -> Any<()>) -> Any<u64> {
     let mut took = Vec::with_capacity(ROUNDS);
     for number in 0..WARM + ROUNDS {

@@ -1,9 +1,10 @@
 //! Operations on granted pages that need no mapping: copy and transfer.
 
+use ring_abi::grant::Status;
 use ring_abi::{DomId, GrantRef};
 use vm_memory::VolatileSlice;
 
-/// Where a copy comes from or goes to.
+/// The source or the destination of a copy.
 #[derive(Clone, Copy, Debug)]
 pub enum CopyPtr<'a> {
     /// Part of a granted page: `GNTCOPY_{source,dest}_gref`.
@@ -15,40 +16,62 @@ pub enum CopyPtr<'a> {
         /// First byte in the page.
         offset: u16,
     },
-    /// Our own memory, or a mapping; its length is not less than the copy's.
+    /// Memory of this process, or a mapping; at least as long as the copy.
     Memory(VolatileSlice<'a>),
 }
 
 /// One copy: `struct gnttab_copy` (grant_table.h:472).
+///
+/// ```
+/// use hypervisor::{Access, CopyOp, CopyPtr, DomId, Hypervisor, local::Sandbox};
+/// use vm_memory::VolatileSlice;
+///
+/// let sandbox = Sandbox::new()?;
+/// let guest = sandbox.join(DomId(1))?;
+/// let dom0 = sandbox.join(DomId::DOM0)?;
+/// let shared = guest.share(DomId::DOM0, 1, Access::ReadOnly)?;
+/// shared.slice(100, 5).unwrap().copy_from(&b"hello"[..]);
+///
+/// let mut buffer = [0u8; 5];
+/// let source = CopyPtr::Grant { domid: DomId(1), gref: shared.refs()[0], offset: 100 };
+/// let dest = CopyPtr::Memory(VolatileSlice::from(&mut buffer[..]));
+/// let mut ops = [CopyOp::new(source, dest, 5)];
+/// dom0.copy(&mut ops)?;
+/// assert!(ops[0].status.is_okay());
+/// assert_eq!(&buffer, b"hello");
+/// # Ok::<(), hypervisor::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct CopyOp<'a> {
-    /// From here.
+    /// Where the bytes are read.
     pub source: CopyPtr<'a>,
-    /// To here.
+    /// Where the bytes are written.
     pub dest: CopyPtr<'a>,
     /// Bytes; neither end may cross a page of a grant.
     pub len: u16,
-    /// `GNTST_*`, written by the call: 0 where the copy was made.
-    pub status: i16,
+    /// The outcome, written by the call.
+    pub status: Status,
 }
 
 impl<'a> CopyOp<'a> {
-    /// A copy not yet made.
+    /// Creates an operation for [`Hypervisor::copy`](crate::Hypervisor::copy).
     #[inline]
     pub fn new(source: CopyPtr<'a>, dest: CopyPtr<'a>, len: u16) -> Self {
-        Self { source, dest, len, status: 0 }
+        Self { source, dest, len, status: Status::OKAY }
     }
 }
 
-/// One page flip: `struct gnttab_transfer` (grant_table.h:447). The page leaves its owner for good.
+/// One page flip: `struct gnttab_transfer` (grant_table.h:447). A transferred page belongs to `domid`.
 #[derive(Clone, Copy, Debug)]
-pub struct Transfer {
-    /// The page given up: a frame number that this domain owns in the peer's arena.
+pub struct TransferOp {
+    /// The page: a frame number that this domain owns in the peer's arena ([`OwnedPage::frame`]).
+    ///
+    /// [`OwnedPage::frame`]: crate::OwnedPage::frame
     pub frame: u64,
-    /// Who accepts it.
+    /// The domain that accepts it.
     pub domid: DomId,
-    /// The peer's entry that accepts a transfer.
+    /// That domain's grant entry, which accepts a transfer.
     pub gref: GrantRef,
-    /// `GNTST_*`, written by the call.
-    pub status: i16,
+    /// The outcome, written by the call.
+    pub status: Status,
 }

@@ -1,87 +1,88 @@
-//! What can go wrong at the seam, and whose word it was.
+//! Why a hypervisor call fails, and whose fault it is.
 
+use ring_abi::grant::Status;
 use ring_abi::{DomId, EventPort, GrantRef};
 use std::io;
 
-/// A result of the seam.
+/// The result of a hypervisor call.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Why a call at the seam failed.
+/// Why a hypervisor call failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A grant was refused; the status is `GNTST_*` of grant_table.h, below zero.
-    #[error("grant {gref} of domain {peer}: {} (GNTST {status})", reason(*.status))]
+    /// A grant operation was refused.
+    #[error("grant {gref} of domain {peer}: {status}")]
     Grant {
         /// The granting domain.
         peer: DomId,
         /// The reference.
         gref: GrantRef,
-        /// `GNTST_*`.
-        status: i16,
+        /// Why; never [`Status::OKAY`].
+        status: Status,
     },
-    /// No pages, references or ports left.
+    /// The domain has no more pages, references or ports.
     #[error("no space left: {0}")]
     NoSpace(&'static str),
-    /// The peer domain is not there, or is gone.
-    #[error("domain {0} is not there")]
+    /// The peer domain does not exist, or has exited.
+    #[error("domain {0} does not exist")]
     NoSuchDomain(DomId),
-    /// Nobody listens on this port for us.
-    #[error("domain {peer} does not listen on event channel {port} for us")]
+    /// The peer has no unbound port of this number for this domain.
+    #[error("domain {peer} has no unbound event channel {port} for this domain")]
     NoSuchPort {
-        /// The domain asked.
+        /// The peer.
         peer: DomId,
-        /// The port asked.
+        /// The requested port.
         port: EventPort,
     },
-    /// The other end of an event channel is gone.
-    #[error("the other end of the event channel is gone")]
+    /// The other end of an event channel, or of the connection to the broker or store, is closed.
+    #[error("the other end is closed")]
     Closed,
-    /// This world cannot do it.
-    #[error("{0} is not possible on this hypervisor")]
+    /// This hypervisor does not offer the operation to user space.
+    #[error("{0} is not supported on this hypervisor")]
     Unsupported(&'static str),
-    /// Somebody else has it, for now.
+    /// Another process holds the resource.
     #[error("in use: {0}")]
     Busy(String),
-    /// We may not.
+    /// This process has no permission.
     #[error("not permitted: {0}")]
     Denied(String),
-    /// The peer or the broker broke the rules of this seam.
+    /// The peer, the broker or the store violated its protocol.
     #[error("protocol error: {0}")]
     Protocol(String),
-    /// The system refused.
-    #[error("{what}: {source}")]
+    /// A system call failed. `Display` includes the cause; there is no `source`, so that a printed chain of causes
+    /// names it once.
+    #[error("{what}: {error}")]
     Io {
-        /// What was being done, and to what.
+        /// The operation, and what it was for.
         what: String,
-        /// The system's answer.
-        source: io::Error,
+        /// The cause.
+        error: io::Error,
     },
 }
 
 impl Error {
-    /// Wraps a system error with what was being done.
-    pub fn io(what: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Self::Io { what: what.into(), source: source.into() }
+    /// Wraps a system error with the operation that failed.
+    pub fn io(what: impl Into<String>, error: impl Into<io::Error>) -> Self {
+        Self::Io { what: what.into(), error: error.into() }
     }
 }
 
-/// `GNTST_*` in words (grant_table.h:660).
-pub fn reason(status: i16) -> &'static str {
-    match status {
-        0 => "okay",
-        -2 => "unrecognised domain",
-        -3 => "unrecognised or inappropriate grant reference",
-        -4 => "inappropriate handle",
-        -5 => "inappropriate virtual address",
-        -6 => "inappropriate device address",
-        -7 => "out of space in the I/O MMU",
-        -8 => "permission denied",
-        -9 => "bad page",
-        -10 => "copy arguments cross a page boundary",
-        -11 => "page address size too large",
-        -12 => "operation not done; try again",
-        -13 => "out of space",
-        _ => "general error",
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::error::Error as _;
+
+    #[test]
+    fn io_error_printed_as_a_chain_names_its_cause_once() {
+        let error = Error::io("open /dev/xen/gntdev", nix::errno::Errno::EACCES);
+        assert_eq!(error.to_string(), "open /dev/xen/gntdev: Permission denied (os error 13)");
+        assert!(error.source().is_none());
+    }
+
+    #[test]
+    fn grant_error_names_reference_domain_and_status() {
+        let error = Error::Grant { peer: DomId(3), gref: GrantRef(9), status: Status::BAD_GNTREF };
+        assert_eq!(error.to_string(), "grant 9 of domain 3: invalid grant reference (-3)");
     }
 }

@@ -1,8 +1,8 @@
 //! Page flipping: pages that change their owner instead of being copied.
 //!
-//! A frontend gives up pages ([`Hypervisor::balloon_out`]) and lets entries accept others in their stead
-//! ([`Hypervisor::accept_transfer`]). The backend claims what was given up ([`Hypervisor::populate`]), fills a page
-//! and gives it to an entry that accepts ([`Hypervisor::transfer`]): as XENMEM_decrease_reservation,
+//! A frontend gives up pages ([`Hypervisor::balloon_out`]) and prepares grant entries that accept others instead
+//! ([`Hypervisor::accept_transfer`]). The backend takes over the pages given up ([`Hypervisor::populate`]), fills
+//! them and transfers them to accepting entries ([`Hypervisor::transfer`]): as XENMEM_decrease_reservation,
 //! GTF_accept_transfer, XENMEM_increase_reservation and GNTTABOP_transfer.
 //!
 //! [`Hypervisor::balloon_out`]: crate::Hypervisor::balloon_out
@@ -17,45 +17,45 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use vm_memory::VolatileSlice;
 
-/// Who takes an owned page back.
-pub trait Keeper: Send + Sync {
-    /// This page is not used any more; does nothing if it was transferred since it got this `token`.
+/// The allocator to which a dropped [`OwnedPage`] returns.
+pub trait PageOwner: Send + Sync {
+    /// Returns the page `frame`; does nothing if it was transferred since it was handed out with this `token`.
     fn put(&self, frame: u32, token: u64);
 }
 
-/// A page that this domain owns and nobody was granted, until it is dropped or transferred. The other domain, which
-/// owned it before, may misbehave and still write to it.
-pub struct Owned {
+/// A page that this domain owns and has granted to no other, until it is dropped or transferred. A misbehaving former
+/// owner can still write to it.
+pub struct OwnedPage {
     base: NonNull<u8>,
     frame: u32,
     token: u64,
-    keeper: Arc<dyn Keeper>,
+    owner: Arc<dyn PageOwner>,
 }
 
-// SAFETY: the page stays mapped, at an address valid in every thread, while the keeper lives.
-unsafe impl Send for Owned {}
+// SAFETY: the page stays mapped, at an address valid in every thread, while `owner` lives.
+unsafe impl Send for OwnedPage {}
 // SAFETY: as above; access goes through `VolatileSlice` or raw pointers only.
-unsafe impl Sync for Owned {}
+unsafe impl Sync for OwnedPage {}
 
-impl Owned {
+impl OwnedPage {
     /// # Safety
-    /// `base` points at a readable and writable page that stays mapped while `keeper` lives.
-    pub unsafe fn new(base: NonNull<u8>, frame: u32, token: u64, keeper: Arc<dyn Keeper>) -> Self {
-        Self { base, frame, token, keeper }
+    /// `base` points at a readable and writable page that stays mapped while `owner` lives.
+    pub unsafe fn new(base: NonNull<u8>, frame: u32, token: u64, owner: Arc<dyn PageOwner>) -> Self {
+        Self { base, frame, token, owner }
     }
 
-    /// Its number, for [`Transfer::frame`](crate::Transfer::frame).
+    /// The frame number, for [`TransferOp::frame`](crate::TransferOp::frame).
     pub fn frame(&self) -> u64 {
         u64::from(self.frame)
     }
 
-    /// Its address; valid while the value lives.
+    /// The page's address; valid while the value lives.
     #[inline]
     pub fn base(&self) -> NonNull<u8> {
         self.base
     }
 
-    /// Bytes of it; `None` if they are not inside.
+    /// Returns `len` bytes of the page from `offset` on; `None` if they are not inside.
     #[inline]
     pub fn slice(&self, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {
         if offset.checked_add(len)? > PAGE_SIZE {
@@ -66,31 +66,31 @@ impl Owned {
     }
 }
 
-impl Drop for Owned {
+impl Drop for OwnedPage {
     fn drop(&mut self) {
-        self.keeper.put(self.frame, self.token);
+        self.owner.put(self.frame, self.token);
     }
 }
 
-impl std::fmt::Debug for Owned {
+impl std::fmt::Debug for OwnedPage {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Owned(frame {})", self.frame)
+        write!(f, "OwnedPage(frame {})", self.frame)
     }
 }
 
-/// Entries that accept pages from a peer; dropping it stops that.
-pub trait Accept: Send {
-    /// The references, to be told to the peer.
+/// Grant entries that accept pages from a peer (`GTF_accept_transfer`), until they are dropped.
+pub trait AcceptTransfer: Send {
+    /// The entries' references, which the peer needs for its [`TransferOp`](crate::TransferOp)s.
     fn refs(&self) -> &[GrantRef];
-    /// The page that entry `index` accepted, if one came; the entry accepts no further one until it is armed.
+    /// Takes the page that entry `index` received, if any. The entry accepts no other page until it is armed.
     ///
     /// # Errors
-    /// [`Error::Protocol`](crate::Error::Protocol) where the peer named a page that this domain never gave up.
+    /// [`Error::Protocol`](crate::Error::Protocol) where the peer transferred a frame that this domain never gave up.
     ///
     /// # Panics
     /// If there is no such entry.
-    fn take(&mut self, index: usize) -> Result<Option<Owned>>;
-    /// Lets entry `index` accept again; nothing changes if it still does.
+    fn take(&mut self, index: usize) -> Result<Option<OwnedPage>>;
+    /// Makes entry `index` accept a page again; does nothing if it still does.
     ///
     /// # Panics
     /// If there is no such entry.

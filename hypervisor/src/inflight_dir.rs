@@ -1,8 +1,8 @@
-//! Memory of our own that outlives this process: files of a directory, mapped.
+//! Memory that outlives this process: mapped files of a directory.
 //!
-//! What a program wrote there before it was killed is there for its successor, to the last instruction: the pages are
-//! the kernel's. The directory should be in memory too (tmpfs, as /run is), for nothing in it is worth more than the
-//! machine's uptime.
+//! Everything that a backend wrote there before it was killed is there for the process that resumes its devices,
+//! since the pages belong to the kernel. The directory should be on tmpfs (as /run is): its contents are of no use
+//! after a reboot.
 #![allow(unsafe_code)] // A mapped file as memory for in-flight logs.
 
 use crate::error::{Error, Result};
@@ -17,48 +17,63 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
-/// A directory of memory kept by name, for its owner alone.
+/// A directory of named memory regions, accessible to its user alone.
+///
+/// ```
+/// use hypervisor::InflightDir;
+/// use ring_abi::shm::Memory;
+///
+/// let temporary = tempfile::tempdir().unwrap();
+/// let dir = InflightDir::new(temporary.path())?;
+/// let region = dir.create("vbd-1-51712", "ring 8", 4096)?;
+/// assert_eq!(region.len(), 4096);
+/// drop(region);
+/// // After a restart:
+/// assert!(dir.open("vbd-1-51712", "ring 8", 4096)?.is_some());
+/// assert!(dir.open("vbd-1-51712", "ring 9", 4096)?.is_none(), "another connection");
+/// # Ok::<(), hypervisor::Error>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct InflightDir(PathBuf);
 
 impl InflightDir {
-    /// Uses a directory, made where it is missing.
+    /// Opens a directory, which is created (mode 0700) if it does not exist.
     ///
     /// # Errors
-    /// The system's.
+    /// [`Error::Io`] if it cannot be created.
     pub fn new(directory: impl Into<PathBuf>) -> Result<InflightDir> {
         let directory = directory.into();
         let made = DirBuilder::new().recursive(true).mode(0o700).create(&directory);
-        made.map_err(|e| Error::io(format!("making {}", directory.display()), e))?;
+        made.map_err(|e| Error::io(format!("create {}", directory.display()), e))?;
         Ok(InflightDir(directory))
     }
 
-    /// Fresh memory of whole pages, zeroed, in place of what was kept by this name. What it belongs to is written
-    /// beside it, a text of less than a page: only who says the same finds it again.
+    /// Creates a zeroed region of whole pages, replacing any region of this name. `belongs_to`, a text shorter than a
+    /// page, is stored with it: [`InflightDir::open`] finds it by the same text only.
     ///
     /// # Errors
-    /// The system's.
+    /// [`Error::Io`] if the file cannot be created, sized or mapped, as without space left.
     pub fn create(&self, name: &str, belongs_to: &str, bytes: usize) -> Result<InflightRegion> {
         let path = self.0.join(name);
-        // Another name first: whoever is killed here leaves what was there or all of the new.
+        // Created under another name and renamed: a process killed here leaves either the old region or the new one.
         let part = self.0.join(format!("{name}.part"));
-        let failed = |e| Error::io(format!("keeping {}", path.display()), e);
-        let options =
-            || OpenOptions::new().read(true).write(true).create(true).truncate(true).mode(0o600).open(&part);
-        let file = options().map_err(failed)?;
+        let failed = |e| Error::io(format!("create {}", path.display()), e);
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(true).mode(0o600);
+        let file = options.open(&part).map_err(failed)?;
         let written = file.set_len((PAGE_SIZE + bytes.next_multiple_of(PAGE_SIZE)) as u64);
         written.and_then(|()| file.write_all_at(belongs_to.as_bytes(), 0)).map_err(failed)?;
         std::fs::rename(&part, &path).map_err(failed)?;
         InflightRegion::over(file, &path)
     }
 
-    /// What was kept by this name for the same owner; `None` where there is nothing, or another's.
+    /// Opens the region of this name; `None` if there is none of at least `bytes` bytes with the same `belongs_to`.
     ///
     /// # Errors
-    /// [`Error::Busy`] while another process has it; the system's.
+    /// [`Error::Busy`] while another process has it open; [`Error::Io`] if the file cannot be read or mapped.
     pub fn open(&self, name: &str, belongs_to: &str, bytes: usize) -> Result<Option<InflightRegion>> {
         let path = self.0.join(name);
-        let failed = |e| Error::io(format!("looking at {}", path.display()), e);
+        let failed = |e| Error::io(format!("open {}", path.display()), e);
         let file = match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(file) => file,
             Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
@@ -76,29 +91,29 @@ impl InflightDir {
         InflightRegion::over(file, &path).map(Some)
     }
 
-    /// Every name by which something is kept.
+    /// Returns the names of all regions.
     ///
     /// # Errors
-    /// The system's.
+    /// [`Error::Io`] if the directory cannot be read.
     pub fn names(&self) -> Result<Vec<String>> {
-        let failed = |e| Error::io(format!("looking through {}", self.0.display()), e);
+        let failed = |e| Error::io(format!("list {}", self.0.display()), e);
         let entries = std::fs::read_dir(&self.0).map_err(failed)?;
         entries.map(|entry| Ok(entry.map_err(failed)?.file_name().to_string_lossy().into_owned())).collect()
     }
 
-    /// Forgets what was kept by this name, if anything was.
-    pub fn forget(&self, name: &str) {
+    /// Removes the region of this name, if there is one.
+    pub fn remove(&self, name: &str) {
         let path = self.0.join(name);
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                tracing::warn!(path = %path.display(), %error, "cannot be forgotten");
+                tracing::warn!(path = %path.display(), %error, "failed to remove an in-flight region");
             }
             _ => {}
         }
     }
 }
 
-/// Kept memory. It stays when this is dropped; one process at a time has it.
+/// A mapped region. Its file stays when this is dropped; one process at a time can have it open.
 #[derive(Debug)]
 pub struct InflightRegion {
     map: MmapRaw,
@@ -108,16 +123,16 @@ pub struct InflightRegion {
 impl InflightRegion {
     fn over(file: File, path: &Path) -> Result<InflightRegion> {
         let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| match e {
-            Errno::EWOULDBLOCK => Error::Busy(format!("{}: another process has it", path.display())),
-            e => Error::io(format!("locking {}", path.display()), e),
+            Errno::EWOULDBLOCK => Error::Busy(format!("{} is open in another process", path.display())),
+            e => Error::io(format!("lock {}", path.display()), e),
         })?;
         let map = MmapOptions::new().offset(PAGE_SIZE as u64).map_raw(&*lock);
-        let map = map.map_err(|e| Error::io(format!("mapping {}", path.display()), e))?;
+        let map = map.map_err(|e| Error::io(format!("map {}", path.display()), e))?;
         Ok(InflightRegion { map, _lock: lock })
     }
 }
 
-// SAFETY: mapped, page-aligned, for the life of the value; the file is ours alone (its mode, its lock).
+// SAFETY: mapped, page-aligned, for the life of the value; no other process writes to it (mode 0600, locked).
 unsafe impl Memory for InflightRegion {
     fn base(&self) -> NonNull<u8> {
         // SAFETY: a mapping is never at address 0.
@@ -133,33 +148,33 @@ mod tests {
     use super::*;
     use ring_abi::shm::Slot;
 
-    fn word(kept: &InflightRegion) -> Slot<'_> {
-        // SAFETY: a page of the memory is longer than that, and `kept` outlives the slot.
-        unsafe { Slot::new(kept.base(), 64) }
+    fn word(region: &InflightRegion) -> Slot<'_> {
+        // SAFETY: the region is at least a page long, and outlives the slot.
+        unsafe { Slot::new(region.base(), 64) }
     }
 
     #[test]
-    fn what_is_kept_is_found_by_its_owner_until_it_is_forgotten() {
+    fn region_after_a_restart_is_found_by_the_same_owner_until_it_is_removed() {
         let directory = tempfile::tempdir().unwrap();
-        let keep = InflightDir::new(directory.path().join("inflight")).unwrap();
-        assert!(keep.open("vbd-1-51712", "ring 8", 4096).unwrap().is_none());
-        let kept = keep.create("vbd-1-51712", "ring 8", 5000).unwrap();
-        assert_eq!(kept.len(), 8192);
-        word(&kept).store32(0, 7);
-        assert_eq!(keep.names().unwrap(), ["vbd-1-51712"]);
-        let error = keep.open("vbd-1-51712", "ring 8", 5000).unwrap_err();
+        let dir = InflightDir::new(directory.path().join("inflight")).unwrap();
+        assert!(dir.open("vbd-1-51712", "ring 8", 4096).unwrap().is_none());
+        let region = dir.create("vbd-1-51712", "ring 8", 5000).unwrap();
+        assert_eq!(region.len(), 8192);
+        word(&region).store32(0, 7);
+        assert_eq!(dir.names().unwrap(), ["vbd-1-51712"]);
+        let error = dir.open("vbd-1-51712", "ring 8", 5000).unwrap_err();
         assert!(matches!(error, Error::Busy(_)), "{error}");
-        drop(kept);
-        assert!(keep.open("vbd-1-51712", "ring 9", 5000).unwrap().is_none(), "another ring");
-        assert!(keep.open("vbd-1-51712", "ring", 5000).unwrap().is_none(), "not just its beginning");
-        assert!(keep.open("vbd-1-51712", "ring 8", 50_000).unwrap().is_none(), "too short");
-        let kept = keep.open("vbd-1-51712", "ring 8", 5000).unwrap().unwrap();
-        assert_eq!(word(&kept).load32(0), 7);
-        drop(kept);
-        let kept = keep.create("vbd-1-51712", "ring 8", 5000).unwrap();
-        assert_eq!(word(&kept).load32(0), 0, "fresh");
-        drop(kept);
-        keep.forget("vbd-1-51712");
-        assert!(keep.open("vbd-1-51712", "ring 8", 5000).unwrap().is_none());
+        drop(region);
+        assert!(dir.open("vbd-1-51712", "ring 9", 5000).unwrap().is_none(), "another ring");
+        assert!(dir.open("vbd-1-51712", "ring", 5000).unwrap().is_none(), "not just its beginning");
+        assert!(dir.open("vbd-1-51712", "ring 8", 50_000).unwrap().is_none(), "too short");
+        let region = dir.open("vbd-1-51712", "ring 8", 5000).unwrap().unwrap();
+        assert_eq!(word(&region).load32(0), 7);
+        drop(region);
+        let region = dir.create("vbd-1-51712", "ring 8", 5000).unwrap();
+        assert_eq!(word(&region).load32(0), 0, "zeroed");
+        drop(region);
+        dir.remove("vbd-1-51712");
+        assert!(dir.open("vbd-1-51712", "ring 8", 5000).unwrap().is_none());
     }
 }

@@ -1,4 +1,4 @@
-//! Mapped pages of a peer, and what keeps them mapped.
+//! Mapped pages of a peer, unmapped on drop.
 #![allow(unsafe_code)] // Pointers into another domain's memory.
 
 use crate::Access;
@@ -8,21 +8,21 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use vm_memory::VolatileSlice;
 
-/// Pages that a [`Mapping`] holds without allocating: a request's 11 segments and one to spare.
+/// Pages that a [`Mapping`] holds without allocating: the 11 segments of a blkif request, rounded up.
 pub const INLINE_PAGES: usize = 12;
 
-/// One mapped page, as its owner knows it.
+/// One mapped page.
 #[derive(Clone, Copy, Debug)]
 pub struct Page {
-    /// Where it is mapped.
+    /// The address at which it is mapped.
     pub base: NonNull<u8>,
-    /// The owner's own name for it: a handle or an entry's index.
+    /// What the hypervisor unmaps it by: gntdev's offset, or the arena's generation and the reference.
     pub token: u64,
 }
 
-/// Who takes mapped pages back; never fails and never blocks for long.
+/// Unmaps pages for a dropped [`Mapping`]; never fails and never blocks for long.
 pub trait Unmap: Send + Sync {
-    /// Unmaps these pages of this owner.
+    /// Unmaps these pages.
     fn unmap(&self, pages: &[Page], access: Access);
 }
 
@@ -42,7 +42,7 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// # Safety
     /// Every page is `PAGE_SIZE` readable (and, for [`Access::ReadWrite`], writable) bytes that stay mapped until
-    /// `owner.unmap` is called with them, which the mapping does once, when it is dropped.
+    /// `owner.unmap` is called with them, which happens once, when the mapping is dropped.
     pub unsafe fn new(pages: SmallVec<[Page; INLINE_PAGES]>, access: Access, owner: Arc<dyn Unmap>) -> Self {
         Self { pages, access, owner }
     }
@@ -52,12 +52,12 @@ impl Mapping {
         self.pages.len()
     }
 
-    /// What may be done with them.
+    /// How the pages are mapped.
     pub fn access(&self) -> Access {
         self.access
     }
 
-    /// Address of a page; valid while the mapping lives.
+    /// The address of a page; valid while the mapping lives.
     ///
     /// # Panics
     /// If there is no such page.
@@ -66,7 +66,7 @@ impl Mapping {
         self.pages[page].base
     }
 
-    /// Part of a page, in bytes; `None` if it is not inside.
+    /// Returns `len` bytes of a page from `offset` on; `None` if they are not inside.
     #[inline]
     pub fn slice(&self, page: usize, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {
         let base = self.pages.get(page)?.base;
@@ -90,12 +90,12 @@ impl std::fmt::Debug for Mapping {
     }
 }
 
-/// A [`Mapping`] whose pages lie at consecutive addresses: what a ring needs.
+/// A [`Mapping`] whose pages are at consecutive addresses, as a ring of several pages needs.
 #[derive(Debug)]
 pub struct Contiguous(Mapping);
 
 impl Contiguous {
-    /// `None`, and the mapping dropped, if the pages do not follow each other.
+    /// Returns `None`, and drops the mapping, if the pages are not at consecutive addresses or there are none.
     pub fn new(mapping: Mapping) -> Option<Self> {
         let follows = |w: &[Page]| w[0].base.as_ptr().wrapping_add(PAGE_SIZE) == w[1].base.as_ptr();
         (!mapping.pages.is_empty() && mapping.pages.windows(2).all(follows)).then_some(Self(mapping))

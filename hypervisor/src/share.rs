@@ -1,4 +1,4 @@
-//! Pages of our own that a peer may map, and the references by which it does.
+//! Pages of this domain that a peer may map, and their grant references.
 #![allow(unsafe_code)] // Pointers to memory that another domain writes.
 
 use crate::{Access, Error};
@@ -6,22 +6,22 @@ use ring_abi::{GrantRef, PAGE_SIZE, shm::Memory};
 use std::ptr::NonNull;
 use vm_memory::VolatileSlice;
 
-/// Who takes granted pages back.
-pub trait Lease: Send + Sync {
-    /// Ends the grants. Pages that the peer still has mapped are quarantined: never handed out again before it has
-    /// let go of them (XSA-396).
+/// Ends the grants of a [`Shared`], as Linux's `gnttab_end_foreign_access`.
+pub trait EndAccess: Send + Sync {
+    /// Ends the grants and frees the pages. Pages that the peer still has mapped are quarantined: they are not
+    /// allocated again before the peer has unmapped them (XSA-396).
     ///
     /// # Errors
-    /// Names the first reference still in use; everything is given back or quarantined all the same.
-    fn end(&mut self) -> Result<(), Error>;
+    /// [`Error::Grant`] with the first reference still in use; all other pages are freed or quarantined all the same.
+    fn end_access(&mut self) -> Result<(), Error>;
 }
 
-/// Pages granted to a peer until this value is dropped; at consecutive addresses.
+/// Pages at consecutive addresses, granted to a peer until this value is dropped.
 pub struct Shared {
     base: NonNull<u8>,
     refs: Box<[GrantRef]>,
     access: Access,
-    lease: Option<Box<dyn Lease>>,
+    grants: Option<Box<dyn EndAccess>>,
 }
 
 // SAFETY: the pages stay mapped, at addresses valid in every thread, until drop.
@@ -32,17 +32,17 @@ unsafe impl Sync for Shared {}
 impl Shared {
     /// # Safety
     /// `base` points at `refs.len()` consecutive, page-aligned, readable and writable pages, zeroed, that stay
-    /// mapped until `lease.end()` was called and `lease` dropped, and are granted by `refs` in this order.
+    /// mapped until `grants.end_access()` was called and `grants` dropped, and are granted by `refs` in this order.
     pub unsafe fn new(
         base: NonNull<u8>,
         refs: Box<[GrantRef]>,
         access: Access,
-        lease: Box<dyn Lease>,
+        grants: Box<dyn EndAccess>,
     ) -> Self {
-        Self { base, refs, access, lease: Some(lease) }
+        Self { base, refs, access, grants: Some(grants) }
     }
 
-    /// The references, one a page.
+    /// The grant references, one a page.
     pub fn refs(&self) -> &[GrantRef] {
         &self.refs
     }
@@ -52,12 +52,12 @@ impl Shared {
         self.refs.len()
     }
 
-    /// What the peer may do.
+    /// What the peer is granted.
     pub fn access(&self) -> Access {
         self.access
     }
 
-    /// Address of a page; valid while the value lives.
+    /// The address of a page; valid while the value lives.
     ///
     /// # Panics
     /// If there is no such page.
@@ -68,7 +68,7 @@ impl Shared {
         unsafe { self.base.add(page * PAGE_SIZE) }
     }
 
-    /// Bytes of the region, across pages; `None` if they are not inside.
+    /// Returns `len` bytes of the region from `offset` on, across pages; `None` if they are not inside.
     #[inline]
     pub fn slice(&self, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {
         if offset.checked_add(len)? > self.refs.len() * PAGE_SIZE {
@@ -78,19 +78,19 @@ impl Shared {
         Some(unsafe { VolatileSlice::new(self.base.as_ptr().add(offset), len) })
     }
 
-    /// Ends the grants now and says if the peer still held one; [`Drop`] does the same and logs it.
+    /// Ends the grants now and reports whether the peer still has a page mapped; [`Drop`] does the same and logs it.
     ///
     /// # Errors
-    /// As [`Lease::end`].
+    /// As [`EndAccess::end_access`].
     pub fn end(mut self) -> Result<(), Error> {
-        self.lease.take().map_or(Ok(()), |mut lease| lease.end())
+        self.grants.take().map_or(Ok(()), |mut grants| grants.end_access())
     }
 }
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        if let Some(Err(error)) = self.lease.take().map(|mut lease| lease.end()) {
-            tracing::warn!(%error, "pages quarantined: the peer still has them mapped");
+        if let Some(Err(error)) = self.grants.take().map(|mut grants| grants.end_access()) {
+            tracing::warn!(%error, "failed to end a grant: the peer still has the page mapped; quarantined");
         }
     }
 }

@@ -1,9 +1,9 @@
-//! What every hypervisor promises at the seam, run against each world.
+//! The contract of `Hypervisor`, checked against each implementation.
 //!
-//! The checks are in `contract/checks.rs`, by name, over a pair of domains: a front side that shares and listens,
-//! and a back side that maps and connects. The two may be one and the same domain, as in a Xen control domain that
-//! grants to itself. This test program is all that is needed elsewhere: `contract xen::` runs the checks of `xen`,
-//! in a build for a Xen host (`--cfg xen_host`).
+//! The checks are in `contract/checks.rs`, over a pair of domains: `front` shares pages and allocates event channels,
+//! and `back` maps and binds. Both may be the same domain, as in a Xen control domain that grants to itself. On a Xen
+//! host this test program alone suffices: `contract xen::` runs the checks of `xen`, in a build for one
+//! (`--cfg xen_host`).
 
 #[path = "contract/checks.rs"]
 mod checks;
@@ -11,14 +11,14 @@ mod checks;
 use hypervisor::{DomId, Hypervisor};
 use std::sync::Arc;
 
-/// Two domains, or twice the same one.
+/// Two domains, or the same one twice.
 pub(crate) struct Pair {
-    /// Shares, and listens.
+    /// Shares pages and allocates event channels.
     pub(crate) front: Arc<dyn Hypervisor>,
-    /// Maps, copies and connects.
+    /// Maps, copies and binds.
     pub(crate) back: Arc<dyn Hypervisor>,
-    /// What keeps the world going.
-    pub(crate) _world: Box<dyn std::any::Any>,
+    /// Keeps the platform running.
+    pub(crate) _platform: Box<dyn std::any::Any>,
 }
 
 /// A guest and domain 0.
@@ -26,20 +26,20 @@ fn local() -> Pair {
     let sandbox = hypervisor::local::Sandbox::new().expect("a broker");
     let back = sandbox.join(DomId::DOM0).expect("domain 0");
     let front = sandbox.join(DomId(1)).expect("a guest");
-    Pair { front, back, _world: Box::new(sandbox) }
+    Pair { front, back, _platform: Box::new(sandbox) }
 }
 
 /// Domain 0 and itself, as in a Xen control domain.
 fn loopback() -> Pair {
     let sandbox = hypervisor::local::Sandbox::new().expect("a broker");
     let dom0 = sandbox.join(DomId::DOM0).expect("domain 0");
-    Pair { front: dom0.clone(), back: dom0, _world: Box::new(sandbox) }
+    Pair { front: dom0.clone(), back: dom0, _platform: Box::new(sandbox) }
 }
 
 /// The control domain of a real Xen host and itself: `tests/xen/run contract`.
 fn xen() -> Pair {
     let dom0: Arc<dyn Hypervisor> = Arc::new(hypervisor::xen::Xen::open().expect("the device nodes"));
-    Pair { front: dom0.clone(), back: dom0, _world: Box::new(()) }
+    Pair { front: dom0.clone(), back: dom0, _platform: Box::new(()) }
 }
 
 macro_rules! contract {
@@ -57,20 +57,20 @@ macro_rules! contract {
 contract! {
     shared_pages_are_zeroed_and_consecutive
     reused_pages_are_zeroed
-    what_one_writes_the_other_reads
-    maps_are_all_or_none
-    read_only_grants_refuse_writers
-    two_mappings_of_one_page_are_released_one_by_one
-    a_ring_is_mapped_at_consecutive_addresses
+    page_written_by_one_side_is_read_by_the_other
+    map_with_an_invalid_reference_maps_nothing
+    read_only_grant_is_not_mapped_for_writing
+    page_mapped_twice_stays_mapped_until_both_are_dropped
+    ring_is_mapped_at_consecutive_addresses
     scattered_pages_are_mapped_at_consecutive_addresses
-    ended_grants_are_not_mapped
-    pages_still_mapped_are_quarantined
-    copies_go_both_ways
-    each_copy_has_its_own_status
-    copies_between_grants
-    events_arrive_and_merge
-    the_connecting_end_starts_pending
-    only_a_listening_port_is_connected
-    a_port_connects_once
-    flips_move_pages
+    map_of_an_ended_grant_is_an_error
+    page_still_mapped_after_its_grant_ended_is_quarantined
+    copy_to_and_from_a_grant_moves_the_bytes
+    failed_copy_does_not_stop_the_others
+    copy_between_grants_moves_the_bytes
+    events_not_taken_merge
+    only_the_end_that_binds_starts_pending
+    bind_to_a_port_that_is_not_allocated_is_an_error
+    bind_to_a_bound_port_is_an_error
+    transfer_moves_a_page_to_the_accepting_entry
 }

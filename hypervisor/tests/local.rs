@@ -1,4 +1,4 @@
-//! What the local hypervisor promises beyond the contract: processes that die, clients that lie, grants in a race.
+//! Tests of the local hypervisor beyond the contract: processes that are killed, hostile clients, races of grants.
 
 #[path = "local/death.rs"]
 mod death;
@@ -13,10 +13,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::time::Duration;
 use vm_memory::VolatileSlice;
 
-/// How long anything here may take on a busy machine.
-pub(crate) const BOUND: Duration = Duration::from_secs(30);
+/// The timeout of every wait, long enough for a busy machine.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A machine of two guests and domain 0, nobody joined.
+/// A machine of two guests and domain 0; no process has joined.
 pub(crate) fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new().expect("a broker");
     for name in ["one", "two"] {
@@ -25,10 +25,10 @@ pub(crate) fn sandbox() -> Sandbox {
     sandbox
 }
 
-/// Waits, with a bound, for something to take, or the end.
+/// Waits until an event is pending or the other end is closed.
 pub(crate) fn readable(channel: &dyn Channel) -> bool {
     let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
-    poll(&mut fds, PollTimeout::try_from(BOUND).expect("a bound")).expect("poll") == 1
+    poll(&mut fds, PollTimeout::try_from(TIMEOUT).expect("a timeout")).expect("poll") == 1
 }
 
 pub(crate) fn byte(slice: Option<VolatileSlice<'_>>) -> u8 {

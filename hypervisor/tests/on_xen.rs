@@ -1,4 +1,4 @@
-//! What holds on real Xen alone, beyond the contract: run in dom0 of the test machine, `tests/xen/run on-xen`.
+//! Tests of real Xen beyond the contract, run in dom0 of the test machine: `tests/xen/run on-xen`.
 //!
 //! Dom0 is its own peer: it grants pages to itself and maps them. Tests with `of_another_domain` in their names
 //! need a guest and a disk, as the scenario `guest-grants` has them. All are ignored but in a build for a Xen host
@@ -7,6 +7,7 @@
 use hypervisor::xen::Xen;
 use hypervisor::{Access, CopyOp, CopyPtr, DomId, Error, EventPort, GrantRef, Hypervisor, Mapping, Shared};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ring_abi::grant::Status;
 use std::fs::OpenOptions;
 use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
@@ -37,14 +38,14 @@ fn readable(what: impl AsFd) -> bool {
 
 #[test]
 #[cfg_attr(not(xen_host), ignore = "needs a Xen host: tests/xen/run on-xen")]
-fn we_are_dom0() {
+fn own_domid_in_dom0_is_zero() {
     let xen = xen();
     assert_eq!(xen.domid(), DomId::DOM0);
 }
 
 #[test]
 #[cfg_attr(not(xen_host), ignore = "needs a Xen host: tests/xen/run on-xen")]
-fn a_shared_page_can_be_mapped_and_seen_both_ways() {
+fn shared_page_once_mapped_is_seen_by_both_sides() {
     let xen = xen();
     let shared = xen.share(SELF, 3, Access::ReadWrite).expect("shares");
     write(&shared, 4096 + 5, b"from the owner");
@@ -59,13 +60,15 @@ fn a_shared_page_can_be_mapped_and_seen_both_ways() {
 
 #[test]
 #[cfg_attr(not(xen_host), ignore = "needs a Xen host: tests/xen/run on-xen")]
-fn a_refused_reference_is_named() {
+fn map_with_an_invalid_reference_names_it() {
     let xen = xen();
     let shared = xen.share(SELF, 2, Access::ReadWrite).expect("shares");
     let wrong = GrantRef(0x00ff_fff0);
     let refs = [shared.refs()[0], wrong, shared.refs()[1]];
     match xen.map(SELF, &refs, Access::ReadWrite) {
-        Err(Error::Grant { gref, status, .. }) => assert!(gref == wrong && status < 0, "{gref} {status}"),
+        Err(Error::Grant { gref, status, .. }) => {
+            assert!(gref == wrong && !status.is_okay(), "{gref} {status}")
+        }
         other => panic!("{other:?}"),
     }
     xen.map(SELF, shared.refs(), Access::ReadWrite).expect("the others are not harmed");
@@ -73,20 +76,25 @@ fn a_refused_reference_is_named() {
 
 #[test]
 #[cfg_attr(not(xen_host), ignore = "needs a Xen host: tests/xen/run on-xen")]
-fn a_read_only_grant_is_not_mapped_for_writing() {
+fn read_only_grant_is_not_mapped_for_writing() {
     let xen = xen();
     let shared = xen.share(SELF, 1, Access::ReadOnly).expect("shares");
-    assert!(matches!(xen.map(SELF, shared.refs(), Access::ReadWrite), Err(Error::Grant { status: -1, .. })));
+    assert!(matches!(
+        xen.map(SELF, shared.refs(), Access::ReadWrite),
+        Err(Error::Grant { status: Status::GENERAL_ERROR, .. })
+    ));
     xen.map(SELF, shared.refs(), Access::ReadOnly).expect("maps for reading");
 }
 
 #[test]
 #[cfg_attr(not(xen_host), ignore = "needs a Xen host: tests/xen/run on-xen")]
-fn each_copy_has_its_own_status() {
+fn failed_copy_does_not_stop_the_others() {
     let xen = xen();
     let shared = xen.share(SELF, 1, Access::ReadWrite).expect("shares");
     write(&shared, 10, b"payload");
-    let (mut first, mut second, mut third) = ([0u8; 7], [0u8; 7], [0u8; 7]);
+    let mut first = [0u8; 7];
+    let mut second = [0u8; 7];
+    let mut third = [0u8; 7];
     let from = |gref, offset| CopyPtr::Grant { domid: SELF, gref, offset };
     let mut ops = [
         CopyOp::new(from(GrantRef(0x00ff_fff0), 10), CopyPtr::Memory(VolatileSlice::from(&mut first[..])), 7),
@@ -95,14 +103,14 @@ fn each_copy_has_its_own_status() {
     ];
     xen.copy(&mut ops).expect("the batch is tried");
     let status = ops.map(|op| op.status);
-    assert!(status[0] < 0, "{status:?}");
-    assert_eq!(status[1..], [-10, 0]);
+    assert!(!status[0].is_okay(), "{status:?}");
+    assert_eq!(status[1..], [Status::BAD_COPY_ARG, Status::OKAY]);
     assert_eq!((&first, &second, &third), (&[0; 7], &[0; 7], b"payload"));
 }
 
 #[test]
 #[cfg_attr(not(xen_host), ignore = "needs a Xen host: tests/xen/run on-xen")]
-fn copies_go_from_grant_to_grant_and_out_of_and_into_mappings() {
+fn copy_between_grants_and_mappings_moves_the_bytes() {
     let xen = xen();
     let source = xen.share(SELF, 1, Access::ReadWrite).expect("shares");
     let dest = xen.share(SELF, 1, Access::ReadWrite).expect("shares");
@@ -115,55 +123,55 @@ fn copies_go_from_grant_to_grant_and_out_of_and_into_mappings() {
         CopyOp::new(granted(source.refs()[0], 4), mapped(104, 3), 3),
     ];
     xen.copy(&mut ops).expect("the batch is tried");
-    assert_eq!(ops.map(|op| op.status), [0, 0]);
+    assert_eq!(ops.map(|op| op.status), [Status::OKAY; 2]);
     assert_eq!(read(&mapping, 0, 100, 7), b"one\0two");
 
     let mut back = [CopyOp::new(mapped(100, 7), granted(source.refs()[0], 2000), 7)];
     xen.copy(&mut back).expect("the batch is tried");
-    assert_eq!(back[0].status, 0);
+    assert_eq!(back[0].status, Status::OKAY);
     let mut bytes = [0u8; 7];
     source.slice(2000, 7).expect("inside").read_slice(&mut bytes, 0).expect("inside");
     assert_eq!(&bytes, b"one\0two");
 }
 
-/// A page that a guest granted to us: its disk's ring, which nobody uses as long as nobody serves it. The scenario
-/// `guest-grants` makes such a guest and names it, DOMID/GREF.
+/// A page that a guest granted to dom0: its disk's ring, which is unused while no backend serves it. The scenario
+/// `guest-grants` creates the guest and passes the grant as DOMID/GREF.
 fn guests_page() -> (DomId, GrantRef) {
     let named = std::env::var("XPV_GUEST_GRANT").expect("the scenario names a page");
     let (domid, gref) = named.split_once('/').expect("DOMID/GREF");
     (DomId(domid.parse().expect("a number")), GrantRef(gref.parse().expect("a number")))
 }
 
-/// Xen refuses to copy from a frame that is not ours, be it mapped: the copy must go another way.
+/// Xen refuses to copy from a mapped frame of another domain: the copy must go through a local buffer.
 #[test]
 #[cfg_attr(not(xen_host), ignore = "needs a Xen host: tests/xen/run guest-grants")]
-fn a_page_of_another_domain_is_copied_through_its_mapping() {
+fn mapped_page_of_another_domain_is_copied_through_a_buffer() {
     let xen = xen();
     let (domid, gref) = guests_page();
     let mapping = xen.map(domid, &[gref], Access::ReadWrite).expect("maps");
     let mapped = |offset| CopyPtr::Memory(mapping.slice(0, offset, 7).expect("inside"));
     mapping.slice(0, 2000, 7).expect("inside").copy_from(b"payload");
 
-    let ours = xen.share(SELF, 1, Access::ReadWrite).expect("shares");
-    let granted = |offset| CopyPtr::Grant { domid: SELF, gref: ours.refs()[0], offset };
+    let own = xen.share(SELF, 1, Access::ReadWrite).expect("shares");
+    let granted = |offset| CopyPtr::Grant { domid: SELF, gref: own.refs()[0], offset };
     let mut ops = [
         CopyOp::new(mapped(2000), granted(0), 7),
         CopyOp::new(CopyPtr::Grant { domid, gref, offset: 2000 }, granted(10), 7),
         CopyOp::new(granted(0), mapped(3000), 7),
     ];
     xen.copy(&mut ops).expect("the batch is tried");
-    assert_eq!(ops.map(|op| op.status), [0, 0, 0]);
+    assert_eq!(ops.map(|op| op.status), [Status::OKAY; 3]);
     let mut bytes = [0u8; 17];
-    ours.slice(0, 17).expect("inside").copy_to(&mut bytes[..]);
+    own.slice(0, 17).expect("inside").copy_to(&mut bytes[..]);
     assert_eq!(&bytes, b"payload\0\0\0payload");
     assert_eq!(read(&mapping, 0, 3000, 7), b"payload");
     println!("copied through a mapping of domain {domid}");
 }
 
-/// Past the page cache: the kernel takes a mapped grant for memory like any other.
+/// Direct I/O: the kernel accepts a mapped grant like any other memory.
 #[test]
 #[cfg_attr(not(xen_host), ignore = "needs a Xen host: tests/xen/run guest-grants")]
-fn a_disk_is_read_straight_into_a_page_of_another_domain() {
+fn direct_read_into_a_mapped_page_of_another_domain_fills_it() {
     let xen = xen();
     let (domid, gref) = guests_page();
     let disk = std::env::var("XPV_BLOCK_DEVICE").expect("the scenario names a disk");
@@ -171,31 +179,31 @@ fn a_disk_is_read_straight_into_a_page_of_another_domain() {
     let mapping = xen.map(domid, &[gref], Access::ReadWrite).expect("maps");
     let mut page = mapping.slice(0, 0, 4096).expect("inside");
     assert_eq!(disk.read_volatile(&mut page).expect("reads"), 4096);
-    assert_eq!(read(&mapping, 0, 510, 2), [0x55, 0xaa], "the partition table's mark");
+    assert_eq!(read(&mapping, 0, 510, 2), [0x55, 0xaa], "the partition table's signature");
     println!("read into a page of domain {domid}");
 }
 
 #[test]
 #[cfg_attr(not(xen_host), ignore = "needs a Xen host: tests/xen/run on-xen")]
-fn events_go_both_ways() {
+fn event_sent_at_either_end_is_taken_at_the_other() {
     let xen = xen();
-    let listening = xen.alloc_unbound(SELF).expect("listens");
-    let connected = xen.bind_interdomain(SELF, listening.port()).expect("connects");
-    assert!(readable(connected.as_fd()), "the connecting end starts pending");
-    assert!(connected.take().expect("takes"));
-    assert!(!connected.take().expect("takes"));
-    connected.notify().expect("notifies");
-    connected.notify().expect("notifies");
-    assert!(readable(listening.as_fd()));
-    assert!(listening.take().expect("takes"));
-    listening.notify().expect("notifies");
-    assert!(readable(connected.as_fd()));
-    assert!(connected.take().expect("takes"));
+    let unbound = xen.alloc_unbound(SELF).expect("alloc_unbound");
+    let bound = xen.bind_interdomain(SELF, unbound.port()).expect("bind_interdomain");
+    assert!(readable(bound.as_fd()), "the end that binds starts pending");
+    assert!(bound.take().expect("takes"));
+    assert!(!bound.take().expect("takes"));
+    bound.notify().expect("notifies");
+    bound.notify().expect("notifies");
+    assert!(readable(unbound.as_fd()));
+    assert!(unbound.take().expect("takes"));
+    unbound.notify().expect("notifies");
+    assert!(readable(bound.as_fd()));
+    assert!(bound.take().expect("takes"));
 }
 
 #[test]
 #[cfg_attr(not(xen_host), ignore = "needs a Xen host: tests/xen/run on-xen")]
-fn a_port_never_given_and_a_domain_that_is_not_there_are_told_apart() {
+fn bind_to_an_unknown_port_or_domain_names_which() {
     let xen = xen();
     assert!(matches!(xen.bind_interdomain(SELF, EventPort(3000)), Err(Error::NoSuchPort { .. })));
     assert!(matches!(xen.bind_interdomain(DomId(999), EventPort(1)), Err(Error::NoSuchDomain(DomId(999)))));
@@ -207,13 +215,13 @@ fn a_port_never_given_and_a_domain_that_is_not_there_are_told_apart() {
 
 #[test]
 #[cfg_attr(not(xen_host), ignore = "needs a Xen host: tests/xen/run on-xen")]
-fn a_page_still_mapped_keeps_its_bytes_after_the_grant_ended() {
+fn page_still_mapped_after_its_grant_ended_keeps_its_bytes() {
     let xen = xen();
     let shared = xen.share(SELF, 1, Access::ReadWrite).expect("shares");
     write(&shared, 0, b"mine");
     let mapping = xen.map(SELF, shared.refs(), Access::ReadOnly).expect("maps");
     shared.end().expect("ends");
-    // The kernel must not have given the page to these.
+    // The kernel must not have allocated the page to these.
     let others = (0..8).map(|_| xen.share(SELF, 4, Access::ReadWrite).expect("shares"));
     let others: Vec<_> = others.inspect(|other| write(other, 0, &[0xee; 4096])).collect();
     assert_eq!(read(&mapping, 0, 0, 4), b"mine");
@@ -222,7 +230,7 @@ fn a_page_still_mapped_keeps_its_bytes_after_the_grant_ended() {
 
 #[test]
 #[cfg_attr(not(xen_host), ignore = "needs a Xen host: tests/xen/run on-xen")]
-fn pages_cannot_be_given_away() {
+fn transfer_is_unsupported() {
     let xen = xen();
     assert!(matches!(xen.transfer(&mut []), Err(Error::Unsupported(_))));
 }

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Configuration of vifs.
 
 use crate::backlog::Limits;

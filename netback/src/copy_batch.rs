@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A batch of grant copies that keeps its allocation from round to round.
 #![allow(unsafe_code)] // An empty list of values that are not `Send` can be sent.
 

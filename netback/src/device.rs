@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! One vif over its life: handshake, connection and statistics.
 
 use crate::driver::Attachment;
@@ -12,7 +14,7 @@ use ring_abi::DomId;
 use ring_abi::netif::{MTU_MAX, key};
 use std::sync::{Arc, Mutex, PoisonError};
 use xenstore::XenbusState;
-use xenstore::driver::{Answer, BackDevice, Failure, View, Waker};
+use xenstore::driver::{BackDevice, DeviceState, Failure, Update, Waker};
 use xenstore::xenbus::Device;
 
 /// Why a connection ended without having been closed.
@@ -38,7 +40,6 @@ pub(crate) struct VifDevice {
     stopped: bool,
     /// Set by the bridge's thread when the connection fails.
     exit: Arc<Mutex<Option<ExitReason>>>,
-    span: tracing::Span,
 }
 
 impl VifDevice {
@@ -54,10 +55,8 @@ impl VifDevice {
         Self {
             hv,
             config,
-            guest: DomId(device.front),
+            guest: device.front,
             attachment,
-            // At level ERROR, so that the span is part of log lines of any level.
-            span: tracing::error_span!("vif", domid = device.front, devid = device.id, name),
             name,
             waker,
             handshake: Handshake::default(),
@@ -72,8 +71,7 @@ impl VifDevice {
     ///
     /// # Errors
     /// EBUSY while the earlier process still has the event channels or pages.
-    pub(crate) fn resume(&mut self, view: &View) -> Result<(), Failure> {
-        let _span = self.span.clone().entered();
+    pub(crate) fn resume(&mut self, view: &DeviceState) -> Result<(), Failure> {
         if [view.own_state, view.other_state] != [XenbusState::Connected; 2] {
             return Ok(());
         }
@@ -104,7 +102,7 @@ impl VifDevice {
         }
     }
 
-    fn negotiate(&self, view: &View) -> Result<Negotiated, Failure> {
+    fn negotiate(&self, view: &DeviceState) -> Result<Negotiated, Failure> {
         let mut own = view.own.clone();
         if !self.attachment.limit_mtu {
             own.set(key::MTU, MTU_MAX);
@@ -113,14 +111,14 @@ impl VifDevice {
             .map_err(|error| Failure::new(Errno::EINVAL as i32, error))
     }
 
-    fn connect(&mut self, view: &View) -> Result<(), Failure> {
+    fn connect(&mut self, view: &DeviceState) -> Result<(), Failure> {
         let negotiated = self.negotiate(view)?;
         let response_logs = self.response_logs.take();
         let recovery = response_logs.as_ref().map_or(Recovery::None, Recovery::Record);
         let started = self.start(&negotiated, recovery);
         self.response_logs = response_logs;
         started.map_err(|error| Failure::new(Errno::EIO as i32, error))?;
-        tracing::info!(caps = ?negotiated.caps, "connected");
+        tracing::info!(name = self.name, caps = ?negotiated.caps, "connected");
         Ok(())
     }
 
@@ -170,15 +168,14 @@ impl VifDevice {
         Some(reason)
     }
 
-    fn close(&mut self, failure: Failure) -> Answer {
+    fn close(&mut self, failure: Failure) -> Update {
         self.handshake.set_connected(false);
-        Answer { state: Some(XenbusState::Closing), error: Some(failure), ..Answer::default() }
+        Update { state: Some(XenbusState::Closing), error: Some(failure), ..Update::default() }
     }
 }
 
 impl BackDevice for VifDevice {
-    fn changed(&mut self, view: &View) -> Answer {
-        let _span = self.span.clone().entered();
+    fn changed(&mut self, view: &DeviceState) -> Update {
         let closing = matches!(view.other_state, XenbusState::Closing | XenbusState::Closed);
         match self.take_exit() {
             // No error is written for a frontend that is closing anyway.
@@ -189,20 +186,20 @@ impl BackDevice for VifDevice {
         }
         let was_connected = self.handshake.is_connected();
         match self.handshake.step(view.own_state, view.other_state, view.online) {
-            Action::Wait => Answer::default(),
+            Action::Wait => Update::default(),
             Action::Advertise => {
                 self.disconnect();
                 let state = Some(XenbusState::InitWait);
-                Answer { keys: backend_keys(self.config.gso), state, ..Answer::default() }
+                Update { keys: backend_keys(self.config.gso), state, ..Update::default() }
             }
             Action::Close(state) => {
                 self.disconnect();
-                Answer { state: Some(state), ..Answer::default() }
+                Update { state: Some(state), ..Update::default() }
             }
             Action::Connect => match if was_connected { Ok(()) } else { self.connect(view) } {
                 Ok(()) => {
                     self.handshake.set_connected(true);
-                    Answer { state: Some(XenbusState::Connected), ..Answer::default() }
+                    Update { state: Some(XenbusState::Connected), ..Update::default() }
                 }
                 Err(failure) => self.close(failure),
             },
@@ -210,7 +207,6 @@ impl BackDevice for VifDevice {
     }
 
     fn stop(&mut self) {
-        let _span = self.span.clone().entered();
         self.detach();
         self.stopped = true;
     }
@@ -221,7 +217,6 @@ impl Drop for VifDevice {
         if self.stopped {
             return;
         }
-        let _span = self.span.clone().entered();
         if self.handshake.is_connected() {
             self.disconnect();
         }

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! The driver for devices of kind `vif`: finds the bridge of each and makes the device.
 
 use crate::Config;
@@ -7,7 +9,7 @@ use hypervisor::Hypervisor;
 use ring_abi::netif::key;
 use std::sync::Arc;
 use xenstore::Keys;
-use xenstore::driver::{BackDevice, BackDriver, Failure, View, Waker};
+use xenstore::driver::{BackDevice, BackDriver, DeviceState, Failure, Waker};
 use xenstore::xenbus::Device;
 
 /// Finds the bridge of a vif by its keys.
@@ -62,7 +64,12 @@ impl BackDriver for Driver {
         "vif"
     }
 
-    fn probe(&mut self, device: &Device, view: &View, waker: Waker) -> Result<Box<dyn BackDevice>, Failure> {
+    fn probe(
+        &mut self,
+        device: &Device,
+        view: &DeviceState,
+        waker: Waker,
+    ) -> Result<Box<dyn BackDevice>, Failure> {
         let attachment = (self.resolver)(device, &view.own)?;
         let name = vif_name(device, &view.own);
         let mut vif = VifDevice::new(self.hv.clone(), self.config.clone(), device, attachment, name, waker);

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Errors of a vif's connection.
 
 use crate::assemble::Fault;

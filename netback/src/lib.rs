@@ -15,7 +15,7 @@
 //!     let store = xenstore::Client::new(hv.store()?);
 //!     let domid = hv.domid();
 //!     let mut driver = Driver::new(hv, Config::default(), move |_, _| Ok(Attachment::port_of(bridge.clone())));
-//!     Ok(xenstore::driver::run(store, domid.0, &mut driver, stop)?)
+//!     Ok(xenstore::driver::run(store, domid, &mut driver, stop)?)
 //! }
 //! ```
 

@@ -64,7 +64,7 @@ impl<P: Protocol, M: Memory, L: Memory> LoggedRing<P, M, L> {
 
     #[inline]
     pub(crate) fn refresh(&mut self) -> Result<(), Fault> {
-        self.ring.look().map(|_| ())
+        self.ring.refresh().map(|_| ())
     }
 
     #[inline]

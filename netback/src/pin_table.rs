@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Keeps a guest's pages mapped while any frame that points into them is alive, wherever that frame is queued.
 //!
 //! The vif's thread owns the [`PinTable`]; frames have pins that count in its [`Shared`] part. Whoever drops the last

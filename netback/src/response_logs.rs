@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! The response logs of a vif's two rings, kept in the inflight directory for a process that resumes the connection.
 
 use crate::handshake::{EventPorts, Negotiated};
@@ -39,7 +41,7 @@ impl ResponseLogs {
 
     /// Removes the logs of a connection that is closed.
     pub(crate) fn forget(&self) {
-        self.names.iter().for_each(|name| self.inflight_dir.forget(name));
+        self.names.iter().for_each(|name| self.inflight_dir.remove(name));
     }
 }
 

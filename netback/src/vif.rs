@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A connected vif as a port of the bridge: drives both rings and their event channels.
 
 mod copied;

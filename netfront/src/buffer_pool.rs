@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Granted pages cut into buffers of one size.
 
 use hypervisor::{Access, Hypervisor, PAGE_SIZE, Result, Shared};

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A connection to a backend: two rings, their buffers and event channels.
 //!
 //! A packet to be sent is copied once into granted buffers. Small packets go into small buffers that share pages: the

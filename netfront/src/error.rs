@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Errors of an interface and of its connections.
 
 use crate::tx::Fault;

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A network interface: keeps a connection to the current backend, and reconnects when the backend does.
 //!
 //! While no backend is connected, frames to be sent are dropped and the interface stays. [`Nic::process_events`] does
@@ -14,13 +16,12 @@ use event_channel::EventSet;
 use hypervisor::Hypervisor;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use ring_abi::DomId;
 use ring_abi::netif::{MAX_TX_SIZE, key};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use xenstore::xenbus::End;
+use xenstore::xenbus::DeviceEnd;
 use xenstore::{Client, Nodes, XenbusState, XsError};
 
 /// How often connecting to the store is retried.
@@ -43,7 +44,7 @@ pub enum SendOutcome {
 pub struct Nic {
     hv: Arc<dyn Hypervisor>,
     client: Option<Client>,
-    end: End,
+    end: DeviceEnd,
     requested: Requested,
     identity: Identity,
     handshake: Handshake,
@@ -77,7 +78,7 @@ impl Nic {
         let path = format!("/local/domain/{}/device/vif/{devid}", hv.domid());
         // At level ERROR, to be part of log lines of any level.
         let span = tracing::error_span!("vif", domid = %hv.domid(), devid);
-        let end = End::find_front(&mut store, &path)?;
+        let end = DeviceEnd::find_front(&mut store, &path)?;
         let identity = Identity::parse(&end.keys(&mut store)?, &end.other_keys(&mut store)?)?;
         let event_set = EventSet::new()?;
         let mut nic = Self {
@@ -245,7 +246,7 @@ impl Nic {
     fn attach_store(&mut self, mut client: Client) -> Result<(), Error> {
         self.handshake = Handshake::default();
         self.event_set.add(client.fd())?;
-        self.end.retract(&mut client, CONNECTION_KEYS)?;
+        self.end.remove_keys(&mut client, CONNECTION_KEYS)?;
         // Ends what an earlier process with this interface has left connected.
         self.end.switch_state(&mut client, XenbusState::Initialising)?;
         self.written = Some(XenbusState::Initialising);
@@ -343,7 +344,7 @@ impl Nic {
     fn connect(&mut self) -> Result<(), Error> {
         let Some(client) = self.client.as_mut() else { return Ok(()) };
         let negotiated = Negotiated::parse(&self.end.other_keys(client)?)?;
-        let connection = Connection::new(&*self.hv, DomId(self.end.other_id()), negotiated.split)?;
+        let connection = Connection::new(&*self.hv, self.end.other_id(), negotiated.split)?;
         connection.register(&self.event_set)?;
         self.max_len = if negotiated.sg { MAX_TX_SIZE } else { hypervisor::PAGE_SIZE };
         let keys = frontend_keys(connection.info(), self.requested);
@@ -357,7 +358,7 @@ impl Nic {
     /// Removes the connection's keys and writes a state.
     fn write_state(&mut self, state: XenbusState) -> Result<(), Error> {
         let Some(client) = self.client.as_mut() else { return Ok(()) };
-        self.end.retract(client, CONNECTION_KEYS)?;
+        self.end.remove_keys(client, CONNECTION_KEYS)?;
         self.end.switch_state(client, state)?;
         self.written = Some(state);
         Ok(())

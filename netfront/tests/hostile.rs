@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use testkit::net::RawBackend;
 use testkit::{BOUND, Machine, random};
 use xenstore::Nodes;
-use xenstore::xenbus::End;
+use xenstore::xenbus::DeviceEnd;
 
 /// Starts a machine without a backend; the test drives a [`RawBackend`] in dom0.
 fn start() -> (Machine, Arc<Domain>) {
@@ -31,7 +31,7 @@ fn assert_closed_for_good(nic: &mut Nic, back: &mut RawBackend, words: &str) {
         nic.recv(&mut [0; 2048]);
         nic.process_events().unwrap();
     }
-    let path = End::front(&back.device).error_path();
+    let path = DeviceEnd::front(&back.device).error_path();
     // A guest that may not write there only logs the error.
     if let Ok(text) = back.client.read_text(&path) {
         assert!(text.contains(words), "{text}");

@@ -10,7 +10,7 @@ pub const OUT: Layout = Layout { ring: 1024, size: 2048, cons: 3080, prod: 3084 
 pub const CONNECTION: usize = 3088;
 /// `connection`: the daemon listens.
 pub const CONNECTED: u8 = 0;
-/// `connection`: nobody listens yet.
+/// `connection`: the backend is not connected yet.
 pub const DISCONNECTED: u8 = 1;
 
 /// Both rings, for [`crate::stream::Stream`].

@@ -1,6 +1,8 @@
 //! Domain identifiers: `domid_t` of xen.h.
 
 use core::fmt;
+use core::num::ParseIntError;
+use core::str::FromStr;
 
 /// A domain's number, `domid_t` (xen.h:593). Ordinary domains are below [`DomId::FIRST_RESERVED`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -14,6 +16,15 @@ impl DomId {
     pub const FIRST_RESERVED: Self = Self(0x7ff0);
     /// `DOMID_SELF`: the caller itself.
     pub const SELF: Self = Self(0x7ff0);
+}
+
+impl FromStr for DomId {
+    type Err = ParseIntError;
+
+    /// Parses a decimal number, as paths and keys of the store hold it.
+    fn from_str(text: &str) -> Result<Self, ParseIntError> {
+        text.parse().map(Self)
+    }
 }
 
 impl fmt::Display for DomId {

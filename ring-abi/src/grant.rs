@@ -93,6 +93,7 @@ statuses! {
 
 impl Status {
     /// Whether the operation was done.
+    #[inline]
     pub fn is_okay(self) -> bool {
         self == Self::OKAY
     }

@@ -43,11 +43,11 @@ bitflags! {
         const CSUM_BLANK = 1;
         /// The checksum is right, or need not be checked.
         const DATA_VALIDATED = 2;
-        /// The packet goes on in the next slot.
+        /// The packet continues in the next slot.
         const MORE_DATA = 4;
         /// The next slot is an extra.
         const EXTRA_INFO = 8;
-        /// Bits that nobody defined are kept.
+        /// Undefined bits are kept.
         const _ = !0;
     }
 
@@ -58,11 +58,11 @@ bitflags! {
         const DATA_VALIDATED = 1;
         /// The transport checksum holds only the pseudo-header's part.
         const CSUM_BLANK = 2;
-        /// The packet goes on in the next slot.
+        /// The packet continues in the next slot.
         const MORE_DATA = 4;
         /// The next slot is an extra.
         const EXTRA_INFO = 8;
-        /// Bits that nobody defined are kept.
+        /// Undefined bits are kept.
         const _ = !0;
     }
 }

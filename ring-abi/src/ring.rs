@@ -224,7 +224,7 @@ impl<P: Protocol, M: Memory> Front<P, M> {
     /// Takes the next response, if there is one.
     #[inline(always)]
     pub fn pop(&mut self) -> Result<Option<P::Response>, Fault> {
-        if self.rsp_cons == self.rsp_seen && !self.look()? {
+        if self.rsp_cons == self.rsp_seen && !self.refresh()? {
             return Ok(None);
         }
         let slot = self.slots.at(self.rsp_cons);
@@ -242,7 +242,7 @@ impl<P: Protocol, M: Memory> Front<P, M> {
 
     /// Reads the backend's producer index, checked; `true` if responses wait.
     #[inline(always)]
-    pub fn look(&mut self) -> Result<bool, Fault> {
+    pub fn refresh(&mut self) -> Result<bool, Fault> {
         let found = self.slots.memory.header().rsp_prod.load(Ordering::Relaxed);
         Barrier::Observe.fence();
         if found.wrapping_sub(self.rsp_cons) > self.req_published.wrapping_sub(self.rsp_cons) {
@@ -257,7 +257,7 @@ impl<P: Protocol, M: Memory> Front<P, M> {
     /// `true` if there are responses already.
     #[inline]
     pub fn arm(&mut self) -> Result<bool, Fault> {
-        if self.look()? {
+        if self.refresh()? {
             return Ok(true);
         }
         self.arm_after(1)
@@ -269,7 +269,7 @@ impl<P: Protocol, M: Memory> Front<P, M> {
         let header = self.slots.memory.header();
         header.rsp_event.store(self.rsp_cons.wrapping_add(count), Ordering::Relaxed);
         Barrier::Armed.fence();
-        self.look()
+        self.refresh()
     }
 
     /// Requests published and not yet answered.
@@ -346,7 +346,7 @@ impl<P: Protocol, M: Memory> Back<P, M> {
     /// `RING_COPY_REQUEST` (ring.h:297): takes the next request by one copy, if there is one.
     #[inline(always)]
     pub fn pop(&mut self) -> Result<Option<P::Request>, Fault> {
-        if self.req_cons == self.req_seen && !self.look()? {
+        if self.req_cons == self.req_seen && !self.refresh()? {
             return Ok(None);
         }
         let slot = self.slots.at(self.req_cons);
@@ -360,7 +360,7 @@ impl<P: Protocol, M: Memory> Back<P, M> {
     /// there is none.
     #[inline(always)]
     pub fn pop_into(&mut self, into: &mut P::Request) -> Result<bool, Fault> {
-        if self.req_cons == self.req_seen && !self.look()? {
+        if self.req_cons == self.req_seen && !self.refresh()? {
             return Ok(false);
         }
         let slot = self.slots.at(self.req_cons);
@@ -378,7 +378,7 @@ impl<P: Protocol, M: Memory> Back<P, M> {
 
     /// Reads the frontend's producer index, checked; `true` if requests wait.
     #[inline(always)]
-    pub fn look(&mut self) -> Result<bool, Fault> {
+    pub fn refresh(&mut self) -> Result<bool, Fault> {
         let found = self.slots.memory.header().req_prod.load(Ordering::Relaxed);
         Barrier::Observe.fence();
         let limit = self.rsp_prod.wrapping_add(self.size());
@@ -426,13 +426,13 @@ impl<P: Protocol, M: Memory> Back<P, M> {
     /// `true` if there are requests already.
     #[inline]
     pub fn arm(&mut self) -> Result<bool, Fault> {
-        if self.look()? {
+        if self.refresh()? {
             return Ok(true);
         }
         let header = self.slots.memory.header();
         header.req_event.store(self.req_cons.wrapping_add(1), Ordering::Relaxed);
         Barrier::Armed.fence();
-        self.look()
+        self.refresh()
     }
 
     /// The memory that holds the ring.

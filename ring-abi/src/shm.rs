@@ -98,7 +98,7 @@ impl Slot<'_> {
         self.base
     }
 
-    /// Asks for the cache lines of a slot larger than one, to write them: whoever reads a slot writes it next, and
+    /// Asks for the cache lines of a slot larger than one, to write them: the reader of a slot writes it next, and
     /// a line that is fetched only to be read must be asked for again. Small slots share lines, and gain nothing.
     #[inline(always)]
     pub(crate) fn prefetch_for_write(&self) {

@@ -2,7 +2,7 @@
 //! each with a consumer and a producer index that run freely and are masked when used.
 //!
 //! Each side believes its own index only as it keeps it privately, and the peer's only after a check. There are no
-//! event indexes: whoever has moved bytes notifies the peer.
+//! event indexes: the end that has moved bytes notifies its peer.
 #![allow(unsafe_code)] // A page is made one slot.
 
 use crate::PAGE_SIZE;
@@ -70,7 +70,7 @@ pub struct Stream<M> {
 }
 
 impl<M: Memory> Stream<M> {
-    /// The domain's end; goes on where the page's indexes stand.
+    /// The domain's end; continues from the page's indexes.
     ///
     /// # Errors
     /// [`Fault::Memory`] if the memory is not one page.
@@ -78,7 +78,7 @@ impl<M: Memory> Stream<M> {
         Self::new(memory, interface.name, interface.to_front, interface.to_back)
     }
 
-    /// The daemon's end; goes on where the page's indexes stand.
+    /// The daemon's end; continues from the page's indexes.
     ///
     /// # Errors
     /// [`Fault::Memory`] if the memory is not one page.

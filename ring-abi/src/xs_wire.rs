@@ -95,7 +95,7 @@ impl MessageType {
 pub struct Header {
     /// A [`MessageType`], or what a peer believes to be one.
     pub kind: u32,
-    /// Chosen by whoever asks, echoed in the answer; 0 in watch events.
+    /// Chosen by the client, echoed in the reply; 0 in watch events.
     pub req_id: u32,
     /// The transaction it belongs to; 0 for none.
     pub tx_id: u32,

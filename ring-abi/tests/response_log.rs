@@ -48,7 +48,7 @@ impl Server {
     }
 
     fn packet(&mut self, slots: u32) -> Vec<RxSlot> {
-        self.ring.look().unwrap();
+        self.ring.refresh().unwrap();
         if self.ring.seen() < slots {
             return Vec::new();
         }

@@ -4,8 +4,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use xenstore::Client;
 use xenstore::driver::BackDriver;
+use xenstore::{Client, DomId};
 
 /// A thread that runs a backend driver until it is stopped or dropped.
 pub struct DriverThread {
@@ -19,7 +19,7 @@ impl DriverThread {
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap());
         let stop_fd = stop.clone();
         let thread = std::thread::spawn(move || {
-            xenstore::driver::run(client, 0, &mut make(), stop_fd.as_fd()).unwrap();
+            xenstore::driver::run(client, DomId::DOM0, &mut make(), stop_fd.as_fd()).unwrap();
         });
         DriverThread { stop, thread: Some(thread) }
     }

@@ -6,7 +6,7 @@ use hypervisor::xen::Xen;
 use ring_abi::xenbus::key;
 use std::sync::Arc;
 use std::time::Instant;
-use xenstore::xenbus::{Device, End};
+use xenstore::xenbus::{Device, DeviceEnd};
 use xenstore::{Client, Nodes, XenbusState};
 
 /// A device and the domain of its frontend.
@@ -31,7 +31,7 @@ impl FrontendDevice {
     pub fn of_xen_guest(kind: &str, variable: &str) -> Vec<FrontendDevice> {
         let ids = std::env::var(variable).unwrap_or_else(|e| panic!("{variable}: {e}"));
         let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open().expect("the device nodes"));
-        let device = |id: &str| Device::new(kind, hv.domid().0, id.parse().expect("a device's number"));
+        let device = |id: &str| Device::new(kind, hv.domid(), id.parse().expect("a device's number"));
         ids.split('/').map(|id| FrontendDevice::new(hv.clone(), device(id))).collect()
     }
 
@@ -41,8 +41,8 @@ impl FrontendDevice {
     }
 
     /// The frontend's end of the device.
-    pub fn end(&self) -> End {
-        End::front(&self.device)
+    pub fn end(&self) -> DeviceEnd {
+        DeviceEnd::front(&self.device)
     }
 
     /// Writes a key in the frontend's directory.

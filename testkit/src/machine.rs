@@ -2,7 +2,7 @@
 
 use crate::BOUND;
 use hypervisor::DomId;
-use hypervisor::local::{Domain, Event, Sandbox};
+use hypervisor::local::{Domain, DomainEvent, Sandbox};
 use ring_abi::netif::Mac;
 use ring_abi::xenbus::key;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use std::time::Instant;
 use toolstack::config::{DiskSpec, VifSpec};
 use toolstack::machine::{device, vbd, vif};
 use xenstore::server::{Config, Store};
-use xenstore::xenbus::{Device, End};
+use xenstore::xenbus::{Device, DeviceEnd};
 use xenstore::{Client, Nodes, XenbusState};
 
 /// A broker and a store in threads, which domains join. Both end when it is dropped.
@@ -38,11 +38,11 @@ impl Machine {
         let handle = store.handle();
         let sandbox = Sandbox::with_store(Box::new(move |event| {
             let handled = match event {
-                Event::Connect { domid: DomId(0), stream } => handle.connect(stream),
-                Event::Connect { domid, stream } => handle.introduce(domid.0, stream),
+                DomainEvent::Connect { domid: DomId(0), stream } => handle.connect(stream),
+                DomainEvent::Connect { domid, stream } => handle.introduce(domid, stream),
                 // Refused for a domain that never opened the store.
-                Event::Gone { domid } => {
-                    let _ = handle.release(domid.0);
+                DomainEvent::Exited { domid } => {
+                    let _ = handle.release(domid);
                     Ok(())
                 }
             };
@@ -73,7 +73,7 @@ impl Machine {
 
     /// Attaches a disk, with the nodes that libxl writes.
     pub fn attach_disk_as(&self, domid: DomId, disk: &DiskSpec) -> Device {
-        self.attach(vbd::nodes(domid.0, disk))
+        self.attach(vbd::nodes(domid, disk))
     }
 
     /// Attaches an interface as libxl does by default, with the address 00:16:3e:00:`domid`:`devid`.
@@ -84,7 +84,7 @@ impl Machine {
     /// Attaches an interface, with the nodes that libxl writes.
     pub fn attach_vif_as(&self, domid: DomId, devid: u32, spec: &VifSpec) -> Device {
         let mac = Mac::xen([0, domid.0 as u8, devid as u8]);
-        self.attach(vif::nodes(domid.0, spec, devid, spec.mac.unwrap_or(mac)))
+        self.attach(vif::nodes(domid, spec, devid, spec.mac.unwrap_or(mac)))
     }
 
     fn attach(&self, new: device::NewDevice) -> Device {
@@ -95,7 +95,7 @@ impl Machine {
     /// Asks the backend to close, as libxl does.
     pub fn detach(&self, device: &Device) {
         assert!(
-            device::ask_to_close(&mut self.client(), device).unwrap(),
+            device::request_close(&mut self.client(), device).unwrap(),
             "{} does not exist",
             device.back_path()
         );
@@ -108,7 +108,7 @@ impl Machine {
 
     /// Reads the error that a device's backend reported in the store, if any.
     pub fn backend_error(&self, device: &Device) -> Option<String> {
-        let path = End::back(device).error_path();
+        let path = DeviceEnd::back(device).error_path();
         let text = self.client().read_opt(&path).unwrap()?;
         Some(String::from_utf8(text).unwrap())
     }

@@ -1,7 +1,7 @@
-//! `nbd-attach SOCKET DEVICE` makes an export the kernel's block device until it is killed, as
-//! `nbd-client -unix SOCKET DEVICE` does: for initramfs without that program. Source: linux/nbd.h and the NBD
+//! `nbd-attach SOCKET DEVICE` attaches an NBD export to a block device of the kernel until it is killed, as
+//! `nbd-client -unix SOCKET DEVICE` does, for an initramfs without that program. Source: linux/nbd.h and the NBD
 //! protocol's doc/proto.md.
-#![allow(unsafe_code)] // ioctls of the device
+#![allow(unsafe_code)] // ioctls of the nbd device
 
 use std::error::Error;
 use std::fs::File;
@@ -17,7 +17,7 @@ mod ioctls {
     nix::ioctl_write_int_bad!(set_flags, nix::request_code_none!(0xab, 10));
 }
 
-const BLOCK: u64 = 512;
+const BLOCK_SIZE: u64 = 512;
 /// `NBD_FLAG_C_FIXED_NEWSTYLE | NBD_FLAG_C_NO_ZEROES`.
 const CLIENT_FLAGS: u32 = 3;
 /// `NBD_OPT_EXPORT_NAME`.
@@ -29,11 +29,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut stream = UnixStream::connect(socket)?;
     let (size, flags) = negotiate(&mut stream)?;
     let device = File::options().read(true).write(true).open(device)?;
-    let (device, stream) = (device.as_raw_fd(), stream.as_raw_fd());
-    // SAFETY: an open nbd device and its requests, which take numbers; the socket lives until the last returns.
+    let device = device.as_raw_fd();
+    let stream = stream.as_raw_fd();
+    // SAFETY: the device is open, the requests take integers, and the socket is open until the last call returns.
     unsafe {
-        ioctls::set_block_size(device, BLOCK as i32)?;
-        ioctls::set_blocks(device, i32::try_from(size / BLOCK)?)?;
+        ioctls::set_block_size(device, BLOCK_SIZE as i32)?;
+        ioctls::set_blocks(device, i32::try_from(size / BLOCK_SIZE)?)?;
         ioctls::set_flags(device, i32::from(flags))?;
         ioctls::set_sock(device, stream)?;
         ioctls::do_it(device)?;
@@ -41,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The default export's bytes, and what it can do.
+/// Performs the handshake; returns the default export's size in bytes and its transmission flags.
 fn negotiate(stream: &mut UnixStream) -> Result<(u64, u16), Box<dyn Error>> {
     let mut greeting = [0; 18];
     stream.read_exact(&mut greeting)?;
@@ -50,7 +51,8 @@ fn negotiate(stream: &mut UnixStream) -> Result<(u64, u16), Box<dyn Error>> {
     }
     let option = [&CLIENT_FLAGS.to_be_bytes()[..], b"IHAVEOPT", &EXPORT_NAME.to_be_bytes(), &[0; 4]].concat();
     stream.write_all(&option)?;
-    let (mut size, mut flags) = ([0; 8], [0; 2]);
+    let mut size = [0; 8];
+    let mut flags = [0; 2];
     stream.read_exact(&mut size)?;
     stream.read_exact(&mut flags)?;
     Ok((u64::from_be_bytes(size), u16::from_be_bytes(flags)))

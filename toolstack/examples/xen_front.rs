@@ -1,8 +1,8 @@
 //! The smallest block frontend in a domain of a real Xen host: `xen-front xvda` fills the disk with a pattern,
 //! flushes, closes, opens it again, reads all of it back, and prints its SHA-256 for dom0 to compare.
 //!
-//! The kernel's xen-blkfront must not have the disk. The program `xpv` does this and more; here one sees what it
-//! takes.
+//! The disk must not be bound to the kernel's xen-blkfront. `xpv guest` does the same for all kinds of devices; this is
+//! the least code that it takes.
 
 use blkfront::{Disk, Options};
 use hypervisor::Hypervisor;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use toolstack::demo::pattern::{BLOCK, Pattern};
 use xenstore::Client;
 
-/// Bytes written and read at once.
+/// Bytes of each write and read.
 const CHUNK: usize = 1 << 20;
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         let mut bytes = vec![0; expected.len()];
         disk.read_at(offset, &mut bytes)?;
         let wrong = bytes.iter().zip(&*expected).position(|(read, written)| read != written);
-        assert_eq!(wrong, None, "an byte that differs, from {offset} on");
+        assert_eq!(wrong, None, "a byte differs, from offset {offset}");
         hash.update(bytes);
         Ok(())
     })?;
@@ -49,7 +49,7 @@ fn open(xen: &Arc<dyn Hypervisor>, vdev: u32) -> Result<Disk, Box<dyn Error>> {
     Ok(Disk::open_with(xen.clone(), Client::new(xen.store()?), vdev, options)?)
 }
 
-/// Calls `work` with each part of the disk and the pattern that belongs there.
+/// Calls `work` with the offset and the pattern of each chunk of the disk.
 fn each_chunk(
     disk: &mut Disk,
     mut work: impl FnMut(&mut Disk, u64, &mut [u8]) -> blkfront::Result<()>,

@@ -9,10 +9,10 @@ use crate::dir::Dir;
 use crate::error::Result;
 use crate::machine::process;
 
-/// Xen's paravirtual disks and network interfaces, with no Xen needed.
+/// Xen's paravirtual disks and network interfaces, on Xen or without it.
 ///
-/// `xpv demo` shows everything at work. `xpv up host.toml` runs a machine: a store and a broker (`xpv hypervisor`),
-/// the backends (`xpv dom0`), and guests (`xpv create guest.cfg`), each of them a process.
+/// `xpv demo` runs two guests and verifies their I/O. `xpv up host.toml` runs a machine: a store and a broker (`xpv
+/// hypervisor`), the backends (`xpv dom0`), and guests (`xpv create guest.cfg`), each in a process of its own.
 #[derive(Debug, Parser)]
 #[command(name = "xpv", version, max_term_width = 100)]
 pub struct Cli {
@@ -20,24 +20,24 @@ pub struct Cli {
     #[arg(long, global = true, value_name = "DIR")]
     pub dir: Option<PathBuf>,
 
-    /// Say more, on standard error; twice for everything (RUST_LOG has the last word)
+    /// Log more to standard error; -vv logs debug messages, -vvv everything (RUST_LOG overrides it)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 
-    /// End when this process does
+    /// Exit when the parent process PID exits
     #[arg(long, global = true, hide = true, value_name = "PID")]
     pub die_with: Option<u32>,
 
-    /// Start a session of one's own
+    /// Call setsid(2) first
     #[arg(long, global = true, hide = true)]
     pub new_session: bool,
 
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
 
-/// What can be done.
+/// The commands of `xpv`.
 #[derive(Debug, Subcommand)]
 #[allow(missing_docs)] // each is documented by its arguments
 pub enum Command {
@@ -62,12 +62,9 @@ pub enum Command {
 }
 
 impl Cli {
-    /// Does it.
-    ///
-    /// # Errors
-    /// Why it failed, in one line.
+    /// Runs the command.
     pub fn run(self) -> Result<()> {
-        self.die_with.map_or(Ok(()), process::die_with)?;
+        self.die_with.map_or(Ok(()), process::die_with_parent)?;
         if self.new_session {
             process::new_session()?;
         }
@@ -94,12 +91,12 @@ impl Cli {
     }
 }
 
-/// Sets up what is said on standard error: by long-running commands that they are up, by all that something is wrong.
-pub fn log(cli: &Cli) {
+/// Starts logging to standard error: from level info for commands that keep running, from level warn for the others.
+pub fn start_logging(cli: &Cli) {
     use tracing_subscriber::EnvFilter;
-    let runs =
+    let keeps_running =
         matches!(cli.command, Command::Up(_) | Command::Hypervisor(_) | Command::Dom0(_) | Command::Guest(_));
-    let level = match (cli.verbose, runs) {
+    let level = match (cli.verbose, keeps_running) {
         (0, false) => "warn",
         (0, true) | (1, _) => "info",
         (2, _) => "debug",

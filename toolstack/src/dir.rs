@@ -1,4 +1,4 @@
-//! The directory of one machine: its sockets, and a directory for each guest.
+//! The directory of one machine, which holds its sockets and a subdirectory for each guest.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -6,92 +6,87 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Longest path of a socket in bytes: `sun_path` holds 108 with its NUL (unix(7)).
-const SOCKET_PATH: usize = 107;
-/// Bytes kept for what is below the directory: `/broker.sock`, or `/NAME/xvda.nbd` with a name of 16 bytes.
-const BELOW: usize = 28;
+/// Longest path of a socket in bytes: `sun_path` has 108 bytes, of which one is the NUL (unix(7)).
+const MAX_SOCKET_PATH: usize = 107;
+/// Bytes reserved for paths below the directory: `/broker.sock`, or `/NAME/xvda.nbd` with a name of 16 bytes.
+const RESERVED: usize = 28;
 
-/// Where a machine is.
+/// A machine's directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dir(PathBuf);
 
 impl Dir {
-    /// The directory asked for, or else the usual one: `$XPV_DIR`, `$XDG_RUNTIME_DIR/xpv`, `/run/xpv` for root.
+    /// Returns the given directory, or else the default: `$XPV_DIR`, `/run/xpv` for root, `$XDG_RUNTIME_DIR/xpv`.
     ///
     /// # Errors
-    /// There is none of them, or its path is too long for sockets in it.
-    pub fn choose(asked: Option<&Path>) -> Result<Dir> {
-        let path = match asked {
+    /// [`Error::Other`] if there is no default, or the path is too long for sockets below it.
+    pub fn choose(given: Option<&Path>) -> Result<Dir> {
+        let path = match given {
             Some(path) => path.to_owned(),
-            None => {
-                usual(|name| std::env::var_os(name).map(PathBuf::from), nix::unistd::geteuid().is_root())?
-            }
+            None => default_path(
+                |name| std::env::var_os(name).map(PathBuf::from),
+                nix::unistd::geteuid().is_root(),
+            )?,
         };
         let path = std::path::absolute(&path).map_err(|e| Error::file(&path, "finding the directory", e))?;
         let len = path.as_os_str().len();
-        if len + BELOW > SOCKET_PATH {
-            let most = SOCKET_PATH - BELOW;
+        if len + RESERVED > MAX_SOCKET_PATH {
+            let most = MAX_SOCKET_PATH - RESERVED;
             let what = format!("{}: the path has {len} bytes, expected at most {most}", path.display());
             return Err(Error::Other(what));
         }
         Ok(Dir(path))
     }
 
-    /// The directory.
+    /// The directory's path.
     pub fn path(&self) -> &Path {
         &self.0
     }
 
-    /// The store's socket, for dom0's tools.
+    /// The socket on which the store accepts dom0's tools.
     pub fn store(&self) -> PathBuf {
         self.0.join("xenstored.sock")
     }
 
-    /// Where a real host's backends keep what is in flight, for their successors.
+    /// Where backends on a real Xen host log requests in flight, for the next backend process.
     pub fn inflight(&self) -> PathBuf {
         self.0.join("inflight")
     }
 
-    /// A guest's own directory.
+    /// A guest's directory.
     pub fn guest(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    /// The socket by which a guest's disk is exported.
+    /// The NBD socket of a guest's disk.
     pub fn nbd(&self, guest: &str, dev: &str) -> PathBuf {
         nbd(&self.guest(guest), dev)
     }
 
-    /// What a guest's process says.
+    /// The log file of a guest's process.
     pub fn log(&self, guest: &str) -> PathBuf {
         self.guest(guest).join("log")
     }
 
-    /// Makes the directory where it is missing, for its owner alone.
-    ///
-    /// # Errors
-    /// The system's.
+    /// Creates the directory with mode 0700 unless it exists.
     pub fn make(&self) -> Result<()> {
         make(&self.0)
     }
 }
 
-/// The socket by which a disk is exported, in the directory of its guest.
+/// The NBD socket of a disk, in the directory of its guest.
 pub fn nbd(directory: &Path, dev: &str) -> PathBuf {
     directory.join(format!("{dev}.nbd"))
 }
 
-/// Makes a directory, and those above it, for its owner alone.
-///
-/// # Errors
-/// The system's.
+/// Creates a directory and its missing parents with mode 0700.
 pub fn make(path: &Path) -> Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700);
     builder.create(path).map_err(|e| Error::file(path, "making the directory", e))
 }
 
-fn usual(variable: impl Fn(&str) -> Option<PathBuf>, root: bool) -> Result<PathBuf> {
+fn default_path(variable: impl Fn(&str) -> Option<PathBuf>, root: bool) -> Result<PathBuf> {
     let set = |name| variable(name).filter(|path| !path.as_os_str().is_empty());
     set("XPV_DIR")
         .or_else(|| if root { Some("/run/xpv".into()) } else { None })
@@ -104,20 +99,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_usual_directory_is_where_the_manual_says() {
+    fn default_directory_follows_xpv_dir_then_root_then_xdg_runtime_dir() {
         let env = |pairs: &'static [(&str, &str)]| {
             move |name: &str| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| PathBuf::from(v))
         };
         let both = env(&[("XPV_DIR", "/x"), ("XDG_RUNTIME_DIR", "/run/user/1")]);
-        assert_eq!(usual(both, true).unwrap(), Path::new("/x"));
+        assert_eq!(default_path(both, true).unwrap(), Path::new("/x"));
         let runtime = env(&[("XDG_RUNTIME_DIR", "/run/user/1")]);
-        assert_eq!(usual(runtime, false).unwrap(), Path::new("/run/user/1/xpv"));
-        assert_eq!(usual(runtime, true).unwrap(), Path::new("/run/xpv"));
-        assert!(usual(env(&[("XPV_DIR", "")]), false).unwrap_err().to_string().contains("--dir"));
+        assert_eq!(default_path(runtime, false).unwrap(), Path::new("/run/user/1/xpv"));
+        assert_eq!(default_path(runtime, true).unwrap(), Path::new("/run/xpv"));
+        assert!(default_path(env(&[("XPV_DIR", "")]), false).unwrap_err().to_string().contains("--dir"));
     }
 
     #[test]
-    fn a_path_too_long_for_sockets_is_refused() {
+    fn directory_path_too_long_for_sockets_is_rejected() {
         let long = format!("/{}", "x".repeat(120));
         assert!(Dir::choose(Some(Path::new(&long))).unwrap_err().to_string().contains("bytes"));
         let dir = Dir::choose(Some(Path::new("/run/xpv"))).unwrap();

@@ -1,4 +1,4 @@
-//! What goes wrong, as the one line that the user is shown.
+//! Errors of this program, and how they are shown: as one line, with every cause once.
 
 use std::fmt;
 use std::io;
@@ -8,31 +8,31 @@ use std::sync::Arc;
 /// A result of this program.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Where a piece of input was written: `guest.cfg:3`, or what was given on the command line.
+/// Where a piece of input was written: `guest.cfg:3`, or the name of an argument of the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Origin {
-    source: Arc<str>,
+    name: Arc<str>,
     line: Option<usize>,
 }
 
 impl Origin {
     /// A whole file; [`Origin::at`] names a line of it.
     pub fn file(path: &Path) -> Origin {
-        Origin { source: path.display().to_string().into(), line: None }
+        Origin { name: path.display().to_string().into(), line: None }
     }
 
     /// An argument of the command line.
     pub fn argument(name: &str) -> Origin {
-        Origin { source: name.into(), line: None }
+        Origin { name: name.into(), line: None }
     }
 
-    /// A line of the same source; the first one is 1.
+    /// A line of the same file; the first line is 1.
     pub fn at(&self, line: usize) -> Origin {
-        Origin { source: Arc::clone(&self.source), line: Some(line) }
+        Origin { name: Arc::clone(&self.name), line: Some(line) }
     }
 
-    /// The error that here, for `key`, one thing stands and another should.
-    pub fn wrong(&self, key: &str, found: &str, expected: impl Into<String>) -> Error {
+    /// Returns the error that `key` has the value `found` here, where `expected` is required.
+    pub fn invalid(&self, key: &str, found: &str, expected: impl Into<String>) -> Error {
         Error::Input {
             origin: self.clone(),
             key: key.to_owned(),
@@ -41,7 +41,7 @@ impl Origin {
         }
     }
 
-    /// The error that `key` is not given here at all.
+    /// Returns the error that `key` has no value here.
     pub fn missing(&self, key: &str, expected: impl Into<String>) -> Error {
         Error::Input { origin: self.clone(), key: key.to_owned(), found: None, expected: expected.into() }
     }
@@ -50,93 +50,127 @@ impl Origin {
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.line {
-            Some(line) => write!(f, "{}:{line}", self.source),
-            None => f.write_str(&self.source),
+            Some(line) => write!(f, "{}:{line}", self.name),
+            None => f.write_str(&self.name),
         }
     }
 }
 
-/// Why a command failed. `Display` is one line.
+/// Why a command failed. `Display` leaves out what [`std::error::Error::source`] returns: [`chain`] shows both.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The user wrote something that cannot be.
-    #[error("{origin}: {key}: {}expected {expected}", was(.found))]
+    /// A configuration file or an argument has an invalid value.
+    #[error("{origin}: {key}: {}expected {expected}", describe_found(.found))]
     Input {
-        /// Where it stands.
+        /// Where the value was written.
         origin: Origin,
         /// What it is the value of, e.g. `disk: access`.
         key: String,
-        /// What stands there; `None` when nothing does.
+        /// The value; `None` when there is none.
         found: Option<String>,
-        /// What should.
+        /// The values that are valid.
         expected: String,
     },
-    /// A file cannot be used.
-    #[error("{}: {what}: {source}", path.display())]
+    /// A system call on a file failed.
+    #[error("{}: {what}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What was being done with it.
+        /// What was being done with the file.
         what: &'static str,
-        /// The system's answer.
+        /// The system call's error.
         source: io::Error,
     },
-    /// The system refused something else.
-    #[error("{what}: {source}")]
+    /// Another system call failed.
+    #[error("{what}")]
     Io {
         /// What was being done.
         what: String,
-        /// The system's answer.
+        /// The system call's error.
         source: io::Error,
     },
     /// A program that this command needs is not installed.
     #[error("{program} is not installed (it is in the package {package})")]
     NotInstalled {
-        /// Its name.
+        /// The program's name.
         program: &'static str,
-        /// Debian's name of its package.
+        /// The name of its package in Debian.
         package: &'static str,
     },
-    /// The store said no.
+    /// A XenStore request failed.
     #[error(transparent)]
     Store(#[from] xenstore::Error),
-    /// The hypervisor said no.
+    /// A call of the hypervisor failed.
     #[error(transparent)]
     Hypervisor(#[from] hypervisor::Error),
-    /// Anything else, in words.
+    /// Any other error, as text.
     #[error("{0}")]
     Other(String),
 }
 
 impl Error {
-    /// In words.
+    /// An error that is only text.
     pub fn other(what: impl Into<String>) -> Error {
         Error::Other(what.into())
     }
 
-    /// The system's answer to `what`.
+    /// The error of a system call that was made to do `what`.
     pub fn io(what: impl Into<String>, source: impl Into<io::Error>) -> Error {
         Error::Io { what: what.into(), source: source.into() }
     }
 
-    /// The system's answer to doing `what` with a file.
+    /// The error of a system call that was made to do `what` with the file `path`.
     pub fn file(path: impl Into<PathBuf>, what: &'static str, source: impl Into<io::Error>) -> Error {
         Error::File { path: path.into(), what, source: source.into() }
     }
 }
 
-fn was(found: &Option<String>) -> String {
+/// Shows an error and its causes, outermost first, joined by `: `.
+///
+/// ```
+/// use toolstack::error::{Error, chain};
+///
+/// let error = Error::file("/srv/a.img", "opening", std::io::Error::other("out of order"));
+/// assert_eq!(chain(&error).to_string(), "/srv/a.img: opening: out of order");
+/// ```
+pub fn chain(error: &dyn std::error::Error) -> Chain<'_> {
+    Chain(error)
+}
+
+/// An error that is displayed with its causes; see [`chain`].
+#[derive(Clone, Copy, Debug)]
+pub struct Chain<'a>(&'a dyn std::error::Error);
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = self.0.to_string();
+        f.write_str(&shown)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // The `Display` of some errors includes the text of their source.
+            if !shown.contains(&text) {
+                write!(f, ": {text}")?;
+                shown = text;
+            }
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+fn describe_found(found: &Option<String>) -> String {
     match found {
         Some(found) => format!("found {found:?}, "),
         None => "missing, ".into(),
     }
 }
 
-/// The start of a value: enough to recognise it, too little to fill a screen.
+/// The first 80 characters of a value: enough to recognise it, too few to fill a screen.
 fn excerpt(value: &str) -> String {
-    const MOST: usize = 80;
-    match value.char_indices().nth(MOST) {
+    const MAX_CHARS: usize = 80;
+    match value.char_indices().nth(MAX_CHARS) {
         None => value.to_owned(),
         Some((at, _)) => format!("{}...", &value[..at]),
     }
@@ -147,12 +181,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_input_error_is_one_line_with_place_key_found_and_expected() {
+    fn input_error_is_one_line_with_place_key_found_and_expected() {
         let origin = Origin::file(Path::new("guest.cfg")).at(3);
-        let error = origin.wrong("disk: access", "rx\n", "ro, r, rw or w");
+        let error = origin.invalid("disk: access", "rx\n", "ro, r, rw or w");
         assert_eq!(error.to_string(), r#"guest.cfg:3: disk: access: found "rx\n", expected ro, r, rw or w"#);
         let error = origin.missing("name", "the guest's name");
         assert_eq!(error.to_string(), "guest.cfg:3: name: missing, expected the guest's name");
-        assert!(origin.wrong("k", &"x".repeat(9000), "y").to_string().len() < 200);
+        assert!(origin.invalid("k", &"x".repeat(9000), "y").to_string().len() < 200);
+    }
+
+    #[test]
+    fn chain_of_unreadable_file_names_the_system_error_once() {
+        let path = Path::new("/no/such/guest.cfg");
+        let error = crate::config::GuestConfig::read(path).unwrap_err();
+        let text = chain(&error).to_string();
+        assert!(text.starts_with("/no/such/guest.cfg: reading the guest's cfg: No such file"), "{text}");
+        assert_eq!(text.matches("No such file").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn chain_of_missing_store_socket_names_the_system_error_once() {
+        let error = Error::from(xenstore::Client::open_unix("/no/such/xenstored.sock").err().unwrap());
+        let text = chain(&error).to_string();
+        assert_eq!(text.matches("No such file").count(), 1, "{text}");
+    }
+
+    #[test]
+    fn chain_shows_each_cause_once_whether_or_not_display_includes_it() {
+        #[derive(Debug, thiserror::Error)]
+        enum Nested {
+            #[error("outer")]
+            Plain(#[source] io::Error),
+            #[error("outer: {0}")]
+            Including(#[source] io::Error),
+        }
+        let cause = || io::Error::from_raw_os_error(nix::libc::ENOENT);
+        let text = chain(&Nested::Plain(cause())).to_string();
+        assert_eq!(text, chain(&Nested::Including(cause())).to_string());
+        assert!(text.starts_with("outer: No such file"), "{text}");
     }
 }

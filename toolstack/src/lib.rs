@@ -1,6 +1,6 @@
-//! The program `xpv`: store, broker, dom0 and guests from one binary, one file a command.
+//! The program `xpv`: hypervisor processes (broker and store), dom0 and guests from one binary.
 //!
-//! A library so that its parsers can be fuzzed and its parts measured; `main` is one call.
+//! It is a library so that tests, benchmarks and fuzz targets can use its parts.
 
 pub mod backend;
 pub mod cli;

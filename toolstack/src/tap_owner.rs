@@ -1,6 +1,6 @@
-//! Whose a tap is. Every tap that xpv makes for a vif has an alias that says so, such as `xpv /run/xpv 7/0` for
-//! vif 0 of domain 7 of the machine in /run/xpv; `ip link show` prints it. A tap without one is somebody else's,
-//! and one with another is another machine's or another vif's.
+//! Marks taps with their owner. Every tap that xpv creates for a vif has an alias that names the vif, such as
+//! `xpv /run/xpv 7/0` for vif 0 of domain 7 of the machine in /run/xpv; `ip link show` prints it. A tap without such an
+//! alias belongs to another program, one with another alias to another machine or another vif.
 
 use std::fmt;
 use std::fs;
@@ -11,46 +11,53 @@ use bridge::port::{netdev, netdev::NetError};
 use sha2::{Digest, Sha256};
 use xenstore::DomId;
 
+use crate::error::chain;
+
 /// The first word of the alias.
 const PROGRAM: &str = "xpv";
 /// Longest name of an interface in bytes: `IFNAMSIZ` (linux/if.h) less its NUL.
 const NAME_MAX: usize = 15;
 
-/// The vif that a tap was made for.
+/// The vif that a tap was created for.
+///
+/// ```
+/// use toolstack::tap_owner::TapOwner;
+///
+/// let owner: TapOwner = "xpv /run/xpv 7/0".parse().unwrap();
+/// assert_eq!((owner.dir.as_str(), owner.usual_name().as_str()), ("/run/xpv", "vif7.0"));
+/// assert!("somebody's alias".parse::<TapOwner>().is_err());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TapOwner {
     /// The directory of the machine.
     pub dir: String,
-    /// The domain with the frontend.
+    /// The frontend's domain.
     pub domid: DomId,
-    /// The vif's number there.
+    /// The vif's device number.
     pub devid: u32,
 }
 
 impl TapOwner {
-    /// Vif `devid` of domain `domid` of the machine in `dir`. The directory is taken without symbolic links, so that
-    /// /run/xpv and /var/run/xpv are one.
+    /// Names vif `devid` of domain `domid` of the machine in `dir`. Symbolic links in the path are resolved, so that
+    /// /run/xpv and /var/run/xpv are equal.
     pub fn new(dir: &Path, domid: DomId, devid: u32) -> TapOwner {
         let dir = fs::canonicalize(dir).unwrap_or_else(|_| dir.to_owned());
         TapOwner { dir: dir.to_string_lossy().into_owned(), domid, devid }
     }
 
     /// Marks interface `name` as this vif's tap.
-    ///
-    /// # Errors
-    /// The system's.
     pub fn mark(&self, name: &str) -> Result<(), NetError> {
         netdev::set_alias(name, &self.to_string())
     }
 
-    /// The name that the vif's tap has where nobody else has it: that of Xen's own interfaces.
+    /// Returns the usual name of the vif's tap: that of an interface of the kernel's backend.
     pub fn usual_name(&self) -> String {
         format!("vif{}.{}", self.domid, self.devid)
     }
 
-    /// The name of a local machine's tap where another machine on this host has a tap by the usual name: domids are
-    /// unique in a machine only. It ends in four hexadecimal digits that depend on the directory. `None` where the
-    /// numbers leave no room for them.
+    /// Returns the name of a local machine's tap if another machine on this host has a tap of the usual name: domids
+    /// are unique in a machine only. It ends in four hexadecimal digits that depend on the directory. `None` if it
+    /// would be longer than an interface name may be.
     pub fn other_name(&self) -> Option<String> {
         let [high, low, ..] = <[u8; 32]>::from(Sha256::digest(&self.dir));
         Some(format!("{}-{high:02x}{low:02x}", self.usual_name())).filter(|name| name.len() <= NAME_MAX)
@@ -63,7 +70,7 @@ impl fmt::Display for TapOwner {
     }
 }
 
-/// The alias is not one of xpv's.
+/// The error that an alias is not one of xpv's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAnOwner;
 
@@ -76,29 +83,29 @@ impl FromStr for TapOwner {
         let (domid, devid) = vif.split_once('/').ok_or(NotAnOwner)?;
         let domid = domid.parse().map_err(|_| NotAnOwner)?;
         let devid = devid.parse().map_err(|_| NotAnOwner)?;
-        Ok(TapOwner { dir: dir.into(), domid, devid })
+        Ok(TapOwner { dir: dir.into(), domid: DomId(domid), devid })
     }
 }
 
-/// Who has an interface.
+/// What uses an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Holder {
-    /// A vif.
+    /// The tap of a vif.
     Vif(TapOwner),
-    /// A tap without an alias of xpv's. Versions of xpv without [`TapOwner`] did not mark theirs.
+    /// A tap without an alias of xpv. Versions of xpv before [`TapOwner`] did not mark taps.
     UnmarkedTap {
-        /// It outlives the programs that use it.
+        /// Whether the tap remains when the program that uses it exits (`IFF_PERSIST`).
         persistent: bool,
     },
-    /// It is no tap.
+    /// An interface that is not a tap.
     Other,
 }
 
 impl Holder {
-    /// Who has interface `name`.
+    /// Finds out what uses interface `name`.
     ///
     /// # Errors
-    /// There is none; the system's.
+    /// [`NetError::NoInterface`] if it does not exist.
     pub fn of(name: &str) -> Result<Holder, NetError> {
         let link = netdev::link(name)?;
         let owner = link.alias.as_deref().and_then(|alias| alias.parse().ok());
@@ -110,9 +117,9 @@ impl Holder {
     }
 }
 
-/// Who has interface `name`, in words for a message.
+/// Describes what uses interface `name`, for messages.
 pub fn holder(name: &str) -> String {
-    Holder::of(name).map_or_else(|error| format!("unknown ({error})"), |holder| holder.to_string())
+    Holder::of(name).map_or_else(|error| format!("unknown ({})", chain(&error)), |holder| holder.to_string())
 }
 
 impl fmt::Display for Holder {
@@ -132,9 +139,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_alias_is_read_as_it_is_written() {
+    fn alias_round_trips_and_others_are_rejected() {
         for dir in ["/run/xpv", "/srv/two words"] {
-            let owner = TapOwner { dir: dir.into(), domid: 7, devid: 1 };
+            let owner = TapOwner { dir: dir.into(), domid: DomId(7), devid: 1 };
             assert_eq!(owner.to_string().parse(), Ok(owner));
         }
         for alias in
@@ -145,8 +152,9 @@ mod tests {
     }
 
     #[test]
-    fn other_names_differ_by_directory_and_fit() {
-        let name = |dir: &str, domid, devid| TapOwner { dir: dir.into(), domid, devid }.other_name();
+    fn other_names_differ_by_directory_and_are_valid_interface_names() {
+        let name =
+            |dir: &str, domid, devid| TapOwner { dir: dir.into(), domid: DomId(domid), devid }.other_name();
         let first = name("/run/a", 1, 0).unwrap();
         assert!(first.starts_with("vif1.0-") && first.len() == 11, "{first}");
         assert_ne!(Some(first), name("/run/b", 1, 0));
@@ -159,6 +167,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let link = dir.path().join("link");
         std::os::unix::fs::symlink(dir.path(), &link).unwrap();
-        assert_eq!(TapOwner::new(dir.path(), 1, 0), TapOwner::new(&link, 1, 0));
+        assert_eq!(TapOwner::new(dir.path(), DomId(1), 0), TapOwner::new(&link, DomId(1), 0));
     }
 }

@@ -8,10 +8,10 @@ use bridge::port::netdev;
 use common::Machine;
 use common::program::{program, run};
 use hypervisor::InflightDir;
-use toolstack::backend::{bridges::Bridges, leftovers};
+use toolstack::backend::{bridges::Bridges, stale};
 use xenstore::server::{Config, Store};
 use xenstore::xenbus::Device;
-use xenstore::{Keys, Nodes};
+use xenstore::{DomId, Keys, Nodes};
 
 fn ip(line: &str) -> String {
     run(program("ip", "iproute2").args(line.split(' ')))
@@ -108,8 +108,8 @@ fn a_dom0_that_was_killed_has_its_tap_taken_over() {
     ip("link add br8 type bridge");
     let bridges = Bridges::start(&[]).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let device = Device::new("vif", 8, 0);
-    let join = |dir: &Path, state| bridges.ours_or_tap(dir, &device, &keys("br8", state));
+    let device = Device::new("vif", DomId(8), 0);
+    let join = |dir: &Path, state| bridges.attach_or_create_tap(dir, &device, &keys("br8", state));
     // What is dropped without `clear` is as a killed process leaves it.
     drop(join(dir.path(), "1").unwrap());
     assert_eq!(alias("vif8.0"), Some(format!("xpv {} 8/0", dir.path().display())));
@@ -130,7 +130,9 @@ fn dom0_refuses_a_tap_that_xpv_did_not_make() {
     ip("tuntap add vif9.0 mode tap");
     let bridges = Bridges::start(&[]).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let join = |state| bridges.ours_or_tap(dir.path(), &Device::new("vif", 9, 0), &keys("br9", state));
+    let join = |state| {
+        bridges.attach_or_create_tap(dir.path(), &Device::new("vif", DomId(9), 0), &keys("br9", state))
+    };
     let failure = join("1").err().unwrap();
     assert!(
         failure.what.contains("\"vif9.0\" exists already and is a tap that xpv did not make"),
@@ -164,7 +166,7 @@ fn leftover_taps_are_removed_where_they_are_the_machines_own() {
     let store = Store::spawn(Config::default()).unwrap();
     let mut client = store.client().unwrap();
     client.write("/local/domain/0/backend/vif/13/0/state", "4").unwrap();
-    leftovers::clear(&mut client, 0, dir.path(), &keep).unwrap();
+    stale::remove(&mut client, DomId::DOM0, dir.path(), &keep).unwrap();
     for kept in ["vif11.0", "vif11.1", "vif11.2", "vif13.0"] {
         assert!(is_there(kept), "{kept}");
     }

@@ -1,9 +1,9 @@
-//! Who may do what with a node, as the wire writes it: a letter and a domain's number.
+//! A node's permissions as they are on the wire: a letter and a domain's number.
 
 use std::fmt;
 use std::str::FromStr;
 
-use crate::DomId;
+use ring_abi::DomId;
 
 /// What a domain may do with a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -18,30 +18,30 @@ pub enum Access {
     Both,
 }
 
-/// One entry of a node's list. The first entry names the owner, who may always do both, and what everybody not
-/// listed may.
+/// One entry of a node's permissions. The first entry names the owner, who may always read and write, and the access of
+/// all domains without an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Permission {
     /// The domain.
     pub domid: DomId,
-    /// What it may do.
+    /// The domain's access.
     pub access: Access,
 }
 
 impl Permission {
-    /// An entry.
+    /// Makes an entry.
     pub fn new(domid: DomId, access: Access) -> Permission {
         Permission { domid, access }
     }
 }
 
 impl Access {
-    /// May read.
+    /// Whether reading is allowed.
     pub fn reads(self) -> bool {
         matches!(self, Access::Read | Access::Both)
     }
 
-    /// May write.
+    /// Whether writing is allowed.
     pub fn writes(self) -> bool {
         matches!(self, Access::Write | Access::Both)
     }
@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_round_trips_and_the_rest_is_refused() {
+    fn permission_text_round_trips_and_malformed_text_is_refused() {
         for text in ["n0", "r1", "w65535", "b7"] {
             assert_eq!(text.parse::<Permission>().unwrap().to_string(), text);
         }

@@ -1,7 +1,7 @@
-//! Whole messages out of a stream of bytes, and back.
+//! Encodes messages to bytes, and decodes a stream of bytes into messages.
 //!
-//! The same decoder serves the client and the store. It holds at most one message and what one read brought
-//! in, whatever the peer sends: a length beyond the wire's limit is an error before anything is stored.
+//! The same decoder serves the client and the store. It holds at most one message and the bytes of one read, whatever
+//! the peer sends: a length beyond the wire's limit is an error before anything is stored.
 
 use std::collections::VecDeque;
 
@@ -10,26 +10,26 @@ use ring_abi::xs_wire::{HEADER_SIZE, Header, MessageType, PAYLOAD_MAX};
 /// One message: a header and its payload; `header.len` is the payload's length.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
-    /// The header as it came or will go.
+    /// The header as received or to be sent.
     pub header: Header,
     /// At most [`PAYLOAD_MAX`] bytes.
     pub payload: Vec<u8>,
 }
 
 impl Message {
-    /// A message of this type; the payload must fit the wire, which the caller has checked.
+    /// Makes a message. The caller has checked that the payload is at most [`PAYLOAD_MAX`] bytes.
     pub fn new(kind: MessageType, req_id: u32, tx_id: u32, payload: Vec<u8>) -> Message {
         debug_assert!(payload.len() <= PAYLOAD_MAX);
         let header = Header { kind: kind as u32, req_id, tx_id, len: payload.len() as u32 };
         Message { header, payload }
     }
 
-    /// The message's type, if it is one.
+    /// The message's type; `None` for an unknown number.
     pub fn kind(&self) -> Option<MessageType> {
         MessageType::from_u32(self.header.kind)
     }
 
-    /// The bytes that go over the wire.
+    /// The message's bytes on the wire.
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(HEADER_SIZE + self.payload.len());
         bytes.extend_from_slice(&self.header.to_bytes());
@@ -38,24 +38,36 @@ impl Message {
     }
 }
 
-/// The peer announced a payload longer than [`PAYLOAD_MAX`]; nothing after it can be understood.
+/// A header announces a payload longer than [`PAYLOAD_MAX`]; nothing after it can be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a payload of {0} bytes, the wire allows {PAYLOAD_MAX}")]
 pub struct TooLong(pub u32);
 
-/// Collects bytes until they make a message.
+/// Decodes a stream of bytes into messages.
+///
+/// ```
+/// use ring_abi::xs_wire::MessageType;
+/// use xenstore::wire::{Decoder, Message};
+///
+/// let bytes = Message::new(MessageType::Read, 1, 0, b"/tool\0".to_vec()).to_bytes();
+/// let mut decoder = Decoder::default();
+/// decoder.push(&bytes[..20]);
+/// assert_eq!(decoder.take(), Ok(None));
+/// decoder.push(&bytes[20..]);
+/// assert_eq!(decoder.take().unwrap().unwrap().payload, b"/tool\0");
+/// ```
 #[derive(Debug, Default)]
 pub struct Decoder {
     bytes: VecDeque<u8>,
 }
 
 impl Decoder {
-    /// Takes what was read.
+    /// Adds the bytes of one read.
     pub fn push(&mut self, bytes: &[u8]) {
         self.bytes.extend(bytes);
     }
 
-    /// Bytes held that are not a message yet.
+    /// Number of bytes held that have not been taken as messages.
     pub fn pending(&self) -> usize {
         self.bytes.len()
     }
@@ -63,7 +75,7 @@ impl Decoder {
     /// The next whole message, or `None` when more bytes are needed.
     ///
     /// # Errors
-    /// [`TooLong`]: the connection is of no further use.
+    /// [`TooLong`]: no further message can be decoded from this stream.
     pub fn take(&mut self) -> Result<Option<Message>, TooLong> {
         let Some(header) = self.header() else { return Ok(None) };
         let len = header.len as usize;
@@ -90,10 +102,10 @@ impl Decoder {
     }
 }
 
-/// The strings of a payload in which each ends with a NUL; what follows the last NUL is left out.
+/// The NUL-terminated strings of a payload; bytes after the last NUL are left out.
 pub fn strings(payload: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let whole = payload.iter().rposition(|o| *o == 0).map_or(0, |last| last + 1);
-    payload[..whole].split_inclusive(|o| *o == 0).map(|s| &s[..s.len() - 1])
+    let whole = payload.iter().rposition(|byte| *byte == 0).map_or(0, |last| last + 1);
+    payload[..whole].split_inclusive(|byte| *byte == 0).map(|s| &s[..s.len() - 1])
 }
 
 #[cfg(test)]
@@ -101,7 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_message_in_single_bytes() {
+    fn message_pushed_byte_by_byte_is_decoded() {
         let message = Message::new(MessageType::Read, 9, 0, b"/a\0".to_vec());
         let mut decoder = Decoder::default();
         let bytes = message.to_bytes();
@@ -115,14 +127,14 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beyond_the_wire_is_refused_at_once() {
+    fn payload_length_beyond_the_limit_is_refused_from_the_header() {
         let mut decoder = Decoder::default();
         decoder.push(&Header { kind: 2, req_id: 0, tx_id: 0, len: 4097 }.to_bytes());
         assert_eq!(decoder.take(), Err(TooLong(4097)));
     }
 
     #[test]
-    fn strings_end_with_a_nul() {
+    fn strings_are_split_at_each_nul() {
         let all = |p: &'static [u8]| strings(p).collect::<Vec<_>>();
         assert_eq!(all(b"a\0bc\0"), [b"a".as_slice(), b"bc"]);
         assert_eq!(all(b"a\0rest"), [b"a".as_slice()]);

@@ -1,4 +1,4 @@
-//! The client alone, against a store that is played: late, wrong and hostile answers.
+//! The client against a scripted store: late, wrong and hostile replies.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
@@ -11,10 +11,10 @@ use ring_abi::xs_wire::{Header, MessageType};
 use xenstore::wire::Message;
 use xenstore::{Client, Error, Nodes};
 
-/// A client, and a thread that plays its store until it returns or the client is gone.
-fn played(play: impl FnOnce(&mut UnixStream) + Send + 'static) -> (Client, JoinHandle<()>) {
+/// A client, and a thread that runs `script` as its store.
+fn scripted(script: impl FnOnce(&mut UnixStream) + Send + 'static) -> (Client, JoinHandle<()>) {
     let (ours, mut theirs) = UnixStream::pair().unwrap();
-    (Client::new(ours), std::thread::spawn(move || play(&mut theirs)))
+    (Client::new(ours), std::thread::spawn(move || script(&mut theirs)))
 }
 
 fn request(stream: &mut UnixStream) -> Message {
@@ -35,11 +35,11 @@ fn event(path: &str) -> Vec<u8> {
 }
 
 #[test]
-fn events_amid_replies_wait_their_turn() {
-    let (mut client, store) = played(|stream| {
+fn events_between_replies_are_queued_in_order() {
+    let (mut client, store) = scripted(|stream| {
         let read = request(stream);
         let all = [event("/a"), event("/b"), reply(&read, MessageType::Read, b"v"), event("/c")].concat();
-        // Broken anywhere: messages do not come as they were sent.
+        // A stream does not preserve the boundaries of messages.
         for part in all.chunks(7) {
             stream.write_all(part).unwrap();
         }
@@ -53,8 +53,8 @@ fn events_amid_replies_wait_their_turn() {
 }
 
 #[test]
-fn a_late_reply_is_not_taken_for_another() {
-    let (mut client, store) = played(|stream| {
+fn late_reply_is_not_taken_for_the_next_requests() {
+    let (mut client, store) = scripted(|stream| {
         let first = request(stream);
         let second = request(stream);
         assert_ne!(first.header.req_id, second.header.req_id);
@@ -69,8 +69,8 @@ fn a_late_reply_is_not_taken_for_another() {
 }
 
 #[test]
-fn no_event_within_the_time_is_no_error() {
-    let (mut client, store) = played(|stream| assert_eq!(stream.read(&mut [0]).unwrap(), 0));
+fn no_event_before_the_timeout_is_no_error() {
+    let (mut client, store) = scripted(|stream| assert_eq!(stream.read(&mut [0]).unwrap(), 0));
     assert_eq!(client.poll_event().unwrap(), None);
     assert_eq!(client.wait_event(Some(Duration::from_millis(1))).unwrap(), None);
     drop(client);
@@ -78,8 +78,8 @@ fn no_event_within_the_time_is_no_error() {
 }
 
 #[test]
-fn answers_that_are_none_are_errors() {
-    let (mut client, store) = played(|stream| {
+fn malformed_replies_are_protocol_errors() {
+    let (mut client, store) = scripted(|stream| {
         let first = request(stream);
         stream.write_all(&reply(&first, MessageType::Write, b"OK\0")).unwrap();
         let second = request(stream);
@@ -96,9 +96,10 @@ fn answers_that_are_none_are_errors() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever comes back, a call returns.
     #[test]
-    fn no_bytes_hurt_the_client(bytes in vec(prop_oneof![4 => Just(0u8), 1 => any::<u8>(), 2 => 0..24u8], 0..600)) {
+    fn calls_return_whatever_bytes_are_received(
+        bytes in vec(prop_oneof![4 => Just(0u8), 1 => any::<u8>(), 2 => 0..24u8], 0..600),
+    ) {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let mut client = Client::new(ours);
         theirs.write_all(&bytes).unwrap();

@@ -1,7 +1,7 @@
-//! What any store must do, ours or xenstored: the same checks run against both.
+//! Conformance tests that run against this crate's store and against xenstored.
 //!
-//! By default against a store of ours. With XPV_XENSTORE set, against what is there: a socket, or dom0's
-//! `/dev/xen/xenbus`. Only what dom0 alone can ask is here, as there need be no other domain.
+//! By default they run against this crate's store; with XPV_XENSTORE set, against the store at that path: a socket, or
+//! dom0's `/dev/xen/xenbus`. All requests are dom0's, so that no other domain need exist.
 
 mod common;
 
@@ -12,31 +12,32 @@ use std::sync::OnceLock;
 
 use common::{BOUND, Running, event};
 use ring_abi::xs_wire::MessageType::{self, *};
-use xenstore::{Access, Client, Error, Nodes, Permission, XsError};
+use xenstore::{Access, Client, DomId, Error, Nodes, Permission, XsError};
 
-/// What answers.
+/// The store under test.
 #[derive(PartialEq)]
 enum Store {
-    Ours,
+    /// This crate's.
+    Own,
     /// xenstored, by its socket.
     Socket(PathBuf),
-    /// xenstored, by way of Linux's xenbus device, which has a mind of its own here and there.
+    /// xenstored through Linux's xenbus device, which handles some requests itself.
     Device(PathBuf),
 }
 
 fn store() -> Store {
     match std::env::var_os("XPV_XENSTORE").map(PathBuf::from) {
-        None => Store::Ours,
+        None => Store::Own,
         Some(path) if std::fs::metadata(&path).unwrap().file_type().is_socket() => Store::Socket(path),
         Some(path) => Store::Device(path),
     }
 }
 
-/// A further connection of dom0's.
+/// Makes a connection of dom0.
 fn dom0() -> Client {
-    static OURS: OnceLock<Running> = OnceLock::new();
+    static STORE: OnceLock<Running> = OnceLock::new();
     let mut client = match store() {
-        Store::Ours => return OURS.get_or_init(Running::new).dom0(),
+        Store::Own => return STORE.get_or_init(Running::new).dom0(),
         Store::Socket(path) => Client::open_unix(path).unwrap(),
         Store::Device(path) => Client::new(File::options().read(true).write(true).open(path).unwrap()),
     };
@@ -44,9 +45,10 @@ fn dom0() -> Client {
     client
 }
 
-/// A connection and a directory for one test.
-fn place(name: &str) -> (Client, String) {
-    let (mut client, path) = (dom0(), format!("/xpv-test/{name}"));
+/// Makes a connection and an empty directory for one test.
+fn connection_and_dir(name: &str) -> (Client, String) {
+    let mut client = dom0();
+    let path = format!("/xpv-test/{name}");
     client.mkdir(&path).unwrap();
     client.rm(&path).unwrap();
     client.mkdir(&path).unwrap();
@@ -55,12 +57,12 @@ fn place(name: &str) -> (Client, String) {
 
 fn err<T: std::fmt::Debug>(result: Result<T, Error>) -> XsError {
     let error = result.unwrap_err();
-    error.store_error().unwrap_or_else(|| panic!("not the store's answer: {error}"))
+    error.store_error().unwrap_or_else(|| panic!("not an error reply: {error}"))
 }
 
 #[test]
-fn nodes() {
-    let (mut xs, p) = place("nodes");
+fn nodes_are_written_listed_and_removed() {
+    let (mut xs, p) = connection_and_dir("nodes");
     xs.write(&format!("{p}/a/b"), [0, 1, 255]).unwrap();
     assert_eq!(xs.read(&format!("{p}/a/b")).unwrap(), [0, 1, 255]);
     assert_eq!(xs.read(&format!("{p}/a")).unwrap(), b"");
@@ -79,24 +81,24 @@ fn nodes() {
 }
 
 #[test]
-fn paths() {
-    let (mut xs, p) = place("paths");
+fn malformed_paths_are_einval_and_relative_ones_below_home() {
+    let (mut xs, p) = connection_and_dir("paths");
     for bad in ["//", "/a/", "/a//b", "/a b", "/a.b", "@x", "/\u{e9}", ""] {
         assert_eq!(err(xs.read(bad)), XsError::EINVAL, "{bad:?}");
     }
     assert_eq!(err(xs.read(&"/a".repeat(1537))), XsError::EINVAL);
     xs.write(&format!("{p}/A-z_0@9"), "").unwrap();
-    // dom0's home, whether its connection is a socket or not.
+    // A relative path is below dom0's home, over a socket too.
     xs.write(&format!("/local/domain/0{p}"), "home").unwrap();
     assert_eq!(xs.read(&p[1..]).unwrap(), b"home");
     xs.rm("/local/domain/0/xpv-test").unwrap();
 }
 
 #[test]
-fn permissions() {
-    let (mut xs, p) = place("permissions");
-    assert_eq!(xs.get_perms(&p).unwrap()[0].domid, 0);
-    let list = [Permission::new(0, Access::Read), Permission::new(0, Access::Both)];
+fn permissions_are_set_and_inherited() {
+    let (mut xs, p) = connection_and_dir("permissions");
+    assert_eq!(xs.get_perms(&p).unwrap()[0].domid, DomId::DOM0);
+    let list = [Permission::new(DomId(0), Access::Read), Permission::new(DomId(0), Access::Both)];
     xs.set_perms(&p, &list).unwrap();
     assert_eq!(xs.get_perms(&p).unwrap(), list);
     xs.write(&format!("{p}/a/b"), "").unwrap();
@@ -108,15 +110,16 @@ fn permissions() {
 }
 
 #[test]
-fn watches() {
-    let (mut xs, p) = place("watches");
+fn watches_fire_for_changes_at_and_below_their_path() {
+    let (mut xs, p) = connection_and_dir("watches");
     let mut other = dom0();
-    let (deep, missing) = (format!("{p}/a/b"), format!("{p}/a/missing"));
+    let deep = format!("{p}/a/b");
+    let missing = format!("{p}/a/missing");
     for (path, token) in [(&p, "top"), (&deep, "deep"), (&missing, "missing")] {
         xs.watch(path, token).unwrap();
         assert_eq!(event(&mut xs), xenstore::WatchEvent { path: path.clone(), token: token.into() });
     }
-    // The device keeps watches and tokens of its own: to it no two are the same, and none is missing.
+    // The device keeps its own list of watches, and reports neither EEXIST nor ENOENT.
     if !matches!(store(), Store::Device(_)) {
         assert_eq!(err(xs.watch(&p, "top")), XsError::EEXIST);
         assert_eq!(err(xs.unwatch(&p, "none")), XsError::ENOENT);
@@ -125,10 +128,10 @@ fn watches() {
     other.write(&deep, "1").unwrap();
     let two = [event(&mut xs).path, event(&mut xs).path];
     assert_eq!(two, [deep.clone(), deep.clone()]);
-    // A node that is there already is not changed by making it.
+    // MKDIR does not change an existing node.
     other.mkdir(&deep).unwrap();
     other.rm(&format!("{p}/a/none")).unwrap();
-    other.set_perms(&deep, &[Permission::new(0, Access::None)]).unwrap();
+    other.set_perms(&deep, &[Permission::new(DomId(0), Access::None)]).unwrap();
     assert_eq!([event(&mut xs).path, event(&mut xs).path], [deep.clone(), deep.clone()]);
     other.rm(&format!("{p}/a")).unwrap();
     let mut two = [event(&mut xs).path, event(&mut xs).path];
@@ -141,8 +144,8 @@ fn watches() {
 }
 
 #[test]
-fn relative_and_special_watches() {
-    let (mut xs, _) = place("relative");
+fn relative_and_special_watches_fire() {
+    let (mut xs, _) = connection_and_dir("relative");
     let mut other = dom0();
     xs.watch("xpv-relative", "t").unwrap();
     assert_eq!(event(&mut xs).path, "xpv-relative");
@@ -157,9 +160,10 @@ fn relative_and_special_watches() {
 }
 
 #[test]
-fn transactions() {
-    let (mut xs, p) = place("transactions");
-    let (mut other, n) = (dom0(), format!("{p}/n"));
+fn transactions_conflict_commit_and_abort() {
+    let (mut xs, p) = connection_and_dir("transactions");
+    let mut other = dom0();
+    let n = format!("{p}/n");
     other.watch(&p, "t").unwrap();
     event(&mut other);
     xs.write(&n, "1").unwrap();
@@ -181,7 +185,7 @@ fn transactions() {
     let paths = std::iter::from_fn(|| other.wait_event(Some(BOUND)).unwrap()).map(|e| e.path);
     let seen: Vec<String> = paths.take_while(|path| !path.ends_with("/deep")).collect();
     assert!(seen.iter().all(|path| *path == n), "{seen:?}");
-    // What was not there when it was looked at.
+    // A node that was missing when it was read conflicts with its creation.
     let outcome = xs.transaction(|tx| {
         if attempts == 2 {
             attempts += 1;
@@ -191,7 +195,7 @@ fn transactions() {
         tx.exists(&format!("{p}/later"))
     });
     assert!(outcome.unwrap());
-    // Dropped, and removed.
+    // An aborted transaction, and one that commits a removal.
     let failed = xs.transaction(|tx| {
         tx.rm(&p)?;
         assert!(!tx.exists(&n)?);
@@ -201,15 +205,15 @@ fn transactions() {
     assert!(other.exists(&n).unwrap());
     xs.transaction(|tx| tx.rm(&p)).unwrap();
     assert!(!other.exists(&n).unwrap());
-    // The device does not pass on the end of what it has not seen begin, nor answer it.
+    // The device neither passes on nor answers the end of a transaction whose start it has not seen.
     if !matches!(store(), Store::Device(_)) {
         assert_eq!(err(xs.request(TransactionEnd, "", b"T\0")), XsError::ENOENT);
     }
 }
 
 #[test]
-fn a_directory_beyond_one_message() {
-    let (mut xs, p) = place("big");
+fn directory_longer_than_one_message_is_listed() {
+    let (mut xs, p) = connection_and_dir("big");
     let names: Vec<String> = (0..900).map(|n| format!("child-{n:04}")).collect();
     for name in &names {
         xs.mkdir(&format!("{p}/{name}")).unwrap();
@@ -222,22 +226,22 @@ fn a_directory_beyond_one_message() {
 }
 
 #[test]
-fn domains() {
+fn domain_requests_get_the_replies_of_xenstored() {
     let mut xs = dom0();
-    assert_eq!(xs.get_domain_path(77).unwrap(), "/local/domain/77");
-    assert!(xs.is_introduced(0).unwrap());
-    assert!(!xs.is_introduced(777).unwrap());
-    assert_eq!(err(xs.release(777)), XsError::ENOENT);
-    assert_eq!(err(xs.release(0)), XsError::EINVAL);
-    assert_eq!(err(xs.set_target(777, 778)), XsError::ENOENT);
+    assert_eq!(xs.get_domain_path(DomId(77)).unwrap(), "/local/domain/77");
+    assert!(xs.is_introduced(DomId(0)).unwrap());
+    assert!(!xs.is_introduced(DomId(777)).unwrap());
+    assert_eq!(err(xs.release(DomId(777))), XsError::ENOENT);
+    assert_eq!(err(xs.release(DomId(0))), XsError::EINVAL);
+    assert_eq!(err(xs.set_target(DomId(777), DomId(778))), XsError::ENOENT);
     assert_eq!(err(xs.request(Introduce, "", b"1\0")), XsError::EINVAL);
-    assert_eq!(err(xs.introduce(1, 1, 0)), XsError::EINVAL);
+    assert_eq!(err(xs.introduce(DomId(1), 1, 0)), XsError::EINVAL);
     assert_eq!(err(xs.control(&["no-such-command"])), XsError::EINVAL);
     assert!(xs.control(&["help"]).unwrap().contains("help"));
 }
 
 #[test]
-fn malformed() {
+fn malformed_requests_are_einval() {
     let mut xs = dom0();
     let wrong: [(MessageType, &[u8]); 9] = [
         (Read, b""),
@@ -251,8 +255,8 @@ fn malformed() {
         (IsDomainIntroduced, b""),
     ];
     for (kind, payload) in wrong {
-        // xenstored of Xen 4.17 dies of these when the payload is not one string, and others still need it.
-        if matches!(kind, Read | Mkdir | GetPerms) && store() != Store::Ours {
+        // xenstored of Xen 4.17 crashes on these when the payload is not one string.
+        if matches!(kind, Read | Mkdir | GetPerms) && store() != Store::Own {
             continue;
         }
         println!("{kind:?} {payload:?}");

@@ -9,13 +9,13 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 150, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn nothing_a_peer_sends_breaks_the_store(script in vec(any::<u8>(), 0..6000)) {
+    fn random_bytes_do_not_break_the_store(script in vec(any::<u8>(), 0..6000)) {
         harness::run(&script);
     }
 
     /// Mostly well-formed messages, short, so that many of them mean something.
     #[test]
-    fn nothing_a_peer_asks_breaks_the_store(
+    fn random_requests_do_not_break_the_store(
         steps in vec((any::<u8>(), vec(any::<u8>(), 0..24)), 0..300)
     ) {
         let script: Vec<u8> = steps

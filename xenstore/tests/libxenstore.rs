@@ -1,4 +1,4 @@
-//! libxenstore, as toolstacks link it (package libxen-dev), against the store: `client.c` has the checks.
+//! Tests the store through libxenstore (package libxen-dev), as toolstacks link it; `client.c` has the checks.
 
 mod common;
 

@@ -1,4 +1,4 @@
-//! What a guest cannot do to the store: quotas, malformed messages, and not taking what it is sent.
+//! The store's protection from a guest: quotas, malformed messages, and unread replies and events.
 
 mod common;
 
@@ -11,26 +11,27 @@ use common::{BOUND, Running, event, events};
 use ring_abi::xs_wire::{Header, MessageType};
 use xenstore::server::{Config, Core, Quotas, Store};
 use xenstore::wire::{Decoder, Message};
-use xenstore::{Access, Client, Error, Nodes, Permission, XsError};
+use xenstore::{Access, Client, DomId, Error, Nodes, Permission, XsError};
 
-/// A store with a guest that has its home.
+/// A store with a guest that owns its home.
 fn guest() -> (Running, Client, Client) {
     let running = Running::new();
-    let (mut dom0, guest) = (running.dom0(), running.domain(1));
+    let mut dom0 = running.dom0();
+    let guest = running.domain(1);
     dom0.mkdir("/local/domain/1").unwrap();
-    dom0.set_perms("/local/domain/1", &[Permission::new(1, Access::None)]).unwrap();
+    dom0.set_perms("/local/domain/1", &[Permission::new(DomId(1), Access::None)]).unwrap();
     (running, dom0, guest)
 }
 
 fn err<T: std::fmt::Debug>(result: Result<T, Error>) -> XsError {
     let error = result.unwrap_err();
-    error.store_error().unwrap_or_else(|| panic!("not the store's answer: {error}"))
+    error.store_error().unwrap_or_else(|| panic!("not an error reply: {error}"))
 }
 
 #[test]
-fn a_guest_owns_a_thousand_nodes_and_no_more() {
+fn guest_owns_at_most_a_thousand_nodes() {
     let (_running, mut dom0, mut guest) = guest();
-    // Its home is one, so is `n`, and ten are below that: a node's size bounds how many it can hold.
+    // Its home is one node, `n` another, and ten are below `n`, as a node's size bounds its number of children.
     for n in 0..988 {
         guest.mkdir(&format!("n/{}/{n}", n % 10)).unwrap();
     }
@@ -48,22 +49,22 @@ fn a_guest_owns_a_thousand_nodes_and_no_more() {
     guest.mkdir("n/x").unwrap();
     assert_eq!(err(guest.mkdir("n/y")), XsError::ENOSPC);
     dom0.mkdir("/local/domain/1/from-dom0").unwrap();
-    dom0.set_quota(Some(1), "nodes", 0).unwrap();
+    dom0.set_quota(Some(DomId(1)), "nodes", 0).unwrap();
     guest.mkdir("n/y").unwrap();
 }
 
 #[test]
-fn nodes_watches_transactions_and_lists_are_bounded() {
+fn node_size_watches_transactions_and_permissions_are_bounded() {
     let (_running, mut dom0, mut guest) = guest();
     guest.write("v", vec![b'x'; 2024]).unwrap();
     assert_eq!(err(guest.write("v", vec![b'x'; 2025])), XsError::ENOSPC);
     assert_eq!(err(guest.write("w", vec![b'x'; 2025])), XsError::ENOSPC);
     dom0.write("/local/domain/1/v", vec![b'x'; 4000]).unwrap();
-    let mut list = vec![Permission::new(1, Access::None); 5];
+    let mut list = vec![Permission::new(DomId(1), Access::None); 5];
     guest.set_perms("v", &list).unwrap_err();
     guest.write("small", "").unwrap();
     guest.set_perms("small", &list).unwrap();
-    list.push(Permission::new(2, Access::Read));
+    list.push(Permission::new(DomId(2), Access::Read));
     assert_eq!(err(guest.set_perms("small", &list)), XsError::ENOSPC);
     for n in 0..128 {
         guest.watch("v", &n.to_string()).unwrap();
@@ -85,7 +86,7 @@ fn nodes_watches_transactions_and_lists_are_bounded() {
 }
 
 #[test]
-fn a_transaction_is_bounded_and_then_cannot_commit() {
+fn transaction_beyond_its_quota_cannot_commit() {
     let (_running, _dom0, mut guest) = guest();
     guest.write("n", "1").unwrap();
     let id = guest.request(MessageType::TransactionStart, "", b"\0").unwrap();
@@ -97,7 +98,7 @@ fn a_transaction_is_bounded_and_then_cannot_commit() {
         Ok(())
     });
     assert_eq!(err(done), XsError::ENOSPC);
-    // Whoever goes on regardless is told at the end.
+    // A client that ignores the errors gets one for the commit.
     let done = guest.transaction(|tx| {
         for n in 0..2000 {
             let _ = tx.write("n", n.to_string());
@@ -109,7 +110,7 @@ fn a_transaction_is_bounded_and_then_cannot_commit() {
 }
 
 #[test]
-fn a_guests_transaction_does_not_keep_an_old_store_alive() {
+fn old_transaction_of_a_guest_expires() {
     let (_running, mut dom0, mut guest) = guest();
     let mut attempts = 0;
     guest
@@ -126,7 +127,7 @@ fn a_guests_transaction_does_not_keep_an_old_store_alive() {
     assert_eq!(guest.read("n").unwrap(), b"1");
 }
 
-/// One request by hand, its reply's type and payload.
+/// Sends one request and returns its reply's type and payload.
 fn exchange(stream: &mut UnixStream, kind: u32, tx_id: u32, payload: &[u8]) -> (u32, Vec<u8>) {
     let header = Header { kind, req_id: 42, tx_id, len: payload.len() as u32 };
     stream.write_all(&[&header.to_bytes(), payload].concat()).unwrap();
@@ -140,7 +141,7 @@ fn exchange(stream: &mut UnixStream, kind: u32, tx_id: u32, payload: &[u8]) -> (
 }
 
 #[test]
-fn malformed_requests_are_answered_and_overlong_ones_cut_off() {
+fn malformed_requests_get_errors_and_overlong_ones_close_the_connection() {
     let running = Running::new();
     let mut stream = running.stream(1);
     stream.set_read_timeout(Some(BOUND)).unwrap();
@@ -176,7 +177,7 @@ fn malformed_requests_are_answered_and_overlong_ones_cut_off() {
     let header = Header { kind: 2, req_id: 1, tx_id: 0, len: 4097 };
     stream.write_all(&header.to_bytes()).unwrap();
     assert_eq!(stream.read(&mut [0; 16]).unwrap(), 0);
-    // Half a message and then nothing: only the connection is gone.
+    // A connection closed in the middle of a message does not affect the others.
     let half = running.stream(1);
     (&half).write_all(&[0; 15]).unwrap();
     half.shutdown(Shutdown::Both).unwrap();
@@ -184,13 +185,13 @@ fn malformed_requests_are_answered_and_overlong_ones_cut_off() {
 }
 
 #[test]
-fn whoever_does_not_take_replies_is_not_read() {
+fn requests_are_not_read_while_replies_are_unread() {
     let (running, mut dom0, _guest) = guest();
     dom0.write("/local/domain/1/v", vec![b'x'; 2000]).unwrap();
     let mut slow = running.stream(1);
     slow.set_nonblocking(true).unwrap();
     let request = Message::new(MessageType::Read, 1, 0, b"v\0".to_vec()).to_bytes();
-    // It may write until every buffer on the way is full, and no further.
+    // The client can write until every buffer is full.
     let mut sent = 0;
     loop {
         match slow.write(&request[sent % request.len()..]) {
@@ -198,13 +199,15 @@ fn whoever_does_not_take_replies_is_not_read() {
             Err(e) if e.kind() == ErrorKind::WouldBlock => break,
             Err(e) => panic!("{e}"),
         }
-        assert!(sent < 16 << 20, "the store reads on and on");
+        assert!(sent < 16 << 20, "the store keeps reading");
     }
-    // Others are served meanwhile, and it gets every reply once it takes them.
+    // Others are served meanwhile, and the client gets every reply once it reads them.
     assert_eq!(dom0.read("/local/domain/1/v").unwrap().len(), 2000);
     slow.set_nonblocking(false).unwrap();
     slow.set_read_timeout(Some(BOUND)).unwrap();
-    let (mut decoder, mut replies, mut bytes) = (Decoder::default(), 0, [0; 65536]);
+    let mut decoder = Decoder::default();
+    let mut replies = 0;
+    let mut bytes = [0; 65536];
     while replies < sent / request.len() {
         let n = slow.read(&mut bytes).unwrap();
         assert_ne!(n, 0);
@@ -217,14 +220,14 @@ fn whoever_does_not_take_replies_is_not_read() {
 }
 
 #[test]
-fn whoever_does_not_take_events_is_cut_off() {
+fn connection_with_too_many_unread_events_is_closed() {
     let (running, mut dom0, mut good) = guest();
     let mut slow = running.domain(2);
     dom0.mkdir("/shared").unwrap();
-    dom0.set_perms("/shared", &[Permission::new(0, Access::Read)]).unwrap();
+    dom0.set_perms("/shared", &[Permission::new(DomId(0), Access::Read)]).unwrap();
     slow.watch("/shared", "t").unwrap();
     good.watch("/shared/same", "t").unwrap();
-    // The same event over and over is one event.
+    // Equal unread events are one event.
     for _ in 0..5000 {
         dom0.write("/shared/same", "").unwrap();
     }
@@ -233,15 +236,15 @@ fn whoever_does_not_take_events_is_cut_off() {
         dom0.write(&format!("/shared/{n}"), "").unwrap();
         dom0.rm(&format!("/shared/{n}")).unwrap();
     }
-    let cut = loop {
+    let end = loop {
         match slow.wait_event(Some(BOUND)) {
             Ok(Some(_)) | Err(Error::EventsLost(_)) => {}
             other => break other,
         }
     };
-    assert!(matches!(cut, Err(Error::Closed)), "{cut:?}");
-    // The domain is still known, and may come back.
-    assert!(dom0.is_introduced(2).unwrap());
+    assert!(matches!(end, Err(Error::Closed)), "{end:?}");
+    // The domain is still introduced and can connect again.
+    assert!(dom0.is_introduced(DomId(2)).unwrap());
     running.domain(2).watch("/shared", "t").unwrap();
     dom0.write("/shared/same", "x").unwrap();
     assert_eq!(event(&mut good).path, "/shared/same");
@@ -249,7 +252,7 @@ fn whoever_does_not_take_events_is_cut_off() {
 }
 
 #[test]
-fn stopping_removes_the_socket_and_a_dead_one_is_replaced() {
+fn stop_removes_the_socket_and_start_replaces_a_stale_one() {
     let running = Running::new();
     running.dom0().write("/x", "1").unwrap();
     let socket = running.socket();
@@ -265,7 +268,7 @@ fn stopping_removes_the_socket_and_a_dead_one_is_replaced() {
     drop(store);
 }
 
-/// A subscriber that keeps what is logged.
+/// A writer that collects log output.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -281,13 +284,13 @@ impl Write for Log {
 }
 
 #[test]
-fn a_quota_exceeded_is_logged_once_with_name_domain_and_value() {
+fn exceeded_quota_is_logged_once_with_name_domain_and_value() {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
     tracing::subscriber::with_default(subscriber, || {
         let mut core = Core::new(Quotas::default());
-        let conn = core.introduce(9).unwrap();
+        let conn = core.introduce(DomId(9)).unwrap();
         for n in 0..300 {
             let payload = format!("/x\0{n}\0").into_bytes();
             core.input(conn, &Message::new(MessageType::Watch, n, 0, payload).to_bytes());
@@ -305,17 +308,17 @@ fn a_quota_exceeded_is_logged_once_with_name_domain_and_value() {
 }
 
 #[test]
-fn a_guest_has_twenty_replies_outstanding() {
+fn guest_has_at_most_twenty_unsent_replies() {
     let mut core = Core::new(Quotas::default());
-    let conn = core.introduce(1).unwrap();
+    let conn = core.introduce(DomId(1)).unwrap();
     let request = Message::new(MessageType::GetDomainPath, 1, 0, b"1\0".to_vec()).to_bytes();
-    let mut given = 0;
+    let mut sent = 0;
     while core.wants_input(conn) {
         core.input(conn, &request);
-        given += 1;
-        assert!(given <= 20);
+        sent += 1;
+        assert!(sent <= 20);
     }
-    assert_eq!(given, 20);
+    assert_eq!(sent, 20);
     core.sent(conn, core.output(conn).len());
     assert!(core.wants_input(conn));
 }

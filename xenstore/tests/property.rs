@@ -1,7 +1,7 @@
-//! Random requests of several domains, inside and outside transactions, against a simple model.
+//! Compares the store with a simple model under random requests of several domains, inside and outside transactions.
 //!
-//! A transaction that commits must have been serial: what it read is what it would read if it ran at the moment
-//! of its end. One that fails with EAGAIN must have had somebody else's change in between.
+//! A transaction that commits must be serializable: its reads have the results that they would have at the time of the
+//! commit. For one that fails with EAGAIN there must have been another client's change since its start.
 
 mod model;
 
@@ -13,7 +13,7 @@ use proptest::prelude::*;
 use ring_abi::xs_wire::MessageType;
 use xenstore::server::{ConnId, Core, Quotas};
 use xenstore::wire::{Decoder, Message};
-use xenstore::{Access, Permission, XsError};
+use xenstore::{Access, DomId, Permission, XsError};
 
 #[derive(Clone, Debug)]
 enum Action {
@@ -22,7 +22,7 @@ enum Action {
     End(bool),
 }
 
-/// Which connection, in which of its transactions (0 is none), does what.
+/// An action of one connection in one of its transactions (`slot` 0 is none).
 #[derive(Clone, Debug)]
 struct Step {
     peer: usize,
@@ -39,7 +39,7 @@ fn path() -> impl Strategy<Value = String> {
 
 fn perms() -> impl Strategy<Value = Vec<Permission>> {
     let access = prop::sample::select(vec![Access::None, Access::Read, Access::Write, Access::Both]);
-    vec((0..3u16, access).prop_map(|(domid, access)| Permission::new(domid, access)), 1..4)
+    vec((0..3u16, access).prop_map(|(domid, access)| Permission::new(DomId(domid), access)), 1..4)
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -63,7 +63,7 @@ fn step() -> impl Strategy<Value = Step> {
     (0..4usize, 0..3u8, action).prop_map(|(peer, slot, action)| Step { peer, slot, action })
 }
 
-/// A transaction as the model sees it.
+/// An open transaction in the model.
 struct Open {
     id: u32,
     view: Model,
@@ -71,28 +71,29 @@ struct Open {
     done: Vec<(Op, Vec<u8>)>,
 }
 
-struct World {
+struct Harness {
     core: Core,
-    peers: Vec<(ConnId, u16)>,
+    peers: Vec<(ConnId, DomId)>,
     model: Model,
     /// Counts changes to the model.
     version: u64,
     open: BTreeMap<(usize, u8), Open>,
-    /// Connection, domain and path of each watch, and what it should have told since last looked.
-    watchers: Vec<(ConnId, u16, &'static str, Vec<String>)>,
+    /// Connection, domain and path of each watch, and the events expected since they were last checked.
+    watchers: Vec<(ConnId, DomId, &'static str, Vec<String>)>,
 }
 
-impl World {
-    fn new() -> World {
+impl Harness {
+    fn new() -> Harness {
         let mut core = Core::new(Quotas::default());
         let peers = vec![
-            (core.connect(), 0),
-            (core.connect(), 0),
-            (core.introduce(1).unwrap(), 1),
-            (core.introduce(2).unwrap(), 2),
+            (core.connect(), DomId::DOM0),
+            (core.connect(), DomId::DOM0),
+            (core.introduce(DomId(1)).unwrap(), DomId(1)),
+            (core.introduce(DomId(2)).unwrap(), DomId(2)),
         ];
-        let watchers = vec![(core.connect(), 0, "/"), (core.introduce(3).unwrap(), 3, "/a/b")];
-        let mut world = World {
+        let watchers =
+            vec![(core.connect(), DomId::DOM0, "/"), (core.introduce(DomId(3)).unwrap(), DomId(3), "/a/b")];
+        let mut harness = Harness {
             core,
             peers,
             model: Model::new(),
@@ -100,14 +101,20 @@ impl World {
             open: BTreeMap::new(),
             watchers: watchers.into_iter().map(|(id, domid, path)| (id, domid, path, Vec::new())).collect(),
         };
-        for (id, _, path, _) in &world.watchers {
-            world.core.input(*id, &message(MessageType::Watch, 0, format!("{path}\0t\0").into_bytes()));
-            drain(&mut world.core, *id);
+        for (id, _, path, _) in &harness.watchers {
+            harness.core.input(*id, &message(MessageType::Watch, 0, format!("{path}\0t\0").into_bytes()));
+            drain(&mut harness.core, *id);
         }
-        world
+        harness
     }
 
-    fn ask(&mut self, peer: usize, kind: MessageType, tx: u32, payload: Vec<u8>) -> Result<Vec<u8>, XsError> {
+    fn exchange(
+        &mut self,
+        peer: usize,
+        kind: MessageType,
+        tx: u32,
+        payload: Vec<u8>,
+    ) -> Result<Vec<u8>, XsError> {
         let id = self.peers[peer].0;
         self.core.input(id, &message(kind, tx, payload));
         let replies = drain(&mut self.core, id);
@@ -143,7 +150,7 @@ impl World {
         match expected {
             Ok((payload, changed)) => {
                 assert_eq!(got, Ok(payload), "{op:?}");
-                self.note(changed);
+                self.expect_events(changed);
             }
             Err(e) => assert_eq!(got, Err(e), "{op:?}"),
         }
@@ -152,15 +159,15 @@ impl World {
     fn within(&mut self, key: (usize, u8), op: &Op) {
         let id = self.open[&key].id;
         let got = self.request(key.0, id, op);
-        let who = self.peers[key.0].1;
+        let domid = self.peers[key.0].1;
         let open = self.open.get_mut(&key).unwrap();
-        let expected = open.view.apply(who, op).map(|(payload, _)| payload);
+        let expected = open.view.apply(domid, op).map(|(payload, _)| payload);
         assert_eq!(got, expected, "in a transaction: {op:?}");
         open.done.extend(got.ok().map(|payload| (op.clone(), payload)));
     }
 
     fn start(&mut self, key: (usize, u8)) {
-        let reply = self.ask(key.0, MessageType::TransactionStart, 0, vec![0]).unwrap();
+        let reply = self.exchange(key.0, MessageType::TransactionStart, 0, vec![0]).unwrap();
         let id = std::str::from_utf8(reply.strip_suffix(b"\0").unwrap()).unwrap().parse().unwrap();
         let open = Open { id, view: self.model.clone(), began: self.version, done: Vec::new() };
         self.open.insert(key, open);
@@ -168,18 +175,18 @@ impl World {
 
     fn end(&mut self, key: (usize, u8), commit: bool) {
         let open = self.open.remove(&key).unwrap();
-        let verdict = if commit { b"T\0" } else { b"F\0" };
-        let got = self.ask(key.0, MessageType::TransactionEnd, open.id, verdict.to_vec());
+        let end = if commit { b"T\0" } else { b"F\0" };
+        let got = self.exchange(key.0, MessageType::TransactionEnd, open.id, end.to_vec());
         if got == Err(XsError::EAGAIN) {
-            assert!(commit && self.version != open.began, "EAGAIN without anybody's change");
+            assert!(commit && self.version != open.began, "EAGAIN without another client's change");
             return;
         }
         assert_eq!(got, Ok(b"OK\0".to_vec()));
         if commit {
             for (op, payload) in open.done {
                 let (now, changed) = self.model.apply(self.peers[key.0].1, &op).expect("was possible");
-                assert_eq!(now, payload, "not serial: {op:?}");
-                self.note(changed);
+                assert_eq!(now, payload, "not serializable: {op:?}");
+                self.expect_events(changed);
             }
         }
     }
@@ -198,26 +205,26 @@ impl World {
                 (MessageType::SetPerms, one(path).into_iter().chain(list).collect())
             }
         };
-        self.ask(peer, kind, tx, payload)
+        self.exchange(peer, kind, tx, payload)
     }
 
-    /// A change was made: whom does it concern?
-    fn note(&mut self, changed: Option<Changed>) {
+    /// Adds the events that a change fires to those expected.
+    fn expect_events(&mut self, changed: Option<Changed>) {
         let Some(changed) = changed else { return };
         self.version += 1;
         for (_, domid, watched, expected) in &mut self.watchers {
             let reads = |lists: &[Vec<Permission>]| lists.iter().any(|l| access(*domid, l).reads());
             let below =
                 |path: &str, top: &str| top == "/" || path == top || path.starts_with(&format!("{top}/"));
-            let told = match &changed.removed {
+            let fired = match &changed.removed {
                 _ if below(&changed.path, watched) => reads(&changed.lists).then(|| changed.path.clone()),
                 Some(before) if below(watched, &changed.path) && before.exists(watched) => {
                     reads(&before.lists(watched)).then(|| (*watched).to_owned())
                 }
                 _ => None,
             };
-            // An equal event that waits is not sent again.
-            expected.extend(told.filter(|path| !expected.contains(path)));
+            // An equal unread event is merged.
+            expected.extend(fired.filter(|path| !expected.contains(path)));
         }
     }
 
@@ -250,14 +257,14 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn the_store_does_what_the_model_does(steps in vec(step(), 0..120)) {
-        let mut world = World::new();
-        // So that guests can do something from the start.
-        let open = Op::SetPerms("/".into(), vec![Permission::new(0, Access::Both)]);
-        world.outside(0, &open);
-        world.check_events();
+    fn store_and_model_give_the_same_replies_and_events(steps in vec(step(), 0..120)) {
+        let mut harness = Harness::new();
+        // Lets guests create nodes from the start.
+        let open = Op::SetPerms("/".into(), vec![Permission::new(DomId(0), Access::Both)]);
+        harness.outside(0, &open);
+        harness.check_events();
         for step in steps {
-            world.step(step);
+            harness.step(step);
         }
     }
 }

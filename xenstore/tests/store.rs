@@ -1,14 +1,15 @@
-//! The client and a running store, together.
+//! The client with a running store.
 
 mod common;
 
 use common::{Running, event, events};
-use xenstore::xenbus::{Device, End};
-use xenstore::{Access, Error, Keys, Nodes, Permission, XenbusState, XsError};
+use ring_abi::xenbus::key;
+use xenstore::xenbus::{Device, DeviceEnd};
+use xenstore::{Access, DomId, Error, Keys, Nodes, Permission, XenbusState, XsError};
 
 fn err<T: std::fmt::Debug>(result: Result<T, Error>) -> XsError {
     let error = result.unwrap_err();
-    error.store_error().unwrap_or_else(|| panic!("not the store's answer: {error}"))
+    error.store_error().unwrap_or_else(|| panic!("not an error reply: {error}"))
 }
 
 #[test]
@@ -32,9 +33,9 @@ fn nodes_are_written_listed_and_removed() {
 }
 
 #[test]
-fn a_value_of_the_wrong_form_is_named() {
+fn malformed_value_is_named_in_the_error() {
     let mut dom0 = Running::new().store.client().unwrap();
-    // The store above is gone by now.
+    // The store above is dropped.
     assert!(matches!(dom0.write("/n", "x"), Err(Error::Closed)));
     let running = Running::new();
     let mut dom0 = running.store.client().unwrap();
@@ -46,35 +47,38 @@ fn a_value_of_the_wrong_form_is_named() {
 }
 
 #[test]
-fn guests_see_what_they_may() {
+fn guest_access_follows_permissions() {
     let running = Running::new();
-    let (mut dom0, mut one, mut two) = (running.dom0(), running.domain(1), running.domain(2));
+    let mut dom0 = running.dom0();
+    let mut one = running.domain(1);
+    let mut two = running.domain(2);
     dom0.write("/local/domain/1/name", "one").unwrap();
     assert_eq!(err(one.read("name")), XsError::EACCES);
     assert_eq!(err(one.read("missing")), XsError::EACCES);
-    let home = [Permission::new(1, Access::None)];
+    let home = [Permission::new(DomId(1), Access::None)];
     dom0.set_perms("/local/domain/1", &home).unwrap();
     one.write("data/x", "mine").unwrap();
     assert_eq!(one.get_perms("data/x").unwrap(), home);
     assert_eq!(err(one.read("missing")), XsError::ENOENT);
     assert_eq!(err(two.read("/local/domain/1/data/x")), XsError::EACCES);
-    one.set_perms("data/x", &[home[0], Permission::new(2, Access::Read)]).unwrap();
+    one.set_perms("data/x", &[home[0], Permission::new(DomId(2), Access::Read)]).unwrap();
     assert_eq!(two.read("/local/domain/1/data/x").unwrap(), b"mine");
     assert_eq!(err(two.write("/local/domain/1/data/x", "his")), XsError::EACCES);
-    assert_eq!(err(one.set_perms("data/x", &[Permission::new(2, Access::Both)])), XsError::EPERM);
+    assert_eq!(err(one.set_perms("data/x", &[Permission::new(DomId(2), Access::Both)])), XsError::EPERM);
     assert_eq!(err(two.set_perms("/local/domain/1/data/x", &home)), XsError::EACCES);
-    assert_eq!(err(one.introduce(3, 1, 1)), XsError::EACCES);
+    assert_eq!(err(one.introduce(DomId(3), 1, 1)), XsError::EACCES);
     assert_eq!(err(one.control(&["help"])), XsError::EACCES);
-    dom0.set_target(2, 1).unwrap();
+    dom0.set_target(DomId(2), DomId(1)).unwrap();
     two.write("/local/domain/1/data/x", "for him").unwrap();
 }
 
 #[test]
 fn watches_fire_once_when_set_and_then_for_changes_below() {
     let running = Running::new();
-    let (mut dom0, mut one) = (running.dom0(), running.domain(1));
+    let mut dom0 = running.dom0();
+    let mut one = running.domain(1);
     dom0.mkdir("/local/domain/1").unwrap();
-    dom0.set_perms("/local/domain/1", &[Permission::new(1, Access::None)]).unwrap();
+    dom0.set_perms("/local/domain/1", &[Permission::new(DomId(1), Access::None)]).unwrap();
     one.watch("device", "t").unwrap();
     one.watch("/local/domain/1/device/vbd/1/state", "deep").unwrap();
     assert_eq!(event(&mut one).path, "device");
@@ -86,7 +90,7 @@ fn watches_fire_once_when_set_and_then_for_changes_below() {
     assert_eq!(events(&mut one), [pair(state, "deep"), pair("device/vbd/1/state", "t")]);
     dom0.rm("/local/domain/1/device/vbd").unwrap();
     assert_eq!(events(&mut one), [pair("device/vbd", "t"), pair(state, "deep")]);
-    // Nothing is told of what cannot be read.
+    // No event for a node that the domain may not read.
     one.watch("/secret", "s").unwrap();
     assert_eq!(event(&mut one).path, "/secret");
     dom0.write("/secret/x", "1").unwrap();
@@ -100,9 +104,10 @@ fn watches_fire_once_when_set_and_then_for_changes_below() {
 }
 
 #[test]
-fn transactions_are_all_or_nothing() {
+fn transaction_commits_all_or_nothing() {
     let running = Running::new();
-    let (mut a, mut b) = (running.dom0(), running.dom0());
+    let mut a = running.dom0();
+    let mut b = running.dom0();
     b.watch("/t", "w").unwrap();
     event(&mut b);
     a.write("/t/n", "1").unwrap();
@@ -137,9 +142,10 @@ fn transactions_are_all_or_nothing() {
 }
 
 #[test]
-fn two_devices_can_be_made_in_one_directory_at_once() {
+fn two_devices_can_be_created_in_one_directory_at_once() {
     let running = Running::new();
-    let (mut a, mut b) = (running.dom0(), running.dom0());
+    let mut a = running.dom0();
+    let mut b = running.dom0();
     a.mkdir("/backend/vbd/1").unwrap();
     let mut attempts = 0;
     a.transaction(|tx| {
@@ -149,7 +155,7 @@ fn two_devices_can_be_made_in_one_directory_at_once() {
     })
     .unwrap();
     assert_eq!(attempts, 1);
-    // Who has listed the directory depends on what is in it.
+    // A transaction that has listed the directory depends on its names.
     a.transaction(|tx| {
         attempts += 1;
         tx.directory("/backend/vbd/1")?;
@@ -164,7 +170,7 @@ fn two_devices_can_be_made_in_one_directory_at_once() {
 }
 
 #[test]
-fn a_directory_beyond_one_message_is_read_in_parts() {
+fn directory_longer_than_one_message_is_read_in_parts() {
     let running = Running::new();
     let mut dom0 = running.dom0();
     let names: Vec<String> = (0..2000).map(|n| format!("child-{n:05}")).collect();
@@ -176,71 +182,73 @@ fn a_directory_beyond_one_message_is_read_in_parts() {
 }
 
 #[test]
-fn domains_come_and_go() {
+fn released_domain_loses_connections_nodes_and_permissions() {
     let running = Running::new();
     let mut dom0 = running.dom0();
     dom0.watch("@introduceDomain", "in").unwrap();
     dom0.watch("@releaseDomain", "out").unwrap();
     event(&mut dom0);
     event(&mut dom0);
-    assert!(!dom0.is_introduced(1).unwrap());
+    assert!(!dom0.is_introduced(DomId(1)).unwrap());
     let mut one = running.domain(1);
     assert_eq!(event(&mut dom0).token, "in");
-    assert!(dom0.is_introduced(1).unwrap());
-    assert_eq!(dom0.get_domain_path(1).unwrap(), "/local/domain/1");
+    assert!(dom0.is_introduced(DomId(1)).unwrap());
+    assert_eq!(dom0.get_domain_path(DomId(1)).unwrap(), "/local/domain/1");
     dom0.write("/local/domain/1/device/vbd/1", "").unwrap();
-    dom0.set_perms("/local/domain/1/device/vbd/1", &[Permission::new(1, Access::None)]).unwrap();
+    dom0.set_perms("/local/domain/1/device/vbd/1", &[Permission::new(DomId(1), Access::None)]).unwrap();
     dom0.write("/b", "").unwrap();
-    dom0.set_perms("/b", &[Permission::new(0, Access::None), Permission::new(1, Access::Both)]).unwrap();
+    dom0.set_perms("/b", &[Permission::new(DomId(0), Access::None), Permission::new(DomId(1), Access::Both)])
+        .unwrap();
     one.write("device/vbd/1/state", "4").unwrap();
     one.write("/b", "by one").unwrap();
-    running.store.release(1).unwrap();
+    running.store.release(DomId(1)).unwrap();
     assert_eq!(event(&mut dom0).token, "out");
     assert!(matches!(one.read("/b"), Err(Error::Closed | Error::Io(_))));
-    // Its own nodes go, dom0's stay, and the next domain 1 inherits nothing.
+    // Its own nodes are removed, dom0's are not, and the next domain 1 inherits no access.
     assert_eq!(dom0.directory("/local/domain/1/device/vbd").unwrap(), [""; 0]);
-    assert_eq!(dom0.get_perms("/b").unwrap(), [Permission::new(0, Access::None)]);
+    assert_eq!(dom0.get_perms("/b").unwrap(), [Permission::new(DomId(0), Access::None)]);
     let mut next = running.domain(1);
     assert_eq!(err(next.read("/b")), XsError::EACCES);
-    assert_eq!(err(dom0.release(2)), XsError::ENOENT);
-    assert_eq!(err(dom0.release(0)), XsError::EINVAL);
-    // INTRODUCE only notes that there is one.
-    dom0.introduce(5, 77, 3).unwrap();
-    assert!(dom0.is_introduced(5).unwrap());
-    dom0.release(5).unwrap();
-    assert_eq!(running.store.release(5).unwrap_err().raw_os_error(), Some(2));
+    assert_eq!(err(dom0.release(DomId(2))), XsError::ENOENT);
+    assert_eq!(err(dom0.release(DomId(0))), XsError::EINVAL);
+    // INTRODUCE marks a domain as introduced, without a connection.
+    dom0.introduce(DomId(5), 77, 3).unwrap();
+    assert!(dom0.is_introduced(DomId(5)).unwrap());
+    dom0.release(DomId(5)).unwrap();
+    assert_eq!(running.store.release(DomId(5)).unwrap_err().raw_os_error(), Some(2));
 }
 
 #[test]
-fn a_guest_is_told_of_releases_only_if_dom0_lets_it() {
+fn guest_gets_release_events_only_if_dom0_permits_it() {
     let running = Running::new();
-    let (mut dom0, mut two) = (running.dom0(), running.domain(2));
+    let mut dom0 = running.dom0();
+    let mut two = running.domain(2);
     two.watch("@releaseDomain", "out").unwrap();
     event(&mut two);
     running.domain(3);
-    running.store.release(3).unwrap();
+    running.store.release(DomId(3)).unwrap();
     assert_eq!(events(&mut two), []);
-    assert_eq!(dom0.get_perms("@releaseDomain").unwrap(), [Permission::new(0, Access::None)]);
-    let list = [Permission::new(0, Access::None), Permission::new(2, Access::Read)];
+    assert_eq!(dom0.get_perms("@releaseDomain").unwrap(), [Permission::new(DomId(0), Access::None)]);
+    let list = [Permission::new(DomId(0), Access::None), Permission::new(DomId(2), Access::Read)];
     dom0.set_perms("@releaseDomain", &list).unwrap();
     running.domain(3);
     events(&mut two);
-    running.store.release(3).unwrap();
+    running.store.release(DomId(3)).unwrap();
     assert_eq!(event(&mut two).path, "@releaseDomain");
 }
 
 #[test]
-fn features_quotas_and_control_answer() {
+fn features_quotas_and_control_reply() {
     let running = Running::new();
     let mut dom0 = running.dom0();
     assert_eq!(dom0.get_feature(None).unwrap(), 0);
-    assert_eq!(err(dom0.set_feature(4, 1)), XsError::EINVAL);
-    dom0.set_feature(4, 0).unwrap();
+    assert_eq!(err(dom0.set_feature(DomId(4), 1)), XsError::EINVAL);
+    dom0.set_feature(DomId(4), 0).unwrap();
     assert!(dom0.quota_names().unwrap().contains(&"nodes".to_owned()));
     assert_eq!(dom0.get_quota(None, "nodes").unwrap(), 1000);
-    dom0.set_quota(Some(4), "nodes", 3).unwrap();
-    assert_eq!(dom0.get_quota(Some(4), "nodes").unwrap(), 3);
-    assert_eq!(err(dom0.get_quota(Some(9), "nodes")), XsError::ENOENT);
+    dom0.set_quota(Some(DomId(4)), "nodes", 3).unwrap();
+    assert_eq!(dom0.get_quota(Some(DomId(4)), "nodes").unwrap(), 3);
+    assert_eq!(err(dom0.get_quota(Some(DomId(9)), "nodes")), XsError::ENOENT);
     assert_eq!(err(dom0.get_quota(None, "joy")), XsError::EINVAL);
     assert!(dom0.control(&["help"]).unwrap().contains("quota"));
     assert!(dom0.control(&["quota", "4"]).unwrap().contains("Domain 4"));
@@ -248,28 +256,30 @@ fn features_quotas_and_control_answer() {
     assert_eq!(err(dom0.control(&["live-update"])), XsError::EINVAL);
     let mut four = running.domain(4);
     assert_eq!(four.get_feature(None).unwrap(), 0);
-    assert_eq!(err(four.get_feature(Some(4))), XsError::EACCES);
+    assert_eq!(err(four.get_feature(Some(DomId(4)))), XsError::EACCES);
     assert_eq!(err(four.get_quota(None, "nodes")), XsError::EACCES);
 }
 
 #[test]
-fn a_device_shakes_hands() {
+fn device_ends_complete_the_handshake() {
     let running = Running::new();
-    let (mut dom0, mut guest) = (running.dom0(), running.domain(3));
-    let device = Device::new("vbd", 3, 51712);
-    let (front, back) = (End::front(&device), End::back(&device));
+    let mut dom0 = running.dom0();
+    let mut guest = running.domain(3);
+    let device = Device::new("vbd", DomId(3), 51712);
+    let front = DeviceEnd::front(&device);
+    let back = DeviceEnd::back(&device);
     dom0.mkdir(front.path()).unwrap();
-    dom0.set_perms(front.path(), &[Permission::new(3, Access::None)]).unwrap();
-    dom0.write(&format!("{}/backend", front.path()), back.path()).unwrap();
-    dom0.write(&format!("{}/backend-id", front.path()), "0").unwrap();
-    for (key, value) in [("frontend", front.path()), ("frontend-id", "3"), ("state", "1")] {
+    dom0.set_perms(front.path(), &[Permission::new(DomId(3), Access::None)]).unwrap();
+    dom0.write(&format!("{}/{}", front.path(), key::BACKEND), back.path()).unwrap();
+    dom0.write(&format!("{}/{}", front.path(), key::BACKEND_ID), "0").unwrap();
+    for (key, value) in [(key::FRONTEND, front.path()), (key::FRONTEND_ID, "3"), (key::STATE, "1")] {
         dom0.write(&format!("{}/{key}", back.path()), value).unwrap();
     }
-    let perms = [Permission::new(0, Access::None), Permission::new(3, Access::Read)];
+    let perms = [Permission::new(DomId(0), Access::None), Permission::new(DomId(3), Access::Read)];
     dom0.set_perms(back.path(), &perms).unwrap();
-    dom0.set_perms(&format!("{}/state", back.path()), &perms).unwrap();
-    assert_eq!(End::find_front(&mut guest, front.path()).unwrap(), front);
-    assert_eq!(End::find_back(&mut dom0, back.path()).unwrap(), back);
+    dom0.set_perms(&format!("{}/{}", back.path(), key::STATE), &perms).unwrap();
+    assert_eq!(DeviceEnd::find_front(&mut guest, front.path()).unwrap(), front);
+    assert_eq!(DeviceEnd::find_back(&mut dom0, back.path()).unwrap(), back);
 
     assert_eq!(back.other_state(&mut dom0).unwrap(), XenbusState::Closed);
     front.watch_other(&mut guest, "b").unwrap();
@@ -287,7 +297,7 @@ fn a_device_shakes_hands() {
     assert_eq!(keys.get("queue-0"), None);
     assert_eq!(keys.get("protocol"), Some("x86_64-abi"));
 
-    // The same state again tells nobody.
+    // Writing the same state fires no event.
     back.switch_state(&mut dom0, XenbusState::InitWait).unwrap();
     assert_eq!(events(&mut guest), []);
 

@@ -1,4 +1,4 @@
-//! Debian's own tools (package xenstore-utils) against the store.
+//! Tests the store with Debian's tools (package xenstore-utils).
 
 mod common;
 
@@ -6,9 +6,9 @@ use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, Stdio};
 
 use common::Running;
-use xenstore::{Access, Nodes, Permission};
+use xenstore::{Access, DomId, Nodes, Permission};
 
-/// A tool, told where the store is as libxenstore takes it: XENSTORED_PATH is the socket itself.
+/// A tool's command. XENSTORED_PATH is the path of the socket for libxenstore.
 fn tool(running: &Running, args: &[&str]) -> Command {
     let mut command = Command::new(format!("xenstore-{}", args[0]));
     command.args(&args[1..]).env("XENSTORED_PATH", running.socket()).stdin(Stdio::null());
@@ -21,7 +21,7 @@ fn output(running: &Running, args: &[&str]) -> std::process::Output {
         .unwrap_or_else(|e| panic!("xenstore-{} (package xenstore-utils): {e}", args[0]))
 }
 
-/// What a tool prints; it must succeed.
+/// Runs a tool, which must succeed, and returns its output.
 fn run(running: &Running, args: &[&str]) -> String {
     let out = output(running, args);
     assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
@@ -50,19 +50,19 @@ fn write_read_list_exists_and_rm() {
     run(&running, &["write", "/p/q/r", "x"]);
     run(&running, &["rm", "-t", "/p/q/r"]);
     fails(&running, &["exists", "/p"]);
-    // Bytes that are no text travel in the tools' own notation.
+    // The tools write bytes that are no text as escapes.
     run(&running, &["write", "/raw", r"\x01\n"]);
     assert_eq!(running.dom0().read("/raw").unwrap(), [1, b'\n']);
 }
 
 #[test]
-fn ls_shows_all_with_permissions() {
+fn ls_shows_nodes_with_permissions() {
     let running = Running::new();
     let mut dom0 = running.dom0();
     dom0.write("/local/domain/1/device/vbd/51712/state", "4").unwrap();
     dom0.set_perms(
         "/local/domain/1/device",
-        &[Permission::new(1, Access::None), Permission::new(0, Access::Read)],
+        &[Permission::new(DomId(1), Access::None), Permission::new(DomId(0), Access::Read)],
     )
     .unwrap();
     let ls = run(&running, &["ls", "-fp"]);
@@ -79,7 +79,7 @@ fn ls_shows_all_with_permissions() {
 }
 
 #[test]
-fn chmod_sets_what_the_store_enforces() {
+fn chmod_sets_enforced_permissions() {
     let running = Running::new();
     run(&running, &["write", "/shared/x", "v"]);
     run(&running, &["chmod", "-r", "/shared", "n0", "r1"]);
@@ -92,7 +92,7 @@ fn chmod_sets_what_the_store_enforces() {
 }
 
 #[test]
-fn a_directory_of_thousands_is_listed() {
+fn directory_of_thousands_is_listed() {
     let running = Running::new();
     let mut dom0 = running.dom0();
     for n in 0..1500 {
@@ -102,7 +102,7 @@ fn a_directory_of_thousands_is_listed() {
     assert_eq!(run(&running, &["ls", "/many"]).lines().count(), 1500);
 }
 
-/// A tool that runs until it is dropped.
+/// A running tool, killed when it is dropped.
 struct Background(Child);
 
 impl Drop for Background {

@@ -6,7 +6,7 @@ use netback::handshake::{Negotiated, backend_keys};
 use netback::{Config, Vif};
 use netfront::Nic;
 use std::sync::Arc;
-use xenstore::xenbus::End;
+use xenstore::xenbus::DeviceEnd;
 use xenstore::{Client, Keys, XenbusState};
 
 /// Broker, store and dom0. Every vif is connected by hand, so that a row may drive its port itself.
@@ -34,7 +34,7 @@ impl Machine {
     pub(super) fn vif(&self, domid: u16, config: netfront::Config) -> Result<(Nic, Vif), String> {
         let device = self.machine.attach_vif(DomId(domid), 0);
         let mut client = self.machine.client();
-        let end = End::back(&device);
+        let end = DeviceEnd::back(&device);
         end.publish(&mut client, &backend_keys(true), XenbusState::InitWait).map_err(text)?;
         let guest: Arc<dyn Hypervisor> = self.machine.domain(DomId(domid));
         let stream = guest.store().map_err(text)?;

@@ -49,7 +49,7 @@ fn ask(front: &mut FrontHalf<'_>, request: &mut Request, id: &mut u64, count: u3
 #[inline(always)]
 fn serve(back: &mut BackHalf<'_>, request: &mut Request) -> u32 {
     let mut served = 0;
-    let _ = back.look().expect("a well-behaved frontend");
+    let _ = back.refresh().expect("a well-behaved frontend");
     while back.seen() != 0 && back.pop_into(request).expect("a well-behaved frontend") {
         consume(request);
         let id = request.id();
@@ -66,7 +66,7 @@ fn serve(back: &mut BackHalf<'_>, request: &mut Request) -> u32 {
 #[inline(always)]
 fn reap(front: &mut FrontHalf<'_>) -> u32 {
     let mut reaped = 0;
-    let _ = front.look().expect("a well-behaved backend");
+    let _ = front.refresh().expect("a well-behaved backend");
     while front.seen() != 0
         && let Some(response) = front.pop().expect("a well-behaved backend")
     {

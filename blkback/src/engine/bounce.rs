@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Bounce buffers: memory of the backend that an engine may register with the kernel, through which guest data is
 //! copied.
 //!

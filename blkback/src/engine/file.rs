@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A raw image or a block device: opens, checks, locks and describes it.
 
 use super::open::OpenError;

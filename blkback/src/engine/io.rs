@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! One disk operation, and the memory that it reads or writes.
 #![allow(clippy::large_enum_variant)] // Boxing the common case would allocate for every request.
 

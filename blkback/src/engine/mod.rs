@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Disks and the engines that do their I/O. A [`Disk`] is one medium, shared by all its users; an [`Engine`] does its
 //! I/O for one thread.
 

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A disk without content, for measuring the cost of everything but the disk. Reads leave the memory as it is.
 
 use super::{Completion, Disk, DiskInfo, Engine, IoRequest};

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Opens the disk that a [`Spec`] describes.
 
 use super::spec::Source;

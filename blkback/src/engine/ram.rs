@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A disk in memory, the reference that the tests compare every other engine with.
 
 use super::null::never;

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! io_uring on a file or block device: reads into and writes from the guest's mapped pages, with one system call for
 //! each batch.
 #![allow(unsafe_code)] // The kernel is given addresses of memory.

@@ -8,12 +8,12 @@ fn front_keys() -> Keys {
     Keys::new("/f").with(key::RING_REF, 8).with(key::EVENT_CHANNEL, 3).with(key::STATE, 3)
 }
 
-fn view(own: XenbusState, front: XenbusState) -> View {
+fn view(own: XenbusState, front: XenbusState) -> DeviceState {
     let other = if own == Connected { Keys::new("/f") } else { front_keys() };
-    View { own: Keys::new("/b"), own_state: own, other_state: front, other, online: true }
+    DeviceState { own: Keys::new("/b"), own_state: own, other_state: front, other, online: true }
 }
 
-fn step(hs: &mut Handshake, view: &View, ring: Ring) -> Action {
+fn step(hs: &mut Handshake, view: &DeviceState, ring: Ring) -> Action {
     hs.update(view);
     hs.next(view, ring)
 }
@@ -71,7 +71,7 @@ fn successor_waits_for_new_ring_keys() {
 
 #[test]
 fn successor_of_backend_killed_before_connected_waits_for_its_own_offer() {
-    let found = View { other: front_keys(), ..view(Connected, Initialised) };
+    let found = DeviceState { other: front_keys(), ..view(Connected, Initialised) };
     let mut hs = Handshake::new(&found);
     assert_eq!(step(&mut hs, &found, Ring::None), Action::Offer);
     assert_eq!(hs.next(&found, Ring::None), Action::Wait);
@@ -83,13 +83,16 @@ fn toolstack_unplug_closes_the_device() {
     let mut hs = Handshake::new(&view(Initialising, Initialising));
     step(&mut hs, &view(Initialising, Initialising), Ring::None);
     step(&mut hs, &view(InitWait, Initialised), Ring::Running);
-    let unplug = |front| View { online: false, ..view(Closing, front) };
+    let unplug = |front| DeviceState { online: false, ..view(Closing, front) };
     assert_eq!(step(&mut hs, &unplug(Connected), Ring::Running), Action::State(Closing));
     assert_eq!(step(&mut hs, &unplug(Connected), Ring::Running), Action::Wait);
     assert_eq!(step(&mut hs, &unplug(Closing), Ring::Running), Action::Wait);
     assert_eq!(step(&mut hs, &unplug(Closed), Ring::Running), Action::Disconnect);
     assert_eq!(step(&mut hs, &unplug(Closed), Ring::None), Action::State(Closed));
-    assert_eq!(step(&mut hs, &View { own_state: Closed, ..unplug(Initialising) }, Ring::None), Action::Wait);
+    assert_eq!(
+        step(&mut hs, &DeviceState { own_state: Closed, ..unplug(Initialising) }, Ring::None),
+        Action::Wait
+    );
 }
 
 #[test]
@@ -188,7 +191,7 @@ proptest! {
     /// that reconnects in the end is served.
     #[test]
     fn any_sequence_of_states_never_connects_twice_and_recovers(start in any_state(), inputs in prop::collection::vec(any_input(), 0..40)) {
-        let first = View { own_state: start, other_state: Initialising, online: true, ..View::default() };
+        let first = DeviceState { own_state: start, other_state: Initialising, online: true, ..DeviceState::default() };
         let mut hs = Handshake::new(&first);
         let mut own = start;
         let mut ring = Ring::None;
@@ -200,7 +203,7 @@ proptest! {
             };
             own = s.toolstack.unwrap_or(own);
             let keys = if own == Connected { Keys::new("/f") } else { s.keys };
-            let view = View { own: Keys::new("/b"), own_state: own, other_state: s.front, other: keys, online: s.online };
+            let view = DeviceState { own: Keys::new("/b"), own_state: own, other_state: s.front, other: keys, online: s.online };
             let mut actions = 0;
             hs.update(&view);
             loop {

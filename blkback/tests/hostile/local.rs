@@ -59,7 +59,7 @@ impl Platform for Threads {
 
     fn wakeups(&self) -> Option<u64> {
         let registry = self.backend.as_ref()?.registry.lock().unwrap();
-        Some(registry[&(GUEST.0, XVDA)].wakeups())
+        Some(registry[&(GUEST, XVDA)].wakeups())
     }
 
     fn assert_unmapped(&mut self, raw: RawFrontend) {

@@ -1,4 +1,4 @@
-//! The database against a `HashMap`, and its bounds.
+//! Compares the database with a `HashMap`, and tests its bounds.
 
 use std::collections::HashMap;
 
@@ -32,7 +32,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 proptest! {
     #[test]
-    fn agrees_with_a_hash_map(steps in prop::collection::vec(step(), 0..300), seed: u64) {
+    fn database_gives_the_results_of_a_hash_map(steps in prop::collection::vec(step(), 0..300), seed: u64) {
         let limits = Limits { entries: 1024, entries_per_port: 1024, age_s: 300 };
         let mut fdb = Fdb::new(limits, seed);
         let mut model: HashMap<u32, (u16, u32)> = HashMap::new();
@@ -72,7 +72,7 @@ proptest! {
     }
 
     #[test]
-    fn bounds_hold_whatever_is_learned(
+    fn limits_hold_for_any_stations(
         frames in prop::collection::vec((0..500u32, 0..3u16, 0..3u32), 0..800), seed: u64,
     ) {
         let mut fdb = Fdb::new(Limits { entries: 100, entries_per_port: 60, age_s: 10 }, seed);
@@ -91,7 +91,7 @@ proptest! {
 }
 
 #[test]
-fn a_flood_leaves_known_stations_and_others_share_alone() {
+fn flood_at_one_port_does_not_affect_other_ports() {
     let mut fdb = Fdb::new(Limits::default(), 0x5eed);
     assert_eq!(fdb.learn(station(u32::MAX), PortId(1), 0), Learned::New);
     for n in 0..if cfg!(miri) { 5_000 } else { 100_000 } {
@@ -105,7 +105,7 @@ fn a_flood_leaves_known_stations_and_others_share_alone() {
 }
 
 #[test]
-fn half_full_is_never_too_full() {
+fn table_takes_all_stations_up_to_its_limit() {
     for seed in 0..20 {
         let mut fdb = Fdb::new(Limits { entries: 4096, entries_per_port: 4096, age_s: 300 }, seed);
         assert!((0..4096).all(|n| fdb.learn(station(n), PortId(0), 0) == Learned::New));
@@ -113,7 +113,7 @@ fn half_full_is_never_too_full() {
 }
 
 #[test]
-fn groups_and_zero_are_no_stations() {
+fn group_and_zero_addresses_are_not_learned() {
     let mut fdb = Fdb::new(Limits::default(), 1);
     for bytes in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [0; 6]] {
         assert_eq!(fdb.learn(Station::new(Mac::new(bytes), 0), PortId(0), 0), Learned::NotStation);
@@ -122,7 +122,7 @@ fn groups_and_zero_are_no_stations() {
 }
 
 #[test]
-fn vlans_are_told_apart() {
+fn same_address_in_two_vlans_is_two_stations() {
     let mut fdb = Fdb::new(Limits::default(), 1);
     let mac = Mac::new([2, 0, 0, 0, 0, 1]);
     fdb.learn(Station::new(mac, 5), PortId(3), 0);

@@ -1,4 +1,4 @@
-//! Frames: their bytes, and what they hold.
+//! Tests of a frame's bytes and of the pins that it holds.
 
 use super::*;
 use std::sync::{
@@ -28,13 +28,13 @@ fn pinned(owner: &Arc<Owner>) -> Frame {
     frame.fill_head(4).copy_from_slice(b"head");
     for chunk in owner.bytes.chunks(100) {
         // SAFETY: the owner keeps its bytes while the pin lives.
-        frame.push(unsafe { Seg::new(chunk.as_ptr(), chunk.len() as u32) }).unwrap();
+        frame.push(unsafe { Fragment::new(chunk.as_ptr(), chunk.len() as u32) }).unwrap();
     }
     frame
 }
 
 #[test]
-fn holds_follow_clones_and_end_with_the_last() {
+fn each_clone_holds_the_pages_until_dropped() {
     let owner = Arc::new(Owner { bytes: (0..=255).collect(), holds: AtomicI32::new(0) });
     let frame = pinned(&owner);
     let twin = frame.clone();
@@ -47,15 +47,15 @@ fn holds_follow_clones_and_end_with_the_last() {
 }
 
 #[test]
-fn range_cuts_across_head_and_segments() {
+fn range_spans_head_and_fragments() {
     let owner = Arc::new(Owner { bytes: (0..=255).collect(), holds: AtomicI32::new(0) });
     let frame = pinned(&owner);
     let whole = frame.to_vec();
     for (at, len) in [(0, 0), (0, 4), (2, 5), (3, 250), (104, 100), (200, 1000), (999, 1)] {
         let mut got = Vec::new();
-        for piece in frame.range(at, len) {
-            let mut part = vec![0; piece.len()];
-            piece.copy_to(&mut part);
+        for fragment in frame.range(at, len) {
+            let mut part = vec![0; fragment.len()];
+            fragment.copy_to(&mut part);
             got.extend(part);
         }
         let end = whole.len().min(at + len);
@@ -64,7 +64,7 @@ fn range_cuts_across_head_and_segments() {
 }
 
 #[test]
-fn long_slices_and_bytes_keep_all_bytes() {
+fn frame_of_any_length_has_all_bytes() {
     let bytes: Vec<u8> = (0..1000).map(|i| i as u8).collect();
     for len in [0, 1, 127, 128, 129, 1000] {
         let frame = Frame::from_slice(&bytes[..len]);
@@ -75,16 +75,16 @@ fn long_slices_and_bytes_keep_all_bytes() {
 }
 
 #[test]
-fn a_twenty_first_segment_is_refused() {
+fn push_of_a_twenty_first_fragment_is_refused() {
     let mut frame = Frame::new();
-    let seg = own_seg(&Bytes::from_static(b"x"));
-    assert!((0..SEGS).all(|_| frame.push(seg).is_ok()));
-    assert_eq!(frame.push(seg), Err(Full));
-    assert_eq!(frame.len(), SEGS);
+    let fragment = own_fragment(&Bytes::from_static(b"x"));
+    assert!((0..MAX_FRAGMENTS).all(|_| frame.push(fragment).is_ok()));
+    assert_eq!(frame.push(fragment), Err(TooManyFragments));
+    assert_eq!(frame.len(), MAX_FRAGMENTS);
 }
 
 #[test]
-fn a_new_pin_forgets_old_segments_and_a_new_head_old_bytes() {
+fn new_pin_removes_fragments_and_new_head_is_zeroed() {
     let mut frame = Frame::from_slice(&[1; 200]);
     let owner = Arc::new(Owner { bytes: vec![], holds: AtomicI32::new(1) });
     frame.pin(Pin::adopt(owner, 0));

@@ -1,4 +1,4 @@
-//! Software offloads against packets that etherparse makes and checks.
+//! Compares software offloads with packets that etherparse makes and checks.
 
 use etherparse::{NetHeaders, PacketBuilder, PacketHeaders, TransportHeader};
 use proptest::prelude::*;
@@ -28,7 +28,7 @@ fn header_len(v6: bool, tcp: bool) -> usize {
     14 + if v6 { 40 } else { 20 } + if tcp { 20 } else { 8 }
 }
 
-/// Checks lengths and all checksums of a TCP frame, and gives sequence number, flags and payload.
+/// Checks lengths and all checksums of a TCP frame; returns sequence number, flags and payload.
 fn check_tcp(bytes: &[u8]) -> (u32, [bool; 2], Vec<u8>) {
     let headers = PacketHeaders::from_ethernet_slice(bytes).unwrap();
     let payload = headers.payload.slice();
@@ -50,8 +50,8 @@ fn check_tcp(bytes: &[u8]) -> (u32, [bool; 2], Vec<u8>) {
 }
 
 fn cut(frame: &Frame, caps: &Caps) -> Result<Vec<Frame>, Malformed> {
-    let mut segments = match step(frame, caps)? {
-        Step::Cut(segments) => segments,
+    let mut segments = match action(frame, caps)? {
+        Action::Segment(segments) => segments,
         other => panic!("{other:?}"),
     };
     let mut all = Vec::new();
@@ -66,22 +66,25 @@ fn cut(frame: &Frame, caps: &Caps) -> Result<Vec<Frame>, Malformed> {
 
 proptest! {
     #[test]
-    fn fills_what_etherparse_would(v6: bool, tcp: bool, payload in prop::collection::vec(any::<u8>(), 0..1460)) {
+    fn filled_checksum_equals_that_of_etherparse(
+        v6: bool, tcp: bool, payload in prop::collection::vec(any::<u8>(), 0..1460),
+    ) {
         let whole = packet(v6, tcp, &payload);
         let mut blank = Frame::from_slice(&whole);
         let csum = crate::headers::Headers::parse(blank.head()).unwrap().csum().unwrap();
         crate::headers::put_field(&mut blank, csum, [0xab, 0xcd]).unwrap();
         mark_blank(&mut blank).unwrap();
         prop_assert!(passes(&blank, &Caps::full(1500)));
-        prop_assert!(matches!(step(&blank, &Caps::plain(1500)), Ok(Step::Fill)));
+        prop_assert!(matches!(action(&blank, &Caps::plain(1500)), Ok(Action::FillChecksum)));
         fill_csum(&mut blank).unwrap();
         prop_assert_eq!(blank.offload().csum, None);
         prop_assert_eq!(blank.to_vec(), whole);
     }
 
     #[test]
-    fn segments_make_up_the_whole(
-        v6: bool, size in 48..2000u16, payload in prop::collection::vec(any::<u8>(), 1..if cfg!(miri) { 600 } else { 20_000 }), partial: bool,
+    fn segments_join_to_the_payload(
+        v6: bool, size in 48..2000u16,
+        payload in prop::collection::vec(any::<u8>(), 1..if cfg!(miri) { 600 } else { 20_000 }), partial: bool,
     ) {
         let whole = packet(v6, true, &payload);
         let mut frame = Frame::from_slice(&whole);
@@ -104,7 +107,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_claimed_is_survived(
+    fn random_metadata_never_panics(
         bytes in prop::collection::vec(any::<u8>(), 0..400), v6: bool, sane: bool,
         start: u16, offset in 0..200u16, size: u16, csum: bool, gso: bool,
     ) {
@@ -118,14 +121,14 @@ proptest! {
         frame.set_offload(Offload {
             csum: csum.then_some(Csum { start, offset }), verified: false, gso: gso.then_some(Gso { kind, size }),
         });
-        match step(&frame, &Caps::plain(1500)) {
-            Ok(Step::Fill) => drop(fill_csum(&mut frame)),
-            Ok(Step::Cut(mut segments)) => {
+        match action(&frame, &Caps::plain(1500)) {
+            Ok(Action::FillChecksum) => drop(fill_csum(&mut frame)),
+            Ok(Action::Segment(mut segments)) => {
                 let mut segment = Frame::new();
                 let count = (0..).take_while(|_| segments.next_into(&mut segment) == Ok(true)).count();
                 prop_assert!(count <= 10);
             }
-            Ok(Step::Pass) => prop_assert!(!csum && !gso),
+            Ok(Action::Send) => prop_assert!(!csum && !gso),
             Err(Malformed) => {}
         }
         prop_assert_eq!(frame.len(), bytes.len());
@@ -133,17 +136,17 @@ proptest! {
 }
 
 #[test]
-fn metadata_pass_untouched_to_who_takes_them() {
+fn frame_is_sent_whole_to_port_that_takes_its_offloads() {
     let mut frame = Frame::from_slice(&packet(false, true, &[7; 3000]));
     frame.set_offload(Offload { gso: Some(Gso { kind: GsoKind::TcpV4, size: 1448 }), ..Offload::NONE });
     mark_blank(&mut frame).unwrap();
-    assert!(matches!(step(&frame, &Caps::full(1500)), Ok(Step::Pass)));
+    assert!(matches!(action(&frame, &Caps::full(1500)), Ok(Action::Send)));
     let narrow = Caps { sg: false, ..Caps::full(1500) };
-    assert!(matches!(step(&frame, &narrow), Ok(Step::Cut(_))));
+    assert!(matches!(action(&frame, &narrow), Ok(Action::Segment(_))));
 }
 
 #[test]
-fn too_small_segments_and_headers_beyond_the_head_are_refused() {
+fn small_segments_and_fields_beyond_the_head_are_refused() {
     let mut frame = Frame::from_slice(&packet(false, true, &[7; 3000]));
     for size in [0, 1, 47] {
         let gso = Gso { kind: GsoKind::TcpV4, size };
@@ -153,9 +156,9 @@ fn too_small_segments_and_headers_beyond_the_head_are_refused() {
     assert_eq!(fill_csum(&mut frame), Err(Malformed));
 }
 
-/// Payload that makes the checksum zero: what the checksum is with a payload of zeroes.
+/// The payload that makes the checksum zero is the checksum with a payload of zeroes.
 #[test]
-fn a_checksum_of_zero_is_written_as_etherparse_does() {
+fn zero_checksum_is_written_as_etherparse_does() {
     for (v6, tcp) in [(false, false), (false, true), (true, false), (true, true)] {
         let at = header_len(v6, tcp) - if tcp { 4 } else { 2 };
         let zeroes = packet(v6, tcp, &[0, 0]);

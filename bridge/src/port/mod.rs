@@ -1,52 +1,55 @@
-//! Where frames come from and go to.
+// Not a core: does I/O or calls a hypervisor.
 
-mod kernel;
+//! Ports: the sources and destinations of frames.
+
 pub mod netdev;
 pub mod packet;
 pub mod pair;
 mod rtnetlink;
 pub mod tap;
 mod vnet;
+mod vnet_fd;
 
 use std::{io, os::fd::BorrowedFd, sync::Arc};
 
 use crate::{Batch, Caps, Frames, Stats};
 
-/// One port of a switch. A worker thread owns it and calls it in rounds:
-/// `recv`, then `send` any number of times, then `flush`; and `arm` before it leaves the port to its `fd`.
+/// A port of a switch. A worker thread owns it and calls it in rounds: `recv`, then `send` any number of times, then
+/// `flush`; and `arm` before it waits for the port's `fd`.
 ///
-/// An `Err` from any method means that the port is dead: it alone is taken out of the switch and dropped,
-/// with one line in the log. What concerns only a frame is counted in [`Port::stats`], never an error.
+/// An `Err` from any method means that the port has failed: only this port is removed from the switch and dropped, with
+/// one log line. A frame that cannot be received or sent is counted in [`Port::stats`] and is no error.
 ///
-/// No method may block. A port that is left alone is still called about once a second (`recv` and `flush`),
-/// so that it can notice time-outs of its own; for anything finer its `fd` should become readable.
+/// No method may block. An armed port is still called about once a second (`recv` and `flush`), so that it can handle
+/// its timeouts; for a finer resolution its `fd` must become readable.
 pub trait Port: Send {
-    /// What it can be sent. Asked for each batch, so it may change while the port lives; a changed mtu counts
-    /// from the batch after.
+    /// The offloads and frames that the port takes. Read for each batch, so that they may change; a changed mtu is used
+    /// from the next batch on.
     fn caps(&self) -> Caps;
 
-    /// Its counters. The port counts what it receives, sends and drops; the switch adds its own drops.
+    /// The port's counters. The port counts the frames that it receives, sends and drops; the switch adds its own
+    /// drops.
     fn stats(&self) -> &Arc<Stats>;
 
-    /// Puts what has come in into `into`, no more than its room: what is left is taken next round. Also
-    /// takes notice of the readiness of its `fd` (an eventfd is read), and does what completions of earlier
-    /// sends allow, such as sending what was queued.
+    /// Receives frames into `into` until that is full: further ones are received in the next round. Also clears the
+    /// readiness of `fd` (reads an eventfd), and handles completions of earlier sends, such as by sending queued
+    /// frames.
     fn recv(&mut self, into: &mut Batch) -> io::Result<()>;
 
-    /// Sends `frames` in order. They fit [`Port::caps`]. A frame that cannot be taken now is either queued
-    /// by the port (a clone keeps its pages; the queue must be bounded, in frames and in bytes) or dropped
-    /// and counted. The peer need not be told before `flush`.
+    /// Sends `frames`, which fit [`Port::caps`], in order. A frame that cannot be sent now is either queued by the port
+    /// (a clone keeps its pages; the queue must be bounded, in frames and in bytes) or dropped and counted. The peer
+    /// need not be notified before `flush`.
     fn send(&mut self, frames: Frames<'_>) -> io::Result<()>;
 
-    /// Commits the round: publishes what was sent, answers what was consumed, notifies the peer once. Called
-    /// at the end of every round for every port, even one that is asleep, since frames of any port may have
-    /// been let go by any other: with nothing to commit it must cost next to nothing.
+    /// Commits the round: publishes requests and responses and notifies the peer once. Called at the end of every round
+    /// for every port, even an armed one, since any port may have released frames of any other: without anything to
+    /// commit it must be cheap.
     fn flush(&mut self) -> io::Result<()>;
 
-    /// About to sleep: asks for notification by `fd`. `true` if more came in before that took effect, and
-    /// so the port should be called again rather than waited for.
+    /// Enables notification by `fd`, before the worker waits for it. `true` if frames came in before that took effect,
+    /// so that the port is to be called again instead.
     fn arm(&mut self) -> io::Result<bool>;
 
-    /// Becomes readable (level-triggered) when an armed port has something to do. The same for life.
+    /// The descriptor that is readable (level-triggered) when an armed port has something to do. It never changes.
     fn fd(&self) -> BorrowedFd<'_>;
 }

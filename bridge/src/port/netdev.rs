@@ -1,5 +1,6 @@
-//! What must be asked of the kernel about network interfaces: few things, each with an error that names the
-//! interface and what would have been needed.
+// Not a core: does I/O or calls a hypervisor.
+
+//! Settings of network interfaces, with errors that name the interface and the missing permission or object.
 #![allow(unsafe_code)] // interface ioctls take a C union
 
 use std::{io, os::fd::AsRawFd};
@@ -24,7 +25,8 @@ mod ioctl {
 pub use super::rtnetlink::{Link, link, set_alias};
 use ioctl::{add_to_bridge, get_flags, get_mtu, set_flags, set_mac_of, set_mtu_of};
 
-/// Why something could not be done with an interface.
+/// The errors of operations on interfaces. Their texts have the system's error, which is therefore not a `source` as
+/// well.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
     /// Names have 1 to 15 bytes, none of them a slash, blank or colon.
@@ -42,17 +44,17 @@ pub enum NetError {
     #[error("no permission to {0}: CAP_{1} is needed in this network namespace")]
     NoPermission(String, &'static str),
     /// The device node is not there, or may not be opened.
-    #[error("cannot open {path}: {source}; it is there when the kernel module tun is, and taps need it")]
+    #[error("cannot open {path}: {error}; it is there when the kernel module tun is, and taps need it")]
     NoTun {
         /// Its path.
         path: &'static str,
-        /// What the system said.
-        source: io::Error,
+        /// The system's error.
+        error: io::Error,
     },
-    /// A tap was to be made where there is an interface already.
+    /// A tap was to be created where an interface exists already.
     #[error("there is a network interface {0:?} already in this network namespace")]
     Exists(String),
-    /// The interface exists and is somebody else's.
+    /// The interface exists and is in use by another program, or is no tap.
     #[error(
         "cannot take network interface {0:?} as a tap: another program has it, or it is not a tap with one queue"
     )]
@@ -62,36 +64,36 @@ pub enum NetError {
         "network interface {0:?} is in a bridge or bond already; `ip link set {0} nomaster` takes it out"
     )]
     Enslaved(String),
-    /// Anything else.
-    #[error("cannot {what}: {source}")]
+    /// Another system call failed.
+    #[error("cannot {what}: {error}")]
     Os {
-        /// What was being done.
+        /// The operation.
         what: String,
-        /// What the system said.
-        source: io::Error,
+        /// The system's error.
+        error: io::Error,
     },
 }
 
 impl NetError {
-    /// Turns what the system said when asked to do `what` into an error.
+    /// Makes the error of operation `what`, which needs this capability.
     pub(super) fn new(what: impl Into<String>, capability: &'static str, errno: Errno) -> NetError {
         match errno {
             Errno::EPERM | Errno::EACCES => NetError::NoPermission(what.into(), capability),
-            _ => NetError::Os { what: what.into(), source: errno.into() },
+            _ => NetError::Os { what: what.into(), error: errno.into() },
         }
     }
 }
 
-/// Payload that frames of interface `name` have at most, in bytes.
+/// The mtu of interface `name`: bytes of the longest payload of its frames.
 pub fn mtu(name: &str) -> Result<u32, NetError> {
     let mut request = request(name)?;
     // SAFETY: the kernel writes the mtu into the request.
-    ioctl(name, "ask for the mtu of", |fd| unsafe { get_mtu(fd, &mut request) })?;
-    // SAFETY: that is the union's member that SIOCGIFMTU writes.
+    ioctl(name, "get the mtu of", |fd| unsafe { get_mtu(fd, &mut request) })?;
+    // SAFETY: SIOCGIFMTU writes this member of the union.
     Ok(unsafe { request.ifr_ifru.ifru_mtu }.max(0) as u32)
 }
 
-/// Sets it.
+/// Sets the mtu of interface `name`.
 pub fn set_mtu(name: &str, mtu: u32) -> Result<(), NetError> {
     let mut request = request(name)?;
     request.ifr_ifru.ifru_mtu = i32::try_from(mtu).unwrap_or(i32::MAX);
@@ -115,8 +117,8 @@ pub fn set_mac(name: &str, mac: [u8; 6]) -> Result<(), NetError> {
 pub fn set_up(name: &str) -> Result<(), NetError> {
     let mut request = request(name)?;
     // SAFETY: the kernel writes the flags into the request.
-    ioctl(name, "ask for the flags of", |fd| unsafe { get_flags(fd, &mut request) })?;
-    // SAFETY: that is the union's member that SIOCGIFFLAGS has written.
+    ioctl(name, "get the flags of", |fd| unsafe { get_flags(fd, &mut request) })?;
+    // SAFETY: SIOCGIFFLAGS has written this member of the union.
     let flags = unsafe { request.ifr_ifru.ifru_flags };
     request.ifr_ifru.ifru_flags = flags | libc::IFF_UP as i16;
     // SAFETY: the kernel only reads the request.
@@ -144,13 +146,13 @@ pub fn master(name: &str) -> Option<String> {
     nix::net::if_::if_indextoname(index).ok()?.into_string().ok()
 }
 
-/// The number the kernel knows interface `name` by.
+/// The index of interface `name`.
 pub(super) fn index(name: &str) -> Result<i32, NetError> {
     let index = nix::net::if_::if_nametoindex(name).map_err(|_| NetError::NoInterface(name.into()))?;
     Ok(index as i32)
 }
 
-/// A request about interface `name`.
+/// Makes a request for interface `name`.
 pub(super) fn request(name: &str) -> Result<libc::ifreq, NetError> {
     let bad = name.is_empty() || name.len() >= libc::IFNAMSIZ || matches!(name, "." | "..");
     if bad || name.bytes().any(|byte| matches!(byte, 0 | b'/' | b':') || byte.is_ascii_whitespace()) {
@@ -164,17 +166,17 @@ pub(super) fn request(name: &str) -> Result<libc::ifreq, NetError> {
     Ok(request)
 }
 
-fn ioctl(name: &str, what: &str, ask: impl FnOnce(i32) -> nix::Result<i32>) -> Result<(), NetError> {
-    match call(ask) {
+fn ioctl(name: &str, what: &str, request: impl FnOnce(i32) -> nix::Result<i32>) -> Result<(), NetError> {
+    match call(request) {
         Ok(_) => Ok(()),
         Err(Errno::ENODEV) => Err(NetError::NoInterface(name.into())),
         Err(errno) => Err(NetError::new(format!("{what} network interface {name:?}"), "NET_ADMIN", errno)),
     }
 }
 
-fn call(ask: impl FnOnce(i32) -> nix::Result<i32>) -> nix::Result<i32> {
+fn call(request: impl FnOnce(i32) -> nix::Result<i32>) -> nix::Result<i32> {
     let socket = socket(AddressFamily::Inet, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
-    ask(socket.as_raw_fd())
+    request(socket.as_raw_fd())
 }
 
 #[cfg(test)]
@@ -182,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bad_and_unknown_names_are_named() {
+    fn bad_and_unknown_interface_names_are_reported() {
         for name in ["", "sixteen-bytes-xx", "a/b", "a b", ".."] {
             assert!(matches!(mtu(name), Err(NetError::BadName(bad)) if bad == name));
         }

@@ -1,7 +1,9 @@
-//! A packet socket: joins an interface that exists already (a network card, one end of a veth) to a switch.
+// Not a core: does I/O or calls a hypervisor.
+
+//! A packet socket: joins an existing interface (a network card, one end of a veth) to a switch.
 //!
-//! Everything the interface receives comes in (it is made promiscuous), and what is sent leaves by it; its
-//! own host neither sees what we send nor do we see what it sends.
+//! The port receives all frames that the interface receives (it is made promiscuous), and sends by the interface. The
+//! host's network stack does not receive frames that the port sends, nor the port those that the stack sends.
 //!
 //! UDP that a local program had segmented by the kernel (`UDP_SEGMENT`, as some QUIC programs do) arrives
 //! unsegmented from a veth and is dropped as malformed: `ethtool -K NAME tx-udp-segmentation off` at the
@@ -22,8 +24,8 @@ use nix::{
 };
 
 use super::{
-    kernel::{Got, Kernel},
     netdev::{self, NetError},
+    vnet_fd::{Received, VnetFd},
 };
 use crate::{Batch, Caps, Frames, Port, Stats};
 
@@ -34,14 +36,17 @@ const TP_STATUS_VLAN_VALID: u32 = 1 << 4;
 const TP_STATUS_VLAN_TPID_VALID: u32 = 1 << 6;
 const DOT1Q: u16 = 0x8100;
 
-/// A port by way of an existing interface.
+/// A port that receives and sends by an existing interface.
 pub struct Packet {
-    kernel: Kernel,
+    io: VnetFd,
     mtu: u32,
 }
 
 impl Packet {
-    /// Joins interface `name` of the calling thread's network namespace.
+    /// Opens a packet socket on interface `name` of the calling thread's network namespace.
+    ///
+    /// # Errors
+    /// [`NetError::BadName`], [`NetError::NoInterface`], [`NetError::NoPermission`] without CAP_NET_RAW.
     pub fn open(name: &str) -> Result<Packet, NetError> {
         netdev::request(name)?;
         let ifindex = netdev::index(name)?;
@@ -57,48 +62,49 @@ impl Packet {
         promiscuous.mr_ifindex = ifindex;
         promiscuous.mr_type = libc::PACKET_MR_PROMISC as u16;
         set(&fd, libc::PACKET_ADD_MEMBERSHIP, &promiscuous).map_err(fail)?;
-        // Last: no frame comes before the options are set.
+        // Bound last, so that no frame is received before the options are set.
         bind(&fd, ifindex).map_err(fail)?;
         let mtu = netdev::mtu(name)?;
-        let kernel = Kernel::new(fd).map_err(|source| NetError::Os { what: what.clone(), source })?;
-        Ok(Packet { kernel, mtu })
+        let io = VnetFd::new(fd).map_err(|error| NetError::Os { what: what.clone(), error })?;
+        Ok(Packet { io, mtu })
     }
 }
 
 impl Port for Packet {
-    /// Everything: the kernel cuts and sums what the card cannot. The mtu is the interface's when opened.
+    /// All offloads: the kernel does in software what the card cannot. The mtu is the interface's when it was opened.
     fn caps(&self) -> Caps {
         Caps::full(self.mtu)
     }
 
     fn stats(&self) -> &Arc<Stats> {
-        &self.kernel.stats
+        &self.io.stats
     }
 
     fn recv(&mut self, into: &mut Batch) -> io::Result<()> {
-        self.kernel.recv(into, receive)
+        self.io.recv(into, receive)
     }
 
     fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
-        self.kernel.send(frames)
+        self.io.send(frames)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 
-    /// The descriptor is readable while there is a frame: nothing to do, and nothing to miss.
+    /// The descriptor is always readable while there is a frame.
     fn arm(&mut self) -> io::Result<bool> {
         Ok(false)
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        self.kernel.fd.as_fd()
+        self.io.fd.as_fd()
     }
 }
 
 fn set<T>(fd: &OwnedFd, option: i32, value: &T) -> nix::Result<()> {
-    let (value, len) = (from_ref(value).cast(), size_of::<T>() as u32);
+    let value = from_ref(value).cast();
+    let len = size_of::<T>() as u32;
     // SAFETY: the kernel reads `len` bytes of the value.
     Errno::result(unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_PACKET, option, value, len) }).map(drop)
 }
@@ -109,17 +115,18 @@ fn bind(fd: &OwnedFd, ifindex: i32) -> nix::Result<()> {
     address.sll_family = libc::AF_PACKET as u16;
     address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
     address.sll_ifindex = ifindex;
-    let (start, len) = (from_ref(&address).cast(), size_of_val(&address) as u32);
+    let start = from_ref(&address).cast();
+    let len = size_of_val(&address) as u32;
     // SAFETY: the kernel reads `len` bytes of the address.
     Errno::result(unsafe { libc::bind(fd.as_raw_fd(), start, len) }).map(drop)
 }
 
-/// Room for the one auxiliary message we ask for, aligned as its header is.
+/// The buffer for one `PACKET_AUXDATA` message, with the alignment of its header.
 #[repr(C, align(8))]
 struct Control([u8; 64]);
 
-/// `recvmsg`, with the VLAN tag that the kernel strips and tells of beside the frame.
-fn receive(fd: &OwnedFd, iovecs: &mut [libc::iovec]) -> io::Result<Got> {
+/// `recvmsg`, with the VLAN tag that the kernel removes from the frame and reports in an auxiliary message.
+fn receive(fd: &OwnedFd, iovecs: &mut [libc::iovec]) -> io::Result<Received> {
     let mut control = Control([0; 64]);
     // SAFETY: all zeroes is a valid message: null pointers and lengths of zero.
     let mut message: libc::msghdr = unsafe { zeroed() };
@@ -127,13 +134,13 @@ fn receive(fd: &OwnedFd, iovecs: &mut [libc::iovec]) -> io::Result<Got> {
     message.msg_iovlen = iovecs.len();
     message.msg_control = from_mut(&mut control).cast();
     message.msg_controllen = size_of::<Control>();
-    // SAFETY: the caller's entries name memory of its own; `control` is as long as said.
+    // SAFETY: the caller's entries refer to memory that it may write; `control` has the length given.
     let bytes = Errno::result(unsafe { libc::recvmsg(fd.as_raw_fd(), &mut message, 0) })? as usize;
-    Ok(Got { bytes, tag: tag(&message) })
+    Ok(Received { bytes, tag: tag(&message) })
 }
 
 fn tag(message: &libc::msghdr) -> Option<[u8; 4]> {
-    // SAFETY: the kernel has filled `msg_control` and set its length; these walk within it.
+    // SAFETY: the kernel has filled `msg_control` and set its length, within which CMSG_FIRSTHDR stays.
     let header = unsafe { libc::CMSG_FIRSTHDR(message).as_ref() }?;
     let wanted = (libc::SOL_PACKET, libc::PACKET_AUXDATA);
     let size = size_of::<libc::cmsghdr>() + size_of::<libc::tpacket_auxdata>();
@@ -147,6 +154,7 @@ fn tag(message: &libc::msghdr) -> Option<[u8; 4]> {
         return None;
     }
     let tpid = if aux.tp_status & TP_STATUS_VLAN_TPID_VALID != 0 { aux.tp_vlan_tpid } else { DOT1Q };
-    let ([a, b], [c, d]) = (tpid.to_be_bytes(), aux.tp_vlan_tci.to_be_bytes());
+    let [a, b] = tpid.to_be_bytes();
+    let [c, d] = aux.tp_vlan_tci.to_be_bytes();
     Some([a, b, c, d])
 }

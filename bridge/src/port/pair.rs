@@ -1,6 +1,8 @@
-//! Two ports joined back to back within this process: what one sends, the other receives.
+// Not a core: does I/O or calls a hypervisor.
+
+//! A pair of connected ports in this process: one receives what the other sends.
 //!
-//! Attach one end to a bridge and keep the other in a program or a test, or join two bridges.
+//! One end is attached to a bridge, and a program, a test or another bridge uses the other.
 
 use std::{
     io,
@@ -16,26 +18,32 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{Batch, Caps, Frame, Frames, Port, Reason, Stats};
 
-/// One direction.
+/// The bounded queue of frames of one direction.
 #[derive(Debug)]
-struct Lane {
+struct FrameQueue {
     queue: ArrayQueue<Frame>,
-    /// The receiver sleeps, or is about to, and wants `notifier` rung.
+    /// The receiver sleeps, or is about to, and waits for `notifier`.
     armed: AtomicBool,
     notifier: EventFd,
-    /// One of the ends is gone.
+    /// One of the ends is dropped.
     closed: AtomicBool,
 }
 
-impl Lane {
-    fn new(limit: usize) -> io::Result<Arc<Lane>> {
+impl FrameQueue {
+    fn new(limit: usize) -> io::Result<Arc<FrameQueue>> {
         let notifier = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
         let queue = ArrayQueue::new(limit.max(1));
-        Ok(Arc::new(Lane { queue, armed: AtomicBool::new(true), notifier, closed: AtomicBool::new(false) }))
+        Ok(Arc::new(FrameQueue {
+            queue,
+            armed: AtomicBool::new(true),
+            notifier,
+            closed: AtomicBool::new(false),
+        }))
     }
 
-    fn ring(&self) {
-        // Pairs with the fence in `arm`: either we see that it is armed, or it sees what we pushed.
+    fn notify(&self) {
+        // Pairs with the fence in `arm`: either this thread reads `armed` as true, or the receiver sees the frames
+        // pushed.
         fence(SeqCst);
         if self.armed.swap(false, SeqCst) {
             let _ = self.notifier.write(1);
@@ -48,26 +56,27 @@ impl Lane {
     }
 }
 
-/// One of two ends. It takes frames as they are, pages and all: a frame's sender gets its pages back when
-/// the program at the other end drops the frame. When one end is dropped the other fails with `BrokenPipe`.
+/// One of two ends. Frames are queued without a copy: a frame's pages are released when the other end's user drops the
+/// frame. When one end is dropped the other fails with `BrokenPipe`.
 #[derive(Debug)]
 pub struct Pair {
     caps: Caps,
     stats: Arc<Stats>,
-    inward: Arc<Lane>,
-    outward: Arc<Lane>,
+    rx: Arc<FrameQueue>,
+    tx: Arc<FrameQueue>,
     sent: bool,
 }
 
 impl Pair {
-    /// Two ends, each of which takes what `caps` says and holds up to `limit` frames for the other.
+    /// Makes two ends with these capabilities, each of which queues up to `limit` frames for the other.
     pub fn new(caps: Caps, limit: usize) -> io::Result<(Pair, Pair)> {
-        let (one, other) = (Lane::new(limit)?, Lane::new(limit)?);
-        let end = |inward: &Arc<Lane>, outward: &Arc<Lane>| Pair {
+        let one = FrameQueue::new(limit)?;
+        let other = FrameQueue::new(limit)?;
+        let end = |rx: &Arc<FrameQueue>, tx: &Arc<FrameQueue>| Pair {
             caps,
             stats: Arc::default(),
-            inward: inward.clone(),
-            outward: outward.clone(),
+            rx: rx.clone(),
+            tx: tx.clone(),
             sent: false,
         };
         Ok((end(&one, &other), end(&other, &one)))
@@ -76,8 +85,8 @@ impl Pair {
 
 impl Drop for Pair {
     fn drop(&mut self) {
-        self.outward.close();
-        self.inward.close();
+        self.tx.close();
+        self.rx.close();
     }
 }
 
@@ -91,10 +100,11 @@ impl Port for Pair {
     }
 
     fn recv(&mut self, into: &mut Batch) -> io::Result<()> {
-        let closed = self.inward.closed.load(SeqCst);
-        let (frames, bytes) = (into.len(), into.bytes());
+        let closed = self.rx.closed.load(SeqCst);
+        let frames = into.len();
+        let bytes = into.bytes();
         while into.room() > 0 {
-            let Some(frame) = self.inward.queue.pop() else { break };
+            let Some(frame) = self.rx.queue.pop() else { break };
             if let Some(slot) = into.slot() {
                 *slot = frame;
             }
@@ -103,17 +113,19 @@ impl Port for Pair {
         if frames > 0 {
             self.stats.rx(frames as u64, into.bytes() - bytes);
         } else if closed {
-            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the other end of the pair is gone"));
+            return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the other end of the pair is dropped"));
         }
         Ok(())
     }
 
     fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
-        let (mut sent, mut bytes, mut dropped) = (0, 0, 0);
+        let mut sent = 0;
+        let mut bytes = 0;
+        let mut dropped = 0;
         for frame in frames.iter() {
-            if self.outward.queue.is_full() {
+            if self.tx.queue.is_full() {
                 dropped += 1;
-            } else if self.outward.queue.push(frame.clone()).is_ok() {
+            } else if self.tx.queue.push(frame.clone()).is_ok() {
                 sent += 1;
                 bytes += frame.len() as u64;
             }
@@ -126,20 +138,20 @@ impl Port for Pair {
 
     fn flush(&mut self) -> io::Result<()> {
         if std::mem::take(&mut self.sent) {
-            self.outward.ring();
+            self.tx.notify();
         }
         Ok(())
     }
 
     fn arm(&mut self) -> io::Result<bool> {
-        // Read before arming: a ring that comes after must not be lost.
-        let _ = self.inward.notifier.read();
-        self.inward.armed.store(true, SeqCst);
+        // Read before arming: a later notification must not be lost.
+        let _ = self.rx.notifier.read();
+        self.rx.armed.store(true, SeqCst);
         fence(SeqCst);
-        Ok(!self.inward.queue.is_empty() || self.inward.closed.load(SeqCst))
+        Ok(!self.rx.queue.is_empty() || self.rx.closed.load(SeqCst))
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        self.inward.notifier.as_fd()
+        self.rx.notifier.as_fd()
     }
 }

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! What the kernel knows of a network interface, asked over rtnetlink(7).
 //!
 //! /sys/class/net says the same, but of the network namespace that sysfs was mounted in; a netlink socket speaks

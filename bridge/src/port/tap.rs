@@ -1,8 +1,10 @@
-//! A tap: one end is a network interface of this machine, the other a port of ours.
+// Not a core: does I/O or calls a hypervisor.
+
+//! A tap: a network interface of this machine whose other end is a port of a switch.
 //!
-//! No crate fits: the ones that know `virtio_net_hdr` (tun-rs) are for tunnels of IP packets and cut or join
-//! segments themselves into buffers of their own, while a switch passes the header through and writes from
-//! guests' pages. What is needed of the kernel is four ioctls.
+//! No crate fits: those that support `virtio_net_hdr` (tun-rs) are for tunnels of IP packets, and segment and coalesce
+//! packets in their own buffers, while a switch passes the header on and writes from guests' pages. The code needs only
+//! four ioctls.
 #![allow(unsafe_code)] // the ioctls of linux/if_tun.h
 
 use std::{
@@ -18,13 +20,13 @@ use nix::{
 };
 
 use super::{
-    kernel::{Kernel, readv},
     netdev::{self, NetError},
+    vnet_fd::{VnetFd, readv},
 };
 use crate::{Batch, Caps, Frames, Port, Stats};
 
 const TUN: &str = "/dev/net/tun";
-/// `TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6`: what the kernel may leave undone in what it hands us.
+/// `TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6`: the offloads that frames read from the tap may have.
 const OFFLOADS: libc::c_ulong = 1 | 2 | 4;
 /// Longest payload of a frame that a tap takes: an IP packet's length, less an Ethernet header.
 const MTU_MAX: u32 = 65_535 - 14;
@@ -41,18 +43,18 @@ mod ioctl {
     nix::ioctl_write_int!(tun_set_offload, b'T', 208);
 }
 
-/// The port behind a tap interface. The interface goes when this is dropped, unless it was made persistent.
+/// The port of a tap interface. The interface is removed when this is dropped, unless it was made persistent.
 pub struct Tap {
-    kernel: Kernel,
+    kernel: VnetFd,
     name: String,
 }
 
-/// That a tap outlives the program: with its place in a Linux bridge, its addresses and all else that was set.
+/// The persistence of a tap that outlives the program, with its Linux bridge, its addresses and other settings.
 #[derive(Debug)]
 pub struct Persistence(OwnedFd);
 
 impl Persistence {
-    /// Ends it: the interface goes with the last port behind it.
+    /// Ends the persistence: the interface is removed with its last port.
     pub fn end(self) -> Result<(), NetError> {
         persist(&self.0, false)
     }
@@ -61,7 +63,7 @@ impl Persistence {
 impl Tap {
     /// Makes the tap interface `name`, or takes it if it exists (made by `ip tuntap add`) and is free. A name
     /// with `%d` in it gets a number. It belongs to the network namespace of the calling thread, and is down
-    /// until somebody sets it up ([`netdev::set_up`]).
+    /// until it is set up ([`netdev::set_up`]).
     pub fn open(name: &str) -> Result<Tap, NetError> {
         Tap::attach(name, false)
     }
@@ -78,7 +80,7 @@ impl Tap {
         let mut request = netdev::request(name)?;
         let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         let fd = open(TUN, flags, Mode::empty())
-            .map_err(|errno| NetError::NoTun { path: TUN, source: errno.into() })?;
+            .map_err(|errno| NetError::NoTun { path: TUN, error: errno.into() })?;
         let exclusive = if is_new { libc::IFF_TUN_EXCL } else { 0 };
         let kind = libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR;
         request.ifr_ifru.ifru_flags = (kind | exclusive) as i16;
@@ -93,7 +95,7 @@ impl Tap {
             .map_err(|errno| NetError::new(format!("set offloads of tap {name:?}"), "NET_ADMIN", errno))?;
         let name = given_name(&request);
         let what = format!("get buffers for tap {name:?}");
-        let kernel = Kernel::new(fd).map_err(|source| NetError::Os { what, source })?;
+        let kernel = VnetFd::new(fd).map_err(|error| NetError::Os { what, error })?;
         Ok(Tap { kernel, name })
     }
 
@@ -107,18 +109,18 @@ impl Tap {
         netdev::set_mtu(&self.name, mtu)
     }
 
-    /// Makes the interface outlive this program, however that ends.
+    /// Makes the interface outlive this process, however that ends.
     pub fn persist(&self) -> Result<Persistence, NetError> {
         let fd = self.kernel.fd.try_clone();
-        let fd = fd.map_err(|source| NetError::Os { what: format!("keep tap {:?}", self.name), source })?;
+        let fd = fd.map_err(|error| NetError::Os { what: format!("keep tap {:?}", self.name), error })?;
         persist(&fd, true)?;
         Ok(Persistence(fd))
     }
 }
 
 impl Port for Tap {
-    /// Everything: the kernel cuts and sums what it must. The interface's mtu, which anybody may change, bounds
-    /// what its owner sends us; what we send, the kernel judges where it leaves again.
+    /// All offloads: the kernel does in software what it must. The interface's mtu, which other programs may change,
+    /// bounds the frames read from the tap; frames written to it are bounded where they leave the machine.
     fn caps(&self) -> Caps {
         Caps::full(MTU_MAX)
     }
@@ -139,7 +141,7 @@ impl Port for Tap {
         Ok(())
     }
 
-    /// The descriptor is readable while there is a frame: nothing to do, and nothing to miss.
+    /// The descriptor is always readable while there is a frame.
     fn arm(&mut self) -> io::Result<bool> {
         Ok(false)
     }

@@ -1,5 +1,5 @@
-//! `struct virtio_net_hdr` (linux/virtio_net.h), in the machine's byte order as taps and packet sockets
-//! have it by default: 10 bytes before each frame that say what [`Offload`] says.
+//! `struct virtio_net_hdr` (linux/virtio_net.h), in the machine's byte order, as is the default of taps and packet
+//! sockets: 10 bytes before each frame that encode an [`Offload`].
 
 use crate::{Csum, Frame, Gso, GsoKind, Offload};
 
@@ -13,7 +13,7 @@ const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 const GSO_ECN: u8 = 0x80;
 
-/// What the header says; nothing when it asks for a segmentation that is none of ours.
+/// Parses a header; `None` for a kind of segmentation that the switch does not support.
 pub(super) fn parse(bytes: &[u8; LEN]) -> Option<Offload> {
     let [flags, kind, ..] = *bytes;
     let field = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
@@ -30,7 +30,7 @@ pub(super) fn parse(bytes: &[u8; LEN]) -> Option<Offload> {
     })
 }
 
-/// The header for `frame`.
+/// Makes the header of a frame.
 pub(super) fn make(frame: &Frame) -> [u8; LEN] {
     let Offload { csum, verified, gso } = *frame.offload();
     let mut bytes = [0; LEN];
@@ -40,7 +40,7 @@ pub(super) fn make(frame: &Frame) -> [u8; LEN] {
         put(8, csum.offset);
     }
     if let Some(gso) = gso {
-        // All the headers, as a hint how much to make linear.
+        // `hdr_len` is a hint how many bytes to make linear.
         put(2, frame.head().len() as u16);
         put(4, gso.size);
     }
@@ -60,7 +60,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_made_is_parsed_alike(start: u16, offset: u16, size: u16, bits in 0..8u8, v6: bool) {
+        fn made_header_is_parsed_to_the_same_offloads(start: u16, offset: u16, size: u16, bits in 0..8u8, v6: bool) {
             let kind = if v6 { GsoKind::TcpV6 } else { GsoKind::TcpV4 };
             let csum = (bits & 1 != 0).then_some(Csum { start, offset });
             let verified = bits & 2 != 0 || csum.is_some();
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_segmentation_is_not_understood() {
+    fn unsupported_segmentation_is_refused() {
         assert_eq!(parse(&[0, 3, 0, 0, 0, 0, 0, 0, 0, 0]), None);
     }
 }

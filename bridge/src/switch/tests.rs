@@ -1,4 +1,4 @@
-//! The switch against a model in plain words, and against hostile frames.
+//! Compares the switch with a simple model under random frames.
 
 use std::collections::HashMap;
 
@@ -27,11 +27,13 @@ fn frame(to: [u8; 6], from: [u8; 6], len: usize) -> Vec<u8> {
     bytes
 }
 
-/// For each port that is sent anything: the bytes of what it is sent.
+/// The bytes of the frames for each port that has any.
 fn sent(switch: &Switch, batch: &Batch) -> HashMap<u16, Vec<Vec<u8>>> {
     switch
-        .sendings()
-        .map(|Sending { port, outbox, .. }| (port.0, outbox.view(batch).iter().map(Frame::to_vec).collect()))
+        .egresses()
+        .map(|Egress { port, batch: frames, .. }| {
+            (port.0, frames.view(batch).iter().map(Frame::to_vec).collect())
+        })
         .filter(|(_, frames): &(u16, Vec<_>)| !frames.is_empty())
         .collect()
 }
@@ -41,7 +43,7 @@ const fn mac(n: u8) -> [u8; 6] {
 }
 
 #[test]
-fn floods_the_unknown_and_sends_the_known_to_its_port() {
+fn unknown_address_is_flooded_and_known_one_sent_to_its_port() {
     let mut switch = switch(3);
     let first = batch(&[frame(mac(2), mac(1), 60)]);
     switch.forward(PortId(0), first.frames(), 0);
@@ -54,7 +56,7 @@ fn floods_the_unknown_and_sends_the_known_to_its_port() {
 }
 
 #[test]
-fn counts_runts_reserved_and_too_long() {
+fn runts_reserved_and_too_long_frames_are_counted() {
     let mut switch = switch(2);
     let frames = batch(&[
         vec![],
@@ -63,15 +65,15 @@ fn counts_runts_reserved_and_too_long() {
         frame(mac(9), mac(1), MAX_LEN + 1),
         frame(mac(9), mac(1), MAX_LEN),
     ]);
-    let tally = switch.forward(PortId(0), frames.frames(), 0);
-    assert_eq!(tally, Tally { runts: 2, reserved: 1, work: false });
-    let sendings: Vec<_> =
-        switch.sendings().map(|s| (s.port, s.outbox.view(&frames).len(), s.too_long)).collect();
-    assert_eq!(sendings, [(PortId(1), 1, 1)]);
+    let summary = switch.forward(PortId(0), frames.frames(), 0);
+    assert_eq!(summary, BatchSummary { runts: 2, reserved: 1, offloads: false });
+    let egresses: Vec<_> =
+        switch.egresses().map(|s| (s.port, s.batch.view(&frames).len(), s.too_long)).collect();
+    assert_eq!(egresses, [(PortId(1), 1, 1)]);
 }
 
 #[test]
-fn unsegmented_frames_may_exceed_the_mtu() {
+fn gso_frames_may_exceed_the_mtu() {
     let mut switch = switch(2);
     let mut frames = batch(&[frame(mac(9), mac(1), 9000)]);
     let gso = Some(Gso { kind: GsoKind::TcpV4, size: 1448 });
@@ -79,16 +81,16 @@ fn unsegmented_frames_may_exceed_the_mtu() {
     big.set_offload(Offload { csum: Some(Csum { start: 34, offset: 16 }), gso, ..Offload::NONE });
     frames.clear();
     frames.slot().unwrap().copy_from(&big);
-    assert!(switch.forward(PortId(0), frames.frames(), 0).work);
+    assert!(switch.forward(PortId(0), frames.frames(), 0).offloads);
     assert_eq!(sent(&switch, &frames)[&1].len(), 1);
 }
 
 #[test]
-fn a_detached_port_is_sent_nothing_and_forgotten() {
+fn detached_port_gets_no_frames_and_loses_its_stations() {
     let mut switch = switch(3);
     switch.forward(PortId(1), batch(&[frame(mac(1), mac(2), 60)]).frames(), 0);
     switch.detach(PortId(1));
-    assert_eq!(switch.vacancy(), Some(PortId(1)));
+    assert_eq!(switch.free_port_id(), Some(PortId(1)));
     let frames = batch(&[frame(mac(2), mac(1), 60)]);
     switch.forward(PortId(0), frames.frames(), 0);
     assert_eq!(sent(&switch, &frames).into_keys().collect::<Vec<_>>(), [2]);
@@ -109,7 +111,7 @@ fn any_frame() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn does_what_a_bridge_does(rounds in prop::collection::vec(
+    fn switch_and_model_forward_the_same_frames(rounds in prop::collection::vec(
         (0..4u16, prop::collection::vec(any_frame(), 0..20)), 0..30,
     )) {
         let mut switch = switch(4);
@@ -117,16 +119,17 @@ proptest! {
         for (from, frames) in rounds {
             let mut expected: HashMap<u16, Vec<Vec<u8>>> = HashMap::new();
             for bytes in frames.iter().filter(|bytes| bytes.len() >= 14) {
-                let (to, source) = (bytes[..6].to_vec(), bytes[6..12].to_vec());
+                let to = bytes[..6].to_vec();
+                let source = bytes[6..12].to_vec();
                 if source[0] & 1 == 0 && source != [0; 6] {
                     known.insert(source, from);
                 }
-                let exits: Vec<u16> = match known.get(&to) {
+                let ports: Vec<u16> = match known.get(&to) {
                     _ if to[..5] == [1, 0x80, 0xc2, 0, 0] && to[5] < 16 => vec![],
                     Some(port) if to[0] & 1 == 0 => vec![*port],
                     _ => (0..4).collect(),
                 };
-                for port in exits.into_iter().filter(|port| *port != from && bytes.len() <= MAX_LEN) {
+                for port in ports.into_iter().filter(|port| *port != from && bytes.len() <= MAX_LEN) {
                     expected.entry(port).or_default().push(bytes.clone());
                 }
             }

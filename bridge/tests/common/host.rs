@@ -1,4 +1,4 @@
-//! Hosts: threads with a network namespace of their own, in a test that has a user namespace of its own.
+//! Hosts: threads with their own network namespaces, in a test with its own user namespace.
 
 use std::{
     process::Command,
@@ -9,13 +9,13 @@ use nix::sched::{CloneFlags, unshare};
 
 const INSIDE: &str = "XPV_BRIDGE_TEST_INSIDE";
 
-/// Runs `body` of the test named `test` in a user and a network namespace of its own, where it may do with
-/// interfaces as it likes: the test program runs itself once more under `unshare`.
+/// Runs `body` of the test named `test` in its own user and network namespaces, where it may create interfaces: the
+/// test program runs itself again under `unshare`.
 pub(crate) fn in_namespaces(test: &str, body: fn()) {
     in_namespaces_without(test, &[], body);
 }
 
-/// The same without the `capabilities`, each named as in `-net_admin`.
+/// Runs `body` as [`in_namespaces`], without the `capabilities`, each named as in `-net_admin`.
 pub(crate) fn in_namespaces_without(test: &str, capabilities: &[&str], body: fn()) {
     if std::env::var_os(INSIDE).is_some() {
         return body();
@@ -39,7 +39,7 @@ pub(crate) fn in_namespaces_without(test: &str, capabilities: &[&str], body: fn(
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A thread with a network namespace. What it is given runs there, one thing after the other.
+/// A thread with its own network namespace, which runs jobs one after the other.
 pub(crate) struct Host {
     jobs: Sender<Job>,
 }
@@ -56,26 +56,27 @@ impl Host {
         host
     }
 
-    /// Runs `job` there and waits for what it gives.
+    /// Runs `job` there and waits for its result.
     pub(crate) fn run<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> T {
         self.start(job).recv().expect("the host's thread lives")
     }
 
-    /// Runs `job` there; what it gives comes by the channel.
+    /// Runs `job` there; the result is sent to the channel.
     pub(crate) fn start<T: Send + 'static>(
         &self,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> std::sync::mpsc::Receiver<T> {
-        let (answer, question) = channel();
-        self.jobs.send(Box::new(move || drop(answer.send(job())))).expect("the host's thread lives");
-        question
+        let (sender, result) = channel();
+        self.jobs.send(Box::new(move || drop(sender.send(job())))).expect("the host's thread lives");
+        result
     }
 }
 
-/// Runs a shell command, which must succeed, and gives what it printed.
+/// Runs a shell command, which must succeed, and returns its output.
 pub(crate) fn sh(command: &str) -> String {
     let output = Command::new("sh").args(["-ec", command]).output().expect("a shell");
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let out = String::from_utf8_lossy(&output.stdout);
+    let err = String::from_utf8_lossy(&output.stderr);
     assert!(
         output.status.success(),
         "{command}: {out}{err} (`ip` is in the package iproute2, `ping` in iputils-ping)",

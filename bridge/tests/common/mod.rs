@@ -1,41 +1,42 @@
-//! What several of the bridge's tests need: waiting with a bound, and ends of port pairs.
-#![allow(dead_code)] // each test program uses its part
+//! Shared code of the bridge's tests: bounded waits, and port pairs.
+#![allow(dead_code)] // each test program uses a part of it
 
 pub(crate) mod host;
 
 use std::time::{Duration, Instant};
 
-use bridge::{Batch, Caps, Frame, Frames, Port, Seg, port::pair::Pair};
+use bridge::{Batch, Caps, Fragment, Frame, Frames, Port, port::pair::Pair};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// Longest that anything here may take.
+/// Timeout of every wait.
 pub(crate) const BOUND: Duration = Duration::from_secs(20);
 
-/// A segment of bytes that stay.
+/// Makes a fragment of static bytes.
 #[allow(unsafe_code)]
-pub(crate) fn seg(bytes: &'static [u8]) -> Seg {
-    // SAFETY: they stay for ever.
-    unsafe { Seg::new(bytes.as_ptr(), bytes.len() as u32) }
+pub(crate) fn fragment(bytes: &'static [u8]) -> Fragment {
+    // SAFETY: static bytes stay valid.
+    unsafe { Fragment::new(bytes.as_ptr(), bytes.len() as u32) }
 }
 
-/// Both ends of a pair with room for 1024 frames.
+/// Makes a pair of ports that queues up to 1024 frames.
 pub(crate) fn pair(caps: Caps) -> (Pair, Pair) {
     Pair::new(caps, 1024).expect("a pair of ports")
 }
 
-/// Sends finished frames into a bridge by the far end of one of its ports.
+/// Sends frames into a bridge by the other end of one of its ports.
 pub(crate) fn send(end: &mut Pair, frames: &[Frame]) {
-    end.send(Frames::of(frames)).expect("the bridge's end is there");
-    end.flush().expect("the bridge's end is there");
+    end.send(Frames::of(frames)).expect("the bridge has its end");
+    end.flush().expect("the bridge has its end");
 }
 
-/// Waits until `count` frames have come out of the bridge.
+/// Receives frames from the bridge until there are `count`.
 pub(crate) fn take(end: &mut Pair, count: usize) -> Vec<Frame> {
-    let (mut batch, mut got) = (Batch::new(64), Vec::new());
+    let mut batch = Batch::new(64);
+    let mut got = Vec::new();
     let start = Instant::now();
     while got.len() < count {
         assert!(start.elapsed() < BOUND, "{} of {count} frames after {BOUND:?}", got.len());
-        end.recv(&mut batch).expect("the bridge's end is there");
+        end.recv(&mut batch).expect("the bridge has its end");
         got.extend(batch.frames().iter().cloned());
         batch.clear();
         if got.len() < count && !end.arm().expect("arm") {
@@ -46,7 +47,7 @@ pub(crate) fn take(end: &mut Pair, count: usize) -> Vec<Frame> {
     got
 }
 
-/// Waits until `condition` gives something.
+/// Waits until `condition` returns a value.
 pub(crate) fn until<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {

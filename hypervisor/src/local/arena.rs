@@ -1,6 +1,6 @@
-//! One arena, mapped: a sealed memfd that holds a grant table and the pages granted by it.
+//! A mapped arena: a sealed memfd that holds a grant table and the pages granted by it.
 #![allow(unsafe_code)] // Pointers into memory shared with another process.
-#![allow(clippy::cast_ptr_alignment)] // Arenas are page-aligned, and offsets multiples of what lies there.
+#![allow(clippy::cast_ptr_alignment)] // Arenas are page-aligned, and offsets multiples of the size of the value there.
 
 use super::entry::Entry;
 use super::layout::{ENTRY_LEN, Layout};
@@ -15,7 +15,7 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
-/// A mapped arena, of ours or of a peer.
+/// A mapped arena, of this domain or of a peer.
 #[derive(Debug)]
 pub struct Arena {
     memory: MmapRaw,
@@ -24,10 +24,10 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// A fresh arena, sealed against being resized. Pages cost memory once touched.
+    /// Creates an arena, sealed against being resized. A page costs memory once it is written.
     ///
     /// # Errors
-    /// The system's.
+    /// [`Error::Io`] if the memfd cannot be created, sized, sealed or mapped.
     pub fn create(layout: Layout) -> Result<Self> {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let fd = memfd_create(c"xpv-arena", flags).map_err(|e| Error::io("memfd_create", e))?;
@@ -37,10 +37,10 @@ impl Arena {
         Self::open(file.into(), layout)
     }
 
-    /// Maps somebody's arena, once it is sure that nobody can take its pages from under us.
+    /// Maps the arena `fd`, after checking that no other process can truncate it.
     ///
     /// # Errors
-    /// [`Error::Protocol`] where the descriptor is no sealed memfd of the promised size.
+    /// [`Error::Protocol`] where the descriptor is not a sealed memfd of the size of `layout`.
     pub fn open(fd: OwnedFd, layout: Layout) -> Result<Self> {
         check(fd.as_fd(), layout)?;
         let file = File::from(fd);
@@ -51,18 +51,18 @@ impl Arena {
         Ok(Self { memory, layout, file })
     }
 
-    /// Its shape.
+    /// The arena's layout.
     #[inline]
     pub fn layout(&self) -> Layout {
         self.layout
     }
 
-    /// The descriptor to hand to the broker, or to map windows of.
+    /// The memfd, to be sent to the broker or mapped again.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
 
-    /// An entry of the grant table.
+    /// An entry of the grant table; `None` if it is beyond the table's end.
     #[inline]
     pub fn entry(&self, gref: GrantRef) -> Option<&Entry> {
         if gref.0 >= self.layout.entries() {
@@ -72,7 +72,7 @@ impl Arena {
         Some(unsafe { &*self.memory.as_mut_ptr().add(gref.0 as usize * ENTRY_LEN).cast::<Entry>() })
     }
 
-    /// A grantable page; `None` if the frame number, which a peer may have made up, names none.
+    /// The address of a grantable page; `None` if the frame number, which may come from a hostile peer, is none.
     #[inline]
     pub fn page(&self, frame: u32) -> Option<NonNull<u8>> {
         let at = self.layout.grantable(frame).then(|| frame as usize * PAGE_SIZE)?;
@@ -80,30 +80,30 @@ impl Arena {
         NonNull::new(unsafe { self.memory.as_mut_ptr().add(at) })
     }
 
-    /// Where in the memfd a page lies, in bytes; `None` if it is no page of this arena.
+    /// The offset of a page in the memfd, in bytes; `None` if it is not a page of this arena.
     pub(super) fn offset_of(&self, page: NonNull<u8>) -> Option<i64> {
         let at = (page.as_ptr() as usize).checked_sub(self.memory.as_ptr() as usize)?;
         (at < self.layout.bytes()).then_some(at as i64)
     }
 
-    /// The 32-bit word at an offset in bytes, for the balloon's queue.
+    /// The 32-bit word at an offset in bytes, for the balloon queue.
     ///
     /// # Panics
-    /// If it lies outside of the arena or is not aligned.
+    /// If it is outside the arena or not aligned.
     pub fn word(&self, at: usize) -> &std::sync::atomic::AtomicU32 {
         assert!(at + 4 <= self.layout.bytes() && at.is_multiple_of(4));
-        // SAFETY: inside the mapping and aligned by the assertion; atomic, so that a racing peer is no data race.
+        // SAFETY: inside the mapping and aligned by the assertion; atomic, so a racing peer causes no data race.
         unsafe { &*self.memory.as_mut_ptr().add(at).cast() }
     }
 
-    fn mark(&self) -> &Entry {
-        self.entry(Layout::RETIRED).expect("reserved entries are in every table")
+    fn retired_entry(&self) -> &Entry {
+        self.entry(Layout::RETIRED).expect("every table has the reserved entries")
     }
 
-    /// Whether the broker retired this arena: its owner died, or its peer is no more.
+    /// Whether the broker retired this arena, because its owner exited or its peer was destroyed.
     #[inline]
     pub fn is_retired(&self) -> bool {
-        self.mark().is_retired()
+        self.retired_entry().is_retired()
     }
 }
 
@@ -112,17 +112,17 @@ impl Arena {
 /// # Errors
 /// As [`Arena::open`].
 pub(super) fn retire(fd: &OwnedFd, layout: Layout) -> Result<()> {
-    borrow(fd, layout)?.mark().retire();
+    map_temporarily(fd, layout)?.retired_entry().retire();
     Ok(())
 }
 
-fn borrow(fd: &OwnedFd, layout: Layout) -> Result<Arena> {
-    Arena::open(fd.try_clone().map_err(|e| Error::io("keep an arena", e))?, layout)
+fn map_temporarily(fd: &OwnedFd, layout: Layout) -> Result<Arena> {
+    Arena::open(fd.try_clone().map_err(|e| Error::io("duplicate the descriptor of an arena", e))?, layout)
 }
 
-/// Broker: lets go of every page that a dead peer had mapped. Touches only those parts of the table that exist.
+/// Broker: unpins every page that an exited peer had mapped. Skips holes of the table, so that it does not grow.
 pub(super) fn release_all(fd: &OwnedFd, layout: Layout) -> Result<()> {
-    let arena = borrow(fd, layout)?;
+    let arena = map_temporarily(fd, layout)?;
     let mut gref = 0;
     while gref < layout.entries() {
         let at = i64::from(gref) * ENTRY_LEN as i64;
@@ -143,25 +143,25 @@ fn seals() -> SealFlag {
     SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL
 }
 
-/// A descriptor is an arena if it is plain memory (a huge page that cannot be had is a SIGBUS), of the right size,
-/// for ever (a file that shrinks is one too).
+/// Checks that mapping a descriptor can never raise SIGBUS: it must be a memfd of ordinary pages (a huge page may be
+/// unavailable), of the right size, and sealed so that it keeps that size.
 pub(super) fn check(fd: BorrowedFd<'_>, layout: Layout) -> Result<()> {
-    let wrong = |what: &str| Err(Error::Protocol(format!("not an arena: {what}")));
-    let Ok(bits) = fcntl(fd, FcntlArg::F_GET_SEALS) else { return wrong("cannot be sealed") };
+    let invalid = |what: &str| Err(Error::Protocol(format!("not an arena: {what}")));
+    let Ok(bits) = fcntl(fd, FcntlArg::F_GET_SEALS) else { return invalid("not sealable") };
     if !SealFlag::from_bits_retain(bits).contains(seals()) {
-        return wrong("not sealed against resizing");
+        return invalid("not sealed against resizing");
     }
     if SealFlag::from_bits_retain(bits).intersects(SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_FUTURE_WRITE)
         || !fcntl(fd, FcntlArg::F_GETFL).is_ok_and(|mode| mode & libc::O_ACCMODE == libc::O_RDWR)
     {
-        return wrong("not writable");
+        return invalid("not writable");
     }
     if !fstatfs(fd).is_ok_and(|fs| fs.filesystem_type() == TMPFS_MAGIC) {
-        return wrong("not of ordinary pages");
+        return invalid("not of ordinary pages");
     }
     match fstat(fd) {
         Ok(stat) if stat.st_size as u64 == layout.bytes() as u64 => Ok(()),
-        Ok(stat) => wrong(&format!("{} bytes instead of {}", stat.st_size, layout.bytes())),
+        Ok(stat) => invalid(&format!("{} bytes instead of {}", stat.st_size, layout.bytes())),
         Err(error) => Err(Error::io("fstat an arena", error)),
     }
 }
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn only_sealed_memory_of_the_right_size_is_mapped() {
+    fn open_of_anything_but_a_sealed_memfd_of_the_right_size_is_refused() {
         let len = layout().bytes() as u64;
         let shrinks = SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         assert!(refusal(memfd(len, shrinks)).contains("not sealed"));
@@ -203,14 +203,14 @@ mod tests {
     }
 
     #[test]
-    fn an_arena_cannot_shrink() {
+    fn arena_resized_or_sealed_further_is_an_error() {
         let arena = Arena::create(layout()).unwrap();
         assert!(arena.file.set_len(4096).is_err());
         assert!(fcntl(&arena.file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)).is_err());
     }
 
     #[test]
-    fn dead_peers_pins_are_released_without_growing_the_table() {
+    fn release_all_of_an_exited_peer_does_not_grow_the_table() {
         let layout = Layout::new(1 << 14).unwrap();
         let arena = Arena::create(layout).unwrap();
         let far = arena.entry(GrantRef(layout.entries() - 1)).unwrap();
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn made_up_numbers_name_nothing() {
+    fn entry_or_page_of_an_invalid_number_is_none() {
         let arena = Arena::create(layout()).unwrap();
         assert!(arena.entry(GrantRef(layout().entries())).is_none());
         assert!(arena.entry(GrantRef(u32::MAX)).is_none());

@@ -1,7 +1,8 @@
-//! The introducer: one thread that joins domains to each other, and notices when one is gone.
+//! The broker: one thread that connects domains to each other and detects when one exits.
 //!
-//! It is on no data path. A client that speaks nonsense, too long or with descriptors nobody asked for is cut off;
-//! one that does not read its answers is too; whoever floods it is served one message a turn, like everybody else.
+//! It is on no data path. It disconnects clients that send an invalid or oversized message or unexpected descriptors,
+//! and clients that do not read their replies. It serves one message of each ready client per wake-up, so that a
+//! client that sends without end does not starve the others.
 
 use super::registry::{Answer, Client, Effect, Registry, Role, Rules};
 use super::socket::{self, Packet};
@@ -26,50 +27,50 @@ use std::thread::JoinHandle;
 /// The socket's name in the broker's directory.
 pub(super) const SOCKET: &str = "broker.sock";
 const LOCK: &str = "broker.lock";
-/// Connections of one user that have not said who they are.
-const MAX_STRANGERS: usize = 64;
+/// Connections of one user that have neither joined as a domain nor authenticated as a controller.
+const MAX_UNAUTHENTICATED: usize = 64;
 /// Connections in all.
 const MAX_SESSIONS: usize = 16 << 10;
-/// Names of what is waited for that are no sessions.
+/// epoll data of the descriptors that are not sessions.
 const LISTENER: u64 = 0;
 const WAKE: u64 = 1;
 
-/// What the store is told.
+/// An event of a domain, for the store and the toolstack.
 #[derive(Debug)]
-pub enum Event {
+pub enum DomainEvent {
     /// A domain opened a connection to the store; dropping the stream refuses it.
     Connect {
-        /// Which domain, by the broker's word.
+        /// The domain, as authenticated by the broker.
         domid: DomId,
         /// The store's end.
         stream: UnixStream,
     },
-    /// A domain's process is gone: its watches, transactions and connections are to be released.
-    Gone {
-        /// Which domain.
+    /// A domain's process has exited: its watches, transactions and connections are to be released.
+    Exited {
+        /// The domain.
         domid: DomId,
     },
 }
 
-/// Who is told. Called on the broker's thread, in order; must not wait.
-pub type Introducer = Box<dyn FnMut(Event) + Send>;
+/// The callback for [`DomainEvent`]s. The broker's thread calls it in order of the events; it must not block.
+pub type DomainEvents = Box<dyn FnMut(DomainEvent) + Send>;
 
-/// How a broker is set up.
+/// The configuration of a broker.
 pub struct BrokerConfig {
-    /// Where its socket lies; created if missing.
+    /// The directory of its socket; created if missing.
     pub dir: PathBuf,
-    /// Users who may create, destroy and list domains. Default: our own and root.
+    /// Users who may create, destroy and list domains. Default: this process's user and root.
     pub control_uids: Vec<u32>,
-    /// Users who may be domain 0. Default: our own and root.
+    /// Users who may join as domain 0. Default: this process's user and root.
     pub dom0_uids: Vec<u32>,
-    /// Whether processes of other users may reach the socket (they are told apart by the kernel in any case).
+    /// Whether processes of other users may connect (each is authenticated by SO_PEERCRED in any case).
     pub everyone: bool,
-    /// Who is told of connections to the store; without, there is no store.
-    pub introducer: Option<Introducer>,
+    /// Receives connections to the store; `None` if the machine has no store.
+    pub domain_events: Option<DomainEvents>,
 }
 
 impl BrokerConfig {
-    /// The defaults: this user's domains only, and no store.
+    /// The defaults: only processes of this user may connect, and there is no store.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         let uids = vec![Uid::effective().as_raw(), 0];
         Self {
@@ -77,12 +78,13 @@ impl BrokerConfig {
             control_uids: uids.clone(),
             dom0_uids: uids,
             everyone: false,
-            introducer: None,
+            domain_events: None,
         }
     }
 }
 
-/// A running broker; dropping it ends it, and with it every membership. What is shared and connected already goes on.
+/// A running broker. Dropping it stops it and ends every domain's membership; grants and event channels that are set
+/// up already continue to work.
 #[derive(Debug)]
 pub struct Broker {
     dir: PathBuf,
@@ -95,14 +97,15 @@ impl Broker {
     /// Starts a broker in a thread of its own.
     ///
     /// # Errors
-    /// [`Error::Denied`] where a broker lives there already; the system's.
+    /// [`Error::Denied`] where another broker runs in the directory; [`Error::Io`] if the directory, the socket or
+    /// the thread cannot be created.
     pub fn spawn(config: BrokerConfig) -> Result<Self> {
-        let lock = own(&config)?;
+        let lock = lock_directory(&config)?;
         let listener = bind_socket(&config)?;
         raise_descriptor_limit();
         let wake = Arc::new(
             EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
-                .map_err(|e| Error::io("make the broker's wake-up", e))?,
+                .map_err(|e| Error::io("create the broker's eventfd", e))?,
         );
         let dir = config.dir.clone();
         let state = Loop::new(config, listener, wake.clone())?;
@@ -113,7 +116,7 @@ impl Broker {
         Ok(Self { dir, wake, thread: Some(thread), _lock: lock })
     }
 
-    /// Where clients find it.
+    /// The directory of its socket.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
@@ -129,9 +132,8 @@ impl Drop for Broker {
     }
 }
 
-/// Makes the directory ours: whoever holds the lock is the broker there, so that a socket found there is a dead
-/// one's.
-fn own(config: &BrokerConfig) -> Result<Flock<File>> {
+/// Locks the directory: the holder of the lock is the broker there, so any socket found there is stale.
+fn lock_directory(config: &BrokerConfig) -> Result<Flock<File>> {
     let what = |what: &str| format!("{what} {}", config.dir.display());
     let mode = if config.everyone { 0o755 } else { 0o700 };
     fs::DirBuilder::new()
@@ -146,7 +148,7 @@ fn own(config: &BrokerConfig) -> Result<Flock<File>> {
         .open(config.dir.join(LOCK))
         .map_err(|e| Error::io(what("lock"), e))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => Error::Denied(what("another broker lives in")),
+        Errno::EWOULDBLOCK => Error::Denied(what("another broker runs in")),
         errno => Error::io(what("lock"), errno),
     })
 }
@@ -164,21 +166,21 @@ fn bind_socket(config: &BrokerConfig) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// A broker and a backend hold several descriptors a device; the customary 1024 are soon used up.
+/// A broker and a backend hold several descriptors a device: the default soft limit of 1024 is not enough.
 fn raise_descriptor_limit() {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
         && soft < hard
         && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
     {
-        tracing::debug!(%error, "the limit of open files stays");
+        tracing::debug!(%error, "failed to raise the limit of open files");
     }
 }
 
 struct Connection {
     fd: OwnedFd,
     client: Client,
-    /// What it waits for: a domain that has a member, or has none.
+    /// The pending [`Request::Await`]: the domain, and whether it is awaited alive.
     awaits: Option<(DomId, bool)>,
 }
 
@@ -188,15 +190,15 @@ struct Loop {
     _wake: Arc<EventFd>,
     sessions: HashMap<u64, Connection>,
     last: u64,
-    /// Whether the listener is not looked at, for want of descriptors.
-    deaf: bool,
+    /// Whether no connections are accepted until a descriptor is free.
+    listener_paused: bool,
     registry: Registry,
-    introducer: Option<Introducer>,
+    domain_events: Option<DomainEvents>,
 }
 
 impl Loop {
     fn new(config: BrokerConfig, listener: OwnedFd, wake: Arc<EventFd>) -> Result<Self> {
-        let what = |e| Error::io("wait for clients", e);
+        let what = |e| Error::io("set up the broker's epoll", e);
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(what)?;
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER)).map_err(what)?;
         epoll.add(&*wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE)).map_err(what)?;
@@ -207,9 +209,9 @@ impl Loop {
             _wake: wake,
             sessions: HashMap::new(),
             last: WAKE,
-            deaf: false,
+            listener_paused: false,
             registry: Registry::new(rules),
-            introducer: config.introducer,
+            domain_events: config.domain_events,
         })
     }
 
@@ -219,48 +221,51 @@ impl Loop {
             let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => continue,
-                Err(error) => return tracing::error!(%error, "the broker cannot wait"),
+                Err(error) => return tracing::error!(%error, "failed to wait for clients; the broker stops"),
             };
             for event in &events[..count] {
                 match event.data() {
                     WAKE => return,
-                    LISTENER => self.welcome(),
+                    LISTENER => self.accept(),
                     session => self.process_events(session),
                 }
             }
         }
     }
 
-    /// Takes one more connection.
-    fn welcome(&mut self) {
+    /// Accepts one connection.
+    fn accept(&mut self) {
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let fd = match accept4(self.listener.as_raw_fd(), flags) {
             Ok(fd) => own_fd(fd),
-            Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS) => return self.listen(false),
+            Err(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS) => {
+                return self.pause_listener(true);
+            }
             Err(_) => return,
         };
-        let Ok(who) = getsockopt(&fd, sockopt::PeerCredentials) else { return };
-        let strangers = self.sessions.values().filter(|c| c.client.role == Role::New);
-        let strangers = strangers.filter(|c| c.client.uid == who.uid()).count();
-        if strangers >= MAX_STRANGERS || self.sessions.len() >= MAX_SESSIONS {
-            tracing::warn!(uid = who.uid(), "too many connections; one refused");
+        let Ok(credentials) = getsockopt(&fd, sockopt::PeerCredentials) else { return };
+        let uid = credentials.uid();
+        let unauthenticated = self.sessions.values().filter(|c| c.client.role == Role::New);
+        let unauthenticated = unauthenticated.filter(|c| c.client.uid == uid).count();
+        if unauthenticated >= MAX_UNAUTHENTICATED || self.sessions.len() >= MAX_SESSIONS {
+            tracing::warn!(uid, "connection refused: too many connections");
             return;
         }
         self.last += 1;
         if self.epoll.add(&fd, EpollEvent::new(EpollFlags::EPOLLIN, self.last)).is_err() {
             return;
         }
-        let (uid, pid) = (who.uid(), who.pid().unsigned_abs());
+        let pid = credentials.pid().unsigned_abs();
         let client = Client { session: self.last, uid, pid, role: Role::New };
         self.sessions.insert(self.last, Connection { fd, client, awaits: None });
     }
 
-    /// Looks at the listener, or not, until a descriptor is free again.
-    fn listen(&mut self, yes: bool) {
-        let flags = if yes { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+    /// Stops or resumes accepting connections.
+    fn pause_listener(&mut self, pause: bool) {
+        let flags = if pause { EpollFlags::empty() } else { EpollFlags::EPOLLIN };
         match self.epoll.modify(&self.listener, &mut EpollEvent::new(flags, LISTENER)) {
-            Ok(()) => self.deaf = !yes,
-            Err(error) => tracing::error!(%error, "the broker cannot choose whom to hear"),
+            Ok(()) => self.listener_paused = pause,
+            Err(error) => tracing::error!(%error, pause, "failed to pause or resume the broker's listener"),
         }
     }
 
@@ -275,14 +280,14 @@ impl Loop {
     }
 
     fn serve(&mut self, session: u64, packet: Packet) {
-        let request = Request::decode(&packet.bytes).filter(|_| !packet.cut && packet.fds.len() <= 1);
+        let request = Request::decode(&packet.bytes).filter(|_| !packet.truncated && packet.fds.len() <= 1);
         let Some(request) = request else {
             let answer = Reply::Failed(Failure::Protocol, "not a message of this protocol".into());
             self.answer(session, answer.into());
             return self.close(session);
         };
         if let Request::Join(domid) = request {
-            self.bury(domid);
+            self.reap(domid);
         }
         let Some(connection) = self.sessions.get_mut(&session) else { return };
         let fd = packet.fds.into_iter().next();
@@ -290,20 +295,21 @@ impl Loop {
         self.answer(session, answer);
     }
 
-    /// Notices that a member has died, if it has: its successor may be faster than the news.
-    fn bury(&mut self, domid: DomId) {
+    /// Closes the session of a domain whose process has exited: another process may join before the hang-up is
+    /// processed.
+    fn reap(&mut self, domid: DomId) {
         let Some(session) = self.registry.member(domid) else { return };
-        let gone = self.sessions.get(&session).is_none_or(|connection| {
+        let exited = self.sessions.get(&session).is_none_or(|connection| {
             let mut fds = [PollFd::new(connection.fd.as_fd(), PollFlags::empty())];
             let _ = poll(&mut fds, PollTimeout::ZERO);
             fds[0].revents().is_some_and(|flags| flags.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
         });
-        if gone {
+        if exited {
             self.close(session);
         }
     }
 
-    /// Sends a reply, then does what else follows.
+    /// Sends a reply, then carries out the request's effects.
     fn answer(&mut self, session: u64, answer: Answer) {
         let failed = match (&answer.reply, self.sessions.get(&session)) {
             (Some(reply), Some(connection)) => {
@@ -313,18 +319,18 @@ impl Loop {
         };
         drop(answer.fds);
         for effect in answer.effects {
-            self.follow(session, effect);
+            self.apply(session, effect);
         }
         if failed {
             self.close(session);
         }
     }
 
-    fn follow(&mut self, session: u64, effect: Effect) {
+    fn apply(&mut self, session: u64, effect: Effect) {
         match effect {
-            Effect::Store(domid, stream) => self.tell(Event::Connect { domid, stream }),
-            Effect::Gone(domid) => self.tell(Event::Gone { domid }),
-            Effect::End(other) => self.close(other),
+            Effect::Store(domid, stream) => self.emit(DomainEvent::Connect { domid, stream }),
+            Effect::Exited(domid) => self.emit(DomainEvent::Exited { domid }),
+            Effect::Disconnect(other) => self.close(other),
             Effect::Changed(domid) => self.release(|(awaited, _)| awaited == domid),
             Effect::Await(domid, alive) => {
                 if let Some(connection) = self.sessions.get_mut(&session) {
@@ -335,13 +341,13 @@ impl Loop {
         }
     }
 
-    fn tell(&mut self, event: Event) {
-        if let Some(introducer) = &mut self.introducer {
-            introducer(event);
+    fn emit(&mut self, event: DomainEvent) {
+        if let Some(domain_events) = &mut self.domain_events {
+            domain_events(event);
         }
     }
 
-    /// Answers those who waited for what is so now.
+    /// Answers the pending [`Request::Await`]s that `concerned` selects and that are fulfilled now.
     fn release(&mut self, concerned: impl Fn((DomId, bool)) -> bool) {
         for connection in self.sessions.values_mut() {
             let Some((domid, alive)) = connection.awaits.filter(|awaits| concerned(*awaits)) else {
@@ -354,29 +360,29 @@ impl Loop {
                 Some(_) => continue,
             };
             connection.awaits = None;
-            // One who cannot be told is gone, which its connection will say.
+            // Where sending fails the client has exited, and its connection will hang up.
             let _ = socket::send(&connection.fd, &reply.encode(), &[] as &[OwnedFd]);
         }
     }
 
-    /// A connection is over; where it was a domain's, so is the domain's life.
+    /// Closes a session; if it is a domain's, the domain's process has exited or is no longer a member.
     fn close(&mut self, session: u64) {
         let Some(connection) = self.sessions.remove(&session) else { return };
         let _ = self.epoll.delete(&connection.fd);
-        if self.deaf {
-            self.listen(true);
+        if self.listener_paused {
+            self.pause_listener(false);
         }
         let Role::Member(domid) = connection.client.role else { return };
         if self.registry.member(domid) == Some(session) {
             for effect in self.registry.leave(domid) {
-                self.follow(session, effect);
+                self.apply(session, effect);
             }
         }
     }
 }
 
-#[allow(unsafe_code)] // Adopting a descriptor that a system call returned.
+#[allow(unsafe_code)] // Takes ownership of a descriptor that a system call returned.
 fn own_fd(fd: std::os::fd::RawFd) -> OwnedFd {
-    // SAFETY: `accept4` has just made it for us.
+    // SAFETY: `accept4` has just created it, and nothing else owns it.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }

@@ -1,17 +1,17 @@
 //! One end of an event channel, as a domain holds it.
 
-use super::events::Events;
+use super::events::EventPipes;
 use super::session::Session;
 use super::wire::Request;
 use crate::{Channel, EventPort, Result};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-/// Two pipes and the port number, which dropping this gives back.
+/// Two pipes and the port number, which is freed on drop.
 #[derive(Debug)]
 pub(super) struct LocalChannel {
     pub(super) port: EventPort,
-    pub(super) events: Events,
+    pub(super) events: EventPipes,
     pub(super) session: Arc<Session>,
 }
 
@@ -37,7 +37,7 @@ impl Channel for LocalChannel {
 
 impl Drop for LocalChannel {
     fn drop(&mut self) {
-        // Without a broker there is nobody left to whom the number matters.
-        let _ = self.session.tell(&Request::Close(self.port));
+        // Fails where the broker has exited: then no one allocates ports any more.
+        let _ = self.session.send(&Request::Close(self.port));
     }
 }

@@ -1,4 +1,4 @@
-//! Control of domains: what a toolstack asks the broker.
+//! Control of domains: the requests of a toolstack to the broker.
 
 use super::session::Session;
 use super::wire::{DomainInfo, Reply, Request, is_name};
@@ -19,20 +19,21 @@ impl Control {
     /// Connects to the broker in `dir`.
     ///
     /// # Errors
-    /// [`Error::Denied`] where this user may not control it; [`Error::Io`] where none listens.
+    /// [`Error::Denied`] where this user may not control it; [`Error::Io`] where no broker listens.
     pub fn connect(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref().to_owned();
         Ok(Self { session: Session::control(&dir)?, dir })
     }
 
-    /// A new domain that processes of user `uid` may join as, one at a time; the broker chooses its number unless
+    /// Creates a domain as which processes of user `uid` may join, one at a time; the broker chooses its number
+    /// unless
     /// `domid` is given. Names are unique: 1 to 64 letters, digits and `.`, `_`, `+`, `-`.
     ///
     /// # Errors
-    /// [`Error::Denied`] where the name or number is taken, or no name.
+    /// [`Error::Denied`] where the name is invalid, or the name or number is taken.
     pub fn create(&self, name: &str, uid: u32, domid: Option<DomId>) -> Result<DomId> {
         if !is_name(name) {
-            return Err(Error::Denied(format!("{name:?} cannot be the name of a domain")));
+            return Err(Error::Denied(format!("{name:?} is not a valid name of a domain")));
         }
         let request = Request::Create { uid, domid, name: name.to_owned() };
         match self.session.call(&request, None, domid.unwrap_or(DomId::SELF))? {
@@ -41,8 +42,8 @@ impl Control {
         }
     }
 
-    /// Ends a domain: its membership, its arenas and what others granted to it. Its process, if it has one, is not
-    /// killed, but has nobody to talk to.
+    /// Destroys a domain: its membership, its arenas and what others granted to it. Its process, if any, is not
+    /// killed, but disconnected from the broker.
     ///
     /// # Errors
     /// [`Error::NoSuchDomain`]; [`Error::Denied`] for domain 0.
@@ -50,10 +51,10 @@ impl Control {
         self.session.call(&Request::Destroy(domid), None, domid).map(|_| ())
     }
 
-    /// All domains, in order of their numbers.
+    /// Returns all domains, in order of their numbers.
     ///
     /// # Errors
-    /// The connection's.
+    /// [`Error::Closed`] or [`Error::Io`] where the connection to the broker fails.
     pub fn list(&self) -> Result<Vec<DomainInfo>> {
         let mut domains: Vec<DomainInfo> = Vec::new();
         loop {
@@ -66,7 +67,7 @@ impl Control {
         }
     }
 
-    /// One domain.
+    /// Returns one domain.
     ///
     /// # Errors
     /// [`Error::NoSuchDomain`].
@@ -74,7 +75,7 @@ impl Control {
         self.list()?.into_iter().find(|info| info.domid == domid).ok_or(Error::NoSuchDomain(domid))
     }
 
-    /// Something to wait with until a process has joined as the domain.
+    /// Returns a watch that fires once a process has joined as the domain.
     ///
     /// # Errors
     /// [`Error::NoSuchDomain`].
@@ -82,7 +83,7 @@ impl Control {
         Watch::new(&self.dir, domid, true)
     }
 
-    /// Something to wait with until the domain has no process, or is no more.
+    /// Returns a watch that fires once the domain has no process, or was destroyed.
     ///
     /// # Errors
     /// [`Error::NoSuchDomain`].
@@ -91,7 +92,7 @@ impl Control {
     }
 }
 
-/// What is being waited for. The descriptor is readable once it happened.
+/// A pending wait for a domain. Its descriptor is readable once the wait is over.
 #[derive(Debug)]
 pub struct Watch {
     session: Session,
@@ -102,24 +103,24 @@ pub struct Watch {
 impl Watch {
     fn new(dir: &Path, domid: DomId, alive: bool) -> Result<Self> {
         let session = Session::control(dir)?;
-        session.tell(&Request::Await { domid, alive })?;
-        Ok(Self { readable: session.watch()?, session, domid })
+        session.send(&Request::Await { domid, alive })?;
+        Ok(Self { readable: session.duplicate_fd()?, session, domid })
     }
 
-    /// Waits, no longer than `bound`; `false` if it has not happened by then.
+    /// Waits for at most `timeout`; `false` if the time has passed.
     ///
     /// # Errors
     /// [`Error::NoSuchDomain`] where the domain does not exist, or was destroyed before a process joined;
-    /// [`Error::Closed`] where the broker is gone.
-    pub fn wait(self, bound: Duration) -> Result<bool> {
-        let end = Instant::now() + bound;
+    /// [`Error::Closed`] where the broker has exited.
+    pub fn wait(self, timeout: Duration) -> Result<bool> {
+        let end = Instant::now() + timeout;
         loop {
             let left = end.saturating_duration_since(Instant::now());
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(self.readable.as_fd(), PollFlags::POLLIN)], timeout) {
+            let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            match poll(&mut [PollFd::new(self.readable.as_fd(), PollFlags::POLLIN)], left) {
                 Ok(0) if Instant::now() >= end => return Ok(false),
                 Ok(0) | Err(nix::errno::Errno::EINTR) => {}
-                Ok(_) => return self.session.hear(self.domid).map(|_| true),
+                Ok(_) => return self.session.receive(self.domid).map(|_| true),
                 Err(error) => return Err(Error::io("wait for a domain", error)),
             }
         }
@@ -133,5 +134,5 @@ impl AsFd for Watch {
 }
 
 fn unexpected() -> Error {
-    Error::Protocol("the broker answered something else".into())
+    Error::Protocol("unexpected reply of the broker".into())
 }

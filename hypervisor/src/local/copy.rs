@@ -1,25 +1,23 @@
 //! `GNTTABOP_copy`: batches of copies between granted pages and memory.
 //!
-//! Pages are pinned while they are copied, so that a grant revoked meanwhile is noticed by its owner and does no
-//! harm. Sources are pinned first, then destinations, so that at most one peer's lock is held and only while pins
-//! change; operations on the same page that follow each other share one pin.
+//! Pages are pinned while they are copied, so that an owner that revokes a grant meanwhile sees it in use. Sources
+//! are pinned first, then destinations, so that at most one peer's lock is held, and only while pins change;
+//! consecutive operations on the same page share one pin.
 #![allow(unsafe_code)] // Copies between memories that peers write.
 
-use super::entry::BAD_COPY;
-use super::peers::Peers;
-use super::slot::{Arenas, Slot};
+use super::peer_slot::{Arenas, PeerSlot};
+use super::peer_slots::PeerSlots;
 use crate::{CopyOp, CopyPtr};
+use ring_abi::grant::Status;
 use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 use spin::mutex::SpinMutexGuard;
 use spin::relax::Yield;
 use std::ptr;
 
-/// `GNTST_bad_domain`.
-pub(super) const BAD_DOMAIN: i16 = -2;
 /// Operations whose pages are pinned at the same time.
 const CHUNK: usize = 32;
 
-/// A pin to be undone.
+/// A pinned page, to be unpinned after the copy.
 #[derive(Clone, Copy)]
 struct Pin {
     domid: DomId,
@@ -27,7 +25,7 @@ struct Pin {
     generation: u32,
 }
 
-/// One end of each copy of a chunk.
+/// The source or the destination of each copy of a chunk.
 struct Ends {
     at: [*mut u8; CHUNK],
     pins: [Option<Pin>; CHUNK],
@@ -35,15 +33,19 @@ struct Ends {
 
 /// The peer whose lock is held.
 struct Locked<'a> {
-    slot: &'a Slot,
+    slot: &'a PeerSlot,
     arenas: SpinMutexGuard<'a, Arenas, Yield>,
 }
 
-/// Makes sure that this one lock is held and no other.
+/// Holds the lock of `domid`'s arenas, and no other.
 #[inline]
-fn lock<'g, 'a>(peers: &'a Peers, held: &'g mut Option<Locked<'a>>, domid: DomId) -> Option<&'g mut Arenas> {
+fn lock<'g, 'a>(
+    peers: &'a PeerSlots,
+    held: &'g mut Option<Locked<'a>>,
+    domid: DomId,
+) -> Option<&'g mut Arenas> {
     if held.as_ref().is_none_or(|locked| locked.slot.owner != domid) {
-        // Let go of one before the other is waited for.
+        // Released before the other is acquired.
         *held = None;
         let slot = peers.slot(domid)?;
         *held = Some(Locked { slot, arenas: slot.lock() });
@@ -51,15 +53,15 @@ fn lock<'g, 'a>(peers: &'a Peers, held: &'g mut Option<Locked<'a>>, domid: DomId
     held.as_mut().map(|locked| &mut *locked.arenas)
 }
 
-/// Makes every copy of a batch that can be made, for domain `me`.
-pub(super) fn copy(peers: &Peers, me: DomId, ops: &mut [CopyOp<'_>]) {
+/// Tries every copy of a batch for domain `me`.
+pub(super) fn copy(peers: &PeerSlots, me: DomId, ops: &mut [CopyOp<'_>]) {
     for chunk in ops.chunks_mut(CHUNK) {
-        chunk.iter_mut().for_each(|op| op.status = 0);
+        chunk.iter_mut().for_each(|op| op.status = Status::OKAY);
         let sources = pin(peers, me, chunk, false);
         let dests = pin(peers, me, chunk, true);
-        for (n, op) in chunk.iter().enumerate().filter(|(_, op)| op.status == 0) {
-            // SAFETY: both ends were found to have `len` bytes, in pages that stay pinned or in memory that the
-            // caller lent as `VolatileSlice`, whose contract is that others may write to it; they may overlap.
+        for (n, op) in chunk.iter().enumerate().filter(|(_, op)| op.status.is_okay()) {
+            // SAFETY: both ends were checked to have `len` bytes, in pages that stay pinned or in memory that the
+            // caller passed as `VolatileSlice`, whose contract is that others may write to it; they may overlap.
             unsafe { ptr::copy(sources.at[n], dests.at[n], usize::from(op.len)) };
         }
         unpin(peers, &sources, false);
@@ -67,8 +69,9 @@ pub(super) fn copy(peers: &Peers, me: DomId, ops: &mut [CopyOp<'_>]) {
     }
 }
 
-/// Finds one end of each copy, and pins its page where it is granted; those that cannot be had get their status.
-fn pin(peers: &Peers, me: DomId, ops: &mut [CopyOp<'_>], write: bool) -> Ends {
+/// Resolves the source (or, if `write`, the destination) of each copy, and pins its page if it is a grant. Sets the
+/// status of operations that fail.
+fn pin(peers: &PeerSlots, me: DomId, ops: &mut [CopyOp<'_>], write: bool) -> Ends {
     let mut ends = Ends { at: [ptr::null_mut(); CHUNK], pins: [None; CHUNK] };
     let mut held = None;
     let mut last: Option<(Pin, *mut u8)> = None;
@@ -89,29 +92,29 @@ fn pin(peers: &Peers, me: DomId, ops: &mut [CopyOp<'_>], write: bool) -> Ends {
                 };
                 page.map(|page| page.wrapping_add(usize::from(*offset)))
             }
-            _ => Err(BAD_COPY),
+            _ => Err(Status::BAD_COPY_ARG),
         };
         match found {
             Ok(at) => {
-                // Pins and unpins wait for every store before them: the lines are fetched while others are pinned.
+                // Pinning waits for every earlier store: the lines are fetched while other pages are pinned.
                 if matches!(place, CopyPtr::Grant { .. }) {
                     prefetch(at, write);
                 }
                 ends.at[n] = at;
             }
-            Err(status) if op.status == 0 => op.status = status,
+            Err(status) if op.status.is_okay() => op.status = status,
             Err(_) => {}
         }
     }
     ends
 }
 
-/// Begins to fetch the cache line at an address, which need not be valid, to be read or to be written.
+/// Starts to fetch the cache line at an address, which need not be valid, for reading or writing.
 #[inline]
 fn prefetch(at: *const u8, write: bool) {
     #[cfg(all(target_arch = "x86_64", not(miri)))]
-    // SAFETY: a hint, which never faults and changes no register; what is no such instruction to an old processor
-    // does nothing.
+    // SAFETY: a hint, which never faults and changes no register; processors without `prefetchw` execute it as a
+    // no-op.
     unsafe {
         if write {
             std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
@@ -124,18 +127,18 @@ fn prefetch(at: *const u8, write: bool) {
 
 #[inline]
 fn pin_page<'a>(
-    peers: &'a Peers,
+    peers: &'a PeerSlots,
     held: &mut Option<Locked<'a>>,
     domid: DomId,
     gref: GrantRef,
     write: bool,
-) -> Result<(Pin, *mut u8), i16> {
-    let remote = lock(peers, held, domid).and_then(Arenas::live).ok_or(BAD_DOMAIN)?;
+) -> Result<(Pin, *mut u8), Status> {
+    let remote = lock(peers, held, domid).and_then(Arenas::live).ok_or(Status::BAD_DOMAIN)?;
     let base = remote.pin(gref, write)?;
     Ok((Pin { domid, gref, generation: remote.generation }, base.as_ptr()))
 }
 
-fn unpin(peers: &Peers, ends: &Ends, write: bool) {
+fn unpin(peers: &PeerSlots, ends: &Ends, write: bool) {
     let mut held = None;
     for pin in ends.pins.iter().flatten() {
         let arenas = lock(peers, &mut held, pin.domid);
@@ -143,7 +146,7 @@ fn unpin(peers: &Peers, ends: &Ends, write: bool) {
             && let Some(remote) = arenas.find(pin.generation)
         {
             remote.unpin(pin.gref, write);
-            arenas.tidy();
+            arenas.unmap_retired();
         }
     }
 }

@@ -1,30 +1,31 @@
-//! A domain: the hypervisor as one process or thread sees it.
+//! A domain: the local hypervisor as one process, or one thread of it, sees it.
 
 use super::arena::Arena;
 use super::channel::LocalChannel;
 use super::copy;
-use super::events::Events;
+use super::events::EventPipes;
 use super::layout::Layout;
-use super::owner::Owner;
-use super::peers::Peers;
+use super::own_arena::OwnArena;
+use super::peer_slot::{Pages, PeerSlot};
+use super::peer_slots::PeerSlots;
 use super::session::Session;
-use super::slot::{Pages, Slot};
 use super::wire::{Reply, Request};
 use crate::{
-    Accept, Access, Channel, Contiguous, CopyOp, CopyPtr, DomId, Error, EventPort, GrantRef, Hypervisor,
-    Mapping, Owned, Result, Shared, Stream, Transfer,
+    AcceptTransfer, Access, Channel, Contiguous, CopyOp, CopyPtr, DomId, Error, EventPort, GrantRef,
+    Hypervisor, Mapping, OwnedPage, Result, Shared, Stream, TransferOp,
 };
 use nix::sys::signal::{SigHandler, Signal};
+use ring_abi::grant::Status;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-/// What a domain may choose.
+/// Options of a domain.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// Pages of each arena: a power of two from 64 to 1,048,576. They cost memory only once touched.
+    /// Pages of each arena: a power of two from 64 to 1,048,576. A page costs memory once it is written.
     pub arena_pages: u32,
 }
 
@@ -35,27 +36,28 @@ impl Default for Options {
     }
 }
 
-/// This process's membership as a domain; alive until it and everything made by it is dropped.
+/// This process's membership as a domain. It ends when this value and every resource allocated through it is dropped.
 pub struct Domain {
     session: Arc<Session>,
     layout: Layout,
-    owners: Mutex<HashMap<DomId, Arc<Owner>>>,
-    peers: Peers,
+    own_arenas: Mutex<HashMap<DomId, Arc<OwnArena>>>,
+    peers: PeerSlots,
 }
 
 impl Domain {
-    /// Joins the machine whose broker listens in `dir`, as domain `domid`.
+    /// Joins as domain `domid` at the broker that listens in `dir`.
     ///
-    /// From then on the process ignores SIGPIPE, unless it handles it: a peer's death must not be ours.
+    /// The process ignores SIGPIPE from then on, unless it has a handler for it: writing to an exited peer's event
+    /// channel must not kill it.
     ///
     /// # Errors
-    /// [`Error::Denied`] where the broker does not allow this user to be that domain, or another process is;
+    /// [`Error::Denied`] where the broker does not allow this user to join as that domain, or another process has;
     /// [`Error::NoSuchDomain`]; [`Error::Io`] where no broker listens.
     pub fn join(dir: impl AsRef<Path>, domid: DomId) -> Result<Self> {
         Self::join_with(dir, domid, Options::default())
     }
 
-    /// As [`Domain::join`], with other options.
+    /// Joins as [`Domain::join`] does, with `options`.
     ///
     /// # Errors
     /// As [`Domain::join`], and [`Error::NoSpace`] where arenas cannot have that size.
@@ -63,41 +65,41 @@ impl Domain {
         let layout = Layout::new(options.arena_pages).ok_or(Error::NoSpace("arenas of that size"))?;
         ignore_sigpipe()?;
         let session = Arc::new(Session::join(dir.as_ref(), domid)?);
-        let peers = Peers::new(session.clone());
-        Ok(Self { session, layout, owners: Mutex::default(), peers })
+        let peers = PeerSlots::new(session.clone());
+        Ok(Self { session, layout, own_arenas: Mutex::default(), peers })
     }
 
-    /// Pages and references that were granted to `peer`, ended, and are still mapped by it.
+    /// The number of pages in quarantine: their grants to `peer` were ended while `peer` had them mapped.
     pub fn quarantined(&self, peer: DomId) -> usize {
-        self.owners().get(&peer).map_or(0, |owner| owner.quarantined())
+        self.own_arenas().get(&peer).map_or(0, |arena| arena.quarantined())
     }
 
-    fn owners(&self) -> std::sync::MutexGuard<'_, HashMap<DomId, Arc<Owner>>> {
-        self.owners.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    fn own_arenas(&self) -> std::sync::MutexGuard<'_, HashMap<DomId, Arc<OwnArena>>> {
+        self.own_arenas.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// Our arena for `peer`, which is made and told to the broker when it is first needed.
-    fn owner(&self, peer: DomId) -> Result<Arc<Owner>> {
-        let mut owners = self.owners();
-        if let Some(owner) = owners.get(&peer).filter(|owner| !owner.arena.is_retired()) {
-            return Ok(owner.clone());
+    /// This domain's arena for `peer`, created and offered to the broker on first use.
+    fn own_arena(&self, peer: DomId) -> Result<Arc<OwnArena>> {
+        let mut own_arenas = self.own_arenas();
+        if let Some(own) = own_arenas.get(&peer).filter(|own| !own.arena.is_retired()) {
+            return Ok(own.clone());
         }
-        let owner = Arc::new(Owner::new(self.layout, peer, self.session.clone())?);
+        let own = Arc::new(OwnArena::new(self.layout, peer, self.session.clone())?);
         let offer = Request::Offer { peer, pages: self.layout.pages() };
-        self.session.call(&offer, Some(owner.arena.fd()), peer)?;
-        owners.insert(peer, owner.clone());
-        Ok(owner)
+        self.session.call(&offer, Some(own.arena.fd()), peer)?;
+        own_arenas.insert(peer, own.clone());
+        Ok(own)
     }
 
     #[inline]
-    fn slot(&self, peer: DomId) -> Result<&Arc<Slot>> {
+    fn slot(&self, peer: DomId) -> Result<&Arc<PeerSlot>> {
         self.peers.slot(peer).ok_or(Error::NoSuchDomain(peer))
     }
 
-    /// Does something with the arena of a peer for us, which the broker is asked for the first time and after the
-    /// peer's death. `act` gives `None` where there is no live arena.
+    /// Calls `act`, which returns `None` without a live arena of the peer in `slot`. The arena is then fetched from
+    /// the broker, as on first use and after the peer has exited, and `act` called once more.
     #[inline]
-    fn with<T>(&self, slot: &Slot, mut act: impl FnMut() -> Option<T>) -> Result<T> {
+    fn with<T>(&self, slot: &PeerSlot, mut act: impl FnMut() -> Option<T>) -> Result<T> {
         if let Some(done) = act() {
             return Ok(done);
         }
@@ -106,18 +108,19 @@ impl Domain {
     }
 
     #[cold]
-    fn fetch(&self, slot: &Slot) -> Result<()> {
-        // Two threads must not map one arena twice: pins are counted per mapping of it.
-        let _one_at_a_time = self.owners();
+    fn fetch(&self, slot: &PeerSlot) -> Result<()> {
+        // No two threads may map one arena twice, as pins are counted per mapping of it.
+        let _serialized = self.own_arenas();
         if slot.is_live() {
             return Ok(());
         }
-        self.peers.tidy();
+        self.peers.unmap_retired();
         let (reply, fds) = self.session.call(&Request::Fetch(slot.owner), None, slot.owner)?;
         let (Reply::Arena(pages), Ok([fd])) = (reply, <[OwnedFd; 1]>::try_from(fds)) else {
             return Err(Error::Protocol("the broker sent no arena".into()));
         };
-        let layout = Layout::new(pages).ok_or_else(|| Error::Protocol("an arena of a wrong size".into()))?;
+        let layout =
+            Layout::new(pages).ok_or_else(|| Error::Protocol("an arena of an invalid size".into()))?;
         slot.put(Arena::open(fd, layout)?, self.session.domid())
     }
 
@@ -125,7 +128,7 @@ impl Domain {
         let (reply, fds) = self.session.call(request, None, peer)?;
         match (reply, <[OwnedFd; 2]>::try_from(fds)) {
             (Reply::Port(port), Ok([incoming, outgoing])) => {
-                let events = Events { incoming, outgoing };
+                let events = EventPipes { incoming, outgoing };
                 Ok(Box::new(LocalChannel { port, events, session: self.session.clone() }))
             }
             _ => Err(Error::Protocol("the broker sent no event channel".into())),
@@ -139,17 +142,18 @@ impl Hypervisor for Domain {
     }
 
     fn share(&self, peer: DomId, pages: usize, access: Access) -> Result<Shared> {
-        self.owner(peer)?.share(pages, access)
+        self.own_arena(peer)?.share(pages, access)
     }
 
     fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Mapping> {
-        let (slot, mut pages) = (self.slot(peer)?, Pages::new());
-        self.with(slot, || slot.pin(refs, access, &mut pages)).map_err(|e| about(e, refs))??;
+        let slot = self.slot(peer)?;
+        let mut pages = Pages::new();
+        self.with(slot, || slot.pin(refs, access, &mut pages)).map_err(|e| with_reference(e, refs))??;
         Ok(slot.mapping(pages, access))
     }
 
     fn map_contiguous(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Contiguous> {
-        self.slot(peer)?.line_up(self.map(peer, refs, access)?)
+        self.slot(peer)?.make_contiguous(self.map(peer, refs, access)?)
     }
 
     fn copy(&self, ops: &mut [CopyOp<'_>]) -> Result<()> {
@@ -159,7 +163,7 @@ impl Hypervisor for Domain {
             if last != Some(*domid) {
                 last = Some(*domid);
                 let owner = if *domid == DomId::SELF { self.domid() } else { *domid };
-                // Whoever cannot be found fails its own operations only.
+                // A domain without an arena fails only its own operations, in `copy` below.
                 let _ = self.slot(owner).and_then(|slot| self.with(slot, || slot.is_live().then_some(())));
             }
         }
@@ -167,38 +171,38 @@ impl Hypervisor for Domain {
         Ok(())
     }
 
-    fn transfer(&self, ops: &mut [Transfer]) -> Result<()> {
+    fn transfer(&self, ops: &mut [TransferOp]) -> Result<()> {
         for op in ops {
-            let transfer = |slot: &Slot| Some(slot.lock().live()?.transfer(op.frame, op.gref));
+            let transfer = |slot: &PeerSlot| Some(slot.lock().live()?.transfer(op.frame, op.gref));
             let done = self.slot(op.domid).and_then(|slot| self.with(slot, || transfer(slot)));
-            op.status = done.map_or(copy::BAD_DOMAIN, |done| done.map_or_else(|status| status, |()| 0));
+            op.status = done.map_or(Status::BAD_DOMAIN, |done| done.err().unwrap_or(Status::OKAY));
         }
         Ok(())
     }
 
     fn balloon_out(&self, peer: DomId, pages: usize) -> Result<usize> {
-        Ok(self.owner(peer)?.balloon_out(pages))
+        Ok(self.own_arena(peer)?.balloon_out(pages))
     }
 
     fn balloon_in(&self, peer: DomId) -> Result<usize> {
-        Ok(self.owner(peer)?.balloon_in())
+        Ok(self.own_arena(peer)?.balloon_in())
     }
 
-    fn populate(&self, peer: DomId, pages: usize, into: &mut Vec<Owned>) -> Result<()> {
+    fn populate(&self, peer: DomId, pages: usize, into: &mut Vec<OwnedPage>) -> Result<()> {
         let slot = self.slot(peer)?;
         self.with(slot, || slot.populate(pages, into))
     }
 
-    fn accept_transfer(&self, peer: DomId, entries: usize) -> Result<Box<dyn Accept>> {
-        self.owner(peer)?.accept_transfer(entries)
+    fn accept_transfer(&self, peer: DomId, entries: usize) -> Result<Box<dyn AcceptTransfer>> {
+        self.own_arena(peer)?.accept_transfer(entries)
     }
 
     fn alloc_unbound(&self, peer: DomId) -> Result<Box<dyn Channel>> {
-        self.channel(&Request::Listen(peer), peer)
+        self.channel(&Request::AllocUnbound(peer), peer)
     }
 
     fn bind_interdomain(&self, peer: DomId, port: EventPort) -> Result<Box<dyn Channel>> {
-        self.channel(&Request::Connect { peer, port }, peer).map_err(|error| match error {
+        self.channel(&Request::BindInterdomain { peer, port }, peer).map_err(|error| match error {
             Error::NoSuchPort { peer, .. } => Error::NoSuchPort { peer, port },
             other => other,
         })
@@ -218,8 +222,8 @@ impl std::fmt::Debug for Domain {
     }
 }
 
-/// An error of mapping `refs` names the first where the peer shares nothing at all.
-fn about(error: Error, refs: &[GrantRef]) -> Error {
+/// Fills in the first of `refs` where the peer has no arena for this domain: the broker does not know the reference.
+fn with_reference(error: Error, refs: &[GrantRef]) -> Error {
     match error {
         Error::Grant { peer, status, .. } => {
             Error::Grant { peer, gref: refs.first().copied().unwrap_or_default(), status }
@@ -228,14 +232,15 @@ fn about(error: Error, refs: &[GrantRef]) -> Error {
     }
 }
 
-/// Rust programs ignore SIGPIPE from their start; some set it back so that `| head` ends them.
+/// Ignores SIGPIPE unless it has a handler. Rust programs start so, but some restore the default for use in
+/// pipelines.
 #[allow(unsafe_code)] // Signal dispositions are process-wide.
 fn ignore_sigpipe() -> Result<()> {
-    // SAFETY: sets no handler of ours.
+    // SAFETY: SIG_IGN is no function, so nothing can be called in signal context.
     let before = unsafe { nix::sys::signal::signal(Signal::SIGPIPE, SigHandler::SigIgn) };
     match before.map_err(|e| Error::io("ignore SIGPIPE", e))? {
         SigHandler::SigDfl | SigHandler::SigIgn => Ok(()),
-        // SAFETY: the handler that was there a moment ago.
+        // SAFETY: restores the handler that was installed before.
         handler => unsafe { nix::sys::signal::signal(Signal::SIGPIPE, handler) }
             .map(|_| ())
             .map_err(|e| Error::io("restore SIGPIPE's handler", e)),

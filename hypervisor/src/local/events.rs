@@ -1,8 +1,8 @@
-//! The pipes that events travel through, and why they are no eventfds.
+//! Event channels as pairs of pipes, not eventfds.
 //!
-//! Both ends of an eventfd share one open file, and with it `O_NONBLOCK`: a hostile peer could clear it, fill the
-//! counter and so block whoever notifies it. A pipe has a file for each end. Its reader also sees, without anybody's
-//! help, that the last writer is gone.
+//! Both ends of an eventfd share one open file description, and with it `O_NONBLOCK`: a hostile peer could clear the
+//! flag, fill the counter and so block the thread that notifies it. A pipe has an open file description for each end.
+//! Its reader also sees the hang-up when the last writer is closed, without the broker's help.
 #![allow(unsafe_code)] // Reads into memory that is not zeroed first.
 
 use crate::{Error, Result};
@@ -12,31 +12,31 @@ use nix::unistd::{pipe2, write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-/// Bytes, and thus events that were sent and not taken, that a pipe holds: the least that Linux can do.
+/// The pipe's capacity in bytes, one for each event not taken yet: the smallest that Linux supports.
 const CAPACITY: usize = 4096;
 
-/// The end of a domain: takes events of the peer and sends it some.
+/// One domain's end of an event channel: one pipe from the peer, one to it.
 #[derive(Debug)]
-pub(super) struct Events {
+pub(super) struct EventPipes {
     pub(super) incoming: OwnedFd,
     pub(super) outgoing: OwnedFd,
 }
 
-impl Events {
-    /// Two ends that belong together.
+impl EventPipes {
+    /// Creates the two ends of an event channel.
     ///
     /// # Errors
-    /// The system's.
+    /// [`Error::Io`] if the process has no descriptors left.
     pub(super) fn pair() -> Result<(Self, Self)> {
         let (a_in, b_out) = pipe()?;
         let (b_in, a_out) = pipe()?;
         Ok((Self { incoming: a_in, outgoing: a_out }, Self { incoming: b_in, outgoing: b_out }))
     }
 
-    /// Sends an event; one that cannot be stored merges with those that are.
+    /// Sends an event; if the pipe is full it merges with the pending ones.
     ///
     /// # Errors
-    /// [`Error::Closed`].
+    /// [`Error::Closed`] where the peer's end is closed.
     pub(super) fn notify(&self) -> Result<()> {
         match write(&self.outgoing, &[0]) {
             Ok(_) | Err(Errno::EAGAIN | Errno::EINTR) => Ok(()),
@@ -48,10 +48,10 @@ impl Events {
     /// Takes all pending events; `false` if there were none.
     ///
     /// # Errors
-    /// [`Error::Closed`].
+    /// [`Error::Closed`] where nothing is pending and the peer's end is closed.
     pub(super) fn take(&self) -> Result<bool> {
         let mut bytes = MaybeUninit::<[u8; CAPACITY]>::uninit();
-        // SAFETY: the buffer has room for CAPACITY bytes; none of them is looked at.
+        // SAFETY: the buffer has room for CAPACITY bytes; they are never read.
         let got = unsafe { libc::read(self.incoming.as_raw_fd(), bytes.as_mut_ptr().cast(), CAPACITY) };
         match Errno::result(got) {
             Ok(0) => Err(Error::Closed),
@@ -61,7 +61,7 @@ impl Events {
         }
     }
 
-    /// Readable while an event is pending or the peer is gone.
+    /// The descriptor that is readable while an event is pending or the peer's end is closed.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.incoming.as_fd()
     }
@@ -69,9 +69,9 @@ impl Events {
 
 fn pipe() -> Result<(OwnedFd, OwnedFd)> {
     let flags = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
-    let (read, write) = pipe2(flags).map_err(|e| Error::io("make an event channel", e))?;
+    let (read, write) = pipe2(flags).map_err(|e| Error::io("create an event channel", e))?;
     fcntl(&write, FcntlArg::F_SETPIPE_SZ(CAPACITY as i32))
-        .map_err(|e| Error::io("size an event channel", e))?;
+        .map_err(|e| Error::io("set the capacity of an event channel", e))?;
     Ok((read, write))
 }
 
@@ -80,8 +80,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_merge_and_never_block() {
-        let (a, b) = Events::pair().unwrap();
+    fn notify_of_a_full_pipe_merges_and_does_not_block() {
+        let (a, b) = EventPipes::pair().unwrap();
         for _ in 0..3 * CAPACITY {
             a.notify().unwrap();
         }
@@ -91,8 +91,8 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_cannot_make_us_block() {
-        let (a, b) = Events::pair().unwrap();
+    fn peer_that_clears_o_nonblock_does_not_make_this_end_block() {
+        let (a, b) = EventPipes::pair().unwrap();
         for fd in [&b.incoming, &b.outgoing] {
             fcntl(fd, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
         }
@@ -103,8 +103,8 @@ mod tests {
     }
 
     #[test]
-    fn what_was_pending_comes_before_the_end() {
-        let (a, b) = Events::pair().unwrap();
+    fn take_after_the_peer_closed_returns_pending_events_first() {
+        let (a, b) = EventPipes::pair().unwrap();
         a.notify().unwrap();
         drop(a);
         assert!(b.take().unwrap());

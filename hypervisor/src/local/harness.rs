@@ -1,5 +1,5 @@
-//! One harness for the property test and the fuzz target: clients that say anything in any order to the broker's
-//! state, and what must hold after every word.
+//! One harness for the property test and the fuzz target: clients send any requests in any order to the broker's
+//! state, and its invariants are checked after each.
 
 use super::arena::Arena;
 use super::layout::Layout;
@@ -11,10 +11,10 @@ use std::os::fd::OwnedFd;
 
 /// Connections at the same time.
 const CLIENTS: usize = 6;
-/// The user of the first half of the clients, who may control; the others are somebody else.
+/// The user of the first half of the clients, who may control domains; the others are another user's.
 const TRUSTED: u32 = 1000;
 
-/// What the script decides.
+/// The decisions of a script.
 struct Choices<'a>(Script<'a>);
 
 impl Choices<'_> {
@@ -22,7 +22,7 @@ impl Choices<'_> {
         self.0.byte()
     }
 
-    /// Mostly numbers of domains that are there.
+    /// Mostly numbers of domains that exist.
     fn domid(&mut self) -> DomId {
         match self.byte() {
             byte @ 0..=239 => DomId(u16::from(byte % 6)),
@@ -36,12 +36,13 @@ impl Choices<'_> {
             2 => Request::Control,
             3 => Request::Offer { peer: self.domid(), pages: if self.byte() & 1 == 0 { 64 } else { 128 } },
             4 => Request::Fetch(self.domid()),
-            5 => Request::Listen(self.domid()),
-            6 => Request::Connect { peer: self.domid(), port: EventPort(u32::from(self.byte() % 8)) },
+            5 => Request::AllocUnbound(self.domid()),
+            6 => Request::BindInterdomain { peer: self.domid(), port: EventPort(u32::from(self.byte() % 8)) },
             7 => Request::Close(EventPort(u32::from(self.byte() % 8))),
             8 => Request::Store,
             9 => {
-                let (uid, name) = (TRUSTED + u32::from(self.byte() & 1), format!("d{}", self.byte() % 8));
+                let uid = TRUSTED + u32::from(self.byte() & 1);
+                let name = format!("d{}", self.byte() % 8);
                 let domid = if self.byte() & 1 == 0 { Some(self.domid()) } else { None };
                 Request::Create { uid, domid, name }
             }
@@ -67,30 +68,30 @@ impl Choices<'_> {
     }
 }
 
-/// Plays a script.
+/// Runs a script.
 ///
 /// # Panics
-/// Where the broker's state breaks a promise.
+/// If an invariant of the broker's state is violated.
 pub fn hostile(script: &[u8]) {
     let mut script = Choices(Script::new(script));
     let rules = Rules { control_uids: vec![TRUSTED], dom0_uids: vec![TRUSTED] };
     let mut registry = Registry::new(rules);
     let mut sessions = 0;
-    let mut clients: Vec<Client> = (0..CLIENTS).map(|n| stranger(n, &mut sessions)).collect();
+    let mut clients: Vec<Client> = (0..CLIENTS).map(|n| unauthenticated(n, &mut sessions)).collect();
     while !script.0.is_over() {
         let n = usize::from(script.byte()) % CLIENTS;
         if script.byte() < 24 {
-            hang_up(&mut registry, &mut clients, n, &mut sessions);
+            disconnect(&mut registry, &mut clients, n, &mut sessions);
         } else if let Some(request) = script.request() {
             let fd = script.descriptor();
             let before = clients[n];
             let answer = registry.handle(&mut clients[n], request.clone(), fd);
             check(&registry, &before, &clients[n], &request, &answer);
             for effect in answer.effects {
-                if let Effect::End(session) = effect
+                if let Effect::Disconnect(session) = effect
                     && let Some(ended) = clients.iter().position(|client| client.session == session)
                 {
-                    hang_up(&mut registry, &mut clients, ended, &mut sessions);
+                    disconnect(&mut registry, &mut clients, ended, &mut sessions);
                 }
             }
         }
@@ -98,39 +99,39 @@ pub fn hostile(script: &[u8]) {
     }
 }
 
-fn stranger(n: usize, sessions: &mut u64) -> Client {
+fn unauthenticated(n: usize, sessions: &mut u64) -> Client {
     *sessions += 1;
     let uid = if n < CLIENTS / 2 { TRUSTED } else { TRUSTED + 1 };
     Client { session: *sessions, uid, pid: n as u32, role: Role::New }
 }
 
-/// A client's connection ends, as the broker's loop would have it, and another takes its place.
-fn hang_up(registry: &mut Registry, clients: &mut [Client], n: usize, sessions: &mut u64) {
-    let gone = std::mem::replace(&mut clients[n], stranger(n, sessions));
-    if let Role::Member(domid) = gone.role
-        && registry.member(domid) == Some(gone.session)
+/// Closes a client's connection, as the broker's loop does, and opens another in its place.
+fn disconnect(registry: &mut Registry, clients: &mut [Client], n: usize, sessions: &mut u64) {
+    let closed = std::mem::replace(&mut clients[n], unauthenticated(n, sessions));
+    if let Role::Member(domid) = closed.role
+        && registry.member(domid) == Some(closed.session)
     {
         registry.leave(domid);
         assert_eq!(registry.is_alive(domid), Some(false));
     }
 }
 
-/// What an answer must be, whoever asked for what.
+/// Checks the reply to a request.
 fn check(registry: &Registry, before: &Client, after: &Client, request: &Request, answer: &Answer) {
-    let silent = matches!(request, Request::Close(_) | Request::Await { .. });
-    assert!(answer.reply.is_some() || silent, "no answer to {request:?}");
+    let no_reply = matches!(request, Request::Close(_) | Request::Await { .. });
+    assert!(answer.reply.is_some() || no_reply, "no reply to {request:?}");
     let fds = match &answer.reply {
         Some(Reply::Arena(_)) => 1,
         Some(Reply::Port(_)) => 2,
         Some(Reply::Done) if *request == Request::Store => 1,
         _ => 0,
     };
-    assert_eq!(answer.fds.len(), fds, "descriptors beside {:?}", answer.reply);
+    assert_eq!(answer.fds.len(), fds, "descriptors with {:?}", answer.reply);
     if matches!(answer.reply, Some(Reply::Failed(..))) {
-        assert!(answer.effects.is_empty() && before.role == after.role, "refused and done all the same");
+        assert!(answer.effects.is_empty() && before.role == after.role, "refused, but with effects");
     }
     if before.role != after.role {
-        assert_eq!(before.role, Role::New, "who is somebody stays it");
+        assert_eq!(before.role, Role::New, "a role never changes");
     }
     match after.role {
         Role::Member(domid) if before.role == Role::New => {
@@ -156,7 +157,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(400))]
 
         #[test]
-        fn whatever_clients_say(script in proptest::collection::vec(any::<u8>(), 0..600)) {
+        fn requests_of_any_clients_keep_the_invariants(script in proptest::collection::vec(any::<u8>(), 0..600)) {
             super::hostile(&script);
         }
     }

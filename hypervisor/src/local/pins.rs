@@ -1,14 +1,15 @@
-//! What of a peer's arena this domain has mapped: private counts, so that two mappings of one page are released
-//! correctly whatever the owner writes into its table.
+//! Pin counts of a peer's pages. They are private, so that two mappings of one page are released correctly whatever
+//! the owner writes into its table.
 //!
-//! The shared entry is changed atomically, since its owner changes it too, but only by the first and last holder of
-//! a page. The counts are ours alone and change under the arena's lock, which is taken once a call: on x86 an atomic
-//! operation costs as much as all the rest of mapping a page.
+//! The shared entry is changed atomically, as the owner changes it too, but only for the first and the last user of a
+//! page. The counts change under the arena's lock, which is taken once a call: on x86 an atomic operation costs as
+//! much as all the rest of mapping a page.
 
 use super::arena::Arena;
-use super::entry::{BAD_PAGE, BAD_REF, Entry, GENERAL_ERROR};
+use super::entry::Entry;
 use crate::{Error, Result};
 use memmap2::MmapMut;
+use ring_abi::grant::Status;
 use ring_abi::{DomId, GrantRef};
 use std::ptr::NonNull;
 
@@ -20,15 +21,15 @@ const WRITERS: u32 = !READERS;
 /// Counts of readers and writers for each entry of one arena.
 #[derive(Debug)]
 pub(super) struct Pins {
-    /// A `u32` an entry; memory is spent on those that are used.
+    /// A `u32` an entry; a page of it costs memory once it is written.
     counts: MmapMut,
 }
 
 impl Pins {
-    /// None yet.
+    /// Creates counts of zero for `entries` entries.
     pub(super) fn new(entries: u32) -> Result<Self> {
         let bytes = entries as usize * size_of::<u32>();
-        let counts = MmapMut::map_anon(bytes).map_err(|e| Error::io("map the pin counts", e))?;
+        let counts = MmapMut::map_anon(bytes).map_err(|e| Error::io("allocate the pin counts", e))?;
         Ok(Self { counts })
     }
 
@@ -38,10 +39,10 @@ impl Pins {
         self.counts.get_mut(at..)?.first_chunk_mut()
     }
 
-    /// Pins the page that `me` was granted by `gref`, and says where it is.
+    /// Pins the page that `me` was granted by `gref`, and returns its address.
     ///
     /// # Errors
-    /// `GNTST_*`.
+    /// A reference beyond the table, an entry that does not permit it, or an entry whose frame is not grantable.
     #[inline]
     pub(super) fn pin(
         &mut self,
@@ -49,15 +50,15 @@ impl Pins {
         me: DomId,
         gref: GrantRef,
         write: bool,
-    ) -> std::result::Result<NonNull<u8>, i16> {
+    ) -> std::result::Result<NonNull<u8>, Status> {
         let (Some(entry), Some(count)) = (arena.entry(gref), self.count(gref)) else {
-            return Err(BAD_REF);
+            return Err(Status::BAD_GNTREF);
         };
-        let (next, frame) = take(entry, me, u32::from_ne_bytes(*count), write)?;
+        let (next, frame) = pin_entry(entry, me, u32::from_ne_bytes(*count), write)?;
         *count = next.to_ne_bytes();
         arena.page(frame).ok_or_else(|| {
             self.unpin(arena, gref, write);
-            BAD_PAGE
+            Status::BAD_PAGE
         })
     }
 
@@ -75,15 +76,15 @@ impl Pins {
     }
 }
 
-/// The count after one more pin, and the frame; the shared entry is only changed by the first reader and writer.
+/// Returns the count after one more pin, and the frame. Only the first reader and the first writer change the entry.
 #[inline]
-fn take(entry: &Entry, me: DomId, now: u32, write: bool) -> std::result::Result<(u32, u32), i16> {
+fn pin_entry(entry: &Entry, me: DomId, now: u32, write: bool) -> std::result::Result<(u32, u32), Status> {
     let full = if write { now & WRITERS == WRITERS } else { now & READERS == READERS };
     if full {
-        return Err(GENERAL_ERROR);
+        return Err(Status::GENERAL_ERROR);
     }
-    let held = if write { now & WRITERS != 0 } else { now != 0 };
-    let frame = if held { entry.frame() } else { entry.pin(me, write)? };
+    let pinned = if write { now & WRITERS != 0 } else { now != 0 };
+    let frame = if pinned { entry.frame() } else { entry.pin(me, write)? };
     Ok((now + if write { WRITER } else { READER }, frame))
 }
 
@@ -94,7 +95,7 @@ mod tests {
 
     const ME: DomId = DomId(2);
 
-    fn world() -> (Arena, Pins, GrantRef) {
+    fn setup() -> (Arena, Pins, GrantRef) {
         let layout = Layout::new(64).unwrap();
         let arena = Arena::create(layout).unwrap();
         arena.entry(GrantRef(8)).unwrap().permit(ME, layout.first(), false);
@@ -102,8 +103,8 @@ mod tests {
     }
 
     #[test]
-    fn the_last_of_several_lets_go() {
-        let (arena, mut pins, gref) = world();
+    fn page_pinned_several_times_is_idle_after_the_last_unpin() {
+        let (arena, mut pins, gref) = setup();
         let entry = arena.entry(gref).unwrap();
         for write in [false, true, true, false] {
             pins.pin(&arena, ME, gref, write).unwrap();
@@ -114,16 +115,16 @@ mod tests {
         }
         pins.unpin(&arena, gref, false);
         assert!(entry.revoke());
-        assert_eq!(pins.pin(&arena, ME, gref, false), Err(GENERAL_ERROR));
+        assert_eq!(pins.pin(&arena, ME, gref, false), Err(Status::GENERAL_ERROR));
     }
 
     #[test]
-    fn counts_do_not_overflow() {
-        let (arena, mut pins, gref) = world();
+    fn pin_beyond_the_largest_count_is_an_error() {
+        let (arena, mut pins, gref) = setup();
         for _ in 0..READERS {
             pins.pin(&arena, ME, gref, false).unwrap();
         }
-        assert_eq!(pins.pin(&arena, ME, gref, false), Err(GENERAL_ERROR));
+        assert_eq!(pins.pin(&arena, ME, gref, false), Err(Status::GENERAL_ERROR));
         pins.pin(&arena, ME, gref, true).unwrap();
         (0..READERS).for_each(|_| pins.unpin(&arena, gref, false));
         pins.unpin(&arena, gref, true);
@@ -131,12 +132,12 @@ mod tests {
     }
 
     #[test]
-    fn a_made_up_frame_leaves_no_pin() {
-        let (arena, mut pins, gref) = world();
+    fn pin_of_an_invalid_frame_leaves_no_pin() {
+        let (arena, mut pins, gref) = setup();
         let entry = arena.entry(gref).unwrap();
         entry.permit(ME, 0, false);
-        assert_eq!(pins.pin(&arena, ME, gref, true), Err(BAD_PAGE));
+        assert_eq!(pins.pin(&arena, ME, gref, true), Err(Status::BAD_PAGE));
         assert!(entry.idle());
-        assert_eq!(pins.pin(&arena, ME, GrantRef(u32::MAX), true), Err(BAD_REF));
+        assert_eq!(pins.pin(&arena, ME, GrantRef(u32::MAX), true), Err(Status::BAD_GNTREF));
     }
 }

@@ -1,9 +1,9 @@
-//! What the broker knows, and what it answers to whom: domains, their members, arenas and ports.
+//! The state of the broker: domains, their members, arenas and ports, and the replies to requests.
 //!
-//! Nothing here waits or reads a socket: a request goes in; a reply, descriptors and effects come out.
+//! Nothing here waits or reads a socket: a request is turned into a reply, descriptors and effects.
 
 use super::arena;
-use super::events::Events;
+use super::events::EventPipes;
 use super::layout::Layout;
 use super::wire::{DomainInfo, Failure, Reply, Request};
 use crate::{DomId, EventPort};
@@ -11,18 +11,18 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-/// Arenas that a guest may offer: it talks to domain 0 and a few driver domains.
+/// Arenas that a guest may offer: it has devices of domain 0 and of a few driver domains.
 const GUEST_ARENAS: usize = 32;
 /// Ports that a guest may have.
 const GUEST_PORTS: usize = 256;
 /// Ports that domain 0 may have.
 const DOM0_PORTS: usize = 1 << 16;
-/// Connections to the store that a guest may open in its life: it needs one and keeps it.
+/// Connections to the store that a guest's process may open: it needs one.
 const GUEST_STORES: usize = 256;
 /// Domains in all.
 const MAX_DOMAINS: usize = 4096;
 
-/// Who is at the other end of a connection, by the kernel's word.
+/// The process at the other end of a connection, as authenticated by the kernel (SO_PEERCRED).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Client {
     pub(super) session: u64,
@@ -31,40 +31,40 @@ pub(super) struct Client {
     pub(super) role: Role,
 }
 
-/// What a client has become.
+/// The role of a client.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Role {
-    /// It has said nothing yet.
+    /// Not authenticated: it has neither joined nor become a controller.
     New,
-    /// A domain.
+    /// It has joined as this domain.
     Member(DomId),
-    /// One who controls domains.
+    /// It may create, destroy and list domains.
     Controller,
 }
 
-/// Users who may do what.
+/// The users who have special permissions.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
     pub(super) control_uids: Vec<u32>,
     pub(super) dom0_uids: Vec<u32>,
 }
 
-/// What follows from a request besides its answer.
+/// A consequence of a request besides its reply.
 #[derive(Debug)]
 pub(super) enum Effect {
     /// The store has a new client.
     Store(DomId, UnixStream),
-    /// A domain has no member any more.
-    Gone(DomId),
-    /// This connection is to be closed.
-    End(u64),
-    /// Whoever waits for this domain may have waited long enough.
+    /// The domain's process has exited, or was removed.
+    Exited(DomId),
+    /// This session is to be closed.
+    Disconnect(u64),
+    /// The domain has got or lost its member: pending [`Request::Await`]s may be over.
     Changed(DomId),
-    /// The answer comes once the domain has a member (or has none).
+    /// The reply is due once the domain has a member (or has none).
     Await(DomId, bool),
 }
 
-/// What a request leads to.
+/// The result of a request.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
     pub(super) reply: Option<Reply>,
@@ -90,8 +90,8 @@ struct Offered {
 }
 
 enum PortState {
-    Waiting { peer: DomId, other: Events },
-    Connected,
+    Unbound { peer: DomId, other: EventPipes },
+    Interdomain,
 }
 
 struct Record {
@@ -101,17 +101,24 @@ struct Record {
     ports: BTreeMap<u32, PortState>,
     last_port: u32,
     stores: usize,
-    /// Its arenas by the peer they are for.
+    /// Its arenas, by peer.
     arenas: BTreeMap<DomId, Offered>,
 }
 
 impl Record {
     fn new(name: String, uids: Vec<u32>) -> Self {
-        let (ports, arenas) = (BTreeMap::new(), BTreeMap::new());
-        Self { name, uids, member: None, ports, last_port: 0, stores: 0, arenas }
+        Self {
+            name,
+            uids,
+            member: None,
+            ports: BTreeMap::new(),
+            last_port: 0,
+            stores: 0,
+            arenas: BTreeMap::new(),
+        }
     }
 
-    /// A number for one more port.
+    /// Allocates a port.
     fn open_port(&mut self, domid: DomId, state: PortState) -> Result<EventPort, (Failure, String)> {
         let bound = if domid == DomId::DOM0 { DOM0_PORTS } else { GUEST_PORTS };
         if self.ports.len() >= bound {
@@ -132,7 +139,7 @@ impl Record {
     }
 }
 
-/// All domains.
+/// The state of all domains.
 pub(super) struct Registry {
     rules: Rules,
     domains: BTreeMap<DomId, Record>,
@@ -140,13 +147,13 @@ pub(super) struct Registry {
 }
 
 impl Registry {
-    /// Domain 0 alone.
+    /// Creates the state of a machine with domain 0 alone.
     pub(super) fn new(rules: Rules) -> Self {
         let dom0 = Record::new("Domain-0".into(), rules.dom0_uids.clone());
         Self { rules, domains: BTreeMap::from([(DomId::DOM0, dom0)]), last: DomId::DOM0 }
     }
 
-    /// The connection of the process that is this domain.
+    /// The session of the process that has joined as this domain.
     pub(super) fn member(&self, domid: DomId) -> Option<u64> {
         Some(self.domains.get(&domid)?.member?.session)
     }
@@ -156,14 +163,14 @@ impl Registry {
         self.domains.get(&domid).map(|record| record.member.is_some())
     }
 
-    /// Does what a client asks, if it may.
+    /// Carries out a client's request, if it is permitted.
     pub(super) fn handle(&mut self, client: &mut Client, request: Request, fd: Option<OwnedFd>) -> Answer {
         let outcome = match (client.role, request) {
             (Role::New, Request::Join(domid)) => self.join(client, domid),
             (Role::New, Request::Control) => self.control(client),
             (Role::Member(me), request) => self.serve(me, request, fd),
             (Role::Controller, request) => self.manage(request),
-            _ => fail(Failure::Protocol, "say first who you are"),
+            _ => fail(Failure::Protocol, "the first message must be Join or Control"),
         };
         outcome.unwrap_or_else(|(why, text)| Reply::Failed(why, text).into())
     }
@@ -191,19 +198,19 @@ impl Registry {
         Ok(Reply::Done.into())
     }
 
-    /// A domain's requests.
+    /// Carries out a domain's request.
     fn serve(&mut self, me: DomId, request: Request, fd: Option<OwnedFd>) -> Outcome {
         match request {
             Request::Offer { peer, pages } => self.offer(me, peer, pages, fd),
             Request::Fetch(owner) => self.fetch(me, owner),
-            Request::Listen(peer) => self.alloc_unbound(me, peer),
-            Request::Connect { peer, port } => self.connect(me, peer, port),
+            Request::AllocUnbound(peer) => self.alloc_unbound(me, peer),
+            Request::BindInterdomain { peer, port } => self.bind_interdomain(me, peer, port),
             Request::Close(port) => {
                 self.record(me)?.ports.remove(&port.0);
                 Ok(Answer::default())
             }
             Request::Store => self.store(me),
-            _ => fail(Failure::Denied, "a domain may not ask that"),
+            _ => fail(Failure::Denied, "not a request of a domain"),
         }
     }
 
@@ -212,7 +219,7 @@ impl Registry {
     }
 
     fn offer(&mut self, me: DomId, peer: DomId, pages: u32, fd: Option<OwnedFd>) -> Outcome {
-        let Some(fd) = fd else { return fail(Failure::Protocol, "no descriptor came with the arena") };
+        let Some(fd) = fd else { return fail(Failure::Protocol, "an arena without a descriptor") };
         let Some(layout) = Layout::new(pages) else {
             return fail(Failure::Protocol, format!("an arena cannot have {pages} pages"));
         };
@@ -236,7 +243,7 @@ impl Registry {
             return fail(Failure::NoDomain, "the domain is not running");
         }
         let Some(offered) = record.arenas.get(&me) else {
-            return fail(Failure::NoArena, "the domain shares nothing with you");
+            return fail(Failure::NoArena, "the domain has no arena for this domain");
         };
         let fd = offered.fd.try_clone().or_else(|error| fail(Failure::NoSpace, error.to_string()))?;
         Ok(Answer { fds: vec![fd], ..Reply::Arena(offered.layout.pages()).into() })
@@ -244,24 +251,24 @@ impl Registry {
 
     fn alloc_unbound(&mut self, me: DomId, peer: DomId) -> Outcome {
         self.record(peer)?;
-        let (ours, other) = Events::pair().or_else(|error| fail(Failure::NoSpace, error.to_string()))?;
-        // Whoever connects finds its end pending: bind_interdomain does so.
-        ours.notify().or_else(|error| fail(Failure::NoSpace, error.to_string()))?;
-        let port = self.record(me)?.open_port(me, PortState::Waiting { peer, other })?;
-        Ok(Answer { fds: vec![ours.incoming, ours.outgoing], ..Reply::Port(port).into() })
+        let (own, other) = EventPipes::pair().or_else(|error| fail(Failure::NoSpace, error.to_string()))?;
+        // The end that binds starts pending, as with EVTCHNOP_bind_interdomain.
+        own.notify().or_else(|error| fail(Failure::NoSpace, error.to_string()))?;
+        let port = self.record(me)?.open_port(me, PortState::Unbound { peer, other })?;
+        Ok(Answer { fds: vec![own.incoming, own.outgoing], ..Reply::Port(port).into() })
     }
 
-    fn connect(&mut self, me: DomId, peer: DomId, port: EventPort) -> Outcome {
-        let theirs = self.record(peer)?.ports.get(&port.0);
-        if !matches!(theirs, Some(PortState::Waiting { peer, .. }) if *peer == me) {
-            return fail(Failure::NoPort, "nobody listens there for you");
+    fn bind_interdomain(&mut self, me: DomId, peer: DomId, port: EventPort) -> Outcome {
+        let unbound = self.record(peer)?.ports.get(&port.0);
+        if !matches!(unbound, Some(PortState::Unbound { peer, .. }) if *peer == me) {
+            return fail(Failure::NoPort, "no unbound port of that number for this domain");
         }
-        let ours = self.record(me)?.open_port(me, PortState::Connected)?;
-        match self.record(peer)?.ports.insert(port.0, PortState::Connected) {
-            Some(PortState::Waiting { other, .. }) => {
-                Ok(Answer { fds: vec![other.incoming, other.outgoing], ..Reply::Port(ours).into() })
+        let own = self.record(me)?.open_port(me, PortState::Interdomain)?;
+        match self.record(peer)?.ports.insert(port.0, PortState::Interdomain) {
+            Some(PortState::Unbound { other, .. }) => {
+                Ok(Answer { fds: vec![other.incoming, other.outgoing], ..Reply::Port(own).into() })
             }
-            _ => fail(Failure::NoPort, "nobody listens there for you"),
+            _ => fail(Failure::NoPort, "no unbound port of that number for this domain"),
         }
     }
 
@@ -271,12 +278,13 @@ impl Registry {
             return fail(Failure::NoSpace, "too many connections to the store");
         }
         record.stores += 1;
-        let (theirs, ours) = UnixStream::pair().or_else(|e| fail(Failure::NoSpace, e.to_string()))?;
-        let effects = vec![Effect::Store(me, ours)];
-        Ok(Answer { fds: vec![theirs.into()], effects, ..Reply::Done.into() })
+        let (client_end, store_end) =
+            UnixStream::pair().or_else(|e| fail(Failure::NoSpace, e.to_string()))?;
+        let effects = vec![Effect::Store(me, store_end)];
+        Ok(Answer { fds: vec![client_end.into()], effects, ..Reply::Done.into() })
     }
 
-    /// A controller's requests.
+    /// Carries out a controller's request.
     fn manage(&mut self, request: Request) -> Outcome {
         match request {
             Request::Create { uid, domid, name } => self.create(uid, domid, name),
@@ -286,7 +294,7 @@ impl Registry {
                 self.record(domid)?;
                 Ok(Answer { effects: vec![Effect::Await(domid, alive)], ..Answer::default() })
             }
-            _ => fail(Failure::Denied, "a controller may not ask that"),
+            _ => fail(Failure::Denied, "not a request of a controller"),
         }
     }
 
@@ -307,7 +315,7 @@ impl Registry {
         Ok(Reply::Domain(info).into())
     }
 
-    /// A number that was not used for as long as possible.
+    /// The number that was unused for longest.
     fn free_number(&mut self) -> DomId {
         loop {
             self.last = DomId((self.last.0 + 1) % DomId::FIRST_RESERVED.0);
@@ -319,13 +327,13 @@ impl Registry {
 
     fn destroy(&mut self, domid: DomId) -> Outcome {
         if domid == DomId::DOM0 {
-            return fail(Failure::Denied, "domain 0 ends when its process does");
+            return fail(Failure::Denied, "domain 0 cannot be destroyed");
         }
         let session = self.record(domid)?.member.map(|client| client.session);
         let mut effects = if session.is_some() { self.leave(domid) } else { vec![Effect::Changed(domid)] };
-        effects.extend(session.map(Effect::End));
+        effects.extend(session.map(Effect::Disconnect));
         self.domains.remove(&domid);
-        // What others granted to it must not pass to a later domain of that number.
+        // Arenas for it must not pass to a later domain of the same number.
         for record in self.domains.values_mut() {
             if let Some(offered) = record.arenas.remove(&domid) {
                 retire(&offered);
@@ -340,10 +348,10 @@ impl Registry {
         next.map_or(Reply::End, |(domid, record)| Reply::Domain(record.info(*domid)))
     }
 
-    /// What holds at any time, for the harness.
+    /// Checks the invariants, for the harness.
     ///
     /// # Panics
-    /// Where it does not.
+    /// If one is violated.
     #[cfg(any(test, fuzzing))]
     pub(super) fn check(&self) {
         assert!(self.domains.contains_key(&DomId::DOM0) && self.domains.len() <= MAX_DOMAINS);
@@ -352,20 +360,30 @@ impl Registry {
         for (domid, record) in &self.domains {
             assert!(names.insert(&record.name), "two domains are called {}", record.name);
             if let Some(member) = &record.member {
-                assert!(members.insert(member.session), "one client is two domains");
-                assert!(record.uids.contains(&member.uid), "user {} is domain {domid}", member.uid);
+                assert!(members.insert(member.session), "one client has joined as two domains");
+                assert!(
+                    record.uids.contains(&member.uid),
+                    "user {} has joined as domain {domid}",
+                    member.uid
+                );
                 assert_eq!(member.role, Role::Member(*domid));
             } else {
-                assert!(record.ports.is_empty() && record.arenas.is_empty(), "the dead have something");
+                assert!(
+                    record.ports.is_empty() && record.arenas.is_empty(),
+                    "a domain without a process has ports or arenas"
+                );
             }
-            assert!(record.arenas.keys().all(|peer| self.domains.contains_key(peer)), "for nobody");
+            assert!(
+                record.arenas.keys().all(|peer| self.domains.contains_key(peer)),
+                "an arena for a domain that does not exist"
+            );
             if *domid != DomId::DOM0 {
                 assert!(record.ports.len() <= GUEST_PORTS && record.arenas.len() <= GUEST_ARENAS);
             }
         }
     }
 
-    /// A domain's process is gone: its arenas retire, its ports close, and it holds nobody's pages any more.
+    /// Removes a domain's member: retires its arenas, frees its ports, and unpins the pages that it had mapped.
     pub(super) fn leave(&mut self, domid: DomId) -> Vec<Effect> {
         let Some(record) = self.domains.get_mut(&domid) else { return Vec::new() };
         record.member = None;
@@ -374,15 +392,15 @@ impl Registry {
         std::mem::take(&mut record.arenas).values().for_each(retire);
         for offered in self.domains.values().filter_map(|other| other.arenas.get(&domid)) {
             if let Err(error) = arena::release_all(&offered.fd, offered.layout) {
-                tracing::error!(%error, %domid, "a dead domain's pins stay");
+                tracing::error!(%error, %domid, "failed to unpin the pages of an exited domain");
             }
         }
-        vec![Effect::Gone(domid), Effect::Changed(domid)]
+        vec![Effect::Exited(domid), Effect::Changed(domid)]
     }
 }
 
 fn retire(offered: &Offered) {
     if let Err(error) = arena::retire(&offered.fd, offered.layout) {
-        tracing::error!(%error, "an arena could not be retired");
+        tracing::error!(%error, "failed to retire an arena");
     }
 }

@@ -1,13 +1,22 @@
-//! A machine for tests, benchmarks and development: a broker in a directory of its own, gone when it is dropped.
+//! A machine for tests, benchmarks and development: a broker in a temporary directory.
 
-use super::broker::{Broker, BrokerConfig, Introducer};
+use super::broker::{Broker, BrokerConfig, DomainEvents};
 use super::control::Control;
 use super::domain::{Domain, Options};
 use crate::{DomId, Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A broker and its directory.
+/// A broker and its directory, which is removed on drop.
+///
+/// ```
+/// use hypervisor::{DomId, Hypervisor, local::Sandbox};
+///
+/// let sandbox = Sandbox::new()?;
+/// let guest = sandbox.join(DomId(1))?;
+/// assert_eq!(guest.domid(), DomId(1));
+/// # Ok::<(), hypervisor::Error>(())
+/// ```
 #[derive(Debug)]
 pub struct Sandbox {
     control: Control,
@@ -16,41 +25,42 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// A machine with domain 0 and no store.
+    /// Starts a machine with domain 0 and no store.
     ///
     /// # Errors
-    /// The system's.
+    /// [`Error::Io`] if the directory or the broker cannot be created.
     pub fn new() -> Result<Self> {
         Self::start(None)
     }
 
-    /// A machine whose store is told by `introducer` of connections.
+    /// Starts a machine whose connections to the store go to `domain_events`.
     ///
     /// # Errors
-    /// The system's.
-    pub fn with_store(introducer: Introducer) -> Result<Self> {
-        Self::start(Some(introducer))
+    /// As [`Sandbox::new`].
+    pub fn with_store(domain_events: DomainEvents) -> Result<Self> {
+        Self::start(Some(domain_events))
     }
 
-    fn start(introducer: Option<Introducer>) -> Result<Self> {
+    fn start(domain_events: Option<DomainEvents>) -> Result<Self> {
         let template = std::env::temp_dir().join("xpv-XXXXXX");
-        let dir = nix::unistd::mkdtemp(&template).map_err(|e| Error::io("make a directory", e))?;
+        let dir =
+            nix::unistd::mkdtemp(&template).map_err(|e| Error::io("create a temporary directory", e))?;
         let dir = Directory(dir);
-        let broker = Broker::spawn(BrokerConfig { introducer, ..BrokerConfig::new(&dir.0) })?;
+        let broker = Broker::spawn(BrokerConfig { domain_events, ..BrokerConfig::new(&dir.0) })?;
         Ok(Self { control: Control::connect(&dir.0)?, _broker: broker, dir })
     }
 
-    /// Where its broker listens.
+    /// The directory in which the broker listens.
     pub fn dir(&self) -> &Path {
         &self.dir.0
     }
 
-    /// Control over its domains.
+    /// A control connection to the broker.
     pub fn control(&self) -> &Control {
         &self.control
     }
 
-    /// Joins as this domain, which is created if it is not there.
+    /// Joins as a domain, which is created if it does not exist.
     ///
     /// # Errors
     /// As [`Domain::join`].
@@ -58,7 +68,7 @@ impl Sandbox {
         self.join_with(domid, Options::default())
     }
 
-    /// As [`Sandbox::join`], with other options.
+    /// Joins as [`Sandbox::join`] does, with `options`.
     ///
     /// # Errors
     /// As [`Domain::join_with`].
@@ -71,7 +81,7 @@ impl Sandbox {
     }
 }
 
-/// A directory that is removed with what is in it.
+/// A directory that is removed with its contents on drop.
 #[derive(Debug)]
 struct Directory(PathBuf);
 

@@ -3,14 +3,15 @@
 use super::socket::{self, Packet};
 use super::wire::{Failure, Reply, Request};
 use crate::{DomId, Error, EventPort, GrantRef, Result};
+use ring_abi::grant::Status;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Mutex;
 
-/// How long the broker may take to answer, in seconds: it answers at once or is not well.
-const PATIENCE: i64 = 30;
+/// The longest that the broker may take to reply, in seconds. It normally replies at once.
+const TIMEOUT_S: i64 = 30;
 
-/// The connection of a domain, or of one who controls them. While it lives, the domain is alive.
+/// The connection of a domain or a controller. A domain is a member while its session exists.
 #[derive(Debug)]
 pub(super) struct Session {
     socket: Mutex<OwnedFd>,
@@ -21,28 +22,29 @@ impl Session {
     /// Joins as a domain.
     ///
     /// # Errors
-    /// [`Error::Denied`] where this process may not be that domain or another is; [`Error::NoSuchDomain`].
+    /// [`Error::Denied`] where this process may not join as that domain, or another process has;
+    /// [`Error::NoSuchDomain`]; [`Error::Io`] where no broker listens.
     pub(super) fn join(dir: &Path, domid: DomId) -> Result<Self> {
         Self::open(dir, domid, &Request::Join(domid))
     }
 
-    /// Connects to control the broker.
+    /// Connects as a controller.
     ///
     /// # Errors
-    /// [`Error::Denied`].
+    /// [`Error::Denied`] where this user may not control domains; [`Error::Io`] where no broker listens.
     pub(super) fn control(dir: &Path) -> Result<Self> {
         Self::open(dir, DomId::SELF, &Request::Control)
     }
 
     fn open(dir: &Path, domid: DomId, hello: &Request) -> Result<Self> {
         let fd = socket::connect_to(&dir.join(super::broker::SOCKET))?;
-        socket::set_timeout(&fd, PATIENCE)?;
+        socket::set_timeout(&fd, TIMEOUT_S)?;
         let session = Self { socket: Mutex::new(fd), domid };
         session.call(hello, None, domid)?;
         Ok(session)
     }
 
-    /// Which domain it is that has joined.
+    /// The domain that has joined.
     pub(super) fn domid(&self) -> DomId {
         self.domid
     }
@@ -51,10 +53,11 @@ impl Session {
         self.socket.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    /// One request about domain `about`, and its answer.
+    /// Sends a request that concerns domain `about`, and receives its reply.
     ///
     /// # Errors
-    /// What the broker says, or [`Error::Closed`] where it is gone or ended this membership.
+    /// The broker's refusal; [`Error::Closed`] where it exited or ended this membership; [`Error::Io`] where it does
+    /// not reply in time.
     pub(super) fn call(
         &self,
         request: &Request,
@@ -62,45 +65,49 @@ impl Session {
         about: DomId,
     ) -> Result<(Reply, Vec<OwnedFd>)> {
         let socket = self.socket();
-        Self::say(&socket, request, fd)?;
-        let packet = socket::receive(&*socket).map_err(|e| Error::io("hear the broker", e))?;
+        Self::transmit(&socket, request, fd)?;
+        let packet = socket::receive(&*socket).map_err(|e| Error::io("receive the broker's reply", e))?;
         answer(packet.ok_or(Error::Closed)?, about)
     }
 
-    /// A request that has no answer, or whose answer is taken later.
-    pub(super) fn tell(&self, request: &Request) -> Result<()> {
-        Self::say(&self.socket(), request, None)
+    /// Sends a request that has no reply, or whose reply is received later.
+    pub(super) fn send(&self, request: &Request) -> Result<()> {
+        Self::transmit(&self.socket(), request, None)
     }
 
-    fn say(socket: &OwnedFd, request: &Request, fd: Option<BorrowedFd<'_>>) -> Result<()> {
+    fn transmit(socket: &OwnedFd, request: &Request, fd: Option<BorrowedFd<'_>>) -> Result<()> {
         use std::os::fd::AsRawFd;
         let fds: Vec<_> = fd.iter().map(AsRawFd::as_raw_fd).collect();
         socket::send(socket, &request.encode(), &fds).map_err(|error| match error {
             nix::errno::Errno::EPIPE | nix::errno::Errno::ECONNRESET => Error::Closed,
-            other => Error::io("tell the broker", other),
+            other => Error::io("send to the broker", other),
         })
     }
 
-    /// Takes the answer to what was told.
-    pub(super) fn hear(&self, about: DomId) -> Result<(Reply, Vec<OwnedFd>)> {
-        let packet = socket::receive(&*self.socket()).map_err(|e| Error::io("hear the broker", e))?;
+    /// Receives the reply to a request that was sent.
+    pub(super) fn receive(&self, about: DomId) -> Result<(Reply, Vec<OwnedFd>)> {
+        let packet =
+            socket::receive(&*self.socket()).map_err(|e| Error::io("receive the broker's reply", e))?;
         answer(packet.ok_or(Error::Closed)?, about)
     }
 
-    /// A descriptor of the connection, to wait for what is to be heard.
-    pub(super) fn watch(&self) -> Result<OwnedFd> {
-        self.socket().as_fd().try_clone_to_owned().map_err(|e| Error::io("watch the broker", e))
+    /// Duplicates the connection's descriptor, to wait for a reply.
+    pub(super) fn duplicate_fd(&self) -> Result<OwnedFd> {
+        self.socket()
+            .as_fd()
+            .try_clone_to_owned()
+            .map_err(|e| Error::io("duplicate the descriptor of a session", e))
     }
 }
 
 fn answer(packet: Packet, about: DomId) -> Result<(Reply, Vec<OwnedFd>)> {
-    if packet.cut {
-        return Err(Error::NoSpace("descriptors for what the broker sent"));
+    if packet.truncated {
+        return Err(Error::NoSpace("descriptors for the broker's reply"));
     }
     match Reply::decode(&packet.bytes) {
         Some(Reply::Failed(why, text)) => Err(error(why, text, about)),
         Some(reply) => Ok((reply, packet.fds)),
-        None => Err(Error::Protocol("the broker does not speak our language".into())),
+        None => Err(Error::Protocol("invalid reply of the broker".into())),
     }
 }
 
@@ -109,11 +116,11 @@ fn error(why: Failure, text: String, about: DomId) -> Error {
         Failure::Protocol => Error::Protocol(text),
         Failure::Denied | Failure::Taken => Error::Denied(text),
         Failure::NoDomain => Error::NoSuchDomain(about),
-        // The caller knows the reference and port and fills them in.
+        // The caller knows the reference or port, and fills it in.
         Failure::NoArena => {
-            Error::Grant { peer: about, gref: GrantRef::default(), status: super::entry::BAD_REF }
+            Error::Grant { peer: about, gref: GrantRef::default(), status: Status::BAD_GNTREF }
         }
         Failure::NoPort => Error::NoSuchPort { peer: about, port: EventPort::default() },
-        Failure::NoSpace => Error::NoSpace("the broker's bound is reached"),
+        Failure::NoSpace => Error::NoSpace("a limit of the broker is reached"),
     }
 }

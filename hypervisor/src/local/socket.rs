@@ -1,4 +1,4 @@
-//! Packets with descriptors over a Unix socket that keeps their borders.
+//! Packets with descriptors over a Unix socket that preserves message boundaries (SOCK_SEQPACKET).
 #![allow(unsafe_code)] // Takes ownership of descriptors that the kernel installed.
 
 use super::wire::MAX_MESSAGE;
@@ -14,25 +14,26 @@ use std::path::Path;
 /// Descriptors beside one message, at most.
 pub(super) const MAX_FDS: usize = 2;
 
-/// A packet as it came.
+/// A received packet.
 #[derive(Debug)]
 pub(super) struct Packet {
     pub(super) bytes: Vec<u8>,
     pub(super) fds: Vec<OwnedFd>,
-    /// Longer than any message, or with more descriptors than any, or than this process may have.
-    pub(super) cut: bool,
+    /// Whether it was longer than [`MAX_MESSAGE`], had more than [`MAX_FDS`] descriptors, or more than this process
+    /// may open.
+    pub(super) truncated: bool,
 }
 
-/// A new socket of this kind.
+/// Creates a SOCK_SEQPACKET socket.
 pub(super) fn new(flags: SockFlag) -> Result<OwnedFd> {
     socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC | flags, None)
-        .map_err(|e| Error::io("make a socket", e))
+        .map_err(|e| Error::io("create a socket", e))
 }
 
-/// A blocking connection to the broker at `path`.
+/// Connects to the broker at `path`; the socket blocks.
 ///
 /// # Errors
-/// The system's; most likely no broker is there.
+/// [`Error::Io`], most likely because no broker listens there.
 pub(super) fn connect_to(path: &Path) -> Result<OwnedFd> {
     let what = || format!("connect to the broker at {}", path.display());
     let fd = new(SockFlag::empty())?;
@@ -41,21 +42,21 @@ pub(super) fn connect_to(path: &Path) -> Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Bounds how long a receive may take.
+/// Sets a timeout for each send and receive.
 ///
 /// # Errors
-/// The system's.
+/// [`Error::Io`] if `setsockopt` fails.
 pub(super) fn set_timeout(fd: &OwnedFd, seconds: i64) -> Result<()> {
     let time = nix::sys::time::TimeVal::new(seconds, 0);
     nix::sys::socket::setsockopt(fd, sockopt::ReceiveTimeout, &time)
         .and_then(|()| nix::sys::socket::setsockopt(fd, sockopt::SendTimeout, &time))
-        .map_err(|e| Error::io("bound a socket's patience", e))
+        .map_err(|e| Error::io("set a socket's timeout", e))
 }
 
 /// Sends one packet.
 ///
 /// # Errors
-/// The system's number; `EAGAIN` where the receiver is not reading.
+/// The error of `sendmsg`; `EAGAIN` where the receiver does not read.
 pub(super) fn send(fd: impl AsFd, bytes: &[u8], fds: &[impl AsRawFd]) -> nix::Result<()> {
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
@@ -69,22 +70,22 @@ pub(super) fn send(fd: impl AsFd, bytes: &[u8], fds: &[impl AsRawFd]) -> nix::Re
     }
 }
 
-/// Receives one packet; `None` once the other end is gone, or said nothing at all.
+/// Receives one packet; `None` once the other end is closed, or for an empty packet.
 ///
 /// # Errors
-/// The system's number; `EAGAIN` where there is none.
+/// The error of `recvmsg`; `EAGAIN` where no packet is queued.
 pub(super) fn receive(fd: impl AsFd) -> nix::Result<Option<Packet>> {
     let mut bytes = vec![0u8; MAX_MESSAGE];
     let mut part = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
     let mut control = Control([0; CONTROL_LEN]);
-    // SAFETY: all zeroes is a message header without anything.
+    // SAFETY: all zeroes is a valid, empty message header.
     let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
     header.msg_iov = &raw mut part;
     header.msg_iovlen = 1;
     header.msg_control = control.0.as_mut_ptr().cast();
     header.msg_controllen = CONTROL_LEN;
     let len = loop {
-        // SAFETY: the header describes two buffers of ours that outlive the call.
+        // SAFETY: the header describes two local buffers that outlive the call.
         let got = unsafe { libc::recvmsg(fd.as_fd().as_raw_fd(), &raw mut header, libc::MSG_CMSG_CLOEXEC) };
         match Errno::result(got) {
             Err(Errno::EINTR) => {}
@@ -92,12 +93,12 @@ pub(super) fn receive(fd: impl AsFd) -> nix::Result<Option<Packet>> {
         }
     };
     let fds = received(&header);
-    let cut = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
+    let truncated = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
     bytes.truncate(len);
-    Ok((len > 0).then_some(Packet { bytes, fds, cut }))
+    Ok((len > 0).then_some(Packet { bytes, fds, truncated }))
 }
 
-/// Room for the descriptors' header and themselves, rounded up as `CMSG_SPACE` does.
+/// The size of a control message of [`MAX_FDS`] descriptors, rounded up as by `CMSG_SPACE`.
 const CONTROL_LEN: usize = size_of::<libc::cmsghdr>() + MAX_FDS * size_of::<RawFd>();
 const _: () = assert!(CONTROL_LEN.is_multiple_of(align_of::<libc::cmsghdr>()));
 
@@ -105,19 +106,19 @@ const _: () = assert!(CONTROL_LEN.is_multiple_of(align_of::<libc::cmsghdr>()));
 #[repr(C, align(8))]
 struct Control([u8; CONTROL_LEN]);
 
-/// Every descriptor that the kernel installed, even if it had to drop others of the same message: `nix` gives none
-/// then, and leaks those that came.
+/// Returns every descriptor that the kernel installed, even if it dropped others of the same message: `nix` returns
+/// none then, and leaks those that were installed.
 #[allow(clippy::cast_ptr_alignment)] // Read unaligned.
 fn received(header: &libc::msghdr) -> Vec<OwnedFd> {
     let mut fds = Vec::new();
-    // SAFETY: walks the control messages that the kernel wrote into our buffer, within the length that it set.
+    // SAFETY: walks the control messages that the kernel wrote into the buffer, within the length that it set.
     unsafe {
         let mut at = libc::CMSG_FIRSTHDR(header);
         while let Some(part) = at.as_ref() {
             if (part.cmsg_level, part.cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
                 let bytes = part.cmsg_len.saturating_sub(libc::CMSG_LEN(0) as usize);
                 let data = libc::CMSG_DATA(at).cast::<RawFd>();
-                // Each was installed for us just now, and nobody else knows of it.
+                // Each was installed by this `recvmsg`, and nothing else owns it.
                 fds.extend(
                     (0..bytes / size_of::<RawFd>())
                         .map(|n| OwnedFd::from_raw_fd(data.add(n).read_unaligned())),
@@ -137,23 +138,23 @@ mod tests {
         std::fs::read_dir("/proc/self/fd").unwrap().count()
     }
 
-    /// Runs alone in a process of its own would be needed to count exactly, so it counts what a leak would add.
+    /// Other tests of the process open descriptors too, so the bound only has to be below what a leak would add.
     #[test]
-    fn too_many_descriptors_are_noticed_and_none_leaks() {
+    fn packet_with_too_many_descriptors_is_truncated_and_leaks_none() {
         let (a, b) = std::os::unix::net::UnixStream::pair().unwrap();
         let null = std::fs::File::open("/dev/null").unwrap();
         let before = open_fds();
         for _ in 0..200 {
             send(&a, b"x", &[null.as_raw_fd(); 3]).unwrap();
             let packet = receive(&b).unwrap().unwrap();
-            assert!(packet.cut);
+            assert!(packet.truncated);
             assert_eq!(packet.fds.len(), MAX_FDS);
         }
         assert!(open_fds() < before + 150, "descriptors leak");
     }
 
     #[test]
-    fn long_packets_are_cut() {
+    fn packet_longer_than_any_message_is_truncated() {
         let (a, b) = nix::sys::socket::socketpair(
             AddressFamily::Unix,
             SockType::SeqPacket,
@@ -162,9 +163,9 @@ mod tests {
         )
         .unwrap();
         send(&a, &[1; MAX_MESSAGE + 1], &[] as &[OwnedFd]).unwrap();
-        assert!(receive(&b).unwrap().unwrap().cut);
+        assert!(receive(&b).unwrap().unwrap().truncated);
         send(&a, &[1; MAX_MESSAGE], &[] as &[OwnedFd]).unwrap();
-        assert!(!receive(&b).unwrap().unwrap().cut);
+        assert!(!receive(&b).unwrap().unwrap().truncated);
         drop(a);
         assert!(receive(&b).unwrap().is_none());
     }

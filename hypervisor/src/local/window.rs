@@ -1,4 +1,4 @@
-//! Scattered pages of an arena at consecutive addresses: a second view of the memfd, page by page.
+//! A window: scattered pages of an arena, mapped a second time at consecutive addresses.
 #![allow(unsafe_code)] // Maps over a reserved range of addresses.
 
 use super::arena::Arena;
@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-/// The range of addresses, and the pins of the pages shown there.
+/// The range of addresses, and the pins of the pages mapped there.
 pub(super) struct Window {
     base: NonNull<c_void>,
     len: NonZeroUsize,
@@ -24,50 +24,51 @@ unsafe impl Send for Window {}
 unsafe impl Sync for Window {}
 
 impl Window {
-    /// Shows the pages pinned by `pins`, whose addresses in the arena are `bases`, one after the other.
+    /// Maps the pages pinned by `pins`, whose addresses in the arena are `bases`, in this order.
     ///
     /// # Errors
-    /// The system's.
-    pub(super) fn show_all(arena: &Arena, pins: Mapping, bases: &[NonNull<u8>]) -> Result<Mapping> {
+    /// [`Error::Io`] if `mmap` fails; [`Error::NoSpace`] for no pages, or an address outside of the arena.
+    pub(super) fn map_all(arena: &Arena, pins: Mapping, bases: &[NonNull<u8>]) -> Result<Mapping> {
         let bytes =
             NonZeroUsize::new(bases.len() * PAGE_SIZE).ok_or(Error::NoSpace("a window of no pages"))?;
-        // SAFETY: a fresh range, wherever the kernel likes.
+        // SAFETY: a new range at an address that the kernel chooses.
         let base = unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE) }
             .map_err(|e| Error::io("reserve a window", e))?;
         let access = pins.access();
         let window = Self { base, len: bytes, _pins: pins };
         let mut pages = smallvec::SmallVec::new();
         for (n, page) in bases.iter().enumerate() {
-            pages.push(Page { base: window.show(arena, n, *page)?, token: 0 });
+            pages.push(Page { base: window.map_page(arena, n, *page)?, token: 0 });
         }
         // SAFETY: each page was just mapped over the reserved range, which lives as long as its owner, `window`.
         Ok(unsafe { Mapping::new(pages, access, Arc::new(window)) })
     }
 
-    /// Maps one page of the arena over place `n` of the range.
-    fn show(&self, arena: &Arena, n: usize, page: NonNull<u8>) -> Result<NonNull<u8>> {
+    /// Maps one page of the arena as page `n` of the range.
+    fn map_page(&self, arena: &Arena, n: usize, page: NonNull<u8>) -> Result<NonNull<u8>> {
         let at = self.base.as_ptr() as usize + n * PAGE_SIZE;
-        let (at, one) = (NonZeroUsize::new(at), NonZeroUsize::new(PAGE_SIZE).expect("pages have bytes"));
+        let at = NonZeroUsize::new(at);
+        let one = NonZeroUsize::new(PAGE_SIZE).expect("not zero");
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
         let offset = arena.offset_of(page).ok_or(Error::NoSpace("pages of this arena"))?;
-        // SAFETY: replaces one page of our own reserved range, to which nobody has a pointer yet.
-        let shown = unsafe { mmap(at, one, prot, flags, arena.fd(), offset) };
-        shown.map(NonNull::cast).map_err(|e| Error::io("map a page into a window", e))
+        // SAFETY: replaces one page of the reserved range, to which no pointer was given out yet.
+        let mapped = unsafe { mmap(at, one, prot, flags, arena.fd(), offset) };
+        mapped.map(NonNull::cast).map_err(|e| Error::io("map a page into a window", e))
     }
 }
 
 impl Unmap for Window {
     fn unmap(&self, _pages: &[Page], _access: Access) {
-        // Its drop does it, right after: the mapping was its only holder.
+        // The mapping held the only reference: the window is dropped right after, and unmaps the range.
     }
 }
 
 impl Drop for Window {
     fn drop(&mut self) {
-        // SAFETY: our own range; the mapping that lent pointers into it is gone.
+        // SAFETY: the range is this window's alone; the mapping that gave out pointers into it was dropped.
         if let Err(error) = unsafe { munmap(self.base, self.len.get()) } {
-            tracing::error!(%error, "a window stays mapped");
+            tracing::error!(%error, "failed to unmap a window");
         }
     }
 }

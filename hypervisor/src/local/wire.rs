@@ -1,7 +1,7 @@
-//! What is said to the broker and what it answers: one bounded message each, in one packet.
+//! The broker's protocol: requests and replies, each a message of bounded length in one packet.
 //!
 //! A message is twelve bytes, little-endian - kind `u8`, detail `u8`, and numbers `u16`, `u32`, `u32` - and then,
-//! where the kind has one, a text. Descriptors travel beside it.
+//! for some kinds, a text. Descriptors are sent with it as SCM_RIGHTS.
 
 use crate::{DomId, EventPort};
 
@@ -14,106 +14,107 @@ pub(super) const MAX_TEXT: usize = 200;
 /// Bytes of the longest name of a domain.
 pub(super) const MAX_NAME: usize = 64;
 
+/// Bytes of a message without its text.
 const HEAD: usize = 12;
-/// Stands for "no domain" where one may be named; it is reserved in Xen too.
-const NOBODY: u16 = u16::MAX;
+/// The number that means "no domain" where a domain is optional; reserved in Xen too.
+const NO_DOMAIN: u16 = u16::MAX;
 
-/// What a client asks for.
+/// A client's request.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Request {
-    /// First message: be this domain.
+    /// First message: join as this domain.
     Join(DomId),
-    /// First message: create, destroy, list and wait.
+    /// First message: become a controller, which may create, destroy, list and wait for domains.
     Control,
-    /// With a descriptor: our arena for `peer`.
+    /// Offers an arena, sent as a descriptor, to `peer`.
     Offer {
-        /// Who may map it.
+        /// The domain that may map it.
         peer: DomId,
-        /// Its size.
+        /// Its size in pages.
         pages: u32,
     },
-    /// The arena of this domain for us.
+    /// Requests the arena that this domain offers to the client.
     Fetch(DomId),
-    /// A port on which `0` may connect.
-    Listen(DomId),
-    /// The other end of a peer's port.
-    Connect {
-        /// Who listens.
+    /// Allocates a port to which this domain may bind.
+    AllocUnbound(DomId),
+    /// Binds to a peer's port.
+    BindInterdomain {
+        /// The peer.
         peer: DomId,
-        /// Where.
+        /// The peer's port.
         port: EventPort,
     },
-    /// A port of ours is not used any more; not answered.
+    /// Frees a port of the client; there is no reply.
     Close(EventPort),
-    /// A connection to the store.
+    /// Opens a connection to the store.
     Store,
-    /// A new domain.
+    /// Creates a domain.
     Create {
-        /// Whose processes may join as it.
+        /// The user whose processes may join as it.
         uid: u32,
         /// Its number; the broker chooses where there is none.
         domid: Option<DomId>,
         /// Its name.
         name: String,
     },
-    /// An end to a domain.
+    /// Destroys a domain.
     Destroy(DomId),
-    /// The domain after this one, in order of their numbers.
+    /// Requests the first domain with a number greater than this, or the first of all.
     Next(Option<DomId>),
-    /// An answer once the domain has a member, or has none.
+    /// Requests a reply once the domain has a member, or has none.
     Await {
-        /// Which domain.
+        /// The domain.
         domid: DomId,
-        /// A member, or none.
+        /// Whether a member is awaited, or none.
         alive: bool,
     },
 }
 
-/// What the broker answers.
+/// The broker's reply.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
-    /// It is done; a stream to the store comes as a descriptor.
+    /// The request was carried out; a stream to the store is sent as a descriptor.
     Done,
-    /// With a descriptor: an arena of so many pages.
+    /// An arena of so many pages, sent as a descriptor.
     Arena(u32),
-    /// With two descriptors, incoming and outgoing: a port.
+    /// A port, with the incoming and the outgoing pipe as two descriptors.
     Port(EventPort),
     /// A domain.
     Domain(DomainInfo),
-    /// No domain comes after.
+    /// There is no further domain.
     End,
-    /// It is not done.
+    /// The request was refused.
     Failed(Failure, String),
 }
 
-/// A domain, as the broker knows it.
+/// The broker's record of a domain.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct DomainInfo {
     /// Its number.
     pub domid: DomId,
     /// Its name.
     pub name: String,
-    /// Whose processes may join as it.
+    /// The user whose processes may join as it.
     pub uid: u32,
-    /// The process that did, if one lives.
+    /// The process that has joined as it, if any.
     pub pid: Option<u32>,
 }
 
-/// Why something is not done.
+/// Why a request was refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]
 pub enum Failure {
-    /// The request makes no sense.
+    /// The request is invalid.
     Protocol = 1,
-    /// The client may not.
+    /// The client has no permission.
     Denied = 2,
-    /// There is no such domain, or it has no member.
+    /// The domain does not exist, or has no member.
     NoDomain = 3,
-    /// The domain shares nothing with the client.
+    /// The domain has no arena for the client.
     NoArena = 4,
-    /// Nobody listens there for the client.
+    /// The domain has no such unbound port for the client.
     NoPort = 5,
-    /// A bound was reached.
+    /// A limit is reached.
     NoSpace = 6,
     /// The name, number or membership is taken.
     Taken = 7,
@@ -126,7 +127,7 @@ impl Failure {
     }
 }
 
-/// A message's parts, whatever they mean.
+/// The fields of a message, whose meaning depends on its kind.
 #[derive(Default)]
 struct Parts<'a> {
     kind: u8,
@@ -156,8 +157,9 @@ impl<'a> Parts<'a> {
         let (head, text) = bytes.split_first_chunk::<HEAD>()?;
         let text = (text.len() <= MAX_TEXT).then(|| std::str::from_utf8(text).ok())??;
         let [kind, detail, a0, a1, b0, b1, b2, b3, c0, c1, c2, c3] = *head;
-        let (a, b, c) = ([a0, a1], [b0, b1, b2, b3], [c0, c1, c2, c3]);
-        let (a, b, c) = (u16::from_le_bytes(a), u32::from_le_bytes(b), u32::from_le_bytes(c));
+        let a = u16::from_le_bytes([a0, a1]);
+        let b = u32::from_le_bytes([b0, b1, b2, b3]);
+        let c = u32::from_le_bytes([c0, c1, c2, c3]);
         Some(Self { kind, detail, a, b, c, text })
     }
 
@@ -165,38 +167,38 @@ impl<'a> Parts<'a> {
         (self.a < DomId::FIRST_RESERVED.0).then_some(DomId(self.a))
     }
 
-    fn domid_or_nobody(&self) -> Option<Option<DomId>> {
-        if self.a == NOBODY { Some(None) } else { self.domid().map(Some) }
+    fn domid_or_none(&self) -> Option<Option<DomId>> {
+        if self.a == NO_DOMAIN { Some(None) } else { self.domid().map(Some) }
     }
 }
 
-fn or_nobody(domid: Option<DomId>) -> u16 {
-    domid.map_or(NOBODY, |domid| domid.0)
+fn or_no_domain(domid: Option<DomId>) -> u16 {
+    domid.map_or(NO_DOMAIN, |domid| domid.0)
 }
 
 impl Request {
-    /// The message's bytes.
+    /// Encodes the message.
     pub fn encode(&self) -> Vec<u8> {
         let parts = match self {
             Self::Join(domid) => Parts { detail: VERSION, a: domid.0, ..Parts::of(1) },
             Self::Control => Parts { detail: VERSION, ..Parts::of(2) },
             Self::Offer { peer, pages } => Parts { a: peer.0, b: *pages, ..Parts::of(3) },
             Self::Fetch(owner) => Parts { a: owner.0, ..Parts::of(4) },
-            Self::Listen(peer) => Parts { a: peer.0, ..Parts::of(5) },
-            Self::Connect { peer, port } => Parts { a: peer.0, b: port.0, ..Parts::of(6) },
+            Self::AllocUnbound(peer) => Parts { a: peer.0, ..Parts::of(5) },
+            Self::BindInterdomain { peer, port } => Parts { a: peer.0, b: port.0, ..Parts::of(6) },
             Self::Close(port) => Parts { b: port.0, ..Parts::of(7) },
             Self::Store => Parts::of(8),
             Self::Create { uid, domid, name } => {
-                Parts { a: or_nobody(*domid), b: *uid, text: name, ..Parts::of(9) }
+                Parts { a: or_no_domain(*domid), b: *uid, text: name, ..Parts::of(9) }
             }
             Self::Destroy(domid) => Parts { a: domid.0, ..Parts::of(10) },
-            Self::Next(domid) => Parts { a: or_nobody(*domid), ..Parts::of(11) },
+            Self::Next(domid) => Parts { a: or_no_domain(*domid), ..Parts::of(11) },
             Self::Await { domid, alive } => Parts { detail: (*alive).into(), a: domid.0, ..Parts::of(12) },
         };
         parts.encode()
     }
 
-    /// The request in these bytes, of whomever; `None` if there is none.
+    /// Decodes a message; `None` if it is not a valid request.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let parts = Parts::decode(bytes)?;
         Some(match (parts.kind, parts.detail) {
@@ -204,16 +206,16 @@ impl Request {
             (2, VERSION) => Self::Control,
             (3, _) => Self::Offer { peer: parts.domid()?, pages: parts.b },
             (4, _) => Self::Fetch(parts.domid()?),
-            (5, _) => Self::Listen(parts.domid()?),
-            (6, _) => Self::Connect { peer: parts.domid()?, port: EventPort(parts.b) },
+            (5, _) => Self::AllocUnbound(parts.domid()?),
+            (6, _) => Self::BindInterdomain { peer: parts.domid()?, port: EventPort(parts.b) },
             (7, _) => Self::Close(EventPort(parts.b)),
             (8, _) => Self::Store,
             (9, _) => {
                 let name = is_name(parts.text).then(|| parts.text.to_owned())?;
-                Self::Create { uid: parts.b, domid: parts.domid_or_nobody()?, name }
+                Self::Create { uid: parts.b, domid: parts.domid_or_none()?, name }
             }
             (10, _) => Self::Destroy(parts.domid()?),
-            (11, _) => Self::Next(parts.domid_or_nobody()?),
+            (11, _) => Self::Next(parts.domid_or_none()?),
             (12, alive @ 0..=1) => Self::Await { domid: parts.domid()?, alive: alive == 1 },
             _ => return None,
         })
@@ -221,7 +223,7 @@ impl Request {
 }
 
 impl Reply {
-    /// The message's bytes.
+    /// Encodes the message.
     pub fn encode(&self) -> Vec<u8> {
         let parts = match self {
             Self::Done => Parts::of(1),
@@ -241,7 +243,7 @@ impl Reply {
         parts.encode()
     }
 
-    /// The reply in these bytes; `None` if there is none.
+    /// Decodes a message; `None` if it is not a valid reply.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let parts = Parts::decode(bytes)?;
         Some(match parts.kind {
@@ -261,7 +263,7 @@ impl Reply {
     }
 }
 
-/// Whether a domain may be called so: 1 to 64 letters, digits, `.`, `_`, `+` and `-`.
+/// Whether a text is a valid name of a domain: 1 to 64 letters, digits, `.`, `_`, `+` and `-`.
 pub(super) fn is_name(text: &str) -> bool {
     (1..=MAX_NAME).contains(&text.len())
         && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"._+-".contains(&c))
@@ -273,7 +275,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn requests_survive_the_wire() {
+    fn request_encoded_and_decoded_is_the_same() {
         let domid = DomId(5);
         let name = "guest-5".to_owned();
         for request in [
@@ -281,8 +283,8 @@ mod tests {
             Request::Control,
             Request::Offer { peer: domid, pages: 1 << 14 },
             Request::Fetch(domid),
-            Request::Listen(domid),
-            Request::Connect { peer: domid, port: EventPort(77) },
+            Request::AllocUnbound(domid),
+            Request::BindInterdomain { peer: domid, port: EventPort(77) },
             Request::Close(EventPort(u32::MAX)),
             Request::Store,
             Request::Create { uid: 1000, domid: None, name: name.clone() },
@@ -298,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn replies_survive_the_wire() {
+    fn reply_encoded_and_decoded_is_the_same() {
         let info = |pid| DomainInfo { domid: DomId(1), name: "x".into(), uid: 7, pid };
         for reply in [
             Reply::Done,
@@ -314,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_are_cut_between_characters() {
+    fn reply_with_a_long_text_is_truncated_between_characters() {
         let text = "ä".repeat(MAX_TEXT);
         let bytes = Reply::Failed(Failure::Denied, text).encode();
         assert_eq!(bytes.len(), MAX_MESSAGE);
@@ -322,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn half_messages_and_other_versions_are_none() {
+    fn decode_of_a_truncated_message_or_another_version_is_none() {
         let bytes = Request::Join(DomId(1)).encode();
         for len in 0..bytes.len() {
             assert_eq!(Request::decode(&bytes[..len]), None);
@@ -335,7 +337,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_a_message_or_none(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
+        fn decode_of_any_bytes_is_none_or_encodes_again(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             if let Some(request) = Request::decode(&bytes) {
                 prop_assert_eq!(Request::decode(&request.encode()), Some(request));
             }

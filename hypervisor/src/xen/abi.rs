@@ -1,8 +1,10 @@
-//! The ioctls of Xen's device nodes: numbers and bytes, and nothing that calls them.
+//! The ioctls of Linux's Xen device nodes: request numbers and structures.
 //!
 //! Source: Linux's `include/uapi/xen/{gntdev,gntalloc,evtchn}.h`, installed by linux-libc-dev. All numbers are in
-//! the machine's own byte order. The test at the end compares every size, offset and number with those headers.
+//! native byte order. The test at the end compares every size, offset and number with those headers.
 
+use ring_abi::grant::Status;
+use ring_abi::{DomId, GrantRef};
 use std::ffi::c_void;
 
 /// `_IOC(_IOC_NONE, kind, number, size)` of asm-generic/ioctl.h, as on every architecture Xen runs on.
@@ -15,7 +17,7 @@ pub(super) const GNTDEV_MAP: u64 = code(b'G', 0, size_of::<MapHead>() + size_of:
 /// `IOCTL_GNTDEV_UNMAP_GRANT_REF`.
 pub(super) const GNTDEV_UNMAP: u64 = code(b'G', 1, size_of::<Unmap>());
 /// `IOCTL_GNTDEV_GRANT_COPY`.
-pub(super) const GNTDEV_COPY: u64 = code(b'G', 8, size_of::<Copy>());
+pub(super) const GNTDEV_COPY: u64 = code(b'G', 8, size_of::<GrantCopy>());
 /// `IOCTL_GNTALLOC_ALLOC_GREF`. Its size names room for one reference, padded to 24.
 pub(super) const GNTALLOC_ALLOC: u64 = code(b'G', 5, size_of::<AllocHead>() + 8);
 /// `IOCTL_GNTALLOC_DEALLOC_GREF`.
@@ -57,15 +59,15 @@ pub(super) struct Unmap {
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub(super) struct Foreign {
-    pub(super) gref: u32,
+    pub(super) gref: GrantRef,
     pub(super) offset: u16,
-    pub(super) domid: u16,
+    pub(super) domid: DomId,
 }
 
 /// The union in `struct gntdev_grant_copy_segment`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(super) union Place {
+pub(super) union CopyEnd {
     pub(super) virt: *mut c_void,
     pub(super) foreign: Foreign,
 }
@@ -73,26 +75,21 @@ pub(super) union Place {
 /// `struct gntdev_grant_copy_segment`.
 #[repr(C)]
 #[derive(Clone, Copy)]
-pub(super) struct Segment {
-    pub(super) source: Place,
-    pub(super) dest: Place,
+pub(super) struct CopySegment {
+    pub(super) source: CopyEnd,
+    pub(super) dest: CopyEnd,
     pub(super) len: u16,
     pub(super) flags: u16,
-    /// Written by the kernel: `GNTST_*`.
-    pub(super) status: i16,
+    /// Written by the kernel.
+    pub(super) status: Status,
 }
 
 /// `struct ioctl_gntdev_grant_copy`.
 #[repr(C)]
-pub(super) struct Copy {
+pub(super) struct GrantCopy {
     pub(super) count: u32,
-    pub(super) segments: *mut Segment,
+    pub(super) segments: *mut CopySegment,
 }
-
-/// `GNTCOPY_source_gref` (grant_table.h).
-pub(super) const SOURCE_GREF: u16 = 1;
-/// `GNTCOPY_dest_gref`.
-pub(super) const DEST_GREF: u16 = 2;
 
 /// `struct ioctl_gntalloc_alloc_gref` without its references, which are `u32`.
 #[repr(C)]
@@ -137,12 +134,13 @@ pub(super) struct Notify {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ring_abi::grant::CopyFlags;
     use std::fmt::Write as _;
     use std::io::Write as _;
     use std::mem::offset_of;
     use std::process::{Command, Stdio};
 
-    /// A C program that does not compile unless the headers agree with the lines below.
+    /// A C program that compiles only if the headers agree with the lines below.
     fn probe() -> String {
         let mut c = String::from(
             "#include <stddef.h>\n#include <stdint.h>\n#include <sys/ioctl.h>\n#include <xen/xen.h>\n\
@@ -150,7 +148,8 @@ mod tests {
              #include <xen/gntalloc.h>\n#include <xen/evtchn.h>\n",
         );
         let mut holds = |what: &str, value: u64| {
-            writeln!(c, "_Static_assert({what} == {value}ull, \"{what}\");").expect("a string takes all");
+            writeln!(c, "_Static_assert({what} == {value}ull, \"{what}\");")
+                .expect("writing to a string cannot fail");
         };
         for (name, value) in [
             ("IOCTL_GNTDEV_MAP_GRANT_REF", GNTDEV_MAP),
@@ -161,8 +160,8 @@ mod tests {
             ("IOCTL_EVTCHN_BIND_INTERDOMAIN", EVTCHN_BIND_INTERDOMAIN),
             ("IOCTL_EVTCHN_BIND_UNBOUND_PORT", EVTCHN_BIND_UNBOUND),
             ("IOCTL_EVTCHN_NOTIFY", EVTCHN_NOTIFY),
-            ("GNTCOPY_source_gref", SOURCE_GREF.into()),
-            ("GNTCOPY_dest_gref", DEST_GREF.into()),
+            ("GNTCOPY_source_gref", CopyFlags::SOURCE_GREF.bits().into()),
+            ("GNTCOPY_dest_gref", CopyFlags::DEST_GREF.bits().into()),
             ("GNTALLOC_FLAG_WRITABLE", WRITABLE.into()),
         ] {
             holds(name, value);
@@ -175,11 +174,11 @@ mod tests {
             ("ioctl_gntdev_unmap_grant_ref", "count", offset_of!(Unmap, count)),
             ("gntdev_grant_copy_segment", "source.foreign.offset", offset_of!(Foreign, offset)),
             ("gntdev_grant_copy_segment", "source.foreign.domid", offset_of!(Foreign, domid)),
-            ("gntdev_grant_copy_segment", "dest", offset_of!(Segment, dest)),
-            ("gntdev_grant_copy_segment", "len", offset_of!(Segment, len)),
-            ("gntdev_grant_copy_segment", "flags", offset_of!(Segment, flags)),
-            ("gntdev_grant_copy_segment", "status", offset_of!(Segment, status)),
-            ("ioctl_gntdev_grant_copy", "segments", offset_of!(Copy, segments)),
+            ("gntdev_grant_copy_segment", "dest", offset_of!(CopySegment, dest)),
+            ("gntdev_grant_copy_segment", "len", offset_of!(CopySegment, len)),
+            ("gntdev_grant_copy_segment", "flags", offset_of!(CopySegment, flags)),
+            ("gntdev_grant_copy_segment", "status", offset_of!(CopySegment, status)),
+            ("ioctl_gntdev_grant_copy", "segments", offset_of!(GrantCopy, segments)),
             ("ioctl_gntalloc_alloc_gref", "flags", offset_of!(AllocHead, flags)),
             ("ioctl_gntalloc_alloc_gref", "count", offset_of!(AllocHead, count)),
             ("ioctl_gntalloc_alloc_gref", "index", offset_of!(AllocHead, index)),
@@ -191,7 +190,7 @@ mod tests {
         }
         for (structure, size) in [
             ("ioctl_gntdev_grant_ref", size_of::<MapRef>()),
-            ("gntdev_grant_copy_segment", size_of::<Segment>()),
+            ("gntdev_grant_copy_segment", size_of::<CopySegment>()),
             ("ioctl_gntalloc_dealloc_gref", size_of::<Dealloc>()),
             ("ioctl_evtchn_notify", size_of::<Notify>()),
         ] {
@@ -202,7 +201,7 @@ mod tests {
 
     /// The headers are linux-libc-dev's and, for what those include, libxen-dev's.
     #[test]
-    fn the_headers_agree() {
+    fn ioctls_match_the_linux_headers() {
         let mut compiler = Command::new("gcc")
             .args(["-fsyntax-only", "-x", "c", "-"])
             .stdin(Stdio::piped())
@@ -210,8 +209,8 @@ mod tests {
             .spawn()
             .expect("gcc is needed: apt-get install gcc linux-libc-dev libxen-dev");
         compiler.stdin.take().expect("piped").write_all(probe().as_bytes()).expect("gcc reads its input");
-        let ended = compiler.wait_with_output().expect("gcc ends");
-        let said = String::from_utf8_lossy(&ended.stderr);
-        assert!(ended.status.success(), "is linux-libc-dev or libxen-dev missing?\n{said}");
+        let output = compiler.wait_with_output().expect("gcc exits");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "is linux-libc-dev or libxen-dev missing?\n{errors}");
     }
 }

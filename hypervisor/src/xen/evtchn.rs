@@ -1,4 +1,4 @@
-//! `/dev/xen/evtchn`: event channels. Each has a descriptor of its own, so that it can be waited for alone.
+//! `/dev/xen/evtchn`: event channels. Each has a descriptor of its own, so that each can be polled alone.
 #![allow(unsafe_code)] // Structures for ioctls.
 
 use super::abi;
@@ -17,36 +17,36 @@ pub(super) struct Evtchn {
 }
 
 impl Evtchn {
-    /// A new port on which `peer` may connect.
+    /// Allocates a port to which `peer` may bind.
     pub(super) fn alloc_unbound(peer: DomId) -> Result<Self> {
         let node = Node::open("evtchn")?;
-        let mut order = abi::BindUnbound { remote_domain: peer.0.into() };
-        // SAFETY: the structure that the number names.
+        let mut argument = abi::BindUnbound { remote_domain: peer.0.into() };
+        // SAFETY: the structure that this ioctl takes.
         let port =
-            unsafe { node.ioctl(abi::EVTCHN_BIND_UNBOUND, &raw mut order) }.map_err(|error| match error {
-                Errno::ESRCH => Error::NoSuchDomain(peer),
-                Errno::ENOSPC => Error::NoSpace("event channels"),
-                other => Error::io(format!("listening for domain {peer}"), other),
-            })?;
+            unsafe { node.ioctl(abi::EVTCHN_BIND_UNBOUND, &raw mut argument) }.map_err(
+                |error| match error {
+                    Errno::ESRCH => Error::NoSuchDomain(peer),
+                    Errno::ENOSPC => Error::NoSpace("event channels"),
+                    other => Error::io(format!("allocate an event channel for domain {peer}"), other),
+                },
+            )?;
         Ok(Self { node, port: EventPort(port) })
     }
 
-    /// Connects to `remote`, where `peer` listens for us.
+    /// Binds to `remote`, a port that `peer` allocated for this domain.
     pub(super) fn bind_interdomain(peer: DomId, remote: EventPort) -> Result<Self> {
         let node = Node::open("evtchn")?;
-        let mut order = abi::BindInterdomain { remote_domain: peer.0.into(), remote_port: remote.0 };
-        // SAFETY: the structure that the number names.
+        let mut argument = abi::BindInterdomain { remote_domain: peer.0.into(), remote_port: remote.0 };
+        // SAFETY: the structure that this ioctl takes.
         let port =
-            unsafe { node.ioctl(abi::EVTCHN_BIND_INTERDOMAIN, &raw mut order) }.map_err(
-                |error| match error {
+            unsafe { node.ioctl(abi::EVTCHN_BIND_INTERDOMAIN, &raw mut argument) }.map_err(|error| {
+                match error {
                     Errno::EINVAL => Error::NoSuchPort { peer, port: remote },
                     Errno::ESRCH => Error::NoSuchDomain(peer),
                     Errno::ENOSPC => Error::NoSpace("event channels"),
-                    other => {
-                        Error::io(format!("connecting to event channel {remote} of domain {peer}"), other)
-                    }
-                },
-            )?;
+                    other => Error::io(format!("bind to event channel {remote} of domain {peer}"), other),
+                }
+            })?;
         Ok(Self { node, port: EventPort(port) })
     }
 }
@@ -56,29 +56,29 @@ impl Channel for Evtchn {
         self.port
     }
 
-    /// Xen drops events to an end that is gone, and does not say so.
+    /// Xen drops events to a closed end without an error.
     fn notify(&self) -> Result<()> {
-        let mut order = abi::Notify { port: self.port.0 };
-        // SAFETY: the structure that the number names.
-        match unsafe { self.node.ioctl(abi::EVTCHN_NOTIFY, &raw mut order) } {
+        let mut argument = abi::Notify { port: self.port.0 };
+        // SAFETY: the structure that this ioctl takes.
+        match unsafe { self.node.ioctl(abi::EVTCHN_NOTIFY, &raw mut argument) } {
             Ok(_) => Ok(()),
             Err(Errno::ENOTCONN) => Err(Error::Closed),
-            Err(error) => Err(Error::io(format!("notifying event channel {}", self.port), error)),
+            Err(error) => Err(Error::io(format!("notify event channel {}", self.port), error)),
         }
     }
 
-    /// Reading gives the pending port, which stays masked until its number is written back.
+    /// Reads the pending port, which stays masked until its number is written back.
     fn take(&self) -> Result<bool> {
         let mut port = [0; 4];
         match (&self.node.file).read(&mut port) {
             Ok(0) => Ok(false),
             Ok(_) => {
-                let unmask = |e| Error::io(format!("unmasking event channel {}", self.port), e);
+                let unmask = |e| Error::io(format!("unmask event channel {}", self.port), e);
                 (&self.node.file).write_all(&port).map_err(unmask)?;
                 Ok(true)
             }
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(false),
-            Err(e) => Err(Error::io(format!("reading event channel {}", self.port), e)),
+            Err(e) => Err(Error::io(format!("read event channel {}", self.port), e)),
         }
     }
 }

@@ -1,11 +1,11 @@
-//! `/dev/xen/gntalloc`: pages of our own, granted to another domain.
+//! `/dev/xen/gntalloc`: allocates pages and grants them to another domain.
 #![allow(unsafe_code)] // Structures for ioctls, and pages that another domain writes.
 
 use super::abi;
 use super::node::Node;
 use super::region;
 use crate::error::{Error, Result};
-use crate::share::{Lease, Shared};
+use crate::share::{EndAccess, Shared};
 use crate::{Access, DomId, GrantRef};
 use nix::errno::Errno;
 use std::ptr::NonNull;
@@ -22,47 +22,48 @@ impl Gntalloc {
         Ok(Arc::new(Self { node: Node::open("gntalloc")? }))
     }
 
-    /// Grants `pages` fresh pages to `peer`. The kernel's limit is the module's parameter `limit`, 1024 pages.
+    /// Allocates `pages` pages and grants them to `peer`. The module's parameter `limit`, 1024 pages, bounds their
+    /// number.
     pub(super) fn share(self: &Arc<Self>, peer: DomId, pages: usize, access: Access) -> Result<Shared> {
         let count = u32::try_from(pages).map_err(|_| Error::NoSpace("gntalloc: pages"))?;
         let (index, refs) = self.allocate(peer, count, access)?;
         let base = region::map(&self.node, index, pages, Access::ReadWrite).map_err(|error| {
             self.free(index, count);
-            Error::io("mapping pages to be granted", error)
+            Error::io("map pages to be granted", error)
         })?;
-        let lease = Granted { owner: self.clone(), base, index, count };
-        // SAFETY: just mapped; the lease unmaps them at its end and is the only one to do so.
-        Ok(unsafe { Shared::new(base, refs, access, Box::new(lease)) })
+        let grants = Granted { owner: self.clone(), base, index, count };
+        // SAFETY: just mapped; only `grants` unmaps them, in `end_access`.
+        Ok(unsafe { Shared::new(base, refs, access, Box::new(grants)) })
     }
 
-    /// Makes pages and references; gives the offset for `mmap` beside them.
+    /// Allocates pages and references; returns the offset for `mmap` and the references.
     fn allocate(&self, peer: DomId, count: u32, access: Access) -> Result<(u64, Box<[GrantRef]>)> {
         let flags = if access == Access::ReadWrite { abi::WRITABLE } else { 0 };
         let head = abi::AllocHead { domid: peer.0, flags, count, index: 0 };
         const HEAD: usize = size_of::<abi::AllocHead>() / size_of::<u64>();
-        // Header and references in one piece, aligned to 8.
+        // The header and the references are one structure, aligned to 8.
         let mut words = vec![0u64; HEAD + (count as usize).div_ceil(2)];
         // SAFETY: there is room for the header, which has no padding.
         unsafe { words.as_mut_ptr().cast::<abi::AllocHead>().write(head) };
-        // SAFETY: the structure that the number names, with room for `count` references.
+        // SAFETY: the structure that this ioctl takes, with room for `count` references.
         unsafe { self.node.ioctl(abi::GNTALLOC_ALLOC, words.as_mut_ptr()) }
             .map_err(|error| refused(peer, error))?;
         let refs = words[HEAD..].iter().flat_map(|word| halves(*word)).take(count as usize);
         Ok((words[1], refs.map(GrantRef).collect()))
     }
 
-    /// Gives pages and references back. The kernel keeps those that the peer still has mapped, and frees them when
-    /// it has let go: they are never handed out again before.
+    /// Frees pages and references. The kernel keeps pages that the peer still has mapped, and frees them once they
+    /// are unmapped: they are never allocated again before.
     fn free(&self, index: u64, count: u32) {
-        let mut order = abi::Dealloc { index, count };
-        // SAFETY: the structure that the number names.
-        if let Err(error) = unsafe { self.node.ioctl(abi::GNTALLOC_DEALLOC, &raw mut order) } {
-            tracing::warn!(%error, index, count, "gntalloc keeps granted pages");
+        let mut argument = abi::Dealloc { index, count };
+        // SAFETY: the structure that this ioctl takes.
+        if let Err(error) = unsafe { self.node.ioctl(abi::GNTALLOC_DEALLOC, &raw mut argument) } {
+            tracing::warn!(%error, index, count, "failed to free granted pages of gntalloc");
         }
     }
 }
 
-/// Granted pages until they are given back.
+/// Granted pages, for [`Shared`].
 struct Granted {
     owner: Arc<Gntalloc>,
     base: NonNull<u8>,
@@ -70,17 +71,17 @@ struct Granted {
     count: u32,
 }
 
-// SAFETY: the address is used by nobody but `end`, and is valid in every thread.
+// SAFETY: the address is used by `end_access` only, and is valid in every thread.
 unsafe impl Send for Granted {}
-// SAFETY: as above; `end` takes `&mut self`.
+// SAFETY: as above; `end_access` takes `&mut self`.
 unsafe impl Sync for Granted {}
 
-impl Lease for Granted {
-    /// The kernel quarantines by itself and does not say whether it had to: this never fails.
-    fn end(&mut self) -> Result<()> {
-        // SAFETY: the owner of the pages is going away.
+impl EndAccess for Granted {
+    /// The kernel quarantines pages in use without reporting it: there is no [`Error::Grant`].
+    fn end_access(&mut self) -> Result<()> {
+        // SAFETY: the `Shared` that gave out pointers to the pages is being dropped.
         unsafe { region::unmap(self.base, self.count as usize) }
-            .map_err(|e| Error::io("unmapping granted pages", e))?;
+            .map_err(|e| Error::io("unmap granted pages", e))?;
         self.owner.free(self.index, self.count);
         Ok(())
     }
@@ -89,11 +90,11 @@ impl Lease for Granted {
 fn refused(peer: DomId, error: Errno) -> Error {
     match error {
         Errno::ENOSPC | Errno::ENOMEM => Error::NoSpace("gntalloc: pages (module parameter `limit`)"),
-        other => Error::io(format!("granting pages to domain {peer}"), other),
+        other => Error::io(format!("grant pages to domain {peer}"), other),
     }
 }
 
-/// The two 32-bit numbers that follow each other in these bytes.
+/// The two 32-bit numbers of which `word` consists, in order of their addresses.
 fn halves(word: u64) -> [u32; 2] {
     let [a, b, c, d, e, f, g, h] = word.to_ne_bytes();
     [u32::from_ne_bytes([a, b, c, d]), u32::from_ne_bytes([e, f, g, h])]

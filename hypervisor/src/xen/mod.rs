@@ -1,9 +1,10 @@
 //! A real Xen host, through Linux's device nodes `/dev/xen/{gntdev,gntalloc,evtchn,xenbus}`.
 //!
-//! It needs the modules xen-gntdev, xen-gntalloc and xen-evtchn, and rights to open the nodes. What Xen and Linux
-//! do not offer to a program: giving pages away ([`Hypervisor::transfer`] is unsupported), word that an event
-//! channel's other end is gone (the store tells: [`Channel::notify`] and [`Channel::take`] never fail for it), and
-//! word that a peer still maps a page it was granted (the kernel quarantines such pages by itself).
+//! It needs the modules xen-gntdev, xen-gntalloc and xen-evtchn, and permission to open the nodes. Xen and Linux do
+//! not offer a program: page transfer ([`Hypervisor::transfer`] is unsupported); notice that the other end of an
+//! event channel is closed ([`Channel::notify`] and [`Channel::take`] never return [`Error::Closed`]; the xenbus
+//! state in the store shows it); notice that a peer still has a granted page mapped (the kernel quarantines such
+//! pages silently).
 
 mod abi;
 mod evtchn;
@@ -20,21 +21,21 @@ use crate::{
 };
 use std::sync::{Arc, OnceLock};
 
-/// The Xen host that this program runs on, seen from the domain it runs in.
+/// The Xen host that this program runs on, as the domain it runs in.
 #[derive(Debug)]
 pub struct Xen {
     domid: DomId,
     gntdev: Arc<gntdev::Gntdev>,
-    // Opened when first used: backends never share pages, and do without xen-gntalloc.
+    // Opened on first use: backends never share pages, and do not need xen-gntalloc.
     gntalloc: OnceLock<Arc<gntalloc::Gntalloc>>,
 }
 
 impl Xen {
-    /// Opens the device nodes, and asks the store who we are.
+    /// Opens the device nodes, and reads this domain's number from the store.
     ///
     /// # Errors
-    /// [`Error::Io`] where a node is missing or may not be opened; [`Error::Protocol`] where the store does not
-    /// know us, as before the toolstack's `xen-init-dom0` ran.
+    /// [`Error::Io`] where a node is missing or may not be opened; [`Error::Protocol`] where the store has no number
+    /// for this domain, as in dom0 before the toolstack's `xen-init-dom0` ran.
     pub fn open() -> Result<Self> {
         let gntdev = gntdev::Gntdev::open()?;
         Ok(Self { domid: xenbus::own_domid()?, gntdev, gntalloc: OnceLock::new() })
@@ -62,15 +63,14 @@ impl Hypervisor for Xen {
         self.gntdev.map(peer, refs, access)
     }
 
-    /// gntdev takes four for a map and its end.
+    /// gntdev needs four system calls for a map and its unmap.
     fn map_is_expensive(&self) -> bool {
         true
     }
 
     fn map_contiguous(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Contiguous> {
-        // One mmap gives consecutive addresses; only no pages at all are none.
-        Contiguous::new(self.gntdev.map(peer, refs, access)?)
-            .ok_or(Error::NoSpace("a ring has at least one page"))
+        // One mmap gives consecutive addresses, so this fails only without pages.
+        Contiguous::new(self.gntdev.map(peer, refs, access)?).ok_or(Error::NoSpace("a mapping of no pages"))
     }
 
     fn copy(&self, ops: &mut [CopyOp<'_>]) -> Result<()> {

@@ -1,5 +1,5 @@
-//! A device node below /dev/xen: opening it, and calling its ioctls.
-#![allow(unsafe_code)] // ioctl takes a pointer to whatever its number says.
+//! A device node in /dev/xen, and its ioctls.
+#![allow(unsafe_code)] // ioctl takes a pointer to a structure that depends on its number.
 
 use crate::error::{Error, Result};
 use nix::errno::Errno;
@@ -15,25 +15,25 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Opens `/dev/xen/NAME` for reading and writing, never to block.
+    /// Opens `/dev/xen/NAME` for reading and writing, nonblocking.
     pub(super) fn open(name: &str) -> Result<Self> {
         let path = format!("/dev/xen/{name}");
         let opened = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(&path);
-        Ok(Self { file: opened.map_err(|e| refused(path, e))? })
+        Ok(Self { file: opened.map_err(|e| open_error(path, e))? })
     }
 
-    /// Calls an ioctl and gives its result, zero or above.
+    /// Calls an ioctl and returns its result, zero or above.
     ///
     /// # Safety
-    /// `argument` is what `code` says it is, complete with everything it points at.
+    /// `argument` points at the structure that `code` takes, and every pointer in it is valid.
     pub(super) unsafe fn ioctl<T>(&self, code: u64, argument: *mut T) -> nix::Result<u32> {
-        // SAFETY: the descriptor is open; the caller vouches for the rest.
-        let answer = unsafe { libc::ioctl(self.file.as_raw_fd(), code, argument) };
-        Errno::result(answer).map(i32::cast_unsigned)
+        // SAFETY: the descriptor is open; the argument is valid by the caller's contract.
+        let result = unsafe { libc::ioctl(self.file.as_raw_fd(), code, argument) };
+        Errno::result(result).map(i32::cast_unsigned)
     }
 }
 
-fn refused(path: String, error: std::io::Error) -> Error {
+fn open_error(path: String, error: std::io::Error) -> Error {
     let hint = match error.kind() {
         ErrorKind::NotFound => " (in a domain of a Xen host: modprobe -a xen-gntdev xen-gntalloc xen-evtchn)",
         _ => "",

@@ -1,8 +1,11 @@
-//! The promises, each a function that panics where it is broken.
+//! The checks of the contract: each panics if it is violated.
 
 use super::Pair;
-use hypervisor::{Access, Channel, CopyOp, CopyPtr, Error, EventPort, GrantRef, PAGE_SIZE, Shared, Transfer};
+use hypervisor::{
+    Access, Channel, CopyOp, CopyPtr, Error, EventPort, GrantRef, PAGE_SIZE, Shared, TransferOp,
+};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ring_abi::grant::Status;
 use ring_abi::shm::Memory;
 use vm_memory::VolatileSlice;
 
@@ -22,11 +25,11 @@ fn fill(slice: VolatileSlice<'_>, byte: u8) {
     slice.copy_from(&vec![byte; slice.len()][..]);
 }
 
-fn of(memory: &impl Memory, page: usize) -> *mut u8 {
+fn page_address(memory: &impl Memory, page: usize) -> *mut u8 {
     memory.base().as_ptr().wrapping_add(page * PAGE_SIZE)
 }
 
-/// Waits, with a bound, until the channel's descriptor says that there is something to take.
+/// Waits for at most 10 s until the channel's descriptor is readable.
 fn readable(channel: &dyn Channel) -> bool {
     let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
     poll(&mut fds, PollTimeout::from(10_000u16)).expect("poll") == 1
@@ -43,7 +46,7 @@ pub(crate) fn shared_pages_are_zeroed_and_consecutive(pair: &Pair) {
     assert_eq!(shared.base().as_ptr() as usize % PAGE_SIZE, 0);
     assert!(bytes(shared.slice(0, 4 * PAGE_SIZE).unwrap()).iter().all(|byte| *byte == 0));
     for page in 0..4 {
-        assert_eq!(shared.page(page).as_ptr(), of(&shared, page));
+        assert_eq!(shared.page(page).as_ptr(), page_address(&shared, page));
     }
     assert!(shared.refs().iter().all(|gref| *gref >= GrantRef::FIRST_FREE), "reserved references");
     assert!(shared.slice(1, 4 * PAGE_SIZE).is_none());
@@ -58,7 +61,7 @@ pub(crate) fn reused_pages_are_zeroed(pair: &Pair) {
     }
 }
 
-pub(crate) fn what_one_writes_the_other_reads(pair: &Pair) {
+pub(crate) fn page_written_by_one_side_is_read_by_the_other(pair: &Pair) {
     let shared = pair.share(2);
     let mapping = pair.back.map(pair.front.domid(), shared.refs(), Access::ReadWrite).expect("map");
     assert_eq!(mapping.pages(), 2);
@@ -71,16 +74,19 @@ pub(crate) fn what_one_writes_the_other_reads(pair: &Pair) {
     assert!(mapping.slice(0, usize::MAX, 2).is_none());
 }
 
-pub(crate) fn maps_are_all_or_none(pair: &Pair) {
+pub(crate) fn map_with_an_invalid_reference_maps_nothing(pair: &Pair) {
     let shared = pair.share(2);
     let wrong = GrantRef(u32::MAX - 1);
     let refs = [shared.refs()[0], wrong, shared.refs()[1]];
     let error = pair.back.map(pair.front.domid(), &refs, Access::ReadWrite).expect_err("a wrong reference");
-    assert!(matches!(error, Error::Grant { gref, status: ..0, .. } if gref == wrong), "{error}");
-    shared.end().expect("nothing is left mapped");
+    assert!(
+        matches!(error, Error::Grant { gref, status, .. } if gref == wrong && !status.is_okay()),
+        "{error}"
+    );
+    shared.end().expect("no page is mapped any more");
 }
 
-pub(crate) fn read_only_grants_refuse_writers(pair: &Pair) {
+pub(crate) fn read_only_grant_is_not_mapped_for_writing(pair: &Pair) {
     let shared = pair.front.share(pair.back.domid(), 1, Access::ReadOnly).expect("share");
     let peer = pair.front.domid();
     assert!(pair.back.map(peer, shared.refs(), Access::ReadWrite).is_err());
@@ -88,23 +94,24 @@ pub(crate) fn read_only_grants_refuse_writers(pair: &Pair) {
     let mapping = pair.back.map(peer, shared.refs(), Access::ReadOnly).expect("map for reading");
     assert_eq!(bytes(mapping.slice(0, 0, 1).unwrap()), [3]);
     drop(mapping);
-    shared.end().expect("nothing is left mapped");
+    shared.end().expect("no page is mapped any more");
 }
 
-pub(crate) fn two_mappings_of_one_page_are_released_one_by_one(pair: &Pair) {
+pub(crate) fn page_mapped_twice_stays_mapped_until_both_are_dropped(pair: &Pair) {
     let shared = pair.share(1);
     let map = |access| pair.back.map(pair.front.domid(), shared.refs(), access).expect("map");
-    let (reader, writer) = (map(Access::ReadOnly), map(Access::ReadWrite));
+    let reader = map(Access::ReadOnly);
+    let writer = map(Access::ReadWrite);
     drop(reader);
     fill(writer.slice(0, 5, 1).unwrap(), 1);
     let reader = map(Access::ReadOnly);
     drop(writer);
     assert_eq!(bytes(reader.slice(0, 5, 1).unwrap()), [1]);
     drop(reader);
-    shared.end().expect("nothing is left mapped");
+    shared.end().expect("no page is mapped any more");
 }
 
-pub(crate) fn a_ring_is_mapped_at_consecutive_addresses(pair: &Pair) {
+pub(crate) fn ring_is_mapped_at_consecutive_addresses(pair: &Pair) {
     let shared = pair.share(4);
     let ring = pair.back.map_contiguous(pair.front.domid(), shared.refs(), Access::ReadWrite).expect("map");
     assert_eq!(ring.len(), 4 * PAGE_SIZE);
@@ -115,7 +122,7 @@ pub(crate) fn a_ring_is_mapped_at_consecutive_addresses(pair: &Pair) {
         assert_eq!(word(&ring, page), u64::from_ne_bytes([page as u8 + 1; 8]));
     }
     drop(ring);
-    shared.end().expect("nothing is left mapped");
+    shared.end().expect("no page is mapped any more");
 }
 
 pub(crate) fn scattered_pages_are_mapped_at_consecutive_addresses(pair: &Pair) {
@@ -130,31 +137,31 @@ pub(crate) fn scattered_pages_are_mapped_at_consecutive_addresses(pair: &Pair) {
     }
     drop(ring);
     for shared in shared {
-        shared.end().expect("nothing is left mapped");
+        shared.end().expect("no page is mapped any more");
     }
 }
 
 /// The first word of a page of a ring.
 fn word(ring: &impl Memory, page: usize) -> u64 {
-    let at = std::ptr::NonNull::new(of(ring, page)).unwrap();
+    let at = std::ptr::NonNull::new(page_address(ring, page)).unwrap();
     // SAFETY: a page of the ring, which lives as long as it does.
     #[allow(unsafe_code)]
     unsafe { ring_abi::shm::Slot::new(at, PAGE_SIZE) }.load64(0)
 }
 
-pub(crate) fn ended_grants_are_not_mapped(pair: &Pair) {
+pub(crate) fn map_of_an_ended_grant_is_an_error(pair: &Pair) {
     let shared = pair.share(1);
     let refs = shared.refs().to_vec();
-    shared.end().expect("nobody has it mapped");
+    shared.end().expect("it is not mapped");
     assert!(pair.back.map(pair.front.domid(), &refs, Access::ReadOnly).is_err());
 }
 
-pub(crate) fn pages_still_mapped_are_quarantined(pair: &Pair) {
+pub(crate) fn page_still_mapped_after_its_grant_ended_is_quarantined(pair: &Pair) {
     let shared = pair.share(1);
     let mapping = pair.back.map(pair.front.domid(), shared.refs(), Access::ReadWrite).expect("map");
     fill(mapping.slice(0, 0, 64).unwrap(), 0x11);
     drop(shared);
-    // Whatever the front shares now, it is not that page.
+    // Pages that the front shares now are other pages.
     let others: Vec<_> = (0..8).map(|_| pair.share(2)).collect();
     fill(mapping.slice(0, 0, PAGE_SIZE).unwrap(), 0xee);
     for shared in &others {
@@ -167,35 +174,37 @@ fn grant<'a>(pair: &Pair, shared: &Shared, page: usize, offset: u16) -> CopyPtr<
     CopyPtr::Grant { domid: pair.front.domid(), gref: shared.refs()[page], offset }
 }
 
-pub(crate) fn copies_go_both_ways(pair: &Pair) {
+pub(crate) fn copy_to_and_from_a_grant_moves_the_bytes(pair: &Pair) {
     let shared = pair.share(2);
     let mut memory = *b"from the back";
     let place = CopyPtr::Memory(VolatileSlice::from(&mut memory[..]));
     let mut ops = [CopyOp::new(place, grant(pair, &shared, 1, 100), 13)];
     pair.back.copy(&mut ops).expect("copy");
-    assert_eq!(ops[0].status, 0);
+    assert_eq!(ops[0].status, Status::OKAY);
     assert_eq!(bytes(shared.slice(PAGE_SIZE + 99, 15).unwrap()), *b"\0from the back\0");
 
     let mut memory = [0; 64];
     let slices = memory.split_at_mut(4);
-    let (a, b) = (VolatileSlice::from(slices.0), VolatileSlice::from(slices.1));
+    let a = VolatileSlice::from(slices.0);
+    let b = VolatileSlice::from(slices.1);
     let mut ops = [
         CopyOp::new(grant(pair, &shared, 1, 105), CopyPtr::Memory(a), 3),
         CopyOp::new(grant(pair, &shared, 1, 109), CopyPtr::Memory(b), 4),
     ];
     pair.back.copy(&mut ops).expect("copy");
-    assert!(ops.iter().all(|op| op.status == 0));
+    assert!(ops.iter().all(|op| op.status.is_okay()));
     assert_eq!(memory[..9], *b"the\0back\0");
-    shared.end().expect("nothing is left mapped");
+    shared.end().expect("no page is mapped any more");
 }
 
-pub(crate) fn each_copy_has_its_own_status(pair: &Pair) {
+pub(crate) fn failed_copy_does_not_stop_the_others(pair: &Pair) {
     let shared = pair.share(1);
     let readonly = pair.front.share(pair.back.domid(), 1, Access::ReadOnly).expect("share");
     fill(shared.slice(0, 8).unwrap(), 5);
     let mut memory = [0; 40];
     let (dest, source) = memory.split_at_mut(20);
-    let (dest, source) = (VolatileSlice::from(dest), VolatileSlice::from(source));
+    let dest = VolatileSlice::from(dest);
+    let source = VolatileSlice::from(source);
     let wrong = CopyPtr::Grant { domid: pair.front.domid(), gref: GrantRef(1 << 24), offset: 0 };
     let mut ops = [
         CopyOp::new(wrong, CopyPtr::Memory(dest), 4),
@@ -204,30 +213,31 @@ pub(crate) fn each_copy_has_its_own_status(pair: &Pair) {
         CopyOp::new(grant(pair, &shared, 0, 0), CopyPtr::Memory(dest), 4),
     ];
     pair.back.copy(&mut ops).expect("the batch was tried");
-    let failed: Vec<_> = ops.iter().map(|op| op.status < 0).collect();
+    let failed: Vec<_> = ops.iter().map(|op| !op.status.is_okay()).collect();
     assert_eq!(failed, [true, true, true, false]);
     assert_eq!(memory[..5], [5, 5, 5, 5, 0]);
 }
 
-pub(crate) fn copies_between_grants(pair: &Pair) {
-    let (from, to) = (pair.share(1), pair.share(1));
+pub(crate) fn copy_between_grants_moves_the_bytes(pair: &Pair) {
+    let from = pair.share(1);
+    let to = pair.share(1);
     fill(from.slice(0, PAGE_SIZE).unwrap(), 0x42);
     let mut ops = [CopyOp::new(grant(pair, &from, 0, 0), grant(pair, &to, 0, 0), PAGE_SIZE as u16)];
     pair.back.copy(&mut ops).expect("copy");
-    assert_eq!(ops[0].status, 0);
+    assert_eq!(ops[0].status, Status::OKAY);
     assert!(bytes(to.slice(0, PAGE_SIZE).unwrap()).iter().all(|byte| *byte == 0x42));
 }
 
-/// Both ends of a channel, the connecting one's first event taken.
+/// Both ends of a channel, after the initial event of the one that binds was taken.
 fn channel(pair: &Pair) -> (Box<dyn Channel>, Box<dyn Channel>) {
-    let front = pair.front.alloc_unbound(pair.back.domid()).expect("listen");
-    let back = pair.back.bind_interdomain(pair.front.domid(), front.port()).expect("connect");
-    assert!(readable(&*back), "the connecting end starts pending");
+    let front = pair.front.alloc_unbound(pair.back.domid()).expect("alloc_unbound");
+    let back = pair.back.bind_interdomain(pair.front.domid(), front.port()).expect("bind_interdomain");
+    assert!(readable(&*back), "the end that binds starts pending");
     assert!(back.take().expect("take"));
     (front, back)
 }
 
-pub(crate) fn events_arrive_and_merge(pair: &Pair) {
+pub(crate) fn events_not_taken_merge(pair: &Pair) {
     let (front, back) = channel(pair);
     for (from, to) in [(&front, &back), (&back, &front)] {
         assert!(!to.take().expect("take"));
@@ -237,7 +247,7 @@ pub(crate) fn events_arrive_and_merge(pair: &Pair) {
         }
         assert!(readable(&**to));
         assert!(to.take().expect("take"));
-        // On Xen what was sent after the first was delivered comes once more when that is taken.
+        // On Xen an event sent after the first was delivered becomes pending when that one is taken.
         let again = (0..3).take_while(|_| to.take().expect("take")).count();
         assert!(again <= 1, "events that were not taken merge");
         from.notify().expect("notify");
@@ -246,55 +256,56 @@ pub(crate) fn events_arrive_and_merge(pair: &Pair) {
     }
 }
 
-pub(crate) fn the_connecting_end_starts_pending(pair: &Pair) {
+pub(crate) fn only_the_end_that_binds_starts_pending(pair: &Pair) {
     let (front, _back) = channel(pair);
-    assert!(!front.take().expect("take"), "the listening end does not");
+    assert!(!front.take().expect("take"), "the end that allocated the port does not");
 }
 
-pub(crate) fn only_a_listening_port_is_connected(pair: &Pair) {
-    let connect = |port| pair.back.bind_interdomain(pair.front.domid(), port).map(|_| ());
-    let error = connect(EventPort(1_000)).expect_err("nobody listens there");
+pub(crate) fn bind_to_a_port_that_is_not_allocated_is_an_error(pair: &Pair) {
+    let bind = |port| pair.back.bind_interdomain(pair.front.domid(), port).map(|_| ());
+    let error = bind(EventPort(1_000)).expect_err("not allocated");
     assert!(matches!(error, Error::NoSuchPort { port: EventPort(1_000), .. }), "{error}");
-    let front = pair.front.alloc_unbound(pair.back.domid()).expect("listen");
+    let front = pair.front.alloc_unbound(pair.back.domid()).expect("alloc_unbound");
     let port = front.port();
     drop(front);
-    assert!(connect(port).is_err(), "nobody listens there any more");
+    assert!(bind(port).is_err(), "freed");
 }
 
-pub(crate) fn a_port_connects_once(pair: &Pair) {
+pub(crate) fn bind_to_a_bound_port_is_an_error(pair: &Pair) {
     let (front, _back) = channel(pair);
     assert!(pair.back.bind_interdomain(pair.front.domid(), front.port()).is_err());
 }
 
-/// Where user space can transfer at all.
-pub(crate) fn flips_move_pages(pair: &Pair) {
-    let (front, back) = (pair.front.domid(), pair.back.domid());
-    let mut slots = match pair.front.accept_transfer(back, 2) {
+/// Passes where user space cannot transfer pages.
+pub(crate) fn transfer_moves_a_page_to_the_accepting_entry(pair: &Pair) {
+    let front = pair.front.domid();
+    let back = pair.back.domid();
+    let mut entries = match pair.front.accept_transfer(back, 2) {
         Err(Error::Unsupported(_)) => return,
-        slots => slots.expect("accept"),
+        entries => entries.expect("accept_transfer"),
     };
-    assert_eq!(pair.front.balloon_out(back, 3).expect("give up"), 3);
+    assert_eq!(pair.front.balloon_out(back, 3).expect("balloon_out"), 3);
     let mut pages = Vec::new();
-    pair.back.populate(front, 10, &mut pages).expect("claim");
+    pair.back.populate(front, 10, &mut pages).expect("populate");
     assert_eq!(pages.len(), 3);
     let page = pages.pop().unwrap();
     fill(page.slice(0, PAGE_SIZE).unwrap(), 0x77);
-    let give = |frame, slot: usize, refs: &[GrantRef]| {
-        let mut ops = [Transfer { frame, domid: front, gref: refs[slot], status: 1 }];
+    let transfer = |frame, entry: usize, refs: &[GrantRef]| {
+        let mut ops = [TransferOp { frame, domid: front, gref: refs[entry], status: Status::GENERAL_ERROR }];
         pair.back.transfer(&mut ops).expect("transfer");
-        ops[0].status
+        ops[0].status.ok()
     };
-    assert!(slots.take(0).expect("take").is_none());
-    assert!(give(1 << 40, 0, slots.refs()) < 0, "a page that is not ours");
-    assert_eq!(give(page.frame(), 0, slots.refs()), 0);
-    assert!(give(page.frame(), 1, slots.refs()) < 0, "given twice");
-    assert!(give(pages[0].frame(), 0, slots.refs()) < 0, "accepted once already");
+    assert!(entries.take(0).expect("take").is_none());
+    assert!(transfer(1 << 40, 0, entries.refs()).is_err(), "a frame that the back does not own");
+    assert_eq!(transfer(page.frame(), 0, entries.refs()), Ok(()));
+    assert!(transfer(page.frame(), 1, entries.refs()).is_err(), "transferred twice");
+    assert!(transfer(pages[0].frame(), 0, entries.refs()).is_err(), "the entry has a page already");
     drop(page);
-    let got = slots.take(0).expect("take").expect("a page came");
+    let got = entries.take(0).expect("take").expect("a page");
     assert!(bytes(got.slice(0, PAGE_SIZE).unwrap()).iter().all(|byte| *byte == 0x77));
-    assert!(slots.take(0).expect("take").is_none());
+    assert!(entries.take(0).expect("take").is_none());
     drop(got);
-    pair.back.populate(front, 10, &mut pages).expect("claim");
-    assert_eq!(pages.len(), 2, "the page that was given is the front's");
+    pair.back.populate(front, 10, &mut pages).expect("populate");
+    assert_eq!(pages.len(), 2, "the transferred page is the front's");
     assert_eq!(pair.front.balloon_in(back).expect("balloon_in"), 2);
 }

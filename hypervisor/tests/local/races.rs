@@ -1,4 +1,4 @@
-//! Grants that end while they are used.
+//! Grants that are ended while they are in use.
 
 use super::{byte, sandbox};
 use hypervisor::local::{Domain, Options};
@@ -13,11 +13,12 @@ const ONE: DomId = DomId(1);
 fn pair() -> (hypervisor::local::Sandbox, Arc<Domain>, Arc<Domain>) {
     let sandbox = sandbox();
     let small = Options { arena_pages: 64 };
-    let (dom0, guest) = (sandbox.join_with(DOM0, small), sandbox.join_with(ONE, small));
-    (sandbox, dom0.expect("join"), guest.expect("join"))
+    let dom0 = sandbox.join_with(DOM0, small).expect("join");
+    let guest = sandbox.join_with(ONE, small).expect("join");
+    (sandbox, dom0, guest)
 }
 
-/// Ends the other thread, even if this one panics.
+/// Stops the other thread on drop, so even if this one panics.
 struct Stop<'a>(&'a AtomicBool);
 
 impl Drop for Stop<'_> {
@@ -26,9 +27,9 @@ impl Drop for Stop<'_> {
     }
 }
 
-/// XSA-396: a page whose grant's end was confirmed is not written any more, whatever goes on elsewhere.
+/// XSA-396.
 #[test]
-fn a_grant_revoked_while_it_is_copied_to() {
+fn page_whose_grant_ended_during_copies_is_not_written_any_more() {
     let (_sandbox, dom0, guest) = pair();
     let stop = AtomicBool::new(false);
     let first = guest.share(DOM0, 1, Access::ReadWrite).expect("share");
@@ -39,7 +40,7 @@ fn a_grant_revoked_while_it_is_copied_to() {
             let mut bytes = vec![0xee; PAGE_SIZE];
             let source = CopyPtr::Memory(VolatileSlice::from(&mut bytes[..]));
             let dest = CopyPtr::Grant { domid: ONE, gref, offset: 0 };
-            // As many as are pinned at a time, so that the end falls into their midst.
+            // As many as are pinned at a time, so that the grant ends while some are pinned.
             let mut ops = [CopyOp::new(source, dest, 4096); 32];
             dom0.copy(&mut ops).expect("copy");
             started.wait();
@@ -51,14 +52,14 @@ fn a_grant_revoked_while_it_is_copied_to() {
         let _stop = Stop(&stop);
         drop(first);
         for _ in 0..3_000 {
-            // Read-only, so that nobody is entitled to write to it, though it may well be the same page.
+            // Granted read-only, so that no copy may write to it, although it may be the same page.
             let shared = guest.share(DOM0, 1, Access::ReadOnly).expect("share");
             for at in (0..PAGE_SIZE).step_by(64) {
                 assert_eq!(byte(shared.slice(at, 1)), 0, "written after the grant's end");
             }
             drop(shared);
             let open = guest.share(DOM0, 1, Access::ReadWrite).expect("share");
-            // Until somebody is writing, or is not going to.
+            // Until the other thread writes, or for at most 1,000 reads.
             (0..1_000).find(|_| byte(open.slice(PAGE_SIZE - 1, 1)) != 0);
         }
     });
@@ -67,7 +68,7 @@ fn a_grant_revoked_while_it_is_copied_to() {
 }
 
 #[test]
-fn quarantine_ends_when_the_peer_lets_go() {
+fn quarantined_page_is_freed_once_the_peer_unmaps_it() {
     let (_sandbox, dom0, guest) = pair();
     let shared = guest.share(DOM0, 3, Access::ReadWrite).expect("share");
     let mapping = dom0.map(ONE, &shared.refs()[1..2], Access::ReadWrite).expect("map");
@@ -75,15 +76,15 @@ fn quarantine_ends_when_the_peer_lets_go() {
     let error = shared.end().expect_err("one is mapped");
     assert!(matches!(error, Error::Grant { gref, .. } if gref == held), "{error}");
     assert_eq!(guest.quarantined(DOM0), 1);
-    assert!(dom0.map(ONE, &[held], Access::ReadOnly).is_ok(), "what is pinned may be pinned again");
+    assert!(dom0.map(ONE, &[held], Access::ReadOnly).is_ok(), "a pinned page can be pinned again");
     drop(mapping);
-    assert!(dom0.map(ONE, &[held], Access::ReadOnly).is_err(), "but not once it was let go");
+    assert!(dom0.map(ONE, &[held], Access::ReadOnly).is_err(), "but not once it was unpinned");
     drop(guest.share(DOM0, 1, Access::ReadWrite).expect("share"));
     assert_eq!(guest.quarantined(DOM0), 0);
 }
 
 #[test]
-fn an_arena_is_used_up_and_given_back_whole() {
+fn arena_that_was_exhausted_is_usable_again_once_all_is_dropped() {
     let (_sandbox, dom0, guest) = pair();
     for _ in 0..3 {
         let mut all = Vec::new();
@@ -105,20 +106,21 @@ fn an_arena_is_used_up_and_given_back_whole() {
 }
 
 #[test]
-fn threads_that_map_one_page_release_it_once() {
+fn page_mapped_by_several_threads_is_unmapped_by_the_last() {
     let (_sandbox, dom0, guest) = pair();
     let shared = guest.share(DOM0, 2, Access::ReadWrite).expect("share");
     std::thread::scope(|scope| {
         for thread in 0..4 {
-            let (dom0, refs) = (&dom0, shared.refs());
+            let dom0 = &dom0;
+            let refs = shared.refs();
             scope.spawn(move || {
-                for turn in 0..2_000 {
-                    let access = if (turn + thread) % 3 == 0 { Access::ReadWrite } else { Access::ReadOnly };
+                for round in 0..2_000 {
+                    let access = if (round + thread) % 3 == 0 { Access::ReadWrite } else { Access::ReadOnly };
                     let mapping = dom0.map(ONE, refs, access).expect("map");
                     assert_eq!(byte(mapping.slice(1, 0, 1)), 0);
                 }
             });
         }
     });
-    shared.end().expect("nothing is left mapped");
+    shared.end().expect("no page is mapped any more");
 }

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Payloads that are copied into private buffers, by the same hypervisor call that copies the heads.
 //!
 //! Where mapping takes system calls (real Xen), copying costs less. A grant copy's local side must be a page of the

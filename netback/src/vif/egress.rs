@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Bridge to guest: frames fill the pages that the guest has posted, by one batch of grant copies a round.
 //!
 //! Each byte is copied once, from the page where the frame has it (which may be another guest's) to the receiving
@@ -10,7 +12,7 @@ use crate::backlog::Backlog;
 use crate::copy_batch::{self, CopyBatch};
 use crate::offload;
 use crate::rx::{FrameInfo, PageFill, Placement, Rx};
-use bridge::{Frame, Frames, Piece, Reason, Stats};
+use bridge::{FragmentRef, Frame, Frames, Reason, Stats};
 use hypervisor::{Contiguous, CopyOp, CopyPtr, Hypervisor, InflightRegion};
 use ring_abi::DomId;
 use ring_abi::ring::Notify;
@@ -149,7 +151,7 @@ impl Writer {
         let copied = copy_batch::submit(&*self.hv, &mut list);
         let mut last = None;
         for (copy, owner) in list.iter().zip(&self.owners) {
-            if (copied.is_err() || copy.status != 0) && last != Some(*owner) {
+            if (copied.is_err() || !copy.status.is_okay()) && last != Some(*owner) {
                 last = Some(*owner);
                 result.failed += 1;
                 self.rx.fail((*owner).into());
@@ -203,7 +205,9 @@ impl Writer {
         };
         let PageFill { gref, offset, len, .. } = fill;
         let dest = CopyPtr::Grant { domid: self.guest, gref, offset };
-        list.extend(frame.segs().next().map(|head| CopyOp::new(CopyPtr::Memory(volatile(head)), dest, len)));
+        list.extend(
+            frame.fragments().next().map(|head| CopyOp::new(CopyPtr::Memory(volatile(head)), dest, len)),
+        );
         Ok(Placement::Frame(index))
     }
 
@@ -234,7 +238,7 @@ fn add_copies<'f>(guest: DomId, frame: &'f Frame, fill: PageFill, list: &mut Vec
 }
 
 #[inline]
-fn volatile(piece: Piece<'_>) -> VolatileSlice<'_> {
+fn volatile(piece: FragmentRef<'_>) -> VolatileSlice<'_> {
     // SAFETY: the bytes are readable while the frame is borrowed. The slice is the source of a copy only, so that
     // nothing is written through it.
     unsafe { VolatileSlice::new(piece.as_ptr().cast_mut(), piece.len()) }

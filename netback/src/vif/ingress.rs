@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Guest to bridge: turns packets of the transmit ring into frames.
 //!
 //! The heads (128 bytes) of all packets of a round are copied by one batch of grant copies into the frames' private
@@ -140,7 +142,8 @@ impl Ingress {
         for pending in &mut self.pending {
             let copies = &list[at..at + usize::from(pending.copies)];
             at += copies.len();
-            pending.failed = copies.iter().filter(|c| submitted.is_err() || c.status != 0).count() as u16;
+            pending.failed =
+                copies.iter().filter(|c| submitted.is_err() || !c.status.is_okay()).count() as u16;
         }
         self.copies.recycle(list);
         Ok(submitted?)

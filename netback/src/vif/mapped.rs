@@ -1,10 +1,12 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Payloads that are not copied: the guest's pages stay mapped until the last frame that points into them is dropped.
 #![allow(unsafe_code)] // Frames point into the guest's mapped pages.
 
 use crate::assemble::Packet;
 use crate::pin_table::PinTable;
 use arrayvec::ArrayVec;
-use bridge::{Frame, Reason, Seg};
+use bridge::{Fragment, Frame, Reason};
 use hypervisor::{Access, Hypervisor, Mapping};
 use ring_abi::netif::SLOTS_FATAL;
 use ring_abi::{DomId, GrantRef, PAGE_SIZE};
@@ -51,7 +53,7 @@ impl Mapped {
             let start = mapping.base(page).as_ptr().wrapping_add(fragment.offset.into());
             // SAFETY: the fragment is inside its page (checked when it was assembled), which stays mapped until the
             // table returns the mapping: after the last clone of the frame's pin is dropped.
-            let seg = unsafe { Seg::new(start, fragment.size.into()) };
+            let seg = unsafe { Fragment::new(start, fragment.size.into()) };
             // At most 18 fragments; a frame takes 20.
             let _ = frame.push(seg);
         }

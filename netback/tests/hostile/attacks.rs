@@ -210,7 +210,7 @@ pub(super) fn memory_overwritten_during_reads_leaves_other_guests_served(platfor
                     let _ = raw.tx.push(&raw.request(id, 0, size, flags).into());
                 }
                 let _ = raw.tx.commit();
-                let _ = raw.tx.look();
+                let _ = raw.tx.refresh();
                 while let Ok(Some(_)) = raw.tx.pop() {}
                 receives(&mut platform.honest()[0], Duration::ZERO, |frame| {
                     assert!((14..=65_535).contains(&frame.len()));

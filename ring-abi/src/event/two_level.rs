@@ -31,9 +31,9 @@ impl Layout {
 pub const VCPU_INFO_LEN: usize = 64;
 /// `XEN_LEGACY_MAX_VCPUS`: `vcpu_info` structures at the start of `shared_info`.
 pub const LEGACY_MAX_VCPUS: usize = 32;
-/// `vcpu_info.evtchn_upcall_pending`, an byte: some event is pending.
+/// `vcpu_info.evtchn_upcall_pending`, a byte: some event is pending.
 pub const UPCALL_PENDING: usize = 0;
-/// `vcpu_info.evtchn_upcall_mask`, an byte: no upcalls.
+/// `vcpu_info.evtchn_upcall_mask`, a byte: no upcalls.
 pub const UPCALL_MASK: usize = 1;
 
 const _: () = {

@@ -1,6 +1,6 @@
 //! Entries of a grant table, version 1 and version 2 (grant_table.h:97 and 204).
 //!
-//! These are bytes of memory that is shared: whoever reads them from there reads each word once, atomically, and
+//! These are bytes of memory that is shared: a reader reads each word once, atomically, and
 //! works on the copy.
 
 use super::GrantRef;

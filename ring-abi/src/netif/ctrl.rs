@@ -44,7 +44,7 @@ pub struct Status(pub u32);
 impl Status {
     /// Done.
     pub const SUCCESS: Self = Self(0);
-    /// Nobody here knows how.
+    /// The request is not supported.
     pub const NOT_SUPPORTED: Self = Self(1);
     /// The request makes no sense.
     pub const INVALID_PARAMETER: Self = Self(2);
@@ -64,7 +64,7 @@ bitflags! {
         const IPV6 = 4;
         /// The same, and TCP source and destination port.
         const IPV6_TCP = 8;
-        /// Bits that nobody defined are kept, to be refused.
+        /// Undefined bits are kept, to be refused.
         const _ = !0;
     }
 
@@ -73,7 +73,7 @@ bitflags! {
     pub struct GrefFlags: u16 {
         /// The page is to be mapped read-only.
         const READONLY = 1;
-        /// Bits that nobody defined are kept.
+        /// Undefined bits are kept.
         const _ = !0;
     }
 }

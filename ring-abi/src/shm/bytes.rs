@@ -69,7 +69,7 @@ impl Slot<'_> {
     }
 }
 
-// Loom and Miri know atomics of one size only in one place: an byte is a part of its word, which nobody else writes
+// Loom and Miri know atomics of one size only in one place: a byte is a part of its word, which no other thread writes
 // in the runs that they look at.
 #[cfg(any(loom, miri))]
 impl Slot<'_> {

@@ -42,7 +42,7 @@ fn back<P: Sample>(mut script: Script<'_>) {
             4 if back.unanswered() > 0 => back.push(&P::response()),
             4 | 5 => _ = back.commit(),
             6 => _ = back.arm(),
-            _ => _ = back.look(),
+            _ => _ = back.refresh(),
         }
         assert!(back.unanswered() <= back.size(), "more unanswered requests than slots");
         assert!(back.seen() + back.unanswered() <= back.size());
@@ -61,7 +61,7 @@ fn front<P: Sample>(mut script: Script<'_>) {
             3..5 => sent += u64::from(front.push(&P::request())),
             5 => _ = front.commit(),
             6 => _ = front.arm(),
-            _ => _ = front.look(),
+            _ => _ = front.refresh(),
         }
         assert!(answered <= sent, "more responses than requests");
         assert_eq!(sent - answered, u64::from(front.size() - front.free()));

@@ -8,7 +8,7 @@ use netfront::Nic;
 use ring_abi::netif::{Rx, RxResponse, Tx, key};
 use ring_abi::ring::Back;
 use std::sync::Arc;
-use xenstore::xenbus::{Device, End};
+use xenstore::xenbus::{Device, DeviceEnd};
 use xenstore::{Client, Keys, XenbusState};
 
 /// A connected backend of one interface. Other threads may write the rings' memory too.
@@ -30,7 +30,7 @@ impl RawBackend {
     pub fn connect(machine: &Machine, dom0: &dyn Hypervisor, domid: DomId) -> (Nic, RawBackend) {
         let device = machine.attach_vif(domid, 0);
         let mut client = machine.client();
-        let end = End::back(&device);
+        let end = DeviceEnd::back(&device);
         let mut keys = backend_keys(true);
         // One channel for both rings.
         keys.set(key::FEATURE_SPLIT_EVENT_CHANNELS, 0);

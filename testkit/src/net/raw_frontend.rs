@@ -49,7 +49,7 @@ impl RawFrontend {
     /// Closes the interface's connection, if any, and waits until the backend accepts another.
     pub fn reset(device: &FrontendDevice) {
         device.close();
-        device.end().retract(&mut device.store(), CONNECTION_KEYS).unwrap();
+        device.end().remove_keys(&mut device.store(), CONNECTION_KEYS).unwrap();
         device.switch(XenbusState::Initialising);
         device.wait_for_backend(XenbusState::InitWait);
     }

@@ -1,14 +1,14 @@
-//! Which bridge a vif joins: one of ours by its name or, on a real host, a Linux bridge by way of a tap.
+//! Attaches vifs to bridges: to a bridge of this program by its name or, on a real Xen host, to a tap.
 //!
-//! A tap of its own makes a vif look as the kernel's does: an interface named `vif<domid>.<devid>`, there before the
-//! toolstack runs the vif's hotplug script. Stock scripts (vif-bridge, vif-route, vif-nat) set it up as they always
-//! do. With any other script nobody would: then the tap is put into the Linux bridge of the key `bridge` here. It
-//! outlives this program, since nobody would run the script again for the next one, and goes when the vif does.
+//! Through a tap a vif looks like one of the kernel's backend: an interface named `vif<domid>.<devid>`, which exists
+//! before the toolstack runs the vif's hotplug script. Stock scripts (vif-bridge, vif-route, vif-nat) set it up as they
+//! do the kernel's. With any other script the tap is added here to the Linux bridge of the key `bridge`. The tap is
+//! persistent, since the script is not run again for the next backend process, and is removed with the vif.
 //!
-//! Which taps the next program takes over: those marked as this vif's ([`TapOwner`]). Versions before the mark
-//! left taps without one; such a tap is taken over where the vif's state says that a backend served it (InitWait
-//! to Connected), so that xpv can be replaced by a newer one under running guests, and is marked then. Any other
-//! interface of that name is somebody else's: the vif is refused, or waits where the interface is another vif's.
+//! The next process takes over the taps that are marked as this vif's ([`TapOwner`]). Versions before the mark
+//! created taps without one; such a tap is taken over, and marked, if the vif's state shows that a backend served it
+//! (InitWait to Connected), so that xpv can be upgraded under running guests. Any other interface of that name
+//! belongs to another program: the vif is refused, or waits if the interface is another vif's.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -18,99 +18,107 @@ use ::bridge::port::{netdev, netdev::NetError, packet::Packet, tap::Tap};
 use ::bridge::{Bridge, Config, Port};
 use netback::Attachment;
 use nix::errno::Errno;
+use ring_abi::netif::key::{BRIDGE, MTU};
+use ring_abi::xenbus::key::{HOTPLUG_STATUS, SCRIPT, STATE};
 use xenstore::driver::Failure;
 use xenstore::xenbus::Device;
 use xenstore::{Keys, XenbusState};
 
 use crate::config::host::{BridgeConfig, HostPort};
 use crate::config::vif::DEFAULT_BRIDGE;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 use crate::tap_owner::{Holder, TapOwner};
 
 /// The bridges of this program.
 pub struct Bridges(BTreeMap<String, Arc<Bridge>>);
 
 impl Bridges {
-    /// Starts them, with their ports towards the host.
+    /// Starts the bridges with their ports to the host.
     ///
     /// # Errors
-    /// A port cannot be had, or a name stands twice.
+    /// [`Error::Other`] if a port cannot be opened, or two bridges have the same name.
     pub fn start(configs: &[BridgeConfig]) -> Result<Bridges> {
         let mut bridges = BTreeMap::new();
         for config in configs {
-            let failed = |e: &dyn std::fmt::Display| Error::Other(format!("bridge {}: {e}", config.name));
+            let failed =
+                |e: &dyn std::error::Error| Error::Other(format!("bridge {}: {}", config.name, chain(e)));
             let bridge = start(&config.name).map_err(|e| failed(&e))?;
             for port in &config.ports {
                 let opened = open(port).map_err(|e| failed(&e))?;
                 bridge.attach(&port.to_string(), opened).map_err(|e| failed(&e))?;
             }
             if bridges.insert(config.name.clone(), Arc::new(bridge)).is_some() {
-                return Err(failed(&"it is named twice"));
+                return Err(Error::Other(format!("bridge {}: it is named twice", config.name)));
             }
         }
         Ok(Bridges(bridges))
     }
 
-    /// Their names.
+    /// Returns the bridges' names.
     pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
         self.0.keys().map(String::as_str)
     }
 
-    /// The bridge of ours that a vif's keys name.
+    /// Attaches a vif to the bridge of this program that its keys name.
     ///
     /// # Errors
-    /// There is none of that name.
-    pub fn ours(&self, keys: &Keys) -> Result<Attachment, Failure> {
-        let name = keys.get("bridge").unwrap_or(DEFAULT_BRIDGE);
+    /// ENODEV if there is no bridge of that name.
+    pub fn attach(&self, keys: &Keys) -> Result<Attachment, Failure> {
+        let name = keys.get(BRIDGE).unwrap_or(DEFAULT_BRIDGE);
         self.0.get(name).cloned().map(Attachment::port_of).ok_or_else(|| {
             let what = format!("bridge: found {name:?}, expected the name of a bridge of this domain");
             Failure::new(Errno::ENODEV as i32, what)
         })
     }
 
-    /// The bridge of ours that a vif's keys name, or one of its own that joins it to a tap of the machine in `dir`.
+    /// Attaches a vif to the bridge of this program that its keys name, or else to a tap of the machine in `dir`.
     ///
     /// # Errors
-    /// The tap cannot be had, its name is somebody else's, or nobody would ever join it to anything.
-    pub fn ours_or_tap(&self, dir: &Path, device: &Device, keys: &Keys) -> Result<Attachment, Failure> {
-        if let Some(bridge) = keys.get("bridge").and_then(|name| self.0.get(name)) {
+    /// The tap cannot be created or set up, or another program has an interface of its name.
+    pub fn attach_or_create_tap(
+        &self,
+        dir: &Path,
+        device: &Device,
+        keys: &Keys,
+    ) -> Result<Attachment, Failure> {
+        if let Some(bridge) = keys.get(BRIDGE).and_then(|name| self.0.get(name)) {
             return Ok(Attachment::port_of(bridge.clone()));
         }
         let name = tap_name(device, keys);
-        let place = join_tap(&name, &TapOwner::new(dir, device.front, device.id), keys)?;
-        tracing::info!(vif = name, script = keys.get("script"), "a tap stands for it");
-        Ok(place)
+        let attachment = attach_tap(&name, &TapOwner::new(dir, device.front, device.id), keys)?;
+        tracing::info!(vif = name, script = keys.get(SCRIPT), "attached to a tap");
+        Ok(attachment)
     }
 }
 
-/// What the tap is called: as the kernel's interface would be, since stock scripts rename that to what the key
-/// `vifname` says; or so already, where they have.
+/// Names the tap as the kernel would its interface: stock scripts rename that to the value of the key `vifname`. If
+/// they have done so already, it is that name.
 fn tap_name(device: &Device, keys: &Keys) -> String {
     let wanted = netback::vif_name(device, keys);
-    match is_stock(keys.get("script")) && !exists(&wanted) {
+    match is_stock(keys.get(SCRIPT)) && !exists(&wanted) {
         true => format!("vif{}.{}", device.front, device.id),
         false => wanted,
     }
 }
 
-/// The tap `name` of `owner`, and whether an earlier process left it.
+/// Creates the tap `name` of `owner`, or takes over that of an earlier process; returns whether it did that.
 fn create_or_take_over(name: &str, owner: &TapOwner, keys: &Keys) -> Result<(Tap, bool), Failure> {
     match Tap::create(name) {
-        // Before it is made to last: one that lasts without its mark would be nobody's.
+        // Marked before it is made persistent: without a mark no process would ever remove it.
         Ok(tap) => owner.mark(name).map(|()| (tap, false)).map_err(refused),
         Err(NetError::Exists(_)) => {
-            // The vif that had it may let it go at this very moment.
-            let holder = Holder::of(name).map_err(|e| Failure::new(Errno::EBUSY as i32, e))?;
+            // The interface may have been removed since: EBUSY has the vif tried again.
+            let holder = Holder::of(name).map_err(|e| Failure::new(Errno::EBUSY as i32, chain(&e)))?;
             may_take_over(name, &holder, owner, keys)?;
             let tap = Tap::open(name).map_err(|error| match error {
-                // By a process that is ending, perhaps.
-                NetError::Busy(_) => Failure::new(Errno::EBUSY as i32, error),
+                // The process that uses it may be exiting.
+                NetError::Busy(_) => Failure::new(Errno::EBUSY as i32, chain(&error)),
                 error => refused(error),
             })?;
             if !matches!(holder, Holder::Vif(_)) {
                 tracing::warn!(
                     tap = name,
-                    "taken over without a mark: it was left by an earlier version of xpv"
+                    "took over a tap without a mark, which an earlier version of xpv created"
                 );
             }
             owner.mark(name).map_err(refused)?;
@@ -120,54 +128,56 @@ fn create_or_take_over(name: &str, owner: &TapOwner, keys: &Keys) -> Result<(Tap
     }
 }
 
-/// Whether the interface `name` that exists is this vif's tap, left by an earlier process.
+/// Checks that the existing interface `name` is this vif's tap, created by an earlier process.
 fn may_take_over(name: &str, holder: &Holder, owner: &TapOwner, keys: &Keys) -> Result<(), Failure> {
     let served = [XenbusState::InitWait, XenbusState::Initialised, XenbusState::Connected];
-    let was_served = served.iter().any(|state| keys.get("state") == Some(state.as_text()));
+    let was_served = served.iter().any(|state| keys.get(STATE) == Some(state.as_text()));
     let (errno, how) = match holder {
         Holder::Vif(left) if left == owner => return Ok(()),
         Holder::UnmarkedTap { persistent: true } if was_served => return Ok(()),
-        // Perhaps for a moment only: a vif that is going, or a process that this one is to replace.
-        Holder::Vif(_) => (Errno::EBUSY, "waiting for it to go"),
+        // This may pass: the other vif or its process may be about to close.
+        Holder::Vif(_) => (Errno::EBUSY, "waiting for its removal"),
         _ => (Errno::EEXIST, "and not taken over"),
     };
     let what = format!(
         "network interface {name:?} exists already and is {holder}, {how}; `ip link delete {name}` removes it if \
-         nobody needs it"
+         it is not needed"
     );
     Err(Failure::new(errno as i32, what))
 }
 
-/// A bridge of two ports, one of which is the tap `name` of `owner`.
-fn join_tap(name: &str, owner: &TapOwner, keys: &Keys) -> Result<Attachment, Failure> {
-    let (mut tap, was_left) = create_or_take_over(name, owner, keys)?;
-    if is_ours_to_join(keys, was_left) && netdev::master(name).is_none() {
-        let bridge = keys.get("bridge").unwrap_or(DEFAULT_BRIDGE);
-        let mtu = keys.opt("mtu").map_err(|e| Failure::new(Errno::EINVAL as i32, e))?;
-        // As vif-bridge does: a port of another mtu would change the bridge's.
+/// Creates a bridge with the tap `name` of `owner` as a port, to which the vif is attached.
+fn attach_tap(name: &str, owner: &TapOwner, keys: &Keys) -> Result<Attachment, Failure> {
+    let (mut tap, is_taken_over) = create_or_take_over(name, owner, keys)?;
+    if joins_linux_bridge(keys, is_taken_over) && netdev::master(name).is_none() {
+        let bridge = keys.get(BRIDGE).unwrap_or(DEFAULT_BRIDGE);
+        let mtu = keys.opt(MTU).map_err(|e| Failure::new(Errno::EINVAL as i32, chain(&e)))?;
+        // As vif-bridge does: a port of another MTU would change the bridge's.
         tap.set_mtu(mtu.map_or_else(|| netdev::mtu(bridge), Ok).map_err(refused)?).map_err(refused)?;
         netdev::join_bridge(name, bridge).map_err(refused)?;
         netdev::set_up(name).map_err(refused)?;
     }
-    let (bridge, persistence) = (start(name).map_err(refused)?, tap.persist().map_err(refused)?);
+    let bridge = start(name).map_err(refused)?;
+    let persistence = tap.persist().map_err(refused)?;
     bridge.attach("tap", Box::new(tap)).map_err(refused)?;
     let cleanup = move || {
         if let Err(error) = persistence.end() {
-            tracing::warn!(%error, "a vif's tap stays");
+            tracing::warn!(error = %chain(&error), "failed to remove a vif's tap");
         }
     };
     Ok(Attachment { bridge: Arc::new(bridge), limit_mtu: false, cleanup: Some(Box::new(cleanup)) })
 }
 
-/// Whether the tap is put into a Linux bridge here: where no stock script will do that, or vif-bridge has done it
-/// for an earlier tap that is no more.
-fn is_ours_to_join(keys: &Keys, was_left: bool) -> bool {
-    let script = keys.get("script");
-    let script_ran = keys.get("hotplug-status") == Some("connected");
-    !is_stock(script) || !was_left && script_ran && script.is_some_and(|path| path.ends_with("vif-bridge"))
+/// Whether the tap is added to a Linux bridge here: if no stock script does that, or vif-bridge did it for an earlier
+/// tap that no longer exists.
+fn joins_linux_bridge(keys: &Keys, is_taken_over: bool) -> bool {
+    let script = keys.get(SCRIPT);
+    let script_ran = keys.get(HOTPLUG_STATUS) == Some("connected");
+    !is_stock(script)
+        || !is_taken_over && script_ran && script.is_some_and(|path| path.ends_with("vif-bridge"))
 }
 
-/// Whether a hotplug script sets up an interface named as the kernel's: Xen's own are called `vif-*`.
+/// Whether a hotplug script is one of Xen's, `vif-*`, which set up an interface that is named as the kernel's.
 fn is_stock(script: Option<&str>) -> bool {
     let name = script.and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
     name.is_some_and(|name| name.starts_with("vif-"))
@@ -181,16 +191,16 @@ fn start(name: &str) -> Result<Bridge, ::bridge::Error> {
     Bridge::start(Config { name: name.into(), ..Config::default() })
 }
 
-fn refused(error: impl std::fmt::Display) -> Failure {
-    Failure::new(Errno::ENODEV as i32, error)
+fn refused(error: impl std::error::Error) -> Failure {
+    Failure::new(Errno::ENODEV as i32, chain(&error))
 }
 
 fn open(port: &HostPort) -> Result<Box<dyn Port>, netdev::NetError> {
     match port {
         HostPort::Tap(name) => {
             if let Ok(holder) = Holder::of(name) {
-                // As it was asked to: such a tap is made before, so that it outlives this process.
-                tracing::info!(tap = name, "taken over: it exists already, and is {holder}");
+                // A tap of the command line may be created in advance, so that it remains when this process exits.
+                tracing::info!(tap = name, "using the existing interface, which is {holder}");
             }
             let tap = Tap::open(name)?;
             netdev::set_up(tap.name())?;
@@ -206,38 +216,41 @@ fn open(port: &HostPort) -> Result<Box<dyn Port>, netdev::NetError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ring_abi::netif::key::VIFNAME;
+    use xenstore::DomId;
 
     #[test]
-    fn xens_own_scripts_are_known_by_their_names() {
+    fn stock_scripts_are_recognised_by_name() {
         assert!(is_stock(Some("/etc/xen/scripts/vif-bridge")) && is_stock(Some("vif-nat")));
         assert!(!is_stock(Some("/bin/true")) && !is_stock(Some("/etc/xen/vif-x/nop")) && !is_stock(None));
     }
 
     #[test]
-    fn a_tap_is_joined_here_where_no_script_will() {
-        let stock = Keys::new("/b").with("script", "/etc/xen/scripts/vif-bridge");
-        let ran = stock.clone().with("hotplug-status", "connected");
-        assert!(!is_ours_to_join(&stock, false), "its script is still to come");
-        assert!(is_ours_to_join(&ran, false), "nobody runs it again");
-        assert!(!is_ours_to_join(&ran, true), "it was set up");
-        assert!(is_ours_to_join(&Keys::new("/b").with("script", "/bin/true"), false));
-        assert!(!is_ours_to_join(&ran.with("script", "vif-route"), false));
+    fn tap_joins_the_linux_bridge_only_if_no_stock_script_does_it() {
+        let stock = Keys::new("/b").with(SCRIPT, "/etc/xen/scripts/vif-bridge");
+        let ran = stock.clone().with(HOTPLUG_STATUS, "connected");
+        assert!(!joins_linux_bridge(&stock, false), "its script has not run yet");
+        assert!(joins_linux_bridge(&ran, false), "its script is not run again");
+        assert!(!joins_linux_bridge(&ran, true), "the script set it up");
+        assert!(joins_linux_bridge(&Keys::new("/b").with(SCRIPT, "/bin/true"), false));
+        assert!(!joins_linux_bridge(&ran.with(SCRIPT, "vif-route"), false));
     }
 
     #[test]
-    fn stock_scripts_rename_the_tap_themselves() {
-        let (device, keys) = (Device::new("vif", 3, 1), Keys::new("/b").with("vifname", "xpv-none"));
+    fn tap_has_the_kernels_name_until_a_stock_script_renames_it() {
+        let device = Device::new("vif", DomId(3), 1);
+        let keys = Keys::new("/b").with(VIFNAME, "xpv-none");
         assert_eq!(tap_name(&device, &keys), "xpv-none");
-        assert_eq!(tap_name(&device, &keys.with("script", "vif-bridge")), "vif3.1");
+        assert_eq!(tap_name(&device, &keys.with(SCRIPT, "vif-bridge")), "vif3.1");
     }
 
     #[test]
-    fn a_tap_is_taken_over_by_its_own_vif_alone() {
-        let owner = TapOwner { dir: "/run/xpv".into(), domid: 3, devid: 1 };
+    fn tap_is_taken_over_only_by_its_own_vif() {
+        let owner = TapOwner { dir: "/run/xpv".into(), domid: DomId(3), devid: 1 };
         let other_dir = TapOwner { dir: "/run/b".into(), ..owner.clone() };
-        let other_vif = TapOwner { domid: 2, ..owner.clone() };
+        let other_vif = TapOwner { domid: DomId(2), ..owner.clone() };
         let unmarked = Holder::UnmarkedTap { persistent: true };
-        let keys = |state: XenbusState| Keys::new("/b").with("state", state.as_text());
+        let keys = |state: XenbusState| Keys::new("/b").with(STATE, state.as_text());
         let new = keys(XenbusState::Initialising);
         let takes = |holder: &Holder, keys: &Keys| {
             may_take_over("vif3.1", holder, &owner, keys).map_err(|failure| (failure.errno, failure.what))
@@ -252,9 +265,9 @@ mod tests {
             );
         }
         for state in [XenbusState::InitWait, XenbusState::Connected] {
-            assert_eq!(takes(&unmarked, &keys(state)), Ok(()), "left by a version that did not mark it");
+            assert_eq!(takes(&unmarked, &keys(state)), Ok(()), "created by a version that did not mark it");
             let attached = Holder::UnmarkedTap { persistent: false };
-            assert!(takes(&attached, &keys(state)).is_err(), "another program's, that goes with it");
+            assert!(takes(&attached, &keys(state)).is_err(), "not persistent, so another program uses it");
         }
         for (holder, keys) in
             [(&unmarked, &new), (&unmarked, &keys(XenbusState::Closing)), (&Holder::Other, &new)]
@@ -266,9 +279,9 @@ mod tests {
     }
 
     #[test]
-    fn a_bridge_that_is_not_ours_is_named() {
-        let keys = Keys::new("/b").with("bridge", "br7");
-        let error = Bridges::start(&[]).unwrap().ours(&keys).err().unwrap();
+    fn unknown_bridge_is_named_in_the_error() {
+        let keys = Keys::new("/b").with(BRIDGE, "br7");
+        let error = Bridges::start(&[]).unwrap().attach(&keys).err().unwrap();
         assert!(error.what.contains("br7"), "{}", error.what);
     }
 }

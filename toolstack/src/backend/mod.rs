@@ -1,7 +1,7 @@
-//! Dom0's backends made usable: the bridges that vifs join, the disks that vbds are, and what the kernel's own
-//! backends have taken; and what vifs that are no more have left.
+//! What dom0's backends need: bridges for vifs, disk images for vbds, devices to leave to the kernel's own backends,
+//! and the removal of stale state of earlier processes.
 
 pub mod bridges;
-pub mod claimed;
 pub mod images;
-pub mod leftovers;
+pub mod kernel_backends;
+pub mod stale;

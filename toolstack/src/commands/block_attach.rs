@@ -1,4 +1,4 @@
-//! `xpv block-attach`: one more disk for a guest that runs.
+//! `xpv block-attach`: attaches a disk to a running guest.
 
 use std::time::Duration;
 
@@ -10,22 +10,22 @@ use crate::machine::{Machine, device, progress, vbd};
 /// Attach a disk to a running guest
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The guest's name or number
+    /// The guest's name or domain ID
     domain: String,
 
-    /// The disk, as xl-disk-configuration(5) has it: format=raw,vdev=xvdb,access=rw,target=/path
+    /// The disk in the syntax of xl-disk-configuration(5): format=raw,vdev=xvdb,access=rw,target=/path
     #[arg(required = true, value_name = "DISK")]
     disk: Vec<String>,
 
-    /// How long it may take to connect, in seconds
+    /// How long the disk may take to connect, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     timeout: u64,
 }
 
-/// Attaches it.
+/// Attaches the disk.
 ///
 /// # Errors
-/// Why it could not be; nothing is left of it then.
+/// The disk's configuration is invalid, or it cannot be connected; its nodes have been removed then.
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let origin = Origin::argument("DISK");
     let mut warnings = Warnings::default();
@@ -34,8 +34,8 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     vbd::check_target(&origin, &disk)?;
     let mut machine = Machine::connect(dir)?;
     let domain = machine.find_guest(&args.domain)?;
-    machine.need_dom0()?;
-    let new = vbd::nodes(domain.domid.0, &disk);
+    machine.require_dom0()?;
+    let new = vbd::nodes(domain.domid, &disk);
     device::add(&mut machine.store, &new)?;
-    progress::settle(&mut machine.store, &new.device, Duration::from_secs(args.timeout))
+    progress::wait_attached(&mut machine.store, &new.device, Duration::from_secs(args.timeout))
 }

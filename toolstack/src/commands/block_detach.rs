@@ -1,4 +1,4 @@
-//! `xpv block-detach`: one disk less for a guest that runs.
+//! `xpv block-detach`: detaches a disk from a running guest.
 
 use std::time::Duration;
 
@@ -11,28 +11,28 @@ use crate::machine::{Machine, device, progress};
 /// Detach a disk from a running guest
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The guest's name or number
+    /// The guest's name or domain ID
     domain: String,
 
     /// The disk: its name in the guest, or its number
     vdev: String,
 
-    /// Remove it even if the guest does not let go
+    /// Remove the disk even if the guest does not close it
     #[arg(long)]
     force: bool,
 
-    /// How long the guest may take to let go, in seconds
+    /// How long the guest may take to close the disk, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     timeout: u64,
 }
 
-/// Detaches it.
+/// Detaches the disk.
 ///
 /// # Errors
-/// There is no such disk, or the guest does not let go.
+/// There is no such disk, or the guest does not close it in time.
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let Some(vdev) = Vdev::parse(&args.vdev) else {
-        return Err(Origin::argument("VDEV").wrong(
+        return Err(Origin::argument("VDEV").invalid(
             "disk: vdev",
             &args.vdev,
             "a device name such as xvda, or a number",
@@ -40,7 +40,7 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     };
     let mut machine = Machine::connect(dir)?;
     let domain = machine.find_guest(&args.domain)?;
-    let devices = device::list(&mut machine.store, domain.domid.0, "vbd")?;
+    let devices = device::list(&mut machine.store, domain.domid, "vbd")?;
     let device = devices.into_iter().find(|d| d.id == vdev.number());
     let device = device.ok_or_else(|| Error::Other(format!("{} has no disk {}", domain.name, args.vdev)))?;
     progress::detach(&mut machine.store, &device, Duration::from_secs(args.timeout), args.force)

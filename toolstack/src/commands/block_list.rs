@@ -1,5 +1,6 @@
-//! `xpv block-list`: a guest's disks.
+//! `xpv block-list`: lists a guest's disks.
 
+use ring_abi::blkif::key;
 use serde::Serialize;
 use xenstore::Nodes;
 
@@ -11,7 +12,7 @@ use crate::output;
 /// List a guest's disks
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The guest's name or number
+    /// The guest's name or domain ID
     domain: String,
 
     /// Print JSON
@@ -19,24 +20,24 @@ pub struct Args {
     json: bool,
 }
 
-/// A disk as it is shown.
+/// A line of the listing.
 #[derive(Debug, Serialize)]
 struct Row {
     vdev: u32,
     dev: String,
     backend_domid: u16,
     domid: u16,
-    /// The frontend's state, by its number.
+    /// The frontend's `XenbusState` as a number.
     state: u8,
     params: String,
     mode: String,
     sectors: Option<u64>,
     backend_path: String,
-    /// The socket by which ordinary programs reach it.
+    /// The disk's NBD socket.
     nbd: std::path::PathBuf,
 }
 
-/// Lists them.
+/// Lists the disks.
 ///
 /// # Errors
 /// There is no such guest.
@@ -44,21 +45,21 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let mut machine = Machine::connect(dir)?;
     let domain = machine.find_guest(&args.domain)?;
     let mut rows = Vec::new();
-    for device in device::list(&mut machine.store, domain.domid.0, "vbd")? {
+    for device in device::list(&mut machine.store, domain.domid, "vbd")? {
         let states = progress::states(&mut machine.store, &device)?;
-        let told = device::libxl_path(&device);
+        let libxl = device::libxl_path(&device);
         let store = &mut machine.store;
-        let dev = store.read_text(&format!("{told}/dev"))?;
+        let dev = store.read_text(&format!("{libxl}/{}", key::DEV))?;
         rows.push(Row {
             vdev: device.id,
             nbd: dir.nbd(&domain.name, &dev),
             dev,
-            backend_domid: device.back,
-            domid: device.front,
+            backend_domid: device.back.0,
+            domid: device.front.0,
             state: states.front.unwrap_or_default() as u8,
-            params: store.read_text(&format!("{told}/params"))?,
-            mode: store.read_text(&format!("{told}/mode"))?,
-            sectors: store.read_opt_as(&format!("{}/sectors", device.back_path()))?,
+            params: store.read_text(&format!("{libxl}/{}", key::PARAMS))?,
+            mode: store.read_text(&format!("{libxl}/{}", key::MODE))?,
+            sectors: store.read_opt_as(&format!("{}/{}", device.back_path(), key::SECTORS))?,
             backend_path: device.back_path(),
         });
     }

@@ -1,4 +1,4 @@
-//! `xpv completions`: what a shell needs to complete our command lines.
+//! `xpv completions`: prints a shell's completion script.
 
 use std::io::Write;
 
@@ -8,17 +8,14 @@ use clap_complete::Shell;
 use crate::cli::Cli;
 use crate::error::{Error, Result};
 
-/// Print completions for a shell
+/// Print the completion script for a shell
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The shell they are for
+    /// The shell
     shell: Shell,
 }
 
-/// Prints them.
-///
-/// # Errors
-/// Standard output is closed.
+/// Prints the script.
 pub fn run(args: &Args) -> Result<()> {
     let mut text = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "xpv", &mut text);

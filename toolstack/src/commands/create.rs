@@ -1,4 +1,4 @@
-//! `xpv create`: a guest from its `xl.cfg`.
+//! `xpv create`: creates a guest from its `xl.cfg`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,13 +6,13 @@ use std::time::Duration;
 use crate::config::GuestConfig;
 use crate::dir::Dir;
 use crate::error::{Error, Origin, Result};
-use crate::machine::guest::{self, How, create};
+use crate::machine::guest::{self, CreateOptions, create};
 use crate::machine::{Machine, process};
 
 /// Create a guest from its xl.cfg: name, disk and vif
 ///
-/// Waits until all its devices are connected; if one cannot be, nothing is left of the guest. Its process then goes
-/// on by itself; its disks are in DIR/NAME/DEV.nbd, its interfaces are taps.
+/// Waits until all its devices are connected; if one cannot be, the guest is removed again. Its process then runs in
+/// the background; its disks are NBD sockets DIR/NAME/DEV.nbd, its interfaces are taps.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The guest's configuration, in the syntax of xl.cfg(5)
@@ -22,43 +22,44 @@ pub struct Args {
     #[arg(long, value_name = "NAME|PID|PATH")]
     netns: Option<String>,
 
-    /// Stay, say what the guest says, and end with it
+    /// Stay in the foreground, show the guest's output, and exit with it
     #[arg(short = 'F', long)]
     foreground: bool,
 
-    /// How long its devices may take to connect, in seconds
+    /// How long the devices may take to connect, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     timeout: u64,
 }
 
-/// Creates it.
+/// Creates the guest.
 ///
 /// # Errors
-/// Why it could not be created.
+/// Why the guest could not be created, or with `--foreground` how it failed.
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let config = GuestConfig::read(&args.cfg)?;
     config.warnings.show();
-    let interrupted = process::interrupted()?;
+    let interrupted = process::interrupt_flag()?;
     let mut machine = Machine::connect(dir)?;
-    let how = How {
+    let options = CreateOptions {
         origin: &Origin::file(&args.cfg),
         start: &|machine| guest::start(machine, &config.name, args.netns.as_deref(), args.foreground),
-        bound: Duration::from_secs(args.timeout),
+        timeout: Duration::from_secs(args.timeout),
     };
-    let (domid, mut process) = create(&mut machine, &config, &how, || process::go_on(&interrupted))?;
+    let (domid, mut process) =
+        create(&mut machine, &config, &options, || process::check_interrupted(&interrupted))?;
     println!("{} is domain {domid}", config.name);
     if !args.foreground {
-        process.release();
+        process.detach();
         return Ok(());
     }
     let domain = machine.control.await_death(domid)?;
-    process::wait_for(&domain, &interrupted)?;
-    if process::go_on(&interrupted).is_err() {
-        process.end(Duration::from_secs(5));
+    process::wait_readable(&domain, &interrupted)?;
+    if process::check_interrupted(&interrupted).is_err() {
+        process.stop(Duration::from_secs(5));
         return Ok(());
     }
-    match process.ended()? {
+    match process.exit_status()? {
         Some(status) if status == "exit status: 0" => Ok(()),
-        status => Err(Error::Other(format!("{} ended: {}", config.name, status.unwrap_or_default()))),
+        status => Err(Error::Other(format!("{} exited: {}", config.name, status.unwrap_or_default()))),
     }
 }

@@ -1,18 +1,18 @@
-//! `xpv demo`: everything at work, with proof.
+//! `xpv demo`: two guests do verified I/O on a machine of their own.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::demo::drive::{self, Options};
+use crate::demo::driver::{self, Options};
 use crate::error::{Error, Result};
 use crate::output;
 
-/// Show everything at work: two guests with disks and network interfaces, every byte verified
+/// Run two guests with disks and network interfaces, and verify every byte of their I/O
 ///
 /// Starts a store, a broker and dom0; makes a disk image with ext4 for each of two guests; the guests, each a
 /// process of its own, write, flush, read back and verify their disks through rings, then stream to and ping each
-/// other across the bridge. Ends with a table, and fails if a single byte is not as it should be. Needs no
-/// privileges, and of other programs only e2fsprogs.
+/// other across the bridge. Prints a table, and fails if a single byte differs. Needs no privileges, and of other
+/// programs only e2fsprogs.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Print JSON, and nothing else
@@ -27,17 +27,17 @@ pub struct Args {
     #[arg(long, value_name = "MS", default_value_t = 1500)]
     time: u64,
 
-    /// Work in this directory, which must not exist yet, and leave it there
+    /// Create this directory, which must not exist, for the machine and its images, and keep it
     #[arg(long, value_name = "DIRECTORY")]
     keep: Option<PathBuf>,
 }
 
-/// Runs it.
+/// Runs the demo.
 ///
 /// # Errors
-/// It could not run, or something was wrong.
+/// The demo could not run, or the verification failed.
 pub fn run(args: &Args) -> Result<()> {
-    let report = drive::run(&Options {
+    let report = driver::run(&Options {
         bytes: args.size << 20,
         time: Duration::from_millis(args.time),
         pings: 2000,
@@ -51,6 +51,6 @@ pub fn run(args: &Args) -> Result<()> {
     }
     match report.problems.len() {
         0 => Ok(()),
-        problems => Err(Error::Other(format!("the demo found {problems} things wrong"))),
+        problems => Err(Error::Other(format!("the demo found {problems} problems"))),
     }
 }

@@ -1,4 +1,4 @@
-//! `xpv demo-guest`: a guest of the demo.
+//! `xpv demo-guest`: the process of a guest of the demo.
 
 use std::sync::Arc;
 
@@ -11,17 +11,17 @@ use crate::dir::Dir;
 use crate::error::Result;
 use crate::machine::Machine;
 
-/// Be a guest of the demo: orders on standard input, events on standard output
+/// Run as a guest of the demo: commands on standard input, events on standard output
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The guest's name or number
+    /// The guest's name or domain ID
     name: String,
 }
 
-/// Is the guest.
+/// Runs the guest.
 ///
 /// # Errors
-/// Whatever went wrong first.
+/// The first error of a device or a command.
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let info = Machine::connect(dir)?.find_guest(&args.name)?;
     let hv: Arc<dyn Hypervisor> = Arc::new(Domain::join(dir.path(), info.domid)?);

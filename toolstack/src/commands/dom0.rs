@@ -1,4 +1,4 @@
-//! `xpv dom0`: the backends, and the bridges between guests and the host.
+//! `xpv dom0`: runs the backends, and the bridges between guests and the host.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -13,9 +13,9 @@ use xenstore::Client;
 use xenstore::driver::{self, BackDriver};
 
 use crate::backend::bridges::Bridges;
-use crate::backend::claimed::Unclaimed;
 use crate::backend::images::Images;
-use crate::backend::leftovers;
+use crate::backend::kernel_backends::SkipKernelOwned;
+use crate::backend::stale;
 use crate::config::host::BridgeConfig;
 use crate::config::vif::DEFAULT_BRIDGE;
 use crate::dir::Dir;
@@ -24,50 +24,49 @@ use crate::machine::{Machine, process};
 
 /// Serve disks and network interfaces as domain 0
 ///
-/// Takes over all devices that there are: one that was killed can be started again, and guests go on.
+/// Takes over all existing devices: when it was killed and is started again, guests resume.
 ///
 /// With --xen it serves a real Xen host, in dom0 or in any driver domain, beside xl: vbds with a line such as
 /// disk=["format=raw,vdev=xvda,access=rw,script=/bin/true,target=/srv/a.img"], vifs as an interface vifDOMID.DEVID
-/// for xl's own scripts, or on a bridge of this program that is named by --bridge. docs/xen.md has it all.
+/// for xl's own scripts, or on a bridge of this program that is named by --bridge. See docs/xen.md.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Serve the domain of a real Xen host that this runs in
+    /// Serve the devices of the Xen domain that this program runs in
     #[arg(long)]
     xen: bool,
 
-    /// A bridge, and ports of it towards the host: xenbr0, or xenbr0=tap:host0,packet:eth1
+    /// A bridge, and its ports to the host: xenbr0, or xenbr0=tap:host0,packet:eth1
     /// [default: xenbr0, and none with --xen]
     #[arg(long = "bridge", value_name = "NAME[=PORT,...]")]
     bridges: Vec<BridgeConfig>,
 
-    /// No bridge at all
+    /// Run without a bridge
     #[arg(long, conflicts_with = "bridges")]
     no_bridge: bool,
 
-    /// How disks reach guests' pages [default: map, and persist with --xen]
-    #[arg(long, value_name = "HOW")]
-    reach: Option<ReachArg>,
+    /// How backends of disks access guests' pages [default: map, and persist with --xen]
+    #[arg(long = "reach", value_name = "METHOD")]
+    data_path: Option<DataPathArg>,
 }
 
-/// How disks reach guests' pages; where the kernel's I/O cannot be done in mapped pages, they are copied in any
-/// case.
+/// How backends of disks access guests' pages. Where the kernel cannot do I/O in mapped pages, they are always copied.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum ReachArg {
-    /// Mapped for each request
+enum DataPathArg {
+    /// Map pages for each request
     Map,
-    /// Kept mapped where the frontend uses the same ones again (feature-persistent), and copied from there
+    /// Keep pages mapped if the frontend reuses them (feature-persistent), and copy to and from them
     Persist,
-    /// Copied by the hypervisor
+    /// Copy by the hypervisor
     Copy,
 }
 
-/// Serves until told to end, or the machine is gone.
+/// Serves devices until a signal or until the machine is gone.
 ///
 /// # Errors
-/// A bridge's port cannot be had, another process is domain 0, or the machine is gone.
+/// A bridge's port cannot be opened, another process is domain 0, or the machine is gone.
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let stop = process::stop_signal()?;
-    // Before anything is joined: what cannot be had must leave nothing behind.
+    // Opened before joining the machine: a failure must have no effect on it.
     let bridges = Bridges::start(&args.bridges()?)?;
     match args.xen {
         true => xen(bridges, args.tuning(), dir, stop.as_fd()),
@@ -77,21 +76,21 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
 
 impl Args {
     fn tuning(&self) -> Tuning {
-        let reach = match (self.reach, self.xen) {
-            (Some(ReachArg::Map), _) | (None, false) => DataPath::Map,
-            (Some(ReachArg::Persist), _) | (None, true) => DataPath::Persistent,
-            (Some(ReachArg::Copy), _) => DataPath::Copy,
+        let data_path = match (self.data_path, self.xen) {
+            (Some(DataPathArg::Map), _) | (None, false) => DataPath::Map,
+            (Some(DataPathArg::Persist), _) | (None, true) => DataPath::Persistent,
+            (Some(DataPathArg::Copy), _) => DataPath::Copy,
         };
-        // A round's system calls cost more where they are Xen's business too.
+        // System calls cost more where they trap into Xen: fewer a request.
         let batch = if self.xen { 64 } else { Tuning::default().batch };
-        Tuning { data_path: reach, batch, ..Tuning::default() }
+        Tuning { data_path, batch, ..Tuning::default() }
     }
 
     fn bridges(&self) -> Result<Vec<BridgeConfig>> {
-        let usual =
+        let default_bridge =
             || DEFAULT_BRIDGE.parse().map_err(|e| Error::Other(format!("bridge {DEFAULT_BRIDGE}: {e}")));
         match self.bridges.is_empty() && !self.no_bridge && !self.xen {
-            true => Ok(vec![usual()?]),
+            true => Ok(vec![default_bridge()?]),
             false => Ok(self.bridges.clone()),
         }
     }
@@ -103,24 +102,25 @@ fn local(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> R
     let mut vbds = VbdDriver::new(hv.clone());
     vbds.set_tuning(tuning);
     let vifs =
-        netback::Driver::new(hv.clone(), netback::Config::default(), move |_, keys| bridges.ours(keys));
+        netback::Driver::new(hv.clone(), netback::Config::default(), move |_, keys| bridges.attach(keys));
     serve(&*hv, vbds, vifs, stop)
 }
 
 fn xen(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
     let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open()?);
-    let keep = InflightDir::new(dir.inflight())?;
+    let inflight_dir = InflightDir::new(dir.inflight())?;
     let mut images = Images::new(Client::new(hv.store()?));
     let mut vbds =
         VbdDriver::with_opener(hv.clone(), Box::new(move |device, keys| images.open(device, keys)));
     vbds.set_tuning(tuning);
-    leftovers::clear(&mut Client::new(hv.store()?), hv.domid().0, dir.path(), &keep)?;
-    vbds.set_inflight_dir(keep.clone());
-    let config = netback::Config { inflight_dir: Some(keep), ..netback::Config::default() };
+    stale::remove(&mut Client::new(hv.store()?), hv.domid(), dir.path(), &inflight_dir)?;
+    vbds.set_inflight_dir(inflight_dir.clone());
+    let config = netback::Config { inflight_dir: Some(inflight_dir), ..netback::Config::default() };
     let dir = dir.path().to_owned();
-    let vifs =
-        netback::Driver::new(hv.clone(), config, move |device, keys| bridges.ours_or_tap(&dir, device, keys));
-    serve(&*hv, Unclaimed::new(vbds), Unclaimed::new(vifs), stop)
+    let vifs = netback::Driver::new(hv.clone(), config, move |device, keys| {
+        bridges.attach_or_create_tap(&dir, device, keys)
+    });
+    serve(&*hv, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs), stop)
 }
 
 fn serve(
@@ -130,43 +130,44 @@ fn serve(
     stop: BorrowedFd<'_>,
 ) -> Result<()> {
     let store = || Ok::<_, Error>(Client::new(hv.store()?));
-    let (vbd_store, vif_store) = (store()?, store()?);
+    let vbd_store = store()?;
+    let vif_store = store()?;
     tracing::info!(domid = %hv.domid(), "serving");
-    process::say_ready();
-    let ending = Ending::new(hv.domid())?;
+    process::report_ready();
+    let shutdown = Shutdown::new(hv.domid())?;
     thread::scope(|scope| {
-        let ending = &ending;
-        let vbd = scope.spawn(move || ending.serve(vbd_store, &mut vbds));
-        let vif = scope.spawn(move || ending.serve(vif_store, &mut vifs));
-        let waited = ending.wait(stop);
-        ending.tell();
+        let shutdown = &shutdown;
+        let vbd = scope.spawn(move || shutdown.run_driver(vbd_store, &mut vbds));
+        let vif = scope.spawn(move || shutdown.run_driver(vif_store, &mut vifs));
+        let waited = shutdown.wait(stop);
+        shutdown.signal();
         let outcomes =
             [vbd, vif].map(|thread| thread.join().unwrap_or_else(|_| Err(Error::other("a driver panicked"))));
         outcomes.into_iter().fold(waited, Result::and)
     })
 }
 
-/// Tells all threads that it is over: a signal came, or one of them failed.
-struct Ending {
+/// Stops the drivers' threads on a signal, or once one of them has failed.
+struct Shutdown {
     domid: DomId,
     event: EventFd,
 }
 
-impl Ending {
-    fn new(domid: DomId) -> Result<Ending> {
+impl Shutdown {
+    fn new(domid: DomId) -> Result<Shutdown> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let event = EventFd::from_flags(flags).map_err(|e| Error::io("making an eventfd", e))?;
-        Ok(Ending { domid, event })
+        Ok(Shutdown { domid, event })
     }
 
-    /// The descriptor stays readable once told: nobody reads it.
-    fn tell(&self) {
+    /// Makes the descriptor readable for good, as nothing reads it.
+    fn signal(&self) {
         let _ = self.event.write(1);
     }
 
-    fn serve(&self, client: Client, driver: &mut dyn BackDriver) -> Result<()> {
-        let outcome = driver::run(client, self.domid.0, driver, self.event.as_fd());
-        self.tell();
+    fn run_driver(&self, client: Client, driver: &mut dyn BackDriver) -> Result<()> {
+        let outcome = driver::run(client, self.domid, driver, self.event.as_fd());
+        self.signal();
         Ok(outcome?)
     }
 

@@ -1,129 +1,129 @@
-//! `xpv hypervisor`: broker and store, which outlive dom0 and every guest.
+//! `xpv hypervisor`: broker and store, which keep running when dom0 or a guest exits.
 
 use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
 use hypervisor::DomId;
-use hypervisor::local::{Broker, BrokerConfig, Control, Event};
+use hypervisor::local::{Broker, BrokerConfig, Control, DomainEvent, DomainEvents};
 use xenstore::Client;
 use xenstore::server::{Config, Store, StoreHandle};
 
 use crate::dir::Dir;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 use crate::machine::{domain, guest, process};
 
 /// Run a machine's broker and store: what Xen and xenstored are on a real host
 ///
-/// Ends with SIGTERM or SIGINT, and with it every process of the machine.
+/// Exits on SIGTERM or SIGINT, and with it every process of the machine.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
-/// Runs them until told to end.
+/// Runs broker and store until a signal.
 ///
 /// # Errors
-/// Another one runs there, or the directory cannot be used.
+/// Another machine runs in the directory, or it cannot be used.
 pub fn run(_args: &Args, dir: &Dir) -> Result<()> {
     let stop = process::stop_signal()?;
     dir.make()?;
-    let (dead, died) = channel();
-    // The store needs the broker's lock on the directory first: another's socket must not be replaced. The broker
-    // needs the store: so it is told of it once there is one.
-    let (give, take) = channel::<StoreHandle>();
-    let introducer = introducer(take, dead);
+    let (gone_sender, gone) = channel();
+    // The broker starts first, as it locks the directory: the socket of another machine's store must not be replaced.
+    // It receives the store's handle once the store runs.
+    let (store_sender, store_receiver) = channel::<StoreHandle>();
+    let domain_events = domain_events(store_receiver, gone_sender);
     let broker =
-        Broker::spawn(BrokerConfig { introducer: Some(introducer), ..BrokerConfig::new(dir.path()) })?;
+        Broker::spawn(BrokerConfig { domain_events: Some(domain_events), ..BrokerConfig::new(dir.path()) })?;
     let path = dir.store();
     let store = Store::spawn(Config::at(&path)).map_err(|e| Error::file(path, "listening", e))?;
-    let client = |e| Error::io("connecting to our own store", e);
+    let client = |e| Error::io("connecting to the store", e);
     domain::add_dom0(&mut store.client().map_err(client)?)?;
-    let _ = give.send(store.handle());
-    let undertaker = Undertaker {
+    let _ = store_sender.send(store.handle());
+    let reaper = DomainReaper {
         store: store.handle(),
         client: store.client().map_err(client)?,
         control: Control::connect(dir.path())?,
         dir: dir.clone(),
     };
     thread::Builder::new()
-        .name("undertaker".into())
-        .spawn(move || undertaker.run(&died))
+        .name("reaper".into())
+        .spawn(move || reaper.run(&gone))
         .map_err(|e| Error::io("starting a thread", e))?;
     tracing::info!(dir = %dir.path().display(), "ready");
-    process::say_ready();
+    process::report_ready();
     process::wait_any(&[stop.as_fd()])?;
-    // Memberships end first: domains see that their machine is gone.
+    // The broker stops first: domains then see that their machine is gone.
     drop(broker);
     drop(store);
     Ok(())
 }
 
-/// Hands domains' connections to the store, and tells of those that died.
-fn introducer(
-    take: Receiver<StoreHandle>,
-    dead: std::sync::mpsc::Sender<DomId>,
-) -> Box<dyn FnMut(Event) + Send> {
+/// Returns the broker's callback, which passes domains' connections to the store and the ids of dead domains to `gone`.
+fn domain_events(
+    store_receiver: Receiver<StoreHandle>,
+    gone: std::sync::mpsc::Sender<DomId>,
+) -> DomainEvents {
     let mut store = None;
     Box::new(move |event| {
         let store = match &store {
             Some(store) => store,
-            // Only before the store is up does this wait.
-            None => match take.recv() {
+            // Blocks only until the store is up.
+            None => match store_receiver.recv() {
                 Ok(handle) => store.insert(handle),
                 Err(_) => return,
             },
         };
         match event {
-            Event::Connect { domid: DomId(0), stream } => report(store.connect(stream), 0),
-            Event::Connect { domid, stream } => report(store.introduce(domid.0, stream), domid.0),
-            // It fails only while the machine is ending.
-            Event::Gone { domid } => drop(dead.send(domid)),
+            DomainEvent::Connect { domid: DomId(0), stream } => log_failure(store.connect(stream), 0),
+            DomainEvent::Connect { domid, stream } => log_failure(store.introduce(domid, stream), domid.0),
+            // Fails only while the machine is shutting down.
+            DomainEvent::Exited { domid } => drop(gone.send(domid)),
         }
     })
 }
 
-fn report(outcome: std::io::Result<()>, domid: u16) {
+fn log_failure(outcome: std::io::Result<()>, domid: u16) {
     if let Err(error) = outcome {
-        tracing::warn!(domid, %error, "no connection to the store");
+        tracing::warn!(domid, %error, "failed to connect the domain to the store");
     }
 }
 
-/// Removes what a guest leaves when its process has ended: a guest lives as long as its process.
-struct Undertaker {
+/// Removes the domain, nodes and sockets of guests whose process exited.
+struct DomainReaper {
     store: StoreHandle,
     client: Client,
     control: Control,
     dir: Dir,
 }
 
-impl Undertaker {
-    fn run(mut self, died: &Receiver<DomId>) {
-        for domid in died {
+impl DomainReaper {
+    fn run(mut self, gone: &Receiver<DomId>) {
+        for domid in gone {
             if domid == DomId::DOM0 {
-                tracing::warn!("dom0 is gone; its devices wait for the next one");
+                tracing::warn!("dom0 exited; its devices wait for the next dom0");
                 continue;
             }
-            let all = self.control.list().unwrap_or_default();
-            let name = all.iter().find(|d| d.domid == domid).map(|d| d.name.clone());
-            let dom0_serves = all.iter().any(|d| d.domid == DomId::DOM0 && d.pid.is_some());
-            // ENOENT where it never spoke to the store.
-            let _ = self.store.release(domid.0);
-            // What goes wrong here is tried again by whoever creates a guest of that name.
-            if let Err(error) = domain::remove(&mut self.client, domid.0, dom0_serves) {
-                tracing::warn!(%domid, %error, "its nodes stay");
+            let domains = self.control.list().unwrap_or_default();
+            let name = domains.iter().find(|d| d.domid == domid).map(|d| d.name.clone());
+            let dom0_runs = domains.iter().any(|d| d.domid == DomId::DOM0 && d.pid.is_some());
+            // ENOENT if the domain never connected to the store.
+            let _ = self.store.release(domid);
+            // Creating a guest of the same name tries again what fails here.
+            if let Err(error) = domain::remove(&mut self.client, domid, dom0_runs) {
+                tracing::warn!(%domid, error = %chain(&error), "failed to remove the domain's nodes");
             }
             let _ = self.control.destroy(domid);
             if let Some(name) = name {
-                tracing::info!(%domid, name, "is gone");
+                tracing::info!(%domid, name, "guest exited");
                 self.remove_sockets(&name);
             }
         }
     }
 
-    /// Its sockets go, unless another guest has the name already; its log stays, for whoever wonders why.
+    /// Removes the guest's sockets, unless another guest has the name already; its log is kept for diagnosis.
     fn remove_sockets(&self, name: &str) {
-        // Nobody takes the name meanwhile.
+        // While it is held, no guest of this name is created.
         let Ok(_lock) = guest::lock(&self.dir) else { return };
-        let taken = self.control.list().is_ok_and(|all| all.iter().any(|d| d.name == name));
+        let taken = self.control.list().is_ok_and(|domains| domains.iter().any(|d| d.name == name));
         if !taken {
             domain::remove_sockets(&self.dir, name);
         }

@@ -1,4 +1,4 @@
-//! `xpv man`: manual pages, made from the command line's own description.
+//! `xpv man`: writes manual pages, generated from the description of the command line.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,14 +11,11 @@ use crate::error::{Error, Result};
 /// Write the manual pages into a directory
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Where they go: xpv.1, xpv-create.1, ...
+    /// The directory for xpv.1, xpv-create.1, ...
     directory: PathBuf,
 }
 
 /// Writes a page for the program and one for each command that is not hidden.
-///
-/// # Errors
-/// The directory cannot be written.
 pub fn run(args: &Args) -> Result<()> {
     fs::create_dir_all(&args.directory)
         .map_err(|e| Error::file(&args.directory, "making the directory", e))?;

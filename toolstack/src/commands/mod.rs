@@ -1,4 +1,4 @@
-//! The commands, one file each: its arguments, and what it does.
+//! The commands, one file each.
 
 pub mod block_attach;
 pub mod block_detach;

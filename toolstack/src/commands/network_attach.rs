@@ -1,4 +1,4 @@
-//! `xpv network-attach`: one more interface for a guest that runs.
+//! `xpv network-attach`: attaches a network interface to a running guest.
 
 use std::time::Duration;
 
@@ -12,22 +12,22 @@ use crate::machine::{Machine, device, guest, progress, vif};
 /// Attach a network interface to a running guest
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The guest's name or number
+    /// The guest's name or domain ID
     domain: String,
 
-    /// The interface, as xl-network-configuration(5) has it: mac=00:16:3e:01:02:03,bridge=xenbr0
+    /// The interface in the syntax of xl-network-configuration(5): mac=00:16:3e:01:02:03,bridge=xenbr0
     #[arg(value_name = "VIF")]
     vif: Vec<String>,
 
-    /// How long it may take to connect, in seconds
+    /// How long the interface may take to connect, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     timeout: u64,
 }
 
-/// Attaches it.
+/// Attaches the interface.
 ///
 /// # Errors
-/// Why it could not be; nothing is left of it then.
+/// The interface's configuration is invalid, or it cannot be connected; its nodes have been removed then.
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let origin = Origin::argument("VIF");
     let mut warnings = Warnings::default();
@@ -35,12 +35,12 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     warnings.show();
     let mut machine = Machine::connect(dir)?;
     let domain = machine.find_guest(&args.domain)?;
-    machine.need_dom0()?;
+    machine.require_dom0()?;
     guest::check_bridge(&mut machine, &origin, &spec.bridge)?;
-    let taken = device::list(&mut machine.store, domain.domid.0, "vif")?;
+    let taken = device::list(&mut machine.store, domain.domid, "vif")?;
     let devid = spec.devid.unwrap_or_else(|| vif::lowest_free(&taken));
     let mac = spec.mac.unwrap_or_else(|| Mac::xen(rand::random()));
-    let new = vif::nodes(domain.domid.0, &spec, devid, mac);
+    let new = vif::nodes(domain.domid, &spec, devid, mac);
     device::add(&mut machine.store, &new)?;
-    progress::settle(&mut machine.store, &new.device, Duration::from_secs(args.timeout))
+    progress::wait_attached(&mut machine.store, &new.device, Duration::from_secs(args.timeout))
 }

@@ -1,8 +1,8 @@
-//! `xpv network-detach`: one interface less for a guest that runs.
+//! `xpv network-detach`: detaches a network interface from a running guest.
 
 use std::time::Duration;
 
-use ring_abi::netif::Mac;
+use ring_abi::netif::{Mac, key::MAC};
 use xenstore::Nodes;
 
 use crate::dir::Dir;
@@ -12,36 +12,37 @@ use crate::machine::{Machine, device, progress};
 /// Detach a network interface from a running guest
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The guest's name or number
+    /// The guest's name or domain ID
     domain: String,
 
-    /// The interface: its number in the guest, or its address
+    /// The interface: its device number or its MAC address
     #[arg(value_name = "DEVID|MAC")]
     vif: String,
 
-    /// Remove it even if the guest does not let go
+    /// Remove the interface even if the guest does not close it
     #[arg(long)]
     force: bool,
 
-    /// How long the guest may take to let go, in seconds
+    /// How long the guest may take to close the interface, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     timeout: u64,
 }
 
-/// Detaches it.
+/// Detaches the interface.
 ///
 /// # Errors
-/// There is no such interface, or the guest does not let go.
+/// There is no such interface, or the guest does not close it in time.
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let mut machine = Machine::connect(dir)?;
     let domain = machine.find_guest(&args.domain)?;
-    let (devid, mac) = (args.vif.parse::<u32>().ok(), args.vif.parse::<Mac>().ok());
-    for device in device::list(&mut machine.store, domain.domid.0, "vif")? {
-        let its = machine.store.read_opt(&format!("{}/mac", device::libxl_path(&device)))?;
-        let same_mac = mac.is_some_and(|mac| its.as_deref() == Some(mac.to_string().as_bytes()));
+    let devid = args.vif.parse::<u32>().ok();
+    let mac = args.vif.parse::<Mac>().ok();
+    for device in device::list(&mut machine.store, domain.domid, "vif")? {
+        let text = machine.store.read_opt(&format!("{}/{MAC}", device::libxl_path(&device)))?;
+        let same_mac = mac.is_some_and(|mac| text.as_deref() == Some(mac.to_string().as_bytes()));
         if devid == Some(device.id) || same_mac {
-            let bound = Duration::from_secs(args.timeout);
-            return progress::detach(&mut machine.store, &device, bound, args.force);
+            let timeout = Duration::from_secs(args.timeout);
+            return progress::detach(&mut machine.store, &device, timeout, args.force);
         }
     }
     Err(Error::Other(format!("{} has no vif {}", domain.name, args.vif)))

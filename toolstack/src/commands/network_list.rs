@@ -1,5 +1,6 @@
-//! `xpv network-list`: a guest's interfaces.
+//! `xpv network-list`: lists a guest's network interfaces.
 
+use ring_abi::netif::key;
 use serde::Serialize;
 use xenstore::xenbus::Device;
 use xenstore::{Client, Nodes};
@@ -14,7 +15,7 @@ use crate::output;
 /// List a guest's network interfaces
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The guest's name or number
+    /// The guest's name or domain ID
     domain: String,
 
     /// Print JSON
@@ -22,24 +23,23 @@ pub struct Args {
     json: bool,
 }
 
-/// An interface as it is shown.
+/// A line of the listing.
 #[derive(Debug, Serialize)]
 struct Row {
     devid: u32,
     backend_domid: u16,
     mac: String,
     bridge: String,
-    /// As the vif's line names it, and its port of the bridge.
+    /// The name in the vif's configuration, and of the bridge's port.
     vifname: String,
-    /// The name that its tap has in fact: another one in a namespace of the guest's own, or where the first was
-    /// taken.
+    /// The name of its tap, which differs from `vifname` in a network namespace of the guest, or if that was taken.
     tap: Option<String>,
-    /// The frontend's state, by its number.
+    /// The frontend's `XenbusState` as a number.
     state: u8,
     backend_path: String,
 }
 
-/// Lists them.
+/// Lists the interfaces.
 ///
 /// # Errors
 /// There is no such guest.
@@ -47,16 +47,16 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let mut machine = Machine::connect(dir)?;
     let domain = machine.find_guest(&args.domain)?;
     let mut rows = Vec::new();
-    for device in device::list(&mut machine.store, domain.domid.0, "vif")? {
+    for device in device::list(&mut machine.store, domain.domid, "vif")? {
         let states = progress::states(&mut machine.store, &device)?;
-        let told = device::libxl_path(&device);
-        let mut text = |key: &str| machine.store.read_text(&format!("{told}/{key}"));
+        let libxl = device::libxl_path(&device);
+        let mut text = |key: &str| machine.store.read_text(&format!("{libxl}/{key}"));
         rows.push(Row {
             devid: device.id,
-            backend_domid: device.back,
-            mac: text("mac")?,
-            bridge: text("bridge")?,
-            vifname: text("vifname")?,
+            backend_domid: device.back.0,
+            mac: text(key::MAC)?,
+            bridge: text(key::BRIDGE)?,
+            vifname: text(key::VIFNAME)?,
             tap: tap(&mut machine.store, &device)?,
             state: states.front.unwrap_or_default() as u8,
             backend_path: device.back_path(),
@@ -78,12 +78,12 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     Ok(())
 }
 
-/// What the guest's process calls the vif's tap. The guest may write anything there: only an interface's name is
-/// shown.
+/// Reads the name of the vif's tap, which the guest's process wrote. A guest may write anything there: it is shown only
+/// if it is a valid interface name.
 fn tap(store: &mut Client, device: &Device) -> Result<Option<String>> {
-    let told = match store.read_text(&format!("{}/{TAP}", device.front_path())) {
+    let name = match store.read_text(&format!("{}/{TAP}", device.front_path())) {
         Err(e) if e.is_not_found() => return Ok(None),
-        told => told?,
+        name => name?,
     };
-    Ok(Some(told).filter(|name| is_interface_name(name) && !name.contains(char::is_control)))
+    Ok(Some(name).filter(|name| is_interface_name(name) && !name.contains(char::is_control)))
 }

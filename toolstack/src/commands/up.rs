@@ -1,4 +1,4 @@
-//! `xpv up`: a whole machine, kept running.
+//! `xpv up`: runs and supervises a machine.
 
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -9,65 +9,65 @@ use nix::poll::PollTimeout;
 use crate::config::GuestConfig;
 use crate::config::host::{GuestEntry, HostConfig};
 use crate::dir::Dir;
-use crate::error::{Error, Origin, Result};
-use crate::machine::guest::{self, How, create};
-use crate::machine::process::{self, Owned};
+use crate::error::{Error, Origin, Result, chain};
+use crate::machine::guest::{self, CreateOptions, create};
+use crate::machine::process::{self, ChildProcess};
 use crate::machine::{Machine, host};
 
-/// Run a machine as host.toml describes it, and keep it running
+/// Run the machine that host.toml describes, and keep it running
 ///
-/// Starts the hypervisor, dom0 and the guests, and dom0 again when it dies: guests' frontends reconnect, and ask
-/// again what was not answered. Ends with SIGTERM or SIGINT, and with it the machine. Further guests can be
-/// created, and devices attached, meanwhile.
+/// Starts the hypervisor, dom0 and the guests, and restarts dom0 when it dies: guests' frontends reconnect, and submit
+/// unanswered requests again. Exits on SIGTERM or SIGINT, and with it the machine. Further guests can be created, and
+/// devices attached, meanwhile.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The machine's description
+    /// The description of the machine, host.toml
     host: PathBuf,
 }
 
 /// How long a guest's devices may take to connect.
-const CONNECT: Duration = Duration::from_secs(20);
-/// How long a process may take to end.
-const GRACE: Duration = Duration::from_secs(5);
-/// A process that lived shorter is started again only after so long.
-const PACE: Duration = Duration::from_millis(200);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long a process may take to exit after SIGTERM.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// The shortest time between two starts of a process.
+const RESTART_INTERVAL: Duration = Duration::from_millis(200);
 
-/// Runs it until told to end.
+/// Runs the machine until a signal.
 ///
 /// # Errors
-/// The description is wrong, something cannot be started, or the hypervisor ended.
-pub fn run(args: &Args, asked: Option<&Path>) -> Result<()> {
+/// The description is invalid, a process cannot be started, or the hypervisor exited.
+pub fn run(args: &Args, dir: Option<&Path>) -> Result<()> {
     let config = HostConfig::read(&args.host)?;
-    let dir = Dir::choose(asked.or(config.dir.as_deref()))?;
+    let dir = Dir::choose(dir.or(config.dir.as_deref()))?;
     let guests = read_guests(&config)?;
     let stop = process::stop_signal()?;
     dir.make()?;
     let hypervisor = host::start_hypervisor(&dir, None)?;
-    let mut up = Up { dir, config, hypervisor, dom0: None, dom0_since: Instant::now(), guests };
+    let mut up = Up { dir, config, hypervisor, dom0: None, dom0_started: Instant::now(), guests };
     let outcome = up.start().and_then(|mut machine| up.supervise(&mut machine, &stop));
-    up.down();
+    up.stop();
     outcome
 }
 
-/// A guest of the file.
+/// A guest of host.toml and its process.
 struct Guest {
     entry: GuestEntry,
     config: GuestConfig,
-    process: Option<Owned>,
-    since: Instant,
+    process: Option<ChildProcess>,
+    started: Instant,
 }
 
-/// What runs.
+/// The machine's processes.
 struct Up {
     dir: Dir,
     config: HostConfig,
-    hypervisor: Owned,
-    dom0: Option<Owned>,
-    dom0_since: Instant,
+    hypervisor: ChildProcess,
+    dom0: Option<ChildProcess>,
+    dom0_started: Instant,
     guests: Vec<Guest>,
 }
 
-/// Reads all guests before anything is started; names and bridges must agree.
+/// Reads the guests' configurations, whose names must differ, and whose bridges must exist.
 fn read_guests(config: &HostConfig) -> Result<Vec<Guest>> {
     let mut guests: Vec<Guest> = Vec::new();
     for entry in &config.guests {
@@ -75,15 +75,15 @@ fn read_guests(config: &HostConfig) -> Result<Vec<Guest>> {
         let config_of_guest = GuestConfig::read(&entry.cfg)?;
         config_of_guest.warnings.show();
         if guests.iter().any(|g| g.config.name == config_of_guest.name) {
-            return Err(origin.wrong("name", &config_of_guest.name, "a name that no other guest has"));
+            return Err(origin.invalid("name", &config_of_guest.name, "a name that no other guest has"));
         }
         for vif in &config_of_guest.vifs {
             if !config.bridges.iter().any(|b| b.name == vif.bridge) {
-                return Err(origin.wrong("vif: bridge", &vif.bridge, "a bridge of the host's description"));
+                return Err(origin.invalid("vif: bridge", &vif.bridge, "a bridge of the host's description"));
             }
         }
-        let since = Instant::now();
-        guests.push(Guest { entry: entry.clone(), config: config_of_guest, process: None, since });
+        let started = Instant::now();
+        guests.push(Guest { entry: entry.clone(), config: config_of_guest, process: None, started });
     }
     Ok(guests)
 }
@@ -96,8 +96,8 @@ impl Up {
         for index in 0..self.guests.len() {
             self.start_guest(&mut machine, index)?;
         }
-        tracing::info!(dir = %self.dir.path().display(), guests = self.guests.len(), "up");
-        process::say_ready();
+        tracing::info!(dir = %self.dir.path().display(), guests = self.guests.len(), "ready");
+        process::report_ready();
         Ok(machine)
     }
 
@@ -105,23 +105,23 @@ impl Up {
         let Guest { entry, config, .. } = &self.guests[index];
         let origin = Origin::file(&entry.cfg);
         let start = |machine: &Machine| guest::start(machine, &config.name, entry.netns.as_deref(), true);
-        let how = How { origin: &origin, start: &start, bound: CONNECT };
-        let (domid, process) = create(machine, config, &how, || Ok(()))?;
+        let options = CreateOptions { origin: &origin, start: &start, timeout: CONNECT_TIMEOUT };
+        let (domid, process) = create(machine, config, &options, || Ok(()))?;
         tracing::info!(%domid, name = config.name, "created");
         self.guests[index].process = Some(process);
-        self.guests[index].since = Instant::now();
+        self.guests[index].started = Instant::now();
         Ok(())
     }
 
-    /// Starts again what ends, until told to stop.
+    /// Restarts processes that exit, until a signal.
     fn supervise(&mut self, machine: &mut Machine, stop: &impl AsFd) -> Result<()> {
         loop {
-            if let Some(status) = self.hypervisor.ended()? {
-                return Err(Error::Other(format!("the hypervisor ended: {status}")));
+            if let Some(status) = self.hypervisor.exit_status()? {
+                return Err(Error::Other(format!("the hypervisor exited: {status}")));
             }
-            let mut next = self.look_at_dom0()?;
+            let mut next = self.check_dom0()?;
             for index in 0..self.guests.len() {
-                next = earliest(next, self.look_at_guest(machine, index)?);
+                next = earliest(next, self.check_guest(machine, index)?);
             }
             if self.sleep(stop, next)? {
                 return Ok(());
@@ -129,76 +129,81 @@ impl Up {
         }
     }
 
-    /// Starts dom0 again if it has ended; when to look again, if that is to wait.
-    fn look_at_dom0(&mut self) -> Result<Option<Instant>> {
-        let Some(status) = self.dom0.as_mut().map_or(Ok(None), Owned::ended)? else { return Ok(None) };
+    /// Restarts dom0 if it has exited. Returns when to check again if the restart is delayed.
+    fn check_dom0(&mut self) -> Result<Option<Instant>> {
+        let Some(status) = self.dom0.as_mut().map_or(Ok(None), ChildProcess::exit_status)? else {
+            return Ok(None);
+        };
         if !self.config.supervise.dom0 {
-            return Err(Error::Other(format!("dom0 ended: {status}")));
+            return Err(Error::Other(format!("dom0 exited: {status}")));
         }
-        let due = self.dom0_since + PACE;
+        let due = self.dom0_started + RESTART_INTERVAL;
         if Instant::now() < due {
             return Ok(Some(due));
         }
-        tracing::warn!(status, "dom0 ended; starting it again");
-        self.dom0_since = Instant::now();
+        tracing::warn!(status, "dom0 exited; restarting it");
+        self.dom0_started = Instant::now();
         match host::start_dom0(&self.dir, &self.config.bridges, None) {
             Ok(dom0) => {
                 self.dom0 = Some(dom0);
                 Ok(None)
             }
             Err(error) => {
-                tracing::error!(%error, "dom0 cannot be started");
-                Ok(Some(self.dom0_since + PACE))
+                tracing::error!(error = %chain(&error), "failed to start dom0");
+                Ok(Some(self.dom0_started + RESTART_INTERVAL))
             }
         }
     }
 
-    fn look_at_guest(&mut self, machine: &mut Machine, index: usize) -> Result<Option<Instant>> {
+    /// Restarts a guest as [`Up::check_dom0`] does dom0, if configured.
+    fn check_guest(&mut self, machine: &mut Machine, index: usize) -> Result<Option<Instant>> {
         let guest = &mut self.guests[index];
-        if let Some(status) = guest.process.as_mut().map_or(Ok(None), Owned::ended)? {
-            tracing::warn!(name = guest.config.name, status, "a guest ended");
+        if let Some(status) = guest.process.as_mut().map_or(Ok(None), ChildProcess::exit_status)? {
+            tracing::warn!(name = guest.config.name, status, "guest exited");
             guest.process = None;
         }
         if guest.process.is_some() || !self.config.supervise.guests {
             return Ok(None);
         }
-        let due = guest.since + PACE;
+        let due = guest.started + RESTART_INTERVAL;
         if Instant::now() < due {
             return Ok(Some(due));
         }
-        guest.since = Instant::now();
+        guest.started = Instant::now();
         match self.start_guest(machine, index) {
             Ok(()) => Ok(None),
             Err(error) => {
-                tracing::error!(name = self.guests[index].config.name, %error, "a guest cannot be created");
-                Ok(Some(Instant::now() + PACE))
+                let name = &self.guests[index].config.name;
+                tracing::error!(name, error = %chain(&error), "failed to create the guest");
+                Ok(Some(Instant::now() + RESTART_INTERVAL))
             }
         }
     }
 
-    /// Until a process ends or the time has come; `true` when told to stop.
+    /// Sleeps until a process exits or until `until`; `true` on a signal.
     fn sleep(&self, stop: &impl AsFd, until: Option<Instant>) -> Result<bool> {
         let guests = self.guests.iter().filter_map(|g| g.process.as_ref());
-        let ends = [Some(&self.hypervisor), self.dom0.as_ref()].into_iter().flatten();
-        let ends = ends.chain(guests).map(Owned::pidfd);
-        // One that has ended is waited for by the clock, not by its descriptor, which stays readable.
-        let ends: Vec<_> = ends.flatten().filter(|_| until.is_none()).collect();
+        let processes = [Some(&self.hypervisor), self.dom0.as_ref()].into_iter().flatten();
+        let pidfds = processes.chain(guests).map(ChildProcess::pidfd);
+        // While a restart is delayed, the pidfd of the exited process is readable all the time: only the time is
+        // awaited.
+        let pidfds: Vec<_> = pidfds.flatten().filter(|_| until.is_none()).collect();
         let timeout = until.map_or(PollTimeout::NONE, |until| {
             let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
         let mut fds = vec![stop.as_fd()];
-        fds.extend(ends.iter().map(AsFd::as_fd));
+        fds.extend(pidfds.iter().map(AsFd::as_fd));
         process::wait_first(&fds, timeout)
     }
 
-    /// Ends all: guests first, so that they can close their devices.
-    fn down(self) {
-        let mut guests: Vec<Owned> = self.guests.into_iter().filter_map(|g| g.process).collect();
-        guests.iter_mut().for_each(Owned::ask_to_end);
-        guests.into_iter().for_each(|g| g.end(GRACE));
-        self.dom0.into_iter().for_each(|dom0| dom0.end(GRACE));
-        self.hypervisor.end(GRACE);
+    /// Stops all processes: guests first, so that they can close their devices.
+    fn stop(self) {
+        let mut guests: Vec<ChildProcess> = self.guests.into_iter().filter_map(|g| g.process).collect();
+        guests.iter_mut().for_each(ChildProcess::terminate);
+        guests.into_iter().for_each(|g| g.stop(STOP_TIMEOUT));
+        self.dom0.into_iter().for_each(|dom0| dom0.stop(STOP_TIMEOUT));
+        self.hypervisor.stop(STOP_TIMEOUT);
     }
 }
 

@@ -1,32 +1,32 @@
 //! The syntax of an `xl.cfg`: `key = value`, where a value is a string, a number, or a list of these over several
-//! lines; `#` starts a comment, `;` separates settings in a line. What keys mean is for [`super::guest`].
+//! lines; `#` starts a comment, `;` separates settings in a line. [`super::guest`] interprets the keys.
 //!
-//! Source: xl.cfg(5), "SYNTAX". It looks like Python and is not.
+//! Source: xl.cfg(5), "SYNTAX".
 
 mod lexer;
 
 use crate::error::{Origin, Result};
 use lexer::{Lexer, Token, TokenKind};
 
-/// One string or number, and the line it starts in.
+/// One string or number of a list, and the line on which it starts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Atom {
-    /// Its text, without quotes.
+    /// The text, without quotes.
     pub text: String,
-    /// Its line; the first is 1.
+    /// The line; the first is 1.
     pub line: usize,
 }
 
-/// What a key is set to.
+/// The value of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Value {
     /// A string or a number.
-    One(String),
+    Single(String),
     /// A list.
     List(Vec<Atom>),
 }
 
-/// One setting.
+/// One `key = value`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
     /// The key.
@@ -37,11 +37,19 @@ pub struct Setting {
     pub value: Value,
 }
 
-/// Every setting of a file, in its order.
+/// Parses the settings of a file, in file order.
+///
+/// ```
+/// use toolstack::config::cfg::{Value, parse};
+/// use toolstack::error::Origin;
+///
+/// let settings = parse(&Origin::argument("CFG"), "name = 'web'  # comment\nmemory = 512").unwrap();
+/// assert_eq!(settings[0].value, Value::Single("web".into()));
+/// assert_eq!((settings[1].key.as_str(), settings[1].line), ("memory", 2));
+/// ```
 ///
 /// # Errors
-/// [`crate::error::Error::Input`] names the line, what stands there and what should; a key that is set twice is
-/// one of them.
+/// [`crate::error::Error::Input`] if a line is no setting, or a key is set twice.
 pub fn parse(origin: &Origin, text: &str) -> Result<Vec<Setting>> {
     let mut parser = Parser { origin, lexer: Lexer::new(origin, text), settings: Vec::new() };
     while parser.statement()? {}
@@ -55,7 +63,7 @@ struct Parser<'a> {
 }
 
 impl Parser<'_> {
-    /// One setting, or the emptiness between two; `false` at the end of the file.
+    /// Parses one setting or separator; `false` at the end of the file.
     fn statement(&mut self) -> Result<bool> {
         let token = self.lexer.next()?;
         match token.kind {
@@ -81,7 +89,7 @@ impl Parser<'_> {
     fn store(&mut self, setting: Setting) -> Result<()> {
         if let Some(first) = self.settings.iter().find(|s| s.key == setting.key) {
             let expected = format!("it once (line {} sets it already)", first.line);
-            return Err(self.origin.at(setting.line).wrong(&setting.key, "the key again", expected));
+            return Err(self.origin.at(setting.line).invalid(&setting.key, "the key again", expected));
         }
         self.settings.push(setting);
         Ok(())
@@ -90,13 +98,13 @@ impl Parser<'_> {
     fn value(&mut self, key: &str) -> Result<Value> {
         let token = self.lexer.next()?;
         match token.kind {
-            TokenKind::Atom => Ok(Value::One(token.text)),
+            TokenKind::Atom => Ok(Value::Single(token.text)),
             TokenKind::Open => self.list(key).map(Value::List),
             _ => Err(self.unexpected(key, &token, "a string in quotes, a number, or a list in brackets")),
         }
     }
 
-    /// The rest of a list; line ends count for nothing in it, and a comma may follow the last item.
+    /// Parses the rest of a list, which may span lines and end with a comma.
     fn list(&mut self, key: &str) -> Result<Vec<Atom>> {
         let mut atoms = Vec::new();
         loop {
@@ -125,7 +133,7 @@ impl Parser<'_> {
     }
 
     fn unexpected(&self, key: &str, token: &Token, expected: &str) -> crate::error::Error {
-        self.origin.at(token.line).wrong(key, token.describe(), expected)
+        self.origin.at(token.line).invalid(key, token.describe(), expected)
     }
 }
 

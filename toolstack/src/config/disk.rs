@@ -1,5 +1,5 @@
-//! A disk as xl-disk-configuration(5) writes it: `format=raw, vdev=xvda, access=rw, target=/img`, or by position
-//! `/img,raw,xvda,rw`, with the old prefixes (`phy:`, `file:`, `raw:`) still taken.
+//! A disk in the syntax of xl-disk-configuration(5): `format=raw, vdev=xvda, access=rw, target=/img`, or by position
+//! `/img,raw,xvda,rw`; the deprecated prefixes (`phy:`, `file:`, `raw:`) are accepted.
 
 use std::path::{Path, PathBuf};
 
@@ -8,14 +8,25 @@ use super::params::Params;
 use crate::error::{Origin, Result};
 use ring_abi::blkif::vdev::Vdev;
 
-/// A disk to be attached.
+/// A disk to attach.
+///
+/// ```
+/// use toolstack::config::{DiskSpec, Warnings};
+/// use toolstack::error::Origin;
+///
+/// let origin = Origin::argument("DISK");
+/// let disk = DiskSpec::parse(&origin, "/srv/a.img,raw,xvda,ro", &mut Warnings::default()).unwrap();
+/// assert_eq!((disk.vdev, disk.writable), (51712, false));
+/// let error = DiskSpec::parse(&origin, "/srv/a.img,qcow2,xvda", &mut Warnings::default()).unwrap_err();
+/// assert!(error.to_string().starts_with(r#"DISK: disk: format: found "qcow2", expected raw"#));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskSpec {
     /// The image file or block device; absolute.
     pub target: PathBuf,
-    /// What the guest calls it, e.g. `xvda`.
+    /// The device's name in the guest, e.g. `xvda`.
     pub dev: String,
-    /// The number of that name: the device's in the store.
+    /// The virtual device number of that name, which identifies the device in the store.
     pub vdev: u32,
     /// Whether the guest may write.
     pub writable: bool,
@@ -23,13 +34,13 @@ pub struct DiskSpec {
     pub cdrom: bool,
     /// Whether discard is offered.
     pub discard: bool,
-    /// Says that direct I/O needs no safe-guards.
+    /// Whether the backend may use direct I/O without safe-guards.
     pub direct_io_safe: bool,
-    /// Whether the guest is told to trust the backend.
+    /// Whether the guest's frontend is to trust the backend.
     pub trusted: bool,
 }
 
-/// Parameters `name=value`; `target` comes last and takes the rest.
+/// Parameters `name=value`, other than `target`, which comes last and takes the rest of the text.
 const NAMED: [&str; 14] = [
     "format",
     "vdev",
@@ -46,7 +57,7 @@ const NAMED: [&str; 14] = [
     "active-disk",
     "hidden-disk",
 ];
-/// Words that stand alone, and what they say.
+/// Flags, and the parameter and value that each stands for.
 const FLAGS: [(&str, &str, &str); 8] = [
     ("cdrom", "devtype", "cdrom"),
     ("discard", "discard", "1"),
@@ -57,18 +68,18 @@ const FLAGS: [(&str, &str, &str); 8] = [
     ("colo", "colo", "colo"),
     ("no-colo", "colo", ""),
 ];
-/// Prefixes that once chose a driver; they mean nothing any more.
-const IDLE_PREFIXES: [&str; 7] = ["tapdisk:", "tap2:", "tap:", "aio:", "ioemu:", "file:", "phy:"];
-/// Prefixes that say the format.
+/// Deprecated prefixes that chose a driver; they have no effect.
+const IGNORED_PREFIXES: [&str; 7] = ["tapdisk:", "tap2:", "tap:", "aio:", "ioemu:", "file:", "phy:"];
+/// Deprecated prefixes that give the format.
 const FORMAT_PREFIXES: [&str; 4] = ["raw:", "qcow:", "qcow2:", "vhd:"];
-/// Prefixes that ask for a script.
+/// Deprecated prefixes that name a script.
 const SCRIPT_PREFIXES: [&str; 4] = ["iscsi:", "nbd:", "enbd:", "drbd:"];
 
 impl DiskSpec {
-    /// Reads one. What has no effect here is told to `warnings`.
+    /// Parses a disk. Parameters without effect are added to `warnings`.
     ///
     /// # Errors
-    /// [`crate::error::Error::Input`] with the parameter, what stands there and what should.
+    /// [`crate::error::Error::Input`] names the parameter, the value found and what is valid.
     pub fn parse(origin: &Origin, text: &str, warnings: &mut Warnings) -> Result<DiskSpec> {
         let mut params = Params::new(origin, "disk");
         split(&mut params, text)?;
@@ -77,7 +88,7 @@ impl DiskSpec {
     }
 }
 
-/// Sorts the comma-separated pieces into parameters.
+/// Splits the text at commas, and stores each piece as a parameter.
 fn split(params: &mut Params<'_>, text: &str) -> Result<()> {
     let mut rest = text.trim_start();
     let mut old_syntax = false;
@@ -91,17 +102,17 @@ fn split(params: &mut Params<'_>, text: &str) -> Result<()> {
             rest = stripped;
         }
         let (piece, after) = rest.split_once(',').unwrap_or((rest, ""));
-        one(params, piece, old_syntax)?;
+        parse_piece(params, piece, old_syntax)?;
         rest = after.trim_start();
     }
     Ok(())
 }
 
-/// Takes the old prefixes off, all of them: `tap:aio:/img`.
+/// Strips the deprecated prefixes, of which there may be several: `tap:aio:/img`.
 fn strip_prefix<'t>(params: &mut Params<'_>, mut text: &'t str) -> Result<&'t str> {
     loop {
         let found = |list: &[&'static str]| list.iter().find(|p| text.starts_with(**p)).copied();
-        if let Some(prefix) = found(&IDLE_PREFIXES) {
+        if let Some(prefix) = found(&IGNORED_PREFIXES) {
             text = &text[prefix.len()..];
         } else if let Some(prefix) = found(&FORMAT_PREFIXES) {
             params.set("format", prefix.trim_end_matches(':'))?;
@@ -115,12 +126,12 @@ fn strip_prefix<'t>(params: &mut Params<'_>, mut text: &'t str) -> Result<&'t st
     }
 }
 
-/// One piece: `name=value`, a flag, or the next parameter by position.
-fn one(params: &mut Params<'_>, piece: &str, old_syntax: bool) -> Result<()> {
+/// Stores one piece: `name=value`, a flag, or the next parameter by position.
+fn parse_piece(params: &mut Params<'_>, piece: &str, old_syntax: bool) -> Result<()> {
     if let Some((name, value)) = piece.split_once('=') {
         return match NAMED.into_iter().find(|n| *n == name) {
             Some(name) => params.set(name, value),
-            None => Err(params.origin().wrong(
+            None => Err(params.origin().invalid(
                 "disk",
                 piece,
                 format!("a known parameter: target, discard, direct-io-safe, {}", NAMED.join(", ")),
@@ -135,7 +146,7 @@ fn one(params: &mut Params<'_>, piece: &str, old_syntax: bool) -> Result<()> {
     match positions.iter().find(|name| !params.has(name)) {
         Some(&"vdev") => vdev_and_type(params, piece),
         Some(name) => params.set(name, piece),
-        None => Err(params.origin().wrong(
+        None => Err(params.origin().invalid(
             "disk",
             piece,
             "no more than target, format, vdev and access by position",
@@ -143,7 +154,7 @@ fn one(params: &mut Params<'_>, piece: &str, old_syntax: bool) -> Result<()> {
     }
 }
 
-/// `xvda`, or the old `xvda:cdrom`.
+/// Stores `xvda`, or the deprecated `xvda:cdrom`.
 fn vdev_and_type(params: &mut Params<'_>, piece: &str) -> Result<()> {
     match piece.rsplit_once(':') {
         Some((vdev, kind)) => {
@@ -154,24 +165,24 @@ fn vdev_and_type(params: &mut Params<'_>, piece: &str) -> Result<()> {
     }
 }
 
-/// What xl knows and there is no support for here: an error that says what there is.
+/// Rejects what xl supports and this program does not; the error names what is supported.
 fn refuse_unsupported(params: &mut Params<'_>, warnings: &mut Warnings) -> Result<()> {
     match params.take("format").as_deref() {
         None | Some("raw") => {}
         Some(known @ ("qcow" | "qcow2" | "vhd" | "qed" | "empty")) => {
-            return Err(params.wrong("format", known, "raw (other formats are not supported yet)"));
+            return Err(params.invalid("format", known, "raw (other formats are not supported yet)"));
         }
-        Some(other) => return Err(params.wrong("format", other, "raw")),
+        Some(other) => return Err(params.invalid("format", other, "raw")),
     }
     if let Some(domain) = params.take("backend")
         && !["0", "Domain-0"].contains(&domain.as_str())
     {
-        return Err(params.wrong("backend", &domain, "Domain-0 (driver domains are not supported yet)"));
+        return Err(params.invalid("backend", &domain, "Domain-0 (driver domains are not supported yet)"));
     }
     match params.take("backendtype").as_deref() {
         None | Some("phy") => {}
         Some(other) => {
-            return Err(params.wrong(
+            return Err(params.invalid(
                 "backendtype",
                 other,
                 "phy, or nothing (other backends are not supported yet)",
@@ -179,18 +190,18 @@ fn refuse_unsupported(params: &mut Params<'_>, warnings: &mut Warnings) -> Resul
         }
     }
     if let Some(other) = params.take("specification").filter(|s| s != "xen") {
-        return Err(params.wrong("specification", &other, "xen (virtio is not supported)"));
+        return Err(params.invalid("specification", &other, "xen (virtio is not supported)"));
     }
     if params.take("grant_usage").is_some() {
         warnings.no_effect(params.origin(), &params.key("grant_usage"), "it is for virtio");
     }
-    let idle = [
+    let ignored = [
         ("discard", "1", "discard is not offered yet"),
         ("direct-io-safe", "1", "the page cache is bypassed wherever that is possible"),
         ("trusted", "0", "our frontends make no difference"),
     ];
-    for (name, value, why) in idle {
-        if params.says(name, value) {
+    for (name, value, why) in ignored {
+        if params.is_set_to(name, value) {
             warnings.no_effect(params.origin(), &params.key(name), why);
         }
     }
@@ -206,17 +217,17 @@ fn finish(mut params: Params<'_>) -> Result<DiskSpec> {
     let Some(dev) = params.take("vdev") else {
         return Err(params.origin().missing(&params.key("vdev"), vdev_expected));
     };
-    let Some(vdev) = Vdev::parse(&dev) else { return Err(params.wrong("vdev", &dev, vdev_expected)) };
+    let Some(vdev) = Vdev::parse(&dev) else { return Err(params.invalid("vdev", &dev, vdev_expected)) };
     let cdrom = match params.take("devtype").as_deref() {
         None | Some("disk") => false,
         Some("cdrom") => true,
-        Some(other) => return Err(params.wrong("devtype", other, "disk or cdrom")),
+        Some(other) => return Err(params.invalid("devtype", other, "disk or cdrom")),
     };
     let writable = match params.take("access").as_deref() {
         None => !cdrom,
         Some("rw" | "w") => true,
         Some("ro" | "r") => false,
-        Some(other) => return Err(params.wrong("access", other, "ro, r, rw or w")),
+        Some(other) => return Err(params.invalid("access", other, "ro, r, rw or w")),
     };
     let Some(target) = params.take("target") else {
         return Err(params

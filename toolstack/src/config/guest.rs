@@ -1,5 +1,5 @@
-//! A guest as an `xl.cfg` describes it: its `name`, `disk` and `vif`. A guest here is a process, so that what
-//! xl.cfg says of kernels, memory and processors has no effect, and each such line is told so.
+//! A guest's configuration from an `xl.cfg`: its `name`, `disk` and `vif`. As a guest here is a process, settings
+//! of kernels, memory and processors have no effect: each is warned of.
 
 use std::path::Path;
 
@@ -7,20 +7,30 @@ use super::cfg::{self, Atom, Setting, Value};
 use super::{DiskSpec, VifSpec, Warnings};
 use crate::error::{Error, Origin, Result};
 
-/// A guest to be created.
+/// The configuration of a guest.
+///
+/// ```
+/// use toolstack::config::GuestConfig;
+/// use toolstack::error::Origin;
+///
+/// let text = "name = 'web'\nmemory = 512\ndisk = ['/srv/a.img,,xvda']\nvif = ['bridge=xenbr0']";
+/// let guest = GuestConfig::parse(&Origin::argument("web.cfg"), text).unwrap();
+/// assert_eq!((guest.name.as_str(), guest.disks.len(), guest.vifs.len()), ("web", 1, 1));
+/// assert_eq!(guest.warnings.lines(), ["web.cfg:2: memory: no effect: a guest here is a process"]);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestConfig {
-    /// Its name; no other guest's.
+    /// The guest's name, which is unique.
     pub name: String,
-    /// Its disks, no two with one number.
+    /// The guest's disks, each with a device number of its own.
     pub disks: Vec<DiskSpec>,
-    /// Its interfaces, each with a number of its own.
+    /// The guest's interfaces, each with a device number of its own.
     pub vifs: Vec<VifSpec>,
-    /// What has no effect.
+    /// Settings that have no effect.
     pub warnings: Warnings,
 }
 
-/// Keys of xl.cfg(5) that a process has no use for.
+/// Keys of xl.cfg(5) that do not apply to a process.
 const NO_EFFECT: &str = "\
  acpi acpi_firmware altp2m altp2mhvm apic arm_gic argo bios blkdev_start boot bootloader \
  bootloader_args bootloader_restrict bootloader_user builder cap channel claim_mode cmdline cpu_weight \
@@ -43,23 +53,25 @@ const NO_EFFECT: &str = "\
  vpt_align vsnd vtpm vuart xen_platform_pci xend_suspend_evtchn_compat";
 
 impl GuestConfig {
-    /// Reads a file.
+    /// Reads and parses a file.
     ///
     /// # Errors
-    /// The file's, and [`Error::Input`] with file, line, key, what stands there and what should.
+    /// [`Error::File`] if it cannot be read; [`Error::Input`] names line, key, value found and what is valid.
     pub fn read(path: &Path) -> Result<GuestConfig> {
         let text =
             std::fs::read_to_string(path).map_err(|e| Error::file(path, "reading the guest's cfg", e))?;
         GuestConfig::parse(&Origin::file(path), &text)
     }
 
-    /// Reads the text of a file.
+    /// Parses the text of a file.
     ///
     /// # Errors
-    /// As [`GuestConfig::read`].
+    /// [`Error::Input`] names line, key, value found and what is valid.
     pub fn parse(origin: &Origin, text: &str) -> Result<GuestConfig> {
         let mut warnings = Warnings::default();
-        let (mut name, mut disks, mut vifs) = (None, Vec::new(), Vec::new());
+        let mut name = None;
+        let mut disks = Vec::new();
+        let mut vifs = Vec::new();
         for setting in cfg::parse(origin, text)? {
             let here = origin.at(setting.line);
             match setting.key.as_str() {
@@ -69,7 +81,9 @@ impl GuestConfig {
                 key if NO_EFFECT.split_ascii_whitespace().any(|k| k == key) => {
                     warnings.no_effect(&here, key, "a guest here is a process");
                 }
-                key => return Err(here.wrong("syntax", key, "name, disk, vif, or another key of xl.cfg(5)")),
+                key => {
+                    return Err(here.invalid("syntax", key, "name, disk, vif, or another key of xl.cfg(5)"));
+                }
             }
         }
         let name = name.ok_or_else(|| origin.missing("name", "the guest's name"))?;
@@ -82,20 +96,20 @@ impl GuestConfig {
 fn name_of(here: &Origin, value: Value) -> Result<String> {
     let expected = "a name: letters, digits, - _ . + only, not a number, at most 64";
     match value {
-        Value::One(name) if is_guest_name(&name) => Ok(name),
-        Value::One(other) => Err(here.wrong("name", &other, expected)),
-        Value::List(_) => Err(here.wrong("name", "a list", expected)),
+        Value::Single(name) if is_guest_name(&name) => Ok(name),
+        Value::Single(other) => Err(here.invalid("name", &other, expected)),
+        Value::List(_) => Err(here.invalid("name", "a list", expected)),
     }
 }
 
-/// Whether a guest can be called so: a number would be a domain's id, and the name is a directory's too.
+/// Whether this is a valid guest name: a number would be taken for a domain's id, and the name names a directory.
 pub fn is_guest_name(name: &str) -> bool {
     let fine = |b: u8| b.is_ascii_alphanumeric() || b"-_.+".contains(&b);
     let number = name.bytes().all(|b| b.is_ascii_digit());
     (1..=64).contains(&name.len()) && name.bytes().all(fine) && !number && !name.starts_with(['.', '-'])
 }
 
-/// The items of a list, each read by `parse` and kept with its place.
+/// Parses each item of a list with `parse`, and pairs it with its line.
 fn specs<T>(
     origin: &Origin,
     setting: Setting,
@@ -103,7 +117,7 @@ fn specs<T>(
     parse: fn(&Origin, &str, &mut Warnings) -> Result<T>,
 ) -> Result<Vec<(Origin, T)>> {
     let Value::List(atoms) = setting.value else {
-        return Err(origin.at(setting.line).wrong(&setting.key, "one value", "a list: [ '...', '...' ]"));
+        return Err(origin.at(setting.line).invalid(&setting.key, "one value", "a list: [ '...', '...' ]"));
     };
     let read = |Atom { text, line }: Atom| {
         let here = origin.at(line);
@@ -115,23 +129,23 @@ fn specs<T>(
 fn distinct_disks(disks: &[(Origin, DiskSpec)]) -> Result<()> {
     for (at, (here, disk)) in disks.iter().enumerate() {
         if disks[..at].iter().any(|(_, earlier)| earlier.vdev == disk.vdev) {
-            return Err(here.wrong("disk: vdev", &disk.dev, "a device that no other disk is"));
+            return Err(here.invalid("disk: vdev", &disk.dev, "a device that no other disk is"));
         }
     }
     Ok(())
 }
 
-/// Gives each interface its place in the list as its number, unless it says one.
+/// Numbers the interfaces: by their position in the list unless a number is given.
 fn numbered(vifs: Vec<(Origin, VifSpec)>) -> Result<Vec<VifSpec>> {
     let mut numbered: Vec<VifSpec> = Vec::new();
     for (index, (here, mut vif)) in vifs.into_iter().enumerate() {
         let devid = vif.devid.unwrap_or(index as u32);
         if numbered.iter().any(|v| v.devid == Some(devid)) {
-            return Err(here.wrong("vif: devid", &devid.to_string(), "a number that no other vif has"));
+            return Err(here.invalid("vif: devid", &devid.to_string(), "a number that no other vif has"));
         }
         if vif.mac.is_some() && numbered.iter().any(|v| v.mac == vif.mac) {
             let mac = vif.mac.map(|m| m.to_string()).unwrap_or_default();
-            return Err(here.wrong("vif: mac", &mac, "an address that no other vif has"));
+            return Err(here.invalid("vif: mac", &mac, "an address that no other vif has"));
         }
         vif.devid = Some(devid);
         numbered.push(vif);
@@ -148,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn an_xl_cfg_of_a_usual_guest() {
+    fn xl_cfg_with_disks_and_vifs_is_parsed() {
         let guest = parse(
             "name = 'web'\nmemory = 512\nkernel = '/boot/vmlinuz'\n\
              disk = [ '/img/root,raw,xvda,rw',\n 'vdev=xvdb,access=ro,target=/img/data' ]\n\
@@ -166,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_line_of_the_item() {
+    fn invalid_item_is_rejected_with_its_line() {
         let cases = [
             ("name = 'a'\ndisk = [\n'/a,,xvda',\n'/b,,xvda,rx' ]", r#"g.cfg:4: disk: access: found "rx""#),
             (

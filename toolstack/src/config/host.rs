@@ -1,4 +1,4 @@
-//! A host as `host.toml` describes it: what `xpv up` starts and keeps running.
+//! A host's configuration from `host.toml`: what `xpv up` starts and keeps running.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::vif::{DEFAULT_BRIDGE, is_interface_name};
 use crate::error::{Error, Origin, Result};
 
-/// A host. Unknown keys are errors.
+/// A host's configuration. Unknown keys are errors.
 ///
 /// ```toml
 /// dir = "/run/xpv"
@@ -26,7 +26,7 @@ use crate::error::{Error, Origin, Result};
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct HostConfig {
-    /// Where the sockets are; the program's usual place when absent.
+    /// The machine's directory; the program's default when absent.
     pub dir: Option<PathBuf>,
     /// The bridges; one `xenbr0` without ports when absent.
     #[serde(default = "default_bridges")]
@@ -34,50 +34,50 @@ pub struct HostConfig {
     /// The guests.
     #[serde(default)]
     pub guests: Vec<GuestEntry>,
-    /// What is started again.
+    /// What is restarted after a failure.
     #[serde(default)]
     pub supervise: Supervise,
 }
 
-/// A bridge.
+/// A bridge of dom0.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct BridgeConfig {
-    /// What vifs call it.
+    /// The name that vifs refer to.
     pub name: String,
-    /// Its ports towards the host: `tap:NAME` makes a tap, `packet:NAME` takes an existing interface.
+    /// The bridge's host ports: `tap:NAME` creates a tap, `packet:NAME` opens an existing interface.
     #[serde(default)]
     pub ports: Vec<HostPort>,
 }
 
-/// A port towards the host.
+/// A port that attaches an interface of the host to a bridge.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(try_from = "String")]
 pub enum HostPort {
-    /// A tap with this name is made, and is gone with dom0.
+    /// A tap of this name, created by dom0 and removed when dom0 exits.
     Tap(String),
-    /// An interface that exists, by a packet socket.
+    /// An existing interface, opened by a packet socket.
     Packet(String),
 }
 
-/// A guest to be created.
+/// A guest to create.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct GuestEntry {
-    /// Its `xl.cfg`.
+    /// The guest's `xl.cfg`.
     pub cfg: PathBuf,
-    /// The network namespace its interfaces are put into: a name, a process's number or a path.
+    /// The network namespace of the guest's interfaces: a name, a process id or a path.
     pub netns: Option<String>,
 }
 
-/// What is started again when it ends by itself.
+/// What is restarted when it exits by itself.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]
 pub struct Supervise {
-    /// Start dom0 again.
+    /// Restart dom0.
     #[serde(default = "yes")]
     pub dom0: bool,
-    /// Start guests of this file again.
+    /// Restart the guests of this file.
     #[serde(default)]
     pub guests: bool,
 }
@@ -97,10 +97,10 @@ fn default_bridges() -> Vec<BridgeConfig> {
 }
 
 impl HostConfig {
-    /// Reads a file; paths in it become relative to its directory.
+    /// Reads and parses a file; relative paths in it are resolved against the file's directory.
     ///
     /// # Errors
-    /// The file's, and [`Error::Input`] with the line.
+    /// [`Error::File`] if it cannot be read; errors of [`HostConfig::parse`].
     pub fn read(path: &Path) -> Result<HostConfig> {
         let text = std::fs::read_to_string(path)
             .map_err(|e| Error::file(path, "reading the host's description", e))?;
@@ -115,22 +115,23 @@ impl HostConfig {
         Ok(host)
     }
 
-    /// Reads the text of a file.
+    /// Parses the text of a file.
     ///
     /// # Errors
-    /// [`Error::Input`].
+    /// [`Error::Other`] with line and reason where it is not TOML or has an unknown key; [`Error::Input`] where a
+    /// bridge has no name or another's.
     pub fn parse(origin: &Origin, text: &str) -> Result<HostConfig> {
         let host: HostConfig = toml::from_str(text).map_err(|e| located(origin, text, &e))?;
         for (at, bridge) in host.bridges.iter().enumerate() {
             if bridge.name.is_empty() || host.bridges[..at].iter().any(|b| b.name == bridge.name) {
-                return Err(origin.wrong("bridges: name", &bridge.name, "a name that no other bridge has"));
+                return Err(origin.invalid("bridges: name", &bridge.name, "a name that no other bridge has"));
             }
         }
         Ok(host)
     }
 }
 
-/// The line of a TOML error, and its first line of words.
+/// Converts a TOML error: its line, and the first line of its message.
 fn located(origin: &Origin, text: &str, error: &toml::de::Error) -> Error {
     let at = error.span().map_or(0, |span| span.start.min(text.len()));
     let line = 1 + text.as_bytes()[..at].iter().filter(|b| **b == b'\n').count();
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_file_and_an_empty_one() {
+    fn full_file_is_parsed_and_empty_file_gives_defaults() {
         let host = parse(
             "dir = '/run/x'\n[[bridges]]\nname = 'br1'\nports = ['tap:t0', 'packet:eth1']\n\
              [[guests]]\ncfg = 'web.cfg'\nnetns = 'web'\n[supervise]\nguests = true\n",
@@ -214,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn errors_name_the_line() {
+    fn invalid_host_is_rejected_with_its_line() {
         let cases = [
             ("dir = '/x'\nbrigdes = []", "host.toml:2: unknown field `brigdes`"),
             (

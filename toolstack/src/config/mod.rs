@@ -1,6 +1,6 @@
-//! What the user writes: an `xl.cfg` for a guest, disks and vifs in xl's own syntax, `host.toml` for a host.
+//! Configuration: an `xl.cfg` for a guest, disks and vifs in xl's syntax, `host.toml` for a host.
 //!
-//! Everything here is text in, values out; each error names the place, the key, what stands there and what should.
+//! These are parsers from text to values; each error names the line, the key, the value found and what is valid.
 
 pub mod cfg;
 pub mod disk;
@@ -17,7 +17,7 @@ pub use vif::VifSpec;
 
 use crate::error::Origin;
 
-/// What was accepted though it has no effect here: one line each, to be shown to the user.
+/// Settings that were accepted but have no effect: one line each, to be shown to the user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Warnings(Vec<String>);
 
@@ -27,12 +27,12 @@ impl Warnings {
         self.0.push(format!("{origin}: {key}: no effect: {why}"));
     }
 
-    /// The lines.
+    /// The warnings, one line each.
     pub fn lines(&self) -> &[String] {
         &self.0
     }
 
-    /// Writes them to standard error.
+    /// Writes the warnings to standard error.
     pub fn show(&self) {
         for line in &self.0 {
             eprintln!("xpv: warning: {line}");

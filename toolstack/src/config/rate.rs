@@ -1,46 +1,46 @@
-//! A vif's rate as xl-network-configuration(5) writes it: `10Mb/s`, `250KB/s`, `1MB/s@20ms`.
+//! A vif's rate limit in the syntax of xl-network-configuration(5): `10Mb/s`, `250KB/s`, `1MB/s@20ms`.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// So many bytes in every interval: what the store's `rate` key holds.
+/// A limit in bytes an interval, as the store's `rate` key holds it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// Bytes in an interval.
+    /// Bytes that may be sent in an interval.
     pub bytes: u64,
-    /// The interval, in microseconds.
+    /// The interval in microseconds.
     pub interval: u32,
 }
 
-/// xl's own default, in microseconds.
-const INTERVAL: u32 = 50_000;
+/// xl's default interval in microseconds.
+const DEFAULT_INTERVAL: u32 = 50_000;
 
-/// The text is no rate.
+/// The error that a text is not a rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NotARate;
+pub struct InvalidRate;
 
-/// What should have stood there.
+/// What is valid, for error messages.
 pub const EXPECTED: &str = "a rate such as 10Mb/s, 250KB/s or 1MB/s@20ms";
 
 impl FromStr for Rate {
-    type Err = NotARate;
+    type Err = InvalidRate;
 
-    fn from_str(text: &str) -> Result<Rate, NotARate> {
+    fn from_str(text: &str) -> Result<Rate, InvalidRate> {
         let (speed, interval) = match text.split_once('@') {
             Some((speed, interval)) => (speed, micros(interval)?),
-            None => (text, INTERVAL),
+            None => (text, DEFAULT_INTERVAL),
         };
         let per_second = bytes_per_second(speed)?;
         let bytes = u128::from(per_second) * u128::from(interval) / 1_000_000;
         match u64::try_from(bytes) {
             Ok(bytes @ 1..) => Ok(Rate { bytes, interval }),
-            _ => Err(NotARate),
+            _ => Err(InvalidRate),
         }
     }
 }
 
-/// `<number>[GMK](B|b)/s`; suffixes are powers of ten, and `b` is bits.
-fn bytes_per_second(text: &str) -> Result<u64, NotARate> {
+/// Parses `<number>[GMK](B|b)/s`; suffixes are powers of ten, and `b` is bits.
+fn bytes_per_second(text: &str) -> Result<u64, InvalidRate> {
     let (digits, unit) = number(text)?;
     let (factor, unit) = match unit.as_bytes().first() {
         Some(b'G') => (1_000_000_000, &unit[1..]),
@@ -52,32 +52,32 @@ fn bytes_per_second(text: &str) -> Result<u64, NotARate> {
     match unit {
         "B/s" => Ok(whole),
         "b/s" => Ok(whole / 8),
-        _ => Err(NotARate),
+        _ => Err(InvalidRate),
     }
 }
 
-/// `<number>[us|ms|s]`; a bare number is seconds, as in xl.
-fn micros(text: &str) -> Result<u32, NotARate> {
+/// Parses `<number>[us|ms|s]`; a number without a unit is seconds, as in xl.
+fn micros(text: &str) -> Result<u32, InvalidRate> {
     let (digits, unit) = number(text)?;
     let factor = match unit {
         "us" | "u" => 1,
         "ms" | "m" => 1_000,
         "s" | "" => 1_000_000,
-        _ => return Err(NotARate),
+        _ => return Err(InvalidRate),
     };
-    digits.checked_mul(factor).ok_or(NotARate)
+    digits.checked_mul(factor).ok_or(InvalidRate)
 }
 
-/// A number from 1 on, and what follows it.
-fn number(text: &str) -> Result<(u32, &str), NotARate> {
+/// Splits a number of at least 1 off the text, and returns the rest too.
+fn number(text: &str) -> Result<(u32, &str), InvalidRate> {
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     match text[..end].parse() {
         Ok(number @ 1..) => Ok((number, &text[end..])),
-        _ => Err(NotARate),
+        _ => Err(InvalidRate),
     }
 }
 
-/// As it stands in the store: bytes, a comma, microseconds.
+/// The form of the store: bytes, a comma, microseconds.
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{},{}", self.bytes, self.interval)
@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_manuals_examples() {
+    fn examples_of_the_manual_are_parsed() {
         let cases = [
             ("10Mb/s", 62_500, 50_000),
             ("250KB/s", 12_500, 50_000),
@@ -104,12 +104,12 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn malformed_and_zero_rates_are_rejected() {
         for bad in ["", "10", "0MB/s", "10Mb", "MB/s", "1TB/s", "1MB/s@", "1MB/s@0ms", "1MB/s@9h", "7b/s@1us"]
         {
-            assert_eq!(bad.parse::<Rate>(), Err(NotARate), "{bad}");
+            assert_eq!(bad.parse::<Rate>(), Err(InvalidRate), "{bad}");
         }
-        assert_eq!("99999999999GB/s".parse::<Rate>(), Err(NotARate));
-        assert_eq!("1B/s@4294967295s".parse::<Rate>(), Err(NotARate));
+        assert_eq!("99999999999GB/s".parse::<Rate>(), Err(InvalidRate));
+        assert_eq!("1B/s@4294967295s".parse::<Rate>(), Err(InvalidRate));
     }
 }

@@ -1,4 +1,4 @@
-//! A network interface as xl-network-configuration(5) writes it: `mac=00:16:3e:01:02:03,bridge=xenbr0,rate=1MB/s`.
+//! A network interface in the syntax of xl-network-configuration(5): `mac=00:16:3e:01:02:03,bridge=xenbr0,rate=1MB/s`.
 
 use std::str::FromStr;
 
@@ -9,26 +9,35 @@ use super::params::Params;
 use super::rate::{self, Rate};
 use crate::error::{Origin, Result};
 
-/// An interface to be attached.
+/// A network interface to attach.
+///
+/// ```
+/// use toolstack::config::{VifSpec, Warnings};
+/// use toolstack::error::Origin;
+///
+/// let origin = Origin::argument("VIF");
+/// let vif = VifSpec::parse(&origin, "bridge=br1,mtu=9000", &mut Warnings::default()).unwrap();
+/// assert_eq!((vif.bridge.as_str(), vif.mtu, vif.mac), ("br1", 9000, None));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VifSpec {
-    /// Its address; `None` means one to be made up.
+    /// The interface's MAC address; `None` means that one is to be chosen.
     pub mac: Option<Mac>,
-    /// The bridge it is a port of.
+    /// The bridge that the interface is attached to.
     pub bridge: String,
-    /// Its name in dom0 and that of a local guest's tap; `None` means `vif<domid>.<devid>`.
+    /// The interface's name in dom0, and the name of a local guest's tap; `None` means `vif<domid>.<devid>`.
     pub vifname: Option<String>,
-    /// Limit of what the guest sends.
+    /// The limit on what the guest sends.
     pub rate: Option<Rate>,
-    /// Largest payload of a frame, in bytes.
+    /// The largest payload of a frame, in bytes.
     pub mtu: u32,
-    /// Its number in the guest; `None` means the lowest free one.
+    /// The device number in the guest; `None` means the lowest free one.
     pub devid: Option<u32>,
-    /// Whether the guest is told to trust the backend.
+    /// Whether the guest's frontend is to trust the backend.
     pub trusted: bool,
 }
 
-/// The bridge's name when none is said.
+/// The default bridge.
 pub const DEFAULT_BRIDGE: &str = "xenbr0";
 
 const NAMED: [&str; 16] = [
@@ -51,21 +60,21 @@ const NAMED: [&str; 16] = [
 ];
 
 impl VifSpec {
-    /// Reads one; the empty text is an interface with every default. What has no effect is told to `warnings`.
+    /// Parses an interface; the empty text gives every default. Parameters without effect are added to `warnings`.
     ///
     /// # Errors
-    /// [`crate::error::Error::Input`] with the parameter, what stands there and what should.
+    /// [`crate::error::Error::Input`] names the parameter, the value found and what is valid.
     pub fn parse(origin: &Origin, text: &str, warnings: &mut Warnings) -> Result<VifSpec> {
         let mut params = Params::new(origin, "vif");
         for piece in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
-            one(&mut params, piece)?;
+            parse_piece(&mut params, piece)?;
         }
         without_effect(&mut params, warnings)?;
         finish(params)
     }
 }
 
-fn one(params: &mut Params<'_>, piece: &str) -> Result<()> {
+fn parse_piece(params: &mut Params<'_>, piece: &str) -> Result<()> {
     match piece {
         "trusted" => return params.set("trusted", "1"),
         "untrusted" => return params.set("trusted", "0"),
@@ -78,31 +87,31 @@ fn one(params: &mut Params<'_>, piece: &str) -> Result<()> {
         None => {
             let expected =
                 format!("one of trusted, untrusted, or KEY=VALUE with KEY one of {}", NAMED.join(", "));
-            Err(params.origin().wrong("vif", piece, expected))
+            Err(params.origin().invalid("vif", piece, expected))
         }
     }
 }
 
-/// Known to xl, and either refused here or told to be without effect.
+/// Rejects what xl supports and this program does not, and warns of what has no effect.
 fn without_effect(params: &mut Params<'_>, warnings: &mut Warnings) -> Result<()> {
     match params.take("type").as_deref() {
         None | Some("vif") => {}
-        Some(other) => return Err(params.wrong("type", other, "vif (there are no emulated interfaces)")),
+        Some(other) => return Err(params.invalid("type", other, "vif (there are no emulated interfaces)")),
     }
     if let Some(domain) = params.take("backend")
         && !["0", "Domain-0"].contains(&domain.as_str())
     {
-        return Err(params.wrong("backend", &domain, "Domain-0 (driver domains are not supported yet)"));
+        return Err(params.invalid("backend", &domain, "Domain-0 (driver domains are not supported yet)"));
     }
     params.refuse("vlan", "nothing (VLANs are not supported yet)")?;
     params.refuse("forwarddev", "nothing (COLO is not supported)")?;
     if params.has("rate") {
         warnings.no_effect(params.origin(), &params.key("rate"), "what a guest sends is not limited yet");
     }
-    if params.says("trusted", "0") {
+    if params.is_set_to("trusted", "0") {
         warnings.no_effect(params.origin(), &params.key("trusted"), "our frontends make no difference");
     }
-    let idle = [
+    let ignored = [
         ("ip", "no script filters by address"),
         ("script", "scripts are not run; dom0 puts the interface into the bridge itself"),
         ("model", "there are no emulated interfaces"),
@@ -110,7 +119,7 @@ fn without_effect(params: &mut Params<'_>, warnings: &mut Warnings) -> Result<()
         ("netdev", "it is for the script vif-route, which is not run"),
         ("accel", "it has had none since Xen 4.2"),
     ];
-    for (name, why) in idle {
+    for (name, why) in ignored {
         if params.take(name).is_some() {
             warnings.no_effect(params.origin(), &params.key(name), why);
         }
@@ -123,7 +132,7 @@ fn finish(mut params: Params<'_>) -> Result<VifSpec> {
     let mtu = mtu(&mut params)?;
     let vifname = params.take("vifname");
     if let Some(name) = vifname.as_deref().filter(|n| !is_interface_name(n)) {
-        return Err(params.wrong(
+        return Err(params.invalid(
             "vifname",
             name,
             "an interface's name: 1 to 15 letters without space, / or :",
@@ -144,7 +153,7 @@ fn mac(params: &mut Params<'_>) -> Result<Option<Mac>> {
     let Some(text) = params.take("mac") else { return Ok(None) };
     match text.parse::<Mac>() {
         Ok(mac) if mac.is_unicast() => Ok(Some(mac)),
-        _ => Err(params.wrong("mac", &text, "an address of one interface such as 00:16:3e:01:02:03")),
+        _ => Err(params.invalid("mac", &text, "an address of one interface such as 00:16:3e:01:02:03")),
     }
 }
 
@@ -152,17 +161,17 @@ fn mtu(params: &mut Params<'_>) -> Result<u32> {
     let expected = format!("bytes from {MTU_RANGE}");
     let mtu = parse(params, "mtu", &expected)?.unwrap_or(MTU_DEFAULT);
     if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
-        return Err(params.wrong("mtu", &mtu.to_string(), expected));
+        return Err(params.invalid("mtu", &mtu.to_string(), expected));
     }
     Ok(mtu)
 }
 
 fn parse<T: FromStr>(params: &mut Params<'_>, name: &str, expected: &str) -> Result<Option<T>> {
     let Some(text) = params.take(name) else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| params.wrong(name, &text, expected))
+    text.parse().map(Some).map_err(|_| params.invalid(name, &text, expected))
 }
 
-/// What Linux takes as an interface's name (`dev_valid_name`).
+/// Whether Linux accepts this as an interface's name (`dev_valid_name`).
 pub fn is_interface_name(name: &str) -> bool {
     let bad = |c: char| c.is_ascii_whitespace() || c == '/' || c == ':';
     (1..16).contains(&name.len()) && name != "." && name != ".." && !name.contains(bad)

@@ -1,47 +1,47 @@
-//! The demo's frames: an Ethernet header of the type set aside for experiments, a kind, a number, and a pattern.
+//! The demo's frames: an Ethernet header with the experimental EtherType, a kind, a number, and a pattern.
 
 use super::pattern::Pattern;
 
-/// IEEE 802's "local experimental" EtherType.
+/// The EtherType "Local Experimental 1" of IEEE 802.
 const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
-/// Bytes before the pattern.
+/// Bytes of a frame before the pattern.
 pub const HEADER: usize = 14 + 1 + 8;
-/// Bytes of the shortest frame, as the wire would have it.
+/// Bytes of the shortest Ethernet frame.
 pub const SHORTEST: usize = 64;
 
-/// What a frame is.
+/// The kinds of frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Part of a stream; its number counts the stream's frames.
+    /// A frame of a stream; the number counts the stream's frames.
     Data,
-    /// All of a stream up to this number has come, as it was sent.
+    /// Acknowledges all frames of a stream below the number.
     Ack,
-    /// To be sent back.
+    /// Requests a [`Kind::Pong`] with the same number.
     Ping,
-    /// Sent back.
+    /// Answers a [`Kind::Ping`].
     Pong,
-    /// There is nothing more to come.
-    Bye,
-    /// Goodbye.
-    ByeBye,
+    /// The sender has finished.
+    Finish,
+    /// Answers a [`Kind::Finish`].
+    FinishAck,
 }
 
-const KINDS: [Kind; 6] = [Kind::Data, Kind::Ack, Kind::Ping, Kind::Pong, Kind::Bye, Kind::ByeBye];
+const KINDS: [Kind; 6] = [Kind::Data, Kind::Ack, Kind::Ping, Kind::Pong, Kind::Finish, Kind::FinishAck];
 
-/// A frame's meaning.
+/// A parsed frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Seen<'a> {
-    /// Who sent it.
+pub struct Frame<'a> {
+    /// The sender's MAC address.
     pub from: [u8; 6],
-    /// What it is.
+    /// The frame's kind.
     pub kind: Kind,
-    /// Which.
+    /// The frame's number.
     pub number: u64,
-    /// The rest.
+    /// The frame's pattern.
     pub body: &'a [u8],
 }
 
-/// Writes a frame as long as `to`, which has at least [`SHORTEST`] bytes.
+/// Fills `to`, of at least [`SHORTEST`] bytes, with a frame.
 pub fn write(to: &mut [u8], dst: [u8; 6], src: [u8; 6], kind: Kind, number: u64, pattern: &Pattern) {
     let (header, body) = to.split_at_mut(HEADER);
     header[..6].copy_from_slice(&dst);
@@ -52,14 +52,14 @@ pub fn write(to: &mut [u8], dst: [u8; 6], src: [u8; 6], kind: Kind, number: u64,
     pattern.fill(number, body);
 }
 
-/// Reads a frame; `None` when it is none of ours.
-pub fn read(bytes: &[u8]) -> Option<Seen<'_>> {
+/// Parses a frame; `None` if it is not one of the demo's.
+pub fn read(bytes: &[u8]) -> Option<Frame<'_>> {
     let (header, body) = bytes.split_at_checked(HEADER)?;
     (header[12..14] == ETHERTYPE).then_some(())?;
     let kind = *KINDS.get(usize::from(header[14]))?;
     let from = header[6..12].try_into().ok()?;
     let number = u64::from_le_bytes(header[15..].try_into().ok()?);
-    Some(Seen { from, kind, number, body })
+    Some(Frame { from, kind, number, body })
 }
 
 #[cfg(test)]
@@ -67,14 +67,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn frames_read_back_and_others_are_none() {
+    fn written_frames_are_parsed_and_others_are_not() {
         let pattern = Pattern::new(1);
         for (n, kind) in KINDS.into_iter().enumerate() {
             let mut bytes = [0; 100];
             write(&mut bytes, [1; 6], [2; 6], kind, n as u64, &pattern);
-            let seen = read(&bytes).unwrap();
-            assert_eq!((seen.from, seen.kind, seen.number), ([2; 6], kind, n as u64));
-            assert!(pattern.is(n as u64, seen.body));
+            let frame = read(&bytes).unwrap();
+            assert_eq!((frame.from, frame.kind, frame.number), ([2; 6], kind, n as u64));
+            assert!(pattern.matches(n as u64, frame.body));
             bytes[13] ^= 1;
             assert_eq!(read(&bytes), None);
         }

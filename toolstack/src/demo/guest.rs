@@ -1,4 +1,4 @@
-//! A guest of the demo: joins, opens its disk and its interface, and does as it is ordered.
+//! A guest of the demo: opens its disk and its network interface, and executes commands.
 
 use std::io::{BufRead, Write};
 use std::sync::Arc;
@@ -10,83 +10,88 @@ use netfront::Nic;
 use xenstore::Client;
 
 use super::disk;
-use super::net::Wire;
-use super::words::{Event, Order};
-use crate::error::{Error, Result};
+use super::net::Link;
+use super::protocol::{Event, GuestCommand};
+use crate::error::{Error, Result, chain};
 
-/// Pages of the disk's ring as a power of two.
+/// The order of the disk's ring: 4 pages.
 const RING_PAGE_ORDER: u32 = 2;
-/// How long the interface may take to come up.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long the interface may take to connect.
+const UP_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Does what is ordered on `orders` until told to quit or the stream ends; tells of it on `events`.
+/// Executes the commands that are read from `commands` until [`GuestCommand::Quit`] or the end of the stream. Results
+/// are written to `events`.
 ///
 /// # Errors
-/// The first thing that went wrong, which was told too.
-pub fn run(hv: &Arc<dyn Hypervisor>, vdev: u32, orders: impl BufRead, events: impl Write) -> Result<()> {
-    let mut teller = Teller { events };
-    let outcome = obey(hv, vdev, orders, &mut teller);
+/// The first error, which is also written to `events`.
+pub fn run(hv: &Arc<dyn Hypervisor>, vdev: u32, commands: impl BufRead, events: impl Write) -> Result<()> {
+    let mut writer = EventWriter { events };
+    let outcome = execute(hv, vdev, commands, &mut writer);
     if let Err(error) = &outcome {
-        teller.tell(&Event::Failed(error.to_string()));
+        writer.write(&Event::Failed(chain(error).to_string()));
     }
     outcome
 }
 
-fn obey(
+fn execute(
     hv: &Arc<dyn Hypervisor>,
     vdev: u32,
-    orders: impl BufRead,
-    teller: &mut Teller<impl Write>,
+    commands: impl BufRead,
+    writer: &mut EventWriter<impl Write>,
 ) -> Result<()> {
     let store = || Ok::<_, Error>(Client::new(hv.store()?));
     let options = Options { ring_page_order: RING_PAGE_ORDER, ..Options::default() };
-    let mut disk =
-        Disk::open_with(hv.clone(), store()?, vdev, options).map_err(|e| Error::Other(e.to_string()))?;
+    let mut disk = Disk::open_with(hv.clone(), store()?, vdev, options).map_err(|e| failed("disk", &e))?;
     let mut nic = open_nic(hv, store()?)?;
-    teller.tell(&Event::Ready(nic.mac()));
-    for line in orders.lines() {
-        let line = line.map_err(|e| Error::io("reading orders", e))?;
-        match serde_json::from_str(&line).map_err(|e| Error::Other(format!("an order: {e}")))? {
-            Order::Disk(plan) => {
-                let result = disk::run(&mut disk, &plan, &mut |event| teller.tell(&event))?;
-                teller.tell(&Event::Disk(result));
+    writer.write(&Event::Ready(nic.mac()));
+    for line in commands.lines() {
+        let line = line.map_err(|e| Error::io("reading commands", e))?;
+        match serde_json::from_str(&line).map_err(|e| failed("parsing a command", &e))? {
+            GuestCommand::Disk(plan) => {
+                let result = disk::run(&mut disk, &plan, &mut |event| writer.write(&event))?;
+                writer.write(&Event::Disk(result));
             }
-            Order::Serve(seed) => {
-                let served = Wire::new(&mut nic, seed).serve()?;
-                teller.tell(&Event::Served(served));
+            GuestCommand::Serve(seed) => {
+                let served = Link::new(&mut nic, seed).serve()?;
+                writer.write(&Event::Served(served));
             }
-            Order::Drive(plan) => {
-                let mut wire = Wire::new(&mut nic, plan.seed);
-                let result = wire.drive(&plan, &mut |event| teller.tell(&event))?;
-                teller.tell(&Event::Driven(result));
+            GuestCommand::Drive(plan) => {
+                let mut link = Link::new(&mut nic, plan.seed);
+                let result = link.drive(&plan, &mut |event| writer.write(&event))?;
+                writer.write(&Event::Driven(result));
             }
-            Order::Quit => break,
+            GuestCommand::Quit => break,
         }
     }
-    nic.close().map_err(|e| Error::Other(e.to_string()))?;
-    disk.close().map_err(|e| Error::Other(e.to_string()))
+    nic.close().map_err(|e| failed("vif", &e))?;
+    disk.close().map_err(|e| failed("disk", &e))
 }
 
 fn open_nic(hv: &Arc<dyn Hypervisor>, store: Client) -> Result<Nic> {
-    let failed = |e: netfront::Error| Error::Other(format!("vif: {e}"));
+    let failed = |e: netfront::Error| failed("vif", &e);
     let mut nic = Nic::open(hv.clone(), store, 0, netfront::Config::default()).map_err(failed)?;
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + UP_TIMEOUT;
     while !nic.is_up() {
         if Instant::now() >= deadline {
-            return Err(Error::Other(format!("vif: not up after {} s", PATIENCE.as_secs())));
+            return Err(Error::Other(format!("vif: not up after {} s", UP_TIMEOUT.as_secs())));
         }
         nic.wait(false, Duration::from_millis(100)).map_err(failed)?;
     }
     Ok(nic)
 }
 
-struct Teller<W> {
+fn failed(what: &str, error: &dyn std::error::Error) -> Error {
+    Error::Other(format!("{what}: {}", chain(error)))
+}
+
+/// Writes events as JSON, one a line.
+struct EventWriter<W> {
     events: W,
 }
 
-impl<W: Write> Teller<W> {
-    /// Nobody to tell is nobody to work for: the next order does not come.
-    fn tell(&mut self, event: &Event) {
+impl<W: Write> EventWriter<W> {
+    /// Writes an event. An error is ignored: once the pipe is closed, reading the next command ends the guest.
+    fn write(&mut self, event: &Event) {
         if let Ok(text) = serde_json::to_string(event) {
             let _ = writeln!(self.events, "{text}").and_then(|()| self.events.flush());
         }

@@ -1,8 +1,8 @@
-//! A disk image with a real filesystem, and a file in it whose place on the disk is known.
+//! A disk image with an ext4 filesystem, and a file in it whose extents on the disk are known.
 //!
-//! The file is filled before the filesystem is made from it, so that it has all its blocks. A guest overwrites these
-//! blocks through the ring, as the filesystem's own driver would; afterwards the file must be what the guest wrote
-//! and the filesystem as sound as before.
+//! The file is filled before the filesystem is made from it, so that all its blocks are allocated. A guest overwrites
+//! these blocks through the ring, as a filesystem driver would; afterwards the file must have the data that the guest
+//! wrote, and the filesystem must still be clean.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -12,15 +12,15 @@ use std::process::{Command, Stdio};
 use sha2::{Digest, Sha256};
 
 use super::pattern::BLOCK;
-use super::words::Run;
+use super::protocol::Extent;
 use crate::error::{Error, Result};
-use crate::machine::process::program;
+use crate::machine::process::find_program;
 
-/// Bytes of an image beyond its file: the filesystem's own, and room to spare.
+/// Bytes of an image in addition to its file: more than the filesystem's metadata needs.
 const OVERHEAD: u64 = 24 << 20;
 const PACKAGE: &str = "e2fsprogs";
 
-/// The programs that make and check filesystems.
+/// The programs that create and check filesystems.
 #[derive(Debug)]
 pub struct Tools {
     mkfs: PathBuf,
@@ -29,33 +29,33 @@ pub struct Tools {
 }
 
 impl Tools {
-    /// Finds them.
+    /// Finds the programs.
     ///
     /// # Errors
-    /// [`Error::NotInstalled`] names the package.
+    /// [`Error::NotInstalled`] names the missing program's package.
     pub fn find() -> Result<Tools> {
-        let mkfs = program("mkfs.ext4", PACKAGE)?;
-        Ok(Tools { mkfs, debugfs: program("debugfs", PACKAGE)?, fsck: program("e2fsck", PACKAGE)? })
+        let mkfs = find_program("mkfs.ext4", PACKAGE)?;
+        Ok(Tools { mkfs, debugfs: find_program("debugfs", PACKAGE)?, fsck: find_program("e2fsck", PACKAGE)? })
     }
 }
 
-/// An image, and where its file's blocks are.
+/// An image, and the extents of its file.
 #[derive(Debug)]
 pub struct Image {
-    /// The image.
+    /// The image's path.
     pub path: PathBuf,
-    /// The file's blocks, in its order.
-    pub runs: Vec<Run>,
+    /// The extents of the file, in file order.
+    pub extents: Vec<Extent>,
 }
 
 impl Image {
-    /// Makes an ext4 filesystem at `path` with a file `data` of so many bytes, a multiple of 4096.
+    /// Creates an ext4 filesystem at `path` with a file `data` of `bytes` bytes, a multiple of 4096.
     ///
     /// # Errors
-    /// The programs', in their words.
+    /// A program or a file operation fails.
     pub fn make(tools: &Tools, path: &Path, bytes: u64) -> Result<Image> {
         let source = path.with_extension("source");
-        fs::create_dir(&source).map_err(|e| Error::file(&source, "making a directory", e))?;
+        fs::create_dir(&source).map_err(|e| Error::file(&source, "making the directory", e))?;
         let data = source.join("data");
         fill(&data, bytes).map_err(|e| Error::file(&data, "writing", e))?;
         let image = File::create(path).and_then(|f| f.set_len(bytes + OVERHEAD));
@@ -65,29 +65,30 @@ impl Image {
         output(&mut mkfs)?;
         fs::remove_dir_all(&source).map_err(|e| Error::file(&source, "removing", e))?;
         let listing = output(Command::new(&tools.debugfs).args(["-R", "blocks /data"]).arg(path))?;
-        let runs = runs(&listing)
-            .ok_or_else(|| Error::Other(format!("debugfs says {listing:?}, expected blocks")))?;
-        let blocks: u64 = runs.iter().map(|run| run.count).sum();
+        let extents = parse_extents(&listing)
+            .ok_or_else(|| Error::Other(format!("debugfs printed {listing:?}, expected block numbers")))?;
+        let blocks: u64 = extents.iter().map(|extent| extent.count).sum();
         if blocks != bytes / BLOCK as u64 {
             return Err(Error::Other(format!(
                 "the file has {blocks} blocks, expected {}",
                 bytes / BLOCK as u64
             )));
         }
-        Ok(Image { path: path.to_owned(), runs })
+        Ok(Image { path: path.to_owned(), extents })
     }
 
-    /// SHA-256 of the file as it is in the filesystem now, in hexadecimal.
+    /// Computes the SHA-256 of the file as read from the filesystem, in hexadecimal.
     ///
     /// # Errors
-    /// The programs'.
+    /// A program or a file operation fails.
     pub fn sha256(&self, tools: &Tools) -> Result<String> {
         let copy = self.path.with_extension("copy");
         let request = format!("dump /data {}", copy.display());
         output(Command::new(&tools.debugfs).args(["-R", &request]).arg(&self.path))?;
         let failed = |e| Error::file(&copy, "reading", e);
         let mut file = File::open(&copy).map_err(failed)?;
-        let (mut hash, mut bytes) = (Sha256::new(), vec![0; 1 << 20]);
+        let mut hash = Sha256::new();
+        let mut bytes = vec![0; 1 << 20];
         loop {
             match file.read(&mut bytes).map_err(failed)? {
                 0 => break,
@@ -98,11 +99,11 @@ impl Image {
         Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
     }
 
-    /// What e2fsck has to complain of; `None` when the filesystem is clean.
+    /// Returns the output of e2fsck; `None` if the filesystem is clean.
     ///
     /// # Errors
-    /// It cannot be run.
-    pub fn complaint(&self, tools: &Tools) -> Result<Option<String>> {
+    /// [`Error::Io`] if e2fsck cannot be run.
+    pub fn fsck_errors(&self, tools: &Tools) -> Result<Option<String>> {
         let mut fsck = Command::new(&tools.fsck);
         fsck.args(["-f", "-n"]).arg(&self.path).stdin(Stdio::null());
         let run = fsck.output().map_err(|e| Error::io("running e2fsck", e))?;
@@ -110,7 +111,7 @@ impl Image {
     }
 }
 
-/// Bytes that are not zero, or mkfs would leave holes.
+/// Fills a file with bytes other than zero, for which mkfs would leave holes.
 fn fill(path: &Path, bytes: u64) -> std::io::Result<()> {
     let mut file = File::create(path)?;
     let chunk = vec![0xe5; 1 << 20];
@@ -123,26 +124,26 @@ fn fill(path: &Path, bytes: u64) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Block numbers, in runs; `None` where something else stands there, or a hole.
-fn runs(listing: &str) -> Option<Vec<Run>> {
-    let mut runs: Vec<Run> = Vec::new();
+/// Parses a list of block numbers into extents; `None` if an entry is not a number, or is 0, which is a hole.
+fn parse_extents(listing: &str) -> Option<Vec<Extent>> {
+    let mut extents: Vec<Extent> = Vec::new();
     for number in listing.split_ascii_whitespace() {
         let number = number.parse().ok().filter(|n| *n > 0)?;
-        match runs.last_mut() {
-            Some(run) if run.first + run.count == number => run.count += 1,
-            _ => runs.push(Run { first: number, count: 1 }),
+        match extents.last_mut() {
+            Some(extent) if extent.first + extent.count == number => extent.count += 1,
+            _ => extents.push(Extent { first: number, count: 1 }),
         }
     }
-    Some(runs)
+    Some(extents)
 }
 
-/// What a program prints, if it succeeds.
+/// Runs a program and returns its output; an error if it fails.
 fn output(command: &mut Command) -> Result<String> {
     let name = command.get_program().to_string_lossy().into_owned();
     let run = command.stdin(Stdio::null()).output().map_err(|e| Error::io(format!("running {name}"), e))?;
     if !run.status.success() {
-        let said = String::from_utf8_lossy(&run.stderr);
-        return Err(Error::Other(format!("{name} failed: {}", said.lines().last().unwrap_or_default())));
+        let stderr = String::from_utf8_lossy(&run.stderr);
+        return Err(Error::Other(format!("{name} failed: {}", stderr.lines().last().unwrap_or_default())));
     }
     Ok(String::from_utf8_lossy(&run.stdout).into_owned())
 }
@@ -152,10 +153,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_that_follow_each_other_are_one_run() {
-        let run = |first, count| Run { first, count };
-        assert_eq!(runs("7 8 9 20 21 5 \n"), Some(vec![run(7, 3), run(20, 2), run(5, 1)]));
-        assert_eq!(runs("7 0 9"), None);
-        assert_eq!(runs("File not found"), None);
+    fn consecutive_block_numbers_become_one_extent() {
+        let extent = |first, count| Extent { first, count };
+        assert_eq!(parse_extents("7 8 9 20 21 5 \n"), Some(vec![extent(7, 3), extent(20, 2), extent(5, 1)]));
+        assert_eq!(parse_extents("7 0 9"), None);
+        assert_eq!(parse_extents("File not found"), None);
     }
 }

@@ -1,15 +1,15 @@
-//! The demo: a whole machine in processes, two guests that work, and proof that nothing was lost or changed.
+//! The demo: a machine whose two guests write, read and send data and verify every byte.
 //!
-//! [`run`](drive::run) is what `xpv demo` does; [`guest`] is what each of its guests does.
+//! [`driver::run`] implements `xpv demo`, [`guest::run`] each of its guests.
 
 pub mod disk;
-pub mod drive;
+pub mod display;
+pub mod driver;
 pub mod frame;
 pub mod guest;
 pub mod image;
 pub mod net;
 pub mod pattern;
 pub mod peer;
+pub mod protocol;
 pub mod report;
-pub mod show;
-pub mod words;

@@ -1,45 +1,60 @@
-//! A guest's work on its interface: streams in a window, so that nothing is lost to a full queue; pings; and the
-//! other side, which compares every byte before it acknowledges.
+//! The network workload of a guest of the demo: streams in a window, so that no full queue drops a frame, and pings;
+//! the receiver compares every byte before it acknowledges.
 
 use std::time::{Duration, Instant};
 
 use netfront::{Nic, SendOutcome};
 
 use super::disk::{histogram, percentiles};
-use super::frame::{self, Kind, SHORTEST, Seen};
+use super::frame::{self, Frame, Kind, SHORTEST};
 use super::pattern::Pattern;
-use super::words::{Event, NetPlan, NetResult, Progress, Served, Stream};
-use crate::error::{Error, Result};
+use super::protocol::{Event, Latency, NetPlan, NetResult, Progress, Served, Stream};
+use crate::error::{Error, Result, chain};
 
 /// Bytes of a full frame.
 const LARGE: usize = 1514;
-/// Frames in flight.
+/// Frames of a stream that may be unacknowledged.
 const WINDOW: u64 = 128;
 /// Frames that are acknowledged together.
 const ACK_EVERY: u64 = 32;
-/// How long nothing may come from the peer.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a wait may be before it looks at the clock.
-const SLICE: Duration = Duration::from_millis(50);
+/// How long no frame may be received from the peer.
+const PEER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one wait for the interface lasts; also the shortest time between two progress events.
+const WAIT_INTERVAL: Duration = Duration::from_millis(50);
 
-/// An interface, and what the demo needs beside it.
-pub struct Wire<'a> {
+/// A network interface, and the buffers and pattern of the workload.
+pub struct Link<'a> {
     nic: &'a mut Nic,
     pattern: Pattern,
     input: Vec<u8>,
     output: Vec<u8>,
-    heard: Instant,
+    last_received: Instant,
 }
 
-impl<'a> Wire<'a> {
-    /// Frames on `nic` with the patterns of `seed`.
-    pub fn new(nic: &'a mut Nic, seed: u64) -> Wire<'a> {
-        let (input, output) = (vec![0; 2048], vec![0; LARGE]);
-        Wire { nic, pattern: Pattern::new(seed), input, output, heard: Instant::now() }
+/// A frame that was received.
+struct Received {
+    from: [u8; 6],
+    kind: Kind,
+    number: u64,
+    len: usize,
+    /// Whether its data is that of the pattern.
+    is_right: bool,
+}
+
+impl<'a> Link<'a> {
+    /// Creates a link over `nic` with the patterns of `seed`.
+    pub fn new(nic: &'a mut Nic, seed: u64) -> Link<'a> {
+        Link {
+            nic,
+            pattern: Pattern::new(seed),
+            input: vec![0; 2048],
+            output: vec![0; LARGE],
+            last_received: Instant::now(),
+        }
     }
 
-    /// Sends a frame of so many bytes; `false` when there is no room.
-    fn send(&mut self, to: [u8; 6], kind: Kind, number: u64, len: usize) -> Result<bool> {
+    /// Queues a frame of `len` bytes; `false` if the ring has no slot.
+    fn queue(&mut self, to: [u8; 6], kind: Kind, number: u64, len: usize) -> Result<bool> {
         let bytes = &mut self.output[..len];
         frame::write(bytes, to, self.nic.mac(), kind, number, &self.pattern);
         match self.nic.send(bytes) {
@@ -49,92 +64,97 @@ impl<'a> Wire<'a> {
         }
     }
 
-    /// Sends a short frame, waiting for room.
-    fn tell(&mut self, to: [u8; 6], kind: Kind, number: u64) -> Result<()> {
-        while !self.send(to, kind, number, SHORTEST)? {
+    /// Sends a short frame, and waits for a slot of the ring if necessary.
+    fn send(&mut self, to: [u8; 6], kind: Kind, number: u64) -> Result<()> {
+        while !self.queue(to, kind, number, SHORTEST)? {
             self.wait(true)?;
         }
         self.nic.flush();
         Ok(())
     }
 
-    fn wait(&mut self, room: bool) -> Result<()> {
-        if self.heard.elapsed() > PATIENCE {
-            return Err(Error::Other(format!("nothing came from the peer for {} s", PATIENCE.as_secs())));
+    /// Waits for a frame, or with `for_slot` also for a slot of the ring.
+    fn wait(&mut self, for_slot: bool) -> Result<()> {
+        if self.last_received.elapsed() > PEER_TIMEOUT {
+            let seconds = PEER_TIMEOUT.as_secs();
+            return Err(Error::Other(format!("nothing was received from the peer for {seconds} s")));
         }
-        self.nic.wait(room, SLICE).map_err(|e| Error::Other(e.to_string()))
+        self.nic.wait(for_slot, WAIT_INTERVAL).map_err(|e| Error::Other(chain(&e).to_string()))
     }
 
-    /// The next frame of ours, if one is there: what it is, and whether its pattern is right.
-    fn next(&mut self) -> Option<(Seen<'static>, bool, usize)> {
+    /// Receives the next frame of the workload, if there is one.
+    fn receive(&mut self) -> Option<Received> {
         while let Some((len, _)) = self.nic.recv(&mut self.input) {
-            let Some(seen) = frame::read(&self.input[..len]) else { continue };
-            let right = self.pattern.is(seen.number, seen.body);
-            self.heard = Instant::now();
-            return Some((Seen { body: &[], ..seen }, right, len));
+            let Some(Frame { from, kind, number, body }) = frame::read(&self.input[..len]) else { continue };
+            let is_right = self.pattern.matches(number, body);
+            self.last_received = Instant::now();
+            return Some(Received { from, kind, number, len, is_right });
         }
         None
     }
 
-    /// Answers the peer until it says goodbye.
+    /// Verifies and answers the peer's frames until it has finished.
     ///
     /// # Errors
-    /// The peer is silent, or the interface is gone.
+    /// No frame was received for 10 s, or the interface failed.
     pub fn serve(&mut self) -> Result<Served> {
-        let (mut served, mut expected, mut peer) = (Served::default(), 0, None);
+        let mut served = Served::default();
+        let mut expected = 0;
         let mut acked = 0;
+        let mut peer = None;
         loop {
-            while let Some((seen, right, len)) = self.next() {
-                peer = Some(seen.from);
-                served.mismatches += u64::from(!right);
-                match seen.kind {
+            while let Some(Received { from, kind, number, len, is_right }) = self.receive() {
+                peer = Some(from);
+                served.mismatches += u64::from(!is_right);
+                match kind {
                     Kind::Data => {
                         // A new stream starts at 0 again.
-                        if seen.number == 0 {
-                            (expected, acked) = (0, 0);
+                        if number == 0 {
+                            expected = 0;
+                            acked = 0;
                         }
-                        served.mismatches += u64::from(seen.number != expected);
-                        expected = seen.number + 1;
+                        served.mismatches += u64::from(number != expected);
+                        expected = number + 1;
                         served.frames += 1;
                         served.bytes += len as u64;
                         if expected - acked >= ACK_EVERY {
                             acked = expected;
-                            self.tell(seen.from, Kind::Ack, acked)?;
+                            self.send(from, Kind::Ack, acked)?;
                         }
                     }
                     Kind::Ping => {
                         served.pings += 1;
-                        self.tell(seen.from, Kind::Pong, seen.number)?;
+                        self.send(from, Kind::Pong, number)?;
                     }
-                    Kind::Bye => {
-                        self.tell(seen.from, Kind::ByeBye, seen.number)?;
+                    Kind::Finish => {
+                        self.send(from, Kind::FinishAck, number)?;
                         return Ok(served);
                     }
-                    Kind::Ack | Kind::Pong | Kind::ByeBye => {}
+                    Kind::Ack | Kind::Pong | Kind::FinishAck => {}
                 }
             }
-            // The end of a stream is no multiple of anything.
+            // Acknowledges the rest of a stream, whose length is no multiple of ACK_EVERY.
             if let Some(peer) = peer.filter(|_| expected > acked) {
                 acked = expected;
-                self.tell(peer, Kind::Ack, acked)?;
+                self.send(peer, Kind::Ack, acked)?;
             }
             self.wait(false)?;
         }
     }
 
-    /// Streams to the peer, pings it, says goodbye.
+    /// Streams to the peer, pings it, and reports that this end has finished. Progress is given to `report`.
     ///
     /// # Errors
-    /// A frame was lost, the peer is silent, or the interface is gone.
-    pub fn drive(&mut self, plan: &NetPlan, tell: &mut dyn FnMut(Event)) -> Result<NetResult> {
+    /// A frame was lost, no frame was received for 10 s, or the interface failed.
+    pub fn drive(&mut self, plan: &NetPlan, report: &mut dyn FnMut(Event)) -> Result<NetResult> {
         let time = Duration::from_millis(plan.millis);
-        let large = self.stream(plan.to, LARGE, time, "streaming frames of 1514 bytes", tell)?;
-        let small = self.stream(plan.to, SHORTEST, time, "streaming frames of 64 bytes", tell)?;
-        let (ping, mismatches) = self.ping(plan, tell)?;
-        self.tell(plan.to, Kind::Bye, 0)?;
+        let large = self.stream(plan.to, LARGE, time, "streaming frames of 1514 bytes", report)?;
+        let small = self.stream(plan.to, SHORTEST, time, "streaming frames of 64 bytes", report)?;
+        let (ping, mismatches) = self.ping(plan, report)?;
+        self.send(plan.to, Kind::Finish, 0)?;
         loop {
-            match self.next() {
-                Some((Seen { kind: Kind::ByeBye, .. }, ..)) => break,
+            match self.receive() {
+                Some(Received { kind: Kind::FinishAck, .. }) => break,
                 Some(_) => {}
                 None => self.wait(false)?,
             }
@@ -142,65 +162,71 @@ impl<'a> Wire<'a> {
         Ok(NetResult { large, small, ping, pings: plan.pings, mismatches })
     }
 
+    /// Streams frames of `len` bytes for a time, until all are acknowledged.
     fn stream(
         &mut self,
         to: [u8; 6],
         len: usize,
         time: Duration,
         phase: &str,
-        tell: &mut dyn FnMut(Event),
+        report: &mut dyn FnMut(Event),
     ) -> Result<Stream> {
-        let begun = Instant::now();
-        self.heard = begun;
-        let mut last_told = begun;
-        let (mut sent, mut acked) = (0, 0);
+        let started = Instant::now();
+        self.last_received = started;
+        let mut last_report = started;
+        let mut sent = 0;
+        let mut acked = 0;
         loop {
-            let elapsed = begun.elapsed();
+            let elapsed = started.elapsed();
             let more = elapsed < time;
             if !more && acked == sent {
                 break;
             }
-            while more && sent - acked < WINDOW && self.send(to, Kind::Data, sent, len)? {
+            while more && sent - acked < WINDOW && self.queue(to, Kind::Data, sent, len)? {
                 sent += 1;
             }
             self.nic.flush();
             let before = acked;
-            while let Some((seen, ..)) = self.next() {
-                if seen.kind == Kind::Ack && seen.number <= sent {
-                    acked = acked.max(seen.number);
+            while let Some(received) = self.receive() {
+                if received.kind == Kind::Ack && received.number <= sent {
+                    acked = acked.max(received.number);
                 }
             }
             if acked == before {
                 self.wait(more && sent - acked < WINDOW)?;
             }
-            if last_told.elapsed() > SLICE {
-                last_told = Instant::now();
-                tell(progress(phase, elapsed.min(time).as_millis() as u64, time.as_millis() as u64));
+            if last_report.elapsed() > WAIT_INTERVAL {
+                last_report = Instant::now();
+                report(progress(phase, elapsed.min(time).as_millis() as u64, time.as_millis() as u64));
             }
         }
-        let (seconds, bytes) = (begun.elapsed().as_secs_f64(), sent * len as u64);
-        let (frames_s, gbit_s) = (sent as f64 / seconds, bytes as f64 * 8e-9 / seconds);
+        let seconds = started.elapsed().as_secs_f64();
+        let bytes = sent * len as u64;
+        let frames_s = sent as f64 / seconds;
+        let gbit_s = bytes as f64 * 8e-9 / seconds;
         Ok(Stream { frames: sent, bytes, frames_s, gbit_s })
     }
 
-    fn ping(&mut self, plan: &NetPlan, tell: &mut dyn FnMut(Event)) -> Result<(super::words::Latency, u64)> {
-        let (mut latency, mut wrong) = (histogram()?, 0);
+    /// Sends the plan's pings one after the other; returns the number of wrong answers too.
+    fn ping(&mut self, plan: &NetPlan, report: &mut dyn FnMut(Event)) -> Result<(Latency, u64)> {
+        let mut latency = histogram()?;
+        let mut wrong = 0;
         for number in 0..plan.pings {
-            let asked = Instant::now();
-            self.tell(plan.to, Kind::Ping, number)?;
+            let sent = Instant::now();
+            self.send(plan.to, Kind::Ping, number)?;
             loop {
-                match self.next() {
-                    Some((Seen { kind: Kind::Pong, number: answered, .. }, right, _)) => {
-                        wrong += u64::from(!right || answered != number);
+                match self.receive() {
+                    Some(Received { kind: Kind::Pong, number: answered, is_right, .. }) => {
+                        wrong += u64::from(!is_right || answered != number);
                         break;
                     }
                     Some(_) => {}
                     None => self.wait(false)?,
                 }
             }
-            latency.saturating_record(asked.elapsed().as_nanos() as u64);
+            latency.saturating_record(sent.elapsed().as_nanos() as u64);
             if number % 256 == 0 {
-                tell(progress("pinging", number, plan.pings));
+                report(progress("pinging", number, plan.pings));
             }
         }
         Ok((percentiles(&latency), wrong))

@@ -1,70 +1,69 @@
-//! A guest as the demo sees it: orders go in, events come out.
+//! The driver's end of a guest process: sends commands, receives events.
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::sync::mpsc::Sender;
 
-use super::words::{Event, Order};
+use super::protocol::{Event, GuestCommand};
 use crate::error::{Error, Result};
 use crate::machine::Machine;
-use crate::machine::process::{self, Fate, Owned};
+use crate::machine::process::{self, ChildProcess, ProcessOptions};
 
-/// A guest of the demo.
+/// A guest's process, and the pipe to its standard input.
 #[derive(Debug)]
 pub struct Peer {
-    /// Its name.
+    /// The guest's name.
     pub name: String,
-    /// Its process.
-    pub process: Owned,
-    orders: ChildStdin,
+    /// The guest's process.
+    pub process: ChildProcess,
+    commands: ChildStdin,
 }
 
-/// Starts a guest's process; its standard input and output are pipes.
-///
-/// # Errors
-/// The system's.
-pub fn start(machine: &Machine, name: &str) -> Result<Owned> {
+/// Starts a guest's process with pipes as standard input and output.
+pub fn start(machine: &Machine, name: &str) -> Result<ChildProcess> {
     let log = machine.dir.log(name);
-    let mut command = process::command(&machine.dir, &Fate { ours: true, log: Some(log) })?;
+    let mut command =
+        process::command(&machine.dir, &ProcessOptions { die_with_parent: true, log: Some(log) })?;
     command.arg("demo-guest").arg(name).stdin(Stdio::piped()).stdout(Stdio::piped());
     process::spawn(command)
 }
 
 impl Peer {
-    /// Takes over a guest's process. Its events go to `events`, each with `index`; `None` when it says no more.
+    /// Starts a thread that sends the process's events to `events`, each with `index`; `None` at the end of its output.
     ///
     /// # Errors
-    /// The system refuses a thread.
+    /// [`Error::Io`] if no thread can be started; [`Error::Other`] if the process has no pipes.
     pub fn new(
         name: &str,
-        mut process: Owned,
+        mut process: ChildProcess,
         index: usize,
         events: Sender<(usize, Option<Event>)>,
     ) -> Result<Peer> {
-        let (orders, said) = process.pipes().ok_or_else(|| Error::other("a guest without pipes"))?;
-        let listen = move || listen(said, index, &events);
+        let (commands, output) = process.pipes().ok_or_else(|| Error::other("a guest without pipes"))?;
+        let forward = move || forward(output, index, &events);
         std::thread::Builder::new()
             .name(name.into())
-            .spawn(listen)
+            .spawn(forward)
             .map_err(|e| Error::io("starting a thread", e))?;
-        Ok(Peer { name: name.to_owned(), process, orders })
+        Ok(Peer { name: name.to_owned(), process, commands })
     }
 
-    /// Orders something.
+    /// Sends a command.
     ///
     /// # Errors
-    /// The guest is gone.
-    pub fn order(&mut self, order: &Order) -> Result<()> {
-        let text = serde_json::to_string(order).map_err(|e| Error::Other(e.to_string()))?;
-        let sent = writeln!(self.orders, "{text}").and_then(|()| self.orders.flush());
-        sent.map_err(|e| Error::io(format!("ordering {}", self.name), e))
+    /// [`Error::Io`] if the guest has closed the pipe.
+    pub fn send(&mut self, command: &GuestCommand) -> Result<()> {
+        let text = serde_json::to_string(command).map_err(|e| Error::Other(e.to_string()))?;
+        let sent = writeln!(self.commands, "{text}").and_then(|()| self.commands.flush());
+        sent.map_err(|e| Error::io(format!("sending a command to {}", self.name), e))
     }
 }
 
-fn listen(said: ChildStdout, index: usize, events: &Sender<(usize, Option<Event>)>) {
-    for line in BufReader::new(said).lines().map_while(|line| line.ok()) {
-        let event =
-            serde_json::from_str(&line).unwrap_or_else(|e| Event::Failed(format!("it said {line:?}: {e}")));
+/// Sends each line of a guest's output as an event, until the end of the output.
+fn forward(output: ChildStdout, index: usize, events: &Sender<(usize, Option<Event>)>) {
+    for line in BufReader::new(output).lines().map_while(|line| line.ok()) {
+        let event = serde_json::from_str(&line)
+            .unwrap_or_else(|e| Event::Failed(format!("parsing the event {line:?}: {e}")));
         if events.send((index, Some(event))).is_err() {
             return;
         }

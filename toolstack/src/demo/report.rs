@@ -1,47 +1,47 @@
-//! What the demo found, as a table or as JSON.
+//! The demo's results, as a table or as JSON.
 
 use serde::Serialize;
 
-use super::words::{DiskResult, NetResult, Served};
+use super::protocol::{DiskResult, NetResult, Served};
 
-/// Everything.
+/// The results of a run of the demo.
 #[derive(Debug, Serialize)]
 pub struct Report {
-    /// Whether all of it is as it should be.
+    /// Whether no problem was found.
     pub ok: bool,
-    /// What is not, a line each.
+    /// The problems, a line each.
     pub problems: Vec<String>,
-    /// The guests.
+    /// The guests' results.
     pub guests: Vec<GuestReport>,
-    /// How long it took, in seconds.
+    /// How long the demo took, in seconds.
     pub seconds: f64,
 }
 
-/// A guest.
+/// The results of one guest.
 #[derive(Debug, Serialize)]
 pub struct GuestReport {
-    /// Its name.
+    /// The guest's name.
     pub name: String,
-    /// Its disk, as it saw it.
+    /// The result of its disk workload.
     pub disk: DiskResult,
-    /// SHA-256 of the file in its image, as the filesystem has it afterwards.
+    /// SHA-256 of the file in its image afterwards, read from the filesystem.
     pub image_sha256: String,
     /// Whether e2fsck found the filesystem clean.
     pub filesystem_clean: bool,
-    /// Its interface, as it saw it while it sent.
+    /// The result of its network workload, as the sender.
     pub net: NetResult,
-    /// What its peer saw of that.
+    /// The same, as its peer received it.
     pub peer: Served,
 }
 
 impl Report {
-    /// Sums up.
+    /// Collects the guests' results and the problems in them.
     pub fn new(guests: Vec<GuestReport>, seconds: f64) -> Report {
         let problems: Vec<String> = guests.iter().flat_map(GuestReport::problems).collect();
         Report { ok: problems.is_empty(), problems, guests, seconds }
     }
 
-    /// The table that ends the demo.
+    /// Formats the results as a table.
     pub fn table(&self) -> String {
         let mut table = Table::new(&self.guests);
         table.rows("disk", "write and flush", "MB/s", |g| vec![g.disk.write_mb_s]);
@@ -62,10 +62,10 @@ impl Report {
         table.rows("", "round trip, 50 % / 99 % / 99.9 %", "us", |g| {
             vec![g.net.ping.p50_us, g.net.ping.p99_us, g.net.ping.p99_9_us]
         });
-        table.text + &self.verdict()
+        table.text + &self.summary()
     }
 
-    fn verdict(&self) -> String {
+    fn summary(&self) -> String {
         let bytes: u64 = self.guests.iter().map(|g| g.disk.bytes).sum();
         let frames: u64 = self.guests.iter().map(|g| g.peer.frames).sum();
         let mut text = format!(
@@ -74,8 +74,7 @@ impl Report {
             self.seconds
         );
         if self.ok {
-            text +=
-                "Every byte is as it should be: hashes agree with the image files, filesystems are clean.\n";
+            text += "No byte differs: hashes agree with the image files, filesystems are clean.\n";
         }
         for problem in &self.problems {
             text += &format!("WRONG: {problem}\n");
@@ -88,20 +87,21 @@ impl GuestReport {
     fn problems(&self) -> Vec<String> {
         let GuestReport { name, disk, net, peer, .. } = self;
         let mut problems = Vec::new();
-        let mut wrong = |is: bool, what: String| {
-            if is {
+        let mut check = |failed: bool, what: String| {
+            if failed {
                 problems.push(format!("{name}: {what}"));
             }
         };
-        wrong(disk.mismatches > 0, format!("{} blocks were not read as written", disk.mismatches));
-        let (ours, file) = (&disk.sha256, &self.image_sha256);
-        wrong(ours != file, format!("the image's file has the hash {file}, expected {ours}"));
-        wrong(!self.filesystem_clean, "e2fsck finds the filesystem not clean".into());
+        check(disk.mismatches > 0, format!("{} blocks were not read as written", disk.mismatches));
+        let written = &disk.sha256;
+        let found = &self.image_sha256;
+        check(written != found, format!("the image's file has the hash {found}, expected {written}"));
+        check(!self.filesystem_clean, "e2fsck finds the filesystem not clean".into());
         let sent = net.large.frames + net.small.frames;
-        wrong(sent != peer.frames, format!("{sent} frames were sent, and {} came", peer.frames));
-        wrong(peer.mismatches > 0, format!("{} frames were not as sent", peer.mismatches));
-        wrong(net.mismatches > 0, format!("{} pings came back wrong", net.mismatches));
-        wrong(net.pings != peer.pings, format!("{} pings were sent, and {} came", net.pings, peer.pings));
+        check(sent != peer.frames, format!("{sent} frames were sent, and {} received", peer.frames));
+        check(peer.mismatches > 0, format!("{} frames were not as sent", peer.mismatches));
+        check(net.mismatches > 0, format!("{} pings were answered wrongly", net.mismatches));
+        check(net.pings != peer.pings, format!("{} pings were sent, and {} received", net.pings, peer.pings));
         problems
     }
 }
@@ -131,7 +131,7 @@ impl Table<'_> {
     }
 }
 
-/// Three digits at least, and no more behind the point than are of use.
+/// Formats a number with at least three significant digits.
 fn number(value: f64) -> String {
     let decimals = match value {
         v if v < 10.0 => 2,

@@ -1,4 +1,5 @@
-//! A disk's export: opens the disk, listens at its socket, serves until the disk is closed or it is told to stop.
+//! Exports a disk over NBD: opens the disk, listens on its socket, and serves until the disk is closed or it is
+//! stopped.
 
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,25 +13,28 @@ use xenstore::{Client, Nodes};
 
 use super::blocks::DiskBlocks;
 use crate::dir;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 use crate::nbd::{Export, server};
-use ring_abi::blkif::vdev::Vdev;
+use ring_abi::blkif::{key::DEV, vdev::Vdev};
+use ring_abi::xenbus::key::BACKEND;
 
 /// Pages of a ring as a power of two: 128 requests in flight.
 const RING_PAGE_ORDER: u32 = 2;
 
-/// Serves device `vdev` of this domain at a socket in `directory`.
+/// Serves device `vdev` of this domain on a socket in `directory`, until `stop` becomes readable or the disk is closed.
 ///
 /// # Errors
-/// It cannot be opened, or its socket not be had; not that it was closed.
+/// [`Error::Other`] if the disk cannot be opened; [`Error::File`] if the socket cannot be bound; [`Error::Io`] if
+/// serving fails while the disk is open.
 pub fn run(hv: &Arc<dyn Hypervisor>, directory: &Path, vdev: u32, stop: BorrowedFd<'_>) -> Result<()> {
     let mut store = Client::new(hv.store()?);
     let home = format!("/local/domain/{}/device/vbd/{vdev}", hv.domid());
-    let back = store.read_text(&format!("{home}/backend"))?;
-    let dev = store.read_text(&format!("{back}/dev")).unwrap_or_else(|_| Vdev::from_number(vdev).to_string());
+    let back = store.read_text(&format!("{home}/{BACKEND}"))?;
+    let dev =
+        store.read_text(&format!("{back}/{DEV}")).unwrap_or_else(|_| Vdev::from_number(vdev).to_string());
     let socket = Socket::bind(dir::nbd(directory, &dev))?;
     let options = Options { ring_page_order: RING_PAGE_ORDER, ..Options::default() };
-    let disk = Disk::open_with(hv.clone(), store, vdev, options).map_err(|e| Error::Other(e.to_string()))?;
+    let disk = Disk::open_with(hv.clone(), store, vdev, options).map_err(failed)?;
     let info = disk.info();
     let export = Export {
         name: dev.clone(),
@@ -39,27 +43,31 @@ pub fn run(hv: &Arc<dyn Hypervisor>, directory: &Path, vdev: u32, stop: Borrowed
         read_only: info.read_only,
         trim: false,
     };
-    tracing::info!(disk = dev, size = export.size, socket = %socket.path.display(), "exported");
+    tracing::info!(dev, size = export.size, socket = %socket.path.display(), "exported");
     let mut blocks = DiskBlocks::new(disk);
     let served = server::serve(&socket.listener, &export, &mut blocks, stop);
     let disk = blocks.into_disk();
     let closed = disk.is_closed();
-    tracing::info!(disk = dev, "closing");
-    disk.close().map_err(|e| Error::Other(e.to_string()))?;
+    tracing::info!(dev, "closing");
+    disk.close().map_err(failed)?;
     match served {
         Err(e) if !closed => Err(Error::io(format!("exporting {dev}"), e)),
         _ => Ok(()),
     }
 }
 
-/// A listening socket whose file goes with it.
+fn failed(error: blkfront::Error) -> Error {
+    Error::Other(chain(&error).to_string())
+}
+
+/// A listening socket, whose file is removed when this is dropped.
 struct Socket {
     listener: UnixListener,
     path: PathBuf,
 }
 
 impl Socket {
-    /// Replaces what an earlier guest left there.
+    /// Binds the socket, replacing that of an earlier guest.
     fn bind(path: PathBuf) -> Result<Socket> {
         let failed = |e| Error::file(&path, "listening", e);
         remove(&path);

@@ -1,13 +1,14 @@
-//! A guest: a process that is a domain, opens its devices as they come, and makes each usable by ordinary programs.
+//! A guest: a process that runs a domain's frontends, and makes each device usable by ordinary programs.
 //!
-//! [`watch`] finds the devices; a vbd is exported over NBD ([`export`], [`blocks`]), a vif is joined to a tap
-//! ([`tap`], [`nic_port`]). On a real Xen host the kernel may hold devices too ([`real`]).
+//! [`watch`] finds the devices; a vbd is exported over NBD ([`export`], [`blocks`]), a vif is bridged to a tap
+//! ([`tap`], [`nic_port`]). On a real Xen host the kernel may have
+//! frontends of the same domain ([`kernel`]).
 
 pub mod blocks;
 pub mod export;
+pub mod kernel;
 pub mod netns;
 pub mod nic_port;
-pub mod real;
 pub mod service;
 pub mod tap;
 pub mod watch;

@@ -1,4 +1,4 @@
-//! Another network namespace, by name, process or path.
+//! Network namespaces, by name, process or path.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -7,10 +7,10 @@ use nix::sched::{CloneFlags, setns};
 
 use crate::error::{Error, Result};
 
-/// Where `ip netns` keeps namespaces.
+/// Where `ip netns` mounts namespaces.
 const NAMED: &str = "/run/netns";
 
-/// The file that stands for a namespace: `NAME`, a process's number, or a path.
+/// Returns the file of a namespace, which is given by its name, a process id, or a path.
 pub fn path(text: &str) -> PathBuf {
     match text {
         _ if text.contains('/') => text.into(),
@@ -19,19 +19,19 @@ pub fn path(text: &str) -> PathBuf {
     }
 }
 
-/// Opens it.
+/// Opens the file of a namespace.
 ///
 /// # Errors
-/// There is none.
+/// [`Error::File`] if it does not exist.
 pub fn open(text: &str) -> Result<File> {
     let path = path(text);
     File::open(&path).map_err(|e| Error::file(path, "opening the network namespace", e))
 }
 
-/// Moves the calling thread into it.
+/// Moves the calling thread into a namespace.
 ///
 /// # Errors
-/// It may not, or the file is none.
+/// [`Error::Io`] of setns(2): the thread has not the privilege, or the file is not a network namespace.
 pub fn enter(namespace: &File) -> Result<()> {
     setns(namespace, CloneFlags::CLONE_NEWNET)
         .map_err(|e| Error::io("entering the network namespace (CAP_SYS_ADMIN is needed)", e))
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_numbers_and_paths_are_told_apart() {
+    fn name_process_id_and_path_select_the_namespace_file() {
         assert_eq!(path("web"), PathBuf::from("/run/netns/web"));
         assert_eq!(path("42"), PathBuf::from("/proc/42/ns/net"));
         assert_eq!(path("/proc/self/ns/net"), PathBuf::from("/proc/self/ns/net"));

@@ -1,4 +1,4 @@
-//! A netfront interface as a port of a bridge, so that a bridge of two ports joins it to a tap.
+//! A netfront interface as a port of a bridge, which bridges it to a tap.
 #![allow(unsafe_code)] // pool buffers and frames' pages are raw memory
 
 use std::collections::VecDeque;
@@ -12,15 +12,17 @@ use bridge::{
 };
 use netfront::{Config, Meta, Nic, SendOutcome};
 
+use crate::error::chain;
+
 /// Bytes of the longest frame: a packet of 64 KiB - 1 and its Ethernet header fit.
 const BUFFER: usize = 66 << 10;
-/// Frames received and not yet sent on.
+/// Frames received and not yet sent by another port.
 const BUFFERS: u32 = 512;
-/// Bounds of what waits for room in the ring.
-const MOST_FRAMES: usize = 1024;
-const MOST_BYTES: usize = 8 << 20;
+/// Bounds of the queue of frames for which the ring has no slot.
+const MAX_FRAMES: usize = 1024;
+const MAX_BYTES: usize = 8 << 20;
 
-/// The port.
+/// A bridge port that sends and receives through a netfront interface.
 pub struct NicPort {
     nic: Nic,
     config: Config,
@@ -32,13 +34,14 @@ pub struct NicPort {
 }
 
 impl NicPort {
-    /// A port by way of an interface that was opened so.
+    /// Creates a port for `nic`, which was opened with `config`.
     ///
     /// # Errors
-    /// No memory for its buffers.
+    /// The memory for the receive buffers cannot be mapped.
     pub fn new(nic: Nic, config: Config) -> io::Result<NicPort> {
         let pool = Pool::new(BUFFERS, BUFFER)?;
-        let (stats, waiting) = (Arc::default(), VecDeque::new());
+        let stats = Arc::default();
+        let waiting = VecDeque::new();
         Ok(NicPort { nic, config, stats, pool, spare: None, waiting, bytes: 0 })
     }
 
@@ -48,7 +51,8 @@ impl NicPort {
             self.stats.lost(Reason::NoBuffer, 1);
             return false;
         };
-        // SAFETY: the buffer is ours alone until it is given to a frame, initialised memory, and so long.
+        // SAFETY: the buffer is initialised memory of this length, and nothing else uses it until it is given to a
+        // frame.
         let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr(), buffer.size()) };
         let Some((len, meta)) = self.nic.recv(bytes) else {
             self.spare = Some(buffer);
@@ -69,7 +73,7 @@ impl NicPort {
         let sent = self.nic.send_in_place(frame.len(), &meta(frame.offload()), |at, to| {
             let mut to = to;
             for piece in frame.range(at, to.len()) {
-                // SAFETY: `to` is at least as long as what is left of the range, and is not the frame's memory.
+                // SAFETY: `to` is at least as long as the rest of the range, and does not overlap the frame's memory.
                 unsafe { piece.copy_to_raw(to.ptr_guard_mut().as_ptr()) };
                 let Ok(rest) = to.offset(piece.len()) else { break };
                 to = rest;
@@ -83,7 +87,7 @@ impl NicPort {
         true
     }
 
-    /// Sends what waited, while there is room.
+    /// Sends queued frames while the ring has slots.
     fn drain(&mut self) {
         while let Some(frame) = self.waiting.pop_front() {
             if !self.transmit(&frame) {
@@ -115,7 +119,8 @@ impl Port for NicPort {
     fn recv(&mut self, into: &mut Batch) -> io::Result<()> {
         self.nic.process_events().map_err(io::Error::other)?;
         self.drain();
-        let (frames, bytes) = (into.len(), into.bytes());
+        let frames = into.len();
+        let bytes = into.bytes();
         while let Some(frame) = into.slot() {
             if !self.receive(frame) {
                 into.undo();
@@ -135,7 +140,7 @@ impl Port for NicPort {
             if self.waiting.is_empty() && self.transmit(frame) {
                 continue;
             }
-            if self.waiting.len() >= MOST_FRAMES || self.bytes + frame.len() > MOST_BYTES {
+            if self.waiting.len() >= MAX_FRAMES || self.bytes + frame.len() > MAX_BYTES {
                 self.stats.lost(Reason::NoRoom, 1);
                 continue;
             }
@@ -160,10 +165,10 @@ impl Port for NicPort {
 }
 
 impl Drop for NicPort {
-    /// Lets the backend know; what goes wrong then concerns nobody any more.
+    /// Closes the interface; an error has no effect any more.
     fn drop(&mut self) {
         if let Err(error) = self.nic.shutdown() {
-            tracing::debug!(%error, "closing an interface");
+            tracing::debug!(error = %chain(&error), "failed to close the interface");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A device in service: a thread, a way to stop it, and a place to say why it ended.
+//! The thread that serves one device: how it is stopped, and how its error is reported.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -8,54 +8,60 @@ use std::thread::JoinHandle;
 use hypervisor::Hypervisor;
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use tracing::Span;
 use xenstore::Client;
-use xenstore::xenbus::End;
+use xenstore::xenbus::DeviceEnd;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 
-/// A device's thread. Dropping it tells the thread to stop, and waits until it has.
+/// The thread that serves one device. Dropping this stops the thread and waits for it.
 pub struct Service {
     stop: Arc<EventFd>,
-    /// Set before the watcher is told: the thread itself is seen to be finished only a moment after that.
-    over: Arc<AtomicBool>,
+    /// Set before `ended` is written: `JoinHandle::is_finished` may still be false when the write is seen.
+    finished: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Service {
-    /// Starts a thread that serves the frontend at `path` until the descriptor it is given becomes readable. Why it
-    /// failed is told where toolstacks look; `ended` is written to when it is over.
+    /// Starts a thread that runs `serve` for the frontend at `path` until the descriptor it is given becomes
+    /// readable. Its error is written to the store. `ended` is written when the thread finishes. The thread's log
+    /// lines are in `span`.
     ///
     /// # Errors
-    /// The system refuses a thread or a descriptor.
+    /// [`Error::Io`] if a thread or a descriptor cannot be created.
     pub fn start(
         hv: &Arc<dyn Hypervisor>,
+        span: Span,
         path: String,
         ended: Arc<EventFd>,
         serve: impl FnOnce(BorrowedFd<'_>) -> Result<()> + Send + 'static,
     ) -> Result<Service> {
         let failed = |e| Error::io("starting a device's thread", e);
         let stop = Arc::new(event().map_err(|e| failed(e.into()))?);
-        let over = Arc::new(AtomicBool::new(false));
-        let (theirs, hv, is_over) = (stop.clone(), hv.clone(), over.clone());
-        let body = move || {
-            if let Err(error) = serve(theirs.as_fd()) {
-                complain(&*hv, &path, &error);
+        let finished = Arc::new(AtomicBool::new(false));
+        let hv = hv.clone();
+        let stop_of_thread = stop.clone();
+        let finished_of_thread = finished.clone();
+        let run = move || {
+            let _entered = span.entered();
+            if let Err(error) = serve(stop_of_thread.as_fd()) {
+                report_failure(&*hv, &path, &error);
             }
-            is_over.store(true, Ordering::Release);
-            // Fails only when the counter is full, and then the watcher is awake anyway.
+            finished_of_thread.store(true, Ordering::Release);
+            // Fails only if the counter is full, in which case the watcher is woken anyway.
             let _ = ended.write(1);
         };
-        let thread = std::thread::Builder::new().name("device".into()).spawn(body).map_err(failed)?;
-        Ok(Service { stop, over, thread: Some(thread) })
+        let thread = std::thread::Builder::new().name("device".into()).spawn(run).map_err(failed)?;
+        Ok(Service { stop, finished, thread: Some(thread) })
     }
 
-    /// Whether the device is served no more.
-    pub fn is_over(&self) -> bool {
-        // A thread that panicked says nothing.
-        self.over.load(Ordering::Acquire) || self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    /// Whether the device is no longer served.
+    pub fn is_finished(&self) -> bool {
+        // A thread that panicked did not set the flag.
+        self.finished.load(Ordering::Acquire) || self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Tells the thread to stop; does not wait.
+    /// Signals the thread to stop; does not wait.
     pub fn stop(&self) {
         let _ = self.stop.write(1);
     }
@@ -70,24 +76,21 @@ impl Drop for Service {
     }
 }
 
-/// An eventfd that is never waited for in a read.
-///
-/// # Errors
-/// No descriptors left.
+/// Creates a non-blocking eventfd.
 pub fn event() -> nix::Result<EventFd> {
     EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
 }
 
-/// Says why a device is not served, in the store and in the log, and closes its frontend.
-fn complain(hv: &dyn Hypervisor, path: &str, error: &Error) {
-    tracing::error!(device = path, "{error}");
-    let told = hv.store().map_err(Error::from).and_then(|stream| {
+/// Reports an error in the log and in the store, and closes the frontend.
+fn report_failure(hv: &dyn Hypervisor, path: &str, error: &Error) {
+    tracing::error!(error = %chain(error), "failed to serve the device");
+    let reported = hv.store().map_err(Error::from).and_then(|stream| {
         let mut client = Client::new(stream);
-        let end = End::find_front(&mut client, path)?;
-        Ok(end.fatal(&mut client, Errno::EIO as i32, error)?)
+        let end = DeviceEnd::find_front(&mut client, path)?;
+        Ok(end.fatal(&mut client, Errno::EIO as i32, chain(error))?)
     });
-    if let Err(e) = told {
-        tracing::warn!(device = path, "and it cannot be told: {e}");
+    if let Err(e) = reported {
+        tracing::warn!(error = %chain(&e), "failed to write the error to the store");
     }
 }
 
@@ -99,14 +102,15 @@ mod tests {
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
     #[test]
-    fn whoever_is_told_of_the_end_sees_it() {
+    fn service_is_finished_when_its_event_is_read() {
         let sandbox = Sandbox::new().unwrap();
         let hv: Arc<dyn Hypervisor> = sandbox.join(DomId(1)).unwrap();
         let ended = Arc::new(event().unwrap());
         for _ in 0..100 {
-            let service = Service::start(&hv, String::new(), ended.clone(), |_| Ok(())).unwrap();
+            let service =
+                Service::start(&hv, Span::none(), String::new(), ended.clone(), |_| Ok(())).unwrap();
             poll(&mut [PollFd::new(ended.as_fd(), PollFlags::POLLIN)], PollTimeout::from(20_000u16)).unwrap();
-            assert!(ended.read().is_ok() && service.is_over());
+            assert!(ended.read().is_ok() && service.is_finished());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Finds a guest's devices as they come and go, and serves each.
+//! Watches for a guest's devices, and serves each in a thread of its own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -10,58 +10,60 @@ use hypervisor::Hypervisor;
 use netfront::Config;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
+use ring_abi::netif::key::VIFNAME;
+use ring_abi::xenbus::key::{BACKEND, STATE};
 use xenstore::{Client, Nodes, XenbusState};
 
 use super::service::{Service, event};
 use super::tap::NewTap;
-use super::{export, real, tap};
+use super::{export, kernel, tap};
 use crate::error::{Error, Result};
 use crate::tap_owner::TapOwner;
 
-/// The guest that we are.
+/// The guest that this process runs, and how.
 #[derive(Clone)]
 pub struct Guest {
-    /// Our hypervisor.
+    /// The domain's hypervisor.
     pub hv: Arc<dyn Hypervisor>,
     /// The machine's directory.
     pub machine: PathBuf,
-    /// Where our disks' sockets are.
+    /// The directory for the disks' sockets.
     pub directory: PathBuf,
-    /// We are a domain of a real Xen host, where the kernel and earlier processes may have had our devices.
-    pub real: bool,
-    /// Where our interfaces are put; where we are when there is none.
+    /// Whether this is a domain of a real Xen host, whose kernel or an earlier process may have used the devices.
+    pub on_xen: bool,
+    /// The network namespace for the taps; this process's own if `None`.
     pub netns: Option<Arc<File>>,
-    /// What our interfaces leave to others.
+    /// The offloads that the network interfaces negotiate.
     pub offload: Config,
 }
 
 /// A device's kind and number.
 type Id = (&'static str, u32);
 
-/// Serves every device until `stop` becomes readable; then all are closed.
+/// Serves every device until `stop` becomes readable, and then closes them.
 ///
 /// # Errors
-/// The machine is gone.
+/// [`Error::Store`] if the machine is gone.
 pub fn run(guest: &Guest, stop: BorrowedFd<'_>) -> Result<()> {
     let mut client = Client::new(guest.hv.store()?);
     client.watch("device", "device")?;
-    let ended = Arc::new(event().map_err(|e| Error::io("making an eventfd", e))?);
+    let ended = Arc::new(event().map_err(|e| Error::io("creating an eventfd", e))?);
     let mut devices = Devices::default();
     loop {
         let some_ended = ended.read().is_ok();
-        // Before it sleeps: events may have come together with a reply.
+        // Events may have been received together with a reply, after which the descriptor is not readable.
         if drain(&mut client)? || some_ended {
-            devices.look(guest, &mut client, &ended)?;
+            devices.update(guest, &mut client, &ended)?;
         } else if wait(&client, &ended, stop)? {
             break;
         }
     }
-    // All at once, and only then one after the other.
+    // All are stopped before the first is waited for, which their drop does.
     devices.services.values().for_each(Service::stop);
     Ok(())
 }
 
-/// Takes all events; `false` when there was none.
+/// Takes all events; `false` if there was none.
 fn drain(client: &mut Client) -> Result<bool> {
     let mut any = false;
     loop {
@@ -73,7 +75,7 @@ fn drain(client: &mut Client) -> Result<bool> {
     }
 }
 
-/// `true` when told to stop.
+/// Waits for an event; `true` if `stop` is readable.
 fn wait(client: &Client, ended: &EventFd, stop: BorrowedFd<'_>) -> Result<bool> {
     let mut fds = [stop, client.fd(), ended.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     match poll(&mut fds, PollTimeout::NONE) {
@@ -82,18 +84,18 @@ fn wait(client: &Client, ended: &EventFd, stop: BorrowedFd<'_>) -> Result<bool> 
     }
 }
 
-/// The devices that were seen.
+/// The devices of the guest.
 #[derive(Default)]
 struct Devices {
     services: BTreeMap<Id, Service>,
-    /// Those that were served, or are the kernel's.
+    /// Devices that were served, or are bound to a driver of the kernel.
     known: BTreeSet<Id>,
 }
 
 impl Devices {
-    /// Starts what is new, stops what is gone.
-    fn look(&mut self, guest: &Guest, client: &mut Client, ended: &Arc<EventFd>) -> Result<()> {
-        self.services.retain(|_, service| !service.is_over());
+    /// Serves new devices, and stops serving those that were removed.
+    fn update(&mut self, guest: &Guest, client: &mut Client, ended: &Arc<EventFd>) -> Result<()> {
+        self.services.retain(|_, service| !service.is_finished());
         let found = devices(client)?;
         self.known.retain(|id| found.contains_key(id));
         for (id, service) in &self.services {
@@ -109,24 +111,25 @@ impl Devices {
         Ok(())
     }
 
-    /// Whether a device is to be served that is not.
+    /// Whether a device that is not served is to be.
     fn is_new(&mut self, guest: &Guest, id: Id, state: XenbusState) -> bool {
-        let held = guest.real.then(|| real::driver(Path::new(real::DEVICES), id.0, id.1)).flatten();
-        let seen = !self.known.insert(id);
-        if let Some(driver) = held {
-            if !seen {
+        let bound =
+            guest.on_xen.then(|| kernel::bound_driver(Path::new(kernel::DEVICES), id.0, id.1)).flatten();
+        let known = !self.known.insert(id);
+        if let Some(driver) = bound {
+            if !known {
                 let (kind, number) = id;
                 let device = format!("{kind}-{number}");
-                tracing::warn!(device, driver, %state, "left to the kernel, whose driver holds it");
+                tracing::warn!(device, driver, %state, "left to the kernel, whose driver is bound to it");
             }
             return false;
         }
-        // One in any other state was served before and closed: by us, or on a real host by an earlier process.
-        state == XenbusState::Initialising || guest.real && !seen
+        // In any other state it was served and closed before: by this process, or on a real host by an earlier one.
+        state == XenbusState::Initialising || guest.on_xen && !known
     }
 }
 
-/// Every device, and its frontend's state.
+/// Reads the devices and the states of their frontends.
 fn devices(client: &mut Client) -> Result<BTreeMap<Id, XenbusState>> {
     let mut devices = BTreeMap::new();
     for kind in ["vbd", "vif"] {
@@ -135,8 +138,8 @@ fn devices(client: &mut Client) -> Result<BTreeMap<Id, XenbusState>> {
             ids => ids?,
         };
         for id in ids.iter().filter_map(|id| id.parse::<u32>().ok()) {
-            // A node without a state is being written, or removed: an event follows.
-            if let Ok(Some(state)) = client.read_opt_as(&format!("device/{kind}/{id}/state")) {
+            // A node without a state is being written or removed: an event follows.
+            if let Ok(Some(state)) = client.read_opt_as(&format!("device/{kind}/{id}/{STATE}")) {
                 devices.insert((kind, id), state);
             }
         }
@@ -146,35 +149,41 @@ fn devices(client: &mut Client) -> Result<BTreeMap<Id, XenbusState>> {
 
 fn start(guest: &Guest, client: &mut Client, ended: &Arc<EventFd>, (kind, id): Id) -> Result<Service> {
     let path = format!("/local/domain/{}/device/{kind}/{id}", guest.hv.domid());
-    let (hv, ended) = (&guest.hv, ended.clone());
-    let theirs = guest.clone();
+    let hv = &guest.hv;
+    let domid = hv.domid();
+    let ended = ended.clone();
+    let guest_of_thread = guest.clone();
     if kind == "vbd" {
-        let serve = move |stop: BorrowedFd<'_>| export::run(&theirs.hv, &theirs.directory, id, stop);
-        return Service::start(hv, path, ended, serve);
+        let span = tracing::error_span!("vbd", %domid, devid = id);
+        let serve = move |stop: BorrowedFd<'_>| {
+            export::run(&guest_of_thread.hv, &guest_of_thread.directory, id, stop)
+        };
+        return Service::start(hv, span, path, ended, serve);
     }
     let new = new_tap(guest, client, &path, id);
     let serve = move |stop: BorrowedFd<'_>| {
-        tap::run(&theirs.hv, &new, id, theirs.netns.as_deref(), theirs.offload, stop)
+        let Guest { hv, netns, offload, .. } = &guest_of_thread;
+        tap::run(hv, &new, id, netns.as_deref(), *offload, stop)
     };
-    Service::start(hv, path, ended, serve)
+    Service::start(hv, tracing::error_span!("vif", %domid, devid = id), path, ended, serve)
 }
 
-/// In a namespace of its own a guest's interface is `eth<n>`, in a kernel of its own `xpv<n>`; among other guests'
-/// it is called as dom0 calls it.
+/// Describes a vif's tap: `eth<devid>` in a network namespace, `xpv<devid>` on a real Xen host, else as dom0 names the
+/// vif.
 fn new_tap(guest: &Guest, client: &mut Client, path: &str, id: u32) -> NewTap {
-    let owner = TapOwner::new(&guest.machine, guest.hv.domid().0, id);
-    let (name, is_chosen) = match (&guest.netns, guest.real) {
+    let owner = TapOwner::new(&guest.machine, guest.hv.domid(), id);
+    let (name, is_chosen) = match (&guest.netns, guest.on_xen) {
         (Some(_), _) => (format!("eth{id}"), false),
         (None, true) => (format!("xpv{id}"), false),
         (None, false) => {
-            let told = client
-                .read_text(&format!("{path}/backend"))
-                .and_then(|back| client.read_text(&format!("{back}/vifname")));
-            let name = told.unwrap_or_else(|_| owner.usual_name());
+            let vifname = client
+                .read_text(&format!("{path}/{BACKEND}"))
+                .and_then(|back| client.read_text(&format!("{back}/{VIFNAME}")));
+            let name = vifname.unwrap_or_else(|_| owner.usual_name());
             let is_chosen = name != owner.usual_name();
             (name, is_chosen)
         }
     };
     let other_name = owner.other_name().filter(|_| name == owner.usual_name());
-    NewTap { name, is_chosen, other_name, owner, is_told: !guest.real }
+    NewTap { name, is_chosen, other_name, owner, is_published: !guest.on_xen }
 }

@@ -1,52 +1,52 @@
-//! A device's nodes as libxl lays them out, written in one transaction, and removed as libxl removes them.
+//! Writes a device's nodes in one transaction as libxl does, and removes them as libxl does.
 //!
 //! Source: `libxl__device_generic_add` and `libxl__destroy_device` of Xen's libxl: the frontend's directory belongs
 //! to the guest and is read by the backend's domain, the backend's the other way round, and `/libxl` keeps a copy
-//! of what the backend was told.
+//! of the backend's keys.
 
+use ring_abi::xenbus::key::{BACKEND, BACKEND_ID, FRONTEND, FRONTEND_ID, ONLINE, STATE};
 use xenstore::xenbus::Device;
 use xenstore::{Access, Client, DomId, Keys, Nodes, Permission, XenbusState, XsError};
 
 use crate::error::{Error, Result};
 
-/// A device to be attached.
+/// The nodes of a device to attach.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewDevice {
-    /// Which.
+    /// The device's kind, number and domains.
     pub device: Device,
     /// The frontend's keys.
     pub front: Keys,
-    /// Keys in the frontend's directory that the guest may only read.
+    /// Keys in the frontend's directory that the guest may not write.
     pub front_read_only: Keys,
     /// The backend's keys.
     pub back: Keys,
 }
 
 impl NewDevice {
-    /// A device with the keys that every device has.
+    /// Returns a device with the keys that every device has.
     pub fn new(device: Device) -> NewDevice {
         let initialising = XenbusState::Initialising.as_text();
-        let front = Keys::default().with("backend-id", device.back).with("state", initialising);
-        let back =
-            Keys::default().with("frontend-id", device.front).with("online", 1).with("state", initialising);
+        let front = Keys::default().with(BACKEND_ID, device.back).with(STATE, initialising);
+        let back = Keys::default().with(FRONTEND_ID, device.front).with(ONLINE, 1).with(STATE, initialising);
         NewDevice { device, front, back, front_read_only: Keys::default() }
     }
 }
 
-/// `/libxl/<domain>/device/<kind>/<id>`
+/// Returns `/libxl/<domain>/device/<kind>/<id>`.
 pub fn libxl_path(device: &Device) -> String {
     format!("/libxl/{}/device/{}/{}", device.front, device.kind, device.id)
 }
 
-/// Owned by one domain and read by another.
+/// Permissions of a node that one domain owns and another reads.
 fn permissions(owner: DomId, reader: DomId) -> [Permission; 2] {
     [Permission::new(owner, Access::None), Permission::new(reader, Access::Read)]
 }
 
-/// Writes a device's nodes; drivers take it from there.
+/// Writes a device's nodes, upon which its drivers connect.
 ///
 /// # Errors
-/// There is such a device already; the store's.
+/// [`Error::Other`] if the domain has a device of this kind and number already.
 pub fn add(client: &mut Client, new: &NewDevice) -> Result<()> {
     let written = client.transaction(|tx| {
         if tx.exists(&libxl_path(&new.device))? {
@@ -64,23 +64,25 @@ pub fn add(client: &mut Client, new: &NewDevice) -> Result<()> {
 
 fn write(tx: &mut impl Nodes, new: &NewDevice) -> xenstore::client::Result<()> {
     let device = &new.device;
-    let (front_path, back_path, libxl) = (device.front_path(), device.back_path(), libxl_path(device));
+    let front_path = device.front_path();
+    let back_path = device.back_path();
+    let libxl = libxl_path(device);
     let by_front = permissions(device.front, device.back);
     let by_back = permissions(device.back, device.front);
-    // What an earlier device of this number left.
+    // Nodes of an earlier device of this number.
     for path in [&front_path, &back_path] {
         remove_tree(tx, path)?;
         remove_tree(tx, &error_path(path))?;
     }
-    tx.write(&format!("{libxl}/frontend"), &front_path)?;
-    tx.write(&format!("{libxl}/backend"), &back_path)?;
+    tx.write(&format!("{libxl}/{FRONTEND}"), &front_path)?;
+    tx.write(&format!("{libxl}/{BACKEND}"), &back_path)?;
     directory(tx, &front_path, &by_front, &new.front)?;
-    value(tx, &format!("{front_path}/backend"), &back_path, &by_front)?;
+    value(tx, &format!("{front_path}/{BACKEND}"), &back_path, &by_front)?;
     for (key, text) in new.front_read_only.iter() {
         value(tx, &format!("{front_path}/{key}"), text, &by_back)?;
     }
     directory(tx, &back_path, &by_back, &new.back)?;
-    value(tx, &format!("{back_path}/frontend"), &front_path, &by_back)?;
+    value(tx, &format!("{back_path}/{FRONTEND}"), &front_path, &by_back)?;
     for (key, text) in new.back.iter() {
         tx.write(&format!("{libxl}/{key}"), text)?;
     }
@@ -108,17 +110,14 @@ fn value(
     tx.set_perms(path, permissions)
 }
 
-/// Asks both ends to close: `online` = 0 and `state` = Closing at the backend. `false` when the backend's node is
-/// gone.
-///
-/// # Errors
-/// The store's.
-pub fn ask_to_close(client: &mut Client, device: &Device) -> Result<bool> {
+/// Requests that frontend and backend close: writes `online` = 0 and `state` = Closing into the backend's directory.
+/// `false` if that does not exist.
+pub fn request_close(client: &mut Client, device: &Device) -> Result<bool> {
     let path = device.back_path();
     Ok(client.transaction(|tx| {
-        let state_path = format!("{path}/state");
+        let state_path = format!("{path}/{STATE}");
         let Some(state) = tx.read_opt_as::<XenbusState>(&state_path)? else { return Ok(false) };
-        tx.write(&format!("{path}/online"), "0")?;
+        tx.write(&format!("{path}/{ONLINE}"), "0")?;
         if state != XenbusState::Closed {
             tx.write(&state_path, XenbusState::Closing.as_text())?;
         }
@@ -126,13 +125,11 @@ pub fn ask_to_close(client: &mut Client, device: &Device) -> Result<bool> {
     })?)
 }
 
-/// Removes a device's nodes, and the directories that are empty without them.
-///
-/// # Errors
-/// The store's.
+/// Removes a device's nodes, and its backend's parent directories if they become empty.
 pub fn remove(client: &mut Client, device: &Device) -> Result<()> {
     Ok(client.transaction(|tx| {
-        let (front, back) = (device.front_path(), device.back_path());
+        let front = device.front_path();
+        let back = device.back_path();
         for path in [&front, &back, &libxl_path(device), &error_path(&front), &error_path(&back)] {
             remove_tree(tx, path)?;
         }
@@ -140,13 +137,14 @@ pub fn remove(client: &mut Client, device: &Device) -> Result<()> {
     })?)
 }
 
-/// `/local/domain/0/error/backend/vbd/3/51712` for `/local/domain/0/backend/vbd/3/51712`: where drivers complain.
+/// The directory in which the driver of `end` reports errors: `/local/domain/0/error/backend/vbd/3/51712` for
+/// `/local/domain/0/backend/vbd/3/51712`.
 pub fn error_path(end: &str) -> String {
     let own = end.strip_prefix("/local/domain/").and_then(|rest| rest.split_once('/'));
     own.map_or_else(String::new, |(domid, node)| format!("/local/domain/{domid}/error/{node}"))
 }
 
-/// Removes a node and all below it; a missing one is fine.
+/// Removes a node and its children, if it exists.
 pub fn remove_tree(nodes: &mut impl Nodes, path: &str) -> xenstore::client::Result<()> {
     match nodes.rm(path) {
         Err(e) if e.store_error() == Some(XsError::ENOENT) => Ok(()),
@@ -154,7 +152,7 @@ pub fn remove_tree(nodes: &mut impl Nodes, path: &str) -> xenstore::client::Resu
     }
 }
 
-/// Removes up to `levels` directories above `path` that have no child left.
+/// Removes up to `levels` parent directories of `path` that have become empty.
 fn prune(nodes: &mut impl Nodes, path: &str, levels: usize) -> xenstore::client::Result<()> {
     let mut path = path;
     for _ in 0..levels {
@@ -169,11 +167,7 @@ fn prune(nodes: &mut impl Nodes, path: &str, levels: usize) -> xenstore::client:
     Ok(())
 }
 
-/// The devices of one kind that a domain has, by their numbers; as the toolstack wrote them, not as a guest may
-/// have changed them.
-///
-/// # Errors
-/// The store's.
+/// Lists a domain's devices of one kind in the order of their numbers: those in `/libxl`, which the guest cannot write.
 pub fn list(client: &mut Client, domid: DomId, kind: &str) -> Result<Vec<Device>> {
     let names = match client.directory(&format!("/libxl/{domid}/device/{kind}")) {
         Err(e) if e.is_not_found() => Vec::new(),
@@ -190,7 +184,7 @@ mod tests {
     use xenstore::server::{Config, Store};
 
     fn device() -> NewDevice {
-        let mut new = NewDevice::new(Device::new("vbd", 3, 51712));
+        let mut new = NewDevice::new(Device::new("vbd", DomId(3), 51712));
         new.back.set("params", "/img");
         new.front_read_only.set("mtu", 1500);
         new
@@ -201,12 +195,13 @@ mod tests {
     }
 
     #[test]
-    fn nodes_are_libxls_with_its_permissions_and_go_without_a_trace() {
+    fn device_nodes_have_libxls_layout_and_permissions_and_are_removed() {
         let store = Store::spawn(Config::default()).unwrap();
         let mut client = store.client().unwrap();
         client.mkdir("/local/domain/0/backend").unwrap();
         add(&mut client, &device()).unwrap();
-        let (front, back) = ("/local/domain/3/device/vbd/51712", "/local/domain/0/backend/vbd/3/51712");
+        let front = "/local/domain/3/device/vbd/51712";
+        let back = "/local/domain/0/backend/vbd/3/51712";
         assert_eq!(client.read_text(&format!("{front}/backend")).unwrap(), back);
         assert_eq!(client.read_text(&format!("{back}/frontend")).unwrap(), front);
         assert_eq!(client.read_text(&format!("{back}/params")).unwrap(), "/img");
@@ -218,15 +213,15 @@ mod tests {
             assert_eq!(perms(&mut client, &path), "n0,r3", "{path}");
         }
         assert!(add(&mut client, &device()).unwrap_err().to_string().contains("51712 already"));
-        assert_eq!(list(&mut client, 3, "vbd").unwrap(), [device().device]);
-        assert!(ask_to_close(&mut client, &device().device).unwrap());
+        assert_eq!(list(&mut client, DomId(3), "vbd").unwrap(), [device().device]);
+        assert!(request_close(&mut client, &device().device).unwrap());
         assert_eq!(client.read_text(&format!("{back}/online")).unwrap(), "0");
         assert_eq!(client.read_text(&format!("{back}/state")).unwrap(), "5");
         remove(&mut client, &device().device).unwrap();
         assert!(!client.exists(front).unwrap());
         assert_eq!(client.directory("/local/domain/0/backend").unwrap(), [""; 0]);
-        assert!(!ask_to_close(&mut client, &device().device).unwrap());
+        assert!(!request_close(&mut client, &device().device).unwrap());
         remove(&mut client, &device().device).unwrap();
-        assert!(list(&mut client, 3, "vbd").unwrap().is_empty());
+        assert!(list(&mut client, DomId(3), "vbd").unwrap().is_empty());
     }
 }

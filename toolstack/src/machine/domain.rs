@@ -1,4 +1,4 @@
-//! A domain's own nodes, as libxl's `libxl__domain_make` lays them out.
+//! A domain's nodes, as libxl's `libxl__domain_make` lays them out.
 
 use std::time::Duration;
 
@@ -9,19 +9,16 @@ use super::progress;
 use crate::dir::Dir;
 use crate::error::Result;
 
-/// Directories that a guest may only read.
+/// Directories that the guest may only read.
 const READ_ONLY: [&str; 4] = ["cpu", "memory", "device", "control"];
-/// Directories that are the guest's own.
+/// Directories that the guest owns.
 const OWN: [&str; 5] = ["data", "drivers", "feature", "attr", "error"];
 
-/// Writes the nodes of a new domain.
-///
-/// # Errors
-/// The store's.
+/// Writes the nodes of a new domain in one transaction.
 pub fn add(client: &mut Client, domid: DomId, name: &str, uuid: &str) -> Result<()> {
     let home = format!("/local/domain/{domid}");
     let vm = format!("/vm/{uuid}");
-    let readable = [Permission::new(0, Access::None), Permission::new(domid, Access::Read)];
+    let readable = [Permission::new(DomId::DOM0, Access::None), Permission::new(domid, Access::Read)];
     let own = [Permission::new(domid, Access::None)];
     Ok(client.transaction(|tx| {
         for directory in [&home, &vm] {
@@ -50,36 +47,30 @@ pub fn add(client: &mut Client, domid: DomId, name: &str, uuid: &str) -> Result<
     })?)
 }
 
-/// Writes dom0's nodes, once for a store.
-///
-/// # Errors
-/// The store's.
+/// Writes dom0's nodes into a new store.
 pub fn add_dom0(client: &mut Client) -> Result<()> {
     for (key, value) in [("name", "Domain-0"), ("domid", "0")] {
         client.write(&format!("/local/domain/0/{key}"), value)?;
     }
-    // Those that hold others' nodes: they stay when a guest goes.
+    // Parents of guests' nodes: they remain when a guest's nodes are removed.
     for directory in ["/local/domain/0/backend", "/local/domain/0/error", "/libxl", "/vm"] {
         client.mkdir(directory)?;
     }
     Ok(())
 }
 
-/// How long a backend may take to let go of a dead guest's device; it finishes what is in flight first.
-const LET_GO: Duration = Duration::from_secs(5);
+/// How long a backend may take to close a device of a dead guest; it completes requests in flight first.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Removes everything of a domain: its devices at both ends, its own nodes, what libxl knows of it. Where dom0
-/// serves, it has let go of the devices then: their images are free.
-///
-/// # Errors
-/// The store's.
-pub fn remove(client: &mut Client, domid: DomId, dom0_serves: bool) -> Result<()> {
+/// Removes a domain's nodes: its devices' frontends and backends, its home, and its nodes in `/libxl`. If dom0 is
+/// running, its backends have closed the devices, and with them their images, when this returns.
+pub fn remove(client: &mut Client, domid: DomId, dom0_runs: bool) -> Result<()> {
     for kind in ["vbd", "vif"] {
         for device in device::list(client, domid, kind)? {
-            // A frontend that is not there is as good as one that has closed.
+            // Backends treat a frontend without nodes as closed.
             device::remove_tree(client, &device.front_path())?;
-            if dom0_serves {
-                progress::close(client, &device, LET_GO)?;
+            if dom0_runs {
+                progress::close(client, &device, CLOSE_TIMEOUT)?;
             }
             device::remove(client, &device)?;
         }
@@ -98,7 +89,7 @@ pub fn remove(client: &mut Client, domid: DomId, dom0_serves: bool) -> Result<()
     })?)
 }
 
-/// Removes the sockets that a dead guest left; its log stays, for whoever wonders why.
+/// Removes the sockets of a dead guest; its log is kept for diagnosis.
 pub fn remove_sockets(dir: &Dir, name: &str) {
     let Ok(entries) = std::fs::read_dir(dir.guest(name)) else { return };
     for path in entries.flatten().map(|entry| entry.path()) {

@@ -1,4 +1,4 @@
-//! A guest's life: created whole or not at all, and destroyed without a trace.
+//! Creates and destroys guests. If a guest cannot be created, everything created of it is removed again.
 
 use std::fs::File;
 use std::path::Path;
@@ -13,29 +13,32 @@ use xenstore::Nodes;
 use xenstore::xenbus::Device;
 
 use super::device::{self, NewDevice};
-use super::process::{self, Fate, Owned};
+use super::process::{self, ChildProcess, ProcessOptions};
 use super::{Machine, domain, progress, vbd, vif};
 use crate::config::GuestConfig;
 use crate::dir::{self, Dir};
-use crate::error::{Error, Origin, Result};
+use crate::error::{Error, Origin, Result, chain};
 
 /// How a guest is to be created.
-pub struct How<'a> {
-    /// Where its configuration came from, for errors.
+pub struct CreateOptions<'a> {
+    /// Where the configuration was read from, for errors.
     pub origin: &'a Origin,
-    /// Starts its process; the domain is there, with all its nodes.
-    pub start: &'a dyn Fn(&Machine) -> Result<Owned>,
-    /// How long its devices may take to connect.
-    pub bound: Duration,
+    /// Starts the guest's process. It is called when the domain and all its nodes exist.
+    pub start: &'a dyn Fn(&Machine) -> Result<ChildProcess>,
+    /// How long the devices may take to connect.
+    pub timeout: Duration,
 }
 
-/// Starts `xpv guest` for a guest; it writes into the guest's log unless it is ours.
-///
-/// # Errors
-/// The system's.
-pub fn start(machine: &Machine, name: &str, netns: Option<&str>, ours: bool) -> Result<Owned> {
-    let log = (!ours).then(|| machine.dir.log(name));
-    let mut command = process::command(&machine.dir, &Fate { ours, log })?;
+/// Starts `xpv guest` for a guest. If `die_with_parent`, it is killed when this process exits and inherits its output;
+/// otherwise it writes to the guest's log.
+pub fn start(
+    machine: &Machine,
+    name: &str,
+    netns: Option<&str>,
+    die_with_parent: bool,
+) -> Result<ChildProcess> {
+    let log = (!die_with_parent).then(|| machine.dir.log(name));
+    let mut command = process::command(&machine.dir, &ProcessOptions { die_with_parent, log })?;
     command.arg("guest").arg(name);
     if let Some(netns) = netns {
         command.arg("--netns").arg(netns);
@@ -43,40 +46,41 @@ pub fn start(machine: &Machine, name: &str, netns: Option<&str>, ours: bool) -> 
     process::spawn(command)
 }
 
-/// Creates a guest and waits until all its devices are connected. `go_on` is asked meanwhile.
+/// Creates a guest and waits until all its devices are connected. `check` is called repeatedly meanwhile: its error
+/// cancels the creation.
 ///
 /// # Errors
-/// Why it could not be; nothing is left of it then.
+/// Why the guest could not be created. Everything created of it has been removed then.
 pub fn create(
     machine: &mut Machine,
     config: &GuestConfig,
-    how: &How<'_>,
-    go_on: impl FnMut() -> Result<()>,
-) -> Result<(DomId, Owned)> {
+    options: &CreateOptions<'_>,
+    check: impl FnMut() -> Result<()>,
+) -> Result<(DomId, ChildProcess)> {
     for disk in &config.disks {
-        vbd::check_target(how.origin, disk)?;
+        vbd::check_target(options.origin, disk)?;
     }
-    machine.need_dom0()?;
+    machine.require_dom0()?;
     for vif in &config.vifs {
-        check_bridge(machine, how.origin, &vif.bridge)?;
+        check_bridge(machine, options.origin, &vif.bridge)?;
     }
-    let domid = claim(machine, &config.name)?;
-    match build(machine, config, how, domid, go_on) {
+    let domid = create_domain(machine, &config.name)?;
+    match start_devices(machine, config, options, domid, check) {
         Ok(process) => Ok((domid, process)),
-        Err(reason) => {
-            // The reason matters more than what goes wrong while cleaning up.
+        Err(error) => {
+            // The error of the creation is returned rather than that of the removal.
             if let Err(e) = remove(machine, domid, &config.name) {
-                eprintln!("xpv: while removing what was created of {}: {e}", config.name);
+                eprintln!("xpv: while removing what was created of {}: {}", config.name, chain(&e));
             }
-            Err(reason)
+            Err(error)
         }
     }
 }
 
-/// Sees that dom0 has a bridge.
+/// Checks that dom0 has a bridge of this name.
 ///
 /// # Errors
-/// It has not: says which it has.
+/// [`Error::Input`] with the names of dom0's bridges if it has not.
 pub fn check_bridge(machine: &mut Machine, origin: &Origin, bridge: &str) -> Result<()> {
     let bridges = machine.bridges()?;
     if bridges.iter().any(|name| name == bridge) {
@@ -86,15 +90,15 @@ pub fn check_bridge(machine: &mut Machine, origin: &Origin, bridge: &str) -> Res
         true => "no vif at all, as dom0 has no bridge".to_owned(),
         false => format!("a bridge of dom0: {}", bridges.join(", ")),
     };
-    Err(origin.wrong("vif: bridge", bridge, expected))
+    Err(origin.invalid("vif: bridge", bridge, expected))
 }
 
-/// A new domain of this name, its own nodes written.
+/// Creates a domain of this name and writes its nodes.
 ///
-/// One creator at a time, so that a domain without a process is either being created by a process that lives, or
-/// the rest of one that died; the latter's name is free.
-fn claim(machine: &mut Machine, name: &str) -> Result<DomId> {
-    let _one_at_a_time = lock(&machine.dir)?;
+/// Under the lock a domain without a process is either being created by a running process, or what remains of a guest
+/// whose process died: that one is removed, and its name reused.
+fn create_domain(machine: &mut Machine, name: &str) -> Result<DomId> {
+    let _lock = lock(&machine.dir)?;
     if let Some(other) = machine.domains()?.into_iter().find(|d| d.name == name) {
         if is_alive(machine, &other)? {
             return Err(Error::Other(format!("the name {name:?} is taken by domain {}", other.domid)));
@@ -103,7 +107,7 @@ fn claim(machine: &mut Machine, name: &str) -> Result<DomId> {
     }
     let domid = machine.control.create(name, Uid::effective().as_raw(), None)?;
     let uuid = uuid(rand::random());
-    let written = domain::add(&mut machine.store, domid.0, name, &uuid)
+    let written = domain::add(&mut machine.store, domid, name, &uuid)
         .and_then(|()| Ok(machine.store.write(&creator_path(domid), std::process::id().to_string())?));
     if written.is_err() {
         machine.control.destroy(domid)?;
@@ -111,10 +115,7 @@ fn claim(machine: &mut Machine, name: &str) -> Result<DomId> {
     written.map(|()| domid)
 }
 
-/// Nobody else takes or gives up a guest's name while this lives.
-///
-/// # Errors
-/// The system's.
+/// Takes the lock on guests' names: while it is held, no other process creates a guest or removes its directory.
 pub fn lock(dir: &Dir) -> Result<Flock<File>> {
     let path = dir.path().join("create.lock");
     let file = File::options().create(true).truncate(false).write(true).open(&path);
@@ -126,74 +127,76 @@ fn creator_path(domid: DomId) -> String {
     format!("/libxl/{domid}/creator")
 }
 
-/// How long a process that was killed a moment ago may take to be gone.
-const LAST_BREATH: Duration = Duration::from_millis(200);
+/// How long a process that was just killed may take to exit.
+const KILL_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Whether the domain's process, or the process that is creating it, runs and is not about to end.
+/// Whether the domain's process, or the process that is creating it, runs and is not exiting.
 fn is_alive(machine: &mut Machine, domain: &DomainInfo) -> Result<bool> {
     let creator = machine.store.read_opt_as::<u32>(&creator_path(domain.domid))?;
     Ok([domain.pid, creator]
         .into_iter()
         .flatten()
-        .any(|pid| !process::is_ending(pid) && !process::ends_within(pid, LAST_BREATH)))
+        .any(|pid| !process::is_exiting(pid) && !process::exits_within(pid, KILL_TIMEOUT)))
 }
 
-/// Devices' nodes, the process, and the wait.
-fn build(
+/// Writes the devices' nodes, starts the guest's process and waits until the devices are connected.
+fn start_devices(
     machine: &mut Machine,
     config: &GuestConfig,
-    how: &How<'_>,
+    options: &CreateOptions<'_>,
     domid: DomId,
-    mut go_on: impl FnMut() -> Result<()>,
-) -> Result<Owned> {
+    mut check: impl FnMut() -> Result<()>,
+) -> Result<ChildProcess> {
     let devices = devices(domid, config);
     for new in &devices {
         device::add(&mut machine.store, new)?;
     }
     dir::make(&machine.dir.guest(&config.name))?;
-    let mut process = (how.start)(machine)?;
+    let mut process = (options.start)(machine)?;
     let devices: Vec<Device> = devices.into_iter().map(|new| new.device).collect();
     let log = machine.dir.log(&config.name);
-    progress::wait_connected(&mut machine.store, &devices, how.bound, || match process.ended()? {
-        Some(status) => Err(died(&config.name, &status, &log)),
-        None => go_on(),
+    progress::wait_connected(&mut machine.store, &devices, options.timeout, || {
+        match process.exit_status()? {
+            Some(status) => Err(exit_error(&config.name, &status, &log)),
+            None => check(),
+        }
     })?;
     machine.store.rm(&creator_path(domid))?;
     Ok(process)
 }
 
-/// What the guest's process said last, if it is in a file.
-fn died(name: &str, status: &str, log: &Path) -> Error {
-    let said = std::fs::read_to_string(log).unwrap_or_default();
-    let last = said.lines().next_back().unwrap_or_default();
+/// Returns the error that the guest's process exited, with the last line of its log.
+fn exit_error(name: &str, status: &str, log: &Path) -> Error {
+    let text = std::fs::read_to_string(log).unwrap_or_default();
+    let last = text.lines().next_back().unwrap_or_default();
     let last = last.strip_prefix("xpv: ").unwrap_or(last);
     let colon = if last.is_empty() { "" } else { ": " };
-    Error::Other(format!("the process of {name} ended ({status}){colon}{last}"))
+    Error::Other(format!("the process of {name} exited ({status}){colon}{last}"))
 }
 
 fn devices(domid: DomId, config: &GuestConfig) -> Vec<NewDevice> {
-    let disks = config.disks.iter().map(|disk| vbd::nodes(domid.0, disk));
+    let disks = config.disks.iter().map(|disk| vbd::nodes(domid, disk));
     let vifs = config.vifs.iter().enumerate().map(|(index, vif)| {
         let mac = vif.mac.unwrap_or_else(|| Mac::xen(rand::random()));
-        vif::nodes(domid.0, vif, vif.devid.unwrap_or(index as u32), mac)
+        vif::nodes(domid, vif, vif.devid.unwrap_or(index as u32), mac)
     });
     disks.chain(vifs).collect()
 }
 
-/// Ends a guest: its process is killed, its domain and all its nodes go.
+/// Destroys a guest: kills its process, and removes its domain, its nodes and its directory.
 ///
 /// # Errors
-/// The first thing that could not be done; the rest is tried all the same.
+/// The first error; the remaining steps are tried all the same.
 pub fn remove(machine: &mut Machine, domid: DomId, name: &str) -> Result<()> {
     let info = machine.domains()?.into_iter().find(|d| d.domid == domid);
-    let killed = info.and_then(|d| d.pid).map_or(Ok(()), process::kill_now);
+    let killed = info.and_then(|d| d.pid).map_or(Ok(()), process::kill_process);
     let destroyed = match machine.control.destroy(domid) {
-        // Somebody was faster: the machine itself removes a guest whose process ended.
+        // `xpv hypervisor` removes a guest whose process exited, and was first.
         Err(hypervisor::Error::NoSuchDomain(_)) => Ok(()),
         done => done.map_err(Error::from),
     };
-    let dom0_serves = machine.need_dom0().is_ok();
-    let removed = domain::remove(&mut machine.store, domid.0, dom0_serves);
+    let dom0_runs = machine.require_dom0().is_ok();
+    let removed = domain::remove(&mut machine.store, domid, dom0_runs);
     let directory = machine.dir.guest(name);
     let emptied = match std::fs::remove_dir_all(&directory) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
@@ -204,7 +207,7 @@ pub fn remove(machine: &mut Machine, domid: DomId, name: &str) -> Result<()> {
     killed.and(destroyed).and(removed).and(emptied)
 }
 
-/// A random UUID (RFC 9562, version 4).
+/// Formats a random UUID (RFC 9562, version 4).
 fn uuid(random: [u8; 16]) -> String {
     let mut bytes = random;
     bytes[6] = bytes[6] & 0x0f | 0x40;
@@ -218,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_uuid_says_that_it_is_random() {
+    fn uuid_has_version_4_and_the_rfc_variant() {
         assert_eq!(uuid([0xff; 16]), "ffffffff-ffff-4fff-bfff-ffffffffffff");
     }
 }

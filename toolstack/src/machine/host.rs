@@ -1,32 +1,32 @@
-//! The machine's own processes, as their supervisor starts them.
+//! Starts the processes of a machine: hypervisor and dom0.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::process::{self, Fate, Owned};
+use super::process::{self, ChildProcess, ProcessOptions};
 use crate::config::host::BridgeConfig;
 use crate::dir::Dir;
 use crate::error::Result;
 
-/// How long a process may take to be ready.
-const BOUND: Duration = Duration::from_secs(20);
+/// How long a process may take to report that it is ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Starts broker and store; they are ready when this returns.
+/// Starts `xpv hypervisor` and waits until it is ready.
 ///
 /// # Errors
-/// They are not.
-pub fn start_hypervisor(dir: &Dir, log: Option<PathBuf>) -> Result<Owned> {
-    let mut command = process::command(dir, &Fate { ours: true, log })?;
+/// [`Error::Other`](crate::error::Error::Other) if it exits or is not ready in time.
+pub fn start_hypervisor(dir: &Dir, log: Option<PathBuf>) -> Result<ChildProcess> {
+    let mut command = process::command(dir, &ProcessOptions { die_with_parent: true, log })?;
     command.arg("hypervisor");
-    process::spawn_ready(command, "the hypervisor", BOUND)
+    process::spawn_ready(command, "the hypervisor", READY_TIMEOUT)
 }
 
-/// Starts dom0; it serves when this returns.
+/// Starts `xpv dom0` and waits until it is ready.
 ///
 /// # Errors
-/// It does not.
-pub fn start_dom0(dir: &Dir, bridges: &[BridgeConfig], log: Option<PathBuf>) -> Result<Owned> {
-    let mut command = process::command(dir, &Fate { ours: true, log })?;
+/// [`Error::Other`](crate::error::Error::Other) if it exits or is not ready in time.
+pub fn start_dom0(dir: &Dir, bridges: &[BridgeConfig], log: Option<PathBuf>) -> Result<ChildProcess> {
+    let mut command = process::command(dir, &ProcessOptions { die_with_parent: true, log })?;
     command.arg("dom0");
     for bridge in bridges {
         command.arg("--bridge").arg(bridge.to_string());
@@ -34,5 +34,5 @@ pub fn start_dom0(dir: &Dir, bridges: &[BridgeConfig], log: Option<PathBuf>) -> 
     if bridges.is_empty() {
         command.arg("--no-bridge");
     }
-    process::spawn_ready(command, "dom0", BOUND)
+    process::spawn_ready(command, "dom0", READY_TIMEOUT)
 }

@@ -1,4 +1,4 @@
-//! A running machine, as the toolstack works on it: the broker's domains and the store's nodes.
+//! The toolstack's side of a running machine: the broker's domains and the store's nodes.
 
 pub mod device;
 pub mod domain;
@@ -13,84 +13,79 @@ use hypervisor::local::{Control, DomainInfo};
 use xenstore::{Client, Nodes};
 
 use crate::dir::Dir;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 
-/// How long the store may take to answer before a command gives up, in seconds.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);
+/// How long a command waits for a reply of the store.
+const STORE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// A machine.
+/// Connections to a running machine.
 pub struct Machine {
-    /// Where it is.
+    /// The machine's directory.
     pub dir: Dir,
-    /// Its store, as dom0.
+    /// A connection to the store, as dom0.
     pub store: Client,
-    /// Its broker.
+    /// A connection to the broker.
     pub control: Control,
 }
 
 impl Machine {
-    /// The machine that runs in a directory.
+    /// Connects to the machine that runs in a directory.
     ///
     /// # Errors
-    /// None does.
+    /// [`Error::Other`] if none runs there.
     pub fn connect(dir: &Dir) -> Result<Machine> {
-        let none = |why: String| {
+        let not_running = |error: &dyn std::error::Error| {
             let at = dir.path().display();
             Error::Other(format!(
-                "no machine runs in {at} (start one with `xpv up` or `xpv hypervisor`): {why}"
+                "no machine runs in {at} (start one with `xpv up` or `xpv hypervisor`): {}",
+                chain(error)
             ))
         };
-        let control = Control::connect(dir.path()).map_err(|e| none(e.to_string()))?;
-        let mut store = Client::open_unix(dir.store()).map_err(|e| none(e.to_string()))?;
-        store.set_reply_timeout(Some(PATIENCE));
+        let control = Control::connect(dir.path()).map_err(|e| not_running(&e))?;
+        let mut store = Client::open_unix(dir.store()).map_err(|e| not_running(&e))?;
+        store.set_reply_timeout(Some(STORE_TIMEOUT));
         Ok(Machine { dir: dir.clone(), store, control })
     }
 
-    /// Every domain, in the order of their numbers.
-    ///
-    /// # Errors
-    /// The broker's.
+    /// Lists the domains in the order of their ids.
     pub fn domains(&self) -> Result<Vec<DomainInfo>> {
         Ok(self.control.list()?)
     }
 
-    /// The domain of this name or number.
+    /// Finds the domain of this name or id.
     ///
     /// # Errors
-    /// There is none.
-    pub fn find(&self, who: &str) -> Result<DomainInfo> {
-        let number = who.parse::<u16>().ok();
-        let found = self.domains()?.into_iter().find(|d| d.name == who || Some(d.domid.0) == number);
-        found.ok_or_else(|| Error::Other(format!("there is no domain {who:?} (see `xpv list`)")))
+    /// [`Error::Other`] if there is none.
+    pub fn find(&self, name_or_id: &str) -> Result<DomainInfo> {
+        let number = name_or_id.parse::<u16>().ok();
+        let found = self.domains()?.into_iter().find(|d| d.name == name_or_id || Some(d.domid.0) == number);
+        found.ok_or_else(|| Error::Other(format!("there is no domain {name_or_id:?} (see `xpv list`)")))
     }
 
-    /// As [`Machine::find`], but dom0 is none.
+    /// Finds the domain of this name or id, which must not be dom0.
     ///
     /// # Errors
-    /// There is none, or it is dom0.
-    pub fn find_guest(&self, who: &str) -> Result<DomainInfo> {
-        let domain = self.find(who)?;
+    /// [`Error::Other`] if there is none, or it is dom0.
+    pub fn find_guest(&self, name_or_id: &str) -> Result<DomainInfo> {
+        let domain = self.find(name_or_id)?;
         if domain.domid.0 == 0 {
             return Err(Error::other("Domain-0 is not a guest"));
         }
         Ok(domain)
     }
 
-    /// Sees that somebody serves devices.
+    /// Checks that dom0 is running, which serves devices.
     ///
     /// # Errors
-    /// Nobody does.
-    pub fn need_dom0(&self) -> Result<()> {
+    /// [`Error::Other`] if it is not.
+    pub fn require_dom0(&self) -> Result<()> {
         match self.domains()?.iter().any(|d| d.domid.0 == 0 && d.pid.is_some()) {
             true => Ok(()),
             false => Err(Error::other("dom0 is not running (start it with `xpv dom0`)")),
         }
     }
 
-    /// The names of dom0's bridges.
-    ///
-    /// # Errors
-    /// The store's.
+    /// Reads the names of dom0's bridges.
     pub fn bridges(&mut self) -> Result<Vec<String>> {
         match self.store.directory(BRIDGES) {
             Err(e) if e.is_not_found() => Ok(Vec::new()),
@@ -98,10 +93,7 @@ impl Machine {
         }
     }
 
-    /// Writes the names of dom0's bridges for [`Machine::bridges`].
-    ///
-    /// # Errors
-    /// The store's.
+    /// Writes the names of dom0's bridges, for [`Machine::bridges`].
     pub fn publish_bridges<'n>(
         client: &mut Client,
         names: impl Iterator<Item = &'n str> + Clone,
@@ -114,5 +106,5 @@ impl Machine {
     }
 }
 
-/// Where dom0 says which bridges it has; a key of this program's own.
+/// The node in which dom0 publishes its bridges; it is private to this program.
 const BRIDGES: &str = "/tool/xpv/bridges";

@@ -1,4 +1,4 @@
-//! Processes of this program: started by it, ended with it, or left to themselves.
+//! Child processes that run this program, and signals to this process.
 #![allow(unsafe_code)] // pidfd_open has no wrapper in nix
 
 use std::fs::File;
@@ -20,28 +20,28 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGKILL, SIGTERM};
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 
-/// What becomes of a process that we start.
+/// How a child process is started.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Fate {
-    /// It is killed when we end, however we end; otherwise it goes on without us, in a session of its own.
-    pub ours: bool,
-    /// The file that it writes into; where we write when there is none.
+pub struct ProcessOptions {
+    /// Whether the kernel kills the child when this process exits; otherwise it runs in a session of its own.
+    pub die_with_parent: bool,
+    /// The file for the child's output; it inherits this process's output if `None`.
     pub log: Option<PathBuf>,
 }
 
-/// This program, to be run with further arguments on the machine in `dir`.
+/// Returns a command that runs this program on the machine in `dir`; the caller adds arguments.
 ///
 /// # Errors
-/// The log cannot be opened.
-pub fn command(dir: &Dir, fate: &Fate) -> Result<Command> {
-    // The file may have been replaced since: what runs is what runs now.
+/// [`Error::File`] if the log cannot be opened.
+pub fn command(dir: &Dir, options: &ProcessOptions) -> Result<Command> {
+    // Not the path of the executable, which may have been replaced since: the child runs the same version.
     let mut command = Command::new("/proc/self/exe");
     command.arg0("xpv").arg("--dir").arg(dir.path()).stdin(Stdio::null());
-    match fate.ours {
+    match options.die_with_parent {
         true => command.arg("--die-with").arg(std::process::id().to_string()),
         false => command.arg("--new-session"),
     };
-    if let Some(log) = &fate.log {
+    if let Some(log) = &options.log {
         let open = || File::options().create(true).append(true).open(log);
         let failed = |e| Error::file(log, "opening the log", e);
         command.stdout(open().map_err(failed)?).stderr(open().map_err(failed)?);
@@ -49,124 +49,121 @@ pub fn command(dir: &Dir, fate: &Fate) -> Result<Command> {
     Ok(command)
 }
 
-/// Starts it.
-///
-/// # Errors
-/// The system's.
-pub fn spawn(mut command: Command) -> Result<Owned> {
-    command.spawn().map(|child| Owned(Some(child))).map_err(|e| Error::io("starting a process of xpv", e))
+/// Starts a child process.
+pub fn spawn(mut command: Command) -> Result<ChildProcess> {
+    command
+        .spawn()
+        .map(|child| ChildProcess(Some(child)))
+        .map_err(|e| Error::io("starting a process of xpv", e))
 }
 
-/// Starts a process that says `ready` on its standard output once it is, and waits until it does.
+/// Starts a child process and waits until it has called [`report_ready`].
 ///
 /// # Errors
-/// It ends before, or does not say so in time.
-pub fn spawn_ready(mut command: Command, what: &str, bound: Duration) -> Result<Owned> {
+/// [`Error::Other`] if it exits before, or the timeout expires.
+pub fn spawn_ready(mut command: Command, what: &str, timeout: Duration) -> Result<ChildProcess> {
     command.stdout(Stdio::piped());
     let mut process = spawn(command)?;
     let Some(output) = process.0.as_mut().and_then(|child| child.stdout.take()) else { return Ok(process) };
-    let deadline = Instant::now() + bound;
-    let mut said = Vec::new();
-    while !said.contains(&b'\n') {
+    let deadline = Instant::now() + timeout;
+    let mut received = Vec::new();
+    while !received.contains(&b'\n') {
         let left = deadline.saturating_duration_since(Instant::now());
-        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-        match poll(&mut [PollFd::new(output.as_fd(), PollFlags::POLLIN)], timeout) {
-            Ok(0) => return Err(Error::Other(format!("{what} is not ready after {} s", bound.as_secs()))),
+        let left = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+        match poll(&mut [PollFd::new(output.as_fd(), PollFlags::POLLIN)], left) {
+            Ok(0) => return Err(Error::Other(format!("{what} is not ready after {} s", timeout.as_secs()))),
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
             Err(e) => return Err(Error::io("waiting", e)),
         }
         let mut bytes = [0; 64];
         match nix::unistd::read(&output, &mut bytes) {
-            Ok(0) => return Err(Error::Other(format!("{what} ended before it was ready"))),
-            Ok(len) => said.extend_from_slice(&bytes[..len]),
+            Ok(0) => return Err(Error::Other(format!("{what} exited before it was ready"))),
+            Ok(len) => received.extend_from_slice(&bytes[..len]),
             Err(e) => return Err(Error::io("reading from a process", e)),
         }
     }
     Ok(process)
 }
 
-/// Says that we are ready, for [`spawn_ready`] and for scripts.
-pub fn say_ready() {
-    // Whoever started us may not listen.
+/// Writes `ready` to standard output, for [`spawn_ready`] and for scripts.
+pub fn report_ready() {
+    // The reader may have closed the pipe.
     let _ = writeln!(std::io::stdout(), "ready");
 }
 
-/// A child that is killed when this is dropped.
+/// A child process, which is killed when this is dropped.
 #[derive(Debug)]
-pub struct Owned(Option<Child>);
+pub struct ChildProcess(Option<Child>);
 
-impl Owned {
-    /// Its standard input and output, where they are pipes.
+impl ChildProcess {
+    /// Takes the child's standard input and output, if both are pipes.
     pub fn pipes(&mut self) -> Option<(ChildStdin, ChildStdout)> {
         let child = self.0.as_mut()?;
         Some((child.stdin.take()?, child.stdout.take()?))
     }
 
-    /// How it ended; `None` while it runs.
-    ///
-    /// # Errors
-    /// The system's.
-    pub fn ended(&mut self) -> Result<Option<String>> {
+    /// Returns the child's exit status as text; `None` while it runs.
+    pub fn exit_status(&mut self) -> Result<Option<String>> {
         let Some(child) = &mut self.0 else { return Ok(None) };
-        let status = child.try_wait().map_err(|e| Error::io("looking at a process", e))?;
+        let status = child.try_wait().map_err(|e| Error::io("waiting for a process", e))?;
         Ok(status.map(|s| s.to_string()))
     }
 
-    /// Lets it go on without us.
-    pub fn release(mut self) {
+    /// Lets the child run on after this process exits.
+    pub fn detach(mut self) {
         drop(self.0.take());
     }
 
-    /// A descriptor that is readable once it has ended; `None` when it is gone altogether.
+    /// Returns a descriptor that is readable once the child has exited; `None` if it was reaped.
     pub fn pidfd(&self) -> Option<OwnedFd> {
         self.0.as_ref().and_then(|child| pidfd(child.id()).ok())
     }
 
-    /// Asks it to end; does not wait.
-    pub fn ask_to_end(&mut self) {
+    /// Sends SIGTERM to the child; does not wait.
+    pub fn terminate(&mut self) {
         let Some(child) = &mut self.0 else { return };
-        // One that was reaped has a number that may be somebody else's by now.
+        // The id of a reaped process may have been given to another process.
         if matches!(child.try_wait(), Ok(None)) {
             let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
         }
     }
 
-    /// Waits until it ends by itself, no longer than `bound`; `false` if it had not by then.
-    pub fn wait(&mut self, bound: Duration) -> bool {
-        self.0.as_mut().is_none_or(|child| ends_within(child.id(), bound))
+    /// Waits until the child exits by itself; `false` if the timeout expires first.
+    pub fn wait(&mut self, timeout: Duration) -> bool {
+        self.0.as_mut().is_none_or(|child| exits_within(child.id(), timeout))
     }
 
-    /// Asks it to end, and waits until it has: it is killed if it takes longer than `bound`.
-    pub fn end(mut self, bound: Duration) {
-        self.ask_to_end();
+    /// Sends SIGTERM to the child and waits until it has exited; sends SIGKILL if the timeout expires.
+    pub fn stop(mut self, timeout: Duration) {
+        self.terminate();
         let Some(mut child) = self.0.take() else { return };
-        if !ends_within(child.id(), bound) {
+        if !exits_within(child.id(), timeout) {
             let _ = child.kill();
         }
         let _ = child.wait();
     }
 }
 
-/// Whether a process ends in time, or has ended; a child is not reaped.
-pub fn ends_within(pid: u32, bound: Duration) -> bool {
-    // It cannot be had of one that is gone.
+/// Whether a process exits before the timeout expires, or has exited. A child is not reaped.
+pub fn exits_within(pid: u32, timeout: Duration) -> bool {
+    // Opening a pidfd fails with ESRCH once the process is gone.
     let Ok(pidfd) = pidfd(pid) else { return true };
-    let timeout = PollTimeout::try_from(bound).unwrap_or(PollTimeout::MAX);
+    let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
     let mut fds = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
     poll(&mut fds, timeout).is_ok_and(|ready| ready > 0)
 }
 
-/// A descriptor that is readable once the process has ended.
+/// Returns a descriptor that is readable once the process has exited (pidfd_open(2)).
 fn pidfd(pid: u32) -> std::io::Result<OwnedFd> {
-    // SAFETY: takes two numbers and gives a new descriptor or -1.
+    // SAFETY: the call takes two integers, and returns a new descriptor or -1.
     let fd = unsafe { nix::libc::syscall(nix::libc::SYS_pidfd_open, pid, 0) };
     let fd = Errno::result(fd)?;
-    // SAFETY: the descriptor is new and nobody else's.
+    // SAFETY: the descriptor is new, so nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-impl Drop for Owned {
+impl Drop for ChildProcess {
     fn drop(&mut self) {
         if let Some(mut child) = self.0.take() {
             let _ = child.kill();
@@ -175,11 +172,11 @@ impl Drop for Owned {
     }
 }
 
-/// Ends this process when its parent does: the kernel is asked to, and the parent may be gone already.
+/// Has the kernel kill this process when its parent exits (`PR_SET_PDEATHSIG`).
 ///
 /// # Errors
-/// It is.
-pub fn die_with(parent: u32) -> Result<()> {
+/// [`Error::Io`] of prctl(2); [`Error::Other`] if the parent has exited already.
+pub fn die_with_parent(parent: u32) -> Result<()> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)
         .map_err(|e| Error::io("tying this process to its parent", e))?;
     if nix::unistd::getppid().as_raw().cast_unsigned() != parent {
@@ -188,30 +185,24 @@ pub fn die_with(parent: u32) -> Result<()> {
     Ok(())
 }
 
-/// Leaves the session of the terminal that we were started from.
-///
-/// # Errors
-/// The system's.
+/// Starts a session, which detaches this process from its terminal (setsid(2)).
 pub fn new_session() -> Result<()> {
     nix::unistd::setsid().map(drop).map_err(|e| Error::io("starting a session", e))
 }
 
-/// Kills a process; one that is gone is fine.
+/// Sends SIGKILL to a process, if it exists.
 ///
 /// # Errors
-/// It is not ours to kill.
-pub fn kill_now(pid: u32) -> Result<()> {
+/// [`Error::Io`] if this process may not.
+pub fn kill_process(pid: u32) -> Result<()> {
     match kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL) {
         Ok(()) | Err(Errno::ESRCH) => Ok(()),
         Err(e) => Err(Error::io(format!("killing process {pid}"), e)),
     }
 }
 
-/// A flag that SIGINT, SIGTERM and SIGHUP set instead of ending the process; the second one ends it.
-///
-/// # Errors
-/// The system's.
-pub fn interrupted() -> Result<Arc<AtomicBool>> {
+/// Returns a flag that SIGINT, SIGTERM and SIGHUP set instead of ending the process; the second signal ends it.
+pub fn interrupt_flag() -> Result<Arc<AtomicBool>> {
     let flag = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM, SIGHUP] {
         signal_hook::flag::register_conditional_shutdown(signal, 1, Arc::clone(&flag))
@@ -221,15 +212,12 @@ pub fn interrupted() -> Result<Arc<AtomicBool>> {
     Ok(flag)
 }
 
-/// Waits until the descriptor is readable, or the flag is set.
-///
-/// # Errors
-/// The system's.
-pub fn wait_for(what: &impl AsFd, flag: &AtomicBool) -> Result<()> {
-    // A signal may come just before the poll: the flag is looked at again after each slice.
-    let slice = PollTimeout::from(200u8);
+/// Waits until the descriptor is readable or the flag is set.
+pub fn wait_readable(fd: &impl AsFd, flag: &AtomicBool) -> Result<()> {
+    // A signal that arrives just before the poll does not interrupt it: the flag is checked again after this time.
+    let interval = PollTimeout::from(200u8);
     while !flag.load(Ordering::Relaxed) {
-        match poll(&mut [PollFd::new(what.as_fd(), PollFlags::POLLIN)], slice) {
+        match poll(&mut [PollFd::new(fd.as_fd(), PollFlags::POLLIN)], interval) {
             Ok(0) | Err(Errno::EINTR) => {}
             Ok(_) => return Ok(()),
             Err(e) => return Err(Error::io("waiting", e)),
@@ -239,11 +227,8 @@ pub fn wait_for(what: &impl AsFd, flag: &AtomicBool) -> Result<()> {
 }
 
 /// Waits until one of the descriptors is readable.
-///
-/// # Errors
-/// The system's.
-pub fn wait_any(what: &[BorrowedFd<'_>]) -> Result<()> {
-    let mut fds: Vec<PollFd<'_>> = what.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+pub fn wait_any(fds: &[BorrowedFd<'_>]) -> Result<()> {
+    let mut fds: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
     loop {
         match poll(&mut fds, PollTimeout::NONE) {
             Err(Errno::EINTR) => {}
@@ -252,46 +237,40 @@ pub fn wait_any(what: &[BorrowedFd<'_>]) -> Result<()> {
     }
 }
 
-/// Waits until one of the descriptors is readable or the time is over; whether the first one is readable.
-///
-/// # Errors
-/// The system's.
-pub fn wait_first(what: &[BorrowedFd<'_>], timeout: PollTimeout) -> Result<bool> {
-    let mut fds: Vec<PollFd<'_>> = what.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+/// Waits until one of the descriptors is readable or the timeout expires; returns whether the first one is readable.
+pub fn wait_first(fds: &[BorrowedFd<'_>], timeout: PollTimeout) -> Result<bool> {
+    let mut fds: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
     match poll(&mut fds, timeout) {
         Ok(_) | Err(Errno::EINTR) => Ok(fds.first().and_then(PollFd::any).unwrap_or(false)),
         Err(e) => Err(Error::io("waiting", e)),
     }
 }
 
-/// Fails once the flag is set.
+/// Returns an error if the flag of [`interrupt_flag`] is set.
 ///
 /// # Errors
-/// It is.
-pub fn go_on(flag: &AtomicBool) -> Result<()> {
+/// [`Error::Other`] if it is set.
+pub fn check_interrupted(flag: &AtomicBool) -> Result<()> {
     if flag.load(Ordering::Relaxed) { Err(Error::other("interrupted")) } else { Ok(()) }
 }
 
-/// A stream that becomes readable when the process is asked to end.
-///
-/// # Errors
-/// The system's.
+/// Returns a stream that becomes readable on SIGINT, SIGTERM or SIGHUP.
 pub fn stop_signal() -> Result<std::os::unix::net::UnixStream> {
-    let (ours, theirs) =
-        std::os::unix::net::UnixStream::pair().map_err(|e| Error::io("making a pair of sockets", e))?;
+    let (reader, writer) =
+        std::os::unix::net::UnixStream::pair().map_err(|e| Error::io("creating a socket pair", e))?;
     for signal in [SIGINT, SIGTERM, SIGHUP] {
-        let end = theirs.try_clone().map_err(|e| Error::io("copying a descriptor", e))?;
-        signal_hook::low_level::pipe::register(signal, end).map_err(|e| Error::io("handling signals", e))?;
+        let writer = writer.try_clone().map_err(|e| Error::io("duplicating a descriptor", e))?;
+        signal_hook::low_level::pipe::register(signal, writer)
+            .map_err(|e| Error::io("handling signals", e))?;
     }
-    Ok(ours)
+    Ok(reader)
 }
 
-/// The program of a package, or the error that it is not installed. It is looked for in `PATH` and the directories of
-/// the administrator's programs.
+/// Finds a program in `PATH`, `/usr/sbin` and `/sbin`. `package` is the Debian package that has it.
 ///
 /// # Errors
-/// [`Error::NotInstalled`].
-pub fn program(name: &'static str, package: &'static str) -> Result<PathBuf> {
+/// [`Error::NotInstalled`] if no directory has it.
+pub fn find_program(name: &'static str, package: &'static str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let extra = ["/usr/sbin", "/sbin"].map(PathBuf::from);
     let found =
@@ -299,24 +278,24 @@ pub fn program(name: &'static str, package: &'static str) -> Result<PathBuf> {
     found.ok_or(Error::NotInstalled { program: name, package })
 }
 
-/// Whether a process was killed and only the kernel is still busy with it, which takes long on a busy machine.
-pub fn is_ending(pid: u32) -> bool {
+/// Whether a process is exiting or was sent SIGKILL: it can take the kernel long to end it on a busy machine.
+pub fn is_exiting(pid: u32) -> bool {
     let read = |file| std::fs::read_to_string(format!("/proc/{pid}/{file}")).ok();
     let flags = read("stat").as_deref().and_then(flags);
     flags.is_some_and(|flags| flags & PF_EXITING != 0)
         || read("status").is_some_and(|status| kill_is_pending(&status))
 }
 
-/// Linux's mark of a process that is ending or has ended (include/linux/sched.h).
+/// The flag of a task that is exiting or has exited (include/linux/sched.h).
 const PF_EXITING: u32 = 4;
 
-/// The flags in `/proc/PID/stat`, its ninth field.
+/// The task's flags: the ninth field of `/proc/PID/stat` (proc_pid_stat(5)).
 fn flags(stat: &str) -> Option<u32> {
     // The name, in parentheses, may hold anything; the third field follows its end.
     stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(9 - 3)?.parse().ok()
 }
 
-/// Whether `/proc/PID/status` says that SIGKILL was sent and not yet taken, to the process or its first thread.
+/// Whether `/proc/PID/status` shows a pending SIGKILL, for the process or its first thread.
 fn kill_is_pending(status: &str) -> bool {
     let sets = ["ShdPnd:", "SigPnd:"].map(|key| status.lines().find_map(|line| line.strip_prefix(key)));
     let killed =
@@ -329,25 +308,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_killed_process_is_ending_from_the_first_moment() {
-        assert!(!is_ending(std::process::id()));
+    fn killed_process_is_exiting_immediately() {
+        assert!(!is_exiting(std::process::id()));
         for _ in 0..20 {
             let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
-            assert!(!is_ending(child.id()));
+            assert!(!is_exiting(child.id()));
             child.kill().unwrap();
-            let ending = is_ending(child.id());
+            let exiting = is_exiting(child.id());
             child.wait().unwrap();
-            assert!(ending);
+            assert!(exiting);
         }
     }
 
     #[test]
-    fn a_process_ends_once_it_has() {
-        let instant = Duration::from_millis(1);
-        assert!(!ends_within(std::process::id(), instant));
+    fn process_exits_within_timeout_only_once_it_has_exited() {
+        let short = Duration::from_millis(1);
+        assert!(!exits_within(std::process::id(), short));
         let mut child = Command::new("true").spawn().unwrap();
-        assert!(ends_within(child.id(), Duration::from_secs(20)));
+        assert!(exits_within(child.id(), Duration::from_secs(20)));
         child.wait().unwrap();
-        assert!(ends_within(child.id(), instant));
+        assert!(exits_within(child.id(), short));
     }
 }

@@ -1,7 +1,9 @@
-//! Waiting for devices: until both ends are connected, or closed, or something says that it will not happen.
+//! Waits until a device's frontend and backend are connected or closed, or report an error.
 
 use std::time::{Duration, Instant};
 
+use ring_abi::blkif::key::DEV;
+use ring_abi::xenbus::key::STATE;
 use xenstore::xenbus::Device;
 use xenstore::{Client, Nodes, XenbusState};
 
@@ -9,65 +11,59 @@ use super::device::{self, error_path};
 use super::process;
 use crate::error::{Error, Result};
 
-/// How long a wait sleeps on the store before it looks whether the guest's process is still there.
-const SLICE: Duration = Duration::from_millis(50);
+/// How long a wait sleeps on the store before it checks that the guest's process still runs.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long a device that could not be connected may take to close before its nodes are removed.
-const GRACE: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Both ends of a device.
+/// The states of a device's frontend and backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct States {
-    /// The frontend's; `None` when its node is gone.
+    /// The frontend's state; `None` if its node does not exist.
     pub front: Option<XenbusState>,
-    /// The backend's.
+    /// The backend's state; `None` if its node does not exist.
     pub back: Option<XenbusState>,
 }
 
-/// What both ends say.
-///
-/// # Errors
-/// The store's.
+/// Reads the states of a device's frontend and backend.
 pub fn states(client: &mut Client, device: &Device) -> Result<States> {
     let mut read = |path: String| -> Result<Option<XenbusState>> {
-        Ok(client.read_opt(&format!("{path}/state"))?.map(|bytes| {
+        Ok(client.read_opt(&format!("{path}/{STATE}"))?.map(|bytes| {
             std::str::from_utf8(&bytes).ok().and_then(|text| text.parse().ok()).unwrap_or_default()
         }))
     };
     Ok(States { front: read(device.front_path())?, back: read(device.back_path())? })
 }
 
-/// Waits until every device is connected at both ends. `check` is asked in between whether to go on.
+/// Waits until every device's frontend and backend are connected. `check` is called repeatedly meanwhile.
 ///
 /// # Errors
-/// A driver gave up, with what it said; `check`'s; the time is over.
+/// The error that a driver reported; that of `check`; [`Error::Other`] if the timeout expires.
 pub fn wait_connected(
     client: &mut Client,
     devices: &[Device],
-    bound: Duration,
+    timeout: Duration,
     mut check: impl FnMut() -> Result<()>,
 ) -> Result<()> {
     let mut pending: Vec<&Device> = devices.iter().collect();
-    wait(client, devices, bound, |client| {
-        let mut left = Vec::new();
+    wait(client, devices, timeout, |client| {
+        let mut still_pending = Vec::new();
         for device in pending.drain(..) {
             if !is_connected(client, device)? {
-                left.push(device);
+                still_pending.push(device);
             }
         }
-        pending = left;
+        pending = still_pending;
         if pending.is_empty() {
             return Ok(true);
         }
         check().map(|()| false)
     })
-    .and_then(|done| if done { Ok(()) } else { Err(too_slow(client, devices, bound)) })
+    .and_then(|done| if done { Ok(()) } else { Err(timed_out(client, devices, timeout)) })
 }
 
-/// Whether a device is connected.
-///
-/// # Errors
-/// One of its drivers gave up, or its nodes are gone.
+/// Whether a device is connected; an error if one of its drivers reported one, or its nodes were removed.
 fn is_connected(client: &mut Client, device: &Device) -> Result<bool> {
     let connected = Some(XenbusState::Connected);
     let now = states(client, device)?;
@@ -75,8 +71,8 @@ fn is_connected(client: &mut Client, device: &Device) -> Result<bool> {
         return Ok(true);
     }
     let name = describe(client, device);
-    if let Some(complaint) = complaint(client, device)? {
-        return Err(Error::Other(format!("{name}: {complaint}")));
+    if let Some(error) = driver_error(client, device)? {
+        return Err(Error::Other(format!("{name}: {error}")));
     }
     match now {
         States { front: None, .. } | States { back: None, .. } => {
@@ -86,120 +82,119 @@ fn is_connected(client: &mut Client, device: &Device) -> Result<bool> {
     }
 }
 
-/// What a driver wrote where toolstacks look for errors.
-fn complaint(client: &mut Client, device: &Device) -> Result<Option<String>> {
+/// Reads the error that the backend or the frontend reported, if any (`xenbus_dev_error` of Linux).
+fn driver_error(client: &mut Client, device: &Device) -> Result<Option<String>> {
     for end in [device.back_path(), device.front_path()] {
         if let Some(text) = client.read_opt(&format!("{}/error", error_path(&end)))? {
             let text = String::from_utf8_lossy(&text).into_owned();
-            // "<errno> <text>": the number is for programs.
-            let words = text.split_once(' ').map_or(text.as_str(), |(_, words)| words).to_owned();
-            return Ok(Some(words));
+            // The format is "<errno> <text>".
+            let message = text.split_once(' ').map_or(text.as_str(), |(_, message)| message).to_owned();
+            return Ok(Some(message));
         }
     }
     Ok(None)
 }
 
-/// What people call a device: `disk xvda`, `vif 0`.
+/// Names a device for messages: `disk xvda`, `vif 0`.
 pub fn describe(client: &mut Client, device: &Device) -> String {
-    let dev = client.read_text(&format!("{}/dev", device::libxl_path(device)));
+    let dev = client.read_text(&format!("{}/{DEV}", device::libxl_path(device)));
     match (device.kind.as_str(), dev) {
         ("vbd", Ok(dev)) => format!("disk {dev}"),
         (kind, _) => format!("{kind} {}", device.id),
     }
 }
 
-fn too_slow(client: &mut Client, devices: &[Device], bound: Duration) -> Error {
+fn timed_out(client: &mut Client, devices: &[Device], timeout: Duration) -> Error {
     let mut late = Vec::new();
     for device in devices {
         let name = describe(client, device);
         match states(client, device) {
             Ok(States { front, back }) if front != back || front != Some(XenbusState::Connected) => {
-                let word = |s: Option<XenbusState>| s.map_or("gone", XenbusState::name);
-                late.push(format!("{name} (frontend {}, backend {})", word(front), word(back)));
+                let state = |s: Option<XenbusState>| s.map_or("gone", XenbusState::name);
+                late.push(format!("{name} (frontend {}, backend {})", state(front), state(back)));
             }
             _ => {}
         }
     }
-    Error::Other(format!("not connected within {} s: {}", bound.as_secs(), late.join(", ")))
+    Error::Other(format!("not connected within {} s: {}", timeout.as_secs(), late.join(", ")))
 }
 
-/// Asks a device to close and waits until its backend has, or is gone. `false` when it had not by then.
-///
-/// # Errors
-/// The store's.
-pub fn close(client: &mut Client, device: &Device, bound: Duration) -> Result<bool> {
-    if !device::ask_to_close(client, device)? {
+/// Requests that a device close and waits until its backend is closed or removed. `false` if the timeout expires first.
+pub fn close(client: &mut Client, device: &Device, timeout: Duration) -> Result<bool> {
+    if !device::request_close(client, device)? {
         return Ok(true);
     }
-    wait(client, std::slice::from_ref(device), bound, |client| {
+    wait(client, std::slice::from_ref(device), timeout, |client| {
         let back = states(client, device)?.back;
         Ok(matches!(back, None | Some(XenbusState::Closed)))
     })
 }
 
-/// Watches the devices and asks `done` again after every event; `false` once the time is over.
+/// Watches the devices and calls `done` after every event until it returns `true`; `false` if the timeout expires.
 fn wait(
     client: &mut Client,
     devices: &[Device],
-    bound: Duration,
+    timeout: Duration,
     mut done: impl FnMut(&mut Client) -> Result<bool>,
 ) -> Result<bool> {
     let paths: Vec<String> = devices
         .iter()
         .flat_map(|d| [d.front_path(), d.back_path()])
-        .flat_map(|end| [format!("{end}/state"), error_path(&end)])
+        .flat_map(|end| [format!("{end}/{STATE}"), error_path(&end)])
         .collect();
     for path in &paths {
         client.watch(path, "progress")?;
     }
-    let outcome = until(client, Instant::now() + bound, &mut done);
+    let outcome = wait_until(client, Instant::now() + timeout, &mut done);
     for path in &paths {
         client.unwatch(path, "progress")?;
     }
     outcome
 }
 
-fn until(
+fn wait_until(
     client: &mut Client,
-    end: Instant,
+    deadline: Instant,
     done: &mut impl FnMut(&mut Client) -> Result<bool>,
 ) -> Result<bool> {
     loop {
         if done(client)? {
             return Ok(true);
         }
-        if Instant::now() >= end {
+        if Instant::now() >= deadline {
             return Ok(false);
         }
-        client.wait_event(Some(SLICE))?;
+        client.wait_event(Some(POLL_INTERVAL))?;
         while client.poll_event()?.is_some() {}
     }
 }
 
-/// Waits until a device that was just added is connected; removes it when it cannot be.
+/// Waits until a device that was just added is connected; removes its nodes if it is not.
 ///
 /// # Errors
-/// Why it cannot be.
-pub fn settle(client: &mut Client, device: &Device, bound: Duration) -> Result<()> {
-    let interrupted = process::interrupted()?;
-    let outcome =
-        wait_connected(client, std::slice::from_ref(device), bound, || process::go_on(&interrupted));
+/// Those of [`wait_connected`]; [`Error::Other`] if the command is interrupted.
+pub fn wait_attached(client: &mut Client, device: &Device, timeout: Duration) -> Result<()> {
+    let interrupted = process::interrupt_flag()?;
+    let outcome = wait_connected(client, std::slice::from_ref(device), timeout, || {
+        process::check_interrupted(&interrupted)
+    });
     if outcome.is_err() {
-        close(client, device, GRACE)?;
+        close(client, device, CLOSE_TIMEOUT)?;
         device::remove(client, device)?;
     }
     outcome
 }
 
-/// Detaches a device: both ends close, its nodes go. With `force` they go even where the guest does not let go.
+/// Detaches a device: waits until it is closed, and removes its nodes. With `force` they are removed even if the guest
+/// does not close it in time.
 ///
 /// # Errors
-/// The guest does not let go in time; the device then stays as it is.
-pub fn detach(client: &mut Client, device: &Device, bound: Duration, force: bool) -> Result<()> {
-    if !close(client, device, bound)? && !force {
+/// [`Error::Other`] if the guest does not close the device in time; its nodes then remain.
+pub fn detach(client: &mut Client, device: &Device, timeout: Duration, force: bool) -> Result<()> {
+    if !close(client, device, timeout)? && !force {
         let name = describe(client, device);
         let what =
-            format!("{name}: the guest did not let go within {} s (--force removes it)", bound.as_secs());
+            format!("{name}: the guest did not close it within {} s (--force removes it)", timeout.as_secs());
         return Err(Error::Other(what));
     }
     device::remove(client, device)

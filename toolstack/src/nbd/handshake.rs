@@ -1,39 +1,39 @@
-//! The fixed newstyle handshake as a value: each of the client's messages in, the server's answer out.
+//! The fixed newstyle handshake without I/O: the client's messages in, the server's replies out.
 
 use super::Export;
 use super::proto::{
-    IHAVEOPT, MOST, NBDMAGIC, OPTION_REPLY, Reader, export_flag, handshake_flag, info, option, reply,
+    IHAVEOPT, MAX_PAYLOAD, NBDMAGIC, OPTION_REPLY, Reader, export_flag, handshake_flag, info, option, reply,
 };
 
-/// Options that a client may send before it begins; an honest one sends fewer than ten.
-const MOST_OPTIONS: u32 = 64;
-/// Bytes of an option that are read; a name may have 4096 (NBD's own limit).
-const MOST_OPTION_LEN: usize = 4096 + 64;
-/// Bytes of an option before its data.
+/// Options that a client may send before transmission; usual clients send fewer than ten.
+const MAX_OPTIONS: u32 = 64;
+/// Longest data of an option in bytes; a name may have 4096 (the protocol's limit).
+const MAX_OPTION_LEN: usize = 4096 + 64;
+/// Bytes of an option's header.
 const HEADER: usize = 16;
 
-/// Where a handshake stands.
+/// The state of a handshake.
 #[derive(Debug)]
 pub struct Handshake {
     flags: Option<u32>,
     options: u32,
 }
 
-/// What came of the client's bytes.
+/// What a handshake made of the client's bytes.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Step {
-    /// There are not enough of them yet.
-    More,
-    /// So many were used; go on.
-    Used(usize),
-    /// So many were used; requests follow.
-    Begin(usize),
-    /// The connection is over, after what was put out.
-    End,
+    /// The message is incomplete.
+    NeedMore,
+    /// A message of this many bytes was processed; the handshake continues.
+    Consumed(usize),
+    /// A message of this many bytes was processed; requests follow.
+    Transmission(usize),
+    /// The connection is to be closed after the output was sent.
+    Close,
 }
 
 impl Handshake {
-    /// Greets a client.
+    /// Starts a handshake, and writes the server's greeting to `out`.
     pub fn new(out: &mut Vec<u8>) -> Handshake {
         out.extend(NBDMAGIC.to_be_bytes());
         out.extend(IHAVEOPT.to_be_bytes());
@@ -41,28 +41,28 @@ impl Handshake {
         Handshake { flags: None, options: 0 }
     }
 
-    /// Takes one message off `bytes` and answers it into `out`.
+    /// Processes one message at the front of `bytes`, and writes the reply to `out`.
     pub fn step(&mut self, export: &Export, bytes: &[u8], out: &mut Vec<u8>) -> Step {
         let mut reader = Reader(bytes);
         let Some(flags) = self.flags else {
             let known = u32::from(handshake_flag::FIXED_NEWSTYLE | handshake_flag::NO_ZEROES);
             return match reader.u32() {
-                None => Step::More,
+                None => Step::NeedMore,
                 Some(flags) if flags & !known == 0 => {
                     self.flags = Some(flags);
-                    Step::Used(4)
+                    Step::Consumed(4)
                 }
-                Some(_) => Step::End,
+                Some(_) => Step::Close,
             };
         };
         let (Some(magic), Some(kind), Some(len)) = (reader.u64(), reader.u32(), reader.u32()) else {
-            return Step::More;
+            return Step::NeedMore;
         };
         let len = len as usize;
-        if magic != IHAVEOPT || len > MOST_OPTION_LEN || self.options == MOST_OPTIONS {
-            return Step::End;
+        if magic != IHAVEOPT || len > MAX_OPTION_LEN || self.options == MAX_OPTIONS {
+            return Step::Close;
         }
-        let Some(data) = reader.take(len) else { return Step::More };
+        let Some(data) = reader.take(len) else { return Step::NeedMore };
         self.options += 1;
         self.option(export, kind, data, flags, HEADER + len, out)
     }
@@ -73,46 +73,46 @@ impl Handshake {
         kind: u32,
         data: &[u8],
         flags: u32,
-        used: usize,
+        consumed: usize,
         out: &mut Vec<u8>,
     ) -> Step {
         match kind {
-            option::EXPORT_NAME if !export.answers_to(data) => Step::End,
+            option::EXPORT_NAME if !export.is_named(data) => Step::Close,
             option::EXPORT_NAME => {
                 out.extend(export.size.to_be_bytes());
                 out.extend(export.flags().to_be_bytes());
                 if flags & u32::from(handshake_flag::NO_ZEROES) == 0 {
                     out.extend([0; 124]);
                 }
-                Step::Begin(used)
+                Step::Transmission(consumed)
             }
             option::ABORT => {
-                answer(out, kind, reply::ACK, &[]);
-                Step::End
+                write_reply(out, kind, reply::ACK, &[]);
+                Step::Close
             }
             option::LIST if data.is_empty() => {
                 let name = export.name.as_bytes();
                 let entry = [&(name.len() as u32).to_be_bytes(), name].concat();
-                answer(out, kind, reply::SERVER, &entry);
-                answer(out, kind, reply::ACK, &[]);
-                Step::Used(used)
+                write_reply(out, kind, reply::SERVER, &entry);
+                write_reply(out, kind, reply::ACK, &[]);
+                Step::Consumed(consumed)
             }
-            option::INFO | option::GO => match requested(data) {
-                None => refuse(out, kind, reply::ERR_INVALID, used),
-                Some(name) if !export.answers_to(name) => refuse(out, kind, reply::ERR_UNKNOWN, used),
+            option::INFO | option::GO => match requested_name(data) {
+                None => refuse(out, kind, reply::ERR_INVALID, consumed),
+                Some(name) if !export.is_named(name) => refuse(out, kind, reply::ERR_UNKNOWN, consumed),
                 Some(_) => {
                     describe(export, kind, out);
-                    if kind == option::GO { Step::Begin(used) } else { Step::Used(used) }
+                    if kind == option::GO { Step::Transmission(consumed) } else { Step::Consumed(consumed) }
                 }
             },
-            option::LIST => refuse(out, kind, reply::ERR_INVALID, used),
-            _ => refuse(out, kind, reply::ERR_UNSUP, used),
+            option::LIST => refuse(out, kind, reply::ERR_INVALID, consumed),
+            _ => refuse(out, kind, reply::ERR_UNSUP, consumed),
         }
     }
 }
 
-/// The name in the data of `INFO` and `GO`: a length, the name, a count, so many kinds of information.
-fn requested(data: &[u8]) -> Option<&[u8]> {
+/// Parses the data of `INFO` and `GO`, and returns the name: a length, the name, a count, that many types.
+fn requested_name(data: &[u8]) -> Option<&[u8]> {
     let mut reader = Reader(data);
     let len = reader.u32()? as usize;
     let name = reader.take(len)?;
@@ -125,35 +125,35 @@ fn describe(export: &Export, kind: u32, out: &mut Vec<u8>) {
     data.extend(info::EXPORT.to_be_bytes());
     data.extend(export.size.to_be_bytes());
     data.extend(export.flags().to_be_bytes());
-    answer(out, kind, reply::INFO, &data);
+    write_reply(out, kind, reply::INFO, &data);
     data.clear();
     data.extend(info::BLOCK_SIZE.to_be_bytes());
-    for size in [export.block, export.block.max(4096), MOST] {
+    for size in [export.block, export.block.max(4096), MAX_PAYLOAD] {
         data.extend(size.to_be_bytes());
     }
-    answer(out, kind, reply::INFO, &data);
-    answer(out, kind, reply::ACK, &[]);
+    write_reply(out, kind, reply::INFO, &data);
+    write_reply(out, kind, reply::ACK, &[]);
 }
 
-fn refuse(out: &mut Vec<u8>, kind: u32, why: u32, used: usize) -> Step {
-    answer(out, kind, why, &[]);
-    Step::Used(used)
+fn refuse(out: &mut Vec<u8>, kind: u32, error: u32, consumed: usize) -> Step {
+    write_reply(out, kind, error, &[]);
+    Step::Consumed(consumed)
 }
 
-fn answer(out: &mut Vec<u8>, kind: u32, what: u32, data: &[u8]) {
+fn write_reply(out: &mut Vec<u8>, kind: u32, reply: u32, data: &[u8]) {
     out.extend(OPTION_REPLY.to_be_bytes());
-    for number in [kind, what, data.len() as u32] {
+    for number in [kind, reply, data.len() as u32] {
         out.extend(number.to_be_bytes());
     }
     out.extend(data);
 }
 
 impl Export {
-    fn answers_to(&self, name: &[u8]) -> bool {
+    fn is_named(&self, name: &[u8]) -> bool {
         name.is_empty() || name == self.name.as_bytes()
     }
 
-    /// Transmission flags.
+    /// Returns the transmission flags.
     pub fn flags(&self) -> u16 {
         use export_flag::*;
         let read_only = if self.read_only { READ_ONLY } else { 0 };

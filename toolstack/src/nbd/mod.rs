@@ -1,7 +1,7 @@
-//! A network block device server over a unix socket: how ordinary programs reach a guest's disk.
+//! A network block device (NBD) server on a unix socket, through which ordinary programs use a guest's disk.
 //!
-//! [`session`] is one connection as a value, bytes in and bytes out; [`server`] is the loop that moves them
-//! between sockets and [`Blocks`]. The protocol is the fixed newstyle handshake and simple replies
+//! [`session`] is the protocol of one connection without I/O, bytes in and bytes out; [`server`] is the loop that moves
+//! them between sockets and [`Blocks`]. The protocol is the fixed newstyle handshake and simple replies
 //! (<https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md>).
 
 pub mod handshake;
@@ -14,74 +14,74 @@ use std::os::fd::BorrowedFd;
 
 pub use session::Session;
 
-/// What an export is.
+/// The properties of an export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Export {
-    /// The name clients may ask for; the empty name is always this export too.
+    /// The name by which clients select the export; the empty name selects it too.
     pub name: String,
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
-    /// Least and preferred size and alignment of a request, in bytes.
+    /// The smallest and preferred size and alignment of a request, in bytes.
     pub block: u32,
-    /// Writes are refused.
+    /// Whether writes are rejected.
     pub read_only: bool,
-    /// Discard is offered.
+    /// Whether discard (TRIM) is advertised.
     pub trim: bool,
 }
 
-/// What is asked of the blocks. Offsets and lengths are in bytes, aligned to [`Export::block`], inside the export.
+/// A request to the blocks. Offsets and lengths are in bytes, aligned to [`Export::block`], inside the export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Op {
-    /// Reads so many bytes.
+    /// Reads `len` bytes.
     Read {
-        /// From here.
+        /// The offset of the first byte.
         offset: u64,
-        /// Bytes.
+        /// The number of bytes.
         len: u32,
     },
-    /// Writes.
+    /// Writes `data`.
     Write {
-        /// From here.
+        /// The offset of the first byte.
         offset: u64,
-        /// What is written.
+        /// The bytes to write.
         data: Vec<u8>,
-        /// Answered only once it would survive a loss of power.
+        /// Whether the write completes only once it would survive a loss of power (FUA).
         durable: bool,
     },
-    /// Everything answered so far survives a loss of power.
+    /// Completes once all writes completed before would survive a loss of power.
     Flush,
-    /// What is here may be forgotten.
+    /// Discards `len` bytes.
     Trim {
-        /// From here.
+        /// The offset of the first byte.
         offset: u64,
-        /// Bytes.
+        /// The number of bytes.
         len: u32,
     },
 }
 
-/// An answer: for a read its bytes, for the rest none; or an errno.
+/// The outcome of a request: the bytes of a read, none of other requests; or an errno.
 pub type Outcome = Result<Vec<u8>, i32>;
 
-/// Blocks that are asked now and answer later, in any order.
+/// Blocks that take requests, and complete them later in any order.
 pub trait Blocks {
-    /// Asks; the answer carries `id`. Gives the question back where there is no room now: ask again after a poll.
+    /// Submits a request, which completes with this `id`.
     ///
     /// # Errors
-    /// The question, unchanged.
+    /// The request, if no more are taken now: it is to be submitted again after a poll.
     fn submit(&mut self, id: u64, op: Op) -> Result<(), Op>;
 
-    /// Sends what was asked on its way and takes the answers that have come.
+    /// Starts submitted requests, and appends those that have completed to `completed`.
     ///
     /// # Errors
-    /// The blocks are gone for good.
-    fn poll(&mut self, answers: &mut Vec<(u64, Outcome)>) -> io::Result<()>;
+    /// The blocks cannot be used any more.
+    fn poll(&mut self, completed: &mut Vec<(u64, Outcome)>) -> io::Result<()>;
 
-    /// About to sleep; `true` if answers have come meanwhile.
+    /// Enables the event of [`Blocks::fd`] before the caller sleeps; `true` if there is something to poll already.
     ///
     /// # Errors
-    /// As [`Blocks::poll`].
+    /// The blocks cannot be used any more.
     fn arm(&mut self) -> io::Result<bool>;
 
-    /// Readable when there is something to poll.
+    /// Returns a descriptor that is readable when there is something to poll.
     fn fd(&self) -> BorrowedFd<'_>;
 }

@@ -1,75 +1,75 @@
-//! The protocol's numbers and messages. Everything is big endian.
+//! Constants and messages of the NBD protocol. All numbers are big-endian.
 
-/// First bytes of a server.
+/// The first 8 bytes that a server sends: `NBDMAGIC`.
 pub const NBDMAGIC: u64 = 0x4e42_444d_4147_4943;
-/// Second bytes of a server, and the start of every option: `IHAVEOPT`.
+/// The next 8 bytes that a server sends, and the start of every option: `IHAVEOPT`.
 pub const IHAVEOPT: u64 = 0x4948_4156_454f_5054;
-/// Start of a reply to an option.
+/// The magic number of a reply to an option.
 pub const OPTION_REPLY: u64 = 0x0003_e889_0455_65a9;
-/// Start of a request.
+/// The magic number of a request (`NBD_REQUEST_MAGIC`).
 pub const REQUEST: u32 = 0x2560_9513;
-/// Start of a simple reply.
+/// The magic number of a simple reply (`NBD_SIMPLE_REPLY_MAGIC`).
 pub const REPLY: u32 = 0x6744_6698;
 
-/// Handshake flags of the server; the client answers with those it takes.
+/// Handshake flags of the server; the client replies with those it accepts.
 pub mod handshake_flag {
-    /// Fixed newstyle.
+    /// The fixed newstyle handshake.
     pub const FIXED_NEWSTYLE: u16 = 1;
-    /// No 124 zeroes after the reply to `EXPORT_NAME`.
+    /// The reply to `EXPORT_NAME` is not padded with 124 zero bytes.
     pub const NO_ZEROES: u16 = 2;
 }
 
-/// Options.
+/// Options of the handshake.
 pub mod option {
-    /// Choose an export and begin, the old way.
+    /// Selects an export and starts transmission, without a way to report an error.
     pub const EXPORT_NAME: u32 = 1;
-    /// Give up.
+    /// Aborts the handshake.
     pub const ABORT: u32 = 2;
-    /// What exports are there?
+    /// Lists the exports.
     pub const LIST: u32 = 3;
-    /// Describe an export.
+    /// Describes an export.
     pub const INFO: u32 = 6;
-    /// Describe an export and begin.
+    /// Describes an export and starts transmission.
     pub const GO: u32 = 7;
 }
 
 /// Types of replies to options.
 pub mod reply {
-    /// Done.
+    /// The option was processed.
     pub const ACK: u32 = 1;
-    /// An export's name.
+    /// The name of an export.
     pub const SERVER: u32 = 2;
-    /// A piece of information.
+    /// Information of one type.
     pub const INFO: u32 = 3;
-    /// The option is not known.
+    /// The option is not supported.
     pub const ERR_UNSUP: u32 = 1 << 31 | 1;
-    /// The option's data are wrong.
+    /// The option's data is invalid.
     pub const ERR_INVALID: u32 = 1 << 31 | 3;
     /// There is no such export.
     pub const ERR_UNKNOWN: u32 = 1 << 31 | 6;
 }
 
-/// Pieces of information about an export.
+/// Types of information about an export.
 pub mod info {
     /// Size and flags.
     pub const EXPORT: u16 = 0;
-    /// Least, preferred and largest request.
+    /// The smallest, preferred and largest size of a request.
     pub const BLOCK_SIZE: u16 = 3;
 }
 
 /// Transmission flags of an export.
 pub mod export_flag {
-    /// The others mean something.
+    /// The other flags are valid.
     pub const HAS_FLAGS: u16 = 1;
-    /// Writes are refused.
+    /// The export is read-only.
     pub const READ_ONLY: u16 = 1 << 1;
-    /// FLUSH is taken.
+    /// FLUSH is supported.
     pub const SEND_FLUSH: u16 = 1 << 2;
-    /// FUA is taken.
+    /// FUA is supported.
     pub const SEND_FUA: u16 = 1 << 3;
-    /// TRIM is taken.
+    /// TRIM is supported.
     pub const SEND_TRIM: u16 = 1 << 5;
-    /// A flush on one connection covers writes answered on others.
+    /// A flush on one connection covers writes completed on others.
     pub const CAN_MULTI_CONN: u16 = 1 << 8;
 }
 
@@ -79,7 +79,7 @@ pub mod command {
     pub const READ: u16 = 0;
     /// Write.
     pub const WRITE: u16 = 1;
-    /// Say goodbye.
+    /// Disconnect.
     pub const DISC: u16 = 2;
     /// Flush.
     pub const FLUSH: u16 = 3;
@@ -87,47 +87,47 @@ pub mod command {
     pub const TRIM: u16 = 4;
 }
 
-/// A command's flag: answer once it is durable.
+/// The command flag FUA: reply once the write is durable.
 pub const FUA: u16 = 1;
 
-/// Errors as the wire has them; most are Linux's errno.
+/// Error numbers of the protocol; most are equal to Linux's errno.
 pub mod errno {
     /// Not permitted.
     pub const EPERM: u32 = 1;
-    /// Failed.
+    /// I/O error.
     pub const EIO: u32 = 5;
-    /// The request is wrong.
+    /// The request is invalid.
     pub const EINVAL: u32 = 22;
-    /// Beyond the end.
+    /// The write is beyond the end.
     pub const ENOSPC: u32 = 28;
-    /// Too long.
+    /// The request is too long.
     pub const EOVERFLOW: u32 = 75;
     /// Not supported.
     pub const ENOTSUP: u32 = 95;
 }
 
-/// A request's bytes.
+/// Bytes of a request, without a write's payload.
 pub const REQUEST_LEN: usize = 28;
-/// Largest read or write in bytes; what the specification tells clients to expect at least.
-pub const MOST: u32 = 32 << 20;
+/// The largest read or write in bytes: what the specification tells clients to assume.
+pub const MAX_PAYLOAD: u32 = 32 << 20;
 
-/// A request, without the bytes that follow a write.
+/// A request, without a write's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    /// Flags.
+    /// The command flags.
     pub flags: u16,
-    /// Command.
+    /// The command.
     pub kind: u16,
-    /// What the reply carries.
+    /// The client's identifier of the request, which the reply repeats.
     pub cookie: u64,
-    /// Bytes from the start of the export.
+    /// The offset in bytes from the start of the export.
     pub offset: u64,
-    /// Bytes.
+    /// The length in bytes.
     pub len: u32,
 }
 
 impl Request {
-    /// Reads one; `None` where it does not start as one.
+    /// Parses a request; `None` if it has not the magic number.
     pub fn parse(bytes: &[u8; REQUEST_LEN]) -> Option<Request> {
         let mut reader = Reader(bytes);
         (reader.u32()? == REQUEST).then_some(())?;
@@ -141,12 +141,12 @@ impl Request {
     }
 }
 
-/// Takes big-endian numbers off the front.
+/// Reads big-endian numbers from the front of a slice.
 #[derive(Clone, Copy, Debug)]
 pub struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
-    /// So many bytes.
+    /// Takes `len` bytes; `None` if there are fewer.
     pub fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
@@ -157,17 +157,17 @@ impl<'a> Reader<'a> {
         self.take(N)?.try_into().ok()
     }
 
-    /// Two bytes.
+    /// Takes a 16-bit number.
     pub fn u16(&mut self) -> Option<u16> {
         self.array().map(u16::from_be_bytes)
     }
 
-    /// Four bytes.
+    /// Takes a 32-bit number.
     pub fn u32(&mut self) -> Option<u32> {
         self.array().map(u32::from_be_bytes)
     }
 
-    /// Eight bytes.
+    /// Takes a 64-bit number.
     pub fn u64(&mut self) -> Option<u64> {
         self.array().map(u64::from_be_bytes)
     }

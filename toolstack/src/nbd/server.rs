@@ -1,5 +1,5 @@
-//! The loop that moves bytes between clients' sockets and an export's blocks: one thread, any number of requests
-//! in flight for each client.
+//! The loop that moves bytes between clients' sockets and an export's blocks: one thread, many requests in flight for
+//! each client.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
@@ -11,16 +11,15 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Blocks, Export, Op, Outcome, Session};
 
-/// Clients at once; more wait to be accepted.
-const MOST_CLIENTS: usize = 16;
-/// Bytes read from a client in one go.
+/// Clients that are connected at a time; further ones wait to be accepted.
+const MAX_CLIENTS: usize = 16;
+/// Bytes read from a client by one system call.
 const CHUNK: usize = 256 << 10;
 
-/// Serves `export` to whoever connects to `listener` until `stop` becomes readable. Clients then see the end of
-/// their streams.
+/// Serves `export` to the clients of `listener` until `stop` becomes readable, and then closes their connections.
 ///
 /// # Errors
-/// The blocks are gone, or the system's at polling.
+/// The blocks cannot be used any more, or poll(2) fails.
 pub fn serve(
     listener: &UnixListener,
     export: &Export,
@@ -28,13 +27,13 @@ pub fn serve(
     stop: BorrowedFd<'_>,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
-    let mut server = Server { export, blocks, clients: HashMap::new(), waiting: VecDeque::new(), last: 0 };
+    let mut server = Server { export, blocks, clients: HashMap::new(), waiting: VecDeque::new(), last_id: 0 };
     let mut chunk = vec![0; CHUNK];
     while !server.sleep(listener, stop)? {
         server.accept(listener);
         server.read(&mut chunk);
-        // Until nothing moves: an answer makes room for a question that is here already.
-        while server.ask() | server.answers()? {}
+        // Repeated while there is progress: a completion makes room for a request that was parsed already.
+        while server.submit() | server.complete()? {}
         server.write();
     }
     Ok(())
@@ -49,19 +48,19 @@ struct Server<'a> {
     export: &'a Export,
     blocks: &'a mut dyn Blocks,
     clients: HashMap<u64, Client>,
-    /// Questions for which the blocks had no room.
+    /// Requests that the blocks did not take yet.
     waiting: VecDeque<(u64, Op)>,
-    /// The number given last, to a client or a question.
-    last: u64,
+    /// The id given last, to a client or a request.
+    last_id: u64,
 }
 
 impl Server<'_> {
-    /// Waits until something can be done; `true` when told to stop.
+    /// Waits until a socket or the blocks are ready; `true` if `stop` is readable.
     fn sleep(&mut self, listener: &UnixListener, stop: BorrowedFd<'_>) -> io::Result<bool> {
         let timeout = if self.blocks.arm()? { PollTimeout::ZERO } else { PollTimeout::NONE };
         let mut fds =
             vec![PollFd::new(stop, PollFlags::POLLIN), PollFd::new(self.blocks.fd(), PollFlags::POLLIN)];
-        if self.clients.len() < MOST_CLIENTS {
+        if self.clients.len() < MAX_CLIENTS {
             fds.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
         }
         fds.extend(self.clients.values().filter_map(Client::poll_fd));
@@ -72,11 +71,11 @@ impl Server<'_> {
     }
 
     fn accept(&mut self, listener: &UnixListener) {
-        while self.clients.len() < MOST_CLIENTS {
+        while self.clients.len() < MAX_CLIENTS {
             let Ok((stream, _)) = listener.accept() else { return };
             if stream.set_nonblocking(true).is_ok() {
-                self.last += 1;
-                self.clients.insert(self.last, Client { stream, session: Session::new() });
+                self.last_id += 1;
+                self.clients.insert(self.last_id, Client { stream, session: Session::new() });
             }
         }
     }
@@ -87,8 +86,8 @@ impl Server<'_> {
         }
     }
 
-    /// Puts questions to the blocks: those that waited, then each client's. `true` if any was taken.
-    fn ask(&mut self) -> bool {
+    /// Submits requests to the blocks: those that waited, then each client's. `true` if any was taken.
+    fn submit(&mut self) -> bool {
         let mut taken = false;
         while let Some((id, op)) = self.waiting.pop_front() {
             if let Err(op) = self.blocks.submit(id, op) {
@@ -99,9 +98,9 @@ impl Server<'_> {
         }
         for client in self.clients.values_mut() {
             while self.waiting.is_empty() {
-                let id = self.last + 1;
+                let id = self.last_id + 1;
                 let Some(op) = client.session.next(self.export, id) else { break };
-                self.last = id;
+                self.last_id = id;
                 match self.blocks.submit(id, op) {
                     Ok(()) => taken = true,
                     Err(op) => self.waiting.push_back((id, op)),
@@ -111,24 +110,24 @@ impl Server<'_> {
         taken
     }
 
-    /// Passes answers on; `true` if there were any.
-    fn answers(&mut self) -> io::Result<bool> {
-        let mut answers: Vec<(u64, Outcome)> = Vec::new();
-        self.blocks.poll(&mut answers)?;
-        for (id, outcome) in &answers {
-            // Nobody's is that of a client that went away.
-            let _ = self.clients.values_mut().any(|c| c.session.answer(*id, outcome));
+    /// Replies to requests that have completed; `true` if there were any.
+    fn complete(&mut self) -> io::Result<bool> {
+        let mut completed: Vec<(u64, Outcome)> = Vec::new();
+        self.blocks.poll(&mut completed)?;
+        for (id, outcome) in &completed {
+            // No client has the request if its connection was closed.
+            let _ = self.clients.values_mut().any(|c| c.session.complete(*id, outcome));
         }
-        Ok(!answers.is_empty())
+        Ok(!completed.is_empty())
     }
 
     fn write(&mut self) {
-        self.clients.retain(|_, client| client.write().is_ok() && !client.session.is_over());
+        self.clients.retain(|_, client| client.write().is_ok() && !client.session.is_finished());
     }
 }
 
 impl Client {
-    /// `None` when nothing is to be read or written: a stream that hung up would wake us again and again.
+    /// Returns what to poll for; `None` if nothing is to be read or written, as POLLHUP would end every poll.
     fn poll_fd(&self) -> Option<PollFd<'_>> {
         let mut flags = PollFlags::empty();
         flags.set(PollFlags::POLLIN, self.session.wants_input());
@@ -153,7 +152,7 @@ impl Client {
         }
     }
 
-    /// An error when the client is gone.
+    /// Sends output while the socket takes it; an error if the connection is closed.
     fn write(&mut self) -> io::Result<()> {
         while !self.session.unsent().is_empty() {
             match self.stream.write(self.session.unsent()) {

@@ -1,88 +1,114 @@
-//! One client's connection as a value: bytes in, requests out; answers in, bytes out. It is bounded whatever the
-//! client sends: in what it holds unread, in what it has asked and not been answered, in what it has not taken.
+//! One client's connection without I/O: bytes in, requests out; outcomes in, bytes out. Its memory is bounded whatever
+//! the client sends: unparsed input, requests in flight, and output that the client has not read.
 
 use std::collections::HashMap;
 
 use super::handshake::{Handshake, Step};
-use super::proto::{FUA, MOST, REPLY, REQUEST_LEN, Request, command, errno};
+use super::proto::{FUA, MAX_PAYLOAD, REPLY, REQUEST_LEN, Request, command, errno};
 use super::{Export, Op, Outcome};
 
-/// Requests in flight for one client.
-const MOST_PENDING: usize = 256;
-/// Bytes that a client may have in flight or not have taken yet, beyond which nothing more is read from it.
-const MOST_BYTES: usize = 2 * MOST as usize;
+/// Requests that one client may have in flight.
+const MAX_PENDING: usize = 256;
+/// Bytes of requests in flight and of unsent output, beyond which nothing more is read from a client.
+const MAX_BYTES: usize = 2 * MAX_PAYLOAD as usize;
 
-/// A connection.
+/// The state of a connection.
+///
+/// ```
+/// use toolstack::nbd::{Export, Op, Session, proto};
+///
+/// let export = Export { name: "xvda".into(), size: 1 << 20, block: 512, read_only: false, trim: false };
+/// let mut session = Session::new();
+/// session.receive(&3u32.to_be_bytes());
+/// let option = [&proto::IHAVEOPT.to_be_bytes()[..], &proto::option::EXPORT_NAME.to_be_bytes(), &[0; 4]];
+/// session.receive(&option.concat());
+/// let cookie = 7u64.to_be_bytes();
+/// let offset = 512u64.to_be_bytes();
+/// let len = 1024u32.to_be_bytes();
+/// session.receive(&[&proto::REQUEST.to_be_bytes()[..], &[0; 4], &cookie, &offset, &len].concat());
+/// assert_eq!(session.next(&export, 1), Some(Op::Read { offset: 512, len: 1024 }));
+/// session.sent(session.unsent().len());
+/// assert!(session.complete(1, &Ok(vec![0; 1024])));
+/// assert_eq!(session.unsent().len(), 16 + 1024);
+/// ```
 #[derive(Debug)]
 pub struct Session {
     handshake: Option<Handshake>,
     input: Vec<u8>,
-    /// How much of `input` has been used.
-    used: usize,
+    /// How much of `input` has been consumed.
+    consumed: usize,
     output: Vec<u8>,
     /// How much of `output` has been sent.
     sent: usize,
-    /// Questions in flight by number: the client's cookie, and the bytes that count for it.
+    /// Requests in flight by id: the client's cookie, and the bytes that count towards the bound.
     pending: HashMap<u64, (u64, usize)>,
     bytes: usize,
     ended: bool,
 }
 
 impl Session {
-    /// A client that has just come; the greeting waits to be sent.
+    /// Creates the session of a new client; the greeting is its first output.
     pub fn new() -> Session {
         let mut output = Vec::new();
         let handshake = Some(Handshake::new(&mut output));
-        let (input, pending) = (Vec::new(), HashMap::new());
-        Session { handshake, input, used: 0, output, sent: 0, pending, bytes: 0, ended: false }
+        Session {
+            handshake,
+            input: Vec::new(),
+            consumed: 0,
+            output,
+            sent: 0,
+            pending: HashMap::new(),
+            bytes: 0,
+            ended: false,
+        }
     }
 
-    /// Takes bytes from the client; [`Session::next`] says what they ask.
+    /// Appends bytes of the client to the input, which [`Session::next`] parses.
     pub fn receive(&mut self, bytes: &[u8]) {
         if self.ended {
             return;
         }
-        // Moved to the front once the used part is the larger one: each byte is moved at most once.
-        if self.used > self.input.len() / 2 {
-            self.input.drain(..self.used);
-            self.used = 0;
+        // The rest is moved to the front only once the consumed part is larger: each byte is moved at most once.
+        if self.consumed > self.input.len() / 2 {
+            self.input.drain(..self.consumed);
+            self.consumed = 0;
         }
         self.input.extend_from_slice(bytes);
     }
 
     /// Whether more should be read from the client now.
     pub fn wants_input(&self) -> bool {
-        !self.ended && self.has_room() && self.unused().len() < MOST as usize + REQUEST_LEN
+        !self.ended && self.has_room() && self.unparsed().len() < MAX_PAYLOAD as usize + REQUEST_LEN
     }
 
-    fn unused(&self) -> &[u8] {
-        &self.input[self.used..]
+    fn unparsed(&self) -> &[u8] {
+        &self.input[self.consumed..]
     }
 
     fn has_room(&self) -> bool {
-        self.pending.len() < MOST_PENDING && self.bytes + self.unsent().len() < MOST_BYTES
+        self.pending.len() < MAX_PENDING && self.bytes + self.unsent().len() < MAX_BYTES
     }
 
-    /// Whether the connection can be dropped: it ended, and all is answered and sent.
-    pub fn is_over(&self) -> bool {
+    /// Whether the connection can be closed: it ended, no request is in flight and all output is sent.
+    pub fn is_finished(&self) -> bool {
         self.ended && self.pending.is_empty() && self.unsent().is_empty()
     }
 
-    /// The client will send no more.
+    /// Ends the session: the client sends nothing more.
     pub fn end(&mut self) {
         self.ended = true;
-        self.used = self.input.len();
+        self.consumed = self.input.len();
     }
 
-    /// The next question for the blocks, which is to be answered under `id`; `None` when more input is needed or
-    /// enough is in flight. What can be answered here is.
+    /// Parses the next request for the blocks, which completes with `id`; `None` if more input is needed or too much
+    /// is in flight. Handshake and invalid requests are answered here.
     pub fn next(&mut self, export: &Export, id: u64) -> Option<Op> {
         while !self.ended && self.has_room() {
             if self.handshake.is_some() {
-                self.shake(export)?;
+                self.advance_handshake(export)?;
                 continue;
             }
-            let header = self.unused().first_chunk()?;
+            let header = self.unparsed().first_chunk()?;
             let Some(request) = Request::parse(header) else {
                 self.end();
                 return None;
@@ -104,32 +130,32 @@ impl Session {
         None
     }
 
-    /// `None` when more input is needed.
-    fn shake(&mut self, export: &Export) -> Option<()> {
+    /// Processes one message of the handshake; `None` if more input is needed.
+    fn advance_handshake(&mut self, export: &Export) -> Option<()> {
         let handshake = self.handshake.as_mut()?;
-        match handshake.step(export, &self.input[self.used..], &mut self.output) {
-            Step::More => return None,
-            Step::Used(used) => self.used += used,
-            Step::Begin(used) => {
-                self.used += used;
+        match handshake.step(export, &self.input[self.consumed..], &mut self.output) {
+            Step::NeedMore => return None,
+            Step::Consumed(len) => self.consumed += len,
+            Step::Transmission(len) => {
+                self.consumed += len;
                 self.handshake = None;
             }
-            Step::End => self.end(),
+            Step::Close => self.end(),
         }
         Some(())
     }
 
-    /// Takes a request and its payload off the input. `None` when the payload is not all there; an errno when the
-    /// request is to be refused, 0 when it is not to be answered.
+    /// Takes a request and its payload off the input. `None` if the payload is incomplete; an errno if the request is
+    /// invalid, 0 if it has no reply.
     fn take(&mut self, export: &Export, request: Request) -> Option<Result<Op, u32>> {
         let payload = if request.kind == command::WRITE { request.len as usize } else { 0 };
-        if payload > MOST as usize {
-            // Its bytes cannot be skipped within bounds.
+        if payload > MAX_PAYLOAD as usize {
+            // The payload is too long to be skipped.
             self.end();
             return None;
         }
-        let data = self.unused().get(REQUEST_LEN..REQUEST_LEN + payload)?.to_vec();
-        self.used += REQUEST_LEN + payload;
+        let data = self.unparsed().get(REQUEST_LEN..REQUEST_LEN + payload)?.to_vec();
+        self.consumed += REQUEST_LEN + payload;
         if request.kind == command::DISC {
             self.end();
             return Some(Err(0));
@@ -145,8 +171,8 @@ impl Session {
         }))
     }
 
-    /// The blocks' answer to question `id`; `false` if it was not this client's.
-    pub fn answer(&mut self, id: u64, outcome: &Outcome) -> bool {
+    /// Replies to request `id`; `false` if it is not this client's.
+    pub fn complete(&mut self, id: u64, outcome: &Outcome) -> bool {
         let Some((cookie, bytes)) = self.pending.remove(&id) else { return false };
         self.bytes -= bytes;
         match outcome {
@@ -163,12 +189,12 @@ impl Session {
         self.output.extend(data);
     }
 
-    /// What the client has not been sent yet.
+    /// Returns the output that has not been sent.
     pub fn unsent(&self) -> &[u8] {
         &self.output[self.sent..]
     }
 
-    /// So many bytes were sent.
+    /// Removes `bytes` bytes from the output, which were sent.
     pub fn sent(&mut self, bytes: usize) {
         self.sent += bytes;
         if self.sent == self.output.len() {
@@ -184,7 +210,7 @@ impl Default for Session {
     }
 }
 
-/// Whether a request may be asked of the blocks; an errno when not.
+/// Checks that a request may be submitted to the blocks; an errno if not.
 fn check(export: &Export, request: &Request) -> Result<(), u32> {
     let Request { kind, flags, offset, len, .. } = *request;
     if flags & !FUA != 0 {
@@ -203,7 +229,7 @@ fn check(export: &Export, request: &Request) -> Result<(), u32> {
     if len == 0 || offset % block != 0 || u64::from(len) % block != 0 {
         return Err(errno::EINVAL);
     }
-    if kind == command::READ && len > MOST {
+    if kind == command::READ && len > MAX_PAYLOAD {
         return Err(errno::EOVERFLOW);
     }
     match offset.checked_add(u64::from(len)) {
@@ -213,7 +239,7 @@ fn check(export: &Export, request: &Request) -> Result<(), u32> {
     }
 }
 
-/// Linux's errno as the wire has it; those it has no number for are EIO.
+/// Converts Linux's errno to the protocol's; EIO for those that it does not have.
 fn wire_errno(error: i32) -> u32 {
     match u32::try_from(error) {
         Ok(known @ (errno::EPERM | errno::EINVAL | errno::ENOSPC | errno::ENOTSUP)) => known,

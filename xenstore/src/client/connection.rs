@@ -1,14 +1,16 @@
-//! One request out, its reply in, and the watch events between: the client's side of a stream.
+// Not a core: does I/O or calls a hypervisor.
+
+//! The client's side of a stream: sends a request, receives its reply, queues the watch events in between.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use event_loop::Stream;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring_abi::xs_wire::{MessageType, PAYLOAD_MAX, XsError};
 
-use super::Stream;
 use super::error::{Error, Result};
 use super::event::{Events, WatchEvent};
 use crate::wire::{Decoder, Message};
@@ -23,7 +25,8 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(stream: Box<dyn Stream>) -> Connection {
-        let (decoder, events) = (Decoder::default(), Events::default());
+        let decoder = Decoder::default();
+        let events = Events::default();
         Connection { stream, decoder, events, next_id: 1, reply_timeout: None }
     }
 
@@ -39,7 +42,7 @@ impl Connection {
         self.events.clear();
     }
 
-    /// A request outside any transaction whose payload is strings, each ended by a NUL.
+    /// Sends a request outside any transaction whose payload is NUL-terminated strings, and returns its reply.
     pub(super) fn strings(&mut self, kind: MessageType, path: &str, strings: &[&str]) -> Result<Vec<u8>> {
         let mut payload = Vec::new();
         for string in strings {
@@ -50,7 +53,7 @@ impl Connection {
         self.request(kind, 0, path, &payload)
     }
 
-    /// Sends a request and waits for its reply's payload. `path` is for the error's text.
+    /// Sends a request and waits for its reply's payload. `path` is for the texts of errors.
     pub(super) fn request(
         &mut self,
         kind: MessageType,
@@ -69,20 +72,22 @@ impl Connection {
         let reply = loop {
             match self.receive(deadline)? {
                 Some(message) if message.header.req_id == req_id => break message,
-                Some(stale) => tracing::debug!(req_id = stale.header.req_id, "reply nobody waits for"),
+                Some(stale) => {
+                    tracing::debug!(req_id = stale.header.req_id, "reply to a request that timed out")
+                }
                 None => {
                     let after = self.reply_timeout.unwrap_or_default();
                     return Err(Error::TimedOut { kind, path: path.into(), after });
                 }
             }
         };
-        answer(kind, path, reply)
+        payload_of(kind, path, reply)
     }
 
-    /// The next event, waiting for it until the deadline (`None` is for ever).
+    /// The next event, waiting for it until `deadline` (`None`: without limit).
     pub(super) fn event(&mut self, deadline: Option<Instant>) -> Result<Option<WatchEvent>> {
         loop {
-            // Replies here are ones that came after their time-out.
+            // A reply here belongs to a request that timed out.
             while self.decode()?.is_some() {}
             if let Some(event) = self.events.pop()? {
                 return Ok(Some(event));
@@ -93,7 +98,7 @@ impl Connection {
         }
     }
 
-    /// The next message that is no watch event, or `None` at the deadline.
+    /// The next message that is not a watch event, or `None` at the deadline.
     fn receive(&mut self, deadline: Option<Instant>) -> Result<Option<Message>> {
         loop {
             if let Some(message) = self.decode()? {
@@ -105,7 +110,7 @@ impl Connection {
         }
     }
 
-    /// Takes messages out of what was read: events are queued, the first other message is returned.
+    /// Decodes messages from the bytes read: queues watch events, returns the first other message.
     fn decode(&mut self) -> Result<Option<Message>> {
         while let Some(message) = self.decoder.take()? {
             if message.kind() != Some(MessageType::WatchEvent) {
@@ -116,7 +121,7 @@ impl Connection {
         Ok(None)
     }
 
-    /// Reads once; `false` when the deadline came first.
+    /// Reads from the stream once; `false` at the deadline.
     fn fill(&mut self, deadline: Option<Instant>) -> Result<bool> {
         let mut bytes = [0; 4096];
         loop {
@@ -168,7 +173,7 @@ impl Connection {
     }
 }
 
-/// In whole milliseconds, not less than asked: otherwise the last part of one is spent spinning.
+/// A timeout of whole milliseconds, rounded up: rounded down, the last millisecond would be spent polling.
 fn round_up(duration: Duration) -> PollTimeout {
     PollTimeout::try_from(duration.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
 }
@@ -180,8 +185,8 @@ fn closed(error: io::Error) -> Error {
     }
 }
 
-/// The reply's payload, or the error it names.
-fn answer(kind: MessageType, path: &str, reply: Message) -> Result<Vec<u8>> {
+/// The payload of a reply, or the error that it names.
+fn payload_of(kind: MessageType, path: &str, reply: Message) -> Result<Vec<u8>> {
     if reply.kind() == Some(kind) {
         return Ok(reply.payload);
     }
@@ -196,7 +201,7 @@ fn answer(kind: MessageType, path: &str, reply: Message) -> Result<Vec<u8>> {
     }
 }
 
-/// A string of a request ends at its first NUL: one inside would make it two.
+/// Refuses a string with a NUL inside, which would become two strings in the request.
 pub(super) fn check_string(kind: MessageType, string: &str) -> Result<()> {
     match string.contains('\0') {
         true => Err(Error::Request { kind, path: string.into(), what: "a NUL inside a string" }),

@@ -1,4 +1,6 @@
-//! What can go wrong between a client and the store.
+// Not a core: does I/O or calls a hypervisor.
+
+//! The errors of a client.
 
 use std::io;
 use std::time::Duration;
@@ -15,14 +17,14 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The store answered with an error.
+    /// The store replied with an error.
     #[error("xenstore {kind:?} {path:?}: {error}")]
     Store {
-        /// What was asked.
+        /// The request's type.
         kind: MessageType,
-        /// Of which node (or the request's first argument).
+        /// The request's node, or its first argument.
         path: String,
-        /// The answer.
+        /// The store's error.
         error: XsError,
     },
     /// A node's value is not of the expected form.
@@ -38,50 +40,50 @@ pub enum Error {
     /// The request does not fit the wire: it has a NUL in a string, or too many bytes.
     #[error("xenstore {kind:?} {path:?}: {what}")]
     Request {
-        /// What was to be asked.
+        /// The request's type.
         kind: MessageType,
-        /// Of which node.
+        /// The request's node.
         path: String,
-        /// What is wrong with it.
+        /// What does not fit.
         what: &'static str,
     },
-    /// A transaction met other people's writes again and again.
+    /// Every attempt of a transaction conflicted with another client's write.
     #[error("xenstore transaction: still conflicting after {attempts} attempts")]
     Conflict {
-        /// How often it was tried.
+        /// Number of attempts.
         attempts: u32,
     },
-    /// More watch events came than are queued; this many were thrown away.
+    /// More watch events came than can be queued; this many were dropped.
     #[error("xenstore watch events lost: {0}")]
     EventsLost(u64),
-    /// No reply within the time set.
+    /// No reply came within the time of [`Client::set_reply_timeout`](super::Client::set_reply_timeout).
     #[error("xenstore {kind:?} {path:?}: no reply within {after:?}")]
     TimedOut {
-        /// What was asked.
+        /// The request's type.
         kind: MessageType,
-        /// Of which node.
+        /// The request's node.
         path: String,
         /// The time set.
         after: Duration,
     },
-    /// What came back is not the protocol.
+    /// The store sent bytes that violate the protocol.
     #[error("xenstore protocol: {0}")]
     Protocol(String),
     /// The store closed the connection.
     #[error("xenstore closed the connection")]
     Closed,
-    /// The stream failed.
+    /// The stream failed. The text has the cause, which is therefore not the error's `source` as well.
     #[error("xenstore stream: {0}")]
-    Io(#[from] io::Error),
+    Io(io::Error),
 }
 
 impl Error {
-    /// A value that is not of the expected form; `found` is shortened.
+    /// Makes an [`Error::Value`]; `found` is shortened.
     pub fn value(path: impl Into<String>, found: &str, expected: &'static str) -> Error {
         Error::Value { path: path.into(), found: excerpt(found), expected }
     }
 
-    /// The store's answer, if that is what this is.
+    /// The store's error, where this is [`Error::Store`].
     pub fn store_error(&self) -> Option<XsError> {
         match self {
             Error::Store { error, .. } => Some(*error),
@@ -89,9 +91,15 @@ impl Error {
         }
     }
 
-    /// The node is not there.
+    /// Whether the store replied ENOENT.
     pub fn is_not_found(&self) -> bool {
         self.store_error() == Some(XsError::ENOENT)
+    }
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Error {
+        Error::Io(error)
     }
 }
 

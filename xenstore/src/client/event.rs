@@ -1,11 +1,11 @@
-//! Watch events that wait to be taken: a bounded queue in which equal events are one.
+//! The client's bounded queue of watch events, in which equal events are merged.
 
 use std::collections::VecDeque;
 
 use super::error::{Error, Result};
 use crate::wire;
 
-/// Something at or below a watched path changed.
+/// A change at or below a watched path.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct WatchEvent {
     /// The node that changed; relative if the watch was.
@@ -15,10 +15,10 @@ pub struct WatchEvent {
 }
 
 impl WatchEvent {
-    /// The event a WATCH_EVENT message carries.
+    /// Parses the payload of a WATCH_EVENT message.
     ///
     /// # Errors
-    /// [`Error::Protocol`] when it does not hold two strings.
+    /// [`Error::Protocol`] when the payload has fewer than two strings.
     pub(super) fn parse(payload: &[u8]) -> Result<WatchEvent> {
         let mut strings = wire::strings(payload).map(|s| String::from_utf8_lossy(s).into_owned());
         match (strings.next(), strings.next()) {
@@ -28,7 +28,7 @@ impl WatchEvent {
     }
 }
 
-/// Events not taken yet.
+/// Events that have not been taken.
 #[derive(Default)]
 pub(super) struct Events {
     queue: VecDeque<WatchEvent>,
@@ -36,10 +36,11 @@ pub(super) struct Events {
 }
 
 impl Events {
-    /// Most events queued. A driver watches a handful of nodes; this many different ones mean that nobody looks.
+    /// Most events queued. A driver watches a handful of nodes; this many different events mean that the caller takes
+    /// none.
     const MOST: usize = 1024;
 
-    /// Adds an event unless an equal one waits: both say "look again".
+    /// Adds an event unless an equal one is queued.
     pub(super) fn push(&mut self, event: WatchEvent) {
         if self.queue.contains(&event) {
             return;
@@ -58,7 +59,7 @@ impl Events {
         }
     }
 
-    /// Drops what waits for a watch that is no more.
+    /// Drops the queued events of a removed watch.
     pub(super) fn forget(&mut self, path: &str, token: &str) {
         let below = |p: &str| {
             path == "/" || p.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
@@ -80,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_events_are_one_and_too_many_are_told() {
+    fn equal_events_are_merged_and_lost_events_are_reported() {
         let mut events = Events::default();
         for n in 0..Events::MOST + 3 {
             events.push(event(&n.to_string()));
@@ -94,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn forgetting_keeps_other_watches() {
+    fn forgetting_a_watch_keeps_events_of_others() {
         let mut events = Events::default();
         for path in ["/a", "/a/b", "/ab"] {
             events.push(event(path));

@@ -1,11 +1,13 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A blocking client of the store, over a socket or a device node.
 //!
-//! One request is in flight at a time: a call sends it and returns with its reply. Watch events that arrive in
-//! between are queued and given out by [`Client::poll_event`] and [`Client::wait_event`].
+//! One request is in flight at a time: a call sends it and returns with its reply. Watch events that arrive in between
+//! are queued; [`Client::poll_event`] and [`Client::wait_event`] return them.
 //!
-//! A `Client` belongs to one thread at a time (it is `Send`, its methods take `&mut self`). Threads that want to
-//! share one put it in an `Arc<Mutex<Client>>` and then sleep on [`Client::fd`], not in `wait_event`, so that the
-//! lock stays free; or each opens a connection of its own, as transactions and watches belong to a connection.
+//! A `Client` belongs to one thread at a time (it is `Send`, its methods take `&mut self`). Threads that share one put
+//! it into an `Arc<Mutex<Client>>` and sleep on [`Client::fd`], not in `wait_event`, so that the lock is not held
+//! meanwhile; or each opens a connection of its own, as transactions and watches belong to a connection.
 
 mod connection;
 mod error;
@@ -13,15 +15,15 @@ mod event;
 mod nodes;
 mod transaction;
 
-use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use event_loop::Stream;
+use ring_abi::DomId;
 use ring_abi::xs_wire::MessageType;
 
-use crate::DomId;
 pub use crate::permission::{Access, Permission};
 use connection::Connection;
 pub use error::{Error, Result};
@@ -29,17 +31,32 @@ pub use event::WatchEvent;
 pub use nodes::Nodes;
 pub use transaction::Transaction;
 
-/// What a client speaks over: a socket, `/dev/xen/xenbus`, or a box of either.
-pub trait Stream: Read + Write + AsFd + Send {}
-impl<T: Read + Write + AsFd + Send + ?Sized> Stream for T {}
-
-/// A connection to the store. Node operations ([`Nodes`]) made on it directly are outside any transaction.
+/// A connection to the store. The operations of [`Nodes`] made on it are outside any transaction.
+///
+/// ```
+/// use std::time::Duration;
+/// use xenstore::Nodes;
+/// use xenstore::server::{Config, Store};
+///
+/// let store = Store::spawn(Config::default())?;
+/// let mut client = store.client()?;
+/// client.watch("/counter", "token")?;
+/// assert_eq!(client.wait_event(None)?.unwrap().path, "/counter");
+///
+/// client.transaction(|tx| {
+///     let n: u32 = tx.read_opt_as("/counter")?.unwrap_or(0);
+///     tx.write("/counter", (n + 1).to_string())
+/// })?;
+/// assert_eq!(client.wait_event(Some(Duration::from_secs(5)))?.unwrap().token, "token");
+/// assert_eq!(client.read("/counter")?, b"1");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Client {
     connection: Connection,
 }
 
 impl Client {
-    /// A client over an open stream, e.g. the one a hypervisor's `store()` gives.
+    /// Makes a client over an open stream, e.g. that of a hypervisor's `store()`.
     pub fn new(stream: impl Stream + 'static) -> Client {
         Client { connection: Connection::new(Box::new(stream)) }
     }
@@ -47,50 +64,50 @@ impl Client {
     /// Connects to a store's socket, e.g. `/run/xenstored/socket`.
     ///
     /// # Errors
-    /// [`Error::Io`] when nobody listens there.
+    /// [`Error::Io`] when no process listens there.
     pub fn open_unix(path: impl AsRef<Path>) -> Result<Client> {
         Ok(Client::new(UnixStream::connect(path)?))
     }
 
-    /// How long a reply may take before a call fails with [`Error::TimedOut`]; `None`, the default, is for ever.
-    /// After a time-out the connection stays usable: the late reply is thrown away.
+    /// Sets how long a reply may take before a call fails with [`Error::TimedOut`]; `None`, the default, is without
+    /// limit. The connection stays usable after a timeout: the late reply is dropped.
     pub fn set_reply_timeout(&mut self, timeout: Option<Duration>) {
         self.connection.reply_timeout = timeout;
     }
 
-    /// The descriptor to poll for watch events. Before sleeping on it call [`Client::poll_event`] until it gives
-    /// `None`: events may already have been read together with a reply.
+    /// The descriptor to poll for watch events. Before sleeping on it call [`Client::poll_event`] until it returns
+    /// `None`: events may have been read together with a reply.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.connection.fd()
     }
 
-    /// The next watch event that is there, without waiting.
+    /// The next watch event, without waiting.
     ///
     /// # Errors
-    /// [`Error::EventsLost`] once after more events came than are queued: look at everything that is watched.
-    /// [`Error::Closed`] and [`Error::Io`] when the store is gone.
+    /// [`Error::EventsLost`] once after more events came than are queued: any watched node may have changed.
+    /// [`Error::Closed`] and [`Error::Io`] when the connection is closed.
     pub fn poll_event(&mut self) -> Result<Option<WatchEvent>> {
         self.connection.event(Some(Instant::now()))
     }
 
-    /// The next watch event, waiting for it up to `timeout` (`None` is for ever). `Ok(None)` is the time-out.
+    /// The next watch event, waiting for it up to `timeout` (`None`: without limit). `Ok(None)` when the time is up.
     ///
     /// # Errors
-    /// As [`Client::poll_event`].
+    /// Those of [`Client::poll_event`].
     pub fn wait_event(&mut self, timeout: Option<Duration>) -> Result<Option<WatchEvent>> {
         self.connection.event(timeout.map(|t| Instant::now() + t))
     }
 
-    /// Asks for an event at `path` and below it; a first one comes at once. `path` may be relative to the
-    /// domain's home, and events then are too; `@introduceDomain` and `@releaseDomain` are special.
+    /// Sets a watch on `path` and all nodes below it; a first event comes at once. `path` may be relative to the
+    /// domain's home, and events' paths then are too; `@introduceDomain` and `@releaseDomain` are special.
     ///
     /// # Errors
-    /// EEXIST when this path is watched with this token already, E2BIG when there are too many watches.
+    /// EEXIST when this path is already watched with this token, E2BIG beyond the quota of watches.
     pub fn watch(&mut self, path: &str, token: &str) -> Result<()> {
         self.ack(MessageType::Watch, path, &[path, token])
     }
 
-    /// Takes a watch back. Events of it that are queued here are dropped.
+    /// Removes a watch, and drops its queued events.
     ///
     /// # Errors
     /// ENOENT when there is no such watch.
@@ -100,67 +117,60 @@ impl Client {
         Ok(())
     }
 
-    /// Drops every watch and transaction of this connection, and the events queued here.
-    ///
-    /// # Errors
-    /// As any request.
+    /// Drops every watch and transaction of this connection, and the queued events.
     pub fn reset_watches(&mut self) -> Result<()> {
         self.ack(MessageType::ResetWatches, "", &[""])?;
         self.connection.forget_all();
         Ok(())
     }
 
-    /// `/local/domain/<domid>`, as the store says it.
-    ///
-    /// # Errors
-    /// As any request.
+    /// A domain's home in the store, `/local/domain/<domid>`.
     pub fn get_domain_path(&mut self, domid: DomId) -> Result<String> {
         self.text(MessageType::GetDomainPath, &[&domid.to_string()])
     }
 
-    /// Tells the store to serve a domain: the frame of its ring page and its event channel's port.
+    /// Introduces a domain to the store, with the frame of its ring page and its event channel's port.
     ///
     /// # Errors
-    /// EACCES for anybody but dom0.
+    /// EACCES for a domain other than dom0.
     pub fn introduce(&mut self, domid: DomId, frame: u64, port: u32) -> Result<()> {
         let args = [domid.to_string(), frame.to_string(), port.to_string()];
         self.ack(MessageType::Introduce, "", &[&args[0], &args[1], &args[2]])
     }
 
-    /// Tells the store to serve a domain no longer; `@releaseDomain` fires.
+    /// Makes the store release a domain; `@releaseDomain` fires.
     ///
     /// # Errors
-    /// ENOENT when it was not introduced, EACCES for anybody but dom0.
+    /// ENOENT when it was not introduced, EACCES for a domain other than dom0.
     pub fn release(&mut self, domid: DomId) -> Result<()> {
         self.ack(MessageType::Release, "", &[&domid.to_string()])
     }
 
-    /// Whether the store serves this domain.
+    /// Whether a domain is introduced.
     ///
     /// # Errors
-    /// EACCES for anybody but dom0.
+    /// EACCES for a domain other than dom0.
     pub fn is_introduced(&mut self, domid: DomId) -> Result<bool> {
         Ok(self.text(MessageType::IsDomainIntroduced, &[&domid.to_string()])? == "T")
     }
 
-    /// Lets `domid` act for `target` (a device model for its guest).
+    /// Gives `domid` the access rights of `target` (a device model's those of its guest).
     ///
     /// # Errors
-    /// ENOENT when either was not introduced, EACCES for anybody but dom0.
+    /// ENOENT when either was not introduced, EACCES for a domain other than dom0.
     pub fn set_target(&mut self, domid: DomId, target: DomId) -> Result<()> {
         self.ack(MessageType::SetTarget, "", &[&domid.to_string(), &target.to_string()])
     }
 
-    /// A control command and its arguments, e.g. `["quota"]`; the answer is for people.
+    /// Sends a control command with its arguments, e.g. `["quota"]`; the reply is text for people.
     ///
     /// # Errors
-    /// EINVAL for a command the store does not have, EACCES for anybody but dom0.
+    /// EINVAL for a command that the store does not have, EACCES for a domain other than dom0.
     pub fn control(&mut self, command: &[&str]) -> Result<String> {
         self.text(MessageType::Control, command)
     }
 
-    /// The store's feature bits ([`ring_abi::xs_wire::ring_page::feature`]): a domain's, or those for this
-    /// connection.
+    /// The store's feature bits ([`ring_abi::xs_wire::ring_page::feature`]) for a domain, or for this connection.
     ///
     /// # Errors
     /// ENOSYS from a store older than Xen 4.21.
@@ -169,15 +179,15 @@ impl Client {
         self.number(MessageType::GetFeature, &domid.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    /// Chooses the features a domain will see; only before it is introduced.
+    /// Sets the features offered to a domain that is not yet introduced.
     ///
     /// # Errors
-    /// EINVAL for bits the store does not have, EBUSY once introduced, ENOSYS from an older store.
+    /// EINVAL for bits that the store does not have, EBUSY once the domain is introduced, ENOSYS from an older store.
     pub fn set_feature(&mut self, domid: DomId, features: u32) -> Result<()> {
         self.ack(MessageType::SetFeature, "", &[&domid.to_string(), &features.to_string()])
     }
 
-    /// The names of the quotas the store knows.
+    /// The names of the store's quotas.
     ///
     /// # Errors
     /// ENOSYS from a store older than Xen 4.21.
@@ -186,30 +196,32 @@ impl Client {
         Ok(names.split_whitespace().map(str::to_owned).collect())
     }
 
-    /// A quota's value, a domain's or (`None`) the one new domains get; 0 is no limit.
+    /// A domain's quota, or (`None`) the quota of new domains; 0 is no limit.
     ///
     /// # Errors
-    /// EINVAL for a name the store does not know, ENOENT for an unknown domain.
+    /// EINVAL for an unknown name, ENOENT for an unknown domain.
     pub fn get_quota(&mut self, domid: Option<DomId>, name: &str) -> Result<u32> {
         let domid = domid.map(|d| d.to_string());
         let args: Vec<&str> = domid.as_deref().into_iter().chain([name]).collect();
         self.number(MessageType::GetQuota, &args)
     }
 
-    /// Sets a quota, a domain's or (`None`) the one new domains get; 0 is no limit.
+    /// Sets a domain's quota, or (`None`) the quota of new domains; 0 is no limit.
     ///
     /// # Errors
-    /// As [`Client::get_quota`].
+    /// EINVAL for an unknown name or a reserved domain's number.
     pub fn set_quota(&mut self, domid: Option<DomId>, name: &str, value: u32) -> Result<()> {
-        let (domid, value) = (domid.map(|d| d.to_string()), value.to_string());
+        let domid = domid.map(|d| d.to_string());
+        let value = value.to_string();
         let args: Vec<&str> = domid.as_deref().into_iter().chain([name, value.as_str()]).collect();
         self.ack(MessageType::SetQuota, "", &args)
     }
 
-    /// Runs `body` in a transaction and commits it, again when somebody else's write came in between.
+    /// Runs `body` in a transaction and commits it; repeats both while the commit conflicts with another client's
+    /// write.
     ///
-    /// `body` may therefore run several times; it sees the store as it was when the attempt began (or fails with
-    /// EAGAIN at the end). An error of `body` other than EAGAIN drops the transaction and is returned.
+    /// `body` may therefore run several times; it sees the store as it was when the attempt began (or the commit fails
+    /// with EAGAIN). An error of `body` other than EAGAIN drops the transaction and is returned.
     ///
     /// # Errors
     /// [`Error::Conflict`] after [`Transaction::ATTEMPTS`] attempts.

@@ -1,4 +1,4 @@
-//! What can be done with nodes, the same inside and outside a transaction.
+//! The operations on nodes, inside and outside a transaction.
 
 use std::str::FromStr;
 
@@ -9,31 +9,26 @@ use super::error::{Error, Result};
 use crate::permission::Permission;
 use crate::wire;
 
-/// Operations on nodes. [`Client`](super::Client) does them at once, [`Transaction`](super::Transaction) on
-/// commit.
+/// The operations on nodes. A [`Client`](super::Client) makes them at once, a [`Transaction`](super::Transaction) when
+/// it commits.
 ///
-/// Every path may be absolute or relative to the domain's home `/local/domain/<domid>`. Every operation fails
-/// with [`Error::Store`] when the store says no: ENOENT for a missing node, EACCES where the node's permissions
-/// forbid, EINVAL for a bad path, ENOSPC beyond a quota; and as the connection fails.
+/// Every path may be absolute or relative to the domain's home `/local/domain/<domid>`. Every operation fails with
+/// [`Error::Store`] where the store replies with an error: ENOENT for a missing node, EACCES where the node's
+/// permissions forbid the operation, EINVAL for a malformed path, ENOSPC beyond a quota; and with [`Error::Closed`],
+/// [`Error::Io`], [`Error::TimedOut`] and [`Error::Protocol`] where the connection fails.
 pub trait Nodes {
-    /// Sends one request and gives the payload of its reply. `path` is for the text of errors.
-    ///
-    /// # Errors
-    /// As all operations here.
+    /// Sends one request and returns the payload of its reply. `path` is for the texts of errors.
     fn request(&mut self, kind: MessageType, path: &str, payload: &[u8]) -> Result<Vec<u8>>;
 
-    /// A node's value.
+    /// Reads a node's value.
     ///
     /// # Errors
-    /// ENOENT when it is missing.
+    /// ENOENT when the node is missing.
     fn read(&mut self, path: &str) -> Result<Vec<u8>> {
         self.request(MessageType::Read, path, &with_nul(MessageType::Read, path)?)
     }
 
-    /// A node's value, or `None` when the node is missing.
-    ///
-    /// # Errors
-    /// All but ENOENT.
+    /// Reads a node's value; `None` when the node is missing.
     fn read_opt(&mut self, path: &str) -> Result<Option<Vec<u8>>> {
         match self.read(path) {
             Err(e) if e.is_not_found() => Ok(None),
@@ -41,42 +36,36 @@ pub trait Nodes {
         }
     }
 
-    /// A node's value as text; bytes that are no UTF-8 are replaced.
+    /// Reads a node's value as text; bytes that are no UTF-8 are replaced.
     ///
     /// # Errors
-    /// ENOENT when it is missing.
+    /// ENOENT when the node is missing.
     fn read_text(&mut self, path: &str) -> Result<String> {
         Ok(String::from_utf8_lossy(&self.read(path)?).into_owned())
     }
 
-    /// A node's value as a number, a state, or whatever else text can be parsed into.
+    /// Reads a node's value and parses it.
     ///
     /// # Errors
-    /// [`Error::Value`] names the path, what stands there, and what was expected. ENOENT when it is missing.
+    /// [`Error::Value`] when the value cannot be parsed, ENOENT when the node is missing.
     fn read_as<T: FromStr>(&mut self, path: &str) -> Result<T> {
         parse(path, &self.read(path)?)
     }
 
-    /// As [`Nodes::read_as`], `None` when the node is missing.
+    /// Reads a node's value and parses it; `None` when the node is missing.
     ///
     /// # Errors
-    /// [`Error::Value`].
+    /// [`Error::Value`] when the value cannot be parsed.
     fn read_opt_as<T: FromStr>(&mut self, path: &str) -> Result<Option<T>> {
         self.read_opt(path)?.map(|bytes| parse(path, &bytes)).transpose()
     }
 
-    /// Whether there is such a node.
-    ///
-    /// # Errors
-    /// All but ENOENT.
+    /// Whether a node exists.
     fn exists(&mut self, path: &str) -> Result<bool> {
         Ok(self.read_opt(path)?.is_some())
     }
 
     /// Writes a node's value; the node and its parents are created where missing.
-    ///
-    /// # Errors
-    /// EACCES, ENOSPC.
     fn write(&mut self, path: &str, value: impl AsRef<[u8]>) -> Result<()> {
         let mut payload = with_nul(MessageType::Write, path)?;
         payload.extend_from_slice(value.as_ref());
@@ -84,14 +73,11 @@ pub trait Nodes {
     }
 
     /// Creates a node and its parents where missing.
-    ///
-    /// # Errors
-    /// EACCES, ENOSPC.
     fn mkdir(&mut self, path: &str) -> Result<()> {
         self.request(MessageType::Mkdir, path, &with_nul(MessageType::Mkdir, path)?).map(|_| ())
     }
 
-    /// Removes a node and all below it. A missing node is no error as long as its parent is there.
+    /// Removes a node and all below it. A missing node is no error as long as its parent exists.
     ///
     /// # Errors
     /// ENOENT when the parent is missing too, EINVAL for `/`.
@@ -99,8 +85,8 @@ pub trait Nodes {
         self.request(MessageType::Rm, path, &with_nul(MessageType::Rm, path)?).map(|_| ())
     }
 
-    /// The names of a node's children, in the store's order. A list that does not fit one message is read in
-    /// parts, again from the start if it changes meanwhile.
+    /// Lists the names of a node's children, in the store's order. A list that does not fit one message is read in
+    /// parts, and from the start again if it changes meanwhile.
     ///
     /// # Errors
     /// ENOENT when the node is missing.
@@ -112,7 +98,7 @@ pub trait Nodes {
         }
     }
 
-    /// A node's permissions: the owner first, then what single domains may.
+    /// Reads a node's permissions: the owner's entry first, then those of single domains.
     ///
     /// # Errors
     /// ENOENT when the node is missing.
@@ -124,10 +110,11 @@ pub trait Nodes {
             .collect()
     }
 
-    /// Sets a node's permissions: the owner first (with what all not listed may), then single domains.
+    /// Sets a node's permissions: the owner's entry first (with the access of all domains not listed), then those of
+    /// single domains.
     ///
     /// # Errors
-    /// EACCES for anybody but the owner, EPERM when a guest gives its node away, ENOSPC for too many.
+    /// EACCES for a domain that is not the owner, EPERM when a guest names another owner, ENOSPC for too many entries.
     fn set_perms(&mut self, path: &str, permissions: &[Permission]) -> Result<()> {
         let mut payload = with_nul(MessageType::SetPerms, path)?;
         for permission in permissions {
@@ -138,9 +125,9 @@ pub trait Nodes {
     }
 }
 
-/// DIRECTORY_PART from offset 0 on, until a part ends with an empty name.
+/// Lists children by DIRECTORY_PART requests from offset 0 on, until a part ends with an empty name.
 fn directory_in_parts<N: Nodes + ?Sized>(nodes: &mut N, path: &str) -> Result<Vec<String>> {
-    /// A list that changes under the reader this often is not going to stand still.
+    /// A list that has changed during this many passes keeps changing.
     const ATTEMPTS: u32 = 64;
     for _ in 0..ATTEMPTS {
         if let Some(names) = one_pass(nodes, path)? {
@@ -150,9 +137,10 @@ fn directory_in_parts<N: Nodes + ?Sized>(nodes: &mut N, path: &str) -> Result<Ve
     Err(Error::Conflict { attempts: ATTEMPTS })
 }
 
-/// All parts, or `None` when the node's generation changed between two of them.
+/// Reads all parts; `None` when the node's generation changed between two of them.
 fn one_pass<N: Nodes + ?Sized>(nodes: &mut N, path: &str) -> Result<Option<Vec<String>>> {
-    let (mut names, mut generation) = (Vec::new(), None);
+    let mut names = Vec::new();
+    let mut generation = None;
     let mut offset = 0;
     loop {
         let mut payload = with_nul(MessageType::DirectoryPart, path)?;

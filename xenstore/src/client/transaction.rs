@@ -1,4 +1,4 @@
-//! A transaction: several operations that others see all at once or not at all.
+//! A transaction: operations that become visible to other clients all at once or not at all.
 
 use ring_abi::xs_wire::{MessageType, XsError};
 
@@ -6,15 +6,15 @@ use super::Client;
 use super::error::{Error, Result};
 use super::nodes::Nodes;
 
-/// An open transaction; the node operations ([`Nodes`]) made on it are part of it.
+/// An open transaction. The operations of [`Nodes`] made on it are part of it.
 pub struct Transaction<'c> {
     client: &'c mut Client,
     id: u32,
 }
 
 impl Transaction<'_> {
-    /// How often [`Client::transaction`] tries before it gives up. Every failure means that somebody else's write
-    /// succeeded, so this many in a row mean a peer that writes without end.
+    /// Attempts of [`Client::transaction`]. Each that fails means that another client's write succeeded, so that this
+    /// many in a row mean a peer that writes endlessly.
     pub const ATTEMPTS: u32 = 100;
 }
 
@@ -41,11 +41,11 @@ fn attempt<R>(client: &mut Client, body: &mut impl FnMut(&mut Transaction<'_>) -
     let id = client.number(MessageType::TransactionStart, &[""])?;
     let mut transaction = Transaction { client, id };
     let outcome = body(&mut transaction);
-    let verdict: &[u8] = if outcome.is_ok() { b"T\0" } else { b"F\0" };
-    let ended = transaction.request(MessageType::TransactionEnd, "", verdict);
+    let commit: &[u8] = if outcome.is_ok() { b"T\0" } else { b"F\0" };
+    let ended = transaction.request(MessageType::TransactionEnd, "", commit);
     match outcome {
         Ok(value) => ended.map(|_| value),
-        // Why it failed matters more than whether dropping it worked.
+        // The error of `body` matters more than that of the request that ends the transaction.
         Err(e) => Err(e),
     }
 }

@@ -1,33 +1,45 @@
-//! The loop: events in, devices looked at, answers out.
+// Not a core: does I/O or calls a hypervisor.
+
+//! The control loop: takes events, reads the devices they concern, writes the devices' updates.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use event_loop::TokenBucket;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ring_abi::DomId;
+use ring_abi::xenbus::key;
+use tracing::Span;
 
-use super::credit::Credit;
-use super::publish::{publish, view};
+use super::publish::{publish, read};
+use super::target::{BACKEND_TOKEN, Id, Target, frontend_token, target};
 use super::waker::{Waker, Wakers};
-use super::watched::{BACK, Id, Target, front_token, target};
-use super::{Answer, BackDevice, BackDriver, Failure, View};
-use crate::xenbus::{Device, End};
-use crate::{Client, DomId, Error, Keys, Nodes, XenbusState};
+use super::{BackDevice, BackDriver, DeviceState, Failure, Update};
+use crate::xenbus::{Device, DeviceEnd};
+use crate::{Client, Error, Keys, Nodes, XenbusState};
 
-/// Events taken before devices get their turn.
+/// Most events taken before devices are refreshed.
 const EVENTS: usize = 1024;
 
-/// How long what a new device needs may be in use: by an earlier device's thread, or by an earlier backend's process,
-/// neither of which anybody waits for when it ends.
+/// How long a new device's resources may be in use: by an earlier device's thread or an earlier backend's process,
+/// whose end is not waited for.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// One device, as far as it is known.
+/// Refreshes of one device at once (XSA-349); a whole handshake takes about ten.
+const REFRESH_BURST: u64 = 50;
+/// Refreshes of one device a second after the burst.
+const REFRESH_RATE: u64 = 50;
+
+/// One known device.
 struct Entry {
-    end: End,
-    credit: Credit,
-    /// When it was found.
+    end: DeviceEnd,
+    /// Entered around all work for the device.
+    span: Span,
+    refreshes: TokenBucket,
+    /// When the device was found.
     since: Instant,
     service: Service,
 }
@@ -35,10 +47,9 @@ struct Entry {
 enum Service {
     /// Not probed yet.
     New,
-    /// Probed, and in use: it is probed again.
-    Waits,
-    /// Served.
-    Runs(Box<dyn BackDevice>),
+    /// Probed with the result EBUSY: it is probed again.
+    Busy,
+    Running(Box<dyn BackDevice>),
     /// Could not be probed with these keys.
     Failed(Keys),
 }
@@ -51,6 +62,8 @@ pub(super) struct Control<'d> {
     devices: BTreeMap<Id, Entry>,
     dirty: BTreeSet<Id>,
     wakers: Arc<Wakers>,
+    /// The epoch of the times that `refreshes` takes.
+    started: Instant,
 }
 
 impl<'d> Control<'d> {
@@ -60,18 +73,24 @@ impl<'d> Control<'d> {
         driver: &'d mut dyn BackDriver,
     ) -> Result<Self, Error> {
         let root = format!("/local/domain/{domid}/backend/{}", driver.kind());
-        client.watch(&root, BACK)?;
+        client.watch(&root, BACKEND_TOKEN)?;
         let wakers = Wakers::new().map_err(|e| Error::Io(e.into()))?;
-        let (devices, dirty) = (BTreeMap::new(), BTreeSet::new());
-        Ok(Control { client, domid, root, driver, devices, dirty, wakers })
+        let devices = BTreeMap::new();
+        let dirty = BTreeSet::new();
+        Ok(Control { client, domid, root, driver, devices, dirty, wakers, started: Instant::now() })
     }
 
     pub(super) fn run(mut self, stop: BorrowedFd<'_>) -> Result<(), Error> {
         let outcome = self.serve(stop);
         for entry in self.devices.values_mut() {
-            if let Service::Runs(device) = &mut entry.service {
+            if let Service::Running(device) = &mut entry.service {
+                let _span = entry.span.enter();
                 device.stop();
             }
+        }
+        for entry in self.devices.into_values() {
+            let _span = entry.span.enter();
+            drop(entry.service);
         }
         outcome
     }
@@ -80,16 +99,16 @@ impl<'d> Control<'d> {
         loop {
             let drained = self.take_events()?;
             self.dirty.extend(self.wakers.take());
-            let turn = self.look_at_dirty(Instant::now())?;
-            // Looking reads from the store, and events may have come in with the replies.
-            let until = if drained && !turn.worked { turn.next } else { Some(Instant::now()) };
+            let round = self.refresh_dirty(Instant::now())?;
+            // A refresh reads from the store, and events may have come in with the replies.
+            let until = if drained && !round.refreshed { round.next } else { Some(Instant::now()) };
             if self.wait(stop, until)? {
                 return Ok(());
             }
         }
     }
 
-    /// Marks what the events speak of; `true` when all of them were taken.
+    /// Marks the devices that events concern; `true` when all events were taken.
     fn take_events(&mut self) -> Result<bool, Error> {
         for _ in 0..EVENTS {
             match self.client.poll_event() {
@@ -100,7 +119,6 @@ impl<'d> Control<'d> {
                     Target::All => self.scan()?,
                     Target::Nothing => {}
                 },
-                // Not knowing what changed, look at everything.
                 Err(Error::EventsLost(_)) => self.scan()?,
                 Err(e) => return Err(e),
             }
@@ -108,7 +126,7 @@ impl<'d> Control<'d> {
         Ok(false)
     }
 
-    /// Marks every device known or found.
+    /// Marks every device that is known or in the store.
     fn scan(&mut self) -> Result<(), Error> {
         self.dirty.extend(self.devices.keys());
         for domid in self.children(&self.root.clone())? {
@@ -133,50 +151,63 @@ impl<'d> Control<'d> {
         }
     }
 
-    /// Looks at every marked device that has credit; the others stay marked.
-    fn look_at_dirty(&mut self, now: Instant) -> Result<Turn, Error> {
-        let mut turn = Turn { worked: false, next: None };
+    /// Refreshes every marked device whose rate allows it; the others stay marked.
+    fn refresh_dirty(&mut self, now: Instant) -> Result<Round, Error> {
+        let mut round = Round { refreshed: false, next: None };
         for id in std::mem::take(&mut self.dirty) {
-            if let Some(Err(when)) = self.devices.get_mut(&id).map(|entry| entry.credit.take(now)) {
+            if let Some(when) = self.take_refresh(id, now) {
                 self.dirty.insert(id);
-                turn.next = Some(turn.next.map_or(when, |next| next.min(when)));
+                round.next = Some(round.next.map_or(when, |next| next.min(when)));
                 continue;
             }
-            turn.worked = true;
-            match self.look_at(id, now) {
-                // What the store refuses concerns this device alone.
-                Err(e @ (Error::Store { .. } | Error::Value { .. } | Error::Conflict { .. })) => {
-                    tracing::warn!(domid = id.0, device = id.1, kind = self.driver.kind(), "{e}");
+            round.refreshed = true;
+            match self.refresh(id, now) {
+                // An error reply of the store concerns this device alone.
+                Err(error @ (Error::Store { .. } | Error::Value { .. } | Error::Conflict { .. })) => {
+                    let kind = self.driver.kind();
+                    tracing::warn!(domid = id.0.0, devid = id.1, kind, %error, "failed to refresh a device");
                 }
                 done => done?,
             }
         }
-        Ok(turn)
+        Ok(round)
     }
 
-    fn look_at(&mut self, id: Id, now: Instant) -> Result<(), Error> {
+    /// Takes a device's token for one refresh, or returns when the next will be there.
+    fn take_refresh(&mut self, id: Id, now: Instant) -> Option<Instant> {
+        let refreshes = &mut self.devices.get_mut(&id)?.refreshes;
+        let time = now.saturating_duration_since(self.started);
+        if refreshes.take(1, time) {
+            return None;
+        }
+        refreshes.wait(1, time).map(|wait| now + wait)
+    }
+
+    fn refresh(&mut self, id: Id, now: Instant) -> Result<(), Error> {
         let known = match self.devices.remove(&id) {
             Some(entry) => Some(entry),
             None => self.find(id, now)?,
         };
         let Some(mut entry) = known else { return Ok(()) };
-        let first = !matches!(entry.service, Service::Runs(_));
-        let seen = match view(&mut self.client, &entry.end, first) {
+        let _span = entry.span.clone().entered();
+        let first = !matches!(entry.service, Service::Running(_));
+        let seen = match read(&mut self.client, &entry.end, first) {
             Ok(Some(seen)) => seen,
             Ok(None) => {
                 tracing::info!(path = entry.end.path(), "removed");
-                return entry.end.unwatch_other(&mut self.client, &front_token(id));
+                drop(entry.service);
+                return entry.end.unwatch_other(&mut self.client, &frontend_token(id));
             }
             Err(e) => {
                 self.devices.insert(id, entry);
                 return Err(e);
             }
         };
-        let answer = self.ask(id, &mut entry, &seen, now);
-        if let Some(Failure { errno, what }) = &answer.error {
+        let update = self.update(id, &mut entry, &seen, now);
+        if let Some(Failure { errno, what }) = &update.error {
             entry.end.error(&mut self.client, *errno, what);
         }
-        let written = publish(&mut self.client, &entry.end, &seen, &answer);
+        let written = publish(&mut self.client, &entry.end, &seen, &update);
         self.devices.insert(id, entry);
         if !written? {
             self.dirty.insert(id);
@@ -184,61 +215,65 @@ impl<'d> Control<'d> {
         Ok(())
     }
 
-    /// A device seen for the first time, once its node says who has the frontend.
+    /// Makes the entry of a new device once its node names the frontend.
     fn find(&mut self, id: Id, now: Instant) -> Result<Option<Entry>, Error> {
         let path = format!("{}/{}/{}", self.root, id.0, id.1);
-        let end = match End::find_back(&mut self.client, &path) {
+        let end = match DeviceEnd::find_back(&mut self.client, &path) {
             Ok(end) => end,
-            // Still being written, or gone again: an event follows.
+            // Still being written, or removed again: an event follows.
             Err(e) if e.is_not_found() => return Ok(None),
             Err(e) => return Err(e),
         };
         if end.other_id() != id.0 {
             let found = end.other_id().to_string();
-            return Err(Error::value(format!("{path}/frontend-id"), &found, "the domain in the path"));
+            let key = format!("{path}/{}", key::FRONTEND_ID);
+            return Err(Error::value(key, &found, "the domain in the path"));
         }
-        end.watch_other(&mut self.client, &front_token(id))?;
-        Ok(Some(Entry { end, credit: Credit::new(now), since: now, service: Service::New }))
+        end.watch_other(&mut self.client, &frontend_token(id))?;
+        let span = device_span(self.driver.kind(), id);
+        let time = now.saturating_duration_since(self.started);
+        let refreshes = TokenBucket::new(REFRESH_RATE, REFRESH_BURST, time);
+        Ok(Some(Entry { end, span, refreshes, since: now, service: Service::New }))
     }
 
-    fn ask(&mut self, id: Id, entry: &mut Entry, seen: &View, now: Instant) -> Answer {
+    fn update(&mut self, id: Id, entry: &mut Entry, seen: &DeviceState, now: Instant) -> Update {
         let untried = match &entry.service {
-            Service::New | Service::Waits => true,
+            Service::New | Service::Busy => true,
             Service::Failed(keys) => *keys != without_state(&seen.own),
-            Service::Runs(_) => false,
+            Service::Running(_) => false,
         };
         if untried {
             let kind = self.driver.kind().to_owned();
             let device = Device { kind, front: id.0, back: self.domid, id: id.1 };
             match self.driver.probe(&device, seen, Waker::new(id, self.wakers.clone())) {
-                Ok(device) => entry.service = Service::Runs(device),
+                Ok(device) => entry.service = Service::Running(device),
                 Err(failure)
                     if is_to_wait(&failure, now.saturating_duration_since(entry.since), seen.own_state) =>
                 {
                     if matches!(entry.service, Service::New) {
-                        tracing::info!(device = device.back_path(), "waits: {}", failure.what);
-                        entry.service = Service::Waits;
+                        tracing::info!("waits: {}", failure.what);
+                        entry.service = Service::Busy;
                     }
-                    // Its credit sets the pace.
+                    // Probed again as soon as its refresh rate allows it.
                     self.dirty.insert(id);
-                    return Answer::default();
+                    return Update::default();
                 }
                 Err(failure) => {
                     entry.service = Service::Failed(without_state(&seen.own));
                     let state = Some(XenbusState::Closing);
-                    return Answer { state, error: Some(failure), ..Answer::default() };
+                    return Update { state, error: Some(failure), ..Update::default() };
                 }
             }
         }
         match &mut entry.service {
-            Service::Runs(device) => device.changed(seen),
-            // Nothing is served, so nothing has to be waited for.
-            _ if !seen.online => Answer { state: Some(XenbusState::Closed), ..Answer::default() },
-            _ => Answer::default(),
+            Service::Running(device) => device.changed(seen),
+            // A device that is not served has nothing to wait for.
+            _ if !seen.online => Update { state: Some(XenbusState::Closed), ..Update::default() },
+            _ => Update::default(),
         }
     }
 
-    /// Sleeps until there is something to do, or until a time; `true` when told to stop.
+    /// Sleeps until an event or `until`; `true` when `stop` is readable.
     fn wait(&mut self, stop: BorrowedFd<'_>, until: Option<Instant>) -> Result<bool, Error> {
         let timeout = until.map_or(PollTimeout::NONE, |until| {
             let left = until.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
@@ -252,24 +287,33 @@ impl<'d> Control<'d> {
     }
 }
 
-/// Whether a device that could not be had is to be tried again: for a while, or as long as it is Connected. Then
-/// another process serves it, and to close it would be to take it from a guest that has all it needs.
+/// The span of a device's log lines, of a level that every filter lets pass.
+fn device_span(kind: &str, (DomId(domid), devid): Id) -> Span {
+    match kind {
+        "vbd" => tracing::error_span!("vbd", domid, devid),
+        "vif" => tracing::error_span!("vif", domid, devid),
+        _ => tracing::error_span!("device", kind, domid, devid),
+    }
+}
+
+/// Whether a device whose resources are in use is probed again: for a while, or as long as it is Connected, because
+/// another process serves it then, and closing it would take it from a guest that is using it.
 fn is_to_wait(failure: &Failure, waited: Duration, own_state: XenbusState) -> bool {
     failure.errno == Errno::EBUSY as i32 && (waited < BUSY || own_state == XenbusState::Connected)
 }
 
-/// What one round did.
-struct Turn {
-    /// A device was looked at.
-    worked: bool,
-    /// When the next device that waits for credit may be looked at.
+/// The outcome of one pass over the marked devices.
+struct Round {
+    /// At least one device was refreshed.
+    refreshed: bool,
+    /// When the next device that waits for a token may be refreshed.
     next: Option<Instant>,
 }
 
-/// A backend's keys but for its state, which is ours.
+/// A backend's keys without its state, which the driver itself writes.
 fn without_state(keys: &Keys) -> Keys {
     let mut keys = keys.clone();
-    keys.remove("state");
+    keys.remove(key::STATE);
     keys
 }
 
@@ -278,11 +322,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_another_process_serves_is_waited_for_and_never_closed() {
-        let (busy, gone) = (Failure::new(Errno::EBUSY as i32, ""), Failure::new(Errno::ENODEV as i32, ""));
+    fn device_of_another_process_is_waited_for_and_never_closed() {
+        let busy = Failure::new(Errno::EBUSY as i32, "");
+        let gone = Failure::new(Errno::ENODEV as i32, "");
         assert!(is_to_wait(&busy, BUSY * 1000, XenbusState::Connected));
         assert!(is_to_wait(&busy, Duration::ZERO, XenbusState::Initialising));
         assert!(!is_to_wait(&busy, BUSY, XenbusState::InitWait));
         assert!(!is_to_wait(&gone, Duration::ZERO, XenbusState::Connected));
+    }
+
+    #[test]
+    fn refreshes_are_limited_to_a_burst_and_a_rate() {
+        let pace = Duration::from_millis(20);
+        let mut refreshes = TokenBucket::new(REFRESH_RATE, REFRESH_BURST, Duration::ZERO);
+        for _ in 0..REFRESH_BURST {
+            assert!(refreshes.take(1, Duration::ZERO));
+        }
+        assert!(!refreshes.take(1, Duration::ZERO));
+        assert_eq!(refreshes.wait(1, Duration::ZERO), Some(pace));
+        assert!(refreshes.take(1, pace));
+        assert!(!refreshes.take(1, pace));
+        let later = Duration::from_secs(3600);
+        let granted = (0..1000).filter(|_| refreshes.take(1, later)).count();
+        assert_eq!(granted as u64, REFRESH_BURST);
     }
 }

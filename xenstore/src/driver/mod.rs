@@ -1,52 +1,90 @@
-//! The control loop of a backend driver: finds the devices of one kind, watches both ends of each, and lets a
-//! [`BackDevice`] answer what they say. Block and net share it.
+// Not a core: does I/O or calls a hypervisor.
+
+//! The control loop of a backend driver: finds the devices of one kind, watches both ends of each, and calls a
+//! [`BackDevice`] when either changes. The block and the network backend share it.
 //!
-//! The loop does all that touches the store; a device only looks at a [`View`] and gives an [`Answer`]. One thread
-//! runs it, until a descriptor says stop. One device's errors, or its frontend's flood of writes (XSA-349), never
-//! disturb another: a device is looked at [`credit::BURST`] times at once and then at a fixed pace.
+//! The loop makes all accesses to the store; a device takes a [`DeviceState`] and returns an [`Update`]. The loop runs
+//! on one thread until a stop descriptor is readable. Neither one device's errors nor its frontend's flood of writes
+//! (XSA-349) disturb another device: a device's state is read at most 50 times at once and then 50 times a second.
 //!
-//! Closing is as libxl does it: the toolstack writes `online` = 0 and `state` = 5 at the backend's node, the device
-//! goes through Closing to Closed as its frontend does, the toolstack removes the nodes, the device is dropped.
+//! Devices close as libxl closes them: the toolstack writes `online` = 0 and `state` = 5 at the backend's node, the
+//! device goes through Closing to Closed as its frontend does, the toolstack removes the nodes, and the device is
+//! dropped.
+//!
+//! ```
+//! use xenstore::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
+//! use xenstore::xenbus::Device;
+//! use xenstore::{Keys, XenbusState};
+//!
+//! struct Disks;
+//! struct Disk;
+//!
+//! impl BackDriver for Disks {
+//!     fn kind(&self) -> &str {
+//!         "vbd"
+//!     }
+//!
+//!     fn probe(&mut self, _: &Device, _: &DeviceState, _: Waker) -> Result<Box<dyn BackDevice>, Failure> {
+//!         Ok(Box::new(Disk))
+//!     }
+//! }
+//!
+//! impl BackDevice for Disk {
+//!     fn changed(&mut self, seen: &DeviceState) -> Update {
+//!         match (seen.own_state, seen.other_state) {
+//!             (XenbusState::Initialising, _) => {
+//!                 let keys = Keys::default().with("sectors", 2048);
+//!                 Update { keys, state: Some(XenbusState::InitWait), ..Update::default() }
+//!             }
+//!             (_, XenbusState::Closed) if !seen.online => {
+//!                 Update { state: Some(XenbusState::Closed), ..Update::default() }
+//!             }
+//!             _ => Update::default(),
+//!         }
+//!     }
+//! }
+//! ```
 
 mod control;
-mod credit;
 mod publish;
+mod target;
 mod waker;
-mod watched;
 
 use std::os::fd::BorrowedFd;
 
+use ring_abi::DomId;
 pub use waker::Waker;
 
 use crate::xenbus::Device;
-use crate::{Client, DomId, Error, Keys, XenbusState};
+use crate::{Client, Error, Keys, XenbusState};
 
-/// What both ends of a device say at one moment.
+/// The state and keys of both ends of a device at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct View {
-    /// All keys at the backend's node: the toolstack's and our own.
+pub struct DeviceState {
+    /// All keys at the backend's node: the toolstack's and the backend's own.
     pub own: Keys,
-    /// The backend's state as it stands in the store: ours, or Closing written by a toolstack.
+    /// The backend's state in the store: written by the backend, or Closing written by a toolstack.
     pub own_state: XenbusState,
-    /// The frontend's state; Closed where its node is gone.
+    /// The frontend's state; Closed where its node is removed.
     pub other_state: XenbusState,
-    /// The frontend's keys; read only while it says Initialised or Connected and this end is not Connected or is
-    /// looked at for the first time, and empty otherwise. At most 2048 of them.
+    /// The frontend's keys, at most 2048 of them. Read only while the frontend is Initialised or Connected and the
+    /// backend is not Connected or is probed; empty otherwise.
     pub other: Keys,
     /// The toolstack wants this device: `online` is absent or not 0.
     pub online: bool,
 }
 
-/// What a device does with what it saw.
+/// What a device writes after it has seen a [`DeviceState`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Answer {
-    /// Written below the backend's node, in one transaction with the state.
+pub struct Update {
+    /// Keys written below the backend's node, in one transaction with the state.
     pub keys: Keys,
-    /// The backend's new state; `None` leaves it as it is.
+    /// The backend's new state; `None` does not change it.
     pub state: Option<XenbusState>,
-    /// Writes the state even where it stands already: how a frontend is told of a new size.
+    /// Writes the state even where it does not change, which fires the frontend's watch: how a frontend learns of a
+    /// new size.
     pub rewrite: bool,
-    /// Told in the log and at `error/<node>/error`: an errno and a text.
+    /// Written to the log and to `error/<node>/error`: an errno and a text.
     pub error: Option<Failure>,
 }
 
@@ -60,7 +98,7 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// An error.
+    /// Makes a failure of an errno and a text.
     pub fn new(errno: i32, what: impl ToString) -> Failure {
         Failure { errno, what: what.to_string() }
     }
@@ -71,32 +109,40 @@ pub trait BackDriver {
     /// The kind as paths spell it: `vbd`, `vif`.
     fn kind(&self) -> &str;
 
-    /// A device appeared. `view.own` holds the toolstack's keys, `view.own_state` what an earlier backend left.
-    /// The device is asked at once what to do.
+    /// Makes the device for a new node. `seen.own` holds the toolstack's keys, `seen.own_state` the state that an
+    /// earlier backend has written. [`BackDevice::changed`] is called next.
+    ///
+    /// Calls to this and to the device are made in the device's `tracing` span, with the fields `domid` and `devid`;
+    /// a thread that serves the device may enter [`tracing::Span::current`] as taken here.
     ///
     /// # Errors
-    /// The device cannot be served: the failure is told, the state goes to Closing, and the device is probed again
-    /// once the toolstack changed a key. With EBUSY a new device is first probed again for a few seconds, and one
-    /// that is Connected, which another process serves then, for as long as that takes.
-    fn probe(&mut self, device: &Device, view: &View, waker: Waker) -> Result<Box<dyn BackDevice>, Failure>;
+    /// The device cannot be served: the failure is reported, the state goes to Closing, and the device is probed again
+    /// once the toolstack has changed a key. With EBUSY a new device is first probed again for a few seconds, and one
+    /// that is Connected, which another process serves, for as long as it stays so.
+    fn probe(
+        &mut self,
+        device: &Device,
+        seen: &DeviceState,
+        waker: Waker,
+    ) -> Result<Box<dyn BackDevice>, Failure>;
 }
 
-/// One device. Dropping it ends its service: its node vanished, or the driver stops.
+/// One device. It is dropped when its node is removed or when the driver stops.
 pub trait BackDevice {
-    /// Something changed at either end, or somebody woken. Must not wait for the peer or for the disk: what takes
-    /// time is done elsewhere and wakes when it is done.
-    fn changed(&mut self, view: &View) -> Answer;
+    /// Handles a change at either end, or a [`Waker::wake`]. It must not wait for the peer or for the disk: another
+    /// thread does what takes time and wakes the loop when it is done.
+    fn changed(&mut self, seen: &DeviceState) -> Update;
 
-    /// The driver stops: ends all service and waits for it.
+    /// Ends all service, and waits until it has ended, because the driver stops.
     fn stop(&mut self) {}
 }
 
 /// Serves the devices of `driver`'s kind in domain `domid` until `stop` becomes readable; then every device is
-/// stopped. States stay as they are: a frontend that can reconnect waits for the next backend, whether this one
-/// ended in order or was killed.
+/// stopped. States stay as they are in the store: a frontend that can reconnect waits for the next backend, whether
+/// this one was stopped or killed.
 ///
 /// # Errors
-/// Only those of the store's connection.
+/// The store's connection failed.
 pub fn run(
     client: Client,
     domid: DomId,

@@ -1,37 +1,37 @@
-//! Who asks, and what a node's permissions let them do.
+//! A request's credentials, and the access that a node's permissions give them.
 
 use std::sync::Arc;
 
-use crate::DomId;
 use crate::permission::{Access, Permission};
+use ring_abi::DomId;
 
-/// A node's list: never empty, the owner first. Cheap to clone.
+/// A node's permissions: never empty, the owner's entry first. Cheap to clone.
 pub(super) type Perms = Arc<[Permission]>;
 
-/// Whoever makes a request: a domain, and the one it acts for (SET_TARGET).
+/// On whose behalf a request is made: a domain, and the domain whose rights it has too (SET_TARGET).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Who {
+pub(super) struct Credentials {
     pub(super) domid: DomId,
     pub(super) target: Option<DomId>,
 }
 
-impl Who {
-    pub(super) fn new(domid: DomId) -> Who {
-        Who { domid, target: None }
+impl Credentials {
+    pub(super) fn new(domid: DomId) -> Credentials {
+        Credentials { domid, target: None }
     }
 
-    /// dom0 and its tools: no permission and no quota holds them.
+    /// Whether these are dom0's, which no permission and no quota limits.
     pub(super) fn privileged(self) -> bool {
-        self.domid == 0
+        self.domid == DomId::DOM0
     }
 
-    /// May do all, and change the list.
+    /// Whether these may read and write the node and set its permissions.
     pub(super) fn owns(self, perms: &Perms) -> bool {
         self.privileged() || self.is(perms[0].domid)
     }
 
-    /// What the list lets them do: an owner both, a listed domain what it says, all others what the owner's entry
-    /// says.
+    /// The access that permissions give: both to the owner, that of its entry to a listed domain, that of the owner's
+    /// entry to all others.
     pub(super) fn access(self, perms: &Perms) -> Access {
         if self.owns(perms) {
             return Access::Both;
@@ -49,14 +49,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_list_is_read_in_order() {
+    fn first_matching_permission_entry_decides() {
         let perms: Perms = ["r1", "n2", "b3", "n3"].map(|p| p.parse().unwrap()).into();
-        let access = |who: Who| who.access(&perms);
-        assert_eq!(access(Who::new(0)), Access::Both);
-        assert_eq!(access(Who::new(1)), Access::Both);
-        assert_eq!(access(Who::new(2)), Access::None);
-        assert_eq!(access(Who::new(3)), Access::Both);
-        assert_eq!(access(Who::new(4)), Access::Read);
-        assert_eq!(access(Who { domid: 4, target: Some(1) }), Access::Both);
+        let access = |credentials: Credentials| credentials.access(&perms);
+        assert_eq!(access(Credentials::new(DomId(0))), Access::Both);
+        assert_eq!(access(Credentials::new(DomId(1))), Access::Both);
+        assert_eq!(access(Credentials::new(DomId(2))), Access::None);
+        assert_eq!(access(Credentials::new(DomId(3))), Access::Both);
+        assert_eq!(access(Credentials::new(DomId(4))), Access::Read);
+        assert_eq!(access(Credentials { domid: DomId(4), target: Some(DomId(1)) }), Access::Both);
     }
 }

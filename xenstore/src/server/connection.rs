@@ -1,4 +1,4 @@
-//! One connection: what came in and is no request yet, what has not gone out, and what it has open.
+//! One connection: its undecoded input, unsent output, open transactions and number of watches.
 
 use std::collections::BTreeMap;
 
@@ -6,16 +6,16 @@ use super::outbox::Outbox;
 use super::quota::{Quota, Quotas};
 use super::transaction::Transaction;
 use super::tree::Tree;
-use crate::DomId;
 use crate::wire::Decoder;
+use ring_abi::DomId;
 
-/// Unsent bytes at which no further request is read, whoever it is.
+/// Unsent bytes at which no further request is read, dom0's neither.
 const PAUSE_AT: usize = 256 * 1024;
-/// Unsent bytes at which a guest's connection is closed: only events can bring it there.
-const MOST_BYTES: usize = 1024 * 1024;
-/// The same for dom0's tools, and the most events they may leave waiting.
-const MOST_BYTES_DOM0: usize = 16 * 1024 * 1024;
-const MOST_EVENTS_DOM0: usize = 65536;
+/// Unsent bytes at which a guest's connection is closed. Only events can be so many.
+const MAX_BYTES: usize = 1024 * 1024;
+/// Unsent bytes and events at which a connection of dom0 is closed.
+const MAX_BYTES_DOM0: usize = 16 * 1024 * 1024;
+const MAX_EVENTS_DOM0: usize = 65536;
 
 pub(super) struct Connection {
     pub(super) domid: DomId,
@@ -23,10 +23,10 @@ pub(super) struct Connection {
     pub(super) outbox: Outbox,
     pub(super) transactions: BTreeMap<u32, Transaction>,
     next_tx: u32,
-    /// Watches set, and the bytes they hold.
     pub(super) watches: usize,
+    /// Bytes held by the watches.
     pub(super) watch_bytes: usize,
-    /// Nothing more is taken from it or sent to it; the shell will end it.
+    /// Nothing more is read from it or sent to it; the reactor drops it.
     pub(super) closed: bool,
 }
 
@@ -44,7 +44,7 @@ impl Connection {
         }
     }
 
-    /// Opens a transaction and gives its number, which is never 0.
+    /// Starts a transaction and returns its number, which is never 0.
     pub(super) fn begin(&mut self, tree: &Tree, now: u64) -> u32 {
         while self.next_tx == 0 || self.transactions.contains_key(&self.next_tx) {
             self.next_tx = self.next_tx.wrapping_add(1);
@@ -55,27 +55,29 @@ impl Connection {
         id
     }
 
-    /// Bytes held in watches and open transactions.
+    /// Bytes held by watches and open transactions.
     pub(super) fn held(&self) -> usize {
         self.watch_bytes + self.transactions.values().map(|t| t.held).sum::<usize>()
     }
 
-    /// A further request may be read: those answered have been taken.
+    /// Whether a further request may be read: few enough replies are unsent.
     pub(super) fn wants_input(&self, quotas: &Quotas) -> bool {
-        let room = self.domid == 0 || !quotas.exceeded(Quota::Outstanding, self.outbox.replies() + 1);
-        !self.closed && room && self.outbox.bytes() < PAUSE_AT
+        let within_quota =
+            self.domid == DomId::DOM0 || !quotas.exceeded(Quota::Outstanding, self.outbox.replies() + 1);
+        !self.closed && within_quota && self.outbox.bytes() < PAUSE_AT
     }
 
-    /// Too many events wait: whoever does not take them cannot be told everything any more.
+    /// Whether too many events are unsent, so that the connection has to be closed.
     pub(super) fn overflows(&self, quotas: &Quotas) -> bool {
-        let (events, bytes) = (self.outbox.events(), self.outbox.bytes());
+        let events = self.outbox.events();
+        let bytes = self.outbox.bytes();
         match self.domid {
-            0 => events > MOST_EVENTS_DOM0 || bytes > MOST_BYTES_DOM0,
-            _ => quotas.exceeded(Quota::Events, events) || bytes > MOST_BYTES,
+            DomId::DOM0 => events > MAX_EVENTS_DOM0 || bytes > MAX_BYTES_DOM0,
+            _ => quotas.exceeded(Quota::Events, events) || bytes > MAX_BYTES,
         }
     }
 
-    /// Forgets everything and takes no more.
+    /// Drops all state and refuses further input.
     pub(super) fn close(&mut self) {
         *self = Connection { closed: true, ..Connection::new(self.domid) };
     }

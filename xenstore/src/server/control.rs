@@ -1,4 +1,4 @@
-//! CONTROL: what `xenstore-control` can ask. The answers are for people.
+//! CONTROL: the commands of `xenstore-control`. The replies are text for people.
 
 use std::fmt::Write;
 
@@ -8,8 +8,8 @@ use super::Core;
 use super::connection::Connection;
 use super::dispatch::{Request, number, ok, text};
 use super::quota::{Quota, Quotas};
-use crate::DomId;
 use crate::wire::strings;
+use ring_abi::DomId;
 
 const HELP: &str = "Supported commands:
 help
@@ -51,7 +51,7 @@ impl Core {
 
     fn usage(&self, domid: DomId) -> Result<String, XsError> {
         let domain = self.domains.get(&domid).ok_or(XsError::ENOENT)?;
-        // Those of connections are each connection's: shown is the one that has used most.
+        // What is counted for each connection is shown for the connection that uses most.
         let most = |count: fn(&Connection) -> usize| {
             domain.conns.iter().filter_map(|id| self.connections.get(id)).map(count).max()
         };
@@ -71,7 +71,8 @@ impl Core {
 fn table(title: &str, quotas: &Quotas, used: impl Fn(Quota) -> Option<usize>) -> String {
     let mut out = format!("{title}:\n");
     for quota in Quota::ALL {
-        let (name, most) = (quota.name(), quotas.get(quota));
+        let name = quota.name();
+        let most = quotas.get(quota);
         // Writing to a String cannot fail.
         let _ = match used(quota) {
             Some(used) => writeln!(out, "{name:<17}: {used:>8} (max {most:>8})"),

@@ -1,21 +1,21 @@
-//! From a request's type and payload to what is done for it.
+//! Decodes requests and executes them.
 
 use ring_abi::xs_wire::{MessageType, PAYLOAD_MAX, XsError};
 
 use super::access::Perms;
-use super::node_ops::{Change, View};
-use super::path::{Given, Path};
+use super::node_ops::{Change, TreeView};
+use super::path::{Path, RequestPath};
 use super::quota::Quota;
-use super::transaction::Looked;
+use super::transaction::Dependency;
 use super::tree::Node;
 use super::watch::Event;
 use super::{ConnId, Core};
-use crate::DomId;
 use crate::permission::Permission;
 use crate::wire::{Message, strings};
+use ring_abi::DomId;
 
-/// A reply, and for WATCH the event that comes after it.
-pub(super) struct Answer {
+/// A reply, and for WATCH the event that follows it.
+pub(super) struct Reply {
     pub(super) kind: MessageType,
     pub(super) payload: Vec<u8>,
     pub(super) event: Option<Event>,
@@ -32,17 +32,17 @@ pub(super) struct Request<'m> {
 type Outcome = Result<Vec<u8>, XsError>;
 
 impl Core {
-    /// Does what a message asks.
+    /// Executes a request.
     ///
     /// # Errors
-    /// The error to answer: ENOSYS for an unknown type, EACCES for what only dom0 may, ENOENT for an unknown
-    /// transaction, and those of each request.
-    pub(super) fn handle(&mut self, conn: ConnId, message: &Message) -> Result<Answer, XsError> {
+    /// The error to reply with: ENOSYS for an unknown type, EACCES for a request that only dom0 may make, ENOENT for an
+    /// unknown transaction, and those of each request.
+    pub(super) fn handle(&mut self, conn: ConnId, message: &Message) -> Result<Reply, XsError> {
         let connection = self.connections.get(&conn).ok_or(XsError::EIO)?;
         let kind = message.kind().ok_or(XsError::ENOSYS)?;
         let r =
             Request { conn, domid: connection.domid, tx: message.header.tx_id, payload: &message.payload };
-        if r.domid != 0 && privileged(kind, r.payload) {
+        if r.domid != DomId::DOM0 && privileged(kind, r.payload) {
             return Err(XsError::EACCES);
         }
         // WATCH and UNWATCH ignore the transaction's number.
@@ -52,9 +52,9 @@ impl Core {
         }
         if kind == MessageType::Watch {
             let event = self.watch(&r)?;
-            return Ok(Answer { kind, payload: ok(), event });
+            return Ok(Reply { kind, payload: ok(), event });
         }
-        Ok(Answer { kind, payload: self.perform(kind, &r)?, event: None })
+        Ok(Reply { kind, payload: self.perform(kind, &r)?, event: None })
     }
 
     fn perform(&mut self, kind: MessageType, r: &Request<'_>) -> Outcome {
@@ -89,20 +89,20 @@ impl Core {
 
     fn read(&mut self, r: &Request<'_>) -> Outcome {
         let path = self.path(r, one(r.payload)?, false)?.path;
-        self.look(r, &path, Looked::Itself, |node| node.value.to_vec())
+        self.inspect(r, &path, Dependency::Node, |node| node.value.to_vec())
     }
 
     fn directory(&mut self, r: &Request<'_>) -> Outcome {
         let path = self.path(r, one(r.payload)?, false)?.path;
-        self.look(r, &path, Looked::Children, |node| node.children().flat_map(name_and_nul).collect())
+        self.inspect(r, &path, Dependency::Children, |node| node.children().flat_map(name_and_nul).collect())
     }
 
-    /// `<generation>|` and as many names from an offset on as fit; a last empty name says that these are all.
+    /// Replies `<generation>|` and as many names from an offset on as fit; an empty name marks the end of the list.
     fn directory_part(&mut self, r: &Request<'_>) -> Outcome {
         let [path, offset] = exactly(r.payload)?;
         let path = self.path(r, path, false)?.path;
         let offset: usize = number(offset)?;
-        self.look(r, &path, Looked::Children, |node| {
+        self.inspect(r, &path, Dependency::Children, |node| {
             let mut reply = format!("{}\0", node.children_changed).into_bytes();
             let mut at = 0;
             for (name, _) in node.children() {
@@ -123,11 +123,11 @@ impl Core {
     fn get_perms(&mut self, r: &Request<'_>) -> Outcome {
         let path = self.path(r, one(r.payload)?, true)?.path;
         let text = |p: &Permission| format!("{p}\0").into_bytes();
-        self.look(r, &path, Looked::Itself, |node| node.perms.iter().flat_map(text).collect())
+        self.inspect(r, &path, Dependency::Node, |node| node.perms.iter().flat_map(text).collect())
     }
 
     fn write(&mut self, r: &Request<'_>) -> Outcome {
-        let at = r.payload.iter().position(|o| *o == 0).ok_or(XsError::EINVAL)?;
+        let at = r.payload.iter().position(|byte| *byte == 0).ok_or(XsError::EINVAL)?;
         let path = self.path(r, &r.payload[..at], false)?.path;
         self.make(r, Change::Write(path, r.payload[at + 1..].to_vec()))
     }
@@ -149,8 +149,8 @@ impl Core {
 
     fn watch(&mut self, r: &Request<'_>) -> Result<Option<Event>, XsError> {
         let [path, token] = exactly(r.payload)?;
-        let given = self.path(r, path, true)?;
-        let bytes = given.path.as_str().len() + token.len();
+        let request = self.path(r, path, true)?;
+        let bytes = request.path.as_str().len() + token.len();
         let connection = self.connections.get_mut(&r.conn).ok_or(XsError::EIO)?;
         let allowance = &mut self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?.allowance;
         if !allowance.allows(Quota::Watches, connection.watches + 1) {
@@ -159,7 +159,7 @@ impl Core {
         if !allowance.allows(Quota::Memory, connection.held() + bytes) {
             return Err(XsError::ENOMEM);
         }
-        let first = self.watches.add(r.conn, given, token)?;
+        let first = self.watches.add(r.conn, request, token)?;
         connection.watches += 1;
         connection.watch_bytes += bytes;
         Ok(first)
@@ -178,7 +178,8 @@ impl Core {
     fn reset_watches(&mut self, r: &Request<'_>) -> Outcome {
         self.watches.remove_all(r.conn);
         let connection = self.connections.get_mut(&r.conn).ok_or(XsError::EIO)?;
-        (connection.watches, connection.watch_bytes) = (0, 0);
+        connection.watches = 0;
+        connection.watch_bytes = 0;
         connection.transactions.clear();
         Ok(ok())
     }
@@ -201,66 +202,68 @@ impl Core {
             b"F" => false,
             _ => return Err(XsError::EINVAL),
         };
-        let who = self.who(r.domid);
+        let credentials = self.credentials(r.domid);
         let connection = self.connections.get_mut(&r.conn).ok_or(XsError::EIO)?;
         let transaction = connection.transactions.remove(&r.tx).ok_or(XsError::ENOENT)?;
         if commit {
             let allowance = &mut self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?.allowance;
-            let effects = transaction.commit(&mut self.tree, &mut self.generation, who, allowance)?;
+            let effects = transaction.commit(&mut self.tree, &mut self.generation, credentials, allowance)?;
             self.fire(effects);
         }
         Ok(ok())
     }
 
-    /// Takes something from a node that may be read, in the request's transaction if it has one.
-    fn look<R>(
+    /// Applies `take` to a readable node, in the request's transaction if it has one.
+    fn inspect<R>(
         &mut self,
         r: &Request<'_>,
         path: &Path,
-        looked: Looked,
+        dependency: Dependency,
         take: impl FnOnce(&Node) -> R,
     ) -> Result<R, XsError> {
-        let who = self.who(r.domid);
+        let credentials = self.credentials(r.domid);
         let connection = self.connections.get_mut(&r.conn).ok_or(XsError::EIO)?;
         let allowance = &mut self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?.allowance;
         let held = connection.held();
         let tree = match connection.transactions.get_mut(&r.tx) {
             None => &mut self.tree,
             Some(transaction) => {
-                transaction.look(path, looked, held - transaction.held, allowance)?;
+                transaction.depend_on(path, dependency, held - transaction.held, allowance)?;
                 &mut transaction.tree
             }
         };
-        View { tree, generation: &mut self.generation, who, allowance }.read(path).map(take)
+        TreeView { tree, generation: &mut self.generation, credentials, allowance }.read(path).map(take)
     }
 
-    /// Makes a change, now or in the request's transaction.
+    /// Makes a change to the store, or in the request's transaction if it has one.
     fn make(&mut self, r: &Request<'_>, change: Change) -> Outcome {
-        let who = self.who(r.domid);
+        let credentials = self.credentials(r.domid);
         let connection = self.connections.get_mut(&r.conn).ok_or(XsError::EIO)?;
         let allowance = &mut self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?.allowance;
         let generation = &mut self.generation;
         let held = connection.held();
         let Some(transaction) = connection.transactions.get_mut(&r.tx) else {
-            let effect = View { tree: &mut self.tree, generation, who, allowance }.apply(&change)?;
+            let effect =
+                TreeView { tree: &mut self.tree, generation, credentials, allowance }.apply(&change)?;
             self.fire(effect);
             return Ok(ok());
         };
         transaction.record(&change, held - transaction.held, allowance)?;
-        let done = View { tree: &mut transaction.tree, generation, who, allowance }.apply(&change);
+        let done =
+            TreeView { tree: &mut transaction.tree, generation, credentials, allowance }.apply(&change);
         if !matches!(done, Ok(Some(_))) {
             transaction.unrecord();
         }
         done.map(|_| ok())
     }
 
-    fn path(&self, r: &Request<'_>, bytes: &[u8], special: bool) -> Result<Given, XsError> {
-        let longest = if r.domid == 0 { 0 } else { self.quotas_of(r.domid).get(Quota::PathLength) };
+    fn path(&self, r: &Request<'_>, bytes: &[u8], special: bool) -> Result<RequestPath, XsError> {
+        let longest = if r.domid == DomId::DOM0 { 0 } else { self.quotas_of(r.domid).get(Quota::PathLength) };
         Path::parse(bytes, r.domid, longest, special)
     }
 }
 
-/// Only dom0 may ask this. Anybody may ask for the features they themselves are offered.
+/// Whether only dom0 may make a request. Every domain may read the features that it is offered itself.
 fn privileged(kind: MessageType, payload: &[u8]) -> bool {
     use MessageType::*;
     match kind {
@@ -271,31 +274,31 @@ fn privileged(kind: MessageType, payload: &[u8]) -> bool {
     }
 }
 
-/// What requests without a better answer get.
+/// The reply of requests that return nothing.
 pub(super) fn ok() -> Vec<u8> {
     b"OK\0".to_vec()
 }
 
-/// A value as text with a NUL.
+/// A value as NUL-terminated text.
 pub(super) fn text(value: impl std::fmt::Display) -> Vec<u8> {
     format!("{value}\0").into_bytes()
 }
 
-/// The payload as one string: its only NUL is its last byte.
+/// Parses a payload of one string: its only NUL is its last byte.
 pub(super) fn one(payload: &[u8]) -> Result<&[u8], XsError> {
-    match payload.iter().position(|o| *o == 0) {
+    match payload.iter().position(|byte| *byte == 0) {
         Some(at) if at + 1 == payload.len() => Ok(&payload[..at]),
         _ => Err(XsError::EINVAL),
     }
 }
 
-/// The payload as exactly so many strings.
+/// Parses a payload of exactly `N` strings.
 pub(super) fn exactly<const N: usize>(payload: &[u8]) -> Result<[&[u8]; N], XsError> {
     let all: Vec<&[u8]> = strings(payload).collect();
     all.try_into().map_err(|_| XsError::EINVAL)
 }
 
-/// A string as a decimal number.
+/// Parses a decimal number.
 pub(super) fn number<T: std::str::FromStr>(bytes: &[u8]) -> Result<T, XsError> {
     std::str::from_utf8(bytes).ok().and_then(|t| t.parse().ok()).ok_or(XsError::EINVAL)
 }

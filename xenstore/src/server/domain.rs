@@ -1,27 +1,23 @@
-//! Domains: introduced, released, and what dom0 sets for each.
+//! Domains: introducing and releasing them, and their targets, features and quotas.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use ring_abi::xs_wire::XsError;
 
-use super::access::Who;
+use super::access::Credentials;
 use super::dispatch::{Request, exactly, number, ok, one, text};
-use super::node_ops::{Change, View};
+use super::node_ops::{Change, TreeView};
 use super::path::Path;
 use super::quota::{Allowance, Quota, Quotas};
 use super::{ConnId, Core, INTRODUCE_DOMAIN, RELEASE_DOMAIN};
-use crate::DomId;
 use crate::wire::strings;
+use ring_abi::DomId;
 
-/// `DOMID_FIRST_RESERVED` of xen.h: numbers from here on are no domains.
-const FIRST_RESERVED: DomId = 0x7ff0;
-/// `DOMID_SELF`
-const SELF: DomId = 0x7ff0;
-/// The bits of GET_FEATURE are about the ring page, and domains come here over sockets: none.
+/// The bits of GET_FEATURE. They describe the ring page, and domains connect by sockets here: none.
 const FEATURES: u32 = 0;
 
-/// What is known of a domain.
+/// The store's record of a domain.
 pub(super) struct Domain {
     introduced: bool,
     pub(super) conns: BTreeSet<ConnId>,
@@ -44,9 +40,9 @@ impl Domain {
 type Outcome = Result<Vec<u8>, XsError>;
 
 impl Core {
-    /// Notes that a domain is there; the first time fires `@introduceDomain`.
-    pub(super) fn note_introduced(&mut self, domid: DomId) -> Result<(), XsError> {
-        if domid == 0 || domid >= FIRST_RESERVED {
+    /// Marks a domain as introduced; fires `@introduceDomain` the first time.
+    pub(super) fn mark_introduced(&mut self, domid: DomId) -> Result<(), XsError> {
+        if domid == DomId::DOM0 || domid >= DomId::FIRST_RESERVED {
             return Err(XsError::EINVAL);
         }
         let domain = self.domain(domid);
@@ -56,9 +52,9 @@ impl Core {
         Ok(())
     }
 
-    /// Drops all that is a domain's, and fires `@releaseDomain`.
-    pub(super) fn forget_domain(&mut self, domid: DomId) -> Result<(), XsError> {
-        if domid == 0 {
+    /// Removes a domain with its connections and nodes, and fires `@releaseDomain`.
+    pub(super) fn remove_domain(&mut self, domid: DomId) -> Result<(), XsError> {
+        if domid == DomId::DOM0 {
             return Err(XsError::EINVAL);
         }
         let domain = self.domains.get(&domid).filter(|d| d.introduced).ok_or(XsError::ENOENT)?;
@@ -69,31 +65,36 @@ impl Core {
         for domain in self.domains.values_mut() {
             domain.target.take_if(|target| *target == domid);
         }
-        self.strip(domid);
+        self.remove_nodes_of(domid);
         self.fire_special(RELEASE_DOMAIN);
         Ok(())
     }
 
-    /// Removes a domain's nodes and takes it off every list.
-    fn strip(&mut self, domid: DomId) {
+    /// Removes a domain's nodes, and its entries from the permissions of all others.
+    fn remove_nodes_of(&mut self, domid: DomId) {
         let Core { tree, generation, .. } = self;
-        let mut allowance = Allowance::new(0, self.quotas);
-        let mut view = View { tree, generation, who: Who::new(0), allowance: &mut allowance };
+        let mut allowance = Allowance::new(DomId::DOM0, self.quotas);
+        let mut view = TreeView {
+            tree,
+            generation,
+            credentials: Credentials::new(DomId::DOM0),
+            allowance: &mut allowance,
+        };
         let owned = view.tree.topmost_owned(domid);
         let effects: Vec<_> = owned.into_iter().filter_map(|p| view.apply(&Change::Rm(p)).ok()?).collect();
-        // The root and the special nodes stay; a released domain's become dom0's.
+        // The root and the special nodes cannot be removed: dom0 gets those that a released domain owned.
         for path in ["/", INTRODUCE_DOMAIN, RELEASE_DOMAIN].map(Path::fixed) {
             let Some(node) = view.tree.get(&path).filter(|n| n.owner() == domid) else { continue };
             let mut perms = node.perms.clone();
-            Arc::make_mut(&mut perms)[0].domid = 0;
+            Arc::make_mut(&mut perms)[0].domid = DomId::DOM0;
             *view.generation += 1;
             view.tree.set_perms(&path, perms, *view.generation);
         }
         for path in view.tree.naming(domid) {
             let Some(node) = view.tree.get(&path) else { continue };
-            let (owner, listed) = (node.perms[0], &node.perms[1..]);
-            let kept = listed.iter().copied().filter(|p| p.domid != domid);
-            let perms = std::iter::once(owner).chain(kept).collect();
+            let owner = node.perms[0];
+            let others = node.perms[1..].iter().copied().filter(|p| p.domid != domid);
+            let perms = std::iter::once(owner).chain(others).collect();
             *view.generation += 1;
             view.tree.set_perms(&path, perms, *view.generation);
         }
@@ -108,12 +109,12 @@ impl Core {
         if number::<u32>(port)? == 0 {
             return Err(XsError::EINVAL);
         }
-        self.note_introduced(number(domid)?)?;
+        self.mark_introduced(number(domid)?)?;
         Ok(ok())
     }
 
     pub(super) fn request_release(&mut self, r: &Request<'_>) -> Outcome {
-        self.forget_domain(number(one(r.payload)?)?)?;
+        self.remove_domain(number(one(r.payload)?)?)?;
         Ok(ok())
     }
 
@@ -123,14 +124,14 @@ impl Core {
 
     pub(super) fn is_introduced(&mut self, r: &Request<'_>) -> Outcome {
         let domid = number(one(r.payload)?)?;
-        let there = domid == SELF || self.domains.get(&domid).is_some_and(|d| d.introduced);
-        Ok(text(if there { 'T' } else { 'F' }))
+        let introduced = domid == DomId::SELF || self.domains.get(&domid).is_some_and(|d| d.introduced);
+        Ok(text(if introduced { 'T' } else { 'F' }))
     }
 
-    /// Nothing is remembered of a shutdown here that would have to be forgotten.
+    /// Handles RESUME, which has no effect: this store records no shutdown of a domain.
     pub(super) fn resume(&mut self, r: &Request<'_>) -> Outcome {
         let domid = number(one(r.payload)?)?;
-        if domid == 0 {
+        if domid == DomId::DOM0 {
             return Err(XsError::EINVAL);
         }
         self.introduced_domain(domid)?;
@@ -159,7 +160,8 @@ impl Core {
 
     pub(super) fn set_feature(&mut self, r: &Request<'_>) -> Outcome {
         let [domid, features] = exactly(r.payload)?;
-        let (domid, features) = (real(number(domid)?)?, number::<u32>(features)?);
+        let domid = ordinary(number(domid)?)?;
+        let features = number::<u32>(features)?;
         if features & !FEATURES != 0 {
             return Err(XsError::EINVAL);
         }
@@ -190,7 +192,9 @@ impl Core {
         match args[..] {
             [name, value] => self.quotas.set(quota(name)?, number(value)?),
             [domid, name, value] => {
-                let (domid, name, value) = (real(number(domid)?)?, quota(name)?, number(value)?);
+                let domid = ordinary(number(domid)?)?;
+                let name = quota(name)?;
+                let value = number(value)?;
                 self.domain(domid).allowance.quotas.set(name, value);
             }
             _ => return Err(XsError::EINVAL),
@@ -202,15 +206,15 @@ impl Core {
         self.domains.get_mut(&domid).filter(|d| d.introduced).ok_or(XsError::ENOENT)
     }
 
-    /// A domain's entry, made if need be: dom0 sets quotas and features before it introduces.
+    /// A domain's record, created where missing: dom0 sets quotas and features before it introduces a domain.
     fn domain(&mut self, domid: DomId) -> &mut Domain {
         let quotas = self.quotas;
         self.domains.entry(domid).or_insert_with(|| Domain::new(domid, quotas))
     }
 }
 
-fn real(domid: DomId) -> Result<DomId, XsError> {
-    if domid < FIRST_RESERVED { Ok(domid) } else { Err(XsError::EINVAL) }
+fn ordinary(domid: DomId) -> Result<DomId, XsError> {
+    if domid < DomId::FIRST_RESERVED { Ok(domid) } else { Err(XsError::EINVAL) }
 }
 
 fn quota(name: &[u8]) -> Result<Quota, XsError> {
@@ -220,17 +224,17 @@ fn quota(name: &[u8]) -> Result<Quota, XsError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::server::MOST_CONNECTIONS;
+    use crate::server::MAX_CONNECTIONS;
 
     #[test]
-    fn a_domain_has_several_connections_within_a_bound_and_loses_all_when_released() {
+    fn domain_has_a_bounded_number_of_connections_all_closed_on_release() {
         let mut core = Core::new(Quotas::default());
-        let ids: Vec<_> = (0..MOST_CONNECTIONS).map(|_| core.introduce(1).unwrap()).collect();
-        assert_eq!(core.introduce(1), Err(XsError::ENOSPC));
+        let ids: Vec<_> = (0..MAX_CONNECTIONS).map(|_| core.introduce(DomId(1)).unwrap()).collect();
+        assert_eq!(core.introduce(DomId(1)), Err(XsError::ENOSPC));
         assert!(ids.iter().all(|id| !core.closed(*id)));
         core.disconnect(ids[0]);
-        let last = core.introduce(1).unwrap();
-        core.release(1).unwrap();
+        let last = core.introduce(DomId(1)).unwrap();
+        core.release(DomId(1)).unwrap();
         assert!(ids.iter().chain([&last]).all(|id| core.closed(*id)));
     }
 }

@@ -1,20 +1,20 @@
-//! The store itself. [`Core`] is the whole of it as a value: bytes in, bytes out, no I/O, no clock, no thread.
-//! [`Store`] is the shell that runs one behind sockets.
+//! The store itself. [`Core`] is the store as a value: bytes in, bytes out, without I/O, clock or thread. [`Store`]
+//! runs a core on a thread and serves it over sockets.
 //!
-//! It does what xenstored does (`docs/misc/xenstore.txt` and the C implementation of Xen 4.17 and later), with
-//! these differences:
+//! The store behaves as xenstored (`docs/misc/xenstore.txt` and the C implementation of Xen 4.17 and later), with these
+//! differences:
 //!
-//! * Domains come with a socket instead of a ring page, by [`Core::introduce`]. An INTRODUCE request only notes
-//!   that the domain is there.
+//! * Domains connect by a socket instead of a ring page, with [`Core::introduce`]. An INTRODUCE request only marks the
+//!   domain as introduced.
 //! * A transaction conflicts when what it read or wrote has changed, not when a node beside it was added.
-//! * A connection that leaves more watch events waiting than the quota `watch-events` allows (for dom0's tools:
-//!   65536, or 16 MiB) is closed, where xenstored loses events silently. Equal events are merged while they wait.
+//! * A connection that has more unread watch events than the quota `watch-events` allows (for dom0's tools: 65536, or
+//!   16 MiB) is closed, where xenstored loses events silently. Equal unread events are merged.
 //! * Children are listed in the order of their names.
-//! * A permission may name a domain that is not there yet.
+//! * A permission may name a domain that does not exist yet.
 //!
-//! When a domain is released its watches and transactions are dropped, the nodes it owns are removed, and no list
-//! names it any more (a later domain of the same number must not inherit anything), as in xenstored.
-//! `/local/domain/<domid>`, which dom0 owns, is the toolstack's to remove.
+//! When a domain is released its watches and transactions are dropped, the nodes it owns are removed, and its entries
+//! are removed from the permissions of all others (a later domain of the same number must not inherit them), as in
+//! xenstored. `/local/domain/<domid>`, which dom0 owns, is removed by the toolstack.
 
 mod access;
 mod connection;
@@ -34,40 +34,55 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ring_abi::xs_wire::{MessageType, PAYLOAD_MAX, XsError};
 
-use crate::DomId;
 use crate::wire::Message;
-use access::Who;
+use access::Credentials;
 use connection::Connection;
 use domain::Domain;
 use node_ops::Effect;
 use path::Path;
 pub use quota::{Quota, Quotas};
+use ring_abi::DomId;
 pub use run::{Config, Store, StoreHandle};
 use tree::{Generation, Tree};
 use watch::{Event, Watches};
 
-/// Fires when a domain is introduced.
+/// The special node whose watches fire when a domain is introduced.
 pub const INTRODUCE_DOMAIN: &str = "@introduceDomain";
-/// Fires when a domain is released.
+/// The special node whose watches fire when a domain is released.
 pub const RELEASE_DOMAIN: &str = "@releaseDomain";
 
 /// Most connections of one domain.
-const MOST_CONNECTIONS: usize = 64;
+const MAX_CONNECTIONS: usize = 64;
 
-/// A connection's number; never used twice.
+/// A connection's number, which is never reused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConnId(pub u64);
 
 /// The store as a value.
 ///
-/// A shell moves bytes: what a connection sent goes to [`Core::input`] while [`Core::wants_input`]; what
-/// [`Core::output`] gives is sent and acknowledged with [`Core::sent`]. After any call [`Core::take_woken`] names
-/// the connections that have something to send, or are [`Core::closed`].
+/// The caller moves bytes: it passes those that a connection sent to [`Core::input`] while [`Core::wants_input`], and
+/// sends those of [`Core::output`] and acknowledges them with [`Core::sent`]. After any call [`Core::take_woken`]
+/// returns the connections that have output or are [`Core::closed`].
+///
+/// ```
+/// use ring_abi::xs_wire::MessageType;
+/// use xenstore::server::{Core, Quotas};
+/// use xenstore::wire::Message;
+///
+/// let mut core = Core::new(Quotas::default());
+/// let dom0 = core.connect();
+/// core.input(dom0, &Message::new(MessageType::Write, 1, 0, b"/a\0value".to_vec()).to_bytes());
+/// assert_eq!(core.take_woken(), [dom0]);
+/// assert!(core.output(dom0).ends_with(b"OK\0"));
+/// core.sent(dom0, core.output(dom0).len());
+/// assert!(core.output(dom0).is_empty());
+/// ```
 pub struct Core {
     tree: Tree,
     generation: Generation,
-    /// Changes made to the tree, and how many there will be when old transactions are next looked for.
+    /// Number of changes made to the tree.
     changes: u64,
+    /// The value of `changes` at which old transactions are next expired.
     next_expiry: u64,
     watches: Watches,
     connections: BTreeMap<ConnId, Connection>,
@@ -78,7 +93,7 @@ pub struct Core {
 }
 
 impl Core {
-    /// An empty store. `quotas` are those domains start with.
+    /// Makes an empty store. `quotas` are those of new domains.
     pub fn new(quotas: Quotas) -> Core {
         Core {
             tree: Tree::new(),
@@ -87,27 +102,27 @@ impl Core {
             next_expiry: 0,
             watches: Watches::default(),
             connections: BTreeMap::new(),
-            domains: BTreeMap::from([(0, Domain::introduced(0, quotas))]),
+            domains: BTreeMap::from([(DomId::DOM0, Domain::introduced(DomId::DOM0, quotas))]),
             quotas,
             next_conn: 1,
             woken: BTreeSet::new(),
         }
     }
 
-    /// A further connection of dom0's: may do everything.
+    /// Adds a connection of dom0, which may make every request.
     pub fn connect(&mut self) -> ConnId {
-        self.add(0)
+        self.add(DomId::DOM0)
     }
 
-    /// A domain's connection. It may have up to 64, as a domain that is a process has no kernel to share one among
-    /// its drivers; the quotas of watches, transactions and waiting events hold for each. The first fires
-    /// `@introduceDomain`.
+    /// Adds a domain's connection. A domain may have up to 64, as one that is a process has no kernel to share a
+    /// connection among its drivers; the quotas of watches, transactions and unread events hold for each. The first
+    /// connection fires `@introduceDomain`.
     ///
     /// # Errors
-    /// EINVAL for dom0 and for numbers that are no real domain's, ENOSPC for one connection too many.
+    /// EINVAL for dom0 and for reserved numbers, ENOSPC for one connection too many.
     pub fn introduce(&mut self, domid: DomId) -> Result<ConnId, XsError> {
-        self.note_introduced(domid)?;
-        if self.domains.get(&domid).is_some_and(|domain| domain.conns.len() >= MOST_CONNECTIONS) {
+        self.mark_introduced(domid)?;
+        if self.domains.get(&domid).is_some_and(|domain| domain.conns.len() >= MAX_CONNECTIONS) {
             return Err(XsError::ENOSPC);
         }
         let id = self.add(domid);
@@ -117,15 +132,15 @@ impl Core {
         Ok(id)
     }
 
-    /// A domain is gone; see the module's text for what happens.
+    /// Releases a domain, as described at the [module](self).
     ///
     /// # Errors
     /// ENOENT when it was not introduced, EINVAL for dom0.
     pub fn release(&mut self, domid: DomId) -> Result<(), XsError> {
-        self.forget_domain(domid)
+        self.remove_domain(domid)
     }
 
-    /// A connection has ended: its watches and transactions go.
+    /// Removes a connection with its watches and transactions.
     pub fn disconnect(&mut self, id: ConnId) {
         self.watches.remove_all(id);
         self.woken.remove(&id);
@@ -135,15 +150,15 @@ impl Core {
         }
     }
 
-    /// Takes bytes a connection sent, and does the requests they complete. At most these bytes and one message
-    /// are held.
+    /// Adds bytes that a connection sent, and executes the requests that they complete. At most these bytes and one
+    /// message are held.
     pub fn input(&mut self, id: ConnId, bytes: &[u8]) {
         let Some(connection) = self.connections.get_mut(&id).filter(|c| !c.closed) else { return };
         connection.decoder.push(bytes);
         self.proceed(id);
     }
 
-    /// More bytes may be read: the connection has taken enough of what it was sent.
+    /// Whether further bytes may be read from a connection: few enough of its replies are unsent.
     pub fn wants_input(&self, id: ConnId) -> bool {
         self.connections.get(&id).is_some_and(|c| c.wants_input(&self.quotas_of(c.domid)))
     }
@@ -153,24 +168,25 @@ impl Core {
         self.connections.get(&id).map_or(&[], |c| c.outbox.front())
     }
 
-    /// `n` bytes of [`Core::output`] were sent.
+    /// Removes `n` bytes of [`Core::output`], which were sent.
     pub fn sent(&mut self, id: ConnId, n: usize) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         connection.outbox.advance(n);
         self.proceed(id);
     }
 
-    /// The connection broke the protocol or does not take what it is sent; [`Core::disconnect`] it.
+    /// Whether a connection has violated the protocol, left too many events unread or lost its domain. The caller has
+    /// to [`Core::disconnect`] it.
     pub fn closed(&self, id: ConnId) -> bool {
         self.connections.get(&id).is_none_or(|c| c.closed)
     }
 
-    /// The connections that have something to send or are closed, since this was last asked.
+    /// Takes the connections that have output, or are closed, since the last call.
     pub fn take_woken(&mut self) -> Vec<ConnId> {
         std::mem::take(&mut self.woken).into_iter().collect()
     }
 
-    /// Bytes held of what a connection sent and is no request yet, and of what it has not taken yet.
+    /// Bytes held of a connection's undecoded input, and of its unsent output.
     pub fn backlog(&self, id: ConnId) -> (usize, usize) {
         self.connections.get(&id).map_or((0, 0), |c| (c.decoder.pending(), c.outbox.bytes()))
     }
@@ -182,28 +198,28 @@ impl Core {
         id
     }
 
-    /// Does whole requests as long as the connection takes its replies.
+    /// Executes complete requests as long as few enough replies are unsent.
     fn proceed(&mut self, id: ConnId) {
         while self.wants_input(id) {
             let Some(connection) = self.connections.get_mut(&id) else { return };
             match connection.decoder.take() {
-                Ok(Some(request)) => self.answer(id, &request),
+                Ok(Some(request)) => self.execute(id, &request),
                 Ok(None) => return,
                 Err(e) => self.close(id, &e.to_string()),
             }
         }
     }
 
-    fn answer(&mut self, id: ConnId, request: &Message) {
+    fn execute(&mut self, id: ConnId, request: &Message) {
         let header = request.header;
-        let outcome = self.handle(id, request).and_then(|answer| {
-            let fits = answer.payload.len() <= PAYLOAD_MAX;
-            fits.then_some(answer).ok_or(XsError::E2BIG)
+        let outcome = self.handle(id, request).and_then(|reply| {
+            let fits = reply.payload.len() <= PAYLOAD_MAX;
+            fits.then_some(reply).ok_or(XsError::E2BIG)
         });
-        let reply = |kind, payload| Message::new(kind, header.req_id, header.tx_id, payload);
+        let message = |kind, payload| Message::new(kind, header.req_id, header.tx_id, payload);
         let (reply, event) = match outcome {
-            Ok(answer) => (reply(answer.kind, answer.payload), answer.event),
-            Err(e) => (reply(MessageType::Error, [e.name().as_bytes(), b"\0"].concat()), None),
+            Ok(reply) => (message(reply.kind, reply.payload), reply.event),
+            Err(e) => (message(MessageType::Error, [e.name().as_bytes(), b"\0"].concat()), None),
         };
         if let Some(connection) = self.connections.get_mut(&id).filter(|c| !c.closed) {
             connection.outbox.reply(&reply);
@@ -212,25 +228,25 @@ impl Core {
         self.deliver(event);
     }
 
-    /// Tells of changes that were made to the tree.
+    /// Counts changes that were made to the tree and fires their watches.
     fn fire(&mut self, effects: impl IntoIterator<Item = Effect>) {
         for effect in effects {
             self.changes += 1;
-            let who = |id| self.connections.get(&id).map(|c: &Connection| self.who(c.domid));
-            let events = self.watches.fired(&effect, who);
+            let credentials = |id| self.connections.get(&id).map(|c: &Connection| self.credentials(c.domid));
+            let events = self.watches.fired(&effect, credentials);
             self.deliver(events);
         }
         if self.changes >= self.next_expiry {
-            self.next_expiry = self.changes + transaction::KEEP / 16;
+            self.next_expiry = self.changes + transaction::MAX_AGE / 16;
             self.expire();
         }
     }
 
-    /// Begins guests' transactions anew that keep a tree too old.
+    /// Expires guests' transactions that hold a tree too old.
     fn expire(&mut self) {
-        let guests = self.connections.values_mut().filter(|c| c.domid != 0);
+        let guests = self.connections.values_mut().filter(|c| c.domid != DomId::DOM0);
         for transaction in guests.flat_map(|c| c.transactions.values_mut()) {
-            if self.changes - transaction.began > transaction::KEEP {
+            if self.changes - transaction.began > transaction::MAX_AGE {
                 transaction.expire(&self.tree, self.changes);
             }
         }
@@ -244,8 +260,9 @@ impl Core {
             let quotas = self.quotas_of(self.connections[&id].domid);
             let outbox = &self.connections[&id].outbox;
             if self.connections[&id].overflows(&quotas) {
-                let (events, bytes) = (outbox.events(), outbox.bytes());
-                let why = format!("quota watch-events: {events} events wait, {bytes} bytes");
+                let events = outbox.events();
+                let bytes = outbox.bytes();
+                let why = format!("quota watch-events exceeded: {events} events, {bytes} bytes unread");
                 self.close(id, &why);
             }
         }
@@ -260,14 +277,14 @@ impl Core {
 
     fn close(&mut self, id: ConnId, why: &str) {
         let Some(connection) = self.connections.get_mut(&id).filter(|c| !c.closed) else { return };
-        tracing::warn!(domid = connection.domid, connection = id.0, why, "xenstore connection closed");
+        tracing::warn!(domid = connection.domid.0, connection = id.0, why, "xenstore connection closed");
         connection.close();
         self.watches.remove_all(id);
         self.woken.insert(id);
     }
 
-    fn who(&self, domid: DomId) -> Who {
-        Who { domid, target: self.domains.get(&domid).and_then(|d| d.target) }
+    fn credentials(&self, domid: DomId) -> Credentials {
+        Credentials { domid, target: self.domains.get(&domid).and_then(|d| d.target) }
     }
 
     fn quotas_of(&self, domid: DomId) -> Quotas {

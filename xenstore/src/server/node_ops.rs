@@ -1,17 +1,17 @@
-//! Operations on nodes as somebody makes them: permissions and quotas checked, then done on a tree. Which tree,
-//! the store's or a transaction's, is not known here.
+//! Operations on nodes: permissions and quotas are checked, then the operation is made on a tree, which is the store's
+//! or a transaction's.
 
 use std::sync::Arc;
 
 use ring_abi::xs_wire::XsError;
 
-use super::access::{Perms, Who};
+use super::access::{Credentials, Perms};
 use super::path::Path;
 use super::quota::{Allowance, Quota};
-use super::tree::{Fresh, Generation, Node, Tree};
+use super::tree::{Generation, NewNode, Node, Tree};
 use crate::permission::Permission;
 
-/// A change to nodes, as a value: a transaction keeps these and makes them again when it commits.
+/// A change to nodes as a value: a transaction logs its changes and makes them again when it commits.
 #[derive(Clone, Debug)]
 pub(super) enum Change {
     Write(Path, Vec<u8>),
@@ -29,7 +29,7 @@ impl Change {
         }
     }
 
-    /// Bytes it takes to keep this.
+    /// Bytes of memory that the change takes.
     pub(super) fn len(&self) -> usize {
         let rest = match self {
             Change::Write(_, value) => value.len(),
@@ -40,17 +40,17 @@ impl Change {
     }
 }
 
-/// A change that was made, as watches need to know it.
+/// A change that was made, for firing watches.
 #[derive(Clone, Debug)]
 pub(super) struct Effect {
     pub(super) path: Path,
-    /// Whoever may read by any of these may be told: the node's list (old and new), and its parent's.
+    /// The node's permissions (old and new) and its parent's: an event goes to those who may read by any of them.
     pub(super) readable: Vec<Perms>,
-    /// What was taken out, if that is what happened.
+    /// The node that was removed, if the change is a removal.
     pub(super) removed: Option<Arc<Node>>,
 }
 
-/// What a request needs to be allowed to do with a node.
+/// The right that a request needs at a node.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Need {
     Read,
@@ -58,19 +58,20 @@ enum Need {
     Own,
 }
 
-/// A tree as one domain sees it.
-pub(super) struct View<'a> {
+/// A tree with the credentials and quotas of one domain.
+pub(super) struct TreeView<'a> {
     pub(super) tree: &'a mut Tree,
     pub(super) generation: &'a mut Generation,
-    pub(super) who: Who,
+    pub(super) credentials: Credentials,
     pub(super) allowance: &'a mut Allowance,
 }
 
-impl View<'_> {
-    /// A node that may be read.
+impl TreeView<'_> {
+    /// Reads a node.
     ///
     /// # Errors
-    /// ENOENT, or EACCES where not even that may be known.
+    /// EACCES where the node, or the nearest ancestor of a missing node, is not readable; else ENOENT for a missing
+    /// node.
     pub(super) fn read(&self, path: &Path) -> Result<&Node, XsError> {
         self.node(path, Need::Read)
     }
@@ -78,7 +79,8 @@ impl View<'_> {
     /// Makes a change; `None` when there was nothing to change.
     ///
     /// # Errors
-    /// EACCES, ENOENT, EPERM, EINVAL as the request; ENOSPC beyond a quota. The tree is then as before.
+    /// EACCES, ENOENT, EPERM and EINVAL as xenstored for each request; ENOSPC beyond a quota. The tree is then
+    /// unchanged.
     pub(super) fn apply(&mut self, change: &Change) -> Result<Option<Effect>, XsError> {
         match change {
             Change::Write(path, value) => self.write(path, value).map(Some),
@@ -115,7 +117,7 @@ impl View<'_> {
 
     fn rm(&mut self, path: &Path) -> Result<Option<Effect>, XsError> {
         match self.node(path, Need::Write) {
-            // Nothing to remove is fine as long as it would have had a place.
+            // A missing node is no error as long as its parent exists.
             Err(XsError::ENOENT) if self.tree.get(&path.parent()).is_some() => return Ok(None),
             found => found?,
         };
@@ -128,18 +130,19 @@ impl View<'_> {
     fn set_perms(&mut self, path: &Path, perms: &Perms) -> Result<Effect, XsError> {
         self.check(Quota::Permissions, perms.len())?;
         let node = self.node(path, Need::Own)?;
-        if !self.who.privileged() && perms[0].domid != node.owner() {
+        if !self.credentials.privileged() && perms[0].domid != node.owner() {
             return Err(XsError::EPERM);
         }
-        let (before, size) = (node.perms.clone(), node_size(perms, node.value.len(), node.names_len()));
+        let before = node.perms.clone();
+        let size = node_size(perms, node.value.len(), node.names_len());
         self.check(Quota::NodeSize, size)?;
         let generation = self.next();
         self.tree.set_perms(path, perms.clone(), generation);
         Ok(self.changed(path, Some(before)))
     }
 
-    /// Makes a node, and the missing ones above it, with the permissions of the nearest one there is; a guest owns
-    /// what it makes.
+    /// Creates a node and its missing ancestors with the permissions of the nearest existing one; a guest owns the
+    /// nodes that it creates.
     fn create(&mut self, path: &Path, value_len: usize) -> Result<(), XsError> {
         let (above, missing) = self.tree.nearest(path);
         let mut perms = above.perms.clone();
@@ -148,35 +151,35 @@ impl View<'_> {
         let mut sizes = vec![node_size(&perms, above.value.len(), above.names_len() + new[0] + 1)];
         sizes.extend(new[1..].iter().map(|child| node_size(&perms, 0, child + 1)));
         sizes.push(node_size(&perms, value_len, 0));
-        if !self.who.privileged() {
-            Arc::make_mut(&mut perms)[0].domid = self.who.domid;
-            self.check(Quota::Nodes, self.tree.owned(self.who.domid) as usize + missing)?;
+        if !self.credentials.privileged() {
+            Arc::make_mut(&mut perms)[0].domid = self.credentials.domid;
+            self.check(Quota::Nodes, self.tree.owned(self.credentials.domid) as usize + missing)?;
         }
         self.check(Quota::NodeSize, sizes.into_iter().max().unwrap_or(0))?;
         let generation = self.next();
-        self.tree.create(path, &Fresh { perms, generation });
+        self.tree.create(path, &NewNode { perms, generation });
         Ok(())
     }
 
-    /// The node, if it is there and may be used so. Whoever may not use what is above a missing node is not even
-    /// told that it is missing.
+    /// The node, if the credentials have the right at it. For a missing node the nearest ancestor's permissions decide
+    /// between ENOENT and EACCES.
     fn node(&self, path: &Path, need: Need) -> Result<&Node, XsError> {
         match self.tree.get(path) {
             Some(node) if self.permits(&node.perms, need) => Ok(node),
             Some(_) => Err(XsError::EACCES),
             None => {
                 let need = if need == Need::Own { Need::Write } else { need };
-                let told = self.permits(&self.tree.nearest(path).0.perms, need);
-                Err(if told { XsError::ENOENT } else { XsError::EACCES })
+                let permitted = self.permits(&self.tree.nearest(path).0.perms, need);
+                Err(if permitted { XsError::ENOENT } else { XsError::EACCES })
             }
         }
     }
 
     fn permits(&self, perms: &Perms, need: Need) -> bool {
         match need {
-            Need::Read => self.who.access(perms).reads(),
-            Need::Write => self.who.access(perms).writes(),
-            Need::Own => self.who.owns(perms),
+            Need::Read => self.credentials.access(perms).reads(),
+            Need::Write => self.credentials.access(perms).writes(),
+            Need::Own => self.credentials.owns(perms),
         }
     }
 
@@ -199,9 +202,9 @@ impl View<'_> {
     }
 }
 
-/// What xenstored counts for a node: its header (16 bytes) and all it holds.
+/// The size of a node as xenstored counts it: its header (16 bytes), permissions, value and children's names.
 fn node_size(perms: &Perms, value: usize, names: usize) -> usize {
-    /// Bytes of a permission in xenstored's database; ours are smaller.
+    /// Bytes of a permission in xenstored's database, not less than here.
     const PERMISSION: usize = 2 * size_of::<u32>();
     const { assert!(size_of::<Permission>() <= PERMISSION) };
     16 + perms.len() * PERMISSION + value + names

@@ -1,4 +1,4 @@
-//! What a connection has not taken yet: replies and watch events, in order, within bounds.
+//! The unsent replies and watch events of a connection, in order.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -8,20 +8,20 @@ use crate::wire::Message;
 
 struct Packet {
     bytes: Vec<u8>,
-    /// An event's payload is also in `waiting`.
+    /// A watch event, whose payload is also in `queued_events`.
     event: bool,
 }
 
 #[derive(Default)]
 pub(super) struct Outbox {
     queue: VecDeque<Packet>,
-    /// Bytes of the first packet that are gone.
+    /// Bytes of the first packet that were sent.
     sent: usize,
     replies: usize,
     events: usize,
     bytes: usize,
-    /// Payloads of the events queued: an equal one would tell nothing new.
-    waiting: HashSet<Vec<u8>>,
+    /// Payloads of the queued events, with which equal ones are merged.
+    queued_events: HashSet<Vec<u8>>,
 }
 
 impl Outbox {
@@ -30,13 +30,13 @@ impl Outbox {
         self.push(message.to_bytes(), false);
     }
 
-    /// Queues an event. One that waits already is not queued again, unless `special`.
+    /// Queues an event, unless an equal one is queued and it is not `special`.
     pub(super) fn event(&mut self, payload: Vec<u8>, special: bool) {
-        if !special && self.waiting.contains(&payload) {
+        if !special && self.queued_events.contains(&payload) {
             return;
         }
         let bytes = Message::new(MessageType::WatchEvent, 0, 0, payload.clone()).to_bytes();
-        self.waiting.insert(payload);
+        self.queued_events.insert(payload);
         self.events += 1;
         self.push(bytes, true);
     }
@@ -46,7 +46,7 @@ impl Outbox {
         self.queue.front().map_or(&[], |packet| &packet.bytes[self.sent..])
     }
 
-    /// `n` bytes of the front were sent.
+    /// Removes `n` bytes of [`Outbox::front`], which were sent.
     pub(super) fn advance(&mut self, n: usize) {
         let Some(packet) = self.queue.front() else { return };
         self.sent += n;
@@ -55,7 +55,7 @@ impl Outbox {
         }
         self.bytes -= packet.bytes.len();
         if packet.event {
-            self.waiting.remove(&packet.bytes[ring_abi::xs_wire::HEADER_SIZE..]);
+            self.queued_events.remove(&packet.bytes[ring_abi::xs_wire::HEADER_SIZE..]);
             self.events -= 1;
         } else {
             self.replies -= 1;
@@ -72,7 +72,7 @@ impl Outbox {
         self.events
     }
 
-    /// Bytes of all packets that are not wholly sent.
+    /// Bytes of all packets that are not completely sent.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -88,7 +88,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_events_wait_once_and_counts_return_to_nothing() {
+    fn equal_events_are_queued_once_and_counts_return_to_zero() {
         let mut outbox = Outbox::default();
         for _ in 0..3 {
             outbox.event(b"/a\0t\0".to_vec(), false);

@@ -1,4 +1,4 @@
-//! A node's path, checked once and canonical from then on.
+//! A node's path: checked and made absolute when it is parsed.
 
 use std::borrow::Borrow;
 use std::fmt;
@@ -6,26 +6,26 @@ use std::sync::Arc;
 
 use ring_abi::xs_wire::{ABS_PATH_MAX, XsError};
 
-use crate::DomId;
+use ring_abi::DomId;
 
 /// An absolute path (`/`, `/a/b`), or the name of a special node (`@releaseDomain`). Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Path(Arc<str>);
 
-/// A path as a request gave it.
-pub(super) struct Given {
+/// The path of a request, made absolute.
+pub(super) struct RequestPath {
     pub(super) path: Path,
-    /// Bytes to take off an event's path, because the request's was relative to the domain's home.
+    /// Bytes to strip from an event's path, because the request's path was relative to the domain's home.
     pub(super) prefix: usize,
 }
 
 impl Path {
-    /// `/`
+    /// The root, `/`.
     pub(super) fn root() -> Path {
         Path("/".into())
     }
 
-    /// A path of ours, known to be well-formed.
+    /// Makes a path from text that is known to be well-formed.
     pub(super) fn fixed(path: &str) -> Path {
         Path(path.into())
     }
@@ -35,18 +35,24 @@ impl Path {
         Path(format!("/local/domain/{domid}").into())
     }
 
-    /// Checks a request's path and makes it absolute. `longest` bounds it without the home's part, if not 0.
+    /// Parses a request's path and makes it absolute. `longest`, if not 0, bounds its length below a domain's home.
     ///
     /// # Errors
-    /// EINVAL: empty, too long, forbidden bytes, doubled or trailing slashes, or special where none may be.
-    pub(super) fn parse(bytes: &[u8], domid: DomId, longest: u32, special: bool) -> Result<Given, XsError> {
+    /// EINVAL when it is empty or too long, has forbidden bytes, doubled or trailing slashes, or is special where no
+    /// special path is allowed.
+    pub(super) fn parse(
+        bytes: &[u8],
+        domid: DomId,
+        longest: u32,
+        special: bool,
+    ) -> Result<RequestPath, XsError> {
         let text = std::str::from_utf8(bytes).map_err(|_| XsError::EINVAL)?;
         if !text.bytes().all(allowed) || text.is_empty() || text.len() > ABS_PATH_MAX {
             return Err(XsError::EINVAL);
         }
         if text.starts_with('@') {
             let plain = special && !text.contains('/');
-            return plain.then(|| Given { path: Path(text.into()), prefix: 0 }).ok_or(XsError::EINVAL);
+            return plain.then(|| RequestPath { path: Path(text.into()), prefix: 0 }).ok_or(XsError::EINVAL);
         }
         let (path, prefix) = match text.starts_with('/') {
             true => (text.to_owned(), 0),
@@ -59,7 +65,7 @@ impl Path {
         let fits =
             path.len() <= ABS_PATH_MAX && (longest == 0 || below_home(&path).len() <= longest as usize);
         match well_formed && fits {
-            true => Ok(Given { path: Path(path.into()), prefix }),
+            true => Ok(RequestPath { path: Path(path.into()), prefix }),
             false => Err(XsError::EINVAL),
         }
     }
@@ -76,17 +82,17 @@ impl Path {
         &*self.0 == "/"
     }
 
-    /// The names from the root down; none for the root itself.
+    /// The names of its components from the root down; none for the root itself.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.0.split('/').filter(|name| !name.is_empty())
     }
 
-    /// This path's last name; the whole of it when special, empty for the root.
+    /// The last component's name; the whole path when special, empty for the root.
     pub(super) fn last(&self) -> &str {
         self.0.rsplit('/').next().unwrap_or("")
     }
 
-    /// One up; the root's is the root, and so is a special node's.
+    /// The parent's path; the root for the root and for a special node.
     pub(super) fn parent(&self) -> Path {
         match self.0.rfind('/') {
             Some(slash) if slash > 0 => Path(self.0[..slash].into()),
@@ -94,7 +100,7 @@ impl Path {
         }
     }
 
-    /// This path and all above it, the longest first, the root last.
+    /// This path and those of all its ancestors, the root last.
     pub(super) fn upwards(&self) -> impl Iterator<Item = &str> {
         let whole = &*self.0;
         let mut next = Some(whole);
@@ -133,7 +139,7 @@ fn allowed(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'/' | b'_' | b'@')
 }
 
-/// What is left of a path without `/local/domain/<domid>/`: the length that the quota is about.
+/// A path without `/local/domain/<domid>/`, whose length the quota limits.
 fn below_home(path: &str) -> &str {
     path.strip_prefix("/local/domain/")
         .and_then(|rest| rest.split_once('/'))
@@ -146,31 +152,31 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<String, XsError> {
-        Path::parse(text.as_bytes(), 7, 2048, true).map(|g| g.path.to_string())
+        Path::parse(text.as_bytes(), DomId(7), 2048, true).map(|g| g.path.to_string())
     }
 
     #[test]
-    fn good_paths() {
+    fn well_formed_paths_are_parsed() {
         for path in ["/", "/a", "/a/b-c_d@E9", "@releaseDomain"] {
             assert_eq!(parse(path).as_deref(), Ok(path));
         }
         assert_eq!(parse("device/vbd").as_deref(), Ok("/local/domain/7/device/vbd"));
-        let given = Path::parse(b"a", 7, 0, false).unwrap();
-        assert_eq!(&given.path.as_str()[given.prefix..], "a");
+        let request = Path::parse(b"a", DomId(7), 0, false).unwrap();
+        assert_eq!(&request.path.as_str()[request.prefix..], "a");
     }
 
     #[test]
-    fn bad_paths() {
+    fn malformed_paths_are_einval() {
         let long = format!("/{}", "a".repeat(2048));
         for path in ["", "//", "/a/", "a/", "/a//b", "/a b", "/\u{e9}", "/a\0", "@a/b", &long] {
             assert_eq!(parse(path), Err(XsError::EINVAL), "{path:?}");
         }
-        assert!(Path::parse(b"@x", 0, 0, false).is_err());
+        assert!(Path::parse(b"@x", DomId::DOM0, 0, false).is_err());
         assert!(parse(&format!("/local/domain/1/{}", "a".repeat(2048))).is_ok());
     }
 
     #[test]
-    fn upwards_ends_at_the_root() {
+    fn upwards_lists_ancestors_up_to_the_root() {
         let up = |p: &str| Path::fixed(p).upwards().map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(up("/a/b"), ["/a/b", "/a", "/"]);
         assert_eq!(up("/"), ["/"]);

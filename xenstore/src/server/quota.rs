@@ -1,23 +1,23 @@
-//! What one guest may have of the store. dom0 is not held by any of this.
+//! Quotas: how much of the store one guest may use. dom0 is not limited.
 
 use std::collections::BTreeSet;
 
-use crate::DomId;
+use ring_abi::DomId;
 
-/// A thing that is counted. The names are those of GET_QUOTA and SET_QUOTA.
+/// A limited resource. The names are those of GET_QUOTA and SET_QUOTA.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Quota {
     /// Nodes owned.
     Nodes,
     /// Watches set.
     Watches,
-    /// Transactions open at a time.
+    /// Transactions open at the same time.
     Transactions,
     /// Bytes in a node: its header, permissions, value, and its children's names.
     NodeSize,
     /// Entries in a node's permissions.
     Permissions,
-    /// Replies not taken yet; beyond it no further request is read.
+    /// Unsent replies; beyond the quota no further request is read.
     Outstanding,
     /// Bytes in a path, `/local/domain/<domid>/` not counted.
     PathLength,
@@ -25,7 +25,7 @@ pub enum Quota {
     TransactionNodes,
     /// Bytes held for a domain in watches and open transactions.
     Memory,
-    /// Watch events not taken yet; beyond it the connection is closed.
+    /// Unsent watch events; beyond the quota the connection is closed.
     Events,
 }
 
@@ -60,7 +60,7 @@ impl Quota {
         }
     }
 
-    /// The quota of that name. xenstored calls `permissions` also `node-permissions`.
+    /// The quota with a name on the wire. xenstored calls `permissions` also `node-permissions`.
     pub fn from_name(name: &str) -> Option<Quota> {
         let name = if name == "node-permissions" { "permissions" } else { name };
         Quota::ALL.into_iter().find(|q| q.name() == name)
@@ -72,17 +72,17 @@ impl Quota {
 pub struct Quotas([u32; Quota::ALL.len()]);
 
 impl Quotas {
-    /// The value of one.
+    /// The value of a quota.
     pub fn get(&self, quota: Quota) -> u32 {
         self.0[quota as usize]
     }
 
-    /// Sets one.
+    /// Sets the value of a quota.
     pub fn set(&mut self, quota: Quota, value: u32) {
         self.0[quota as usize] = value;
     }
 
-    /// `used` is more than allowed.
+    /// Whether `used` is more than a quota allows.
     pub(super) fn exceeded(&self, quota: Quota, used: usize) -> bool {
         let most = self.get(quota);
         most != 0 && used > most as usize
@@ -90,7 +90,7 @@ impl Quotas {
 }
 
 impl Default for Quotas {
-    /// xenstored's; `watch-events` is ours.
+    /// xenstored's defaults; xenstored has no `watch-events`.
     fn default() -> Quotas {
         let mut quotas = Quotas([0; Quota::ALL.len()]);
         for (quota, value) in [
@@ -111,7 +111,7 @@ impl Default for Quotas {
     }
 }
 
-/// One domain's quotas, and which of them it has been reported for.
+/// One domain's quotas, and those that have been logged as exceeded.
 #[derive(Clone, Debug)]
 pub(super) struct Allowance {
     domid: DomId,
@@ -124,15 +124,16 @@ impl Allowance {
         Allowance { domid, quotas, reported: BTreeSet::new() }
     }
 
-    /// Whether `used` is within the quota. The first time it is not is logged: a guest that tries again for ever
-    /// must not fill the log.
+    /// Whether `used` is within the quota. Only the first excess is logged, so that a guest that keeps trying cannot
+    /// fill the log.
     pub(super) fn allows(&mut self, quota: Quota, used: usize) -> bool {
-        if self.domid == 0 || !self.quotas.exceeded(quota, used) {
+        if self.domid == DomId::DOM0 || !self.quotas.exceeded(quota, used) {
             return true;
         }
         if self.reported.insert(quota) {
-            let (most, name) = (self.quotas.get(quota), quota.name());
-            tracing::warn!(domid = self.domid, quota = name, most, used, "xenstore quota exceeded");
+            let most = self.quotas.get(quota);
+            let name = quota.name();
+            tracing::warn!(domid = self.domid.0, quota = name, most, used, "xenstore quota exceeded");
         }
         false
     }
@@ -143,7 +144,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_round_trip() {
+    fn quota_names_round_trip() {
         for quota in Quota::ALL {
             assert_eq!(Quota::from_name(quota.name()), Some(quota));
         }
@@ -152,12 +153,12 @@ mod tests {
     }
 
     #[test]
-    fn dom0_and_zero_are_not_limited() {
+    fn dom0_and_a_quota_of_zero_are_not_limited() {
         let mut quotas = Quotas::default();
-        assert!(!Allowance::new(1, quotas).allows(Quota::Watches, 129));
-        assert!(Allowance::new(1, quotas).allows(Quota::Watches, 128));
-        assert!(Allowance::new(0, quotas).allows(Quota::Watches, 129));
+        assert!(!Allowance::new(DomId(1), quotas).allows(Quota::Watches, 129));
+        assert!(Allowance::new(DomId(1), quotas).allows(Quota::Watches, 128));
+        assert!(Allowance::new(DomId::DOM0, quotas).allows(Quota::Watches, 129));
         quotas.set(Quota::Watches, 0);
-        assert!(Allowance::new(1, quotas).allows(Quota::Watches, 129));
+        assert!(Allowance::new(DomId(1), quotas).allows(Quota::Watches, 129));
     }
 }

@@ -1,31 +1,31 @@
-//! A transaction: a tree of its own, what it has looked at, and what it has changed.
+//! A transaction: a tree of its own, the nodes it depends on, and the changes it has made.
 //!
-//! Beginning one clones the tree, which takes no time. At the end, if nothing it looked at has changed since, its
-//! changes are made again on the store's tree, all or none. A transaction that only adds a node does not look at
-//! the names beside it: two devices can be made in one directory at the same time.
+//! Starting a transaction clones the tree, which takes constant time. The commit makes its changes again on the store's
+//! tree, all or none, unless a node it depends on has changed meanwhile. A transaction that only adds a node does not
+//! depend on the names beside it: two devices can be created in one directory at the same time.
 //!
-//! A tree that is kept keeps old nodes. A guest's transaction is therefore begun anew, and bound to fail with
-//! EAGAIN, once the store has changed [`KEEP`] times since: what all guests' open transactions keep alive together
-//! is no more than the nodes replaced by so many changes.
+//! A cloned tree keeps old nodes in memory. A guest's transaction is therefore restarted, and its commit fails with
+//! EAGAIN, once the store has changed [`MAX_AGE`] times since its start: the open transactions of all guests together
+//! keep no more than the nodes that so many changes replaced.
 
 use std::collections::BTreeMap;
 
 use ring_abi::xs_wire::XsError;
 
-use super::access::Who;
-use super::node_ops::{Change, Effect, View};
+use super::access::Credentials;
+use super::node_ops::{Change, Effect, TreeView};
 use super::path::Path;
 use super::quota::{Allowance, Quota};
 use super::tree::{Generation, Node, Tree};
 
-/// Changes to the store that a guest's transaction outlives.
-pub(super) const KEEP: u64 = 4096;
+/// Most changes to the store during a guest's transaction that do not expire it.
+pub(super) const MAX_AGE: u64 = 4096;
 
-/// What of a node a request depends on.
+/// What a request depends on at a node.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Looked {
-    /// That it is there or not, its value and permissions.
-    Itself,
+pub(super) enum Dependency {
+    /// Its existence, value and permissions.
+    Node,
     /// These and its children's names.
     Children,
 }
@@ -34,52 +34,59 @@ pub(super) struct Transaction {
     base: Tree,
     /// The tree as this transaction has changed it.
     pub(super) tree: Tree,
-    seen: BTreeMap<Path, Looked>,
+    dependencies: BTreeMap<Path, Dependency>,
     log: Vec<Change>,
-    /// Bytes this holds, the trees aside (they share the store's nodes).
+    /// Bytes this holds, without the trees, which share the store's nodes.
     pub(super) held: usize,
-    /// The store's count of changes when this began.
+    /// The store's count of changes at the start.
     pub(super) began: u64,
-    /// It can only be dropped, for this reason.
+    /// The error of the commit, once it can only fail.
     failed: Option<XsError>,
 }
 
 impl Transaction {
     pub(super) fn new(tree: &Tree, now: u64) -> Transaction {
-        let (seen, log) = (BTreeMap::new(), Vec::new());
-        Transaction { base: tree.clone(), tree: tree.clone(), seen, log, held: 0, began: now, failed: None }
+        Transaction {
+            base: tree.clone(),
+            tree: tree.clone(),
+            dependencies: BTreeMap::new(),
+            log: Vec::new(),
+            held: 0,
+            began: now,
+            failed: None,
+        }
     }
 
-    /// Lets go of the old tree. Requests still work, on the new one; the end says EAGAIN.
+    /// Drops the old tree. Further requests are made on the new one; the commit fails with EAGAIN.
     pub(super) fn expire(&mut self, tree: &Tree, now: u64) {
         *self = Transaction { failed: Some(XsError::EAGAIN), ..Transaction::new(tree, now) };
     }
 
-    /// Remembers that a request depends on this node. `others` are bytes held outside this transaction.
+    /// Records that a request depends on a node. `others` are bytes held outside this transaction.
     ///
     /// # Errors
     /// ENOSPC and ENOMEM beyond a quota; the transaction then cannot commit.
-    pub(super) fn look(
+    pub(super) fn depend_on(
         &mut self,
         path: &Path,
-        looked: Looked,
+        dependency: Dependency,
         others: usize,
         allowance: &mut Allowance,
     ) -> Result<(), XsError> {
-        if let Some(before) = self.seen.get_mut(path) {
-            *before = looked.max(*before);
+        if let Some(before) = self.dependencies.get_mut(path) {
+            *before = dependency.max(*before);
             return Ok(());
         }
-        self.grow(size_of::<(Path, Looked)>() + path.as_str().len(), others, allowance)?;
-        self.seen.insert(path.clone(), looked);
+        self.grow(size_of::<(Path, Dependency)>() + path.as_str().len(), others, allowance)?;
+        self.dependencies.insert(path.clone(), dependency);
         Ok(())
     }
 
-    /// Remembers a change that is to be made, and what it depends on: the node, and for a new node the one it will
-    /// hang under.
+    /// Records a change that is about to be made, and what it depends on: the node, and for a new node its nearest
+    /// ancestor.
     ///
     /// # Errors
-    /// As [`Transaction::look`].
+    /// ENOSPC and ENOMEM beyond a quota; the transaction then cannot commit.
     pub(super) fn record(
         &mut self,
         change: &Change,
@@ -87,48 +94,51 @@ impl Transaction {
         allowance: &mut Allowance,
     ) -> Result<(), XsError> {
         let path = change.path();
-        self.look(path, Looked::Itself, others, allowance)?;
+        self.depend_on(path, Dependency::Node, others, allowance)?;
         if self.base.get(path).is_none() {
             let above = path.parent();
-            let there = above.upwards().find(|p| self.base.get(&Path::fixed(p)).is_some()).unwrap_or("/");
-            self.look(&Path::fixed(there), Looked::Itself, others, allowance)?;
+            let nearest = above.upwards().find(|p| self.base.get(&Path::fixed(p)).is_some()).unwrap_or("/");
+            self.depend_on(&Path::fixed(nearest), Dependency::Node, others, allowance)?;
         }
         self.grow(change.len(), others, allowance)?;
         self.log.push(change.clone());
         Ok(())
     }
 
-    /// Takes the last recorded change back: it was refused.
+    /// Removes the last recorded change, which was refused.
     pub(super) fn unrecord(&mut self) {
         if let Some(change) = self.log.pop() {
             self.held -= change.len();
         }
     }
 
-    /// Makes the changes on `tree`, as `who`.
+    /// Makes the changes on `tree` with these credentials.
     ///
     /// # Errors
-    /// EAGAIN when something looked at has changed, or a change is not possible any more (the next attempt will
-    /// be told why), or when too much has changed since it began; ENOMEM when the transaction went beyond a quota.
-    /// The tree is then as before.
+    /// EAGAIN when a dependency has changed, when a change is not possible any more (the next attempt gets the reason),
+    /// or when the transaction has expired; ENOMEM when it exceeded a quota. `tree` is then unchanged.
     pub(super) fn commit(
         self,
         tree: &mut Tree,
         generation: &mut Generation,
-        who: Who,
+        credentials: Credentials,
         allowance: &mut Allowance,
     ) -> Result<Vec<Effect>, XsError> {
         if let Some(why) = self.failed {
             return Err(why);
         }
-        if !self.seen.iter().all(|(path, looked)| same(self.base.get(path), tree.get(path), *looked)) {
+        if !self.dependencies.iter().all(|(path, d)| same(self.base.get(path), tree.get(path), *d)) {
             return Err(XsError::EAGAIN);
         }
         let mut outcome = tree.clone();
         let mut effects = Vec::new();
         for change in &self.log {
-            let mut view =
-                View { tree: &mut outcome, generation: &mut *generation, who, allowance: &mut *allowance };
+            let mut view = TreeView {
+                tree: &mut outcome,
+                generation: &mut *generation,
+                credentials,
+                allowance: &mut *allowance,
+            };
             effects.extend(view.apply(change).map_err(|_| XsError::EAGAIN)?);
         }
         *tree = outcome;
@@ -136,7 +146,7 @@ impl Transaction {
     }
 
     fn grow(&mut self, by: usize, others: usize, allowance: &mut Allowance) -> Result<(), XsError> {
-        let touched = self.seen.len() + self.log.len() + 1;
+        let touched = self.dependencies.len() + self.log.len() + 1;
         let refused = if !allowance.allows(Quota::TransactionNodes, touched) {
             XsError::ENOSPC
         } else if !allowance.allows(Quota::Memory, others + self.held + by) {
@@ -150,11 +160,11 @@ impl Transaction {
     }
 }
 
-fn same(base: Option<&Node>, now: Option<&Node>, looked: Looked) -> bool {
+fn same(base: Option<&Node>, now: Option<&Node>, dependency: Dependency) -> bool {
     match (base, now) {
         (None, None) => true,
         (Some(a), Some(b)) => {
-            let children = looked == Looked::Children && a.children_changed != b.children_changed;
+            let children = dependency == Dependency::Children && a.children_changed != b.children_changed;
             a.changed == b.changed && !children
         }
         _ => false,

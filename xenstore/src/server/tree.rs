@@ -1,16 +1,17 @@
-//! The nodes: a persistent tree. Cloning it takes no time; what is then changed is copied along its path only.
+//! The nodes, in a persistent tree: cloning it takes constant time, and a change copies only the nodes on its path.
 //!
-//! Here is no permission check and no quota, only nodes, their generations, and who owns how many.
+//! The tree holds nodes, their generations and the number of nodes of each owner; it checks neither permissions nor
+//! quotas.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::access::Perms;
 use super::path::Path;
-use crate::DomId;
 use crate::permission::{Access, Permission};
+use ring_abi::DomId;
 
-/// A number that no two changes share.
+/// A number unique to each change.
 pub(super) type Generation = u64;
 
 /// One node.
@@ -18,29 +19,29 @@ pub(super) type Generation = u64;
 pub(super) struct Node {
     pub(super) value: Arc<[u8]>,
     pub(super) perms: Perms,
-    /// When value or permissions last changed.
+    /// The last change of value or permissions.
     pub(super) changed: Generation,
-    /// When a child was last added or removed.
+    /// The last addition or removal of a child.
     pub(super) children_changed: Generation,
     children: BTreeMap<Arc<str>, Arc<Node>>,
     /// Bytes of the children's names, each with its NUL.
     names_len: usize,
 }
 
-/// What a new node starts with.
+/// The initial permissions and generation of a node.
 #[derive(Clone)]
-pub(super) struct Fresh {
+pub(super) struct NewNode {
     pub(super) perms: Perms,
     pub(super) generation: Generation,
 }
 
 impl Node {
-    fn new(fresh: &Fresh) -> Node {
+    fn new(new: &NewNode) -> Node {
         Node {
             value: Arc::new([]),
-            perms: fresh.perms.clone(),
-            changed: fresh.generation,
-            children_changed: fresh.generation,
+            perms: new.perms.clone(),
+            changed: new.generation,
+            children_changed: new.generation,
             children: BTreeMap::new(),
             names_len: 0,
         }
@@ -63,7 +64,7 @@ impl Node {
         self.names_len
     }
 
-    /// The node these names lead to.
+    /// The node below this one by the names of its path's components.
     pub(super) fn descend<'n, 'p>(&'n self, names: impl Iterator<Item = &'p str>) -> Option<&'n Node> {
         let mut here = self;
         for name in names {
@@ -83,7 +84,7 @@ impl Node {
     }
 }
 
-/// A chain of nodes as deep as a path may be would otherwise be dropped by as many nested calls.
+/// Drops children iteratively: nested drops would be as deep as the longest path allows.
 impl Drop for Node {
     fn drop(&mut self) {
         let mut rest: Vec<_> = std::mem::take(&mut self.children).into_values().collect();
@@ -95,7 +96,7 @@ impl Drop for Node {
     }
 }
 
-/// All nodes, and how many each domain owns.
+/// All nodes, and the number of nodes that each domain owns.
 #[derive(Clone, Debug)]
 pub(super) struct Tree {
     root: Arc<Node>,
@@ -104,14 +105,14 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// What xenstored starts with: `/tool/xenstored` and the two special nodes, all dom0's alone.
+    /// Makes xenstored's initial tree: `/tool/xenstored` and the two special nodes, for dom0 alone.
     pub(super) fn new() -> Tree {
-        let fresh = Fresh { perms: Arc::new([Permission::new(0, Access::None)]), generation: 1 };
-        let node = || Arc::new(Node::new(&fresh));
+        let new = NewNode { perms: Arc::new([Permission::new(DomId::DOM0, Access::None)]), generation: 1 };
+        let node = || Arc::new(Node::new(&new));
         let special = [super::INTRODUCE_DOMAIN, super::RELEASE_DOMAIN].map(|name| (name, node()));
-        let owned = BTreeMap::from([(0, 1 + special.len() as u32)]);
+        let owned = BTreeMap::from([(DomId::DOM0, 1 + special.len() as u32)]);
         let mut tree = Tree { root: node(), special: Arc::new(special.into()), owned: Arc::new(owned) };
-        tree.create(&Path::fixed("/tool/xenstored"), &fresh);
+        tree.create(&Path::fixed("/tool/xenstored"), &new);
         tree
     }
 
@@ -122,49 +123,51 @@ impl Tree {
         }
     }
 
-    /// The nearest node above `path` that is there, and how many names below it are not.
+    /// The nearest existing ancestor of `path`, and the number of components below it.
     pub(super) fn nearest(&self, path: &Path) -> (&Node, usize) {
-        let (mut here, mut missing) = (&*self.root, path.names().count());
+        let mut here = &*self.root;
+        let mut missing = path.names().count();
         if path.is_special() {
             return (here, 1);
         }
         for name in path.names() {
             let Some(child) = here.child(name) else { break };
-            // The node itself is not above itself.
+            // A node is not its own ancestor.
             if missing == 1 {
                 break;
             }
-            (here, missing) = (child, missing - 1);
+            here = child;
+            missing -= 1;
         }
         (here, missing)
     }
 
-    /// How many nodes a domain owns.
+    /// The number of nodes that a domain owns.
     pub(super) fn owned(&self, domid: DomId) -> u32 {
         self.owned.get(&domid).copied().unwrap_or(0)
     }
 
-    /// Makes the node and all that is missing above it. A node that is there stays as it is.
-    pub(super) fn create(&mut self, path: &Path, fresh: &Fresh) {
+    /// Creates a node and its missing ancestors. An existing node is not changed.
+    pub(super) fn create(&mut self, path: &Path, new: &NewNode) {
         if path.is_special() {
             return;
         }
-        let mut made = 0;
+        let mut created = 0;
         let mut here = Arc::make_mut(&mut self.root);
         for name in path.names() {
             if here.child(name).is_none() {
-                here.children.insert(name.into(), Arc::new(Node::new(fresh)));
+                here.children.insert(name.into(), Arc::new(Node::new(new)));
                 here.names_len += name.len() + 1;
-                here.children_changed = fresh.generation;
-                made += 1;
+                here.children_changed = new.generation;
+                created += 1;
             }
             let Some(child) = here.children.get_mut(name) else { return };
             here = Arc::make_mut(child);
         }
-        self.count(fresh.perms[0].domid, made);
+        self.count(new.perms[0].domid, created);
     }
 
-    /// Sets a node's value; nothing when there is no such node.
+    /// Sets a node's value; a missing node is ignored.
     pub(super) fn set_value(&mut self, path: &Path, value: &[u8], generation: Generation) {
         if let Some(node) = self.get_mut(path) {
             node.value = value.into();
@@ -172,7 +175,7 @@ impl Tree {
         }
     }
 
-    /// Sets a node's permissions; nothing when there is no such node.
+    /// Sets a node's permissions; a missing node is ignored.
     pub(super) fn set_perms(&mut self, path: &Path, perms: Perms, generation: Generation) {
         let new_owner = perms[0].domid;
         let Some(node) = self.get_mut(path) else { return };
@@ -183,7 +186,7 @@ impl Tree {
         self.count(new_owner, 1);
     }
 
-    /// Takes a node and all below it out. The root and special nodes stay.
+    /// Removes a node and all below it. The root and special nodes cannot be removed.
     pub(super) fn remove(&mut self, path: &Path, generation: Generation) -> Option<Arc<Node>> {
         if path.is_root() || path.is_special() {
             return None;
@@ -193,15 +196,16 @@ impl Tree {
         let node = parent.children.remove(path.last())?;
         parent.names_len -= path.last().len() + 1;
         parent.children_changed = generation;
-        for gone in node.all() {
-            self.count(gone.owner(), -1);
+        for removed in node.all() {
+            self.count(removed.owner(), -1);
         }
         Some(node)
     }
 
     /// The topmost nodes that a domain owns.
     pub(super) fn topmost_owned(&self, domid: DomId) -> Vec<Path> {
-        let (mut found, mut stack) = (Vec::new(), vec![(String::new(), &*self.root)]);
+        let mut found = Vec::new();
+        let mut stack = vec![(String::new(), &*self.root)];
         while let Some((path, node)) = stack.pop() {
             if node.owner() == domid && !path.is_empty() {
                 found.push(Path::fixed(&path));
@@ -212,11 +216,12 @@ impl Tree {
         found
     }
 
-    /// Every node whose list, the owner's entry aside, names a domain.
+    /// Every node whose permissions have an entry for a domain other than the owner's entry.
     pub(super) fn naming(&self, domid: DomId) -> Vec<Path> {
         let names = |node: &Node| node.perms[1..].iter().any(|p| p.domid == domid);
         let special = self.special.iter().filter(|(_, node)| names(node)).map(|(name, _)| Path::fixed(name));
-        let (mut found, mut stack) = (special.collect::<Vec<_>>(), vec![(String::new(), &*self.root)]);
+        let mut found: Vec<_> = special.collect();
+        let mut stack = vec![(String::new(), &*self.root)];
         while let Some((path, node)) = stack.pop() {
             if names(node) {
                 found.push(if path.is_empty() { Path::root() } else { Path::fixed(&path) });
@@ -226,7 +231,7 @@ impl Tree {
         found
     }
 
-    /// Counts everything anew and compares.
+    /// Whether the counts of names and of owned nodes match the nodes.
     pub(super) fn is_consistent(&self) -> bool {
         let mut owned = BTreeMap::new();
         let nodes = self.root.all().chain(self.special.values().map(|node| &**node));
@@ -266,14 +271,14 @@ impl Tree {
 mod tests {
     use super::*;
 
-    fn fresh(domid: DomId, generation: Generation) -> Fresh {
-        Fresh { perms: Arc::new([Permission::new(domid, Access::None)]), generation }
+    fn new_node(domid: u16, generation: Generation) -> NewNode {
+        NewNode { perms: Arc::new([Permission::new(DomId(domid), Access::None)]), generation }
     }
 
     #[test]
-    fn a_clone_does_not_see_what_comes_after() {
+    fn clone_does_not_see_later_changes() {
         let mut tree = Tree::new();
-        tree.create(&Path::fixed("/a/b"), &fresh(1, 2));
+        tree.create(&Path::fixed("/a/b"), &new_node(1, 2));
         let before = tree.clone();
         tree.set_value(&Path::fixed("/a/b"), b"x", 3);
         tree.remove(&Path::fixed("/tool"), 4);
@@ -281,16 +286,16 @@ mod tests {
         assert!(before.get(&Path::fixed("/tool/xenstored")).is_some());
         assert_eq!(&*tree.get(&Path::fixed("/a/b")).unwrap().value, b"x");
         assert!(tree.get(&Path::fixed("/tool/xenstored")).is_none());
-        assert_eq!((tree.owned(0), tree.owned(1), before.owned(0)), (3, 2, 5));
+        assert_eq!((tree.owned(DomId(0)), tree.owned(DomId(1)), before.owned(DomId(0))), (3, 2, 5));
     }
 
     #[test]
-    fn nearest_counts_what_is_missing() {
+    fn nearest_returns_existing_ancestor_and_missing_count() {
         let mut tree = Tree::new();
-        tree.create(&Path::fixed("/a"), &fresh(5, 2));
+        tree.create(&Path::fixed("/a"), &new_node(5, 2));
         let nearest = |p| {
             let (node, missing) = tree.nearest(&Path::fixed(p));
-            (node.owner(), missing)
+            (node.owner().0, missing)
         };
         assert_eq!(nearest("/a/b/c"), (5, 2));
         assert_eq!(nearest("/a"), (0, 1));
@@ -299,14 +304,14 @@ mod tests {
     }
 
     #[test]
-    fn the_deepest_path_is_made_and_dropped() {
+    fn deepest_path_is_created_and_dropped() {
         let mut tree = Tree::new();
         let path = Path::fixed(&"/a".repeat(1536));
-        tree.create(&path, &fresh(1, 2));
-        assert_eq!(tree.owned(1), 1536);
+        tree.create(&path, &new_node(1, 2));
+        assert_eq!(tree.owned(DomId(1)), 1536);
         let snapshot = tree.clone();
         tree.remove(&Path::fixed("/a"), 3);
-        assert_eq!(tree.owned(1), 0);
+        assert_eq!(tree.owned(DomId(1)), 0);
         drop(snapshot);
     }
 }

@@ -1,4 +1,4 @@
-//! Watches, and which of them a change fires.
+//! All watches, and the events that a change fires.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -6,22 +6,22 @@ use std::ops::Bound;
 use ring_abi::xs_wire::{PAYLOAD_MAX, XsError};
 
 use super::ConnId;
-use super::access::{Perms, Who};
+use super::access::{Credentials, Perms};
 use super::node_ops::Effect;
-use super::path::{Given, Path};
+use super::path::{Path, RequestPath};
 
 struct Watch {
     conn: ConnId,
     token: Box<[u8]>,
-    /// Bytes to take off an event's path: the watch was relative.
+    /// Bytes to strip from an event's path, because the watch's path was relative.
     prefix: usize,
 }
 
-/// An event for a connection: the payload of a WATCH_EVENT.
+/// A watch event for a connection.
 pub(super) struct Event {
     pub(super) conn: ConnId,
     pub(super) payload: Vec<u8>,
-    /// Those of special nodes are never merged: each is another domain.
+    /// The event of a special node, which is never merged: each stands for another domain.
     pub(super) special: bool,
 }
 
@@ -32,11 +32,16 @@ pub(super) struct Watches {
 }
 
 impl Watches {
-    /// Sets a watch and gives its first event.
+    /// Adds a watch and returns its first event.
     ///
     /// # Errors
-    /// EEXIST when this connection watches this path with this token already.
-    pub(super) fn add(&mut self, conn: ConnId, at: Given, token: &[u8]) -> Result<Option<Event>, XsError> {
+    /// EEXIST when this connection already watches this path with this token.
+    pub(super) fn add(
+        &mut self,
+        conn: ConnId,
+        at: RequestPath,
+        token: &[u8],
+    ) -> Result<Option<Event>, XsError> {
         let here = self.by_path.entry(at.path.clone()).or_default();
         if here.iter().any(|w| w.conn == conn && *w.token == *token) {
             return Err(XsError::EEXIST);
@@ -47,10 +52,10 @@ impl Watches {
         Ok(first)
     }
 
-    /// Takes a watch back.
+    /// Removes a watch.
     ///
     /// # Errors
-    /// ENOENT when there is none.
+    /// ENOENT when there is no such watch.
     pub(super) fn remove(&mut self, conn: ConnId, path: &Path, token: &[u8]) -> Result<(), XsError> {
         let here = self.by_path.get_mut(path).ok_or(XsError::ENOENT)?;
         let at = here.iter().position(|w| w.conn == conn && *w.token == *token).ok_or(XsError::ENOENT)?;
@@ -61,7 +66,7 @@ impl Watches {
         Ok(())
     }
 
-    /// Takes all of a connection's watches back.
+    /// Removes all watches of a connection.
     pub(super) fn remove_all(&mut self, conn: ConnId) {
         self.by_path.retain(|_, here| {
             here.retain(|w| w.conn != conn);
@@ -69,25 +74,30 @@ impl Watches {
         });
     }
 
-    /// The events a change means, in order of path. `who` says on whose behalf a connection speaks.
-    pub(super) fn fired(&self, effect: &Effect, who: impl Fn(ConnId) -> Option<Who>) -> Vec<Event> {
-        let may = |watch: &Watch, lists: &[Perms]| {
-            who(watch.conn).is_some_and(|who| lists.iter().any(|perms| who.access(perms).reads()))
+    /// The events that a change fires. `credentials` gives those of a connection.
+    pub(super) fn fired(
+        &self,
+        effect: &Effect,
+        credentials: impl Fn(ConnId) -> Option<Credentials>,
+    ) -> Vec<Event> {
+        let may_read = |watch: &Watch, lists: &[Perms]| {
+            credentials(watch.conn)
+                .is_some_and(|credentials| lists.iter().any(|perms| credentials.access(perms).reads()))
         };
         let mut events = Vec::new();
         for path in effect.path.upwards() {
             let here = self.by_path.get(path).into_iter().flatten();
-            let told = here.filter(|w| may(w, &effect.readable));
-            events.extend(told.filter_map(|w| event(w, effect.path.as_str())));
+            let fired = here.filter(|w| may_read(w, &effect.readable));
+            events.extend(fired.filter_map(|w| event(w, effect.path.as_str())));
         }
         for (path, lists, here) in self.below(effect) {
-            let told = here.iter().filter(|w| may(w, &lists));
-            events.extend(told.filter_map(|w| event(w, path.as_str())));
+            let fired = here.iter().filter(|w| may_read(w, &lists));
+            events.extend(fired.filter_map(|w| event(w, path.as_str())));
         }
         events
     }
 
-    /// The watches on nodes that went with the one removed, and who could read each node.
+    /// The watches on nodes that were removed with the changed one, and the permissions by which each could be read.
     fn below<'w>(
         &'w self,
         effect: &'w Effect,
@@ -106,7 +116,7 @@ impl Watches {
     }
 }
 
-/// The event's payload; `None` when it does not fit the wire, as xenstored.
+/// Makes an event; `None` when its payload is too long for the wire, as in xenstored.
 fn event(watch: &Watch, path: &str) -> Option<Event> {
     let payload = [&path.as_bytes()[watch.prefix..], b"\0", &watch.token, b"\0"].concat();
     let special = path.starts_with('@');

@@ -1,35 +1,43 @@
-//! Where a device's two ends are in the store.
+//! The nodes of a device's two ends in the store.
 
 use alloc::format;
 use alloc::string::String;
 
-use crate::DomId;
+use ring_abi::DomId;
 
-/// A split device: what it is, who has it, who serves it.
+/// A split device: its kind, number, and the domains of its two ends.
+///
+/// ```
+/// use xenstore::DomId;
+/// use xenstore::xenbus::Device;
+///
+/// let device = Device::new("vif", DomId(3), 0);
+/// assert_eq!(device.back_path(), "/local/domain/0/backend/vif/3/0");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Device {
     /// The kind as paths spell it: `vbd`, `vif`, `qdisk`.
     pub kind: String,
-    /// The domain with the frontend.
+    /// The frontend's domain.
     pub front: DomId,
-    /// The domain with the backend.
+    /// The backend's domain.
     pub back: DomId,
     /// The device's number: a vbd's virtual device number, a vif's handle.
     pub id: u32,
 }
 
 impl Device {
-    /// A device whose backend is in dom0.
+    /// Makes a device whose backend is in dom0.
     pub fn new(kind: impl Into<String>, front: DomId, id: u32) -> Device {
-        Device { kind: kind.into(), front, back: 0, id }
+        Device { kind: kind.into(), front, back: DomId::DOM0, id }
     }
 
-    /// `/local/domain/<front>/device/<kind>/<id>`
+    /// The frontend's node: `/local/domain/<front>/device/<kind>/<id>`.
     pub fn front_path(&self) -> String {
         format!("/local/domain/{}/device/{}/{}", self.front, self.kind, self.id)
     }
 
-    /// `/local/domain/<back>/backend/<kind>/<front>/<id>`
+    /// The backend's node: `/local/domain/<back>/backend/<kind>/<front>/<id>`.
     pub fn back_path(&self) -> String {
         format!("/local/domain/{}/backend/{}/{}/{}", self.back, self.kind, self.front, self.id)
     }
@@ -40,8 +48,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_xens() {
-        let device = Device::new("vbd", 3, 51712);
+    fn device_paths_are_those_of_libxl() {
+        let device = Device::new("vbd", DomId(3), 51712);
         assert_eq!(device.front_path(), "/local/domain/3/device/vbd/51712");
         assert_eq!(device.back_path(), "/local/domain/0/backend/vbd/3/51712");
     }

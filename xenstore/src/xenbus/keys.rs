@@ -1,4 +1,4 @@
-//! A device's keys as a value, without I/O: what handshake cores take and give.
+//! A device's keys as a value, without I/O: what handshake cores read and write.
 
 use alloc::borrow::ToOwned;
 use alloc::collections::BTreeMap;
@@ -10,13 +10,13 @@ use core::str::FromStr;
 /// A key is missing, or is not of the expected form.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct KeyError {
-    /// The node under which the key was looked for.
+    /// The node above the key.
     pub path: String,
     /// The key, relative to `path`.
     pub key: String,
-    /// What stands there, shortened; `None` when the key is missing.
+    /// The key's value, shortened; `None` when the key is missing.
     pub found: Option<String>,
-    /// What should stand there.
+    /// The form of value expected.
     pub expected: &'static str,
 }
 
@@ -32,6 +32,16 @@ impl fmt::Display for KeyError {
 
 /// Keys and values below one node of the store, in the order of their names. A key below a child is written with
 /// slashes: `queue-0/ring-ref`.
+///
+/// ```
+/// use xenstore::Keys;
+///
+/// let keys = Keys::new("/local/domain/3/device/vif/0").with("queue-0/tx-ring-ref", 8).with("request-rx-copy", 1);
+/// assert!(keys.flag("request-rx-copy")?);
+/// assert_eq!(keys.below("queue-0").need::<u32>("tx-ring-ref")?, 8);
+/// assert_eq!(keys.or("multi-queue-num-queues", 1u32)?, 1);
+/// # Ok::<(), xenstore::KeyError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Keys {
     path: String,
@@ -39,12 +49,12 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// No keys yet, below this node.
+    /// Makes an empty set of keys below this node.
     pub fn new(path: impl Into<String>) -> Keys {
         Keys { path: path.into(), map: BTreeMap::new() }
     }
 
-    /// The node these are below.
+    /// The node above the keys.
     pub fn path(&self) -> &str {
         &self.path
     }
@@ -55,19 +65,19 @@ impl Keys {
         self
     }
 
-    /// Sets a key and gives the keys back, to build a set in one expression.
+    /// Sets a key and returns the keys, to build a set in one expression.
     #[must_use]
     pub fn with(mut self, key: impl Into<String>, value: impl ToString) -> Keys {
         self.set(key, value);
         self
     }
 
-    /// Takes a key out.
+    /// Removes a key and returns its value.
     pub fn remove(&mut self, key: &str) -> Option<String> {
         self.map.remove(key)
     }
 
-    /// The text of a key.
+    /// A key's value as text.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.map.get(key).map(String::as_str)
     }
@@ -75,7 +85,7 @@ impl Keys {
     /// A key's value, or `None` when it is missing.
     ///
     /// # Errors
-    /// [`KeyError`] when something else than a `T` stands there.
+    /// [`KeyError`] when the value is no `T`.
     pub fn opt<T: FromStr>(&self, key: &str) -> Result<Option<T>, KeyError> {
         let Some(text) = self.get(key) else { return Ok(None) };
         match text.trim_ascii().parse() {
@@ -84,31 +94,31 @@ impl Keys {
         }
     }
 
-    /// A key's value, or this when it is missing.
+    /// A key's value, or `default` when it is missing.
     ///
     /// # Errors
-    /// As [`Keys::opt`].
+    /// [`KeyError`] when the value is no `T`.
     pub fn or<T: FromStr>(&self, key: &str, default: T) -> Result<T, KeyError> {
         Ok(self.opt(key)?.unwrap_or(default))
     }
 
-    /// A key's value, which must be there.
+    /// A key's value, which must be present.
     ///
     /// # Errors
-    /// As [`Keys::opt`], and when it is missing.
+    /// [`KeyError`] when the key is missing or its value is no `T`.
     pub fn need<T: FromStr>(&self, key: &str) -> Result<T, KeyError> {
         self.opt(key)?.ok_or_else(|| self.error(key, short_name::<T>()))
     }
 
-    /// A feature: a number other than 0 is yes, 0 and absence are no.
+    /// A feature flag: `true` for a number other than 0, `false` for 0 and where the key is missing.
     ///
     /// # Errors
-    /// As [`Keys::opt`].
+    /// [`KeyError`] when the value is no number.
     pub fn flag(&self, key: &str) -> Result<bool, KeyError> {
         Ok(self.or::<u32>(key, 0)? != 0)
     }
 
-    /// The error that says `key` should be `expected`, e.g. a number outside the range agreed on.
+    /// Makes the error that `key` is not `expected`, e.g. for a number outside the negotiated range.
     pub fn error(&self, key: &str, expected: &'static str) -> KeyError {
         KeyError { path: self.path.clone(), key: key.to_owned(), found: self.get(key).map(excerpt), expected }
     }
@@ -124,17 +134,17 @@ impl Keys {
         Keys { path: format!("{}/{child}", self.path), map }
     }
 
-    /// Key by key.
+    /// All keys and values, in the order of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.map.iter().map(|(k, v)| (k.as_str(), v.as_str()))
     }
 
-    /// How many there are.
+    /// Number of keys.
     pub fn len(&self) -> usize {
         self.map.len()
     }
 
-    /// There are none.
+    /// Whether there are no keys.
     pub fn is_empty(&self) -> bool {
         self.map.is_empty()
     }
@@ -148,7 +158,7 @@ impl<K: Into<String>, V: ToString> Extend<(K, V)> for Keys {
     }
 }
 
-/// The start of a value that is not ours: enough to see what is wrong, too little to fill a log.
+/// The start of a peer's value: enough to see what is wrong with it, too little to fill a log.
 pub fn excerpt(value: &str) -> String {
     const MOST: usize = 64;
     match value.char_indices().nth(MOST) {
@@ -178,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn typed_getters_tell_absence_from_nonsense() {
+    fn typed_getters_distinguish_missing_and_malformed_keys() {
         let keys = keys();
         assert_eq!(keys.opt::<u32>("ring-page-order"), Ok(Some(4)));
         assert_eq!(keys.opt::<u32>("ring-ref"), Ok(None));
@@ -192,14 +202,14 @@ mod tests {
     }
 
     #[test]
-    fn below_takes_one_child_only() {
+    fn below_returns_keys_of_one_child() {
         let queue = keys().below("queue-0");
         assert_eq!(queue.path(), "/d/queue-0");
         assert_eq!(queue.iter().collect::<alloc::vec::Vec<_>>(), [("event-channel", "5"), ("ring-ref", "8")]);
     }
 
     #[test]
-    fn a_huge_value_is_shortened() {
+    fn long_value_is_shortened_in_error() {
         let keys = Keys::new("/d").with("k", "\u{e9}".repeat(5000));
         assert!(keys.need::<u32>("k").unwrap_err().to_string().len() < 300);
     }

@@ -1,15 +1,15 @@
-//! The xenbus handshake, as drivers need it: where a device's two ends keep their keys, how they tell each other
-//! their state, and how they report errors. Cores that only compute take [`core::Keys`]; [`End`] does the I/O.
+//! The xenbus handshake: where a device's two ends have their keys, how each end writes and reads states, and how
+//! errors are reported. Handshake cores, which do no I/O, take [`keys::Keys`]; [`DeviceEnd`] does the I/O.
 
 mod device;
 #[cfg(feature = "std")]
-mod end;
+mod device_end;
 pub mod keys;
 #[cfg(feature = "std")]
 mod read_tree;
 
 pub use device::Device;
 #[cfg(feature = "std")]
-pub use end::End;
+pub use device_end::DeviceEnd;
 #[cfg(feature = "std")]
-pub use read_tree::gather;
+pub use read_tree::read_tree;

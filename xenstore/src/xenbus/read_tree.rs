@@ -1,22 +1,19 @@
-//! Reads what another domain wrote below a node, within bounds.
+//! Reads all keys below a node that another domain writes, within bounds.
 
 use crate::client::{Nodes, Result};
 use crate::xenbus::keys::Keys;
 
-/// Most keys taken from one end of a device. Eight queues of sixteen ring pages with all features come to fewer
-/// than 200; a peer that writes more gets the rest ignored, not our memory.
+/// Most keys read from one end of a device. Eight queues of sixteen ring pages with all features need fewer than 200;
+/// what a peer writes beyond the bound is ignored, so that it cannot use up this domain's memory.
 const MOST_KEYS: usize = 2048;
-/// How deep children are followed: `queue-0/ring-ref0`, and one level to spare.
+/// Depth to which children are read: one level more than `queue-0/ring-ref0` needs.
 const DEPTH: u32 = 3;
 
-/// All keys below a node, children's too, at most 2048 of them; empty when the node is missing. Keys that are
-/// removed, or made unreadable, while this reads are left out.
+/// Reads all keys below a node and its children, at most 2048 of them; none when the node is missing. Keys that are
+/// removed or made unreadable during the read are left out, without an ENOENT or EACCES.
 ///
-/// A peer may write on while this reads: only in a transaction is the result of one moment.
-///
-/// # Errors
-/// Those of the connection; the store's ENOENT and EACCES are not among them.
-pub fn gather(nodes: &mut impl Nodes, path: &str) -> Result<Keys> {
+/// A peer may write during the read: the keys are of one moment only in a transaction.
+pub fn read_tree(nodes: &mut impl Nodes, path: &str) -> Result<Keys> {
     let mut keys = Keys::new(path);
     descend(nodes, path, "", DEPTH, &mut keys)?;
     Ok(keys)
@@ -24,19 +21,19 @@ pub fn gather(nodes: &mut impl Nodes, path: &str) -> Result<Keys> {
 
 fn descend(nodes: &mut impl Nodes, root: &str, below: &str, depth: u32, keys: &mut Keys) -> Result<()> {
     let here = if below.is_empty() { root.to_owned() } else { format!("{root}/{below}") };
-    let Some(names) = visible(nodes.directory(&here))? else { return Ok(()) };
+    let Some(names) = readable(nodes.directory(&here))? else { return Ok(()) };
     for name in names {
         if keys.len() >= MOST_KEYS {
             tracing::warn!(
                 path = root,
                 most = MOST_KEYS,
-                "more keys than a device can mean; the rest is ignored"
+                "too many keys below a device's node; the rest is ignored"
             );
             return Ok(());
         }
         let key = if below.is_empty() { name } else { format!("{below}/{name}") };
-        let Some(value) = visible(nodes.read(&format!("{root}/{key}")))? else { continue };
-        // A node that only holds others has an empty value and is no key of its own.
+        let Some(value) = readable(nodes.read(&format!("{root}/{key}")))? else { continue };
+        // A node that only has children has an empty value and is no key.
         let only_children = value.is_empty() && depth > 1 && {
             let before = keys.len();
             descend(nodes, root, &key, depth - 1, keys)?;
@@ -49,8 +46,8 @@ fn descend(nodes: &mut impl Nodes, root: &str, below: &str, depth: u32, keys: &m
     Ok(())
 }
 
-/// What the peer took away from under us is as if it had never been.
-fn visible<T>(result: Result<T>) -> Result<Option<T>> {
+/// `None` for a node that is missing or unreadable.
+fn readable<T>(result: Result<T>) -> Result<Option<T>> {
     use ring_abi::xs_wire::XsError;
     match result {
         Err(e) if matches!(e.store_error(), Some(XsError::ENOENT | XsError::EACCES)) => Ok(None),

@@ -1,5 +1,5 @@
-//! What the tests of a running store share.
-#![allow(dead_code)] // each test file uses some of it
+//! Shared code of the tests with a running store.
+#![allow(dead_code)] // each test file uses a part of it
 
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -8,10 +8,10 @@ use std::time::Duration;
 use xenstore::server::{Config, Store};
 use xenstore::{Client, DomId, WatchEvent};
 
-/// Longest that anything here may take.
+/// Timeout of replies and events.
 pub(crate) const BOUND: Duration = Duration::from_secs(20);
 
-/// A store in a directory of its own.
+/// A running store with its socket in a temporary directory.
 pub(crate) struct Running {
     pub(crate) store: Store,
     dir: tempfile::TempDir,
@@ -33,19 +33,19 @@ impl Running {
         self.dir.path().join("xenstored.sock")
     }
 
-    /// A client of dom0's, over the listening socket.
+    /// Makes a client of dom0, over the listening socket.
     pub(crate) fn dom0(&self) -> Client {
         bounded(Client::open_unix(self.socket()).unwrap())
     }
 
-    /// A domain's end of its connection.
-    pub(crate) fn stream(&self, domid: DomId) -> UnixStream {
+    /// Makes a domain's connection and returns the domain's end.
+    pub(crate) fn stream(&self, domid: u16) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
-        self.store.introduce(domid, theirs).unwrap();
+        self.store.introduce(DomId(domid), theirs).unwrap();
         ours
     }
 
-    pub(crate) fn domain(&self, domid: DomId) -> Client {
+    pub(crate) fn domain(&self, domid: u16) -> Client {
         bounded(Client::new(self.stream(domid)))
     }
 }
@@ -60,9 +60,9 @@ pub(crate) fn event(client: &mut Client) -> WatchEvent {
     client.wait_event(Some(BOUND)).unwrap().expect("a watch event")
 }
 
-/// All events that any earlier request can have caused: a request's events are sent before its reply is.
+/// All events of earlier requests: a request's events are sent before its reply.
 pub(crate) fn events(client: &mut Client) -> Vec<(String, String)> {
-    client.get_domain_path(0).unwrap();
+    client.get_domain_path(DomId::DOM0).unwrap();
     let mut all = Vec::new();
     while let Some(e) = client.poll_event().unwrap() {
         all.push((e.path, e.token));

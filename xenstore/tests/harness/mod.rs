@@ -1,30 +1,31 @@
-//! Hostile bytes against a store: the one harness of the property test and of the fuzz target.
+//! Sends hostile bytes to a store: the harness of the property test and of the fuzz target.
 //!
-//! The input is a script. Every step is an byte that picks a connection and an action, an byte of length, and so
-//! many bytes. They go in raw, or say what a well-formed request is about; or output is taken; or the connection
-//! breaks and comes back. Whatever the script, the store must not panic, must hold no more than its bounds, must
-//! answer every request once and in order, and must count its nodes right.
+//! The input is a script of steps: a byte that selects a connection and an action, a byte of length, and so many bytes.
+//! The action sends the bytes raw, makes a well-formed request of them, takes output, or closes the connection and
+//! opens it again. Whatever the script, the store must not panic, must keep its bounds on memory, must reply to every
+//! request once and in order, and must count its nodes correctly.
 
 use std::collections::VecDeque;
 
 use ring_abi::testing::Script;
 use ring_abi::xs_wire::{Header, MessageType, PAYLOAD_MAX};
+use xenstore::DomId;
 use xenstore::server::{ConnId, Core, Quotas};
 use xenstore::wire::{Decoder, Message};
 
-/// What one domain sends and gets.
+/// One domain's connection.
 struct Peer {
-    domid: u16,
+    domid: DomId,
     id: ConnId,
     replies: Decoder,
-    /// Numbers of the well-formed requests that are not answered; `None` once raw bytes have gone in.
-    asked: Option<VecDeque<u32>>,
+    /// Numbers of the well-formed requests without a reply; `None` once raw bytes have been sent.
+    pending: Option<VecDeque<u32>>,
 }
 
 /// Runs a script.
 pub(crate) fn run(mut script: &[u8]) {
     let mut core = Core::new(Quotas::default());
-    let mut peers: Vec<Peer> = (0..4).map(|domid| Peer::new(&mut core, domid)).collect();
+    let mut peers: Vec<Peer> = (0..4).map(|domid| Peer::new(&mut core, DomId(domid))).collect();
     let mut number = 0;
     while let [what, len, rest @ ..] = script {
         let (bytes, rest) = rest.split_at(rest.len().min(usize::from(*len)));
@@ -39,12 +40,12 @@ pub(crate) fn run(mut script: &[u8]) {
                 core.disconnect(peer.id);
                 *peer = Peer::new(&mut core, peer.domid);
             }
-            4 if peer.domid != 0 => {
+            4 if peer.domid != DomId::DOM0 => {
                 let _ = core.release(peer.domid);
                 *peer = Peer::new(&mut core, peer.domid);
             }
             5 => peer.send_overlong(&mut core, bytes),
-            kind => peer.ask(&mut core, u32::from(kind) % 28, number, bytes),
+            kind => peer.request(&mut core, u32::from(kind) % 28, number, bytes),
         }
         peers.iter().for_each(|peer| peer.is_bounded(&core));
     }
@@ -52,13 +53,17 @@ pub(crate) fn run(mut script: &[u8]) {
 }
 
 impl Peer {
-    fn new(core: &mut Core, domid: u16) -> Peer {
-        let id = if domid == 0 { core.connect() } else { core.introduce(domid).expect("a domain's number") };
-        Peer { domid, id, replies: Decoder::default(), asked: Some(VecDeque::new()) }
+    fn new(core: &mut Core, domid: DomId) -> Peer {
+        let id = if domid == DomId::DOM0 {
+            core.connect()
+        } else {
+            core.introduce(domid).expect("a domain's number")
+        };
+        Peer { domid, id, replies: Decoder::default(), pending: Some(VecDeque::new()) }
     }
 
     fn send_raw(&mut self, core: &mut Core, bytes: &[u8]) {
-        self.asked = None;
+        self.pending = None;
         if core.wants_input(self.id) {
             core.input(self.id, bytes);
         }
@@ -66,15 +71,16 @@ impl Peer {
 
     /// A header that announces more than the wire allows ends the connection.
     fn send_overlong(&mut self, core: &mut Core, bytes: &[u8]) {
-        if self.asked.is_none() || !core.wants_input(self.id) {
+        if self.pending.is_none() || !core.wants_input(self.id) {
             return;
         }
-        let len = bytes.iter().fold(4097u32, |len, o| len.saturating_mul(2).saturating_add((*o).into()));
+        let len =
+            bytes.iter().fold(4097u32, |len, byte| len.saturating_mul(2).saturating_add((*byte).into()));
         core.input(self.id, &Header { kind: 2, req_id: 0, tx_id: 0, len }.to_bytes());
         assert!(core.closed(self.id), "{len} bytes of payload are not refused");
     }
 
-    fn ask(&mut self, core: &mut Core, kind: u32, number: u32, bytes: &[u8]) {
+    fn request(&mut self, core: &mut Core, kind: u32, number: u32, bytes: &[u8]) {
         if !core.wants_input(self.id) {
             return;
         }
@@ -85,12 +91,12 @@ impl Peer {
         let mut message = Message::new(MessageType::Read, number, tx_id, payload);
         message.header.kind = kind;
         core.input(self.id, &message.to_bytes());
-        if let Some(asked) = &mut self.asked {
-            asked.push_back(number);
+        if let Some(pending) = &mut self.pending {
+            pending.push_back(number);
         }
     }
 
-    /// Takes up to `most` bytes of output and checks what they say.
+    /// Takes up to `most` bytes of output and checks the replies and events in them.
     fn take(&mut self, core: &mut Core, mut most: usize) {
         while most > 0 && !core.output(self.id).is_empty() {
             let n = core.output(self.id).len().min(most);
@@ -104,7 +110,7 @@ impl Peer {
                     assert_eq!(xenstore::wire::strings(&reply.payload).count(), 2);
                 }
                 _ => {
-                    let expected = self.asked.as_mut().map(|asked| asked.pop_front());
+                    let expected = self.pending.as_mut().map(|pending| pending.pop_front());
                     assert!(expected.is_none_or(|number| number == Some(reply.header.req_id)));
                 }
             }
@@ -114,12 +120,12 @@ impl Peer {
     fn is_bounded(&self, core: &Core) {
         let (input, output) = core.backlog(self.id);
         assert!(input <= 16 + 2 * PAYLOAD_MAX, "{input} bytes of input held");
-        let most = if self.domid == 0 { 17 << 20 } else { 2 << 20 };
+        let most = if self.domid == DomId::DOM0 { 17 << 20 } else { 2 << 20 };
         assert!(output <= most, "{output} bytes of output held");
     }
 }
 
-/// What the bytes of a step decide.
+/// Bytes of a step as choices.
 struct Choices<'s>(Script<'s>);
 
 impl Choices<'_> {
@@ -128,7 +134,7 @@ impl Choices<'_> {
     }
 
     fn path(&mut self) -> String {
-        /// Few, so that requests meet, and every kind of wrong one.
+        /// Few, so that requests often have the same path, and every kind of malformed path.
         const PATHS: [&str; 16] = [
             "/",
             "/a",

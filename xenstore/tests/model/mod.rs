@@ -1,8 +1,8 @@
-//! A store as simple as can be: every node in one map, a transaction a copy of it. Slow and plainly right.
+//! A simple model of the store: every node is in one map, and a transaction is a copy of it.
 
 use std::collections::BTreeMap;
 
-use xenstore::{Access, Permission, XsError};
+use xenstore::{Access, DomId, Permission, XsError};
 
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Node {
@@ -21,7 +21,7 @@ pub(crate) enum Op {
     SetPerms(String, Vec<Permission>),
 }
 
-/// A change that was made: where, whose lists may be read by whoever is told, and what was there before.
+/// A change that was made: its node, the permissions that decide who gets an event, and the model before a removal.
 pub(crate) struct Changed {
     pub(crate) path: String,
     pub(crate) lists: Vec<Vec<Permission>>,
@@ -37,37 +37,35 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn new() -> Model {
-        let perms = vec![Permission::new(0, Access::None)];
+        let perms = vec![Permission::new(DomId(0), Access::None)];
         let node = Node { value: vec![], perms };
         let paths = ["/", "/tool", "/tool/xenstored"];
         Model { nodes: paths.into_iter().map(|p| (p.to_owned(), node.clone())).collect() }
     }
 
-    pub(crate) fn apply(&mut self, who: u16, op: &Op) -> Outcome {
+    pub(crate) fn apply(&mut self, domid: DomId, op: &Op) -> Outcome {
         match op {
-            Op::Read(path) => Ok((self.allowed(who, path, Access::reads)?.value.clone(), None)),
+            Op::Read(path) => Ok((self.allowed(domid, path, Access::reads)?.value.clone(), None)),
             Op::Directory(path) => {
-                self.allowed(who, path, Access::reads)?;
-                Ok((
-                    self.children(path).into_iter().flat_map(|c| [c.as_bytes(), b"\0"].concat()).collect(),
-                    None,
-                ))
+                self.allowed(domid, path, Access::reads)?;
+                let names = self.children(path);
+                Ok((names.into_iter().flat_map(|c| [c.as_bytes(), b"\0"].concat()).collect(), None))
             }
             Op::GetPerms(path) => {
-                let perms = &self.allowed(who, path, Access::reads)?.perms;
+                let perms = &self.allowed(domid, path, Access::reads)?.perms;
                 Ok((perms.iter().flat_map(|p| format!("{p}\0").into_bytes()).collect(), None))
             }
             Op::Write(path, value) => {
-                self.make(who, path)?;
+                self.make(domid, path)?;
                 self.nodes.get_mut(path).unwrap().value = vec![*value];
                 Ok((b"OK\0".to_vec(), Some(self.changed(path, None))))
             }
             Op::Mkdir(path) => {
-                let made = self.make(who, path)?;
+                let made = self.make(domid, path)?;
                 Ok((b"OK\0".to_vec(), made.then(|| self.changed(path, None))))
             }
-            Op::Rm(path) => self.rm(who, path),
-            Op::SetPerms(path, perms) => self.set_perms(who, path, perms),
+            Op::Rm(path) => self.rm(domid, path),
+            Op::SetPerms(path, perms) => self.set_perms(domid, path, perms),
         }
     }
 
@@ -79,8 +77,8 @@ impl Model {
         [path, parent(path)].iter().filter_map(|p| self.nodes.get(*p)).map(|n| n.perms.clone()).collect()
     }
 
-    fn rm(&mut self, who: u16, path: &str) -> Outcome {
-        match self.allowed(who, path, Access::writes) {
+    fn rm(&mut self, domid: DomId, path: &str) -> Outcome {
+        match self.allowed(domid, path, Access::writes) {
             Err(XsError::ENOENT) if self.exists(parent(path)) => return Ok((b"OK\0".to_vec(), None)),
             other => other?,
         };
@@ -93,27 +91,31 @@ impl Model {
         Ok((b"OK\0".to_vec(), Some(changed)))
     }
 
-    fn set_perms(&mut self, who: u16, path: &str, perms: &[Permission]) -> Outcome {
+    fn set_perms(&mut self, domid: DomId, path: &str, perms: &[Permission]) -> Outcome {
         match self.nodes.get(path) {
-            None => drop(self.allowed(who, path, Access::writes)?),
-            Some(node) if who != 0 && node.perms[0].domid != who => return Err(XsError::EACCES),
-            Some(node) if who != 0 && node.perms[0].domid != perms[0].domid => return Err(XsError::EPERM),
+            None => drop(self.allowed(domid, path, Access::writes)?),
+            Some(node) if domid != DomId::DOM0 && node.perms[0].domid != domid => {
+                return Err(XsError::EACCES);
+            }
+            Some(node) if domid != DomId::DOM0 && node.perms[0].domid != perms[0].domid => {
+                return Err(XsError::EPERM);
+            }
             Some(_) => {}
         }
         let before = std::mem::replace(&mut self.nodes.get_mut(path).unwrap().perms, perms.to_vec());
         Ok((b"OK\0".to_vec(), Some(self.changed(path, Some(before)))))
     }
 
-    /// Makes what is missing of a path; `true` if anything was.
-    fn make(&mut self, who: u16, path: &str) -> Result<bool, XsError> {
-        match self.allowed(who, path, Access::writes) {
+    /// Creates the missing nodes of a path; `true` if there were any.
+    fn make(&mut self, domid: DomId, path: &str) -> Result<bool, XsError> {
+        match self.allowed(domid, path, Access::writes) {
             Ok(_) => return Ok(false),
             Err(XsError::ENOENT) => {}
             Err(e) => return Err(e),
         }
         let mut perms = self.nodes[self.nearest(path)].perms.clone();
-        if who != 0 {
-            perms[0].domid = who;
+        if domid != DomId::DOM0 {
+            perms[0].domid = domid;
         }
         let mut at = path;
         while !self.exists(at) {
@@ -123,9 +125,9 @@ impl Model {
         Ok(true)
     }
 
-    fn allowed(&self, who: u16, path: &str, may: fn(Access) -> bool) -> Result<&Node, XsError> {
+    fn allowed(&self, domid: DomId, path: &str, may: fn(Access) -> bool) -> Result<&Node, XsError> {
         let nearest = &self.nodes[self.nearest(path)];
-        match may(access(who, &nearest.perms)) {
+        match may(access(domid, &nearest.perms)) {
             false => Err(XsError::EACCES),
             true => self.nodes.get(path).ok_or(XsError::ENOENT),
         }
@@ -149,11 +151,11 @@ impl Model {
     }
 }
 
-pub(crate) fn access(who: u16, perms: &[Permission]) -> Access {
-    if who == 0 || perms[0].domid == who {
+pub(crate) fn access(domid: DomId, perms: &[Permission]) -> Access {
+    if domid == DomId::DOM0 || perms[0].domid == domid {
         return Access::Both;
     }
-    perms[1..].iter().find(|p| p.domid == who).unwrap_or(&perms[0]).access
+    perms[1..].iter().find(|p| p.domid == domid).unwrap_or(&perms[0]).access
 }
 
 fn parent(path: &str) -> &str {

@@ -1,11 +1,11 @@
-//! An `xl.cfg` in tokens, each with its line.
+//! Splits an `xl.cfg` into tokens.
 
 use std::iter::Peekable;
 use std::str::Chars;
 
 use crate::error::{Origin, Result};
 
-/// What a token is.
+/// The kinds of token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum TokenKind {
     /// A key.
@@ -21,7 +21,7 @@ pub(super) enum TokenKind {
     End,
 }
 
-/// A token, its text and the line it starts in.
+/// A token, its text and the line on which it starts.
 #[derive(Clone, Debug)]
 pub(super) struct Token {
     pub(super) kind: TokenKind,
@@ -30,7 +30,7 @@ pub(super) struct Token {
 }
 
 impl Token {
-    /// What an error says was found.
+    /// How an error message names this token.
     pub(super) fn describe(&self) -> &str {
         match self.kind {
             TokenKind::NewLine => "the end of the line",
@@ -51,7 +51,7 @@ impl<'a> Lexer<'a> {
         Lexer { origin, rest: text.chars().peekable(), line: 1 }
     }
 
-    /// The next token; at the end, `End` for ever.
+    /// Returns the next token; `End` again and again at the end of the file.
     pub(super) fn next(&mut self) -> Result<Token> {
         self.skip_blanks();
         let line = self.line;
@@ -69,14 +69,16 @@ impl<'a> Lexer<'a> {
             ';' => token(TokenKind::Semicolon, ";"),
             '\'' | '"' => token(TokenKind::Atom, &self.string(first)?),
             'a'..='z' | 'A'..='Z' | '_' => {
-                token(TokenKind::Word, &self.run(first, |c| c.is_ascii_alphanumeric() || c == '_'))
+                token(TokenKind::Word, &self.take_while(first, |c| c.is_ascii_alphanumeric() || c == '_'))
             }
-            '0'..='9' => token(TokenKind::Atom, &self.run(first, |c| c.is_ascii_hexdigit() || c == 'x')),
-            other => Err(self.wrong(&other.to_string(), "a key, a string in quotes, a number, or a list")),
+            '0'..='9' => {
+                token(TokenKind::Atom, &self.take_while(first, |c| c.is_ascii_hexdigit() || c == 'x'))
+            }
+            other => Err(self.invalid(&other.to_string(), "a key, a string in quotes, a number, or a list")),
         }
     }
 
-    /// White space but for line ends, and comments up to theirs.
+    /// Skips white space other than line ends, and comments.
     fn skip_blanks(&mut self) {
         while let Some(&c) = self.rest.peek() {
             match c {
@@ -89,7 +91,7 @@ impl<'a> Lexer<'a> {
         }
     }
 
-    fn run(&mut self, first: char, belongs: impl Fn(char) -> bool) -> String {
+    fn take_while(&mut self, first: char, belongs: impl Fn(char) -> bool) -> String {
         let mut text = String::from(first);
         while let Some(c) = self.rest.next_if(|&c| belongs(c)) {
             text.push(c);
@@ -97,12 +99,12 @@ impl<'a> Lexer<'a> {
         text
     }
 
-    /// The rest of a string; strings end in the line they start in.
+    /// Reads the rest of a string, which must end on the line on which it starts.
     fn string(&mut self, quote: char) -> Result<String> {
         let mut text = String::new();
         loop {
             match self.rest.next_if(|&c| c != '\n') {
-                None => return Err(self.wrong(&format!("{quote}{text}"), format!("a closing {quote}"))),
+                None => return Err(self.invalid(&format!("{quote}{text}"), format!("a closing {quote}"))),
                 Some(c) if c == quote => return Ok(text),
                 Some('\\') => text.push(self.escape()?),
                 Some(c) => text.push(c),
@@ -118,12 +120,12 @@ impl<'a> Lexer<'a> {
             Some('t') => Ok('\t'),
             other => {
                 let found: String = std::iter::once('\\').chain(other).collect();
-                Err(self.wrong(&found, r#"one of \\ \' \" \n \t"#))
+                Err(self.invalid(&found, r#"one of \\ \' \" \n \t"#))
             }
         }
     }
 
-    fn wrong(&self, found: &str, expected: impl Into<String>) -> crate::error::Error {
-        self.origin.at(self.line).wrong("syntax", found, expected)
+    fn invalid(&self, found: &str, expected: impl Into<String>) -> crate::error::Error {
+        self.origin.at(self.line).invalid("syntax", found, expected)
     }
 }

@@ -1,4 +1,4 @@
-//! Examples, errors, and that whatever is written out is read back.
+//! Examples, errors, and round trips.
 
 use super::*;
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ fn origin() -> Origin {
 }
 
 fn one(key: &str, line: usize, text: &str) -> Setting {
-    Setting { key: key.into(), line, value: Value::One(text.into()) }
+    Setting { key: key.into(), line, value: Value::Single(text.into()) }
 }
 
 fn list(key: &str, line: usize, atoms: &[(&str, usize)]) -> Setting {
@@ -18,7 +18,7 @@ fn list(key: &str, line: usize, atoms: &[(&str, usize)]) -> Setting {
 }
 
 #[test]
-fn a_usual_file() {
+fn settings_lists_and_comments_are_parsed() {
     let text = r#"
 # a guest
 name = "web"; memory = 512   # in MiB
@@ -44,7 +44,7 @@ empty = []
 }
 
 #[test]
-fn errors_name_line_key_found_and_expected() {
+fn syntax_error_names_line_key_found_and_expected() {
     let cases = [
         ("\nname web", r#"g.cfg:2: name: found "web", expected ="#),
         ("name = web", r#"found "web", expected a string in quotes"#),
@@ -67,7 +67,7 @@ fn errors_name_line_key_found_and_expected() {
     }
 }
 
-/// A string in quotes that reads back as itself.
+/// Quotes and escapes a string.
 fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for c in text.chars() {
@@ -86,19 +86,19 @@ fn atoms() -> impl Strategy<Value = Vec<String>> {
 
 proptest! {
     #[test]
-    fn what_is_written_is_read_back(one_text in "[ -~\n]{0,30}", many in atoms(), broken in any::<bool>()) {
+fn quoted_settings_parse_to_the_same_values(one_text in "[ -~\n]{0,30}", many in atoms(), broken in any::<bool>()) {
         let separator = if broken { ",\n # c\n" } else { "," };
         let items = many.iter().map(|t| quoted(t)).collect::<Vec<_>>().join(separator);
         let text = format!("one={}\nmany = [{items}]", quoted(&one_text));
         let settings = parse(&origin(), &text).unwrap();
-        prop_assert_eq!(&settings[0].value, &Value::One(one_text));
+        prop_assert_eq!(&settings[0].value, &Value::Single(one_text));
         let Value::List(read) = &settings[1].value else { panic!("not a list") };
         let read: Vec<_> = read.iter().map(|a| a.text.clone()).collect();
         prop_assert_eq!(read, many);
     }
 
     #[test]
-    fn no_text_makes_it_panic_and_errors_lie_inside_the_file(text in "[a-c='\"\\[\\], ;#\n\\\\0-9]{0,60}") {
+fn arbitrary_text_never_panics_and_errors_name_a_line_of_the_file(text in "[a-c='\"\\[\\], ;#\n\\\\0-9]{0,60}") {
         if let Err(crate::error::Error::Input { origin, .. }) = parse(&origin(), &text) {
             let shown = origin.to_string();
             let line: usize = shown.rsplit(':').next().unwrap().parse().unwrap();

@@ -1,4 +1,4 @@
-//! The manual's own examples, and what is refused.
+//! The examples of xl-disk-configuration(5), and what is rejected.
 
 use super::*;
 use proptest::prelude::*;
@@ -21,7 +21,7 @@ fn spec(target: &str, dev: &str, vdev: u32) -> DiskSpec {
 }
 
 #[test]
-fn the_manuals_equivalent_forms_are_equivalent() {
+fn equivalent_forms_of_the_manual_parse_to_the_same_disk() {
     let expected = spec("/dev/vg/guest-volume", "hda", 768);
     for text in [
         "/dev/vg/guest-volume,,hda",
@@ -37,7 +37,7 @@ fn the_manuals_equivalent_forms_are_equivalent() {
 }
 
 #[test]
-fn the_manuals_cdroms_are_equivalent() {
+fn cdrom_forms_of_the_manual_parse_to_the_same_disk() {
     let expected =
         DiskSpec { writable: false, cdrom: true, discard: false, ..spec("/root/image.iso", "hdc", 22 << 8) };
     for text in [
@@ -52,14 +52,14 @@ fn the_manuals_cdroms_are_equivalent() {
 }
 
 #[test]
-fn a_named_target_takes_the_rest_and_flags_are_taken() {
+fn named_target_takes_the_rest_of_the_text_and_flags_are_set() {
     let disk = parse("vdev=xvda,no-discard,direct-io-safe,untrusted,target=/a,b:c = d ").unwrap();
     assert_eq!(disk.target, Path::new("/a,b:c = d "));
     assert_eq!((disk.discard, disk.direct_io_safe, disk.trusted), (false, true, false));
 }
 
 #[test]
-fn what_has_no_effect_is_told() {
+fn parameter_without_effect_is_warned_of() {
     let mut warnings = Warnings::default();
     let text = "vdev=xvda,discard,direct-io-safe,untrusted,grant_usage=1,target=/a";
     DiskSpec::parse(&Origin::argument("DISK"), text, &mut warnings).unwrap();
@@ -71,7 +71,7 @@ fn what_has_no_effect_is_told() {
 }
 
 #[test]
-fn errors_say_what_is_wrong() {
+fn invalid_disk_is_rejected_with_parameter_found_and_expected() {
     let cases = [
         (
             "format=qcow2,vdev=xvda,target=/a",
@@ -102,13 +102,13 @@ fn errors_say_what_is_wrong() {
 
 proptest! {
     #[test]
-    fn a_named_target_is_kept_to_the_byte(target in "/[ -~]{0,40}") {
+fn named_target_is_kept_byte_for_byte(target in "/[ -~]{0,40}") {
         let disk = parse(&format!("vdev=xvdb,target={target}")).unwrap();
         prop_assert_eq!(disk.target, Path::new(&target));
     }
 
     #[test]
-    fn no_text_makes_it_panic(text in "[ -~\u{e9}]{0,60}") {
+fn arbitrary_text_never_panics(text in "[ -~\u{e9}]{0,60}") {
         let _ = parse(&text);
     }
 }

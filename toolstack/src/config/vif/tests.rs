@@ -1,4 +1,4 @@
-//! Defaults, every key, and what is refused.
+//! Defaults, every key, and what is rejected.
 
 use super::*;
 use proptest::prelude::*;
@@ -9,7 +9,7 @@ fn parse_with(text: &str) -> (Result<VifSpec>, Warnings) {
 }
 
 #[test]
-fn empty_is_every_default() {
+fn empty_text_gives_every_default() {
     let expected = VifSpec {
         mac: None,
         bridge: "xenbr0".into(),
@@ -25,7 +25,7 @@ fn empty_is_every_default() {
 }
 
 #[test]
-fn every_key_is_taken() {
+fn every_key_is_parsed() {
     let text = "mac=00:16:3E:74:3d:76, bridge=br1,vifname=web0,rate=1MB/s@20ms,mtu=9000,devid=3,untrusted";
     let expected = VifSpec {
         mac: Some(Mac([0, 0x16, 0x3e, 0x74, 0x3d, 0x76])),
@@ -43,7 +43,7 @@ fn every_key_is_taken() {
 }
 
 #[test]
-fn what_has_no_effect_is_told() {
+fn parameter_without_effect_is_warned_of() {
     let (vif, warnings) = parse_with("ip=10.0.0.1,script=vif-bridge,model=e1000");
     vif.unwrap();
     let [ip, script, model] = warnings.lines() else { panic!("{warnings:?}") };
@@ -52,7 +52,7 @@ fn what_has_no_effect_is_told() {
 }
 
 #[test]
-fn errors_say_what_is_wrong() {
+fn invalid_vif_is_rejected_with_parameter_found_and_expected() {
     let cases = [
         ("mac=00:16:3e", r#"VIF: vif: mac: found "00:16:3e", expected an address of one interface"#),
         ("mac=01:16:3e:00:00:00", "vif: mac: found"),
@@ -78,13 +78,13 @@ fn errors_say_what_is_wrong() {
 
 proptest! {
     #[test]
-    fn a_mac_reads_back(random in any::<[u8; 3]>()) {
+fn mac_round_trips_through_its_text(random in any::<[u8; 3]>()) {
         let mac = Mac::xen(random);
         prop_assert_eq!(mac.to_string().parse(), Ok(mac));
     }
 
     #[test]
-    fn no_text_makes_it_panic(text in "[ -~\u{e9}]{0,60}") {
+fn arbitrary_text_never_panics(text in "[ -~\u{e9}]{0,60}") {
         let _ = parse_with(&text);
     }
 }

@@ -1,4 +1,4 @@
-//! Real sockets against blocks in memory that answer late and out of order.
+//! Real sockets, and blocks in memory that complete requests later and out of order.
 
 use super::*;
 use crate::nbd::proto::{REPLY, REQUEST, Reader, command, option};
@@ -6,7 +6,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::thread;
 use std::time::Duration;
 
-/// Memory that takes four questions at a time and answers them backwards.
+/// Memory that takes four requests at a time and completes them in reverse order.
 struct Ram {
     memory: Vec<u8>,
     waiting: Vec<(u64, Op)>,
@@ -19,7 +19,7 @@ impl Ram {
         Ram { memory: vec![0; size], waiting: Vec::new(), event }
     }
 
-    fn carry_out(&mut self, op: Op) -> Outcome {
+    fn execute(&mut self, op: Op) -> Outcome {
         match op {
             Op::Read { offset, len } => Ok(self.memory[offset as usize..][..len as usize].to_vec()),
             Op::Write { offset, data, .. } => {
@@ -40,9 +40,9 @@ impl Blocks for Ram {
         Ok(())
     }
 
-    fn poll(&mut self, answers: &mut Vec<(u64, Outcome)>) -> io::Result<()> {
+    fn poll(&mut self, completed: &mut Vec<(u64, Outcome)>) -> io::Result<()> {
         while let Some((id, op)) = self.waiting.pop() {
-            answers.push((id, self.carry_out(op)));
+            completed.push((id, self.execute(op)));
         }
         Ok(())
     }
@@ -60,7 +60,7 @@ fn export(size: u64) -> Export {
     Export { name: "xvda".into(), size, block: 512, read_only: false, trim: true }
 }
 
-/// Runs `client` against a server, which must end when told to.
+/// Runs `client` against a server, which must return once it is stopped.
 fn with_server(client: impl FnOnce(&dyn Fn() -> UnixStream)) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("nbd");
@@ -80,13 +80,14 @@ fn with_server(client: impl FnOnce(&dyn Fn() -> UnixStream)) {
     });
 }
 
-fn begin(mut stream: UnixStream) -> UnixStream {
+/// Performs the handshake.
+fn negotiate(mut stream: UnixStream) -> UnixStream {
     stream.read_exact(&mut [0; 18]).unwrap();
-    let mut hello = 3u32.to_be_bytes().to_vec();
-    hello.extend(b"IHAVEOPT");
-    hello.extend(option::EXPORT_NAME.to_be_bytes());
-    hello.extend([0; 4]);
-    stream.write_all(&hello).unwrap();
+    let mut option = 3u32.to_be_bytes().to_vec();
+    option.extend(b"IHAVEOPT");
+    option.extend(option::EXPORT_NAME.to_be_bytes());
+    option.extend([0; 4]);
+    stream.write_all(&option).unwrap();
     stream.read_exact(&mut [0; 10]).unwrap();
     stream
 }
@@ -101,7 +102,7 @@ fn request(kind: u16, cookie: u64, offset: u64, len: u32) -> Vec<u8> {
     bytes
 }
 
-/// A reply's cookie; its error must be 0.
+/// Reads a reply, whose error must be 0, and returns its cookie.
 fn reply(stream: &mut UnixStream) -> u64 {
     let mut bytes = [0; 16];
     stream.read_exact(&mut bytes).unwrap();
@@ -111,9 +112,10 @@ fn reply(stream: &mut UnixStream) -> u64 {
 }
 
 #[test]
-fn many_requests_at_once_are_all_answered_and_clients_see_each_others_writes() {
+fn concurrent_requests_all_complete_and_clients_see_each_others_writes() {
     with_server(|connect| {
-        let (mut writer, mut reader) = (begin(connect()), begin(connect()));
+        let mut writer = negotiate(connect());
+        let mut reader = negotiate(connect());
         let mut all = Vec::new();
         for n in 0..128 {
             all.extend(request(command::WRITE, n, n * 512, 512));
@@ -132,22 +134,22 @@ fn many_requests_at_once_are_all_answered_and_clients_see_each_others_writes() {
 }
 
 #[test]
-fn clients_that_go_away_or_talk_nonsense_disturb_nobody() {
+fn disconnecting_and_malformed_clients_do_not_disturb_others() {
     with_server(|connect| {
-        let mut good = begin(connect());
+        let mut good = negotiate(connect());
         drop(connect());
         connect().write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
-        let mut half = begin(connect());
+        let mut half = negotiate(connect());
         half.write_all(&request(command::WRITE, 1, 0, 4096)).unwrap();
         drop(half);
-        let mut unread = begin(connect());
+        let mut unread = negotiate(connect());
         for n in 0..64 {
             unread.write_all(&request(command::READ, n, 0, 1 << 16)).unwrap();
         }
         drop(unread);
-        let mut goodbye = begin(connect());
-        goodbye.write_all(&request(command::DISC, 1, 0, 0)).unwrap();
-        assert_eq!(goodbye.read(&mut [0; 1]).unwrap(), 0);
+        let mut disconnecting = negotiate(connect());
+        disconnecting.write_all(&request(command::DISC, 1, 0, 0)).unwrap();
+        assert_eq!(disconnecting.read(&mut [0; 1]).unwrap(), 0);
         good.write_all(&request(command::FLUSH, 9, 0, 0)).unwrap();
         assert_eq!(reply(&mut good), 9);
     });

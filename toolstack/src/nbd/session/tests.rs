@@ -1,4 +1,4 @@
-//! Handshakes, requests, and clients that mean harm.
+//! Handshakes, requests, and hostile clients.
 
 use super::super::proto::{IHAVEOPT, NBDMAGIC, OPTION_REPLY, REQUEST, Reader, option, reply};
 use super::*;
@@ -34,26 +34,27 @@ fn request(kind: u16, flags: u16, cookie: u64, offset: u64, len: u32, data: &[u8
     bytes
 }
 
-/// Takes what the session has put out.
-fn sent(session: &mut Session) -> Vec<u8> {
+/// Takes the session's output.
+fn output(session: &mut Session) -> Vec<u8> {
     let bytes = session.unsent().to_vec();
     session.sent(bytes.len());
     bytes
 }
 
-/// A session past its handshake.
-fn begun() -> Session {
+/// Returns a session whose handshake is done.
+fn negotiated() -> Session {
     let mut session = Session::new();
     session.receive(&3u32.to_be_bytes());
     session.receive(&go("xvda"));
     assert_eq!(session.next(&export(), 1), None);
-    sent(&mut session);
+    output(&mut session);
     session
 }
 
-/// The types of the replies to options.
+/// Parses replies to options, and returns their types.
 fn option_replies(bytes: &[u8]) -> Vec<u32> {
-    let (mut reader, mut types) = (Reader(bytes), Vec::new());
+    let mut reader = Reader(bytes);
+    let mut types = Vec::new();
     while let Some(magic) = reader.u64() {
         assert_eq!(magic, OPTION_REPLY);
         reader.u32().unwrap();
@@ -65,9 +66,9 @@ fn option_replies(bytes: &[u8]) -> Vec<u32> {
 }
 
 #[test]
-fn go_describes_the_export_and_begins() {
+fn go_describes_the_export_and_starts_transmission() {
     let mut session = Session::new();
-    let greeting = sent(&mut session);
+    let greeting = output(&mut session);
     assert_eq!(greeting, [&NBDMAGIC.to_be_bytes()[..], &IHAVEOPT.to_be_bytes(), &[0, 3]].concat());
     session.receive(&3u32.to_be_bytes());
     session.receive(&option_bytes(option::LIST, &[]));
@@ -76,7 +77,7 @@ fn go_describes_the_export_and_begins() {
     session.receive(&option_bytes(option::GO, b"\0"));
     session.receive(&go("xvda"));
     assert_eq!(session.next(&export(), 1), None);
-    let types = option_replies(&sent(&mut session));
+    let types = option_replies(&output(&mut session));
     let expected = [
         [reply::SERVER, reply::ACK].as_slice(),
         &[reply::ERR_UNSUP, reply::ERR_UNKNOWN, reply::ERR_INVALID],
@@ -88,22 +89,22 @@ fn go_describes_the_export_and_begins() {
 }
 
 #[test]
-fn the_old_way_to_begin_gives_size_and_flags() {
+fn export_name_option_replies_with_size_and_flags() {
     for (flags, zeroes) in [(3u32, 0), (1, 124)] {
         let mut session = Session::new();
-        sent(&mut session);
+        output(&mut session);
         session.receive(&flags.to_be_bytes());
         session.receive(&option_bytes(option::EXPORT_NAME, b""));
         assert_eq!(session.next(&export(), 1), None);
-        let bytes = sent(&mut session);
+        let bytes = output(&mut session);
         assert_eq!(bytes[..8], (1u64 << 20).to_be_bytes());
         assert_eq!(bytes.len(), 10 + zeroes);
     }
 }
 
 #[test]
-fn answers_go_out_in_any_order_under_the_clients_cookie() {
-    let mut session = begun();
+fn replies_carry_the_clients_cookie_in_any_order() {
+    let mut session = negotiated();
     session.receive(&request(command::WRITE, FUA, 10, 0, 512, &[5; 512]));
     session.receive(&request(command::READ, 0, 11, 512, 512, &[]));
     session.receive(&request(command::FLUSH, 0, 12, 0, 0, &[]));
@@ -112,15 +113,16 @@ fn answers_go_out_in_any_order_under_the_clients_cookie() {
     assert_eq!(session.next(&export(), 2), Some(Op::Read { offset: 512, len: 512 }));
     assert_eq!(session.next(&export(), 3), Some(Op::Flush));
     assert_eq!(session.next(&export(), 4), None);
-    assert!(session.answer(2, &Ok(vec![9; 512])));
-    assert!(session.answer(1, &Err(28)));
-    assert!(session.answer(3, &Err(110)));
-    assert!(!session.answer(3, &Ok(vec![])), "nobody asked twice");
-    let bytes = sent(&mut session);
+    assert!(session.complete(2, &Ok(vec![9; 512])));
+    assert!(session.complete(1, &Err(28)));
+    assert!(session.complete(3, &Err(110)));
+    assert!(!session.complete(3, &Ok(vec![])), "the request has completed already");
+    let bytes = output(&mut session);
     let mut reader = Reader(&bytes);
     let mut replies = Vec::new();
     while reader.u32() == Some(REPLY) {
-        let (error, cookie) = (reader.u32().unwrap(), reader.u64().unwrap());
+        let error = reader.u32().unwrap();
+        let cookie = reader.u64().unwrap();
         replies.push((error, cookie));
         if cookie == 11 {
             assert_eq!(reader.take(512).unwrap(), [9; 512]);
@@ -130,7 +132,7 @@ fn answers_go_out_in_any_order_under_the_clients_cookie() {
 }
 
 #[test]
-fn wrong_requests_are_refused_and_the_next_is_served() {
+fn invalid_request_is_rejected_and_the_next_is_served() {
     let size = export().size;
     let data = [0; 512];
     let cases = [
@@ -138,7 +140,7 @@ fn wrong_requests_are_refused_and_the_next_is_served() {
         (request(command::READ, 0, 1, 0, 0, &[]), errno::EINVAL),
         (request(command::READ, 0, 1, size, 512, &[]), errno::EINVAL),
         (request(command::READ, 0, 1, u64::MAX - 511, 512, &[]), errno::EINVAL),
-        (request(command::READ, 0, 1, 0, MOST + 512, &[]), errno::EOVERFLOW),
+        (request(command::READ, 0, 1, 0, MAX_PAYLOAD + 512, &[]), errno::EOVERFLOW),
         (request(command::WRITE, 0, 1, size - 256, 512, &data), errno::EINVAL),
         (request(command::WRITE, 0, 1, size, 512, &data), errno::ENOSPC),
         (request(command::WRITE, 8, 1, 0, 512, &data), errno::EINVAL),
@@ -146,42 +148,42 @@ fn wrong_requests_are_refused_and_the_next_is_served() {
         (request(9, 0, 1, 0, 0, &[]), errno::ENOTSUP),
     ];
     for (bytes, error) in cases {
-        let mut session = begun();
+        let mut session = negotiated();
         session.receive(&bytes);
         session.receive(&request(command::READ, 0, 2, 0, 512, &[]));
         assert_eq!(session.next(&export(), 1), Some(Op::Read { offset: 0, len: 512 }));
         let mut expected = REPLY.to_be_bytes().to_vec();
         expected.extend(error.to_be_bytes());
         expected.extend(1u64.to_be_bytes());
-        assert_eq!(sent(&mut session), expected);
+        assert_eq!(output(&mut session), expected);
     }
     let read_only = Export { read_only: true, ..export() };
-    let mut session = begun();
+    let mut session = negotiated();
     session.receive(&request(command::WRITE, 0, 1, 0, 512, &data));
     assert_eq!(session.next(&read_only, 1), None);
-    assert_eq!(sent(&mut session)[4..8], errno::EPERM.to_be_bytes());
+    assert_eq!(output(&mut session)[4..8], errno::EPERM.to_be_bytes());
 }
 
 #[test]
-fn what_cannot_be_followed_ends_the_connection() {
-    let endings = [
+fn disconnect_oversized_write_and_malformed_input_end_the_session() {
+    let ending_requests = [
         request(command::DISC, 0, 1, 0, 0, &[]),
-        request(command::WRITE, 0, 1, 0, MOST + 1, &[]),
+        request(command::WRITE, 0, 1, 0, MAX_PAYLOAD + 1, &[]),
         vec![0; REQUEST_LEN],
     ];
-    for bytes in endings {
-        let mut session = begun();
+    for bytes in ending_requests {
+        let mut session = negotiated();
         session.receive(&bytes);
         assert_eq!(session.next(&export(), 1), None);
-        assert!(session.is_over() && !session.wants_input());
+        assert!(session.is_finished() && !session.wants_input());
     }
-    let hellos = [
+    let malformed_handshakes = [
         0xffff_u32.to_be_bytes().to_vec(),
         [&[0, 0, 0, 3][..], &[0; 16]].concat(),
         [&[0, 0, 0, 3][..], &IHAVEOPT.to_be_bytes(), &[0, 0, 0, 7, 0xff, 0xff, 0xff, 0xff]].concat(),
         [&[0, 0, 0, 3][..], &option_bytes(option::EXPORT_NAME, b"other")].concat(),
     ];
-    for bytes in hellos {
+    for bytes in malformed_handshakes {
         let mut session = Session::new();
         session.receive(&bytes);
         session.next(&export(), 1);
@@ -190,36 +192,38 @@ fn what_cannot_be_followed_ends_the_connection() {
 }
 
 #[test]
-fn a_client_that_only_asks_is_not_read_for_ever() {
-    let mut session = begun();
-    let ask = request(command::READ, 0, 1, 0, 1 << 20, &[]);
-    let mut asked = 0;
+fn client_that_reads_no_replies_is_not_read_from_beyond_the_bound() {
+    let mut session = negotiated();
+    let read = request(command::READ, 0, 1, 0, 1 << 20, &[]);
+    let mut submitted = 0;
     for _ in 0..10_000 {
         if !session.wants_input() {
             break;
         }
-        session.receive(&ask);
-        while session.next(&export(), asked + 1).is_some() {
-            asked += 1;
+        session.receive(&read);
+        while session.next(&export(), submitted + 1).is_some() {
+            submitted += 1;
         }
     }
-    assert_eq!(asked, 64);
-    for id in 1..=asked {
-        session.answer(id, &Ok(vec![0; 1 << 20]));
+    assert_eq!(submitted, 64);
+    for id in 1..=submitted {
+        session.complete(id, &Ok(vec![0; 1 << 20]));
     }
-    assert!(!session.wants_input(), "what is not taken counts too");
+    assert!(!session.wants_input(), "unsent output counts too");
 }
 
 proptest! {
     #[test]
-    fn bytes_may_come_in_any_pieces(cuts in prop::collection::vec(1usize..700, 0..40)) {
+    fn input_split_anywhere_parses_to_the_same_requests(cuts in prop::collection::vec(1usize..700, 0..40)) {
         let mut bytes = 3u32.to_be_bytes().to_vec();
         bytes.extend(option_bytes(option::LIST, &[]));
         bytes.extend(go(""));
         bytes.extend(request(command::WRITE, 0, 1, 512, 1024, &[3; 1024]));
         bytes.extend(request(command::TRIM, 0, 2, 0, 512, &[]));
         bytes.extend(request(command::DISC, 0, 3, 0, 0, &[]));
-        let (mut session, mut rest, mut ops) = (Session::new(), &bytes[..], Vec::new());
+        let mut session = Session::new();
+        let mut rest = &bytes[..];
+        let mut ops = Vec::new();
         for cut in cuts.into_iter().chain([usize::MAX]) {
             let (piece, after) = rest.split_at(cut.min(rest.len()));
             session.receive(piece);
@@ -234,7 +238,7 @@ proptest! {
     }
 
     #[test]
-    fn no_bytes_make_it_panic_or_ask_beyond_the_end(
+    fn arbitrary_input_never_panics_or_gives_requests_beyond_the_end(
         start in any::<bool>(),
         messages in prop::collection::vec(
             prop_oneof![
@@ -245,7 +249,7 @@ proptest! {
             0..20,
         ),
     ) {
-        let mut session = if start { begun() } else { Session::new() };
+        let mut session = if start { negotiated() } else { Session::new() };
         for (id, bytes) in messages.iter().enumerate() {
             session.receive(bytes);
             while let Some(op) = session.next(&export(), id as u64) {

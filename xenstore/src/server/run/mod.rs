@@ -1,10 +1,12 @@
-//! The shell around a store: one thread that moves bytes between sockets and the [`Core`].
+// Not a core: does I/O or calls a hypervisor.
+
+//! Runs a store: one thread moves bytes between sockets and the [`Core`].
 //!
-//! dom0's tools come by a listening socket, whose peers must be root, this process's user, or a user named in the
-//! [`Config`]. Domains come by [`StoreHandle::introduce`], each with a socket its broker has made.
+//! dom0's tools connect to a listening socket, whose peers must be root, this process's user, or a user named in the
+//! [`Config`]. Domains are connected with [`StoreHandle::introduce`], each by a socket that the caller makes.
 //!
-//! A slow client costs no one else anything: its requests are not read while the replies to the last ones wait,
-//! and if it lets too many watch events wait it is cut off (see [`Core`]).
+//! A slow client does not delay others: its requests are not read while the replies to earlier ones are unsent, and its
+//! connection is closed when too many watch events are unsent (see [`Core`]).
 
 mod reactor;
 
@@ -24,26 +26,26 @@ use super::quota::Quotas;
 use crate::{Client, DomId};
 use reactor::Reactor;
 
-/// How a store is to run.
+/// The configuration of a store.
 #[derive(Clone, Debug, Default)]
 pub struct Config {
-    /// Where to listen for dom0's tools (`DIR/xenstored.sock`); `None` for nowhere. A socket left there by a store
-    /// that has ended is replaced.
+    /// The path of the socket for dom0's tools (`DIR/xenstored.sock`); `None` for no socket. The socket of a store that
+    /// no longer runs is replaced.
     pub socket: Option<PathBuf>,
-    /// Users that may connect there besides root and this process's own.
+    /// Users that may connect there besides root and this process's user.
     pub users: Vec<u32>,
-    /// What domains may have.
+    /// The quotas of new domains.
     pub quotas: Quotas,
 }
 
 impl Config {
-    /// Listens at this path, with the usual quotas.
+    /// A configuration with this socket and the default quotas.
     pub fn at(socket: impl Into<PathBuf>) -> Config {
         Config { socket: Some(socket.into()), ..Config::default() }
     }
 }
 
-/// What the handle asks of the thread.
+/// A command of the handle to the thread.
 enum Command {
     Introduce(DomId, UnixStream, Sender<Result<(), XsError>>),
     Release(DomId, Sender<Result<(), XsError>>),
@@ -58,7 +60,7 @@ pub struct Store {
     socket: Option<PathBuf>,
 }
 
-/// What other threads may ask of a running store.
+/// Controls a running store from any thread.
 #[derive(Clone)]
 pub struct StoreHandle {
     commands: Sender<Command>,
@@ -69,7 +71,8 @@ impl Store {
     /// Starts a store.
     ///
     /// # Errors
-    /// The socket cannot be made: another store listens there (EADDRINUSE), or the directory is missing.
+    /// `bind` fails: EADDRINUSE when another store listens there, ENOENT when the directory is missing. The eventfd,
+    /// the epoll set or the thread cannot be created.
     pub fn spawn(config: Config) -> io::Result<Store> {
         let listener = config.socket.as_deref().map(listen).transpose()?;
         let (commands, receiver) = channel();
@@ -82,31 +85,22 @@ impl Store {
         Ok(Store { handle, thread: Some(thread), socket: config.socket })
     }
 
-    /// A handle for another thread.
+    /// Makes a handle for another thread.
     pub fn handle(&self) -> StoreHandle {
         self.handle.clone()
     }
 
-    /// As [`StoreHandle::introduce`].
-    ///
-    /// # Errors
-    /// The same.
+    /// Connects a domain. See [`StoreHandle::introduce`].
     pub fn introduce(&self, domid: DomId, stream: UnixStream) -> io::Result<()> {
         self.handle.introduce(domid, stream)
     }
 
-    /// As [`StoreHandle::release`].
-    ///
-    /// # Errors
-    /// The same.
+    /// Releases a domain. See [`StoreHandle::release`].
     pub fn release(&self, domid: DomId) -> io::Result<()> {
         self.handle.release(domid)
     }
 
-    /// As [`StoreHandle::client`].
-    ///
-    /// # Errors
-    /// The same.
+    /// Makes a client of dom0. See [`StoreHandle::client`].
     pub fn client(&self) -> io::Result<Client> {
         self.handle.client()
     }
@@ -114,7 +108,7 @@ impl Store {
 
 impl Drop for Store {
     fn drop(&mut self) {
-        // It fails only when the thread has ended already.
+        // Fails only when the thread has ended already.
         let _ = self.handle.send(Command::Stop);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -128,34 +122,35 @@ impl Drop for Store {
 }
 
 impl StoreHandle {
-    /// Takes over a domain's connection to the store; `stream` is the store's end. A domain may have several. When
-    /// this returns the domain is introduced.
+    /// Connects a domain; `stream` is the store's end. A domain may have several connections. On return the domain is
+    /// introduced.
     ///
     /// # Errors
-    /// EINVAL for dom0 and numbers that are no domain's; BrokenPipe when the store has stopped.
+    /// EINVAL for dom0 and reserved numbers, ENOSPC for too many connections, EIO when the stream cannot be polled;
+    /// BrokenPipe when the store has stopped.
     pub fn introduce(&self, domid: DomId, stream: UnixStream) -> io::Result<()> {
-        self.ask(|reply| Command::Introduce(domid, stream, reply))
+        self.call(|reply| Command::Introduce(domid, stream, reply))
     }
 
-    /// A domain is gone: its connection, watches, transactions and nodes go, and `@releaseDomain` fires.
+    /// Releases a domain: its connections, watches, transactions and nodes are removed, and `@releaseDomain` fires.
     ///
     /// # Errors
     /// ENOENT when it was not introduced; BrokenPipe when the store has stopped.
     pub fn release(&self, domid: DomId) -> io::Result<()> {
-        self.ask(|reply| Command::Release(domid, reply))
+        self.call(|reply| Command::Release(domid, reply))
     }
 
-    /// A connection of dom0's without a path in between.
+    /// Makes a client of dom0 over a socket pair.
     ///
     /// # Errors
-    /// No descriptors left; BrokenPipe when the store has stopped.
+    /// EMFILE or ENFILE of `socketpair`; BrokenPipe when the store has stopped.
     pub fn client(&self) -> io::Result<Client> {
         let (ours, theirs) = UnixStream::pair()?;
         self.connect(theirs)?;
         Ok(Client::new(ours))
     }
 
-    /// Takes over a connection of dom0's; `stream` is the store's end.
+    /// Adds a connection of dom0; `stream` is the store's end.
     ///
     /// # Errors
     /// BrokenPipe when the store has stopped.
@@ -163,34 +158,34 @@ impl StoreHandle {
         self.send(Command::Connect(stream))
     }
 
-    fn ask(&self, command: impl FnOnce(Sender<Result<(), XsError>>) -> Command) -> io::Result<()> {
-        let (reply, answer) = channel();
-        self.send(command(reply))?;
-        let done = answer.recv().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+    fn call(&self, command: impl FnOnce(Sender<Result<(), XsError>>) -> Command) -> io::Result<()> {
+        let (sender, reply) = channel();
+        self.send(command(sender))?;
+        let done = reply.recv().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
         done.map_err(|e| io::Error::from_raw_os_error(e.errno()))
     }
 
     fn send(&self, command: Command) -> io::Result<()> {
         self.commands.send(command).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
         match self.wake.write(1) {
-            // EAGAIN: the counter is full, so it is awake.
+            // EAGAIN: the counter is full, so the thread is awake.
             Ok(_) | Err(Errno::EAGAIN) => Ok(()),
             Err(e) => Err(e.into()),
         }
     }
 }
 
-/// The thread: until it is told to stop, or every handle is gone.
+/// Runs the thread until a Stop command or a failure of epoll.
 fn serve(reactor: &mut Reactor, commands: &Receiver<Command>) {
     loop {
-        if let Err(e) = reactor.turn() {
-            tracing::error!("the xenstore stops: {e}");
+        if let Err(error) = reactor.poll() {
+            tracing::error!(%error, "failed to poll; the xenstore stops");
             return;
         }
         while let Ok(command) = commands.try_recv() {
             match command {
                 Command::Introduce(domid, stream, reply) => {
-                    // Who asked may have gone meanwhile.
+                    // Fails only when the caller's thread has ended.
                     let _ = reply.send(reactor.introduce(domid, stream));
                 }
                 Command::Release(domid, reply) => {
@@ -203,7 +198,7 @@ fn serve(reactor: &mut Reactor, commands: &Receiver<Command>) {
     }
 }
 
-/// Listens at a path, over a socket that nobody listens at any more.
+/// Listens at a path, and replaces a socket there that refuses connections.
 fn listen(path: &Path) -> io::Result<UnixListener> {
     match UnixListener::bind(path) {
         Err(e) if e.kind() == io::ErrorKind::AddrInUse && UnixStream::connect(path).is_err() => {

@@ -1,4 +1,6 @@
-//! Epoll over the listener, the wake-up and the connections: readiness in, bytes moved.
+// Not a core: does I/O or calls a hypervisor.
+
+//! Polls the listener, the eventfd and the connections, and moves bytes between sockets and the core.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
@@ -12,18 +14,18 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::getuid;
 use ring_abi::xs_wire::XsError;
 
-use crate::DomId;
 use crate::server::{ConnId, Core};
+use ring_abi::DomId;
 
 const LISTENER: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
-/// Most connections of dom0's tools at a time; more wait to be accepted.
-const MOST_TOOLS: usize = 1024;
+/// Most connections of dom0's tools at a time; further ones wait in the listener's backlog.
+const MAX_TOOLS: usize = 1024;
 
 struct Peer {
     stream: UnixStream,
     tool: bool,
-    /// What epoll is asked to tell.
+    /// The events registered with epoll.
     interest: EpollFlags,
 }
 
@@ -31,7 +33,7 @@ pub(super) struct Reactor {
     core: Core,
     epoll: Epoll,
     listener: Option<UnixListener>,
-    /// The listener is in the epoll set; it is not while no further connection can be taken.
+    /// Whether the listener is in the epoll set; it is not while no further connection can be accepted.
     accepting: bool,
     wake: Arc<EventFd>,
     users: Vec<u32>,
@@ -52,12 +54,12 @@ impl Reactor {
         }
         let peers = BTreeMap::new();
         let mut reactor = Reactor { core, epoll, listener, accepting: false, wake, users, peers };
-        reactor.accept_again();
+        reactor.resume_accepting();
         Ok(reactor)
     }
 
-    /// Waits for readiness and does what it allows.
-    pub(super) fn turn(&mut self) -> io::Result<()> {
+    /// Waits for events and handles them.
+    pub(super) fn poll(&mut self) -> io::Result<()> {
         let mut events = [EpollEvent::empty(); 64];
         let ready = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
             Err(Errno::EINTR) => 0,
@@ -66,10 +68,10 @@ impl Reactor {
         for event in &events[..ready] {
             match event.data() {
                 LISTENER => self.accept(),
-                // Only wakes; the commands are looked for after every turn.
+                // The caller takes commands after every call.
                 WAKE => {
                     let _ = self.wake.read();
-                    self.accept_again();
+                    self.resume_accepting();
                 }
                 id => self.move_bytes(ConnId(id), event.events()),
             }
@@ -80,9 +82,9 @@ impl Reactor {
 
     pub(super) fn introduce(&mut self, domid: DomId, stream: UnixStream) -> Result<(), XsError> {
         let id = self.core.introduce(domid)?;
-        let adopted = self.adopt(id, stream, false);
+        let added = self.add(id, stream, false);
         self.flush();
-        adopted
+        added
     }
 
     pub(super) fn release(&mut self, domid: DomId) -> Result<(), XsError> {
@@ -94,29 +96,29 @@ impl Reactor {
     pub(super) fn connect(&mut self, stream: UnixStream) {
         let id = self.core.connect();
         // A tool sees its connection closed if this fails.
-        let _ = self.adopt(id, stream, true);
+        let _ = self.add(id, stream, true);
     }
 
-    /// Takes over a connection's socket; EIO, told in the log, when it cannot be polled.
-    fn adopt(&mut self, id: ConnId, stream: UnixStream, tool: bool) -> Result<(), XsError> {
+    /// Adds a connection's socket; EIO, with a log line, when it cannot be polled.
+    fn add(&mut self, id: ConnId, stream: UnixStream, tool: bool) -> Result<(), XsError> {
         let interest = EpollFlags::EPOLLIN;
-        let adopted = stream
+        let added = stream
             .set_nonblocking(true)
             .and_then(|()| self.epoll.add(&stream, EpollEvent::new(interest, id.0)).map_err(io::Error::from));
-        match adopted {
+        match added {
             Ok(()) => {
                 self.peers.insert(id, Peer { stream, tool, interest });
                 Ok(())
             }
             Err(e) => {
-                tracing::error!("a xenstore connection cannot be polled: {e}");
+                tracing::error!(error = %e, "failed to poll a xenstore connection");
                 self.core.disconnect(id);
                 Err(XsError::EIO)
             }
         }
     }
 
-    /// Takes one connection; epoll tells of the next.
+    /// Accepts one connection; epoll reports the next.
     fn accept(&mut self) {
         let Some(listener) = &self.listener else { return };
         match listener.accept() {
@@ -124,12 +126,12 @@ impl Reactor {
             Ok(_) => {}
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
             Err(e) => {
-                tracing::error!("xenstore cannot accept a connection: {e}");
-                self.accept_no_more();
+                tracing::error!(error = %e, "failed to accept a xenstore connection");
+                self.pause_accepting();
             }
         }
-        if self.tools() >= MOST_TOOLS {
-            self.accept_no_more();
+        if self.tools() >= MAX_TOOLS {
+            self.pause_accepting();
         }
     }
 
@@ -137,11 +139,11 @@ impl Reactor {
         let uid = match getsockopt(stream, PeerCredentials) {
             Ok(credentials) => credentials.uid(),
             Err(e) => {
-                tracing::warn!("a xenstore peer without credentials: {e}");
+                tracing::warn!(error = %e, "failed to read a xenstore peer's credentials");
                 return false;
             }
         };
-        let trusted = admits(uid, getuid().as_raw(), &self.users);
+        let trusted = is_trusted(uid, getuid().as_raw(), &self.users);
         if !trusted {
             tracing::warn!(uid, "refused a xenstore connection");
         }
@@ -152,7 +154,7 @@ impl Reactor {
         self.peers.values().filter(|peer| peer.tool).count()
     }
 
-    fn accept_no_more(&mut self) {
+    fn pause_accepting(&mut self) {
         if let Some(listener) = &self.listener
             && std::mem::take(&mut self.accepting)
         {
@@ -160,17 +162,17 @@ impl Reactor {
         }
     }
 
-    fn accept_again(&mut self) {
+    fn resume_accepting(&mut self) {
         if let Some(listener) = &self.listener
             && !self.accepting
-            && self.tools() < MOST_TOOLS
+            && self.tools() < MAX_TOOLS
         {
             let event = EpollEvent::new(EpollFlags::EPOLLIN, LISTENER);
             self.accepting = self.epoll.add(listener, event).is_ok();
         }
     }
 
-    /// One read's worth, then everybody else has a turn.
+    /// Reads at most once, so that one peer does not delay the others, and sends output.
     fn move_bytes(&mut self, id: ConnId, ready: EpollFlags) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
         if ready.contains(EpollFlags::EPOLLIN) {
@@ -187,7 +189,7 @@ impl Reactor {
         self.send(id);
     }
 
-    /// Sends what the core has for anybody, until it has nothing more to say to those that can take it.
+    /// Sends output on all connections that have some, until none is woken any more.
     fn flush(&mut self) {
         loop {
             let woken = self.core.take_woken();
@@ -230,12 +232,12 @@ impl Reactor {
         self.core.disconnect(id);
         // Dropping the descriptor takes it out of the epoll set.
         self.peers.remove(&id);
-        self.accept_again();
+        self.resume_accepting();
     }
 }
 
-/// Who may speak for dom0: root, the user this runs as, and those named.
-fn admits(uid: u32, own: u32, users: &[u32]) -> bool {
+/// Whether a user's processes may act for dom0: root, this process's user `own`, and the configured users.
+fn is_trusted(uid: u32, own: u32, users: &[u32]) -> bool {
     uid == 0 || uid == own || users.contains(&uid)
 }
 
@@ -244,8 +246,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strangers_are_not_admitted() {
-        assert!(admits(0, 1000, &[]) && admits(1000, 1000, &[]) && admits(33, 1000, &[33]));
-        assert!(!admits(33, 1000, &[]) && !admits(33, 0, &[34]));
+    fn only_root_own_and_configured_users_are_trusted() {
+        assert!(is_trusted(0, 1000, &[]) && is_trusted(1000, 1000, &[]) && is_trusted(33, 1000, &[33]));
+        assert!(!is_trusted(33, 1000, &[]) && !is_trusted(33, 0, &[34]));
     }
 }

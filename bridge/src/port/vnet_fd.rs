@@ -1,8 +1,9 @@
-//! Frames to and from a kernel descriptor that speaks `virtio_net_hdr`: what taps and packet sockets share.
+// Not a core: does I/O or calls a hypervisor.
+
+//! Receives and sends frames by a descriptor that uses `virtio_net_hdr`: a tap's or a packet socket's.
 //!
-//! A frame's head is read into its private place and the rest into a pool buffer, in one call; it is
-//! written straight from the pages it lies in, in one call. Other processes may be writing to those pages
-//! meanwhile: the kernel copies whatever it finds.
+//! One call reads a frame's head into the frame and the rest into a pool buffer; one call writes a frame from the pages
+//! that it is in. Other processes may be writing to those pages meanwhile: the kernel copies the bytes that it finds.
 #![allow(unsafe_code)] // system calls on raw iovecs: the memory they name must not be behind references
 
 use std::{
@@ -16,40 +17,41 @@ use nix::errno::Errno;
 use super::vnet;
 use crate::{Batch, Buffer, Frame, Frames, HEAD, Iovecs, Pool, Reason, Stats};
 
-/// Longest frame is an IP packet of 65,535 bytes with its Ethernet header; the head takes 128 of that.
+/// Bytes of a buffer: the longest frame is an IP packet of 65,535 bytes with its Ethernet header, less 124 in the head.
 const BUFFER: usize = 65_536;
 const BUFFERS: u32 = 256;
 const VLAN_TAG: usize = 4;
 
-/// One read: how many bytes, and the VLAN tag that the kernel has taken out of the frame.
-pub(super) struct Got {
+/// The result of one read: the number of bytes, and the VLAN tag that the kernel has removed from the frame.
+pub(super) struct Received {
     pub(super) bytes: usize,
     pub(super) tag: Option<[u8; VLAN_TAG]>,
 }
 
-/// A descriptor, with what is needed to use it.
-pub(super) struct Kernel {
+/// A descriptor with receive buffers and counters.
+pub(super) struct VnetFd {
     pub(super) fd: OwnedFd,
     pub(super) stats: Arc<Stats>,
     pool: Arc<Pool>,
     spare: Option<Buffer>,
 }
 
-impl Kernel {
-    /// Takes over a non-blocking descriptor.
-    pub(super) fn new(fd: OwnedFd) -> io::Result<Kernel> {
-        Ok(Kernel { fd, stats: Arc::default(), pool: Pool::new(BUFFERS, BUFFER)?, spare: None })
+impl VnetFd {
+    /// Makes a port's I/O of a non-blocking descriptor.
+    pub(super) fn new(fd: OwnedFd) -> io::Result<VnetFd> {
+        Ok(VnetFd { fd, stats: Arc::default(), pool: Pool::new(BUFFERS, BUFFER)?, spare: None })
     }
 
-    /// Reads frames with `read` (`readv` or the like) while there are any and room for them.
+    /// Reads frames with `read` (`readv` or the like) until there are none or `into` is full.
     pub(super) fn recv(
         &mut self,
         into: &mut Batch,
-        read: impl Fn(&OwnedFd, &mut [libc::iovec]) -> io::Result<Got>,
+        read: impl Fn(&OwnedFd, &mut [libc::iovec]) -> io::Result<Received>,
     ) -> io::Result<()> {
-        let (mut frames, mut bytes) = (0, 0);
+        let mut frames = 0;
+        let mut bytes = 0;
         let mut result = Ok(());
-        // Reads are bounded too: a stream of frames that are dropped must not keep us here.
+        // The number of reads is bounded too: endless frames that are dropped must not block the other ports.
         for _ in 0..into.room() {
             let Some(frame) = into.slot() else { break };
             match self.recv_one(frame, &read) {
@@ -70,7 +72,7 @@ impl Kernel {
             self.stats.rx(frames, bytes);
         }
         result.or_else(|error| match error.raw_os_error().map(Errno::from_raw) {
-            // A packet socket says once that its interface went down; it goes on when that is up again.
+            // A packet socket reports once that its interface went down; it works again once the interface is up.
             Some(Errno::EAGAIN | Errno::EINTR | Errno::ENETDOWN) => Ok(()),
             _ => Err(error),
         })
@@ -79,21 +81,21 @@ impl Kernel {
     fn recv_one(
         &mut self,
         frame: &mut Frame,
-        read: impl Fn(&OwnedFd, &mut [libc::iovec]) -> io::Result<Got>,
+        read: impl Fn(&OwnedFd, &mut [libc::iovec]) -> io::Result<Received>,
     ) -> io::Result<Option<Reason>> {
         self.spare = self.spare.take().or_else(|| self.pool.take());
         let mut header = [0; vnet::LEN];
-        // Room is left in the head for a tag to be put back.
+        // The head keeps four bytes free for a tag to be inserted.
         let head_len = HEAD - VLAN_TAG;
         let head = frame.fill_head(head_len);
         let mut surplus = [0u8];
         let rest = match &self.spare {
             Some(buffer) => iovec(buffer.as_mut_ptr(), buffer.size()),
-            // One byte shows whether there would have been more.
+            // Without a buffer, one byte shows whether the frame is longer than the head.
             None => iovec(surplus.as_mut_ptr(), 1),
         };
         let mut iovecs = [iovec(header.as_mut_ptr(), vnet::LEN), iovec(head.as_mut_ptr(), head_len), rest];
-        let Got { bytes, tag } = read(&self.fd, &mut iovecs)?;
+        let Received { bytes, tag } = read(&self.fd, &mut iovecs)?;
         let Some(len) = bytes.checked_sub(vnet::LEN) else {
             return Ok(Some(Reason::Runt));
         };
@@ -114,9 +116,10 @@ impl Kernel {
         Ok(None)
     }
 
-    /// Writes each frame with its header; what the kernel does not take is counted.
+    /// Writes each frame with its header; frames that the kernel refuses are counted as dropped.
     pub(super) fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
-        let (mut sent, mut bytes) = (0, 0);
+        let mut sent = 0;
+        let mut bytes = 0;
         for frame in frames.iter() {
             match self.send_one(frame) {
                 Ok(()) => {
@@ -136,7 +139,7 @@ impl Kernel {
         iovecs.push(iovec(header.as_mut_ptr(), vnet::LEN));
         frame.iovecs(&mut iovecs);
         loop {
-            // SAFETY: the entries name the header and the frame's bytes, readable while they are borrowed.
+            // SAFETY: the entries refer to the header and the frame's bytes, which are borrowed and readable.
             let written = unsafe { libc::writev(self.fd.as_raw_fd(), iovecs.as_ptr(), iovecs.len() as i32) };
             match Errno::result(written) {
                 Err(Errno::EINTR) => {}
@@ -146,22 +149,22 @@ impl Kernel {
     }
 }
 
-/// `readv`, as [`Kernel::recv`] wants it.
-pub(super) fn readv(fd: &OwnedFd, iovecs: &mut [libc::iovec]) -> io::Result<Got> {
-    // SAFETY: the caller's entries name memory that is its own to be written.
+/// `readv`, for [`VnetFd::recv`].
+pub(super) fn readv(fd: &OwnedFd, iovecs: &mut [libc::iovec]) -> io::Result<Received> {
+    // SAFETY: the caller's entries refer to memory that it may write.
     let read = unsafe { libc::readv(fd.as_raw_fd(), iovecs.as_ptr(), iovecs.len() as i32) };
-    Ok(Got { bytes: Errno::result(read)? as usize, tag: None })
+    Ok(Received { bytes: Errno::result(read)? as usize, tag: None })
 }
 
 fn iovec(start: *mut u8, len: usize) -> libc::iovec {
     libc::iovec { iov_base: start.cast(), iov_len: len }
 }
 
-/// Why a frame was not taken, if the descriptor itself is still good.
+/// Why a frame was refused, if the descriptor is still usable.
 fn reason(errno: Errno) -> Option<Reason> {
     match errno {
         Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM => Some(Reason::NoRoom),
-        // A tap says EIO when its interface is down, a packet socket ENETDOWN.
+        // A tap fails with EIO when its interface is down, a packet socket with ENETDOWN.
         Errno::EIO | Errno::ENETDOWN => Some(Reason::Down),
         Errno::EINVAL => Some(Reason::Malformed),
         Errno::EMSGSIZE => Some(Reason::TooLong),

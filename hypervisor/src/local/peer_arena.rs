@@ -1,39 +1,40 @@
-//! One arena of a peer, mapped: what it granted to us, what of it we hold, and what we own in it.
+//! A peer's arena, mapped: the pages it granted to this domain, their pins, and the pages this domain owns in it.
 
 use super::arena::Arena;
 use super::flip::Flips;
 use super::pins::Pins;
 use crate::Result;
+use ring_abi::grant::Status;
 use ring_abi::{DomId, GrantRef};
 use std::ptr::NonNull;
 
-/// Somebody else's arena for us. Used under its slot's lock.
+/// A peer's arena for this domain. Used under the lock of its slot.
 #[derive(Debug)]
-pub(super) struct Remote {
+pub(super) struct PeerArena {
     pub(super) arena: Arena,
     pub(super) me: DomId,
     pins: Pins,
     pub(super) flips: Flips,
-    /// Tells this arena from others of the same peer, before and after.
+    /// Distinguishes this arena from earlier and later ones of the same peer.
     pub(super) generation: u32,
-    /// How many pins and owned pages are out: while there are any, the arena stays mapped.
-    pub(super) out: u64,
+    /// Pins and owned pages in use: while there are any, the arena stays mapped.
+    pub(super) in_use: u64,
 }
 
-impl Remote {
+impl PeerArena {
     pub(super) fn new(arena: Arena, me: DomId) -> Result<Self> {
         let pins = Pins::new(arena.layout().entries())?;
-        Ok(Self { arena, me, pins, flips: Flips::default(), generation: 0, out: 0 })
+        Ok(Self { arena, me, pins, flips: Flips::default(), generation: 0, in_use: 0 })
     }
 
     /// Pins one granted page.
     ///
     /// # Errors
-    /// `GNTST_*`.
+    /// As [`Pins::pin`].
     #[inline]
-    pub(super) fn pin(&mut self, gref: GrantRef, write: bool) -> std::result::Result<NonNull<u8>, i16> {
+    pub(super) fn pin(&mut self, gref: GrantRef, write: bool) -> std::result::Result<NonNull<u8>, Status> {
         let base = self.pins.pin(&self.arena, self.me, gref, write)?;
-        self.out += 1;
+        self.in_use += 1;
         Ok(base)
     }
 
@@ -41,6 +42,6 @@ impl Remote {
     #[inline]
     pub(super) fn unpin(&mut self, gref: GrantRef, write: bool) {
         self.pins.unpin(&self.arena, gref, write);
-        self.out = self.out.saturating_sub(1);
+        self.in_use = self.in_use.saturating_sub(1);
     }
 }

@@ -1,4 +1,6 @@
-//! Where the worker sleeps: an epoll instance with every port's descriptor and the control's.
+// Not a core: does I/O or calls a hypervisor.
+
+//! The worker's epoll set: every port's descriptor and the control's.
 
 use std::{
     io,
@@ -15,32 +17,32 @@ use crate::fdb::PortId;
 
 const CONTROL: u64 = u64::MAX;
 
-/// Who can be woken by what.
-pub(crate) struct Waiter {
+/// Waits for ports' descriptors and the control's.
+pub(crate) struct Poller {
     epoll: Epoll,
     events: Vec<EpollEvent>,
 }
 
-impl Waiter {
-    /// Waits for `control`'s readiness, for the time being alone.
-    pub(crate) fn new(control: impl AsFd) -> io::Result<Waiter> {
+impl Poller {
+    /// Makes a set that has only `control`'s descriptor.
+    pub(crate) fn new(control: impl AsFd) -> io::Result<Poller> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(control, EpollEvent::new(EpollFlags::EPOLLIN, CONTROL))?;
-        Ok(Waiter { epoll, events: vec![EpollEvent::empty(); 64] })
+        Ok(Poller { epoll, events: vec![EpollEvent::empty(); 64] })
     }
 
-    /// Waits for a port's descriptor too.
+    /// Adds a port's descriptor.
     pub(crate) fn add(&self, port: PortId, fd: BorrowedFd<'_>) -> io::Result<()> {
         Ok(self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, port.0.into()))?)
     }
 
-    /// No longer waits for a port's descriptor. That it is gone already is as good.
+    /// Removes a port's descriptor; one that is not in the set is no error.
     pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
         let _ = self.epoll.delete(fd);
     }
 
-    /// Waits at most `time`, zero to only look, and appends to `ready` the ports whose descriptors are
-    /// readable (up to 64; the kernel takes turns). `true` if control's is. An interrupted wait finds none.
+    /// Waits at most `time`, which may be zero, and appends the ports whose descriptors are readable to `ready` (up to
+    /// 64 a call, of which the kernel changes the order). `true` if the control's is. An interrupted wait finds none.
     pub(crate) fn wait(&mut self, time: Duration, ready: &mut Vec<PortId>) -> io::Result<bool> {
         let millis = u16::try_from(time.as_millis()).unwrap_or(u16::MAX);
         let count = match self.epoll.wait(&mut self.events, EpollTimeout::from(millis)) {

@@ -1,95 +1,95 @@
-//! What the demo and its guests say to each other: one JSON value a line, orders in, events out.
+//! The protocol between the demo's driver and its guests: one JSON value a line, commands in, events out.
 
 use serde::{Deserialize, Serialize};
 
-/// What a guest is to do, one thing after the other.
+/// A command to a guest, which executes one after the other.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "kebab-case")]
-pub enum Order {
-    /// Work on the disk.
+pub enum GuestCommand {
+    /// Run the disk workload.
     Disk(DiskPlan),
-    /// Answer the peer, whose patterns are made from this seed, until it says goodbye.
+    /// Verify and answer the peer's frames, whose patterns have this seed, until it has finished.
     Serve(u64),
-    /// Stream to the peer and ping it.
+    /// Run the network workload.
     Drive(NetPlan),
-    /// Close the devices and end.
+    /// Close the devices and exit.
     Quit,
 }
 
-/// Work on the disk: write, flush, read back, then read here and there.
+/// The disk workload: write, flush, read back, then random reads.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct DiskPlan {
-    /// What the pattern is made from.
+    /// The seed of the pattern.
     pub seed: u64,
-    /// Where the file's blocks of 4096 bytes are on the disk, in the file's order.
-    pub runs: Vec<Run>,
-    /// How long each random load runs, in milliseconds.
+    /// The extents of the file in blocks of 4096 bytes, in file order.
+    pub extents: Vec<Extent>,
+    /// How long the random reads run at each queue depth, in milliseconds.
     pub millis: u64,
 }
 
-/// Blocks that follow each other on the disk.
+/// Consecutive blocks of the disk.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq, Eq)]
-pub struct Run {
-    /// The first one's number.
+pub struct Extent {
+    /// The number of the first block.
     pub first: u64,
-    /// How many.
+    /// The number of blocks.
     pub count: u64,
 }
 
-/// Stream to the peer and ping it.
+/// The network workload: stream to the peer and ping it.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct NetPlan {
-    /// The peer's address.
+    /// The peer's MAC address.
     pub to: [u8; 6],
-    /// What the pattern is made from.
+    /// The seed of the pattern.
     pub seed: u64,
     /// How long each stream runs, in milliseconds.
     pub millis: u64,
-    /// How many pings.
+    /// The number of pings.
     pub pings: u64,
 }
 
-/// What a guest says.
+/// An event of a guest.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 #[serde(rename_all = "kebab-case")]
 pub enum Event {
-    /// It has its devices; this is its interface's address.
+    /// The devices are connected; this is the network interface's MAC address.
     Ready([u8; 6]),
-    /// So much of a phase is done.
+    /// Progress of a phase.
     Progress(Progress),
-    /// The disk's work is done.
+    /// The disk workload is done.
     Disk(DiskResult),
-    /// The peer has said goodbye.
+    /// The peer has finished.
     Served(Served),
-    /// All streams and pings are done.
+    /// The network workload is done.
     Driven(NetResult),
-    /// It cannot go on.
+    /// The guest failed with this error.
     Failed(String),
 }
 
-/// How far a phase is.
+/// How much of a phase is done.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct Progress {
-    /// What is being done.
+    /// The phase's description.
     pub phase: String,
-    /// So much is done.
+    /// How much is done.
     pub done: u64,
-    /// Of so much, in the same unit.
+    /// The whole, in the same unit.
     pub total: u64,
 }
 
-/// A disk's numbers.
+/// The result of the disk workload.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct DiskResult {
     /// Bytes written and read back.
     pub bytes: u64,
-    /// SHA-256 of what was written, in hexadecimal.
+    /// SHA-256 of the data written, in hexadecimal.
     pub sha256: String,
-    /// Writing and the flush after it, in 10^6 bytes a second.
+    /// Throughput of the writes and the flush, in 10^6 bytes a second.
     pub write_mb_s: f64,
-    /// Reading back, in 10^6 bytes a second.
+    /// Throughput of reading back, in 10^6 bytes a second.
     pub read_mb_s: f64,
-    /// Blocks of 4096 bytes that were read and were not as written.
+    /// Blocks of 4096 bytes that differed from what was written.
     pub mismatches: u64,
     /// Random reads of 4096 bytes, 32 at a time.
     pub random: Load,
@@ -97,57 +97,57 @@ pub struct DiskResult {
     pub single: Load,
 }
 
-/// A random load's numbers.
+/// The result of random reads.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct Load {
     /// Operations a second.
     pub iops: f64,
-    /// How long they took.
+    /// The latency of an operation.
     pub latency: Latency,
 }
 
-/// How long something took, in microseconds.
+/// Percentiles of a latency, in microseconds.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq)]
 pub struct Latency {
-    /// Half of them took no longer.
+    /// The median.
     pub p50_us: f64,
-    /// 99 of 100.
+    /// The 99th percentile.
     pub p99_us: f64,
-    /// 999 of 1000.
+    /// The 99.9th percentile.
     pub p99_9_us: f64,
-    /// All of them.
+    /// The maximum.
     pub max_us: f64,
 }
 
-/// What a server has seen.
+/// What the receiver of a network workload counted.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq)]
 pub struct Served {
-    /// Frames of the streams.
+    /// Frames of streams received.
     pub frames: u64,
-    /// Their bytes.
+    /// Bytes of these frames.
     pub bytes: u64,
-    /// Frames that were not as sent, or not in their order.
+    /// Frames whose data was wrong, or that were out of order.
     pub mismatches: u64,
     /// Pings answered.
     pub pings: u64,
 }
 
-/// An interface's numbers.
+/// The result of the network workload.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq)]
 pub struct NetResult {
-    /// Frames of 1514 bytes.
+    /// The stream of frames of 1514 bytes.
     pub large: Stream,
-    /// Frames of 64 bytes.
+    /// The stream of frames of 64 bytes.
     pub small: Stream,
-    /// Round trips, one at a time.
+    /// The latency of pings, one at a time.
     pub ping: Latency,
-    /// How many there were.
+    /// The number of pings sent.
     pub pings: u64,
-    /// Answers that were not what was asked for.
+    /// Answers with a wrong number or wrong data.
     pub mismatches: u64,
 }
 
-/// A stream's numbers; every frame was acknowledged by the peer, who has compared it byte by byte.
+/// The result of a stream. Every frame was acknowledged by the peer, which compared it byte by byte.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, PartialEq)]
 pub struct Stream {
     /// Frames sent and acknowledged.

@@ -1,16 +1,18 @@
-//! Sends frames to a port that cannot take all of them as they are.
+// Not a core: does I/O or calls a hypervisor.
+
+//! Sends frames to a port that does not take all of their offloads.
 
 use std::io;
 
 use crate::{
     Batch, Caps, Frame, Frames, Port, Reason,
     headers::Malformed,
-    offload::{self, Step, fill_csum},
+    offload::{self, Action, fill_csum},
     segment::Segments,
 };
 
-/// Sends `frames` to `port`, doing first whatever work of theirs is beyond `caps`. Frames that need none are
-/// sent from where they are when that holds for all; else clones go by way of `scratch`, in order.
+/// Sends `frames` to `port`, after doing the offloads that `caps` lacks in software. When no frame needs that, `frames`
+/// are sent unchanged; else clones are collected in `scratch` and sent in order.
 pub(crate) fn send(
     port: &mut dyn Port,
     caps: &Caps,
@@ -20,16 +22,17 @@ pub(crate) fn send(
     if frames.iter().all(|frame| offload::passes(frame, caps)) {
         return port.send(frames);
     }
-    let mut adapter = Adapter { port, caps, scratch, malformed: 0, too_long: 0 };
-    let sent = frames.iter().try_for_each(|frame| adapter.take(frame)).and_then(|()| adapter.send());
-    adapter.scratch.clear();
-    let (malformed, too_long) = (adapter.malformed, adapter.too_long);
+    let mut offload = SoftwareOffload { port, caps, scratch, malformed: 0, too_long: 0 };
+    let sent = frames.iter().try_for_each(|frame| offload.take(frame)).and_then(|()| offload.send());
+    offload.scratch.clear();
+    let malformed = offload.malformed;
+    let too_long = offload.too_long;
     port.stats().lost(Reason::Malformed, malformed);
     port.stats().lost(Reason::TooLong, too_long);
     sent
 }
 
-struct Adapter<'a> {
+struct SoftwareOffload<'a> {
     port: &'a mut dyn Port,
     caps: &'a Caps,
     scratch: &'a mut Batch,
@@ -37,18 +40,18 @@ struct Adapter<'a> {
     too_long: u64,
 }
 
-impl Adapter<'_> {
+impl SoftwareOffload<'_> {
     fn take(&mut self, frame: &Frame) -> io::Result<()> {
-        match offload::step(frame, self.caps) {
-            Ok(Step::Pass) => self.add(|into| {
+        match offload::action(frame, self.caps) {
+            Ok(Action::Send) => self.add(|into| {
                 into.copy_from(frame);
                 Ok(true)
             }),
-            Ok(Step::Fill) => self.add(|into| {
+            Ok(Action::FillChecksum) => self.add(|into| {
                 into.copy_from(frame);
                 fill_csum(into).map(|()| true)
             }),
-            Ok(Step::Cut(segments)) => return self.cut(segments),
+            Ok(Action::Segment(segments)) => return self.cut(segments),
             Err(Malformed) => {
                 self.malformed += 1;
                 return Ok(());
@@ -62,8 +65,8 @@ impl Adapter<'_> {
         Ok(())
     }
 
-    /// Adds the frame that `make` makes, unless it makes none (`false`), sending first what there is if
-    /// there is no room. What cannot be made or is too long is counted; `true` means: made and added.
+    /// Adds the frame that `make` writes to `scratch`, after sending the frames there if it is full. `make` returns
+    /// `false` for no frame. Malformed and too long frames are counted. `true`: a frame was added.
     fn add(&mut self, make: impl FnOnce(&mut Frame) -> Result<bool, Malformed>) -> io::Result<bool> {
         if self.scratch.room() == 0 {
             self.send()?;

@@ -1,38 +1,40 @@
-//! Live progress: bars on a terminal, a line for each phase elsewhere, nothing at all for programs.
+//! Shows progress: bars on a terminal, a line for each phase if standard error is no terminal, nothing with `--json`.
 
 use std::io::IsTerminal;
 use std::time::Duration;
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-use super::words::Progress;
+use super::protocol::Progress;
 
-/// Where progress is shown.
-pub enum Show {
-    /// A bar for each guest, and one for the machine.
+/// How progress is shown.
+pub enum ProgressDisplay {
+    /// Progress bars on a terminal.
     Bars {
-        /// The machine's.
+        /// The bar of the driver.
         main: ProgressBar,
-        /// The guests'.
+        /// The bars of the guests.
         guests: Vec<ProgressBar>,
     },
-    /// Lines.
+    /// Lines on standard error.
     Lines {
-        /// The guests' names, and the phase each was last seen in.
+        /// The guests' names, and the phase last shown of each.
         guests: Vec<(String, String)>,
     },
-    /// Nothing.
-    Nothing,
+    /// No output.
+    Hidden,
 }
 
-impl Show {
-    /// For these guests. Nothing is shown where `quiet`.
-    pub fn new(names: &[&str], quiet: bool) -> Show {
+impl ProgressDisplay {
+    /// Creates a display for these guests, hidden if `quiet`.
+    pub fn new(names: &[&str], quiet: bool) -> ProgressDisplay {
         if quiet {
-            return Show::Nothing;
+            return ProgressDisplay::Hidden;
         }
         if !std::io::stderr().is_terminal() {
-            return Show::Lines { guests: names.iter().map(|n| ((*n).to_owned(), String::new())).collect() };
+            return ProgressDisplay::Lines {
+                guests: names.iter().map(|n| ((*n).to_owned(), String::new())).collect(),
+            };
         }
         let all = MultiProgress::new();
         let style = |template: &str| {
@@ -47,40 +49,40 @@ impl Show {
             bar.set_prefix((*name).to_owned());
             bar
         });
-        Show::Bars { main, guests: guests.collect() }
+        ProgressDisplay::Bars { main, guests: guests.collect() }
     }
 
-    /// The machine does something else now.
+    /// Shows the driver's next step.
     pub fn step(&self, what: &str) {
         match self {
-            Show::Bars { main, .. } => main.set_message(what.to_owned()),
-            Show::Lines { .. } => eprintln!("{what}"),
-            Show::Nothing => {}
+            ProgressDisplay::Bars { main, .. } => main.set_message(what.to_owned()),
+            ProgressDisplay::Lines { .. } => eprintln!("{what}"),
+            ProgressDisplay::Hidden => {}
         }
     }
 
-    /// A guest is so far.
-    pub fn progress(&mut self, guest: usize, progress: &Progress) {
+    /// Shows a guest's progress.
+    pub fn update(&mut self, guest: usize, progress: &Progress) {
         match self {
-            Show::Bars { guests, .. } => {
+            ProgressDisplay::Bars { guests, .. } => {
                 guests[guest].set_length(progress.total.max(1));
                 guests[guest].set_position(progress.done);
                 guests[guest].set_message(progress.phase.clone());
             }
-            Show::Lines { guests } => {
+            ProgressDisplay::Lines { guests } => {
                 let (name, phase) = &mut guests[guest];
                 if *phase != progress.phase {
                     progress.phase.clone_into(phase);
                     eprintln!("  {name}: {phase}");
                 }
             }
-            Show::Nothing => {}
+            ProgressDisplay::Hidden => {}
         }
     }
 
-    /// All is over: the bars go.
-    pub fn end(&self) {
-        if let Show::Bars { main, guests } = self {
+    /// Removes the bars.
+    pub fn finish(&self) {
+        if let ProgressDisplay::Bars { main, guests } = self {
             guests.iter().for_each(ProgressBar::finish_and_clear);
             main.finish_and_clear();
         }

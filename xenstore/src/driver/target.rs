@@ -1,32 +1,32 @@
-//! Which device a watch event speaks of.
+//! Maps a watch event to the devices it concerns.
 
-use crate::DomId;
+use ring_abi::DomId;
 
 /// A device of this driver: the frontend's domain and the device's number.
 pub(super) type Id = (DomId, u32);
 
 /// The token of the watch on all backends of a kind.
-pub(super) const BACK: &str = "back";
+pub(super) const BACKEND_TOKEN: &str = "back";
 
-/// What an event asks to be looked at.
+/// The devices whose state has to be read after an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Target {
-    /// Everything: a node above the devices changed.
+    /// All of them: a node above the devices changed.
     All,
     /// All devices of this frontend's domain.
     Domain(DomId),
     /// This device.
     Device(Id),
-    /// Nothing of ours.
+    /// None of this driver's.
     Nothing,
 }
 
 /// The token of the watch on a frontend's state.
-pub(super) fn front_token((domid, device): Id) -> String {
+pub(super) fn frontend_token((domid, device): Id) -> String {
     format!("front/{domid}/{device}")
 }
 
-/// Reads an event; `root` is the node that holds all backends of the kind.
+/// Parses an event; `root` is the node above all backends of the kind.
 pub(super) fn target(root: &str, path: &str, token: &str) -> Target {
     if let Some(id) = token.strip_prefix("front/") {
         return parse(id.split('/')).map_or(Target::Nothing, Target::Device);
@@ -50,16 +50,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn events_name_devices() {
+    fn event_path_or_token_gives_its_devices() {
         let root = "/local/domain/0/backend/vbd";
-        let at = |below: &str| target(root, &format!("{root}{below}"), BACK);
+        let at = |below: &str| target(root, &format!("{root}{below}"), BACKEND_TOKEN);
         assert_eq!(at(""), Target::All);
-        assert_eq!(at("/3"), Target::Domain(3));
-        assert_eq!(at("/3/51712"), Target::Device((3, 51712)));
-        assert_eq!(at("/3/51712/state"), Target::Device((3, 51712)));
+        assert_eq!(at("/3"), Target::Domain(DomId(3)));
+        assert_eq!(at("/3/51712"), Target::Device((DomId(3), 51712)));
+        assert_eq!(at("/3/51712/state"), Target::Device((DomId(3), 51712)));
         assert_eq!(at("/x/51712/state"), Target::Nothing);
-        assert_eq!(target(root, "/local/domain/0", BACK), Target::All);
-        assert_eq!(target(root, "/anything", &front_token((7, 1))), Target::Device((7, 1)));
+        assert_eq!(target(root, "/local/domain/0", BACKEND_TOKEN), Target::All);
+        let token = frontend_token((DomId(7), 1));
+        assert_eq!(target(root, "/anything", &token), Target::Device((DomId(7), 1)));
         assert_eq!(target(root, "/anything", "front/zz"), Target::Nothing);
     }
 }

@@ -1,49 +1,49 @@
-//! A token bucket: how often something may happen. Time is passed in, so that it is a value like any other.
+//! A token bucket: a rate with a bound on bursts. Time is an argument.
 
-use std::time::Duration;
+use core::time::Duration;
 
 const NANOS: u128 = 1_000_000_000;
 
-/// Tokens that come at a rate and are kept up to a bound. Units are the caller's: events, bytes, frames.
+/// Tokens that accrue at a rate, up to a bound. Units are the caller's: events, bytes, frames.
 #[derive(Clone, Debug)]
 pub struct TokenBucket {
     /// Tokens a second.
     rate: u64,
-    /// Tokens it holds, times 10^9: exact at every rate.
+    /// Capacity in tokens, times 10^9: exact at every rate.
     full: u128,
     level: u128,
-    /// When `level` was right, since whatever instant the caller counts from.
+    /// The time of `level`, from the caller's epoch.
     at: Duration,
 }
 
 impl TokenBucket {
-    /// A full bucket of `burst` tokens at time `now`, to which `rate` tokens come a second.
+    /// Makes a bucket with `burst` tokens at time `now`, to which `rate` tokens a second are added.
     pub fn new(rate: u64, burst: u64, now: Duration) -> Self {
         let full = u128::from(burst) * NANOS;
         Self { rate, full, level: full, at: now }
     }
 
-    /// Adds what came since the last time; a clock that runs backwards adds nothing.
+    /// Adds the tokens accrued since the last call; a clock that runs backwards adds nothing.
     fn fill(&mut self, now: Duration) {
         let Some(passed) = now.checked_sub(self.at) else { return };
         self.at = now;
         // At most 2^64 * 2^94: a clock that jumps far ahead fills the bucket.
-        let came = passed.as_nanos().saturating_mul(u128::from(self.rate));
-        self.level = self.level.saturating_add(came).min(self.full);
+        let accrued = passed.as_nanos().saturating_mul(u128::from(self.rate));
+        self.level = self.level.saturating_add(accrued).min(self.full);
     }
 
-    /// Takes `tokens` if that many are there.
+    /// Takes `tokens`, or none and `false` when there are fewer.
     pub fn take(&mut self, tokens: u64, now: Duration) -> bool {
         self.fill(now);
         let wanted = u128::from(tokens) * NANOS;
-        let there = wanted <= self.level;
-        if there {
+        let enough = wanted <= self.level;
+        if enough {
             self.level -= wanted;
         }
-        there
+        enough
     }
 
-    /// How long until `tokens` are there: zero if they are; `None` if they never will be.
+    /// How long until `tokens` can be taken: zero if they can be now; `None` if they never can.
     pub fn wait(&mut self, tokens: u64, now: Duration) -> Option<Duration> {
         self.fill(now);
         let wanted = u128::from(tokens) * NANOS;
@@ -57,9 +57,9 @@ impl TokenBucket {
         Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
 
-    /// Whole tokens that are there.
+    /// Whole tokens that can be taken.
     #[cfg(test)]
-    fn left(&mut self, now: Duration) -> u64 {
+    fn available(&mut self, now: Duration) -> u64 {
         self.fill(now);
         u64::try_from(self.level / NANOS).unwrap_or(u64::MAX)
     }
@@ -75,15 +75,15 @@ mod tests {
     }
 
     proptest! {
-        /// Never more than the burst and what came since, whatever is asked for when.
         #[test]
-        fn never_more_than_rate_and_burst(
+        fn tokens_taken_never_exceed_burst_and_rate(
             rate in 0u64..1_000_000,
             burst in 0u64..1_000,
             steps in proptest::collection::vec((0u64..10_000_000, 0u64..100), 1..300),
         ) {
             let mut bucket = TokenBucket::new(rate, burst, at(0));
-            let (mut now, mut taken) = (0, 0u128);
+            let mut now = 0;
+            let mut taken = 0u128;
             for (passes, tokens) in steps {
                 now += passes;
                 if bucket.take(tokens, at(now)) {
@@ -94,26 +94,26 @@ mod tests {
             }
         }
 
-        /// One who always waits as told gets exactly the rate: nothing is lost to rounding.
+        /// A caller that always waits for the time of `wait` gets exactly the rate: nothing is lost to rounding.
         #[test]
-        fn the_patient_gets_the_rate(rate in 1u64..10_000_000, tokens in 1u64..50) {
+        fn waiting_caller_gets_exactly_the_rate(rate in 1u64..10_000_000, tokens in 1u64..50) {
             let mut bucket = TokenBucket::new(rate, tokens, at(0));
             prop_assert!(bucket.take(tokens, at(0)));
             let mut now = Duration::ZERO;
             for _ in 0..100 {
                 let wait = bucket.wait(tokens, now).unwrap();
                 if !wait.is_zero() {
-                    prop_assert!(!bucket.clone().take(tokens, now + wait - at(1)), "told to wait too long");
+                    prop_assert!(!bucket.clone().take(tokens, now + wait - at(1)), "the wait is too long");
                 }
                 now += wait;
-                prop_assert!(bucket.take(tokens, now), "told to wait too briefly");
+                prop_assert!(bucket.take(tokens, now), "the wait is too short");
             }
             let ideal = u128::from(tokens) * 100 * NANOS / u128::from(rate);
             prop_assert!(now.as_nanos() >= ideal && now.as_nanos() <= ideal + 100);
         }
 
         #[test]
-        fn no_clock_makes_it_panic(
+        fn arbitrary_clock_never_panics(
             rate: u64, burst: u64, clock in proptest::collection::vec((any::<u64>(), any::<u32>(), any::<u64>()), 1..20)
         ) {
             let mut bucket = TokenBucket::new(rate, burst, Duration::ZERO);
@@ -121,13 +121,13 @@ mod tests {
                 let now = Duration::new(seconds / 2, nanos % 1_000_000_000);
                 bucket.take(tokens, now);
                 let _ = bucket.wait(tokens, now);
-                prop_assert!(bucket.left(now) <= burst);
+                prop_assert!(bucket.available(now) <= burst);
             }
         }
     }
 
     #[test]
-    fn what_never_fits_is_never_there() {
+    fn more_than_the_burst_is_never_available() {
         let mut bucket = TokenBucket::new(10, 5, at(0));
         assert_eq!(bucket.wait(6, at(0)), None);
         assert_eq!(TokenBucket::new(0, 0, at(0)).wait(1, at(0)), None);

@@ -1,0 +1,209 @@
+//! Holds ARCHITECTURE.md against the code: what crates import of each other, cores without I/O, and which crates may name
+//! a hypervisor.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use syn::visit::{self, Visit};
+
+/// Crates whose source files are cores, protocols as values, unless a file's first line is [`DOES_IO`].
+const CORES: &[&str] =
+    &["blkback", "blkfront", "bridge", "event-loop", "netback", "netfront", "ring-abi", "xenstore"];
+
+/// The first line of a file that may do I/O, start threads, read the clock or call a hypervisor. A new file is a core
+/// until somebody writes this line.
+const DOES_IO: &str = "// Not a core: does I/O or calls a hypervisor.";
+
+/// Crates that may name an implementation of the hypervisor; the others only in their tests.
+const NAMES_HYPERVISOR: &[&str] = &["benches", "hypervisor", "testkit", "toolstack"];
+
+/// Paths that a core never names: the hypervisor, the operating system and the clock.
+const FORBIDDEN: &[&[&str]] = &[
+    &["hypervisor"],
+    &["std", "io"],
+    &["std", "fs"],
+    &["std", "net"],
+    &["std", "os"],
+    &["std", "thread"],
+    &["std", "process"],
+    &["Instant", "now"],
+    &["SystemTime"],
+    &["nix"],
+    &["libc"],
+];
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace's directory").to_owned()
+}
+
+/// The crates of this workspace, and what each imports of the others other than for its tests.
+fn imports() -> BTreeMap<String, BTreeSet<String>> {
+    let metadata =
+        cargo_metadata::MetadataCommand::new().current_dir(root()).no_deps().exec().expect("cargo metadata");
+    let names: BTreeSet<_> = metadata.packages.iter().map(|package| package.name.to_string()).collect();
+    let imports = |package: &cargo_metadata::Package| {
+        let normal =
+            package.dependencies.iter().filter(|d| d.kind != cargo_metadata::DependencyKind::Development);
+        normal.map(|d| d.name.clone()).filter(|name| names.contains(name)).collect()
+    };
+    metadata.packages.iter().map(|package| (package.name.to_string(), imports(package))).collect()
+}
+
+/// The table of ARCHITECTURE.md's section "Dependencies": `CRATE -> CRATE CRATE ...`, `nothing` for none.
+fn documented_imports() -> BTreeMap<String, BTreeSet<String>> {
+    let page = fs::read_to_string(root().join("ARCHITECTURE.md")).expect("ARCHITECTURE.md");
+    let section = page.split("## Dependencies").nth(1).expect("the section Dependencies");
+    let table = section.split("```").nth(1).expect("its table");
+    let rows = table.lines().filter_map(|line| line.split_once("->"));
+    let crates =
+        |text: &str| text.split_whitespace().filter(|w| *w != "nothing").map(str::to_owned).collect();
+    rows.map(|(name, imported)| (name.trim().to_owned(), crates(imported))).collect()
+}
+
+#[test]
+fn crates_import_what_the_architecture_says() {
+    assert_eq!(imports(), documented_imports(), "left: cargo metadata; right: ARCHITECTURE.md");
+}
+
+#[test]
+fn frontends_and_backends_do_not_import_each_other() {
+    let imports = imports();
+    for (one, other) in [("blkback", "blkfront"), ("netback", "netfront")] {
+        assert!(!imports[one].contains(other) && !imports[other].contains(one), "{one}, {other}");
+    }
+    assert_eq!(imports["bridge"], BTreeSet::new(), "the bridge is independent of Xen");
+}
+
+#[test]
+fn cores_do_no_io_and_read_no_clock() {
+    let mut wrong = Vec::new();
+    for file in CORES.iter().flat_map(|name| sources(&root().join(name).join("src"))) {
+        let names_io = paths_of(&file).into_iter().find(|path| forbidden(path).is_some());
+        match (does_io(&file), names_io) {
+            (false, Some(path)) => {
+                wrong.push(format!("{}: a core names {}", file.display(), path.join("::")))
+            }
+            (true, None) => wrong.push(format!("{}: marked {DOES_IO:?}, and does none", file.display())),
+            _ => {}
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "files are cores unless their first line is {DOES_IO:?}:\n{}",
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn only_programs_and_tests_name_a_hypervisor() {
+    let mut wrong = Vec::new();
+    for name in imports().keys().filter(|name| !NAMES_HYPERVISOR.contains(&name.as_str())) {
+        for file in sources(&root().join(name).join("src")) {
+            for path in paths_of(&file) {
+                let is_named = |w: &[String]| w[0] == "hypervisor" && (w[1] == "local" || w[1] == "xen");
+                if path.windows(2).any(is_named) {
+                    wrong.push(format!("{}: {}", file.display(), path.join("::")));
+                }
+            }
+        }
+    }
+    assert!(
+        wrong.is_empty(),
+        "only {NAMES_HYPERVISOR:?} and tests may name an implementation:\n{}",
+        wrong.join("\n")
+    );
+}
+
+#[test]
+fn unsafe_is_allowed_only_with_a_reason() {
+    for name in imports().keys() {
+        for file in sources(&root().join(name).join("src")) {
+            let text = fs::read_to_string(&file).expect("a source file");
+            let lines: Vec<_> = text.lines().collect();
+            for (number, line) in lines.iter().enumerate().filter(|(_, l)| l.contains("allow(unsafe_code)")) {
+                let above = number.checked_sub(1).is_some_and(|n| lines[n].trim_start().starts_with("//"));
+                let said = above || line.contains("//") || line.contains("reason =");
+                assert!(said, "{}:{}: say why unsafe is needed", file.display(), number + 1);
+            }
+        }
+    }
+}
+
+/// Whether a file is marked as one that may do I/O.
+fn does_io(file: &Path) -> bool {
+    fs::read_to_string(file).expect("a source file").lines().next() == Some(DOES_IO)
+}
+
+/// The entry of [`FORBIDDEN`] that a path names.
+fn forbidden(path: &[String]) -> Option<&'static [&'static str]> {
+    FORBIDDEN.iter().copied().find(|entry| path.windows(entry.len()).any(|part| part == *entry))
+}
+
+/// Every `.rs` file below `directory`, without files of tests.
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|e| e == "rs") && !path.ends_with("tests.rs") {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// Every path that a file names outside `#[cfg(test)]`, `use` trees flattened.
+fn paths_of(file: &Path) -> Vec<Vec<String>> {
+    let text = fs::read_to_string(file).expect("a source file");
+    let parsed = syn::parse_file(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
+    let mut paths = Paths::default();
+    paths.visit_file(&parsed);
+    paths.0
+}
+
+#[derive(Default)]
+struct Paths(Vec<Vec<String>>);
+
+impl Paths {
+    fn tree(&mut self, tree: &syn::UseTree, prefix: &mut Vec<String>) {
+        match tree {
+            syn::UseTree::Path(p) => {
+                prefix.push(p.ident.to_string());
+                self.tree(&p.tree, prefix);
+                prefix.pop();
+            }
+            syn::UseTree::Group(group) => group.items.iter().for_each(|t| self.tree(t, prefix)),
+            syn::UseTree::Name(n) => self.0.push([prefix.clone(), vec![n.ident.to_string()]].concat()),
+            syn::UseTree::Rename(n) => self.0.push([prefix.clone(), vec![n.ident.to_string()]].concat()),
+            syn::UseTree::Glob(_) => self.0.push(prefix.clone()),
+        }
+    }
+}
+
+impl<'ast> Visit<'ast> for Paths {
+    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
+        if !for_tests(&item.attrs) {
+            self.tree(&item.tree, &mut Vec::new());
+        }
+    }
+
+    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
+        if !for_tests(&item.attrs) {
+            visit::visit_item_mod(self, item);
+        }
+    }
+
+    fn visit_path(&mut self, path: &'ast syn::Path) {
+        self.0.push(path.segments.iter().map(|s| s.ident.to_string()).collect());
+        visit::visit_path(self, path);
+    }
+}
+
+/// `#[cfg(test)]`, `#[cfg(all(test, ..))]` or a feature that only tests turn on.
+fn for_tests(attributes: &[syn::Attribute]) -> bool {
+    attributes.iter().any(|a| {
+        let list = a.path().is_ident("cfg").then(|| a.meta.require_list().ok()).flatten();
+        list.is_some_and(|l| l.tokens.to_string().split(|c: char| !c.is_alphanumeric()).any(|w| w == "test"))
+    })
+}
