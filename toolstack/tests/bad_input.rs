@@ -186,7 +186,7 @@ fn machine_that_is_missing_or_running_is_reported() {
     let machine = Machine::new();
     let output = command(&machine.dir()).arg("hypervisor").output().unwrap();
     let error = one_line(&texts(&output).1);
-    assert!(error.contains("another broker lives in"), "{error}");
+    assert!(error.contains("another broker runs in"), "{error}");
     let output = command(&machine.dir()).arg("dom0").output().unwrap();
     let error = texts(&output).1;
     assert!(error.contains("is domain 0 already"), "{error}");

@@ -1,4 +1,5 @@
 // Not a core: does I/O or calls a hypervisor.
+
 //! Closing an interface: both states in order, unless the nodes are a later device's by then.
 
 use super::Nic;
