@@ -7,7 +7,7 @@ use netfront::{Error, Nic};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use testkit::net::{self, Network, frame, open, send, until};
-use testkit::{BOUND, Machine};
+use testkit::{BOUND, Machine, StopOnDrop};
 use xenstore::{Client, XenbusState};
 
 /// Starts a machine with a bridge and its backend.
@@ -24,15 +24,6 @@ fn until_error(nic: &mut Nic) -> Result<(), Error> {
         nic.wait(false, Duration::from_millis(50))?;
     }
     Ok(())
-}
-
-/// Sets the flag that stops the other threads when it is dropped, also if the test panics.
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
 }
 
 /// Asserts that a frame arrives from one interface at the other.

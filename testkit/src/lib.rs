@@ -30,10 +30,12 @@ mod frontend;
 mod machine;
 pub mod net;
 pub mod random;
+mod stop;
 
 pub use driver::DriverThread;
 pub use frontend::FrontendDevice;
 pub use machine::Machine;
+pub use stop::StopOnDrop;
 
 use std::time::Duration;
 

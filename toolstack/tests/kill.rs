@@ -20,6 +20,7 @@ use nix::unistd::Pid;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
+use testkit::StopOnDrop;
 
 const MIB: u64 = 1 << 20;
 const ROUNDS: u64 = 20;
@@ -27,15 +28,6 @@ const ROUNDS: u64 = 20;
 const BLOCKS: u64 = 512;
 /// Writes in flight.
 const DEPTH: usize = 16;
-
-/// Sets the flag that stops the other threads when it is dropped, also if the test panics.
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
 
 #[test]
 fn guests_and_dom0_killed_at_any_moment_lose_no_acknowledged_write() {

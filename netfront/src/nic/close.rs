@@ -45,7 +45,8 @@ impl Nic {
 
     /// Writes a state; `false` where the interface's node was removed, even if another device has its path now.
     fn write_unless_replaced(&mut self, state: XenbusState) -> Result<bool, Error> {
-        let (Some(client), Some(written)) = (&mut self.client, self.written) else { return Ok(false) };
+        let Some(client) = &mut self.client else { return Ok(false) };
+        let Some(written) = self.written else { return Ok(false) };
         let is_written = self.end.switch_state_after(client, written, state)?;
         self.written = is_written.then_some(state);
         Ok(is_written)
