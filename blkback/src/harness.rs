@@ -1,4 +1,4 @@
-//! One harness for property tests and the fuzz target: a frontend that writes arbitrary bytes into the ring.
+//! The harness of the property tests and of the fuzz target: a frontend that writes arbitrary bytes into the ring.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use ring_abi::testing::Pages;
 use crate::check::Limits;
 use crate::queue::{DiskRequest, Operation, Queue};
 
-/// Runs a script of bytes against both layouts: no panic, no invalid request, whatever the bytes.
+/// Runs a script of bytes against both layouts; panics if the queue returns an invalid request.
 pub fn hostile(script: &[u8]) {
     run::<X86_64>(script);
     run::<X86_32>(script);
@@ -36,7 +36,7 @@ fn run<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
                 let at = usize::from(u16::from_le_bytes([step[2], step[3]])) % memory.len();
                 words.store32(at & !3, value);
             }
-            // A valid request, or nearly so, and the producer index moved.
+            // A request that is valid or nearly valid, and the producer index advanced.
             2 | 3 => {
                 let at = 64 + (step[1] as usize % 32) * P::SLOT;
                 words.store32(at, u32::from(step[2] % 8) | u32::from(step[3] % 13) << 8);
@@ -64,12 +64,12 @@ fn run<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
             },
         }
         let tags: BTreeSet<_> = open.iter().map(|t| t.tag).collect();
-        assert_eq!(tags.len(), open.len(), "a tag in use twice");
+        assert_eq!(tags.len(), open.len(), "a tag is in use twice");
         assert!(queue.in_flight() <= queue.size() && open.len() <= queue.in_flight());
     }
 }
 
-/// Checks what engines rely on.
+/// Asserts what engines rely on.
 fn check_request(request: &DiskRequest, limits: &Limits) {
     let mut sectors = 0;
     for segment in &request.segments {

@@ -77,7 +77,7 @@ fn stays_mapped(disk: Arc<dyn Disk>, data_path: DataPath) -> bool {
     let invalid = raw.io_of(OP_WRITE, 3, 64, [hypervisor::GrantRef(4000)]);
     let valid = raw.io(OP_READ, 4, 0, &[6]);
     raw.send(&[invalid, valid]);
-    let statuses: Vec<_> = raw.receive(2).iter().map(|answer| answer.status).collect();
+    let statuses: Vec<_> = raw.receive(2).iter().map(|response| response.status).collect();
     assert_eq!(statuses, [Status::ERROR, Status::OKAY], "{data_path:?}");
     raw.data.end().is_err()
 }
@@ -87,7 +87,7 @@ fn ram() -> RamDisk {
 }
 
 #[test]
-fn every_data_path_carries_the_same_bytes() {
+fn every_data_path_transfers_the_same_bytes() {
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(512 << 10).unwrap();
     for (data_path, stays) in [(DataPath::Map, false), (DataPath::Copy, false), (DataPath::Persistent, true)]

@@ -59,7 +59,7 @@ fn wait(engine: &mut dyn Engine, count: usize) -> Vec<Completion> {
         }
         let mut fds = [PollFd::new(engine.fd(), PollFlags::POLLIN)];
         let ready = poll(&mut fds, PollTimeout::from(20_000u16));
-        assert!(!matches!(ready, Ok(0)), "{} of {count}", done.len());
+        assert!(!matches!(ready, Ok(0)), "timed out: {} of {count}", done.len());
     }
 }
 

@@ -1,8 +1,8 @@
-//! Frontends that lie, race and flood: the device alone is closed, and nobody else notices.
+//! Hostile frontends: the backend closes the attacker's device, and serves all others on.
 //!
-//! The attacks are in `hostile/attacks.rs`, by name, over a [`Platform`]: threads on the local hypervisor, or a guest of a
-//! real Xen host, where `hostile xen::ATTACK` is one attack on its dom0 (`tests/xen/run hostile-front`), in a
-//! build for such a guest (`--cfg xen_host`).
+//! The attacks are functions in `hostile/attacks.rs`. Each runs on every [`Platform`]: on the local hypervisor with all
+//! domains in threads, and in a guest of a real Xen host, where `hostile xen::ATTACK` attacks the backend in dom0
+//! (`tests/xen/run hostile-front`; built with `--cfg xen_host`).
 
 #[path = "hostile/attacks.rs"]
 mod attacks;
@@ -15,24 +15,24 @@ use blkfront::Disk;
 use testkit::FrontendDevice;
 use testkit::block::{RawFrontend, options};
 
-/// A backend, a device of the attacker's, and one of another domain's.
+/// A backend, the attacker's device, and a device of another domain or of another number.
 trait Platform {
     /// The attacker's device, waiting for its frontend.
     fn attacked(&self) -> FrontendDevice;
     /// Another device on the same backend.
     fn other(&self) -> FrontendDevice;
-    /// The attacker says that it uses the same pages again, so that they stay mapped.
+    /// Whether the attacker advertises persistent grants, so that its pages stay mapped.
     fn persistent(&self) -> bool;
-    /// The attacker's device was closed, with an error of these words.
-    fn is_closed(&self, words: &str);
-    /// How often the attacker's ring woke the backend, where that can be seen.
+    /// Asserts that the backend closed the attacker's device and reported an error that contains `words`.
+    fn assert_closed(&self, words: &str);
+    /// How often the attacker's ring woke the backend; `None` on a platform that cannot count it.
     fn wakeups(&self) -> Option<u64>;
-    /// Ends the attacker's device in order; then nothing of the attacker's is mapped any more.
-    fn nothing_is_held(&mut self, raw: RawFrontend);
+    /// Closes the attacker's device, and asserts that the backend maps none of the attacker's pages any more.
+    fn assert_unmapped(&mut self, raw: RawFrontend);
 }
 
-/// The other device takes data and gives it back.
-fn others_are_served(platform: &dyn Platform) {
+/// Asserts that the other device returns the data written to it.
+fn assert_others_served(platform: &dyn Platform) {
     let mut disk = open(&platform.other());
     disk.write_at(4096, &[5; 8192]).unwrap();
     let mut read = [0; 8192];
@@ -45,35 +45,18 @@ fn open(device: &FrontendDevice) -> Disk {
     Disk::open_with(device.hv.clone(), device.store(), device.device.id, options()).unwrap()
 }
 
-macro_rules! attacks {
-    ($($attack:ident)*) => {
-        mod local { $(
-            #[test]
-            fn $attack() { crate::attacks::$attack(&mut *crate::in_threads::platform(false)); }
-        )* }
-        mod persistent { $(
-            #[test]
-            fn $attack() { crate::attacks::$attack(&mut *crate::in_threads::platform(true)); }
-        )* }
-        mod xen { $(
-            #[test]
-            #[cfg_attr(not(xen_host), ignore = "needs a guest of a Xen host: tests/xen/run hostile-front")]
-            fn $attack() { crate::attacks::$attack(&mut *crate::on_xen::platform()); }
-        )* }
-    };
-}
-
-attacks! {
-    a_producer_index_that_ran_away_closes_the_device
-    a_producer_index_that_runs_backwards_closes_the_device
+testkit::attacks! {
+    variant = persistent, ignored = "needs a guest of a Xen host: tests/xen/run hostile-front";
+    producer_index_beyond_the_ring_closes_the_device
+    producer_index_that_decreases_closes_the_device
     grants_that_cannot_be_mapped_fail_their_request_alone
-    requests_that_make_no_sense_are_answered
-    a_page_revoked_in_flight_is_quarantined
-    responses_leave_no_byte_unwritten
-    a_racing_mutator_harms_nobody
-    a_storm_of_events_is_slowed
-    a_flood_of_writes_to_the_state_disturbs_nobody
-    a_frontend_that_vanishes_in_flight_is_closed
-    keys_of_any_form_are_refused_by_name_and_may_be_mended
-    keys_rewritten_while_connecting_harm_nobody
+    invalid_requests_are_answered_with_an_error
+    page_revoked_in_flight_is_quarantined
+    response_overwrites_every_byte_of_the_slot_header
+    slots_overwritten_during_reads_are_all_answered
+    event_storm_wakes_the_backend_at_a_limited_rate
+    state_written_in_a_loop_leaves_other_devices_served
+    frontend_that_vanishes_in_flight_is_closed
+    invalid_key_is_named_and_may_be_corrected
+    keys_rewritten_while_connecting_leave_the_backend_working
 }

@@ -17,21 +17,22 @@ use xenstore::Client;
 
 const DIR: &str = "XPV_TEST_BACK_DIR";
 
-/// The child process of the test below; as a test of its own it does nothing.
+/// The backend process of the test below. Run as a test, without the environment variable, it returns at once.
 #[test]
 fn child() {
     let Ok(dir) = std::env::var(DIR) else { return };
     let hv = Arc::new(Domain::join(dir, DomId::DOM0).unwrap());
     let client = Client::new(hv.store().unwrap());
-    let never = EventFd::new().unwrap();
+    let stop = EventFd::new().unwrap();
     println!("serving");
-    xenbus::driver::run(client, DomId::DOM0, &mut VbdDriver::new(hv), never.as_fd()).unwrap();
+    xenbus::driver::run(client, DomId::DOM0, &mut VbdDriver::new(hv), stop.as_fd()).unwrap();
 }
 
-struct Killed(Child);
+/// A backend process, killed when it is dropped.
+struct BackendProcess(Child);
 
-impl Killed {
-    fn start(machine: &Machine) -> Killed {
+impl BackendProcess {
+    fn start(machine: &Machine) -> BackendProcess {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child", "--nocapture"])
             .env(DIR, machine.sandbox.dir())
@@ -40,11 +41,11 @@ impl Killed {
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert!(lines.map_while(Result::ok).any(|line| line.contains("serving")), "the child does not serve");
-        Killed(child)
+        BackendProcess(child)
     }
 }
 
-impl Drop for Killed {
+impl Drop for BackendProcess {
     fn drop(&mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
@@ -59,7 +60,7 @@ fn killed_backend_loses_no_write() {
     let machine = Machine::new();
     machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
     let guest = machine.domain(GUEST);
-    let mut back = Some(Killed::start(&machine));
+    let mut back = Some(BackendProcess::start(&machine));
     let mut disk = open(&guest, options());
     let written = Arc::new(AtomicU64::new(0));
     let count = written.clone();
@@ -74,11 +75,11 @@ fn killed_backend_loses_no_write() {
     for round in 1..=4 {
         let start = std::time::Instant::now();
         while written.load(Ordering::Relaxed) < round * 1000 && !thread.is_finished() {
-            assert!(start.elapsed() < BOUND, "the guest is stuck in round {round}");
+            assert!(start.elapsed() < BOUND, "no progress within {BOUND:?} in round {round}");
             std::thread::yield_now();
         }
         drop(back.take());
-        back = Some(Killed::start(&machine));
+        back = Some(BackendProcess::start(&machine));
     }
     let mut disk = thread.join().unwrap();
     disk.flush().unwrap();

@@ -1,9 +1,8 @@
 //! Data written and read over both wire layouts, by frontends whose requests the test builds: 32-bit guests use
 //! another layout than the backend.
 //!
-//! `layouts xen::` does it in a guest of a real Xen host (`tests/xen/run vbd-32`), in a build for one (`--cfg
-//! xen_host`): `XPV_VBD` names the device, `XPV_CONTENT` a file to be written to it, which the scenario then finds
-//! in the image.
+//! `layouts xen::` runs in a guest of a real Xen host (`tests/xen/run vbd-32`; built with `--cfg xen_host`): `XPV_VBD` is
+//! the device's number, `XPV_CONTENT` the path of a file to write to it, which the scenario compares with the image.
 
 use hypervisor::PAGE_SIZE;
 use ring_abi::blkif::{Io, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, Request, Response, Segment, Status};
@@ -18,7 +17,7 @@ const FULL: usize = PAGES * PAGE_SIZE;
 const PAGES: usize = 11;
 
 /// Writes `content` from the disk's start on and reads it back, in requests of every size.
-fn carry<P: Protocol<Request = Request, Response = Response>>(
+fn write_and_read<P: Protocol<Request = Request, Response = Response>>(
     device: FrontendDevice,
     protocol: &str,
     content: &[u8],
@@ -41,15 +40,15 @@ fn carry<P: Protocol<Request = Request, Response = Response>>(
         let reads: Vec<_> =
             (0..count).map(|p| raw.io(OP_READ, p as u64, sector(number) + 8 * p as u64, &[p])).collect();
         raw.send(&reads);
-        assert!(raw.receive(count).iter().all(|answer| answer.status == Status::OKAY));
+        assert!(raw.receive(count).iter().all(|response| response.status == Status::OKAY));
         assert!(data(&raw, 0, chunk.len()) == chunk, "chunk {number}");
     }
     parts_of_pages(&mut raw, content);
-    raw.device.set(key::STATE, 6);
+    raw.device.switch(XenbusState::Closed);
     raw.device.wait_for_backend(XenbusState::Closed);
 }
 
-/// Sectors 3 to 5 of one page and the last of another.
+/// Reads sectors 3 to 5 of one page and the last sector of another.
 fn parts_of_pages<P: Protocol<Request = Request, Response = Response>>(
     raw: &mut RawFrontend<P>,
     content: &[u8],
@@ -70,8 +69,8 @@ fn data<P>(raw: &RawFrontend<P>, offset: usize, len: usize) -> Vec<u8> {
     data
 }
 
-fn outcome(answers: &[Response]) -> Vec<(u64, u8, Status)> {
-    answers.iter().map(|a| (a.id, a.operation, a.status)).collect()
+fn outcome(responses: &[Response]) -> Vec<(u64, u8, Status)> {
+    responses.iter().map(|r| (r.id, r.operation, r.status)).collect()
 }
 
 mod local {
@@ -79,7 +78,7 @@ mod local {
     use testkit::block::{Backend, GUEST, XVDA};
     use testkit::{Machine, random};
 
-    fn carried<P: Protocol<Request = Request, Response = Response>>(protocol: &str) {
+    fn layout_keeps_data<P: Protocol<Request = Request, Response = Response>>(protocol: &str) {
         let machine = Machine::new();
         let _back = Backend::start(&machine);
         let image = tempfile::NamedTempFile::new().unwrap();
@@ -88,18 +87,18 @@ mod local {
         let device = machine.attach_disk(GUEST, XVDA, path);
         // Three times around the ring, with a partial request at the end.
         let content = random::bytes(32, 100 * FULL + 3 * PAGE_SIZE);
-        carry::<P>(FrontendDevice::new(machine.domain(GUEST), device), protocol, &content);
+        write_and_read::<P>(FrontendDevice::new(machine.domain(GUEST), device), protocol, &content);
         assert!(std::fs::read(image.path()).unwrap()[..content.len()] == content);
     }
 
     #[test]
-    fn the_64_bit_layout_carries_data() {
-        carried::<X86_64>(key::PROTOCOL_X86_64);
+    fn layout_of_64_bit_guests_keeps_data() {
+        layout_keeps_data::<X86_64>(key::PROTOCOL_X86_64);
     }
 
     #[test]
-    fn the_32_bit_layout_carries_data() {
-        carried::<X86_32>(key::PROTOCOL_X86_32);
+    fn layout_of_32_bit_guests_keeps_data() {
+        layout_keeps_data::<X86_32>(key::PROTOCOL_X86_32);
     }
 }
 
@@ -108,10 +107,10 @@ mod xen {
 
     #[test]
     #[cfg_attr(not(xen_host), ignore = "needs a guest of a Xen host: tests/xen/run vbd-32")]
-    fn the_32_bit_layout_carries_data() {
+    fn layout_of_32_bit_guests_keeps_data() {
         let devices = FrontendDevice::of_xen_guest("vbd", "XPV_VBD");
         let content = std::env::var("XPV_CONTENT").expect("the scenario names the content");
         let content = std::fs::read(content).expect("the content");
-        carry::<X86_32>(devices[0].clone(), key::PROTOCOL_X86_32, &content);
+        write_and_read::<X86_32>(devices[0].clone(), key::PROTOCOL_X86_32, &content);
     }
 }

@@ -1,27 +1,42 @@
-//! Whole machines in threads: the bytes that a frontend reads and writes against those of the image.
+//! Disks on a machine in threads: the bytes that a frontend reads and writes are those of the image.
 
-use blkfront::{Completion, Error, Operation, Options, Request};
+use blkfront::{Completion, Disk, Error, Operation, Options, Request};
 use hypervisor::{Access, DomId, Hypervisor};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 use std::time::Duration;
+use tempfile::NamedTempFile;
 use testkit::block::{Backend, DiskSpec, GUEST, XVDA, disk, open, options, try_open};
 use testkit::random::bytes;
 use testkit::{BOUND, Machine};
-use xenbus::XenbusState;
+use xenbus::{Device, XenbusState};
 use xenstore::Nodes;
 
 const MIB: usize = 1 << 20;
 
-fn image(len: usize) -> (tempfile::NamedTempFile, Vec<u8>) {
-    let mut file = tempfile::NamedTempFile::new().unwrap();
+fn image(len: usize) -> (NamedTempFile, Vec<u8>) {
+    let mut file = NamedTempFile::new().unwrap();
     let content = bytes(1, len);
     file.write_all(&content).unwrap();
     (file, content)
 }
 
-fn content(file: &tempfile::NamedTempFile) -> Vec<u8> {
+/// A machine, a backend that serves a disk of `len` bytes to the guest, the disk's device, its image, and the image's
+/// content. The backend is to be dropped before the machine.
+fn serve(len: usize) -> (Machine, Backend, Device, (NamedTempFile, Vec<u8>)) {
+    let (file, content) = image(len);
+    let machine = Machine::new();
+    let back = Backend::start(&machine);
+    let device = machine.attach_disk(GUEST, XVDA, path(&file));
+    (machine, back, device, (file, content))
+}
+
+fn path(file: &NamedTempFile) -> &str {
+    file.path().to_str().unwrap()
+}
+
+fn content(file: &NamedTempFile) -> Vec<u8> {
     std::fs::read(file.path()).unwrap()
 }
 
@@ -30,7 +45,7 @@ fn reads_and_writes_reach_the_image() {
     let (file, mut expected) = image(4 * MIB);
     let machine = Machine::new();
     let _back = Backend::start(&machine);
-    machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
+    machine.attach_disk(GUEST, XVDA, path(&file));
     let guest = machine.domain(GUEST);
     for order in [0, 2] {
         let mut disk = open(&guest, Options { ring_page_order: order, ..options() });
@@ -49,12 +64,18 @@ fn reads_and_writes_reach_the_image() {
         assert!(matches!(disk.read_at(1, &mut [0; 512]), Err(Error::Alignment { .. })));
         assert!(matches!(disk.read_at(4 * MIB as u64, &mut [0; 512]), Err(Error::Range { .. })));
         disk.close().unwrap();
-        machine.wait_for_state(&machine_back(), XenbusState::Closed);
+        machine.wait_for_state(&back_path(), XenbusState::Closed);
     }
 }
 
-fn machine_back() -> String {
-    xenbus::Device::new("vbd", GUEST, XVDA).back_path()
+/// A read of the buffer's whole length.
+fn read_request(disk: &Disk, token: u64, sector: u64, bytes: usize) -> Request {
+    let buffer = disk.buffer(bytes).unwrap();
+    Request { token, operation: Operation::Read, sector, bytes, buffer: Some(buffer) }
+}
+
+fn back_path() -> String {
+    Device::new("vbd", GUEST, XVDA).back_path()
 }
 
 #[test]
@@ -62,13 +83,13 @@ fn write_to_read_only_disk_fails() {
     let (file, expected) = image(MIB);
     let machine = Machine::new();
     let _back = Backend::start(&machine);
-    let image = file.path().to_str().unwrap();
+    let image = path(&file);
     machine.attach_disk_as(GUEST, &DiskSpec { writable: false, ..disk(XVDA, image) });
     let guest = machine.domain(GUEST);
     let mut disk = open(&guest, options());
     assert!(disk.info().read_only);
     assert!(matches!(disk.write_at(0, &[1; 512]), Err(Error::ReadOnly)));
-    // A frontend that writes in spite of that.
+    // A request that skips the frontend's check.
     let buffer = disk.buffer(4096).unwrap();
     let request =
         Request { token: 1, operation: Operation::Write, sector: 0, bytes: 4096, buffer: Some(buffer) };
@@ -78,43 +99,27 @@ fn write_to_read_only_disk_fails() {
     assert!(content(&file) == expected);
 }
 
-fn wait_for(disk: &mut blkfront::Disk, count: usize) -> Vec<Completion> {
+fn wait_for(disk: &mut Disk, count: usize) -> Vec<Completion> {
     let mut done = Vec::new();
     while done.len() < count {
         let before = std::time::Instant::now();
         let more = disk.wait(&mut done, Some(BOUND)).unwrap();
-        assert!(more > 0 || before.elapsed() < BOUND, "nothing done");
+        assert!(more > 0 || before.elapsed() < BOUND, "no completion within {BOUND:?}");
     }
     done
 }
 
 #[test]
 fn requests_in_flight_together_keep_their_buffers() {
-    let (file, expected) = image(4 * MIB);
-    let machine = Machine::new();
-    let _back = Backend::start(&machine);
-    machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
+    let (machine, back, _, (_file, expected)) = serve(4 * MIB);
     let guest = machine.domain(GUEST);
     let mut disk = open(&guest, Options { ring_page_order: 1, ..options() });
     let depth = disk.depth() as u64;
     for token in 0..depth {
-        let buffer = disk.buffer(8192).unwrap();
-        let request = Request {
-            token,
-            operation: Operation::Read,
-            sector: token * 16,
-            bytes: 8192,
-            buffer: Some(buffer),
-        };
+        let request = read_request(&disk, token, token * 16, 8192);
         disk.submit(request).unwrap();
     }
-    let extra = Request {
-        token: 99,
-        operation: Operation::Read,
-        sector: 0,
-        bytes: 512,
-        buffer: disk.buffer(512).ok(),
-    };
+    let extra = read_request(&disk, 99, 0, 512);
     assert!(disk.submit(extra).is_err(), "the ring is full");
     let mut tokens = Vec::new();
     for completion in wait_for(&mut disk, depth as usize) {
@@ -127,21 +132,18 @@ fn requests_in_flight_together_keep_their_buffers() {
     }
     tokens.sort_unstable();
     assert_eq!(tokens, (0..depth).collect::<Vec<_>>());
-    let stats = machine_stats(&_back);
+    let stats = stats_of(&back);
     assert_eq!((stats.read.ops(), stats.read.bytes()), (depth, depth * 8192));
     assert_eq!(stats.latency().iter().sum::<u64>(), depth);
 }
 
-fn machine_stats(back: &Backend) -> std::sync::Arc<blkback::Stats> {
+fn stats_of(back: &Backend) -> std::sync::Arc<blkback::Stats> {
     back.registry.lock().unwrap()[&(GUEST, XVDA)].clone()
 }
 
 #[test]
 fn disk_shared_by_threads_keeps_their_writes() {
-    let (file, _) = image(4 * MIB);
-    let machine = Machine::new();
-    let _back = Backend::start(&machine);
-    machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
+    let (machine, _back, _, (_file, _)) = serve(4 * MIB);
     let guest = machine.domain(GUEST);
     let disk = Mutex::new(open(&guest, options()));
     std::thread::scope(|scope| {
@@ -166,10 +168,7 @@ fn disk_shared_by_threads_keeps_their_writes() {
 
 #[test]
 fn disk_that_grows_is_resized_after_a_write_to_its_directory() {
-    let (file, _) = image(MIB);
-    let machine = Machine::new();
-    let _back = Backend::start(&machine);
-    let device = machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
+    let (machine, _back, device, (file, _)) = serve(MIB);
     let guest = machine.domain(GUEST);
     let mut disk = open(&guest, options());
     file.as_file().set_len(2 * MIB as u64).unwrap();
@@ -186,16 +185,13 @@ fn disk_that_grows_is_resized_after_a_write_to_its_directory() {
 }
 
 #[test]
-fn disk_that_grows_is_resized_while_requests_come_in() {
-    let (file, _) = image(MIB);
-    let machine = Machine::new();
-    let _back = Backend::start(&machine);
-    machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
+fn disk_that_grows_is_resized_while_requests_are_served() {
+    let (machine, _back, _, (file, _)) = serve(MIB);
     let mut disk = open(&machine.domain(GUEST), options());
     file.as_file().set_len(2 * MIB as u64).unwrap();
     let start = std::time::Instant::now();
     while disk.info().sectors != 4096 {
-        assert!(start.elapsed() < BOUND, "never resized");
+        assert!(start.elapsed() < BOUND, "not resized within {BOUND:?}");
         disk.read_at(0, &mut [0; 512]).unwrap();
         disk.process_events().unwrap();
     }
@@ -203,10 +199,7 @@ fn disk_that_grows_is_resized_while_requests_come_in() {
 
 #[test]
 fn disk_closes_reopens_and_detaches() {
-    let (file, expected) = image(MIB);
-    let machine = Machine::new();
-    let back = Backend::start(&machine);
-    let device = machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
+    let (machine, back, device, (_file, expected)) = serve(MIB);
     let guest = machine.domain(GUEST);
     for _ in 0..5 {
         let mut disk = open(&guest, options());
@@ -217,47 +210,57 @@ fn disk_closes_reopens_and_detaches() {
     }
     let mut disk = open(&guest, options());
     machine.detach(&device);
-    let mut done = Vec::new();
-    while !disk.is_closed() {
-        let _ = disk.wait(&mut done, Some(BOUND));
-    }
+    wait_until_closed(&mut disk);
     assert!(matches!(disk.read_at(0, &mut [0; 512]), Err(Error::Closed)));
     disk.close().unwrap();
     machine.wait_for_state(&device.back_path(), XenbusState::Closed);
     machine.remove(&device);
-    let gone = || !back.registry.lock().unwrap().contains_key(&(GUEST, XVDA));
+    let is_dropped = || !back.registry.lock().unwrap().contains_key(&(GUEST, XVDA));
     machine.client().write("/local/poke", "").unwrap();
-    wait_until("the device is dropped", gone);
+    wait_until("the device is dropped", is_dropped);
     assert_eq!(guest.quarantined(DomId::DOM0), 0, "everything was unmapped");
+}
+
+#[test]
+fn close_after_the_disk_was_replaced_leaves_the_new_one_alone() {
+    let (machine, _back, device, (file, _)) = serve(MIB);
+    let guest = machine.domain(GUEST);
+    let mut disk = open(&guest, options());
+    machine.detach(&device);
+    wait_until_closed(&mut disk);
+    machine.wait_for_state(&device.back_path(), XenbusState::Closed);
+    machine.remove(&device);
+    machine.attach_disk(GUEST, XVDA, path(&file));
+    machine.wait_for_state(&device.back_path(), XenbusState::InitWait);
+    disk.close().unwrap();
+    assert_eq!(machine.state(&device.front_path()), XenbusState::Initialising);
+    open(&guest, options()).read_at(0, &mut [0; 512]).unwrap();
+}
+
+fn wait_until_closed(disk: &mut Disk) {
+    let mut done = Vec::new();
+    while !disk.is_closed() {
+        let _ = disk.wait(&mut done, Some(BOUND));
+    }
 }
 
 fn wait_until(what: &str, is: impl Fn() -> bool) {
     let start = std::time::Instant::now();
     while !is() {
-        assert!(start.elapsed() < BOUND, "never: {what}");
+        assert!(start.elapsed() < BOUND, "not within {BOUND:?}: {what}");
         std::thread::yield_now();
     }
 }
 
 #[test]
 fn nodes_removed_with_requests_in_flight_end_the_device() {
-    let (file, _) = image(MIB);
-    let machine = Machine::new();
-    let back = Backend::start(&machine);
-    let device = machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
+    let (machine, back, device, (_file, _)) = serve(MIB);
     let guest = machine.domain(GUEST);
     let mut disk = open(&guest, options());
     let mut done = Vec::new();
     for token in 0..32 {
-        let buffer = disk.buffer(4096).unwrap();
-        disk.submit(Request {
-            token,
-            operation: Operation::Read,
-            sector: token * 8,
-            bytes: 4096,
-            buffer: Some(buffer),
-        })
-        .unwrap();
+        let request = read_request(&disk, token, token * 8, 4096);
+        disk.submit(request).unwrap();
     }
     disk.commit().unwrap();
     machine.client().rm(&device.back_path()).unwrap();
@@ -275,10 +278,7 @@ fn nodes_removed_with_requests_in_flight_end_the_device() {
 
 #[test]
 fn backend_that_restarts_loses_no_write() {
-    let (file, _) = image(MIB);
-    let machine = Machine::new();
-    let mut back = Backend::start(&machine);
-    machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
+    let (machine, mut back, _, (file, _)) = serve(MIB);
     let guest = machine.domain(GUEST);
     let mut disk = open(&guest, options());
     for round in 0..5u64 {
@@ -300,11 +300,11 @@ fn backend_that_restarts_loses_no_write() {
     disk.close().unwrap();
 }
 
-/// The thread of a removed device, or an earlier backend process, may hold an image's lock for another moment.
+/// The thread of a removed device, or an earlier backend process, may hold an image's lock for a short time.
 #[test]
 fn image_still_in_use_is_opened_once_released() {
     let (file, _) = image(MIB);
-    let params = file.path().to_str().unwrap().to_owned();
+    let params = path(&file).to_owned();
     let machine = Machine::new();
     let hv = machine.domain(DomId::DOM0);
     let mut refusals = 60;
@@ -317,10 +317,10 @@ fn image_still_in_use_is_opened_once_released() {
         Ok(blkback::engine::open(&spec).unwrap())
     });
     let _back = Backend::start_with(blkback::VbdDriver::with_opener(hv.clone(), opener), &hv);
-    machine.attach_disk(GUEST, XVDA, &params);
+    let device = machine.attach_disk(GUEST, XVDA, &params);
     let mut disk = open(&machine.domain(GUEST), options());
     disk.read_at(0, &mut [0; 512]).unwrap();
-    assert!(!machine.client().exists("/local/domain/0/error/backend/vbd/1/51712/error").unwrap());
+    assert!(machine.backend_error(&device).is_none());
 }
 
 #[test]
@@ -331,8 +331,7 @@ fn missing_image_is_reported_and_opened_once_it_exists() {
     let path = dir.path().join("missing.img");
     let device = machine.attach_disk(GUEST, XVDA, path.to_str().unwrap());
     machine.wait_for_state(&device.back_path(), XenbusState::Closing);
-    let error =
-        machine.client().read_text(&format!("/local/domain/0/error/backend/vbd/1/{XVDA}/error")).unwrap();
+    let error = machine.backend_error(&device).unwrap();
     assert!(error.starts_with("2 params: ") && error.contains("missing.img"), "{error}");
     let guest = machine.domain(GUEST);
     std::fs::write(&path, [0; 1024]).unwrap();

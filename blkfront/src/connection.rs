@@ -7,8 +7,7 @@ use nix::sys::epoll::{EpollEvent, EpollFlags};
 use ring_abi::blkif::key;
 use std::os::fd::AsFd;
 use std::time::Instant;
-use xenbus::read_tree;
-use xenbus::{Keys, XenbusState};
+use xenbus::{Keys, XenbusState, read_tree};
 
 use crate::device::{CHANNEL, Disk};
 use crate::error::{Error, Result};
@@ -65,8 +64,7 @@ impl Disk {
             Action::Wait => Ok(()),
             Action::State(state) => {
                 tracing::debug!(%state, "closing an earlier connection");
-                self.end.switch_state(&mut self.store, state)?;
-                Ok(())
+                self.switch_state(state)
             }
             Action::Offer => self.offer(keys),
             Action::Connect(negotiated) => self.connected(negotiated),
@@ -94,7 +92,7 @@ impl Disk {
         if self.negotiated.is_some() {
             tracing::info!(in_flight = self.in_flight(), "reconnecting");
             // So that no successor of the backend takes the old ring for the new one.
-            self.end.switch_state(&mut self.store, XenbusState::Initialising)?;
+            self.switch_state(XenbusState::Initialising)?;
         }
         self.end.remove_keys(&mut self.store, RING_KEYS)?;
         self.connect_queue(ring)?;
@@ -102,6 +100,15 @@ impl Disk {
         self.channel = Some(channel);
         if !self.end.publish(&mut self.store, &keys, XenbusState::Initialised)? {
             return self.begin_close(None);
+        }
+        self.written = XenbusState::Initialised;
+        Ok(())
+    }
+
+    /// Writes this end's state, unless the device was removed; its path may be another device's by now.
+    fn switch_state(&mut self, state: XenbusState) -> Result<()> {
+        if self.end.switch_state_after(&mut self.store, self.written, state)? {
+            self.written = state;
         }
         Ok(())
     }
@@ -115,7 +122,7 @@ impl Disk {
     fn connected(&mut self, negotiated: Negotiated) -> Result<()> {
         tracing::info!(sectors = negotiated.sectors, "connected");
         self.negotiated = Some(negotiated);
-        self.end.switch_state(&mut self.store, XenbusState::Connected)?;
+        self.switch_state(XenbusState::Connected)?;
         // Publishes the requests that an earlier backend did not answer.
         self.commit()
     }
@@ -142,7 +149,7 @@ impl Disk {
     /// end becomes Closed. Ring and pages stay granted until the disk is dropped, as the backend may still map them.
     fn begin_close(&mut self, error: Option<Error>) -> Result<()> {
         self.handshake.close();
-        self.end.switch_state(&mut self.store, XenbusState::Closing)?;
+        self.switch_state(XenbusState::Closing)?;
         self.closing = true;
         self.finish_close()?;
         match error {
@@ -158,7 +165,7 @@ impl Disk {
     pub(crate) fn finish_close(&mut self) -> Result<()> {
         if self.closing && (self.in_flight() == 0 || !self.queue.is_connected()) {
             self.closing = false;
-            self.end.switch_state(&mut self.store, XenbusState::Closed)?;
+            self.switch_state(XenbusState::Closed)?;
         }
         Ok(())
     }
@@ -171,10 +178,10 @@ impl Disk {
         self.closing = false;
         self.handshake.close();
         if was_open {
-            self.end.switch_state(&mut self.store, Closing)?;
+            self.switch_state(Closing)?;
             self.await_back(|state| !matches!(state, Connected | Initialised))?;
         }
-        self.end.switch_state(&mut self.store, Closed)?;
+        self.switch_state(Closed)?;
         // The ring stays granted until the backend has unmapped it.
         self.await_back(|state| state != Closing && state != Connected)?;
         self.disconnect();

@@ -11,7 +11,7 @@ use hypervisor::{Channel, DomId, Hypervisor, Shared};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 use ring_abi::blkif::{Status, X86_64};
-use xenbus::DeviceEnd;
+use xenbus::{DeviceEnd, XenbusState};
 use xenstore::Client;
 
 use crate::buffer::Buffer;
@@ -122,6 +122,8 @@ pub struct Disk {
     pub(crate) peer: DomId,
     pub(crate) options: Options,
     pub(crate) handshake: Handshake,
+    /// The state that this disk wrote last, or found when it was opened.
+    pub(crate) written: XenbusState,
     pub(crate) negotiated: Option<Negotiated>,
     pub(crate) queue: Queue<X86_64, Shared, Request>,
     pub(crate) channel: Option<Box<dyn Channel>>,
@@ -159,7 +161,8 @@ impl Disk {
         let path = format!("/local/domain/{}/device/vbd/{devid}", hv.domid());
         let end = DeviceEnd::find_front(&mut store, &path)?;
         let peer = end.other_id();
-        let handshake = Handshake::new(end.state(&mut store)?);
+        let written = end.state(&mut store)?;
+        let handshake = Handshake::new(written);
         end.watch_other(&mut store, "back")?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(store.fd(), EpollEvent::new(nix::sys::epoll::EpollFlags::EPOLLIN, STORE))?;
@@ -171,6 +174,7 @@ impl Disk {
             peer,
             options,
             handshake,
+            written,
             negotiated: None,
             queue: Queue::new(0),
             channel: None,

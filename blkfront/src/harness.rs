@@ -1,4 +1,4 @@
-//! One harness for property tests and the fuzz target: a backend that writes arbitrary bytes into the ring.
+//! The harness of the property tests and of the fuzz target: a backend that writes arbitrary bytes into the ring.
 
 use alloc::collections::BTreeSet;
 
@@ -9,13 +9,13 @@ use ring_abi::testing::Pages;
 
 use crate::queue::{Operation, Queue, Segments};
 
-/// One page's segment.
+/// A segment of one page.
 pub fn segments() -> Segments {
     let segment = ring_abi::blkif::Segment { gref: GrantRef(8), first_sect: 0, last_sect: 7 };
     core::iter::once(segment).collect()
 }
 
-/// Runs a script of bytes: no panic, no item given back twice, none lost, whatever the bytes.
+/// Runs a script of bytes; panics if the queue returns an item twice or loses one.
 pub fn hostile(script: &[u8]) {
     let mut memory = Pages::new(1);
     let mut queue: Queue<X86_64, Pages, u64> = Queue::new(0);
@@ -29,7 +29,7 @@ pub fn hostile(script: &[u8]) {
                 let at = usize::from(u16::from_le_bytes([step[2], step[3]])) % memory.len();
                 words.store32(at & !3, value);
             }
-            // A valid response, or nearly so, and the producer index moved.
+            // A response that is valid or nearly valid, and the producer index advanced.
             1 | 2 => {
                 let at = 64 + (step[1] as usize % 32) * 112;
                 words.store32(at, u32::from(step[2] % 32));
@@ -57,7 +57,7 @@ pub fn hostile(script: &[u8]) {
                 // A fault ends the connection; a later backend gets the same requests over a new ring.
                 Err(_) => drop(queue.disconnect()),
                 Ok(None) => {}
-                Ok(Some((item, _))) => assert!(open.remove(&item), "given back twice"),
+                Ok(Some((item, _))) => assert!(open.remove(&item), "returned twice"),
             },
         }
         assert_eq!(queue.in_flight(), open.len());

@@ -1,4 +1,5 @@
-//! Hostile clients against the local hypervisor's broker, by the harness of its property test; and its decoders.
+//! Hostile clients against the local hypervisor's broker, with the harness of its property test; and any bytes against
+//! its decoders.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|script: &[u8]| {

@@ -2,7 +2,7 @@
 //! `netback/tests/cores.rs`.
 #![no_main]
 
-#[expect(dead_code, reason = "the harness has the other ring's part too")]
+#[expect(dead_code, reason = "the harness also covers the other ring")]
 #[path = "../../netback/tests/harness/mod.rs"]
 mod harness;
 

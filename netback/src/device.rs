@@ -13,9 +13,8 @@ use nix::errno::Errno;
 use ring_abi::DomId;
 use ring_abi::netif::{MTU_MAX, key};
 use std::sync::{Arc, Mutex, PoisonError};
-use xenbus::Device;
-use xenbus::XenbusState;
 use xenbus::driver::{BackDevice, DeviceState, Failure, Update, Waker};
+use xenbus::{Device, XenbusState};
 
 /// Why a connection ended without having been closed.
 enum ExitReason {

@@ -8,9 +8,8 @@ use bridge::Bridge;
 use hypervisor::Hypervisor;
 use ring_abi::netif::key;
 use std::sync::Arc;
-use xenbus::Device;
-use xenbus::Keys;
 use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Waker};
+use xenbus::{Device, Keys};
 
 /// Finds the bridge of a vif by its keys.
 pub type Resolver = Box<dyn FnMut(&Device, &Keys) -> Result<Attachment, Failure> + Send>;

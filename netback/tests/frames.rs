@@ -1,4 +1,4 @@
-//! Every byte of every frame arrives, wherever it goes and however long it is.
+//! Every byte of a frame arrives, between guests and between a guest and dom0, for every length.
 
 use bridge::port::pair::Pair;
 use bridge::{Batch, Caps, Frame, Frames, Port};
@@ -11,17 +11,17 @@ use testkit::net::{Network, VifSpec, frame, guest, open, receive, send, until, v
 const DOM0: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 #[test]
-fn guest_to_guest_every_length_arrives_whole() {
+fn frames_of_every_length_between_guests_arrive_whole() {
     Network::each(|machine, _| {
         let mut a = guest(machine, DomId(1), Config::default());
         let mut b = guest(machine, DomId(2), Config::default());
         let mut into = vec![0; 65_536];
-        // B is learned first, so that nothing is flooded.
+        // The bridge learns B's address first, so that frames are not flooded.
         let hello = frame(a.mac(), b.mac(), 60, 0);
         send(&mut b, &hello);
         b.flush();
         receive(&mut a, &mut into);
-        for len in (14..=1514).step_by(1) {
+        for len in 14..=1514 {
             let sent = frame(b.mac(), a.mac(), len, len as u8);
             send(&mut a, &sent);
             a.flush();
@@ -33,7 +33,7 @@ fn guest_to_guest_every_length_arrives_whole() {
 }
 
 #[test]
-fn long_frames_take_several_pages_with_sg() {
+fn frames_longer_than_a_page_arrive_whole_with_sg() {
     Network::each(|machine, _| {
         let [mut a, mut b] = [1, 2].map(DomId).map(|domid| {
             machine.attach_vif_as(domid, 0, &VifSpec { mtu: 65_521, ..vif() });
@@ -54,18 +54,21 @@ fn long_frames_take_several_pages_with_sg() {
 }
 
 #[test]
-fn bursts_in_both_directions_keep_their_order() {
+fn bursts_in_both_directions_arrive_in_order() {
     Network::each(|machine, _| {
         const COUNT: usize = 3000;
         let mut a = guest(machine, DomId(1), Config::default());
         let mut b = guest(machine, DomId(2), Config::default());
-        let (mac_a, mac_b) = (a.mac(), b.mac());
+        let mac_a = a.mac();
+        let mac_b = b.mac();
         let mut into = vec![0; 2048];
-        let (mut sent, mut got_a, mut got_b) = (0, 0, 0);
+        let mut sent = 0;
+        let mut got_a = 0;
+        let mut got_b = 0;
         let deadline = Instant::now() + BOUND;
         while got_a < COUNT || got_b < COUNT {
             assert!(Instant::now() < deadline, "{sent} sent, {got_a} and {got_b} received");
-            // No more on the way than a queue holds: nothing is to be dropped.
+            // No more frames in flight than a queue holds, so that none is dropped.
             while sent < COUNT && sent < got_a.min(got_b) + 100 {
                 for (nic, to) in [(&mut a, mac_b), (&mut b, mac_a)] {
                     let from = nic.mac();
@@ -87,12 +90,13 @@ fn bursts_in_both_directions_keep_their_order() {
 }
 
 #[test]
-fn guest_to_dom0_and_back_through_a_pair() {
+fn frames_between_guest_and_dom0_arrive_whole() {
     Network::each(|machine, network| {
         let (inner, mut outer) = Pair::new(Caps::plain(1500), 512).unwrap();
         network.bridge.attach("dom0", Box::new(inner)).unwrap();
         let mut nic = guest(machine, DomId(1), Config::default());
-        let (mut batch, mut into) = (Batch::new(64), vec![0; 2048]);
+        let mut batch = Batch::new(64);
+        let mut into = vec![0; 2048];
         for len in [14, 60, 127, 128, 129, 1000, 1514] {
             let sent = frame(DOM0, nic.mac(), len, 3);
             send(&mut nic, &sent);
@@ -103,7 +107,7 @@ fn guest_to_dom0_and_back_through_a_pair() {
                 outer.recv(&mut batch).unwrap();
             }
             assert_eq!(batch.frames()[0].to_vec(), sent);
-            // Back from the very pages of the guest.
+            // The payload is sent back from the guest's own pages.
             let mut back = batch.frames()[0].clone();
             back.head_mut()[..12].rotate_left(6);
             batch.clear();

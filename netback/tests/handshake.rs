@@ -39,19 +39,19 @@ proptest! {
             let mut steps = 0;
             while step(&mut handshake, &mut own, front, online) {
                 steps += 1;
-                prop_assert!(steps < 5, "actions without end at own {own}, front {front}");
+                prop_assert!(steps < 5, "endless actions at own {own}, front {front}");
             }
             let alive = matches!(front, Initialised | Connected);
             prop_assert!(!handshake.is_connected() || alive || !matches!(front, Closing | Closed | Initialising));
         }
-        // A frontend that closes and reconnects is always served.
+        // A frontend that closes and reconnects is always connected.
         for front in [Closed, Initialising, Connected] {
             for _ in 0..4 {
                 step(&mut handshake, &mut own, front, true);
             }
         }
         prop_assert!(handshake.is_connected() && own == Connected);
-        // A toolstack that closes the device gets it closed, once the frontend follows.
+        // A device that the toolstack closes is closed once the frontend follows.
         own = Closing;
         for front in [Connected, Closing, Closed] {
             for _ in 0..4 {
@@ -75,7 +75,7 @@ fn restarted_backend_closes_before_it_connects() {
     let mut own = Connected;
     assert!(step(&mut handshake, &mut own, Connected, true));
     assert_eq!(own, Closing);
-    assert!(!step(&mut handshake, &mut own, Connected, true), "the frontend has to follow");
+    assert!(!step(&mut handshake, &mut own, Connected, true), "connects before the frontend has closed");
     assert!(step(&mut handshake, &mut own, Closed, true));
     assert_eq!(own, Closed);
     assert!(step(&mut handshake, &mut own, Initialising, true));

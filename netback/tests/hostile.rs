@@ -1,8 +1,8 @@
-//! Frontends that lie and race: each is cut off or refused, alone, and everybody else goes on.
+//! Hostile frontends: the backend closes the attacker's vif or answers with an error, and serves all others on.
 //!
-//! The attacks are in `attacks.rs`, by name, over a [`Platform`]: threads on the local hypervisor, or a guest of a
-//! real Xen host, where `hostile xen::ATTACK` is one attack on its dom0 (`tests/xen/run hostile-vif`), in a
-//! build for such a guest (`--cfg xen_host`).
+//! The attacks are functions in `hostile/attacks.rs`. Each runs on every [`Platform`]: on the local hypervisor with all
+//! domains in threads, and in a guest of a real Xen host, where `hostile xen::ATTACK` attacks the backend in dom0
+//! (`tests/xen/run hostile-vif`; built with `--cfg xen_host`).
 
 use bridge::port::pair::Pair;
 use bridge::{Batch, Caps, Port};
@@ -22,15 +22,16 @@ mod in_threads;
 #[path = "hostile/xen.rs"]
 mod on_xen;
 
-/// A bridge, the attacker's vif on it, and those of two guests that do no harm.
+/// A bridge with the attacker's vif and the vifs of two honest guests.
 trait Platform {
     /// The attacker's vif, waiting for its frontend.
     fn attacked(&self) -> FrontendDevice;
-    /// The other guests' interfaces, open.
+    /// The honest guests' open interfaces.
     fn honest(&mut self) -> &mut [Nic; 2];
-    /// The attacker's vif was closed and is off the bridge, with an error of these words.
-    fn is_closed(&self, words: &str);
-    /// Frames for the attacker that were dropped for want of room, where that can be seen.
+    /// Asserts that the backend closed the attacker's vif and detached it from the bridge, and reported an error that
+    /// contains `words`.
+    fn assert_closed(&self, words: &str);
+    /// Frames to the attacker that were dropped as its queue was full; `None` on a platform that cannot count them.
     fn dropped(&self) -> Option<u64>;
 }
 
@@ -38,21 +39,21 @@ fn open(device: &FrontendDevice) -> Nic {
     Nic::open(device.hv.clone(), device.store(), device.device.id, Config::default()).unwrap()
 }
 
-/// The other guests still reach each other.
-fn honest_guests_talk(platform: &mut dyn Platform) {
+/// Asserts that a frame from one honest guest reaches the other.
+fn assert_honest_served(platform: &mut dyn Platform) {
     let [a, b] = platform.honest();
     let sent = frame(b.mac(), a.mac(), 1000, 5);
     let deadline = Instant::now() + BOUND;
     until_up([a, b]);
-    // What the attacker sent to everybody may take the room of some.
+    // Broadcast frames of the attacker may fill the queue, so that ours is dropped.
     loop {
-        assert!(Instant::now() < deadline, "no frame comes through");
+        assert!(Instant::now() < deadline, "no frame arrives within {BOUND:?}");
         while a.send(&sent) == SendOutcome::Full {
-            assert!(Instant::now() < deadline, "no room");
+            assert!(Instant::now() < deadline, "the ring is full for {BOUND:?}");
             a.wait(true, Duration::from_millis(50)).unwrap();
         }
         a.flush();
-        if received(b, Duration::from_millis(500), |frame| frame == sent) {
+        if receives(b, Duration::from_millis(500), |frame| frame == sent) {
             return;
         }
     }
@@ -64,9 +65,10 @@ fn until_up(nics: [&mut Nic; 2]) {
     }
 }
 
-/// Takes frames, for at most so long, until one is wanted.
-fn received(nic: &mut Nic, patience: Duration, mut wanted: impl FnMut(&[u8]) -> bool) -> bool {
-    let (mut into, deadline) = (vec![0; 65536], Instant::now() + patience);
+/// Receives frames for at most `timeout`; `true` once one is `wanted`.
+fn receives(nic: &mut Nic, timeout: Duration, mut wanted: impl FnMut(&[u8]) -> bool) -> bool {
+    let mut into = vec![0; 65536];
+    let deadline = Instant::now() + timeout;
     loop {
         while let Some((len, _)) = nic.recv(&mut into) {
             if wanted(&into[..len]) {
@@ -81,27 +83,29 @@ fn received(nic: &mut Nic, patience: Duration, mut wanted: impl FnMut(&[u8]) -> 
     }
 }
 
-/// This vif is closed with one error in the store, and nothing else is.
-fn is_cut_off(platform: &mut dyn Platform, raw: RawFrontend, why: &str) {
-    platform.is_closed(why);
-    honest_guests_talk(platform);
+/// Asserts that only the attacker's vif is closed, with an error that contains `words`, and closes the frontend too.
+fn assert_only_attacker_closed(platform: &mut dyn Platform, raw: RawFrontend, words: &str) {
+    platform.assert_closed(words);
+    assert_honest_served(platform);
     raw.device.switch(XenbusState::Closed);
     raw.device.wait_for_backend(XenbusState::Closed);
 }
 
-/// What a bridge was given stays what was checked, whatever the guest does to its pages: the head is private.
+/// A frame's head is private memory: the guest cannot change it after it was checked.
 #[test]
-fn heads_do_not_change_once_they_passed() {
+fn head_of_a_frame_does_not_change_when_the_guest_overwrites_its_page() {
     let machine = Machine::new();
     let network = Network::start(&machine, netback::Config::default());
     let (inner, mut outer) = Pair::new(Caps::plain(1500), 64).unwrap();
     network.bridge.attach("dom0", Box::new(inner)).unwrap();
     let device = machine.attach_vif(DomId(1), 0);
     let mut raw = RawFrontend::connect(FrontendDevice::new(machine.domain(DomId(1)), device));
-    let (stop, page) = (AtomicBool::new(false), [raw.page.clone()]);
-    let (started, mut seen) = (Instant::now(), 0);
+    let stop = AtomicBool::new(false);
+    let page = [raw.page.clone()];
+    let started = Instant::now();
+    let mut seen = 0;
     std::thread::scope(|scope| {
-        scope.spawn(|| attacks::mutate(&page, &stop, 1));
+        scope.spawn(|| attacks::overwrite(&page, &stop, 1));
         let mut batch = Batch::new(64);
         while seen < 500 {
             assert!(started.elapsed() < BOUND, "{seen} frames");
@@ -119,33 +123,16 @@ fn heads_do_not_change_once_they_passed() {
     });
 }
 
-macro_rules! attacks {
-    ($($attack:ident)*) => {
-        mod local { $(
-            #[test]
-            fn $attack() { crate::attacks::$attack(&mut *crate::in_threads::platform(false)); }
-        )* }
-        mod response_logs { $(
-            #[test]
-            fn $attack() { crate::attacks::$attack(&mut *crate::in_threads::platform(true)); }
-        )* }
-        mod xen { $(
-            #[test]
-            #[cfg_attr(not(xen_host), ignore = "needs a guest of a Xen host: tests/xen/run hostile-vif")]
-            fn $attack() { crate::attacks::$attack(&mut *crate::on_xen::platform()); }
-        )* }
-    };
-}
-
-attacks! {
-    a_producer_out_of_range_is_a_fault
-    twenty_one_slots_are_a_fault
-    bytes_past_the_page_are_a_fault
-    extras_that_nobody_knows_are_a_fault
-    bad_packets_are_answered_and_good_ones_between_them_pass
-    headers_split_over_eighteen_slots_of_a_byte_are_put_together
-    a_bad_receive_buffer_costs_one_frame
-    a_guest_that_takes_nothing_harms_nobody
-    a_storm_of_events_disturbs_nobody
-    a_guest_that_changes_everything_meanwhile_gains_nothing
+testkit::attacks! {
+    variant = response_logs, ignored = "needs a guest of a Xen host: tests/xen/run hostile-vif";
+    producer_index_out_of_range_closes_the_vif
+    packet_of_twenty_one_slots_closes_the_vif
+    request_across_the_page_end_closes_the_vif
+    extra_of_an_unknown_type_closes_the_vif
+    invalid_packets_are_answered_and_valid_ones_forwarded
+    header_split_over_eighteen_slots_is_assembled
+    invalid_receive_buffer_loses_one_frame
+    guest_that_receives_nothing_delays_no_sender
+    event_storm_leaves_other_guests_served
+    memory_overwritten_during_reads_leaves_other_guests_served
 }

@@ -1,4 +1,4 @@
-//! Vifs come and go: closing, unplugging, backends that end and return, with frames on the way.
+//! Vifs are closed and detached, and backends restart, while frames are in flight.
 
 use hypervisor::local::Options;
 use hypervisor::{DomId, Hypervisor};
@@ -7,18 +7,18 @@ use netfront::{Error, Nic};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use testkit::net::{self, Network, frame, open, send, until};
-use testkit::{BOUND, Machine};
+use testkit::{BOUND, Machine, StopOnDrop};
 use xenbus::XenbusState;
 use xenstore::Client;
 
-/// A machine with a bridge and its backend.
+/// Starts a machine with a bridge and its backend.
 fn start() -> (Machine, Network) {
     let machine = Machine::new();
     let network = Network::start(&machine, Config::default());
     (machine, network)
 }
 
-/// Lets the interface do what it does until that fails; within bounds it must.
+/// Processes the interface's events until an error, at most for [`BOUND`].
 fn until_error(nic: &mut Nic) -> Result<(), Error> {
     let deadline = Instant::now() + BOUND;
     while Instant::now() < deadline {
@@ -27,24 +27,16 @@ fn until_error(nic: &mut Nic) -> Result<(), Error> {
     Ok(())
 }
 
-/// Ends the other threads, also where a test fails.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Relaxed);
-    }
-}
-
-/// Whether a frame comes through from one to the other.
-fn talks(from: &mut Nic, to: &mut Nic) {
-    let (sent, mut into) = (frame(to.mac(), from.mac(), 200, 9), vec![0; 2048]);
+/// Asserts that a frame arrives from one interface at the other.
+fn assert_reaches(from: &mut Nic, to: &mut Nic) {
+    let sent = frame(to.mac(), from.mac(), 200, 9);
+    let mut into = vec![0; 2048];
     let deadline = Instant::now() + BOUND;
     while Instant::now() < deadline {
         send(from, &sent);
         from.flush();
-        // What was on the way comes first, and may have left no room for ours.
-        while let Some((len, _)) = soon(to, &mut into) {
+        // Frames in flight arrive first, and ours may have been dropped for a full queue.
+        while let Some((len, _)) = receive_within_50_ms(to, &mut into) {
             if into[..len] == sent {
                 return;
             }
@@ -53,7 +45,7 @@ fn talks(from: &mut Nic, to: &mut Nic) {
     panic!("no frame within {BOUND:?}");
 }
 
-fn soon(nic: &mut Nic, into: &mut [u8]) -> Option<(usize, netfront::Meta)> {
+fn receive_within_50_ms(nic: &mut Nic, into: &mut [u8]) -> Option<(usize, netfront::Meta)> {
     nic.recv(into).or_else(|| {
         nic.wait(false, Duration::from_millis(50)).unwrap();
         nic.recv(into)
@@ -61,7 +53,7 @@ fn soon(nic: &mut Nic, into: &mut [u8]) -> Option<(usize, netfront::Meta)> {
 }
 
 #[test]
-fn a_domain_without_pages_to_grant_is_told_so() {
+fn open_in_a_domain_without_pages_to_grant_is_an_error() {
     let (machine, _network) = start();
     machine.attach_vif(DomId(1), 0);
     let guest = machine.sandbox.join_with(DomId(1), Options { arena_pages: 64 }).unwrap();
@@ -73,7 +65,7 @@ fn a_domain_without_pages_to_grant_is_told_so() {
 }
 
 #[test]
-fn an_unplugged_interface_closes_and_goes() {
+fn detached_interface_is_closed_and_reports_its_removal() {
     let (machine, network) = start();
     let device = machine.attach_vif(DomId(1), 0);
     let guest = machine.domain(DomId(1));
@@ -85,12 +77,12 @@ fn an_unplugged_interface_closes_and_goes() {
     machine.wait_for_state(&device.back_path(), XenbusState::Closed);
     assert!(network.bridge.ports().unwrap().is_empty());
     machine.remove(&device);
-    let gone = until_error(&mut nic).unwrap_err();
-    assert!(matches!(gone, Error::Removed(_)), "{gone}");
+    let error = until_error(&mut nic).unwrap_err();
+    assert!(matches!(error, Error::Removed(_)), "{error}");
 }
 
 #[test]
-fn an_interface_closed_by_its_guest_can_be_opened_again() {
+fn interface_closed_by_its_guest_can_be_opened_again() {
     let (machine, _network) = start();
     let mut peer = net::guest(&machine, DomId(2), netfront::Config::default());
     let device = machine.attach_vif(DomId(1), 0);
@@ -98,39 +90,39 @@ fn an_interface_closed_by_its_guest_can_be_opened_again() {
     for _ in 0..3 {
         let mut nic = open(&guest, 0, netfront::Config::default());
         until(&mut nic, Nic::is_up);
-        talks(&mut peer, &mut nic);
-        talks(&mut nic, &mut peer);
+        assert_reaches(&mut peer, &mut nic);
+        assert_reaches(&mut nic, &mut peer);
         nic.close().unwrap();
         machine.wait_for_state(&device.back_path(), XenbusState::Closed);
     }
 }
 
 #[test]
-fn a_guest_process_that_vanishes_is_replaced() {
+fn interface_dropped_while_connected_can_be_opened_again() {
     let (machine, _network) = start();
     machine.attach_vif(DomId(1), 0);
     let guest = machine.domain(DomId(1));
     let mut peer = net::guest(&machine, DomId(2), netfront::Config::default());
     for _ in 0..3 {
-        // Dropped without a word, rings and all.
+        // Dropped while connected, without closing.
         let mut nic = open(&guest, 0, netfront::Config::default());
         until(&mut nic, Nic::is_up);
-        talks(&mut nic, &mut peer);
+        assert_reaches(&mut nic, &mut peer);
     }
 }
 
 #[test]
-fn interfaces_survive_backends_that_end_under_traffic() {
+fn backend_restarted_under_traffic_forwards_frames_again() {
     let (machine, mut network) = start();
-    let (mut a, mut b) = (
-        net::guest(&machine, DomId(1), Default::default()),
-        net::guest(&machine, DomId(2), Default::default()),
-    );
-    let (stop, received) = (AtomicBool::new(false), AtomicU64::new(0));
-    let (to_b, into) = (frame(b.mac(), a.mac(), 900, 1), vec![0; 2048]);
+    let mut a = net::guest(&machine, DomId(1), Default::default());
+    let mut b = net::guest(&machine, DomId(2), Default::default());
+    let stop = AtomicBool::new(false);
+    let received = AtomicU64::new(0);
+    let to_b = frame(b.mac(), a.mac(), 900, 1);
     std::thread::scope(|scope| {
-        let (stop, received) = (&stop, &received);
-        let _ends = Ends(stop);
+        let stop = &stop;
+        let received = &received;
+        let _stop_on_drop = StopOnDrop(stop);
         scope.spawn(move || {
             while !stop.load(Relaxed) {
                 a.send(&to_b);
@@ -139,7 +131,7 @@ fn interfaces_survive_backends_that_end_under_traffic() {
             }
         });
         scope.spawn(move || {
-            let mut into = into;
+            let mut into = vec![0; 2048];
             while !stop.load(Relaxed) {
                 if b.recv(&mut into).is_some() {
                     received.fetch_add(1, Relaxed);
@@ -148,37 +140,37 @@ fn interfaces_survive_backends_that_end_under_traffic() {
                 }
             }
         });
-        let flows = || {
-            let (before, deadline) = (received.load(Relaxed), Instant::now() + BOUND);
+        let assert_frames_arrive = || {
+            let before = received.load(Relaxed);
+            let deadline = Instant::now() + BOUND;
             while received.load(Relaxed) < before + 100 {
-                assert!(Instant::now() < deadline, "no frames come through");
+                assert!(Instant::now() < deadline, "no frames arrive within {BOUND:?}");
                 std::thread::yield_now();
             }
         };
-        flows();
+        assert_frames_arrive();
         for _ in 0..5 {
             network.restart_backend(Config::default());
-            flows();
+            assert_frames_arrive();
         }
-        // A port that is lost without the backend being asked.
+        // The bridge removes the port; the backend did not request it.
         drop(network.bridge.detach("vif1.0").unwrap());
-        flows();
+        assert_frames_arrive();
     });
 }
 
 #[test]
-fn unplugging_under_traffic_leaves_the_others_alone() {
+fn interface_detached_under_traffic_leaves_others_connected() {
     let (machine, _network) = start();
-    let (mut a, mut b) = (
-        net::guest(&machine, DomId(1), Default::default()),
-        net::guest(&machine, DomId(2), Default::default()),
-    );
+    let mut a = net::guest(&machine, DomId(1), Default::default());
+    let mut b = net::guest(&machine, DomId(2), Default::default());
     for round in 3..9 {
         let device = machine.attach_vif(DomId(round), 0);
         let guest = machine.domain(DomId(round));
         let mut c = open(&guest, 0, netfront::Config::default());
         until(&mut c, Nic::is_up);
-        let (sent, deadline) = (frame([255; 6], c.mac(), 1400, 2), Instant::now() + BOUND);
+        let sent = frame([255; 6], c.mac(), 1400, 2);
+        let deadline = Instant::now() + BOUND;
         machine.detach(&device);
         while c.is_up() {
             assert!(Instant::now() < deadline);
@@ -187,7 +179,7 @@ fn unplugging_under_traffic_leaves_the_others_alone() {
             c.process_events().unwrap();
         }
         machine.wait_for_state(&device.back_path(), XenbusState::Closed);
-        talks(&mut a, &mut b);
-        talks(&mut b, &mut a);
+        assert_reaches(&mut a, &mut b);
+        assert_reaches(&mut b, &mut a);
     }
 }

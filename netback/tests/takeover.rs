@@ -101,7 +101,7 @@ proptest! {
                 Step::Round { limit, unfinished } => {
                     let count = tx.poll(limit).unwrap().len();
                     (0..count.saturating_sub(unfinished)).for_each(|index| tx.respond(index, Status::OKAY));
-                    // A process that leaves packets unanswered at the end of a round was killed there.
+                    // Packets unanswered at the end of a round: the process was killed there.
                     if unfinished > 0 {
                         tx = attach_tx(&ring);
                         tx.logged().resume(log.clone()).unwrap();
@@ -120,7 +120,7 @@ proptest! {
             let _ = tx.commit();
             guest.take_responses();
         }
-        prop_assert!(guest.waiting.is_empty(), "never answered: {:?}", guest.waiting);
+        prop_assert!(guest.waiting.is_empty(), "not answered: {:?}", guest.waiting);
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //! While no backend is connected, frames to be sent are dropped and the interface stays. [`Nic::process_events`] does
 //! all that touches the store; sending and receiving touch shared memory only.
 
+mod close;
+
 use crate::config::Config;
 use crate::connection::{Connection, Counters};
 use crate::error::{ConnectionError, Error};
@@ -19,14 +21,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use xenbus::DeviceEnd;
-use xenbus::XenbusState;
+use xenbus::{DeviceEnd, XenbusState};
 use xenstore::{Client, Nodes, XsError};
 
 /// How often connecting to the store is retried.
 const STORE_RETRY: Duration = Duration::from_millis(100);
-/// How long a backend may take to disconnect when the interface is closed.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most handshake actions carried out for one event.
 const MAX_ACTIONS: usize = 8;
 
@@ -58,6 +57,8 @@ pub struct Nic {
     counters: Counters,
     /// The backend broke the protocol, or the interface was shut down: it does not connect again.
     failed: bool,
+    /// The state that this interface wrote last; `None` once its node was removed.
+    written: Option<XenbusState>,
     /// When connecting to the store is tried next.
     store_retry: Instant,
     span: tracing::Span,
@@ -93,6 +94,7 @@ impl Nic {
             event_set,
             counters: Counters::default(),
             failed: false,
+            written: None,
             store_retry: Instant::now(),
             span,
         };
@@ -240,39 +242,6 @@ impl Nic {
         self.process_events()
     }
 
-    /// Closes the interface: writes Closing and Closed, and frees the connection.
-    ///
-    /// # Errors
-    /// [`Error::Store`] where a state cannot be read or written.
-    pub fn close(mut self) -> Result<(), Error> {
-        self.shutdown()
-    }
-
-    /// Closes the interface as [`Nic::close`] does, for callers that cannot move it. It stays closed.
-    ///
-    /// # Errors
-    /// [`Error::Store`] where a state cannot be read or written.
-    pub fn shutdown(&mut self) -> Result<(), Error> {
-        let _span = self.span.clone().entered();
-        self.failed = true;
-        let written = self.write_closed();
-        self.drop_connection();
-        written
-    }
-
-    /// Writes Closing and, once the backend has followed, Closed: the backend unmaps the pages in between.
-    fn write_closed(&mut self) -> Result<(), Error> {
-        use XenbusState::{Closed, Closing, Connected};
-        let Some(client) = &mut self.client else { return Ok(()) };
-        if self.connection.is_some() && self.end.switch_state(client, Closing)? {
-            await_back(client, &self.end, |back| back != Connected)?;
-        }
-        if self.end.switch_state(client, Closed)? {
-            await_back(client, &self.end, |back| !matches!(back, Connected | Closing))?;
-        }
-        Ok(())
-    }
-
     /// Starts the handshake over a new connection to the store.
     fn attach_store(&mut self, mut client: Client) -> Result<(), Error> {
         self.handshake = Handshake::default();
@@ -280,6 +249,7 @@ impl Nic {
         self.end.remove_keys(&mut client, CONNECTION_KEYS)?;
         // Ends what an earlier process with this interface has left connected.
         self.end.switch_state(&mut client, XenbusState::Initialising)?;
+        self.written = Some(XenbusState::Initialising);
         self.end.watch_other(&mut client, "back")?;
         client.watch(&format!("{}/{}", self.end.path(), key::STATE), "own")?;
         self.client = Some(client);
@@ -347,8 +317,10 @@ impl Nic {
     fn step(&mut self) -> Result<bool, Error> {
         let Some(client) = self.client.as_mut().filter(|_| !self.failed) else { return Ok(false) };
         let own = self.end.state(client)?;
-        if own == XenbusState::Unknown && is_removed(&client.read(self.end.path())) {
+        let is_removed = own == XenbusState::Unknown && is_removed(&client.read(self.end.path()));
+        if is_removed || is_replaced(own, self.written) {
             self.drop_connection();
+            self.written = None;
             return Err(Error::Removed(self.end.path().to_owned()));
         }
         let back = self.end.other_state(client)?;
@@ -379,6 +351,7 @@ impl Nic {
         self.connection = Some(connection);
         self.negotiated = Some(negotiated);
         self.end.publish(client, &keys, XenbusState::Connected)?;
+        self.written = Some(XenbusState::Connected);
         Ok(())
     }
 
@@ -387,6 +360,7 @@ impl Nic {
         let Some(client) = self.client.as_mut() else { return Ok(()) };
         self.end.remove_keys(client, CONNECTION_KEYS)?;
         self.end.switch_state(client, state)?;
+        self.written = Some(state);
         Ok(())
     }
 
@@ -427,29 +401,15 @@ impl Nic {
     }
 }
 
-/// Waits until the backend's state is one of those wanted. A backend that has died never follows, so that a timeout is
-/// no error.
-fn await_back(
-    client: &mut Client,
-    end: &DeviceEnd,
-    wanted: impl Fn(XenbusState) -> bool,
-) -> Result<(), Error> {
-    let deadline = Instant::now() + CLOSE_TIMEOUT;
-    while !wanted(end.other_state(client)?) {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            tracing::warn!("timed out waiting for the backend to disconnect");
-            return Ok(());
-        }
-        client.wait_event(Some(left))?;
-    }
-    Ok(())
-}
-
 /// Whether reading a node of this domain failed because it was removed. EACCES counts: the node's parent may not be
 /// readable for this domain.
 fn is_removed(read: &Result<Vec<u8>, xenstore::Error>) -> bool {
     matches!(read, Err(e) if matches!(e.store_error(), Some(XsError::ENOENT | XsError::EACCES)))
+}
+
+/// Whether the interface's state is that of a new device, attached under its number after the interface was removed.
+fn is_replaced(own: XenbusState, written: Option<XenbusState>) -> bool {
+    own == XenbusState::Initialising && written != Some(XenbusState::Initialising)
 }
 
 /// Takes all pending events; whether there were any.

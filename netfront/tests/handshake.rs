@@ -39,7 +39,7 @@ proptest! {
             }
             prop_assert!(!handshake.is_running() || rings);
             if matches!(back, XenbusState::Closing | XenbusState::Closed) {
-                prop_assert!(!rings, "rings are left of a backend that has closed");
+                prop_assert!(!rings, "rings remain after the backend has closed");
             }
         }
         for back in [XenbusState::Closed, XenbusState::Closed, XenbusState::InitWait, XenbusState::Connected] {

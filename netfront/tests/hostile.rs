@@ -1,4 +1,4 @@
-//! Backends that lie and die: the interface drops what is wrong or goes down, and its guest lives on.
+//! Hostile backends: the interface drops invalid frames or closes its connection, and the guest's program runs on.
 
 use hypervisor::DomId;
 use hypervisor::local::Domain;
@@ -11,52 +11,55 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use testkit::net::RawBackend;
 use testkit::{BOUND, Machine, random};
+use xenbus::DeviceEnd;
 use xenstore::Nodes;
 
-/// A machine without a backend, and dom0, which has one by hand.
+/// Starts a machine without a backend; the test drives a [`RawBackend`] in dom0.
 fn start() -> (Machine, Arc<Domain>) {
     let machine = Machine::new();
     let dom0 = machine.domain(DomId::DOM0);
     (machine, dom0)
 }
 
-/// The interface has nothing more to do with this backend, and says why.
-fn is_given_up(nic: &mut Nic, back: &mut RawBackend, why: &str) {
+/// Asserts that the interface closes its connection for good, with an error that contains `words`.
+fn assert_closed_for_good(nic: &mut Nic, back: &mut RawBackend, words: &str) {
     let deadline = Instant::now() + BOUND;
     while nic.is_up() {
-        assert!(Instant::now() < deadline, "still up");
+        assert!(Instant::now() < deadline, "up after {BOUND:?}");
         nic.send(&[0; 60]);
         nic.flush();
         nic.recv(&mut [0; 2048]);
         nic.process_events().unwrap();
     }
-    let path = format!("/local/domain/{0}/error/device/vif/0/error", back.device.front);
-    // A guest that may not write there has it in its log only.
+    let path = DeviceEnd::front(&back.device).error_path();
+    // A guest that may not write there only logs the error.
     if let Ok(text) = back.client.read_text(&path) {
-        assert!(text.contains(why), "{text}");
+        assert!(text.contains(words), "{text}");
     }
     nic.process_events().unwrap();
     assert_eq!(nic.send(&[0; 60]), netfront::SendOutcome::Dropped);
 }
 
-fn good(id: u16) -> RxResponse {
+/// A valid response for a frame of 60 bytes.
+fn valid(id: u16) -> RxResponse {
     RxResponse { id, offset: 0, flags: RxFlags::empty(), status: 60 }
 }
 
 #[test]
-fn lies_about_bytes_cost_a_frame() {
+fn responses_with_invalid_lengths_are_dropped_and_counted() {
     let (machine, dom0) = start();
     let (mut nic, mut back) = RawBackend::connect(&machine, &*dom0, DomId(1));
-    back.respond(|id| RxResponse { offset: 4000, status: 97, ..good(id) });
-    back.respond(|id| RxResponse { offset: 0xffff, status: i16::MAX, ..good(id) });
-    back.respond(|id| RxResponse { status: -1, ..good(id) });
-    back.respond(|id| RxResponse { status: 13, ..good(id) });
+    back.respond(|id| RxResponse { offset: 4000, status: 97, ..valid(id) });
+    back.respond(|id| RxResponse { offset: 0xffff, status: i16::MAX, ..valid(id) });
+    back.respond(|id| RxResponse { status: -1, ..valid(id) });
+    back.respond(|id| RxResponse { status: 13, ..valid(id) });
     for _ in 0..31 {
-        back.respond(|id| RxResponse { flags: RxFlags::MORE_DATA, ..good(id) });
+        back.respond(|id| RxResponse { flags: RxFlags::MORE_DATA, ..valid(id) });
     }
-    back.respond(good);
-    back.respond(good);
-    let (mut into, deadline) = (vec![0; 65_536], Instant::now() + BOUND);
+    back.respond(valid);
+    back.respond(valid);
+    let mut into = vec![0; 65_536];
+    let deadline = Instant::now() + BOUND;
     while nic.counters().rx_frames < 1 {
         assert!(Instant::now() < deadline, "{:?}", nic.counters());
         nic.recv(&mut into);
@@ -68,7 +71,7 @@ fn lies_about_bytes_cost_a_frame() {
 }
 
 #[test]
-fn a_response_for_a_buffer_that_it_has_not_is_the_end() {
+fn response_for_a_buffer_not_in_flight_closes_for_good() {
     let (machine, dom0) = start();
     for (domid, id) in [(1, 255), (2, u16::MAX)] {
         let (mut nic, mut back) = RawBackend::connect(&machine, &*dom0, DomId(domid));
@@ -80,30 +83,30 @@ fn a_response_for_a_buffer_that_it_has_not_is_the_end() {
         }
         back.tx.push(&TxResponse { id, status: Status::OKAY });
         let _ = back.tx.commit();
-        is_given_up(&mut nic, &mut back, "does not have");
+        assert_closed_for_good(&mut nic, &mut back, "does not have");
     }
 }
 
 #[test]
-fn a_response_in_the_wrong_slot_is_the_end() {
+fn response_in_the_wrong_slot_closes_for_good() {
     let (machine, dom0) = start();
     let (mut nic, mut back) = RawBackend::connect(&machine, &*dom0, DomId(1));
-    back.respond(|id| good(id.wrapping_add(1)));
-    is_given_up(&mut nic, &mut back, "does not have");
+    back.respond(|id| valid(id.wrapping_add(1)));
+    assert_closed_for_good(&mut nic, &mut back, "does not have");
 }
 
 #[test]
-fn a_producer_out_of_range_is_the_end() {
+fn producer_index_out_of_range_closes_for_good() {
     let (machine, dom0) = start();
     let (mut nic, mut back) = RawBackend::connect(&machine, &*dom0, DomId(1));
     words(back.rx.memory()).store32(RSP_PROD, 5000);
     back.event.notify().unwrap();
-    is_given_up(&mut nic, &mut back, "producer index");
+    assert_closed_for_good(&mut nic, &mut back, "producer index");
 }
 
 /// XSA-391.
 #[test]
-fn a_storm_of_events_does_not_keep_the_interface_from_working() {
+fn event_storm_leaves_the_interface_receiving() {
     let (machine, dom0) = start();
     let (mut nic, mut back) = RawBackend::connect(&machine, &*dom0, DomId(1));
     let RawBackend { rx, event, .. } = &mut back;
@@ -114,10 +117,11 @@ fn a_storm_of_events_does_not_keep_the_interface_from_working() {
                 let _ = event.notify();
             }
         });
-        let (mut into, deadline) = (vec![0; 2048], Instant::now() + BOUND);
+        let mut into = vec![0; 2048];
+        let deadline = Instant::now() + BOUND;
         for count in 1..=20 {
             let request = rx.pop().unwrap().unwrap();
-            rx.push(&good(request.id).into());
+            rx.push(&valid(request.id).into());
             let _ = rx.commit();
             while nic.counters().rx_frames < count {
                 assert!(Instant::now() < deadline);
@@ -130,7 +134,7 @@ fn a_storm_of_events_does_not_keep_the_interface_from_working() {
 }
 
 #[test]
-fn a_backend_that_changes_everything_meanwhile_gains_nothing() {
+fn rings_overwritten_during_reads_cause_no_panic() {
     let (machine, dom0) = start();
     for domid in 1..5 {
         let (mut nic, back) = RawBackend::connect(&machine, &*dom0, DomId(domid));
@@ -138,12 +142,13 @@ fn a_backend_that_changes_everything_meanwhile_gains_nothing() {
         let rings = [back.tx.memory().clone(), back.rx.memory().clone()];
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                // Indexes now and then, by a little.
+                // Indexes get small values, which are possible more often.
                 random::overwrite(&rings, domid.into(), &stop, |random, offset| {
                     Some(if offset <= RSP_EVENT { random.random_range(0..16) } else { random.next_u32() })
                 });
             });
-            let (mut into, started) = (vec![0; 65_536], Instant::now());
+            let mut into = vec![0; 65_536];
+            let started = Instant::now();
             while started.elapsed() < Duration::from_millis(200) {
                 nic.send(&[3; 1000]);
                 nic.flush();

@@ -1,6 +1,9 @@
 //! Every size, offset and constant against Xen's own headers (package libxen-dev), for 64 and 32 bits: a C program of
-//! static assertions, which need only be compiled. The store's are in `xs_wire.rs`.
+//! static assertions, which is compiled and not run. Those of xenstore are in `xs_wire.rs`.
 #![cfg(not(any(loom, miri)))] // Runs the compiler.
+
+#[path = "common/gcc.rs"]
+mod gcc;
 
 use ring_abi::blkif::{self, X86_32, X86_64};
 use ring_abi::event::{Op, State, fifo, two_level};
@@ -10,24 +13,24 @@ use ring_abi::ring::{Protocol, slots};
 use ring_abi::shm::HEADER_LEN;
 use ring_abi::{DomId, console};
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::mem::offset_of;
-use std::process::{Command, Stdio};
 
 const INCLUDES: &str = "#include <stddef.h>\n#include <stdint.h>\n#include <asm-generic/errno.h>\n\
     #define __XEN_INTERFACE_VERSION__ __XEN_LATEST_INTERFACE_VERSION__\n#include <xen/xen.h>\n\
     #include <xen/grant_table.h>\n#include <xen/event_channel.h>\n#include <xen/io/console.h>\n\
     #include <xen/io/blkif.h>\n#include <xen/io/netif.h>\n#include <xen/io/protocols.h>\n";
 
-/// C that only compiles when every fact holds.
+/// C source that compiles only if every fact is true.
 struct Facts(String);
 
 impl Facts {
+    /// A C expression and its value.
     fn is(&mut self, c: &str, value: impl TryInto<i64>) {
         let value = value.try_into().ok().expect("fits 64 bits");
         writeln!(self.0, "_Static_assert((long long)({c}) == {value}ll, \"{c}\");").unwrap();
     }
 
+    /// Constants whose names start with `prefix`.
     fn all<const N: usize>(&mut self, prefix: &str, facts: [(&str, i64); N]) {
         for (name, value) in facts {
             self.is(&format!("{prefix}{name}"), value);
@@ -79,7 +82,7 @@ fn blocks(f: &mut Facts) {
 }
 
 fn ring<P: Protocol>(f: &mut Facts, name: &str) {
-    f.is(&format!("sizeof(union {name}_sring_entry)"), P::SLOT as i64);
+    ring_sizes::<P>(f, name);
     f.structure(
         &format!("struct {name}_sring"),
         // `ring[1]`, and the structure's alignment.
@@ -93,6 +96,11 @@ fn ring<P: Protocol>(f: &mut Facts, name: &str) {
             ("ring", HEADER_LEN),
         ],
     );
+}
+
+/// The size of a ring's slot, and the number of slots for each number of pages.
+fn ring_sizes<P: Protocol>(f: &mut Facts, name: &str) {
+    f.is(&format!("sizeof(union {name}_sring_entry)"), P::SLOT as i64);
     for pages in [1, 2, 4, 8, 16] {
         f.is(&format!("__RING_SIZE(({name}_sring_t *)0, {pages}ul * 4096)"), slots(P::SLOT, pages * 4096));
     }
@@ -338,7 +346,8 @@ fn events(f: &mut Facts) {
 }
 
 fn consoles(f: &mut Facts) {
-    let (i, o) = (console::IN, console::OUT);
+    let i = console::IN;
+    let o = console::OUT;
     let fields = [
         ("in", i.ring),
         ("out", o.ring),
@@ -347,7 +356,7 @@ fn consoles(f: &mut Facts) {
         ("out_cons", o.cons),
         ("out_prod", o.prod),
     ];
-    // `connection` came after the installed header (Xen 4.17) and begins where that one ends.
+    // `connection` is newer than the installed header (Xen 4.17) and starts at that structure's end.
     f.structure("struct xencons_interface", console::CONNECTION, &fields);
     f.is("sizeof(((struct xencons_interface *)0)->in)", i.size);
     f.is("sizeof(((struct xencons_interface *)0)->out)", o.size);
@@ -361,7 +370,7 @@ fn two_levels(f: &mut Facts, layout: two_level::Layout) {
     f.is("offsetof(struct vcpu_info, evtchn_pending_sel)", layout.pending_sel as i64);
 }
 
-/// What is the same for both word sizes.
+/// The facts that are the same for both word sizes.
 fn common() -> Facts {
     let mut f = Facts(INCLUDES.into());
     blocks(&mut f);
@@ -375,74 +384,48 @@ fn common() -> Facts {
     f
 }
 
-fn compile(width: &str, facts: &Facts) {
-    // Freestanding: the compiler's own headers suffice, no 32-bit libc is needed.
-    let mut gcc = Command::new("gcc")
-        .args([width, "-std=gnu11", "-fsyntax-only", "-ffreestanding", "-x", "c", "-"])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("package gcc");
-    gcc.stdin.take().unwrap().write_all(facts.0.as_bytes()).unwrap();
-    let out = gcc.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "packages gcc, linux-libc-dev and libxen-dev, {width}: {text}");
-}
-
 #[test]
-fn everything_is_as_in_the_headers_on_64_bits() {
+fn sizes_offsets_and_constants_are_those_of_the_headers_on_64_bits() {
     let mut f = common();
     two_levels(&mut f, two_level::Layout::BITS64);
-    f.is("sizeof(union blkif_sring_entry)", X86_64::SLOT as i64);
+    ring_sizes::<X86_64>(&mut f, "blkif");
     f.structure("blkif_request_t", 112, &[("handle", 2), ("id", 8), ("sector_number", 16), ("seg", 24)]);
     f.structure("struct blkif_request_discard", 32, &[("flag", 1), ("id", 8), ("nr_sectors", 24)]);
     let indirect =
         [("nr_segments", 2), ("id", 8), ("sector_number", 16), ("handle", 24), ("indirect_grefs", 28)];
     f.structure("struct blkif_request_indirect", 64, &indirect);
     f.structure("blkif_response_t", 16, &[("id", 0), ("operation", 8), ("status", 10)]);
-    for pages in [1, 2, 4, 8, 16] {
-        f.is(
-            &format!("__RING_SIZE((blkif_sring_t *)0, {pages}ul * 4096)"),
-            slots(X86_64::SLOT, pages * 4096),
-        );
-    }
     let copy = fields!(op::CopyOp: source = "source", dest = "dest", len = "len", flags = "flags", status = "status");
     f.structure("struct gnttab_copy", size_of::<op::CopyOp>(), copy);
     let end = fields!(op::CopyEnd: frame = "u", domid = "domid", offset = "offset");
     f.structure("struct gnttab_copy_ptr", size_of::<op::CopyEnd>(), end);
     let transfer = fields!(op::Transfer: mfn = "mfn", domid = "domid", gref = "ref", status = "status");
     f.structure("struct gnttab_transfer", size_of::<op::Transfer>(), transfer);
-    compile("-m64", &f);
+    gcc::check("-m64", &f.0);
 }
 
 #[test]
-fn everything_is_as_in_the_headers_on_32_bits() {
+fn sizes_offsets_and_constants_are_those_of_the_headers_on_32_bits() {
     let mut f = common();
     two_levels(&mut f, two_level::Layout::BITS32);
-    f.is("sizeof(union blkif_sring_entry)", X86_32::SLOT as i64);
+    ring_sizes::<X86_32>(&mut f, "blkif");
     f.structure("blkif_request_t", 108, &[("handle", 2), ("id", 4), ("sector_number", 12), ("seg", 20)]);
     f.structure("struct blkif_request_discard", 28, &[("flag", 1), ("id", 4), ("nr_sectors", 20)]);
     let indirect =
         [("nr_segments", 2), ("id", 4), ("sector_number", 12), ("handle", 20), ("indirect_grefs", 24)];
     f.structure("struct blkif_request_indirect", 64, &indirect);
     f.structure("blkif_response_t", 12, &[("id", 0), ("operation", 8), ("status", 10)]);
-    for pages in [1, 2, 4, 8, 16] {
-        f.is(
-            &format!("__RING_SIZE((blkif_sring_t *)0, {pages}ul * 4096)"),
-            slots(X86_32::SLOT, pages * 4096),
-        );
-    }
     f.is("sizeof(struct gnttab_copy)", op::COPY_LEN_32 as i64);
     f.is("sizeof(struct gnttab_transfer)", op::TRANSFER_LEN_32 as i64);
-    compile("-m32", &f);
+    gcc::check("-m32", &f.0);
 }
 
 #[test]
 #[should_panic(expected = "static assertion failed")]
-fn a_wrong_number_is_seen() {
+fn wrong_constant_fails_to_compile() {
     let mut f = common();
     f.is("BLKIF_OP_WRITE", 2);
-    compile("-m64", &f);
+    gcc::check("-m64", &f.0);
 }
 
 #[test]
@@ -458,7 +441,8 @@ fn key_names_are_those_of_the_headers() {
     let read = |name: &str| {
         std::fs::read_to_string(format!("/usr/include/xen/io/{name}")).expect("package libxen-dev")
     };
-    let (block, net) = (read("blkif.h"), read("netif.h"));
+    let block = read("blkif.h");
+    let net = read("netif.h");
     use blkif::key as b;
     for key in [
         b::FEATURE_BARRIER,

@@ -1,4 +1,4 @@
-//! A peer that writes what it likes, whenever it likes: see [`common::hostile`].
+//! A peer that writes anything at any time: see [`common::hostile`].
 #![cfg(not(loom))]
 
 mod common;
@@ -6,17 +6,18 @@ mod common;
 use common::hostile;
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
-use ring_abi::blkif::{Request, X86_64};
+use ring_abi::blkif::{Request, Response, Status, X86_64};
 use ring_abi::console;
 use ring_abi::ring::{Back, Fault, Front, Protocol};
 use ring_abi::stream::{self, Stream};
 use ring_abi::testing::Pages;
 
-/// Runs that a generator makes up: few under Miri, which looks at each step.
+/// Random scripts with a fixed seed: few of them under Miri, which is slow.
 #[test]
-fn made_up_peers_do_no_harm() {
+fn random_peer_writes_cause_no_panic() {
     let mut numbers = SmallRng::seed_from_u64(1);
-    let (runs, steps) = if cfg!(miri) { (26, 60) } else { (4_000, 600) };
+    let runs = if cfg!(miri) { 26 } else { 4_000 };
+    let steps = if cfg!(miri) { 60 } else { 600 };
     for run in 0..runs {
         let mut bytes = vec![run as u8];
         bytes.extend((0..numbers.random_range(0..steps)).map(|_| numbers.next_u64() as u8));
@@ -31,14 +32,14 @@ mod arbitrary {
 
     proptest! {
         #[test]
-        fn arbitrary_peers_do_no_harm(bytes in proptest::collection::vec(any::<u8>(), 0..2048)) {
+        fn arbitrary_peer_writes_cause_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..2048)) {
             hostile::run(&bytes);
         }
     }
 }
 
 #[test]
-fn a_producer_that_runs_ahead_or_back_is_a_fault() {
+fn producer_index_too_high_or_decreased_is_a_fault() {
     let pages = Pages::new(1);
     let mut back = Back::<X86_64, _>::attach(pages.clone()).unwrap();
     pages.words().store32(0, 33);
@@ -51,19 +52,19 @@ fn a_producer_that_runs_ahead_or_back_is_a_fault() {
 }
 
 #[test]
-fn answers_that_nobody_asked_for_are_a_fault() {
+fn response_to_an_unpublished_request_is_a_fault() {
     let pages = Pages::new(1);
     let mut front = Front::<X86_64, _>::init(pages.clone()).unwrap();
     assert!(front.push(&Request::default()));
     pages.words().store32(8, 1);
-    assert!(front.pop().is_err(), "pushed is not published");
+    assert!(front.pop().is_err(), "the request is pushed but not published");
     let _ = front.commit();
     assert!(front.pop().is_ok());
     assert_eq!(front.free(), front.size());
 }
 
 #[test]
-fn indexes_wrap() {
+fn indexes_that_wrap_are_valid() {
     let pages = Pages::new(1);
     pages.words().store32(0, u32::MAX - 2);
     pages.words().store32(8, u32::MAX - 2);
@@ -72,7 +73,7 @@ fn indexes_wrap() {
     let mut request = Request::default();
     for _ in 0..8 {
         assert_eq!(back.pop_into(&mut request), Ok(true));
-        back.push(&ring_abi::blkif::Response { id: 0, operation: 0, status: ring_abi::blkif::Status::OKAY });
+        back.push(&Response { id: 0, operation: 0, status: Status::OKAY });
     }
     assert_eq!(back.pop_into(&mut request), Ok(false));
     let _ = back.commit();
@@ -80,11 +81,13 @@ fn indexes_wrap() {
 }
 
 #[test]
-fn a_stream_carries_everything_in_order() {
+fn stream_transfers_all_bytes_in_order() {
     let pages = Pages::new(1);
     let mut front = Stream::front(pages.clone(), &console::INTERFACE).unwrap();
     let mut back = Stream::back(pages, &console::INTERFACE).unwrap();
-    let (mut numbers, mut sent, mut received) = (SmallRng::seed_from_u64(7), 0u64, 0u64);
+    let mut numbers = SmallRng::seed_from_u64(7);
+    let mut sent = 0u64;
+    let mut received = 0u64;
     let total = if cfg!(miri) { 3_000 } else { 300_000 };
     while received < total {
         let bytes: Vec<u8> = (0..numbers.random_range(0..700)).map(|i| (sent + i) as u8).collect();
@@ -98,7 +101,7 @@ fn a_stream_carries_everything_in_order() {
 }
 
 #[test]
-fn a_stream_whose_peer_lies_stops() {
+fn stream_with_an_index_out_of_range_is_a_fault() {
     let pages = Pages::new(1);
     let mut back = Stream::back(pages.clone(), &console::INTERFACE).unwrap();
     pages.words().store32(console::OUT.prod, 2049);
@@ -108,14 +111,15 @@ fn a_stream_whose_peer_lies_stops() {
     assert!(back.write(b"x").is_err());
 }
 
-/// The peer changes a request while it is read, again and again: what was checked is what is used, for there is only
-/// one copy. (Not under Miri, which knows no other process and takes 4- and 8-byte accesses of one word for a race.)
+/// The peer overwrites requests while they are read: the checked values are the ones used, as each is read once. (Not
+/// under Miri, which reports 4- and 8-byte accesses of one word as a data race.)
 #[cfg(not(miri))]
 #[test]
-fn a_racing_peer_cannot_split_what_was_read() {
+fn request_overwritten_while_read_is_consistent() {
     use ring_abi::shm::Memory;
     use std::sync::atomic::{AtomicBool, Ordering};
-    let (pages, stop) = (Pages::new(1), AtomicBool::new(false));
+    let pages = Pages::new(1);
+    let stop = AtomicBool::new(false);
     let mut back = Back::<X86_64, _>::attach(pages.clone()).unwrap();
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -125,14 +129,13 @@ fn a_racing_peer_cannot_split_what_was_read() {
                 pages.words().store32(offset, numbers.next_u64() as u32);
             }
         });
-        for turn in 1..20_000u32 {
-            pages.words().store32(0, turn);
+        for produced in 1..20_000u32 {
+            pages.words().store32(0, produced);
             let request = back.pop().unwrap().expect("published");
             if let Request::Io(io) = &request {
                 assert_eq!(io.segments.len(), usize::from(io.nr_segments).min(11));
             }
-            let (id, operation) = (request.id(), request.operation());
-            back.push(&ring_abi::blkif::Response { id, operation, status: ring_abi::blkif::Status::OKAY });
+            back.push(&Response { id: request.id(), operation: request.operation(), status: Status::OKAY });
             let _ = back.commit();
         }
         stop.store(true, Ordering::Relaxed);

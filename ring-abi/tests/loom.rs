@@ -1,8 +1,8 @@
-//! The rings under the loom model checker: every interleaving and every reordering that the memory model allows, of
-//! small runs. `RUSTFLAGS="--cfg loom" cargo test -p ring-abi --test loom --release`, in a target directory of its
-//! own.
+//! The rings under the loom model checker, which tries every interleaving and every reordering of small runs that the
+//! memory model allows. Run by `RUSTFLAGS="--cfg loom" cargo test -p ring-abi --test loom --release`, in a separate target
+//! directory.
 //!
-//! Each barrier of [`ring_abi::sync::Barrier`] is also left out on purpose, and the run must then be seen to fail.
+//! Each barrier of [`ring_abi::sync::Barrier`] is also left out, and the run must then fail.
 #![cfg(loom)]
 #![allow(unsafe_code)] // Memory made of loom's atomics.
 
@@ -19,7 +19,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::{Mutex as StdMutex, PoisonError};
 
-/// Two slots in a page, each a value and its complement: a torn one is seen.
+/// A ring of two slots, each a value and its complement, so that a torn slot is detected.
 enum Pair {}
 
 impl Protocol for Pair {
@@ -28,7 +28,8 @@ impl Protocol for Pair {
     type Request = u32;
     type Response = u32;
     fn read_request(slot: Slot<'_>) -> u32 {
-        let (value, complement) = (slot.load32(0), slot.load32(4));
+        let value = slot.load32(0);
+        let complement = slot.load32(4);
         assert_eq!(value, !complement, "a torn slot");
         value
     }
@@ -81,7 +82,7 @@ unsafe impl Memory for Page {
 type FrontHalf = Front<Pair, Page>;
 type BackHalf = Back<Pair, Page>;
 
-/// Both halves after one request was sent, taken, answered and its answer taken, so that no event index is fresh.
+/// Makes both halves of a ring that carried one request and its response, so that no event index is at its initial value.
 fn used_ring() -> (FrontHalf, BackHalf) {
     let page = Page::new();
     let mut front = FrontHalf::init(page.clone()).unwrap();
@@ -95,16 +96,17 @@ fn used_ring() -> (FrontHalf, BackHalf) {
     (front, back)
 }
 
-/// One side publishes while the other goes to sleep: the first must notify or the second must see.
-fn request_meets_arming() {
+/// The frontend publishes a request while the backend arms: one must notify, or the other must see the request.
+fn publish_request_while_backend_arms() {
     let (mut front, mut back) = used_ring();
     let arming = thread::spawn(move || back.arm().unwrap());
     assert!(front.push(&2));
     let notified = front.commit().wanted();
-    assert!(arming.join().unwrap() || notified, "a request nobody wakes up for");
+    assert!(arming.join().unwrap() || notified, "a request without an event");
 }
 
-fn response_meets_arming() {
+/// The same for a response and the frontend.
+fn publish_response_while_frontend_arms() {
     let (mut front, mut back) = used_ring();
     assert!(front.push(&2));
     let _ = front.commit();
@@ -112,11 +114,11 @@ fn response_meets_arming() {
     let arming = thread::spawn(move || front.arm().unwrap());
     back.push(&2);
     let notified = back.commit().wanted();
-    assert!(arming.join().unwrap() || notified, "a response nobody wakes up for");
+    assert!(arming.join().unwrap() || notified, "a response without an event");
 }
 
-/// Requests and responses through slots that are used again: none is torn, lost or made up.
-fn slots_are_used_again() {
+/// Requests and responses in reused slots: none is torn, lost or repeated.
+fn reuse_slots() {
     let (mut front, mut back) = used_ring();
     let serving = thread::spawn(move || {
         let mut next = 2;
@@ -149,7 +151,7 @@ fn slots_are_used_again() {
     serving.join().unwrap();
 }
 
-/// An event channel: remembers one event, and sleeps until there is one.
+/// An event channel: holds at most one pending event.
 #[derive(Clone)]
 struct Notifier(Arc<(Mutex<bool>, Condvar)>);
 
@@ -157,100 +159,104 @@ impl Notifier {
     fn new() -> Self {
         Self(Arc::new((Mutex::new(false), Condvar::new())))
     }
-    fn ring(&self) {
+    fn notify(&self) {
         *self.0.0.lock().unwrap() = true;
         self.0.1.notify_one();
     }
-    fn sleep(&self) {
-        let mut rung = self.0.0.lock().unwrap();
-        while !*rung {
-            rung = self.0.1.wait(rung).unwrap();
+    /// Waits for an event and takes it.
+    fn wait(&self) {
+        let mut pending = self.0.0.lock().unwrap();
+        while !*pending {
+            pending = self.0.1.wait(pending).unwrap();
         }
-        *rung = false;
+        *pending = false;
     }
 }
 
-/// Both sides sleep whenever they find nothing: a wake-up lost is a deadlock, which loom reports.
-fn both_sides_sleep() {
+/// Both sides wait whenever the ring is empty: a lost event is a deadlock, which loom reports.
+fn both_sides_wait() {
     let (mut front, mut back) = used_ring();
-    let (to_back, to_front) = (Notifier::new(), Notifier::new());
-    let (hears, tells) = (to_back.clone(), to_front.clone());
+    let to_back = Notifier::new();
+    let to_front = Notifier::new();
+    let back_events = to_back.clone();
+    let front_events = to_front.clone();
     let serving = thread::spawn(move || {
         for expected in [2, 3] {
             let value = loop {
                 match back.pop().unwrap() {
                     Some(value) => break value,
-                    None if !back.arm().unwrap() => hears.sleep(),
+                    None if !back.arm().unwrap() => back_events.wait(),
                     None => {}
                 }
             };
             assert_eq!(value, expected);
             back.push(&value);
             if back.commit().wanted() {
-                tells.ring();
+                front_events.notify();
             }
         }
     });
     for value in [2, 3] {
         assert!(front.push(&value));
         if front.commit().wanted() {
-            to_back.ring();
+            to_back.notify();
         }
-        let answer = loop {
+        let response = loop {
             match front.pop().unwrap() {
-                Some(answer) => break answer,
-                None if !front.arm().unwrap() => to_front.sleep(),
+                Some(response) => break response,
+                None if !front.arm().unwrap() => to_front.wait(),
                 None => {}
             }
         };
-        assert_eq!(answer, value);
+        assert_eq!(response, value);
     }
     serving.join().unwrap();
 }
 
 static ONE_AT_A_TIME: StdMutex<()> = StdMutex::new(());
 
+/// Runs all interleavings, without one of the barriers; `false` if one of them fails.
 fn check(run: fn(), left_out: Option<Barrier>) -> bool {
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     leave_out(left_out);
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = Some(4);
-    let held = catch_unwind(AssertUnwindSafe(|| builder.check(run))).is_ok();
+    let passed = catch_unwind(AssertUnwindSafe(|| builder.check(run))).is_ok();
     leave_out(None);
-    held
+    passed
 }
 
-fn holds(run: fn()) {
+fn passes(run: fn()) {
     assert!(check(run, None));
 }
 
 fn fails_without(barrier: Barrier, run: fn()) {
-    assert!(!check(run, Some(barrier)), "the run does not need {barrier:?}, or does not see that it lacks");
+    assert!(!check(run, Some(barrier)), "passes without {barrier:?}");
 }
 
 #[test]
-fn no_request_is_slept_through() {
-    holds(request_meets_arming);
-    fails_without(Barrier::Published, request_meets_arming);
-    fails_without(Barrier::Armed, request_meets_arming);
+fn request_published_while_arming_is_noticed() {
+    passes(publish_request_while_backend_arms);
+    fails_without(Barrier::Published, publish_request_while_backend_arms);
+    fails_without(Barrier::Armed, publish_request_while_backend_arms);
 }
 
 #[test]
-fn no_response_is_slept_through() {
-    holds(response_meets_arming);
-    fails_without(Barrier::Published, response_meets_arming);
-    fails_without(Barrier::Armed, response_meets_arming);
+fn response_published_while_arming_is_noticed() {
+    passes(publish_response_while_frontend_arms);
+    fails_without(Barrier::Published, publish_response_while_frontend_arms);
+    fails_without(Barrier::Armed, publish_response_while_frontend_arms);
 }
 
 #[test]
-fn no_slot_is_torn() {
-    holds(slots_are_used_again);
-    fails_without(Barrier::Publish, slots_are_used_again);
-    fails_without(Barrier::Observe, slots_are_used_again);
+fn reused_slots_are_not_torn() {
+    passes(reuse_slots);
+    fails_without(Barrier::Publish, reuse_slots);
+    fails_without(Barrier::Observe, reuse_slots);
 }
 
 #[test]
-fn nobody_sleeps_for_ever() {
-    // Left out, a barrier gives a deadlock here, on which loom aborts; the two runs above show what it is needed for.
-    holds(both_sides_sleep);
+fn waiting_sides_do_not_deadlock() {
+    // Not run without a barrier: loom aborts on the deadlock. The two runs above show that the barriers are needed.
+    passes(both_sides_wait);
 }

@@ -1,6 +1,5 @@
-//! Both halves of every ring against Xen's own macros: the same random run is made four times, with our frontend or
-//! C's and our backend or C's, and must give the same answers, the same notifications and the same pages, to the
-//! byte.
+//! Both halves of every ring against Xen's own macros: the same random run is made four times, with each half in Rust or
+//! in C, and must give the same requests and responses, the same notifications and the same pages, byte for byte.
 #![cfg(not(any(loom, miri)))] // Calls into C.
 #![allow(unsafe_code)] // Calls into C.
 
@@ -24,21 +23,21 @@ struct C {
 
 type Bytes = Vec<u8>;
 
-/// The peer as a shared object.
+/// Compiles the peer as a shared object.
 fn compile(abi32: bool) -> Bytes {
-    let (object, source) =
-        (tempfile::NamedTempFile::new().unwrap(), concat!(env!("CARGO_MANIFEST_DIR"), "/tests/c/peer.c"));
+    let object = tempfile::NamedTempFile::new().unwrap();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/c/peer.c");
     let mut cc = Command::new("cc");
     cc.args(["-std=gnu11", "-O2", "-Wall", "-Werror", "-shared", "-fPIC"]);
     cc.args(abi32.then_some("-DABI32")).arg("-o").args([object.path().as_os_str(), source.as_ref()]);
     let out = cc.output().expect("package gcc");
-    let words = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "packages gcc, libc6-dev, libxen-dev: {words}");
+    let text = String::from_utf8_lossy(&out.stderr);
+    assert!(out.status.success(), "packages gcc, libc6-dev, libxen-dev: {text}");
     std::fs::read(object.path()).unwrap()
 }
 
 impl C {
-    /// Loads a copy of the peer, whose rings are this run's alone.
+    /// Loads a copy of the peer, whose static rings no other run uses.
     fn build(prefix: &'static str, abi32: bool) -> Self {
         static OBJECTS: [OnceLock<Vec<u8>>; 2] = [OnceLock::new(), OnceLock::new()];
         let object = tempfile::NamedTempFile::new().unwrap();
@@ -80,7 +79,7 @@ impl C {
         (found != 0).then_some(bytes)
     }
 
-    /// Has C convert a structure.
+    /// Converts a structure by a function in C.
     fn convert<A, const N: usize>(&self, name: &str, from: &A) -> [u8; N] {
         let mut to = [0; N];
         // SAFETY: the caller gives the sizes of the structures.
@@ -89,7 +88,7 @@ impl C {
     }
 }
 
-/// A ring's values, and the bytes that C has for them.
+/// A ring's values, and their bytes in C's structures.
 trait Wire: Protocol {
     const PREFIX: &'static str;
     const ABI32: bool = false;
@@ -97,7 +96,7 @@ trait Wire: Protocol {
     fn response(numbers: &mut SmallRng) -> Self::Response;
     fn request_bytes(c: &C, request: &Self::Request) -> Bytes;
     fn response_bytes(c: &C, response: &Self::Response) -> Bytes;
-    /// Without what may be left in a slot after the structure's used part.
+    /// The bytes without the structure's unused part, which is not overwritten in a slot.
     fn clean(_c: &C, bytes: Bytes) -> Bytes {
         bytes
     }
@@ -107,7 +106,8 @@ fn run<P: Wire>(c_front: bool, c_back: bool, pages: usize, seed: u64) -> (Vec<St
 where
     P::Request: std::fmt::Debug,
 {
-    let (c, pages) = (C::build(P::PREFIX, P::ABI32), Pages::new(pages));
+    let c = C::build(P::PREFIX, P::ABI32);
+    let pages = Pages::new(pages);
     let mut numbers = SmallRng::seed_from_u64(seed);
     let mut front = Front::<P, _>::init(pages.clone()).unwrap();
     c.init("front", &pages);
@@ -115,8 +115,9 @@ where
     c.init("back", &pages);
     // SAFETY: the C function of that type.
     assert_eq!(front.size(), unsafe { c.ring::<unsafe extern "C" fn() -> u32>("size")() });
-    let (lengths, mut log) = ((P::SLOT, response_len::<P>(&c)), Vec::new());
-    let mut owed = 0;
+    let response_len = response_len::<P>(&c);
+    let mut log = Vec::new();
+    let mut unanswered = 0;
     for _ in 0..6_000 {
         let line = match numbers.random_range(0..16) {
             0..4 => {
@@ -134,15 +135,15 @@ where
             ),
             6..9 => {
                 let found = if c_back {
-                    c.take("back_pop", lengths.0).map(|bytes| P::clean(&c, bytes))
+                    c.take("back_pop", P::SLOT).map(|bytes| P::clean(&c, bytes))
                 } else {
                     back.pop().unwrap().map(|request| P::request_bytes(&c, &request))
                 };
-                owed += u32::from(found.is_some());
+                unanswered += u32::from(found.is_some());
                 format!("pop {found:?}")
             }
-            9..12 if owed > 0 => {
-                owed -= 1;
+            9..12 if unanswered > 0 => {
+                unanswered -= 1;
                 let response = P::response(&mut numbers);
                 if c_back {
                     c.put("back_push", &P::response_bytes(&c, &response));
@@ -158,7 +159,7 @@ where
             14 => format!("front arm {}", if c_front { c.flag("front_arm") } else { front.arm().unwrap() }),
             _ => {
                 let found = if c_front {
-                    c.take("front_pop", lengths.1)
+                    c.take("front_pop", response_len)
                 } else {
                     front.pop().unwrap().map(|response| P::response_bytes(&c, &response))
                 };
@@ -174,13 +175,14 @@ fn response_len<P: Wire>(c: &C) -> usize {
     P::response_bytes(c, &P::response(&mut SmallRng::seed_from_u64(0))).len()
 }
 
+/// Compares the four runs.
 fn all_four<P: Wire>(pages: usize)
 where
     P::Request: std::fmt::Debug,
 {
     let ours = run::<P>(false, false, pages, 42);
     for needed in ["push true", "push false", "front commit true", "front commit false", "back commit true"] {
-        assert!(ours.0.iter().any(|line| line == needed), "the run never came to: {needed}");
+        assert!(ours.0.iter().any(|line| line == needed), "the run lacks: {needed}");
     }
     for (front, back) in [(true, true), (true, false), (false, true)] {
         let theirs = run::<P>(front, back, pages, 42);
@@ -213,17 +215,25 @@ fn flat(request: &blkif::Request) -> Flat {
     let mut flat = Flat { id: request.id(), operation: request.operation(), ..Flat::default() };
     match request {
         blkif::Request::Io(r) => {
-            (flat.handle, flat.nr_segments, flat.sector_number) = (r.handle, r.nr_segments, r.sector_number);
+            flat.handle = r.handle;
+            flat.nr_segments = r.nr_segments;
+            flat.sector_number = r.sector_number;
             for (i, s) in r.segments.iter().enumerate() {
-                (flat.gref[i], flat.first[i], flat.last[i]) = (s.gref.0, s.first_sect, s.last_sect);
+                flat.gref[i] = s.gref.0;
+                flat.first[i] = s.first_sect;
+                flat.last[i] = s.last_sect;
             }
         }
         blkif::Request::Discard(r) => {
-            (flat.handle, flat.flag) = (r.handle, r.flag);
-            (flat.sector_number, flat.nr_sectors) = (r.sector_number, r.nr_sectors);
+            flat.handle = r.handle;
+            flat.flag = r.flag;
+            flat.sector_number = r.sector_number;
+            flat.nr_sectors = r.nr_sectors;
         }
         blkif::Request::Indirect(r) => {
-            (flat.handle, flat.indirect_op, flat.sector_number) = (r.handle, r.indirect_op, r.sector_number);
+            flat.handle = r.handle;
+            flat.indirect_op = r.indirect_op;
+            flat.sector_number = r.sector_number;
             flat.indirect_segments = r.nr_segments;
             flat.indirect_gref = r.indirect_grefs.map(|g| g.0);
         }
@@ -233,7 +243,9 @@ fn flat(request: &blkif::Request) -> Flat {
 }
 
 fn block_request(numbers: &mut SmallRng) -> blkif::Request {
-    let (id, sector_number, handle) = (numbers.next_u64(), numbers.next_u64(), numbers.next_u64() as u16);
+    let id = numbers.next_u64();
+    let sector_number = numbers.next_u64();
+    let handle = numbers.next_u64() as u16;
     match numbers.random_range(0..6) {
         0 => blkif::Request::Discard(Discard {
             id,
@@ -316,15 +328,18 @@ impl Wire for netif::Tx {
     const PREFIX: &'static str = "netif_tx";
     fn request(n: &mut SmallRng) -> netif::TxSlot {
         let flags = netif::TxFlags::from_bits_retain(n.random_range(0..16) as u16);
-        let (gref, offset, id, size) =
-            (GrantRef(n.next_u64() as u32), n.next_u64() as u16, n.next_u64() as u16, n.next_u64() as u16);
+        let gref = GrantRef(n.next_u64() as u32);
+        let offset = n.next_u64() as u16;
+        let id = n.next_u64() as u16;
+        let size = n.next_u64() as u16;
         netif::TxRequest { gref, offset, flags, id, size }.into()
     }
     fn response(n: &mut SmallRng) -> netif::TxResponse {
         netif::TxResponse { id: n.next_u64() as u16, status: netif::Status(n.random_range(0..4) as i16 - 2) }
     }
     fn request_bytes(c: &C, slot: &netif::TxSlot) -> Bytes {
-        let (r, mut to) = (slot.request(), [0; 12]);
+        let r = slot.request();
+        let mut to = [0; 12];
         let make = c.get::<unsafe extern "C" fn(*mut u8, u32, u16, u16, u16, u16)>("make_tx_request");
         // SAFETY: the structure is 12 bytes.
         unsafe { make(to.as_mut_ptr(), r.gref.0, r.offset, r.flags.bits(), r.id, r.size) };
@@ -342,14 +357,17 @@ impl Wire for netif::Rx {
     }
     fn response(n: &mut SmallRng) -> netif::RxSlot {
         let flags = netif::RxFlags::from_bits_retain(n.random_range(0..16) as u16);
-        let (id, offset, status) = (n.next_u64() as u16, n.next_u64() as u16, n.next_u64() as i16);
+        let id = n.next_u64() as u16;
+        let offset = n.next_u64() as u16;
+        let status = n.next_u64() as i16;
         netif::RxResponse { id, offset, flags, status }.into()
     }
     fn request_bytes(_: &C, r: &netif::RxRequest) -> Bytes {
         [u32::from(r.id).to_le_bytes(), r.gref.0.to_le_bytes()].concat()
     }
     fn response_bytes(c: &C, slot: &netif::RxSlot) -> Bytes {
-        let (r, mut to) = (slot.response(), [0; 8]);
+        let r = slot.response();
+        let mut to = [0; 8];
         let make = c.get::<unsafe extern "C" fn(*mut u8, u16, u16, u16, i16)>("make_rx_response");
         // SAFETY: the structure is 8 bytes.
         unsafe { make(to.as_mut_ptr(), r.id, r.offset, r.flags.bits(), r.status) };
@@ -364,7 +382,8 @@ impl Wire for ctrl::Ctrl {
         ctrl::Request { id: n.next_u64() as u16, kind: ctrl::Type(n.random_range(0..11) as u16), data }
     }
     fn response(n: &mut SmallRng) -> ctrl::Response {
-        let (status, data) = (ctrl::Status(n.random_range(0..4) as u32), n.next_u64() as u32);
+        let status = ctrl::Status(n.random_range(0..4) as u32);
+        let data = n.next_u64() as u32;
         ctrl::Response {
             id: n.next_u64() as u16,
             kind: ctrl::Type(n.random_range(0..11) as u16),
@@ -383,34 +402,34 @@ impl Wire for ctrl::Ctrl {
 }
 
 #[test]
-fn block_rings_native() {
+fn block_rings_of_64_bits_match_the_macros() {
     all_four::<X86_64>(1);
     all_four::<X86_64>(16);
 }
 
 #[test]
-fn block_rings_of_32_bits() {
+fn block_rings_of_32_bits_match_the_macros() {
     all_four::<X86_32>(1);
     all_four::<X86_32>(4);
 }
 
 #[test]
-fn transmit_rings() {
+fn transmit_rings_match_the_macros() {
     all_four::<netif::Tx>(1);
 }
 
 #[test]
-fn receive_rings() {
+fn receive_rings_match_the_macros() {
     all_four::<netif::Rx>(1);
 }
 
 #[test]
-fn control_rings() {
+fn control_rings_match_the_macros() {
     all_four::<ctrl::Ctrl>(1);
 }
 
 #[test]
-fn extras_are_as_in_c() {
+fn extras_match_the_c_structures() {
     let c = C::build("netif_tx", false);
     let bytes = |extra: extra::Extra| extra.to_words().map(u32::to_le_bytes).concat();
     let mut made = [0; 8];

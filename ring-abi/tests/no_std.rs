@@ -1,6 +1,5 @@
-//! Proof that the crate needs neither `std` nor an allocator: it says `no_std`, never names `alloc`, and none of
-//! its dependencies is built with a feature that brings either in. The module of the feature `testing` alone has an
-//! allocator.
+//! The crate needs neither `std` nor an allocator: it is `no_std`, never names `alloc`, and enables no feature of a
+//! dependency that needs either. Only the module of the feature `testing` allocates.
 #![cfg(not(any(loom, miri)))] // Runs cargo.
 
 use cargo_metadata::{DependencyKind, MetadataCommand};
@@ -17,7 +16,7 @@ fn sources(directory: &Path, found: &mut Vec<(String, String)>) {
     }
 }
 
-/// The lines before a file's tests.
+/// The code lines before a file's tests.
 fn shipped(text: &str) -> impl Iterator<Item = &str> {
     text.lines()
         .take_while(|line| !line.contains("#[cfg(test)]"))
@@ -25,7 +24,7 @@ fn shipped(text: &str) -> impl Iterator<Item = &str> {
 }
 
 #[test]
-fn no_source_names_std_or_alloc() {
+fn sources_name_neither_std_nor_alloc() {
     let mut found = Vec::new();
     sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
     let (_, root) = found.iter().find(|(name, _)| name.ends_with("src/lib.rs")).unwrap();
@@ -41,13 +40,14 @@ fn no_source_names_std_or_alloc() {
 }
 
 #[test]
-fn no_dependency_brings_std_in() {
+fn dependencies_have_no_std_feature() {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
     let metadata = MetadataCommand::new().manifest_path(manifest).no_deps().exec().expect("cargo");
     let package = metadata.packages.iter().find(|p| p.name.as_str() == "ring-abi").expect("this package");
-    let ours = package.dependencies.iter().filter(|d| d.kind == DependencyKind::Normal && d.target.is_none());
+    let dependencies =
+        package.dependencies.iter().filter(|d| d.kind == DependencyKind::Normal && d.target.is_none());
     let mut names = Vec::new();
-    for dependency in ours {
+    for dependency in dependencies {
         names.push(dependency.name.as_str());
         assert!(!dependency.features.iter().any(|f| f == "std" || f == "alloc"), "{}", dependency.name);
         // `bitflags` has no default features; of the others the default is `std`.
@@ -57,6 +57,6 @@ fn no_dependency_brings_std_in() {
     assert_eq!(
         names,
         ["arrayvec", "bitflags", "thiserror"],
-        "a new dependency: see that it is no_std without alloc"
+        "a new dependency: check that it is no_std and needs no alloc"
     );
 }

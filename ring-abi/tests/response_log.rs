@@ -1,5 +1,5 @@
-//! A backend that is killed between any two of its steps while it answers in order, and its successor: every request
-//! is answered exactly once, and what belongs together comes together.
+//! A backend that answers in order and is killed between any two of its steps, and its successor: each request is
+//! answered exactly once, and a packet's responses are published together.
 #![cfg(not(loom))]
 
 use proptest::prelude::*;
@@ -21,28 +21,29 @@ struct Server {
 #[derive(Clone, Copy, Debug)]
 enum Step {
     Post,
-    /// Answers a packet of so many slots.
+    /// Answers a packet of this number of slots.
     Answer(u32),
     Commit,
-    /// Killed: before anything, or while it wrote so many of a packet's responses into ring and response log.
+    /// Kills the backend while it answers a packet: after `logged` of its responses were pushed into the log, or with
+    /// `sealed` after all were, the log's index included, and `pushed` of them into the ring.
     Kill {
-        noted: u32,
+        logged: u32,
         sealed: bool,
-        written: u32,
+        pushed: u32,
     },
-    Hear,
+    Receive,
 }
 
 impl Server {
-    fn start(ring: Pages, kept: Pages) -> Server {
+    fn start(ring: Pages, log: Pages) -> Server {
         let ring = Back::attach(ring).unwrap();
-        let response_log = ResponseLog::start(kept, &ring).unwrap();
+        let response_log = ResponseLog::start(log, &ring).unwrap();
         Server { ring, response_log }
     }
 
-    fn succeed(ring: Pages, kept: Pages) -> Server {
+    fn resume(ring: Pages, log: Pages) -> Server {
         let mut ring = Back::attach(ring).unwrap();
-        let response_log: RxResponseLog = ResponseLog::resume(kept, &mut ring).unwrap();
+        let response_log: RxResponseLog = ResponseLog::resume(log, &mut ring).unwrap();
         Server { ring, response_log }
     }
 
@@ -66,18 +67,18 @@ impl Server {
         self.response_log.push(&mut self.ring, packet.iter().copied());
     }
 
-    /// What `ResponseLog::push` does, up to some point of it.
-    fn die_answering(mut self, kept: &Pages, noted: u32, sealed: bool, written: u32) {
+    /// Does the first steps of `ResponseLog::push`, as a process that is killed in it.
+    fn die_answering(mut self, log: &Pages, logged: u32, sealed: bool, pushed: u32) {
         let packet = self.packet(3);
         let first = self.ring.produced();
-        for (at, slot) in packet.iter().enumerate().take(if sealed { 3 } else { noted as usize }) {
+        for (at, slot) in packet.iter().enumerate().take(if sealed { 3 } else { logged as usize }) {
             let place = 64 + ((first as usize + at) & 255) * 8;
-            kept.words().store32(place, slot.0[0]);
-            kept.words().store32(place + 4, slot.0[1]);
+            log.words().store32(place, slot.0[0]);
+            log.words().store32(place + 4, slot.0[1]);
         }
         if sealed {
-            kept.words().store32(12, first.wrapping_add(packet.len() as u32));
-            packet.iter().take(written as usize).for_each(|slot| self.ring.push(slot));
+            log.words().store32(12, first.wrapping_add(packet.len() as u32));
+            packet.iter().take(pushed as usize).for_each(|slot| self.ring.push(slot));
         }
     }
 }
@@ -88,31 +89,33 @@ fn step() -> impl Strategy<Value = Step> {
         8 => Just(Step::Post),
         4 => (1..19u32).prop_map(Step::Answer),
         2 => Just(Step::Commit),
-        2 => kill.prop_map(|(noted, sealed, written)| Step::Kill { noted, sealed, written }),
-        2 => Just(Step::Hear),
+        2 => kill.prop_map(|(logged, sealed, pushed)| Step::Kill { logged, sealed, pushed }),
+        2 => Just(Step::Receive),
     ]
 }
 
-/// Takes responses: each in its request's place, whole packets only.
-fn hear(front: &mut Front<Rx, Pages>, posted: &mut VecDeque<u16>) {
+/// Takes responses: each is in its request's slot, and packets are complete.
+fn receive(front: &mut Front<Rx, Pages>, posted: &mut VecDeque<u16>) {
     let mut more = false;
     while let Some(slot) = front.pop().unwrap() {
         let response = slot.response();
         assert_eq!(Some(response.id), posted.pop_front(), "in order, and once");
         more = response.flags.contains(RxFlags::MORE_DATA);
     }
-    assert!(!more, "half a packet was published");
+    assert!(!more, "an incomplete packet was published");
 }
 
 proptest! {
     #[test]
-    fn whoever_is_killed_whenever_every_request_is_answered_once_and_in_order(
+    fn backend_killed_at_any_moment_answers_each_request_once_in_order(
         steps in prop::collection::vec(step(), 0..400),
     ) {
-        let (page, kept) = (Pages::new(1), Pages::new(RxResponseLog::bytes(256) / 4096));
+        let page = Pages::new(1);
+        let log = Pages::new(RxResponseLog::bytes(256) / 4096);
         let mut front: Front<Rx, Pages> = Front::init(page.clone()).unwrap();
-        let mut server = Server::start(page.clone(), kept.clone());
-        let (mut id, mut posted) = (0u16, VecDeque::new());
+        let mut server = Server::start(page.clone(), log.clone());
+        let mut id = 0u16;
+        let mut posted = VecDeque::new();
         for step in steps {
             match step {
                 Step::Post => {
@@ -126,32 +129,33 @@ proptest! {
                 }
                 Step::Answer(slots) => server.answer(slots),
                 Step::Commit => drop(server.ring.commit()),
-                Step::Kill { noted, sealed, written } => {
-                    server.die_answering(&kept, noted, sealed, written);
-                    server = Server::succeed(page.clone(), kept.clone());
+                Step::Kill { logged, sealed, pushed } => {
+                    server.die_answering(&log, logged, sealed, pushed);
+                    server = Server::resume(page.clone(), log.clone());
                 }
-                Step::Hear => hear(&mut front, &mut posted),
+                Step::Receive => receive(&mut front, &mut posted),
             }
         }
-        server = Server::succeed(page.clone(), kept.clone());
+        server = Server::resume(page.clone(), log.clone());
         for _ in 0..256 {
             server.answer(1);
             let _ = server.ring.commit();
-            hear(&mut front, &mut posted);
+            receive(&mut front, &mut posted);
         }
-        prop_assert!(posted.is_empty(), "never answered: {posted:?}");
+        prop_assert!(posted.is_empty(), "not answered: {posted:?}");
     }
 }
 
 #[test]
-fn another_rings_journal_is_refused() {
-    let (page, kept) = (Pages::new(1), Pages::new(1));
+fn resume_of_another_rings_log_is_refused() {
+    let page = Pages::new(1);
+    let log = Pages::new(1);
     let front: Front<Rx, Pages> = Front::init(page.clone()).unwrap();
     let mut ring: Back<Rx, Pages> = Back::attach(page).unwrap();
-    let resume = |ring: &mut _| RxResponseLog::resume(kept.clone(), ring).unwrap_err();
+    let resume = |ring: &mut _| RxResponseLog::resume(log.clone(), ring).unwrap_err();
     assert!(matches!(resume(&mut ring), ResumeError::LogMismatch(LogMismatch { what: "magic", .. })));
-    RxResponseLog::start(kept.clone(), &ring).unwrap();
-    kept.words().store32(12, 257);
+    RxResponseLog::start(log.clone(), &ring).unwrap();
+    log.words().store32(12, 257);
     assert!(matches!(resume(&mut ring), ResumeError::Ring(_)), "more than the ring has");
     drop(front);
 }

@@ -1,6 +1,6 @@
-//! Slots of blkif as x86-64 ships them: segments are copied by loads of 16 bytes and by stores in assembly, which
-//! neither Miri nor loom sees (both check copies word by word). What may be torn is the pair, never the 8-byte word, and
-//! nothing that the ring's indexes cover.
+//! Slots of blkif as they are copied on x86-64, by 16-byte loads and by stores in assembly. Miri and loom check other code,
+//! which copies word by word. A pair of segments may be torn, but never an 8-byte word, and nothing that the ring's
+//! indexes cover.
 #![cfg(not(any(loom, miri)))]
 
 use ring_abi::GrantRef;
@@ -12,11 +12,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes before a request's segments.
 const HEAD: usize = 24;
-/// Requests through the ring, and looks at a slot that is being written.
+/// Requests through the ring, and reads of a slot that is being written.
 const REQUESTS: u32 = 100_000;
-const LOOKS: usize = 1_000_000;
+const READS: usize = 1_000_000;
 
-/// A request all of whose words follow from `seed`.
+/// Makes a request all of whose words depend on `seed`.
 fn request(seed: u32, segments: usize) -> Request {
     let segment = |i: u32| Segment {
         gref: GrantRef(seed.wrapping_mul(31).wrapping_add(i)),
@@ -49,13 +49,13 @@ fn slot(pages: &Pages) -> Slot<'_> {
     }
 }
 
-/// The word of each segment as blkif.h lays it out: reference, first and last sector, two bytes of padding.
+/// A segment's 8-byte word as blkif.h lays it out: reference, first and last sector, two bytes of padding.
 fn word(segment: &Segment) -> u64 {
     u64::from(segment.gref.0) | u64::from(segment.first_sect) << 32 | u64::from(segment.last_sect) << 40
 }
 
 #[test]
-fn segments_of_every_count_are_written_and_read_word_for_word() {
+fn segments_of_every_count_are_written_and_read_exactly() {
     for count in 0..=MAX_SEGMENTS {
         let pages = Pages::new(1);
         let stale = [0xff; X86_64::SLOT];
@@ -80,17 +80,17 @@ fn segments_of_every_count_are_written_and_read_word_for_word() {
     }
 }
 
-/// Ends a racing thread when the test ends, also by a failed assertion.
-struct Stop<'a>(&'a AtomicBool);
+/// Sets the flag that stops the other threads when it is dropped, also if the test panics.
+struct StopOnDrop<'a>(&'a AtomicBool);
 
-impl Drop for Stop<'_> {
+impl Drop for StopOnDrop<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
 }
 
-/// Runs `check` beside a thread that writes one request after the other into the slot, again and again.
-fn beside_a_writer(pages: &Pages, sent: &[Request; 2], check: impl FnOnce()) {
+/// Runs `check` while another thread writes both requests alternately into the slot.
+fn with_racing_writer(pages: &Pages, sent: &[Request; 2], check: impl FnOnce()) {
     let stop = AtomicBool::new(false);
     X86_64::write_request(slot(pages), &sent[0]);
     std::thread::scope(|scope| {
@@ -99,18 +99,18 @@ fn beside_a_writer(pages: &Pages, sent: &[Request; 2], check: impl FnOnce()) {
                 sent.iter().for_each(|request| X86_64::write_request(slot(pages), request));
             }
         });
-        let _stop = Stop(&stop);
+        let _stop = StopOnDrop(&stop);
         check();
     });
 }
 
-/// The peer rewrites a slot all the time: a request read meanwhile may mix the two, but each segment is one of theirs.
+/// The peer rewrites the slot: a request read meanwhile may mix both requests, but each segment is one of theirs.
 #[test]
-fn reading_beside_a_racing_writer_tears_no_segment() {
+fn read_while_the_peer_writes_tears_no_segment() {
     let pages = Pages::new(1);
     let sent = [request(1, MAX_SEGMENTS), request(0xdead_beef, MAX_SEGMENTS)];
-    beside_a_writer(&pages, &sent, || {
-        for _ in 0..LOOKS {
+    with_racing_writer(&pages, &sent, || {
+        for _ in 0..READS {
             let found = X86_64::read_request(slot(&pages));
             for (i, segment) in io(&found).segments.iter().enumerate() {
                 assert!(sent.iter().any(|request| io(request).segments[i] == *segment), "{segment:?}");
@@ -119,13 +119,13 @@ fn reading_beside_a_racing_writer_tears_no_segment() {
     });
 }
 
-/// What the assembly stores is seen by a peer's 8-byte loads as whole segments.
+/// A peer's 8-byte loads see whole segments of the assembly's stores.
 #[test]
-fn a_racing_reader_sees_no_torn_store() {
+fn write_while_the_peer_reads_tears_no_segment() {
     let pages = Pages::new(1);
     let sent = [request(7, MAX_SEGMENTS), request(0x8765_4321, MAX_SEGMENTS)];
-    beside_a_writer(&pages, &sent, || {
-        for round in 0..LOOKS {
+    with_racing_writer(&pages, &sent, || {
+        for round in 0..READS {
             let i = round % MAX_SEGMENTS;
             let found = slot(&pages).load64(HEAD + 8 * i);
             assert!(sent.iter().any(|request| word(&io(request).segments[i]) == found), "{found:#x}");
@@ -133,9 +133,9 @@ fn a_racing_reader_sees_no_torn_store() {
     });
 }
 
-/// Two threads over one ring: what the producer index covers is whole, with no pair torn.
+/// Two threads with one ring: requests below the producer index are whole, and no pair is torn.
 #[test]
-fn requests_through_the_ring_are_never_torn() {
+fn requests_through_the_ring_are_not_torn() {
     let pages = Pages::new(1);
     let stop = AtomicBool::new(false);
     let mut front = Front::<X86_64, _>::init(pages.clone()).unwrap();
@@ -153,7 +153,7 @@ fn requests_through_the_ring_are_never_torn() {
                 std::thread::yield_now();
             }
         });
-        let _stop = Stop(&stop);
+        let _stop = StopOnDrop(&stop);
         for seed in 0..REQUESTS {
             let found = loop {
                 match back.pop().unwrap() {

@@ -1,14 +1,16 @@
-//! The xenstore wire's and xenbus's numbers against Xen's own headers (package libxen-dev), for 64 and 32 bits.
+//! Constants of the xenstore wire protocol and of xenbus against Xen's own headers (package libxen-dev), for 64 and 32
+//! bits.
 #![cfg(not(any(loom, miri)))] // Runs the compiler.
 
+#[path = "common/gcc.rs"]
+mod gcc;
+
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::process::{Command, Stdio};
 
 use ring_abi::xenbus::XenbusState;
 use ring_abi::xs_wire::{self, Header, MessageType, XsError, ring_page};
 
-/// C that only compiles when every fact holds.
+/// C source that compiles only if every fact is true.
 fn facts() -> String {
     let mut c = String::from(
         "#include <stddef.h>\n#include <stdint.h>\n#include <asm-generic/errno.h>\n#include <xen/io/xs_wire.h>\n\
@@ -71,32 +73,18 @@ fn constant(kind: MessageType) -> String {
     name
 }
 
-fn compile(width: &str) {
-    // Freestanding: the compiler's own headers suffice, no 32-bit libc is needed.
-    let mut gcc = Command::new("gcc")
-        .args([width, "-std=gnu11", "-fsyntax-only", "-ffreestanding", "-x", "c", "-"])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("package gcc");
-    gcc.stdin.take().unwrap().write_all(facts().as_bytes()).unwrap();
-    let out = gcc.wait_with_output().unwrap();
-    let text = String::from_utf8_lossy(&out.stderr);
-    assert!(out.status.success(), "packages gcc, linux-libc-dev and libxen-dev, {width}: {text}");
+#[test]
+fn constants_are_those_of_the_headers_on_64_bits() {
+    gcc::check("-m64", &facts());
 }
 
 #[test]
-fn numbers_are_those_of_the_headers_on_64_bits() {
-    compile("-m64");
+fn constants_are_those_of_the_headers_on_32_bits() {
+    gcc::check("-m32", &facts());
 }
 
 #[test]
-fn numbers_are_those_of_the_headers_on_32_bits() {
-    compile("-m32");
-}
-
-#[test]
-fn a_header_is_four_little_endian_words() {
+fn header_is_four_little_endian_words() {
     let header = Header { kind: 1, req_id: 2, tx_id: 3, len: 4 };
     assert_eq!(header.to_bytes(), [1, 0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0]);
 }

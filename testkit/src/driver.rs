@@ -7,31 +7,31 @@ use std::thread::JoinHandle;
 use xenbus::driver::BackDriver;
 use xenstore::{Client, DomId};
 
-/// A driver that runs in a thread until it is stopped or dropped.
+/// A thread that runs a backend driver until it is stopped or dropped.
 pub struct DriverThread {
     stop: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl DriverThread {
-    /// Runs the driver that `make` gives, in a thread, with dom0's connection to the store.
+    /// Starts a thread that runs the driver made by `make`, with dom0's connection to the store.
     pub fn spawn<D: BackDriver>(client: Client, make: impl FnOnce() -> D + Send + 'static) -> DriverThread {
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap());
-        let until = stop.clone();
+        let stop_fd = stop.clone();
         let thread = std::thread::spawn(move || {
-            xenbus::driver::run(client, DomId::DOM0, &mut make(), until.as_fd()).unwrap();
+            xenbus::driver::run(client, DomId::DOM0, &mut make(), stop_fd.as_fd()).unwrap();
         });
         DriverThread { stop, thread: Some(thread) }
     }
 
-    /// Ends the driver and all its devices.
+    /// Stops the driver and closes all its devices.
     pub fn stop(self) {}
 }
 
 impl Drop for DriverThread {
     fn drop(&mut self) {
         self.stop.write(1).unwrap();
-        let ended = self.thread.take().unwrap().join();
-        assert!(ended.is_ok() || std::thread::panicking(), "the backend panicked");
+        let result = self.thread.take().unwrap().join();
+        assert!(result.is_ok() || std::thread::panicking(), "the backend panicked");
     }
 }

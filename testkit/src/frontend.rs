@@ -1,15 +1,15 @@
-//! A device as its frontend's domain sees it, over any hypervisor.
+//! A device from the frontend's side, on any hypervisor: store keys and states, with the rights of the frontend's domain.
 
 use crate::BOUND;
 use hypervisor::Hypervisor;
 use hypervisor::xen::Xen;
+use ring_abi::xenbus::key;
 use std::sync::Arc;
 use std::time::Instant;
-use xenbus::XenbusState;
-use xenbus::{Device, DeviceEnd};
+use xenbus::{Device, DeviceEnd, XenbusState};
 use xenstore::{Client, Nodes};
 
-/// A device, and its frontend's domain with that domain's rights.
+/// A device and the domain of its frontend.
 #[derive(Clone)]
 pub struct FrontendDevice {
     /// The frontend's domain.
@@ -19,66 +19,67 @@ pub struct FrontendDevice {
 }
 
 impl FrontendDevice {
-    /// A device of this domain.
+    /// Makes the frontend's side of a device of this domain.
     pub fn new(hv: Arc<dyn Hypervisor>, device: Device) -> FrontendDevice {
         FrontendDevice { hv, device }
     }
 
-    /// The devices of this guest of a real Xen host that an environment variable names, `0/1/2`.
+    /// Finds the devices, of this guest of a real Xen host, whose numbers an environment variable lists as in `0/1/2`.
     ///
     /// # Panics
-    /// Where the variable is not set or Xen's device nodes are missing.
+    /// If the variable is not set, or Xen's device nodes are missing.
     pub fn of_xen_guest(kind: &str, variable: &str) -> Vec<FrontendDevice> {
-        let named = std::env::var(variable).unwrap_or_else(|e| panic!("{variable}: {e}"));
+        let ids = std::env::var(variable).unwrap_or_else(|e| panic!("{variable}: {e}"));
         let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open().expect("the device nodes"));
         let device = |id: &str| Device::new(kind, hv.domid(), id.parse().expect("a device's number"));
-        named.split('/').map(|id| FrontendDevice::new(hv.clone(), device(id))).collect()
+        ids.split('/').map(|id| FrontendDevice::new(hv.clone(), device(id))).collect()
     }
 
-    /// A connection to the store.
+    /// Opens a connection to the store as the frontend's domain.
     pub fn store(&self) -> Client {
         Client::new(self.hv.store().unwrap())
     }
 
-    /// The frontend's end.
+    /// The frontend's end of the device.
     pub fn end(&self) -> DeviceEnd {
         DeviceEnd::front(&self.device)
     }
 
-    /// Writes a key of the frontend's.
+    /// Writes a key in the frontend's directory.
     pub fn set(&self, key: &str, value: impl ToString) {
         let path = format!("{}/{key}", self.device.front_path());
         self.store().write(&path, value.to_string()).unwrap();
     }
 
-    /// Removes a key of the frontend's.
+    /// Removes a key from the frontend's directory.
     pub fn remove(&self, key: &str) {
         self.store().rm(&format!("{}/{key}", self.device.front_path())).unwrap();
     }
 
-    /// Writes the frontend's state.
+    /// Writes the frontend's state, unless it is the present one.
     pub fn switch(&self, state: XenbusState) {
         self.end().switch_state(&mut self.store(), state).unwrap();
     }
 
-    /// The backend's state.
+    /// Reads the backend's state.
     pub fn backend_state(&self) -> XenbusState {
         self.end().other_state(&mut self.store()).unwrap()
     }
 
-    /// Waits for the backend's state.
+    /// Waits until the backend's state is `state`.
     pub fn wait_for_backend(&self, state: XenbusState) {
-        let (mut store, end) = (self.store(), self.end());
-        store.watch(&format!("{}/state", self.device.back_path()), "state").unwrap();
+        let mut store = self.store();
+        let end = self.end();
+        end.watch_other(&mut store, key::STATE).unwrap();
         let deadline = Instant::now() + BOUND;
         while end.other_state(&mut store).unwrap() != state {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "never: {} {state}", self.device.back_path());
+            assert!(!left.is_zero(), "{} is not {state} within {BOUND:?}", self.device.back_path());
             let _ = store.wait_event(Some(left)).unwrap();
         }
     }
 
-    /// Closes the device, unless it is closed or waits for a frontend.
+    /// Closes the device, unless its backend is closed or waits for a frontend.
     pub fn close(&self) {
         if ![XenbusState::InitWait, XenbusState::Closed].contains(&self.backend_state()) {
             self.switch(XenbusState::Closed);

@@ -1,12 +1,12 @@
-//! What tests and benchmarks of several crates need: a machine in threads, peers that are scripted or hostile, and
-//! bytes by a seed. A dev-dependency of the drivers, and a dependency of `benches`; nothing that is shipped names it.
+//! Support for tests and benchmarks of several crates: a machine in threads, scripted and hostile peers, and random
+//! bytes from a seed. A dev-dependency of the drivers and a dependency of `benches`; no shipped crate depends on it.
 //!
 //! [`Machine`] is a broker, a store and their domains in one process. Backends are started on it one by one:
-//! [`block::Backend`] serves disks, [`net::Network`] is a bridge and the backend of its ports. Devices are attached as
-//! `xl` does it, with the nodes that the toolstack itself writes. [`block::RawFrontend`], [`net::RawFrontend`] and
-//! [`net::RawBackend`] are ends of a device whose rings and keys a test writes by hand.
+//! [`block::Backend`] serves disks, [`net::Network`] is a bridge and the backend of its ports. Devices are attached
+//! with the nodes that libxl writes, by the toolstack's own code. [`block::RawFrontend`], [`net::RawFrontend`] and
+//! [`net::RawBackend`] are ends of a device whose rings and keys the test writes itself.
 //!
-//! Everything here panics where it fails, and no wait is longer than [`BOUND`].
+//! Every function panics on failure, and no wait is longer than [`BOUND`].
 //!
 //! ```
 //! use testkit::block::{self, Backend, GUEST};
@@ -23,18 +23,21 @@
 //! assert!(read == written);
 //! ```
 
+mod attacks;
 pub mod block;
 mod driver;
 mod frontend;
 mod machine;
 pub mod net;
 pub mod random;
+mod stop;
 
 pub use driver::DriverThread;
 pub use frontend::FrontendDevice;
 pub use machine::Machine;
+pub use stop::StopOnDrop;
 
 use std::time::Duration;
 
-/// Longest that anything here may take.
+/// The longest wait for any one event.
 pub const BOUND: Duration = Duration::from_secs(20);

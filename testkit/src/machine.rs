@@ -1,43 +1,43 @@
-//! A machine in threads: a broker and a store, and what a toolstack does to them.
+//! A machine in threads: a broker and a store, and a toolstack's operations on them.
 
 use crate::BOUND;
 use hypervisor::DomId;
 use hypervisor::local::{Domain, DomainEvent, Sandbox};
 use ring_abi::netif::Mac;
+use ring_abi::xenbus::key;
 use std::sync::Arc;
 use std::time::Instant;
 use toolstack::config::{DiskSpec, VifSpec};
 use toolstack::machine::{device, vbd, vif};
-use xenbus::Device;
-use xenbus::XenbusState;
+use xenbus::{Device, DeviceEnd, XenbusState};
 use xenstore::server::{Config, Store};
 use xenstore::{Client, Nodes};
 
-/// Broker, store and the domains that join them, until it is dropped.
+/// A broker and a store in threads, which domains join. Both end when it is dropped.
 pub struct Machine {
-    // The broker goes first: it calls the store.
-    /// The broker, and where it listens.
+    // Dropped first: it calls the store.
+    /// The broker, with the directory of its sockets.
     pub sandbox: Sandbox,
     /// The store's server.
     pub store: Store,
 }
 
 impl Machine {
-    /// A machine without devices, whose test prints what drivers log.
+    /// Starts a machine without devices; the drivers' log is printed with the test's output.
     #[allow(clippy::new_without_default)] // It starts threads.
     pub fn new() -> Machine {
         let log = tracing_subscriber::fmt().with_test_writer().with_env_filter("info");
-        // Another test of this program may have been first.
+        // Fails if another test of this program has set the log up already.
         let _ = log.try_init();
         Machine::without_log()
     }
 
-    /// A machine without devices, for benchmarks: what drivers log goes nowhere.
+    /// Starts a machine without devices whose drivers' log is discarded, for benchmarks.
     pub fn without_log() -> Machine {
         let store = Store::spawn(Config::default()).unwrap();
         let handle = store.handle();
         let sandbox = Sandbox::with_store(Box::new(move |event| {
-            let told = match event {
+            let handled = match event {
                 DomainEvent::Connect { domid: DomId(0), stream } => handle.connect(stream),
                 DomainEvent::Connect { domid, stream } => handle.introduce(domid, stream),
                 // Refused for a domain that never opened the store.
@@ -46,27 +46,27 @@ impl Machine {
                     Ok(())
                 }
             };
-            if let Err(error) = told {
-                eprintln!("the store: {error}");
+            if let Err(error) = handled {
+                eprintln!("the store failed: {error}");
             }
         }))
         .unwrap();
         Machine { sandbox, store }
     }
 
-    /// Joins as a domain, which is made if it is not there.
+    /// Joins as a domain, which is created if it does not exist.
     pub fn domain(&self, domid: DomId) -> Arc<Domain> {
         self.sandbox.join(domid).unwrap()
     }
 
-    /// Dom0's connection to the store, for the toolstack's part.
+    /// Opens a connection to the store as dom0, for the toolstack's operations.
     pub fn client(&self) -> Client {
         let mut client = self.store.client().unwrap();
         client.set_reply_timeout(Some(BOUND));
         client
     }
 
-    /// Attaches a writable disk over what `target` names: an image, or an engine as in `ram:1048576`.
+    /// Attaches a writable disk with this target: an image's path, or an engine as in `ram:1048576`.
     pub fn attach_disk(&self, domid: DomId, devid: u32, target: &str) -> Device {
         self.attach_disk_as(domid, &crate::block::disk(devid, target))
     }
@@ -94,7 +94,11 @@ impl Machine {
 
     /// Asks the backend to close, as libxl does.
     pub fn detach(&self, device: &Device) {
-        assert!(device::request_close(&mut self.client(), device).unwrap(), "{} is gone", device.back_path());
+        assert!(
+            device::request_close(&mut self.client(), device).unwrap(),
+            "{} does not exist",
+            device.back_path()
+        );
     }
 
     /// Removes a device's nodes, as libxl does.
@@ -102,36 +106,36 @@ impl Machine {
         device::remove(&mut self.client(), device).unwrap();
     }
 
-    /// What a device's backend said went wrong, if it did.
+    /// Reads the error that a device's backend reported in the store, if any.
     pub fn backend_error(&self, device: &Device) -> Option<String> {
-        let path = format!("{}/error", device::error_path(&device.back_path()));
+        let path = DeviceEnd::back(device).error_path();
         let text = self.client().read_opt(&path).unwrap()?;
         Some(String::from_utf8(text).unwrap())
     }
 
-    /// The state in the store of one end of a device.
+    /// Reads the state of one end of a device.
     pub fn state(&self, path: &str) -> XenbusState {
         state(&mut self.client(), path)
     }
 
-    /// Waits until this is the state of one end of a device.
+    /// Waits until one end of a device has the state `wanted`.
     pub fn wait_for_state(&self, path: &str, wanted: XenbusState) {
-        self.wait_for(&format!("{path} {wanted}"), |client| state(client, path) == wanted);
+        self.wait_for(&format!("state {wanted} of {path}"), |client| state(client, path) == wanted);
     }
 
-    /// Waits for what the store says, woken by any change below `/local`.
+    /// Waits until `is` returns `true`; it is called after each change below `/local`.
     pub fn wait_for(&self, what: &str, mut is: impl FnMut(&mut Client) -> bool) {
         let mut client = self.client();
         client.watch("/local", "any").unwrap();
         let deadline = Instant::now() + BOUND;
         while !is(&mut client) {
             let left = deadline.saturating_duration_since(Instant::now());
-            assert!(!left.is_zero(), "never: {what}");
+            assert!(!left.is_zero(), "not within {BOUND:?}: {what}");
             let _ = client.wait_event(Some(left)).unwrap();
         }
     }
 }
 
 fn state(client: &mut Client, path: &str) -> XenbusState {
-    client.read_opt_as(&format!("{path}/state")).unwrap().unwrap_or(XenbusState::Unknown)
+    client.read_opt_as(&format!("{path}/{}", key::STATE)).unwrap().unwrap_or(XenbusState::Unknown)
 }

@@ -1,4 +1,4 @@
-//! Bytes and choices that a seed tells, the same in every run.
+//! Random bytes and choices from a seed: the same in every run.
 
 use rand::rngs::SmallRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -6,20 +6,20 @@ use ring_abi::shm::Memory;
 use ring_abi::testing::words;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-/// A generator with this seed.
+/// Makes a generator with this seed.
 pub fn generator(seed: u64) -> SmallRng {
     SmallRng::seed_from_u64(seed)
 }
 
-/// So many bytes, which differ between seeds and between places.
+/// Makes `len` bytes, which differ between seeds and between positions.
 pub fn bytes(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     generator(seed).fill_bytes(&mut bytes);
     bytes
 }
 
-/// Overwrites shared memory until `stop` is set, as a peer does that races with whoever reads it. For a word that was
-/// chosen, by its offset in bytes, `value` says what is written; `None` leaves the word alone.
+/// Overwrites random words of shared memory until `stop` is set, as a peer does that races with the reader. `value` gets
+/// the chosen word's offset in bytes and returns the new value, or `None` to leave the word unchanged.
 pub fn overwrite<M: Memory>(
     memory: &[M],
     seed: u64,
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bytes_are_told_by_their_seed_and_do_not_repeat() {
+    fn bytes_of_one_seed_are_equal_and_of_two_seeds_differ() {
         assert_eq!(bytes(7, 8192), bytes(7, 8192));
         assert_ne!(bytes(7, 4096), bytes(8, 4096));
         assert_eq!(bytes(7, 8192)[..4096], bytes(7, 4096));

@@ -1,4 +1,4 @@
-//! Whatever is wrong with what the user wrote: one clear line, exit code 1, and nothing half-created.
+//! Invalid input from the user: one error line, exit code 1, and no changes on the machine.
 
 mod common;
 
@@ -8,9 +8,15 @@ use std::process::Command;
 use common::{Machine, command, one_line, texts};
 use serde_json::Value;
 
-/// A machine, and how it was before.
+/// A machine, and its state before the commands under test.
 struct Before {
     machine: Machine,
+    state: State,
+}
+
+/// What a failed command must not change.
+#[derive(PartialEq, Debug)]
+struct State {
     nodes: Vec<(String, String)>,
     domains: Value,
     directory: Vec<PathBuf>,
@@ -18,60 +24,59 @@ struct Before {
 
 impl Before {
     fn new(machine: Machine) -> Before {
-        // The lock that creations take is there from the first one on.
+        // The file of the lock that `create` takes remains after the first creation.
         machine.file("run/create.lock", "");
-        let mut before = Before { machine, nodes: Vec::new(), domains: Value::Null, directory: Vec::new() };
-        (before.nodes, before.domains, before.directory) = before.now();
-        before
+        let state = State::of(&machine);
+        Before { machine, state }
     }
 
-    fn now(&self) -> (Vec<(String, String)>, Value, Vec<PathBuf>) {
-        let list: Value = serde_json::from_str(&self.machine.ok(["list", "--json"])).unwrap();
-        let names = list.as_array().unwrap().iter().map(|d| d["name"].clone()).collect();
-        let mut directory: Vec<PathBuf> =
-            std::fs::read_dir(self.machine.dir()).unwrap().map(|e| e.unwrap().path()).collect();
-        directory.sort();
-        // Directories that only hold others stay where devices have been; they are nobody's.
-        let nodes = self.machine.nodes().into_iter().filter(|(path, value)| !is_shelf(path, value)).collect();
-        (nodes, names, directory)
+    /// Runs a command that must fail without changing anything; returns its error line.
+    fn error<A: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = A>) -> String {
+        let error = self.machine.fails(args);
+        self.assert_unchanged();
+        error
     }
 
-    /// The complaint of a command that must change nothing.
-    fn complaint<A: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = A>) -> String {
-        let complaint = self.machine.fails(args);
-        self.is_unchanged();
-        complaint
+    fn assert_unchanged(&self) {
+        assert_eq!(State::of(&self.machine), self.state);
     }
 
-    fn is_unchanged(&self) {
-        let (nodes, domains, directory) = self.now();
-        assert_eq!(nodes, self.nodes);
-        assert_eq!(domains, self.domains);
-        assert_eq!(directory, self.directory);
-    }
-
-    /// The complaint about a guest's cfg.
-    fn create(&self, cfg: &str) -> String {
+    /// Creates a guest from the text of a cfg, which must fail without changing anything; returns the error line.
+    fn create_error(&self, cfg: &str) -> String {
         let path = self.machine.file("bad.cfg", cfg);
-        let said = self.complaint([Path::new("create"), &path]);
-        said.replace(&path.display().to_string(), "bad.cfg")
+        let error = self.error([Path::new("create"), &path]);
+        error.replace(&path.display().to_string(), "bad.cfg")
     }
 }
 
-fn is_shelf(path: &str, value: &str) -> bool {
+impl State {
+    fn of(machine: &Machine) -> State {
+        let list: Value = serde_json::from_str(&machine.ok(["list", "--json"])).unwrap();
+        let domains = list.as_array().unwrap().iter().map(|d| d["name"].clone()).collect();
+        let mut directory: Vec<PathBuf> =
+            std::fs::read_dir(machine.dir()).unwrap().map(|e| e.unwrap().path()).collect();
+        directory.sort();
+        // Empty parent directories of earlier devices remain.
+        let nodes = machine.nodes().into_iter().filter(|(path, value)| !is_parent(path, value)).collect();
+        State { nodes, domains, directory }
+    }
+}
+
+/// Whether a node may be a parent directory of devices or of their errors.
+fn is_parent(path: &str, value: &str) -> bool {
     value.is_empty()
         && ["/local/domain/0/error", "/local/domain/0/backend"].iter().any(|p| path.starts_with(p))
 }
 
 #[test]
-fn guests_that_cannot_be_created() {
+fn create_of_an_invalid_guest_names_the_key_and_changes_nothing() {
     let before = Before::new(Machine::new());
     let image = before.machine.image("a.img", 1 << 20);
     let image = image.display();
     let missing = "name='x'\ndisk=['vdev=xvda,target=/no/such.img']";
-    let said = before.create(missing);
-    assert!(said.starts_with("xpv: bad.cfg: disk: /no/such.img: opening it"), "{said}");
-    assert!(said.contains("No such file"), "{said}");
+    let error = before.create_error(missing);
+    assert!(error.starts_with("xpv: bad.cfg: disk: /no/such.img: opening it"), "{error}");
+    assert!(error.contains("No such file"), "{error}");
     let cases = [
         ("name='x'\ndisk=['vdev=xvda,target=/']".into(), "disk: target: found \"/\", expected an image file"),
         (
@@ -96,33 +101,33 @@ fn guests_that_cannot_be_created() {
         ("name='Domain-0'".into(), "the name \"Domain-0\" is taken by domain 0"),
     ];
     for (cfg, expected) in cases {
-        let said = before.create(&cfg);
-        assert!(said.contains(expected), "{cfg}: {said}");
+        let error = before.create_error(&cfg);
+        assert!(error.contains(expected), "{cfg}: {error}");
     }
-    let said = before.complaint(["create", "/no/such.cfg"]);
-    assert!(said.starts_with("xpv: /no/such.cfg: reading the guest's cfg: No such file"), "{said}");
+    let error = before.error(["create", "/no/such.cfg"]);
+    assert!(error.starts_with("xpv: /no/such.cfg: reading the guest's cfg: No such file"), "{error}");
 }
 
 #[test]
-fn an_image_that_is_nobodys_to_read() {
+fn create_with_an_unreadable_image_is_refused() {
     let before = Before::new(Machine::new());
     let image = before.machine.image("a.img", 1 << 20);
-    // What mode bits do not keep from root, these do from everybody.
+    // Root may read it all the same; an ordinary user may not.
     std::fs::set_permissions(&image, std::os::unix::fs::PermissionsExt::from_mode(0o000)).unwrap();
     let cfg = format!("name='x'\ndisk=['vdev=xvda,target={}']", image.display());
     if nix::unistd::geteuid().is_root() {
         let cfg = before.machine.file("bad.cfg", &cfg);
-        let said = as_nobody(&before.machine, &cfg);
-        assert!(said.contains("Permission denied"), "{said}");
+        let error = create_without_capabilities(&before.machine, &cfg);
+        assert!(error.contains("Permission denied"), "{error}");
     } else {
-        let said = before.create(&cfg);
-        assert!(said.contains("Permission denied"), "{said}");
+        let error = before.create_error(&cfg);
+        assert!(error.contains("Permission denied"), "{error}");
     }
-    before.is_unchanged();
+    before.assert_unchanged();
 }
 
-/// The complaint of `create` without root's privileges over files.
-fn as_nobody(machine: &Machine, cfg: &Path) -> String {
+/// Runs `create` without root's privileges over files; returns the error line.
+fn create_without_capabilities(machine: &Machine, cfg: &Path) -> String {
     let mut setpriv = common::program::program("setpriv", "util-linux");
     setpriv.args(["--bounding-set", "-all", "--inh-caps", "-all"]).arg(env!("CARGO_BIN_EXE_xpv"));
     let output = setpriv.arg("--dir").arg(machine.dir()).arg("create").arg(cfg).output().unwrap();
@@ -131,31 +136,32 @@ fn as_nobody(machine: &Machine, cfg: &Path) -> String {
 }
 
 #[test]
-fn taps_without_permission() {
+fn create_without_permission_for_taps_is_refused() {
     let before = Before::new(Machine::new());
     let cfg = before.machine.file("tap.cfg", "name='x'\nvif=['']");
-    // In a user namespace of its own nobody has rights over the network namespace outside.
+    // A process in a new user namespace has no rights over the network namespace outside.
     let mut unshare: Command = common::program::program("unshare", "util-linux");
     unshare.arg("-r").arg(env!("CARGO_BIN_EXE_xpv")).arg("--dir").arg(before.machine.dir());
     let output = unshare.arg("create").arg(&cfg).output().unwrap();
-    let said = one_line(&texts(&output).1);
+    let error = one_line(&texts(&output).1);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said.starts_with("xpv: vif 0: no permission to make tap \"vif"), "{said}");
-    before.is_unchanged();
+    assert!(error.starts_with("xpv: vif 0: no permission to make tap \"vif"), "{error}");
+    before.assert_unchanged();
 }
 
 #[test]
-fn names_and_devices_that_are_taken() {
+fn commands_with_names_or_devices_in_use_or_missing_are_refused() {
     let machine = Machine::new();
-    let (a, b) = (machine.image("a.img", 1 << 20), machine.image("b.img", 1 << 20));
+    let a = machine.image("a.img", 1 << 20);
+    let b = machine.image("b.img", 1 << 20);
     machine.create("web", &format!("disk=['{},,xvda']", a.display()));
     let before = Before::new(machine);
-    let said = before.create(&format!("name='web'\ndisk=['{},,xvda']", b.display()));
-    assert!(said.contains("the name \"web\" is taken by domain 1"), "{said}");
-    let said = before.complaint(["block-attach", "web", &format!("vdev=xvda,target={}", b.display())]);
-    assert!(said.contains("domain 1 has a vbd with the number 51712 already"), "{said}");
-    let said = before.complaint(["block-attach", "web", &format!("vdev=xvdb,target={}", a.display())]);
-    assert!(said.starts_with("xpv: disk xvdb: ") && said.contains("a.img"), "{said}");
+    let error = before.create_error(&format!("name='web'\ndisk=['{},,xvda']", b.display()));
+    assert!(error.contains("the name \"web\" is taken by domain 1"), "{error}");
+    let error = before.error(["block-attach", "web", &format!("vdev=xvda,target={}", b.display())]);
+    assert!(error.contains("domain 1 has a vbd with the number 51712 already"), "{error}");
+    let error = before.error(["block-attach", "web", &format!("vdev=xvdb,target={}", a.display())]);
+    assert!(error.starts_with("xpv: disk xvdb: ") && error.contains("a.img"), "{error}");
     let cases: [(&[&str], &str); 8] = [
         (&["block-attach", "nobody", "vdev=xvdb,target=/dev/null"], "disk: target: found \"/dev/null\""),
         (&["block-attach", "web", "/no/such.img,,xvdb"], "DISK: disk: /no/such.img: opening it"),
@@ -170,30 +176,30 @@ fn names_and_devices_that_are_taken() {
         (&["destroy", "Domain-0"], "Domain-0 is not a guest"),
     ];
     for (args, expected) in cases {
-        let said = before.complaint(args);
-        assert!(said.contains(expected), "{args:?}: {said}");
+        let error = before.error(args);
+        assert!(error.contains(expected), "{args:?}: {error}");
     }
 }
 
 #[test]
-fn machines_that_are_not_there_or_there_already() {
+fn machine_that_is_missing_or_running_is_reported() {
     let machine = Machine::new();
     let output = command(&machine.dir()).arg("hypervisor").output().unwrap();
-    let said = one_line(&texts(&output).1);
-    assert!(said.contains("another broker runs in"), "{said}");
+    let error = one_line(&texts(&output).1);
+    assert!(error.contains("another broker runs in"), "{error}");
     let output = command(&machine.dir()).arg("dom0").output().unwrap();
-    let said = texts(&output).1;
-    assert!(said.contains("is domain 0 already"), "{said}");
+    let error = texts(&output).1;
+    assert!(error.contains("is domain 0 already"), "{error}");
     machine.ok(["list"]);
     let nowhere = machine.path("nowhere");
     let output = command(&nowhere).arg("list").output().unwrap();
-    let said = one_line(&texts(&output).1);
-    assert!(said.starts_with("xpv: no machine runs in ") && said.contains("xpv up"), "{said}");
+    let error = one_line(&texts(&output).1);
+    assert!(error.starts_with("xpv: no machine runs in ") && error.contains("xpv up"), "{error}");
     assert!(!nowhere.exists());
 }
 
 #[test]
-fn hosts_that_cannot_be() {
+fn up_with_an_invalid_host_file_names_the_key() {
     let directory = tempfile::tempdir().unwrap();
     let guest = directory.path().join("g.cfg");
     std::fs::write(&guest, "name='g'\nvif=['bridge=nobr']").unwrap();
@@ -212,9 +218,9 @@ fn hosts_that_cannot_be() {
         std::fs::write(&file, host).unwrap();
         let run = directory.path().join("run");
         let output = command(&run).arg("up").arg(&file).output().unwrap();
-        let said = texts(&output).1;
-        assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains(expected), "{host}: {said}");
+        let error = texts(&output).1;
+        assert_eq!(output.status.code(), Some(1), "{error}");
+        assert!(error.contains(expected), "{host}: {error}");
         assert!(!run.join("broker.sock").exists());
     }
 }

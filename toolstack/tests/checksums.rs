@@ -1,5 +1,5 @@
-//! TCP's checksums between two guests: where both kernels offload them nobody on the path makes one, where the
-//! sender does not offload them its own arrive, and either way what arrives is right.
+//! TCP checksums between two guests. If both kernels offload them, no checksum is computed on the path; if the sender does
+//! not, its own arrive. In both cases the received segments are correct.
 
 mod common;
 
@@ -23,50 +23,47 @@ const ETHERNET: usize = 14;
 const IPV4: usize = 20;
 
 #[test]
-fn offloaded_or_not_checksums_are_right() {
+fn checksums_with_and_without_offload_are_correct() {
     let machine = Machine::new();
     let [alice, bob] = two_guests(&machine);
     let seen = transfer(&alice, &bob, "10.77.0.2");
     println!("offloads on: {seen:?}");
-    assert!(seen.to_be_made > 0 && seen.segments_to_be_cut > 0 && seen.wrong == 0, "{seen:?}");
+    assert!(seen.blank > 0 && seen.unsegmented > 0 && seen.wrong == 0, "{seen:?}");
     run(alice.program("ethtool", "ethtool").args(["-K", "eth0", "tx", "off"]));
     let seen = transfer(&alice, &bob, "10.77.0.2");
-    println!("the sender's off: {seen:?}");
-    assert!(
-        seen.made > 0 && seen.to_be_made == 0 && seen.segments_to_be_cut == 0 && seen.wrong == 0,
-        "{seen:?}"
-    );
+    println!("sender's offloads off: {seen:?}");
+    assert!(seen.complete > 0 && seen.blank == 0 && seen.unsegmented == 0 && seen.wrong == 0, "{seen:?}");
     let seen = transfer(&bob, &alice, "10.77.0.1");
-    println!("the receiver's off: {seen:?}");
-    assert!(seen.to_be_made > 0 && seen.wrong == 0, "{seen:?}");
+    println!("receiver's offloads off: {seen:?}");
+    assert!(seen.blank > 0 && seen.wrong == 0, "{seen:?}");
     for namespace in [&alice, &bob] {
         assert_eq!(namespace.tcp("InCsumErrors"), 0);
     }
 }
 
-/// Frames of TCP with data that arrived at an interface; some may have been missed.
+/// Counts of the TCP frames with data that arrived at an interface; the watcher may miss some.
 #[derive(Debug, Default)]
 struct Seen {
-    /// The checksum is left to the receiver, and holds the pseudo-header's sum.
-    to_be_made: u64,
-    /// And the frame is to be cut into segments.
-    segments_to_be_cut: u64,
-    /// The checksum is there, and right.
-    made: u64,
-    /// Neither.
+    /// The checksum is blank: its field holds the pseudo-header's sum.
+    blank: u64,
+    /// Blank, and the frame is longer than a segment.
+    unsegmented: u64,
+    /// The checksum is computed and correct.
+    complete: u64,
+    /// The checksum is neither blank nor correct.
     wrong: u64,
 }
 
-/// Sends bytes by TCP from one guest to another, which finds them to be right; the frames that arrived there.
+/// Sends bytes by TCP from one guest to another, which checks them; returns counts of the frames that arrived.
 fn transfer(from: &Namespace, to: &Namespace, address: &'static str) -> Seen {
-    let over = Arc::new(AtomicBool::new(false));
-    let stop = over.clone();
+    let stop = Arc::new(AtomicBool::new(false));
+    let watcher_stop = stop.clone();
     let (ready, is_ready) = std::sync::mpsc::channel();
     let watcher = to.spawn(move || {
         let port = Packet::open("eth0").unwrap();
         let listener = TcpListener::bind((address, 5000)).unwrap();
         ready.send(listener).unwrap();
-        watch(port, &stop)
+        watch(port, &watcher_stop)
     });
     let listener = is_ready.recv_timeout(BOUND).unwrap();
     let receiver = to.spawn(move || {
@@ -83,16 +80,17 @@ fn transfer(from: &Namespace, to: &Namespace, address: &'static str) -> Seen {
     });
     sender.join().unwrap();
     assert!(receiver.join().unwrap(), "the bytes differ");
-    over.store(true, Ordering::Relaxed);
+    stop.store(true, Ordering::Relaxed);
     watcher.join().unwrap()
 }
 
-/// Looks at every frame that arrives until told to stop.
+/// Counts the frames that arrive until `stop` is set.
 fn watch(mut port: Packet, stop: &AtomicBool) -> Seen {
-    let (mut batch, mut seen) = (Batch::new(64), Seen::default());
+    let mut batch = Batch::new(64);
+    let mut seen = Seen::default();
     while !stop.load(Ordering::Relaxed) {
         port.recv(&mut batch).unwrap();
-        batch.frames().iter().for_each(|frame| seen.look_at(frame));
+        batch.frames().iter().for_each(|frame| seen.count(frame));
         if batch.frames().iter().count() == 0 && !port.arm().unwrap() {
             poll(&mut [PollFd::new(port.fd().as_fd(), PollFlags::POLLIN)], PollTimeout::from(50u8)).unwrap();
         }
@@ -102,7 +100,7 @@ fn watch(mut port: Packet, stop: &AtomicBool) -> Seen {
 }
 
 impl Seen {
-    fn look_at(&mut self, frame: &bridge::Frame) {
+    fn count(&mut self, frame: &bridge::Frame) {
         let bytes = frame.to_vec();
         let is_tcp = bytes.len() > ETHERNET + IPV4 + 20 && bytes[12..15] == [8, 0, 0x45] && bytes[23] == 6;
         if !is_tcp {
@@ -120,16 +118,16 @@ impl Seen {
             Some(at)
                 if usize::from(at.start) == ETHERNET + IPV4 && fold(pseudo) == fold(sum(&tcp[16..18])) =>
             {
-                self.to_be_made += 1;
-                self.segments_to_be_cut += u64::from(offload.gso.is_some());
+                self.blank += 1;
+                self.unsegmented += u64::from(offload.gso.is_some());
             }
-            None if fold(pseudo + sum(tcp)) == 0xffff => self.made += 1,
+            None if fold(pseudo + sum(tcp)) == 0xffff => self.complete += 1,
             _ => self.wrong += 1,
         }
     }
 }
 
-/// The sum of big-endian words, the last one filled with zero (RFC 1071).
+/// Sums big-endian words, the last one filled with zero (RFC 1071).
 fn sum(bytes: &[u8]) -> u64 {
     bytes.chunks(2).map(|pair| u64::from(pair[0]) << 8 | u64::from(*pair.get(1).unwrap_or(&0))).sum()
 }

@@ -6,7 +6,7 @@ fn xpv(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_xpv")).args(args).output().unwrap()
 }
 
-fn said(output: &Output) -> String {
+fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
@@ -34,15 +34,15 @@ fn help_names_every_command() {
     let output = xpv(&["--help"]);
     assert!(output.status.success());
     for command in COMMANDS {
-        assert!(said(&output).contains(&format!("  {command} ")), "{command}");
+        assert!(stdout(&output).contains(&format!("  {command} ")), "{command}");
         let output = xpv(&[command, "--help"]);
-        assert!(output.status.success() && said(&output).contains("Usage: "), "{command}");
+        assert!(output.status.success() && stdout(&output).contains("Usage: "), "{command}");
     }
-    assert!(!said(&output).contains("demo-guest"));
+    assert!(!stdout(&output).contains("demo-guest"));
 }
 
 #[test]
-fn what_is_no_command_line_is_exit_code_2() {
+fn invalid_command_line_exits_with_code_2() {
     for args in
         [&["frobnicate"][..], &[], &["create"], &["list", "--colour"], &["create", "a.cfg", "--timeout", "x"]]
     {
@@ -69,6 +69,6 @@ fn manual_pages_are_written_for_every_command() {
 fn every_shell_has_completions() {
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let output = xpv(&["completions", shell]);
-        assert!(output.status.success() && said(&output).contains("block-attach"), "{shell}");
+        assert!(output.status.success() && stdout(&output).contains("block-attach"), "{shell}");
     }
 }

@@ -1,4 +1,4 @@
-//! The demo, small: it runs, it finds nothing wrong, programs can read what it says, and it leaves nothing behind.
+//! A short demo run: it succeeds, its JSON report is complete, and no sockets remain.
 
 mod common;
 
@@ -13,10 +13,10 @@ fn the_demo_runs_and_finds_nothing_wrong() {
     let mut demo = command(Path::new("/nonexistent"));
     demo.args(["demo", "--json", "--size", "8", "--time", "300", "--keep"]).arg(&kept);
     let output = demo.output().unwrap();
-    let (said, complained) = texts(&output);
-    assert!(output.status.success(), "{complained}{said}");
-    assert_eq!(complained, "");
-    let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let (stdout, stderr) = texts(&output);
+    assert!(output.status.success(), "{stderr}{stdout}");
+    assert_eq!(stderr, "");
+    let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
     assert_eq!(report["ok"], true);
     assert_eq!(report["problems"].as_array().unwrap().len(), 0);
     for guest in report["guests"].as_array().unwrap() {

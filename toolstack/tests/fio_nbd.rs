@@ -1,5 +1,5 @@
-//! Ordinary programs on a guest's disk: fio verifies it while another disk comes and goes, and qemu-img finds export
-//! and image identical.
+//! Standard programs on a guest's disk: fio verifies it while another disk is attached and detached, and qemu-img compares
+//! the export with the image.
 
 mod common;
 
@@ -10,7 +10,7 @@ use common::program::{program, run};
 
 const MIB: u64 = 1 << 20;
 
-/// fio's NBD engine on an export, verifying what it has written.
+/// The command that writes to an export and verifies it, with fio's NBD engine.
 fn fio(uri: &str, name: &str) -> Command {
     let mut fio = program("fio", "fio");
     fio.args(["--ioengine=nbd", "--rw=randrw", "--bsrange=4k-128k", "--bs_unaligned=0", "--iodepth=16"]);
@@ -20,41 +20,42 @@ fn fio(uri: &str, name: &str) -> Command {
 }
 
 #[test]
-fn fio_verifies_a_disk_while_another_comes_and_goes() {
+fn disk_written_while_another_is_hotplugged_verifies() {
     let machine = Machine::new();
-    let (a, b) = (machine.image("a.img", 64 * MIB), machine.image("b.img", 16 * MIB));
+    let a = machine.image("a.img", 64 * MIB);
+    let b = machine.image("b.img", 16 * MIB);
     machine.create("web", &format!("disk=['vdev=xvda,target={}']", a.display()));
     let uri = machine.nbd("web", "xvda");
     std::thread::scope(|scope| {
         let fio = scope.spawn(|| run(&mut fio(&uri, "steady")));
-        let mut turns = 0;
-        while !fio.is_finished() || turns < 3 {
+        let mut rounds = 0;
+        while !fio.is_finished() || rounds < 3 {
             machine.ok(["block-attach", "web", &format!("vdev=xvdb,target={}", b.display())]);
             let mut write = program("qemu-io", "qemu-utils");
-            let pattern = format!("write -P {} 0 8M", turns % 255 + 1);
+            let pattern = format!("write -P {} 0 8M", rounds % 255 + 1);
             write.args(["-f", "raw", "-c", &pattern, "-c", "flush"]).arg(machine.nbd("web", "xvdb"));
             run(&mut write);
             machine.ok(["block-detach", "web", "xvdb"]);
             let bytes = std::fs::read(&b).unwrap();
-            assert!(bytes[..8 << 20].iter().all(|o| *o == (turns % 255 + 1) as u8), "turn {turns}");
-            turns += 1;
+            assert!(bytes[..8 << 20].iter().all(|byte| *byte == (rounds % 255 + 1) as u8), "round {rounds}");
+            rounds += 1;
         }
         fio.join().unwrap();
     });
     let mut compare = program("qemu-img", "qemu-utils");
-    let said = run(compare.args(["compare", "-f", "raw", "-F", "raw"]).arg(&uri).arg(&a));
-    assert_eq!(said, "Images are identical.\n");
+    let stdout = run(compare.args(["compare", "-f", "raw", "-F", "raw"]).arg(&uri).arg(&a));
+    assert_eq!(stdout, "Images are identical.\n");
 }
 
 #[test]
-fn disks_are_as_their_specs_say() {
+fn read_only_disk_has_its_size_and_refuses_writes() {
     let machine = Machine::new();
     let image = machine.image("a.img", MIB);
     machine.create("web", &format!("disk=['vdev=xvda,access=ro,target={}']", image.display()));
     let mut info = program("qemu-img", "qemu-utils");
-    let said = run(info.args(["info", "--output=json", "-f", "raw"]).arg(machine.nbd("web", "xvda")));
-    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
-    assert_eq!(said["virtual-size"], MIB);
+    let stdout = run(info.args(["info", "--output=json", "-f", "raw"]).arg(machine.nbd("web", "xvda")));
+    let info: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(info["virtual-size"], MIB);
     let mut write = program("qemu-io", "qemu-utils");
     let output =
         write.args(["-f", "raw", "-c", "write 0 512"]).arg(machine.nbd("web", "xvda")).output().unwrap();

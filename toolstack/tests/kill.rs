@@ -1,8 +1,8 @@
-//! SIGKILL, at moments from a seed, to a guest and to dom0, while disks are written: no acknowledged write is lost,
-//! others are served on, a name is free at once, and nothing of the dead is kept.
+//! SIGKILL to a guest or to dom0 at random moments, while disks are written: no acknowledged write is lost, other guests
+//! are served, the guest's name can be used again at once, and no resources of the killed process remain.
 //!
-//! The seed is printed; `XPV_TEST_SEED` sets it. The victim's writer is a client of our own, as fio's NBD engine
-//! waits for ever for what a server that died has not answered.
+//! The seed is printed; `XPV_TEST_SEED` sets it. The writer of the killed guest's disk is an NBD client of this test, as
+//! fio's NBD engine waits forever for the reply of a killed server.
 
 mod common;
 #[path = "common/nbd.rs"]
@@ -20,28 +20,20 @@ use nix::unistd::Pid;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
+use testkit::StopOnDrop;
 
 const MIB: u64 = 1 << 20;
 const ROUNDS: u64 = 20;
-/// Blocks that the victim writes over and over.
+/// Blocks of the victim's disk that are written repeatedly.
 const BLOCKS: u64 = 512;
 /// Writes in flight.
 const DEPTH: usize = 16;
 
-/// Ends the other threads, also where the test fails.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn guests_and_dom0_killed_at_any_moment_lose_no_acknowledged_write() {
     let machine = Machine::new();
-    let (steady, victim) =
-        (machine.image("steady.img", 16 * MIB), machine.image("victim.img", BLOCKS * BLOCK as u64));
+    let steady = machine.image("steady.img", 16 * MIB);
+    let victim = machine.image("victim.img", BLOCKS * BLOCK as u64);
     machine.create("steady", &format!("disk=['vdev=xvda,target={}']", steady.display()));
     let disk = format!("disk=['vdev=xvda,target={}']", victim.display());
     machine.create("victim", &disk);
@@ -51,34 +43,37 @@ fn guests_and_dom0_killed_at_any_moment_lose_no_acknowledged_write() {
     let mut victims: Vec<bool> = (0..ROUNDS).map(|round| round % 2 == 0).collect();
     victims.shuffle(&mut random);
     let before = Resources::of(&machine).expect("dom0 runs");
-    let over = AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     thread::scope(|scope| {
-        let ends = Ends(&over);
-        let verifier = scope.spawn(|| verify_until(&machine, &over));
+        let stop_on_drop = StopOnDrop(&stop);
+        let verifier = scope.spawn(|| verify_until(&machine, &stop));
         let mut written = Written::default();
         for (round, dom0) in victims.into_iter().enumerate() {
             let moment = Duration::from_millis(random.random_range(5..150));
-            println!("round {round}: {} dies after {moment:?}", if dom0 { "dom0" } else { "the victim" });
+            println!(
+                "round {round}: {} is killed after {moment:?}",
+                if dom0 { "dom0" } else { "the victim" }
+            );
             if dom0 {
                 kill_dom0(&machine, &mut written, moment);
             } else {
                 kill_victim(&machine, &mut written, moment, &disk);
             }
-            before.are_all(&machine);
+            before.assert_not_exceeded(&machine);
         }
         let mut client = Nbd::connect(&machine.dir().join("victim/xvda.nbd")).unwrap();
         written.check(&mut client);
-        drop(ends);
-        let turns = verifier.join().unwrap();
-        assert!(turns > 0, "fio did not get through once");
+        drop(stop_on_drop);
+        let rounds = verifier.join().unwrap();
+        assert!(rounds > 0, "fio verified nothing");
     });
-    nothing_is_left(&machine);
+    assert_no_nodes_remain(&machine);
 }
 
-/// Has fio write and verify another guest's disk, again and again.
-fn verify_until(machine: &Machine, over: &AtomicBool) -> u32 {
-    let mut turns = 0;
-    while !over.load(Ordering::Relaxed) {
+/// Writes and verifies another guest's disk with fio until `stop` is set; returns the number of rounds.
+fn verify_until(machine: &Machine, stop: &AtomicBool) -> u32 {
+    let mut rounds = 0;
+    while !stop.load(Ordering::Relaxed) {
         let mut fio = program("fio", "fio");
         fio.args([
             "--name=steady",
@@ -90,60 +85,61 @@ fn verify_until(machine: &Machine, over: &AtomicBool) -> u32 {
         ]);
         fio.args(["--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0"]);
         run(fio.arg(format!("--uri={}", machine.nbd("steady", "xvda"))));
-        turns += 1;
+        rounds += 1;
     }
-    turns
+    rounds
 }
 
 /// What was written to each block last, and what is known to be there.
 struct Written {
-    asked: Vec<u64>,
+    sent: Vec<u64>,
     acknowledged: Vec<u64>,
     version: u64,
 }
 
 impl Default for Written {
     fn default() -> Written {
-        Written { asked: vec![0; BLOCKS as usize], acknowledged: vec![0; BLOCKS as usize], version: 0 }
+        Written { sent: vec![0; BLOCKS as usize], acknowledged: vec![0; BLOCKS as usize], version: 0 }
     }
 }
 
 impl Written {
-    /// Writes on until `moment` has passed; all is acknowledged then. An error is the connection's end.
-    fn write(&mut self, client: &mut Nbd, moment: Duration) -> std::io::Result<()> {
-        let begun = Instant::now();
+    /// Writes blocks for `duration` and then waits until all are acknowledged. Fails if the connection ends.
+    fn write(&mut self, client: &mut Nbd, duration: Duration) -> std::io::Result<()> {
+        let start = Instant::now();
         let mut in_flight = 0;
         loop {
-            while in_flight < DEPTH && begun.elapsed() < moment {
+            while in_flight < DEPTH && start.elapsed() < duration {
                 self.version += 1;
                 let block = self.version % BLOCKS;
-                self.asked[block as usize] = self.version;
-                client.ask_write(block, &content(block, self.version))?;
+                self.sent[block as usize] = self.version;
+                client.send_write(block, &content(block, self.version))?;
                 in_flight += 1;
             }
             if in_flight == 0 {
                 return Ok(());
             }
             let block = client.written()? as usize;
-            // Each block is in flight once at a time: there are more of them than writes in flight.
-            self.acknowledged[block] = self.asked[block];
+            // A block has at most one write in flight: there are more blocks than writes in flight.
+            self.acknowledged[block] = self.sent[block];
             in_flight -= 1;
         }
     }
 
-    /// Every block holds what was acknowledged last, or what was asked after that.
+    /// Asserts that each block holds the version acknowledged last, or the one sent after it.
     fn check(&mut self, client: &mut Nbd) {
         for block in 0..BLOCKS {
             let at = block as usize;
             let read = client.read(block).unwrap();
             let version = u64::from_le_bytes(read[..8].try_into().unwrap());
             assert!(read == content(block, version) || version == 0, "block {block} is torn");
-            let allowed = [self.acknowledged[at], self.asked[at]];
+            let allowed = [self.acknowledged[at], self.sent[at]];
             assert!(
                 allowed.contains(&version),
                 "block {block}: version {version}, expected one of {allowed:?}"
             );
-            (self.acknowledged[at], self.asked[at]) = (version, version);
+            self.acknowledged[at] = version;
+            self.sent[at] = version;
         }
     }
 }
@@ -160,9 +156,9 @@ fn kill_now(machine: &Machine, domain: &str) {
     kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
 }
 
-/// dom0 dies in the middle of writes: they are answered by its successor.
+/// Kills dom0 while blocks are written: the next dom0 answers the writes.
 fn kill_dom0(machine: &Machine, written: &mut Written, moment: Duration) {
-    eventually("dom0 is back", || machine.pid("Domain-0").is_some());
+    eventually("dom0 runs again", || machine.pid("Domain-0").is_some());
     let mut client = Nbd::connect(&machine.dir().join("victim/xvda.nbd")).unwrap();
     thread::scope(|scope| {
         let writer = scope.spawn(|| written.write(&mut client, moment * 2));
@@ -173,9 +169,9 @@ fn kill_dom0(machine: &Machine, written: &mut Written, moment: Duration) {
     written.check(&mut client);
 }
 
-/// The guest dies in the middle of writes: its successor finds what was acknowledged.
+/// Kills the guest while blocks are written: a new guest reads the acknowledged ones.
 fn kill_victim(machine: &Machine, written: &mut Written, moment: Duration, disk: &str) {
-    eventually("dom0 is back", || machine.pid("Domain-0").is_some());
+    eventually("dom0 runs again", || machine.pid("Domain-0").is_some());
     let socket = machine.dir().join("victim/xvda.nbd");
     let mut client = Nbd::connect(&socket).unwrap();
     thread::scope(|scope| {
@@ -188,12 +184,12 @@ fn kill_victim(machine: &Machine, written: &mut Written, moment: Duration, disk:
     written.check(&mut Nbd::connect(&socket).unwrap());
 }
 
-/// What belonged to the dead is gone from the list and from the store.
-fn nothing_is_left(machine: &Machine) {
+/// Asserts that killed domains are neither listed nor have nodes in the store.
+fn assert_no_nodes_remain(machine: &Machine) {
     let list: serde_json::Value = serde_json::from_str(&machine.ok(["list", "--json"])).unwrap();
     let domains: Vec<u64> = list.as_array().unwrap().iter().map(|d| d["domid"].as_u64().unwrap()).collect();
     assert_eq!(domains.len(), 3, "{list}");
-    eventually("the nodes of the dead are gone", || {
+    eventually("the nodes of killed domains are removed", || {
         let nodes = machine.nodes();
         nodes.iter().filter(|(_, value)| !value.is_empty()).all(|(path, _)| {
             let of = |prefix: &str| path.strip_prefix(prefix).and_then(|rest| rest.split('/').next());
@@ -203,7 +199,7 @@ fn nothing_is_left(machine: &Machine) {
     });
 }
 
-/// What those who serve guests hold: grants' memory is mappings and descriptors, channels are descriptors.
+/// Resources of the processes that serve guests: granted memory is mappings and descriptors, channels are descriptors.
 #[derive(Debug)]
 struct Resources {
     hypervisor: Process,
@@ -224,8 +220,8 @@ impl Resources {
         Some(Resources { hypervisor: Process::of(machine.hypervisor())?, dom0 })
     }
 
-    /// Waits until nothing more than these is held, which others' deaths may not change.
-    fn are_all(&self, machine: &Machine) {
+    /// Waits until the processes hold no more than these, as they did before others were killed.
+    fn assert_not_exceeded(&self, machine: &Machine) {
         let mut now = None;
         let start = Instant::now();
         while !now.as_ref().is_some_and(|now: &Resources| {

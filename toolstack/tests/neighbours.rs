@@ -1,4 +1,4 @@
-//! A machine beside others on one host: interfaces that are another machine's, or nobody's, are left alone.
+//! Several machines on one host: interfaces of another machine or of the administrator are not changed.
 
 mod common;
 
@@ -8,9 +8,9 @@ use bridge::port::netdev;
 use common::Machine;
 use common::program::{program, run};
 use hypervisor::InflightDir;
+use ring_abi::netif::key;
 use toolstack::backend::{bridges::Bridges, stale};
-use xenbus::Device;
-use xenbus::Keys;
+use xenbus::{Device, Keys};
 use xenstore::server::{Config, Store};
 use xenstore::{DomId, Nodes};
 
@@ -18,7 +18,7 @@ fn ip(line: &str) -> String {
     run(program("ip", "iproute2").args(line.split(' ')))
 }
 
-fn is_there(interface: &str) -> bool {
+fn exists(interface: &str) -> bool {
     netdev::link(interface).is_ok()
 }
 
@@ -27,21 +27,21 @@ fn alias(interface: &str) -> Option<String> {
 }
 
 #[test]
-fn the_test_program_runs_in_a_network_namespace_of_its_own() {
-    let ours = std::fs::read_link("/proc/self/ns/net").unwrap();
-    // A parent outside of our user namespace may not be looked at.
-    let parents = std::fs::read_link(format!("/proc/{}/ns/net", std::os::unix::process::parent_id()));
-    assert!(parents.is_err() || parents.unwrap() != ours);
+fn test_program_runs_in_its_own_network_namespace() {
+    let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+    // The namespace of a parent outside this user namespace may not be read.
+    let parent = std::fs::read_link(format!("/proc/{}/ns/net", std::os::unix::process::parent_id()));
+    assert!(parent.is_err() || parent.unwrap() != own);
     netdev::link("lo").unwrap();
 }
 
-/// A tap is as `ip tuntap add` made it: whoever attaches to one as xpv does changes its flags.
-fn is_untouched(tap: &str) {
+/// Asserts that a tap is as `ip tuntap add` made it: attaching to it as xpv does would change its flags.
+fn assert_untouched(tap: &str) {
     let details = ip(&format!("-d link show dev {tap}"));
     assert!(details.contains("vnet_hdr off") && details.contains("persist on"), "{details}");
 }
 
-/// The tap of a guest's first vif, as `network-list` has it in both of its forms.
+/// The tap of a guest's first vif in the output of `network-list`, which must be the same in both formats.
 fn tap(machine: &Machine, guest: &str) -> String {
     let list: serde_json::Value =
         serde_json::from_str(&machine.ok(["network-list", guest, "--json"])).unwrap();
@@ -52,10 +52,10 @@ fn tap(machine: &Machine, guest: &str) -> String {
 }
 
 #[test]
-fn two_machines_on_one_host_have_taps_of_different_names() {
+fn taps_of_two_machines_have_different_names() {
     let first = Machine::new();
     let second = Machine::new();
-    // Whichever other test has domains of these numbers: the names are this one's by its vifs' numbers.
+    // Other tests have domains of the same numbers; no other has vifs of this number.
     first.create("web", "vif=['devid=5']");
     second.create("web", "vif=['devid=5']");
     assert_eq!(tap(&first, "web"), "vif1.5");
@@ -67,51 +67,51 @@ fn two_machines_on_one_host_have_taps_of_different_names() {
     let holder = format!("vif 5 of domain 1 of the xpv machine in {}", first.dir().display());
     assert!(log.contains(&holder) && log.contains(&other), "{log}");
     second.ok(["destroy", "web"]);
-    common::eventually("the tap is gone", || !is_there(&other));
-    assert!(is_there("vif1.5"));
+    common::eventually("the tap is removed", || !exists(&other));
+    assert!(exists("vif1.5"));
 }
 
 #[test]
-fn a_chosen_name_that_another_machine_has_is_refused() {
+fn vifname_of_another_machines_tap_is_refused() {
     let first = Machine::new();
     let second = Machine::new();
     first.create("web", "vif=['vifname=web0']");
     let cfg = second.file("web.cfg", "name='web'\nvif=['vifname=web0']");
-    let said = second.fails([Path::new("create"), &cfg]);
+    let error = second.fails([Path::new("create"), &cfg]);
     let holder = format!("is the tap of vif 0 of domain 1 of the xpv machine in {}", first.dir().display());
-    assert!(said.contains("\"web0\"") && said.contains(&holder) && said.contains("vifname="), "{said}");
+    assert!(error.contains("\"web0\"") && error.contains(&holder) && error.contains("vifname="), "{error}");
     assert_eq!(alias("web0"), Some(format!("xpv {} 1/0", first.dir().display())));
 }
 
 #[test]
-fn a_guest_does_not_take_a_persistent_tap_of_the_administrator() {
+fn persistent_tap_of_the_administrator_is_not_used() {
     ip("tuntap add vif1.7 mode tap");
     ip("tuntap add lab0 mode tap");
     let machine = Machine::new();
     machine.create("web", "vif=['devid=7']");
     assert!(tap(&machine, "web").starts_with("vif1.7-"));
     let cfg = machine.file("lab.cfg", "name='lab'\nvif=['vifname=lab0']");
-    let said = machine.fails([Path::new("create"), &cfg]);
-    assert!(said.contains("\"lab0\" exists already and is a tap that xpv did not make"), "{said}");
-    assert!(said.contains("`ip link delete lab0`"), "{said}");
+    let error = machine.fails([Path::new("create"), &cfg]);
+    assert!(error.contains("\"lab0\" exists already and is a tap that xpv did not make"), "{error}");
+    assert!(error.contains("`ip link delete lab0`"), "{error}");
     for interface in ["vif1.7", "lab0"] {
-        is_untouched(interface);
+        assert_untouched(interface);
     }
 }
 
-/// The keys of a vif that no stock script sets up, in a state of its backend's.
+/// The backend's keys of a vif whose hotplug script does nothing, with this state.
 fn keys(linux_bridge: &str, state: &str) -> Keys {
-    Keys::new("/b").with("script", "/bin/true").with("bridge", linux_bridge).with("state", state)
+    Keys::new("/b").with(key::SCRIPT, "/bin/true").with(key::BRIDGE, linux_bridge).with(key::STATE, state)
 }
 
 #[test]
-fn a_dom0_that_was_killed_has_its_tap_taken_over() {
+fn tap_of_a_killed_dom0_is_used_again() {
     ip("link add br8 type bridge");
     let bridges = Bridges::start(&[]).unwrap();
     let dir = tempfile::tempdir().unwrap();
     let device = Device::new("vif", DomId(8), 0);
     let join = |dir: &Path, state| bridges.attach_or_create_tap(dir, &device, &keys("br8", state));
-    // What is dropped without `clear` is as a killed process leaves it.
+    // Dropped without `cleanup`, the tap remains as after a kill.
     drop(join(dir.path(), "1").unwrap());
     assert_eq!(alias("vif8.0"), Some(format!("xpv {} 8/0", dir.path().display())));
     assert_eq!(netdev::master("vif8.0").as_deref(), Some("br8"));
@@ -119,14 +119,14 @@ fn a_dom0_that_was_killed_has_its_tap_taken_over() {
     let failure = join(elsewhere.path(), "4").err().unwrap();
     assert_eq!(failure.errno, nix::errno::Errno::EBUSY as i32);
     assert!(failure.what.contains(&dir.path().display().to_string()), "{}", failure.what);
-    let place = join(dir.path(), "4").unwrap();
-    place.cleanup.unwrap()();
-    drop(place.bridge);
-    common::eventually("the tap is gone", || !is_there("vif8.0"));
+    let attachment = join(dir.path(), "4").unwrap();
+    attachment.cleanup.unwrap()();
+    drop(attachment.bridge);
+    common::eventually("the tap is removed", || !exists("vif8.0"));
 }
 
 #[test]
-fn dom0_refuses_a_tap_that_xpv_did_not_make() {
+fn tap_that_xpv_did_not_make_is_refused() {
     ip("link add br9 type bridge");
     ip("tuntap add vif9.0 mode tap");
     let bridges = Bridges::start(&[]).unwrap();
@@ -141,16 +141,16 @@ fn dom0_refuses_a_tap_that_xpv_did_not_make() {
         failure.what
     );
     assert!(failure.what.contains("`ip link delete vif9.0`"), "{}", failure.what);
-    is_untouched("vif9.0");
-    // One that served the vif already was a version of xpv that did not mark its taps.
-    let place = join("4").unwrap();
+    assert_untouched("vif9.0");
+    // In state Connected: the vif was served by a version of xpv that did not mark its taps.
+    let attachment = join("4").unwrap();
     assert_eq!(alias("vif9.0"), Some(format!("xpv {} 9/0", dir.path().display())));
-    drop(place);
+    drop(attachment);
 }
 
 #[test]
-fn leftover_taps_are_removed_where_they_are_the_machines_own() {
-    for (name, alias) in [("vif11.0", ""), ("vif11.1", "xpv /run/other 11/1"), ("vif11.2", "somebody's")] {
+fn stale_taps_of_this_machine_are_removed_and_others_kept() {
+    for (name, alias) in [("vif11.0", ""), ("vif11.1", "xpv /run/other 11/1"), ("vif11.2", "another alias")] {
         ip(&format!("tuntap add {name} mode tap"));
         netdev::set_alias(name, alias).unwrap();
     }
@@ -160,19 +160,19 @@ fn leftover_taps_are_removed_where_they_are_the_machines_own() {
         ip(&format!("tuntap add {name} mode tap"));
         netdev::set_alias(name, &own(domid)).unwrap();
     }
-    // By a version that did not mark its taps.
+    // A tap of a version that did not mark its taps.
     ip("tuntap add vif14.0 mode tap");
-    let keep = InflightDir::new(dir.path().join("inflight")).unwrap();
-    keep.create("vif-14-0-tx", "", 1).unwrap();
+    let inflight_dir = InflightDir::new(dir.path().join("inflight")).unwrap();
+    inflight_dir.create("vif-14-0-tx", "", 1).unwrap();
     let store = Store::spawn(Config::default()).unwrap();
     let mut client = store.client().unwrap();
     client.write("/local/domain/0/backend/vif/13/0/state", "4").unwrap();
-    stale::remove(&mut client, DomId::DOM0, dir.path(), &keep).unwrap();
+    stale::remove(&mut client, DomId::DOM0, dir.path(), &inflight_dir).unwrap();
     for kept in ["vif11.0", "vif11.1", "vif11.2", "vif13.0"] {
-        assert!(is_there(kept), "{kept}");
+        assert!(exists(kept), "{kept}");
     }
     for removed in ["vif12.0", "renamed12", "vif14.0"] {
-        assert!(!is_there(removed), "{removed}");
+        assert!(!exists(removed), "{removed}");
     }
-    assert!(keep.names().unwrap().is_empty());
+    assert!(inflight_dir.names().unwrap().is_empty());
 }

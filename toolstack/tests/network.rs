@@ -1,4 +1,4 @@
-//! ping and iperf3 between two network namespaces whose only link is two vifs and our bridge.
+//! ping and iperf3 between two network namespaces that are linked only by two vifs and the bridge.
 
 mod common;
 
@@ -9,33 +9,33 @@ use common::program::run;
 use common::{Guard, Machine, eventually};
 
 #[test]
-fn ping_and_iperf3_between_two_namespaces() {
+fn ping_and_iperf3_between_two_namespaces_lose_nothing() {
     let machine = Machine::new();
     let [alice, bob] = two_guests(&machine);
-    let said =
+    let stdout =
         run(alice.program("ping", "iputils-ping").args(["-c", "5", "-i", "0.2", "-W", "5", "10.77.0.2"]));
-    assert!(said.contains(" 0% packet loss"), "{said}");
+    assert!(stdout.contains(" 0% packet loss"), "{stdout}");
     for reverse in [&[][..], &["--reverse"]] {
         let mut server = bob.program("iperf3", "iperf3");
         let mut server = Guard(server.args(["-s", "-1", "-J"]).stdout(Stdio::null()).spawn().unwrap());
         eventually("iperf3 listens", || listens(&bob, 5201));
         let mut client = alice.program("iperf3", "iperf3");
-        let said = run(client.args(["-c", "10.77.0.2", "-t", "2", "-J"]).args(reverse));
-        let said: serde_json::Value = serde_json::from_str(&said).unwrap();
-        let received = said["end"]["sum_received"]["bytes"].as_u64().unwrap();
+        let stdout = run(client.args(["-c", "10.77.0.2", "-t", "2", "-J"]).args(reverse));
+        let report: serde_json::Value = serde_json::from_str(&stdout).unwrap();
+        let received = report["end"]["sum_received"]["bytes"].as_u64().unwrap();
         assert!(received > 10 << 20, "{received} bytes in two seconds");
-        let sent = said["end"]["sum_sent"]["bits_per_second"].as_f64().unwrap() / 1e9;
+        let sent = report["end"]["sum_sent"]["bits_per_second"].as_f64().unwrap() / 1e9;
         println!("iperf3 {reverse:?}: {sent:.2} Gbit/s");
         server.0.wait().unwrap();
     }
     for namespace in [&alice, &bob] {
-        // Checksums are on: each end's kernel has looked at every one.
+        // Each end's kernel has verified every checksum.
         assert_eq!(namespace.tcp("InCsumErrors"), 0);
         assert!(namespace.tcp("InSegs") > 100);
     }
 }
 
-/// Whether somebody listens on a TCP port there, by /proc/net/tcp6 and tcp (state 0A).
+/// Whether a process listens on a TCP port in the namespace, by /proc/net/tcp6 and tcp (state 0A).
 fn listens(namespace: &Namespace, port: u16) -> bool {
     let wanted = format!(":{port:04X} ");
     ["tcp", "tcp6"].iter().any(|kind| {
@@ -46,7 +46,7 @@ fn listens(namespace: &Namespace, port: u16) -> bool {
 }
 
 #[test]
-fn an_interface_comes_and_goes_while_another_talks() {
+fn interface_hotplugged_while_another_pings_loses_no_ping() {
     let machine = Machine::new();
     let [alice, _bob] = two_guests(&machine);
     let mut ping = alice.program("ping", "iputils-ping");
@@ -54,17 +54,17 @@ fn an_interface_comes_and_goes_while_another_talks() {
         ping.args(["-c", "20", "-i", "0.1", "-W", "5", "10.77.0.2"]).stdout(Stdio::piped()).spawn().unwrap();
     for _ in 0..3 {
         machine.ok(["network-attach", "alice", "mac=00:16:3e:00:00:77"]);
-        let said = run(alice.program("ip", "iproute2").args(["link", "show", "eth1"]));
-        assert!(said.contains("00:16:3e:00:00:77"), "{said}");
+        let stdout = run(alice.program("ip", "iproute2").args(["link", "show", "eth1"]));
+        assert!(stdout.contains("00:16:3e:00:00:77"), "{stdout}");
         let list: serde_json::Value =
             serde_json::from_str(&machine.ok(["network-list", "alice", "--json"])).unwrap();
         assert_eq!(list.as_array().unwrap().len(), 2);
         machine.ok(["network-detach", "alice", "00:16:3e:00:00:77"]);
-        eventually("the tap is gone", || {
+        eventually("the tap is removed", || {
             !alice.program("ip", "iproute2").args(["link", "show", "eth1"]).output().unwrap().status.success()
         });
     }
     let output = ping.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && said.contains(" 0% packet loss"), "{said}");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && stdout.contains(" 0% packet loss"), "{stdout}");
 }

@@ -1,4 +1,4 @@
-//! Debian's own tools on the store of a machine that runs: they find libxl's layout.
+//! Debian's xenstore tools on the store of a running machine: the nodes are laid out as by libxl.
 
 mod common;
 
@@ -8,7 +8,7 @@ use common::program::{program, run};
 
 /// The nodes of a guest with an interface and a disk, as `libxl__domain_make` and `libxl__device_generic_add` of
 /// Xen's libxl write them and the drivers' protocols (xen/include/public/io) add to them. DOM is its number, XVDB
-/// 51728. A value of `*` may be anything.
+/// 51728. A `*` stands for any value.
 const LAYOUT: &str = r#"
 /local/domain/DOM/name = "alice" (n0,rDOM)
 /local/domain/DOM/domid = "DOM" (n0,rDOM)
@@ -53,7 +53,7 @@ const LAYOUT: &str = r#"
 "#;
 
 #[test]
-fn xenstore_ls_shows_libxls_layout() {
+fn xenstore_ls_shows_the_layout_of_libxl() {
     let machine = Machine::new();
     let _namespaces = two_guests(&machine);
     let image = machine.image("b.img", 1 << 20);
@@ -81,7 +81,7 @@ fn xenstore_ls_shows_libxls_layout() {
     assert_eq!(tool(&machine, "xenstore-read", &["/local/domain/0/name"]), "Domain-0\n");
 }
 
-/// What one of Debian's tools prints; XENSTORED_PATH is the socket itself.
+/// Runs one of Debian's xenstore tools and returns its output; XENSTORED_PATH is the socket's path.
 fn tool(machine: &Machine, name: &str, args: &[&str]) -> String {
     let mut tool = program(name, "xenstore-utils");
     run(tool.args(args).env("XENSTORED_PATH", machine.dir().join("xenstored.sock")))

@@ -90,6 +90,29 @@ impl DeviceEnd {
         self.publish(client, &Keys::default(), state)
     }
 
+    /// Writes this end's state as [`DeviceEnd::switch_state`] does, unless this end's node is another device's. `false`
+    /// when nothing was written.
+    ///
+    /// The toolstack may have removed the device and attached another with the same number since this end wrote
+    /// `last`. The new node's state is Initialising, which `last` was not.
+    pub fn switch_state_after(
+        &self,
+        client: &mut Client,
+        last: XenbusState,
+        state: XenbusState,
+    ) -> Result<bool> {
+        client.transaction(|tx| match read_state(tx, &self.path)? {
+            None => Ok(false),
+            Some(XenbusState::Initialising) if last != XenbusState::Initialising => Ok(false),
+            Some(found) => {
+                if found != state {
+                    tx.write(&state_path(&self.path), state.as_text())?;
+                }
+                Ok(true)
+            }
+        })
+    }
+
     /// Writes keys below this end's node and then its state, in one transaction: the other end sees all or none.
     /// `false`, and nothing is written, when this end's node is absent.
     pub fn publish(&self, client: &mut Client, keys: &Keys, state: XenbusState) -> Result<bool> {

@@ -6,8 +6,7 @@ use netback::handshake::{Negotiated, backend_keys};
 use netback::{Config, Vif};
 use netfront::Nic;
 use std::sync::Arc;
-use xenbus::DeviceEnd;
-use xenbus::{Keys, XenbusState};
+use xenbus::{DeviceEnd, Keys, XenbusState};
 use xenstore::Client;
 
 /// Broker, store and dom0. Every vif is connected by hand, so that a row may drive its port itself.

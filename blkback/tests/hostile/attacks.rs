@@ -1,13 +1,13 @@
-//! The attacks, each a function that panics where the backend does not stand it.
+//! The attacks: each is a function that panics if the backend does not withstand it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::{Platform, open, others_are_served};
+use crate::{Platform, assert_others_served, open};
 use hypervisor::{Access, DomId, GrantRef, Shared};
 use rand::RngExt;
-use ring_abi::blkif::{Discard, Io, OP_READ, OP_WRITE, Request, Segment, Status, X86_64};
+use ring_abi::blkif::{Discard, Io, OP_READ, OP_WRITE, Request, Segment, Status, X86_64, key};
 use ring_abi::ring::Protocol;
 use ring_abi::shm::HEADER_LEN;
 use ring_abi::testing::words;
@@ -20,28 +20,28 @@ const OKAY: Status = Status::OKAY;
 const ERROR: Status = Status::ERROR;
 
 fn raw(platform: &dyn Platform) -> RawFrontend {
-    RawFrontend::connect(platform.attacked(), "x86_64-abi", platform.persistent())
+    RawFrontend::connect(platform.attacked(), key::PROTOCOL_X86_64, platform.persistent())
 }
 
-pub(crate) fn a_producer_index_that_ran_away_closes_the_device(platform: &mut dyn Platform) {
+pub(crate) fn producer_index_beyond_the_ring_closes_the_device(platform: &mut dyn Platform) {
     let raw = raw(platform);
     words(&raw.memory).store32(0, 1000);
     raw.channel.notify().unwrap();
-    platform.is_closed("producer index 1000");
-    others_are_served(platform);
-    platform.nothing_is_held(raw);
+    platform.assert_closed("producer index 1000");
+    assert_others_served(platform);
+    platform.assert_unmapped(raw);
 }
 
-pub(crate) fn a_producer_index_that_runs_backwards_closes_the_device(platform: &mut dyn Platform) {
+pub(crate) fn producer_index_that_decreases_closes_the_device(platform: &mut dyn Platform) {
     let mut raw = raw(platform);
     let read = raw.io(OP_READ, 1, 0, &[0]);
     raw.send(&[read]);
     raw.receive(1);
     words(&raw.memory).store32(0, 0);
     raw.channel.notify().unwrap();
-    platform.is_closed("producer index 0");
-    others_are_served(platform);
-    platform.nothing_is_held(raw);
+    platform.assert_closed("producer index 0");
+    assert_others_served(platform);
+    platform.assert_unmapped(raw);
 }
 
 pub(crate) fn grants_that_cannot_be_mapped_fail_their_request_alone(platform: &mut dyn Platform) {
@@ -57,22 +57,22 @@ pub(crate) fn grants_that_cannot_be_mapped_fail_their_request_alone(platform: &m
         raw.io_of(OP_READ, 2, 0, [raw.data.refs()[0], revoked]),
         raw.io_of(OP_READ, 3, 0, [readonly.refs()[0]]),
         raw.io_of(OP_WRITE, 4, 8, [readonly.refs()[0]]),
-        // Reserved, and not used for anything.
+        // A reserved reference that is not granted.
         raw.io_of(OP_READ, 5, 0, [GrantRef(5)]),
         // The same page twice is no error.
         raw.io(OP_READ, 6, 0, &[3, 3, 4]),
         raw.io(OP_READ, 7, 0, &[5]),
     ];
     raw.send(&requests);
-    let statuses: Vec<_> = raw.receive(8).iter().map(|a| a.status).collect();
-    // Pages that stay mapped are mapped for both ways.
+    let statuses: Vec<_> = raw.receive(8).iter().map(|response| response.status).collect();
+    // Persistent grants are mapped for reading and writing.
     let from_readonly = if platform.persistent() { ERROR } else { OKAY };
     assert_eq!(statuses, [OKAY, ERROR, ERROR, ERROR, from_readonly, ERROR, OKAY, OKAY]);
     drop(readonly);
-    platform.nothing_is_held(raw);
+    platform.assert_unmapped(raw);
 }
 
-pub(crate) fn requests_that_make_no_sense_are_answered(platform: &mut dyn Platform) {
+pub(crate) fn invalid_requests_are_answered_with_an_error(platform: &mut dyn Platform) {
     let mut raw = raw(platform);
     let gref = raw.data.refs()[0];
     let io = |id: u64, sector_number: u64, nr_segments: u8, (first_sect, last_sect): (u8, u8)| {
@@ -97,19 +97,19 @@ pub(crate) fn requests_that_make_no_sense_are_answered(platform: &mut dyn Platfo
         io(12, 0, 1, whole),
     ];
     raw.send(&requests);
-    let statuses: Vec<_> = raw.receive(requests.len()).iter().map(|a| a.status).collect();
+    let statuses: Vec<_> = raw.receive(requests.len()).iter().map(|response| response.status).collect();
     let unknown = Status::EOPNOTSUPP;
     assert_eq!(statuses, [&[ERROR; 9][..], &[unknown; 3], &[OKAY]].concat());
-    platform.nothing_is_held(raw);
+    platform.assert_unmapped(raw);
 }
 
-pub(crate) fn a_page_revoked_in_flight_is_quarantined(platform: &mut dyn Platform) {
+pub(crate) fn page_revoked_in_flight_is_quarantined(platform: &mut dyn Platform) {
     let mut raw = raw(platform);
     let hv = raw.device.hv.clone();
-    // Many rounds, so that some revocations meet the mapping.
+    // Many rounds, so that some pages are revoked while they are mapped.
     for round in 0..200 {
         let page = match hv.share(DomId::DOM0, 1, Access::ReadWrite) {
-            // It let all its pages be kept.
+            // The backend keeps all pages of the attacker mapped.
             Err(_) if platform.persistent() => break,
             page => page.unwrap(),
         };
@@ -118,15 +118,15 @@ pub(crate) fn a_page_revoked_in_flight_is_quarantined(platform: &mut dyn Platfor
         drop(page);
         assert!([OKAY, ERROR].contains(&raw.receive(1)[0].status));
     }
-    platform.nothing_is_held(raw);
+    platform.assert_unmapped(raw);
 }
 
-pub(crate) fn responses_leave_no_byte_unwritten(platform: &mut dyn Platform) {
+pub(crate) fn response_overwrites_every_byte_of_the_slot_header(platform: &mut dyn Platform) {
     let mut raw = raw(platform);
     let memory = raw.memory.clone();
     let ring = words(&memory);
     let request = raw.io(OP_READ, 0x0102_0304_0506_0708, 0, &[0]);
-    // What stands in the slot is of 0xaa where the request is silent.
+    // Bytes of the slot that the request does not write are 0xaa.
     (64..176).step_by(4).for_each(|at| ring.store32(at, 0xaaaa_aaaa));
     raw.send(&[request]);
     raw.receive(1);
@@ -134,9 +134,10 @@ pub(crate) fn responses_leave_no_byte_unwritten(platform: &mut dyn Platform) {
     assert_eq!((ring.load32(72), ring.load32(76)), (0, 0));
 }
 
-pub(crate) fn a_racing_mutator_harms_nobody(platform: &mut dyn Platform) {
+pub(crate) fn slots_overwritten_during_reads_are_all_answered(platform: &mut dyn Platform) {
     let mut raw = raw(platform);
-    let (stop, memory) = (AtomicBool::new(false), [raw.memory.clone()]);
+    let stop = AtomicBool::new(false);
+    let memory = [raw.memory.clone()];
     let end = Instant::now() + Duration::from_millis(500);
     std::thread::scope(|scope| {
         scope.spawn(|| mutate(&memory, &stop));
@@ -146,17 +147,17 @@ pub(crate) fn a_racing_mutator_harms_nobody(platform: &mut dyn Platform) {
                 (0..16).map(|n| raw.io(OP_WRITE, id + n, 8 * n, &[n as usize % 11])).collect();
             raw.send(&requests);
             id += 16;
-            // Every slot is answered, whatever became of its bytes.
+            // Every slot is answered, with any content.
             raw.receive(16);
         }
         stop.store(true, Ordering::Relaxed);
     });
-    others_are_served(platform);
+    assert_others_served(platform);
     drop(memory);
-    platform.nothing_is_held(raw);
+    platform.assert_unmapped(raw);
 }
 
-/// Changes operation, count, sector and segments of slots while the backend reads them.
+/// Overwrites operation, count, sector and segments of slots while the backend reads them.
 fn mutate(ring: &[Arc<Shared>], stop: &AtomicBool) {
     let slots = HEADER_LEN..HEADER_LEN + 32 * X86_64::SLOT;
     random::overwrite(ring, 1, stop, |random, offset| {
@@ -164,18 +165,21 @@ fn mutate(ring: &[Arc<Shared>], stop: &AtomicBool) {
     });
 }
 
-pub(crate) fn a_storm_of_events_is_slowed(platform: &mut dyn Platform) {
+pub(crate) fn event_storm_wakes_the_backend_at_a_limited_rate(platform: &mut dyn Platform) {
     let mut raw = raw(platform);
-    let (start, before) = (Instant::now(), platform.wakeups());
-    let (mut sent, storm) = (0u64, Duration::from_millis(400));
+    let start = Instant::now();
+    let before = platform.wakeups();
+    let mut sent = 0u64;
+    let storm = Duration::from_millis(400);
     while start.elapsed() < storm {
         raw.channel.notify().unwrap();
         sent += 1;
     }
     println!("\nsent {sent} events in {} ms", start.elapsed().as_millis());
     if let (Some(before), Some(after)) = (before, platform.wakeups()) {
-        // 32 at once and then one every two milliseconds, with room for a slow machine.
-        let (wakeups, bound) = (after - before, 32 + 2 * start.elapsed().as_millis() as u64);
+        // A burst of 32 and then one every 2 ms; twice that rate allows for a slow machine.
+        let wakeups = after - before;
+        let bound = 32 + 2 * start.elapsed().as_millis() as u64;
         assert!(wakeups <= bound, "{wakeups} wake-ups for {sent} events, expected at most {bound}");
     }
     let read = raw.io(OP_READ, 1, 0, &[0]);
@@ -183,30 +187,31 @@ pub(crate) fn a_storm_of_events_is_slowed(platform: &mut dyn Platform) {
     assert_eq!(raw.receive(1)[0].status, OKAY);
 }
 
-pub(crate) fn a_flood_of_writes_to_the_state_disturbs_nobody(platform: &mut dyn Platform) {
+pub(crate) fn state_written_in_a_loop_leaves_other_devices_served(platform: &mut dyn Platform) {
     let raw = raw(platform);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
-            let (mut store, path) = (raw.device.store(), raw.device.device.front_path());
+            let mut store = raw.device.store();
+            let path = format!("{}/{}", raw.device.device.front_path(), key::STATE);
             let mut n = 0u64;
             while !stop.load(Ordering::Relaxed) {
-                store.write(&format!("{path}/state"), "4").unwrap();
-                store.write(&format!("{path}/state/{}", n % 500), "x").unwrap();
+                store.write(&path, XenbusState::Connected.as_text()).unwrap();
+                store.write(&format!("{path}/{}", n % 500), "x").unwrap();
                 n += 1;
             }
-            (0..n.min(500)).for_each(|n| store.rm(&format!("{path}/state/{n}")).unwrap());
+            (0..n.min(500)).for_each(|n| store.rm(&format!("{path}/{n}")).unwrap());
         });
         for _ in 0..3 {
-            others_are_served(platform);
+            assert_others_served(platform);
         }
         stop.store(true, Ordering::Relaxed);
     });
-    platform.nothing_is_held(raw);
+    platform.assert_unmapped(raw);
 }
 
-/// All that it granted is revoked while the backend works on it.
-pub(crate) fn a_frontend_that_vanishes_in_flight_is_closed(platform: &mut dyn Platform) {
+/// All grants are revoked while requests that use them are in flight.
+pub(crate) fn frontend_that_vanishes_in_flight_is_closed(platform: &mut dyn Platform) {
     for round in 0..10 {
         let mut raw = raw(platform);
         let requests: Vec<_> =
@@ -217,47 +222,47 @@ pub(crate) fn a_frontend_that_vanishes_in_flight_is_closed(platform: &mut dyn Pl
         }
         let device = raw.device.clone();
         drop(raw);
-        device.set("state", 6);
+        device.switch(XenbusState::Closed);
         device.wait_for_backend(XenbusState::Closed);
-        device.set("state", 1);
+        device.switch(XenbusState::Initialising);
     }
-    others_are_served(platform);
+    assert_others_served(platform);
     let raw = raw(platform);
-    platform.nothing_is_held(raw);
+    platform.assert_unmapped(raw);
 }
 
-pub(crate) fn keys_of_any_form_are_refused_by_name_and_may_be_mended(platform: &mut dyn Platform) {
+pub(crate) fn invalid_key_is_named_and_may_be_corrected(platform: &mut dyn Platform) {
     let device = platform.attacked();
-    for (key, value, words) in [
-        ("ring-ref", "4294967295", "mapping the ring"),
-        ("ring-ref", "-1", "ring-ref: found \"-1\", expected u32"),
-        ("ring-ref", "99999999999999999999", "ring-ref: found \"99999999999999999999\""),
-        ("ring-ref", "", "ring-ref: "),
-        ("ring-ref", "five", "ring-ref: found \"five\""),
-        ("event-channel", "4294967295", "event channel"),
-        ("event-channel", "x", "event-channel: found \"x\""),
-        ("ring-page-order", "1000", "ring-page-order: found \"1000\""),
-        ("ring-page-order", "2", "ring-ref0: "),
-        ("num-ring-pages", "3", "num-ring-pages: found \"3\""),
-        ("protocol", "m68k-abi", "protocol: found \"m68k-abi\""),
+    for (name, value, words) in [
+        (key::RING_REF, "4294967295", "mapping the ring"),
+        (key::RING_REF, "-1", "ring-ref: found \"-1\", expected u32"),
+        (key::RING_REF, "99999999999999999999", "ring-ref: found \"99999999999999999999\""),
+        (key::RING_REF, "", "ring-ref: "),
+        (key::RING_REF, "five", "ring-ref: found \"five\""),
+        (key::EVENT_CHANNEL, "4294967295", "event channel"),
+        (key::EVENT_CHANNEL, "x", "event-channel: found \"x\""),
+        (key::RING_PAGE_ORDER, "1000", "ring-page-order: found \"1000\""),
+        (key::RING_PAGE_ORDER, "2", "ring-ref0: "),
+        (key::NUM_RING_PAGES, "3", "num-ring-pages: found \"3\""),
+        (key::PROTOCOL, "m68k-abi", "protocol: found \"m68k-abi\""),
     ] {
-        device.set("state", 1);
+        device.switch(XenbusState::Initialising);
         device.wait_for_backend(XenbusState::InitWait);
         let page = device.hv.share(DomId::DOM0, 1, Access::ReadWrite).unwrap();
-        device.set("ring-ref", page.refs()[0]);
-        device.set("event-channel", 1);
-        device.set(key, value);
-        device.set("state", 3);
-        platform.is_closed(words);
-        // The guest thinks better of it.
-        device.set("state", 6);
+        device.set(key::RING_REF, page.refs()[0]);
+        device.set(key::EVENT_CHANNEL, 1);
+        device.set(name, value);
+        device.switch(XenbusState::Initialised);
+        platform.assert_closed(words);
+        // The guest corrects the key.
+        device.switch(XenbusState::Closed);
         device.wait_for_backend(XenbusState::Closed);
-        device.remove(key);
+        device.remove(name);
         open(&device).close().unwrap();
     }
 }
 
-pub(crate) fn keys_rewritten_while_connecting_harm_nobody(platform: &mut dyn Platform) {
+pub(crate) fn keys_rewritten_while_connecting_leave_the_backend_working(platform: &mut dyn Platform) {
     let device = platform.attacked();
     let mut store = device.store();
     let pages: Vec<_> = (0..4).map(|_| device.hv.share(DomId::DOM0, 1, Access::ReadWrite).unwrap()).collect();
@@ -265,22 +270,25 @@ pub(crate) fn keys_rewritten_while_connecting_harm_nobody(platform: &mut dyn Pla
     for _ in 0..400 {
         let [a, b]: [u8; 2] = random.random();
         let page = pages[usize::from(b) % 4].refs()[0].0;
-        let (key, value) = match a % 8 {
-            0 => ("ring-ref", page.to_string()),
-            1 => ("ring-ref", random.random::<u32>().to_string()),
-            2 => ("event-channel", (b % 64).to_string()),
-            3 => ("protocol", ["x86_64-abi", "x86_32-abi", "none"][usize::from(b) % 3].to_owned()),
-            4 => ("ring-page-order", (b % 8).to_string()),
+        let (name, value) = match a % 8 {
+            0 => (key::RING_REF, page.to_string()),
+            1 => (key::RING_REF, random.random::<u32>().to_string()),
+            2 => (key::EVENT_CHANNEL, (b % 64).to_string()),
+            3 => (
+                key::PROTOCOL,
+                [key::PROTOCOL_X86_64, key::PROTOCOL_X86_32, "none"][usize::from(b) % 3].to_owned(),
+            ),
+            4 => (key::RING_PAGE_ORDER, (b % 8).to_string()),
             5 => ("ring-ref0", page.to_string()),
-            _ => ("state", (1 + b % 6).to_string()),
+            _ => (key::STATE, (1 + b % 6).to_string()),
         };
-        store.write(&format!("{}/{key}", device.device.front_path()), value).unwrap();
+        store.write(&format!("{}/{name}", device.device.front_path()), value).unwrap();
     }
-    others_are_served(platform);
-    // And in the end it behaves, whichever state the last word left.
-    device.set("state", 6);
-    for key in ["protocol", "ring-page-order", "ring-ref0"] {
-        device.remove(key);
+    assert_others_served(platform);
+    // After valid keys the device connects, whatever the last state was.
+    device.switch(XenbusState::Closed);
+    for name in [key::PROTOCOL, key::RING_PAGE_ORDER, "ring-ref0"] {
+        device.remove(name);
     }
     open(&device).close().unwrap();
     drop(pages);

@@ -1,5 +1,4 @@
-//! The attacks' platform in threads: a machine on the local hypervisor, with a guest that attacks and one that does
-//! not.
+//! The platform in threads: a machine on the local hypervisor with the attacking guest and one other guest.
 
 use std::sync::Arc;
 
@@ -9,8 +8,7 @@ use hypervisor::local::Domain;
 use hypervisor::{Access, DomId, Hypervisor};
 use testkit::block::{Backend, GUEST, RawFrontend, XVDA};
 use testkit::{FrontendDevice, Machine};
-use xenbus::Device;
-use xenbus::XenbusState;
+use xenbus::{Device, XenbusState};
 
 const OTHER: DomId = DomId(2);
 
@@ -19,12 +17,12 @@ struct Threads {
     device: Device,
     other: FrontendDevice,
     persistent: bool,
-    // Ends before the store does.
+    // Dropped before the store.
     backend: Option<Backend>,
     machine: Machine,
 }
 
-/// `persistent`: pages stay mapped, as the frontend asks for.
+/// `persistent`: the backend keeps pages mapped, as the frontend requests.
 pub(crate) fn platform(persistent: bool) -> Box<dyn Platform> {
     let machine = Machine::new();
     let dom0 = machine.domain(DomId::DOM0);
@@ -52,7 +50,7 @@ impl Platform for Threads {
         self.persistent
     }
 
-    fn is_closed(&self, words: &str) {
+    fn assert_closed(&self, words: &str) {
         self.machine.wait_for_state(&self.device.back_path(), XenbusState::Closing);
         let error = self.machine.backend_error(&self.device).unwrap();
         assert!(error.contains(words), "{error}");
@@ -63,10 +61,10 @@ impl Platform for Threads {
         Some(registry[&(GUEST, XVDA)].wakeups())
     }
 
-    fn nothing_is_held(&mut self, raw: RawFrontend) {
+    fn assert_unmapped(&mut self, raw: RawFrontend) {
         self.backend.take().unwrap().stop();
         drop(raw);
-        // Quarantined pages are tried again when pages are wanted.
+        // Quarantined pages are checked again when pages are granted.
         drop(self.attacker.share(DomId::DOM0, 1, Access::ReadWrite).unwrap());
         assert_eq!(self.attacker.quarantined(DomId::DOM0), 0);
     }

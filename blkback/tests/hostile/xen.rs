@@ -1,10 +1,11 @@
-//! The attacks' platform on a real Xen host: this program runs in a guest and attacks the backend in dom0.
+//! The platform on a real Xen host: this program runs in a guest and attacks the backend in dom0.
 //!
-//! `XPV_VBDS=51712/51728` names the device to attack and the other; with `XPV_PERSISTENT` the frontend claims to use
-//! the same pages again, so that they stay mapped. What only dom0 can see is left to the scenario:
-//! lines `closed DEVICE: WORDS` give the error that its backend must have logged.
+//! `XPV_VBDS=51712/51728` gives the numbers of the attacker's device and of the other. With `XPV_PERSISTENT` the frontend
+//! advertises persistent grants, so that its pages stay mapped. The scenario checks what only dom0 can see: for each
+//! line `closed DEVICE: WORDS` that is printed, the backend must have logged an error with these words.
 
 use crate::Platform;
+use ring_abi::blkif::key;
 use testkit::FrontendDevice;
 use testkit::block::RawFrontend;
 use xenbus::XenbusState;
@@ -24,16 +25,16 @@ pub(crate) fn platform() -> Box<dyn Platform> {
     Box::new(Guest { attacked, other, persistent })
 }
 
-/// Removes whatever the last attack left.
+/// Closes the device and removes the keys of the last attack.
 fn reset(device: &FrontendDevice) {
     device.close();
-    for key in device.store().directory(&device.device.front_path()).unwrap() {
-        let of_a_ring = ["ring-", "num-ring", "event-channel", "protocol"];
-        if of_a_ring.iter().any(|start| key.starts_with(start)) {
-            device.remove(&key);
+    for name in device.store().directory(&device.device.front_path()).unwrap() {
+        let of_a_ring = ["ring-", "num-ring", key::EVENT_CHANNEL, key::PROTOCOL];
+        if of_a_ring.iter().any(|start| name.starts_with(start)) {
+            device.remove(&name);
         }
     }
-    device.set("state", 1);
+    device.switch(XenbusState::Initialising);
 }
 
 impl Platform for Guest {
@@ -49,18 +50,18 @@ impl Platform for Guest {
         self.persistent
     }
 
-    fn is_closed(&self, words: &str) {
+    fn assert_closed(&self, words: &str) {
         self.attacked.wait_for_backend(XenbusState::Closing);
         println!("\nclosed {}: {words}", self.attacked.device.back_path());
     }
 
-    /// It is another domain's.
+    /// Not available: the backend runs in another domain.
     fn wakeups(&self) -> Option<u64> {
         None
     }
 
-    /// The kernel does not say whether pages are still mapped; the scenario sees whether the domain can end.
-    fn nothing_is_held(&mut self, raw: RawFrontend) {
+    /// A guest cannot see whether its pages are mapped; the scenario checks that the domain can be destroyed.
+    fn assert_unmapped(&mut self, raw: RawFrontend) {
         self.attacked.close();
         drop(raw);
     }

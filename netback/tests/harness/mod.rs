@@ -1,5 +1,5 @@
-//! Drives the cores of both rings by a script of bytes that a hostile guest could have written. Run by the fuzz
-//! targets and, with random scripts, by the crate's tests.
+//! Runs the cores of both rings against a script of bytes, as a hostile frontend could write them. Used by the fuzz
+//! targets and, with random scripts, by the property tests.
 
 use netback::assemble::Packet;
 use netback::rx::{FrameInfo, Placement, Rx};
@@ -9,12 +9,13 @@ use ring_abi::netif::{RxFlags, RxSlot, SLOTS_FATAL, SLOTS_MIN, Status};
 use ring_abi::testing::{Pages, REQ_PROD, RSP_PROD, Script};
 use std::sync::atomic::Ordering::Relaxed;
 
-/// Any requests: every one that was taken is answered once, and what comes out keeps its promises.
+/// Transmit ring: any requests. Each request taken is answered once, and every packet is valid.
 pub(crate) fn tx(script: &[u8]) {
     let page = Pages::new(1);
     let mut tx: Tx<Pages, Pages> = Tx::attach(page.clone(), 16).expect("a page holds a ring");
     let mut script = Script::new(script);
-    let (mut produced, mut answers) = (0u32, 0u32);
+    let mut produced = 0u32;
+    let mut answered = 0u32;
     while !script.is_over() {
         match script.byte() % 8 {
             0 => page.word(REQ_PROD).store(script.word(), Relaxed),
@@ -22,11 +23,11 @@ pub(crate) fn tx(script: &[u8]) {
             _ => {
                 page.word(REQ_PROD).store(produced, Relaxed);
                 match poll(&mut tx, script.byte()) {
-                    Some(answered) => answers = answers.wrapping_add(answered),
+                    Some(count) => answered = answered.wrapping_add(count),
                     None => return,
                 }
-                assert_eq!(page.word(RSP_PROD).load(Relaxed), answers, "published");
-                // The rest is one packet that is not complete.
+                assert_eq!(page.word(RSP_PROD).load(Relaxed), answered, "published");
+                // At most one incomplete packet is unanswered.
                 assert!(tx.unanswered() <= SLOTS_FATAL as u32 + 4);
                 continue;
             }
@@ -35,7 +36,8 @@ pub(crate) fn tx(script: &[u8]) {
     }
 }
 
-/// Likely and unlikely values in equal parts: purely random ones hardly ever make a packet of several slots.
+/// Writes a request of likely and unlikely values in equal parts: random values alone rarely make a packet of several
+/// slots.
 fn write_request(page: &Pages, index: u32, script: &mut Script<'_>) {
     let kind = script.byte();
     let flags = u32::from(script.byte() & 0x1f);
@@ -48,24 +50,25 @@ fn write_request(page: &Pages, index: u32, script: &mut Script<'_>) {
     page.slot_word(12, index, 2).store(index & 0xffff | size << 16, Relaxed);
 }
 
-/// One round, all of it answered; how many answers, or `None` when the guest was cut off.
+/// Takes packets and answers them all; returns the number of responses, or `None` after a fault.
 fn poll(tx: &mut Tx<Pages, Pages>, limit: u8) -> Option<u32> {
     let count = tx.poll(usize::from(limit % 20)).ok()?.len();
-    let mut answers = 0;
+    let mut responses = 0;
     for place in 0..count {
         let packet = tx.packet(place);
         check(packet);
-        answers += packet.ids().len() as u32 + u32::from(packet.extras());
+        responses += packet.ids().len() as u32 + u32::from(packet.extras());
         let status = if packet.refusal().is_some() { Status::ERROR } else { Status::OKAY };
         if place % 3 == 0 {
-            let (ids, extras) = (packet.ids().to_vec(), packet.extras());
+            let ids = packet.ids().to_vec();
+            let extras = packet.extras();
             tx.respond_later(&ids, extras, status);
         } else {
             tx.respond(place, status);
         }
     }
     let _ = tx.commit();
-    Some(answers)
+    Some(responses)
 }
 
 fn check(packet: &Packet) {
@@ -74,19 +77,20 @@ fn check(packet: &Packet) {
         return;
     }
     assert!(packet.fragments().len() <= SLOTS_MIN && packet.size() >= 14);
-    let sum: usize = packet.fragments().iter().map(|part| usize::from(part.size)).sum();
-    assert_eq!(sum, packet.size(), "the parts are the packet");
+    let sum: usize = packet.fragments().iter().map(|fragment| usize::from(fragment.size)).sum();
+    assert_eq!(sum, packet.size(), "the fragments are the packet");
     assert!(packet.fragments().iter().all(|p| usize::from(p.offset) + usize::from(p.size) <= PAGE_SIZE));
     assert!(packet.gso().is_none_or(|(_, size)| size > 0));
 }
 
-/// Any frames to any buffers: pages are filled in the order posted, every response sits in its request's slot, and
-/// a frame that failed says so.
+/// Receive ring: any frames into any buffers. Pages are filled in the order posted, each response is in its request's
+/// slot, and a failed frame has an error status.
 pub(crate) fn rx(script: &[u8]) {
     let page = Pages::new(1);
     let mut rx: Rx<Pages, Pages> = Rx::attach(page.clone()).expect("a page holds a ring");
     let mut script = Script::new(script);
-    let (mut produced, mut responses) = (0u32, 0u32);
+    let mut produced = 0u32;
+    let mut responses = 0u32;
     let mut ids = Vec::new();
     while !script.is_over() {
         match script.byte() % 8 {
@@ -96,7 +100,7 @@ pub(crate) fn rx(script: &[u8]) {
                 if rx.place(FrameInfo { len: 60, ..FrameInfo::default() }, &mut Vec::new()).is_err() {
                     return;
                 }
-                // It happened to be a producer that is possible: what follows is not what we posted.
+                // The random producer index was possible: the slots up to it were never written.
                 return;
             }
             0..=4 if produced.wrapping_sub(responses) < 256 => {
@@ -115,7 +119,7 @@ pub(crate) fn rx(script: &[u8]) {
     }
 }
 
-/// Places a few frames, fails some, and checks what is published; how many responses that is.
+/// Places a few frames, fails some, and checks the responses; returns their number.
 fn round(rx: &mut Rx<Pages, Pages>, page: &Pages, ids: &[u16], first: u32, script: &mut Script<'_>) -> u32 {
     let mut next = first;
     let mut expected = Vec::new();
@@ -125,7 +129,7 @@ fn round(rx: &mut Rx<Pages, Pages>, page: &Pages, ids: &[u16], first: u32, scrip
         let gso = (script.byte() & 3 == 0).then_some((1, 1448));
         let shape = FrameInfo { len, flags: RxFlags::DATA_VALIDATED, gso };
         let mut fills = Vec::new();
-        match rx.place(shape, &mut fills).expect("the producer is honest") {
+        match rx.place(shape, &mut fills).expect("the producer index is valid") {
             Placement::Wait | Placement::TooLong => assert!(fills.is_empty()),
             Placement::Frame(place) => {
                 assert_eq!(place, expected.len(), "frames are numbered in order");
@@ -150,7 +154,8 @@ fn round(rx: &mut Rx<Pages, Pages>, page: &Pages, ids: &[u16], first: u32, scrip
 
 fn check_responses(page: &Pages, ids: &[u16], first: u32, shape: FrameInfo, failed: bool) {
     let slot = |index| RxSlot([0, 1].map(|word| page.slot_word(8, index, word).load(Relaxed)));
-    let (mut index, mut len) = (first, 0);
+    let mut index = first;
+    let mut len = 0;
     loop {
         let response = slot(index).response();
         assert_eq!(response.id, ids[index as usize], "in its request's slot");

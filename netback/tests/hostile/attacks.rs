@@ -1,11 +1,11 @@
-//! The attacks, each a function that panics where the backend does not stand it.
+//! The attacks: each is a function that panics if the backend does not withstand it.
 
-use super::{Platform, honest_guests_talk, is_cut_off, received, until_up};
+use super::{Platform, assert_honest_served, assert_only_attacker_closed, receives, until_up};
 use hypervisor::Shared;
 use rand::{Rng, RngExt};
 use ring_abi::GrantRef;
 use ring_abi::netif::extra::{Extra, Kind};
-use ring_abi::netif::{RxRequest, TxFlags, TxRequest, TxSlot};
+use ring_abi::netif::{RxRequest, Status, TxFlags, TxRequest, TxSlot};
 use ring_abi::testing::{REQ_PROD, RSP_EVENT, words};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -14,90 +14,90 @@ use testkit::net::{RawFrontend, frame, send};
 use testkit::{BOUND, random};
 use xenbus::XenbusState;
 
-const OKAY: i16 = 0;
-const ERROR: i16 = -1;
-const NULL: i16 = 1;
-/// A reference that was never given.
-const NOWHERE: GrantRef = GrantRef(3000);
+const OKAY: i16 = Status::OKAY.0;
+const ERROR: i16 = Status::ERROR.0;
+const NULL: i16 = Status::NULL.0;
+/// A grant reference that was never granted.
+const UNGRANTED: GrantRef = GrantRef(3000);
 
 fn push(raw: &mut RawFrontend, slots: &[TxSlot]) {
     slots.iter().for_each(|slot| assert!(raw.tx.push(slot)));
     raw.commit();
 }
 
-pub(super) fn a_producer_out_of_range_is_a_fault(platform: &mut dyn Platform) {
+pub(super) fn producer_index_out_of_range_closes_the_vif(platform: &mut dyn Platform) {
     let raw = RawFrontend::connect(platform.attacked());
     words(raw.tx.memory()).store32(REQ_PROD, 1000);
     raw.event.notify().unwrap();
-    is_cut_off(platform, raw, "producer index");
+    assert_only_attacker_closed(platform, raw, "producer index");
 }
 
-pub(super) fn twenty_one_slots_are_a_fault(platform: &mut dyn Platform) {
+pub(super) fn packet_of_twenty_one_slots_closes_the_vif(platform: &mut dyn Platform) {
     let mut raw = RawFrontend::connect(platform.attacked());
     let slots: Vec<TxSlot> = (0..21).map(|id| raw.request(id, 0, 60, TxFlags::MORE_DATA).into()).collect();
     push(&mut raw, &slots);
-    is_cut_off(platform, raw, "slots");
+    assert_only_attacker_closed(platform, raw, "slots");
 }
 
-pub(super) fn bytes_past_the_page_are_a_fault(platform: &mut dyn Platform) {
+pub(super) fn request_across_the_page_end_closes_the_vif(platform: &mut dyn Platform) {
     let mut raw = RawFrontend::connect(platform.attacked());
     let slot = raw.request(0, 4090, 60, TxFlags::empty()).into();
     push(&mut raw, &[slot]);
-    is_cut_off(platform, raw, "cross the page's end");
+    assert_only_attacker_closed(platform, raw, "cross the page's end");
 }
 
-pub(super) fn extras_that_nobody_knows_are_a_fault(platform: &mut dyn Platform) {
+pub(super) fn extra_of_an_unknown_type_closes_the_vif(platform: &mut dyn Platform) {
     let mut raw = RawFrontend::connect(platform.attacked());
     let first = raw.request(0, 0, 60, TxFlags::EXTRA_INFO).into();
     push(&mut raw, &[first, Extra { more: false, kind: Kind::Unknown(77) }.into()]);
-    is_cut_off(platform, raw, "unknown type 77");
+    assert_only_attacker_closed(platform, raw, "unknown type 77");
 }
 
-pub(super) fn bad_packets_are_answered_and_good_ones_between_them_pass(platform: &mut dyn Platform) {
+pub(super) fn invalid_packets_are_answered_and_valid_ones_forwarded(platform: &mut dyn Platform) {
     let mut raw = RawFrontend::connect(platform.attacked());
     let more = TxFlags::MORE_DATA;
-    // To everybody, and told from any other frame.
+    // A broadcast frame that differs from every other.
     let sent = frame([255; 6], [2, 9, 9, 9, 9, 9], 60, 77);
     raw.page.slice(0, 60).unwrap().copy_from(&sent);
     let good = |raw: &RawFrontend, id| raw.request(id, 0, 60, TxFlags::empty()).into();
-    let bad_gref = TxRequest { gref: NOWHERE, ..raw.request(2, 0, 60, TxFlags::empty()) };
-    let bad_body = TxRequest { gref: NOWHERE, ..raw.request(7, 0, 1000, TxFlags::empty()) };
+    let bad_gref = TxRequest { gref: UNGRANTED, ..raw.request(2, 0, 60, TxFlags::empty()) };
+    let bad_body = TxRequest { gref: UNGRANTED, ..raw.request(7, 0, 1000, TxFlags::empty()) };
     let slots = [
         good(&raw, 0),
         raw.request(1, 0, 13, TxFlags::empty()).into(),
         bad_gref.into(),
         good(&raw, 3),
-        // 64 KiB and more: the sum overflowed, and the second slot is larger than all of it.
+        // The packet's size is less than its second slot's.
         raw.request(4, 0, 100, more).into(),
         raw.request(5, 0, 4096, TxFlags::empty()).into(),
-        // A header in the first slot and a payload that cannot be mapped.
+        // The header is in the first slot; the payload's page cannot be mapped.
         raw.request(6, 0, 1200, more).into(),
         bad_body.into(),
         raw.request(8, 0, 60, TxFlags::EXTRA_INFO).into(),
         Extra { more: false, kind: Kind::McastAdd([1, 0, 0x5e, 0, 0, 1]) }.into(),
-        // A blank checksum in bytes that are no packet with one.
+        // A blank checksum in a packet without TCP or UDP header.
         raw.request(9, 0, 60, TxFlags::CSUM_BLANK).into(),
         good(&raw, 10),
     ];
     until_up(platform.honest().each_mut());
     push(&mut raw, &slots);
-    let mut answers: Vec<_> = slots.iter().map(|_| raw.response()).collect();
-    answers.sort();
+    let mut responses: Vec<_> = slots.iter().map(|_| raw.response()).collect();
+    responses.sort();
     let bad = [1, 2, 4, 5, 6, 7, 8].map(|id| (id, ERROR));
     let mut expected = [&[(0, OKAY), (0, NULL), (3, OKAY), (9, OKAY), (10, OKAY)][..], &bad].concat();
     expected.sort();
-    assert_eq!(answers, expected);
+    assert_eq!(responses, expected);
     let mut frames = 0;
-    received(&mut platform.honest()[0], BOUND, |frame| {
+    receives(&mut platform.honest()[0], BOUND, |frame| {
         frames += usize::from(frame == sent);
         frames == 3
     });
     assert_eq!(frames, 3);
     raw.device.wait_for_backend(XenbusState::Connected);
-    honest_guests_talk(platform);
+    assert_honest_served(platform);
 }
 
-pub(super) fn headers_split_over_eighteen_slots_of_a_byte_are_put_together(platform: &mut dyn Platform) {
+pub(super) fn header_split_over_eighteen_slots_is_assembled(platform: &mut dyn Platform) {
     let mut raw = RawFrontend::connect(platform.attacked());
     until_up(platform.honest().each_mut());
     let sent: Vec<u8> = (0..18).collect();
@@ -109,7 +109,7 @@ pub(super) fn headers_split_over_eighteen_slots_of_a_byte_are_put_together(platf
         })
         .collect();
     push(&mut raw, &slots);
-    // And with slots of nothing at all among them.
+    // Again with empty slots in between.
     let empty = raw.request(31, 0, 0, TxFlags::MORE_DATA);
     let slots = [
         raw.request(30, 100, 18, TxFlags::MORE_DATA).into(),
@@ -119,7 +119,7 @@ pub(super) fn headers_split_over_eighteen_slots_of_a_byte_are_put_together(platf
     ];
     push(&mut raw, &slots);
     let mut frames = 0;
-    received(&mut platform.honest()[0], BOUND, |frame| {
+    receives(&mut platform.honest()[0], BOUND, |frame| {
         frames += usize::from(frame == sent);
         frames == 2
     });
@@ -127,10 +127,10 @@ pub(super) fn headers_split_over_eighteen_slots_of_a_byte_are_put_together(platf
     assert!((0..22).all(|_| raw.response().1 == OKAY));
 }
 
-pub(super) fn a_bad_receive_buffer_costs_one_frame(platform: &mut dyn Platform) {
+pub(super) fn invalid_receive_buffer_loses_one_frame(platform: &mut dyn Platform) {
     let mut raw = RawFrontend::connect(platform.attacked());
     let good = raw.page.refs()[0];
-    for (id, gref) in [(0, good), (1, NOWHERE), (2, good)] {
+    for (id, gref) in [(0, good), (1, UNGRANTED), (2, good)] {
         assert!(raw.rx.push(&RxRequest { id, gref }));
     }
     raw.commit();
@@ -149,14 +149,14 @@ pub(super) fn a_bad_receive_buffer_costs_one_frame(platform: &mut dyn Platform) 
             statuses.push((slot.response().id, slot.response().status));
         }
     }
-    // Whose frames those are does not matter: other stations may say something to everybody too.
+    // The frames may be others' than ours: other stations may broadcast too.
     assert!(matches!(statuses[..], [(0, 1..), (1, ERROR), (2, 1..)]), "{statuses:?}");
 }
 
-/// XSA-392, and more: a guest that takes nothing neither fills dom0 nor holds those who send to it.
-pub(super) fn a_guest_that_takes_nothing_harms_nobody(platform: &mut dyn Platform) {
+/// A guest that receives nothing neither exhausts dom0's memory (XSA-392) nor blocks guests that send to it.
+pub(super) fn guest_that_receives_nothing_delays_no_sender(platform: &mut dyn Platform) {
     let mut raw = RawFrontend::connect(platform.attacked());
-    // It is heard from once, so that frames for it go nowhere else.
+    // The guest sends one frame, so that the bridge learns its address and does not flood frames to it.
     let mac = [2, 9, 9, 9, 9, 9];
     raw.page.slice(0, 60).unwrap().copy_from(&frame([255; 6], mac, 60, 0));
     let slot = raw.request(0, 0, 60, TxFlags::empty()).into();
@@ -164,18 +164,18 @@ pub(super) fn a_guest_that_takes_nothing_harms_nobody(platform: &mut dyn Platfor
     assert_eq!(raw.response(), (0, OKAY));
     until_up(platform.honest().each_mut());
     let [a, _] = platform.honest();
-    // Ten rings full, of frames that would hold a page each.
+    // Ten times the ring's slots; each frame pins a page while it is queued.
     for seed in 0..2560 {
         let sent = frame(mac, a.mac(), 1400, seed as u8);
         send(a, &sent);
         a.flush();
     }
-    honest_guests_talk(platform);
+    assert_honest_served(platform);
     assert!(platform.dropped().is_none_or(|dropped| dropped >= 2560 - 256), "{:?}", platform.dropped());
 }
 
-/// A guest that rings without end is served no more often than others.
-pub(super) fn a_storm_of_events_disturbs_nobody(platform: &mut dyn Platform) {
+/// A guest that sends events in a loop takes no time from others (XSA-391 is the same attack by a backend).
+pub(super) fn event_storm_leaves_other_guests_served(platform: &mut dyn Platform) {
     let raw = RawFrontend::connect(platform.attacked());
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -184,23 +184,24 @@ pub(super) fn a_storm_of_events_disturbs_nobody(platform: &mut dyn Platform) {
                 let _ = raw.event.notify();
             }
         });
-        honest_guests_talk(platform);
+        assert_honest_served(platform);
         stop.store(true, Relaxed);
     });
     raw.device.wait_for_backend(XenbusState::Connected);
 }
 
-/// Everything the guest can write changes all the time: rings, payload and grants.
-pub(super) fn a_guest_that_changes_everything_meanwhile_gains_nothing(platform: &mut dyn Platform) {
+/// The guest overwrites all that it can write, rings and payload, while the backend reads them.
+pub(super) fn memory_overwritten_during_reads_leaves_other_guests_served(platform: &mut dyn Platform) {
     until_up(platform.honest().each_mut());
     for round in 1..6 {
         let device = platform.attacked();
         RawFrontend::reset(&device);
         let mut raw = RawFrontend::connect(device);
-        let (stop, memory) = (AtomicBool::new(false), raw.memory());
+        let stop = AtomicBool::new(false);
+        let memory = raw.memory();
         let started = Instant::now();
         std::thread::scope(|scope| {
-            scope.spawn(|| mutate(&memory, &stop, round));
+            scope.spawn(|| overwrite(&memory, &stop, round));
             while started.elapsed() < Duration::from_millis(300) {
                 let _ = raw.event.notify();
                 for id in 0..4 {
@@ -211,20 +212,21 @@ pub(super) fn a_guest_that_changes_everything_meanwhile_gains_nothing(platform: 
                 let _ = raw.tx.commit();
                 let _ = raw.tx.refresh();
                 while let Ok(Some(_)) = raw.tx.pop() {}
-                received(&mut platform.honest()[0], Duration::ZERO, |frame| {
+                receives(&mut platform.honest()[0], Duration::ZERO, |frame| {
                     assert!((14..=65_535).contains(&frame.len()));
                     false
                 });
             }
             stop.store(true, Relaxed);
         });
-        honest_guests_talk(platform);
+        assert_honest_served(platform);
     }
 }
 
-pub(super) fn mutate(pages: &[Arc<Shared>], stop: &AtomicBool, seed: u64) {
+/// Overwrites random words of the pages until `stop` is set.
+pub(super) fn overwrite(pages: &[Arc<Shared>], stop: &AtomicBool, seed: u64) {
     random::overwrite(pages, seed, stop, |random, offset| {
-        // Indexes are left alone most of the time: a wrong one closes the device.
+        // Indexes are overwritten rarely, as a wrong one closes the device.
         (offset > RSP_EVENT || random.random_ratio(1, 256)).then(|| random.next_u32())
     });
 }

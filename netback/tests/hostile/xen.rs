@@ -1,7 +1,8 @@
-//! The attacks' platform on a real Xen host: this program runs in a guest, and attacks the backend in dom0.
+//! The platform on a real Xen host: this program runs in a guest and attacks the backend in dom0.
 //!
-//! `XPV_VIFS=0/1/2` names the vif to attack with and two of guests that do no harm, on the same bridge. What only dom0
-//! can see is left to the scenario: lines `closed DEVICE: WORDS` give the error that its backend must have logged.
+//! `XPV_VIFS=0/1/2` gives the numbers of the attacker's vif and of two honest ones on the same bridge. The scenario checks
+//! what only dom0 can see: for each line `closed DEVICE: WORDS` that is printed, the backend must have logged an error
+//! with these words.
 
 use super::{Platform, open};
 use netfront::Nic;
@@ -30,12 +31,12 @@ impl Platform for Guest {
         &mut self.honest
     }
 
-    fn is_closed(&self, words: &str) {
+    fn assert_closed(&self, words: &str) {
         self.attacked.wait_for_backend(XenbusState::Closing);
         println!("\nclosed {}: {words}", self.attacked.device.back_path());
     }
 
-    /// The bridge is another domain's.
+    /// Not available: the bridge runs in another domain.
     fn dropped(&self) -> Option<u64> {
         None
     }

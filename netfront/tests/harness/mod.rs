@@ -1,5 +1,5 @@
-//! Drives the cores of both rings by a script of bytes that a hostile backend could have written. Run by the fuzz
-//! targets and, with random scripts, by the crate's tests.
+//! Runs the cores of both rings against a script of bytes, as a hostile backend could write them. Used by the fuzz
+//! targets and, with random scripts, by the property tests.
 
 use netfront::rx::{Packet, Rx};
 use netfront::tx::{Fragment, Tx};
@@ -9,23 +9,23 @@ use ring_abi::{GrantRef, PAGE_SIZE};
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering::Relaxed;
 
-/// Any responses: a buffer never has two owners and none is lost.
+/// Transmit ring: any responses. A buffer never has two owners, and none is lost.
 pub(crate) fn tx(script: &[u8]) {
     let page = Pages::new(1);
     let mut tx = Tx::init(page.clone()).expect("a page holds a ring");
     let mut script = Script::new(script);
-    let mut given = BTreeSet::new();
+    let mut in_flight = BTreeSet::new();
     let mut responses = 0u32;
     while !script.is_over() {
         match script.byte() % 8 {
-            0..=3 => send(&mut tx, &mut given, script.byte()),
+            0..=3 => send(&mut tx, &mut in_flight, script.byte()),
             4 => {
                 let _ = tx.commit();
             }
             5 => page.word(RSP_PROD).store(script.word(), Relaxed),
             _ => {
-                let lie = script.byte() < 4;
-                let id = if lie { script.word() as u16 } else { *given.first().unwrap_or(&0) };
+                let is_random = script.byte() < 4;
+                let id = if is_random { script.word() as u16 } else { *in_flight.first().unwrap_or(&0) };
                 let status = u32::from(script.byte() % 4).wrapping_sub(2) << 16;
                 page.slot_word(12, responses, 0).store(u32::from(id) | status, Relaxed);
                 responses = responses.wrapping_add(1);
@@ -35,41 +35,42 @@ pub(crate) fn tx(script: &[u8]) {
                     Err(_) => return,
                     Ok(None) => {}
                     Ok(Some(_)) => {
-                        assert!(given.remove(&id), "a buffer that the backend had");
+                        assert!(in_flight.remove(&id), "the buffer was in flight");
                         assert_eq!(tx.in_flight() + 1, before);
                     }
                 }
             }
         }
-        assert_eq!(tx.in_flight(), given.len(), "every buffer is accounted for");
+        assert_eq!(tx.in_flight(), in_flight.len(), "every buffer is accounted for");
     }
 }
 
-fn send(tx: &mut Tx<Pages>, given: &mut BTreeSet<u16>, shape: u8) {
+fn send(tx: &mut Tx<Pages>, in_flight: &mut BTreeSet<u16>, shape: u8) {
     let count = usize::from(shape % 4) + 1;
     if tx.available() < count {
         return;
     }
     let fragment = |buffer| Fragment { buffer, gref: GrantRef(9), offset: 0, size: 100 };
     let fragments: Vec<Fragment> =
-        (0..count).map(|_| fragment(tx.reserve().expect("there is room"))).collect();
+        (0..count).map(|_| fragment(tx.reserve().expect("slots are free"))).collect();
     if tx.send(&fragments, TxFlags::empty(), (shape & 16 != 0).then_some((1, 1000))) {
         for fragment in fragments {
-            assert!(given.insert(fragment.buffer), "a buffer has one owner");
+            assert!(in_flight.insert(fragment.buffer), "a buffer has one owner");
         }
     } else {
         fragments.iter().for_each(|fragment| tx.cancel(fragment.buffer));
     }
 }
 
-/// Any responses: pieces lie in their pages, and every buffer comes back once.
+/// Receive ring: any responses. Fragments are within their pages, and every buffer is returned once.
 pub(crate) fn rx(script: &[u8]) {
     let page = Pages::new(1);
     let mut rx = Rx::init(page.clone()).expect("a page holds a ring");
     (0..256).for_each(|buffer| rx.post(buffer, GrantRef(u32::from(buffer) + 8)));
     let _ = rx.commit();
     let mut script = Script::new(script);
-    let (mut packet, mut responses) = (Packet::default(), 0u32);
+    let mut packet = Packet::default();
+    let mut responses = 0u32;
     while !script.is_over() {
         let kind = script.byte();
         if kind == 0 {
@@ -88,7 +89,7 @@ pub(crate) fn rx(script: &[u8]) {
 }
 
 fn write_response(page: &Pages, index: u32, kind: u8, script: &mut Script<'_>) {
-    // The id that was posted there, most of the time.
+    // Mostly the id that was posted in this slot.
     let posted = page.slot_word(8, index, 0).load(Relaxed) & 0xffff;
     let id = if kind < 4 { script.word() & 0xffff } else { posted };
     let offset = if kind & 3 == 0 { script.word() & 0xffff } else { 0 };
@@ -100,7 +101,7 @@ fn write_response(page: &Pages, index: u32, kind: u8, script: &mut Script<'_>) {
 fn take(rx: &mut Rx<Pages>, packet: &Packet) {
     let mut seen = BTreeSet::new();
     for buffer in packet.buffers() {
-        assert!(seen.insert(*buffer) && !rx.is_posted(*buffer), "the buffer is ours alone");
+        assert!(seen.insert(*buffer) && !rx.is_posted(*buffer), "the buffer has one owner");
     }
     for fragment in packet.fragments() {
         assert!(seen.contains(&fragment.buffer));

@@ -1,5 +1,5 @@
-//! One harness for the property test, for Miri and for the fuzzer: bytes become a peer that writes whatever it likes
-//! into the shared page between our operations. Nothing may panic, and everything we count stays within the ring.
+//! The harness of the property test, of Miri and of the fuzz target: a script of bytes is a peer that writes any values into
+//! the shared page between this side's operations. Nothing may panic, and all counts stay within the ring.
 
 use ring_abi::blkif::{self, Request, X86_32, X86_64, indirect};
 use ring_abi::netif::{self, ctrl, extra};
@@ -9,16 +9,17 @@ use ring_abi::stream::{Interface, Stream};
 use ring_abi::testing::{Pages, Script};
 use ring_abi::{GrantRef, PAGE_SIZE, console, xs_wire};
 
-/// The peer writes: any word of the page, or the first words by a little, as a liar would.
+/// Writes a word of the page as the peer: any word, or one of the indexes, with any value or a small change.
 fn poke(script: &mut Script<'_>, pages: &Pages) {
-    let (place, page) = (script.word(), pages.words());
+    let place = script.word();
+    let page = pages.words();
     let offset = if place & 1 == 0 { place as usize % 16 } else { place as usize % pages.len() } & !3;
     let value = script.word();
     let value = if place & 2 == 0 { value } else { page.load32(offset).wrapping_add(value % 64) };
     page.store32(offset, value);
 }
 
-/// Values of a protocol, to be sent; and what is sure of any that is received.
+/// Values of a protocol to send, and the properties of any received request.
 trait Sample: Protocol {
     fn request() -> Self::Request;
     fn response() -> Self::Response;
@@ -27,7 +28,7 @@ trait Sample: Protocol {
 
 fn back<P: Sample>(mut script: Script<'_>) {
     let pages = Pages::new(1);
-    // The peer's ring may begin anywhere, close to where indexes wrap too.
+    // The ring may start at any index, also close to where indexes wrap.
     pages.words().store32(8, script.word());
     let mut back = Back::<P, _>::attach(pages.clone()).unwrap();
     while let Some(step) = script.step() {
@@ -43,7 +44,7 @@ fn back<P: Sample>(mut script: Script<'_>) {
             6 => _ = back.arm(),
             _ => _ = back.refresh(),
         }
-        assert!(back.unanswered() <= back.size(), "more requests out than the ring has slots");
+        assert!(back.unanswered() <= back.size(), "more unanswered requests than slots");
         assert!(back.seen() + back.unanswered() <= back.size());
     }
 }
@@ -51,7 +52,8 @@ fn back<P: Sample>(mut script: Script<'_>) {
 fn front<P: Sample>(mut script: Script<'_>) {
     let pages = Pages::new(1);
     let mut front = Front::<P, _>::init(pages.clone()).unwrap();
-    let (mut sent, mut answered) = (0, 0);
+    let mut sent = 0;
+    let mut answered = 0;
     while let Some(step) = script.step() {
         match step % 8 {
             0..2 => poke(&mut script, &pages),
@@ -61,7 +63,7 @@ fn front<P: Sample>(mut script: Script<'_>) {
             6 => _ = front.arm(),
             _ => _ = front.refresh(),
         }
-        assert!(answered <= sent, "more answers than requests");
+        assert!(answered <= sent, "more responses than requests");
         assert_eq!(sent - answered, u64::from(front.size() - front.free()));
         assert!(front.in_flight() <= front.size() && front.seen() <= front.in_flight());
     }
@@ -102,7 +104,7 @@ fn segments(mut script: Script<'_>) {
     }
 }
 
-/// Runs what the bytes say; panics if anything goes wrong.
+/// Runs a script of bytes, whose first chooses the ring or stream.
 pub(crate) fn run(bytes: &[u8]) {
     let mut script = Script::new(bytes);
     let Some(kind) = script.step() else { return };
@@ -156,7 +158,7 @@ impl Sample for netif::Tx {
         netif::TxResponse { id: 1, status: netif::Status::OKAY }
     }
     fn check(slot: &netif::TxSlot) {
-        assert_eq!(netif::TxSlot::from(slot.request()), *slot, "a request slot is all meaning");
+        assert_eq!(netif::TxSlot::from(slot.request()), *slot, "converting a slot loses nothing");
         let _ = slot.extra();
     }
 }
@@ -175,7 +177,7 @@ impl Sample for ctrl::Ctrl {
         ctrl::Request { id: 1, kind: ctrl::Type::GET_HASH_FLAGS, data: [0; 3] }
     }
     fn response() -> ctrl::Response {
-        let (kind, status) = (ctrl::Type::GET_HASH_FLAGS, ctrl::Status::SUCCESS);
-        ctrl::Response { id: 1, kind, status, data: 0 }
+        let kind = ctrl::Type::GET_HASH_FLAGS;
+        ctrl::Response { id: 1, kind, status: ctrl::Status::SUCCESS, data: 0 }
     }
 }

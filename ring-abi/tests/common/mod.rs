@@ -1,3 +1,3 @@
-//! What the property test and the fuzz target share.
+//! Code shared by the property test and the fuzz target.
 
 pub(crate) mod hostile;

@@ -1,4 +1,4 @@
-//! Disks: their backend, their frontends, and frontends by hand.
+//! Disks: a backend in a thread, frontends, and a frontend whose ring the test drives.
 
 mod raw;
 
@@ -15,12 +15,12 @@ use ring_abi::blkif::vdev::Vdev;
 use std::sync::Arc;
 use xenstore::Client;
 
-/// The guest of most tests of disks.
+/// The guest in most disk tests.
 pub const GUEST: DomId = DomId(1);
-/// The number of the disk xvda (xen-vbd-interface.7).
+/// The device number of the disk xvda (xen-vbd-interface.7).
 pub const XVDA: u32 = 51712;
 
-/// A writable disk over what `target` names: an image, or an engine as in `ram:1048576`.
+/// Describes a writable disk with this target: an image's path, or an engine as in `ram:1048576`.
 pub fn disk(devid: u32, target: &str) -> DiskSpec {
     DiskSpec {
         target: target.into(),
@@ -36,45 +36,45 @@ pub fn disk(devid: u32, target: &str) -> DiskSpec {
 
 /// A block backend in dom0, in a thread.
 pub struct Backend {
-    /// The devices that it serves.
+    /// The devices that the backend serves.
     pub registry: Registry,
     driver: DriverThread,
 }
 
 impl Backend {
-    /// Joins as dom0 and serves its disks.
+    /// Joins as dom0 and serves its disks with the default driver.
     pub fn start(machine: &Machine) -> Backend {
         let dom0 = machine.domain(DomId::DOM0);
         Backend::start_with(VbdDriver::new(dom0.clone()), &dom0)
     }
 
-    /// Serves disks by this driver, as dom0.
+    /// Serves dom0's disks with this driver.
     pub fn start_with(driver: VbdDriver, dom0: &Arc<Domain>) -> Backend {
         let registry = driver.registry();
         let client = Client::new(dom0.store().unwrap());
         Backend { registry, driver: DriverThread::spawn(client, move || driver) }
     }
 
-    /// Ends the backend and all its devices.
+    /// Stops the backend and closes all its devices.
     pub fn stop(self) {
         self.driver.stop();
     }
 }
 
-/// Default options but for how long a disk waits: [`BOUND`].
+/// The default options, with [`BOUND`] as the timeout.
 pub fn options() -> Options {
     Options { timeout: BOUND, ..Options::default() }
 }
 
-/// Opens the guest's xvda.
+/// Opens the guest's xvda; panics if that fails.
 pub fn open(guest: &Arc<Domain>, options: Options) -> Disk {
     try_open(guest, options).unwrap()
 }
 
-/// Opens the guest's xvda, if it can be opened.
+/// Opens the guest's xvda.
 ///
 /// # Errors
-/// As [`Disk::open_with`].
+/// Those of [`Disk::open_with`].
 pub fn try_open(guest: &Arc<Domain>, options: Options) -> blkfront::Result<Disk> {
     let store = Client::new(guest.store().unwrap());
     Disk::open_with(guest.clone(), store, XVDA, options)

@@ -1,8 +1,8 @@
-//! A block frontend by hand, which can do wrong what the real one cannot.
+//! A block frontend whose requests and keys the test writes: it can break the protocol, which blkfront cannot.
 
 use crate::{BOUND, FrontendDevice};
 use hypervisor::{Access, Channel, DomId, GrantRef, Shared};
-use ring_abi::blkif::{Io, MAX_SEGMENTS, Request, Response, Segment, X86_64};
+use ring_abi::blkif::{Io, MAX_SEGMENTS, Request, Response, Segment, X86_64, key};
 use ring_abi::ring::{Front, Protocol};
 use std::sync::Arc;
 use std::time::Instant;
@@ -14,7 +14,7 @@ pub struct RawFrontend<P = X86_64> {
     pub device: FrontendDevice,
     /// The ring.
     pub ring: Front<P, Arc<Shared>>,
-    /// The ring's page, for others to write too.
+    /// The ring's page, which other threads may write too.
     pub memory: Arc<Shared>,
     /// Granted pages.
     pub data: Shared,
@@ -23,8 +23,8 @@ pub struct RawFrontend<P = X86_64> {
 }
 
 impl<P: Protocol<Request = Request, Response = Response>> RawFrontend<P> {
-    /// Connects as far as Connected, asking for the layout that `protocol` names. `persistent` says that the same
-    /// pages are used again, so that the backend may keep them mapped.
+    /// Connects with the ring layout `protocol`. `persistent` is the value of `feature-persistent`: with it the backend
+    /// may keep the pages mapped.
     pub fn connect(device: FrontendDevice, protocol: &str, persistent: bool) -> RawFrontend<P> {
         device.wait_for_backend(XenbusState::InitWait);
         let hv = &device.hv;
@@ -32,21 +32,21 @@ impl<P: Protocol<Request = Request, Response = Response>> RawFrontend<P> {
         let data = hv.share(DomId::DOM0, MAX_SEGMENTS, Access::ReadWrite).unwrap();
         let ring = Front::init(memory.clone()).unwrap();
         let channel = hv.alloc_unbound(DomId::DOM0).unwrap();
-        device.set("protocol", protocol);
-        device.set("feature-persistent", u8::from(persistent));
-        device.set("ring-ref", memory.refs()[0]);
-        device.set("event-channel", channel.port());
-        device.set("state", 3);
+        device.set(key::PROTOCOL, protocol);
+        device.set(key::FEATURE_PERSISTENT, u8::from(persistent));
+        device.set(key::RING_REF, memory.refs()[0]);
+        device.set(key::EVENT_CHANNEL, channel.port());
+        device.switch(XenbusState::Initialised);
         device.wait_for_backend(XenbusState::Connected);
         RawFrontend { device, ring, memory, data, channel }
     }
 
-    /// A request over whole pages of [`RawFrontend::data`].
+    /// Makes a request for whole pages of [`RawFrontend::data`].
     pub fn io(&self, operation: u8, id: u64, sector_number: u64, pages: &[usize]) -> Request {
         self.io_of(operation, id, sector_number, pages.iter().map(|&p| self.data.refs()[p]))
     }
 
-    /// A request over the whole pages of these grants.
+    /// Makes a request for the whole pages of these grants.
     pub fn io_of(
         &self,
         operation: u8,
@@ -60,7 +60,7 @@ impl<P: Protocol<Request = Request, Response = Response>> RawFrontend<P> {
         Request::Io(Io { operation, handle: 0, id, sector_number, nr_segments, segments })
     }
 
-    /// Publishes requests, and notifies where that is wanted.
+    /// Publishes requests, and notifies the backend if it waits for an event.
     pub fn send(&mut self, requests: &[Request]) {
         for request in requests {
             assert!(self.ring.push(request));
@@ -70,14 +70,19 @@ impl<P: Protocol<Request = Request, Response = Response>> RawFrontend<P> {
         }
     }
 
-    /// Waits for so many responses, and gives them sorted by id.
+    /// Waits for `count` responses and returns them sorted by id.
     pub fn receive(&mut self, count: usize) -> Vec<Response> {
-        let (mut responses, start) = (Vec::new(), Instant::now());
+        let mut responses = Vec::new();
+        let start = Instant::now();
         while responses.len() < count {
             match self.ring.pop().unwrap() {
                 Some(response) => responses.push(response),
                 None => {
-                    assert!(start.elapsed() < BOUND, "{} of {count} responses", responses.len());
+                    assert!(
+                        start.elapsed() < BOUND,
+                        "{} of {count} responses within {BOUND:?}",
+                        responses.len()
+                    );
                     std::thread::yield_now();
                 }
             }

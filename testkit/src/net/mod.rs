@@ -1,4 +1,4 @@
-//! Interfaces: a bridge and its backend, frontends, and ends by hand.
+//! Interfaces: a bridge and its backend in threads, frontends, and ends whose rings the test drives.
 
 mod raw_backend;
 mod raw_frontend;
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use toolstack::config::vif::DEFAULT_BRIDGE;
 use xenstore::Client;
 
-/// An interface with every default.
+/// Describes an interface with every default.
 pub fn vif() -> VifSpec {
     VifSpec {
         mac: None,
@@ -32,17 +32,17 @@ pub fn vif() -> VifSpec {
     }
 }
 
-/// A bridge, and the backend in dom0 of its ports, in threads. The backend goes before the bridge.
+/// A bridge and the backend of its ports, in dom0's threads. The backend is dropped before the bridge.
 pub struct Network {
     backend: Option<DriverThread>,
-    /// The bridge of all interfaces.
+    /// The bridge that every interface is attached to.
     pub bridge: Arc<Bridge>,
     /// The backend's domain.
     pub dom0: Arc<Domain>,
 }
 
 impl Network {
-    /// Joins as dom0 and serves its interfaces.
+    /// Joins as dom0, and starts a bridge and a backend.
     pub fn start(machine: &Machine, config: netback::Config) -> Network {
         let dom0 = machine.domain(DomId::DOM0);
         let bridge = Arc::new(Bridge::start(bridge::Config::default()).unwrap());
@@ -51,17 +51,18 @@ impl Network {
         network
     }
 
-    /// Starts a backend; the one that runs is ended first.
+    /// Stops the running backend, if any, and starts another.
     pub fn restart_backend(&mut self, config: netback::Config) {
         self.backend = None;
-        let (bridge, dom0) = (self.bridge.clone(), self.dom0.clone());
+        let bridge = self.bridge.clone();
+        let dom0 = self.dom0.clone();
         let client = Client::new(dom0.store().unwrap());
         self.backend = Some(DriverThread::spawn(client, move || {
             Driver::new(dom0, config, move |_, _| Ok(Attachment::port_of(bridge.clone())))
         }));
     }
 
-    /// Runs a test on a network whose payloads are mapped, and on one that keeps response logs and so copies them.
+    /// Runs a test on a network that maps payloads, and on one that keeps response logs and therefore copies them.
     pub fn each(test: impl Fn(&Machine, &Network)) {
         let directory = tempfile::tempdir().unwrap();
         for inflight_dir in [None, Some(InflightDir::new(directory.path()).unwrap())] {
@@ -72,13 +73,13 @@ impl Network {
     }
 }
 
-/// Opens the guest's interface, which need not be up yet.
+/// Opens the guest's interface, without waiting until it is up.
 pub fn open(guest: &Arc<Domain>, devid: u32, config: netfront::Config) -> Nic {
     let client = Client::new(guest.store().unwrap());
     Nic::open(guest.clone(), client, devid, config).unwrap()
 }
 
-/// A guest with one interface, which is up.
+/// Attaches an interface to a guest, opens it, and waits until it is up.
 pub fn guest(machine: &Machine, domid: DomId, config: netfront::Config) -> Nic {
     machine.attach_vif(domid, 0);
     let mut nic = open(&machine.domain(domid), 0, config);
@@ -86,16 +87,16 @@ pub fn guest(machine: &Machine, domid: DomId, config: netfront::Config) -> Nic {
     nic
 }
 
-/// Lets the interface work until `done`.
+/// Processes the interface's events until `done`.
 pub fn until(nic: &mut Nic, done: impl Fn(&Nic) -> bool) {
     let deadline = Instant::now() + BOUND;
     while !done(nic) {
-        assert!(Instant::now() < deadline, "not within {BOUND:?}");
+        assert!(Instant::now() < deadline, "interface: condition not met within {BOUND:?}");
         nic.wait(false, Duration::from_millis(50)).unwrap();
     }
 }
 
-/// Receives a frame, waiting for it.
+/// Waits for a frame and receives it.
 pub fn receive(nic: &mut Nic, into: &mut [u8]) -> (usize, netfront::Meta) {
     let deadline = Instant::now() + BOUND;
     loop {
@@ -107,16 +108,16 @@ pub fn receive(nic: &mut Nic, into: &mut [u8]) -> (usize, netfront::Meta) {
     }
 }
 
-/// Sends a frame, waiting for room.
+/// Sends a frame, and waits for free slots if the ring is full.
 pub fn send(nic: &mut Nic, frame: &[u8]) {
     let deadline = Instant::now() + BOUND;
     while nic.send(frame) == netfront::SendOutcome::Full {
-        assert!(Instant::now() < deadline, "no room within {BOUND:?}");
+        assert!(Instant::now() < deadline, "the ring is full for {BOUND:?}");
         nic.wait(true, Duration::from_millis(50)).unwrap();
     }
 }
 
-/// A frame whose every byte is told by its length and `seed`, of an EtherType for experiments (RFC 5342).
+/// Makes a frame of `len` bytes that depend on `seed`, with an EtherType for experiments (RFC 5342).
 pub fn frame(to: [u8; 6], from: [u8; 6], len: usize, seed: u8) -> Vec<u8> {
     let mut frame: Vec<u8> = (0..len).map(|i| (i as u8).wrapping_mul(31) ^ (i >> 8) as u8 ^ seed).collect();
     frame[..6].copy_from_slice(&to);

@@ -1,39 +1,39 @@
-//! A network backend by hand, which can write whatever it likes.
+//! A network backend whose rings and keys the test writes: it can break the protocol, which netback cannot.
 
 use super::until;
 use crate::Machine;
 use hypervisor::{Access, Channel, Contiguous, DomId, EventPort, GrantRef, Hypervisor};
 use netback::handshake::backend_keys;
 use netfront::Nic;
-use ring_abi::netif::{Rx, RxResponse, Tx};
+use ring_abi::netif::{Rx, RxResponse, Tx, key};
 use ring_abi::ring::Back;
 use std::sync::Arc;
-use xenbus::{Device, DeviceEnd};
-use xenbus::{Keys, XenbusState};
+use xenbus::{Device, DeviceEnd, Keys, XenbusState};
 use xenstore::Client;
 
-/// Both rings; others may write their memory too.
+/// A connected backend of one interface. Other threads may write the rings' memory too.
 pub struct RawBackend {
-    /// The ring of what the guest sends.
+    /// The transmit ring, of frames from the guest.
     pub tx: Back<Tx, Arc<Contiguous>>,
-    /// The ring of what the guest receives.
+    /// The receive ring, of frames to the guest.
     pub rx: Back<Rx, Arc<Contiguous>>,
     /// The event channel of both rings.
     pub event: Box<dyn Channel>,
-    /// The vif.
+    /// The interface's device.
     pub device: Device,
     /// Dom0's connection to the store.
     pub client: Client,
 }
 
 impl RawBackend {
-    /// Attaches an interface to a guest and connects both ends; the interface is up then.
+    /// Attaches an interface to a guest, connects both ends, and waits until the interface is up.
     pub fn connect(machine: &Machine, dom0: &dyn Hypervisor, domid: DomId) -> (Nic, RawBackend) {
         let device = machine.attach_vif(domid, 0);
-        let (mut client, end) = (machine.client(), DeviceEnd::back(&device));
+        let mut client = machine.client();
+        let end = DeviceEnd::back(&device);
         let mut keys = backend_keys(true);
         // One channel for both rings.
-        keys.set("feature-split-event-channels", 0);
+        keys.set(key::FEATURE_SPLIT_EVENT_CHANNELS, 0);
         end.publish(&mut client, &keys, XenbusState::InitWait).unwrap();
         let guest = machine.domain(domid);
         let mut nic = super::open(&guest, 0, netfront::Config::default());
@@ -43,17 +43,17 @@ impl RawBackend {
             let gref = GrantRef(front.need(key).unwrap());
             Arc::new(dom0.map_contiguous(domid, &[gref], Access::ReadWrite).unwrap())
         };
-        let tx = Back::attach(map("tx-ring-ref")).unwrap();
-        let rx = Back::attach(map("rx-ring-ref")).unwrap();
-        let event = dom0.bind_interdomain(domid, EventPort(front.need("event-channel").unwrap())).unwrap();
+        let tx = Back::attach(map(key::TX_RING_REF)).unwrap();
+        let rx = Back::attach(map(key::RX_RING_REF)).unwrap();
+        let event = dom0.bind_interdomain(domid, EventPort(front.need(key::EVENT_CHANNEL).unwrap())).unwrap();
         end.publish(&mut client, &Keys::default(), XenbusState::Connected).unwrap();
         until(&mut nic, Nic::is_up);
         (nic, RawBackend { tx, rx, event, device, client })
     }
 
-    /// Answers the next buffer of the guest's, by its id.
+    /// Takes the guest's next receive buffer and pushes the response that `response` makes for its id.
     pub fn respond(&mut self, response: impl Fn(u16) -> RxResponse) {
-        let request = self.rx.pop().unwrap().expect("buffers are posted");
+        let request = self.rx.pop().unwrap().expect("the guest has posted buffers");
         self.rx.push(&response(request.id).into());
         let _ = self.rx.commit();
         self.event.notify().unwrap();

@@ -1,4 +1,4 @@
-//! A network frontend by hand, which can write whatever it likes.
+//! A network frontend whose rings the test writes: it can break the protocol, which netfront cannot.
 
 use crate::{BOUND, FrontendDevice};
 use hypervisor::{Access, Channel, DomId, Shared};
@@ -9,15 +9,15 @@ use std::sync::Arc;
 use std::time::Instant;
 use xenbus::XenbusState;
 
-/// Both rings, and a page of payload; others may write their memory too.
+/// A connected frontend with a page of payload. Other threads may write the memory of ring and payload too.
 pub struct RawFrontend {
-    /// The vif.
+    /// The interface's device.
     pub device: FrontendDevice,
-    /// The ring of what the guest sends.
+    /// The transmit ring, of frames from the guest.
     pub tx: Front<Tx, Arc<Shared>>,
-    /// The ring of what the guest receives.
+    /// The receive ring, of frames to the guest.
     pub rx: Front<Rx, Arc<Shared>>,
-    /// A granted page.
+    /// The granted page of payload.
     pub page: Arc<Shared>,
     /// The event channel of both rings.
     pub event: Box<dyn Channel>,
@@ -28,7 +28,9 @@ impl RawFrontend {
     pub fn connect(device: FrontendDevice) -> RawFrontend {
         device.wait_for_backend(XenbusState::InitWait);
         let share = || Arc::new(device.hv.share(DomId::DOM0, 1, Access::ReadWrite).unwrap());
-        let (tx, rx, page) = (share(), share(), share());
+        let tx = share();
+        let rx = share();
+        let page = share();
         let event = device.hv.alloc_unbound(DomId::DOM0).unwrap();
         let queue = QueueInfo {
             tx_ring: tx.refs()[0],
@@ -44,7 +46,7 @@ impl RawFrontend {
         RawFrontend { device, tx, rx, page, event }
     }
 
-    /// Closes whatever connection a vif has, so that it can be connected again.
+    /// Closes the interface's connection, if any, and waits until the backend accepts another.
     pub fn reset(device: &FrontendDevice) {
         device.close();
         device.end().remove_keys(&mut device.store(), CONNECTION_KEYS).unwrap();
@@ -57,27 +59,27 @@ impl RawFrontend {
         [self.tx.memory().clone(), self.rx.memory().clone(), self.page.clone()]
     }
 
-    /// A request for bytes of the page.
+    /// Makes a transmit request for bytes of the page.
     pub fn request(&self, id: u16, offset: u16, size: u16, flags: TxFlags) -> TxRequest {
         TxRequest { gref: self.page.refs()[0], offset, flags, id, size }
     }
 
-    /// Publishes what was pushed to either ring, and notifies.
+    /// Publishes the requests pushed to either ring, and notifies the backend.
     pub fn commit(&mut self) {
         let _ = self.tx.commit();
         let _ = self.rx.commit();
-        // The backend may have closed its end.
+        // Fails if the backend has closed the channel.
         let _ = self.event.notify();
     }
 
-    /// Waits for the next response of the ring of what the guest sends: its id and its status.
+    /// Waits for the transmit ring's next response and returns its id and status.
     pub fn response(&mut self) -> (u16, i16) {
         let deadline = Instant::now() + BOUND;
         loop {
             if let Some(response) = self.tx.pop().unwrap() {
                 return (response.id, response.status.0);
             }
-            assert!(Instant::now() < deadline, "no response");
+            assert!(Instant::now() < deadline, "no response within {BOUND:?}");
             std::thread::yield_now();
         }
     }

@@ -1,1 +1,1 @@
-"""The real-Xen test machine: packages in, one QEMU a scenario out."""
+"""The real-Xen test machine: makes images of Debian packages, and runs each scenario in a QEMU."""

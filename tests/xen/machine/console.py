@@ -1,4 +1,4 @@
-"""A running QEMU and its console: every line is logged, and waited for with a bound."""
+"""A running QEMU and its console: every line is logged, and waits have a timeout."""
 
 import os
 import re
@@ -11,12 +11,12 @@ from .qemu import Qemu
 PANIC = re.compile(rb"(Panic on CPU [^\r\n]*|Kernel panic[^\r\n]*|Hardware Dom0 crashed[^\r\n]*)[\r\n]")
 
 
-class Trouble(Exception):
-    """The machine did not do what was waited for; the text says what it did."""
+class MachineError(Exception):
+    """The machine failed, or did not do what was waited for; the text says what happened."""
 
 
 class Console:
-    """QEMU, from `with` to the block's end, at which it is killed."""
+    """QEMU, started by `with` and killed at the block's end."""
 
     def __init__(self, qemu: Qemu, log):
         self._qemu = qemu
@@ -25,7 +25,7 @@ class Console:
         self._fresh = True
 
     def __enter__(self):
-        self._began = time.monotonic()
+        self._start = time.monotonic()
         self._vm = subprocess.Popen(
             self._qemu.command,
             env=self._qemu.environment,
@@ -39,27 +39,27 @@ class Console:
         self._vm.kill()
         self._vm.wait()
 
-    def wait(self, wanted: re.Pattern, bound: float, nudge: bool = False) -> re.Match:
-        """What matched `wanted`; `Trouble` after `bound` seconds, a panic, or QEMU's end.
+    def wait(self, wanted: re.Pattern, timeout: float, type_enter: bool = False) -> re.Match:
+        """Waits for output that matches `wanted`; raises `MachineError` after the timeout, a panic, or QEMU's exit.
 
-        With `nudge` an empty line is typed several times a second, until it is heard.
+        With `type_enter` an empty line is typed several times a second until then.
         """
-        deadline = time.monotonic() + bound
+        deadline = time.monotonic() + timeout
         while True:
             if found := wanted.search(self._seen):
                 self._seen = self._seen[found.end() :]
                 return found
             if panic := PANIC.search(self._seen):
-                raise Trouble(panic.group(1).decode(errors="replace"))
+                raise MachineError(panic.group(1).decode(errors="replace"))
             left = deadline - time.monotonic()
             if left <= 0:
-                raise Trouble(f"no result within {bound:.0f} s")
-            self._read(min(left, 0.2) if nudge else left, nudge)
+                raise MachineError(f"no result within {timeout:.0f} s")
+            self._read(min(left, 0.2) if type_enter else left, type_enter)
 
-    def _read(self, bound: float, nudge: bool) -> None:
-        ready, _, _ = select.select([self._vm.stdout], [], [], bound)
+    def _read(self, timeout: float, type_enter: bool) -> None:
+        ready, _, _ = select.select([self._vm.stdout], [], [], timeout)
         if not ready:
-            if nudge:
+            if type_enter:
                 self._vm.stdin.write(b"\n")
                 self._vm.stdin.flush()
             return
@@ -67,16 +67,16 @@ class Console:
         if not chunk:
             last = self._seen.decode(errors="replace").split("\n")
             last = next((line.strip() for line in reversed(last) if line.strip()), "no output")
-            raise Trouble(f"QEMU ended with status {self._vm.wait()}: {last}")
+            raise MachineError(f"QEMU exited with status {self._vm.wait()}: {last}")
         self._write(chunk)
-        # A line may come in pieces: keep its beginning.
+        # A line may arrive in parts: keep its start.
         self._seen = self._seen[self._seen.rfind(b"\n") + 1 :] + chunk
 
     def _write(self, chunk: bytes) -> None:
-        """Logs lines with the time at which they began, in seconds since QEMU's start."""
+        """Logs each line with the time of its start, in seconds since QEMU's start."""
         for line in chunk.replace(b"\r", b"").splitlines(keepends=True):
             if self._fresh:
-                self._log.write(b"%6.2f  " % (time.monotonic() - self._began))
+                self._log.write(b"%6.2f  " % (time.monotonic() - self._start))
             self._log.write(line)
             self._fresh = line.endswith(b"\n")
         self._log.flush()

@@ -1,6 +1,6 @@
 """Writes a newc cpio archive, the format of an initramfs. Archives may be concatenated.
 
-Written here rather than with cpio(1): no root is needed for device nodes, and equal input gives equal bytes.
+Not with cpio(1): that needs root for device nodes, and its output depends on more than the input.
 """
 
 import stat
@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 class Archive:
-    """A tree to be archived. Parent directories are added as they are needed."""
+    """The files of an archive. Missing parent directories are added."""
 
     def __init__(self):
         self._entries: dict[str, tuple[int, bytes, tuple[int, int]]] = {}
@@ -17,7 +17,7 @@ class Archive:
         self._add(path, stat.S_IFREG | mode, content)
 
     def copy(self, path: str, source: Path) -> None:
-        """Adds the host's file `source`, its mode kept, links followed."""
+        """Adds the host's file `source` with its mode; follows links."""
         self.file(path, source.read_bytes(), source.stat().st_mode & 0o777)
 
     def link(self, path: str, target: str) -> None:
@@ -30,13 +30,13 @@ class Archive:
         self._add(path, stat.S_IFCHR | 0o600, b"", (major, minor))
 
     def write(self, to: Path) -> None:
-        """Writes the archive whole or not at all."""
+        """Writes the archive; no partial file has its final name."""
         part = to.with_suffix(".part")
         with part.open("wb") as out:
             for number, (path, (mode, content, device)) in enumerate(sorted(self._entries.items()), 1):
                 out.write(_record(path, number, mode, content, device))
             out.write(_record("TRAILER!!!", 0, 0, b"", (0, 0)))
-            # The kernel wants whole 4-byte units between concatenated archives; 512 is what cpio(1) does.
+            # The kernel requires 4-byte alignment of concatenated archives; cpio(1) pads to 512.
             out.write(b"\0" * (-out.tell() % 512))
         part.rename(to)
 

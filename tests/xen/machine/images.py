@@ -1,7 +1,7 @@
-"""Builds what the machine boots: hypervisor, kernel, the two initramfs, and a disk image.
+"""Builds the files that the machine boots: hypervisor, kernel, the two initramfs, and a disk image.
 
-Each image is keyed by a hash of the packages and of the files it is made from, so a second build finds
-everything in place, and a changed script rebuilds only what holds it.
+An image's name has a hash of the packages and files that it is made from, so that only images of changed files are
+built again.
 """
 
 import gzip
@@ -21,7 +21,7 @@ GUEST = HERE.parent / "guest"
 
 XEN_TOOLS = "xl xenstored xenconsoled xen-init-dom0 xenconsole libxl-save-helper".split()
 E2FS_TOOLS = "e2fsck mke2fs".split()
-# Xen's own, beside the plain ones of dom0/etc/xen/scripts; they want bash.
+# Xen's own scripts, which need bash, beside the simple ones of dom0/etc/xen/scripts.
 STOCK_SCRIPTS = """
     vif-bridge vif-common.sh xen-hotplug-common.sh xen-network-common.sh xen-script-common.sh hotplugpath.sh locking.sh
     logging.sh
@@ -31,7 +31,7 @@ STORE_TOOLS = "exists list ls read rm watch write chmod".split()
 
 @dataclass
 class Images:
-    """Paths of everything a boot needs."""
+    """The paths of the files of a boot."""
 
     xen: Path
     vmlinux: Path
@@ -40,17 +40,17 @@ class Images:
     disk: Path
 
 
-def build(say=lambda line: None) -> Images:
-    """Builds what is not yet built. `say` gets one line per step that takes time."""
+def build(report=lambda line: None) -> Images:
+    """Builds the images that do not exist. `report` is called with a line for each step that takes time."""
     with packages.locked("images"):
-        return _build(say)
+        return _build(report)
 
 
-def _build(say) -> Images:
-    root = packages.unpacked("debian", lambda: packages.XEN + packages.BASE + [packages.kernel_package()], say)
-    tools = packages.unpacked("tools-" + hashlib.sha256(" ".join(packages.TOOLS).encode()).hexdigest()[:8], lambda: packages.TOOLS, say)
+def _build(report) -> Images:
+    root = packages.unpacked("debian", lambda: packages.XEN + packages.BASE + [packages.kernel_package()], report)
+    tools = packages.unpacked("tools-" + hashlib.sha256(" ".join(packages.TOOLS).encode()).hexdigest()[:8], lambda: packages.TOOLS, report)
     boot = root / "boot"
-    make = _Maker(root, say)
+    make = _Maker(root, report)
     return Images(
         xen=make("xen", [], lambda to: to.write_bytes(gzip.decompress(_one(boot, "xen-*.gz").read_bytes()))),
         vmlinux=make("vmlinux", [], lambda to: to.write_bytes(_vmlinux(_one(boot, "vmlinuz-*").read_bytes()))),
@@ -61,12 +61,12 @@ def _build(say) -> Images:
 
 
 class _Maker:
-    """Makes NAME-KEY in the cache unless it is there; all but the four last used of a name are dropped."""
+    """Makes NAME-KEY in the cache unless it exists; of each name the four last used are kept."""
 
-    def __init__(self, root: Path, say):
+    def __init__(self, root: Path, report):
         self._directory = packages.cache() / "images"
         self._directory.mkdir(parents=True, exist_ok=True)
-        self._root, self._say = root, say
+        self._root, self._report = root, report
 
     def __call__(self, name: str, sources: list[Path], write) -> Path:
         key = hashlib.sha256((self._root / "PACKAGES").read_bytes())
@@ -75,21 +75,21 @@ class _Maker:
             key.update(source.read_bytes())
         made = self._directory / f"{name}-{key.hexdigest()[:16]}"
         if not made.exists():
-            self._say(f"building {name}")
+            self._report(f"building {name}")
             part = self._directory / f"part-{name}"
             write(part)
             part.rename(made)
         made.touch()
-        # Several working copies may share a cache: their images live side by side for a while.
+        # Several working copies may share a cache.
         for old in sorted(self._directory.glob(f"{name}-*"), key=lambda path: path.stat().st_mtime)[:-4]:
             old.unlink(missing_ok=True)
         return made
 
 
 def _vmlinux(bzimage: bytes) -> bytes:
-    """The ELF kernel inside a bzImage: it saves decompressing at every boot (3 s for dom0, 4.5 s a guest).
+    """Extracts the ELF kernel of a bzImage, which saves decompressing at every boot (3 s for dom0, 4.5 s for a guest).
 
-    setup_sects, payload_offset and payload_length are of the x86 boot protocol, offsets 0x1f1, 0x248, 0x24c.
+    The x86 boot protocol has setup_sects, payload_offset and payload_length at offsets 0x1f1, 0x248, 0x24c.
     """
     offset, length = struct.unpack_from("<II", bzimage, 0x248)
     start = (bzimage[0x1F1] + 1) * 512 + offset
@@ -125,7 +125,7 @@ def _dom0(root: Path, tools: Path) -> Archive:
             archive.copy(f"lib/x86_64-linux-gnu/{library.name}", library)
     archive.link("lib64", "lib/x86_64-linux-gnu")
     for script in _scripts(DOM0):
-        archive.copy(_place(script, DOM0), script)
+        archive.copy(_target(script, DOM0), script)
     for directory in ["in", "out", "var/lib/xenstored", "var/lib/xen", "var/log/xen", "var/lock"]:
         archive.directory(directory)
     archive.link("var/run", "../run")
@@ -136,13 +136,13 @@ def _dom0(root: Path, tools: Path) -> Archive:
 def _guest(root: Path) -> Archive:
     archive = _common(root)
     for script in _scripts(GUEST):
-        archive.copy(_place(script, GUEST), script)
+        archive.copy(_target(script, GUEST), script)
     modules.add(archive, root, modules.GUEST)
     return archive
 
 
 def _disk(to: Path) -> None:
-    """16 MiB: a partition table, and one ext4 partition from 1 MiB on that holds the file `hello`."""
+    """Makes a disk of 16 MiB with a partition table and one ext4 partition from 1 MiB on that holds the file `hello`."""
     sectors, start = 32768, 2048
     with to.open("wb") as image:
         image.truncate(sectors * 512)
@@ -162,7 +162,7 @@ def _scripts(directory: Path) -> list[Path]:
     return sorted(path for path in directory.rglob("*") if path.is_file())
 
 
-def _place(script: Path, directory: Path) -> str:
+def _target(script: Path, directory: Path) -> str:
     return str(script.relative_to(directory))
 
 

@@ -1,12 +1,12 @@
-"""Picks kernel modules with everything they depend on, and writes the index that modprobe reads."""
+"""Adds kernel modules with their dependencies to an archive, and the index that modprobe reads."""
 
 import re
 from pathlib import Path
 
 from .cpio import Archive
 
-# Neither list holds xen-blkback and xen-netback: a kernel that has them claims every device offered. They
-# are in the images as OPTIONAL: a scenario that wants the kernel's own backends loads them by modprobe.
+# Neither list has xen-blkback and xen-netback, as a kernel with these loaded claims every device. They are in the image as
+# OPTIONAL; a scenario that needs the kernel's own backends loads them with modprobe.
 DOM0 = """
     xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xenfs xen-blkfront xen-netfront
     virtio_pci 9pnet_virtio 9p loop brd bridge tun veth ext4 crc32c_generic
@@ -26,9 +26,9 @@ def add(archive: Archive, kernel_root: Path, wanted: list[str]) -> None:
         _visit(_name(Path(name)), files, needs)
     lines = []
     for name, direct in needs.items():
-        place = files[name].relative_to(directory)
-        archive.copy(f"lib/modules/{directory.name}/{place}", files[name])
-        lines.append(f"{place}: {' '.join(str(files[need].relative_to(directory)) for need in _closure(direct, needs))}\n")
+        path = files[name].relative_to(directory)
+        archive.copy(f"lib/modules/{directory.name}/{path}", files[name])
+        lines.append(f"{path}: {' '.join(str(files[need].relative_to(directory)) for need in _closure(direct, needs))}\n")
     archive.file(f"lib/modules/{directory.name}/modules.dep", "".join(lines).encode())
 
 
@@ -44,7 +44,7 @@ def _visit(name: str, files: dict[str, Path], needs: dict[str, list[str]]) -> No
 
 
 def _closure(direct: list[str], needs: dict[str, list[str]]) -> list[str]:
-    """Direct and indirect dependencies, those to be loaded last first, as modules.dep has them."""
+    """Direct and indirect dependencies in the order of modules.dep: those to be loaded last come first."""
     seen: list[str] = []
     for need in direct:
         for each in [need, *_closure(needs[need], needs)]:

@@ -1,7 +1,6 @@
 """Fetches Debian packages into the cache and unpacks them there; nothing is installed on the host.
 
-The versions fetched first are kept: a new look at the archive happens only when the cache is emptied,
-so a test machine does not change under a developer's feet.
+The versions fetched first are kept until the cache is emptied, so that the test machine does not change meanwhile.
 """
 
 import fcntl
@@ -18,7 +17,7 @@ XEN = """
     libxentoolcore1 libxenhypfs1 libyajl2
 """.split()
 
-# Programs of dom0's that are not Xen's: in a directory of their own, so that one more does not fetch all again.
+# Other programs of dom0, in a separate directory, so that adding one does not fetch Xen's packages again.
 TOOLS = "e2fsprogs libext2fs2 libcom-err2 libblkid1 bash libtinfo6".split()
 
 # libgcc-s1: `xl create` aborts without libgcc_s.so.1 (glibc loads it on pthread_cancel).
@@ -26,18 +25,18 @@ BASE = "libc6 libgcc-s1 liblzma5 libuuid1 zlib1g libzstd1 busybox-static".split(
 
 
 class Missing(Exception):
-    """A host tool or package that the machine cannot do without; the text says what to install."""
+    """A required host tool or package is missing; the text says what to install."""
 
 
 def cache() -> Path:
-    """The directory of everything built or fetched: $XPV_XEN_CACHE, or one below the user's cache."""
+    """The directory of all built and fetched files: $XPV_XEN_CACHE, or one below the user's cache."""
     chosen = os.environ.get("XPV_XEN_CACHE")
     base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(chosen) if chosen else Path(base) / "xpv-xen"
 
 
 def tool(name: str, package: str) -> str:
-    """The path of a host program, or `Missing` naming the package that has it."""
+    """The path of a host program; raises `Missing` with the name of its package."""
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/sbin")
     if not found:
         raise Missing(f"`{name}` is not installed: apt-get install {package}")
@@ -45,7 +44,7 @@ def tool(name: str, package: str) -> str:
 
 
 def kernel_package() -> str:
-    """The generic kernel image `linux-image-amd64` stands for today, such as linux-image-6.1.0-40-amd64."""
+    """The package that `linux-image-amd64` depends on, such as linux-image-6.1.0-40-amd64."""
     shown = _apt("apt-cache", "depends", "linux-image-amd64")
     found = re.search(r"Depends: (linux-image-[0-9]\S*)", shown)
     if not found:
@@ -54,36 +53,36 @@ def kernel_package() -> str:
 
 
 def lacking_for(package: str) -> list[str]:
-    """What apt would add to this host to install `package`. A simulation: it changes nothing."""
-    said = _apt("apt-get", "-s", "install", "--no-install-recommends", package)
-    return re.findall(r"^Inst (\S+)", said, re.MULTILINE)
+    """The packages that apt would add to this host to install `package`. A simulation: it changes nothing."""
+    output = _apt("apt-get", "-s", "install", "--no-install-recommends", package)
+    return re.findall(r"^Inst (\S+)", output, re.MULTILINE)
 
 
 def offered(package: str) -> list[str]:
-    """The versions of `package` that apt could fetch, newest first."""
+    """The versions of `package` that apt can fetch, newest first."""
     shown = _apt("apt-cache", "madison", package)
     return list(dict.fromkeys(line.split("|")[1].strip() for line in shown.splitlines() if "|" in line))
 
 
 def needed_by(package: str, version: str) -> list[str]:
-    """What this version of `package` needs and this host has not, as NAME=VERSION. A simulation: it changes nothing.
+    """The packages that this version of `package` needs and this host lacks, as NAME=VERSION. Changes nothing.
 
-    Simulated as if nothing were installed, since an installed newer version of `package` hides what the older one needs;
-    of what it needs then, only packages of its own source, such as qemu-system-data, are taken although installed.
+    Simulated as if no package were installed, as an installed newer version of `package` would hide the dependencies of the
+    older one. Of the result, installed packages are left out, except those of its own source, such as qemu-system-data.
     """
     nothing = ["-o", "Dir::State::status=/dev/null"]
-    said = _apt("apt-get", "-s", *nothing, "install", "--no-install-recommends", f"{package}={version}")
-    needed = re.findall(r"^Inst (\S+) \((\S+)", said, re.MULTILINE)
+    output = _apt("apt-get", "-s", *nothing, "install", "--no-install-recommends", f"{package}={version}")
+    needed = re.findall(r"^Inst (\S+) \((\S+)", output, re.MULTILINE)
     status = _apt("dpkg-query", "-W", "-f", "${Package} ${db:Status-Status}\n")
     installed = {line.split()[0] for line in status.splitlines() if line.endswith(" installed")}
     own = package.split("-")[0] + "-"
     return [f"{name}={each}" for name, each in needed if name not in installed or name.startswith(own)]
 
 
-def unpacked(name: str, wanted, say) -> Path:
-    """The directory `name` of the cache with packages unpacked into it, fetched on first use.
+def unpacked(name: str, wanted, report) -> Path:
+    """The directory `name` of the cache, with packages unpacked into it, which are fetched on first use.
 
-    `wanted` is a function giving package names: asked only when something must be fetched.
+    `wanted` is a function that returns the packages' names; it is called only when they must be fetched.
     """
     root = cache() / name
     stamp = root / "PACKAGES"
@@ -91,24 +90,24 @@ def unpacked(name: str, wanted, say) -> Path:
         if not stamp.exists():
             if os.geteuid() == 0:
                 _apt("apt-get", "update")
-            _unpack(root, wanted(), stamp, say)
+            _unpack(root, wanted(), stamp, report)
     return root
 
 
 @contextmanager
 def locked(name: str):
-    """Alone in the cache, as far as `name` goes: several runs may share it."""
+    """Holds the lock `name` of the cache, which several runs may share."""
     cache().mkdir(parents=True, exist_ok=True)
     with open(cache() / f"{name}.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _unpack(root: Path, names: list[str], stamp: Path, say) -> None:
+def _unpack(root: Path, names: list[str], stamp: Path, report) -> None:
     shutil.rmtree(root, ignore_errors=True)
     debs = root / "debs"
     debs.mkdir(parents=True)
-    say(f"fetching {len(names)} packages for {root.name}")
+    report(f"fetching {len(names)} packages for {root.name}")
     _apt("apt-get", "download", *names, cwd=debs)
     files = sorted(debs.glob("*.deb"))
     for deb in files:

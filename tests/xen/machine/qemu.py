@@ -1,4 +1,4 @@
-"""Finds a QEMU, decides between KVM and TCG, and writes the command line of one boot."""
+"""Finds a QEMU, chooses KVM or TCG, and makes the command line of one boot."""
 
 import os
 import re
@@ -12,64 +12,64 @@ from pathlib import Path
 from . import packages
 from .images import Images
 
-# Xen halts at once with this line when it is given no kernel: seeing it proves that the accelerator can
-# run Xen at all. (A /dev/kvm without hardware behind it stops at Xen's first unusual instruction.)
-PROOF = b"dom0 kernel not specified"
-STUCK = b"KVM internal error"
+# Xen prints this line and halts when it has no kernel: the accelerator can run Xen. (Some hosts have a /dev/kvm that
+# stops at an instruction of Xen's boot.)
+XEN_STARTED = b"dom0 kernel not specified"
+KVM_FAILED = b"KVM internal error"
 
-# Without eager-fpu programs in dom0 now and then fault or read wrong letters under QEMU 7.2's TCG, once the virtual
-# processors outnumber ours: of 400 md5sums beside a busy guest of two one was wrong and one died; with it, of 1200 none.
+# Without eager-fpu, programs in dom0 sometimes crash or compute wrong results under QEMU 7.2's TCG if there are more virtual
+# processors than the host has: of 400 md5sums beside a busy guest with two, one was wrong and one crashed; with it, none of
+# 1200.
 XEN = "console=com1 com1=115200,8n1 dom0_mem=768M,max:768M dom0_max_vcpus=1 noreboot spec-ctrl=eager-fpu"
 
 
 # The newest major version whose -icount is known to run a PV dom0: 7.2 does, 10.0 ends with BAD_COUNT within seconds.
 # The versions between were not tried.
-COUNTS = 7
+NEWEST_COUNTING = 7
 BAD_COUNT = "Bad icount read"
 
 
 @dataclass
 class Qemu:
-    """A QEMU to run: the program with its arguments, and the environment in which it finds its own files."""
+    """A QEMU command: the program with its arguments, and the environment with the paths of its files."""
 
     command: list[str]
     environment: dict[str, str]
 
 
-def find(say=lambda line: None) -> Qemu:
+def find(report=lambda line: None) -> Qemu:
     """The host's QEMU, or one unpacked into the cache.
 
-    Unpacked rather than installed: where qemu-utils is of another version than the archive's
-    qemu-system-x86, installing the latter removes the former.
+    Not installed, as installing qemu-system-x86 removes qemu-utils where that is of another version.
     """
     installed = shutil.which("qemu-system-x86_64")
     if installed:
         return Qemu([installed], dict(os.environ))
-    return _unpacked(packages.unpacked("qemu", lambda: packages.lacking_for("qemu-system-x86"), say))
+    return _unpacked(packages.unpacked("qemu", lambda: packages.lacking_for("qemu-system-x86"), report))
 
 
 @cache
-def find_counting(say=lambda line: None) -> Qemu:
+def find_counting(report=lambda line: None) -> Qemu:
     """A QEMU whose `-icount` works: that of `find`, or an older one from the archive, unpacked into the cache.
 
-    Raises `Missing` where neither is to be had.
+    Raises `Missing` if neither can be found.
     """
-    usual = find(say)
+    usual = find(report)
     version = _version(usual)
-    if _major(version) <= COUNTS:
+    if _major(version) <= NEWEST_COUNTING:
         return usual
-    say(f"QEMU {version} is too new to count instructions ({BAD_COUNT!r}): using {COUNTS}.x of the archive")
-    return _unpacked(packages.unpacked(f"qemu-{COUNTS}", lambda: _counting_packages(version), say))
+    report(f"QEMU {version} is too new to count instructions ({BAD_COUNT!r}): using {NEWEST_COUNTING}.x of the archive")
+    return _unpacked(packages.unpacked(f"qemu-{NEWEST_COUNTING}", lambda: _counting_packages(version), report))
 
 
 def _counting_packages(version: str) -> list[str]:
     offered = packages.offered("qemu-system-x86")
-    counting = [each for each in offered if _major(each.partition(":")[2]) <= COUNTS]
+    counting = [each for each in offered if _major(each.partition(":")[2]) <= NEWEST_COUNTING]
     if not counting:
         raise packages.Missing(
-            f"QEMU {version} is too new to count instructions: -icount works with a PV dom0 up to {COUNTS}.2 and ends with "
+            f"QEMU {version} is too new to count instructions: -icount works with a PV dom0 up to {NEWEST_COUNTING}.2 and ends with "
             f"{BAD_COUNT!r} in 10.0; apt offers {', '.join(offered) or 'no qemu-system-x86'}: add Debian 12 (bookworm) to "
-            f"apt's sources, or put a qemu-system-x86_64 of version {COUNTS}.2 first in PATH"
+            f"apt's sources, or put a qemu-system-x86_64 of version {NEWEST_COUNTING}.2 first in PATH"
         )
     return packages.needed_by("qemu-system-x86", counting[0])
 
@@ -85,7 +85,7 @@ def _unpacked(root: Path) -> Qemu:
 
 
 def _version(qemu: Qemu) -> str:
-    """Such as 7.2.19. Raises `Missing` where the program does not start."""
+    """The version, such as 7.2.19. Raises `Missing` if the program does not start."""
     line = [*qemu.command, "--version"]
     ran = subprocess.run(line, env=qemu.environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     found = re.search(r"version (\d[\w.]*)", ran.stdout)
@@ -96,12 +96,12 @@ def _version(qemu: Qemu) -> str:
 
 def _major(version: str) -> int:
     found = re.match(r"\d+", version)
-    return int(found.group()) if found else COUNTS + 1
+    return int(found.group()) if found else NEWEST_COUNTING + 1
 
 
 @cache
 def accelerator(xen: Path) -> str:
-    """`kvm` where it runs Xen, else `tcg`; $XPV_XEN_ACCEL overrides. Tried once after each start of the host."""
+    """`kvm` if it runs Xen, else `tcg`; $XPV_XEN_ACCEL overrides. Tried once after each boot of the host."""
     forced = os.environ.get("XPV_XEN_ACCEL")
     if forced:
         return forced
@@ -118,7 +118,7 @@ def accelerator(xen: Path) -> str:
 
 
 def _runs_xen(accelerator: str, xen: Path) -> bool:
-    """Starts Xen without a kernel and looks for its complaint, for 5 s at most."""
+    """Starts Xen without a kernel and waits for its error message, at most 5 s."""
     qemu = find()
     line = [*qemu.command, *_accelerated(accelerator), *_bare(), "-m", "512", "-kernel", str(xen)]
     line += ["-append", "console=com1 com1=115200,8n1"]
@@ -127,11 +127,11 @@ def _runs_xen(accelerator: str, xen: Path) -> bool:
     ) as probe:
         watchdog = threading.Timer(5, probe.kill)
         watchdog.start()
-        # Either word comes within milliseconds; afterwards QEMU would wait for ever.
-        verdict = next((text for text in probe.stdout if PROOF in text or STUCK in text), b"")
+        # Either line is printed within milliseconds; QEMU does not exit after it.
+        verdict = next((text for text in probe.stdout if XEN_STARTED in text or KVM_FAILED in text), b"")
         watchdog.cancel()
         probe.kill()
-    return PROOF in verdict
+    return XEN_STARTED in verdict
 
 
 def counts(extra: list[str]) -> bool:
@@ -140,9 +140,9 @@ def counts(extra: list[str]) -> bool:
 
 
 def command(images: Images, shares: dict[str, Path], extra: list[str]) -> Qemu:
-    """One machine. `shares` are 9p tags and directories; `extra` goes to QEMU as it is.
+    """The command of one machine. `shares` are 9p tags and directories; `extra` are further arguments of QEMU.
 
-    Commas separate modules in -initrd: dom0's kernel command line can have none.
+    Commas separate modules in -initrd, so that dom0's kernel command line may have none.
     """
     qemu = find_counting() if counts(extra) else find()
     accelerated = _accelerated("tcg,thread=single" if counts(extra) else accelerator(images.xen))

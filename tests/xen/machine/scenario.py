@@ -1,4 +1,4 @@
-"""A scenario: a small shell script for dom0, with its needs in comments at its top."""
+"""A scenario: a shell script for dom0, whose requirements are in comments at its top."""
 
 import re
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ DIRECTORY = Path(__file__).resolve().parent.parent / "scenarios"
 class Scenario:
     """One file of `scenarios/`.
 
-    The first comment line says what it shows. Further comment lines may be `# timeout: SECONDS`,
+    The first comment line says what it tests. Further comment lines may be `# timeout: SECONDS`,
     `# needs: PROGRAM...` (for dom0), `# guest-programs: PROGRAM...` (for every guest), `# qemu: ARGUMENTS` and
-    `# only: when named`, for what `--all` leaves out: measurements.
+    `# only: when named`, for measurements, which `--all` leaves out.
     """
 
     name: str
@@ -33,14 +33,14 @@ def every() -> list[Scenario]:
 
 def _read(path: Path) -> Scenario:
     text = path.read_text()
-    said = dict(re.findall(r"^# (timeout|needs|guest-programs|qemu|only): (.*)$", text, re.MULTILINE))
+    settings = dict(re.findall(r"^# (timeout|needs|guest-programs|qemu|only): (.*)$", text, re.MULTILINE))
     return Scenario(
         name=path.stem,
         path=path,
         shows=text.splitlines()[0].removeprefix("# "),
-        timeout=float(said.get("timeout", 120)),
-        needs=said.get("needs", "").split(),
-        guest_programs=said.get("guest-programs", "").split(),
-        qemu=said.get("qemu", "").split(),
-        only_named=said.get("only") == "when named",
+        timeout=float(settings.get("timeout", 120)),
+        needs=settings.get("needs", "").split(),
+        guest_programs=settings.get("guest-programs", "").split(),
+        qemu=settings.get("qemu", "").split(),
+        only_named=settings.get("only") == "when named",
     )

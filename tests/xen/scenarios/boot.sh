@@ -1,4 +1,4 @@
-# Xen boots, and its toolstack knows dom0.
+# Xen boots, and xl lists dom0.
 check "xl lists dom0" grep -q '^Domain-0 ' <<-EOF
 $(xl list)
 EOF

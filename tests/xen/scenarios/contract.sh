@@ -1,4 +1,4 @@
-# What every hypervisor promises at the seam holds on real Xen, with dom0 as its own peer.
+# The contract of the hypervisor traits holds on real Xen, with dom0 as its own peer.
 # needs: contract
 contract xen:: --nocapture --test-threads=1 >/out/contract.log 2>&1 || fail "$(grep -m 1 -A 1 panicked /out/contract.log | tr '\n' ' ')"
 check "checks ran" grep -q 'test xen::.* ok' /out/contract.log

@@ -1,4 +1,4 @@
-# A guest is the backend: xpv in a driver domain serves another guest's disk; dom0 has no part in it.
+# xpv in a driver domain serves another guest's disk.
 # guest-programs: xpv
 GUEST_EXTRA=xpv.fronts=no guest drv driver_domain=1
 check_in_guest drv "it has an image" 'truncate -s 16M /tmp/disk'
@@ -11,4 +11,4 @@ check_in_guest two "and read from the disk" \
     'md5sum /mnt/x >/tmp/sum && umount /mnt && mount -t ext4 /dev/xvda /mnt && md5sum -c /tmp/sum && umount /mnt'
 sum=$(in_guest two 'md5sum </dev/xvda' | grep -oE '[0-9a-f]{32}')
 check_in_guest drv "the driver domain's image holds the same" "test \$(md5sum </tmp/disk | cut -c 1-32) = $sum"
-check_in_guest drv "the backend lives" 'kill -0 $(pidof xpv) && cat /tmp/log'
+check_in_guest drv "the backend runs" 'kill -0 $(pidof xpv) && cat /tmp/log'

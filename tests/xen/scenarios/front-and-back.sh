@@ -1,10 +1,10 @@
-# Our frontends on our backends, each killed while the disk is in use and a file is on its way: nothing is lost.
+# xpv's frontends with xpv's backends, each killed while the disk is in use: no data is lost.
 # timeout: 240
 # needs: xpv
 # guest-programs: xpv nbd-attach
 modprobe tun
 bridge_up br0 10.0.0.1/24
-# Of its own, rather than that of the ports which come and go.
+# A fixed address, as the bridge's would change with its ports.
 ip link set br0 address 00:16:3e:ff:ff:01
 cp /in/disk.img /tmp/disk
 mkdir /tmp/www
@@ -14,7 +14,7 @@ GUEST_EXTRA=xpv.fronts=no guest one 'disk=["format=raw,vdev=xvda,access=rw,scrip
     'vif=["mac=00:16:3e:00:00:07,bridge=br0,script=nop"]'
 front=/local/domain/1/device
 
-# serve: our guest program, its disk mounted and its interface up.
+# serve: starts xpv in the guest, mounts its disk and brings its interface up.
 serve() {
     in_guest one 'xpv guest --xen >>/tmp/xpv.log 2>&1 &'
     wait_in_guest one "the disk is exported" 'test -S /run/xpv/xvda.nbd'
@@ -27,23 +27,23 @@ serve() {
 serve
 dd if=/dev/urandom of=/tmp/www/file bs=64k count=64 2>/dev/null
 sum=$(md5sum </tmp/www/file | cut -d' ' -f1)
-check_in_guest one "a file comes over the one and goes onto the other" 'wget -q -O /mnt/file http://10.0.0.1/file && sync'
+check_in_guest one "a file is received over the interface and written to the disk" 'wget -q -O /mnt/file http://10.0.0.1/file && sync'
 
-# Dom0's program is killed while the guest writes.
+# The backend is killed while the guest writes.
 in_guest one '{ cp /mnt/file /mnt/copy && sync && echo 3 >/proc/sys/vm/drop_caches; echo $? >/tmp/copied; } &'
 stop dom0 KILL
 start dom0 xpv dom0 --xen
-wait_in_guest one "what was written meanwhile is written" 'test -s /tmp/copied'
-check_in_guest one "and is whole" "test \$(cat /tmp/copied) = 0 && md5sum /mnt/copy | grep $sum"
+wait_in_guest one "the write is complete" 'test -s /tmp/copied'
+check_in_guest one "and the copy is identical" "test \$(cat /tmp/copied) = 0 && md5sum /mnt/copy | grep $sum"
 wait_in_guest one "dom0 answers pings again" 'ping -c 3 -i 0.1 -W 5 10.0.0.1'
 
-# The guest's is killed, and comes again.
-check_in_guest one "the disk is left" 'umount /mnt'
+# The guest's program is killed and started again.
+check_in_guest one "the disk is unmounted" 'umount /mnt'
 in_guest one 'kill -9 $(pidof xpv); rm /run/xpv/xvda.nbd'
 serve
-check_in_guest one "the file is whole" "md5sum /mnt/copy | grep $sum"
+check_in_guest one "the file is unchanged" "md5sum /mnt/copy | grep $sum"
 check_in_guest one "dom0 answers pings" 'ping -c 3 -i 0.1 -W 5 10.0.0.1'
-check_in_guest one "it ends" 'umount /mnt && kill $(pidof xpv)'
+check_in_guest one "the program exits" 'umount /mnt && kill $(pidof xpv)'
 wait_for 10 "the disk to be closed" in_state $front/vbd/51712 6
 wait_for 10 "the interface to be closed" in_state $front/vif/0 6
 

@@ -1,4 +1,4 @@
-# Our blkfront on Linux's block backend: a pattern, then a file system over NBD; closed, killed, and opened again.
+# xpv's blkfront with Linux's block backend: a pattern, then a file system over NBD; closed, killed, and opened again.
 # timeout: 240
 # guest-programs: xpv xen-front nbd-attach
 modprobe xen-blkback
@@ -10,14 +10,14 @@ GUEST_EXTRA=xpv.fronts=no guest one "disk=[\"format=raw,vdev=xvda,access=rw,scri
 front=/local/domain/1/device/vbd/51712
 back=/local/domain/0/backend/vbd/1/51712
 
-# One session after the other in the same process, and dom0 reads what was written.
-said=$(in_guest one 'xen-front xvdb 2>/dev/null') || fail "xen-front: $(echo "$said" | tail -n 1)"
-echo "$said"
-sum=$(echo "$said" | sed -n 's/^sha256 //p')
+# Several connections in the same process; dom0 reads the written data.
+output=$(in_guest one 'xen-front xvdb 2>/dev/null') || fail "xen-front: $(echo "$output" | tail -n 1)"
+echo "$output"
+sum=$(echo "$output" | sed -n 's/^sha256 //p')
 check "the image holds the pattern" test "$(sha256sum </tmp/pattern | cut -d' ' -f1)" = "$sum"
-check "Linux speaks our ABI" sh -c 'dmesg | grep "vbd/1/51728: using 1 queues, protocol 1 (x86_64-abi)"'
+check "Linux uses the x86_64 ABI" sh -c 'dmesg | grep "vbd/1/51728: using 1 queues, protocol 1 (x86_64-abi)"'
 
-# serve: our guest program exports the disk, and the kernel mounts it.
+# serve: starts xpv in the guest, which exports the disk, and mounts the export.
 serve() {
     in_guest one '{ xpv guest --xen >>/tmp/xpv.log 2>&1; cat /tmp/xpv.log; } &'
     wait_in_guest one "the disk is exported" 'test -S /run/xpv/xvda.nbd'
@@ -26,32 +26,32 @@ serve() {
     check_in_guest one "ext4 mounts" 'mount -t ext4 /dev/nbd0p1 /mnt'
 }
 
-# same: the file is as it was written.
-same() {
-    check_in_guest one "the file is whole" "md5sum -c /tmp/sum && umount /mnt"
+# check_file: the file is as it was written.
+check_file() {
+    check_in_guest one "the file is unchanged" "md5sum -c /tmp/sum && umount /mnt"
 }
 
-# Fewer pages than as many requests need as the ring has room for: some must wait.
+# Fewer pages than a full ring of requests needs: some requests must wait.
 check_in_guest one "the guest has few pages to grant" 'echo 64 >/sys/module/xen_gntalloc/parameters/limit'
 serve
 xenstore-ls "$front"
 check_in_guest one "the file of the image is there" 'grep hello /mnt/hello'
 check_in_guest one "a file is written" 'dd if=/dev/urandom of=/mnt/new bs=64k count=64 && md5sum /mnt/new >/tmp/sum && sync'
 check_in_guest one "and read past the cache" 'echo 3 >/proc/sys/vm/drop_caches'
-same
+check_file
 
 in_guest one 'kill $(pidof xpv)'
 wait_for 10 "both ends to be closed" sh -c "[ \$(xenstore-read $front/state)\$(xenstore-read $back/state) = 66 ]"
 serve
-same
+check_file
 
 in_guest one 'kill -9 $(pidof xpv); rm /run/xpv/xvda.nbd'
 serve
-same
+check_file
 in_guest one 'kill $(pidof xpv)'
 wait_for 10 "both ends to be closed" sh -c "[ \$(xenstore-read $front/state)\$(xenstore-read $back/state) = 66 ]"
 
-# The same file system, by dom0's own kernel.
+# Dom0's kernel reads the same file system.
 modprobe crc32c_generic
 modprobe ext4
 part=$(losetup -f)

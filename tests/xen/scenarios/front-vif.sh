@@ -1,4 +1,4 @@
-# Our netfront on Linux's network backend and bridge: pings, and files both ways, with offloads and without.
+# xpv's netfront with Linux's network backend and bridge: pings, and files both ways, with offloads and without.
 # timeout: 240
 # guest-programs: xpv
 modprobe xen-netback
@@ -12,13 +12,13 @@ front=/local/domain/1/device/vif/0
 back=/local/domain/0/backend/vif/1/0
 check_in_guest one "it serves files" 'mkdir /tmp/www && httpd -p 80 -h /tmp/www'
 
-# frame_size: bytes of a frame that dom0 had from the guest, on average; Linux counts from when the rings connect.
+# frame_size: prints the mean length of frames from the guest; Linux counts from when the rings connect.
 frame_size() {
     counts=/sys/class/net/vif1.0/statistics
     echo $(($(cat $counts/rx_bytes) / $(cat $counts/rx_packets)))
 }
 
-# serve ARGUMENTS: our guest program joins the interface to a tap, over which dom0 is reached.
+# serve ARGUMENTS: starts xpv in the guest, which connects the interface to a tap, and checks the connection to dom0.
 serve() {
     in_guest one "{ xpv guest --xen $* >>/tmp/xpv.log 2>&1; cat /tmp/xpv.log; } &"
     wait_for 30 "both ends to be connected" sh -c "[ \$(xenstore-read $front/state)\$(xenstore-read $back/state) = 44 ]"
@@ -28,11 +28,11 @@ serve() {
     check_in_guest one "a file comes from dom0" "wget -q -O /tmp/www/file http://10.0.0.1/file && md5sum /tmp/www/file | grep $sum"
     check "a file comes to dom0" sh -c "wget -q -O - http://10.0.0.2/file | md5sum | grep $sum"
     check "dom0's pings are answered" ping -q -c 3 -i 0.1 -W 5 10.0.0.2
-    check_in_guest one "nothing is left" 'rm /tmp/www/file'
+    check_in_guest one "the file is removed" 'rm /tmp/www/file'
 }
 
-# leave: it closes, and Linux with it.
-leave() {
+# stop_guest: stops xpv in the guest, and waits until both ends are closed.
+stop_guest() {
     in_guest one 'kill $(pidof xpv)'
     wait_for 10 "both ends to be closed" sh -c "[ \$(xenstore-read $front/state)\$(xenstore-read $back/state) = 66 ]"
 }
@@ -40,12 +40,12 @@ leave() {
 serve
 xenstore-ls "$front"
 size=$(frame_size)
-check "TCP comes unsegmented: $size bytes a frame" test $size -gt 1514
-leave
+check "TCP is not segmented: $size bytes a frame" test $size -gt 1514
+stop_guest
 serve
 in_guest one 'kill -9 $(pidof xpv)'
 serve --no-offload
 xenstore-ls "$front"
 size=$(frame_size)
-check "without offloads it does not: $size bytes a frame" test $size -le 1514
-leave
+check "without offloads it is: $size bytes a frame" test $size -le 1514
+stop_guest

@@ -1,4 +1,4 @@
-# What grants cost, in instructions of dom0 and Xen: mapped, copied, or mapped for good.
+# The cost of grants in instructions of dom0 and Xen: mapped, copied, or mapped persistently.
 # needs: grant-costs
 # timeout: 400
 # only: when named
@@ -12,4 +12,4 @@ modprobe brd rd_nr=1 rd_size=16384
     echo "pages of dom0's own"
     XPV_BLOCK_DEVICE=/dev/ram0 grant-costs
 } >/out/figures 2>&1
-check "all was measured" test "$(grep -c '^poll of' /out/figures)" = 2
+check "every case was measured" test "$(grep -c '^poll of' /out/figures)" = 2

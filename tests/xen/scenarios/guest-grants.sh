@@ -1,4 +1,4 @@
-# Pages that a guest granted: mapped, copied to and from, and read into from a disk.
+# Pages that a guest granted are mapped, copied to and from, and read into from a disk.
 # needs: on-xen
 guest_ring
 export XPV_GUEST_GRANT=$ring XPV_BLOCK_DEVICE=$(loop_disk)

@@ -1,4 +1,4 @@
-# A stock guest on the kernel's own backends: the baseline of every later comparison.
+# A stock guest with the kernel's own backends: the baseline of comparisons.
 modprobe xen-blkback
 modprobe xen-netback
 bridge_up br0 10.0.0.1/24

@@ -1,10 +1,10 @@
-# While a stock guest writes on one disk of ours, another comes, grows under I/O, and goes; with dom0's own frontend too.
+# While a stock guest writes to one disk, another is attached, grows under I/O, and is detached; also with dom0's frontend.
 # needs: xpv
 # timeout: 180
 disk_file 64M
 start dom0 xpv dom0 --xen
 guest one 'disk=["format=raw,vdev=xvda,access=rw,script=nop,target=/dev/loop0"]'
-write_on one
+start_writer one
 
 truncate -s 16M /tmp/more
 check "a disk is attached" xl block-attach one format=raw,vdev=xvdb,access=rw,script=nop,target=/tmp/more
@@ -19,7 +19,7 @@ check_in_guest one "its new end is written and read" \
     'dd if=/tmp/x of=/dev/xvdb bs=1M seek=16 count=8 2>/dev/null && sync && dd if=/dev/xvdb bs=1M skip=16 2>/dev/null | cmp -n 8388608 - /tmp/x'
 check "it is detached" xl block-detach one xvdb
 check_in_guest one "it is gone" 'until ! grep -q xvdb /proc/partitions; do usleep 100000; done'
-writes_on one "all the time"
+check_writer_continues one "during hotplug"
 check_written one
 
 # Dom0's own blkfront, in the same kernel.

@@ -1,4 +1,4 @@
-# A stock guest on our block backend: partition, ext4, 200 MB written, flushed, read back; dom0 finds it all in the image.
+# A stock guest on xpv's block backend: partition, ext4, 200 MB written, flushed, read back; dom0 finds the files in the image.
 # needs: xpv
 # timeout: 240
 truncate -s 320M /tmp/disk
@@ -12,14 +12,14 @@ losetup -o 1048576 /dev/loop0 /tmp/disk
 start dom0 xpv dom0 --xen
 GUEST_BOUND=150
 guest one vcpus=2 'disk=["format=raw,vdev=xvda,access=rw,script=nop,target=/tmp/disk"]'
-check "the guest speaks the 64-bit layout" test "$(xenstore-read /local/domain/1/device/vbd/51712/protocol)" = x86_64-abi
+check "the guest uses the 64-bit layout" test "$(xenstore-read /local/domain/1/device/vbd/51712/protocol)" = x86_64-abi
 xenstore-ls /local/domain/0/backend/vbd/1/51712 | sed 's/^/features: /'
 xenstore-ls /local/domain/1/device/vbd/51712 | sed 's/^/features: front: /'
 
 check_in_guest one "two processors" 'test "$(nproc)" = 2'
 check_in_guest one "the partition is seen" 'grep -q xvda1 /proc/partitions'
 check_in_guest one "ext4 mounts" 'mount -t ext4 /dev/xvda1 /mnt'
-# Four files of 50 MB that are nowhere the same, two of them written at a time.
+# Four different files of 50 MB, two of them written at a time.
 check_in_guest one "random bytes" 'dd if=/dev/urandom of=/tmp/seed bs=1M count=10 2>/dev/null'
 file='for n in 1 2 3 4 5; do cat /tmp/seed; echo $f $n; done'
 check_in_guest one "200 MB are written and flushed" \
@@ -31,12 +31,12 @@ sums=$(in_guest one "cat /tmp/sums; umount /mnt; f=a; ($file) | md5sum | sed s,-
 check "what was read is what was written" test "$(sum a)" = "$(sum written)"
 check_in_guest one "no error was seen" '! dmesg | grep -iE "I/O error|xvda.*error"'
 
-# The same file system, by dom0's own tools.
+# The same file system with dom0's tools.
 losetup -o 1048576 /dev/loop0 /tmp/disk
 check "e2fsck finds it clean" e2fsck -f -n /dev/loop0
 modprobe crc32c_generic; modprobe ext4
 check "the image holds a file system" mount -t ext4 -o ro /dev/loop0 /mnt
 check "the files are in the image" test "$(md5sum /mnt/[a-d] | cut -c 1-32)" = "$(sum '[a-d]')"
 xl destroy one
-wait_for 10 "the backend lets go" sh -c '! xenstore-exists /local/domain/0/backend/vbd/1'
-check "the backend lives" running dom0
+wait_for 10 "the backend to close" sh -c '! xenstore-exists /local/domain/0/backend/vbd/1'
+check "the backend runs" running dom0

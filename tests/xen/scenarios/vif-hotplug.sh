@@ -1,4 +1,4 @@
-# Vifs come and go while another carries traffic; dom0's own frontend; and what the kernel's backend has is left to it.
+# Vifs are attached and detached while another has traffic; dom0's frontend; and a vif that is left to the kernel's backend.
 # needs: xpv
 # timeout: 180
 modprobe tun
@@ -10,7 +10,7 @@ serve dom0 8
 check_in_guest one "the interface comes up" 'ip address add 10.0.0.2/24 dev eth0 && ip link set eth0 up'
 in_guest one '(nc 10.0.0.1 5001 </dev/null | md5sum >/tmp/fetched) 2>/dev/null &'
 
-for turn in 1 2; do
+for round in 1 2; do
     check "a vif is attached" xl network-attach one mac=00:16:3e:00:01:07 bridge=xenbr0 script=nop
     check_in_guest one "it comes up" 'until [ -e /sys/class/net/eth1 ]; do sleep 0.1; done; ip address add 10.1.0.2/24 dev eth1; ip link set eth1 up'
     ip address add 10.1.0.1/24 dev host0 2>/dev/null
@@ -20,20 +20,20 @@ for turn in 1 2; do
 done
 check_in_guest one "the other vif's transfer arrived whole" "until [ -s /tmp/fetched ]; do sleep 0.1; done; grep -q $(cat /run/dom0.served) /tmp/fetched"
 
-# In a network of its own: what is between two addresses of one kernel never leaves it.
+# In another network namespace: a kernel does not send frames between two of its own addresses.
 modprobe xen-netfront
 check "dom0 has a vif" xl network-attach 0 mac=00:16:3e:00:02:07 bridge=xenbr0 script=nop
 wait_for 10 "dom0's frontend" test -e /sys/class/net/eth0
 unshare -n sleep 1000 &
-away=$!
-wait_for 10 "another network" sh -c "[ \"\$(readlink /proc/$away/ns/net)\" != \"\$(readlink /proc/self/ns/net)\" ]"
-ip link set eth0 netns $away
-nsenter -t $away -n sh -c 'ip address add 10.0.0.3/24 dev eth0; ip link set eth0 up'
-check "dom0's frontend reaches the guest" nsenter -t $away -n ping -c 2 -W 5 10.0.0.2
-kill $away
+sleeper=$!
+wait_for 10 "the network namespace" sh -c "[ \"\$(readlink /proc/$sleeper/ns/net)\" != \"\$(readlink /proc/self/ns/net)\" ]"
+ip link set eth0 netns $sleeper
+nsenter -t $sleeper -n sh -c 'ip address add 10.0.0.3/24 dev eth0; ip link set eth0 up'
+check "dom0's frontend reaches the guest" nsenter -t $sleeper -n ping -c 2 -W 5 10.0.0.2
+kill $sleeper
 xl network-detach 0 0
 wait_for 10 "dom0's vif is gone" sh -c '! xenstore-exists /local/domain/0/backend/vif/0'
-check "the backend lives" running dom0
+check "the backend runs" running dom0
 
 xl destroy one
 stop dom0
@@ -41,5 +41,5 @@ modprobe xen-netback
 bridge_up br0 10.2.0.1/24
 start beside xpv dom0 --xen
 check "a vif for the kernel" xl network-attach 0 mac=00:16:3e:00:03:07 bridge=br0 script=plain-vif
-wait_for 10 "a word about it" grep -q 'left to the kernel, whose xen-netback has it' /out/beside.log
+wait_for 10 "the log line" grep -q 'left to the kernel, whose xen-netback has it' /out/beside.log
 wait_for 10 "the kernel serves it" in_state /local/domain/0/backend/vif/0/0 4

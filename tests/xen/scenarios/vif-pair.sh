@@ -1,4 +1,4 @@
-# Two stock guests with two vbds and two vifs each, on bridges of our own: ping, TCP, whole segments, 9,000 bytes; and dom0.
+# Two stock guests with two vbds and two vifs each, on xpv's bridges: ping, TCP, unsegmented frames, 9,000 bytes; and dom0.
 # needs: xpv
 # timeout: 180
 modprobe tun
@@ -28,7 +28,7 @@ serve dom0 2
 check_in_guest one "the other guest answers" 'ping -c 2 -W 5 10.0.0.3'
 check_in_guest one "and on the other bridge" 'ping -c 2 -W 5 10.1.0.3'
 longest=$(bytes_a_frame two rx eth0 check_fetch two one 10.0.0.2)
-check "segments cross between guests joined ($longest bytes a frame)" test "$longest" -gt 3000
+check "frames between guests are not segmented ($longest bytes a frame)" test "$longest" -gt 3000
 check_fetch one two 10.1.0.3 "the other bridge"
 check_fetch two dom0 10.0.0.1
 check_fetch dom0 one 10.0.0.2
@@ -42,7 +42,7 @@ check_fetch two one 10.0.0.2 "frames of 9,000 bytes"
 
 stop dom0 KILL
 start again xpv dom0 --xen --bridge xenbr0=tap:host0 --bridge xenbr1
-check_fetch one two 10.0.0.3 "by a backend that took over"
+check_fetch one two 10.0.0.3 "by a restarted backend"
 check_fetch two one 10.1.0.2 "and on the other bridge"
 for name in one two; do
     check_in_guest $name "both disks are read" \

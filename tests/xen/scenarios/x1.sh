@@ -1,19 +1,20 @@
-# Row X1: instructions of dom0 and Xen for a 4 KiB read of a stock guest, by our backend and by the kernel's.
+# Row X1: instructions of dom0 and Xen for a 4 KiB read of a stock guest, with xpv's backend and with the kernel's.
 # needs: xpv xen-times
 # timeout: 900
 # only: when named
 # qemu: -smp 1 -icount shift=0,sleep=off
 . /lib/counts.sh
 modprobe brd rd_nr=2 rd_size=16384
-# Whole turns of 32 readers.
+# Multiples of the 32 readers.
 few=480 many=2496
 
-# reads TOTAL DEPTH: a line for the guest, that reads so often, so many at a time.
+# reads TOTAL DEPTH: prints a line for the guest's shell that makes TOTAL reads, DEPTH at a time.
 reads() {
     direct="dd if=/dev/xvda of=/dev/null bs=4k iflag=direct count=$(($1 / $2)) skip=\$((i * 100)) 2>/dev/null"
     echo "i=0; while [ \$i -lt $2 ]; do $direct & i=\$((i + 1)); done; wait"
 }
 
+# measure SIDE GUEST: counts the reads of a guest.
 measure() {
     check_in_guest "$2" "the disk is read" "$(reads 320 32)"
     for depth in 1 32; do
@@ -23,7 +24,7 @@ measure() {
     done
 }
 
-# ours SIDE WORDS: by our backend, told these words more.
+# ours SIDE OPTIONS: measures xpv's backend with these further options.
 ours() {
     side=$1
     shift
@@ -34,7 +35,7 @@ ours() {
     stop dom0
 }
 
-# The first is what a user gets; the others show what a way to the guest's pages costs.
+# The first is the default; the others show the cost of each data path.
 ours ours
 ours "ours, map" --reach map
 ours "ours, copy" --reach copy
@@ -42,4 +43,4 @@ ours "ours, copy" --reach copy
 modprobe xen-blkback
 guest two 'disk=["format=raw,vdev=xvda,access=rw,script=plain-block,target=/dev/ram1"]'
 measure linux two
-check "all was measured" test "$(wc -l </out/figures)" = 8
+check "every case was measured" test "$(wc -l </out/figures)" = 8

@@ -1,4 +1,4 @@
-# Our xenstore client on the real xenstored, which must answer as our own store does.
+# xpv's xenstore client with the real xenstored, which must reply as xpv's own store does.
 # needs: xenstore-conformance
 # timeout: 40
 for store in /var/run/xenstored/socket /dev/xen/xenbus; do

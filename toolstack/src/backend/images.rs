@@ -8,9 +8,8 @@ use std::sync::{Arc, Weak};
 use blkback::{Disk, open_keys};
 use ring_abi::blkif::key::{DIRECT_IO_SAFE, MODE, PARAMS};
 use ring_abi::xenbus::key::TYPE;
-use xenbus::Device;
-use xenbus::Keys;
 use xenbus::driver::Failure;
+use xenbus::{Device, Keys};
 use xenstore::{Client, Nodes};
 
 /// The open disks.

@@ -5,8 +5,7 @@
 //! of the backend's keys.
 
 use ring_abi::xenbus::key::{BACKEND, BACKEND_ID, FRONTEND, FRONTEND_ID, ONLINE, STATE};
-use xenbus::Device;
-use xenbus::{Keys, XenbusState};
+use xenbus::{Device, Keys, XenbusState};
 use xenstore::{Access, Client, DomId, Nodes, Permission, XsError};
 
 use crate::error::{Error, Result};

@@ -4,8 +4,7 @@ use std::time::{Duration, Instant};
 
 use ring_abi::blkif::key::DEV;
 use ring_abi::xenbus::key::STATE;
-use xenbus::Device;
-use xenbus::XenbusState;
+use xenbus::{Device, XenbusState};
 use xenstore::{Client, Nodes};
 
 use super::device::{self, error_path};

@@ -1,5 +1,5 @@
-//! A whole machine of processes: `xpv up` in a directory of its own, gone with all its processes when it is dropped.
-#![allow(dead_code)] // each test program uses a part of it
+//! A machine of processes: `xpv up` in a temporary directory. All its processes end when it is dropped.
+#![allow(dead_code)] // Each test program uses only some of the functions.
 
 pub(crate) mod netns;
 mod own_netns;
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use xenstore::{Client, Nodes};
 
-/// Longest that anything here may take.
+/// The longest wait for any one event.
 pub(crate) const BOUND: Duration = Duration::from_secs(30);
 
 /// A process that is killed when this is dropped.
@@ -27,19 +27,19 @@ impl Drop for Guard {
     }
 }
 
-/// A machine. Its directory goes last.
+/// A machine. Its directory is dropped last.
 pub(crate) struct Machine {
     up: Guard,
     directory: tempfile::TempDir,
 }
 
 impl Machine {
-    /// A machine with the bridge xenbr0 and no guests.
+    /// Starts a machine with the bridge xenbr0 and no guests.
     pub(crate) fn new() -> Machine {
         Machine::with("")
     }
 
-    /// A machine by its description.
+    /// Starts a machine from the text of a host file.
     pub(crate) fn with(host: &str) -> Machine {
         let directory = tempfile::Builder::new().prefix("xpv").tempdir().unwrap();
         let file = directory.path().join("host.toml");
@@ -48,42 +48,42 @@ impl Machine {
         let mut up = command(&directory.path().join("run"));
         up.arg("up").arg(&file).stdout(Stdio::piped()).stderr(log);
         let mut up = Guard(up.spawn().unwrap());
-        let mut machine_says = String::new();
+        let mut ready_line = String::new();
         let output = up.0.stdout.take().unwrap();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut machine_says).unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut ready_line).unwrap();
         let machine = Machine { up, directory };
-        assert_eq!(machine_says, "ready\n", "{}", machine.log());
+        assert_eq!(ready_line, "ready\n", "{}", machine.log());
         machine
     }
 
-    /// What the machine's processes have said.
+    /// The log of the machine's processes.
     pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.directory.path().join("up.log")).unwrap_or_default()
     }
 
-    /// Its directory.
+    /// The machine's directory.
     pub(crate) fn dir(&self) -> PathBuf {
         self.directory.path().join("run")
     }
 
-    /// A file beside it, not there yet.
+    /// The path of a file beside the machine's directory.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    /// A file with this text.
+    /// Writes a file with this text.
     pub(crate) fn file(&self, name: &str, text: &str) -> PathBuf {
         fs::write(self.path(name), text).unwrap();
         self.path(name)
     }
 
-    /// An image of so many bytes, all zero.
+    /// Creates an image of this number of bytes, all zero.
     pub(crate) fn image(&self, name: &str, bytes: u64) -> PathBuf {
         fs::File::create(self.path(name)).unwrap().set_len(bytes).unwrap();
         self.path(name)
     }
 
-    /// Where a guest's disk is exported.
+    /// The URI of a guest's exported disk.
     pub(crate) fn nbd(&self, guest: &str, dev: &str) -> String {
         format!("nbd+unix:///?socket={}", self.dir().join(guest).join(format!("{dev}.nbd")).display())
     }
@@ -95,21 +95,21 @@ impl Machine {
         output
     }
 
-    /// Runs xpv, which must succeed; what it prints.
+    /// Runs xpv, which must succeed; returns its output.
     pub(crate) fn ok<A: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = A>) -> String {
         let output = self.xpv(args);
-        let (said, complained) = texts(&output);
-        assert!(output.status.success(), "{complained}\nthe machine:\n{}", self.log());
-        said
+        let (stdout, stderr) = texts(&output);
+        assert!(output.status.success(), "{stderr}\nthe machine's log:\n{}", self.log());
+        stdout
     }
 
-    /// Runs xpv, which must fail with one line of complaint.
+    /// Runs xpv, which must fail with one error line; returns that line.
     pub(crate) fn fails<A: AsRef<std::ffi::OsStr>>(&self, args: impl IntoIterator<Item = A>) -> String {
         let output = self.xpv(args);
-        let (said, complained) = texts(&output);
-        assert_eq!(output.status.code(), Some(1), "{said}{complained}");
-        assert_eq!(said, "");
-        one_line(&complained)
+        let (stdout, stderr) = texts(&output);
+        assert_eq!(output.status.code(), Some(1), "{stdout}{stderr}");
+        assert_eq!(stdout, "");
+        one_line(&stderr)
     }
 
     /// Creates a guest from the text of a cfg.
@@ -118,25 +118,26 @@ impl Machine {
         self.ok([Path::new("create"), &cfg]);
     }
 
-    /// Its store, as dom0.
+    /// Opens a connection to the store as dom0.
     pub(crate) fn store(&self) -> Client {
         Client::open_unix(self.dir().join("xenstored.sock")).unwrap()
     }
 
-    /// Every node and its value.
+    /// Reads every node and its value.
     pub(crate) fn nodes(&self) -> Vec<(String, String)> {
-        let (mut client, mut nodes) = (self.store(), Vec::new());
+        let mut client = self.store();
+        let mut nodes = Vec::new();
         descend(&mut client, "", &mut nodes);
         nodes
     }
 
-    /// The number of the process that is broker and store.
+    /// The process id of the broker and store.
     pub(crate) fn hypervisor(&self) -> i32 {
         let stream = UnixStream::connect(self.dir().join("xenstored.sock")).unwrap();
         getsockopt(&stream, PeerCredentials).unwrap().pid()
     }
 
-    /// The number of a domain's process.
+    /// The process id of a domain; `None` if it does not run.
     pub(crate) fn pid(&self, domain: &str) -> Option<i32> {
         let list = self.ok(["list", "--json", domain]);
         let list: serde_json::Value = serde_json::from_str(&list).unwrap();
@@ -147,14 +148,14 @@ impl Machine {
 impl Drop for Machine {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("the machine:\n{}", self.log());
+            eprintln!("the machine's log:\n{}", self.log());
         }
     }
 }
 
 fn descend(client: &mut Client, path: &str, nodes: &mut Vec<(String, String)>) {
     let at = if path.is_empty() { "/" } else { path };
-    // What is removed meanwhile is as good as never there.
+    // A node that is removed meanwhile is skipped.
     let Ok(children) = client.directory(at) else { return };
     for child in children {
         let path = format!("{path}/{child}");
@@ -165,7 +166,7 @@ fn descend(client: &mut Client, path: &str, nodes: &mut Vec<(String, String)>) {
     }
 }
 
-/// xpv on the machine in `dir`, killed with the thread that runs it.
+/// The command that runs xpv on the machine in `dir`; the process ends with the test program.
 pub(crate) fn command(dir: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_xpv"));
     command.arg("--dir").arg(dir).arg("--die-with").arg(std::process::id().to_string());
@@ -173,23 +174,23 @@ pub(crate) fn command(dir: &Path) -> Command {
     command
 }
 
-/// What a program printed and what it complained of.
+/// A program's standard output and standard error.
 pub(crate) fn texts(output: &Output) -> (String, String) {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     (text(&output.stdout), text(&output.stderr))
 }
 
-/// The complaint, without warnings; it must be one line.
-pub(crate) fn one_line(complained: &str) -> String {
-    let lines: Vec<&str> = complained.lines().filter(|line| !line.starts_with("xpv: warning: ")).collect();
-    assert_eq!(lines.len(), 1, "{complained}");
+/// The one line of standard error that is not a warning.
+pub(crate) fn one_line(stderr: &str) -> String {
+    let lines: Vec<&str> = stderr.lines().filter(|line| !line.starts_with("xpv: warning: ")).collect();
+    assert_eq!(lines.len(), 1, "{stderr}");
     lines[0].to_owned()
 }
 
-/// Waits until something is so.
-pub(crate) fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
+/// Waits until a condition is true.
+pub(crate) fn eventually(what: &str, mut is_true: impl FnMut() -> bool) {
     let deadline = Instant::now() + BOUND;
-    while !is_so() {
+    while !is_true() {
         assert!(Instant::now() < deadline, "not within {BOUND:?}: {what}");
         std::thread::park_timeout(Duration::from_millis(5));
     }

@@ -1,4 +1,4 @@
-//! The smallest NBD client: it knows which writes were acknowledged.
+//! A minimal NBD client that reports which writes were acknowledged.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -17,7 +17,7 @@ impl Nbd {
         let mut stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         stream.read_exact(&mut [0; 18])?;
-        // No zeroes, and the export without a name.
+        // Flags: no zeroes after the export's size; then the option for the export without a name.
         let hello = [&3_u32.to_be_bytes()[..], b"IHAVEOPT", &1_u32.to_be_bytes(), &[0; 4]].concat();
         stream.write_all(&hello)?;
         stream.read_exact(&mut [0; 10])?;
@@ -46,17 +46,17 @@ impl Nbd {
         Ok(u64::from_be_bytes(cookie))
     }
 
-    /// Writes a block; it is not waited for.
-    pub(crate) fn ask_write(&mut self, block: u64, data: &[u8; BLOCK]) -> io::Result<()> {
+    /// Sends a block to write, without waiting for the reply.
+    pub(crate) fn send_write(&mut self, block: u64, data: &[u8; BLOCK]) -> io::Result<()> {
         self.request(1, block, data)
     }
 
-    /// The next block that has been written.
+    /// Waits for the next reply to a write; returns the block's number.
     pub(crate) fn written(&mut self) -> io::Result<u64> {
         self.reply()
     }
 
-    /// Reads a block.
+    /// Reads a block; no write may be in flight.
     pub(crate) fn read(&mut self, block: u64) -> io::Result<[u8; BLOCK]> {
         self.request(0, block, &[])?;
         self.reply()?;

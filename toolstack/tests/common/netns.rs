@@ -1,4 +1,4 @@
-//! Network namespaces for guests' interfaces, beside the one that the test program itself has (`own_netns.rs`).
+//! Network namespaces for guests' interfaces. The test program itself has another (`own_netns.rs`).
 
 use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
@@ -8,17 +8,17 @@ use toolstack::guest::netns;
 use super::program::{program, run};
 use super::{Guard, Machine, eventually};
 
-/// A network namespace, kept by a process that sleeps in it.
+/// A network namespace, which exists while a process sleeps in it.
 pub(crate) struct Namespace(Guard);
 
 impl Namespace {
     pub(crate) fn new() -> Namespace {
-        let mut keeper = program("unshare", "util-linux");
-        keeper.args(["--net", "sleep", "infinity"]).stdout(Stdio::null());
-        let namespace = Namespace(Guard(keeper.spawn().unwrap()));
-        let ours = std::fs::read_link("/proc/self/ns/net").unwrap();
+        let mut sleeper = program("unshare", "util-linux");
+        sleeper.args(["--net", "sleep", "infinity"]).stdout(Stdio::null());
+        let namespace = Namespace(Guard(sleeper.spawn().unwrap()));
+        let own = std::fs::read_link("/proc/self/ns/net").unwrap();
         eventually("a namespace of its own", || {
-            std::fs::read_link(format!("/proc/{}/ns/net", namespace.pid())).is_ok_and(|theirs| theirs != ours)
+            std::fs::read_link(format!("/proc/{}/ns/net", namespace.pid())).is_ok_and(|link| link != own)
         });
         namespace
     }
@@ -27,7 +27,7 @@ impl Namespace {
         self.0.0.id()
     }
 
-    /// Runs something on a thread in it.
+    /// Runs a function on a thread in the namespace.
     pub(crate) fn spawn<T: Send + 'static>(
         &self,
         body: impl FnOnce() -> T + Send + 'static,
@@ -39,7 +39,7 @@ impl Namespace {
         })
     }
 
-    /// A program to be run in it.
+    /// The command that runs a program in the namespace.
     pub(crate) fn program(&self, name: &str, package: &str) -> Command {
         let inner = program(name, package);
         let mut outer = program("nsenter", "util-linux");
@@ -53,17 +53,18 @@ impl Namespace {
         run(self.program("ip", "iproute2").args(["link", "set", "eth0", "up"]));
     }
 
-    /// A counter of TCP's in this namespace (proc_pid_net(5)).
+    /// A TCP counter of the namespace (proc_pid_net(5)).
     pub(crate) fn tcp(&self, counter: &str) -> u64 {
         let text = std::fs::read_to_string(format!("/proc/{}/net/snmp", self.pid())).unwrap();
         let mut lines = text.lines().filter(|line| line.starts_with("Tcp:")).map(str::split_ascii_whitespace);
-        let (names, mut values) = (lines.next().unwrap(), lines.next().unwrap());
+        let names = lines.next().unwrap();
+        let mut values = lines.next().unwrap();
         let at = names.into_iter().position(|name| name == counter).unwrap();
         values.nth(at).unwrap().parse().unwrap()
     }
 }
 
-/// Two guests on one bridge, each with its interface in a namespace.
+/// Creates two guests on one bridge, each with its interface in a namespace.
 pub(crate) fn two_guests(machine: &Machine) -> [Namespace; 2] {
     [("alice", 1), ("bob", 2)].map(|(name, n)| {
         let namespace = Namespace::new();
