@@ -12,10 +12,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hypervisor::{Access, Channel, Contiguous, DomId, Hypervisor, InflightRegion, PAGE_SIZE};
+use hypervisor::{Access, Channel, Contiguous, DomId, Hypervisor, PAGE_SIZE};
+use inflight::InflightLog;
+use inflight::InflightRegion;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use ring_abi::blkif::{X86_32, X86_64};
-use ring_abi::ring::inflight_log::InflightLog;
 use ring_abi::ring::{BadMemory, Fault, Protocol, slots};
 
 use crate::engine::Disk;

@@ -4,8 +4,8 @@
 
 use crate::check::{CheckedRequest, Limits, ReadWrite, Segments, check};
 use crate::order::{BarrierStep, Order};
+use inflight::{InflightLog, LogMismatch};
 use ring_abi::blkif::{Request, Response, Status};
-use ring_abi::ring::inflight_log::{InflightLog, LogMismatch};
 use ring_abi::ring::{Back, BadMemory, Fault, Notify, Protocol};
 use ring_abi::shm::Memory;
 use slab::Slab;

@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_loop::AdaptivePoll;
-use hypervisor::{Channel, Contiguous, InflightRegion};
+use hypervisor::{Channel, Contiguous};
+use inflight::InflightRegion;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring_abi::blkif::{Request, Response, Status};

@@ -5,7 +5,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hypervisor::{DomId, Error, Hypervisor, InflightDir};
+use hypervisor::{DomId, Hypervisor};
+use inflight::InflightDir;
 use ring_abi::blkif::key;
 use xenbus::Device;
 use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
@@ -311,7 +312,7 @@ impl Vbd {
                 tracing::warn!("no requests recorded for its ring: reconnecting");
                 return Ok(());
             }
-            Err(error @ Error::Busy(_)) => return Err(Failure::new(libc::EBUSY, error)),
+            Err(error @ inflight::Error::Busy(_)) => return Err(Failure::new(libc::EBUSY, error)),
             Err(error) => return Err(Failure::new(libc::EIO, error)),
         };
         if !self.claim.try_acquire() {

@@ -34,7 +34,6 @@
 pub mod copy;
 pub mod error;
 pub mod flip;
-pub mod inflight_dir;
 pub mod local;
 pub mod map;
 pub mod share;
@@ -44,7 +43,6 @@ pub use copy::{CopyOp, CopyPtr, TransferOp};
 pub use error::{Error, Result};
 pub use event_loop::Stream;
 pub use flip::{AcceptTransfer, OwnedPage};
-pub use inflight_dir::{InflightDir, InflightRegion};
 pub use map::{Contiguous, Mapping};
 pub use ring_abi::{DomId, EventPort, GrantRef, PAGE_SIZE};
 pub use share::Shared;

@@ -3,7 +3,7 @@
 //! Configuration of vifs.
 
 use crate::backlog::Limits;
-use hypervisor::InflightDir;
+use inflight::InflightDir;
 
 /// Configuration of all vifs of a driver.
 #[derive(Clone, Debug)]

@@ -79,7 +79,11 @@ impl VifDevice {
             self.start(&negotiated, Recovery::Resume(&response_logs)).map_err(|error| {
                 use hypervisor::Error::{Busy, NoSuchPort};
                 // An earlier process that is being killed closes its event channels and mappings a moment later.
-                let is_busy = matches!(error, ConnectionError::Hypervisor(Busy(_) | NoSuchPort { .. }));
+                let is_busy = matches!(
+                    error,
+                    ConnectionError::Hypervisor(Busy(_) | NoSuchPort { .. })
+                        | ConnectionError::Inflight(inflight::Error::Busy(_))
+                );
                 Failure::new(if is_busy { Errno::EBUSY } else { Errno::EIO } as i32, error)
             })
         });

@@ -3,7 +3,7 @@
 //! Errors of a vif's connection.
 
 use crate::assemble::Fault;
-use ring_abi::ring::response_log::ResumeError;
+use inflight::ResumeError;
 use std::io;
 
 /// Why a vif could not be connected, or its connection failed.
@@ -15,6 +15,9 @@ pub enum ConnectionError {
     /// The guest closed its end of an event channel, or a hypervisor call failed.
     #[error(transparent)]
     Hypervisor(#[from] hypervisor::Error),
+    /// The response logs cannot be created or opened.
+    #[error(transparent)]
+    Inflight(#[from] inflight::Error),
     /// The response logs of an earlier process do not match the rings.
     #[error(transparent)]
     Resume(#[from] ResumeError),

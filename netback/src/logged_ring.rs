@@ -1,6 +1,6 @@
 //! A ring that may have a response log, by which another process can resume it.
 
-use ring_abi::ring::response_log::{LogMismatch, ResponseLog, ResumeError};
+use inflight::{LogMismatch, ResponseLog, ResumeError};
 use ring_abi::ring::{Back, BadMemory, Fault, Notify, Protocol};
 use ring_abi::shm::Memory;
 

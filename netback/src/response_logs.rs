@@ -3,7 +3,7 @@
 //! The response logs of a vif's two rings, kept in the inflight directory for a process that resumes the connection.
 
 use crate::handshake::{EventPorts, Negotiated};
-use hypervisor::{InflightDir, InflightRegion, Result};
+use inflight::{InflightDir, InflightRegion, Result};
 use ring_abi::netif::key;
 use xenbus::Device;
 

@@ -25,10 +25,6 @@
 //! ```
 #![allow(unsafe_code)] // Slots are addressed by index into shared memory.
 
-pub mod inflight_log;
-mod log_memory;
-pub mod response_log;
-
 use crate::PAGE_SIZE;
 use crate::shm::{HEADER_LEN, Memory, Slot};
 use crate::sync::{Barrier, Ordering};
@@ -310,7 +306,7 @@ impl<P: Protocol, M: Memory> Back<P, M> {
     }
 
     /// Continues for an earlier backend that had taken all requests below index `taken`. Those that it did not answer
-    /// are known from its [`inflight_log`] and are answered by this half.
+    /// are known from a log of its own (crate `inflight`) and are answered by this half.
     ///
     /// # Errors
     /// [`Fault::Overflow`] where that many requests cannot be in the ring; the half is then unchanged.

@@ -104,6 +104,9 @@ pub enum Error {
     /// A call of the hypervisor failed.
     #[error(transparent)]
     Hypervisor(#[from] hypervisor::Error),
+    /// A directory of in-flight logs cannot be used.
+    #[error(transparent)]
+    Inflight(#[from] inflight::Error),
     /// Any other error, as text.
     #[error("{0}")]
     Other(String),

@@ -7,7 +7,7 @@ use std::path::Path;
 use bridge::port::netdev;
 use common::Machine;
 use common::program::{program, run};
-use hypervisor::InflightDir;
+use inflight::InflightDir;
 use ring_abi::netif::key;
 use toolstack::backend::{bridges::Bridges, stale};
 use xenbus::{Device, Keys};

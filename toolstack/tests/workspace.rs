@@ -7,8 +7,18 @@ use std::path::{Path, PathBuf};
 use syn::visit::{self, Visit};
 
 /// Crates whose source files are cores, protocols as values, unless a file's first line is [`DOES_IO`].
-const CORES: &[&str] =
-    &["blkback", "blkfront", "bridge", "event-loop", "netback", "netfront", "ring-abi", "xenbus", "xenstore"];
+const CORES: &[&str] = &[
+    "blkback",
+    "blkfront",
+    "bridge",
+    "event-loop",
+    "inflight",
+    "netback",
+    "netfront",
+    "ring-abi",
+    "xenbus",
+    "xenstore",
+];
 
 /// The first line of a file that may do I/O, start threads, read the clock or call a hypervisor. A new file is a core
 /// until somebody writes this line.
@@ -20,6 +30,8 @@ const NAMES_HYPERVISOR: &[&str] = &["benches", "hypervisor", "testkit", "toolsta
 /// Paths that a core never names: the hypervisor, the operating system and the clock.
 const FORBIDDEN: &[&[&str]] = &[
     &["hypervisor"],
+    &["inflight", "InflightDir"],
+    &["inflight", "InflightRegion"],
     &["std", "io"],
     &["std", "fs"],
     &["std", "net"],

@@ -1,7 +1,8 @@
 //! The platform in threads: a machine on the local hypervisor with the attacking guest and two honest guests.
 
 use super::Platform;
-use hypervisor::{DomId, InflightDir};
+use hypervisor::DomId;
+use inflight::InflightDir;
 use netfront::{Config, Nic};
 use tempfile::TempDir;
 use testkit::net::{Network, guest};

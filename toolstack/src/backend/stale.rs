@@ -4,7 +4,7 @@ use std::path::Path;
 
 use ::bridge::port::netdev::NetError;
 use ::bridge::port::tap::Tap;
-use hypervisor::InflightDir;
+use inflight::InflightDir;
 use xenstore::{Client, DomId, Nodes};
 
 use crate::error::{Error, Result, chain};

@@ -2,7 +2,7 @@
 //!
 //! A ring alone does not tell which they are: responses are written in any order and overwrite the slots of requests
 //! that were not answered. A backend that records them in a file can be killed at any instruction: its successor finds
-//! each request that was taken, answers it, and continues behind it ([`Back::rejoin`](super::Back::rejoin)), without
+//! each request that was taken, answers it, and continues behind it ([`Back::rejoin`](ring_abi::ring::Back::rejoin)), without
 //! the frontend's help. Nothing here is shared with the peer.
 //!
 //! An entry is free, taken, or answered by a response that may not be published yet. A backend killed between two of
@@ -12,11 +12,9 @@
 //! The memory holds a head with the index of the next request, and for each entry: state, index of its request, index
 //! of its response, 0, and the request's bytes.
 
-use super::Protocol;
-use super::log_memory::{self, LogMemory, step};
-use crate::shm::{Memory, Slot};
-
-pub use super::log_memory::LogMismatch;
+use crate::log_memory::{self, LogMemory, LogMismatch, step};
+use ring_abi::ring::Protocol;
+use ring_abi::shm::{Memory, Slot};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"xpv1");
 const ENTRY: usize = 16;

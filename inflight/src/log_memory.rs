@@ -1,4 +1,4 @@
-//! The layout that [`inflight_log`](super::inflight_log) and [`response_log`](super::response_log) share: a head that
+//! The layout that [`inflight_log`](crate::inflight_log) and [`response_log`](crate::response_log) share: a head that
 //! identifies the log, and entries of one size.
 //!
 //! | bytes | what |
@@ -6,11 +6,11 @@
 //! | 0, 4, 8, 12 | magic, bytes of a slot, number of entries, an index of the ring's |
 //! | 64 + n x stride | entry n |
 
-use super::Protocol;
-use crate::PAGE_SIZE;
-use crate::shm::{Memory, Slot};
 use core::marker::PhantomData;
 use core::sync::atomic::{Ordering, compiler_fence};
+use ring_abi::PAGE_SIZE;
+use ring_abi::ring::Protocol;
+use ring_abi::shm::{Memory, Slot};
 
 const HEAD: usize = 64;
 
@@ -32,7 +32,7 @@ pub struct LogMismatch {
 
 /// A head, and entries of `STRIDE` bytes, a multiple of 8.
 #[derive(Debug)]
-pub(super) struct LogMemory<P, M, const MAGIC: u32> {
+pub(crate) struct LogMemory<P, M, const MAGIC: u32> {
     memory: M,
     entries: u32,
     stride: usize,
@@ -40,19 +40,19 @@ pub(super) struct LogMemory<P, M, const MAGIC: u32> {
 }
 
 /// Bytes of memory, in whole pages, for so many entries.
-pub(super) const fn bytes(entries: u32, stride: usize) -> usize {
+pub(crate) const fn bytes(entries: u32, stride: usize) -> usize {
     (HEAD + entries as usize * stride).next_multiple_of(PAGE_SIZE)
 }
 
 /// Keeps the compiler from moving stores across: a process killed here has done all stores before and none after.
 #[inline]
-pub(super) fn step() {
+pub(crate) fn step() {
     compiler_fence(Ordering::Release);
 }
 
 impl<P: Protocol, M: Memory, const MAGIC: u32> LogMemory<P, M, MAGIC> {
     /// Initialises the memory with `index`; `blank` initialises each entry.
-    pub(super) fn start(
+    pub(crate) fn start(
         memory: M,
         entries: u32,
         stride: usize,
@@ -74,7 +74,7 @@ impl<P: Protocol, M: Memory, const MAGIC: u32> LogMemory<P, M, MAGIC> {
     }
 
     /// Opens a log that an earlier process wrote.
-    pub(super) fn open(memory: M, entries: u32, stride: usize) -> Result<Self, LogMismatch> {
+    pub(crate) fn open(memory: M, entries: u32, stride: usize) -> Result<Self, LogMismatch> {
         let log = Self::over(memory, entries, stride)?;
         let expected = [("magic", 0, MAGIC), ("bytes of a slot", 4, P::SLOT as u32), ("entries", 8, entries)];
         for (what, offset, expected) in expected {
@@ -100,18 +100,18 @@ impl<P: Protocol, M: Memory, const MAGIC: u32> LogMemory<P, M, MAGIC> {
         Ok(Self { memory, entries, stride, protocol: PhantomData })
     }
 
-    pub(super) fn entries(&self) -> u32 {
+    pub(crate) fn entries(&self) -> u32 {
         self.entries
     }
 
     /// The head's index.
     #[inline]
-    pub(super) fn index(&self) -> u32 {
+    pub(crate) fn index(&self) -> u32 {
         self.head().load32(12)
     }
 
     #[inline]
-    pub(super) fn set_index(&self, index: u32) {
+    pub(crate) fn set_index(&self, index: u32) {
         self.head().store32(12, index);
     }
 
@@ -120,7 +120,7 @@ impl<P: Protocol, M: Memory, const MAGIC: u32> LogMemory<P, M, MAGIC> {
     /// # Panics
     /// If there is no such entry, or not so much of it.
     #[inline]
-    pub(super) fn entry(&self, entry: u32, offset: usize, len: usize) -> Slot<'_> {
+    pub(crate) fn entry(&self, entry: u32, offset: usize, len: usize) -> Slot<'_> {
         assert!(entry < self.entries && offset + len <= self.stride, "entry {entry} of {}", self.entries);
         self.bytes_at(HEAD + entry as usize * self.stride + offset, len)
     }
@@ -133,8 +133,8 @@ impl<P: Protocol, M: Memory, const MAGIC: u32> LogMemory<P, M, MAGIC> {
     #[inline]
     #[allow(unsafe_code)] // Addressed by offset, as the ring's slots are.
     fn bytes_at(&self, offset: usize, len: usize) -> Slot<'_> {
-        // SAFETY: the head and every entry lie within `bytes(entries, stride)`, which the memory is known to have;
+        // SAFETY: the head and every entry are within `bytes(entries, stride)`, which the memory is known to have;
         // head and strides are multiples of 8.
-        unsafe { Slot::within(self.memory.base(), offset, len) }
+        unsafe { Slot::new(self.memory.base().add(offset), len) }
     }
 }

@@ -1,11 +1,10 @@
 //! A backend that answers in order and is killed between any two of its steps, and its successor: each request is
 //! answered exactly once, and a packet's responses are published together.
-#![cfg(not(loom))]
 
+use inflight::{LogMismatch, ResponseLog, ResumeError};
 use proptest::prelude::*;
 use ring_abi::GrantRef;
 use ring_abi::netif::{Rx, RxFlags, RxRequest, RxResponse, RxSlot};
-use ring_abi::ring::response_log::{LogMismatch, ResponseLog, ResumeError};
 use ring_abi::ring::{Back, Front};
 use ring_abi::testing::Pages;
 use std::collections::VecDeque;

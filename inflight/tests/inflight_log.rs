@@ -1,12 +1,11 @@
 //! A backend that is killed between any two of its steps, and its successor: the frontend gets exactly one response to
 //! each request.
-#![cfg(not(loom))]
 
+use inflight::InflightLog;
 use proptest::prelude::*;
 use ring_abi::GrantRef;
 use ring_abi::blkif::{Io, OP_READ, Request, Response, Segment, Status, X86_32, X86_64};
 use ring_abi::netif;
-use ring_abi::ring::inflight_log::InflightLog;
 use ring_abi::ring::{Back, Front, Protocol};
 use ring_abi::testing::Pages;
 use std::collections::BTreeSet;

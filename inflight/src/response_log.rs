@@ -8,11 +8,9 @@
 //!
 //! The memory holds a head with the index behind the last response, and a response for each slot.
 
-use super::log_memory::{self, LogMemory, step};
-use super::{Back, Fault, Protocol};
-use crate::shm::{Memory, Slot};
-
-pub use super::log_memory::LogMismatch;
+use crate::log_memory::{self, LogMemory, LogMismatch, step};
+use ring_abi::ring::{Back, Fault, Protocol};
+use ring_abi::shm::{Memory, Slot};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"xpvJ");
 

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Memory that outlives this process: mapped files of a directory.
 //!
 //! Everything that a backend wrote there before it was killed is there for the process that resumes its devices,
@@ -20,7 +22,7 @@ use std::ptr::NonNull;
 /// A directory of named memory regions, accessible to its user alone.
 ///
 /// ```
-/// use hypervisor::InflightDir;
+/// use inflight::InflightDir;
 /// use ring_abi::shm::Memory;
 ///
 /// let temporary = tempfile::tempdir().unwrap();
@@ -31,7 +33,7 @@ use std::ptr::NonNull;
 /// // After a restart:
 /// assert!(dir.open("vbd-1-51712", "ring 8", 4096)?.is_some());
 /// assert!(dir.open("vbd-1-51712", "ring 9", 4096)?.is_none(), "another connection");
-/// # Ok::<(), hypervisor::Error>(())
+/// # Ok::<(), inflight::Error>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct InflightDir(PathBuf);
