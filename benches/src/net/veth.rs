@@ -67,7 +67,8 @@ fn inside(arguments: &str) -> Result<f64, String> {
     let numbers: Vec<usize> = arguments.split(' ').filter_map(|n| n.parse().ok()).collect();
     let [core, len, millis] = numbers[..] else { return Err("bad arguments".into()) };
     sh(SETUP)?;
-    let (sender, receiver) = (mac("a0")?, mac("a1")?);
+    let sender = mac("a0")?;
+    let receiver = mac("a1")?;
     // The bridge learns both, so that nothing is flooded.
     let mut far = Packet::open("a1").map_err(|e| e.to_string())?;
     far.send(Frames::of(&[Frame::from_slice(&frame(sender, receiver, 60))])).map_err(|e| e.to_string())?;
