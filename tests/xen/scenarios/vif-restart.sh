@@ -60,5 +60,5 @@ xl destroy one
 check "the tap exists without both" test -e /sys/class/net/vif1.0
 start fifth xpv dom0 --xen
 wait_for 10 "the next process to remove it" test ! -e /sys/class/net/vif1.0
-check "and its response logs" test -z "$(ls /run/xpv/inflight)"
+wait_for 10 "and its response logs" sh -c '[ -z "$(ls /run/xpv/inflight)" ]'
 check "the backend runs" running fifth
