@@ -93,7 +93,7 @@ void peer_init(void *page)
     SHARED_RING_INIT((blkif_sring_t *)page);
 }
 
-/* Both halves in turns on one thread; the requests answered. */
+/* Both halves alternately on one thread; the requests answered. */
 uint64_t peer_one_thread(void *page, size_t len, uint32_t batches, uint32_t batch, uint8_t segments)
 {
     blkif_front_ring_t front;

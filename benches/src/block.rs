@@ -153,7 +153,7 @@ impl Image {
         self.path.display().to_string()
     }
 
-    /// Said to be of raw format, rather than looked at.
+    /// Declared as raw rather than probed.
     fn raw(&self) -> String {
         format!("raw:{}", self.path.display())
     }

@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn too_few_pairs_say_nothing() {
+    fn interval_of_too_few_pairs_is_none() {
         let interval = Interval::of(&[0.5; 5]);
         assert_eq!((interval.low, interval.high), (0.0, f64::INFINITY));
     }

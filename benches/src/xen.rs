@@ -51,7 +51,7 @@ impl Counted {
     /// This row, under that name.
     ///
     /// # Errors
-    /// The real-Xen test machine cannot be had, or the scenario failed.
+    /// The real-Xen test machine cannot be built, or the scenario failed.
     pub fn row(self, name: &'static str) -> Result<Row, String> {
         let beside = match self.scenario {
             "x1" => "real Xen, stock guest, 4 KiB reads of /dev/ram0; Linux xen-blkback",
@@ -100,7 +100,7 @@ impl Figures {
 /// figures that it printed.
 ///
 /// # Errors
-/// The test machine cannot be had, `xpv` does not build, or the scenario failed.
+/// The test machine cannot be built, `xpv` does not build, or the scenario failed.
 pub fn scenario(name: &str, checkout: Option<&Path>) -> Result<Figures, String> {
     let run = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/xen/run");
     let mut command = Command::new("python3");

@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn check_valid_requests_passes() {
+    fn check_of_valid_requests_passes() {
         let Ok(CheckedRequest::Read(read)) = check_request(io(OP_READ, 984, 2, &[(0, 7), (0, 7)]), LIMITS)
         else {
             panic!()

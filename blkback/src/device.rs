@@ -110,7 +110,7 @@ pub enum StartError {
     #[error("mapping the ring: {0}")]
     Ring(hypervisor::Error),
     /// The event channel cannot be bound.
-    #[error("connecting the event channel: {0}")]
+    #[error("binding the event channel: {0}")]
     Channel(hypervisor::Error),
     /// A thread or descriptor cannot be made.
     #[error("starting the ring's thread: {0}")]

@@ -3,7 +3,7 @@
 //! Initialising -> InitWait (features advertised) -> the frontend's Initialised or Connected -> Connected; Closing
 //! and Closed follow the frontend, and a frontend that starts again gets InitWait again. A backend that finds a
 //! frontend still Connected to its predecessor publishes InitWait and waits for new ring keys: requests may have
-//! been answered out of order on the old ring, whose indices therefore do not show which requests were lost.
+//! been answered out of order on the old ring, whose indexes therefore do not show which requests were lost.
 
 use ring_abi::blkif::{info, key};
 use ring_abi::ring::MAX_PAGES;

@@ -56,7 +56,7 @@ pub enum ResumeError {
     /// The recorded memory is no in-flight log of the ring.
     #[error(transparent)]
     LogMismatch(#[from] LogMismatch),
-    /// The ring's indices contradict the in-flight log.
+    /// The ring's indexes contradict the in-flight log.
     #[error(transparent)]
     Fault(#[from] Fault),
     /// The in-flight log and the ring disagree on how many requests are unanswered.
@@ -143,7 +143,7 @@ where
         let mut inflight_log: InflightLog<P, L> = InflightLog::open(log_memory, ring.size())?;
         let published = ring.produced();
         let taken = inflight_log.taken();
-        ring.rejoin(taken)?;
+        ring.resume_at(taken)?;
         let mut lost = unanswered(&mut inflight_log, ring.size(), published);
         if lost.len() as u32 != ring.unanswered() {
             return Err(ResumeError::Lost { inflight_log: lost.len(), ring: ring.unanswered() });

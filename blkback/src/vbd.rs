@@ -86,7 +86,7 @@ impl BackDriver for VbdDriver {
     ) -> Result<Box<dyn BackDevice>, Failure> {
         let disk = (self.opener)(device, &view.own)?;
         let info = disk.info().map_err(|e| failure(&e, format!("{}: {}: {e}", key::PARAMS, disk.name())))?;
-        tracing::info!(disk = disk.name(), sectors = info.sectors, "found");
+        tracing::info!(disk = disk.name(), sectors = info.sectors, "disk opened");
         let stats = Arc::new(Stats::default());
         let id = (device.front, device.id);
         lock(&self.registry).insert(id, stats.clone());
@@ -189,7 +189,7 @@ impl Vbd {
     /// Hands the disk over to a younger device, or acquires it again when the younger device has released it.
     fn hand_over(&mut self, answer: &mut Update) {
         if let (Some(ring), None, false) = (&self.ring, &self.suspended, self.claim.is_youngest()) {
-            tracing::info!("disk handed over to a younger device");
+            tracing::info!("disk handed over to a newer device");
             self.suspended = Some(ring.negotiated().clone());
             self.stopping = true;
             ring.stop();
@@ -309,7 +309,7 @@ impl Vbd {
         let region = match opened {
             Ok(Some(region)) => region,
             Ok(None) => {
-                tracing::warn!("no requests recorded for its ring: reconnecting");
+                tracing::warn!("no in-flight log of its ring; reconnecting");
                 return Ok(());
             }
             Err(error @ inflight::Error::Busy(_)) => return Err(Failure::new(libc::EBUSY, error)),
@@ -320,7 +320,7 @@ impl Vbd {
         }
         match self.start(negotiated, Recovery::Resume(region)) {
             Ok(()) => self.handshake = Handshake::resumed(),
-            Err(error) => tracing::warn!(%error, "failed to resume its ring: reconnecting"),
+            Err(error) => tracing::warn!(%error, "failed to resume; reconnecting"),
         }
         Ok(())
     }

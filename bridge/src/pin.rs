@@ -10,7 +10,7 @@ use std::{fmt, sync::Arc};
 /// After a release by the switch's worker every port is flushed, so that the owner's port can respond to released
 /// requests. After a release by another thread (a program that received frames from a pair of ports) that flush comes
 /// within a second, unless the owner makes its port's `fd` readable.
-pub trait Hold: Send + Sync {
+pub trait PinOwner: Send + Sync {
     /// Counts one more frame that holds `token`.
     fn hold(&self, token: u32);
     /// Counts one frame fewer that holds `token`; at zero the owner may reuse its pages.
@@ -22,13 +22,13 @@ pub trait Hold: Send + Sync {
 /// A pin also keeps the owner alive, so that a queued frame may outlive the port that it came from: the last such frame
 /// frees the owner and its mappings.
 pub struct Pin {
-    owner: Arc<dyn Hold>,
+    owner: Arc<dyn PinOwner>,
     token: u32,
 }
 
 impl Pin {
     /// Makes a pin of a hold of `token` that `owner` has already counted.
-    pub fn adopt(owner: Arc<dyn Hold>, token: u32) -> Pin {
+    pub fn adopt(owner: Arc<dyn PinOwner>, token: u32) -> Pin {
         Pin { owner, token }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use memmap2::{MmapMut, MmapRaw};
 
-use crate::{Fragment, Frame, Hold, Pin};
+use crate::{Fragment, Frame, Pin, PinOwner};
 
 const NONE: u32 = u32::MAX;
 
@@ -22,7 +22,7 @@ const NONE: u32 = u32::MAX;
 ///
 /// The free list is therefore a stack. A FIFO queue (`crossbeam`'s `ArrayQueue`) would take all buffers in turn, so
 /// that a pool of 256 buffers of 64 KiB would keep 16 MiB resident for a port that uses one at a time. A lock around a
-/// vector would let one thread block another in [`Hold::release`].
+/// vector would let one thread block another in [`PinOwner::release`].
 ///
 /// ```
 /// use bridge::{Frame, Pool};
@@ -95,7 +95,7 @@ impl Pool {
     }
 }
 
-impl Hold for Pool {
+impl PinOwner for Pool {
     fn hold(&self, token: u32) {
         self.holds[token as usize].fetch_add(1, Ordering::Relaxed);
     }

@@ -5,7 +5,7 @@
 use std::io;
 
 use crate::{
-    Batch, Caps, Frame, Frames, Port, Reason,
+    Batch, Caps, DropReason, Frame, Frames, Port,
     headers::Malformed,
     offload::{self, Action, fill_csum},
     segment::Segments,
@@ -27,8 +27,8 @@ pub(crate) fn send(
     offload.scratch.clear();
     let malformed = offload.malformed;
     let too_long = offload.too_long;
-    port.stats().lost(Reason::Malformed, malformed);
-    port.stats().lost(Reason::TooLong, too_long);
+    port.stats().lost(DropReason::Malformed, malformed);
+    port.stats().lost(DropReason::TooLong, too_long);
     sent
 }
 

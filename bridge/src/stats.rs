@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 /// Why a frame was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(usize)]
-pub enum Reason {
+pub enum DropReason {
     /// Shorter than an Ethernet header (counted at the port it came from).
     Runt,
     /// For a reserved 802.1D group address, which bridges do not forward (at the port it came from).
@@ -22,16 +22,16 @@ pub enum Reason {
     NoBuffer,
 }
 
-impl Reason {
+impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [Reason; 7] = [
-        Reason::Runt,
-        Reason::Reserved,
-        Reason::TooLong,
-        Reason::Malformed,
-        Reason::NoRoom,
-        Reason::Down,
-        Reason::NoBuffer,
+    pub const ALL: [DropReason; 7] = [
+        DropReason::Runt,
+        DropReason::Reserved,
+        DropReason::TooLong,
+        DropReason::Malformed,
+        DropReason::NoRoom,
+        DropReason::Down,
+        DropReason::NoBuffer,
     ];
 }
 
@@ -42,7 +42,7 @@ pub struct Stats {
     rx_bytes: AtomicU64,
     tx_frames: AtomicU64,
     tx_bytes: AtomicU64,
-    drops: [AtomicU64; Reason::ALL.len()],
+    drops: [AtomicU64; DropReason::ALL.len()],
 }
 
 impl Stats {
@@ -59,7 +59,7 @@ impl Stats {
     }
 
     /// Counts dropped frames.
-    pub fn lost(&self, reason: Reason, frames: u64) {
+    pub fn lost(&self, reason: DropReason, frames: u64) {
         if frames != 0 {
             self.drops[reason as usize].fetch_add(frames, Relaxed);
         }
@@ -88,12 +88,12 @@ pub struct Counters {
     pub tx_frames: u64,
     /// Their bytes, Ethernet header included.
     pub tx_bytes: u64,
-    drops: [u64; Reason::ALL.len()],
+    drops: [u64; DropReason::ALL.len()],
 }
 
 impl Counters {
     /// Frames dropped for one reason.
-    pub fn dropped(&self, reason: Reason) -> u64 {
+    pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops[reason as usize]
     }
 

@@ -13,7 +13,7 @@ use crossbeam::channel::Receiver;
 use nix::sys::eventfd::EventFd;
 
 use crate::{
-    Batch, Config, Error, FdbRow, Frames, Port, PortInfo, Reason, Stats,
+    Batch, Config, DropReason, Error, FdbRow, Frames, Port, PortInfo, Stats,
     fdb::PortId,
     poller::Poller,
     run::Command,
@@ -158,8 +158,8 @@ impl Worker {
         attached.last_active = Some(self.now);
         let stats = attached.stats.clone();
         let BatchSummary { runts, reserved, offloads } = self.switch.forward(id, self.batch.frames(), now_s);
-        stats.lost(Reason::Runt, runts);
-        stats.lost(Reason::Reserved, reserved);
+        stats.lost(DropReason::Runt, runts);
+        stats.lost(DropReason::Reserved, reserved);
         self.send(offloads);
         self.batch.clear();
         true
@@ -170,7 +170,7 @@ impl Worker {
             let Some(Some(attached)) = self.ports.get_mut(usize::from(egress.port.0)) else {
                 continue;
             };
-            attached.stats.lost(Reason::TooLong, egress.too_long);
+            attached.stats.lost(DropReason::TooLong, egress.too_long);
             let frames = egress.batch.view(&self.batch);
             match attached.send(frames, offloads, &mut self.scratch) {
                 Ok(stale) => self.stale_caps |= stale,

@@ -8,8 +8,8 @@ use std::sync::{
 };
 
 use bridge::{
-    Bridge, Caps, Config, Error, Fragment, Frame, Gso, GsoKind, Hold, Offload, Pin, Port, Reason, fdb::Mac,
-    headers::mark_blank,
+    Bridge, Caps, Config, DropReason, Error, Fragment, Frame, Gso, GsoKind, Offload, Pin, PinOwner, Port,
+    fdb::Mac, headers::mark_blank,
 };
 use common::{pair, send, take, until};
 use etherparse::PacketBuilder;
@@ -110,7 +110,7 @@ struct Pages {
     held: AtomicI64,
 }
 
-impl Hold for Pages {
+impl PinOwner for Pages {
     fn hold(&self, _: u32) {
         self.held.fetch_add(1, SeqCst);
     }
@@ -161,7 +161,7 @@ fn frames_beyond_a_full_queue_are_dropped_and_counted() {
     send(&mut source, &(0..10).map(|n| frame(9, 1, n)).collect::<Vec<_>>());
     let counters = until("ten frames", || {
         let counters = stats.read();
-        (counters.tx_frames + counters.dropped(Reason::NoRoom) == 10).then_some(counters)
+        (counters.tx_frames + counters.dropped(DropReason::NoRoom) == 10).then_some(counters)
     });
     assert_eq!(counters.tx_frames, 4);
 }

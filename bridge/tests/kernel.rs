@@ -219,7 +219,7 @@ fn deleted_tap_is_removed_and_a_down_one_is_not() {
         a.run(move || sh("ping -n -c 1 -W 0.1 10.0.0.2 || true"));
         until("a drop for the interface being down", || {
             let ports = bridge.ports().unwrap();
-            (ports[1].counters.dropped(bridge::Reason::Down) > 0).then_some(())
+            (ports[1].counters.dropped(bridge::DropReason::Down) > 0).then_some(())
         });
         b.run(move || sh(&format!("ip link set {name_b} up")));
         ping(&a, "10.0.0.2");

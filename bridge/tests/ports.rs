@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use bridge::{Batch, Bridge, Caps, Config, Frame, Frames, Hold, Pin, Port, Stats};
+use bridge::{Batch, Bridge, Caps, Config, Frame, Frames, Pin, PinOwner, Port, Stats};
 use common::{pair, send, until};
 use nix::sys::eventfd::EventFd;
 
@@ -89,7 +89,7 @@ struct Page {
     held: AtomicU32,
 }
 
-impl Hold for Page {
+impl PinOwner for Page {
     fn hold(&self, _: u32) {
         self.held.fetch_add(1, SeqCst);
     }

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn receiver_that_holds_its_pages_owes_them_until_they_are_dropped() {
+    fn receiver_gives_up_pages_only_once_received_ones_are_dropped() {
         let (_sandbox, mut sender, mut receiver) = setup(4);
         let mut held = Vec::new();
         loop {

@@ -1,6 +1,6 @@
 // Not a core: does I/O or calls a hypervisor.
 
-//! Why a region of an [`InflightDir`](crate::InflightDir) cannot be had.
+//! Why a region of an [`InflightDir`](crate::InflightDir) cannot be created or opened.
 
 use std::io;
 

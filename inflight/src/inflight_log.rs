@@ -2,7 +2,7 @@
 //!
 //! A ring alone does not tell which they are: responses are written in any order and overwrite the slots of requests
 //! that were not answered. A backend that records them in a file can be killed at any instruction: its successor finds
-//! each request that was taken, answers it, and continues behind it ([`Back::rejoin`](ring_abi::ring::Back::rejoin)), without
+//! each request that was taken, answers it, and continues behind it ([`Back::resume_at`](ring_abi::ring::Back::resume_at)), without
 //! the frontend's help. Nothing here is shared with the peer.
 //!
 //! An entry is free, taken, or answered by a response that may not be published yet. A backend killed between two of
@@ -12,7 +12,7 @@
 //! The memory holds a head with the index of the next request, and for each entry: state, index of its request, index
 //! of its response, 0, and the request's bytes.
 
-use crate::log_memory::{self, LogMemory, LogMismatch, step};
+use crate::log_memory::{self, LogMemory, LogMismatch, compiler_barrier};
 use ring_abi::ring::Protocol;
 use ring_abi::shm::{Memory, Slot};
 
@@ -64,9 +64,9 @@ impl<P: Protocol, M: Memory> InflightLog<P, M> {
         let record = self.entry(entry);
         record.store32(4, index);
         P::write_request(self.request(entry), request);
-        step();
+        compiler_barrier();
         record.store32(0, TAKEN);
-        step();
+        compiler_barrier();
         self.0.set_index(index.wrapping_add(1));
     }
 
@@ -75,15 +75,15 @@ impl<P: Protocol, M: Memory> InflightLog<P, M> {
     pub fn answer(&mut self, entry: u32, index: u32) {
         let record = self.entry(entry);
         record.store32(8, index);
-        step();
+        compiler_barrier();
         record.store32(0, ANSWERED);
-        step();
+        compiler_barrier();
     }
 
     /// Frees the entry, whose response was published.
     #[inline]
     pub fn end(&mut self, entry: u32) {
-        step();
+        compiler_barrier();
         self.entry(entry).store32(0, FREE);
     }
 

@@ -26,7 +26,7 @@
 //! // Its successor finds it.
 //! let mut back = Back::<X86_64, _>::attach(page)?;
 //! let mut log = InflightLog::<X86_64, _>::open(file, 32)?;
-//! back.rejoin(log.taken())?;
+//! back.resume_at(log.taken())?;
 //! assert_eq!(log.unanswered(0, back.produced()), Some((0, request)));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

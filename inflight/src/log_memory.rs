@@ -16,9 +16,7 @@ const HEAD: usize = 64;
 
 /// The memory does not hold a log of this ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error(
-    "{ring}: the recorded requests do not belong to this ring: found {found}, expected {expected} ({what})"
-)]
+#[error("{ring}: the log is not of this ring: found {found}, expected {expected} ({what})")]
 pub struct LogMismatch {
     /// [`Protocol::NAME`].
     pub ring: &'static str,
@@ -46,7 +44,7 @@ pub(crate) const fn bytes(entries: u32, stride: usize) -> usize {
 
 /// Keeps the compiler from moving stores across: a process killed here has done all stores before and none after.
 #[inline]
-pub(crate) fn step() {
+pub(crate) fn compiler_barrier() {
     compiler_fence(Ordering::Release);
 }
 
@@ -63,12 +61,12 @@ impl<P: Protocol, M: Memory, const MAGIC: u32> LogMemory<P, M, MAGIC> {
         let head = log.head();
         // Without the magic number a half-initialised log is not recognised.
         head.store32(0, 0);
-        step();
+        compiler_barrier();
         (0..entries).for_each(|entry| blank(log.entry(entry, 0, stride)));
         head.store32(4, P::SLOT as u32);
         head.store32(8, entries);
         head.store32(12, index);
-        step();
+        compiler_barrier();
         head.store32(0, MAGIC);
         Ok(log)
     }

@@ -8,7 +8,7 @@
 //!
 //! The memory holds a head with the index behind the last response, and a response for each slot.
 
-use crate::log_memory::{self, LogMemory, LogMismatch, step};
+use crate::log_memory::{self, LogMemory, LogMismatch, compiler_barrier};
 use ring_abi::ring::{Back, Fault, Protocol};
 use ring_abi::shm::{Memory, Slot};
 
@@ -54,7 +54,7 @@ impl<P: Protocol, M: Memory> ResponseLog<P, M> {
     pub fn resume<R: Memory>(memory: M, ring: &mut Back<P, R>) -> Result<Self, ResumeError> {
         let response_log = Self(LogMemory::open(memory, ring.size(), Self::STRIDE)?);
         let end = response_log.0.index();
-        ring.rejoin(end)?;
+        ring.resume_at(end)?;
         while ring.produced() != end {
             ring.push(&P::read_response(response_log.slot(ring.produced())));
         }
@@ -78,9 +78,9 @@ impl<P: Protocol, M: Memory> ResponseLog<P, M> {
             P::write_response(self.slot(end), &response);
             end = end.wrapping_add(1);
         }
-        step();
+        compiler_barrier();
         self.0.set_index(end);
-        step();
+        compiler_barrier();
         responses.for_each(|response| ring.push(&response));
     }
 

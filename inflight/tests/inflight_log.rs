@@ -43,7 +43,7 @@ impl Server {
     fn resume(ring: Pages, log: Pages) -> Server {
         let mut ring: Back<X86_64, Pages> = Back::attach(ring).unwrap();
         let mut inflight_log = InflightLog::open(log, ring.size()).unwrap();
-        ring.rejoin(inflight_log.taken()).unwrap();
+        ring.resume_at(inflight_log.taken()).unwrap();
         let mut free = Vec::new();
         let mut in_flight = Vec::new();
         for entry in 0..ring.size() {

@@ -41,13 +41,13 @@ pub fn vif_name(device: &Device, keys: &Keys) -> String {
 }
 
 /// Makes vifs.
-pub struct Driver {
+pub struct VifDriver {
     hv: Arc<dyn Hypervisor>,
     config: Config,
     resolver: Resolver,
 }
 
-impl Driver {
+impl VifDriver {
     /// A driver that attaches each vif to the bridge that `resolver` finds, as a port named [`vif_name`].
     pub fn new(
         hv: Arc<dyn Hypervisor>,
@@ -58,7 +58,7 @@ impl Driver {
     }
 }
 
-impl BackDriver for Driver {
+impl BackDriver for VifDriver {
     fn kind(&self) -> &str {
         "vif"
     }

@@ -7,7 +7,7 @@
 //! the pages and answer the guest.
 #![allow(unsafe_code)] // A cell that is handed between threads by a counter.
 
-use bridge::{Hold, Pin};
+use bridge::{Pin, PinOwner};
 use crossbeam::queue::ArrayQueue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::cell::UnsafeCell;
@@ -37,7 +37,7 @@ struct Shared<T> {
 // the pages that `T` keeps mapped, never the cell.
 unsafe impl<T: Send> Sync for Shared<T> {}
 
-impl<T: Send> Hold for Shared<T> {
+impl<T: Send> PinOwner for Shared<T> {
     fn hold(&self, token: u32) {
         // Relaxed as in `Arc::clone`: the caller has a pin, so that the count is not zero.
         self.entries[token as usize].pins.fetch_add(1, Ordering::Relaxed);
@@ -61,7 +61,7 @@ impl<T: Send> Hold for Shared<T> {
 pub(crate) struct PinTable<T: Send + 'static> {
     shared: Arc<Shared<T>>,
     /// `shared` as pins need it. Made once, since each conversion costs an atomic operation.
-    owner: Arc<dyn Hold>,
+    owner: Arc<dyn PinOwner>,
     free: Vec<u16>,
 }
 

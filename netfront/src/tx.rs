@@ -19,7 +19,7 @@ pub enum Fault {
     #[error(transparent)]
     Ring(#[from] ring_abi::ring::Fault),
     /// A response for a buffer that the backend does not own.
-    #[error("{ring}: a response for buffer {id}, which the backend does not have")]
+    #[error("{ring}: the backend answered buffer {id}, which is not in flight")]
     Id {
         /// The ring's [`Protocol::NAME`].
         ring: &'static str,

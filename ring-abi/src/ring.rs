@@ -310,7 +310,7 @@ impl<P: Protocol, M: Memory> Back<P, M> {
     ///
     /// # Errors
     /// [`Fault::Overflow`] where that many requests cannot be in the ring; the half is then unchanged.
-    pub fn rejoin(&mut self, taken: u32) -> Result<(), Fault> {
+    pub fn resume_at(&mut self, taken: u32) -> Result<(), Fault> {
         let consumed = self.rsp_prod;
         let limit = consumed.wrapping_add(self.size());
         if taken.wrapping_sub(consumed) > self.size() {

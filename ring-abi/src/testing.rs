@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_is_followed_by_zeros() {
+    fn exhausted_script_gives_zeros() {
         let mut script = Script::new(&[1, 2, 3, 4, 5]);
         assert_eq!((script.step(), script.word(), script.is_over()), (Some(1), 0x0504_0302, true));
         assert_eq!((script.step(), script.byte(), script.bytes(3)), (None, 0, &[][..]));

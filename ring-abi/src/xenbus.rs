@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn text_and_number_agree() {
+    fn state_text_and_number_agree() {
         for (number, state) in XenbusState::ALL.into_iter().enumerate() {
             assert_eq!(state as usize, number);
             assert_eq!(state.as_text().parse(), Ok(state));

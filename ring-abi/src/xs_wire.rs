@@ -243,7 +243,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_the_header_files() {
+    fn message_types_equal_those_of_xs_wire_h() {
         assert_eq!(MessageType::from_u32(0), Some(MessageType::Control));
         assert_eq!(MessageType::from_u32(19), Some(MessageType::SetTarget));
         assert_eq!(MessageType::from_u32(20), None);

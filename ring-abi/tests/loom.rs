@@ -174,7 +174,7 @@ impl Notifier {
 }
 
 /// Both sides wait whenever the ring is empty: a lost event is a deadlock, which loom reports.
-fn both_sides_wait() {
+fn both_ends_arming_lose_no_event() {
     let (mut front, mut back) = used_ring();
     let to_back = Notifier::new();
     let to_front = Notifier::new();

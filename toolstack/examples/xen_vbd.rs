@@ -1,4 +1,4 @@
-//! The smallest block backend on a real Xen host: serves the disks that xl configures with `script=nop`.
+//! The smallest block backend on a real Xen host: serves disks whose line in xl.cfg has a `script=` (docs/xen.md).
 //!
 //! It runs until it is killed. `xpv dom0` does the same for all kinds of devices; this is the least code that it takes.
 

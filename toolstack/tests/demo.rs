@@ -7,7 +7,7 @@ use common::{command, texts};
 use std::path::Path;
 
 #[test]
-fn the_demo_runs_and_finds_nothing_wrong() {
+fn demo_reports_no_problem() {
     let directory = tempfile::tempdir().unwrap();
     let kept = directory.path().join("demo");
     let mut demo = command(Path::new("/nonexistent"));

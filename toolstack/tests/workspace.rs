@@ -1,4 +1,4 @@
-//! Holds ARCHITECTURE.md against the code: what crates import of each other, cores without I/O, and which crates may name
+//! Checks that the code matches ARCHITECTURE.md: what crates import of each other, cores without I/O, and which crates may name
 //! a hypervisor.
 
 use std::collections::{BTreeMap, BTreeSet};

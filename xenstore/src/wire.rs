@@ -40,7 +40,7 @@ impl Message {
 
 /// A header announces a payload longer than [`PAYLOAD_MAX`]; nothing after it can be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a payload of {0} bytes, the wire allows {PAYLOAD_MAX}")]
+#[error("found a payload of {0} bytes, expected at most {PAYLOAD_MAX}")]
 pub struct TooLong(pub u32);
 
 /// Decodes a stream of bytes into messages.

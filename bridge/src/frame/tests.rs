@@ -11,7 +11,7 @@ struct Owner {
     holds: AtomicI32,
 }
 
-impl crate::Hold for Owner {
+impl crate::PinOwner for Owner {
     fn hold(&self, _: u32) {
         self.holds.fetch_add(1, Relaxed);
     }

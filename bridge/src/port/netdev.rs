@@ -30,7 +30,7 @@ use ioctl::{add_to_bridge, get_flags, get_mtu, set_flags, set_mac_of, set_mtu_of
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
     /// Names have 1 to 15 bytes, none of them a slash, blank or colon.
-    #[error("{0:?} cannot be the name of a network interface: 1 to 15 bytes without '/', ':' and blanks are")]
+    #[error("{0:?} is not a valid interface name: expected 1 to 15 bytes without '/', ':' or blanks")]
     BadName(String),
     /// No such interface, in this network namespace.
     #[error("there is no network interface {0:?} in this network namespace")]
@@ -44,7 +44,7 @@ pub enum NetError {
     #[error("no permission to {0}: CAP_{1} is needed in this network namespace")]
     NoPermission(String, &'static str),
     /// The device node is not there, or may not be opened.
-    #[error("cannot open {path}: {error}; it is there when the kernel module tun is, and taps need it")]
+    #[error("cannot open {path}: {error} (taps need the kernel module tun)")]
     NoTun {
         /// Its path.
         path: &'static str,

@@ -16,7 +16,7 @@ use std::{
 use crossbeam::queue::ArrayQueue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::{Batch, Caps, Frame, Frames, Port, Reason, Stats};
+use crate::{Batch, Caps, DropReason, Frame, Frames, Port, Stats};
 
 /// The bounded queue of frames of one direction.
 #[derive(Debug)]
@@ -132,7 +132,7 @@ impl Port for Pair {
         }
         self.sent |= sent > 0;
         self.stats.tx(sent, bytes);
-        self.stats.lost(Reason::NoRoom, dropped);
+        self.stats.lost(DropReason::NoRoom, dropped);
         Ok(())
     }
 

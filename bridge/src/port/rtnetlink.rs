@@ -42,7 +42,7 @@ pub struct Link {
 pub fn link(name: &str) -> Result<Link, NetError> {
     super::netdev::request(name)?;
     let answer = ask(libc::RTM_GETLINK, 0, &[(libc::IFLA_IFNAME, name.as_bytes())])
-        .map_err(|errno| failed(name, "look at", errno))?;
+        .map_err(|errno| failed(name, "query", errno))?;
     Ok(parse(answer.get(IFINFOMSG..).unwrap_or_default()))
 }
 

@@ -15,7 +15,7 @@ use std::{
 use nix::errno::Errno;
 
 use super::vnet;
-use crate::{Batch, Buffer, Frame, Frames, HEAD, Iovecs, Pool, Reason, Stats};
+use crate::{Batch, Buffer, DropReason, Frame, Frames, HEAD, Iovecs, Pool, Stats};
 
 /// Bytes of a buffer: the longest frame is an IP packet of 65,535 bytes with its Ethernet header, less 124 in the head.
 const BUFFER: usize = 65_536;
@@ -82,7 +82,7 @@ impl VnetFd {
         &mut self,
         frame: &mut Frame,
         read: impl Fn(&OwnedFd, &mut [libc::iovec]) -> io::Result<Received>,
-    ) -> io::Result<Option<Reason>> {
+    ) -> io::Result<Option<DropReason>> {
         self.spare = self.spare.take().or_else(|| self.pool.take());
         let mut header = [0; vnet::LEN];
         // The head keeps four bytes free for a tag to be inserted.
@@ -97,17 +97,17 @@ impl VnetFd {
         let mut iovecs = [iovec(header.as_mut_ptr(), vnet::LEN), iovec(head.as_mut_ptr(), head_len), rest];
         let Received { bytes, tag } = read(&self.fd, &mut iovecs)?;
         let Some(len) = bytes.checked_sub(vnet::LEN) else {
-            return Ok(Some(Reason::Runt));
+            return Ok(Some(DropReason::Runt));
         };
         frame.shorten_head(len);
         if len > head_len {
             match self.spare.take() {
                 Some(buffer) => buffer.give_to(frame, len - head_len),
-                None => return Ok(Some(Reason::NoBuffer)),
+                None => return Ok(Some(DropReason::NoBuffer)),
             }
         }
         let Some(offload) = vnet::parse(&header) else {
-            return Ok(Some(Reason::Malformed));
+            return Ok(Some(DropReason::Malformed));
         };
         frame.set_offload(offload);
         if let Some(tag) = tag {
@@ -161,13 +161,13 @@ fn iovec(start: *mut u8, len: usize) -> libc::iovec {
 }
 
 /// Why a frame was refused, if the descriptor is still usable.
-fn reason(errno: Errno) -> Option<Reason> {
+fn reason(errno: Errno) -> Option<DropReason> {
     match errno {
-        Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM => Some(Reason::NoRoom),
+        Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM => Some(DropReason::NoRoom),
         // A tap fails with EIO when its interface is down, a packet socket with ENETDOWN.
-        Errno::EIO | Errno::ENETDOWN => Some(Reason::Down),
-        Errno::EINVAL => Some(Reason::Malformed),
-        Errno::EMSGSIZE => Some(Reason::TooLong),
+        Errno::EIO | Errno::ENETDOWN => Some(DropReason::Down),
+        Errno::EINVAL => Some(DropReason::Malformed),
+        Errno::EMSGSIZE => Some(DropReason::TooLong),
         _ => None,
     }
 }

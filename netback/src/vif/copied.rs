@@ -8,7 +8,7 @@
 #![allow(unsafe_code)] // Buffers are filled by address.
 
 use crate::assemble::Packet;
-use bridge::{Buffer, Frame, HEAD, Pool, Reason};
+use bridge::{Buffer, DropReason, Frame, HEAD, Pool};
 use hypervisor::{CopyOp, CopyPtr};
 use ring_abi::{DomId, PAGE_SIZE};
 use std::collections::VecDeque;
@@ -53,12 +53,12 @@ impl Copied {
     }
 
     /// Appends the payload to the frame of a packet. To be called in the order of [`Copied::add_copies`].
-    pub(super) fn attach(&mut self, packet: &Packet, frame: &mut Frame) -> Result<(), Reason> {
+    pub(super) fn attach(&mut self, packet: &Packet, frame: &mut Frame) -> Result<(), DropReason> {
         let buffer = self.waiting.pop_front().flatten();
         if packet.size() <= HEAD {
             return Ok(());
         }
-        buffer.ok_or(Reason::NoBuffer)?.give_part_to(frame, payload_offset(packet), packet.size() - HEAD);
+        buffer.ok_or(DropReason::NoBuffer)?.give_part_to(frame, payload_offset(packet), packet.size() - HEAD);
         Ok(())
     }
 }

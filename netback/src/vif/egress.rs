@@ -12,7 +12,7 @@ use crate::backlog::Backlog;
 use crate::copy_batch::{self, CopyBatch};
 use crate::offload;
 use crate::rx::{FrameInfo, PageFill, Placement, Rx};
-use bridge::{FragmentRef, Frame, Frames, Reason, Stats};
+use bridge::{DropReason, FragmentRef, Frame, Frames, Stats};
 use hypervisor::{Contiguous, CopyOp, CopyPtr, Hypervisor};
 use inflight::InflightRegion;
 use ring_abi::DomId;
@@ -88,7 +88,7 @@ impl Egress {
             let now = Instant::now();
             let rest = frames.iter().skip(taken);
             let dropped = rest.filter(|frame| !self.backlog.push(frame, now)).count();
-            self.stats.lost(Reason::NoRoom, dropped as u64);
+            self.stats.lost(DropReason::NoRoom, dropped as u64);
         }
         Ok(())
     }
@@ -111,7 +111,7 @@ impl Egress {
             self.backlog.remove_first(result.taken, now);
         }
         let expired = self.backlog.expire(now);
-        self.stats.lost(Reason::NoRoom, expired as u64);
+        self.stats.lost(DropReason::NoRoom, expired as u64);
         Ok(result.taken > 0)
     }
 
@@ -132,14 +132,14 @@ impl Egress {
     /// Drops the queued frames.
     pub(super) fn close(&mut self) {
         let dropped = self.backlog.clear();
-        self.stats.lost(Reason::Down, dropped as u64);
+        self.stats.lost(DropReason::Down, dropped as u64);
     }
 
     fn count(&self, result: RoundResult) {
         let RoundResult { taken, bytes, failed, too_long } = result;
         self.stats.tx((taken - failed - too_long) as u64, bytes);
-        self.stats.lost(Reason::NoBuffer, failed as u64);
-        self.stats.lost(Reason::TooLong, too_long as u64);
+        self.stats.lost(DropReason::NoBuffer, failed as u64);
+        self.stats.lost(DropReason::TooLong, too_long as u64);
     }
 }
 

@@ -10,7 +10,7 @@ use crate::assemble::{Fault, Fragment, Packet};
 use crate::copy_batch::{self, CopyBatch};
 use crate::offload;
 use crate::tx::Tx;
-use bridge::{Batch, Frame, HEAD, Reason, Stats};
+use bridge::{Batch, DropReason, Frame, HEAD, Stats};
 use hypervisor::{Contiguous, CopyOp, CopyPtr, Hypervisor};
 use inflight::InflightRegion;
 use ring_abi::DomId;
@@ -158,7 +158,7 @@ impl Ingress {
             let Some((pending, frame)) = all.next_if(|(pending, _)| usize::from(pending.index) == index)
             else {
                 // The packet was refused.
-                self.stats.lost(Reason::Malformed, 1);
+                self.stats.lost(DropReason::Malformed, 1);
                 self.tx.respond(index, Status::ERROR);
                 continue;
             };
@@ -173,7 +173,7 @@ impl Ingress {
             if offload::from_guest(packet, frame).is_err() {
                 bad = true;
                 frame.clear();
-                self.stats.lost(Reason::Malformed, 1);
+                self.stats.lost(DropReason::Malformed, 1);
             }
             // A mapped packet is answered when it is reaped.
             if packet.size() <= HEAD || matches!(self.payload, Payload::Copied(_)) {
@@ -210,13 +210,13 @@ impl Ingress {
 impl Payload {
     /// Attaches the bytes beyond the head to the frame, if there are any; `copied` is whether all copies succeeded.
     #[inline]
-    fn attach(&mut self, packet: &Packet, copied: bool, frame: &mut Frame) -> Result<(), Reason> {
+    fn attach(&mut self, packet: &Packet, copied: bool, frame: &mut Frame) -> Result<(), DropReason> {
         let attached = match self {
             Payload::Copied(payload) => payload.attach(packet, frame),
             Payload::Mapped(payload) if copied && packet.size() > HEAD => payload.attach(packet, frame),
             Payload::Mapped(_) => Ok(()),
         };
-        if copied { attached } else { Err(Reason::Malformed) }
+        if copied { attached } else { Err(DropReason::Malformed) }
     }
 }
 

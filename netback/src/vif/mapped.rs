@@ -6,7 +6,7 @@
 use crate::assemble::Packet;
 use crate::pin_table::PinTable;
 use arrayvec::ArrayVec;
-use bridge::{Fragment, Frame, Reason};
+use bridge::{DropReason, Fragment, Frame};
 use hypervisor::{Access, Hypervisor, Mapping};
 use ring_abi::netif::SLOTS_FATAL;
 use ring_abi::{DomId, GrantRef, PAGE_SIZE};
@@ -38,14 +38,14 @@ impl Mapped {
     }
 
     /// Maps the pages beyond the head and appends them to the frame.
-    pub(super) fn attach(&mut self, packet: &Packet, frame: &mut Frame) -> Result<(), Reason> {
+    pub(super) fn attach(&mut self, packet: &Packet, frame: &mut Frame) -> Result<(), DropReason> {
         let mut grefs: ArrayVec<GrantRef, SLOTS_FATAL> = ArrayVec::new();
         grefs.extend(payload_fragments(packet).map(|fragment| fragment.gref));
-        let mapping = self.hv.map(self.guest, &grefs, Access::ReadOnly).map_err(|_| Reason::Malformed)?;
+        let mapping = self.hv.map(self.guest, &grefs, Access::ReadOnly).map_err(|_| DropReason::Malformed)?;
         let pending =
             PendingResponse { ids: packet.ids().iter().copied().collect(), extras: packet.extras() };
         let Ok((pin, (_, mapping))) = self.payloads.insert((pending, mapping)) else {
-            return Err(Reason::NoBuffer);
+            return Err(DropReason::NoBuffer);
         };
         frame.pin(pin);
         for (page, fragment) in payload_fragments(packet).enumerate() {

@@ -49,6 +49,6 @@ impl Platform for Threads {
     fn dropped(&self) -> Option<u64> {
         let ports = self.network.bridge.ports().unwrap();
         let attacked = ports.iter().find(|port| port.name == "vif1.0").unwrap();
-        Some(attacked.counters.dropped(bridge::Reason::NoRoom))
+        Some(attacked.counters.dropped(bridge::DropReason::NoRoom))
     }
 }

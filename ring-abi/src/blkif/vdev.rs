@@ -129,7 +129,7 @@ mod tests {
     use std::string::ToString;
 
     #[test]
-    fn names_have_xens_numbers() {
+    fn vdev_names_have_the_numbers_of_xen() {
         let cases = [
             ("xvda", 51712),
             ("xvda1", 51713),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_no_number_is_refused() {
+    fn name_without_a_number_is_refused() {
         let bad = [
             "",
             "xvd",

@@ -60,9 +60,9 @@ pub struct Map {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Unmap {
-    /// As it was mapped; 0 is not looked at.
+    /// As it was mapped; 0 is ignored.
     pub host_addr: u64,
-    /// As it was mapped; 0 is not looked at.
+    /// As it was mapped; 0 is ignored.
     pub dev_bus_addr: u64,
     /// The mapping.
     pub handle: Handle,

@@ -100,7 +100,7 @@ mod tests {
     ];
 
     #[test]
-    fn ipv4_is_as_published() {
+    fn hash_of_ipv4_equals_published_vectors() {
         let hash = Toeplitz::new(&KEY);
         // destination, source, with ports, addresses alone
         for (destination, source, tcp, addresses) in [
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn ipv6_is_as_published() {
+    fn hash_of_ipv6_equals_published_vectors() {
         let hash = Toeplitz::new(&KEY);
         let address = |text: &str| text.parse::<core::net::Ipv6Addr>().unwrap().to_bits().to_be_bytes();
         for (destination, dport, source, sport, tcp, addresses) in [
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_key_goes_on_with_zeroes() {
+    fn short_key_is_padded_with_zeros() {
         assert_eq!(Toeplitz::new(&[0x80]).hash(&[0x80, 0xff, 0xff]), 0x8000_0000);
         assert_eq!(Toeplitz::new(&[]).hash(&[0xff; 64]), 0);
     }

@@ -12,7 +12,7 @@ use bridge::Bridge;
 use hypervisor::local::Domain;
 use hypervisor::{DomId, Hypervisor};
 use inflight::InflightDir;
-use netback::{Attachment, Driver};
+use netback::{Attachment, VifDriver};
 use netfront::Nic;
 use ring_abi::netif::MTU_DEFAULT;
 use std::sync::Arc;
@@ -59,7 +59,7 @@ impl Network {
         let dom0 = self.dom0.clone();
         let client = Client::new(dom0.store().unwrap());
         self.backend = Some(DriverThread::spawn(client, move || {
-            Driver::new(dom0, config, move |_, _| Ok(Attachment::port_of(bridge.clone())))
+            VifDriver::new(dom0, config, move |_, _| Ok(Attachment::port_of(bridge.clone())))
         }));
     }
 

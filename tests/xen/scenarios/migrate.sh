@@ -27,7 +27,7 @@ migrate_away() {
 }
 migrate_away
 check "the new domain is restored, and waits" xl restore -p /tmp/one.save
-wait_for 20 "the old disk to be handed over" grep -q 'disk handed over to a younger device' /out/dom0.log
+wait_for 20 "the old disk to be handed over" grep -q 'disk handed over to a newer device' /out/dom0.log
 check "the migration fails" xl destroy one
 wait_for 20 "the old disk to be served again" grep -q 'disk acquired' /out/dom0.log
 check "the old domain continues" sh -c 'xl rename one--migratedaway one && xl unpause one'

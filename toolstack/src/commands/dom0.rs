@@ -103,7 +103,7 @@ fn local(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> R
     let mut vbds = VbdDriver::new(hv.clone());
     vbds.set_tuning(tuning);
     let vifs =
-        netback::Driver::new(hv.clone(), netback::Config::default(), move |_, keys| bridges.attach(keys));
+        netback::VifDriver::new(hv.clone(), netback::Config::default(), move |_, keys| bridges.attach(keys));
     serve(&*hv, vbds, vifs, stop)
 }
 
@@ -118,7 +118,7 @@ fn xen(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Res
     vbds.set_inflight_dir(inflight_dir.clone());
     let config = netback::Config { inflight_dir: Some(inflight_dir), ..netback::Config::default() };
     let dir = dir.path().to_owned();
-    let vifs = netback::Driver::new(hv.clone(), config, move |device, keys| {
+    let vifs = netback::VifDriver::new(hv.clone(), config, move |device, keys| {
         bridges.attach_or_create_tap(&dir, device, keys)
     });
     serve(&*hv, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs), stop)

@@ -135,7 +135,7 @@ fn finish(mut params: Params<'_>) -> Result<VifSpec> {
         return Err(params.invalid(
             "vifname",
             name,
-            "an interface's name: 1 to 15 letters without space, / or :",
+            "an interface name: 1 to 15 bytes without '/', ':' or blanks",
         ));
     }
     Ok(VifSpec {

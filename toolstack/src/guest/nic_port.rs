@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bridge::headers::Headers;
 use bridge::{
-    Batch, Buffer, Caps, Csum, Frame, Frames, Gso, GsoKind, HEAD, Offload, Pool, Port, Reason, Stats,
+    Batch, Buffer, Caps, Csum, DropReason, Frame, Frames, Gso, GsoKind, HEAD, Offload, Pool, Port, Stats,
 };
 use netfront::{Config, Meta, Nic, SendOutcome};
 
@@ -48,7 +48,7 @@ impl NicPort {
     /// Receives one frame; `false` when there is none.
     fn receive(&mut self, frame: &mut Frame) -> bool {
         let Some(buffer) = self.spare.take().or_else(|| self.pool.take()) else {
-            self.stats.lost(Reason::NoBuffer, 1);
+            self.stats.lost(DropReason::NoBuffer, 1);
             return false;
         };
         // SAFETY: the buffer is initialised memory of this length, and nothing else uses it until it is given to a
@@ -81,7 +81,7 @@ impl NicPort {
         });
         match sent {
             SendOutcome::Queued => self.stats.tx(1, frame.len() as u64),
-            SendOutcome::Dropped => self.stats.lost(Reason::Down, 1),
+            SendOutcome::Dropped => self.stats.lost(DropReason::Down, 1),
             SendOutcome::Full => return false,
         }
         true
@@ -141,7 +141,7 @@ impl Port for NicPort {
                 continue;
             }
             if self.waiting.len() >= MAX_FRAMES || self.bytes + frame.len() > MAX_BYTES {
-                self.stats.lost(Reason::NoRoom, 1);
+                self.stats.lost(DropReason::NoRoom, 1);
                 continue;
             }
             self.bytes += frame.len();
