@@ -36,6 +36,8 @@ pub(crate) struct VifDevice {
     handshake: Handshake,
     response_logs: Option<ResponseLogs>,
     /// The connection and the attachment stay for another process.
+    /// The bridge has a port of this device, by the name in `name`; another device may have a port of the same name.
+    attached: bool,
     stopped: bool,
     /// Set by the bridge's thread when the connection fails.
     exit: Arc<Mutex<Option<ExitReason>>>,
@@ -60,6 +62,7 @@ impl VifDevice {
             waker,
             handshake: Handshake::default(),
             response_logs,
+            attached: false,
             stopped: false,
             exit: Arc::default(),
         }
@@ -129,7 +132,9 @@ impl VifDevice {
         let on_failure = self.on_failure();
         let vif = Vif::start(&self.hv, self.guest, negotiated, &self.config, recovery, on_failure)?;
         let attached = self.attachment.bridge.attach(&self.name, Box::new(vif));
-        attached.map_err(|error| ConnectionError::Io(std::io::Error::other(error)))
+        attached.map_err(|error| ConnectionError::Io(std::io::Error::other(error)))?;
+        self.attached = true;
+        Ok(())
     }
 
     fn on_failure(&mut self) -> OnFailure {
@@ -148,12 +153,15 @@ impl VifDevice {
     }
 
     /// Ends the connection, and removes its response logs.
-    fn disconnect(&self) {
+    fn disconnect(&mut self) {
         self.detach();
         self.response_logs.iter().for_each(ResponseLogs::forget);
     }
 
-    fn detach(&self) {
+    fn detach(&mut self) {
+        if !std::mem::take(&mut self.attached) {
+            return;
+        }
         // The bridge has detached a port that failed already.
         if let Ok(port) = self.attachment.bridge.detach(&self.name) {
             let counters = port.stats().read();

@@ -65,6 +65,30 @@ fn open_in_a_domain_without_pages_to_grant_is_an_error() {
 }
 
 #[test]
+fn vif_with_the_name_of_another_is_refused_and_leaves_it_alone() {
+    let (machine, network) = start();
+    let mut named = net::guest(&machine, DomId(1), netfront::Config::default());
+    let mut other = net::guest(&machine, DomId(3), netfront::Config::default());
+    assert_reaches(&mut named, &mut other);
+    let received = |network: &Network| {
+        let ports = network.bridge.ports().unwrap();
+        ports.iter().find(|port| port.name == "vif1.0").map(|port| port.counters.rx_frames)
+    };
+    let before = received(&network).expect("the port of the first vif");
+    assert!(before > 0);
+
+    let spec = net::VifSpec { vifname: Some("vif1.0".into()), ..net::vif() };
+    let device = machine.attach_vif_as(DomId(2), 0, &spec);
+    let _nic = open(&machine.domain(DomId(2)), 0, netfront::Config::default());
+    machine.wait_for_state(&device.back_path(), XenbusState::Closing);
+    let error = machine.backend_error(&device).unwrap();
+    assert!(error.contains("vif1.0"), "{error}");
+
+    assert_reaches(&mut named, &mut other);
+    assert!(received(&network).unwrap() >= before, "the first vif's port was replaced");
+}
+
+#[test]
 fn detached_interface_is_closed_and_reports_its_removal() {
     let (machine, network) = start();
     let device = machine.attach_vif(DomId(1), 0);
