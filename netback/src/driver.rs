@@ -5,7 +5,7 @@
 use crate::Config;
 use crate::device::VifDevice;
 use bridge::Bridge;
-use hypervisor::Hypervisor;
+use hypervisor::{DomId, Hypervisor};
 use ring_abi::netif::key;
 use std::sync::Arc;
 use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Waker};
@@ -32,11 +32,16 @@ impl Attachment {
     }
 }
 
+/// The usual name of a vif, which Linux's backend gives its interface: `vif<domid>.<devid>`.
+pub fn default_vif_name(domid: DomId, devid: u32) -> String {
+    format!("vif{domid}.{devid}")
+}
+
 /// The name of a vif's port: its key `vifname`, or `vif<domid>.<handle>`.
 pub fn vif_name(device: &Device, keys: &Keys) -> String {
     match keys.get(key::VIFNAME) {
         Some(name) if !name.is_empty() => name.to_owned(),
-        _ => format!("vif{}.{}", device.front, device.id),
+        _ => default_vif_name(device.front, device.id),
     }
 }
 

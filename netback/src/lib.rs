@@ -36,6 +36,6 @@ pub mod tx;
 mod vif;
 
 pub use config::Config;
-pub use driver::{Attachment, Resolver, VifDriver, vif_name};
+pub use driver::{Attachment, Resolver, VifDriver, default_vif_name, vif_name};
 pub use error::ConnectionError;
 pub use vif::{OnFailure, Vif};

@@ -52,7 +52,7 @@ impl TapOwner {
 
     /// Returns the usual name of the vif's tap: that of an interface of the kernel's backend.
     pub fn usual_name(&self) -> String {
-        format!("vif{}.{}", self.domid, self.devid)
+        netback::default_vif_name(self.domid, self.devid)
     }
 
     /// Returns the name of a local machine's tap if another machine on this host has a tap of the usual name: domids

@@ -96,7 +96,7 @@ impl Bridges {
 fn tap_name(device: &Device, keys: &Keys) -> String {
     let wanted = netback::vif_name(device, keys);
     match is_stock(keys.get(SCRIPT)) && !exists(&wanted) {
-        true => format!("vif{}.{}", device.front, device.id),
+        true => netback::default_vif_name(device.front, device.id),
         false => wanted,
     }
 }

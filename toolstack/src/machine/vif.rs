@@ -14,7 +14,7 @@ use crate::config::VifSpec;
 /// Returns the nodes of interface `devid` of a domain, with the MAC address `mac`.
 pub fn nodes(domid: DomId, vif: &VifSpec, devid: u32, mac: Mac) -> NewDevice {
     let mut new = NewDevice::new(Device::new("vif", domid, devid));
-    let vifname = vif.vifname.clone().unwrap_or_else(|| format!("vif{domid}.{devid}"));
+    let vifname = vif.vifname.clone().unwrap_or_else(|| netback::default_vif_name(domid, devid));
     new.back
         .set(MAC, mac)
         .set(BRIDGE, &vif.bridge)
