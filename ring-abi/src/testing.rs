@@ -29,7 +29,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
-use core::sync::atomic::AtomicU32;
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// Offset in bytes of `req_prod` in a ring's first page (ring.h:157).
 pub const REQ_PROD: usize = 0;
@@ -145,6 +145,17 @@ unsafe impl<M: Memory> Memory for Arc<M> {
 pub fn words(memory: &impl Memory) -> Slot<'_> {
     // SAFETY: `Memory` promises so many bytes, aligned to 8, for as long as it lives.
     unsafe { Slot::new(memory.base(), memory.len()) }
+}
+
+/// Sets a flag that stops other threads when it is dropped, also if the test panics: `std::thread::scope` would
+/// otherwise wait for them forever.
+#[derive(Debug)]
+pub struct StopOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Bytes that decide, one after the other, what a harness does; zeros after their end.

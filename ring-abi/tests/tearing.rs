@@ -7,7 +7,7 @@ use ring_abi::GrantRef;
 use ring_abi::blkif::{Io, MAX_SEGMENTS, OP_WRITE, Request, Response, Segment, Status, X86_64};
 use ring_abi::ring::{Back, Front, Protocol};
 use ring_abi::shm::{HEADER_LEN, Memory, Slot};
-use ring_abi::testing::Pages;
+use ring_abi::testing::{Pages, StopOnDrop};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Bytes before a request's segments.
@@ -77,15 +77,6 @@ fn segments_of_every_count_are_written_and_read_exactly() {
             );
         }
         assert_eq!(X86_64::read_request(slot(&pages)), sent, "{count} segments");
-    }
-}
-
-/// Sets the flag that stops the other threads when it is dropped, also if the test panics.
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -30,12 +30,11 @@ mod frontend;
 mod machine;
 pub mod net;
 pub mod random;
-mod stop;
 
 pub use driver::DriverThread;
 pub use frontend::FrontendDevice;
 pub use machine::Machine;
-pub use stop::StopOnDrop;
+pub use ring_abi::testing::StopOnDrop;
 
 use std::time::Duration;
 

@@ -3,6 +3,7 @@
 use super::{byte, sandbox};
 use hypervisor::local::{Domain, Options};
 use hypervisor::{Access, CopyOp, CopyPtr, DomId, Error, Hypervisor, PAGE_SIZE};
+use ring_abi::testing::StopOnDrop;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use vm_memory::VolatileSlice;
@@ -16,15 +17,6 @@ fn pair() -> (hypervisor::local::Sandbox, Arc<Domain>, Arc<Domain>) {
     let dom0 = sandbox.join_with(DOM0, small).expect("join");
     let guest = sandbox.join_with(ONE, small).expect("join");
     (sandbox, dom0, guest)
-}
-
-/// Stops the other thread on drop, so even if this one panics.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// XSA-396.
@@ -49,7 +41,7 @@ fn page_whose_grant_ended_during_copies_is_not_written_any_more() {
             }
         });
         started.wait();
-        let _stop = Stop(&stop);
+        let _stop = StopOnDrop(&stop);
         drop(first);
         for _ in 0..3_000 {
             // Granted read-only, so that no copy may write to it, although it may be the same page.
