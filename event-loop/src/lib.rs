@@ -1,6 +1,6 @@
 //! Parts of event loops, independent of Xen: [`EventSet`] waits for several descriptors and can be masked,
-//! [`AdaptivePoll`] learns whether polling before sleeping pays, [`TokenBucket`] bounds a rate, and [`Stream`] is a byte
-//! stream that can be polled.
+//! [`AdaptivePoll`] learns whether polling before sleeping pays, [`TokenBucket`] bounds a rate, [`Counter`] and
+//! [`Histogram`] are what other threads read of a loop, and [`Stream`] is a byte stream that can be polled.
 //!
 //! ```
 //! use core::time::Duration;
@@ -13,19 +13,23 @@
 //! assert_eq!(bucket.wait(1, start), Some(Duration::from_millis(100)));
 //! ```
 //!
-//! Without the default feature `std` only [`AdaptivePoll`] and [`TokenBucket`] remain.
+//! Without the default feature `std` [`EventSet`] and [`Stream`] are left out.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod adaptive_poll;
+mod counter;
 #[cfg(feature = "std")]
 mod event_set;
+pub mod histogram;
 #[cfg(feature = "std")]
 mod stream;
 pub mod token_bucket;
 
 pub use adaptive_poll::AdaptivePoll;
+pub use counter::Counter;
 #[cfg(feature = "std")]
 pub use event_set::EventSet;
+pub use histogram::{Distribution, Histogram};
 #[cfg(feature = "std")]
 pub use stream::Stream;
 pub use token_bucket::TokenBucket;
