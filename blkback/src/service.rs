@@ -2,7 +2,6 @@
 
 //! The loop of one ring: takes requests and submits operations, polls the engine and publishes responses.
 
-use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +19,7 @@ use crate::device::{Commands, ExitReason, Recovery, RingConfig};
 use crate::engine::{Completion, DiskInfo, Engine, IoRequest, Operation};
 use crate::guest_data::{GuestData, Outcome};
 use crate::queue::{DiskRequest, Queue, Tag};
-use crate::stats::{OpCounters, Stats};
+use crate::stats::{ErrorKind, Stats};
 
 /// Consecutive wake-ups without any work after which the frontend's events are throttled (XSA-332, XSA-391).
 const SPURIOUS_MAX: u32 = 32;
@@ -116,6 +115,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     pub(crate) fn run(mut self, commands: &Commands) -> Result<(), ExitReason> {
         let outcome = self.serve(commands);
         let drained = self.drain();
+        self.stats.set_in_flight(0);
         if outcome.is_ok() {
             self.publish_responses()?;
         }
@@ -166,6 +166,12 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             let at = *now.get_or_insert_with(Instant::now);
             self.start(&request, at);
         }
+        if let Some(refused) = self.queue.take_refused() {
+            self.stats.refused(&refused);
+        }
+        if now.is_some() {
+            self.stats.set_in_flight(self.queue.in_flight());
+        }
         if let Some(now) = now.filter(|now| now.saturating_duration_since(self.refreshed) >= REFRESH_INTERVAL)
         {
             self.refresh(now);
@@ -200,7 +206,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         if ready {
             self.submit(io);
         } else {
-            counters(&self.stats, request.operation).add(0, false);
+            self.stats.failed(request.operation, ErrorKind::Grant);
             self.queue.complete(request.tag, Status::ERROR);
             self.free_ios.push(io);
         }
@@ -239,24 +245,36 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             io.clear();
             self.free_ios.push(io);
             let started = self.started[tag.0 as usize];
-            self.stats.record_latency(now.saturating_duration_since(started.at));
-            counters(&self.stats, operation).add(started.bytes, result.is_ok());
-            self.queue.complete(tag, status(operation, &result));
+            let status = match result {
+                Ok(()) => {
+                    self.stats.done(operation, started.bytes, now.saturating_duration_since(started.at));
+                    Status::OKAY
+                }
+                Err((kind, error)) => {
+                    tracing::debug!(?operation, %error, "failed request");
+                    self.stats.failed(operation, kind);
+                    Status::ERROR
+                }
+            };
+            self.queue.complete(tag, status);
         }
         while let Some(request) = self.retries.pop() {
             self.start(&request, now);
         }
-        self.stats.set_depth(self.queue.in_flight());
-        self.stats.set_refused(self.queue.refused());
+        self.stats.set_in_flight(self.queue.in_flight());
         Ok(true)
     }
 
     fn publish_responses(&mut self) -> Result<(), ExitReason> {
-        if self.queue.commit().wanted() {
-            self.stats.count_notify();
-            self.channel.notify().map_err(channel_error)?;
+        if !self.queue.has_uncommitted() {
+            return Ok(());
         }
-        Ok(())
+        if !self.queue.commit().wanted() {
+            self.stats.events.suppressed.add(1);
+            return Ok(());
+        }
+        self.stats.events.sent.add(1);
+        self.channel.notify().map_err(channel_error)
     }
 
     /// Polls for a short while before sleeping; `true` if there is something to do.
@@ -291,7 +309,9 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         let engine = fds[0].any().unwrap_or(false);
         self.stats.count_wakeup();
         self.spurious = if engine { 0 } else { self.spurious.saturating_add(1) };
-        self.channel.take().map(|_| ()).map_err(channel_error)
+        let taken = self.channel.take().map_err(channel_error)?;
+        self.stats.events.received.add(taken.into());
+        Ok(())
     }
 
     /// Waits for the engine to hand back all operations: only then may pages be unmapped.
@@ -321,22 +341,4 @@ fn channel_error(error: hypervisor::Error) -> ExitReason {
 fn limits(info: &DiskInfo) -> Limits {
     let DiskInfo { sectors, sector_size, read_only, flush, .. } = *info;
     Limits { sectors, sector_size, read_only, flush }
-}
-
-fn counters(stats: &Stats, operation: Operation) -> &OpCounters {
-    match operation {
-        Operation::Read => &stats.read,
-        Operation::Write => &stats.write,
-        Operation::Flush => &stats.flush,
-    }
-}
-
-fn status(operation: Operation, result: &io::Result<()>) -> Status {
-    match result {
-        Ok(()) => Status::OKAY,
-        Err(error) => {
-            tracing::debug!(?operation, %error, "failed request");
-            Status::ERROR
-        }
-    }
 }

@@ -2,10 +2,9 @@
 
 //! A virtual block device, from its appearance in the store to its removal: disk, handshake, ring.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
-use hypervisor::{DomId, Hypervisor};
+use hypervisor::Hypervisor;
 use inflight::InflightDir;
 use ring_abi::blkif::key;
 use xenbus::Device;
@@ -23,9 +22,6 @@ use crate::stats::Stats;
 /// Opens the disk of a device, given its keys in the backend's directory.
 pub type Opener = Box<dyn FnMut(&Device, &Keys) -> Result<Arc<dyn Disk>, Failure> + Send>;
 
-/// The counters of all devices, by the frontend's domain and the device's number.
-pub type Registry = Arc<Mutex<BTreeMap<(DomId, u32), Arc<Stats>>>>;
-
 /// The driver of all `vbd` devices of a domain.
 pub struct VbdDriver {
     hv: Arc<dyn Hypervisor>,
@@ -33,7 +29,6 @@ pub struct VbdDriver {
     tuning: Tuning,
     inflight_dir: Option<InflightDir>,
     disk_queues: DiskQueues,
-    registry: Registry,
 }
 
 impl VbdDriver {
@@ -51,7 +46,6 @@ impl VbdDriver {
             tuning: Tuning::default(),
             inflight_dir: None,
             disk_queues: DiskQueues::default(),
-            registry: Registry::default(),
         }
     }
 
@@ -65,11 +59,6 @@ impl VbdDriver {
     /// same event channel, as on Xen.
     pub fn set_inflight_dir(&mut self, dir: InflightDir) {
         self.inflight_dir = Some(dir);
-    }
-
-    /// The counters of all devices; a device's are removed with it.
-    pub fn registry(&self) -> Registry {
-        self.registry.clone()
     }
 }
 
@@ -87,9 +76,6 @@ impl BackDriver for VbdDriver {
         let disk = (self.opener)(device, &view.own)?;
         let info = disk.info().map_err(|e| failure(&e, format!("{}: {}: {e}", key::PARAMS, disk.name())))?;
         tracing::info!(disk = disk.name(), sectors = info.sectors, "disk opened");
-        let stats = Arc::new(Stats::default());
-        let id = (device.front, device.id);
-        lock(&self.registry).insert(id, stats.clone());
         let mut vbd = Vbd {
             device: device.clone(),
             hv: self.hv.clone(),
@@ -101,10 +87,9 @@ impl BackDriver for VbdDriver {
             claim: self.disk_queues.join(&disk, waker.clone()),
             advertised: info,
             disk,
-            stats,
+            stats: Arc::default(),
             waker,
             inflight_dir: self.inflight_dir.clone(),
-            registry: self.registry.clone(),
         };
         vbd.resume(view)?;
         Ok(Box::new(vbd))
@@ -128,7 +113,6 @@ struct Vbd {
     stats: Arc<Stats>,
     waker: Waker,
     inflight_dir: Option<InflightDir>,
-    registry: Registry,
 }
 
 impl BackDevice for Vbd {
@@ -161,6 +145,10 @@ impl BackDevice for Vbd {
         }
         self.publish_resize(&mut answer);
         answer
+    }
+
+    fn stats(&self) -> Option<Arc<dyn xenbus::stats::Stats>> {
+        Some(self.stats.clone())
     }
 
     fn stop(&mut self) {
@@ -357,7 +345,6 @@ impl Drop for Vbd {
             ring.stop();
             self.remove_inflight();
         }
-        lock(&self.registry).remove(&(self.device.front, self.device.id));
     }
 }
 
@@ -378,8 +365,4 @@ pub fn open_keys(keys: &Keys) -> Result<Arc<dyn Disk>, Failure> {
 
 fn failure(error: &std::io::Error, what: impl ToString) -> Failure {
     Failure::new(error.raw_os_error().unwrap_or(libc::EIO), what)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -10,6 +10,7 @@ use tempfile::NamedTempFile;
 use testkit::block::{Backend, DiskSpec, GUEST, XVDA, disk, open, options, try_open};
 use testkit::random::bytes;
 use testkit::{BOUND, Machine};
+use xenbus::stats::Snapshot;
 use xenbus::{Device, XenbusState};
 use xenstore::Nodes;
 
@@ -82,7 +83,7 @@ fn back_path() -> String {
 fn write_to_read_only_disk_fails() {
     let (file, expected) = image(MIB);
     let machine = Machine::new();
-    let _back = Backend::start(&machine);
+    let back = Backend::start(&machine);
     let image = path(&file);
     machine.attach_disk_as(GUEST, &DiskSpec { writable: false, ..disk(XVDA, image) });
     let guest = machine.domain(GUEST);
@@ -97,6 +98,9 @@ fn write_to_read_only_disk_fails() {
     let done = wait_for(&mut disk, 1);
     assert!(matches!(done[0].check(), Err(Error::Status { .. })));
     assert!(content(&file) == expected);
+    let stats = stats_of(&back);
+    let write = stats.operation("write").unwrap();
+    assert_eq!((write.requests, write.bytes, write.error("malformed")), (1, 0, 1));
 }
 
 fn wait_for(disk: &mut Disk, count: usize) -> Vec<Completion> {
@@ -133,12 +137,15 @@ fn requests_in_flight_together_keep_their_buffers() {
     tokens.sort_unstable();
     assert_eq!(tokens, (0..depth).collect::<Vec<_>>());
     let stats = stats_of(&back);
-    assert_eq!((stats.read.ops(), stats.read.bytes()), (depth, depth * 8192));
-    assert_eq!(stats.latency().iter().sum::<u64>(), depth);
+    let read = stats.operation("read").unwrap();
+    assert_eq!((read.requests, read.bytes), (depth, depth * 8192));
+    assert_eq!(read.latency.as_ref().unwrap().count(), depth);
+    assert!(stats.notifications.sent + stats.notifications.suppressed >= 1);
+    assert_eq!(stats.grants.unwrap().mapped, 2 * depth);
 }
 
-fn stats_of(back: &Backend) -> std::sync::Arc<blkback::Stats> {
-    back.registry.lock().unwrap()[&(GUEST, XVDA)].clone()
+fn stats_of(back: &Backend) -> Snapshot {
+    back.registry.get((GUEST, XVDA)).unwrap().stats.unwrap().snapshot()
 }
 
 #[test]
@@ -208,6 +215,9 @@ fn disk_closes_reopens_and_detaches() {
         assert!(read == expected[4096..8192]);
         disk.close().unwrap();
     }
+    let stats = stats_of(&back);
+    assert_eq!(stats.operation("read").unwrap().requests, 5, "counted over all connections");
+    assert_eq!(stats.in_flight, Some(0));
     let mut disk = open(&guest, options());
     machine.detach(&device);
     wait_until_closed(&mut disk);
@@ -215,7 +225,7 @@ fn disk_closes_reopens_and_detaches() {
     disk.close().unwrap();
     machine.wait_for_state(&device.back_path(), XenbusState::Closed);
     machine.remove(&device);
-    let is_dropped = || !back.registry.lock().unwrap().contains_key(&(GUEST, XVDA));
+    let is_dropped = || back.registry.get((GUEST, XVDA)).is_none();
     machine.client().write("/local/poke", "").unwrap();
     wait_until("the device is dropped", is_dropped);
     assert_eq!(guest.quarantined(DomId::DOM0), 0, "everything was unmapped");
@@ -264,7 +274,7 @@ fn nodes_removed_with_requests_in_flight_end_the_device() {
     }
     disk.commit().unwrap();
     machine.client().rm(&device.back_path()).unwrap();
-    wait_until("the device is dropped", || back.registry.lock().unwrap().is_empty());
+    wait_until("the device is dropped", || back.registry.list(None, 1).is_empty());
     let _ = disk.wait(&mut done, Some(Duration::ZERO));
     back.stop();
     drop(disk);
