@@ -254,7 +254,7 @@ impl<'d> Control<'d> {
             let device = Device { kind, front: id.0, back: self.domid, id: id.1 };
             match self.driver.probe(&device, seen, Waker::new(id, self.wakers.clone())) {
                 Ok(device) => {
-                    self.registry.served(id, device.stats());
+                    self.registry.insert(id, device.stats());
                     entry.service = Service::Running(device);
                 }
                 Err(failure)

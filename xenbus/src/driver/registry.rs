@@ -38,17 +38,23 @@ impl Registry {
         self.lock().range((start, Unbounded)).take(most).map(|(id, info)| (*id, info.clone())).collect()
     }
 
-    /// Sets the counters of a device that is served from now on.
-    pub(super) fn served(&self, id: (DomId, u32), stats: Option<Arc<dyn Stats>>) {
+    /// The devices of a frontend's domain.
+    pub fn of_domain(&self, domid: DomId) -> Vec<Info> {
+        self.lock().range((domid, 0)..=(domid, u32::MAX)).map(|(_, info)| info.clone()).collect()
+    }
+
+    /// Inserts a device that is served from now on; it has no error.
+    pub fn insert(&self, id: (DomId, u32), stats: Option<Arc<dyn Stats>>) {
         self.lock().insert(id, Info { stats, error: None });
     }
 
-    /// Sets or clears the error of a device.
-    pub(super) fn set_error(&self, id: (DomId, u32), error: Option<&str>) {
+    /// Sets or clears the error of a device, whether it is served or not.
+    pub fn set_error(&self, id: (DomId, u32), error: Option<&str>) {
         self.lock().entry(id).or_default().error = error.map(|error| shortened(error).to_owned());
     }
 
-    pub(super) fn remove(&self, id: (DomId, u32)) {
+    /// Removes a device.
+    pub fn remove(&self, id: (DomId, u32)) {
         self.lock().remove(&id);
     }
 
@@ -79,7 +85,7 @@ mod tests {
     fn list_continues_behind_a_device_that_is_removed_meanwhile() {
         let registry = Registry::default();
         let ids = [(DomId(1), 5), (DomId(1), 9), (DomId(2), 0), (DomId(7), 1)];
-        ids.iter().rev().for_each(|id| registry.served(*id, Some(Arc::new(Nothing))));
+        ids.iter().rev().for_each(|id| registry.insert(*id, Some(Arc::new(Nothing))));
         let listed = |after, most| -> Vec<_> {
             registry.list(after, most).into_iter().map(|(id, info)| (id, info.stats.is_some())).collect()
         };
@@ -96,7 +102,7 @@ mod tests {
         registry.set_error(id, Some(&"\u{e9}".repeat(5000)));
         let info = registry.get(id).unwrap();
         assert!(info.stats.is_none() && info.error.is_some_and(|error| error.len() == MAX_ERROR));
-        registry.served(id, None);
+        registry.insert(id, None);
         assert_eq!(registry.get(id).unwrap().error, None);
     }
 }
