@@ -4,7 +4,8 @@
 
 use std::sync::Arc;
 
-use hypervisor::Hypervisor;
+use event_channel::WaitEventChannels;
+use grant_table::GrantTable;
 use inflight::InflightDir;
 use ring_abi::blkif::key;
 use xenbus::Device;
@@ -24,7 +25,8 @@ pub type Opener = Box<dyn FnMut(&Device, &Keys) -> Result<Arc<dyn Disk>, Failure
 
 /// The driver of all `vbd` devices of a domain.
 pub struct VbdDriver {
-    hv: Arc<dyn Hypervisor>,
+    grants: Arc<dyn GrantTable>,
+    channels: Arc<dyn WaitEventChannels>,
     opener: Opener,
     tuning: Tuning,
     inflight_dir: Option<InflightDir>,
@@ -33,15 +35,20 @@ pub struct VbdDriver {
 
 impl VbdDriver {
     /// Makes a driver that opens the disks that the devices' keys describe ([`Spec`]).
-    pub fn new(hv: Arc<dyn Hypervisor>) -> VbdDriver {
-        VbdDriver::with_opener(hv, Box::new(|_, keys| open_keys(keys)))
+    pub fn new(grants: Arc<dyn GrantTable>, channels: Arc<dyn WaitEventChannels>) -> VbdDriver {
+        VbdDriver::with_opener(grants, channels, Box::new(|_, keys| open_keys(keys)))
     }
 
     /// Makes a driver that opens disks by `opener`. Of the devices for which it returns the same `Arc` only the
     /// youngest uses the disk, once the others have released it.
-    pub fn with_opener(hv: Arc<dyn Hypervisor>, opener: Opener) -> VbdDriver {
+    pub fn with_opener(
+        grants: Arc<dyn GrantTable>,
+        channels: Arc<dyn WaitEventChannels>,
+        opener: Opener,
+    ) -> VbdDriver {
         VbdDriver {
-            hv,
+            grants,
+            channels,
             opener,
             tuning: Tuning::default(),
             inflight_dir: None,
@@ -78,7 +85,8 @@ impl BackDriver for VbdDriver {
         tracing::info!(disk = disk.name(), sectors = info.sectors, "disk opened");
         let mut vbd = Vbd {
             device: device.clone(),
-            hv: self.hv.clone(),
+            grants: self.grants.clone(),
+            channels: self.channels.clone(),
             tuning: self.tuning,
             handshake: Handshake::new(view),
             ring: None,
@@ -98,7 +106,8 @@ impl BackDriver for VbdDriver {
 
 struct Vbd {
     device: Device,
-    hv: Arc<dyn Hypervisor>,
+    grants: Arc<dyn GrantTable>,
+    channels: Arc<dyn WaitEventChannels>,
     disk: Arc<dyn Disk>,
     /// The disk's properties, as advertised to the frontend.
     advertised: DiskInfo,
@@ -269,7 +278,8 @@ impl Vbd {
         let exit_waker = self.waker.clone();
         let claim = self.claim.clone();
         let config = RingConfig {
-            hv: self.hv.clone(),
+            grants: self.grants.clone(),
+            channels: self.channels.clone(),
             peer: self.device.front,
             negotiated,
             disk: self.disk.clone(),

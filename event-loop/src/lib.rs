@@ -1,6 +1,7 @@
 //! Parts of event loops, independent of Xen: [`EventSet`] waits for several descriptors and can be masked,
 //! [`AdaptivePoll`] learns whether polling before sleeping pays, [`TokenBucket`] bounds a rate, [`Counter`] and
-//! [`Histogram`] are what other threads read of a loop, and [`Stream`] is a byte stream that can be polled.
+//! [`Histogram`] are what other threads read of a loop, [`Stream`] is a byte stream that can be polled, and a [`Connector`]
+//! opens one.
 //!
 //! ```
 //! use core::time::Duration;
@@ -31,5 +32,5 @@ pub use counter::Counter;
 pub use event_set::EventSet;
 pub use histogram::{Distribution, Histogram};
 #[cfg(feature = "std")]
-pub use stream::Stream;
+pub use stream::{Connector, Stream};
 pub use token_bucket::TokenBucket;

@@ -9,7 +9,7 @@ use crate::{BOUND, DriverThread, Machine};
 use blkback::VbdDriver;
 use blkfront::{Disk, Options};
 use hypervisor::local::Domain;
-use hypervisor::{DomId, Hypervisor};
+use ring_abi::DomId;
 use ring_abi::blkif::vdev::Vdev;
 use std::sync::Arc;
 use xenbus::driver::Registry;
@@ -45,12 +45,12 @@ impl Backend {
     /// Joins as dom0 and serves its disks with the default driver.
     pub fn start(machine: &Machine) -> Backend {
         let dom0 = machine.domain(DomId::DOM0);
-        Backend::start_with(VbdDriver::new(dom0.clone()), &dom0)
+        Backend::start_with(VbdDriver::new(dom0.clone(), dom0.clone()), &dom0)
     }
 
     /// Serves dom0's disks with this driver.
     pub fn start_with(driver: VbdDriver, dom0: &Arc<Domain>) -> Backend {
-        let client = Client::new(dom0.store().unwrap());
+        let client = Client::connect(&dom0).unwrap();
         let registry = Registry::default();
         let driver = DriverThread::spawn_registered(client, registry.clone(), move || driver);
         Backend { registry, driver }
@@ -77,6 +77,5 @@ pub fn open(guest: &Arc<Domain>, options: Options) -> Disk {
 /// # Errors
 /// Those of [`Disk::open_with`].
 pub fn try_open(guest: &Arc<Domain>, options: Options) -> blkfront::Result<Disk> {
-    let store = Client::new(guest.store().unwrap());
-    Disk::open_with(guest.clone(), store, XVDA, options)
+    Disk::open_with(guest.clone(), guest.clone(), guest.clone(), XVDA, options)
 }
