@@ -1,4 +1,5 @@
 //! Hostile clients, each beside one that asks and must be answered at once.
+#![allow(unsafe_code)] // The C library has no function that changes one thread's user.
 
 use super::*;
 use crate::control::protocol::{Request, StatsQuery, parse_reply};
@@ -16,7 +17,7 @@ struct Running {
     path: PathBuf,
     stop: Arc<EventFd>,
     thread: Option<JoinHandle<io::Result<()>>>,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Running {
@@ -28,7 +29,7 @@ impl Running {
         let stop = Arc::new(EventFd::new().unwrap());
         let stop_of_thread = stop.clone();
         let thread = std::thread::spawn(move || serve(&listener, &answer, limits, stop_of_thread.as_fd()));
-        Running { path, stop, thread: Some(thread), _directory: directory }
+        Running { path, stop, thread: Some(thread), directory }
     }
 
     fn connect(&self) -> UnixStream {
@@ -189,6 +190,36 @@ fn thousand_silent_clients_hold_up_nobody() {
     for stream in silent.into_iter().take(900) {
         check_closed(stream, 0);
     }
+}
+
+/// Makes this thread, and no other, another user's.
+fn become_user(uid: u32) {
+    use nix::libc::{SYS_setresuid, syscall};
+    // SAFETY: the call takes three numbers. By itself it concerns one thread only, unlike the C library's function.
+    assert_eq!(unsafe { syscall(SYS_setresuid, uid, uid, uid) }, 0);
+}
+
+#[test]
+fn another_users_client_is_refused_and_closed() {
+    use std::os::unix::fs::PermissionsExt;
+    if !Uid::effective().is_root() {
+        return println!("SKIPPED: a client of another user: only root can become one");
+    }
+    let running = Running::start(Limits::default());
+    for (path, mode) in [(running.directory.path(), 0o755), (&running.path, 0o666)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let path = running.path.clone();
+    let connect = move || {
+        become_user(65534);
+        UnixStream::connect(path).unwrap()
+    };
+    let mut stream = std::thread::spawn(connect).join().unwrap();
+    stream.set_read_timeout(Some(BOUND)).unwrap();
+    let error = reply(&mut stream).unwrap_err();
+    assert_eq!(error, "user 65534 may not ask: only root and this process's user may");
+    check_closed(stream, 0);
+    running.check_serves();
 }
 
 #[test]
