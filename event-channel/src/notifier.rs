@@ -1,20 +1,11 @@
-//! A notifier: one end of an event channel that notifies once a batch and detects spurious events.
-//!
-//! A peer may send events without end (XSA-332 for backends, XSA-391 for frontends), and each makes its receiver poll
-//! the ring. A notifier counts the events that led to no work and, once there were too many, returns how long to mask
-//! the channel. The ring is polled when the mask ends, so that no request is lost.
+//! A notifier: one end of an event channel that notifies once a batch and guards against event storms (XSA-332 for
+//! backends, XSA-391 for frontends).
 
-use event_loop::TokenBucket;
+use event_loop::{StormGuard, TokenBucket};
 use hypervisor::{Channel, EventPort, Result};
 use ring_abi::ring::Notify;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
-
-/// Spurious events a second that are tolerated: an honest peer sends some, as its event can arrive while this side
-/// is already serving the ring.
-pub const SPURIOUS_RATE: u64 = 1_000;
-/// Spurious events in a burst that are tolerated.
-pub const SPURIOUS_BURST: u64 = 1_000;
 
 /// Counters of a notifier's events.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -55,20 +46,22 @@ pub struct Notifier {
     counts: Counts,
     /// An event is to be sent at the end of the batch.
     wanted: bool,
-    /// An event was taken and [`Notifier::worked`] was not called since.
-    unaccounted: bool,
-    tolerance: TokenBucket,
+    guard: StormGuard,
 }
 
 impl Notifier {
-    /// Wraps `channel` at time `now`, tolerating [`SPURIOUS_RATE`] and [`SPURIOUS_BURST`].
+    /// Wraps `channel` at time `now`, with the tolerance of [`StormGuard::new`].
     pub fn new(channel: Box<dyn Channel>, now: Duration) -> Self {
-        Self::with_tolerance(channel, TokenBucket::new(SPURIOUS_RATE, SPURIOUS_BURST, now))
+        Self::with_guard(channel, StormGuard::new(now))
     }
 
     /// Wraps `channel`; each spurious event costs a token of `tolerance`.
     pub fn with_tolerance(channel: Box<dyn Channel>, tolerance: TokenBucket) -> Self {
-        Self { channel, counts: Counts::default(), wanted: false, unaccounted: false, tolerance }
+        Self::with_guard(channel, StormGuard::with_tolerance(tolerance))
+    }
+
+    fn with_guard(channel: Box<dyn Channel>, guard: StormGuard) -> Self {
+        Self { channel, counts: Counts::default(), wanted: false, guard }
     }
 
     /// The local port, which a frontend writes into `event-channel`.
@@ -78,7 +71,7 @@ impl Notifier {
 
     /// The counters so far.
     pub fn counts(&self) -> Counts {
-        self.counts
+        Counts { spurious: self.guard.spurious(), ..self.counts }
     }
 
     /// Records whether a ring's commit wants an event; [`Notifier::flush`] sends one for the whole batch.
@@ -112,24 +105,17 @@ impl Notifier {
     /// As [`Channel::take`].
     pub fn take(&mut self) -> Result<bool> {
         let taken = self.channel.take()?;
-        self.counts.taken += u64::from(taken);
-        self.unaccounted |= taken;
+        if taken {
+            self.counts.taken += 1;
+            self.guard.taken();
+        }
         Ok(taken)
     }
 
     /// Records at time `now` whether the rings had any work since the last event was taken. Returns how long to mask
     /// the channel if it exceeded its tolerance; the caller polls the rings when the mask ends, event or not.
     pub fn worked(&mut self, any: bool, now: Duration) -> Option<Duration> {
-        let spurious = std::mem::take(&mut self.unaccounted) && !any;
-        if !spurious {
-            return None;
-        }
-        self.counts.spurious += 1;
-        if self.tolerance.take(1, now) {
-            return None;
-        }
-        // A bucket of rate 0 never refills; a poll a second is enough for a peer without tolerance.
-        Some(self.tolerance.wait(1, now).unwrap_or(Duration::from_secs(1)))
+        self.guard.worked(any, now)
     }
 }
 
@@ -141,7 +127,7 @@ impl AsFd for Notifier {
 
 impl std::fmt::Debug for Notifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Notifier(port {}, {:?})", self.port(), self.counts)
+        write!(f, "Notifier(port {}, {:?})", self.port(), self.counts())
     }
 }
 

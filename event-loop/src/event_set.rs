@@ -1,19 +1,24 @@
 // Not a core: does I/O or calls a hypervisor.
 
-//! One pollable descriptor for a device's notifiers, which can be masked for a while.
+//! One pollable descriptor for all that a loop waits for, and a timer.
 //!
-//! A device served by its caller's loop gives that loop a single descriptor for life. While the set is masked, events
-//! of the notifiers do not make it readable; a timer does when the mask ends.
+//! A loop of its own waits for the set. A device served by its caller's loop gives that loop the set as a single
+//! descriptor for life.
+//!
+//! While the set is masked, events of the notifiers do not make it readable; a timer does when the mask ends.
 
 use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-/// An epoll instance that also holds the timer of its mask.
+/// Descriptors that one call of [`EventSet::wait`] reports at most; the next call reports the others.
+const EVENTS: usize = 8;
+
+/// An epoll instance and a timer.
 ///
 /// ```
 /// use event_loop::EventSet;
@@ -21,9 +26,12 @@ use std::time::Duration;
 /// use std::os::fd::AsFd;
 /// use std::time::Duration;
 ///
+/// const NOTIFIER: u64 = 0;
 /// let notifier = EventFd::new()?;
 /// let mut set = EventSet::new()?;
-/// set.add(&notifier)?;
+/// set.add(&notifier, NOTIFIER)?;
+/// notifier.write(1)?;
+/// assert!(set.wait(None)?.contains(NOTIFIER));
 /// // The peer sends too many events: ignore them for 10 ms, then poll the ring.
 /// set.mask([notifier.as_fd()], Duration::from_millis(10))?;
 /// assert!(set.is_masked());
@@ -37,6 +45,9 @@ pub struct EventSet {
 }
 
 impl EventSet {
+    /// The token of the timer, which no descriptor has.
+    pub const TIMER: u64 = u64::MAX;
+
     /// Creates a set without descriptors.
     ///
     /// # Errors
@@ -45,16 +56,17 @@ impl EventSet {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
         let event_set = Self { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?, timer, masked: false };
-        event_set.add(&event_set.timer)?;
+        event_set.add(&event_set.timer, Self::TIMER)?;
         Ok(event_set)
     }
 
-    /// Adds a descriptor to the set; does nothing if it is there already.
+    /// Adds a descriptor to the set, which [`EventSet::wait`] then reports by `token`; does nothing if it is there
+    /// already.
     ///
     /// # Errors
     /// `epoll_ctl` fails: no memory, or a descriptor that epoll does not support.
-    pub fn add(&self, fd: impl AsFd) -> io::Result<()> {
-        match self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, 0)) {
+    pub fn add(&self, fd: impl AsFd, token: u64) -> io::Result<()> {
+        match self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, token)) {
             Ok(()) | Err(Errno::EEXIST) => Ok(()),
             Err(error) => Err(error.into()),
         }
@@ -63,6 +75,26 @@ impl EventSet {
     /// Removes a descriptor from the set; does nothing if it is not there.
     pub fn remove(&self, fd: impl AsFd) {
         let _ = self.epoll.delete(fd);
+    }
+
+    /// Waits until a descriptor is readable, its peer has hung up, or the timer has expired; at most for `timeout`,
+    /// rounded up to milliseconds (`None`: without limit). None is ready after a timeout or a signal.
+    ///
+    /// # Errors
+    /// `epoll_wait` fails, which it does not on a set's own descriptor.
+    pub fn wait(&self, timeout: Option<Duration>) -> io::Result<Ready> {
+        let timeout = match timeout {
+            None => EpollTimeout::NONE,
+            Some(timeout) => {
+                EpollTimeout::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(EpollTimeout::MAX)
+            }
+        };
+        let mut events = [EpollEvent::empty(); EVENTS];
+        match self.epoll.wait(&mut events, timeout) {
+            Ok(count) => Ok(Ready { events, count }),
+            Err(Errno::EINTR) => Ok(Ready { events, count: 0 }),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Whether the set is masked.
@@ -93,7 +125,7 @@ impl EventSet {
     pub fn unmask<'b>(&mut self, notifiers: impl IntoIterator<Item = BorrowedFd<'b>>) -> io::Result<bool> {
         if self.masked && self.timer_expired()? {
             self.masked = false;
-            notifiers.into_iter().try_for_each(|notifier| self.add(notifier))?;
+            notifiers.into_iter().try_for_each(|notifier| self.add(notifier, 0))?;
         }
         Ok(!self.masked)
     }
@@ -105,6 +137,20 @@ impl EventSet {
             Err(Errno::EAGAIN) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+}
+
+/// The tokens of what is ready.
+#[derive(Clone, Copy, Debug)]
+pub struct Ready {
+    events: [EpollEvent; EVENTS],
+    count: usize,
+}
+
+impl Ready {
+    /// Whether the descriptor with this token is among them.
+    pub fn contains(&self, token: u64) -> bool {
+        self.events[..self.count].iter().any(|event| event.data() == token)
     }
 }
 
@@ -126,11 +172,45 @@ mod tests {
     }
 
     #[test]
+    fn wait_reports_the_tokens_of_readable_descriptors_only() {
+        let event_set = EventSet::new().unwrap();
+        let events: Vec<_> = (0..20).map(|_| EventFd::new().unwrap()).collect();
+        for (token, event) in events.iter().enumerate() {
+            event_set.add(event, token as u64).unwrap();
+        }
+        let now = Some(Duration::ZERO);
+        assert!((0..20).all(|token| !event_set.wait(now).unwrap().contains(token)));
+        events[3].write(1).unwrap();
+        events[7].write(1).unwrap();
+        let ready = event_set.wait(None).unwrap();
+        assert_eq!((0..20).filter(|token| ready.contains(*token)).collect::<Vec<_>>(), [3, 7]);
+        // More than one call reports: each is reported by some call.
+        for event in &events {
+            event.write(1).unwrap();
+        }
+        let mut left: Vec<_> = (0..20).collect();
+        while !left.is_empty() {
+            let ready = event_set.wait(now).unwrap();
+            left.retain(|token| !ready.contains(*token));
+            let taken = events.iter().enumerate().filter(|(token, _)| ready.contains(*token as u64));
+            assert!(taken.map(|(_, event)| event.read().unwrap()).count() > 0);
+        }
+    }
+
+    #[test]
+    fn wait_shorter_than_a_millisecond_does_not_return_early() {
+        let event_set = EventSet::new().unwrap();
+        let started = std::time::Instant::now();
+        assert!(!event_set.wait(Some(Duration::from_micros(300))).unwrap().contains(EventSet::TIMER));
+        assert!(started.elapsed() >= Duration::from_micros(300));
+    }
+
+    #[test]
     fn event_set_while_masked_ignores_notifiers_until_the_timer_expires() {
         let mut event_set = EventSet::new().unwrap();
         let notifier = EventFd::new().unwrap();
-        event_set.add(&notifier).unwrap();
-        event_set.add(&notifier).unwrap();
+        event_set.add(&notifier, 0).unwrap();
+        event_set.add(&notifier, 0).unwrap();
         assert!(!readable(&event_set, 0));
         notifier.write(1).unwrap();
         assert!(readable(&event_set, 0));

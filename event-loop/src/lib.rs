@@ -1,6 +1,6 @@
-//! Parts of event loops, independent of Xen: [`EventSet`] waits for several descriptors and can be masked,
-//! [`AdaptivePoll`] learns whether polling before sleeping pays, [`TokenBucket`] bounds a rate, and [`Stream`] is a byte
-//! stream that can be polled.
+//! Parts of event loops, independent of Xen: [`EventSet`] waits for several descriptors, [`Waker`] wakes it from other
+//! threads, [`AdaptivePoll`] learns whether polling before sleeping pays, [`TokenBucket`] bounds a rate, [`StormGuard`]
+//! bounds events that lead to no work, and [`Stream`] is a byte stream that can be polled.
 //!
 //! ```
 //! use core::time::Duration;
@@ -13,19 +13,25 @@
 //! assert_eq!(bucket.wait(1, start), Some(Duration::from_millis(100)));
 //! ```
 //!
-//! Without the default feature `std` only [`AdaptivePoll`] and [`TokenBucket`] remain.
+//! Without the default feature `std` only [`AdaptivePoll`], [`StormGuard`] and [`TokenBucket`] remain.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod adaptive_poll;
 #[cfg(feature = "std")]
 mod event_set;
+pub mod storm_guard;
 #[cfg(feature = "std")]
 mod stream;
 pub mod token_bucket;
+#[cfg(feature = "std")]
+mod waker;
 
 pub use adaptive_poll::AdaptivePoll;
 #[cfg(feature = "std")]
-pub use event_set::EventSet;
+pub use event_set::{EventSet, Ready};
+pub use storm_guard::StormGuard;
 #[cfg(feature = "std")]
 pub use stream::Stream;
 pub use token_bucket::TokenBucket;
+#[cfg(feature = "std")]
+pub use waker::Waker;

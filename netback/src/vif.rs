@@ -105,8 +105,8 @@ impl Vif {
         let ingress = Ingress::new(hv.clone(), guest, tx, config.burst, copied, stats.clone())?;
         let egress = Egress::new(hv.clone(), guest, rx, Backlog::new(config.backlog), stats.clone());
         let event_set = EventSet::new()?;
-        ingress.fd().map_or(Ok(()), |fd| event_set.add(fd))?;
-        notifiers(&tx_notifier, &rx_notifier).try_for_each(|notifier| event_set.add(notifier))?;
+        ingress.fd().map_or(Ok(()), |fd| event_set.add(fd, 0))?;
+        notifiers(&tx_notifier, &rx_notifier).try_for_each(|notifier| event_set.add(notifier, 0))?;
         Ok(Self {
             ingress,
             egress,

@@ -119,7 +119,7 @@ impl Connection {
 
     /// Adds the event channels to `event_set`.
     pub(crate) fn register(&self, event_set: &EventSet) -> io::Result<()> {
-        self.notifiers().try_for_each(|notifier| event_set.add(notifier))
+        self.notifiers().try_for_each(|notifier| event_set.add(notifier, 0))
     }
 
     /// Removes the event channels from `event_set`.

@@ -245,7 +245,7 @@ impl Nic {
     /// Starts the handshake over a new connection to the store.
     fn attach_store(&mut self, mut client: Client) -> Result<(), Error> {
         self.handshake = Handshake::default();
-        self.event_set.add(client.fd())?;
+        self.event_set.add(client.fd(), 0)?;
         self.end.remove_keys(&mut client, CONNECTION_KEYS)?;
         // Ends what an earlier process with this interface has left connected.
         self.end.switch_state(&mut client, XenbusState::Initialising)?;
