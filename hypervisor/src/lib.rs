@@ -36,6 +36,7 @@ pub mod error;
 pub mod flip;
 pub mod local;
 pub mod map;
+mod mask;
 pub mod share;
 pub mod xen;
 
@@ -74,6 +75,15 @@ pub trait Channel: AsFd + Send + Sync {
     /// [`Error::Closed`] once the other end is closed and nothing is pending; the descriptor is then readable too
     /// (never on Xen).
     fn take(&self) -> Result<bool>;
+    /// Stops delivery to this end, against a peer that sends events without end. Until [`Channel::unmask`] at most one
+    /// more event makes the descriptor readable; [`Channel::take`] then takes and remembers it, and returns `false`.
+    fn mask(&self);
+    /// Allows delivery again. Returns `true` if an event was remembered, for which the caller polls its ring; an
+    /// implementation may instead deliver that event anew, and return `false`.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where a system call failed.
+    fn unmask(&self) -> Result<bool>;
 }
 
 /// One hypervisor, seen from one domain; used as `Arc<dyn Hypervisor>` and called once a batch.
