@@ -1,7 +1,7 @@
 //! A notifier: one end of an event channel that notifies once a batch and guards against event storms (XSA-332 for
 //! backends, XSA-391 for frontends).
 
-use event_loop::{StormGuard, TokenBucket};
+use event_loop::StormGuard;
 use hypervisor::{Channel, EventPort, Result};
 use ring_abi::ring::Notify;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,7 +20,7 @@ pub struct Counts {
     pub spurious: u64,
 }
 
-/// A channel with its counters. Owned by the thread that serves the ring.
+/// A channel with its counters and its guard. Owned by the thread that serves the ring.
 ///
 /// ```
 /// use event_channel::Notifier;
@@ -31,14 +31,15 @@ pub struct Counts {
 /// let sandbox = Sandbox::new()?;
 /// let dom0 = sandbox.join(DomId::DOM0)?;
 /// let guest = sandbox.join(DomId(1))?;
-/// let mut front = Notifier::new(guest.alloc_unbound(DomId::DOM0)?, Duration::ZERO);
-/// let mut back = Notifier::new(dom0.bind_interdomain(DomId(1), front.port())?, Duration::ZERO);
+/// let mut front = Notifier::new(guest.alloc_unbound(DomId::DOM0)?);
+/// let mut back = Notifier::new(dom0.bind_interdomain(DomId(1), front.port())?);
 /// // Two requests of one batch: one event.
 /// front.want(Notify::Yes);
 /// front.want(Notify::Yes);
 /// assert!(front.flush()?);
 /// assert!(back.take()?);
-/// assert_eq!(back.worked(true, Duration::ZERO), None);
+/// back.worked(true);
+/// assert_eq!(back.pause(Duration::ZERO), None);
 /// # Ok::<(), hypervisor::Error>(())
 /// ```
 pub struct Notifier {
@@ -46,22 +47,19 @@ pub struct Notifier {
     counts: Counts,
     /// An event is to be sent at the end of the batch.
     wanted: bool,
+    masked: bool,
     guard: StormGuard,
 }
 
 impl Notifier {
-    /// Wraps `channel` at time `now`, with the tolerance of [`StormGuard::new`].
-    pub fn new(channel: Box<dyn Channel>, now: Duration) -> Self {
-        Self::with_guard(channel, StormGuard::new(now))
+    /// Wraps `channel`, with the tolerance of [`StormGuard::default`].
+    pub fn new(channel: Box<dyn Channel>) -> Self {
+        Self::with_guard(channel, StormGuard::default())
     }
 
-    /// Wraps `channel`; each spurious event costs a token of `tolerance`.
-    pub fn with_tolerance(channel: Box<dyn Channel>, tolerance: TokenBucket) -> Self {
-        Self::with_guard(channel, StormGuard::with_tolerance(tolerance))
-    }
-
-    fn with_guard(channel: Box<dyn Channel>, guard: StormGuard) -> Self {
-        Self { channel, counts: Counts::default(), wanted: false, guard }
+    /// Wraps `channel`, whose spurious events `guard` limits.
+    pub fn with_guard(channel: Box<dyn Channel>, guard: StormGuard) -> Self {
+        Self { channel, counts: Counts::default(), wanted: false, masked: false, guard }
     }
 
     /// The local port, which a frontend writes into `event-channel`.
@@ -98,24 +96,56 @@ impl Notifier {
         Ok(true)
     }
 
-    /// Takes the pending event; `false` if there was none. The caller then serves the rings and calls
-    /// [`Notifier::worked`].
+    /// Takes the pending event; `false` if there was none, or the channel is masked. The caller then serves the rings
+    /// and calls [`Notifier::worked`].
     ///
     /// # Errors
     /// As [`Channel::take`].
     pub fn take(&mut self) -> Result<bool> {
         let taken = self.channel.take()?;
+        self.record(taken);
+        Ok(taken)
+    }
+
+    fn record(&mut self, taken: bool) {
         if taken {
             self.counts.taken += 1;
             self.guard.taken();
         }
-        Ok(taken)
     }
 
-    /// Records at time `now` whether the rings had any work since the last event was taken. Returns how long to mask
-    /// the channel if it exceeded its tolerance; the caller polls the rings when the mask ends, event or not.
-    pub fn worked(&mut self, any: bool, now: Duration) -> Option<Duration> {
-        self.guard.worked(any, now)
+    /// Records whether the rings had any work.
+    #[inline]
+    pub fn worked(&mut self, any: bool) {
+        self.guard.worked(any);
+    }
+
+    /// Accounts, at time `now`, for the events taken since the last call, before the caller sleeps. Returns how long to
+    /// mask the channel if it exceeded its tolerance; the caller polls the rings when the mask ends, event or not.
+    pub fn pause(&mut self, now: Duration) -> Option<Duration> {
+        self.guard.pause(now)
+    }
+
+    /// Stops the delivery of events.
+    pub fn mask(&mut self) {
+        self.masked = true;
+        self.channel.mask();
+    }
+
+    /// Whether the channel is masked.
+    pub fn is_masked(&self) -> bool {
+        self.masked
+    }
+
+    /// Allows the delivery of events again; `true` if one was remembered, which counts as taken.
+    ///
+    /// # Errors
+    /// As [`Channel::unmask`].
+    pub fn unmask(&mut self) -> Result<bool> {
+        let remembered = self.channel.unmask()?;
+        self.masked = false;
+        self.record(remembered);
+        Ok(remembered)
     }
 }
 
@@ -128,78 +158,5 @@ impl AsFd for Notifier {
 impl std::fmt::Debug for Notifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Notifier(port {}, {:?})", self.port(), self.counts())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use hypervisor::local::{Domain, Sandbox};
-    use hypervisor::{DomId, Error, Hypervisor};
-    use std::sync::Arc;
-
-    struct Setup {
-        notifier: Notifier,
-        peer: Box<dyn Channel>,
-        _sandbox: (Sandbox, Arc<Domain>, Arc<Domain>),
-    }
-
-    fn setup(tolerance: TokenBucket) -> Setup {
-        let sandbox = Sandbox::new().unwrap();
-        let dom0 = sandbox.join(DomId(0)).unwrap();
-        let guest = sandbox.join(DomId(1)).unwrap();
-        let peer = guest.alloc_unbound(DomId(0)).unwrap();
-        let channel = dom0.bind_interdomain(DomId(1), peer.port()).unwrap();
-        assert!(channel.take().unwrap());
-        Setup {
-            notifier: Notifier::with_tolerance(channel, tolerance),
-            peer,
-            _sandbox: (sandbox, dom0, guest),
-        }
-    }
-
-    const NOW: Duration = Duration::from_secs(5);
-
-    #[test]
-    fn notifier_flushed_after_a_batch_sends_one_event() {
-        let mut setup = setup(TokenBucket::new(1, 1, NOW));
-        assert!(!setup.notifier.flush().unwrap());
-        for notify in [Notify::No, Notify::Yes, Notify::Yes, Notify::No] {
-            setup.notifier.want(notify);
-        }
-        assert!(setup.notifier.flush().unwrap());
-        assert!(!setup.notifier.flush().unwrap());
-        assert!(setup.peer.take().unwrap());
-        assert_eq!(setup.notifier.counts(), Counts { sent: 1, merged: 1, ..Counts::default() });
-    }
-
-    #[test]
-    fn notifier_masks_spurious_events_beyond_its_tolerance_only() {
-        let mut setup = setup(TokenBucket::new(10, 3, NOW));
-        let mut event = |any: bool, now: Duration| {
-            setup.peer.notify().unwrap();
-            assert!(setup.notifier.take().unwrap());
-            setup.notifier.worked(any, now)
-        };
-        for _ in 0..100 {
-            assert_eq!(event(true, NOW), None);
-        }
-        for _ in 0..3 {
-            assert_eq!(event(false, NOW), None);
-        }
-        let pause = event(false, NOW).expect("too many");
-        assert_eq!(pause, Duration::from_millis(100));
-        assert_eq!(event(false, NOW + pause), None);
-        assert_eq!(setup.notifier.counts().spurious, 5);
-        assert_eq!(setup.notifier.worked(false, NOW), None, "no event was taken, so none was spurious");
-    }
-
-    #[test]
-    fn notifier_after_the_peer_closed_returns_closed() {
-        let mut setup = setup(TokenBucket::new(1, 1, NOW));
-        drop(setup.peer);
-        assert!(matches!(setup.notifier.take(), Err(Error::Closed)));
-        setup.notifier.want(Notify::Yes);
-        assert!(matches!(setup.notifier.flush(), Err(Error::Closed)));
     }
 }

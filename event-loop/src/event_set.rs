@@ -1,11 +1,9 @@
 // Not a core: does I/O or calls a hypervisor.
 
-//! One pollable descriptor for all that a loop waits for, and a timer.
+//! One pollable descriptor for all that a loop waits for, with a timer.
 //!
 //! A loop of its own waits for the set. A device served by its caller's loop gives that loop the set as a single
 //! descriptor for life.
-//!
-//! While the set is masked, events of the notifiers do not make it readable; a timer does when the mask ends.
 
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
@@ -13,35 +11,36 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Descriptors that one call of [`EventSet::wait`] reports at most; the next call reports the others.
 const EVENTS: usize = 8;
 
-/// An epoll instance and a timer.
+/// An epoll instance, a timer and a clock.
 ///
 /// ```
 /// use event_loop::EventSet;
 /// use nix::sys::eventfd::EventFd;
-/// use std::os::fd::AsFd;
 /// use std::time::Duration;
 ///
 /// const NOTIFIER: u64 = 0;
 /// let notifier = EventFd::new()?;
-/// let mut set = EventSet::new()?;
+/// let set = EventSet::new()?;
 /// set.add(&notifier, NOTIFIER)?;
 /// notifier.write(1)?;
 /// assert!(set.wait(None)?.contains(NOTIFIER));
-/// // The peer sends too many events: ignore them for 10 ms, then poll the ring.
-/// set.mask([notifier.as_fd()], Duration::from_millis(10))?;
-/// assert!(set.is_masked());
+/// notifier.read()?;
+///
+/// set.wake_after(Duration::from_millis(1))?;
+/// assert!(set.wait(None)?.contains(EventSet::TIMER));
+/// assert!(set.take_timer()?);
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct EventSet {
     epoll: Epoll,
     timer: TimerFd,
-    masked: bool,
+    created: Instant,
 }
 
 impl EventSet {
@@ -55,7 +54,8 @@ impl EventSet {
     pub fn new() -> io::Result<Self> {
         let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
-        let event_set = Self { epoll: Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?, timer, masked: false };
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let event_set = Self { epoll, timer, created: Instant::now() };
         event_set.add(&event_set.timer, Self::TIMER)?;
         Ok(event_set)
     }
@@ -97,46 +97,32 @@ impl EventSet {
         }
     }
 
-    /// Whether the set is masked.
-    pub fn is_masked(&self) -> bool {
-        self.masked
-    }
-
-    /// Ignores `notifiers` for the duration of `pause`; then the set becomes readable.
+    /// Makes the set ready, by the token [`EventSet::TIMER`], once `pause` has passed, until
+    /// [`EventSet::take_timer`]. There is one timer: a second call replaces the first.
     ///
     /// # Errors
     /// `timerfd_settime` fails.
-    pub fn mask<'b>(
-        &mut self,
-        notifiers: impl IntoIterator<Item = BorrowedFd<'b>>,
-        pause: Duration,
-    ) -> io::Result<()> {
-        notifiers.into_iter().for_each(|notifier| self.remove(notifier));
-        self.masked = true;
+    pub fn wake_after(&self, pause: Duration) -> io::Result<()> {
         // Zero would disarm the timer.
         let pause = TimeSpec::from_duration(pause.max(Duration::from_nanos(1)));
         Ok(self.timer.set(Expiration::OneShot(pause), TimerSetTimeFlags::empty())?)
     }
 
-    /// Adds `notifiers` again if the pause is over; `true` if the set is not masked.
+    /// Whether the timer has expired; `true` once.
     ///
     /// # Errors
-    /// The timer cannot be read, or as [`EventSet::add`].
-    pub fn unmask<'b>(&mut self, notifiers: impl IntoIterator<Item = BorrowedFd<'b>>) -> io::Result<bool> {
-        if self.masked && self.timer_expired()? {
-            self.masked = false;
-            notifiers.into_iter().try_for_each(|notifier| self.add(notifier, 0))?;
-        }
-        Ok(!self.masked)
-    }
-
-    fn timer_expired(&self) -> io::Result<bool> {
-        let mut count = [0; 8];
-        match nix::unistd::read(&self.timer, &mut count) {
+    /// The timer cannot be read.
+    pub fn take_timer(&self) -> io::Result<bool> {
+        match nix::unistd::read(&self.timer, &mut [0; 8]) {
             Ok(_) => Ok(true),
             Err(Errno::EAGAIN) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The time since the set was made.
+    pub fn elapsed(&self) -> Duration {
+        self.created.elapsed()
     }
 }
 
@@ -206,21 +192,26 @@ mod tests {
     }
 
     #[test]
-    fn event_set_while_masked_ignores_notifiers_until_the_timer_expires() {
-        let mut event_set = EventSet::new().unwrap();
-        let notifier = EventFd::new().unwrap();
-        event_set.add(&notifier, 0).unwrap();
-        event_set.add(&notifier, 0).unwrap();
+    fn timer_makes_the_set_readable_until_it_is_taken() {
+        let event_set = EventSet::new().unwrap();
+        event_set.wake_after(Duration::from_secs(3600)).unwrap();
+        assert!(!readable(&event_set, 0) && !event_set.take_timer().unwrap());
+        event_set.wake_after(Duration::ZERO).unwrap();
+        assert!(readable(&event_set, 10_000) && readable(&event_set, 0));
+        assert!(event_set.take_timer().unwrap() && !event_set.take_timer().unwrap());
         assert!(!readable(&event_set, 0));
-        notifier.write(1).unwrap();
+    }
+
+    #[test]
+    fn descriptor_added_twice_or_removed_twice_is_no_error() {
+        let event_set = EventSet::new().unwrap();
+        let event = EventFd::new().unwrap();
+        event.write(1).unwrap();
+        event_set.add(&event, 0).unwrap();
+        event_set.add(&event, 0).unwrap();
         assert!(readable(&event_set, 0));
-        event_set.mask([notifier.as_fd()], Duration::from_secs(3600)).unwrap();
-        assert!(!readable(&event_set, 0) && !event_set.unmask([notifier.as_fd()]).unwrap());
-        event_set.mask([], Duration::ZERO).unwrap();
-        assert!(readable(&event_set, 10_000), "the timer");
-        assert!(event_set.unmask([notifier.as_fd()]).unwrap() && !event_set.is_masked());
-        assert!(readable(&event_set, 0), "the event sent meanwhile");
-        event_set.remove(&notifier);
+        event_set.remove(&event);
+        event_set.remove(&event);
         assert!(!readable(&event_set, 0));
     }
 }

@@ -25,44 +25,56 @@ const WITHOUT_TOLERANCE: Duration = Duration::from_secs(1);
 /// let now = Duration::ZERO;
 /// let mut guard = StormGuard::with_tolerance(TokenBucket::new(10, 1, now));
 /// guard.taken();
-/// assert_eq!(guard.worked(true, now), None);
+/// guard.worked(true);
+/// assert_eq!(guard.pause(now), None);
 /// // Two events without work, of which one is tolerated.
 /// guard.taken();
-/// assert_eq!(guard.worked(false, now), None);
+/// assert_eq!(guard.pause(now), None);
 /// guard.taken();
-/// assert_eq!(guard.worked(false, now), Some(Duration::from_millis(100)));
+/// assert_eq!(guard.pause(now), Some(Duration::from_millis(100)));
 /// assert_eq!(guard.spurious(), 2);
 /// ```
 #[derive(Clone, Debug)]
 pub struct StormGuard {
     /// Each spurious event costs a token.
     tolerance: TokenBucket,
-    /// An event was taken and [`StormGuard::worked`] was not called since.
-    unaccounted: bool,
+    /// An event was taken since the last [`StormGuard::pause`].
+    taken: bool,
+    /// There was work since then.
+    worked: bool,
     spurious: u64,
 }
 
-impl StormGuard {
-    /// Makes a guard at time `now` that tolerates [`SPURIOUS_RATE`] and [`SPURIOUS_BURST`].
-    pub fn new(now: Duration) -> Self {
-        Self::with_tolerance(TokenBucket::new(SPURIOUS_RATE, SPURIOUS_BURST, now))
+impl Default for StormGuard {
+    /// Tolerates [`SPURIOUS_RATE`] and [`SPURIOUS_BURST`].
+    fn default() -> Self {
+        Self::with_tolerance(TokenBucket::new(SPURIOUS_RATE, SPURIOUS_BURST, Duration::ZERO))
     }
+}
 
+impl StormGuard {
     /// Makes a guard; each spurious event costs a token of `tolerance`.
     pub fn with_tolerance(tolerance: TokenBucket) -> Self {
-        Self { tolerance, unaccounted: false, spurious: 0 }
+        Self { tolerance, taken: false, worked: false, spurious: 0 }
     }
 
     /// Records that an event was taken.
     #[inline]
     pub fn taken(&mut self) {
-        self.unaccounted = true;
+        self.taken = true;
     }
 
-    /// Records at time `now` whether there was any work since the last event was taken. Returns how long to mask the
-    /// source if it exceeded its tolerance.
-    pub fn worked(&mut self, any: bool, now: Duration) -> Option<Duration> {
-        let spurious = core::mem::take(&mut self.unaccounted) && !any;
+    /// Records whether there was any work. To be called any number of times.
+    #[inline]
+    pub fn worked(&mut self, any: bool) {
+        self.worked |= any;
+    }
+
+    /// Accounts, at time `now`, for the events taken since the last call, before the receiver sleeps. Returns how long
+    /// to mask the source if it exceeded its tolerance.
+    pub fn pause(&mut self, now: Duration) -> Option<Duration> {
+        let worked = core::mem::take(&mut self.worked);
+        let spurious = core::mem::take(&mut self.taken) && !worked;
         if !spurious {
             return None;
         }
@@ -90,7 +102,8 @@ mod tests {
         let mut guard = StormGuard::with_tolerance(TokenBucket::new(10, 3, NOW));
         let mut event = |any: bool, now: Duration| {
             guard.taken();
-            guard.worked(any, now)
+            guard.worked(any);
+            guard.pause(now)
         };
         for _ in 0..100 {
             assert_eq!(event(true, NOW), None);
@@ -102,13 +115,13 @@ mod tests {
         assert_eq!(pause, Duration::from_millis(100));
         assert_eq!(event(false, NOW + pause), None);
         assert_eq!(guard.spurious(), 5);
-        assert_eq!(guard.worked(false, NOW), None, "no event was taken, so none was spurious");
+        assert_eq!(guard.pause(NOW), None, "no event was taken, so none was spurious");
     }
 
     #[test]
     fn guard_without_tolerance_masks_for_a_second() {
         let mut guard = StormGuard::with_tolerance(TokenBucket::new(0, 0, NOW));
         guard.taken();
-        assert_eq!(guard.worked(false, NOW), Some(Duration::from_secs(1)));
+        assert_eq!(guard.pause(NOW), Some(Duration::from_secs(1)));
     }
 }
