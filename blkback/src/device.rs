@@ -12,12 +12,14 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use hypervisor::{Access, Channel, Contiguous, DomId, Hypervisor, PAGE_SIZE};
+use event_channel::{WaitChannel, WaitEventChannels};
+use grant_table::{Access, Contiguous, GrantTable};
 use inflight::InflightLog;
 use inflight::InflightRegion;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use ring_abi::blkif::{X86_32, X86_64};
 use ring_abi::ring::{BadMemory, Fault, Protocol, slots};
+use ring_abi::{DomId, PAGE_SIZE};
 
 use crate::engine::Disk;
 use crate::handshake::{Abi, Negotiated};
@@ -83,8 +85,10 @@ pub fn inflight_bytes(negotiated: &Negotiated) -> usize {
 
 /// What a ring's thread needs.
 pub struct RingConfig {
-    /// This domain's hypervisor.
-    pub hv: Arc<dyn Hypervisor>,
+    /// This domain's grant table.
+    pub grants: Arc<dyn GrantTable>,
+    /// This domain's event channels.
+    pub channels: Arc<dyn WaitEventChannels>,
     /// The frontend's domain.
     pub peer: DomId,
     /// The frontend's ring.
@@ -108,10 +112,10 @@ pub struct RingConfig {
 pub enum StartError {
     /// The ring's pages cannot be mapped.
     #[error("mapping the ring: {0}")]
-    Ring(hypervisor::Error),
+    Ring(grant_table::Error),
     /// The event channel cannot be bound.
     #[error("binding the event channel: {0}")]
-    Channel(hypervisor::Error),
+    Channel(event_channel::Error),
     /// A thread or descriptor cannot be made.
     #[error("starting the ring's thread: {0}")]
     System(#[from] io::Error),
@@ -134,7 +138,7 @@ pub enum ExitReason {
     PeerGone,
     /// An operation on the event channel failed.
     #[error("event channel: {0}")]
-    Channel(hypervisor::Error),
+    Channel(event_channel::Error),
     /// The engine itself failed, not only one operation.
     #[error("disk engine: {0}")]
     Engine(io::Error),
@@ -211,9 +215,10 @@ impl RingThread {
     /// # Errors
     /// [`StartError`] says what failed; everything is released again.
     pub fn start(config: RingConfig) -> Result<RingThread, StartError> {
-        let RingConfig { hv, peer, negotiated, .. } = &config;
-        let ring = hv.map_contiguous(*peer, &negotiated.refs, Access::ReadWrite).map_err(StartError::Ring)?;
-        let channel = hv.bind_interdomain(*peer, negotiated.port).map_err(StartError::Channel)?;
+        let RingConfig { grants, channels, peer, negotiated, .. } = &config;
+        let ring =
+            grants.map_contiguous(*peer, &negotiated.refs, Access::ReadWrite).map_err(StartError::Ring)?;
+        let channel = channels.bind_interdomain(*peer, negotiated.port).map_err(StartError::Channel)?;
         let negotiated = negotiated.clone();
         let commands = Arc::new(Commands::new()?);
         let exited = Arc::new(AtomicBool::new(false));
@@ -274,7 +279,7 @@ impl Drop for ExitGuard {
 fn run(
     mut config: RingConfig,
     ring: Contiguous,
-    channel: Box<dyn Channel>,
+    channel: Box<dyn WaitChannel>,
     commands: &Commands,
     exited: Arc<AtomicBool>,
 ) -> Result<(), ExitReason> {

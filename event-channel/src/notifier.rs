@@ -1,11 +1,11 @@
 //! A notifier: one end of an event channel that notifies once a batch and guards against event storms (XSA-332 for
 //! backends, XSA-391 for frontends).
 
+use crate::{Channel, Result};
+use core::time::Duration;
 use event_loop::StormGuard;
-use hypervisor::{Channel, EventPort, Result};
+use ring_abi::EventPort;
 use ring_abi::ring::Notify;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::time::Duration;
 
 /// Counters of a notifier's events.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -23,8 +23,9 @@ pub struct Counts {
 /// A channel with its counters and its guard. Owned by the thread that serves the ring.
 ///
 /// ```
-/// use event_channel::Notifier;
-/// use hypervisor::{DomId, Hypervisor, local::Sandbox};
+/// use event_channel::{EventChannels, Notifier};
+/// use hypervisor::local::Sandbox;
+/// use ring_abi::DomId;
 /// use ring_abi::ring::Notify;
 /// use std::time::Duration;
 ///
@@ -40,10 +41,10 @@ pub struct Counts {
 /// assert!(back.take()?);
 /// back.worked(true);
 /// assert_eq!(back.pause(Duration::ZERO), None);
-/// # Ok::<(), hypervisor::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct Notifier {
-    channel: Box<dyn Channel>,
+pub struct Notifier<C> {
+    pub(crate) channel: C,
     counts: Counts,
     /// An event is to be sent at the end of the batch.
     wanted: bool,
@@ -51,14 +52,14 @@ pub struct Notifier {
     guard: StormGuard,
 }
 
-impl Notifier {
+impl<C: Channel> Notifier<C> {
     /// Wraps `channel`, with the tolerance of [`StormGuard::default`].
-    pub fn new(channel: Box<dyn Channel>) -> Self {
+    pub fn new(channel: C) -> Self {
         Self::with_guard(channel, StormGuard::default())
     }
 
     /// Wraps `channel`, whose spurious events `guard` limits.
-    pub fn with_guard(channel: Box<dyn Channel>, guard: StormGuard) -> Self {
+    pub fn with_guard(channel: C, guard: StormGuard) -> Self {
         Self { channel, counts: Counts::default(), wanted: false, masked: false, guard }
     }
 
@@ -149,14 +150,8 @@ impl Notifier {
     }
 }
 
-impl AsFd for Notifier {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.channel.as_fd()
-    }
-}
-
-impl std::fmt::Debug for Notifier {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl<C: Channel> core::fmt::Debug for Notifier<C> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         write!(f, "Notifier(port {}, {:?})", self.port(), self.counts())
     }
 }

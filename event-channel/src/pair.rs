@@ -1,16 +1,17 @@
 //! The event channels of a device with two rings: one for both rings, or one for each
 //! (`feature-split-event-channels`).
 
-use crate::Notifier;
-use hypervisor::{EventPort, Result};
+use crate::{Channel, Notifier, Result};
+use core::time::Duration;
+use ring_abi::EventPort;
 use ring_abi::ring::Notify;
-use std::time::Duration;
 
 /// The notifiers of a transmit and a receive ring, which the drivers use alike in both cases.
 ///
 /// ```
-/// use event_channel::{Notifier, NotifierPair};
-/// use hypervisor::{DomId, Hypervisor, local::Sandbox};
+/// use event_channel::{Channel, EventChannels, Notifier, NotifierPair};
+/// use hypervisor::local::Sandbox;
+/// use ring_abi::DomId;
 /// use ring_abi::ring::Notify;
 ///
 /// let sandbox = Sandbox::new()?;
@@ -25,20 +26,20 @@ use std::time::Duration;
 /// pair.want_rx(Notify::Yes);
 /// pair.flush()?;
 /// assert!(back.take()?);
-/// # Ok::<(), hypervisor::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-pub struct NotifierPair {
+pub struct NotifierPair<C: Channel> {
     /// The transmit ring's, or both rings'.
-    tx: Notifier,
-    rx: Option<Notifier>,
+    pub(crate) tx: Notifier<C>,
+    pub(crate) rx: Option<Notifier<C>>,
     /// Either ring had work since the last [`NotifierPair::pause`].
     worked: bool,
 }
 
-impl NotifierPair {
+impl<C: Channel> NotifierPair<C> {
     /// `rx` is the receive ring's, if it has its own.
-    pub fn new(tx: Notifier, rx: Option<Notifier>) -> Self {
+    pub fn new(tx: Notifier<C>, rx: Option<Notifier<C>>) -> Self {
         Self { tx, rx, worked: false }
     }
 
@@ -94,7 +95,7 @@ impl NotifierPair {
 
     /// As [`Notifier::pause`], for both channels.
     pub fn pause(&mut self, now: Duration) -> Option<Duration> {
-        let worked = std::mem::take(&mut self.worked);
+        let worked = core::mem::take(&mut self.worked);
         let pauses = self.each_mut().filter_map(|notifier| {
             notifier.worked(worked);
             notifier.pause(now)
@@ -121,12 +122,7 @@ impl NotifierPair {
         Ok(self.tx.unmask()? || rx)
     }
 
-    /// One notifier or two.
-    pub(crate) fn each(&self) -> impl Iterator<Item = &Notifier> {
-        [Some(&self.tx), self.rx.as_ref()].into_iter().flatten()
-    }
-
-    fn each_mut(&mut self) -> impl Iterator<Item = &mut Notifier> {
+    fn each_mut(&mut self) -> impl Iterator<Item = &mut Notifier<C>> {
         [Some(&mut self.tx), self.rx.as_mut()].into_iter().flatten()
     }
 }

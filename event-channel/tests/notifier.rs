@@ -1,9 +1,9 @@
 //! Notifiers over event channels of the local hypervisor.
 
-use event_channel::{Counts, Notifier, NotifierPair};
+use event_channel::{Channel, Counts, Error, EventChannels, Notifier, NotifierPair, WaitChannel};
 use event_loop::{EventSet, StormGuard, TokenBucket};
 use hypervisor::local::{Domain, Sandbox};
-use hypervisor::{Channel, DomId, Error, Hypervisor};
+use ring_abi::DomId;
 use ring_abi::ring::Notify;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,7 @@ impl Machine {
     }
 
     /// A notifier that tolerates `burst` spurious events and 10 more a second, and the peer's end.
-    fn notifier(&self, burst: u64) -> (Notifier, Box<dyn Channel>) {
+    fn notifier(&self, burst: u64) -> (Notifier<Box<dyn WaitChannel>>, Box<dyn WaitChannel>) {
         let peer = self.guest.alloc_unbound(DomId(0)).unwrap();
         let channel = self.dom0.bind_interdomain(DomId(1), peer.port()).unwrap();
         assert!(channel.take().unwrap());
@@ -75,7 +75,7 @@ fn notifier_after_the_peer_closed_returns_closed() {
 }
 
 /// Waits for the set, and takes what made it ready.
-fn wait_and_take(notifier: &mut Notifier, set: &EventSet, timeout: Duration) -> bool {
+fn wait_and_take(notifier: &mut Notifier<impl WaitChannel>, set: &EventSet, timeout: Duration) -> bool {
     let ready = set.wait(Some(timeout)).unwrap();
     notifier.take_events(set).unwrap();
     ready.contains(TOKEN) || ready.contains(EventSet::TIMER)

@@ -1,6 +1,6 @@
 //! Parts of event loops, independent of Xen: [`EventSet`] waits for several descriptors, [`Waker`] wakes it from other
 //! threads, [`AdaptivePoll`] learns whether polling before sleeping pays, [`TokenBucket`] bounds a rate, [`StormGuard`]
-//! bounds events that lead to no work, and [`Stream`] is a byte stream that can be polled.
+//! bounds events that lead to no work, [`Stream`] is a byte stream that can be polled, and a [`Connector`] opens one.
 //!
 //! ```
 //! use core::time::Duration;
@@ -31,7 +31,7 @@ pub use adaptive_poll::AdaptivePoll;
 pub use event_set::{EventSet, Ready};
 pub use storm_guard::StormGuard;
 #[cfg(feature = "std")]
-pub use stream::Stream;
+pub use stream::{Connector, Stream};
 pub use token_bucket::TokenBucket;
 #[cfg(feature = "std")]
 pub use waker::Waker;

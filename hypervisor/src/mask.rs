@@ -1,5 +1,5 @@
 //! Whether one end of an event channel is masked, and whether an event arrived meanwhile: what both implementations of
-//! [`Channel`](crate::Channel) have in common. Without a lock; an end that is not masked costs one load an event.
+//! [`Channel`](event_channel::Channel) have in common. Without a lock; an end that is not masked costs one load an event.
 
 use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 

@@ -3,7 +3,7 @@
 //! A batch of grant copies that keeps its allocation from round to round.
 #![allow(unsafe_code)] // An empty list of values that are not `Send` can be sent.
 
-use hypervisor::{CopyOp, Error, Hypervisor};
+use grant_table::{CopyOp, Error, GrantTable};
 
 /// The allocation of a list of copies. It is empty whenever no list is taken from it.
 #[derive(Debug, Default)]
@@ -37,10 +37,10 @@ fn clear<'a>(mut list: Vec<CopyOp<'_>>) -> Vec<CopyOp<'a>> {
     list.into_iter().map_while(|_| None).collect()
 }
 
-/// Carries out copies by one hypervisor call, or by none if the list is empty.
+/// Carries out copies by one call, or by none if the list is empty.
 #[inline]
-pub(crate) fn submit(hv: &dyn Hypervisor, copies: &mut [CopyOp<'_>]) -> Result<(), Error> {
-    if copies.is_empty() { Ok(()) } else { hv.copy(copies) }
+pub(crate) fn submit(grants: &dyn GrantTable, copies: &mut [CopyOp<'_>]) -> Result<(), Error> {
+    if copies.is_empty() { Ok(()) } else { grants.copy(copies) }
 }
 
 #[cfg(test)]

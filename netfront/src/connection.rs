@@ -12,10 +12,11 @@ use crate::meta::{self, Meta};
 use crate::rx::{Packet, Rx};
 use crate::tx::{Fragment, Tx};
 use arrayvec::ArrayVec;
-use event_channel::{Notifier, NotifierPair};
+use event_channel::{Notifier, NotifierPair, WaitChannel, WaitEventChannels};
 use event_loop::EventSet;
-use hypervisor::{Access, Hypervisor, PAGE_SIZE, Shared};
+use grant_table::{Access, GrantTable, Shared};
 use ring_abi::DomId;
+use ring_abi::PAGE_SIZE;
 use ring_abi::netif::{MAX_TX_SIZE, SLOTS_MIN, Status, TxFlags};
 use std::io;
 use vm_memory::VolatileSlice;
@@ -53,7 +54,7 @@ pub(crate) struct Connection {
     small: BufferPool,
     large: BufferPool,
     buffers: BufferPool,
-    notifiers: NotifierPair,
+    notifiers: NotifierPair<Box<dyn WaitChannel>>,
     info: QueueInfo,
     packet: Packet,
     /// Packets pushed since the last commit of the transmit ring.
@@ -67,10 +68,15 @@ pub(crate) struct Connection {
 impl Connection {
     /// Grants rings and buffers to `back` and posts all receive buffers. `split` allocates an event channel for each
     /// ring.
-    pub(crate) fn new(hv: &dyn Hypervisor, back: DomId, split: bool) -> Result<Self, ConnectionError> {
-        let tx_page = hv.share(back, 1, Access::ReadWrite)?;
-        let rx_page = hv.share(back, 1, Access::ReadWrite)?;
-        let notifier = || hv.alloc_unbound(back).map(Notifier::new);
+    pub(crate) fn new(
+        grants: &dyn GrantTable,
+        channels: &dyn WaitEventChannels,
+        back: DomId,
+        split: bool,
+    ) -> Result<Self, ConnectionError> {
+        let tx_page = grants.share(back, 1, Access::ReadWrite)?;
+        let rx_page = grants.share(back, 1, Access::ReadWrite)?;
+        let notifier = || channels.alloc_unbound(back).map(Notifier::new);
         let notifiers = NotifierPair::new(notifier()?, split.then(notifier).transpose()?);
         let info = QueueInfo {
             tx_ring: tx_page.refs()[0],
@@ -81,9 +87,9 @@ impl Connection {
         let tx = Tx::init(tx_page)?;
         let rx = Rx::init(rx_page)?;
         let mut connection = Self {
-            small: BufferPool::new(hv, back, tx.slots(), SMALL, Access::ReadOnly)?,
-            large: BufferPool::new(hv, back, tx.slots(), LARGE, Access::ReadOnly)?,
-            buffers: BufferPool::new(hv, back, rx.slots(), LARGE, Access::ReadWrite)?,
+            small: BufferPool::new(grants, back, tx.slots(), SMALL, Access::ReadOnly)?,
+            large: BufferPool::new(grants, back, tx.slots(), LARGE, Access::ReadOnly)?,
+            buffers: BufferPool::new(grants, back, rx.slots(), LARGE, Access::ReadWrite)?,
             tx,
             rx,
             notifiers,
@@ -263,7 +269,7 @@ impl Connection {
     /// Takes pending events.
     ///
     /// # Errors
-    /// [`ConnectionError::Hypervisor`] once the backend has closed its end of a channel.
+    /// [`ConnectionError::Channel`] once the backend has closed its end of a channel.
     pub(crate) fn take_events(&mut self, event_set: &EventSet) -> Result<(), ConnectionError> {
         self.notifiers.take_events(event_set)?;
         Ok(())

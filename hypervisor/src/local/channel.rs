@@ -3,9 +3,11 @@
 use super::events::EventPipes;
 use super::session::Session;
 use super::wire::Request;
+use crate::Error;
 use crate::mask::Mask;
-use crate::{Channel, Error, EventPort, Result};
+use event_channel::{Channel, Result};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use ring_abi::EventPort;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -26,7 +28,7 @@ impl LocalChannel {
     ///
     /// # Errors
     /// [`Error::Io`] if the process has no descriptors left; the port is freed.
-    pub(super) fn new(port: EventPort, events: EventPipes, session: Arc<Session>) -> Result<Self> {
+    pub(super) fn new(port: EventPort, events: EventPipes, session: Arc<Session>) -> crate::Result<Self> {
         let gate = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC);
         let gate = gate.and_then(|gate| gate.add(events.fd(), delivery(true)).map(|()| gate));
         match gate {
@@ -38,7 +40,7 @@ impl LocalChannel {
         }
     }
 
-    fn deliver(&self, enabled: bool) -> Result<()> {
+    fn deliver(&self, enabled: bool) -> crate::Result<()> {
         let changed = self.gate.modify(self.events.fd(), &mut delivery(enabled));
         changed.map_err(|error| Error::io("mask or unmask an event channel", error))
     }
@@ -62,7 +64,7 @@ impl Channel for LocalChannel {
     }
 
     fn notify(&self) -> Result<()> {
-        self.events.notify()
+        Ok(self.events.notify()?)
     }
 
     fn take(&self) -> Result<bool> {

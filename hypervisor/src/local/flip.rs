@@ -9,8 +9,8 @@ use super::entry::Accepted;
 use super::own_arena::OwnArena;
 use super::peer_arena::PeerArena;
 use super::peer_slot::PeerSlot;
-use crate::flip::{AcceptTransfer, OwnedPage, PageOwner};
 use crate::{Error, Result};
+use grant_table::{AcceptTransfer, OwnedPage, PageOwner};
 use ring_abi::GrantRef;
 use ring_abi::grant::Status;
 use std::sync::Arc;
@@ -172,7 +172,7 @@ impl AcceptTransfer for Accepting {
         &self.refs
     }
 
-    fn take(&mut self, index: usize) -> Result<Option<OwnedPage>> {
+    fn take(&mut self, index: usize) -> grant_table::Result<Option<OwnedPage>> {
         if !self.armed[index] {
             return Ok(None);
         }

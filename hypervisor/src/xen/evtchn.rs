@@ -5,8 +5,9 @@ use super::abi;
 use super::node::Node;
 use crate::error::{Error, Result};
 use crate::mask::Mask;
-use crate::{Channel, DomId, EventPort};
+use event_channel::Channel;
 use nix::errno::Errno;
+use ring_abi::{DomId, EventPort};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -65,24 +66,27 @@ impl Channel for Evtchn {
     }
 
     /// Xen drops events to a closed end without an error.
-    fn notify(&self) -> Result<()> {
+    fn notify(&self) -> event_channel::Result<()> {
         let mut argument = abi::Notify { port: self.port.0 };
         // SAFETY: the structure that this ioctl takes.
         match unsafe { self.node.ioctl(abi::EVTCHN_NOTIFY, &raw mut argument) } {
             Ok(_) => Ok(()),
-            Err(Errno::ENOTCONN) => Err(Error::Closed),
-            Err(error) => Err(Error::io(format!("notify event channel {}", self.port), error)),
+            Err(Errno::ENOTCONN) => Err(event_channel::Error::Closed),
+            Err(error) => Err(Error::io(format!("notify event channel {}", self.port), error).into()),
         }
     }
 
     /// Reads the pending port, which stays masked in the kernel until its number is written back.
-    fn take(&self) -> Result<bool> {
+    fn take(&self) -> event_channel::Result<bool> {
         match (&self.node.file).read(&mut [0; 4]) {
             Ok(0) => Ok(false),
             Ok(_) if self.mask.remember() => Ok(false),
-            Ok(_) => self.write_back().map(|()| true),
+            Ok(_) => {
+                self.write_back()?;
+                Ok(true)
+            }
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(false),
-            Err(e) => Err(Error::io(format!("read event channel {}", self.port), e)),
+            Err(e) => Err(Error::io(format!("read event channel {}", self.port), e).into()),
         }
     }
 
@@ -91,7 +95,7 @@ impl Channel for Evtchn {
         self.mask.set();
     }
 
-    fn unmask(&self) -> Result<bool> {
+    fn unmask(&self) -> event_channel::Result<bool> {
         let remembered = self.mask.clear();
         if remembered {
             self.write_back()?;

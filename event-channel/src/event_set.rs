@@ -2,24 +2,23 @@
 
 //! Notifiers in an [`EventSet`], whose timer ends their masks.
 
-use crate::{Notifier, NotifierPair};
+use crate::{Error, Notifier, NotifierPair, Result, WaitChannel};
 use event_loop::EventSet;
-use hypervisor::{Error, Result};
 use std::io;
 use std::time::Duration;
 
-impl Notifier {
+impl<C: WaitChannel> Notifier<C> {
     /// Adds the channel to `set`, which then reports its events by `token`.
     ///
     /// # Errors
     /// As [`EventSet::add`].
     pub fn register(&self, set: &EventSet, token: u64) -> io::Result<()> {
-        set.add(self, token)
+        set.add(&self.channel, token)
     }
 
     /// Removes the channel from `set`.
     pub fn unregister(&self, set: &EventSet) {
-        set.remove(self);
+        set.remove(&self.channel);
     }
 
     /// Takes the pending event, as [`Notifier::take`], and ends a mask whose time is over. To be called whenever the
@@ -37,7 +36,7 @@ impl Notifier {
     /// then.
     ///
     /// # Errors
-    /// [`Error::Io`] where the timer cannot be set.
+    /// [`Error::Hypervisor`] where the timer cannot be set.
     pub fn limit_events(&mut self, set: &EventSet) -> Result<Option<Duration>> {
         let pause = self.pause(set.elapsed());
         if let Some(pause) = pause {
@@ -48,18 +47,22 @@ impl Notifier {
     }
 }
 
-impl NotifierPair {
+impl<C: WaitChannel> NotifierPair<C> {
     /// As [`Notifier::register`], for both channels.
     ///
     /// # Errors
     /// As [`EventSet::add`].
     pub fn register(&self, set: &EventSet, token: u64) -> io::Result<()> {
-        self.each().try_for_each(|notifier| notifier.register(set, token))
+        self.tx.register(set, token)?;
+        self.rx.as_ref().map_or(Ok(()), |rx| rx.register(set, token))
     }
 
     /// Removes both channels from `set`.
     pub fn unregister(&self, set: &EventSet) {
-        self.each().for_each(|notifier| notifier.unregister(set));
+        self.tx.unregister(set);
+        if let Some(rx) = &self.rx {
+            rx.unregister(set);
+        }
     }
 
     /// As [`Notifier::take_events`], for both channels.
@@ -74,7 +77,7 @@ impl NotifierPair {
     /// As [`Notifier::limit_events`], for both channels.
     ///
     /// # Errors
-    /// [`Error::Io`] where the timer cannot be set.
+    /// [`Error::Hypervisor`] where the timer cannot be set.
     pub fn limit_events(&mut self, set: &EventSet) -> Result<Option<Duration>> {
         let pause = self.pause(set.elapsed());
         if let Some(pause) = pause {
@@ -86,9 +89,13 @@ impl NotifierPair {
 }
 
 fn mask_ends(is_masked: bool, set: &EventSet) -> Result<bool> {
-    Ok(is_masked && set.take_timer().map_err(|error| Error::io("read the timer of masked events", error))?)
+    Ok(is_masked && set.take_timer().map_err(timer_error)?)
 }
 
 fn end_mask_after(pause: Duration, set: &EventSet) -> Result<()> {
-    set.wake_after(pause).map_err(|error| Error::io("set the timer of masked events", error))
+    set.wake_after(pause).map_err(timer_error)
+}
+
+fn timer_error(error: io::Error) -> Error {
+    Error::Hypervisor(format!("the timer of masked events: {error}").into())
 }
