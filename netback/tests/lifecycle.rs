@@ -77,8 +77,8 @@ fn vif_with_the_name_of_another_is_refused_and_leaves_it_alone() {
 
     let spec = net::VifSpec { vifname: Some("vif1.0".into()), ..net::vif() };
     let device = machine.attach_vif_as(DomId(2), 0, &spec);
-    let _nic = open(&machine.domain(DomId(2)), 0, netfront::Config::default());
-    machine.wait_for_state(&device.back_path(), XenbusState::Closing);
+    let mut nic = open(&machine.domain(DomId(2)), 0, netfront::Config::default());
+    until(&mut nic, |_| machine.state(&device.back_path()) == XenbusState::Closing);
     let error = machine.backend_error(&device).unwrap();
     assert!(error.contains("vif1.0"), "{error}");
 

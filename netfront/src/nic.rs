@@ -16,9 +16,7 @@ use event_channel::WaitEventChannels;
 use event_loop::{Connector, EventSet};
 use grant_table::GrantTable;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring_abi::netif::{MAX_TX_SIZE, key};
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,6 +25,8 @@ use xenstore::{Client, Nodes, XsError};
 
 /// How often connecting to the store is retried.
 const STORE_RETRY: Duration = Duration::from_millis(100);
+/// Every descriptor's token: [`Nic::process_events`] looks at all.
+const ANY: u64 = 0;
 /// Most handshake actions carried out for one event.
 const MAX_ACTIONS: usize = 8;
 
@@ -196,7 +196,7 @@ impl Nic {
     /// transmit slots; `true` if there are some already.
     pub fn arm(&mut self, want_tx: bool) -> bool {
         self.flush();
-        match self.connection.as_mut().map(|connection| connection.arm(want_tx, &mut self.event_set)) {
+        match self.connection.as_mut().map(|connection| connection.arm(want_tx, &self.event_set)) {
             Some(Ok(ready)) => ready,
             Some(Err(error)) => {
                 self.connection_failed(&error);
@@ -219,7 +219,7 @@ impl Nic {
     /// [`Error::Removed`]; [`Error::Io`]; [`Error::Connection`] where the hypervisor has no more grants or ports.
     /// Nothing that a backend does is an error.
     pub fn process_events(&mut self) -> Result<(), Error> {
-        if let Some(Err(error)) = self.connection.as_mut().map(|c| c.take_events(&mut self.event_set)) {
+        if let Some(Err(error)) = self.connection.as_mut().map(|c| c.take_events(&self.event_set)) {
             self.connection_failed(&error);
         }
         if self.client.is_none() && Instant::now() >= self.store_retry {
@@ -242,11 +242,7 @@ impl Nic {
     pub fn wait(&mut self, want_tx: bool, timeout: Duration) -> Result<(), Error> {
         if !self.arm(want_tx) {
             let timeout = if self.client.is_none() { timeout.min(STORE_RETRY) } else { timeout };
-            let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(self.fd(), PollFlags::POLLIN)], timeout) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(error) => return Err(io::Error::from(error).into()),
-            }
+            self.event_set.wait(Some(timeout))?;
         }
         self.process_events()
     }
@@ -254,7 +250,7 @@ impl Nic {
     /// Starts the handshake over a new connection to the store.
     fn attach_store(&mut self, mut client: Client) -> Result<(), Error> {
         self.handshake = Handshake::default();
-        self.event_set.add(client.fd())?;
+        self.event_set.add(client.fd(), ANY)?;
         self.end.remove_keys(&mut client, CONNECTION_KEYS)?;
         // Ends what an earlier process with this interface has left connected.
         self.end.switch_state(&mut client, XenbusState::Initialising)?;
@@ -353,7 +349,7 @@ impl Nic {
         let negotiated = Negotiated::parse(&self.end.other_keys(client)?)?;
         let connection =
             Connection::new(&*self.grants, &*self.channels, self.end.other_id(), negotiated.split)?;
-        connection.register(&self.event_set)?;
+        connection.register(&self.event_set, ANY)?;
         self.max_len = if negotiated.sg { MAX_TX_SIZE } else { ring_abi::PAGE_SIZE };
         let keys = frontend_keys(connection.info(), self.requested);
         self.connection = Some(connection);

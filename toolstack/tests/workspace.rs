@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use syn::visit::{self, Visit};
 
 /// Crates whose source files are cores, protocols as values, unless a file's first line is [`DOES_IO`].
@@ -116,6 +117,49 @@ fn only_programs_depend_on_a_hypervisor() {
     let users =
         imports.iter().filter(|(_, imported)| imported.contains("hypervisor")).map(|(name, _)| name.as_str());
     assert_eq!(users.collect::<Vec<_>>(), DEPENDS_ON_HYPERVISOR);
+}
+
+/// Crates that a kernel embeds without std, and all that they then depend on, programs of the build aside.
+const WITHOUT_STD: &[(&str, &[&str])] = &[
+    ("ring-abi", &["arrayvec", "bitflags", "thiserror"]),
+    ("event-loop", &[]),
+    (
+        "grant-table",
+        &["foldhash", "hashbrown", "lru", "pin-project-lite", "smallvec", "tracing", "tracing-core"],
+    ),
+    ("event-channel", &[]),
+    ("inflight", &[]),
+    ("xenbus", &[]),
+    ("blkfront", &["slab"]),
+    ("netfront", &[]),
+];
+
+#[test]
+fn crates_without_std_depend_on_nothing_that_needs_it() {
+    let names = WITHOUT_STD.iter().flat_map(|(name, others)| others.iter().chain([name]));
+    let allowed: BTreeSet<&str> = names.copied().collect();
+    for (name, _) in WITHOUT_STD {
+        let output = Command::new(env!("CARGO"))
+            .args([
+                "tree",
+                "-e",
+                "normal,no-proc-macro",
+                "--no-default-features",
+                "--prefix",
+                "none",
+                "--no-dedupe",
+            ])
+            .args(["--format", "{lib}", "-p", name])
+            .current_dir(root())
+            .output()
+            .expect("cargo tree");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let listed = String::from_utf8(output.stdout).expect("names").replace('_', "-");
+        let crates: BTreeSet<&str> = listed.split_whitespace().collect();
+        assert!(crates.contains(name), "{listed}");
+        let wrong: Vec<_> = crates.difference(&allowed).collect();
+        assert!(wrong.is_empty(), "{name} without std depends on {wrong:?}");
+    }
 }
 
 #[test]
