@@ -186,7 +186,7 @@ impl stats::Stats for Stats {
             },
             grants: Some(Grants {
                 mapped: self.pages.mapped.get(),
-                reused: self.pages.reused.get(),
+                reused: Some(self.pages.reused.get()),
                 copied: self.pages.copied.get(),
             }),
             wakeups: Some(self.wakeups.get()),

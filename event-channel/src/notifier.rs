@@ -2,22 +2,37 @@
 //! backends, XSA-391 for frontends).
 
 use crate::{Channel, Result};
+use alloc::sync::Arc;
 use core::time::Duration;
-use event_loop::StormGuard;
+use event_loop::{Counter, StormGuard};
 use ring_abi::EventPort;
 use ring_abi::ring::Notify;
 
-/// Counters of a notifier's events.
+/// Counters of events, which other threads may read. Those of a device's notifiers, which one thread serves, may be the
+/// same over all its connections.
+#[derive(Debug, Default)]
+pub struct Counters {
+    sent: Counter,
+    suppressed: Counter,
+    taken: Counter,
+}
+
+impl Counters {
+    /// Reads the counters, each by itself: they are not of one instant.
+    pub fn read(&self) -> Counts {
+        Counts { sent: self.sent.get(), suppressed: self.suppressed.get(), taken: self.taken.get() }
+    }
+}
+
+/// The values of [`Counters`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Counts {
     /// Events sent.
     pub sent: u64,
-    /// Requests to notify that were merged into one that was pending already.
-    pub merged: u64,
+    /// Commits without an event of their own: the peer wanted none, or one was to be sent already.
+    pub suppressed: u64,
     /// Events taken; several sent by the peer may merge into one.
     pub taken: u64,
-    /// Events taken that led to no work.
-    pub spurious: u64,
 }
 
 /// A channel with its counters and its guard. Owned by the thread that serves the ring.
@@ -45,7 +60,7 @@ pub struct Counts {
 /// ```
 pub struct Notifier<C> {
     pub(crate) channel: C,
-    counts: Counts,
+    counters: Arc<Counters>,
     /// An event is to be sent at the end of the batch.
     wanted: bool,
     masked: bool,
@@ -60,7 +75,12 @@ impl<C: Channel> Notifier<C> {
 
     /// Wraps `channel`, whose spurious events `guard` limits.
     pub fn with_guard(channel: C, guard: StormGuard) -> Self {
-        Self { channel, counts: Counts::default(), wanted: false, masked: false, guard }
+        Self { channel, counters: Arc::default(), wanted: false, masked: false, guard }
+    }
+
+    /// Counts in `counters` from now on.
+    pub fn count_in(&mut self, counters: Arc<Counters>) {
+        self.counters = counters;
     }
 
     /// The local port, which a frontend writes into `event-channel`.
@@ -70,16 +90,22 @@ impl<C: Channel> Notifier<C> {
 
     /// The counters so far.
     pub fn counts(&self) -> Counts {
-        Counts { spurious: self.guard.spurious(), ..self.counts }
+        self.counters.read()
     }
 
-    /// Records whether a ring's commit wants an event; [`Notifier::flush`] sends one for the whole batch.
+    /// Events taken that led to no work.
+    pub fn spurious(&self) -> u64 {
+        self.guard.spurious()
+    }
+
+    /// Records whether a commit that published something wants an event; [`Notifier::flush`] sends one for the whole
+    /// batch.
     #[inline]
     pub fn want(&mut self, notify: Notify) {
-        if notify.wanted() {
-            self.counts.merged += u64::from(self.wanted);
-            self.wanted = true;
+        if self.wanted || !notify.wanted() {
+            self.counters.suppressed.add(1);
         }
+        self.wanted |= notify.wanted();
     }
 
     /// Sends an event if one was wanted since the last flush; returns whether it did.
@@ -93,7 +119,7 @@ impl<C: Channel> Notifier<C> {
         }
         self.channel.notify()?;
         self.wanted = false;
-        self.counts.sent += 1;
+        self.counters.sent.add(1);
         Ok(true)
     }
 
@@ -110,7 +136,7 @@ impl<C: Channel> Notifier<C> {
 
     fn record(&mut self, taken: bool) {
         if taken {
-            self.counts.taken += 1;
+            self.counters.taken.add(1);
             self.guard.taken();
         }
     }

@@ -40,10 +40,12 @@ mod offload;
 mod pin_table;
 mod response_logs;
 pub mod rx;
+mod stats;
 pub mod tx;
 mod vif;
 
 pub use config::{Config, DataPath};
 pub use driver::{Attachment, Resolver, VifDriver, default_vif_name, vif_name};
 pub use error::ConnectionError;
+pub use stats::Stats;
 pub use vif::{OnFailure, Vif};

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use bridge::DropReason;
+use event_channel::{Counters, Counts};
 use event_loop::Counter;
 use xenbus::stats::{self, Count, Grants, Notifications, Operation, Snapshot};
 
@@ -15,11 +16,14 @@ pub struct Stats {
     pub(crate) mapped: Counter,
     /// Grant copies.
     pub(crate) copied: Counter,
+    /// Events of both rings.
+    pub(crate) events: Arc<Counters>,
 }
 
 impl stats::Stats for Stats {
     fn snapshot(&self) -> Snapshot {
         let port = self.port.read();
+        let Counts { sent, suppressed, taken } = self.events.read();
         // The rings have the guest's view: what it transmits the bridge receives.
         let operation = |name, requests, bytes| Operation { name, requests, bytes, ..Operation::default() };
         let drops = DropReason::ALL.map(|reason| Count { name: reason.name(), count: port.dropped(reason) });
@@ -28,8 +32,8 @@ impl stats::Stats for Stats {
                 operation("transmit", port.rx_frames, port.rx_bytes),
                 operation("receive", port.tx_frames, port.tx_bytes),
             ],
-            notifications: Notifications::default(),
-            grants: Some(Grants { mapped: self.mapped.get(), reused: 0, copied: self.copied.get() }),
+            notifications: Notifications { sent, suppressed, received: taken },
+            grants: Some(Grants { mapped: self.mapped.get(), reused: None, copied: self.copied.get() }),
             drops: drops.into(),
             ..Snapshot::default()
         }

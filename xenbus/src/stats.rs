@@ -81,8 +81,8 @@ pub struct Notifications {
 pub struct Grants {
     /// Pages mapped.
     pub mapped: u64,
-    /// Pages that were needed and mapped already, being persistent grants.
-    pub reused: u64,
+    /// Pages that were needed and mapped already, being persistent grants; `None` where none stay mapped.
+    pub reused: Option<u64>,
     /// Grant copies: parts of pages copied by the hypervisor.
     pub copied: u64,
 }
@@ -114,7 +114,7 @@ impl Snapshot {
         if let Some(more) = &other.grants {
             let grants = self.grants.get_or_insert_default();
             grants.mapped += more.mapped;
-            grants.reused += more.reused;
+            grants.reused = sum(grants.reused, more.reused);
             grants.copied += more.copied;
         }
         merge(&mut self.drops, &other.drops);
@@ -173,7 +173,7 @@ mod tests {
             operations: vec![Operation { name, requests: 2, bytes: 512, errors, latency }],
             in_flight: Some(3),
             notifications: Notifications { sent: 4, suppressed: 5, received: 6 },
-            grants: Some(Grants { mapped: 7, reused: 8, copied: 9 }),
+            grants: Some(Grants { mapped: 7, reused: Some(8), copied: 9 }),
             wakeups: None,
             drops: vec![Count { name, count: 10 }],
         }
@@ -192,7 +192,7 @@ mod tests {
         assert_eq!(total.operation("write").unwrap().latency, None);
         assert_eq!((total.in_flight, total.wakeups), (Some(9), None));
         assert_eq!(total.notifications, Notifications { sent: 12, suppressed: 15, received: 18 });
-        assert_eq!(total.grants, Some(Grants { mapped: 21, reused: 24, copied: 27 }));
+        assert_eq!(total.grants, Some(Grants { mapped: 21, reused: Some(24), copied: 27 }));
         assert_eq!((total.drop("read"), total.drop("write")), (20, 10));
     }
 }

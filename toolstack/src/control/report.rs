@@ -45,7 +45,7 @@ struct Notifications {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Grants {
     mapped: u64,
-    reused: u64,
+    reused: Option<u64>,
     copied: u64,
 }
 
@@ -116,7 +116,7 @@ mod tests {
             operations: vec![read, stats::Operation { name: "flush", ..Default::default() }],
             in_flight: Some(3),
             notifications: stats::Notifications { sent: 4, suppressed: 5, received: 6 },
-            grants: Some(stats::Grants { mapped: 7, reused: 8, copied: 9 }),
+            grants: Some(stats::Grants { mapped: 7, reused: Some(8), copied: 9 }),
             wakeups: None,
             drops: vec![Count { name: "no_room", count: 10 }],
         };
