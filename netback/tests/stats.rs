@@ -6,7 +6,7 @@ use std::time::Instant;
 use testkit::net::{self, Network, frame, open, receive, send, until};
 use testkit::{BOUND, Machine};
 use xenbus::XenbusState;
-use xenbus::stats::Snapshot;
+use xenbus::stats::{Snapshot, Stats};
 
 fn snapshot(network: &Network, domid: u16) -> Snapshot {
     network.registry.get((DomId(domid), 0)).unwrap().stats.unwrap().snapshot()
@@ -39,6 +39,12 @@ fn snapshot_counts_frames_pages_and_events() {
             a.flush();
             receive(&mut b, &mut into);
         }
+        let front = a.stats().snapshot();
+        assert_eq!((moved(&front, "transmit"), moved(&front, "receive")), ((10, 10_000), (0, 0)));
+        assert!(front.notifications.sent > 0 && front.grants.is_none(), "{front:?}");
+        let front = b.stats().snapshot();
+        assert_eq!(moved(&front, "receive"), (10, 10_000));
+        assert!(front.drops.iter().all(|drop| drop.count == 0), "{front:?}");
         let sender = snapshot(network, 1);
         let receiver = snapshot(network, 2);
         assert_eq!((moved(&sender, "transmit"), moved(&sender, "receive")), ((10, 10_000), (0, 0)));
