@@ -3,18 +3,15 @@
 //! The loop of one ring: takes requests and submits operations, polls the engine and publishes responses.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use event_channel::WaitChannel;
-use event_loop::AdaptivePoll;
+use event_channel::{Notifier, WaitChannel};
+use event_loop::{AdaptivePoll, EventSet};
 use grant_table::Contiguous;
 use inflight::InflightRegion;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring_abi::blkif::{Request, Response, Status};
-use ring_abi::ring::Protocol;
+use ring_abi::ring::{Notify, Protocol};
 
 use crate::check::Limits;
 use crate::device::{Commands, ExitReason, Recovery, RingConfig};
@@ -23,10 +20,11 @@ use crate::guest_data::{GuestData, Outcome};
 use crate::queue::{DiskRequest, Queue, Tag};
 use crate::stats::{OpCounters, Stats};
 
-/// Consecutive wake-ups without any work after which the frontend's events are throttled (XSA-332, XSA-391).
-const SPURIOUS_MAX: u32 = 32;
-/// Milliseconds for which a throttled event channel is not polled.
-const THROTTLE_MS: u8 = 2;
+/// The tokens of the descriptors that the loop waits for.
+const ENGINE: u64 = 0;
+const COMMANDS: u64 = 1;
+const CHANNEL: u64 = 2;
+
 /// Polls of the ring between two reads of the clock while busy polling.
 const POLLS_PER_CLOCK_READ: u32 = 64;
 
@@ -59,13 +57,12 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
     refreshed: Instant,
     /// An earlier process may have published a response without notifying the frontend.
     resumed: bool,
-    channel: Box<dyn WaitChannel>,
+    notifier: Notifier<Box<dyn WaitChannel>>,
+    event_set: EventSet,
     /// By tag.
     started: Box<[Started]>,
     /// Operations that the engine has.
     in_engine: usize,
-    /// Consecutive wake-ups without any work.
-    spurious: u32,
     adaptive_poll: AdaptivePoll,
     stats: Arc<Stats>,
     config: RingConfig,
@@ -92,6 +89,8 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         let depth = queue.size();
         let mut engine = config.disk.engine(depth).map_err(ExitReason::Engine)?;
         let guest_data = GuestData::new(&config, depth, &mut *engine);
+        let notifier = Notifier::new(channel);
+        let event_set = EventSet::new().map_err(ExitReason::Wait)?;
         Ok(Self {
             engine,
             completions: Vec::with_capacity(depth),
@@ -103,10 +102,10 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             info,
             refreshed: Instant::now(),
             resumed,
-            channel,
+            notifier,
+            event_set,
             started: vec![Started { at: Instant::now(), bytes: 0 }; depth].into(),
             in_engine: 0,
-            spurious: 0,
             adaptive_poll: AdaptivePoll::default(),
             stats: config.stats.clone(),
             config,
@@ -116,7 +115,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     /// Serves the ring until it is told to stop or fails. In both cases the engine has handed back all operations.
     pub(crate) fn run(mut self, commands: &Commands) -> Result<(), ExitReason> {
         let outcome = self.serve(commands);
-        let drained = self.drain();
+        let drained = self.drain(commands);
         if outcome.is_ok() {
             self.publish_responses()?;
         }
@@ -124,8 +123,10 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     }
 
     fn serve(&mut self, commands: &Commands) -> Result<(), ExitReason> {
+        self.register(commands).map_err(ExitReason::Wait)?;
         if self.resumed {
-            self.channel.notify().map_err(channel_error)?;
+            self.notifier.want(Notify::Yes);
+            self.notifier.flush().map_err(channel_error)?;
         }
         loop {
             if commands.pending() {
@@ -137,12 +138,16 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
                     self.queue.set_limits(limits(&info));
                 }
             }
-            if self.poll_once()? {
-                self.spurious = 0;
-            } else if !self.busy_poll(commands)? && !self.queue.arm()? {
-                self.sleep(commands)?;
+            if !self.poll_once()? && !self.busy_poll(commands)? && !self.queue.arm()? {
+                self.sleep()?;
             }
         }
+    }
+
+    fn register(&self, commands: &Commands) -> io::Result<()> {
+        self.event_set.add(self.engine.fd(), ENGINE)?;
+        self.event_set.add(&commands.event, COMMANDS)?;
+        self.notifier.register(&self.event_set, CHANNEL)
     }
 
     /// Takes requests, completes operations and publishes responses; `true` if there was anything to do.
@@ -150,6 +155,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         let taken = self.take_requests()?;
         let completed = self.complete_requests()?;
         self.publish_responses()?;
+        self.notifier.worked(taken || completed);
         Ok(taken || completed)
     }
 
@@ -253,9 +259,9 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     }
 
     fn publish_responses(&mut self) -> Result<(), ExitReason> {
-        if self.queue.commit().wanted() {
+        self.notifier.want(self.queue.commit());
+        if self.notifier.flush().map_err(channel_error)? {
             self.stats.count_notify();
-            self.channel.notify().map_err(channel_error)?;
         }
         Ok(())
     }
@@ -279,33 +285,31 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         Ok(false)
     }
 
-    fn sleep(&mut self, commands: &Commands) -> Result<(), ExitReason> {
-        let throttled = self.spurious >= SPURIOUS_MAX;
-        let timeout = if throttled { PollTimeout::from(THROTTLE_MS) } else { PollTimeout::NONE };
-        let mut fds = [self.engine.fd(), commands.event.as_fd(), self.channel.as_fd()]
-            .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        let polled = if throttled { &mut fds[..2] } else { &mut fds[..] };
-        match poll(polled, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(e) => return Err(ExitReason::Wait(e.into())),
+    fn sleep(&mut self) -> Result<(), ExitReason> {
+        // Against a frontend that notifies without work (XSA-332).
+        if let Some(pause) = self.notifier.limit_events(&self.event_set).map_err(channel_error)? {
+            tracing::debug!(?pause, "masking events: the frontend notifies without work");
         }
-        let engine = fds[0].any().unwrap_or(false);
+        let ready = self.event_set.wait(None).map_err(ExitReason::Wait)?;
         self.stats.count_wakeup();
-        self.spurious = if engine { 0 } else { self.spurious.saturating_add(1) };
-        self.channel.take().map(|_| ()).map_err(channel_error)
+        if ready.contains(CHANNEL) || ready.contains(EventSet::TIMER) {
+            self.notifier.take_events(&self.event_set).map_err(channel_error)?;
+        }
+        Ok(())
     }
 
     /// Waits for the engine to hand back all operations: only then may pages be unmapped.
-    fn drain(&mut self) -> Result<(), ExitReason> {
+    fn drain(&mut self, commands: &Commands) -> Result<(), ExitReason> {
         self.stalled = None;
+        self.notifier.unregister(&self.event_set);
+        self.event_set.remove(&commands.event);
         while self.in_engine > 0 {
             if self.complete_requests()? {
                 continue;
             }
-            let mut fds = [PollFd::new(self.engine.fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(e) => return Err(ExitReason::Wait(e.into())),
+            let ready = self.event_set.wait(None).map_err(ExitReason::Wait)?;
+            if ready.contains(EventSet::TIMER) {
+                self.event_set.take_timer().map_err(ExitReason::Wait)?;
             }
         }
         Ok(())
