@@ -1,16 +1,11 @@
 //! Parses a frame's headers in its private head, as far as offloads need them.
 
-use crate::{Csum, Frame, checksum::Sum, offload::UDP_OFFSET};
+use crate::{Csum, Frame, Malformed, checksum::Sum, offload::UDP_OFFSET};
 
 const ETH: usize = 14;
 const TAG: usize = 4;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-
-/// A frame's headers do not match its offload metadata.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("offload metadata and headers do not match")]
-pub struct Malformed;
 
 /// The version of the internet protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -49,7 +49,7 @@ mod worker;
 pub use batch::{Batch, Frames, PortBatch};
 pub use fragment::{Fragment, FragmentRef};
 pub use frame::{Frame, HEAD, Iovecs, MAX_FRAGMENTS, MAX_IOVECS, TooManyFragments};
-pub use meta::{Caps, Csum, Gso, GsoKind, Offload};
+pub use meta::{Caps, Csum, Gso, GsoKind, Malformed, Offload};
 pub use pin::{Pin, PinOwner};
 pub use pool::{Buffer, Pool};
 pub use port::Port;

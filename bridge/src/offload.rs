@@ -1,9 +1,9 @@
 //! Offloads in software: which a frame needs before a port takes it, and partial checksums.
 
 use crate::{
-    Caps, Frame,
+    Caps, Frame, Malformed,
     checksum::Sum,
-    headers::{Ip, Malformed, ip_start, put_field},
+    headers::{Ip, ip_start, put_field},
     segment::Segments,
 };
 

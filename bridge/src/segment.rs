@@ -1,9 +1,9 @@
 //! Segmentation of long TCP frames in software. Segments share the payload's pages; only their headers are written.
 
 use crate::{
-    Csum, Frame, Gso, GsoKind, Offload,
+    Csum, Frame, Gso, GsoKind, Malformed, Offload,
     checksum::Sum,
-    headers::{Headers, Ip, Malformed, put_field},
+    headers::{Headers, Ip, put_field},
     offload::fill_csum,
 };
 

@@ -5,8 +5,7 @@
 use std::io;
 
 use crate::{
-    Batch, Caps, DropReason, Frame, Frames, Port,
-    headers::Malformed,
+    Batch, Caps, DropReason, Frame, Frames, Malformed, Port,
     offload::{self, Action, fill_csum},
     segment::Segments,
 };
