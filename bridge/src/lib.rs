@@ -35,6 +35,7 @@ pub mod headers;
 mod mac;
 mod meta;
 pub mod offload;
+pub mod partial_checksum;
 mod pin;
 mod poller;
 mod pool;

@@ -3,8 +3,8 @@
 use crate::{
     Csum, Frame, Gso, GsoKind, Malformed, Offload,
     checksum::Sum,
-    headers::{Headers, Ip, put_field},
-    offload::fill_csum,
+    headers::{Headers, Ip},
+    partial_checksum::{fill_csum, put_field},
 };
 
 const TCP: u8 = 6;

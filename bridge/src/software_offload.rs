@@ -6,7 +6,8 @@ use std::io;
 
 use crate::{
     Batch, Caps, DropReason, Frame, Frames, Malformed, Port,
-    offload::{self, Action, fill_csum},
+    offload::{self, Action},
+    partial_checksum::fill_csum,
     segment::Segments,
 };
 

@@ -5,7 +5,8 @@
 
 use crate::assemble::Packet;
 use crate::rx::FrameInfo;
-use bridge::headers::{Headers, mark_blank};
+use bridge::headers::Headers;
+use bridge::partial_checksum::mark_blank;
 use bridge::{Frame, Gso, GsoKind, Malformed, Offload};
 use ring_abi::netif::extra::{GSO_TCPV4, GSO_TCPV6};
 use ring_abi::netif::{RxFlags, TxFlags};
