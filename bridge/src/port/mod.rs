@@ -2,6 +2,7 @@
 
 //! Ports: the sources and destinations of frames.
 
+mod net_error;
 pub mod netdev;
 pub mod packet;
 pub mod pair;
