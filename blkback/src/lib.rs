@@ -27,6 +27,7 @@
 pub mod check;
 pub mod device;
 mod disk_queue;
+pub mod disk_request;
 pub mod engine;
 mod guest_data;
 pub mod handshake;

@@ -17,9 +17,10 @@ use ring_abi::ring::Protocol;
 
 use crate::check::Limits;
 use crate::device::{Commands, ExitReason, Recovery, RingConfig};
+use crate::disk_request::{DiskRequest, Tag};
 use crate::engine::{Completion, DiskInfo, Engine, IoRequest, Operation};
 use crate::guest_data::{GuestData, Outcome};
-use crate::queue::{DiskRequest, Queue, Tag};
+use crate::queue::Queue;
 use crate::stats::{OpCounters, Stats};
 
 /// Consecutive wake-ups without any work after which the frontend's events are throttled (XSA-332, XSA-391).

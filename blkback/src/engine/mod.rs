@@ -15,7 +15,7 @@ mod uring;
 use std::io::Result;
 use std::os::fd::BorrowedFd;
 
-pub use crate::queue::Operation;
+pub use crate::disk_request::Operation;
 pub use bounce::{BounceBuffer, BouncePool};
 pub use file::FileDisk;
 pub use io::{Buffer, Completion, Data, IoRequest, PageSegment};
