@@ -19,7 +19,7 @@ use smallvec::SmallVec;
 use vm_memory::{MmapRegion, VolatileSlice};
 
 use crate::check::Segments;
-use crate::device::{DataPath, RingConfig};
+use crate::config::{DataPath, RingConfig};
 use crate::disk_request::DiskRequest;
 use crate::engine::{BouncePool, Buffer, Data, Engine, IoRequest, Operation, PageSegment};
 
