@@ -16,8 +16,6 @@ use std::io;
 use std::sync::Arc;
 use vm_memory::VolatileSlice;
 
-use super::ingress::payload_fragments;
-
 /// Packets with a payload that are not sent on yet: more than a round of the bridge takes.
 const BUFFERS: u32 = 256;
 /// Bytes of a buffer: the longest packet, at any offset in its first page.
@@ -40,7 +38,7 @@ impl Copied {
         let buffer = if packet.size() > HEAD { self.pool.take() } else { None };
         if let Some(buffer) = &buffer {
             let mut to = buffer.as_mut_ptr().wrapping_add(payload_offset(packet));
-            for fragment in payload_fragments(packet) {
+            for fragment in packet.fragments_beyond(HEAD) {
                 // SAFETY: the fragments sum to less than 64 KiB and begin in the buffer's first page. Nothing else has the
                 // buffer until it is given to a frame, after the copy.
                 let memory = unsafe { VolatileSlice::new(to, fragment.size.into()) };
@@ -66,5 +64,5 @@ impl Copied {
 /// The payload's offset in its first page, and so in its buffer: copying between equal offsets takes one operation of
 /// Xen's, and two where the destination crosses a page's end.
 fn payload_offset(packet: &Packet) -> usize {
-    payload_fragments(packet).next().map_or(0, |fragment| fragment.offset.into())
+    packet.fragments_beyond(HEAD).next().map_or(0, |fragment| fragment.offset.into())
 }

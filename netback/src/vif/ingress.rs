@@ -241,14 +241,3 @@ fn add_head_copies<'a>(
         }
     }
 }
-
-/// The packet's fragments beyond its head.
-pub(super) fn payload_fragments(packet: &Packet) -> impl Iterator<Item = Fragment> {
-    let mut skip = HEAD as u16;
-    packet.fragments().iter().filter_map(move |fragment| {
-        let skipped = skip.min(fragment.size);
-        skip -= skipped;
-        let rest = Fragment { offset: fragment.offset + skipped, size: fragment.size - skipped, ..*fragment };
-        (rest.size > 0).then_some(rest)
-    })
-}
