@@ -35,9 +35,9 @@ pub(crate) struct VifDevice {
     waker: Waker,
     handshake: Handshake,
     response_logs: Option<ResponseLogs>,
-    /// The connection and the attachment stay for another process.
     /// The bridge has a port of this device, by the name in `name`; another device may have a port of the same name.
     attached: bool,
+    /// The connection and the attachment stay for another process.
     stopped: bool,
     /// Set by the bridge's thread when the connection fails.
     exit: Arc<Mutex<Option<ExitReason>>>,
