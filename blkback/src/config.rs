@@ -5,11 +5,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use hypervisor::{DomId, Hypervisor, PAGE_SIZE};
+use event_channel::WaitEventChannels;
+use grant_table::GrantTable;
 use inflight::InflightLog;
 use inflight::InflightRegion;
 use ring_abi::blkif::{X86_32, X86_64};
 use ring_abi::ring::{Protocol, slots};
+use ring_abi::{DomId, PAGE_SIZE};
 
 use crate::engine::Disk;
 use crate::handshake::{Abi, Negotiated};
@@ -73,8 +75,10 @@ pub fn inflight_bytes(negotiated: &Negotiated) -> usize {
 
 /// What a ring's thread needs.
 pub struct RingConfig {
-    /// This domain's hypervisor.
-    pub hv: Arc<dyn Hypervisor>,
+    /// This domain's grant table.
+    pub grants: Arc<dyn GrantTable>,
+    /// This domain's event channels.
+    pub channels: Arc<dyn WaitEventChannels>,
     /// The frontend's domain.
     pub peer: DomId,
     /// The frontend's ring.

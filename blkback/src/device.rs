@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use hypervisor::{Access, Channel, Contiguous};
+use event_channel::WaitChannel;
+use grant_table::{Access, Contiguous};
 use ring_abi::blkif::{X86_32, X86_64};
 
 use crate::commands::Commands;
@@ -34,9 +35,10 @@ impl RingThread {
     /// # Errors
     /// [`StartError`] says what failed; everything is released again.
     pub fn start(config: RingConfig) -> Result<RingThread, StartError> {
-        let RingConfig { hv, peer, negotiated, .. } = &config;
-        let ring = hv.map_contiguous(*peer, &negotiated.refs, Access::ReadWrite).map_err(StartError::Ring)?;
-        let channel = hv.bind_interdomain(*peer, negotiated.port).map_err(StartError::Channel)?;
+        let RingConfig { grants, channels, peer, negotiated, .. } = &config;
+        let ring =
+            grants.map_contiguous(*peer, &negotiated.refs, Access::ReadWrite).map_err(StartError::Ring)?;
+        let channel = channels.bind_interdomain(*peer, negotiated.port).map_err(StartError::Channel)?;
         let negotiated = negotiated.clone();
         let commands = Arc::new(Commands::new()?);
         let exited = Arc::new(AtomicBool::new(false));
@@ -97,7 +99,7 @@ impl Drop for ExitGuard {
 fn run(
     mut config: RingConfig,
     ring: Contiguous,
-    channel: Box<dyn Channel>,
+    channel: Box<dyn WaitChannel>,
     commands: &Commands,
     exited: Arc<AtomicBool>,
 ) -> Result<(), ExitReason> {

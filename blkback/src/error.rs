@@ -13,10 +13,10 @@ use crate::queue::ResumeError;
 pub enum StartError {
     /// The ring's pages cannot be mapped.
     #[error("mapping the ring: {0}")]
-    Ring(hypervisor::Error),
+    Ring(grant_table::Error),
     /// The event channel cannot be bound.
     #[error("binding the event channel: {0}")]
-    Channel(hypervisor::Error),
+    Channel(event_channel::Error),
     /// A thread or descriptor cannot be made.
     #[error("starting the ring's thread: {0}")]
     System(#[from] io::Error),
@@ -39,7 +39,7 @@ pub enum ExitReason {
     PeerGone,
     /// An operation on the event channel failed.
     #[error("event channel: {0}")]
-    Channel(hypervisor::Error),
+    Channel(event_channel::Error),
     /// The engine itself failed, not only one operation.
     #[error("disk engine: {0}")]
     Engine(io::Error),

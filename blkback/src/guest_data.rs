@@ -12,9 +12,10 @@ use std::io;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use grant_table::persist::{Cache, LINUX_MAX, Page};
-use hypervisor::{Access, CopyOp, CopyPtr, DomId, GrantRef, Hypervisor, Mapping, PAGE_SIZE};
+use grant_table::persist::{LINUX_MAX, Page, PersistentCache};
+use grant_table::{Access, CopyOp, CopyPtr, GrantTable, Mapping};
 use ring_abi::blkif::{MAX_SEGMENTS, SECTOR, Segment};
+use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 use smallvec::SmallVec;
 use vm_memory::{MmapRegion, VolatileSlice};
 
@@ -28,10 +29,10 @@ const BUFFER: usize = MAX_SEGMENTS * PAGE_SIZE;
 
 /// Access to the data of one frontend's requests.
 pub(crate) struct GuestData {
-    hv: Arc<dyn Hypervisor>,
+    grants: Arc<dyn GrantTable>,
     peer: DomId,
     /// Pages that stay mapped.
-    cache: Option<Cache>,
+    cache: Option<PersistentCache>,
     /// All data is copied.
     copies: bool,
     /// Registered bounce buffers, which are used first.
@@ -61,7 +62,7 @@ pub(crate) enum Outcome {
 impl GuestData {
     /// Access to the data of the frontend in `config`, for `depth` requests at once of this engine.
     pub(crate) fn new(config: &RingConfig, depth: usize, engine: &mut dyn Engine) -> GuestData {
-        let hv = config.hv.clone();
+        let grants = config.grants.clone();
         let peer = config.peer;
         let data_path = config.tuning.data_path;
         let persistent = data_path == DataPath::Persistent && config.negotiated.persistent;
@@ -69,8 +70,8 @@ impl GuestData {
         let pool = if copies || persistent { registered_pool(engine) } else { None };
         tracing::info!(persistent, copies, registered = pool.is_some(), "data path");
         GuestData {
-            cache: persistent.then(|| Cache::new(hv.clone(), peer, LINUX_MAX)),
-            hv,
+            cache: persistent.then(|| PersistentCache::new(grants.clone(), peer, LINUX_MAX)),
+            grants,
             peer,
             copies,
             pool,
@@ -95,7 +96,7 @@ impl GuestData {
 
     /// The bounce buffer for a request's data, if it is to be copied.
     #[inline]
-    fn buffer(&mut self, request: &DiskRequest) -> hypervisor::Result<Option<Buffer>> {
+    fn buffer(&mut self, request: &DiskRequest) -> grant_table::Result<Option<Buffer>> {
         if let Some(buffer) = self.pool.as_ref().and_then(|pool| pool.alloc(bytes(&request.segments))) {
             return Ok(Some(Buffer::Pooled(buffer)));
         }
@@ -105,7 +106,7 @@ impl GuestData {
         let region = match self.free.pop() {
             Some(region) => region,
             None => MmapRegion::new(BUFFER)
-                .map_err(|e| hypervisor::Error::io("a bounce buffer", io::Error::other(e)))?,
+                .map_err(|_| grant_table::Error::NoSpace("memory for a bounce buffer"))?,
         };
         Ok(Some(Buffer::Private(region)))
     }
@@ -119,7 +120,7 @@ impl GuestData {
     }
 
     #[inline]
-    fn in_place(&mut self, request: &DiskRequest, io: &mut IoRequest) -> hypervisor::Result<bool> {
+    fn in_place(&mut self, request: &DiskRequest, io: &mut IoRequest) -> grant_table::Result<bool> {
         let data = match &mut self.cache {
             Some(cache) => Data::Persistent(cached(cache, &request.segments)?),
             None => Data::Mapped(self.map(request)?),
@@ -135,11 +136,11 @@ impl GuestData {
     }
 
     #[inline]
-    fn map(&self, request: &DiskRequest) -> hypervisor::Result<Mapping> {
+    fn map(&self, request: &DiskRequest) -> grant_table::Result<Mapping> {
         let refs: ArrayVec<GrantRef, MAX_SEGMENTS> = request.segments.iter().map(|s| s.gref).collect();
         // Reading the disk writes the guest's pages.
         let access = if request.operation == Operation::Read { Access::ReadWrite } else { Access::ReadOnly };
-        self.hv.map(self.peer, &refs, access)
+        self.grants.map(self.peer, &refs, access)
     }
 
     fn bounce(
@@ -147,7 +148,7 @@ impl GuestData {
         request: &DiskRequest,
         io: &mut IoRequest,
         buffer: Buffer,
-    ) -> hypervisor::Result<bool> {
+    ) -> grant_table::Result<bool> {
         let pages = match &mut self.cache {
             Some(cache) => cached(cache, &request.segments)?,
             None => SmallVec::new(),
@@ -207,7 +208,7 @@ impl GuestData {
     }
 
     /// Copies between a bounce buffer and the guest's pages: to the pages for a read. `false` if a grant is refused.
-    fn copy(&self, of: &Bounced, buffer: &Buffer, operation: Operation) -> hypervisor::Result<bool> {
+    fn copy(&self, of: &Bounced, buffer: &Buffer, operation: Operation) -> grant_table::Result<bool> {
         let mut copied = 0;
         let mut ops: ArrayVec<CopyOp<'_>, MAX_SEGMENTS> = ArrayVec::new();
         for (number, segment) in of.segments.iter().enumerate() {
@@ -221,7 +222,7 @@ impl GuestData {
             let Some(guest) = guest else { return Ok(false) };
             ops.push(copy_op(operation, guest, local, len));
         }
-        self.hv.copy(&mut ops)?;
+        self.grants.copy(&mut ops)?;
         Ok(ops.iter().all(|op| op.status.is_okay()))
     }
 }
@@ -233,14 +234,17 @@ fn registered_pool(engine: &mut dyn Engine) -> Option<Arc<BouncePool>> {
 
 fn copy_op<'a>(operation: Operation, guest: CopyPtr<'a>, local: VolatileSlice<'a>, len: u16) -> CopyOp<'a> {
     match operation {
-        Operation::Read => CopyOp::new(CopyPtr::Memory(local), guest, len),
-        _ => CopyOp::new(guest, CopyPtr::Memory(local), len),
+        Operation::Read => CopyOp::new(CopyPtr::Memory(local.into()), guest, len),
+        _ => CopyOp::new(guest, CopyPtr::Memory(local.into()), len),
     }
 }
 
 /// The segments' pages, which stay mapped.
 #[inline]
-fn cached(cache: &mut Cache, segments: &Segments) -> hypervisor::Result<SmallVec<[Page; MAX_SEGMENTS]>> {
+fn cached(
+    cache: &mut PersistentCache,
+    segments: &Segments,
+) -> grant_table::Result<SmallVec<[Page; MAX_SEGMENTS]>> {
     segments.iter().map(|segment| cache.get(segment.gref)).collect()
 }
 

@@ -12,15 +12,21 @@
 //! use std::sync::Arc;
 //!
 //! use blkback::{Tuning, VbdDriver};
-//! use hypervisor::Hypervisor;
+//! use event_channel::WaitEventChannels;
+//! use grant_table::GrantTable;
 //! use xenstore::Client;
 //!
 //! /// Serves until `stop` becomes readable.
-//! fn serve(hv: Arc<dyn Hypervisor>, stop: BorrowedFd<'_>) -> Result<(), Box<dyn std::error::Error>> {
-//!     let store = Client::new(hv.store()?);
-//!     let mut driver = VbdDriver::new(hv.clone());
+//! fn serve(
+//!     grants: Arc<dyn GrantTable>,
+//!     channels: Arc<dyn WaitEventChannels>,
+//!     store: Client,
+//!     stop: BorrowedFd<'_>,
+//! ) -> Result<(), Box<dyn std::error::Error>> {
+//!     let domid = grants.domid();
+//!     let mut driver = VbdDriver::new(grants, channels);
 //!     driver.set_tuning(Tuning { batch: 16, ..Tuning::default() });
-//!     Ok(xenbus::driver::run(store, hv.domid(), &mut driver, stop)?)
+//!     Ok(xenbus::driver::run(store, domid, &mut driver, stop)?)
 //! }
 //! ```
 

@@ -7,8 +7,9 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use event_channel::WaitChannel;
 use event_loop::AdaptivePoll;
-use hypervisor::{Channel, Contiguous};
+use grant_table::Contiguous;
 use inflight::InflightRegion;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -61,7 +62,7 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
     refreshed: Instant,
     /// An earlier process may have published a response without notifying the frontend.
     resumed: bool,
-    channel: Box<dyn Channel>,
+    channel: Box<dyn WaitChannel>,
     /// By tag.
     started: Box<[Started]>,
     /// Operations that the engine has.
@@ -77,7 +78,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     pub(crate) fn new(
         mut config: RingConfig,
         ring: Contiguous,
-        channel: Box<dyn Channel>,
+        channel: Box<dyn WaitChannel>,
     ) -> Result<Self, ExitReason> {
         let info = config.disk.info().map_err(ExitReason::Engine)?;
         let limits = limits(&info);
@@ -314,9 +315,9 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     }
 }
 
-fn channel_error(error: hypervisor::Error) -> ExitReason {
+fn channel_error(error: event_channel::Error) -> ExitReason {
     match error {
-        hypervisor::Error::Closed => ExitReason::PeerGone,
+        event_channel::Error::Closed => ExitReason::PeerGone,
         other => ExitReason::Channel(other),
     }
 }

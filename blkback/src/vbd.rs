@@ -5,8 +5,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hypervisor::{DomId, Hypervisor};
+use event_channel::WaitEventChannels;
+use grant_table::GrantTable;
 use inflight::InflightDir;
+use ring_abi::DomId;
 use ring_abi::blkif::key;
 use xenbus::Device;
 use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
@@ -28,7 +30,8 @@ pub type Registry = Arc<Mutex<BTreeMap<(DomId, u32), Arc<Stats>>>>;
 
 /// The driver of all `vbd` devices of a domain.
 pub struct VbdDriver {
-    hv: Arc<dyn Hypervisor>,
+    grants: Arc<dyn GrantTable>,
+    channels: Arc<dyn WaitEventChannels>,
     opener: Opener,
     tuning: Tuning,
     inflight_dir: Option<InflightDir>,
@@ -38,15 +41,20 @@ pub struct VbdDriver {
 
 impl VbdDriver {
     /// Makes a driver that opens the disks that the devices' keys describe ([`Spec`]).
-    pub fn new(hv: Arc<dyn Hypervisor>) -> VbdDriver {
-        VbdDriver::with_opener(hv, Box::new(|_, keys| open_keys(keys)))
+    pub fn new(grants: Arc<dyn GrantTable>, channels: Arc<dyn WaitEventChannels>) -> VbdDriver {
+        VbdDriver::with_opener(grants, channels, Box::new(|_, keys| open_keys(keys)))
     }
 
     /// Makes a driver that opens disks by `opener`. Of the devices for which it returns the same `Arc` only the
     /// youngest uses the disk, once the others have released it.
-    pub fn with_opener(hv: Arc<dyn Hypervisor>, opener: Opener) -> VbdDriver {
+    pub fn with_opener(
+        grants: Arc<dyn GrantTable>,
+        channels: Arc<dyn WaitEventChannels>,
+        opener: Opener,
+    ) -> VbdDriver {
         VbdDriver {
-            hv,
+            grants,
+            channels,
             opener,
             tuning: Tuning::default(),
             inflight_dir: None,
@@ -92,7 +100,8 @@ impl BackDriver for VbdDriver {
         lock(&self.registry).insert(id, stats.clone());
         let mut vbd = Vbd {
             device: device.clone(),
-            hv: self.hv.clone(),
+            grants: self.grants.clone(),
+            channels: self.channels.clone(),
             tuning: self.tuning,
             handshake: Handshake::new(view),
             ring: None,
@@ -113,7 +122,8 @@ impl BackDriver for VbdDriver {
 
 struct Vbd {
     device: Device,
-    hv: Arc<dyn Hypervisor>,
+    grants: Arc<dyn GrantTable>,
+    channels: Arc<dyn WaitEventChannels>,
     disk: Arc<dyn Disk>,
     /// The disk's properties, as advertised to the frontend.
     advertised: DiskInfo,
@@ -281,7 +291,8 @@ impl Vbd {
         let exit_waker = self.waker.clone();
         let claim = self.claim.clone();
         let config = RingConfig {
-            hv: self.hv.clone(),
+            grants: self.grants.clone(),
+            channels: self.channels.clone(),
             peer: self.device.front,
             negotiated,
             disk: self.disk.clone(),

@@ -7,13 +7,12 @@ use std::sync::Arc;
 
 use blkback::engine::{Completion, IoRequest, Mode, RamDisk, Spec, open};
 use blkback::{DataPath, Disk, DiskInfo, Engine, Tuning, VbdDriver};
-use hypervisor::DomId;
+use ring_abi::DomId;
 use ring_abi::PAGE_SIZE;
 use ring_abi::blkif::{OP_READ, OP_WRITE, Status, key};
 use testkit::block::{Backend, GUEST, RawFrontend, XVDA};
 use testkit::random::bytes;
 use testkit::{FrontendDevice, Machine};
-use vm_memory::Bytes;
 
 /// A disk for which the kernel cannot pin guests' pages.
 struct UnpinnableDisk(RamDisk);
@@ -56,7 +55,7 @@ impl Engine for UnpinnableEngine {
 fn stays_mapped(disk: Arc<dyn Disk>, data_path: DataPath) -> bool {
     let machine = Machine::new();
     let hv = machine.domain(DomId::DOM0);
-    let mut driver = VbdDriver::with_opener(hv.clone(), Box::new(move |_, _| Ok(disk.clone())));
+    let mut driver = VbdDriver::with_opener(hv.clone(), hv.clone(), Box::new(move |_, _| Ok(disk.clone())));
     driver.set_tuning(Tuning { data_path, ..Tuning::default() });
     let _back = Backend::start_with(driver, &hv);
     let device = machine.attach_disk(GUEST, XVDA, "by the opener");
@@ -64,17 +63,17 @@ fn stays_mapped(disk: Arc<dyn Disk>, data_path: DataPath) -> bool {
     let mut raw: RawFrontend = RawFrontend::connect(device, key::PROTOCOL_X86_64, true);
 
     let written = bytes(7, 3 * PAGE_SIZE);
-    raw.data.slice(0, written.len()).unwrap().write_slice(&written, 0).unwrap();
+    raw.data.slice(0, written.len()).unwrap().copy_from(&written);
     let requests = [raw.io(OP_WRITE, 1, 64, &[0, 1, 2]), raw.io(OP_READ, 2, 64, &[3, 4, 5])];
     for request in requests {
         raw.send(&[request]);
         assert_eq!(raw.receive(1)[0].status, Status::OKAY, "{data_path:?}");
     }
     let mut read = vec![0; written.len()];
-    raw.data.slice(3 * PAGE_SIZE, read.len()).unwrap().read_slice(&mut read, 0).unwrap();
+    raw.data.slice(3 * PAGE_SIZE, read.len()).unwrap().copy_to(&mut read);
     assert!(read == written, "{data_path:?}");
     // A page that is not granted fails that request alone.
-    let invalid = raw.io_of(OP_WRITE, 3, 64, [hypervisor::GrantRef(4000)]);
+    let invalid = raw.io_of(OP_WRITE, 3, 64, [ring_abi::GrantRef(4000)]);
     let valid = raw.io(OP_READ, 4, 0, &[6]);
     raw.send(&[invalid, valid]);
     let statuses: Vec<_> = raw.receive(2).iter().map(|response| response.status).collect();

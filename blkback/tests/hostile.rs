@@ -42,7 +42,8 @@ fn assert_others_served(platform: &dyn Platform) {
 }
 
 fn open(device: &FrontendDevice) -> Disk {
-    Disk::open_with(device.hv.clone(), device.store(), device.device.id, options()).unwrap()
+    let hv = &device.hv;
+    Disk::open_with(hv.clone(), hv.clone(), hv.clone(), device.device.id, options()).unwrap()
 }
 
 testkit::attacks! {

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use blkback::VbdDriver;
 use hypervisor::local::Domain;
-use hypervisor::{DomId, Hypervisor};
 use nix::sys::eventfd::EventFd;
+use ring_abi::DomId;
 use std::io::{BufRead, BufReader};
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -22,10 +22,10 @@ const DIR: &str = "XPV_TEST_BACK_DIR";
 fn child() {
     let Ok(dir) = std::env::var(DIR) else { return };
     let hv = Arc::new(Domain::join(dir, DomId::DOM0).unwrap());
-    let client = Client::new(hv.store().unwrap());
+    let client = Client::connect(&hv).unwrap();
     let stop = EventFd::new().unwrap();
     println!("serving");
-    xenbus::driver::run(client, DomId::DOM0, &mut VbdDriver::new(hv), stop.as_fd()).unwrap();
+    xenbus::driver::run(client, DomId::DOM0, &mut VbdDriver::new(hv.clone(), hv), stop.as_fd()).unwrap();
 }
 
 /// A backend process, killed when it is dropped.

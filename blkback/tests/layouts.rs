@@ -4,7 +4,7 @@
 //! `layouts xen::` runs in a guest of a real Xen host (`tests/xen/run vbd-32`; built with `--cfg xen_host`): `XPV_VBD` is
 //! the device's number, `XPV_CONTENT` the path of a file to write to it, which the scenario compares with the image.
 
-use hypervisor::PAGE_SIZE;
+use ring_abi::PAGE_SIZE;
 use ring_abi::blkif::{Io, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, Request, Response, Segment, Status};
 use ring_abi::blkif::{X86_32, X86_64, key};
 use ring_abi::ring::Protocol;

@@ -1,7 +1,8 @@
 //! Disks on a machine in threads: the bytes that a frontend reads and writes are those of the image.
 
 use blkfront::{Completion, Disk, Error, Operation, Options, Request};
-use hypervisor::{Access, DomId, Hypervisor};
+use grant_table::{Access, GrantTable};
+use ring_abi::DomId;
 use std::io::Write;
 use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
@@ -316,7 +317,7 @@ fn image_still_in_use_is_opened_once_released() {
         let spec = blkback::engine::Spec::from_keys(keys).unwrap();
         Ok(blkback::engine::open(&spec).unwrap())
     });
-    let _back = Backend::start_with(blkback::VbdDriver::with_opener(hv.clone(), opener), &hv);
+    let _back = Backend::start_with(blkback::VbdDriver::with_opener(hv.clone(), hv.clone(), opener), &hv);
     let device = machine.attach_disk(GUEST, XVDA, &params);
     let mut disk = open(&machine.domain(GUEST), options());
     disk.read_at(0, &mut [0; 512]).unwrap();

@@ -3,8 +3,9 @@
 //! Pages granted to the backend, which reads and writes them without a copy.
 
 use arrayvec::ArrayVec;
-use hypervisor::{Access, DomId, Hypervisor, PAGE_SIZE, Shared};
+use grant_table::{Access, GrantTable, Shared};
 use ring_abi::blkif::{SECTOR, Segment};
+use ring_abi::{DomId, PAGE_SIZE};
 use vm_memory::{Bytes, VolatileSlice};
 
 use crate::error::{Error, Result};
@@ -19,11 +20,11 @@ pub struct Buffer {
 
 impl Buffer {
     /// Grants pages for `bytes` bytes, at most [`MAX_REQUEST_BYTES`].
-    pub(crate) fn new(hv: &dyn Hypervisor, peer: DomId, bytes: usize) -> Result<Buffer> {
+    pub(crate) fn new(grants: &dyn GrantTable, peer: DomId, bytes: usize) -> Result<Buffer> {
         if bytes == 0 || bytes > MAX_REQUEST_BYTES {
             return Err(Error::Length { bytes });
         }
-        Ok(Buffer { pages: hv.share(peer, bytes.div_ceil(PAGE_SIZE), Access::ReadWrite)? })
+        Ok(Buffer { pages: grants.share(peer, bytes.div_ceil(PAGE_SIZE), Access::ReadWrite)? })
     }
 
     /// Length of all pages in bytes.
@@ -36,7 +37,7 @@ impl Buffer {
     /// # Panics
     /// If `len` is more than [`Buffer::capacity`].
     pub fn memory(&self, len: usize) -> VolatileSlice<'_> {
-        self.pages.slice(0, len).expect("a part of the buffer")
+        self.pages.slice(0, len).expect("a part of the buffer").into()
     }
 
     /// Copies bytes into the buffer, from its start.

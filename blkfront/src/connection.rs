@@ -2,7 +2,7 @@
 
 //! The disk's connection to its backend: refreshed from the store, made, dropped and closed.
 
-use hypervisor::{Access, Shared};
+use grant_table::{Access, Shared};
 use nix::sys::epoll::{EpollEvent, EpollFlags};
 use ring_abi::blkif::key;
 use std::os::fd::AsFd;
@@ -86,8 +86,8 @@ impl Disk {
     fn offer(&mut self, keys: &Keys) -> Result<()> {
         self.disconnect();
         let order = ring_page_order(keys, self.options.ring_page_order)?;
-        let ring = self.hv.share(self.peer, 1 << order, Access::ReadWrite)?;
-        let channel = self.hv.alloc_unbound(self.peer)?;
+        let ring = self.grants.share(self.peer, 1 << order, Access::ReadWrite)?;
+        let channel = self.channels.alloc_unbound(self.peer)?;
         let keys = ring_keys(ring.refs(), channel.port()).with(key::FEATURE_PERSISTENT, 0);
         if self.negotiated.is_some() {
             tracing::info!(in_flight = self.in_flight(), "reconnecting");
@@ -114,9 +114,7 @@ impl Disk {
     }
 
     fn connect_queue(&mut self, ring: Shared) -> Result<()> {
-        self.queue.connect(ring).map_err(|error| {
-            hypervisor::Error::io("initialising the ring", std::io::Error::other(error)).into()
-        })
+        Ok(self.queue.connect(ring)?)
     }
 
     fn connected(&mut self, negotiated: Negotiated) -> Result<()> {

@@ -6,10 +6,12 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use event_loop::AdaptivePoll;
-use hypervisor::{Channel, DomId, Hypervisor, Shared};
+use event_channel::{WaitChannel, WaitEventChannels};
+use event_loop::{AdaptivePoll, Connector};
+use grant_table::{GrantTable, Shared};
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
+use ring_abi::DomId;
 use ring_abi::blkif::{Status, X86_64};
 use xenbus::{DeviceEnd, XenbusState};
 use xenstore::Client;
@@ -99,13 +101,17 @@ const POLLS_PER_CLOCK_READ: u32 = 64;
 /// use std::sync::Arc;
 ///
 /// use blkfront::Disk;
-/// use hypervisor::Hypervisor;
-/// use xenstore::Client;
+/// use event_channel::WaitEventChannels;
+/// use event_loop::Connector;
+/// use grant_table::GrantTable;
 ///
 /// /// Increments the first byte of the guest's disk xvda (device 51712).
-/// fn increment(hv: Arc<dyn Hypervisor>) -> Result<(), Box<dyn std::error::Error>> {
-///     let store = Client::new(hv.store()?);
-///     let mut disk = Disk::open(hv, store, 51712)?;
+/// fn increment(
+///     grants: Arc<dyn GrantTable>,
+///     channels: Arc<dyn WaitEventChannels>,
+///     store: Arc<dyn Connector>,
+/// ) -> Result<(), Box<dyn std::error::Error>> {
+///     let mut disk = Disk::open(grants, channels, store, 51712)?;
 ///     let mut sector = vec![0; disk.info().sector_size as usize];
 ///     disk.read_at(0, &mut sector)?;
 ///     sector[0] = sector[0].wrapping_add(1);
@@ -116,7 +122,8 @@ const POLLS_PER_CLOCK_READ: u32 = 64;
 /// ```
 pub struct Disk {
     pub(crate) span: tracing::Span,
-    pub(crate) hv: Arc<dyn Hypervisor>,
+    pub(crate) grants: Arc<dyn GrantTable>,
+    pub(crate) channels: Arc<dyn WaitEventChannels>,
     pub(crate) store: Client,
     pub(crate) end: DeviceEnd,
     pub(crate) peer: DomId,
@@ -126,7 +133,7 @@ pub struct Disk {
     pub(crate) written: XenbusState,
     pub(crate) negotiated: Option<Negotiated>,
     pub(crate) queue: Queue<X86_64, Shared, Request>,
-    pub(crate) channel: Option<Box<dyn Channel>>,
+    pub(crate) channel: Option<Box<dyn WaitChannel>>,
     pub(crate) epoll: Epoll,
     /// Consecutive empty polls.
     empty_polls: u32,
@@ -142,9 +149,14 @@ impl Disk {
     ///
     /// # Errors
     /// [`Error::NotConnected`] if the backend closes or does not connect in time; [`Error::Key`] if it publishes an
-    /// invalid key; otherwise a failed operation on store, hypervisor or system.
-    pub fn open(hv: Arc<dyn Hypervisor>, store: Client, devid: u32) -> Result<Disk> {
-        Disk::open_with(hv, store, devid, Options::default())
+    /// invalid key; otherwise a failed operation on store, grants, event channels or system.
+    pub fn open(
+        grants: Arc<dyn GrantTable>,
+        channels: Arc<dyn WaitEventChannels>,
+        store: Arc<dyn Connector>,
+        devid: u32,
+    ) -> Result<Disk> {
+        Disk::open_with(grants, channels, store, devid, Options::default())
     }
 
     /// Opens a device like [`Disk::open`], with options.
@@ -152,13 +164,16 @@ impl Disk {
     /// # Errors
     /// As [`Disk::open`].
     pub fn open_with(
-        hv: Arc<dyn Hypervisor>,
-        mut store: Client,
+        grants: Arc<dyn GrantTable>,
+        channels: Arc<dyn WaitEventChannels>,
+        store: Arc<dyn Connector>,
         devid: u32,
         options: Options,
     ) -> Result<Disk> {
-        let span = tracing::error_span!("vbd", domid = %hv.domid(), devid);
-        let path = format!("/local/domain/{}/device/vbd/{devid}", hv.domid());
+        let domid = grants.domid();
+        let span = tracing::error_span!("vbd", %domid, devid);
+        let path = format!("/local/domain/{domid}/device/vbd/{devid}");
+        let mut store = Client::connect(&*store)?;
         let end = DeviceEnd::find_front(&mut store, &path)?;
         let peer = end.other_id();
         let written = end.state(&mut store)?;
@@ -168,7 +183,8 @@ impl Disk {
         epoll.add(store.fd(), EpollEvent::new(nix::sys::epoll::EpollFlags::EPOLLIN, STORE))?;
         let mut disk = Disk {
             span,
-            hv,
+            grants,
+            channels,
             store,
             end,
             peer,
@@ -227,9 +243,9 @@ impl Disk {
     /// Grants pages for a request of `bytes` bytes, at most 44 KiB.
     ///
     /// # Errors
-    /// [`Error::Length`] if `bytes` is 0 or more than that; [`Error::Hypervisor`] if no more pages can be granted.
+    /// [`Error::Length`] if `bytes` is 0 or more than that; [`Error::Grant`] if no more pages can be granted.
     pub fn buffer(&self, bytes: usize) -> Result<Buffer> {
-        Buffer::new(&*self.hv, self.peer, bytes)
+        Buffer::new(&*self.grants, self.peer, bytes)
     }
 
     /// Submits a request, which reaches the backend with the next [`Disk::commit`] or [`Disk::wait`]. While the
@@ -256,7 +272,7 @@ impl Disk {
     /// Publishes submitted requests, and notifies the backend if it waits for them.
     ///
     /// # Errors
-    /// [`Error::Hypervisor`] if the event channel cannot be notified.
+    /// [`Error::Channel`] if the event channel cannot be notified.
     #[inline]
     pub fn commit(&mut self) -> Result<()> {
         if !self.handshake.is_connected() && !self.closing || !self.queue.commit().wanted() {
@@ -264,7 +280,7 @@ impl Disk {
         }
         match self.channel.as_ref().map(|channel| channel.notify()) {
             // The backend's domain was destroyed; a successor will connect.
-            None | Some(Ok(()) | Err(hypervisor::Error::Closed)) => Ok(()),
+            None | Some(Ok(()) | Err(event_channel::Error::Closed)) => Ok(()),
             Some(Err(error)) => Err(error.into()),
         }
     }
@@ -410,7 +426,7 @@ impl Disk {
         match channel.take() {
             Ok(_) => Ok(()),
             // The backend's domain was destroyed. A successor shows in the store.
-            Err(hypervisor::Error::Closed) => Ok(self.epoll.delete(channel.as_fd())?),
+            Err(event_channel::Error::Closed) => Ok(self.epoll.delete(channel.as_fd())?),
             Err(error) => Err(error.into()),
         }
     }

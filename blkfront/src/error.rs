@@ -16,9 +16,15 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A grant or event channel operation failed.
+    /// Pages cannot be shared.
     #[error(transparent)]
-    Hypervisor(#[from] hypervisor::Error),
+    Grant(#[from] grant_table::Error),
+    /// An operation on the event channel failed.
+    #[error(transparent)]
+    Channel(#[from] event_channel::Error),
+    /// The shared pages cannot hold a ring.
+    #[error("initialising the ring: {0}")]
+    Memory(#[from] ring_abi::ring::BadMemory),
     /// An operation on the store failed.
     #[error(transparent)]
     Store(#[from] xenstore::Error),

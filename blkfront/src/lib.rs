@@ -2,7 +2,7 @@
 //!
 //! [`queue`], [`mod@split`] and [`handshake`] are cores, values without I/O: `--no-default-features` leaves only these,
 //! `no_std` with `alloc`, for kernels with a hypervisor interface of their own. [`Disk`] is a device over a
-//! [`hypervisor::Hypervisor`], used by one thread at a time; it has an example.
+//! [`grant_table::GrantTable`], used by one thread at a time; it has an example.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;

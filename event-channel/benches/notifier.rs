@@ -1,10 +1,10 @@
 //! The cost of an event: sending and taking one, merging one, and a token of the rate limit.
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use event_channel::Notifier;
+use event_channel::{EventChannels, Notifier};
 use event_loop::TokenBucket;
 use hypervisor::local::Sandbox;
-use hypervisor::{DomId, Hypervisor};
+use ring_abi::DomId;
 use ring_abi::ring::Notify;
 use std::hint::black_box;
 use std::time::Duration;

@@ -1,11 +1,14 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A notifier: one end of an event channel that notifies once a batch and detects spurious events.
 //!
 //! A peer may send events without end (XSA-332 for backends, XSA-391 for frontends), and each makes its receiver poll
 //! the ring. A notifier counts the events that led to no work and, once there were too many, returns how long to mask
 //! the channel. The ring is polled when the mask ends, so that no request is lost.
 
+use crate::{Channel, Result, WaitChannel};
 use event_loop::TokenBucket;
-use hypervisor::{Channel, EventPort, Result};
+use ring_abi::EventPort;
 use ring_abi::ring::Notify;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -32,8 +35,9 @@ pub struct Counts {
 /// A channel with its counters. Owned by the thread that serves the ring.
 ///
 /// ```
-/// use event_channel::Notifier;
-/// use hypervisor::{DomId, Hypervisor, local::Sandbox};
+/// use event_channel::{EventChannels, Notifier};
+/// use hypervisor::local::Sandbox;
+/// use ring_abi::DomId;
 /// use ring_abi::ring::Notify;
 /// use std::time::Duration;
 ///
@@ -48,10 +52,10 @@ pub struct Counts {
 /// assert!(front.flush()?);
 /// assert!(back.take()?);
 /// assert_eq!(back.worked(true, Duration::ZERO), None);
-/// # Ok::<(), hypervisor::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Notifier {
-    channel: Box<dyn Channel>,
+    channel: Box<dyn WaitChannel>,
     counts: Counts,
     /// An event is to be sent at the end of the batch.
     wanted: bool,
@@ -62,12 +66,12 @@ pub struct Notifier {
 
 impl Notifier {
     /// Wraps `channel` at time `now`, tolerating [`SPURIOUS_RATE`] and [`SPURIOUS_BURST`].
-    pub fn new(channel: Box<dyn Channel>, now: Duration) -> Self {
+    pub fn new(channel: Box<dyn WaitChannel>, now: Duration) -> Self {
         Self::with_tolerance(channel, TokenBucket::new(SPURIOUS_RATE, SPURIOUS_BURST, now))
     }
 
     /// Wraps `channel`; each spurious event costs a token of `tolerance`.
-    pub fn with_tolerance(channel: Box<dyn Channel>, tolerance: TokenBucket) -> Self {
+    pub fn with_tolerance(channel: Box<dyn WaitChannel>, tolerance: TokenBucket) -> Self {
         Self { channel, counts: Counts::default(), wanted: false, unaccounted: false, tolerance }
     }
 
@@ -142,78 +146,5 @@ impl AsFd for Notifier {
 impl std::fmt::Debug for Notifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Notifier(port {}, {:?})", self.port(), self.counts)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use hypervisor::local::{Domain, Sandbox};
-    use hypervisor::{DomId, Error, Hypervisor};
-    use std::sync::Arc;
-
-    struct Setup {
-        notifier: Notifier,
-        peer: Box<dyn Channel>,
-        _sandbox: (Sandbox, Arc<Domain>, Arc<Domain>),
-    }
-
-    fn setup(tolerance: TokenBucket) -> Setup {
-        let sandbox = Sandbox::new().unwrap();
-        let dom0 = sandbox.join(DomId(0)).unwrap();
-        let guest = sandbox.join(DomId(1)).unwrap();
-        let peer = guest.alloc_unbound(DomId(0)).unwrap();
-        let channel = dom0.bind_interdomain(DomId(1), peer.port()).unwrap();
-        assert!(channel.take().unwrap());
-        Setup {
-            notifier: Notifier::with_tolerance(channel, tolerance),
-            peer,
-            _sandbox: (sandbox, dom0, guest),
-        }
-    }
-
-    const NOW: Duration = Duration::from_secs(5);
-
-    #[test]
-    fn notifier_flushed_after_a_batch_sends_one_event() {
-        let mut setup = setup(TokenBucket::new(1, 1, NOW));
-        assert!(!setup.notifier.flush().unwrap());
-        for notify in [Notify::No, Notify::Yes, Notify::Yes, Notify::No] {
-            setup.notifier.want(notify);
-        }
-        assert!(setup.notifier.flush().unwrap());
-        assert!(!setup.notifier.flush().unwrap());
-        assert!(setup.peer.take().unwrap());
-        assert_eq!(setup.notifier.counts(), Counts { sent: 1, merged: 1, ..Counts::default() });
-    }
-
-    #[test]
-    fn notifier_masks_spurious_events_beyond_its_tolerance_only() {
-        let mut setup = setup(TokenBucket::new(10, 3, NOW));
-        let mut event = |any: bool, now: Duration| {
-            setup.peer.notify().unwrap();
-            assert!(setup.notifier.take().unwrap());
-            setup.notifier.worked(any, now)
-        };
-        for _ in 0..100 {
-            assert_eq!(event(true, NOW), None);
-        }
-        for _ in 0..3 {
-            assert_eq!(event(false, NOW), None);
-        }
-        let pause = event(false, NOW).expect("too many");
-        assert_eq!(pause, Duration::from_millis(100));
-        assert_eq!(event(false, NOW + pause), None);
-        assert_eq!(setup.notifier.counts().spurious, 5);
-        assert_eq!(setup.notifier.worked(false, NOW), None, "no event was taken, so none was spurious");
-    }
-
-    #[test]
-    fn notifier_after_the_peer_closed_returns_closed() {
-        let mut setup = setup(TokenBucket::new(1, 1, NOW));
-        drop(setup.peer);
-        assert!(matches!(setup.notifier.take(), Err(Error::Closed)));
-        setup.notifier.want(Notify::Yes);
-        assert!(matches!(setup.notifier.flush(), Err(Error::Closed)));
     }
 }

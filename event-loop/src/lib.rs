@@ -1,6 +1,6 @@
 //! Parts of event loops, independent of Xen: [`EventSet`] waits for several descriptors and can be masked,
-//! [`AdaptivePoll`] learns whether polling before sleeping pays, [`TokenBucket`] bounds a rate, and [`Stream`] is a byte
-//! stream that can be polled.
+//! [`AdaptivePoll`] learns whether polling before sleeping pays, [`TokenBucket`] bounds a rate, [`Stream`] is a byte stream
+//! that can be polled, and a [`Connector`] opens one.
 //!
 //! ```
 //! use core::time::Duration;
@@ -27,5 +27,5 @@ pub use adaptive_poll::AdaptivePoll;
 #[cfg(feature = "std")]
 pub use event_set::EventSet;
 #[cfg(feature = "std")]
-pub use stream::Stream;
+pub use stream::{Connector, Stream};
 pub use token_bucket::TokenBucket;

@@ -3,9 +3,12 @@
 
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{BatchSize, Throughput, criterion_group, criterion_main};
+use grant_table::{
+    Access, CopyOp, CopyPtr, GrantTable, OwnedPage, PageAcceptor, PageDonor, Shared, TransferOp,
+};
 use hypervisor::local::{Domain, Sandbox};
-use hypervisor::{Access, CopyOp, CopyPtr, DomId, Hypervisor, OwnedPage, PAGE_SIZE, Shared, TransferOp};
 use ring_abi::grant::Status;
+use ring_abi::{DomId, PAGE_SIZE};
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::Duration;
@@ -81,7 +84,11 @@ fn ops<'a>(shared: &Shared, one_page: bool, len: u16, memory: VolatileSlice<'a>)
     let op = |n: usize| {
         let gref = shared.refs()[if one_page { 0 } else { n }];
         let source = CopyPtr::Grant { domid: GUEST, gref, offset: 0 };
-        CopyOp::new(source, CopyPtr::Memory(memory.subslice(n * PAGE_SIZE, PAGE_SIZE).expect("inside")), len)
+        CopyOp::new(
+            source,
+            CopyPtr::Memory(memory.subslice(n * PAGE_SIZE, PAGE_SIZE).expect("inside").into()),
+            len,
+        )
     };
     (0..BATCH).map(op).collect()
 }

@@ -5,11 +5,13 @@
 //! that page of a guest, repeated. With `XPV_BLOCK_DEVICE` the disk is read too.
 #![allow(unsafe_code)] // Passes addresses of memory to the kernel.
 
+use event_channel::{EventChannels, WaitChannel};
+use grant_table::{Access, CopyOp, CopyPtr, GrantTable, Mapping, Shared};
 use hypervisor::xen::Xen;
-use hypervisor::{Access, Channel, CopyOp, CopyPtr, DomId, GrantRef, Hypervisor, Mapping, PAGE_SIZE, Shared};
 use io_uring::{IoUring, opcode, types};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 use std::fs::{File, OpenOptions};
 use std::hint::black_box;
 use std::os::fd::AsRawFd;
@@ -98,7 +100,7 @@ impl Bench {
     fn copied(&self, pages: usize, len: usize, from: bool) -> Any<()> {
         let op = |page: usize| {
             let grant = CopyPtr::Grant { domid: self.peer, gref: self.refs[page], offset: 0 };
-            let memory = CopyPtr::Memory(self.page(page)?);
+            let memory = CopyPtr::Memory(self.page(page)?.into());
             let (source, dest) = if from { (grant, memory) } else { (memory, grant) };
             Ok(CopyOp::new(source, dest, len as u16))
         };
@@ -121,7 +123,7 @@ impl Bench {
             report(&name, 1, overhead, || self.copied(1, bytes, true))?;
         }
         let mapping = self.mapped(1, Access::ReadOnly)?;
-        let page = mapping.slice(0, 0, PAGE_SIZE).ok_or("inside")?;
+        let page = VolatileSlice::from(mapping.slice(0, 0, PAGE_SIZE).ok_or("inside")?);
         let into = self.page(0)?;
         report("memcpy from a page that stays mapped", 1, overhead, || {
             page.copy_to_volatile_slice(into);
@@ -136,11 +138,11 @@ impl Bench {
         let own = self.page(0)?;
         report("direct read of 4 KiB into local memory", 1, overhead, || read(&mut disk, own))?;
         let mapping = self.mapped(1, Access::ReadWrite)?;
-        let page = mapping.slice(0, 0, PAGE_SIZE).ok_or("inside")?;
+        let page = VolatileSlice::from(mapping.slice(0, 0, PAGE_SIZE).ok_or("inside")?);
         report("direct read of 4 KiB into a page that stays mapped", 1, overhead, || read(&mut disk, page))?;
         report("the same, mapped and unmapped each time", 1, overhead, || {
             let mapping = self.mapped(1, Access::ReadWrite)?;
-            read(&mut disk, mapping.slice(0, 0, PAGE_SIZE).ok_or("inside")?)
+            read(&mut disk, mapping.slice(0, 0, PAGE_SIZE).ok_or("inside")?.into())
         })?;
         report("the same, into local memory and copied to the peer", 1, overhead, || {
             read(&mut disk, own)?;
@@ -155,7 +157,7 @@ impl Bench {
         let mapping = self.mapped(1, Access::ReadWrite)?;
         let places = [
             ("local memory", self.page(0)?),
-            ("a page that stays mapped", mapping.slice(0, 0, PAGE_SIZE).ok_or("inside")?),
+            ("a page that stays mapped", mapping.slice(0, 0, PAGE_SIZE).ok_or("inside")?.into()),
         ];
         for (name, page) in places {
             for registered in [false, true] {
@@ -179,7 +181,7 @@ impl Bench {
         let unbound = self.xen.alloc_unbound(self.xen.domid())?;
         let bound = self.xen.bind_interdomain(self.xen.domid(), unbound.port())?;
         bound.take()?;
-        let wait = |channel: &dyn Channel| -> Any<()> {
+        let wait = |channel: &dyn WaitChannel| -> Any<()> {
             while !channel.take()? {
                 let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
                 poll(&mut fds, PollTimeout::from(10_000u16))?;

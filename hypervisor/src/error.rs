@@ -38,12 +38,6 @@ pub enum Error {
     /// The other end of an event channel, or of the connection to the broker or store, is closed.
     #[error("the other end is closed")]
     Closed,
-    /// This hypervisor does not offer the operation to user space.
-    #[error("{0} is not supported on this hypervisor")]
-    Unsupported(&'static str),
-    /// Another process holds the resource.
-    #[error("in use: {0}")]
-    Busy(String),
     /// This process has no permission.
     #[error("not permitted: {0}")]
     Denied(String),
@@ -68,6 +62,38 @@ impl Error {
     }
 }
 
+impl From<Error> for grant_table::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Grant { peer, gref, status } => Self::Grant { peer, gref, status },
+            Error::NoSpace(what) => Self::NoSpace(what),
+            Error::NoSuchDomain(domid) => Self::NoSuchDomain(domid),
+            other => Self::Hypervisor(other.into()),
+        }
+    }
+}
+
+impl From<Error> for event_channel::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::NoSpace(what) => Self::NoSpace(what),
+            Error::NoSuchDomain(domid) => Self::NoSuchDomain(domid),
+            Error::NoSuchPort { peer, port } => Self::NoSuchPort { peer, port },
+            Error::Closed => Self::Closed,
+            other => Self::Hypervisor(other.into()),
+        }
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Io { what, error } => Self::new(error.kind(), format!("{what}: {error}")),
+            other => Self::other(other),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -78,11 +104,5 @@ mod tests {
         let error = Error::io("open /dev/xen/gntdev", nix::errno::Errno::EACCES);
         assert_eq!(error.to_string(), "open /dev/xen/gntdev: Permission denied (os error 13)");
         assert!(error.source().is_none());
-    }
-
-    #[test]
-    fn grant_error_names_reference_domain_and_status() {
-        let error = Error::Grant { peer: DomId(3), gref: GrantRef(9), status: Status::BAD_GNTREF };
-        assert_eq!(error.to_string(), "grant 9 of domain 3: invalid grant reference (-3)");
     }
 }

@@ -7,11 +7,11 @@ mod hostile;
 #[path = "local/races.rs"]
 mod races;
 
-use hypervisor::Channel;
+use event_channel::WaitChannel;
+use grant_table::SharedSlice;
 use hypervisor::local::Sandbox;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::time::Duration;
-use vm_memory::VolatileSlice;
 
 /// The timeout of every wait, long enough for a busy machine.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
@@ -26,12 +26,12 @@ pub(crate) fn sandbox() -> Sandbox {
 }
 
 /// Waits until an event is pending or the other end is closed.
-pub(crate) fn readable(channel: &dyn Channel) -> bool {
+pub(crate) fn readable(channel: &dyn WaitChannel) -> bool {
     let mut fds = [PollFd::new(channel.as_fd(), PollFlags::POLLIN)];
     poll(&mut fds, PollTimeout::try_from(TIMEOUT).expect("a timeout")).expect("poll") == 1
 }
 
-pub(crate) fn byte(slice: Option<VolatileSlice<'_>>) -> u8 {
+pub(crate) fn byte(slice: Option<SharedSlice<'_>>) -> u8 {
     let mut byte = [0u8];
     slice.expect("inside").copy_to(&mut byte[..]);
     byte[0]

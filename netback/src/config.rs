@@ -5,6 +5,17 @@
 use crate::backlog::Limits;
 use inflight::InflightDir;
 
+/// How a backend accesses the payloads of packets from guests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum DataPath {
+    /// Payloads are mapped while frames refer to them. For hypervisors on which mapping costs no system call.
+    #[default]
+    Map,
+    /// Payloads are copied by the call that copies the headers: two calls a batch of frames, where mapping takes four for
+    /// each, as on Xen.
+    Copy,
+}
+
 /// Configuration of all vifs of a driver.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -12,6 +23,8 @@ pub struct Config {
     pub burst: usize,
     /// Bounds of the frames that wait for a guest without buffers.
     pub backlog: Limits,
+    /// How payloads are accessed.
+    pub data_path: DataPath,
     /// Whether TCP segmentation offload is advertised.
     pub gso: bool,
     /// Where the rings' response logs are kept, so that another process can resume the connections of one that was
@@ -22,6 +35,12 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { burst: 256, backlog: Limits::default(), gso: true, inflight_dir: None }
+        Self {
+            burst: 256,
+            backlog: Limits::default(),
+            data_path: DataPath::default(),
+            gso: true,
+            inflight_dir: None,
+        }
     }
 }

@@ -5,7 +5,7 @@
 //! Copies borrow the memory of one round, so that a list of them cannot be a field of what lives longer. Its allocation
 //! can: between rounds it is that of an empty vector of plain words, which a [`CopyList`] borrows for a round.
 
-use hypervisor::{CopyOp, Error, Hypervisor};
+use grant_table::{CopyOp, Error, GrantTable};
 use recycle_vec::VecExt;
 use std::ops::{Deref, DerefMut};
 
@@ -37,10 +37,10 @@ pub(crate) struct CopyList<'batch, 'a> {
 }
 
 impl CopyList<'_, '_> {
-    /// Carries out the copies by one hypervisor call, or by none if there are no copies.
+    /// Carries out the copies by one call, or by none if there are no copies.
     #[inline]
-    pub(crate) fn submit(&mut self, hv: &dyn Hypervisor) -> Result<(), Error> {
-        if self.copies.is_empty() { Ok(()) } else { hv.copy(&mut self.copies) }
+    pub(crate) fn submit(&mut self, grants: &dyn GrantTable) -> Result<(), Error> {
+        if self.copies.is_empty() { Ok(()) } else { grants.copy(&mut self.copies) }
     }
 }
 
@@ -70,7 +70,7 @@ impl Drop for CopyList<'_, '_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hypervisor::CopyPtr;
+    use grant_table::CopyPtr;
 
     /// Starts a list and adds copies of `bytes`; returns the list's address and capacity.
     fn round(batch: &mut CopyBatch, bytes: &mut [u8], count: usize) -> (usize, usize) {

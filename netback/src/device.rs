@@ -8,7 +8,8 @@ use crate::response_logs::ResponseLogs;
 use crate::vif::{OnFailure, Recovery, Vif};
 use crate::{Config, ConnectionError};
 use bridge::Counters;
-use hypervisor::Hypervisor;
+use event_channel::WaitEventChannels;
+use grant_table::GrantTable;
 use nix::errno::Errno;
 use ring_abi::DomId;
 use ring_abi::netif::{MTU_MAX, key};
@@ -26,7 +27,8 @@ enum ExitReason {
 
 /// One vif, connected or not.
 pub(crate) struct VifDevice {
-    hv: Arc<dyn Hypervisor>,
+    grants: Arc<dyn GrantTable>,
+    channels: Arc<dyn WaitEventChannels>,
     config: Config,
     guest: DomId,
     attachment: Attachment,
@@ -45,7 +47,8 @@ pub(crate) struct VifDevice {
 
 impl VifDevice {
     pub(crate) fn new(
-        hv: Arc<dyn Hypervisor>,
+        grants: Arc<dyn GrantTable>,
+        channels: Arc<dyn WaitEventChannels>,
         config: Config,
         device: &Device,
         attachment: Attachment,
@@ -54,7 +57,8 @@ impl VifDevice {
     ) -> Self {
         let response_logs = config.inflight_dir.clone().map(|dir| ResponseLogs::new(dir, device));
         Self {
-            hv,
+            grants,
+            channels,
             config,
             guest: device.front,
             attachment,
@@ -80,11 +84,11 @@ impl VifDevice {
         let Some(response_logs) = self.response_logs.take() else { return Ok(()) };
         let resumed = self.negotiate(view).and_then(|negotiated| {
             self.start(&negotiated, Recovery::Resume(&response_logs)).map_err(|error| {
-                use hypervisor::Error::{Busy, NoSuchPort};
+                use event_channel::Error::NoSuchPort;
                 // An earlier process that is being killed closes its event channels and mappings a moment later.
                 let is_busy = matches!(
                     error,
-                    ConnectionError::Hypervisor(Busy(_) | NoSuchPort { .. })
+                    ConnectionError::Channel(NoSuchPort { .. })
                         | ConnectionError::Inflight(inflight::Error::Busy(_))
                 );
                 Failure::new(if is_busy { Errno::EBUSY } else { Errno::EIO } as i32, error)
@@ -130,7 +134,15 @@ impl VifDevice {
 
     fn start(&mut self, negotiated: &Negotiated, recovery: Recovery<'_>) -> Result<(), ConnectionError> {
         let on_failure = self.on_failure();
-        let vif = Vif::start(&self.hv, self.guest, negotiated, &self.config, recovery, on_failure)?;
+        let vif = Vif::start(
+            &self.grants,
+            &*self.channels,
+            self.guest,
+            negotiated,
+            &self.config,
+            recovery,
+            on_failure,
+        )?;
         let attached = self.attachment.bridge.attach(&self.name, Box::new(vif));
         attached.map_err(|error| ConnectionError::Io(std::io::Error::other(error)))?;
         self.attached = true;
@@ -144,7 +156,7 @@ impl VifDevice {
         let waker = self.waker.clone();
         Box::new(move |error: &ConnectionError| {
             let reason = match error {
-                ConnectionError::Hypervisor(hypervisor::Error::Closed) => ExitReason::PeerGone,
+                ConnectionError::Channel(event_channel::Error::Closed) => ExitReason::PeerGone,
                 other => ExitReason::Failed(other.to_string()),
             };
             *exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);

@@ -5,7 +5,9 @@
 use crate::Config;
 use crate::attachment::Attachment;
 use crate::device::VifDevice;
-use hypervisor::{DomId, Hypervisor};
+use event_channel::WaitEventChannels;
+use grant_table::GrantTable;
+use ring_abi::DomId;
 use ring_abi::netif::key;
 use std::sync::Arc;
 use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Waker};
@@ -29,7 +31,8 @@ pub fn vif_name(device: &Device, keys: &Keys) -> String {
 
 /// Makes vifs.
 pub struct VifDriver {
-    hv: Arc<dyn Hypervisor>,
+    grants: Arc<dyn GrantTable>,
+    channels: Arc<dyn WaitEventChannels>,
     config: Config,
     resolver: Resolver,
 }
@@ -37,11 +40,12 @@ pub struct VifDriver {
 impl VifDriver {
     /// A driver that attaches each vif to the bridge that `resolver` finds, as a port named [`vif_name`].
     pub fn new(
-        hv: Arc<dyn Hypervisor>,
+        grants: Arc<dyn GrantTable>,
+        channels: Arc<dyn WaitEventChannels>,
         config: Config,
         resolver: impl FnMut(&Device, &Keys) -> Result<Attachment, Failure> + Send + 'static,
     ) -> Self {
-        Self { hv, config, resolver: Box::new(resolver) }
+        Self { grants, channels, config, resolver: Box::new(resolver) }
     }
 }
 
@@ -58,7 +62,15 @@ impl BackDriver for VifDriver {
     ) -> Result<Box<dyn BackDevice>, Failure> {
         let attachment = (self.resolver)(device, &view.own)?;
         let name = vif_name(device, &view.own);
-        let mut vif = VifDevice::new(self.hv.clone(), self.config.clone(), device, attachment, name, waker);
+        let mut vif = VifDevice::new(
+            self.grants.clone(),
+            self.channels.clone(),
+            self.config.clone(),
+            device,
+            attachment,
+            name,
+            waker,
+        );
         vif.resume(view)?;
         Ok(Box::new(vif))
     }

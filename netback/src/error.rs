@@ -12,9 +12,12 @@ pub enum ConnectionError {
     /// The guest broke the protocol.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// The guest closed its end of an event channel, or a hypervisor call failed.
+    /// Pages cannot be shared, mapped or copied.
     #[error(transparent)]
-    Hypervisor(#[from] hypervisor::Error),
+    Grant(#[from] grant_table::Error),
+    /// The guest closed its end of an event channel, or an operation on it failed.
+    #[error(transparent)]
+    Channel(#[from] event_channel::Error),
     /// The response logs cannot be created or opened.
     #[error(transparent)]
     Inflight(#[from] inflight::Error),

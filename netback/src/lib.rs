@@ -6,15 +6,23 @@
 //!
 //! ```
 //! use bridge::Bridge;
-//! use hypervisor::Hypervisor;
+//! use event_channel::WaitEventChannels;
+//! use grant_table::GrantTable;
 //! use netback::{Attachment, Config, VifDriver};
 //! use std::{os::fd::BorrowedFd, sync::Arc};
+//! use xenstore::Client;
 //!
 //! /// Serves all vifs of this domain on one bridge, until `stop` becomes readable.
-//! fn serve(hv: Arc<dyn Hypervisor>, bridge: Arc<Bridge>, stop: BorrowedFd<'_>) -> Result<(), Box<dyn std::error::Error>> {
-//!     let store = xenstore::Client::new(hv.store()?);
-//!     let domid = hv.domid();
-//!     let mut driver = VifDriver::new(hv, Config::default(), move |_, _| Ok(Attachment::port_of(bridge.clone())));
+//! fn serve(
+//!     grants: Arc<dyn GrantTable>,
+//!     channels: Arc<dyn WaitEventChannels>,
+//!     store: Client,
+//!     bridge: Arc<Bridge>,
+//!     stop: BorrowedFd<'_>,
+//! ) -> Result<(), Box<dyn std::error::Error>> {
+//!     let domid = grants.domid();
+//!     let attach = move |_: &_, _: &_| Ok(Attachment::port_of(bridge.clone()));
+//!     let mut driver = VifDriver::new(grants, channels, Config::default(), attach);
 //!     Ok(xenbus::driver::run(store, domid, &mut driver, stop)?)
 //! }
 //! ```
@@ -37,7 +45,7 @@ pub mod tx;
 mod vif;
 
 pub use attachment::Attachment;
-pub use config::Config;
+pub use config::{Config, DataPath};
 pub use driver::{Resolver, VifDriver, default_vif_name, vif_name};
 pub use error::ConnectionError;
 pub use vif::{OnFailure, Vif};

@@ -12,12 +12,12 @@ use crate::handshake::{EventPorts, Negotiated};
 use crate::response_logs::ResponseLogs;
 use crate::rx::Rx;
 use crate::tx::Tx;
-use crate::{Config, ConnectionError};
+use crate::{Config, ConnectionError, DataPath};
 use bridge::{Batch, Caps, Frames, Port, Stats};
 use egress::Egress;
-use event_channel::Notifier;
+use event_channel::{Notifier, WaitChannel, WaitEventChannels};
 use event_loop::EventSet;
-use hypervisor::{Access, Channel, Contiguous, Hypervisor};
+use grant_table::{Access, Contiguous, GrantTable};
 use inflight::InflightRegion;
 use inflight::ResumeError;
 use ingress::Ingress;
@@ -69,18 +69,20 @@ impl Vif {
     /// # Errors
     /// [`ConnectionError`] where a ring cannot be mapped, or an event channel not be bound.
     pub fn connect(
-        hv: &Arc<dyn Hypervisor>,
+        grants: &Arc<dyn GrantTable>,
+        channels: &dyn WaitEventChannels,
         guest: DomId,
         negotiated: &Negotiated,
         config: &Config,
         on_failure: OnFailure,
     ) -> Result<Self, ConnectionError> {
-        Self::start(hv, guest, negotiated, config, Recovery::None, on_failure)
+        Self::start(grants, channels, guest, negotiated, config, Recovery::None, on_failure)
     }
 
     /// Connects as [`Vif::connect`] does, or resumes a connection.
     pub(crate) fn start(
-        hv: &Arc<dyn Hypervisor>,
+        grants: &Arc<dyn GrantTable>,
+        channels: &dyn WaitEventChannels,
         guest: DomId,
         negotiated: &Negotiated,
         config: &Config,
@@ -88,8 +90,8 @@ impl Vif {
         on_failure: OnFailure,
     ) -> Result<Self, ConnectionError> {
         let stats = Arc::<Stats>::default();
-        let map = |gref| hv.map_contiguous(guest, &[gref], Access::ReadWrite);
-        let notifier = |port| hv.bind_interdomain(guest, port).map(notifier);
+        let map = |gref| grants.map_contiguous(guest, &[gref], Access::ReadWrite);
+        let notifier = |port| channels.bind_interdomain(guest, port).map(notifier);
         let (mut tx_notifier, mut rx_notifier) = match negotiated.events {
             EventPorts::Shared(port) => (notifier(port)?, None),
             EventPorts::Split { tx, rx } => (notifier(tx)?, Some(notifier(rx)?)),
@@ -101,9 +103,9 @@ impl Vif {
             tx_notifier.want(Notify::Yes);
             rx_notifier.iter_mut().for_each(|notifier| notifier.want(Notify::Yes));
         }
-        let copied = hv.map_is_expensive() || !matches!(recovery, Recovery::None);
-        let ingress = Ingress::new(hv.clone(), guest, tx, config.burst, copied, stats.clone())?;
-        let egress = Egress::new(hv.clone(), guest, rx, Backlog::new(config.backlog), stats.clone());
+        let copied = config.data_path == DataPath::Copy || !matches!(recovery, Recovery::None);
+        let ingress = Ingress::new(grants.clone(), guest, tx, config.burst, copied, stats.clone())?;
+        let egress = Egress::new(grants.clone(), guest, rx, Backlog::new(config.backlog), stats.clone());
         let event_set = EventSet::new()?;
         ingress.fd().map_or(Ok(()), |fd| event_set.add(fd))?;
         notifiers(&tx_notifier, &rx_notifier).try_for_each(|notifier| event_set.add(notifier))?;
@@ -200,7 +202,7 @@ impl Vif {
     }
 }
 
-fn notifier(channel: Box<dyn Channel>) -> Notifier {
+fn notifier(channel: Box<dyn WaitChannel>) -> Notifier {
     Notifier::new(channel, Duration::ZERO)
 }
 

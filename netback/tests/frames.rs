@@ -2,8 +2,8 @@
 
 use bridge::port::pair::Pair;
 use bridge::{Batch, Caps, Frame, Frames, Port};
-use hypervisor::DomId;
 use netfront::Config;
+use ring_abi::DomId;
 use std::time::Instant;
 use testkit::BOUND;
 use testkit::net::{Network, VifSpec, frame, guest, open, receive, send, until, vif};

@@ -6,8 +6,8 @@
 
 use bridge::port::pair::Pair;
 use bridge::{Batch, Caps, Port};
-use hypervisor::DomId;
 use netfront::{Config, Nic, SendOutcome};
+use ring_abi::DomId;
 use ring_abi::netif::TxFlags;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -36,7 +36,8 @@ trait Platform {
 }
 
 fn open(device: &FrontendDevice) -> Nic {
-    Nic::open(device.hv.clone(), device.store(), device.device.id, Config::default()).unwrap()
+    let hv = &device.hv;
+    Nic::open(hv.clone(), hv.clone(), hv.clone(), device.device.id, Config::default()).unwrap()
 }
 
 /// Asserts that a frame from one honest guest reaches the other.

@@ -1,15 +1,14 @@
 //! Vifs are closed and detached, and backends restart, while frames are in flight.
 
 use hypervisor::local::Options;
-use hypervisor::{DomId, Hypervisor};
 use netback::Config;
 use netfront::{Error, Nic};
+use ring_abi::DomId;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use testkit::net::{self, Network, frame, open, send, until};
 use testkit::{BOUND, Machine, StopOnDrop};
 use xenbus::XenbusState;
-use xenstore::Client;
 
 /// Starts a machine with a bridge and its backend.
 fn start() -> (Machine, Network) {
@@ -57,8 +56,7 @@ fn open_in_a_domain_without_pages_to_grant_is_an_error() {
     let (machine, _network) = start();
     machine.attach_vif(DomId(1), 0);
     let guest = machine.sandbox.join_with(DomId(1), Options { arena_pages: 64 }).unwrap();
-    let store = Client::new(guest.store().unwrap());
-    let error = Nic::open(guest, store, 0, netfront::Config::default())
+    let error = Nic::open(guest.clone(), guest.clone(), guest, 0, netfront::Config::default())
         .and_then(|mut nic| until_error(&mut nic))
         .unwrap_err();
     assert!(error.to_string().contains("no space"), "{error}");
@@ -79,8 +77,8 @@ fn vif_with_the_name_of_another_is_refused_and_leaves_it_alone() {
 
     let spec = net::VifSpec { vifname: Some("vif1.0".into()), ..net::vif() };
     let device = machine.attach_vif_as(DomId(2), 0, &spec);
-    let _nic = open(&machine.domain(DomId(2)), 0, netfront::Config::default());
-    machine.wait_for_state(&device.back_path(), XenbusState::Closing);
+    let mut nic = open(&machine.domain(DomId(2)), 0, netfront::Config::default());
+    until(&mut nic, |_| machine.state(&device.back_path()) == XenbusState::Closing);
     let error = machine.backend_error(&device).unwrap();
     assert!(error.contains("vif1.0"), "{error}");
 

@@ -1,8 +1,8 @@
 //! A device that is removed and attached again under the same number while a program still holds the old interface.
 
-use hypervisor::DomId;
 use hypervisor::local::Domain;
 use netfront::{Config, Error, Nic};
+use ring_abi::DomId;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use testkit::net::{Network, open, until};

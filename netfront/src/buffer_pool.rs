@@ -2,7 +2,8 @@
 
 //! Granted pages cut into buffers of one size.
 
-use hypervisor::{Access, Hypervisor, PAGE_SIZE, Result, Shared};
+use grant_table::{Access, GrantTable, Result, Shared};
+use ring_abi::PAGE_SIZE;
 use ring_abi::{DomId, GrantRef};
 use vm_memory::VolatileSlice;
 
@@ -17,16 +18,16 @@ impl BufferPool {
     /// Grants pages for `count` buffers of 2^`shift` bytes.
     ///
     /// # Errors
-    /// Those of [`Hypervisor::share`].
+    /// Those of [`GrantTable::share`].
     pub(crate) fn new(
-        hv: &dyn Hypervisor,
+        grants: &dyn GrantTable,
         peer: DomId,
         count: usize,
         shift: u32,
         access: Access,
     ) -> Result<Self> {
         let pages = (count << shift).div_ceil(PAGE_SIZE);
-        Ok(Self { shared: hv.share(peer, pages, access)?, shift })
+        Ok(Self { shared: grants.share(peer, pages, access)?, shift })
     }
 
     /// The grant of the page that holds a buffer.
@@ -50,6 +51,6 @@ impl BufferPool {
     pub(crate) fn slice(&self, buffer: u16, offset: u16, len: usize) -> VolatileSlice<'_> {
         let start = (usize::from(buffer) << self.shift) + usize::from(offset);
         assert!(usize::from(offset) + len <= 1 << self.shift, "bytes outside their buffer");
-        self.shared.slice(start, len).expect("every buffer is inside the shared pages")
+        self.shared.slice(start, len).expect("every buffer is inside the shared pages").into()
     }
 }

@@ -12,10 +12,11 @@ use crate::meta::{self, Meta};
 use crate::rx::{Packet, Rx};
 use crate::tx::{Fragment, Tx};
 use arrayvec::ArrayVec;
-use event_channel::Notifier;
+use event_channel::{Notifier, WaitEventChannels};
 use event_loop::EventSet;
-use hypervisor::{Access, Hypervisor, PAGE_SIZE, Shared};
+use grant_table::{Access, GrantTable, Shared};
 use ring_abi::DomId;
+use ring_abi::PAGE_SIZE;
 use ring_abi::netif::{MAX_TX_SIZE, SLOTS_MIN, Status, TxFlags};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -74,10 +75,15 @@ pub(crate) struct Connection {
 impl Connection {
     /// Grants rings and buffers to `back` and posts all receive buffers. `split` allocates an event channel for each
     /// ring.
-    pub(crate) fn new(hv: &dyn Hypervisor, back: DomId, split: bool) -> Result<Self, ConnectionError> {
-        let tx_page = hv.share(back, 1, Access::ReadWrite)?;
-        let rx_page = hv.share(back, 1, Access::ReadWrite)?;
-        let notifier = || hv.alloc_unbound(back).map(|channel| Notifier::new(channel, Duration::ZERO));
+    pub(crate) fn new(
+        grants: &dyn GrantTable,
+        channels: &dyn WaitEventChannels,
+        back: DomId,
+        split: bool,
+    ) -> Result<Self, ConnectionError> {
+        let tx_page = grants.share(back, 1, Access::ReadWrite)?;
+        let rx_page = grants.share(back, 1, Access::ReadWrite)?;
+        let notifier = || channels.alloc_unbound(back).map(|channel| Notifier::new(channel, Duration::ZERO));
         let tx_notifier = notifier()?;
         let rx_notifier = split.then(notifier).transpose()?;
         let info = QueueInfo {
@@ -89,9 +95,9 @@ impl Connection {
         let tx = Tx::init(tx_page)?;
         let rx = Rx::init(rx_page)?;
         let mut connection = Self {
-            small: BufferPool::new(hv, back, tx.slots(), SMALL, Access::ReadOnly)?,
-            large: BufferPool::new(hv, back, tx.slots(), LARGE, Access::ReadOnly)?,
-            buffers: BufferPool::new(hv, back, rx.slots(), LARGE, Access::ReadWrite)?,
+            small: BufferPool::new(grants, back, tx.slots(), SMALL, Access::ReadOnly)?,
+            large: BufferPool::new(grants, back, tx.slots(), LARGE, Access::ReadOnly)?,
+            buffers: BufferPool::new(grants, back, rx.slots(), LARGE, Access::ReadWrite)?,
             tx,
             rx,
             tx_notifier,
@@ -285,7 +291,7 @@ impl Connection {
     /// Takes pending events.
     ///
     /// # Errors
-    /// [`ConnectionError::Hypervisor`] once the backend has closed its end of a channel.
+    /// [`ConnectionError::Channel`] once the backend has closed its end of a channel.
     pub(crate) fn take_events(&mut self, event_set: &mut EventSet) -> Result<(), ConnectionError> {
         // Masked channels need not be read.
         if event_set.unmask(self.notifiers()).map_err(ConnectionError::Io)? {

@@ -32,9 +32,12 @@ pub enum ConnectionError {
     /// The backend broke the protocol.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// The backend closed its end of an event channel, or a hypervisor call failed.
+    /// Pages cannot be shared, mapped or copied.
     #[error(transparent)]
-    Hypervisor(#[from] hypervisor::Error),
+    Grant(#[from] grant_table::Error),
+    /// The backend closed its end of an event channel, or an operation on it failed.
+    #[error(transparent)]
+    Channel(#[from] event_channel::Error),
     /// The shared page cannot hold a ring.
     #[error(transparent)]
     Memory(#[from] ring_abi::ring::BadMemory),

@@ -7,14 +7,19 @@
 //! ```
 //! # #[cfg(feature = "std")]
 //! # mod example {
-//! use hypervisor::Hypervisor;
+//! use event_channel::WaitEventChannels;
+//! use event_loop::Connector;
+//! use grant_table::GrantTable;
 //! use netfront::{Config, Nic, SendOutcome};
 //! use std::{error::Error, sync::Arc, time::Duration};
 //!
 //! /// Sends one broadcast frame over interface 0 once a backend has connected.
-//! fn announce(hv: Arc<dyn Hypervisor>) -> Result<(), Box<dyn Error>> {
-//!     let store = xenstore::Client::new(hv.store()?);
-//!     let mut nic = Nic::open(hv, store, 0, Config::default())?;
+//! fn announce(
+//!     grants: Arc<dyn GrantTable>,
+//!     channels: Arc<dyn WaitEventChannels>,
+//!     store: Arc<dyn Connector>,
+//! ) -> Result<(), Box<dyn Error>> {
+//!     let mut nic = Nic::open(grants, channels, store, 0, Config::default())?;
 //!     while !nic.is_up() {
 //!         nic.wait(false, Duration::from_secs(1))?;
 //!     }

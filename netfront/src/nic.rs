@@ -12,8 +12,9 @@ use crate::connection::{Connection, Counters};
 use crate::error::{ConnectionError, Error};
 use crate::handshake::{Action, CONNECTION_KEYS, Handshake, Identity, Negotiated, Requested, frontend_keys};
 use crate::meta::Meta;
-use event_loop::EventSet;
-use hypervisor::Hypervisor;
+use event_channel::WaitEventChannels;
+use event_loop::{Connector, EventSet};
+use grant_table::GrantTable;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring_abi::netif::{MAX_TX_SIZE, key};
@@ -42,7 +43,10 @@ pub enum SendOutcome {
 
 /// A network interface.
 pub struct Nic {
-    hv: Arc<dyn Hypervisor>,
+    grants: Arc<dyn GrantTable>,
+    channels: Arc<dyn WaitEventChannels>,
+    /// Where the store is found again after its connection was lost.
+    store: Arc<dyn Connector>,
     client: Option<Client>,
     end: DeviceEnd,
     requested: Requested,
@@ -70,19 +74,24 @@ impl Nic {
     /// # Errors
     /// [`Error::Store`] where there is no such interface, [`Error::Key`] where it has no address.
     pub fn open(
-        hv: Arc<dyn Hypervisor>,
-        mut store: Client,
+        grants: Arc<dyn GrantTable>,
+        channels: Arc<dyn WaitEventChannels>,
+        store: Arc<dyn Connector>,
         devid: u32,
         config: Config,
     ) -> Result<Self, Error> {
-        let path = format!("/local/domain/{}/device/vif/{devid}", hv.domid());
+        let domid = grants.domid();
+        let path = format!("/local/domain/{domid}/device/vif/{devid}");
         // At level ERROR, to be part of log lines of any level.
-        let span = tracing::error_span!("vif", domid = %hv.domid(), devid);
-        let end = DeviceEnd::find_front(&mut store, &path)?;
-        let identity = Identity::parse(&end.keys(&mut store)?, &end.other_keys(&mut store)?)?;
+        let span = tracing::error_span!("vif", %domid, devid);
+        let mut client = Client::connect(&*store)?;
+        let end = DeviceEnd::find_front(&mut client, &path)?;
+        let identity = Identity::parse(&end.keys(&mut client)?, &end.other_keys(&mut client)?)?;
         let event_set = EventSet::new()?;
         let mut nic = Self {
-            hv,
+            grants,
+            channels,
+            store,
             client: None,
             end,
             requested: Requested { csum: config.csum, gso: config.gso },
@@ -98,7 +107,7 @@ impl Nic {
             store_retry: Instant::now(),
             span,
         };
-        nic.attach_store(store)?;
+        nic.attach_store(client)?;
         nic.process_events()?;
         Ok(nic)
     }
@@ -259,8 +268,8 @@ impl Nic {
     fn reconnect_store(&mut self) -> Result<(), Error> {
         let _span = self.span.clone().entered();
         self.store_retry = Instant::now() + STORE_RETRY;
-        let Ok(stream) = self.hv.store() else { return Ok(()) };
-        match self.attach_store(Client::new(stream)) {
+        let Ok(client) = Client::connect(&*self.store) else { return Ok(()) };
+        match self.attach_store(client) {
             // A restarted store may not have the interface's nodes yet.
             Err(Error::Store(error)) => {
                 tracing::debug!(%error, "the store is not ready");
@@ -299,9 +308,7 @@ impl Nic {
                 Err(Error::Store(error)) if error.store_error().is_none() => return self.store_failed(error),
                 Err(error @ (Error::Removed(_) | Error::Io(_))) => return Err(error),
                 // The hypervisor's limits are no fault of the backend's.
-                Err(
-                    error @ Error::Connection(ConnectionError::Hypervisor(hypervisor::Error::NoSpace(_))),
-                ) => {
+                Err(error @ Error::Connection(ConnectionError::Grant(grant_table::Error::NoSpace(_)))) => {
                     return Err(error);
                 }
                 Err(error) => {
@@ -344,9 +351,10 @@ impl Nic {
     fn connect(&mut self) -> Result<(), Error> {
         let Some(client) = self.client.as_mut() else { return Ok(()) };
         let negotiated = Negotiated::parse(&self.end.other_keys(client)?)?;
-        let connection = Connection::new(&*self.hv, self.end.other_id(), negotiated.split)?;
+        let connection =
+            Connection::new(&*self.grants, &*self.channels, self.end.other_id(), negotiated.split)?;
         connection.register(&self.event_set)?;
-        self.max_len = if negotiated.sg { MAX_TX_SIZE } else { hypervisor::PAGE_SIZE };
+        self.max_len = if negotiated.sg { MAX_TX_SIZE } else { ring_abi::PAGE_SIZE };
         let keys = frontend_keys(connection.info(), self.requested);
         self.connection = Some(connection);
         self.negotiated = Some(negotiated);
@@ -376,7 +384,7 @@ impl Nic {
     fn connection_failed(&mut self, error: &ConnectionError) {
         let _span = self.span.clone().entered();
         match error {
-            ConnectionError::Hypervisor(error) => {
+            ConnectionError::Grant(_) | ConnectionError::Channel(_) => {
                 tracing::warn!(%error, "closing the connection");
                 self.drop_connection();
                 self.write_state_or_log(XenbusState::Closed);

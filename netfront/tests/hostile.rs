@@ -1,9 +1,9 @@
 //! Hostile backends: the interface drops invalid frames or closes its connection, and the guest's program runs on.
 
-use hypervisor::DomId;
 use hypervisor::local::Domain;
 use netfront::Nic;
 use rand::{Rng, RngExt};
+use ring_abi::DomId;
 use ring_abi::netif::{RxFlags, RxResponse, Status, TxResponse};
 use ring_abi::testing::{RSP_EVENT, RSP_PROD, words};
 use std::sync::Arc;

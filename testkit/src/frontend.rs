@@ -37,7 +37,7 @@ impl FrontendDevice {
 
     /// Opens a connection to the store as the frontend's domain.
     pub fn store(&self) -> Client {
-        Client::new(self.hv.store().unwrap())
+        Client::connect(&self.hv).unwrap()
     }
 
     /// The frontend's end of the device.

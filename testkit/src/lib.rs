@@ -4,7 +4,8 @@
 //! [`Machine`] is a broker, a store and their domains in one process. Backends are started on it one by one:
 //! [`block::Backend`] serves disks, [`net::Network`] is a bridge and the backend of its ports. Devices are attached
 //! with the nodes that libxl writes, by the toolstack's own code. [`block::RawFrontend`], [`net::RawFrontend`] and
-//! [`net::RawBackend`] are ends of a device whose rings and keys the test writes itself.
+//! [`net::RawBackend`] are ends of a device whose rings and keys the test writes itself. [`page_ownership`] is a model of page
+//! transfer, which the local hypervisor is compared with.
 //!
 //! Every function panics on failure, and no wait is longer than [`BOUND`].
 //!
@@ -29,6 +30,7 @@ mod driver;
 mod frontend;
 mod machine;
 pub mod net;
+pub mod page_ownership;
 pub mod random;
 
 pub use driver::DriverThread;

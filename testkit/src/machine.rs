@@ -1,8 +1,8 @@
 //! A machine in threads: a broker and a store, and a toolstack's operations on them.
 
 use crate::BOUND;
-use hypervisor::DomId;
 use hypervisor::local::{Domain, DomainEvent, Sandbox};
+use ring_abi::DomId;
 use ring_abi::xenbus::key;
 use std::sync::Arc;
 use std::time::Instant;

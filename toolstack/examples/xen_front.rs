@@ -12,7 +12,6 @@ use sha2::{Digest, Sha256};
 use std::error::Error;
 use std::sync::Arc;
 use toolstack::demo::pattern::{BLOCK, Pattern};
-use xenstore::Client;
 
 /// Bytes of each write and read.
 const CHUNK: usize = 1 << 20;
@@ -46,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 fn open(xen: &Arc<dyn Hypervisor>, vdev: u32) -> Result<Disk, Box<dyn Error>> {
     let options = Options { ring_page_order: 2, ..Options::default() };
-    Ok(Disk::open_with(xen.clone(), Client::new(xen.store()?), vdev, options)?)
+    Ok(Disk::open_with(xen.clone(), xen.clone(), xen.clone(), vdev, options)?)
 }
 
 /// Calls `work` with the offset and the pattern of each chunk of the disk.

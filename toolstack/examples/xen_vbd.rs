@@ -13,8 +13,8 @@ use xenstore::Client;
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     tracing_subscriber::fmt().with_env_filter("info").init();
     let xen: Arc<dyn Hypervisor> = Arc::new(Xen::open()?);
-    let store = Client::new(xen.store()?);
-    let mut driver = VbdDriver::new(xen.clone());
+    let store = Client::connect(&xen)?;
+    let mut driver = VbdDriver::new(xen.clone(), xen.clone());
     let stop = EventFd::new()?;
     xenbus::driver::run(store, xen.domid(), &mut driver, stop.as_fd())?;
     Ok(())

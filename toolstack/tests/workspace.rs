@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use source::{Source, packages, root};
 
@@ -19,7 +20,9 @@ const CORES: &[&str] = &[
     "blkback",
     "blkfront",
     "bridge",
+    "event-channel",
     "event-loop",
+    "grant-table",
     "inflight",
     "netback",
     "netfront",
@@ -32,12 +35,13 @@ const CORES: &[&str] = &[
 /// until somebody writes this line.
 const DOES_IO: &str = "// Not a core: does I/O or calls a hypervisor.";
 
-/// Crates that may name an implementation of the hypervisor; the others only in their tests.
-const NAMES_HYPERVISOR: &[&str] = &["benches", "hypervisor", "testkit", "toolstack"];
+/// Crates that choose a hypervisor; the others have it for their tests only.
+const DEPENDS_ON_HYPERVISOR: &[&str] = &["benches", "testkit", "toolstack"];
 
-/// Paths that a core never names: the hypervisor, the operating system and the clock.
+/// Paths that a core never names: grants and events, which are calls of a hypervisor, the operating system and the clock.
 const FORBIDDEN: &[&[&str]] = &[
-    &["hypervisor"],
+    &["grant_table"],
+    &["event_channel"],
     &["inflight", "InflightDir"],
     &["inflight", "InflightRegion"],
     &["std", "io"],
@@ -114,23 +118,54 @@ fn cores_do_no_io_and_read_no_clock() {
 }
 
 #[test]
-fn only_programs_and_tests_name_a_hypervisor() {
-    let mut wrong = Vec::new();
-    for name in imports().keys().filter(|name| !NAMES_HYPERVISOR.contains(&name.as_str())) {
-        for file in sources(&root().join(name).join("src")) {
-            for named in Source::read(&file).paths {
-                let is_named = |w: &[String]| w[0] == "hypervisor" && (w[1] == "local" || w[1] == "xen");
-                if named.path.windows(2).any(is_named) {
-                    wrong.push(format!("{}:{}: {}", file.display(), named.line, named.path.join("::")));
-                }
-            }
-        }
+fn only_programs_depend_on_a_hypervisor() {
+    let imports = imports();
+    let users =
+        imports.iter().filter(|(_, imported)| imported.contains("hypervisor")).map(|(name, _)| name.as_str());
+    assert_eq!(users.collect::<Vec<_>>(), DEPENDS_ON_HYPERVISOR);
+}
+
+/// Crates that a kernel embeds without std, and all that they then depend on, programs of the build aside.
+const WITHOUT_STD: &[(&str, &[&str])] = &[
+    ("ring-abi", &["arrayvec", "bitflags", "thiserror"]),
+    ("event-loop", &[]),
+    (
+        "grant-table",
+        &["foldhash", "hashbrown", "lru", "pin-project-lite", "smallvec", "tracing", "tracing-core"],
+    ),
+    ("event-channel", &[]),
+    ("inflight", &[]),
+    ("xenbus", &[]),
+    ("blkfront", &["slab"]),
+    ("netfront", &[]),
+];
+
+#[test]
+fn crates_without_std_depend_on_nothing_that_needs_it() {
+    let names = WITHOUT_STD.iter().flat_map(|(name, others)| others.iter().chain([name]));
+    let allowed: BTreeSet<&str> = names.copied().collect();
+    for (name, _) in WITHOUT_STD {
+        let output = Command::new(env!("CARGO"))
+            .args([
+                "tree",
+                "-e",
+                "normal,no-proc-macro",
+                "--no-default-features",
+                "--prefix",
+                "none",
+                "--no-dedupe",
+            ])
+            .args(["--format", "{lib}", "-p", name])
+            .current_dir(root())
+            .output()
+            .expect("cargo tree");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let listed = String::from_utf8(output.stdout).expect("names").replace('_', "-");
+        let crates: BTreeSet<&str> = listed.split_whitespace().collect();
+        assert!(crates.contains(name), "{listed}");
+        let wrong: Vec<_> = crates.difference(&allowed).collect();
+        assert!(wrong.is_empty(), "{name} without std depends on {wrong:?}");
     }
-    assert!(
-        wrong.is_empty(),
-        "only {NAMES_HYPERVISOR:?} and tests may name an implementation:\n{}",
-        wrong.join("\n")
-    );
 }
 
 #[test]

@@ -5,11 +5,10 @@ use std::time::Duration;
 use blkback::Tuning;
 use blkback::VbdDriver;
 use blkfront::{Disk, Options};
-use hypervisor::{DomId, Hypervisor};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use ring_abi::DomId;
 use testkit::block::{Backend, GUEST, XVDA};
-use xenstore::Client;
 
 /// How both ends of the disk are to behave.
 #[derive(Clone, Copy)]
@@ -45,17 +44,17 @@ impl Machine {
         let machine = testkit::Machine::without_log();
         machine.attach_disk(GUEST, XVDA, params);
         let dom0 = machine.domain(DomId::DOM0);
-        let mut driver = VbdDriver::new(dom0.clone());
+        let mut driver = VbdDriver::new(dom0.clone(), dom0.clone());
         driver.set_tuning(Tuning { busy_poll: setup.busy_poll, ..Tuning::default() });
         let backend = Backend::start_with(driver, &dom0);
         let guest = machine.domain(GUEST);
-        let client = Client::new(guest.store().map_err(|e| e.to_string())?);
         let options = Options {
             ring_page_order: setup.ring_page_order,
             busy_poll: setup.busy_poll,
             ..Options::default()
         };
-        let disk = Disk::open_with(guest, client, XVDA, options).map_err(|e| e.to_string())?;
+        let disk =
+            Disk::open_with(guest.clone(), guest.clone(), guest, XVDA, options).map_err(|e| e.to_string())?;
         Ok(Machine { disk, _backend: backend, _machine: machine })
     }
 }

@@ -1,13 +1,13 @@
 //! Guests with a vif each, and dom0's ends of them, on one machine without a toolstack.
 
+use grant_table::GrantTable;
 use hypervisor::local::Domain;
-use hypervisor::{DomId, Hypervisor};
 use netback::handshake::{Negotiated, backend_keys};
 use netback::{Config, Vif};
 use netfront::Nic;
+use ring_abi::DomId;
 use std::sync::Arc;
 use xenbus::{DeviceEnd, Keys, XenbusState};
-use xenstore::Client;
 
 /// Broker, store and dom0. Every vif is connected by hand, so that a row may drive its port itself.
 pub(super) struct Machine {
@@ -36,16 +36,16 @@ impl Machine {
         let mut client = self.machine.client();
         let end = DeviceEnd::back(&device);
         end.publish(&mut client, &backend_keys(true), XenbusState::InitWait).map_err(text)?;
-        let guest: Arc<dyn Hypervisor> = self.machine.domain(DomId(domid));
-        let stream = guest.store().map_err(text)?;
-        let mut nic = Nic::open(guest, Client::new(stream), 0, config).map_err(text)?;
+        let guest = self.machine.domain(DomId(domid));
+        let mut nic = Nic::open(guest.clone(), guest.clone(), guest, 0, config).map_err(text)?;
         let negotiated =
             Negotiated::parse(&end.other_keys(&mut client).map_err(text)?, &Keys::new("back"), true)
                 .map_err(text)?;
-        let dom0: Arc<dyn Hypervisor> = self.dom0.clone();
+        let grants: Arc<dyn GrantTable> = self.dom0.clone();
         let on_failure = Box::new(|error: &netback::ConnectionError| eprintln!("a vif failed: {error}"));
         let vif =
-            Vif::connect(&dom0, DomId(domid), &negotiated, &Config::default(), on_failure).map_err(text)?;
+            Vif::connect(&grants, &*self.dom0, DomId(domid), &negotiated, &Config::default(), on_failure)
+                .map_err(text)?;
         end.switch_state(&mut client, XenbusState::Connected).map_err(text)?;
         while !nic.is_up() {
             nic.wait(false, std::time::Duration::from_secs(1)).map_err(text)?;

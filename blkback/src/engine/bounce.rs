@@ -10,7 +10,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use hypervisor::PAGE_SIZE;
+use ring_abi::PAGE_SIZE;
 use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 
 /// Pages of a pool: twice what a full ring of requests for one page each needs.

@@ -5,8 +5,8 @@
 
 use super::BounceBuffer;
 use crate::disk_request::Operation;
+use grant_table::Mapping;
 use grant_table::persist::Page;
-use hypervisor::Mapping;
 use smallvec::SmallVec;
 use std::io;
 use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
@@ -61,12 +61,13 @@ impl Buffer {
 impl Data {
     fn slice(&self, segment: &PageSegment) -> Option<VolatileSlice<'_>> {
         match self {
-            Data::Mapped(mapping) => {
-                mapping.slice(segment.page.into(), segment.offset.into(), segment.len.into())
-            }
-            Data::Persistent(pages) => {
-                pages.get(usize::from(segment.page))?.slice(0, segment.offset.into(), segment.len.into())
-            }
+            Data::Mapped(mapping) => mapping
+                .slice(segment.page.into(), segment.offset.into(), segment.len.into())
+                .map(VolatileSlice::from),
+            Data::Persistent(pages) => pages
+                .get(usize::from(segment.page))?
+                .slice(0, segment.offset.into(), segment.len.into())
+                .map(VolatileSlice::from),
             Data::None | Data::Private(_) | Data::Bounced(..) => None,
         }
     }

@@ -5,12 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::{Platform, assert_others_served, open};
-use hypervisor::{Access, DomId, GrantRef, Shared};
+use grant_table::{Access, Shared};
 use rand::RngExt;
 use ring_abi::blkif::{Discard, Io, OP_READ, OP_WRITE, Request, Segment, Status, X86_64, key};
 use ring_abi::ring::Protocol;
 use ring_abi::shm::HEADER_LEN;
 use ring_abi::testing::words;
+use ring_abi::{DomId, GrantRef};
 use testkit::block::RawFrontend;
 use testkit::random;
 use xenbus::XenbusState;

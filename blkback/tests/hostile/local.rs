@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use crate::Platform;
 use blkback::{DataPath, Tuning, VbdDriver};
+use grant_table::{Access, GrantTable};
 use hypervisor::local::Domain;
-use hypervisor::{Access, DomId, Hypervisor};
+use ring_abi::DomId;
 use testkit::block::{Backend, GUEST, RawFrontend, XVDA};
 use testkit::{FrontendDevice, Machine};
 use xenbus::{Device, XenbusState};
@@ -26,7 +27,7 @@ struct Threads {
 pub(crate) fn platform(persistent: bool) -> Box<dyn Platform> {
     let machine = Machine::new();
     let dom0 = machine.domain(DomId::DOM0);
-    let mut driver = VbdDriver::new(dom0.clone());
+    let mut driver = VbdDriver::new(dom0.clone(), dom0.clone());
     let data_path = if persistent { DataPath::Persistent } else { DataPath::Map };
     driver.set_tuning(Tuning { data_path, ..Tuning::default() });
     let backend = Some(Backend::start_with(driver, &dom0));

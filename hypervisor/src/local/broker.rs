@@ -7,7 +7,7 @@
 use super::registry::{Answer, Client, Effect, Registry, Role, Rules};
 use super::socket::{self, Packet};
 use super::wire::{Failure, Reply, Request};
-use crate::{DomId, Error, Result};
+use crate::{Error, Result};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -15,6 +15,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{Backlog, SockFlag, UnixAddr, accept4, bind, getsockopt, listen, sockopt};
 use nix::unistd::Uid;
+use ring_abi::DomId;
 use std::collections::HashMap;
 use std::fs::{self, File, Permissions};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};

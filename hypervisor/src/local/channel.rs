@@ -3,7 +3,8 @@
 use super::events::EventPipes;
 use super::session::Session;
 use super::wire::Request;
-use crate::{Channel, EventPort, Result};
+use event_channel::{Channel, Result};
+use ring_abi::EventPort;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -27,11 +28,11 @@ impl Channel for LocalChannel {
     }
 
     fn notify(&self) -> Result<()> {
-        self.events.notify()
+        Ok(self.events.notify()?)
     }
 
     fn take(&self) -> Result<bool> {
-        self.events.take()
+        Ok(self.events.take()?)
     }
 }
 

@@ -2,8 +2,9 @@
 
 use super::session::Session;
 use super::wire::{DomainInfo, Reply, Request, is_name};
-use crate::{DomId, Error, Result};
+use crate::{Error, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ring_abi::DomId;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -7,7 +7,7 @@
 
 use super::peer_slot::{Arenas, PeerSlot};
 use super::peer_slots::PeerSlots;
-use crate::{CopyOp, CopyPtr};
+use grant_table::{CopyOp, CopyPtr};
 use ring_abi::grant::Status;
 use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 use spin::mutex::SpinMutexGuard;
@@ -61,7 +61,7 @@ pub(super) fn copy(peers: &PeerSlots, me: DomId, ops: &mut [CopyOp<'_>]) {
         let dests = pin(peers, me, chunk, true);
         for (n, op) in chunk.iter().enumerate().filter(|(_, op)| op.status.is_okay()) {
             // SAFETY: both ends were checked to have `len` bytes, in pages that stay pinned or in memory that the
-            // caller passed as `VolatileSlice`, whose contract is that others may write to it; they may overlap.
+            // caller passed as `SharedSlice`, whose contract is that others may write to it; they may overlap.
             unsafe { ptr::copy(sources.at[n], dests.at[n], usize::from(op.len)) };
         }
         unpin(peers, &sources, false);
@@ -79,7 +79,7 @@ fn pin(peers: &PeerSlots, me: DomId, ops: &mut [CopyOp<'_>], write: bool) -> End
         let len = usize::from(op.len);
         let place = if write { &op.dest } else { &op.source };
         let found = match place {
-            CopyPtr::Memory(memory) if memory.len() >= len => Ok(memory.ptr_guard_mut().as_ptr()),
+            CopyPtr::Memory(memory) if memory.len() >= len => Ok(memory.as_ptr()),
             CopyPtr::Grant { domid, gref, offset } if usize::from(*offset) + len <= PAGE_SIZE => {
                 let domid = if *domid == DomId::SELF { me } else { *domid };
                 let page = match last {

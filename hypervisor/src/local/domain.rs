@@ -10,13 +10,18 @@ use super::peer_slot::{Pages, PeerSlot};
 use super::peer_slots::PeerSlots;
 use super::session::Session;
 use super::wire::{Reply, Request};
-use crate::{
-    AcceptTransfer, Access, Channel, Contiguous, CopyOp, CopyPtr, DomId, Error, EventPort, GrantRef,
-    Hypervisor, Mapping, OwnedPage, Result, Shared, Stream, TransferOp,
+use crate::{Error, Result};
+use event_channel::{EventChannels, WaitChannel};
+use event_loop::{Connector, Stream};
+use grant_table::{
+    AcceptTransfer, Access, Contiguous, CopyOp, CopyPtr, GrantTable, Mapping, OwnedPage, PageAcceptor,
+    PageDonor, Shared, TransferOp,
 };
 use nix::sys::signal::{SigHandler, Signal};
 use ring_abi::grant::Status;
+use ring_abi::{DomId, EventPort, GrantRef};
 use std::collections::HashMap;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -74,6 +79,15 @@ impl Domain {
         self.own_arenas().get(&peer).map_or(0, |arena| arena.quarantined())
     }
 
+    /// Takes back all pages that were given up for `peer` and not transferred back; for use after the peer has exited.
+    /// Returns how many.
+    ///
+    /// # Errors
+    /// As [`GrantTable::share`].
+    pub fn balloon_in(&self, peer: DomId) -> Result<usize> {
+        Ok(self.own_arena(peer)?.balloon_in())
+    }
+
     fn own_arenas(&self) -> std::sync::MutexGuard<'_, HashMap<DomId, Arc<OwnArena>>> {
         self.own_arenas.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -124,7 +138,7 @@ impl Domain {
         slot.put(Arena::open(fd, layout)?, self.session.domid())
     }
 
-    fn channel(&self, request: &Request, peer: DomId) -> Result<Box<dyn Channel>> {
+    fn channel(&self, request: &Request, peer: DomId) -> Result<Box<dyn WaitChannel>> {
         let (reply, fds) = self.session.call(request, None, peer)?;
         match (reply, <[OwnedFd; 2]>::try_from(fds)) {
             (Reply::Port(port), Ok([incoming, outgoing])) => {
@@ -136,27 +150,32 @@ impl Domain {
     }
 }
 
-impl Hypervisor for Domain {
+impl GrantTable for Domain {
     fn domid(&self) -> DomId {
         self.session.domid()
     }
 
-    fn share(&self, peer: DomId, pages: usize, access: Access) -> Result<Shared> {
-        self.own_arena(peer)?.share(pages, access)
+    fn share(&self, peer: DomId, pages: usize, access: Access) -> grant_table::Result<Shared> {
+        Ok(self.own_arena(peer)?.share(pages, access)?)
     }
 
-    fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Mapping> {
+    fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> grant_table::Result<Mapping> {
         let slot = self.slot(peer)?;
         let mut pages = Pages::new();
         self.with(slot, || slot.pin(refs, access, &mut pages)).map_err(|e| with_reference(e, refs))??;
         Ok(slot.mapping(pages, access))
     }
 
-    fn map_contiguous(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Contiguous> {
-        self.slot(peer)?.make_contiguous(self.map(peer, refs, access)?)
+    fn map_contiguous(
+        &self,
+        peer: DomId,
+        refs: &[GrantRef],
+        access: Access,
+    ) -> grant_table::Result<Contiguous> {
+        Ok(self.slot(peer)?.make_contiguous(self.map(peer, refs, access)?)?)
     }
 
-    fn copy(&self, ops: &mut [CopyOp<'_>]) -> Result<()> {
+    fn copy(&self, ops: &mut [CopyOp<'_>]) -> grant_table::Result<()> {
         let mut last = None;
         for place in ops.iter().flat_map(|op| [&op.source, &op.dest]) {
             let CopyPtr::Grant { domid, .. } = place else { continue };
@@ -170,8 +189,15 @@ impl Hypervisor for Domain {
         copy::copy(&self.peers, self.domid(), ops);
         Ok(())
     }
+}
 
-    fn transfer(&self, ops: &mut [TransferOp]) -> Result<()> {
+impl PageDonor for Domain {
+    fn populate(&self, peer: DomId, pages: usize, into: &mut Vec<OwnedPage>) -> grant_table::Result<()> {
+        let slot = self.slot(peer)?;
+        Ok(self.with(slot, || slot.populate(pages, into))?)
+    }
+
+    fn transfer(&self, ops: &mut [TransferOp]) -> grant_table::Result<()> {
         for op in ops {
             let transfer = |slot: &PeerSlot| Some(slot.lock().live()?.transfer(op.frame, op.gref));
             let done = self.slot(op.domid).and_then(|slot| self.with(slot, || transfer(slot)));
@@ -179,36 +205,36 @@ impl Hypervisor for Domain {
         }
         Ok(())
     }
+}
 
-    fn balloon_out(&self, peer: DomId, pages: usize) -> Result<usize> {
+impl PageAcceptor for Domain {
+    fn balloon_out(&self, peer: DomId, pages: usize) -> grant_table::Result<usize> {
         Ok(self.own_arena(peer)?.balloon_out(pages))
     }
 
-    fn balloon_in(&self, peer: DomId) -> Result<usize> {
-        Ok(self.own_arena(peer)?.balloon_in())
+    fn accept_transfer(&self, peer: DomId, entries: usize) -> grant_table::Result<Box<dyn AcceptTransfer>> {
+        Ok(self.own_arena(peer)?.accept_transfer(entries)?)
+    }
+}
+
+impl EventChannels for Domain {
+    type Channel = Box<dyn WaitChannel>;
+
+    fn alloc_unbound(&self, peer: DomId) -> event_channel::Result<Box<dyn WaitChannel>> {
+        Ok(self.channel(&Request::AllocUnbound(peer), peer)?)
     }
 
-    fn populate(&self, peer: DomId, pages: usize, into: &mut Vec<OwnedPage>) -> Result<()> {
-        let slot = self.slot(peer)?;
-        self.with(slot, || slot.populate(pages, into))
-    }
-
-    fn accept_transfer(&self, peer: DomId, entries: usize) -> Result<Box<dyn AcceptTransfer>> {
-        self.own_arena(peer)?.accept_transfer(entries)
-    }
-
-    fn alloc_unbound(&self, peer: DomId) -> Result<Box<dyn Channel>> {
-        self.channel(&Request::AllocUnbound(peer), peer)
-    }
-
-    fn bind_interdomain(&self, peer: DomId, port: EventPort) -> Result<Box<dyn Channel>> {
-        self.channel(&Request::BindInterdomain { peer, port }, peer).map_err(|error| match error {
+    fn bind_interdomain(&self, peer: DomId, port: EventPort) -> event_channel::Result<Box<dyn WaitChannel>> {
+        Ok(self.channel(&Request::BindInterdomain { peer, port }, peer).map_err(|error| match error {
             Error::NoSuchPort { peer, .. } => Error::NoSuchPort { peer, port },
             other => other,
-        })
+        })?)
     }
+}
 
-    fn store(&self) -> Result<Box<dyn Stream>> {
+impl Connector for Domain {
+    /// Connects to the store: the broker passes a socket.
+    fn connect(&self) -> io::Result<Box<dyn Stream>> {
         let (_, fds) = self.session.call(&Request::Store, None, DomId::DOM0)?;
         let [fd] = <[OwnedFd; 1]>::try_from(fds)
             .map_err(|_| Error::Protocol("the broker sent no connection to the store".into()))?;

@@ -8,8 +8,8 @@ use super::balloon;
 use super::entry::Accepted;
 use super::own_arena::OwnArena;
 use super::peer_slot::PeerSlot;
-use crate::flip::{AcceptTransfer, OwnedPage, PageOwner};
 use crate::{Error, Result};
+use grant_table::{AcceptTransfer, OwnedPage, PageOwner};
 use ring_abi::GrantRef;
 use std::sync::Arc;
 
@@ -117,7 +117,7 @@ impl AcceptTransfer for Accepting {
         &self.refs
     }
 
-    fn take(&mut self, index: usize) -> Result<Option<OwnedPage>> {
+    fn take(&mut self, index: usize) -> grant_table::Result<Option<OwnedPage>> {
         if !self.armed[index] {
             return Ok(None);
         }

@@ -5,8 +5,8 @@ use super::arena::Arena;
 use super::layout::Layout;
 use super::registry::{Answer, Client, Effect, Registry, Role, Rules};
 use super::wire::{Failure, Reply, Request};
-use crate::{DomId, EventPort};
 use ring_abi::testing::Script;
+use ring_abi::{DomId, EventPort};
 use std::os::fd::OwnedFd;
 
 /// Connections at the same time.

@@ -7,9 +7,10 @@ use super::entry::Entry;
 use super::layout::Layout;
 use super::range_allocator::RangeAllocator;
 use super::session::Session;
-use crate::share::EndAccess;
-use crate::{Access, Error, Result, Shared};
+use crate::{Error, Result};
 use fixedbitset::FixedBitSet;
+use grant_table::EndAccess;
+use grant_table::{Access, Shared};
 use ring_abi::grant::Status;
 use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -154,7 +155,7 @@ struct Grants {
 }
 
 impl EndAccess for Grants {
-    fn end_access(&mut self) -> Result<()> {
-        self.arena.end_access(self.first, &self.refs)
+    fn end_access(&mut self) -> grant_table::Result<()> {
+        Ok(self.arena.end_access(self.first, &self.refs)?)
     }
 }

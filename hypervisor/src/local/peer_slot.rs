@@ -7,8 +7,9 @@
 use super::peer_arena::PeerArena;
 use super::session::Session;
 use super::window::Window;
-use crate::map::{INLINE_PAGES, Page, Unmap};
-use crate::{Access, Contiguous, Error, Mapping, Result};
+use crate::{Error, Result};
+use grant_table::map::{INLINE_PAGES, Page, Unmap};
+use grant_table::{Access, Contiguous, Mapping};
 use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 use smallvec::SmallVec;
 use spin::mutex::{SpinMutex, SpinMutexGuard};

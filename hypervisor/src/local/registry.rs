@@ -6,7 +6,7 @@ use super::arena;
 use super::events::EventPipes;
 use super::layout::Layout;
 use super::wire::{DomainInfo, Failure, Reply, Request};
-use crate::{DomId, EventPort};
+use ring_abi::{DomId, EventPort};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;

@@ -3,14 +3,17 @@
 use super::broker::{Broker, BrokerConfig, DomainEvents};
 use super::control::Control;
 use super::domain::{Domain, Options};
-use crate::{DomId, Error, Result};
+use crate::{Error, Result};
+use ring_abi::DomId;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// A broker and its directory, which is removed on drop.
 ///
 /// ```
-/// use hypervisor::{DomId, Hypervisor, local::Sandbox};
+/// use grant_table::GrantTable;
+/// use hypervisor::local::Sandbox;
+/// use ring_abi::DomId;
 ///
 /// let sandbox = Sandbox::new()?;
 /// let guest = sandbox.join(DomId(1))?;

@@ -2,8 +2,9 @@
 
 use super::socket::{self, Packet};
 use super::wire::{Failure, Reply, Request};
-use crate::{DomId, Error, EventPort, GrantRef, Result};
+use crate::{Error, Result};
 use ring_abi::grant::Status;
+use ring_abi::{DomId, EventPort, GrantRef};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Mutex;

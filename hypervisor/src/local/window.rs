@@ -2,8 +2,9 @@
 #![allow(unsafe_code)] // Maps over a reserved range of addresses.
 
 use super::arena::Arena;
-use crate::map::{Page, Unmap};
-use crate::{Access, Error, Mapping, Result};
+use crate::{Error, Result};
+use grant_table::map::{Page, Unmap};
+use grant_table::{Access, Mapping};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use ring_abi::PAGE_SIZE;
 use std::ffi::c_void;

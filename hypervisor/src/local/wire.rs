@@ -3,7 +3,7 @@
 //! A message is twelve bytes, little-endian - kind `u8`, detail `u8`, and numbers `u16`, `u32`, `u32` - and then,
 //! for some kinds, a text. Descriptors are sent with it as SCM_RIGHTS.
 
-use crate::{DomId, EventPort};
+use ring_abi::{DomId, EventPort};
 
 /// The protocol's version, in the first message of a connection.
 pub(super) const VERSION: u8 = 1;

@@ -4,8 +4,9 @@
 use super::abi;
 use super::node::Node;
 use crate::error::{Error, Result};
-use crate::{Channel, DomId, EventPort};
+use event_channel::Channel;
 use nix::errno::Errno;
+use ring_abi::{DomId, EventPort};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -57,18 +58,18 @@ impl Channel for Evtchn {
     }
 
     /// Xen drops events to a closed end without an error.
-    fn notify(&self) -> Result<()> {
+    fn notify(&self) -> event_channel::Result<()> {
         let mut argument = abi::Notify { port: self.port.0 };
         // SAFETY: the structure that this ioctl takes.
         match unsafe { self.node.ioctl(abi::EVTCHN_NOTIFY, &raw mut argument) } {
             Ok(_) => Ok(()),
-            Err(Errno::ENOTCONN) => Err(Error::Closed),
-            Err(error) => Err(Error::io(format!("notify event channel {}", self.port), error)),
+            Err(Errno::ENOTCONN) => Err(event_channel::Error::Closed),
+            Err(error) => Err(Error::io(format!("notify event channel {}", self.port), error).into()),
         }
     }
 
     /// Reads the pending port, which stays masked until its number is written back.
-    fn take(&self) -> Result<bool> {
+    fn take(&self) -> event_channel::Result<bool> {
         let mut port = [0; 4];
         match (&self.node.file).read(&mut port) {
             Ok(0) => Ok(false),
@@ -78,7 +79,7 @@ impl Channel for Evtchn {
                 Ok(true)
             }
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(false),
-            Err(e) => Err(Error::io(format!("read event channel {}", self.port), e)),
+            Err(e) => Err(Error::io(format!("read event channel {}", self.port), e).into()),
         }
     }
 }

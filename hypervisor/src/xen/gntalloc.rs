@@ -5,9 +5,10 @@ use super::abi;
 use super::node::Node;
 use super::region;
 use crate::error::{Error, Result};
-use crate::share::{EndAccess, Shared};
-use crate::{Access, DomId, GrantRef};
+use grant_table::Access;
+use grant_table::{EndAccess, Shared};
 use nix::errno::Errno;
+use ring_abi::{DomId, GrantRef};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -77,8 +78,8 @@ unsafe impl Send for Granted {}
 unsafe impl Sync for Granted {}
 
 impl EndAccess for Granted {
-    /// The kernel quarantines pages in use without reporting it: there is no [`Error::Grant`].
-    fn end_access(&mut self) -> Result<()> {
+    /// The kernel quarantines pages in use without reporting it: there is no [`grant_table::Error::Grant`].
+    fn end_access(&mut self) -> grant_table::Result<()> {
         // SAFETY: the `Shared` that gave out pointers to the pages is being dropped.
         unsafe { region::unmap(self.base, self.count as usize) }
             .map_err(|e| Error::io("unmap granted pages", e))?;

@@ -5,10 +5,11 @@ use super::abi;
 use super::node::Node;
 use super::region;
 use crate::error::{Error, Result};
-use crate::map::{INLINE_PAGES, Mapping, Page, Unmap};
-use crate::{Access, DomId, GrantRef, PAGE_SIZE};
+use grant_table::Access;
+use grant_table::map::{INLINE_PAGES, Mapping, Page, Unmap};
 use nix::errno::Errno;
 use ring_abi::grant::Status;
+use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 use smallvec::SmallVec;
 use std::sync::Arc;
 

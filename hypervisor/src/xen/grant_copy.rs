@@ -3,10 +3,10 @@
 
 use super::abi;
 use super::gntdev::Gntdev;
-use crate::copy::{CopyOp, CopyPtr};
 use crate::error::{Error, Result};
-use crate::{DomId, GrantRef, PAGE_SIZE};
+use grant_table::{CopyOp, CopyPtr, SharedSlice};
 use ring_abi::grant::{CopyFlags, Status};
+use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 use smallvec::SmallVec;
 use vm_memory::VolatileSlice;
 
@@ -41,7 +41,7 @@ impl Gntdev {
     pub(super) fn read_byte(&self, peer: DomId, gref: GrantRef) -> Result<Status> {
         let mut byte = [0u8];
         let source = CopyPtr::Grant { domid: peer, gref, offset: 0 };
-        let mut op = CopyOp::new(source, CopyPtr::Memory(VolatileSlice::from(&mut byte[..])), 1);
+        let mut op = CopyOp::new(source, CopyPtr::Memory(SharedSlice::from(&mut byte[..])), 1);
         self.copy(std::slice::from_mut(&mut op))?;
         Ok(op.status)
     }
@@ -50,16 +50,16 @@ impl Gntdev {
     /// frames that the caller does not own ([`Status::BAD_PAGE`]).
     fn copy_bounced(&self, op: &CopyOp<'_>) -> Result<Status> {
         let mut buffer = [0u8; PAGE_SIZE];
-        let buffer = VolatileSlice::from(&mut buffer[..usize::from(op.len)]);
+        let buffer = SharedSlice::from(&mut buffer[..usize::from(op.len)]);
         if let CopyPtr::Memory(memory) = op.source {
-            memory.copy_to_volatile_slice(buffer);
+            copy_memory(memory, buffer);
             return self.copy_one(CopyPtr::Memory(buffer), op.dest, op.len);
         }
         let status = self.copy_one(op.source, CopyPtr::Memory(buffer), op.len)?;
         if let CopyPtr::Memory(memory) = op.dest
             && status.is_okay()
         {
-            buffer.copy_to_volatile_slice(memory);
+            copy_memory(buffer, memory);
         }
         Ok(status)
     }
@@ -97,9 +97,13 @@ fn without_xen(op: &CopyOp<'_>) -> Option<Status> {
     let (CopyPtr::Memory(source), CopyPtr::Memory(dest)) = (op.source, op.dest) else {
         return (len == 0).then_some(Status::OKAY);
     };
-    let bytes = source.subslice(0, len).ok()?;
-    bytes.copy_to_volatile_slice(dest);
+    copy_memory(source.subslice(0, len)?, dest);
     Some(Status::OKAY)
+}
+
+/// Copies between memories of this process, each of which may be another domain's mapped page.
+fn copy_memory(from: SharedSlice<'_>, to: SharedSlice<'_>) {
+    VolatileSlice::from(from).copy_to_volatile_slice(to.into());
 }
 
 fn segment(op: &CopyOp<'_>) -> abi::CopySegment {
@@ -118,12 +122,12 @@ fn copy_end(end: &CopyPtr<'_>) -> (abi::CopyEnd, bool) {
             let foreign = abi::Foreign { gref: *gref, offset: *offset, domid: *domid };
             (abi::CopyEnd { foreign }, true)
         }
-        CopyPtr::Memory(memory) => (abi::CopyEnd { virt: memory.ptr_guard_mut().as_ptr().cast() }, false),
+        CopyPtr::Memory(memory) => (abi::CopyEnd { virt: memory.as_ptr().cast() }, false),
     }
 }
 
 /// The source or the destination of an operation, whichever is memory.
-fn memory<'a>(op: &CopyOp<'a>) -> Option<VolatileSlice<'a>> {
+fn memory<'a>(op: &CopyOp<'a>) -> Option<SharedSlice<'a>> {
     match (op.source, op.dest) {
         (CopyPtr::Memory(memory), _) | (_, CopyPtr::Memory(memory)) => Some(memory),
         _ => None,

@@ -1,10 +1,9 @@
 //! A real Xen host, through Linux's device nodes `/dev/xen/{gntdev,gntalloc,evtchn,xenbus}`.
 //!
 //! It needs the modules xen-gntdev, xen-gntalloc and xen-evtchn, and permission to open the nodes. Xen and Linux do
-//! not offer a program: page transfer ([`Hypervisor::transfer`] is unsupported); notice that the other end of an
-//! event channel is closed ([`Channel::notify`] and [`Channel::take`] never return [`Error::Closed`]; the xenbus
-//! state in the store shows it); notice that a peer still has a granted page mapped (the kernel quarantines such
-//! pages silently).
+//! not offer a program: page transfer ([`grant_table::PageDonor`]); notice that the other end of an event channel is
+//! closed ([`event_channel::Error::Closed`] is never returned; the xenbus state in the store shows it); notice that a
+//! peer still has a granted page mapped (the kernel quarantines such pages silently).
 
 mod abi;
 mod evtchn;
@@ -15,10 +14,13 @@ mod node;
 mod region;
 mod xenbus;
 
-use crate::error::{Error, Result};
-use crate::{
-    Access, Channel, Contiguous, CopyOp, DomId, EventPort, GrantRef, Hypervisor, Mapping, Shared, Stream,
-};
+use crate::error::Result;
+use event_channel::{EventChannels, WaitChannel};
+use event_loop::{Connector, Stream};
+use evtchn::Evtchn;
+use grant_table::{Access, Contiguous, CopyOp, GrantTable, Mapping, Shared};
+use ring_abi::{DomId, EventPort, GrantRef};
+use std::io;
 use std::sync::{Arc, OnceLock};
 
 /// The Xen host that this program runs on, as the domain it runs in.
@@ -34,7 +36,7 @@ impl Xen {
     /// Opens the device nodes, and reads this domain's number from the store.
     ///
     /// # Errors
-    /// [`Error::Io`] where a node is missing or may not be opened; [`Error::Protocol`] where the store has no number
+    /// [`Error::Io`](crate::Error::Io) where a node is missing or may not be opened; [`Error::Protocol`](crate::Error::Protocol) where the store has no number
     /// for this domain, as in dom0 before the toolstack's `xen-init-dom0` ran.
     pub fn open() -> Result<Self> {
         let gntdev = gntdev::Gntdev::open()?;
@@ -50,42 +52,50 @@ impl Xen {
     }
 }
 
-impl Hypervisor for Xen {
+impl GrantTable for Xen {
     fn domid(&self) -> DomId {
         self.domid
     }
 
-    fn share(&self, peer: DomId, pages: usize, access: Access) -> Result<Shared> {
-        self.gntalloc()?.share(peer, pages, access)
+    fn share(&self, peer: DomId, pages: usize, access: Access) -> grant_table::Result<Shared> {
+        Ok(self.gntalloc()?.share(peer, pages, access)?)
     }
 
-    fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Mapping> {
-        self.gntdev.map(peer, refs, access)
+    fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> grant_table::Result<Mapping> {
+        Ok(self.gntdev.map(peer, refs, access)?)
     }
 
-    /// gntdev needs four system calls for a map and its unmap.
-    fn map_is_expensive(&self) -> bool {
-        true
-    }
-
-    fn map_contiguous(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Contiguous> {
+    fn map_contiguous(
+        &self,
+        peer: DomId,
+        refs: &[GrantRef],
+        access: Access,
+    ) -> grant_table::Result<Contiguous> {
         // One mmap gives consecutive addresses, so this fails only without pages.
-        Contiguous::new(self.gntdev.map(peer, refs, access)?).ok_or(Error::NoSpace("a mapping of no pages"))
+        let mapping = self.gntdev.map(peer, refs, access)?;
+        Contiguous::new(mapping).ok_or(grant_table::Error::NoSpace("a mapping of no pages"))
     }
 
-    fn copy(&self, ops: &mut [CopyOp<'_>]) -> Result<()> {
-        self.gntdev.copy(ops)
+    fn copy(&self, ops: &mut [CopyOp<'_>]) -> grant_table::Result<()> {
+        Ok(self.gntdev.copy(ops)?)
+    }
+}
+
+impl EventChannels for Xen {
+    type Channel = Box<dyn WaitChannel>;
+
+    fn alloc_unbound(&self, peer: DomId) -> event_channel::Result<Box<dyn WaitChannel>> {
+        Ok(Box::new(Evtchn::alloc_unbound(peer)?))
     }
 
-    fn alloc_unbound(&self, peer: DomId) -> Result<Box<dyn Channel>> {
-        Ok(Box::new(evtchn::Evtchn::alloc_unbound(peer)?))
+    fn bind_interdomain(&self, peer: DomId, port: EventPort) -> event_channel::Result<Box<dyn WaitChannel>> {
+        Ok(Box::new(Evtchn::bind_interdomain(peer, port)?))
     }
+}
 
-    fn bind_interdomain(&self, peer: DomId, port: EventPort) -> Result<Box<dyn Channel>> {
-        Ok(Box::new(evtchn::Evtchn::bind_interdomain(peer, port)?))
-    }
-
-    fn store(&self) -> Result<Box<dyn Stream>> {
-        xenbus::connect()
+impl Connector for Xen {
+    /// Connects to the store, through the kernel.
+    fn connect(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(xenbus::connect()?)
     }
 }

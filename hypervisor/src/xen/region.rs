@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // mmap and munmap.
 
 use super::node::Node;
-use crate::Access;
+use grant_table::Access;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use ring_abi::PAGE_SIZE;
 use std::num::NonZeroUsize;

@@ -2,8 +2,9 @@
 
 use super::node::Node;
 use crate::error::{Error, Result};
-use crate::{DomId, Stream};
+use event_loop::Stream;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use ring_abi::DomId;
 use ring_abi::xs_wire::{HEADER_SIZE, Header, MessageType};
 use std::io::ErrorKind;
 use std::os::fd::AsFd;

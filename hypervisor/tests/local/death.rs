@@ -1,8 +1,12 @@
 //! Domains that exit or are killed or destroyed, and their successors.
 
 use super::{TIMEOUT, byte, readable, sandbox};
+use event_channel::{EventChannels, WaitChannel};
+use event_loop::Connector;
+use grant_table::{Access, GrantTable};
+use hypervisor::Error;
 use hypervisor::local::{Domain, DomainEvent, Sandbox};
-use hypervisor::{Access, Channel, DomId, Error, EventPort, GrantRef, Hypervisor};
+use ring_abi::{DomId, EventPort, GrantRef};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -77,12 +81,12 @@ fn wait_for_death(sandbox: &Sandbox, domid: DomId) {
     assert!(sandbox.control().await_death(domid).expect("watch").wait(TIMEOUT).expect("wait"));
 }
 
-fn assert_closed(channel: &dyn Channel) {
+fn assert_closed(channel: &dyn WaitChannel) {
     loop {
         assert!(readable(channel), "the end was not reported");
         match channel.take() {
             Ok(_) => {}
-            Err(Error::Closed) => return,
+            Err(event_channel::Error::Closed) => return,
             Err(error) => panic!("{error}"),
         }
     }
@@ -99,11 +103,11 @@ fn killed_guest_stays_mapped_and_its_successor_has_a_new_arena() {
     assert_eq!(byte(mapping.slice(0, 0, 1)), 41);
     guest.kill();
     assert_closed(&*channel);
-    assert!(matches!(channel.notify(), Err(Error::Closed)));
+    assert!(matches!(channel.notify(), Err(event_channel::Error::Closed)));
     assert_eq!(byte(mapping.slice(0, 0, 1)), 41, "what is mapped stays");
     wait_for_death(&sandbox, ONE);
     let error = dom0.map(ONE, &refs, Access::ReadWrite).expect_err("its grants ended");
-    assert!(matches!(error, Error::NoSuchDomain(ONE)), "{error}");
+    assert!(matches!(error, grant_table::Error::NoSuchDomain(ONE)), "{error}");
 
     // Joining succeeds before the broker has processed the exit; here two in a row.
     Process::start(sandbox.dir(), "guest", &[42]).kill();
@@ -166,7 +170,7 @@ fn grant_to_a_destroyed_domain_does_not_pass_to_the_next_of_its_number() {
     drop(guest.map(DOM0, secret.refs(), Access::ReadOnly).expect("map"));
     sandbox.control().destroy(ONE).expect("destroy");
     assert!(guest.share(DOM0, 1, Access::ReadWrite).is_err(), "it is no member any more");
-    assert!(matches!(dom0.share(ONE, 1, Access::ReadOnly), Err(Error::NoSuchDomain(ONE))));
+    assert!(matches!(dom0.share(ONE, 1, Access::ReadOnly), Err(grant_table::Error::NoSuchDomain(ONE))));
     let next = sandbox.join(ONE).expect("another domain of that number");
     assert!(next.map(DOM0, secret.refs(), Access::ReadOnly).is_err(), "granted to its predecessor");
     let shared = dom0.share(ONE, 1, Access::ReadOnly).expect("a new arena");
@@ -209,7 +213,7 @@ fn domain_that_connects_and_exits_is_reported_to_the_store() {
     .expect("a broker");
     let guest = sandbox.join(ONE).expect("join");
     let mut byte = [0];
-    guest.store().expect("store").read_exact(&mut byte).expect("read");
+    guest.connect().expect("store").read_exact(&mut byte).expect("read");
     assert_eq!(byte, [101]);
     drop(guest);
     wait_for_death(&sandbox, ONE);
@@ -232,5 +236,8 @@ fn domains_without_their_broker_keep_grants_and_channels() {
     unbound.notify().expect("notify");
     assert!(readable(&*channel) && channel.take().expect("take"));
     guest.share(DOM0, 1, Access::ReadWrite).expect("an existing arena needs no broker");
-    assert!(matches!(guest.alloc_unbound(DOM0), Err(Error::Closed | Error::Io { .. })));
+    assert!(matches!(
+        guest.alloc_unbound(DOM0),
+        Err(event_channel::Error::Closed | event_channel::Error::Hypervisor(_))
+    ));
 }

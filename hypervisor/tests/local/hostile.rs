@@ -1,13 +1,16 @@
 //! Hostile clients of the broker: invalid messages, forged arenas, floods, and access to other domains.
 
 use super::{TIMEOUT, sandbox};
+use event_channel::EventChannels;
+use grant_table::{Access, GrantTable};
+use hypervisor::Error;
 use hypervisor::local::internals::{Layout, MAX_MESSAGE, Reply, Request};
 use hypervisor::local::{Broker, BrokerConfig, Control, Domain, Sandbox};
-use hypervisor::{Access, DomId, Error, EventPort, GrantRef, Hypervisor};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, recv, sendmsg, socket,
 };
+use ring_abi::{DomId, EventPort, GrantRef};
 use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -158,9 +161,9 @@ fn guest_cannot_reach_the_grants_and_ports_of_another() {
     let shared = one.share(DOM0, 1, Access::ReadWrite).expect("share");
     let channel = one.alloc_unbound(DOM0).expect("alloc_unbound");
     let error = two.map(DomId(1), shared.refs(), Access::ReadOnly).expect_err("granted to dom0");
-    assert!(matches!(error, Error::Grant { gref, .. } if gref == shared.refs()[0]), "{error}");
+    assert!(matches!(error, grant_table::Error::Grant { gref, .. } if gref == shared.refs()[0]), "{error}");
     let error = two.bind_interdomain(DomId(1), channel.port()).map(|_| ()).expect_err("allocated for dom0");
-    assert!(matches!(error, Error::NoSuchPort { .. }), "{error}");
+    assert!(matches!(error, event_channel::Error::NoSuchPort { .. }), "{error}");
     assert!(two.bind_interdomain(DomId(50), EventPort(1)).is_err());
     assert!(two.map(DomId::FIRST_RESERVED, &[GrantRef(8)], Access::ReadOnly).is_err());
     dom0.bind_interdomain(DomId(1), channel.port()).expect("bind_interdomain");
@@ -246,7 +249,7 @@ fn guest_that_allocates_ports_without_end_gets_no_space() {
         }
         assert!(channels.len() < 10_000);
     };
-    assert!(matches!(error, Error::NoSpace(_)), "{error}");
+    assert!(matches!(error, event_channel::Error::NoSpace(_)), "{error}");
     channels.clear();
     guest.alloc_unbound(DOM0).expect("ports were freed");
 }

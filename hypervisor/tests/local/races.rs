@@ -1,12 +1,12 @@
 //! Grants that are ended while they are in use.
 
 use super::{byte, sandbox};
+use grant_table::{Access, CopyOp, CopyPtr, GrantTable, SharedSlice};
 use hypervisor::local::{Domain, Options};
-use hypervisor::{Access, CopyOp, CopyPtr, DomId, Error, Hypervisor, PAGE_SIZE};
 use ring_abi::testing::StopOnDrop;
+use ring_abi::{DomId, PAGE_SIZE};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
-use vm_memory::VolatileSlice;
 
 const DOM0: DomId = DomId::DOM0;
 const ONE: DomId = DomId(1);
@@ -30,7 +30,7 @@ fn page_whose_grant_ended_during_copies_is_not_written_any_more() {
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut bytes = vec![0xee; PAGE_SIZE];
-            let source = CopyPtr::Memory(VolatileSlice::from(&mut bytes[..]));
+            let source = CopyPtr::Memory(SharedSlice::from(&mut bytes[..]));
             let dest = CopyPtr::Grant { domid: ONE, gref, offset: 0 };
             // As many as are pinned at a time, so that the grant ends while some are pinned.
             let mut ops = [CopyOp::new(source, dest, 4096); 32];
@@ -66,7 +66,7 @@ fn quarantined_page_is_freed_once_the_peer_unmaps_it() {
     let mapping = dom0.map(ONE, &shared.refs()[1..2], Access::ReadWrite).expect("map");
     let held = shared.refs()[1];
     let error = shared.end().expect_err("one is mapped");
-    assert!(matches!(error, Error::Grant { gref, .. } if gref == held), "{error}");
+    assert!(matches!(error, grant_table::Error::Grant { gref, .. } if gref == held), "{error}");
     assert_eq!(guest.quarantined(DOM0), 1);
     assert!(dom0.map(ONE, &[held], Access::ReadOnly).is_ok(), "a pinned page can be pinned again");
     drop(mapping);
@@ -86,7 +86,7 @@ fn arena_that_was_exhausted_is_usable_again_once_all_is_dropped() {
                 Err(error) => break error,
             }
         };
-        assert!(matches!(error, Error::NoSpace(_)), "{error}");
+        assert!(matches!(error, grant_table::Error::NoSpace(_)), "{error}");
         assert!(all.len() >= 60, "only {} pages of 64", all.len());
         let refs: Vec<_> = all.iter().map(|shared| shared.refs()[0]).collect();
         let mapping = dom0.map(ONE, &refs, Access::ReadWrite).expect("more pages than fit inline");

@@ -9,12 +9,11 @@
 
 use crate::assemble::Packet;
 use bridge::{Buffer, DropReason, Frame, HEAD, Pool};
-use hypervisor::{CopyOp, CopyPtr};
+use grant_table::{CopyOp, CopyPtr, SharedSlice};
 use ring_abi::{DomId, PAGE_SIZE};
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use vm_memory::VolatileSlice;
 
 /// Packets with a payload that are not sent on yet: more than a round of the bridge takes.
 const BUFFERS: u32 = 256;
@@ -41,7 +40,7 @@ impl Copied {
             for fragment in packet.fragments_beyond(HEAD) {
                 // SAFETY: the fragments sum to less than 64 KiB and begin in the buffer's first page. Nothing else has the
                 // buffer until it is given to a frame, after the copy.
-                let memory = unsafe { VolatileSlice::new(to, fragment.size.into()) };
+                let memory = unsafe { SharedSlice::new(to, fragment.size.into()) };
                 let source = CopyPtr::Grant { domid: guest, gref: fragment.gref, offset: fragment.offset };
                 list.push(CopyOp::new(source, CopyPtr::Memory(memory), fragment.size));
                 to = to.wrapping_add(fragment.size.into());

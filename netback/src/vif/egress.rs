@@ -13,13 +13,12 @@ use crate::copy_batch::CopyBatch;
 use crate::offload;
 use crate::rx::{FrameInfo, PageFill, Placement, Rx};
 use bridge::{DropReason, FragmentRef, Frame, Frames, Stats};
-use hypervisor::{Contiguous, CopyOp, CopyPtr, Hypervisor};
+use grant_table::{Contiguous, CopyOp, CopyPtr, GrantTable, SharedSlice};
 use inflight::InflightRegion;
 use ring_abi::DomId;
 use ring_abi::ring::Notify;
 use std::sync::Arc;
 use std::time::Instant;
-use vm_memory::VolatileSlice;
 
 /// The receive side of a vif.
 pub(super) struct Egress {
@@ -30,7 +29,7 @@ pub(super) struct Egress {
 
 /// Writes frames to the ring.
 struct Writer {
-    hv: Arc<dyn Hypervisor>,
+    grants: Arc<dyn GrantTable>,
     placer: Placer,
     copies: CopyBatch,
     /// Responses were written since the last commit.
@@ -62,14 +61,14 @@ struct RoundResult {
 
 impl Egress {
     pub(super) fn new(
-        hv: Arc<dyn Hypervisor>,
+        grants: Arc<dyn GrantTable>,
         guest: DomId,
         rx: Rx<Contiguous, InflightRegion>,
         backlog: Backlog,
         stats: Arc<Stats>,
     ) -> Self {
         let placer = Placer { guest, rx, fills: Vec::new(), owners: Vec::new() };
-        let writer = Writer { hv, placer, copies: CopyBatch::default(), dirty: false };
+        let writer = Writer { grants, placer, copies: CopyBatch::default(), dirty: false };
         Self { writer, backlog, stats }
     }
 
@@ -148,7 +147,7 @@ impl Writer {
         let placer = &mut self.placer;
         let mut list = self.copies.start();
         let placed = placer.place(frames, &mut list, &mut result);
-        let copied = list.submit(&*self.hv);
+        let copied = list.submit(&*self.grants);
         let mut last = None;
         for (copy, owner) in list.iter().zip(&placer.owners) {
             if (copied.is_err() || !copy.status.is_okay()) && last != Some(*owner) {
@@ -208,7 +207,7 @@ impl Placer {
         let PageFill { gref, offset, len, .. } = fill;
         let dest = CopyPtr::Grant { domid: self.guest, gref, offset };
         list.extend(
-            frame.fragments().next().map(|head| CopyOp::new(CopyPtr::Memory(volatile(head)), dest, len)),
+            frame.fragments().next().map(|head| CopyOp::new(CopyPtr::Memory(shared_slice(head)), dest, len)),
         );
         Ok(Placement::Frame(index))
     }
@@ -234,14 +233,14 @@ fn add_copies<'f>(guest: DomId, frame: &'f Frame, fill: PageFill, list: &mut Vec
     let mut offset = fill.offset;
     for piece in frame.range(fill.frame_offset as usize, fill.len.into()) {
         let dest = CopyPtr::Grant { domid: guest, gref: fill.gref, offset };
-        list.push(CopyOp::new(CopyPtr::Memory(volatile(piece)), dest, piece.len() as u16));
+        list.push(CopyOp::new(CopyPtr::Memory(shared_slice(piece)), dest, piece.len() as u16));
         offset += piece.len() as u16;
     }
 }
 
 #[inline]
-fn volatile(piece: FragmentRef<'_>) -> VolatileSlice<'_> {
+fn shared_slice(piece: FragmentRef<'_>) -> SharedSlice<'_> {
     // SAFETY: the bytes are readable while the frame is borrowed. The slice is the source of a copy only, so that
     // nothing is written through it.
-    unsafe { VolatileSlice::new(piece.as_ptr().cast_mut(), piece.len()) }
+    unsafe { SharedSlice::new(piece.as_ptr().cast_mut(), piece.len()) }
 }

@@ -11,7 +11,7 @@ use crate::copy_batch::CopyBatch;
 use crate::offload;
 use crate::tx::Tx;
 use bridge::{Batch, DropReason, Frame, HEAD, Stats};
-use hypervisor::{Contiguous, CopyOp, CopyPtr, Hypervisor};
+use grant_table::{Contiguous, CopyOp, CopyPtr, GrantTable};
 use inflight::InflightRegion;
 use ring_abi::DomId;
 use ring_abi::netif::Status;
@@ -43,7 +43,7 @@ struct PendingPacket {
 
 /// The transmit side of a vif.
 pub(super) struct Ingress {
-    hv: Arc<dyn Hypervisor>,
+    grants: Arc<dyn GrantTable>,
     guest: DomId,
     tx: Tx<Contiguous, InflightRegion>,
     payload: Payload,
@@ -57,7 +57,7 @@ pub(super) struct Ingress {
 impl Ingress {
     /// `copied` copies payloads instead of mapping them, and so answers packets in order.
     pub(super) fn new(
-        hv: Arc<dyn Hypervisor>,
+        grants: Arc<dyn GrantTable>,
         guest: DomId,
         tx: Tx<Contiguous, InflightRegion>,
         burst: usize,
@@ -66,10 +66,10 @@ impl Ingress {
     ) -> Result<Self, ConnectionError> {
         let payload = match copied {
             true => Payload::Copied(Copied::new()?),
-            false => Payload::Mapped(Mapped::new(hv.clone(), guest, tx.slots() as u16)?),
+            false => Payload::Mapped(Mapped::new(grants.clone(), guest, tx.slots() as u16)?),
         };
         Ok(Self {
-            hv,
+            grants,
             guest,
             tx,
             payload,
@@ -138,7 +138,7 @@ impl Ingress {
             }
             pending.copies = (list.len() - before) as u16;
         }
-        let submitted = list.submit(&*self.hv);
+        let submitted = list.submit(&*self.grants);
         let mut at = 0;
         for pending in &mut self.pending {
             let copies = &list[at..at + usize::from(pending.copies)];

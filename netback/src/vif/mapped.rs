@@ -7,7 +7,7 @@ use crate::assemble::Packet;
 use crate::pin_table::PinTable;
 use arrayvec::ArrayVec;
 use bridge::{DropReason, Fragment, Frame, HEAD};
-use hypervisor::{Access, Hypervisor, Mapping};
+use grant_table::{Access, GrantTable, Mapping};
 use ring_abi::netif::SLOTS_FATAL;
 use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 use std::io;
@@ -24,22 +24,23 @@ pub(super) struct PendingResponse {
 
 /// The mapped payloads of one guest.
 pub(super) struct Mapped {
-    hv: Arc<dyn Hypervisor>,
+    grants: Arc<dyn GrantTable>,
     guest: DomId,
     payloads: PinTable<(PendingResponse, Mapping)>,
 }
 
 impl Mapped {
     /// A table for `limit` packets.
-    pub(super) fn new(hv: Arc<dyn Hypervisor>, guest: DomId, limit: u16) -> io::Result<Self> {
-        Ok(Self { hv, guest, payloads: PinTable::new(limit)? })
+    pub(super) fn new(grants: Arc<dyn GrantTable>, guest: DomId, limit: u16) -> io::Result<Self> {
+        Ok(Self { grants, guest, payloads: PinTable::new(limit)? })
     }
 
     /// Maps the pages beyond the head and appends them to the frame.
     pub(super) fn attach(&mut self, packet: &Packet, frame: &mut Frame) -> Result<(), DropReason> {
         let mut grefs: ArrayVec<GrantRef, SLOTS_FATAL> = ArrayVec::new();
         grefs.extend(packet.fragments_beyond(HEAD).map(|fragment| fragment.gref));
-        let mapping = self.hv.map(self.guest, &grefs, Access::ReadOnly).map_err(|_| DropReason::Malformed)?;
+        let mapping =
+            self.grants.map(self.guest, &grefs, Access::ReadOnly).map_err(|_| DropReason::Malformed)?;
         let pending =
             PendingResponse { ids: packet.ids().iter().copied().collect(), extras: packet.extras() };
         let Ok((pin, (_, mapping))) = self.payloads.insert((pending, mapping)) else {

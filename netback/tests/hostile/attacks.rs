@@ -1,7 +1,7 @@
 //! The attacks: each is a function that panics if the backend does not withstand it.
 
 use super::{Platform, assert_honest_served, assert_only_attacker_closed, receives, until_up};
-use hypervisor::Shared;
+use grant_table::Shared;
 use rand::{Rng, RngExt};
 use ring_abi::GrantRef;
 use ring_abi::netif::extra::{Extra, Kind};

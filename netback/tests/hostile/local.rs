@@ -1,9 +1,9 @@
 //! The platform in threads: a machine on the local hypervisor with the attacking guest and two honest guests.
 
 use super::Platform;
-use hypervisor::DomId;
 use inflight::InflightDir;
 use netfront::{Config, Nic};
+use ring_abi::DomId;
 use tempfile::TempDir;
 use testkit::net::{Network, guest};
 use testkit::{FrontendDevice, Machine};

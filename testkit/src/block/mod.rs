@@ -10,7 +10,7 @@ use blkback::VbdDriver;
 use blkback::vbd::Registry;
 use blkfront::{Disk, Options};
 use hypervisor::local::Domain;
-use hypervisor::{DomId, Hypervisor};
+use ring_abi::DomId;
 use ring_abi::blkif::vdev::Vdev;
 use std::sync::Arc;
 use toolstack::machine::vbd;
@@ -59,13 +59,13 @@ impl Backend {
     /// Joins as dom0 and serves its disks with the default driver.
     pub fn start(machine: &Machine) -> Backend {
         let dom0 = machine.domain(DomId::DOM0);
-        Backend::start_with(VbdDriver::new(dom0.clone()), &dom0)
+        Backend::start_with(VbdDriver::new(dom0.clone(), dom0.clone()), &dom0)
     }
 
     /// Serves dom0's disks with this driver.
     pub fn start_with(driver: VbdDriver, dom0: &Arc<Domain>) -> Backend {
         let registry = driver.registry();
-        let client = Client::new(dom0.store().unwrap());
+        let client = Client::connect(&dom0).unwrap();
         Backend { registry, driver: DriverThread::spawn(client, move || driver) }
     }
 
@@ -90,6 +90,5 @@ pub fn open(guest: &Arc<Domain>, options: Options) -> Disk {
 /// # Errors
 /// Those of [`Disk::open_with`].
 pub fn try_open(guest: &Arc<Domain>, options: Options) -> blkfront::Result<Disk> {
-    let store = Client::new(guest.store().unwrap());
-    Disk::open_with(guest.clone(), store, XVDA, options)
+    Disk::open_with(guest.clone(), guest.clone(), guest.clone(), XVDA, options)
 }

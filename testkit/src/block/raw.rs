@@ -1,9 +1,11 @@
 //! A block frontend whose requests and keys the test writes: it can break the protocol, which blkfront cannot.
 
 use crate::{BOUND, FrontendDevice};
-use hypervisor::{Access, Channel, DomId, GrantRef, Shared};
+use event_channel::Channel;
+use grant_table::{Access, Shared};
 use ring_abi::blkif::{Io, MAX_SEGMENTS, Request, Response, Segment, X86_64, key};
 use ring_abi::ring::{Front, Protocol};
+use ring_abi::{DomId, GrantRef};
 use std::sync::Arc;
 use std::time::Instant;
 use xenbus::XenbusState;

@@ -10,10 +10,10 @@ pub use toolstack::config::VifSpec;
 use crate::{BOUND, DriverThread, Machine};
 use bridge::Bridge;
 use hypervisor::local::Domain;
-use hypervisor::{DomId, Hypervisor};
 use inflight::InflightDir;
 use netback::{Attachment, VifDriver};
 use netfront::Nic;
+use ring_abi::DomId;
 use ring_abi::netif::{MTU_DEFAULT, Mac};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -72,9 +72,9 @@ impl Network {
         self.backend = None;
         let bridge = self.bridge.clone();
         let dom0 = self.dom0.clone();
-        let client = Client::new(dom0.store().unwrap());
+        let client = Client::connect(&dom0).unwrap();
         self.backend = Some(DriverThread::spawn(client, move || {
-            VifDriver::new(dom0, config, move |_, _| Ok(Attachment::port_of(bridge.clone())))
+            VifDriver::new(dom0.clone(), dom0, config, move |_, _| Ok(Attachment::port_of(bridge.clone())))
         }));
     }
 
@@ -91,8 +91,7 @@ impl Network {
 
 /// Opens the guest's interface, without waiting until it is up.
 pub fn open(guest: &Arc<Domain>, devid: u32, config: netfront::Config) -> Nic {
-    let client = Client::new(guest.store().unwrap());
-    Nic::open(guest.clone(), client, devid, config).unwrap()
+    Nic::open(guest.clone(), guest.clone(), guest.clone(), devid, config).unwrap()
 }
 
 /// Attaches an interface to a guest, opens it, and waits until it is up.

@@ -2,11 +2,14 @@
 
 use super::until;
 use crate::Machine;
-use hypervisor::{Access, Channel, Contiguous, DomId, EventPort, GrantRef, Hypervisor};
+use event_channel::Channel;
+use grant_table::{Access, Contiguous};
+use hypervisor::Hypervisor;
 use netback::handshake::backend_keys;
 use netfront::Nic;
 use ring_abi::netif::{Rx, RxResponse, Tx, key};
 use ring_abi::ring::Back;
+use ring_abi::{DomId, EventPort, GrantRef};
 use std::sync::Arc;
 use xenbus::{Device, DeviceEnd, Keys, XenbusState};
 use xenstore::Client;

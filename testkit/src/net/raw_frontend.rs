@@ -1,8 +1,10 @@
 //! A network frontend whose rings the test writes: it can break the protocol, which netfront cannot.
 
 use crate::{BOUND, FrontendDevice};
-use hypervisor::{Access, Channel, DomId, Shared};
+use event_channel::Channel;
+use grant_table::{Access, Shared};
 use netfront::handshake::{CONNECTION_KEYS, QueueInfo, Requested, frontend_keys};
+use ring_abi::DomId;
 use ring_abi::netif::{Rx, Tx, TxFlags, TxRequest};
 use ring_abi::ring::Front;
 use std::sync::Arc;

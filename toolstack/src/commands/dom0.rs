@@ -5,11 +5,12 @@ use std::sync::Arc;
 use std::thread;
 
 use blkback::{DataPath, Tuning, VbdDriver};
+use hypervisor::Hypervisor;
 use hypervisor::local::Domain;
 use hypervisor::xen::Xen;
-use hypervisor::{DomId, Hypervisor};
 use inflight::InflightDir;
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use ring_abi::DomId;
 use xenbus::driver::{self, BackDriver};
 use xenstore::Client;
 
@@ -99,26 +100,34 @@ impl Args {
 
 fn local(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
     let hv: Arc<dyn Hypervisor> = Arc::new(Domain::join(dir.path(), DomId::DOM0)?);
-    Machine::publish_bridges(&mut Client::new(hv.store()?), bridges.names())?;
-    let mut vbds = VbdDriver::new(hv.clone());
+    Machine::publish_bridges(&mut Client::connect(&hv)?, bridges.names())?;
+    let mut vbds = VbdDriver::new(hv.clone(), hv.clone());
     vbds.set_tuning(tuning);
-    let vifs =
-        netback::VifDriver::new(hv.clone(), netback::Config::default(), move |_, keys| bridges.attach(keys));
+    let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), netback::Config::default(), move |_, keys| {
+        bridges.attach(keys)
+    });
     serve(&*hv, vbds, vifs, stop)
 }
 
 fn xen(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
     let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open()?);
     let inflight_dir = InflightDir::new(dir.inflight())?;
-    let mut images = Images::new(Client::new(hv.store()?));
-    let mut vbds =
-        VbdDriver::with_opener(hv.clone(), Box::new(move |device, keys| images.open(device, keys)));
+    let mut images = Images::new(Client::connect(&hv)?);
+    let mut vbds = VbdDriver::with_opener(
+        hv.clone(),
+        hv.clone(),
+        Box::new(move |device, keys| images.open(device, keys)),
+    );
     vbds.set_tuning(tuning);
-    stale::remove(&mut Client::new(hv.store()?), hv.domid(), dir.path(), &inflight_dir)?;
+    stale::remove(&mut Client::connect(&hv)?, hv.domid(), dir.path(), &inflight_dir)?;
     vbds.set_inflight_dir(inflight_dir.clone());
-    let config = netback::Config { inflight_dir: Some(inflight_dir), ..netback::Config::default() };
+    let config = netback::Config {
+        data_path: netback::DataPath::Copy,
+        inflight_dir: Some(inflight_dir),
+        ..netback::Config::default()
+    };
     let dir = dir.path().to_owned();
-    let vifs = netback::VifDriver::new(hv.clone(), config, move |device, keys| {
+    let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), config, move |device, keys| {
         bridges.attach_or_create_tap(&dir, device, keys)
     });
     serve(&*hv, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs), stop)
@@ -130,7 +139,7 @@ fn serve(
     mut vifs: impl BackDriver + Send,
     stop: BorrowedFd<'_>,
 ) -> Result<()> {
-    let store = || Ok::<_, Error>(Client::new(hv.store()?));
+    let store = || Ok::<_, Error>(Client::connect(&hv)?);
     let vbd_store = store()?;
     let vif_store = store()?;
     tracing::info!(domid = %hv.domid(), "serving");

@@ -4,8 +4,8 @@ use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
 
-use hypervisor::DomId;
 use hypervisor::local::{Broker, BrokerConfig, Control, DomainEvent, DomainEvents};
+use ring_abi::DomId;
 use xenstore::Client;
 use xenstore::server::{Config, Store, StoreHandle};
 

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use blkfront::{Disk, Options};
 use hypervisor::Hypervisor;
 use netfront::Nic;
-use xenstore::Client;
 
 use super::disk;
 use super::net::Link;
@@ -39,10 +38,10 @@ fn execute(
     commands: impl BufRead,
     writer: &mut EventWriter<impl Write>,
 ) -> Result<()> {
-    let store = || Ok::<_, Error>(Client::new(hv.store()?));
     let options = Options { ring_page_order: RING_PAGE_ORDER, ..Options::default() };
-    let mut disk = Disk::open_with(hv.clone(), store()?, vdev, options).map_err(|e| failed("disk", &e))?;
-    let mut nic = open_nic(hv, store()?)?;
+    let mut disk =
+        Disk::open_with(hv.clone(), hv.clone(), hv.clone(), vdev, options).map_err(|e| failed("disk", &e))?;
+    let mut nic = open_nic(hv)?;
     writer.write(&Event::Ready(nic.mac()));
     for line in commands.lines() {
         let line = line.map_err(|e| Error::io("reading commands", e))?;
@@ -67,9 +66,10 @@ fn execute(
     disk.close().map_err(|e| failed("disk", &e))
 }
 
-fn open_nic(hv: &Arc<dyn Hypervisor>, store: Client) -> Result<Nic> {
+fn open_nic(hv: &Arc<dyn Hypervisor>) -> Result<Nic> {
     let failed = |e: netfront::Error| failed("vif", &e);
-    let mut nic = Nic::open(hv.clone(), store, 0, netfront::Config::default()).map_err(failed)?;
+    let mut nic =
+        Nic::open(hv.clone(), hv.clone(), hv.clone(), 0, netfront::Config::default()).map_err(failed)?;
     let deadline = Instant::now() + UP_TIMEOUT;
     while !nic.is_up() {
         if Instant::now() >= deadline {

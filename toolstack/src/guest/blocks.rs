@@ -115,9 +115,7 @@ impl DiskBlocks {
         while let Some(request) = self.waiting.pop_front() {
             let buffer = match self.buffer_for(&request) {
                 // The domain can grant no more pages: the request waits for a buffer that is in use.
-                Err(blkfront::Error::Hypervisor(hypervisor::Error::NoSpace(_)))
-                    if !self.in_flight.is_empty() =>
-                {
+                Err(blkfront::Error::Grant(grant_table::Error::NoSpace(_))) if !self.in_flight.is_empty() => {
                     self.waiting.push_front(request);
                     break;
                 }

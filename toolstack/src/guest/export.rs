@@ -27,14 +27,14 @@ const RING_PAGE_ORDER: u32 = 2;
 /// [`Error::Other`] if the disk cannot be opened; [`Error::File`] if the socket cannot be bound; [`Error::Io`] if
 /// serving fails while the disk is open.
 pub fn run(hv: &Arc<dyn Hypervisor>, directory: &Path, vdev: u32, stop: BorrowedFd<'_>) -> Result<()> {
-    let mut store = Client::new(hv.store()?);
+    let mut store = Client::connect(&hv)?;
     let home = format!("/local/domain/{}/device/vbd/{vdev}", hv.domid());
     let back = store.read_text(&format!("{home}/{BACKEND}"))?;
     let dev =
         store.read_text(&format!("{back}/{DEV}")).unwrap_or_else(|_| Vdev::from_number(vdev).to_string());
     let socket = Socket::bind(dir::nbd(directory, &dev))?;
     let options = Options { ring_page_order: RING_PAGE_ORDER, ..Options::default() };
-    let disk = Disk::open_with(hv.clone(), store, vdev, options).map_err(failed)?;
+    let disk = Disk::open_with(hv.clone(), hv.clone(), hv.clone(), vdev, options).map_err(failed)?;
     let info = disk.info();
     let export = Export {
         name: dev.clone(),

@@ -84,8 +84,7 @@ pub fn event() -> nix::Result<EventFd> {
 /// Reports an error in the log and in the store, and closes the frontend.
 fn report_failure(hv: &dyn Hypervisor, path: &str, error: &Error) {
     tracing::error!(error = %chain(error), "failed to serve the device");
-    let reported = hv.store().map_err(Error::from).and_then(|stream| {
-        let mut client = Client::new(stream);
+    let reported = Client::connect(hv).map_err(Error::from).and_then(|mut client| {
         let end = DeviceEnd::find_front(&mut client, path)?;
         Ok(end.fatal(&mut client, Errno::EIO as i32, chain(error))?)
     });
@@ -97,9 +96,9 @@ fn report_failure(hv: &dyn Hypervisor, path: &str, error: &Error) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use hypervisor::DomId;
     use hypervisor::local::Sandbox;
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use ring_abi::DomId;
 
     #[test]
     fn service_is_finished_when_its_event_is_read() {

@@ -56,10 +56,10 @@ pub fn run(
 ) -> Result<()> {
     // A tap belongs to the network namespace of the thread that creates it.
     netns.map_or(Ok(()), netns::enter)?;
-    let mut store = Client::new(hv.store()?);
+    let mut store = Client::connect(&hv)?;
     // The tap is created first: that may be denied, and the tap may be used as soon as the vif is connected.
     let tap = open_tap(&mut store, new, &format!("/local/domain/{}/device/vif/{devid}", hv.domid()))?;
-    let nic = Nic::open(hv.clone(), store, devid, offload).map_err(failed)?;
+    let nic = Nic::open(hv.clone(), hv.clone(), hv.clone(), devid, offload).map_err(failed)?;
     let tap_name = tap.name().to_owned();
     let config = bridge::Config { name: tap_name.clone(), ..bridge::Config::default() };
     let bridge = Bridge::start(config).map_err(failed)?;

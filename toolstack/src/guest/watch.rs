@@ -46,7 +46,7 @@ type Id = (&'static str, u32);
 /// # Errors
 /// [`Error::Store`] if the machine is gone.
 pub fn run(guest: &Guest, stop: BorrowedFd<'_>) -> Result<()> {
-    let mut client = Client::new(guest.hv.store()?);
+    let mut client = Client::connect(&guest.hv)?;
     client.watch("device", "device")?;
     let ended = Arc::new(event().map_err(|e| Error::io("creating an eventfd", e))?);
     let mut devices = Devices::default();

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use hypervisor::DomId;
 use hypervisor::local::DomainInfo;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
+use ring_abi::DomId;
 use ring_abi::netif::Mac;
 use xenbus::Device;
 use xenstore::Nodes;

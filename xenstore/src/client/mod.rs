@@ -20,7 +20,7 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use event_loop::Stream;
+use event_loop::{Connector, Stream};
 use ring_abi::DomId;
 use ring_abi::xs_wire::MessageType;
 
@@ -56,9 +56,17 @@ pub struct Client {
 }
 
 impl Client {
-    /// Makes a client over an open stream, e.g. that of a hypervisor's `store()`.
+    /// Makes a client over an open stream, e.g. `/dev/xen/xenbus`.
     pub fn new(stream: impl Stream + 'static) -> Client {
         Client { connection: Connection::new(Box::new(stream)) }
+    }
+
+    /// Connects to the store that a connector leads to.
+    ///
+    /// # Errors
+    /// [`Error::Io`] where the connector fails.
+    pub fn connect(store: &(impl Connector + ?Sized)) -> Result<Client> {
+        Ok(Client::new(store.connect()?))
     }
 
     /// Connects to a store's socket, e.g. `/run/xenstored/socket`.

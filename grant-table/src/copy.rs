@@ -1,8 +1,8 @@
-//! Operations on granted pages that need no mapping: copy and transfer.
+//! Copies of granted pages, which need no mapping: `GNTTABOP_copy`.
 
+use crate::SharedSlice;
 use ring_abi::grant::Status;
 use ring_abi::{DomId, GrantRef};
-use vm_memory::VolatileSlice;
 
 /// The source or the destination of a copy.
 #[derive(Clone, Copy, Debug)]
@@ -17,29 +17,30 @@ pub enum CopyPtr<'a> {
         offset: u16,
     },
     /// Memory of this process, or a mapping; at least as long as the copy.
-    Memory(VolatileSlice<'a>),
+    Memory(SharedSlice<'a>),
 }
 
 /// One copy: `struct gnttab_copy` (grant_table.h:472).
 ///
 /// ```
-/// use hypervisor::{Access, CopyOp, CopyPtr, DomId, Hypervisor, local::Sandbox};
-/// use vm_memory::VolatileSlice;
+/// use grant_table::{Access, CopyOp, CopyPtr, GrantTable, SharedSlice};
+/// use hypervisor::local::Sandbox;
+/// use ring_abi::DomId;
 ///
 /// let sandbox = Sandbox::new()?;
 /// let guest = sandbox.join(DomId(1))?;
 /// let dom0 = sandbox.join(DomId::DOM0)?;
 /// let shared = guest.share(DomId::DOM0, 1, Access::ReadOnly)?;
-/// shared.slice(100, 5).unwrap().copy_from(&b"hello"[..]);
+/// shared.slice(100, 5).unwrap().copy_from(b"hello");
 ///
 /// let mut buffer = [0u8; 5];
 /// let source = CopyPtr::Grant { domid: DomId(1), gref: shared.refs()[0], offset: 100 };
-/// let dest = CopyPtr::Memory(VolatileSlice::from(&mut buffer[..]));
+/// let dest = CopyPtr::Memory(SharedSlice::from(&mut buffer[..]));
 /// let mut ops = [CopyOp::new(source, dest, 5)];
 /// dom0.copy(&mut ops)?;
 /// assert!(ops[0].status.is_okay());
 /// assert_eq!(&buffer, b"hello");
-/// # Ok::<(), hypervisor::Error>(())
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct CopyOp<'a> {
@@ -54,24 +55,9 @@ pub struct CopyOp<'a> {
 }
 
 impl<'a> CopyOp<'a> {
-    /// Creates an operation for [`Hypervisor::copy`](crate::Hypervisor::copy).
+    /// Creates an operation for [`GrantTable::copy`](crate::GrantTable::copy).
     #[inline]
     pub fn new(source: CopyPtr<'a>, dest: CopyPtr<'a>, len: u16) -> Self {
         Self { source, dest, len, status: Status::OKAY }
     }
-}
-
-/// One page flip: `struct gnttab_transfer` (grant_table.h:447). A transferred page belongs to `domid`.
-#[derive(Clone, Copy, Debug)]
-pub struct TransferOp {
-    /// The page: a frame number that this domain owns in the peer's arena ([`OwnedPage::frame`]).
-    ///
-    /// [`OwnedPage::frame`]: crate::OwnedPage::frame
-    pub frame: u64,
-    /// The domain that accepts it.
-    pub domid: DomId,
-    /// That domain's grant entry, which accepts a transfer.
-    pub gref: GrantRef,
-    /// The outcome, written by the call.
-    pub status: Status,
 }

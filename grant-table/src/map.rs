@@ -1,12 +1,12 @@
 //! Mapped pages of a peer, unmapped on drop.
 #![allow(unsafe_code)] // Pointers into another domain's memory.
 
-use crate::Access;
+use crate::{Access, SharedSlice};
+use alloc::sync::Arc;
+use core::fmt;
+use core::ptr::NonNull;
 use ring_abi::{PAGE_SIZE, shm::Memory};
 use smallvec::SmallVec;
-use std::ptr::NonNull;
-use std::sync::Arc;
-use vm_memory::VolatileSlice;
 
 /// Pages that a [`Mapping`] holds without allocating: the 11 segments of a blkif request, rounded up.
 pub const INLINE_PAGES: usize = 12;
@@ -34,7 +34,7 @@ pub struct Mapping {
 }
 
 // SAFETY: the pages stay mapped, at addresses valid in every thread, until drop; access goes through
-// `VolatileSlice` or raw pointers only.
+// `SharedSlice` or raw pointers only.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; nothing is mutated through `&Mapping`.
 unsafe impl Sync for Mapping {}
@@ -68,13 +68,10 @@ impl Mapping {
 
     /// Returns `len` bytes of a page from `offset` on; `None` if they are not inside.
     #[inline]
-    pub fn slice(&self, page: usize, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {
-        let base = self.pages.get(page)?.base;
-        if offset.checked_add(len)? > PAGE_SIZE {
-            return None;
-        }
-        // SAFETY: inside a page that stays mapped while `self` is borrowed.
-        Some(unsafe { VolatileSlice::new(base.as_ptr().add(offset), len) })
+    pub fn slice(&self, page: usize, offset: usize, len: usize) -> Option<SharedSlice<'_>> {
+        // SAFETY: a page that stays mapped while `self` is borrowed.
+        let page = unsafe { SharedSlice::new(self.pages.get(page)?.base.as_ptr(), PAGE_SIZE) };
+        page.subslice(offset, len)
     }
 }
 
@@ -84,8 +81,8 @@ impl Drop for Mapping {
     }
 }
 
-impl std::fmt::Debug for Mapping {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Mapping({} pages, {:?})", self.pages.len(), self.access)
     }
 }

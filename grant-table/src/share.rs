@@ -1,10 +1,11 @@
 //! Pages of this domain that a peer may map, and their grant references.
 #![allow(unsafe_code)] // Pointers to memory that another domain writes.
 
-use crate::{Access, Error};
+use crate::{Access, Result, SharedSlice};
+use alloc::boxed::Box;
+use core::fmt;
+use core::ptr::NonNull;
 use ring_abi::{GrantRef, PAGE_SIZE, shm::Memory};
-use std::ptr::NonNull;
-use vm_memory::VolatileSlice;
 
 /// Ends the grants of a [`Shared`], as Linux's `gnttab_end_foreign_access`.
 pub trait EndAccess: Send + Sync {
@@ -12,8 +13,8 @@ pub trait EndAccess: Send + Sync {
     /// allocated again before the peer has unmapped them (XSA-396).
     ///
     /// # Errors
-    /// [`Error::Grant`] with the first reference still in use; all other pages are freed or quarantined all the same.
-    fn end_access(&mut self) -> Result<(), Error>;
+    /// [`Error::Grant`](crate::Error::Grant) with the first reference still in use; all other pages are freed or quarantined all the same.
+    fn end_access(&mut self) -> Result<()>;
 }
 
 /// Pages at consecutive addresses, granted to a peer until this value is dropped.
@@ -70,19 +71,17 @@ impl Shared {
 
     /// Returns `len` bytes of the region from `offset` on, across pages; `None` if they are not inside.
     #[inline]
-    pub fn slice(&self, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {
-        if offset.checked_add(len)? > self.refs.len() * PAGE_SIZE {
-            return None;
-        }
-        // SAFETY: inside the region, which stays mapped while `self` is borrowed.
-        Some(unsafe { VolatileSlice::new(self.base.as_ptr().add(offset), len) })
+    pub fn slice(&self, offset: usize, len: usize) -> Option<SharedSlice<'_>> {
+        // SAFETY: the region stays mapped while `self` is borrowed.
+        let region = unsafe { SharedSlice::new(self.base.as_ptr(), self.refs.len() * PAGE_SIZE) };
+        region.subslice(offset, len)
     }
 
     /// Ends the grants now and reports whether the peer still has a page mapped; [`Drop`] does the same and logs it.
     ///
     /// # Errors
     /// As [`EndAccess::end_access`].
-    pub fn end(mut self) -> Result<(), Error> {
+    pub fn end(mut self) -> Result<()> {
         self.grants.take().map_or(Ok(()), |mut grants| grants.end_access())
     }
 }
@@ -95,8 +94,8 @@ impl Drop for Shared {
     }
 }
 
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Shared({} pages from grant {:?}, {:?})", self.refs.len(), self.refs.first(), self.access)
     }
 }

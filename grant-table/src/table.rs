@@ -1,0 +1,42 @@
+//! The grant table of a domain: what a hypervisor implements.
+
+use crate::{Access, Contiguous, CopyOp, Mapping, Result, Shared};
+use ring_abi::{DomId, GrantRef};
+
+/// A hypervisor's grant table, seen from one domain; used as `Arc<dyn GrantTable>` and called once a batch.
+///
+/// Every resource is a value: dropping it frees it. All calls are thread-safe.
+pub trait GrantTable: Send + Sync {
+    /// This domain's number.
+    fn domid(&self) -> DomId;
+
+    /// Allocates `pages` zeroed pages at consecutive addresses and grants them to `peer`, each by its own reference.
+    ///
+    /// # Errors
+    /// [`Error::NoSpace`](crate::Error::NoSpace) when the domain has no more pages or references for this peer.
+    fn share(&self, peer: DomId, pages: usize, access: Access) -> Result<Shared>;
+
+    /// Maps pages that `peer` granted to this domain, in the order of `refs`: all of them or none. Their addresses
+    /// need not be consecutive. On `local` this costs no system call and no allocation up to
+    /// [`INLINE_PAGES`](crate::map::INLINE_PAGES) pages; on Xen four system calls, with the unmap.
+    ///
+    /// # Errors
+    /// [`Error::Grant`](crate::Error::Grant) with the first reference that was refused;
+    /// [`Error::NoSuchDomain`](crate::Error::NoSuchDomain).
+    fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Mapping>;
+
+    /// Maps pages as [`GrantTable::map`] does, but at consecutive addresses: for rings of several pages. May cost
+    /// system calls.
+    ///
+    /// # Errors
+    /// As [`GrantTable::map`].
+    fn map_contiguous(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Contiguous>;
+
+    /// Copies between granted pages, or between those and this process's memory: `GNTTABOP_copy`. Every operation
+    /// gets a status of its own and a failed one does not stop the others; no copy crosses a page of a grant.
+    ///
+    /// # Errors
+    /// [`Error::Hypervisor`](crate::Error::Hypervisor) where the batch as a whole was not tried; no status is valid
+    /// then.
+    fn copy(&self, ops: &mut [CopyOp<'_>]) -> Result<()>;
+}
