@@ -3,18 +3,15 @@
 //! A batch of grant copies that keeps its allocation from round to round.
 //!
 //! Copies borrow the memory of one round, so that a list of them cannot be a field of what lives longer. Its allocation
-//! can: between rounds it is that of an empty vector of plain words, which a [`CopyList`] borrows for a round.
+//! can: between rounds it is that of an empty vector, which a [`CopyList`] borrows for a round.
 
 use grant_table::{CopyOp, Error, GrantTable};
 use recycle_vec::VecExt;
 use std::ops::{Deref, DerefMut};
 
-/// The place of one copy: `recycle` does not compile unless size and alignment are those of a [`CopyOp`].
-type Place = [usize; size_of::<CopyOp<'static>>() / size_of::<usize>()];
-
-/// The allocation of a list of copies.
+/// The allocation of a list of copies: an empty list.
 #[derive(Debug, Default)]
-pub(crate) struct CopyBatch(Vec<Place>);
+pub(crate) struct CopyBatch(Vec<CopyOp<'static>>);
 
 impl CopyBatch {
     pub(crate) fn with_capacity(count: usize) -> Self {
