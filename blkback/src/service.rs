@@ -14,10 +14,13 @@ use ring_abi::blkif::{Request, Response, Status};
 use ring_abi::ring::{Notify, Protocol};
 
 use crate::check::Limits;
-use crate::device::{Commands, ExitReason, Recovery, RingConfig};
+use crate::commands::Commands;
+use crate::config::{Recovery, RingConfig};
+use crate::disk_request::{DiskRequest, Tag};
 use crate::engine::{Completion, DiskInfo, Engine, IoRequest, Operation};
+use crate::error::ExitReason;
 use crate::guest_data::{GuestData, Outcome};
-use crate::queue::{DiskRequest, Queue, Tag};
+use crate::queue::Queue;
 use crate::stats::{OpCounters, Stats};
 
 /// The tokens of the descriptors that the loop waits for.

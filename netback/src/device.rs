@@ -2,7 +2,7 @@
 
 //! One vif over its life: handshake, connection and statistics.
 
-use crate::driver::Attachment;
+use crate::attachment::Attachment;
 use crate::handshake::{Action, Handshake, Negotiated, backend_keys};
 use crate::response_logs::ResponseLogs;
 use crate::vif::{OnFailure, Recovery, Vif};
@@ -37,9 +37,9 @@ pub(crate) struct VifDevice {
     waker: Waker,
     handshake: Handshake,
     response_logs: Option<ResponseLogs>,
-    /// The connection and the attachment stay for another process.
     /// The bridge has a port of this device, by the name in `name`; another device may have a port of the same name.
     attached: bool,
+    /// The connection and the attachment stay for another process.
     stopped: bool,
     /// Set by the bridge's thread when the connection fails.
     exit: Arc<Mutex<Option<ExitReason>>>,
