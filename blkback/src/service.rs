@@ -310,10 +310,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             if self.complete_requests()? {
                 continue;
             }
-            let ready = self.event_set.wait(None).map_err(ExitReason::Wait)?;
-            if ready.contains(EventSet::TIMER) {
-                self.event_set.take_timer().map_err(ExitReason::Wait)?;
-            }
+            self.event_set.wait(None).map_err(ExitReason::Wait)?;
         }
         Ok(())
     }

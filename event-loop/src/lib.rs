@@ -1,5 +1,5 @@
-//! Parts of event loops, independent of Xen: [`EventSet`] waits for several descriptors, [`Waker`] wakes it from other
-//! threads, [`AdaptivePoll`] learns whether polling before sleeping pays, [`TokenBucket`] bounds a rate, [`StormGuard`]
+//! Parts of event loops, independent of Xen: [`EventSet`] waits for several descriptors, a [`Timer`] wakes it later and a
+//! [`Waker`] from other threads, [`AdaptivePoll`] learns whether polling before sleeping pays, [`TokenBucket`] bounds a rate, [`StormGuard`]
 //! bounds events that lead to no work, [`Stream`] is a byte stream that can be polled, and a [`Connector`] opens one.
 //!
 //! ```
@@ -22,6 +22,8 @@ mod event_set;
 pub mod storm_guard;
 #[cfg(feature = "std")]
 mod stream;
+#[cfg(feature = "std")]
+mod timer;
 pub mod token_bucket;
 #[cfg(feature = "std")]
 mod waker;
@@ -32,6 +34,8 @@ pub use event_set::{EventSet, Ready};
 pub use storm_guard::StormGuard;
 #[cfg(feature = "std")]
 pub use stream::{Connector, Stream};
+#[cfg(feature = "std")]
+pub use timer::Timer;
 pub use token_bucket::TokenBucket;
 #[cfg(feature = "std")]
 pub use waker::Waker;
