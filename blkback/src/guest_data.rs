@@ -20,9 +20,9 @@ use smallvec::SmallVec;
 use vm_memory::{MmapRegion, VolatileSlice};
 
 use crate::check::Segments;
-use crate::device::{DataPath, RingConfig};
+use crate::config::{DataPath, RingConfig};
+use crate::disk_request::DiskRequest;
 use crate::engine::{BouncePool, Buffer, Data, Engine, IoRequest, Operation, PageSegment};
-use crate::queue::DiskRequest;
 use crate::stats::{ErrorKind, Stats};
 
 /// Bytes of a private bounce buffer: the most that a request carries.

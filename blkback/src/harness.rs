@@ -8,7 +8,8 @@ use ring_abi::shm::Memory;
 use ring_abi::testing::Pages;
 
 use crate::check::Limits;
-use crate::queue::{DiskRequest, Operation, Queue};
+use crate::disk_request::{DiskRequest, Operation};
+use crate::queue::Queue;
 
 /// Runs a script of bytes against both layouts; panics if the queue returns an invalid request.
 pub fn hostile(script: &[u8]) {

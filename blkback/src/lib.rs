@@ -31,9 +31,13 @@
 //! ```
 
 pub mod check;
+mod commands;
+pub mod config;
 pub mod device;
 mod disk_queue;
+pub mod disk_request;
 pub mod engine;
+pub mod error;
 mod guest_data;
 pub mod handshake;
 #[cfg(any(test, fuzzing))]
@@ -44,7 +48,7 @@ mod service;
 pub mod stats;
 pub mod vbd;
 
-pub use device::{DataPath, Tuning};
+pub use config::{DataPath, Tuning};
 pub use engine::{Disk, DiskInfo, Engine};
 pub use stats::Stats;
 pub use vbd::{VbdDriver, open_keys};

@@ -5,7 +5,7 @@
 //! flight no request is taken from the ring, so later requests wait in the ring itself.
 
 use crate::check::ReadWrite;
-use crate::queue::Tag;
+use crate::disk_request::Tag;
 use ring_abi::blkif::Status;
 
 /// The barrier in flight, if there is one.

@@ -3,6 +3,7 @@
 //! A request in flight is named by a [`Tag`], its slot's number; the frontend's ids are only echoed, and may repeat.
 
 use crate::check::{CheckedRequest, Limits, ReadWrite, Segments, check};
+use crate::disk_request::{DiskRequest, Operation, Tag};
 use crate::order::{BarrierStep, Order};
 use crate::stats::Refused;
 use inflight::{InflightLog, LogMismatch};
@@ -10,34 +11,6 @@ use ring_abi::blkif::{Request, Response, Status};
 use ring_abi::ring::{Back, BadMemory, Fault, Notify, Protocol};
 use ring_abi::shm::Memory;
 use slab::Slab;
-
-/// The backend's name of a request in flight: the number of its slot.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Tag(pub u32);
-
-/// What is to be done with the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operation {
-    /// Disk to memory.
-    Read,
-    /// Memory to disk.
-    Write,
-    /// Completed writes become durable.
-    Flush,
-}
-
-/// One operation for the disk, on behalf of a request in flight; [`Queue::complete`] is called once for each.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DiskRequest {
-    /// The request in flight.
-    pub tag: Tag,
-    /// What to do.
-    pub operation: Operation,
-    /// First sector, in units of 512 bytes; checked. 0 for a flush.
-    pub sector: u64,
-    /// Checked; none for a flush.
-    pub segments: Segments,
-}
 
 /// A request in flight, as the frontend knows it.
 #[derive(Clone, Copy, Debug)]

@@ -2,30 +2,32 @@
 
 //! The loop of one ring: takes requests and submits operations, polls the engine and publishes responses.
 
-use std::os::fd::AsFd;
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use event_channel::WaitChannel;
-use event_loop::AdaptivePoll;
+use event_channel::{Notifier, WaitChannel};
+use event_loop::{AdaptivePoll, EventSet};
 use grant_table::Contiguous;
 use inflight::InflightRegion;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring_abi::blkif::{Request, Response, Status};
-use ring_abi::ring::Protocol;
+use ring_abi::ring::{Notify, Protocol};
 
 use crate::check::Limits;
-use crate::device::{Commands, ExitReason, Recovery, RingConfig};
+use crate::commands::Commands;
+use crate::config::{Recovery, RingConfig};
+use crate::disk_request::{DiskRequest, Tag};
 use crate::engine::{Completion, DiskInfo, Engine, IoRequest, Operation};
+use crate::error::ExitReason;
 use crate::guest_data::{GuestData, Outcome};
-use crate::queue::{DiskRequest, Queue, Tag};
+use crate::queue::Queue;
 use crate::stats::{ErrorKind, Stats};
 
-/// Consecutive wake-ups without any work after which the frontend's events are throttled (XSA-332, XSA-391).
-const SPURIOUS_MAX: u32 = 32;
-/// Milliseconds for which a throttled event channel is not polled.
-const THROTTLE_MS: u8 = 2;
+/// The tokens of the descriptors that the loop waits for.
+const ENGINE: u64 = 0;
+const COMMANDS: u64 = 1;
+const CHANNEL: u64 = 2;
+
 /// Polls of the ring between two reads of the clock while busy polling.
 const POLLS_PER_CLOCK_READ: u32 = 64;
 
@@ -58,13 +60,12 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
     refreshed: Instant,
     /// An earlier process may have published a response without notifying the frontend.
     resumed: bool,
-    channel: Box<dyn WaitChannel>,
+    notifier: Notifier<Box<dyn WaitChannel>>,
+    event_set: EventSet,
     /// By tag.
     started: Box<[Started]>,
     /// Operations that the engine has.
     in_engine: usize,
-    /// Consecutive wake-ups without any work.
-    spurious: u32,
     adaptive_poll: AdaptivePoll,
     stats: Arc<Stats>,
     config: RingConfig,
@@ -91,6 +92,9 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         let depth = queue.size();
         let mut engine = config.disk.engine(depth).map_err(ExitReason::Engine)?;
         let guest_data = GuestData::new(&config, depth, &mut *engine);
+        let mut notifier = Notifier::new(channel);
+        notifier.count_in(config.stats.events.clone());
+        let event_set = EventSet::new().map_err(ExitReason::Wait)?;
         Ok(Self {
             engine,
             completions: Vec::with_capacity(depth),
@@ -102,10 +106,10 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             info,
             refreshed: Instant::now(),
             resumed,
-            channel,
+            notifier,
+            event_set,
             started: vec![Started { at: Instant::now(), bytes: 0 }; depth].into(),
             in_engine: 0,
-            spurious: 0,
             adaptive_poll: AdaptivePoll::default(),
             stats: config.stats.clone(),
             config,
@@ -115,7 +119,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     /// Serves the ring until it is told to stop or fails. In both cases the engine has handed back all operations.
     pub(crate) fn run(mut self, commands: &Commands) -> Result<(), ExitReason> {
         let outcome = self.serve(commands);
-        let drained = self.drain();
+        let drained = self.drain(commands);
         self.stats.set_in_flight(0);
         if outcome.is_ok() {
             self.publish_responses()?;
@@ -124,8 +128,10 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     }
 
     fn serve(&mut self, commands: &Commands) -> Result<(), ExitReason> {
+        self.register(commands).map_err(ExitReason::Wait)?;
         if self.resumed {
-            self.channel.notify().map_err(channel_error)?;
+            self.notifier.want(Notify::Yes);
+            self.notifier.flush().map_err(channel_error)?;
         }
         loop {
             if commands.pending() {
@@ -137,12 +143,16 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
                     self.queue.set_limits(limits(&info));
                 }
             }
-            if self.poll_once()? {
-                self.spurious = 0;
-            } else if !self.busy_poll(commands)? && !self.queue.arm()? {
-                self.sleep(commands)?;
+            if !self.poll_once()? && !self.busy_poll(commands)? && !self.queue.arm()? {
+                self.sleep()?;
             }
         }
+    }
+
+    fn register(&self, commands: &Commands) -> io::Result<()> {
+        self.event_set.add(self.engine.fd(), ENGINE)?;
+        self.event_set.add(&commands.event, COMMANDS)?;
+        self.notifier.register(&self.event_set, CHANNEL)
     }
 
     /// Takes requests, completes operations and publishes responses; `true` if there was anything to do.
@@ -150,6 +160,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         let taken = self.take_requests()?;
         let completed = self.complete_requests()?;
         self.publish_responses()?;
+        self.notifier.worked(taken || completed);
         Ok(taken || completed)
     }
 
@@ -267,15 +278,11 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     }
 
     fn publish_responses(&mut self) -> Result<(), ExitReason> {
-        if !self.queue.has_uncommitted() {
-            return Ok(());
+        if self.queue.has_uncommitted() {
+            self.notifier.want(self.queue.commit());
+            self.notifier.flush().map_err(channel_error)?;
         }
-        if !self.queue.commit().wanted() {
-            self.stats.events.suppressed.add(1);
-            return Ok(());
-        }
-        self.stats.events.sent.add(1);
-        self.channel.notify().map_err(channel_error)
+        Ok(())
     }
 
     /// Polls for a short while before sleeping; `true` if there is something to do.
@@ -297,36 +304,29 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         Ok(false)
     }
 
-    fn sleep(&mut self, commands: &Commands) -> Result<(), ExitReason> {
-        let throttled = self.spurious >= SPURIOUS_MAX;
-        let timeout = if throttled { PollTimeout::from(THROTTLE_MS) } else { PollTimeout::NONE };
-        let mut fds = [self.engine.fd(), commands.event.as_fd(), self.channel.as_fd()]
-            .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        let polled = if throttled { &mut fds[..2] } else { &mut fds[..] };
-        match poll(polled, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(e) => return Err(ExitReason::Wait(e.into())),
+    fn sleep(&mut self) -> Result<(), ExitReason> {
+        // Against a frontend that notifies without work (XSA-332).
+        if let Some(pause) = self.notifier.limit_events(&self.event_set).map_err(channel_error)? {
+            tracing::debug!(?pause, "masking events: the frontend notifies without work");
         }
-        let engine = fds[0].any().unwrap_or(false);
+        let ready = self.event_set.wait(None).map_err(ExitReason::Wait)?;
         self.stats.count_wakeup();
-        self.spurious = if engine { 0 } else { self.spurious.saturating_add(1) };
-        let taken = self.channel.take().map_err(channel_error)?;
-        self.stats.events.received.add(taken.into());
+        if ready.contains(CHANNEL) || ready.contains(EventSet::TIMER) {
+            self.notifier.take_events(&self.event_set).map_err(channel_error)?;
+        }
         Ok(())
     }
 
     /// Waits for the engine to hand back all operations: only then may pages be unmapped.
-    fn drain(&mut self) -> Result<(), ExitReason> {
+    fn drain(&mut self, commands: &Commands) -> Result<(), ExitReason> {
         self.stalled = None;
+        self.notifier.unregister(&self.event_set);
+        self.event_set.remove(&commands.event);
         while self.in_engine > 0 {
             if self.complete_requests()? {
                 continue;
             }
-            let mut fds = [PollFd::new(self.engine.fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(e) => return Err(ExitReason::Wait(e.into())),
-            }
+            self.event_set.wait(None).map_err(ExitReason::Wait)?;
         }
         Ok(())
     }

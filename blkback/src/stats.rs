@@ -1,12 +1,14 @@
 //! A device's counters, without locks: written by the thread of its ring, read by any other.
 
-use core::time::Duration;
+use std::sync::Arc;
+use std::time::Duration;
 
+use event_channel::{Counters, Counts};
 use event_loop::{Counter, Histogram};
 use ring_abi::blkif::{OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER, Status};
 use xenbus::stats::{self, Count, Grants, Notifications, Snapshot};
 
-use crate::queue::Operation;
+use crate::disk_request::Operation;
 
 /// Why a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,14 +71,14 @@ impl Refused {
 
 /// Counters of one operation.
 #[derive(Debug, Default)]
-struct Counters {
+struct OpCounters {
     requests: Counter,
     bytes: Counter,
     errors: [Counter; KINDS],
     latency: Histogram,
 }
 
-impl Counters {
+impl OpCounters {
     #[inline]
     fn failed(&self, kind: ErrorKind, requests: u64) {
         self.requests.add(requests);
@@ -99,23 +101,15 @@ impl Counters {
 #[derive(Debug, Default)]
 pub struct Stats {
     /// By [`Operation`].
-    operations: [Counters; 3],
+    operations: [OpCounters; 3],
     /// Requests for operations that no disk supports.
     other: Counter,
     in_flight: Counter,
     wakeups: Counter,
-    /// Events on the ring's channel.
-    pub(crate) events: Events,
+    /// Events of the ring.
+    pub(crate) events: Arc<Counters>,
     /// Accesses to the guest's pages.
     pub(crate) pages: Pages,
-}
-
-/// Counters of the ring's event channel.
-#[derive(Debug, Default)]
-pub(crate) struct Events {
-    pub(crate) sent: Counter,
-    pub(crate) suppressed: Counter,
-    pub(crate) received: Counter,
 }
 
 /// Counters of accesses to the guest's pages.
@@ -164,6 +158,7 @@ impl Stats {
 impl stats::Stats for Stats {
     fn snapshot(&self) -> Snapshot {
         let [read, write, flush] = &self.operations;
+        let Counts { sent, suppressed, taken } = self.events.read();
         let other = self.other.get();
         let other = stats::Operation {
             name: "other",
@@ -179,11 +174,7 @@ impl stats::Stats for Stats {
                 other,
             ],
             in_flight: Some(self.in_flight.get()),
-            notifications: Notifications {
-                sent: self.events.sent.get(),
-                suppressed: self.events.suppressed.get(),
-                received: self.events.received.get(),
-            },
+            notifications: Notifications { sent, suppressed, received: taken },
             grants: Some(Grants {
                 mapped: self.pages.mapped.get(),
                 reused: Some(self.pages.reused.get()),

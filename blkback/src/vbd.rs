@@ -12,11 +12,11 @@ use xenbus::Device;
 use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
 use xenbus::{Keys, XenbusState};
 
-use crate::device::{
-    DataPath, ExitReason, Recovery, RingConfig, RingThread, StartError, Tuning, inflight_bytes,
-};
+use crate::config::{DataPath, Recovery, RingConfig, Tuning, inflight_bytes};
+use crate::device::RingThread;
 use crate::disk_queue::{Claim, DiskQueues};
 use crate::engine::{Disk, DiskInfo, OpenError, Spec, open};
+use crate::error::{ExitReason, StartError};
 use crate::handshake::{Action, Handshake, Negotiated, Ring, advertised_keys};
 use crate::stats::Stats;
 

@@ -1,8 +1,33 @@
 //! Block frontend: a guest's side of a virtual block device.
 //!
 //! [`queue`], [`mod@split`] and [`handshake`] are cores, values without I/O: `--no-default-features` leaves only these,
-//! `no_std` with `alloc`, for kernels with a hypervisor interface of their own. [`Disk`] is a device over a
+//! `no_std` with `alloc`, for kernels with grants and events of their own. [`Disk`] is a device over a
 //! [`grant_table::GrantTable`], used by one thread at a time; it has an example.
+//!
+//! The core of a ring, which a kernel drives itself:
+//!
+//! ```
+//! use blkfront::queue::{Operation, Queue, Segments};
+//! use ring_abi::blkif::{Response, Segment, Status, X86_64};
+//! use ring_abi::{GrantRef, ring::Back};
+//! # use ring_abi::testing::Pages;
+//! # let page = Pages::new(1);
+//!
+//! let mut queue: Queue<X86_64, _, &str> = Queue::new(0);
+//! queue.connect(page.clone())?;
+//! let segment = Segment { gref: GrantRef(8), first_sect: 0, last_sect: 7 };
+//! queue.submit(Operation::Read, 0, Segments::from_iter([segment]), "my request")?;
+//! assert!(queue.commit().wanted(), "the backend is to be notified");
+//!
+//! // What a backend does.
+//! let mut back = Back::<X86_64, _>::attach(page)?;
+//! let request = back.pop()?.expect("a request");
+//! back.push(&Response { id: request.id(), operation: request.operation(), status: Status::OKAY });
+//! let _ = back.commit();
+//!
+//! assert_eq!(queue.poll()?, Some(("my request", Status::OKAY)));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;

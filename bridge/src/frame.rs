@@ -5,7 +5,7 @@
 use arrayvec::ArrayVec;
 use bytes::Bytes;
 
-use crate::{Fragment, FragmentRef, Offload, Pin, headers::Malformed};
+use crate::{Fragment, FragmentRef, Malformed, Offload, Pin};
 
 /// Bytes of a frame's private head. It has all headers that the switch reads (as in Linux's netback,
 /// `XEN_NETBACK_TX_COPY_LEN`), and the whole of a frame that is not longer.

@@ -1,16 +1,13 @@
 //! Parses a frame's headers in its private head, as far as offloads need them.
 
-use crate::{Csum, Frame, checksum::Sum, offload::UDP_OFFSET};
+use crate::{Csum, checksum::Sum};
 
 const ETH: usize = 14;
 const TAG: usize = 4;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
-
-/// A frame's headers do not match its offload metadata.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("offload metadata and headers do not match")]
-pub struct Malformed;
+/// The offset of the checksum in a UDP header, in bytes.
+pub(crate) const UDP_OFFSET: u16 = 6;
 
 /// The version of the internet protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,38 +80,6 @@ pub(crate) fn ip_start(head: &[u8]) -> Option<(Ip, usize)> {
     None
 }
 
-/// Marks a TCP or UDP frame as having a partial checksum, and writes the sum of the pseudo-header into its checksum
-/// field. For senders that only flag a checksum as blank, as Xen's frontends do (`csum_blank`).
-pub fn mark_blank(frame: &mut Frame) -> Result<(), Malformed> {
-    let headers = Headers::parse(frame.head()).ok_or(Malformed)?;
-    let csum = headers.csum().ok_or(Malformed)?;
-    let l4_len = frame.len().checked_sub(headers.l4).ok_or(Malformed)?;
-    let pseudo = headers.pseudo(frame.head(), ip_payload(frame.head(), &headers, l4_len)).ok_or(Malformed)?;
-    put_field(frame, csum, pseudo.partial())?;
-    frame.set_offload(crate::Offload { csum: Some(csum), ..*frame.offload() });
-    Ok(())
-}
-
-/// Writes a checksum field, which must be in the frame's head.
-pub(crate) fn put_field(frame: &mut Frame, csum: Csum, bytes: [u8; 2]) -> Result<(), Malformed> {
-    let at = usize::from(csum.start) + usize::from(csum.offset);
-    let field = frame.head_mut().get_mut(at..at + 2).ok_or(Malformed)?;
-    field.copy_from_slice(&bytes);
-    Ok(())
-}
-
-/// The length for the pseudo-header: the IP header's, unless that is zero or more than `available` (as for GSO packets
-/// too long for the length field).
-fn ip_payload(head: &[u8], headers: &Headers, available: usize) -> usize {
-    let (field, beyond) = match headers.ip {
-        Ip::V4 => (headers.l3 + 2, headers.l4 - headers.l3),
-        Ip::V6 => (headers.l3 + 4, headers.l4 - headers.l3 - 40),
-    };
-    let length =
-        head.get(field..field + 2).map_or(0, |len| usize::from(u16::from_be_bytes([len[0], len[1]])));
-    length.checked_sub(beyond).filter(|len| (1..=available).contains(len)).unwrap_or(available)
-}
-
 fn parse_v4(head: &[u8], l3: usize) -> Option<Headers> {
     let header = head.get(l3..l3 + 20)?;
     let l4 = l3 + usize::from(header[0] & 0xf) * 4;
@@ -155,7 +120,6 @@ mod tests {
             if let Some(headers) = Headers::parse(&bytes) {
                 prop_assert!(headers.l4 <= bytes.len());
             }
-            let _ = mark_blank(&mut Frame::from_slice(&bytes));
         }
     }
 

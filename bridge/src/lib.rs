@@ -28,6 +28,9 @@
 
 mod batch;
 pub mod checksum;
+mod command;
+mod config;
+mod error;
 pub mod fdb;
 mod fragment;
 mod frame;
@@ -35,6 +38,7 @@ pub mod headers;
 mod mac;
 mod meta;
 pub mod offload;
+pub mod partial_checksum;
 mod pin;
 mod poller;
 mod pool;
@@ -47,11 +51,14 @@ pub mod switch;
 mod worker;
 
 pub use batch::{Batch, Frames, PortBatch};
+pub use command::{FdbRow, PortInfo};
+pub use config::Config;
+pub use error::Error;
 pub use fragment::{Fragment, FragmentRef};
 pub use frame::{Frame, HEAD, Iovecs, MAX_FRAGMENTS, MAX_IOVECS, TooManyFragments};
-pub use meta::{Caps, Csum, Gso, GsoKind, Offload};
+pub use meta::{Caps, Csum, Gso, GsoKind, Malformed, Offload};
 pub use pin::{Pin, PinOwner};
 pub use pool::{Buffer, Pool};
 pub use port::Port;
-pub use run::{Bridge, Config, Error, FdbRow, PortInfo};
+pub use run::Bridge;
 pub use stats::{Counters, DropReason, Stats};

@@ -51,6 +51,11 @@ impl Offload {
     }
 }
 
+/// A frame's headers do not match its offload metadata.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("offload metadata and headers do not match")]
+pub struct Malformed;
+
 /// The capabilities of a port. The switch does other offloads in software before it sends a frame there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Caps {

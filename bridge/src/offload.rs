@@ -1,14 +1,10 @@
-//! Offloads in software: which a frame needs before a port takes it, and partial checksums.
+//! Offloads in software: which a frame needs before a port takes it.
 
 use crate::{
-    Caps, Frame,
-    checksum::Sum,
-    headers::{Ip, Malformed, ip_start, put_field},
+    Caps, Frame, Malformed,
+    headers::{Ip, ip_start},
     segment::Segments,
 };
-
-/// The offset of the checksum in a UDP header, in bytes.
-pub(crate) const UDP_OFFSET: u16 = 6;
 
 /// What has to be done with a frame for a port.
 #[derive(Debug)]
@@ -38,26 +34,6 @@ pub fn action<'a>(frame: &'a Frame, caps: &Caps) -> Result<Action<'a>, Malformed
         Some(gso) => Ok(Action::Segment(Segments::new(frame, gso, takes_csum(frame.head(), caps))?)),
         None => Ok(Action::FillChecksum),
     }
-}
-
-/// Completes the frame's partial checksum, if it has one.
-pub fn fill_csum(frame: &mut Frame) -> Result<(), Malformed> {
-    let Some(csum) = frame.offload().csum else {
-        return Ok(());
-    };
-    if usize::from(csum.start) > frame.len() {
-        return Err(Malformed);
-    }
-    let mut sum = Sum::default();
-    sum.add_frame(frame, csum.start.into());
-    let field = match sum.checksum() {
-        // In UDP a checksum of zero means that there is none: ones'-complement zero is also 0xffff.
-        [0, 0] if csum.offset == UDP_OFFSET => [0xff, 0xff],
-        field => field,
-    };
-    put_field(frame, csum, field)?;
-    frame.set_offload(crate::Offload { csum: None, ..*frame.offload() });
-    Ok(())
 }
 
 fn takes_csum(head: &[u8], caps: &Caps) -> bool {

@@ -8,95 +8,16 @@ use std::{
     io,
     sync::Arc,
     thread::JoinHandle,
-    time::Duration,
 };
 
 use crossbeam::channel::{self, Receiver, Sender};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{
-    Counters, Port,
-    fdb::{Limits, Mac},
+    Config, Error, Port,
+    command::{Command, FdbRow, PortInfo},
     worker::Worker,
 };
-
-/// The configuration of a bridge.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The bridge's name in the log, and that of its worker thread.
-    pub name: String,
-    /// Most frames received from one port before the next port is served; 64 to 256 is sensible.
-    pub burst: usize,
-    /// How long a port without frames is polled before it is armed, as Linux's `net.core.busy_poll`.
-    pub busy_poll: Duration,
-    /// The bounds of the forwarding database.
-    pub limits: Limits,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            name: "bridge".into(),
-            burst: 64,
-            busy_poll: Duration::from_micros(20),
-            limits: Limits::default(),
-        }
-    }
-}
-
-/// The errors of a bridge.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// A port with this name exists; names are unique within a bridge.
-    #[error("the bridge has a port named {0:?} already")]
-    NameTaken(String),
-    /// No port has this name. It may have been removed because it failed, which is logged.
-    #[error("the bridge has no port named {0:?}")]
-    NoSuchPort(String),
-    /// The bridge has 65,536 ports.
-    #[error("the bridge has too many ports to attach {0:?}")]
-    TooManyPorts(String),
-    /// The worker thread has ended.
-    #[error("the bridge has stopped")]
-    Stopped,
-    /// A system call failed. The text has the cause, which is therefore not the error's `source` as well.
-    #[error("{what}: {error}")]
-    Os {
-        /// The operation.
-        what: String,
-        /// The system's error.
-        error: io::Error,
-    },
-}
-
-/// A port's state, for display.
-#[derive(Clone, Debug)]
-pub struct PortInfo {
-    /// The name that the port was attached with.
-    pub name: String,
-    /// The port's counters.
-    pub counters: Counters,
-}
-
-/// An entry of the forwarding database, for display.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FdbRow {
-    /// The station's address.
-    pub mac: Mac,
-    /// The name of the port at which it was last seen.
-    pub port: String,
-    /// Seconds since then.
-    pub age_s: u32,
-}
-
-/// A command to the worker, with the channel for its reply.
-pub(crate) enum Command {
-    Attach(String, Box<dyn Port>, Sender<Result<(), Error>>),
-    Detach(String, Sender<Result<Box<dyn Port>, Error>>),
-    Ports(Sender<Vec<PortInfo>>),
-    Fdb(Sender<Vec<FdbRow>>),
-    Stop,
-}
 
 /// A running bridge: one thread that owns its ports. Dropping it stops the thread and drops the ports.
 ///

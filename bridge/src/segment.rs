@@ -1,10 +1,10 @@
 //! Segmentation of long TCP frames in software. Segments share the payload's pages; only their headers are written.
 
 use crate::{
-    Csum, Frame, Gso, GsoKind, Offload,
+    Csum, Frame, Gso, GsoKind, Malformed, Offload,
     checksum::Sum,
-    headers::{Headers, Ip, Malformed, put_field},
-    offload::fill_csum,
+    headers::{Headers, Ip},
+    partial_checksum::{fill_csum, put_field},
 };
 
 const TCP: u8 = 6;

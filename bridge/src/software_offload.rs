@@ -5,9 +5,9 @@
 use std::io;
 
 use crate::{
-    Batch, Caps, DropReason, Frame, Frames, Port,
-    headers::Malformed,
-    offload::{self, Action, fill_csum},
+    Batch, Caps, DropReason, Frame, Frames, Malformed, Port,
+    offload::{self, Action},
+    partial_checksum::fill_csum,
     segment::Segments,
 };
 

@@ -14,9 +14,9 @@ use nix::sys::eventfd::EventFd;
 
 use crate::{
     Batch, Config, DropReason, Error, FdbRow, Frames, Port, PortInfo, Stats,
+    command::Command,
     fdb::PortId,
     poller::Poller,
-    run::Command,
     software_offload,
     switch::{BatchSummary, Switch},
 };

@@ -9,7 +9,7 @@ use std::sync::{
 
 use bridge::{
     Bridge, Caps, Config, DropReason, Error, Fragment, Frame, Gso, GsoKind, Offload, Pin, PinOwner, Port,
-    fdb::Mac, headers::mark_blank,
+    fdb::Mac, partial_checksum::mark_blank,
 };
 use common::{pair, send, take, until};
 use etherparse::PacketBuilder;

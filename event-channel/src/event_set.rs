@@ -16,9 +16,13 @@ impl<C: WaitChannel> Notifier<C> {
         set.add(&self.channel, token)
     }
 
-    /// Removes the channel from `set`.
+    /// Removes the channel from `set`, where nobody waits for the end of its mask then.
     pub fn unregister(&self, set: &EventSet) {
         set.remove(&self.channel);
+        if self.is_masked() {
+            // Otherwise the set would be ready for good, for a timer that nobody takes. `timerfd_settime` does not fail.
+            let _ = set.timer().cancel();
+        }
     }
 
     /// Takes the pending event, as [`Notifier::take`], and ends a mask whose time is over. To be called whenever the
@@ -89,11 +93,11 @@ impl<C: WaitChannel> NotifierPair<C> {
 }
 
 fn mask_ends(is_masked: bool, set: &EventSet) -> Result<bool> {
-    Ok(is_masked && set.take_timer().map_err(timer_error)?)
+    Ok(is_masked && set.timer().take().map_err(timer_error)?)
 }
 
 fn end_mask_after(pause: Duration, set: &EventSet) -> Result<()> {
-    set.wake_after(pause).map_err(timer_error)
+    set.timer().expire_after(pause).map_err(timer_error)
 }
 
 fn timer_error(error: io::Error) -> Error {

@@ -109,6 +109,20 @@ fn storm_masks_the_channel_until_the_timer_expires() {
 }
 
 #[test]
+fn set_of_a_masked_notifier_that_is_removed_does_not_wake() {
+    let machine = Machine::new();
+    let (mut notifier, peer) = machine.notifier(0);
+    let set = EventSet::new().unwrap();
+    notifier.register(&set, TOKEN).unwrap();
+    peer.notify().unwrap();
+    notifier.take_events(&set).unwrap();
+    assert!(notifier.limit_events(&set).unwrap().is_some());
+    assert!(set.wait(Some(Duration::from_secs(10))).unwrap().contains(EventSet::TIMER));
+    notifier.unregister(&set);
+    assert!(!set.wait(Some(Duration::ZERO)).unwrap().contains(EventSet::TIMER));
+}
+
+#[test]
 fn pair_with_two_channels_notifies_each_for_its_ring() {
     let machine = Machine::new();
     let (tx, tx_peer) = machine.notifier(1);

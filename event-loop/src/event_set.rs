@@ -5,10 +5,9 @@
 //! A loop of its own waits for the set. A device served by its caller's loop gives that loop the set as a single
 //! descriptor for life.
 
+use crate::Timer;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
-use nix::sys::time::TimeSpec;
-use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -31,15 +30,15 @@ const EVENTS: usize = 8;
 /// assert!(set.wait(None)?.contains(NOTIFIER));
 /// notifier.read()?;
 ///
-/// set.wake_after(Duration::from_millis(1))?;
+/// set.timer().expire_after(Duration::from_millis(1))?;
 /// assert!(set.wait(None)?.contains(EventSet::TIMER));
-/// assert!(set.take_timer()?);
+/// assert!(set.timer().take()?);
 /// # Ok::<(), std::io::Error>(())
 /// ```
 #[derive(Debug)]
 pub struct EventSet {
     epoll: Epoll,
-    timer: TimerFd,
+    timer: Timer,
     created: Instant,
 }
 
@@ -52,10 +51,8 @@ impl EventSet {
     /// # Errors
     /// `epoll_create1` or `timerfd_create` fails, as when the process has no descriptors left.
     pub fn new() -> io::Result<Self> {
-        let flags = TimerFlags::TFD_CLOEXEC | TimerFlags::TFD_NONBLOCK;
-        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, flags)?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let event_set = Self { epoll, timer, created: Instant::now() };
+        let event_set = Self { epoll, timer: Timer::new()?, created: Instant::now() };
         event_set.add(&event_set.timer, Self::TIMER)?;
         Ok(event_set)
     }
@@ -97,27 +94,10 @@ impl EventSet {
         }
     }
 
-    /// Makes the set ready, by the token [`EventSet::TIMER`], once `pause` has passed, until
-    /// [`EventSet::take_timer`]. There is one timer: a second call replaces the first.
-    ///
-    /// # Errors
-    /// `timerfd_settime` fails.
-    pub fn wake_after(&self, pause: Duration) -> io::Result<()> {
-        // Zero would disarm the timer.
-        let pause = TimeSpec::from_duration(pause.max(Duration::from_nanos(1)));
-        Ok(self.timer.set(Expiration::OneShot(pause), TimerSetTimeFlags::empty())?)
-    }
-
-    /// Whether the timer has expired; `true` once.
-    ///
-    /// # Errors
-    /// The timer cannot be read.
-    pub fn take_timer(&self) -> io::Result<bool> {
-        match nix::unistd::read(&self.timer, &mut [0; 8]) {
-            Ok(_) => Ok(true),
-            Err(Errno::EAGAIN) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+    /// The set's own timer, for one purpose at a time. Once it has expired, the set is ready, by the token
+    /// [`EventSet::TIMER`], until [`Timer::take`].
+    pub fn timer(&self) -> &Timer {
+        &self.timer
     }
 
     /// The time since the set was made.
@@ -189,17 +169,6 @@ mod tests {
         let started = std::time::Instant::now();
         assert!(!event_set.wait(Some(Duration::from_micros(300))).unwrap().contains(EventSet::TIMER));
         assert!(started.elapsed() >= Duration::from_micros(300));
-    }
-
-    #[test]
-    fn timer_makes_the_set_readable_until_it_is_taken() {
-        let event_set = EventSet::new().unwrap();
-        event_set.wake_after(Duration::from_secs(3600)).unwrap();
-        assert!(!readable(&event_set, 0) && !event_set.take_timer().unwrap());
-        event_set.wake_after(Duration::ZERO).unwrap();
-        assert!(readable(&event_set, 10_000) && readable(&event_set, 0));
-        assert!(event_set.take_timer().unwrap() && !event_set.take_timer().unwrap());
-        assert!(!readable(&event_set, 0));
     }
 
     #[test]

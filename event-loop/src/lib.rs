@@ -1,7 +1,7 @@
-//! Parts of event loops, independent of Xen: [`EventSet`] waits for several descriptors, [`Waker`] wakes it from other
-//! threads, [`AdaptivePoll`] learns whether polling before sleeping pays, [`TokenBucket`] bounds a rate, [`StormGuard`]
-//! bounds events that lead to no work, [`Counter`] and [`Histogram`] are what other threads read of a loop, [`Stream`] is a
-//! byte stream that can be polled, and a [`Connector`] opens one.
+//! Parts of event loops, independent of Xen: [`EventSet`] waits for several descriptors, a [`Timer`] wakes it later and a
+//! [`Waker`] from other threads, [`AdaptivePoll`] learns whether polling before sleeping pays, [`TokenBucket`] bounds a
+//! rate, [`StormGuard`] bounds events that lead to no work, [`Counter`] and [`Histogram`] are what other threads read of a
+//! loop, [`Stream`] is a byte stream that can be polled, and a [`Connector`] opens one.
 //!
 //! ```
 //! use core::time::Duration;
@@ -25,6 +25,8 @@ pub mod histogram;
 pub mod storm_guard;
 #[cfg(feature = "std")]
 mod stream;
+#[cfg(feature = "std")]
+mod timer;
 pub mod token_bucket;
 #[cfg(feature = "std")]
 mod waker;
@@ -37,6 +39,8 @@ pub use histogram::{Distribution, Histogram};
 pub use storm_guard::StormGuard;
 #[cfg(feature = "std")]
 pub use stream::{Connector, Stream};
+#[cfg(feature = "std")]
+pub use timer::Timer;
 pub use token_bucket::TokenBucket;
 #[cfg(feature = "std")]
 pub use waker::Waker;

@@ -113,6 +113,19 @@ impl Packet {
         &self.fragments
     }
 
+    /// The packet's bytes beyond the first `skip`, in order and without empty fragments.
+    #[inline]
+    pub fn fragments_beyond(&self, skip: usize) -> impl Iterator<Item = Fragment> + '_ {
+        let mut skip = skip;
+        self.fragments.iter().filter_map(move |fragment| {
+            let skipped = skip.min(fragment.size.into());
+            skip -= skipped;
+            let offset = fragment.offset + skipped as u16;
+            let rest = Fragment { offset, size: fragment.size - skipped as u16, ..*fragment };
+            (rest.size > 0).then_some(rest)
+        })
+    }
+
     /// The ids of the requests to be answered.
     #[inline]
     pub fn ids(&self) -> &[u16] {
@@ -284,6 +297,21 @@ mod tests {
         let packets = assemble(&slots).unwrap();
         assert_eq!((sizes(&packets[0]), packets[0].ids()), (vec![200, 0, 400], [1, 2, 3].as_slice()));
         assert_eq!(packets[0].refusal(), None);
+    }
+
+    #[test]
+    fn fragments_beyond_a_head_begin_behind_it_and_are_not_empty() {
+        let more = TxFlags::MORE_DATA;
+        let slots = [request(1, 5, 600, more), request(2, 9, 0, more), request(3, 96, 400, TxFlags::empty())];
+        let packet = &assemble(&slots).unwrap()[0];
+        let beyond = |skip| {
+            let fragments = packet.fragments_beyond(skip);
+            fragments.map(|Fragment { gref, offset, size }| (gref.0, offset, size)).collect::<Vec<_>>()
+        };
+        assert_eq!(beyond(128), [(9, 133, 72), (11, 96, 400)]);
+        assert_eq!(beyond(200), [(11, 96, 400)]);
+        assert_eq!(beyond(599), [(11, 495, 1)]);
+        assert_eq!(beyond(600), []);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 //! One vif over its life: handshake, connection and statistics.
 
-use crate::driver::Attachment;
+use crate::attachment::Attachment;
 use crate::handshake::{Action, Handshake, Negotiated, backend_keys};
 use crate::response_logs::ResponseLogs;
 use crate::stats::Stats;

@@ -3,8 +3,8 @@
 //! The driver for devices of kind `vif`: finds the bridge of each and makes the device.
 
 use crate::Config;
+use crate::attachment::Attachment;
 use crate::device::VifDevice;
-use bridge::Bridge;
 use event_channel::WaitEventChannels;
 use grant_table::GrantTable;
 use ring_abi::DomId;
@@ -15,24 +15,6 @@ use xenbus::{Device, Keys};
 
 /// Finds the bridge of a vif by its keys.
 pub type Resolver = Box<dyn FnMut(&Device, &Keys) -> Result<Attachment, Failure> + Send>;
-
-/// The bridge of a vif, and how the vif is attached to it.
-pub struct Attachment {
-    /// The bridge that the vif is a port of.
-    pub bridge: Arc<Bridge>,
-    /// Whether the key `mtu` bounds the frames sent to the guest. `false` where the bridge joins the vif to an
-    /// interface of this machine, whose mtu the machine's administrator sets.
-    pub limit_mtu: bool,
-    /// Called when the device is removed or closed, and not when the driver stops: a successor needs the bridge then.
-    pub cleanup: Option<Box<dyn FnOnce() + Send>>,
-}
-
-impl Attachment {
-    /// An attachment to a bridge with many ports.
-    pub fn port_of(bridge: Arc<Bridge>) -> Self {
-        Self { bridge, limit_mtu: true, cleanup: None }
-    }
-}
 
 /// The usual name of a vif, which Linux's backend gives its interface: `vif<domid>.<devid>`.
 pub fn default_vif_name(domid: DomId, devid: u32) -> String {

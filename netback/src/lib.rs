@@ -28,6 +28,7 @@
 //! ```
 
 pub mod assemble;
+mod attachment;
 pub mod backlog;
 mod config;
 mod copy_batch;
@@ -44,8 +45,9 @@ mod stats;
 pub mod tx;
 mod vif;
 
+pub use attachment::Attachment;
 pub use config::{Config, DataPath};
-pub use driver::{Attachment, Resolver, VifDriver, default_vif_name, vif_name};
+pub use driver::{Resolver, VifDriver, default_vif_name, vif_name};
 pub use error::ConnectionError;
 pub use stats::Stats;
 pub use vif::{OnFailure, Vif};

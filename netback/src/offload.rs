@@ -5,8 +5,9 @@
 
 use crate::assemble::Packet;
 use crate::rx::FrameInfo;
-use bridge::headers::{Headers, Malformed, mark_blank};
-use bridge::{Frame, Gso, GsoKind, Offload};
+use bridge::headers::Headers;
+use bridge::partial_checksum::mark_blank;
+use bridge::{Frame, Gso, GsoKind, Malformed, Offload};
 use ring_abi::netif::extra::{GSO_TCPV4, GSO_TCPV6};
 use ring_abi::netif::{RxFlags, TxFlags};
 

@@ -3,12 +3,10 @@
 use crate::BOUND;
 use hypervisor::local::{Domain, DomainEvent, Sandbox};
 use ring_abi::DomId;
-use ring_abi::netif::Mac;
 use ring_abi::xenbus::key;
 use std::sync::Arc;
 use std::time::Instant;
-use toolstack::config::{DiskSpec, VifSpec};
-use toolstack::machine::{device, vbd, vif};
+use toolstack::machine::device;
 use xenbus::{Device, DeviceEnd, XenbusState};
 use xenstore::server::{Config, Store};
 use xenstore::{Client, Nodes};
@@ -66,28 +64,8 @@ impl Machine {
         client
     }
 
-    /// Attaches a writable disk with this target: an image's path, or an engine as in `ram:1048576`.
-    pub fn attach_disk(&self, domid: DomId, devid: u32, target: &str) -> Device {
-        self.attach_disk_as(domid, &crate::block::disk(devid, target))
-    }
-
-    /// Attaches a disk, with the nodes that libxl writes.
-    pub fn attach_disk_as(&self, domid: DomId, disk: &DiskSpec) -> Device {
-        self.attach(vbd::nodes(domid, disk))
-    }
-
-    /// Attaches an interface as libxl does by default, with the address 00:16:3e:00:`domid`:`devid`.
-    pub fn attach_vif(&self, domid: DomId, devid: u32) -> Device {
-        self.attach_vif_as(domid, devid, &crate::net::vif())
-    }
-
-    /// Attaches an interface, with the nodes that libxl writes.
-    pub fn attach_vif_as(&self, domid: DomId, devid: u32, spec: &VifSpec) -> Device {
-        let mac = Mac::xen([0, domid.0 as u8, devid as u8]);
-        self.attach(vif::nodes(domid, spec, devid, spec.mac.unwrap_or(mac)))
-    }
-
-    fn attach(&self, new: device::NewDevice) -> Device {
+    /// Attaches a device with these nodes.
+    pub(crate) fn attach(&self, new: device::NewDevice) -> Device {
         device::add(&mut self.client(), &new).unwrap();
         new.device
     }

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::*;
 use crate::dir::Dir;
@@ -84,8 +84,8 @@ impl Cli {
             Command::NetworkAttach(args) => network_attach::run(&args, &dir()?),
             Command::NetworkDetach(args) => network_detach::run(&args, &dir()?),
             Command::NetworkList(args) => network_list::run(&args, &dir()?),
-            Command::Man(args) => man::run(&args),
-            Command::Completions(args) => completions::run(&args),
+            Command::Man(args) => man::run(&args, Cli::command()),
+            Command::Completions(args) => completions::run(&args, Cli::command()),
             Command::DemoGuest(args) => demo_guest::run(&args, &dir()?),
         }
     }

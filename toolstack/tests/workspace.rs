@@ -1,11 +1,19 @@
-//! Checks that the code matches ARCHITECTURE.md: what crates import of each other, cores without I/O, and which crates may name
-//! a hypervisor.
+//! Checks that the code matches ARCHITECTURE.md: what crates import of each other, cores without I/O, which crates may name
+//! a hypervisor, and modules that do not need each other in a circle.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use syn::visit::{self, Visit};
+
+use source::{Source, packages, root};
+
+#[path = "workspace/module_circles.rs"]
+mod module_circles;
+#[path = "workspace/module_tree.rs"]
+mod module_tree;
+#[path = "workspace/source.rs"]
+mod source;
 
 /// Crates whose source files are cores, protocols as values, unless a file's first line is [`DOES_IO`].
 const CORES: &[&str] = &[
@@ -48,21 +56,16 @@ const FORBIDDEN: &[&[&str]] = &[
     &["libc"],
 ];
 
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace's directory").to_owned()
-}
-
 /// The crates of this workspace, and what each imports of the others other than for its tests.
 fn imports() -> BTreeMap<String, BTreeSet<String>> {
-    let metadata =
-        cargo_metadata::MetadataCommand::new().current_dir(root()).no_deps().exec().expect("cargo metadata");
-    let names: BTreeSet<_> = metadata.packages.iter().map(|package| package.name.to_string()).collect();
+    let packages = packages();
+    let names: BTreeSet<_> = packages.iter().map(|package| package.name.to_string()).collect();
     let imports = |package: &cargo_metadata::Package| {
         let normal =
             package.dependencies.iter().filter(|d| d.kind != cargo_metadata::DependencyKind::Development);
         normal.map(|d| d.name.clone()).filter(|name| names.contains(name)).collect()
     };
-    metadata.packages.iter().map(|package| (package.name.to_string(), imports(package))).collect()
+    packages.iter().map(|package| (package.name.to_string(), imports(package))).collect()
 }
 
 /// The table of ARCHITECTURE.md's section "Dependencies": `CRATE -> CRATE CRATE ...`, `nothing` for none.
@@ -95,11 +98,15 @@ fn frontends_and_backends_do_not_import_each_other() {
 fn cores_do_no_io_and_read_no_clock() {
     let mut wrong = Vec::new();
     for file in CORES.iter().flat_map(|name| sources(&root().join(name).join("src"))) {
-        let names_io = paths_of(&file).into_iter().find(|path| forbidden(path).is_some());
+        let paths = Source::read(&file).paths;
+        let names_io = paths.iter().find(|named| forbidden(&named.path).is_some());
         match (does_io(&file), names_io) {
-            (false, Some(path)) => {
-                wrong.push(format!("{}: a core names {}", file.display(), path.join("::")))
-            }
+            (false, Some(named)) => wrong.push(format!(
+                "{}:{}: a core names {}",
+                file.display(),
+                named.line,
+                named.path.join("::")
+            )),
             (true, None) => wrong.push(format!("{}: marked {DOES_IO:?}, and does none", file.display())),
             _ => {}
         }
@@ -199,59 +206,4 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
         }
     }
     found
-}
-
-/// Every path that a file names outside `#[cfg(test)]`, `use` trees flattened.
-fn paths_of(file: &Path) -> Vec<Vec<String>> {
-    let text = fs::read_to_string(file).expect("a source file");
-    let parsed = syn::parse_file(&text).unwrap_or_else(|e| panic!("{}: {e}", file.display()));
-    let mut paths = Paths::default();
-    paths.visit_file(&parsed);
-    paths.0
-}
-
-#[derive(Default)]
-struct Paths(Vec<Vec<String>>);
-
-impl Paths {
-    fn tree(&mut self, tree: &syn::UseTree, prefix: &mut Vec<String>) {
-        match tree {
-            syn::UseTree::Path(p) => {
-                prefix.push(p.ident.to_string());
-                self.tree(&p.tree, prefix);
-                prefix.pop();
-            }
-            syn::UseTree::Group(group) => group.items.iter().for_each(|t| self.tree(t, prefix)),
-            syn::UseTree::Name(n) => self.0.push([prefix.clone(), vec![n.ident.to_string()]].concat()),
-            syn::UseTree::Rename(n) => self.0.push([prefix.clone(), vec![n.ident.to_string()]].concat()),
-            syn::UseTree::Glob(_) => self.0.push(prefix.clone()),
-        }
-    }
-}
-
-impl<'ast> Visit<'ast> for Paths {
-    fn visit_item_use(&mut self, item: &'ast syn::ItemUse) {
-        if !for_tests(&item.attrs) {
-            self.tree(&item.tree, &mut Vec::new());
-        }
-    }
-
-    fn visit_item_mod(&mut self, item: &'ast syn::ItemMod) {
-        if !for_tests(&item.attrs) {
-            visit::visit_item_mod(self, item);
-        }
-    }
-
-    fn visit_path(&mut self, path: &'ast syn::Path) {
-        self.0.push(path.segments.iter().map(|s| s.ident.to_string()).collect());
-        visit::visit_path(self, path);
-    }
-}
-
-/// `#[cfg(test)]`, `#[cfg(all(test, ..))]` or a feature that only tests turn on.
-fn for_tests(attributes: &[syn::Attribute]) -> bool {
-    attributes.iter().any(|a| {
-        let list = a.path().is_ident("cfg").then(|| a.meta.require_list().ok()).flatten();
-        list.is_some_and(|l| l.tokens.to_string().split(|c: char| !c.is_alphanumeric()).any(|w| w == "test"))
-    })
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use blkback::Tuning;
 use blkback::VbdDriver;
-use blkback::device::Tuning;
 use blkfront::{Disk, Options};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;

@@ -2,9 +2,8 @@
 
 //! A raw image or a block device: opens, checks, locks and describes it.
 
-use super::open::OpenError;
 use super::uring::UringEngine;
-use super::{Disk, DiskInfo, Engine, Mode};
+use super::{Disk, DiskInfo, Engine, Mode, OpenError};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use std::fs::{File, FileType, OpenOptions};

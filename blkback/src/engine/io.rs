@@ -4,7 +4,7 @@
 #![allow(clippy::large_enum_variant)] // Boxing the common case would allocate for every request.
 
 use super::BounceBuffer;
-use crate::queue::Operation;
+use crate::disk_request::Operation;
 use grant_table::Mapping;
 use grant_table::persist::Page;
 use smallvec::SmallVec;

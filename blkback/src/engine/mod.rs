@@ -4,6 +4,7 @@
 //! I/O for one thread.
 
 mod bounce;
+mod error;
 mod file;
 mod io;
 pub mod null;
@@ -15,12 +16,13 @@ mod uring;
 use std::io::Result;
 use std::os::fd::BorrowedFd;
 
-pub use crate::queue::Operation;
+pub use crate::disk_request::Operation;
 pub use bounce::{BounceBuffer, BouncePool};
+pub use error::OpenError;
 pub use file::FileDisk;
 pub use io::{Buffer, Completion, Data, IoRequest, PageSegment};
 pub use null::NullDisk;
-pub use open::{OpenError, open};
+pub use open::open;
 pub use ram::RamDisk;
 pub use spec::{Mode, Spec};
 

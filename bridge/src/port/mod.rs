@@ -2,6 +2,7 @@
 
 //! Ports: the sources and destinations of frames.
 
+mod net_error;
 pub mod netdev;
 pub mod packet;
 pub mod pair;
@@ -22,6 +23,64 @@ use crate::{Batch, Caps, Frames, Stats};
 ///
 /// No method may block. An armed port is still called about once a second (`recv` and `flush`), so that it can handle
 /// its timeouts; for a finer resolution its `fd` must become readable.
+///
+/// A port that sends a probe once a round, and counts what it is sent:
+///
+/// ```
+/// use bridge::{Batch, Caps, Frame, Frames, Port, Stats};
+/// use nix::sys::eventfd::EventFd;
+/// use std::os::fd::{AsFd, BorrowedFd};
+/// use std::{io, sync::Arc};
+///
+/// struct Probe {
+///     frame: Frame,
+///     stats: Arc<Stats>,
+///     event: EventFd,
+/// }
+///
+/// impl Port for Probe {
+///     fn caps(&self) -> Caps {
+///         Caps::plain(1500)
+///     }
+///
+///     fn stats(&self) -> &Arc<Stats> {
+///         &self.stats
+///     }
+///
+///     fn recv(&mut self, into: &mut Batch) -> io::Result<()> {
+///         if let Some(slot) = into.slot() {
+///             *slot = self.frame.clone();
+///             self.stats.rx(1, self.frame.len() as u64);
+///         }
+///         Ok(())
+///     }
+///
+///     fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
+///         self.stats.tx(frames.len() as u64, frames.iter().map(|frame| frame.len() as u64).sum());
+///         Ok(())
+///     }
+///
+///     fn flush(&mut self) -> io::Result<()> {
+///         Ok(()) // Nothing is queued.
+///     }
+///
+///     fn arm(&mut self) -> io::Result<bool> {
+///         Ok(false) // The worker's call once a second suffices.
+///     }
+///
+///     fn fd(&self) -> BorrowedFd<'_> {
+///         self.event.as_fd()
+///     }
+/// }
+///
+/// let frame = Frame::from_slice(&[0xff; 60]);
+/// let mut probe = Probe { frame, stats: Arc::default(), event: EventFd::new()? };
+/// let mut batch = Batch::new(16);
+/// probe.recv(&mut batch)?;
+/// probe.send(Frames::of(batch.frames()))?;
+/// assert_eq!(probe.stats().read().tx_bytes, 60);
+/// # Ok::<(), io::Error>(())
+/// ```
 pub trait Port: Send {
     /// The offloads and frames that the port takes. Read for each batch, so that they may change; a changed mtu is used
     /// from the next batch on.

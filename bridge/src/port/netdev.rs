@@ -3,7 +3,7 @@
 //! Settings of network interfaces, with errors that name the interface and the missing permission or object.
 #![allow(unsafe_code)] // interface ioctls take a C union
 
-use std::{io, os::fd::AsRawFd};
+use std::os::fd::AsRawFd;
 
 use nix::{
     errno::Errno,
@@ -22,67 +22,12 @@ mod ioctl {
     nix::ioctl_write_ptr_bad!(set_mac_of, libc::SIOCSIFHWADDR, libc::ifreq);
     nix::ioctl_write_ptr_bad!(add_to_bridge, SIOCBRADDIF, libc::ifreq);
 }
-pub use super::rtnetlink::{Link, link, set_alias};
+use super::net_error::check_name;
+pub use super::{
+    net_error::NetError,
+    rtnetlink::{Link, link, set_alias},
+};
 use ioctl::{add_to_bridge, get_flags, get_mtu, set_flags, set_mac_of, set_mtu_of};
-
-/// The errors of operations on interfaces. Their texts have the system's error, which is therefore not a `source` as
-/// well.
-#[derive(Debug, thiserror::Error)]
-pub enum NetError {
-    /// Names have 1 to 15 bytes, none of them a slash, blank or colon.
-    #[error("{0:?} is not a valid interface name: expected 1 to 15 bytes without '/', ':' or blanks")]
-    BadName(String),
-    /// No such interface, in this network namespace.
-    #[error("there is no network interface {0:?} in this network namespace")]
-    NoInterface(String),
-    /// Not a bridge, or none at all.
-    #[error(
-        "there is no Linux bridge {0:?} in this network namespace; `ip link add {0} type bridge` makes one"
-    )]
-    NoBridge(String),
-    /// The capability is missing.
-    #[error("no permission to {0}: CAP_{1} is needed in this network namespace")]
-    NoPermission(String, &'static str),
-    /// The device node is not there, or may not be opened.
-    #[error("cannot open {path}: {error} (taps need the kernel module tun)")]
-    NoTun {
-        /// Its path.
-        path: &'static str,
-        /// The system's error.
-        error: io::Error,
-    },
-    /// A tap was to be created where an interface exists already.
-    #[error("there is a network interface {0:?} already in this network namespace")]
-    Exists(String),
-    /// The interface exists and is in use by another program, or is no tap.
-    #[error(
-        "cannot take network interface {0:?} as a tap: another program has it, or it is not a tap with one queue"
-    )]
-    Busy(String),
-    /// An interface can be in one bridge only.
-    #[error(
-        "network interface {0:?} is in a bridge or bond already; `ip link set {0} nomaster` takes it out"
-    )]
-    Enslaved(String),
-    /// Another system call failed.
-    #[error("cannot {what}: {error}")]
-    Os {
-        /// The operation.
-        what: String,
-        /// The system's error.
-        error: io::Error,
-    },
-}
-
-impl NetError {
-    /// Makes the error of operation `what`, which needs this capability.
-    pub(super) fn new(what: impl Into<String>, capability: &'static str, errno: Errno) -> NetError {
-        match errno {
-            Errno::EPERM | Errno::EACCES => NetError::NoPermission(what.into(), capability),
-            _ => NetError::Os { what: what.into(), error: errno.into() },
-        }
-    }
-}
 
 /// The mtu of interface `name`: bytes of the longest payload of its frames.
 pub fn mtu(name: &str) -> Result<u32, NetError> {
@@ -154,10 +99,7 @@ pub(super) fn index(name: &str) -> Result<i32, NetError> {
 
 /// Makes a request for interface `name`.
 pub(super) fn request(name: &str) -> Result<libc::ifreq, NetError> {
-    let bad = name.is_empty() || name.len() >= libc::IFNAMSIZ || matches!(name, "." | "..");
-    if bad || name.bytes().any(|byte| matches!(byte, 0 | b'/' | b':') || byte.is_ascii_whitespace()) {
-        return Err(NetError::BadName(name.into()));
-    }
+    check_name(name)?;
     // SAFETY: all zeroes is a valid request: a C struct of integers and bytes.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     for (to, byte) in request.ifr_name.iter_mut().zip(name.bytes()) {

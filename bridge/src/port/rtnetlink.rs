@@ -12,7 +12,7 @@ use nix::{
     sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket},
 };
 
-use super::netdev::NetError;
+use super::net_error::{NetError, check_name};
 
 /// Longest alias in bytes: `IFALIASZ` (linux/if.h) less its NUL.
 const ALIAS_MAX: usize = 255;
@@ -40,7 +40,7 @@ pub struct Link {
 /// # Errors
 /// [`NetError::NoInterface`] where there is none.
 pub fn link(name: &str) -> Result<Link, NetError> {
-    super::netdev::request(name)?;
+    check_name(name)?;
     let answer = ask(libc::RTM_GETLINK, 0, &[(libc::IFLA_IFNAME, name.as_bytes())])
         .map_err(|errno| failed(name, "query", errno))?;
     Ok(parse(answer.get(IFINFOMSG..).unwrap_or_default()))
@@ -51,7 +51,7 @@ pub fn link(name: &str) -> Result<Link, NetError> {
 /// # Errors
 /// [`NetError::NoInterface`]; [`NetError::NoPermission`]; [`NetError::Os`] with ERANGE for a text above 255 bytes.
 pub fn set_alias(name: &str, alias: &str) -> Result<(), NetError> {
-    super::netdev::request(name)?;
+    check_name(name)?;
     let attributes = [(libc::IFLA_IFNAME, name.as_bytes()), (libc::IFLA_IFALIAS, alias.as_bytes())];
     let done = match alias.len() {
         0..=ALIAS_MAX => ask(libc::RTM_SETLINK, libc::NLM_F_ACK, &attributes),

@@ -1,80 +1,27 @@
 //! Page flipping inside an arena: `GNTTABOP_transfer`, and the balloon queue that supplies its pages.
 //!
-//! Each side keeps a private list. The owner of the arena accepts only frames that it gave up; the peer transfers
-//! only frames that it took over, and takes over only frames that it does not own already.
+//! Each side keeps a private list. The owner of the arena accepts only frames that it gave up; the peer's list is in
+//! `owned_frames`.
 #![allow(unsafe_code)] // Creates values whose contract is that their memory stays mapped.
 
 use super::balloon;
 use super::entry::Accepted;
 use super::own_arena::OwnArena;
-use super::peer_arena::PeerArena;
 use super::peer_slot::PeerSlot;
 use crate::{Error, Result};
 use grant_table::{AcceptTransfer, OwnedPage, PageOwner};
 use ring_abi::GrantRef;
-use ring_abi::grant::Status;
 use std::sync::Arc;
-
-/// The peer's private list of the frames that it owns in the arena.
-#[derive(Debug, Default)]
-pub(super) struct Flips {
-    /// For each frame the serial number of its takeover, or 0 if this domain does not own it. Empty until the first.
-    serials: Vec<u32>,
-    /// Owned frames that are not in use.
-    pool: Vec<u32>,
-    last_serial: u32,
-}
-
-impl Flips {
-    /// Gives `frame` a new serial number, never 0, so that an older [`OwnedPage`] of it cannot return it.
-    fn renew_serial(&mut self, frame: u32) -> u32 {
-        self.last_serial = self.last_serial.wrapping_add(1).max(1);
-        self.serials[frame as usize] = self.last_serial;
-        self.last_serial
-    }
-}
-
-impl PeerArena {
-    /// Takes over pages that the owner gave up until `pages` are in the pool or the queue is empty.
-    fn fill_pool(&mut self, pages: usize) {
-        let layout = self.arena.layout();
-        let flips = &mut self.flips;
-        flips.serials.resize(layout.pages() as usize, 0);
-        let missing = pages.saturating_sub(flips.pool.len());
-        balloon::pop(&self.arena, missing, |frame| {
-            if layout.grantable(frame) && flips.serials[frame as usize] == 0 {
-                flips.renew_serial(frame);
-                flips.pool.push(frame);
-            }
-        });
-    }
-
-    /// Transfers an owned page to an entry that accepts it.
-    ///
-    /// # Errors
-    /// The operation's status: a reference beyond the table, a frame that this domain does not own, or an entry that
-    /// does not accept it. The page is still owned then.
-    pub(super) fn transfer(&mut self, frame: u64, gref: GrantRef) -> std::result::Result<(), Status> {
-        let entry = self.arena.entry(gref).ok_or(Status::BAD_GNTREF)?;
-        let serial = usize::try_from(frame).ok().and_then(|at| self.flips.serials.get_mut(at));
-        let serial = serial.filter(|serial| **serial != 0).ok_or(Status::BAD_PAGE)?;
-        entry.commit(self.me)?;
-        *serial = 0;
-        entry.complete(frame as u32);
-        Ok(())
-    }
-}
 
 impl PeerSlot {
     /// Takes over at most `pages` pages that the owner gave up; `None` if it has no live arena.
     pub(super) fn populate(self: &Arc<Self>, pages: usize, into: &mut Vec<OwnedPage>) -> Option<()> {
         let mut arenas = self.lock();
         let peer_arena = arenas.live()?;
-        peer_arena.fill_pool(pages);
+        peer_arena.owned.fill(&peer_arena.arena, pages);
         for _ in 0..pages {
-            let Some(frame) = peer_arena.flips.pool.pop() else { break };
-            let token =
-                u64::from(peer_arena.generation) << 32 | u64::from(peer_arena.flips.renew_serial(frame));
+            let Some((frame, serial)) = peer_arena.owned.take() else { break };
+            let token = u64::from(peer_arena.generation) << 32 | u64::from(serial);
             let base = peer_arena.arena.page(frame).expect("only grantable frames are taken over");
             peer_arena.in_use += 1;
             // SAFETY: a page of an arena that `self` keeps mapped while pages of it are in use.
@@ -89,9 +36,7 @@ impl PageOwner for PeerSlot {
         let mut arenas = self.lock();
         if let Some(peer_arena) = arenas.find((token >> 32) as u32) {
             peer_arena.in_use = peer_arena.in_use.saturating_sub(1);
-            if peer_arena.flips.serials.get(frame as usize) == Some(&(token as u32)) {
-                peer_arena.flips.pool.push(frame);
-            }
+            peer_arena.owned.put_back(frame, token as u32);
         }
         arenas.unmap_retired();
     }
@@ -210,63 +155,5 @@ impl Drop for Accepting {
                 self.arena.state().refs.free(self.refs[n].0);
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::arena::Arena;
-    use super::super::layout::Layout;
-    use super::*;
-    use proptest::prelude::*;
-    use ring_abi::DomId;
-    use std::collections::HashSet;
-
-    const BACK: DomId = DomId(0);
-
-    /// The peer's view of an arena whose owner queued these frames, valid or not.
-    fn peer_arena_with_queue(frames: &[u32]) -> PeerArena {
-        let arena = Arena::create(Layout::new(64).unwrap()).unwrap();
-        balloon::push(&arena, &mut 0, frames);
-        PeerArena::new(arena, BACK).unwrap()
-    }
-
-    proptest! {
-        #[test]
-        fn fill_pool_takes_each_grantable_queued_frame_once(frames in proptest::collection::vec(0u32..80, 0..64)) {
-            let mut peer_arena = peer_arena_with_queue(&frames);
-            peer_arena.fill_pool(1_000);
-            let layout = peer_arena.arena.layout();
-            let expected: HashSet<_> = frames.into_iter().filter(|frame| layout.grantable(*frame)).collect();
-            prop_assert_eq!(peer_arena.flips.pool.len(), expected.len());
-            prop_assert_eq!(peer_arena.flips.pool.iter().copied().collect::<HashSet<_>>(), expected);
-        }
-
-        #[test]
-        fn fill_pool_with_any_queue_indexes_is_bounded(produced: u32, consumed: u32) {
-            use std::sync::atomic::Ordering;
-            let mut peer_arena = peer_arena_with_queue(&[]);
-            let header = peer_arena.arena.layout().balloon();
-            peer_arena.arena.word(header).store(produced, Ordering::Relaxed);
-            peer_arena.arena.word(header + 64).store(consumed, Ordering::Relaxed);
-            peer_arena.fill_pool(1_000);
-            prop_assert!(peer_arena.flips.pool.len() <= 64);
-        }
-    }
-
-    #[test]
-    fn transfer_of_a_frame_that_is_not_owned_is_refused() {
-        let first = Layout::new(64).unwrap().first();
-        let mut peer_arena = peer_arena_with_queue(&[first]);
-        let gref = GrantRef(9);
-        peer_arena.arena.entry(gref).unwrap().accept(BACK);
-        assert_eq!(peer_arena.transfer(first.into(), gref), Err(Status::BAD_PAGE));
-        peer_arena.fill_pool(1);
-        assert_eq!(peer_arena.transfer(u64::from(first) + 1, gref), Err(Status::BAD_PAGE));
-        assert_eq!(peer_arena.transfer(u64::from(first) + (1 << 32), gref), Err(Status::BAD_PAGE));
-        assert_eq!(peer_arena.transfer(u64::MAX, gref), Err(Status::BAD_PAGE));
-        assert_eq!(peer_arena.transfer(first.into(), GrantRef(u32::MAX)), Err(Status::BAD_GNTREF));
-        assert_eq!(peer_arena.transfer(first.into(), gref), Ok(()));
-        assert_eq!(peer_arena.transfer(first.into(), gref), Err(Status::BAD_PAGE));
     }
 }

@@ -22,6 +22,7 @@ mod flip;
 mod harness;
 mod layout;
 mod own_arena;
+mod owned_frames;
 mod peer_arena;
 mod peer_slot;
 mod peer_slots;

@@ -1,7 +1,7 @@
 //! A peer's arena, mapped: the pages it granted to this domain, their pins, and the pages this domain owns in it.
 
 use super::arena::Arena;
-use super::flip::Flips;
+use super::owned_frames::OwnedFrames;
 use super::pins::Pins;
 use crate::Result;
 use ring_abi::grant::Status;
@@ -12,9 +12,9 @@ use std::ptr::NonNull;
 #[derive(Debug)]
 pub(super) struct PeerArena {
     pub(super) arena: Arena,
-    pub(super) me: DomId,
+    me: DomId,
     pins: Pins,
-    pub(super) flips: Flips,
+    pub(super) owned: OwnedFrames,
     /// Distinguishes this arena from earlier and later ones of the same peer.
     pub(super) generation: u32,
     /// Pins and owned pages in use: while there are any, the arena stays mapped.
@@ -24,7 +24,7 @@ pub(super) struct PeerArena {
 impl PeerArena {
     pub(super) fn new(arena: Arena, me: DomId) -> Result<Self> {
         let pins = Pins::new(arena.layout().entries())?;
-        Ok(Self { arena, me, pins, flips: Flips::default(), generation: 0, in_use: 0 })
+        Ok(Self { arena, me, pins, owned: OwnedFrames::default(), generation: 0, in_use: 0 })
     }
 
     /// Pins one granted page.
@@ -43,5 +43,13 @@ impl PeerArena {
     pub(super) fn unpin(&mut self, gref: GrantRef, write: bool) {
         self.pins.unpin(&self.arena, gref, write);
         self.in_use = self.in_use.saturating_sub(1);
+    }
+
+    /// Transfers an owned page to an entry that accepts it.
+    ///
+    /// # Errors
+    /// As [`OwnedFrames::transfer`].
+    pub(super) fn transfer(&mut self, frame: u64, gref: GrantRef) -> std::result::Result<(), Status> {
+        self.owned.transfer(&self.arena, self.me, frame, gref)
     }
 }

@@ -15,8 +15,6 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
-use super::ingress::payload_fragments;
-
 /// Packets with a payload that are not sent on yet: more than a round of the bridge takes.
 const BUFFERS: u32 = 256;
 /// Bytes of a buffer: the longest packet, at any offset in its first page.
@@ -39,7 +37,7 @@ impl Copied {
         let buffer = if packet.size() > HEAD { self.pool.take() } else { None };
         if let Some(buffer) = &buffer {
             let mut to = buffer.as_mut_ptr().wrapping_add(payload_offset(packet));
-            for fragment in payload_fragments(packet) {
+            for fragment in packet.fragments_beyond(HEAD) {
                 // SAFETY: the fragments sum to less than 64 KiB and begin in the buffer's first page. Nothing else has the
                 // buffer until it is given to a frame, after the copy.
                 let memory = unsafe { SharedSlice::new(to, fragment.size.into()) };
@@ -65,5 +63,5 @@ impl Copied {
 /// The payload's offset in its first page, and so in its buffer: copying between equal offsets takes one operation of
 /// Xen's, and two where the destination crosses a page's end.
 fn payload_offset(packet: &Packet) -> usize {
-    payload_fragments(packet).next().map_or(0, |fragment| fragment.offset.into())
+    packet.fragments_beyond(HEAD).next().map_or(0, |fragment| fragment.offset.into())
 }

@@ -9,7 +9,7 @@
 use crate::ConnectionError;
 use crate::assemble::Fault;
 use crate::backlog::Backlog;
-use crate::copy_batch::{self, CopyBatch};
+use crate::copy_batch::CopyBatch;
 use crate::offload;
 use crate::rx::{FrameInfo, PageFill, Placement, Rx};
 use crate::stats::Stats;
@@ -31,15 +31,20 @@ pub(super) struct Egress {
 /// Writes frames to the ring.
 struct Writer {
     grants: Arc<dyn GrantTable>,
+    placer: Placer,
+    copies: CopyBatch,
+    /// Responses were written since the last commit.
+    dirty: bool,
+}
+
+/// Places frames in the pages that the guest has posted.
+struct Placer {
     guest: DomId,
     rx: Rx<Contiguous, InflightRegion>,
     /// The pages of the frame being placed.
     fills: Vec<PageFill>,
-    copies: CopyBatch,
     /// For each copy, its frame's index in the round.
     owners: Vec<u16>,
-    /// Responses were written since the last commit.
-    dirty: bool,
 }
 
 /// The result of a round.
@@ -65,15 +70,8 @@ impl Egress {
         backlog: Backlog,
         stats: Arc<Stats>,
     ) -> Self {
-        let writer = Writer {
-            grants,
-            guest,
-            rx,
-            fills: Vec::new(),
-            copies: CopyBatch::default(),
-            owners: Vec::new(),
-            dirty: false,
-        };
+        let placer = Placer { guest, rx, fills: Vec::new(), owners: Vec::new() };
+        let writer = Writer { grants, placer, copies: CopyBatch::default(), dirty: false };
         Self { writer, backlog, stats }
     }
 
@@ -99,7 +97,7 @@ impl Egress {
     /// any were sent.
     #[inline]
     pub(super) fn drain(&mut self) -> Result<bool, ConnectionError> {
-        if self.backlog.is_stalled() && self.writer.rx.posted()? > 0 {
+        if self.backlog.is_stalled() && self.writer.placer.rx.posted()? > 0 {
             self.backlog.end_stall();
         }
         if self.backlog.is_empty() { Ok(false) } else { self.drain_some() }
@@ -120,7 +118,7 @@ impl Egress {
     /// Publishes responses; `None` if there are none.
     #[inline]
     pub(super) fn commit(&mut self) -> Option<Notify> {
-        std::mem::take(&mut self.writer.dirty).then(|| self.writer.rx.commit())
+        std::mem::take(&mut self.writer.dirty).then(|| self.writer.placer.rx.commit())
     }
 
     /// Requests an event for new buffers if frames wait for them; `true` if there are new buffers already.
@@ -128,7 +126,7 @@ impl Egress {
         if self.backlog.is_empty() && !self.backlog.is_stalled() {
             return Ok(false);
         }
-        self.writer.rx.arm()
+        self.writer.placer.rx.arm()
     }
 
     /// Drops the queued frames.
@@ -150,27 +148,30 @@ impl Writer {
     /// Places frames until the guest's buffers are used up, copies them and writes the responses.
     fn write<'f>(&mut self, frames: impl Iterator<Item = &'f Frame>) -> Result<RoundResult, ConnectionError> {
         let mut result = RoundResult::default();
-        let mut list = self.copies.take();
-        let placed = self.place(frames, &mut list, &mut result);
-        let copied = copy_batch::submit(&*self.grants, &mut list);
+        let placer = &mut self.placer;
+        let mut list = self.copies.start();
+        let placed = placer.place(frames, &mut list, &mut result);
+        let copied = list.submit(&*self.grants);
         let mut last = None;
-        for (copy, owner) in list.iter().zip(&self.owners) {
+        for (copy, owner) in list.iter().zip(&placer.owners) {
             if (copied.is_err() || !copy.status.is_okay()) && last != Some(*owner) {
                 last = Some(*owner);
                 result.failed += 1;
-                self.rx.fail((*owner).into());
+                placer.rx.fail((*owner).into());
             }
         }
         result.copies = if copied.is_ok() { list.len() } else { 0 };
-        self.copies.recycle(list);
-        self.rx.finish();
+        placer.rx.finish();
         // Frames that are too long take no slots.
         self.dirty |= result.taken > result.too_long;
         placed?;
         copied?;
         Ok(result)
     }
+}
 
+impl Placer {
+    /// Places frames until the guest's buffers are used up, and adds the copies that fill them.
     fn place<'f>(
         &mut self,
         frames: impl Iterator<Item = &'f Frame>,

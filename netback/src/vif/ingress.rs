@@ -7,7 +7,7 @@
 
 use crate::ConnectionError;
 use crate::assemble::{Fault, Fragment, Packet};
-use crate::copy_batch::{self, CopyBatch};
+use crate::copy_batch::CopyBatch;
 use crate::offload;
 use crate::stats::Stats;
 use crate::tx::Tx;
@@ -128,7 +128,7 @@ impl Ingress {
 
     /// Copies the heads of all pending packets, and their payloads unless those are mapped, by one hypervisor call.
     fn copy(&mut self, frames: &mut [Frame]) -> Result<(), ConnectionError> {
-        let mut list = self.copies.take();
+        let mut list = self.copies.start();
         for (pending, frame) in self.pending.iter_mut().zip(&mut *frames) {
             let before = list.len();
             let packet = self.tx.packet(pending.index.into());
@@ -138,7 +138,7 @@ impl Ingress {
             }
             pending.copies = (list.len() - before) as u16;
         }
-        let submitted = copy_batch::submit(&*self.grants, &mut list);
+        let submitted = list.submit(&*self.grants);
         let mut at = 0;
         for pending in &mut self.pending {
             let copies = &list[at..at + usize::from(pending.copies)];
@@ -149,7 +149,6 @@ impl Ingress {
         if submitted.is_ok() {
             self.stats.copied.add(list.len() as u64);
         }
-        self.copies.recycle(list);
         Ok(submitted?)
     }
 
@@ -246,15 +245,4 @@ fn add_head_copies<'a>(
             list.push(CopyOp::new(source, CopyPtr::Memory(filled.into()), len as u16));
         }
     }
-}
-
-/// The packet's fragments beyond its head.
-pub(super) fn payload_fragments(packet: &Packet) -> impl Iterator<Item = Fragment> {
-    let mut skip = HEAD as u16;
-    packet.fragments().iter().filter_map(move |fragment| {
-        let skipped = skip.min(fragment.size);
-        skip -= skipped;
-        let rest = Fragment { offset: fragment.offset + skipped, size: fragment.size - skipped, ..*fragment };
-        (rest.size > 0).then_some(rest)
-    })
 }

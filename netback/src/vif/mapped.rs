@@ -7,15 +7,13 @@ use crate::assemble::Packet;
 use crate::pin_table::PinTable;
 use crate::stats::Stats;
 use arrayvec::ArrayVec;
-use bridge::{DropReason, Fragment, Frame};
+use bridge::{DropReason, Fragment, Frame, HEAD};
 use grant_table::{Access, GrantTable, Mapping};
 use ring_abi::netif::SLOTS_FATAL;
 use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-
-use super::ingress::payload_fragments;
 
 /// A packet that is answered once its payload is unmapped.
 pub(super) struct PendingResponse {
@@ -47,7 +45,7 @@ impl Mapped {
     /// Maps the pages beyond the head and appends them to the frame.
     pub(super) fn attach(&mut self, packet: &Packet, frame: &mut Frame) -> Result<(), DropReason> {
         let mut grefs: ArrayVec<GrantRef, SLOTS_FATAL> = ArrayVec::new();
-        grefs.extend(payload_fragments(packet).map(|fragment| fragment.gref));
+        grefs.extend(packet.fragments_beyond(HEAD).map(|fragment| fragment.gref));
         let mapping =
             self.grants.map(self.guest, &grefs, Access::ReadOnly).map_err(|_| DropReason::Malformed)?;
         self.stats.mapped.add(grefs.len() as u64);
@@ -57,7 +55,7 @@ impl Mapped {
             return Err(DropReason::NoBuffer);
         };
         frame.pin(pin);
-        for (page, fragment) in payload_fragments(packet).enumerate() {
+        for (page, fragment) in packet.fragments_beyond(HEAD).enumerate() {
             debug_assert!(usize::from(fragment.offset) + usize::from(fragment.size) <= PAGE_SIZE);
             let start = mapping.base(page).as_ptr().wrapping_add(fragment.offset.into());
             // SAFETY: the fragment is inside its page (checked when it was assembled), which stays mapped until the

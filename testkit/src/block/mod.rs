@@ -12,6 +12,8 @@ use hypervisor::local::Domain;
 use ring_abi::DomId;
 use ring_abi::blkif::vdev::Vdev;
 use std::sync::Arc;
+use toolstack::machine::vbd;
+use xenbus::Device;
 use xenbus::driver::Registry;
 use xenstore::Client;
 
@@ -31,6 +33,18 @@ pub fn disk(devid: u32, target: &str) -> DiskSpec {
         discard: true,
         direct_io_safe: false,
         trusted: true,
+    }
+}
+
+impl Machine {
+    /// Attaches a writable disk with this target: an image's path, or an engine as in `ram:1048576`.
+    pub fn attach_disk(&self, domid: DomId, devid: u32, target: &str) -> Device {
+        self.attach_disk_as(domid, &disk(devid, target))
+    }
+
+    /// Attaches a disk, with the nodes that libxl writes.
+    pub fn attach_disk_as(&self, domid: DomId, disk: &DiskSpec) -> Device {
+        self.attach(vbd::nodes(domid, disk))
     }
 }
 

@@ -14,10 +14,12 @@ use inflight::InflightDir;
 use netback::{Attachment, VifDriver};
 use netfront::Nic;
 use ring_abi::DomId;
-use ring_abi::netif::MTU_DEFAULT;
+use ring_abi::netif::{MTU_DEFAULT, Mac};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use toolstack::config::vif::DEFAULT_BRIDGE;
+use toolstack::machine::vif;
+use xenbus::Device;
 use xenbus::driver::Registry;
 use xenstore::Client;
 
@@ -31,6 +33,19 @@ pub fn vif() -> VifSpec {
         mtu: MTU_DEFAULT,
         devid: None,
         trusted: true,
+    }
+}
+
+impl Machine {
+    /// Attaches an interface as libxl does by default, with the address 00:16:3e:00:`domid`:`devid`.
+    pub fn attach_vif(&self, domid: DomId, devid: u32) -> Device {
+        self.attach_vif_as(domid, devid, &vif())
+    }
+
+    /// Attaches an interface, with the nodes that libxl writes.
+    pub fn attach_vif_as(&self, domid: DomId, devid: u32, spec: &VifSpec) -> Device {
+        let mac = Mac::xen([0, domid.0 as u8, devid as u8]);
+        self.attach(vif::nodes(domid, spec, devid, spec.mac.unwrap_or(mac)))
     }
 }
 

@@ -49,7 +49,6 @@ grows "bytes to the guest" 980 "$vifs" stats receive bytes
 grows "grant copies" 20 "$vifs" stats grants copied
 grows "events of the guest" 1 "$vifs" stats notifications received
 
-xpv list --json
 before=0
 grows "reads of the domain" 256 "xpv list one --json" stats vbd read requests
 grows "frames of the domain" 10 "xpv list one --json" stats vif transmit requests
@@ -57,9 +56,10 @@ check "xl and xpv list the same disk" test "$(xpv block-list one | awk 'NR == 2 
     "$(xl block-list one | awk 'NR == 2 { print $1, $NF }')" = "$(xpv block-list one | awk 'NR == 2 { print $1, $6 }')"
 check "and the same interface" test "$(xl network-list one | awk 'NR == 2 { print $3 }')" = "$(xpv network-list one | awk 'NR == 2 { print $3 }')"
 xl block-attach one format=raw,vdev=xvdb,access=ro,script=nop,target=/dev/loop0 >/dev/null 2>&1 &
+attach=$!
 wait_for 10 "why a second user of the disk is not served" \
     sh -c "$disks | grep -A 99 51728 | grep '\"error\": \".*/dev/loop0'"
-wait
+wait $attach
 
 # A standby takes the socket over; without any process the devices are listed all the same.
 start standby xpv dom0 --xen

@@ -2,10 +2,8 @@
 
 use std::io::Write;
 
-use clap::CommandFactory;
 use clap_complete::Shell;
 
-use crate::cli::Cli;
 use crate::error::{Error, Result};
 
 /// Print the completion script for a shell
@@ -15,9 +13,9 @@ pub struct Args {
     shell: Shell,
 }
 
-/// Prints the script.
-pub fn run(args: &Args) -> Result<()> {
+/// Prints the script for `program`, the whole command line.
+pub fn run(args: &Args, mut program: clap::Command) -> Result<()> {
     let mut text = Vec::new();
-    clap_complete::generate(args.shell, &mut Cli::command(), "xpv", &mut text);
+    clap_complete::generate(args.shell, &mut program, "xpv", &mut text);
     std::io::stdout().write_all(&text).map_err(|e| Error::io("writing the completions", e))
 }

@@ -3,9 +3,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::CommandFactory;
-
-use crate::cli::Cli;
 use crate::error::{Error, Result};
 
 /// Write the manual pages into a directory
@@ -15,11 +12,11 @@ pub struct Args {
     directory: PathBuf,
 }
 
-/// Writes a page for the program and one for each command that is not hidden.
-pub fn run(args: &Args) -> Result<()> {
+/// Writes a page for `program`, the whole command line, and one for each command that is not hidden.
+pub fn run(args: &Args, program: clap::Command) -> Result<()> {
     fs::create_dir_all(&args.directory)
         .map_err(|e| Error::file(&args.directory, "making the directory", e))?;
-    let mut program = Cli::command().disable_help_subcommand(true);
+    let mut program = program.disable_help_subcommand(true);
     program.build();
     page(&args.directory, &program, "xpv")?;
     for command in program.get_subcommands().filter(|c| !c.is_hide_set()) {

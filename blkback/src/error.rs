@@ -1,0 +1,64 @@
+// Not a core: does I/O or calls a hypervisor.
+
+//! The errors of a ring's thread.
+
+use std::io;
+
+use ring_abi::ring::{BadMemory, Fault};
+
+use crate::queue::ResumeError;
+
+/// Why a ring's thread could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The ring's pages cannot be mapped.
+    #[error("mapping the ring: {0}")]
+    Ring(grant_table::Error),
+    /// The event channel cannot be bound.
+    #[error("binding the event channel: {0}")]
+    Channel(event_channel::Error),
+    /// A thread or descriptor cannot be made.
+    #[error("starting the ring's thread: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Why a ring's thread exited without being told to stop.
+#[derive(Debug, thiserror::Error)]
+pub enum ExitReason {
+    /// The frontend broke the protocol.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+    /// The frontend's memory cannot be a ring.
+    #[error(transparent)]
+    Memory(#[from] BadMemory),
+    /// The ring cannot be resumed.
+    #[error(transparent)]
+    ResumeError(#[from] ResumeError),
+    /// The frontend's end of the event channel is closed.
+    #[error("the frontend is gone")]
+    PeerGone,
+    /// An operation on the event channel failed.
+    #[error("event channel: {0}")]
+    Channel(event_channel::Error),
+    /// The engine itself failed, not only one operation.
+    #[error("disk engine: {0}")]
+    Engine(io::Error),
+    /// poll failed.
+    #[error("waiting: {0}")]
+    Wait(io::Error),
+    /// The thread panicked.
+    #[error("the ring's thread panicked")]
+    Panic,
+}
+
+impl ExitReason {
+    /// The errno that is reported to toolstacks.
+    pub fn errno(&self) -> i32 {
+        match self {
+            ExitReason::Fault(_) | ExitReason::Memory(_) | ExitReason::ResumeError(_) => libc::EPROTO,
+            ExitReason::PeerGone => libc::EPIPE,
+            ExitReason::Engine(e) | ExitReason::Wait(e) => e.raw_os_error().unwrap_or(libc::EIO),
+            ExitReason::Channel(_) | ExitReason::Panic => libc::EIO,
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! What other threads ask of a bridge's worker, and its answers.
+
+use crossbeam::channel::Sender;
+
+use crate::{Counters, Error, Port, fdb::Mac};
+
+/// A port's state, for display.
+#[derive(Clone, Debug)]
+pub struct PortInfo {
+    /// The name that the port was attached with.
+    pub name: String,
+    /// The port's counters.
+    pub counters: Counters,
+}
+
+/// An entry of the forwarding database, for display.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FdbRow {
+    /// The station's address.
+    pub mac: Mac,
+    /// The name of the port at which it was last seen.
+    pub port: String,
+    /// Seconds since then.
+    pub age_s: u32,
+}
+
+/// A command to the worker, with the channel for its reply.
+pub(crate) enum Command {
+    Attach(String, Box<dyn Port>, Sender<Result<(), Error>>),
+    Detach(String, Sender<Result<Box<dyn Port>, Error>>),
+    Ports(Sender<Vec<PortInfo>>),
+    Fdb(Sender<Vec<FdbRow>>),
+    Stop,
+}
