@@ -3,8 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use event_channel::{Counters, Counts};
-use event_loop::{Counter, Histogram};
+use event_loop::{Counter, EventCounters, Histogram};
 use ring_abi::blkif::{OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER, Status};
 use xenbus::stats::{self, Count, Grants, Notifications, Snapshot};
 
@@ -107,7 +106,7 @@ pub struct Stats {
     in_flight: Counter,
     wakeups: Counter,
     /// Events of the ring.
-    pub(crate) events: Arc<Counters>,
+    pub(crate) events: Arc<EventCounters>,
     /// Accesses to the guest's pages.
     pub(crate) pages: Pages,
 }
@@ -158,7 +157,6 @@ impl Stats {
 impl stats::Stats for Stats {
     fn snapshot(&self) -> Snapshot {
         let [read, write, flush] = &self.operations;
-        let Counts { sent, suppressed, taken } = self.events.read();
         let other = self.other.get();
         let other = stats::Operation {
             name: "other",
@@ -174,7 +172,7 @@ impl stats::Stats for Stats {
                 other,
             ],
             in_flight: Some(self.in_flight.get()),
-            notifications: Notifications { sent, suppressed, received: taken },
+            notifications: Notifications::from(&*self.events),
             grants: Some(Grants {
                 mapped: self.pages.mapped.get(),
                 reused: Some(self.pages.reused.get()),

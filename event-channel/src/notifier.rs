@@ -4,36 +4,9 @@
 use crate::{Channel, Result};
 use alloc::sync::Arc;
 use core::time::Duration;
-use event_loop::{Counter, StormGuard};
+use event_loop::{EventCounters, EventCounts, StormGuard};
 use ring_abi::EventPort;
 use ring_abi::ring::Notify;
-
-/// Counters of events, which other threads may read. Those of a device's notifiers, which one thread serves, may be the
-/// same over all its connections.
-#[derive(Debug, Default)]
-pub struct Counters {
-    sent: Counter,
-    suppressed: Counter,
-    taken: Counter,
-}
-
-impl Counters {
-    /// Reads the counters, each by itself: they are not of one instant.
-    pub fn read(&self) -> Counts {
-        Counts { sent: self.sent.get(), suppressed: self.suppressed.get(), taken: self.taken.get() }
-    }
-}
-
-/// The values of [`Counters`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counts {
-    /// Events sent.
-    pub sent: u64,
-    /// Commits without an event of their own: the peer wanted none, or one was to be sent already.
-    pub suppressed: u64,
-    /// Events taken; several sent by the peer may merge into one.
-    pub taken: u64,
-}
 
 /// A channel with its counters and its guard. Owned by the thread that serves the ring.
 ///
@@ -60,7 +33,7 @@ pub struct Counts {
 /// ```
 pub struct Notifier<C> {
     pub(crate) channel: C,
-    counters: Arc<Counters>,
+    counters: Arc<EventCounters>,
     /// An event is to be sent at the end of the batch.
     wanted: bool,
     masked: bool,
@@ -78,8 +51,9 @@ impl<C: Channel> Notifier<C> {
         Self { channel, counters: Arc::default(), wanted: false, masked: false, guard }
     }
 
-    /// Counts in `counters` from now on.
-    pub fn count_in(&mut self, counters: Arc<Counters>) {
+    /// Counts in `counters` from now on, which other threads may read. Those of a device may be the same over all its
+    /// connections.
+    pub fn count_in(&mut self, counters: Arc<EventCounters>) {
         self.counters = counters;
     }
 
@@ -89,7 +63,7 @@ impl<C: Channel> Notifier<C> {
     }
 
     /// The counters so far.
-    pub fn counts(&self) -> Counts {
+    pub fn counts(&self) -> EventCounts {
         self.counters.read()
     }
 
@@ -103,7 +77,7 @@ impl<C: Channel> Notifier<C> {
     #[inline]
     pub fn want(&mut self, notify: Notify) {
         if self.wanted || !notify.wanted() {
-            self.counters.suppressed.add(1);
+            self.counters.suppressed();
         }
         self.wanted |= notify.wanted();
     }
@@ -119,7 +93,7 @@ impl<C: Channel> Notifier<C> {
         }
         self.channel.notify()?;
         self.wanted = false;
-        self.counters.sent.add(1);
+        self.counters.sent();
         Ok(true)
     }
 
@@ -136,7 +110,7 @@ impl<C: Channel> Notifier<C> {
 
     fn record(&mut self, taken: bool) {
         if taken {
-            self.counters.taken.add(1);
+            self.counters.taken();
             self.guard.taken();
         }
     }

@@ -1,9 +1,10 @@
 //! The event channels of a device with two rings: one for both rings, or one for each
 //! (`feature-split-event-channels`).
 
-use crate::{Channel, Counters, Notifier, Result};
+use crate::{Channel, Notifier, Result};
 use alloc::sync::Arc;
 use core::time::Duration;
+use event_loop::EventCounters;
 use ring_abi::EventPort;
 use ring_abi::ring::Notify;
 
@@ -45,7 +46,7 @@ impl<C: Channel> NotifierPair<C> {
     }
 
     /// Counts the events of both in `counters` from now on.
-    pub fn count_in(&mut self, counters: &Arc<Counters>) {
+    pub fn count_in(&mut self, counters: &Arc<EventCounters>) {
         self.each_mut().for_each(|notifier| notifier.count_in(counters.clone()));
     }
 

@@ -1,7 +1,7 @@
 //! Notifiers over event channels of the local hypervisor.
 
-use event_channel::{Channel, Counts, Error, EventChannels, Notifier, NotifierPair, WaitChannel};
-use event_loop::{EventSet, StormGuard, TokenBucket};
+use event_channel::{Channel, Error, EventChannels, Notifier, NotifierPair, WaitChannel};
+use event_loop::{EventCounts, EventSet, StormGuard, TokenBucket};
 use hypervisor::local::{Domain, Sandbox};
 use ring_abi::DomId;
 use ring_abi::ring::Notify;
@@ -47,7 +47,7 @@ fn notifier_flushed_after_a_batch_sends_one_event() {
     assert!(notifier.flush().unwrap());
     assert!(!notifier.flush().unwrap());
     assert!(peer.take().unwrap());
-    assert_eq!(notifier.counts(), Counts { sent: 1, suppressed: 3, taken: 0 });
+    assert_eq!(notifier.counts(), EventCounts { sent: 1, suppressed: 3, taken: 0 });
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Parts of event loops, independent of Xen: [`EventSet`] waits for several descriptors, a [`Timer`] wakes it later and a
 //! [`Waker`] from other threads, [`AdaptivePoll`] learns whether polling before sleeping pays, [`TokenBucket`] bounds a
-//! rate, [`StormGuard`] bounds events that lead to no work, [`Counter`] and [`Histogram`] are what other threads read of a
-//! loop, [`Stream`] is a byte stream that can be polled, and a [`Connector`] opens one.
+//! rate, [`StormGuard`] bounds events that lead to no work, [`Counter`], [`EventCounters`] and [`Histogram`] are what other
+//! threads read of a loop, [`Stream`] is a byte stream that can be polled, and a [`Connector`] opens one.
 //!
 //! ```
 //! use core::time::Duration;
@@ -19,6 +19,7 @@
 
 pub mod adaptive_poll;
 mod counter;
+mod event_counters;
 #[cfg(feature = "std")]
 mod event_set;
 pub mod histogram;
@@ -33,6 +34,7 @@ mod waker;
 
 pub use adaptive_poll::AdaptivePoll;
 pub use counter::Counter;
+pub use event_counters::{EventCounters, EventCounts};
 #[cfg(feature = "std")]
 pub use event_set::{EventSet, Ready};
 pub use histogram::{Distribution, Histogram};

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use bridge::DropReason;
-use event_channel::{Counters, Counts};
-use event_loop::Counter;
+use event_loop::{Counter, EventCounters};
 use xenbus::stats::{self, Count, Grants, Notifications, Operation, Snapshot};
 
 /// One vif's counters, from the time it was found. One connection at a time counts.
@@ -17,13 +16,12 @@ pub struct Stats {
     /// Grant copies.
     pub(crate) copied: Counter,
     /// Events of both rings.
-    pub(crate) events: Arc<Counters>,
+    pub(crate) events: Arc<EventCounters>,
 }
 
 impl stats::Stats for Stats {
     fn snapshot(&self) -> Snapshot {
         let port = self.port.read();
-        let Counts { sent, suppressed, taken } = self.events.read();
         // The rings have the guest's view: what it transmits the bridge receives.
         let operation = |name, requests, bytes| Operation { name, requests, bytes, ..Operation::default() };
         let drops = DropReason::ALL.map(|reason| Count { name: reason.name(), count: port.dropped(reason) });
@@ -32,7 +30,7 @@ impl stats::Stats for Stats {
                 operation("transmit", port.rx_frames, port.rx_bytes),
                 operation("receive", port.tx_frames, port.tx_bytes),
             ],
-            notifications: Notifications { sent, suppressed, received: taken },
+            notifications: Notifications::from(&*self.events),
             grants: Some(Grants { mapped: self.mapped.get(), reused: None, copied: self.copied.get() }),
             drops: drops.into(),
             ..Snapshot::default()

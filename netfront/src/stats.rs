@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use event_channel::Counts;
-use event_loop::Counter;
+use event_loop::{Counter, EventCounters};
 use xenbus::stats::{self, Count, Notifications, Operation, Snapshot};
 
 use crate::rx;
@@ -70,7 +69,7 @@ pub struct Stats {
     rx_bytes: Counter,
     drops: [Counter; DropReason::ALL.len()],
     /// Events of both rings.
-    pub(crate) events: Arc<event_channel::Counters>,
+    pub(crate) events: Arc<EventCounters>,
 }
 
 /// The values of an interface's counters.
@@ -138,7 +137,6 @@ impl Stats {
 impl stats::Stats for Stats {
     fn snapshot(&self) -> Snapshot {
         let counters = self.read();
-        let Counts { sent, suppressed, taken } = self.events.read();
         let transmit = Operation {
             name: "transmit",
             requests: counters.tx_frames,
@@ -156,7 +154,7 @@ impl stats::Stats for Stats {
             DropReason::ALL.map(|reason| Count { name: reason.name(), count: counters.dropped(reason) });
         Snapshot {
             operations: vec![transmit, receive],
-            notifications: Notifications { sent, suppressed, received: taken },
+            notifications: Notifications::from(&*self.events),
             drops: drops.into(),
             ..Snapshot::default()
         }

@@ -4,7 +4,7 @@
 
 use alloc::vec::Vec;
 
-use event_loop::Distribution;
+use event_loop::{Distribution, EventCounters, EventCounts};
 
 /// What takes a snapshot of a device's counters, on any thread and without disturbing the thread that counts.
 pub trait Stats: Send + Sync {
@@ -85,6 +85,13 @@ pub struct Grants {
     pub reused: Option<u64>,
     /// Grant copies: parts of pages copied by the hypervisor.
     pub copied: u64,
+}
+
+impl From<&EventCounters> for Notifications {
+    fn from(events: &EventCounters) -> Notifications {
+        let EventCounts { sent, suppressed, taken } = events.read();
+        Notifications { sent, suppressed, received: taken }
+    }
 }
 
 impl Snapshot {

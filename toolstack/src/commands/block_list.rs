@@ -10,7 +10,8 @@ use xenstore::Nodes;
 use crate::control::client::{self, Served};
 use crate::dir::Dir;
 use crate::error::Result;
-use crate::machine::listing::{ListedDevice, ListedDomain, Listing};
+use crate::machine::listed_device::ListedDevice;
+use crate::machine::listing::{ListedDomain, Listing};
 use crate::output;
 
 /// List a guest's disks

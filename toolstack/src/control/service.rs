@@ -2,14 +2,13 @@
 
 use std::os::fd::BorrowedFd;
 
-use nix::poll::PollTimeout;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::devices::Devices;
 use super::server::{Limits, serve};
 use super::socket::ControlSocket;
 use crate::dir::Dir;
 use crate::error::chain;
-use crate::machine::process;
 
 /// How often binding the socket is tried again, in milliseconds.
 const RETRY_MS: u16 = 500;
@@ -35,7 +34,9 @@ impl<'d> ControlService<'d> {
     /// Answers until `stop` becomes readable.
     pub fn run(mut self, stop: BorrowedFd<'_>) {
         while self.socket.is_none() {
-            if process::wait_first(&[stop], PollTimeout::from(RETRY_MS)).unwrap_or(true) {
+            let mut fds = [PollFd::new(stop, PollFlags::POLLIN)];
+            let _ = poll(&mut fds, PollTimeout::from(RETRY_MS));
+            if fds[0].any().unwrap_or(false) {
                 return;
             }
             self.socket = ControlSocket::bind(self.dir).ok();

@@ -4,6 +4,7 @@ pub mod device;
 pub mod domain;
 pub mod guest;
 pub mod host;
+pub mod listed_device;
 pub mod listing;
 pub mod process;
 pub mod progress;

@@ -8,7 +8,7 @@ use ring_abi::xenbus::key::{BACKEND, FRONTEND};
 use xenstore::{Client, DomId, Nodes, XsError};
 
 use super::STORE_TIMEOUT;
-use super::listing::ListedDevice;
+use super::listed_device::ListedDevice;
 use crate::error::{Error, Result};
 
 /// A connection to the store of the Xen host.
