@@ -2,10 +2,9 @@
 
 //! The disk's connection to its backend: refreshed from the store, made, dropped and closed.
 
+use event_channel::Notifier;
 use grant_table::{Access, Shared};
-use nix::sys::epoll::{EpollEvent, EpollFlags};
 use ring_abi::blkif::key;
-use std::os::fd::AsFd;
 use std::time::Instant;
 use xenbus::{Keys, XenbusState, read_tree};
 
@@ -87,8 +86,8 @@ impl Disk {
         self.disconnect();
         let order = ring_page_order(keys, self.options.ring_page_order)?;
         let ring = self.grants.share(self.peer, 1 << order, Access::ReadWrite)?;
-        let channel = self.channels.alloc_unbound(self.peer)?;
-        let keys = ring_keys(ring.refs(), channel.port()).with(key::FEATURE_PERSISTENT, 0);
+        let notifier = Notifier::new(self.channels.alloc_unbound(self.peer)?);
+        let keys = ring_keys(ring.refs(), notifier.port()).with(key::FEATURE_PERSISTENT, 0);
         if self.negotiated.is_some() {
             tracing::info!(in_flight = self.in_flight(), "reconnecting");
             // So that no successor of the backend takes the old ring for the new one.
@@ -96,8 +95,8 @@ impl Disk {
         }
         self.end.remove_keys(&mut self.store, RING_KEYS)?;
         self.connect_queue(ring)?;
-        self.epoll.add(channel.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, CHANNEL))?;
-        self.channel = Some(channel);
+        notifier.register(&self.event_set, CHANNEL)?;
+        self.notifier = Some(notifier);
         if !self.end.publish(&mut self.store, &keys, XenbusState::Initialised)? {
             return self.begin_close(None);
         }
@@ -127,9 +126,8 @@ impl Disk {
 
     /// Drops ring and channel; requests stay in flight.
     pub(crate) fn disconnect(&mut self) {
-        if let Some(channel) = self.channel.take() {
-            // Already removed if the backend's domain was destroyed.
-            let _ = self.epoll.delete(channel.as_fd());
+        if let Some(notifier) = self.notifier.take() {
+            notifier.unregister(&self.event_set);
         }
         drop(self.queue.disconnect());
     }

@@ -6,11 +6,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use event_channel::{WaitChannel, WaitEventChannels};
-use event_loop::{AdaptivePoll, Connector};
+use event_channel::{Notifier, WaitChannel, WaitEventChannels};
+use event_loop::{AdaptivePoll, Connector, EventSet};
 use grant_table::{GrantTable, Shared};
-use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 use ring_abi::DomId;
 use ring_abi::blkif::{Status, X86_64};
 use xenbus::{DeviceEnd, XenbusState};
@@ -84,7 +82,7 @@ impl Completion {
     }
 }
 
-/// The descriptors in the epoll set.
+/// The tokens of the descriptors that the disk waits for.
 pub(crate) const STORE: u64 = 0;
 pub(crate) const CHANNEL: u64 = 1;
 
@@ -133,8 +131,8 @@ pub struct Disk {
     pub(crate) written: XenbusState,
     pub(crate) negotiated: Option<Negotiated>,
     pub(crate) queue: Queue<X86_64, Shared, Request>,
-    pub(crate) channel: Option<Box<dyn WaitChannel>>,
-    pub(crate) epoll: Epoll,
+    pub(crate) notifier: Option<Notifier<Box<dyn WaitChannel>>>,
+    pub(crate) event_set: EventSet,
     /// Consecutive empty polls.
     empty_polls: u32,
     adaptive_poll: AdaptivePoll,
@@ -179,8 +177,8 @@ impl Disk {
         let written = end.state(&mut store)?;
         let handshake = Handshake::new(written);
         end.watch_other(&mut store, "back")?;
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(store.fd(), EpollEvent::new(nix::sys::epoll::EpollFlags::EPOLLIN, STORE))?;
+        let event_set = EventSet::new()?;
+        event_set.add(store.fd(), STORE)?;
         let mut disk = Disk {
             span,
             grants,
@@ -193,8 +191,8 @@ impl Disk {
             written,
             negotiated: None,
             queue: Queue::new(0),
-            channel: None,
-            epoll,
+            notifier: None,
+            event_set,
             empty_polls: 0,
             adaptive_poll: AdaptivePoll::default(),
             closing: false,
@@ -275,13 +273,16 @@ impl Disk {
     /// [`Error::Channel`] if the event channel cannot be notified.
     #[inline]
     pub fn commit(&mut self) -> Result<()> {
-        if !self.handshake.is_connected() && !self.closing || !self.queue.commit().wanted() {
+        if !self.handshake.is_connected() && !self.closing {
             return Ok(());
         }
-        match self.channel.as_ref().map(|channel| channel.notify()) {
+        let notify = self.queue.commit();
+        let Some(notifier) = &mut self.notifier else { return Ok(()) };
+        notifier.want(notify);
+        match notifier.flush() {
             // The backend's domain was destroyed; a successor will connect.
-            None | Some(Ok(()) | Err(event_channel::Error::Closed)) => Ok(()),
-            Some(Err(error)) => Err(error.into()),
+            Ok(_) | Err(event_channel::Error::Closed) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -301,6 +302,7 @@ impl Disk {
         }
         if completions.len() > before {
             self.empty_polls = 0;
+            self.notifier.iter_mut().for_each(|notifier| notifier.worked(true));
         } else {
             self.empty_polls += 1;
             if self.empty_polls >= EMPTY_POLLS_MAX {
@@ -327,10 +329,8 @@ impl Disk {
         if self.handshake.is_closed() && !self.closing {
             return Err(Error::Closed);
         }
-        match self.queue.arm() {
-            Ok(true) => {}
-            Ok(false) => self.sleep(timeout.map(|t| start + t))?,
-            Err(fault) => return Err(self.fault(fault)),
+        if !self.arm()? {
+            self.sleep(timeout.map(|t| start + t))?;
         }
         self.poll(completions)
     }
@@ -358,7 +358,7 @@ impl Disk {
 
     /// A descriptor that becomes readable when [`Disk::wait`] would return, once [`Disk::arm`] has returned `false`.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.epoll.0.as_fd()
+        self.event_set.as_fd()
     }
 
     /// Arms [`Disk::fd`] for the next completion; `true` if there is one already.
@@ -366,6 +366,7 @@ impl Disk {
     /// # Errors
     /// As [`Disk::poll`].
     pub fn arm(&mut self) -> Result<bool> {
+        self.limit_events()?;
         self.queue.arm().map_err(|fault| self.fault(fault))
     }
 
@@ -398,35 +399,37 @@ impl Disk {
 
     /// Sleeps until an event or the deadline, and processes the event.
     pub(crate) fn sleep(&mut self, deadline: Option<Instant>) -> Result<()> {
-        let mut events = [EpollEvent::empty(); 2];
-        let timeout = match deadline {
-            None => EpollTimeout::NONE,
-            Some(deadline) => {
-                let left = deadline.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
-                EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
-            }
-        };
-        let ready = match self.epoll.wait(&mut events, timeout) {
-            Ok(ready) => ready,
-            Err(Errno::EINTR) => 0,
-            Err(error) => return Err(error.into()),
-        };
-        for event in &events[..ready] {
-            match event.data() {
-                CHANNEL => self.take_event()?,
-                _ => self.refresh()?,
-            }
+        let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let ready = self.event_set.wait(timeout)?;
+        if ready.contains(CHANNEL) || ready.contains(EventSet::TIMER) {
+            self.take_event()?;
+        }
+        if ready.contains(STORE) {
+            self.refresh()?;
         }
         Ok(())
     }
 
-    /// Takes a pending event of the event channel.
+    /// Masks the event channel for a while if the backend has notified too often without work (XSA-391).
+    fn limit_events(&mut self) -> Result<()> {
+        let Some(notifier) = &mut self.notifier else { return Ok(()) };
+        if let Some(pause) = notifier.limit_events(&self.event_set)? {
+            self.span
+                .in_scope(|| tracing::debug!(?pause, "masking events: the backend notifies without work"));
+        }
+        Ok(())
+    }
+
+    /// Takes pending events of the event channel.
     fn take_event(&mut self) -> Result<()> {
-        let Some(channel) = &self.channel else { return Ok(()) };
-        match channel.take() {
+        let Some(notifier) = &mut self.notifier else { return Ok(()) };
+        match notifier.take_events(&self.event_set) {
             Ok(_) => Ok(()),
             // The backend's domain was destroyed. A successor shows in the store.
-            Err(event_channel::Error::Closed) => Ok(self.epoll.delete(channel.as_fd())?),
+            Err(event_channel::Error::Closed) => {
+                notifier.unregister(&self.event_set);
+                Ok(())
+            }
             Err(error) => Err(error.into()),
         }
     }

@@ -3,9 +3,9 @@
 //!
 //! [`Machine`] is a broker, a store and their domains in one process. Backends are started on it one by one:
 //! [`block::Backend`] serves disks, [`net::Network`] is a bridge and the backend of its ports. Devices are attached
-//! with the nodes that libxl writes, by the toolstack's own code. [`block::RawFrontend`], [`net::RawFrontend`] and
-//! [`net::RawBackend`] are ends of a device whose rings and keys the test writes itself. [`page_ownership`] is a model of page
-//! transfer, which the local hypervisor is compared with.
+//! with the nodes that libxl writes, by the toolstack's own code. [`block::RawFrontend`], [`block::RawBackend`],
+//! [`net::RawFrontend`] and [`net::RawBackend`] are ends of a device whose rings and keys the test writes itself.
+//! [`page_ownership`] is a model of page transfer, which the local hypervisor is compared with.
 //!
 //! Every function panics on failure, and no wait is longer than [`BOUND`].
 //!

@@ -1,8 +1,10 @@
-//! Disks: a backend in a thread, frontends, and a frontend whose ring the test drives.
+//! Disks: a backend in a thread, frontends, and ends whose rings the test drives.
 
-mod raw;
+mod raw_backend;
+mod raw_frontend;
 
-pub use raw::RawFrontend;
+pub use raw_backend::RawBackend;
+pub use raw_frontend::RawFrontend;
 pub use toolstack::config::DiskSpec;
 
 use crate::{BOUND, DriverThread, Machine};
