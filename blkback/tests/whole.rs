@@ -11,7 +11,7 @@ use tempfile::NamedTempFile;
 use testkit::block::{Backend, DiskSpec, GUEST, XVDA, disk, open, options, try_open};
 use testkit::random::bytes;
 use testkit::{BOUND, Machine};
-use xenbus::stats::Snapshot;
+use xenbus::stats::{Snapshot, Stats};
 use xenbus::{Device, XenbusState};
 use xenstore::Nodes;
 
@@ -102,6 +102,9 @@ fn write_to_read_only_disk_fails() {
     let stats = stats_of(&back);
     let write = stats.operation("write").unwrap();
     assert_eq!((write.requests, write.bytes, write.error("malformed")), (1, 0, 1));
+    let front = disk.stats().snapshot();
+    let write = front.operation("write").unwrap();
+    assert_eq!((write.requests, write.bytes, write.error("io")), (1, 0, 1));
 }
 
 fn wait_for(disk: &mut Disk, count: usize) -> Vec<Completion> {
@@ -137,9 +140,14 @@ fn requests_in_flight_together_keep_their_buffers() {
     }
     tokens.sort_unstable();
     assert_eq!(tokens, (0..depth).collect::<Vec<_>>());
+    for stats in [stats_of(&back), disk.stats().snapshot()] {
+        let read = stats.operation("read").unwrap();
+        assert_eq!((read.requests, read.bytes, stats.in_flight), (depth, depth * 8192, Some(0)));
+    }
+    let front = disk.stats().snapshot();
+    assert!(front.notifications.sent >= 1 && front.grants.is_none(), "{front:?}");
     let stats = stats_of(&back);
     let read = stats.operation("read").unwrap();
-    assert_eq!((read.requests, read.bytes), (depth, depth * 8192));
     assert_eq!(read.latency.as_ref().unwrap().count(), depth);
     assert_eq!(stats.grants.unwrap().mapped, 2 * depth);
     // A response may be seen before it is counted whether it took an event.
