@@ -258,6 +258,18 @@ fn hostile_clients_hold_up_neither_others_nor_the_disks() {
 }
 
 #[test]
+fn listing_of_a_xen_host_elsewhere_names_what_is_missing() {
+    if Path::new("/dev/xen/xenbus").exists() {
+        return println!("SKIPPED: listing without a Xen host: this is one");
+    }
+    let machine = web();
+    for args in [&["list", "--xen"][..], &["block-list", "web", "--xen"], &["network-list", "web", "--xen"]] {
+        let error = machine.fails(args);
+        assert!(error.contains("/dev/xen/xenbus"), "{error}");
+    }
+}
+
+#[test]
 fn attach_that_times_out_says_what_dom0_waits_for() {
     let machine = web();
     let other = machine.path("b.img");

@@ -28,7 +28,8 @@ use crate::machine::{Machine, process};
 
 /// Serve disks and network interfaces as domain 0
 ///
-/// Takes over all existing devices: when it was killed and is started again, guests resume.
+/// Takes over all existing devices: when it was killed and is started again, guests resume. Answers on DIR/control.sock
+/// what it has counted for each device, which xpv list, block-list and network-list show with --json: see docs/control.md.
 ///
 /// With --xen it serves a real Xen host, in dom0 or in any driver domain, beside xl: vbds with a line such as
 /// disk=["format=raw,vdev=xvda,access=rw,script=/bin/true,target=/srv/a.img"], vifs as an interface vifDOMID.DEVID

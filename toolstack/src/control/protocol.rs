@@ -173,6 +173,7 @@ fn line(value: &Value) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn error(request: &str) -> String {
         Request::parse(request.as_bytes()).unwrap_err()
@@ -222,6 +223,19 @@ mod tests {
         assert!(error(&"[".repeat(4000)).contains("recursion limit"));
         let long = format!(r#"{{"version":1,"command":"{}"}}"#, "x".repeat(4000));
         assert!(error(&long).len() < 400, "{}", error(&long));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_lines_are_refused_without_panic(bytes: Vec<u8>, text in "\\PC{0,80}") {
+            let nested = format!(r#"{{"version":1,"command":"stats","after":{text}}}"#);
+            for line in [&bytes[..], text.as_bytes(), nested.as_bytes()] {
+                if let Err(message) = Request::parse(line) {
+                    prop_assert!(encode_reply(Err(message)).len() <= MAX_REPLY);
+                }
+                let _ = parse_reply(line);
+            }
+        }
     }
 
     #[test]

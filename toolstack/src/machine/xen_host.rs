@@ -3,6 +3,8 @@
 //! In dom0 the devices of a domain are those in `/libxl`, as for xl. A driver domain may not read that: there they are the
 //! devices that it is the backend of.
 
+use std::collections::BTreeSet;
+
 use hypervisor::xen::XenStore;
 use ring_abi::xenbus::key::{BACKEND, FRONTEND};
 use xenstore::{Client, DomId, Nodes, XsError};
@@ -54,10 +56,14 @@ impl XenHost {
         Ok(XenHost { store, domid })
     }
 
-    /// Lists the domains in the order of their numbers.
+    /// Lists the domains in the order of their numbers; in a domain that may not list all, itself and those that it is
+    /// the backend of.
     pub fn domains(&mut self) -> Result<Vec<XenDomain>> {
-        let mut domids: Vec<u16> = self.numbers("/local/domain")?;
-        domids.sort_unstable();
+        let mut domids = BTreeSet::from([self.domid.0]);
+        domids.extend(self.numbers::<u16>("/local/domain")?);
+        for kind in ["vbd", "vif"] {
+            domids.extend(self.numbers::<u16>(&format!("/local/domain/{}/backend/{kind}", self.domid))?);
+        }
         domids.into_iter().map(|domid| self.domain(DomId(domid))).collect()
     }
 
@@ -138,15 +144,23 @@ fn visible<T>(read: xenstore::client::Result<T>) -> xenstore::client::Result<Opt
 mod tests {
     use super::*;
     use xenstore::server::{Config, Store};
+    use xenstore::{Access, Permission};
 
-    /// A store with nodes as libxl writes them, seen from dom0 or from domain 2.
+    /// The host as dom0 sees it, or as driver domain 2 does.
     fn host(store: &Store, own: u16) -> XenHost {
-        let mut client = store.client().unwrap();
-        client.write("domid", own.to_string()).unwrap();
-        XenHost::new(client).unwrap()
+        if own == 0 {
+            return XenHost::new(store.client().unwrap()).unwrap();
+        }
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+        store.introduce(DomId(own), theirs).unwrap();
+        XenHost::new(Client::new(ours)).unwrap()
     }
 
-    const NODES: [(&str, &str); 14] = [
+    /// Nodes as libxl writes them.
+    const NODES: [(&str, &str); 17] = [
+        ("/local/domain/0/domid", "0"),
+        ("/local/domain/2/domid", "2"),
+        ("/local/domain/2/backend/vbd/3", ""),
         ("/local/domain/0/name", "Domain-0"),
         ("/local/domain/3/name", "web"),
         ("/local/domain/3/memory/target", "163840"),
@@ -166,8 +180,22 @@ mod tests {
     fn store() -> Store {
         let store = Store::spawn(Config::default()).unwrap();
         let mut client = store.client().unwrap();
-        NODES.iter().for_each(|(path, value)| client.write(path, value).unwrap());
+        for (path, value) in NODES {
+            client.write(path, value).unwrap();
+        }
+        // A driver domain owns its backends, and may not even list the other domains.
+        for path in
+            ["", "/domid", "/name", "/backend", "/backend/vbd", "/backend/vbd/3", "/backend/vbd/3/768"]
+        {
+            own(&mut client, &format!("/local/domain/2{path}"));
+        }
+        own(&mut client, "/local/domain/2/backend/vbd/3/768/frontend");
+        client.set_perms("/local/domain", &[Permission::new(DomId::DOM0, Access::None)]).unwrap();
         store
+    }
+
+    fn own(client: &mut Client, path: &str) {
+        client.set_perms(path, &[Permission::new(DomId(2), Access::None)]).unwrap();
     }
 
     #[test]
@@ -186,6 +214,18 @@ mod tests {
         assert_eq!(host.find("0").unwrap().name(), "Domain-0");
         let error = host.find("none").unwrap_err().to_string();
         assert!(error.contains("there is no domain \"none\""), "{error}");
+    }
+
+    #[test]
+    fn driver_domain_finds_those_that_it_serves_by_number() {
+        let store = store();
+        let mut host = host(&store, 2);
+        let domids: Vec<_> = host.domains().unwrap().iter().map(|domain| domain.domid.0).collect();
+        assert_eq!(domids, [2, 3]);
+        let web = host.find("3").unwrap();
+        assert_eq!((web.name, web.memory_kib), (None, None));
+        assert!(host.find("web").is_err());
+        assert_eq!(host.find("drv").unwrap().domid, DomId(2));
     }
 
     #[test]
