@@ -21,7 +21,7 @@ use crate::engine::{Completion, DiskInfo, Engine, IoRequest, Operation};
 use crate::error::ExitReason;
 use crate::guest_data::{GuestData, Outcome};
 use crate::queue::Queue;
-use crate::stats::{ErrorKind, Stats};
+use crate::stats::{ErrorKind, Stats, Tally};
 
 /// The tokens of the descriptors that the loop waits for.
 const ENGINE: u64 = 0;
@@ -241,6 +241,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             return Ok(false);
         }
         let now = Instant::now();
+        let mut tally = Tally::new(&self.stats, now);
         for Completion { request: mut io, result } in self.completions.drain(..) {
             self.in_engine -= 1;
             let tag = Tag(io.tag as u32);
@@ -259,7 +260,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             let started = self.started[tag.0 as usize];
             let status = match result {
                 Ok(()) => {
-                    self.stats.done(operation, started.bytes, now.saturating_duration_since(started.at));
+                    tally.done(operation, started.bytes, started.at);
                     Status::OKAY
                 }
                 Err((kind, error)) => {
@@ -270,6 +271,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             };
             self.queue.complete(tag, status);
         }
+        drop(tally);
         while let Some(request) = self.retries.pop() {
             self.start(&request, now);
         }
