@@ -11,8 +11,7 @@ use event_loop::{AdaptivePoll, Connector, EventSet};
 use grant_table::{GrantTable, Shared};
 use ring_abi::DomId;
 use ring_abi::blkif::{Status, X86_64};
-use xenbus::{DeviceEnd, XenbusState};
-use xenstore::Client;
+use xenbus::{DeviceEnd, StoreLink, XenbusState};
 
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
@@ -122,7 +121,7 @@ pub struct Disk {
     pub(crate) span: tracing::Span,
     pub(crate) grants: Arc<dyn GrantTable>,
     pub(crate) channels: Arc<dyn WaitEventChannels>,
-    pub(crate) store: Client,
+    pub(crate) link: StoreLink,
     pub(crate) end: DeviceEnd,
     pub(crate) peer: DomId,
     pub(crate) options: Options,
@@ -171,23 +170,21 @@ impl Disk {
         let domid = grants.domid();
         let span = tracing::error_span!("vbd", %domid, devid);
         let path = format!("/local/domain/{domid}/device/vbd/{devid}");
-        let mut store = Client::connect(&*store)?;
-        let end = DeviceEnd::find_front(&mut store, &path)?;
-        let peer = end.other_id();
-        let written = end.state(&mut store)?;
-        let handshake = Handshake::new(written);
-        end.watch_other(&mut store, "back")?;
         let event_set = EventSet::new()?;
-        event_set.add(store.fd(), STORE)?;
+        let mut link = StoreLink::connect(store, &event_set, STORE)?;
+        let client = link.client().ok_or(xenstore::Error::Closed)?;
+        let end = DeviceEnd::find_front(client, &path)?;
+        let peer = end.other_id();
+        let written = end.state(client)?;
         let mut disk = Disk {
             span,
             grants,
             channels,
-            store,
+            link,
             end,
             peer,
             options,
-            handshake,
+            handshake: Handshake::new(written),
             written,
             negotiated: None,
             queue: Queue::new(0),
@@ -204,10 +201,12 @@ impl Disk {
 
     fn connect(&mut self) -> Result<()> {
         let deadline = Instant::now() + self.options.timeout;
-        self.refresh()?;
+        self.attach()?;
+        self.follow_store()?;
         while !self.handshake.is_connected() {
             if self.handshake.is_closed() || Instant::now() >= deadline {
-                let state = self.end.other_state(&mut self.store)?;
+                let client = self.link.client().ok_or(xenstore::Error::Closed)?;
+                let state = self.end.other_state(client)?;
                 let path = self.end.other_path().to_owned();
                 return Err(Error::NotConnected { path, state, after: self.options.timeout });
             }
@@ -405,7 +404,7 @@ impl Disk {
             self.take_event()?;
         }
         if ready.contains(STORE) {
-            self.refresh()?;
+            self.follow_store()?;
         }
         Ok(())
     }
