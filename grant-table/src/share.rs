@@ -58,17 +58,6 @@ impl Shared {
         self.access
     }
 
-    /// The address of a page; valid while the value lives.
-    ///
-    /// # Panics
-    /// If there is no such page.
-    #[inline]
-    pub fn page(&self, page: usize) -> NonNull<u8> {
-        assert!(page < self.refs.len(), "page {page} of {}", self.refs.len());
-        // SAFETY: inside the region by the assertion.
-        unsafe { self.base.add(page * PAGE_SIZE) }
-    }
-
     /// Returns `len` bytes of the region from `offset` on, across pages; `None` if they are not inside.
     #[inline]
     pub fn slice(&self, offset: usize, len: usize) -> Option<SharedSlice<'_>> {

@@ -93,12 +93,6 @@ impl OwnedPage {
         u64::from(self.frame)
     }
 
-    /// The page's address; valid while the value lives.
-    #[inline]
-    pub fn base(&self) -> NonNull<u8> {
-        self.base
-    }
-
     /// Returns `len` bytes of the page from `offset` on; `None` if they are not inside.
     #[inline]
     pub fn slice(&self, offset: usize, len: usize) -> Option<SharedSlice<'_>> {

@@ -9,7 +9,7 @@ use arrayvec::ArrayVec;
 use bridge::{DropReason, Fragment, Frame, HEAD};
 use grant_table::{Access, GrantTable, Mapping};
 use ring_abi::netif::SLOTS_FATAL;
-use ring_abi::{DomId, GrantRef, PAGE_SIZE};
+use ring_abi::{DomId, GrantRef};
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -48,11 +48,12 @@ impl Mapped {
         };
         frame.pin(pin);
         for (page, fragment) in packet.fragments_beyond(HEAD).enumerate() {
-            debug_assert!(usize::from(fragment.offset) + usize::from(fragment.size) <= PAGE_SIZE);
-            let start = mapping.base(page).as_ptr().wrapping_add(fragment.offset.into());
-            // SAFETY: the fragment is inside its page (checked when it was assembled), which stays mapped until the
-            // table returns the mapping: after the last clone of the frame's pin is dropped.
-            let seg = unsafe { Fragment::new(start, fragment.size.into()) };
+            // Inside its page, as was checked when the packet was assembled.
+            let bytes = mapping.slice(page, fragment.offset.into(), fragment.size.into());
+            let bytes = bytes.ok_or(DropReason::Malformed)?;
+            // SAFETY: the page stays mapped until the table returns the mapping: after the last clone of the frame's pin
+            // is dropped.
+            let seg = unsafe { Fragment::new(bytes.as_ptr(), fragment.size.into()) };
             // At most 18 fragments; a frame takes 20.
             let _ = frame.push(seg);
         }
