@@ -109,7 +109,8 @@ const POLLS_PER_CLOCK_READ: u32 = 64;
 ///     store: Arc<dyn Connector>,
 /// ) -> Result<(), Box<dyn std::error::Error>> {
 ///     let mut disk = Disk::open(grants, channels, store, 51712)?;
-///     let mut sector = vec![0; disk.info().sector_size as usize];
+///     let info = disk.info().ok_or("not connected")?;
+///     let mut sector = vec![0; info.sector_size as usize];
 ///     disk.read_at(0, &mut sector)?;
 ///     sector[0] = sector[0].wrapping_add(1);
 ///     disk.write_at(0, &sector)?;
@@ -215,16 +216,9 @@ impl Disk {
         Ok(())
     }
 
-    /// The disk's properties, as the backend last published them.
-    pub fn info(&self) -> Negotiated {
-        self.negotiated.unwrap_or(Negotiated {
-            sectors: 0,
-            sector_size: 512,
-            physical_sector_size: 512,
-            read_only: true,
-            flush: false,
-            barrier: false,
-        })
+    /// The disk's properties, as the backend last published them; `None` until one has connected.
+    pub fn info(&self) -> Option<&Negotiated> {
+        self.negotiated.as_ref()
     }
 
     /// Requests that can be in flight at once.

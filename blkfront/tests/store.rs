@@ -81,11 +81,11 @@ fn requests_are_served_while_the_store_is_lost_and_a_resize_is_noticed_afterward
     setup.resize(2 * MIB);
     setup.assert_served(2);
     setup.store.accept();
-    setup.wait_until("resized", |disk| disk.info().sectors == 2 * MIB / 512);
+    setup.wait_until("resized", |disk| disk.info().unwrap().sectors == 2 * MIB / 512);
     // The same ring all the time.
     assert_eq!(setup.machine.state(&setup.device.front_path()), XenbusState::Connected);
     setup.resize(4 * MIB);
-    setup.wait_until("resized again", |disk| disk.info().sectors == 4 * MIB / 512);
+    setup.wait_until("resized again", |disk| disk.info().unwrap().sectors == 4 * MIB / 512);
     setup.disk.close().unwrap();
 }
 
