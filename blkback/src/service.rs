@@ -21,7 +21,7 @@ use crate::engine::{Completion, DiskInfo, Engine, IoRequest, Operation};
 use crate::error::ExitReason;
 use crate::guest_data::{GuestData, Outcome};
 use crate::queue::Queue;
-use crate::stats::{OpCounters, Stats};
+use crate::stats::{ErrorKind, Stats};
 
 /// The tokens of the descriptors that the loop waits for.
 const ENGINE: u64 = 0;
@@ -92,7 +92,8 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         let depth = queue.size();
         let mut engine = config.disk.engine(depth).map_err(ExitReason::Engine)?;
         let guest_data = GuestData::new(&config, depth, &mut *engine);
-        let notifier = Notifier::new(channel);
+        let mut notifier = Notifier::new(channel);
+        notifier.count_in(config.stats.events.clone());
         let event_set = EventSet::new().map_err(ExitReason::Wait)?;
         Ok(Self {
             engine,
@@ -119,6 +120,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     pub(crate) fn run(mut self, commands: &Commands) -> Result<(), ExitReason> {
         let outcome = self.serve(commands);
         let drained = self.drain(commands);
+        self.stats.set_in_flight(0);
         if outcome.is_ok() {
             self.publish_responses()?;
         }
@@ -176,6 +178,12 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             let at = *now.get_or_insert_with(Instant::now);
             self.start(&request, at);
         }
+        if let Some(refused) = self.queue.take_refused() {
+            self.stats.refused(&refused);
+        }
+        if now.is_some() {
+            self.stats.set_in_flight(self.queue.in_flight());
+        }
         if let Some(now) = now.filter(|now| now.saturating_duration_since(self.refreshed) >= REFRESH_INTERVAL)
         {
             self.refresh(now);
@@ -210,7 +218,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         if ready {
             self.submit(io);
         } else {
-            counters(&self.stats, request.operation).add(0, false);
+            self.stats.failed(request.operation, ErrorKind::Grant);
             self.queue.complete(request.tag, Status::ERROR);
             self.free_ios.push(io);
         }
@@ -249,22 +257,30 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             io.clear();
             self.free_ios.push(io);
             let started = self.started[tag.0 as usize];
-            self.stats.record_latency(now.saturating_duration_since(started.at));
-            counters(&self.stats, operation).add(started.bytes, result.is_ok());
-            self.queue.complete(tag, status(operation, &result));
+            let status = match result {
+                Ok(()) => {
+                    self.stats.done(operation, started.bytes, now.saturating_duration_since(started.at));
+                    Status::OKAY
+                }
+                Err((kind, error)) => {
+                    tracing::debug!(?operation, %error, "failed request");
+                    self.stats.failed(operation, kind);
+                    Status::ERROR
+                }
+            };
+            self.queue.complete(tag, status);
         }
         while let Some(request) = self.retries.pop() {
             self.start(&request, now);
         }
-        self.stats.set_depth(self.queue.in_flight());
-        self.stats.set_refused(self.queue.refused());
+        self.stats.set_in_flight(self.queue.in_flight());
         Ok(true)
     }
 
     fn publish_responses(&mut self) -> Result<(), ExitReason> {
-        self.notifier.want(self.queue.commit());
-        if self.notifier.flush().map_err(channel_error)? {
-            self.stats.count_notify();
+        if self.queue.has_uncommitted() {
+            self.notifier.want(self.queue.commit());
+            self.notifier.flush().map_err(channel_error)?;
         }
         Ok(())
     }
@@ -326,22 +342,4 @@ fn channel_error(error: event_channel::Error) -> ExitReason {
 fn limits(info: &DiskInfo) -> Limits {
     let DiskInfo { sectors, sector_size, read_only, flush, .. } = *info;
     Limits { sectors, sector_size, read_only, flush }
-}
-
-fn counters(stats: &Stats, operation: Operation) -> &OpCounters {
-    match operation {
-        Operation::Read => &stats.read,
-        Operation::Write => &stats.write,
-        Operation::Flush => &stats.flush,
-    }
-}
-
-fn status(operation: Operation, result: &io::Result<()>) -> Status {
-    match result {
-        Ok(()) => Status::OKAY,
-        Err(error) => {
-            tracing::debug!(?operation, %error, "failed request");
-            Status::ERROR
-        }
-    }
 }

@@ -116,7 +116,8 @@ impl Disk {
         self.disconnect();
         let order = ring_page_order(keys, self.options.ring_page_order)?;
         let ring = self.grants.share(self.peer, 1 << order, Access::ReadWrite)?;
-        let notifier = Notifier::new(self.channels.alloc_unbound(self.peer)?);
+        let mut notifier = Notifier::new(self.channels.alloc_unbound(self.peer)?);
+        notifier.count_in(self.stats.events.clone());
         let keys = ring_keys(ring.refs(), notifier.port()).with(key::FEATURE_PERSISTENT, 0);
         if self.negotiated.is_some() {
             tracing::info!(in_flight = self.in_flight(), "reconnecting");

@@ -17,6 +17,7 @@ use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::handshake::{Handshake, Negotiated};
 use crate::queue::{Operation, Queue, Segments};
+use crate::stats::Stats;
 
 /// Options for opening a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,6 +134,8 @@ pub struct Disk {
     pub(crate) queue: Queue<X86_64, Shared, Request>,
     pub(crate) notifier: Option<Notifier<Box<dyn WaitChannel>>>,
     pub(crate) event_set: EventSet,
+    /// The counters over all connections.
+    pub(crate) stats: Arc<Stats>,
     /// Consecutive empty polls.
     empty_polls: u32,
     adaptive_poll: AdaptivePoll,
@@ -191,6 +194,7 @@ impl Disk {
             queue: Queue::new(0),
             notifier: None,
             event_set,
+            stats: Arc::default(),
             empty_polls: 0,
             adaptive_poll: AdaptivePoll::default(),
             closing: false,
@@ -231,6 +235,11 @@ impl Disk {
         self.queue.in_flight()
     }
 
+    /// The counters over all connections, for other threads to read.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+
     /// Grants pages for a request of `bytes` bytes, at most 44 KiB.
     ///
     /// # Errors
@@ -269,9 +278,13 @@ impl Disk {
         if !self.handshake.is_connected() && !self.closing {
             return Ok(());
         }
+        let is_published = self.queue.has_uncommitted();
         let notify = self.queue.commit();
         let Some(notifier) = &mut self.notifier else { return Ok(()) };
-        notifier.want(notify);
+        if is_published {
+            self.stats.set_in_flight(self.queue.in_flight());
+            notifier.want(notify);
+        }
         match notifier.flush() {
             // The backend's domain was destroyed; a successor will connect.
             Ok(_) | Err(event_channel::Error::Closed) => Ok(()),
@@ -288,13 +301,17 @@ impl Disk {
         let before = completions.len();
         loop {
             match self.queue.poll() {
-                Ok(Some((request, status))) => completions.push(Completion { request, status }),
+                Ok(Some((request, status))) => {
+                    self.stats.completed(request.operation, request.bytes, status);
+                    completions.push(Completion { request, status });
+                }
                 Ok(None) => break,
                 Err(fault) => return Err(self.fault(fault)),
             }
         }
         if completions.len() > before {
             self.empty_polls = 0;
+            self.stats.set_in_flight(self.queue.in_flight());
             self.notifier.iter_mut().for_each(|notifier| notifier.worked(true));
         } else {
             self.empty_polls += 1;

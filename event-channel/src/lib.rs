@@ -37,7 +37,7 @@ mod wait;
 
 pub use channel::{Channel, EventChannels};
 pub use error::{Error, Result};
-pub use notifier::{Counts, Notifier};
+pub use notifier::Notifier;
 pub use pair::NotifierPair;
 #[cfg(feature = "std")]
 pub use wait::{WaitChannel, WaitEventChannels};

@@ -2,23 +2,11 @@
 //! backends, XSA-391 for frontends).
 
 use crate::{Channel, Result};
+use alloc::sync::Arc;
 use core::time::Duration;
-use event_loop::StormGuard;
+use event_loop::{EventCounters, EventCounts, StormGuard};
 use ring_abi::EventPort;
 use ring_abi::ring::Notify;
-
-/// Counters of a notifier's events.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Counts {
-    /// Events sent.
-    pub sent: u64,
-    /// Requests to notify that were merged into one that was pending already.
-    pub merged: u64,
-    /// Events taken; several sent by the peer may merge into one.
-    pub taken: u64,
-    /// Events taken that led to no work.
-    pub spurious: u64,
-}
 
 /// A channel with its counters and its guard. Owned by the thread that serves the ring.
 ///
@@ -45,7 +33,7 @@ pub struct Counts {
 /// ```
 pub struct Notifier<C> {
     pub(crate) channel: C,
-    counts: Counts,
+    counters: Arc<EventCounters>,
     /// An event is to be sent at the end of the batch.
     wanted: bool,
     masked: bool,
@@ -60,7 +48,13 @@ impl<C: Channel> Notifier<C> {
 
     /// Wraps `channel`, whose spurious events `guard` limits.
     pub fn with_guard(channel: C, guard: StormGuard) -> Self {
-        Self { channel, counts: Counts::default(), wanted: false, masked: false, guard }
+        Self { channel, counters: Arc::default(), wanted: false, masked: false, guard }
+    }
+
+    /// Counts in `counters` from now on, which other threads may read. Those of a device may be the same over all its
+    /// connections.
+    pub fn count_in(&mut self, counters: Arc<EventCounters>) {
+        self.counters = counters;
     }
 
     /// The local port, which a frontend writes into `event-channel`.
@@ -69,17 +63,23 @@ impl<C: Channel> Notifier<C> {
     }
 
     /// The counters so far.
-    pub fn counts(&self) -> Counts {
-        Counts { spurious: self.guard.spurious(), ..self.counts }
+    pub fn counts(&self) -> EventCounts {
+        self.counters.read()
     }
 
-    /// Records whether a ring's commit wants an event; [`Notifier::flush`] sends one for the whole batch.
+    /// Events taken that led to no work.
+    pub fn spurious(&self) -> u64 {
+        self.guard.spurious()
+    }
+
+    /// Records whether a commit that published something wants an event; [`Notifier::flush`] sends one for the whole
+    /// batch.
     #[inline]
     pub fn want(&mut self, notify: Notify) {
-        if notify.wanted() {
-            self.counts.merged += u64::from(self.wanted);
-            self.wanted = true;
+        if self.wanted || !notify.wanted() {
+            self.counters.suppressed();
         }
+        self.wanted |= notify.wanted();
     }
 
     /// Sends an event if one was wanted since the last flush; returns whether it did.
@@ -93,7 +93,7 @@ impl<C: Channel> Notifier<C> {
         }
         self.channel.notify()?;
         self.wanted = false;
-        self.counts.sent += 1;
+        self.counters.sent();
         Ok(true)
     }
 
@@ -110,7 +110,7 @@ impl<C: Channel> Notifier<C> {
 
     fn record(&mut self, taken: bool) {
         if taken {
-            self.counts.taken += 1;
+            self.counters.taken();
             self.guard.taken();
         }
     }

@@ -2,7 +2,9 @@
 //! (`feature-split-event-channels`).
 
 use crate::{Channel, Notifier, Result};
+use alloc::sync::Arc;
 use core::time::Duration;
+use event_loop::EventCounters;
 use ring_abi::EventPort;
 use ring_abi::ring::Notify;
 
@@ -43,6 +45,11 @@ impl<C: Channel> NotifierPair<C> {
         Self { tx, rx, worked: false }
     }
 
+    /// Counts the events of both in `counters` from now on.
+    pub fn count_in(&mut self, counters: &Arc<EventCounters>) {
+        self.each_mut().for_each(|notifier| notifier.count_in(counters.clone()));
+    }
+
     /// The local port of the transmit ring, or of both.
     pub fn tx_port(&self) -> EventPort {
         self.tx.port()
@@ -53,13 +60,13 @@ impl<C: Channel> NotifierPair<C> {
         self.rx.as_ref().map(Notifier::port)
     }
 
-    /// Records whether the transmit ring's commit wants an event.
+    /// Records whether a commit of the transmit ring that published something wants an event.
     #[inline]
     pub fn want_tx(&mut self, notify: Notify) {
         self.tx.want(notify);
     }
 
-    /// Records whether the receive ring's commit wants an event.
+    /// Records whether a commit of the receive ring that published something wants an event.
     #[inline]
     pub fn want_rx(&mut self, notify: Notify) {
         self.rx.as_mut().unwrap_or(&mut self.tx).want(notify);

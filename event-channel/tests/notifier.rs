@@ -1,7 +1,7 @@
 //! Notifiers over event channels of the local hypervisor.
 
-use event_channel::{Channel, Counts, Error, EventChannels, Notifier, NotifierPair, WaitChannel};
-use event_loop::{EventSet, StormGuard, TokenBucket};
+use event_channel::{Channel, Error, EventChannels, Notifier, NotifierPair, WaitChannel};
+use event_loop::{EventCounts, EventSet, StormGuard, TokenBucket};
 use hypervisor::local::{Domain, Sandbox};
 use ring_abi::DomId;
 use ring_abi::ring::Notify;
@@ -47,7 +47,7 @@ fn notifier_flushed_after_a_batch_sends_one_event() {
     assert!(notifier.flush().unwrap());
     assert!(!notifier.flush().unwrap());
     assert!(peer.take().unwrap());
-    assert_eq!(notifier.counts(), Counts { sent: 1, merged: 1, ..Counts::default() });
+    assert_eq!(notifier.counts(), EventCounts { sent: 1, suppressed: 3, taken: 0 });
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn notifier_counts_events_that_led_to_no_work() {
         notifier.worked(worked);
         assert_eq!(notifier.pause(NOW), pause);
     }
-    assert_eq!(notifier.counts(), Counts { taken: 3, spurious: 2, ..Counts::default() });
+    assert_eq!((notifier.counts().taken, notifier.spurious()), (3, 2));
     assert_eq!(notifier.pause(NOW), None, "no event was taken, so none was spurious");
 }
 
@@ -92,7 +92,7 @@ fn storm_masks_the_channel_until_the_timer_expires() {
         assert!(wait_and_take(&mut notifier, &set, Duration::from_secs(10)));
         notifier.limit_events(&set).unwrap();
     }
-    assert_eq!(notifier.counts().spurious, 2);
+    assert_eq!(notifier.spurious(), 2);
     let wakeups = (0..100).filter(|_| {
         peer.notify().unwrap();
         wait_and_take(&mut notifier, &set, Duration::ZERO)

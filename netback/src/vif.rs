@@ -11,9 +11,10 @@ use crate::backlog::Backlog;
 use crate::handshake::{EventPorts, Negotiated};
 use crate::response_logs::ResponseLogs;
 use crate::rx::Rx;
+use crate::stats::Stats;
 use crate::tx::Tx;
 use crate::{Config, ConnectionError, DataPath};
-use bridge::{Batch, Caps, Frames, Port, Stats};
+use bridge::{Batch, Caps, Frames, Port};
 use egress::Egress;
 use event_channel::{Notifier, NotifierPair, WaitChannel, WaitEventChannels};
 use event_loop::EventSet;
@@ -44,6 +45,13 @@ pub(crate) enum Recovery<'a> {
 /// Called once if the connection fails, with the reason.
 pub type OnFailure = Box<dyn FnOnce(&ConnectionError) + Send>;
 
+/// What a connection has of its device.
+pub(crate) struct Setup<'a> {
+    pub(crate) recovery: Recovery<'a>,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) on_failure: OnFailure,
+}
+
 /// A connected vif.
 pub struct Vif {
     ingress: Ingress,
@@ -73,7 +81,8 @@ impl Vif {
         config: &Config,
         on_failure: OnFailure,
     ) -> Result<Self, ConnectionError> {
-        Self::start(grants, channels, guest, negotiated, config, Recovery::None, on_failure)
+        let setup = Setup { recovery: Recovery::None, stats: Arc::default(), on_failure };
+        Self::start(grants, channels, guest, negotiated, config, setup)
     }
 
     /// Connects as [`Vif::connect`] does, or resumes a connection.
@@ -83,16 +92,16 @@ impl Vif {
         guest: DomId,
         negotiated: &Negotiated,
         config: &Config,
-        recovery: Recovery<'_>,
-        on_failure: OnFailure,
+        setup: Setup<'_>,
     ) -> Result<Self, ConnectionError> {
-        let stats = Arc::<Stats>::default();
+        let Setup { recovery, stats, on_failure } = setup;
         let map = |gref| grants.map_contiguous(guest, &[gref], Access::ReadWrite);
         let notifier = |port| channels.bind_interdomain(guest, port).map(Notifier::new);
         let mut notifiers = match negotiated.events {
             EventPorts::Shared(port) => NotifierPair::new(notifier(port)?, None),
             EventPorts::Split { tx, rx } => NotifierPair::new(notifier(tx)?, Some(notifier(rx)?)),
         };
+        notifiers.count_in(&stats.events);
         let mut tx = Tx::attach(map(negotiated.tx_ring)?, config.burst)?;
         let mut rx = Rx::attach(map(negotiated.rx_ring)?)?;
         if prepare_logs(&mut tx, &mut rx, negotiated, recovery)? {
@@ -154,8 +163,12 @@ impl Vif {
     #[inline]
     fn commit(&mut self) -> Result<(), ConnectionError> {
         self.ingress.reap();
-        self.notifiers.want_tx(self.ingress.commit());
-        self.notifiers.want_rx(self.egress.commit());
+        if let Some(notify) = self.ingress.commit() {
+            self.notifiers.want_tx(notify);
+        }
+        if let Some(notify) = self.egress.commit() {
+            self.notifiers.want_rx(notify);
+        }
         Ok(self.notifiers.flush()?)
     }
 
@@ -203,8 +216,8 @@ impl Port for Vif {
         self.caps
     }
 
-    fn stats(&self) -> &Arc<Stats> {
-        &self.stats
+    fn stats(&self) -> &Arc<bridge::Stats> {
+        &self.stats.port
     }
 
     fn recv(&mut self, into: &mut Batch) -> io::Result<()> {

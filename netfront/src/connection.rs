@@ -10,6 +10,7 @@ use crate::error::ConnectionError;
 use crate::handshake::QueueInfo;
 use crate::meta::{self, Meta};
 use crate::rx::{Packet, Rx};
+use crate::stats::{DropReason, Stats};
 use crate::tx::{Fragment, Tx};
 use arrayvec::ArrayVec;
 use event_channel::{Notifier, NotifierPair, WaitChannel, WaitEventChannels};
@@ -27,25 +28,6 @@ const SMALL: u32 = 7;
 const LARGE: u32 = PAGE_SIZE.trailing_zeros();
 /// Posted buffers are published at least this often.
 const REFILL: u32 = 64;
-
-/// Counters of an interface, over all its connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Packets put on the transmit ring.
-    pub tx_frames: u64,
-    /// Bytes of `tx_frames`.
-    pub tx_bytes: u64,
-    /// Packets with a response other than `NETIF_RSP_OKAY`.
-    pub tx_errors: u64,
-    /// Packets received.
-    pub rx_frames: u64,
-    /// Bytes of `rx_frames`.
-    pub rx_bytes: u64,
-    /// Received packets dropped for a [`DropReason`](crate::rx::DropReason).
-    pub rx_bad: u64,
-    /// Received packets longer than the caller's buffer.
-    pub rx_too_long: u64,
-}
 
 /// Rings, buffers and event channels.
 pub(crate) struct Connection {
@@ -67,17 +49,19 @@ pub(crate) struct Connection {
 
 impl Connection {
     /// Grants rings and buffers to `back` and posts all receive buffers. `split` allocates an event channel for each
-    /// ring.
+    /// ring. Events are counted in `stats`.
     pub(crate) fn new(
         grants: &dyn GrantTable,
         channels: &dyn WaitEventChannels,
         back: DomId,
         split: bool,
+        stats: &Stats,
     ) -> Result<Self, ConnectionError> {
         let tx_page = grants.share(back, 1, Access::ReadWrite)?;
         let rx_page = grants.share(back, 1, Access::ReadWrite)?;
         let notifier = || channels.alloc_unbound(back).map(Notifier::new);
-        let notifiers = NotifierPair::new(notifier()?, split.then(notifier).transpose()?);
+        let mut notifiers = NotifierPair::new(notifier()?, split.then(notifier).transpose()?);
+        notifiers.count_in(&stats.events);
         let info = QueueInfo {
             tx_ring: tx_page.refs()[0],
             rx_ring: rx_page.refs()[0],
@@ -131,13 +115,13 @@ impl Connection {
         &mut self,
         len: usize,
         meta: &Meta,
-        counters: &mut Counters,
+        stats: &Stats,
         mut fill: impl FnMut(usize, VolatileSlice<'_>),
     ) -> Result<bool, ConnectionError> {
         assert!(len <= MAX_TX_SIZE, "a packet of {len} bytes");
         let needed = len.div_ceil(PAGE_SIZE).max(1);
         if self.tx.available() < needed {
-            self.reap(counters)?;
+            self.reap(stats)?;
             if self.tx.available() < needed {
                 return Ok(false);
             }
@@ -154,8 +138,7 @@ impl Connection {
             None => return Ok(false),
         }
         self.sent += 1;
-        counters.tx_frames += 1;
-        counters.tx_bytes += len as u64;
+        stats.sent(len);
         Ok(true)
     }
 
@@ -181,10 +164,12 @@ impl Connection {
         }
     }
 
-    fn reap(&mut self, counters: &mut Counters) -> Result<(), ConnectionError> {
+    fn reap(&mut self, stats: &Stats) -> Result<(), ConnectionError> {
         while let Some(status) = self.tx.reap()? {
             self.notifiers.worked(true);
-            counters.tx_errors += u64::from(status != Status::OKAY);
+            if status != Status::OKAY {
+                stats.send_failed();
+            }
         }
         Ok(())
     }
@@ -194,11 +179,11 @@ impl Connection {
     pub(crate) fn recv(
         &mut self,
         into: &mut [u8],
-        counters: &mut Counters,
+        stats: &Stats,
     ) -> Result<Option<(usize, Meta)>, ConnectionError> {
         while self.rx.poll(&mut self.packet)? {
             self.notifiers.worked(true);
-            let received = self.copy_packet(into, counters);
+            let received = self.copy_packet(into, stats);
             for buffer in self.packet.buffers() {
                 self.rx.post(*buffer, self.buffers.gref(*buffer));
                 self.posted += 1;
@@ -215,14 +200,14 @@ impl Connection {
 
     /// Copies the packet out of its buffers, unless it is to be dropped.
     #[inline]
-    fn copy_packet(&self, into: &mut [u8], counters: &mut Counters) -> Option<(usize, Meta)> {
+    fn copy_packet(&self, into: &mut [u8], stats: &Stats) -> Option<(usize, Meta)> {
         let len = self.packet.size();
-        if self.packet.drop_reason().is_some() {
-            counters.rx_bad += 1;
+        if let Some(reason) = self.packet.drop_reason() {
+            stats.dropped(reason);
             return None;
         }
         if len > into.len() {
-            counters.rx_too_long += 1;
+            stats.dropped(DropReason::TooLong);
             return None;
         }
         let mut at = 0;
@@ -231,8 +216,7 @@ impl Connection {
             self.buffers.slice(fragment.buffer, fragment.offset, size).copy_to(&mut into[at..at + size]);
             at += size;
         }
-        counters.rx_frames += 1;
-        counters.rx_bytes += len as u64;
+        stats.received(len);
         Some((len, meta::from_back(&self.packet)))
     }
 

@@ -8,10 +8,11 @@
 mod close;
 
 use crate::config::Config;
-use crate::connection::{Connection, Counters};
+use crate::connection::Connection;
 use crate::error::{ConnectionError, Error};
 use crate::handshake::{Action, CONNECTION_KEYS, Handshake, Identity, Negotiated, Requested, frontend_keys};
 use crate::meta::Meta;
+use crate::stats::{Counters, DropReason, Stats};
 use event_channel::WaitEventChannels;
 use event_loop::{Connector, EventSet};
 use grant_table::GrantTable;
@@ -54,7 +55,7 @@ pub struct Nic {
     /// Features of the latest connection's backend.
     negotiated: Option<Negotiated>,
     event_set: EventSet,
-    counters: Counters,
+    stats: Arc<Stats>,
     /// The backend broke the protocol, or the interface was shut down: it does not connect again.
     failed: bool,
     /// The state that this interface wrote last; `None` once its node was removed.
@@ -95,7 +96,7 @@ impl Nic {
             max_len: 0,
             negotiated: None,
             event_set,
-            counters: Counters::default(),
+            stats: Arc::default(),
             failed: false,
             written: None,
             span,
@@ -125,9 +126,14 @@ impl Nic {
         self.negotiated.as_ref()
     }
 
-    /// Counters over all connections.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    /// The values of the counters, over all connections.
+    pub fn counters(&self) -> Counters {
+        self.stats.read()
+    }
+
+    /// The counters, for other threads to read.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
     }
 
     /// Queues a finished frame. [`Nic::flush`] publishes it.
@@ -152,9 +158,9 @@ impl Nic {
         fill: impl FnMut(usize, vm_memory::VolatileSlice<'_>),
     ) -> SendOutcome {
         let Some(connection) = self.connection.as_mut().filter(|_| len <= self.max_len) else {
-            return SendOutcome::Dropped;
+            return self.drop_frame();
         };
-        match connection.send(len, meta, &mut self.counters, fill) {
+        match connection.send(len, meta, &self.stats, fill) {
             Ok(true) => SendOutcome::Queued,
             Ok(false) => SendOutcome::Full,
             Err(error) => {
@@ -164,11 +170,18 @@ impl Nic {
         }
     }
 
+    #[cold]
+    fn drop_frame(&self) -> SendOutcome {
+        let is_down = self.connection.is_none();
+        self.stats.dropped(if is_down { DropReason::Down } else { DropReason::TooLong });
+        SendOutcome::Dropped
+    }
+
     /// Receives the next frame into the start of `into`: its length and offload metadata. A frame longer than `into`
     /// is dropped and counted.
     #[inline]
     pub fn recv(&mut self, into: &mut [u8]) -> Option<(usize, Meta)> {
-        match self.connection.as_mut()?.recv(into, &mut self.counters) {
+        match self.connection.as_mut()?.recv(into, &self.stats) {
             Ok(received) => received,
             Err(error) => {
                 self.connection_failed(&error);
@@ -321,8 +334,9 @@ impl Nic {
     fn connect(&mut self) -> Result<(), Error> {
         let Some(client) = self.link.client() else { return Ok(()) };
         let negotiated = Negotiated::parse(&self.end.other_keys(client)?)?;
+        let back = self.end.other_id();
         let connection =
-            Connection::new(&*self.grants, &*self.channels, self.end.other_id(), negotiated.split)?;
+            Connection::new(&*self.grants, &*self.channels, back, negotiated.split, &self.stats)?;
         connection.register(&self.event_set, ANY)?;
         self.max_len = if negotiated.sg { MAX_TX_SIZE } else { ring_abi::PAGE_SIZE };
         let keys = frontend_keys(connection.info(), self.requested);

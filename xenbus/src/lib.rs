@@ -1,6 +1,6 @@
 //! Xenbus: a device's two ends in the store. [`Device`] has their paths, [`Keys`] their keys; [`DeviceEnd`] reads and
-//! writes keys and states of one end, [`driver`] is the control loop of a backend driver, and [`StoreLink`] the connection of
-//! a frontend, which outlives the store's.
+//! writes keys and states of one end, [`driver`] is the control loop of a backend driver, [`StoreLink`] the connection of a
+//! frontend, which outlives the store's, and [`stats`] what all drivers count.
 //!
 //! A handshake is a core without I/O, which takes the [`Keys`] of both ends and returns those to write:
 //!
@@ -15,7 +15,7 @@
 //! assert_eq!(keys.need("ring-ref"), Ok(8));
 //! ```
 //!
-//! Without the default feature `std` only [`Keys`] and [`Device`] remain, which is all that a handshake core needs.
+//! Without the default feature `std` [`Keys`], [`Device`] and [`stats`] remain, which is all that a driver's cores need.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
@@ -28,6 +28,7 @@ pub mod driver;
 pub mod keys;
 #[cfg(feature = "std")]
 mod read_tree;
+pub mod stats;
 #[cfg(feature = "std")]
 mod store_link;
 

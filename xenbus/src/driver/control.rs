@@ -15,7 +15,7 @@ use tracing::Span;
 use super::publish::{publish, read};
 use super::target::{BACKEND_TOKEN, Id, Target, frontend_token, target};
 use super::waker::Waker;
-use super::{BackDevice, BackDriver, DeviceState, Failure, Update};
+use super::{BackDevice, BackDriver, DeviceState, Failure, Registry, Update};
 use crate::{Device, DeviceEnd, Keys, XenbusState};
 use xenstore::{Client, Error, Nodes};
 
@@ -62,6 +62,7 @@ pub(super) struct Control<'d> {
     domid: DomId,
     root: String,
     driver: &'d mut dyn BackDriver,
+    registry: Registry,
     devices: BTreeMap<Id, Entry>,
     dirty: BTreeSet<Id>,
     woken: event_loop::Waker<Id>,
@@ -75,6 +76,7 @@ impl<'d> Control<'d> {
         mut client: Client,
         domid: DomId,
         driver: &'d mut dyn BackDriver,
+        registry: Registry,
     ) -> Result<Self, Error> {
         let root = format!("/local/domain/{domid}/backend/{}", driver.kind());
         client.watch(&root, BACKEND_TOKEN)?;
@@ -87,6 +89,7 @@ impl<'d> Control<'d> {
             domid,
             root,
             driver,
+            registry,
             devices: BTreeMap::new(),
             dirty: BTreeSet::new(),
             woken,
@@ -103,9 +106,10 @@ impl<'d> Control<'d> {
                 device.stop();
             }
         }
-        for entry in self.devices.into_values() {
+        for (id, entry) in self.devices {
             let _span = entry.span.enter();
             drop(entry.service);
+            self.registry.remove(id);
         }
         outcome
     }
@@ -212,6 +216,7 @@ impl<'d> Control<'d> {
             Ok(None) => {
                 tracing::info!(path = entry.end.path(), "removed");
                 drop(entry.service);
+                self.registry.remove(id);
                 return entry.end.unwatch_other(&mut self.client, &frontend_token(id));
             }
             Err(e) => {
@@ -221,7 +226,10 @@ impl<'d> Control<'d> {
         };
         let update = self.update(id, &mut entry, &seen, now);
         if let Some(Failure { errno, what }) = &update.error {
+            self.registry.set_error(id, Some(what));
             entry.end.error(&mut self.client, *errno, what);
+        } else if update.state == Some(XenbusState::Connected) {
+            self.registry.set_error(id, None);
         }
         let written = publish(&mut self.client, &entry.end, &seen, &update);
         self.devices.insert(id, entry);
@@ -262,12 +270,16 @@ impl<'d> Control<'d> {
             let kind = self.driver.kind().to_owned();
             let device = Device { kind, front: id.0, back: self.domid, id: id.1 };
             match self.driver.probe(&device, seen, Waker::new(id, self.woken.clone())) {
-                Ok(device) => entry.service = Service::Running(device),
+                Ok(device) => {
+                    self.registry.insert(id, device.stats());
+                    entry.service = Service::Running(device);
+                }
                 Err(failure)
                     if is_to_wait(&failure, now.saturating_duration_since(entry.since), seen.own_state) =>
                 {
                     if matches!(entry.service, Service::New) {
                         tracing::info!("waits: {}", failure.what);
+                        self.registry.set_error(id, Some(&format!("waits: {}", failure.what)));
                         entry.service = Service::Busy;
                     }
                     // Probed again as soon as its refresh rate allows it.
