@@ -51,7 +51,7 @@ fn reads_and_writes_reach_the_image() {
     let guest = machine.domain(GUEST);
     for order in [0, 2] {
         let mut disk = open(&guest, Options { ring_page_order: order, ..options() });
-        assert_eq!(disk.info().sectors, 8192);
+        assert_eq!(disk.info().unwrap().sectors, 8192);
         assert_eq!(disk.depth(), 32 << order);
         let mut read = vec![0; expected.len()];
         disk.read_at(0, &mut read).unwrap();
@@ -89,7 +89,7 @@ fn write_to_read_only_disk_fails() {
     machine.attach_disk_as(GUEST, &DiskSpec { writable: false, ..disk(XVDA, image) });
     let guest = machine.domain(GUEST);
     let mut disk = open(&guest, options());
-    assert!(disk.info().read_only);
+    assert!(disk.info().unwrap().read_only);
     assert!(matches!(disk.write_at(0, &[1; 512]), Err(Error::ReadOnly)));
     // A request that skips the frontend's check.
     let buffer = disk.buffer(4096).unwrap();
@@ -196,7 +196,7 @@ fn disk_that_grows_is_resized_after_a_write_to_its_directory() {
     // Any write in the backend's directory makes it read the size again.
     machine.client().write(&format!("{}/resize", device.back_path()), "1").unwrap();
     let mut done = Vec::new();
-    while disk.info().sectors != 4096 {
+    while disk.info().unwrap().sectors != 4096 {
         disk.wait(&mut done, Some(BOUND)).unwrap();
     }
     let mut last = [0; 512];
@@ -210,7 +210,7 @@ fn disk_that_grows_is_resized_while_requests_are_served() {
     let mut disk = open(&machine.domain(GUEST), options());
     file.as_file().set_len(2 * MIB as u64).unwrap();
     let start = std::time::Instant::now();
-    while disk.info().sectors != 4096 {
+    while disk.info().unwrap().sectors != 4096 {
         assert!(start.elapsed() < BOUND, "not resized within {BOUND:?}");
         disk.read_at(0, &mut [0; 512]).unwrap();
         disk.process_events().unwrap();
@@ -360,5 +360,5 @@ fn missing_image_is_reported_and_opened_once_it_exists() {
     std::fs::write(&path, [0; 1024]).unwrap();
     machine.client().write(&format!("{}/again", device.back_path()), "1").unwrap();
     let disk = try_open(&guest, options()).unwrap();
-    assert_eq!(disk.info().sectors, 2);
+    assert_eq!(disk.info().unwrap().sectors, 2);
 }

@@ -11,8 +11,7 @@ use event_loop::{AdaptivePoll, Connector, EventSet};
 use grant_table::{GrantTable, Shared};
 use ring_abi::DomId;
 use ring_abi::blkif::{Status, X86_64};
-use xenbus::{DeviceEnd, XenbusState};
-use xenstore::Client;
+use xenbus::{DeviceEnd, StoreLink, XenbusState};
 
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
@@ -111,7 +110,8 @@ const POLLS_PER_CLOCK_READ: u32 = 64;
 ///     store: Arc<dyn Connector>,
 /// ) -> Result<(), Box<dyn std::error::Error>> {
 ///     let mut disk = Disk::open(grants, channels, store, 51712)?;
-///     let mut sector = vec![0; disk.info().sector_size as usize];
+///     let info = disk.info().ok_or("not connected")?;
+///     let mut sector = vec![0; info.sector_size as usize];
 ///     disk.read_at(0, &mut sector)?;
 ///     sector[0] = sector[0].wrapping_add(1);
 ///     disk.write_at(0, &sector)?;
@@ -123,7 +123,7 @@ pub struct Disk {
     pub(crate) span: tracing::Span,
     pub(crate) grants: Arc<dyn GrantTable>,
     pub(crate) channels: Arc<dyn WaitEventChannels>,
-    pub(crate) store: Client,
+    pub(crate) link: StoreLink,
     pub(crate) end: DeviceEnd,
     pub(crate) peer: DomId,
     pub(crate) options: Options,
@@ -174,23 +174,21 @@ impl Disk {
         let domid = grants.domid();
         let span = tracing::error_span!("vbd", %domid, devid);
         let path = format!("/local/domain/{domid}/device/vbd/{devid}");
-        let mut store = Client::connect(&*store)?;
-        let end = DeviceEnd::find_front(&mut store, &path)?;
-        let peer = end.other_id();
-        let written = end.state(&mut store)?;
-        let handshake = Handshake::new(written);
-        end.watch_other(&mut store, "back")?;
         let event_set = EventSet::new()?;
-        event_set.add(store.fd(), STORE)?;
+        let mut link = StoreLink::connect(store, &event_set, STORE)?;
+        let client = link.client().ok_or(xenstore::Error::Closed)?;
+        let end = DeviceEnd::find_front(client, &path)?;
+        let peer = end.other_id();
+        let written = end.state(client)?;
         let mut disk = Disk {
             span,
             grants,
             channels,
-            store,
+            link,
             end,
             peer,
             options,
-            handshake,
+            handshake: Handshake::new(written),
             written,
             negotiated: None,
             queue: Queue::new(0),
@@ -208,10 +206,12 @@ impl Disk {
 
     fn connect(&mut self) -> Result<()> {
         let deadline = Instant::now() + self.options.timeout;
-        self.refresh()?;
+        self.attach()?;
+        self.follow_store()?;
         while !self.handshake.is_connected() {
             if self.handshake.is_closed() || Instant::now() >= deadline {
-                let state = self.end.other_state(&mut self.store)?;
+                let client = self.link.client().ok_or(xenstore::Error::Closed)?;
+                let state = self.end.other_state(client)?;
                 let path = self.end.other_path().to_owned();
                 return Err(Error::NotConnected { path, state, after: self.options.timeout });
             }
@@ -220,16 +220,9 @@ impl Disk {
         Ok(())
     }
 
-    /// The disk's properties, as the backend last published them.
-    pub fn info(&self) -> Negotiated {
-        self.negotiated.unwrap_or(Negotiated {
-            sectors: 0,
-            sector_size: 512,
-            physical_sector_size: 512,
-            read_only: true,
-            flush: false,
-            barrier: false,
-        })
+    /// The disk's properties, as the backend last published them; `None` until one has connected.
+    pub fn info(&self) -> Option<&Negotiated> {
+        self.negotiated.as_ref()
     }
 
     /// Requests that can be in flight at once.
@@ -421,7 +414,7 @@ impl Disk {
             self.take_event()?;
         }
         if ready.contains(STORE) {
-            self.refresh()?;
+            self.follow_store()?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Xenbus: a device's two ends in the store. [`Device`] has their paths, [`Keys`] their keys; [`DeviceEnd`] reads and
-//! writes keys and states of one end, [`driver`] is the control loop of a backend driver, and [`stats`] what all drivers
-//! count.
+//! writes keys and states of one end, [`driver`] is the control loop of a backend driver, [`StoreLink`] the connection of a
+//! frontend, which outlives the store's, and [`stats`] what all drivers count.
 //!
 //! A handshake is a core without I/O, which takes the [`Keys`] of both ends and returns those to write:
 //!
@@ -29,6 +29,8 @@ pub mod keys;
 #[cfg(feature = "std")]
 mod read_tree;
 pub mod stats;
+#[cfg(feature = "std")]
+mod store_link;
 
 pub use device::Device;
 #[cfg(feature = "std")]
@@ -37,3 +39,5 @@ pub use keys::{KeyError, Keys};
 #[cfg(feature = "std")]
 pub use read_tree::read_tree;
 pub use ring_abi::xenbus::XenbusState;
+#[cfg(feature = "std")]
+pub use store_link::{LinkEvent, StoreLink};
