@@ -178,8 +178,8 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             let at = *now.get_or_insert_with(Instant::now);
             self.start(&request, at);
         }
-        if let Some(refused) = self.queue.take_refused() {
-            self.stats.refused(&refused);
+        if self.queue.refused().any() {
+            self.stats.refused(self.queue.refused());
         }
         if now.is_some() {
             self.stats.set_in_flight(self.queue.in_flight());
@@ -263,11 +263,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
                     tally.done(operation, started.bytes, started.at);
                     Status::OKAY
                 }
-                Err((kind, error)) => {
-                    tracing::debug!(?operation, %error, "failed request");
-                    self.stats.failed(operation, kind);
-                    Status::ERROR
-                }
+                Err((kind, error)) => failed(&self.stats, operation, kind, &error),
             };
             self.queue.complete(tag, status);
         }
@@ -339,6 +335,13 @@ fn channel_error(error: event_channel::Error) -> ExitReason {
         event_channel::Error::Closed => ExitReason::PeerGone,
         other => ExitReason::Channel(other),
     }
+}
+
+#[cold]
+fn failed(stats: &Stats, operation: Operation, kind: ErrorKind, error: &io::Error) -> Status {
+    tracing::debug!(?operation, %error, "failed request");
+    stats.failed(operation, kind);
+    Status::ERROR
 }
 
 fn limits(info: &DiskInfo) -> Limits {

@@ -50,6 +50,7 @@ pub struct Refused {
 
 impl Refused {
     /// Counts a request for this operation (`BLKIF_OP_*`), which was answered with `status`.
+    #[cold]
     pub(crate) fn count(&mut self, operation: u8, status: Status) {
         let reason = if status == Status::EOPNOTSUPP { &mut self.not_supported } else { &mut self.malformed };
         *match operation {
@@ -61,10 +62,10 @@ impl Refused {
         self.any = true;
     }
 
-    /// Takes the counts, if there are any.
+    /// Whether any request is counted.
     #[inline]
-    pub(crate) fn take(&mut self) -> Option<Refused> {
-        if self.any { Some(std::mem::take(self)) } else { None }
+    pub fn any(&self) -> bool {
+        self.any
     }
 }
 
@@ -135,9 +136,10 @@ impl Stats {
         self.operations[operation as usize].failed(kind, 1);
     }
 
-    /// Counts requests that were refused.
+    /// Counts requests that were refused, and takes them out of `refused`.
     #[cold]
-    pub(crate) fn refused(&self, refused: &Refused) {
+    pub(crate) fn refused(&self, refused: &mut Refused) {
+        let refused = std::mem::take(refused);
         for (number, counters) in self.operations.iter().enumerate() {
             counters.failed(Malformed, refused.malformed[number].into());
             counters.failed(NotSupported, refused.not_supported[number].into());
@@ -253,7 +255,7 @@ mod tests {
         drop(tally);
         stats.failed(Operation::Write, Grant);
         let mut refused = Refused::default();
-        assert_eq!(refused.take(), None);
+        assert!(!refused.any());
         for (operation, status) in [
             (OP_READ, Status::ERROR),
             (OP_WRITE_BARRIER, Status::EOPNOTSUPP),
@@ -262,8 +264,9 @@ mod tests {
         ] {
             refused.count(operation, status);
         }
-        stats.refused(&refused.take().unwrap());
-        assert_eq!(refused.take(), None);
+        assert!(refused.any());
+        stats.refused(&mut refused);
+        assert_eq!(refused, Refused::default());
 
         let snapshot = stats.snapshot();
         let operation = |name| snapshot.operation(name).unwrap();
