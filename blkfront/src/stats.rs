@@ -59,7 +59,9 @@ impl Stats {
             }
             if operation != last {
                 self.done(last, requests, bytes);
-                (last, requests, bytes) = (operation, 0, 0);
+                last = operation;
+                requests = 0;
+                bytes = 0;
             }
             requests += 1;
             bytes += len as u64;
