@@ -248,13 +248,17 @@ impl Nic {
     }
 
     /// Sets watches over a new connection to the store. If the rings' connection was lost or never made, or the store has
-    /// another state of this interface, the handshake starts anew.
+    /// another state of this interface, the handshake starts anew, unless its node is another device's.
     fn attach(&mut self) -> Result<(), Error> {
         let Some(client) = self.link.client() else { return Ok(()) };
         self.end.watch_other(client, "back")?;
         client.watch(&format!("{}/{}", self.end.path(), key::STATE), "own")?;
         let own = self.end.state(client)?;
         if self.failed || is_removed(client, &self.end, own) {
+            return Ok(());
+        }
+        if self.written.is_some() && is_replaced(own, self.written) {
+            // Reported by the refresh that the watches' first events cause.
             return Ok(());
         }
         if self.connection.is_some() && own == XenbusState::Connected {
@@ -351,8 +355,12 @@ impl Nic {
     fn write_state(&mut self, state: XenbusState) -> Result<(), Error> {
         let Some(client) = self.link.client() else { return Ok(()) };
         self.end.remove_keys(client, CONNECTION_KEYS)?;
-        self.end.switch_state(client, state)?;
-        self.written = Some(state);
+        let written = self.end.switch_state(client, state);
+        // After an error it may have been written, and a device that has replaced this one is told by Initialising.
+        if written.is_ok() || state == XenbusState::Initialising {
+            self.written = Some(state);
+        }
+        written?;
         Ok(())
     }
 
