@@ -269,7 +269,9 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         }
         drop(tally);
         while let Some(request) = self.retries.pop() {
-            self.start(&request, now);
+            // Its time counts from when it was taken from the ring.
+            let taken_at = self.started[request.tag.0 as usize].at;
+            self.start(&request, taken_at);
         }
         self.stats.set_in_flight(self.queue.in_flight());
         Ok(true)

@@ -9,6 +9,9 @@ use ring_abi::shm::Slot;
 /// Bytes that another domain may read and write at the same time. They are copied in and out; no reference to them is
 /// ever made. With std, [`vm_memory::VolatileSlice`] is made of it, and the reverse.
 ///
+/// What is read may be torn: a peer, or another thread of this process, may write meanwhile. A slice of a page that is
+/// mapped for reading only is not to be written: on Xen such a write is a fault of this process.
+///
 /// ```
 /// use grant_table::SharedSlice;
 ///

@@ -123,6 +123,8 @@ impl StoreLink {
         match self.open(set) {
             Ok(client) => {
                 tracing::info!("connected to the store again");
+                // Otherwise the set would be ready for good, for a timer that nobody takes.
+                let _ = self.retry.cancel();
                 self.client = Some(client);
                 LinkEvent::Connected
             }

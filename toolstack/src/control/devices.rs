@@ -7,7 +7,7 @@ use xenbus::driver::Registry;
 use xenbus::stats::Snapshot;
 use xenstore::DomId;
 
-use super::protocol::{DeviceId, Request, StatsQuery, TotalsQuery, encode_reply};
+use super::protocol::{DeviceId, Request, StatsQuery, TotalsQuery, encode_reply, shortened};
 use super::report::Stats;
 
 /// Devices in one reply, each of at most 5 KiB: 32 are less than a reply's bound.
@@ -68,7 +68,8 @@ impl Devices {
         {
             if !self.kinds.contains_key(kind.as_str()) {
                 let known: Vec<_> = self.kinds.keys().map(String::as_str).collect();
-                return Err(format!("kind: found {kind:?}, expected {}", known.join(" or ")));
+                let found = shortened(kind);
+                return Err(format!("kind: found {found:?}, expected {}", known.join(" or ")));
             }
         }
         // One more than a reply has tells whether any follow.

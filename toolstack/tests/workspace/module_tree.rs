@@ -72,8 +72,11 @@ impl ModuleTree {
             let files = [directory.with_extension("rs"), directory.join("mod.rs")];
             match files.iter().find_map(|file| Some((file, read(file)?))) {
                 Some((file, text)) => self.add_file(&path, file, &directory, &text, read),
-                // It is written within its parent's file.
-                None => drop(self.0.insert(path, Module::new(file))),
+                None => {
+                    let is_inline = source.inline_modules.contains(&child);
+                    assert!(is_inline, "{}: no file of module {}", file.display(), child.join("::"));
+                    self.0.insert(path, Module::new(file));
+                }
             }
         }
         for named in source.paths {

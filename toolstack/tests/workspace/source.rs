@@ -1,5 +1,6 @@
 //! The workspace's crates and what their source files name, read by syn and without what is compiled only for tests.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,8 @@ use syn::visit::{self, Visit};
 pub(crate) struct Source {
     /// The modules that it declares, each as a path from the file's own module.
     pub(crate) modules: Vec<Vec<String>>,
+    /// Those of them whose text is in this file.
+    pub(crate) inline_modules: BTreeSet<Vec<String>>,
     /// The paths that it names.
     pub(crate) paths: Vec<NamedPath>,
 }
@@ -139,6 +142,9 @@ impl<'ast> Visit<'ast> for Reader {
         if !for_tests(&item.attrs) {
             self.inside.push(item.ident.to_string());
             self.source.modules.push(self.inside.clone());
+            if item.content.is_some() {
+                self.source.inline_modules.insert(self.inside.clone());
+            }
             visit::visit_item_mod(self, item);
             self.inside.pop();
         }
