@@ -73,8 +73,10 @@ fn domain_events(
             },
         };
         match event {
-            DomainEvent::Connect { domid: DomId(0), stream } => log_failure(store.connect(stream), 0),
-            DomainEvent::Connect { domid, stream } => log_failure(store.introduce(domid, stream), domid.0),
+            DomainEvent::Connect { domid: DomId(0), stream, .. } => log_failure(store.connect(stream), 0),
+            DomainEvent::Connect { domid, stream, lease } => {
+                log_failure(store.introduce_with(domid, stream, Box::new(lease)), domid.0);
+            }
             // Fails only while the machine is shutting down.
             DomainEvent::Exited { domid } => drop(gone.send(domid)),
         }
