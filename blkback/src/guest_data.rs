@@ -23,6 +23,7 @@ use crate::check::Segments;
 use crate::config::{DataPath, RingConfig};
 use crate::disk_request::DiskRequest;
 use crate::engine::{BouncePool, Buffer, Data, Engine, IoRequest, Operation, PageSegment};
+use crate::stats::{ErrorKind, Stats};
 
 /// Bytes of a private bounce buffer: the most that a request carries.
 const BUFFER: usize = MAX_SEGMENTS * PAGE_SIZE;
@@ -43,6 +44,7 @@ pub(crate) struct GuestData {
     bounced: Box<[Option<Bounced>]>,
     /// Requests submitted in place, by tag, until one has shown that the kernel can pin the pages.
     probe: Option<HashMap<u64, DiskRequest>>,
+    stats: Arc<Stats>,
 }
 
 struct Bounced {
@@ -54,7 +56,7 @@ struct Bounced {
 /// What to do about an operation that the engine handed back.
 pub(crate) enum Outcome {
     /// Complete the request with this result.
-    Done(io::Result<()>),
+    Done(Result<(), (ErrorKind, io::Error)>),
     /// Start the request once more.
     Retry(DiskRequest),
 }
@@ -78,6 +80,7 @@ impl GuestData {
             free: Vec::new(),
             bounced: (0..depth).map(|_| None).collect(),
             probe: (!copies).then(HashMap::new),
+            stats: config.stats.clone(),
         }
     }
 
@@ -122,7 +125,7 @@ impl GuestData {
     #[inline]
     fn in_place(&mut self, request: &DiskRequest, io: &mut IoRequest) -> grant_table::Result<bool> {
         let data = match &mut self.cache {
-            Some(cache) => Data::Persistent(cached(cache, &request.segments)?),
+            Some(cache) => Data::Persistent(cached(cache, &request.segments, &self.stats)?),
             None => Data::Mapped(self.map(request)?),
         };
         let segments = (0..).zip(&request.segments).map(|(page, segment)| {
@@ -140,7 +143,9 @@ impl GuestData {
         let refs: ArrayVec<GrantRef, MAX_SEGMENTS> = request.segments.iter().map(|s| s.gref).collect();
         // Reading the disk writes the guest's pages.
         let access = if request.operation == Operation::Read { Access::ReadWrite } else { Access::ReadOnly };
-        self.grants.map(self.peer, &refs, access)
+        let mapping = self.grants.map(self.peer, &refs, access)?;
+        self.stats.pages.mapped.add(refs.len() as u64);
+        Ok(mapping)
     }
 
     fn bounce(
@@ -150,7 +155,7 @@ impl GuestData {
         buffer: Buffer,
     ) -> grant_table::Result<bool> {
         let pages = match &mut self.cache {
-            Some(cache) => cached(cache, &request.segments)?,
+            Some(cache) => cached(cache, &request.segments, &self.stats)?,
             None => SmallVec::new(),
         };
         let bounced = Bounced { segments: request.segments.clone(), pages };
@@ -170,6 +175,7 @@ impl GuestData {
         if self.probe.is_some() && io.is_guest_memory() {
             return self.complete_probe(io, result);
         }
+        let result = result.map_err(|error| (ErrorKind::Io, error));
         let Some(buffer) = io.take_bounce_buffer() else { return Outcome::Done(result) };
         let bounced = self.bounced[io.tag as usize].take();
         let copied = match (bounced, io.operation) {
@@ -181,8 +187,8 @@ impl GuestData {
         self.release(buffer);
         Outcome::Done(result.and_then(|()| match copied {
             Ok(true) => Ok(()),
-            Ok(false) => Err(io::ErrorKind::PermissionDenied.into()),
-            Err(error) => Err(io::Error::other(error)),
+            Ok(false) => Err((ErrorKind::Grant, io::ErrorKind::PermissionDenied.into())),
+            Err(error) => Err((ErrorKind::Grant, io::Error::other(error))),
         }))
     }
 
@@ -204,7 +210,7 @@ impl GuestData {
             }
             _ => {}
         }
-        Outcome::Done(result)
+        Outcome::Done(result.map_err(|error| (ErrorKind::Io, error)))
     }
 
     /// Copies between a bounce buffer and the guest's pages: to the pages for a read. `false` if a grant is refused.
@@ -223,6 +229,9 @@ impl GuestData {
             ops.push(copy_op(operation, guest, local, len));
         }
         self.grants.copy(&mut ops)?;
+        if of.pages.is_empty() {
+            self.stats.pages.copied.add(ops.len() as u64);
+        }
         Ok(ops.iter().all(|op| op.status.is_okay()))
     }
 }
@@ -244,8 +253,15 @@ fn copy_op<'a>(operation: Operation, guest: CopyPtr<'a>, local: VolatileSlice<'a
 fn cached(
     cache: &mut PersistentCache,
     segments: &Segments,
+    stats: &Stats,
 ) -> grant_table::Result<SmallVec<[Page; MAX_SEGMENTS]>> {
-    segments.iter().map(|segment| cache.get(segment.gref)).collect()
+    let hits = cache.counts().hits;
+    let pages: SmallVec<_> =
+        segments.iter().map(|segment| cache.get(segment.gref)).collect::<Result<_, _>>()?;
+    let reused = cache.counts().hits - hits;
+    stats.pages.reused.add(reused);
+    stats.pages.mapped.add(segments.len() as u64 - reused);
+    Ok(pages)
 }
 
 /// Length of all segments in bytes.

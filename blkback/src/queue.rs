@@ -5,6 +5,7 @@
 use crate::check::{CheckedRequest, Limits, ReadWrite, Segments, check};
 use crate::disk_request::{DiskRequest, Operation, Tag};
 use crate::order::{BarrierStep, Order};
+use crate::stats::Refused;
 use inflight::{InflightLog, LogMismatch};
 use ring_abi::blkif::{Request, Response, Status};
 use ring_abi::ring::{Back, BadMemory, Fault, Notify, Protocol};
@@ -68,7 +69,7 @@ pub struct Queue<P, M, L = M> {
     order: Order,
     /// At most one request a slot of the ring.
     pending: Slab<PendingRequest>,
-    refused: u64,
+    refused: Refused,
     /// Responses were pushed since the last commit.
     uncommitted: bool,
     inflight_log: Option<InflightLog<P, L>>,
@@ -137,7 +138,7 @@ where
             limits,
             order: Order::default(),
             pending,
-            refused: 0,
+            refused: Refused::default(),
             uncommitted: false,
             inflight_log: None,
             unpublished: Vec::new(),
@@ -162,9 +163,16 @@ where
         self.pending.len() - self.unpublished.len()
     }
 
-    /// Requests that were answered without an operation, being malformed or not supported.
-    pub fn refused(&self) -> u64 {
-        self.refused
+    /// Takes the counts of requests that were answered without an operation, if there are any.
+    #[inline]
+    pub fn take_refused(&mut self) -> Option<Refused> {
+        self.refused.take()
+    }
+
+    /// Whether responses wait for [`Queue::commit`].
+    #[inline]
+    pub fn has_uncommitted(&self) -> bool {
+        self.uncommitted
     }
 
     /// Returns the next operation that may be carried out now. Requests that fail their check are answered on the
@@ -245,7 +253,8 @@ where
 
     #[cold]
     fn refuse(&mut self, slot: u32, status: Status) {
-        self.refused += 1;
+        let operation = self.pending.get(slot as usize).map_or(0, |pending| pending.operation);
+        self.refused.count(operation, status);
         self.answer(slot, status);
     }
 

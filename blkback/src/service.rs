@@ -3,18 +3,15 @@
 //! The loop of one ring: takes requests and submits operations, polls the engine and publishes responses.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use event_channel::WaitChannel;
-use event_loop::AdaptivePoll;
+use event_channel::{Notifier, WaitChannel};
+use event_loop::{AdaptivePoll, EventSet};
 use grant_table::Contiguous;
 use inflight::InflightRegion;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring_abi::blkif::{Request, Response, Status};
-use ring_abi::ring::Protocol;
+use ring_abi::ring::{Notify, Protocol};
 
 use crate::check::Limits;
 use crate::commands::Commands;
@@ -24,12 +21,13 @@ use crate::engine::{Completion, DiskInfo, Engine, IoRequest, Operation};
 use crate::error::ExitReason;
 use crate::guest_data::{GuestData, Outcome};
 use crate::queue::Queue;
-use crate::stats::{OpCounters, Stats};
+use crate::stats::{ErrorKind, Stats};
 
-/// Consecutive wake-ups without any work after which the frontend's events are throttled (XSA-332, XSA-391).
-const SPURIOUS_MAX: u32 = 32;
-/// Milliseconds for which a throttled event channel is not polled.
-const THROTTLE_MS: u8 = 2;
+/// The tokens of the descriptors that the loop waits for.
+const ENGINE: u64 = 0;
+const COMMANDS: u64 = 1;
+const CHANNEL: u64 = 2;
+
 /// Polls of the ring between two reads of the clock while busy polling.
 const POLLS_PER_CLOCK_READ: u32 = 64;
 
@@ -62,13 +60,12 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
     refreshed: Instant,
     /// An earlier process may have published a response without notifying the frontend.
     resumed: bool,
-    channel: Box<dyn WaitChannel>,
+    notifier: Notifier<Box<dyn WaitChannel>>,
+    event_set: EventSet,
     /// By tag.
     started: Box<[Started]>,
     /// Operations that the engine has.
     in_engine: usize,
-    /// Consecutive wake-ups without any work.
-    spurious: u32,
     adaptive_poll: AdaptivePoll,
     stats: Arc<Stats>,
     config: RingConfig,
@@ -95,6 +92,9 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         let depth = queue.size();
         let mut engine = config.disk.engine(depth).map_err(ExitReason::Engine)?;
         let guest_data = GuestData::new(&config, depth, &mut *engine);
+        let mut notifier = Notifier::new(channel);
+        notifier.count_in(config.stats.events.clone());
+        let event_set = EventSet::new().map_err(ExitReason::Wait)?;
         Ok(Self {
             engine,
             completions: Vec::with_capacity(depth),
@@ -106,10 +106,10 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             info,
             refreshed: Instant::now(),
             resumed,
-            channel,
+            notifier,
+            event_set,
             started: vec![Started { at: Instant::now(), bytes: 0 }; depth].into(),
             in_engine: 0,
-            spurious: 0,
             adaptive_poll: AdaptivePoll::default(),
             stats: config.stats.clone(),
             config,
@@ -119,7 +119,8 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     /// Serves the ring until it is told to stop or fails. In both cases the engine has handed back all operations.
     pub(crate) fn run(mut self, commands: &Commands) -> Result<(), ExitReason> {
         let outcome = self.serve(commands);
-        let drained = self.drain();
+        let drained = self.drain(commands);
+        self.stats.set_in_flight(0);
         if outcome.is_ok() {
             self.publish_responses()?;
         }
@@ -127,8 +128,10 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     }
 
     fn serve(&mut self, commands: &Commands) -> Result<(), ExitReason> {
+        self.register(commands).map_err(ExitReason::Wait)?;
         if self.resumed {
-            self.channel.notify().map_err(channel_error)?;
+            self.notifier.want(Notify::Yes);
+            self.notifier.flush().map_err(channel_error)?;
         }
         loop {
             if commands.pending() {
@@ -140,12 +143,16 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
                     self.queue.set_limits(limits(&info));
                 }
             }
-            if self.poll_once()? {
-                self.spurious = 0;
-            } else if !self.busy_poll(commands)? && !self.queue.arm()? {
-                self.sleep(commands)?;
+            if !self.poll_once()? && !self.busy_poll(commands)? && !self.queue.arm()? {
+                self.sleep()?;
             }
         }
+    }
+
+    fn register(&self, commands: &Commands) -> io::Result<()> {
+        self.event_set.add(self.engine.fd(), ENGINE)?;
+        self.event_set.add(&commands.event, COMMANDS)?;
+        self.notifier.register(&self.event_set, CHANNEL)
     }
 
     /// Takes requests, completes operations and publishes responses; `true` if there was anything to do.
@@ -153,6 +160,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         let taken = self.take_requests()?;
         let completed = self.complete_requests()?;
         self.publish_responses()?;
+        self.notifier.worked(taken || completed);
         Ok(taken || completed)
     }
 
@@ -169,6 +177,12 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             // The clock is read once a batch: reading it costs as much as a request.
             let at = *now.get_or_insert_with(Instant::now);
             self.start(&request, at);
+        }
+        if let Some(refused) = self.queue.take_refused() {
+            self.stats.refused(&refused);
+        }
+        if now.is_some() {
+            self.stats.set_in_flight(self.queue.in_flight());
         }
         if let Some(now) = now.filter(|now| now.saturating_duration_since(self.refreshed) >= REFRESH_INTERVAL)
         {
@@ -204,7 +218,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         if ready {
             self.submit(io);
         } else {
-            counters(&self.stats, request.operation).add(0, false);
+            self.stats.failed(request.operation, ErrorKind::Grant);
             self.queue.complete(request.tag, Status::ERROR);
             self.free_ios.push(io);
         }
@@ -243,22 +257,30 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             io.clear();
             self.free_ios.push(io);
             let started = self.started[tag.0 as usize];
-            self.stats.record_latency(now.saturating_duration_since(started.at));
-            counters(&self.stats, operation).add(started.bytes, result.is_ok());
-            self.queue.complete(tag, status(operation, &result));
+            let status = match result {
+                Ok(()) => {
+                    self.stats.done(operation, started.bytes, now.saturating_duration_since(started.at));
+                    Status::OKAY
+                }
+                Err((kind, error)) => {
+                    tracing::debug!(?operation, %error, "failed request");
+                    self.stats.failed(operation, kind);
+                    Status::ERROR
+                }
+            };
+            self.queue.complete(tag, status);
         }
         while let Some(request) = self.retries.pop() {
             self.start(&request, now);
         }
-        self.stats.set_depth(self.queue.in_flight());
-        self.stats.set_refused(self.queue.refused());
+        self.stats.set_in_flight(self.queue.in_flight());
         Ok(true)
     }
 
     fn publish_responses(&mut self) -> Result<(), ExitReason> {
-        if self.queue.commit().wanted() {
-            self.stats.count_notify();
-            self.channel.notify().map_err(channel_error)?;
+        if self.queue.has_uncommitted() {
+            self.notifier.want(self.queue.commit());
+            self.notifier.flush().map_err(channel_error)?;
         }
         Ok(())
     }
@@ -282,34 +304,29 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         Ok(false)
     }
 
-    fn sleep(&mut self, commands: &Commands) -> Result<(), ExitReason> {
-        let throttled = self.spurious >= SPURIOUS_MAX;
-        let timeout = if throttled { PollTimeout::from(THROTTLE_MS) } else { PollTimeout::NONE };
-        let mut fds = [self.engine.fd(), commands.event.as_fd(), self.channel.as_fd()]
-            .map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        let polled = if throttled { &mut fds[..2] } else { &mut fds[..] };
-        match poll(polled, timeout) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(e) => return Err(ExitReason::Wait(e.into())),
+    fn sleep(&mut self) -> Result<(), ExitReason> {
+        // Against a frontend that notifies without work (XSA-332).
+        if let Some(pause) = self.notifier.limit_events(&self.event_set).map_err(channel_error)? {
+            tracing::debug!(?pause, "masking events: the frontend notifies without work");
         }
-        let engine = fds[0].any().unwrap_or(false);
+        let ready = self.event_set.wait(None).map_err(ExitReason::Wait)?;
         self.stats.count_wakeup();
-        self.spurious = if engine { 0 } else { self.spurious.saturating_add(1) };
-        self.channel.take().map(|_| ()).map_err(channel_error)
+        if ready.contains(CHANNEL) || ready.contains(EventSet::TIMER) {
+            self.notifier.take_events(&self.event_set).map_err(channel_error)?;
+        }
+        Ok(())
     }
 
     /// Waits for the engine to hand back all operations: only then may pages be unmapped.
-    fn drain(&mut self) -> Result<(), ExitReason> {
+    fn drain(&mut self, commands: &Commands) -> Result<(), ExitReason> {
         self.stalled = None;
+        self.notifier.unregister(&self.event_set);
+        self.event_set.remove(&commands.event);
         while self.in_engine > 0 {
             if self.complete_requests()? {
                 continue;
             }
-            let mut fds = [PollFd::new(self.engine.fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, PollTimeout::NONE) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(e) => return Err(ExitReason::Wait(e.into())),
-            }
+            self.event_set.wait(None).map_err(ExitReason::Wait)?;
         }
         Ok(())
     }
@@ -325,22 +342,4 @@ fn channel_error(error: event_channel::Error) -> ExitReason {
 fn limits(info: &DiskInfo) -> Limits {
     let DiskInfo { sectors, sector_size, read_only, flush, .. } = *info;
     Limits { sectors, sector_size, read_only, flush }
-}
-
-fn counters(stats: &Stats, operation: Operation) -> &OpCounters {
-    match operation {
-        Operation::Read => &stats.read,
-        Operation::Write => &stats.write,
-        Operation::Flush => &stats.flush,
-    }
-}
-
-fn status(operation: Operation, result: &io::Result<()>) -> Status {
-    match result {
-        Ok(()) => Status::OKAY,
-        Err(error) => {
-            tracing::debug!(?operation, %error, "failed request");
-            Status::ERROR
-        }
-    }
 }

@@ -1,131 +1,224 @@
-//! A device's counters, without locks: written by the device's own thread, read by any other.
+//! A device's counters, without locks: written by the thread of its ring, read by any other.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::Arc;
 use std::time::Duration;
 
-/// Buckets of the latency histogram: up to 1 us, 2 us, 4 us ... and the rest.
-pub const BUCKETS: usize = 24;
+use event_loop::{Counter, EventCounters, Histogram};
+use ring_abi::blkif::{OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER, Status};
+use xenbus::stats::{self, Count, Grants, Notifications, Snapshot};
 
-/// Counters of one kind of operation.
-#[derive(Debug, Default)]
-pub struct OpCounters {
-    ops: AtomicU64,
-    bytes: AtomicU64,
-    errors: AtomicU64,
+use crate::disk_request::Operation;
+
+/// Why a request failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// The disk failed it.
+    Io,
+    /// The guest's pages could not be mapped or copied.
+    Grant,
+    /// It is malformed, past the disk's end, or a write to a read-only disk.
+    Malformed,
+    /// The disk does not support it.
+    NotSupported,
 }
 
-impl OpCounters {
-    /// Operations completed, failed ones included.
-    pub fn ops(&self) -> u64 {
-        self.ops.load(Relaxed)
-    }
+use ErrorKind::{Grant, Io, Malformed, NotSupported};
 
-    /// Bytes moved by operations that succeeded.
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Relaxed)
-    }
+/// Kinds of errors.
+const KINDS: usize = 4;
 
-    /// Operations that failed.
-    pub fn errors(&self) -> u64 {
-        self.errors.load(Relaxed)
-    }
-
-    #[inline]
-    pub(crate) fn add(&self, bytes: usize, ok: bool) {
-        bump(&self.ops, 1);
-        if ok {
-            bump(&self.bytes, bytes as u64);
-        } else {
-            bump(&self.errors, 1);
+impl ErrorKind {
+    fn name(self) -> &'static str {
+        match self {
+            Io => "io",
+            Grant => "grant",
+            Malformed => "malformed",
+            NotSupported => "not_supported",
         }
     }
 }
 
-/// One device's counters, from the time it was found.
+/// Requests that were answered without reaching the disk, by operation and reason.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Refused {
+    malformed: [u32; 3],
+    not_supported: [u32; 3],
+    /// Those for operations that no disk supports.
+    other: u32,
+    any: bool,
+}
+
+impl Refused {
+    /// Counts a request for this operation (`BLKIF_OP_*`), which was answered with `status`.
+    pub(crate) fn count(&mut self, operation: u8, status: Status) {
+        let reason = if status == Status::EOPNOTSUPP { &mut self.not_supported } else { &mut self.malformed };
+        *match operation {
+            OP_READ => &mut reason[Operation::Read as usize],
+            OP_WRITE | OP_WRITE_BARRIER => &mut reason[Operation::Write as usize],
+            OP_FLUSH_DISKCACHE => &mut reason[Operation::Flush as usize],
+            _ => &mut self.other,
+        } += 1;
+        self.any = true;
+    }
+
+    /// Takes the counts, if there are any.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Option<Refused> {
+        if self.any { Some(std::mem::take(self)) } else { None }
+    }
+}
+
+/// Counters of one operation.
+#[derive(Debug, Default)]
+struct OpCounters {
+    requests: Counter,
+    bytes: Counter,
+    errors: [Counter; KINDS],
+    latency: Histogram,
+}
+
+impl OpCounters {
+    #[inline]
+    fn failed(&self, kind: ErrorKind, requests: u64) {
+        self.requests.add(requests);
+        self.errors[kind as usize].add(requests);
+    }
+
+    fn read(&self, name: &'static str, kinds: &[ErrorKind]) -> stats::Operation {
+        let error = |kind: &ErrorKind| Count { name: kind.name(), count: self.errors[*kind as usize].get() };
+        stats::Operation {
+            name,
+            requests: self.requests.get(),
+            bytes: self.bytes.get(),
+            errors: kinds.iter().map(error).collect(),
+            latency: Some(self.latency.read()),
+        }
+    }
+}
+
+/// One device's counters, from the time it was found. A barrier counts as the flushes and the write that it is made of.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// Reads.
-    pub read: OpCounters,
-    /// Writes.
-    pub write: OpCounters,
-    /// Flushes.
-    pub flush: OpCounters,
-    refused: AtomicU64,
-    depth: AtomicU64,
-    wakeups: AtomicU64,
-    notifies: AtomicU64,
-    latency: [AtomicU64; BUCKETS],
+    /// By [`Operation`].
+    operations: [OpCounters; 3],
+    /// Requests for operations that no disk supports.
+    other: Counter,
+    in_flight: Counter,
+    wakeups: Counter,
+    /// Events of the ring.
+    pub(crate) events: Arc<EventCounters>,
+    /// Accesses to the guest's pages.
+    pub(crate) pages: Pages,
+}
+
+/// Counters of accesses to the guest's pages.
+#[derive(Debug, Default)]
+pub(crate) struct Pages {
+    pub(crate) mapped: Counter,
+    pub(crate) reused: Counter,
+    pub(crate) copied: Counter,
 }
 
 impl Stats {
-    /// Requests answered without reaching the disk: malformed, or not supported.
-    pub fn refused(&self) -> u64 {
-        self.refused.load(Relaxed)
+    /// Counts an operation that succeeded.
+    #[inline]
+    pub(crate) fn done(&self, operation: Operation, bytes: usize, latency: Duration) {
+        let counters = &self.operations[operation as usize];
+        counters.requests.add(1);
+        counters.bytes.add(bytes as u64);
+        counters.latency.record(latency);
     }
 
-    /// Requests in flight, as of the last completion.
-    pub fn depth(&self) -> u64 {
-        self.depth.load(Relaxed)
+    /// Counts an operation that failed.
+    pub(crate) fn failed(&self, operation: Operation, kind: ErrorKind) {
+        self.operations[operation as usize].failed(kind, 1);
     }
 
-    /// How often the thread was woken.
-    pub fn wakeups(&self) -> u64 {
-        self.wakeups.load(Relaxed)
-    }
-
-    /// Events sent to the frontend.
-    pub fn notifies(&self) -> u64 {
-        self.notifies.load(Relaxed)
-    }
-
-    /// Operations by latency, from the request's being taken to its completion: bucket `n` counts those of less
-    /// than 2^n microseconds that are in no lower bucket; the last bucket counts the rest.
-    pub fn latency(&self) -> [u64; BUCKETS] {
-        std::array::from_fn(|n| self.latency[n].load(Relaxed))
+    /// Counts requests that were refused.
+    #[cold]
+    pub(crate) fn refused(&self, refused: &Refused) {
+        for (number, counters) in self.operations.iter().enumerate() {
+            counters.failed(Malformed, refused.malformed[number].into());
+            counters.failed(NotSupported, refused.not_supported[number].into());
+        }
+        self.other.add(refused.other.into());
     }
 
     #[inline]
-    pub(crate) fn record_latency(&self, latency: Duration) {
-        let microseconds = latency.as_micros() as u64;
-        let bucket = (u64::BITS - microseconds.leading_zeros()) as usize;
-        bump(&self.latency[bucket.min(BUCKETS - 1)], 1);
-    }
-
-    pub(crate) fn set_refused(&self, refused: u64) {
-        self.refused.store(refused, Relaxed);
-    }
-
-    #[inline]
-    pub(crate) fn set_depth(&self, depth: usize) {
-        self.depth.store(depth as u64, Relaxed);
+    pub(crate) fn set_in_flight(&self, in_flight: usize) {
+        self.in_flight.set(in_flight as u64);
     }
 
     pub(crate) fn count_wakeup(&self) {
-        bump(&self.wakeups, 1);
-    }
-
-    pub(crate) fn count_notify(&self) {
-        bump(&self.notifies, 1);
+        self.wakeups.add(1);
     }
 }
 
-/// Adds to a counter that one thread alone writes: a load and a store, without a locked instruction.
-#[inline]
-fn bump(counter: &AtomicU64, by: u64) {
-    counter.store(counter.load(Relaxed) + by, Relaxed);
+impl stats::Stats for Stats {
+    fn snapshot(&self) -> Snapshot {
+        let [read, write, flush] = &self.operations;
+        let other = self.other.get();
+        let other = stats::Operation {
+            name: "other",
+            requests: other,
+            errors: vec![Count { name: NotSupported.name(), count: other }],
+            ..stats::Operation::default()
+        };
+        Snapshot {
+            operations: vec![
+                read.read("read", &[Io, Grant, Malformed]),
+                write.read("write", &[Io, Grant, Malformed, NotSupported]),
+                flush.read("flush", &[Io, Malformed, NotSupported]),
+                other,
+            ],
+            in_flight: Some(self.in_flight.get()),
+            notifications: Notifications::from(&*self.events),
+            grants: Some(Grants {
+                mapped: self.pages.mapped.get(),
+                reused: Some(self.pages.reused.get()),
+                copied: self.pages.copied.get(),
+            }),
+            wakeups: Some(self.wakeups.get()),
+            drops: Vec::new(),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ring_abi::blkif::OP_DISCARD;
+    use xenbus::stats::Stats as _;
 
     #[test]
-    fn latency_falls_into_bucket_of_its_power_of_two() {
+    fn snapshot_has_each_request_by_operation_and_kind_of_error() {
         let stats = Stats::default();
-        for (ns, bucket) in [(0, 0), (999, 0), (1_000, 1), (3_999, 2), (4_000, 3), (u64::MAX, BUCKETS - 1)] {
-            let before = stats.latency()[bucket];
-            stats.record_latency(Duration::from_nanos(ns));
-            assert_eq!(stats.latency()[bucket], before + 1, "{ns}");
+        stats.done(Operation::Read, 4096, Duration::from_micros(50));
+        stats.done(Operation::Write, 512, Duration::from_micros(900));
+        stats.failed(Operation::Write, Grant);
+        let mut refused = Refused::default();
+        assert_eq!(refused.take(), None);
+        for (operation, status) in [
+            (OP_READ, Status::ERROR),
+            (OP_WRITE_BARRIER, Status::EOPNOTSUPP),
+            (OP_FLUSH_DISKCACHE, Status::ERROR),
+            (OP_DISCARD, Status::EOPNOTSUPP),
+        ] {
+            refused.count(operation, status);
         }
+        stats.refused(&refused.take().unwrap());
+        assert_eq!(refused.take(), None);
+
+        let snapshot = stats.snapshot();
+        let operation = |name| snapshot.operation(name).unwrap();
+        let read = operation("read");
+        assert_eq!((read.requests, read.bytes, read.error("malformed")), (2, 4096, 1));
+        let latency = read.latency.as_ref().unwrap();
+        assert_eq!((latency.count(), latency.max()), (1, Duration::from_micros(50)));
+        let write = operation("write");
+        assert_eq!((write.requests, write.bytes), (3, 512));
+        assert_eq!((write.error("grant"), write.error("not_supported"), write.error("io")), (1, 1, 0));
+        assert_eq!((operation("flush").requests, operation("flush").error("malformed")), (1, 1));
+        assert_eq!((operation("other").requests, operation("other").error("not_supported")), (1, 1));
     }
 }

@@ -2,13 +2,11 @@
 
 //! A virtual block device, from its appearance in the store to its removal: disk, handshake, ring.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use event_channel::WaitEventChannels;
 use grant_table::GrantTable;
 use inflight::InflightDir;
-use ring_abi::DomId;
 use ring_abi::blkif::key;
 use xenbus::Device;
 use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
@@ -25,9 +23,6 @@ use crate::stats::Stats;
 /// Opens the disk of a device, given its keys in the backend's directory.
 pub type Opener = Box<dyn FnMut(&Device, &Keys) -> Result<Arc<dyn Disk>, Failure> + Send>;
 
-/// The counters of all devices, by the frontend's domain and the device's number.
-pub type Registry = Arc<Mutex<BTreeMap<(DomId, u32), Arc<Stats>>>>;
-
 /// The driver of all `vbd` devices of a domain.
 pub struct VbdDriver {
     grants: Arc<dyn GrantTable>,
@@ -36,7 +31,6 @@ pub struct VbdDriver {
     tuning: Tuning,
     inflight_dir: Option<InflightDir>,
     disk_queues: DiskQueues,
-    registry: Registry,
 }
 
 impl VbdDriver {
@@ -59,7 +53,6 @@ impl VbdDriver {
             tuning: Tuning::default(),
             inflight_dir: None,
             disk_queues: DiskQueues::default(),
-            registry: Registry::default(),
         }
     }
 
@@ -73,11 +66,6 @@ impl VbdDriver {
     /// same event channel, as on Xen.
     pub fn set_inflight_dir(&mut self, dir: InflightDir) {
         self.inflight_dir = Some(dir);
-    }
-
-    /// The counters of all devices; a device's are removed with it.
-    pub fn registry(&self) -> Registry {
-        self.registry.clone()
     }
 }
 
@@ -95,9 +83,6 @@ impl BackDriver for VbdDriver {
         let disk = (self.opener)(device, &view.own)?;
         let info = disk.info().map_err(|e| failure(&e, format!("{}: {}: {e}", key::PARAMS, disk.name())))?;
         tracing::info!(disk = disk.name(), sectors = info.sectors, "disk opened");
-        let stats = Arc::new(Stats::default());
-        let id = (device.front, device.id);
-        lock(&self.registry).insert(id, stats.clone());
         let mut vbd = Vbd {
             device: device.clone(),
             grants: self.grants.clone(),
@@ -110,10 +95,9 @@ impl BackDriver for VbdDriver {
             claim: self.disk_queues.join(&disk, waker.clone()),
             advertised: info,
             disk,
-            stats,
+            stats: Arc::default(),
             waker,
             inflight_dir: self.inflight_dir.clone(),
-            registry: self.registry.clone(),
         };
         vbd.resume(view)?;
         Ok(Box::new(vbd))
@@ -138,7 +122,6 @@ struct Vbd {
     stats: Arc<Stats>,
     waker: Waker,
     inflight_dir: Option<InflightDir>,
-    registry: Registry,
 }
 
 impl BackDevice for Vbd {
@@ -171,6 +154,10 @@ impl BackDevice for Vbd {
         }
         self.publish_resize(&mut answer);
         answer
+    }
+
+    fn stats(&self) -> Option<Arc<dyn xenbus::stats::Stats>> {
+        Some(self.stats.clone())
     }
 
     fn stop(&mut self) {
@@ -368,7 +355,6 @@ impl Drop for Vbd {
             ring.stop();
             self.remove_inflight();
         }
-        lock(&self.registry).remove(&(self.device.front, self.device.id));
     }
 }
 
@@ -389,8 +375,4 @@ pub fn open_keys(keys: &Keys) -> Result<Arc<dyn Disk>, Failure> {
 
 fn failure(error: &std::io::Error, what: impl ToString) -> Failure {
     Failure::new(error.raw_os_error().unwrap_or(libc::EIO), what)
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,6 +11,7 @@ use tempfile::NamedTempFile;
 use testkit::block::{Backend, DiskSpec, GUEST, XVDA, disk, open, options, try_open};
 use testkit::random::bytes;
 use testkit::{BOUND, Machine};
+use xenbus::stats::{Snapshot, Stats};
 use xenbus::{Device, XenbusState};
 use xenstore::Nodes;
 
@@ -50,7 +51,7 @@ fn reads_and_writes_reach_the_image() {
     let guest = machine.domain(GUEST);
     for order in [0, 2] {
         let mut disk = open(&guest, Options { ring_page_order: order, ..options() });
-        assert_eq!(disk.info().sectors, 8192);
+        assert_eq!(disk.info().unwrap().sectors, 8192);
         assert_eq!(disk.depth(), 32 << order);
         let mut read = vec![0; expected.len()];
         disk.read_at(0, &mut read).unwrap();
@@ -83,12 +84,12 @@ fn back_path() -> String {
 fn write_to_read_only_disk_fails() {
     let (file, expected) = image(MIB);
     let machine = Machine::new();
-    let _back = Backend::start(&machine);
+    let back = Backend::start(&machine);
     let image = path(&file);
     machine.attach_disk_as(GUEST, &DiskSpec { writable: false, ..disk(XVDA, image) });
     let guest = machine.domain(GUEST);
     let mut disk = open(&guest, options());
-    assert!(disk.info().read_only);
+    assert!(disk.info().unwrap().read_only);
     assert!(matches!(disk.write_at(0, &[1; 512]), Err(Error::ReadOnly)));
     // A request that skips the frontend's check.
     let buffer = disk.buffer(4096).unwrap();
@@ -98,6 +99,12 @@ fn write_to_read_only_disk_fails() {
     let done = wait_for(&mut disk, 1);
     assert!(matches!(done[0].check(), Err(Error::Status { .. })));
     assert!(content(&file) == expected);
+    let stats = stats_of(&back);
+    let write = stats.operation("write").unwrap();
+    assert_eq!((write.requests, write.bytes, write.error("malformed")), (1, 0, 1));
+    let front = disk.stats().snapshot();
+    let write = front.operation("write").unwrap();
+    assert_eq!((write.requests, write.bytes, write.error("io")), (1, 0, 1));
 }
 
 fn wait_for(disk: &mut Disk, count: usize) -> Vec<Completion> {
@@ -133,13 +140,25 @@ fn requests_in_flight_together_keep_their_buffers() {
     }
     tokens.sort_unstable();
     assert_eq!(tokens, (0..depth).collect::<Vec<_>>());
+    for stats in [stats_of(&back), disk.stats().snapshot()] {
+        let read = stats.operation("read").unwrap();
+        assert_eq!((read.requests, read.bytes, stats.in_flight), (depth, depth * 8192, Some(0)));
+    }
+    let front = disk.stats().snapshot();
+    assert!(front.notifications.sent >= 1 && front.grants.is_none(), "{front:?}");
     let stats = stats_of(&back);
-    assert_eq!((stats.read.ops(), stats.read.bytes()), (depth, depth * 8192));
-    assert_eq!(stats.latency().iter().sum::<u64>(), depth);
+    let read = stats.operation("read").unwrap();
+    assert_eq!(read.latency.as_ref().unwrap().count(), depth);
+    assert_eq!(stats.grants.unwrap().mapped, 2 * depth);
+    // A response may be seen before it is counted whether it took an event.
+    wait_until("its event is counted", || {
+        let events = stats_of(&back).notifications;
+        events.sent + events.suppressed >= 1
+    });
 }
 
-fn stats_of(back: &Backend) -> std::sync::Arc<blkback::Stats> {
-    back.registry.lock().unwrap()[&(GUEST, XVDA)].clone()
+fn stats_of(back: &Backend) -> Snapshot {
+    back.registry.get((GUEST, XVDA)).unwrap().stats.unwrap().snapshot()
 }
 
 #[test]
@@ -177,7 +196,7 @@ fn disk_that_grows_is_resized_after_a_write_to_its_directory() {
     // Any write in the backend's directory makes it read the size again.
     machine.client().write(&format!("{}/resize", device.back_path()), "1").unwrap();
     let mut done = Vec::new();
-    while disk.info().sectors != 4096 {
+    while disk.info().unwrap().sectors != 4096 {
         disk.wait(&mut done, Some(BOUND)).unwrap();
     }
     let mut last = [0; 512];
@@ -191,7 +210,7 @@ fn disk_that_grows_is_resized_while_requests_are_served() {
     let mut disk = open(&machine.domain(GUEST), options());
     file.as_file().set_len(2 * MIB as u64).unwrap();
     let start = std::time::Instant::now();
-    while disk.info().sectors != 4096 {
+    while disk.info().unwrap().sectors != 4096 {
         assert!(start.elapsed() < BOUND, "not resized within {BOUND:?}");
         disk.read_at(0, &mut [0; 512]).unwrap();
         disk.process_events().unwrap();
@@ -209,6 +228,9 @@ fn disk_closes_reopens_and_detaches() {
         assert!(read == expected[4096..8192]);
         disk.close().unwrap();
     }
+    let stats = stats_of(&back);
+    assert_eq!(stats.operation("read").unwrap().requests, 5, "counted over all connections");
+    assert_eq!(stats.in_flight, Some(0));
     let mut disk = open(&guest, options());
     machine.detach(&device);
     wait_until_closed(&mut disk);
@@ -216,7 +238,7 @@ fn disk_closes_reopens_and_detaches() {
     disk.close().unwrap();
     machine.wait_for_state(&device.back_path(), XenbusState::Closed);
     machine.remove(&device);
-    let is_dropped = || !back.registry.lock().unwrap().contains_key(&(GUEST, XVDA));
+    let is_dropped = || back.registry.get((GUEST, XVDA)).is_none();
     machine.client().write("/local/poke", "").unwrap();
     wait_until("the device is dropped", is_dropped);
     assert_eq!(guest.quarantined(DomId::DOM0), 0, "everything was unmapped");
@@ -265,7 +287,7 @@ fn nodes_removed_with_requests_in_flight_end_the_device() {
     }
     disk.commit().unwrap();
     machine.client().rm(&device.back_path()).unwrap();
-    wait_until("the device is dropped", || back.registry.lock().unwrap().is_empty());
+    wait_until("the device is dropped", || back.registry.list(None, 1).is_empty());
     let _ = disk.wait(&mut done, Some(Duration::ZERO));
     back.stop();
     drop(disk);
@@ -338,5 +360,5 @@ fn missing_image_is_reported_and_opened_once_it_exists() {
     std::fs::write(&path, [0; 1024]).unwrap();
     machine.client().write(&format!("{}/again", device.back_path()), "1").unwrap();
     let disk = try_open(&guest, options()).unwrap();
-    assert_eq!(disk.info().sectors, 2);
+    assert_eq!(disk.info().unwrap().sectors, 2);
 }

@@ -2,16 +2,15 @@
 
 //! The disk's connection to its backend: refreshed from the store, made, dropped and closed.
 
-use grant_table::{Access, Shared};
-use nix::sys::epoll::{EpollEvent, EpollFlags};
+use event_channel::Notifier;
+use grant_table::Access;
 use ring_abi::blkif::key;
-use std::os::fd::AsFd;
 use std::time::Instant;
-use xenbus::{Keys, XenbusState, read_tree};
+use xenbus::{Keys, LinkEvent, XenbusState, read_tree};
 
 use crate::device::{CHANNEL, Disk};
 use crate::error::{Error, Result};
-use crate::handshake::{Action, Negotiated, ring_keys, ring_page_order};
+use crate::handshake::{Action, Handshake, Negotiated, ring_keys, ring_page_order};
 use crate::queue::Fault;
 
 /// Keys of a ring, or of the rings of a frontend with several queues; removed before a new ring is published.
@@ -19,38 +18,68 @@ const RING_KEYS: [&str; 4] =
     [key::RING_REF, key::RING_PAGE_ORDER, key::NUM_RING_PAGES, key::MULTI_QUEUE_NUM_QUEUES];
 
 impl Disk {
-    /// Follows the backend's state until the store has no more events. Some events arrive together with the replies
-    /// to reads, and then the descriptor is not readable for them.
-    pub(crate) fn refresh(&mut self) -> Result<()> {
+    /// Follows the store until it has no more events. A lost connection to it is no error: requests in flight need none,
+    /// and the link connects again.
+    pub(crate) fn follow_store(&mut self) -> Result<()> {
         let _entered = self.span.clone().entered();
-        self.take_events()?;
         loop {
-            let again = self.refresh_once()?;
-            if !self.take_events()? && !again {
-                return Ok(());
-            }
+            let followed = match self.link.poll(&self.event_set) {
+                LinkEvent::None => return Ok(()),
+                LinkEvent::Changed => self.refresh(),
+                LinkEvent::Connected => self.attach(),
+            };
+            self.survive(followed)?;
         }
     }
 
-    /// Takes the store's events; `true` if there were any.
-    fn take_events(&mut self) -> Result<bool> {
-        let mut any = false;
-        loop {
-            match self.store.poll_event() {
-                Ok(None) => return Ok(any),
-                Ok(Some(_)) | Err(xenstore::Error::EventsLost(_)) => any = true,
-                Err(error) => return Err(error.into()),
+    /// Drops the store's connection if `outcome` is that it is lost.
+    fn survive(&mut self, outcome: Result<()>) -> Result<()> {
+        match outcome {
+            Err(Error::Store(error)) if error.is_disconnected() => {
+                self.link.lost(&error, &self.event_set);
+                Ok(())
+            }
+            other => other,
+        }
+    }
+
+    /// Watches the backend over a new connection to the store. If the device was removed meanwhile, or another one has
+    /// its node, this one is closed, so that no request reaches another disk. If it was connected it stays so; otherwise
+    /// the handshake starts anew, as this end's last state may not have been written.
+    pub(crate) fn attach(&mut self) -> Result<()> {
+        use XenbusState::{Closed, Closing, Connected, Initialising, Unknown};
+        let Some(client) = self.link.client() else { return Ok(()) };
+        self.end.watch_other(client, "back")?;
+        let own = self.end.state(client)?;
+        let was_connected = self.negotiated.is_some();
+        match own {
+            _ if self.handshake.is_closed() => {
+                self.switch_state(if self.closing { Closing } else { Closed })?;
+            }
+            Connected if self.handshake.is_connected() => self.written = own,
+            Initialising | Unknown if was_connected && self.written != Initialising => {
+                tracing::warn!("the device was removed while the store was lost");
+                self.begin_close(None)?;
+            }
+            _ => {
+                self.handshake = Handshake::new(own);
+                self.written = own;
             }
         }
+        Ok(())
+    }
+
+    fn refresh(&mut self) -> Result<()> {
+        while self.refresh_once()? {}
+        Ok(())
     }
 
     /// `true` if a step was taken after which the next may follow at once.
     fn refresh_once(&mut self) -> Result<bool> {
-        let state = self.end.other_state(&mut self.store)?;
+        let Some(client) = self.link.client() else { return Ok(false) };
+        let state = self.end.other_state(client)?;
         let keys = match state {
-            XenbusState::InitWait | XenbusState::Connected => {
-                read_tree(&mut self.store, self.end.other_path())?
-            }
+            XenbusState::InitWait | XenbusState::Connected => read_tree(client, self.end.other_path())?,
             _ => Keys::new(self.end.other_path()),
         };
         let action = self.handshake.next(state, &keys);
@@ -64,7 +93,7 @@ impl Disk {
             Action::Wait => Ok(()),
             Action::State(state) => {
                 tracing::debug!(%state, "closing an earlier connection");
-                self.switch_state(state)
+                self.switch_state(state).map(drop)
             }
             Action::Offer => self.offer(keys),
             Action::Connect(negotiated) => self.connected(negotiated),
@@ -87,34 +116,39 @@ impl Disk {
         self.disconnect();
         let order = ring_page_order(keys, self.options.ring_page_order)?;
         let ring = self.grants.share(self.peer, 1 << order, Access::ReadWrite)?;
-        let channel = self.channels.alloc_unbound(self.peer)?;
-        let keys = ring_keys(ring.refs(), channel.port()).with(key::FEATURE_PERSISTENT, 0);
+        let mut notifier = Notifier::new(self.channels.alloc_unbound(self.peer)?);
+        notifier.count_in(self.stats.events.clone());
+        let keys = ring_keys(ring.refs(), notifier.port()).with(key::FEATURE_PERSISTENT, 0);
         if self.negotiated.is_some() {
             tracing::info!(in_flight = self.in_flight(), "reconnecting");
             // So that no successor of the backend takes the old ring for the new one.
-            self.switch_state(XenbusState::Initialising)?;
+            if !self.switch_state(XenbusState::Initialising)? {
+                tracing::warn!("the device was removed");
+                return self.begin_close(None);
+            }
         }
-        self.end.remove_keys(&mut self.store, RING_KEYS)?;
-        self.connect_queue(ring)?;
-        self.epoll.add(channel.as_fd(), EpollEvent::new(EpollFlags::EPOLLIN, CHANNEL))?;
-        self.channel = Some(channel);
-        if !self.end.publish(&mut self.store, &keys, XenbusState::Initialised)? {
+        let Some(client) = self.link.client() else { return Ok(()) };
+        self.end.remove_keys(client, RING_KEYS)?;
+        self.queue.connect(ring)?;
+        notifier.register(&self.event_set, CHANNEL)?;
+        self.notifier = Some(notifier);
+        if !self.end.publish(client, &keys, XenbusState::Initialised)? {
             return self.begin_close(None);
         }
         self.written = XenbusState::Initialised;
         Ok(())
     }
 
-    /// Writes this end's state, unless the device was removed; its path may be another device's by now.
-    fn switch_state(&mut self, state: XenbusState) -> Result<()> {
-        if self.end.switch_state_after(&mut self.store, self.written, state)? {
+    /// Writes this end's state; `false` if the device was removed, even where another one has its node now. Without a
+    /// connection to the store the state is written later, by [`Disk::attach`].
+    fn switch_state(&mut self, state: XenbusState) -> Result<bool> {
+        let Some(client) = self.link.client() else { return Ok(false) };
+        let written = self.end.switch_state_after(client, self.written, state);
+        // After an error it may have been written.
+        if !matches!(written, Ok(false)) {
             self.written = state;
         }
-        Ok(())
-    }
-
-    fn connect_queue(&mut self, ring: Shared) -> Result<()> {
-        Ok(self.queue.connect(ring)?)
+        Ok(written?)
     }
 
     fn connected(&mut self, negotiated: Negotiated) -> Result<()> {
@@ -127,9 +161,8 @@ impl Disk {
 
     /// Drops ring and channel; requests stay in flight.
     pub(crate) fn disconnect(&mut self) {
-        if let Some(channel) = self.channel.take() {
-            // Already removed if the backend's domain was destroyed.
-            let _ = self.epoll.delete(channel.as_fd());
+        if let Some(notifier) = self.notifier.take() {
+            notifier.unregister(&self.event_set);
         }
         drop(self.queue.disconnect());
     }
@@ -147,15 +180,14 @@ impl Disk {
     /// end becomes Closed. Ring and pages stay granted until the disk is dropped, as the backend may still map them.
     fn begin_close(&mut self, error: Option<Error>) -> Result<()> {
         self.handshake.close();
-        self.switch_state(XenbusState::Closing)?;
         self.closing = true;
-        self.finish_close()?;
+        let written = self.switch_state(XenbusState::Closing).and_then(|_| self.finish_close());
         match error {
             Some(error) => {
                 tracing::error!(%error, "closing");
                 Err(error)
             }
-            None => Ok(()),
+            None => written,
         }
     }
 
@@ -163,7 +195,8 @@ impl Disk {
     pub(crate) fn finish_close(&mut self) -> Result<()> {
         if self.closing && (self.in_flight() == 0 || !self.queue.is_connected()) {
             self.closing = false;
-            self.switch_state(XenbusState::Closed)?;
+            let written = self.switch_state(XenbusState::Closed).map(drop);
+            return self.survive(written);
         }
         Ok(())
     }
@@ -172,6 +205,9 @@ impl Disk {
     pub(crate) fn close_handshake(&mut self) -> Result<()> {
         use XenbusState::{Closed, Closing, Connected, Initialised};
         let _entered = self.span.clone().entered();
+        if self.link.connect_now(&self.event_set) == LinkEvent::Connected {
+            self.attach()?;
+        }
         let was_open = !self.handshake.is_closed();
         self.closing = false;
         self.handshake.close();
@@ -188,14 +224,15 @@ impl Disk {
 
     /// Waits for the backend's state, for a limited time: a backend that was killed never changes it.
     fn await_back(&mut self, wanted: impl Fn(XenbusState) -> bool) -> Result<()> {
+        let client = self.link.client().ok_or(xenstore::Error::Closed)?;
         let deadline = Instant::now() + self.options.timeout;
-        while !wanted(self.end.other_state(&mut self.store)?) {
+        while !wanted(self.end.other_state(client)?) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 tracing::warn!("timed out: the backend does not close");
                 return Ok(());
             }
-            self.store.wait_event(Some(left))?;
+            client.wait_event(Some(left))?;
         }
         Ok(())
     }

@@ -6,20 +6,18 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use event_channel::{WaitChannel, WaitEventChannels};
-use event_loop::{AdaptivePoll, Connector};
+use event_channel::{Notifier, WaitChannel, WaitEventChannels};
+use event_loop::{AdaptivePoll, Connector, EventSet};
 use grant_table::{GrantTable, Shared};
-use nix::errno::Errno;
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollTimeout};
 use ring_abi::DomId;
 use ring_abi::blkif::{Status, X86_64};
-use xenbus::{DeviceEnd, XenbusState};
-use xenstore::Client;
+use xenbus::{DeviceEnd, StoreLink, XenbusState};
 
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::handshake::{Handshake, Negotiated};
 use crate::queue::{Operation, Queue, Segments};
+use crate::stats::Stats;
 
 /// Options for opening a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,7 +82,7 @@ impl Completion {
     }
 }
 
-/// The descriptors in the epoll set.
+/// The tokens of the descriptors that the disk waits for.
 pub(crate) const STORE: u64 = 0;
 pub(crate) const CHANNEL: u64 = 1;
 
@@ -112,7 +110,8 @@ const POLLS_PER_CLOCK_READ: u32 = 64;
 ///     store: Arc<dyn Connector>,
 /// ) -> Result<(), Box<dyn std::error::Error>> {
 ///     let mut disk = Disk::open(grants, channels, store, 51712)?;
-///     let mut sector = vec![0; disk.info().sector_size as usize];
+///     let info = disk.info().ok_or("not connected")?;
+///     let mut sector = vec![0; info.sector_size as usize];
 ///     disk.read_at(0, &mut sector)?;
 ///     sector[0] = sector[0].wrapping_add(1);
 ///     disk.write_at(0, &sector)?;
@@ -124,7 +123,7 @@ pub struct Disk {
     pub(crate) span: tracing::Span,
     pub(crate) grants: Arc<dyn GrantTable>,
     pub(crate) channels: Arc<dyn WaitEventChannels>,
-    pub(crate) store: Client,
+    pub(crate) link: StoreLink,
     pub(crate) end: DeviceEnd,
     pub(crate) peer: DomId,
     pub(crate) options: Options,
@@ -133,8 +132,10 @@ pub struct Disk {
     pub(crate) written: XenbusState,
     pub(crate) negotiated: Option<Negotiated>,
     pub(crate) queue: Queue<X86_64, Shared, Request>,
-    pub(crate) channel: Option<Box<dyn WaitChannel>>,
-    pub(crate) epoll: Epoll,
+    pub(crate) notifier: Option<Notifier<Box<dyn WaitChannel>>>,
+    pub(crate) event_set: EventSet,
+    /// The counters over all connections.
+    pub(crate) stats: Arc<Stats>,
     /// Consecutive empty polls.
     empty_polls: u32,
     adaptive_poll: AdaptivePoll,
@@ -173,28 +174,27 @@ impl Disk {
         let domid = grants.domid();
         let span = tracing::error_span!("vbd", %domid, devid);
         let path = format!("/local/domain/{domid}/device/vbd/{devid}");
-        let mut store = Client::connect(&*store)?;
-        let end = DeviceEnd::find_front(&mut store, &path)?;
+        let event_set = EventSet::new()?;
+        let mut link = StoreLink::connect(store, &event_set, STORE)?;
+        let client = link.client().ok_or(xenstore::Error::Closed)?;
+        let end = DeviceEnd::find_front(client, &path)?;
         let peer = end.other_id();
-        let written = end.state(&mut store)?;
-        let handshake = Handshake::new(written);
-        end.watch_other(&mut store, "back")?;
-        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        epoll.add(store.fd(), EpollEvent::new(nix::sys::epoll::EpollFlags::EPOLLIN, STORE))?;
+        let written = end.state(client)?;
         let mut disk = Disk {
             span,
             grants,
             channels,
-            store,
+            link,
             end,
             peer,
             options,
-            handshake,
+            handshake: Handshake::new(written),
             written,
             negotiated: None,
             queue: Queue::new(0),
-            channel: None,
-            epoll,
+            notifier: None,
+            event_set,
+            stats: Arc::default(),
             empty_polls: 0,
             adaptive_poll: AdaptivePoll::default(),
             closing: false,
@@ -206,10 +206,12 @@ impl Disk {
 
     fn connect(&mut self) -> Result<()> {
         let deadline = Instant::now() + self.options.timeout;
-        self.refresh()?;
+        self.attach()?;
+        self.follow_store()?;
         while !self.handshake.is_connected() {
             if self.handshake.is_closed() || Instant::now() >= deadline {
-                let state = self.end.other_state(&mut self.store)?;
+                let client = self.link.client().ok_or(xenstore::Error::Closed)?;
+                let state = self.end.other_state(client)?;
                 let path = self.end.other_path().to_owned();
                 return Err(Error::NotConnected { path, state, after: self.options.timeout });
             }
@@ -218,16 +220,9 @@ impl Disk {
         Ok(())
     }
 
-    /// The disk's properties, as the backend last published them.
-    pub fn info(&self) -> Negotiated {
-        self.negotiated.unwrap_or(Negotiated {
-            sectors: 0,
-            sector_size: 512,
-            physical_sector_size: 512,
-            read_only: true,
-            flush: false,
-            barrier: false,
-        })
+    /// The disk's properties, as the backend last published them; `None` until one has connected.
+    pub fn info(&self) -> Option<&Negotiated> {
+        self.negotiated.as_ref()
     }
 
     /// Requests that can be in flight at once.
@@ -238,6 +233,11 @@ impl Disk {
     /// Requests in flight.
     pub fn in_flight(&self) -> usize {
         self.queue.in_flight()
+    }
+
+    /// The counters over all connections, for other threads to read.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
     }
 
     /// Grants pages for a request of `bytes` bytes, at most 44 KiB.
@@ -275,13 +275,20 @@ impl Disk {
     /// [`Error::Channel`] if the event channel cannot be notified.
     #[inline]
     pub fn commit(&mut self) -> Result<()> {
-        if !self.handshake.is_connected() && !self.closing || !self.queue.commit().wanted() {
+        if !self.handshake.is_connected() && !self.closing {
             return Ok(());
         }
-        match self.channel.as_ref().map(|channel| channel.notify()) {
+        let is_published = self.queue.has_uncommitted();
+        let notify = self.queue.commit();
+        let Some(notifier) = &mut self.notifier else { return Ok(()) };
+        if is_published {
+            self.stats.set_in_flight(self.queue.in_flight());
+            notifier.want(notify);
+        }
+        match notifier.flush() {
             // The backend's domain was destroyed; a successor will connect.
-            None | Some(Ok(()) | Err(event_channel::Error::Closed)) => Ok(()),
-            Some(Err(error)) => Err(error.into()),
+            Ok(_) | Err(event_channel::Error::Closed) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 
@@ -294,13 +301,18 @@ impl Disk {
         let before = completions.len();
         loop {
             match self.queue.poll() {
-                Ok(Some((request, status))) => completions.push(Completion { request, status }),
+                Ok(Some((request, status))) => {
+                    self.stats.completed(request.operation, request.bytes, status);
+                    completions.push(Completion { request, status });
+                }
                 Ok(None) => break,
                 Err(fault) => return Err(self.fault(fault)),
             }
         }
         if completions.len() > before {
             self.empty_polls = 0;
+            self.stats.set_in_flight(self.queue.in_flight());
+            self.notifier.iter_mut().for_each(|notifier| notifier.worked(true));
         } else {
             self.empty_polls += 1;
             if self.empty_polls >= EMPTY_POLLS_MAX {
@@ -327,10 +339,8 @@ impl Disk {
         if self.handshake.is_closed() && !self.closing {
             return Err(Error::Closed);
         }
-        match self.queue.arm() {
-            Ok(true) => {}
-            Ok(false) => self.sleep(timeout.map(|t| start + t))?,
-            Err(fault) => return Err(self.fault(fault)),
+        if !self.arm()? {
+            self.sleep(timeout.map(|t| start + t))?;
         }
         self.poll(completions)
     }
@@ -358,7 +368,7 @@ impl Disk {
 
     /// A descriptor that becomes readable when [`Disk::wait`] would return, once [`Disk::arm`] has returned `false`.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.epoll.0.as_fd()
+        self.event_set.as_fd()
     }
 
     /// Arms [`Disk::fd`] for the next completion; `true` if there is one already.
@@ -366,6 +376,7 @@ impl Disk {
     /// # Errors
     /// As [`Disk::poll`].
     pub fn arm(&mut self) -> Result<bool> {
+        self.limit_events()?;
         self.queue.arm().map_err(|fault| self.fault(fault))
     }
 
@@ -398,35 +409,37 @@ impl Disk {
 
     /// Sleeps until an event or the deadline, and processes the event.
     pub(crate) fn sleep(&mut self, deadline: Option<Instant>) -> Result<()> {
-        let mut events = [EpollEvent::empty(); 2];
-        let timeout = match deadline {
-            None => EpollTimeout::NONE,
-            Some(deadline) => {
-                let left = deadline.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
-                EpollTimeout::try_from(left).unwrap_or(EpollTimeout::MAX)
-            }
-        };
-        let ready = match self.epoll.wait(&mut events, timeout) {
-            Ok(ready) => ready,
-            Err(Errno::EINTR) => 0,
-            Err(error) => return Err(error.into()),
-        };
-        for event in &events[..ready] {
-            match event.data() {
-                CHANNEL => self.take_event()?,
-                _ => self.refresh()?,
-            }
+        let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let ready = self.event_set.wait(timeout)?;
+        if ready.contains(CHANNEL) || ready.contains(EventSet::TIMER) {
+            self.take_event()?;
+        }
+        if ready.contains(STORE) {
+            self.follow_store()?;
         }
         Ok(())
     }
 
-    /// Takes a pending event of the event channel.
+    /// Masks the event channel for a while if the backend has notified too often without work (XSA-391).
+    fn limit_events(&mut self) -> Result<()> {
+        let Some(notifier) = &mut self.notifier else { return Ok(()) };
+        if let Some(pause) = notifier.limit_events(&self.event_set)? {
+            self.span
+                .in_scope(|| tracing::debug!(?pause, "masking events: the backend notifies without work"));
+        }
+        Ok(())
+    }
+
+    /// Takes pending events of the event channel.
     fn take_event(&mut self) -> Result<()> {
-        let Some(channel) = &self.channel else { return Ok(()) };
-        match channel.take() {
+        let Some(notifier) = &mut self.notifier else { return Ok(()) };
+        match notifier.take_events(&self.event_set) {
             Ok(_) => Ok(()),
             // The backend's domain was destroyed. A successor shows in the store.
-            Err(event_channel::Error::Closed) => Ok(self.epoll.delete(channel.as_fd())?),
+            Err(event_channel::Error::Closed) => {
+                notifier.unregister(&self.event_set);
+                Ok(())
+            }
             Err(error) => Err(error.into()),
         }
     }

@@ -2,6 +2,7 @@
 
 //! The errors of this frontend.
 
+use std::io;
 use std::time::Duration;
 
 use ring_abi::blkif::Status;
@@ -87,8 +88,8 @@ pub enum Error {
     #[error("the disk is read-only")]
     ReadOnly,
     /// A system call failed.
-    #[error("{0}")]
-    System(#[from] nix::Error),
+    #[error("waiting: {0}")]
+    Io(#[from] io::Error),
 }
 
 /// Describes a status (blkif.h:502).

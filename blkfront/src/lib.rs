@@ -46,6 +46,8 @@ pub mod harness;
 pub mod queue;
 pub mod split;
 #[cfg(feature = "std")]
+mod stats;
+#[cfg(feature = "std")]
 mod sync;
 pub mod table;
 
@@ -58,3 +60,5 @@ pub use error::{Error, Result};
 pub use handshake::Negotiated;
 pub use queue::Operation;
 pub use split::split;
+#[cfg(feature = "std")]
+pub use stats::Stats;

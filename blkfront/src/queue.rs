@@ -178,6 +178,13 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
         }
     }
 
+    /// Whether [`Queue::commit`] would publish requests.
+    #[inline]
+    pub fn has_uncommitted(&self) -> bool {
+        let can_push = |ring: &Front<P, M>| !self.unsent.is_empty() && ring.free() > 0;
+        self.ring.as_ref().is_some_and(|ring| self.pushed || can_push(ring))
+    }
+
     /// Publishes the requests pushed; returns whether the backend is to be notified of them.
     #[inline]
     pub fn commit(&mut self) -> Notify {

@@ -5,6 +5,7 @@ use ring_abi::blkif::SECTOR;
 use crate::buffer::Buffer;
 use crate::device::{Completion, Disk, Request};
 use crate::error::{Error, Result};
+use crate::handshake::Negotiated;
 use crate::queue::Operation;
 use crate::split::{Chunk, MAX_REQUEST_BYTES, split};
 
@@ -36,7 +37,7 @@ impl Disk {
     /// # Errors
     /// [`Error::ReadOnly`], and as [`Disk::read_at`].
     pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
-        if self.info().read_only {
+        if self.connected_info()?.read_only {
             return Err(Error::ReadOnly);
         }
         self.check(offset, bytes.len())?;
@@ -56,7 +57,7 @@ impl Disk {
     /// # Errors
     /// [`Error::Status`] if the backend fails the flush, and as [`Disk::wait`].
     pub fn flush(&mut self) -> Result<()> {
-        if !self.info().flush {
+        if !self.connected_info()?.flush {
             return Ok(());
         }
         let mut flush = Some(Request::flush(0));
@@ -64,9 +65,8 @@ impl Disk {
     }
 
     fn check(&self, offset: u64, bytes: usize) -> Result<()> {
-        let info = self.info();
-        let sector_size = info.sector_size;
-        let size = info.sectors.saturating_mul(SECTOR as u64);
+        let Negotiated { sectors, sector_size, .. } = *self.connected_info()?;
+        let size = sectors.saturating_mul(SECTOR as u64);
         if !offset.is_multiple_of(sector_size.into()) || !bytes.is_multiple_of(sector_size as usize) {
             return Err(Error::Alignment { offset, bytes, sector_size });
         }
@@ -74,6 +74,10 @@ impl Disk {
             return Err(Error::Range { offset, bytes, size });
         }
         Ok(())
+    }
+
+    fn connected_info(&self) -> Result<&Negotiated> {
+        self.info().ok_or(Error::Closed)
     }
 
     fn take_spare(&mut self) -> Result<Buffer> {

@@ -1,6 +1,6 @@
 //! A port's counters: written by the thread that owns the port, read by any thread.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use event_loop::Counter;
 
 /// Why a frame was dropped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,46 +33,60 @@ impl DropReason {
         DropReason::Down,
         DropReason::NoBuffer,
     ];
+
+    /// Its name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            DropReason::Runt => "runt",
+            DropReason::Reserved => "reserved",
+            DropReason::TooLong => "too_long",
+            DropReason::Malformed => "malformed",
+            DropReason::NoRoom => "no_room",
+            DropReason::Down => "down",
+            DropReason::NoBuffer => "no_buffer",
+        }
+    }
 }
 
-/// Live counters. `rx` is from the port into the switch, `tx` from the switch out of the port.
+/// Live counters, which one thread at a time writes. `rx` is from the port into the switch, `tx` from the switch out of the
+/// port.
 #[derive(Debug, Default)]
 pub struct Stats {
-    rx_frames: AtomicU64,
-    rx_bytes: AtomicU64,
-    tx_frames: AtomicU64,
-    tx_bytes: AtomicU64,
-    drops: [AtomicU64; DropReason::ALL.len()],
+    rx_frames: Counter,
+    rx_bytes: Counter,
+    tx_frames: Counter,
+    tx_bytes: Counter,
+    drops: [Counter; DropReason::ALL.len()],
 }
 
 impl Stats {
     /// Counts received frames; meant to be called once a batch.
     pub fn rx(&self, frames: u64, bytes: u64) {
-        self.rx_frames.fetch_add(frames, Relaxed);
-        self.rx_bytes.fetch_add(bytes, Relaxed);
+        self.rx_frames.add(frames);
+        self.rx_bytes.add(bytes);
     }
 
     /// Counts sent frames; meant to be called once a batch.
     pub fn tx(&self, frames: u64, bytes: u64) {
-        self.tx_frames.fetch_add(frames, Relaxed);
-        self.tx_bytes.fetch_add(bytes, Relaxed);
+        self.tx_frames.add(frames);
+        self.tx_bytes.add(bytes);
     }
 
     /// Counts dropped frames.
     pub fn lost(&self, reason: DropReason, frames: u64) {
         if frames != 0 {
-            self.drops[reason as usize].fetch_add(frames, Relaxed);
+            self.drops[reason as usize].add(frames);
         }
     }
 
     /// Reads the counters, each by itself: they are not of one instant.
     pub fn read(&self) -> Counters {
         Counters {
-            rx_frames: self.rx_frames.load(Relaxed),
-            rx_bytes: self.rx_bytes.load(Relaxed),
-            tx_frames: self.tx_frames.load(Relaxed),
-            tx_bytes: self.tx_bytes.load(Relaxed),
-            drops: self.drops.each_ref().map(|counter| counter.load(Relaxed)),
+            rx_frames: self.rx_frames.get(),
+            rx_bytes: self.rx_bytes.get(),
+            tx_frames: self.tx_frames.get(),
+            tx_bytes: self.tx_bytes.get(),
+            drops: self.drops.each_ref().map(|counter| counter.get()),
         }
     }
 }

@@ -14,11 +14,8 @@ fn notifier(c: &mut Criterion) {
     let dom0 = sandbox.join(DomId(0)).expect("domain 0");
     let guest = sandbox.join(DomId(1)).expect("a guest");
     let unbound = guest.alloc_unbound(DomId(0)).expect("alloc_unbound");
-    let mut back = Notifier::new(
-        dom0.bind_interdomain(DomId(1), unbound.port()).expect("bind_interdomain"),
-        Duration::ZERO,
-    );
-    let mut front = Notifier::new(unbound, Duration::ZERO);
+    let mut back = Notifier::new(dom0.bind_interdomain(DomId(1), unbound.port()).expect("bind_interdomain"));
+    let mut front = Notifier::new(unbound);
     back.take().expect("take");
 
     let mut group = c.benchmark_group("notifier");
@@ -27,7 +24,8 @@ fn notifier(c: &mut Criterion) {
             front.want(Notify::Yes);
             front.flush().expect("flush");
             back.take().expect("take");
-            back.worked(true, Duration::ZERO)
+            back.worked(true);
+            back.pause(Duration::ZERO)
         });
     });
     group.bench_function("not wanted", |b| {

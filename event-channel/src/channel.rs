@@ -21,6 +21,17 @@ pub trait Channel: Send + Sync {
     /// # Errors
     /// [`Error::Closed`](crate::Error::Closed) once the other end is closed and nothing is pending (never on Xen).
     fn take(&self) -> Result<bool>;
+
+    /// Stops delivery to this end, against a peer that sends events without end. Until [`Channel::unmask`] at most one
+    /// more event makes a descriptor readable; [`Channel::take`] then takes and remembers it, and returns `false`.
+    fn mask(&self);
+
+    /// Allows delivery again. Returns `true` if an event was remembered, for which the caller polls its ring; an
+    /// implementation may instead deliver that event anew, and return `false`.
+    ///
+    /// # Errors
+    /// [`Error::Hypervisor`](crate::Error::Hypervisor) where a system call failed.
+    fn unmask(&self) -> Result<bool>;
 }
 
 /// A hypervisor's event channels, seen from one domain. All calls are thread-safe.
@@ -57,5 +68,13 @@ impl<C: Channel + ?Sized> Channel for Box<C> {
     #[inline]
     fn take(&self) -> Result<bool> {
         (**self).take()
+    }
+
+    fn mask(&self) {
+        (**self).mask();
+    }
+
+    fn unmask(&self) -> Result<bool> {
+        (**self).unmask()
     }
 }

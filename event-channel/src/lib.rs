@@ -1,8 +1,9 @@
-//! Event channels: the interface by which domains notify each other, and a policy over it.
+//! Event channels: the interface by which domains notify each other, and policies over it.
 //!
 //! [`EventChannels`] and [`Channel`] are what a hypervisor implements: the crate `hypervisor` has two implementations, and a
 //! kernel or unikernel brings its own. A program waits for channels that have a descriptor ([`WaitChannel`]). A
-//! [`Notifier`] is one end of a channel that notifies once a batch, and bounds a peer that sends too many events.
+//! [`Notifier`] is one end of a channel that notifies once a batch, and masks a peer that sends too many events; a
+//! [`NotifierPair`] is that for a device with two rings and one channel or two.
 //!
 //! ```
 //! use event_channel::{Channel, EventChannels};
@@ -19,7 +20,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! The traits need an allocator and no std. The default feature `std` adds [`WaitChannel`] and [`Notifier`].
+//! All this needs an allocator and no std. The default feature `std` adds [`WaitChannel`], and notifiers in an
+//! [`EventSet`](event_loop::EventSet).
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
@@ -27,13 +29,15 @@ extern crate alloc;
 mod channel;
 mod error;
 #[cfg(feature = "std")]
+mod event_set;
 pub mod notifier;
+mod pair;
 #[cfg(feature = "std")]
 mod wait;
 
 pub use channel::{Channel, EventChannels};
 pub use error::{Error, Result};
-#[cfg(feature = "std")]
-pub use notifier::{Counts, Notifier};
+pub use notifier::Notifier;
+pub use pair::NotifierPair;
 #[cfg(feature = "std")]
 pub use wait::{WaitChannel, WaitEventChannels};

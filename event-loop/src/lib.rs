@@ -1,6 +1,7 @@
-//! Parts of event loops, independent of Xen: [`EventSet`] waits for several descriptors and can be masked,
-//! [`AdaptivePoll`] learns whether polling before sleeping pays, [`TokenBucket`] bounds a rate, [`Stream`] is a byte stream
-//! that can be polled, and a [`Connector`] opens one.
+//! Parts of event loops, independent of Xen: [`EventSet`] waits for several descriptors, a [`Timer`] wakes it later and a
+//! [`Waker`] from other threads, [`AdaptivePoll`] learns whether polling before sleeping pays, [`TokenBucket`] bounds a
+//! rate, [`StormGuard`] bounds events that lead to no work, [`Counter`], [`EventCounters`] and [`Histogram`] are what other
+//! threads read of a loop, [`Stream`] is a byte stream that can be polled, and a [`Connector`] opens one.
 //!
 //! ```
 //! use core::time::Duration;
@@ -13,19 +14,35 @@
 //! assert_eq!(bucket.wait(1, start), Some(Duration::from_millis(100)));
 //! ```
 //!
-//! Without the default feature `std` only [`AdaptivePoll`] and [`TokenBucket`] remain.
+//! Without the default feature `std` [`EventSet`], [`Waker`] and [`Stream`] are left out.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod adaptive_poll;
+mod counter;
+mod event_counters;
 #[cfg(feature = "std")]
 mod event_set;
+pub mod histogram;
+pub mod storm_guard;
 #[cfg(feature = "std")]
 mod stream;
+#[cfg(feature = "std")]
+mod timer;
 pub mod token_bucket;
+#[cfg(feature = "std")]
+mod waker;
 
 pub use adaptive_poll::AdaptivePoll;
+pub use counter::Counter;
+pub use event_counters::{EventCounters, EventCounts};
 #[cfg(feature = "std")]
-pub use event_set::EventSet;
+pub use event_set::{EventSet, Ready};
+pub use histogram::{Distribution, Histogram};
+pub use storm_guard::StormGuard;
 #[cfg(feature = "std")]
 pub use stream::{Connector, Stream};
+#[cfg(feature = "std")]
+pub use timer::Timer;
 pub use token_bucket::TokenBucket;
+#[cfg(feature = "std")]
+pub use waker::Waker;

@@ -24,6 +24,7 @@
 
 mod error;
 pub mod local;
+mod mask;
 pub mod xen;
 
 pub use error::{Error, Result};

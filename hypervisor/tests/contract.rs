@@ -70,6 +70,8 @@ contract! {
     failed_copy_does_not_stop_the_others
     copy_between_grants_moves_the_bytes
     events_not_taken_merge
+    masked_end_is_readable_for_one_more_event_at_most
+    event_taken_while_masked_is_remembered_once
     only_the_end_that_binds_starts_pending
     bind_to_a_port_that_is_not_allocated_is_an_error
     bind_to_a_bound_port_is_an_error

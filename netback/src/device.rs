@@ -5,7 +5,8 @@
 use crate::attachment::Attachment;
 use crate::handshake::{Action, Handshake, Negotiated, backend_keys};
 use crate::response_logs::ResponseLogs;
-use crate::vif::{OnFailure, Recovery, Vif};
+use crate::stats::Stats;
+use crate::vif::{OnFailure, Recovery, Setup, Vif};
 use crate::{Config, ConnectionError};
 use bridge::Counters;
 use event_channel::WaitEventChannels;
@@ -37,6 +38,8 @@ pub(crate) struct VifDevice {
     waker: Waker,
     handshake: Handshake,
     response_logs: Option<ResponseLogs>,
+    /// The counters over all connections.
+    stats: Arc<Stats>,
     /// The bridge has a port of this device, by the name in `name`; another device may have a port of the same name.
     attached: bool,
     /// The connection and the attachment stay for another process.
@@ -66,6 +69,7 @@ impl VifDevice {
             waker,
             handshake: Handshake::default(),
             response_logs,
+            stats: Arc::default(),
             attached: false,
             stopped: false,
             exit: Arc::default(),
@@ -133,16 +137,8 @@ impl VifDevice {
     }
 
     fn start(&mut self, negotiated: &Negotiated, recovery: Recovery<'_>) -> Result<(), ConnectionError> {
-        let on_failure = self.on_failure();
-        let vif = Vif::start(
-            &self.grants,
-            &*self.channels,
-            self.guest,
-            negotiated,
-            &self.config,
-            recovery,
-            on_failure,
-        )?;
+        let setup = Setup { recovery, stats: self.stats.clone(), on_failure: self.on_failure() };
+        let vif = Vif::start(&self.grants, &*self.channels, self.guest, negotiated, &self.config, setup)?;
         let attached = self.attachment.bridge.attach(&self.name, Box::new(vif));
         attached.map_err(|error| ConnectionError::Io(std::io::Error::other(error)))?;
         self.attached = true;
@@ -175,8 +171,8 @@ impl VifDevice {
             return;
         }
         // The bridge has detached a port that failed already.
-        if let Ok(port) = self.attachment.bridge.detach(&self.name) {
-            let counters = port.stats().read();
+        if self.attachment.bridge.detach(&self.name).is_ok() {
+            let counters = self.stats.port.read();
             let Counters { rx_frames, rx_bytes, tx_frames, tx_bytes, .. } = counters;
             let dropped = counters.all_dropped();
             tracing::info!(rx_frames, rx_bytes, tx_frames, tx_bytes, dropped, "disconnected");
@@ -198,6 +194,10 @@ impl VifDevice {
 }
 
 impl BackDevice for VifDevice {
+    fn stats(&self) -> Option<Arc<dyn xenbus::stats::Stats>> {
+        Some(self.stats.clone())
+    }
+
     fn changed(&mut self, view: &DeviceState) -> Update {
         let closing = matches!(view.other_state, XenbusState::Closing | XenbusState::Closed);
         match self.take_exit() {

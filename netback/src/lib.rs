@@ -41,6 +41,7 @@ mod offload;
 mod pin_table;
 mod response_logs;
 pub mod rx;
+mod stats;
 pub mod tx;
 mod vif;
 
@@ -48,4 +49,5 @@ pub use attachment::Attachment;
 pub use config::{Config, DataPath};
 pub use driver::{Resolver, VifDriver, default_vif_name, vif_name};
 pub use error::ConnectionError;
+pub use stats::Stats;
 pub use vif::{OnFailure, Vif};

@@ -11,11 +11,12 @@ use crate::backlog::Backlog;
 use crate::handshake::{EventPorts, Negotiated};
 use crate::response_logs::ResponseLogs;
 use crate::rx::Rx;
+use crate::stats::Stats;
 use crate::tx::Tx;
 use crate::{Config, ConnectionError, DataPath};
-use bridge::{Batch, Caps, Frames, Port, Stats};
+use bridge::{Batch, Caps, Frames, Port};
 use egress::Egress;
-use event_channel::{Notifier, WaitChannel, WaitEventChannels};
+use event_channel::{Notifier, NotifierPair, WaitChannel, WaitEventChannels};
 use event_loop::EventSet;
 use grant_table::{Access, Contiguous, GrantTable};
 use inflight::InflightRegion;
@@ -26,7 +27,9 @@ use ring_abi::ring::Notify;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+
+/// Every descriptor's token: the bridge polls both rings for any event.
+const ANY: u64 = 0;
 
 /// How the rings of a connection start.
 #[derive(Clone, Copy, Debug)]
@@ -42,21 +45,23 @@ pub(crate) enum Recovery<'a> {
 /// Called once if the connection fails, with the reason.
 pub type OnFailure = Box<dyn FnOnce(&ConnectionError) + Send>;
 
+/// What a connection has of its device.
+pub(crate) struct Setup<'a> {
+    pub(crate) recovery: Recovery<'a>,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) on_failure: OnFailure,
+}
+
 /// A connected vif.
 pub struct Vif {
     ingress: Ingress,
     egress: Egress,
-    /// The transmit ring's event channel, or both rings'.
-    tx_notifier: Notifier,
-    rx_notifier: Option<Notifier>,
+    notifiers: NotifierPair<Box<dyn WaitChannel>>,
     event_set: EventSet,
     caps: Caps,
     stats: Arc<Stats>,
     /// The rings' event indexes are set, so that the guest notifies.
     armed: bool,
-    /// A packet was taken or a frame sent since the last event.
-    worked: bool,
-    started: Instant,
     on_failure: Option<OnFailure>,
     /// The device's span, for log lines from the bridge's thread.
     span: tracing::Span,
@@ -76,7 +81,8 @@ impl Vif {
         config: &Config,
         on_failure: OnFailure,
     ) -> Result<Self, ConnectionError> {
-        Self::start(grants, channels, guest, negotiated, config, Recovery::None, on_failure)
+        let setup = Setup { recovery: Recovery::None, stats: Arc::default(), on_failure };
+        Self::start(grants, channels, guest, negotiated, config, setup)
     }
 
     /// Connects as [`Vif::connect`] does, or resumes a connection.
@@ -86,40 +92,37 @@ impl Vif {
         guest: DomId,
         negotiated: &Negotiated,
         config: &Config,
-        recovery: Recovery<'_>,
-        on_failure: OnFailure,
+        setup: Setup<'_>,
     ) -> Result<Self, ConnectionError> {
-        let stats = Arc::<Stats>::default();
+        let Setup { recovery, stats, on_failure } = setup;
         let map = |gref| grants.map_contiguous(guest, &[gref], Access::ReadWrite);
-        let notifier = |port| channels.bind_interdomain(guest, port).map(notifier);
-        let (mut tx_notifier, mut rx_notifier) = match negotiated.events {
-            EventPorts::Shared(port) => (notifier(port)?, None),
-            EventPorts::Split { tx, rx } => (notifier(tx)?, Some(notifier(rx)?)),
+        let notifier = |port| channels.bind_interdomain(guest, port).map(Notifier::new);
+        let mut notifiers = match negotiated.events {
+            EventPorts::Shared(port) => NotifierPair::new(notifier(port)?, None),
+            EventPorts::Split { tx, rx } => NotifierPair::new(notifier(tx)?, Some(notifier(rx)?)),
         };
+        notifiers.count_in(&stats.events);
         let mut tx = Tx::attach(map(negotiated.tx_ring)?, config.burst)?;
         let mut rx = Rx::attach(map(negotiated.rx_ring)?)?;
         if prepare_logs(&mut tx, &mut rx, negotiated, recovery)? {
             // The earlier process may have published responses and not notified.
-            tx_notifier.want(Notify::Yes);
-            rx_notifier.iter_mut().for_each(|notifier| notifier.want(Notify::Yes));
+            notifiers.want_tx(Notify::Yes);
+            notifiers.want_rx(Notify::Yes);
         }
         let copied = config.data_path == DataPath::Copy || !matches!(recovery, Recovery::None);
         let ingress = Ingress::new(grants.clone(), guest, tx, config.burst, copied, stats.clone())?;
         let egress = Egress::new(grants.clone(), guest, rx, Backlog::new(config.backlog), stats.clone());
         let event_set = EventSet::new()?;
-        ingress.fd().map_or(Ok(()), |fd| event_set.add(fd))?;
-        notifiers(&tx_notifier, &rx_notifier).try_for_each(|notifier| event_set.add(notifier))?;
+        ingress.fd().map_or(Ok(()), |fd| event_set.add(fd, ANY))?;
+        notifiers.register(&event_set, ANY)?;
         Ok(Self {
             ingress,
             egress,
-            tx_notifier,
-            rx_notifier,
+            notifiers,
             event_set,
             caps: negotiated.caps,
             stats,
             armed: true,
-            worked: true,
-            started: Instant::now(),
             on_failure: Some(on_failure),
             span: tracing::Span::current(),
         })
@@ -141,16 +144,8 @@ impl Vif {
     /// Takes pending events if the rings were armed. Without that, any events are not worth the system call.
     #[inline]
     fn take_events(&mut self) -> Result<(), ConnectionError> {
-        if std::mem::take(&mut self.armed) { self.take_all_events() } else { Ok(()) }
-    }
-
-    fn take_all_events(&mut self) -> Result<(), ConnectionError> {
-        // Masked channels need not be read.
-        if self.event_set.unmask(notifiers(&self.tx_notifier, &self.rx_notifier))? {
-            self.tx_notifier.take()?;
-            if let Some(notifier) = &mut self.rx_notifier {
-                notifier.take()?;
-            }
+        if std::mem::take(&mut self.armed) {
+            self.notifiers.take_events(&self.event_set)?;
         }
         Ok(())
     }
@@ -158,52 +153,34 @@ impl Vif {
     fn receive(&mut self, into: &mut Batch) -> Result<(), ConnectionError> {
         self.take_events()?;
         let before = into.len();
-        self.worked |= self.egress.drain()?;
+        self.notifiers.worked(self.egress.drain()?);
         self.ingress.reap();
         let outcome = self.ingress.recv(into);
-        self.worked |= into.len() > before;
+        self.notifiers.worked(into.len() > before);
         outcome
     }
 
     #[inline]
     fn commit(&mut self) -> Result<(), ConnectionError> {
         self.ingress.reap();
-        self.tx_notifier.want(self.ingress.commit());
-        let rx = self.egress.commit();
-        self.rx_notifier.as_mut().unwrap_or(&mut self.tx_notifier).want(rx);
-        self.tx_notifier.flush()?;
-        if let Some(notifier) = &mut self.rx_notifier {
-            notifier.flush()?;
+        if let Some(notify) = self.ingress.commit() {
+            self.notifiers.want_tx(notify);
         }
-        Ok(())
+        if let Some(notify) = self.egress.commit() {
+            self.notifiers.want_rx(notify);
+        }
+        Ok(self.notifiers.flush()?)
     }
 
     fn arm_rings(&mut self) -> Result<bool, ConnectionError> {
-        self.limit_events()?;
-        self.take_all_events()?;
+        // Against a guest that notifies without work (XSA-332).
+        if let Some(pause) = self.notifiers.limit_events(&self.event_set)? {
+            self.span.in_scope(|| tracing::debug!(?pause, "masking events: the guest notifies without work"));
+        }
+        self.notifiers.take_events(&self.event_set)?;
         self.armed = true;
         Ok(self.ingress.arm()? | self.egress.arm()?)
     }
-
-    /// Masks the event channels for a while if the guest has notified too often without work (XSA-332).
-    fn limit_events(&mut self) -> Result<(), ConnectionError> {
-        let now = self.started.elapsed();
-        let worked = std::mem::take(&mut self.worked);
-        let both = [Some(&mut self.tx_notifier), self.rx_notifier.as_mut()];
-        let pause = both.into_iter().flatten().filter_map(|notifier| notifier.worked(worked, now)).max();
-        match pause {
-            Some(pause) if !self.event_set.is_masked() => {
-                self.span
-                    .in_scope(|| tracing::debug!(?pause, "masking events: the guest notifies without work"));
-                Ok(self.event_set.mask(notifiers(&self.tx_notifier, &self.rx_notifier), pause)?)
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-fn notifier(channel: Box<dyn WaitChannel>) -> Notifier {
-    Notifier::new(channel, Duration::ZERO)
 }
 
 /// Starts or resumes the rings' response logs; `true` if an earlier process served the rings.
@@ -234,17 +211,13 @@ fn prepare_logs(
     }
 }
 
-fn notifiers<'b>(tx: &'b Notifier, rx: &'b Option<Notifier>) -> impl Iterator<Item = BorrowedFd<'b>> {
-    [Some(tx), rx.as_ref()].into_iter().flatten().map(|notifier| notifier.as_fd())
-}
-
 impl Port for Vif {
     fn caps(&self) -> Caps {
         self.caps
     }
 
-    fn stats(&self) -> &Arc<Stats> {
-        &self.stats
+    fn stats(&self) -> &Arc<bridge::Stats> {
+        &self.stats.port
     }
 
     fn recv(&mut self, into: &mut Batch) -> io::Result<()> {

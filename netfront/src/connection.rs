@@ -10,17 +10,16 @@ use crate::error::ConnectionError;
 use crate::handshake::QueueInfo;
 use crate::meta::{self, Meta};
 use crate::rx::{Packet, Rx};
+use crate::stats::{DropReason, Stats};
 use crate::tx::{Fragment, Tx};
 use arrayvec::ArrayVec;
-use event_channel::{Notifier, WaitEventChannels};
+use event_channel::{Notifier, NotifierPair, WaitChannel, WaitEventChannels};
 use event_loop::EventSet;
 use grant_table::{Access, GrantTable, Shared};
 use ring_abi::DomId;
 use ring_abi::PAGE_SIZE;
 use ring_abi::netif::{MAX_TX_SIZE, SLOTS_MIN, Status, TxFlags};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Duration, Instant};
 use vm_memory::VolatileSlice;
 
 /// log2 of the bytes in a small buffer: what every known backend copies rather than maps.
@@ -30,25 +29,6 @@ const LARGE: u32 = PAGE_SIZE.trailing_zeros();
 /// Posted buffers are published at least this often.
 const REFILL: u32 = 64;
 
-/// Counters of an interface, over all its connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Packets put on the transmit ring.
-    pub tx_frames: u64,
-    /// Bytes of `tx_frames`.
-    pub tx_bytes: u64,
-    /// Packets with a response other than `NETIF_RSP_OKAY`.
-    pub tx_errors: u64,
-    /// Packets received.
-    pub rx_frames: u64,
-    /// Bytes of `rx_frames`.
-    pub rx_bytes: u64,
-    /// Received packets dropped for a [`DropReason`](crate::rx::DropReason).
-    pub rx_bad: u64,
-    /// Received packets longer than the caller's buffer.
-    pub rx_too_long: u64,
-}
-
 /// Rings, buffers and event channels.
 pub(crate) struct Connection {
     tx: Tx<Shared>,
@@ -56,41 +36,37 @@ pub(crate) struct Connection {
     small: BufferPool,
     large: BufferPool,
     buffers: BufferPool,
-    /// The transmit ring's event channel, or both rings'.
-    tx_notifier: Notifier,
-    rx_notifier: Option<Notifier>,
+    notifiers: NotifierPair<Box<dyn WaitChannel>>,
     info: QueueInfo,
     packet: Packet,
     /// Packets pushed since the last commit of the transmit ring.
     sent: u32,
     /// Buffers posted since the last commit of the receive ring.
     posted: u32,
-    /// A packet or response was taken since the last event.
-    worked: bool,
-    started: Instant,
     /// The device's span, for log lines from the data path.
     span: tracing::Span,
 }
 
 impl Connection {
     /// Grants rings and buffers to `back` and posts all receive buffers. `split` allocates an event channel for each
-    /// ring.
+    /// ring. Events are counted in `stats`.
     pub(crate) fn new(
         grants: &dyn GrantTable,
         channels: &dyn WaitEventChannels,
         back: DomId,
         split: bool,
+        stats: &Stats,
     ) -> Result<Self, ConnectionError> {
         let tx_page = grants.share(back, 1, Access::ReadWrite)?;
         let rx_page = grants.share(back, 1, Access::ReadWrite)?;
-        let notifier = || channels.alloc_unbound(back).map(|channel| Notifier::new(channel, Duration::ZERO));
-        let tx_notifier = notifier()?;
-        let rx_notifier = split.then(notifier).transpose()?;
+        let notifier = || channels.alloc_unbound(back).map(Notifier::new);
+        let mut notifiers = NotifierPair::new(notifier()?, split.then(notifier).transpose()?);
+        notifiers.count_in(&stats.events);
         let info = QueueInfo {
             tx_ring: tx_page.refs()[0],
             rx_ring: rx_page.refs()[0],
-            tx_event: tx_notifier.port(),
-            rx_event: rx_notifier.as_ref().map(Notifier::port),
+            tx_event: notifiers.tx_port(),
+            rx_event: notifiers.rx_port(),
         };
         let tx = Tx::init(tx_page)?;
         let rx = Rx::init(rx_page)?;
@@ -100,14 +76,11 @@ impl Connection {
             buffers: BufferPool::new(grants, back, rx.slots(), LARGE, Access::ReadWrite)?,
             tx,
             rx,
-            tx_notifier,
-            rx_notifier,
+            notifiers,
             info,
             packet: Packet::default(),
             sent: 0,
             posted: 0,
-            worked: true,
-            started: Instant::now(),
             span: tracing::Span::current(),
         };
         for buffer in 0..connection.rx.slots() as u16 {
@@ -123,14 +96,14 @@ impl Connection {
         &self.info
     }
 
-    /// Adds the event channels to `event_set`.
-    pub(crate) fn register(&self, event_set: &EventSet) -> io::Result<()> {
-        self.notifiers().try_for_each(|notifier| event_set.add(notifier))
+    /// Adds the event channels to `event_set`, by `token`.
+    pub(crate) fn register(&self, event_set: &EventSet, token: u64) -> io::Result<()> {
+        self.notifiers.register(event_set, token)
     }
 
     /// Removes the event channels from `event_set`.
     pub(crate) fn unregister(&self, event_set: &EventSet) {
-        self.notifiers().for_each(|notifier| event_set.remove(notifier));
+        self.notifiers.unregister(event_set);
     }
 
     /// Sends a packet whose bytes `fill` writes, fragment by fragment in order; `false` if the ring is full.
@@ -142,13 +115,13 @@ impl Connection {
         &mut self,
         len: usize,
         meta: &Meta,
-        counters: &mut Counters,
+        stats: &Stats,
         mut fill: impl FnMut(usize, VolatileSlice<'_>),
     ) -> Result<bool, ConnectionError> {
         assert!(len <= MAX_TX_SIZE, "a packet of {len} bytes");
         let needed = len.div_ceil(PAGE_SIZE).max(1);
         if self.tx.available() < needed {
-            self.reap(counters)?;
+            self.reap(stats)?;
             if self.tx.available() < needed {
                 return Ok(false);
             }
@@ -165,8 +138,7 @@ impl Connection {
             None => return Ok(false),
         }
         self.sent += 1;
-        counters.tx_frames += 1;
-        counters.tx_bytes += len as u64;
+        stats.sent(len);
         Ok(true)
     }
 
@@ -192,10 +164,12 @@ impl Connection {
         }
     }
 
-    fn reap(&mut self, counters: &mut Counters) -> Result<(), ConnectionError> {
+    fn reap(&mut self, stats: &Stats) -> Result<(), ConnectionError> {
         while let Some(status) = self.tx.reap()? {
-            self.worked = true;
-            counters.tx_errors += u64::from(status != Status::OKAY);
+            self.notifiers.worked(true);
+            if status != Status::OKAY {
+                stats.send_failed();
+            }
         }
         Ok(())
     }
@@ -205,11 +179,11 @@ impl Connection {
     pub(crate) fn recv(
         &mut self,
         into: &mut [u8],
-        counters: &mut Counters,
+        stats: &Stats,
     ) -> Result<Option<(usize, Meta)>, ConnectionError> {
         while self.rx.poll(&mut self.packet)? {
-            self.worked = true;
-            let received = self.copy_packet(into, counters);
+            self.notifiers.worked(true);
+            let received = self.copy_packet(into, stats);
             for buffer in self.packet.buffers() {
                 self.rx.post(*buffer, self.buffers.gref(*buffer));
                 self.posted += 1;
@@ -226,14 +200,14 @@ impl Connection {
 
     /// Copies the packet out of its buffers, unless it is to be dropped.
     #[inline]
-    fn copy_packet(&self, into: &mut [u8], counters: &mut Counters) -> Option<(usize, Meta)> {
+    fn copy_packet(&self, into: &mut [u8], stats: &Stats) -> Option<(usize, Meta)> {
         let len = self.packet.size();
-        if self.packet.drop_reason().is_some() {
-            counters.rx_bad += 1;
+        if let Some(reason) = self.packet.drop_reason() {
+            stats.dropped(reason);
             return None;
         }
         if len > into.len() {
-            counters.rx_too_long += 1;
+            stats.dropped(DropReason::TooLong);
             return None;
         }
         let mut at = 0;
@@ -242,8 +216,7 @@ impl Connection {
             self.buffers.slice(fragment.buffer, fragment.offset, size).copy_to(&mut into[at..at + size]);
             at += size;
         }
-        counters.rx_frames += 1;
-        counters.rx_bytes += len as u64;
+        stats.received(len);
         Some((len, meta::from_back(&self.packet)))
     }
 
@@ -254,59 +227,35 @@ impl Connection {
             self.commit_rx()?;
         }
         if std::mem::take(&mut self.sent) > 0 {
-            self.tx_notifier.want(self.tx.commit());
+            self.notifiers.want_tx(self.tx.commit());
         }
-        Ok(self.tx_notifier.flush().map(|_| ())?)
+        Ok(self.notifiers.flush()?)
     }
 
     fn commit_rx(&mut self) -> Result<(), ConnectionError> {
         self.posted = 0;
-        let notifier = self.rx_notifier.as_mut().unwrap_or(&mut self.tx_notifier);
-        notifier.want(self.rx.commit());
-        Ok(notifier.flush().map(|_| ())?)
+        self.notifiers.want_rx(self.rx.commit());
+        Ok(self.notifiers.flush()?)
     }
 
     /// Sets the receive ring's event index and, with `want_tx`, the transmit ring's; `true` if there are packets, or
-    /// free slots, already. Unmasks the event channels, except after too many events without work (XSA-391).
-    pub(crate) fn arm(&mut self, want_tx: bool, event_set: &mut EventSet) -> Result<bool, ConnectionError> {
-        self.limit_events(event_set)?;
-        self.take_events(event_set)?;
-        Ok(self.rx.arm()? | (want_tx && self.tx.arm()?))
-    }
-
-    /// Masks the event channels for a while if the backend has notified too often without work (XSA-391).
-    fn limit_events(&mut self, event_set: &mut EventSet) -> Result<(), ConnectionError> {
-        let now = self.started.elapsed();
-        let worked = std::mem::take(&mut self.worked);
-        let notifiers = [Some(&mut self.tx_notifier), self.rx_notifier.as_mut()];
-        let pause = notifiers.into_iter().flatten().filter_map(|notifier| notifier.worked(worked, now)).max();
-        if let Some(pause) = pause.filter(|_| !event_set.is_masked()) {
+    /// free slots, already.
+    pub(crate) fn arm(&mut self, want_tx: bool, event_set: &EventSet) -> Result<bool, ConnectionError> {
+        // Against a backend that notifies without work (XSA-391).
+        if let Some(pause) = self.notifiers.limit_events(event_set)? {
             self.span
                 .in_scope(|| tracing::debug!(?pause, "masking events: the backend notifies without work"));
-            event_set.mask(self.notifiers(), pause).map_err(ConnectionError::Io)?;
         }
-        Ok(())
+        self.take_events(event_set)?;
+        Ok(self.rx.arm()? | (want_tx && self.tx.arm()?))
     }
 
     /// Takes pending events.
     ///
     /// # Errors
     /// [`ConnectionError::Channel`] once the backend has closed its end of a channel.
-    pub(crate) fn take_events(&mut self, event_set: &mut EventSet) -> Result<(), ConnectionError> {
-        // Masked channels need not be read.
-        if event_set.unmask(self.notifiers()).map_err(ConnectionError::Io)? {
-            self.tx_notifier.take()?;
-            if let Some(notifier) = &mut self.rx_notifier {
-                notifier.take()?;
-            }
-        }
+    pub(crate) fn take_events(&mut self, event_set: &EventSet) -> Result<(), ConnectionError> {
+        self.notifiers.take_events(event_set)?;
         Ok(())
-    }
-
-    fn notifiers(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [Some(&self.tx_notifier), self.rx_notifier.as_ref()]
-            .into_iter()
-            .flatten()
-            .map(|notifier| notifier.as_fd())
     }
 }

@@ -52,14 +52,16 @@ mod error;
 mod meta;
 #[cfg(feature = "std")]
 mod nic;
+#[cfg(feature = "std")]
+mod stats;
 
 #[cfg(feature = "std")]
 pub use config::Config;
-#[cfg(feature = "std")]
-pub use connection::Counters;
 #[cfg(feature = "std")]
 pub use error::{ConnectionError, Error};
 #[cfg(feature = "std")]
 pub use meta::{Gso, Meta};
 #[cfg(feature = "std")]
 pub use nic::{Nic, SendOutcome};
+#[cfg(feature = "std")]
+pub use stats::{Counters, DropReason, Stats};

@@ -8,25 +8,24 @@
 mod close;
 
 use crate::config::Config;
-use crate::connection::{Connection, Counters};
+use crate::connection::Connection;
 use crate::error::{ConnectionError, Error};
 use crate::handshake::{Action, CONNECTION_KEYS, Handshake, Identity, Negotiated, Requested, frontend_keys};
 use crate::meta::Meta;
+use crate::stats::{Counters, DropReason, Stats};
 use event_channel::WaitEventChannels;
 use event_loop::{Connector, EventSet};
 use grant_table::GrantTable;
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring_abi::netif::{MAX_TX_SIZE, key};
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use xenbus::{DeviceEnd, XenbusState};
+use std::time::Duration;
+use xenbus::{DeviceEnd, LinkEvent, StoreLink, XenbusState};
 use xenstore::{Client, Nodes, XsError};
 
-/// How often connecting to the store is retried.
-const STORE_RETRY: Duration = Duration::from_millis(100);
+/// Every descriptor's token: [`Nic::process_events`] looks at all.
+const ANY: u64 = 0;
 /// Most handshake actions carried out for one event.
 const MAX_ACTIONS: usize = 8;
 
@@ -45,9 +44,7 @@ pub enum SendOutcome {
 pub struct Nic {
     grants: Arc<dyn GrantTable>,
     channels: Arc<dyn WaitEventChannels>,
-    /// Where the store is found again after its connection was lost.
-    store: Arc<dyn Connector>,
-    client: Option<Client>,
+    link: StoreLink,
     end: DeviceEnd,
     requested: Requested,
     identity: Identity,
@@ -58,13 +55,11 @@ pub struct Nic {
     /// Features of the latest connection's backend.
     negotiated: Option<Negotiated>,
     event_set: EventSet,
-    counters: Counters,
+    stats: Arc<Stats>,
     /// The backend broke the protocol, or the interface was shut down: it does not connect again.
     failed: bool,
     /// The state that this interface wrote last; `None` once its node was removed.
     written: Option<XenbusState>,
-    /// When connecting to the store is tried next.
-    store_retry: Instant,
     span: tracing::Span,
 }
 
@@ -84,15 +79,15 @@ impl Nic {
         let path = format!("/local/domain/{domid}/device/vif/{devid}");
         // At level ERROR, to be part of log lines of any level.
         let span = tracing::error_span!("vif", %domid, devid);
-        let mut client = Client::connect(&*store)?;
-        let end = DeviceEnd::find_front(&mut client, &path)?;
-        let identity = Identity::parse(&end.keys(&mut client)?, &end.other_keys(&mut client)?)?;
         let event_set = EventSet::new()?;
+        let mut link = StoreLink::connect(store, &event_set, ANY)?;
+        let client = link.client().ok_or(xenstore::Error::Closed)?;
+        let end = DeviceEnd::find_front(client, &path)?;
+        let identity = Identity::parse(&end.keys(client)?, &end.other_keys(client)?)?;
         let mut nic = Self {
             grants,
             channels,
-            store,
-            client: None,
+            link,
             end,
             requested: Requested { csum: config.csum, gso: config.gso },
             identity,
@@ -101,13 +96,12 @@ impl Nic {
             max_len: 0,
             negotiated: None,
             event_set,
-            counters: Counters::default(),
+            stats: Arc::default(),
             failed: false,
             written: None,
-            store_retry: Instant::now(),
             span,
         };
-        nic.attach_store(client)?;
+        nic.attach()?;
         nic.process_events()?;
         Ok(nic)
     }
@@ -132,9 +126,14 @@ impl Nic {
         self.negotiated.as_ref()
     }
 
-    /// Counters over all connections.
-    pub fn counters(&self) -> &Counters {
-        &self.counters
+    /// The values of the counters, over all connections.
+    pub fn counters(&self) -> Counters {
+        self.stats.read()
+    }
+
+    /// The counters, for other threads to read.
+    pub fn stats(&self) -> &Arc<Stats> {
+        &self.stats
     }
 
     /// Queues a finished frame. [`Nic::flush`] publishes it.
@@ -159,9 +158,9 @@ impl Nic {
         fill: impl FnMut(usize, vm_memory::VolatileSlice<'_>),
     ) -> SendOutcome {
         let Some(connection) = self.connection.as_mut().filter(|_| len <= self.max_len) else {
-            return SendOutcome::Dropped;
+            return self.drop_frame();
         };
-        match connection.send(len, meta, &mut self.counters, fill) {
+        match connection.send(len, meta, &self.stats, fill) {
             Ok(true) => SendOutcome::Queued,
             Ok(false) => SendOutcome::Full,
             Err(error) => {
@@ -171,11 +170,18 @@ impl Nic {
         }
     }
 
+    #[cold]
+    fn drop_frame(&self) -> SendOutcome {
+        let is_down = self.connection.is_none();
+        self.stats.dropped(if is_down { DropReason::Down } else { DropReason::TooLong });
+        SendOutcome::Dropped
+    }
+
     /// Receives the next frame into the start of `into`: its length and offload metadata. A frame longer than `into`
     /// is dropped and counted.
     #[inline]
     pub fn recv(&mut self, into: &mut [u8]) -> Option<(usize, Meta)> {
-        match self.connection.as_mut()?.recv(into, &mut self.counters) {
+        match self.connection.as_mut()?.recv(into, &self.stats) {
             Ok(received) => received,
             Err(error) => {
                 self.connection_failed(&error);
@@ -196,7 +202,7 @@ impl Nic {
     /// transmit slots; `true` if there are some already.
     pub fn arm(&mut self, want_tx: bool) -> bool {
         self.flush();
-        match self.connection.as_mut().map(|connection| connection.arm(want_tx, &mut self.event_set)) {
+        match self.connection.as_mut().map(|connection| connection.arm(want_tx, &self.event_set)) {
             Some(Ok(ready)) => ready,
             Some(Err(error)) => {
                 self.connection_failed(&error);
@@ -219,18 +225,13 @@ impl Nic {
     /// [`Error::Removed`]; [`Error::Io`]; [`Error::Connection`] where the hypervisor has no more grants or ports.
     /// Nothing that a backend does is an error.
     pub fn process_events(&mut self) -> Result<(), Error> {
-        if let Some(Err(error)) = self.connection.as_mut().map(|c| c.take_events(&mut self.event_set)) {
+        if let Some(Err(error)) = self.connection.as_mut().map(|c| c.take_events(&self.event_set)) {
             self.connection_failed(&error);
         }
-        if self.client.is_none() && Instant::now() >= self.store_retry {
-            self.reconnect_store()?;
-        }
-        // Replies to reads may bring events with them, for which the descriptor does not become readable again.
         loop {
-            let Some(client) = &mut self.client else { return Ok(()) };
-            match drain(client) {
-                Ok(false) => return Ok(()),
-                drained => self.process_store(drained)?,
+            match self.link.poll(&self.event_set) {
+                LinkEvent::None => return Ok(()),
+                event => self.process_store(event)?,
             }
         }
     }
@@ -241,62 +242,42 @@ impl Nic {
     /// Those of [`Nic::process_events`].
     pub fn wait(&mut self, want_tx: bool, timeout: Duration) -> Result<(), Error> {
         if !self.arm(want_tx) {
-            let timeout = if self.client.is_none() { timeout.min(STORE_RETRY) } else { timeout };
-            let timeout = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
-            match poll(&mut [PollFd::new(self.fd(), PollFlags::POLLIN)], timeout) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(error) => return Err(io::Error::from(error).into()),
-            }
+            self.event_set.wait(Some(timeout))?;
         }
         self.process_events()
     }
 
-    /// Starts the handshake over a new connection to the store.
-    fn attach_store(&mut self, mut client: Client) -> Result<(), Error> {
-        self.handshake = Handshake::default();
-        self.event_set.add(client.fd())?;
-        self.end.remove_keys(&mut client, CONNECTION_KEYS)?;
-        // Ends what an earlier process with this interface has left connected.
-        self.end.switch_state(&mut client, XenbusState::Initialising)?;
-        self.written = Some(XenbusState::Initialising);
-        self.end.watch_other(&mut client, "back")?;
+    /// Sets watches over a new connection to the store. If the rings' connection was lost or never made, or the store has
+    /// another state of this interface, the handshake starts anew.
+    fn attach(&mut self) -> Result<(), Error> {
+        let Some(client) = self.link.client() else { return Ok(()) };
+        self.end.watch_other(client, "back")?;
         client.watch(&format!("{}/{}", self.end.path(), key::STATE), "own")?;
-        self.client = Some(client);
-        Ok(())
+        let own = self.end.state(client)?;
+        if self.failed || is_removed(client, &self.end, own) {
+            return Ok(());
+        }
+        if self.connection.is_some() && own == XenbusState::Connected {
+            self.written = Some(own);
+            return Ok(());
+        }
+        self.drop_connection();
+        // Ends what an earlier process with this interface has left connected.
+        self.write_state(XenbusState::Initialising)
     }
 
-    fn reconnect_store(&mut self) -> Result<(), Error> {
+    fn process_store(&mut self, event: LinkEvent) -> Result<(), Error> {
         let _span = self.span.clone().entered();
-        self.store_retry = Instant::now() + STORE_RETRY;
-        let Ok(client) = Client::connect(&*self.store) else { return Ok(()) };
-        match self.attach_store(client) {
-            // A restarted store may not have the interface's nodes yet.
+        if event == LinkEvent::Changed {
+            return self.refresh();
+        }
+        match self.attach() {
             Err(Error::Store(error)) => {
-                tracing::debug!(%error, "the store is not ready");
+                self.link.lost(&error, &self.event_set);
                 Ok(())
             }
             other => other,
         }
-    }
-
-    fn process_store(&mut self, drained: Result<bool, xenstore::Error>) -> Result<(), Error> {
-        let _span = self.span.clone().entered();
-        match drained {
-            Ok(_) => self.refresh(),
-            Err(error) => self.store_failed(error),
-        }
-    }
-
-    fn store_failed(&mut self, error: xenstore::Error) -> Result<(), Error> {
-        if matches!(error, xenstore::Error::EventsLost(_)) {
-            return self.refresh();
-        }
-        tracing::warn!(%error, "lost the connection to the store; reconnecting");
-        self.drop_connection();
-        if let Some(client) = self.client.take() {
-            self.event_set.remove(client.fd());
-        }
-        Ok(())
     }
 
     /// Reads both states and carries out actions until there is nothing to do.
@@ -305,7 +286,10 @@ impl Nic {
             match self.step() {
                 Ok(true) => {}
                 Ok(false) => return Ok(()),
-                Err(Error::Store(error)) if error.store_error().is_none() => return self.store_failed(error),
+                Err(Error::Store(error)) if error.store_error().is_none() => {
+                    self.link.lost(&error, &self.event_set);
+                    return Ok(());
+                }
                 Err(error @ (Error::Removed(_) | Error::Io(_))) => return Err(error),
                 // The hypervisor's limits are no fault of the backend's.
                 Err(error @ Error::Connection(ConnectionError::Grant(grant_table::Error::NoSpace(_)))) => {
@@ -322,10 +306,9 @@ impl Nic {
 
     /// Carries out the handshake's next action; `false` if there is none.
     fn step(&mut self) -> Result<bool, Error> {
-        let Some(client) = self.client.as_mut().filter(|_| !self.failed) else { return Ok(false) };
+        let Some(client) = self.link.client().filter(|_| !self.failed) else { return Ok(false) };
         let own = self.end.state(client)?;
-        let is_removed = own == XenbusState::Unknown && is_removed(&client.read(self.end.path()));
-        if is_removed || is_replaced(own, self.written) {
+        if is_removed(client, &self.end, own) || is_replaced(own, self.written) {
             self.drop_connection();
             self.written = None;
             return Err(Error::Removed(self.end.path().to_owned()));
@@ -349,11 +332,12 @@ impl Nic {
     }
 
     fn connect(&mut self) -> Result<(), Error> {
-        let Some(client) = self.client.as_mut() else { return Ok(()) };
+        let Some(client) = self.link.client() else { return Ok(()) };
         let negotiated = Negotiated::parse(&self.end.other_keys(client)?)?;
+        let back = self.end.other_id();
         let connection =
-            Connection::new(&*self.grants, &*self.channels, self.end.other_id(), negotiated.split)?;
-        connection.register(&self.event_set)?;
+            Connection::new(&*self.grants, &*self.channels, back, negotiated.split, &self.stats)?;
+        connection.register(&self.event_set, ANY)?;
         self.max_len = if negotiated.sg { MAX_TX_SIZE } else { ring_abi::PAGE_SIZE };
         let keys = frontend_keys(connection.info(), self.requested);
         self.connection = Some(connection);
@@ -365,7 +349,7 @@ impl Nic {
 
     /// Removes the connection's keys and writes a state.
     fn write_state(&mut self, state: XenbusState) -> Result<(), Error> {
-        let Some(client) = self.client.as_mut() else { return Ok(()) };
+        let Some(client) = self.link.client() else { return Ok(()) };
         self.end.remove_keys(client, CONNECTION_KEYS)?;
         self.end.switch_state(client, state)?;
         self.written = Some(state);
@@ -397,7 +381,7 @@ impl Nic {
     fn fail(&mut self, error: &dyn std::fmt::Display) {
         self.drop_connection();
         self.failed = true;
-        let Some(client) = self.client.as_mut() else { return };
+        let Some(client) = self.link.client() else { return };
         self.end.error(client, Errno::EPROTO as i32, error);
         self.write_state_or_log(XenbusState::Closed);
     }
@@ -409,22 +393,14 @@ impl Nic {
     }
 }
 
-/// Whether reading a node of this domain failed because it was removed. EACCES counts: the node's parent may not be
-/// readable for this domain.
-fn is_removed(read: &Result<Vec<u8>, xenstore::Error>) -> bool {
-    matches!(read, Err(e) if matches!(e.store_error(), Some(XsError::ENOENT | XsError::EACCES)))
+/// Whether the interface, whose state was read as `own`, was removed. EACCES counts: the node's parent may not be readable
+/// for this domain.
+fn is_removed(client: &mut Client, end: &DeviceEnd, own: XenbusState) -> bool {
+    let read = (own == XenbusState::Unknown).then(|| client.read(end.path()));
+    matches!(read, Some(Err(e)) if matches!(e.store_error(), Some(XsError::ENOENT | XsError::EACCES)))
 }
 
 /// Whether the interface's state is that of a new device, attached under its number after the interface was removed.
 fn is_replaced(own: XenbusState, written: Option<XenbusState>) -> bool {
     own == XenbusState::Initialising && written != Some(XenbusState::Initialising)
-}
-
-/// Takes all pending events; whether there were any.
-fn drain(client: &mut Client) -> Result<bool, xenstore::Error> {
-    let mut any = false;
-    while client.poll_event()?.is_some() {
-        any = true;
-    }
-    Ok(any)
 }

@@ -1,7 +1,7 @@
 //! Hostile backends: the interface drops invalid frames or closes its connection, and the guest's program runs on.
 
 use hypervisor::local::Domain;
-use netfront::Nic;
+use netfront::{DropReason, Nic};
 use rand::{Rng, RngExt};
 use ring_abi::DomId;
 use ring_abi::netif::{RxFlags, RxResponse, Status, TxResponse};
@@ -37,7 +37,9 @@ fn assert_closed_for_good(nic: &mut Nic, back: &mut RawBackend, words: &str) {
         assert!(text.contains(words), "{text}");
     }
     nic.process_events().unwrap();
+    let before = nic.counters().dropped(DropReason::Down);
     assert_eq!(nic.send(&[0; 60]), netfront::SendOutcome::Dropped);
+    assert_eq!(nic.counters().dropped(DropReason::Down), before + 1);
 }
 
 /// A valid response for a frame of 60 bytes.
@@ -64,7 +66,10 @@ fn responses_with_invalid_lengths_are_dropped_and_counted() {
         assert!(Instant::now() < deadline, "{:?}", nic.counters());
         nic.recv(&mut into);
     }
-    assert!(nic.is_up() && nic.counters().rx_bad == 5, "{:?}", nic.counters());
+    let counters = nic.counters();
+    assert!(nic.is_up() && counters.all_dropped() == 5, "{counters:?}");
+    let by_reason = [DropReason::Size, DropReason::Status, DropReason::Slots].map(|r| counters.dropped(r));
+    assert_eq!(by_reason, [3, 1, 1]);
     // All buffers are posted again.
     nic.flush();
     assert!((0..256).all(|_| back.rx.pop().unwrap().is_some()));

@@ -4,7 +4,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use xenbus::driver::BackDriver;
+use xenbus::driver::{BackDriver, Registry};
 use xenstore::{Client, DomId};
 
 /// A thread that runs a backend driver until it is stopped or dropped.
@@ -16,10 +16,21 @@ pub struct DriverThread {
 impl DriverThread {
     /// Starts a thread that runs the driver made by `make`, with dom0's connection to the store.
     pub fn spawn<D: BackDriver>(client: Client, make: impl FnOnce() -> D + Send + 'static) -> DriverThread {
+        DriverThread::spawn_registered(client, Registry::default(), make)
+    }
+
+    /// Starts a thread as [`DriverThread::spawn`] does, whose devices are in `registry`.
+    pub fn spawn_registered<D: BackDriver>(
+        client: Client,
+        registry: Registry,
+        make: impl FnOnce() -> D + Send + 'static,
+    ) -> DriverThread {
         let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap());
         let stop_fd = stop.clone();
         let thread = std::thread::spawn(move || {
-            xenbus::driver::run(client, DomId::DOM0, &mut make(), stop_fd.as_fd()).unwrap();
+            let mut driver = make();
+            xenbus::driver::run_registered(client, DomId::DOM0, &mut driver, &registry, stop_fd.as_fd())
+                .unwrap();
         });
         DriverThread { stop, thread: Some(thread) }
     }

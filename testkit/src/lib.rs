@@ -3,9 +3,11 @@
 //!
 //! [`Machine`] is a broker, a store and their domains in one process. Backends are started on it one by one:
 //! [`block::Backend`] serves disks, [`net::Network`] is a bridge and the backend of its ports. Devices are attached
-//! with the nodes that libxl writes, by the toolstack's own code. [`block::RawFrontend`], [`net::RawFrontend`] and
-//! [`net::RawBackend`] are ends of a device whose rings and keys the test writes itself. [`page_ownership`] is a model of page
-//! transfer, which the local hypervisor is compared with.
+//! with the nodes that libxl writes, by the toolstack's own code. [`block::RawFrontend`], [`block::RawBackend`],
+//! [`net::RawFrontend`] and [`net::RawBackend`] are ends of a device whose rings and keys the test writes itself.
+//! [`page_ownership`] is a model of page transfer, which the local hypervisor is compared with.
+//!
+//! [`LossyStore`] is a store whose connections the test cuts.
 //!
 //! Every function panics on failure, and no wait is longer than [`BOUND`].
 //!
@@ -28,6 +30,7 @@ mod attacks;
 pub mod block;
 mod driver;
 mod frontend;
+mod lossy_store;
 mod machine;
 pub mod net;
 pub mod page_ownership;
@@ -35,6 +38,7 @@ pub mod random;
 
 pub use driver::DriverThread;
 pub use frontend::FrontendDevice;
+pub use lossy_store::LossyStore;
 pub use machine::Machine;
 pub use ring_abi::testing::StopOnDrop;
 

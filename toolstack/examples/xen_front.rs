@@ -54,7 +54,7 @@ fn each_chunk(
     mut work: impl FnMut(&mut Disk, u64, &mut [u8]) -> blkfront::Result<()>,
 ) -> blkfront::Result<()> {
     let pattern = Pattern::new(1);
-    let size = disk.info().sectors * 512 / BLOCK as u64 * BLOCK as u64;
+    let size = disk.info().ok_or(blkfront::Error::Closed)?.sectors * 512 / BLOCK as u64 * BLOCK as u64;
     for offset in (0..size).step_by(CHUNK) {
         let mut bytes = vec![0; CHUNK.min((size - offset) as usize)];
         for (number, block) in (offset / BLOCK as u64..).zip(bytes.chunks_mut(BLOCK)) {

@@ -48,6 +48,11 @@ impl Dir {
         self.0.join("xenstored.sock")
     }
 
+    /// The socket on which dom0 answers questions about its devices.
+    pub fn control(&self) -> PathBuf {
+        self.0.join("control.sock")
+    }
+
     /// Where backends on a real Xen host log requests in flight, for the next backend process.
     pub fn inflight(&self) -> PathBuf {
         self.0.join("inflight")

@@ -1,5 +1,6 @@
 //! Xenbus: a device's two ends in the store. [`Device`] has their paths, [`Keys`] their keys; [`DeviceEnd`] reads and
-//! writes keys and states of one end, and [`driver`] is the control loop of a backend driver.
+//! writes keys and states of one end, [`driver`] is the control loop of a backend driver, [`StoreLink`] the connection of a
+//! frontend, which outlives the store's, and [`stats`] what all drivers count.
 //!
 //! A handshake is a core without I/O, which takes the [`Keys`] of both ends and returns those to write:
 //!
@@ -14,7 +15,7 @@
 //! assert_eq!(keys.need("ring-ref"), Ok(8));
 //! ```
 //!
-//! Without the default feature `std` only [`Keys`] and [`Device`] remain, which is all that a handshake core needs.
+//! Without the default feature `std` [`Keys`], [`Device`] and [`stats`] remain, which is all that a driver's cores need.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;
@@ -27,6 +28,9 @@ pub mod driver;
 pub mod keys;
 #[cfg(feature = "std")]
 mod read_tree;
+pub mod stats;
+#[cfg(feature = "std")]
+mod store_link;
 
 pub use device::Device;
 #[cfg(feature = "std")]
@@ -35,3 +39,5 @@ pub use keys::{KeyError, Keys};
 #[cfg(feature = "std")]
 pub use read_tree::read_tree;
 pub use ring_abi::xenbus::XenbusState;
+#[cfg(feature = "std")]
+pub use store_link::{LinkEvent, StoreLink};

@@ -28,7 +28,8 @@ impl Blocks {
 /// # Panics
 /// If the disk fails a request: a figure of errors would be worthless.
 pub(super) fn run(disk: &mut Disk, operation: Operation, depth: usize, time: Duration) -> f64 {
-    let mut blocks = Blocks { state: 0x9e37_79b9_7f4a_7c15, count: disk.info().sectors / 8 };
+    let mut blocks =
+        Blocks { state: 0x9e37_79b9_7f4a_7c15, count: disk.info().expect("a connected disk").sectors / 8 };
     for token in 0..depth as u64 {
         let buffer = Some(disk.buffer(BLOCK).expect("a page"));
         let request = Request { token, operation, sector: blocks.next() * 8, bytes: BLOCK, buffer };

@@ -58,8 +58,8 @@ impl Platform for Threads {
     }
 
     fn wakeups(&self) -> Option<u64> {
-        let registry = self.backend.as_ref()?.registry.lock().unwrap();
-        Some(registry[&(GUEST, XVDA)].wakeups())
+        let device = self.backend.as_ref()?.registry.get((GUEST, XVDA))?;
+        device.stats?.snapshot().wakeups
     }
 
     fn assert_unmapped(&mut self, raw: RawFrontend) {

@@ -26,6 +26,13 @@ pub(crate) struct End {
     port: EventPort,
     own: Arc<AtomicBool>,
     other: Arc<AtomicBool>,
+    masked: AtomicBool,
+}
+
+impl End {
+    fn new(port: EventPort, own: Arc<AtomicBool>, other: Arc<AtomicBool>) -> Self {
+        Self { port, own, other, masked: AtomicBool::new(false) }
+    }
 }
 
 impl Events {
@@ -48,7 +55,7 @@ impl EventChannels for Events {
         let mut ports = self.ports.lock();
         let port = EventPort(ports.len() as u32);
         ports.push(Unbound { owner: self.domid, peer, pending: Some([own.clone(), other.clone()]) });
-        Ok(End { port, own, other })
+        Ok(End::new(port, own, other))
     }
 
     fn bind_interdomain(&self, peer: DomId, port: EventPort) -> Result<End> {
@@ -58,7 +65,7 @@ impl EventChannels for Events {
         let [other, own] =
             unbound.and_then(|port| port.pending.take()).ok_or(Error::NoSuchPort { peer, port })?;
         own.store(true, Ordering::Release);
-        Ok(End { port, own, other })
+        Ok(End::new(port, own, other))
     }
 }
 
@@ -73,6 +80,16 @@ impl Channel for End {
     }
 
     fn take(&self) -> Result<bool> {
-        Ok(self.own.swap(false, Ordering::Acquire))
+        Ok(!self.masked.load(Ordering::Relaxed) && self.own.swap(false, Ordering::Acquire))
+    }
+
+    fn mask(&self) {
+        self.masked.store(true, Ordering::Relaxed);
+    }
+
+    /// An event that was sent meanwhile is still pending.
+    fn unmask(&self) -> Result<bool> {
+        self.masked.store(false, Ordering::Relaxed);
+        Ok(false)
     }
 }

@@ -143,7 +143,7 @@ impl Domain {
         match (reply, <[OwnedFd; 2]>::try_from(fds)) {
             (Reply::Port(port), Ok([incoming, outgoing])) => {
                 let events = EventPipes { incoming, outgoing };
-                Ok(Box::new(LocalChannel { port, events, session: self.session.clone() }))
+                Ok(Box::new(LocalChannel::new(port, events, self.session.clone())?))
             }
             _ => Err(Error::Protocol("the broker sent no event channel".into())),
         }

@@ -4,6 +4,7 @@
 use super::abi;
 use super::node::Node;
 use crate::error::{Error, Result};
+use crate::mask::Mask;
 use event_channel::Channel;
 use nix::errno::Errno;
 use ring_abi::{DomId, EventPort};
@@ -15,6 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 pub(super) struct Evtchn {
     node: Node,
     port: EventPort,
+    mask: Mask,
 }
 
 impl Evtchn {
@@ -31,7 +33,7 @@ impl Evtchn {
                     other => Error::io(format!("allocate an event channel for domain {peer}"), other),
                 },
             )?;
-        Ok(Self { node, port: EventPort(port) })
+        Ok(Self { node, port: EventPort(port), mask: Mask::default() })
     }
 
     /// Binds to `remote`, a port that `peer` allocated for this domain.
@@ -48,7 +50,13 @@ impl Evtchn {
                     other => Error::io(format!("bind to event channel {remote} of domain {peer}"), other),
                 }
             })?;
-        Ok(Self { node, port: EventPort(port) })
+        Ok(Self { node, port: EventPort(port), mask: Mask::default() })
+    }
+
+    /// Writes the port's number back, which unmasks it in the kernel: an event that Xen has pending arrives.
+    fn write_back(&self) -> Result<()> {
+        let failed = |e| Error::io(format!("unmask event channel {}", self.port), e);
+        (&self.node.file).write_all(&self.port.0.to_ne_bytes()).map_err(failed)
     }
 }
 
@@ -68,19 +76,31 @@ impl Channel for Evtchn {
         }
     }
 
-    /// Reads the pending port, which stays masked until its number is written back.
+    /// Reads the pending port, which stays masked in the kernel until its number is written back.
     fn take(&self) -> event_channel::Result<bool> {
-        let mut port = [0; 4];
-        match (&self.node.file).read(&mut port) {
+        match (&self.node.file).read(&mut [0; 4]) {
             Ok(0) => Ok(false),
+            Ok(_) if self.mask.remember() => Ok(false),
             Ok(_) => {
-                let unmask = |e| Error::io(format!("unmask event channel {}", self.port), e);
-                (&self.node.file).write_all(&port).map_err(unmask)?;
+                self.write_back()?;
                 Ok(true)
             }
             Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(false),
             Err(e) => Err(Error::io(format!("read event channel {}", self.port), e).into()),
         }
+    }
+
+    /// The kernel delivers one event more, whose port [`Channel::take`] does not write back.
+    fn mask(&self) {
+        self.mask.set();
+    }
+
+    fn unmask(&self) -> event_channel::Result<bool> {
+        let remembered = self.mask.clear();
+        if remembered {
+            self.write_back()?;
+        }
+        Ok(remembered)
     }
 }
 

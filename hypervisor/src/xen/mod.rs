@@ -96,6 +96,24 @@ impl EventChannels for Xen {
 impl Connector for Xen {
     /// Connects to the store, through the kernel.
     fn connect(&self) -> io::Result<Box<dyn Stream>> {
+        XenStore.connect()
+    }
+}
+
+/// The store of the Xen host that this program runs on, for programs that need nothing else of it.
+#[derive(Clone, Copy, Debug)]
+pub struct XenStore;
+
+impl XenStore {
+    /// Whether this program runs in a domain of a Xen host, whose kernel gives access to the store.
+    pub fn is_present() -> bool {
+        std::path::Path::new("/dev/xen/xenbus").exists()
+    }
+}
+
+impl Connector for XenStore {
+    /// Connects to the store, through the kernel.
+    fn connect(&self) -> io::Result<Box<dyn Stream>> {
         Ok(xenbus::connect()?)
     }
 }

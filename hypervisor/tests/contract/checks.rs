@@ -259,6 +259,45 @@ pub(crate) fn events_not_taken_merge(pair: &Pair) {
     }
 }
 
+pub(crate) fn masked_end_is_readable_for_one_more_event_at_most(pair: &Pair) {
+    let (front, back) = channel(pair);
+    for (from, to) in [(&front, &back), (&back, &front)] {
+        to.mask();
+        let wakeups = (0..20).filter(|_| {
+            from.notify().expect("notify");
+            let readable = is_readable_now(&**to);
+            assert!(!to.take().expect("take"), "a masked end takes no event");
+            readable
+        });
+        assert!(wakeups.count() <= 1);
+        assert!(!is_readable_now(&**to));
+        // An event sent meanwhile is remembered, or is delivered now.
+        let remembered = to.unmask().expect("unmask");
+        assert!(remembered || readable(&**to) && to.take().expect("take"));
+        from.notify().expect("notify");
+        assert!(readable(&**to), "events after the mask arrive");
+        while to.take().expect("take") {}
+    }
+}
+
+pub(crate) fn event_taken_while_masked_is_remembered_once(pair: &Pair) {
+    let (front, back) = channel(pair);
+    for (from, to) in [(&front, &back), (&back, &front)] {
+        from.notify().expect("notify");
+        assert!(readable(&**to));
+        to.mask();
+        assert!(!to.take().expect("take"));
+        assert!(!is_readable_now(&**to));
+        assert!(to.unmask().expect("unmask"));
+        while is_readable_now(&**to) {
+            let _ = to.take().expect("take");
+        }
+        to.mask();
+        assert!(!to.unmask().expect("unmask"), "no event since the last mask");
+        assert!(!to.unmask().expect("unmask"), "it is not masked");
+    }
+}
+
 pub(crate) fn only_the_end_that_binds_starts_pending(pair: &Pair) {
     let (front, _back) = channel(pair);
     assert!(!front.take().expect("take"), "the end that allocated the port does not");

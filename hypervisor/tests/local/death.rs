@@ -93,6 +93,19 @@ fn assert_closed(channel: &dyn WaitChannel) {
 }
 
 #[test]
+fn masked_end_is_told_that_the_other_is_closed() {
+    let sandbox = sandbox();
+    let dom0 = sandbox.join(DOM0).expect("join");
+    let guest = sandbox.join(ONE).expect("join");
+    let channel = guest.alloc_unbound(DOM0).expect("alloc_unbound");
+    let bound = dom0.bind_interdomain(ONE, channel.port()).expect("bind_interdomain");
+    bound.mask();
+    channel.notify().expect("notify");
+    drop(channel);
+    assert_closed(&*bound);
+}
+
+#[test]
 fn killed_guest_stays_mapped_and_its_successor_has_a_new_arena() {
     let sandbox = sandbox();
     let dom0 = sandbox.join(DOM0).expect("join");

@@ -12,7 +12,8 @@ use crate::backlog::Backlog;
 use crate::copy_batch::CopyBatch;
 use crate::offload;
 use crate::rx::{FrameInfo, PageFill, Placement, Rx};
-use bridge::{DropReason, FragmentRef, Frame, Frames, Stats};
+use crate::stats::Stats;
+use bridge::{DropReason, FragmentRef, Frame, Frames};
 use grant_table::{Contiguous, CopyOp, CopyPtr, GrantTable, SharedSlice};
 use inflight::InflightRegion;
 use ring_abi::DomId;
@@ -53,6 +54,8 @@ struct RoundResult {
     taken: usize,
     /// Bytes of the frames placed.
     bytes: u64,
+    /// Grant copies made.
+    copies: usize,
     /// Those of `taken` that were dropped because a copy failed.
     failed: usize,
     /// Those of `taken` that were dropped because they need more slots than a packet may have.
@@ -85,7 +88,7 @@ impl Egress {
             let now = Instant::now();
             let rest = frames.iter().skip(taken);
             let dropped = rest.filter(|frame| !self.backlog.push(frame, now)).count();
-            self.stats.lost(DropReason::NoRoom, dropped as u64);
+            self.stats.port.lost(DropReason::NoRoom, dropped as u64);
         }
         Ok(())
     }
@@ -108,14 +111,14 @@ impl Egress {
             self.backlog.remove_first(result.taken, now);
         }
         let expired = self.backlog.expire(now);
-        self.stats.lost(DropReason::NoRoom, expired as u64);
+        self.stats.port.lost(DropReason::NoRoom, expired as u64);
         Ok(result.taken > 0)
     }
 
-    /// Publishes responses.
+    /// Publishes responses; `None` if there are none.
     #[inline]
-    pub(super) fn commit(&mut self) -> Notify {
-        if std::mem::take(&mut self.writer.dirty) { self.writer.placer.rx.commit() } else { Notify::No }
+    pub(super) fn commit(&mut self) -> Option<Notify> {
+        std::mem::take(&mut self.writer.dirty).then(|| self.writer.placer.rx.commit())
     }
 
     /// Requests an event for new buffers if frames wait for them; `true` if there are new buffers already.
@@ -129,14 +132,15 @@ impl Egress {
     /// Drops the queued frames.
     pub(super) fn close(&mut self) {
         let dropped = self.backlog.clear();
-        self.stats.lost(DropReason::Down, dropped as u64);
+        self.stats.port.lost(DropReason::Down, dropped as u64);
     }
 
     fn count(&self, result: RoundResult) {
-        let RoundResult { taken, bytes, failed, too_long } = result;
-        self.stats.tx((taken - failed - too_long) as u64, bytes);
-        self.stats.lost(DropReason::NoBuffer, failed as u64);
-        self.stats.lost(DropReason::TooLong, too_long as u64);
+        let RoundResult { taken, bytes, copies, failed, too_long } = result;
+        self.stats.copied.add(copies as u64);
+        self.stats.port.tx((taken - failed - too_long) as u64, bytes);
+        self.stats.port.lost(DropReason::NoBuffer, failed as u64);
+        self.stats.port.lost(DropReason::TooLong, too_long as u64);
     }
 }
 
@@ -156,8 +160,10 @@ impl Writer {
                 placer.rx.fail((*owner).into());
             }
         }
+        result.copies = if copied.is_ok() { list.len() } else { 0 };
         placer.rx.finish();
-        self.dirty |= result.taken > 0;
+        // Frames that are too long take no slots.
+        self.dirty |= result.taken > result.too_long;
         placed?;
         copied?;
         Ok(result)

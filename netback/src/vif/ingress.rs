@@ -9,8 +9,9 @@ use crate::ConnectionError;
 use crate::assemble::{Fault, Fragment, Packet};
 use crate::copy_batch::CopyBatch;
 use crate::offload;
+use crate::stats::Stats;
 use crate::tx::Tx;
-use bridge::{Batch, DropReason, Frame, HEAD, Stats};
+use bridge::{Batch, DropReason, Frame, HEAD};
 use grant_table::{Contiguous, CopyOp, CopyPtr, GrantTable};
 use inflight::InflightRegion;
 use ring_abi::DomId;
@@ -50,7 +51,7 @@ pub(super) struct Ingress {
     stats: Arc<Stats>,
     pending: Vec<PendingPacket>,
     copies: CopyBatch,
-    /// Responses were written, or may have been, since the last commit.
+    /// Responses were written since the last commit.
     dirty: bool,
 }
 
@@ -66,7 +67,7 @@ impl Ingress {
     ) -> Result<Self, ConnectionError> {
         let payload = match copied {
             true => Payload::Copied(Copied::new()?),
-            false => Payload::Mapped(Mapped::new(grants.clone(), guest, tx.slots() as u16)?),
+            false => Payload::Mapped(Mapped::new(grants.clone(), guest, tx.slots() as u16, stats.clone())?),
         };
         Ok(Self {
             grants,
@@ -97,7 +98,6 @@ impl Ingress {
         if count == 0 {
             return Ok(());
         }
-        self.dirty = true;
         self.admit(count, into);
         let copied = self.copy(&mut into.frames_mut()[start..]);
         let bad = self.finish(count, &mut into.frames_mut()[start..]);
@@ -105,7 +105,7 @@ impl Ingress {
             into.retain(|frame| !frame.is_empty());
         }
         let bytes = into.frames()[start..].iter().map(|frame| frame.len() as u64).sum();
-        self.stats.rx((into.len() - start) as u64, bytes);
+        self.stats.port.rx((into.len() - start) as u64, bytes);
         copied
     }
 
@@ -146,6 +146,9 @@ impl Ingress {
             pending.failed =
                 copies.iter().filter(|c| submitted.is_err() || !c.status.is_okay()).count() as u16;
         }
+        if submitted.is_ok() {
+            self.stats.copied.add(list.len() as u64);
+        }
         Ok(submitted?)
     }
 
@@ -157,35 +160,38 @@ impl Ingress {
             let Some((pending, frame)) = all.next_if(|(pending, _)| usize::from(pending.index) == index)
             else {
                 // The packet was refused.
-                self.stats.lost(DropReason::Malformed, 1);
+                self.stats.port.lost(DropReason::Malformed, 1);
                 self.tx.respond(index, Status::ERROR);
+                self.dirty = true;
                 continue;
             };
             let packet = self.tx.packet(index);
             if let Err(reason) = self.payload.attach(packet, pending.failed == 0, frame) {
                 bad = true;
                 frame.clear();
-                self.stats.lost(reason, 1);
+                self.stats.port.lost(reason, 1);
                 self.tx.respond(index, Status::ERROR);
+                self.dirty = true;
                 continue;
             }
             if offload::from_guest(packet, frame).is_err() {
                 bad = true;
                 frame.clear();
-                self.stats.lost(DropReason::Malformed, 1);
+                self.stats.port.lost(DropReason::Malformed, 1);
             }
             // A mapped packet is answered when it is reaped.
             if packet.size() <= HEAD || matches!(self.payload, Payload::Copied(_)) {
                 self.tx.respond(index, Status::OKAY);
+                self.dirty = true;
             }
         }
         bad
     }
 
-    /// Publishes responses.
+    /// Publishes responses; `None` if there are none.
     #[inline]
-    pub(super) fn commit(&mut self) -> Notify {
-        if std::mem::take(&mut self.dirty) { self.tx.commit() } else { Notify::No }
+    pub(super) fn commit(&mut self) -> Option<Notify> {
+        std::mem::take(&mut self.dirty).then(|| self.tx.commit())
     }
 
     /// Requests events for new requests and for released payloads; `true` if there are some already.

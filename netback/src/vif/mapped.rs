@@ -5,6 +5,7 @@
 
 use crate::assemble::Packet;
 use crate::pin_table::PinTable;
+use crate::stats::Stats;
 use arrayvec::ArrayVec;
 use bridge::{DropReason, Fragment, Frame, HEAD};
 use grant_table::{Access, GrantTable, Mapping};
@@ -27,12 +28,18 @@ pub(super) struct Mapped {
     grants: Arc<dyn GrantTable>,
     guest: DomId,
     payloads: PinTable<(PendingResponse, Mapping)>,
+    stats: Arc<Stats>,
 }
 
 impl Mapped {
     /// A table for `limit` packets.
-    pub(super) fn new(grants: Arc<dyn GrantTable>, guest: DomId, limit: u16) -> io::Result<Self> {
-        Ok(Self { grants, guest, payloads: PinTable::new(limit)? })
+    pub(super) fn new(
+        grants: Arc<dyn GrantTable>,
+        guest: DomId,
+        limit: u16,
+        stats: Arc<Stats>,
+    ) -> io::Result<Self> {
+        Ok(Self { grants, guest, payloads: PinTable::new(limit)?, stats })
     }
 
     /// Maps the pages beyond the head and appends them to the frame.
@@ -41,6 +48,7 @@ impl Mapped {
         grefs.extend(packet.fragments_beyond(HEAD).map(|fragment| fragment.gref));
         let mapping =
             self.grants.map(self.guest, &grefs, Access::ReadOnly).map_err(|_| DropReason::Malformed)?;
+        self.stats.mapped.add(grefs.len() as u64);
         let pending =
             PendingResponse { ids: packet.ids().iter().copied().collect(), extras: packet.extras() };
         let Ok((pin, (_, mapping))) = self.payloads.insert((pending, mapping)) else {

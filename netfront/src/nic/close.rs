@@ -5,7 +5,7 @@
 use super::Nic;
 use crate::error::Error;
 use std::time::{Duration, Instant};
-use xenbus::XenbusState;
+use xenbus::{LinkEvent, XenbusState};
 
 /// How long a backend may take to disconnect when the interface is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -26,7 +26,9 @@ impl Nic {
     pub fn shutdown(&mut self) -> Result<(), Error> {
         let _span = self.span.clone().entered();
         self.failed = true;
-        let written = self.write_closed();
+        let is_new = self.link.connect_now(&self.event_set) == LinkEvent::Connected;
+        let attached = if is_new { self.attach() } else { Ok(()) };
+        let written = attached.and_then(|()| self.write_closed());
         self.drop_connection();
         written
     }
@@ -45,7 +47,7 @@ impl Nic {
 
     /// Writes a state; `false` where the interface's node was removed, even if another device has its path now.
     fn write_unless_replaced(&mut self, state: XenbusState) -> Result<bool, Error> {
-        let Some(client) = &mut self.client else { return Ok(false) };
+        let Some(client) = self.link.client() else { return Ok(false) };
         let Some(written) = self.written else { return Ok(false) };
         let is_written = self.end.switch_state_after(client, written, state)?;
         self.written = is_written.then_some(state);
@@ -55,7 +57,7 @@ impl Nic {
     /// Waits until the backend's state is one of those wanted. A backend that has died never follows, so that a
     /// timeout is no error.
     fn await_back(&mut self, wanted: impl Fn(XenbusState) -> bool) -> Result<(), Error> {
-        let Some(client) = &mut self.client else { return Ok(()) };
+        let Some(client) = self.link.client() else { return Ok(()) };
         let deadline = Instant::now() + CLOSE_TIMEOUT;
         while !wanted(self.end.other_state(client)?) {
             let left = deadline.saturating_duration_since(Instant::now());

@@ -1,13 +1,14 @@
-//! Disks: a backend in a thread, frontends, and a frontend whose ring the test drives.
+//! Disks: a backend in a thread, frontends, and ends whose rings the test drives.
 
-mod raw;
+mod raw_backend;
+mod raw_frontend;
 
-pub use raw::RawFrontend;
+pub use raw_backend::RawBackend;
+pub use raw_frontend::RawFrontend;
 pub use toolstack::config::DiskSpec;
 
 use crate::{BOUND, DriverThread, Machine};
 use blkback::VbdDriver;
-use blkback::vbd::Registry;
 use blkfront::{Disk, Options};
 use hypervisor::local::Domain;
 use ring_abi::DomId;
@@ -15,6 +16,7 @@ use ring_abi::blkif::vdev::Vdev;
 use std::sync::Arc;
 use toolstack::machine::vbd;
 use xenbus::Device;
+use xenbus::driver::Registry;
 use xenstore::Client;
 
 /// The guest in most disk tests.
@@ -64,9 +66,10 @@ impl Backend {
 
     /// Serves dom0's disks with this driver.
     pub fn start_with(driver: VbdDriver, dom0: &Arc<Domain>) -> Backend {
-        let registry = driver.registry();
         let client = Client::connect(&dom0).unwrap();
-        Backend { registry, driver: DriverThread::spawn(client, move || driver) }
+        let registry = Registry::default();
+        let driver = DriverThread::spawn_registered(client, registry.clone(), move || driver);
+        Backend { registry, driver }
     }
 
     /// Stops the backend and closes all its devices.

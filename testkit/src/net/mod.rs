@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use toolstack::config::vif::DEFAULT_BRIDGE;
 use toolstack::machine::vif;
 use xenbus::Device;
+use xenbus::driver::Registry;
 use xenstore::Client;
 
 /// Describes an interface with every default.
@@ -55,6 +56,8 @@ pub struct Network {
     pub bridge: Arc<Bridge>,
     /// The backend's domain.
     pub dom0: Arc<Domain>,
+    /// The interfaces that the running backend serves.
+    pub registry: Registry,
 }
 
 impl Network {
@@ -62,7 +65,7 @@ impl Network {
     pub fn start(machine: &Machine, config: netback::Config) -> Network {
         let dom0 = machine.domain(DomId::DOM0);
         let bridge = Arc::new(Bridge::start(bridge::Config::default()).unwrap());
-        let mut network = Network { backend: None, bridge, dom0 };
+        let mut network = Network { backend: None, bridge, dom0, registry: Registry::default() };
         network.restart_backend(config);
         network
     }
@@ -73,7 +76,8 @@ impl Network {
         let bridge = self.bridge.clone();
         let dom0 = self.dom0.clone();
         let client = Client::connect(&dom0).unwrap();
-        self.backend = Some(DriverThread::spawn(client, move || {
+        let registry = self.registry.clone();
+        self.backend = Some(DriverThread::spawn_registered(client, registry, move || {
             VifDriver::new(dom0.clone(), dom0, config, move |_, _| Ok(Attachment::port_of(bridge.clone())))
         }));
     }

@@ -11,4 +11,6 @@ check_in_guest two "and read from the disk" \
     'md5sum /mnt/x >/tmp/sum && umount /mnt && mount -t ext4 /dev/xvda /mnt && md5sum -c /tmp/sum && umount /mnt'
 sum=$(in_guest two 'md5sum </dev/xvda' | grep -oE '[0-9a-f]{32}')
 check_in_guest drv "the driver domain's image holds the same" "test \$(md5sum </tmp/disk | cut -c 1-32) = $sum"
+count=$(in_guest drv "xpv block-list 2 --json | sed -n '/\"write\": {/,/}/s/.*\"bytes\": //p' | tr -d ,")
+check "its own xpv counts what was written ($count)" test "$(echo "$count" | grep -oE '^[0-9]+' | tail -n 1)" -ge 8388608
 check_in_guest drv "the backend runs" 'kill -0 $(pidof xpv) && cat /tmp/log'

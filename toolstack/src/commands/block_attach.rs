@@ -37,5 +37,5 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     machine.require_dom0()?;
     let new = vbd::nodes(domain.domid, &disk);
     device::add(&mut machine.store, &new)?;
-    progress::wait_attached(&mut machine.store, &new.device, Duration::from_secs(args.timeout))
+    progress::wait_attached(&mut machine.store, dir, &new.device, Duration::from_secs(args.timeout))
 }

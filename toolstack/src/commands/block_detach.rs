@@ -43,5 +43,5 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let devices = device::list(&mut machine.store, domain.domid, "vbd")?;
     let device = devices.into_iter().find(|d| d.id == vdev.number());
     let device = device.ok_or_else(|| Error::Other(format!("{} has no disk {}", domain.name, args.vdev)))?;
-    progress::detach(&mut machine.store, &device, Duration::from_secs(args.timeout), args.force)
+    progress::detach(&mut machine.store, dir, &device, Duration::from_secs(args.timeout), args.force)
 }

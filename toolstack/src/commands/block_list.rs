@@ -1,23 +1,35 @@
 //! `xpv block-list`: lists a guest's disks.
 
 use ring_abi::blkif::key;
+use ring_abi::blkif::vdev::Vdev;
 use serde::Serialize;
+use serde_json::Value;
+use std::path::PathBuf;
 use xenstore::Nodes;
 
+use crate::control::client::{self, Served};
 use crate::dir::Dir;
 use crate::error::Result;
-use crate::machine::{Machine, device, progress};
+use crate::machine::listed_device::ListedDevice;
+use crate::machine::listing::{ListedDomain, Listing};
 use crate::output;
 
 /// List a guest's disks
+///
+/// It lists a guest of the machine in DIR. If none was started there and this is a domain of a Xen host, it lists a domain of
+/// that host, beside xl. With --json it shows what `xpv dom0` has counted for each disk, if it runs: see docs/control.md.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The guest's name or domain ID
     domain: String,
 
-    /// Print JSON
+    /// Print JSON, with the counters of `xpv dom0`
     #[arg(long)]
     json: bool,
+
+    /// List a domain of the Xen host that this program runs on
+    #[arg(long)]
+    xen: bool,
 }
 
 /// A line of the listing.
@@ -29,12 +41,16 @@ struct Row {
     domid: u16,
     /// The frontend's `XenbusState` as a number.
     state: u8,
-    params: String,
-    mode: String,
+    params: Option<String>,
+    mode: Option<String>,
     sectors: Option<u64>,
     backend_path: String,
-    /// The disk's NBD socket.
-    nbd: std::path::PathBuf,
+    /// The disk's NBD socket; `None` on a Xen host.
+    nbd: Option<PathBuf>,
+    /// Why dom0 does not serve it, or closed its last connection.
+    error: Option<String>,
+    /// What dom0 has counted; `None` if no process of xpv serves the disk.
+    stats: Option<Value>,
 }
 
 /// Lists the disks.
@@ -42,34 +58,47 @@ struct Row {
 /// # Errors
 /// There is no such guest.
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
-    let mut machine = Machine::connect(dir)?;
-    let domain = machine.find_guest(&args.domain)?;
-    let mut rows = Vec::new();
-    for device in device::list(&mut machine.store, domain.domid, "vbd")? {
-        let states = progress::states(&mut machine.store, &device)?;
-        let libxl = device::libxl_path(&device);
-        let store = &mut machine.store;
-        let dev = store.read_text(&format!("{libxl}/{}", key::DEV))?;
-        rows.push(Row {
-            vdev: device.id,
-            nbd: dir.nbd(&domain.name, &dev),
-            dev,
-            backend_domid: device.back.0,
-            domid: device.front.0,
-            state: states.front.unwrap_or_default() as u8,
-            params: store.read_text(&format!("{libxl}/{}", key::PARAMS))?,
-            mode: store.read_text(&format!("{libxl}/{}", key::MODE))?,
-            sectors: store.read_opt_as(&format!("{}/{}", device.back_path(), key::SECTORS))?,
-            backend_path: device.back_path(),
-        });
-    }
+    let mut listing = Listing::open(dir, args.xen)?;
+    let domain = listing.find_guest(&args.domain)?;
+    let served = if args.json { client::devices(dir, domain.domid.0) } else { Served::default() };
+    let devices = listing.devices(domain.domid, "vbd")?;
+    let rows = devices.iter().map(|device| row(&mut listing, dir, &domain, device, &served));
+    let rows = rows.collect::<Result<Vec<Row>>>()?;
     if args.json {
         return output::json(&rows);
     }
     println!("{:<6} {:<6} {:<3} {:<6} {:<5} {:<40} NBD", "Vdev", "Name", "BE", "handle", "state", "BE-path");
     for Row { vdev, dev, backend_domid, domid, state, backend_path, nbd, .. } in rows {
+        let nbd = nbd.unwrap_or_else(|| "-".into());
         let nbd = nbd.display();
         println!("{vdev:<6} {dev:<6} {backend_domid:<3} {domid:<6} {state:<5} {backend_path:<40} {nbd}");
     }
     Ok(())
+}
+
+fn row(
+    listing: &mut Listing,
+    dir: &Dir,
+    domain: &ListedDomain,
+    device: &ListedDevice,
+    served: &Served,
+) -> Result<Row> {
+    let is_local = matches!(listing, Listing::Local(_));
+    let store = listing.store();
+    let dev = device.key(store, key::DEV)?.unwrap_or_else(|| Vdev::from_number(device.id).to_string());
+    let known = device.served(served).cloned();
+    Ok(Row {
+        vdev: device.id,
+        nbd: is_local.then(|| dir.nbd(&domain.name, &dev)),
+        dev,
+        backend_domid: device.backend_domid.0,
+        domid: domain.domid.0,
+        state: device.frontend_state(store)?,
+        params: device.key(store, key::PARAMS)?,
+        mode: device.key(store, key::MODE)?,
+        sectors: store.read_opt_as(&format!("{}/{}", device.backend_path, key::SECTORS))?,
+        backend_path: device.backend_path.clone(),
+        error: known.as_ref().and_then(|known| known.error.clone()),
+        stats: known.and_then(|known| known.stats),
+    })
 }

@@ -11,7 +11,7 @@ use hypervisor::xen::Xen;
 use inflight::InflightDir;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use ring_abi::DomId;
-use xenbus::driver::{self, BackDriver};
+use xenbus::driver::{self, BackDriver, Registry};
 use xenstore::Client;
 
 use crate::backend::bridges::Bridges;
@@ -20,13 +20,16 @@ use crate::backend::kernel_backends::SkipKernelOwned;
 use crate::backend::stale;
 use crate::config::host::BridgeConfig;
 use crate::config::vif::DEFAULT_BRIDGE;
+use crate::control::devices::Devices;
+use crate::control::service::ControlService;
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::machine::{Machine, process};
 
 /// Serve disks and network interfaces as domain 0
 ///
-/// Takes over all existing devices: when it was killed and is started again, guests resume.
+/// Takes over all existing devices: when it was killed and is started again, guests resume. Answers on DIR/control.sock
+/// what it has counted for each device, which xpv list, block-list and network-list show with --json: see docs/control.md.
 ///
 /// With --xen it serves a real Xen host, in dom0 or in any driver domain, beside xl: vbds with a line such as
 /// disk=["format=raw,vdev=xvda,access=rw,script=/bin/true,target=/srv/a.img"], vifs as an interface vifDOMID.DEVID
@@ -106,7 +109,7 @@ fn local(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> R
     let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), netback::Config::default(), move |_, keys| {
         bridges.attach(keys)
     });
-    serve(&*hv, vbds, vifs, stop)
+    serve(&*hv, dir, vbds, vifs, stop)
 }
 
 fn xen(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
@@ -126,15 +129,16 @@ fn xen(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Res
         inflight_dir: Some(inflight_dir),
         ..netback::Config::default()
     };
-    let dir = dir.path().to_owned();
+    let machine = dir.path().to_owned();
     let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), config, move |device, keys| {
-        bridges.attach_or_create_tap(&dir, device, keys)
+        bridges.attach_or_create_tap(&machine, device, keys)
     });
-    serve(&*hv, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs), stop)
+    serve(&*hv, dir, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs), stop)
 }
 
 fn serve(
     hv: &dyn Hypervisor,
+    dir: &Dir,
     mut vbds: impl BackDriver + Send,
     mut vifs: impl BackDriver + Send,
     stop: BorrowedFd<'_>,
@@ -142,17 +146,25 @@ fn serve(
     let store = || Ok::<_, Error>(Client::connect(&hv)?);
     let vbd_store = store()?;
     let vif_store = store()?;
+    let vbd_devices = Registry::default();
+    let vif_devices = Registry::default();
+    let devices = [(vbds.kind(), &vbd_devices), (vifs.kind(), &vif_devices)];
+    let devices = devices.map(|(kind, registry)| (kind.to_owned(), registry.clone()));
+    let control = ControlService::new(dir, Devices::new(hv.domid(), devices));
     tracing::info!(domid = %hv.domid(), "serving");
     process::report_ready();
     let shutdown = Shutdown::new(hv.domid())?;
     thread::scope(|scope| {
         let shutdown = &shutdown;
-        let vbd = scope.spawn(move || shutdown.run_driver(vbd_store, &mut vbds));
-        let vif = scope.spawn(move || shutdown.run_driver(vif_store, &mut vifs));
+        let vbd = scope.spawn(move || shutdown.run_driver(vbd_store, &mut vbds, &vbd_devices));
+        let vif = scope.spawn(move || shutdown.run_driver(vif_store, &mut vifs, &vif_devices));
+        let control = scope.spawn(move || control.run(shutdown.event.as_fd()));
         let waited = shutdown.wait(stop);
         shutdown.signal();
         let outcomes =
             [vbd, vif].map(|thread| thread.join().unwrap_or_else(|_| Err(Error::other("a driver panicked"))));
+        // Devices are served without it: that it panicked was logged.
+        let _ = control.join();
         outcomes.into_iter().fold(waited, Result::and)
     })
 }
@@ -175,8 +187,8 @@ impl Shutdown {
         let _ = self.event.write(1);
     }
 
-    fn run_driver(&self, client: Client, driver: &mut dyn BackDriver) -> Result<()> {
-        let outcome = driver::run(client, self.domid, driver, self.event.as_fd());
+    fn run_driver(&self, client: Client, driver: &mut dyn BackDriver, devices: &Registry) -> Result<()> {
+        let outcome = driver::run_registered(client, self.domid, driver, devices, self.event.as_fd());
         self.signal();
         Ok(outcome?)
     }

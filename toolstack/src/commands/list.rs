@@ -2,21 +2,33 @@
 
 use hypervisor::local::DomainInfo;
 use serde::Serialize;
+use serde_json::{Value, json};
 
+use crate::control::client;
 use crate::dir::Dir;
 use crate::error::Result;
 use crate::machine::Machine;
+use crate::machine::listing::Listing;
+use crate::machine::xen_host::{XenDomain, XenHost};
 use crate::output;
 
 /// List the domains
+///
+/// It lists the machine in DIR. If none was started there and this is a domain of a Xen host, it lists the domains of that
+/// host, as far as xenstore describes them: xl shows the rest. With --json it shows what `xpv dom0` has counted for each
+/// domain, if it runs: see docs/control.md.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// List only this domain, by its name or domain ID
     domain: Option<String>,
 
-    /// Print JSON
+    /// Print JSON, with the counters of `xpv dom0`
     #[arg(long)]
     json: bool,
+
+    /// List the domains of the Xen host that this program runs on
+    #[arg(long)]
+    xen: bool,
 }
 
 /// A line of the listing.
@@ -25,14 +37,18 @@ struct Row {
     name: String,
     domid: u16,
     pid: Option<u32>,
-    /// Resident memory in MiB.
-    memory_mib: u64,
-    /// Threads, shown in the column VCPUs.
-    threads: u64,
-    /// `r` running, `b` blocked, `p` without a process; the other flags of xl are never set.
-    state: String,
-    /// Processor time in seconds.
-    time_s: f64,
+    /// Resident memory in MiB; on a Xen host what the domain is to have.
+    memory_mib: Option<u64>,
+    /// Threads, shown in the column VCPUs; `None` on a Xen host.
+    threads: Option<u64>,
+    /// Processors that are online; `None` unless on a Xen host.
+    vcpus: Option<u64>,
+    /// `r` running, `b` blocked, `p` without a process; the other flags of xl are never set. `None` on a Xen host.
+    state: Option<String>,
+    /// Processor time in seconds; `None` on a Xen host.
+    time_s: Option<f64>,
+    /// By the kind of device, what dom0 has counted for all its devices; `None` if dom0 does not answer.
+    stats: Option<Value>,
 }
 
 /// Lists the domains.
@@ -40,23 +56,47 @@ struct Row {
 /// # Errors
 /// No machine runs, or there is no such domain.
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
-    let machine = Machine::connect(dir)?;
-    let domains = match &args.domain {
-        Some(domain) => vec![machine.find(domain)?],
-        None => machine.domains()?,
+    let mut rows = match Listing::open(dir, args.xen)? {
+        Listing::Local(machine) => local_rows(&machine, args.domain.as_deref())?,
+        Listing::Xen(mut host) => xen_rows(&mut host, args.domain.as_deref())?,
     };
-    let rows: Vec<Row> = domains.iter().map(row).collect();
     if args.json {
+        add_stats(&mut rows, dir);
         return output::json(&rows);
     }
     println!("{:<40} {:>5} {:>5} {:>5} {:>10} {:>9}", "Name", "ID", "Mem", "VCPUs", "State", "Time(s)");
-    for Row { name, domid, memory_mib, threads, state, time_s, .. } in rows {
-        println!("{name:<40} {domid:>5} {memory_mib:>5} {threads:>5} {state:>10} {time_s:>9.1}");
+    for Row { name, domid, memory_mib, threads, vcpus, state, time_s, .. } in rows {
+        let memory = shown(memory_mib);
+        let processors = shown(threads.or(vcpus));
+        let state = shown(state);
+        let time = shown(time_s.map(|seconds| format!("{seconds:.1}")));
+        println!("{name:<40} {domid:>5} {memory:>5} {processors:>5} {state:>10} {time:>9}");
     }
     Ok(())
 }
 
-fn row(domain: &DomainInfo) -> Row {
+fn shown(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}
+
+/// Adds what dom0 has counted.
+fn add_stats(rows: &mut [Row], dir: &Dir) {
+    let Some(domains) = client::totals(dir) else { return };
+    for row in rows {
+        let total = domains.iter().find(|domain| domain.domid == row.domid);
+        row.stats = Some(total.map_or_else(|| json!({}), |domain| domain.stats.clone()));
+    }
+}
+
+fn local_rows(machine: &Machine, domain: Option<&str>) -> Result<Vec<Row>> {
+    let domains = match domain {
+        Some(domain) => vec![machine.find(domain)?],
+        None => machine.domains()?,
+    };
+    Ok(domains.iter().map(local_row).collect())
+}
+
+fn local_row(domain: &DomainInfo) -> Row {
     let stat = domain.pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok());
     let stat = stat.as_deref().and_then(ProcStat::parse);
     let state = match stat.as_ref().map(|s| s.state) {
@@ -69,11 +109,32 @@ fn row(domain: &DomainInfo) -> Row {
         name: domain.name.clone(),
         domid: domain.domid.0,
         pid: domain.pid,
-        memory_mib: (stat.pages * page_size()) >> 20,
-        threads: stat.threads,
-        state: state.into(),
-        time_s: stat.ticks as f64 / ticks_per_second() as f64,
+        memory_mib: Some((stat.pages * page_size()) >> 20),
+        threads: Some(stat.threads),
+        vcpus: None,
+        state: Some(state.into()),
+        time_s: Some(stat.ticks as f64 / ticks_per_second() as f64),
+        stats: None,
     }
+}
+
+fn xen_rows(host: &mut XenHost, domain: Option<&str>) -> Result<Vec<Row>> {
+    let domains = match domain {
+        Some(domain) => vec![host.find(domain)?],
+        None => host.domains()?,
+    };
+    let row = |domain: &XenDomain| Row {
+        name: domain.name(),
+        domid: domain.domid.0,
+        pid: None,
+        memory_mib: domain.memory_kib.map(|kib| kib >> 10),
+        threads: None,
+        vcpus: domain.vcpus,
+        state: None,
+        time_s: None,
+        stats: None,
+    };
+    Ok(domains.iter().map(row).collect())
 }
 
 /// Fields of `/proc/PID/stat` (proc_pid_stat(5)).

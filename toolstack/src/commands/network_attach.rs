@@ -42,5 +42,5 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let mac = spec.mac.unwrap_or_else(|| Mac::xen(rand::random()));
     let new = vif::nodes(domain.domid, &spec, devid, mac);
     device::add(&mut machine.store, &new)?;
-    progress::wait_attached(&mut machine.store, &new.device, Duration::from_secs(args.timeout))
+    progress::wait_attached(&mut machine.store, dir, &new.device, Duration::from_secs(args.timeout))
 }

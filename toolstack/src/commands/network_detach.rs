@@ -42,7 +42,7 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
         let same_mac = mac.is_some_and(|mac| text.as_deref() == Some(mac.to_string().as_bytes()));
         if devid == Some(device.id) || same_mac {
             let timeout = Duration::from_secs(args.timeout);
-            return progress::detach(&mut machine.store, &device, timeout, args.force);
+            return progress::detach(&mut machine.store, dir, &device, timeout, args.force);
         }
     }
     Err(Error::Other(format!("{} has no vif {}", domain.name, args.vif)))

@@ -2,25 +2,35 @@
 
 use ring_abi::netif::key;
 use serde::Serialize;
-use xenbus::Device;
+use serde_json::Value;
 use xenstore::{Client, Nodes};
 
 use crate::config::vif::is_interface_name;
+use crate::control::client::{self, Served};
 use crate::dir::Dir;
 use crate::error::Result;
 use crate::guest::tap::TAP;
-use crate::machine::{Machine, device, progress};
+use crate::machine::listed_device::ListedDevice;
+use crate::machine::listing::{ListedDomain, Listing};
 use crate::output;
 
 /// List a guest's network interfaces
+///
+/// It lists a guest of the machine in DIR. If none was started there and this is a domain of a Xen host, it lists a domain of
+/// that host, beside xl. With --json it shows what `xpv dom0` has counted for each interface, if it runs: see
+/// docs/control.md.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The guest's name or domain ID
     domain: String,
 
-    /// Print JSON
+    /// Print JSON, with the counters of `xpv dom0`
     #[arg(long)]
     json: bool,
+
+    /// List a domain of the Xen host that this program runs on
+    #[arg(long)]
+    xen: bool,
 }
 
 /// A line of the listing.
@@ -37,6 +47,10 @@ struct Row {
     /// The frontend's `XenbusState` as a number.
     state: u8,
     backend_path: String,
+    /// Why dom0 does not serve it, or closed its last connection.
+    error: Option<String>,
+    /// What dom0 has counted; `None` if no process of xpv serves the interface.
+    stats: Option<Value>,
 }
 
 /// Lists the interfaces.
@@ -44,24 +58,12 @@ struct Row {
 /// # Errors
 /// There is no such guest.
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
-    let mut machine = Machine::connect(dir)?;
-    let domain = machine.find_guest(&args.domain)?;
-    let mut rows = Vec::new();
-    for device in device::list(&mut machine.store, domain.domid, "vif")? {
-        let states = progress::states(&mut machine.store, &device)?;
-        let libxl = device::libxl_path(&device);
-        let mut text = |key: &str| machine.store.read_text(&format!("{libxl}/{key}"));
-        rows.push(Row {
-            devid: device.id,
-            backend_domid: device.back.0,
-            mac: text(key::MAC)?,
-            bridge: text(key::BRIDGE)?,
-            vifname: text(key::VIFNAME)?,
-            tap: tap(&mut machine.store, &device)?,
-            state: states.front.unwrap_or_default() as u8,
-            backend_path: device.back_path(),
-        });
-    }
+    let mut listing = Listing::open(dir, args.xen)?;
+    let domain = listing.find_guest(&args.domain)?;
+    let served = if args.json { client::devices(dir, domain.domid.0) } else { Served::default() };
+    let devices = listing.devices(domain.domid, "vif")?;
+    let rows = devices.iter().map(|device| row(listing.store(), &domain, device, &served));
+    let rows = rows.collect::<Result<Vec<Row>>>()?;
     if args.json {
         return output::json(&rows);
     }
@@ -78,10 +80,27 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     Ok(())
 }
 
+fn row(store: &mut Client, domain: &ListedDomain, device: &ListedDevice, served: &Served) -> Result<Row> {
+    let vifname = device.key(store, key::VIFNAME)?.filter(|name| !name.is_empty());
+    let known = device.served(served).cloned();
+    Ok(Row {
+        devid: device.id,
+        backend_domid: device.backend_domid.0,
+        mac: device.key(store, key::MAC)?.unwrap_or_default(),
+        bridge: device.key(store, key::BRIDGE)?.unwrap_or_default(),
+        vifname: vifname.unwrap_or_else(|| netback::default_vif_name(domain.domid, device.id)),
+        tap: tap(store, device)?,
+        state: device.frontend_state(store)?,
+        backend_path: device.backend_path.clone(),
+        error: known.as_ref().and_then(|known| known.error.clone()),
+        stats: known.and_then(|known| known.stats),
+    })
+}
+
 /// Reads the name of the vif's tap, which the guest's process wrote. A guest may write anything there: it is shown only
 /// if it is a valid interface name.
-fn tap(store: &mut Client, device: &Device) -> Result<Option<String>> {
-    let name = match store.read_text(&format!("{}/{TAP}", device.front_path())) {
+fn tap(store: &mut Client, device: &ListedDevice) -> Result<Option<String>> {
+    let name = match store.read_text(&format!("{}/{TAP}", device.frontend_path)) {
         Err(e) if e.is_not_found() => return Ok(None),
         name => name?,
     };

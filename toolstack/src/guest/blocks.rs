@@ -103,7 +103,7 @@ impl DiskBlocks {
 
     /// Enqueues the flush of a command whose other requests have completed; finishes it if the backend has no flush.
     fn flush(&mut self, id: u64) {
-        if self.disk.info().flush {
+        if self.disk.info().is_some_and(|info| info.flush) {
             self.enqueue(RingRequest { command: id, operation: Operation::Flush, sector: 0, bytes: 0..0 });
         } else {
             self.finish(id);

@@ -35,7 +35,7 @@ pub fn run(hv: &Arc<dyn Hypervisor>, directory: &Path, vdev: u32, stop: Borrowed
     let socket = Socket::bind(dir::nbd(directory, &dev))?;
     let options = Options { ring_page_order: RING_PAGE_ORDER, ..Options::default() };
     let disk = Disk::open_with(hv.clone(), hv.clone(), hv.clone(), vdev, options).map_err(failed)?;
-    let info = disk.info();
+    let info = disk.info().ok_or_else(|| failed(blkfront::Error::Closed))?;
     let export = Export {
         name: dev.clone(),
         size: info.sectors * 512,

@@ -155,11 +155,11 @@ fn start_devices(
     let mut process = (options.start)(machine)?;
     let devices: Vec<Device> = devices.into_iter().map(|new| new.device).collect();
     let log = machine.dir.log(&config.name);
-    progress::wait_connected(&mut machine.store, &devices, options.timeout, || {
-        match process.exit_status()? {
-            Some(status) => Err(exit_error(&config.name, &status, &log)),
-            None => check(),
-        }
+    progress::wait_connected(&mut machine.store, &machine.dir, &devices, options.timeout, || match process
+        .exit_status()?
+    {
+        Some(status) => Err(exit_error(&config.name, &status, &log)),
+        None => check(),
     })?;
     machine.store.rm(&creator_path(domid))?;
     Ok(process)

@@ -4,12 +4,16 @@ pub mod device;
 pub mod domain;
 pub mod guest;
 pub mod host;
+pub mod listed_device;
+pub mod listing;
 pub mod process;
 pub mod progress;
 pub mod vbd;
 pub mod vif;
+pub mod xen_host;
 
 use hypervisor::local::{Control, DomainInfo};
+use hypervisor::xen::XenStore;
 use xenstore::{Client, Nodes};
 
 use crate::dir::Dir;
@@ -36,15 +40,21 @@ impl Machine {
     pub fn connect(dir: &Dir) -> Result<Machine> {
         let not_running = |error: &dyn std::error::Error| {
             let at = dir.path().display();
-            Error::Other(format!(
-                "no machine runs in {at} (start one with `xpv up` or `xpv hypervisor`): {}",
-                chain(error)
-            ))
+            let hint = match XenStore::is_present() {
+                true => "on a Xen host devices are attached and domains created by xl",
+                false => "start one with `xpv up` or `xpv hypervisor`",
+            };
+            Error::Other(format!("no machine runs in {at} ({hint}): {}", chain(error)))
         };
         let control = Control::connect(dir.path()).map_err(|e| not_running(&e))?;
         let mut store = Client::open_unix(dir.store()).map_err(|e| not_running(&e))?;
         store.set_reply_timeout(Some(STORE_TIMEOUT));
         Ok(Machine { dir: dir.clone(), store, control })
+    }
+
+    /// Whether a machine runs in a directory, or ran there until it was killed.
+    pub fn is_present(dir: &Dir) -> bool {
+        dir.store().exists()
     }
 
     /// Lists the domains in the order of their ids.

@@ -9,6 +9,8 @@ use xenstore::{Client, Nodes};
 
 use super::device::{self, error_path};
 use super::process;
+use crate::control::client as control;
+use crate::dir::Dir;
 use crate::error::{Error, Result};
 
 /// How long a wait sleeps on the store before it checks that the guest's process still runs.
@@ -39,9 +41,11 @@ pub fn states(client: &mut Client, device: &Device) -> Result<States> {
 /// Waits until every device's frontend and backend are connected. `check` is called repeatedly meanwhile.
 ///
 /// # Errors
-/// The error that a driver reported; that of `check`; [`Error::Other`] if the timeout expires.
+/// The error that a driver reported; that of `check`; [`Error::Other`] if the timeout expires, with what the dom0 in `dir`
+/// waits for.
 pub fn wait_connected(
     client: &mut Client,
+    dir: &Dir,
     devices: &[Device],
     timeout: Duration,
     mut check: impl FnMut() -> Result<()>,
@@ -60,7 +64,7 @@ pub fn wait_connected(
         }
         check().map(|()| false)
     })
-    .and_then(|done| if done { Ok(()) } else { Err(timed_out(client, devices, timeout)) })
+    .and_then(|done| if done { Ok(()) } else { Err(timed_out(client, dir, devices, timeout)) })
 }
 
 /// Whether a device is connected; an error if one of its drivers reported one, or its nodes were removed.
@@ -104,14 +108,17 @@ pub fn describe(client: &mut Client, device: &Device) -> String {
     }
 }
 
-fn timed_out(client: &mut Client, devices: &[Device], timeout: Duration) -> Error {
+fn timed_out(client: &mut Client, dir: &Dir, devices: &[Device], timeout: Duration) -> Error {
     let mut late = Vec::new();
     for device in devices {
         let name = describe(client, device);
         match states(client, device) {
             Ok(States { front, back }) if front != back || front != Some(XenbusState::Connected) => {
                 let state = |s: Option<XenbusState>| s.map_or("gone", XenbusState::name);
-                late.push(format!("{name} (frontend {}, backend {})", state(front), state(back)));
+                let served = control::devices(dir, device.front.0);
+                let error = served.find(&device.kind, device.id).and_then(|known| known.error.as_deref());
+                let error = error.map_or_else(String::new, |error| format!("; {error}"));
+                late.push(format!("{name} (frontend {}, backend {}{error})", state(front), state(back)));
             }
             _ => {}
         }
@@ -173,9 +180,9 @@ fn wait_until(
 ///
 /// # Errors
 /// Those of [`wait_connected`]; [`Error::Other`] if the command is interrupted.
-pub fn wait_attached(client: &mut Client, device: &Device, timeout: Duration) -> Result<()> {
+pub fn wait_attached(client: &mut Client, dir: &Dir, device: &Device, timeout: Duration) -> Result<()> {
     let interrupted = process::interrupt_flag()?;
-    let outcome = wait_connected(client, std::slice::from_ref(device), timeout, || {
+    let outcome = wait_connected(client, dir, std::slice::from_ref(device), timeout, || {
         process::check_interrupted(&interrupted)
     });
     if outcome.is_err() {
@@ -190,12 +197,22 @@ pub fn wait_attached(client: &mut Client, device: &Device, timeout: Duration) ->
 ///
 /// # Errors
 /// [`Error::Other`] if the guest does not close the device in time; its nodes then remain.
-pub fn detach(client: &mut Client, device: &Device, timeout: Duration, force: bool) -> Result<()> {
+pub fn detach(client: &mut Client, dir: &Dir, device: &Device, timeout: Duration, force: bool) -> Result<()> {
     if !close(client, device, timeout)? && !force {
         let name = describe(client, device);
-        let what =
-            format!("{name}: the guest did not close it within {} s (--force removes it)", timeout.as_secs());
-        return Err(Error::Other(what));
+        let seconds = timeout.as_secs();
+        let why = match in_flight(dir, device) {
+            0 => "the guest did not close it".to_owned(),
+            requests => format!("not closed, with {requests} of its requests in flight in dom0,"),
+        };
+        return Err(Error::Other(format!("{name}: {why} within {seconds} s (--force removes it)")));
     }
     device::remove(client, device)
+}
+
+/// The requests that dom0 has taken from a device's frontend and not answered; 0 if dom0 does not know.
+fn in_flight(dir: &Dir, device: &Device) -> u64 {
+    let served = control::devices(dir, device.front.0);
+    let stats = served.find(&device.kind, device.id).and_then(|known| known.stats.as_ref());
+    stats.and_then(|stats| stats["in_flight"].as_u64()).unwrap_or_default()
 }

@@ -4,25 +4,28 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use event_loop::TokenBucket;
+use event_loop::{EventSet, TokenBucket};
 use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring_abi::DomId;
 use ring_abi::xenbus::key;
 use tracing::Span;
 
 use super::publish::{publish, read};
 use super::target::{BACKEND_TOKEN, Id, Target, frontend_token, target};
-use super::waker::{Waker, Wakers};
-use super::{BackDevice, BackDriver, DeviceState, Failure, Update};
+use super::waker::Waker;
+use super::{BackDevice, BackDriver, DeviceState, Failure, Registry, Update};
 use crate::{Device, DeviceEnd, Keys, XenbusState};
 use xenstore::{Client, Error, Nodes};
 
 /// Most events taken before devices are refreshed.
 const EVENTS: usize = 1024;
+
+/// The tokens of the descriptors that the loop waits for.
+const STOP: u64 = 0;
+const STORE: u64 = 1;
+const WOKEN: u64 = 2;
 
 /// How long a new device's resources may be in use: by an earlier device's thread or an earlier backend's process,
 /// whose end is not waited for.
@@ -59,9 +62,11 @@ pub(super) struct Control<'d> {
     domid: DomId,
     root: String,
     driver: &'d mut dyn BackDriver,
+    registry: Registry,
     devices: BTreeMap<Id, Entry>,
     dirty: BTreeSet<Id>,
-    wakers: Arc<Wakers>,
+    woken: event_loop::Waker<Id>,
+    event_set: EventSet,
     /// The epoch of the times that `refreshes` takes.
     started: Instant,
 }
@@ -71,13 +76,26 @@ impl<'d> Control<'d> {
         mut client: Client,
         domid: DomId,
         driver: &'d mut dyn BackDriver,
+        registry: Registry,
     ) -> Result<Self, Error> {
         let root = format!("/local/domain/{domid}/backend/{}", driver.kind());
         client.watch(&root, BACKEND_TOKEN)?;
-        let wakers = Wakers::new().map_err(|e| Error::Io(e.into()))?;
-        let devices = BTreeMap::new();
-        let dirty = BTreeSet::new();
-        Ok(Control { client, domid, root, driver, devices, dirty, wakers, started: Instant::now() })
+        let woken = event_loop::Waker::new()?;
+        let event_set = EventSet::new()?;
+        event_set.add(client.fd(), STORE)?;
+        event_set.add(&woken, WOKEN)?;
+        Ok(Control {
+            client,
+            domid,
+            root,
+            driver,
+            registry,
+            devices: BTreeMap::new(),
+            dirty: BTreeSet::new(),
+            woken,
+            event_set,
+            started: Instant::now(),
+        })
     }
 
     pub(super) fn run(mut self, stop: BorrowedFd<'_>) -> Result<(), Error> {
@@ -88,21 +106,23 @@ impl<'d> Control<'d> {
                 device.stop();
             }
         }
-        for entry in self.devices.into_values() {
+        for (id, entry) in self.devices {
             let _span = entry.span.enter();
             drop(entry.service);
+            self.registry.remove(id);
         }
         outcome
     }
 
     fn serve(&mut self, stop: BorrowedFd<'_>) -> Result<(), Error> {
+        self.event_set.add(stop, STOP)?;
         loop {
             let drained = self.take_events()?;
-            self.dirty.extend(self.wakers.take());
+            self.dirty.extend(self.woken.take());
             let round = self.refresh_dirty(Instant::now())?;
             // A refresh reads from the store, and events may have come in with the replies.
             let until = if drained && !round.refreshed { round.next } else { Some(Instant::now()) };
-            if self.wait(stop, until)? {
+            if self.wait(until)? {
                 return Ok(());
             }
         }
@@ -196,6 +216,7 @@ impl<'d> Control<'d> {
             Ok(None) => {
                 tracing::info!(path = entry.end.path(), "removed");
                 drop(entry.service);
+                self.registry.remove(id);
                 return entry.end.unwatch_other(&mut self.client, &frontend_token(id));
             }
             Err(e) => {
@@ -205,7 +226,10 @@ impl<'d> Control<'d> {
         };
         let update = self.update(id, &mut entry, &seen, now);
         if let Some(Failure { errno, what }) = &update.error {
+            self.registry.set_error(id, Some(what));
             entry.end.error(&mut self.client, *errno, what);
+        } else if update.state == Some(XenbusState::Connected) {
+            self.registry.set_error(id, None);
         }
         let written = publish(&mut self.client, &entry.end, &seen, &update);
         self.devices.insert(id, entry);
@@ -245,13 +269,17 @@ impl<'d> Control<'d> {
         if untried {
             let kind = self.driver.kind().to_owned();
             let device = Device { kind, front: id.0, back: self.domid, id: id.1 };
-            match self.driver.probe(&device, seen, Waker::new(id, self.wakers.clone())) {
-                Ok(device) => entry.service = Service::Running(device),
+            match self.driver.probe(&device, seen, Waker::new(id, self.woken.clone())) {
+                Ok(device) => {
+                    self.registry.insert(id, device.stats());
+                    entry.service = Service::Running(device);
+                }
                 Err(failure)
                     if is_to_wait(&failure, now.saturating_duration_since(entry.since), seen.own_state) =>
                 {
                     if matches!(entry.service, Service::New) {
                         tracing::info!("waits: {}", failure.what);
+                        self.registry.set_error(id, Some(&format!("waits: {}", failure.what)));
                         entry.service = Service::Busy;
                     }
                     // Probed again as soon as its refresh rate allows it.
@@ -273,17 +301,10 @@ impl<'d> Control<'d> {
         }
     }
 
-    /// Sleeps until an event or `until`; `true` when `stop` is readable.
-    fn wait(&mut self, stop: BorrowedFd<'_>, until: Option<Instant>) -> Result<bool, Error> {
-        let timeout = until.map_or(PollTimeout::NONE, |until| {
-            let left = until.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
-            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-        });
-        let mut fds = [stop, self.client.fd(), self.wakers.fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        match poll(&mut fds, timeout) {
-            Ok(_) | Err(Errno::EINTR) => Ok(fds[0].any().unwrap_or(false)),
-            Err(e) => Err(Error::Io(e.into())),
-        }
+    /// Sleeps until an event or `until`; `true` when the stop descriptor is readable.
+    fn wait(&self, until: Option<Instant>) -> Result<bool, Error> {
+        let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
+        Ok(self.event_set.wait(timeout)?.contains(STOP))
     }
 }
 

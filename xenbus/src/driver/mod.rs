@@ -47,14 +47,18 @@
 
 mod control;
 mod publish;
+mod registry;
 mod target;
 mod waker;
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 
+pub use registry::{Info, Registry};
 use ring_abi::DomId;
 pub use waker::Waker;
 
+use crate::stats::Stats;
 use crate::{Device, Keys, XenbusState};
 use xenstore::{Client, Error};
 
@@ -133,6 +137,12 @@ pub trait BackDevice {
     /// thread does what takes time and wakes the loop when it is done.
     fn changed(&mut self, seen: &DeviceState) -> Update;
 
+    /// The device's counters, over all its connections; `None` if it counts nothing. Called once, before
+    /// [`BackDevice::changed`].
+    fn stats(&self) -> Option<Arc<dyn Stats>> {
+        None
+    }
+
     /// Ends all service, and waits until it has ended, because the driver stops.
     fn stop(&mut self) {}
 }
@@ -149,5 +159,19 @@ pub fn run(
     driver: &mut dyn BackDriver,
     stop: BorrowedFd<'_>,
 ) -> Result<(), Error> {
-    control::Control::new(client, domid, driver)?.run(stop)
+    run_registered(client, domid, driver, &Registry::default(), stop)
+}
+
+/// Serves devices as [`run`] does, and keeps them in `registry`, for other threads to read.
+///
+/// # Errors
+/// Those of [`run`].
+pub fn run_registered(
+    client: Client,
+    domid: DomId,
+    driver: &mut dyn BackDriver,
+    registry: &Registry,
+    stop: BorrowedFd<'_>,
+) -> Result<(), Error> {
+    control::Control::new(client, domid, driver, registry.clone())?.run(stop)
 }

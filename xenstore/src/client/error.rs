@@ -91,6 +91,11 @@ impl Error {
         }
     }
 
+    /// Whether the connection cannot be used any more.
+    pub fn is_disconnected(&self) -> bool {
+        matches!(self, Error::Closed | Error::Io(_) | Error::Protocol(_))
+    }
+
     /// Whether the store replied ENOENT.
     pub fn is_not_found(&self) -> bool {
         self.store_error() == Some(XsError::ENOENT)

@@ -1,0 +1,39 @@
+//! A vif's counters over all its connections: written by the thread of its bridge, read by any other.
+
+use std::sync::Arc;
+
+use bridge::DropReason;
+use event_loop::{Counter, EventCounters};
+use xenbus::stats::{self, Count, Grants, Notifications, Operation, Snapshot};
+
+/// One vif's counters, from the time it was found. One connection at a time counts.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Frames, as the bridge counts them.
+    pub(crate) port: Arc<bridge::Stats>,
+    /// The guest's pages mapped.
+    pub(crate) mapped: Counter,
+    /// Grant copies.
+    pub(crate) copied: Counter,
+    /// Events of both rings.
+    pub(crate) events: Arc<EventCounters>,
+}
+
+impl stats::Stats for Stats {
+    fn snapshot(&self) -> Snapshot {
+        let port = self.port.read();
+        // The rings have the guest's view: what it transmits the bridge receives.
+        let operation = |name, requests, bytes| Operation { name, requests, bytes, ..Operation::default() };
+        let drops = DropReason::ALL.map(|reason| Count { name: reason.name(), count: port.dropped(reason) });
+        Snapshot {
+            operations: vec![
+                operation("transmit", port.rx_frames, port.rx_bytes),
+                operation("receive", port.tx_frames, port.tx_bytes),
+            ],
+            notifications: Notifications::from(&*self.events),
+            grants: Some(Grants { mapped: self.mapped.get(), reused: None, copied: self.copied.get() }),
+            drops: drops.into(),
+            ..Snapshot::default()
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! Asks the dom0 of a machine. Commands work without one: whoever does not answer in time is taken for absent.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
+use nix::sys::time::TimeVal;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::protocol::{DeviceId, MAX_REPLY, Request, StatsQuery, TotalsQuery, parse_reply};
+use crate::dir::Dir;
+use crate::error::{Error, Result, chain};
+
+/// How long one reply may take.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Connections tried: a busy server may close one before it has answered.
+const TRIES: usize = 3;
+
+/// A device of dom0's, as in the reply to `stats`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Device {
+    /// Which device.
+    #[serde(flatten)]
+    pub id: DeviceId,
+    /// Why it is not served, or why its last connection was closed.
+    pub error: Option<String>,
+    /// Its counters, as `docs/control.md` describes them; `None` if they are another program's.
+    pub stats: Option<Value>,
+}
+
+/// A domain with devices of dom0's, as in the reply to `totals`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Domain {
+    /// Its number.
+    pub domid: u16,
+    /// By kind, how many devices it has and the sums of their counters.
+    pub stats: Value,
+}
+
+#[derive(Deserialize)]
+struct DevicesReply {
+    domid: u16,
+    devices: Vec<Device>,
+    next: Option<DeviceId>,
+}
+
+#[derive(Deserialize)]
+struct DomainsReply {
+    domains: Vec<Domain>,
+    next: Option<u16>,
+}
+
+/// The devices that a dom0 serves, and its domain.
+#[derive(Clone, Debug, Default)]
+pub struct Served {
+    /// The domain that serves them; `None` if no dom0 answers.
+    pub domid: Option<u16>,
+    /// The devices.
+    pub devices: Vec<Device>,
+}
+
+impl Served {
+    /// The device of this kind and number, of the domain that was asked for.
+    pub fn find(&self, kind: &str, devid: u32) -> Option<&Device> {
+        self.devices.iter().find(|device| device.id.kind == kind && device.id.devid == devid)
+    }
+}
+
+/// The devices of a frontend's domain that the dom0 in `dir` serves; none if it does not answer. A dom0 that answers with an
+/// error is logged.
+pub fn devices(dir: &Dir, domid: u16) -> Served {
+    logged(dir, || ask_devices(dir, domid))
+}
+
+/// The sums of the counters of each domain that the dom0 in `dir` serves; `None` if it does not answer, as [`devices`].
+pub fn totals(dir: &Dir) -> Option<Vec<Domain>> {
+    logged(dir, || ask_totals(dir).map(Some))
+}
+
+/// Logs why there is no answer, unless no dom0 listens.
+fn logged<T: Default>(dir: &Dir, ask: impl Fn() -> Result<T>) -> T {
+    let answer = (1..TRIES).find_map(|_| match ask() {
+        Err(Error::Io { source, .. }) if is_closed(&source) => None,
+        answer => Some(answer),
+    });
+    let error = match answer.unwrap_or_else(&ask) {
+        Ok(answer) => return answer,
+        Err(error) => error,
+    };
+    match &error {
+        Error::File { source, .. } if is_absent(source) => {}
+        _ => {
+            tracing::warn!(socket = %dir.control().display(), error = %chain(&error), "dom0 does not answer")
+        }
+    }
+    T::default()
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused)
+}
+
+fn is_closed(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
+}
+
+fn ask_devices(dir: &Dir, domid: u16) -> Result<Served> {
+    let mut connection = Connection::open(dir)?;
+    let mut served = Served::default();
+    let mut query = StatsQuery { domid: Some(domid), ..StatsQuery::default() };
+    loop {
+        let reply: DevicesReply = connection.call(&Request::Stats(query.clone()))?;
+        served.domid = Some(reply.domid);
+        served.devices.extend(reply.devices);
+        // A server that does not go on is not asked for ever.
+        if reply.next.is_none() || reply.next <= query.after {
+            return Ok(served);
+        }
+        query.after = reply.next;
+    }
+}
+
+fn ask_totals(dir: &Dir) -> Result<Vec<Domain>> {
+    let mut connection = Connection::open(dir)?;
+    let mut domains = Vec::new();
+    let mut query = TotalsQuery::default();
+    loop {
+        let reply: DomainsReply = connection.call(&Request::Totals(query.clone()))?;
+        domains.extend(reply.domains);
+        if reply.next.is_none() || reply.next <= query.after {
+            return Ok(domains);
+        }
+        query.after = reply.next;
+    }
+}
+
+/// A connection to the control socket.
+pub struct Connection {
+    stream: UnixStream,
+    /// Bytes received behind the last reply.
+    received: Vec<u8>,
+}
+
+impl Connection {
+    /// Connects to the dom0 that serves a machine.
+    ///
+    /// # Errors
+    /// [`Error::File`] if none listens, or none accepts in time.
+    pub fn open(dir: &Dir) -> Result<Connection> {
+        let path = dir.control();
+        let connected = || {
+            let fd = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+            // Also how long connect(2) may wait.
+            setsockopt(&fd, sockopt::SendTimeout, &TimeVal::new(TIMEOUT.as_secs() as i64, 0))?;
+            connect(fd.as_raw_fd(), &UnixAddr::new(&path)?)?;
+            Ok(fd)
+        };
+        let fd = connected().map_err(|errno: nix::errno::Errno| Error::file(&path, "connecting", errno))?;
+        Ok(Connection { stream: fd.into(), received: Vec::new() })
+    }
+
+    /// Sends a request and returns what is in its reply's field `ok`.
+    ///
+    /// # Errors
+    /// [`Error::Other`] if the reply is an error or not of this protocol; [`Error::Io`] if there is none in time.
+    pub fn call<T: DeserializeOwned>(&mut self, request: &Request) -> Result<T> {
+        let line = self.exchange(&request.encode()).map_err(|e| Error::io("asking dom0", e))?;
+        let ok = parse_reply(&line).map_err(Error::Other)?;
+        serde_json::from_value(ok).map_err(|e| Error::Other(format!("the reply: {e}")))
+    }
+
+    fn exchange(&mut self, request: &[u8]) -> io::Result<Vec<u8>> {
+        self.stream.write_all(request)?;
+        let until = Instant::now() + TIMEOUT;
+        let mut chunk = [0; 16 << 10];
+        loop {
+            if let Some(end) = self.received.iter().position(|byte| *byte == b'\n') {
+                return Ok(self.received.drain(..=end).collect());
+            }
+            if self.received.len() > MAX_REPLY {
+                return Err(io::Error::new(ErrorKind::InvalidData, "the reply is too long"));
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            self.stream.set_read_timeout(Some(left))?;
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(read) => self.received.extend_from_slice(&chunk[..read]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! What a device has counted, as a value of the same form for all drivers.
+//!
+//! A driver's threads count by [`event_loop::Counter`]: relaxed stores. A [`Snapshot`] is taken when somebody asks for it.
+
+use alloc::vec::Vec;
+
+use event_loop::{Distribution, EventCounters, EventCounts};
+
+/// What takes a snapshot of a device's counters, on any thread and without disturbing the thread that counts.
+pub trait Stats: Send + Sync {
+    /// Reads the counters, each by itself: they are not of one instant.
+    fn snapshot(&self) -> Snapshot;
+}
+
+/// A name, and how often what it names has happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// The name, as documents and JSON have it: lower case, words joined by `_`.
+    pub name: &'static str,
+    /// How often.
+    pub count: u64,
+}
+
+/// The counters of a device since it was found, over all its connections; or their sums over several devices.
+///
+/// ```
+/// use xenbus::stats::{Count, Operation, Snapshot};
+///
+/// let errors = vec![Count { name: "io", count: 1 }];
+/// let read = Operation { name: "read", requests: 10, bytes: 36864, errors, latency: None };
+/// let mut total = Snapshot { operations: vec![read], ..Snapshot::default() };
+/// total.merge(&total.clone());
+/// assert_eq!(total.operation("read").unwrap().requests, 20);
+/// assert_eq!(total.operation("read").unwrap().error("io"), 2);
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// What the device did: `read`, `write`, ... for disks, `transmit` and `receive` for network interfaces.
+    pub operations: Vec<Operation>,
+    /// Requests taken and not answered yet; `None` where that is not counted.
+    pub in_flight: Option<u64>,
+    /// Events on the device's event channels.
+    pub notifications: Notifications,
+    /// The peer's pages; `None` for frontends, which access none.
+    pub grants: Option<Grants>,
+    /// How often the device's own thread was woken; `None` where it has none.
+    pub wakeups: Option<u64>,
+    /// Frames dropped, by reason; empty for disks.
+    pub drops: Vec<Count>,
+}
+
+/// The counters of one operation.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Operation {
+    /// Its name.
+    pub name: &'static str,
+    /// Requests that were answered, or frames; those that failed included.
+    pub requests: u64,
+    /// Bytes of those that succeeded.
+    pub bytes: u64,
+    /// Requests that failed, by kind.
+    pub errors: Vec<Count>,
+    /// From the time at which a request was taken to its completion; `None` where that is not measured.
+    pub latency: Option<Distribution>,
+}
+
+/// Events of a device's event channels, which are hypercalls, or system calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Notifications {
+    /// Events sent to the peer.
+    pub sent: u64,
+    /// Times that requests or responses were published and no event was sent for them: the peer wanted none, or one
+    /// was to be sent already.
+    pub suppressed: u64,
+    /// Events taken from the peer; several that it sent may be one.
+    pub received: u64,
+}
+
+/// How a backend has accessed the frontend's pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// Pages mapped.
+    pub mapped: u64,
+    /// Pages that were needed and mapped already, being persistent grants; `None` where none stay mapped.
+    pub reused: Option<u64>,
+    /// Grant copies: parts of pages copied by the hypervisor.
+    pub copied: u64,
+}
+
+impl From<&EventCounters> for Notifications {
+    fn from(events: &EventCounters) -> Notifications {
+        let EventCounts { sent, suppressed, taken } = events.read();
+        Notifications { sent, suppressed, received: taken }
+    }
+}
+
+impl Snapshot {
+    /// The counters of the operation with this name.
+    pub fn operation(&self, name: &str) -> Option<&Operation> {
+        self.operations.iter().find(|operation| operation.name == name)
+    }
+
+    /// How many frames were dropped for the reason with this name; 0 for an unknown one.
+    pub fn drop(&self, name: &str) -> u64 {
+        count(&self.drops, name)
+    }
+
+    /// Adds the counters of another device.
+    pub fn merge(&mut self, other: &Snapshot) {
+        for more in &other.operations {
+            match self.operations.iter_mut().find(|operation| operation.name == more.name) {
+                Some(operation) => operation.merge(more),
+                None => self.operations.push(more.clone()),
+            }
+        }
+        self.in_flight = sum(self.in_flight, other.in_flight);
+        self.wakeups = sum(self.wakeups, other.wakeups);
+        self.notifications.sent += other.notifications.sent;
+        self.notifications.suppressed += other.notifications.suppressed;
+        self.notifications.received += other.notifications.received;
+        if let Some(more) = &other.grants {
+            let grants = self.grants.get_or_insert_default();
+            grants.mapped += more.mapped;
+            grants.reused = sum(grants.reused, more.reused);
+            grants.copied += more.copied;
+        }
+        merge(&mut self.drops, &other.drops);
+    }
+}
+
+impl Operation {
+    /// How many requests failed by the kind of error with this name; 0 for an unknown one.
+    pub fn error(&self, name: &str) -> u64 {
+        count(&self.errors, name)
+    }
+
+    fn merge(&mut self, other: &Operation) {
+        self.requests += other.requests;
+        self.bytes += other.bytes;
+        merge(&mut self.errors, &other.errors);
+        if let Some(more) = &other.latency {
+            self.latency.get_or_insert_default().merge(more);
+        }
+    }
+}
+
+fn count(counts: &[Count], name: &str) -> u64 {
+    counts.iter().find(|count| count.name == name).map_or(0, |count| count.count)
+}
+
+fn sum(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one + other),
+        (one, other) => one.or(other),
+    }
+}
+
+fn merge(counts: &mut Vec<Count>, others: &[Count]) {
+    for more in others {
+        match counts.iter_mut().find(|count| count.name == more.name) {
+            Some(count) => count.count += more.count,
+            None => counts.push(*more),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::vec;
+    use core::time::Duration;
+    use event_loop::Histogram;
+
+    fn snapshot(name: &'static str, latency: Option<Duration>) -> Snapshot {
+        let histogram = Histogram::default();
+        latency.iter().for_each(|&latency| histogram.record(latency));
+        let errors = vec![Count { name: "io", count: 1 }];
+        let latency = latency.map(|_| histogram.read());
+        Snapshot {
+            operations: vec![Operation { name, requests: 2, bytes: 512, errors, latency }],
+            in_flight: Some(3),
+            notifications: Notifications { sent: 4, suppressed: 5, received: 6 },
+            grants: Some(Grants { mapped: 7, reused: Some(8), copied: 9 }),
+            wakeups: None,
+            drops: vec![Count { name, count: 10 }],
+        }
+    }
+
+    #[test]
+    fn merge_adds_what_both_have_and_keeps_what_one_has() {
+        let mut total = Snapshot::default();
+        total.merge(&snapshot("read", Some(Duration::from_millis(1))));
+        total.merge(&snapshot("read", Some(Duration::from_millis(2))));
+        total.merge(&snapshot("write", None));
+        let read = total.operation("read").unwrap();
+        assert_eq!((read.requests, read.bytes, read.error("io"), read.error("none")), (4, 1024, 2, 0));
+        let latency = read.latency.as_ref().unwrap();
+        assert_eq!((latency.count(), latency.max()), (2, Duration::from_millis(2)));
+        assert_eq!(total.operation("write").unwrap().latency, None);
+        assert_eq!((total.in_flight, total.wakeups), (Some(9), None));
+        assert_eq!(total.notifications, Notifications { sent: 12, suppressed: 15, received: 18 });
+        assert_eq!(total.grants, Some(Grants { mapped: 21, reused: Some(24), copied: 27 }));
+        assert_eq!((total.drop("read"), total.drop("write")), (20, 10));
+    }
+}
