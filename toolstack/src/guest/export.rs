@@ -45,7 +45,7 @@ pub fn run(hv: &Arc<dyn Hypervisor>, directory: &Path, vdev: u32, stop: Borrowed
     };
     tracing::info!(dev, size = export.size, socket = %socket.path.display(), "exported");
     let mut blocks = DiskBlocks::new(disk);
-    let served = server::serve(&socket.listener, &export, &mut blocks, stop);
+    let served = server::serve(&socket.listener, &export, &mut blocks, server::HANDSHAKE_TIMEOUT, stop);
     let disk = blocks.into_disk();
     let closed = disk.is_closed();
     tracing::info!(dev, "closing");

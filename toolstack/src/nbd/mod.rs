@@ -5,6 +5,7 @@
 //! (<https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md>).
 
 pub mod handshake;
+pub mod output;
 pub mod proto;
 pub mod server;
 pub mod session;

@@ -5,6 +5,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -15,8 +16,12 @@ use super::{Blocks, Export, Op, Outcome, Session};
 const MAX_CLIENTS: usize = 16;
 /// Bytes read from a client by one system call.
 const CHUNK: usize = 256 << 10;
+/// How long a client may take for its handshake, as in qemu-nbd (`handshake-limit`), in [`serve`]'s usual case.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves `export` to the clients of `listener` until `stop` becomes readable, and then closes their connections.
+/// Serves `export` to the clients of `listener` until `stop` becomes readable, and then closes their connections. A
+/// client that has not finished its handshake within `handshake_timeout`, or not taken the last replies that long after
+/// it ended its session, is disconnected: it would keep others out.
 ///
 /// # Errors
 /// The blocks cannot be used any more, or poll(2) fails.
@@ -24,10 +29,13 @@ pub fn serve(
     listener: &UnixListener,
     export: &Export,
     blocks: &mut dyn Blocks,
+    handshake_timeout: Duration,
     stop: BorrowedFd<'_>,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
-    let mut server = Server { export, blocks, clients: HashMap::new(), waiting: VecDeque::new(), last_id: 0 };
+    let clients = HashMap::new();
+    let waiting = VecDeque::new();
+    let mut server = Server { export, blocks, handshake_timeout, clients, waiting, last_id: 0 };
     let mut chunk = vec![0; CHUNK];
     while !server.sleep(listener, stop)? {
         server.accept(listener);
@@ -35,6 +43,7 @@ pub fn serve(
         // Repeated while there is progress: a completion makes room for a request that was parsed already.
         while server.submit() | server.complete()? {}
         server.write();
+        server.expire();
     }
     Ok(())
 }
@@ -42,11 +51,14 @@ pub fn serve(
 struct Client {
     stream: UnixStream,
     session: Session,
+    /// When it is disconnected, while it negotiates and after it has ended its session.
+    deadline: Option<Instant>,
 }
 
 struct Server<'a> {
     export: &'a Export,
     blocks: &'a mut dyn Blocks,
+    handshake_timeout: Duration,
     clients: HashMap<u64, Client>,
     /// Requests that the blocks did not take yet.
     waiting: VecDeque<(u64, Op)>,
@@ -57,7 +69,7 @@ struct Server<'a> {
 impl Server<'_> {
     /// Waits until a socket or the blocks are ready; `true` if `stop` is readable.
     fn sleep(&mut self, listener: &UnixListener, stop: BorrowedFd<'_>) -> io::Result<bool> {
-        let timeout = if self.blocks.arm()? { PollTimeout::ZERO } else { PollTimeout::NONE };
+        let timeout = if self.blocks.arm()? { PollTimeout::ZERO } else { self.timeout() };
         let mut fds =
             vec![PollFd::new(stop, PollFlags::POLLIN), PollFd::new(self.blocks.fd(), PollFlags::POLLIN)];
         if self.clients.len() < MAX_CLIENTS {
@@ -70,12 +82,36 @@ impl Server<'_> {
         }
     }
 
+    /// The time until a client is to be disconnected.
+    fn timeout(&self) -> PollTimeout {
+        self.clients.values().filter_map(|client| client.deadline).min().map_or(
+            PollTimeout::NONE,
+            |deadline| {
+                let left = deadline.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            },
+        )
+    }
+
+    /// Disconnects clients whose time is up.
+    fn expire(&mut self) {
+        for client in self.clients.values_mut() {
+            match (client.deadline, client.session.is_negotiated() && !client.session.is_ended()) {
+                (Some(_), true) => client.deadline = None,
+                (None, false) => client.deadline = Some(Instant::now() + self.handshake_timeout),
+                _ => {}
+            }
+        }
+        self.clients.retain(|_, client| client.deadline.is_none_or(|deadline| Instant::now() < deadline));
+    }
+
     fn accept(&mut self, listener: &UnixListener) {
         while self.clients.len() < MAX_CLIENTS {
             let Ok((stream, _)) = listener.accept() else { return };
             if stream.set_nonblocking(true).is_ok() {
                 self.last_id += 1;
-                self.clients.insert(self.last_id, Client { stream, session: Session::new() });
+                let deadline = Some(Instant::now() + self.handshake_timeout);
+                self.clients.insert(self.last_id, Client { stream, session: Session::new(), deadline });
             }
         }
     }
@@ -114,11 +150,14 @@ impl Server<'_> {
     fn complete(&mut self) -> io::Result<bool> {
         let mut completed: Vec<(u64, Outcome)> = Vec::new();
         self.blocks.poll(&mut completed)?;
-        for (id, outcome) in &completed {
+        let any = !completed.is_empty();
+        for (id, outcome) in completed {
             // No client has the request if its connection was closed.
-            let _ = self.clients.values_mut().any(|c| c.session.complete(*id, outcome));
+            if let Some(client) = self.clients.values_mut().find(|client| client.session.has(id)) {
+                client.session.complete(id, outcome);
+            }
         }
-        Ok(!completed.is_empty())
+        Ok(any)
     }
 
     fn write(&mut self) {
