@@ -152,7 +152,7 @@ impl Devices<'_> {
             if report == Report::Error {
                 end.error(&mut self.client, Errno::EIO as i32, failure);
             }
-            end.switch_state(&mut self.client, XenbusState::Closing)
+            end.switch_state(&mut self.client, XenbusState::Closed)
         });
         if let Err(error) = written {
             tracing::debug!(%error, "failed to close the frontend");

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Blocks, Export, Op, Outcome, Session};
+use super::{Blocks, Op, Outcome, Session};
 
 /// Clients that are connected at a time; further ones wait to be accepted.
 const MAX_CLIENTS: usize = 16;
@@ -19,7 +19,7 @@ const CHUNK: usize = 256 << 10;
 /// How long a client may take for its handshake, as in qemu-nbd (`handshake-limit`), in [`serve`]'s usual case.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves `export` to the clients of `listener` until `stop` becomes readable, and then closes their connections. A
+/// Serves `blocks` to the clients of `listener` until `stop` becomes readable, and then closes their connections. A
 /// client that has not finished its handshake within `handshake_timeout`, or not taken the last replies that long after
 /// it ended its session, is disconnected: it would keep others out.
 ///
@@ -27,7 +27,6 @@ pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The blocks cannot be used any more, or poll(2) fails.
 pub fn serve(
     listener: &UnixListener,
-    export: &Export,
     blocks: &mut dyn Blocks,
     handshake_timeout: Duration,
     stop: BorrowedFd<'_>,
@@ -35,7 +34,7 @@ pub fn serve(
     listener.set_nonblocking(true)?;
     let clients = HashMap::new();
     let waiting = VecDeque::new();
-    let mut server = Server { export, blocks, handshake_timeout, clients, waiting, last_id: 0 };
+    let mut server = Server { blocks, handshake_timeout, clients, in_use: false, waiting, last_id: 0 };
     let mut chunk = vec![0; CHUNK];
     while !server.sleep(listener, stop)? {
         server.accept(listener);
@@ -44,6 +43,7 @@ pub fn serve(
         while server.submit() | server.complete()? {}
         server.write();
         server.expire();
+        server.update_use()?;
     }
     Ok(())
 }
@@ -56,10 +56,11 @@ struct Client {
 }
 
 struct Server<'a> {
-    export: &'a Export,
     blocks: &'a mut dyn Blocks,
     handshake_timeout: Duration,
     clients: HashMap<u64, Client>,
+    /// Whether a client has finished its handshake.
+    in_use: bool,
     /// Requests that the blocks did not take yet.
     waiting: VecDeque<(u64, Op)>,
     /// The id given last, to a client or a request.
@@ -91,6 +92,16 @@ impl Server<'_> {
                 PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
             },
         )
+    }
+
+    /// Tells the blocks when the first client has opened the export, and when the last one has closed it.
+    fn update_use(&mut self) -> io::Result<()> {
+        let in_use = self.clients.values().any(|client| client.session.is_negotiated());
+        if in_use != self.in_use {
+            self.in_use = in_use;
+            self.blocks.set_in_use(in_use)?;
+        }
+        Ok(())
     }
 
     /// Disconnects clients whose time is up.
@@ -135,7 +146,7 @@ impl Server<'_> {
         for client in self.clients.values_mut() {
             while self.waiting.is_empty() {
                 let id = self.last_id + 1;
-                let Some(op) = client.session.next(self.export, id) else { break };
+                let Some(op) = client.session.next(self.blocks.export(), id) else { break };
                 self.last_id = id;
                 match self.blocks.submit(id, op) {
                     Ok(()) => taken = true,

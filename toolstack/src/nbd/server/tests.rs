@@ -1,6 +1,7 @@
 //! Real sockets, and blocks in memory that complete requests later and out of order.
 
 use super::*;
+use crate::nbd::Export;
 use crate::nbd::proto::{REPLY, REQUEST, Reader, command, option};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::thread;
@@ -9,6 +10,7 @@ use std::time::Duration;
 /// Memory that takes four requests at a time and completes them in reverse order.
 struct Ram {
     memory: Vec<u8>,
+    export: Export,
     waiting: Vec<(u64, Op)>,
     event: EventFd,
 }
@@ -16,7 +18,7 @@ struct Ram {
 impl Ram {
     fn new(size: usize) -> Ram {
         let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap();
-        Ram { memory: vec![0; size], waiting: Vec::new(), event }
+        Ram { memory: vec![0; size], export: export(size as u64), waiting: Vec::new(), event }
     }
 
     fn execute(&mut self, op: Op) -> Outcome {
@@ -32,6 +34,14 @@ impl Ram {
 }
 
 impl Blocks for Ram {
+    fn export(&self) -> &Export {
+        &self.export
+    }
+
+    fn set_in_use(&mut self, _: bool) -> io::Result<()> {
+        Ok(())
+    }
+
     fn submit(&mut self, id: u64, op: Op) -> Result<(), Op> {
         if self.waiting.len() == 4 {
             return Err(op);
@@ -72,9 +82,7 @@ fn with_timeout(handshake: Duration, client: impl FnOnce(&dyn Fn() -> UnixStream
     let stop = EventFd::new().unwrap();
     thread::scope(|scope| {
         let stop = &stop;
-        let server = scope.spawn(move || {
-            serve(&listener, &export(1 << 16), &mut Ram::new(1 << 16), handshake, stop.as_fd())
-        });
+        let server = scope.spawn(move || serve(&listener, &mut Ram::new(1 << 16), handshake, stop.as_fd()));
         client(&|| {
             let stream = UnixStream::connect(&path).unwrap();
             stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
