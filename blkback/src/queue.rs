@@ -163,10 +163,10 @@ where
         self.pending.len() - self.unpublished.len()
     }
 
-    /// Takes the counts of requests that were answered without an operation, if there are any.
+    /// The counts of requests that were answered without an operation, for the caller to take.
     #[inline]
-    pub fn take_refused(&mut self) -> Option<Refused> {
-        self.refused.take()
+    pub fn refused(&mut self) -> &mut Refused {
+        &mut self.refused
     }
 
     /// Whether responses wait for [`Queue::commit`].

@@ -21,7 +21,7 @@ use crate::engine::{Completion, DiskInfo, Engine, IoRequest, Operation};
 use crate::error::ExitReason;
 use crate::guest_data::{GuestData, Outcome};
 use crate::queue::Queue;
-use crate::stats::{ErrorKind, Stats};
+use crate::stats::{ErrorKind, Stats, Tally};
 
 /// The tokens of the descriptors that the loop waits for.
 const ENGINE: u64 = 0;
@@ -178,8 +178,8 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             let at = *now.get_or_insert_with(Instant::now);
             self.start(&request, at);
         }
-        if let Some(refused) = self.queue.take_refused() {
-            self.stats.refused(&refused);
+        if self.queue.refused().any() {
+            self.stats.refused(self.queue.refused());
         }
         if now.is_some() {
             self.stats.set_in_flight(self.queue.in_flight());
@@ -241,6 +241,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             return Ok(false);
         }
         let now = Instant::now();
+        let mut tally = Tally::new(&self.stats, now);
         for Completion { request: mut io, result } in self.completions.drain(..) {
             self.in_engine -= 1;
             let tag = Tag(io.tag as u32);
@@ -259,17 +260,14 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             let started = self.started[tag.0 as usize];
             let status = match result {
                 Ok(()) => {
-                    self.stats.done(operation, started.bytes, now.saturating_duration_since(started.at));
+                    tally.done(operation, started.bytes, started.at);
                     Status::OKAY
                 }
-                Err((kind, error)) => {
-                    tracing::debug!(?operation, %error, "failed request");
-                    self.stats.failed(operation, kind);
-                    Status::ERROR
-                }
+                Err((kind, error)) => failed(&self.stats, operation, kind, &error),
             };
             self.queue.complete(tag, status);
         }
+        drop(tally);
         while let Some(request) = self.retries.pop() {
             self.start(&request, now);
         }
@@ -337,6 +335,13 @@ fn channel_error(error: event_channel::Error) -> ExitReason {
         event_channel::Error::Closed => ExitReason::PeerGone,
         other => ExitReason::Channel(other),
     }
+}
+
+#[cold]
+fn failed(stats: &Stats, operation: Operation, kind: ErrorKind, error: &io::Error) -> Status {
+    tracing::debug!(?operation, %error, "failed request");
+    stats.failed(operation, kind);
+    Status::ERROR
 }
 
 fn limits(info: &DiskInfo) -> Limits {

@@ -1,7 +1,7 @@
 //! A device's counters, without locks: written by the thread of its ring, read by any other.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use event_loop::{Counter, EventCounters, Histogram};
 use ring_abi::blkif::{OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER, Status};
@@ -50,6 +50,7 @@ pub struct Refused {
 
 impl Refused {
     /// Counts a request for this operation (`BLKIF_OP_*`), which was answered with `status`.
+    #[cold]
     pub(crate) fn count(&mut self, operation: u8, status: Status) {
         let reason = if status == Status::EOPNOTSUPP { &mut self.not_supported } else { &mut self.malformed };
         *match operation {
@@ -61,10 +62,10 @@ impl Refused {
         self.any = true;
     }
 
-    /// Takes the counts, if there are any.
+    /// Whether any request is counted.
     #[inline]
-    pub(crate) fn take(&mut self) -> Option<Refused> {
-        if self.any { Some(std::mem::take(self)) } else { None }
+    pub fn any(&self) -> bool {
+        self.any
     }
 }
 
@@ -120,23 +121,25 @@ pub(crate) struct Pages {
 }
 
 impl Stats {
-    /// Counts an operation that succeeded.
+    /// Counts operations that succeeded and took equally long.
     #[inline]
-    pub(crate) fn done(&self, operation: Operation, bytes: usize, latency: Duration) {
+    fn done(&self, operation: Operation, requests: u64, bytes: u64, latency: Duration) {
         let counters = &self.operations[operation as usize];
-        counters.requests.add(1);
-        counters.bytes.add(bytes as u64);
-        counters.latency.record(latency);
+        counters.requests.add(requests);
+        counters.bytes.add(bytes);
+        counters.latency.record_many(latency, requests);
     }
 
     /// Counts an operation that failed.
+    #[cold]
     pub(crate) fn failed(&self, operation: Operation, kind: ErrorKind) {
         self.operations[operation as usize].failed(kind, 1);
     }
 
-    /// Counts requests that were refused.
+    /// Counts requests that were refused, and takes them out of `refused`.
     #[cold]
-    pub(crate) fn refused(&self, refused: &Refused) {
+    pub(crate) fn refused(&self, refused: &mut Refused) {
+        let refused = std::mem::take(refused);
         for (number, counters) in self.operations.iter().enumerate() {
             counters.failed(Malformed, refused.malformed[number].into());
             counters.failed(NotSupported, refused.not_supported[number].into());
@@ -151,6 +154,51 @@ impl Stats {
 
     pub(crate) fn count_wakeup(&self) {
         self.wakeups.add(1);
+    }
+}
+
+/// Counts the operations that succeeded of one batch of completions. Those that were taken together, which are most, cost
+/// one update of the counters.
+pub(crate) struct Tally<'s> {
+    stats: &'s Stats,
+    now: Instant,
+    operation: Operation,
+    taken: Instant,
+    requests: u64,
+    bytes: u64,
+}
+
+impl<'s> Tally<'s> {
+    /// Counts operations that completed at time `now`.
+    pub(crate) fn new(stats: &'s Stats, now: Instant) -> Tally<'s> {
+        Tally { stats, now, operation: Operation::Read, taken: now, requests: 0, bytes: 0 }
+    }
+
+    /// Counts an operation whose request was taken at this time.
+    #[inline]
+    pub(crate) fn done(&mut self, operation: Operation, bytes: usize, taken: Instant) {
+        if operation != self.operation || taken != self.taken {
+            self.flush();
+            self.operation = operation;
+            self.taken = taken;
+        }
+        self.requests += 1;
+        self.bytes += bytes as u64;
+    }
+
+    fn flush(&mut self) {
+        if self.requests > 0 {
+            let latency = self.now.saturating_duration_since(self.taken);
+            self.stats.done(self.operation, self.requests, self.bytes, latency);
+            self.requests = 0;
+            self.bytes = 0;
+        }
+    }
+}
+
+impl Drop for Tally<'_> {
+    fn drop(&mut self) {
+        self.flush();
     }
 }
 
@@ -193,11 +241,21 @@ mod tests {
     #[test]
     fn snapshot_has_each_request_by_operation_and_kind_of_error() {
         let stats = Stats::default();
-        stats.done(Operation::Read, 4096, Duration::from_micros(50));
-        stats.done(Operation::Write, 512, Duration::from_micros(900));
+        let now = Instant::now() + Duration::from_secs(1);
+        let before = |us| now - Duration::from_micros(us);
+        let mut tally = Tally::new(&stats, now);
+        for (operation, bytes, taken) in [
+            (Operation::Read, 4096, before(50)),
+            (Operation::Read, 8192, before(50)),
+            (Operation::Write, 512, before(50)),
+            (Operation::Read, 4096, before(70)),
+        ] {
+            tally.done(operation, bytes, taken);
+        }
+        drop(tally);
         stats.failed(Operation::Write, Grant);
         let mut refused = Refused::default();
-        assert_eq!(refused.take(), None);
+        assert!(!refused.any());
         for (operation, status) in [
             (OP_READ, Status::ERROR),
             (OP_WRITE_BARRIER, Status::EOPNOTSUPP),
@@ -206,15 +264,17 @@ mod tests {
         ] {
             refused.count(operation, status);
         }
-        stats.refused(&refused.take().unwrap());
-        assert_eq!(refused.take(), None);
+        assert!(refused.any());
+        stats.refused(&mut refused);
+        assert_eq!(refused, Refused::default());
 
         let snapshot = stats.snapshot();
         let operation = |name| snapshot.operation(name).unwrap();
         let read = operation("read");
-        assert_eq!((read.requests, read.bytes, read.error("malformed")), (2, 4096, 1));
+        assert_eq!((read.requests, read.bytes, read.error("malformed")), (4, 16384, 1));
         let latency = read.latency.as_ref().unwrap();
-        assert_eq!((latency.count(), latency.max()), (1, Duration::from_micros(50)));
+        assert_eq!((latency.count(), latency.max()), (3, Duration::from_micros(70)));
+        assert!(latency.quantile(2, 3).unwrap() < Duration::from_micros(57));
         let write = operation("write");
         assert_eq!((write.requests, write.bytes), (3, 512));
         assert_eq!((write.error("grant"), write.error("not_supported"), write.error("io")), (1, 1, 0));

@@ -242,16 +242,15 @@ impl Disk {
         let before = completions.len();
         loop {
             match self.queue.poll() {
-                Ok(Some((request, status))) => {
-                    self.stats.completed(request.operation, request.bytes, status);
-                    completions.push(Completion { request, status });
-                }
+                Ok(Some((request, status))) => completions.push(Completion { request, status }),
                 Ok(None) => break,
                 Err(fault) => return Err(self.fault(fault)),
             }
         }
         if completions.len() > before {
             self.empty_polls = 0;
+            let counted = |c: &Completion| (c.request.operation, c.request.bytes, c.status);
+            self.stats.completed(completions[before..].iter().map(counted));
             self.stats.set_in_flight(self.queue.in_flight());
             self.notifier.iter_mut().for_each(|notifier| notifier.worked(true));
         } else {

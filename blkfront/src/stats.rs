@@ -45,13 +45,44 @@ pub struct Stats {
 }
 
 impl Stats {
-    /// Counts a response.
+    /// Counts a batch of responses, each by its operation, bytes and status. Those of one operation in a row cost one
+    /// update of the counters.
     #[inline]
-    pub(crate) fn completed(&self, operation: Operation, bytes: usize, status: Status) {
+    pub(crate) fn completed(&self, batch: impl Iterator<Item = (Operation, usize, Status)>) {
+        let mut last = Operation::Read;
+        let mut requests = 0;
+        let mut bytes = 0;
+        for (operation, len, status) in batch {
+            if status != Status::OKAY {
+                self.failed(operation, status);
+                continue;
+            }
+            if operation != last {
+                self.done(last, requests, bytes);
+                last = operation;
+                requests = 0;
+                bytes = 0;
+            }
+            requests += 1;
+            bytes += len as u64;
+        }
+        self.done(last, requests, bytes);
+    }
+
+    /// Counts responses to requests that succeeded.
+    #[inline]
+    fn done(&self, operation: Operation, requests: u64, bytes: u64) {
+        let counters = &self.operations[operation as usize];
+        counters.requests.add(requests);
+        counters.bytes.add(bytes);
+    }
+
+    /// Counts a response to a request that failed.
+    #[cold]
+    fn failed(&self, operation: Operation, status: Status) {
         let counters = &self.operations[operation as usize];
         counters.requests.add(1);
         match status {
-            Status::OKAY => counters.bytes.add(bytes as u64),
             Status::EOPNOTSUPP => counters.not_supported.add(1),
             _ => counters.failed.add(1),
         }

@@ -49,8 +49,14 @@ impl Histogram {
     /// Counts a duration.
     #[inline]
     pub fn record(&self, duration: Duration) {
+        self.record_many(duration, 1);
+    }
+
+    /// Counts a duration so many times, which costs what one does.
+    #[inline]
+    pub fn record_many(&self, duration: Duration, times: u64) {
         let ns = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.buckets[bucket(ns)].add(1);
+        self.buckets[bucket(ns)].add(times);
         self.max_ns.raise(ns);
     }
 
@@ -167,7 +173,7 @@ mod tests {
     fn merged_distributions_have_the_durations_of_both() {
         let [mut one, two] = [(90, 10), (10, 1000)].map(|(count, us)| {
             let histogram = Histogram::default();
-            (0..count).for_each(|_| histogram.record(Duration::from_micros(us)));
+            histogram.record_many(Duration::from_micros(us), count);
             histogram.read()
         });
         assert_eq!(Distribution::default().quantile(1, 2), None);

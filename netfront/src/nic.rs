@@ -248,13 +248,17 @@ impl Nic {
     }
 
     /// Sets watches over a new connection to the store. If the rings' connection was lost or never made, or the store has
-    /// another state of this interface, the handshake starts anew.
+    /// another state of this interface, the handshake starts anew, unless its node is another device's.
     fn attach(&mut self) -> Result<(), Error> {
         let Some(client) = self.link.client() else { return Ok(()) };
         self.end.watch_other(client, "back")?;
         client.watch(&format!("{}/{}", self.end.path(), key::STATE), "own")?;
         let own = self.end.state(client)?;
         if self.failed || is_removed(client, &self.end, own) {
+            return Ok(());
+        }
+        if self.written.is_some() && is_replaced(own, self.written) {
+            // Reported by the refresh that the watches' first events cause.
             return Ok(());
         }
         if self.connection.is_some() && own == XenbusState::Connected {
@@ -353,11 +357,14 @@ impl Nic {
 
     /// Removes the connection's keys and writes a state, unless the interface was removed: another one may have its node.
     fn write_state(&mut self, state: XenbusState) -> Result<(), Error> {
-        let written = self.written;
-        let Some((client, last)) = self.link.client().zip(written) else { return Ok(()) };
-        if self.end.withdraw_after(client, last, &CONNECTION_KEYS, state)? {
+        let Some(last) = self.written else { return Ok(()) };
+        let Some(client) = self.link.client() else { return Ok(()) };
+        let written = self.end.withdraw_after(client, last, &CONNECTION_KEYS, state);
+        // After an error it may have been written, and a device that has replaced this one is told by Initialising.
+        if matches!(written, Ok(true)) || written.is_err() && state == XenbusState::Initialising {
             self.written = Some(state);
         }
+        written?;
         Ok(())
     }
 

@@ -3,7 +3,7 @@
 
 use netfront::{Config, Error, Nic};
 use ring_abi::DomId;
-use ring_abi::netif::key;
+use ring_abi::netif::{Mac, key};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use testkit::net::{self, Network, frame, receive, send, until};
@@ -117,4 +117,27 @@ fn interface_is_closed_by_its_handshake_though_the_store_was_lost() {
     setup.store.accept();
     setup.nic.shutdown().unwrap();
     assert_eq!(setup.machine.state(&setup.device.front_path()), XenbusState::Closed);
+}
+
+/// The new interface may have another address, bridge and backend than the one that was opened.
+#[test]
+fn interface_replaced_while_the_store_is_lost_is_reported_afterwards() {
+    let mut setup = setup();
+    setup.store.cut();
+    setup.machine.detach(&setup.device);
+    setup.machine.remove(&setup.device);
+    let other = net::VifSpec { mac: Some(Mac([0, 0x16, 0x3e, 9, 9, 9])), ..net::vif() };
+    setup.machine.attach_vif_as(DomId(1), 0, &other);
+    setup.machine.wait_for_state(&setup.device.back_path(), XenbusState::InitWait);
+    setup.store.accept();
+    let started = Instant::now();
+    let error = loop {
+        assert!(started.elapsed() < BOUND, "not reported within {BOUND:?}");
+        if let Err(error) = setup.nic.wait(false, Duration::from_millis(50)) {
+            break error;
+        }
+    };
+    assert!(matches!(error, Error::Removed(_)), "{error}");
+    // It is left to whoever opens it.
+    assert_eq!(setup.machine.state(&setup.device.front_path()), XenbusState::Initialising);
 }

@@ -284,7 +284,7 @@ mod tests {
         let mut client = store.client().unwrap();
         let device = Device::new("vif", DomId(3), 0);
         device::add(&mut client, &NewDevice::new(device.clone())).unwrap();
-        let mut write = |end: String, state: XenbusState| {
+        let write = |end: String, state: XenbusState| {
             store.client().unwrap().write(&format!("{end}/{STATE}"), state.as_text()).unwrap();
         };
         write(device.back_path(), XenbusState::Closed);

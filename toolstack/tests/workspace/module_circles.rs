@@ -143,3 +143,18 @@ fn parents_chains_and_tests_are_no_circle() {
     ]);
     assert_eq!(found, [""; 0]);
 }
+
+#[test]
+fn circle_by_code_is_found_unless_it_is_only_for_tests() {
+    let circles_if = |condition: &str| {
+        let needs_b = format!("#[cfg({condition})] use crate::b::B; pub struct A;");
+        let b = "use crate::a::A; pub struct B;";
+        circles_of(&[("src/lib.rs", "mod a; mod b;"), ("src/a.rs", &needs_b), ("src/b.rs", b)]).len()
+    };
+    for condition in ["not(test)", "any(test, unix)", "all(unix, not(test))", "feature = \"test\""] {
+        assert_eq!(circles_if(condition), 1, "{condition}");
+    }
+    for condition in ["test", "all(test, unix)", "any(test, fuzzing)", "all(unix, any(test, fuzzing))"] {
+        assert_eq!(circles_if(condition), 0, "{condition}");
+    }
+}

@@ -178,10 +178,22 @@ fn known_as(name: impl ToString) -> Import {
     Import::Name(name.to_string())
 }
 
-/// `#[cfg(test)]`, `#[cfg(all(test, ..))]` or a feature that only tests turn on.
+/// Whether an item is compiled only for tests or fuzz targets.
 fn for_tests(attributes: &[syn::Attribute]) -> bool {
-    attributes.iter().any(|a| {
-        let list = a.path().is_ident("cfg").then(|| a.meta.require_list().ok()).flatten();
-        list.is_some_and(|l| l.tokens.to_string().split(|c: char| !c.is_alphanumeric()).any(|w| w == "test"))
-    })
+    let mut conditions = attributes.iter().filter(|a| a.path().is_ident("cfg"));
+    conditions.any(|a| a.parse_args::<syn::Meta>().is_ok_and(|condition| needs_test(&condition)))
+}
+
+/// Whether a condition of `cfg` holds only where `test` or `fuzzing` does.
+fn needs_test(condition: &syn::Meta) -> bool {
+    let path = condition.path();
+    let parts = condition.require_list().ok().and_then(|list| {
+        let parse = syn::punctuated::Punctuated::<syn::Meta, syn::Token![,]>::parse_terminated;
+        list.parse_args_with(parse).ok()
+    });
+    match parts {
+        Some(parts) if path.is_ident("all") => parts.iter().any(needs_test),
+        Some(parts) if path.is_ident("any") => parts.iter().all(needs_test),
+        _ => path.is_ident("test") || path.is_ident("fuzzing"),
+    }
 }
