@@ -7,6 +7,7 @@ use grant_table::Access;
 use ring_abi::blkif::key;
 use std::time::Instant;
 use xenbus::{Keys, LinkEvent, XenbusState, read_tree};
+use xenstore::{Nodes, XsError};
 
 use crate::device::{CHANNEL, Disk};
 use crate::error::{Error, Result};
@@ -16,6 +17,18 @@ use crate::queue::Fault;
 /// Keys of a ring, or of the rings of a frontend with several queues; removed before a new ring is published.
 const RING_KEYS: [&str; 4] =
     [key::RING_REF, key::RING_PAGE_ORDER, key::NUM_RING_PAGES, key::MULTI_QUEUE_NUM_QUEUES];
+
+/// What this end reports instead of closing a disk that is in use.
+const IN_USE: &str = "the disk is in use; it is closed once it is not";
+
+/// Whether the device is not this end's any more: its nodes are removed, or another device's, which is not touched yet.
+fn is_removed(own: XenbusState, written: XenbusState, back: XenbusState) -> bool {
+    match own {
+        XenbusState::Unknown => back == XenbusState::Closed,
+        XenbusState::Initialising => written != XenbusState::Initialising,
+        _ => false,
+    }
+}
 
 impl Disk {
     /// Follows the store until it has no more events. A lost connection to it is no error: requests in flight need none,
@@ -69,6 +82,15 @@ impl Disk {
         Ok(())
     }
 
+    /// Reads the backend's state, as after an event of it.
+    pub(crate) fn follow_backend(&mut self) -> Result<()> {
+        let _entered = self.span.clone().entered();
+        let followed = self.refresh();
+        self.survive(followed)?;
+        // Events that came with the replies.
+        self.follow_store()
+    }
+
     fn refresh(&mut self) -> Result<()> {
         while self.refresh_once()? {}
         Ok(())
@@ -78,6 +100,15 @@ impl Disk {
     fn refresh_once(&mut self) -> Result<bool> {
         let Some(client) = self.link.client() else { return Ok(false) };
         let state = self.end.other_state(client)?;
+        let own = self.end.state(client)?;
+        if is_removed(own, self.written, state) && !self.handshake.is_closed() {
+            tracing::info!("the device was removed");
+            self.disconnect();
+            return self.begin_close(None).map(|()| false);
+        }
+        if state == XenbusState::Closing && self.in_use && self.handshake.is_connected() {
+            return self.refuse_close().map(|()| false);
+        }
         let keys = match state {
             XenbusState::InitWait | XenbusState::Connected => read_tree(client, self.end.other_path())?,
             _ => Keys::new(self.end.other_path()),
@@ -86,6 +117,25 @@ impl Disk {
         let again = matches!(action, Action::State(_));
         self.perform(action, &keys)?;
         Ok(again)
+    }
+
+    /// Reports that the device is not closed, unless that is reported already.
+    fn refuse_close(&mut self) -> Result<()> {
+        let Some(client) = self.link.client() else { return Ok(()) };
+        if !client.exists(&self.end.error_path())? {
+            self.end.error(client, XsError::EBUSY.errno(), IN_USE);
+        }
+        Ok(())
+    }
+
+    /// Closes a device that the toolstack wants closed, though it is in use: its backend is gone.
+    pub(crate) fn end_refusal(&mut self) -> Result<()> {
+        let Some(client) = self.link.client().filter(|_| self.in_use) else { return Ok(()) };
+        if self.handshake.is_connected() && self.end.other_state(client)? == XenbusState::Closing {
+            self.disconnect();
+            self.begin_close(None)?;
+        }
+        Ok(())
     }
 
     fn perform(&mut self, action: Action, keys: &Keys) -> Result<()> {
@@ -132,7 +182,7 @@ impl Disk {
         self.queue.connect(ring)?;
         notifier.register(&self.event_set, CHANNEL)?;
         self.notifier = Some(notifier);
-        if !self.end.publish(client, &keys, XenbusState::Initialised)? {
+        if !self.end.publish_after(client, self.written, &keys, XenbusState::Initialised)? {
             return self.begin_close(None);
         }
         self.written = XenbusState::Initialised;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_channel::{Notifier, WaitChannel, WaitEventChannels};
-use event_loop::{AdaptivePoll, Connector, EventSet};
+use event_loop::{AdaptivePoll, EventSet, Ready};
 use grant_table::{GrantTable, Shared};
 use ring_abi::DomId;
 use ring_abi::blkif::{Status, X86_64};
@@ -85,6 +85,8 @@ impl Completion {
 /// The tokens of the descriptors that the disk waits for.
 pub(crate) const STORE: u64 = 0;
 pub(crate) const CHANNEL: u64 = 1;
+/// The token of the descriptor that ends [`Disk::open_until`].
+pub(crate) const STOP: u64 = 2;
 
 /// Consecutive empty polls after which the store's events are processed, so that a caller that never waits learns
 /// of a new size or a restarted backend too.
@@ -137,87 +139,26 @@ pub struct Disk {
     /// The counters over all connections.
     pub(crate) stats: Arc<Stats>,
     /// Consecutive empty polls.
-    empty_polls: u32,
-    adaptive_poll: AdaptivePoll,
+    pub(crate) empty_polls: u32,
+    pub(crate) adaptive_poll: AdaptivePoll,
     /// The backend closes, and requests in flight are waited for.
     pub(crate) closing: bool,
+    /// See [`Disk::set_in_use`].
+    pub(crate) in_use: bool,
     /// Buffers of earlier blocking calls.
     pub(crate) spare: Vec<Buffer>,
 }
 
 impl Disk {
-    /// Opens the device `devid` of this domain and waits until the backend is connected.
+    /// Says whether the disk is in use. While it is, a toolstack's request to close a connected disk is not followed but
+    /// reported as an error of this end (EBUSY), as Linux's blkfront does for a disk that is open; it is followed once
+    /// the disk is not in use any more. A disk whose node is removed is closed all the same.
     ///
     /// # Errors
-    /// [`Error::NotConnected`] if the backend closes or does not connect in time; [`Error::Key`] if it publishes an
-    /// invalid key; otherwise a failed operation on store, grants, event channels or system.
-    pub fn open(
-        grants: Arc<dyn GrantTable>,
-        channels: Arc<dyn WaitEventChannels>,
-        store: Arc<dyn Connector>,
-        devid: u32,
-    ) -> Result<Disk> {
-        Disk::open_with(grants, channels, store, devid, Options::default())
-    }
-
-    /// Opens a device like [`Disk::open`], with options.
-    ///
-    /// # Errors
-    /// As [`Disk::open`].
-    pub fn open_with(
-        grants: Arc<dyn GrantTable>,
-        channels: Arc<dyn WaitEventChannels>,
-        store: Arc<dyn Connector>,
-        devid: u32,
-        options: Options,
-    ) -> Result<Disk> {
-        let domid = grants.domid();
-        let span = tracing::error_span!("vbd", %domid, devid);
-        let path = format!("/local/domain/{domid}/device/vbd/{devid}");
-        let event_set = EventSet::new()?;
-        let mut link = StoreLink::connect(store, &event_set, STORE)?;
-        let client = link.client().ok_or(xenstore::Error::Closed)?;
-        let end = DeviceEnd::find_front(client, &path)?;
-        let peer = end.other_id();
-        let written = end.state(client)?;
-        let mut disk = Disk {
-            span,
-            grants,
-            channels,
-            link,
-            end,
-            peer,
-            options,
-            handshake: Handshake::new(written),
-            written,
-            negotiated: None,
-            queue: Queue::new(0),
-            notifier: None,
-            event_set,
-            stats: Arc::default(),
-            empty_polls: 0,
-            adaptive_poll: AdaptivePoll::default(),
-            closing: false,
-            spare: Vec::new(),
-        };
-        disk.connect()?;
-        Ok(disk)
-    }
-
-    fn connect(&mut self) -> Result<()> {
-        let deadline = Instant::now() + self.options.timeout;
-        self.attach()?;
-        self.follow_store()?;
-        while !self.handshake.is_connected() {
-            if self.handshake.is_closed() || Instant::now() >= deadline {
-                let client = self.link.client().ok_or(xenstore::Error::Closed)?;
-                let state = self.end.other_state(client)?;
-                let path = self.end.other_path().to_owned();
-                return Err(Error::NotConnected { path, state, after: self.options.timeout });
-            }
-            self.sleep(Some(deadline))?;
-        }
-        Ok(())
+    /// As [`Disk::wait`].
+    pub fn set_in_use(&mut self, in_use: bool) -> Result<()> {
+        self.in_use = in_use;
+        if in_use { Ok(()) } else { self.follow_backend() }
     }
 
     /// The disk's properties, as the backend last published them; `None` until one has connected.
@@ -384,7 +325,7 @@ impl Disk {
     /// # Errors
     /// As [`Disk::wait`].
     pub fn process_events(&mut self) -> Result<()> {
-        self.sleep(Some(Instant::now()))
+        self.sleep(Some(Instant::now())).map(drop)
     }
 
     /// Whether the device is closed for good.
@@ -392,22 +333,28 @@ impl Disk {
         self.handshake.is_closed()
     }
 
-    /// Waits for the requests in flight, then closes the device and waits for the backend to close it too. Requests
-    /// in flight while the backend is disconnected are dropped.
+    /// Waits for the requests in flight, for a limited time ([`Options::timeout`]), then closes the device and waits for
+    /// the backend to close it too. Requests in flight while the backend is disconnected are dropped.
     ///
     /// # Errors
     /// As [`Disk::wait`]; [`Error::Store`] if a state cannot be written.
     pub fn close(mut self) -> Result<()> {
         let mut completions = Vec::new();
+        let deadline = Instant::now() + self.options.timeout;
         while self.in_flight() > 0 && self.handshake.is_connected() {
-            self.wait(&mut completions, None)?;
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                tracing::warn!(in_flight = self.in_flight(), "timed out: the backend does not answer");
+                break;
+            }
+            self.wait(&mut completions, Some(left))?;
             completions.clear();
         }
         self.close_handshake()
     }
 
     /// Sleeps until an event or the deadline, and processes the event.
-    pub(crate) fn sleep(&mut self, deadline: Option<Instant>) -> Result<()> {
+    pub(crate) fn sleep(&mut self, deadline: Option<Instant>) -> Result<Ready> {
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let ready = self.event_set.wait(timeout)?;
         if ready.contains(CHANNEL) || ready.contains(EventSet::TIMER) {
@@ -416,7 +363,7 @@ impl Disk {
         if ready.contains(STORE) {
             self.follow_store()?;
         }
-        Ok(())
+        Ok(ready)
     }
 
     /// Masks the event channel for a while if the backend has notified too often without work (XSA-391).
@@ -437,7 +384,8 @@ impl Disk {
             // The backend's domain was destroyed. A successor shows in the store.
             Err(event_channel::Error::Closed) => {
                 notifier.unregister(&self.event_set);
-                Ok(())
+                // One that was to be closed has none.
+                self.end_refusal()
             }
             Err(error) => Err(error.into()),
         }

@@ -43,6 +43,8 @@ mod error;
 pub mod handshake;
 #[cfg(any(test, fuzzing))]
 pub mod harness;
+#[cfg(feature = "std")]
+mod open;
 pub mod queue;
 pub mod split;
 #[cfg(feature = "std")]

@@ -266,6 +266,7 @@ impl Nic {
             return Ok(());
         }
         self.drop_connection();
+        self.written = Some(own);
         // Ends what an earlier process with this interface has left connected.
         self.write_state(XenbusState::Initialising)
     }
@@ -346,18 +347,21 @@ impl Nic {
         let keys = frontend_keys(connection.info(), self.requested);
         self.connection = Some(connection);
         self.negotiated = Some(negotiated);
-        self.end.publish(client, &keys, XenbusState::Connected)?;
-        self.written = Some(XenbusState::Connected);
+        let last = self.written.unwrap_or_default();
+        // If the interface was removed, the next step finds it so.
+        if self.end.publish_after(client, last, &keys, XenbusState::Connected)? {
+            self.written = Some(XenbusState::Connected);
+        }
         Ok(())
     }
 
-    /// Removes the connection's keys and writes a state.
+    /// Removes the connection's keys and writes a state, unless the interface was removed: another one may have its node.
     fn write_state(&mut self, state: XenbusState) -> Result<(), Error> {
+        let Some(last) = self.written else { return Ok(()) };
         let Some(client) = self.link.client() else { return Ok(()) };
-        self.end.remove_keys(client, CONNECTION_KEYS)?;
-        let written = self.end.switch_state(client, state);
+        let written = self.end.withdraw_after(client, last, &CONNECTION_KEYS, state);
         // After an error it may have been written, and a device that has replaced this one is told by Initialising.
-        if written.is_ok() || state == XenbusState::Initialising {
+        if matches!(written, Ok(true)) || written.is_err() && state == XenbusState::Initialising {
             self.written = Some(state);
         }
         written?;

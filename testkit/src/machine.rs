@@ -36,8 +36,10 @@ impl Machine {
         let handle = store.handle();
         let sandbox = Sandbox::with_store(Box::new(move |event| {
             let handled = match event {
-                DomainEvent::Connect { domid: DomId(0), stream } => handle.connect(stream),
-                DomainEvent::Connect { domid, stream } => handle.introduce(domid, stream),
+                DomainEvent::Connect { domid: DomId(0), stream, .. } => handle.connect(stream),
+                DomainEvent::Connect { domid, stream, lease } => {
+                    handle.introduce_with(domid, stream, Box::new(lease))
+                }
                 // Refused for a domain that never opened the store.
                 DomainEvent::Exited { domid } => {
                     let _ = handle.release(domid);

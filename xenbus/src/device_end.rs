@@ -11,7 +11,7 @@ use super::read_tree::read_tree;
 use crate::XenbusState;
 use xenstore::XsError;
 use xenstore::client::Result;
-use xenstore::{Client, Error, Nodes};
+use xenstore::{Client, Error, Nodes, Transaction};
 
 /// One end of a device: the node this end writes, and the node it reads the other end from (Linux's `nodename` and
 /// `otherend` of `struct xenbus_device`).
@@ -101,10 +101,55 @@ impl DeviceEnd {
         last: XenbusState,
         state: XenbusState,
     ) -> Result<bool> {
+        self.publish_after(client, last, &Keys::default(), state)
+    }
+
+    /// Writes keys and a state as [`DeviceEnd::publish`] does, unless this end's node is another device's, as
+    /// [`DeviceEnd::switch_state_after`] tells it.
+    pub fn publish_after(
+        &self,
+        client: &mut Client,
+        last: XenbusState,
+        keys: &Keys,
+        state: XenbusState,
+    ) -> Result<bool> {
+        self.change_after(client, last, state, |tx| {
+            keys.iter().try_for_each(|(key, value)| tx.write(&format!("{}/{key}", self.path), value))
+        })
+    }
+
+    /// Removes keys of this end, e.g. the ring references of a closed connection, and writes its state, unless this
+    /// end's node is another device's, as [`DeviceEnd::switch_state_after`] tells it. Missing keys are no error.
+    pub fn withdraw_after(
+        &self,
+        client: &mut Client,
+        last: XenbusState,
+        keys: &[&str],
+        state: XenbusState,
+    ) -> Result<bool> {
+        self.change_after(client, last, state, |tx| {
+            keys.iter().try_for_each(|key| match tx.rm(&format!("{}/{key}", self.path)) {
+                Err(e) if e.store_error() == Some(XsError::ENOENT) => Ok(()),
+                done => done,
+            })
+        })
+    }
+
+    /// Carries out `change` and writes the state in one transaction, unless this end's node is absent or another
+    /// device's.
+    fn change_after(
+        &self,
+        client: &mut Client,
+        last: XenbusState,
+        state: XenbusState,
+        change: impl Fn(&mut Transaction<'_>) -> Result<()>,
+    ) -> Result<bool> {
         client.transaction(|tx| match read_state(tx, &self.path)? {
             None => Ok(false),
             Some(XenbusState::Initialising) if last != XenbusState::Initialising => Ok(false),
             Some(found) => {
+                change(tx)?;
+                // Written only when it changes: every write fires the other end's watch.
                 if found != state {
                     tx.write(&state_path(&self.path), state.as_text())?;
                 }
@@ -178,8 +223,14 @@ impl DeviceEnd {
     /// [`DeviceEnd::error_path`], where toolstacks read it.
     pub fn error(&self, client: &mut Client, errno: i32, what: impl fmt::Display) {
         tracing::error!(device = self.path, errno, "{what}");
+        let text = format!("{} {what}", errno.abs());
+        // Nothing removes the error node of a device whose nodes were removed before.
+        let written = client.transaction(|tx| match read_state(tx, &self.path)? {
+            None => Ok(()),
+            Some(_) => tx.write(&self.error_path(), &text),
+        });
         // As in xenbus_dev_error, a failure to report is only logged.
-        if let Err(error) = client.write(&self.error_path(), format!("{} {what}", errno.abs())) {
+        if let Err(error) = written {
             tracing::warn!(device = self.path, %error, "failed to write the error node");
         }
     }

@@ -5,6 +5,7 @@ mod common;
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 
 use common::{BOUND, Running, event, events};
@@ -26,6 +27,33 @@ fn guest() -> (Running, Client, Client) {
 fn err<T: std::fmt::Debug>(result: Result<T, Error>) -> XsError {
     let error = result.unwrap_err();
     error.store_error().unwrap_or_else(|| panic!("not an error reply: {error}"))
+}
+
+/// Reports when it is dropped.
+struct Report(Sender<()>);
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        let _ = self.0.send(());
+    }
+}
+
+#[test]
+fn lease_of_a_connection_is_dropped_once_it_is_closed() {
+    let running = Running::new();
+    let (dropped, is_dropped) = channel();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let lease = Box::new(Report(dropped.clone()));
+    running.store.handle().introduce_with(DomId(1), theirs, lease).unwrap();
+    let mut client = Client::new(ours);
+    assert_eq!(err(client.directory("/")), XsError::EACCES);
+    assert!(is_dropped.try_recv().is_err());
+    drop(client);
+    is_dropped.recv_timeout(BOUND).unwrap();
+    let (_refused, theirs) = UnixStream::pair().unwrap();
+    let lease = Box::new(Report(dropped));
+    running.store.handle().introduce_with(DomId::DOM0, theirs, lease).unwrap_err();
+    is_dropped.recv_timeout(BOUND).unwrap();
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! and clients that do not read their replies. It serves one message of each ready client per wake-up, so that a
 //! client that sends without end does not starve the others.
 
-use super::registry::{Answer, Client, Effect, Registry, Role, Rules};
+use super::registry::{Answer, Client, Effect, Registry, Role, Rules, StoreLease};
 use super::socket::{self, Packet};
 use super::wire::{Failure, Reply, Request};
 use crate::{Error, Result};
@@ -45,6 +45,8 @@ pub enum DomainEvent {
         domid: DomId,
         /// The store's end.
         stream: UnixStream,
+        /// Dropped by the store once the connection is closed: the broker bounds a guest's open connections.
+        lease: StoreLease,
     },
     /// A domain's process has exited: its watches, transactions and connections are to be released.
     Exited {
@@ -329,7 +331,9 @@ impl Loop {
 
     fn apply(&mut self, session: u64, effect: Effect) {
         match effect {
-            Effect::Store(domid, stream) => self.emit(DomainEvent::Connect { domid, stream }),
+            Effect::Store(domid, stream, lease) => {
+                self.emit(DomainEvent::Connect { domid, stream, lease });
+            }
             Effect::Exited(domid) => self.emit(DomainEvent::Exited { domid }),
             Effect::Disconnect(other) => self.close(other),
             Effect::Changed(domid) => self.release(|(awaited, _)| awaited == domid),

@@ -38,6 +38,7 @@ mod wire;
 pub use broker::{Broker, BrokerConfig, DomainEvent, DomainEvents};
 pub use control::{Control, Watch};
 pub use domain::{Domain, Options};
+pub use registry::StoreLease;
 pub use sandbox::Sandbox;
 pub use wire::DomainInfo;
 

@@ -10,6 +10,7 @@ use ring_abi::{DomId, EventPort};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 /// Arenas that a guest may offer: it has devices of domain 0 and of a few driver domains.
 const GUEST_ARENAS: usize = 32;
@@ -17,7 +18,7 @@ const GUEST_ARENAS: usize = 32;
 const GUEST_PORTS: usize = 256;
 /// Ports that domain 0 may have.
 const DOM0_PORTS: usize = 1 << 16;
-/// Connections to the store that a guest's process may open: it needs one.
+/// Connections to the store that a guest's process may have at a time: it needs one, and one a device.
 const GUEST_STORES: usize = 256;
 /// Domains in all.
 const MAX_DOMAINS: usize = 4096;
@@ -42,6 +43,10 @@ pub(super) enum Role {
     Controller,
 }
 
+/// Counts an open connection to the store among those of its domain, until it is dropped.
+#[derive(Debug)]
+pub struct StoreLease(#[allow(dead_code)] Arc<()>);
+
 /// The users who have special permissions.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
@@ -53,7 +58,7 @@ pub(super) struct Rules {
 #[derive(Debug)]
 pub(super) enum Effect {
     /// The store has a new client.
-    Store(DomId, UnixStream),
+    Store(DomId, UnixStream, StoreLease),
     /// The domain's process has exited, or was removed.
     Exited(DomId),
     /// This session is to be closed.
@@ -100,7 +105,8 @@ struct Record {
     member: Option<Client>,
     ports: BTreeMap<u32, PortState>,
     last_port: u32,
-    stores: usize,
+    /// Shared with the leases of its open connections to the store.
+    stores: Arc<()>,
     /// Its arenas, by peer.
     arenas: BTreeMap<DomId, Offered>,
 }
@@ -113,7 +119,7 @@ impl Record {
             member: None,
             ports: BTreeMap::new(),
             last_port: 0,
-            stores: 0,
+            stores: Arc::default(),
             arenas: BTreeMap::new(),
         }
     }
@@ -274,13 +280,14 @@ impl Registry {
 
     fn store(&mut self, me: DomId) -> Outcome {
         let record = self.record(me)?;
-        if me != DomId::DOM0 && record.stores >= GUEST_STORES {
+        let open = Arc::strong_count(&record.stores) - 1;
+        if me != DomId::DOM0 && open >= GUEST_STORES {
             return fail(Failure::NoSpace, "too many connections to the store");
         }
-        record.stores += 1;
+        let lease = StoreLease(record.stores.clone());
         let (client_end, store_end) =
             UnixStream::pair().or_else(|e| fail(Failure::NoSpace, e.to_string()))?;
-        let effects = vec![Effect::Store(me, store_end)];
+        let effects = vec![Effect::Store(me, store_end, lease)];
         Ok(Answer { fds: vec![client_end.into()], effects, ..Reply::Done.into() })
     }
 
@@ -388,7 +395,7 @@ impl Registry {
         let Some(record) = self.domains.get_mut(&domid) else { return Vec::new() };
         record.member = None;
         record.ports.clear();
-        record.stores = 0;
+        record.stores = Arc::default();
         std::mem::take(&mut record.arenas).values().for_each(retire);
         for offered in self.domains.values().filter_map(|other| other.arenas.get(&domid)) {
             if let Err(error) = arena::release_all(&offered.fd, offered.layout) {

@@ -211,12 +211,34 @@ fn watch_of_a_join_or_death_fires() {
 }
 
 #[test]
+fn closed_connections_to_the_store_do_not_count() {
+    let sandbox = Sandbox::with_store(Box::new(drop)).expect("a broker");
+    let guest = sandbox.join(ONE).expect("join");
+    for count in 0..600 {
+        assert!(guest.connect().is_ok(), "connection {count} is refused, though all others are closed");
+    }
+}
+
+#[test]
+fn open_connections_to_the_store_are_bounded() {
+    let open = Arc::new(Mutex::new(Vec::new()));
+    let sink = open.clone();
+    let sandbox = Sandbox::with_store(Box::new(move |event| sink.lock().expect("not poisoned").push(event)))
+        .expect("a broker");
+    let guest = sandbox.join(ONE).expect("join");
+    let refused_after = (0..600).find(|_| guest.connect().is_err()).expect("a bound");
+    open.lock().expect("not poisoned").pop();
+    assert!(guest.connect().is_ok(), "after one of {refused_after} was closed");
+    assert!(guest.connect().is_err());
+}
+
+#[test]
 fn domain_that_connects_and_exits_is_reported_to_the_store() {
     let events = Arc::new(Mutex::new(Vec::new()));
     let sink = events.clone();
     let sandbox = Sandbox::with_store(Box::new(move |event| {
         sink.lock().expect("not poisoned").push(match event {
-            DomainEvent::Connect { domid, mut stream } => {
+            DomainEvent::Connect { domid, mut stream, .. } => {
                 stream.write_all(&[domid.0 as u8 + 100]).expect("write");
                 (domid, true)
             }

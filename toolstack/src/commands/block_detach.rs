@@ -9,6 +9,8 @@ use crate::error::{Error, Origin, Result};
 use crate::machine::{Machine, device, progress};
 
 /// Detach a disk from a running guest
+///
+/// Fails while an NBD client has the disk open: the guest then closes it once none has.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The guest's name or domain ID
@@ -17,7 +19,7 @@ pub struct Args {
     /// The disk: its name in the guest, or its number
     vdev: String,
 
-    /// Remove the disk even if the guest does not close it
+    /// Remove the disk even if it is in use, the guest does not close it, or dom0 is not running
     #[arg(long)]
     force: bool,
 
@@ -29,7 +31,7 @@ pub struct Args {
 /// Detaches the disk.
 ///
 /// # Errors
-/// There is no such disk, or the guest does not close it in time.
+/// There is no such disk, it is in use or not closed in time, or dom0 is not running.
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let Some(vdev) = Vdev::parse(&args.vdev) else {
         return Err(Origin::argument("VDEV").invalid(
@@ -43,5 +45,5 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let devices = device::list(&mut machine.store, domain.domid, "vbd")?;
     let device = devices.into_iter().find(|d| d.id == vdev.number());
     let device = device.ok_or_else(|| Error::Other(format!("{} has no disk {}", domain.name, args.vdev)))?;
-    progress::detach(&mut machine.store, dir, &device, Duration::from_secs(args.timeout), args.force)
+    progress::detach(&mut machine, &device, Duration::from_secs(args.timeout), args.force)
 }

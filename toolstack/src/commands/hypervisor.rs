@@ -1,7 +1,7 @@
 //! `xpv hypervisor`: broker and store, which keep running when dom0 or a guest exits.
 
 use std::os::fd::AsFd;
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 
 use hypervisor::local::{Broker, BrokerConfig, Control, DomainEvent, DomainEvents};
@@ -11,7 +11,8 @@ use xenstore::server::{Config, Store, StoreHandle};
 
 use crate::dir::Dir;
 use crate::error::{Error, Result, chain};
-use crate::machine::{domain, guest, process};
+use crate::machine::domain::{self, Removal};
+use crate::machine::{guest, process};
 
 /// Run a machine's broker and store: what Xen and xenstored are on a real host
 ///
@@ -73,8 +74,10 @@ fn domain_events(
             },
         };
         match event {
-            DomainEvent::Connect { domid: DomId(0), stream } => log_failure(store.connect(stream), 0),
-            DomainEvent::Connect { domid, stream } => log_failure(store.introduce(domid, stream), domid.0),
+            DomainEvent::Connect { domid: DomId(0), stream, .. } => log_failure(store.connect(stream), 0),
+            DomainEvent::Connect { domid, stream, lease } => {
+                log_failure(store.introduce_with(domid, stream, Box::new(lease)), domid.0);
+            }
             // Fails only while the machine is shutting down.
             DomainEvent::Exited { domid } => drop(gone.send(domid)),
         }
@@ -96,26 +99,60 @@ struct DomainReaper {
 }
 
 impl DomainReaper {
+    /// Several guests are removed at the same time: a backend that does not close one's devices delays no other.
     fn run(mut self, gone: &Receiver<DomId>) {
-        for domid in gone {
-            if domid == DomId::DOM0 {
-                tracing::warn!("dom0 exited; its devices wait for the next dom0");
-                continue;
+        let mut removals = Vec::new();
+        loop {
+            let received = match removals.is_empty() {
+                true => gone.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                false => gone.recv_timeout(domain::POLL_INTERVAL),
+            };
+            match received {
+                Ok(DomId::DOM0) => tracing::warn!("dom0 exited; its devices wait for the next dom0"),
+                Ok(domid) => removals.extend(self.start(domid)),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
             }
-            let domains = self.control.list().unwrap_or_default();
-            let name = domains.iter().find(|d| d.domid == domid).map(|d| d.name.clone());
-            let dom0_runs = domains.iter().any(|d| d.domid == DomId::DOM0 && d.pid.is_some());
-            // ENOENT if the domain never connected to the store.
-            let _ = self.store.release(domid);
-            // Creating a guest of the same name tries again what fails here.
-            if let Err(error) = domain::remove(&mut self.client, domid, dom0_runs) {
-                tracing::warn!(%domid, error = %chain(&error), "failed to remove the domain's nodes");
+            let client = &mut self.client;
+            // An error is one of the store, which `finish` reports.
+            let due: Vec<_> =
+                removals.extract_if(.., |removal| removal.is_due(client).unwrap_or(true)).collect();
+            due.into_iter().for_each(|removal| self.finish(removal));
+        }
+    }
+
+    /// Starts to remove a guest.
+    fn start(&mut self, domid: DomId) -> Option<Removal> {
+        let domains = self.control.list().unwrap_or_default();
+        let dom0_runs = domains.iter().any(|d| d.domid == DomId::DOM0 && d.pid.is_some());
+        // ENOENT if the domain never connected to the store.
+        let _ = self.store.release(domid);
+        match Removal::start(&mut self.client, domid, dom0_runs) {
+            Ok(removal) => Some(removal),
+            Err(error) => {
+                tracing::warn!(%domid, error = %chain(&error), "failed to close the domain's devices");
+                self.destroy(domid);
+                None
             }
-            let _ = self.control.destroy(domid);
-            if let Some(name) = name {
-                tracing::info!(%domid, name, "guest exited");
-                self.remove_sockets(&name);
-            }
+        }
+    }
+
+    fn finish(&mut self, removal: Removal) {
+        let domid = removal.domid();
+        // Creating a guest of the same name tries again what fails here.
+        if let Err(error) = removal.finish(&mut self.client) {
+            tracing::warn!(%domid, error = %chain(&error), "failed to remove the domain's nodes");
+        }
+        self.destroy(domid);
+    }
+
+    fn destroy(&mut self, domid: DomId) {
+        let domains = self.control.list().unwrap_or_default();
+        let name = domains.into_iter().find(|d| d.domid == domid).map(|d| d.name);
+        let _ = self.control.destroy(domid);
+        if let Some(name) = name {
+            tracing::info!(%domid, name, "guest exited");
+            self.remove_sockets(&name);
         }
     }
 

@@ -19,7 +19,7 @@ pub struct Args {
     #[arg(value_name = "DEVID|MAC")]
     vif: String,
 
-    /// Remove the interface even if the guest does not close it
+    /// Remove the interface even if the guest does not close it, or dom0 is not running
     #[arg(long)]
     force: bool,
 
@@ -31,7 +31,7 @@ pub struct Args {
 /// Detaches the interface.
 ///
 /// # Errors
-/// There is no such interface, or the guest does not close it in time.
+/// There is no such interface, it is not closed in time, or dom0 is not running.
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let mut machine = Machine::connect(dir)?;
     let domain = machine.find_guest(&args.domain)?;
@@ -42,7 +42,7 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
         let same_mac = mac.is_some_and(|mac| text.as_deref() == Some(mac.to_string().as_bytes()));
         if devid == Some(device.id) || same_mac {
             let timeout = Duration::from_secs(args.timeout);
-            return progress::detach(&mut machine.store, dir, &device, timeout, args.force);
+            return progress::detach(&mut machine, &device, timeout, args.force);
         }
     }
     Err(Error::Other(format!("{} has no vif {}", domain.name, args.vif)))

@@ -9,8 +9,9 @@ use std::os::fd::BorrowedFd;
 use blkfront::split::{MAX_REQUEST_BYTES, split};
 use blkfront::{Buffer, Completion, Disk, Operation, Request};
 use nix::errno::Errno;
+use ring_abi::blkif::SECTOR;
 
-use crate::nbd::{Blocks, Op, Outcome};
+use crate::nbd::{Blocks, Export, Op, Outcome};
 
 /// Granted buffers that are kept for further requests.
 const MAX_SPARE: usize = 256;
@@ -20,6 +21,7 @@ const MAX_WAITING: usize = 1024;
 /// A disk, and the commands in flight.
 pub struct DiskBlocks {
     disk: Disk,
+    export: Export,
     commands: HashMap<u64, PendingCommand>,
     waiting: VecDeque<RingRequest>,
     /// Requests in the ring by their token.
@@ -52,10 +54,12 @@ struct RingRequest {
 }
 
 impl DiskBlocks {
-    /// Wraps an open disk.
-    pub fn new(disk: Disk) -> DiskBlocks {
-        DiskBlocks {
+    /// Wraps an open disk, which is exported by this name.
+    pub fn new(disk: Disk, name: String) -> DiskBlocks {
+        let export = Export { name, size: 0, block: 512, read_only: true, trim: false };
+        let mut blocks = DiskBlocks {
             disk,
+            export,
             commands: HashMap::new(),
             waiting: VecDeque::new(),
             in_flight: HashMap::new(),
@@ -63,7 +67,17 @@ impl DiskBlocks {
             spare: Vec::new(),
             completions: Vec::new(),
             finished: Vec::new(),
-        }
+        };
+        blocks.update_export();
+        blocks
+    }
+
+    /// Follows the disk's properties, which its backend may change.
+    fn update_export(&mut self) {
+        let Some(info) = self.disk.info() else { return };
+        self.export.size = info.sectors * SECTOR as u64;
+        self.export.block = info.sector_size;
+        self.export.read_only = info.read_only;
     }
 
     /// Returns the disk, to be closed.
@@ -199,6 +213,14 @@ impl PendingCommand {
 }
 
 impl Blocks for DiskBlocks {
+    fn export(&self) -> &Export {
+        &self.export
+    }
+
+    fn set_in_use(&mut self, in_use: bool) -> io::Result<()> {
+        self.disk.set_in_use(in_use).map_err(io::Error::other)
+    }
+
     fn submit(&mut self, id: u64, op: Op) -> Result<(), Op> {
         if self.waiting.len() >= MAX_WAITING {
             return Err(op);
@@ -219,6 +241,7 @@ impl Blocks for DiskBlocks {
 
     fn arm(&mut self) -> io::Result<bool> {
         self.disk.process_events().map_err(io::Error::other)?;
+        self.update_export();
         let ready = self.disk.arm().map_err(io::Error::other)?;
         Ok(ready || self.disk.is_closed() || !self.finished.is_empty())
     }

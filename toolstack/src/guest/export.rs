@@ -14,7 +14,7 @@ use xenstore::{Client, Nodes};
 use super::blocks::DiskBlocks;
 use crate::dir;
 use crate::error::{Error, Result, chain};
-use crate::nbd::{Export, server};
+use crate::nbd::{Blocks, server};
 use ring_abi::blkif::{key::DEV, vdev::Vdev};
 use ring_abi::xenbus::key::BACKEND;
 
@@ -27,25 +27,14 @@ const RING_PAGE_ORDER: u32 = 2;
 /// [`Error::Other`] if the disk cannot be opened; [`Error::File`] if the socket cannot be bound; [`Error::Io`] if
 /// serving fails while the disk is open.
 pub fn run(hv: &Arc<dyn Hypervisor>, directory: &Path, vdev: u32, stop: BorrowedFd<'_>) -> Result<()> {
-    let mut store = Client::connect(&hv)?;
-    let home = format!("/local/domain/{}/device/vbd/{vdev}", hv.domid());
-    let back = store.read_text(&format!("{home}/{BACKEND}"))?;
-    let dev =
-        store.read_text(&format!("{back}/{DEV}")).unwrap_or_else(|_| Vdev::from_number(vdev).to_string());
+    let dev = device_name(hv, vdev)?;
     let socket = Socket::bind(dir::nbd(directory, &dev))?;
     let options = Options { ring_page_order: RING_PAGE_ORDER, ..Options::default() };
-    let disk = Disk::open_with(hv.clone(), hv.clone(), hv.clone(), vdev, options).map_err(failed)?;
-    let info = disk.info().ok_or_else(|| failed(blkfront::Error::Closed))?;
-    let export = Export {
-        name: dev.clone(),
-        size: info.sectors * 512,
-        block: info.sector_size,
-        read_only: info.read_only,
-        trim: false,
-    };
-    tracing::info!(dev, size = export.size, socket = %socket.path.display(), "exported");
-    let mut blocks = DiskBlocks::new(disk);
-    let served = server::serve(&socket.listener, &export, &mut blocks, stop);
+    let opened = Disk::open_until(hv.clone(), hv.clone(), hv.clone(), vdev, options, stop);
+    let Some(disk) = opened.map_err(failed)? else { return Ok(()) };
+    let mut blocks = DiskBlocks::new(disk, dev.clone());
+    tracing::info!(dev, size = blocks.export().size, socket = %socket.path.display(), "exported");
+    let served = server::serve(&socket.listener, &mut blocks, server::HANDSHAKE_TIMEOUT, stop);
     let disk = blocks.into_disk();
     let closed = disk.is_closed();
     tracing::info!(dev, "closing");
@@ -54,6 +43,14 @@ pub fn run(hv: &Arc<dyn Hypervisor>, directory: &Path, vdev: u32, stop: Borrowed
         Err(e) if !closed => Err(Error::io(format!("exporting {dev}"), e)),
         _ => Ok(()),
     }
+}
+
+/// The name by which the toolstack knows the disk.
+fn device_name(hv: &Arc<dyn Hypervisor>, vdev: u32) -> Result<String> {
+    let mut store = Client::connect(&hv)?;
+    let back = store.read_text(&format!("/local/domain/{}/device/vbd/{vdev}/{BACKEND}", hv.domid()))?;
+    let name = store.read_text(&format!("{back}/{DEV}"));
+    Ok(name.unwrap_or_else(|_| Vdev::from_number(vdev).to_string()))
 }
 
 fn failed(error: blkfront::Error) -> Error {

@@ -1,6 +1,6 @@
 //! A guest: a process that runs a domain's frontends, and makes each device usable by ordinary programs.
 //!
-//! [`watch`] finds the devices; a vbd is exported over NBD ([`export`], [`blocks`]), a vif is bridged to a tap
+//! [`watch`] finds the devices, and [`schedule`] decides which of them are served; a vbd is exported over NBD ([`export`], [`blocks`]), a vif is bridged to a tap
 //! ([`tap`], [`nic_port`]). On a real Xen host the kernel may have
 //! frontends of the same domain ([`kernel`]).
 
@@ -9,6 +9,7 @@ pub mod export;
 pub mod kernel;
 pub mod netns;
 pub mod nic_port;
+pub mod schedule;
 pub mod service;
 pub mod tap;
 pub mod watch;

@@ -5,20 +5,24 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use hypervisor::Hypervisor;
 use netfront::Config;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::EventFd;
 use ring_abi::netif::key::VIFNAME;
 use ring_abi::xenbus::key::{BACKEND, STATE};
-use xenbus::XenbusState;
+use tracing::Span;
+use xenbus::{DeviceEnd, XenbusState};
 use xenstore::{Client, Nodes};
 
+use super::schedule::{Id, KINDS, Report, Schedule};
 use super::service::{Service, event};
 use super::tap::NewTap;
 use super::{export, kernel, tap};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, chain};
 use crate::tap_owner::TapOwner;
 
 /// The guest that this process runs, and how.
@@ -38,9 +42,6 @@ pub struct Guest {
     pub offload: Config,
 }
 
-/// A device's kind and number.
-type Id = (&'static str, u32);
-
 /// Serves every device until `stop` becomes readable, and then closes them.
 ///
 /// # Errors
@@ -49,13 +50,15 @@ pub fn run(guest: &Guest, stop: BorrowedFd<'_>) -> Result<()> {
     let mut client = Client::connect(&guest.hv)?;
     client.watch("device", "device")?;
     let ended = Arc::new(event().map_err(|e| Error::io("creating an eventfd", e))?);
-    let mut devices = Devices::default();
+    let schedule = Schedule::new(guest.on_xen);
+    let services = BTreeMap::new();
+    let bound = BTreeSet::new();
+    let mut devices = Devices { guest, client, ended, schedule, services, bound };
     loop {
-        let some_ended = ended.read().is_ok();
-        // Events may have been received together with a reply, after which the descriptor is not readable.
-        if drain(&mut client)? || some_ended {
-            devices.update(guest, &mut client, &ended)?;
-        } else if wait(&client, &ended, stop)? {
+        devices.update()?;
+        // Received together with a reply, after which the descriptor is not readable.
+        let has_events = devices.take_events()?;
+        if devices.wait(stop, has_events)? {
             break;
         }
     }
@@ -64,76 +67,135 @@ pub fn run(guest: &Guest, stop: BorrowedFd<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Takes all events; `false` if there was none.
-fn drain(client: &mut Client) -> Result<bool> {
-    let mut any = false;
-    loop {
-        match client.poll_event() {
-            Ok(None) => return Ok(any),
-            Ok(Some(_)) | Err(xenstore::Error::EventsLost(_)) => any = true,
-            Err(e) => return Err(e.into()),
-        }
-    }
-}
-
-/// Waits for an event; `true` if `stop` is readable.
-fn wait(client: &Client, ended: &EventFd, stop: BorrowedFd<'_>) -> Result<bool> {
-    let mut fds = [stop, client.fd(), ended.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-    match poll(&mut fds, PollTimeout::NONE) {
-        Ok(_) | Err(nix::errno::Errno::EINTR) => Ok(fds[0].any().unwrap_or(false)),
-        Err(e) => Err(Error::io("waiting", e)),
-    }
-}
-
 /// The devices of the guest.
-#[derive(Default)]
-struct Devices {
+struct Devices<'g> {
+    guest: &'g Guest,
+    client: Client,
+    /// Readable when a service has ended.
+    ended: Arc<EventFd>,
+    schedule: Schedule,
     services: BTreeMap<Id, Service>,
-    /// Devices that were served, or are bound to a driver of the kernel.
-    known: BTreeSet<Id>,
+    /// Devices that are left to the kernel.
+    bound: BTreeSet<Id>,
 }
 
-impl Devices {
+impl Devices<'_> {
     /// Serves new devices, and stops serving those that were removed.
-    fn update(&mut self, guest: &Guest, client: &mut Client, ended: &Arc<EventFd>) -> Result<()> {
-        self.services.retain(|_, service| !service.is_finished());
-        let found = devices(client)?;
-        self.known.retain(|id| found.contains_key(id));
-        for (id, service) in &self.services {
-            if !found.contains_key(id) {
-                service.stop();
-            }
+    fn update(&mut self) -> Result<()> {
+        let now = Instant::now();
+        // Nothing to read; or other services have ended since, which are taken too.
+        let _ = self.ended.read();
+        let failures = self.take_ended();
+        // Events that are received with the replies precede what was read.
+        let mut found = devices(&mut self.client)?;
+        while self.take_events()? {
+            found = devices(&mut self.client)?;
         }
-        for (id, state) in found {
-            if !self.services.contains_key(&id) && self.is_new(guest, id, state) {
-                self.services.insert(id, start(guest, client, ended, id)?);
-            }
+        for (id, failure) in failures {
+            let report = self.schedule.ended(id, failure.as_deref(), now);
+            self.report(id, report, &failure.unwrap_or_default());
         }
+        let actions = self.schedule.actions(&found, now);
+        for service in actions.stop.iter().filter_map(|id| self.services.get(id)) {
+            service.stop();
+        }
+        self.bound.retain(|id| found.contains_key(id));
+        actions.start.into_iter().for_each(|id| self.start(id, now));
         Ok(())
     }
 
-    /// Whether a device that is not served is to be.
-    fn is_new(&mut self, guest: &Guest, id: Id, state: XenbusState) -> bool {
-        let bound =
-            guest.on_xen.then(|| kernel::bound_driver(Path::new(kernel::DEVICES), id.0, id.1)).flatten();
-        let known = !self.known.insert(id);
-        if let Some(driver) = bound {
-            if !known {
-                let (kind, number) = id;
-                let device = format!("{kind}-{number}");
-                tracing::warn!(device, driver, %state, "left to the kernel, whose driver is bound to it");
+    /// Starts a device's service, unless the kernel has the device.
+    fn start(&mut self, id: Id, now: Instant) {
+        if self.is_bound(id) {
+            self.schedule.ended(id, None, now);
+            return;
+        }
+        match start(self.guest, &mut self.client, &self.ended, id) {
+            Ok(service) => drop(self.services.insert(id, service)),
+            Err(error) => {
+                let failure = chain(&error).to_string();
+                let report = self.schedule.ended(id, Some(&failure), now);
+                self.report(id, report, &failure);
             }
+        }
+    }
+
+    /// Removes the services that have ended; each with its error's text if it failed.
+    fn take_ended(&mut self) -> Vec<(Id, Option<String>)> {
+        let ids: Vec<Id> = self.services.iter().filter(|(_, s)| s.is_finished()).map(|(id, _)| *id).collect();
+        let ended = ids.into_iter().filter_map(|id| Some((id, self.services.remove(&id)?)));
+        ended.map(|(id, service)| (id, service.join().err().map(|e| chain(&e).to_string()))).collect()
+    }
+
+    /// Takes all events; `false` if there was none.
+    fn take_events(&mut self) -> Result<bool> {
+        let mut any = false;
+        loop {
+            match self.client.poll_event() {
+                Ok(None) => return Ok(any),
+                Ok(Some(event)) => self.schedule.event(&event.path),
+                Err(xenstore::Error::EventsLost(_)) => {}
+                Err(e) => return Err(e.into()),
+            }
+            any = true;
+        }
+    }
+
+    /// Reports a service's error in the log and in the store, and closes the frontend.
+    fn report(&mut self, id: Id, report: Report, failure: &str) {
+        if report == Report::Nothing {
+            return;
+        }
+        let _entered = span(self.guest, id).entered();
+        let path = path(self.guest, id);
+        let written = DeviceEnd::find_front(&mut self.client, &path).and_then(|end| {
+            if report == Report::Error {
+                end.error(&mut self.client, Errno::EIO as i32, failure);
+            }
+            end.switch_state(&mut self.client, XenbusState::Closed)
+        });
+        if let Err(error) = written {
+            tracing::debug!(%error, "failed to close the frontend");
+        }
+    }
+
+    /// Whether a device is bound to a driver of the kernel, which serves it then.
+    fn is_bound(&mut self, id: Id) -> bool {
+        let (kind, number) = id;
+        if !self.guest.on_xen {
             return false;
         }
-        // In any other state it was served and closed before: by this process, or on a real host by an earlier one.
-        state == XenbusState::Initialising || guest.on_xen && !known
+        let Some(driver) = kernel::bound_driver(Path::new(kernel::DEVICES), kind, number) else {
+            return false;
+        };
+        if self.bound.insert(id) {
+            let device = format!("{kind}-{number}");
+            tracing::warn!(device, driver, "left to the kernel, whose driver is bound to it");
+        }
+        true
+    }
+
+    /// Waits for an event, the end of a service, or the time to start one again; returns at once if `has_events`.
+    /// `true` if `stop` is readable.
+    fn wait(&self, stop: BorrowedFd<'_>, has_events: bool) -> Result<bool> {
+        let mut fds =
+            [stop, self.client.fd(), self.ended.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        let retry = if has_events { Some(Instant::now()) } else { self.schedule.next_retry() };
+        let timeout = retry.map_or(PollTimeout::NONE, |retry| {
+            let left = retry.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        });
+        match poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(fds[0].any().unwrap_or(false)),
+            Err(e) => Err(Error::io("waiting", e)),
+        }
     }
 }
 
 /// Reads the devices and the states of their frontends.
 fn devices(client: &mut Client) -> Result<BTreeMap<Id, XenbusState>> {
     let mut devices = BTreeMap::new();
-    for kind in ["vbd", "vif"] {
+    for kind in KINDS {
         let ids = match client.directory(&format!("device/{kind}")) {
             Err(e) if e.is_not_found() => continue,
             ids => ids?,
@@ -148,25 +210,37 @@ fn devices(client: &mut Client) -> Result<BTreeMap<Id, XenbusState>> {
     Ok(devices)
 }
 
-fn start(guest: &Guest, client: &mut Client, ended: &Arc<EventFd>, (kind, id): Id) -> Result<Service> {
-    let path = format!("/local/domain/{}/device/{kind}/{id}", guest.hv.domid());
-    let hv = &guest.hv;
-    let domid = hv.domid();
+/// The path of a device's frontend.
+fn path(guest: &Guest, (kind, number): Id) -> String {
+    format!("/local/domain/{}/device/{kind}/{number}", guest.hv.domid())
+}
+
+/// The span of a device's log lines.
+fn span(guest: &Guest, (kind, devid): Id) -> Span {
+    let domid = guest.hv.domid();
+    match kind {
+        "vbd" => tracing::error_span!("vbd", %domid, devid),
+        _ => tracing::error_span!("vif", %domid, devid),
+    }
+}
+
+fn start(guest: &Guest, client: &mut Client, ended: &Arc<EventFd>, id: Id) -> Result<Service> {
+    let (kind, number) = id;
+    let span = span(guest, id);
     let ended = ended.clone();
     let guest_of_thread = guest.clone();
     if kind == "vbd" {
-        let span = tracing::error_span!("vbd", %domid, devid = id);
         let serve = move |stop: BorrowedFd<'_>| {
-            export::run(&guest_of_thread.hv, &guest_of_thread.directory, id, stop)
+            export::run(&guest_of_thread.hv, &guest_of_thread.directory, number, stop)
         };
-        return Service::start(hv, span, path, ended, serve);
+        return Service::start(span, ended, serve);
     }
-    let new = new_tap(guest, client, &path, id);
+    let new = new_tap(guest, client, &path(guest, id), number);
     let serve = move |stop: BorrowedFd<'_>| {
         let Guest { hv, netns, offload, .. } = &guest_of_thread;
-        tap::run(hv, &new, id, netns.as_deref(), *offload, stop)
+        tap::run(hv, &new, number, netns.as_deref(), *offload, stop)
     };
-    Service::start(hv, tracing::error_span!("vif", %domid, devid = id), path, ended, serve)
+    Service::start(span, ended, serve)
 }
 
 /// Describes a vif's tap: `eth<devid>` in a network namespace, `xpv<devid>` on a real Xen host, else as dom0 names the

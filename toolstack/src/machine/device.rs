@@ -46,10 +46,11 @@ fn permissions(owner: DomId, reader: DomId) -> [Permission; 2] {
 /// Writes a device's nodes, upon which its drivers connect.
 ///
 /// # Errors
-/// [`Error::Other`] if the domain has a device of this kind and number already.
+/// [`Error::Other`] if the domain has a device of this kind and number already, unless it was to be removed and is
+/// closed: a guest may close a disk long after its detaching was given up.
 pub fn add(client: &mut Client, new: &NewDevice) -> Result<()> {
     let written = client.transaction(|tx| {
-        if tx.exists(&libxl_path(&new.device))? {
+        if tx.exists(&libxl_path(&new.device))? && !is_gone(tx, &new.device)? {
             return Ok(false);
         }
         write(tx, new)?;
@@ -62,6 +63,15 @@ pub fn add(client: &mut Client, new: &NewDevice) -> Result<()> {
     Err(Error::Other(format!("domain {front} has a {kind} with the number {id} already")))
 }
 
+/// Whether a device was to be removed, and both its ends are closed.
+fn is_gone(tx: &mut impl Nodes, device: &Device) -> xenstore::client::Result<bool> {
+    let closed = Some(XenbusState::Closed);
+    let online = tx.read_opt(&format!("{}/{ONLINE}", device.back_path()))?;
+    Ok(online.as_deref() == Some(b"0")
+        && tx.read_opt_as(&format!("{}/{STATE}", device.back_path()))? == closed
+        && tx.read_opt_as(&format!("{}/{STATE}", device.front_path()))? == closed)
+}
+
 fn write(tx: &mut impl Nodes, new: &NewDevice) -> xenstore::client::Result<()> {
     let device = &new.device;
     let front_path = device.front_path();
@@ -70,10 +80,10 @@ fn write(tx: &mut impl Nodes, new: &NewDevice) -> xenstore::client::Result<()> {
     let by_front = permissions(device.front, device.back);
     let by_back = permissions(device.back, device.front);
     // Nodes of an earlier device of this number.
-    for path in [&front_path, &back_path] {
+    for path in [&front_path, &back_path, &libxl] {
         remove_tree(tx, path)?;
-        remove_tree(tx, &error_path(path))?;
     }
+    remove_errors(tx, device)?;
     tx.write(&format!("{libxl}/{FRONTEND}"), &front_path)?;
     tx.write(&format!("{libxl}/{BACKEND}"), &back_path)?;
     directory(tx, &front_path, &by_front, &new.front)?;
@@ -110,13 +120,14 @@ fn value(
     tx.set_perms(path, permissions)
 }
 
-/// Requests that frontend and backend close: writes `online` = 0 and `state` = Closing into the backend's directory.
-/// `false` if that does not exist.
+/// Requests that frontend and backend close: writes `online` = 0 and `state` = Closing into the backend's directory, and
+/// removes errors reported earlier. `false` if that does not exist.
 pub fn request_close(client: &mut Client, device: &Device) -> Result<bool> {
     let path = device.back_path();
     Ok(client.transaction(|tx| {
         let state_path = format!("{path}/{STATE}");
         let Some(state) = tx.read_opt_as::<XenbusState>(&state_path)? else { return Ok(false) };
+        remove_errors(tx, device)?;
         tx.write(&format!("{path}/{ONLINE}"), "0")?;
         if state != XenbusState::Closed {
             tx.write(&state_path, XenbusState::Closing.as_text())?;
@@ -130,11 +141,22 @@ pub fn remove(client: &mut Client, device: &Device) -> Result<()> {
     Ok(client.transaction(|tx| {
         let front = device.front_path();
         let back = device.back_path();
-        for path in [&front, &back, &libxl_path(device), &error_path(&front), &error_path(&back)] {
+        for path in [&front, &back, &libxl_path(device)] {
             remove_tree(tx, path)?;
         }
+        remove_errors(tx, device)?;
         prune(tx, &back, 2)
     })?)
+}
+
+/// Removes the errors that a device's ends have reported, and the directories of those that become empty.
+fn remove_errors(tx: &mut impl Nodes, device: &Device) -> xenstore::client::Result<()> {
+    for (end, parents) in [(device.front_path(), 2), (device.back_path(), 3)] {
+        let path = error_path(&end);
+        remove_tree(tx, &path)?;
+        prune(tx, &path, parents)?;
+    }
+    Ok(())
 }
 
 /// The directory in which the driver of `end` reports errors: `/local/domain/0/error/backend/vbd/3/51712` for
@@ -199,6 +221,7 @@ mod tests {
         let store = Store::spawn(Config::default()).unwrap();
         let mut client = store.client().unwrap();
         client.mkdir("/local/domain/0/backend").unwrap();
+        client.mkdir("/local/domain/0/error").unwrap();
         add(&mut client, &device()).unwrap();
         let front = "/local/domain/3/device/vbd/51712";
         let back = "/local/domain/0/backend/vbd/3/51712";
@@ -213,15 +236,33 @@ mod tests {
             assert_eq!(perms(&mut client, &path), "n0,r3", "{path}");
         }
         assert!(add(&mut client, &device()).unwrap_err().to_string().contains("51712 already"));
+        client.write(&format!("{}/error", error_path(back)), "5 failed").unwrap();
         assert_eq!(list(&mut client, DomId(3), "vbd").unwrap(), [device().device]);
         assert!(request_close(&mut client, &device().device).unwrap());
         assert_eq!(client.read_text(&format!("{back}/online")).unwrap(), "0");
         assert_eq!(client.read_text(&format!("{back}/state")).unwrap(), "5");
         remove(&mut client, &device().device).unwrap();
         assert!(!client.exists(front).unwrap());
-        assert_eq!(client.directory("/local/domain/0/backend").unwrap(), [""; 0]);
+        for directory in ["/local/domain/0/backend", "/local/domain/0/error"] {
+            assert_eq!(client.directory(directory).unwrap(), [""; 0]);
+        }
         assert!(!request_close(&mut client, &device().device).unwrap());
         remove(&mut client, &device().device).unwrap();
         assert!(list(&mut client, DomId(3), "vbd").unwrap().is_empty());
+    }
+
+    #[test]
+    fn device_of_a_number_is_replaced_only_once_it_is_to_go_and_both_ends_are_closed() {
+        let store = Store::spawn(Config::default()).unwrap();
+        let mut client = store.client().unwrap();
+        let device = device();
+        add(&mut client, &device).unwrap();
+        request_close(&mut client, &device.device).unwrap();
+        for (path, replaced) in [(device.device.back_path(), false), (device.device.front_path(), true)] {
+            client.write(&format!("{path}/{STATE}"), XenbusState::Closed.as_text()).unwrap();
+            assert_eq!(add(&mut client, &device).is_ok(), replaced, "{path}");
+        }
+        let state = client.read_text(&format!("{}/{STATE}", device.device.back_path())).unwrap();
+        assert_eq!(state, XenbusState::Initialising.as_text());
     }
 }

@@ -1,7 +1,8 @@
 //! A domain's nodes, as libxl's `libxl__domain_make` lays them out.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use xenbus::Device;
 use xenstore::{Access, Client, DomId, Nodes, Permission};
 
 use super::device::{self, remove_tree};
@@ -62,31 +63,86 @@ pub fn add_dom0(client: &mut Client) -> Result<()> {
 /// How long a backend may take to close a device of a dead guest; it completes requests in flight first.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How often [`remove`] looks whether the backends have closed.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
+
 /// Removes a domain's nodes: its devices' frontends and backends, its home, and its nodes in `/libxl`. If dom0 is
 /// running, its backends have closed the devices, and with them their images, when this returns.
 pub fn remove(client: &mut Client, domid: DomId, dom0_runs: bool) -> Result<()> {
-    for kind in ["vbd", "vif"] {
-        for device in device::list(client, domid, kind)? {
+    let removal = Removal::start(client, domid, dom0_runs)?;
+    while !removal.is_due(client)? {
+        std::thread::park_timeout(POLL_INTERVAL);
+    }
+    removal.finish(client)
+}
+
+/// A domain that is being removed. Its backends close all its devices, and those of other domains, at the same time.
+#[derive(Debug)]
+pub struct Removal {
+    domid: DomId,
+    devices: Vec<Device>,
+    /// When its nodes are removed in any case.
+    deadline: Instant,
+}
+
+impl Removal {
+    /// Removes the frontends' nodes, and if dom0 runs requests that its backends close.
+    pub fn start(client: &mut Client, domid: DomId, dom0_runs: bool) -> Result<Removal> {
+        let mut devices = Vec::new();
+        for kind in ["vbd", "vif"] {
+            devices.extend(device::list(client, domid, kind)?);
+        }
+        for device in &devices {
             // Backends treat a frontend without nodes as closed.
             device::remove_tree(client, &device.front_path())?;
             if dom0_runs {
-                progress::close(client, &device, CLOSE_TIMEOUT)?;
+                device::request_close(client, device)?;
             }
-            device::remove(client, &device)?;
         }
+        let wait = if dom0_runs { CLOSE_TIMEOUT } else { Duration::ZERO };
+        Ok(Removal { domid, devices, deadline: Instant::now() + wait })
     }
-    Ok(client.transaction(|tx| {
-        let home = format!("/local/domain/{domid}");
-        if let Some(vm) = tx.read_opt(&format!("{home}/vm"))?
-            && vm.starts_with(b"/vm/")
-        {
-            remove_tree(tx, &String::from_utf8_lossy(&vm))?;
+
+    /// The domain.
+    pub fn domid(&self) -> DomId {
+        self.domid
+    }
+
+    /// Whether all backends have closed, or had time to.
+    pub fn is_due(&self, client: &mut Client) -> Result<bool> {
+        if Instant::now() >= self.deadline {
+            return Ok(true);
         }
-        for path in [home, format!("/libxl/{domid}")] {
-            remove_tree(tx, &path)?;
+        for device in &self.devices {
+            if !progress::states(client, device)?.are_closed() {
+                return Ok(false);
+            }
         }
-        Ok(())
-    })?)
+        Ok(true)
+    }
+
+    /// Removes the domain's nodes.
+    pub fn finish(self, client: &mut Client) -> Result<()> {
+        for device in &self.devices {
+            device::remove(client, device)?;
+        }
+        let domid = self.domid;
+        Ok(client.transaction(|tx| {
+            let home = format!("/local/domain/{domid}");
+            if let Some(vm) = tx.read_opt(&format!("{home}/vm"))?
+                && vm.starts_with(b"/vm/")
+            {
+                remove_tree(tx, &String::from_utf8_lossy(&vm))?;
+            }
+            for kind in ["vbd", "vif"] {
+                remove_tree(tx, &format!("/local/domain/0/error/backend/{kind}/{domid}"))?;
+            }
+            for path in [home, format!("/libxl/{domid}")] {
+                remove_tree(tx, &path)?;
+            }
+            Ok(())
+        })?)
+    }
 }
 
 /// Removes the sockets of a dead guest; its log is kept for diagnosis.
@@ -96,5 +152,42 @@ pub fn remove_sockets(dir: &Dir, name: &str) {
         if path.extension().is_some_and(|e| e == "nbd") {
             let _ = std::fs::remove_file(path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::device::NewDevice;
+    use ring_abi::xenbus::key::STATE;
+    use xenbus::XenbusState;
+    use xenstore::server::{Config, Store};
+
+    #[test]
+    fn domain_whose_backends_have_closed_is_removed_while_others_are_waited_for() {
+        let store = Store::spawn(Config::default()).unwrap();
+        let mut client = store.client().unwrap();
+        add_dom0(&mut client).unwrap();
+        let mut start = |domid: DomId| {
+            add(&mut client, domid, &domid.to_string(), &domid.to_string()).unwrap();
+            for kind in ["vbd", "vif"] {
+                device::add(&mut client, &NewDevice::new(Device::new(kind, domid, 0))).unwrap();
+            }
+            Removal::start(&mut client, domid, true).unwrap()
+        };
+        let stuck = start(DomId(1));
+        let other = start(DomId(2));
+        for device in &other.devices {
+            assert!(!other.is_due(&mut client).unwrap());
+            let state = format!("{}/{STATE}", device.back_path());
+            client.write(&state, XenbusState::Closed.as_text()).unwrap();
+        }
+        assert!(other.is_due(&mut client).unwrap() && !stuck.is_due(&mut client).unwrap());
+        client.write("/local/domain/0/error/backend/vbd/2/0/error", "5 late").unwrap();
+        other.finish(&mut client).unwrap();
+        for path in ["/local/domain/2", "/libxl/2", "/local/domain/0/error/backend/vbd/2"] {
+            assert!(!client.exists(path).unwrap(), "{path}");
+        }
+        assert!(client.exists("/libxl/1").unwrap());
     }
 }

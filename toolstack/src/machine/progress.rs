@@ -8,7 +8,7 @@ use xenbus::{Device, XenbusState};
 use xenstore::{Client, Nodes};
 
 use super::device::{self, error_path};
-use super::process;
+use super::{Machine, process};
 use crate::control::client as control;
 use crate::dir::Dir;
 use crate::error::{Error, Result};
@@ -126,15 +126,50 @@ fn timed_out(client: &mut Client, dir: &Dir, devices: &[Device], timeout: Durati
     Error::Other(format!("not connected within {} s: {}", timeout.as_secs(), late.join(", ")))
 }
 
-/// Requests that a device close and waits until its backend is closed or removed. `false` if the timeout expires first.
-pub fn close(client: &mut Client, device: &Device, timeout: Duration) -> Result<bool> {
+/// What became of a request to close a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// Both ends are closed or removed.
+    Yes,
+    /// The frontend has reported that the device is in use; it closes once it is not.
+    InUse,
+    /// The time is up; the states of its ends then.
+    TimedOut(States),
+}
+
+/// Requests that a device close, and waits until its backend is closed or removed, and its frontend is, or was never
+/// begun: a frontend that closes later would write its state into the node of the next device of this number.
+pub fn close(client: &mut Client, device: &Device, timeout: Duration) -> Result<Closed> {
     if !device::request_close(client, device)? {
-        return Ok(true);
+        return Ok(Closed::Yes);
     }
-    wait(client, std::slice::from_ref(device), timeout, |client| {
-        let back = states(client, device)?.back;
-        Ok(matches!(back, None | Some(XenbusState::Closed)))
+    let mut in_use = false;
+    let mut last = states(client, device)?;
+    let closed = wait(client, std::slice::from_ref(device), timeout, |client| {
+        last = states(client, device)?;
+        in_use = is_in_use(client, device)?;
+        Ok(in_use || last.are_closed())
+    })?;
+    Ok(match (closed, in_use) {
+        (_, true) => Closed::InUse,
+        (true, _) => Closed::Yes,
+        (false, _) => Closed::TimedOut(last),
     })
+}
+
+impl States {
+    /// Whether the backend is closed, and the frontend too, or never connected.
+    pub fn are_closed(self) -> bool {
+        use XenbusState::{Closed, Initialising};
+        matches!(self.back, None | Some(Closed)) && matches!(self.front, None | Some(Closed | Initialising))
+    }
+}
+
+/// Whether the frontend has reported that the device is in use (as Linux's blkfront does, by EBUSY).
+fn is_in_use(client: &mut Client, device: &Device) -> Result<bool> {
+    let text = client.read_opt(&format!("{}/error", error_path(&device.front_path())))?;
+    let errno = (nix::errno::Errno::EBUSY as i32).to_string();
+    Ok(text.is_some_and(|text| text.split(|byte| *byte == b' ').next() == Some(errno.as_bytes())))
 }
 
 /// Watches the devices and calls `done` after every event until it returns `true`; `false` if the timeout expires.
@@ -193,21 +228,40 @@ pub fn wait_attached(client: &mut Client, dir: &Dir, device: &Device, timeout: D
 }
 
 /// Detaches a device: waits until it is closed, and removes its nodes. With `force` they are removed even if the guest
-/// does not close it in time.
+/// has it in use, or it is not closed in time.
 ///
 /// # Errors
-/// [`Error::Other`] if the guest does not close the device in time; its nodes then remain.
-pub fn detach(client: &mut Client, dir: &Dir, device: &Device, timeout: Duration, force: bool) -> Result<()> {
-    if !close(client, device, timeout)? && !force {
-        let name = describe(client, device);
-        let seconds = timeout.as_secs();
-        let why = match in_flight(dir, device) {
-            0 => "the guest did not close it".to_owned(),
-            requests => format!("not closed, with {requests} of its requests in flight in dom0,"),
-        };
-        return Err(Error::Other(format!("{name}: {why} within {seconds} s (--force removes it)")));
+/// [`Error::Other`] if the device is not closed in time, or dom0 does not run; its nodes then remain, and are removed by
+/// the next attempt, or once another device of this number is attached.
+pub fn detach(machine: &mut Machine, device: &Device, timeout: Duration, force: bool) -> Result<()> {
+    let dom0 = machine.require_dom0();
+    if !force {
+        // The guest would give the device up, and nobody would close it at the other end.
+        dom0?;
+    } else if dom0.is_err() {
+        return device::remove(&mut machine.store, device);
     }
-    device::remove(client, device)
+    let closed = close(&mut machine.store, device, timeout)?;
+    if closed == Closed::Yes || force {
+        return device::remove(&mut machine.store, device);
+    }
+    let name = describe(&mut machine.store, device);
+    let why = match closed {
+        Closed::TimedOut(states) => not_closed(&machine.dir, device, states, timeout),
+        _ => "the guest has it in use, and closes it once it has not".to_owned(),
+    };
+    Err(Error::Other(format!("{name}: {why} (--force removes it)")))
+}
+
+/// Says which end has not closed a device.
+fn not_closed(dir: &Dir, device: &Device, states: States, timeout: Duration) -> String {
+    let guest_closed = States { back: None, ..states }.are_closed();
+    let who = match in_flight(dir, device) {
+        0 if guest_closed => "dom0 did not close it".to_owned(),
+        0 => "the guest did not close it".to_owned(),
+        requests => format!("not closed, with {requests} of its requests in flight in dom0,"),
+    };
+    format!("{who} within {} s", timeout.as_secs())
 }
 
 /// The requests that dom0 has taken from a device's frontend and not answered; 0 if dom0 does not know.
@@ -215,4 +269,35 @@ fn in_flight(dir: &Dir, device: &Device) -> u64 {
     let served = control::devices(dir, device.front.0);
     let stats = served.find(&device.kind, device.id).and_then(|known| known.stats.as_ref());
     stats.and_then(|stats| stats["in_flight"].as_u64()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::device::NewDevice;
+    use xenstore::DomId;
+    use xenstore::server::{Config, Store};
+
+    #[test]
+    fn device_is_closed_once_both_ends_are_and_not_while_it_is_in_use() {
+        let store = Store::spawn(Config::default()).unwrap();
+        let mut client = store.client().unwrap();
+        let device = Device::new("vif", DomId(3), 0);
+        device::add(&mut client, &NewDevice::new(device.clone())).unwrap();
+        let write = |end: String, state: XenbusState| {
+            store.client().unwrap().write(&format!("{end}/{STATE}"), state.as_text()).unwrap();
+        };
+        write(device.back_path(), XenbusState::Closed);
+        write(device.front_path(), XenbusState::Closing);
+        let closing = States { front: Some(XenbusState::Closing), back: Some(XenbusState::Closed) };
+        assert_eq!(close(&mut client, &device, Duration::ZERO).unwrap(), Closed::TimedOut(closing));
+        write(device.front_path(), XenbusState::Closed);
+        assert_eq!(close(&mut client, &device, Duration::ZERO).unwrap(), Closed::Yes);
+        write(device.front_path(), XenbusState::Connected);
+        let error = format!("{}/error", error_path(&device.front_path()));
+        for (text, in_use) in [("16 in use", true), ("160 other", false)] {
+            client.write(&error, text).unwrap();
+            assert_eq!(is_in_use(&mut client, &device).unwrap(), in_use);
+        }
+    }
 }

@@ -5,6 +5,7 @@
 //! (<https://github.com/NetworkBlockDevice/nbd/blob/master/doc/proto.md>).
 
 pub mod handshake;
+pub mod output;
 pub mod proto;
 pub mod server;
 pub mod session;
@@ -64,6 +65,15 @@ pub type Outcome = Result<Vec<u8>, i32>;
 
 /// Blocks that take requests, and complete them later in any order.
 pub trait Blocks {
+    /// The properties now: a disk may grow, and one whose backend restarts may have others.
+    fn export(&self) -> &Export;
+
+    /// Says whether a client has the export open.
+    ///
+    /// # Errors
+    /// The blocks cannot be used any more.
+    fn set_in_use(&mut self, in_use: bool) -> io::Result<()>;
+
     /// Submits a request, which completes with this `id`.
     ///
     /// # Errors

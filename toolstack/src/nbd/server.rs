@@ -5,29 +5,36 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Blocks, Export, Op, Outcome, Session};
+use super::{Blocks, Op, Outcome, Session};
 
 /// Clients that are connected at a time; further ones wait to be accepted.
 const MAX_CLIENTS: usize = 16;
 /// Bytes read from a client by one system call.
 const CHUNK: usize = 256 << 10;
+/// How long a client may take for its handshake, as in qemu-nbd (`handshake-limit`), in [`serve`]'s usual case.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Serves `export` to the clients of `listener` until `stop` becomes readable, and then closes their connections.
+/// Serves `blocks` to the clients of `listener` until `stop` becomes readable, and then closes their connections. A
+/// client that has not finished its handshake within `handshake_timeout`, or not taken the last replies that long after
+/// it ended its session, is disconnected: it would keep others out.
 ///
 /// # Errors
 /// The blocks cannot be used any more, or poll(2) fails.
 pub fn serve(
     listener: &UnixListener,
-    export: &Export,
     blocks: &mut dyn Blocks,
+    handshake_timeout: Duration,
     stop: BorrowedFd<'_>,
 ) -> io::Result<()> {
     listener.set_nonblocking(true)?;
-    let mut server = Server { export, blocks, clients: HashMap::new(), waiting: VecDeque::new(), last_id: 0 };
+    let clients = HashMap::new();
+    let waiting = VecDeque::new();
+    let mut server = Server { blocks, handshake_timeout, clients, in_use: false, waiting, last_id: 0 };
     let mut chunk = vec![0; CHUNK];
     while !server.sleep(listener, stop)? {
         server.accept(listener);
@@ -35,6 +42,8 @@ pub fn serve(
         // Repeated while there is progress: a completion makes room for a request that was parsed already.
         while server.submit() | server.complete()? {}
         server.write();
+        server.expire();
+        server.update_use()?;
     }
     Ok(())
 }
@@ -42,12 +51,16 @@ pub fn serve(
 struct Client {
     stream: UnixStream,
     session: Session,
+    /// When it is disconnected, while it negotiates and after it has ended its session.
+    deadline: Option<Instant>,
 }
 
 struct Server<'a> {
-    export: &'a Export,
     blocks: &'a mut dyn Blocks,
+    handshake_timeout: Duration,
     clients: HashMap<u64, Client>,
+    /// Whether a client has finished its handshake.
+    in_use: bool,
     /// Requests that the blocks did not take yet.
     waiting: VecDeque<(u64, Op)>,
     /// The id given last, to a client or a request.
@@ -57,7 +70,7 @@ struct Server<'a> {
 impl Server<'_> {
     /// Waits until a socket or the blocks are ready; `true` if `stop` is readable.
     fn sleep(&mut self, listener: &UnixListener, stop: BorrowedFd<'_>) -> io::Result<bool> {
-        let timeout = if self.blocks.arm()? { PollTimeout::ZERO } else { PollTimeout::NONE };
+        let timeout = if self.blocks.arm()? { PollTimeout::ZERO } else { self.timeout() };
         let mut fds =
             vec![PollFd::new(stop, PollFlags::POLLIN), PollFd::new(self.blocks.fd(), PollFlags::POLLIN)];
         if self.clients.len() < MAX_CLIENTS {
@@ -70,12 +83,46 @@ impl Server<'_> {
         }
     }
 
+    /// The time until a client is to be disconnected.
+    fn timeout(&self) -> PollTimeout {
+        self.clients.values().filter_map(|client| client.deadline).min().map_or(
+            PollTimeout::NONE,
+            |deadline| {
+                let left = deadline.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            },
+        )
+    }
+
+    /// Tells the blocks when the first client has opened the export, and when the last one has closed it.
+    fn update_use(&mut self) -> io::Result<()> {
+        let in_use = self.clients.values().any(|client| client.session.is_negotiated());
+        if in_use != self.in_use {
+            self.in_use = in_use;
+            self.blocks.set_in_use(in_use)?;
+        }
+        Ok(())
+    }
+
+    /// Disconnects clients whose time is up.
+    fn expire(&mut self) {
+        for client in self.clients.values_mut() {
+            match (client.deadline, client.session.is_negotiated() && !client.session.is_ended()) {
+                (Some(_), true) => client.deadline = None,
+                (None, false) => client.deadline = Some(Instant::now() + self.handshake_timeout),
+                _ => {}
+            }
+        }
+        self.clients.retain(|_, client| client.deadline.is_none_or(|deadline| Instant::now() < deadline));
+    }
+
     fn accept(&mut self, listener: &UnixListener) {
         while self.clients.len() < MAX_CLIENTS {
             let Ok((stream, _)) = listener.accept() else { return };
             if stream.set_nonblocking(true).is_ok() {
                 self.last_id += 1;
-                self.clients.insert(self.last_id, Client { stream, session: Session::new() });
+                let deadline = Some(Instant::now() + self.handshake_timeout);
+                self.clients.insert(self.last_id, Client { stream, session: Session::new(), deadline });
             }
         }
     }
@@ -99,7 +146,7 @@ impl Server<'_> {
         for client in self.clients.values_mut() {
             while self.waiting.is_empty() {
                 let id = self.last_id + 1;
-                let Some(op) = client.session.next(self.export, id) else { break };
+                let Some(op) = client.session.next(self.blocks.export(), id) else { break };
                 self.last_id = id;
                 match self.blocks.submit(id, op) {
                     Ok(()) => taken = true,
@@ -114,11 +161,14 @@ impl Server<'_> {
     fn complete(&mut self) -> io::Result<bool> {
         let mut completed: Vec<(u64, Outcome)> = Vec::new();
         self.blocks.poll(&mut completed)?;
-        for (id, outcome) in &completed {
+        let any = !completed.is_empty();
+        for (id, outcome) in completed {
             // No client has the request if its connection was closed.
-            let _ = self.clients.values_mut().any(|c| c.session.complete(*id, outcome));
+            if let Some(client) = self.clients.values_mut().find(|client| client.session.has(id)) {
+                client.session.complete(id, outcome);
+            }
         }
-        Ok(!completed.is_empty())
+        Ok(any)
     }
 
     fn write(&mut self) {

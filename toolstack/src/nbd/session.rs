@@ -4,13 +4,17 @@
 use std::collections::HashMap;
 
 use super::handshake::{Handshake, Step};
+use super::output::Output;
 use super::proto::{FUA, MAX_PAYLOAD, REPLY, REQUEST_LEN, Request, command, errno};
 use super::{Export, Op, Outcome};
 
 /// Requests that one client may have in flight.
 const MAX_PENDING: usize = 256;
-/// Bytes of requests in flight and of unsent output, beyond which nothing more is read from a client.
-const MAX_BYTES: usize = 2 * MAX_PAYLOAD as usize;
+/// Bytes of requests in flight and of unsent output, beyond which nothing more is read from a client: more than a ring
+/// has in flight, so that it is always full.
+const MAX_BYTES: usize = 8 << 20;
+/// Memory for input that is kept for further requests.
+const MAX_SPARE: usize = 1 << 20;
 
 /// The state of a connection.
 ///
@@ -28,7 +32,7 @@ const MAX_BYTES: usize = 2 * MAX_PAYLOAD as usize;
 /// session.receive(&[&proto::REQUEST.to_be_bytes()[..], &[0; 4], &cookie, &offset, &len].concat());
 /// assert_eq!(session.next(&export, 1), Some(Op::Read { offset: 512, len: 1024 }));
 /// session.sent(session.unsent().len());
-/// assert!(session.complete(1, &Ok(vec![0; 1024])));
+/// assert!(session.complete(1, Ok(vec![0; 1024])));
 /// assert_eq!(session.unsent().len(), 16 + 1024);
 /// ```
 #[derive(Debug)]
@@ -37,9 +41,7 @@ pub struct Session {
     input: Vec<u8>,
     /// How much of `input` has been consumed.
     consumed: usize,
-    output: Vec<u8>,
-    /// How much of `output` has been sent.
-    sent: usize,
+    output: Output,
     /// Requests in flight by id: the client's cookie, and the bytes that count towards the bound.
     pending: HashMap<u64, (u64, usize)>,
     bytes: usize,
@@ -49,14 +51,15 @@ pub struct Session {
 impl Session {
     /// Creates the session of a new client; the greeting is its first output.
     pub fn new() -> Session {
-        let mut output = Vec::new();
-        let handshake = Some(Handshake::new(&mut output));
+        let mut greeting = Vec::new();
+        let handshake = Some(Handshake::new(&mut greeting));
+        let mut output = Output::default();
+        output.push(greeting);
         Session {
             handshake,
             input: Vec::new(),
             consumed: 0,
             output,
-            sent: 0,
             pending: HashMap::new(),
             bytes: 0,
             ended: false,
@@ -86,12 +89,22 @@ impl Session {
     }
 
     fn has_room(&self) -> bool {
-        self.pending.len() < MAX_PENDING && self.bytes + self.unsent().len() < MAX_BYTES
+        self.pending.len() < MAX_PENDING && self.bytes + self.output.len() < MAX_BYTES
     }
 
     /// Whether the connection can be closed: it ended, no request is in flight and all output is sent.
     pub fn is_finished(&self) -> bool {
-        self.ended && self.pending.is_empty() && self.unsent().is_empty()
+        self.ended && self.pending.is_empty() && self.output.is_empty()
+    }
+
+    /// Whether the client has ended the session, or was found to be invalid.
+    pub fn is_ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Whether the handshake is over, and requests follow.
+    pub fn is_negotiated(&self) -> bool {
+        self.handshake.is_none()
     }
 
     /// Ends the session: the client sends nothing more.
@@ -124,7 +137,7 @@ impl Session {
                     return Some(op);
                 }
                 Err(0) => return None,
-                Err(error) => self.reply(request.cookie, error, &[]),
+                Err(error) => self.reply(request.cookie, error, Vec::new()),
             }
         }
         None
@@ -133,7 +146,10 @@ impl Session {
     /// Processes one message of the handshake; `None` if more input is needed.
     fn advance_handshake(&mut self, export: &Export) -> Option<()> {
         let handshake = self.handshake.as_mut()?;
-        match handshake.step(export, &self.input[self.consumed..], &mut self.output) {
+        let mut replies = Vec::new();
+        let step = handshake.step(export, &self.input[self.consumed..], &mut replies);
+        self.output.push(replies);
+        match step {
             Step::NeedMore => return None,
             Step::Consumed(len) => self.consumed += len,
             Step::Transmission(len) => {
@@ -156,6 +172,10 @@ impl Session {
         }
         let data = self.unparsed().get(REQUEST_LEN..REQUEST_LEN + payload)?.to_vec();
         self.consumed += REQUEST_LEN + payload;
+        if self.consumed == self.input.len() && self.input.capacity() > MAX_SPARE {
+            self.input = Vec::new();
+            self.consumed = 0;
+        }
         if request.kind == command::DISC {
             self.end();
             return Some(Err(0));
@@ -171,36 +191,37 @@ impl Session {
         }))
     }
 
+    /// Whether request `id` is this client's, and in flight.
+    pub fn has(&self, id: u64) -> bool {
+        self.pending.contains_key(&id)
+    }
+
     /// Replies to request `id`; `false` if it is not this client's.
-    pub fn complete(&mut self, id: u64, outcome: &Outcome) -> bool {
+    pub fn complete(&mut self, id: u64, outcome: Outcome) -> bool {
         let Some((cookie, bytes)) = self.pending.remove(&id) else { return false };
         self.bytes -= bytes;
         match outcome {
             Ok(data) => self.reply(cookie, 0, data),
-            Err(error) => self.reply(cookie, wire_errno(*error), &[]),
+            Err(error) => self.reply(cookie, wire_errno(error), Vec::new()),
         }
         true
     }
 
-    fn reply(&mut self, cookie: u64, error: u32, data: &[u8]) {
-        self.output.extend(REPLY.to_be_bytes());
-        self.output.extend(error.to_be_bytes());
-        self.output.extend(cookie.to_be_bytes());
-        self.output.extend(data);
+    fn reply(&mut self, cookie: u64, error: u32, data: Vec<u8>) {
+        self.output.push_copy(&REPLY.to_be_bytes());
+        self.output.push_copy(&error.to_be_bytes());
+        self.output.push_copy(&cookie.to_be_bytes());
+        self.output.push(data);
     }
 
-    /// Returns the output that has not been sent.
+    /// Returns the first part of the output that has not been sent; empty only if all is.
     pub fn unsent(&self) -> &[u8] {
-        &self.output[self.sent..]
+        self.output.first()
     }
 
-    /// Removes `bytes` bytes from the output, which were sent.
+    /// Removes `bytes` bytes from the start of [`Session::unsent`], which were sent.
     pub fn sent(&mut self, bytes: usize) {
-        self.sent += bytes;
-        if self.sent == self.output.len() {
-            self.output.clear();
-            self.sent = 0;
-        }
+        self.output.pop(bytes);
     }
 }
 

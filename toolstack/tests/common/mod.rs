@@ -137,6 +137,11 @@ impl Machine {
         getsockopt(&stream, PeerCredentials).unwrap().pid()
     }
 
+    /// The process id of `xpv up`.
+    pub(crate) fn supervisor(&self) -> i32 {
+        self.up.0.id().cast_signed()
+    }
+
     /// The process id of a domain; `None` if it does not run.
     pub(crate) fn pid(&self, domain: &str) -> Option<i32> {
         let list = self.ok(["list", "--json", domain]);

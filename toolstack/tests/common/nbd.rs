@@ -1,4 +1,5 @@
 //! A minimal NBD client that reports which writes were acknowledged.
+#![allow(dead_code)] // Each test program uses only some of the functions.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -9,7 +10,7 @@ use std::time::Duration;
 pub(crate) const BLOCK: usize = 4096;
 
 /// A connection to an export.
-pub(crate) struct Nbd(UnixStream);
+pub(crate) struct Nbd(UnixStream, u64);
 
 impl Nbd {
     /// Connects to an export's socket.
@@ -20,8 +21,15 @@ impl Nbd {
         // Flags: no zeroes after the export's size; then the option for the export without a name.
         let hello = [&3_u32.to_be_bytes()[..], b"IHAVEOPT", &1_u32.to_be_bytes(), &[0; 4]].concat();
         stream.write_all(&hello)?;
-        stream.read_exact(&mut [0; 10])?;
-        Ok(Nbd(stream))
+        let mut described = [0; 10];
+        stream.read_exact(&mut described)?;
+        let (size, _flags) = described.split_at(8);
+        Ok(Nbd(stream, u64::from_be_bytes(size.try_into().map_err(io::Error::other)?)))
+    }
+
+    /// The export's size in bytes, when the connection was made.
+    pub(crate) fn size(&self) -> u64 {
+        self.1
     }
 
     fn request(&mut self, kind: u16, block: u64, data: &[u8]) -> io::Result<()> {

@@ -42,7 +42,7 @@ use node_ops::Effect;
 use path::Path;
 pub use quota::{Quota, Quotas};
 use ring_abi::DomId;
-pub use run::{Config, Store, StoreHandle};
+pub use run::{Config, Lease, Store, StoreHandle};
 use tree::{Generation, Tree};
 use watch::{Event, Watches};
 

@@ -1,6 +1,7 @@
 //! Real sockets, and blocks in memory that complete requests later and out of order.
 
 use super::*;
+use crate::nbd::Export;
 use crate::nbd::proto::{REPLY, REQUEST, Reader, command, option};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::thread;
@@ -9,6 +10,7 @@ use std::time::Duration;
 /// Memory that takes four requests at a time and completes them in reverse order.
 struct Ram {
     memory: Vec<u8>,
+    export: Export,
     waiting: Vec<(u64, Op)>,
     event: EventFd,
 }
@@ -16,7 +18,7 @@ struct Ram {
 impl Ram {
     fn new(size: usize) -> Ram {
         let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).unwrap();
-        Ram { memory: vec![0; size], waiting: Vec::new(), event }
+        Ram { memory: vec![0; size], export: export(size as u64), waiting: Vec::new(), event }
     }
 
     fn execute(&mut self, op: Op) -> Outcome {
@@ -32,6 +34,14 @@ impl Ram {
 }
 
 impl Blocks for Ram {
+    fn export(&self) -> &Export {
+        &self.export
+    }
+
+    fn set_in_use(&mut self, _: bool) -> io::Result<()> {
+        Ok(())
+    }
+
     fn submit(&mut self, id: u64, op: Op) -> Result<(), Op> {
         if self.waiting.len() == 4 {
             return Err(op);
@@ -62,14 +72,17 @@ fn export(size: u64) -> Export {
 
 /// Runs `client` against a server, which must return once it is stopped.
 fn with_server(client: impl FnOnce(&dyn Fn() -> UnixStream)) {
+    with_timeout(HANDSHAKE_TIMEOUT, client);
+}
+
+fn with_timeout(handshake: Duration, client: impl FnOnce(&dyn Fn() -> UnixStream)) {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("nbd");
     let listener = UnixListener::bind(&path).unwrap();
     let stop = EventFd::new().unwrap();
     thread::scope(|scope| {
         let stop = &stop;
-        let server =
-            scope.spawn(move || serve(&listener, &export(1 << 16), &mut Ram::new(1 << 16), stop.as_fd()));
+        let server = scope.spawn(move || serve(&listener, &mut Ram::new(1 << 16), handshake, stop.as_fd()));
         client(&|| {
             let stream = UnixStream::connect(&path).unwrap();
             stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -152,5 +165,36 @@ fn disconnecting_and_malformed_clients_do_not_disturb_others() {
         assert_eq!(disconnecting.read(&mut [0; 1]).unwrap(), 0);
         good.write_all(&request(command::FLUSH, 9, 0, 0)).unwrap();
         assert_eq!(reply(&mut good), 9);
+    });
+}
+
+#[test]
+fn clients_that_stay_silent_do_not_keep_others_out() {
+    with_timeout(Duration::from_millis(50), |connect| {
+        let mut idle = negotiate(connect());
+        let silent: Vec<_> = (0..MAX_CLIENTS).map(|_| connect()).collect();
+        let mut late = negotiate(connect());
+        late.write_all(&request(command::FLUSH, 9, 0, 0)).unwrap();
+        assert_eq!(reply(&mut late), 9);
+        drop(silent);
+        idle.write_all(&request(command::FLUSH, 8, 0, 0)).unwrap();
+        assert_eq!(reply(&mut idle), 8);
+    });
+}
+
+#[test]
+fn client_that_ended_its_session_without_taking_the_replies_is_disconnected() {
+    with_timeout(Duration::from_millis(50), |connect| {
+        let clients = (0..MAX_CLIENTS).map(|_| {
+            let mut client = negotiate(connect());
+            for n in 0..64 {
+                client.write_all(&request(command::READ, n, 0, 1 << 16)).unwrap();
+            }
+            client.write_all(&request(command::DISC, 64, 0, 0)).unwrap();
+            client
+        });
+        let clients: Vec<_> = clients.collect();
+        negotiate(connect());
+        drop(clients);
     });
 }

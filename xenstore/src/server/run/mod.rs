@@ -45,9 +45,12 @@ impl Config {
     }
 }
 
+/// A value that the store drops once a connection is closed, by which its owner knows that it is.
+pub type Lease = Box<dyn Send>;
+
 /// A command of the handle to the thread.
 enum Command {
-    Introduce(DomId, UnixStream, Sender<Result<(), XsError>>),
+    Introduce(DomId, UnixStream, Lease, Sender<Result<(), XsError>>),
     Release(DomId, Sender<Result<(), XsError>>),
     Connect(UnixStream),
     Stop,
@@ -129,7 +132,16 @@ impl StoreHandle {
     /// EINVAL for dom0 and reserved numbers, ENOSPC for too many connections, EIO when the stream cannot be polled;
     /// BrokenPipe when the store has stopped.
     pub fn introduce(&self, domid: DomId, stream: UnixStream) -> io::Result<()> {
-        self.call(|reply| Command::Introduce(domid, stream, reply))
+        self.introduce_with(domid, stream, Box::new(()))
+    }
+
+    /// Connects a domain as [`StoreHandle::introduce`] does. `lease` is dropped once the connection is closed, also
+    /// where this call fails.
+    ///
+    /// # Errors
+    /// As [`StoreHandle::introduce`].
+    pub fn introduce_with(&self, domid: DomId, stream: UnixStream, lease: Lease) -> io::Result<()> {
+        self.call(|reply| Command::Introduce(domid, stream, lease, reply))
     }
 
     /// Releases a domain: its connections, watches, transactions and nodes are removed, and `@releaseDomain` fires.
@@ -184,9 +196,9 @@ fn serve(reactor: &mut Reactor, commands: &Receiver<Command>) {
         }
         while let Ok(command) = commands.try_recv() {
             match command {
-                Command::Introduce(domid, stream, reply) => {
+                Command::Introduce(domid, stream, lease, reply) => {
                     // Fails only when the caller's thread has ended.
-                    let _ = reply.send(reactor.introduce(domid, stream));
+                    let _ = reply.send(reactor.introduce(domid, stream, lease));
                 }
                 Command::Release(domid, reply) => {
                     let _ = reply.send(reactor.release(domid));

@@ -14,6 +14,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::getuid;
 use ring_abi::xs_wire::XsError;
 
+use super::Lease;
 use crate::server::{ConnId, Core};
 use ring_abi::DomId;
 
@@ -25,6 +26,7 @@ const MAX_TOOLS: usize = 1024;
 struct Peer {
     stream: UnixStream,
     tool: bool,
+    _lease: Lease,
     /// The events registered with epoll.
     interest: EpollFlags,
 }
@@ -80,9 +82,14 @@ impl Reactor {
         Ok(())
     }
 
-    pub(super) fn introduce(&mut self, domid: DomId, stream: UnixStream) -> Result<(), XsError> {
+    pub(super) fn introduce(
+        &mut self,
+        domid: DomId,
+        stream: UnixStream,
+        lease: Lease,
+    ) -> Result<(), XsError> {
         let id = self.core.introduce(domid)?;
-        let added = self.add(id, stream, false);
+        let added = self.add(id, stream, lease, false);
         self.flush();
         added
     }
@@ -96,18 +103,18 @@ impl Reactor {
     pub(super) fn connect(&mut self, stream: UnixStream) {
         let id = self.core.connect();
         // A tool sees its connection closed if this fails.
-        let _ = self.add(id, stream, true);
+        let _ = self.add(id, stream, Box::new(()), true);
     }
 
     /// Adds a connection's socket; EIO, with a log line, when it cannot be polled.
-    fn add(&mut self, id: ConnId, stream: UnixStream, tool: bool) -> Result<(), XsError> {
+    fn add(&mut self, id: ConnId, stream: UnixStream, lease: Lease, tool: bool) -> Result<(), XsError> {
         let interest = EpollFlags::EPOLLIN;
         let added = stream
             .set_nonblocking(true)
             .and_then(|()| self.epoll.add(&stream, EpollEvent::new(interest, id.0)).map_err(io::Error::from));
         match added {
             Ok(()) => {
-                self.peers.insert(id, Peer { stream, tool, interest });
+                self.peers.insert(id, Peer { stream, tool, _lease: lease, interest });
                 Ok(())
             }
             Err(e) => {

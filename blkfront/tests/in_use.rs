@@ -1,0 +1,127 @@
+//! A disk that is in use while the toolstack wants it closed, and one that is given up before it is connected.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+
+use blkfront::{Disk, Options};
+use hypervisor::local::Domain;
+use tempfile::NamedTempFile;
+use testkit::block::{Backend, GUEST, XVDA, open, options};
+use testkit::{BOUND, Machine};
+use xenbus::{Device, XenbusState};
+use xenstore::{Access, Nodes, Permission};
+
+const MIB: u64 = 1 << 20;
+
+/// A machine with a disk of 1 MiB. Fields are dropped in this order.
+struct Setup {
+    back: Backend,
+    device: Device,
+    guest: Arc<Domain>,
+    machine: Machine,
+    _file: NamedTempFile,
+}
+
+fn setup() -> Setup {
+    let file = NamedTempFile::new().unwrap();
+    file.as_file().set_len(MIB).unwrap();
+    let machine = Machine::new();
+    let back = Backend::start(&machine);
+    let device = machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
+    let guest = machine.domain(GUEST);
+    let errors = format!("/local/domain/{GUEST}/error");
+    let mut dom0 = machine.client();
+    dom0.mkdir(&errors).unwrap();
+    dom0.set_perms(&errors, &[Permission::new(GUEST, Access::None)]).unwrap();
+    Setup { back, device, guest, machine, _file: file }
+}
+
+impl Setup {
+    /// The error that the frontend has reported.
+    fn frontend_error(&self) -> Option<String> {
+        let path = format!("/local/domain/{GUEST}/error/device/vbd/{XVDA}/error");
+        self.machine.client().read_opt(&path).unwrap().map(|text| String::from_utf8(text).unwrap())
+    }
+}
+
+/// Lets the disk process its events until `is` is true.
+fn wait_until(disk: &mut Disk, is: impl Fn(&Disk) -> bool) {
+    let started = std::time::Instant::now();
+    while !is(disk) {
+        assert!(started.elapsed() < BOUND);
+        let _ = disk.wait(&mut Vec::new(), Some(BOUND / 100));
+    }
+}
+
+#[test]
+fn disk_in_use_is_served_and_reports_it_until_it_is_not_in_use() {
+    let setup = setup();
+    let mut disk = open(&setup.guest, options());
+    disk.set_in_use(true).unwrap();
+    setup.machine.detach(&setup.device);
+    wait_until(&mut disk, |_| setup.frontend_error().is_some());
+    let error = setup.frontend_error().unwrap();
+    assert!(error.starts_with("16 "), "{error}");
+    disk.write_at(0, &[1; 4096]).unwrap();
+    assert!(!disk.is_closed());
+    assert_eq!(setup.machine.state(&setup.device.front_path()), XenbusState::Connected);
+    disk.set_in_use(false).unwrap();
+    assert!(disk.is_closed());
+    disk.close().unwrap();
+    setup.machine.wait_for_state(&setup.device.back_path(), XenbusState::Closed);
+}
+
+#[test]
+fn disk_in_use_is_closed_when_its_nodes_are_removed_or_its_backend_is_gone() {
+    for removed in [true, false] {
+        let setup = setup();
+        let mut disk = open(&setup.guest, options());
+        disk.set_in_use(true).unwrap();
+        if removed {
+            setup.machine.remove(&setup.device);
+            wait_until(&mut disk, Disk::is_closed);
+            disk.close().unwrap();
+        } else {
+            setup.machine.detach(&setup.device);
+            wait_until(&mut disk, |_| setup.frontend_error().is_some());
+            setup.back.stop();
+            wait_until(&mut disk, Disk::is_closed);
+        }
+    }
+}
+
+#[test]
+fn opening_a_disk_whose_backend_does_not_connect_ends_when_it_is_stopped() {
+    let machine = Machine::new();
+    machine.attach_disk(GUEST, XVDA, "/dev/null");
+    let guest = machine.domain(GUEST);
+    let (mut stop, stopped) = UnixStream::pair().unwrap();
+    stop.write_all(&[1]).unwrap();
+    let options = Options { timeout: BOUND * 1000, ..options() };
+    let opened = Disk::open_until(guest.clone(), guest.clone(), guest, XVDA, options, stopped.as_fd());
+    assert!(opened.unwrap().is_none());
+}
+
+#[test]
+fn opening_a_disk_whose_nodes_are_removed_fails_at_once_and_says_after_what_time() {
+    let machine = Machine::new();
+    let device = machine.attach_disk(GUEST, XVDA, "/dev/null");
+    let guest = machine.domain(GUEST);
+    let timeout = BOUND * 1000;
+    std::thread::scope(|scope| {
+        let opening = scope.spawn(|| {
+            let options = Options { timeout, ..options() };
+            Disk::open_with(guest.clone(), guest.clone(), guest.clone(), XVDA, options)
+        });
+        machine.remove(&device);
+        let error = opening.join().unwrap().err().unwrap();
+        match error {
+            blkfront::Error::NotConnected { after, .. } => assert!(after < BOUND, "{error}"),
+            // The nodes were removed first.
+            blkfront::Error::Store(_) => {}
+            error => panic!("{error}"),
+        }
+    });
+}

@@ -1,0 +1,118 @@
+//! Devices of a running guest: attached, detached, grown and failed, and what the next device of the same number finds.
+
+mod common;
+#[path = "common/nbd.rs"]
+mod nbd;
+
+use common::{Machine, eventually};
+use nbd::Nbd;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+const MIB: u64 = 1 << 20;
+
+/// A machine with a guest `web` that has the disk xvda.
+fn machine() -> Machine {
+    let machine = Machine::new();
+    let image = machine.image("a.img", 8 * MIB);
+    machine.create("web", &format!("disk=['vdev=xvda,target={}']", image.display()));
+    machine
+}
+
+/// The argument that attaches an image as a device.
+fn disk(machine: &Machine, image: &str, dev: &str) -> String {
+    format!("{},raw,{dev},rw", machine.path(image).display())
+}
+
+#[test]
+fn grown_disk_has_its_new_size_for_new_nbd_clients() {
+    let machine = machine();
+    let socket = machine.dir().join("web/xvda.nbd");
+    let mut old = Nbd::connect(&socket).unwrap();
+    assert_eq!(old.size(), 8 * MIB);
+    machine.image("a.img", 16 * MIB);
+    eventually("a new client gets the new size", || {
+        // dom0 looks at the size while the disk is used.
+        old.read(0).unwrap();
+        Nbd::connect(&socket).unwrap().size() == 16 * MIB
+    });
+    let mut new = Nbd::connect(&socket).unwrap();
+    new.send_write(16 * MIB / nbd::BLOCK as u64 - 1, &[7; nbd::BLOCK]).unwrap();
+    new.written().unwrap();
+}
+
+/// The nodes that report errors.
+fn errors(machine: &Machine) -> Vec<(String, String)> {
+    let is_error = |(path, _): &(String, String)| path.contains("/error/");
+    machine.nodes().into_iter().filter(is_error).collect()
+}
+
+#[test]
+fn attach_that_failed_leaves_nothing_to_the_next_of_its_number() {
+    let machine = machine();
+    machine.image("odd.img", 1_000_001);
+    machine.image("c.img", 8 * MIB);
+    let socket = machine.dir().join("web/xvdc.nbd");
+    for _ in 0..5 {
+        machine.fails(["block-attach", "web", &disk(&machine, "odd.img", "xvdc")]);
+        assert_eq!(errors(&machine), []);
+        machine.ok(["block-attach", "web", &disk(&machine, "c.img", "xvdc")]);
+        assert_eq!(Nbd::connect(&socket).unwrap().size(), 8 * MIB);
+        eventually("the client's end is noticed", || {
+            machine.xpv(["block-detach", "web", "xvdc"]).status.success()
+        });
+    }
+}
+
+#[test]
+fn disk_that_a_client_has_open_is_detached_once_it_is_closed_or_by_force() {
+    let machine = machine();
+    machine.image("b.img", 8 * MIB);
+    let argument = disk(&machine, "b.img", "xvdb");
+    let socket = machine.dir().join("web/xvdb.nbd");
+    machine.ok(["block-attach", "web", &argument]);
+    let mut client = Nbd::connect(&socket).unwrap();
+    for _ in 0..2 {
+        let error = machine.fails(["block-detach", "web", "xvdb"]);
+        assert!(error.contains("disk xvdb: the guest has it in use"), "{error}");
+        client.read(1).unwrap();
+    }
+    drop(client);
+    eventually("its export is closed", || !socket.exists());
+    // The number is free again.
+    machine.ok(["block-attach", "web", &argument]);
+    let mut client = Nbd::connect(&socket).unwrap();
+    client.read(1).unwrap();
+    machine.ok(["block-detach", "web", "xvdb", "--force"]);
+    eventually("the client is disconnected", || client.read(1).is_err());
+    assert_eq!(errors(&machine), []);
+}
+
+#[test]
+fn devices_that_are_detached_and_attached_again_always_connect() {
+    let machine = machine();
+    machine.image("b.img", 8 * MIB);
+    let argument = disk(&machine, "b.img", "xvdb");
+    for _ in 0..40 {
+        machine.ok(["block-attach", "web", &argument]);
+        machine.ok(["block-detach", "web", "xvdb"]);
+        machine.ok(["network-attach", "web", "bridge=xenbr0,devid=7"]);
+        machine.ok(["network-detach", "web", "7"]);
+    }
+}
+
+#[test]
+fn detach_without_dom0_changes_nothing_unless_forced() {
+    let machine = machine();
+    let socket = machine.dir().join("web/xvda.nbd");
+    let dom0 = Pid::from_raw(machine.pid("Domain-0").unwrap());
+    // So that it starts no other dom0.
+    kill(Pid::from_raw(machine.supervisor()), Signal::SIGSTOP).unwrap();
+    kill(dom0, Signal::SIGKILL).unwrap();
+    eventually("dom0 is gone", || machine.pid("Domain-0").is_none());
+    let error = machine.fails(["block-detach", "web", "xvda"]);
+    assert!(error.contains("dom0 is not running"), "{error}");
+    drop(Nbd::connect(&socket).unwrap());
+    machine.ok(["block-detach", "web", "xvda", "--force"]);
+    eventually("its export is closed", || !socket.exists());
+}
