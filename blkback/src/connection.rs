@@ -20,21 +20,21 @@ use crate::error::{ExitReason, StartError};
 use crate::handshake::{Abi, Negotiated};
 use crate::service::Service;
 
-/// A ring's running thread.
+/// A connected ring: its thread, which runs until it is told to stop or the frontend goes.
 #[derive(Debug)]
-pub struct RingThread {
+pub(crate) struct Connection {
     negotiated: Negotiated,
     commands: Arc<Commands>,
     exited: Arc<AtomicBool>,
     thread: JoinHandle<Result<(), ExitReason>>,
 }
 
-impl RingThread {
+impl Connection {
     /// Maps the ring, binds its channel and starts its thread, which logs within the caller's `tracing` span.
     ///
     /// # Errors
     /// [`StartError`] says what failed; everything is released again.
-    pub fn start(config: RingConfig) -> Result<RingThread, StartError> {
+    pub(crate) fn start(config: RingConfig) -> Result<Connection, StartError> {
         let RingConfig { grants, channels, peer, negotiated, .. } = &config;
         let ring =
             grants.map_contiguous(*peer, &negotiated.refs, Access::ReadWrite).map_err(StartError::Ring)?;
@@ -49,26 +49,26 @@ impl RingThread {
             let _span = span.entered();
             run(config, ring, channel, &thread_commands, thread_exited)
         })?;
-        Ok(RingThread { negotiated, commands, exited, thread })
+        Ok(Connection { negotiated, commands, exited, thread })
     }
 
     /// The ring that the thread serves.
-    pub fn negotiated(&self) -> &Negotiated {
+    pub(crate) fn negotiated(&self) -> &Negotiated {
         &self.negotiated
     }
 
     /// Tells the thread to complete the requests in flight and exit; does not wait for it.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.commands.stop();
     }
 
     /// Tells the thread to read the disk's size again.
-    pub fn resized(&self) {
+    pub(crate) fn resized(&self) {
         self.commands.resize();
     }
 
     /// Whether the thread has exited, and nothing of the ring is in use any more.
-    pub fn has_exited(&self) -> bool {
+    pub(crate) fn has_exited(&self) -> bool {
         self.exited.load(Ordering::Acquire)
     }
 
@@ -76,7 +76,7 @@ impl RingThread {
     ///
     /// # Errors
     /// [`ExitReason`] if the thread exited without being told to, or failed while stopping.
-    pub fn join(self) -> Result<(), ExitReason> {
+    pub(crate) fn join(self) -> Result<(), ExitReason> {
         self.thread.join().unwrap_or(Err(ExitReason::Panic))
     }
 }

@@ -1,130 +1,45 @@
 // Not a core: does I/O or calls a hypervisor.
 
-//! A virtual block device, from its appearance in the store to its removal: disk, handshake, ring.
+//! One virtual block device over its life: handshake, connection and statistics.
 
 use std::sync::Arc;
 
 use event_channel::WaitEventChannels;
 use grant_table::GrantTable;
 use inflight::InflightDir;
-use ring_abi::blkif::key;
-use xenbus::Device;
-use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
-use xenbus::{Keys, XenbusState};
+use xenbus::driver::{BackDevice, DeviceState, Failure, Update, Waker};
+use xenbus::{Device, Keys, XenbusState};
 
 use crate::config::{DataPath, Recovery, RingConfig, Tuning, inflight_bytes};
-use crate::device::RingThread;
-use crate::disk_queue::{Claim, DiskQueues};
-use crate::engine::{Disk, DiskInfo, OpenError, Spec, open};
+use crate::connection::Connection;
+use crate::disk_queue::Claim;
+use crate::engine::{Disk, DiskInfo};
 use crate::error::{ExitReason, StartError};
 use crate::handshake::{Action, Handshake, Negotiated, Ring, advertised_keys};
 use crate::stats::Stats;
 
-/// Opens the disk of a device, given its keys in the backend's directory.
-pub type Opener = Box<dyn FnMut(&Device, &Keys) -> Result<Arc<dyn Disk>, Failure> + Send>;
-
-/// The driver of all `vbd` devices of a domain.
-pub struct VbdDriver {
-    grants: Arc<dyn GrantTable>,
-    channels: Arc<dyn WaitEventChannels>,
-    opener: Opener,
-    tuning: Tuning,
-    inflight_dir: Option<InflightDir>,
-    disk_queues: DiskQueues,
-}
-
-impl VbdDriver {
-    /// Makes a driver that opens the disks that the devices' keys describe ([`Spec`]).
-    pub fn new(grants: Arc<dyn GrantTable>, channels: Arc<dyn WaitEventChannels>) -> VbdDriver {
-        VbdDriver::with_opener(grants, channels, Box::new(|_, keys| open_keys(keys)))
-    }
-
-    /// Makes a driver that opens disks by `opener`. Of the devices for which it returns the same `Arc` only the
-    /// youngest uses the disk, once the others have released it.
-    pub fn with_opener(
-        grants: Arc<dyn GrantTable>,
-        channels: Arc<dyn WaitEventChannels>,
-        opener: Opener,
-    ) -> VbdDriver {
-        VbdDriver {
-            grants,
-            channels,
-            opener,
-            tuning: Tuning::default(),
-            inflight_dir: None,
-            disk_queues: DiskQueues::default(),
-        }
-    }
-
-    /// Sets the parameters of devices that appear from now on.
-    pub fn set_tuning(&mut self, tuning: Tuning) {
-        self.tuning = tuning;
-    }
-
-    /// Records requests in flight of devices that appear from now on, so that a successor of this process resumes
-    /// their rings. For frontends that do not reconnect by themselves, on hypervisors where a successor can bind the
-    /// same event channel, as on Xen.
-    pub fn set_inflight_dir(&mut self, dir: InflightDir) {
-        self.inflight_dir = Some(dir);
-    }
-}
-
-impl BackDriver for VbdDriver {
-    fn kind(&self) -> &str {
-        "vbd"
-    }
-
-    fn probe(
-        &mut self,
-        device: &Device,
-        view: &DeviceState,
-        waker: Waker,
-    ) -> Result<Box<dyn BackDevice>, Failure> {
-        let disk = (self.opener)(device, &view.own)?;
-        let info = disk.info().map_err(|e| failure(&e, format!("{}: {}: {e}", key::PARAMS, disk.name())))?;
-        tracing::info!(disk = disk.name(), sectors = info.sectors, "disk opened");
-        let mut vbd = Vbd {
-            device: device.clone(),
-            grants: self.grants.clone(),
-            channels: self.channels.clone(),
-            tuning: self.tuning,
-            handshake: Handshake::new(view),
-            ring: None,
-            stopping: false,
-            suspended: None,
-            claim: self.disk_queues.join(&disk, waker.clone()),
-            advertised: info,
-            disk,
-            stats: Arc::default(),
-            waker,
-            inflight_dir: self.inflight_dir.clone(),
-        };
-        vbd.resume(view)?;
-        Ok(Box::new(vbd))
-    }
-}
-
-struct Vbd {
-    device: Device,
-    grants: Arc<dyn GrantTable>,
-    channels: Arc<dyn WaitEventChannels>,
-    disk: Arc<dyn Disk>,
+/// One vbd, connected or not.
+pub(crate) struct VbdDevice {
+    pub(crate) device: Device,
+    pub(crate) grants: Arc<dyn GrantTable>,
+    pub(crate) channels: Arc<dyn WaitEventChannels>,
+    pub(crate) disk: Arc<dyn Disk>,
     /// The disk's properties, as advertised to the frontend.
-    advertised: DiskInfo,
-    handshake: Handshake,
-    ring: Option<RingThread>,
+    pub(crate) advertised: DiskInfo,
+    pub(crate) handshake: Handshake,
+    pub(crate) ring: Option<Connection>,
     /// The ring's thread was told to stop.
-    stopping: bool,
+    pub(crate) stopping: bool,
     /// The ring that is not served while a younger device uses the disk.
-    suspended: Option<Negotiated>,
-    claim: Arc<Claim>,
-    tuning: Tuning,
-    stats: Arc<Stats>,
-    waker: Waker,
-    inflight_dir: Option<InflightDir>,
+    pub(crate) suspended: Option<Negotiated>,
+    pub(crate) claim: Arc<Claim>,
+    pub(crate) tuning: Tuning,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) waker: Waker,
+    pub(crate) inflight_dir: Option<InflightDir>,
 }
 
-impl BackDevice for Vbd {
+impl BackDevice for VbdDevice {
     fn changed(&mut self, view: &DeviceState) -> Update {
         let mut answer = Update { error: self.reap(), ..Update::default() };
         self.hand_over(&mut answer);
@@ -172,7 +87,7 @@ impl BackDevice for Vbd {
     }
 }
 
-impl Vbd {
+impl VbdDevice {
     fn ring_state(&self) -> Ring {
         match &self.ring {
             _ if self.suspended.is_some() => Ring::Running,
@@ -292,13 +207,13 @@ impl Vbd {
                 exit_waker.wake();
             }),
         };
-        self.ring = Some(RingThread::start(config).inspect_err(|_| self.claim.release())?);
+        self.ring = Some(Connection::start(config).inspect_err(|_| self.claim.release())?);
         Ok(())
     }
 
     /// Resumes the ring of an earlier process that was Connected, if that process recorded its requests in flight.
     /// Otherwise the handshake starts from the beginning.
-    fn resume(&mut self, found: &DeviceState) -> Result<(), Failure> {
+    pub(crate) fn resume(&mut self, found: &DeviceState) -> Result<(), Failure> {
         let (Some(dir), XenbusState::Connected) = (&self.inflight_dir, found.own_state) else {
             return Ok(());
         };
@@ -348,7 +263,7 @@ impl Vbd {
     }
 }
 
-impl Drop for Vbd {
+impl Drop for VbdDevice {
     /// Tells the ring's thread to stop, without waiting for it: the disk may be slow.
     fn drop(&mut self) {
         if let Some(ring) = &self.ring {
@@ -356,23 +271,4 @@ impl Drop for Vbd {
             self.remove_inflight();
         }
     }
-}
-
-/// Opens the disk that a backend's keys describe ([`Spec`]).
-///
-/// # Errors
-/// EINVAL if a key is invalid, EBUSY if another disk has locked the image, EACCES if it is not writable, otherwise
-/// the errno of the system call that failed.
-pub fn open_keys(keys: &Keys) -> Result<Arc<dyn Disk>, Failure> {
-    let spec = Spec::from_keys(keys).map_err(|e| Failure::new(libc::EINVAL, e))?;
-    open(&spec).map_err(|e| match &e {
-        OpenError::Io { source, .. } => failure(source, &e),
-        OpenError::InUse { .. } => Failure::new(libc::EBUSY, &e),
-        OpenError::ReadOnly { .. } => Failure::new(libc::EACCES, &e),
-        _ => Failure::new(libc::EINVAL, &e),
-    })
-}
-
-fn failure(error: &std::io::Error, what: impl ToString) -> Failure {
-    Failure::new(error.raw_os_error().unwrap_or(libc::EIO), what)
 }

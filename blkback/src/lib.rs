@@ -33,9 +33,11 @@
 pub mod check;
 mod commands;
 pub mod config;
-pub mod device;
+mod connection;
+mod device;
 mod disk_queue;
 pub mod disk_request;
+mod driver;
 pub mod engine;
 pub mod error;
 mod guest_data;
@@ -46,9 +48,8 @@ pub mod order;
 pub mod queue;
 mod service;
 pub mod stats;
-pub mod vbd;
 
 pub use config::{DataPath, Tuning};
+pub use driver::{Opener, VbdDriver, open_keys};
 pub use engine::{Disk, DiskInfo, Engine};
 pub use stats::Stats;
-pub use vbd::{VbdDriver, open_keys};

@@ -3,10 +3,10 @@
 //! One vif over its life: handshake, connection and statistics.
 
 use crate::attachment::Attachment;
+use crate::connection::{Connection, OnFailure, Recovery, Setup};
 use crate::handshake::{Action, Handshake, Negotiated, backend_keys};
 use crate::response_logs::ResponseLogs;
 use crate::stats::Stats;
-use crate::vif::{OnFailure, Recovery, Setup, Vif};
 use crate::{Config, ConnectionError};
 use bridge::Counters;
 use event_channel::WaitEventChannels;
@@ -138,7 +138,8 @@ impl VifDevice {
 
     fn start(&mut self, negotiated: &Negotiated, recovery: Recovery<'_>) -> Result<(), ConnectionError> {
         let setup = Setup { recovery, stats: self.stats.clone(), on_failure: self.on_failure() };
-        let vif = Vif::start(&self.grants, &*self.channels, self.guest, negotiated, &self.config, setup)?;
+        let vif =
+            Connection::start(&self.grants, &*self.channels, self.guest, negotiated, &self.config, setup)?;
         let attached = self.attachment.bridge.attach(&self.name, Box::new(vif));
         attached.map_err(|error| ConnectionError::Io(std::io::Error::other(error)))?;
         self.attached = true;
