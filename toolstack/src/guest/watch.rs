@@ -19,6 +19,7 @@ use xenbus::error_node::remove_error;
 use xenbus::{DeviceEnd, XenbusState};
 use xenstore::{Client, Nodes};
 
+use super::buffers::CommonBuffers;
 use super::schedule::{Id, KINDS, Report, Schedule};
 use super::service::{Service, event};
 use super::tap::NewTap;
@@ -41,6 +42,8 @@ pub struct Guest {
     pub netns: Option<Arc<File>>,
     /// The offloads that the network interfaces negotiate.
     pub offload: Config,
+    /// What its disks have in common.
+    pub buffers: Arc<CommonBuffers>,
 }
 
 /// Serves every device until `stop` becomes readable, and then closes them.
@@ -240,7 +243,8 @@ fn start(guest: &Guest, client: &mut Client, ended: &Arc<EventFd>, id: Id) -> Re
     let guest_of_thread = guest.clone();
     if kind == "vbd" {
         let serve = move |stop: BorrowedFd<'_>| {
-            export::run(&guest_of_thread.hv, &guest_of_thread.directory, number, stop)
+            let Guest { hv, directory, buffers, .. } = guest_of_thread;
+            export::run(&hv, &directory, number, buffers, stop)
         };
         return Service::start(span, ended, serve);
     }

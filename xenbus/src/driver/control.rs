@@ -30,7 +30,7 @@ const WOKEN: u64 = 2;
 /// whose end is not waited for.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// The shortest and the longest pause between two probes of a device that waits: an eighth of the time that it has waited.
+/// The pause between two probes of a device that waits: at first, and once it has waited for [`BUSY`].
 const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 
 /// Refreshes of one device at once (XSA-349); a whole handshake takes about ten.
@@ -316,8 +316,7 @@ impl<'d> Control<'d> {
             let state = Some(XenbusState::Closing);
             return Update { state, error: Some(failure), ..Update::default() };
         }
-        let [shortest, longest] = PAUSES;
-        self.probes.insert(id, now + (waited / 8).clamp(shortest, longest));
+        self.probes.insert(id, now + PAUSES[usize::from(waited >= BUSY)]);
         // Reported as an error only once it has not passed.
         let failure = Failure { may_pass: failure.may_pass && waited < BUSY, ..failure };
         match &entry.service {
