@@ -20,6 +20,8 @@ const BOUND: Duration = Duration::from_secs(20);
 struct Steering {
     /// Devices cannot be served.
     refuses: AtomicBool,
+    /// Another process uses what they need.
+    is_in_use: AtomicBool,
     probes: AtomicU32,
     /// Devices that exist.
     devices: AtomicU32,
@@ -37,6 +39,9 @@ impl BackDriver for Vifs {
         self.0.probes.fetch_add(1, Ordering::Relaxed);
         if self.0.refuses.load(Ordering::Relaxed) {
             return Err(Failure::new(19, "bridge: found \"br7\""));
+        }
+        if self.0.is_in_use.load(Ordering::Relaxed) {
+            return Err(Failure::in_use_for_now("the tap is in use"));
         }
         self.0.devices.fetch_add(1, Ordering::Relaxed);
         Ok(Box::new(Vif(self.0.clone())))
@@ -167,4 +172,23 @@ fn device_that_is_not_served_is_closed_with_its_frontend_when_it_is_not_wanted()
     assert_eq!(setup.steering.probes.load(Ordering::Relaxed), probes, "a device that is to go is not probed");
     setup.client.rm(setup.back.path()).unwrap();
     setup.wait_until("its error is removed", |setup| setup.error().is_none());
+}
+
+/// A second process on a Xen host waits for the end of the first one, which may be closing the device.
+#[test]
+fn device_that_another_process_serves_is_left_to_it_whether_it_is_wanted_or_not() {
+    let mut setup = setup([XenbusState::Connected, XenbusState::Connected], true);
+    setup.steering.is_in_use.store(true, Ordering::Relaxed);
+    setup.steering.refuses.store(false, Ordering::Relaxed);
+    let front = format!("{}/{}", setup.back.other_path(), key::STATE);
+    setup.set(key::STATE, XenbusState::Closing.as_text());
+    setup.set(key::ONLINE, "0");
+    setup.client.write(&front, XenbusState::Closed.as_text()).unwrap();
+    let probes = setup.steering.probes.load(Ordering::Relaxed);
+    setup.wait_until("probes", |setup| setup.steering.probes.load(Ordering::Relaxed) > probes + 3);
+    assert_eq!(setup.back.state(&mut setup.client).unwrap(), XenbusState::Closing);
+    assert!(!setup.error().is_some_and(|error| error.contains("in use")));
+    // The other process has died instead.
+    setup.steering.is_in_use.store(false, Ordering::Relaxed);
+    setup.wait_for(XenbusState::Closed);
 }

@@ -46,17 +46,21 @@ struct Entry {
     refreshes: TokenBucket,
     /// When the device was found.
     since: Instant,
+    /// It was found in a state that another backend had written, which may still serve it.
+    was_served: bool,
     service: Service,
 }
 
 enum Service {
-    /// Not probed yet; or closed, and not wanted any more.
+    /// Not probed yet.
     New,
     /// Could not be probed for this reason, and is probed again.
     Waiting(Failure),
     Running(Box<dyn BackDevice>),
     /// Could not be probed with these keys.
     Failed(Keys),
+    /// Closed and not wanted any more: whatever it was before is dropped.
+    Closed,
 }
 
 pub(super) struct Control<'d> {
@@ -244,8 +248,7 @@ impl<'d> Control<'d> {
             self.registry.set_error(id, None);
             entry.end.clear_error(&mut self.client)?;
         } else if !seen.online && update.state.unwrap_or(seen.own_state) == XenbusState::Closed {
-            entry.service = Service::New;
-            entry.since = now;
+            entry.service = Service::Closed;
             self.registry.remove(id);
         }
         let written = publish(&mut self.client, &entry.end, &seen, &update);
@@ -274,16 +277,23 @@ impl<'d> Control<'d> {
         let span = device_span(self.driver.kind(), id);
         let time = now.saturating_duration_since(self.started);
         let refreshes = TokenBucket::new(REFRESH_RATE, REFRESH_BURST, time);
-        Ok(Some(Entry { end, span, refreshes, since: now, service: Service::New }))
+        Ok(Some(Entry { end, span, refreshes, since: now, was_served: false, service: Service::New }))
     }
 
     fn update(&mut self, id: Id, entry: &mut Entry, seen: &DeviceState, now: Instant) -> Update {
         let untried = match &entry.service {
             Service::New | Service::Waiting(_) => true,
-            Service::Failed(keys) => *keys != without_state(&seen.own),
+            Service::Failed(keys) => seen.online && *keys != without_state(&seen.own),
+            Service::Closed => seen.online,
             Service::Running(_) => false,
         };
-        if untried && seen.online {
+        if untried {
+            if matches!(entry.service, Service::Closed) {
+                // As a new one, which it may be.
+                entry.since = now;
+                entry.was_served = false;
+            }
+            entry.was_served |= !matches!(seen.own_state, XenbusState::Unknown | XenbusState::Initialising);
             let kind = self.driver.kind().to_owned();
             let device = Device { kind, front: id.0, back: self.domid, id: id.1 };
             match self.driver.probe(&device, seen, Waker::new(id, self.woken.clone())) {
@@ -296,8 +306,7 @@ impl<'d> Control<'d> {
         }
         match &mut entry.service {
             Service::Running(device) => device.changed(seen),
-            _ if !seen.online => Update { state: Some(closes_with(seen.other_state)), ..Update::default() },
-            _ => Update::default(),
+            _ => unserved(seen),
         }
     }
 
@@ -311,18 +320,25 @@ impl<'d> Control<'d> {
         now: Instant,
     ) -> Update {
         let waited = now.saturating_duration_since(entry.since);
-        if !is_to_wait(&failure, waited, seen.own_state) {
+        let is_to_wait = match seen.online {
+            true => is_to_wait(&failure, waited, seen.own_state),
+            // Another process may be closing it.
+            false => failure.may_pass && entry.was_served,
+        };
+        if !is_to_wait {
             entry.service = Service::Failed(without_state(&seen.own));
-            let state = Some(XenbusState::Closing);
-            return Update { state, error: Some(failure), ..Update::default() };
+            return match seen.online {
+                true => {
+                    Update { state: Some(XenbusState::Closing), error: Some(failure), ..Update::default() }
+                }
+                false => unserved(seen),
+            };
         }
         self.probes.insert(id, now + PAUSES[usize::from(waited >= BUSY)]);
-        // Reported as an error only once it has not passed.
-        let failure = Failure { may_pass: failure.may_pass && waited < BUSY, ..failure };
-        match &entry.service {
-            Service::Waiting(known) if *known == failure => return Update::default(),
-            _ => entry.service = Service::Waiting(failure.clone()),
+        if matches!(&entry.service, Service::Waiting(known) if *known == failure) {
+            return Update::default();
         }
+        entry.service = Service::Waiting(failure.clone());
         if failure.may_pass {
             tracing::info!("waits: {}", failure.what);
             self.registry.set_error(id, Some(&format!("waits: {}", failure.what)));
@@ -356,10 +372,12 @@ fn is_to_wait(failure: &Failure, waited: Duration, own_state: XenbusState) -> bo
     matches!(own_state, InitWait | Initialised | Connected) || failure.may_pass && waited < BUSY
 }
 
-/// The state of a device that is not served and not wanted: it holds nothing, but its frontend may have yet to close.
-fn closes_with(frontend: XenbusState) -> XenbusState {
+/// The update of a device that is not served: one that is not wanted holds nothing, but its frontend may have yet to close.
+fn unserved(seen: &DeviceState) -> Update {
     use XenbusState::{Closed, Closing, Initialising, Unknown};
-    if matches!(frontend, Unknown | Initialising | Closed) { Closed } else { Closing }
+    let is_closed = matches!(seen.other_state, Unknown | Initialising | Closed);
+    let state = (!seen.online).then_some(if is_closed { Closed } else { Closing });
+    Update { state, ..Update::default() }
 }
 
 /// The outcome of one pass over the marked devices.
