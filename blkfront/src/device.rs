@@ -166,6 +166,11 @@ impl Disk {
         self.negotiated.as_ref()
     }
 
+    /// The backend's domain, to which the buffers of [`Disk::buffer`] are granted.
+    pub fn backend(&self) -> DomId {
+        self.peer
+    }
+
     /// Requests that can be in flight at once.
     pub fn depth(&self) -> usize {
         self.queue.size() as usize
