@@ -18,7 +18,7 @@ use crate::commands::Commands;
 use crate::config::{Recovery, RingConfig};
 use crate::disk_request::{DiskRequest, Tag};
 use crate::engine::{Completion, DiskInfo, Engine, IoRequest, Operation};
-use crate::error::ExitReason;
+use crate::error::{ExitReason, StartError};
 use crate::guest_data::{GuestData, Outcome};
 use crate::queue::Queue;
 use crate::stats::{ErrorKind, Stats, Tally};
@@ -76,8 +76,8 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         mut config: RingConfig,
         ring: Contiguous,
         channel: Box<dyn WaitChannel>,
-    ) -> Result<Self, ExitReason> {
-        let info = config.disk.info().map_err(ExitReason::Engine)?;
+    ) -> Result<Self, StartError> {
+        let info = config.disk.info().map_err(StartError::Engine)?;
         let limits = limits(&info);
         let recovery = std::mem::take(&mut config.recovery);
         let resumed = matches!(recovery, Recovery::Resume(_));
@@ -90,11 +90,11 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             tracing::info!(in_flight = queue.in_flight(), "resumed");
         }
         let depth = queue.size();
-        let mut engine = config.disk.engine(depth).map_err(ExitReason::Engine)?;
+        let mut engine = config.disk.engine(depth).map_err(StartError::Engine)?;
         let guest_data = GuestData::new(&config, depth, &mut *engine);
         let mut notifier = Notifier::new(channel);
         notifier.count_in(config.stats.events.clone());
-        let event_set = EventSet::new().map_err(ExitReason::Wait)?;
+        let event_set = EventSet::new()?;
         Ok(Self {
             engine,
             completions: Vec::with_capacity(depth),

@@ -52,8 +52,10 @@ pub(super) struct UringEngine {
 impl UringEngine {
     pub(super) fn new(file: Arc<File>, depth: usize) -> io::Result<UringEngine> {
         let entries = u32::try_from(depth.clamp(1, 4096)).unwrap_or(4096);
-        let ring = build(entries)?;
-        ring.submitter().register_files(&[file.as_raw_fd()])?;
+        let ring = build(entries).map_err(|e| refused("io_uring_setup", e))?;
+        ring.submitter()
+            .register_files(&[file.as_raw_fd()])
+            .map_err(|e| refused("io_uring_register", e))?;
         let slots = (0..entries).map(|_| Slot::default()).collect();
         let free = (0..entries as usize).rev().collect();
         Ok(UringEngine {
@@ -194,6 +196,27 @@ impl Drop for UringEngine {
             self.reap(&mut completions);
         }
     }
+}
+
+/// Why there is no io_uring, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{call}: {source}{advice}")]
+struct Refused {
+    call: &'static str,
+    source: io::Error,
+    advice: &'static str,
+}
+
+fn refused(call: &'static str, source: io::Error) -> io::Error {
+    let advice = match source.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => {
+            ": expected that this process may use io_uring (sysctl kernel.io_uring_disabled, its seccomp filter)"
+        }
+        Some(libc::ENOSYS) => ": expected a kernel with io_uring (Linux 5.6 or later), and a seccomp filter that allows it",
+        Some(libc::ENOMEM) => ": expected more memory that this process may lock (RLIMIT_MEMLOCK)",
+        _ => "",
+    };
+    io::Error::new(source.kind(), Refused { call, source, advice })
 }
 
 /// Makes a ring with a single issuer and without interrupts on completion, where the kernel supports it (6.0);
