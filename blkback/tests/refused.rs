@@ -73,7 +73,8 @@ fn image_without_io_uring_is_refused_with_what_to_do() {
         refuse_io_uring();
         let machine = Machine::new();
         let _back = Backend::start(&machine);
-        let words = ["1 ", "disk engine: io_uring_setup: Operation not permitted", "kernel.io_uring_disabled"];
+        let words =
+            ["1 ", "disk engine: io_uring_setup: Operation not permitted", "kernel.io_uring_disabled"];
         assert_refused(&machine, &path, &words);
     });
     filtered.join().unwrap();

@@ -53,9 +53,7 @@ impl UringEngine {
     pub(super) fn new(file: Arc<File>, depth: usize) -> io::Result<UringEngine> {
         let entries = u32::try_from(depth.clamp(1, 4096)).unwrap_or(4096);
         let ring = build(entries).map_err(|e| refused("io_uring_setup", e))?;
-        ring.submitter()
-            .register_files(&[file.as_raw_fd()])
-            .map_err(|e| refused("io_uring_register", e))?;
+        ring.submitter().register_files(&[file.as_raw_fd()]).map_err(|e| refused("io_uring_register", e))?;
         let slots = (0..entries).map(|_| Slot::default()).collect();
         let free = (0..entries as usize).rev().collect();
         Ok(UringEngine {
@@ -212,7 +210,9 @@ fn refused(call: &'static str, source: io::Error) -> io::Error {
         Some(libc::EPERM | libc::EACCES) => {
             ": expected that this process may use io_uring (sysctl kernel.io_uring_disabled, its seccomp filter)"
         }
-        Some(libc::ENOSYS) => ": expected a kernel with io_uring (Linux 5.6 or later), and a seccomp filter that allows it",
+        Some(libc::ENOSYS) => {
+            ": expected a kernel with io_uring (Linux 5.6 or later), and a seccomp filter that allows it"
+        }
         Some(libc::ENOMEM) => ": expected more memory that this process may lock (RLIMIT_MEMLOCK)",
         _ => "",
     };
