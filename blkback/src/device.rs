@@ -184,7 +184,7 @@ impl VbdDevice {
             Failure::new(libc::EIO, e)
         })?;
         let recovery = region.map_or(Recovery::None, Recovery::Record);
-        self.start(negotiated, recovery).map_err(|e| Failure::new(libc::EINVAL, e))
+        self.start(negotiated, recovery).map_err(|e| Failure::new(e.errno(), e))
     }
 
     /// Starts the ring's thread, having acquired the disk.
@@ -233,7 +233,10 @@ impl VbdDevice {
         }
         match self.start(negotiated, Recovery::Resume(region)) {
             Ok(()) => self.handshake = Handshake::resumed(),
-            Err(error) => tracing::warn!(%error, "failed to resume; reconnecting"),
+            Err(error @ (StartError::Ring(_) | StartError::Channel(_))) => {
+                tracing::warn!(%error, "failed to resume; reconnecting");
+            }
+            Err(error) => return Err(Failure::new(error.errno(), error)),
         }
         Ok(())
     }
