@@ -110,7 +110,10 @@ impl GuestData {
         failed: &mut Vec<Tag>,
     ) {
         for tag in tags {
-            if let Err(error) = self.prepare(*tag, &requests[*tag]) {
+            let request = &requests[*tag];
+            if self.is_in_place() {
+                self.add_to_map(*tag, request);
+            } else if let Err(error) = self.prepare(*tag, request) {
                 log_refusal(&error);
                 self.ios.memory_mut(*tag).refused = true;
             }
@@ -130,8 +133,25 @@ impl GuestData {
         self.unmap_batch();
     }
 
-    /// Chooses how the request's data is reached, and adds it to the batch of what is to be mapped or copied.
+    /// Whether all data is read and written in pages that are mapped for each request.
     #[inline]
+    fn is_in_place(&self) -> bool {
+        self.cache.is_none() && self.pool.is_none() && !self.copies
+    }
+
+    #[inline]
+    fn add_to_map(&mut self, tag: Tag, request: &PendingRequest) {
+        // Reading the disk writes the guest's pages.
+        let access = match request.operation() {
+            Operation::Read => Access::ReadWrite,
+            Operation::Write | Operation::Flush => Access::ReadOnly,
+        };
+        for segment in request.segments() {
+            self.to_map.push(MapOp { gref: segment.gref, mapping: tag.0, access });
+        }
+    }
+
+    /// Chooses how the request's data is reached, and adds it to the batch of what is to be mapped or copied.
     fn prepare(&mut self, tag: Tag, request: &PendingRequest) -> grant_table::Result<()> {
         let segments = request.segments();
         if segments.is_empty() {
@@ -148,13 +168,7 @@ impl GuestData {
             self.to_copy.push(tag);
         }
         if !is_bounced && self.cache.is_none() {
-            // Reading the disk writes the guest's pages.
-            let access = match request.operation() {
-                Operation::Read => Access::ReadWrite,
-                Operation::Write | Operation::Flush => Access::ReadOnly,
-            };
-            let op = |segment: &Segment| MapOp { gref: segment.gref, mapping: tag.0, access };
-            self.to_map.extend(segments.iter().map(op));
+            self.add_to_map(tag, request);
         }
         Ok(())
     }
@@ -257,12 +271,14 @@ impl GuestData {
     #[inline]
     fn release(&mut self, tag: Tag) -> bool {
         let memory = self.ios.memory_mut(tag);
-        if let Some(Buffer::Private(region)) = memory.buffer.take() {
-            self.free.push(region);
-        }
-        memory.pages.clear();
         if memory.mapping.pages() > 0 {
             self.to_unmap.push(tag.0);
+        }
+        if memory.buffer.is_some() || !memory.pages.is_empty() {
+            memory.pages.clear();
+            if let Some(Buffer::Private(region)) = memory.buffer.take() {
+                self.free.push(region);
+            }
         }
         std::mem::take(&mut memory.refused)
     }

@@ -36,6 +36,7 @@ pub struct PendingRequest {
     request: Request,
     state: State,
     operation: Operation,
+    /// Length of the segments in bytes, when they are read or written.
     bytes: u32,
     taken_at: Option<Instant>,
 }

@@ -157,6 +157,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     }
 
     fn take_requests(&mut self) -> Result<bool, ExitReason> {
+        self.queue.prefetch(self.config.tuning.batch);
         while self.batch.tags.len() < self.config.tuning.batch {
             let Some(tag) = self.queue.poll()? else { break };
             self.batch.tags.push(tag);
