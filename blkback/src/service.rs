@@ -52,8 +52,8 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
     // Fields are dropped in this order: the engine lets go of the guest's pages before they are unmapped.
     engine: Box<dyn Engine>,
     completions: Vec<Completion>,
-    guest_data: GuestData,
     batch: Batch,
+    guest_data: GuestData,
     queue: Queue<P, Contiguous, InflightRegion>,
     /// The disk's properties when last read, and when that was.
     info: DiskInfo,
