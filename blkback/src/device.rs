@@ -225,11 +225,11 @@ impl VbdDevice {
                 tracing::warn!("no in-flight log of its ring; reconnecting");
                 return Ok(());
             }
-            Err(error @ inflight::Error::Busy(_)) => return Err(Failure::new(libc::EBUSY, error)),
+            Err(error @ inflight::Error::Busy(_)) => return Err(Failure::in_use_for_now(error)),
             Err(error) => return Err(Failure::new(libc::EIO, error)),
         };
         if !self.claim.try_acquire() {
-            return Err(Failure::new(libc::EBUSY, "another device of the same machine uses the disk"));
+            return Err(Failure::in_use_for_now("another device of the same machine uses the disk"));
         }
         match self.start(negotiated, Recovery::Resume(region)) {
             Ok(()) => self.handshake = Handshake::resumed(),
