@@ -109,9 +109,10 @@ impl GuestData {
         ready: &mut Vec<IoRequest>,
         failed: &mut Vec<Tag>,
     ) {
+        let in_place = self.cache.is_none() && self.pool.is_none() && !self.copies;
         for tag in tags {
             let request = &requests[*tag];
-            if self.is_in_place() {
+            if in_place {
                 self.add_to_map(*tag, request);
             } else if let Err(error) = self.prepare(*tag, request) {
                 log_refusal(&error);
@@ -131,12 +132,6 @@ impl GuestData {
             }
         }
         self.unmap_batch();
-    }
-
-    /// Whether all data is read and written in pages that are mapped for each request.
-    #[inline]
-    fn is_in_place(&self) -> bool {
-        self.cache.is_none() && self.pool.is_none() && !self.copies
     }
 
     #[inline]
@@ -222,24 +217,32 @@ impl GuestData {
         finished: &mut Vec<Finished>,
         retries: &mut Vec<Tag>,
     ) {
+        let mut any_bounced = false;
         for Completion { request, result } in completions.drain(..) {
             let operation = request.operation();
             let tag = self.ios.finish(request);
-            let is_bounced = self.ios.memory(tag).buffer.is_some();
-            if self.probing && !is_bounced && operation != Operation::Flush && self.probe(&result) {
+            if self.ios.memory(tag).buffer.is_some() {
+                any_bounced = true;
+                if operation == Operation::Read && result.is_ok() {
+                    self.to_copy.push(tag);
+                }
+            } else {
                 self.release(tag);
-                retries.push(tag);
-                continue;
-            }
-            if is_bounced && operation == Operation::Read && result.is_ok() {
-                self.to_copy.push(tag);
+                if self.probing && operation != Operation::Flush && self.probe(&result) {
+                    retries.push(tag);
+                    continue;
+                }
             }
             finished.push(Finished { tag, result: result.map_err(|error| (ErrorKind::Io, error)) });
         }
-        self.copy_batch(requests, Operation::Read);
-        for Finished { tag, result } in finished.iter_mut() {
-            if self.release(*tag) {
-                *result = Err((ErrorKind::Grant, io::ErrorKind::PermissionDenied.into()));
+        if any_bounced {
+            self.copy_batch(requests, Operation::Read);
+            for Finished { tag, result } in finished.iter_mut() {
+                // The others are released already.
+                let is_bounced = self.ios.memory(*tag).buffer.is_some();
+                if is_bounced && self.release(*tag) {
+                    *result = Err((ErrorKind::Grant, io::ErrorKind::PermissionDenied.into()));
+                }
             }
         }
         // Unmapped before the responses give the pages back to the frontend.

@@ -232,7 +232,7 @@ where
     }
 
     /// Checks a request, and answers it if it fails the check.
-    #[inline]
+    #[inline(always)]
     fn admit(&mut self, tag: Tag) -> Option<Checked> {
         let pending = &mut self.requests[tag];
         match check(pending.request(), &self.limits) {
