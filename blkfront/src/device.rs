@@ -395,8 +395,7 @@ impl Disk {
             // The backend's domain was destroyed. A successor shows in the store.
             Err(event_channel::Error::Closed) => {
                 notifier.unregister(&self.event_set);
-                // One that was to be closed has none.
-                self.end_refusal()
+                self.backend_gone()
             }
             Err(error) => Err(error.into()),
         }

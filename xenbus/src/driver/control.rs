@@ -230,7 +230,7 @@ impl<'d> Control<'d> {
                 tracing::info!(path = entry.end.path(), "removed");
                 drop(entry.service);
                 self.registry.remove(id);
-                entry.end.clear_error(&mut self.client)?;
+                entry.end.clear_error(&mut self.client);
                 return entry.end.unwatch_other(&mut self.client, &frontend_token(id));
             }
             Err(e) => {
@@ -246,7 +246,7 @@ impl<'d> Control<'d> {
             || first && matches!(entry.service, Service::Running(_))
         {
             self.registry.set_error(id, None);
-            entry.end.clear_error(&mut self.client)?;
+            entry.end.clear_error(&mut self.client);
         } else if !seen.online && update.state.unwrap_or(seen.own_state) == XenbusState::Closed {
             entry.service = Service::Closed;
             self.registry.remove(id);
