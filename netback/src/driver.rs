@@ -57,11 +57,11 @@ impl BackDriver for VifDriver {
     fn probe(
         &mut self,
         device: &Device,
-        view: &DeviceState,
+        seen: &DeviceState,
         waker: Waker,
     ) -> Result<Box<dyn BackDevice>, Failure> {
-        let attachment = (self.resolver)(device, &view.own)?;
-        let name = vif_name(device, &view.own);
+        let attachment = (self.resolver)(device, &seen.own)?;
+        let name = vif_name(device, &seen.own);
         let mut vif = VifDevice::new(
             self.grants.clone(),
             self.channels.clone(),
@@ -69,9 +69,10 @@ impl BackDriver for VifDriver {
             device,
             attachment,
             name,
+            seen,
             waker,
         );
-        vif.resume(view)?;
+        vif.resume(seen)?;
         Ok(Box::new(vif))
     }
 }

@@ -7,7 +7,7 @@ use ring_abi::xenbus::key;
 
 use super::device::Device;
 use super::keys::Keys;
-use super::read_tree::read_tree;
+use super::read_tree::{read_tree, readable};
 use crate::XenbusState;
 use xenstore::XsError;
 use xenstore::client::Result;
@@ -20,17 +20,56 @@ pub struct DeviceEnd {
     path: String,
     other_path: String,
     other_id: DomId,
+    is_back: bool,
+}
+
+/// What has to be in the store for [`DeviceEnd::change`], as it was read before.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Expected<'e> {
+    /// Which device it is, where its backend has said so ([`DeviceEnd::instance`]).
+    pub instance: Option<&'e str>,
+    /// This end's state, as this end has written it last.
+    pub own: XenbusState,
+    /// The other end's state; `None` for any.
+    pub other: Option<XenbusState>,
+    /// Keys of the other end, e.g. those of its rings.
+    pub other_keys: Option<&'e Keys>,
+}
+
+/// What [`DeviceEnd::change`] writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Change<'c> {
+    /// The new state.
+    pub state: XenbusState,
+    /// Writes the state even where it does not change, which fires the other end's watch.
+    pub rewrite: bool,
+    /// Keys that are written.
+    pub keys: &'c Keys,
+    /// Keys that are removed, if they are there.
+    pub removed: &'c [&'c str],
+    /// An errno and a text, which are reported as [`DeviceEnd::error`] does, but where nothing is written.
+    pub error: Option<(i32, &'c str)>,
 }
 
 impl DeviceEnd {
     /// The frontend of a device, at libxl's paths.
     pub fn front(device: &Device) -> DeviceEnd {
-        DeviceEnd { path: device.front_path(), other_path: device.back_path(), other_id: device.back }
+        DeviceEnd {
+            path: device.front_path(),
+            other_path: device.back_path(),
+            other_id: device.back,
+            is_back: false,
+        }
     }
 
     /// The backend of a device, at libxl's paths.
     pub fn back(device: &Device) -> DeviceEnd {
-        DeviceEnd { path: device.back_path(), other_path: device.front_path(), other_id: device.front }
+        DeviceEnd {
+            path: device.back_path(),
+            other_path: device.front_path(),
+            other_id: device.front,
+            is_back: true,
+        }
     }
 
     /// Reads where a frontend's backend is, as the toolstack wrote it into `backend` and `backend-id`.
@@ -56,7 +95,8 @@ impl DeviceEnd {
             return Err(Error::value(other_key, &other_path, "an absolute path"));
         }
         let other_id = nodes.read_as(&format!("{path}/{id}"))?;
-        Ok(DeviceEnd { path: path.to_owned(), other_path, other_id })
+        let is_back = other == key::FRONTEND;
+        Ok(DeviceEnd { path: path.to_owned(), other_path, other_id, is_back })
     }
 
     /// This end's node.
@@ -88,6 +128,87 @@ impl DeviceEnd {
     /// toolstack has removed the device, and a write would create the node again.
     pub fn switch_state(&self, client: &mut Client, state: XenbusState) -> Result<bool> {
         self.publish(client, &Keys::default(), state)
+    }
+
+    /// Writes keys and a state of this end, and removes the keys of these names, in one transaction, if the store is as
+    /// `expected`. `false`, and nothing is written, where it is not: the device is gone, another one has its path, or one of
+    /// its ends has changed its state, and what to do has to be decided anew.
+    pub fn change(&self, client: &mut Client, expected: &Expected<'_>, change: &Change<'_>) -> Result<bool> {
+        let written = client.transaction(|tx| {
+            if !self.is_as(tx, expected)? {
+                return Ok(false);
+            }
+            // Before the state, for whoever waits for that.
+            if let Some((errno, what)) = change.error {
+                readable(tx.write(&self.error_path(), error_text(errno, what)))?;
+            }
+            for key in change.removed {
+                remove(tx, &format!("{}/{key}", self.path))?;
+            }
+            for (key, value) in change.keys.iter() {
+                tx.write(&format!("{}/{key}", self.path), value)?;
+            }
+            // Written only when it changes: every write fires the other end's watch.
+            if change.rewrite || change.state != expected.own {
+                tx.write(&state_path(&self.path), change.state.as_text())?;
+            }
+            Ok(true)
+        })?;
+        match change.error {
+            Some((errno, what)) if written => tracing::error!(device = self.path, errno, "{what}"),
+            Some((errno, what)) => {
+                tracing::warn!(device = self.path, errno, "{what}; but the device has changed")
+            }
+            None => {}
+        }
+        Ok(written)
+    }
+
+    fn is_as(&self, nodes: &mut impl Nodes, expected: &Expected<'_>) -> Result<bool> {
+        let own = read_state(nodes, &self.path)?;
+        if own.unwrap_or_default() != expected.own || own.is_none() && !exists(nodes, &self.path)? {
+            return Ok(false);
+        }
+        if let Some(instance) = expected.instance
+            && self.instance(nodes)?.as_deref() != Some(instance)
+        {
+            return Ok(false);
+        }
+        if let Some(other) = expected.other
+            && self.other_state(nodes)? != other
+        {
+            return Ok(false);
+        }
+        for (key, value) in expected.other_keys.into_iter().flat_map(Keys::iter) {
+            if readable(nodes.read_text(&format!("{}/{key}", self.other_path)))?.as_deref() != Some(value) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads which device this is, as its backend has written it: `None` where it has not yet, or never does.
+    pub fn instance(&self, nodes: &mut impl Nodes) -> Result<Option<String>> {
+        let backend = if self.is_back { &self.path } else { &self.other_path };
+        readable(nodes.read_text(&format!("{backend}/{}", key::INSTANCE)))
+    }
+
+    /// Writes keys below this end's node and then its state, in one transaction: the other end sees all or none.
+    /// `false`, and nothing is written, when this end's node is absent.
+    pub fn publish(&self, client: &mut Client, keys: &Keys, state: XenbusState) -> Result<bool> {
+        client.transaction(|tx| {
+            if !tx.exists(&self.path)? {
+                return Ok(false);
+            }
+            for (key, value) in keys.iter() {
+                tx.write(&format!("{}/{key}", self.path), value)?;
+            }
+            // Written only when it changes: every write fires the other end's watch.
+            if read_state(tx, &self.path)? != Some(state) {
+                tx.write(&state_path(&self.path), state.as_text())?;
+            }
+            Ok(true)
+        })
     }
 
     /// Writes this end's state as [`DeviceEnd::switch_state`] does, unless this end's node is another device's. `false`
@@ -158,24 +279,6 @@ impl DeviceEnd {
         })
     }
 
-    /// Writes keys below this end's node and then its state, in one transaction: the other end sees all or none.
-    /// `false`, and nothing is written, when this end's node is absent.
-    pub fn publish(&self, client: &mut Client, keys: &Keys, state: XenbusState) -> Result<bool> {
-        client.transaction(|tx| {
-            if !tx.exists(&self.path)? {
-                return Ok(false);
-            }
-            for (key, value) in keys.iter() {
-                tx.write(&format!("{}/{key}", self.path), value)?;
-            }
-            // Written only when it changes: every write fires the other end's watch.
-            if read_state(tx, &self.path)? != Some(state) {
-                tx.write(&state_path(&self.path), state.as_text())?;
-            }
-            Ok(true)
-        })
-    }
-
     /// Removes keys of this end, e.g. the ring references of a closed connection. Missing keys are no error, nor is
     /// EACCES, which a guest gets when its whole node is removed: the node above it is dom0's.
     pub fn remove_keys<'k>(
@@ -223,7 +326,7 @@ impl DeviceEnd {
     /// [`DeviceEnd::error_path`], where toolstacks read it.
     pub fn error(&self, client: &mut Client, errno: i32, what: impl fmt::Display) {
         tracing::error!(device = self.path, errno, "{what}");
-        let text = format!("{} {what}", errno.abs());
+        let text = error_text(errno, what);
         // Nothing removes the error node of a device whose nodes were removed before.
         let written = client.transaction(|tx| match read_state(tx, &self.path)? {
             None => Ok(()),
@@ -235,10 +338,18 @@ impl DeviceEnd {
         }
     }
 
-    /// Reports an error and writes the state Closing, as Linux's `xenbus_dev_fatal` does.
+    /// Reports an error and writes the state Closing, as Linux's `xenbus_dev_fatal` does, but not over Closed: the other end
+    /// may have closed too, and would never follow. `false` when nothing was written.
     pub fn fatal(&self, client: &mut Client, errno: i32, what: impl fmt::Display) -> Result<bool> {
         self.error(client, errno, what);
-        self.switch_state(client, XenbusState::Closing)
+        client.transaction(|tx| match read_state(tx, &self.path)? {
+            None | Some(XenbusState::Closed) => Ok(false),
+            Some(XenbusState::Closing) => Ok(true),
+            Some(_) => {
+                tx.write(&state_path(&self.path), XenbusState::Closing.as_text())?;
+                Ok(true)
+            }
+        })
     }
 
     /// The node for error reports: `/local/domain/<own>/error/<rest of this end's path>/error`.
@@ -257,9 +368,19 @@ fn state_path(path: &str) -> String {
 
 /// Reads the state below a node; `None` when it is absent or unreadable.
 fn read_state(nodes: &mut impl Nodes, path: &str) -> Result<Option<XenbusState>> {
-    match nodes.read_text(&state_path(path)) {
-        Ok(text) => Ok(Some(text.parse().unwrap_or_default())),
-        Err(e) if matches!(e.store_error(), Some(XsError::ENOENT | XsError::EACCES)) => Ok(None),
-        Err(e) => Err(e),
-    }
+    Ok(readable(nodes.read_text(&state_path(path)))?.map(|text| text.parse().unwrap_or_default()))
+}
+
+/// As `xenbus_dev_error` writes it.
+fn error_text(errno: i32, what: impl fmt::Display) -> String {
+    format!("{} {what}", errno.abs())
+}
+
+fn exists(nodes: &mut impl Nodes, path: &str) -> Result<bool> {
+    Ok(readable(nodes.read(path))?.is_some())
+}
+
+/// Removes a node; one that is missing is no error.
+fn remove(nodes: &mut impl Nodes, path: &str) -> Result<()> {
+    readable(nodes.rm(path)).map(drop)
 }

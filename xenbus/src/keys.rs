@@ -43,7 +43,7 @@ impl fmt::Display for KeyError {
 /// assert_eq!(keys.or("multi-queue-num-queues", 1u32)?, 1);
 /// # Ok::<(), xenbus::KeyError>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Keys {
     path: String,
     map: BTreeMap<String, String>,

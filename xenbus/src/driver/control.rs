@@ -12,11 +12,11 @@ use ring_abi::DomId;
 use ring_abi::xenbus::key;
 use tracing::Span;
 
-use super::publish::{publish, read};
+use super::publish::{publish, read, writes};
 use super::target::{BACKEND_TOKEN, Id, Target, frontend_token, target};
 use super::waker::Waker;
 use super::{BackDevice, BackDriver, DeviceState, Failure, Registry, Update};
-use crate::{Device, DeviceEnd, Keys, XenbusState};
+use crate::{Device, DeviceEnd, Keys, XenbusState, instance};
 use xenstore::{Client, Error, Nodes};
 
 /// Most events taken before devices are refreshed.
@@ -39,6 +39,8 @@ const REFRESH_RATE: u64 = 50;
 /// One known device.
 struct Entry {
     end: DeviceEnd,
+    /// The key `instance` of the device's node.
+    instance: Option<String>,
     /// Entered around all work for the device.
     span: Span,
     refreshes: TokenBucket,
@@ -212,31 +214,61 @@ impl<'d> Control<'d> {
         let _span = entry.span.clone().entered();
         let first = !matches!(entry.service, Service::Running(_));
         let seen = match read(&mut self.client, &entry.end, first) {
-            Ok(Some(seen)) => seen,
-            Ok(None) => {
-                tracing::info!(path = entry.end.path(), "removed");
-                drop(entry.service);
-                self.registry.remove(id);
-                return entry.end.unwatch_other(&mut self.client, &frontend_token(id));
+            Ok(None) => return self.forget(id, entry, "removed"),
+            Ok(Some(seen)) if entry.instance.is_some() && entry.instance != found_instance(&seen) => {
+                // It is found again.
+                self.dirty.insert(id);
+                return self.forget(id, entry, "replaced by another device");
             }
+            Ok(Some(seen)) => seen,
             Err(e) => {
                 self.devices.insert(id, entry);
                 return Err(e);
             }
         };
+        entry.instance = found_instance(&seen);
         let update = self.update(id, &mut entry, &seen, now);
-        if let Some(Failure { errno, what }) = &update.error {
-            self.registry.set_error(id, Some(what));
-            entry.end.error(&mut self.client, *errno, what);
-        } else if update.state == Some(XenbusState::Connected) {
-            self.registry.set_error(id, None);
-        }
-        let written = publish(&mut self.client, &entry.end, &seen, &update);
+        let published = self.publish(id, &mut entry, &seen, &update);
         self.devices.insert(id, entry);
-        if !written? {
+        if !published? {
             self.dirty.insert(id);
         }
         Ok(())
+    }
+
+    /// Writes and reports a device's update; `false` where the store has changed and the device is to be read again.
+    fn publish(
+        &mut self,
+        id: Id,
+        entry: &mut Entry,
+        seen: &DeviceState,
+        update: &Update,
+    ) -> Result<bool, Error> {
+        let mut published = true;
+        if writes(seen, update) {
+            let instance = found_instance(seen).map_or_else(instance::random, Ok)?;
+            published = publish(&mut self.client, &entry.end, seen, update, &instance)?;
+            if published {
+                entry.instance = Some(instance);
+            }
+        } else if let Some(Failure { errno, what }) = &update.error {
+            entry.end.error(&mut self.client, *errno, what);
+        }
+        match &update.error {
+            _ if !published => {}
+            Some(failure) => self.registry.set_error(id, Some(&failure.what)),
+            None if update.state == Some(XenbusState::Connected) => self.registry.set_error(id, None),
+            None => {}
+        }
+        Ok(published)
+    }
+
+    /// Drops a device whose node is not its own any more.
+    fn forget(&mut self, id: Id, entry: Entry, why: &str) -> Result<(), Error> {
+        tracing::info!(path = entry.end.path(), "{why}");
+        drop(entry.service);
+        self.registry.remove(id);
+        entry.end.unwatch_other(&mut self.client, &frontend_token(id))
     }
 
     /// Makes the entry of a new device once its node names the frontend.
@@ -257,13 +289,13 @@ impl<'d> Control<'d> {
         let span = device_span(self.driver.kind(), id);
         let time = now.saturating_duration_since(self.started);
         let refreshes = TokenBucket::new(REFRESH_RATE, REFRESH_BURST, time);
-        Ok(Some(Entry { end, span, refreshes, since: now, service: Service::New }))
+        Ok(Some(Entry { end, instance: None, span, refreshes, since: now, service: Service::New }))
     }
 
     fn update(&mut self, id: Id, entry: &mut Entry, seen: &DeviceState, now: Instant) -> Update {
         let untried = match &entry.service {
             Service::New | Service::Busy => true,
-            Service::Failed(keys) => *keys != without_state(&seen.own),
+            Service::Failed(keys) => *keys != without_own(&seen.own),
             Service::Running(_) => false,
         };
         if untried {
@@ -287,8 +319,9 @@ impl<'d> Control<'d> {
                     return Update::default();
                 }
                 Err(failure) => {
-                    entry.service = Service::Failed(without_state(&seen.own));
-                    let state = Some(XenbusState::Closing);
+                    entry.service = Service::Failed(without_own(&seen.own));
+                    // A frontend that is Closed, as this end is, would never follow to Closed again.
+                    let state = (seen.own_state != XenbusState::Closed).then_some(XenbusState::Closing);
                     return Update { state, error: Some(failure), ..Update::default() };
                 }
             }
@@ -331,11 +364,16 @@ struct Round {
     next: Option<Instant>,
 }
 
-/// A backend's keys without its state, which the driver itself writes.
-fn without_state(keys: &Keys) -> Keys {
+/// A backend's keys without those that are written here.
+fn without_own(keys: &Keys) -> Keys {
     let mut keys = keys.clone();
     keys.remove(key::STATE);
+    keys.remove(key::INSTANCE);
     keys
+}
+
+fn found_instance(seen: &DeviceState) -> Option<String> {
+    seen.own.get(key::INSTANCE).map(str::to_owned)
 }
 
 #[cfg(test)]
