@@ -60,7 +60,6 @@ impl VifDevice {
         device: &Device,
         attachment: Attachment,
         name: String,
-        seen: &DeviceState,
         waker: Waker,
     ) -> Self {
         let response_logs = config.inflight_dir.clone().map(|dir| ResponseLogs::new(dir, device));
@@ -72,7 +71,7 @@ impl VifDevice {
             attachment,
             name,
             waker,
-            handshake: Handshake::new(RECONNECT, seen),
+            handshake: Handshake::new(RECONNECT, &DeviceState::default()),
             response_logs,
             stats: Arc::default(),
             attached: false,
@@ -81,12 +80,13 @@ impl VifDevice {
         }
     }
 
-    /// Resumes the connection of an earlier process from its response logs; the frontend does not notice. Where that
-    /// fails, the handshake makes both ends reconnect.
+    /// Starts with the states and keys that an earlier process has left: resumes its connection from its response logs; the
+    /// frontend does not notice. Where that fails, the handshake makes both ends reconnect.
     ///
     /// # Errors
     /// EBUSY while the earlier process still has the event channels or pages.
-    pub(crate) fn resume(&mut self, seen: &DeviceState) -> Result<(), Failure> {
+    pub(crate) fn start_from(&mut self, seen: &DeviceState) -> Result<(), Failure> {
+        self.handshake = Handshake::new(RECONNECT, seen);
         if [seen.own_state, seen.other_state] != [XenbusState::Connected; 2] {
             return Ok(());
         }

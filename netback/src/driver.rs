@@ -69,10 +69,9 @@ impl BackDriver for VifDriver {
             device,
             attachment,
             name,
-            seen,
             waker,
         );
-        vif.resume(seen)?;
+        vif.start_from(seen)?;
         Ok(Box::new(vif))
     }
 }
