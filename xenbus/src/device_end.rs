@@ -9,9 +9,8 @@ use super::device::Device;
 use super::keys::Keys;
 use super::read_tree::{read_tree, readable};
 use crate::XenbusState;
-use xenstore::XsError;
 use xenstore::client::Result;
-use xenstore::{Client, Error, Nodes, Transaction};
+use xenstore::{Client, Error, Nodes};
 
 /// One end of a device: the node this end writes, and the node it reads the other end from (Linux's `nodename` and
 /// `otherend` of `struct xenbus_device`).
@@ -211,90 +210,6 @@ impl DeviceEnd {
         })
     }
 
-    /// Writes this end's state as [`DeviceEnd::switch_state`] does, unless this end's node is another device's. `false`
-    /// when nothing was written.
-    ///
-    /// The toolstack may have removed the device and attached another with the same number since this end wrote
-    /// `last`. The new node's state is Initialising, which `last` was not.
-    pub fn switch_state_after(
-        &self,
-        client: &mut Client,
-        last: XenbusState,
-        state: XenbusState,
-    ) -> Result<bool> {
-        self.publish_after(client, last, &Keys::default(), state)
-    }
-
-    /// Writes keys and a state as [`DeviceEnd::publish`] does, unless this end's node is another device's, as
-    /// [`DeviceEnd::switch_state_after`] tells it.
-    pub fn publish_after(
-        &self,
-        client: &mut Client,
-        last: XenbusState,
-        keys: &Keys,
-        state: XenbusState,
-    ) -> Result<bool> {
-        self.change_after(client, last, state, |tx| {
-            keys.iter().try_for_each(|(key, value)| tx.write(&format!("{}/{key}", self.path), value))
-        })
-    }
-
-    /// Removes keys of this end, e.g. the ring references of a closed connection, and writes its state, unless this
-    /// end's node is another device's, as [`DeviceEnd::switch_state_after`] tells it. Missing keys are no error.
-    pub fn withdraw_after(
-        &self,
-        client: &mut Client,
-        last: XenbusState,
-        keys: &[&str],
-        state: XenbusState,
-    ) -> Result<bool> {
-        self.change_after(client, last, state, |tx| {
-            keys.iter().try_for_each(|key| match tx.rm(&format!("{}/{key}", self.path)) {
-                Err(e) if e.store_error() == Some(XsError::ENOENT) => Ok(()),
-                done => done,
-            })
-        })
-    }
-
-    /// Carries out `change` and writes the state in one transaction, unless this end's node is absent or another
-    /// device's.
-    fn change_after(
-        &self,
-        client: &mut Client,
-        last: XenbusState,
-        state: XenbusState,
-        change: impl Fn(&mut Transaction<'_>) -> Result<()>,
-    ) -> Result<bool> {
-        client.transaction(|tx| match read_state(tx, &self.path)? {
-            None => Ok(false),
-            Some(XenbusState::Initialising) if last != XenbusState::Initialising => Ok(false),
-            Some(found) => {
-                change(tx)?;
-                // Written only when it changes: every write fires the other end's watch.
-                if found != state {
-                    tx.write(&state_path(&self.path), state.as_text())?;
-                }
-                Ok(true)
-            }
-        })
-    }
-
-    /// Removes keys of this end, e.g. the ring references of a closed connection. Missing keys are no error, nor is
-    /// EACCES, which a guest gets when its whole node is removed: the node above it is dom0's.
-    pub fn remove_keys<'k>(
-        &self,
-        client: &mut Client,
-        keys: impl IntoIterator<Item = &'k str>,
-    ) -> Result<()> {
-        for key in keys {
-            match client.rm(&format!("{}/{key}", self.path)) {
-                Err(e) if matches!(e.store_error(), Some(XsError::ENOENT | XsError::EACCES)) => {}
-                done => done?,
-            }
-        }
-        Ok(())
-    }
-
     /// Reads all keys of this end, the toolstack's among them.
     pub fn keys(&self, nodes: &mut impl Nodes) -> Result<Keys> {
         read_tree(nodes, &self.path)
@@ -376,7 +291,8 @@ fn error_text(errno: i32, what: impl fmt::Display) -> String {
     format!("{} {what}", errno.abs())
 }
 
-fn exists(nodes: &mut impl Nodes, path: &str) -> Result<bool> {
+/// Whether a node is there and readable.
+pub(crate) fn exists(nodes: &mut impl Nodes, path: &str) -> Result<bool> {
     Ok(readable(nodes.read(path))?.is_some())
 }
 

@@ -26,6 +26,8 @@ mod device_end;
 mod device_state;
 #[cfg(feature = "std")]
 pub mod driver;
+#[cfg(feature = "std")]
+pub mod frontend;
 pub mod handshake;
 #[cfg(feature = "std")]
 mod instance;

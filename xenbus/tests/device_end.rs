@@ -83,24 +83,19 @@ fn device_ends_complete_the_handshake() {
 }
 
 #[test]
-fn nodes_of_the_next_device_of_a_number_are_not_written() {
-    use XenbusState::{Closed, Connected, Initialising};
+fn nodes_of_a_removed_device_are_not_written() {
+    use XenbusState::{Connected, Initialising};
     let store = Store::spawn(Config::default()).unwrap();
     let mut dom0 = store.client().unwrap();
     let front = DeviceEnd::front(&Device::new("vif", DomId(3), 0));
-    let key = format!("{}/{}", front.path(), "tx-ring-ref");
     let keys = Keys::default().with("tx-ring-ref", 8);
-    dom0.write(&format!("{}/{}", front.path(), key::STATE), Initialising.as_text()).unwrap();
-    assert!(!front.publish_after(&mut dom0, Connected, &keys, Connected).unwrap());
-    assert!(!dom0.exists(&key).unwrap());
-    assert!(front.publish_after(&mut dom0, Initialising, &keys, Connected).unwrap());
-    assert_eq!(dom0.read_text(&key).unwrap(), "8");
-    assert!(front.withdraw_after(&mut dom0, Connected, &["tx-ring-ref", "absent"], Closed).unwrap());
-    assert!(!dom0.exists(&key).unwrap());
-    assert_eq!(front.state(&mut dom0).unwrap(), Closed);
-    dom0.rm(front.path()).unwrap();
-    assert!(!front.withdraw_after(&mut dom0, Closed, &[], Connected).unwrap());
+    let expected = Expected { own: Initialising, ..Expected::default() };
+    let change =
+        Change { state: Connected, rewrite: false, keys: &keys, removed: &[], error: Some((5, "late")) };
+    assert!(!front.change(&mut dom0, &expected, &change).unwrap());
+    assert!(!front.change(&mut dom0, &Expected::default(), &change).unwrap());
     front.error(&mut dom0, 5, "late");
+    assert!(!dom0.exists(front.path()).unwrap());
     assert!(!dom0.exists(&front.error_path()).unwrap());
 }
 

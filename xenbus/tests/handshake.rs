@@ -24,33 +24,31 @@ const VIF_BACK: Kind =
 const VBD_FRONT: Manner = Manner { offers_with: Initialised, reopens: false };
 const VIF_FRONT: Manner = Manner { offers_with: Connected, reopens: true };
 
-const RESTARTS: Disturbances =
-    Disturbances { back_restarts: 2, front_restarts: 1, front_closes: 0, detaches: 0, failures: 0 };
-const CLOSES: Disturbances =
-    Disturbances { back_restarts: 1, front_restarts: 1, front_closes: 1, detaches: 1, failures: 0 };
-const FAILURES: Disturbances =
-    Disturbances { back_restarts: 1, front_restarts: 1, front_closes: 0, detaches: 1, failures: 1 };
+/// What may happen to our ends, and how often, in one exploration.
+const ALL: [Disturbances; 4] = [
+    Disturbances { back_restarts: 0, front_restarts: 0, front_closes: 0, detaches: 0, failures: 0 },
+    Disturbances { back_restarts: 2, front_restarts: 1, front_closes: 0, detaches: 0, failures: 0 },
+    Disturbances { back_restarts: 1, front_restarts: 0, front_closes: 1, detaches: 1, failures: 0 },
+    Disturbances { back_restarts: 0, front_restarts: 1, front_closes: 0, detaches: 1, failures: 1 },
+];
 
-#[test]
-fn our_ends_of_a_vbd_connect_or_close_whatever_happens() {
-    for left in [Disturbances::default(), RESTARTS, CLOSES, FAILURES] {
+fn explore_ours(manner: Manner, kind: Kind) {
+    for left in ALL {
         for resumes in [false, true] {
-            let states =
-                explore(Front::new(VBD_FRONT, Initialising), Back::new(Kind { resumes, ..VBD_BACK }), left);
+            let states = explore(Front::new(manner, Initialising), Back::new(Kind { resumes, ..kind }), left);
             println!("{states} states: {left:?}");
         }
     }
 }
 
 #[test]
+fn our_ends_of_a_vbd_connect_or_close_whatever_happens() {
+    explore_ours(VBD_FRONT, VBD_BACK);
+}
+
+#[test]
 fn our_ends_of_a_vif_connect_or_close_whatever_happens() {
-    for left in [Disturbances::default(), RESTARTS, CLOSES, FAILURES] {
-        for resumes in [false, true] {
-            let states =
-                explore(Front::new(VIF_FRONT, Initialising), Back::new(Kind { resumes, ..VIF_BACK }), left);
-            println!("{states} states: {left:?}");
-        }
-    }
+    explore_ours(VIF_FRONT, VIF_BACK);
 }
 
 /// A stock frontend keeps its rings when its backend is killed: the successor resumes them. A kernel does not start again

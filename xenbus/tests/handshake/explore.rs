@@ -16,6 +16,8 @@ pub(crate) struct Store {
     pub(crate) ring: u8,
     /// The rings that the frontend has; 0 for none. Not in the store: a backend that maps others fails.
     pub(crate) live: u8,
+    /// The rings that the backend serves; 0 for none. Not in the store: the frontend's event channel is closed otherwise.
+    pub(crate) served: u8,
     /// An end's watches have fired since it last read. Any number of events are one.
     pub(crate) front_event: bool,
     pub(crate) back_event: bool,
@@ -95,6 +97,7 @@ pub(crate) fn explore<F: End, B: End>(front: F, back: B, left: Disturbances) -> 
         online: true,
         ring: 0,
         live: 0,
+        served: 0,
         front_event: true,
         back_event: true,
         left,
@@ -131,13 +134,18 @@ pub(crate) fn explore<F: End, B: End>(front: F, back: B, left: Disturbances) -> 
 fn steps<F: End, B: End>((front, back, store): &World<F, B>) -> Vec<World<F, B>> {
     let fronts = front.steps(store).into_iter().map(|(front, store)| (front, back.clone(), store));
     let backs = back.steps(store).into_iter().map(|(back, store)| (front.clone(), back, store));
-    fronts.chain(backs).collect()
+    fronts.chain(backs).map(with_served).collect()
+}
+
+fn with_served<F: End, B: End>((front, back, mut store): World<F, B>) -> World<F, B> {
+    store.served = back.ring();
+    (front, back, store)
 }
 
 fn disturbed<F: End, B: End>((front, back, store): &World<F, B>) -> Vec<World<F, B>> {
     let fronts = front.disturb(store).into_iter().map(|(front, store)| (front, back.clone(), store));
     let backs = back.disturb(store).into_iter().map(|(back, store)| (front.clone(), back, store));
-    let mut worlds: Vec<_> = fronts.chain(backs).collect();
+    let mut worlds: Vec<_> = fronts.chain(backs).map(with_served).collect();
     if store.left.detaches > 0 {
         let mut detached = store.clone();
         detached.left.detaches -= 1;

@@ -245,43 +245,50 @@ impl Front {
         store.live = 0;
     }
 
+    /// As [`xenbus::frontend`] carries it out.
     fn act(&mut self, back: XenbusState, online: bool, store: &mut Store) {
+        use front::Action;
         let before = self.handshake.clone();
+        if store.front != self.written {
+            self.written = store.front;
+            self.handshake.restart(store.front);
+            self.drop_rings(store);
+            store.front_event = true;
+            return;
+        }
         let action = self.handshake.next(back, online);
         // It reads again after each action.
-        store.front_event |= action != front::Action::Wait;
-        let writes = !matches!(action, front::Action::Wait | front::Action::Disconnect);
-        // The store is written only as it was read.
-        if writes && (store.front, store.back) != (self.written, back) {
+        store.front_event |= action != Action::Wait;
+        let steps = matches!(action, Action::State(_) | Action::Offer | Action::Connected);
+        // A step is written only if the store is as it was read.
+        if steps && store.back != back {
             self.handshake = before;
-            if store.front != self.written {
-                self.written = store.front;
-                self.handshake.restart(store.front);
-            }
             return;
         }
         match action {
-            front::Action::Wait => {}
-            front::Action::State(state) => {
+            Action::Wait => {}
+            Action::State(state) => {
                 store.ring = 0;
                 self.write(state, store);
                 self.doing = Doing::Dropping;
             }
-            front::Action::Offer => {
+            Action::Offer => {
                 store.new_ring();
                 self.uses = store.live;
                 self.write(self.handshake.manner().offers_with, store);
             }
-            front::Action::Connected if self.written == Connected => {}
-            front::Action::Connected => self.write(Connected, store),
-            front::Action::Disconnect => self.drop_rings(store),
-            front::Action::Close => {
-                self.handshake.closed();
-                store.ring = 0;
-                self.write(Closed, store);
-                self.doing = Doing::Dropping;
-            }
+            Action::Connected if self.written == Connected => {}
+            Action::Connected => self.write(Connected, store),
+            Action::Disconnect => self.drop_rings(store),
+            Action::Close => self.write_closed(store),
         }
+    }
+
+    fn write_closed(&mut self, store: &mut Store) {
+        self.handshake.closed();
+        store.ring = 0;
+        self.write(Closed, store);
+        self.doing = Doing::Dropping;
     }
 }
 
@@ -289,6 +296,22 @@ impl End for Front {
     fn steps(&self, store: &Store) -> Vec<(Front, Store)> {
         let mut front = self.clone();
         let mut after = store.clone();
+        // The backend has closed its end of the event channel, which an interface takes for a failure.
+        let mut steps = Vec::new();
+        let is_lost = self.handshake.is_connected() && store.served != self.uses && self.uses != 0;
+        if is_lost
+            && self.handshake.manner().reopens
+            && self.doing == Doing::Following
+            && store.front == self.written
+        {
+            let mut front = self.clone();
+            let mut after = store.clone();
+            front.handshake.restart(Closed);
+            after.ring = 0;
+            front.write(Closed, &mut after);
+            front.doing = Doing::Dropping;
+            steps.push((front, after));
+        }
         match self.doing {
             Doing::Following if store.front_event => {
                 after.front_event = false;
@@ -309,9 +332,10 @@ impl End for Front {
             Doing::Closed if !matches!(store.back, Connected | Closing) && front.uses != 0 => {
                 front.drop_rings(&mut after);
             }
-            _ => return Vec::new(),
+            _ => return steps,
         }
-        vec![(front, after)]
+        steps.push((front, after));
+        steps
     }
 
     fn disturb(&self, store: &Store) -> Vec<(Front, Store)> {
@@ -330,8 +354,16 @@ impl End for Front {
             after.left.front_closes -= 1;
             after.may_be_closed = true;
             front.handshake.close();
-            front.write(Closing, &mut after);
-            front.doing = Doing::Closing;
+            match matches!(self.written, Initialised | Connected) {
+                true => {
+                    front.write(Closing, &mut after);
+                    front.doing = Doing::Closing;
+                }
+                false => {
+                    front.write(Closed, &mut after);
+                    front.doing = Doing::Closed;
+                }
+            }
             all.push((front, after));
         }
         all
