@@ -50,6 +50,11 @@ pub struct Keys {
 }
 
 impl Keys {
+    /// No keys, below no node.
+    pub const fn empty() -> Keys {
+        Keys { path: String::new(), map: BTreeMap::new() }
+    }
+
     /// Makes an empty set of keys below this node.
     pub fn new(path: impl Into<String>) -> Keys {
         Keys { path: path.into(), map: BTreeMap::new() }

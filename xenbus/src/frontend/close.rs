@@ -5,57 +5,20 @@
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
-use super::follow::{Failed, closed, read, survive, try_attach};
+use super::follow::try_attach;
+use super::store::{CLOSED, CLOSING, read, survive};
 use super::{FrontDevice, Frontend};
 use crate::XenbusState;
 use crate::device_end::Change;
-use crate::keys::Keys;
 use crate::store_link::LinkEvent;
 use xenstore::Error;
-
-/// The change to Closing.
-fn closing(keys: &Keys) -> Change<'_> {
-    Change { state: XenbusState::Closing, rewrite: false, keys, removed: &[], error: None }
-}
-
-/// Starts to close because the backend does: Closing is published if something is in flight, otherwise Closed.
-pub(super) fn begin_close<D: FrontDevice>(device: &mut D) -> Result<(), Failed<D::Error>> {
-    if device.is_busy() {
-        device.frontend().write(None, &closing(&Keys::default()))?;
-        return Ok(());
-    }
-    try_finish(device)
-}
-
-/// Publishes Closed if the device closes after its backend and nothing is in flight any more.
-///
-/// # Errors
-/// Those of the store but a lost connection.
-pub fn finish_close<D: FrontDevice>(device: &mut D) -> Result<(), D::Error> {
-    if !device.frontend().is_closing() || device.is_busy() {
-        return Ok(());
-    }
-    let _span = device.frontend().span.clone().entered();
-    let finished = try_finish(device);
-    survive(device, finished).map(drop)
-}
-
-fn try_finish<D: FrontDevice>(device: &mut D) -> Result<(), Failed<D::Error>> {
-    let frontend = device.frontend();
-    // Without a connection to the store it is written later.
-    let written = frontend.write(None, &closed(&Keys::default(), D::CONNECTION_KEYS));
-    frontend.handshake.closed();
-    device.closed();
-    written?;
-    Ok(())
-}
 
 /// Starts over because the rings have failed by no act of the protocol's: the backend's domain or event channel is gone, for
 /// instance.
 pub fn reconnect<D: FrontDevice>(device: &mut D) {
     let _span = device.frontend().span.clone().entered();
     let frontend = device.frontend();
-    match frontend.write(None, &closed(&Keys::default(), D::CONNECTION_KEYS)) {
+    match frontend.write(None, &Change { removed: D::CONNECTION_KEYS, ..CLOSED }) {
         Ok(_) => frontend.handshake.restart(frontend.written),
         Err(error) => {
             tracing::debug!(%error, "failed to write the state");
@@ -70,9 +33,8 @@ pub fn fail<D: FrontDevice>(device: &mut D, errno: i32, error: &dyn Display) {
     let _span = device.frontend().span.clone().entered();
     let frontend = device.frontend();
     frontend.handshake.close();
-    let keys = Keys::default();
     let text = error.to_string();
-    let change = Change { error: Some((errno, &text)), ..closed(&keys, D::CONNECTION_KEYS) };
+    let change = Change { removed: D::CONNECTION_KEYS, error: Some((errno, &text)), ..CLOSED };
     if let Err(error) = frontend.write(None, &change) {
         tracing::debug!(%error, "failed to write the state");
     }
@@ -99,14 +61,13 @@ pub fn close<D: FrontDevice>(device: &mut D, timeout: Duration) -> Result<(), D:
 
 fn write_closed(frontend: &mut Frontend, keys: &[&str], timeout: Duration) -> Result<(), Error> {
     use XenbusState::{Closing, Connected, Initialised};
-    let none = Keys::default();
     if matches!(frontend.written, Initialised | Connected) {
-        if !insist(frontend, &closing(&none))? {
+        if !insist(frontend, &CLOSING)? {
             return Ok(());
         }
         await_back(frontend, timeout, |back| !matches!(back, Connected | Initialised))?;
     }
-    if insist(frontend, &closed(&none, keys))? {
+    if insist(frontend, &Change { removed: keys, ..CLOSED })? {
         // The rings stay granted until the backend has unmapped them.
         await_back(frontend, timeout, |back| !matches!(back, Connected | Closing))?;
     }

@@ -1,17 +1,15 @@
-// Not a core: does I/O or calls a hypervisor.
-
 //! From the store's events to the handshake's actions.
 
 use ring_abi::xenbus::key;
 
-use super::close::{begin_close, finish_close};
+use super::store::{CLOSED, CLOSING, Failed, Seen, is_gone, read, survive};
 use super::{FrontDevice, Frontend};
 use crate::XenbusState;
-use crate::device_end::{Change, exists};
+use crate::device_end::Change;
 use crate::handshake::front::{Action, Handshake};
 use crate::keys::Keys;
 use crate::store_link::LinkEvent;
-use xenstore::{Client, Error, Nodes, XsError};
+use xenstore::{Error, Nodes, XsError};
 
 /// What this end reports instead of closing a device that is in use.
 const IN_USE: &str = "the device is in use; it is closed once it is not";
@@ -19,27 +17,6 @@ const IN_USE: &str = "the device is in use; it is closed once it is not";
 /// The tokens of the watches.
 const BACK: &str = "back";
 const OWN: &str = "own";
-
-/// Why a step ended: the store failed, or the driver.
-pub(super) enum Failed<E> {
-    Store(Error),
-    Device(E),
-}
-
-impl<E> From<Error> for Failed<E> {
-    fn from(error: Error) -> Self {
-        Failed::Store(error)
-    }
-}
-
-/// What the store has of a device at one moment.
-pub(super) struct Seen {
-    pub(super) own: XenbusState,
-    back: XenbusState,
-    online: bool,
-    /// Read while the backend is InitWait or Connected.
-    keys: Keys,
-}
 
 /// Takes the store's events until there are no more, and carries out what they cause.
 ///
@@ -83,23 +60,6 @@ pub fn attach<D: FrontDevice>(device: &mut D) -> Result<(), D::Error> {
     refresh(device)
 }
 
-/// Drops the store's connection if it is lost; `None` then.
-pub(super) fn survive<D: FrontDevice, T>(
-    device: &mut D,
-    outcome: Result<T, Failed<D::Error>>,
-) -> Result<Option<T>, D::Error> {
-    match outcome {
-        Ok(value) => Ok(Some(value)),
-        Err(Failed::Store(error)) if error.is_disconnected() => {
-            let frontend = device.frontend();
-            frontend.link.lost(&error, &frontend.event_set);
-            Ok(None)
-        }
-        Err(Failed::Store(error)) => Err(error.into()),
-        Err(Failed::Device(error)) => Err(error),
-    }
-}
-
 pub(super) fn try_attach<D: FrontDevice>(device: &mut D) -> Result<(), Failed<D::Error>> {
     let frontend = device.frontend();
     let Some(client) = frontend.link.client().filter(|_| !frontend.removed) else { return Ok(()) };
@@ -116,37 +76,12 @@ pub(super) fn try_attach<D: FrontDevice>(device: &mut D) -> Result<(), Failed<D:
         return begin_close(device);
     }
     if frontend.is_closed() {
-        let keys = Keys::default();
-        let change = closed(&keys, &[]);
-        frontend.write(None, &change)?;
+        frontend.write(None, &CLOSED)?;
     } else if !goes_on {
         frontend.handshake.restart(own);
         device.disconnected();
     }
     Ok(())
-}
-
-/// The change to Closed.
-pub(super) fn closed<'c>(keys: &'c Keys, removed: &'c [&'c str]) -> Change<'c> {
-    Change { state: XenbusState::Closed, rewrite: false, keys, removed, error: None }
-}
-
-/// Whether a device's nodes are not its own any more: removed, or another device's, which has another instance, or the first
-/// state of all where the backend writes none. EACCES is a removed node too: the one above it may not be readable.
-fn is_gone(
-    client: &mut Client,
-    end: &crate::DeviceEnd,
-    own: XenbusState,
-    written: XenbusState,
-    instance: Option<&str>,
-) -> Result<bool, Error> {
-    match own {
-        XenbusState::Unknown if !exists(client, end.path())? => return Ok(true),
-        XenbusState::Initialising if written != XenbusState::Initialising => return Ok(true),
-        _ => {}
-    }
-    let found = end.instance(client)?;
-    Ok(found.is_some() && instance.is_some() && found.as_deref() != instance)
 }
 
 /// Carries out the handshake's next action; `false` if there is none.
@@ -193,27 +128,6 @@ fn step<D: FrontDevice>(device: &mut D) -> Result<bool, Failed<D::Error>> {
         // Where the write was refused, what has changed is read.
         _ => done.map(|_| true),
     }
-}
-
-/// Reads both ends; `None` where the device's nodes are not its own any more, or without a connection.
-pub(super) fn read(frontend: &mut Frontend) -> Result<Option<Seen>, Error> {
-    let Some(client) = frontend.link.client() else { return Ok(None) };
-    let end = &frontend.end;
-    let back = end.other_state(client)?;
-    let own = end.state(client)?;
-    if is_gone(client, end, own, frontend.written, frontend.instance.as_deref())? {
-        return Ok(None);
-    }
-    if frontend.instance.is_none() {
-        frontend.instance = end.instance(client)?;
-    }
-    let online = client.read_opt(&format!("{}/{}", end.other_path(), key::ONLINE));
-    let online = !matches!(online, Ok(Some(text)) if text.trim_ascii() == b"0");
-    let keys = match back {
-        XenbusState::InitWait | XenbusState::Connected => end.other_keys(client)?,
-        _ => Keys::new(end.other_path()),
-    };
-    Ok(Some(Seen { own, back, online, keys }))
 }
 
 /// Carries out an action; `false` where a write was refused, as the store had changed.
@@ -298,5 +212,37 @@ fn refuse_close<E>(frontend: &mut Frontend) -> Result<(), Failed<E>> {
     if !client.exists(&frontend.end.error_path())? {
         frontend.end.error(client, XsError::EBUSY.errno(), IN_USE);
     }
+    Ok(())
+}
+
+/// Starts to close because the backend does: Closing is published if something is in flight, otherwise Closed.
+fn begin_close<D: FrontDevice>(device: &mut D) -> Result<(), Failed<D::Error>> {
+    if device.is_busy() {
+        device.frontend().write(None, &CLOSING)?;
+        return Ok(());
+    }
+    try_finish(device)
+}
+
+/// Publishes Closed if the device closes after its backend and nothing is in flight any more.
+///
+/// # Errors
+/// Those of the store but a lost connection.
+pub fn finish_close<D: FrontDevice>(device: &mut D) -> Result<(), D::Error> {
+    if !device.frontend().is_closing() || device.is_busy() {
+        return Ok(());
+    }
+    let _span = device.frontend().span.clone().entered();
+    let finished = try_finish(device);
+    survive(device, finished).map(drop)
+}
+
+fn try_finish<D: FrontDevice>(device: &mut D) -> Result<(), Failed<D::Error>> {
+    let frontend = device.frontend();
+    // Without a connection to the store it is written later.
+    let written = frontend.write(None, &Change { removed: D::CONNECTION_KEYS, ..CLOSED });
+    frontend.handshake.closed();
+    device.closed();
+    written?;
     Ok(())
 }

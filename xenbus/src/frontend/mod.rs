@@ -9,6 +9,7 @@
 
 mod close;
 mod follow;
+mod store;
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -16,8 +17,8 @@ use std::sync::Arc;
 use event_loop::{Connector, EventSet};
 use ring_abi::DomId;
 
-pub use close::{close, fail, finish_close, reconnect};
-pub use follow::{attach, follow, refresh};
+pub use close::{close, fail, reconnect};
+pub use follow::{attach, finish_close, follow, refresh};
 
 use crate::XenbusState;
 use crate::device_end::{Change, DeviceEnd, Expected};
