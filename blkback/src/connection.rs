@@ -2,17 +2,20 @@
 
 //! The thread of one ring, which passes requests to the engine and publishes the responses.
 //!
-//! The thread owns ring, channel and engine, and drops them last: nothing is unmapped while it runs (XSA-374). After
+//! The thread owns ring, channel and engine, and drops them last: nothing is unmapped while it runs (XSA-374). Whatever
+//! of them cannot be made is an error of starting it, before the frontend is told that it is connected. After
 //! the last request it polls for a short while, then sets the ring's event index and sleeps on channel, engine and
 //! commands.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, SyncSender};
 use std::thread::JoinHandle;
 
 use event_channel::WaitChannel;
 use grant_table::{Access, Contiguous};
-use ring_abi::blkif::{X86_32, X86_64};
+use ring_abi::blkif::{Request, Response, X86_32, X86_64};
+use ring_abi::ring::Protocol;
 
 use crate::commands::Commands;
 use crate::config::RingConfig;
@@ -30,7 +33,8 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Maps the ring, binds its channel and starts its thread, which logs within the caller's `tracing` span.
+    /// Maps the ring, binds its channel and starts its thread, which logs within the caller's `tracing` span. Waits until
+    /// the thread has made the disk's engine, and can serve requests.
     ///
     /// # Errors
     /// [`StartError`] says what failed; everything is released again.
@@ -45,11 +49,19 @@ impl Connection {
         let thread_commands = commands.clone();
         let thread_exited = exited.clone();
         let span = tracing::Span::current();
+        let (report, started) = mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name(format!("vbd-{peer}")).spawn(move || {
             let _span = span.entered();
-            run(config, ring, channel, &thread_commands, thread_exited)
+            run(config, ring, channel, &thread_commands, thread_exited, &report)
         })?;
-        Ok(Connection { negotiated, commands, exited, thread })
+        match started.recv().unwrap_or(Err(StartError::Panic)) {
+            Ok(()) => Ok(Connection { negotiated, commands, exited, thread }),
+            Err(error) => {
+                // It is about to exit, and has released everything then.
+                let _ = thread.join();
+                Err(error)
+            }
+        }
     }
 
     /// The ring that the thread serves.
@@ -102,11 +114,27 @@ fn run(
     channel: Box<dyn WaitChannel>,
     commands: &Commands,
     exited: Arc<AtomicBool>,
+    report: &SyncSender<Result<(), StartError>>,
 ) -> Result<(), ExitReason> {
     let on_exit = std::mem::replace(&mut config.on_exit, Box::new(|| ()));
     let _guard = ExitGuard { exited, on_exit: Some(on_exit) };
     match config.negotiated.abi {
-        Abi::X86_64 => Service::<X86_64>::new(config, ring, channel)?.run(commands),
-        Abi::X86_32 => Service::<X86_32>::new(config, ring, channel)?.run(commands),
+        Abi::X86_64 => serve(Service::<X86_64>::new(config, ring, channel), commands, report),
+        Abi::X86_32 => serve(Service::<X86_32>::new(config, ring, channel), commands, report),
     }
+}
+
+/// Reports whether the service could be made, and runs it.
+fn serve<P: Protocol<Request = Request, Response = Response>>(
+    service: Result<Service<P>, StartError>,
+    commands: &Commands,
+    report: &SyncSender<Result<(), StartError>>,
+) -> Result<(), ExitReason> {
+    let (outcome, service) = match service {
+        Ok(service) => (Ok(()), Some(service)),
+        Err(error) => (Err(error), None),
+    };
+    // Whoever starts the thread waits for the report.
+    let _ = report.send(outcome);
+    service.map_or(Ok(()), |service| service.run(commands))
 }

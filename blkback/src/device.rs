@@ -190,7 +190,7 @@ impl VbdDevice {
             Failure::new(libc::EIO, e)
         })?;
         let recovery = region.map_or(Recovery::None, Recovery::Record);
-        self.start(negotiated, recovery).map_err(|e| Failure::new(libc::EINVAL, e))
+        self.start(negotiated, recovery).map_err(|e| Failure::new(e.errno(), e))
     }
 
     /// Starts the ring's thread, having acquired the disk.
@@ -231,15 +231,18 @@ impl VbdDevice {
                 tracing::warn!("no in-flight log of its ring; reconnecting");
                 return Ok(());
             }
-            Err(error @ inflight::Error::Busy(_)) => return Err(Failure::new(libc::EBUSY, error)),
+            Err(error @ inflight::Error::Busy(_)) => return Err(Failure::in_use_for_now(error)),
             Err(error) => return Err(Failure::new(libc::EIO, error)),
         };
         if !self.claim.try_acquire() {
-            return Err(Failure::new(libc::EBUSY, "another device of the same machine uses the disk"));
+            return Err(Failure::in_use_for_now("another device of the same machine uses the disk"));
         }
         match self.start(negotiated, Recovery::Resume(region)) {
             Ok(()) => self.handshake = Handshake::resumed(RECONNECT),
-            Err(error) => tracing::warn!(%error, "failed to resume; reconnecting"),
+            Err(error @ (StartError::Ring(_) | StartError::Channel(_))) => {
+                tracing::warn!(%error, "failed to resume; reconnecting");
+            }
+            Err(error) => return Err(Failure::new(error.errno(), error)),
         }
         Ok(())
     }

@@ -104,16 +104,23 @@ impl BackDriver for VbdDriver {
 /// Opens the disk that a backend's keys describe ([`Spec`]).
 ///
 /// # Errors
-/// EINVAL if a key is invalid, EBUSY if another disk has locked the image, EACCES if it is not writable, otherwise
-/// the errno of the system call that failed.
+/// EINVAL if a key is invalid; that of an [`OpenError`] if the disk cannot be opened.
 pub fn open_keys(keys: &Keys) -> Result<Arc<dyn Disk>, Failure> {
     let spec = Spec::from_keys(keys).map_err(|e| Failure::new(libc::EINVAL, e))?;
-    open(&spec).map_err(|e| match &e {
-        OpenError::Io { source, .. } => failure(source, &e),
-        OpenError::InUse { .. } => Failure::new(libc::EBUSY, &e),
-        OpenError::ReadOnly { .. } => Failure::new(libc::EACCES, &e),
-        _ => Failure::new(libc::EINVAL, &e),
-    })
+    Ok(open(&spec)?)
+}
+
+impl From<OpenError> for Failure {
+    /// EBUSY, which may pass, if the image is locked, EACCES if it is not writable, the errno of a system call that
+    /// failed, otherwise EINVAL.
+    fn from(error: OpenError) -> Failure {
+        match &error {
+            OpenError::Io { source, .. } => failure(source, &error),
+            OpenError::InUse { .. } => Failure::in_use_for_now(&error),
+            OpenError::ReadOnly { .. } => Failure::new(libc::EACCES, &error),
+            _ => Failure::new(libc::EINVAL, &error),
+        }
+    }
 }
 
 fn failure(error: &std::io::Error, what: impl ToString) -> Failure {

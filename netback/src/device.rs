@@ -84,7 +84,7 @@ impl VifDevice {
     /// frontend does not notice. Where that fails, the handshake makes both ends reconnect.
     ///
     /// # Errors
-    /// EBUSY while the earlier process still has the event channels or pages.
+    /// EBUSY, which may pass, while the earlier process still has the event channels or pages.
     pub(crate) fn start_from(&mut self, seen: &DeviceState) -> Result<(), Failure> {
         self.handshake = Handshake::new(RECONNECT, seen);
         if [seen.own_state, seen.other_state] != [XenbusState::Connected; 2] {
@@ -100,7 +100,10 @@ impl VifDevice {
                     ConnectionError::Channel(NoSuchPort { .. })
                         | ConnectionError::Inflight(inflight::Error::Busy(_))
                 );
-                Failure::new(if is_busy { Errno::EBUSY } else { Errno::EIO } as i32, error)
+                match is_busy {
+                    true => Failure::in_use_for_now(error),
+                    false => Failure::new(Errno::EIO as i32, error),
+                }
             })
         });
         self.response_logs = Some(response_logs);
@@ -110,7 +113,7 @@ impl VifDevice {
                 tracing::info!("resumed");
                 Ok(())
             }
-            Err(failure) if failure.errno == Errno::EBUSY as i32 => {
+            Err(failure) if failure.may_pass => {
                 self.stopped = true;
                 Err(failure)
             }

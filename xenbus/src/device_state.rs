@@ -4,6 +4,7 @@
 use alloc::string::{String, ToString};
 
 use ring_abi::xenbus::XenbusState;
+use ring_abi::xs_wire::XsError;
 
 use crate::Keys;
 
@@ -44,11 +45,18 @@ pub struct Failure {
     pub errno: i32,
     /// What went wrong, naming key or file, found and expected.
     pub what: String,
+    /// It may pass in a moment: what the device needs is in use, and its user on the way out.
+    pub may_pass: bool,
 }
 
 impl Failure {
     /// Makes a failure of an errno and a text.
     pub fn new(errno: i32, what: impl ToString) -> Failure {
-        Failure { errno, what: what.to_string() }
+        Failure { errno, what: what.to_string(), may_pass: false }
+    }
+
+    /// Makes the failure (EBUSY) that something is in use, by a device that is being removed or a process that is exiting.
+    pub fn in_use_for_now(what: impl ToString) -> Failure {
+        Failure { may_pass: true, ..Failure::new(XsError::EBUSY.errno(), what) }
     }
 }

@@ -27,6 +27,8 @@ mod device_state;
 #[cfg(feature = "std")]
 pub mod driver;
 #[cfg(feature = "std")]
+pub mod error_node;
+#[cfg(feature = "std")]
 pub mod frontend;
 pub mod handshake;
 #[cfg(feature = "std")]

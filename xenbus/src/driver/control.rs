@@ -4,16 +4,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use event_loop::{EventSet, TokenBucket};
-use nix::errno::Errno;
 use ring_abi::DomId;
 use ring_abi::xenbus::key;
 use tracing::Span;
 
 use super::publish::{publish, read, writes};
 use super::target::{BACKEND_TOKEN, Id, Target, frontend_token, target};
+use super::unserved::{BUSY, PAUSES, closing, is_to_wait, unserved, without_own};
 use super::waker::Waker;
 use super::{BackDevice, BackDriver, DeviceState, Failure, Registry, Update};
 use crate::{Device, DeviceEnd, Keys, XenbusState, instance};
@@ -26,10 +26,6 @@ const EVENTS: usize = 1024;
 const STOP: u64 = 0;
 const STORE: u64 = 1;
 const WOKEN: u64 = 2;
-
-/// How long a new device's resources may be in use: by an earlier device's thread or an earlier backend's process,
-/// whose end is not waited for.
-const BUSY: Duration = Duration::from_secs(5);
 
 /// Refreshes of one device at once (XSA-349); a whole handshake takes about ten.
 const REFRESH_BURST: u64 = 50;
@@ -46,17 +42,21 @@ struct Entry {
     refreshes: TokenBucket,
     /// When the device was found.
     since: Instant,
+    /// It was found in a state that another backend had written, which may still serve it.
+    was_served: bool,
     service: Service,
 }
 
 enum Service {
     /// Not probed yet.
     New,
-    /// Probed with the result EBUSY: it is probed again.
-    Busy,
+    /// Could not be probed for this reason, and is probed again.
+    Waiting(Failure),
     Running(Box<dyn BackDevice>),
     /// Could not be probed with these keys.
     Failed(Keys),
+    /// Closed and not wanted any more: whatever it was before is dropped.
+    Closed,
 }
 
 pub(super) struct Control<'d> {
@@ -67,6 +67,8 @@ pub(super) struct Control<'d> {
     registry: Registry,
     devices: BTreeMap<Id, Entry>,
     dirty: BTreeSet<Id>,
+    /// When the devices that wait are probed again.
+    probes: BTreeMap<Id, Instant>,
     woken: event_loop::Waker<Id>,
     event_set: EventSet,
     /// The epoch of the times that `refreshes` takes.
@@ -94,6 +96,7 @@ impl<'d> Control<'d> {
             registry,
             devices: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            probes: BTreeMap::new(),
             woken,
             event_set,
             started: Instant::now(),
@@ -121,9 +124,12 @@ impl<'d> Control<'d> {
         loop {
             let drained = self.take_events()?;
             self.dirty.extend(self.woken.take());
-            let round = self.refresh_dirty(Instant::now())?;
+            let now = Instant::now();
+            self.dirty.extend(self.probes.iter().filter(|(_, when)| **when <= now).map(|(id, _)| *id));
+            let round = self.refresh_dirty(now)?;
+            let next = round.next.into_iter().chain(self.probes.values().copied()).min();
             // A refresh reads from the store, and events may have come in with the replies.
-            let until = if drained && !round.refreshed { round.next } else { Some(Instant::now()) };
+            let until = if drained && !round.refreshed { next } else { Some(Instant::now()) };
             if self.wait(until)? {
                 return Ok(());
             }
@@ -212,6 +218,7 @@ impl<'d> Control<'d> {
         };
         let Some(mut entry) = known else { return Ok(()) };
         let _span = entry.span.clone().entered();
+        self.probes.remove(&id);
         let first = !matches!(entry.service, Service::Running(_));
         let seen = match read(&mut self.client, &entry.end, first) {
             Ok(None) => return self.forget(id, entry, "removed"),
@@ -228,10 +235,18 @@ impl<'d> Control<'d> {
         };
         entry.instance = found_instance(&seen);
         let update = self.update(id, &mut entry, &seen, now);
+        let is_closed = update.state.unwrap_or(seen.own_state) == XenbusState::Closed;
+        if !seen.online && is_closed && update.error.is_none() {
+            entry.service = Service::Closed;
+            self.registry.remove(id);
+        }
         let published = self.publish(id, &mut entry, &seen, &update);
+        let is_new = first && matches!(entry.service, Service::Running(_));
         self.devices.insert(id, entry);
         if !published? {
             self.dirty.insert(id);
+        } else if update.error.is_none() && (is_new || update.state == Some(XenbusState::Connected)) {
+            self.clear_error(id)?;
         }
         Ok(())
     }
@@ -244,23 +259,27 @@ impl<'d> Control<'d> {
         seen: &DeviceState,
         update: &Update,
     ) -> Result<bool, Error> {
-        let mut published = true;
         if writes(seen, update) {
             let instance = found_instance(seen).map_or_else(instance::random, Ok)?;
-            published = publish(&mut self.client, &entry.end, seen, update, &instance)?;
-            if published {
-                entry.instance = Some(instance);
+            if !publish(&mut self.client, &entry.end, seen, update, &instance)? {
+                return Ok(false);
             }
-        } else if let Some(Failure { errno, what }) = &update.error {
+            entry.instance = Some(instance);
+        } else if let Some(Failure { errno, what, .. }) = &update.error {
             entry.end.error(&mut self.client, *errno, what);
         }
-        match &update.error {
-            _ if !published => {}
-            Some(failure) => self.registry.set_error(id, Some(&failure.what)),
-            None if update.state == Some(XenbusState::Connected) => self.registry.set_error(id, None),
-            None => {}
+        if let Some(failure) = &update.error {
+            self.registry.set_error(id, Some(&failure.what));
         }
-        Ok(published)
+        Ok(true)
+    }
+
+    fn clear_error(&mut self, id: Id) -> Result<(), Error> {
+        self.registry.set_error(id, None);
+        match self.devices.get(&id) {
+            Some(entry) => entry.end.clear_error(&mut self.client),
+            None => Ok(()),
+        }
     }
 
     /// Drops a device whose node is not its own any more.
@@ -268,6 +287,7 @@ impl<'d> Control<'d> {
         tracing::info!(path = entry.end.path(), "{why}");
         drop(entry.service);
         self.registry.remove(id);
+        entry.end.clear_error(&mut self.client)?;
         entry.end.unwatch_other(&mut self.client, &frontend_token(id))
     }
 
@@ -289,16 +309,31 @@ impl<'d> Control<'d> {
         let span = device_span(self.driver.kind(), id);
         let time = now.saturating_duration_since(self.started);
         let refreshes = TokenBucket::new(REFRESH_RATE, REFRESH_BURST, time);
-        Ok(Some(Entry { end, instance: None, span, refreshes, since: now, service: Service::New }))
+        Ok(Some(Entry {
+            end,
+            instance: None,
+            span,
+            refreshes,
+            since: now,
+            was_served: false,
+            service: Service::New,
+        }))
     }
 
     fn update(&mut self, id: Id, entry: &mut Entry, seen: &DeviceState, now: Instant) -> Update {
         let untried = match &entry.service {
-            Service::New | Service::Busy => true,
-            Service::Failed(keys) => *keys != without_own(&seen.own),
+            Service::New | Service::Waiting(_) => true,
+            Service::Failed(keys) => seen.online && *keys != without_own(&seen.own),
+            Service::Closed => seen.online,
             Service::Running(_) => false,
         };
         if untried {
+            if matches!(entry.service, Service::Closed) {
+                // As a new one, which it may be.
+                entry.since = now;
+                entry.was_served = false;
+            }
+            entry.was_served |= !matches!(seen.own_state, XenbusState::Unknown | XenbusState::Initialising);
             let kind = self.driver.kind().to_owned();
             let device = Device { kind, front: id.0, back: self.domid, id: id.1 };
             match self.driver.probe(&device, seen, Waker::new(id, self.woken.clone())) {
@@ -306,32 +341,49 @@ impl<'d> Control<'d> {
                     self.registry.insert(id, device.stats());
                     entry.service = Service::Running(device);
                 }
-                Err(failure)
-                    if is_to_wait(&failure, now.saturating_duration_since(entry.since), seen.own_state) =>
-                {
-                    if matches!(entry.service, Service::New) {
-                        tracing::info!("waits: {}", failure.what);
-                        self.registry.set_error(id, Some(&format!("waits: {}", failure.what)));
-                        entry.service = Service::Busy;
-                    }
-                    // Probed again as soon as its refresh rate allows it.
-                    self.dirty.insert(id);
-                    return Update::default();
-                }
-                Err(failure) => {
-                    entry.service = Service::Failed(without_own(&seen.own));
-                    // A frontend that is Closed, as this end is, would never follow to Closed again.
-                    let state = (seen.own_state != XenbusState::Closed).then_some(XenbusState::Closing);
-                    return Update { state, error: Some(failure), ..Update::default() };
-                }
+                Err(failure) => return self.not_probed(id, entry, seen, failure, now),
             }
         }
         match &mut entry.service {
             Service::Running(device) => device.changed(seen),
-            // A device that is not served has nothing to wait for.
-            _ if !seen.online => Update { state: Some(XenbusState::Closed), ..Update::default() },
-            _ => Update::default(),
+            _ => unserved(seen),
         }
+    }
+
+    /// Has a device that could not be probed wait, or closes it.
+    fn not_probed(
+        &mut self,
+        id: Id,
+        entry: &mut Entry,
+        seen: &DeviceState,
+        failure: Failure,
+        now: Instant,
+    ) -> Update {
+        let waited = now.saturating_duration_since(entry.since);
+        let is_to_wait = match seen.online {
+            true => is_to_wait(&failure, waited, seen.own_state),
+            // Another process may be closing it.
+            false => failure.may_pass && entry.was_served,
+        };
+        if !is_to_wait {
+            entry.service = Service::Failed(without_own(&seen.own));
+            return match seen.online {
+                true => Update { state: closing(seen), error: Some(failure), ..Update::default() },
+                false => unserved(seen),
+            };
+        }
+        self.probes.insert(id, now + PAUSES[usize::from(waited >= BUSY)]);
+        if matches!(&entry.service, Service::Waiting(known) if *known == failure) {
+            return Update::default();
+        }
+        entry.service = Service::Waiting(failure.clone());
+        if failure.may_pass {
+            tracing::info!("waits: {}", failure.what);
+            self.registry.set_error(id, Some(&format!("waits: {}", failure.what)));
+            return Update::default();
+        }
+        let what = format!("{}; waiting, as a guest may be using it", failure.what);
+        Update { error: Some(Failure { what, ..failure }), ..Update::default() }
     }
 
     /// Sleeps until an event or `until`; `true` when the stop descriptor is readable.
@@ -350,26 +402,12 @@ fn device_span(kind: &str, (DomId(domid), devid): Id) -> Span {
     }
 }
 
-/// Whether a device whose resources are in use is probed again: for a while, or as long as it is Connected, because
-/// another process serves it then, and closing it would take it from a guest that is using it.
-fn is_to_wait(failure: &Failure, waited: Duration, own_state: XenbusState) -> bool {
-    failure.errno == Errno::EBUSY as i32 && (waited < BUSY || own_state == XenbusState::Connected)
-}
-
 /// The outcome of one pass over the marked devices.
 struct Round {
     /// At least one device was refreshed.
     refreshed: bool,
     /// When the next device that waits for a token may be refreshed.
     next: Option<Instant>,
-}
-
-/// A backend's keys without those that are written here.
-fn without_own(keys: &Keys) -> Keys {
-    let mut keys = keys.clone();
-    keys.remove(key::STATE);
-    keys.remove(key::INSTANCE);
-    keys
 }
 
 fn found_instance(seen: &DeviceState) -> Option<String> {
@@ -379,16 +417,7 @@ fn found_instance(seen: &DeviceState) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn device_of_another_process_is_waited_for_and_never_closed() {
-        let busy = Failure::new(Errno::EBUSY as i32, "");
-        let gone = Failure::new(Errno::ENODEV as i32, "");
-        assert!(is_to_wait(&busy, BUSY * 1000, XenbusState::Connected));
-        assert!(is_to_wait(&busy, Duration::ZERO, XenbusState::Initialising));
-        assert!(!is_to_wait(&busy, BUSY, XenbusState::InitWait));
-        assert!(!is_to_wait(&gone, Duration::ZERO, XenbusState::Connected));
-    }
+    use std::time::Duration;
 
     #[test]
     fn refreshes_are_limited_to_a_burst_and_a_rate() {

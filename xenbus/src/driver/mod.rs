@@ -49,6 +49,7 @@ mod control;
 mod publish;
 mod registry;
 mod target;
+mod unserved;
 mod waker;
 
 use std::os::fd::BorrowedFd;
@@ -76,8 +77,9 @@ pub trait BackDriver {
     ///
     /// # Errors
     /// The device cannot be served: the failure is reported, the state goes to Closing, and the device is probed again
-    /// once the toolstack has changed a key. With EBUSY a new device is first probed again for a few seconds, and one
-    /// that is Connected, which another process serves, for as long as it stays so.
+    /// once the toolstack has changed a key. If [`Failure::may_pass`], it is first probed again for a few seconds. A device
+    /// that an earlier backend has served (InitWait to Connected) is not closed, which would take it from its guest: it is
+    /// probed again, once a second at last, until it can be served or is removed.
     fn probe(
         &mut self,
         device: &Device,
@@ -86,7 +88,8 @@ pub trait BackDriver {
     ) -> Result<Box<dyn BackDevice>, Failure>;
 }
 
-/// One device. It is dropped when its node is removed or when the driver stops.
+/// One device. It is dropped when its node is removed, before the state Closed of a device that the toolstack does not want
+/// any more is written, or when the driver stops: who sees it Closed finds what it used free.
 pub trait BackDevice {
     /// Handles a change at either end, or a [`Waker::wake`]. It must not wait for the peer or for the disk: another
     /// thread does what takes time and wakes the loop when it is done.

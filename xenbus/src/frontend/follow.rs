@@ -160,7 +160,11 @@ fn perform<D: FrontDevice>(
         }
         Action::Connected => {
             device.connected(&seen.keys).map_err(Failed::Device)?;
-            Ok(write(device, seen, XenbusState::Connected, &Keys::default(), &[])?)
+            let written = write(device, seen, XenbusState::Connected, &Keys::default(), &[])?;
+            if written {
+                clear_error(device.frontend())?;
+            }
+            Ok(written)
         }
         Action::Disconnect => {
             tracing::warn!("disconnected: waiting for the backend");
@@ -206,6 +210,14 @@ fn remove<D: FrontDevice>(device: &mut D) -> Result<(), Failed<D::Error>> {
     device.removed().map_err(Failed::Device)
 }
 
+/// Removes this end's error of an earlier connection, or that it was not closed.
+fn clear_error(frontend: &mut Frontend) -> Result<(), Error> {
+    match frontend.link.client() {
+        Some(client) => frontend.end.clear_error(client),
+        None => Ok(()),
+    }
+}
+
 /// Reports that the device is not closed, unless that is reported already.
 fn refuse_close<E>(frontend: &mut Frontend) -> Result<(), Failed<E>> {
     let Some(client) = frontend.link.client() else { return Ok(()) };
@@ -217,6 +229,7 @@ fn refuse_close<E>(frontend: &mut Frontend) -> Result<(), Failed<E>> {
 
 /// Starts to close because the backend does: Closing is published if something is in flight, otherwise Closed.
 fn begin_close<D: FrontDevice>(device: &mut D) -> Result<(), Failed<D::Error>> {
+    clear_error(device.frontend())?;
     if device.is_busy() {
         device.frontend().write(None, &CLOSING)?;
         return Ok(());
