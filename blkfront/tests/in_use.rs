@@ -94,15 +94,18 @@ fn disk_in_use_is_closed_when_its_nodes_are_removed_or_its_backend_is_gone() {
     }
 }
 
+/// What happens before the next request is sent.
+type Hook = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
 /// A store before whose next request is sent something happens.
 struct Meddler {
     store: Arc<Domain>,
-    before_request: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+    before_request: Hook,
 }
 
 struct MeddlersStream {
     stream: Box<dyn Stream>,
-    before_request: Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>,
+    before_request: Hook,
 }
 
 impl Connector for Meddler {
