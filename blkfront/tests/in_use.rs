@@ -95,17 +95,17 @@ fn disk_in_use_is_closed_when_its_nodes_are_removed_or_its_backend_is_gone() {
 }
 
 /// What happens before the next request is sent.
-type BeforeRequest = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+type Hook = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
 
 /// A store before whose next request is sent something happens.
 struct Meddler {
     store: Arc<Domain>,
-    before_request: BeforeRequest,
+    before_request: Hook,
 }
 
 struct MeddlersStream {
     stream: Box<dyn Stream>,
-    before_request: BeforeRequest,
+    before_request: Hook,
 }
 
 impl Connector for Meddler {
@@ -144,8 +144,8 @@ impl AsFd for MeddlersStream {
 fn disk_in_use_follows_a_successor_whose_state_comes_with_a_reply() {
     let Setup { back, device, guest, machine, _file } = setup();
     let machine = Arc::new(machine);
-    let before_request = BeforeRequest::default();
-    let store = Meddler { store: guest.clone(), before_request: before_request.clone() };
+    let before_request = Arc::default();
+    let store = Meddler { store: guest.clone(), before_request: Arc::clone(&before_request) };
     let mut disk = Disk::open_with(guest.clone(), guest, Arc::new(store), XVDA, options()).unwrap();
     disk.set_in_use(true).unwrap();
     back.stop();
