@@ -99,6 +99,13 @@ pub enum Error {
     Io(#[from] io::Error),
 }
 
+impl Error {
+    /// Whether the domain can grant no more pages now: some may be given back later.
+    pub fn is_out_of_pages(&self) -> bool {
+        matches!(self, Error::Grant(grant_table::Error::NoSpace(_)))
+    }
+}
+
 /// Describes a status (blkif.h:502).
 fn meaning(status: Status) -> &'static str {
     match status {

@@ -94,7 +94,7 @@ impl Disk {
             return Ok(Some(buffer));
         }
         match self.buffer(MAX_REQUEST_BYTES) {
-            Err(Error::Grant(grant_table::Error::NoSpace(_))) if self.in_flight() > 0 => Ok(None),
+            Err(error) if error.is_out_of_pages() && self.in_flight() > 0 => Ok(None),
             buffer => buffer.map(Some),
         }
     }

@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::netns::two_guests;
@@ -272,8 +272,13 @@ fn listing_of_a_xen_host_elsewhere_names_what_is_missing() {
 #[test]
 fn attach_that_times_out_says_what_dom0_waits_for() {
     let machine = web();
-    let other = machine.path("b.img");
-    std::fs::hard_link(machine.path("a.img"), &other).unwrap();
+    let other = machine.image("b.img", 8 * MIB);
+    // The lock's process, flock(1), exits at once: who has the file is not known then, and may be about to close it.
+    let mut shell = Command::new("sh");
+    let holder = shell.args(["-c", "exec 9<\"$0\"; flock 9; echo locked; read end"]).arg(&other);
+    let mut holder = Guard(holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap());
+    let mut locked = String::new();
+    BufReader::new(holder.0.stdout.take().unwrap()).read_line(&mut locked).unwrap();
     let target = format!("vdev=xvdb,target={}", other.display());
     let error = machine.fails(["block-attach", "--timeout", "1", "web", &target]);
     let expected =

@@ -87,7 +87,7 @@ impl Images {
         let staying = pids.iter().find_map(|pid| self.staying(device, &file, *pid));
         let may_pass = staying.is_none();
         let holder =
-            staying.or_else(|| pids.first().map(|pid| lock_holder::describe(*pid))).unwrap_or(holder);
+            staying.or_else(|| pids.iter().find_map(|pid| lock_holder::describe(*pid))).unwrap_or(holder);
         Failure { may_pass, ..OpenError::InUse { path, holder }.into() }
     }
 
@@ -96,7 +96,8 @@ impl Images {
         let own = std::process::id();
         if pid != own {
             let is_standby = self.has_standby && lock_holder::name(pid) == lock_holder::name(own);
-            return (!is_standby && !lock_holder::is_leaving(pid)).then(|| lock_holder::describe(pid));
+            let stays = !is_standby && !lock_holder::is_leaving(pid);
+            return lock_holder::describe(pid).filter(|_| stays);
         }
         let is_open = |image: &&Image| image.file == Some(file_id(file)) && image.disk.strong_count() > 0;
         let users: Vec<_> =

@@ -28,9 +28,9 @@ fn parse(locks: &str, device: u64, inode: u64) -> Vec<u32> {
     locks.lines().filter_map(holder).collect()
 }
 
-/// Names a process for messages: `process 8654 (qemu-nbd)`.
-pub fn describe(pid: u32) -> String {
-    name(pid).map_or_else(|| format!("process {pid}"), |name| format!("process {pid} ({name})"))
+/// Names a process for messages: `process 8654 (qemu-nbd)`; `None` if it has exited.
+pub fn describe(pid: u32) -> Option<String> {
+    Some(format!("process {pid} ({})", name(pid)?))
 }
 
 /// The name of a process's program, at most 15 bytes; `None` if it has exited.
@@ -66,7 +66,7 @@ mod tests {
         let _lock = Flock::lock(file, FlockArg::LockExclusive).unwrap();
         let own = std::process::id();
         assert_eq!(lock_holders(&metadata), [own]);
-        assert!(!is_leaving(own) && describe(own).starts_with(&format!("process {own} (")));
+        assert!(!is_leaving(own) && describe(own).unwrap().starts_with(&format!("process {own} (")));
     }
 
     #[test]

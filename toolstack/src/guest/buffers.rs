@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use blkfront::split::MAX_REQUEST_BYTES;
-use blkfront::{Buffer, Disk, Error, Result};
+use blkfront::{Buffer, Disk, Result};
 use ring_abi::{DomId, PAGE_SIZE};
 
 /// The most buffers of a disk's share: enough for 704 KiB in flight.
@@ -63,7 +63,7 @@ impl CommonBuffers {
                 state.granted += 1;
                 Ok(Some(buffer))
             }
-            Err(Error::Grant(grant_table::Error::NoSpace(_))) => Ok(None),
+            Err(error) if error.is_out_of_pages() => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -104,7 +104,7 @@ impl DiskBuffers {
     /// Grants the share of a disk.
     ///
     /// # Errors
-    /// [`Error::Grant`] if the domain cannot grant as many pages.
+    /// [`blkfront::Error::Grant`] if the domain cannot grant as many pages.
     pub fn new(disk: &Disk, common: Arc<CommonBuffers>) -> Result<DiskBuffers> {
         let spare = (0..common.share).map(|_| disk.buffer(MAX_REQUEST_BYTES)).collect::<Result<_>>()?;
         let backend = disk.backend();
@@ -116,7 +116,7 @@ impl DiskBuffers {
     /// one that is put back is there for it.
     ///
     /// # Errors
-    /// [`Error::Grant`] if the hypervisor failed.
+    /// [`blkfront::Error::Grant`] if the hypervisor failed.
     pub fn take(&mut self, disk: &Disk) -> Result<Option<Buffer>> {
         if let Some(buffer) = self.spare.pop() {
             return Ok(Some(buffer));
