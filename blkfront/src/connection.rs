@@ -117,7 +117,8 @@ impl Disk {
         }
         let end = self.frontend.end().clone();
         let Some(client) = self.frontend.link().client() else { return Ok(()) };
-        self.abandoned = end.other_state(client)? == XenbusState::Closing;
-        if self.abandoned { self.follow_backend() } else { Ok(()) }
+        self.abandoned = matches!(end.other_state(client), Ok(XenbusState::Closing));
+        // A successor's state may have come with the reply.
+        self.follow_backend()
     }
 }

@@ -269,16 +269,17 @@ impl DeviceEnd {
         })
     }
 
-    /// Removes the error that this end has reported, e.g. once the device is connected.
-    ///
-    /// # Errors
-    /// As [`remove_error`].
-    pub fn clear_error(&self, client: &mut Client) -> Result<()> {
-        match client.exists(&self.error_path()) {
+    /// Removes the error that this end has reported, if any, e.g. once the device is connected. A failure is only logged, as
+    /// in [`DeviceEnd::error`].
+    pub fn clear_error(&self, client: &mut Client) {
+        let removed = match client.exists(&self.error_path()) {
             Ok(true) => client.transaction(|tx| remove_error(tx, &self.path)),
             Ok(false) => Ok(()),
             Err(e) if e.store_error() == Some(XsError::EACCES) => Ok(()),
             Err(e) => Err(e),
+        };
+        if let Err(error) = removed {
+            tracing::warn!(device = self.path, %error, "failed to remove the error node");
         }
     }
 

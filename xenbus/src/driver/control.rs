@@ -246,7 +246,7 @@ impl<'d> Control<'d> {
         if !published? {
             self.dirty.insert(id);
         } else if update.error.is_none() && (is_new || update.state == Some(XenbusState::Connected)) {
-            self.clear_error(id)?;
+            self.clear_error(id);
         }
         Ok(())
     }
@@ -274,11 +274,10 @@ impl<'d> Control<'d> {
         Ok(true)
     }
 
-    fn clear_error(&mut self, id: Id) -> Result<(), Error> {
+    fn clear_error(&mut self, id: Id) {
         self.registry.set_error(id, None);
-        match self.devices.get(&id) {
-            Some(entry) => entry.end.clear_error(&mut self.client),
-            None => Ok(()),
+        if let Some(entry) = self.devices.get(&id) {
+            entry.end.clear_error(&mut self.client);
         }
     }
 
@@ -287,7 +286,7 @@ impl<'d> Control<'d> {
         tracing::info!(path = entry.end.path(), "{why}");
         drop(entry.service);
         self.registry.remove(id);
-        entry.end.clear_error(&mut self.client)?;
+        entry.end.clear_error(&mut self.client);
         entry.end.unwatch_other(&mut self.client, &frontend_token(id))
     }
 

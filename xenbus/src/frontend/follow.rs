@@ -167,7 +167,7 @@ fn perform<D: FrontDevice>(
             device.connected(&seen.keys).map_err(Failed::Device)?;
             let written = write(device, seen, XenbusState::Connected, &Keys::default(), &[])?;
             if written {
-                clear_error(device.frontend())?;
+                clear_error(device.frontend());
             }
             Ok(written)
         }
@@ -216,10 +216,9 @@ fn remove<D: FrontDevice>(device: &mut D) -> Result<(), Failed<D::Error>> {
 }
 
 /// Removes this end's error of an earlier connection, or that it was not closed.
-fn clear_error(frontend: &mut Frontend) -> Result<(), Error> {
-    match frontend.link.client() {
-        Some(client) => frontend.end.clear_error(client),
-        None => Ok(()),
+fn clear_error(frontend: &mut Frontend) {
+    if let Some(client) = frontend.link.client() {
+        frontend.end.clear_error(client);
     }
 }
 
@@ -234,7 +233,7 @@ fn refuse_close<E>(frontend: &mut Frontend) -> Result<(), Failed<E>> {
 
 /// Starts to close because the backend does: Closing is published if something is in flight, otherwise Closed.
 fn begin_close<D: FrontDevice>(device: &mut D) -> Result<(), Failed<D::Error>> {
-    clear_error(device.frontend())?;
+    clear_error(device.frontend());
     if device.is_busy() {
         device.frontend().write(None, &CLOSING)?;
         return Ok(());
