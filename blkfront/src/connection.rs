@@ -5,8 +5,8 @@
 use event_channel::Notifier;
 use grant_table::Access;
 use nix::errno::Errno;
-use xenbus::Keys;
 use xenbus::frontend::{self, FrontDevice, Frontend};
+use xenbus::{Keys, XenbusState};
 
 use crate::device::{CHANNEL, Disk};
 use crate::error::{Error, Result};
@@ -37,7 +37,7 @@ impl FrontDevice for Disk {
         notifier.register(self.frontend.event_set(), CHANNEL)?;
         self.notifier = Some(notifier);
         self.offered = true;
-        self.backend_gone = false;
+        self.abandoned = false;
         Ok(keys)
     }
 
@@ -71,11 +71,11 @@ impl FrontDevice for Disk {
     }
 
     fn is_busy(&self) -> bool {
-        self.in_flight() > 0 && self.queue.is_connected() && !self.backend_gone
+        self.in_flight() > 0 && self.queue.is_connected() && !self.abandoned
     }
 
     fn is_in_use(&self) -> bool {
-        self.in_use && !self.backend_gone
+        self.in_use && !self.abandoned
     }
 }
 
@@ -109,10 +109,16 @@ impl Disk {
         fault.into()
     }
 
-    /// The backend's end of the event channel is closed: a successor shows in the store, but one that was to be closed has
-    /// none, though it is in use.
+    /// The backend's end of the event channel is closed. A successor shows in the store, but a disk that was to be closed,
+    /// though it is in use, has none: it is closed.
     pub(crate) fn lose_backend(&mut self) -> Result<()> {
-        self.backend_gone = true;
-        if self.in_use { self.follow_backend() } else { Ok(()) }
+        if !self.in_use || !self.frontend.is_connected() {
+            return Ok(());
+        }
+        let end = self.frontend.end().clone();
+        let Some(client) = self.frontend.link().client() else { return Ok(()) };
+        self.abandoned = matches!(end.other_state(client), Ok(XenbusState::Closing));
+        // A successor's state may have come with the reply.
+        self.follow_backend()
     }
 }

@@ -137,8 +137,8 @@ pub struct Disk {
     pub(crate) adaptive_poll: AdaptivePoll,
     /// A ring is offered, and no backend has connected to it yet.
     pub(crate) offered: bool,
-    /// The backend's end of the event channel is closed: requests in flight are not answered.
-    pub(crate) backend_gone: bool,
+    /// The backend was to close the disk, which is in use, and is gone.
+    pub(crate) abandoned: bool,
     /// See [`Disk::set_in_use`].
     pub(crate) in_use: bool,
     /// Buffers of earlier blocking calls.

@@ -5,13 +5,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
-use blkfront::{Disk, Options};
+use blkfront::{Disk, Operation, Options, Request};
 use event_loop::{Connector, Stream};
 use hypervisor::local::Domain;
 use tempfile::NamedTempFile;
 use testkit::block::{Backend, GUEST, XVDA, open, options};
 use testkit::{BOUND, Machine};
-use xenbus::{Device, XenbusState};
+use xenbus::{Device, DeviceEnd, XenbusState};
 use xenstore::{Access, Nodes, Permission};
 
 const MIB: u64 = 1 << 20;
@@ -199,4 +199,26 @@ fn opening_a_disk_whose_nodes_are_removed_fails_at_once_and_says_after_what_time
             error => panic!("{error}"),
         }
     });
+}
+
+/// No backend will ever answer the requests that are on a ring which none has connected to.
+#[test]
+fn disk_detached_while_it_reconnects_with_requests_in_flight_is_closed() {
+    let setup = setup();
+    let mut disk = open(&setup.guest, options());
+    let Setup { back, device, machine, guest: _guest, _file } = setup;
+    back.stop();
+    let buffer = disk.buffer(4096).unwrap();
+    let write =
+        Request { token: 1, operation: Operation::Write, sector: 0, bytes: 4096, buffer: Some(buffer) };
+    disk.submit(write).unwrap();
+    disk.commit().unwrap();
+    // A successor of the backend waits for a ring, and dies once it is there.
+    let back = DeviceEnd::back(&device);
+    back.switch_state(&mut machine.client(), XenbusState::InitWait).unwrap();
+    let front = device.front_path();
+    wait_until(&mut disk, |_| machine.state(&front) == XenbusState::Initialised);
+    assert_eq!(disk.in_flight(), 1);
+    machine.detach(&device);
+    wait_until(&mut disk, |_| machine.state(&front) == XenbusState::Closed);
 }

@@ -1,8 +1,9 @@
 //! Xenbus: a device's two ends in the store. [`Device`] has their paths, [`Keys`] their keys; [`DeviceEnd`] reads and
-//! writes keys and states of one end, [`driver`] is the control loop of a backend driver, [`StoreLink`] the connection of a
-//! frontend, which outlives the store's, and [`stats`] what all drivers count.
+//! writes keys and states of one end. [`handshake`] has the machines of both ends, as values without I/O; [`driver`] is the
+//! control loop of backends, [`frontend`] that of frontends, over a [`StoreLink`], which outlives the store's connection; and
+//! [`stats`] is what all drivers count.
 //!
-//! A handshake is a core without I/O, which takes the [`Keys`] of both ends and returns those to write:
+//! What a driver negotiates takes the [`Keys`] of both ends and returns those to write:
 //!
 //! ```
 //! use ring_abi::DomId;
@@ -15,7 +16,8 @@
 //! assert_eq!(keys.need("ring-ref"), Ok(8));
 //! ```
 //!
-//! Without the default feature `std` [`Keys`], [`Device`] and [`stats`] remain, which is all that a driver's cores need.
+//! Without the default feature `std` [`handshake`], [`Keys`], [`Device`] and [`stats`] remain, which is all that a driver's
+//! cores need.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 extern crate alloc;

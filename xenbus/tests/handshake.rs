@@ -25,15 +25,19 @@ const VBD_FRONT: Manner = Manner { offers_with: Initialised, reopens: false };
 const VIF_FRONT: Manner = Manner { offers_with: Connected, reopens: true };
 
 /// What may happen to our ends, and how often, in one exploration.
-const ALL: [Disturbances; 4] = [
-    Disturbances { back_restarts: 0, front_restarts: 0, front_closes: 0, detaches: 0, failures: 0 },
-    Disturbances { back_restarts: 2, front_restarts: 1, front_closes: 0, detaches: 0, failures: 0 },
-    Disturbances { back_restarts: 1, front_restarts: 0, front_closes: 1, detaches: 1, failures: 0 },
-    Disturbances { back_restarts: 0, front_restarts: 1, front_closes: 0, detaches: 1, failures: 1 },
-];
+fn everything() -> [Disturbances; 5] {
+    let none = Disturbances::default();
+    [
+        none,
+        Disturbances { back_restarts: 2, front_restarts: 1, ..none },
+        Disturbances { back_restarts: 1, front_closes: 1, detaches: 1, ..none },
+        Disturbances { front_restarts: 1, detaches: 1, failures: 1, ..none },
+        Disturbances { overwrites: 1, ..none },
+    ]
+}
 
 fn explore_ours(manner: Manner, kind: Kind) {
-    for left in ALL {
+    for left in everything() {
         for resumes in [false, true] {
             let states = explore(Front::new(manner, Initialising), Back::new(Kind { resumes, ..kind }), left);
             println!("{states} states: {left:?}");

@@ -14,6 +14,10 @@ use xenstore::{Error, Nodes, XsError};
 /// What this end reports instead of closing a device that is in use.
 const IN_USE: &str = "the device is in use; it is closed once it is not";
 
+/// Most steps taken for one event: a backend that changes its state again and again takes no more of this thread's time. Each
+/// change is an event of its own.
+const MAX_STEPS: usize = 16;
+
 /// The tokens of the watches.
 const BACK: &str = "back";
 const OWN: &str = "own";
@@ -39,12 +43,13 @@ pub fn follow<D: FrontDevice>(device: &mut D) -> Result<(), D::Error> {
 /// As [`follow`].
 pub fn refresh<D: FrontDevice>(device: &mut D) -> Result<(), D::Error> {
     let _span = device.frontend().span.clone().entered();
-    loop {
+    for _ in 0..MAX_STEPS {
         let stepped = step(device);
         if !survive(device, stepped)?.unwrap_or(false) {
             return Ok(());
         }
     }
+    Ok(())
 }
 
 /// Sets watches over a new connection to the store, and takes up the device as the store has it: a connection goes on, a

@@ -6,6 +6,59 @@
 //! A device has a [`Frontend`] and implements [`FrontDevice`]; then [`attach`] starts, [`follow`] takes the store's events,
 //! and [`close`] ends. A lost connection to the store is no error: rings need none, and the link connects again. A device that
 //! was removed, or replaced by another one with its number, is told so, and its nodes are not touched any more.
+//!
+//! ```
+//! use event_loop::Connector;
+//! use ring_abi::DomId;
+//! use std::error::Error;
+//! use std::sync::Arc;
+//! use xenbus::frontend::{self, FrontDevice, Frontend};
+//! use xenbus::handshake::front::Manner;
+//! use xenbus::{Keys, XenbusState};
+//!
+//! /// A device whose ring is a page that is granted already.
+//! struct Keyboard {
+//!     frontend: Frontend,
+//! }
+//!
+//! impl FrontDevice for Keyboard {
+//!     type Error = Box<dyn Error>;
+//!     const CONNECTION_KEYS: &[&str] = &["page-gref", "event-channel"];
+//!
+//!     fn frontend(&mut self) -> &mut Frontend {
+//!         &mut self.frontend
+//!     }
+//!
+//!     fn offer(&mut self, _: &Keys) -> Result<Keys, Self::Error> {
+//!         Ok(Keys::default().with("page-gref", 8).with("event-channel", 3))
+//!     }
+//!
+//!     fn connected(&mut self, back: &Keys) -> Result<(), Self::Error> {
+//!         println!("{} pixels wide", back.or("width", 640u32)?);
+//!         Ok(())
+//!     }
+//!
+//!     fn disconnected(&mut self) {}
+//!
+//!     fn removed(&mut self) -> Result<(), Self::Error> {
+//!         Err("the keyboard was removed".into())
+//!     }
+//! }
+//!
+//! /// Connects until the keyboard is removed or closed.
+//! fn run(store: Arc<dyn Connector>, domid: DomId) -> Result<(), Box<dyn Error>> {
+//!     let manner = Manner { offers_with: XenbusState::Initialised, reopens: true };
+//!     let span = tracing::Span::none();
+//!     let frontend = Frontend::open(store, 0, ("vkbd", domid, 0), manner, span)?;
+//!     let mut keyboard = Keyboard { frontend };
+//!     frontend::attach(&mut keyboard)?;
+//!     while !keyboard.frontend.is_closed() {
+//!         keyboard.frontend.event_set().wait(None)?;
+//!         frontend::follow(&mut keyboard)?;
+//!     }
+//!     Ok(())
+//! }
+//! ```
 
 mod close;
 mod follow;

@@ -40,6 +40,8 @@ pub(crate) struct Disturbances {
     pub(crate) detaches: u8,
     /// The backend fails to connect.
     pub(crate) failures: u8,
+    /// Somebody writes a state of either end that is not theirs.
+    pub(crate) overwrites: u8,
 }
 
 impl Store {
@@ -152,7 +154,31 @@ fn disturbed<F: End, B: End>((front, back, store): &World<F, B>) -> Vec<World<F,
         detached.detach();
         worlds.push((front.clone(), back.clone(), detached));
     }
+    if store.left.overwrites > 0 {
+        worlds.extend(overwritten(store).into_iter().map(|store| (front.clone(), back.clone(), store)));
+    }
     worlds
+}
+
+/// Initialising is not among a frontend's: it is the state of a new device.
+fn overwritten(store: &Store) -> Vec<Store> {
+    use XenbusState::{Connected, InitWait, Initialised};
+    let mut left = store.left;
+    left.overwrites -= 1;
+    // Closing closes a disk for good.
+    let store = Store { left, may_be_closed: true, ..store.clone() };
+    let mut stores = Vec::new();
+    for state in [Initialising, InitWait, Initialised, Connected, Closing, Closed] {
+        let mut back = store.clone();
+        back.set_back(state);
+        stores.push(back);
+        if state != Initialising {
+            let mut front = store.clone();
+            front.set_front(state);
+            stores.push(front);
+        }
+    }
+    stores
 }
 
 /// Whether both ends may wait for ever.
