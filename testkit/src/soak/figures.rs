@@ -28,25 +28,37 @@ impl Figure {
 
 /// Counts descriptors, threads, mapped arenas and memory of a process; `name` says which one, and what it serves.
 ///
+/// `arenas` is the number of arenas, and so of descriptors, that the process may have or not: a guest's arena is made for
+/// its first device and stays, and a dead guest's is unmapped when the next one is mapped.
+///
 /// # Errors
 /// It does not run.
-pub fn process_figures(pid: u32, name: &str) -> io::Result<Vec<Figure>> {
-    let count =
-        |directory: &str| Ok::<_, io::Error>(fs::read_dir(format!("/proc/{pid}/{directory}"))?.count());
+pub fn process_figures(pid: u32, name: &str, arenas: usize) -> io::Result<Vec<Figure>> {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd"))?.count();
     let maps = fs::read_to_string(format!("/proc/{pid}/maps"))?;
+    let mapped = maps.lines().filter(|line| line.contains("xpv-arena")).count();
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let anonymous = status.lines().find_map(|line| line.strip_prefix("RssAnon:"));
     let anonymous = anonymous.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok());
     let memory = anonymous.ok_or_else(|| io::Error::other("no RssAnon in the process's status"))?;
+    let bounded = |what: &str, value, slack| Figure { what: format!("{what} of {name}"), value, slack };
     Ok(vec![
-        Figure::exact(format!("descriptors of {name}"), count("fd")?),
-        Figure::exact(format!("threads of {name}"), count("task")?),
-        Figure::exact(
-            format!("arenas of {name}"),
-            maps.lines().filter(|line| line.contains("xpv-arena")).count(),
-        ),
-        Figure { what: format!("kilobytes of {name}"), value: memory, slack: MEMORY_SLACK },
+        bounded("descriptors", descriptors as u64, arenas as u64),
+        bounded("threads", threads(pid)?, 0),
+        bounded("arenas", mapped as u64, arenas as u64),
+        bounded("kilobytes", memory, MEMORY_SLACK),
     ])
+}
+
+/// Counts the threads of a process, but for those that the kernel makes and ends as io_uring needs them.
+fn threads(pid: u32) -> io::Result<u64> {
+    let mut count = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // A thread may have ended since.
+        let name = fs::read_to_string(task?.path().join("comm")).unwrap_or_else(|_| "iou-".into());
+        count += u64::from(!name.starts_with("iou-"));
+    }
+    Ok(count)
 }
 
 /// The least of each figure.
@@ -88,7 +100,7 @@ mod tests {
 
     #[test]
     fn descriptor_and_thread_of_this_process_are_counted() {
-        let figures = || process_figures(std::process::id(), "this").unwrap();
+        let figures = || process_figures(std::process::id(), "this", 0).unwrap();
         let value = |figures: &[Figure], n: usize| figures[n].value;
         let before = figures();
         let files: Vec<_> = (0..100).map(|_| fs::File::open("/dev/null").unwrap()).collect();

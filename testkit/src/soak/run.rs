@@ -83,6 +83,8 @@ pub fn run(executor: &mut impl Executor, settings: Settings) {
     let mut last = VecDeque::new();
     let mut done = 0;
     let start = Instant::now();
+    // A long run is not to keep its steps in memory.
+    let shows_all = std::env::var_os("RUST_LOG").is_some();
     carry_out(executor, &mut baseline, &plan.state().creation(), &State::default(), plan.state())
         .unwrap_or_else(|error| panic!("the state before step {from} of seed {seed}: {error}"));
     while done < operations {
@@ -91,6 +93,9 @@ pub fn run(executor: &mut impl Executor, settings: Settings) {
         let step = plan.next_step();
         last.push_back(format!("  step {number} after {:?}: {step:?}\n", start.elapsed()));
         last.drain(..last.len().saturating_sub(SHOWN_STEPS));
+        if let (true, Some(step)) = (shows_all, last.back()) {
+            print!("{step}");
+        }
         carry_out(executor, &mut baseline, &step, &before, plan.state()).unwrap_or_else(|error| {
             let shown: String = last.iter().map(String::as_str).collect();
             panic!(
