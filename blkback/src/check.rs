@@ -1,16 +1,13 @@
-//! Checks a frontend's request: a pure function from a request to its checked form, or to the status of its response.
+//! Checks a frontend's request where it is: a pure function from a request to what it asks for, or to the status of its
+//! response.
 
 use ring_abi::PAGE_SIZE;
-use ring_abi::blkif::{
-    Io, MAX_SEGMENTS, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER, Request, SECTOR, Segment,
-    Status,
-};
+use ring_abi::blkif::{Io, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER, Request, SECTOR, Status};
+
+use crate::request::Operation;
 
 /// Sectors of [`SECTOR`] bytes in a page.
 const PAGE_SECTORS: u8 = (PAGE_SIZE / SECTOR) as u8;
-
-/// The segments of a request: pages of the frontend, and which sectors of each.
-pub type Segments = arrayvec::ArrayVec<Segment, MAX_SEGMENTS>;
 
 /// The properties of the disk that a request is checked against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,33 +22,24 @@ pub struct Limits {
     pub flush: bool,
 }
 
-/// A request that passed every check.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum CheckedRequest {
-    /// Read the disk into the segments.
-    Read(ReadWrite),
-    /// Write the segments to the disk.
-    Write(ReadWrite),
-    /// Make completed writes durable.
-    Flush,
+/// What a request asks for that passed every check: inside the disk, each segment inside its page, all aligned to the
+/// disk's sectors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checked {
+    /// What is to be done.
+    pub operation: Operation,
     /// [`OP_WRITE_BARRIER`], or a flush that carries data: earlier requests complete first, later ones start after
-    /// it. `None` is a barrier without data.
-    Barrier(Option<ReadWrite>),
-}
-
-/// What a request reads or writes: inside the disk, each segment inside its page, all aligned to the disk's sectors.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ReadWrite {
-    /// First sector, in units of [`SECTOR`] bytes.
-    pub sector: u64,
-    /// At least one segment.
-    pub segments: Segments,
+    /// it. One without data is a [`Operation::Flush`].
+    pub barrier: bool,
+    /// Length of all segments in bytes; 0 for a flush.
+    pub bytes: u32,
 }
 
 /// Checks a request.
 ///
 /// ```
-/// use blkback::check::{CheckedRequest, Limits, check};
+/// use blkback::check::{Limits, check};
+/// use blkback::request::Operation;
 /// use ring_abi::blkif::{Io, OP_FLUSH_DISKCACHE, Request, Status};
 ///
 /// let mut limits = Limits { sectors: 2048, sector_size: 512, read_only: false, flush: true };
@@ -63,7 +51,7 @@ pub struct ReadWrite {
 ///     nr_segments: 0,
 ///     segments: Default::default(),
 /// });
-/// assert_eq!(check(&flush, &limits), Ok(CheckedRequest::Flush));
+/// assert_eq!(check(&flush, &limits).map(|checked| checked.operation), Ok(Operation::Flush));
 /// limits.flush = false;
 /// assert_eq!(check(&flush, &limits), Err(Status::EOPNOTSUPP));
 /// ```
@@ -72,7 +60,7 @@ pub struct ReadWrite {
 /// The status of the response: EOPNOTSUPP for an operation that the disk does not support, ERROR for a malformed
 /// request, one past the disk's end, and a write to a read-only disk.
 #[inline]
-pub fn check(request: &Request, limits: &Limits) -> Result<CheckedRequest, Status> {
+pub fn check(request: &Request, limits: &Limits) -> Result<Checked, Status> {
     match request {
         Request::Io(io) => check_io(io, limits),
         // Not advertised by any feature key: a conforming frontend does not send these.
@@ -81,23 +69,26 @@ pub fn check(request: &Request, limits: &Limits) -> Result<CheckedRequest, Statu
 }
 
 #[inline]
-fn check_io(io: &Io, limits: &Limits) -> Result<CheckedRequest, Status> {
+fn check_io(io: &Io, limits: &Limits) -> Result<Checked, Status> {
     let empty = io.nr_segments == 0;
-    match io.operation {
-        OP_READ => Ok(CheckedRequest::Read(read_write(io, limits)?)),
-        OP_WRITE_BARRIER | OP_FLUSH_DISKCACHE if !limits.flush => Err(Status::EOPNOTSUPP),
-        OP_FLUSH_DISKCACHE if empty => Ok(CheckedRequest::Flush),
-        OP_WRITE_BARRIER if empty => Ok(CheckedRequest::Barrier(None)),
-        _ if limits.read_only => Err(Status::ERROR),
-        OP_WRITE => Ok(CheckedRequest::Write(read_write(io, limits)?)),
+    let (operation, barrier) = match io.operation {
+        OP_READ => (Operation::Read, false),
+        OP_WRITE_BARRIER | OP_FLUSH_DISKCACHE if !limits.flush => return Err(Status::EOPNOTSUPP),
+        OP_FLUSH_DISKCACHE if empty => (Operation::Flush, false),
+        OP_WRITE_BARRIER if empty => (Operation::Flush, true),
+        _ if limits.read_only => return Err(Status::ERROR),
+        OP_WRITE => (Operation::Write, false),
         // As in Linux, a flush may carry data, which is written once all earlier writes are durable.
-        OP_WRITE_BARRIER | OP_FLUSH_DISKCACHE => Ok(CheckedRequest::Barrier(Some(read_write(io, limits)?))),
-        _ => Err(Status::EOPNOTSUPP),
-    }
+        OP_WRITE_BARRIER | OP_FLUSH_DISKCACHE => (Operation::Write, true),
+        _ => return Err(Status::EOPNOTSUPP),
+    };
+    let bytes = if operation == Operation::Flush { 0 } else { check_data(io, limits)? };
+    Ok(Checked { operation, barrier, bytes })
 }
 
+/// Checks what a request reads or writes; returns its length in bytes.
 #[inline]
-fn read_write(io: &Io, limits: &Limits) -> Result<ReadWrite, Status> {
+fn check_data(io: &Io, limits: &Limits) -> Result<u32, Status> {
     let count = usize::from(io.nr_segments);
     if count == 0 || count != io.segments.len() {
         return Err(Status::ERROR);
@@ -118,7 +109,8 @@ fn read_write(io: &Io, limits: &Limits) -> Result<ReadWrite, Status> {
     if end > limits.sectors || !aligned(io.sector_number, unit) {
         return Err(Status::ERROR);
     }
-    Ok(ReadWrite { sector: io.sector_number, segments: io.segments.clone() })
+    // 11 pages at most.
+    Ok(sectors as u32 * SECTOR as u32)
 }
 
 /// Whether `value` is a multiple of `unit`, a power of two.
@@ -131,7 +123,7 @@ fn aligned(value: u64, unit: u64) -> bool {
 mod tests {
     use super::*;
     use ring_abi::GrantRef;
-    use ring_abi::blkif::{Discard, Indirect};
+    use ring_abi::blkif::{Discard, Indirect, Segment};
 
     const LIMITS: Limits = Limits { sectors: 1000, sector_size: 512, read_only: false, flush: true };
 
@@ -143,31 +135,26 @@ mod tests {
         Request::Io(Io { operation, handle: 0, id: 1, sector_number, nr_segments, segments })
     }
 
-    fn check_request(request: Request, limits: Limits) -> Result<CheckedRequest, Status> {
+    fn check_request(request: Request, limits: Limits) -> Result<Checked, Status> {
         check(&request, &limits)
+    }
+
+    fn checked(operation: Operation, barrier: bool, bytes: u32) -> Result<Checked, Status> {
+        Ok(Checked { operation, barrier, bytes })
     }
 
     #[test]
     fn check_of_valid_requests_passes() {
-        let Ok(CheckedRequest::Read(read)) = check_request(io(OP_READ, 984, 2, &[(0, 7), (0, 7)]), LIMITS)
-        else {
-            panic!()
-        };
-        assert_eq!((read.sector, read.segments.len()), (984, 2));
-        assert!(matches!(check_request(io(OP_WRITE, 0, 1, &[(3, 3)]), LIMITS), Ok(CheckedRequest::Write(_))));
-        assert_eq!(
-            check_request(io(OP_FLUSH_DISKCACHE, u64::MAX, 0, &[]), LIMITS),
-            Ok(CheckedRequest::Flush)
-        );
-        assert_eq!(check_request(io(OP_WRITE_BARRIER, 0, 0, &[]), LIMITS), Ok(CheckedRequest::Barrier(None)));
-        assert!(matches!(
-            check_request(io(OP_WRITE_BARRIER, 0, 1, &[(0, 0)]), LIMITS),
-            Ok(CheckedRequest::Barrier(Some(_)))
-        ));
-        assert!(matches!(
-            check_request(io(OP_FLUSH_DISKCACHE, 0, 1, &[(0, 0)]), LIMITS),
-            Ok(CheckedRequest::Barrier(Some(_)))
-        ));
+        for (request, expected) in [
+            (io(OP_READ, 984, 2, &[(0, 7), (0, 7)]), checked(Operation::Read, false, 8192)),
+            (io(OP_WRITE, 0, 1, &[(3, 3)]), checked(Operation::Write, false, 512)),
+            (io(OP_FLUSH_DISKCACHE, u64::MAX, 0, &[]), checked(Operation::Flush, false, 0)),
+            (io(OP_WRITE_BARRIER, 0, 0, &[]), checked(Operation::Flush, true, 0)),
+            (io(OP_WRITE_BARRIER, 0, 1, &[(0, 0)]), checked(Operation::Write, true, 512)),
+            (io(OP_FLUSH_DISKCACHE, 0, 1, &[(0, 1)]), checked(Operation::Write, true, 1024)),
+        ] {
+            assert_eq!(check_request(request, LIMITS), expected);
+        }
     }
 
     #[test]
@@ -193,7 +180,10 @@ mod tests {
         let limits = Limits { read_only: true, ..LIMITS };
         assert_eq!(check_request(io(OP_WRITE, 0, 1, &[(0, 0)]), limits), Err(Status::ERROR));
         assert_eq!(check_request(io(OP_WRITE_BARRIER, 0, 1, &[(0, 0)]), limits), Err(Status::ERROR));
-        assert_eq!(check_request(io(OP_FLUSH_DISKCACHE, 0, 0, &[]), limits), Ok(CheckedRequest::Flush));
+        assert_eq!(
+            check_request(io(OP_FLUSH_DISKCACHE, 0, 0, &[]), limits),
+            checked(Operation::Flush, false, 0)
+        );
         assert!(check_request(io(OP_READ, 0, 1, &[(0, 0)]), limits).is_ok());
     }
 

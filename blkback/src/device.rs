@@ -1,112 +1,277 @@
 // Not a core: does I/O or calls a hypervisor.
 
-//! The thread of one ring, which passes requests to the engine and publishes the responses.
-//!
-//! The thread owns ring, channel and engine, and drops them last: nothing is unmapped while it runs (XSA-374). After
-//! the last request it polls for a short while, then sets the ring's event index and sleeps on channel, engine and
-//! commands.
+//! One virtual block device over its life: handshake, connection and statistics.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 
-use event_channel::WaitChannel;
-use grant_table::{Access, Contiguous};
-use ring_abi::blkif::{X86_32, X86_64};
+use event_channel::WaitEventChannels;
+use grant_table::GrantTable;
+use inflight::InflightDir;
+use xenbus::driver::{BackDevice, DeviceState, Failure, Update, Waker};
+use xenbus::{Device, Keys, XenbusState};
 
-use crate::commands::Commands;
-use crate::config::RingConfig;
+use crate::config::{DataPath, Recovery, RingConfig, Tuning, inflight_bytes};
+use crate::connection::Connection;
+use crate::disk_queue::Claim;
+use crate::engine::{Disk, DiskInfo};
 use crate::error::{ExitReason, StartError};
-use crate::handshake::{Abi, Negotiated};
-use crate::service::Service;
+use crate::handshake::{Action, Handshake, Negotiated, Ring, advertised_keys};
+use crate::stats::Stats;
 
-/// A ring's running thread.
-#[derive(Debug)]
-pub struct RingThread {
-    negotiated: Negotiated,
-    commands: Arc<Commands>,
-    exited: Arc<AtomicBool>,
-    thread: JoinHandle<Result<(), ExitReason>>,
+/// One vbd, connected or not.
+pub(crate) struct VbdDevice {
+    pub(crate) device: Device,
+    pub(crate) grants: Arc<dyn GrantTable>,
+    pub(crate) channels: Arc<dyn WaitEventChannels>,
+    pub(crate) disk: Arc<dyn Disk>,
+    /// The disk's properties, as advertised to the frontend.
+    pub(crate) advertised: DiskInfo,
+    pub(crate) handshake: Handshake,
+    pub(crate) ring: Option<Connection>,
+    /// The ring's thread was told to stop.
+    pub(crate) stopping: bool,
+    /// The ring that is not served while a younger device uses the disk.
+    pub(crate) suspended: Option<Negotiated>,
+    pub(crate) claim: Arc<Claim>,
+    pub(crate) tuning: Tuning,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) waker: Waker,
+    pub(crate) inflight_dir: Option<InflightDir>,
 }
 
-impl RingThread {
-    /// Maps the ring, binds its channel and starts its thread, which logs within the caller's `tracing` span.
-    ///
-    /// # Errors
-    /// [`StartError`] says what failed; everything is released again.
-    pub fn start(config: RingConfig) -> Result<RingThread, StartError> {
-        let RingConfig { grants, channels, peer, negotiated, .. } = &config;
-        let ring =
-            grants.map_contiguous(*peer, &negotiated.refs, Access::ReadWrite).map_err(StartError::Ring)?;
-        let channel = channels.bind_interdomain(*peer, negotiated.port).map_err(StartError::Channel)?;
-        let negotiated = negotiated.clone();
-        let commands = Arc::new(Commands::new()?);
-        let exited = Arc::new(AtomicBool::new(false));
-        let thread_commands = commands.clone();
-        let thread_exited = exited.clone();
-        let span = tracing::Span::current();
-        let thread = std::thread::Builder::new().name(format!("vbd-{peer}")).spawn(move || {
-            let _span = span.entered();
-            run(config, ring, channel, &thread_commands, thread_exited)
-        })?;
-        Ok(RingThread { negotiated, commands, exited, thread })
+impl BackDevice for VbdDevice {
+    fn changed(&mut self, view: &DeviceState) -> Update {
+        let mut answer = Update { error: self.reap(), ..Update::default() };
+        self.hand_over(&mut answer);
+        self.handshake.update(view);
+        loop {
+            match self.handshake.next(view, self.ring_state()) {
+                Action::Wait => break,
+                // The device is woken when the disk may be available.
+                Action::Connect(_) if !self.claim.try_acquire() => break,
+                Action::Offer => self.publish(&mut answer, XenbusState::InitWait),
+                Action::Connected => {
+                    tracing::info!("connected");
+                    self.publish(&mut answer, XenbusState::Connected);
+                }
+                Action::State(state) => answer.state = Some(state),
+                Action::Disconnect => self.disconnect(),
+                Action::Refuse(error) => {
+                    answer.error = Some(Failure::new(libc::EINVAL, error));
+                    answer.state = Some(XenbusState::Closing);
+                }
+                Action::Connect(negotiated) => {
+                    if let Err(failure) = self.connect(negotiated) {
+                        self.fail(&mut answer, failure);
+                    }
+                }
+            }
+        }
+        self.publish_resize(&mut answer);
+        answer
     }
 
-    /// The ring that the thread serves.
-    pub fn negotiated(&self) -> &Negotiated {
-        &self.negotiated
+    fn stats(&self) -> Option<Arc<dyn xenbus::stats::Stats>> {
+        Some(self.stats.clone())
     }
 
-    /// Tells the thread to complete the requests in flight and exit; does not wait for it.
-    pub fn stop(&self) {
-        self.commands.stop();
-    }
-
-    /// Tells the thread to read the disk's size again.
-    pub fn resized(&self) {
-        self.commands.resize();
-    }
-
-    /// Whether the thread has exited, and nothing of the ring is in use any more.
-    pub fn has_exited(&self) -> bool {
-        self.exited.load(Ordering::Acquire)
-    }
-
-    /// Waits for the thread to exit.
-    ///
-    /// # Errors
-    /// [`ExitReason`] if the thread exited without being told to, or failed while stopping.
-    pub fn join(self) -> Result<(), ExitReason> {
-        self.thread.join().unwrap_or(Err(ExitReason::Panic))
-    }
-}
-
-/// Reports the thread's exit after all else is dropped, even if it panicked.
-struct ExitGuard {
-    exited: Arc<AtomicBool>,
-    on_exit: Option<Box<dyn FnOnce() + Send>>,
-}
-
-impl Drop for ExitGuard {
-    fn drop(&mut self) {
-        self.exited.store(true, Ordering::Release);
-        if let Some(on_exit) = self.on_exit.take() {
-            on_exit();
+    fn stop(&mut self) {
+        // The recorded requests are from now on for the successor.
+        self.inflight_dir = None;
+        if let Some(ring) = self.ring.take() {
+            ring.stop();
+            if let Err(error) = ring.join() {
+                tracing::warn!(%error, "failed while stopping");
+            }
         }
     }
 }
 
-fn run(
-    mut config: RingConfig,
-    ring: Contiguous,
-    channel: Box<dyn WaitChannel>,
-    commands: &Commands,
-    exited: Arc<AtomicBool>,
-) -> Result<(), ExitReason> {
-    let on_exit = std::mem::replace(&mut config.on_exit, Box::new(|| ()));
-    let _guard = ExitGuard { exited, on_exit: Some(on_exit) };
-    match config.negotiated.abi {
-        Abi::X86_64 => Service::<X86_64>::new(config, ring, channel)?.run(commands),
-        Abi::X86_32 => Service::<X86_32>::new(config, ring, channel)?.run(commands),
+impl VbdDevice {
+    fn ring_state(&self) -> Ring {
+        match &self.ring {
+            _ if self.suspended.is_some() => Ring::Running,
+            None if self.handshake.state() == XenbusState::Connected => Ring::Ended,
+            None => Ring::None,
+            Some(_) if self.stopping => Ring::Stopping,
+            Some(_) => Ring::Running,
+        }
+    }
+
+    /// Hands the disk over to a younger device, or acquires it again when the younger device has released it.
+    fn hand_over(&mut self, answer: &mut Update) {
+        if let (Some(ring), None, false) = (&self.ring, &self.suspended, self.claim.is_youngest()) {
+            tracing::info!("disk handed over to a newer device");
+            self.suspended = Some(ring.negotiated().clone());
+            self.stopping = true;
+            ring.stop();
+        }
+        if self.ring.is_none() && self.suspended.is_some() && self.claim.try_acquire() {
+            tracing::info!("disk acquired");
+            if let Some(Err(failure)) = self.suspended.take().map(|negotiated| self.connect(negotiated)) {
+                self.fail(answer, failure);
+            }
+        }
+    }
+
+    fn fail(&mut self, answer: &mut Update, failure: Failure) {
+        self.handshake.failed();
+        answer.error = Some(failure);
+        answer.state = Some(XenbusState::Closing);
+    }
+
+    /// Joins a ring's thread that has exited; returns why if it was not told to stop.
+    fn reap(&mut self) -> Option<Failure> {
+        let ring = self.ring.take_if(|ring| ring.has_exited())?;
+        self.remove_inflight();
+        let stopped = std::mem::take(&mut self.stopping);
+        match ring.join() {
+            Ok(()) => {
+                tracing::info!("disconnected");
+                None
+            }
+            Err(reason @ ExitReason::PeerGone) => {
+                tracing::info!("disconnected: {reason}");
+                None
+            }
+            Err(error) if stopped => {
+                tracing::warn!(%error, "failed while stopping");
+                None
+            }
+            Err(error) => Some(Failure::new(error.errno(), format!("closing: {error}"))),
+        }
+    }
+
+    fn publish(&mut self, answer: &mut Update, state: XenbusState) {
+        self.refresh();
+        answer.keys.extend(self.advertised_keys().iter());
+        answer.state = Some(state);
+    }
+
+    fn advertised_keys(&self) -> Keys {
+        advertised_keys(&self.advertised, self.tuning.data_path == DataPath::Persistent)
+    }
+
+    /// Reads the disk's properties again; `true` if they changed.
+    fn refresh(&mut self) -> bool {
+        match self.disk.info() {
+            Ok(info) => std::mem::replace(&mut self.advertised, info) != info,
+            Err(error) => {
+                tracing::warn!(disk = self.disk.name(), %error, "failed to read the disk's size");
+                false
+            }
+        }
+    }
+
+    /// Publishes a new size to a connected frontend: `sectors`, then the state once more.
+    fn publish_resize(&mut self, answer: &mut Update) {
+        let connected = self.handshake.state() == XenbusState::Connected && answer.state.is_none();
+        if let (true, Some(ring)) = (connected && self.refresh(), &self.ring) {
+            tracing::info!(sectors = self.advertised.sectors, "resized");
+            ring.resized();
+            answer.keys.extend(self.advertised_keys().iter());
+            answer.rewrite = true;
+        }
+    }
+
+    /// Starts to serve a ring, having acquired the disk.
+    fn connect(&mut self, negotiated: Negotiated) -> Result<(), Failure> {
+        let create = |dir: &InflightDir| {
+            dir.create(&self.inflight_name(), &negotiated.to_string(), inflight_bytes(&negotiated))
+        };
+        let region = self.inflight_dir.as_ref().map(create).transpose().map_err(|e| {
+            self.claim.release();
+            Failure::new(libc::EIO, e)
+        })?;
+        let recovery = region.map_or(Recovery::None, Recovery::Record);
+        self.start(negotiated, recovery).map_err(|e| Failure::new(e.errno(), e))
+    }
+
+    /// Starts the ring's thread, having acquired the disk.
+    fn start(&mut self, negotiated: Negotiated, recovery: Recovery) -> Result<(), StartError> {
+        let resize_waker = self.waker.clone();
+        let exit_waker = self.waker.clone();
+        let claim = self.claim.clone();
+        let config = RingConfig {
+            grants: self.grants.clone(),
+            channels: self.channels.clone(),
+            peer: self.device.front,
+            negotiated,
+            disk: self.disk.clone(),
+            recovery,
+            stats: self.stats.clone(),
+            tuning: self.tuning,
+            on_resize: Box::new(move || resize_waker.wake()),
+            on_exit: Box::new(move || {
+                claim.release();
+                exit_waker.wake();
+            }),
+        };
+        self.ring = Some(Connection::start(config).inspect_err(|_| self.claim.release())?);
+        Ok(())
+    }
+
+    /// Resumes the ring of an earlier process that was Connected, if that process recorded its requests in flight.
+    /// Otherwise the handshake starts from the beginning.
+    pub(crate) fn resume(&mut self, found: &DeviceState) -> Result<(), Failure> {
+        let (Some(dir), XenbusState::Connected) = (&self.inflight_dir, found.own_state) else {
+            return Ok(());
+        };
+        let Ok(negotiated) = Negotiated::from_keys(&found.other) else { return Ok(()) };
+        let opened = dir.open(&self.inflight_name(), &negotiated.to_string(), inflight_bytes(&negotiated));
+        let region = match opened {
+            Ok(Some(region)) => region,
+            Ok(None) => {
+                tracing::warn!("no in-flight log of its ring; reconnecting");
+                return Ok(());
+            }
+            Err(error @ inflight::Error::Busy(_)) => return Err(Failure::in_use_for_now(error)),
+            Err(error) => return Err(Failure::new(libc::EIO, error)),
+        };
+        if !self.claim.try_acquire() {
+            return Err(Failure::in_use_for_now("another device of the same machine uses the disk"));
+        }
+        match self.start(negotiated, Recovery::Resume(region)) {
+            Ok(()) => self.handshake = Handshake::resumed(),
+            Err(error @ (StartError::Ring(_) | StartError::Channel(_))) => {
+                tracing::warn!(%error, "failed to resume; reconnecting");
+            }
+            Err(error) => return Err(Failure::new(error.errno(), error)),
+        }
+        Ok(())
+    }
+
+    /// The name under which requests in flight are recorded.
+    fn inflight_name(&self) -> String {
+        format!("vbd-{}-{}", self.device.front, self.device.id)
+    }
+
+    /// Removes the recorded requests of a ring that is no longer served.
+    fn remove_inflight(&self) {
+        if let Some(dir) = &self.inflight_dir {
+            dir.remove(&self.inflight_name());
+        }
+    }
+
+    fn disconnect(&mut self) {
+        self.suspended = None;
+        match &self.ring {
+            Some(ring) => {
+                ring.stop();
+                self.stopping = true;
+            }
+            // The thread exited without being told to, and was joined.
+            None => self.handshake.failed(),
+        }
+    }
+}
+
+impl Drop for VbdDevice {
+    /// Tells the ring's thread to stop, without waiting for it: the disk may be slow.
+    fn drop(&mut self) {
+        if let Some(ring) = &self.ring {
+            ring.stop();
+            self.remove_inflight();
+        }
     }
 }

@@ -17,9 +17,39 @@ pub enum StartError {
     /// The event channel cannot be bound.
     #[error("binding the event channel: {0}")]
     Channel(event_channel::Error),
+    /// The frontend's memory cannot be a ring.
+    #[error(transparent)]
+    Memory(#[from] BadMemory),
+    /// The ring cannot be resumed, or its requests in flight not recorded.
+    #[error(transparent)]
+    Resume(#[from] ResumeError),
+    /// The disk's engine cannot be made.
+    #[error("disk engine: {0}")]
+    Engine(io::Error),
     /// A thread or descriptor cannot be made.
     #[error("starting the ring's thread: {0}")]
     System(#[from] io::Error),
+    /// The thread panicked while it started.
+    #[error("the ring's thread panicked")]
+    Panic,
+}
+
+impl StartError {
+    /// The errno that is reported to toolstacks.
+    pub fn errno(&self) -> i32 {
+        match self {
+            StartError::Ring(_) | StartError::Channel(_) | StartError::Memory(_) => libc::EINVAL,
+            StartError::Resume(_) => libc::EPROTO,
+            StartError::Engine(error) | StartError::System(error) => errno(error),
+            StartError::Panic => libc::EIO,
+        }
+    }
+}
+
+/// The errno of an error, or of the error that it wraps; EIO if there is none.
+fn errno(error: &io::Error) -> i32 {
+    let wrapped = || error.get_ref()?.source()?.downcast_ref::<io::Error>()?.raw_os_error();
+    error.raw_os_error().or_else(wrapped).unwrap_or(libc::EIO)
 }
 
 /// Why a ring's thread exited without being told to stop.
@@ -28,12 +58,6 @@ pub enum ExitReason {
     /// The frontend broke the protocol.
     #[error(transparent)]
     Fault(#[from] Fault),
-    /// The frontend's memory cannot be a ring.
-    #[error(transparent)]
-    Memory(#[from] BadMemory),
-    /// The ring cannot be resumed.
-    #[error(transparent)]
-    ResumeError(#[from] ResumeError),
     /// The frontend's end of the event channel is closed.
     #[error("the frontend is gone")]
     PeerGone,
@@ -55,9 +79,9 @@ impl ExitReason {
     /// The errno that is reported to toolstacks.
     pub fn errno(&self) -> i32 {
         match self {
-            ExitReason::Fault(_) | ExitReason::Memory(_) | ExitReason::ResumeError(_) => libc::EPROTO,
+            ExitReason::Fault(_) => libc::EPROTO,
             ExitReason::PeerGone => libc::EPIPE,
-            ExitReason::Engine(e) | ExitReason::Wait(e) => e.raw_os_error().unwrap_or(libc::EIO),
+            ExitReason::Engine(e) | ExitReason::Wait(e) => errno(e),
             ExitReason::Channel(_) | ExitReason::Panic => libc::EIO,
         }
     }

@@ -1,37 +1,43 @@
 // Not a core: does I/O or calls a hypervisor.
 
-//! The data of requests: moved between the guest's pages and the disk in place, or through bounce buffers.
+//! The data of requests: moved between the guest's pages and the disk in place, or through bounce buffers; by batches,
+//! so that a batch is one call of the hypervisor.
 //!
 //! In place there is no copy: the kernel reads and writes the guest's mapped pages. Where it cannot pin such pages
 //! it fails with EFAULT, which the first request with data shows (the probe): from then on data is copied, and that
 //! request is submitted again. Where the pages stay mapped and the kernel has registered memory of the backend, a
 //! copy between the two is faster than pinning (`tests/xen/run grant-costs`).
 
-use std::collections::HashMap;
+mod memory;
+
 use std::io;
 use std::sync::Arc;
 
 use arrayvec::ArrayVec;
-use grant_table::persist::{LINUX_MAX, Page, PersistentCache};
-use grant_table::{Access, CopyOp, CopyPtr, GrantTable, Mapping};
-use ring_abi::blkif::{MAX_SEGMENTS, SECTOR, Segment};
-use ring_abi::{DomId, GrantRef, PAGE_SIZE};
-use smallvec::SmallVec;
-use vm_memory::{MmapRegion, VolatileSlice};
+use grant_table::persist::{LINUX_MAX, PersistentCache};
+use grant_table::{Access, CopyOp, GrantTable, MapOp};
+use ring_abi::blkif::{MAX_SEGMENTS, Segment};
+use ring_abi::{DomId, PAGE_SIZE};
+use vm_memory::MmapRegion;
 
-use crate::check::Segments;
 use crate::config::{DataPath, RingConfig};
-use crate::disk_request::DiskRequest;
-use crate::engine::{BouncePool, Buffer, Data, Engine, IoRequest, Operation, PageSegment};
+use crate::engine::{BouncePool, Buffer, Completion, Engine, IoRequest, IoTable, Operation};
+use crate::request::{PendingRequest, RequestTable, Tag};
 use crate::stats::{ErrorKind, Stats};
+use memory::{Memory, Pages};
 
 /// Bytes of a private bounce buffer: the most that a request carries.
 const BUFFER: usize = MAX_SEGMENTS * PAGE_SIZE;
+
+/// Copies of one call of the hypervisor.
+const COPIES: usize = 64;
 
 /// Access to the data of one frontend's requests.
 pub(crate) struct GuestData {
     grants: Arc<dyn GrantTable>,
     peer: DomId,
+    /// The operations of the engine, by tag, and their memory. Dropped after the engine.
+    ios: IoTable<Memory>,
     /// Pages that stay mapped.
     cache: Option<PersistentCache>,
     /// All data is copied.
@@ -40,25 +46,21 @@ pub(crate) struct GuestData {
     pool: Option<Arc<BouncePool>>,
     /// Free private bounce buffers, for when the pool is exhausted.
     free: Vec<MmapRegion>,
-    /// By tag: the guest's pages that a bounce buffer stands for.
-    bounced: Box<[Option<Bounced>]>,
-    /// Requests submitted in place, by tag, until one has shown that the kernel can pin the pages.
-    probe: Option<HashMap<u64, DiskRequest>>,
+    /// No request has shown yet whether the kernel can pin the guest's pages.
+    probing: bool,
     stats: Arc<Stats>,
+    /// Pages to be mapped.
+    to_map: Vec<MapOp>,
+    /// Tags of mappings to be unmapped.
+    to_unmap: Vec<u32>,
+    /// Requests whose data is to be copied.
+    to_copy: Vec<Tag>,
 }
 
-struct Bounced {
-    segments: Segments,
-    /// The mapped pages, if they stay mapped.
-    pages: SmallVec<[Page; MAX_SEGMENTS]>,
-}
-
-/// What to do about an operation that the engine handed back.
-pub(crate) enum Outcome {
-    /// Complete the request with this result.
-    Done(Result<(), (ErrorKind, io::Error)>),
-    /// Start the request once more.
-    Retry(DiskRequest),
+/// An operation that is complete, and its request's memory released.
+pub(crate) struct Finished {
+    pub(crate) tag: Tag,
+    pub(crate) result: Result<(), (ErrorKind, io::Error)>,
 }
 
 impl GuestData {
@@ -75,32 +77,92 @@ impl GuestData {
             cache: persistent.then(|| PersistentCache::new(grants.clone(), peer, LINUX_MAX)),
             grants,
             peer,
+            ios: IoTable::new(depth, Memory::empty),
             copies,
             pool,
             free: Vec::new(),
-            bounced: (0..depth).map(|_| None).collect(),
-            probe: (!copies).then(HashMap::new),
+            probing: !copies,
             stats: config.stats.clone(),
+            to_map: Vec::new(),
+            to_unmap: Vec::with_capacity(depth),
+            to_copy: Vec::with_capacity(depth),
         }
     }
 
-    /// Sets `io` up for the request; `false` if its pages cannot be mapped or copied, which fails this request alone.
+    /// Operations that the engine has.
     #[inline]
-    pub(crate) fn start(&mut self, request: &DiskRequest, io: &mut IoRequest) -> bool {
-        let started = match self.buffer(request) {
-            Ok(Some(buffer)) => self.bounce(request, io, buffer),
-            Ok(None) => self.in_place(request, io),
-            Err(error) => Err(error),
-        };
-        started
-            .inspect_err(|error| tracing::debug!(%error, "failed to access a request's pages"))
-            .unwrap_or(false)
+    pub(crate) fn in_engine(&self) -> usize {
+        self.ios.pinned()
     }
 
-    /// The bounce buffer for a request's data, if it is to be copied.
+    /// Gives up the operations that the engine has dropped instead of handing them back.
+    pub(crate) fn reclaim(&mut self) {
+        self.ios.reclaim();
+    }
+
+    /// Makes the data of these requests accessible, and appends an operation for each to `ready`. Those whose pages
+    /// cannot be mapped or copied, which fails them alone, are appended to `failed`.
+    pub(crate) fn start(
+        &mut self,
+        requests: &RequestTable,
+        tags: &[Tag],
+        ready: &mut Vec<IoRequest>,
+        failed: &mut Vec<Tag>,
+    ) {
+        for tag in tags {
+            if let Err(error) = self.prepare(*tag, &requests[*tag]) {
+                log_refusal(&error);
+                self.ios.memory_mut(*tag).refused = true;
+            }
+        }
+        self.map_batch();
+        self.copy_batch(requests, Operation::Write);
+        for tag in tags {
+            let request = &requests[*tag];
+            match self.ios.start(*tag, request.operation(), request.sector(), |m, s| m.collect(request, s)) {
+                Some(io) => ready.push(io),
+                None => {
+                    self.release(*tag);
+                    failed.push(*tag);
+                }
+            }
+        }
+        self.unmap_batch();
+    }
+
+    /// Chooses how the request's data is reached, and adds it to the batch of what is to be mapped or copied.
     #[inline]
-    fn buffer(&mut self, request: &DiskRequest) -> grant_table::Result<Option<Buffer>> {
-        if let Some(buffer) = self.pool.as_ref().and_then(|pool| pool.alloc(bytes(&request.segments))) {
+    fn prepare(&mut self, tag: Tag, request: &PendingRequest) -> grant_table::Result<()> {
+        let segments = request.segments();
+        if segments.is_empty() {
+            return Ok(());
+        }
+        let buffer = self.buffer(request.bytes())?;
+        let is_bounced = buffer.is_some();
+        let memory = self.ios.memory_mut(tag);
+        memory.buffer = buffer;
+        if let Some(cache) = &mut self.cache {
+            keep_mapped(cache, segments, &mut memory.pages, &self.stats)?;
+        }
+        if is_bounced && request.operation() == Operation::Write {
+            self.to_copy.push(tag);
+        }
+        if !is_bounced && self.cache.is_none() {
+            // Reading the disk writes the guest's pages.
+            let access = match request.operation() {
+                Operation::Read => Access::ReadWrite,
+                Operation::Write | Operation::Flush => Access::ReadOnly,
+            };
+            let op = |segment: &Segment| MapOp { gref: segment.gref, mapping: tag.0, access };
+            self.to_map.extend(segments.iter().map(op));
+        }
+        Ok(())
+    }
+
+    /// The bounce buffer for so many bytes, if they are to be copied.
+    #[inline]
+    fn buffer(&mut self, bytes: usize) -> grant_table::Result<Option<Buffer>> {
+        if let Some(buffer) = self.pool.as_ref().and_then(|pool| pool.alloc(bytes)) {
             return Ok(Some(Buffer::Pooled(buffer)));
         }
         if !self.copies {
@@ -114,129 +176,153 @@ impl GuestData {
         Ok(Some(Buffer::Private(region)))
     }
 
-    /// Frees a bounce buffer.
-    #[inline]
-    fn release(&mut self, buffer: Buffer) {
-        if let Buffer::Private(region) = buffer {
-            self.free.push(region);
+    fn map_batch(&mut self) {
+        if self.to_map.is_empty() {
+            return;
         }
-    }
-
-    #[inline]
-    fn in_place(&mut self, request: &DiskRequest, io: &mut IoRequest) -> grant_table::Result<bool> {
-        let data = match &mut self.cache {
-            Some(cache) => Data::Persistent(cached(cache, &request.segments, &self.stats)?),
-            None => Data::Mapped(self.map(request)?),
+        let mapped = match self.grants.map_batch(self.peer, &self.to_map, &mut self.ios) {
+            Ok(()) => self.to_map.len(),
+            Err(error) => {
+                log_refusal(&error);
+                let ios = &self.ios;
+                self.to_map.iter().filter(|op| ios.memory(Tag(op.mapping)).mapping.pages() > 0).count()
+            }
         };
-        let segments = (0..).zip(&request.segments).map(|(page, segment)| {
-            let (offset, len) = byte_range(segment);
-            PageSegment { page, offset, len }
-        });
-        if let Some(probe) = &mut self.probe {
-            probe.insert(request.tag.0.into(), request.clone());
-        }
-        Ok(io.set_guest_pages(request.tag.0.into(), request.operation, request.sector, data, segments))
+        self.stats.pages.mapped.add(mapped as u64);
+        self.to_map.clear();
     }
 
-    #[inline]
-    fn map(&self, request: &DiskRequest) -> grant_table::Result<Mapping> {
-        let refs: ArrayVec<GrantRef, MAX_SEGMENTS> = request.segments.iter().map(|s| s.gref).collect();
-        // Reading the disk writes the guest's pages.
-        let access = if request.operation == Operation::Read { Access::ReadWrite } else { Access::ReadOnly };
-        // Counted by itself: taking the mapping out of the result would copy it.
-        let mapping = self.grants.map(self.peer, &refs, access);
-        if mapping.is_ok() {
-            self.stats.pages.mapped.add(refs.len() as u64);
+    fn unmap_batch(&mut self) {
+        if !self.to_unmap.is_empty() {
+            self.grants.unmap_batch(self.peer, &self.to_unmap, &mut self.ios);
+            self.to_unmap.clear();
         }
-        mapping
     }
 
-    fn bounce(
+    /// Takes operations back from the engine, copies data that was read into bounce buffers to the guest, and releases
+    /// the requests' memory. Requests to be started once more are appended to `retries`.
+    pub(crate) fn finish(
         &mut self,
-        request: &DiskRequest,
-        io: &mut IoRequest,
-        buffer: Buffer,
-    ) -> grant_table::Result<bool> {
-        let pages = match &mut self.cache {
-            Some(cache) => cached(cache, &request.segments, &self.stats)?,
-            None => SmallVec::new(),
-        };
-        let bounced = Bounced { segments: request.segments.clone(), pages };
-        if request.operation == Operation::Write && !self.copy(&bounced, &buffer, Operation::Write)? {
-            self.release(buffer);
-            return Ok(false);
-        }
-        let len = bytes(&request.segments);
-        io.set_bounced(request.tag.0.into(), request.operation, request.sector, buffer, len);
-        self.bounced[request.tag.0 as usize] = Some(bounced);
-        Ok(true)
-    }
-
-    /// Takes back an operation from the engine, and copies data read into a bounce buffer to the guest.
-    #[inline]
-    pub(crate) fn complete(&mut self, io: &mut IoRequest, result: io::Result<()>) -> Outcome {
-        if self.probe.is_some() && io.is_guest_memory() {
-            return self.complete_probe(io, result);
-        }
-        let result = result.map_err(|error| (ErrorKind::Io, error));
-        let Some(buffer) = io.take_bounce_buffer() else { return Outcome::Done(result) };
-        let bounced = self.bounced[io.tag as usize].take();
-        let copied = match (bounced, io.operation) {
-            (Some(bounced), Operation::Read) if result.is_ok() => {
-                self.copy(&bounced, &buffer, Operation::Read)
+        requests: &RequestTable,
+        completions: &mut Vec<Completion>,
+        finished: &mut Vec<Finished>,
+        retries: &mut Vec<Tag>,
+    ) {
+        for Completion { request, result } in completions.drain(..) {
+            let operation = request.operation();
+            let tag = self.ios.finish(request);
+            let is_bounced = self.ios.memory(tag).buffer.is_some();
+            if self.probing && !is_bounced && operation != Operation::Flush && self.probe(&result) {
+                self.release(tag);
+                retries.push(tag);
+                continue;
             }
-            _ => Ok(true),
-        };
-        self.release(buffer);
-        Outcome::Done(result.and_then(|()| match copied {
-            Ok(true) => Ok(()),
-            Ok(false) => Err((ErrorKind::Grant, io::ErrorKind::PermissionDenied.into())),
-            Err(error) => Err((ErrorKind::Grant, io::Error::other(error))),
-        }))
+            if is_bounced && operation == Operation::Read && result.is_ok() {
+                self.to_copy.push(tag);
+            }
+            finished.push(Finished { tag, result: result.map_err(|error| (ErrorKind::Io, error)) });
+        }
+        self.copy_batch(requests, Operation::Read);
+        for Finished { tag, result } in finished.iter_mut() {
+            if self.release(*tag) {
+                *result = Err((ErrorKind::Grant, io::ErrorKind::PermissionDenied.into()));
+            }
+        }
+        // Unmapped before the responses give the pages back to the frontend.
+        self.unmap_batch();
     }
 
+    /// Learns from an operation in the guest's pages whether the kernel can pin them; `true` if it could not, and the
+    /// request is to be started once more.
     #[cold]
-    fn complete_probe(&mut self, io: &mut IoRequest, result: io::Result<()>) -> Outcome {
-        let request = self.probe.as_mut().and_then(|probe| probe.remove(&io.tag));
-        match (&result, request) {
-            (Ok(()), _) if !self.copies => {
-                tracing::info!("the kernel pins the guest's pages: reading and writing them in place");
-                self.probe = None;
-            }
-            (Err(error), Some(request)) if error.raw_os_error() == Some(libc::EFAULT) => {
+    fn probe(&mut self, result: &io::Result<()>) -> bool {
+        match result {
+            Err(error) if error.raw_os_error() == Some(libc::EFAULT) => {
                 if !self.copies {
                     tracing::info!("the kernel cannot pin the guest's pages: copying");
                     self.copies = true;
                 }
-                io.clear();
-                return Outcome::Retry(request);
+                true
             }
-            _ => {}
+            Ok(()) if !self.copies => {
+                tracing::info!("the kernel pins the guest's pages: reading and writing them in place");
+                self.probing = false;
+                false
+            }
+            _ => false,
         }
-        Outcome::Done(result.map_err(|error| (ErrorKind::Io, error)))
     }
 
-    /// Copies between a bounce buffer and the guest's pages: to the pages for a read. `false` if a grant is refused.
-    fn copy(&self, of: &Bounced, buffer: &Buffer, operation: Operation) -> grant_table::Result<bool> {
-        let mut copied = 0;
-        let mut ops: ArrayVec<CopyOp<'_>, MAX_SEGMENTS> = ArrayVec::new();
-        for (number, segment) in of.segments.iter().enumerate() {
-            let (offset, len) = byte_range(segment);
-            let Some(local) = buffer.slice(copied, len.into()) else { return Ok(false) };
-            copied += usize::from(len);
-            let guest = match of.pages.get(number) {
-                Some(page) => page.slice(0, offset.into(), len.into()).map(CopyPtr::Memory),
-                None => Some(CopyPtr::Grant { domid: self.peer, gref: segment.gref, offset }),
-            };
-            let Some(guest) = guest else { return Ok(false) };
-            ops.push(copy_op(operation, guest, local, len));
+    /// Releases a request's memory; its mapping with the next batch. Returns whether it was refused.
+    #[inline]
+    fn release(&mut self, tag: Tag) -> bool {
+        let memory = self.ios.memory_mut(tag);
+        if let Some(Buffer::Private(region)) = memory.buffer.take() {
+            self.free.push(region);
         }
-        self.grants.copy(&mut ops)?;
-        if of.pages.is_empty() {
+        memory.pages.clear();
+        if memory.mapping.pages() > 0 {
+            self.to_unmap.push(tag.0);
+        }
+        std::mem::take(&mut memory.refused)
+    }
+
+    /// Copies the data of a batch between bounce buffers and the guest's pages: to the pages for a read.
+    fn copy_batch(&mut self, requests: &RequestTable, operation: Operation) {
+        if self.to_copy.is_empty() {
+            return;
+        }
+        let mut to_copy = std::mem::take(&mut self.to_copy);
+        let mut refused = Vec::new();
+        let mut ops: ArrayVec<CopyOp<'_>, COPIES> = ArrayVec::new();
+        let mut owners: ArrayVec<Tag, COPIES> = ArrayVec::new();
+        for tag in &to_copy {
+            let memory = self.ios.memory(*tag);
+            let mut copied = 0;
+            for (number, segment) in requests[*tag].segments().iter().enumerate() {
+                if ops.is_full() {
+                    self.copy(&mut ops, &mut owners, &mut refused);
+                }
+                match memory.copy_op(self.peer, operation, (number, segment), copied) {
+                    Some(op) => {
+                        copied += usize::from(op.len);
+                        ops.push(op);
+                        owners.push(*tag);
+                    }
+                    None => refused.push(*tag),
+                }
+            }
+        }
+        self.copy(&mut ops, &mut owners, &mut refused);
+        drop(ops);
+        for tag in refused {
+            self.ios.memory_mut(tag).refused = true;
+        }
+        to_copy.clear();
+        self.to_copy = to_copy;
+    }
+
+    /// Copies, and appends the owners of what is refused to `refused`.
+    fn copy(
+        &self,
+        ops: &mut ArrayVec<CopyOp<'_>, COPIES>,
+        owners: &mut ArrayVec<Tag, COPIES>,
+        refused: &mut Vec<Tag>,
+    ) {
+        let tried = self.grants.copy(ops).inspect_err(log_refusal).is_ok();
+        let failed = |op: &CopyOp<'_>| !tried || !op.status.is_okay();
+        refused.extend(ops.iter().zip(&*owners).filter(|(op, _)| failed(op)).map(|(_, tag)| *tag));
+        if self.cache.is_none() {
             self.stats.pages.copied.add(ops.len() as u64);
         }
-        Ok(ops.iter().all(|op| op.status.is_okay()))
+        ops.clear();
+        owners.clear();
     }
+}
+
+#[cold]
+fn log_refusal(error: &grant_table::Error) {
+    tracing::debug!(%error, "failed to access a request's pages");
 }
 
 /// A bounce pool, if the engine has use for its being registered.
@@ -244,38 +330,20 @@ fn registered_pool(engine: &mut dyn Engine) -> Option<Arc<BouncePool>> {
     BouncePool::new().ok().filter(|pool| engine.register(pool))
 }
 
-fn copy_op<'a>(operation: Operation, guest: CopyPtr<'a>, local: VolatileSlice<'a>, len: u16) -> CopyOp<'a> {
-    match operation {
-        Operation::Read => CopyOp::new(CopyPtr::Memory(local.into()), guest, len),
-        _ => CopyOp::new(guest, CopyPtr::Memory(local.into()), len),
-    }
-}
-
-/// The segments' pages, which stay mapped.
+/// Appends the segments' pages, which stay mapped.
 #[inline]
-fn cached(
+fn keep_mapped(
     cache: &mut PersistentCache,
-    segments: &Segments,
+    segments: &[Segment],
+    pages: &mut Pages,
     stats: &Stats,
-) -> grant_table::Result<SmallVec<[Page; MAX_SEGMENTS]>> {
+) -> grant_table::Result<()> {
     let hits = cache.counts().hits;
-    let pages: SmallVec<_> =
-        segments.iter().map(|segment| cache.get(segment.gref)).collect::<Result<_, _>>()?;
+    for segment in segments {
+        pages.push(cache.get(segment.gref)?);
+    }
     let reused = cache.counts().hits - hits;
     stats.pages.reused.add(reused);
     stats.pages.mapped.add(segments.len() as u64 - reused);
-    Ok(pages)
-}
-
-/// Length of all segments in bytes.
-#[inline]
-fn bytes(segments: &Segments) -> usize {
-    segments.iter().map(|segment| usize::from(byte_range(segment).1)).sum()
-}
-
-/// A segment's first byte in its page, and its length in bytes.
-#[inline]
-fn byte_range(segment: &Segment) -> (u16, u16) {
-    let sectors = u16::from(segment.last_sect - segment.first_sect) + 1;
-    (u16::from(segment.first_sect) * SECTOR as u16, sectors * SECTOR as u16)
+    Ok(())
 }

@@ -8,8 +8,8 @@ use ring_abi::shm::Memory;
 use ring_abi::testing::Pages;
 
 use crate::check::Limits;
-use crate::disk_request::{DiskRequest, Operation};
 use crate::queue::Queue;
+use crate::request::{Operation, PendingRequest, Tag};
 
 /// Runs a script of bytes against both layouts; panics if the queue returns an invalid request.
 pub fn hostile(script: &[u8]) {
@@ -28,7 +28,7 @@ fn run<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
     let memory = Pages::new(1 << (first >> 6 & 1));
     let limits = limits(first);
     let Ok(mut queue) = Queue::<P, Pages>::attach(memory.clone(), limits) else { return };
-    let mut open: Vec<DiskRequest> = Vec::new();
+    let mut open: Vec<Tag> = Vec::new();
     for step in script.chunks_exact(8) {
         let value = u32::from_le_bytes([step[4], step[5], step[6], step[7]]);
         let words = memory.words();
@@ -46,8 +46,8 @@ fn run<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
             }
             4 => words.store32(0, value),
             5 if !open.is_empty() => {
-                let request = open.swap_remove(usize::from(step[1]) % open.len());
-                queue.complete(request.tag, if step[2] & 1 == 0 { Status::OKAY } else { Status::ERROR });
+                let tag = open.swap_remove(usize::from(step[1]) % open.len());
+                queue.complete(tag, if step[2] & 1 == 0 { Status::OKAY } else { Status::ERROR });
             }
             6 => {
                 let _ = queue.commit();
@@ -58,28 +58,29 @@ fn run<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
             _ => match queue.poll() {
                 Err(_) => return,
                 Ok(None) => {}
-                Ok(Some(request)) => {
-                    check_request(&request, &limits);
-                    open.push(request);
+                Ok(Some(tag)) => {
+                    check_request(&queue.requests()[tag], &limits);
+                    open.push(tag);
                 }
             },
         }
-        let tags: BTreeSet<_> = open.iter().map(|t| t.tag).collect();
+        let tags: BTreeSet<_> = open.iter().collect();
         assert_eq!(tags.len(), open.len(), "a tag is in use twice");
         assert!(queue.in_flight() <= queue.size() && open.len() <= queue.in_flight());
     }
 }
 
 /// Asserts what engines rely on.
-fn check_request(request: &DiskRequest, limits: &Limits) {
+fn check_request(request: &PendingRequest, limits: &Limits) {
     let mut sectors = 0;
-    for segment in &request.segments {
+    for segment in request.segments() {
         assert!(segment.first_sect <= segment.last_sect && segment.last_sect < 8);
         sectors += u64::from(segment.last_sect - segment.first_sect) + 1;
     }
     let unit = u64::from(limits.sector_size) / 512;
-    assert!(request.sector.is_multiple_of(unit) && sectors.is_multiple_of(unit));
-    assert!(request.sector.checked_add(sectors).is_some_and(|end| end <= limits.sectors));
-    assert_eq!(request.operation == Operation::Flush, sectors == 0);
-    assert!(request.operation != Operation::Write || !limits.read_only);
+    assert!(request.sector().is_multiple_of(unit) && sectors.is_multiple_of(unit));
+    assert!(request.sector().checked_add(sectors).is_some_and(|end| end <= limits.sectors));
+    assert_eq!(request.bytes() as u64, sectors * 512);
+    assert_eq!(request.operation() == Operation::Flush, sectors == 0);
+    assert!(request.operation() != Operation::Write || !limits.read_only);
 }

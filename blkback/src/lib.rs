@@ -1,9 +1,9 @@
 //! Block backend: serves virtual block devices to guests.
 //!
-//! A request is taken from the ring by [`queue`], checked by [`check`], delayed if need be by [`order`], and
-//! carried out by an [`engine`] on the guest's pages, which `guest_data` maps or copies. [`handshake`] negotiates
-//! the ring with the frontend. [`device`] is the thread that drives these cores for one ring, [`vbd`] the device
-//! that the control loop of [`xenbus::driver`] drives.
+//! A request is decoded from the ring by [`queue`] into its slot of a table ([`request`]), and only its number is handed on:
+//! checked by [`check`], delayed if need be by [`order`], and carried out by an [`engine`] on the guest's pages, which
+//! `guest_data` maps or copies. [`handshake`] negotiates the ring with the frontend. `service` is the loop that drives these
+//! cores for one ring by batches, and `device` what the control loop of [`xenbus::driver`] drives.
 //!
 //! A backend for all disks of a domain's guests, on any hypervisor:
 //!
@@ -33,9 +33,10 @@
 pub mod check;
 mod commands;
 pub mod config;
-pub mod device;
+mod connection;
+mod device;
 mod disk_queue;
-pub mod disk_request;
+mod driver;
 pub mod engine;
 pub mod error;
 mod guest_data;
@@ -44,11 +45,11 @@ pub mod handshake;
 pub mod harness;
 pub mod order;
 pub mod queue;
+pub mod request;
 mod service;
 pub mod stats;
-pub mod vbd;
 
 pub use config::{DataPath, Tuning};
+pub use driver::{Opener, VbdDriver, open_keys};
 pub use engine::{Disk, DiskInfo, Engine};
 pub use stats::Stats;
-pub use vbd::{VbdDriver, open_keys};

@@ -4,8 +4,7 @@
 //! flush does whatever else is in flight. A barrier is four steps: drain, flush, write, flush. While one is in
 //! flight no request is taken from the ring, so later requests wait in the ring itself.
 
-use crate::check::ReadWrite;
-use crate::disk_request::Tag;
+use crate::request::{Operation, Tag};
 use ring_abi::blkif::Status;
 
 /// The barrier in flight, if there is one.
@@ -14,16 +13,16 @@ pub struct Order {
     phase: Phase,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {
     #[default]
     Open,
-    /// Waits for all other requests to complete.
-    Drain(Tag, Option<ReadWrite>),
+    /// Waits for all other requests to complete. `data` says whether there is a write to follow.
+    Drain { tag: Tag, data: bool },
     /// The flush before the write is in flight.
-    Before(Tag, Option<ReadWrite>),
+    Before { tag: Tag, data: bool },
     /// The write is ready to be taken.
-    Write(Tag, ReadWrite),
+    Write(Tag),
     /// The write is in flight.
     Writing(Tag),
     /// The flush after the write is ready to be taken.
@@ -32,48 +31,32 @@ enum Phase {
     After(Tag),
 }
 
-/// The next step of the barrier in flight.
-#[derive(Debug, PartialEq, Eq)]
-pub enum BarrierStep {
-    /// Flush the disk.
-    Flush(Tag),
-    /// Write the barrier's data.
-    Write(Tag, ReadWrite),
-}
-
 impl Order {
     /// Whether requests may be taken from the ring: no barrier is in flight.
     #[inline]
     pub fn is_open(&self) -> bool {
-        matches!(self.phase, Phase::Open)
+        self.phase == Phase::Open
     }
 
-    /// Starts a barrier; none may be in flight.
-    pub fn begin(&mut self, tag: Tag, data: Option<ReadWrite>) {
+    /// Starts a barrier, with `data` to write or without; none may be in flight.
+    pub fn begin(&mut self, tag: Tag, data: bool) {
         debug_assert!(self.is_open(), "a second barrier while one is in flight");
-        self.phase = Phase::Drain(tag, data);
+        self.phase = Phase::Drain { tag, data };
     }
 
-    /// Returns the next step if it may start now. `others` is the number of other requests in flight.
-    pub fn next(&mut self, others: usize) -> Option<BarrierStep> {
-        match std::mem::take(&mut self.phase) {
-            Phase::Drain(tag, data) if others == 0 => {
-                self.phase = Phase::Before(tag, data);
-                Some(BarrierStep::Flush(tag))
+    /// Returns the barrier and what its next step is, if that may start now. `others` is the number of other requests in
+    /// flight.
+    pub fn next(&mut self, others: usize) -> Option<(Tag, Operation)> {
+        let (next, step) = match self.phase {
+            Phase::Drain { tag, data } if others == 0 => {
+                (Phase::Before { tag, data }, (tag, Operation::Flush))
             }
-            Phase::Write(tag, data) => {
-                self.phase = Phase::Writing(tag);
-                Some(BarrierStep::Write(tag, data))
-            }
-            Phase::Flush(tag) => {
-                self.phase = Phase::After(tag);
-                Some(BarrierStep::Flush(tag))
-            }
-            waiting => {
-                self.phase = waiting;
-                None
-            }
-        }
+            Phase::Write(tag) => (Phase::Writing(tag), (tag, Operation::Write)),
+            Phase::Flush(tag) => (Phase::After(tag), (tag, Operation::Flush)),
+            _ => return None,
+        };
+        self.phase = next;
+        Some(step)
     }
 
     /// Records that a request's step is complete. Returns the status of its response; `None` if the barrier has
@@ -84,21 +67,19 @@ impl Order {
     }
 
     fn advance(&mut self, tag: Tag, status: Status) -> Option<Status> {
-        let next = match std::mem::take(&mut self.phase) {
-            _ if status != Status::OKAY => return Some(status),
-            Phase::Before(_, Some(data)) => Phase::Write(tag, data),
-            Phase::Writing(_) => Phase::Flush(tag),
-            _ => return Some(status),
+        self.phase = match self.phase {
+            Phase::Before { data: true, .. } if status == Status::OKAY => Phase::Write(tag),
+            Phase::Writing(_) if status == Status::OKAY => Phase::Flush(tag),
+            _ => Phase::Open,
         };
-        self.phase = next;
-        None
+        self.is_open().then_some(status)
     }
 
     fn tag(&self) -> Option<Tag> {
-        match &self.phase {
+        match self.phase {
             Phase::Open => None,
-            Phase::Drain(tag, _) | Phase::Before(tag, _) | Phase::Write(tag, _) => Some(*tag),
-            Phase::Writing(tag) | Phase::Flush(tag) | Phase::After(tag) => Some(*tag),
+            Phase::Drain { tag, .. } | Phase::Before { tag, .. } => Some(tag),
+            Phase::Write(tag) | Phase::Writing(tag) | Phase::Flush(tag) | Phase::After(tag) => Some(tag),
         }
     }
 }
@@ -106,26 +87,21 @@ impl Order {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::Segments;
 
     const TAG: Tag = Tag(7);
-
-    fn data() -> ReadWrite {
-        ReadWrite { sector: 8, segments: Segments::new() }
-    }
 
     #[test]
     fn barrier_with_data_drains_flushes_writes_and_flushes() {
         let mut order = Order::default();
-        order.begin(TAG, Some(data()));
+        order.begin(TAG, true);
         assert_eq!(order.next(2), None);
         assert_eq!(order.complete(Tag(1), Status::ERROR), Some(Status::ERROR));
-        assert_eq!(order.next(0), Some(BarrierStep::Flush(TAG)));
+        assert_eq!(order.next(0), Some((TAG, Operation::Flush)));
         assert_eq!(order.next(0), None);
         assert_eq!(order.complete(TAG, Status::OKAY), None);
-        assert_eq!(order.next(0), Some(BarrierStep::Write(TAG, data())));
+        assert_eq!(order.next(0), Some((TAG, Operation::Write)));
         assert_eq!(order.complete(TAG, Status::OKAY), None);
-        assert_eq!(order.next(0), Some(BarrierStep::Flush(TAG)));
+        assert_eq!(order.next(0), Some((TAG, Operation::Flush)));
         assert!(!order.is_open());
         assert_eq!(order.complete(TAG, Status::OKAY), Some(Status::OKAY));
         assert!(order.is_open());
@@ -134,8 +110,8 @@ mod tests {
     #[test]
     fn barrier_without_data_is_one_flush() {
         let mut order = Order::default();
-        order.begin(TAG, None);
-        assert_eq!(order.next(0), Some(BarrierStep::Flush(TAG)));
+        order.begin(TAG, false);
+        assert_eq!(order.next(0), Some((TAG, Operation::Flush)));
         assert_eq!(order.complete(TAG, Status::OKAY), Some(Status::OKAY));
         assert!(order.is_open());
     }
@@ -144,7 +120,7 @@ mod tests {
     fn barrier_with_failed_step_ends() {
         for steps in 1..=3 {
             let mut order = Order::default();
-            order.begin(TAG, Some(data()));
+            order.begin(TAG, true);
             for step in 1..=steps {
                 assert!(order.next(0).is_some());
                 let status = if step == steps { Status::ERROR } else { Status::OKAY };

@@ -1,25 +1,17 @@
 //! The backend's side of a ring as a value: requests in, operations for the disk out, each request answered once.
 //!
-//! A request in flight is named by a [`Tag`], its slot's number; the frontend's ids are only echoed, and may repeat.
+//! A request is copied from the ring into its slot of the [`RequestTable`], and stays there: it is checked in place and
+//! named by its [`Tag`]. The frontend's ids are only echoed, and may repeat.
 
-use crate::check::{CheckedRequest, Limits, ReadWrite, Segments, check};
-use crate::disk_request::{DiskRequest, Operation, Tag};
-use crate::order::{BarrierStep, Order};
+use crate::check::{Checked, Limits, check};
+use crate::order::Order;
+use crate::request::{RequestTable, Tag};
 use crate::stats::Refused;
 use inflight::{InflightLog, LogMismatch};
 use ring_abi::blkif::{Request, Response, Status};
 use ring_abi::ring::{Back, BadMemory, Fault, Notify, Protocol};
 use ring_abi::shm::Memory;
-use slab::Slab;
-
-/// A request in flight, as the frontend knows it.
-#[derive(Clone, Copy, Debug)]
-struct PendingRequest {
-    id: u64,
-    operation: u8,
-    /// The response is in the ring, but may not be published yet.
-    answered: bool,
-}
+use std::time::Instant;
 
 /// Why a ring cannot be served in the state in which an earlier backend left it.
 #[derive(Debug, thiserror::Error)]
@@ -51,9 +43,10 @@ pub enum ResumeError {
 /// /// Answers all requests of a frontend; returns how many.
 /// fn serve<M: Memory>(queue: &mut Queue<X86_64, M>) -> Result<usize, Fault> {
 ///     let mut served = 0;
-///     while let Some(request) = queue.poll()? {
-///         // Carry out `request.operation` at `request.sector`, then:
-///         queue.complete(request.tag, Status::OKAY);
+///     while let Some(tag) = queue.poll()? {
+///         let request = &queue.requests()[tag];
+///         // Carry out `request.operation()` at `request.sector()`, then:
+///         queue.complete(tag, Status::OKAY);
 ///         served += 1;
 ///     }
 ///     if queue.commit().wanted() {
@@ -67,16 +60,16 @@ pub struct Queue<P, M, L = M> {
     ring: Back<P, M>,
     limits: Limits,
     order: Order,
-    /// At most one request a slot of the ring.
-    pending: Slab<PendingRequest>,
+    /// As many slots as the ring has.
+    requests: RequestTable,
     refused: Refused,
     /// Responses were pushed since the last commit.
     uncommitted: bool,
     inflight_log: Option<InflightLog<P, L>>,
     /// Requests answered but not published: their entries of the in-flight log are still needed.
-    unpublished: Vec<u32>,
+    unpublished: Vec<Tag>,
     /// Requests that an earlier backend took and did not answer, the oldest last.
-    inherited: Vec<(u32, Request)>,
+    inherited: Vec<Tag>,
 }
 
 impl<P, M, L> Queue<P, M, L>
@@ -91,8 +84,8 @@ where
     /// [`BadMemory`] if the memory cannot be a ring.
     pub fn attach(memory: M, limits: Limits) -> Result<Self, BadMemory> {
         let ring: Back<P, M> = Back::attach(memory)?;
-        let pending = Slab::with_capacity(ring.size() as usize);
-        Ok(Self::new(ring, limits, pending))
+        let requests = RequestTable::new(ring.size());
+        Ok(Self::new(ring, limits, requests))
     }
 
     /// Attaches to the frontend's ring, and records an in-flight log in `log_memory`.
@@ -124,20 +117,22 @@ where
         }
         // The request taken last is the nearest one behind `taken`.
         lost.sort_unstable_by_key(|(index, ..)| taken.wrapping_sub(*index));
-        let pending = lost.iter().map(|(_, slot, request)| (*slot as usize, request.into())).collect();
-        let mut queue = Self::new(ring, limits, pending);
-        queue.inherited = lost.into_iter().map(|(_, slot, request)| (slot, request)).collect();
+        let inherited = lost.iter().map(|(_, tag, _)| *tag).collect();
+        let size = ring.size();
+        let requests = RequestTable::resume(size, lost.into_iter().map(|(_, tag, request)| (tag, request)));
+        let mut queue = Self::new(ring, limits, requests);
+        queue.inherited = inherited;
         queue.inflight_log = Some(inflight_log);
         queue.unpublished.reserve(queue.size());
         Ok(queue)
     }
 
-    fn new(ring: Back<P, M>, limits: Limits, pending: Slab<PendingRequest>) -> Self {
+    fn new(ring: Back<P, M>, limits: Limits, requests: RequestTable) -> Self {
         Self {
             ring,
             limits,
             order: Order::default(),
-            pending,
+            requests,
             refused: Refused::default(),
             uncommitted: false,
             inflight_log: None,
@@ -160,7 +155,19 @@ where
     /// Requests taken, or inherited, and not answered.
     #[inline]
     pub fn in_flight(&self) -> usize {
-        self.pending.len() - self.unpublished.len()
+        self.requests.len() - self.unpublished.len()
+    }
+
+    /// The requests in flight.
+    #[inline]
+    pub fn requests(&self) -> &RequestTable {
+        &self.requests
+    }
+
+    /// Records when requests were taken.
+    #[inline]
+    pub fn set_taken_at(&mut self, tags: &[Tag], now: Instant) {
+        tags.iter().for_each(|tag| self.requests[*tag].set_taken_at(now));
     }
 
     /// The counts of requests that were answered without an operation, for the caller to take.
@@ -175,13 +182,13 @@ where
         self.uncommitted
     }
 
-    /// Returns the next operation that may be carried out now. Requests that fail their check are answered on the
-    /// way, at most as many in one call as the ring has slots.
+    /// Returns the next request whose operation may be carried out now. Requests that fail their check are answered on
+    /// the way, at most as many in one call as the ring has slots.
     ///
     /// # Errors
     /// [`Fault`] if the frontend's producer index is impossible: close this device.
     #[inline]
-    pub fn poll(&mut self) -> Result<Option<DiskRequest>, Fault> {
+    pub fn poll(&mut self) -> Result<Option<Tag>, Fault> {
         if !self.order.is_open() {
             return Ok(self.next_step());
         }
@@ -191,26 +198,25 @@ where
         for _ in 0..self.size() {
             // A ring never holds more requests than slots, but requests whose responses are not published keep
             // theirs.
-            if self.pending.len() == self.size() {
+            let Some(tag) = self.requests.take(|request| self.ring.pop_into(request))? else {
                 return Ok(None);
-            }
-            let Some(request) = self.ring.pop()? else { return Ok(None) };
-            let slot = self.pending.insert(PendingRequest::from(&request)) as u32;
+            };
             if let Some(inflight_log) = &mut self.inflight_log {
-                inflight_log.take(slot, self.ring.consumed().wrapping_sub(1), &request);
+                inflight_log.take(tag.0, self.ring.consumed().wrapping_sub(1), self.requests[tag].request());
             }
-            if let Some(checked) = self.admit(slot, &request) {
-                return Ok(self.start(slot, checked));
+            if let Some(checked) = self.admit(tag) {
+                return Ok(self.start(tag, checked));
             }
         }
         Ok(None)
     }
 
     /// The next of the requests that an earlier backend did not answer.
-    fn take_inherited(&mut self) -> Option<DiskRequest> {
-        while let Some((slot, request)) = self.inherited.pop() {
-            if let Some(checked) = self.admit(slot, &request) {
-                return self.start(slot, checked);
+    #[cold]
+    fn take_inherited(&mut self) -> Option<Tag> {
+        while let Some(tag) = self.inherited.pop() {
+            if let Some(checked) = self.admit(tag) {
+                return self.start(tag, checked);
             }
         }
         None
@@ -218,44 +224,42 @@ where
 
     /// Checks a request, and answers it if it fails the check.
     #[inline]
-    fn admit(&mut self, slot: u32, request: &Request) -> Option<CheckedRequest> {
-        match check(request, &self.limits) {
-            Ok(checked) => Some(checked),
+    fn admit(&mut self, tag: Tag) -> Option<Checked> {
+        let pending = &mut self.requests[tag];
+        match check(pending.request(), &self.limits) {
+            Ok(checked) => {
+                pending.admit(checked.operation, checked.bytes);
+                Some(checked)
+            }
             Err(status) => {
-                self.refuse(slot, status);
+                self.refuse(tag, status);
                 None
             }
         }
     }
 
     #[inline]
-    fn start(&mut self, slot: u32, checked: CheckedRequest) -> Option<DiskRequest> {
-        let tag = Tag(slot);
-        match checked {
-            CheckedRequest::Read(data) => Some(read_write(tag, Operation::Read, data)),
-            CheckedRequest::Write(data) => Some(read_write(tag, Operation::Write, data)),
-            CheckedRequest::Flush => Some(flush(tag)),
-            CheckedRequest::Barrier(data) => {
-                self.order.begin(tag, data);
-                self.next_step()
-            }
+    fn start(&mut self, tag: Tag, checked: Checked) -> Option<Tag> {
+        if !checked.barrier {
+            return Some(tag);
         }
-    }
-
-    fn next_step(&mut self) -> Option<DiskRequest> {
-        // Inherited requests younger than the barrier start after it.
-        let others = self.in_flight() - 1 - self.inherited.len();
-        Some(match self.order.next(others)? {
-            BarrierStep::Flush(tag) => flush(tag),
-            BarrierStep::Write(tag, data) => read_write(tag, Operation::Write, data),
-        })
+        self.order.begin(tag, checked.bytes > 0);
+        self.next_step()
     }
 
     #[cold]
-    fn refuse(&mut self, slot: u32, status: Status) {
-        let operation = self.pending.get(slot as usize).map_or(0, |pending| pending.operation);
-        self.refused.count(operation, status);
-        self.answer(slot, status);
+    fn next_step(&mut self) -> Option<Tag> {
+        // Inherited requests younger than the barrier start after it.
+        let others = self.in_flight() - 1 - self.inherited.len();
+        let (tag, step) = self.order.next(others)?;
+        self.requests[tag].set_step(step);
+        Some(tag)
+    }
+
+    #[cold]
+    fn refuse(&mut self, tag: Tag, status: Status) {
+        self.refused.count(self.requests[tag].request().operation(), status);
+        self.answer(tag, status);
     }
 
     /// Records that an operation is complete. Its guest pages must be unmapped before: the response gives them back
@@ -263,22 +267,25 @@ where
     #[inline]
     pub fn complete(&mut self, tag: Tag, status: Status) {
         let Some(status) = self.order.complete(tag, status) else { return };
-        self.answer(tag.0, status);
+        self.answer(tag, status);
     }
 
     #[inline]
-    fn answer(&mut self, slot: u32, status: Status) {
-        let pending = self.pending.get_mut(slot as usize).filter(|pending| !pending.answered);
-        debug_assert!(pending.is_some(), "request {slot} completed twice");
-        let Some(pending) = pending else { return };
-        pending.answered = true;
-        let response = Response { id: pending.id, operation: pending.operation, status };
+    fn answer(&mut self, tag: Tag, status: Status) {
+        let pending = &mut self.requests[tag];
+        let in_flight = pending.answer();
+        debug_assert!(in_flight, "{tag:?} completed twice");
+        if !in_flight {
+            return;
+        }
+        let request = pending.request();
+        let response = Response { id: request.id(), operation: request.operation(), status };
         match &mut self.inflight_log {
             Some(inflight_log) => {
-                inflight_log.answer(slot, self.ring.produced());
-                self.unpublished.push(slot);
+                inflight_log.answer(tag.0, self.ring.produced());
+                self.unpublished.push(tag);
             }
-            None => drop(self.pending.try_remove(slot as usize)),
+            None => self.requests.free(tag),
         }
         self.ring.push(&response);
         self.uncommitted = true;
@@ -292,9 +299,9 @@ where
         }
         let notify = self.ring.commit();
         if let Some(inflight_log) = &mut self.inflight_log {
-            for slot in self.unpublished.drain(..) {
-                inflight_log.end(slot);
-                self.pending.try_remove(slot as usize);
+            for tag in self.unpublished.drain(..) {
+                inflight_log.end(tag.0);
+                self.requests.free(tag);
             }
         }
         notify
@@ -311,7 +318,7 @@ where
 }
 
 /// The requests of an in-flight log that have no published response: ring index, slot, request.
-fn unanswered<P, L>(log: &mut InflightLog<P, L>, size: u32, published: u32) -> Vec<(u32, u32, Request)>
+fn unanswered<P, L>(log: &mut InflightLog<P, L>, size: u32, published: u32) -> Vec<(u32, Tag, Request)>
 where
     P: Protocol<Request = Request, Response = Response>,
     L: Memory,
@@ -319,25 +326,9 @@ where
     (0..size)
         .filter_map(|slot| {
             let (index, request) = log.unanswered(slot, published)?;
-            Some((index, slot, request))
+            Some((index, Tag(slot), request))
         })
         .collect()
-}
-
-impl From<&Request> for PendingRequest {
-    #[inline]
-    fn from(request: &Request) -> PendingRequest {
-        PendingRequest { id: request.id(), operation: request.operation(), answered: false }
-    }
-}
-
-#[inline]
-fn read_write(tag: Tag, operation: Operation, data: ReadWrite) -> DiskRequest {
-    DiskRequest { tag, operation, sector: data.sector, segments: data.segments }
-}
-
-fn flush(tag: Tag) -> DiskRequest {
-    DiskRequest { tag, operation: Operation::Flush, sector: 0, segments: Segments::new() }
 }
 
 #[cfg(test)]

@@ -16,11 +16,11 @@ use ring_abi::ring::{Notify, Protocol};
 use crate::check::Limits;
 use crate::commands::Commands;
 use crate::config::{Recovery, RingConfig};
-use crate::disk_request::{DiskRequest, Tag};
 use crate::engine::{Completion, DiskInfo, Engine, IoRequest, Operation};
-use crate::error::ExitReason;
-use crate::guest_data::{GuestData, Outcome};
+use crate::error::{ExitReason, StartError};
+use crate::guest_data::{Finished, GuestData};
 use crate::queue::Queue;
+use crate::request::Tag;
 use crate::stats::{ErrorKind, Stats, Tally};
 
 /// The tokens of the descriptors that the loop waits for.
@@ -34,26 +34,26 @@ const POLLS_PER_CLOCK_READ: u32 = 64;
 /// How often the disk's size is read while requests come in; Linux's backend reads it for every request.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// When a request was taken, and its length in bytes.
-#[derive(Clone, Copy)]
-struct Started {
-    at: Instant,
-    bytes: usize,
+/// What passes from one stage to the next; empty between two polls, and kept for its memory.
+#[derive(Default)]
+struct Batch {
+    /// Requests to be started.
+    tags: Vec<Tag>,
+    /// Operations for the engine.
+    ready: Vec<IoRequest>,
+    /// Requests whose pages could not be had.
+    failed: Vec<Tag>,
+    /// Operations that are complete.
+    finished: Vec<Finished>,
 }
 
 /// Everything that one ring's thread owns.
 pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
-    // Fields are dropped in this order: the engine lets go of the guest's pages before the ring is unmapped.
+    // Fields are dropped in this order: the engine lets go of the guest's pages before they are unmapped.
     engine: Box<dyn Engine>,
     completions: Vec<Completion>,
-    /// An operation that the engine was too full to take.
-    stalled: Option<Box<IoRequest>>,
-    /// Completed operations, to be used again: a request costs no allocation.
-    #[allow(clippy::vec_box)] // The boxes are what is reused.
-    free_ios: Vec<Box<IoRequest>>,
     guest_data: GuestData,
-    /// Requests to be started once more, with their data copied.
-    retries: Vec<DiskRequest>,
+    batch: Batch,
     queue: Queue<P, Contiguous, InflightRegion>,
     /// The disk's properties when last read, and when that was.
     info: DiskInfo,
@@ -62,10 +62,6 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
     resumed: bool,
     notifier: Notifier<Box<dyn WaitChannel>>,
     event_set: EventSet,
-    /// By tag.
-    started: Box<[Started]>,
-    /// Operations that the engine has.
-    in_engine: usize,
     adaptive_poll: AdaptivePoll,
     stats: Arc<Stats>,
     config: RingConfig,
@@ -76,8 +72,8 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         mut config: RingConfig,
         ring: Contiguous,
         channel: Box<dyn WaitChannel>,
-    ) -> Result<Self, ExitReason> {
-        let info = config.disk.info().map_err(ExitReason::Engine)?;
+    ) -> Result<Self, StartError> {
+        let info = config.disk.info().map_err(StartError::Engine)?;
         let limits = limits(&info);
         let recovery = std::mem::take(&mut config.recovery);
         let resumed = matches!(recovery, Recovery::Resume(_));
@@ -90,26 +86,22 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             tracing::info!(in_flight = queue.in_flight(), "resumed");
         }
         let depth = queue.size();
-        let mut engine = config.disk.engine(depth).map_err(ExitReason::Engine)?;
+        let mut engine = config.disk.engine(depth).map_err(StartError::Engine)?;
         let guest_data = GuestData::new(&config, depth, &mut *engine);
         let mut notifier = Notifier::new(channel);
         notifier.count_in(config.stats.events.clone());
-        let event_set = EventSet::new().map_err(ExitReason::Wait)?;
+        let event_set = EventSet::new()?;
         Ok(Self {
             engine,
             completions: Vec::with_capacity(depth),
-            stalled: None,
-            free_ios: Vec::with_capacity(depth),
             guest_data,
-            retries: Vec::new(),
+            batch: Batch::default(),
             queue,
             info,
             refreshed: Instant::now(),
             resumed,
             notifier,
             event_set,
-            started: vec![Started { at: Instant::now(), bytes: 0 }; depth].into(),
-            in_engine: 0,
             adaptive_poll: AdaptivePoll::default(),
             stats: config.stats.clone(),
             config,
@@ -165,30 +157,37 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     }
 
     fn take_requests(&mut self) -> Result<bool, ExitReason> {
-        if let Some(io) = self.stalled.take() {
-            self.submit(io);
-        }
-        let mut now = None;
-        for _ in 0..self.config.tuning.batch {
-            if self.stalled.is_some() {
-                break;
-            }
-            let Some(request) = self.queue.poll()? else { break };
-            // The clock is read once a batch: reading it costs as much as a request.
-            let at = *now.get_or_insert_with(Instant::now);
-            self.start(&request, at);
+        while self.batch.tags.len() < self.config.tuning.batch {
+            let Some(tag) = self.queue.poll()? else { break };
+            self.batch.tags.push(tag);
         }
         if self.queue.refused().any() {
             self.stats.refused(self.queue.refused());
         }
-        if now.is_some() {
-            self.stats.set_in_flight(self.queue.in_flight());
+        if self.batch.tags.is_empty() {
+            return Ok(false);
         }
-        if let Some(now) = now.filter(|now| now.saturating_duration_since(self.refreshed) >= REFRESH_INTERVAL)
-        {
+        // The clock is read once a batch: reading it costs as much as a request.
+        let now = Instant::now();
+        self.queue.set_taken_at(&self.batch.tags, now);
+        self.start_batch();
+        self.stats.set_in_flight(self.queue.in_flight());
+        if now.saturating_duration_since(self.refreshed) >= REFRESH_INTERVAL {
             self.refresh(now);
         }
-        Ok(now.is_some())
+        Ok(true)
+    }
+
+    /// Starts the requests of the batch.
+    fn start_batch(&mut self) {
+        let Batch { tags, ready, failed, .. } = &mut self.batch;
+        self.guest_data.start(self.queue.requests(), tags, ready, failed);
+        tags.clear();
+        self.engine.submit(ready);
+        for tag in failed.drain(..) {
+            self.stats.failed(self.queue.requests()[tag].operation(), ErrorKind::Grant);
+            self.queue.complete(tag, Status::ERROR);
+        }
     }
 
     /// Reads the disk's size. If it changed, the control thread advertises it to the frontend and sends a command.
@@ -205,73 +204,33 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         }
     }
 
-    fn start(&mut self, request: &DiskRequest, at: Instant) {
-        let mut io = self.free_ios.pop().unwrap_or_else(IoRequest::empty);
-        let ready = match request.operation {
-            Operation::Flush => {
-                io.set_flush(request.tag.0.into());
-                true
-            }
-            Operation::Read | Operation::Write => self.guest_data.start(request, &mut io),
-        };
-        self.started[request.tag.0 as usize] = Started { at, bytes: io.len() };
-        if ready {
-            self.submit(io);
-        } else {
-            self.stats.failed(request.operation, ErrorKind::Grant);
-            self.queue.complete(request.tag, Status::ERROR);
-            self.free_ios.push(io);
-        }
-    }
-
-    #[inline]
-    fn submit(&mut self, io: Box<IoRequest>) {
-        match self.engine.submit(io) {
-            Ok(()) => self.in_engine += 1,
-            Err(io) => self.stalled = Some(io),
-        }
-    }
-
     fn complete_requests(&mut self) -> Result<bool, ExitReason> {
-        if self.in_engine == 0 {
+        if self.guest_data.in_engine() == 0 {
             return Ok(false);
         }
         self.engine.poll(&mut self.completions).map_err(ExitReason::Engine)?;
         if self.completions.is_empty() {
             return Ok(false);
         }
+        let Batch { tags, finished, .. } = &mut self.batch;
+        self.guest_data.finish(self.queue.requests(), &mut self.completions, finished, tags);
         let now = Instant::now();
         let mut tally = Tally::new(&self.stats, now);
-        for Completion { request: mut io, result } in self.completions.drain(..) {
-            self.in_engine -= 1;
-            let tag = Tag(io.tag as u32);
-            let operation = io.operation;
-            let result = match self.guest_data.complete(&mut io, result) {
-                Outcome::Done(result) => result,
-                Outcome::Retry(request) => {
-                    self.free_ios.push(io);
-                    self.retries.push(request);
-                    continue;
-                }
-            };
-            // Unmapped before the response gives the pages back to the frontend.
-            io.clear();
-            self.free_ios.push(io);
-            let started = self.started[tag.0 as usize];
+        for Finished { tag, result } in finished.drain(..) {
+            let request = &self.queue.requests()[tag];
             let status = match result {
                 Ok(()) => {
-                    tally.done(operation, started.bytes, started.at);
+                    tally.done(request.operation(), request.bytes(), request.taken_at().unwrap_or(now));
                     Status::OKAY
                 }
-                Err((kind, error)) => failed(&self.stats, operation, kind, &error),
+                Err((kind, error)) => failed(&self.stats, request.operation(), kind, &error),
             };
             self.queue.complete(tag, status);
         }
         drop(tally);
-        while let Some(request) = self.retries.pop() {
-            // Its time counts from when it was taken from the ring.
-            let taken_at = self.started[request.tag.0 as usize].at;
-            self.start(&request, taken_at);
+        if !self.batch.tags.is_empty() {
+            // Once more, with their data copied. Their time counts from when they were taken from the ring.
+            self.start_batch();
         }
         self.stats.set_in_flight(self.queue.in_flight());
         Ok(true)
@@ -319,16 +278,19 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
 
     /// Waits for the engine to hand back all operations: only then may pages be unmapped.
     fn drain(&mut self, commands: &Commands) -> Result<(), ExitReason> {
-        self.stalled = None;
         self.notifier.unregister(&self.event_set);
         self.event_set.remove(&commands.event);
-        while self.in_engine > 0 {
-            if self.complete_requests()? {
+        loop {
+            let completed = self.complete_requests()?;
+            self.guest_data.reclaim();
+            if self.guest_data.in_engine() == 0 {
+                return Ok(());
+            }
+            if completed {
                 continue;
             }
             self.event_set.wait(None).map_err(ExitReason::Wait)?;
         }
-        Ok(())
     }
 }
 

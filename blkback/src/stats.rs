@@ -7,7 +7,7 @@ use event_loop::{Counter, EventCounters, Histogram};
 use ring_abi::blkif::{OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER, Status};
 use xenbus::stats::{self, Count, Grants, Notifications, Snapshot};
 
-use crate::disk_request::Operation;
+use crate::request::Operation;
 
 /// Why a request failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

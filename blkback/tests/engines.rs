@@ -6,9 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use blkback::DiskInfo;
-use blkback::engine::{
-    Completion, Data, Disk, Engine, FileDisk, IoRequest, Mode, Operation, RamDisk, Spec, open,
-};
+use blkback::engine::{Disk, Engine, FileDisk, IoTable, Mode, Operation, RamDisk, Spec, Tag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use proptest::prelude::*;
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
@@ -39,61 +37,90 @@ fn any_step() -> impl Strategy<Value = Step> {
     )
 }
 
-fn io(tag: u64, step: &Step) -> Box<IoRequest> {
-    if step.operation == Operation::Flush {
-        return IoRequest::flush(tag);
-    }
-    let pages = MmapRegion::new(step.sectors as usize * 512).unwrap();
-    let bytes = vec![step.fill; pages.len()];
-    pages.as_volatile_slice().copy_from(&bytes);
-    IoRequest::private(tag, step.operation, step.sector, pages)
+/// Operations at once.
+const DEPTH: usize = 8;
+
+/// An engine, and the memory of what it carries out.
+struct Machine {
+    engine: Box<dyn Engine>,
+    table: IoTable<Option<MmapRegion>>,
+    in_flight: usize,
 }
 
-/// Polls until `count` operations have completed, sleeping on the engine's descriptor in between.
-fn wait(engine: &mut dyn Engine, count: usize) -> Vec<Completion> {
-    let mut done = Vec::new();
-    loop {
-        engine.poll(&mut done).unwrap();
-        if done.len() >= count {
-            return done;
+impl Machine {
+    fn new(disk: &dyn Disk) -> Machine {
+        Machine { engine: disk.engine(DEPTH).unwrap(), table: IoTable::new(DEPTH, || None), in_flight: 0 }
+    }
+
+    fn submit(&mut self, tag: u32, step: &Step) {
+        if step.operation != Operation::Flush {
+            let pages = MmapRegion::new(step.sectors as usize * 512).unwrap();
+            pages.as_volatile_slice().copy_from(&vec![step.fill; pages.len()]);
+            *self.table.memory_mut(Tag(tag)) = Some(pages);
         }
-        let mut fds = [PollFd::new(engine.fd(), PollFlags::POLLIN)];
-        let ready = poll(&mut fds, PollTimeout::from(20_000u16));
-        assert!(!matches!(ready, Ok(0)), "timed out: {} of {count}", done.len());
+        let request = self.table.start(Tag(tag), step.operation, step.sector, |memory, slices| {
+            memory.as_ref().is_none_or(|pages| slices.push(pages.as_volatile_slice()))
+        });
+        self.engine.submit(&mut vec![request.unwrap()]);
+        self.in_flight += 1;
+    }
+
+    /// Polls until all operations have completed, sleeping on the engine's descriptor in between. Returns the tag, the
+    /// memory and whether it succeeded of each.
+    fn wait(&mut self) -> Vec<(u32, Vec<u8>, bool)> {
+        let mut completions = Vec::new();
+        while completions.len() < self.in_flight {
+            self.engine.poll(&mut completions).unwrap();
+            if completions.len() < self.in_flight {
+                let mut fds = [PollFd::new(self.engine.fd(), PollFlags::POLLIN)];
+                let ready = poll(&mut fds, PollTimeout::from(20_000u16));
+                assert!(!matches!(ready, Ok(0)), "timed out: {} of {}", completions.len(), self.in_flight);
+            }
+        }
+        self.in_flight = 0;
+        completions
+            .into_iter()
+            .map(|completion| {
+                let tag = self.table.finish(completion.request);
+                let memory = self.table.memory_mut(tag).take();
+                (tag.0, memory.as_ref().map(bytes).unwrap_or_default(), completion.result.is_ok())
+            })
+            .collect()
     }
 }
 
-fn bytes(completion: Completion) -> Vec<u8> {
-    let Data::Private(region) = completion.request.into_data() else { return Vec::new() };
+fn bytes(region: &MmapRegion) -> Vec<u8> {
     let mut bytes = vec![0; region.len()];
     region.as_volatile_slice().read_slice(&mut bytes, 0).unwrap();
     bytes
 }
 
 /// The bytes of each operation after it completed, and finally those of the whole disk.
-fn outcome(disk: &dyn Disk, steps: &[Step]) -> (BTreeMap<u64, Vec<u8>>, Vec<u8>) {
-    let mut engine = disk.engine(8).unwrap();
+fn outcome(disk: &dyn Disk, steps: &[Step]) -> (BTreeMap<usize, Vec<u8>>, Vec<u8>) {
+    let mut machine = Machine::new(disk);
     let mut results = BTreeMap::new();
-    let mut in_flight = 0;
-    let mut busy: Vec<std::ops::Range<u64>> = Vec::new();
-    for (tag, step) in steps.iter().enumerate() {
-        let range = step.sector..step.sector + step.sectors;
-        let apart = busy.iter().all(|b| b.end <= range.start || range.end <= b.start);
-        if !(step.together && apart && in_flight < 8) {
-            results.extend(wait(&mut *engine, in_flight).into_iter().map(|d| (d.request.tag, bytes(d))));
-            in_flight = 0;
-            busy = Vec::new();
+    let mut busy: Vec<(usize, std::ops::Range<u64>)> = Vec::new();
+    let mut collect = |machine: &mut Machine, busy: &mut Vec<(usize, _)>| {
+        for (tag, bytes, _) in machine.wait() {
+            results.insert(busy[tag as usize].0, bytes);
         }
-        engine.submit(io(tag as u64, step)).map_err(|_| "full").unwrap();
-        in_flight += 1;
-        busy.push(range);
+        busy.clear();
+    };
+    for (number, step) in steps.iter().enumerate() {
+        let range = step.sector..step.sector + step.sectors;
+        let apart = busy.iter().all(|(_, b)| b.end <= range.start || range.end <= b.start);
+        if !(step.together && apart && busy.len() < DEPTH) {
+            collect(&mut machine, &mut busy);
+        }
+        machine.submit(busy.len() as u32, step);
+        busy.push((number, range));
     }
-    results.extend(wait(&mut *engine, in_flight).into_iter().map(|d| (d.request.tag, bytes(d))));
+    collect(&mut machine, &mut busy);
     let all = Step { operation: Operation::Read, sector: 0, sectors: SECTORS, fill: 0, together: false };
-    engine.submit(io(0, &all)).map_err(|_| "full").unwrap();
-    let whole = wait(&mut *engine, 1).pop().unwrap();
-    assert!(whole.result.is_ok());
-    (results, bytes(whole))
+    machine.submit(0, &all);
+    let (_, whole, ok) = machine.wait().remove(0);
+    assert!(ok);
+    (results, whole)
 }
 
 fn ram() -> Arc<dyn Disk> {
@@ -134,25 +161,47 @@ fn uring_with_o_direct_agrees_with_ram() {
 fn read_beyond_truncated_image_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     let disk = raw(dir.path(), false);
-    let mut engine = disk.engine(4).unwrap();
+    let mut machine = Machine::new(&*disk);
     std::fs::File::options().write(true).open(dir.path().join("false.img")).unwrap().set_len(1024).unwrap();
     assert_eq!(disk.info().unwrap().sectors, 2);
     for (sector, ok) in [(0, true), (1, false), (100, false)] {
         let step = Step { operation: Operation::Read, sector, sectors: 2, fill: 9, together: false };
-        engine.submit(io(sector, &step)).map_err(|_| "full").unwrap();
-        assert_eq!(wait(&mut *engine, 1)[0].result.is_ok(), ok, "sector {sector}");
+        machine.submit(3, &step);
+        assert_eq!(machine.wait()[0].2, ok, "sector {sector}");
     }
 }
 
 #[test]
-fn full_engine_gives_the_operation_back_and_waits_when_dropped() {
+fn dropped_engine_has_waited_for_its_operations() {
+    let dir = tempfile::tempdir().unwrap();
+    let Machine { engine, mut table, .. } = {
+        let mut machine = Machine::new(&*raw(dir.path(), true));
+        let step = Step { operation: Operation::Read, sector: 0, sectors: 8, fill: 1, together: false };
+        (0..2).for_each(|tag| machine.submit(tag, &step));
+        // Starts them; some may complete, and are dropped with the others.
+        machine.engine.poll(&mut Vec::new()).unwrap();
+        machine
+    };
+    drop(engine);
+    table.reclaim();
+    assert_eq!(table.pinned(), 0, "the kernel has completed them");
+    for tag in [Tag(0), Tag(1)] {
+        assert_eq!(table.memory(tag).as_ref().map(bytes), Some(vec![0; 4096]));
+    }
+}
+
+#[test]
+fn operation_with_a_tag_that_is_in_use_or_too_large_fails() {
     let dir = tempfile::tempdir().unwrap();
     let mut engine = raw(dir.path(), true).engine(2).unwrap();
-    let step = Step { operation: Operation::Read, sector: 0, sectors: 8, fill: 0, together: false };
-    assert!(engine.submit(io(1, &step)).is_ok() && engine.submit(io(2, &step)).is_ok());
-    assert_eq!(engine.submit(io(3, &step)).unwrap_err().tag, 3);
-    // Two operations are still in the kernel: dropping waits for them.
-    drop(engine);
+    let mut tables = [(), ()].map(|()| IoTable::new(3, || ()));
+    let mut flush =
+        |table: usize, tag| tables[table].start(Tag(tag), Operation::Flush, 0, |(), _| true).unwrap();
+    engine.submit(&mut vec![flush(0, 0), flush(1, 0), flush(0, 2)]);
+    let mut completions = Vec::new();
+    engine.poll(&mut completions).unwrap();
+    let failed: Vec<_> = completions.iter().filter(|c| c.result.is_err()).map(|c| c.request.tag()).collect();
+    assert_eq!(failed, [Tag(0), Tag(2)]);
 }
 
 #[test]

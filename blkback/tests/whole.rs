@@ -334,7 +334,7 @@ fn image_still_in_use_is_opened_once_released() {
     let opener = Box::new(move |_: &_, keys: &xenbus::Keys| {
         if refusals > 0 {
             refusals -= 1;
-            return Err(xenbus::driver::Failure::new(libc::EBUSY, "in use"));
+            return Err(xenbus::driver::Failure::in_use_for_now("in use"));
         }
         let spec = blkback::engine::Spec::from_keys(keys).unwrap();
         Ok(blkback::engine::open(&spec).unwrap())

@@ -128,6 +128,12 @@ impl Disk {
         Ok(())
     }
 
+    /// Removes this end's error of an earlier connection, or that it was not closed.
+    fn clear_error(&mut self) -> Result<()> {
+        let Some(client) = self.link.client() else { return Ok(()) };
+        Ok(self.end.clear_error(client)?)
+    }
+
     /// Closes a device that the toolstack wants closed, though it is in use: its backend is gone.
     pub(crate) fn end_refusal(&mut self) -> Result<()> {
         let Some(client) = self.link.client().filter(|_| self.in_use) else { return Ok(()) };
@@ -204,6 +210,7 @@ impl Disk {
     fn connected(&mut self, negotiated: Negotiated) -> Result<()> {
         tracing::info!(sectors = negotiated.sectors, "connected");
         self.negotiated = Some(negotiated);
+        self.clear_error()?;
         self.switch_state(XenbusState::Connected)?;
         // Publishes the requests that an earlier backend did not answer.
         self.commit()
@@ -231,7 +238,8 @@ impl Disk {
     fn begin_close(&mut self, error: Option<Error>) -> Result<()> {
         self.handshake.close();
         self.closing = true;
-        let written = self.switch_state(XenbusState::Closing).and_then(|_| self.finish_close());
+        let written = self.clear_error().and_then(|()| self.switch_state(XenbusState::Closing));
+        let written = written.and_then(|_| self.finish_close());
         match error {
             Some(error) => {
                 tracing::error!(%error, "closing");

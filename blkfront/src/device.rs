@@ -16,8 +16,8 @@ use xenbus::{DeviceEnd, StoreLink, XenbusState};
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::handshake::{Handshake, Negotiated};
-use crate::queue::{Operation, Queue, Segments};
-use crate::stats::Stats;
+use crate::queue::{Operation, Queue};
+use crate::stats::{Stats, Tally};
 
 /// Options for opening a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -166,6 +166,11 @@ impl Disk {
         self.negotiated.as_ref()
     }
 
+    /// The backend's domain, to which the buffers of [`Disk::buffer`] are granted.
+    pub fn backend(&self) -> DomId {
+        self.peer
+    }
+
     /// Requests that can be in flight at once.
     pub fn depth(&self) -> usize {
         self.queue.size() as usize
@@ -196,18 +201,17 @@ impl Disk {
     /// Gives the request back if the ring is full, if the device is closed (see [`Disk::is_closed`]), or if its bytes
     /// are no whole sectors inside its buffer.
     #[inline]
-    #[allow(clippy::result_large_err)] // The error is the request itself, by value.
     pub fn submit(&mut self, request: Request) -> std::result::Result<(), Request> {
-        let segments = match &request.buffer {
-            None => Some(Segments::new()),
-            Some(buffer) => buffer.segments(request.bytes),
-        };
-        match segments {
-            Some(segments) if !self.handshake.is_closed() => {
-                self.queue.submit(request.operation, request.sector, segments, request)
-            }
-            _ => Err(request),
+        let is_valid = request.buffer.as_ref().is_none_or(|buffer| buffer.has_sectors(request.bytes));
+        if !is_valid || self.handshake.is_closed() {
+            return Err(request);
         }
+        let Request { operation, sector, .. } = request;
+        self.queue.submit_with(operation, sector, request, |request, segments| {
+            if let Some(buffer) = &request.buffer {
+                buffer.push_segments(request.bytes, segments);
+            }
+        })
     }
 
     /// Publishes submitted requests, and notifies the backend if it waits for them.
@@ -239,28 +243,35 @@ impl Disk {
     /// [`Error::Fault`] if the backend broke the protocol, for which the device is closed.
     #[inline]
     pub fn poll(&mut self, completions: &mut Vec<Completion>) -> Result<usize> {
-        let before = completions.len();
-        loop {
-            match self.queue.poll() {
-                Ok(Some((request, status))) => completions.push(Completion { request, status }),
-                Ok(None) => break,
-                Err(fault) => return Err(self.fault(fault)),
-            }
-        }
-        if completions.len() > before {
-            self.empty_polls = 0;
-            let counted = |c: &Completion| (c.request.operation, c.request.bytes, c.status);
-            self.stats.completed(completions[before..].iter().map(counted));
-            self.stats.set_in_flight(self.queue.in_flight());
-            self.notifier.iter_mut().for_each(|notifier| notifier.worked(true));
-        } else {
-            self.empty_polls += 1;
-            if self.empty_polls >= EMPTY_POLLS_MAX {
+        let mut tally = Tally::default();
+        let polled = self.queue.poll(|request, status| {
+            tally.add(request.operation, request.bytes, status);
+            completions.push(Completion { request, status });
+        });
+        match polled {
+            Ok(0) => self.count_empty_poll().map(|()| 0),
+            Ok(count) => {
                 self.empty_polls = 0;
-                self.process_events()?;
+                self.stats.completed(&tally);
+                self.stats.set_in_flight(self.queue.in_flight());
+                self.notifier.iter_mut().for_each(|notifier| notifier.worked(true));
+                Ok(count)
+            }
+            Err(fault) => {
+                self.stats.completed(&tally);
+                Err(self.fault(fault))
             }
         }
-        Ok(completions.len() - before)
+    }
+
+    #[inline]
+    fn count_empty_poll(&mut self) -> Result<()> {
+        self.empty_polls += 1;
+        if self.empty_polls < EMPTY_POLLS_MAX {
+            return Ok(());
+        }
+        self.empty_polls = 0;
+        self.process_events()
     }
 
     /// Publishes submitted requests and waits until a request completes, the backend's state changes, or `timeout`

@@ -32,8 +32,9 @@ pub fn hostile(script: &[u8]) {
             // A response that is valid or nearly valid, and the producer index advanced.
             1 | 2 => {
                 let at = 64 + (step[1] as usize % 32) * 112;
-                words.store32(at, u32::from(step[2] % 32));
-                words.store32(at + 4, u32::from(step[3] % 4));
+                // An id: the slot's index, and the number of earlier requests.
+                words.store32(at, u32::from(step[2] % 32) | u32::from(step[3]) << 16);
+                words.store32(at + 4, 0);
                 words.store32(at + 8, value & 0x1_0003);
                 words.store32(8, words.load32(8).wrapping_add(1));
             }
@@ -42,7 +43,7 @@ pub fn hostile(script: &[u8]) {
                 let operation = [Operation::Read, Operation::Write, Operation::Barrier, Operation::Flush]
                     [usize::from(step[1] & 3)];
                 let before = queue.in_flight();
-                if queue.submit(operation, u64::from(value), segments(), next).is_ok() {
+                if queue.submit(operation, u64::from(value), &segments(), next).is_ok() {
                     open.insert(next);
                     assert_eq!(queue.in_flight(), before + 1);
                 }
@@ -53,12 +54,12 @@ pub fn hostile(script: &[u8]) {
                 memory = Pages::new(1);
                 assert!(queue.connect(memory.clone()).is_ok());
             }
-            _ => match queue.poll() {
-                // A fault ends the connection; a later backend gets the same requests over a new ring.
-                Err(_) => drop(queue.disconnect()),
-                Ok(None) => {}
-                Ok(Some((item, _))) => assert!(open.remove(&item), "returned twice"),
-            },
+            _ => {
+                if queue.poll(|item, _| assert!(open.remove(&item), "returned twice")).is_err() {
+                    // A fault ends the connection; a later backend gets the same requests over a new ring.
+                    drop(queue.disconnect());
+                }
+            }
         }
         assert_eq!(queue.in_flight(), open.len());
     }

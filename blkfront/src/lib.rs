@@ -7,7 +7,7 @@
 //! The core of a ring, which a kernel drives itself:
 //!
 //! ```
-//! use blkfront::queue::{Operation, Queue, Segments};
+//! use blkfront::queue::{Operation, Queue};
 //! use ring_abi::blkif::{Response, Segment, Status, X86_64};
 //! use ring_abi::{GrantRef, ring::Back};
 //! # use ring_abi::testing::Pages;
@@ -16,7 +16,7 @@
 //! let mut queue: Queue<X86_64, _, &str> = Queue::new(0);
 //! queue.connect(page.clone())?;
 //! let segment = Segment { gref: GrantRef(8), first_sect: 0, last_sect: 7 };
-//! queue.submit(Operation::Read, 0, Segments::from_iter([segment]), "my request")?;
+//! queue.submit(Operation::Read, 0, &[segment], "my request")?;
 //! assert!(queue.commit().wanted(), "the backend is to be notified");
 //!
 //! // What a backend does.
@@ -25,7 +25,8 @@
 //! back.push(&Response { id: request.id(), operation: request.operation(), status: Status::OKAY });
 //! let _ = back.commit();
 //!
-//! assert_eq!(queue.poll()?, Some(("my request", Status::OKAY)));
+//! let count = queue.poll(|item, status| assert_eq!((item, status), ("my request", Status::OKAY)))?;
+//! assert_eq!(count, 1);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![cfg_attr(not(feature = "std"), no_std)]
@@ -51,7 +52,7 @@ pub mod split;
 mod stats;
 #[cfg(feature = "std")]
 mod sync;
-pub mod table;
+mod table;
 
 #[cfg(feature = "std")]
 pub use buffer::Buffer;

@@ -5,34 +5,44 @@
 use alloc::collections::VecDeque;
 use arrayvec::ArrayVec;
 use ring_abi::blkif::{
-    Io, MAX_SEGMENTS, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER, Request, Response, Segment,
-    Status,
+    MAX_SEGMENTS, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER, Request, Response, Segment, Status,
 };
 use ring_abi::ring::{BadMemory, Front, Notify, Protocol};
 use ring_abi::shm::Memory;
 
 use crate::table::Table;
 
-/// What the backend is to do with the disk.
+/// What the backend is to do with the disk, as the ring says it (blkif.h:477).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
 pub enum Operation {
     /// Disk to memory.
-    Read,
+    Read = OP_READ,
     /// Memory to disk.
-    Write,
+    Write = OP_WRITE,
     /// Memory to disk, after all earlier writes are durable, and durable before any later one starts.
-    Barrier,
+    Barrier = OP_WRITE_BARRIER,
     /// Completed writes become durable.
-    Flush,
+    Flush = OP_FLUSH_DISKCACHE,
 }
 
 impl Operation {
-    fn code(self) -> u8 {
+    /// Fills in a request for this operation over an earlier one: the only place that knows what each looks like.
+    #[inline]
+    fn fill(self, request: &mut Request, id: u64, sector: u64, push: impl FnOnce(&mut Segments)) {
         match self {
-            Operation::Read => OP_READ,
-            Operation::Write => OP_WRITE,
-            Operation::Barrier => OP_WRITE_BARRIER,
-            Operation::Flush => OP_FLUSH_DISKCACHE,
+            Operation::Read | Operation::Write | Operation::Barrier | Operation::Flush => {
+                if !matches!(request, Request::Io(_)) {
+                    *request = Request::default();
+                }
+                let Request::Io(io) = request else { return };
+                io.segments.clear();
+                push(&mut io.segments);
+                io.id = id;
+                io.sector_number = sector;
+                io.operation = self as u8;
+                io.nr_segments = io.segments.len() as u8;
+            }
         }
     }
 }
@@ -68,19 +78,19 @@ pub type Segments = ArrayVec<Segment, MAX_SEGMENTS>;
 /// its pages: it is given back exactly once.
 ///
 /// ```
-/// # use blkfront::queue::{Fault, Operation, Queue, Segments};
-/// # use ring_abi::{blkif::X86_64, shm::Memory};
-/// /// Reads one page at sector 8, whose grant is in `segments`.
-/// fn read<M: Memory>(queue: &mut Queue<X86_64, M, u32>, segments: Segments) -> Result<(), Fault> {
-///     if queue.submit(Operation::Read, 8, segments, 42).is_err() {
+/// # use blkfront::queue::{Fault, Operation, Queue};
+/// # use ring_abi::{blkif::{Segment, X86_64}, shm::Memory};
+/// /// Reads one page at sector 8.
+/// fn read<M: Memory>(queue: &mut Queue<X86_64, M, u32>, page: Segment) -> Result<(), Fault> {
+///     if queue.submit(Operation::Read, 8, &[page], 42).is_err() {
 ///         return Ok(()); // The ring is full.
 ///     }
 ///     if queue.commit().wanted() {
 ///         // Notify the backend's event channel.
 ///     }
-///     while let Some((item, status)) = queue.poll()? {
+///     queue.poll(|item, status| {
 ///         // Item 42 comes back with the backend's status.
-///     }
+///     })?;
 ///     Ok(())
 /// }
 /// ```
@@ -139,34 +149,48 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
     ///
     /// # Errors
     /// Gives the item back if the ring is full.
+    ///
+    /// # Panics
+    /// If there are more than [`MAX_SEGMENTS`] segments.
     #[inline]
     pub fn submit(
         &mut self,
         operation: Operation,
         sector: u64,
-        segments: Segments,
+        segments: &[Segment],
         item: T,
     ) -> Result<(), T> {
-        if self.ring.as_ref().is_some_and(|ring| ring.free() == 0) {
-            return Err(item);
-        }
-        let request = self.table.insert(item, |id| {
-            let operation = operation.code();
-            let nr_segments = segments.len() as u8;
-            Request::Io(Io { operation, handle: 0, id, sector_number: sector, nr_segments, segments })
-        })?;
-        let sent = match &mut self.ring {
-            Some(ring) => self.unsent.is_empty() && ring.push(request),
+        self.submit_with(operation, sector, item, |_, into| into.extend(segments.iter().copied()))
+    }
+
+    /// Submits a request as [`Queue::submit`] does, whose segments `push` takes from the item.
+    ///
+    /// # Errors
+    /// Gives the item back if the ring is full.
+    #[inline]
+    pub fn submit_with(
+        &mut self,
+        operation: Operation,
+        sector: u64,
+        item: T,
+        push: impl FnOnce(&T, &mut Segments),
+    ) -> Result<(), T> {
+        let can_send = match &self.ring {
+            Some(ring) if ring.free() == 0 => return Err(item),
+            Some(_) => self.unsent.is_empty(),
             None => false,
         };
-        if sent {
-            self.pushed = true;
-        } else {
-            self.unsent.push_back(request.id());
+        let request = self.table.insert(item, |item, id, request| {
+            operation.fill(request, id, sector, |segments| push(item, segments));
+        })?;
+        match &mut self.ring {
+            Some(ring) if can_send => self.pushed |= ring.push(request),
+            _ => self.unsent.push_back(request.id()),
         }
         Ok(())
     }
 
+    #[cold]
     fn send_unsent(&mut self) {
         let Some(ring) = &mut self.ring else { return };
         while let Some(request) = self.unsent.front().and_then(|id| self.table.get(*id)) {
@@ -197,20 +221,30 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
         }
     }
 
-    /// Returns the next completion: a request's item and the status of its response.
+    /// Takes the responses that are there, and gives each request's item and the status of its response to `completed`;
+    /// returns how many.
     ///
     /// # Errors
-    /// [`Fault`] if the response is impossible: close this device.
+    /// [`Fault`] at the first impossible response, of which no item is given: close this device.
     #[inline]
-    pub fn poll(&mut self) -> Result<Option<(T, Status)>, Fault> {
-        let Some(ring) = &mut self.ring else { return Ok(None) };
-        let Some(response) = ring.pop()? else { return Ok(None) };
-        let Response { id, operation: found, status } = response;
-        let expected = self.table.get(id).ok_or(Fault::UnknownId { id })?.operation();
-        if found != expected {
-            return Err(Fault::WrongOperation { id, found, expected });
+    pub fn poll(&mut self, mut completed: impl FnMut(T, Status)) -> Result<usize, Fault> {
+        let Some(ring) = &mut self.ring else { return Ok(0) };
+        if !ring.refresh()? {
+            return Ok(0);
         }
-        Ok(self.table.remove(id).map(|item| (item, status)))
+        let count = ring.seen() as usize;
+        for _ in 0..count {
+            let Some(Response { id, operation: found, status }) = ring.pop()? else { break };
+            let entry = self.table.entry(id).ok_or(Fault::UnknownId { id })?;
+            let expected = entry.request.operation();
+            if found != expected {
+                return Err(Fault::WrongOperation { id, found, expected });
+            }
+            if let Some(item) = entry.remove() {
+                completed(item, status);
+            }
+        }
+        Ok(count)
     }
 
     /// Sets the ring's event index, so that the next completion is notified; `true` if there is one already.

@@ -34,57 +34,30 @@ impl Counters {
     }
 }
 
+/// The names of operations in reports, by [`Operation`].
+const NAMES: [&str; 4] = ["read", "write", "barrier", "flush"];
+
 /// Live counters of a disk.
 #[derive(Debug, Default)]
 pub struct Stats {
     /// By [`Operation`].
-    operations: [Counters; 4],
+    operations: [Counters; NAMES.len()],
     in_flight: Counter,
     /// Events of the ring.
     pub(crate) events: Arc<EventCounters>,
 }
 
 impl Stats {
-    /// Counts a batch of responses, each by its operation, bytes and status. Those of one operation in a row cost one
-    /// update of the counters.
+    /// Counts a batch of responses.
     #[inline]
-    pub(crate) fn completed(&self, batch: impl Iterator<Item = (Operation, usize, Status)>) {
-        let mut last = Operation::Read;
-        let mut requests = 0;
-        let mut bytes = 0;
-        for (operation, len, status) in batch {
-            if status != Status::OKAY {
-                self.failed(operation, status);
-                continue;
+    pub(crate) fn completed(&self, tally: &Tally) {
+        for (counters, counted) in self.operations.iter().zip(&tally.0) {
+            if counted.requests > 0 {
+                counters.requests.add(counted.requests);
+                counters.bytes.add(counted.bytes);
+                counters.failed.add(counted.failed);
+                counters.not_supported.add(counted.not_supported);
             }
-            if operation != last {
-                self.done(last, requests, bytes);
-                last = operation;
-                requests = 0;
-                bytes = 0;
-            }
-            requests += 1;
-            bytes += len as u64;
-        }
-        self.done(last, requests, bytes);
-    }
-
-    /// Counts responses to requests that succeeded.
-    #[inline]
-    fn done(&self, operation: Operation, requests: u64, bytes: u64) {
-        let counters = &self.operations[operation as usize];
-        counters.requests.add(requests);
-        counters.bytes.add(bytes);
-    }
-
-    /// Counts a response to a request that failed.
-    #[cold]
-    fn failed(&self, operation: Operation, status: Status) {
-        let counters = &self.operations[operation as usize];
-        counters.requests.add(1);
-        match status {
-            Status::EOPNOTSUPP => counters.not_supported.add(1),
-            _ => counters.failed.add(1),
         }
     }
 
@@ -94,16 +67,48 @@ impl Stats {
     }
 }
 
+/// The responses of one batch, which cost one update of the counters.
+#[derive(Debug, Default)]
+pub(crate) struct Tally([Counted; NAMES.len()]);
+
+/// The responses to one operation's requests in a batch.
+#[derive(Debug, Default)]
+struct Counted {
+    requests: u64,
+    bytes: u64,
+    failed: u64,
+    not_supported: u64,
+}
+
+impl Tally {
+    /// Counts a response to a request for these bytes, which count if it did not fail.
+    #[inline]
+    pub(crate) fn add(&mut self, operation: Operation, bytes: usize, status: Status) {
+        let counted = &mut self.0[operation as usize];
+        counted.requests += 1;
+        if status == Status::OKAY {
+            counted.bytes += bytes as u64;
+        } else {
+            counted.fail(status);
+        }
+    }
+}
+
+impl Counted {
+    #[cold]
+    fn fail(&mut self, status: Status) {
+        match status {
+            Status::EOPNOTSUPP => self.not_supported += 1,
+            _ => self.failed += 1,
+        }
+    }
+}
+
 impl stats::Stats for Stats {
     fn snapshot(&self) -> Snapshot {
-        let [read, write, barrier, flush] = &self.operations;
+        let operations = self.operations.iter().zip(NAMES);
         Snapshot {
-            operations: vec![
-                read.read("read"),
-                write.read("write"),
-                barrier.read("barrier"),
-                flush.read("flush"),
-            ],
+            operations: operations.map(|(counters, name)| counters.read(name)).collect(),
             in_flight: Some(self.in_flight.get()),
             notifications: Notifications::from(&*self.events),
             ..Snapshot::default()

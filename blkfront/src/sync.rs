@@ -23,8 +23,11 @@ impl Disk {
         let mut chunks = split(offset, bytes.len(), MAX_REQUEST_BYTES);
         let count = chunks.len();
         let next = |disk: &mut Disk| {
-            let Some(chunk) = chunks.next() else { return Ok(None) };
-            Ok(Some(request(Operation::Read, &chunk, disk.take_spare()?)))
+            if chunks.len() == 0 {
+                return Ok(None);
+            }
+            let Some(buffer) = disk.take_spare()? else { return Ok(None) };
+            Ok(chunks.next().map(|chunk| request(Operation::Read, &chunk, buffer)))
         };
         self.run_all(count, next, |request, buffer| {
             let start = (request.sector * SECTOR as u64 - offset) as usize;
@@ -44,10 +47,14 @@ impl Disk {
         let mut chunks = split(offset, bytes.len(), MAX_REQUEST_BYTES);
         let count = chunks.len();
         let next = |disk: &mut Disk| {
-            let Some(chunk) = chunks.next() else { return Ok(None) };
-            let buffer = disk.take_spare()?;
-            buffer.fill(&bytes[chunk.bytes.clone()]);
-            Ok(Some(request(Operation::Write, &chunk, buffer)))
+            if chunks.len() == 0 {
+                return Ok(None);
+            }
+            let Some(buffer) = disk.take_spare()? else { return Ok(None) };
+            Ok(chunks.next().map(|chunk| {
+                buffer.fill(&bytes[chunk.bytes.clone()]);
+                request(Operation::Write, &chunk, buffer)
+            }))
         };
         self.run_all(count, next, |_, _| ())
     }
@@ -80,11 +87,20 @@ impl Disk {
         self.info().ok_or(Error::Closed)
     }
 
-    fn take_spare(&mut self) -> Result<Buffer> {
-        self.spare.pop().map_or_else(|| self.buffer(MAX_REQUEST_BYTES), Ok)
+    /// Takes a buffer for the longest request; `None` if the domain can grant no more pages now, and requests in flight
+    /// will give some back.
+    fn take_spare(&mut self) -> Result<Option<Buffer>> {
+        if let Some(buffer) = self.spare.pop() {
+            return Ok(Some(buffer));
+        }
+        match self.buffer(MAX_REQUEST_BYTES) {
+            Err(Error::Grant(grant_table::Error::NoSpace(_))) if self.in_flight() > 0 => Ok(None),
+            buffer => buffer.map(Some),
+        }
     }
 
-    /// Carries out the `count` requests of `next`, as many at once as the ring has slots, and waits for all of them.
+    /// Carries out the `count` requests of `next`, as many at once as the ring has slots and the domain has pages, and waits
+    /// for all of them.
     fn run_all(
         &mut self,
         count: usize,

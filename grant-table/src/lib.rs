@@ -47,7 +47,7 @@ mod transfer;
 pub use access::Access;
 pub use copy::{CopyOp, CopyPtr};
 pub use error::{Error, Result};
-pub use map::{Contiguous, Mapping};
+pub use map::{Contiguous, MapOp, Mapping, Mappings};
 pub use persist::PersistentCache;
 pub use share::{EndAccess, Shared};
 pub use slice::SharedSlice;

@@ -3,9 +3,10 @@
 
 use crate::{Access, SharedSlice};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 use core::ptr::NonNull;
-use ring_abi::{PAGE_SIZE, shm::Memory};
+use ring_abi::{GrantRef, PAGE_SIZE, shm::Memory};
 use smallvec::SmallVec;
 
 /// Pages that a [`Mapping`] holds without allocating: the 11 segments of a blkif request, rounded up.
@@ -30,7 +31,8 @@ pub trait Unmap: Send + Sync {
 pub struct Mapping {
     pages: SmallVec<[Page; INLINE_PAGES]>,
     access: Access,
-    owner: Arc<dyn Unmap>,
+    /// Kept when the pages are unmapped: a mapping that is filled again by the same owner changes no count of its users.
+    owner: Option<Arc<dyn Unmap>>,
 }
 
 // SAFETY: the pages stay mapped, at addresses valid in every thread, until drop; access goes through
@@ -39,12 +41,80 @@ unsafe impl Send for Mapping {}
 // SAFETY: as above; nothing is mutated through `&Mapping`.
 unsafe impl Sync for Mapping {}
 
+/// Mappings by number, to be filled by [`GrantTable::map_batch`](crate::GrantTable::map_batch) where they are: moving one
+/// costs more than filling it.
+pub trait Mappings {
+    /// The mapping of this number. Called with locks of the hypervisor held.
+    fn mapping(&mut self, number: u32) -> &mut Mapping;
+}
+
+impl Mappings for Vec<Mapping> {
+    fn mapping(&mut self, number: u32) -> &mut Mapping {
+        &mut self[number as usize]
+    }
+}
+
+/// One page of a batch: which mapping gets it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct MapOp {
+    /// The page.
+    pub gref: GrantRef,
+    /// The number of the mapping in [`Mappings`].
+    pub mapping: u32,
+    /// How it is mapped, which is the same for all pages of a mapping.
+    pub access: Access,
+}
+
 impl Mapping {
     /// # Safety
     /// Every page is `PAGE_SIZE` readable (and, for [`Access::ReadWrite`], writable) bytes that stay mapped until
     /// `owner.unmap` is called with them, which happens once, when the mapping is dropped.
     pub unsafe fn new(pages: SmallVec<[Page; INLINE_PAGES]>, access: Access, owner: Arc<dyn Unmap>) -> Self {
-        Self { pages, access, owner }
+        Self { pages, access, owner: Some(owner) }
+    }
+
+    /// A mapping of no pages, to be filled by [`GrantTable::map_batch`](crate::GrantTable::map_batch).
+    pub fn empty() -> Self {
+        Self { pages: SmallVec::new(), access: Access::ReadOnly, owner: None }
+    }
+
+    /// Unmaps the pages; the mapping can be filled again.
+    pub fn unmap(&mut self) {
+        if let (Some(owner), false) = (&self.owner, self.pages.is_empty()) {
+            owner.unmap(&self.pages, self.access);
+        }
+        self.pages.clear();
+    }
+
+    /// Appends a page that `owner` mapped.
+    ///
+    /// # Safety
+    /// As [`Mapping::new`]. The pages that are in the mapping already, if there are any, have the same owner and access.
+    #[inline]
+    pub unsafe fn push(&mut self, page: Page, access: Access, owner: &Arc<dyn Unmap>) {
+        if self.pages.is_empty() {
+            self.access = access;
+            if !self.is_owned_by(Arc::as_ptr(owner).cast()) {
+                self.owner = Some(owner.clone());
+            }
+        }
+        self.pages.push(page);
+    }
+
+    /// For the owner at this address: takes the pages out of the mapping without unmapping them, which is then left to
+    /// `unmap`. Returns `false`, and does nothing, if another has mapped them.
+    #[inline]
+    pub fn release_to(&mut self, owner: *const (), mut unmap: impl FnMut(Page, Access)) -> bool {
+        if !self.pages.is_empty() && !self.is_owned_by(owner) {
+            return false;
+        }
+        let access = self.access;
+        self.pages.drain(..).for_each(|page| unmap(page, access));
+        true
+    }
+
+    fn is_owned_by(&self, owner: *const ()) -> bool {
+        self.owner.as_ref().is_some_and(|mine| Arc::as_ptr(mine).cast::<()>() == owner)
     }
 
     /// Number of pages.
@@ -77,7 +147,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        self.owner.unmap(&self.pages, self.access);
+        self.unmap();
     }
 }
 

@@ -1,7 +1,9 @@
 //! The grant table of a domain: what a hypervisor implements.
 
+use crate::map::{INLINE_PAGES, MapOp, Mappings};
 use crate::{Access, Contiguous, CopyOp, Mapping, Result, Shared};
 use ring_abi::{DomId, GrantRef};
+use smallvec::SmallVec;
 
 /// A hypervisor's grant table, seen from one domain; used as `Arc<dyn GrantTable>` and called once a batch.
 ///
@@ -24,6 +26,31 @@ pub trait GrantTable: Send + Sync {
     /// [`Error::Grant`](crate::Error::Grant) with the first reference that was refused;
     /// [`Error::NoSuchDomain`](crate::Error::NoSuchDomain).
     fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Mapping>;
+
+    /// Maps the pages of several mappings by one call, as `GNTTABOP_map_grant_ref` does: of each mapping all or none. The
+    /// `ops` of one mapping follow each other. A mapping of which a page is refused is left empty.
+    ///
+    /// # Errors
+    /// The first error, as of [`GrantTable::map`]; it does not stop the other mappings.
+    fn map_batch(&self, peer: DomId, ops: &[MapOp], mappings: &mut dyn Mappings) -> Result<()> {
+        let mut outcome = Ok(());
+        for of_one in ops.chunk_by(|a, b| a.mapping == b.mapping) {
+            let refs: SmallVec<[GrantRef; INLINE_PAGES]> = of_one.iter().map(|op| op.gref).collect();
+            let mapping = mappings.mapping(of_one[0].mapping);
+            mapping.unmap();
+            match self.map(peer, &refs, of_one[0].access) {
+                Ok(mapped) => *mapping = mapped,
+                Err(error) => outcome = outcome.and(Err(error)),
+            }
+        }
+        outcome
+    }
+
+    /// Unmaps the mappings of these numbers, which have pages of `peer`, by one call.
+    fn unmap_batch(&self, peer: DomId, numbers: &[u32], mappings: &mut dyn Mappings) {
+        let _ = peer;
+        numbers.iter().for_each(|number| mappings.mapping(*number).unmap());
+    }
 
     /// Maps pages as [`GrantTable::map`] does, but at consecutive addresses: for rings of several pages. May cost
     /// system calls.

@@ -60,6 +60,7 @@ contract! {
     reused_pages_are_zeroed
     page_written_by_one_side_is_read_by_the_other
     map_with_an_invalid_reference_maps_nothing
+    batch_maps_each_mapping_or_leaves_it_empty
     read_only_grant_is_not_mapped_for_writing
     page_mapped_twice_stays_mapped_until_both_are_dropped
     ring_is_mapped_at_consecutive_addresses

@@ -3,10 +3,10 @@
 //! One vif over its life: handshake, connection and statistics.
 
 use crate::attachment::Attachment;
+use crate::connection::{Connection, OnFailure, Recovery, Setup};
 use crate::handshake::{Action, Handshake, Negotiated, backend_keys};
 use crate::response_logs::ResponseLogs;
 use crate::stats::Stats;
-use crate::vif::{OnFailure, Recovery, Setup, Vif};
 use crate::{Config, ConnectionError};
 use bridge::Counters;
 use event_channel::WaitEventChannels;
@@ -80,7 +80,7 @@ impl VifDevice {
     /// fails, the handshake makes both ends reconnect.
     ///
     /// # Errors
-    /// EBUSY while the earlier process still has the event channels or pages.
+    /// EBUSY, which may pass, while the earlier process still has the event channels or pages.
     pub(crate) fn resume(&mut self, view: &DeviceState) -> Result<(), Failure> {
         if [view.own_state, view.other_state] != [XenbusState::Connected; 2] {
             return Ok(());
@@ -95,7 +95,10 @@ impl VifDevice {
                     ConnectionError::Channel(NoSuchPort { .. })
                         | ConnectionError::Inflight(inflight::Error::Busy(_))
                 );
-                Failure::new(if is_busy { Errno::EBUSY } else { Errno::EIO } as i32, error)
+                match is_busy {
+                    true => Failure::in_use_for_now(error),
+                    false => Failure::new(Errno::EIO as i32, error),
+                }
             })
         });
         self.response_logs = Some(response_logs);
@@ -105,7 +108,7 @@ impl VifDevice {
                 tracing::info!("resumed");
                 Ok(())
             }
-            Err(failure) if failure.errno == Errno::EBUSY as i32 => {
+            Err(failure) if failure.may_pass => {
                 self.stopped = true;
                 Err(failure)
             }
@@ -138,7 +141,8 @@ impl VifDevice {
 
     fn start(&mut self, negotiated: &Negotiated, recovery: Recovery<'_>) -> Result<(), ConnectionError> {
         let setup = Setup { recovery, stats: self.stats.clone(), on_failure: self.on_failure() };
-        let vif = Vif::start(&self.grants, &*self.channels, self.guest, negotiated, &self.config, setup)?;
+        let vif =
+            Connection::start(&self.grants, &*self.channels, self.guest, negotiated, &self.config, setup)?;
         let attached = self.attachment.bridge.attach(&self.name, Box::new(vif));
         attached.map_err(|error| ConnectionError::Io(std::io::Error::other(error)))?;
         self.attached = true;

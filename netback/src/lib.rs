@@ -1,6 +1,6 @@
 //! Network backend: a guest's vif as a port of the bridge.
 //!
-//! [`VifDriver`] makes the vifs of a domain for the store's control loop. [`Vif`] is one connected vif and a port of the
+//! [`VifDriver`] makes the vifs of a domain for the store's control loop. [`Connection`] is one connected vif and a port of the
 //! bridge. The modules below it do no I/O: [`Tx`](tx::Tx) and [`Rx`](rx::Rx) are its two rings, [`assemble`] gathers
 //! the slots of a packet, and [`handshake`] decides how both ends connect and disconnect.
 //!
@@ -31,6 +31,7 @@ pub mod assemble;
 mod attachment;
 pub mod backlog;
 mod config;
+mod connection;
 mod copy_batch;
 mod device;
 mod driver;
@@ -43,11 +44,10 @@ mod response_logs;
 pub mod rx;
 mod stats;
 pub mod tx;
-mod vif;
 
 pub use attachment::Attachment;
 pub use config::{Config, DataPath};
+pub use connection::{Connection, OnFailure};
 pub use driver::{Resolver, VifDriver, default_vif_name, vif_name};
 pub use error::ConnectionError;
 pub use stats::Stats;
-pub use vif::{OnFailure, Vif};

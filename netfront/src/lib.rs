@@ -47,21 +47,21 @@ mod config;
 #[cfg(feature = "std")]
 mod connection;
 #[cfg(feature = "std")]
+mod device;
+#[cfg(feature = "std")]
 mod error;
 #[cfg(feature = "std")]
 mod meta;
-#[cfg(feature = "std")]
-mod nic;
 #[cfg(feature = "std")]
 mod stats;
 
 #[cfg(feature = "std")]
 pub use config::Config;
 #[cfg(feature = "std")]
+pub use device::{Nic, SendOutcome};
+#[cfg(feature = "std")]
 pub use error::{ConnectionError, Error};
 #[cfg(feature = "std")]
 pub use meta::{Gso, Meta};
-#[cfg(feature = "std")]
-pub use nic::{Nic, SendOutcome};
 #[cfg(feature = "std")]
 pub use stats::{Counters, DropReason, Stats};

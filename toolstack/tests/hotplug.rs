@@ -4,8 +4,12 @@ mod common;
 #[path = "common/nbd.rs"]
 mod nbd;
 
+use std::path::Path;
+use std::time::{Duration, Instant};
+
 use common::{Machine, eventually};
 use nbd::Nbd;
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -115,4 +119,69 @@ fn detach_without_dom0_changes_nothing_unless_forced() {
     drop(Nbd::connect(&socket).unwrap());
     machine.ok(["block-detach", "web", "xvda", "--force"]);
     eventually("its export is closed", || !socket.exists());
+}
+
+/// Whether no disk has an image.
+fn is_free(image: &Path) -> bool {
+    Flock::lock(std::fs::File::open(image).unwrap(), FlockArg::LockExclusiveNonblock).is_ok()
+}
+
+#[test]
+fn image_is_free_once_its_detach_has_returned() {
+    let machine = machine();
+    let image = machine.image("b.img", 8 * MIB);
+    let argument = disk(&machine, "b.img", "xvdb");
+    let socket = machine.dir().join("web/xvdb.nbd");
+    for round in 0..30 {
+        machine.ok(["block-attach", "web", &argument]);
+        assert!(!is_free(&image));
+        if round % 3 == 0 {
+            // By force, from a client that has it open.
+            let mut client = Nbd::connect(&socket).unwrap();
+            client.read(1).unwrap();
+            machine.ok(["block-detach", "web", "xvdb", "--force"]);
+        } else {
+            machine.ok(["block-detach", "web", "xvdb"]);
+        }
+        assert!(is_free(&image), "round {round}");
+    }
+    // A guest that is destroyed, and one whose creation fails.
+    let cfg = |name: &str, second: &str| {
+        let disks = format!("'vdev=xvda,target={}','vdev=xvdb,target={second}'", image.display());
+        machine.file(&format!("{name}.cfg"), &format!("name = '{name}'\ndisk=[{disks}]\n"))
+    };
+    let other = machine.image("c.img", 8 * MIB);
+    machine.ok([Path::new("create"), &cfg("good", other.to_str().unwrap())]);
+    machine.ok(["destroy", "good"]);
+    assert!(is_free(&image));
+    let odd = machine.image("odd.img", 1_000_001);
+    machine.fails([Path::new("create"), &cfg("bad", odd.to_str().unwrap())]);
+    assert!(is_free(&image));
+}
+
+#[test]
+fn image_in_use_is_refused_at_once_and_its_user_named() {
+    let machine = machine();
+    let image = machine.path("a.img");
+    let refused_at_once = |arguments: &[&str], user: &str| {
+        let start = Instant::now();
+        let error = machine.fails(arguments);
+        assert!(
+            error.contains(image.to_str().unwrap()) && error.contains(&format!("in use by {user}")),
+            "{error}"
+        );
+        assert!(start.elapsed() < Duration::from_secs(2), "after {:?}", start.elapsed());
+    };
+    let argument = disk(&machine, "a.img", "xvdb");
+    let cfg = format!("name='other'\ndisk=['vdev=xvda,target={}']", image.display());
+    let cfg = machine.file("other.cfg", &cfg);
+    refused_at_once(&["block-attach", "web", &argument], "disk xvda of domain 1;");
+    refused_at_once(&["create", cfg.to_str().unwrap()], "disk xvda of domain 1;");
+    machine.ok(["block-detach", "web", "xvda"]);
+    let lock = Flock::lock(std::fs::File::open(&image).unwrap(), FlockArg::LockExclusive).unwrap();
+    let own = format!("process {} (", std::process::id());
+    refused_at_once(&["block-attach", "web", &argument], &own);
+    refused_at_once(&["create", cfg.to_str().unwrap()], &own);
+    drop(lock);
+    machine.ok(["block-attach", "web", &argument]);
 }

@@ -137,7 +137,7 @@ const WITHOUT_STD: &[(&str, &[&str])] = &[
     ("event-channel", &[]),
     ("inflight", &[]),
     ("xenbus", &[]),
-    ("blkfront", &["slab"]),
+    ("blkfront", &[]),
     ("netfront", &[]),
 ];
 

@@ -6,6 +6,7 @@ use ring_abi::DomId;
 use ring_abi::xenbus::key;
 
 use super::device::Device;
+use super::error_node::{error_directory, remove_error};
 use super::keys::Keys;
 use super::read_tree::read_tree;
 use crate::XenbusState;
@@ -241,13 +242,22 @@ impl DeviceEnd {
         self.switch_state(client, XenbusState::Closing)
     }
 
+    /// Removes the error that this end has reported, e.g. once the device is connected.
+    ///
+    /// # Errors
+    /// As [`remove_error`].
+    pub fn clear_error(&self, client: &mut Client) -> Result<()> {
+        match client.exists(&self.error_path()) {
+            Ok(true) => client.transaction(|tx| remove_error(tx, &self.path)),
+            Ok(false) => Ok(()),
+            Err(e) if e.store_error() == Some(XsError::EACCES) => Ok(()),
+            Err(e) => Err(e),
+        }
+    }
+
     /// The node for error reports: `/local/domain/<own>/error/<rest of this end's path>/error`.
     pub fn error_path(&self) -> String {
-        let own = self.path.strip_prefix("/local/domain/").and_then(|rest| rest.split_once('/'));
-        match own {
-            Some((domid, node)) => format!("/local/domain/{domid}/error/{node}/error"),
-            None => format!("error/{}/error", self.path.trim_start_matches('/')),
-        }
+        format!("{}/error", error_directory(&self.path))
     }
 }
 

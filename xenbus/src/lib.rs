@@ -25,6 +25,8 @@ mod device;
 mod device_end;
 #[cfg(feature = "std")]
 pub mod driver;
+#[cfg(feature = "std")]
+pub mod error_node;
 pub mod keys;
 #[cfg(feature = "std")]
 mod read_tree;

@@ -3,7 +3,7 @@
 use grant_table::GrantTable;
 use hypervisor::local::Domain;
 use netback::handshake::{Negotiated, backend_keys};
-use netback::{Config, Vif};
+use netback::{Config, Connection};
 use netfront::Nic;
 use ring_abi::DomId;
 use std::sync::Arc;
@@ -31,7 +31,7 @@ impl Machine {
     ///
     /// # Errors
     /// Whatever went wrong, in words.
-    pub(super) fn vif(&self, domid: u16, config: netfront::Config) -> Result<(Nic, Vif), String> {
+    pub(super) fn vif(&self, domid: u16, config: netfront::Config) -> Result<(Nic, Connection), String> {
         let device = self.machine.attach_vif(DomId(domid), 0);
         let mut client = self.machine.client();
         let end = DeviceEnd::back(&device);
@@ -43,9 +43,15 @@ impl Machine {
                 .map_err(text)?;
         let grants: Arc<dyn GrantTable> = self.dom0.clone();
         let on_failure = Box::new(|error: &netback::ConnectionError| eprintln!("a vif failed: {error}"));
-        let vif =
-            Vif::connect(&grants, &*self.dom0, DomId(domid), &negotiated, &Config::default(), on_failure)
-                .map_err(text)?;
+        let vif = Connection::connect(
+            &grants,
+            &*self.dom0,
+            DomId(domid),
+            &negotiated,
+            &Config::default(),
+            on_failure,
+        )
+        .map_err(text)?;
         end.switch_state(&mut client, XenbusState::Connected).map_err(text)?;
         while !nic.is_up() {
             nic.wait(false, std::time::Duration::from_secs(1)).map_err(text)?;

@@ -16,6 +16,26 @@ use vm_memory::{MmapRegion, VolatileMemory, VolatileSlice};
 /// Pages of a pool: twice what a full ring of requests for one page each needs.
 const PAGES: u32 = u64::BITS;
 
+/// A bounce buffer.
+#[derive(Debug)]
+pub(crate) enum Buffer {
+    /// Memory of its own.
+    Private(MmapRegion),
+    /// Part of a pool.
+    Pooled(BounceBuffer),
+}
+
+impl Buffer {
+    /// Part of the buffer; `None` if it is not inside.
+    #[inline]
+    pub(crate) fn slice(&self, offset: usize, len: usize) -> Option<VolatileSlice<'_>> {
+        match self {
+            Buffer::Private(region) => region.get_slice(offset, len).ok(),
+            Buffer::Pooled(buffer) => buffer.slice(offset, len),
+        }
+    }
+}
+
 /// A pool of pages, and which of them are in use.
 #[derive(Debug)]
 pub struct BouncePool {

@@ -39,11 +39,13 @@ pub enum OpenError {
         /// The image.
         path: PathBuf,
     },
-    /// Another disk holds the image's lock.
-    #[error("mode: {}: in use by another disk; expected mode r in both, or w! to share it", path.display())]
+    /// Another disk or program holds the image's lock.
+    #[error("mode: {}: in use by {holder}; expected mode r in both, or w! to share it", path.display())]
     InUse {
         /// The image.
         path: PathBuf,
+        /// Who holds it, as far as it is known.
+        holder: String,
     },
     /// The memory cannot be allocated.
     #[error("params: ram: {0}")]

@@ -86,7 +86,9 @@ fn lock(file: File, path: &Path, mode: Mode) -> Result<(File, Option<Flock<File>
     let fail = |source| OpenError::Io { path: path.into(), source };
     match Flock::lock(file, lock) {
         Ok(lock) => Ok((lock.try_clone().map_err(fail)?, Some(lock))),
-        Err((_, Errno::EWOULDBLOCK)) => Err(OpenError::InUse { path: path.into() }),
+        Err((_, Errno::EWOULDBLOCK)) => {
+            Err(OpenError::InUse { path: path.into(), holder: "another disk or program".into() })
+        }
         Err((_, e)) => Err(fail(e.into())),
     }
 }

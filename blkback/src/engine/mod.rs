@@ -7,6 +7,7 @@ mod bounce;
 mod error;
 mod file;
 mod io;
+mod io_table;
 pub mod null;
 pub mod open;
 pub mod ram;
@@ -16,11 +17,13 @@ mod uring;
 use std::io::Result;
 use std::os::fd::BorrowedFd;
 
-pub use crate::disk_request::Operation;
+pub use crate::request::{Operation, Tag};
+pub(crate) use bounce::Buffer;
 pub use bounce::{BounceBuffer, BouncePool};
 pub use error::OpenError;
 pub use file::FileDisk;
-pub use io::{Buffer, Completion, Data, IoRequest, PageSegment};
+pub use io::{Completion, IoRequest};
+pub use io_table::{IoTable, Slices};
 pub use null::NullDisk;
 pub use open::open;
 pub use ram::RamDisk;
@@ -48,23 +51,7 @@ impl DiskInfo {
     }
 }
 
-/// A medium, used by any number of engines at once.
-///
-/// ```
-/// use blkback::engine::{Completion, Disk, DiskInfo, IoRequest, Operation, RamDisk};
-/// use vm_memory::MmapRegion;
-///
-/// # fn main() -> std::io::Result<()> {
-/// let disk = RamDisk::new(DiskInfo::new(2048))?;
-/// let mut engine = disk.engine(32)?;
-/// let region = MmapRegion::new(4096).map_err(std::io::Error::other)?;
-/// engine.submit(IoRequest::private(1, Operation::Read, 0, region)).expect("the engine is not full");
-/// let mut completions: Vec<Completion> = Vec::new();
-/// engine.poll(&mut completions)?;
-/// assert!(completions[0].result.is_ok());
-/// # Ok(())
-/// # }
-/// ```
+/// A medium, used by any number of engines at once. [`Engine`] has an example of one.
 pub trait Disk: Send + Sync {
     /// The disk's name in log lines: a path, or the kind of disk.
     fn name(&self) -> String;
@@ -75,17 +62,73 @@ pub trait Disk: Send + Sync {
     /// The size of the file or device cannot be read.
     fn info(&self) -> Result<DiskInfo>;
 
-    /// Makes an engine for the calling thread, which alone may use it, for up to `depth` operations at once.
+    /// Makes an engine for the calling thread, which alone may use it, for up to `depth` operations at once. All that
+    /// can be missing is acquired here: the device is connected only after this.
     ///
     /// # Errors
-    /// A descriptor or ring that the engine needs cannot be made.
+    /// What the engine needs cannot be had. The text is shown to the user: what was refused, and what to do.
     fn engine(&self, depth: usize) -> Result<Box<dyn Engine>>;
 }
 
-/// Asynchronous I/O on one disk. Each submitted operation comes back from [`Engine::poll`] exactly once, in any
-/// order.
+/// Asynchronous I/O on one disk, for one thread.
 ///
-/// A flush makes durable the writes that came back before it was submitted.
+/// * An [`IoRequest`] is the engine's from [`Engine::submit`] until [`Engine::poll`] hands it back, exactly once and in any
+///   order. Its sectors were checked. Its slices are valid while it lives, and the frontend may change them at any
+///   time: read each byte once, and never make a reference to them.
+/// * At most `depth` requests are out at once, and their [tags](IoRequest::tag) are different numbers below it.
+/// * A flush makes durable the writes that were handed back before it was submitted. Nothing else is ordered.
+/// * A request fails alone, by [`Completion::result`]; an error of [`Engine::poll`] closes the device. `EFAULT` says
+///   that the kernel cannot do I/O in this memory: the request then comes again with other memory.
+/// * Dropping an engine waits for its I/O. What it cannot wait for it [forgets](std::mem::forget): the memory is leaked.
+///
+/// A disk of zeroes:
+///
+/// ```
+/// use blkback::{Disk, DiskInfo, Engine};
+/// use blkback::engine::{Completion, IoRequest, Operation};
+/// use nix::sys::eventfd::{EfdFlags, EventFd};
+/// use std::io::Result;
+/// use std::os::fd::{AsFd, BorrowedFd};
+///
+/// struct Zeroes;
+///
+/// impl Disk for Zeroes {
+///     fn name(&self) -> String {
+///         "zeroes".into()
+///     }
+///     fn info(&self) -> Result<DiskInfo> {
+///         Ok(DiskInfo { read_only: true, ..DiskInfo::new(2048) })
+///     }
+///     fn engine(&self, _depth: usize) -> Result<Box<dyn Engine>> {
+///         let never = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
+///         Ok(Box::new(ZeroEngine { done: Vec::new(), never }))
+///     }
+/// }
+///
+/// struct ZeroEngine {
+///     done: Vec<Completion>,
+///     never: EventFd,
+/// }
+///
+/// impl Engine for ZeroEngine {
+///     fn submit(&mut self, requests: &mut Vec<IoRequest>) {
+///         for request in requests.drain(..) {
+///             if request.operation() == Operation::Read {
+///                 request.slices().for_each(|slice| slice.copy_from(&vec![0u8; slice.len()]));
+///             }
+///             self.done.push(Completion { request, result: Ok(()) });
+///         }
+///     }
+///     fn poll(&mut self, completions: &mut Vec<Completion>) -> Result<()> {
+///         completions.append(&mut self.done);
+///         Ok(())
+///     }
+///     fn fd(&self) -> BorrowedFd<'_> {
+///         // What is submitted is complete at the next poll: there is nothing to wait for.
+///         self.never.as_fd()
+///     }
+/// }
+/// ```
 pub trait Engine {
     /// Registers a pool's memory with the kernel, if that makes operations in it faster; returns whether it does.
     /// Called once, before anything is submitted.
@@ -94,19 +137,16 @@ pub trait Engine {
         false
     }
 
-    /// Takes an operation, whose sectors the caller has checked. It may start only at the next
-    /// [`Engine::poll`].
-    ///
-    /// # Errors
-    /// Gives the operation back if the engine is full: poll first.
-    fn submit(&mut self, request: Box<IoRequest>) -> std::result::Result<(), Box<IoRequest>>;
+    /// Takes all operations out of `requests`. They may start only at the next [`Engine::poll`].
+    fn submit(&mut self, requests: &mut Vec<IoRequest>);
 
     /// Starts submitted operations and appends completed ones to `completions`. Never blocks.
     ///
     /// # Errors
-    /// The engine itself failed. An operation's own error is in its [`Completion`].
+    /// The engine itself failed.
     fn poll(&mut self, completions: &mut Vec<Completion>) -> Result<()>;
 
-    /// A descriptor that is readable while [`Engine::poll`] would return a completion.
+    /// A descriptor that is readable while [`Engine::poll`] would return a completion, but for those that complete in
+    /// [`Engine::submit`]: the caller polls after it has submitted.
     fn fd(&self) -> BorrowedFd<'_>;
 }

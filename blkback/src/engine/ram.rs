@@ -57,16 +57,16 @@ struct RamEngine {
 
 impl RamEngine {
     fn execute(&self, request: &IoRequest) -> Result<()> {
-        if request.operation == Operation::Flush {
+        if request.operation() == Operation::Flush {
             return Ok(());
         }
         let start =
-            usize::try_from(request.sector).ok().and_then(|s| s.checked_mul(512)).ok_or(Errno::EINVAL)?;
+            usize::try_from(request.sector()).ok().and_then(|s| s.checked_mul(512)).ok_or(Errno::EINVAL)?;
         let target = self.disk.memory.get_slice(start, request.len()).map_err(|_| Errno::EIO)?;
         let mut offset = 0;
         for slice in request.slices() {
             let sectors = target.subslice(offset, slice.len()).map_err(|_| Errno::EIO)?;
-            match request.operation {
+            match request.operation() {
                 Operation::Read => sectors.copy_to_volatile_slice(slice),
                 Operation::Write => slice.copy_to_volatile_slice(sectors),
                 Operation::Flush => {}
@@ -78,10 +78,11 @@ impl RamEngine {
 }
 
 impl Engine for RamEngine {
-    fn submit(&mut self, request: Box<IoRequest>) -> std::result::Result<(), Box<IoRequest>> {
-        let result = self.execute(&request);
-        self.completions.push(Completion { request, result });
-        Ok(())
+    fn submit(&mut self, requests: &mut Vec<IoRequest>) {
+        for request in requests.drain(..) {
+            let result = self.execute(&request);
+            self.completions.push(Completion { request, result });
+        }
     }
 
     fn poll(&mut self, completions: &mut Vec<Completion>) -> Result<()> {

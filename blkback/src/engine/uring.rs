@@ -4,12 +4,13 @@
 //! each batch.
 #![allow(unsafe_code)] // The kernel is given addresses of memory.
 
+use super::io::Iovecs;
 use super::{BouncePool, Completion, Engine, IoRequest, Operation};
 use io_uring::{IoUring, opcode, squeue, types};
 use libc::iovec;
-use smallvec::SmallVec;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
@@ -23,28 +24,31 @@ const GETEVENTS: u32 = 1;
 /// How often one poll resubmits operations that come back unfinished at once.
 const MAX_RESUBMISSIONS: usize = 4;
 
-/// An operation in the kernel, and the array that the kernel reads meanwhile.
+/// An operation in the kernel.
 #[derive(Default)]
 struct Slot {
-    request: Option<Box<IoRequest>>,
-    /// The memory still to be read or written; adjacent memory is one entry.
-    iovecs: SmallVec<[iovec; 11]>,
+    request: Option<IoRequest>,
     /// Bytes read or written so far.
     transferred: usize,
+    /// Of an operation that was carried out in part: the memory still to be read or written, which the kernel reads
+    /// meanwhile.
+    rest: Iovecs,
 }
 
 /// One thread's ring on one file.
 pub(super) struct UringEngine {
     ring: IoUring,
+    /// By tag.
     slots: Box<[Slot]>,
-    free: Vec<usize>,
+    /// Slots in use.
+    in_flight: usize,
     to_submit: usize,
     /// Slots of operations that came back unfinished.
     unfinished: Vec<usize>,
-    /// Operations complete without the kernel: those without bytes.
+    /// Operations complete without the kernel: those without bytes, and those with a tag that they cannot have.
     completed_early: Vec<Completion>,
-    /// A bounce pool's memory is registered.
-    registered: bool,
+    /// The addresses of a bounce pool's memory, if it is registered.
+    registered: Range<usize>,
     /// Keeps the registered file open.
     _file: Arc<File>,
 }
@@ -52,36 +56,37 @@ pub(super) struct UringEngine {
 impl UringEngine {
     pub(super) fn new(file: Arc<File>, depth: usize) -> io::Result<UringEngine> {
         let entries = u32::try_from(depth.clamp(1, 4096)).unwrap_or(4096);
-        let ring = build(entries)?;
-        ring.submitter().register_files(&[file.as_raw_fd()])?;
+        let ring = build(entries).map_err(|e| refused("io_uring_setup", e))?;
+        ring.submitter().register_files(&[file.as_raw_fd()]).map_err(|e| refused("io_uring_register", e))?;
         let slots = (0..entries).map(|_| Slot::default()).collect();
-        let free = (0..entries as usize).rev().collect();
         Ok(UringEngine {
             ring,
             slots,
-            free,
+            in_flight: 0,
             to_submit: 0,
             unfinished: Vec::new(),
             completed_early: Vec::new(),
-            registered: false,
+            registered: 0..0,
             _file: file,
         })
-    }
-
-    fn in_flight(&self) -> usize {
-        self.slots.len() - self.free.len()
     }
 
     /// Queues the rest of a slot's operation; the submission queue has an entry for every slot.
     fn push(&mut self, at: usize) {
         let slot = &mut self.slots[at];
         let Some(request) = &slot.request else { return };
-        gather(request, slot.transferred, &mut slot.iovecs);
-        let offset = request.sector * 512 + slot.transferred as u64;
-        let fixed = self.registered && request.is_pooled();
-        let entry = entry(request.operation, &slot.iovecs, offset, fixed).user_data(at as u64);
-        // SAFETY: the memory belongs to `slot.request` and the iovecs to `slot`; neither moves nor is freed before
-        // the kernel has completed the operation (Drop waits for that).
+        let iovecs = match slot.transferred {
+            0 => request.iovecs(),
+            transferred => {
+                skip(request.iovecs(), transferred, &mut slot.rest);
+                &slot.rest
+            }
+        };
+        let offset = request.sector() * 512 + slot.transferred as u64;
+        let fixed = matches!(iovecs, [one] if self.registered.contains(&one.iov_base.addr()));
+        let entry = entry(request.operation(), iovecs, offset, fixed).user_data(at as u64);
+        // SAFETY: memory and iovecs belong to `slot`, and are valid while it has the request: until the kernel has
+        // completed the operation (Drop waits for that).
         let queued = unsafe { self.ring.submission().push(&entry) };
         match queued {
             Ok(()) => self.to_submit += 1,
@@ -115,7 +120,7 @@ impl UringEngine {
     }
 
     fn reap(&mut self, completions: &mut Vec<Completion>) {
-        let UringEngine { ring, slots, free, unfinished, .. } = self;
+        let UringEngine { ring, slots, in_flight, unfinished, .. } = self;
         for completion in ring.completion() {
             let at = completion.user_data() as usize;
             let slot = &mut slots[at];
@@ -130,7 +135,7 @@ impl UringEngine {
             };
             if let Some(request) = slot.request.take() {
                 completions.push(Completion { request, result });
-                free.push(at);
+                *in_flight -= 1;
             }
         }
     }
@@ -142,22 +147,35 @@ impl Engine for UringEngine {
         let all = iovec { iov_base: region.as_ptr().cast(), iov_len: region.size() };
         // SAFETY: the kernel pins the pages, which stay allocated even if the mapping is removed.
         let registered = unsafe { self.ring.submitter().register_buffers(&[all]) };
-        self.registered = registered
-            .inspect_err(|error| tracing::debug!(%error, "failed to register the bounce pool"))
-            .is_ok();
-        self.registered
+        match registered {
+            Ok(()) => {
+                let start = region.as_ptr().addr();
+                self.registered = start..start + region.size();
+                true
+            }
+            Err(error) => {
+                tracing::debug!(%error, "failed to register the bounce pool");
+                false
+            }
+        }
     }
 
-    fn submit(&mut self, request: Box<IoRequest>) -> Result<(), Box<IoRequest>> {
-        if request.operation != Operation::Flush && request.is_empty() {
-            self.completed_early.push(Completion { request, result: Ok(()) });
-            return Ok(());
+    fn submit(&mut self, requests: &mut Vec<IoRequest>) {
+        for request in requests.drain(..) {
+            let at = request.tag().0 as usize;
+            let result = match self.slots.get_mut(at).filter(|slot| slot.request.is_none()) {
+                None => Err(io::ErrorKind::InvalidInput.into()),
+                Some(_) if request.operation() != Operation::Flush && request.is_empty() => Ok(()),
+                Some(slot) => {
+                    slot.request = Some(request);
+                    slot.transferred = 0;
+                    self.in_flight += 1;
+                    self.push(at);
+                    continue;
+                }
+            };
+            self.completed_early.push(Completion { request, result });
         }
-        let Some(at) = self.free.pop() else { return Err(request) };
-        self.slots[at].request = Some(request);
-        self.slots[at].transferred = 0;
-        self.push(at);
-        Ok(())
     }
 
     fn poll(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
@@ -184,16 +202,39 @@ impl Drop for UringEngine {
     /// Waits for the kernel to complete the operations that it has.
     fn drop(&mut self) {
         let mut completions = Vec::new();
-        while self.in_flight() > self.unfinished.len() {
+        while self.in_flight > self.unfinished.len() {
             if let Err(error) = self.enter(1) {
                 // The kernel may still write to this memory, which must therefore never be reused.
                 tracing::error!(%error, "failed to wait for io_uring; leaking the memory of operations in flight");
-                self.slots.iter_mut().for_each(|slot| std::mem::forget(std::mem::take(slot)));
+                std::mem::forget(std::mem::take(&mut self.slots));
                 return;
             }
             self.reap(&mut completions);
         }
     }
+}
+
+/// Why there is no io_uring, and what to do about it.
+#[derive(Debug, thiserror::Error)]
+#[error("{call}: {source}{advice}")]
+struct Refused {
+    call: &'static str,
+    source: io::Error,
+    advice: &'static str,
+}
+
+fn refused(call: &'static str, source: io::Error) -> io::Error {
+    let advice = match source.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => {
+            ": expected that this process may use io_uring (sysctl kernel.io_uring_disabled, its seccomp filter)"
+        }
+        Some(libc::ENOSYS) => {
+            ": expected a kernel with io_uring (Linux 5.6 or later), and a seccomp filter that allows it"
+        }
+        Some(libc::ENOMEM) => ": expected more memory that this process may lock (RLIMIT_MEMLOCK)",
+        _ => "",
+    };
+    io::Error::new(source.kind(), Refused { call, source, advice })
 }
 
 /// Makes a ring with a single issuer and without interrupts on completion, where the kernel supports it (6.0);
@@ -204,21 +245,16 @@ fn build(entries: u32) -> io::Result<IoUring> {
     builder.build(entries).or_else(|_| IoUring::builder().setup_cqsize(entries * 2).build(entries))
 }
 
-/// Collects the memory from byte `from` on, adjacent slices as one entry.
-fn gather(request: &IoRequest, from: usize, iovecs: &mut SmallVec<[iovec; 11]>) {
-    iovecs.clear();
+/// The memory from byte `from` on.
+fn skip(iovecs: &[iovec], from: usize, rest: &mut Iovecs) {
+    rest.clear();
     let mut skip = from;
-    for slice in request.slices() {
-        let skipped = skip.min(slice.len());
+    for one in iovecs {
+        let skipped = skip.min(one.iov_len);
         skip -= skipped;
-        let base = slice.ptr_guard_mut().as_ptr().wrapping_add(skipped);
-        let len = slice.len() - skipped;
-        match iovecs.last_mut() {
-            _ if len == 0 => {}
-            Some(last) if last.iov_base.cast::<u8>().wrapping_add(last.iov_len) == base => {
-                last.iov_len += len
-            }
-            _ => iovecs.push(iovec { iov_base: base.cast(), iov_len: len }),
+        if skipped < one.iov_len {
+            let iov_base = one.iov_base.cast::<u8>().wrapping_add(skipped).cast();
+            rest.push(iovec { iov_base, iov_len: one.iov_len - skipped });
         }
     }
 }
@@ -260,7 +296,7 @@ fn outcome(request: &IoRequest, transferred: usize, result: i32) -> Outcome {
     match result {
         _ if result == -libc::EINTR || result == -libc::EAGAIN => Outcome::Partial(0),
         _ if result < 0 => Outcome::Done(Err(io::Error::from_raw_os_error(-result))),
-        _ if request.operation == Operation::Flush || transferred + result as usize >= request.len() => {
+        _ if request.operation() == Operation::Flush || transferred + result as usize >= request.len() => {
             Outcome::Done(Ok(()))
         }
         // The file ends before the disk does: it was truncated.

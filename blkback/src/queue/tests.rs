@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::harness::hostile;
+use crate::request::Operation;
 use arrayvec::ArrayVec;
 use proptest::prelude::*;
 use ring_abi::GrantRef;
@@ -56,8 +57,8 @@ where
             next = unsent.next();
         }
         let _ = front.commit();
-        while let Some(request) = back.poll().unwrap() {
-            open.push(request.tag);
+        while let Some(tag) = back.poll().unwrap() {
+            open.push(tag);
             if picks.next().unwrap_or(0) % 3 == 0 {
                 break;
             }
@@ -113,22 +114,31 @@ fn barrier_completes_after_earlier_and_before_later_requests() {
     }
     let _ = front.commit();
     let before = back.poll().unwrap().unwrap();
-    assert_eq!((before.operation, before.sector), (Operation::Write, 0));
+    let asked = |back: &Queue<X86_64, Pages>, tag| {
+        let request = &back.requests()[tag];
+        (request.operation(), request.sector(), request.bytes())
+    };
+    assert_eq!(asked(&back, before), (Operation::Write, 0, 4096));
     assert_eq!(back.poll(), Ok(None));
     assert_eq!(back.arm(), Ok(false));
-    back.complete(before.tag, Status::OKAY);
+    back.complete(before, Status::OKAY);
     let mut seen = Vec::new();
     for _ in 0..4 {
         let step = back.poll().unwrap().unwrap();
-        seen.push((step.operation, step.sector));
+        seen.push(asked(&back, step));
         if seen.len() < 4 {
             assert_eq!(back.poll(), Ok(None), "while {seen:?}");
         }
-        back.complete(step.tag, Status::OKAY);
+        back.complete(step, Status::OKAY);
     }
     assert_eq!(
         seen,
-        [(Operation::Flush, 0), (Operation::Write, 8), (Operation::Flush, 0), (Operation::Write, 16)]
+        [
+            (Operation::Flush, 0, 0),
+            (Operation::Write, 8, 4096),
+            (Operation::Flush, 0, 0),
+            (Operation::Write, 16, 4096),
+        ]
     );
     let _ = back.commit();
     let ids: Vec<_> = std::iter::from_fn(|| front.pop().unwrap()).map(|r| r.id).collect();
@@ -183,7 +193,7 @@ proptest! {
             }
             let _ = front.commit();
             match *step {
-                Step::Poll => open.extend(back.poll().unwrap().map(|request| request.tag)),
+                Step::Poll => open.extend(back.poll().unwrap()),
                 Step::Complete(_) if open.is_empty() => {}
                 Step::Complete(which) => back.complete(open.swap_remove(which % open.len()), Status::OKAY),
                 Step::Commit => drop(back.commit()),

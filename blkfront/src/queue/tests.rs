@@ -21,6 +21,13 @@ fn take_all(back: &mut Back<X86_64, Pages>) -> Vec<Request> {
     core::iter::from_fn(|| back.pop().unwrap()).collect()
 }
 
+fn poll(queue: &mut TestQueue) -> Result<Vec<(u64, Status)>, Fault> {
+    let mut completed = Vec::new();
+    let count = queue.poll(|item, status| completed.push((item, status)))?;
+    assert_eq!(count, completed.len());
+    Ok(completed)
+}
+
 fn answer(back: &mut Back<X86_64, Pages>, id: u64, operation: u8) {
     back.push(&Response { id, operation, status: Status::OKAY });
     let _ = back.commit();
@@ -30,7 +37,7 @@ fn answer(back: &mut Back<X86_64, Pages>, id: u64, operation: u8) {
 fn reconnect_sends_unanswered_requests_again_in_order() {
     let (mut queue, mut back) = connected(2);
     for item in 0..40 {
-        queue.submit(Operation::Write, item, segments(), item).unwrap();
+        queue.submit(Operation::Write, item, &segments(), item).unwrap();
     }
     let _ = queue.commit();
     let requests = take_all(&mut back);
@@ -38,10 +45,10 @@ fn reconnect_sends_unanswered_requests_again_in_order() {
     for n in [3, 1, 0] {
         answer(&mut back, requests[n].id(), OP_WRITE);
     }
-    while queue.poll().unwrap().is_some() {}
+    poll(&mut queue).unwrap();
     // The backend is killed; its successor's ring is smaller.
     queue.disconnect();
-    queue.submit(Operation::Write, 40, segments(), 40).unwrap();
+    queue.submit(Operation::Write, 40, &segments(), 40).unwrap();
     let memory = Pages::new(1);
     queue.connect(memory.clone()).unwrap();
     let mut back = Back::attach(memory).unwrap();
@@ -54,7 +61,7 @@ fn reconnect_sends_unanswered_requests_again_in_order() {
             sectors.push(io.sector_number);
             answer(&mut back, io.id, io.operation);
         }
-        while let Some((item, status)) = queue.poll().unwrap() {
+        for (item, status) in poll(&mut queue).unwrap() {
             assert_eq!(status, Status::OKAY);
             items.push(item);
         }
@@ -68,43 +75,50 @@ fn reconnect_sends_unanswered_requests_again_in_order() {
 fn invalid_responses_are_faults() {
     let two_reads = || {
         let (mut queue, mut back) = connected(1);
-        queue.submit(Operation::Read, 0, segments(), 1).unwrap();
-        queue.submit(Operation::Read, 0, segments(), 2).unwrap();
+        queue.submit(Operation::Read, 0, &segments(), 1).unwrap();
+        queue.submit(Operation::Read, 0, &segments(), 2).unwrap();
         let _ = queue.commit();
         let ids: Vec<_> = take_all(&mut back).iter().map(Request::id).collect();
         (queue, back, ids)
     };
     let (mut queue, mut back, ids) = two_reads();
     answer(&mut back, ids[0] + 7, OP_READ);
-    assert_eq!(queue.poll(), Err(Fault::UnknownId { id: ids[0] + 7 }));
+    assert_eq!(poll(&mut queue), Err(Fault::UnknownId { id: ids[0] + 7 }));
 
     let (mut queue, mut back, ids) = two_reads();
     answer(&mut back, ids[0], OP_READ);
     answer(&mut back, ids[0], OP_READ);
-    assert_eq!(queue.poll(), Ok(Some((1, Status::OKAY))));
+    let mut completed = Vec::new();
+    let polled = queue.poll(|item, _| completed.push(item));
+    assert_eq!((completed, polled), ([1].into(), Err(Fault::UnknownId { id: ids[0] })));
+
+    let (mut queue, mut back, ids) = two_reads();
+    answer(&mut back, ids[0], OP_READ);
+    assert_eq!(poll(&mut queue), Ok([(1, Status::OKAY)].into()));
     // The slot is used again, with another id.
-    queue.submit(Operation::Read, 0, segments(), 3).unwrap();
-    assert_eq!(queue.poll(), Err(Fault::UnknownId { id: ids[0] }));
+    queue.submit(Operation::Read, 0, &segments(), 3).unwrap();
+    answer(&mut back, ids[0], OP_READ);
+    assert_eq!(poll(&mut queue), Err(Fault::UnknownId { id: ids[0] }));
 
     let (mut queue, mut back, ids) = two_reads();
     answer(&mut back, ids[1], OP_WRITE);
     let fault = Fault::WrongOperation { id: ids[1], found: OP_WRITE, expected: OP_READ };
-    assert_eq!(queue.poll(), Err(fault));
+    assert_eq!(poll(&mut queue), Err(fault));
 
     let memory = Pages::new(1);
     let mut queue = TestQueue::new(0);
     queue.connect(memory.clone()).unwrap();
     memory.words().store32(8, 1);
-    assert!(matches!(queue.poll(), Err(Fault::Ring(_))));
+    assert!(matches!(poll(&mut queue), Err(Fault::Ring(_))));
 }
 
 #[test]
 fn submit_to_full_ring_gives_the_item_back() {
     let (mut queue, _back) = connected(1);
     for item in 0..32 {
-        queue.submit(Operation::Flush, 0, Segments::new(), item).unwrap();
+        queue.submit(Operation::Flush, 0, &[], item).unwrap();
     }
-    assert_eq!(queue.submit(Operation::Flush, 0, Segments::new(), 32), Err(32));
+    assert_eq!(queue.submit(Operation::Flush, 0, &[], 32), Err(32));
     assert_eq!(queue.in_flight(), 32);
 }
 

@@ -4,7 +4,7 @@ use crate::{Domain, Error};
 use alloc::vec;
 use alloc::vec::Vec;
 use blkfront::handshake::{Action, Handshake, ring_keys};
-use blkfront::queue::{Operation, Queue, Segments};
+use blkfront::queue::{Operation, Queue};
 use event_channel::{Channel, EventChannels};
 use grant_table::{Access, Contiguous, CopyOp, CopyPtr, GrantTable, Shared};
 use ring_abi::blkif::{OP_READ, Request, Response, SECTOR, Segment, Status, X86_64, key};
@@ -78,8 +78,7 @@ impl Frontend {
     ) -> Result<Shared, Error> {
         let last_sect = (PAGE_SIZE / SECTOR - 1) as u8;
         let segment = Segment { gref: buffer.refs()[0], first_sect: 0, last_sect };
-        let segments = Segments::from_iter([segment]);
-        self.queue.submit(operation, sector, segments, buffer).map_err(|_| "the ring is full")?;
+        self.queue.submit(operation, sector, &[segment], buffer).map_err(|_| "the ring is full")?;
         if self.queue.commit().wanted() {
             self.channel.notify()?;
         }
@@ -87,7 +86,9 @@ impl Frontend {
         if !self.channel.take()? {
             return Err("no event for the response".into());
         }
-        let completed = self.queue.poll().map_err(|fault| alloc::format!("{fault}"))?;
+        let mut completed = None;
+        let polled = self.queue.poll(|buffer, status| completed = Some((buffer, status)));
+        polled.map_err(|fault| alloc::format!("{fault}"))?;
         if self.queue.arm().map_err(|fault| alloc::format!("{fault}"))? {
             return Err("a second response".into());
         }

@@ -14,8 +14,8 @@ use crate::{Error, Result};
 use event_channel::{EventChannels, WaitChannel};
 use event_loop::{Connector, Stream};
 use grant_table::{
-    AcceptTransfer, Access, Contiguous, CopyOp, CopyPtr, GrantTable, Mapping, OwnedPage, PageAcceptor,
-    PageDonor, Shared, TransferOp,
+    AcceptTransfer, Access, Contiguous, CopyOp, CopyPtr, GrantTable, MapOp, Mapping, Mappings, OwnedPage,
+    PageAcceptor, PageDonor, Shared, TransferOp,
 };
 use nix::sys::signal::{SigHandler, Signal};
 use ring_abi::grant::Status;
@@ -164,6 +164,18 @@ impl GrantTable for Domain {
         let mut pages = Pages::new();
         self.with(slot, || slot.pin(refs, access, &mut pages)).map_err(|e| with_reference(e, refs))??;
         Ok(slot.mapping(pages, access))
+    }
+
+    fn map_batch(&self, peer: DomId, ops: &[MapOp], mappings: &mut dyn Mappings) -> grant_table::Result<()> {
+        let slot = self.slot(peer)?;
+        Ok(self.with(slot, || slot.pin_batch(ops, mappings))??)
+    }
+
+    fn unmap_batch(&self, peer: DomId, numbers: &[u32], mappings: &mut dyn Mappings) {
+        match self.slot(peer) {
+            Ok(slot) => slot.unpin_batch(numbers, mappings),
+            Err(_) => numbers.iter().for_each(|number| mappings.mapping(*number).unmap()),
+        }
     }
 
     fn map_contiguous(

@@ -9,7 +9,7 @@ use super::session::Session;
 use super::window::Window;
 use crate::{Error, Result};
 use grant_table::map::{INLINE_PAGES, Page, Unmap};
-use grant_table::{Access, Contiguous, Mapping};
+use grant_table::{Access, Contiguous, MapOp, Mapping, Mappings};
 use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 use smallvec::SmallVec;
 use spin::mutex::{SpinMutex, SpinMutexGuard};
@@ -51,6 +51,14 @@ impl Arenas {
         match &mut self.current {
             Some(peer_arena) if peer_arena.generation == generation => Some(peer_arena),
             _ => self.retired.iter_mut().find(|peer_arena| peer_arena.generation == generation),
+        }
+    }
+
+    /// Undoes one pin.
+    #[inline]
+    fn unpin(&mut self, page: Page, access: Access) {
+        if let Some(peer_arena) = self.find((page.token >> 32) as u32) {
+            peer_arena.unpin(gref(page), access == Access::ReadWrite);
         }
     }
 
@@ -122,6 +130,64 @@ impl PeerSlot {
         Some(Ok(()))
     }
 
+    /// Pins the pages of several mappings under one lock. Returns `None` without a live arena.
+    ///
+    /// # Errors
+    /// [`Error::Grant`] for the first reference that was refused.
+    pub(super) fn pin_batch(
+        self: &Arc<Self>,
+        ops: &[MapOp],
+        mappings: &mut dyn Mappings,
+    ) -> Option<Result<()>> {
+        let owner: Arc<dyn Unmap> = self.clone();
+        let mut arenas = self.lock();
+        let peer_arena = arenas.live()?;
+        let mut outcome = Ok(());
+        for of_one in ops.chunk_by(|a, b| a.mapping == b.mapping) {
+            let mapping = mappings.mapping(of_one[0].mapping);
+            debug_assert_eq!(mapping.pages(), 0, "mapping {} is in use", of_one[0].mapping);
+            for op in of_one {
+                match peer_arena.pin(op.gref, op.access == Access::ReadWrite) {
+                    Ok(base) => {
+                        let page = Page { base, token: token(peer_arena.generation, op.gref) };
+                        // SAFETY: as in `mapping`.
+                        unsafe { mapping.push(page, op.access, &owner) }
+                    }
+                    Err(status) => {
+                        let refused = Error::Grant { peer: self.owner, gref: op.gref, status };
+                        outcome = outcome.and(Err(refused));
+                        mapping.release_to(self.address(), |page, access| {
+                            peer_arena.unpin(gref(page), access == Access::ReadWrite)
+                        });
+                        break;
+                    }
+                }
+            }
+        }
+        Some(outcome)
+    }
+
+    /// Unpins the pages of several mappings under one lock.
+    pub(super) fn unpin_batch(self: &Arc<Self>, numbers: &[u32], mappings: &mut dyn Mappings) {
+        let mut arenas = self.lock();
+        let mut others = false;
+        for number in numbers {
+            others |= !mappings
+                .mapping(*number)
+                .release_to(self.address(), |page, access| arenas.unpin(page, access));
+        }
+        arenas.unmap_retired();
+        drop(arenas);
+        if others {
+            numbers.iter().for_each(|number| mappings.mapping(*number).unmap());
+        }
+    }
+
+    /// What mappings know their owner by.
+    fn address(self: &Arc<Self>) -> *const () {
+        Arc::as_ptr(self).cast()
+    }
+
     /// Makes a mapping of pinned pages, which unpins them on drop.
     #[inline]
     pub(super) fn mapping(self: &Arc<Self>, pages: Pages, access: Access) -> Mapping {
@@ -152,6 +218,12 @@ impl PeerSlot {
     }
 }
 
+/// The reference of a pinned page.
+#[inline]
+fn gref(page: Page) -> GrantRef {
+    GrantRef(page.token as u32)
+}
+
 #[inline]
 fn token(generation: u32, gref: GrantRef) -> u64 {
     u64::from(generation) << 32 | u64::from(gref.0)
@@ -160,14 +232,8 @@ fn token(generation: u32, gref: GrantRef) -> u64 {
 impl Unmap for PeerSlot {
     #[inline]
     fn unmap(&self, pages: &[Page], access: Access) {
-        let Some(first) = pages.first() else { return };
         let mut arenas = self.lock();
-        // All pages of a mapping are of one arena.
-        if let Some(peer_arena) = arenas.find((first.token >> 32) as u32) {
-            for page in pages {
-                peer_arena.unpin(GrantRef(page.token as u32), access == Access::ReadWrite);
-            }
-        }
+        pages.iter().for_each(|page| arenas.unpin(*page, access));
         arenas.unmap_retired();
     }
 }

@@ -12,6 +12,15 @@ use ring_abi::{DomId, GrantRef};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+/// The module's parameter `limit` where it cannot be read (drivers/xen/gntalloc.c).
+const DEFAULT_LIMIT: usize = 1024;
+
+/// The most pages that the module grants at a time.
+pub(super) fn limit() -> usize {
+    let limit = std::fs::read_to_string("/sys/module/xen_gntalloc/parameters/limit").ok();
+    limit.and_then(|limit| limit.trim_ascii().parse().ok()).unwrap_or(DEFAULT_LIMIT)
+}
+
 /// The open node. One serves any number of threads.
 #[derive(Debug)]
 pub(super) struct Gntalloc {

@@ -43,6 +43,12 @@ impl Xen {
         Ok(Self { domid: xenbus::own_domid()?, gntdev, gntalloc: OnceLock::new() })
     }
 
+    /// The most pages that all processes of this domain together may grant at a time: the parameter `limit` of the module
+    /// xen-gntalloc, or what it is without one.
+    pub fn max_granted_pages() -> usize {
+        gntalloc::limit()
+    }
+
     fn gntalloc(&self) -> Result<&Arc<gntalloc::Gntalloc>> {
         if let Some(open) = self.gntalloc.get() {
             return Ok(open);

@@ -3,7 +3,8 @@
 use super::Pair;
 use event_channel::WaitChannel;
 use grant_table::{
-    Access, CopyOp, CopyPtr, GrantTable, PageAcceptor, PageDonor, Shared, SharedSlice, TransferOp,
+    Access, CopyOp, CopyPtr, GrantTable, MapOp, Mapping, PageAcceptor, PageDonor, Shared, SharedSlice,
+    TransferOp,
 };
 use hypervisor::local::Domain;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -87,6 +88,39 @@ pub(crate) fn map_with_an_invalid_reference_maps_nothing(pair: &Pair) {
         "{error}"
     );
     shared.end().expect("no page is mapped any more");
+}
+
+pub(crate) fn batch_maps_each_mapping_or_leaves_it_empty(pair: &Pair) {
+    let shared = pair.share(3);
+    let read_only = pair.front.share(pair.back.domid(), 1, Access::ReadOnly).expect("share");
+    (0..3).for_each(|page| fill(shared.slice(page * PAGE_SIZE, 1).unwrap(), page as u8 + 1));
+    let wrong = GrantRef(u32::MAX - 1);
+    let refs = shared.refs();
+    let op = |mapping, gref, access| MapOp { gref, mapping, access };
+    let ops = [
+        op(2, refs[0], Access::ReadWrite),
+        op(2, refs[2], Access::ReadWrite),
+        op(0, refs[1], Access::ReadOnly),
+        op(0, wrong, Access::ReadOnly),
+        op(3, read_only.refs()[0], Access::ReadWrite),
+        op(1, refs[1], Access::ReadOnly),
+    ];
+    let mut mappings: Vec<_> = (0..4).map(|_| Mapping::empty()).collect();
+    for _ in 0..2 {
+        let outcome = pair.back.map_batch(pair.front.domid(), &ops, &mut mappings);
+        assert!(
+            matches!(outcome, Err(grant_table::Error::Grant { gref, .. }) if gref == wrong),
+            "{outcome:?}"
+        );
+        assert_eq!(mappings.iter().map(Mapping::pages).collect::<Vec<_>>(), [0, 1, 2, 0]);
+        let first = |mapping: usize, page| bytes(mappings[mapping].slice(page, 0, 1).unwrap())[0];
+        assert_eq!([first(2, 0), first(2, 1), first(1, 0)], [1, 3, 2]);
+        pair.back.unmap_batch(pair.front.domid(), &[0, 2, 1], &mut mappings);
+        assert!(mappings.iter().all(|mapping| mapping.pages() == 0));
+    }
+    for pages in [shared, read_only] {
+        pages.end().expect("no page is mapped any more");
+    }
 }
 
 pub(crate) fn read_only_grant_is_not_mapped_for_writing(pair: &Pair) {

@@ -12,12 +12,25 @@ for kill in 1 2 3; do
     start dom0 xpv dom0 --xen
     check_writer_continues one "after kill $kill"
 done
+# Its image is absent when the next process starts: the guest waits, and continues once it is back.
+stop dom0 KILL 2>/dev/null
+cat /out/dom0.log >>/out/killed.log
+mv /dev/loop0 /dev/away
+start dom0 xpv dom0 --xen
+back=backend/vbd/1/51712
+wait_for 10 "the error to name the image" \
+    sh -c "xenstore-read /local/domain/0/error/$back/error | grep -q 'params: /dev/loop0: No such file'"
+check "the disk is not closed" in_state /local/domain/0/$back 4
+mv /dev/away /dev/loop0
+check_writer_continues one "once its image is back"
+check "the error is removed" sh -c "! xenstore-exists /local/domain/0/error/$back"
 # An upgrade: the old process exits on SIGTERM, and the new one continues.
 stop dom0
 cat /out/dom0.log >>/out/killed.log
 start dom0 xpv dom0 --xen
 check_writer_continues one "after an upgrade"
-check "its ring was resumed each time" test "$(cat /out/killed.log /out/dom0.log | grep -c 'vbd{.*resumed')" = 4
+check "its ring was resumed each time" test "$(cat /out/killed.log /out/dom0.log | grep -c 'vbd{.*resumed')" = 5
 check_written one
 check "the disk is detached" xl block-detach one xvda
+check "its image is free at once" flock -n /dev/loop0 true
 check "its in-flight log is removed" test "$(ls /run/xpv/inflight | wc -l)" = 0

@@ -107,12 +107,12 @@ fn create_or_take_over(name: &str, owner: &TapOwner, keys: &Keys) -> Result<(Tap
         // Marked before it is made persistent: without a mark no process would ever remove it.
         Ok(tap) => owner.mark(name).map(|()| (tap, false)).map_err(refused),
         Err(NetError::Exists(_)) => {
-            // The interface may have been removed since: EBUSY has the vif tried again.
-            let holder = Holder::of(name).map_err(|e| Failure::new(Errno::EBUSY as i32, chain(&e)))?;
+            // The interface may have been removed since.
+            let holder = Holder::of(name).map_err(|e| Failure::in_use_for_now(chain(&e)))?;
             may_take_over(name, &holder, owner, keys)?;
             let tap = Tap::open(name).map_err(|error| match error {
                 // The process that uses it may be exiting.
-                NetError::Busy(_) => Failure::new(Errno::EBUSY as i32, chain(&error)),
+                NetError::Busy(_) => Failure::in_use_for_now(chain(&error)),
                 error => refused(error),
             })?;
             if !matches!(holder, Holder::Vif(_)) {
@@ -132,18 +132,19 @@ fn create_or_take_over(name: &str, owner: &TapOwner, keys: &Keys) -> Result<(Tap
 fn may_take_over(name: &str, holder: &Holder, owner: &TapOwner, keys: &Keys) -> Result<(), Failure> {
     let served = [XenbusState::InitWait, XenbusState::Initialised, XenbusState::Connected];
     let was_served = served.iter().any(|state| keys.get(STATE) == Some(state.as_text()));
-    let (errno, how) = match holder {
+    let may_pass = match holder {
         Holder::Vif(left) if left == owner => return Ok(()),
         Holder::UnmarkedTap { persistent: true } if was_served => return Ok(()),
-        // This may pass: the other vif or its process may be about to close.
-        Holder::Vif(_) => (Errno::EBUSY, "waiting for its removal"),
-        _ => (Errno::EEXIST, "and not taken over"),
+        // The other vif or its process may be about to close.
+        Holder::Vif(_) => true,
+        _ => false,
     };
+    let how = if may_pass { "waiting for its removal" } else { "and not taken over" };
     let what = format!(
         "network interface {name:?} exists already and is {holder}, {how}; `ip link delete {name}` removes it if \
          it is not needed"
     );
-    Err(Failure::new(errno as i32, what))
+    Err(if may_pass { Failure::in_use_for_now(what) } else { Failure::new(Errno::EEXIST as i32, what) })
 }
 
 /// Creates a bridge with the tap `name` of `owner` as a port, to which the vif is attached.

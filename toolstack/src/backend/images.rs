@@ -1,20 +1,31 @@
-//! Opens disk images, and shares one between the two domains of a virtual machine that migrates within this host.
+//! Opens disk images, shares one between the two domains of a virtual machine that migrates within this host, and says who
+//! has an image that is in use.
 //!
 //! An image is locked against other users. Two domains of one virtual machine are recognised by their key `vm`, which
 //! holds its UUID, as in Xen's `block` script.
 
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
-use blkback::{Disk, open_keys};
+use blkback::Disk;
+use blkback::engine::{OpenError, Spec, open, spec::Source};
+use nix::errno::Errno;
 use ring_abi::blkif::key::{DIRECT_IO_SAFE, MODE, PARAMS};
-use ring_abi::xenbus::key::TYPE;
+use ring_abi::blkif::vdev::Vdev;
+use ring_abi::xenbus::key::{ONLINE, STATE, TYPE};
 use xenbus::driver::Failure;
-use xenbus::{Device, Keys};
+use xenbus::{Device, Keys, XenbusState};
 use xenstore::{Client, Nodes};
+
+use super::lock_holder;
 
 /// The open disks.
 pub struct Images {
     store: Client,
+    /// Whether another process like this one may serve the same devices: none may on the local hypervisor.
+    has_standby: bool,
     open: Vec<Image>,
 }
 
@@ -22,23 +33,28 @@ struct Image {
     vm: String,
     /// The keys that identify the disk.
     identity: Keys,
+    /// The device and inode numbers of the file.
+    file: Option<(u64, u64)>,
     device: Device,
     disk: Weak<dyn Disk>,
 }
 
 impl Images {
-    /// Creates an empty set. `store` is used to read domains' keys.
-    pub fn new(store: Client) -> Images {
-        Images { store, open: Vec::new() }
+    /// Creates an empty set. `store` is used to read domains' and devices' keys. `has_standby`: another process like this
+    /// one may serve the same devices, before or after this one.
+    pub fn new(store: Client, has_standby: bool) -> Images {
+        Images { store, has_standby, open: Vec::new() }
     }
 
     /// Opens the disk that a device's keys configure. If it is open for another domain of the same virtual machine,
     /// returns that one.
     ///
     /// # Errors
-    /// Those of [`open_keys`].
+    /// EINVAL if a key is invalid; that of an [`OpenError`] if the disk cannot be opened. If it is in use, the failure says
+    /// by whom, and may pass only if that device or process is on the way out.
     pub fn open(&mut self, device: &Device, keys: &Keys) -> Result<Arc<dyn Disk>, Failure> {
         self.open.retain(|image| image.disk.strong_count() > 0);
+        let spec = Spec::from_keys(keys).map_err(|e| Failure::new(Errno::EINVAL as i32, e))?;
         let vm = self.vm(device);
         let identity = identity(keys);
         let same = |image: &&Image| {
@@ -49,9 +65,47 @@ impl Images {
         };
         let shared =
             self.open.iter().find(same).filter(|_| !vm.is_empty()).and_then(|image| image.disk.upgrade());
-        let disk = shared.map_or_else(|| open_keys(keys), Ok)?;
-        self.open.push(Image { vm, identity, device: device.clone(), disk: Arc::downgrade(&disk) });
+        let disk = match shared.map_or_else(|| open(&spec), Ok) {
+            Err(OpenError::InUse { path, holder }) => return Err(self.in_use(device, path, holder)),
+            opened => opened?,
+        };
+        let file = match &spec.source {
+            Source::Raw(path) => std::fs::metadata(path).ok().as_ref().map(file_id),
+            _ => None,
+        };
+        let device = device.clone();
+        self.open.push(Image { vm, identity, file, device, disk: Arc::downgrade(&disk) });
         Ok(disk)
+    }
+
+    /// Says who has an image that `device` is to use; `holder` if that is not known, which may pass, as the kernel does not
+    /// tell of a process that has exited.
+    fn in_use(&mut self, device: &Device, path: PathBuf, holder: String) -> Failure {
+        let Ok(file) = std::fs::metadata(&path) else { return OpenError::InUse { path, holder }.into() };
+        let pids = lock_holder::lock_holders(&file);
+        // One that stays is the reason, rather than one that leaves.
+        let staying = pids.iter().find_map(|pid| self.staying(device, &file, *pid));
+        let may_pass = staying.is_none();
+        let holder =
+            staying.or_else(|| pids.first().map(|pid| lock_holder::describe(*pid))).unwrap_or(holder);
+        Failure { may_pass, ..OpenError::InUse { path, holder }.into() }
+    }
+
+    /// Names the user of an image that a process has locked, unless it is on the way out.
+    fn staying(&mut self, device: &Device, file: &Metadata, pid: u32) -> Option<String> {
+        let own = std::process::id();
+        if pid != own {
+            let is_standby = self.has_standby && lock_holder::name(pid) == lock_holder::name(own);
+            return (!is_standby && !lock_holder::is_leaving(pid)).then(|| lock_holder::describe(pid));
+        }
+        let is_open = |image: &&Image| image.file == Some(file_id(file)) && image.disk.strong_count() > 0;
+        let users: Vec<_> =
+            self.open.iter().filter(is_open).map(|i| (i.device.clone(), i.identity.clone())).collect();
+        let (user, _) = users.into_iter().find(|(user, identity)| {
+            // A thread of an earlier device of this number may still have it.
+            user != device && is_wanted(&mut self.store, user, identity)
+        })?;
+        Some(format!("disk {} of domain {}", Vdev::from_number(user.id), user.front))
     }
 
     /// Reads the virtual machine of a device's domain; empty if the store does not have it.
@@ -59,6 +113,25 @@ impl Images {
         let path = format!("/local/domain/{}/vm", device.front);
         self.store.read_opt_as(&path).ok().flatten().unwrap_or_default()
     }
+}
+
+/// Whether a device that has opened an image exists with the same keys, and is not to close.
+fn is_wanted(store: &mut Client, device: &Device, opened: &Keys) -> bool {
+    let path = device.back_path();
+    let mut keys = Keys::default();
+    for key in [PARAMS, MODE, TYPE, DIRECT_IO_SAFE, ONLINE, STATE] {
+        if let Ok(Some(value)) = store.read_opt(&format!("{path}/{key}")) {
+            keys.set(key, String::from_utf8_lossy(&value));
+        }
+    }
+    let is_online = keys.get(ONLINE).is_some_and(|online| online.trim_ascii() != "0");
+    let is_closing = keys.get(STATE) == Some(XenbusState::Closing.as_text());
+    is_online && !is_closing && identity(&keys) == *opened
+}
+
+/// The device and inode numbers of a file.
+fn file_id(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
 }
 
 fn identity(keys: &Keys) -> Keys {
@@ -82,7 +155,7 @@ mod tests {
         let image = tempfile::NamedTempFile::new().unwrap();
         image.as_file().set_len(1 << 20).unwrap();
         let keys = |mode| Keys::new("/b").with(PARAMS, image.path().display()).with(MODE, mode);
-        let mut images = Images::new(client);
+        let mut images = Images::new(client, false);
         let mut open = |domid, id, mode| images.open(&Device::new("vbd", DomId(domid), id), &keys(mode));
         let first = open(1, 51712, "w").unwrap();
         assert!(Arc::ptr_eq(&first, &open(2, 51712, "w").unwrap()), "the virtual machine migrates");
@@ -95,5 +168,68 @@ mod tests {
         }
         drop(first);
         open(3, 51712, "w").unwrap();
+    }
+
+    /// An image, its keys for a device that may write it, and a store.
+    fn image() -> (tempfile::NamedTempFile, Keys, Store) {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        image.as_file().set_len(1 << 20).unwrap();
+        let keys = Keys::new("/b").with(PARAMS, image.path().display()).with(MODE, "w");
+        (image, keys, Store::spawn(Config::default()).unwrap())
+    }
+
+    #[test]
+    fn image_of_a_device_that_stays_is_refused_by_its_name_and_one_that_leaves_is_waited_for() {
+        let (image, keys, store) = image();
+        let mut client = store.client().unwrap();
+        let mut images = Images::new(store.client().unwrap(), false);
+        let user = Device::new("vbd", DomId(1), 51712);
+        let mut set =
+            |key: &str, value: &str| client.write(&format!("{}/{key}", user.back_path()), value).unwrap();
+        keys.iter().for_each(|(key, value)| set(key, value));
+        set(ONLINE, "1");
+        set(STATE, XenbusState::Connected.as_text());
+        let _disk = images.open(&user, &keys).unwrap();
+        let mut refusal = |device: &Device| images.open(device, &keys).err().unwrap();
+        let other = Device::new("vbd", DomId(2), 51728);
+        let failure = refusal(&other);
+        let file = image.path().display().to_string();
+        assert!(!failure.may_pass && failure.errno == Errno::EBUSY as i32);
+        assert!(
+            failure.what.contains(&file) && failure.what.contains("in use by disk xvda of domain 1"),
+            "{failure:?}"
+        );
+        assert!(refusal(&user).may_pass, "an earlier device of the same number");
+        for (key, value, before) in [(STATE, "5", "4"), (ONLINE, "0", "1"), (PARAMS, "/other.img", &file)] {
+            set(key, value);
+            assert!(refusal(&other).may_pass, "{key}");
+            set(key, before);
+        }
+        assert!(!refusal(&other).may_pass);
+    }
+
+    #[test]
+    fn image_of_another_process_is_refused_unless_that_may_be_a_standby() {
+        let (image, keys, store) = image();
+        let path = image.path().to_owned();
+        // flock(1) keeps the lock while it runs cat.
+        let mut command = std::process::Command::new("flock");
+        let command = command.arg(&path).args(["sh", "-c", "echo locked; exec cat"]);
+        let mut holder =
+            command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(holder.stdout.take().unwrap()), &mut line)
+            .unwrap();
+        let device = Device::new("vbd", DomId(1), 51712);
+        let failure = Images::new(store.client().unwrap(), true).open(&device, &keys).err().unwrap();
+        assert!(
+            !failure.may_pass
+                && failure.what.contains("in use by process ")
+                && failure.what.contains("(flock)"),
+            "{failure:?}"
+        );
+        drop(holder.stdin.take());
+        holder.wait().unwrap();
+        Images::new(store.client().unwrap(), true).open(&device, &keys).unwrap();
     }
 }

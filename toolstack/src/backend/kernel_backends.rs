@@ -7,7 +7,6 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
 use xenbus::Device;
 use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
 
@@ -74,7 +73,7 @@ impl<D: BackDriver> BackDriver for SkipKernelOwned<D> {
                 );
                 Ok(Box::new(KernelOwned))
             }
-            None => Err(Failure::new(Errno::EBUSY as i32, "the kernel may still bind it")),
+            None => Err(Failure::in_use_for_now("the kernel may still bind it")),
         }
     }
 }

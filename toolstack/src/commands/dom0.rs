@@ -12,6 +12,7 @@ use inflight::InflightDir;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use ring_abi::DomId;
 use xenbus::driver::{self, BackDriver, Registry};
+use xenbus::{Device, Keys};
 use xenstore::Client;
 
 use crate::backend::bridges::Bridges;
@@ -104,7 +105,7 @@ impl Args {
 fn local(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
     let hv: Arc<dyn Hypervisor> = Arc::new(Domain::join(dir.path(), DomId::DOM0)?);
     Machine::publish_bridges(&mut Client::connect(&hv)?, bridges.names())?;
-    let mut vbds = VbdDriver::new(hv.clone(), hv.clone());
+    let mut vbds = vbd_driver(&hv, Images::new(Client::connect(&hv)?, false));
     vbds.set_tuning(tuning);
     let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), netback::Config::default(), move |_, keys| {
         bridges.attach(keys)
@@ -115,12 +116,7 @@ fn local(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> R
 fn xen(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
     let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open()?);
     let inflight_dir = InflightDir::new(dir.inflight())?;
-    let mut images = Images::new(Client::connect(&hv)?);
-    let mut vbds = VbdDriver::with_opener(
-        hv.clone(),
-        hv.clone(),
-        Box::new(move |device, keys| images.open(device, keys)),
-    );
+    let mut vbds = vbd_driver(&hv, Images::new(Client::connect(&hv)?, true));
     vbds.set_tuning(tuning);
     stale::remove(&mut Client::connect(&hv)?, hv.domid(), dir.path(), &inflight_dir)?;
     vbds.set_inflight_dir(inflight_dir.clone());
@@ -134,6 +130,11 @@ fn xen(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Res
         bridges.attach_or_create_tap(&machine, device, keys)
     });
     serve(&*hv, dir, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs), stop)
+}
+
+fn vbd_driver(hv: &Arc<dyn Hypervisor>, mut images: Images) -> VbdDriver {
+    let opener = Box::new(move |device: &Device, keys: &Keys| images.open(device, keys));
+    VbdDriver::with_opener(hv.clone(), hv.clone(), opener)
 }
 
 fn serve(

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hypervisor::Hypervisor;
-use hypervisor::local::Domain;
+use hypervisor::local::{Domain, Options};
 use hypervisor::xen::Xen;
 use netfront::Config;
 
 use crate::dir::{self, Dir};
 use crate::error::Result;
+use crate::guest::buffers::CommonBuffers;
 use crate::guest::{kernel, netns, watch};
 use crate::machine::{Machine, process};
 
@@ -61,7 +62,9 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     dir::make(&directory)?;
     let _lock = on_xen.then(|| kernel::lock_domain(&directory)).transpose()?;
     let machine = dir.path().to_owned();
-    let guest = watch::Guest { hv, machine, directory, on_xen, netns, offload };
+    let pages = if on_xen { Xen::max_granted_pages() } else { Options::default().arena_pages as usize };
+    let buffers = CommonBuffers::of_pages(pages);
+    let guest = watch::Guest { hv, machine, directory, on_xen, netns, offload, buffers };
     tracing::info!(domid = %guest.hv.domid(), directory = %guest.directory.display(), "running");
     watch::run(&guest, stop.as_fd())
 }

@@ -11,10 +11,9 @@ use blkfront::{Buffer, Completion, Disk, Operation, Request};
 use nix::errno::Errno;
 use ring_abi::blkif::SECTOR;
 
+use super::buffers::DiskBuffers;
 use crate::nbd::{Blocks, Export, Op, Outcome};
 
-/// Granted buffers that are kept for further requests.
-const MAX_SPARE: usize = 256;
 /// Requests that wait for a slot of the ring, at which no further command is taken.
 const MAX_WAITING: usize = 1024;
 
@@ -27,7 +26,7 @@ pub struct DiskBlocks {
     /// Requests in the ring by their token.
     in_flight: HashMap<u64, RingRequest>,
     last_token: u64,
-    spare: Vec<Buffer>,
+    buffers: DiskBuffers,
     completions: Vec<Completion>,
     finished: Vec<(u64, Outcome)>,
 }
@@ -54,8 +53,8 @@ struct RingRequest {
 }
 
 impl DiskBlocks {
-    /// Wraps an open disk, which is exported by this name.
-    pub fn new(disk: Disk, name: String) -> DiskBlocks {
+    /// Wraps an open disk with its buffers, which is exported by this name.
+    pub fn new(disk: Disk, name: String, buffers: DiskBuffers) -> DiskBlocks {
         let export = Export { name, size: 0, block: 512, read_only: true, trim: false };
         let mut blocks = DiskBlocks {
             disk,
@@ -64,7 +63,7 @@ impl DiskBlocks {
             waiting: VecDeque::new(),
             in_flight: HashMap::new(),
             last_token: 0,
-            spare: Vec::new(),
+            buffers,
             completions: Vec::new(),
             finished: Vec::new(),
         };
@@ -124,24 +123,32 @@ impl DiskBlocks {
         }
     }
 
-    /// Submits waiting requests while the ring has slots.
+    /// Submits waiting requests while the ring has slots and there are buffers.
     fn fill_ring(&mut self) -> io::Result<()> {
         while let Some(request) = self.waiting.pop_front() {
-            let buffer = match self.buffer_for(&request) {
-                // The domain can grant no more pages: the request waits for a buffer that is in use.
-                Err(blkfront::Error::Grant(grant_table::Error::NoSpace(_))) if !self.in_flight.is_empty() => {
-                    self.waiting.push_front(request);
-                    break;
-                }
-                buffer => buffer.map_err(io::Error::other)?,
-            };
             let RingRequest { operation, sector, .. } = request;
+            let buffer = match operation {
+                Operation::Flush => None,
+                _ => match self.buffers.take(&self.disk).map_err(io::Error::other)? {
+                    Some(buffer) => Some(buffer),
+                    // The request waits for one that is in use.
+                    None => {
+                        self.waiting.push_front(request);
+                        break;
+                    }
+                },
+            };
+            if let (Operation::Write, Some(buffer), Some(command)) =
+                (operation, &buffer, self.commands.get(&request.command))
+            {
+                buffer.fill(&command.data[request.bytes.clone()]);
+            }
             let bytes = request.bytes.len();
             self.last_token += 1;
             match self.disk.submit(Request { token: self.last_token, operation, sector, bytes, buffer }) {
                 Ok(()) => drop(self.in_flight.insert(self.last_token, request)),
                 Err(back) => {
-                    self.recycle(back.buffer);
+                    self.put(back.buffer);
                     self.waiting.push_front(request);
                     break;
                 }
@@ -150,23 +157,9 @@ impl DiskBlocks {
         self.disk.commit().map_err(io::Error::other)
     }
 
-    fn buffer_for(&mut self, request: &RingRequest) -> blkfront::Result<Option<Buffer>> {
-        if request.operation == Operation::Flush {
-            return Ok(None);
-        }
-        let buffer = match self.spare.pop() {
-            Some(buffer) => buffer,
-            None => self.disk.buffer(MAX_REQUEST_BYTES)?,
-        };
-        if let (Operation::Write, Some(command)) = (request.operation, self.commands.get(&request.command)) {
-            buffer.fill(&command.data[request.bytes.clone()]);
-        }
-        Ok(Some(buffer))
-    }
-
-    fn recycle(&mut self, buffer: Option<Buffer>) {
-        if self.spare.len() < MAX_SPARE {
-            self.spare.extend(buffer);
+    fn put(&mut self, buffer: Option<Buffer>) {
+        if let Some(buffer) = buffer {
+            self.buffers.put(buffer);
         }
     }
 
@@ -196,7 +189,7 @@ impl DiskBlocks {
                 if durable { self.flush(request.command) } else { self.finish(request.command) }
             }
         }
-        self.recycle(buffer);
+        self.put(buffer);
     }
 
     fn finish(&mut self, id: u64) {

@@ -12,6 +12,7 @@ use hypervisor::Hypervisor;
 use xenstore::{Client, Nodes};
 
 use super::blocks::DiskBlocks;
+use super::buffers::{CommonBuffers, DiskBuffers};
 use crate::dir;
 use crate::error::{Error, Result, chain};
 use crate::nbd::{Blocks, server};
@@ -21,18 +22,32 @@ use ring_abi::xenbus::key::BACKEND;
 /// Pages of a ring as a power of two: 128 requests in flight.
 const RING_PAGE_ORDER: u32 = 2;
 
-/// Serves device `vdev` of this domain on a socket in `directory`, until `stop` becomes readable or the disk is closed.
+/// Serves device `vdev` of this domain on a socket in `directory`, until `stop` becomes readable or the disk is closed. It
+/// has buffers of its own, and borrows further ones from `common`.
 ///
 /// # Errors
-/// [`Error::Other`] if the disk cannot be opened; [`Error::File`] if the socket cannot be bound; [`Error::Io`] if
+/// [`Error::Other`] if the disk cannot be opened, or the domain cannot grant the pages of its buffers; [`Error::File`] if the socket cannot be bound; [`Error::Io`] if
 /// serving fails while the disk is open.
-pub fn run(hv: &Arc<dyn Hypervisor>, directory: &Path, vdev: u32, stop: BorrowedFd<'_>) -> Result<()> {
+pub fn run(
+    hv: &Arc<dyn Hypervisor>,
+    directory: &Path,
+    vdev: u32,
+    common: Arc<CommonBuffers>,
+    stop: BorrowedFd<'_>,
+) -> Result<()> {
     let dev = device_name(hv, vdev)?;
     let socket = Socket::bind(dir::nbd(directory, &dev))?;
     let options = Options { ring_page_order: RING_PAGE_ORDER, ..Options::default() };
     let opened = Disk::open_until(hv.clone(), hv.clone(), hv.clone(), vdev, options, stop);
     let Some(disk) = opened.map_err(failed)? else { return Ok(()) };
-    let mut blocks = DiskBlocks::new(disk, dev.clone());
+    let buffers = match DiskBuffers::new(&disk, common) {
+        Ok(buffers) => buffers,
+        Err(error) => {
+            disk.close().map_err(failed)?;
+            return Err(failed(error));
+        }
+    };
+    let mut blocks = DiskBlocks::new(disk, dev.clone(), buffers);
     tracing::info!(dev, size = blocks.export().size, socket = %socket.path.display(), "exported");
     let served = server::serve(&socket.listener, &mut blocks, server::HANDSHAKE_TIMEOUT, stop);
     let disk = blocks.into_disk();

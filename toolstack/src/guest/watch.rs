@@ -15,9 +15,11 @@ use nix::sys::eventfd::EventFd;
 use ring_abi::netif::key::VIFNAME;
 use ring_abi::xenbus::key::{BACKEND, STATE};
 use tracing::Span;
+use xenbus::error_node::remove_error;
 use xenbus::{DeviceEnd, XenbusState};
 use xenstore::{Client, Nodes};
 
+use super::buffers::CommonBuffers;
 use super::schedule::{Id, KINDS, Report, Schedule};
 use super::service::{Service, event};
 use super::tap::NewTap;
@@ -40,6 +42,8 @@ pub struct Guest {
     pub netns: Option<Arc<File>>,
     /// The offloads that the network interfaces negotiate.
     pub offload: Config,
+    /// What its disks have in common.
+    pub buffers: Arc<CommonBuffers>,
 }
 
 /// Serves every device until `stop` becomes readable, and then closes them.
@@ -52,8 +56,9 @@ pub fn run(guest: &Guest, stop: BorrowedFd<'_>) -> Result<()> {
     let ended = Arc::new(event().map_err(|e| Error::io("creating an eventfd", e))?);
     let schedule = Schedule::new(guest.on_xen);
     let services = BTreeMap::new();
+    let known = BTreeSet::new();
     let bound = BTreeSet::new();
-    let mut devices = Devices { guest, client, ended, schedule, services, bound };
+    let mut devices = Devices { guest, client, ended, schedule, services, known, bound };
     loop {
         devices.update()?;
         // Received together with a reply, after which the descriptor is not readable.
@@ -75,6 +80,8 @@ struct Devices<'g> {
     ended: Arc<EventFd>,
     schedule: Schedule,
     services: BTreeMap<Id, Service>,
+    /// The devices that were found last.
+    known: BTreeSet<Id>,
     /// Devices that are left to the kernel.
     bound: BTreeSet<Id>,
 }
@@ -100,6 +107,11 @@ impl Devices<'_> {
             service.stop();
         }
         self.bound.retain(|id| found.contains_key(id));
+        for id in std::mem::replace(&mut self.known, found.keys().copied().collect()) {
+            if !self.known.contains(&id) {
+                remove_error(&mut self.client, &path(self.guest, id))?;
+            }
+        }
         actions.start.into_iter().for_each(|id| self.start(id, now));
         Ok(())
     }
@@ -231,7 +243,8 @@ fn start(guest: &Guest, client: &mut Client, ended: &Arc<EventFd>, id: Id) -> Re
     let guest_of_thread = guest.clone();
     if kind == "vbd" {
         let serve = move |stop: BorrowedFd<'_>| {
-            export::run(&guest_of_thread.hv, &guest_of_thread.directory, number, stop)
+            let Guest { hv, directory, buffers, .. } = guest_of_thread;
+            export::run(&hv, &directory, number, buffers, stop)
         };
         return Service::start(span, ended, serve);
     }

@@ -5,6 +5,7 @@
 //! of the backend's keys.
 
 use ring_abi::xenbus::key::{BACKEND, BACKEND_ID, FRONTEND, FRONTEND_ID, ONLINE, STATE};
+use xenbus::error_node::remove_error;
 use xenbus::{Device, Keys, XenbusState};
 use xenstore::{Access, Client, DomId, Nodes, Permission, XsError};
 
@@ -122,16 +123,19 @@ fn value(
 
 /// Requests that frontend and backend close: writes `online` = 0 and `state` = Closing into the backend's directory, and
 /// removes errors reported earlier. `false` if that does not exist.
+///
+/// Unlike libxl this writes Closing over Closed too: a backend whose frontend has closed still holds the image or tap, and
+/// says by Closed once more that it has released them.
 pub fn request_close(client: &mut Client, device: &Device) -> Result<bool> {
     let path = device.back_path();
     Ok(client.transaction(|tx| {
         let state_path = format!("{path}/{STATE}");
-        let Some(state) = tx.read_opt_as::<XenbusState>(&state_path)? else { return Ok(false) };
+        if !tx.exists(&state_path)? {
+            return Ok(false);
+        }
         remove_errors(tx, device)?;
         tx.write(&format!("{path}/{ONLINE}"), "0")?;
-        if state != XenbusState::Closed {
-            tx.write(&state_path, XenbusState::Closing.as_text())?;
-        }
+        tx.write(&state_path, XenbusState::Closing.as_text())?;
         Ok(true)
     })?)
 }
@@ -149,21 +153,10 @@ pub fn remove(client: &mut Client, device: &Device) -> Result<()> {
     })?)
 }
 
-/// Removes the errors that a device's ends have reported, and the directories of those that become empty.
+/// Removes the errors that a device's ends have reported.
 fn remove_errors(tx: &mut impl Nodes, device: &Device) -> xenstore::client::Result<()> {
-    for (end, parents) in [(device.front_path(), 2), (device.back_path(), 3)] {
-        let path = error_path(&end);
-        remove_tree(tx, &path)?;
-        prune(tx, &path, parents)?;
-    }
-    Ok(())
-}
-
-/// The directory in which the driver of `end` reports errors: `/local/domain/0/error/backend/vbd/3/51712` for
-/// `/local/domain/0/backend/vbd/3/51712`.
-pub fn error_path(end: &str) -> String {
-    let own = end.strip_prefix("/local/domain/").and_then(|rest| rest.split_once('/'));
-    own.map_or_else(String::new, |(domid, node)| format!("/local/domain/{domid}/error/{node}"))
+    remove_error(tx, &device.front_path())?;
+    remove_error(tx, &device.back_path())
 }
 
 /// Removes a node and its children, if it exists.
@@ -203,6 +196,7 @@ pub fn list(client: &mut Client, domid: DomId, kind: &str) -> Result<Vec<Device>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use xenbus::error_node::error_directory;
     use xenstore::server::{Config, Store};
 
     fn device() -> NewDevice {
@@ -236,7 +230,7 @@ mod tests {
             assert_eq!(perms(&mut client, &path), "n0,r3", "{path}");
         }
         assert!(add(&mut client, &device()).unwrap_err().to_string().contains("51712 already"));
-        client.write(&format!("{}/error", error_path(back)), "5 failed").unwrap();
+        client.write(&format!("{}/error", error_directory(back)), "5 failed").unwrap();
         assert_eq!(list(&mut client, DomId(3), "vbd").unwrap(), [device().device]);
         assert!(request_close(&mut client, &device().device).unwrap());
         assert_eq!(client.read_text(&format!("{back}/online")).unwrap(), "0");

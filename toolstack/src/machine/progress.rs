@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use ring_abi::blkif::key::DEV;
 use ring_abi::xenbus::key::STATE;
+use xenbus::error_node::error_directory;
 use xenbus::{Device, XenbusState};
 use xenstore::{Client, Nodes};
 
-use super::device::{self, error_path};
+use super::device;
 use super::{Machine, process};
 use crate::control::client as control;
 use crate::dir::Dir;
@@ -16,7 +17,8 @@ use crate::error::{Error, Result};
 /// How long a wait sleeps on the store before it checks that the guest's process still runs.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long a device that could not be connected may take to close before its nodes are removed.
+/// How long a device that could not be connected, or that is removed by force, may take to close before its nodes are
+/// removed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The states of a device's frontend and backend.
@@ -89,7 +91,7 @@ fn is_connected(client: &mut Client, device: &Device) -> Result<bool> {
 /// Reads the error that the backend or the frontend reported, if any (`xenbus_dev_error` of Linux).
 fn driver_error(client: &mut Client, device: &Device) -> Result<Option<String>> {
     for end in [device.back_path(), device.front_path()] {
-        if let Some(text) = client.read_opt(&format!("{}/error", error_path(&end)))? {
+        if let Some(text) = client.read_opt(&format!("{}/error", error_directory(&end)))? {
             let text = String::from_utf8_lossy(&text).into_owned();
             // The format is "<errno> <text>".
             let message = text.split_once(' ').map_or(text.as_str(), |(_, message)| message).to_owned();
@@ -167,7 +169,7 @@ impl States {
 
 /// Whether the frontend has reported that the device is in use (as Linux's blkfront does, by EBUSY).
 fn is_in_use(client: &mut Client, device: &Device) -> Result<bool> {
-    let text = client.read_opt(&format!("{}/error", error_path(&device.front_path())))?;
+    let text = client.read_opt(&format!("{}/error", error_directory(&device.front_path())))?;
     let errno = (nix::errno::Errno::EBUSY as i32).to_string();
     Ok(text.is_some_and(|text| text.split(|byte| *byte == b' ').next() == Some(errno.as_bytes())))
 }
@@ -182,7 +184,7 @@ fn wait(
     let paths: Vec<String> = devices
         .iter()
         .flat_map(|d| [d.front_path(), d.back_path()])
-        .flat_map(|end| [format!("{end}/{STATE}"), error_path(&end)])
+        .flat_map(|end| [format!("{end}/{STATE}"), error_directory(&end)])
         .collect();
     for path in &paths {
         client.watch(path, "progress")?;
@@ -227,8 +229,8 @@ pub fn wait_attached(client: &mut Client, dir: &Dir, device: &Device, timeout: D
     outcome
 }
 
-/// Detaches a device: waits until it is closed, and removes its nodes. With `force` they are removed even if the guest
-/// has it in use, or it is not closed in time.
+/// Detaches a device: waits until it is closed, by which dom0 has released its image or interface, and removes its nodes.
+/// With `force` they are removed even if the guest has it in use, or it is not closed in time.
 ///
 /// # Errors
 /// [`Error::Other`] if the device is not closed in time, or dom0 does not run; its nodes then remain, and are removed by
@@ -242,6 +244,11 @@ pub fn detach(machine: &mut Machine, device: &Device, timeout: Duration, force: 
         return device::remove(&mut machine.store, device);
     }
     let closed = close(&mut machine.store, device, timeout)?;
+    if closed != Closed::Yes && force {
+        // The backend closes a device whose frontend is gone.
+        device::remove_tree(&mut machine.store, &device.front_path())?;
+        close(&mut machine.store, device, CLOSE_TIMEOUT)?;
+    }
     if closed == Closed::Yes || force {
         return device::remove(&mut machine.store, device);
     }
@@ -289,12 +296,14 @@ mod tests {
         };
         write(device.back_path(), XenbusState::Closed);
         write(device.front_path(), XenbusState::Closing);
-        let closing = States { front: Some(XenbusState::Closing), back: Some(XenbusState::Closed) };
-        assert_eq!(close(&mut client, &device, Duration::ZERO).unwrap(), Closed::TimedOut(closing));
+        assert!(!states(&mut client, &device).unwrap().are_closed());
         write(device.front_path(), XenbusState::Closed);
-        assert_eq!(close(&mut client, &device, Duration::ZERO).unwrap(), Closed::Yes);
+        assert!(states(&mut client, &device).unwrap().are_closed());
+        // A backend that has closed already may still hold what it used.
+        let closing = States { front: Some(XenbusState::Closed), back: Some(XenbusState::Closing) };
+        assert_eq!(close(&mut client, &device, Duration::ZERO).unwrap(), Closed::TimedOut(closing));
         write(device.front_path(), XenbusState::Connected);
-        let error = format!("{}/error", error_path(&device.front_path()));
+        let error = format!("{}/error", error_directory(&device.front_path()));
         for (text, in_use) in [("16 in use", true), ("160 other", false)] {
             client.write(&error, text).unwrap();
             assert_eq!(is_in_use(&mut client, &device).unwrap(), in_use);

@@ -32,13 +32,13 @@ impl Nbd {
         self.1
     }
 
-    fn request(&mut self, kind: u16, block: u64, data: &[u8]) -> io::Result<()> {
+    fn request(&mut self, kind: u16, block: u64, len: usize, data: &[u8]) -> io::Result<()> {
         let mut bytes = 0x2560_9513_u32.to_be_bytes().to_vec();
         bytes.extend([0, 0]);
         bytes.extend(kind.to_be_bytes());
         bytes.extend(block.to_be_bytes());
         bytes.extend((block * BLOCK as u64).to_be_bytes());
-        bytes.extend((BLOCK as u32).to_be_bytes());
+        bytes.extend((len as u32).to_be_bytes());
         bytes.extend(data);
         self.0.write_all(&bytes)
     }
@@ -56,7 +56,12 @@ impl Nbd {
 
     /// Sends a block to write, without waiting for the reply.
     pub(crate) fn send_write(&mut self, block: u64, data: &[u8; BLOCK]) -> io::Result<()> {
-        self.request(1, block, data)
+        self.send_blocks(block, data)
+    }
+
+    /// Sends consecutive blocks to write, without waiting for the reply, which has the first one's number.
+    pub(crate) fn send_blocks(&mut self, first: u64, data: &[u8]) -> io::Result<()> {
+        self.request(1, first, data.len(), data)
     }
 
     /// Waits for the next reply to a write; returns the block's number.
@@ -66,7 +71,7 @@ impl Nbd {
 
     /// Reads a block; no write may be in flight.
     pub(crate) fn read(&mut self, block: u64) -> io::Result<[u8; BLOCK]> {
-        self.request(0, block, &[])?;
+        self.request(0, block, BLOCK, &[])?;
         self.reply()?;
         let mut data = [0; BLOCK];
         self.0.read_exact(&mut data)?;

@@ -7,7 +7,6 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use event_loop::{EventSet, TokenBucket};
-use nix::errno::Errno;
 use ring_abi::DomId;
 use ring_abi::xenbus::key;
 use tracing::Span;
@@ -31,6 +30,9 @@ const WOKEN: u64 = 2;
 /// whose end is not waited for.
 const BUSY: Duration = Duration::from_secs(5);
 
+/// The pause between two probes of a device that waits: at first, and once it has waited for [`BUSY`].
+const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
+
 /// Refreshes of one device at once (XSA-349); a whole handshake takes about ten.
 const REFRESH_BURST: u64 = 50;
 /// Refreshes of one device a second after the burst.
@@ -44,17 +46,21 @@ struct Entry {
     refreshes: TokenBucket,
     /// When the device was found.
     since: Instant,
+    /// It was found in a state that another backend had written, which may still serve it.
+    was_served: bool,
     service: Service,
 }
 
 enum Service {
     /// Not probed yet.
     New,
-    /// Probed with the result EBUSY: it is probed again.
-    Busy,
+    /// Could not be probed for this reason, and is probed again.
+    Waiting(Failure),
     Running(Box<dyn BackDevice>),
     /// Could not be probed with these keys.
     Failed(Keys),
+    /// Closed and not wanted any more: whatever it was before is dropped.
+    Closed,
 }
 
 pub(super) struct Control<'d> {
@@ -65,6 +71,8 @@ pub(super) struct Control<'d> {
     registry: Registry,
     devices: BTreeMap<Id, Entry>,
     dirty: BTreeSet<Id>,
+    /// When the devices that wait are probed again.
+    probes: BTreeMap<Id, Instant>,
     woken: event_loop::Waker<Id>,
     event_set: EventSet,
     /// The epoch of the times that `refreshes` takes.
@@ -92,6 +100,7 @@ impl<'d> Control<'d> {
             registry,
             devices: BTreeMap::new(),
             dirty: BTreeSet::new(),
+            probes: BTreeMap::new(),
             woken,
             event_set,
             started: Instant::now(),
@@ -119,9 +128,12 @@ impl<'d> Control<'d> {
         loop {
             let drained = self.take_events()?;
             self.dirty.extend(self.woken.take());
-            let round = self.refresh_dirty(Instant::now())?;
+            let now = Instant::now();
+            self.dirty.extend(self.probes.iter().filter(|(_, when)| **when <= now).map(|(id, _)| *id));
+            let round = self.refresh_dirty(now)?;
+            let next = round.next.into_iter().chain(self.probes.values().copied()).min();
             // A refresh reads from the store, and events may have come in with the replies.
-            let until = if drained && !round.refreshed { round.next } else { Some(Instant::now()) };
+            let until = if drained && !round.refreshed { next } else { Some(Instant::now()) };
             if self.wait(until)? {
                 return Ok(());
             }
@@ -210,6 +222,7 @@ impl<'d> Control<'d> {
         };
         let Some(mut entry) = known else { return Ok(()) };
         let _span = entry.span.clone().entered();
+        self.probes.remove(&id);
         let first = !matches!(entry.service, Service::Running(_));
         let seen = match read(&mut self.client, &entry.end, first) {
             Ok(Some(seen)) => seen,
@@ -217,6 +230,7 @@ impl<'d> Control<'d> {
                 tracing::info!(path = entry.end.path(), "removed");
                 drop(entry.service);
                 self.registry.remove(id);
+                entry.end.clear_error(&mut self.client)?;
                 return entry.end.unwatch_other(&mut self.client, &frontend_token(id));
             }
             Err(e) => {
@@ -225,11 +239,17 @@ impl<'d> Control<'d> {
             }
         };
         let update = self.update(id, &mut entry, &seen, now);
-        if let Some(Failure { errno, what }) = &update.error {
+        if let Some(Failure { errno, what, .. }) = &update.error {
             self.registry.set_error(id, Some(what));
             entry.end.error(&mut self.client, *errno, what);
-        } else if update.state == Some(XenbusState::Connected) {
+        } else if update.state == Some(XenbusState::Connected)
+            || first && matches!(entry.service, Service::Running(_))
+        {
             self.registry.set_error(id, None);
+            entry.end.clear_error(&mut self.client)?;
+        } else if !seen.online && update.state.unwrap_or(seen.own_state) == XenbusState::Closed {
+            entry.service = Service::Closed;
+            self.registry.remove(id);
         }
         let written = publish(&mut self.client, &entry.end, &seen, &update);
         self.devices.insert(id, entry);
@@ -257,16 +277,23 @@ impl<'d> Control<'d> {
         let span = device_span(self.driver.kind(), id);
         let time = now.saturating_duration_since(self.started);
         let refreshes = TokenBucket::new(REFRESH_RATE, REFRESH_BURST, time);
-        Ok(Some(Entry { end, span, refreshes, since: now, service: Service::New }))
+        Ok(Some(Entry { end, span, refreshes, since: now, was_served: false, service: Service::New }))
     }
 
     fn update(&mut self, id: Id, entry: &mut Entry, seen: &DeviceState, now: Instant) -> Update {
         let untried = match &entry.service {
-            Service::New | Service::Busy => true,
-            Service::Failed(keys) => *keys != without_state(&seen.own),
+            Service::New | Service::Waiting(_) => true,
+            Service::Failed(keys) => seen.online && *keys != without_state(&seen.own),
+            Service::Closed => seen.online,
             Service::Running(_) => false,
         };
         if untried {
+            if matches!(entry.service, Service::Closed) {
+                // As a new one, which it may be.
+                entry.since = now;
+                entry.was_served = false;
+            }
+            entry.was_served |= !matches!(seen.own_state, XenbusState::Unknown | XenbusState::Initialising);
             let kind = self.driver.kind().to_owned();
             let device = Device { kind, front: id.0, back: self.domid, id: id.1 };
             match self.driver.probe(&device, seen, Waker::new(id, self.woken.clone())) {
@@ -274,31 +301,51 @@ impl<'d> Control<'d> {
                     self.registry.insert(id, device.stats());
                     entry.service = Service::Running(device);
                 }
-                Err(failure)
-                    if is_to_wait(&failure, now.saturating_duration_since(entry.since), seen.own_state) =>
-                {
-                    if matches!(entry.service, Service::New) {
-                        tracing::info!("waits: {}", failure.what);
-                        self.registry.set_error(id, Some(&format!("waits: {}", failure.what)));
-                        entry.service = Service::Busy;
-                    }
-                    // Probed again as soon as its refresh rate allows it.
-                    self.dirty.insert(id);
-                    return Update::default();
-                }
-                Err(failure) => {
-                    entry.service = Service::Failed(without_state(&seen.own));
-                    let state = Some(XenbusState::Closing);
-                    return Update { state, error: Some(failure), ..Update::default() };
-                }
+                Err(failure) => return self.not_probed(id, entry, seen, failure, now),
             }
         }
         match &mut entry.service {
             Service::Running(device) => device.changed(seen),
-            // A device that is not served has nothing to wait for.
-            _ if !seen.online => Update { state: Some(XenbusState::Closed), ..Update::default() },
-            _ => Update::default(),
+            _ => unserved(seen),
         }
+    }
+
+    /// Has a device that could not be probed wait, or closes it.
+    fn not_probed(
+        &mut self,
+        id: Id,
+        entry: &mut Entry,
+        seen: &DeviceState,
+        failure: Failure,
+        now: Instant,
+    ) -> Update {
+        let waited = now.saturating_duration_since(entry.since);
+        let is_to_wait = match seen.online {
+            true => is_to_wait(&failure, waited, seen.own_state),
+            // Another process may be closing it.
+            false => failure.may_pass && entry.was_served,
+        };
+        if !is_to_wait {
+            entry.service = Service::Failed(without_state(&seen.own));
+            return match seen.online {
+                true => {
+                    Update { state: Some(XenbusState::Closing), error: Some(failure), ..Update::default() }
+                }
+                false => unserved(seen),
+            };
+        }
+        self.probes.insert(id, now + PAUSES[usize::from(waited >= BUSY)]);
+        if matches!(&entry.service, Service::Waiting(known) if *known == failure) {
+            return Update::default();
+        }
+        entry.service = Service::Waiting(failure.clone());
+        if failure.may_pass {
+            tracing::info!("waits: {}", failure.what);
+            self.registry.set_error(id, Some(&format!("waits: {}", failure.what)));
+            return Update::default();
+        }
+        let what = format!("{}; waiting, as a guest may be using it", failure.what);
+        Update { error: Some(Failure { what, ..failure }), ..Update::default() }
     }
 
     /// Sleeps until an event or `until`; `true` when the stop descriptor is readable.
@@ -317,10 +364,20 @@ fn device_span(kind: &str, (DomId(domid), devid): Id) -> Span {
     }
 }
 
-/// Whether a device whose resources are in use is probed again: for a while, or as long as it is Connected, because
-/// another process serves it then, and closing it would take it from a guest that is using it.
+/// Whether a device that could not be probed is probed again: for a while if the failure may pass; in any case, and as long
+/// as it takes, if an earlier backend has served the device, because closing it would take it from a guest that is using
+/// it. An image that is missing when dom0 starts again may be there later.
 fn is_to_wait(failure: &Failure, waited: Duration, own_state: XenbusState) -> bool {
-    failure.errno == Errno::EBUSY as i32 && (waited < BUSY || own_state == XenbusState::Connected)
+    use XenbusState::{Connected, InitWait, Initialised};
+    matches!(own_state, InitWait | Initialised | Connected) || failure.may_pass && waited < BUSY
+}
+
+/// The update of a device that is not served: one that is not wanted holds nothing, but its frontend may have yet to close.
+fn unserved(seen: &DeviceState) -> Update {
+    use XenbusState::{Closed, Closing, Initialising, Unknown};
+    let is_closed = matches!(seen.other_state, Unknown | Initialising | Closed);
+    let state = (!seen.online).then_some(if is_closed { Closed } else { Closing });
+    Update { state, ..Update::default() }
 }
 
 /// The outcome of one pass over the marked devices.
@@ -341,15 +398,19 @@ fn without_state(keys: &Keys) -> Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nix::errno::Errno;
 
     #[test]
-    fn device_of_another_process_is_waited_for_and_never_closed() {
-        let busy = Failure::new(Errno::EBUSY as i32, "");
-        let gone = Failure::new(Errno::ENODEV as i32, "");
-        assert!(is_to_wait(&busy, BUSY * 1000, XenbusState::Connected));
+    fn device_that_was_served_is_waited_for_and_never_closed() {
+        let busy = Failure::in_use_for_now("");
+        let missing = Failure::new(Errno::ENOENT as i32, "");
+        for served in [XenbusState::InitWait, XenbusState::Initialised, XenbusState::Connected] {
+            assert!(is_to_wait(&busy, BUSY * 1000, served) && is_to_wait(&missing, BUSY * 1000, served));
+        }
         assert!(is_to_wait(&busy, Duration::ZERO, XenbusState::Initialising));
-        assert!(!is_to_wait(&busy, BUSY, XenbusState::InitWait));
-        assert!(!is_to_wait(&gone, Duration::ZERO, XenbusState::Connected));
+        for new in [XenbusState::Initialising, XenbusState::Closing, XenbusState::Closed] {
+            assert!(!is_to_wait(&busy, BUSY, new) && !is_to_wait(&missing, Duration::ZERO, new));
+        }
     }
 
     #[test]

@@ -54,6 +54,7 @@ mod waker;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use nix::errno::Errno;
 pub use registry::{Info, Registry};
 use ring_abi::DomId;
 pub use waker::Waker;
@@ -99,12 +100,19 @@ pub struct Failure {
     pub errno: i32,
     /// What went wrong, naming key or file, found and expected.
     pub what: String,
+    /// It may pass in a moment: what the device needs is in use, and its user on the way out.
+    pub may_pass: bool,
 }
 
 impl Failure {
     /// Makes a failure of an errno and a text.
     pub fn new(errno: i32, what: impl ToString) -> Failure {
-        Failure { errno, what: what.to_string() }
+        Failure { errno, what: what.to_string(), may_pass: false }
+    }
+
+    /// Makes the failure (EBUSY) that something is in use, by a device that is being removed or a process that is exiting.
+    pub fn in_use_for_now(what: impl ToString) -> Failure {
+        Failure { may_pass: true, ..Failure::new(Errno::EBUSY as i32, what) }
     }
 }
 
@@ -121,8 +129,9 @@ pub trait BackDriver {
     ///
     /// # Errors
     /// The device cannot be served: the failure is reported, the state goes to Closing, and the device is probed again
-    /// once the toolstack has changed a key. With EBUSY a new device is first probed again for a few seconds, and one
-    /// that is Connected, which another process serves, for as long as it stays so.
+    /// once the toolstack has changed a key. If [`Failure::may_pass`], it is first probed again for a few seconds. A device
+    /// that an earlier backend has served (InitWait to Connected) is not closed, which would take it from its guest: it is
+    /// probed again, once a second at last, until it can be served or is removed.
     fn probe(
         &mut self,
         device: &Device,
@@ -131,7 +140,8 @@ pub trait BackDriver {
     ) -> Result<Box<dyn BackDevice>, Failure>;
 }
 
-/// One device. It is dropped when its node is removed or when the driver stops.
+/// One device. It is dropped when its node is removed, before the state Closed of a device that the toolstack does not want
+/// any more is written, or when the driver stops: who sees it Closed finds what it used free.
 pub trait BackDevice {
     /// Handles a change at either end, or a [`Waker::wake`]. It must not wait for the peer or for the disk: another
     /// thread does what takes time and wakes the loop when it is done.

@@ -53,7 +53,7 @@ pub(crate) struct Setup<'a> {
 }
 
 /// A connected vif.
-pub struct Vif {
+pub struct Connection {
     ingress: Ingress,
     egress: Egress,
     notifiers: NotifierPair<Box<dyn WaitChannel>>,
@@ -67,7 +67,7 @@ pub struct Vif {
     span: tracing::Span,
 }
 
-impl Vif {
+impl Connection {
     /// Connects to the rings and event channels of the frontend in domain `guest`. `on_failure` is called, on the
     /// bridge's thread, if the connection fails later.
     ///
@@ -85,7 +85,7 @@ impl Vif {
         Self::start(grants, channels, guest, negotiated, config, setup)
     }
 
-    /// Connects as [`Vif::connect`] does, or resumes a connection.
+    /// Connects as [`Connection::connect`] does, or resumes a connection.
     pub(crate) fn start(
         grants: &Arc<dyn GrantTable>,
         channels: &dyn WaitEventChannels,
@@ -211,7 +211,7 @@ fn prepare_logs(
     }
 }
 
-impl Port for Vif {
+impl Port for Connection {
     fn caps(&self) -> Caps {
         self.caps
     }
@@ -246,14 +246,14 @@ impl Port for Vif {
     }
 }
 
-impl Drop for Vif {
+impl Drop for Connection {
     fn drop(&mut self) {
         self.egress.close();
     }
 }
 
-impl std::fmt::Debug for Vif {
+impl std::fmt::Debug for Connection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Vif").field("caps", &self.caps).finish_non_exhaustive()
+        f.debug_struct("Connection").field("caps", &self.caps).finish_non_exhaustive()
     }
 }

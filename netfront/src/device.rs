@@ -351,6 +351,7 @@ impl Nic {
         // If the interface was removed, the next step finds it so.
         if self.end.publish_after(client, last, &keys, XenbusState::Connected)? {
             self.written = Some(XenbusState::Connected);
+            self.end.clear_error(client)?;
         }
         Ok(())
     }

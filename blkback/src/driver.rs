@@ -1,0 +1,128 @@
+// Not a core: does I/O or calls a hypervisor.
+
+//! The driver for devices of kind `vbd`: opens the disk of each and makes the device.
+
+use std::sync::Arc;
+
+use event_channel::WaitEventChannels;
+use grant_table::GrantTable;
+use inflight::InflightDir;
+use ring_abi::blkif::key;
+use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Waker};
+use xenbus::{Device, Keys};
+
+use crate::config::Tuning;
+use crate::device::VbdDevice;
+use crate::disk_queue::DiskQueues;
+use crate::engine::{Disk, OpenError, Spec, open};
+use crate::handshake::Handshake;
+
+/// Opens the disk of a device, given its keys in the backend's directory.
+pub type Opener = Box<dyn FnMut(&Device, &Keys) -> Result<Arc<dyn Disk>, Failure> + Send>;
+
+/// The driver of all `vbd` devices of a domain.
+pub struct VbdDriver {
+    grants: Arc<dyn GrantTable>,
+    channels: Arc<dyn WaitEventChannels>,
+    opener: Opener,
+    tuning: Tuning,
+    inflight_dir: Option<InflightDir>,
+    disk_queues: DiskQueues,
+}
+
+impl VbdDriver {
+    /// Makes a driver that opens the disks that the devices' keys describe ([`Spec`]).
+    pub fn new(grants: Arc<dyn GrantTable>, channels: Arc<dyn WaitEventChannels>) -> VbdDriver {
+        VbdDriver::with_opener(grants, channels, Box::new(|_, keys| open_keys(keys)))
+    }
+
+    /// Makes a driver that opens disks by `opener`. Of the devices for which it returns the same `Arc` only the
+    /// youngest uses the disk, once the others have released it.
+    pub fn with_opener(
+        grants: Arc<dyn GrantTable>,
+        channels: Arc<dyn WaitEventChannels>,
+        opener: Opener,
+    ) -> VbdDriver {
+        VbdDriver {
+            grants,
+            channels,
+            opener,
+            tuning: Tuning::default(),
+            inflight_dir: None,
+            disk_queues: DiskQueues::default(),
+        }
+    }
+
+    /// Sets the parameters of devices that appear from now on.
+    pub fn set_tuning(&mut self, tuning: Tuning) {
+        self.tuning = tuning;
+    }
+
+    /// Records requests in flight of devices that appear from now on, so that a successor of this process resumes
+    /// their rings. For frontends that do not reconnect by themselves, on hypervisors where a successor can bind the
+    /// same event channel, as on Xen.
+    pub fn set_inflight_dir(&mut self, dir: InflightDir) {
+        self.inflight_dir = Some(dir);
+    }
+}
+
+impl BackDriver for VbdDriver {
+    fn kind(&self) -> &str {
+        "vbd"
+    }
+
+    fn probe(
+        &mut self,
+        device: &Device,
+        view: &DeviceState,
+        waker: Waker,
+    ) -> Result<Box<dyn BackDevice>, Failure> {
+        let disk = (self.opener)(device, &view.own)?;
+        let info = disk.info().map_err(|e| failure(&e, format!("{}: {}: {e}", key::PARAMS, disk.name())))?;
+        tracing::info!(disk = disk.name(), sectors = info.sectors, "disk opened");
+        let mut vbd = VbdDevice {
+            device: device.clone(),
+            grants: self.grants.clone(),
+            channels: self.channels.clone(),
+            tuning: self.tuning,
+            handshake: Handshake::new(view),
+            ring: None,
+            stopping: false,
+            suspended: None,
+            claim: self.disk_queues.join(&disk, waker.clone()),
+            advertised: info,
+            disk,
+            stats: Arc::default(),
+            waker,
+            inflight_dir: self.inflight_dir.clone(),
+        };
+        vbd.resume(view)?;
+        Ok(Box::new(vbd))
+    }
+}
+
+/// Opens the disk that a backend's keys describe ([`Spec`]).
+///
+/// # Errors
+/// EINVAL if a key is invalid; that of an [`OpenError`] if the disk cannot be opened.
+pub fn open_keys(keys: &Keys) -> Result<Arc<dyn Disk>, Failure> {
+    let spec = Spec::from_keys(keys).map_err(|e| Failure::new(libc::EINVAL, e))?;
+    Ok(open(&spec)?)
+}
+
+impl From<OpenError> for Failure {
+    /// EBUSY, which may pass, if the image is locked, EACCES if it is not writable, the errno of a system call that
+    /// failed, otherwise EINVAL.
+    fn from(error: OpenError) -> Failure {
+        match &error {
+            OpenError::Io { source, .. } => failure(source, &error),
+            OpenError::InUse { .. } => Failure::in_use_for_now(&error),
+            OpenError::ReadOnly { .. } => Failure::new(libc::EACCES, &error),
+            _ => Failure::new(libc::EINVAL, &error),
+        }
+    }
+}
+
+fn failure(error: &std::io::Error, what: impl ToString) -> Failure {
+    Failure::new(error.raw_os_error().unwrap_or(libc::EIO), what)
+}

@@ -1,0 +1,194 @@
+//! The control loop of backends over a running store, with a driver that the test steers.
+
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use ring_abi::DomId;
+use ring_abi::xenbus::key;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
+use xenbus::{Device, DeviceEnd, XenbusState};
+use xenstore::server::{Config, Store};
+use xenstore::{Client, Nodes};
+
+/// Timeout of states.
+const BOUND: Duration = Duration::from_secs(20);
+
+/// What a driver is to do, and what it has done.
+#[derive(Default)]
+struct Steering {
+    /// Devices cannot be served.
+    refuses: AtomicBool,
+    /// Another process uses what they need.
+    is_in_use: AtomicBool,
+    probes: AtomicU32,
+    /// Devices that exist.
+    devices: AtomicU32,
+}
+
+struct Vifs(Arc<Steering>);
+struct Vif(Arc<Steering>);
+
+impl BackDriver for Vifs {
+    fn kind(&self) -> &str {
+        "vif"
+    }
+
+    fn probe(&mut self, _: &Device, _: &DeviceState, _: Waker) -> Result<Box<dyn BackDevice>, Failure> {
+        self.0.probes.fetch_add(1, Ordering::Relaxed);
+        if self.0.refuses.load(Ordering::Relaxed) {
+            return Err(Failure::new(19, "bridge: found \"br7\""));
+        }
+        if self.0.is_in_use.load(Ordering::Relaxed) {
+            return Err(Failure::in_use_for_now("the tap is in use"));
+        }
+        self.0.devices.fetch_add(1, Ordering::Relaxed);
+        Ok(Box::new(Vif(self.0.clone())))
+    }
+}
+
+impl BackDevice for Vif {
+    fn changed(&mut self, seen: &DeviceState) -> Update {
+        let state = if seen.online { XenbusState::Connected } else { XenbusState::Closed };
+        Update { state: Some(state), ..Update::default() }
+    }
+}
+
+impl Drop for Vif {
+    fn drop(&mut self) {
+        self.0.devices.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A driver in a thread, and the nodes of a device in this state, whose frontend is in another.
+struct Setup {
+    client: Client,
+    back: DeviceEnd,
+    steering: Arc<Steering>,
+    stop: Arc<EventFd>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    _store: Store,
+}
+
+fn setup(states: [XenbusState; 2], refuses: bool) -> Setup {
+    let store = Store::spawn(Config::default()).unwrap();
+    let mut client = store.client().unwrap();
+    client.set_reply_timeout(Some(BOUND));
+    let device = Device::new("vif", DomId(3), 0);
+    let front = DeviceEnd::front(&device);
+    let back = DeviceEnd::back(&device);
+    client.write(&format!("{}/{}", front.path(), key::STATE), states[1].as_text()).unwrap();
+    for (key, value) in [
+        (key::ONLINE, "1"),
+        (key::STATE, states[0].as_text()),
+        (key::FRONTEND_ID, "3"),
+        (key::FRONTEND, front.path()),
+    ] {
+        client.write(&format!("{}/{key}", back.path()), value).unwrap();
+    }
+    let steering = Arc::new(Steering { refuses: refuses.into(), ..Steering::default() });
+    let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap());
+    let own_client = store.client().unwrap();
+    let mut driver = Vifs(steering.clone());
+    let stop_of_thread = stop.clone();
+    let run = move || {
+        xenbus::driver::run(own_client, DomId::DOM0, &mut driver, stop_of_thread.as_fd()).unwrap();
+    };
+    let thread = Some(std::thread::spawn(run));
+    Setup { client, back, steering, stop, thread, _store: store }
+}
+
+impl Setup {
+    fn wait_until(&mut self, what: &str, is: impl Fn(&mut Setup) -> bool) {
+        let start = Instant::now();
+        while !is(self) {
+            assert!(start.elapsed() < BOUND, "not within {BOUND:?}: {what}");
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+    }
+
+    fn wait_for(&mut self, state: XenbusState) {
+        self.wait_until(state.name(), |setup| setup.back.state(&mut setup.client).unwrap() == state);
+    }
+
+    fn set(&mut self, key: &str, value: &str) {
+        self.client.write(&format!("{}/{key}", self.back.path()), value).unwrap();
+    }
+
+    fn error(&mut self) -> Option<String> {
+        let text = self.client.read_opt(&self.back.error_path()).unwrap()?;
+        Some(String::from_utf8(text).unwrap())
+    }
+}
+
+impl Drop for Setup {
+    fn drop(&mut self) {
+        self.stop.write(1).unwrap();
+        let ended = self.thread.take().unwrap().join();
+        assert!(ended.is_ok() || std::thread::panicking());
+    }
+}
+
+#[test]
+fn device_that_is_not_wanted_any_more_is_dropped_before_closed_is_written() {
+    let mut setup = setup([XenbusState::Initialising; 2], false);
+    setup.wait_for(XenbusState::Connected);
+    assert_eq!(setup.steering.devices.load(Ordering::Relaxed), 1);
+    // As a toolstack does; also while the device is Closed already.
+    for _ in 0..2 {
+        setup.set(key::ONLINE, "0");
+        setup.set(key::STATE, XenbusState::Closing.as_text());
+        setup.wait_for(XenbusState::Closed);
+        assert_eq!(setup.steering.devices.load(Ordering::Relaxed), 0);
+    }
+    // The same nodes may be wanted again.
+    setup.set(key::ONLINE, "1");
+    setup.wait_for(XenbusState::Connected);
+}
+
+#[test]
+fn device_that_was_served_and_cannot_be_is_reported_and_probed_until_it_can() {
+    let mut setup = setup([XenbusState::Connected; 2], true);
+    setup.wait_until("probes", |setup| setup.steering.probes.load(Ordering::Relaxed) > 3);
+    assert_eq!(setup.back.state(&mut setup.client).unwrap(), XenbusState::Connected);
+    assert!(setup.error().unwrap().starts_with("19 bridge: found \"br7\""));
+    setup.steering.refuses.store(false, Ordering::Relaxed);
+    setup.wait_until("it is served", |setup| setup.steering.devices.load(Ordering::Relaxed) == 1);
+    setup.wait_until("its error is removed", |setup| setup.error().is_none());
+}
+
+#[test]
+fn device_that_is_not_served_is_closed_with_its_frontend_when_it_is_not_wanted() {
+    let mut setup = setup([XenbusState::Initialising, XenbusState::Connected], true);
+    setup.wait_for(XenbusState::Closing);
+    let probes = setup.steering.probes.load(Ordering::Relaxed);
+    setup.set(key::ONLINE, "0");
+    let front = format!("{}/{}", setup.back.other_path(), key::STATE);
+    setup.client.write(&front, XenbusState::Closing.as_text()).unwrap();
+    assert_eq!(setup.back.state(&mut setup.client).unwrap(), XenbusState::Closing);
+    setup.client.write(&front, XenbusState::Closed.as_text()).unwrap();
+    setup.wait_for(XenbusState::Closed);
+    assert_eq!(setup.steering.probes.load(Ordering::Relaxed), probes, "a device that is to go is not probed");
+    setup.client.rm(setup.back.path()).unwrap();
+    setup.wait_until("its error is removed", |setup| setup.error().is_none());
+}
+
+/// A second process on a Xen host waits for the end of the first one, which may be closing the device.
+#[test]
+fn device_that_another_process_serves_is_left_to_it_whether_it_is_wanted_or_not() {
+    let mut setup = setup([XenbusState::Connected, XenbusState::Connected], true);
+    setup.steering.is_in_use.store(true, Ordering::Relaxed);
+    setup.steering.refuses.store(false, Ordering::Relaxed);
+    let front = format!("{}/{}", setup.back.other_path(), key::STATE);
+    setup.set(key::STATE, XenbusState::Closing.as_text());
+    setup.set(key::ONLINE, "0");
+    setup.client.write(&front, XenbusState::Closed.as_text()).unwrap();
+    let probes = setup.steering.probes.load(Ordering::Relaxed);
+    setup.wait_until("probes", |setup| setup.steering.probes.load(Ordering::Relaxed) > probes + 3);
+    assert_eq!(setup.back.state(&mut setup.client).unwrap(), XenbusState::Closing);
+    assert!(!setup.error().is_some_and(|error| error.contains("in use")));
+    // The other process has died instead.
+    setup.steering.is_in_use.store(false, Ordering::Relaxed);
+    setup.wait_for(XenbusState::Closed);
+}
