@@ -10,6 +10,8 @@ mod dom0;
 mod frontends;
 #[path = "soak/machine.rs"]
 mod machine;
+#[path = "soak/toolstack.rs"]
+mod toolstack;
 
 use machine::Threads;
 use testkit::soak::{Settings, run};

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use ::toolstack::backend::images::Images;
 use blkback::VbdDriver;
 use bridge::port::pair::Pair;
 use bridge::{Batch, Bridge, Caps, Frame, Frames, Port};
@@ -15,6 +16,7 @@ use ring_abi::DomId;
 use ring_abi::netif::MTU_DEFAULT;
 use testkit::{BOUND, LossyStore, Machine};
 use xenbus::driver::{BackDriver, run};
+use xenbus::{Device, Keys};
 use xenstore::Client;
 
 /// Frames that the test's port queues.
@@ -38,7 +40,9 @@ impl Dom0 {
         let (host, port) = Pair::new(Caps::plain(MTU_DEFAULT), QUEUE).unwrap();
         bridge.attach("host", Box::new(port)).unwrap();
         let of_vifs = bridge.clone();
-        let vbds = VbdDriver::new(domain.clone(), domain.clone());
+        let mut images = Images::new(Client::connect(&store).unwrap(), false);
+        let opener = Box::new(move |device: &Device, keys: &Keys| images.open(device, keys));
+        let vbds = VbdDriver::with_opener(domain.clone(), domain.clone(), opener);
         let vifs = VifDriver::new(domain.clone(), domain, netback::Config::default(), move |_, _| {
             Ok(Attachment::port_of(of_vifs.clone()))
         });

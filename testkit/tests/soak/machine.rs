@@ -5,37 +5,31 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, RwLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{io, thread};
 
+use ::toolstack::machine::device;
+use ::toolstack::machine::domain::{self, Removal};
 use nix::fcntl::{Flock, FlockArg};
-use ring_abi::DomId;
 use ring_abi::netif::Mac;
 use testkit::block::disk;
 use testkit::net::vif;
 use testkit::soak::{
-    BLOCK, BLOCKS, BadDisk, Content, ContentError, DISKS, Executor, Figure, GUESTS, Guest, IMAGES, Medium,
+    BLOCK, BLOCKS, BadDisk, Content, ContentError, Executor, Figure, GUESTS, Guest, IMAGES, Medium,
     Operation, Slot, State, Step, VIFS, Victim, process_figures,
 };
 use testkit::{BOUND, Machine};
-use toolstack::machine::progress::{self, Closed, States};
-use toolstack::machine::{device, domain};
-use xenbus::{Device, XenbusState};
-use xenstore::{Client, Nodes};
+use xenbus::Device;
+use xenstore::Client;
 
 use super::dom0::Dom0;
-use super::frontends::{DiskMedium, GuestDomain, Stop, exchange};
+use super::frontends::{DiskMedium, GuestDomain, exchange};
+use super::toolstack::{Outcome, are_connected, attach, check_absent, close, count_nodes, domid, vdev, wait};
 
 /// How long the operations of a step usually take.
 const USUAL: Duration = Duration::from_millis(4);
-/// How long an attach of an image in use is tried before it is given up.
-const IN_USE: Duration = Duration::from_millis(20);
-/// How long a device that could not be connected may take to close.
-const CLOSE_TIMEOUT: Duration = Duration::from_millis(50);
-/// How long an image may be in use after its disk was detached, or its guest or dom0 was killed.
+/// How long an image may be in use after its disk was removed by force, or its guest or dom0 was killed.
 const RELEASE: Duration = Duration::from_secs(5);
-
-type Outcome = Result<(), String>;
 
 /// The machine.
 pub(crate) struct Threads {
@@ -74,7 +68,7 @@ impl Threads {
         Threads { dom0, guests: Default::default(), machine, images, directory, tokens: 0 }
     }
 
-    fn carry_out(&self, operation: &Operation) -> Outcome {
+    fn carry_out(&self, operation: &Operation, step: &Step, before: &State) -> Outcome {
         use Operation::*;
         let client = &mut self.machine.client();
         match operation {
@@ -88,7 +82,14 @@ impl Threads {
             AttachBadDisk(slot, bad) => self.attach_bad(client, *slot, *bad),
             AttachTakenDisk(slot) => self.attach_taken(client, self.new_disk(*slot, Path::new("/none"))),
             AttachTakenVif(slot) => self.attach_taken(client, self.new_vif(*slot)),
-            DetachDisk(slot, force) => self.detach_disk(client, *slot, *force),
+            DetachDisk(slot, force) => {
+                self.detach_disk(client, *slot, *force)?;
+                let is_interrupted = step.replaces_dom0() || step.ends(Victim::Guest(slot.guest));
+                match before.image(*slot) {
+                    Some(image) if !is_interrupted && !force => lock(&self.image(image)),
+                    _ => Ok(()),
+                }
+            }
             AttachVif(slot) => self.attach_vif(client, *slot),
             DetachVif(slot, force) => self.detach_vif(client, *slot, *force),
         }
@@ -96,12 +97,12 @@ impl Threads {
 
     fn new_disk(&self, slot: Slot, image: &Path) -> device::NewDevice {
         let target = image.to_str().unwrap();
-        toolstack::machine::vbd::nodes(domid(slot.guest), &disk(vdev(slot), target))
+        ::toolstack::machine::vbd::nodes(domid(slot.guest), &disk(vdev(slot), target))
     }
 
     fn new_vif(&self, slot: Slot) -> device::NewDevice {
         let mac = Mac::xen([0, slot.guest as u8, slot.number as u8]);
-        toolstack::machine::vif::nodes(domid(slot.guest), &vif(), slot.number as u32, mac)
+        ::toolstack::machine::vif::nodes(domid(slot.guest), &vif(), slot.number as u32, mac)
     }
 
     fn image(&self, index: usize) -> PathBuf {
@@ -128,9 +129,7 @@ impl Threads {
         self.start(client, guest);
         let disks = devices.disks.iter().enumerate().filter_map(|(number, image)| Some((number, (*image)?)));
         let mut attached = disks
-            .map(|(number, image)| {
-                self.attach_disk(client, Slot { guest, number }, &self.image(image))
-            })
+            .map(|(number, image)| self.attach_disk(client, Slot { guest, number }, &self.image(image)))
             .collect::<Outcome>();
         for number in (0..VIFS).filter(|number| devices.vifs[*number]) {
             attached = attached.and_then(|()| self.attach_vif(client, Slot { guest, number }));
@@ -149,18 +148,32 @@ impl Threads {
         self.end(client, guest, ended).and(attached)
     }
 
-    /// Ends a guest, and removes its nodes, as `xpv destroy` and `xpv hypervisor` do.
+    /// Destroys a guest, as `xpv destroy` does.
     fn end(&self, client: &mut Client, guest: usize, ended: Option<GuestDomain>) -> Outcome {
-        let domid = domid(guest);
-        let Some(ended) = ended else { return Err(format!("domain {domid} does not exist")) };
+        let ended = ended.ok_or("the guest does not exist")?;
         ended.kill();
         drop(ended);
+        self.forget(guest)?;
+        domain::remove(client, domid(guest), true).map_err(|error| error.to_string())
+    }
+
+    /// Removes the domain of a guest that has ended, once the broker has noticed that.
+    fn forget(&self, guest: usize) -> Outcome {
+        let domid = domid(guest);
         let control = self.machine.sandbox.control();
         wait("the broker to notice a guest's end", BOUND, || {
             control.get(domid).is_ok_and(|info| info.pid.is_none())
         })?;
-        control.destroy(domid).map_err(|error| error.to_string())?;
-        domain::remove(client, domid, true).map_err(|error| error.to_string())
+        control.destroy(domid).map_err(|error| error.to_string())
+    }
+
+    /// Removes a guest that was killed, as `xpv hypervisor` does.
+    fn reap(&self, guest: usize, removal: Removal) -> Outcome {
+        drop(self.guests[guest].write().unwrap().take());
+        let client = &mut self.machine.client();
+        wait("the backends of a killed guest", BOUND, || removal.is_due(client).unwrap())?;
+        removal.finish(client).map_err(|error| error.to_string())?;
+        self.forget(guest)
     }
 
     fn attach_disk(&self, client: &mut Client, slot: Slot, image: &Path) -> Outcome {
@@ -183,25 +196,9 @@ impl Threads {
 
     fn attach_bad(&self, client: &mut Client, slot: Slot, bad: BadDisk) -> Outcome {
         let path = self.bad_image(bad);
-        if let BadDisk::InUse(_) = bad {
-            return self.attach_in_use(client, slot, &path);
-        }
         match self.attach_disk(client, slot, &path) {
             Err(_) => Ok(()),
             Ok(()) => Err(format!("{} was attached", path.display())),
-        }
-    }
-
-    /// Attaches a disk whose image is in use, and gives that up while its backend waits for the image.
-    fn attach_in_use(&self, client: &mut Client, slot: Slot, path: &Path) -> Outcome {
-        let new = self.new_disk(slot, path);
-        device::add(client, &new).map_err(|error| error.to_string())?;
-        thread::park_timeout(IN_USE);
-        let states = progress::states(client, &new.device).map_err(|error| error.to_string())?;
-        device::remove(client, &new.device).map_err(|error| error.to_string())?;
-        match states.back {
-            Some(XenbusState::Initialising | XenbusState::Closing | XenbusState::Closed) => Ok(()),
-            _ => Err(format!("a disk whose image is in use: {states:?}")),
         }
     }
 
@@ -236,9 +233,13 @@ impl Threads {
         device::remove(client, &device).map_err(|error| error.to_string())
     }
 
-    fn interrupt(&self, victim: Victim) {
+    /// Ends a domain; returns the removal of a guest, which has begun.
+    fn interrupt(&self, victim: Victim) -> Option<Removal> {
         match victim {
-            Victim::Guest(guest) => self.guests[guest].read().unwrap().as_ref().unwrap().kill(),
+            Victim::Guest(guest) => {
+                self.guests[guest].read().unwrap().as_ref().unwrap().kill();
+                Some(Removal::start(&mut self.machine.client(), domid(guest), true).unwrap())
+            }
             Victim::Dom0 | Victim::Dom0Exits => {
                 let mut dom0 = self.dom0.lock().unwrap();
                 match dom0.take() {
@@ -246,6 +247,7 @@ impl Threads {
                     old => drop(old),
                 }
                 *dom0 = Some(Dom0::start(&self.machine));
+                None
             }
         }
     }
@@ -277,9 +279,12 @@ impl Threads {
         let mut place = guest.disks[slot.number].lock().unwrap();
         let disk = place.as_mut().ok_or("the disk does not exist")?;
         let mut image = self.images[image].lock().unwrap();
-        image.used = true;
+        let is_new = !std::mem::replace(&mut image.used, true);
         let mut medium = DiskMedium { disk, abandons: false };
-        let checked = image.content.exercise(&mut medium).and_then(|()| image.content.check_all(&mut medium));
+        let mut checked = image.content.exercise(&mut medium);
+        if is_new {
+            checked = checked.and_then(|()| image.content.check_all(&mut medium));
+        }
         checked.map_err(|error| format!("{slot:?}: {error}"))?;
         are_connected(client, &Device::new("vbd", domid(slot.guest), vdev(slot)))
     }
@@ -319,36 +324,37 @@ impl Executor for Threads {
         let idle: Vec<(Slot, usize)> = idle.collect();
         let done = AtomicBool::new(false);
         let this = &*self;
-        let (outcomes, exercised) = thread::scope(|scope| {
+        let (outcomes, exercised, removal) = thread::scope(|scope| {
             let exercises = idle.iter().map(|(slot, image)| {
                 let done = &done;
                 scope.spawn(move || this.exercise(*slot, *image, killed(slot.guest), done))
             });
             let exercises: Vec<_> = exercises.collect();
-            let operations = step.operations.iter().map(|o| scope.spawn(move || this.carry_out(o)));
+            let operations =
+                step.operations.iter().map(|o| scope.spawn(move || this.carry_out(o, step, before)));
             let operations: Vec<_> = operations.collect();
-            if let Some(interruption) = step.interruption {
+            let removal = step.interruption.and_then(|interruption| {
                 thread::park_timeout(USUAL * interruption.moment / 1000);
-                this.interrupt(interruption.victim);
-            }
+                this.interrupt(interruption.victim)
+            });
             let outcomes: Vec<Outcome> = operations.into_iter().map(|o| o.join().unwrap()).collect();
             done.store(true, Ordering::Relaxed);
-            (outcomes, exercises.into_iter().map(|e| e.join().unwrap()).collect::<Outcome>())
+            (outcomes, exercises.into_iter().map(|e| e.join().unwrap()).collect::<Outcome>(), removal)
         });
         exercised?;
         for (operation, outcome) in step.operations.iter().zip(outcomes) {
             let Err(error) = outcome else { continue };
             if step.replaces_dom0() && !operation.must_fail() {
-                self.carry_out(operation).map_err(|again| format!("{operation:?}: {error}; again: {again}"))?;
+                self.carry_out(operation, step, before)
+                    .map_err(|again| format!("{operation:?}: {error}; again: {again}"))?;
             } else if !killed(operation.guest()) {
                 return Err(format!("{operation:?}: {error}"));
             }
         }
-        if let Some(Victim::Guest(guest)) = step.interruption.map(|interruption| interruption.victim) {
-            let ended = self.guests[guest].write().unwrap().take();
-            self.end(&mut self.machine.client(), guest, ended)?;
+        match (step.interruption.map(|interruption| interruption.victim), removal) {
+            (Some(Victim::Guest(guest)), Some(removal)) => self.reap(guest, removal),
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn check(&mut self, state: &State) -> Outcome {
@@ -387,142 +393,12 @@ fn image_path(directory: &Path, index: usize) -> PathBuf {
     directory.join(format!("{index}.img"))
 }
 
-fn domid(guest: usize) -> DomId {
-    DomId(guest as u16 + 1)
-}
-
-/// The number of a disk: xvda, xvdb, ...
-fn vdev(slot: Slot) -> u32 {
-    testkit::block::XVDA + 16 * slot.number as u32
-}
-
-/// Closes a device as a toolstack that waits, or as one that does not.
-fn close(client: &mut Client, device: &Device, force: bool) -> Outcome {
-    if force {
-        return device::remove(client, device).map_err(|error| error.to_string());
-    }
-    match progress::close(client, device, BOUND) {
-        Ok(Closed::Yes) => Ok(()),
-        Ok(other) => Err(format!("{}: {other:?}", device.front_path())),
-        Err(error) => Err(error.to_string()),
-    }
-}
-
-/// Attaches a device while its frontend is opened. If it cannot be connected, it is closed and removed.
-fn attach<T: Send>(
-    client: &mut Client,
-    guest: &GuestDomain,
-    new: &device::NewDevice,
-    open: impl FnOnce(&Stop) -> Option<T> + Send,
-) -> Result<T, String> {
-    device::add(client, new).map_err(|error| error.to_string())?;
-    let stop = Stop::new();
-    thread::scope(|scope| {
-        let opening = scope.spawn(|| open(&stop));
-        let attached = connected_or_error(client, guest, &new.device);
-        if attached.is_err() {
-            // The nodes of a guest that is killed are removed at its end.
-            let undone = if guest.is_killed() { Ok(()) } else { undo(client, &new.device) };
-            stop.tell();
-            undone?;
-        }
-        let opened = opening.join().unwrap();
-        attached.and_then(|()| opened.ok_or_else(|| "connected, and not opened".into()))
-    })
-}
-
-/// Waits until a device is connected, or one of its ends has reported an error.
-fn connected_or_error(client: &mut Client, guest: &GuestDomain, device: &Device) -> Outcome {
-    let connected = Some(XenbusState::Connected);
-    let errors = [device.front_path(), device.back_path()].map(|end| device::error_path(&end) + "/error");
-    let mut outcome = Err(String::new());
-    wait(&format!("{} to connect", device.front_path()), BOUND, || {
-        let reported = errors.iter().find_map(|path| client.read_opt(path).unwrap());
-        let states = progress::states(client, device).unwrap();
-        outcome = match reported {
-            _ if guest.is_killed() => Err("the guest is killed".into()),
-            Some(text) => Err(String::from_utf8_lossy(&text).into_owned()),
-            None if states == (States { front: connected, back: connected }) => Ok(()),
-            None => return false,
-        };
-        true
-    })
-    .and(outcome)
-}
-
-/// Closes and removes a device that could not be connected.
-fn undo(client: &mut Client, device: &Device) -> Outcome {
-    let closed = progress::close(client, device, CLOSE_TIMEOUT).map(drop);
-    closed.and_then(|()| device::remove(client, device)).map_err(|error| error.to_string())
-}
-
-fn are_connected(client: &mut Client, device: &Device) -> Outcome {
-    let connected = Some(XenbusState::Connected);
-    let expected = States { front: connected, back: connected };
-    let mut states = expected;
-    wait(&format!("{} to be connected", device.front_path()), BOUND, || {
-        states = progress::states(client, device).unwrap();
-        states == expected
-    })
-    .map_err(|error| format!("{error}: {states:?}"))
-}
-
-/// Checks that a guest has nodes for the devices of a state only.
-fn check_absent(client: &mut Client, guest: usize, state: &State) -> Outcome {
-    let domid = domid(guest);
-    let mut absent = Vec::new();
-    if state.guests[guest].is_none() {
-        absent.extend([format!("/local/domain/{domid}"), format!("/libxl/{domid}"), format!("/vm/guest{guest}")]);
-        absent.extend(["vbd", "vif"].map(|kind| format!("/local/domain/0/backend/{kind}/{domid}")));
-    }
-    let mut device = |device: Device| {
-        absent.extend([device.front_path(), device.back_path(), device::libxl_path(&device)]);
-    };
-    for number in 0..DISKS {
-        let slot = Slot { guest, number };
-        if state.image(slot).is_none() {
-            device(Device::new("vbd", domid, vdev(slot)));
-        }
-    }
-    for number in (0..VIFS).filter(|number| !state.has_vif(Slot { guest, number: *number })) {
-        device(Device::new("vif", domid, number as u32));
-    }
-    match absent.into_iter().find(|path| client.exists(path).unwrap()) {
-        Some(path) => Err(format!("{path} exists")),
-        None => Ok(()),
-    }
-}
-
-/// Counts the nodes that have values: a guest's directories of devices remain when their devices are removed.
-fn count_nodes(client: &mut Client, path: &str) -> usize {
-    // A node may be removed meanwhile.
-    let Ok(children) = client.directory(path) else { return 0 };
-    let parent = path.trim_end_matches('/');
-    let count = |child: String| {
-        let path = format!("{parent}/{child}");
-        let has_value = client.read(&path).is_ok_and(|value| !value.is_empty());
-        usize::from(has_value) + count_nodes(client, &path)
-    };
-    children.into_iter().map(count).sum()
-}
-
 /// Locks an image, as a backend does that opens it, and unlocks it.
 fn lock(path: &Path) -> Outcome {
     match Flock::lock(File::open(path).unwrap(), FlockArg::LockExclusiveNonblock) {
         Ok(_) => Ok(()),
         Err((_, errno)) => Err(format!("{} is not free: {errno}", path.display())),
     }
-}
-
-fn wait(what: &str, bound: Duration, mut is: impl FnMut() -> bool) -> Outcome {
-    let deadline = Instant::now() + bound;
-    while !is() {
-        if Instant::now() >= deadline {
-            return Err(format!("waited {bound:?} for {what}"));
-        }
-        thread::park_timeout(Duration::from_micros(500));
-    }
-    Ok(())
 }
 
 /// An image itself.
