@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use blkfront::{Disk, Operation, Request};
+use blkfront::{Buffer, Completion, Disk, Operation, Request};
 use hypervisor::local::Domain;
 use netfront::Nic;
 use nix::errno::Errno;
 use nix::sys::eventfd::EventFd;
 use ring_abi::DomId;
+use ring_abi::blkif::SECTOR;
 use testkit::block::options;
 use testkit::soak::{BLOCK, DISKS, Medium, VIFS};
 use testkit::{BOUND, LossyStore, Machine};
@@ -148,42 +149,55 @@ impl Stop {
     }
 }
 
-/// A disk as what the soak writes to.
+/// A disk as what the soak writes to, until its guest is killed.
 pub(crate) struct DiskMedium<'d> {
+    pub(crate) guest: &'d GuestDomain,
     pub(crate) disk: &'d mut Disk,
-    /// Writes are sent, and not waited for.
-    pub(crate) abandons: bool,
+}
+
+impl DiskMedium<'_> {
+    fn submit(&mut self, operation: Operation, block: u64, buffer: Buffer) -> io::Result<()> {
+        let sector = block * (BLOCK / SECTOR) as u64;
+        let request = Request { token: 0, operation, sector, bytes: BLOCK, buffer: Some(buffer) };
+        self.disk.submit(request).map_err(|_| io::Error::other("the ring is full, or the disk closed"))
+    }
+
+    /// Waits for the completion of so many requests. Those of a guest that is killed stay in flight.
+    fn wait(&mut self, count: usize) -> io::Result<Vec<Completion>> {
+        let deadline = Instant::now() + BOUND;
+        let mut completions = Vec::new();
+        self.disk.commit().map_err(io::Error::other)?;
+        while completions.len() < count {
+            if self.guest.is_killed() {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            if Instant::now() > deadline {
+                return Err(io::ErrorKind::TimedOut.into());
+            }
+            self.disk.wait(&mut completions, Some(POLL_INTERVAL)).map_err(io::Error::other)?;
+        }
+        completions.iter().try_for_each(|completion| completion.check().map_err(io::Error::other))?;
+        Ok(completions)
+    }
 }
 
 impl Medium for DiskMedium<'_> {
     fn read(&mut self, block: u64, into: &mut [u8; BLOCK]) -> io::Result<()> {
-        self.disk.read_at(block * BLOCK as u64, into).map_err(io::Error::other)
+        let buffer = self.disk.buffer(BLOCK).map_err(io::Error::other)?;
+        self.submit(Operation::Read, block, buffer)?;
+        let completions = self.wait(1)?;
+        let buffer = completions.first().and_then(|completion| completion.request.buffer.as_ref());
+        buffer.ok_or(io::ErrorKind::InvalidData)?.copy_to(into);
+        Ok(())
     }
 
     fn write(&mut self, blocks: &[(u64, [u8; BLOCK])]) -> io::Result<()> {
-        let disk = &mut *self.disk;
         for (block, bytes) in blocks {
-            let buffer = disk.buffer(BLOCK).map_err(io::Error::other)?;
+            let buffer = self.disk.buffer(BLOCK).map_err(io::Error::other)?;
             buffer.fill(bytes);
-            let sector = block * BLOCK as u64 / 512;
-            let request =
-                Request { token: 0, operation: Operation::Write, sector, bytes: BLOCK, buffer: Some(buffer) };
-            disk.submit(request).map_err(|_| io::Error::other("the ring is full, or the disk closed"))?;
+            self.submit(Operation::Write, *block, buffer)?;
         }
-        if self.abandons {
-            disk.commit().map_err(io::Error::other)?;
-            return Err(io::ErrorKind::Interrupted.into());
-        }
-        let deadline = Instant::now() + BOUND;
-        let mut completions = Vec::new();
-        while completions.len() < blocks.len() {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-            disk.wait(&mut completions, Some(left)).map_err(io::Error::other)?;
-        }
-        completions.iter().try_for_each(|completion| completion.check().map_err(io::Error::other))
+        self.wait(blocks.len()).map(drop)
     }
 }
 

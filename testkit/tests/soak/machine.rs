@@ -252,25 +252,22 @@ impl Threads {
         }
     }
 
-    /// Writes to a disk, and reads it, until `done`; the last writes of a guest that is killed are abandoned.
-    fn exercise(&self, slot: Slot, image: usize, is_killed: bool, done: &AtomicBool) -> Outcome {
+    /// Writes to a disk, and reads it, until `done`, or until its guest is killed.
+    fn exercise(&self, slot: Slot, image: usize, done: &AtomicBool) -> Outcome {
         let guest = self.guests[slot.guest].read().unwrap();
-        let mut place = guest.as_ref().unwrap().disks[slot.number].lock().unwrap();
+        let guest = guest.as_ref().ok_or("the guest does not exist")?;
+        let mut place = guest.disks[slot.number].lock().unwrap();
         let disk = place.as_mut().ok_or("the disk does not exist")?;
         let mut image = self.images[image].lock().unwrap();
-        let mut medium = DiskMedium { disk, abandons: false };
-        let mut exercised = Ok(());
-        while exercised.is_ok() && !done.load(Ordering::Relaxed) {
-            exercised = image.content.exercise(&mut medium);
+        let mut medium = DiskMedium { guest, disk };
+        while !done.load(Ordering::Relaxed) && !guest.is_killed() {
+            match image.content.exercise(&mut medium) {
+                Ok(()) => {}
+                Err(ContentError::Io(_)) if guest.is_killed() => return Ok(()),
+                Err(error) => return Err(format!("{slot:?} during the step: {error}")),
+            }
         }
-        if is_killed {
-            medium.abandons = true;
-            let _ = image.content.exercise(&mut medium);
-        }
-        match exercised {
-            Err(ContentError::Io(_)) if is_killed => Ok(()),
-            other => other.map_err(|error| format!("{slot:?} during the step: {error}")),
-        }
+        Ok(())
     }
 
     fn check_disk(&self, client: &mut Client, slot: Slot, image: usize) -> Outcome {
@@ -280,7 +277,7 @@ impl Threads {
         let disk = place.as_mut().ok_or("the disk does not exist")?;
         let mut image = self.images[image].lock().unwrap();
         let is_new = !std::mem::replace(&mut image.used, true);
-        let mut medium = DiskMedium { disk, abandons: false };
+        let mut medium = DiskMedium { guest, disk };
         let mut checked = image.content.exercise(&mut medium);
         if is_new {
             checked = checked.and_then(|()| image.content.check_all(&mut medium));
@@ -327,7 +324,7 @@ impl Executor for Threads {
         let (outcomes, exercised, removal) = thread::scope(|scope| {
             let exercises = idle.iter().map(|(slot, image)| {
                 let done = &done;
-                scope.spawn(move || this.exercise(*slot, *image, killed(slot.guest), done))
+                scope.spawn(move || this.exercise(*slot, *image, done))
             });
             let exercises: Vec<_> = exercises.collect();
             let operations =
