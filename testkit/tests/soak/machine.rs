@@ -1,33 +1,32 @@
 //! The machine in threads, and a toolstack's operations on it.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, RwLock};
+use std::thread;
 use std::time::Duration;
-use std::{io, thread};
 
 use ::toolstack::machine::device;
 use ::toolstack::machine::domain::{self, Removal};
-use nix::fcntl::{Flock, FlockArg};
 use ring_abi::netif::Mac;
 use testkit::block::disk;
 use testkit::net::vif;
+use testkit::soak::nodes::{check_absent, check_no_guest, count_values, disk_device, vif_device};
 use testkit::soak::{
-    BLOCK, BLOCKS, BadDisk, Content, ContentError, Executor, Figure, GUESTS, Guest, IMAGES, Medium,
-    Operation, Slot, State, Step, VIFS, Victim, process_figures,
+    BadDisk, ContentError, Executor, Figure, GUESTS, Guest, IMAGES, Images, Operation, Slot, State, Step,
+    VIFS, Victim, process_figures,
 };
 use testkit::{BOUND, Machine};
-use xenbus::Device;
 use xenstore::Client;
 
 use super::dom0::Dom0;
 use super::frontends::{DiskMedium, GuestDomain, exchange};
-use super::toolstack::{Outcome, are_connected, attach, check_absent, close, count_nodes, domid, vdev, wait};
+use super::toolstack::{Outcome, are_connected, attach, close, domid, wait};
 
 /// How long the operations of a step usually take.
 const USUAL: Duration = Duration::from_millis(4);
+/// The time between writes to a disk that the step does not concern.
+const PACE: Duration = Duration::from_millis(1);
 /// How long an image may be in use after its disk was removed by force, or its guest or dom0 was killed.
 const RELEASE: Duration = Duration::from_secs(5);
 
@@ -36,16 +35,10 @@ pub(crate) struct Threads {
     dom0: Mutex<Option<Dom0>>,
     guests: [RwLock<Option<GuestDomain>>; GUESTS],
     machine: Machine,
-    images: Vec<Mutex<Image>>,
-    directory: tempfile::TempDir,
+    images: Images,
+    _directory: tempfile::TempDir,
     /// Frames sent.
     tokens: u64,
-}
-
-struct Image {
-    content: Content,
-    /// A device has had it since the last check.
-    used: bool,
 }
 
 impl Threads {
@@ -57,15 +50,9 @@ impl Threads {
         };
         domain::add_dom0(&mut machine.client()).unwrap();
         let directory = tempfile::tempdir().unwrap();
-        let image = |index| {
-            let path = image_path(directory.path(), index);
-            File::create(path).unwrap().set_len(BLOCKS * BLOCK as u64).unwrap();
-            Mutex::new(Image { content: Content::new(index), used: false })
-        };
-        let images = (0..IMAGES).map(image).collect();
-        File::create(directory.path().join("odd.img")).unwrap().set_len(1_000_001).unwrap();
+        let images = Images::new(directory.path()).unwrap();
         let dom0 = Mutex::new(Some(Dom0::start(&machine)));
-        Threads { dom0, guests: Default::default(), machine, images, directory, tokens: 0 }
+        Threads { dom0, guests: Default::default(), machine, images, _directory: directory, tokens: 0 }
     }
 
     fn carry_out(&self, operation: &Operation, step: &Step, before: &State) -> Outcome {
@@ -78,7 +65,7 @@ impl Threads {
                 let ended = self.guests[*guest].write().unwrap().take();
                 self.end(client, *guest, ended)
             }
-            AttachDisk(slot, image) => self.attach_disk(client, *slot, &self.image(*image)),
+            AttachDisk(slot, image) => self.attach_disk(client, *slot, &self.images.path(*image)),
             AttachBadDisk(slot, bad) => self.attach_bad(client, *slot, *bad),
             AttachTakenDisk(slot) => self.attach_taken(client, self.new_disk(*slot, Path::new("/none"))),
             AttachTakenVif(slot) => self.attach_taken(client, self.new_vif(*slot)),
@@ -86,7 +73,7 @@ impl Threads {
                 self.detach_disk(client, *slot, *force)?;
                 let is_interrupted = step.replaces_dom0() || step.ends(Victim::Guest(slot.guest));
                 match before.image(*slot) {
-                    Some(image) if !is_interrupted && !force => lock(&self.image(image)),
+                    Some(image) if !is_interrupted && !force => self.images.check_unlocked(image),
                     _ => Ok(()),
                 }
             }
@@ -97,24 +84,15 @@ impl Threads {
 
     fn new_disk(&self, slot: Slot, image: &Path) -> device::NewDevice {
         let target = image.to_str().unwrap();
-        ::toolstack::machine::vbd::nodes(domid(slot.guest), &disk(vdev(slot), target))
+        ::toolstack::machine::vbd::nodes(
+            domid(slot.guest),
+            &disk(disk_device(domid(slot.guest), slot.number).id, target),
+        )
     }
 
     fn new_vif(&self, slot: Slot) -> device::NewDevice {
         let mac = Mac::xen([0, slot.guest as u8, slot.number as u8]);
         ::toolstack::machine::vif::nodes(domid(slot.guest), &vif(), slot.number as u32, mac)
-    }
-
-    fn image(&self, index: usize) -> PathBuf {
-        image_path(self.directory.path(), index)
-    }
-
-    fn bad_image(&self, bad: BadDisk) -> PathBuf {
-        match bad {
-            BadDisk::Odd => self.directory.path().join("odd.img"),
-            BadDisk::Missing => self.directory.path().join("missing.img"),
-            BadDisk::InUse(image) => self.image(image),
-        }
     }
 
     /// Writes a guest's nodes, and starts it without devices.
@@ -129,7 +107,7 @@ impl Threads {
         self.start(client, guest);
         let disks = devices.disks.iter().enumerate().filter_map(|(number, image)| Some((number, (*image)?)));
         let mut attached = disks
-            .map(|(number, image)| self.attach_disk(client, Slot { guest, number }, &self.image(image)))
+            .map(|(number, image)| self.attach_disk(client, Slot { guest, number }, &self.images.path(image)))
             .collect::<Outcome>();
         for number in (0..VIFS).filter(|number| devices.vifs[*number]) {
             attached = attached.and_then(|()| self.attach_vif(client, Slot { guest, number }));
@@ -195,7 +173,7 @@ impl Threads {
     }
 
     fn attach_bad(&self, client: &mut Client, slot: Slot, bad: BadDisk) -> Outcome {
-        let path = self.bad_image(bad);
+        let path = self.images.bad_path(bad);
         match self.attach_disk(client, slot, &path) {
             Err(_) => Ok(()),
             Ok(()) => Err(format!("{} was attached", path.display())),
@@ -213,7 +191,7 @@ impl Threads {
         let guest = self.guests[slot.guest].read().unwrap();
         let guest = guest.as_ref().ok_or("the guest does not exist")?;
         let mut place = guest.disks[slot.number].lock().unwrap();
-        let device = Device::new("vbd", domid(slot.guest), vdev(slot));
+        let device = disk_device(domid(slot.guest), slot.number);
         if let Some(disk) = place.as_mut() {
             guest.serve_disk(disk, || close(client, &device, force))?;
         }
@@ -225,7 +203,7 @@ impl Threads {
         let guest = self.guests[slot.guest].read().unwrap();
         let guest = guest.as_ref().ok_or("the guest does not exist")?;
         let mut place = guest.vifs[slot.number].lock().unwrap();
-        let device = Device::new("vif", domid(slot.guest), slot.number as u32);
+        let device = vif_device(domid(slot.guest), slot.number);
         if let Some(nic) = place.as_mut() {
             guest.serve_vif(nic, || close(client, &device, force))?;
         }
@@ -258,11 +236,11 @@ impl Threads {
         let guest = guest.as_ref().ok_or("the guest does not exist")?;
         let mut place = guest.disks[slot.number].lock().unwrap();
         let disk = place.as_mut().ok_or("the disk does not exist")?;
-        let mut image = self.images[image].lock().unwrap();
+        let mut image = self.images.get(image);
         let mut medium = DiskMedium { guest, disk };
         while !done.load(Ordering::Relaxed) && !guest.is_killed() {
             match image.content.exercise(&mut medium) {
-                Ok(()) => {}
+                Ok(()) => thread::park_timeout(PACE),
                 Err(ContentError::Io(_)) if guest.is_killed() => return Ok(()),
                 Err(error) => return Err(format!("{slot:?} during the step: {error}")),
             }
@@ -275,15 +253,10 @@ impl Threads {
         let guest = guest.as_ref().ok_or("the guest does not exist")?;
         let mut place = guest.disks[slot.number].lock().unwrap();
         let disk = place.as_mut().ok_or("the disk does not exist")?;
-        let mut image = self.images[image].lock().unwrap();
-        let is_new = !std::mem::replace(&mut image.used, true);
-        let mut medium = DiskMedium { guest, disk };
-        let mut checked = image.content.exercise(&mut medium);
-        if is_new {
-            checked = checked.and_then(|()| image.content.check_all(&mut medium));
-        }
+        let mut image = self.images.get(image);
+        let checked = image.check(&mut DiskMedium { guest, disk });
         checked.map_err(|error| format!("{slot:?}: {error}"))?;
-        are_connected(client, &Device::new("vbd", domid(slot.guest), vdev(slot)))
+        are_connected(client, &disk_device(domid(slot.guest), slot.number))
     }
 
     fn check_vif(&mut self, client: &mut Client, slot: Slot) -> Outcome {
@@ -294,19 +267,7 @@ impl Threads {
         let nic = place.as_mut().ok_or("the interface does not exist")?;
         let mut dom0 = self.dom0.lock().unwrap();
         exchange(nic, dom0.as_mut().unwrap(), self.tokens).map_err(|error| format!("{slot:?}: {error}"))?;
-        are_connected(client, &Device::new("vif", domid(slot.guest), slot.number as u32))
-    }
-
-    /// An image that no device has can be locked, and holds what was written.
-    fn check_free(&self, index: usize) -> Outcome {
-        let mut image = self.images[index].lock().unwrap();
-        if !std::mem::take(&mut image.used) {
-            return Ok(());
-        }
-        let path = self.image(index);
-        wait(&format!("{} to be free", path.display()), RELEASE, || lock(&path).is_ok())?;
-        let mut file = FileMedium(File::open(&path).unwrap());
-        image.content.check_all(&mut file).map_err(|error| format!("{}: {error}", path.display()))
+        are_connected(client, &vif_device(domid(slot.guest), slot.number))
     }
 }
 
@@ -361,9 +322,20 @@ impl Executor for Threads {
             self.check_vif(client, slot)?;
         }
         for guest in 0..GUESTS {
-            check_absent(client, guest, state)?;
+            match &state.guests[guest] {
+                Some(devices) => check_absent(client, domid(guest), devices)?,
+                None => check_no_guest(client, domid(guest))?,
+            }
         }
-        (0..IMAGES).filter(|image| state.user(*image).is_none()).try_for_each(|image| self.check_free(image))
+        let free = (0..IMAGES).filter(|image| state.user(*image).is_none());
+        free.into_iter().try_for_each(|image| {
+            let mut checked = Ok(());
+            wait("an image to be free", RELEASE, || {
+                checked = self.images.check_free(image);
+                checked.is_ok()
+            })
+            .and(checked)
+        })
     }
 
     fn figures(&mut self, state: &State) -> Vec<Figure> {
@@ -371,7 +343,7 @@ impl Executor for Threads {
         let name = format!("{guests} guests with {disks} disks and {vifs} interfaces");
         // A guest's arena is mapped by the guest and by dom0.
         let mut figures = process_figures(std::process::id(), &name, 2 * GUESTS).unwrap();
-        figures.push(Figure::exact(format!("nodes of {name}"), count_nodes(&mut self.machine.client(), "/")));
+        figures.push(Figure::exact(format!("nodes of {name}"), count_values(&mut self.machine.client())));
         figures
     }
 }
@@ -383,30 +355,5 @@ fn concerns(operation: &Operation, disk: Slot) -> bool {
         Destroy(guest) => *guest == disk.guest,
         DetachDisk(slot, _) => *slot == disk,
         _ => false,
-    }
-}
-
-fn image_path(directory: &Path, index: usize) -> PathBuf {
-    directory.join(format!("{index}.img"))
-}
-
-/// Locks an image, as a backend does that opens it, and unlocks it.
-fn lock(path: &Path) -> Outcome {
-    match Flock::lock(File::open(path).unwrap(), FlockArg::LockExclusiveNonblock) {
-        Ok(_) => Ok(()),
-        Err((_, errno)) => Err(format!("{} is not free: {errno}", path.display())),
-    }
-}
-
-/// An image itself.
-struct FileMedium(File);
-
-impl Medium for FileMedium {
-    fn read(&mut self, block: u64, into: &mut [u8; BLOCK]) -> io::Result<()> {
-        self.0.read_exact_at(into, block * BLOCK as u64)
-    }
-
-    fn write(&mut self, _: &[(u64, [u8; BLOCK])]) -> io::Result<()> {
-        unreachable!("it is only checked")
     }
 }

@@ -7,7 +7,6 @@ use ::toolstack::machine::device;
 use ::toolstack::machine::progress::{self, Closed, States};
 use ring_abi::DomId;
 use testkit::BOUND;
-use testkit::soak::{DISKS, Slot, State, VIFS};
 use xenbus::{Device, DeviceEnd, XenbusState};
 use xenstore::{Client, Nodes};
 
@@ -22,11 +21,6 @@ pub(crate) type Outcome = Result<(), String>;
 /// The domain of a guest.
 pub(crate) fn domid(guest: usize) -> DomId {
     DomId(guest as u16 + 1)
-}
-
-/// The number of a disk: xvda, xvdb, ...
-pub(crate) fn vdev(slot: Slot) -> u32 {
-    testkit::block::XVDA + 16 * slot.number as u32
 }
 
 /// Closes a device as a toolstack that waits, or as one that does not.
@@ -97,49 +91,6 @@ pub(crate) fn are_connected(client: &mut Client, device: &Device) -> Outcome {
         states == expected
     })
     .map_err(|error| format!("{error}: {states:?}"))
-}
-
-/// Checks that a guest has nodes for the devices of a state only.
-pub(crate) fn check_absent(client: &mut Client, guest: usize, state: &State) -> Outcome {
-    let domid = domid(guest);
-    let mut absent = Vec::new();
-    if state.guests[guest].is_none() {
-        absent.extend([
-            format!("/local/domain/{domid}"),
-            format!("/libxl/{domid}"),
-            format!("/vm/guest{guest}"),
-        ]);
-        absent.extend(["vbd", "vif"].map(|kind| format!("/local/domain/0/backend/{kind}/{domid}")));
-    }
-    let mut device = |device: Device| {
-        absent.extend([device.front_path(), device.back_path(), device::libxl_path(&device)]);
-    };
-    for number in 0..DISKS {
-        let slot = Slot { guest, number };
-        if state.image(slot).is_none() {
-            device(Device::new("vbd", domid, vdev(slot)));
-        }
-    }
-    for number in (0..VIFS).filter(|number| !state.has_vif(Slot { guest, number: *number })) {
-        device(Device::new("vif", domid, number as u32));
-    }
-    match absent.into_iter().find(|path| client.exists(path).unwrap()) {
-        Some(path) => Err(format!("{path} exists")),
-        None => Ok(()),
-    }
-}
-
-/// Counts the nodes that have values: a guest's directories of devices remain when their devices are removed.
-pub(crate) fn count_nodes(client: &mut Client, path: &str) -> usize {
-    // A node may be removed meanwhile.
-    let Ok(children) = client.directory(path) else { return 0 };
-    let parent = path.trim_end_matches('/');
-    let count = |child: String| {
-        let path = format!("{parent}/{child}");
-        let has_value = client.read(&path).is_ok_and(|value| !value.is_empty());
-        usize::from(has_value) + count_nodes(client, &path)
-    };
-    children.into_iter().map(count).sum()
 }
 
 /// Waits for a condition.
