@@ -294,7 +294,8 @@ impl Executor for Processes {
             self.check_vif(slot)?;
         }
         for guest in 0..GUESTS {
-            self.check_guest(guest, state)?;
+            // The guest removes a socket and a tap after its end of the device was closed.
+            wait("devices to be gone", RELEASE, || self.check_guest(guest, state))?;
         }
         wait("nodes of dead guests to be removed", RELEASE, || self.check_no_other_guest())?;
         let free = (0..IMAGES).filter(|image| state.user(*image).is_none());
