@@ -94,7 +94,7 @@ impl GuestDomain {
     fn give_up(&self, device: &Device, error: &dyn std::fmt::Display) {
         let end = DeviceEnd::front(device);
         let Ok(mut store) = Client::connect(&self.store) else { return };
-        end.error(&mut store, Errno::EIO as i32, &error.to_string());
+        end.error(&mut store, Errno::EIO as i32, error);
         let _ = end.switch_state(&mut store, XenbusState::Closed);
     }
 

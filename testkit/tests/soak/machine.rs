@@ -105,10 +105,11 @@ impl Threads {
 
     fn create(&self, client: &mut Client, guest: usize, devices: &Guest) -> Outcome {
         self.start(client, guest);
-        let disks = devices.disks.iter().enumerate().filter_map(|(number, image)| Some((number, (*image)?)));
-        let mut attached = disks
-            .map(|(number, image)| self.attach_disk(client, Slot { guest, number }, &self.images.path(image)))
-            .collect::<Outcome>();
+        let mut disks =
+            devices.disks.iter().enumerate().filter_map(|(number, image)| Some((number, (*image)?)));
+        let mut attached = disks.try_for_each(|(number, image)| {
+            self.attach_disk(client, Slot { guest, number }, &self.images.path(image))
+        });
         for number in (0..VIFS).filter(|number| devices.vifs[*number]) {
             attached = attached.and_then(|()| self.attach_vif(client, Slot { guest, number }));
         }
@@ -297,7 +298,7 @@ impl Executor for Threads {
             });
             let outcomes: Vec<Outcome> = operations.into_iter().map(|o| o.join().unwrap()).collect();
             done.store(true, Ordering::Relaxed);
-            (outcomes, exercises.into_iter().map(|e| e.join().unwrap()).collect::<Outcome>(), removal)
+            (outcomes, exercises.into_iter().try_for_each(|e| e.join().unwrap()), removal)
         });
         exercised?;
         for (operation, outcome) in step.operations.iter().zip(outcomes) {

@@ -266,7 +266,7 @@ impl Executor for Processes {
                 step.interruption.zip(pid).map_or(Ok(()), |(what, pid)| this.interrupt(what, pid));
             let outcomes: Vec<Outcome> = operations.into_iter().map(|o| o.join().unwrap()).collect();
             done.store(true, Ordering::Relaxed);
-            let exercised: Outcome = exercises.into_iter().map(|e| e.join().unwrap()).collect();
+            let exercised = exercises.into_iter().try_for_each(|e| e.join().unwrap());
             (outcomes, interrupted.and(exercised))
         });
         exercised?;
