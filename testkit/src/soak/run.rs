@@ -22,12 +22,12 @@ pub trait Executor {
     /// How long resources may take to be given back.
     const SETTLE: Duration = Duration::from_secs(10);
 
-    /// Carries out a step's operations at the same time, and brings the machine to the state `after`: operations that
+    /// Carries out a step's operations at the same time, and brings the machine to the state after it: operations that
     /// another dom0 interrupted are checked to have left nothing, and repeated.
     ///
     /// # Errors
     /// An operation that was to succeed has failed, or the reverse.
-    fn perform(&mut self, step: &Step, before: &State, after: &State) -> Result<(), String>;
+    fn perform(&mut self, step: &Step, before: &State) -> Result<(), String>;
 
     /// Checks that every device of a state is connected and usable, that no other exists at either end, and that images
     /// that no device has are free.
@@ -115,7 +115,7 @@ fn carry_out<E: Executor>(
     before: &State,
     after: &State,
 ) -> Result<(), String> {
-    executor.perform(step, before, after)?;
+    executor.perform(step, before)?;
     executor.check(after)?;
     settle(executor, baseline, after)
 }
@@ -149,10 +149,9 @@ mod tests {
     impl Executor for Fake {
         const SETTLE: Duration = Duration::ZERO;
 
-        fn perform(&mut self, step: &Step, before: &State, after: &State) -> Result<(), String> {
+        fn perform(&mut self, step: &Step, before: &State) -> Result<(), String> {
             assert_eq!(self.state, *before);
-            assert_eq!(before.after(step), *after);
-            self.state = after.clone();
+            self.state = before.after(step);
             self.steps.push(step.clone());
             let detached = step.operations.iter().filter(|o| matches!(o, Operation::DetachDisk(..)));
             self.leaked += if self.leaks { detached.count() } else { 0 };

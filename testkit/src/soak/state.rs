@@ -99,6 +99,17 @@ impl Step {
         self.interruption.is_some_and(|interruption| interruption.victim == victim)
     }
 
+    /// The disks of a state that no operation detaches or destroys, with their images. A guest that is killed may have some.
+    pub fn untouched_disks(&self, before: &State) -> Vec<(Slot, usize)> {
+        let removes = |operation: &Operation, disk: Slot| match operation {
+            Operation::Destroy(guest) => *guest == disk.guest,
+            Operation::DetachDisk(slot, _) => *slot == disk,
+            _ => false,
+        };
+        let is_untouched = |disk: Slot| !self.operations.iter().any(|operation| removes(operation, disk));
+        before.disks().filter(|(slot, _)| is_untouched(*slot)).collect()
+    }
+
     /// Whether another dom0 starts in the step: any of its operations may then fail.
     pub fn replaces_dom0(&self) -> bool {
         self.ends(Victim::Dom0) || self.ends(Victim::Dom0Exits)
@@ -272,6 +283,17 @@ mod tests {
         };
         assert_eq!(created.after(&kill(Victim::Guest(1))), State::default());
         assert_eq!(created.after(&kill(Victim::Dom0)).image(SLOT), Some(4));
+    }
+
+    #[test]
+    fn disk_that_is_neither_detached_nor_destroyed_is_untouched() {
+        let guest = |image| Some(Guest { disks: [Some(image), None, None], vifs: [false; VIFS] });
+        let before = State { guests: [0, 2, 4].map(guest) };
+        let disk = |guest| Slot { guest, number: 0 };
+        let operations = vec![Operation::Destroy(0), Operation::DetachDisk(disk(1), true)];
+        let step =
+            Step { operations, interruption: Some(Interruption { victim: Victim::Guest(2), moment: 0 }) };
+        assert_eq!(step.untouched_disks(&before), [(disk(2), 4)]);
     }
 
     #[test]

@@ -273,18 +273,13 @@ impl Threads {
 }
 
 impl Executor for Threads {
-    fn perform(&mut self, step: &Step, before: &State, after: &State) -> Outcome {
+    fn perform(&mut self, step: &Step, before: &State) -> Outcome {
         let killed = |guest: usize| step.ends(Victim::Guest(guest));
-        let idle = before.disks().filter(|(slot, image)| {
-            let is_concerned = |o: &&Operation| concerns(o, *slot);
-            after.user(*image) == Some(*slot) && !step.operations.iter().any(|o| is_concerned(&o))
-                || killed(slot.guest) && !step.operations.iter().any(|o| is_concerned(&o))
-        });
-        let idle: Vec<(Slot, usize)> = idle.collect();
+        let untouched = step.untouched_disks(before);
         let done = AtomicBool::new(false);
         let this = &*self;
         let (outcomes, exercised, removal) = thread::scope(|scope| {
-            let exercises = idle.iter().map(|(slot, image)| {
+            let exercises = untouched.iter().map(|(slot, image)| {
                 let done = &done;
                 scope.spawn(move || this.exercise(*slot, *image, done))
             });
@@ -346,15 +341,5 @@ impl Executor for Threads {
         let mut figures = process_figures(std::process::id(), &name, 2 * GUESTS).unwrap();
         figures.push(Figure::exact(format!("nodes of {name}"), count_values(&mut self.machine.client())));
         figures
-    }
-}
-
-/// Whether an operation has to do with a disk.
-fn concerns(operation: &Operation, disk: Slot) -> bool {
-    use Operation::*;
-    match operation {
-        Destroy(guest) => *guest == disk.guest,
-        DetachDisk(slot, _) => *slot == disk,
-        _ => false,
     }
 }

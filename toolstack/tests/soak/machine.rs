@@ -235,13 +235,9 @@ impl Processes {
 }
 
 impl Executor for Processes {
-    fn perform(&mut self, step: &Step, before: &State, after: &State) -> Outcome {
+    fn perform(&mut self, step: &Step, before: &State) -> Outcome {
         let killed = |guest: usize| step.ends(Victim::Guest(guest));
-        let is_concerned = |slot: Slot| step.operations.iter().any(|operation| concerns(operation, slot));
-        let idle = before.disks().filter(|(slot, image)| {
-            !is_concerned(*slot) && (killed(slot.guest) || after.user(*image) == Some(*slot))
-        });
-        let idle: Vec<(Slot, usize)> = idle.collect();
+        let untouched = step.untouched_disks(before);
         let victim = step.interruption.map(|interruption| match interruption.victim {
             Victim::Guest(guest) => name(guest),
             _ => "Domain-0".to_owned(),
@@ -250,7 +246,7 @@ impl Executor for Processes {
         let done = AtomicBool::new(false);
         let this = &*self;
         let (outcomes, exercised) = thread::scope(|scope| {
-            let exercises = idle.iter().map(|(slot, image)| {
+            let exercises = untouched.iter().map(|(slot, image)| {
                 let done = &done;
                 scope.spawn(move || this.exercise(*slot, *image, killed(slot.guest), done))
             });
@@ -332,16 +328,6 @@ fn is_left_out(operation: &Operation, step: &Step) -> bool {
         AttachDisk(..) | AttachBadDisk(..) | AttachTakenDisk(_) | AttachVif(_) | AttachTakenVif(_)
     );
     is_attach && step.ends(Victim::Guest(operation.guest()))
-}
-
-/// Whether an operation has to do with a disk.
-fn concerns(operation: &Operation, disk: Slot) -> bool {
-    use Operation::*;
-    match operation {
-        Destroy(guest) => *guest == disk.guest,
-        DetachDisk(slot, _) => *slot == disk,
-        _ => false,
-    }
 }
 
 fn name(guest: usize) -> String {
