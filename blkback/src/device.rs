@@ -8,6 +8,7 @@ use event_channel::WaitEventChannels;
 use grant_table::GrantTable;
 use inflight::InflightDir;
 use xenbus::driver::{BackDevice, DeviceState, Failure, Update, Waker};
+use xenbus::handshake::back::{Follow, Handshake, Reconnect, Ring, follow};
 use xenbus::{Device, Keys, XenbusState};
 
 use crate::config::{DataPath, Recovery, RingConfig, Tuning, inflight_bytes};
@@ -15,8 +16,11 @@ use crate::connection::Connection;
 use crate::disk_queue::Claim;
 use crate::engine::{Disk, DiskInfo};
 use crate::error::{ExitReason, StartError};
-use crate::handshake::{Action, Handshake, Negotiated, Ring, advertised_keys};
+use crate::handshake::{Negotiated, backend_keys};
 use crate::stats::Stats;
+
+/// Frontends of disks keep their requests, and close for good when the backend does.
+pub(crate) const RECONNECT: Reconnect = Reconnect::InitWait;
 
 /// One vbd, connected or not.
 pub(crate) struct VbdDevice {
@@ -40,35 +44,16 @@ pub(crate) struct VbdDevice {
 }
 
 impl BackDevice for VbdDevice {
-    fn changed(&mut self, view: &DeviceState) -> Update {
-        let mut answer = Update { error: self.reap(), ..Update::default() };
-        self.hand_over(&mut answer);
-        self.handshake.update(view);
-        loop {
-            match self.handshake.next(view, self.ring_state()) {
-                Action::Wait => break,
-                // The device is woken when the disk may be available.
-                Action::Connect(_) if !self.claim.try_acquire() => break,
-                Action::Offer => self.publish(&mut answer, XenbusState::InitWait),
-                Action::Connected => {
-                    tracing::info!("connected");
-                    self.publish(&mut answer, XenbusState::Connected);
-                }
-                Action::State(state) => answer.state = Some(state),
-                Action::Disconnect => self.disconnect(),
-                Action::Refuse(error) => {
-                    answer.error = Some(Failure::new(libc::EINVAL, error));
-                    answer.state = Some(XenbusState::Closing);
-                }
-                Action::Connect(negotiated) => {
-                    if let Err(failure) = self.connect(negotiated) {
-                        self.fail(&mut answer, failure);
-                    }
-                }
-            }
+    fn changed(&mut self, seen: &DeviceState) -> Update {
+        let mut update = Update { error: self.reap(), ..Update::default() };
+        self.hand_over(&mut update);
+        let was_connected = self.handshake.state() == XenbusState::Connected;
+        follow(self, seen, &mut update);
+        if !was_connected && self.handshake.state() == XenbusState::Connected {
+            tracing::info!("connected");
         }
-        self.publish_resize(&mut answer);
-        answer
+        self.publish_resize(&mut update);
+        update
     }
 
     fn stats(&self) -> Option<Arc<dyn xenbus::stats::Stats>> {
@@ -87,19 +72,46 @@ impl BackDevice for VbdDevice {
     }
 }
 
-impl VbdDevice {
-    fn ring_state(&self) -> Ring {
+impl Follow for VbdDevice {
+    fn handshake(&mut self) -> &mut Handshake {
+        &mut self.handshake
+    }
+
+    fn ring(&self) -> Ring {
         match &self.ring {
             _ if self.suspended.is_some() => Ring::Running,
-            None if self.handshake.state() == XenbusState::Connected => Ring::Ended,
             None => Ring::None,
             Some(_) if self.stopping => Ring::Stopping,
             Some(_) => Ring::Running,
         }
     }
 
+    fn backend_keys(&mut self) -> Keys {
+        self.refresh();
+        self.advertised_keys()
+    }
+
+    fn connect(&mut self, own: &Keys, other: &Keys) -> Result<bool, Failure> {
+        let negotiated = Negotiated::from_keys(own, other).map_err(|e| Failure::new(libc::EINVAL, e))?;
+        // The device is woken when the disk may be available.
+        if !self.claim.try_acquire() {
+            return Ok(false);
+        }
+        self.serve(negotiated).map(|()| true)
+    }
+
+    fn disconnect(&mut self) {
+        self.suspended = None;
+        if let Some(ring) = &self.ring {
+            ring.stop();
+            self.stopping = true;
+        }
+    }
+}
+
+impl VbdDevice {
     /// Hands the disk over to a younger device, or acquires it again when the younger device has released it.
-    fn hand_over(&mut self, answer: &mut Update) {
+    fn hand_over(&mut self, update: &mut Update) {
         if let (Some(ring), None, false) = (&self.ring, &self.suspended, self.claim.is_youngest()) {
             tracing::info!("disk handed over to a newer device");
             self.suspended = Some(ring.negotiated().clone());
@@ -108,16 +120,16 @@ impl VbdDevice {
         }
         if self.ring.is_none() && self.suspended.is_some() && self.claim.try_acquire() {
             tracing::info!("disk acquired");
-            if let Some(Err(failure)) = self.suspended.take().map(|negotiated| self.connect(negotiated)) {
-                self.fail(answer, failure);
+            if let Some(Err(failure)) = self.suspended.take().map(|negotiated| self.serve(negotiated)) {
+                self.fail(update, failure);
             }
         }
     }
 
-    fn fail(&mut self, answer: &mut Update, failure: Failure) {
+    fn fail(&mut self, update: &mut Update, failure: Failure) {
         self.handshake.failed();
-        answer.error = Some(failure);
-        answer.state = Some(XenbusState::Closing);
+        update.error = Some(failure);
+        update.state = Some(XenbusState::Closing);
     }
 
     /// Joins a ring's thread that has exited; returns why if it was not told to stop.
@@ -142,14 +154,8 @@ impl VbdDevice {
         }
     }
 
-    fn publish(&mut self, answer: &mut Update, state: XenbusState) {
-        self.refresh();
-        answer.keys.extend(self.advertised_keys().iter());
-        answer.state = Some(state);
-    }
-
     fn advertised_keys(&self) -> Keys {
-        advertised_keys(&self.advertised, self.tuning.data_path == DataPath::Persistent)
+        backend_keys(&self.advertised, self.tuning.data_path == DataPath::Persistent)
     }
 
     /// Reads the disk's properties again; `true` if they changed.
@@ -164,18 +170,18 @@ impl VbdDevice {
     }
 
     /// Publishes a new size to a connected frontend: `sectors`, then the state once more.
-    fn publish_resize(&mut self, answer: &mut Update) {
-        let connected = self.handshake.state() == XenbusState::Connected && answer.state.is_none();
+    fn publish_resize(&mut self, update: &mut Update) {
+        let connected = self.handshake.state() == XenbusState::Connected && update.state.is_none();
         if let (true, Some(ring)) = (connected && self.refresh(), &self.ring) {
             tracing::info!(sectors = self.advertised.sectors, "resized");
             ring.resized();
-            answer.keys.extend(self.advertised_keys().iter());
-            answer.rewrite = true;
+            update.keys.extend(self.advertised_keys().iter());
+            update.rewrite = true;
         }
     }
 
     /// Starts to serve a ring, having acquired the disk.
-    fn connect(&mut self, negotiated: Negotiated) -> Result<(), Failure> {
+    fn serve(&mut self, negotiated: Negotiated) -> Result<(), Failure> {
         let create = |dir: &InflightDir| {
             dir.create(&self.inflight_name(), &negotiated.to_string(), inflight_bytes(&negotiated))
         };
@@ -217,7 +223,7 @@ impl VbdDevice {
         let (Some(dir), XenbusState::Connected) = (&self.inflight_dir, found.own_state) else {
             return Ok(());
         };
-        let Ok(negotiated) = Negotiated::from_keys(&found.other) else { return Ok(()) };
+        let Ok(negotiated) = Negotiated::from_keys(&found.own, &found.other) else { return Ok(()) };
         let opened = dir.open(&self.inflight_name(), &negotiated.to_string(), inflight_bytes(&negotiated));
         let region = match opened {
             Ok(Some(region)) => region,
@@ -232,7 +238,7 @@ impl VbdDevice {
             return Err(Failure::in_use_for_now("another device of the same machine uses the disk"));
         }
         match self.start(negotiated, Recovery::Resume(region)) {
-            Ok(()) => self.handshake = Handshake::resumed(),
+            Ok(()) => self.handshake = Handshake::resumed(RECONNECT),
             Err(error @ (StartError::Ring(_) | StartError::Channel(_))) => {
                 tracing::warn!(%error, "failed to resume; reconnecting");
             }
@@ -250,18 +256,6 @@ impl VbdDevice {
     fn remove_inflight(&self) {
         if let Some(dir) = &self.inflight_dir {
             dir.remove(&self.inflight_name());
-        }
-    }
-
-    fn disconnect(&mut self) {
-        self.suspended = None;
-        match &self.ring {
-            Some(ring) => {
-                ring.stop();
-                self.stopping = true;
-            }
-            // The thread exited without being told to, and was joined.
-            None => self.handshake.failed(),
         }
     }
 }

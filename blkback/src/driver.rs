@@ -9,13 +9,13 @@ use grant_table::GrantTable;
 use inflight::InflightDir;
 use ring_abi::blkif::key;
 use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Waker};
+use xenbus::handshake::back::Handshake;
 use xenbus::{Device, Keys};
 
 use crate::config::Tuning;
-use crate::device::VbdDevice;
+use crate::device::{RECONNECT, VbdDevice};
 use crate::disk_queue::DiskQueues;
 use crate::engine::{Disk, OpenError, Spec, open};
-use crate::handshake::Handshake;
 
 /// Opens the disk of a device, given its keys in the backend's directory.
 pub type Opener = Box<dyn FnMut(&Device, &Keys) -> Result<Arc<dyn Disk>, Failure> + Send>;
@@ -74,10 +74,10 @@ impl BackDriver for VbdDriver {
     fn probe(
         &mut self,
         device: &Device,
-        view: &DeviceState,
+        seen: &DeviceState,
         waker: Waker,
     ) -> Result<Box<dyn BackDevice>, Failure> {
-        let disk = (self.opener)(device, &view.own)?;
+        let disk = (self.opener)(device, &seen.own)?;
         let info = disk.info().map_err(|e| failure(&e, format!("{}: {}: {e}", key::PARAMS, disk.name())))?;
         tracing::info!(disk = disk.name(), sectors = info.sectors, "disk opened");
         let mut vbd = VbdDevice {
@@ -85,7 +85,7 @@ impl BackDriver for VbdDriver {
             grants: self.grants.clone(),
             channels: self.channels.clone(),
             tuning: self.tuning,
-            handshake: Handshake::new(view),
+            handshake: Handshake::new(RECONNECT, seen),
             ring: None,
             stopping: false,
             suspended: None,
@@ -96,7 +96,7 @@ impl BackDriver for VbdDriver {
             waker,
             inflight_dir: self.inflight_dir.clone(),
         };
-        vbd.resume(view)?;
+        vbd.resume(seen)?;
         Ok(Box::new(vbd))
     }
 }

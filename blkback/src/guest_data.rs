@@ -109,8 +109,12 @@ impl GuestData {
         ready: &mut Vec<IoRequest>,
         failed: &mut Vec<Tag>,
     ) {
+        let in_place = self.cache.is_none() && self.pool.is_none() && !self.copies;
         for tag in tags {
-            if let Err(error) = self.prepare(*tag, &requests[*tag]) {
+            let request = &requests[*tag];
+            if in_place {
+                self.add_to_map(*tag, request);
+            } else if let Err(error) = self.prepare(*tag, request) {
                 log_refusal(&error);
                 self.ios.memory_mut(*tag).refused = true;
             }
@@ -130,8 +134,19 @@ impl GuestData {
         self.unmap_batch();
     }
 
-    /// Chooses how the request's data is reached, and adds it to the batch of what is to be mapped or copied.
     #[inline]
+    fn add_to_map(&mut self, tag: Tag, request: &PendingRequest) {
+        // Reading the disk writes the guest's pages.
+        let access = match request.operation() {
+            Operation::Read => Access::ReadWrite,
+            Operation::Write | Operation::Flush => Access::ReadOnly,
+        };
+        for segment in request.segments() {
+            self.to_map.push(MapOp { gref: segment.gref, mapping: tag.0, access });
+        }
+    }
+
+    /// Chooses how the request's data is reached, and adds it to the batch of what is to be mapped or copied.
     fn prepare(&mut self, tag: Tag, request: &PendingRequest) -> grant_table::Result<()> {
         let segments = request.segments();
         if segments.is_empty() {
@@ -148,13 +163,7 @@ impl GuestData {
             self.to_copy.push(tag);
         }
         if !is_bounced && self.cache.is_none() {
-            // Reading the disk writes the guest's pages.
-            let access = match request.operation() {
-                Operation::Read => Access::ReadWrite,
-                Operation::Write | Operation::Flush => Access::ReadOnly,
-            };
-            let op = |segment: &Segment| MapOp { gref: segment.gref, mapping: tag.0, access };
-            self.to_map.extend(segments.iter().map(op));
+            self.add_to_map(tag, request);
         }
         Ok(())
     }
@@ -208,24 +217,32 @@ impl GuestData {
         finished: &mut Vec<Finished>,
         retries: &mut Vec<Tag>,
     ) {
+        let mut any_bounced = false;
         for Completion { request, result } in completions.drain(..) {
             let operation = request.operation();
             let tag = self.ios.finish(request);
-            let is_bounced = self.ios.memory(tag).buffer.is_some();
-            if self.probing && !is_bounced && operation != Operation::Flush && self.probe(&result) {
+            if self.ios.memory(tag).buffer.is_some() {
+                any_bounced = true;
+                if operation == Operation::Read && result.is_ok() {
+                    self.to_copy.push(tag);
+                }
+            } else {
                 self.release(tag);
-                retries.push(tag);
-                continue;
-            }
-            if is_bounced && operation == Operation::Read && result.is_ok() {
-                self.to_copy.push(tag);
+                if self.probing && operation != Operation::Flush && self.probe(&result) {
+                    retries.push(tag);
+                    continue;
+                }
             }
             finished.push(Finished { tag, result: result.map_err(|error| (ErrorKind::Io, error)) });
         }
-        self.copy_batch(requests, Operation::Read);
-        for Finished { tag, result } in finished.iter_mut() {
-            if self.release(*tag) {
-                *result = Err((ErrorKind::Grant, io::ErrorKind::PermissionDenied.into()));
+        if any_bounced {
+            self.copy_batch(requests, Operation::Read);
+            for Finished { tag, result } in finished.iter_mut() {
+                // The others are released already.
+                let is_bounced = self.ios.memory(*tag).buffer.is_some();
+                if is_bounced && self.release(*tag) {
+                    *result = Err((ErrorKind::Grant, io::ErrorKind::PermissionDenied.into()));
+                }
             }
         }
         // Unmapped before the responses give the pages back to the frontend.
@@ -257,12 +274,14 @@ impl GuestData {
     #[inline]
     fn release(&mut self, tag: Tag) -> bool {
         let memory = self.ios.memory_mut(tag);
-        if let Some(Buffer::Private(region)) = memory.buffer.take() {
-            self.free.push(region);
-        }
-        memory.pages.clear();
         if memory.mapping.pages() > 0 {
             self.to_unmap.push(tag.0);
+        }
+        if memory.buffer.is_some() || !memory.pages.is_empty() {
+            memory.pages.clear();
+            if let Some(Buffer::Private(region)) = memory.buffer.take() {
+                self.free.push(region);
+            }
         }
         std::mem::take(&mut memory.refused)
     }

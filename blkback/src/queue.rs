@@ -182,6 +182,15 @@ where
         self.uncommitted
     }
 
+    /// Starts to fetch the next `count` requests from the ring, of those that are there.
+    #[inline]
+    pub fn prefetch(&mut self, count: usize) {
+        // The fault of an impossible index is found once more when a request is taken.
+        if self.ring.seen() > 0 || self.ring.refresh().unwrap_or(false) {
+            self.ring.prefetch(count as u32);
+        }
+    }
+
     /// Returns the next request whose operation may be carried out now. Requests that fail their check are answered on
     /// the way, at most as many in one call as the ring has slots.
     ///
@@ -223,7 +232,7 @@ where
     }
 
     /// Checks a request, and answers it if it fails the check.
-    #[inline]
+    #[inline(always)]
     fn admit(&mut self, tag: Tag) -> Option<Checked> {
         let pending = &mut self.requests[tag];
         match check(pending.request(), &self.limits) {

@@ -4,7 +4,7 @@
 use std::ops::{Index, IndexMut};
 use std::time::Instant;
 
-use ring_abi::blkif::{Request, Segment};
+use ring_abi::blkif::{Io, Request, Segment};
 
 /// The name of a request in flight: the number of its slot in the table, below the ring's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,6 +36,7 @@ pub struct PendingRequest {
     request: Request,
     state: State,
     operation: Operation,
+    /// Length of the segments in bytes, when they are read or written.
     bytes: u32,
     taken_at: Option<Instant>,
 }
@@ -66,18 +67,21 @@ impl PendingRequest {
     /// First sector, in units of 512 bytes; checked. 0 for a flush.
     #[inline]
     pub fn sector(&self) -> u64 {
-        match &self.request {
-            Request::Io(io) if self.operation != Operation::Flush => io.sector_number,
-            _ => 0,
-        }
+        self.data().map_or(0, |io| io.sector_number)
     }
 
     /// What is read or written of the frontend's pages; checked. None for a flush.
     #[inline]
     pub fn segments(&self) -> &[Segment] {
+        self.data().map_or(&[], |io| &io.segments)
+    }
+
+    /// What has data to read or write: a barrier does in its step that writes.
+    #[inline]
+    fn data(&self) -> Option<&Io> {
         match &self.request {
-            Request::Io(io) if self.operation != Operation::Flush => &io.segments,
-            _ => &[],
+            Request::Io(io) if self.operation != Operation::Flush => Some(io),
+            _ => None,
         }
     }
 

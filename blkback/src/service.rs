@@ -52,8 +52,8 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
     // Fields are dropped in this order: the engine lets go of the guest's pages before they are unmapped.
     engine: Box<dyn Engine>,
     completions: Vec<Completion>,
-    guest_data: GuestData,
     batch: Batch,
+    guest_data: GuestData,
     queue: Queue<P, Contiguous, InflightRegion>,
     /// The disk's properties when last read, and when that was.
     info: DiskInfo,
@@ -157,6 +157,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     }
 
     fn take_requests(&mut self) -> Result<bool, ExitReason> {
+        self.queue.prefetch(self.config.tuning.batch);
         while self.batch.tags.len() < self.config.tuning.batch {
             let Some(tag) = self.queue.poll()? else { break };
             self.batch.tags.push(tag);

@@ -2,7 +2,7 @@
 
 //! A disk over a hypervisor, used by one thread at a time without locks.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,11 +11,11 @@ use event_loop::{AdaptivePoll, EventSet, Ready};
 use grant_table::{GrantTable, Shared};
 use ring_abi::DomId;
 use ring_abi::blkif::{Status, X86_64};
-use xenbus::{DeviceEnd, StoreLink, XenbusState};
+use xenbus::frontend::{self, Frontend};
 
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
-use crate::handshake::{Handshake, Negotiated};
+use crate::handshake::Negotiated;
 use crate::queue::{Operation, Queue};
 use crate::stats::{Stats, Tally};
 
@@ -122,27 +122,23 @@ const POLLS_PER_CLOCK_READ: u32 = 64;
 /// }
 /// ```
 pub struct Disk {
-    pub(crate) span: tracing::Span,
     pub(crate) grants: Arc<dyn GrantTable>,
     pub(crate) channels: Arc<dyn WaitEventChannels>,
-    pub(crate) link: StoreLink,
-    pub(crate) end: DeviceEnd,
+    pub(crate) frontend: Frontend,
     pub(crate) peer: DomId,
     pub(crate) options: Options,
-    pub(crate) handshake: Handshake,
-    /// The state that this disk wrote last, or found when it was opened.
-    pub(crate) written: XenbusState,
     pub(crate) negotiated: Option<Negotiated>,
     pub(crate) queue: Queue<X86_64, Shared, Request>,
     pub(crate) notifier: Option<Notifier<Box<dyn WaitChannel>>>,
-    pub(crate) event_set: EventSet,
     /// The counters over all connections.
     pub(crate) stats: Arc<Stats>,
     /// Consecutive empty polls.
     pub(crate) empty_polls: u32,
     pub(crate) adaptive_poll: AdaptivePoll,
-    /// The backend closes, and requests in flight are waited for.
-    pub(crate) closing: bool,
+    /// A ring is offered, and no backend has connected to it yet.
+    pub(crate) offered: bool,
+    /// The backend's end of the event channel is closed: requests in flight are not answered.
+    pub(crate) backend_gone: bool,
     /// See [`Disk::set_in_use`].
     pub(crate) in_use: bool,
     /// Buffers of earlier blocking calls.
@@ -203,7 +199,7 @@ impl Disk {
     #[inline]
     pub fn submit(&mut self, request: Request) -> std::result::Result<(), Request> {
         let is_valid = request.buffer.as_ref().is_none_or(|buffer| buffer.has_sectors(request.bytes));
-        if !is_valid || self.handshake.is_closed() {
+        if !is_valid || self.frontend.is_closed() {
             return Err(request);
         }
         let Request { operation, sector, .. } = request;
@@ -220,7 +216,7 @@ impl Disk {
     /// [`Error::Channel`] if the event channel cannot be notified.
     #[inline]
     pub fn commit(&mut self) -> Result<()> {
-        if !self.handshake.is_connected() && !self.closing {
+        if !self.frontend.is_connected() && !self.frontend.is_closing() {
             return Ok(());
         }
         let is_published = self.queue.has_uncommitted();
@@ -286,8 +282,8 @@ impl Disk {
             return Ok(count);
         }
         let start = Instant::now();
-        self.finish_close()?;
-        if self.handshake.is_closed() && !self.closing {
+        frontend::finish_close(self)?;
+        if self.frontend.is_closed() && !self.frontend.is_closing() {
             return Err(Error::Closed);
         }
         if !self.arm()? {
@@ -319,7 +315,7 @@ impl Disk {
 
     /// A descriptor that becomes readable when [`Disk::wait`] would return, once [`Disk::arm`] has returned `false`.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.event_set.as_fd()
+        self.frontend.fd()
     }
 
     /// Arms [`Disk::fd`] for the next completion; `true` if there is one already.
@@ -341,7 +337,7 @@ impl Disk {
 
     /// Whether the device is closed for good.
     pub fn is_closed(&self) -> bool {
-        self.handshake.is_closed()
+        self.frontend.is_closed()
     }
 
     /// Waits for the requests in flight, for a limited time ([`Options::timeout`]), then closes the device and waits for
@@ -351,8 +347,9 @@ impl Disk {
     /// As [`Disk::wait`]; [`Error::Store`] if a state cannot be written.
     pub fn close(mut self) -> Result<()> {
         let mut completions = Vec::new();
-        let deadline = Instant::now() + self.options.timeout;
-        while self.in_flight() > 0 && self.handshake.is_connected() {
+        let timeout = self.options.timeout;
+        let deadline = Instant::now() + timeout;
+        while self.in_flight() > 0 && self.frontend.is_connected() {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
                 tracing::warn!(in_flight = self.in_flight(), "timed out: the backend does not answer");
@@ -361,13 +358,13 @@ impl Disk {
             self.wait(&mut completions, Some(left))?;
             completions.clear();
         }
-        self.close_handshake()
+        frontend::close(&mut self, timeout)
     }
 
     /// Sleeps until an event or the deadline, and processes the event.
     pub(crate) fn sleep(&mut self, deadline: Option<Instant>) -> Result<Ready> {
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let ready = self.event_set.wait(timeout)?;
+        let ready = self.frontend.event_set().wait(timeout)?;
         if ready.contains(CHANNEL) || ready.contains(EventSet::TIMER) {
             self.take_event()?;
         }
@@ -380,8 +377,9 @@ impl Disk {
     /// Masks the event channel for a while if the backend has notified too often without work (XSA-391).
     fn limit_events(&mut self) -> Result<()> {
         let Some(notifier) = &mut self.notifier else { return Ok(()) };
-        if let Some(pause) = notifier.limit_events(&self.event_set)? {
-            self.span
+        if let Some(pause) = notifier.limit_events(self.frontend.event_set())? {
+            self.frontend
+                .span()
                 .in_scope(|| tracing::debug!(?pause, "masking events: the backend notifies without work"));
         }
         Ok(())
@@ -390,13 +388,12 @@ impl Disk {
     /// Takes pending events of the event channel.
     fn take_event(&mut self) -> Result<()> {
         let Some(notifier) = &mut self.notifier else { return Ok(()) };
-        match notifier.take_events(&self.event_set) {
+        match notifier.take_events(self.frontend.event_set()) {
             Ok(_) => Ok(()),
-            // The backend's domain was destroyed. A successor shows in the store.
+            // The backend's process or domain is gone.
             Err(event_channel::Error::Closed) => {
-                notifier.unregister(&self.event_set);
-                // One that was to be closed has none.
-                self.end_refusal()
+                notifier.unregister(self.frontend.event_set());
+                self.lose_backend()
             }
             Err(error) => Err(error.into()),
         }

@@ -78,6 +78,13 @@ pub enum Error {
         /// The disk's length in bytes.
         size: u64,
     },
+    /// A blocking call was made while requests of [`Disk::submit`](crate::Disk::submit) are in flight: it would take their
+    /// completions.
+    #[error("{requests} requests are in flight; expected none when a blocking call is made")]
+    InFlight {
+        /// How many.
+        requests: usize,
+    },
     /// An invalid length for a buffer.
     #[error("{bytes} bytes: expected 1 to {}", crate::split::MAX_REQUEST_BYTES)]
     Length {

@@ -7,13 +7,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use event_channel::WaitEventChannels;
-use event_loop::{AdaptivePoll, Connector, EventSet};
+use event_loop::{AdaptivePoll, Connector};
 use grant_table::GrantTable;
-use xenbus::{DeviceEnd, StoreLink};
+use xenbus::frontend::{self, Frontend};
 
 use crate::device::{Disk, Options, STOP, STORE};
 use crate::error::{Error, Result};
-use crate::handshake::Handshake;
+use crate::handshake::MANNER;
 use crate::queue::Queue;
 
 impl Disk {
@@ -61,9 +61,9 @@ impl Disk {
         stop: BorrowedFd<'_>,
     ) -> Result<Option<Disk>> {
         let mut disk = Disk::start(grants, channels, store, devid, options)?;
-        disk.event_set.add(stop, STOP)?;
+        disk.frontend.event_set().add(stop, STOP)?;
         let connected = disk.connect(Some(STOP));
-        disk.event_set.remove(stop);
+        disk.frontend.event_set().remove(stop);
         match connected? {
             true => Ok(Some(disk)),
             false => disk.close().map(|()| None),
@@ -80,31 +80,22 @@ impl Disk {
     ) -> Result<Disk> {
         let domid = grants.domid();
         let span = tracing::error_span!("vbd", %domid, devid);
-        let path = format!("/local/domain/{domid}/device/vbd/{devid}");
-        let event_set = EventSet::new()?;
-        let mut link = StoreLink::connect(store, &event_set, STORE)?;
-        let client = link.client().ok_or(xenstore::Error::Closed)?;
-        let end = DeviceEnd::find_front(client, &path)?;
-        let peer = end.other_id();
-        let written = end.state(client)?;
+        let frontend = Frontend::open(store, STORE, ("vbd", domid, devid), MANNER, span)?;
+        let peer = frontend.end().other_id();
         Ok(Disk {
-            span,
             grants,
             channels,
-            link,
-            end,
+            frontend,
             peer,
             options,
-            handshake: Handshake::new(written),
-            written,
             negotiated: None,
             queue: Queue::new(0),
             notifier: None,
-            event_set,
             stats: Arc::default(),
             empty_polls: 0,
             adaptive_poll: AdaptivePoll::default(),
-            closing: false,
+            offered: false,
+            backend_gone: false,
             in_use: false,
             spare: Vec::new(),
         })
@@ -114,13 +105,15 @@ impl Disk {
     fn connect(&mut self, stop: Option<u64>) -> Result<bool> {
         let start = Instant::now();
         let deadline = start + self.options.timeout;
-        self.attach()?;
+        let attached = frontend::attach(self);
+        self.close_after(attached)?;
         self.follow_store()?;
-        while !self.handshake.is_connected() {
-            if self.handshake.is_closed() || Instant::now() >= deadline {
-                let client = self.link.client().ok_or(xenstore::Error::Closed)?;
-                let state = self.end.other_state(client)?;
-                let path = self.end.other_path().to_owned();
+        while !self.frontend.is_connected() {
+            if self.frontend.is_closed() || Instant::now() >= deadline {
+                let end = self.frontend.end().clone();
+                let client = self.frontend.link().client().ok_or(xenstore::Error::Closed)?;
+                let state = end.other_state(client)?;
+                let path = end.other_path().to_owned();
                 return Err(Error::NotConnected { path, state, after: start.elapsed() });
             }
             let ready = self.sleep(Some(deadline))?;

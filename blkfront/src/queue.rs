@@ -71,6 +71,9 @@ pub enum Fault {
     },
 }
 
+/// Responses that are fetched from the backend's processor at the same time.
+const PREFETCH: usize = 16;
+
 /// The segments of one request.
 pub type Segments = ArrayVec<Segment, MAX_SEGMENTS>;
 
@@ -233,7 +236,10 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
             return Ok(0);
         }
         let count = ring.seen() as usize;
-        for _ in 0..count {
+        for number in 0..count {
+            if number % PREFETCH == 0 {
+                ring.prefetch(PREFETCH as u32);
+            }
             let Some(Response { id, operation: found, status }) = ring.pop()? else { break };
             let entry = self.table.entry(id).ok_or(Fault::UnknownId { id })?;
             let expected = entry.request.operation();

@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! Blocking calls, which copy bytes in or out and use as many requests as needed.
 
 use ring_abi::blkif::SECTOR;
@@ -16,12 +18,11 @@ impl Disk {
     /// Reads bytes from `offset` on; offset and length are multiples of the sector size.
     ///
     /// # Errors
-    /// [`Error::Alignment`] or [`Error::Range`] before any request is made; otherwise the error of the first request
+    /// [`Error::Alignment`], [`Error::Range`] or [`Error::InFlight`] before any request is made; otherwise the error of the first request
     /// that failed, while other requests may have been carried out.
     pub fn read_at(&mut self, offset: u64, bytes: &mut [u8]) -> Result<()> {
         self.check(offset, bytes.len())?;
         let mut chunks = split(offset, bytes.len(), MAX_REQUEST_BYTES);
-        let count = chunks.len();
         let next = |disk: &mut Disk| {
             if chunks.len() == 0 {
                 return Ok(None);
@@ -29,7 +30,7 @@ impl Disk {
             let Some(buffer) = disk.take_spare()? else { return Ok(None) };
             Ok(chunks.next().map(|chunk| request(Operation::Read, &chunk, buffer)))
         };
-        self.run_all(count, next, |request, buffer| {
+        self.run_all(next, |request, buffer| {
             let start = (request.sector * SECTOR as u64 - offset) as usize;
             buffer.copy_to(&mut bytes[start..start + request.bytes]);
         })
@@ -45,7 +46,6 @@ impl Disk {
         }
         self.check(offset, bytes.len())?;
         let mut chunks = split(offset, bytes.len(), MAX_REQUEST_BYTES);
-        let count = chunks.len();
         let next = |disk: &mut Disk| {
             if chunks.len() == 0 {
                 return Ok(None);
@@ -56,7 +56,7 @@ impl Disk {
                 request(Operation::Write, &chunk, buffer)
             }))
         };
-        self.run_all(count, next, |_, _| ())
+        self.run_all(next, |_, _| ())
     }
 
     /// Makes all completed writes durable; returns at once if the backend has no cache to flush.
@@ -68,7 +68,7 @@ impl Disk {
             return Ok(());
         }
         let mut flush = Some(Request::flush(0));
-        self.run_all(1, |_| Ok(flush.take()), |_, _| ())
+        self.run_all(|_| Ok(flush.take()), |_, _| ())
     }
 
     fn check(&self, offset: u64, bytes: usize) -> Result<()> {
@@ -99,22 +99,28 @@ impl Disk {
         }
     }
 
-    /// Carries out the `count` requests of `next`, as many at once as the ring has slots and the domain has pages, and waits
-    /// for all of them.
+    /// Carries out the requests of `next`, as many at once as the ring has slots and the domain has pages, and waits for all
+    /// of them. `next` returns `None` after the last, and where it has to wait for one in flight.
     fn run_all(
         &mut self,
-        count: usize,
         mut next: impl FnMut(&mut Disk) -> Result<Option<Request>>,
         mut finish: impl FnMut(&Request, &Buffer),
     ) -> Result<()> {
-        let mut completed = 0;
+        // Their completions are the caller's.
+        if self.in_flight() > 0 {
+            return Err(Error::InFlight { requests: self.in_flight() });
+        }
         let mut rejected = None;
         let mut first_error = Ok(());
         let mut completions = Vec::new();
-        while completed < count {
-            while let Some(request) =
-                rejected.take().map_or_else(|| next(self), |request| Ok(Some(request)))?
-            {
+        loop {
+            while let Some(request) = match rejected.take() {
+                Some(request) => Some(request),
+                None => next(self).unwrap_or_else(|error| {
+                    first_error = std::mem::replace(&mut first_error, Ok(())).and(Err(error));
+                    None
+                }),
+            } {
                 if let Err(request) = self.submit(request) {
                     rejected = Some(request);
                     break;
@@ -123,15 +129,16 @@ impl Disk {
             if rejected.is_some() && self.is_closed() {
                 return Err(Error::Closed);
             }
+            if self.in_flight() == 0 && rejected.is_none() {
+                return first_error;
+            }
             self.wait(&mut completions, None)?;
             for completion in completions.drain(..) {
-                completed += 1;
                 let outcome = completion.check();
                 self.finish_one(completion, outcome.is_ok(), &mut finish);
                 first_error = first_error.and(outcome);
             }
         }
-        first_error
     }
 
     fn finish_one(

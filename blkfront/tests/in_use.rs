@@ -1,11 +1,12 @@
 //! A disk that is in use while the toolstack wants it closed, and one that is given up before it is connected.
 
-use std::io::Write;
-use std::os::fd::AsFd;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use blkfront::{Disk, Options};
+use event_loop::{Connector, Stream};
 use hypervisor::local::Domain;
 use tempfile::NamedTempFile;
 use testkit::block::{Backend, GUEST, XVDA, open, options};
@@ -69,6 +70,7 @@ fn disk_in_use_is_served_and_reports_it_until_it_is_not_in_use() {
     assert_eq!(setup.machine.state(&setup.device.front_path()), XenbusState::Connected);
     disk.set_in_use(false).unwrap();
     assert!(disk.is_closed());
+    assert_eq!(setup.frontend_error(), None);
     disk.close().unwrap();
     setup.machine.wait_for_state(&setup.device.back_path(), XenbusState::Closed);
 }
@@ -90,6 +92,79 @@ fn disk_in_use_is_closed_when_its_nodes_are_removed_or_its_backend_is_gone() {
             wait_until(&mut disk, Disk::is_closed);
         }
     }
+}
+
+/// What happens before the next request is sent.
+type Hook = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
+/// A store before whose next request is sent something happens.
+struct Meddler {
+    store: Arc<Domain>,
+    before_request: Hook,
+}
+
+struct MeddlersStream {
+    stream: Box<dyn Stream>,
+    before_request: Hook,
+}
+
+impl Connector for Meddler {
+    fn connect(&self) -> io::Result<Box<dyn Stream>> {
+        let before_request = self.before_request.clone();
+        Ok(Box::new(MeddlersStream { stream: self.store.connect()?, before_request }))
+    }
+}
+
+impl Read for MeddlersStream {
+    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(into)
+    }
+}
+
+impl Write for MeddlersStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(before) = self.before_request.lock().unwrap().take() {
+            before();
+        }
+        self.stream.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+impl AsFd for MeddlersStream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+#[test]
+fn disk_in_use_follows_a_successor_whose_state_comes_with_a_reply() {
+    let Setup { back, device, guest, machine, _file } = setup();
+    let machine = Arc::new(machine);
+    let before_request = Arc::default();
+    let store = Meddler { store: guest.clone(), before_request: Arc::clone(&before_request) };
+    let mut disk = Disk::open_with(guest.clone(), guest, Arc::new(store), XVDA, options()).unwrap();
+    disk.set_in_use(true).unwrap();
+    back.stop();
+    let successor = Arc::new(Mutex::new(None));
+    let started = successor.clone();
+    let machine_of_hook = machine.clone();
+    let back_path = device.back_path();
+    let path_of_hook = back_path.clone();
+    // The disk sees its event channel closed, and asks the store whether it is to close.
+    *before_request.lock().unwrap() = Some(Box::new(move || {
+        *started.lock().unwrap() = Some(Backend::start(&machine_of_hook));
+        machine_of_hook.wait_for_state(&path_of_hook, XenbusState::InitWait);
+    }));
+    wait_until(&mut disk, |_| {
+        successor.lock().unwrap().is_some() && machine.state(&back_path) == XenbusState::Connected
+    });
+    disk.write_at(0, &[1; 4096]).unwrap();
+    disk.close().unwrap();
+    drop(successor.lock().unwrap().take());
 }
 
 #[test]

@@ -4,7 +4,7 @@
 
 use crate::attachment::Attachment;
 use crate::connection::{Connection, OnFailure, Recovery, Setup};
-use crate::handshake::{Action, Handshake, Negotiated, backend_keys};
+use crate::handshake::{Negotiated, backend_keys};
 use crate::response_logs::ResponseLogs;
 use crate::stats::Stats;
 use crate::{Config, ConnectionError};
@@ -16,7 +16,8 @@ use ring_abi::DomId;
 use ring_abi::netif::{MTU_MAX, key};
 use std::sync::{Arc, Mutex, PoisonError};
 use xenbus::driver::{BackDevice, DeviceState, Failure, Update, Waker};
-use xenbus::{Device, XenbusState};
+use xenbus::handshake::back::{Follow, Handshake, Reconnect, Ring, follow};
+use xenbus::{Device, Keys, XenbusState};
 
 /// Why a connection ended without having been closed.
 enum ExitReason {
@@ -25,6 +26,9 @@ enum ExitReason {
     /// The frontend broke the protocol, or an error occurred here.
     Failed(String),
 }
+
+/// Frontends of vifs go from Initialising straight to Connected, and keep nothing.
+const RECONNECT: Reconnect = Reconnect::Closing;
 
 /// One vif, connected or not.
 pub(crate) struct VifDevice {
@@ -67,7 +71,7 @@ impl VifDevice {
             attachment,
             name,
             waker,
-            handshake: Handshake::default(),
+            handshake: Handshake::new(RECONNECT, &DeviceState::default()),
             response_logs,
             stats: Arc::default(),
             attached: false,
@@ -76,17 +80,18 @@ impl VifDevice {
         }
     }
 
-    /// Resumes the connection of an earlier process from its response logs; the frontend does not notice. Where that
-    /// fails, the handshake makes both ends reconnect.
+    /// Starts with the states and keys that an earlier process has left: resumes its connection from its response logs; the
+    /// frontend does not notice. Where that fails, the handshake makes both ends reconnect.
     ///
     /// # Errors
     /// EBUSY, which may pass, while the earlier process still has the event channels or pages.
-    pub(crate) fn resume(&mut self, view: &DeviceState) -> Result<(), Failure> {
-        if [view.own_state, view.other_state] != [XenbusState::Connected; 2] {
+    pub(crate) fn start_from(&mut self, seen: &DeviceState) -> Result<(), Failure> {
+        self.handshake = Handshake::new(RECONNECT, seen);
+        if [seen.own_state, seen.other_state] != [XenbusState::Connected; 2] {
             return Ok(());
         }
         let Some(response_logs) = self.response_logs.take() else { return Ok(()) };
-        let resumed = self.negotiate(view).and_then(|negotiated| {
+        let resumed = self.negotiate(&seen.own, &seen.other).and_then(|negotiated| {
             self.start(&negotiated, Recovery::Resume(&response_logs)).map_err(|error| {
                 use event_channel::Error::NoSuchPort;
                 // An earlier process that is being killed closes its event channels and mappings a moment later.
@@ -104,7 +109,7 @@ impl VifDevice {
         self.response_logs = Some(response_logs);
         match resumed {
             Ok(()) => {
-                self.handshake.set_connected(true);
+                self.handshake = Handshake::resumed(RECONNECT);
                 tracing::info!("resumed");
                 Ok(())
             }
@@ -119,24 +124,12 @@ impl VifDevice {
         }
     }
 
-    fn negotiate(&self, view: &DeviceState) -> Result<Negotiated, Failure> {
-        let mut own = view.own.clone();
+    fn negotiate(&self, own: &Keys, other: &Keys) -> Result<Negotiated, Failure> {
+        let mut own = own.clone();
         if !self.attachment.limit_mtu {
             own.set(key::MTU, MTU_MAX);
         }
-        Negotiated::parse(&view.other, &own, self.config.gso)
-            .map_err(|error| Failure::new(Errno::EINVAL as i32, error))
-    }
-
-    fn connect(&mut self, view: &DeviceState) -> Result<(), Failure> {
-        let negotiated = self.negotiate(view)?;
-        let response_logs = self.response_logs.take();
-        let recovery = response_logs.as_ref().map_or(Recovery::None, Recovery::Record);
-        let started = self.start(&negotiated, recovery);
-        self.response_logs = response_logs;
-        started.map_err(|error| Failure::new(Errno::EIO as i32, error))?;
-        tracing::info!(name = self.name, caps = ?negotiated.caps, "connected");
-        Ok(())
+        Negotiated::from_keys(&own, other).map_err(|error| Failure::new(Errno::EINVAL as i32, error))
     }
 
     fn start(&mut self, negotiated: &Negotiated, recovery: Recovery<'_>) -> Result<(), ConnectionError> {
@@ -165,7 +158,7 @@ impl VifDevice {
     }
 
     /// Ends the connection, and removes its response logs.
-    fn disconnect(&mut self) {
+    fn end(&mut self) {
         self.detach();
         self.response_logs.iter().for_each(ResponseLogs::forget);
     }
@@ -183,17 +176,46 @@ impl VifDevice {
         }
     }
 
-    /// Takes the reason if the connection has failed, and disconnects.
-    fn take_exit(&mut self) -> Option<ExitReason> {
+    /// Ends a connection that has failed; returns why if that is an error.
+    fn reap(&mut self) -> Option<Failure> {
         let reason = self.exit.lock().unwrap_or_else(PoisonError::into_inner).take()?;
-        self.disconnect();
-        self.handshake.set_connected(false);
-        Some(reason)
+        self.end();
+        match reason {
+            ExitReason::PeerGone => {
+                tracing::info!("disconnected: the frontend is gone");
+                None
+            }
+            ExitReason::Failed(what) => Some(Failure::new(Errno::EPROTO as i32, format!("closing: {what}"))),
+        }
+    }
+}
+
+impl Follow for VifDevice {
+    fn handshake(&mut self) -> &mut Handshake {
+        &mut self.handshake
     }
 
-    fn close(&mut self, failure: Failure) -> Update {
-        self.handshake.set_connected(false);
-        Update { state: Some(XenbusState::Closing), error: Some(failure), ..Update::default() }
+    fn ring(&self) -> Ring {
+        if self.attached { Ring::Running } else { Ring::None }
+    }
+
+    fn backend_keys(&mut self) -> Keys {
+        backend_keys(self.config.gso)
+    }
+
+    fn connect(&mut self, own: &Keys, other: &Keys) -> Result<bool, Failure> {
+        let negotiated = self.negotiate(own, other)?;
+        let response_logs = self.response_logs.take();
+        let recovery = response_logs.as_ref().map_or(Recovery::None, Recovery::Record);
+        let started = self.start(&negotiated, recovery);
+        self.response_logs = response_logs;
+        started.map_err(|error| Failure::new(Errno::EIO as i32, error))?;
+        tracing::info!(name = self.name, caps = ?negotiated.caps, "connected");
+        Ok(true)
+    }
+
+    fn disconnect(&mut self) {
+        self.end();
     }
 }
 
@@ -202,35 +224,13 @@ impl BackDevice for VifDevice {
         Some(self.stats.clone())
     }
 
-    fn changed(&mut self, view: &DeviceState) -> Update {
-        let closing = matches!(view.other_state, XenbusState::Closing | XenbusState::Closed);
-        match self.take_exit() {
-            // No error is written for a frontend that is closing anyway.
-            Some(ExitReason::Failed(what)) if !closing => {
-                return self.close(Failure::new(Errno::EPROTO as i32, what));
-            }
-            _ => {}
-        }
-        let was_connected = self.handshake.is_connected();
-        match self.handshake.step(view.own_state, view.other_state, view.online) {
-            Action::Wait => Update::default(),
-            Action::Advertise => {
-                self.disconnect();
-                let state = Some(XenbusState::InitWait);
-                Update { keys: backend_keys(self.config.gso), state, ..Update::default() }
-            }
-            Action::Close(state) => {
-                self.disconnect();
-                Update { state: Some(state), ..Update::default() }
-            }
-            Action::Connect => match if was_connected { Ok(()) } else { self.connect(view) } {
-                Ok(()) => {
-                    self.handshake.set_connected(true);
-                    Update { state: Some(XenbusState::Connected), ..Update::default() }
-                }
-                Err(failure) => self.close(failure),
-            },
-        }
+    fn changed(&mut self, seen: &DeviceState) -> Update {
+        let closing = matches!(seen.other_state, XenbusState::Closing | XenbusState::Closed);
+        // No error is written for a frontend that is closing anyway.
+        let error = self.reap().filter(|_| !closing);
+        let mut update = Update { error, ..Update::default() };
+        follow(self, seen, &mut update);
+        update
     }
 
     fn stop(&mut self) {
@@ -244,9 +244,7 @@ impl Drop for VifDevice {
         if self.stopped {
             return;
         }
-        if self.handshake.is_connected() {
-            self.disconnect();
-        }
+        self.end();
         if let Some(cleanup) = self.attachment.cleanup.take() {
             cleanup();
         }

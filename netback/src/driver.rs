@@ -57,11 +57,11 @@ impl BackDriver for VifDriver {
     fn probe(
         &mut self,
         device: &Device,
-        view: &DeviceState,
+        seen: &DeviceState,
         waker: Waker,
     ) -> Result<Box<dyn BackDevice>, Failure> {
-        let attachment = (self.resolver)(device, &view.own)?;
-        let name = vif_name(device, &view.own);
+        let attachment = (self.resolver)(device, &seen.own)?;
+        let name = vif_name(device, &seen.own);
         let mut vif = VifDevice::new(
             self.grants.clone(),
             self.channels.clone(),
@@ -71,7 +71,7 @@ impl BackDriver for VifDriver {
             name,
             waker,
         );
-        vif.resume(view)?;
+        vif.start_from(seen)?;
         Ok(Box::new(vif))
     }
 }

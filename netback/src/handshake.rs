@@ -1,11 +1,7 @@
-//! A vif's side of the xenbus handshake: builds the backend's keys, reads the frontend's, and decides the next action.
-//! Does no I/O.
-//!
-//! Every decision is by the store's present contents, never by what changed: watch events merge and come late.
+//! What a vif negotiates: the backend's keys, and the frontend's as a value. Does no I/O.
 
 use bridge::Caps;
 use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, key};
-use ring_abi::xenbus::XenbusState;
 use ring_abi::{EventPort, GrantRef};
 use xenbus::{KeyError, Keys};
 
@@ -59,25 +55,25 @@ pub struct Negotiated {
 }
 
 impl Negotiated {
-    /// Reads the frontend's keys and, of the backend's own, `mtu`. `gso` is what [`backend_keys`] advertised.
+    /// Reads the frontend's keys `other`, and of the backend's `own` its `mtu` and what it advertised.
     ///
     /// # Errors
     /// [`KeyError`] names a key that is missing or has another value than those advertised: the device is closed.
-    pub fn parse(front: &Keys, own: &Keys, gso: bool) -> Result<Self, KeyError> {
-        if !front.flag(key::REQUEST_RX_COPY)? {
-            return Err(front.error(key::REQUEST_RX_COPY, "1: pages are not flipped"));
+    pub fn from_keys(own: &Keys, other: &Keys) -> Result<Self, KeyError> {
+        if !other.flag(key::REQUEST_RX_COPY)? {
+            return Err(other.error(key::REQUEST_RX_COPY, "1: pages are not flipped"));
         }
-        if front.or(key::MULTI_QUEUE_NUM_QUEUES, 1u32)? != 1 {
-            return Err(front.error(key::MULTI_QUEUE_NUM_QUEUES, "1, as offered"));
+        if other.or(key::MULTI_QUEUE_NUM_QUEUES, 1u32)? != 1 {
+            return Err(other.error(key::MULTI_QUEUE_NUM_QUEUES, "1, as offered"));
         }
         // FreeBSD and Windows write the keys of a single queue below `queue-0` as well.
-        let is_flat = front.get(key::TX_RING_REF).is_some();
-        let queue = if is_flat { front.clone() } else { front.below("queue-0") };
+        let is_flat = other.get(key::TX_RING_REF).is_some();
+        let queue = if is_flat { other.clone() } else { other.below("queue-0") };
         Ok(Self {
             tx_ring: GrantRef(queue.need(key::TX_RING_REF)?),
             rx_ring: GrantRef(queue.need(key::RX_RING_REF)?),
             events: events(&queue)?,
-            caps: caps(front, own, gso)?,
+            caps: caps(own, other)?,
         })
     }
 }
@@ -89,102 +85,20 @@ fn events(queue: &Keys) -> Result<EventPorts, KeyError> {
     }
 }
 
-fn caps(front: &Keys, own: &Keys, gso: bool) -> Result<Caps, KeyError> {
+fn caps(own: &Keys, other: &Keys) -> Result<Caps, KeyError> {
     let mtu = own.or(key::MTU, MTU_DEFAULT)?;
     if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
         return Err(own.error(key::MTU, MTU_RANGE));
     }
-    let sg = front.flag(key::FEATURE_SG)?;
+    let sg = other.flag(key::FEATURE_SG)?;
+    let gso = |key| Ok(own.flag(key)? && other.flag(key)?);
     Ok(Caps {
         // Without sg a frame, with its header and a VLAN tag, fits one page.
         mtu: if sg { mtu } else { mtu.min(ring_abi::PAGE_SIZE as u32 - 18) },
-        csum_v4: !front.flag(key::FEATURE_NO_CSUM_OFFLOAD)?,
-        csum_v6: front.flag(key::FEATURE_IPV6_CSUM_OFFLOAD)?,
+        csum_v4: !other.flag(key::FEATURE_NO_CSUM_OFFLOAD)?,
+        csum_v6: other.flag(key::FEATURE_IPV6_CSUM_OFFLOAD)?,
         sg,
-        gso_v4: gso && sg && front.flag(key::FEATURE_GSO_TCPV4)?,
-        gso_v6: gso && sg && front.flag(key::FEATURE_GSO_TCPV6)?,
+        gso_v4: sg && gso(key::FEATURE_GSO_TCPV4)?,
+        gso_v6: sg && gso(key::FEATURE_GSO_TCPV6)?,
     })
-}
-
-/// What the backend does next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Action {
-    /// Nothing, until a state changes.
-    Wait,
-    /// Drop the connection, publish [`backend_keys`] and go to InitWait.
-    Advertise,
-    /// Read the frontend's keys, connect, and go to Connected.
-    Connect,
-    /// Drop the connection and go to this state.
-    Close(XenbusState),
-}
-
-/// The handshake's state from one [`Handshake::step`] to the next.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Handshake {
-    /// This process serves the rings.
-    connected: bool,
-}
-
-impl Handshake {
-    /// Whether this process serves the rings.
-    pub fn is_connected(&self) -> bool {
-        self.connected
-    }
-
-    /// Records that connecting succeeded, or that the connection failed.
-    pub fn set_connected(&mut self, connected: bool) {
-        self.connected = connected;
-    }
-
-    /// Decides the next action, given both states and whether the toolstack still wants the device. The caller carries
-    /// it out; nothing is connected after [`Action::Advertise`] and [`Action::Close`].
-    pub fn step(&mut self, own: XenbusState, front: XenbusState, online: bool) -> Action {
-        let action = match self.decide(own, front, online) {
-            // The state is written already, and nothing is connected.
-            Action::Close(state) if state == own && !self.connected => Action::Wait,
-            action => action,
-        };
-        if matches!(action, Action::Close(_) | Action::Advertise) {
-            self.connected = false;
-        }
-        action
-    }
-
-    fn decide(&self, own: XenbusState, front: XenbusState, online: bool) -> Action {
-        use XenbusState::*;
-        match front {
-            Closed => self.front_closed(own, online),
-            Closing => Action::Close(if own == Closed { Closed } else { Closing }),
-            _ if !online && (!self.connected || front == Initialising) => Action::Close(Closed),
-            // The toolstack closes the device, or an error did: the frontend has to follow.
-            _ if own == Closing && front != Initialising => Action::Wait,
-            Initialising if own == InitWait && !self.connected => Action::Wait,
-            Initialising => Action::Advertise,
-            Initialised | Connected => self.front_ready(own),
-            Unknown | InitWait | Reconfiguring | Reconfigured => Action::Wait,
-        }
-    }
-
-    fn front_closed(&self, own: XenbusState, online: bool) -> Action {
-        use XenbusState::*;
-        match own {
-            // The frontend has not started: its driver may not be loaded yet.
-            Unknown | Initialising | InitWait if online && !self.connected => Action::Wait,
-            _ => Action::Close(Closed),
-        }
-    }
-
-    fn front_ready(&self, own: XenbusState) -> Action {
-        match own {
-            XenbusState::Connected if self.connected => Action::Wait,
-            // Writing the state failed the last time: the caller writes it again.
-            _ if self.connected => Action::Connect,
-            XenbusState::InitWait => Action::Connect,
-            XenbusState::Closed => Action::Wait,
-            // An earlier process served these rings. Closing first makes each end wait for the other; by going
-            // straight to InitWait, either end might miss the other's states in between.
-            _ => Action::Close(XenbusState::Closing),
-        }
-    }
 }

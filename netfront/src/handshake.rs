@@ -1,11 +1,15 @@
-//! A frontend's side of the xenbus handshake: reads the keys of both ends, builds the frontend's keys, and decides the
-//! next action. Does no I/O.
+//! What a vif negotiates: the frontend's keys, and the backend's as a value. Does no I/O.
 
 use alloc::string::ToString;
 use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, Mac, key};
 use ring_abi::xenbus::XenbusState;
 use ring_abi::{EventPort, GrantRef};
+use xenbus::handshake::front::Manner;
 use xenbus::{KeyError, Keys};
+
+/// Not by way of Initialised, as Linux's netback connects when the frontend is Connected. Frames in flight may be lost, so
+/// that an interface connects again whenever it can.
+pub const MANNER: Manner = Manner { offers_with: XenbusState::Connected, reopens: true };
 
 /// Features that the user of an interface requests.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -33,21 +37,21 @@ pub struct Negotiated {
 }
 
 impl Negotiated {
-    /// Reads the backend's keys.
+    /// Reads the backend's keys `other`.
     ///
     /// # Errors
     /// [`KeyError`] names a key that is not a flag, or `feature-rx-copy` where it is not 1: page flipping is not
     /// supported.
-    pub fn parse(back: &Keys) -> Result<Self, KeyError> {
-        if !back.flag(key::FEATURE_RX_COPY)? {
-            return Err(back.error(key::FEATURE_RX_COPY, "1: pages are not flipped"));
+    pub fn from_keys(other: &Keys) -> Result<Self, KeyError> {
+        if !other.flag(key::FEATURE_RX_COPY)? {
+            return Err(other.error(key::FEATURE_RX_COPY, "1: pages are not flipped"));
         }
         Ok(Self {
-            sg: back.flag(key::FEATURE_SG)?,
-            gso_v4: back.flag(key::FEATURE_GSO_TCPV4)?,
-            gso_v6: back.flag(key::FEATURE_GSO_TCPV6)?,
-            csum_v6: back.flag(key::FEATURE_IPV6_CSUM_OFFLOAD)?,
-            split: back.flag(key::FEATURE_SPLIT_EVENT_CHANNELS)?,
+            sg: other.flag(key::FEATURE_SG)?,
+            gso_v4: other.flag(key::FEATURE_GSO_TCPV4)?,
+            gso_v6: other.flag(key::FEATURE_GSO_TCPV6)?,
+            csum_v6: other.flag(key::FEATURE_IPV6_CSUM_OFFLOAD)?,
+            split: other.flag(key::FEATURE_SPLIT_EVENT_CHANNELS)?,
         })
     }
 }
@@ -123,74 +127,14 @@ impl Identity {
     ///
     /// # Errors
     /// [`KeyError`] where there is no address, or where the mtu is not from [`MTU_MIN`] to [`MTU_MAX`].
-    pub fn parse(own: &Keys, back: &Keys) -> Result<Self, KeyError> {
+    pub fn from_keys(own: &Keys, other: &Keys) -> Result<Self, KeyError> {
         let text = own.get(key::MAC).unwrap_or_default().trim_ascii();
         let mac = text.parse().map_err(|_| own.error(key::MAC, "six bytes such as 00:16:3e:01:02:03"))?;
-        let mtu = own.opt(key::MTU)?.map_or_else(|| back.or(key::MTU, MTU_DEFAULT), Ok)?;
+        let mtu = own.opt(key::MTU)?.map_or_else(|| other.or(key::MTU, MTU_DEFAULT), Ok)?;
         if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
-            let error = back.error(key::MTU, MTU_RANGE);
+            let error = other.error(key::MTU, MTU_RANGE);
             return Err(KeyError { found: Some(mtu.to_string()), ..error });
         }
         Ok(Self { mac, mtu })
-    }
-}
-
-/// What the frontend does next.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Action {
-    /// Nothing, until a state changes.
-    Wait,
-    /// Set up rings, publish the keys and go to Connected. Not by way of Initialised: Linux's netback connects when
-    /// the frontend is Connected.
-    Connect,
-    /// The backend is Connected too: frames may flow.
-    Run,
-    /// Drop the connection and go to this state.
-    Close(XenbusState),
-}
-
-/// The handshake's state from one [`Handshake::step`] to the next.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Handshake {
-    /// Rings are set up.
-    connected: bool,
-    /// The backend was Connected since then.
-    running: bool,
-}
-
-impl Handshake {
-    /// Whether frames may flow.
-    pub fn is_running(&self) -> bool {
-        self.running
-    }
-
-    /// Decides the next action, given both states (a missing node is Closed) and whether the toolstack wants the
-    /// device. The caller carries it out, and then writes the state.
-    pub fn step(&mut self, own: XenbusState, back: XenbusState, online: bool) -> Action {
-        let action = self.decide(own, back, online);
-        match action {
-            Action::Connect => self.connected = true,
-            Action::Run => self.running = true,
-            Action::Close(_) => *self = Self::default(),
-            Action::Wait => {}
-        }
-        action
-    }
-
-    fn decide(&self, own: XenbusState, back: XenbusState, online: bool) -> Action {
-        use XenbusState::*;
-        match back {
-            InitWait | Initialised if own == Initialising && !self.connected => Action::Connect,
-            // A new backend process starts over, or this end reconnects.
-            InitWait | Initialised | Initialising if self.running || own == Closed => {
-                Action::Close(Initialising)
-            }
-            Connected if self.connected && !self.running && own == Connected => Action::Run,
-            Closing if own != Closed || self.connected => Action::Close(Closed),
-            Closed if self.connected => Action::Close(Closed),
-            // Reconnecting starts only once the backend has closed as well.
-            Closed if own != Initialising && online => Action::Close(Initialising),
-            _ => Action::Wait,
-        }
     }
 }

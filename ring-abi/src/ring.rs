@@ -236,6 +236,15 @@ impl<P: Protocol, M: Memory> Front<P, M> {
         self.rsp_seen.wrapping_sub(self.rsp_cons)
     }
 
+    /// Starts to fetch the slots of the next `count` responses, of those that were seen: of a batch the slots come at the
+    /// same time, where each taken by itself would be waited for.
+    #[inline]
+    pub fn prefetch(&self, count: u32) {
+        for ahead in 0..count.min(self.seen()) {
+            self.slots.at(self.rsp_cons.wrapping_add(ahead)).prefetch_for_write();
+        }
+    }
+
     /// Reads the backend's producer index, checked; `true` if responses wait.
     #[inline(always)]
     pub fn refresh(&mut self) -> Result<bool, Fault> {
@@ -370,6 +379,15 @@ impl<P: Protocol, M: Memory> Back<P, M> {
     #[inline(always)]
     pub fn seen(&self) -> u32 {
         self.req_seen.wrapping_sub(self.req_cons)
+    }
+
+    /// Starts to fetch the slots of the next `count` requests, of those that were seen: of a batch the slots come at the
+    /// same time, where each taken by itself would be waited for.
+    #[inline]
+    pub fn prefetch(&self, count: u32) {
+        for ahead in 0..count.min(self.seen()) {
+            self.slots.at(self.req_cons.wrapping_add(ahead)).prefetch_for_write();
+        }
     }
 
     /// Reads the frontend's producer index, checked; `true` if requests wait.

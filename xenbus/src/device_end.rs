@@ -8,11 +8,11 @@ use ring_abi::xenbus::key;
 use super::device::Device;
 use super::error_node::{error_directory, remove_error};
 use super::keys::Keys;
-use super::read_tree::read_tree;
+use super::read_tree::{read_tree, readable};
 use crate::XenbusState;
 use xenstore::XsError;
 use xenstore::client::Result;
-use xenstore::{Client, Error, Nodes, Transaction};
+use xenstore::{Client, Error, Nodes};
 
 /// One end of a device: the node this end writes, and the node it reads the other end from (Linux's `nodename` and
 /// `otherend` of `struct xenbus_device`).
@@ -21,17 +21,56 @@ pub struct DeviceEnd {
     path: String,
     other_path: String,
     other_id: DomId,
+    is_back: bool,
+}
+
+/// What has to be in the store for [`DeviceEnd::change`], as it was read before.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Expected<'e> {
+    /// Which device it is, where its backend has said so ([`DeviceEnd::instance`]).
+    pub instance: Option<&'e str>,
+    /// This end's state, as this end has written it last.
+    pub own: XenbusState,
+    /// The other end's state; `None` for any.
+    pub other: Option<XenbusState>,
+    /// Keys of the other end, e.g. those of its rings.
+    pub other_keys: Option<&'e Keys>,
+}
+
+/// What [`DeviceEnd::change`] writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Change<'c> {
+    /// The new state.
+    pub state: XenbusState,
+    /// Writes the state even where it does not change, which fires the other end's watch.
+    pub rewrite: bool,
+    /// Keys that are written.
+    pub keys: &'c Keys,
+    /// Keys that are removed, if they are there.
+    pub removed: &'c [&'c str],
+    /// An errno and a text, which are reported as [`DeviceEnd::error`] does, but where nothing is written.
+    pub error: Option<(i32, &'c str)>,
 }
 
 impl DeviceEnd {
     /// The frontend of a device, at libxl's paths.
     pub fn front(device: &Device) -> DeviceEnd {
-        DeviceEnd { path: device.front_path(), other_path: device.back_path(), other_id: device.back }
+        DeviceEnd {
+            path: device.front_path(),
+            other_path: device.back_path(),
+            other_id: device.back,
+            is_back: false,
+        }
     }
 
     /// The backend of a device, at libxl's paths.
     pub fn back(device: &Device) -> DeviceEnd {
-        DeviceEnd { path: device.back_path(), other_path: device.front_path(), other_id: device.front }
+        DeviceEnd {
+            path: device.back_path(),
+            other_path: device.front_path(),
+            other_id: device.front,
+            is_back: true,
+        }
     }
 
     /// Reads where a frontend's backend is, as the toolstack wrote it into `backend` and `backend-id`.
@@ -57,7 +96,8 @@ impl DeviceEnd {
             return Err(Error::value(other_key, &other_path, "an absolute path"));
         }
         let other_id = nodes.read_as(&format!("{path}/{id}"))?;
-        Ok(DeviceEnd { path: path.to_owned(), other_path, other_id })
+        let is_back = other == key::FRONTEND;
+        Ok(DeviceEnd { path: path.to_owned(), other_path, other_id, is_back })
     }
 
     /// This end's node.
@@ -91,72 +131,67 @@ impl DeviceEnd {
         self.publish(client, &Keys::default(), state)
     }
 
-    /// Writes this end's state as [`DeviceEnd::switch_state`] does, unless this end's node is another device's. `false`
-    /// when nothing was written.
-    ///
-    /// The toolstack may have removed the device and attached another with the same number since this end wrote
-    /// `last`. The new node's state is Initialising, which `last` was not.
-    pub fn switch_state_after(
-        &self,
-        client: &mut Client,
-        last: XenbusState,
-        state: XenbusState,
-    ) -> Result<bool> {
-        self.publish_after(client, last, &Keys::default(), state)
-    }
-
-    /// Writes keys and a state as [`DeviceEnd::publish`] does, unless this end's node is another device's, as
-    /// [`DeviceEnd::switch_state_after`] tells it.
-    pub fn publish_after(
-        &self,
-        client: &mut Client,
-        last: XenbusState,
-        keys: &Keys,
-        state: XenbusState,
-    ) -> Result<bool> {
-        self.change_after(client, last, state, |tx| {
-            keys.iter().try_for_each(|(key, value)| tx.write(&format!("{}/{key}", self.path), value))
-        })
-    }
-
-    /// Removes keys of this end, e.g. the ring references of a closed connection, and writes its state, unless this
-    /// end's node is another device's, as [`DeviceEnd::switch_state_after`] tells it. Missing keys are no error.
-    pub fn withdraw_after(
-        &self,
-        client: &mut Client,
-        last: XenbusState,
-        keys: &[&str],
-        state: XenbusState,
-    ) -> Result<bool> {
-        self.change_after(client, last, state, |tx| {
-            keys.iter().try_for_each(|key| match tx.rm(&format!("{}/{key}", self.path)) {
-                Err(e) if e.store_error() == Some(XsError::ENOENT) => Ok(()),
-                done => done,
-            })
-        })
-    }
-
-    /// Carries out `change` and writes the state in one transaction, unless this end's node is absent or another
-    /// device's.
-    fn change_after(
-        &self,
-        client: &mut Client,
-        last: XenbusState,
-        state: XenbusState,
-        change: impl Fn(&mut Transaction<'_>) -> Result<()>,
-    ) -> Result<bool> {
-        client.transaction(|tx| match read_state(tx, &self.path)? {
-            None => Ok(false),
-            Some(XenbusState::Initialising) if last != XenbusState::Initialising => Ok(false),
-            Some(found) => {
-                change(tx)?;
-                // Written only when it changes: every write fires the other end's watch.
-                if found != state {
-                    tx.write(&state_path(&self.path), state.as_text())?;
-                }
-                Ok(true)
+    /// Writes keys and a state of this end, and removes the keys of these names, in one transaction, if the store is as
+    /// `expected`. `false`, and nothing is written, where it is not: the device is gone, another one has its path, or one of
+    /// its ends has changed its state, and what to do has to be decided anew.
+    pub fn change(&self, client: &mut Client, expected: &Expected<'_>, change: &Change<'_>) -> Result<bool> {
+        let written = client.transaction(|tx| {
+            if !self.is_as(tx, expected)? {
+                return Ok(false);
             }
-        })
+            // Before the state, for whoever waits for that.
+            if let Some((errno, what)) = change.error {
+                readable(tx.write(&self.error_path(), error_text(errno, what)))?;
+            }
+            for key in change.removed {
+                remove(tx, &format!("{}/{key}", self.path))?;
+            }
+            for (key, value) in change.keys.iter() {
+                tx.write(&format!("{}/{key}", self.path), value)?;
+            }
+            // Written only when it changes: every write fires the other end's watch.
+            if change.rewrite || change.state != expected.own {
+                tx.write(&state_path(&self.path), change.state.as_text())?;
+            }
+            Ok(true)
+        })?;
+        match change.error {
+            Some((errno, what)) if written => tracing::error!(device = self.path, errno, "{what}"),
+            Some((errno, what)) => {
+                tracing::warn!(device = self.path, errno, "{what}; but the device has changed")
+            }
+            None => {}
+        }
+        Ok(written)
+    }
+
+    fn is_as(&self, nodes: &mut impl Nodes, expected: &Expected<'_>) -> Result<bool> {
+        let own = read_state(nodes, &self.path)?;
+        if own.unwrap_or_default() != expected.own || own.is_none() && !exists(nodes, &self.path)? {
+            return Ok(false);
+        }
+        if let Some(instance) = expected.instance
+            && self.instance(nodes)?.as_deref() != Some(instance)
+        {
+            return Ok(false);
+        }
+        if let Some(other) = expected.other
+            && self.other_state(nodes)? != other
+        {
+            return Ok(false);
+        }
+        for (key, value) in expected.other_keys.into_iter().flat_map(Keys::iter) {
+            if readable(nodes.read_text(&format!("{}/{key}", self.other_path)))?.as_deref() != Some(value) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads which device this is, as its backend has written it: `None` where it has not yet, or never does.
+    pub fn instance(&self, nodes: &mut impl Nodes) -> Result<Option<String>> {
+        let backend = if self.is_back { &self.path } else { &self.other_path };
+        readable(nodes.read_text(&format!("{backend}/{}", key::INSTANCE)))
     }
 
     /// Writes keys below this end's node and then its state, in one transaction: the other end sees all or none.
@@ -175,22 +210,6 @@ impl DeviceEnd {
             }
             Ok(true)
         })
-    }
-
-    /// Removes keys of this end, e.g. the ring references of a closed connection. Missing keys are no error, nor is
-    /// EACCES, which a guest gets when its whole node is removed: the node above it is dom0's.
-    pub fn remove_keys<'k>(
-        &self,
-        client: &mut Client,
-        keys: impl IntoIterator<Item = &'k str>,
-    ) -> Result<()> {
-        for key in keys {
-            match client.rm(&format!("{}/{key}", self.path)) {
-                Err(e) if matches!(e.store_error(), Some(XsError::ENOENT | XsError::EACCES)) => {}
-                done => done?,
-            }
-        }
-        Ok(())
     }
 
     /// Reads all keys of this end, the toolstack's among them.
@@ -224,7 +243,7 @@ impl DeviceEnd {
     /// [`DeviceEnd::error_path`], where toolstacks read it.
     pub fn error(&self, client: &mut Client, errno: i32, what: impl fmt::Display) {
         tracing::error!(device = self.path, errno, "{what}");
-        let text = format!("{} {what}", errno.abs());
+        let text = error_text(errno, what);
         // Nothing removes the error node of a device whose nodes were removed before.
         let written = client.transaction(|tx| match read_state(tx, &self.path)? {
             None => Ok(()),
@@ -236,22 +255,31 @@ impl DeviceEnd {
         }
     }
 
-    /// Reports an error and writes the state Closing, as Linux's `xenbus_dev_fatal` does.
+    /// Reports an error and writes the state Closing, as Linux's `xenbus_dev_fatal` does, but not over Closed: the other end
+    /// may have closed too, and would never follow. `false` when nothing was written.
     pub fn fatal(&self, client: &mut Client, errno: i32, what: impl fmt::Display) -> Result<bool> {
         self.error(client, errno, what);
-        self.switch_state(client, XenbusState::Closing)
+        client.transaction(|tx| match read_state(tx, &self.path)? {
+            None | Some(XenbusState::Closed) => Ok(false),
+            Some(XenbusState::Closing) => Ok(true),
+            Some(_) => {
+                tx.write(&state_path(&self.path), XenbusState::Closing.as_text())?;
+                Ok(true)
+            }
+        })
     }
 
-    /// Removes the error that this end has reported, e.g. once the device is connected.
-    ///
-    /// # Errors
-    /// As [`remove_error`].
-    pub fn clear_error(&self, client: &mut Client) -> Result<()> {
-        match client.exists(&self.error_path()) {
+    /// Removes the error that this end has reported, if any, e.g. once the device is connected. A failure is only logged, as
+    /// in [`DeviceEnd::error`].
+    pub fn clear_error(&self, client: &mut Client) {
+        let removed = match client.exists(&self.error_path()) {
             Ok(true) => client.transaction(|tx| remove_error(tx, &self.path)),
             Ok(false) => Ok(()),
             Err(e) if e.store_error() == Some(XsError::EACCES) => Ok(()),
             Err(e) => Err(e),
+        };
+        if let Err(error) = removed {
+            tracing::warn!(device = self.path, %error, "failed to remove the error node");
         }
     }
 
@@ -267,9 +295,20 @@ fn state_path(path: &str) -> String {
 
 /// Reads the state below a node; `None` when it is absent or unreadable.
 fn read_state(nodes: &mut impl Nodes, path: &str) -> Result<Option<XenbusState>> {
-    match nodes.read_text(&state_path(path)) {
-        Ok(text) => Ok(Some(text.parse().unwrap_or_default())),
-        Err(e) if matches!(e.store_error(), Some(XsError::ENOENT | XsError::EACCES)) => Ok(None),
-        Err(e) => Err(e),
-    }
+    Ok(readable(nodes.read_text(&state_path(path)))?.map(|text| text.parse().unwrap_or_default()))
+}
+
+/// As `xenbus_dev_error` writes it.
+fn error_text(errno: i32, what: impl fmt::Display) -> String {
+    format!("{} {what}", errno.abs())
+}
+
+/// Whether a node is there and readable.
+pub(crate) fn exists(nodes: &mut impl Nodes, path: &str) -> Result<bool> {
+    Ok(readable(nodes.read(path))?.is_some())
+}
+
+/// Removes a node; one that is missing is no error.
+fn remove(nodes: &mut impl Nodes, path: &str) -> Result<()> {
+    readable(nodes.rm(path)).map(drop)
 }

@@ -43,13 +43,18 @@ impl fmt::Display for KeyError {
 /// assert_eq!(keys.or("multi-queue-num-queues", 1u32)?, 1);
 /// # Ok::<(), xenbus::KeyError>(())
 /// ```
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Keys {
     path: String,
     map: BTreeMap<String, String>,
 }
 
 impl Keys {
+    /// No keys, below no node.
+    pub const fn empty() -> Keys {
+        Keys { path: String::new(), map: BTreeMap::new() }
+    }
+
     /// Makes an empty set of keys below this node.
     pub fn new(path: impl Into<String>) -> Keys {
         Keys { path: path.into(), map: BTreeMap::new() }

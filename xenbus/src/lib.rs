@@ -23,10 +23,16 @@ extern crate alloc;
 mod device;
 #[cfg(feature = "std")]
 mod device_end;
+mod device_state;
 #[cfg(feature = "std")]
 pub mod driver;
 #[cfg(feature = "std")]
 pub mod error_node;
+#[cfg(feature = "std")]
+pub mod frontend;
+pub mod handshake;
+#[cfg(feature = "std")]
+mod instance;
 pub mod keys;
 #[cfg(feature = "std")]
 mod read_tree;
@@ -36,7 +42,8 @@ mod store_link;
 
 pub use device::Device;
 #[cfg(feature = "std")]
-pub use device_end::DeviceEnd;
+pub use device_end::{Change, DeviceEnd, Expected};
+pub use device_state::{DeviceState, Failure, Update};
 pub use keys::{KeyError, Keys};
 #[cfg(feature = "std")]
 pub use read_tree::read_tree;

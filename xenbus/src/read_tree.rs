@@ -48,7 +48,7 @@ fn descend(nodes: &mut impl Nodes, root: &str, below: &str, depth: u32, keys: &m
 }
 
 /// `None` for a node that is missing or unreadable.
-fn readable<T>(result: Result<T>) -> Result<Option<T>> {
+pub(crate) fn readable<T>(result: Result<T>) -> Result<Option<T>> {
     use ring_abi::xs_wire::XsError;
     match result {
         Err(e) if matches!(e.store_error(), Some(XsError::ENOENT | XsError::EACCES)) => Ok(None),

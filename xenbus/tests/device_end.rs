@@ -4,7 +4,7 @@ use ring_abi::DomId;
 use ring_abi::xenbus::key;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
-use xenbus::{Device, DeviceEnd, Keys, XenbusState};
+use xenbus::{Change, Device, DeviceEnd, Expected, Keys, XenbusState};
 use xenstore::server::{Config, Store};
 use xenstore::{Access, Client, Nodes, Permission, WatchEvent};
 
@@ -72,7 +72,7 @@ fn device_ends_complete_the_handshake() {
     back.switch_state(&mut dom0, XenbusState::InitWait).unwrap();
     assert_eq!(events(&mut guest), []);
 
-    back.fatal(&mut dom0, 22, "no such ring").unwrap();
+    assert!(back.fatal(&mut dom0, 22, "no such ring").unwrap());
     assert_eq!(back.state(&mut dom0).unwrap(), XenbusState::Closing);
     let error = dom0.read_text("/local/domain/0/error/backend/vbd/3/51712/error").unwrap();
     assert_eq!(error, "22 no such ring");
@@ -83,23 +83,72 @@ fn device_ends_complete_the_handshake() {
 }
 
 #[test]
-fn nodes_of_the_next_device_of_a_number_are_not_written() {
-    use XenbusState::{Closed, Connected, Initialising};
+fn nodes_of_a_removed_device_are_not_written() {
+    use XenbusState::{Connected, Initialising};
     let store = Store::spawn(Config::default()).unwrap();
     let mut dom0 = store.client().unwrap();
     let front = DeviceEnd::front(&Device::new("vif", DomId(3), 0));
-    let key = format!("{}/{}", front.path(), "tx-ring-ref");
     let keys = Keys::default().with("tx-ring-ref", 8);
-    dom0.write(&format!("{}/{}", front.path(), key::STATE), Initialising.as_text()).unwrap();
-    assert!(!front.publish_after(&mut dom0, Connected, &keys, Connected).unwrap());
-    assert!(!dom0.exists(&key).unwrap());
-    assert!(front.publish_after(&mut dom0, Initialising, &keys, Connected).unwrap());
-    assert_eq!(dom0.read_text(&key).unwrap(), "8");
-    assert!(front.withdraw_after(&mut dom0, Connected, &["tx-ring-ref", "absent"], Closed).unwrap());
-    assert!(!dom0.exists(&key).unwrap());
-    assert_eq!(front.state(&mut dom0).unwrap(), Closed);
-    dom0.rm(front.path()).unwrap();
-    assert!(!front.withdraw_after(&mut dom0, Closed, &[], Connected).unwrap());
+    let expected = Expected { own: Initialising, ..Expected::default() };
+    let change =
+        Change { state: Connected, rewrite: false, keys: &keys, removed: &[], error: Some((5, "late")) };
+    assert!(!front.change(&mut dom0, &expected, &change).unwrap());
+    assert!(!front.change(&mut dom0, &Expected::default(), &change).unwrap());
     front.error(&mut dom0, 5, "late");
+    assert!(!dom0.exists(front.path()).unwrap());
     assert!(!dom0.exists(&front.error_path()).unwrap());
+}
+
+/// A frontend that is Closed as well would never follow.
+#[test]
+fn fatal_error_of_a_closed_end_leaves_it_closed() {
+    let store = Store::spawn(Config::default()).unwrap();
+    let mut dom0 = store.client().unwrap();
+    let back = DeviceEnd::back(&Device::new("vbd", DomId(3), 51712));
+    dom0.write(&format!("{}/{}", back.path(), key::STATE), XenbusState::Closed.as_text()).unwrap();
+    assert!(!back.fatal(&mut dom0, 5, "late").unwrap());
+    assert_eq!(back.state(&mut dom0).unwrap(), XenbusState::Closed);
+    assert_eq!(dom0.read_text(&back.error_path()).unwrap(), "5 late");
+}
+
+#[test]
+fn change_is_written_only_if_the_store_is_as_it_was_read() {
+    use XenbusState::{Closed, Connected, InitWait, Initialised};
+    let store = Store::spawn(Config::default()).unwrap();
+    let mut dom0 = store.client().unwrap();
+    let device = Device::new("vbd", DomId(3), 51712);
+    let back = DeviceEnd::back(&device);
+    let front = DeviceEnd::front(&device);
+    let write = |client: &mut Client, end: &DeviceEnd, key: &str, value: &str| {
+        client.write(&format!("{}/{key}", end.path()), value).unwrap();
+    };
+    write(&mut dom0, &back, key::STATE, InitWait.as_text());
+    write(&mut dom0, &back, key::INSTANCE, "a");
+    write(&mut dom0, &front, key::STATE, Initialised.as_text());
+    write(&mut dom0, &front, "ring-ref", "8");
+    let keys = Keys::default().with("sectors", 8);
+    let rings = Keys::default().with("ring-ref", 8);
+    let other_rings = Keys::default().with("ring-ref", 9);
+    let change = Change { state: Connected, rewrite: false, keys: &keys, removed: &[], error: None };
+    let expected =
+        Expected { instance: Some("a"), own: InitWait, other: Some(Initialised), other_keys: Some(&rings) };
+    for wrong in [
+        Expected { instance: Some("b"), ..expected },
+        Expected { own: Closed, ..expected },
+        Expected { other: Some(Connected), ..expected },
+        Expected { other_keys: Some(&other_rings), ..expected },
+    ] {
+        assert!(!back.change(&mut dom0, &wrong, &change).unwrap(), "{wrong:?}");
+        assert_eq!(back.state(&mut dom0).unwrap(), InitWait);
+        assert!(!dom0.exists(&format!("{}/sectors", back.path())).unwrap());
+    }
+    assert!(back.change(&mut dom0, &expected, &change).unwrap());
+    assert_eq!(back.state(&mut dom0).unwrap(), Connected);
+    // The frontend finds its backend's.
+    let expected =
+        Expected { instance: Some("b"), own: Initialised, other: Some(Connected), ..Expected::default() };
+    let change = Change { keys: &Keys::default(), removed: &["ring-ref", "absent"], ..change };
+    assert!(!front.change(&mut dom0, &expected, &change).unwrap());
+    assert!(front.change(&mut dom0, &Expected { instance: Some("a"), ..expected }, &change).unwrap());
+    assert!(!dom0.exists(&format!("{}/ring-ref", front.path())).unwrap());
 }

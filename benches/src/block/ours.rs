@@ -38,18 +38,21 @@ pub(super) fn run(disk: &mut Disk, operation: Operation, depth: usize, time: Dur
     let mut done: Vec<Completion> = Vec::with_capacity(depth);
     let mut count = 0u64;
     let start = Instant::now();
-    let mut over = false;
-    while disk.in_flight() > 0 {
-        disk.wait(&mut done, None).expect("a backend");
-        count += done.len() as u64;
-        over = over || start.elapsed() >= time;
-        for completion in done.drain(..) {
-            completion.check().expect("the disk serves");
-            let request = Request { sector: blocks.next() * 8, ..completion.request };
-            if !over {
+    while start.elapsed() < time {
+        // The clock is read once for as many requests as are in flight.
+        let next_look = count + depth as u64;
+        while count < next_look {
+            count += disk.wait(&mut done, None).expect("a backend") as u64;
+            for completion in done.drain(..) {
+                completion.check().expect("the disk serves");
+                let request = Request { sector: blocks.next() * 8, ..completion.request };
                 disk.submit(request).expect("room in the ring");
             }
         }
+    }
+    while disk.in_flight() > 0 {
+        count += disk.wait(&mut done, None).expect("a backend") as u64;
+        done.drain(..).for_each(|completion| completion.check().expect("the disk serves"));
     }
     count as f64 / start.elapsed().as_secs_f64()
 }

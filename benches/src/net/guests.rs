@@ -7,7 +7,7 @@ use netback::{Config, Connection};
 use netfront::Nic;
 use ring_abi::DomId;
 use std::sync::Arc;
-use xenbus::{DeviceEnd, Keys, XenbusState};
+use xenbus::{DeviceEnd, XenbusState};
 
 /// Broker, store and dom0. Every vif is connected by hand, so that a row may drive its port itself.
 pub(super) struct Machine {
@@ -39,7 +39,7 @@ impl Machine {
         let guest = self.machine.domain(DomId(domid));
         let mut nic = Nic::open(guest.clone(), guest.clone(), guest, 0, config).map_err(text)?;
         let negotiated =
-            Negotiated::parse(&end.other_keys(&mut client).map_err(text)?, &Keys::new("back"), true)
+            Negotiated::from_keys(&backend_keys(true), &end.other_keys(&mut client).map_err(text)?)
                 .map_err(text)?;
         let grants: Arc<dyn GrantTable> = self.dom0.clone();
         let on_failure = Box::new(|error: &netback::ConnectionError| eprintln!("a vif failed: {error}"));

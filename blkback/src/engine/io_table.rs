@@ -18,7 +18,7 @@ use crate::request::{Operation, Tag};
 /// A slot for each operation, with the `M` that owns its memory.
 ///
 /// A slot is pinned while its token is out: its memory cannot be reached then. A table that is dropped while tokens are out
-/// leaks their slots and memory.
+/// leaks their slots and memory; a token may outlive it for ever, and so must what `M` refers to.
 ///
 /// ```
 /// use blkback::engine::{Disk, DiskInfo, IoTable, Operation, RamDisk, Tag};
@@ -88,7 +88,7 @@ impl<'m> Slices<'_, 'm> {
     }
 }
 
-impl<M: Send> IoTable<M> {
+impl<M: Send + 'static> IoTable<M> {
     /// A table of `depth` slots, each with a memory of its own.
     pub fn new(depth: usize, mut memory: impl FnMut() -> M) -> IoTable<M> {
         let slot = |number| Slot { io: IoSlot::new(Tag(number as u32)), memory: memory() };

@@ -122,6 +122,21 @@ fn submit_to_full_ring_gives_the_item_back() {
     assert_eq!(queue.in_flight(), 32);
 }
 
+#[test]
+fn poll_takes_all_responses_that_are_there_in_their_order() {
+    let (mut queue, mut back) = connected(2);
+    for item in 0..64 {
+        queue.submit(Operation::Read, item, &segments(), item).unwrap();
+    }
+    let _ = queue.commit();
+    let ids: Vec<_> = take_all(&mut back).iter().map(Request::id).collect();
+    ids.iter().rev().for_each(|id| answer(&mut back, *id, OP_READ));
+    let expected: Vec<_> = (0..64).rev().map(|item| (item, Status::OKAY)).collect();
+    assert_eq!(poll(&mut queue), Ok(expected));
+    assert_eq!(poll(&mut queue), Ok(Vec::new()));
+    assert_eq!(queue.in_flight(), 0);
+}
+
 proptest! {
     #[test]
     fn hostile_backend_loses_and_repeats_no_item(script in prop::collection::vec(any::<u8>(), 0..4000)) {

@@ -3,13 +3,14 @@
 use crate::{Domain, Error};
 use alloc::vec;
 use alloc::vec::Vec;
-use blkfront::handshake::{Action, Handshake, ring_keys};
+use blkfront::handshake::{MANNER, Negotiated, frontend_keys};
 use blkfront::queue::{Operation, Queue};
 use event_channel::{Channel, EventChannels};
 use grant_table::{Access, Contiguous, CopyOp, CopyPtr, GrantTable, Shared};
 use ring_abi::blkif::{OP_READ, Request, Response, SECTOR, Segment, Status, X86_64, key};
 use ring_abi::ring::Back;
 use ring_abi::{DomId, EventPort, GrantRef, PAGE_SIZE};
+use xenbus::handshake::front::{Action, Handshake};
 use xenbus::{Keys, XenbusState};
 
 const SECTORS: usize = 64;
@@ -48,13 +49,13 @@ struct Frontend {
 impl Frontend {
     /// Grants a ring and publishes it, once the backend waits for it.
     fn open(guest: &Domain) -> Result<Self, Error> {
-        let mut handshake = Handshake::new(XenbusState::Initialising);
-        if handshake.next(XenbusState::InitWait, &Keys::default()) != Action::Offer {
+        let mut handshake = Handshake::new(MANNER, XenbusState::Initialising);
+        if handshake.next(XenbusState::InitWait, true) != Action::Offer {
             return Err("the handshake offers no ring".into());
         }
         let ring = guest.grants.share(DomId::DOM0, 1, Access::ReadWrite)?;
         let channel = guest.events.alloc_unbound(DomId::DOM0)?;
-        let keys = ring_keys(ring.refs(), channel.port());
+        let keys = frontend_keys(ring.refs(), channel.port());
         let mut queue = Queue::new(0);
         queue.connect(ring).map_err(|error| alloc::format!("{error}"))?;
         Ok(Self { handshake, queue, channel, keys })
@@ -62,10 +63,15 @@ impl Frontend {
 
     /// Takes up the disk's properties once the backend is Connected.
     fn connect(&mut self, back: &Keys) -> Result<(), Error> {
-        match self.handshake.next(XenbusState::Connected, back) {
-            Action::Connect(disk) if disk.sectors == SECTORS as u64 => Ok(()),
-            action => Err(alloc::format!("{action:?}").into()),
+        match self.handshake.next(XenbusState::Connected, true) {
+            Action::Connected => {}
+            action => return Err(alloc::format!("{action:?}").into()),
         }
+        let disk = Negotiated::from_keys(back).map_err(|error| alloc::format!("{error}"))?;
+        if disk.sectors != SECTORS as u64 {
+            return Err(alloc::format!("a disk of {} sectors", disk.sectors).into());
+        }
+        Ok(())
     }
 
     /// Reads or writes one page and returns its buffer.

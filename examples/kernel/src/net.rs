@@ -4,12 +4,13 @@ use crate::{Domain, Error};
 use alloc::format;
 use event_channel::{Channel, EventChannels};
 use grant_table::{Access, Contiguous, CopyOp, CopyPtr, GrantTable, Shared};
-use netfront::handshake::{Action, Handshake, Identity, Negotiated, QueueInfo, Requested, frontend_keys};
+use netfront::handshake::{Identity, MANNER, Negotiated, QueueInfo, Requested, frontend_keys};
 use netfront::rx::{Packet, Rx};
 use netfront::tx::{Fragment, Tx};
 use ring_abi::netif::{self, RxFlags, RxResponse, Status, TxFlags, TxResponse, key};
 use ring_abi::ring::Back;
 use ring_abi::{DomId, EventPort, GrantRef, PAGE_SIZE};
+use xenbus::handshake::front::{Action, Handshake};
 use xenbus::{Keys, XenbusState};
 
 const FRAMES: usize = 300;
@@ -19,7 +20,7 @@ const FRAME: usize = 60;
 pub(crate) fn run(guest: &Domain, dom0: &Domain) -> Result<usize, Error> {
     let own = Keys::default().with(key::MAC, "00:16:3e:01:02:03");
     let back_keys = Keys::default().with(key::FEATURE_RX_COPY, 1).with(key::FEATURE_SG, 1);
-    let identity = Identity::parse(&own, &back_keys).map_err(|error| format!("{error}"))?;
+    let identity = Identity::from_keys(&own, &back_keys).map_err(|error| format!("{error}"))?;
     let mut front = Frontend::open(guest, &back_keys)?;
     let mut back = Backend::connect(dom0, guest.grants.domid(), &front.keys)?;
     front.run()?;
@@ -51,11 +52,11 @@ struct Frontend {
 impl Frontend {
     /// Grants rings and buffers, posts the receive buffers, and publishes the rings.
     fn open(guest: &Domain, back: &Keys) -> Result<Self, Error> {
-        let mut handshake = Handshake::default();
-        if handshake.step(XenbusState::Initialising, XenbusState::InitWait, true) != Action::Connect {
+        let mut handshake = Handshake::new(MANNER, XenbusState::Initialising);
+        if handshake.next(XenbusState::InitWait, true) != Action::Offer {
             return Err("the handshake sets up no rings".into());
         }
-        Negotiated::parse(back).map_err(|error| format!("{error}"))?;
+        Negotiated::from_keys(back).map_err(|error| format!("{error}"))?;
         let share = |pages| guest.grants.share(DomId::DOM0, pages, Access::ReadWrite);
         let tx_page = share(1)?;
         let rx_page = share(1)?;
@@ -81,8 +82,8 @@ impl Frontend {
 
     /// Lets frames flow once both ends are Connected.
     fn run(&mut self) -> Result<(), Error> {
-        match self.handshake.step(XenbusState::Connected, XenbusState::Connected, true) {
-            Action::Run => Ok(()),
+        match self.handshake.next(XenbusState::Connected, true) {
+            Action::Connected => Ok(()),
             action => Err(format!("{action:?}").into()),
         }
     }

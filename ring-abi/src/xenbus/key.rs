@@ -15,6 +15,10 @@ pub const BACKEND_ID: &str = "backend-id";
 pub const ONLINE: &str = "online";
 /// Written by each side into its own directory: its [`super::XenbusState`].
 pub const STATE: &str = "state";
+/// Written by our backends into their own directory, before their first state: a random text that tells this device from
+/// any other that has or had the same path. It is xpv's own: other ends, and toolstacks, which remove it with the directory,
+/// neither write nor read it. A successor of a backend keeps the one it finds, as it serves the same device.
+pub const INSTANCE: &str = "instance";
 /// Written by the hotplug script into the backend's directory: `connected` or `error`.
 pub const HOTPLUG_STATUS: &str = "hotplug-status";
 /// Written by the hotplug script into the backend's directory: why it failed.

@@ -9,7 +9,7 @@ use ring_abi::netif::{Rx, Tx, TxFlags, TxRequest};
 use ring_abi::ring::Front;
 use std::sync::Arc;
 use std::time::Instant;
-use xenbus::XenbusState;
+use xenbus::{Change, Expected, Keys, XenbusState};
 
 /// A connected frontend with a page of payload. Other threads may write the memory of ring and payload too.
 pub struct RawFrontend {
@@ -51,8 +51,16 @@ impl RawFrontend {
     /// Closes the interface's connection, if any, and waits until the backend accepts another.
     pub fn reset(device: &FrontendDevice) {
         device.close();
-        device.end().remove_keys(&mut device.store(), CONNECTION_KEYS).unwrap();
-        device.switch(XenbusState::Initialising);
+        let own = device.end().state(&mut device.store()).unwrap();
+        let expected = Expected { own, ..Expected::default() };
+        let change = Change {
+            state: XenbusState::Initialising,
+            rewrite: false,
+            keys: &Keys::default(),
+            removed: &CONNECTION_KEYS,
+            error: None,
+        };
+        assert!(device.end().change(&mut device.store(), &expected, &change).unwrap());
         device.wait_for_backend(XenbusState::InitWait);
     }
 

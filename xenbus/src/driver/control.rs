@@ -4,18 +4,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use event_loop::{EventSet, TokenBucket};
 use ring_abi::DomId;
 use ring_abi::xenbus::key;
 use tracing::Span;
 
-use super::publish::{publish, read};
+use super::publish::{publish, read, writes};
 use super::target::{BACKEND_TOKEN, Id, Target, frontend_token, target};
+use super::unserved::{BUSY, PAUSES, closing, is_to_wait, unserved, without_own};
 use super::waker::Waker;
 use super::{BackDevice, BackDriver, DeviceState, Failure, Registry, Update};
-use crate::{Device, DeviceEnd, Keys, XenbusState};
+use crate::{Device, DeviceEnd, Keys, XenbusState, instance};
 use xenstore::{Client, Error, Nodes};
 
 /// Most events taken before devices are refreshed.
@@ -26,13 +27,6 @@ const STOP: u64 = 0;
 const STORE: u64 = 1;
 const WOKEN: u64 = 2;
 
-/// How long a new device's resources may be in use: by an earlier device's thread or an earlier backend's process,
-/// whose end is not waited for.
-const BUSY: Duration = Duration::from_secs(5);
-
-/// The pause between two probes of a device that waits: at first, and once it has waited for [`BUSY`].
-const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
-
 /// Refreshes of one device at once (XSA-349); a whole handshake takes about ten.
 const REFRESH_BURST: u64 = 50;
 /// Refreshes of one device a second after the burst.
@@ -41,6 +35,8 @@ const REFRESH_RATE: u64 = 50;
 /// One known device.
 struct Entry {
     end: DeviceEnd,
+    /// The key `instance` of the device's node.
+    instance: Option<String>,
     /// Entered around all work for the device.
     span: Span,
     refreshes: TokenBucket,
@@ -225,38 +221,73 @@ impl<'d> Control<'d> {
         self.probes.remove(&id);
         let first = !matches!(entry.service, Service::Running(_));
         let seen = match read(&mut self.client, &entry.end, first) {
-            Ok(Some(seen)) => seen,
-            Ok(None) => {
-                tracing::info!(path = entry.end.path(), "removed");
-                drop(entry.service);
-                self.registry.remove(id);
-                entry.end.clear_error(&mut self.client)?;
-                return entry.end.unwatch_other(&mut self.client, &frontend_token(id));
+            Ok(None) => return self.forget(id, entry, "removed"),
+            Ok(Some(seen)) if entry.instance.is_some() && entry.instance != found_instance(&seen) => {
+                // It is found again.
+                self.dirty.insert(id);
+                return self.forget(id, entry, "replaced by another device");
             }
+            Ok(Some(seen)) => seen,
             Err(e) => {
                 self.devices.insert(id, entry);
                 return Err(e);
             }
         };
+        entry.instance = found_instance(&seen);
         let update = self.update(id, &mut entry, &seen, now);
-        if let Some(Failure { errno, what, .. }) = &update.error {
-            self.registry.set_error(id, Some(what));
-            entry.end.error(&mut self.client, *errno, what);
-        } else if update.state == Some(XenbusState::Connected)
-            || first && matches!(entry.service, Service::Running(_))
-        {
-            self.registry.set_error(id, None);
-            entry.end.clear_error(&mut self.client)?;
-        } else if !seen.online && update.state.unwrap_or(seen.own_state) == XenbusState::Closed {
+        let is_closed = update.state.unwrap_or(seen.own_state) == XenbusState::Closed;
+        if !seen.online && is_closed && update.error.is_none() {
             entry.service = Service::Closed;
             self.registry.remove(id);
         }
-        let written = publish(&mut self.client, &entry.end, &seen, &update);
+        let published = self.publish(id, &mut entry, &seen, &update);
+        let is_new = first && matches!(entry.service, Service::Running(_));
         self.devices.insert(id, entry);
-        if !written? {
+        if !published? {
             self.dirty.insert(id);
+        } else if update.error.is_none() && (is_new || update.state == Some(XenbusState::Connected)) {
+            self.clear_error(id);
         }
         Ok(())
+    }
+
+    /// Writes and reports a device's update; `false` where the store has changed and the device is to be read again.
+    fn publish(
+        &mut self,
+        id: Id,
+        entry: &mut Entry,
+        seen: &DeviceState,
+        update: &Update,
+    ) -> Result<bool, Error> {
+        if writes(seen, update) {
+            let instance = found_instance(seen).map_or_else(instance::random, Ok)?;
+            if !publish(&mut self.client, &entry.end, seen, update, &instance)? {
+                return Ok(false);
+            }
+            entry.instance = Some(instance);
+        } else if let Some(Failure { errno, what, .. }) = &update.error {
+            entry.end.error(&mut self.client, *errno, what);
+        }
+        if let Some(failure) = &update.error {
+            self.registry.set_error(id, Some(&failure.what));
+        }
+        Ok(true)
+    }
+
+    fn clear_error(&mut self, id: Id) {
+        self.registry.set_error(id, None);
+        if let Some(entry) = self.devices.get(&id) {
+            entry.end.clear_error(&mut self.client);
+        }
+    }
+
+    /// Drops a device whose node is not its own any more.
+    fn forget(&mut self, id: Id, entry: Entry, why: &str) -> Result<(), Error> {
+        tracing::info!(path = entry.end.path(), "{why}");
+        drop(entry.service);
+        self.registry.remove(id);
+        entry.end.clear_error(&mut self.client);
+        entry.end.unwatch_other(&mut self.client, &frontend_token(id))
     }
 
     /// Makes the entry of a new device once its node names the frontend.
@@ -277,13 +308,21 @@ impl<'d> Control<'d> {
         let span = device_span(self.driver.kind(), id);
         let time = now.saturating_duration_since(self.started);
         let refreshes = TokenBucket::new(REFRESH_RATE, REFRESH_BURST, time);
-        Ok(Some(Entry { end, span, refreshes, since: now, was_served: false, service: Service::New }))
+        Ok(Some(Entry {
+            end,
+            instance: None,
+            span,
+            refreshes,
+            since: now,
+            was_served: false,
+            service: Service::New,
+        }))
     }
 
     fn update(&mut self, id: Id, entry: &mut Entry, seen: &DeviceState, now: Instant) -> Update {
         let untried = match &entry.service {
             Service::New | Service::Waiting(_) => true,
-            Service::Failed(keys) => seen.online && *keys != without_state(&seen.own),
+            Service::Failed(keys) => seen.online && *keys != without_own(&seen.own),
             Service::Closed => seen.online,
             Service::Running(_) => false,
         };
@@ -326,11 +365,9 @@ impl<'d> Control<'d> {
             false => failure.may_pass && entry.was_served,
         };
         if !is_to_wait {
-            entry.service = Service::Failed(without_state(&seen.own));
+            entry.service = Service::Failed(without_own(&seen.own));
             return match seen.online {
-                true => {
-                    Update { state: Some(XenbusState::Closing), error: Some(failure), ..Update::default() }
-                }
+                true => Update { state: closing(seen), error: Some(failure), ..Update::default() },
                 false => unserved(seen),
             };
         }
@@ -364,22 +401,6 @@ fn device_span(kind: &str, (DomId(domid), devid): Id) -> Span {
     }
 }
 
-/// Whether a device that could not be probed is probed again: for a while if the failure may pass; in any case, and as long
-/// as it takes, if an earlier backend has served the device, because closing it would take it from a guest that is using
-/// it. An image that is missing when dom0 starts again may be there later.
-fn is_to_wait(failure: &Failure, waited: Duration, own_state: XenbusState) -> bool {
-    use XenbusState::{Connected, InitWait, Initialised};
-    matches!(own_state, InitWait | Initialised | Connected) || failure.may_pass && waited < BUSY
-}
-
-/// The update of a device that is not served: one that is not wanted holds nothing, but its frontend may have yet to close.
-fn unserved(seen: &DeviceState) -> Update {
-    use XenbusState::{Closed, Closing, Initialising, Unknown};
-    let is_closed = matches!(seen.other_state, Unknown | Initialising | Closed);
-    let state = (!seen.online).then_some(if is_closed { Closed } else { Closing });
-    Update { state, ..Update::default() }
-}
-
 /// The outcome of one pass over the marked devices.
 struct Round {
     /// At least one device was refreshed.
@@ -388,30 +409,14 @@ struct Round {
     next: Option<Instant>,
 }
 
-/// A backend's keys without its state, which the driver itself writes.
-fn without_state(keys: &Keys) -> Keys {
-    let mut keys = keys.clone();
-    keys.remove(key::STATE);
-    keys
+fn found_instance(seen: &DeviceState) -> Option<String> {
+    seen.own.get(key::INSTANCE).map(str::to_owned)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nix::errno::Errno;
-
-    #[test]
-    fn device_that_was_served_is_waited_for_and_never_closed() {
-        let busy = Failure::in_use_for_now("");
-        let missing = Failure::new(Errno::ENOENT as i32, "");
-        for served in [XenbusState::InitWait, XenbusState::Initialised, XenbusState::Connected] {
-            assert!(is_to_wait(&busy, BUSY * 1000, served) && is_to_wait(&missing, BUSY * 1000, served));
-        }
-        assert!(is_to_wait(&busy, Duration::ZERO, XenbusState::Initialising));
-        for new in [XenbusState::Initialising, XenbusState::Closing, XenbusState::Closed] {
-            assert!(!is_to_wait(&busy, BUSY, new) && !is_to_wait(&missing, Duration::ZERO, new));
-        }
-    }
+    use std::time::Duration;
 
     #[test]
     fn refreshes_are_limited_to_a_burst_and_a_rate() {

@@ -3,6 +3,8 @@
 use ring_abi::xenbus::key;
 
 use super::{DeviceState, Update};
+use crate::device_end::{Change, Expected};
+use crate::handshake::back::ring_keys;
 use crate::{DeviceEnd, Keys, XenbusState, read_tree};
 use xenstore::client::Result;
 use xenstore::{Client, Nodes};
@@ -33,31 +35,38 @@ pub(super) fn read(client: &mut Client, end: &DeviceEnd, first: bool) -> Result<
     Ok(Some(DeviceState { own, own_state, other_state, other, online }))
 }
 
-/// Writes an update made for `seen` in one transaction. `false`, and nothing is written, where the backend's state
-/// has changed since `seen` was read (a toolstack wrote Closing) or its node is removed: the device's state must be
-/// read again.
+/// Whether an update made for `seen` has anything to write.
+pub(super) fn writes(seen: &DeviceState, update: &Update) -> bool {
+    let changes = update.state.is_some_and(|state| state != seen.own_state);
+    changes || update.rewrite || !update.keys.is_empty()
+}
+
+/// Writes an update made for `seen`, in one transaction, and `instance` with the first. `false`, and nothing is written,
+/// where the store has changed since `seen` was read: the device is another, the toolstack wrote Closing, or, where the
+/// update changes the state, the frontend has changed its own or its rings. The device's state must be read again.
 pub(super) fn publish(
     client: &mut Client,
     end: &DeviceEnd,
     seen: &DeviceState,
     update: &Update,
+    instance: &str,
 ) -> Result<bool> {
     let state = update.state.unwrap_or(seen.own_state);
-    let changed = update.rewrite || state != seen.own_state;
-    if update.keys.is_empty() && !changed {
-        return Ok(true);
+    let changes = state != seen.own_state;
+    let mut keys = Keys::default();
+    keys.extend(update.keys.iter().filter(|(key, value)| seen.own.get(key) != Some(value)));
+    let found = seen.own.get(key::INSTANCE);
+    if found.is_none() {
+        keys.set(key::INSTANCE, instance);
     }
-    client.transaction(|tx| {
-        if !tx.exists(end.path())? || end.state(tx)? != seen.own_state {
-            return Ok(false);
-        }
-        for (key, value) in update.keys.iter().filter(|(key, value)| seen.own.get(key) != Some(value)) {
-            tx.write(&format!("{}/{key}", end.path()), value)?;
-        }
-        // Written only when it changes: every write fires the frontend's watch.
-        if changed {
-            tx.write(&format!("{}/{}", end.path(), key::STATE), state.as_text())?;
-        }
-        Ok(true)
-    })
+    let rings = ring_keys(&seen.other);
+    let expected = Expected {
+        instance: found,
+        own: seen.own_state,
+        other: changes.then_some(seen.other_state),
+        other_keys: changes.then_some(&rings),
+    };
+    let error = update.error.as_ref().map(|failure| (failure.errno, failure.what.as_str()));
+    let change = Change { state, rewrite: update.rewrite, keys: &keys, removed: &[], error };
+    end.change(client, &expected, &change)
 }

@@ -1,0 +1,29 @@
+//! Blocking calls beside requests that the caller has submitted.
+
+use blkfront::{Error, Operation, Request};
+use tempfile::NamedTempFile;
+use testkit::Machine;
+use testkit::block::{Backend, GUEST, XVDA, open, options};
+
+const MIB: u64 = 1 << 20;
+
+#[test]
+fn blocking_call_while_a_request_is_in_flight_is_refused_and_takes_no_completion() {
+    let file = NamedTempFile::new().unwrap();
+    file.as_file().set_len(MIB).unwrap();
+    let machine = Machine::new();
+    let _back = Backend::start(&machine);
+    machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
+    let mut disk = open(&machine.domain(GUEST), options());
+    let buffer = Some(disk.buffer(4096).unwrap());
+    disk.submit(Request { token: 7, operation: Operation::Read, sector: 0, bytes: 4096, buffer }).unwrap();
+    let refused = disk.read_at(4096, &mut [0; 4096]).unwrap_err();
+    assert!(matches!(refused, Error::InFlight { requests: 1 }), "{refused}");
+    let mut completions = Vec::new();
+    while completions.is_empty() {
+        disk.wait(&mut completions, None).unwrap();
+    }
+    assert_eq!(completions[0].request.token, 7);
+    disk.read_at(4096, &mut [0; 4096]).unwrap();
+    disk.close().unwrap();
+}

@@ -1,0 +1,88 @@
+// Not a core: does I/O or calls a hypervisor.
+
+//! The interface's connection to its backend: made and dropped as the handshake says, and what becomes of errors.
+
+use super::{ANY, Nic};
+use crate::connection::Connection;
+use crate::error::{ConnectionError, Error};
+use crate::handshake::{CONNECTION_KEYS, Negotiated, frontend_keys};
+use nix::errno::Errno;
+use ring_abi::netif::MAX_TX_SIZE;
+use xenbus::Keys;
+use xenbus::frontend::{self, FrontDevice, Frontend};
+
+impl FrontDevice for Nic {
+    type Error = Error;
+
+    const CONNECTION_KEYS: &[&str] = &CONNECTION_KEYS;
+
+    fn frontend(&mut self) -> &mut Frontend {
+        &mut self.frontend
+    }
+
+    fn offer(&mut self, back: &Keys) -> Result<Keys, Error> {
+        self.disconnected();
+        let negotiated = Negotiated::from_keys(back)?;
+        let peer = self.frontend.end().other_id();
+        let connection =
+            Connection::new(&*self.grants, &*self.channels, peer, negotiated.split, &self.stats)?;
+        connection.register(self.frontend.event_set(), ANY)?;
+        self.max_len = if negotiated.sg { MAX_TX_SIZE } else { ring_abi::PAGE_SIZE };
+        let keys = frontend_keys(connection.info(), self.requested);
+        self.connection = Some(connection);
+        self.negotiated = Some(negotiated);
+        self.offered = true;
+        Ok(keys)
+    }
+
+    fn connected(&mut self, _: &Keys) -> Result<(), Error> {
+        if std::mem::take(&mut self.offered) {
+            tracing::info!("connected");
+        }
+        Ok(())
+    }
+
+    fn disconnected(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            connection.unregister(self.frontend.event_set());
+            tracing::info!("disconnected");
+        }
+    }
+
+    fn removed(&mut self) -> Result<(), Error> {
+        Err(Error::Removed(self.frontend.end().path().to_owned()))
+    }
+}
+
+impl Nic {
+    /// Closes the interface for good because of an error, unless it is no fault of the backend's, and is returned then: the
+    /// interface was removed, or the hypervisor's or the system's limits are reached.
+    pub(super) fn survive(&mut self, outcome: Result<(), Error>) -> Result<(), Error> {
+        match outcome {
+            Ok(()) => Ok(()),
+            Err(error @ (Error::Removed(_) | Error::Io(_))) => Err(error),
+            Err(error @ Error::Connection(ConnectionError::Grant(grant_table::Error::NoSpace(_)))) => {
+                Err(error)
+            }
+            Err(error) => {
+                self.fail(&error);
+                Ok(())
+            }
+        }
+    }
+
+    /// Closes after an error of the connection: for good only if the backend broke the protocol.
+    pub(super) fn connection_failed(&mut self, error: &ConnectionError) {
+        match error {
+            ConnectionError::Grant(_) | ConnectionError::Channel(_) => {
+                self.frontend.span().in_scope(|| tracing::warn!(%error, "closing the connection"));
+                frontend::reconnect(self);
+            }
+            _ => self.fail(error),
+        }
+    }
+
+    fn fail(&mut self, error: &dyn std::fmt::Display) {
+        frontend::fail(self, Errno::EPROTO as i32, error);
+    }
+}
