@@ -82,12 +82,17 @@ impl InflightDir {
             Err(e) => return Err(failed(e)),
         };
         let mut text = [0; PAGE_SIZE];
-        let whole = file.metadata().map_err(failed)?.len() >= (PAGE_SIZE + bytes) as u64;
-        if !whole || file.read_exact_at(&mut text, 0).is_err() {
+        if file.read_exact_at(&mut text, 0).is_err() {
             return Ok(None);
         }
         let end = text.iter().position(|byte| *byte == 0).unwrap_or(PAGE_SIZE);
         if &text[..end] != belongs_to.as_bytes() {
+            return Ok(None);
+        }
+        let found = file.metadata().map_err(failed)?.len();
+        let expected = (PAGE_SIZE + bytes) as u64;
+        if found < expected {
+            tracing::warn!(path = %path.display(), found, expected, "an in-flight region of too few bytes, as of another version");
             return Ok(None);
         }
         InflightRegion::over(file, &path).map(Some)

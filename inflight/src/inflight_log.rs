@@ -12,11 +12,12 @@
 //! The memory holds a head with the index of the next request, and for each entry: state, index of its request, index
 //! of its response, 0, and the request's bytes.
 
-use crate::log_memory::{self, LogMemory, LogMismatch, compiler_barrier};
+use crate::log_memory::{self, Format, LogMemory, LogMismatch, compiler_barrier};
 use ring_abi::ring::Protocol;
 use ring_abi::shm::{Memory, Slot};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"xpv1");
+const VERSION: u32 = 1;
 const ENTRY: usize = 16;
 
 const FREE: u32 = 0;
@@ -26,11 +27,12 @@ const ANSWERED: u32 = 2;
 /// The in-flight log of one ring, with an entry for each request that can be in flight. The owner assigns entries to
 /// requests.
 #[derive(Debug)]
-pub struct InflightLog<P, M>(LogMemory<P, M, MAGIC>);
+pub struct InflightLog<P, M>(LogMemory<P, M>);
 
 impl<P: Protocol, M: Memory> InflightLog<P, M> {
     /// Bytes of an entry.
     const STRIDE: usize = ENTRY + P::SLOT.next_multiple_of(8);
+    const FORMAT: Format = Format { magic: MAGIC, version: VERSION, stride: Self::STRIDE };
 
     /// Bytes of memory, in whole pages, for an in-flight log of so many entries.
     pub const fn bytes(entries: u32) -> usize {
@@ -42,15 +44,15 @@ impl<P: Protocol, M: Memory> InflightLog<P, M> {
     /// # Errors
     /// [`LogMismatch`] where the memory is too small.
     pub fn start(memory: M, entries: u32, taken: u32) -> Result<Self, LogMismatch> {
-        LogMemory::start(memory, entries, Self::STRIDE, taken, |entry| entry.store32(0, FREE)).map(Self)
+        LogMemory::start(memory, entries, Self::FORMAT, taken, |entry| entry.store32(0, FREE)).map(Self)
     }
 
     /// The in-flight log that an earlier backend has left in `memory`.
     ///
     /// # Errors
-    /// [`LogMismatch`] where `memory` does not hold an in-flight log of this protocol and size.
+    /// [`LogMismatch`] where `memory` does not hold an in-flight log of this protocol, size and version.
     pub fn open(memory: M, entries: u32) -> Result<Self, LogMismatch> {
-        LogMemory::open(memory, entries, Self::STRIDE).map(Self)
+        LogMemory::open(memory, entries, Self::FORMAT).map(Self)
     }
 
     /// Index of the next request to be taken.

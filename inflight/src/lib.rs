@@ -31,6 +31,9 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! A log says of which version it is. One of another version is refused, so that its ring is connected anew rather than
+//! resumed from what it may not mean; logs from before there were versions are resumed.
+//!
 //! Without the default feature `std` only the two logs remain.
 #![cfg_attr(not(feature = "std"), no_std)]
 

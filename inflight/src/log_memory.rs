@@ -4,7 +4,12 @@
 //! | bytes | what |
 //! |---|---|
 //! | 0, 4, 8, 12 | magic, bytes of a slot, number of entries, an index of the ring's |
+//! | 16, 20 | version, bytes of an entry |
 //! | 64 + n x stride | entry n |
+//!
+//! A log of another version is refused, as its bytes may mean something else. A log without a version, where there is 0,
+//! was written by a program from before logs had one: its layout is that of version 1, and it has no bytes of an entry.
+//! Such a program in turn reads no version. A version with another layout therefore has another magic, too.
 
 use core::marker::PhantomData;
 use core::sync::atomic::{Ordering, compiler_fence};
@@ -14,9 +19,26 @@ use ring_abi::shm::{Memory, Slot};
 
 const HEAD: usize = 64;
 
-/// The memory does not hold a log of this ring.
+/// Offsets of the head's words.
+const MAGIC: usize = 0;
+const SLOT: usize = 4;
+const ENTRIES: usize = 8;
+const INDEX: usize = 12;
+const VERSION: usize = 16;
+const ENTRY_BYTES: usize = 20;
+
+/// What makes a log of one kind.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Format {
+    pub(crate) magic: u32,
+    pub(crate) version: u32,
+    /// Bytes of an entry, a multiple of 8.
+    pub(crate) stride: usize,
+}
+
+/// The memory does not hold a log of this ring, of the version that this program writes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("{ring}: the log is not of this ring: found {found}, expected {expected} ({what})")]
+#[error("{ring}: the log is of another ring or version: {what}: found {found}, expected {expected}")]
 pub struct LogMismatch {
     /// [`Protocol::NAME`].
     pub ring: &'static str,
@@ -28,9 +50,9 @@ pub struct LogMismatch {
     pub expected: u32,
 }
 
-/// A head, and entries of `STRIDE` bytes, a multiple of 8.
+/// A head and entries.
 #[derive(Debug)]
-pub(crate) struct LogMemory<P, M, const MAGIC: u32> {
+pub(crate) struct LogMemory<P, M> {
     memory: M,
     entries: u32,
     stride: usize,
@@ -48,40 +70,52 @@ pub(crate) fn compiler_barrier() {
     compiler_fence(Ordering::Release);
 }
 
-impl<P: Protocol, M: Memory, const MAGIC: u32> LogMemory<P, M, MAGIC> {
+impl<P: Protocol, M: Memory> LogMemory<P, M> {
     /// Initialises the memory with `index`; `blank` initialises each entry.
     pub(crate) fn start(
         memory: M,
         entries: u32,
-        stride: usize,
+        format: Format,
         index: u32,
         blank: impl Fn(Slot<'_>),
     ) -> Result<Self, LogMismatch> {
-        let log = Self::over(memory, entries, stride)?;
+        let log = Self::over(memory, entries, format.stride)?;
         let head = log.head();
         // Without the magic number a half-initialised log is not recognised.
-        head.store32(0, 0);
+        head.store32(MAGIC, 0);
         compiler_barrier();
-        (0..entries).for_each(|entry| blank(log.entry(entry, 0, stride)));
-        head.store32(4, P::SLOT as u32);
-        head.store32(8, entries);
-        head.store32(12, index);
+        (0..entries).for_each(|entry| blank(log.entry(entry, 0, format.stride)));
+        head.store32(SLOT, P::SLOT as u32);
+        head.store32(ENTRIES, entries);
+        head.store32(INDEX, index);
+        head.store32(VERSION, format.version);
+        head.store32(ENTRY_BYTES, format.stride as u32);
         compiler_barrier();
-        head.store32(0, MAGIC);
+        head.store32(MAGIC, format.magic);
         Ok(log)
     }
 
     /// Opens a log that an earlier process wrote.
-    pub(crate) fn open(memory: M, entries: u32, stride: usize) -> Result<Self, LogMismatch> {
-        let log = Self::over(memory, entries, stride)?;
-        let expected = [("magic", 0, MAGIC), ("bytes of a slot", 4, P::SLOT as u32), ("entries", 8, entries)];
-        for (what, offset, expected) in expected {
-            let found = log.head().load32(offset);
-            if found != expected {
-                return Err(LogMismatch { ring: P::NAME, what, found, expected });
+    pub(crate) fn open(memory: M, entries: u32, format: Format) -> Result<Self, LogMismatch> {
+        let log = Self::over(memory, entries, format.stride)?;
+        log.expect("magic", log.head().load32(MAGIC), format.magic)?;
+        match log.head().load32(VERSION) {
+            0 => log.expect("version", 1, format.version)?,
+            found => {
+                log.expect("version", found, format.version)?;
+                log.expect("bytes of an entry", log.head().load32(ENTRY_BYTES), format.stride as u32)?;
             }
         }
+        log.expect("bytes of a slot", log.head().load32(SLOT), P::SLOT as u32)?;
+        log.expect("entries", log.head().load32(ENTRIES), entries)?;
         Ok(log)
+    }
+
+    fn expect(&self, what: &'static str, found: u32, expected: u32) -> Result<(), LogMismatch> {
+        match found == expected {
+            true => Ok(()),
+            false => Err(LogMismatch { ring: P::NAME, what, found, expected }),
+        }
     }
 
     fn over(memory: M, entries: u32, stride: usize) -> Result<Self, LogMismatch> {
@@ -105,12 +139,12 @@ impl<P: Protocol, M: Memory, const MAGIC: u32> LogMemory<P, M, MAGIC> {
     /// The head's index.
     #[inline]
     pub(crate) fn index(&self) -> u32 {
-        self.head().load32(12)
+        self.head().load32(INDEX)
     }
 
     #[inline]
     pub(crate) fn set_index(&self, index: u32) {
-        self.head().store32(12, index);
+        self.head().store32(INDEX, index);
     }
 
     /// `len` bytes of an entry from `offset` on.

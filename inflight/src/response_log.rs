@@ -8,16 +8,17 @@
 //!
 //! The memory holds a head with the index behind the last response, and a response for each slot.
 
-use crate::log_memory::{self, LogMemory, LogMismatch, compiler_barrier};
+use crate::log_memory::{self, Format, LogMemory, LogMismatch, compiler_barrier};
 use ring_abi::ring::{Back, Fault, Protocol};
 use ring_abi::shm::{Memory, Slot};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"xpvJ");
+const VERSION: u32 = 1;
 
 /// A ring cannot be resumed from the log of an earlier backend.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ResumeError {
-    /// The log is not of this ring.
+    /// The log is not of this ring, or of another version.
     #[error(transparent)]
     LogMismatch(#[from] LogMismatch),
     /// The ring's indexes do not agree with the log.
@@ -27,10 +28,11 @@ pub enum ResumeError {
 
 /// The response log of one ring.
 #[derive(Debug)]
-pub struct ResponseLog<P, M>(LogMemory<P, M, MAGIC>);
+pub struct ResponseLog<P, M>(LogMemory<P, M>);
 
 impl<P: Protocol, M: Memory> ResponseLog<P, M> {
     const STRIDE: usize = P::SLOT.next_multiple_of(8);
+    const FORMAT: Format = Format { magic: MAGIC, version: VERSION, stride: Self::STRIDE };
 
     /// Bytes of memory, in whole pages, for the response log of a ring of so many slots, a power of two.
     pub const fn bytes(slots: u32) -> usize {
@@ -42,17 +44,17 @@ impl<P: Protocol, M: Memory> ResponseLog<P, M> {
     /// # Errors
     /// [`LogMismatch`] where the memory is too small.
     pub fn start<R: Memory>(memory: M, ring: &Back<P, R>) -> Result<Self, LogMismatch> {
-        LogMemory::start(memory, ring.size(), Self::STRIDE, ring.produced(), |_| ()).map(Self)
+        LogMemory::start(memory, ring.size(), Self::FORMAT, ring.produced(), |_| ()).map(Self)
     }
 
     /// Resumes from the response log that an earlier backend of `ring` wrote to `memory`: the responses that it had begun
     /// to publish are published, and `ring` continues behind them. The frontend must be notified whether or not it asked.
     ///
     /// # Errors
-    /// [`ResumeError::LogMismatch`] where the log is not of this ring, [`ResumeError::Ring`] where its index is not within the
+    /// [`ResumeError::LogMismatch`] where the log is not of this ring or of another version, [`ResumeError::Ring`] where its index is not within the
     /// ring.
     pub fn resume<R: Memory>(memory: M, ring: &mut Back<P, R>) -> Result<Self, ResumeError> {
-        let response_log = Self(LogMemory::open(memory, ring.size(), Self::STRIDE)?);
+        let response_log = Self(LogMemory::open(memory, ring.size(), Self::FORMAT)?);
         let end = response_log.0.index();
         ring.resume_at(end)?;
         while ring.produced() != end {

@@ -189,6 +189,44 @@ fn open_of_another_rings_log_is_refused() {
     assert_eq!((other.what, other.found, other.expected), ("bytes of a slot", 112, 108));
 }
 
+/// Words of the head: version, and bytes of an entry.
+const VERSION: usize = 16;
+const ENTRY_BYTES: usize = 20;
+
+#[test]
+fn log_of_another_version_is_refused_and_one_without_a_version_is_resumed() {
+    let written = || {
+        let log = Pages::new(2);
+        let mut inflight_log: InflightLog<X86_64, Pages> = InflightLog::start(log.clone(), 32, 6).unwrap();
+        inflight_log.take(3, 6, &request_of(7));
+        log
+    };
+    let open = |log: &Pages| InflightLog::<X86_64, Pages>::open(log.clone(), 32);
+    // What is written, and what a program from before versions has written, which left these words zero.
+    for [version, entry_bytes] in [[1, 128], [0, 0]] {
+        let log = written();
+        if version == 0 {
+            log.words().store32(VERSION, 0);
+            log.words().store32(ENTRY_BYTES, 0);
+        }
+        let words = [VERSION, ENTRY_BYTES].map(|word| log.words().load32(word));
+        assert_eq!(words, [version, entry_bytes]);
+        let mut resumed = open(&log).unwrap();
+        assert_eq!((resumed.taken(), resumed.unanswered(3, 0)), (7, Some((6, request_of(7)))));
+    }
+    for (word, found, what, expected) in [
+        (VERSION, 2, "version", 1),
+        (VERSION, u32::MAX, "version", 1),
+        (ENTRY_BYTES, 136, "bytes of an entry", 128),
+        (ENTRY_BYTES, 0, "bytes of an entry", 128),
+    ] {
+        let log = written();
+        log.words().store32(word, found);
+        let refused = open(&log).unwrap_err();
+        assert_eq!((refused.what, refused.found, refused.expected), (what, found, expected));
+    }
+}
+
 #[test]
 fn network_request_in_the_log_is_unchanged() {
     let page = Pages::new(1);

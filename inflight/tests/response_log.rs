@@ -158,3 +158,32 @@ fn resume_of_another_rings_log_is_refused() {
     assert!(matches!(resume(&mut ring), ResumeError::Ring(_)), "more than the ring has");
     drop(front);
 }
+
+#[test]
+fn log_of_another_version_is_refused_and_one_without_a_version_is_resumed() {
+    const VERSION: usize = 16;
+    const ENTRY_BYTES: usize = 20;
+    let page = Pages::new(1);
+    let log = Pages::new(1);
+    let _front: Front<Rx, Pages> = Front::init(page.clone()).unwrap();
+    let mut ring: Back<Rx, Pages> = Back::attach(page).unwrap();
+    RxResponseLog::start(log.clone(), &ring).unwrap();
+    assert_eq!([VERSION, ENTRY_BYTES].map(|word| log.words().load32(word)), [1, 8]);
+    for (version, entry_bytes, refused) in [
+        (1, 8, None),
+        (0, 0, None),
+        (2, 8, Some(("version", 2, 1))),
+        (1, 16, Some(("bytes of an entry", 16, 8))),
+    ] {
+        log.words().store32(VERSION, version);
+        log.words().store32(ENTRY_BYTES, entry_bytes);
+        let found = match RxResponseLog::resume(log.clone(), &mut ring) {
+            Ok(_) => None,
+            Err(ResumeError::LogMismatch(LogMismatch { what, found, expected, .. })) => {
+                Some((what, found, expected))
+            }
+            Err(error) => panic!("{error}"),
+        };
+        assert_eq!(found, refused, "version {version}");
+    }
+}

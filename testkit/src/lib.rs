@@ -7,6 +7,8 @@
 //! [`net::RawFrontend`] and [`net::RawBackend`] are ends of a device whose rings and keys the test writes itself.
 //! [`page_ownership`] is a model of page transfer, which the local hypervisor is compared with.
 //!
+//! [`soak`] makes random operations on a whole machine, and says what must hold after each.
+//!
 //! [`LossyStore`] is a store whose connections the test cuts.
 //!
 //! Every function panics on failure, and no wait is longer than [`BOUND`].
@@ -35,6 +37,7 @@ mod machine;
 pub mod net;
 pub mod page_ownership;
 pub mod random;
+pub mod soak;
 
 pub use driver::DriverThread;
 pub use frontend::FrontendDevice;

@@ -16,6 +16,7 @@ TESTED = ["--profile", "scenario"]
 # The program's name on the machine, and cargo's arguments. `xpv` is built as it is shipped.
 KNOWN = {
     "xpv": ["build", "--release", "-p", "toolstack", "--bin", "xpv"],
+    "xpv-previous": ["build", *TESTED, "-p", "toolstack", "--bin", "xpv"],
     "contract": ["test", *TESTED, "--no-run", "-p", "hypervisor", "--test", "contract"],
     "xenstore-conformance": ["test", *TESTED, "--no-run", "-p", "xenstore", "--test", "conformance"],
     "xen-vbd": ["build", *TESTED, "-p", "toolstack", "--example", "xen_vbd"],
@@ -38,13 +39,13 @@ def stripped(program: Path, to: Path) -> bytes:
     return (to if done else program).read_bytes()
 
 
-def build(name: str, report, checkout: Path | None = None) -> Path:
-    """Builds the static executable `name` of this checkout, or of another one in its own target directory."""
+def build(name: str, report, checkout: Path | None = None, target: Path | None = None) -> Path:
+    """Builds the static executable `name` of this checkout, or of another one in its own target directory or in `target`."""
     if name not in KNOWN:
         raise Missing(f"program {name} is not known: give --program {name}=PATH")
     report(f"building the program {name}" + (f" of {checkout}" if checkout else ""))
     line = [tool("cargo", "cargo, or from rustup.rs"), *KNOWN[name], "--target", TARGET]
-    line += ["--target-dir", str(checkout / "target")] if checkout else []
+    line += ["--target-dir", str(target or checkout / "target")] if checkout else []
     # A static program needs no C library in the initramfs. With `xen_host` the tests that need a Xen host are not ignored.
     environment = dict(os.environ, RUSTFLAGS="-C target-feature=+crt-static --cfg xen_host")
     made = subprocess.run(
