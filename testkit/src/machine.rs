@@ -68,7 +68,9 @@ impl Machine {
 
     /// Attaches a device with these nodes.
     pub(crate) fn attach(&self, new: device::NewDevice) -> Device {
-        device::add(&mut self.client(), &new).unwrap();
+        let mut client = self.client();
+        client.mkdir(&format!("/local/domain/{}", new.device.front)).unwrap();
+        device::add(&mut client, &new).unwrap();
         new.device
     }
 

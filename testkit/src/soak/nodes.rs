@@ -81,6 +81,7 @@ mod tests {
         let mut client = store.client().unwrap();
         let domid = DomId(3);
         let devices = Guest { disks: [None, Some(1), None], vifs: [true, false] };
+        client.mkdir("/local/domain/3").unwrap();
         for device in [disk_device(domid, 1), vif_device(domid, 0)] {
             device::add(&mut client, &device::NewDevice::new(device)).unwrap();
         }

@@ -47,21 +47,22 @@ fn permissions(owner: DomId, reader: DomId) -> [Permission; 2] {
 /// Writes a device's nodes, upon which its drivers connect.
 ///
 /// # Errors
-/// [`Error::Other`] if the domain has a device of this kind and number already, unless it was to be removed and is
-/// closed: a guest may close a disk long after its detaching was given up.
+/// [`Error::Other`] if the domain has no nodes, as it was removed since it was found; or if it has a device of this kind
+/// and number already, unless that was to be removed and is closed: a guest may close a disk long after its detaching was
+/// given up.
 pub fn add(client: &mut Client, new: &NewDevice) -> Result<()> {
-    let written = client.transaction(|tx| {
+    let Device { kind, id, front, .. } = &new.device;
+    let refusal = client.transaction(|tx| {
+        if !tx.exists(&format!("/local/domain/{front}"))? {
+            return Ok(Some(format!("domain {front} does not exist any more")));
+        }
         if tx.exists(&libxl_path(&new.device))? && !is_gone(tx, &new.device)? {
-            return Ok(false);
+            return Ok(Some(format!("domain {front} has a {kind} with the number {id} already")));
         }
         write(tx, new)?;
-        Ok(true)
+        Ok(None)
     })?;
-    if written {
-        return Ok(());
-    }
-    let Device { kind, id, front, .. } = &new.device;
-    Err(Error::Other(format!("domain {front} has a {kind} with the number {id} already")))
+    refusal.map_or(Ok(()), |why| Err(Error::Other(why)))
 }
 
 /// Whether a device was to be removed, and both its ends are closed.
@@ -142,15 +143,18 @@ pub fn request_close(client: &mut Client, device: &Device) -> Result<bool> {
 
 /// Removes a device's nodes, and its backend's parent directories if they become empty.
 pub fn remove(client: &mut Client, device: &Device) -> Result<()> {
-    Ok(client.transaction(|tx| {
-        let front = device.front_path();
-        let back = device.back_path();
-        for path in [&front, &back, &libxl_path(device)] {
-            remove_tree(tx, path)?;
-        }
-        remove_errors(tx, device)?;
-        prune(tx, &back, 2)
-    })?)
+    Ok(client.transaction(|tx| remove_nodes(tx, device))?)
+}
+
+/// Removes a device's nodes as [`remove`] does, as part of a transaction.
+pub fn remove_nodes(tx: &mut impl Nodes, device: &Device) -> xenstore::client::Result<()> {
+    let front = device.front_path();
+    let back = device.back_path();
+    for path in [&front, &back, &libxl_path(device)] {
+        remove_tree(tx, path)?;
+    }
+    remove_errors(tx, device)?;
+    prune(tx, &back, 2)
 }
 
 /// Removes the errors that a device's ends have reported.
@@ -183,8 +187,8 @@ fn prune(nodes: &mut impl Nodes, path: &str, levels: usize) -> xenstore::client:
 }
 
 /// Lists a domain's devices of one kind in the order of their numbers: those in `/libxl`, which the guest cannot write.
-pub fn list(client: &mut Client, domid: DomId, kind: &str) -> Result<Vec<Device>> {
-    let names = match client.directory(&format!("/libxl/{domid}/device/{kind}")) {
+pub fn list(nodes: &mut impl Nodes, domid: DomId, kind: &str) -> xenstore::client::Result<Vec<Device>> {
+    let names = match nodes.directory(&format!("/libxl/{domid}/device/{kind}")) {
         Err(e) if e.is_not_found() => Vec::new(),
         names => names?,
     };
@@ -216,6 +220,10 @@ mod tests {
         let mut client = store.client().unwrap();
         client.mkdir("/local/domain/0/backend").unwrap();
         client.mkdir("/local/domain/0/error").unwrap();
+        // Its domain was removed meanwhile.
+        assert!(add(&mut client, &device()).unwrap_err().to_string().contains("does not exist any more"));
+        assert!(!client.exists("/libxl/3").unwrap());
+        client.mkdir("/local/domain/3").unwrap();
         add(&mut client, &device()).unwrap();
         let front = "/local/domain/3/device/vbd/51712";
         let back = "/local/domain/0/backend/vbd/3/51712";
@@ -250,6 +258,7 @@ mod tests {
         let store = Store::spawn(Config::default()).unwrap();
         let mut client = store.client().unwrap();
         let device = device();
+        client.mkdir("/local/domain/3").unwrap();
         add(&mut client, &device).unwrap();
         request_close(&mut client, &device.device).unwrap();
         for (path, replaced) in [(device.device.back_path(), false), (device.device.front_path(), true)] {

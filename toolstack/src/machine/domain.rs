@@ -123,11 +123,14 @@ impl Removal {
 
     /// Removes the domain's nodes.
     pub fn finish(self, client: &mut Client) -> Result<()> {
-        for device in &self.devices {
-            device::remove(client, device)?;
-        }
         let domid = self.domid;
         Ok(client.transaction(|tx| {
+            // Also those that were attached since the removal began.
+            for kind in ["vbd", "vif"] {
+                for device in device::list(tx, domid, kind)? {
+                    device::remove_nodes(tx, &device)?;
+                }
+            }
             let home = format!("/local/domain/{domid}");
             if let Some(vm) = tx.read_opt(&format!("{home}/vm"))?
                 && vm.starts_with(b"/vm/")
@@ -184,7 +187,9 @@ mod tests {
         }
         assert!(other.is_due(&mut client).unwrap() && !stuck.is_due(&mut client).unwrap());
         client.write("/local/domain/0/error/backend/vbd/2/0/error", "5 late").unwrap();
+        device::add(&mut client, &NewDevice::new(Device::new("vbd", DomId(2), 16))).unwrap();
         other.finish(&mut client).unwrap();
+        assert!(!client.exists("/local/domain/0/backend/vbd/2").unwrap(), "attached late");
         for path in ["/local/domain/2", "/libxl/2", "/local/domain/0/error/backend/vbd/2"] {
             assert!(!client.exists(path).unwrap(), "{path}");
         }

@@ -290,6 +290,7 @@ mod tests {
         let store = Store::spawn(Config::default()).unwrap();
         let mut client = store.client().unwrap();
         let device = Device::new("vif", DomId(3), 0);
+        client.mkdir("/local/domain/3").unwrap();
         device::add(&mut client, &NewDevice::new(device.clone())).unwrap();
         let write = |end: String, state: XenbusState| {
             store.client().unwrap().write(&format!("{end}/{STATE}"), state.as_text()).unwrap();
