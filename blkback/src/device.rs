@@ -239,6 +239,12 @@ impl VbdDevice {
         }
         match self.start(negotiated, Recovery::Resume(region)) {
             Ok(()) => self.handshake = Handshake::resumed(RECONNECT),
+            // An earlier process that is being killed closes its event channels a moment after its files.
+            Err(error @ StartError::Channel(event_channel::Error::NoSuchPort { .. }))
+                if found.other_state == XenbusState::Connected =>
+            {
+                return Err(Failure::in_use_for_now(error));
+            }
             Err(error @ (StartError::Ring(_) | StartError::Channel(_))) => {
                 tracing::warn!(%error, "failed to resume; reconnecting");
             }
