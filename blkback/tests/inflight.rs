@@ -5,7 +5,7 @@ use std::time::Instant;
 use blkback::VbdDriver;
 use inflight::InflightDir;
 use ring_abi::DomId;
-use ring_abi::blkif::X86_64;
+use ring_abi::blkif::{X86_64, key};
 use tempfile::TempDir;
 use testkit::block::{Backend, GUEST, RawFrontend, XVDA};
 use testkit::{BOUND, FrontendDevice, Machine};
@@ -53,6 +53,19 @@ fn wait_until(is: impl Fn() -> bool) {
     }
 }
 
+#[test]
+fn record_of_a_ring_that_cannot_be_mapped_is_removed() {
+    let setup = setup();
+    let _back = setup.start();
+    setup.device.wait_for_backend(XenbusState::InitWait);
+    setup.device.set(key::RING_REF, 4_000_000);
+    setup.device.set(key::EVENT_CHANNEL, 1);
+    setup.device.switch(XenbusState::Initialised);
+    setup.device.wait_for_backend(XenbusState::Closing);
+    assert!(setup.machine.backend_error(&setup.device.device).unwrap().contains("mapping the ring"));
+    assert!(!setup.is_recorded());
+}
+
 /// A process that is being killed closes its files before its event channels.
 #[test]
 fn event_channel_of_an_earlier_process_is_waited_for_while_the_frontend_is_connected() {
@@ -72,4 +85,6 @@ fn event_channel_of_an_earlier_process_is_waited_for_while_the_frontend_is_conne
     // Nor does it wait for the port of a frontend that has closed.
     setup.device.switch(XenbusState::Closed);
     wait_until(|| error().is_empty());
+    setup.machine.remove(&setup.device.device);
+    wait_until(|| !setup.is_recorded());
 }
