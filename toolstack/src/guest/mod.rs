@@ -7,6 +7,7 @@
 pub mod blocks;
 pub mod buffers;
 pub mod export;
+pub mod failed;
 pub mod kernel;
 pub mod netns;
 pub mod nic_port;
