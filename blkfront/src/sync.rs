@@ -1,5 +1,3 @@
-// Not a core: does I/O or calls a hypervisor.
-
 //! Blocking calls, which copy bytes in or out and use as many requests as needed.
 
 use ring_abi::blkif::SECTOR;

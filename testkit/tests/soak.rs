@@ -17,7 +17,7 @@ use machine::Threads;
 use testkit::soak::{Settings, run};
 
 /// Operations of a run that nobody asked for more.
-const OPERATIONS: usize = 500;
+const OPERATIONS: usize = 300;
 
 #[test]
 fn devices_of_a_random_machine_are_usable_or_gone() {

@@ -6,13 +6,13 @@ use ring_abi::DomId;
 use ring_abi::xenbus::key;
 
 use super::device::Device;
-use super::error_node::{error_directory, remove_error};
+use super::error_node::{error_directory, remove_error, shortened};
 use super::keys::Keys;
 use super::read_tree::{read_tree, readable};
 use crate::XenbusState;
 use xenstore::XsError;
 use xenstore::client::Result;
-use xenstore::{Client, Error, Nodes};
+use xenstore::{Client, Error, Nodes, Transaction};
 
 /// One end of a device: the node this end writes, and the node it reads the other end from (Linux's `nodename` and
 /// `otherend` of `struct xenbus_device`).
@@ -24,6 +24,9 @@ pub struct DeviceEnd {
     is_back: bool,
 }
 
+/// Attempts of a backend's transactions: a frontend, which is not trusted, can make each of them conflict.
+const ATTEMPTS: u32 = 3;
+
 /// What has to be in the store for [`DeviceEnd::change`], as it was read before.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Expected<'e> {
@@ -31,6 +34,8 @@ pub struct Expected<'e> {
     pub instance: Option<&'e str>,
     /// This end's state, as this end has written it last.
     pub own: XenbusState,
+    /// Keys of this end, e.g. those of the toolstack.
+    pub own_keys: Option<&'e Keys>,
     /// The other end's state; `None` for any.
     pub other: Option<XenbusState>,
     /// Keys of the other end, e.g. those of its rings.
@@ -133,15 +138,17 @@ impl DeviceEnd {
 
     /// Writes keys and a state of this end, and removes the keys of these names, in one transaction, if the store is as
     /// `expected`. `false`, and nothing is written, where it is not: the device is gone, another one has its path, or one of
-    /// its ends has changed its state, and what to do has to be decided anew.
+    /// its ends has changed its state, and what to do has to be decided anew; nor does a backend write while its
+    /// frontend goes on writing what was `expected`. An error that cannot be reported does not keep the rest from being written.
     pub fn change(&self, client: &mut Client, expected: &Expected<'_>, change: &Change<'_>) -> Result<bool> {
-        let written = client.transaction(|tx| {
+        let text = change.error.map(|(errno, what)| error_text(errno, what));
+        let written = client.transaction_within(self.attempts(), |tx| {
             if !self.is_as(tx, expected)? {
                 return Ok(false);
             }
             // Before the state, for whoever waits for that.
-            if let Some((errno, what)) = change.error {
-                readable(tx.write(&self.error_path(), error_text(errno, what)))?;
+            if let Some(text) = &text {
+                report(tx, &self.error_path(), text)?;
             }
             for key in change.removed {
                 remove(tx, &format!("{}/{key}", self.path))?;
@@ -154,7 +161,11 @@ impl DeviceEnd {
                 tx.write(&state_path(&self.path), change.state.as_text())?;
             }
             Ok(true)
-        })?;
+        });
+        let written = match written {
+            Err(Error::Conflict { .. }) if self.is_back => false,
+            written => written?,
+        };
         match change.error {
             Some((errno, what)) if written => tracing::error!(device = self.path, errno, "{what}"),
             Some((errno, what)) => {
@@ -163,6 +174,10 @@ impl DeviceEnd {
             None => {}
         }
         Ok(written)
+    }
+
+    fn attempts(&self) -> u32 {
+        if self.is_back { ATTEMPTS } else { Transaction::ATTEMPTS }
     }
 
     fn is_as(&self, nodes: &mut impl Nodes, expected: &Expected<'_>) -> Result<bool> {
@@ -180,12 +195,7 @@ impl DeviceEnd {
         {
             return Ok(false);
         }
-        for (key, value) in expected.other_keys.into_iter().flat_map(Keys::iter) {
-            if readable(nodes.read_text(&format!("{}/{key}", self.other_path)))?.as_deref() != Some(value) {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        Ok(has(nodes, &self.path, expected.own_keys)? && has(nodes, &self.other_path, expected.other_keys)?)
     }
 
     /// Reads which device this is, as its backend has written it: `None` where it has not yet, or never does.
@@ -245,7 +255,7 @@ impl DeviceEnd {
         tracing::error!(device = self.path, errno, "{what}");
         let text = error_text(errno, what);
         // Nothing removes the error node of a device whose nodes were removed before.
-        let written = client.transaction(|tx| match read_state(tx, &self.path)? {
+        let written = client.transaction_within(self.attempts(), |tx| match read_state(tx, &self.path)? {
             None => Ok(()),
             Some(_) => tx.write(&self.error_path(), &text),
         });
@@ -255,25 +265,11 @@ impl DeviceEnd {
         }
     }
 
-    /// Reports an error and writes the state Closing, as Linux's `xenbus_dev_fatal` does, but not over Closed: the other end
-    /// may have closed too, and would never follow. `false` when nothing was written.
-    pub fn fatal(&self, client: &mut Client, errno: i32, what: impl fmt::Display) -> Result<bool> {
-        self.error(client, errno, what);
-        client.transaction(|tx| match read_state(tx, &self.path)? {
-            None | Some(XenbusState::Closed) => Ok(false),
-            Some(XenbusState::Closing) => Ok(true),
-            Some(_) => {
-                tx.write(&state_path(&self.path), XenbusState::Closing.as_text())?;
-                Ok(true)
-            }
-        })
-    }
-
     /// Removes the error that this end has reported, if any, e.g. once the device is connected. A failure is only logged, as
     /// in [`DeviceEnd::error`].
     pub fn clear_error(&self, client: &mut Client) {
         let removed = match client.exists(&self.error_path()) {
-            Ok(true) => client.transaction(|tx| remove_error(tx, &self.path)),
+            Ok(true) => client.transaction_within(self.attempts(), |tx| remove_error(tx, &self.path)),
             Ok(false) => Ok(()),
             Err(e) if e.store_error() == Some(XsError::EACCES) => Ok(()),
             Err(e) => Err(e),
@@ -300,7 +296,28 @@ fn read_state(nodes: &mut impl Nodes, path: &str) -> Result<Option<XenbusState>>
 
 /// As `xenbus_dev_error` writes it.
 fn error_text(errno: i32, what: impl fmt::Display) -> String {
-    format!("{} {what}", errno.abs())
+    shortened(&format!("{} {what}", errno.abs())).to_owned()
+}
+
+/// Writes an error's text. A store that refuses it, for a quota for instance, is only logged, as by `xenbus_dev_error`.
+fn report(nodes: &mut impl Nodes, path: &str, text: &str) -> Result<()> {
+    match nodes.write(path, text) {
+        Err(error @ Error::Store { .. }) if error.store_error() != Some(XsError::EAGAIN) => {
+            tracing::warn!(path, %error, "failed to write the error node");
+            Ok(())
+        }
+        written => written,
+    }
+}
+
+/// Whether a node has all these keys with these values.
+fn has(nodes: &mut impl Nodes, path: &str, keys: Option<&Keys>) -> Result<bool> {
+    for (key, value) in keys.into_iter().flat_map(Keys::iter) {
+        if readable(nodes.read_text(&format!("{path}/{key}")))?.as_deref() != Some(value) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Whether a node is there and readable.

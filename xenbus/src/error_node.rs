@@ -5,6 +5,9 @@ use ring_abi::xs_wire::XsError;
 use xenstore::Nodes;
 use xenstore::client::Result;
 
+/// The most bytes of an error that are kept.
+pub(crate) const MAX_ERROR: usize = 512;
+
 /// The directory of an end's error: `/local/domain/0/error/backend/vbd/3/51712` for the backend
 /// `/local/domain/0/backend/vbd/3/51712`. The error is its node `error`: an errno and a text.
 pub fn error_directory(end: &str) -> String {
@@ -38,6 +41,13 @@ pub fn remove_error(nodes: &mut impl Nodes, end: &str) -> Result<()> {
             _ => return Ok(()),
         }
     }
+}
+
+/// Cuts an error's text off where it is too long for a node, of whose value a store limits the length: it may quote what
+/// others have written.
+pub(crate) fn shortened(text: &str) -> &str {
+    let end = (0..=MAX_ERROR.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or_default()]
 }
 
 fn is_inaccessible(error: &xenstore::Error) -> bool {

@@ -72,8 +72,7 @@ fn device_ends_complete_the_handshake() {
     back.switch_state(&mut dom0, XenbusState::InitWait).unwrap();
     assert_eq!(events(&mut guest), []);
 
-    assert!(back.fatal(&mut dom0, 22, "no such ring").unwrap());
-    assert_eq!(back.state(&mut dom0).unwrap(), XenbusState::Closing);
+    back.error(&mut dom0, 22, "no such ring");
     let error = dom0.read_text("/local/domain/0/error/backend/vbd/3/51712/error").unwrap();
     assert_eq!(error, "22 no such ring");
     dom0.rm(back.path()).unwrap();
@@ -99,18 +98,6 @@ fn nodes_of_a_removed_device_are_not_written() {
     assert!(!dom0.exists(&front.error_path()).unwrap());
 }
 
-/// A frontend that is Closed as well would never follow.
-#[test]
-fn fatal_error_of_a_closed_end_leaves_it_closed() {
-    let store = Store::spawn(Config::default()).unwrap();
-    let mut dom0 = store.client().unwrap();
-    let back = DeviceEnd::back(&Device::new("vbd", DomId(3), 51712));
-    dom0.write(&format!("{}/{}", back.path(), key::STATE), XenbusState::Closed.as_text()).unwrap();
-    assert!(!back.fatal(&mut dom0, 5, "late").unwrap());
-    assert_eq!(back.state(&mut dom0).unwrap(), XenbusState::Closed);
-    assert_eq!(dom0.read_text(&back.error_path()).unwrap(), "5 late");
-}
-
 #[test]
 fn change_is_written_only_if_the_store_is_as_it_was_read() {
     use XenbusState::{Closed, Connected, InitWait, Initialised};
@@ -130,11 +117,17 @@ fn change_is_written_only_if_the_store_is_as_it_was_read() {
     let rings = Keys::default().with("ring-ref", 8);
     let other_rings = Keys::default().with("ring-ref", 9);
     let change = Change { state: Connected, rewrite: false, keys: &keys, removed: &[], error: None };
-    let expected =
-        Expected { instance: Some("a"), own: InitWait, other: Some(Initialised), other_keys: Some(&rings) };
+    let expected = Expected {
+        instance: Some("a"),
+        own: InitWait,
+        other: Some(Initialised),
+        other_keys: Some(&rings),
+        ..Expected::default()
+    };
     for wrong in [
         Expected { instance: Some("b"), ..expected },
         Expected { own: Closed, ..expected },
+        Expected { own_keys: Some(&rings), ..expected },
         Expected { other: Some(Connected), ..expected },
         Expected { other_keys: Some(&other_rings), ..expected },
     ] {

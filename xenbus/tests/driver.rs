@@ -4,8 +4,8 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use ring_abi::DomId;
 use ring_abi::xenbus::key;
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
 use xenbus::{Device, DeviceEnd, XenbusState};
@@ -20,6 +20,12 @@ const BOUND: Duration = Duration::from_secs(20);
 struct Steering {
     /// Devices cannot be served.
     refuses: AtomicBool,
+    /// What is done during the next probe.
+    during_probe: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+    /// The error of devices that cannot be served is this many bytes longer.
+    longer_by: AtomicU32,
+    /// Devices are another program's.
+    foreign: AtomicBool,
     /// Another process uses what they need.
     is_in_use: AtomicBool,
     probes: AtomicU32,
@@ -37,8 +43,12 @@ impl BackDriver for Vifs {
 
     fn probe(&mut self, _: &Device, _: &DeviceState, _: Waker) -> Result<Box<dyn BackDevice>, Failure> {
         self.0.probes.fetch_add(1, Ordering::Relaxed);
+        if let Some(during_probe) = self.0.during_probe.lock().unwrap().take() {
+            during_probe();
+        }
         if self.0.refuses.load(Ordering::Relaxed) {
-            return Err(Failure::new(19, "bridge: found \"br7\""));
+            let more = "x".repeat(self.0.longer_by.load(Ordering::Relaxed) as usize);
+            return Err(Failure::new(19, format!("bridge: found \"br7\"{more}")));
         }
         if self.0.is_in_use.load(Ordering::Relaxed) {
             return Err(Failure::in_use_for_now("the tap is in use"));
@@ -52,6 +62,10 @@ impl BackDevice for Vif {
     fn changed(&mut self, seen: &DeviceState) -> Update {
         let state = if seen.online { XenbusState::Connected } else { XenbusState::Closed };
         Update { state: Some(state), ..Update::default() }
+    }
+
+    fn is_foreign(&self) -> bool {
+        self.0.foreign.load(Ordering::Relaxed)
     }
 }
 
@@ -68,7 +82,7 @@ struct Setup {
     steering: Arc<Steering>,
     stop: Arc<EventFd>,
     thread: Option<std::thread::JoinHandle<()>>,
-    _store: Store,
+    store: Store,
 }
 
 fn setup(states: [XenbusState; 2], refuses: bool) -> Setup {
@@ -96,7 +110,7 @@ fn setup(states: [XenbusState; 2], refuses: bool) -> Setup {
         xenbus::driver::run(own_client, DomId::DOM0, &mut driver, stop_of_thread.as_fd()).unwrap();
     };
     let thread = Some(std::thread::spawn(run));
-    Setup { client, back, steering, stop, thread, _store: store }
+    Setup { client, back, steering, stop, thread, store }
 }
 
 impl Setup {
@@ -191,4 +205,49 @@ fn device_that_another_process_serves_is_left_to_it_whether_it_is_wanted_or_not(
     // The other process has died instead.
     setup.steering.is_in_use.store(false, Ordering::Relaxed);
     setup.wait_for(XenbusState::Closed);
+}
+
+#[test]
+fn failure_of_a_device_whose_frontend_changes_meanwhile_is_reported() {
+    let mut setup = setup([XenbusState::Initialising; 2], true);
+    setup.wait_for(XenbusState::Closing);
+    // As another device: the frontend changes its state while the device is probed.
+    let front = format!("{}/{}", setup.back.other_path(), key::STATE);
+    let mut client = setup.store.client().unwrap();
+    *setup.steering.during_probe.lock().unwrap() = Some(Box::new(move || {
+        client.write(&front, XenbusState::Closed.as_text()).unwrap();
+    }));
+    let path = setup.back.path().to_owned();
+    setup.client.rm(&path).unwrap();
+    setup.wait_until("its error is removed", |setup| setup.error().is_none());
+    setup.client.write(&format!("{path}/{}", key::STATE), XenbusState::Initialising.as_text()).unwrap();
+    setup.set(key::FRONTEND, "/local/domain/3/device/vif/0");
+    setup.set(key::FRONTEND_ID, "3");
+    setup.wait_for(XenbusState::Closing);
+    assert!(setup.error().unwrap().starts_with("19 bridge: found"));
+}
+
+#[test]
+fn failure_with_a_text_longer_than_a_node_is_shortened() {
+    let mut setup = setup([XenbusState::Connected; 2], true);
+    setup.wait_until("probes", |setup| setup.steering.probes.load(Ordering::Relaxed) > 1);
+    setup.steering.longer_by.store(5000, Ordering::Relaxed);
+    setup.wait_until("a longer text", |setup| setup.error().is_some_and(|error| error.len() > 500));
+    setup.steering.refuses.store(false, Ordering::Relaxed);
+    setup.wait_until("it is served", |setup| setup.steering.devices.load(Ordering::Relaxed) == 1);
+}
+
+#[test]
+fn nodes_of_a_device_that_another_program_serves_are_not_written() {
+    let mut setup = setup([XenbusState::Connected; 2], true);
+    setup.wait_until("its error is reported", |setup| setup.error().is_some());
+    setup.steering.foreign.store(true, Ordering::Relaxed);
+    setup.steering.refuses.store(false, Ordering::Relaxed);
+    setup.wait_until("it is served", |setup| setup.steering.devices.load(Ordering::Relaxed) == 1);
+    setup.set(key::STATE, XenbusState::Closing.as_text());
+    setup.set(key::ONLINE, "0");
+    let path = setup.back.path().to_owned();
+    setup.client.rm(&path).unwrap();
+    setup.wait_until("it is dropped", |setup| setup.steering.devices.load(Ordering::Relaxed) == 0);
+    assert!(setup.error().is_some());
 }

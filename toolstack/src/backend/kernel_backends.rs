@@ -94,6 +94,10 @@ impl BackDevice for KernelOwned {
     fn changed(&mut self, _: &DeviceState) -> Update {
         Update::default()
     }
+
+    fn is_foreign(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]

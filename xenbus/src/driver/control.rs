@@ -31,6 +31,8 @@ const WOKEN: u64 = 2;
 const REFRESH_BURST: u64 = 50;
 /// Refreshes of one device a second after the burst.
 const REFRESH_RATE: u64 = 50;
+/// Keys of a frontend that cost as much as one more refresh: a guest may have a thousand read each time.
+const KEYS_A_REFRESH: usize = 32;
 
 /// One known device.
 struct Entry {
@@ -40,6 +42,8 @@ struct Entry {
     /// Entered around all work for the device.
     span: Span,
     refreshes: TokenBucket,
+    /// What the next refresh takes of `refreshes`, by the keys that the last one read.
+    cost: u64,
     /// When the device was found.
     since: Instant,
     /// It was found in a state that another backend had written, which may still serve it.
@@ -50,13 +54,20 @@ struct Entry {
 enum Service {
     /// Not probed yet.
     New,
-    /// Could not be probed for this reason, and is probed again.
-    Waiting(Failure),
+    /// Could not be probed for this reason with these keys, and is probed again at this time, or when the keys change.
+    Waiting(Failure, Keys, Instant),
     Running(Box<dyn BackDevice>),
     /// Could not be probed with these keys.
     Failed(Keys),
     /// Closed and not wanted any more: whatever it was before is dropped.
     Closed,
+}
+
+impl Service {
+    /// Whether somebody else serves the device, whose nodes are then not written.
+    fn is_foreign(&self) -> bool {
+        matches!(self, Service::Running(device) if device.is_foreign())
+    }
 }
 
 pub(super) struct Control<'d> {
@@ -191,7 +202,12 @@ impl<'d> Control<'d> {
             round.refreshed = true;
             match self.refresh(id, now) {
                 // An error reply of the store concerns this device alone.
-                Err(error @ (Error::Store { .. } | Error::Value { .. } | Error::Conflict { .. })) => {
+                Err(
+                    error @ (Error::Store { .. }
+                    | Error::Value { .. }
+                    | Error::Request { .. }
+                    | Error::Conflict { .. }),
+                ) => {
                     let kind = self.driver.kind();
                     tracing::warn!(domid = id.0.0, devid = id.1, kind, %error, "failed to refresh a device");
                 }
@@ -203,12 +219,12 @@ impl<'d> Control<'d> {
 
     /// Takes a device's token for one refresh, or returns when the next will be there.
     fn take_refresh(&mut self, id: Id, now: Instant) -> Option<Instant> {
-        let refreshes = &mut self.devices.get_mut(&id)?.refreshes;
+        let Entry { refreshes, cost, .. } = self.devices.get_mut(&id)?;
         let time = now.saturating_duration_since(self.started);
-        if refreshes.take(1, time) {
+        if refreshes.take(*cost, time) {
             return None;
         }
-        refreshes.wait(1, time).map(|wait| now + wait)
+        refreshes.wait(*cost, time).map(|wait| now + wait)
     }
 
     fn refresh(&mut self, id: Id, now: Instant) -> Result<(), Error> {
@@ -234,14 +250,23 @@ impl<'d> Control<'d> {
             }
         };
         entry.instance = found_instance(&seen);
+        entry.cost = (1 + (seen.other.len() / KEYS_A_REFRESH) as u64).min(REFRESH_BURST);
         let update = self.update(id, &mut entry, &seen, now);
+        if entry.service.is_foreign() {
+            self.devices.insert(id, entry);
+            return Ok(());
+        }
         let is_closed = update.state.unwrap_or(seen.own_state) == XenbusState::Closed;
-        if !seen.online && is_closed && update.error.is_none() {
+        if !seen.online && is_closed {
             entry.service = Service::Closed;
             self.registry.remove(id);
         }
         let published = self.publish(id, &mut entry, &seen, &update);
         let is_new = first && matches!(entry.service, Service::Running(_));
+        if !matches!(published, Ok(true)) && matches!(entry.service, Service::Failed(_)) {
+            // Its failure is not reported yet.
+            entry.service = Service::New;
+        }
         self.devices.insert(id, entry);
         if !published? {
             self.dirty.insert(id);
@@ -284,9 +309,11 @@ impl<'d> Control<'d> {
     /// Drops a device whose node is not its own any more.
     fn forget(&mut self, id: Id, entry: Entry, why: &str) -> Result<(), Error> {
         tracing::info!(path = entry.end.path(), "{why}");
+        if !entry.service.is_foreign() {
+            entry.end.clear_error(&mut self.client);
+        }
         drop(entry.service);
         self.registry.remove(id);
-        entry.end.clear_error(&mut self.client);
         entry.end.unwatch_other(&mut self.client, &frontend_token(id))
     }
 
@@ -313,6 +340,7 @@ impl<'d> Control<'d> {
             instance: None,
             span,
             refreshes,
+            cost: 1,
             since: now,
             was_served: false,
             service: Service::New,
@@ -321,7 +349,8 @@ impl<'d> Control<'d> {
 
     fn update(&mut self, id: Id, entry: &mut Entry, seen: &DeviceState, now: Instant) -> Update {
         let untried = match &entry.service {
-            Service::New | Service::Waiting(_) => true,
+            Service::New => true,
+            Service::Waiting(_, keys, at) => now >= *at || *keys != without_own(&seen.own),
             Service::Failed(keys) => seen.online && *keys != without_own(&seen.own),
             Service::Closed => seen.online,
             Service::Running(_) => false,
@@ -345,6 +374,10 @@ impl<'d> Control<'d> {
         }
         match &mut entry.service {
             Service::Running(device) => device.changed(seen),
+            Service::Waiting(_, _, at) => {
+                self.probes.insert(id, *at);
+                Update::default()
+            }
             _ => unserved(seen),
         }
     }
@@ -371,11 +404,13 @@ impl<'d> Control<'d> {
                 false => unserved(seen),
             };
         }
-        self.probes.insert(id, now + PAUSES[usize::from(waited >= BUSY)]);
-        if matches!(&entry.service, Service::Waiting(known) if *known == failure) {
+        let at = now + PAUSES[usize::from(waited >= BUSY)];
+        self.probes.insert(id, at);
+        let waiting = Service::Waiting(failure.clone(), without_own(&seen.own), at);
+        if matches!(std::mem::replace(&mut entry.service, waiting), Service::Waiting(known, ..) if known == failure)
+        {
             return Update::default();
         }
-        entry.service = Service::Waiting(failure.clone());
         if failure.may_pass {
             tracing::info!("waits: {}", failure.what);
             self.registry.set_error(id, Some(&format!("waits: {}", failure.what)));

@@ -101,6 +101,11 @@ pub trait BackDevice {
         None
     }
 
+    /// Whether somebody else serves the device, as a kernel's backend does: nothing is written to its nodes.
+    fn is_foreign(&self) -> bool {
+        false
+    }
+
     /// Ends all service, and waits until it has ended, because the driver stops.
     fn stop(&mut self) {}
 }

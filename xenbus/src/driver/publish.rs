@@ -2,6 +2,7 @@
 
 use ring_abi::xenbus::key;
 
+use super::unserved::without_own;
 use super::{DeviceState, Update};
 use crate::device_end::{Change, Expected};
 use crate::handshake::back::ring_keys;
@@ -59,10 +60,13 @@ pub(super) fn publish(
     if found.is_none() {
         keys.set(key::INSTANCE, instance);
     }
+    // Until it has an instance, a device is told from its successor by what the toolstack wrote.
+    let toolstacks = found.is_none().then(|| without_own(&seen.own));
     let rings = ring_keys(&seen.other);
     let expected = Expected {
         instance: found,
         own: seen.own_state,
+        own_keys: toolstacks.as_ref(),
         other: changes.then_some(seen.other_state),
         other_keys: changes.then_some(&rings),
     };

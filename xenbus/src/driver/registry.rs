@@ -7,10 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ring_abi::DomId;
 
+use crate::error_node::shortened;
 use crate::stats::Stats;
-
-/// The most bytes of an error that are kept.
-const MAX_ERROR: usize = 512;
 
 /// The devices of one kind, by the frontend's domain and the device's number. Clones share them.
 #[derive(Clone, Default)]
@@ -63,14 +61,10 @@ impl Registry {
     }
 }
 
-fn shortened(text: &str) -> &str {
-    let end = (0..=MAX_ERROR.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
-    &text[..end.unwrap_or_default()]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error_node::MAX_ERROR;
     use crate::stats::Snapshot;
 
     struct Nothing;

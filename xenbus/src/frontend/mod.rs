@@ -221,7 +221,7 @@ impl Frontend {
     fn write(&mut self, other: Option<XenbusState>, change: &Change<'_>) -> Result<bool, Error> {
         let Some(client) = self.link.client().filter(|_| !self.removed) else { return Ok(false) };
         let expected =
-            Expected { instance: self.instance.as_deref(), own: self.written, other, other_keys: None };
+            Expected { instance: self.instance.as_deref(), own: self.written, other, ..Expected::default() };
         let written = self.end.change(client, &expected, change);
         // After an error it may have been written; a device that has replaced this one is told by Initialising.
         let may_be = written.is_err() && change.state == XenbusState::Initialising;

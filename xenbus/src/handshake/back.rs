@@ -6,11 +6,15 @@
 //! do not show which were lost. [`Reconnect`] says how the frontend is made to.
 
 use ring_abi::blkif::key::RING_REF;
+use ring_abi::netif::key;
 use ring_abi::xenbus::XenbusState;
 use ring_abi::xenbus::key::EVENT_CHANNEL;
 
 use crate::device_state::{DeviceState, Failure, Update};
 use crate::keys::Keys;
+
+/// The most keys by which rings are told apart; a guest may write any number. A disk's sixteen pages have seventeen.
+const MOST_RING_KEYS: usize = 64;
 
 /// How the frontend of a predecessor's ring is made to publish a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -275,9 +279,20 @@ impl Handshake {
 /// The keys that identify rings, of whatever kind the device is.
 pub(crate) fn ring_keys(keys: &Keys) -> Keys {
     let mut ring = Keys::default();
-    let identifies = |name: &str| name.contains(RING_REF) || name.contains(EVENT_CHANNEL);
-    ring.extend(keys.iter().filter(|(name, _)| identifies(name)));
+    ring.extend(keys.iter().filter(|(name, _)| identifies_rings(name)).take(MOST_RING_KEYS));
     ring
+}
+
+/// Whether a key names a ring's page or an event channel, such as `ring-ref3`, `queue-1/tx-ring-ref` and `event-channel-rx`.
+fn identifies_rings(name: &str) -> bool {
+    let name = name.rsplit_once('/').map_or(name, |(_, name)| name);
+    let stem = name.trim_end_matches(|c: char| c.is_ascii_digit());
+    stem == RING_REF
+        || matches!(name, key::TX_RING_REF | key::RX_RING_REF | key::CTRL_RING_REF)
+        || matches!(
+            name,
+            EVENT_CHANNEL | key::EVENT_CHANNEL_TX | key::EVENT_CHANNEL_RX | key::EVENT_CHANNEL_CTRL
+        )
 }
 
 /// A device whose handshake [`follow`] carries out.
@@ -334,4 +349,25 @@ fn publish(device: &mut impl Follow, update: &mut Update, state: XenbusState) {
     let keys = device.backend_keys();
     update.keys.extend(keys.iter());
     update.state = Some(state);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use alloc::format;
+
+    #[test]
+    fn rings_are_told_apart_by_the_keys_that_name_them_and_by_a_bounded_number() {
+        let names = ["ring-ref", "ring-ref15", "queue-1/tx-ring-ref", "event-channel-rx", "ctrl-ring-ref"];
+        let mut keys = Keys::default();
+        keys.extend(names.map(|name| (name, 1)));
+        let rings = ring_keys(&keys);
+        assert_eq!(rings.len(), names.len());
+        keys.extend(
+            ["protocol", "feature-split-event-channels", "my-ring-ref", "ring-ref-x"].map(|name| (name, 1)),
+        );
+        assert_eq!(ring_keys(&keys), rings);
+        keys.extend((0..1000).map(|page| (format!("ring-ref{page}"), page)));
+        assert_eq!(ring_keys(&keys).len(), MOST_RING_KEYS);
+    }
 }

@@ -234,7 +234,20 @@ impl Client {
     /// # Errors
     /// [`Error::Conflict`] after [`Transaction::ATTEMPTS`] attempts.
     pub fn transaction<R>(&mut self, body: impl FnMut(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
-        transaction::run(self, body)
+        transaction::run(self, Transaction::ATTEMPTS, body)
+    }
+
+    /// As [`Client::transaction`], but with at most so many attempts: for nodes that an untrusted client may write as
+    /// often as it likes.
+    ///
+    /// # Errors
+    /// [`Error::Conflict`] after `attempts` attempts.
+    pub fn transaction_within<R>(
+        &mut self,
+        attempts: u32,
+        body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
+    ) -> Result<R> {
+        transaction::run(self, attempts, body)
     }
 
     fn ack(&mut self, kind: MessageType, path: &str, strings: &[&str]) -> Result<()> {

@@ -26,15 +26,16 @@ impl Nodes for Transaction<'_> {
 
 pub(super) fn run<R>(
     client: &mut Client,
+    attempts: u32,
     mut body: impl FnMut(&mut Transaction<'_>) -> Result<R>,
 ) -> Result<R> {
-    for _ in 0..Transaction::ATTEMPTS {
+    for _ in 0..attempts {
         match attempt(client, &mut body) {
             Err(e) if e.store_error() == Some(XsError::EAGAIN) => {}
             done => return done,
         }
     }
-    Err(Error::Conflict { attempts: Transaction::ATTEMPTS })
+    Err(Error::Conflict { attempts })
 }
 
 fn attempt<R>(client: &mut Client, body: &mut impl FnMut(&mut Transaction<'_>) -> Result<R>) -> Result<R> {
