@@ -190,7 +190,10 @@ impl VbdDevice {
             Failure::new(libc::EIO, e)
         })?;
         let recovery = region.map_or(Recovery::None, Recovery::Record);
-        self.start(negotiated, recovery).map_err(|e| Failure::new(e.errno(), e))
+        self.start(negotiated, recovery).map_err(|e| {
+            self.remove_inflight();
+            Failure::new(e.errno(), e)
+        })
     }
 
     /// Starts the ring's thread, having acquired the disk.
@@ -220,6 +223,15 @@ impl VbdDevice {
     /// Resumes the ring of an earlier process that was Connected, if that process recorded its requests in flight.
     /// Otherwise the handshake starts from the beginning.
     pub(crate) fn resume(&mut self, found: &DeviceState) -> Result<(), Failure> {
+        let resumed = self.try_resume(found);
+        if resumed.is_err() {
+            // The recorded requests are for the next attempt.
+            self.inflight_dir = None;
+        }
+        resumed
+    }
+
+    fn try_resume(&mut self, found: &DeviceState) -> Result<(), Failure> {
         let (Some(dir), XenbusState::Connected) = (&self.inflight_dir, found.own_state) else {
             return Ok(());
         };
@@ -239,6 +251,12 @@ impl VbdDevice {
         }
         match self.start(negotiated, Recovery::Resume(region)) {
             Ok(()) => self.handshake = Handshake::resumed(RECONNECT),
+            // An earlier process that is being killed closes its event channels a moment after its files.
+            Err(error @ StartError::Channel(event_channel::Error::NoSuchPort { .. }))
+                if found.other_state == XenbusState::Connected =>
+            {
+                return Err(Failure::in_use_for_now(error));
+            }
             Err(error @ (StartError::Ring(_) | StartError::Channel(_))) => {
                 tracing::warn!(%error, "failed to resume; reconnecting");
             }
@@ -261,11 +279,12 @@ impl VbdDevice {
 }
 
 impl Drop for VbdDevice {
-    /// Tells the ring's thread to stop, without waiting for it: the disk may be slow.
+    /// Tells the ring's thread to stop, without waiting for it: the disk may be slow. Removes its record of requests, or an
+    /// earlier process's that was not resumed.
     fn drop(&mut self) {
         if let Some(ring) = &self.ring {
             ring.stop();
-            self.remove_inflight();
         }
+        self.remove_inflight();
     }
 }

@@ -5,8 +5,8 @@
 use event_channel::Notifier;
 use grant_table::Access;
 use nix::errno::Errno;
+use xenbus::Keys;
 use xenbus::frontend::{self, FrontDevice, Frontend};
-use xenbus::{Keys, XenbusState};
 
 use crate::device::{CHANNEL, Disk};
 use crate::error::{Error, Result};
@@ -37,7 +37,7 @@ impl FrontDevice for Disk {
         notifier.register(self.frontend.event_set(), CHANNEL)?;
         self.notifier = Some(notifier);
         self.offered = true;
-        self.abandoned = false;
+        self.backend_lost = false;
         Ok(keys)
     }
 
@@ -71,11 +71,15 @@ impl FrontDevice for Disk {
     }
 
     fn is_busy(&self) -> bool {
-        self.in_flight() > 0 && self.queue.is_connected() && !self.abandoned
+        self.in_flight() > 0 && self.queue.is_connected() && !self.backend_lost
     }
 
     fn is_in_use(&self) -> bool {
-        self.in_use && !self.abandoned
+        self.in_use
+    }
+
+    fn is_backend_lost(&self) -> bool {
+        self.backend_lost
     }
 }
 
@@ -109,16 +113,10 @@ impl Disk {
         fault.into()
     }
 
-    /// The backend's end of the event channel is closed. A successor shows in the store, but a disk that was to be closed,
-    /// though it is in use, has none: it is closed.
+    /// The backend's end of the event channel is closed. A successor shows in the store, but a disk that closes, or is to be
+    /// closed though it is in use, has none: it is closed.
     pub(crate) fn lose_backend(&mut self) -> Result<()> {
-        if !self.in_use || !self.frontend.is_connected() {
-            return Ok(());
-        }
-        let end = self.frontend.end().clone();
-        let Some(client) = self.frontend.link().client() else { return Ok(()) };
-        self.abandoned = matches!(end.other_state(client), Ok(XenbusState::Closing));
-        // A successor's state may have come with the reply.
+        self.backend_lost = true;
         self.follow_backend()
     }
 }

@@ -137,8 +137,8 @@ pub struct Disk {
     pub(crate) adaptive_poll: AdaptivePoll,
     /// A ring is offered, and no backend has connected to it yet.
     pub(crate) offered: bool,
-    /// The backend was to close the disk, which is in use, and is gone.
-    pub(crate) abandoned: bool,
+    /// The backend's end of the event channel is closed: what is on the ring is not answered any more.
+    pub(crate) backend_lost: bool,
     /// See [`Disk::set_in_use`].
     pub(crate) in_use: bool,
     /// Buffers of earlier blocking calls.

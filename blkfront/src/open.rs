@@ -95,7 +95,7 @@ impl Disk {
             empty_polls: 0,
             adaptive_poll: AdaptivePoll::default(),
             offered: false,
-            abandoned: false,
+            backend_lost: false,
             in_use: false,
             spare: Vec::new(),
         })

@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex};
 use blkfront::{Disk, Operation, Options, Request};
 use event_loop::{Connector, Stream};
 use hypervisor::local::Domain;
+use ring_abi::DomId;
 use tempfile::NamedTempFile;
-use testkit::block::{Backend, GUEST, XVDA, open, options};
+use testkit::block::{Backend, GUEST, RawBackend, XVDA, open, options};
 use testkit::{BOUND, Machine};
 use xenbus::{Device, DeviceEnd, XenbusState};
 use xenstore::{Access, Nodes, Permission};
@@ -92,6 +93,39 @@ fn disk_in_use_is_closed_when_its_nodes_are_removed_or_its_backend_is_gone() {
             wait_until(&mut disk, Disk::is_closed);
         }
     }
+}
+
+/// No successor serves a disk that is to be closed: it waits until the frontend is closed.
+#[test]
+fn disk_in_use_whose_backend_is_gone_is_closed_once_that_is_requested() {
+    let machine = Machine::new();
+    let dom0 = machine.domain(DomId::DOM0);
+    let (mut disk, back) = RawBackend::connect(&machine, &*dom0, GUEST);
+    disk.set_in_use(true).unwrap();
+    let device = back.device.clone();
+    drop(back);
+    // It sees that the event channel is closed.
+    disk.process_events().unwrap();
+    assert!(!disk.is_closed());
+    machine.detach(&device);
+    wait_until(&mut disk, Disk::is_closed);
+    assert_eq!(machine.state(&device.front_path()), XenbusState::Closed);
+}
+
+#[test]
+fn disk_that_closes_with_requests_in_flight_is_closed_when_its_backend_is_gone() {
+    let machine = Machine::new();
+    let dom0 = machine.domain(DomId::DOM0);
+    let (mut disk, back) = RawBackend::connect(&machine, &*dom0, GUEST);
+    let device = back.device.clone();
+    let front = device.front_path();
+    disk.submit(Request::flush(1)).unwrap();
+    disk.commit().unwrap();
+    machine.detach(&device);
+    wait_until(&mut disk, |_| machine.state(&front) == XenbusState::Closing);
+    drop(back);
+    wait_until(&mut disk, |_| machine.state(&front) == XenbusState::Closed);
+    assert!(matches!(disk.wait(&mut Vec::new(), None), Err(blkfront::Error::Closed)));
 }
 
 /// What happens before the next request is sent.

@@ -159,3 +159,22 @@ fn device_replaced_between_two_events_closes_the_disk() {
     let _other = replace(&setup);
     assert_closes(setup);
 }
+
+/// No successor serves a disk that is to be closed: it waits until the frontend is closed.
+#[test]
+fn disk_in_use_whose_closing_is_requested_while_store_and_backend_are_lost_is_closed_afterwards() {
+    let mut setup = setup();
+    setup.disk.set_in_use(true).unwrap();
+    setup.store.cut();
+    let Setup { mut disk, store, back, device, machine, .. } = setup;
+    back.stop();
+    disk.process_events().unwrap();
+    machine.detach(&device);
+    store.accept();
+    let started = Instant::now();
+    while !disk.is_closed() {
+        assert!(started.elapsed() < BOUND);
+        let _ = disk.wait(&mut Vec::new(), Some(BOUND / 100));
+    }
+    assert_eq!(machine.state(&device.front_path()), XenbusState::Closed);
+}

@@ -58,7 +58,8 @@ impl Nic {
     /// Opens interface `device/vif/<devid>` of this domain. It connects in the course of [`Nic::process_events`].
     ///
     /// # Errors
-    /// [`Error::Store`] where there is no such interface, [`Error::Key`] where it has no address.
+    /// [`Error::Store`] where there is no such interface, [`Error::Key`] where it has no address; and those of
+    /// [`Nic::process_events`].
     pub fn open(
         grants: Arc<dyn GrantTable>,
         channels: Arc<dyn WaitEventChannels>,
@@ -207,8 +208,9 @@ impl Nic {
     /// when [`Nic::fd`] is readable, and regularly by users that poll without sleeping.
     ///
     /// # Errors
-    /// [`Error::Removed`]; [`Error::Io`]; [`Error::Connection`] where the hypervisor has no more grants or ports.
-    /// Nothing that a backend does is an error.
+    /// [`Error::Removed`]; [`Error::Io`]; [`Error::Store`] where the store refuses a request, but a lost connection;
+    /// [`Error::Connection`] where the hypervisor has no more grants or ports, or no such domain. No key, response or event of a
+    /// backend's is an error.
     pub fn process_events(&mut self) -> Result<(), Error> {
         if let Some(Err(error)) = self.connection.as_mut().map(|c| c.take_events(self.frontend.event_set())) {
             self.connection_failed(&error);

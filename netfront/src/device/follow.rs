@@ -55,19 +55,16 @@ impl FrontDevice for Nic {
 }
 
 impl Nic {
-    /// Closes the interface for good because of an error, unless it is no fault of the backend's, and is returned then: the
-    /// interface was removed, or the hypervisor's or the system's limits are reached.
+    /// Closes the interface for good if its backend published an invalid key. Other errors are returned, and the handshake
+    /// stays where it is: the interface was removed, the store refused a request, or a limit of the hypervisor's or the
+    /// system's is reached.
     pub(super) fn survive(&mut self, outcome: Result<(), Error>) -> Result<(), Error> {
         match outcome {
-            Ok(()) => Ok(()),
-            Err(error @ (Error::Removed(_) | Error::Io(_))) => Err(error),
-            Err(error @ Error::Connection(ConnectionError::Grant(grant_table::Error::NoSpace(_)))) => {
-                Err(error)
-            }
-            Err(error) => {
-                self.fail(&error);
+            Err(error @ Error::Key(_)) => {
+                frontend::fail(self, Errno::EINVAL as i32, &error);
                 Ok(())
             }
+            outcome => outcome,
         }
     }
 
@@ -78,11 +75,7 @@ impl Nic {
                 self.frontend.span().in_scope(|| tracing::warn!(%error, "closing the connection"));
                 frontend::reconnect(self);
             }
-            _ => self.fail(error),
+            _ => frontend::fail(self, Errno::EPROTO as i32, error),
         }
-    }
-
-    fn fail(&mut self, error: &dyn std::fmt::Display) {
-        frontend::fail(self, Errno::EPROTO as i32, error);
     }
 }

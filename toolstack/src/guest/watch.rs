@@ -15,11 +15,12 @@ use nix::sys::eventfd::EventFd;
 use ring_abi::netif::key::VIFNAME;
 use ring_abi::xenbus::key::{BACKEND, STATE};
 use tracing::Span;
+use xenbus::XenbusState;
 use xenbus::error_node::remove_error;
-use xenbus::{DeviceEnd, XenbusState};
 use xenstore::{Client, Nodes};
 
 use super::buffers::CommonBuffers;
+use super::failed::Ended;
 use super::schedule::{Id, KINDS, Report, Schedule};
 use super::service::{Service, event};
 use super::tap::NewTap;
@@ -92,15 +93,18 @@ impl Devices<'_> {
         let now = Instant::now();
         // Nothing to read; or other services have ended since, which are taken too.
         let _ = self.ended.read();
-        let failures = self.take_ended();
+        let ended = self.take_ended();
+        // Before the events: what they say is gone was read here at the latest.
+        let ended: Vec<_> =
+            ended.into_iter().map(|(id, failure)| (id, failure, self.read_ended(id))).collect();
         // Events that are received with the replies precede what was read.
         let mut found = devices(&mut self.client)?;
         while self.take_events()? {
             found = devices(&mut self.client)?;
         }
-        for (id, failure) in failures {
+        for (id, failure, ended) in ended {
             let report = self.schedule.ended(id, failure.as_deref(), now);
-            self.report(id, report, &failure.unwrap_or_default());
+            self.report(id, report, ended, &failure.unwrap_or_default());
         }
         let actions = self.schedule.actions(&found, now);
         for service in actions.stop.iter().filter_map(|id| self.services.get(id)) {
@@ -127,7 +131,8 @@ impl Devices<'_> {
             Err(error) => {
                 let failure = chain(&error).to_string();
                 let report = self.schedule.ended(id, Some(&failure), now);
-                self.report(id, report, &failure);
+                let ended = self.read_ended(id);
+                self.report(id, report, ended, &failure);
             }
         }
     }
@@ -153,21 +158,19 @@ impl Devices<'_> {
         }
     }
 
+    fn read_ended(&mut self, id: Id) -> xenstore::client::Result<Ended> {
+        Ended::read(&mut self.client, &path(self.guest, id))
+    }
+
     /// Reports a service's error in the log and in the store, and closes the frontend.
-    fn report(&mut self, id: Id, report: Report, failure: &str) {
+    fn report(&mut self, id: Id, report: Report, ended: xenstore::client::Result<Ended>, failure: &str) {
         if report == Report::Nothing {
             return;
         }
         let _entered = span(self.guest, id).entered();
-        let path = path(self.guest, id);
-        let written = DeviceEnd::find_front(&mut self.client, &path).and_then(|end| {
-            if report == Report::Error {
-                end.error(&mut self.client, Errno::EIO as i32, failure);
-            }
-            end.switch_state(&mut self.client, XenbusState::Closed)
-        });
-        if let Err(error) = written {
-            tracing::debug!(%error, "failed to close the frontend");
+        let failure = (report == Report::Error).then_some(failure);
+        if let Err(error) = ended.and_then(|ended| ended.close(&mut self.client, failure)) {
+            tracing::warn!(failure, %error, "failed to close the frontend");
         }
     }
 

@@ -51,18 +51,31 @@ fn permissions(owner: DomId, reader: DomId) -> [Permission; 2] {
 /// and number already, unless that was to be removed and is closed: a guest may close a disk long after its detaching was
 /// given up.
 pub fn add(client: &mut Client, new: &NewDevice) -> Result<()> {
-    let Device { kind, id, front, .. } = &new.device;
-    let refusal = client.transaction(|tx| {
-        if !tx.exists(&format!("/local/domain/{front}"))? {
-            return Ok(Some(format!("domain {front} does not exist any more")));
-        }
-        if tx.exists(&libxl_path(&new.device))? && !is_gone(tx, &new.device)? {
-            return Ok(Some(format!("domain {front} has a {kind} with the number {id} already")));
-        }
-        write(tx, new)?;
-        Ok(None)
-    })?;
+    let mut refusal = refusal(client, &new.device)?;
+    if refusal.is_none() {
+        // An earlier device's.
+        remove_front_error(client, &new.device);
+        refusal = client.transaction(|tx| {
+            let refusal = self::refusal(tx, &new.device)?;
+            if refusal.is_none() {
+                write(tx, new)?;
+            }
+            Ok(refusal)
+        })?;
+    }
     refusal.map_or(Ok(()), |why| Err(Error::Other(why)))
+}
+
+/// Why a device cannot be added, if so.
+fn refusal(nodes: &mut impl Nodes, device: &Device) -> xenstore::client::Result<Option<String>> {
+    let Device { kind, id, front, .. } = device;
+    if !nodes.exists(&format!("/local/domain/{front}"))? {
+        return Ok(Some(format!("domain {front} does not exist any more")));
+    }
+    if nodes.exists(&libxl_path(device))? && !is_gone(nodes, device)? {
+        return Ok(Some(format!("domain {front} has a {kind} with the number {id} already")));
+    }
+    Ok(None)
 }
 
 /// Whether a device was to be removed, and both its ends are closed.
@@ -85,7 +98,7 @@ fn write(tx: &mut impl Nodes, new: &NewDevice) -> xenstore::client::Result<()> {
     for path in [&front_path, &back_path, &libxl] {
         remove_tree(tx, path)?;
     }
-    remove_errors(tx, device)?;
+    remove_error(tx, &back_path)?;
     tx.write(&format!("{libxl}/{FRONTEND}"), &front_path)?;
     tx.write(&format!("{libxl}/{BACKEND}"), &back_path)?;
     directory(tx, &front_path, &by_front, &new.front)?;
@@ -129,12 +142,14 @@ fn value(
 /// says by Closed once more that it has released them.
 pub fn request_close(client: &mut Client, device: &Device) -> Result<bool> {
     let path = device.back_path();
+    // Before Closing, upon which the frontend may report that the device is in use.
+    remove_front_error(client, device);
     Ok(client.transaction(|tx| {
         let state_path = format!("{path}/{STATE}");
         if !tx.exists(&state_path)? {
             return Ok(false);
         }
-        remove_errors(tx, device)?;
+        remove_error(tx, &path)?;
         tx.write(&format!("{path}/{ONLINE}"), "0")?;
         tx.write(&state_path, XenbusState::Closing.as_text())?;
         Ok(true)
@@ -143,24 +158,31 @@ pub fn request_close(client: &mut Client, device: &Device) -> Result<bool> {
 
 /// Removes a device's nodes, and its backend's parent directories if they become empty.
 pub fn remove(client: &mut Client, device: &Device) -> Result<()> {
-    Ok(client.transaction(|tx| remove_nodes(tx, device))?)
+    // The guest owns it, and could make the transaction conflict.
+    remove_tree(client, &device.front_path())?;
+    client.transaction(|tx| remove_nodes(tx, device))?;
+    remove_front_error(client, device);
+    Ok(())
 }
 
-/// Removes a device's nodes as [`remove`] does, as part of a transaction.
+/// Removes a device's nodes as [`remove`] does, as part of a transaction, but for the error that its frontend has reported.
 pub fn remove_nodes(tx: &mut impl Nodes, device: &Device) -> xenstore::client::Result<()> {
     let front = device.front_path();
     let back = device.back_path();
     for path in [&front, &back, &libxl_path(device)] {
         remove_tree(tx, path)?;
     }
-    remove_errors(tx, device)?;
+    remove_error(tx, &back)?;
     prune(tx, &back, 2)
 }
 
-/// Removes the errors that a device's ends have reported.
-fn remove_errors(tx: &mut impl Nodes, device: &Device) -> xenstore::client::Result<()> {
-    remove_error(tx, &device.front_path())?;
-    remove_error(tx, &device.back_path())
+/// Removes the error that a device's frontend has reported, if the guest allows that: it owns the directory, and may write
+/// there so often that every transaction conflicts. No other one is to depend on it.
+fn remove_front_error(client: &mut Client, device: &Device) {
+    let path = device.front_path();
+    if let Err(error) = client.transaction(|tx| remove_error(tx, &path)) {
+        tracing::debug!(%error, "failed to remove the frontend's error");
+    }
 }
 
 /// Removes a node and its children, if it exists.
@@ -200,6 +222,9 @@ pub fn list(nodes: &mut impl Nodes, domid: DomId, kind: &str) -> xenstore::clien
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{self, Read, Write};
+    use std::os::fd::{AsFd, BorrowedFd};
+    use std::os::unix::net::UnixStream;
     use xenbus::error_node::error_directory;
     use xenstore::server::{Config, Store};
 
@@ -251,6 +276,64 @@ mod tests {
         assert!(!request_close(&mut client, &device().device).unwrap());
         remove(&mut client, &device().device).unwrap();
         assert!(list(&mut client, DomId(3), "vbd").unwrap().is_empty());
+    }
+
+    /// A connection to the store; before each of its requests a guest writes a node of its own.
+    struct Contended {
+        stream: UnixStream,
+        guest: Client,
+        path: String,
+    }
+
+    fn contended(store: &Store, path: &str) -> Client {
+        let (stream, other) = UnixStream::pair().unwrap();
+        store.handle().connect(other).unwrap();
+        let (guest, other) = UnixStream::pair().unwrap();
+        store.handle().introduce(DomId(3), other).unwrap();
+        Client::new(Contended { stream, guest: Client::new(guest), path: path.into() })
+    }
+
+    impl Read for Contended {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            self.stream.read(into)
+        }
+    }
+
+    impl Write for Contended {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // ENOENT or EACCES where it is not the guest's yet, or any more.
+            let _ = self.guest.write(&self.path, "");
+            self.stream.write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.stream.flush()
+        }
+    }
+
+    impl AsFd for Contended {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.stream.as_fd()
+        }
+    }
+
+    #[test]
+    fn guest_that_writes_its_nodes_again_and_again_keeps_no_device_from_closing() {
+        let store = Store::spawn(Config::default()).unwrap();
+        let device = device();
+        let mut client = store.client().unwrap();
+        let errors = "/local/domain/3/error";
+        client.mkdir(errors).unwrap();
+        client.set_perms(errors, &permissions(DomId(3), DomId::DOM0)).unwrap();
+        let front = device.device.front_path();
+        for path in [error_directory(&front), front] {
+            let mut client = contended(&store, &path);
+            add(&mut client, &device).unwrap();
+            assert!(client.exists(&path).unwrap());
+            assert!(request_close(&mut client, &device.device).unwrap());
+            remove(&mut client, &device.device).unwrap();
+            assert!(!client.exists(&libxl_path(&device.device)).unwrap());
+        }
     }
 
     #[test]

@@ -17,6 +17,9 @@ use crate::error::{Error, Result};
 /// How long a wait sleeps on the store before it checks that the guest's process still runs.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
+/// The longest part of a driver's error that is shown, in characters.
+const DRIVER_ERROR_MAX: usize = 256;
+
 /// How long a device that could not be connected, or that is removed by force, may take to close before its nodes are
 /// removed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -92,13 +95,28 @@ fn is_connected(client: &mut Client, device: &Device) -> Result<bool> {
 fn driver_error(client: &mut Client, device: &Device) -> Result<Option<String>> {
     for end in [device.back_path(), device.front_path()] {
         if let Some(text) = client.read_opt(&format!("{}/error", error_directory(&end)))? {
-            let text = String::from_utf8_lossy(&text).into_owned();
+            let text = String::from_utf8_lossy(&text);
             // The format is "<errno> <text>".
-            let message = text.split_once(' ').map_or(text.as_str(), |(_, message)| message).to_owned();
-            return Ok(Some(message));
+            let message = text.split_once(' ').map_or(&*text, |(_, message)| message);
+            return Ok(Some(printable(message)));
         }
     }
     Ok(None)
+}
+
+/// The start of a text that a guest may have written, in which characters that a terminal may obey are escaped.
+fn printable(text: &str) -> String {
+    let mut printable = String::new();
+    for char in text.chars().take(DRIVER_ERROR_MAX) {
+        match char {
+            '\'' | '"' => printable.push(char),
+            _ => printable.extend(char.escape_debug()),
+        }
+    }
+    if text.chars().nth(DRIVER_ERROR_MAX).is_some() {
+        printable.push_str("...");
+    }
+    printable
 }
 
 /// Names a device for messages: `disk xvda`, `vif 0`.
@@ -284,6 +302,21 @@ mod tests {
     use crate::machine::device::NewDevice;
     use xenstore::DomId;
     use xenstore::server::{Config, Store};
+
+    #[test]
+    fn error_of_a_guest_that_is_printed_is_short_and_has_no_escape_sequences() {
+        let store = Store::spawn(Config::default()).unwrap();
+        let mut client = store.client().unwrap();
+        let device = Device::new("vif", DomId(3), 0);
+        let path = format!("{}/error", error_directory(&device.front_path()));
+        let mut shown = |text: &str| {
+            client.write(&path, text).unwrap();
+            driver_error(&mut client, &device).unwrap().unwrap()
+        };
+        assert_eq!(shown("2 params: \"a\u{e9}\": missing"), "params: \"a\u{e9}\": missing");
+        assert_eq!(shown("2 \x1b[2Ja\nb\u{9b}c"), "\\u{1b}[2Ja\\nb\\u{9b}c");
+        assert_eq!(shown(&format!("2 {}", "x".repeat(2000))), format!("{}...", "x".repeat(256)));
+    }
 
     #[test]
     fn device_is_closed_once_both_ends_are_and_not_while_it_is_in_use() {

@@ -114,7 +114,8 @@ fn step<D: FrontDevice>(device: &mut D) -> Result<bool, Failed<D::Error>> {
         return Ok(false);
     }
     let is_to_close = seen.back == XenbusState::Closing || !seen.online;
-    if is_to_close && device.frontend().is_connected() && device.is_in_use() {
+    let is_abandoned = seen.back == XenbusState::Closing && device.is_backend_lost();
+    if is_to_close && device.frontend().is_connected() && device.is_in_use() && !is_abandoned {
         return refuse_close(device.frontend()).map(|()| false);
     }
     let before = device.frontend().handshake.clone();

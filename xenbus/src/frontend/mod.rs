@@ -141,6 +141,12 @@ pub trait FrontDevice {
     fn is_in_use(&self) -> bool {
         false
     }
+
+    /// Whether the backend that is or was connected is known to be gone: a request to close the device is followed then, even
+    /// if it is in use, as a successor would only wait for that.
+    fn is_backend_lost(&self) -> bool {
+        false
+    }
 }
 
 impl Frontend {
