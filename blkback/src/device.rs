@@ -218,7 +218,7 @@ impl VbdDevice {
     }
 
     /// Resumes the ring of an earlier process that was Connected, if that process recorded its requests in flight.
-    /// Otherwise the handshake starts from the beginning.
+    /// Otherwise, or where the recorded requests cannot be used, the handshake starts from the beginning.
     pub(crate) fn resume(&mut self, found: &DeviceState) -> Result<(), Failure> {
         let (Some(dir), XenbusState::Connected) = (&self.inflight_dir, found.own_state) else {
             return Ok(());
@@ -239,7 +239,12 @@ impl VbdDevice {
         }
         match self.start(negotiated, Recovery::Resume(region)) {
             Ok(()) => self.handshake = Handshake::resumed(RECONNECT),
-            Err(error @ (StartError::Ring(_) | StartError::Channel(_))) => {
+            Err(
+                error @ (StartError::Ring(_)
+                | StartError::Channel(_)
+                | StartError::Memory(_)
+                | StartError::Resume(_)),
+            ) => {
                 tracing::warn!(%error, "failed to resume; reconnecting");
             }
             Err(error) => return Err(Failure::new(error.errno(), error)),
