@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_channel::{Notifier, WaitChannel};
-use event_loop::{AdaptivePoll, EventSet};
+use event_loop::{AdaptivePoll, EventSet, Ready};
 use grant_table::Contiguous;
 use inflight::InflightRegion;
 use ring_abi::blkif::{Request, Response, Status};
@@ -33,6 +33,9 @@ const POLLS_PER_CLOCK_READ: u32 = 64;
 
 /// How often the disk's size is read while requests come in; Linux's backend reads it for every request.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the loop sleeps at most while the engine has operations that it could not start.
+const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 
 /// What passes from one stage to the next; empty between two polls, and kept for its memory.
 #[derive(Default)]
@@ -269,7 +272,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         if let Some(pause) = self.notifier.limit_events(&self.event_set).map_err(channel_error)? {
             tracing::debug!(?pause, "masking events: the frontend notifies without work");
         }
-        let ready = self.event_set.wait(None).map_err(ExitReason::Wait)?;
+        let ready = self.wait()?;
         self.stats.count_wakeup();
         if ready.contains(CHANNEL) || ready.contains(EventSet::TIMER) {
             self.notifier.take_events(&self.event_set).map_err(channel_error)?;
@@ -290,8 +293,13 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             if completed {
                 continue;
             }
-            self.event_set.wait(None).map_err(ExitReason::Wait)?;
+            self.wait()?;
         }
+    }
+
+    fn wait(&self) -> Result<Ready, ExitReason> {
+        let limit = self.engine.needs_poll().then_some(RETRY_INTERVAL);
+        self.event_set.wait(limit).map_err(ExitReason::Wait)
     }
 }
 
