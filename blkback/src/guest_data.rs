@@ -4,8 +4,7 @@
 //! so that a batch is one call of the hypervisor.
 //!
 //! In place there is no copy: the kernel reads and writes the guest's mapped pages. Where it cannot pin such pages
-//! it fails with EFAULT, which the first request with data shows (the probe): from then on data is copied, and that
-//! request is submitted again. Where the pages stay mapped and the kernel has registered memory of the backend, a
+//! it fails with EFAULT: from the first such request on data is copied, and that request is submitted again. Where the pages stay mapped and the kernel has registered memory of the backend, a
 //! copy between the two is faster than pinning (`tests/xen/run grant-costs`).
 
 mod memory;
@@ -46,8 +45,6 @@ pub(crate) struct GuestData {
     pool: Option<Arc<BouncePool>>,
     /// Free private bounce buffers, for when the pool is exhausted.
     free: Vec<MmapRegion>,
-    /// No request has shown yet whether the kernel can pin the guest's pages.
-    probing: bool,
     stats: Arc<Stats>,
     /// Pages to be mapped.
     to_map: Vec<MapOp>,
@@ -81,7 +78,6 @@ impl GuestData {
             copies,
             pool,
             free: Vec::new(),
-            probing: !copies,
             stats: config.stats.clone(),
             to_map: Vec::new(),
             to_unmap: Vec::with_capacity(depth),
@@ -228,7 +224,11 @@ impl GuestData {
                 }
             } else {
                 self.release(tag);
-                if self.probing && operation != Operation::Flush && self.probe(&result) {
+                if let Err(error) = &result
+                    && operation != Operation::Flush
+                    && error.raw_os_error() == Some(libc::EFAULT)
+                {
+                    self.copy_from_now_on();
                     retries.push(tag);
                     continue;
                 }
@@ -249,24 +249,12 @@ impl GuestData {
         self.unmap_batch();
     }
 
-    /// Learns from an operation in the guest's pages whether the kernel can pin them; `true` if it could not, and the
-    /// request is to be started once more.
+    /// The kernel cannot pin the guest's pages. No request comes here twice, as it has a bounce buffer then.
     #[cold]
-    fn probe(&mut self, result: &io::Result<()>) -> bool {
-        match result {
-            Err(error) if error.raw_os_error() == Some(libc::EFAULT) => {
-                if !self.copies {
-                    tracing::info!("the kernel cannot pin the guest's pages: copying");
-                    self.copies = true;
-                }
-                true
-            }
-            Ok(()) if !self.copies => {
-                tracing::info!("the kernel pins the guest's pages: reading and writing them in place");
-                self.probing = false;
-                false
-            }
-            _ => false,
+    fn copy_from_now_on(&mut self) {
+        if !self.copies {
+            tracing::info!("the kernel cannot pin the guest's pages: copying");
+            self.copies = true;
         }
     }
 
