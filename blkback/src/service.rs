@@ -284,6 +284,8 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     fn drain(&mut self, commands: &Commands) -> Result<(), ExitReason> {
         self.notifier.unregister(&self.event_set);
         self.event_set.remove(&commands.event);
+        // Requests that were taken before a fault of the frontend are not started any more.
+        self.batch.tags.clear();
         loop {
             let completed = self.complete_requests()?;
             self.guest_data.reclaim();
