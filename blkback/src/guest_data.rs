@@ -91,9 +91,15 @@ impl GuestData {
         self.ios.pinned()
     }
 
-    /// Gives up the operations that the engine has dropped instead of handing them back.
-    pub(crate) fn reclaim(&mut self) {
-        self.ios.reclaim();
+    /// Releases the memory of operations that the engine has dropped instead of handing them back, and appends their
+    /// requests to `failed`.
+    #[inline]
+    pub(crate) fn reclaim(&mut self, failed: &mut Vec<Tag>) {
+        self.ios.reclaim(failed);
+        for tag in failed.iter() {
+            self.release(*tag);
+        }
+        self.unmap_batch();
     }
 
     /// Makes the data of these requests accessible, and appends an operation for each to `ready`. Those whose pages

@@ -44,7 +44,7 @@ struct Batch {
     tags: Vec<Tag>,
     /// Operations for the engine.
     ready: Vec<IoRequest>,
-    /// Requests whose pages could not be had.
+    /// Requests that fail without having been carried out.
     failed: Vec<Tag>,
     /// Operations that are complete.
     finished: Vec<Finished>,
@@ -111,7 +111,8 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         })
     }
 
-    /// Serves the ring until it is told to stop or fails. In both cases the engine has handed back all operations.
+    /// Serves the ring until it is told to stop or fails. The engine has then handed back or dropped all operations, unless
+    /// it has failed itself: it is dropped before the pages are unmapped.
     pub(crate) fn run(mut self, commands: &Commands) -> Result<(), ExitReason> {
         let outcome = self.serve(commands);
         let drained = self.drain(commands);
@@ -188,10 +189,17 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         self.guest_data.start(self.queue.requests(), tags, ready, failed);
         tags.clear();
         self.engine.submit(ready);
-        for tag in failed.drain(..) {
-            self.stats.failed(self.queue.requests()[tag].operation(), ErrorKind::Grant);
+        self.fail(ErrorKind::Grant);
+    }
+
+    /// Answers the requests that fail; returns whether there are any.
+    fn fail(&mut self, kind: ErrorKind) -> bool {
+        let any = !self.batch.failed.is_empty();
+        for tag in self.batch.failed.drain(..) {
+            self.stats.failed(self.queue.requests()[tag].operation(), kind);
             self.queue.complete(tag, Status::ERROR);
         }
+        any
     }
 
     /// Reads the disk's size. If it changed, the control thread advertises it to the frontend and sends a command.
@@ -213,8 +221,10 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             return Ok(false);
         }
         self.engine.poll(&mut self.completions).map_err(ExitReason::Engine)?;
+        self.guest_data.reclaim(&mut self.batch.failed);
+        let any_dropped = self.fail(ErrorKind::Io);
         if self.completions.is_empty() {
-            return Ok(false);
+            return Ok(any_dropped);
         }
         let Batch { tags, finished, .. } = &mut self.batch;
         self.guest_data.finish(self.queue.requests(), &mut self.completions, finished, tags);
@@ -288,7 +298,6 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         self.batch.tags.clear();
         loop {
             let completed = self.complete_requests()?;
-            self.guest_data.reclaim();
             if self.guest_data.in_engine() == 0 {
                 return Ok(());
             }
