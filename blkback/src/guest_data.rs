@@ -1,7 +1,7 @@
 // Not a core: does I/O or calls a hypervisor.
 
 //! The data of requests: moved between the guest's pages and the disk in place, or through bounce buffers; by batches,
-//! so that a batch is one call of the hypervisor.
+//! which the hypervisor is given in one call: all copies, and where it can (not by Linux's gntdev) all mappings.
 //!
 //! In place there is no copy: the kernel reads and writes the guest's mapped pages. Where it cannot pin such pages
 //! it fails with EFAULT: from the first such request on data is copied, and that request is submitted again. Where the pages stay mapped and the kernel has registered memory of the backend, a
@@ -28,8 +28,8 @@ use memory::{Memory, Pages};
 /// Bytes of a private bounce buffer: the most that a request carries.
 const BUFFER: usize = MAX_SEGMENTS * PAGE_SIZE;
 
-/// Copies of one call of the hypervisor.
-const COPIES: usize = 64;
+/// Copies of one call of the hypervisor: as many as `hypervisor::xen` passes on without allocating.
+const COPIES: usize = 32;
 
 /// Access to the data of one frontend's requests.
 pub(crate) struct GuestData {
