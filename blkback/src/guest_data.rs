@@ -4,8 +4,9 @@
 //! which the hypervisor is given in one call: all copies, and where it can (not by Linux's gntdev) all mappings.
 //!
 //! In place there is no copy: the kernel reads and writes the guest's mapped pages. Where it cannot pin such pages
-//! it fails with EFAULT: from the first such request on data is copied, and that request is submitted again. Where the pages stay mapped and the kernel has registered memory of the backend, a
-//! copy between the two is faster than pinning (`tests/xen/run grant-costs`).
+//! it fails with EFAULT: from the first such request on data is copied, and that request is submitted again. Where the
+//! pages stay mapped and the kernel has registered memory of the backend, a copy between the two is faster than pinning
+//! (`tests/xen/run grant-costs`).
 
 mod memory;
 
@@ -324,10 +325,10 @@ impl GuestData {
     ) {
         let tried = self.grants.copy(ops).inspect_err(log_refusal).is_ok();
         let failed = |op: &CopyOp<'_>| !tried || !op.status.is_okay();
-        refused.extend(ops.iter().zip(&*owners).filter(|(op, _)| failed(op)).map(|(_, tag)| *tag));
         if self.cache.is_none() {
-            self.stats.pages.copied.add(ops.len() as u64);
+            self.stats.pages.copied.add(ops.iter().filter(|op| !failed(op)).count() as u64);
         }
+        refused.extend(ops.iter().zip(&*owners).filter(|(op, _)| failed(op)).map(|(_, tag)| *tag));
         ops.clear();
         owners.clear();
     }
@@ -352,11 +353,10 @@ fn keep_mapped(
     stats: &Stats,
 ) -> grant_table::Result<()> {
     let hits = cache.counts().hits;
-    for segment in segments {
-        pages.push(cache.get(segment.gref)?);
-    }
+    let outcome =
+        segments.iter().try_for_each(|segment| cache.get(segment.gref).map(|page| pages.push(page)));
     let reused = cache.counts().hits - hits;
     stats.pages.reused.add(reused);
-    stats.pages.mapped.add(segments.len() as u64 - reused);
-    Ok(())
+    stats.pages.mapped.add(pages.len() as u64 - reused);
+    outcome
 }
