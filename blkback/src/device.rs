@@ -221,7 +221,7 @@ impl VbdDevice {
     }
 
     /// Resumes the ring of an earlier process that was Connected, if that process recorded its requests in flight.
-    /// Otherwise the handshake starts from the beginning.
+    /// Otherwise, or where the recorded requests cannot be used, the handshake starts from the beginning.
     pub(crate) fn resume(&mut self, found: &DeviceState) -> Result<(), Failure> {
         let resumed = self.try_resume(found);
         if resumed.is_err() {
@@ -257,7 +257,12 @@ impl VbdDevice {
             {
                 return Err(Failure::in_use_for_now(error));
             }
-            Err(error @ (StartError::Ring(_) | StartError::Channel(_))) => {
+            Err(
+                error @ (StartError::Ring(_)
+                | StartError::Channel(_)
+                | StartError::Memory(_)
+                | StartError::Resume(_)),
+            ) => {
                 tracing::warn!(%error, "failed to resume; reconnecting");
             }
             Err(error) => return Err(Failure::new(error.errno(), error)),

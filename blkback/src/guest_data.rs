@@ -1,12 +1,12 @@
 // Not a core: does I/O or calls a hypervisor.
 
 //! The data of requests: moved between the guest's pages and the disk in place, or through bounce buffers; by batches,
-//! so that a batch is one call of the hypervisor.
+//! which the hypervisor is given in one call: all copies, and where it can (not by Linux's gntdev) all mappings.
 //!
 //! In place there is no copy: the kernel reads and writes the guest's mapped pages. Where it cannot pin such pages
-//! it fails with EFAULT, which the first request with data shows (the probe): from then on data is copied, and that
-//! request is submitted again. Where the pages stay mapped and the kernel has registered memory of the backend, a
-//! copy between the two is faster than pinning (`tests/xen/run grant-costs`).
+//! it fails with EFAULT: from the first such request on data is copied, and that request is submitted again. Where the
+//! pages stay mapped and the kernel has registered memory of the backend, a copy between the two is faster than pinning
+//! (`tests/xen/run grant-costs`).
 
 mod memory;
 
@@ -29,8 +29,8 @@ use memory::{Memory, Pages};
 /// Bytes of a private bounce buffer: the most that a request carries.
 const BUFFER: usize = MAX_SEGMENTS * PAGE_SIZE;
 
-/// Copies of one call of the hypervisor.
-const COPIES: usize = 64;
+/// Copies of one call of the hypervisor: as many as `hypervisor::xen` passes on without allocating.
+const COPIES: usize = 32;
 
 /// Access to the data of one frontend's requests.
 pub(crate) struct GuestData {
@@ -46,8 +46,6 @@ pub(crate) struct GuestData {
     pool: Option<Arc<BouncePool>>,
     /// Free private bounce buffers, for when the pool is exhausted.
     free: Vec<MmapRegion>,
-    /// No request has shown yet whether the kernel can pin the guest's pages.
-    probing: bool,
     stats: Arc<Stats>,
     /// Pages to be mapped.
     to_map: Vec<MapOp>,
@@ -81,7 +79,6 @@ impl GuestData {
             copies,
             pool,
             free: Vec::new(),
-            probing: !copies,
             stats: config.stats.clone(),
             to_map: Vec::new(),
             to_unmap: Vec::with_capacity(depth),
@@ -95,9 +92,15 @@ impl GuestData {
         self.ios.pinned()
     }
 
-    /// Gives up the operations that the engine has dropped instead of handing them back.
-    pub(crate) fn reclaim(&mut self) {
-        self.ios.reclaim();
+    /// Releases the memory of operations that the engine has dropped instead of handing them back, and appends their
+    /// requests to `failed`.
+    #[inline]
+    pub(crate) fn reclaim(&mut self, failed: &mut Vec<Tag>) {
+        self.ios.reclaim(failed);
+        for tag in failed.iter() {
+            self.release(*tag);
+        }
+        self.unmap_batch();
     }
 
     /// Makes the data of these requests accessible, and appends an operation for each to `ready`. Those whose pages
@@ -228,7 +231,11 @@ impl GuestData {
                 }
             } else {
                 self.release(tag);
-                if self.probing && operation != Operation::Flush && self.probe(&result) {
+                if let Err(error) = &result
+                    && operation != Operation::Flush
+                    && error.raw_os_error() == Some(libc::EFAULT)
+                {
+                    self.copy_from_now_on();
                     retries.push(tag);
                     continue;
                 }
@@ -249,24 +256,12 @@ impl GuestData {
         self.unmap_batch();
     }
 
-    /// Learns from an operation in the guest's pages whether the kernel can pin them; `true` if it could not, and the
-    /// request is to be started once more.
+    /// The kernel cannot pin the guest's pages. No request comes here twice, as it has a bounce buffer then.
     #[cold]
-    fn probe(&mut self, result: &io::Result<()>) -> bool {
-        match result {
-            Err(error) if error.raw_os_error() == Some(libc::EFAULT) => {
-                if !self.copies {
-                    tracing::info!("the kernel cannot pin the guest's pages: copying");
-                    self.copies = true;
-                }
-                true
-            }
-            Ok(()) if !self.copies => {
-                tracing::info!("the kernel pins the guest's pages: reading and writing them in place");
-                self.probing = false;
-                false
-            }
-            _ => false,
+    fn copy_from_now_on(&mut self) {
+        if !self.copies {
+            tracing::info!("the kernel cannot pin the guest's pages: copying");
+            self.copies = true;
         }
     }
 
@@ -330,10 +325,10 @@ impl GuestData {
     ) {
         let tried = self.grants.copy(ops).inspect_err(log_refusal).is_ok();
         let failed = |op: &CopyOp<'_>| !tried || !op.status.is_okay();
-        refused.extend(ops.iter().zip(&*owners).filter(|(op, _)| failed(op)).map(|(_, tag)| *tag));
         if self.cache.is_none() {
-            self.stats.pages.copied.add(ops.len() as u64);
+            self.stats.pages.copied.add(ops.iter().filter(|op| !failed(op)).count() as u64);
         }
+        refused.extend(ops.iter().zip(&*owners).filter(|(op, _)| failed(op)).map(|(_, tag)| *tag));
         ops.clear();
         owners.clear();
     }
@@ -358,11 +353,10 @@ fn keep_mapped(
     stats: &Stats,
 ) -> grant_table::Result<()> {
     let hits = cache.counts().hits;
-    for segment in segments {
-        pages.push(cache.get(segment.gref)?);
-    }
+    let outcome =
+        segments.iter().try_for_each(|segment| cache.get(segment.gref).map(|page| pages.push(page)));
     let reused = cache.counts().hits - hits;
     stats.pages.reused.add(reused);
-    stats.pages.mapped.add(segments.len() as u64 - reused);
-    Ok(())
+    stats.pages.mapped.add(pages.len() as u64 - reused);
+    outcome
 }

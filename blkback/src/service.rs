@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_channel::{Notifier, WaitChannel};
-use event_loop::{AdaptivePoll, EventSet};
+use event_loop::{AdaptivePoll, EventSet, Ready};
 use grant_table::Contiguous;
 use inflight::InflightRegion;
 use ring_abi::blkif::{Request, Response, Status};
@@ -34,6 +34,9 @@ const POLLS_PER_CLOCK_READ: u32 = 64;
 /// How often the disk's size is read while requests come in; Linux's backend reads it for every request.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long the loop sleeps at most while the engine has operations that it could not start.
+const RETRY_INTERVAL: Duration = Duration::from_millis(1);
+
 /// What passes from one stage to the next; empty between two polls, and kept for its memory.
 #[derive(Default)]
 struct Batch {
@@ -41,7 +44,7 @@ struct Batch {
     tags: Vec<Tag>,
     /// Operations for the engine.
     ready: Vec<IoRequest>,
-    /// Requests whose pages could not be had.
+    /// Requests that fail without having been carried out.
     failed: Vec<Tag>,
     /// Operations that are complete.
     finished: Vec<Finished>,
@@ -108,7 +111,8 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         })
     }
 
-    /// Serves the ring until it is told to stop or fails. In both cases the engine has handed back all operations.
+    /// Serves the ring until it is told to stop or fails. The engine has then handed back or dropped all operations, unless
+    /// it has failed itself: it is dropped before the pages are unmapped.
     pub(crate) fn run(mut self, commands: &Commands) -> Result<(), ExitReason> {
         let outcome = self.serve(commands);
         let drained = self.drain(commands);
@@ -185,10 +189,17 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         self.guest_data.start(self.queue.requests(), tags, ready, failed);
         tags.clear();
         self.engine.submit(ready);
-        for tag in failed.drain(..) {
-            self.stats.failed(self.queue.requests()[tag].operation(), ErrorKind::Grant);
+        self.fail(ErrorKind::Grant);
+    }
+
+    /// Answers the requests that fail; returns whether there are any.
+    fn fail(&mut self, kind: ErrorKind) -> bool {
+        let any = !self.batch.failed.is_empty();
+        for tag in self.batch.failed.drain(..) {
+            self.stats.failed(self.queue.requests()[tag].operation(), kind);
             self.queue.complete(tag, Status::ERROR);
         }
+        any
     }
 
     /// Reads the disk's size. If it changed, the control thread advertises it to the frontend and sends a command.
@@ -210,8 +221,10 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             return Ok(false);
         }
         self.engine.poll(&mut self.completions).map_err(ExitReason::Engine)?;
+        self.guest_data.reclaim(&mut self.batch.failed);
+        let any_dropped = self.fail(ErrorKind::Io);
         if self.completions.is_empty() {
-            return Ok(false);
+            return Ok(any_dropped);
         }
         let Batch { tags, finished, .. } = &mut self.batch;
         self.guest_data.finish(self.queue.requests(), &mut self.completions, finished, tags);
@@ -269,7 +282,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         if let Some(pause) = self.notifier.limit_events(&self.event_set).map_err(channel_error)? {
             tracing::debug!(?pause, "masking events: the frontend notifies without work");
         }
-        let ready = self.event_set.wait(None).map_err(ExitReason::Wait)?;
+        let ready = self.wait()?;
         self.stats.count_wakeup();
         if ready.contains(CHANNEL) || ready.contains(EventSet::TIMER) {
             self.notifier.take_events(&self.event_set).map_err(channel_error)?;
@@ -281,17 +294,23 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     fn drain(&mut self, commands: &Commands) -> Result<(), ExitReason> {
         self.notifier.unregister(&self.event_set);
         self.event_set.remove(&commands.event);
+        // Requests that were taken before a fault of the frontend are not started any more.
+        self.batch.tags.clear();
         loop {
             let completed = self.complete_requests()?;
-            self.guest_data.reclaim();
             if self.guest_data.in_engine() == 0 {
                 return Ok(());
             }
             if completed {
                 continue;
             }
-            self.event_set.wait(None).map_err(ExitReason::Wait)?;
+            self.wait()?;
         }
+    }
+
+    fn wait(&self) -> Result<Ready, ExitReason> {
+        let limit = self.engine.needs_poll().then_some(RETRY_INTERVAL);
+        self.event_set.wait(limit).map_err(ExitReason::Wait)
     }
 }
 

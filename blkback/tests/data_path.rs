@@ -14,8 +14,8 @@ use testkit::block::{Backend, GUEST, RawFrontend, XVDA};
 use testkit::random::bytes;
 use testkit::{FrontendDevice, Machine};
 
-/// A disk for which the kernel cannot pin guests' pages.
-struct UnpinnableDisk(RamDisk);
+/// A disk for which the kernel cannot pin guests' pages, but for those of the first operations, so many.
+struct UnpinnableDisk(RamDisk, usize);
 
 impl Disk for UnpinnableDisk {
     fn name(&self) -> String {
@@ -25,18 +25,24 @@ impl Disk for UnpinnableDisk {
         self.0.info()
     }
     fn engine(&self, depth: usize) -> io::Result<Box<dyn Engine>> {
-        Ok(Box::new(UnpinnableEngine { engine: self.0.engine(depth)?, refused: Vec::new() }))
+        Ok(Box::new(UnpinnableEngine { engine: self.0.engine(depth)?, lucky: self.1, refused: Vec::new() }))
     }
 }
 
 struct UnpinnableEngine {
     engine: Box<dyn Engine>,
+    lucky: usize,
     refused: Vec<Completion>,
 }
 
 impl Engine for UnpinnableEngine {
     fn submit(&mut self, requests: &mut Vec<IoRequest>) {
-        let (refused, mut others): (Vec<_>, Vec<_>) = requests.drain(..).partition(is_in_granted_pages);
+        let mut is_refused = |request: &IoRequest| {
+            let is_lucky = self.lucky > 0;
+            self.lucky = self.lucky.saturating_sub(1);
+            !is_lucky && is_in_granted_pages(request)
+        };
+        let (refused, mut others): (Vec<_>, Vec<_>) = requests.drain(..).partition(|one| is_refused(one));
         let fault = || Err(io::Error::from_raw_os_error(libc::EFAULT));
         self.refused.extend(refused.into_iter().map(|request| Completion { request, result: fault() }));
         self.engine.submit(&mut others);
@@ -63,17 +69,20 @@ fn is_in_granted_pages(request: &IoRequest) -> bool {
     request.iovecs().iter().any(|one| granted(one.iov_base.addr()))
 }
 
-/// Writes pages and reads them into others; returns whether the guest's pages are still mapped after that.
-fn stays_mapped(disk: Arc<dyn Disk>, data_path: DataPath) -> bool {
+fn connect(disk: Arc<dyn Disk>, data_path: DataPath) -> (Machine, Backend, RawFrontend) {
     let machine = Machine::new();
     let hv = machine.domain(DomId::DOM0);
     let mut driver = VbdDriver::with_opener(hv.clone(), hv.clone(), Box::new(move |_, _| Ok(disk.clone())));
     driver.set_tuning(Tuning { data_path, ..Tuning::default() });
-    let _back = Backend::start_with(driver, &hv);
+    let back = Backend::start_with(driver, &hv);
     let device = machine.attach_disk(GUEST, XVDA, "by the opener");
     let device = FrontendDevice::new(machine.domain(GUEST), device);
-    let mut raw: RawFrontend = RawFrontend::connect(device, key::PROTOCOL_X86_64, true);
+    (machine, back, RawFrontend::connect(device, key::PROTOCOL_X86_64, true))
+}
 
+/// Writes pages and reads them into others; returns whether the guest's pages are still mapped after that.
+fn stays_mapped(disk: Arc<dyn Disk>, data_path: DataPath) -> bool {
+    let (_machine, _back, mut raw) = connect(disk, data_path);
     let written = bytes(7, 3 * PAGE_SIZE);
     raw.data.slice(0, written.len()).unwrap().copy_from(&written);
     let requests = [raw.io(OP_WRITE, 1, 64, &[0, 1, 2]), raw.io(OP_READ, 2, 64, &[3, 4, 5])];
@@ -111,8 +120,26 @@ fn every_data_path_transfers_the_same_bytes() {
 }
 
 #[test]
+fn only_pages_that_were_reached_are_counted() {
+    for (data_path, expected) in
+        [(DataPath::Map, [0, 0]), (DataPath::Copy, [0, 1]), (DataPath::Persistent, [1, 0])]
+    {
+        let (_machine, back, mut raw) = connect(Arc::new(ram()), data_path);
+        let half_valid = raw.io_of(OP_WRITE, 1, 0, [raw.data.refs()[0], ring_abi::GrantRef(4000)]);
+        raw.send(&[half_valid]);
+        assert_eq!(raw.receive(1)[0].status, Status::ERROR);
+        let stats = back.registry.get((GUEST, XVDA)).unwrap().stats.unwrap();
+        let pages = stats.snapshot().grants.unwrap();
+        assert_eq!(([pages.mapped, pages.copied], pages.reused), (expected, Some(0)), "{data_path:?}");
+    }
+}
+
+#[test]
 fn pages_that_the_kernel_cannot_pin_are_copied() {
     for (data_path, stays) in [(DataPath::Map, false), (DataPath::Persistent, true)] {
-        assert_eq!(stays_mapped(Arc::new(UnpinnableDisk(ram())), data_path), stays, "{data_path:?}");
+        for lucky in [0, 1] {
+            let disk = Arc::new(UnpinnableDisk(ram(), lucky));
+            assert_eq!(stays_mapped(disk, data_path), stays, "{data_path:?}, {lucky}");
+        }
     }
 }

@@ -183,7 +183,7 @@ fn dropped_engine_has_waited_for_its_operations() {
         machine
     };
     drop(engine);
-    table.reclaim();
+    table.reclaim(&mut Vec::new());
     assert_eq!(table.pinned(), 0, "the kernel has completed them");
     for tag in [Tag(0), Tag(1)] {
         assert_eq!(table.memory(tag).as_ref().map(bytes), Some(vec![0; 4096]));

@@ -53,7 +53,7 @@ pub enum Fault {
     /// The producer index is impossible.
     #[error(transparent)]
     Ring(#[from] ring_abi::ring::Fault),
-    /// A response to no request in flight, or a second response to one.
+    /// A response to no request in flight, a second response to one, or one to a request that this ring has not carried.
     #[error("the backend answered request {id:#x}, which is not in flight")]
     UnknownId {
         /// The id found.
@@ -101,7 +101,8 @@ pub type Segments = ArrayVec<Segment, MAX_SEGMENTS>;
 pub struct Queue<P, M, T> {
     ring: Option<Front<P, M>>,
     table: Table<T>,
-    /// Ids of requests not yet pushed: submitted without a ring, or to be sent again over a new one.
+    /// Ids of requests not yet pushed: submitted without a ring, or to be sent again over a new one. They ascend, and
+    /// are above those of all requests that were pushed to this ring.
     unsent: VecDeque<u64>,
     /// Requests were pushed since the last commit.
     pushed: bool,
@@ -241,7 +242,8 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
                 ring.prefetch(PREFETCH as u32);
             }
             let Some(Response { id, operation: found, status }) = ring.pop()? else { break };
-            let entry = self.table.entry(id).ok_or(Fault::UnknownId { id })?;
+            let is_unsent = self.unsent.front().is_some_and(|first| id >= *first);
+            let entry = self.table.entry(id).filter(|_| !is_unsent).ok_or(Fault::UnknownId { id })?;
             let expected = entry.request.operation();
             if found != expected {
                 return Err(Fault::WrongOperation { id, found, expected });

@@ -27,8 +27,9 @@ pub trait GrantTable: Send + Sync {
     /// [`Error::NoSuchDomain`](crate::Error::NoSuchDomain).
     fn map(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Mapping>;
 
-    /// Maps the pages of several mappings by one call, as `GNTTABOP_map_grant_ref` does: of each mapping all or none. The
-    /// `ops` of one mapping follow each other. A mapping of which a page is refused is left empty.
+    /// Maps the pages of several mappings: of each mapping all or none. The `ops` of one mapping follow each other. A
+    /// mapping of which a page is refused is left empty. One call on `local`; through Linux's gntdev each mapping is made
+    /// for itself, and costs what [`GrantTable::map`] does.
     ///
     /// # Errors
     /// The first error, as of [`GrantTable::map`]; it does not stop the other mappings.
@@ -46,7 +47,7 @@ pub trait GrantTable: Send + Sync {
         outcome
     }
 
-    /// Unmaps the mappings of these numbers, which have pages of `peer`, by one call.
+    /// Unmaps the mappings of these numbers, which have pages of `peer`: in one call, or each, as [`GrantTable::map_batch`].
     fn unmap_batch(&self, peer: DomId, numbers: &[u32], mappings: &mut dyn Mappings) {
         let _ = peer;
         numbers.iter().for_each(|number| mappings.mapping(*number).unmap());

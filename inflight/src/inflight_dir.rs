@@ -10,7 +10,7 @@
 use crate::error::{Error, Result};
 use memmap2::{MmapOptions, MmapRaw};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::{Flock, FlockArg, posix_fallocate};
 use ring_abi::PAGE_SIZE;
 use ring_abi::shm::Memory;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -51,7 +51,8 @@ impl InflightDir {
     }
 
     /// Creates a zeroed region of whole pages, replacing any region of this name. `belongs_to`, a text shorter than a
-    /// page, is stored with it: [`InflightDir::open`] finds it by the same text only.
+    /// page, is stored with it: [`InflightDir::open`] finds it by the same text only. The space is reserved: a write to
+    /// the region never finds the file system full, which kills the process.
     ///
     /// # Errors
     /// [`Error::Io`] if the file cannot be created, sized or mapped, as without space left.
@@ -63,9 +64,13 @@ impl InflightDir {
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(true).mode(0o600);
         let file = options.open(&part).map_err(failed)?;
-        let written = file.set_len((PAGE_SIZE + bytes.next_multiple_of(PAGE_SIZE)) as u64);
-        written.and_then(|()| file.write_all_at(belongs_to.as_bytes(), 0)).map_err(failed)?;
-        std::fs::rename(&part, &path).map_err(failed)?;
+        let reserved = posix_fallocate(&file, 0, (PAGE_SIZE + bytes.next_multiple_of(PAGE_SIZE)) as i64);
+        let written = reserved.map_err(std::io::Error::from);
+        let written = written.and_then(|()| file.write_all_at(belongs_to.as_bytes(), 0));
+        written.and_then(|()| std::fs::rename(&part, &path)).map_err(|e| {
+            self.remove(&format!("{name}.part"));
+            failed(e)
+        })?;
         InflightRegion::over(file, &path)
     }
 
@@ -154,6 +159,7 @@ unsafe impl Memory for InflightRegion {
 mod tests {
     use super::*;
     use ring_abi::shm::Slot;
+    use std::os::unix::fs::MetadataExt;
 
     fn word(region: &InflightRegion) -> Slot<'_> {
         // SAFETY: the region is at least a page long, and outlives the slot.
@@ -183,5 +189,18 @@ mod tests {
         drop(region);
         dir.remove("vbd-1-51712");
         assert!(dir.open("vbd-1-51712", "ring 8", 5000).unwrap().is_none());
+    }
+
+    #[test]
+    fn region_has_its_space_reserved_or_is_not_created() {
+        let directory = tempfile::tempdir().unwrap();
+        let dir = InflightDir::new(directory.path()).unwrap();
+        let _region = dir.create("vbd-1-51712", "ring 8", 1 << 20).unwrap();
+        let metadata = std::fs::metadata(directory.path().join("vbd-1-51712")).unwrap();
+        assert!(metadata.blocks() * 512 >= metadata.len(), "{} blocks", metadata.blocks());
+        // More than any file can have.
+        let error = dir.create("vbd-1-51728", "ring 8", i64::MAX as usize).unwrap_err().to_string();
+        assert!(error.contains("vbd-1-51728"), "{error}");
+        assert_eq!(dir.names().unwrap(), ["vbd-1-51712"]);
     }
 }

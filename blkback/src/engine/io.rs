@@ -7,6 +7,7 @@ use std::fmt;
 use std::io;
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrayvec::ArrayVec;
@@ -28,10 +29,12 @@ pub(super) struct IoSlot {
     pub(super) iovecs: Iovecs,
     /// The token was dropped instead of being handed back: the last access to the slot by way of it.
     pub(super) dropped: AtomicBool,
+    /// Set after that for the whole table.
+    pub(super) any_dropped: Arc<AtomicBool>,
 }
 
 impl IoSlot {
-    pub(super) fn new(tag: Tag) -> IoSlot {
+    pub(super) fn new(tag: Tag, any_dropped: Arc<AtomicBool>) -> IoSlot {
         IoSlot {
             tag,
             operation: Operation::Flush,
@@ -39,6 +42,7 @@ impl IoSlot {
             bytes: 0,
             iovecs: Iovecs::new(),
             dropped: AtomicBool::new(false),
+            any_dropped,
         }
     }
 }
@@ -47,7 +51,7 @@ impl IoSlot {
 /// [`Completion`].
 ///
 /// It is a token: while it lives its slot of the [`IoTable`](super::IoTable) is not used again, and its memory stays
-/// mapped and is nobody else's. An engine that drops it gives up the operation, which is then never answered; an
+/// mapped and is nobody else's. An engine that drops it gives up the operation, which fails with the next poll; an
 /// engine that can neither wait for its I/O nor cancel it [forgets](std::mem::forget) the token, and the memory is
 /// never freed.
 pub struct IoRequest {
@@ -135,7 +139,9 @@ impl IoRequest {
 
 impl Drop for IoRequest {
     fn drop(&mut self) {
+        let any_dropped = self.slot().any_dropped.clone();
         self.slot().dropped.store(true, Ordering::Release);
+        any_dropped.store(true, Ordering::Release);
     }
 }
 

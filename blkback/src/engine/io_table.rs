@@ -7,6 +7,7 @@
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::iovec;
@@ -52,6 +53,8 @@ pub struct IoTable<M> {
     pinned: Box<[bool]>,
     /// How many are pinned.
     out: usize,
+    /// A token was dropped since the slots of such tokens were last taken back.
+    any_dropped: Arc<AtomicBool>,
     memory: PhantomData<M>,
 }
 
@@ -91,11 +94,13 @@ impl<'m> Slices<'_, 'm> {
 impl<M: Send + 'static> IoTable<M> {
     /// A table of `depth` slots, each with a memory of its own.
     pub fn new(depth: usize, mut memory: impl FnMut() -> M) -> IoTable<M> {
-        let slot = |number| Slot { io: IoSlot::new(Tag(number as u32)), memory: memory() };
+        let any_dropped = Arc::<AtomicBool>::default();
+        let slot =
+            |number| Slot { io: IoSlot::new(Tag(number as u32), any_dropped.clone()), memory: memory() };
         let slots: Box<[Slot<M>]> = (0..depth).map(slot).collect();
         // SAFETY: a box is not null.
         let slots = unsafe { NonNull::new_unchecked(Box::into_raw(slots).cast()) };
-        IoTable { slots, pinned: vec![false; depth].into(), out: 0, memory: PhantomData }
+        IoTable { slots, pinned: vec![false; depth].into(), out: 0, any_dropped, memory: PhantomData }
     }
 
     /// Slots whose tokens are out.
@@ -190,26 +195,35 @@ impl<M: Send + 'static> IoTable<M> {
         tag
     }
 
-    /// Takes back the slots whose tokens were dropped.
-    pub fn reclaim(&mut self) {
-        reclaim(self.slots, &mut self.pinned, &mut self.out);
+    /// Takes back the slots whose tokens were dropped, and appends their tags to `dropped`.
+    #[inline]
+    pub fn reclaim(&mut self, dropped: &mut Vec<Tag>) {
+        if self.any_dropped.load(Ordering::Relaxed) {
+            self.take_dropped(|tag| dropped.push(tag));
+        }
     }
 }
 
-fn reclaim<M>(slots: NonNull<Slot<M>>, pinned: &mut [bool], out: &mut usize) {
-    for (number, pinned) in pinned.iter_mut().enumerate().filter(|(_, pinned)| **pinned) {
-        // SAFETY: there are as many slots as flags; engines only read the slot, but for this atomic.
-        let dropped: &AtomicBool = unsafe { &(*slots.as_ptr().add(number)).io.dropped };
-        if dropped.load(Ordering::Acquire) {
-            *pinned = false;
-            *out -= 1;
+impl<M> IoTable<M> {
+    #[cold]
+    fn take_dropped(&mut self, mut each: impl FnMut(Tag)) {
+        // Before the slots are read: a token that is dropped meanwhile is seen now or sets it again.
+        self.any_dropped.swap(false, Ordering::Acquire);
+        for (number, pinned) in self.pinned.iter_mut().enumerate().filter(|(_, pinned)| **pinned) {
+            // SAFETY: there are as many slots as flags; engines only read the slot, but for this atomic.
+            let dropped: &AtomicBool = unsafe { &(*self.slots.as_ptr().add(number)).io.dropped };
+            if dropped.load(Ordering::Acquire) {
+                *pinned = false;
+                self.out -= 1;
+                each(Tag(number as u32));
+            }
         }
     }
 }
 
 impl<M> Drop for IoTable<M> {
     fn drop(&mut self) {
-        reclaim(self.slots, &mut self.pinned, &mut self.out);
+        self.take_dropped(|_| ());
         let all = ptr::slice_from_raw_parts_mut(self.slots.as_ptr(), self.pinned.len());
         if self.out == 0 {
             // SAFETY: allocated as a boxed slice of this length, of which no token is out.

@@ -146,6 +146,12 @@ pub trait Engine {
     /// The engine itself failed.
     fn poll(&mut self, completions: &mut Vec<Completion>) -> Result<()>;
 
+    /// Whether operations wait for the next [`Engine::poll`], as where the kernel was short of memory: the caller polls
+    /// again after a short while, even if the descriptor does not become readable.
+    fn needs_poll(&self) -> bool {
+        false
+    }
+
     /// A descriptor that is readable while [`Engine::poll`] would return a completion, but for those that complete in
     /// [`Engine::submit`]: the caller polls after it has submitted.
     fn fd(&self) -> BorrowedFd<'_>;

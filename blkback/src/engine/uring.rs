@@ -192,6 +192,10 @@ impl Engine for UringEngine {
         self.enter(0)
     }
 
+    fn needs_poll(&self) -> bool {
+        self.to_submit > 0 || !self.unfinished.is_empty()
+    }
+
     fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: the ring keeps its descriptor open for as long as `self` is borrowed.
         unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
@@ -304,3 +308,6 @@ fn outcome(request: &IoRequest, transferred: usize, result: i32) -> Outcome {
         bytes => Outcome::Partial(bytes as usize),
     }
 }
+
+#[cfg(test)]
+mod tests;

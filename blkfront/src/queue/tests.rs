@@ -113,6 +113,27 @@ fn invalid_responses_are_faults() {
 }
 
 #[test]
+fn response_to_a_request_not_yet_sent_is_a_fault() {
+    let (mut queue, _back) = connected(2);
+    for item in 0..40 {
+        queue.submit(Operation::Read, item, &segments(), item).unwrap();
+    }
+    queue.disconnect();
+    let memory = Pages::new(1);
+    queue.connect(memory.clone()).unwrap();
+    let _ = queue.commit();
+    let mut back = Back::attach(memory).unwrap();
+    let sent: Vec<_> = take_all(&mut back).iter().map(Request::id).collect();
+    assert_eq!(sent.len(), 32);
+    let unsent = queue.unsent[3];
+    answer(&mut back, sent[31], OP_READ);
+    answer(&mut back, unsent, OP_READ);
+    let mut completed = Vec::new();
+    let polled = queue.poll(|item, _| completed.push(item));
+    assert_eq!((completed, polled), ([31].into(), Err(Fault::UnknownId { id: unsent })));
+}
+
+#[test]
 fn submit_to_full_ring_gives_the_item_back() {
     let (mut queue, _back) = connected(1);
     for item in 0..32 {

@@ -10,7 +10,7 @@ use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 use smallvec::SmallVec;
 use vm_memory::VolatileSlice;
 
-/// Operations submitted without allocating: more than the slots of the largest packet.
+/// Operations submitted without allocating: more than the slots of the largest packet, and as many as blkback submits.
 const INLINE_OPS: usize = 32;
 
 impl Gntdev {

@@ -62,9 +62,10 @@ fn vif_of(interface: &str, dir: &Path, was_served: impl Fn(DomId, u32) -> bool) 
     }
 }
 
-/// Parses an inflight region's name, `vbd-7-51712` or `vif-7-0-tx`: the device's kind, frontend domain and number.
+/// Parses an inflight region's name, `vbd-7-51712` or `vif-7-0-tx`, with `.part` behind it if a process was killed while it
+/// created the region: the device's kind, frontend domain and number.
 fn parse_region_name(name: &str) -> Option<(&str, DomId, u32)> {
-    let mut parts = name.split('-');
+    let mut parts = name.strip_suffix(".part").unwrap_or(name).split('-');
     Some((parts.next()?, parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
 }
 
@@ -98,7 +99,7 @@ mod tests {
         client.write("/local/domain/0/backend/vbd/7/51712/state", "4").unwrap();
         let directory = tempfile::tempdir().unwrap();
         let inflight_dir = InflightDir::new(directory.path()).unwrap();
-        for name in ["vbd-7-51712", "vbd-7-51728", "vif-8-0-tx", "other"] {
+        for name in ["vbd-7-51712", "vbd-7-51728", "vbd-7-51744.part", "vif-8-0-tx", "other"] {
             inflight_dir.create(name, "", 1).unwrap();
         }
         remove(&mut client, DomId::DOM0, directory.path(), &inflight_dir).unwrap();

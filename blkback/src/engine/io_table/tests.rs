@@ -67,8 +67,10 @@ fn engine_dropped_with_its_requests_frees_them() {
     write(&engine[1], 1);
     drop(engine);
     assert_eq!(table.pinned(), 2);
-    table.reclaim();
-    assert_eq!(table.pinned(), 0);
+    let mut dropped = Vec::new();
+    table.reclaim(&mut dropped);
+    table.reclaim(&mut dropped);
+    assert_eq!((dropped, table.pinned()), (vec![Tag(0), Tag(2)], 0));
     let request = start(&mut table, 2);
     drop(request);
     // Frees the slot whose token was dropped last.
@@ -114,7 +116,7 @@ fn engine_of_several_threads_may_drop_and_hand_back_anywhere() {
         assert_eq!(*table.memory(tag), vec![tag.0 as u8; 64]);
     }
     threads.into_iter().for_each(|thread| thread.join().unwrap());
-    table.reclaim();
+    table.reclaim(&mut Vec::new());
     assert_eq!((table.memory(Tag(1)).clone(), table.pinned()), (vec![1; 64], 0));
 }
 

@@ -1,0 +1,34 @@
+//! What the kernel does not take at once.
+
+use super::*;
+use crate::engine::{IoTable, Tag};
+use vm_memory::{MmapRegion, VolatileMemory};
+
+#[test]
+fn operation_that_the_kernel_does_not_take_is_submitted_by_the_next_poll() {
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(4096).unwrap();
+    let mut engine = UringEngine::new(Arc::new(file), 4).unwrap();
+    let mut table = IoTable::new(4, || MmapRegion::<()>::new(4096).unwrap());
+    // The kernel takes no entry behind one that it refuses: no buffer can be selected for a no-op.
+    let refused = opcode::Nop::new().build().flags(squeue::Flags::BUFFER_SELECT).user_data(3);
+    // SAFETY: it has no memory.
+    unsafe { engine.ring.submission().push(&refused).unwrap() };
+    engine.to_submit += 1;
+    let read =
+        table.start(Tag(0), Operation::Read, 0, |memory, slices| slices.push(memory.as_volatile_slice()));
+    engine.submit(&mut vec![read.unwrap()]);
+    let mut completions = Vec::new();
+    engine.poll(&mut completions).unwrap();
+    assert!(completions.is_empty() && engine.needs_poll());
+    engine.poll(&mut completions).unwrap();
+    assert!(!engine.needs_poll());
+    while completions.is_empty() {
+        engine.enter(1).unwrap();
+        engine.reap(&mut completions);
+    }
+    for Completion { request, result } in completions {
+        result.unwrap();
+        table.finish(request);
+    }
+}

@@ -1,0 +1,109 @@
+//! Devices whose engines start their operations late, or drop them.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use blkback::engine::{Completion, IoRequest, RamDisk};
+use blkback::{Disk, DiskInfo, Engine, Tuning, VbdDriver};
+use ring_abi::DomId;
+use ring_abi::blkif::{OP_READ, Status, key};
+use testkit::block::{Backend, GUEST, RawFrontend, XVDA};
+use testkit::{FrontendDevice, Machine};
+
+/// A disk in memory with an engine of the test's.
+struct TestDisk {
+    ram: RamDisk,
+    engine: fn(Box<dyn Engine>) -> Box<dyn Engine>,
+}
+
+impl Disk for TestDisk {
+    fn name(&self) -> String {
+        "test".into()
+    }
+    fn info(&self) -> io::Result<DiskInfo> {
+        self.ram.info()
+    }
+    fn engine(&self, depth: usize) -> io::Result<Box<dyn Engine>> {
+        Ok((self.engine)(self.ram.engine(depth)?))
+    }
+}
+
+/// A device that never polls its engine without a reason.
+fn connect(engine: fn(Box<dyn Engine>) -> Box<dyn Engine>) -> (Machine, Backend, RawFrontend) {
+    let machine = Machine::new();
+    let hv = machine.domain(DomId::DOM0);
+    let disk: Arc<dyn Disk> = Arc::new(TestDisk { ram: RamDisk::new(DiskInfo::new(1024)).unwrap(), engine });
+    let mut driver = VbdDriver::with_opener(hv.clone(), hv.clone(), Box::new(move |_, _| Ok(disk.clone())));
+    driver.set_tuning(Tuning { busy_poll: Duration::ZERO, ..Tuning::default() });
+    let back = Backend::start_with(driver, &hv);
+    let device = machine.attach_disk(GUEST, XVDA, "by the opener");
+    let device = FrontendDevice::new(machine.domain(GUEST), device);
+    (machine, back, RawFrontend::connect(device, key::PROTOCOL_X86_64, false))
+}
+
+/// An engine that can start its operations at the fourth poll only.
+struct LateEngine {
+    engine: Box<dyn Engine>,
+    waiting: Vec<IoRequest>,
+    polls: u32,
+}
+
+impl Engine for LateEngine {
+    fn submit(&mut self, requests: &mut Vec<IoRequest>) {
+        self.waiting.append(requests);
+        self.polls = 0;
+    }
+    fn poll(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
+        self.polls += 1;
+        if self.polls > 3 {
+            self.engine.submit(&mut self.waiting);
+        }
+        self.engine.poll(completions)
+    }
+    fn needs_poll(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.engine.fd()
+    }
+}
+
+#[test]
+fn operations_that_cannot_start_at_once_are_tried_again() {
+    let (_machine, _back, mut raw) =
+        connect(|engine| Box::new(LateEngine { engine, waiting: Vec::new(), polls: 0 }));
+    let read = raw.io(OP_READ, 1, 0, &[0]);
+    raw.send(&[read]);
+    assert_eq!(raw.receive(1)[0].status, Status::OKAY);
+}
+
+/// An engine that drops every operation but those at the disk's start.
+struct DroppingEngine(Box<dyn Engine>);
+
+impl Engine for DroppingEngine {
+    fn submit(&mut self, requests: &mut Vec<IoRequest>) {
+        requests.retain(|request| request.sector() == 0);
+        self.0.submit(requests);
+    }
+    fn poll(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
+        self.0.poll(completions)
+    }
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.0.fd()
+    }
+}
+
+#[test]
+fn operations_that_are_dropped_fail() {
+    let (_machine, _back, mut raw) = connect(|engine| Box::new(DroppingEngine(engine)));
+    // More than the ring has slots.
+    for id in 0..40 {
+        let reads = [raw.io(OP_READ, 2 * id, 8, &[0]), raw.io(OP_READ, 2 * id + 1, 0, &[1])];
+        raw.send(&reads);
+        let statuses: Vec<_> = raw.receive(2).iter().map(|response| response.status).collect();
+        assert_eq!(statuses, [Status::ERROR, Status::OKAY]);
+    }
+    assert!(raw.data.end().is_ok(), "nothing stays mapped");
+}

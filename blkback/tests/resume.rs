@@ -1,0 +1,63 @@
+//! A successor of a backend that cannot resume its ring has the frontend connect anew.
+
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use blkback::VbdDriver;
+use event_channel::{EventChannels, WaitChannel};
+use hypervisor::local::Domain;
+use inflight::InflightDir;
+use ring_abi::blkif::{OP_READ, Status, key};
+use ring_abi::{DomId, EventPort, PAGE_SIZE};
+use testkit::block::{Backend, GUEST, RawFrontend, XVDA};
+use testkit::{FrontendDevice, Machine};
+use xenbus::XenbusState;
+
+/// Event channels that a successor can bind, as on Xen; what it is given instead of the local hypervisor's is connected to
+/// nobody.
+struct RebindableChannels(Arc<Domain>);
+
+impl EventChannels for RebindableChannels {
+    type Channel = Box<dyn WaitChannel>;
+
+    fn alloc_unbound(&self, peer: DomId) -> event_channel::Result<Box<dyn WaitChannel>> {
+        self.0.alloc_unbound(peer)
+    }
+    fn bind_interdomain(&self, peer: DomId, port: EventPort) -> event_channel::Result<Box<dyn WaitChannel>> {
+        self.0.bind_interdomain(peer, port).or_else(|_| self.0.alloc_unbound(peer))
+    }
+}
+
+fn start(machine: &Machine, inflight_dir: &Path) -> Backend {
+    let hv = machine.domain(DomId::DOM0);
+    let mut driver = VbdDriver::new(hv.clone(), Arc::new(RebindableChannels(hv.clone())));
+    driver.set_inflight_dir(InflightDir::new(inflight_dir).unwrap());
+    Backend::start_with(driver, &hv)
+}
+
+#[test]
+fn log_of_another_version_has_its_frontend_connect_anew() {
+    let inflight_dir = tempfile::tempdir().unwrap();
+    let machine = Machine::new();
+    let back = start(&machine, inflight_dir.path());
+    let device = machine.attach_disk(GUEST, XVDA, "ram:1048576");
+    let device = FrontendDevice::new(machine.domain(GUEST), device);
+    let raw: RawFrontend = RawFrontend::connect(device, key::PROTOCOL_X86_64, false);
+    raw.device.switch(XenbusState::Connected);
+    back.stop();
+    // The version, a word of the log's head (inflight/src/log_memory.rs), behind the page that says whose log it is.
+    let log = inflight_dir.path().join(format!("vbd-{GUEST}-{XVDA}"));
+    let log = std::fs::File::options().read(true).write(true).open(log).unwrap();
+    let mut version = [0; 4];
+    log.read_exact_at(&mut version, PAGE_SIZE as u64 + 16).unwrap();
+    assert_eq!(version, 1u32.to_le_bytes());
+    log.write_all_at(&2u32.to_le_bytes(), PAGE_SIZE as u64 + 16).unwrap();
+
+    let _back = start(&machine, inflight_dir.path());
+    // Waits for InitWait.
+    let mut raw: RawFrontend = RawFrontend::connect(raw.device, key::PROTOCOL_X86_64, false);
+    let read = raw.io(OP_READ, 1, 0, &[0]);
+    raw.send(&[read]);
+    assert_eq!(raw.receive(1)[0].status, Status::OKAY);
+}
