@@ -198,11 +198,8 @@ where
     /// [`Fault`] if the frontend's producer index is impossible: close this device.
     #[inline]
     pub fn poll(&mut self) -> Result<Option<Tag>, Fault> {
-        if !self.order.is_open() {
-            return Ok(self.next_step());
-        }
-        if !self.inherited.is_empty() {
-            return Ok(self.take_inherited());
+        if !self.order.is_open() || !self.inherited.is_empty() {
+            return Ok(self.poll_taken());
         }
         for _ in 0..self.size() {
             // A ring never holds more requests than slots, but requests whose responses are not published keep
@@ -218,6 +215,13 @@ where
             }
         }
         Ok(None)
+    }
+
+    /// Returns, as [`Queue::poll`] does, the next request of those that were taken or inherited already: none is taken from
+    /// the ring.
+    #[cold]
+    pub fn poll_taken(&mut self) -> Option<Tag> {
+        if self.order.is_open() { self.take_inherited() } else { self.next_step() }
     }
 
     /// The next of the requests that an earlier backend did not answer.

@@ -111,11 +111,11 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         })
     }
 
-    /// Serves the ring until it is told to stop or fails. The engine has then handed back or dropped all operations, unless
-    /// it has failed itself: it is dropped before the pages are unmapped.
+    /// Serves the ring until it is told to stop, when all requests that it has taken are answered, or fails. The engine has
+    /// then handed back or dropped all operations, unless it has failed itself: it is dropped before the pages are unmapped.
     pub(crate) fn run(mut self, commands: &Commands) -> Result<(), ExitReason> {
         let outcome = self.serve(commands);
-        let drained = self.drain(commands);
+        let drained = self.drain(commands, outcome.is_ok());
         self.stats.set_in_flight(0);
         if outcome.is_ok() {
             self.publish_responses()?;
@@ -290,22 +290,37 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         Ok(())
     }
 
-    /// Waits for the engine to hand back all operations: only then may pages be unmapped.
-    fn drain(&mut self, commands: &Commands) -> Result<(), ExitReason> {
+    /// Waits for the engine to hand back all operations: only then may pages be unmapped. To `finish` is to start the
+    /// requests, too, that wait for a barrier or were inherited.
+    fn drain(&mut self, commands: &Commands, finish: bool) -> Result<(), ExitReason> {
         self.notifier.unregister(&self.event_set);
         self.event_set.remove(&commands.event);
         // Requests that were taken before a fault of the frontend are not started any more.
         self.batch.tags.clear();
         loop {
-            let completed = self.complete_requests()?;
-            if self.guest_data.in_engine() == 0 {
-                return Ok(());
-            }
+            let started = finish && self.start_taken();
+            let completed = self.complete_requests()? || started;
             if completed {
                 continue;
             }
+            if self.guest_data.in_engine() == 0 {
+                return Ok(());
+            }
             self.wait()?;
         }
+    }
+
+    /// Starts requests that were taken already; `true` if there were any.
+    fn start_taken(&mut self) -> bool {
+        while let Some(tag) = self.queue.poll_taken() {
+            self.batch.tags.push(tag);
+        }
+        if self.batch.tags.is_empty() {
+            return false;
+        }
+        self.queue.set_taken_at(&self.batch.tags, Instant::now());
+        self.start_batch();
+        true
     }
 
     fn wait(&self) -> Result<Ready, ExitReason> {

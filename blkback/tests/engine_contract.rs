@@ -1,4 +1,4 @@
-//! Devices whose engines start their operations late, or drop them.
+//! Devices whose engines start their operations late, or drop them; and that are closed meanwhile.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -8,9 +8,10 @@ use std::time::Duration;
 use blkback::engine::{Completion, IoRequest, RamDisk};
 use blkback::{Disk, DiskInfo, Engine, Tuning, VbdDriver};
 use ring_abi::DomId;
-use ring_abi::blkif::{OP_READ, Status, key};
+use ring_abi::blkif::{OP_READ, OP_WRITE, OP_WRITE_BARRIER, Status, key};
 use testkit::block::{Backend, GUEST, RawFrontend, XVDA};
 use testkit::{FrontendDevice, Machine};
+use xenbus::XenbusState;
 
 /// A disk in memory with an engine of the test's.
 struct TestDisk {
@@ -43,8 +44,9 @@ fn connect(engine: fn(Box<dyn Engine>) -> Box<dyn Engine>) -> (Machine, Backend,
     (machine, back, RawFrontend::connect(device, key::PROTOCOL_X86_64, false))
 }
 
-/// An engine that can start its operations at the fourth poll only.
+/// An engine that cannot start its operations before it was polled so often.
 struct LateEngine {
+    late: u32,
     engine: Box<dyn Engine>,
     waiting: Vec<IoRequest>,
     polls: u32,
@@ -57,7 +59,7 @@ impl Engine for LateEngine {
     }
     fn poll(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
         self.polls += 1;
-        if self.polls > 3 {
+        if self.polls > self.late {
             self.engine.submit(&mut self.waiting);
         }
         self.engine.poll(completions)
@@ -73,10 +75,25 @@ impl Engine for LateEngine {
 #[test]
 fn operations_that_cannot_start_at_once_are_tried_again() {
     let (_machine, _back, mut raw) =
-        connect(|engine| Box::new(LateEngine { engine, waiting: Vec::new(), polls: 0 }));
+        connect(|engine| Box::new(LateEngine { late: 3, engine, waiting: Vec::new(), polls: 0 }));
     let read = raw.io(OP_READ, 1, 0, &[0]);
     raw.send(&[read]);
     assert_eq!(raw.receive(1)[0].status, Status::OKAY);
+}
+
+#[test]
+fn barrier_that_was_taken_is_carried_out_before_the_device_closes() {
+    // The frontend has closed long before the barrier's third operation starts.
+    let (_machine, _back, mut raw) =
+        connect(|engine| Box::new(LateEngine { late: 200, engine, waiting: Vec::new(), polls: 0 }));
+    let requests = [raw.io(OP_WRITE, 1, 0, &[0]), raw.io(OP_WRITE_BARRIER, 2, 8, &[1])];
+    raw.send(&requests);
+    while raw.ring.pop().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    raw.device.switch(XenbusState::Closed);
+    assert_eq!(raw.receive(1)[0].status, Status::OKAY);
+    raw.device.wait_for_backend(XenbusState::Closed);
 }
 
 /// An engine that drops every operation but those at the disk's start.

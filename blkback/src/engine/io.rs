@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io;
 use std::mem::ManuallyDrop;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -61,8 +61,6 @@ pub struct IoRequest {
 // SAFETY: the slot is only read by way of a token, but for its atomic; a table lends tokens only for memory that is
 // `Send`, and does not access it meanwhile.
 unsafe impl Send for IoRequest {}
-// SAFETY: as above; nothing is mutated through `&IoRequest`, but bytes that are accessed as volatile memory.
-unsafe impl Sync for IoRequest {}
 
 /// An operation that an engine hands back.
 #[derive(Debug)]
@@ -126,8 +124,12 @@ impl IoRequest {
     /// mapped read-only. The frontend may change it at any time.
     #[inline]
     pub fn slices(&self) -> impl Iterator<Item = VolatileSlice<'_>> {
-        // SAFETY: the memory is valid for as long as the token is borrowed, by the contract of `new`.
-        self.iovecs().iter().map(|v| unsafe { VolatileSlice::new(v.iov_base.cast(), v.iov_len) })
+        self.iovecs().iter().map(|v| {
+            // Not the pointer itself, which may be that of the first of several adjacent slices.
+            let base = ptr::with_exposed_provenance_mut(v.iov_base.addr());
+            // SAFETY: the memory is valid for as long as the token is borrowed, by the contract of `new`.
+            unsafe { VolatileSlice::new(base, v.iov_len) }
+        })
     }
 
     /// The memory as system calls take it. The array stays where it is while the token lives.

@@ -78,6 +78,8 @@ impl<'m> Slices<'_, 'm> {
     #[inline]
     pub fn push(&mut self, slice: VolatileSlice<'m>) -> bool {
         let base = slice.ptr_guard_mut().as_ptr();
+        // An entry of several slices is accessed by the address of the first: `IoRequest::slices`.
+        base.expose_provenance();
         let len = slice.len();
         self.bytes += len;
         match self.iovecs.last_mut() {

@@ -214,6 +214,37 @@ proptest! {
 }
 
 #[test]
+fn requests_taken_are_carried_out_to_the_last_without_another_from_the_ring() {
+    let memory = Pages::new(1);
+    let log_memory = Pages::new(InflightLog::<X86_64, Pages>::bytes(32) / 4096);
+    let mut front: Front<X86_64, Pages> = Front::init(memory.clone()).unwrap();
+    for request in [io(1, 1, 0, &[(0, 7)]), io(2, 2, 8, &[(0, 7)]), io(1, 3, 16, &[(0, 7)])] {
+        assert!(front.push(&request));
+    }
+    let _ = front.commit();
+    let mut killed: Queue<X86_64, Pages> =
+        Queue::attach_recording(memory.clone(), LIMITS, log_memory.clone()).unwrap();
+    // The write, and the barrier behind it.
+    assert!(killed.poll().unwrap().is_some());
+    assert_eq!(killed.poll(), Ok(None));
+    drop(killed);
+
+    let mut back: Queue<X86_64, Pages> = Queue::resume(memory, LIMITS, log_memory).unwrap();
+    let mut operations = Vec::new();
+    while let Some(tag) = back.poll_taken() {
+        operations.push(back.requests()[tag].operation());
+        assert_eq!(back.poll_taken(), None);
+        back.complete(tag, Status::OKAY);
+    }
+    use Operation::{Flush, Write};
+    assert_eq!((operations, back.in_flight()), (vec![Write, Flush, Write, Flush], 0));
+    let _ = back.commit();
+    let ids: Vec<_> = std::iter::from_fn(|| front.pop().unwrap()).map(|r| r.id).collect();
+    assert_eq!(ids, [1, 2]);
+    assert!(back.poll().unwrap().is_some());
+}
+
+#[test]
 fn resume_with_mismatched_log_is_refused() {
     let memory = Pages::new(1);
     let log_memory = Pages::new(2);

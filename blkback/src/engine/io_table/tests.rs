@@ -57,7 +57,10 @@ fn adjacent_slices_are_one_entry_and_more_than_fit_are_refused() {
     // The slot is as before.
     let request = start(&mut table, 1);
     table.finish(request);
+    // All parts of the entry are written through it.
+    write(&adjacent, 5);
     table.finish(adjacent);
+    assert_eq!(table.memory(Tag(0)), &[5; 64]);
 }
 
 #[test]
