@@ -78,11 +78,10 @@ fn disk_that_waits_for_its_image_can_be_detached() {
     setup.restart_without_image();
     let mut client = Nbd::connect(&setup.socket).unwrap();
     client.send_write(7, &[1; BLOCK]).unwrap();
-    let error = machine.fails(["block-detach", "web", "xvda"]);
-    assert!(error.contains("the guest has it in use"), "{error}");
-    drop(client);
-    eventually("its export is closed", || !setup.socket.exists());
+    // No backend serves it: that a client has it open would keep it for ever.
     machine.ok(["block-detach", "web", "xvda"]);
+    eventually("its export is closed", || !setup.socket.exists());
+    drop(client);
     assert_eq!(setup.errors(), []);
     std::fs::rename(&setup.away, &setup.image).unwrap();
     machine.ok(["block-attach", "web", &format!("{},raw,xvda,rw", setup.image.display())]);
