@@ -36,7 +36,8 @@ pub trait Executor {
     /// What is not so.
     fn check(&mut self, state: &State) -> Result<(), String>;
 
-    /// What the machine holds in a state.
+    /// What the machine holds in a state. A process that has started and served nothing yet holds too little to be compared
+    /// with: its figures are left out.
     fn figures(&mut self, state: &State) -> Vec<Figure>;
 }
 

@@ -204,6 +204,12 @@ impl State {
         [self.guests().count(), self.disks().count(), self.vifs().count()]
     }
 
+    /// Whether each backend serves a device.
+    pub fn uses_both_backends(&self) -> bool {
+        let [_, disks, vifs] = self.counts();
+        disks > 0 && vifs > 0
+    }
+
     /// The operations that make this state from that of an empty machine.
     pub fn creation(&self) -> Step {
         let create = |(index, guest): (usize, &Guest)| Operation::Create(index, guest.clone());

@@ -39,6 +39,8 @@ pub(crate) struct Threads {
     _directory: tempfile::TempDir,
     /// Frames sent.
     tokens: u64,
+    /// Both backends of this dom0 have served a device.
+    has_served: bool,
 }
 
 impl Threads {
@@ -52,7 +54,15 @@ impl Threads {
         let directory = tempfile::tempdir().unwrap();
         let images = Images::new(directory.path()).unwrap();
         let dom0 = Mutex::new(Some(Dom0::start(&machine)));
-        Threads { dom0, guests: Default::default(), machine, images, _directory: directory, tokens: 0 }
+        Threads {
+            dom0,
+            guests: Default::default(),
+            machine,
+            images,
+            _directory: directory,
+            tokens: 0,
+            has_served: false,
+        }
     }
 
     fn carry_out(&self, operation: &Operation, step: &Step, before: &State) -> Outcome {
@@ -274,6 +284,7 @@ impl Threads {
 
 impl Executor for Threads {
     fn perform(&mut self, step: &Step, before: &State) -> Outcome {
+        self.has_served &= !step.replaces_dom0();
         let killed = |guest: usize| step.ends(Victim::Guest(guest));
         let untouched = step.untouched_disks(before);
         let done = AtomicBool::new(false);
@@ -317,6 +328,7 @@ impl Executor for Threads {
         for slot in state.vifs().collect::<Vec<_>>() {
             self.check_vif(client, slot)?;
         }
+        self.has_served |= state.uses_both_backends();
         for guest in 0..GUESTS {
             match &state.guests[guest] {
                 Some(devices) => check_absent(client, domid(guest), devices)?,
@@ -335,6 +347,9 @@ impl Executor for Threads {
     }
 
     fn figures(&mut self, state: &State) -> Vec<Figure> {
+        if !self.has_served {
+            return Vec::new();
+        }
         let [guests, disks, vifs] = state.counts();
         let name = format!("{guests} guests with {disks} disks and {vifs} interfaces");
         // A guest's arena is mapped by the guest and by dom0.

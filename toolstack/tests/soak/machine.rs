@@ -1,5 +1,6 @@
 //! The machine of processes, and the commands that are its operations.
 
+use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -44,6 +45,8 @@ pub(crate) struct Processes {
     store: Mutex<Client>,
     /// Frames sent.
     tokens: u64,
+    /// The processes that have served devices: dom0 of both kinds, a guest of any.
+    have_served: HashSet<u32>,
 }
 
 impl Processes {
@@ -53,7 +56,7 @@ impl Processes {
         let images = Images::new(&machine.path("")).unwrap();
         let control = Control::connect(machine.dir()).unwrap();
         let store = Mutex::new(machine.store());
-        Processes { machine, images, control, store, tokens: 0 }
+        Processes { machine, images, control, store, tokens: 0, have_served: HashSet::new() }
     }
 
     fn carry_out(&self, operation: &Operation, step: &Step, before: &State) -> Outcome {
@@ -285,6 +288,10 @@ impl Executor for Processes {
         for slot in state.vifs().collect::<Vec<_>>() {
             self.check_vif(slot)?;
         }
+        let dom0 = self.pid("Domain-0").filter(|_| state.uses_both_backends());
+        let guests = state.guests().filter(|(_, devices)| devices.counts() != [0, 0]);
+        let guests: Vec<u32> = guests.filter_map(|(guest, _)| self.pid(&name(guest))).collect();
+        self.have_served.extend(dom0.into_iter().chain(guests));
         for guest in 0..GUESTS {
             // The guest removes a socket and a tap after its end of the device was closed.
             wait("devices to be gone", RELEASE, || self.check_guest(guest, state))?;
@@ -296,22 +303,26 @@ impl Executor for Processes {
     }
 
     fn figures(&mut self, state: &State) -> Vec<Figure> {
-        let mut figures = Vec::new();
         let [guests, disks, vifs] = state.counts();
         let load = format!("{guests} guests with {disks} disks and {vifs} interfaces");
-        figures.push(Figure::exact(format!("nodes of {load}"), count_values(self.store.get_mut().unwrap())));
-        // A process that has just exited has no figures, and the next has.
-        let mut add = |pid: Option<u32>, name: &str, arenas| {
-            figures.extend(pid.and_then(|pid| process_figures(pid, name, arenas).ok()).into_iter().flatten());
-        };
-        add(self.pid("Domain-0"), &format!("dom0 for {load}"), GUESTS);
-        let hypervisor = u32::try_from(self.machine.hypervisor()).ok();
-        add(hypervisor, &format!("the hypervisor for {load}"), 2 * GUESTS);
+        let nodes = count_values(self.store.get_mut().unwrap());
+        let served = |name: &str| self.pid(name).filter(|pid| self.have_served.contains(pid));
+        let dom0 = served("Domain-0");
+        let mut processes = vec![(dom0, format!("dom0 for {load}"), GUESTS)];
         for (guest, devices) in state.guests() {
             let [disks, vifs] = devices.counts();
-            add(self.pid(&name(guest)), &format!("a guest with {disks} disks and {vifs} interfaces"), 1);
+            let what = format!("a guest with {disks} disks and {vifs} interfaces");
+            processes.push((served(&name(guest)), what, 1));
         }
-        figures
+        // It has connections of all the others.
+        let hypervisor = u32::try_from(self.machine.hypervisor()).ok();
+        let hypervisor = hypervisor.filter(|_| processes.iter().all(|(pid, ..)| pid.is_some()));
+        processes.push((hypervisor, format!("the hypervisor for {load}"), 2 * GUESTS));
+        let figures = processes.into_iter().flat_map(|(pid, what, arenas)| {
+            // A process that has just exited has none.
+            pid.and_then(|pid| process_figures(pid, &what, arenas).ok()).unwrap_or_default()
+        });
+        figures.chain([Figure::exact(format!("nodes of {load}"), nodes)]).collect()
     }
 }
 
