@@ -8,7 +8,7 @@ use event_channel::WaitEventChannels;
 use grant_table::GrantTable;
 use inflight::InflightDir;
 use xenbus::driver::{BackDevice, DeviceState, Failure, Update, Waker};
-use xenbus::handshake::back::{Follow, Handshake, Reconnect, Ring, follow};
+use xenbus::handshake::back::{Follow, Handshake, Reconnect, Ring, fail, follow};
 use xenbus::{Device, Keys, XenbusState};
 
 use crate::config::{DataPath, Recovery, RingConfig, Tuning, inflight_bytes};
@@ -121,15 +121,9 @@ impl VbdDevice {
         if self.ring.is_none() && self.suspended.is_some() && self.claim.try_acquire() {
             tracing::info!("disk acquired");
             if let Some(Err(failure)) = self.suspended.take().map(|negotiated| self.serve(negotiated)) {
-                self.fail(update, failure);
+                fail(self, update, failure);
             }
         }
-    }
-
-    fn fail(&mut self, update: &mut Update, failure: Failure) {
-        self.handshake.failed();
-        update.error = Some(failure);
-        update.state = Some(XenbusState::Closing);
     }
 
     /// Joins a ring's thread that has exited; returns why if it was not told to stop.

@@ -334,15 +334,18 @@ pub fn follow(device: &mut impl Follow, seen: &DeviceState, update: &mut Update)
                 match device.connect(&own, &seen.other) {
                     Ok(true) => {}
                     Ok(false) => return,
-                    Err(failure) => {
-                        device.handshake().failed();
-                        update.error = Some(failure);
-                        update.state = Some(XenbusState::Closing);
-                    }
+                    Err(failure) => fail(device, update, failure),
                 }
             }
         }
     }
+}
+
+/// Has a device close because its rings cannot be served: the failure is reported, and Closing published.
+pub fn fail(device: &mut impl Follow, update: &mut Update, failure: Failure) {
+    device.handshake().failed();
+    update.error = Some(failure);
+    update.state = Some(XenbusState::Closing);
 }
 
 fn publish(device: &mut impl Follow, update: &mut Update, state: XenbusState) {
