@@ -298,9 +298,9 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         // Requests that were taken before a fault of the frontend are not started any more.
         self.batch.tags.clear();
         loop {
-            let started = finish && self.start_taken();
-            let completed = self.complete_requests()? || started;
-            if completed {
+            let any_started = finish && self.start_taken();
+            let any_completed = self.complete_requests()?;
+            if any_started || any_completed {
                 continue;
             }
             if self.guest_data.in_engine() == 0 {

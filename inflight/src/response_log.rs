@@ -51,8 +51,8 @@ impl<P: Protocol, M: Memory> ResponseLog<P, M> {
     /// to publish are published, and `ring` continues behind them. The frontend must be notified whether or not it asked.
     ///
     /// # Errors
-    /// [`ResumeError::LogMismatch`] where the log is not of this ring or of another version, [`ResumeError::Ring`] where its index is not within the
-    /// ring.
+    /// [`ResumeError::LogMismatch`] where the log is not of this ring or of another version, [`ResumeError::Ring`] where its
+    /// index is not within the ring.
     pub fn resume<R: Memory>(memory: M, ring: &mut Back<P, R>) -> Result<Self, ResumeError> {
         let response_log = Self(LogMemory::open(memory, ring.size(), Self::FORMAT)?);
         let end = response_log.0.index();
