@@ -36,20 +36,21 @@ impl FrontDevice for Disk {
         self.queue.connect(ring)?;
         notifier.register(self.frontend.event_set(), CHANNEL)?;
         self.notifier = Some(notifier);
-        self.offered = true;
         self.backend_lost = false;
         Ok(keys)
     }
 
     fn connected(&mut self, back: &Keys) -> Result<()> {
         let negotiated = Negotiated::from_keys(back)?;
-        let changed = self.negotiated.replace(negotiated) != Some(negotiated);
-        if std::mem::take(&mut self.offered) {
-            tracing::info!(sectors = negotiated.sectors, "connected");
-            // Publishes the requests that an earlier backend did not answer.
-            return self.commit();
-        }
-        if changed {
+        self.negotiated = Some(negotiated);
+        tracing::info!(sectors = negotiated.sectors, "connected");
+        // Publishes the requests that an earlier backend did not answer.
+        self.commit()
+    }
+
+    fn changed(&mut self, back: &Keys) -> Result<()> {
+        let negotiated = Negotiated::from_keys(back)?;
+        if self.negotiated.replace(negotiated) != Some(negotiated) {
             tracing::info!(sectors = negotiated.sectors, "resized");
         }
         Ok(())

@@ -135,8 +135,6 @@ pub struct Disk {
     /// Consecutive empty polls.
     pub(crate) empty_polls: u32,
     pub(crate) adaptive_poll: AdaptivePoll,
-    /// A ring is offered, and no backend has connected to it yet.
-    pub(crate) offered: bool,
     /// The backend's end of the event channel is closed: what is on the ring is not answered any more.
     pub(crate) backend_lost: bool,
     /// See [`Disk::set_in_use`].

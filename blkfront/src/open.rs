@@ -94,7 +94,6 @@ impl Disk {
             stats: Arc::default(),
             empty_polls: 0,
             adaptive_poll: AdaptivePoll::default(),
-            offered: false,
             backend_lost: false,
             in_use: false,
             spare: Vec::new(),

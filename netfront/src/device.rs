@@ -50,8 +50,6 @@ pub struct Nic {
     /// Features of the latest connection's backend.
     negotiated: Option<Negotiated>,
     stats: Arc<Stats>,
-    /// Rings are offered, and no backend has connected to them yet.
-    offered: bool,
 }
 
 impl Nic {
@@ -84,7 +82,6 @@ impl Nic {
             max_len: 0,
             negotiated: None,
             stats: Arc::default(),
-            offered: false,
         };
         let attached = frontend::attach(&mut nic);
         nic.survive(attached)?;

@@ -31,14 +31,11 @@ impl FrontDevice for Nic {
         let keys = frontend_keys(connection.info(), self.requested);
         self.connection = Some(connection);
         self.negotiated = Some(negotiated);
-        self.offered = true;
         Ok(keys)
     }
 
     fn connected(&mut self, _: &Keys) -> Result<(), Error> {
-        if std::mem::take(&mut self.offered) {
-            tracing::info!("connected");
-        }
+        tracing::info!("connected");
         Ok(())
     }
 

@@ -127,7 +127,7 @@ fn step<D: FrontDevice>(device: &mut D) -> Result<bool, Failed<D::Error>> {
     match action {
         // A connected backend may have changed its keys.
         Action::Wait if device.frontend().is_connected() && seen.back == XenbusState::Connected => {
-            device.connected(&seen.keys).map_err(Failed::Device)?;
+            device.changed(&seen.keys).map_err(Failed::Device)?;
             Ok(false)
         }
         Action::Wait => Ok(false),

@@ -112,11 +112,19 @@ pub trait FrontDevice {
     /// A key is invalid, or the rings cannot be made: the handshake stays where it is.
     fn offer(&mut self, back: &Keys) -> Result<Keys, Self::Error>;
 
-    /// The backend with these keys serves the rings. Called again where it has written its state again, for a new size e.g.
+    /// The backend with these keys serves the rings.
     ///
     /// # Errors
     /// A key is invalid.
     fn connected(&mut self, back: &Keys) -> Result<(), Self::Error>;
+
+    /// The connected backend may have changed its keys, to these: for a disk's new size, for instance.
+    ///
+    /// # Errors
+    /// A key is invalid.
+    fn changed(&mut self, _back: &Keys) -> Result<(), Self::Error> {
+        Ok(())
+    }
 
     /// Drops the rings, if there are any: no backend serves them.
     fn disconnected(&mut self);
