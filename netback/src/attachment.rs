@@ -1,7 +1,10 @@
-//! The bridge of a vif, as the program that serves vifs has found it.
+//! The bridge of a vif, as the program that serves vifs has found it, and the name of the vif's port.
 
 use bridge::Bridge;
+use ring_abi::DomId;
+use ring_abi::netif::key;
 use std::sync::Arc;
+use xenbus::{Device, Keys};
 
 /// The bridge of a vif, and how the vif is attached to it.
 pub struct Attachment {
@@ -18,5 +21,18 @@ impl Attachment {
     /// An attachment to a bridge with many ports.
     pub fn port_of(bridge: Arc<Bridge>) -> Self {
         Self { bridge, limit_mtu: true, cleanup: None }
+    }
+}
+
+/// The usual name of a vif, which Linux's backend gives its interface: `vif<domid>.<devid>`.
+pub fn default_vif_name(domid: DomId, devid: u32) -> String {
+    format!("vif{domid}.{devid}")
+}
+
+/// The name of a vif's port: its key `vifname`, or `vif<domid>.<handle>`.
+pub fn vif_name(device: &Device, keys: &Keys) -> String {
+    match keys.get(key::VIFNAME) {
+        Some(name) if !name.is_empty() => name.to_owned(),
+        _ => default_vif_name(device.front, device.id),
     }
 }

@@ -2,7 +2,7 @@
 
 //! One vif over its life: handshake, connection and statistics.
 
-use crate::attachment::Attachment;
+use crate::attachment::{Attachment, vif_name};
 use crate::connection::{Connection, OnFailure, Recovery, Setup};
 use crate::handshake::{Negotiated, backend_keys};
 use crate::response_logs::ResponseLogs;
@@ -59,7 +59,7 @@ impl VifDevice {
         config: Config,
         device: &Device,
         attachment: Attachment,
-        name: String,
+        seen: &DeviceState,
         waker: Waker,
     ) -> Self {
         let response_logs = config.inflight_dir.clone().map(|dir| ResponseLogs::new(dir, device));
@@ -69,9 +69,9 @@ impl VifDevice {
             config,
             guest: device.front,
             attachment,
-            name,
+            name: vif_name(device, &seen.own),
             waker,
-            handshake: Handshake::new(RECONNECT, &DeviceState::default()),
+            handshake: Handshake::new(RECONNECT, seen),
             response_logs,
             stats: Arc::default(),
             attached: false,
@@ -80,13 +80,12 @@ impl VifDevice {
         }
     }
 
-    /// Starts with the states and keys that an earlier process has left: resumes its connection from its response logs; the
-    /// frontend does not notice. Where that fails, the handshake makes both ends reconnect.
+    /// Resumes the connection of an earlier process from its response logs; the frontend does not notice. Where that
+    /// fails, the handshake makes both ends reconnect.
     ///
     /// # Errors
     /// EBUSY, which may pass, while the earlier process still has the event channels or pages.
-    pub(crate) fn start_from(&mut self, seen: &DeviceState) -> Result<(), Failure> {
-        self.handshake = Handshake::new(RECONNECT, seen);
+    pub(crate) fn resume(&mut self, seen: &DeviceState) -> Result<(), Failure> {
         if [seen.own_state, seen.other_state] != [XenbusState::Connected; 2] {
             return Ok(());
         }

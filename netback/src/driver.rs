@@ -7,27 +7,12 @@ use crate::attachment::Attachment;
 use crate::device::VifDevice;
 use event_channel::WaitEventChannels;
 use grant_table::GrantTable;
-use ring_abi::DomId;
-use ring_abi::netif::key;
 use std::sync::Arc;
 use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Waker};
 use xenbus::{Device, Keys};
 
 /// Finds the bridge of a vif by its keys.
 pub type Resolver = Box<dyn FnMut(&Device, &Keys) -> Result<Attachment, Failure> + Send>;
-
-/// The usual name of a vif, which Linux's backend gives its interface: `vif<domid>.<devid>`.
-pub fn default_vif_name(domid: DomId, devid: u32) -> String {
-    format!("vif{domid}.{devid}")
-}
-
-/// The name of a vif's port: its key `vifname`, or `vif<domid>.<handle>`.
-pub fn vif_name(device: &Device, keys: &Keys) -> String {
-    match keys.get(key::VIFNAME) {
-        Some(name) if !name.is_empty() => name.to_owned(),
-        _ => default_vif_name(device.front, device.id),
-    }
-}
 
 /// Makes vifs.
 pub struct VifDriver {
@@ -61,17 +46,16 @@ impl BackDriver for VifDriver {
         waker: Waker,
     ) -> Result<Box<dyn BackDevice>, Failure> {
         let attachment = (self.resolver)(device, &seen.own)?;
-        let name = vif_name(device, &seen.own);
         let mut vif = VifDevice::new(
             self.grants.clone(),
             self.channels.clone(),
             self.config.clone(),
             device,
             attachment,
-            name,
+            seen,
             waker,
         );
-        vif.start_from(seen)?;
+        vif.resume(seen)?;
         Ok(Box::new(vif))
     }
 }

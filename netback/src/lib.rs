@@ -45,9 +45,9 @@ pub mod rx;
 mod stats;
 pub mod tx;
 
-pub use attachment::Attachment;
+pub use attachment::{Attachment, default_vif_name, vif_name};
 pub use config::{Config, DataPath};
 pub use connection::{Connection, OnFailure};
-pub use driver::{Resolver, VifDriver, default_vif_name, vif_name};
+pub use driver::{Resolver, VifDriver};
 pub use error::ConnectionError;
 pub use stats::Stats;
