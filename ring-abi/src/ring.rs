@@ -23,12 +23,12 @@
 //! assert_eq!(front.pop()?.map(|response| response.id), Some(7));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
-#![allow(unsafe_code)] // Slots are addressed by index into shared memory.
 
-use crate::PAGE_SIZE;
+mod slots;
+
 use crate::shm::{HEADER_LEN, Memory, Slot};
 use crate::sync::{Barrier, Ordering};
-use core::marker::PhantomData;
+use slots::Slots;
 
 /// `DEFINE_RING_TYPES(name, req, rsp)` of ring.h:150, as a type: how bytes in a slot become meaning and back.
 ///
@@ -122,39 +122,6 @@ pub const fn slots(slot: usize, len: usize) -> u32 {
     1 << whole.ilog2()
 }
 
-/// A ring's memory, and the position of its slots.
-#[derive(Debug)]
-struct Slots<P, M> {
-    memory: M,
-    mask: u32,
-    protocol: PhantomData<fn() -> P>,
-}
-
-impl<P: Protocol, M: Memory> Slots<P, M> {
-    #[inline(always)]
-    fn new(memory: M) -> Result<Self, BadMemory> {
-        let len = memory.len();
-        let pages = len / PAGE_SIZE;
-        if !len.is_multiple_of(PAGE_SIZE) || !pages.is_power_of_two() || pages > MAX_PAGES {
-            return Err(BadMemory { ring: P::NAME, len });
-        }
-        Ok(Self { mask: slots(P::SLOT, len) - 1, memory, protocol: PhantomData })
-    }
-
-    #[inline(always)]
-    fn size(&self) -> u32 {
-        self.mask + 1
-    }
-
-    #[inline(always)]
-    fn at(&self, index: u32) -> Slot<'_> {
-        let offset = HEADER_LEN + (index & self.mask) as usize * P::SLOT;
-        // SAFETY: the masked index is below `slots(SLOT, len)`, so that the slot lies inside the memory, which
-        // `self` borrows for the slot's life.
-        unsafe { Slot::within(self.memory.base(), offset, P::SLOT) }
-    }
-}
-
 /// The frontend's half: sends requests, receives responses.
 #[derive(Debug)]
 pub struct Front<P, M> {
@@ -240,9 +207,7 @@ impl<P: Protocol, M: Memory> Front<P, M> {
     /// same time, where each taken by itself would be waited for.
     #[inline]
     pub fn prefetch(&self, count: u32) {
-        for ahead in 0..count.min(self.seen()) {
-            self.slots.at(self.rsp_cons.wrapping_add(ahead)).prefetch_for_write();
-        }
+        self.slots.prefetch(self.rsp_cons, count.min(self.seen()));
     }
 
     /// Reads the backend's producer index, checked; `true` if responses wait.
@@ -385,9 +350,7 @@ impl<P: Protocol, M: Memory> Back<P, M> {
     /// same time, where each taken by itself would be waited for.
     #[inline]
     pub fn prefetch(&self, count: u32) {
-        for ahead in 0..count.min(self.seen()) {
-            self.slots.at(self.req_cons.wrapping_add(ahead)).prefetch_for_write();
-        }
+        self.slots.prefetch(self.req_cons, count.min(self.seen()));
     }
 
     /// Reads the frontend's producer index, checked; `true` if requests wait.
