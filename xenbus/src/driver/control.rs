@@ -4,19 +4,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use event_loop::{EventSet, TokenBucket};
+use event_loop::EventSet;
 use ring_abi::DomId;
 use ring_abi::xenbus::key;
-use tracing::Span;
 
+use super::entry::{Entry, Service};
 use super::publish::{publish, read, writes};
 use super::target::{BACKEND_TOKEN, Id, Target, frontend_token, target};
 use super::unserved::{BUSY, PAUSES, closing, is_to_wait, unserved, without_own};
 use super::waker::Waker;
-use super::{BackDevice, BackDriver, DeviceState, Failure, Registry, Update};
-use crate::{Device, DeviceEnd, Keys, XenbusState, instance};
+use super::{BackDriver, DeviceState, Failure, Registry, Update};
+use crate::{Device, DeviceEnd, XenbusState, instance};
 use xenstore::{Client, Error, Nodes};
 
 /// Most events taken before devices are refreshed.
@@ -26,49 +26,6 @@ const EVENTS: usize = 1024;
 const STOP: u64 = 0;
 const STORE: u64 = 1;
 const WOKEN: u64 = 2;
-
-/// Refreshes of one device at once (XSA-349); a whole handshake takes about ten.
-const REFRESH_BURST: u64 = 50;
-/// Refreshes of one device a second after the burst.
-const REFRESH_RATE: u64 = 50;
-/// Keys of a frontend that cost as much as one more refresh: a guest may have a thousand read each time.
-const KEYS_A_REFRESH: usize = 32;
-
-/// One known device.
-struct Entry {
-    end: DeviceEnd,
-    /// The key `instance` of the device's node.
-    instance: Option<String>,
-    /// Entered around all work for the device.
-    span: Span,
-    refreshes: TokenBucket,
-    /// What the next refresh takes of `refreshes`, by the keys that the last one read.
-    cost: u64,
-    /// When the device was found.
-    since: Instant,
-    /// It was found in a state that another backend had written, which may still serve it.
-    was_served: bool,
-    service: Service,
-}
-
-enum Service {
-    /// Not probed yet.
-    New,
-    /// Could not be probed for this reason with these keys, and is probed again at this time, or when the keys change.
-    Waiting(Failure, Keys, Instant),
-    Running(Box<dyn BackDevice>),
-    /// Could not be probed with these keys.
-    Failed(Keys),
-    /// Closed and not wanted any more: whatever it was before is dropped.
-    Closed,
-}
-
-impl Service {
-    /// Whether somebody else serves the device, whose nodes are then not written.
-    fn is_foreign(&self) -> bool {
-        matches!(self, Service::Running(device) if device.is_foreign())
-    }
-}
 
 pub(super) struct Control<'d> {
     client: Client,
@@ -217,14 +174,15 @@ impl<'d> Control<'d> {
         Ok(round)
     }
 
-    /// Takes a device's token for one refresh, or returns when the next will be there.
+    /// Takes what a device's next refresh costs, or returns when that will be there.
     fn take_refresh(&mut self, id: Id, now: Instant) -> Option<Instant> {
-        let Entry { refreshes, cost, .. } = self.devices.get_mut(&id)?;
-        let time = now.saturating_duration_since(self.started);
-        if refreshes.take(*cost, time) {
-            return None;
-        }
-        refreshes.wait(*cost, time).map(|wait| now + wait)
+        let time = self.time(now);
+        self.devices.get_mut(&id)?.take_refresh(time).map(|wait| now + wait)
+    }
+
+    /// The time that an entry's refreshes are counted by.
+    fn time(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
     }
 
     fn refresh(&mut self, id: Id, now: Instant) -> Result<(), Error> {
@@ -250,7 +208,7 @@ impl<'d> Control<'d> {
             }
         };
         entry.instance = found_instance(&seen);
-        entry.cost = (1 + (seen.other.len() / KEYS_A_REFRESH) as u64).min(REFRESH_BURST);
+        entry.has_read(&seen.other);
         let update = self.update(id, &mut entry, &seen, now);
         if entry.service.is_foreign() {
             self.devices.insert(id, entry);
@@ -332,19 +290,7 @@ impl<'d> Control<'d> {
             return Err(Error::value(key, &found, "the domain in the path"));
         }
         end.watch_other(&mut self.client, &frontend_token(id))?;
-        let span = device_span(self.driver.kind(), id);
-        let time = now.saturating_duration_since(self.started);
-        let refreshes = TokenBucket::new(REFRESH_RATE, REFRESH_BURST, time);
-        Ok(Some(Entry {
-            end,
-            instance: None,
-            span,
-            refreshes,
-            cost: 1,
-            since: now,
-            was_served: false,
-            service: Service::New,
-        }))
+        Ok(Some(Entry::new(end, self.driver.kind(), id, now, self.time(now))))
     }
 
     fn update(&mut self, id: Id, entry: &mut Entry, seen: &DeviceState, now: Instant) -> Update {
@@ -427,15 +373,6 @@ impl<'d> Control<'d> {
     }
 }
 
-/// The span of a device's log lines, of a level that every filter lets pass.
-fn device_span(kind: &str, (DomId(domid), devid): Id) -> Span {
-    match kind {
-        "vbd" => tracing::error_span!("vbd", domid, devid),
-        "vif" => tracing::error_span!("vif", domid, devid),
-        _ => tracing::error_span!("device", kind, domid, devid),
-    }
-}
-
 /// The outcome of one pass over the marked devices.
 struct Round {
     /// At least one device was refreshed.
@@ -446,26 +383,4 @@ struct Round {
 
 fn found_instance(seen: &DeviceState) -> Option<String> {
     seen.own.get(key::INSTANCE).map(str::to_owned)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn refreshes_are_limited_to_a_burst_and_a_rate() {
-        let pace = Duration::from_millis(20);
-        let mut refreshes = TokenBucket::new(REFRESH_RATE, REFRESH_BURST, Duration::ZERO);
-        for _ in 0..REFRESH_BURST {
-            assert!(refreshes.take(1, Duration::ZERO));
-        }
-        assert!(!refreshes.take(1, Duration::ZERO));
-        assert_eq!(refreshes.wait(1, Duration::ZERO), Some(pace));
-        assert!(refreshes.take(1, pace));
-        assert!(!refreshes.take(1, pace));
-        let later = Duration::from_secs(3600);
-        let granted = (0..1000).filter(|_| refreshes.take(1, later)).count();
-        assert_eq!(granted as u64, REFRESH_BURST);
-    }
 }

@@ -46,6 +46,7 @@
 //! ```
 
 mod control;
+mod entry;
 mod publish;
 mod registry;
 mod target;
