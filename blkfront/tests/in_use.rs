@@ -1,7 +1,7 @@
 //! A disk that is in use while the toolstack wants it closed, and one that is given up before it is connected.
 
-use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +11,7 @@ use hypervisor::local::Domain;
 use ring_abi::DomId;
 use tempfile::NamedTempFile;
 use testkit::block::{Backend, GUEST, RawBackend, XVDA, open, options};
-use testkit::{BOUND, Machine};
+use testkit::{BOUND, HookedStream, Machine};
 use xenbus::{Device, DeviceEnd, XenbusState};
 use xenstore::{Access, Nodes, Permission};
 
@@ -137,40 +137,15 @@ struct Meddler {
     before_request: Hook,
 }
 
-struct MeddlersStream {
-    stream: Box<dyn Stream>,
-    before_request: Hook,
-}
-
 impl Connector for Meddler {
     fn connect(&self) -> io::Result<Box<dyn Stream>> {
         let before_request = self.before_request.clone();
-        Ok(Box::new(MeddlersStream { stream: self.store.connect()?, before_request }))
-    }
-}
-
-impl Read for MeddlersStream {
-    fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-        self.stream.read(into)
-    }
-}
-
-impl Write for MeddlersStream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if let Some(before) = self.before_request.lock().unwrap().take() {
-            before();
-        }
-        self.stream.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.stream.flush()
-    }
-}
-
-impl AsFd for MeddlersStream {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.stream.as_fd()
+        let hooked = HookedStream::new(self.store.connect()?, move || {
+            if let Some(before) = before_request.lock().unwrap().take() {
+                before();
+            }
+        });
+        Ok(Box::new(hooked))
     }
 }
 

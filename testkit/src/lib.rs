@@ -9,7 +9,8 @@
 //!
 //! [`soak`] makes random operations on a whole machine, and says what must hold after each.
 //!
-//! [`LossyStore`] is a store whose connections the test cuts.
+//! [`LossyStore`] is a store whose connections the test cuts, [`HookedStream`] a connection before each of whose requests
+//! the test does something.
 //!
 //! Every function panics on failure, and no wait is longer than [`BOUND`].
 //!
@@ -32,6 +33,7 @@ mod attacks;
 pub mod block;
 mod driver;
 mod frontend;
+mod hooked_stream;
 mod lossy_store;
 mod machine;
 pub mod net;
@@ -41,6 +43,7 @@ pub mod soak;
 
 pub use driver::DriverThread;
 pub use frontend::FrontendDevice;
+pub use hooked_stream::HookedStream;
 pub use lossy_store::LossyStore;
 pub use machine::Machine;
 pub use ring_abi::testing::StopOnDrop;

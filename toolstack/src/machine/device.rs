@@ -222,9 +222,8 @@ pub fn list(nodes: &mut impl Nodes, domid: DomId, kind: &str) -> xenstore::clien
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io::{self, Read, Write};
-    use std::os::fd::{AsFd, BorrowedFd};
     use std::os::unix::net::UnixStream;
+    use testkit::HookedStream;
     use xenbus::error_node::error_directory;
     use xenstore::server::{Config, Store};
 
@@ -279,42 +278,17 @@ mod tests {
     }
 
     /// A connection to the store; before each of its requests a guest writes a node of its own.
-    struct Contended {
-        stream: UnixStream,
-        guest: Client,
-        path: String,
-    }
-
     fn contended(store: &Store, path: &str) -> Client {
         let (stream, other) = UnixStream::pair().unwrap();
         store.handle().connect(other).unwrap();
         let (guest, other) = UnixStream::pair().unwrap();
         store.handle().introduce(DomId(3), other).unwrap();
-        Client::new(Contended { stream, guest: Client::new(guest), path: path.into() })
-    }
-
-    impl Read for Contended {
-        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
-            self.stream.read(into)
-        }
-    }
-
-    impl Write for Contended {
-        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let mut guest = Client::new(guest);
+        let path = path.to_owned();
+        Client::new(HookedStream::new(Box::new(stream), move || {
             // ENOENT or EACCES where it is not the guest's yet, or any more.
-            let _ = self.guest.write(&self.path, "");
-            self.stream.write(bytes)
-        }
-
-        fn flush(&mut self) -> io::Result<()> {
-            self.stream.flush()
-        }
-    }
-
-    impl AsFd for Contended {
-        fn as_fd(&self) -> BorrowedFd<'_> {
-            self.stream.as_fd()
-        }
+            let _ = guest.write(&path, "");
+        }))
     }
 
     #[test]
