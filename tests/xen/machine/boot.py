@@ -62,9 +62,9 @@ def _shares(scenario: Scenario, images: Images, programs: dict[str, Path], direc
         _link(source, shares["in"] / name)
     _guest(images.guest, {name: programs[name] for name in scenario.guest_programs}, shares["in"] / "guest.cpio")
     (shares["in"] / "programs").mkdir()
-    for name, source in programs.items():
-        if name not in scenario.guest_programs or name in scenario.needs:
-            shutil.copy(source, shares["in"] / "programs" / name)
+    # Not the other scenarios' programs: all of them would fill dom0's memory.
+    for name in scenario.needs:
+        shutil.copy(programs[name], shares["in"] / "programs" / name)
     return shares
 
 
