@@ -74,35 +74,6 @@ fn bursts_between_namespaces_lose_nothing_and_wait_for_no_tick() {
     assert_no_wakeup_was_missed(&machine);
 }
 
-#[test]
-fn stream_of_datagrams_between_namespaces_loses_nothing() {
-    const RATE: u32 = 10_000;
-    const COUNT: u32 = RATE / 2;
-    let machine = Machine::new();
-    let [alice, bob] = two_guests(&machine);
-    run(alice.program("ping", "iputils-ping").args(["-c", "1", "-W", "5", ADDRESSES[1]]));
-    let sockets = bob.spawn(|| sockets(ADDRESSES[1])).join().unwrap();
-    let receiver = bob.spawn(move || {
-        let mut into = [0; 2048];
-        (0..COUNT)
-            .map_while(|number| sockets[(number % u32::from(SOCKETS)) as usize].recv(&mut into).ok())
-            .count()
-    });
-    let sender = alice.spawn(|| {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        let start = Instant::now();
-        for number in 0..COUNT {
-            while start.elapsed() < Duration::from_secs(1) * number / RATE {
-                std::hint::spin_loop();
-            }
-            socket.send_to(&[7; 1400], (ADDRESSES[1], PORT + (number % u32::from(SOCKETS)) as u16)).unwrap();
-        }
-    });
-    sender.join().unwrap();
-    assert_eq!(receiver.join().unwrap(), COUNT as usize, "{}", machine.log());
-    assert_no_wakeup_was_missed(&machine);
-}
-
 /// In no process of the machine the tick found work that nobody had told of.
 fn assert_no_wakeup_was_missed(machine: &Machine) {
     let log = machine.log();
