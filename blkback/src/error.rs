@@ -5,6 +5,7 @@
 use std::io;
 
 use ring_abi::ring::{BadMemory, Fault};
+use xenbus::driver::errno;
 
 use crate::queue::ResumeError;
 
@@ -44,12 +45,6 @@ impl StartError {
             StartError::Panic => libc::EIO,
         }
     }
-}
-
-/// The errno of an error, or of the error that it wraps; EIO if there is none.
-fn errno(error: &io::Error) -> i32 {
-    let wrapped = || error.get_ref()?.source()?.downcast_ref::<io::Error>()?.raw_os_error();
-    error.raw_os_error().or_else(wrapped).unwrap_or(libc::EIO)
 }
 
 /// Why a ring's thread exited without being told to stop.
