@@ -61,7 +61,7 @@ pub fn create(
     for disk in &config.disks {
         vbd::check_target(options.origin, disk)?;
     }
-    machine.require_dom0()?;
+    machine.await_dom0()?;
     for vif in &config.vifs {
         check_bridge(machine, options.origin, &vif.bridge)?;
     }
