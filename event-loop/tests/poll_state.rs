@@ -9,10 +9,7 @@ mod model;
 
 use model::{Removed, Size, find_stuck};
 
-const SIZES: [Size; 2] = [
-    Size { frames: 3, slots: 1, frame: 1 },
-    Size { frames: 2, slots: 2, frame: 2 },
-];
+const SIZES: [Size; 2] = [Size { frames: 3, slots: 1, frame: 1 }, Size { frames: 2, slots: 2, frame: 2 }];
 
 #[test]
 fn work_left_is_always_looked_at() {

@@ -6,7 +6,7 @@
 //! guest's page.
 #![allow(unsafe_code)] // The copies' sources are named by address.
 
-use crate::ConnectionError;
+use crate::ExitReason;
 use crate::assemble::Fault;
 use crate::copy_batch::CopyBatch;
 use crate::offload;
@@ -76,7 +76,7 @@ impl Egress {
     }
 
     /// Sends frames as far as the guest has posted buffers; returns how many were sent or dropped.
-    pub(super) fn send(&mut self, frames: Frames<'_>) -> Result<usize, ConnectionError> {
+    pub(super) fn send(&mut self, frames: Frames<'_>) -> Result<usize, ExitReason> {
         let result = self.writer.write(frames.iter())?;
         self.count(result);
         self.needed = result.needed;
@@ -110,7 +110,7 @@ impl Egress {
 
 impl Writer {
     /// Places frames until the guest's buffers are used up, copies them and writes the responses.
-    fn write<'f>(&mut self, frames: impl Iterator<Item = &'f Frame>) -> Result<RoundResult, ConnectionError> {
+    fn write<'f>(&mut self, frames: impl Iterator<Item = &'f Frame>) -> Result<RoundResult, ExitReason> {
         let mut result = RoundResult { taken: 0, bytes: 0, copies: 0, failed: 0, too_long: 0, needed: 1 };
         let placer = &mut self.placer;
         let mut list = self.copies.start();

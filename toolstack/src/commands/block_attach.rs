@@ -34,7 +34,7 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     vbd::check_target(&origin, &disk)?;
     let mut machine = Machine::connect(dir)?;
     let domain = machine.find_guest(&args.domain)?;
-    machine.require_dom0()?;
+    machine.await_dom0()?;
     let new = vbd::nodes(domain.domid, &disk);
     device::add(&mut machine.store, &new)?;
     progress::wait_attached(&mut machine.store, dir, &new.device, Duration::from_secs(args.timeout))

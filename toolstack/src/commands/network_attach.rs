@@ -35,7 +35,7 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     warnings.show();
     let mut machine = Machine::connect(dir)?;
     let domain = machine.find_guest(&args.domain)?;
-    machine.require_dom0()?;
+    machine.await_dom0()?;
     guest::check_bridge(&mut machine, &origin, &spec.bridge)?;
     let taken = device::list(&mut machine.store, domain.domid, "vif")?;
     let devid = spec.devid.unwrap_or_else(|| vif::lowest_free(&taken));
