@@ -26,8 +26,9 @@ use crate::{
 const TICK: Duration = Duration::from_secs(1);
 /// Ticks between removals of expired entries from the forwarding database.
 const SWEEP_TICKS: u32 = 16;
-/// How long an event may be on its way: work found at a tick without an event by then was missed.
-const EVENT_DELAY: Duration = Duration::from_millis(50);
+/// How long an event may be on its way: work found at a tick without an event by then was missed. A guest may lose its processor
+/// between publishing and notifying, for several of Xen's time slices of 30 ms.
+const EVENT_DELAY: Duration = Duration::from_millis(500);
 /// While ports are busy, the descriptors of armed ones are polled once in so many rounds, as that is a system call.
 const POLL_ROUNDS: u32 = 8;
 
