@@ -68,8 +68,7 @@ fn run(arguments: &Arguments) -> Result<ExitCode, String> {
         return Ok(once(find(name)?, xpv));
     }
     if let Some(name) = &arguments.count {
-        print!("{}", counted(count::find(name)?, xpv)?);
-        return Ok(ExitCode::SUCCESS);
+        return Ok(count(count::find(name)?, xpv));
     }
     let all = || Ok(ROWS.iter().collect());
     let named = || arguments.rows.iter().map(|name| find(name)).collect::<Result<Vec<&Entry>, String>>();
@@ -84,16 +83,22 @@ fn run(arguments: &Arguments) -> Result<ExitCode, String> {
     Ok(table(&rows, arguments.json, against::HEAD, compare))
 }
 
-/// The table of what an operation costs.
-fn counted(countable: Countable, xpv: Option<&Path>) -> Result<String, String> {
-    let xpv = rows::program(xpv)?;
-    if sandbox::is_inside() {
-        // As one JSON value: what the sandbox gives.
+/// Prints the table of what an operation costs.
+fn count(countable: Countable, xpv: Option<&Path>) -> ExitCode {
+    let inside = |xpv: PathBuf| {
         let text = (countable.count)(&xpv)?;
-        return Ok(serde_json::to_string(&text).expect("text"));
-    }
-    let texts: Vec<String> = sandbox::run(&["--count", countable.name], &xpv)?;
-    Ok(texts.concat())
+        // What the sandbox gives is one JSON value a line.
+        println!("{}", serde_json::to_string(&text).expect("text"));
+        Ok(())
+    };
+    let outside = |xpv: PathBuf| {
+        let texts: Vec<String> = sandbox::run(&["--count", countable.name], &xpv)?;
+        print!("{}", texts.concat());
+        Ok(())
+    };
+    let printed =
+        rows::program(xpv).and_then(|xpv| if sandbox::is_inside() { inside(xpv) } else { outside(xpv) });
+    printed.map_or_else(|why: String| not_measured(countable.name, &why), |()| ExitCode::SUCCESS)
 }
 
 fn once(entry: &Entry, xpv: Option<&Path>) -> ExitCode {
@@ -102,7 +107,7 @@ fn once(entry: &Entry, xpv: Option<&Path>) -> ExitCode {
             println!("{}", serde_json::to_string(&sample).expect("numbers and text"));
             ExitCode::SUCCESS
         }
-        Err(why) => not_measured(entry, &why),
+        Err(why) => not_measured(entry.name, &why),
     }
 }
 
@@ -121,7 +126,7 @@ fn table<R: Display + Serialize>(
         let measured = match measure(entry) {
             Ok(measured) => measured,
             Err(why) => {
-                code = not_measured(entry, &why);
+                code = not_measured(entry.name, &why);
                 continue;
             }
         };
@@ -139,7 +144,7 @@ fn table<R: Display + Serialize>(
     code
 }
 
-fn not_measured(entry: &Entry, why: &str) -> ExitCode {
-    eprintln!("{}: not measured: {why}", entry.name);
+fn not_measured(name: &str, why: &str) -> ExitCode {
+    eprintln!("{name}: not measured: {why}");
     ExitCode::FAILURE
 }
