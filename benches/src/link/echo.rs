@@ -58,6 +58,8 @@ impl Echo {
                     continue;
                 }
                 Err(e) if is_late(&e) => {}
+                // A socket with a timeout does not wait on once a debugger has stopped its thread (signal(7)).
+                Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                 Err(e) => return Err(e),
             }
             if stop.load(Relaxed) {
