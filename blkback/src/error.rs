@@ -5,6 +5,7 @@
 use std::io;
 
 use ring_abi::ring::{BadMemory, Fault};
+use xenbus::driver::{Failure, errno};
 
 use crate::queue::ResumeError;
 
@@ -35,6 +36,16 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// The failure of a device whose frontend's rings cannot be served now. What the frontend has offered to an earlier
+    /// backend's process may be in use by that, or about to be replaced.
+    pub(crate) fn failure(&self) -> Failure {
+        let may_pass = matches!(
+            self,
+            StartError::Ring(_) | StartError::Channel(event_channel::Error::NoSuchPort { .. })
+        );
+        Failure { may_pass, ..Failure::new(self.errno(), self) }
+    }
+
     /// The errno that is reported to toolstacks.
     pub fn errno(&self) -> i32 {
         match self {
@@ -44,12 +55,6 @@ impl StartError {
             StartError::Panic => libc::EIO,
         }
     }
-}
-
-/// The errno of an error, or of the error that it wraps; EIO if there is none.
-fn errno(error: &io::Error) -> i32 {
-    let wrapped = || error.get_ref()?.source()?.downcast_ref::<io::Error>()?.raw_os_error();
-    error.raw_os_error().or_else(wrapped).unwrap_or(libc::EIO)
 }
 
 /// Why a ring's thread exited without being told to stop.

@@ -13,7 +13,7 @@ use crate::response_logs::ResponseLogs;
 use crate::rx::Rx;
 use crate::stats::Stats;
 use crate::tx::Tx;
-use crate::{Config, ConnectionError, DataPath};
+use crate::{Config, DataPath, ExitReason, StartError};
 use bridge::{Batch, Caps, Frames, Port};
 use egress::Egress;
 use event_channel::{Notifier, NotifierPair, WaitChannel, WaitEventChannels};
@@ -42,14 +42,14 @@ pub(crate) enum Recovery<'a> {
     Resume(&'a ResponseLogs),
 }
 
-/// Called once if the connection fails, with the reason.
-pub type OnFailure = Box<dyn FnOnce(&ConnectionError) + Send>;
+/// Called once if the connection ends without having been closed.
+pub type OnExit = Box<dyn FnOnce(ExitReason) + Send>;
 
 /// What a connection has of its device.
 pub(crate) struct Setup<'a> {
     pub(crate) recovery: Recovery<'a>,
     pub(crate) stats: Arc<Stats>,
-    pub(crate) on_failure: OnFailure,
+    pub(crate) on_exit: OnExit,
 }
 
 /// A connected vif.
@@ -62,26 +62,26 @@ pub struct Connection {
     stats: Arc<Stats>,
     /// The rings' event indexes are set, so that the guest notifies.
     armed: bool,
-    on_failure: Option<OnFailure>,
+    on_exit: Option<OnExit>,
     /// The device's span, for log lines from the bridge's thread.
     span: tracing::Span,
 }
 
 impl Connection {
-    /// Connects to the rings and event channels of the frontend in domain `guest`. `on_failure` is called, on the
-    /// bridge's thread, if the connection fails later.
+    /// Connects to the rings and event channels of the frontend in domain `guest`. `on_exit` is called, on the
+    /// bridge's thread, if the connection ends later without having been closed.
     ///
     /// # Errors
-    /// [`ConnectionError`] where a ring cannot be mapped, or an event channel not be bound.
+    /// [`StartError`] says what failed; everything is released again.
     pub fn connect(
         grants: &Arc<dyn GrantTable>,
         channels: &dyn WaitEventChannels,
         guest: DomId,
         negotiated: &Negotiated,
         config: &Config,
-        on_failure: OnFailure,
-    ) -> Result<Self, ConnectionError> {
-        let setup = Setup { recovery: Recovery::None, stats: Arc::default(), on_failure };
+        on_exit: OnExit,
+    ) -> Result<Self, StartError> {
+        let setup = Setup { recovery: Recovery::None, stats: Arc::default(), on_exit };
         Self::start(grants, channels, guest, negotiated, config, setup)
     }
 
@@ -93,10 +93,11 @@ impl Connection {
         negotiated: &Negotiated,
         config: &Config,
         setup: Setup<'_>,
-    ) -> Result<Self, ConnectionError> {
-        let Setup { recovery, stats, on_failure } = setup;
-        let map = |gref| grants.map_contiguous(guest, &[gref], Access::ReadWrite);
-        let notifier = |port| channels.bind_interdomain(guest, port).map(Notifier::new);
+    ) -> Result<Self, StartError> {
+        let Setup { recovery, stats, on_exit } = setup;
+        let map = |gref| grants.map_contiguous(guest, &[gref], Access::ReadWrite).map_err(StartError::Ring);
+        let bind = |port| channels.bind_interdomain(guest, port).map_err(StartError::Channel);
+        let notifier = |port| bind(port).map(Notifier::new);
         let mut notifiers = match negotiated.events {
             EventPorts::Shared(port) => NotifierPair::new(notifier(port)?, None),
             EventPorts::Split { tx, rx } => NotifierPair::new(notifier(tx)?, Some(notifier(rx)?)),
@@ -123,34 +124,32 @@ impl Connection {
             caps: negotiated.caps,
             stats,
             armed: true,
-            on_failure: Some(on_failure),
+            on_exit: Some(on_exit),
             span: tracing::Span::current(),
         })
     }
 
     /// Reports the first error to the device. The bridge detaches a port that returns an error.
-    fn report<T>(&mut self, outcome: Result<T, ConnectionError>) -> io::Result<T> {
-        outcome.map_err(|error| {
-            if let Some(on_failure) = self.on_failure.take() {
-                on_failure(&error);
+    fn report<T>(&mut self, outcome: Result<T, ExitReason>) -> io::Result<T> {
+        outcome.map_err(|reason| {
+            let error = io::Error::other(reason.to_string());
+            if let Some(on_exit) = self.on_exit.take() {
+                on_exit(reason);
             }
-            match error {
-                ConnectionError::Io(error) => error,
-                other => io::Error::other(other),
-            }
+            error
         })
     }
 
     /// Takes pending events if the rings were armed. Without that, any events are not worth the system call.
     #[inline]
-    fn take_events(&mut self) -> Result<(), ConnectionError> {
+    fn take_events(&mut self) -> Result<(), ExitReason> {
         if std::mem::take(&mut self.armed) {
             self.notifiers.take_events(&self.event_set)?;
         }
         Ok(())
     }
 
-    fn receive(&mut self, into: &mut Batch) -> Result<(), ConnectionError> {
+    fn receive(&mut self, into: &mut Batch) -> Result<(), ExitReason> {
         self.take_events()?;
         let before = into.len();
         self.notifiers.worked(self.egress.drain()?);
@@ -161,7 +160,7 @@ impl Connection {
     }
 
     #[inline]
-    fn commit(&mut self) -> Result<(), ConnectionError> {
+    fn commit(&mut self) -> Result<(), ExitReason> {
         self.ingress.reap();
         if let Some(notify) = self.ingress.commit() {
             self.notifiers.want_tx(notify);
@@ -172,7 +171,7 @@ impl Connection {
         Ok(self.notifiers.flush()?)
     }
 
-    fn arm_rings(&mut self) -> Result<bool, ConnectionError> {
+    fn arm_rings(&mut self) -> Result<bool, ExitReason> {
         // Against a guest that notifies without work (XSA-332).
         if let Some(pause) = self.notifiers.limit_events(&self.event_set)? {
             self.span.in_scope(|| tracing::debug!(?pause, "masking events: the guest notifies without work"));
@@ -189,7 +188,7 @@ fn prepare_logs(
     rx: &mut Rx<Contiguous, InflightRegion>,
     negotiated: &Negotiated,
     recovery: Recovery<'_>,
-) -> Result<bool, ConnectionError> {
+) -> Result<bool, StartError> {
     let tx = tx.logged();
     let rx = rx.logged();
     let bytes = [tx.log_bytes(), rx.log_bytes()];
@@ -203,7 +202,7 @@ fn prepare_logs(
         }
         Recovery::Resume(response_logs) => {
             let logs = response_logs.open(negotiated, bytes)?;
-            let [tx_log, rx_log] = logs.ok_or(ConnectionError::NotLogged)?;
+            let [tx_log, rx_log] = logs.ok_or(StartError::NotLogged)?;
             tx.resume(tx_log)?;
             rx.resume(rx_log)?;
             Ok(true)

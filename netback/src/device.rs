@@ -3,29 +3,21 @@
 //! One vif over its life: handshake, connection and statistics.
 
 use crate::attachment::{Attachment, vif_name};
-use crate::connection::{Connection, OnFailure, Recovery, Setup};
+use crate::connection::{Connection, OnExit, Recovery, Setup};
 use crate::handshake::{Negotiated, backend_keys};
 use crate::response_logs::ResponseLogs;
 use crate::stats::Stats;
-use crate::{Config, ConnectionError};
+use crate::{Config, ExitReason, StartError};
 use bridge::Counters;
 use event_channel::WaitEventChannels;
 use grant_table::GrantTable;
-use nix::errno::Errno;
+use nix::libc;
 use ring_abi::DomId;
 use ring_abi::netif::{MTU_MAX, key};
 use std::sync::{Arc, Mutex, PoisonError};
 use xenbus::driver::{BackDevice, DeviceState, Failure, Update, Waker};
 use xenbus::handshake::back::{Follow, Handshake, Reconnect, Ring, follow};
 use xenbus::{Device, Keys, XenbusState};
-
-/// Why a connection ended without having been closed.
-enum ExitReason {
-    /// The frontend closed its end of an event channel: it closes, or has died.
-    PeerGone,
-    /// The frontend broke the protocol, or an error occurred here.
-    Failed(String),
-}
 
 /// Frontends of vifs go from Initialising straight to Connected, and keep nothing.
 const RECONNECT: Reconnect = Reconnect::Closing;
@@ -96,12 +88,11 @@ impl VifDevice {
                 // An earlier process that is being killed closes its event channels and mappings a moment later.
                 let is_busy = matches!(
                     error,
-                    ConnectionError::Channel(NoSuchPort { .. })
-                        | ConnectionError::Inflight(inflight::Error::Busy(_))
+                    StartError::Channel(NoSuchPort { .. }) | StartError::Inflight(inflight::Error::Busy(_))
                 );
                 match is_busy {
                     true => Failure::in_use_for_now(error),
-                    false => Failure::new(Errno::EIO as i32, error),
+                    false => Failure::new(error.errno(), error),
                 }
             })
         });
@@ -128,29 +119,24 @@ impl VifDevice {
         if !self.attachment.limit_mtu {
             own.set(key::MTU, MTU_MAX);
         }
-        Negotiated::from_keys(&own, other).map_err(|error| Failure::new(Errno::EINVAL as i32, error))
+        Negotiated::from_keys(&own, other).map_err(|error| Failure::new(libc::EINVAL, error))
     }
 
-    fn start(&mut self, negotiated: &Negotiated, recovery: Recovery<'_>) -> Result<(), ConnectionError> {
-        let setup = Setup { recovery, stats: self.stats.clone(), on_failure: self.on_failure() };
+    fn start(&mut self, negotiated: &Negotiated, recovery: Recovery<'_>) -> Result<(), StartError> {
+        let setup = Setup { recovery, stats: self.stats.clone(), on_exit: self.on_exit() };
         let vif =
             Connection::start(&self.grants, &*self.channels, self.guest, negotiated, &self.config, setup)?;
-        let attached = self.attachment.bridge.attach(&self.name, Box::new(vif));
-        attached.map_err(|error| ConnectionError::Io(std::io::Error::other(error)))?;
+        self.attachment.bridge.attach(&self.name, Box::new(vif))?;
         self.attached = true;
         Ok(())
     }
 
-    fn on_failure(&mut self) -> OnFailure {
+    fn on_exit(&mut self) -> OnExit {
         // A new cell for each connection: a late report of an earlier one must not end this one.
         self.exit = Arc::default();
         let exit = self.exit.clone();
         let waker = self.waker.clone();
-        Box::new(move |error: &ConnectionError| {
-            let reason = match error {
-                ConnectionError::Channel(event_channel::Error::Closed) => ExitReason::PeerGone,
-                other => ExitReason::Failed(other.to_string()),
-            };
+        Box::new(move |reason| {
             *exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
             waker.wake();
         })
@@ -181,10 +167,10 @@ impl VifDevice {
         self.end();
         match reason {
             ExitReason::PeerGone => {
-                tracing::info!("disconnected: the frontend is gone");
+                tracing::info!("disconnected: {reason}");
                 None
             }
-            ExitReason::Failed(what) => Some(Failure::new(Errno::EPROTO as i32, format!("closing: {what}"))),
+            reason => Some(Failure::new(reason.errno(), format!("closing: {reason}"))),
         }
     }
 }
@@ -208,7 +194,7 @@ impl Follow for VifDevice {
         let recovery = response_logs.as_ref().map_or(Recovery::None, Recovery::Record);
         let started = self.start(&negotiated, recovery);
         self.response_logs = response_logs;
-        started.map_err(|error| Failure::new(Errno::EIO as i32, error))?;
+        started.map_err(|error| error.failure())?;
         tracing::info!(name = self.name, caps = ?negotiated.caps, "connected");
         Ok(true)
     }

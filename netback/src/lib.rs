@@ -47,7 +47,7 @@ pub mod tx;
 
 pub use attachment::{Attachment, default_vif_name, vif_name};
 pub use config::{Config, DataPath};
-pub use connection::{Connection, OnFailure};
+pub use connection::{Connection, OnExit};
 pub use driver::{Resolver, VifDriver};
-pub use error::ConnectionError;
+pub use error::{ExitReason, StartError};
 pub use stats::Stats;

@@ -42,16 +42,10 @@ impl Machine {
             Negotiated::from_keys(&backend_keys(true), &end.other_keys(&mut client).map_err(text)?)
                 .map_err(text)?;
         let grants: Arc<dyn GrantTable> = self.dom0.clone();
-        let on_failure = Box::new(|error: &netback::ConnectionError| eprintln!("a vif failed: {error}"));
-        let vif = Connection::connect(
-            &grants,
-            &*self.dom0,
-            DomId(domid),
-            &negotiated,
-            &Config::default(),
-            on_failure,
-        )
-        .map_err(text)?;
+        let on_exit = Box::new(|reason| eprintln!("a vif failed: {reason}"));
+        let vif =
+            Connection::connect(&grants, &*self.dom0, DomId(domid), &negotiated, &Config::default(), on_exit)
+                .map_err(text)?;
         end.switch_state(&mut client, XenbusState::Connected).map_err(text)?;
         while !nic.is_up() {
             nic.wait(false, std::time::Duration::from_secs(1)).map_err(text)?;

@@ -6,7 +6,7 @@
 //! guest's page.
 #![allow(unsafe_code)] // The copies' sources are named by address.
 
-use crate::ConnectionError;
+use crate::ExitReason;
 use crate::assemble::Fault;
 use crate::backlog::Backlog;
 use crate::copy_batch::CopyBatch;
@@ -76,7 +76,7 @@ impl Egress {
     }
 
     /// Sends frames, and queues those for which the guest has posted no buffers.
-    pub(super) fn send(&mut self, frames: Frames<'_>) -> Result<(), ConnectionError> {
+    pub(super) fn send(&mut self, frames: Frames<'_>) -> Result<(), ExitReason> {
         self.drain()?;
         let mut taken = 0;
         if self.backlog.is_empty() {
@@ -96,14 +96,14 @@ impl Egress {
     /// Sends queued frames as far as the guest has posted buffers, or drops them if the guest has stalled. `true` if
     /// any were sent.
     #[inline]
-    pub(super) fn drain(&mut self) -> Result<bool, ConnectionError> {
+    pub(super) fn drain(&mut self) -> Result<bool, ExitReason> {
         if self.backlog.is_stalled() && self.writer.placer.rx.posted()? > 0 {
             self.backlog.end_stall();
         }
         if self.backlog.is_empty() { Ok(false) } else { self.drain_some() }
     }
 
-    fn drain_some(&mut self) -> Result<bool, ConnectionError> {
+    fn drain_some(&mut self) -> Result<bool, ExitReason> {
         let now = Instant::now();
         let result = self.writer.write(self.backlog.iter())?;
         self.count(result);
@@ -146,7 +146,7 @@ impl Egress {
 
 impl Writer {
     /// Places frames until the guest's buffers are used up, copies them and writes the responses.
-    fn write<'f>(&mut self, frames: impl Iterator<Item = &'f Frame>) -> Result<RoundResult, ConnectionError> {
+    fn write<'f>(&mut self, frames: impl Iterator<Item = &'f Frame>) -> Result<RoundResult, ExitReason> {
         let mut result = RoundResult::default();
         let placer = &mut self.placer;
         let mut list = self.copies.start();

@@ -5,7 +5,7 @@
 //! The heads (128 bytes) of all packets of a round are copied by one batch of grant copies into the frames' private
 //! memory and checked there. A payload beyond its head is [`mapped`](super::mapped) or [`copied`](super::copied).
 
-use crate::ConnectionError;
+use crate::ExitReason;
 use crate::assemble::{Fault, Fragment, Packet};
 use crate::copy_batch::CopyBatch;
 use crate::offload;
@@ -17,6 +17,7 @@ use inflight::InflightRegion;
 use ring_abi::DomId;
 use ring_abi::netif::Status;
 use ring_abi::ring::Notify;
+use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
@@ -64,7 +65,7 @@ impl Ingress {
         burst: usize,
         copied: bool,
         stats: Arc<Stats>,
-    ) -> Result<Self, ConnectionError> {
+    ) -> io::Result<Self> {
         let payload = match copied {
             true => Payload::Copied(Copied::new()?),
             false => Payload::Mapped(Mapped::new(grants.clone(), guest, tx.slots() as u16, stats.clone())?),
@@ -92,7 +93,7 @@ impl Ingress {
     }
 
     /// Appends the next packets to `into`, as many as fit.
-    pub(super) fn recv(&mut self, into: &mut Batch) -> Result<(), ConnectionError> {
+    pub(super) fn recv(&mut self, into: &mut Batch) -> Result<(), ExitReason> {
         let start = into.len();
         let count = self.tx.poll(into.room())?.len();
         if count == 0 {
@@ -127,7 +128,7 @@ impl Ingress {
     }
 
     /// Copies the heads of all pending packets, and their payloads unless those are mapped, by one hypervisor call.
-    fn copy(&mut self, frames: &mut [Frame]) -> Result<(), ConnectionError> {
+    fn copy(&mut self, frames: &mut [Frame]) -> Result<(), ExitReason> {
         let mut list = self.copies.start();
         for (pending, frame) in self.pending.iter_mut().zip(&mut *frames) {
             let before = list.len();

@@ -9,7 +9,7 @@ use super::state::{
 };
 
 /// Most operations at the same time.
-const MOST_OPERATIONS: usize = 4;
+const MOST_OPERATIONS: usize = 8;
 /// Choices that may turn out to be impossible in a state before a step has fewer operations than it was to have.
 const TRIES: usize = 20;
 /// Of a thousand steps, those in which dom0 is killed, told to exit, and a guest is killed.

@@ -38,6 +38,12 @@ xenstore-ls "$front"
 check_in_guest one "the file of the image is there" 'grep hello /mnt/hello'
 check_in_guest one "a file is written" 'dd if=/dev/urandom of=/mnt/new bs=64k count=64 && md5sum /mnt/new >/tmp/sum && sync'
 check_in_guest one "and read past the cache" 'echo 3 >/proc/sys/vm/drop_caches'
+# The busy disk has left pages to the other one.
+in_guest one 'nbd-attach /run/xpv/xvdb.nbd /dev/nbd1 &'
+wait_in_guest one "the other disk is exported" 'test "$(cat /sys/block/nbd1/size)" = 8192'
+check_in_guest one "the busy disk is written meanwhile" '(dd if=/dev/zero of=/mnt/zeros bs=64k count=128; touch /tmp/zeroed) >/dev/null 2>&1 &'
+check_in_guest one "the other disk is read" 'test "$(dd if=/dev/nbd1 bs=64k count=64 | sha256sum | cut -d" " -f1)" = '"$sum"
+wait_in_guest one "the busy disk is written" 'test -e /tmp/zeroed'
 check_file
 
 in_guest one 'kill $(pidof xpv)'

@@ -12,6 +12,8 @@ pub mod vbd;
 pub mod vif;
 pub mod xen_host;
 
+use std::io::ErrorKind;
+
 use hypervisor::local::{Control, DomainInfo};
 use hypervisor::xen::XenStore;
 use xenstore::{Client, Nodes};
@@ -46,7 +48,13 @@ impl Machine {
             };
             Error::Other(format!("no machine runs in {at} ({hint}): {}", chain(error)))
         };
-        let control = Control::connect(dir.path()).map_err(|e| not_running(&e))?;
+        let control = Control::connect(dir.path()).map_err(|e| match e {
+            hypervisor::Error::Io { error, .. } if error.kind() == ErrorKind::WouldBlock => Error::Other(format!(
+                "the hypervisor of the machine in {} does not answer: is it stopped, or out of file descriptors?",
+                dir.path().display()
+            )),
+            e => not_running(&e),
+        })?;
         let mut store = Client::open_unix(dir.store()).map_err(|e| not_running(&e))?;
         store.set_reply_timeout(Some(STORE_TIMEOUT));
         Ok(Machine { dir: dir.clone(), store, control })

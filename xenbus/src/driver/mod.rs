@@ -47,6 +47,7 @@
 
 mod control;
 mod entry;
+mod errno;
 mod publish;
 mod registry;
 mod target;
@@ -57,6 +58,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 pub use crate::device_state::{DeviceState, Failure, Update};
+pub use errno::errno;
 pub use registry::{Info, Registry};
 use ring_abi::DomId;
 pub use waker::Waker;

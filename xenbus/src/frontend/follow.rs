@@ -59,9 +59,11 @@ pub fn refresh<D: FrontDevice>(device: &mut D) -> Result<(), D::Error> {
 /// # Errors
 /// As [`follow`].
 pub fn attach<D: FrontDevice>(device: &mut D) -> Result<(), D::Error> {
-    let _span = device.frontend().span.clone().entered();
-    let attached = try_attach(device);
-    survive(device, attached)?;
+    let span = device.frontend().span.clone();
+    span.in_scope(|| {
+        let attached = try_attach(device);
+        survive(device, attached)
+    })?;
     refresh(device)
 }
 
