@@ -1,17 +1,15 @@
 //! What a full disk, a closed log and a limit of the system cost: log lines and single requests.
 
 mod common;
-#[path = "common/nbd.rs"]
-mod nbd;
 
 use std::fs::File;
 use std::process::Stdio;
 
 use common::{Machine, command};
-use nbd::{BLOCK, Nbd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use testkit::nbd::{BLOCK, Nbd};
 
 const MIB: u64 = 1 << 20;
 
