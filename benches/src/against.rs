@@ -4,6 +4,9 @@
 //! So both are built, and run alternately, a process for each sample: `A B B A A B ...`. What is compared is the ratio
 //! within each pair; see [`interval`](crate::interval) for what follows from all of them. Rows that count instructions
 //! need one pair.
+//!
+//! Rows of the program `xpv` are measured by this tree's benches on both sides, with the `xpv` of each: so they can be compared
+//! with a revision that did not have them.
 
 pub mod checkout;
 mod comparison;
@@ -13,6 +16,7 @@ mod progress;
 
 pub use comparison::{Comparison, HEAD};
 
+use crate::cargo::{self, BENCHES, XPV};
 use crate::row::alternate;
 use crate::rows::{Entry, Method};
 use crate::sample::Sample;
@@ -21,6 +25,7 @@ use counted::CountedPair;
 use program::{Mode, Program};
 use progress::Progress;
 use std::cell::OnceCell;
+use std::path::PathBuf;
 
 /// Fewest pairs of a row.
 pub const FEWEST_PAIRS: usize = 11;
@@ -31,7 +36,8 @@ pub const PAIRS: usize = 17;
 pub struct Against {
     checkout: Checkout,
     pairs: usize,
-    programs: OnceCell<Result<Programs, String>>,
+    benches: OnceCell<Result<Programs, String>>,
+    xpv: OnceCell<Result<Programs, String>>,
     counted: CountedPair,
 }
 
@@ -50,30 +56,42 @@ impl Against {
     pub fn new(revision: &str, pairs: usize) -> Result<Self, String> {
         let checkout = Checkout::of(revision)?;
         let counted = CountedPair::new(checkout.directory());
-        Ok(Self { checkout, pairs, programs: OnceCell::new(), counted })
+        Ok(Self { checkout, pairs, benches: OnceCell::new(), xpv: OnceCell::new(), counted })
     }
 
-    /// Builds the other revision's benches, which rows with a clock need.
+    /// Builds what of the other revision these rows need.
     ///
     /// # Errors
     /// It does not build.
-    pub fn build(&self) -> Result<(), String> {
-        self.programs().map(drop)
+    pub fn build(&self, rows: &[&Entry]) -> Result<(), String> {
+        rows.iter().try_for_each(|entry| match entry.method {
+            Method::Timed { .. } => self.benches().map(drop),
+            Method::Program(_) => self.xpv().map(drop),
+            Method::Counted(_) => Ok(()),
+        })
     }
 
-    fn programs(&self) -> Result<&Programs, String> {
+    /// The benches of both.
+    fn benches(&self) -> Result<&Programs, String> {
         let programs = || {
-            if cfg!(debug_assertions) {
-                return Err(
-                    "this is a debug build: cargo run --release -p benches -- ... --against REV".into()
-                );
-            }
-            let that = Program::new(self.checkout.label(), self.checkout.build()?);
-            let this = std::env::current_exe().map_err(|e| format!("this program's path: {e}"))?;
+            let this = this_program()?;
+            let that = Program::new(self.checkout.label(), self.checkout.build(BENCHES)?);
             let mode = that.mode()?;
             Ok(Programs { this: Program::new("this tree", this), that, mode })
         };
-        self.programs.get_or_init(programs).as_ref().map_err(Clone::clone)
+        self.benches.get_or_init(programs).as_ref().map_err(Clone::clone)
+    }
+
+    /// This tree's benches twice, with the `xpv` of each.
+    fn xpv(&self) -> Result<&Programs, String> {
+        let programs = || {
+            let this = this_program()?;
+            let that = self.checkout.build(XPV)?;
+            let of = |label, xpv| Program::new(label, this.clone()).of_xpv(xpv);
+            let (this, that) = (of("this tree", cargo::build_here(XPV)?), of(self.checkout.label(), that));
+            Ok(Programs { this, that, mode: Mode::Once })
+        };
+        self.xpv.get_or_init(programs).as_ref().map_err(Clone::clone)
     }
 
     /// Measures a row of both.
@@ -82,7 +100,8 @@ impl Against {
     /// Why a side could not be measured, and which.
     pub fn compare(&self, entry: &Entry) -> Result<Comparison, String> {
         match entry.method {
-            Method::Timed { .. } => self.compare_timed(entry),
+            Method::Timed { .. } => self.compare_timed(entry, self.benches()?),
+            Method::Program(_) => self.compare_timed(entry, self.xpv()?),
             Method::Counted(counted) => {
                 let pair = self.counted.pair(counted, self.checkout.label())?;
                 Comparison::exact(entry, self.checkout.commit(), counted.case, pair)
@@ -90,8 +109,8 @@ impl Against {
         }
     }
 
-    fn compare_timed(&self, entry: &Entry) -> Result<Comparison, String> {
-        let Programs { this, that, mode } = self.programs()?;
+    fn compare_timed(&self, entry: &Entry, programs: &Programs) -> Result<Comparison, String> {
+        let Programs { this, that, mode } = programs;
         let text = format!("{}: {} pairs, {mode}", entry.name, self.pairs);
         let progress = Progress::bar(&text, 2 * self.pairs);
         let sample = |program: &Program| {
@@ -107,4 +126,15 @@ impl Against {
         drop(progress);
         Comparison::of(entry, self.checkout.commit(), &pairs)
     }
+}
+
+/// This program's path.
+///
+/// # Errors
+/// It is a debug build, whose figures nobody wants.
+fn this_program() -> Result<PathBuf, String> {
+    if cfg!(debug_assertions) {
+        return Err("this is a debug build: cargo run --release -p benches -- ... --against REV".into());
+    }
+    std::env::current_exe().map_err(|e| format!("this program's path: {e}"))
 }

@@ -1,4 +1,4 @@
-//! Rows B1, B2 and B4: a disk through both ends of the split driver, beside fio.
+//! Rows B1 to B4: a disk through both ends of the split driver, beside fio.
 //!
 //! Ours is a whole machine of threads: guest and dom0 are two domains of the local hypervisor, with a grant mapped and
 //! unmapped for every request. The peer is one process that does the same I/O itself, or by way of a server.
@@ -6,9 +6,14 @@
 mod fio;
 mod machine;
 mod ours;
+mod tmpfs;
 
+use nix::fcntl::OFlag;
+use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 use std::cell::RefCell;
+use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -16,6 +21,8 @@ use crate::row::{Goal, Row, interleave};
 use crate::sample::{Sample, settled};
 use blkfront::{Disk, Operation};
 use machine::{Machine, Setup};
+
+pub use tmpfs::{b3_read, b3_read_once, b3_write, b3_write_once};
 
 /// Requests in flight, ours and the peer's.
 const DEPTH: usize = 32;
@@ -127,26 +134,49 @@ pub fn b4_nbd() -> Result<Row, String> {
     done("B4n", what, "k IOPS", Goal::AtLeast(4.0), &pairs, failed)
 }
 
-/// An image with content, in a directory that is removed with it. `XPV_BENCH_DIR` says where; it must not be a tmpfs.
+/// An image with content, in a directory that is removed with it.
 struct Image {
     path: PathBuf,
     dir: tempfile::TempDir,
 }
 
 impl Image {
+    /// Where `XPV_BENCH_DIR` says; it must not be a tmpfs.
     fn new() -> Result<Image, String> {
         let base = std::env::var_os("XPV_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
+        Image::in_directory(&base, "XPV_BENCH_DIR")
+    }
+
+    /// Where `XPV_BENCH_TMPFS` says, or else in /dev/shm; it must be a tmpfs.
+    fn on_tmpfs() -> Result<Image, String> {
+        let base = std::env::var_os("XPV_BENCH_TMPFS").map_or_else(|| "/dev/shm".into(), PathBuf::from);
+        let kind = statfs(&base).map(|statfs| statfs.filesystem_type());
+        if kind != Ok(TMPFS_MAGIC) {
+            return Err(format!(
+                "{} is not a tmpfs: XPV_BENCH_TMPFS names another directory",
+                base.display()
+            ));
+        }
+        Image::in_directory(&base, "XPV_BENCH_TMPFS")
+    }
+
+    fn in_directory(base: &Path, variable: &str) -> Result<Image, String> {
         let failed = |e| {
             format!(
-                "no image of {} MiB in {}: {e}: XPV_BENCH_DIR names another directory",
+                "no image of {} MiB in {}: {e}: {variable} names another directory",
                 IMAGE >> 20,
                 base.display()
             )
         };
-        let dir = tempfile::tempdir_in(&base).map_err(failed)?;
+        let dir = tempfile::tempdir_in(base).map_err(failed)?;
         let path = dir.path().join("disk.img");
         fill(&path).map_err(failed)?;
         Ok(Image { path, dir })
+    }
+
+    /// Whether its I/O can bypass the page cache.
+    fn allows_direct_io(&self) -> bool {
+        File::options().read(true).custom_flags(OFlag::O_DIRECT.bits()).open(&self.path).is_ok()
     }
 
     fn path_text(&self) -> String {
@@ -161,7 +191,7 @@ impl Image {
 
 /// Content that no layer below can leave out.
 fn fill(path: &Path) -> std::io::Result<()> {
-    let mut file = std::fs::File::create(path)?;
+    let mut file = File::create(path)?;
     let mut state = 1u64;
     let mut block = vec![0u8; 1 << 20];
     for _ in 0..IMAGE >> 20 {

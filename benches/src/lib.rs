@@ -3,12 +3,20 @@
 
 pub mod against;
 pub mod block;
+pub mod cargo;
 pub mod cores;
+pub mod count;
 pub mod interval;
+pub mod link;
 pub mod missing;
+pub mod namespace;
 pub mod net;
+pub mod outage;
+pub mod process;
 pub mod ring;
 pub mod row;
 pub mod rows;
 pub mod sample;
+pub mod sandbox;
 pub mod xen;
+pub mod xpv;

@@ -1,8 +1,9 @@
-//! Rows N1 and N2: 64-byte frames out of a guest, and through the bridge into another.
+//! Rows N1, N2 and N2c: 64-byte frames out of a guest, and through the bridge into another.
 //!
 //! Ours runs on a machine of threads over the local hypervisor, with a grant copy for every frame. Both sides poll, as
 //! DPDK's do.
 
+mod busy;
 pub mod dpdk;
 mod guests;
 pub mod ours;
@@ -93,4 +94,30 @@ pub fn n2() -> Result<Row, String> {
     let what = "64-byte frames, guest -> bridge -> guest; Linux bridge with veth, AF_PACKET sender";
     let ours = || ours::to_guest(cores, SMALL, TIME);
     row("N2", what, Goal::AtLeast(10.0), PAIRS, ours, || veth::through_linux(cores[0], SMALL, TIME))
+}
+
+/// Our side of N2c: beside a busy process.
+///
+/// # Errors
+/// As [`n1_once`].
+pub fn contended_once() -> Result<Sample, String> {
+    let cores = cores::two()?;
+    Ok(Sample::single("Mpps", contended(cores)?))
+}
+
+fn contended(cores: [usize; 2]) -> Result<f64, String> {
+    let _busy = busy::start(cores)?;
+    ours::to_guest(cores, SMALL, TIME)
+}
+
+/// Row N2c: N2 with a busy process on the same two cores, beside N2 without it. The kernel would share the cores among the
+/// three threads: two thirds.
+///
+/// # Errors
+/// The machine does not come up.
+pub fn n2_contended() -> Result<Row, String> {
+    let cores = cores::two()?;
+    let what =
+        "64-byte frames, guest -> bridge -> guest, one other busy process on the two cores; without it";
+    row("N2c", what, Goal::AtLeast(0.6), PAIRS, || contended(cores), || ours::to_guest(cores, SMALL, TIME))
 }

@@ -35,11 +35,12 @@ fn nanoseconds(run: impl FnOnce() -> u64) -> f64 {
 fn stricter(rows: [Row; 2], goal: Goal) -> Row {
     let [a, b] = rows;
     let a_is_worse = match goal {
-        Goal::AtMost(_) => a.ratio > b.ratio,
         Goal::AtLeast(_) | Goal::Faster(_) => a.ratio < b.ratio,
+        _ => a.ratio > b.ratio,
     };
     let (worse, better) = if a_is_worse { (a, b) } else { (b, a) };
-    let what = format!("{} (stricter; the other: {:.2} to {:.2})", worse.what, better.ours, better.peer);
+    let peer = better.peer.unwrap_or(f64::NAN);
+    let what = format!("{} (stricter; the other: {:.2} to {:.2})", worse.what, better.ours, peer);
     Row { what, ..worse }
 }
 

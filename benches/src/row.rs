@@ -1,6 +1,7 @@
-//! A row of the performance table: two figures, measured alternately in one run, and the goal for their ratio.
+//! A row of the performance table: two figures, measured alternately in one run, and the goal for their ratio; or a figure
+//! that has a goal of its own.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::{Duration, Instant};
 
@@ -23,7 +24,7 @@ impl Better {
     }
 }
 
-/// What the ratio must reach.
+/// What the ratio, or our figure, must reach.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub enum Goal {
     /// `ours / peer`, for times and costs: no more than this.
@@ -32,22 +33,28 @@ pub enum Goal {
     AtLeast(f64),
     /// `peer / ours`, for times: at least this many times faster.
     Faster(f64),
+    /// `ours - peer`, for times: no more than this, in the row's unit.
+    AtMostAbove(f64),
+    /// Nothing: the ratio is for the reader.
+    Nothing,
 }
 
 impl Goal {
     /// The ratio of a pair of figures, in this goal's sense.
     pub fn ratio(self, ours: f64, peer: f64) -> f64 {
         match self {
-            Self::AtMost(_) | Self::AtLeast(_) => ours / peer,
             Self::Faster(_) => peer / ours,
+            _ => ours / peer,
         }
     }
 
-    /// Whether that ratio is good enough.
-    pub fn met(self, ratio: f64) -> bool {
+    /// Whether that ratio of pairs, and that difference within them, is good enough; `None` without a goal.
+    fn met(self, ratio: f64, above: f64) -> Option<bool> {
         match self {
-            Self::AtMost(most) => ratio <= most,
-            Self::AtLeast(least) | Self::Faster(least) => ratio >= least,
+            Self::AtMost(most) => Some(ratio <= most),
+            Self::AtLeast(least) | Self::Faster(least) => Some(ratio >= least),
+            Self::AtMostAbove(most) => Some(above <= most),
+            Self::Nothing => None,
         }
     }
 }
@@ -58,50 +65,61 @@ impl fmt::Display for Goal {
             Self::AtMost(most) => write!(f, "<= {most}"),
             Self::AtLeast(least) => write!(f, ">= {least}"),
             Self::Faster(least) => write!(f, ">= {least} x faster"),
+            Self::AtMostAbove(most) => write!(f, "<= peer + {most}"),
+            Self::Nothing => f.write_str("-"),
         }
     }
 }
 
 /// A measured row.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Row {
     /// The name in the table, such as "R1".
-    pub row: &'static str,
+    pub row: String,
     /// What was measured, and beside what.
     pub what: String,
     /// Median of our runs.
     pub ours: f64,
-    /// Median of the peer's runs.
-    pub peer: f64,
+    /// Median of the peer's runs; none where the goal is for our figure alone.
+    pub peer: Option<f64>,
     /// Of both figures.
-    pub unit: &'static str,
+    pub unit: String,
     /// Median of the ratios of neighbouring runs: what else the machine did weighs on both alike.
-    pub ratio: f64,
+    pub ratio: Option<f64>,
     /// In words.
     pub goal: String,
-    /// Whether the ratio meets it.
-    pub met: bool,
+    /// Whether the ratio, or our figure, meets it; none without a goal.
+    pub met: Option<bool>,
 }
 
 impl Row {
     /// From pairs of (ours, peer's), measured by [`interleave`].
-    pub fn new(
-        row: &'static str,
-        what: impl Into<String>,
-        unit: &'static str,
-        goal: Goal,
-        pairs: &[(f64, f64)],
-    ) -> Self {
+    pub fn new(row: &str, what: impl Into<String>, unit: &str, goal: Goal, pairs: &[(f64, f64)]) -> Self {
         let ratio = median(pairs.iter().map(|&(ours, peer)| goal.ratio(ours, peer)));
+        let above = median(pairs.iter().map(|&(ours, peer)| ours - peer));
         Self {
-            row,
+            row: row.to_owned(),
             what: what.into(),
             ours: median(pairs.iter().map(|p| p.0)),
-            peer: median(pairs.iter().map(|p| p.1)),
-            unit,
-            ratio,
+            peer: Some(median(pairs.iter().map(|p| p.1))),
+            unit: unit.to_owned(),
+            ratio: Some(ratio),
             goal: goal.to_string(),
-            met: goal.met(ratio),
+            met: goal.met(ratio, above),
+        }
+    }
+
+    /// Of a figure that must be no more than `most`, whatever others have.
+    pub fn bounded(row: &str, what: impl Into<String>, unit: &str, most: f64, ours: f64) -> Self {
+        Self {
+            row: row.to_owned(),
+            what: what.into(),
+            ours,
+            peer: None,
+            unit: unit.to_owned(),
+            ratio: None,
+            goal: format!("<= {most} {unit}"),
+            met: Some(ours <= most),
         }
     }
 }
@@ -109,8 +127,14 @@ impl Row {
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { row, what, ours, peer, unit, ratio, goal, met } = self;
-        let met = if *met { "met" } else { "NOT MET" };
-        write!(f, "{row:4} {ours:>10.2} {peer:>10.2} {unit:8} {ratio:>7.3}  {goal:14} {met:8} {what}")
+        let met = match met {
+            None => "-",
+            Some(true) => "met",
+            Some(false) => "NOT MET",
+        };
+        let peer = peer.map_or("-".to_owned(), |peer| format!("{peer:.2}"));
+        let ratio = ratio.map_or("-".to_owned(), |ratio| format!("{ratio:.3}"));
+        write!(f, "{row:4} {ours:>10.2} {peer:>10} {unit:8} {ratio:>7}  {goal:14} {met:8} {what}")
     }
 }
 
@@ -158,9 +182,22 @@ mod tests {
 
     #[test]
     fn goal_of_each_kind_compares_in_its_direction() {
-        assert!(Goal::AtMost(1.0).met(Goal::AtMost(1.0).ratio(9.0, 10.0)));
-        assert!(!Goal::AtLeast(1.0).met(Goal::AtLeast(1.0).ratio(9.0, 10.0)));
-        assert!(Goal::Faster(6.0).met(Goal::Faster(6.0).ratio(9.0, 56.0)));
+        let met = |goal, ours, peer| Row::new("R1", "", "ns", goal, &[(ours, peer)]).met;
+        assert_eq!(met(Goal::AtMost(1.0), 9.0, 10.0), Some(true));
+        assert_eq!(met(Goal::AtLeast(1.0), 9.0, 10.0), Some(false));
+        assert_eq!(met(Goal::Faster(6.0), 9.0, 56.0), Some(true));
+        assert_eq!(met(Goal::AtMostAbove(20.0), 78.0, 58.0), Some(true));
+        assert_eq!(met(Goal::AtMostAbove(20.0), 78.5, 58.0), Some(false));
+        assert_eq!(met(Goal::Nothing, 9.0, 10.0), None);
+    }
+
+    #[test]
+    fn bounded_row_has_no_peer_and_survives_json() {
+        let row = Row::bounded("U1", "disk", "ms", 20.0, 25.0);
+        assert_eq!((row.peer, row.ratio, row.met), (None, None, Some(false)));
+        assert!(row.to_string().contains("<= 20 ms"), "{row}");
+        let text = serde_json::to_string(&row).unwrap();
+        assert_eq!(serde_json::from_str::<Row>(&text).unwrap(), row);
     }
 
     #[test]

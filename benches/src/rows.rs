@@ -1,9 +1,12 @@
 //! All rows by name, in the table's order.
 
+use crate::cargo::{self, XPV};
+use crate::link::{self, LinkRow};
 use crate::row::{Better, Row};
 use crate::sample::Sample;
 use crate::xen::{self, Counted};
-use crate::{block, net, ring};
+use crate::{block, net, outage, ring, sandbox};
+use std::path::{Path, PathBuf};
 
 /// A row and the ways to measure it.
 #[derive(Clone, Copy, Debug)]
@@ -28,8 +31,19 @@ pub enum Method {
         /// One sample of our side.
         once: fn() -> Result<Sample, String>,
     },
+    /// With a clock, of a program `xpv` that may be of another revision, in network namespaces of its own.
+    Program(OfProgram),
     /// In instructions, which are the same each time.
     Counted(Counted),
+}
+
+/// What of a program is measured.
+#[derive(Clone, Copy, Debug)]
+pub enum OfProgram {
+    /// Traffic between two guests.
+    Link(LinkRow),
+    /// Stalls while dom0 is replaced.
+    Outage,
 }
 
 const fn timed(
@@ -46,6 +60,11 @@ const fn counted(name: &'static str, what: &'static str, counted: Counted) -> En
     Entry { name, what, better: Better::Lower, method: Method::Counted(counted) }
 }
 
+const fn link(better: Better, row: LinkRow) -> Entry {
+    let what = "namespace to namespace, through two guests and dom0";
+    Entry { name: row.name, what, better, method: Method::Program(OfProgram::Link(row)) }
+}
+
 /// Every row there is.
 pub const ROWS: &[Entry] = &[
     timed("R1", "ring, one thread", Better::Lower, ring::r1, ring::r1_once),
@@ -53,10 +72,31 @@ pub const ROWS: &[Entry] = &[
     timed("R3", "ring, one thread, 1 segment", Better::Lower, ring::r3, ring::r3_once),
     timed("B1", "4 KiB random read, null engine, depth 32", Better::Higher, block::b1, block::b1_once),
     timed("B2", "4 KiB random read, file, O_DIRECT, depth 32", Better::Higher, block::b2, block::b2_once),
+    timed("B3", "4 KiB random read, tmpfs, depth 32", Better::Higher, block::b3_read, block::b3_read_once),
+    timed(
+        "B3w",
+        "4 KiB random write, tmpfs, depth 32",
+        Better::Higher,
+        block::b3_write,
+        block::b3_write_once,
+    ),
     timed("B4n", "4 KiB random read, raw file, depth 32", Better::Higher, block::b4_nbd, block::b4_nbd_once),
     timed("N1", "64-byte frames, guest -> dom0", Better::Higher, net::n1, net::n1_once),
     timed("N1g", "64-byte frames, guest -> bridge -> guest", Better::Higher, net::n1_guest, net::guest_once),
     timed("N2", "64-byte frames, guest -> bridge -> guest", Better::Higher, net::n2, net::guest_once),
+    timed("N2c", "N2 beside a busy process", Better::Higher, net::n2_contended, net::contended_once),
+    link(Better::Higher, link::N4),
+    link(Better::Lower, link::N7),
+    link(Better::Higher, link::N7R),
+    link(Better::Higher, link::N7C),
+    link(Better::Higher, link::N8),
+    link(Better::Higher, link::N8F),
+    Entry {
+        name: outage::NAME,
+        what: "stall of a guest's I/O",
+        better: Better::Lower,
+        method: Method::Program(OfProgram::Outage),
+    },
     counted("X1", "real Xen, a stock guest's 4 KiB read", xen::X1),
     counted("X1q", "real Xen, a stock guest's 4 KiB read", xen::X1_QUEUED),
     counted("X2", "real Xen, a frame of a stock guest's", xen::X2),
@@ -76,30 +116,56 @@ pub fn find(name: &str) -> Result<&'static Entry, String> {
 }
 
 impl Entry {
-    /// Whether it is measured with a clock.
-    pub fn is_timed(&self) -> bool {
-        matches!(self.method, Method::Timed { .. })
-    }
-
-    /// Measures ours and the peer's.
+    /// Measures ours and the peers'; of a row of programs, of that program `xpv` or else of this tree's.
     ///
     /// # Errors
     /// Why it could not be measured, and what to do about it.
-    pub fn measure(&self) -> Result<Row, String> {
+    pub fn measure(&self, xpv: Option<&Path>) -> Result<Vec<Row>, String> {
         match self.method {
-            Method::Timed { row, .. } => row(),
-            Method::Counted(counted) => counted.row(self.name),
+            Method::Timed { row, .. } => Ok(vec![row()?]),
+            Method::Counted(counted) => Ok(vec![counted.row(self.name)?]),
+            Method::Program(of) if sandbox::is_inside() => of.rows(&program(xpv)?),
+            Method::Program(_) => sandbox::run(&[self.name, "--json"], &program(xpv)?),
         }
     }
 
-    /// Measures one sample of ours.
+    /// Measures one sample of ours; of a row of programs, of that one as [`Self::measure`] does.
     ///
     /// # Errors
     /// As [`Self::measure`].
-    pub fn once(&self) -> Result<Sample, String> {
+    pub fn once(&self, xpv: Option<&Path>) -> Result<Sample, String> {
         match self.method {
             Method::Timed { once, .. } => once(),
             Method::Counted(counted) => counted.once(),
+            Method::Program(of) if sandbox::is_inside() => of.once(&program(xpv)?),
+            Method::Program(_) => {
+                let samples: Vec<Sample> = sandbox::run(&["--once", self.name], &program(xpv)?)?;
+                samples.into_iter().next().ok_or_else(|| "no sample was printed".to_owned())
+            }
+        }
+    }
+}
+
+/// That program, or else this tree's `xpv`, which is built.
+///
+/// # Errors
+/// It does not build.
+pub fn program(xpv: Option<&Path>) -> Result<PathBuf, String> {
+    xpv.map_or_else(|| cargo::build_here(XPV), |path| Ok(path.to_owned()))
+}
+
+impl OfProgram {
+    fn rows(self, xpv: &Path) -> Result<Vec<Row>, String> {
+        match self {
+            Self::Link(row) => row.rows(xpv),
+            Self::Outage => outage::rows(xpv),
+        }
+    }
+
+    fn once(self, xpv: &Path) -> Result<Sample, String> {
+        match self {
+            Self::Link(row) => row.once(xpv),
+            Self::Outage => outage::once(xpv),
         }
     }
 }

@@ -186,7 +186,7 @@ impl VbdDevice {
         let recovery = region.map_or(Recovery::None, Recovery::Record);
         self.start(negotiated, recovery).map_err(|e| {
             self.remove_inflight();
-            Failure::new(e.errno(), e)
+            e.failure()
         })
     }
 

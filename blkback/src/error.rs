@@ -5,7 +5,7 @@
 use std::io;
 
 use ring_abi::ring::{BadMemory, Fault};
-use xenbus::driver::errno;
+use xenbus::driver::{Failure, errno};
 
 use crate::queue::ResumeError;
 
@@ -36,6 +36,16 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// The failure of a device whose frontend's rings cannot be served now. What the frontend has offered to an earlier
+    /// backend's process may be in use by that, or about to be replaced.
+    pub(crate) fn failure(&self) -> Failure {
+        let may_pass = matches!(
+            self,
+            StartError::Ring(_) | StartError::Channel(event_channel::Error::NoSuchPort { .. })
+        );
+        Failure { may_pass, ..Failure::new(self.errno(), self) }
+    }
+
     /// The errno that is reported to toolstacks.
     pub fn errno(&self) -> i32 {
         match self {

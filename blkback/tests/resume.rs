@@ -3,6 +3,7 @@
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use blkback::VbdDriver;
 use event_channel::{EventChannels, WaitChannel};
@@ -60,4 +61,37 @@ fn log_of_another_version_has_its_frontend_connect_anew() {
     let read = raw.io(OP_READ, 1, 0, &[0]);
     raw.send(&[read]);
     assert_eq!(raw.receive(1)[0].status, Status::OKAY);
+}
+
+/// Event channels that an earlier backend's process still has: the first three times.
+struct BusyChannels(Arc<Domain>, Arc<AtomicU32>);
+
+impl EventChannels for BusyChannels {
+    type Channel = Box<dyn WaitChannel>;
+
+    fn alloc_unbound(&self, peer: DomId) -> event_channel::Result<Box<dyn WaitChannel>> {
+        self.0.alloc_unbound(peer)
+    }
+    fn bind_interdomain(&self, peer: DomId, port: EventPort) -> event_channel::Result<Box<dyn WaitChannel>> {
+        match self.1.fetch_add(1, Ordering::Relaxed) {
+            0..3 => Err(event_channel::Error::NoSuchPort { peer, port }),
+            _ => self.0.bind_interdomain(peer, port),
+        }
+    }
+}
+
+#[test]
+fn ring_offered_to_a_backend_that_was_killed_is_tried_again() {
+    let machine = Machine::new();
+    let hv = machine.domain(DomId::DOM0);
+    let tries = Arc::new(AtomicU32::new(0));
+    let _back = Backend::start_with(
+        VbdDriver::new(hv.clone(), Arc::new(BusyChannels(hv.clone(), tries.clone()))),
+        &hv,
+    );
+    let device = machine.attach_disk(GUEST, XVDA, "ram:1048576");
+    let device = FrontendDevice::new(machine.domain(GUEST), device);
+    let raw: RawFrontend = RawFrontend::connect(device, key::PROTOCOL_X86_64, false);
+    raw.device.wait_for_backend(XenbusState::Connected);
+    assert_eq!(tries.load(Ordering::Relaxed), 4);
 }

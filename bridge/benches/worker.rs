@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use bridge::{Batch, Bridge, Caps, Config, Frames, Port, Stats};
+use bridge::{Batch, Bridge, Caps, Config, Frames, Interest, Port, Stats};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use nix::{
     sys::eventfd::EventFd,
@@ -63,7 +63,7 @@ impl Port for Null {
         }
         Ok(())
     }
-    fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
+    fn send(&mut self, frames: Frames<'_>) -> io::Result<usize> {
         let mut bytes = 0;
         for frame in frames.iter() {
             bytes += frame.copy_to(&mut self.copy) as u64;
@@ -75,12 +75,12 @@ impl Port for Null {
         if left == 0 && expected > 0 {
             let _ = self.times.send(cpu_time());
         }
-        Ok(())
+        Ok(frames.len())
     }
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-    fn arm(&mut self) -> io::Result<bool> {
+    fn arm(&mut self, _: Interest) -> io::Result<bool> {
         Ok(false)
     }
     fn fd(&self) -> BorrowedFd<'_> {

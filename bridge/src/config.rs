@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::fdb::Limits;
+use crate::{egress_queue::QueueLimits, fdb::Limits};
 
 /// The configuration of a bridge.
 #[derive(Clone, Debug)]
@@ -15,6 +15,8 @@ pub struct Config {
     pub busy_poll: Duration,
     /// The bounds of the forwarding database.
     pub limits: Limits,
+    /// The bounds of the frames that wait for a port.
+    pub queue: QueueLimits,
 }
 
 impl Default for Config {
@@ -24,6 +26,7 @@ impl Default for Config {
             burst: 64,
             busy_poll: Duration::from_micros(20),
             limits: Limits::default(),
+            queue: QueueLimits::default(),
         }
     }
 }

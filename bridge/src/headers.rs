@@ -52,14 +52,18 @@ impl Headers {
         Some(Csum { start: self.l4 as u16, offset })
     }
 
+    /// The packet's source and destination addresses.
+    pub(crate) fn addresses<'a>(&self, head: &'a [u8]) -> Option<&'a [u8]> {
+        match self.ip {
+            Ip::V4 => head.get(self.l3 + 12..self.l3 + 20),
+            Ip::V6 => head.get(self.l3 + 8..self.l3 + 40),
+        }
+    }
+
     /// The sum of the pseudo-header for `l4_len` bytes from `l4` on. `head` has the addresses.
     pub(crate) fn pseudo(&self, head: &[u8], l4_len: usize) -> Option<Sum> {
-        let addresses = match self.ip {
-            Ip::V4 => head.get(self.l3 + 12..self.l3 + 20)?,
-            Ip::V6 => head.get(self.l3 + 8..self.l3 + 40)?,
-        };
         let mut sum = Sum::default();
-        sum.add(addresses);
+        sum.add(self.addresses(head)?);
         sum.add(&(l4_len as u32).to_be_bytes());
         sum.add(&[0, self.protocol]);
         Some(sum)

@@ -26,10 +26,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod attached_port;
 mod batch;
 pub mod checksum;
 mod command;
 mod config;
+mod destinations;
+mod egress_queue;
 mod error;
 pub mod fdb;
 mod fragment;
@@ -53,7 +56,9 @@ mod worker;
 pub use batch::{Batch, Frames, PortBatch};
 pub use command::{FdbRow, PortInfo};
 pub use config::Config;
+pub use egress_queue::QueueLimits;
 pub use error::Error;
+pub use event_loop::Interest;
 pub use fragment::{Fragment, FragmentRef};
 pub use frame::{Frame, HEAD, Iovecs, MAX_FRAGMENTS, MAX_IOVECS, TooManyFragments};
 pub use meta::{Caps, Csum, Gso, GsoKind, Malformed, Offload};

@@ -36,6 +36,12 @@ impl Poller {
         Ok(self.epoll.add(fd, EpollEvent::new(EpollFlags::EPOLLIN, port.0.into()))?)
     }
 
+    /// Whether to wait for a port's descriptor, which stays in the set.
+    pub(crate) fn wait_for(&self, port: PortId, fd: BorrowedFd<'_>, waits: bool) {
+        let flags = if waits { EpollFlags::EPOLLIN } else { EpollFlags::empty() };
+        let _ = self.epoll.modify(fd, &mut EpollEvent::new(flags, port.0.into()));
+    }
+
     /// Removes a port's descriptor; one that is not in the set is no error.
     pub(crate) fn remove(&self, fd: BorrowedFd<'_>) {
         let _ = self.epoll.delete(fd);

@@ -1,39 +1,38 @@
 // Not a core: does I/O or calls a hypervisor.
 
-//! Sends frames to a port that does not take all of their offloads.
+//! Prepares frames for a port that does not take all of their offloads.
 
 use std::io;
 
 use crate::{
-    Batch, Caps, DropReason, Frame, Frames, Malformed, Port,
+    Batch, Caps, DropReason, Frame, Frames, Malformed, Stats,
     offload::{self, Action},
     partial_checksum::fill_csum,
     segment::Segments,
 };
 
-/// Sends `frames` to `port`, after doing the offloads that `caps` lacks in software. When no frame needs that, `frames`
-/// are sent unchanged; else clones are collected in `scratch` and sent in order.
+/// Gives `frames` to `forward`, after doing the offloads that `caps` lacks in software. When no frame needs that, `frames`
+/// are given unchanged; else clones are collected in `scratch` and given in order. Frames that cannot be are counted.
 pub(crate) fn send(
-    port: &mut dyn Port,
     caps: &Caps,
+    stats: &Stats,
     frames: Frames<'_>,
     scratch: &mut Batch,
+    mut forward: impl FnMut(Frames<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     if frames.iter().all(|frame| offload::passes(frame, caps)) {
-        return port.send(frames);
+        return forward(frames);
     }
-    let mut offload = SoftwareOffload { port, caps, scratch, malformed: 0, too_long: 0 };
+    let mut offload = SoftwareOffload { forward: &mut forward, caps, scratch, malformed: 0, too_long: 0 };
     let sent = frames.iter().try_for_each(|frame| offload.take(frame)).and_then(|()| offload.send());
     offload.scratch.clear();
-    let malformed = offload.malformed;
-    let too_long = offload.too_long;
-    port.stats().lost(DropReason::Malformed, malformed);
-    port.stats().lost(DropReason::TooLong, too_long);
+    stats.lost(DropReason::Malformed, offload.malformed);
+    stats.lost(DropReason::TooLong, offload.too_long);
     sent
 }
 
 struct SoftwareOffload<'a> {
-    port: &'a mut dyn Port,
+    forward: &'a mut dyn FnMut(Frames<'_>) -> io::Result<()>,
     caps: &'a Caps,
     scratch: &'a mut Batch,
     malformed: u64,
@@ -88,7 +87,7 @@ impl SoftwareOffload<'_> {
 
     fn send(&mut self) -> io::Result<()> {
         if !self.scratch.is_empty() {
-            self.port.send(self.scratch.all())?;
+            (self.forward)(self.scratch.all())?;
             self.scratch.clear();
         }
         Ok(())

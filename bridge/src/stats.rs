@@ -57,6 +57,7 @@ pub struct Stats {
     tx_frames: Counter,
     tx_bytes: Counter,
     drops: [Counter; DropReason::ALL.len()],
+    missed_wakeups: Counter,
 }
 
 impl Stats {
@@ -79,6 +80,13 @@ impl Stats {
         }
     }
 
+    /// Counts a time that an armed port had something to do and nobody told, so that it was found by the worker's look
+    /// once a second. `true` the first time.
+    pub(crate) fn missed_wakeup(&self) -> bool {
+        self.missed_wakeups.add(1);
+        self.missed_wakeups.get() == 1
+    }
+
     /// Reads the counters, each by itself: they are not of one instant.
     pub fn read(&self) -> Counters {
         Counters {
@@ -87,6 +95,7 @@ impl Stats {
             tx_frames: self.tx_frames.get(),
             tx_bytes: self.tx_bytes.get(),
             drops: self.drops.each_ref().map(|counter| counter.get()),
+            missed_wakeups: self.missed_wakeups.get(),
         }
     }
 }
@@ -103,6 +112,8 @@ pub struct Counters {
     /// Their bytes, Ethernet header included.
     pub tx_bytes: u64,
     drops: [u64; DropReason::ALL.len()],
+    /// Times that the port had something to do and was not woken for it.
+    pub missed_wakeups: u64,
 }
 
 impl Counters {

@@ -16,6 +16,8 @@ pub struct BatchSummary {
     pub reserved: u64,
     /// Whether any frame has a checksum or a segmentation to be done.
     pub offloads: bool,
+    /// Whether all frames that are forwarded go to all ports.
+    pub flooded: bool,
 }
 
 /// A port, and the frames of the current batch that go to it.
@@ -110,7 +112,7 @@ impl Switch {
     /// Sorts frames received from port `from` (at most 65,536) by the ports that they are to be sent to.
     pub fn forward(&mut self, from: PortId, frames: &[Frame], now_s: u32) -> BatchSummary {
         self.clear_batches();
-        let mut summary = BatchSummary::default();
+        let mut summary = BatchSummary { flooded: true, ..BatchSummary::default() };
         for (index, frame) in frames.iter().enumerate().take(1 << 16) {
             let Some(header) = frame.head().first_chunk() else {
                 summary.runts += 1;
@@ -122,7 +124,10 @@ impl Switch {
             if !to.is_group() {
                 match self.fdb.lookup(Station::new(to, 0), now_s) {
                     Some(port) if port == from => {}
-                    Some(port) => put(&mut self.egress_ports, &mut self.touched, port, index, frame),
+                    Some(port) => {
+                        summary.flooded = false;
+                        put(&mut self.egress_ports, &mut self.touched, port, index, frame);
+                    }
                     None => self.flood(from, index, frame),
                 }
             } else if to.is_reserved() {

@@ -13,11 +13,12 @@ use crossbeam::channel::Receiver;
 use nix::sys::eventfd::EventFd;
 
 use crate::{
-    Batch, Config, DropReason, Error, FdbRow, Frames, Port, PortInfo, Stats,
+    Batch, Config, DropReason, Error, FdbRow, Port, PortInfo, QueueLimits,
+    attached_port::{AttachedPort, Hold, Sender},
     command::Command,
+    egress_queue::EgressQueue,
     fdb::PortId,
     poller::Poller,
-    software_offload,
     switch::{BatchSummary, Switch},
 };
 
@@ -25,24 +26,23 @@ use crate::{
 const TICK: Duration = Duration::from_secs(1);
 /// Ticks between removals of expired entries from the forwarding database.
 const SWEEP_TICKS: u32 = 16;
+/// How long an event may be on its way: work found at a tick without an event by then was missed.
+const EVENT_DELAY: Duration = Duration::from_millis(50);
 /// While ports are busy, the descriptors of armed ones are polled once in so many rounds, as that is a system call.
 const POLL_ROUNDS: u32 = 8;
-
-struct AttachedPort {
-    name: String,
-    port: Box<dyn Port>,
-    stats: Arc<Stats>,
-    max_len: usize,
-    /// When the port last had frames, while it is polled; `None` while it is armed.
-    last_active: Option<Instant>,
-}
 
 pub(crate) struct Worker {
     name: String,
     busy_poll: Duration,
+    limits: QueueLimits,
+    seed: u64,
     started: Instant,
     now: Instant,
     next_tick: Instant,
+    /// When to look at the ports that had work at the tick and no event.
+    check_at: Option<Instant>,
+    /// Ports that are held.
+    held: usize,
     ticks: u32,
     rounds: u32,
     switch: Switch,
@@ -70,9 +70,13 @@ impl Worker {
         Ok(Worker {
             name: config.name.clone(),
             busy_poll: config.busy_poll,
+            limits: config.queue,
+            seed,
             started: now,
             now,
             next_tick: now + TICK,
+            check_at: None,
+            held: 0,
             ticks: 0,
             rounds: 0,
             switch: Switch::new(config.limits, seed),
@@ -92,9 +96,10 @@ impl Worker {
         while self.run_commands() {
             self.now = Instant::now();
             self.tick();
-            let received = self.round();
+            let worked = self.round();
+            self.release_holds();
             self.arm_idle();
-            if let Err(error) = self.wait(received) {
+            if let Err(error) = self.wait(worked) {
                 tracing::error!(bridge = self.name, %error, "failed to poll; the bridge stops");
                 return;
             }
@@ -115,7 +120,11 @@ impl Worker {
         true
     }
 
+    /// A safety net: looks at every port once a second. No port depends on it for frames.
     fn tick(&mut self) {
+        if self.check_at.is_some_and(|check_at| self.now >= check_at) {
+            self.check_suspects();
+        }
         if self.now < self.next_tick {
             return;
         }
@@ -125,23 +134,51 @@ impl Worker {
             self.switch.sweep(self.now_s());
         }
         self.stale_caps = true;
+        for (index, attached) in self.ports.iter_mut().enumerate() {
+            let Some(attached) = attached else { continue };
+            attached.stats.lost(DropReason::NoRoom, attached.queue.expire(self.now));
+            match attached.is_ready() {
+                Ok(true) => {
+                    attached.is_suspect = true;
+                    self.check_at = Some(self.now + EVENT_DELAY);
+                }
+                Ok(false) => attached.wake(self.now),
+                Err(error) => self.failed.push((PortId(index as u16), error)),
+            }
+        }
+        self.remove_failed();
+    }
+
+    /// Counts the ports that had work at the tick, and were not told of it since.
+    fn check_suspects(&mut self) {
+        self.check_at = None;
         for attached in self.ports.iter_mut().flatten() {
-            attached.last_active.get_or_insert(self.now);
+            if attached.is_suspect && !attached.state.is_polled() {
+                // One line, as the port's peer may never send an event.
+                if attached.stats.missed_wakeup() {
+                    tracing::warn!(
+                        bridge = self.name,
+                        port = attached.name,
+                        "missed a wake-up: the tick found work"
+                    );
+                }
+                attached.wake(self.now);
+            }
         }
     }
 
-    /// Serves every polled port once; `true` if any of them had frames.
+    /// Serves every polled port once; `true` if any of them had frames, or took some that waited.
     fn round(&mut self) -> bool {
-        let mut received = false;
+        let mut worked = false;
         for index in 0..self.ports.len() {
-            received |= self.serve(PortId(index as u16));
+            worked |= self.serve(PortId(index as u16));
         }
         self.flush();
         if std::mem::take(&mut self.stale_caps) {
             self.refresh_caps();
         }
         self.remove_failed();
-        received
+        worked
     }
 
     fn serve(&mut self, id: PortId) -> bool {
@@ -149,32 +186,75 @@ impl Worker {
         let Some(attached) = polled(&mut self.ports, id) else {
             return false;
         };
+        let drained = attached.drain(self.now).unwrap_or_else(|error| {
+            self.failed.push((id, error));
+            false
+        });
+        if !attached.state.needs().input {
+            return drained;
+        }
         if let Err(error) = attached.port.recv(&mut self.batch) {
             self.failed.push((id, error));
         }
         if self.batch.is_empty() {
-            return false;
+            return drained;
         }
-        attached.last_active = Some(self.now);
-        let stats = attached.stats.clone();
-        let BatchSummary { runts, reserved, offloads } = self.switch.forward(id, self.batch.frames(), now_s);
-        stats.lost(DropReason::Runt, runts);
-        stats.lost(DropReason::Reserved, reserved);
-        self.send(offloads);
+        attached.last_active = self.now;
+        let BatchSummary { runts, reserved, offloads, flooded } =
+            self.switch.forward(id, self.batch.frames(), now_s);
+        attached.stats.lost(DropReason::Runt, runts);
+        attached.stats.lost(DropReason::Reserved, reserved);
+        let ports = self.switch.egresses().map(|egress| egress.port);
+        let sole = attached.destinations.sole(ports, flooded, self.now);
+        self.send(id, sole, offloads);
         self.batch.clear();
         true
     }
 
-    fn send(&mut self, offloads: bool) {
+    /// Sends the batch, which came from port `from`. It is held if its `sole` destination does not take all frames.
+    fn send(&mut self, from: PortId, sole: Option<PortId>, offloads: bool) {
         for egress in self.switch.egresses() {
             let Some(Some(attached)) = self.ports.get_mut(usize::from(egress.port.0)) else {
                 continue;
             };
             attached.stats.lost(DropReason::TooLong, egress.too_long);
             let frames = egress.batch.view(&self.batch);
-            match attached.send(frames, offloads, &mut self.scratch) {
+            let may_be_held = sole.is_some() && !attached.queue.is_stuck(self.now);
+            let sender = Sender { port: from, may_be_held };
+            match attached.send(frames, sender, offloads, &mut self.scratch, self.now) {
                 Ok(stale) => self.stale_caps |= stale,
                 Err(error) => self.failed.push((egress.port, error)),
+            }
+        }
+        let Some(to) = sole else { return };
+        let held = self.ports.get(usize::from(to.0)).and_then(Option::as_ref).map(|to| to.queue.held(from));
+        if held.is_some_and(|frames| frames > 0)
+            && let Some(Some(attached)) = self.ports.get_mut(usize::from(from.0))
+        {
+            attached.hold(Hold { to, until: self.now + self.limits.hold });
+            self.held += 1;
+        }
+    }
+
+    /// Ends the holds of ports whose frames were all sent, and those that have lasted long enough.
+    fn release_holds(&mut self) {
+        if self.held == 0 {
+            return;
+        }
+        for index in 0..self.ports.len() {
+            let id = PortId(index as u16);
+            let hold = self.ports[index].as_ref().and_then(|attached| attached.hold);
+            let Some(Hold { to, until }) = hold else { continue };
+            if let Some(Some(full)) = self.ports.get_mut(usize::from(to.0)) {
+                if full.queue.held(id) > 0 && self.now < until {
+                    continue;
+                }
+                full.stats.lost(DropReason::NoRoom, full.queue.release(id));
+                full.state.need_room(!full.queue.is_empty());
+            }
+            if let Some(Some(attached)) = self.ports.get_mut(index) {
+                attached.release(self.now);
+                self.held -= 1;
             }
         }
     }
@@ -205,33 +285,40 @@ impl Worker {
         }
     }
 
-    /// Arms the ports that have had no frames for the busy-poll time.
+    /// Arms the ports that have had nothing to do for the busy-poll time.
     fn arm_idle(&mut self) {
         for (index, attached) in self.ports.iter_mut().enumerate() {
-            let Some(attached) = attached else { continue };
-            let idle =
-                attached.last_active.is_some_and(|since| self.now.duration_since(since) >= self.busy_poll);
-            match idle.then(|| attached.port.arm()) {
-                Some(Ok(false)) => attached.last_active = None,
-                Some(Ok(true)) | None => {}
-                Some(Err(error)) => self.failed.push((PortId(index as u16), error)),
+            let Some(attached) = attached.as_mut().filter(|attached| attached.state.is_polled()) else {
+                continue;
+            };
+            if self.now.duration_since(attached.last_active) < self.busy_poll {
+                continue;
+            }
+            let id = PortId(index as u16);
+            if let Err(error) = attached.arm() {
+                self.failed.push((id, error));
+            }
+            // The frames of a held port would keep the worker from sleeping.
+            let masks = attached.state.needs().is_none();
+            if masks != std::mem::replace(&mut attached.is_masked, masks) {
+                self.poller.wait_for(id, attached.port.fd(), !masks);
             }
         }
         self.remove_failed();
     }
 
     /// Sleeps if every port is armed; else polls the armed ones' descriptors from time to time.
-    fn wait(&mut self, received: bool) -> io::Result<()> {
+    fn wait(&mut self, worked: bool) -> io::Result<()> {
         self.rounds = self.rounds.wrapping_add(1);
-        let all_armed = self.ports.iter().flatten().all(|attached| attached.last_active.is_none());
+        let all_armed = self.ports.iter().flatten().all(|attached| !attached.state.is_polled());
         let time = match all_armed {
             true => {
                 // One port's flush may release requests that another port has to respond to.
                 self.flush();
-                // Rounded up: after a wakeup just before the tick the worker would poll until the tick.
-                self.next_tick.saturating_duration_since(Instant::now()) + Duration::from_millis(1)
+                // Rounded up: after a wakeup just before that time the worker would poll until it comes.
+                self.wake_at().saturating_duration_since(Instant::now()) + Duration::from_millis(1)
             }
-            false if received && !self.rounds.is_multiple_of(POLL_ROUNDS) => return Ok(()),
+            false if worked && !self.rounds.is_multiple_of(POLL_ROUNDS) => return Ok(()),
             false => Duration::ZERO,
         };
         if self.poller.wait(time, &mut self.ready)? {
@@ -242,10 +329,17 @@ impl Worker {
         }
         for id in self.ready.drain(..) {
             if let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) {
-                attached.last_active.get_or_insert(self.now);
+                attached.wake(self.now);
             }
         }
         Ok(())
+    }
+
+    /// When the worker has something to do without being told.
+    fn wake_at(&self) -> Instant {
+        let holds = self.ports.iter().flatten().filter_map(|attached| attached.hold).map(|hold| hold.until);
+        let holds = if self.held == 0 { None } else { holds.min() };
+        [holds, self.check_at].into_iter().flatten().fold(self.next_tick, Instant::min)
     }
 
     fn attach(&mut self, name: String, port: Box<dyn Port>) -> Result<(), Error> {
@@ -257,10 +351,9 @@ impl Worker {
         };
         let os = |error| Error::Os { what: format!("bridge {:?}: port {name:?}: epoll", self.name), error };
         self.poller.add(id, port.fd()).map_err(os)?;
-        let max_len = port.caps().max_len();
-        self.switch.attach(id, max_len);
-        let stats = port.stats().clone();
-        let attached = AttachedPort { name, port, stats, max_len, last_active: Some(Instant::now()) };
+        let queue = EgressQueue::new(self.limits, self.seed);
+        let attached = AttachedPort::new(name, port, queue, Instant::now());
+        self.switch.attach(id, attached.max_len);
         let index = usize::from(id.0);
         self.ports.resize_with(self.ports.len().max(index + 1), || None);
         self.ports[index] = Some(attached);
@@ -278,9 +371,16 @@ impl Worker {
     }
 
     fn remove(&mut self, id: PortId) -> Option<AttachedPort> {
-        let attached = self.ports.get_mut(usize::from(id.0))?.take()?;
+        let mut attached = self.ports.get_mut(usize::from(id.0))?.take()?;
         self.poller.remove(attached.port.fd());
         self.switch.detach(id);
+        attached.close();
+        if let Some(Hold { to, .. }) = attached.hold {
+            self.held -= 1;
+            if let Some(Some(full)) = self.ports.get_mut(usize::from(to.0)) {
+                full.stats.lost(DropReason::NoRoom, full.queue.release(id));
+            }
+        }
         Some(attached)
     }
 
@@ -313,20 +413,6 @@ impl Worker {
     }
 }
 
-impl AttachedPort {
-    /// Sends frames; `true` if the port's mtu is no longer the one that the switch has.
-    fn send(&mut self, frames: Frames<'_>, offloads: bool, scratch: &mut Batch) -> io::Result<bool> {
-        let caps = self.port.caps();
-        if frames.is_empty() {
-        } else if offloads {
-            software_offload::send(&mut *self.port, &caps, frames, scratch)?;
-        } else {
-            self.port.send(frames)?;
-        }
-        Ok(caps.max_len() != self.max_len)
-    }
-}
-
 fn polled(ports: &mut [Option<AttachedPort>], id: PortId) -> Option<&mut AttachedPort> {
-    ports.get_mut(usize::from(id.0))?.as_mut().filter(|attached| attached.last_active.is_some())
+    ports.get_mut(usize::from(id.0))?.as_mut().filter(|attached| attached.state.is_polled())
 }

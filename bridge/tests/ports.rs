@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use bridge::{Batch, Bridge, Caps, Config, Frame, Frames, Pin, PinOwner, Port, Stats};
+use bridge::{Batch, Bridge, Caps, Config, Frame, Frames, Interest, Pin, PinOwner, Port, Stats};
 use common::{pair, send, until};
 use nix::sys::eventfd::EventFd;
 
@@ -32,7 +32,7 @@ struct FnPort<R, S, F> {
 impl<R, S, F> FnPort<R, S, F>
 where
     R: FnMut(&mut Batch) -> io::Result<()> + Send + 'static,
-    S: FnMut(Frames<'_>) -> io::Result<()> + Send + 'static,
+    S: FnMut(Frames<'_>) -> io::Result<usize> + Send + 'static,
     F: FnMut() -> io::Result<()> + Send + 'static,
 {
     fn boxed(recv: R, send: S, flush: F) -> Box<dyn Port> {
@@ -43,7 +43,7 @@ where
 impl<R, S, F> Port for FnPort<R, S, F>
 where
     R: FnMut(&mut Batch) -> io::Result<()> + Send,
-    S: FnMut(Frames<'_>) -> io::Result<()> + Send,
+    S: FnMut(Frames<'_>) -> io::Result<usize> + Send,
     F: FnMut() -> io::Result<()> + Send,
 {
     fn caps(&self) -> Caps {
@@ -55,13 +55,13 @@ where
     fn recv(&mut self, into: &mut Batch) -> io::Result<()> {
         (self.recv)(into)
     }
-    fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
+    fn send(&mut self, frames: Frames<'_>) -> io::Result<usize> {
         (self.send)(frames)
     }
     fn flush(&mut self) -> io::Result<()> {
         (self.flush)()
     }
-    fn arm(&mut self) -> io::Result<bool> {
+    fn arm(&mut self, _: Interest) -> io::Result<bool> {
         Ok(false)
     }
     fn fd(&self) -> BorrowedFd<'_> {
@@ -72,14 +72,24 @@ where
 #[test]
 fn port_whose_send_or_flush_fails_is_removed_alone() {
     let bridge = Bridge::start(Config::default()).unwrap();
-    let broken = || Err(io::Error::other("broken"));
     let (mut end, port) = pair(Caps::plain(1500));
     bridge.attach("whole", Box::new(port)).unwrap();
-    bridge.attach("send", FnPort::boxed(|_| Ok(()), move |_| broken(), || Ok(()))).unwrap();
+    bridge
+        .attach("send", FnPort::boxed(|_| Ok(()), |_: Frames<'_>| Err(io::Error::other("broken")), || Ok(())))
+        .unwrap();
     assert_eq!(bridge.ports().unwrap().len(), 2);
     send(&mut end, &[frame()]);
     until("removal", || (bridge.ports().unwrap().len() == 1).then_some(()));
-    bridge.attach("flush", FnPort::boxed(|_| Ok(()), |_| Ok(()), broken)).unwrap();
+    bridge
+        .attach(
+            "flush",
+            FnPort::boxed(
+                |_| Ok(()),
+                |frames: Frames<'_>| Ok(frames.len()),
+                || Err(io::Error::other("broken")),
+            ),
+        )
+        .unwrap();
     until("removal", || (bridge.ports().unwrap().len() == 1).then_some(()));
     assert_eq!(bridge.ports().unwrap()[0].name, "whole");
 }
@@ -125,7 +135,7 @@ fn requests_released_by_a_flush_are_responded_to_before_sleep() {
                 Ok(())
             }
         },
-        |_| Ok(()),
+        |frames: Frames<'_>| Ok(frames.len()),
         {
             let page = page.clone();
             let sent = sent.clone();
@@ -143,7 +153,7 @@ fn requests_released_by_a_flush_are_responded_to_before_sleep() {
             let queue = queue.clone();
             move |frames: Frames<'_>| {
                 queue.lock().unwrap().extend(frames.iter().cloned());
-                Ok(())
+                Ok(frames.len())
             }
         },
         move || {
@@ -159,4 +169,57 @@ fn requests_released_by_a_flush_are_responded_to_before_sleep() {
     bridge.attach("source", source).unwrap();
     until("the response", || responded.load(SeqCst).then_some(()));
     assert!(!late.load(SeqCst), "the source was called again before it could respond");
+}
+
+/// A port whose peer sends a frame, and no event, each time that the port has been armed.
+struct Silent {
+    has_frame: bool,
+    stats: Arc<Stats>,
+    notifier: EventFd,
+}
+
+impl Port for Silent {
+    fn caps(&self) -> Caps {
+        Caps::plain(1500)
+    }
+    fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+    fn recv(&mut self, into: &mut Batch) -> io::Result<()> {
+        if std::mem::take(&mut self.has_frame)
+            && let Some(slot) = into.slot()
+        {
+            slot.copy_from(&frame());
+        }
+        Ok(())
+    }
+    fn send(&mut self, frames: Frames<'_>) -> io::Result<usize> {
+        Ok(frames.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+    fn arm(&mut self, _: Interest) -> io::Result<bool> {
+        self.has_frame = true;
+        Ok(false)
+    }
+    fn is_ready(&mut self, needs: Interest) -> io::Result<bool> {
+        Ok(needs.input && self.has_frame)
+    }
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.notifier.as_fd()
+    }
+}
+
+#[test]
+fn work_without_an_event_is_found_at_the_tick_and_counted() {
+    let bridge = Bridge::start(Config::default()).unwrap();
+    let (mut end, port) = pair(Caps::plain(1500));
+    bridge.attach("pair", Box::new(port)).unwrap();
+    let silent = Silent { has_frame: false, stats: Arc::default(), notifier: EventFd::new().unwrap() };
+    bridge.attach("silent", Box::new(silent)).unwrap();
+    common::take(&mut end, 2);
+    let ports = bridge.ports().unwrap();
+    assert_eq!(ports[0].counters.missed_wakeups, 0);
+    assert!((2..=3).contains(&ports[1].counters.missed_wakeups), "{ports:?}");
 }

@@ -1,7 +1,8 @@
 //! Parts of event loops, independent of Xen: [`EventSet`] waits for several descriptors, a [`Timer`] wakes it later and a
-//! [`Waker`] from other threads, [`AdaptivePoll`] learns whether polling before sleeping pays, [`TokenBucket`] bounds a
-//! rate, [`StormGuard`] bounds events that lead to no work, [`Counter`], [`EventCounters`] and [`Histogram`] are what other
-//! threads read of a loop, [`Stream`] is a byte stream that can be polled, and a [`Connector`] opens one.
+//! [`Waker`] from other threads, [`PollState`] says who looks at a device next, [`AdaptivePoll`] learns whether polling
+//! before sleeping pays, [`TokenBucket`] bounds a rate, [`StormGuard`] bounds events that lead to no work, [`Counter`],
+//! [`EventCounters`] and [`Histogram`] are what other threads read of a loop, [`Stream`] is a byte stream that can be polled,
+//! and a [`Connector`] opens one.
 //!
 //! ```
 //! use core::time::Duration;
@@ -23,6 +24,7 @@ mod event_counters;
 #[cfg(feature = "std")]
 mod event_set;
 pub mod histogram;
+mod poll_state;
 pub mod storm_guard;
 #[cfg(feature = "std")]
 mod stream;
@@ -38,6 +40,7 @@ pub use event_counters::{EventCounters, EventCounts};
 #[cfg(feature = "std")]
 pub use event_set::{EventSet, Ready};
 pub use histogram::{Distribution, Histogram};
+pub use poll_state::{Interest, PollState};
 pub use storm_guard::StormGuard;
 #[cfg(feature = "std")]
 pub use stream::{Connector, Stream};

@@ -2,7 +2,6 @@
 
 //! Configuration of vifs.
 
-use crate::backlog::Limits;
 use inflight::InflightDir;
 
 /// How a backend accesses the payloads of packets from guests.
@@ -21,8 +20,6 @@ pub enum DataPath {
 pub struct Config {
     /// Most packets taken from a guest in one round; the bridge may take fewer.
     pub burst: usize,
-    /// Bounds of the frames that wait for a guest without buffers.
-    pub backlog: Limits,
     /// How payloads are accessed.
     pub data_path: DataPath,
     /// Whether TCP segmentation offload is advertised.
@@ -35,12 +32,6 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self {
-            burst: 256,
-            backlog: Limits::default(),
-            data_path: DataPath::default(),
-            gso: true,
-            inflight_dir: None,
-        }
+        Self { burst: 256, data_path: DataPath::default(), gso: true, inflight_dir: None }
     }
 }

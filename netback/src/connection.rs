@@ -7,14 +7,13 @@ mod egress;
 mod ingress;
 mod mapped;
 
-use crate::backlog::Backlog;
 use crate::handshake::{EventPorts, Negotiated};
 use crate::response_logs::ResponseLogs;
 use crate::rx::Rx;
 use crate::stats::Stats;
 use crate::tx::Tx;
 use crate::{Config, DataPath, ExitReason, StartError};
-use bridge::{Batch, Caps, Frames, Port};
+use bridge::{Batch, Caps, Frames, Interest, Port};
 use egress::Egress;
 use event_channel::{Notifier, NotifierPair, WaitChannel, WaitEventChannels};
 use event_loop::EventSet;
@@ -62,6 +61,8 @@ pub struct Connection {
     stats: Arc<Stats>,
     /// The rings' event indexes are set, so that the guest notifies.
     armed: bool,
+    /// One of them is the receive ring's, as frames waited for buffers.
+    waits_for_room: bool,
     on_exit: Option<OnExit>,
     /// The device's span, for log lines from the bridge's thread.
     span: tracing::Span,
@@ -112,7 +113,7 @@ impl Connection {
         }
         let copied = config.data_path == DataPath::Copy || !matches!(recovery, Recovery::None);
         let ingress = Ingress::new(grants.clone(), guest, tx, config.burst, copied, stats.clone())?;
-        let egress = Egress::new(grants.clone(), guest, rx, Backlog::new(config.backlog), stats.clone());
+        let egress = Egress::new(grants.clone(), guest, rx, stats.clone());
         let event_set = EventSet::new()?;
         ingress.fd().map_or(Ok(()), |fd| event_set.add(fd, ANY))?;
         notifiers.register(&event_set, ANY)?;
@@ -124,6 +125,7 @@ impl Connection {
             caps: negotiated.caps,
             stats,
             armed: true,
+            waits_for_room: false,
             on_exit: Some(on_exit),
             span: tracing::Span::current(),
         })
@@ -152,7 +154,6 @@ impl Connection {
     fn receive(&mut self, into: &mut Batch) -> Result<(), ExitReason> {
         self.take_events()?;
         let before = into.len();
-        self.notifiers.worked(self.egress.drain()?);
         self.ingress.reap();
         let outcome = self.ingress.recv(into);
         self.notifiers.worked(into.len() > before);
@@ -171,14 +172,27 @@ impl Connection {
         Ok(self.notifiers.flush()?)
     }
 
-    fn arm_rings(&mut self) -> Result<bool, ExitReason> {
+    fn transmit(&mut self, frames: Frames<'_>) -> Result<usize, ExitReason> {
+        let taken = self.egress.send(frames)?;
+        if taken > 0 && std::mem::take(&mut self.waits_for_room) {
+            self.notifiers.worked(true);
+        }
+        Ok(taken)
+    }
+
+    fn arm_rings(&mut self, needs: Interest) -> Result<bool, ExitReason> {
         // Against a guest that notifies without work (XSA-332).
         if let Some(pause) = self.notifiers.limit_events(&self.event_set)? {
             self.span.in_scope(|| tracing::debug!(?pause, "masking events: the guest notifies without work"));
         }
-        self.notifiers.take_events(&self.event_set)?;
+        self.take_events()?;
         self.armed = true;
-        Ok(self.ingress.arm()? | self.egress.arm()?)
+        self.waits_for_room = needs.room;
+        Ok((needs.input && self.ingress.arm()?) | (needs.room && self.egress.arm()?))
+    }
+
+    fn has(&mut self, needs: Interest) -> Result<bool, ExitReason> {
+        Ok((needs.input && self.ingress.has_input()?) || (needs.room && self.egress.has_room()?))
     }
 }
 
@@ -224,8 +238,8 @@ impl Port for Connection {
         self.report(outcome)
     }
 
-    fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
-        let outcome = self.egress.send(frames);
+    fn send(&mut self, frames: Frames<'_>) -> io::Result<usize> {
+        let outcome = self.transmit(frames);
         self.report(outcome)
     }
 
@@ -235,19 +249,18 @@ impl Port for Connection {
         self.report(outcome)
     }
 
-    fn arm(&mut self) -> io::Result<bool> {
-        let outcome = self.arm_rings();
+    fn arm(&mut self, needs: Interest) -> io::Result<bool> {
+        let outcome = self.arm_rings(needs);
+        self.report(outcome)
+    }
+
+    fn is_ready(&mut self, needs: Interest) -> io::Result<bool> {
+        let outcome = self.has(needs);
         self.report(outcome)
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
         self.event_set.as_fd()
-    }
-}
-
-impl Drop for Connection {
-    fn drop(&mut self) {
-        self.egress.close();
     }
 }
 

@@ -194,7 +194,7 @@ impl Follow for VifDevice {
         let recovery = response_logs.as_ref().map_or(Recovery::None, Recovery::Record);
         let started = self.start(&negotiated, recovery);
         self.response_logs = response_logs;
-        started.map_err(|error| Failure::new(error.errno(), error))?;
+        started.map_err(|error| error.failure())?;
         tracing::info!(name = self.name, caps = ?negotiated.caps, "connected");
         Ok(true)
     }

@@ -29,7 +29,6 @@
 
 pub mod assemble;
 mod attachment;
-pub mod backlog;
 mod config;
 mod connection;
 mod copy_batch;

@@ -82,6 +82,11 @@ impl<P: Protocol, M: Memory, L: Memory> LoggedRing<P, M, L> {
         self.ring.arm()
     }
 
+    #[inline]
+    pub(crate) fn arm_after(&mut self, count: u32) -> Result<bool, Fault> {
+        self.ring.arm_after(count)
+    }
+
     pub(crate) fn unanswered(&self) -> u32 {
         self.ring.unanswered()
     }

@@ -114,6 +114,11 @@ impl<T: Send + 'static> PinTable<T> {
         let _ = self.shared.wake.read();
         self.shared.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
+        self.has_released()
+    }
+
+    /// Whether there are released values.
+    pub(crate) fn has_released(&self) -> bool {
         !self.shared.released.is_empty()
     }
 

@@ -148,14 +148,14 @@ impl<M: Memory, L: Memory> Rx<M, L> {
         self.ring.commit()
     }
 
-    /// Sets the ring's event index, so that the next request is notified; `true` if there are requests not seen before.
+    /// Sets the ring's event index, so that the guest notifies once it has posted `needed` requests that are not taken;
+    /// `true` if there are as many already. Fewer may be left, of which a frame that needs more has taken none.
     ///
     /// # Errors
     /// [`Fault`]: the guest broke the protocol.
-    pub fn arm(&mut self) -> Result<bool, Fault> {
-        let before = self.ring.seen();
-        self.ring.arm()?;
-        Ok(self.ring.seen() > before)
+    pub fn arm(&mut self, needed: u32) -> Result<bool, Fault> {
+        self.ring.arm_after(needed)?;
+        Ok(self.ring.seen() >= needed)
     }
 
     /// Reads the guest's producer index, and returns the number of requests not taken yet.
@@ -202,5 +202,39 @@ impl<M: Memory, L: Memory> Rx<M, L> {
                 return Ok(());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ring_abi::netif::RxRequest;
+    use ring_abi::ring::Front;
+    use ring_abi::testing::Pages;
+
+    #[test]
+    fn ring_with_too_few_requests_for_a_frame_is_armed_for_enough() {
+        let page = Pages::new(1);
+        let mut front: Front<netif::Rx, Pages> = Front::init(page.clone()).unwrap();
+        let mut rx: Rx<Pages, Pages> = Rx::attach(page).unwrap();
+        let mut post = |id| {
+            assert!(front.push(&RxRequest { id, gref: GrantRef(8) }));
+            front.commit()
+        };
+        let frame = FrameInfo { len: 2 * PAGE_SIZE + 1, ..FrameInfo::default() };
+        let mut fills = Vec::new();
+        // One of three is there, and stays.
+        let _ = post(0);
+        assert_eq!(rx.place(frame, &mut fills), Ok(Placement::Wait));
+        assert_eq!(rx.arm(frame.slots() as u32), Ok(false));
+        assert_eq!(post(1), Notify::No);
+        assert_eq!(post(2), Notify::Yes, "nobody would look at the ring");
+        assert_eq!(rx.place(frame, &mut fills), Ok(Placement::Frame(0)));
+        rx.finish();
+        // Enough were posted before the ring was armed.
+        for id in 3..6 {
+            let _ = post(id);
+        }
+        assert_eq!(rx.arm(3), Ok(true));
     }
 }

@@ -30,7 +30,10 @@ impl stats::Stats for Stats {
                 operation("transmit", port.rx_frames, port.rx_bytes),
                 operation("receive", port.tx_frames, port.tx_bytes),
             ],
-            notifications: Notifications::from(&*self.events),
+            notifications: Notifications {
+                missed: port.missed_wakeups,
+                ..Notifications::from(&*self.events)
+            },
             grants: Some(Grants { mapped: self.mapped.get(), reused: None, copied: self.copied.get() }),
             drops: drops.into(),
             ..Snapshot::default()

@@ -110,6 +110,15 @@ impl<M: Memory, L: Memory> Tx<M, L> {
         Ok(self.ring.arm()?)
     }
 
+    /// Whether there are requests that were not taken.
+    ///
+    /// # Errors
+    /// [`Fault`]: the guest broke the protocol.
+    pub fn has_requests(&mut self) -> Result<bool, Fault> {
+        self.ring.refresh()?;
+        Ok(self.ring.seen() > 0)
+    }
+
     /// Requests taken and not answered yet.
     pub fn unanswered(&self) -> u32 {
         self.ring.unanswered()

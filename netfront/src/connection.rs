@@ -14,7 +14,7 @@ use crate::stats::{DropReason, Stats};
 use crate::tx::{Fragment, Tx};
 use arrayvec::ArrayVec;
 use event_channel::{Notifier, NotifierPair, WaitChannel, WaitEventChannels};
-use event_loop::EventSet;
+use event_loop::{EventSet, Interest};
 use grant_table::{Access, GrantTable, Shared};
 use ring_abi::DomId;
 use ring_abi::PAGE_SIZE;
@@ -43,6 +43,8 @@ pub(crate) struct Connection {
     sent: u32,
     /// Buffers posted since the last commit of the receive ring.
     posted: u32,
+    /// A ring's event index was set since events were last taken. Without that there are none worth a system call.
+    armed: bool,
     /// The device's span, for log lines from the data path.
     span: tracing::Span,
 }
@@ -81,6 +83,7 @@ impl Connection {
             packet: Packet::default(),
             sent: 0,
             posted: 0,
+            armed: true,
             span: tracing::Span::current(),
         };
         for buffer in 0..connection.rx.slots() as u16 {
@@ -238,16 +241,23 @@ impl Connection {
         Ok(self.notifiers.flush()?)
     }
 
-    /// Sets the receive ring's event index and, with `want_tx`, the transmit ring's; `true` if there are packets, or
-    /// free slots, already.
-    pub(crate) fn arm(&mut self, want_tx: bool, event_set: &EventSet) -> Result<bool, ConnectionError> {
+    /// Sets the event indexes of the rings for what is needed: input of the receive ring, room of the transmit ring. `true` if
+    /// there are packets, or free slots, already.
+    pub(crate) fn arm(&mut self, needs: Interest, event_set: &EventSet) -> Result<bool, ConnectionError> {
         // Against a backend that notifies without work (XSA-391).
         if let Some(pause) = self.notifiers.limit_events(event_set)? {
             self.span
                 .in_scope(|| tracing::debug!(?pause, "masking events: the backend notifies without work"));
         }
-        self.take_events(event_set)?;
-        Ok(self.rx.arm()? | (want_tx && self.tx.arm()?))
+        if std::mem::replace(&mut self.armed, true) {
+            self.notifiers.take_events(event_set)?;
+        }
+        Ok((needs.input && self.rx.arm()?) | (needs.room && self.tx.arm()?))
+    }
+
+    /// Whether there is what [`Connection::arm`] has requested events for.
+    pub(crate) fn is_ready(&mut self, needs: Interest) -> Result<bool, ConnectionError> {
+        Ok((needs.input && self.rx.has_responses()?) || (needs.room && self.tx.has_room()?))
     }
 
     /// Takes pending events.
@@ -255,6 +265,7 @@ impl Connection {
     /// # Errors
     /// [`ConnectionError::Channel`] once the backend has closed its end of a channel.
     pub(crate) fn take_events(&mut self, event_set: &EventSet) -> Result<(), ConnectionError> {
+        self.armed = false;
         self.notifiers.take_events(event_set)?;
         Ok(())
     }

@@ -14,7 +14,7 @@ use crate::handshake::{Identity, MANNER, Negotiated, Requested};
 use crate::meta::Meta;
 use crate::stats::{Counters, DropReason, Stats};
 use event_channel::WaitEventChannels;
-use event_loop::Connector;
+use event_loop::{Connector, Interest};
 use grant_table::GrantTable;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -181,11 +181,23 @@ impl Nic {
         }
     }
 
-    /// Flushes, and requests that [`Nic::fd`] becomes readable for received frames and, with `want_tx`, for free
-    /// transmit slots; `true` if there are some already.
-    pub fn arm(&mut self, want_tx: bool) -> bool {
+    /// Flushes, and requests that [`Nic::fd`] becomes readable for what is needed: received frames, and free transmit slots
+    /// after [`Nic::send`] found none; `true` if there are some already.
+    pub fn arm(&mut self, needs: Interest) -> bool {
         self.flush();
-        match self.connection.as_mut().map(|connection| connection.arm(want_tx, self.frontend.event_set())) {
+        match self.connection.as_mut().map(|connection| connection.arm(needs, self.frontend.event_set())) {
+            Some(Ok(ready)) => ready,
+            Some(Err(error)) => {
+                self.connection_failed(&error);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Whether an armed interface has what it was armed for. Takes no event, unlike [`Nic::arm`].
+    pub fn is_ready(&mut self, needs: Interest) -> bool {
+        match self.connection.as_mut().map(|connection| connection.is_ready(needs)) {
             Some(Ok(ready)) => ready,
             Some(Err(error)) => {
                 self.connection_failed(&error);
@@ -221,7 +233,7 @@ impl Nic {
     /// # Errors
     /// Those of [`Nic::process_events`].
     pub fn wait(&mut self, want_tx: bool, timeout: Duration) -> Result<(), Error> {
-        if !self.arm(want_tx) {
+        if !self.arm(Interest { input: true, room: want_tx }) {
             self.frontend.event_set().wait(Some(timeout))?;
         }
         self.process_events()

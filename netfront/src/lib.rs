@@ -62,6 +62,8 @@ pub use device::{Nic, SendOutcome};
 #[cfg(feature = "std")]
 pub use error::{ConnectionError, Error};
 #[cfg(feature = "std")]
+pub use event_loop::Interest;
+#[cfg(feature = "std")]
 pub use meta::{Gso, Meta};
 #[cfg(feature = "std")]
 pub use stats::{Counters, DropReason, Stats};

@@ -253,6 +253,14 @@ impl<M: Memory> Rx<M> {
         Ok(self.ring.arm()?)
     }
 
+    /// Whether there are responses that were not taken.
+    ///
+    /// # Errors
+    /// [`Fault`]: the backend broke the protocol.
+    pub fn has_responses(&mut self) -> Result<bool, Fault> {
+        Ok(self.ring.refresh()?)
+    }
+
     /// Whether a buffer is posted, and so belongs to the backend.
     pub fn is_posted(&self, buffer: u16) -> bool {
         self.is_posted.get(usize::from(buffer)).is_some_and(|posted| *posted)

@@ -49,6 +49,8 @@ pub struct Tx<M> {
     free: Vec<u16>,
     /// For each buffer, whether the backend owns it.
     sent: Box<[bool]>,
+    /// Responses for which an event was requested.
+    armed_for: u32,
 }
 
 impl<M: Memory> Tx<M> {
@@ -59,7 +61,12 @@ impl<M: Memory> Tx<M> {
     pub fn init(memory: M) -> Result<Self, BadMemory> {
         let ring = Front::init(memory)?;
         let size = ring.size() as u16;
-        Ok(Self { free: (0..size).rev().collect(), sent: vec![false; size.into()].into(), ring })
+        Ok(Self {
+            free: (0..size).rev().collect(),
+            sent: vec![false; size.into()].into(),
+            armed_for: 0,
+            ring,
+        })
     }
 
     /// Slots of the ring, which is also the number of buffers.
@@ -150,7 +157,17 @@ impl<M: Memory> Tx<M> {
     /// # Errors
     /// [`Fault`]: the backend broke the protocol.
     pub fn arm(&mut self) -> Result<bool, Fault> {
-        Ok(self.ring.arm_after(self.ring.in_flight() / 2 + 1)?)
+        self.armed_for = self.ring.in_flight() / 2 + 1;
+        Ok(self.ring.arm_after(self.armed_for)?)
+    }
+
+    /// Whether as many requests are answered as [`Tx::arm`] has requested an event for, if no response was taken since.
+    ///
+    /// # Errors
+    /// [`Fault`]: the backend broke the protocol.
+    pub fn has_room(&mut self) -> Result<bool, Fault> {
+        self.ring.refresh()?;
+        Ok(self.ring.seen() >= self.armed_for)
     }
 
     /// Buffers that the backend owns.

@@ -406,8 +406,15 @@ impl<P: Protocol, M: Memory> Back<P, M> {
         if self.refresh()? {
             return Ok(true);
         }
+        self.arm_after(1)
+    }
+
+    /// Requests an event only for the `count`th request after the last one taken, for a caller that leaves fewer in the ring;
+    /// `true` if there are some already, few or many: [`Back::seen`].
+    #[inline]
+    pub fn arm_after(&mut self, count: u32) -> Result<bool, Fault> {
         let header = self.slots.memory.header();
-        header.req_event.store(self.req_cons.wrapping_add(1), Ordering::Relaxed);
+        header.req_event.store(self.req_cons.wrapping_add(count), Ordering::Relaxed);
         Barrier::Armed.fence();
         self.refresh()
     }

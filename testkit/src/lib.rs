@@ -10,7 +10,7 @@
 //! [`soak`] makes random operations on a whole machine, and says what must hold after each.
 //!
 //! [`LossyStore`] is a store whose connections the test cuts, [`HookedStream`] a connection before each of whose requests
-//! the test does something.
+//! the test does something. [`nbd`] is a client of a guest's exported disks.
 //!
 //! Every function panics on failure, and no wait is longer than [`BOUND`].
 //!
@@ -36,6 +36,7 @@ mod frontend;
 mod hooked_stream;
 mod lossy_store;
 mod machine;
+pub mod nbd;
 pub mod net;
 pub mod page_ownership;
 pub mod random;

@@ -8,6 +8,7 @@ use crate::commands::*;
 use crate::dir::Dir;
 use crate::error::Result;
 use crate::machine::process;
+use crate::output::LogStderr;
 
 /// Xen's paravirtual disks and network interfaces, on Xen or without it.
 ///
@@ -104,5 +105,5 @@ pub fn start_logging(cli: &Cli) {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(terminal).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogStderr).with_ansi(terminal).init();
 }

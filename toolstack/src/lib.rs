@@ -13,5 +13,5 @@ pub mod error;
 pub mod guest;
 pub mod machine;
 pub mod nbd;
-mod output;
+pub mod output;
 pub mod tap_owner;

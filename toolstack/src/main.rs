@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use toolstack::cli::{self, Cli};
 use toolstack::error::chain;
+use toolstack::output;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -12,7 +13,7 @@ fn main() -> ExitCode {
     match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("xpv: {}", chain(&error));
+            output::message(chain(&error));
             ExitCode::FAILURE
         }
     }

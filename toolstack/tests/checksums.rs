@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bridge::port::packet::Packet;
-use bridge::{Batch, Port};
+use bridge::{Batch, Interest, Port};
 use common::netns::{Namespace, two_guests};
 use common::program::run;
 use common::{BOUND, Machine};
@@ -91,7 +91,7 @@ fn watch(mut port: Packet, stop: &AtomicBool) -> Seen {
     while !stop.load(Ordering::Relaxed) {
         port.recv(&mut batch).unwrap();
         batch.frames().iter().for_each(|frame| seen.count(frame));
-        if batch.frames().iter().count() == 0 && !port.arm().unwrap() {
+        if batch.frames().iter().count() == 0 && !port.arm(Interest::INPUT).unwrap() {
             poll(&mut [PollFd::new(port.fd().as_fd(), PollFlags::POLLIN)], PollTimeout::from(50u8)).unwrap();
         }
         batch.clear();

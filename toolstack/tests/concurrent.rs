@@ -2,17 +2,15 @@
 //! has its name or number later.
 
 mod common;
-#[path = "common/nbd.rs"]
-mod nbd;
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
 
 use common::{Machine, eventually, texts};
-use nbd::Nbd;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use testkit::nbd::Nbd;
 use xenstore::Nodes;
 
 const MIB: u64 = 1 << 20;

@@ -1,8 +1,6 @@
 //! dom0's control socket: counters of disks and vifs while they are used, and commands when dom0 is absent or stuck.
 
 mod common;
-#[path = "common/nbd.rs"]
-mod nbd;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -14,10 +12,10 @@ use std::time::{Duration, Instant};
 use common::netns::two_guests;
 use common::program::run;
 use common::{BOUND, Guard, Machine, command, eventually, texts};
-use nbd::{BLOCK, Nbd};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use testkit::nbd::{BLOCK, Nbd};
 
 const MIB: u64 = 1 << 20;
 

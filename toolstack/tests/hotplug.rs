@@ -1,17 +1,15 @@
 //! Devices of a running guest: attached, detached, grown and failed, and what the next device of the same number finds.
 
 mod common;
-#[path = "common/nbd.rs"]
-mod nbd;
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::{Machine, eventually};
-use nbd::Nbd;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use testkit::nbd::{BLOCK, Nbd};
 
 const MIB: u64 = 1 << 20;
 
@@ -41,7 +39,7 @@ fn grown_disk_has_its_new_size_for_new_nbd_clients() {
         Nbd::connect(&socket).unwrap().size() == 16 * MIB
     });
     let mut new = Nbd::connect(&socket).unwrap();
-    new.send_write(16 * MIB / nbd::BLOCK as u64 - 1, &[7; nbd::BLOCK]).unwrap();
+    new.send_write(16 * MIB / BLOCK as u64 - 1, &[7; BLOCK]).unwrap();
     new.written().unwrap();
 }
 

@@ -1,15 +1,13 @@
 //! dom0 starts again while an image is absent: the guest's disk waits for it, rather than being closed.
 
 mod common;
-#[path = "common/nbd.rs"]
-mod nbd;
 
 use std::path::PathBuf;
 
 use common::{Machine, eventually};
-use nbd::{BLOCK, Nbd};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use testkit::nbd::{BLOCK, Nbd};
 
 const MIB: u64 = 1 << 20;
 

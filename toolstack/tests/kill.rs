@@ -5,8 +5,6 @@
 //! fio's NBD engine waits forever for the reply of a killed server.
 
 mod common;
-#[path = "common/nbd.rs"]
-mod nbd;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -14,13 +12,13 @@ use std::time::{Duration, Instant};
 
 use common::program::{program, run};
 use common::{BOUND, Machine, eventually};
-use nbd::{BLOCK, Nbd};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use rand::rngs::SmallRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use testkit::StopOnDrop;
+use testkit::nbd::{BLOCK, Nbd};
 
 const MIB: u64 = 1 << 20;
 const ROUNDS: u64 = 20;

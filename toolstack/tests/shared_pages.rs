@@ -1,13 +1,11 @@
 //! A guest whose disks need more pages than it can grant: each has a share of its own, and requests wait for pages.
 
 mod common;
-#[path = "common/nbd.rs"]
-mod nbd;
 
 use common::{Machine, eventually};
-use nbd::{BLOCK, Nbd};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use testkit::nbd::{BLOCK, Nbd};
 
 const MIB: u64 = 1 << 20;
 /// Commands in flight for each busy disk, 8 MiB in all: as many as the export takes from one client.

@@ -8,8 +8,6 @@ mod common;
 mod frames;
 #[path = "soak/machine.rs"]
 mod machine;
-#[path = "common/nbd.rs"]
-mod nbd;
 
 use machine::Processes;
 use testkit::soak::{Settings, run};

@@ -36,6 +36,8 @@ pub struct Update {
     pub rewrite: bool,
     /// Written to the log and to `error/<node>/error`: an errno and a text.
     pub error: Option<Failure>,
+    /// The device is to be read again in a moment (20 ms): what it needs may be there then.
+    pub again: bool,
 }
 
 /// An error as toolstacks read it.

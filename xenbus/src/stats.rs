@@ -74,6 +74,9 @@ pub struct Notifications {
     pub suppressed: u64,
     /// Events taken from the peer; several that it sent may be one.
     pub received: u64,
+    /// Times that there was work and no event for it, so that a look once a second found it. Each is an error, of the peer's or
+    /// ours.
+    pub missed: u64,
 }
 
 /// How a backend has accessed the frontend's pages.
@@ -90,7 +93,7 @@ pub struct Grants {
 impl From<&EventCounters> for Notifications {
     fn from(events: &EventCounters) -> Notifications {
         let EventCounts { sent, suppressed, taken } = events.read();
-        Notifications { sent, suppressed, received: taken }
+        Notifications { sent, suppressed, received: taken, missed: 0 }
     }
 }
 
@@ -118,6 +121,7 @@ impl Snapshot {
         self.notifications.sent += other.notifications.sent;
         self.notifications.suppressed += other.notifications.suppressed;
         self.notifications.received += other.notifications.received;
+        self.notifications.missed += other.notifications.missed;
         if let Some(more) = &other.grants {
             let grants = self.grants.get_or_insert_default();
             grants.mapped += more.mapped;
@@ -179,7 +183,7 @@ mod tests {
         Snapshot {
             operations: vec![Operation { name, requests: 2, bytes: 512, errors, latency }],
             in_flight: Some(3),
-            notifications: Notifications { sent: 4, suppressed: 5, received: 6 },
+            notifications: Notifications { sent: 4, suppressed: 5, received: 6, missed: 7 },
             grants: Some(Grants { mapped: 7, reused: Some(8), copied: 9 }),
             wakeups: None,
             drops: vec![Count { name, count: 10 }],
@@ -198,7 +202,7 @@ mod tests {
         assert_eq!((latency.count(), latency.max()), (2, Duration::from_millis(2)));
         assert_eq!(total.operation("write").unwrap().latency, None);
         assert_eq!((total.in_flight, total.wakeups), (Some(9), None));
-        assert_eq!(total.notifications, Notifications { sent: 12, suppressed: 15, received: 18 });
+        assert_eq!(total.notifications, Notifications { sent: 12, suppressed: 15, received: 18, missed: 21 });
         assert_eq!(total.grants, Some(Grants { mapped: 21, reused: Some(24), copied: 27 }));
         assert_eq!((total.drop("read"), total.drop("write")), (20, 10));
     }

@@ -1,8 +1,8 @@
 //! Another revision's files, checked out and built below the target directory, where the next run finds them again.
 
+use crate::cargo::{self, Target};
 use crate::missing::not_started;
 use nix::fcntl::{Flock, FlockArg};
-use serde::Deserialize;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -21,7 +21,11 @@ impl Checkout {
     /// # Errors
     /// There is no such revision, its files cannot be written, or they were changed since.
     pub fn of(revision: &str) -> Result<Self, String> {
-        Self::below(Path::new(env!("CARGO_MANIFEST_DIR")), &target_directory().join("against"), revision)
+        Self::below(
+            Path::new(env!("CARGO_MANIFEST_DIR")),
+            &cargo::target_directory().join("against"),
+            revision,
+        )
     }
 
     /// Checks out a revision of `repository` into a directory of `cache`.
@@ -98,45 +102,21 @@ impl Checkout {
         }
     }
 
-    /// Builds the revision's benches with the release profile, and gives the program's path. Cargo tells on stderr what it
-    /// does; it has nothing to do if this was done before.
+    /// Builds a program of the revision, and gives its path.
     ///
     /// # Errors
     /// It does not build.
-    pub fn build(&self) -> Result<PathBuf, String> {
-        eprintln!("building benches of {} in {}", self.label, self.directory.display());
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let output = Command::new(cargo)
-            .args(["build", "--release", "--locked", "-p", "benches", "--bin", "benches"])
-            .args(["--message-format", "json-render-diagnostics", "--target-dir"])
-            .arg(self.directory.join("target"))
-            .current_dir(&self.directory)
-            .stdin(Stdio::null())
-            .stderr(Stdio::inherit())
-            .output()
-            .map_err(|e| not_started("cargo", "cargo", &e))?;
-        let failed = |why: &str| {
-            let directory = self.directory.display();
-            format!("revision {} does not build in {directory}: {why}", self.label)
-        };
-        if !output.status.success() {
-            return Err(failed(&format!("cargo build ended with {}; its errors are above", output.status)));
-        }
-        executable(&String::from_utf8_lossy(&output.stdout))
-            .ok_or_else(|| failed("cargo named no program `benches`"))
+    pub fn build(&self, target: Target) -> Result<PathBuf, String> {
+        let directory = self.directory.display();
+        eprintln!("building {} of {} in {directory}", target.program, self.label);
+        cargo::build(&self.directory, &self.directory.join("target"), target)
+            .map_err(|why| format!("revision {} does not build in {directory}: {why}", self.label))
     }
 }
 
 fn no_such(revision: &str, repository: &Path, why: &str) -> String {
     let why = if why.is_empty() { String::new() } else { format!(": {why}") };
     format!("there is no revision {revision} in the git repository of {}{why}", repository.display())
-}
-
-/// The directory that cargo built this program in: it marks it as a cache.
-fn target_directory() -> PathBuf {
-    let program = std::env::current_exe().unwrap_or_default();
-    let marked = program.ancestors().find(|directory| directory.join("CACHEDIR.TAG").exists());
-    marked.map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../target"), Path::to_owned)
 }
 
 /// Runs git in a directory and gives what it prints, without the last newline.
@@ -155,21 +135,6 @@ fn git(directory: &Path, environment: &[(&str, &str)], arguments: &[&str]) -> Re
         return if said.is_empty() { Ok(String::new()) } else { Err(said) };
     }
     Ok(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
-}
-
-/// The program `benches` among cargo's messages.
-fn executable(messages: &str) -> Option<PathBuf> {
-    #[derive(Deserialize)]
-    struct Message {
-        target: Target,
-        executable: Option<PathBuf>,
-    }
-    #[derive(Deserialize)]
-    struct Target {
-        name: String,
-    }
-    let messages = messages.lines().filter_map(|line| serde_json::from_str::<Message>(line).ok());
-    messages.filter(|message| message.target.name == "benches").find_map(|message| message.executable)
 }
 
 #[cfg(test)]
@@ -224,13 +189,5 @@ mod tests {
         assert!(why.starts_with("there is no revision no-such-branch in the git repository of"), "{why}");
         let why = Checkout::below(home.path(), &cache, "HEAD").unwrap_err();
         assert!(why.contains("not a git repository"), "{why}");
-    }
-
-    #[test]
-    fn program_is_found_among_messages_of_cargo() {
-        let messages = "{\"reason\":\"build-script-executed\"}\n\
-            {\"target\":{\"name\":\"benches\"},\"executable\":null}\n\
-            {\"target\":{\"name\":\"benches\"},\"executable\":\"/t/release/benches\"}\n";
-        assert_eq!(executable(messages).unwrap(), Path::new("/t/release/benches"));
     }
 }

@@ -32,12 +32,19 @@ impl fmt::Display for Mode {
 pub(super) struct Program {
     label: String,
     path: PathBuf,
+    /// The `xpv` that it measures, where it is not its own tree's.
+    xpv: Option<PathBuf>,
 }
 
 impl Program {
     /// The program at `path`, which errors call `label`.
     pub(super) fn new(label: impl Into<String>, path: PathBuf) -> Self {
-        Self { label: label.into(), path }
+        Self { label: label.into(), path, xpv: None }
+    }
+
+    /// The same, which measures that program `xpv`.
+    pub(super) fn of_xpv(self, xpv: PathBuf) -> Self {
+        Self { xpv: Some(xpv), ..self }
     }
 
     /// The best way to measure that the program has.
@@ -65,7 +72,11 @@ impl Program {
 
     /// What the program prints.
     fn run(&self, arguments: &[&str]) -> Result<String, String> {
-        let output = Command::new(&self.path).args(arguments).stdin(Stdio::null()).output();
+        let mut command = Command::new(&self.path);
+        if let Some(xpv) = &self.xpv {
+            command.arg("--xpv").arg(xpv);
+        }
+        let output = command.args(arguments).stdin(Stdio::null()).output();
         let output = output.map_err(|e| format!("{}: {}: {e}", self.label, self.path.display()))?;
         if !output.status.success() {
             let why = reason(&String::from_utf8_lossy(&output.stderr));

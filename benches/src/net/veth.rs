@@ -5,7 +5,8 @@
 
 use super::ours::frame;
 use crate::cores::pin;
-use crate::missing::not_started;
+use crate::missing::{no_bridge, not_started};
+use crate::sandbox;
 use bridge::port::packet::Packet;
 use bridge::{Frame, Frames, Port};
 use std::fs;
@@ -40,17 +41,8 @@ pub fn through_linux(core: usize, len: usize, time: Duration) -> Result<f64, Str
 
 /// What to do about these words of `unshare` or of the process inside.
 fn refused(said: &str) -> String {
-    if said.starts_with("unshare:") {
-        return format!(
-            "this user may not make network namespaces ({said}): run as root, or allow it with \
-             `sysctl user.max_user_namespaces=1000`, on Debian `kernel.unprivileged_userns_clone=1`, on Ubuntu \
-             `kernel.apparmor_restrict_unprivileged_userns=0`"
-        );
-    }
-    if said.contains("Unknown device type") || said.contains("Operation not supported") {
-        return format!("the kernel has no bridge or no veth ({said}): as root, modprobe -a bridge veth");
-    }
-    format!("Linux's bridge in a network namespace: {said}")
+    let known = sandbox::refused(said).or_else(|| no_bridge(said));
+    known.unwrap_or_else(|| format!("Linux's bridge in a network namespace: {said}"))
 }
 
 /// Whether this process is the one inside, which has done its part then.
@@ -117,20 +109,4 @@ fn mac(name: &str) -> Result<[u8; 6], String> {
     let bytes = address
         .map(|a| a.split(':').filter_map(|byte| u8::from_str_radix(byte, 16).ok()).collect::<Vec<_>>());
     bytes.and_then(|bytes| bytes.try_into().ok()).ok_or(format!("no address of {name} in {text:?}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refused_namespaces_say_how_to_allow_them() {
-        let said = refused("unshare: unshare failed: Operation not permitted");
-        assert!(said.contains("run as root") && said.contains("Operation not permitted"), "{said}");
-    }
-
-    #[test]
-    fn missing_bridge_module_is_named() {
-        assert!(refused("ip: Error: Unknown device type.").ends_with("modprobe -a bridge veth"));
-    }
 }

@@ -13,21 +13,22 @@ mod vnet_fd;
 
 use std::{io, os::fd::BorrowedFd, sync::Arc};
 
-use crate::{Batch, Caps, Frames, Stats};
+use crate::{Batch, Caps, Frames, Interest, Stats};
 
 /// A port of a switch. A worker thread owns it and calls it in rounds: `recv`, then `send` any number of times, then
-/// `flush`; and `arm` before it waits for the port's `fd`.
+/// `flush`; and `arm` before it waits for the port's `fd`. Frames that a port does not take wait in the worker, which sends
+/// them again once the port has room.
 ///
 /// An `Err` from any method means that the port has failed: only this port is removed from the switch and dropped, with
 /// one log line. A frame that cannot be received or sent is counted in [`Port::stats`] and is no error.
 ///
 /// No method may block. An armed port is still called about once a second (`recv` and `flush`), so that it can handle
-/// its timeouts; for a finer resolution its `fd` must become readable.
+/// its timeouts; for a finer resolution its `fd` must become readable. No frame may depend on that call.
 ///
 /// A port that sends a probe once a round, and counts what it is sent:
 ///
 /// ```
-/// use bridge::{Batch, Caps, Frame, Frames, Port, Stats};
+/// use bridge::{Batch, Caps, Frame, Frames, Interest, Port, Stats};
 /// use nix::sys::eventfd::EventFd;
 /// use std::os::fd::{AsFd, BorrowedFd};
 /// use std::{io, sync::Arc};
@@ -55,17 +56,17 @@ use crate::{Batch, Caps, Frames, Stats};
 ///         Ok(())
 ///     }
 ///
-///     fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
+///     fn send(&mut self, frames: Frames<'_>) -> io::Result<usize> {
 ///         self.stats.tx(frames.len() as u64, frames.iter().map(|frame| frame.len() as u64).sum());
-///         Ok(())
+///         Ok(frames.len())
 ///     }
 ///
 ///     fn flush(&mut self) -> io::Result<()> {
 ///         Ok(()) // Nothing is queued.
 ///     }
 ///
-///     fn arm(&mut self) -> io::Result<bool> {
-///         Ok(false) // The worker's call once a second suffices.
+///     fn arm(&mut self, _: Interest) -> io::Result<bool> {
+///         Ok(false) // The worker's call once a second suffices, and there is always room.
 ///     }
 ///
 ///     fn fd(&self) -> BorrowedFd<'_> {
@@ -91,23 +92,28 @@ pub trait Port: Send {
     fn stats(&self) -> &Arc<Stats>;
 
     /// Receives frames into `into` until that is full: further ones are received in the next round. Also clears the
-    /// readiness of `fd` (reads an eventfd), and handles completions of earlier sends, such as by sending queued
-    /// frames.
+    /// readiness of `fd` (reads an eventfd).
     fn recv(&mut self, into: &mut Batch) -> io::Result<()>;
 
-    /// Sends `frames`, which fit [`Port::caps`], in order. A frame that cannot be sent now is either queued by the port
-    /// (a clone keeps its pages; the queue must be bounded, in frames and in bytes) or dropped and counted. The peer
-    /// need not be notified before `flush`.
-    fn send(&mut self, frames: Frames<'_>) -> io::Result<()>;
+    /// Takes `frames`, which fit [`Port::caps`], in order, and returns how many: those that were sent, or dropped and counted.
+    /// It takes all but those for which it has no room now. The peer need not be notified before `flush`.
+    fn send(&mut self, frames: Frames<'_>) -> io::Result<usize>;
 
     /// Commits the round: publishes requests and responses and notifies the peer once. Called at the end of every round
     /// for every port, even an armed one, since any port may have released frames of any other: without anything to
     /// commit it must be cheap.
     fn flush(&mut self) -> io::Result<()>;
 
-    /// Enables notification by `fd`, before the worker waits for it. `true` if frames came in before that took effect,
-    /// so that the port is to be called again instead.
-    fn arm(&mut self) -> io::Result<bool>;
+    /// Enables notification by `fd` for what the worker needs of the port, before it waits: frames, and room after
+    /// [`Port::send`] had none. `true` if it came before that took effect, so that the port is to be called again instead.
+    fn arm(&mut self, needs: Interest) -> io::Result<bool>;
+
+    /// Whether an armed port has what it was armed for. It neither takes events nor changes what it is armed for, so that the
+    /// worker can tell whether a notification is missing. A port whose descriptor is readable by itself has nothing to add.
+    fn is_ready(&mut self, needs: Interest) -> io::Result<bool> {
+        let _ = needs;
+        Ok(false)
+    }
 
     /// The descriptor that is readable (level-triggered) when an armed port has something to do. It never changes.
     fn fd(&self) -> BorrowedFd<'_>;

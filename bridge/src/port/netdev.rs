@@ -25,7 +25,7 @@ mod ioctl {
 use super::net_error::check_name;
 pub use super::{
     net_error::NetError,
-    rtnetlink::{Link, link, set_alias},
+    rtnetlink::{Link, link, set_alias, set_tx_queue_len},
 };
 use ioctl::{add_to_bridge, get_flags, get_mtu, set_flags, set_mac_of, set_mtu_of};
 

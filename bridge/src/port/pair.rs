@@ -16,7 +16,7 @@ use std::{
 use crossbeam::queue::ArrayQueue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
-use crate::{Batch, Caps, DropReason, Frame, Frames, Port, Stats};
+use crate::{Batch, Caps, Frame, Frames, Interest, Port, Stats};
 
 /// The bounded queue of frames of one direction.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ struct FrameQueue {
     /// The receiver sleeps, or is about to, and waits for `notifier`.
     armed: AtomicBool,
     notifier: EventFd,
+    /// The sender waits for room, and for the notifier of the queue that it receives from.
+    room_wanted: AtomicBool,
     /// One of the ends is dropped.
     closed: AtomicBool,
 }
@@ -37,6 +39,7 @@ impl FrameQueue {
             queue,
             armed: AtomicBool::new(true),
             notifier,
+            room_wanted: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         }))
     }
@@ -112,28 +115,30 @@ impl Port for Pair {
         let frames = into.len() - frames;
         if frames > 0 {
             self.stats.rx(frames as u64, into.bytes() - bytes);
+            // Pairs with the fence in `arm`, as in `notify`.
+            fence(SeqCst);
+            if self.rx.room_wanted.load(SeqCst) && self.rx.room_wanted.swap(false, SeqCst) {
+                let _ = self.tx.notifier.write(1);
+            }
         } else if closed {
             return Err(io::Error::new(io::ErrorKind::BrokenPipe, "the other end of the pair is dropped"));
         }
         Ok(())
     }
 
-    fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
+    fn send(&mut self, frames: Frames<'_>) -> io::Result<usize> {
         let mut sent = 0;
         let mut bytes = 0;
-        let mut dropped = 0;
         for frame in frames.iter() {
-            if self.tx.queue.is_full() {
-                dropped += 1;
-            } else if self.tx.queue.push(frame.clone()).is_ok() {
-                sent += 1;
-                bytes += frame.len() as u64;
+            if self.tx.queue.is_full() || self.tx.queue.push(frame.clone()).is_err() {
+                break;
             }
+            sent += 1;
+            bytes += frame.len() as u64;
         }
         self.sent |= sent > 0;
         self.stats.tx(sent, bytes);
-        self.stats.lost(DropReason::NoRoom, dropped);
-        Ok(())
+        Ok(sent as usize)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -143,12 +148,22 @@ impl Port for Pair {
         Ok(())
     }
 
-    fn arm(&mut self) -> io::Result<bool> {
+    fn arm(&mut self, needs: Interest) -> io::Result<bool> {
         // Read before arming: a later notification must not be lost.
         let _ = self.rx.notifier.read();
-        self.rx.armed.store(true, SeqCst);
+        if needs.input {
+            self.rx.armed.store(true, SeqCst);
+        }
+        if needs.room {
+            self.tx.room_wanted.store(true, SeqCst);
+        }
         fence(SeqCst);
-        Ok(!self.rx.queue.is_empty() || self.rx.closed.load(SeqCst))
+        self.is_ready(needs)
+    }
+
+    fn is_ready(&mut self, needs: Interest) -> io::Result<bool> {
+        let has_input = !self.rx.queue.is_empty() || self.rx.closed.load(SeqCst);
+        Ok((needs.input && has_input) || (needs.room && !self.tx.queue.is_full()))
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

@@ -33,6 +33,8 @@ pub struct Link {
     pub kind: Option<String>,
     /// It is a tun or tap that outlives the programs that use it.
     pub persistent: bool,
+    /// Most frames that wait to be sent by it.
+    pub tx_queue_len: u32,
 }
 
 /// Interface `name`, in the network namespace of the calling thread.
@@ -58,6 +60,18 @@ pub fn set_alias(name: &str, alias: &str) -> Result<(), NetError> {
         _ => Err(Errno::ERANGE),
     };
     done.map(drop).map_err(|errno| failed(name, "set the alias of", errno))
+}
+
+/// Sets the length of the transmit queue of interface `name`, in frames. (SIOCSIFTXQLEN needs the permission in the initial
+/// user namespace.)
+///
+/// # Errors
+/// [`NetError::NoInterface`]; [`NetError::NoPermission`].
+pub fn set_tx_queue_len(name: &str, frames: u32) -> Result<(), NetError> {
+    check_name(name)?;
+    let attributes = [(libc::IFLA_IFNAME, name.as_bytes()), (libc::IFLA_TXQLEN, &frames.to_ne_bytes()[..])];
+    let done = ask(libc::RTM_SETLINK, libc::NLM_F_ACK, &attributes);
+    done.map(drop).map_err(|errno| failed(name, "set the queue length of", errno))
 }
 
 fn failed(name: &str, what: &str, errno: Errno) -> NetError {
@@ -112,7 +126,8 @@ fn parse(attributes: &[u8]) -> Link {
     for (kind, value) in Attributes(attributes) {
         match kind {
             libc::IFLA_IFALIAS => link.alias = Some(text(value)),
-            libc::IFLA_MASTER => link.master = value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes)),
+            libc::IFLA_MASTER => link.master = u32_of(value),
+            libc::IFLA_TXQLEN => link.tx_queue_len = u32_of(value).unwrap_or(0),
             libc::IFLA_LINKINFO => link_info(&mut link, value),
             _ => {}
         }
@@ -130,6 +145,10 @@ fn link_info(link: &mut Link, info: &[u8]) {
             _ => {}
         }
     }
+}
+
+fn u32_of(value: &[u8]) -> Option<u32> {
+    value.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
 fn text(value: &[u8]) -> String {

@@ -23,11 +23,16 @@ use super::{
     netdev::{self, NetError},
     vnet_fd::{VnetFd, readv},
 };
-use crate::{Batch, Caps, Frames, Port, Stats};
+use crate::{Batch, Caps, Frames, Interest, Port, Stats};
 
 const TUN: &str = "/dev/net/tun";
 /// `TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6`: the offloads that frames read from the tap may have.
 const OFFLOADS: libc::c_ulong = 1 | 2 | 4;
+/// Frames that wait in the kernel until they are read from the tap, which drops further ones: a burst of a program that is
+/// not slowed down must fit while the port is not read.
+const TX_QUEUE_LEN: u32 = 2048;
+/// The lengths with which kernels make a tap. Others were chosen by an administrator.
+const TX_QUEUE_LEN_DEFAULTS: [u32; 2] = [500, 1000];
 /// Longest payload of a frame that a tap takes: an IP packet's length, less an Ethernet header.
 const MTU_MAX: u32 = 65_535 - 14;
 
@@ -94,6 +99,9 @@ impl Tap {
         unsafe { ioctl::tun_set_offload(fd.as_raw_fd(), OFFLOADS) }
             .map_err(|errno| NetError::new(format!("set offloads of tap {name:?}"), "NET_ADMIN", errno))?;
         let name = given_name(&request);
+        if TX_QUEUE_LEN_DEFAULTS.contains(&netdev::link(&name)?.tx_queue_len) {
+            netdev::set_tx_queue_len(&name, TX_QUEUE_LEN)?;
+        }
         let what = format!("get buffers for tap {name:?}");
         let kernel = VnetFd::new(fd).map_err(|error| NetError::Os { what, error })?;
         Ok(Tap { kernel, name })
@@ -133,7 +141,7 @@ impl Port for Tap {
         self.kernel.recv(into, readv)
     }
 
-    fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
+    fn send(&mut self, frames: Frames<'_>) -> io::Result<usize> {
         self.kernel.send(frames)
     }
 
@@ -141,8 +149,8 @@ impl Port for Tap {
         Ok(())
     }
 
-    /// The descriptor is always readable while there is a frame.
-    fn arm(&mut self) -> io::Result<bool> {
+    /// The descriptor is always readable while there is a frame, and frames without room are dropped.
+    fn arm(&mut self, _: Interest) -> io::Result<bool> {
         Ok(false)
     }
 

@@ -117,7 +117,7 @@ impl VnetFd {
     }
 
     /// Writes each frame with its header; frames that the kernel refuses are counted as dropped.
-    pub(super) fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
+    pub(super) fn send(&mut self, frames: Frames<'_>) -> io::Result<usize> {
         let mut sent = 0;
         let mut bytes = 0;
         for frame in frames.iter() {
@@ -130,7 +130,7 @@ impl VnetFd {
             }
         }
         self.stats.tx(sent, bytes);
-        Ok(())
+        Ok(frames.len())
     }
 
     fn send_one(&self, frame: &Frame) -> nix::Result<()> {

@@ -66,7 +66,7 @@ fn runts_reserved_and_too_long_frames_are_counted() {
         frame(mac(9), mac(1), MAX_LEN),
     ]);
     let summary = switch.forward(PortId(0), frames.frames(), 0);
-    assert_eq!(summary, BatchSummary { runts: 2, reserved: 1, offloads: false });
+    assert_eq!(summary, BatchSummary { runts: 2, reserved: 1, offloads: false, flooded: true });
     let egresses: Vec<_> =
         switch.egresses().map(|s| (s.port, s.batch.view(&frames).len(), s.too_long)).collect();
     assert_eq!(egresses, [(PortId(1), 1, 1)]);

@@ -5,7 +5,7 @@ pub(crate) mod host;
 
 use std::time::{Duration, Instant};
 
-use bridge::{Batch, Caps, Fragment, Frame, Frames, Port, port::pair::Pair};
+use bridge::{Batch, Caps, Fragment, Frame, Frames, Interest, Port, port::pair::Pair};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// Timeout of every wait.
@@ -23,10 +23,26 @@ pub(crate) fn pair(caps: Caps) -> (Pair, Pair) {
     Pair::new(caps, 1024).expect("a pair of ports")
 }
 
-/// Sends frames into a bridge by the other end of one of its ports.
+/// Sends frames into a bridge by the other end of one of its ports, and waits for room where there is none.
 pub(crate) fn send(end: &mut Pair, frames: &[Frame]) {
-    end.send(Frames::of(frames)).expect("the bridge has its end");
-    end.flush().expect("the bridge has its end");
+    let start = Instant::now();
+    let mut sent = 0;
+    while sent < frames.len() {
+        assert!(start.elapsed() < BOUND, "{sent} of {} frames sent after {BOUND:?}", frames.len());
+        sent += end.send(Frames::of(&frames[sent..])).expect("the bridge has its end");
+        end.flush().expect("the bridge has its end");
+        if sent < frames.len() {
+            wait(end, Interest { input: false, room: true });
+        }
+    }
+}
+
+/// Sleeps until the end has something of what is needed.
+fn wait(end: &mut Pair, needs: Interest) {
+    if !end.arm(needs).expect("arm") {
+        let fd = &mut [PollFd::new(end.fd(), PollFlags::POLLIN)];
+        poll(fd, PollTimeout::from(1000u16)).expect("poll");
+    }
 }
 
 /// Receives frames from the bridge until there are `count`.
@@ -39,9 +55,8 @@ pub(crate) fn take(end: &mut Pair, count: usize) -> Vec<Frame> {
         end.recv(&mut batch).expect("the bridge has its end");
         got.extend(batch.frames().iter().cloned());
         batch.clear();
-        if got.len() < count && !end.arm().expect("arm") {
-            let fd = &mut [PollFd::new(end.fd(), PollFlags::POLLIN)];
-            poll(fd, PollTimeout::from(1000u16)).expect("poll");
+        if got.len() < count {
+            wait(end, Interest::INPUT);
         }
     }
     got

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 /// The longest that the broker may take to reply, in seconds. It normally replies at once.
-const TIMEOUT_S: i64 = 30;
+const TIMEOUT_S: i64 = 10;
 
 /// The connection of a domain or a controller. A domain is a member while its session exists.
 #[derive(Debug)]

@@ -8,7 +8,6 @@
 
 use crate::ExitReason;
 use crate::assemble::Fault;
-use crate::backlog::Backlog;
 use crate::copy_batch::CopyBatch;
 use crate::offload;
 use crate::rx::{FrameInfo, PageFill, Placement, Rx};
@@ -19,13 +18,13 @@ use inflight::InflightRegion;
 use ring_abi::DomId;
 use ring_abi::ring::Notify;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// The receive side of a vif.
 pub(super) struct Egress {
     writer: Writer,
-    backlog: Backlog,
     stats: Arc<Stats>,
+    /// Buffers that the next frame needs, for which the guest had not posted enough.
+    needed: u32,
 }
 
 /// Writes frames to the ring.
@@ -48,7 +47,7 @@ struct Placer {
 }
 
 /// The result of a round.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct RoundResult {
     /// Frames sent or dropped.
     taken: usize,
@@ -60,6 +59,8 @@ struct RoundResult {
     failed: usize,
     /// Those of `taken` that were dropped because they need more slots than a packet may have.
     too_long: usize,
+    /// Buffers that the first frame not taken needs; 1 if all were taken.
+    needed: u32,
 }
 
 impl Egress {
@@ -67,52 +68,19 @@ impl Egress {
         grants: Arc<dyn GrantTable>,
         guest: DomId,
         rx: Rx<Contiguous, InflightRegion>,
-        backlog: Backlog,
         stats: Arc<Stats>,
     ) -> Self {
         let placer = Placer { guest, rx, fills: Vec::new(), owners: Vec::new() };
         let writer = Writer { grants, placer, copies: CopyBatch::default(), dirty: false };
-        Self { writer, backlog, stats }
+        Self { writer, stats, needed: 1 }
     }
 
-    /// Sends frames, and queues those for which the guest has posted no buffers.
-    pub(super) fn send(&mut self, frames: Frames<'_>) -> Result<(), ExitReason> {
-        self.drain()?;
-        let mut taken = 0;
-        if self.backlog.is_empty() {
-            let result = self.writer.write(frames.iter())?;
-            self.count(result);
-            taken = result.taken;
-        }
-        if taken < frames.len() {
-            let now = Instant::now();
-            let rest = frames.iter().skip(taken);
-            let dropped = rest.filter(|frame| !self.backlog.push(frame, now)).count();
-            self.stats.port.lost(DropReason::NoRoom, dropped as u64);
-        }
-        Ok(())
-    }
-
-    /// Sends queued frames as far as the guest has posted buffers, or drops them if the guest has stalled. `true` if
-    /// any were sent.
-    #[inline]
-    pub(super) fn drain(&mut self) -> Result<bool, ExitReason> {
-        if self.backlog.is_stalled() && self.writer.placer.rx.posted()? > 0 {
-            self.backlog.end_stall();
-        }
-        if self.backlog.is_empty() { Ok(false) } else { self.drain_some() }
-    }
-
-    fn drain_some(&mut self) -> Result<bool, ExitReason> {
-        let now = Instant::now();
-        let result = self.writer.write(self.backlog.iter())?;
+    /// Sends frames as far as the guest has posted buffers; returns how many were sent or dropped.
+    pub(super) fn send(&mut self, frames: Frames<'_>) -> Result<usize, ExitReason> {
+        let result = self.writer.write(frames.iter())?;
         self.count(result);
-        if result.taken > 0 {
-            self.backlog.remove_first(result.taken, now);
-        }
-        let expired = self.backlog.expire(now);
-        self.stats.port.lost(DropReason::NoRoom, expired as u64);
-        Ok(result.taken > 0)
+        self.needed = result.needed;
+        Ok(result.taken)
     }
 
     /// Publishes responses; `None` if there are none.
@@ -121,22 +89,18 @@ impl Egress {
         std::mem::take(&mut self.writer.dirty).then(|| self.writer.placer.rx.commit())
     }
 
-    /// Requests an event for new buffers if frames wait for them; `true` if there are new buffers already.
+    /// Requests an event for as many buffers as the next frame needs; `true` if there are as many already.
     pub(super) fn arm(&mut self) -> Result<bool, Fault> {
-        if self.backlog.is_empty() && !self.backlog.is_stalled() {
-            return Ok(false);
-        }
-        self.writer.placer.rx.arm()
+        self.writer.placer.rx.arm(self.needed)
     }
 
-    /// Drops the queued frames.
-    pub(super) fn close(&mut self) {
-        let dropped = self.backlog.clear();
-        self.stats.port.lost(DropReason::Down, dropped as u64);
+    /// Whether there are as many buffers as the next frame needs.
+    pub(super) fn has_room(&mut self) -> Result<bool, Fault> {
+        Ok(self.writer.placer.rx.posted()? >= self.needed)
     }
 
     fn count(&self, result: RoundResult) {
-        let RoundResult { taken, bytes, copies, failed, too_long } = result;
+        let RoundResult { taken, bytes, copies, failed, too_long, .. } = result;
         self.stats.copied.add(copies as u64);
         self.stats.port.tx((taken - failed - too_long) as u64, bytes);
         self.stats.port.lost(DropReason::NoBuffer, failed as u64);
@@ -147,7 +111,7 @@ impl Egress {
 impl Writer {
     /// Places frames until the guest's buffers are used up, copies them and writes the responses.
     fn write<'f>(&mut self, frames: impl Iterator<Item = &'f Frame>) -> Result<RoundResult, ExitReason> {
-        let mut result = RoundResult::default();
+        let mut result = RoundResult { taken: 0, bytes: 0, copies: 0, failed: 0, too_long: 0, needed: 1 };
         let placer = &mut self.placer;
         let mut list = self.copies.start();
         let placed = placer.place(frames, &mut list, &mut result);
@@ -187,7 +151,10 @@ impl Placer {
                 self.place_pages(frame, info, list)?
             };
             match placement {
-                Placement::Wait => break,
+                Placement::Wait => {
+                    result.needed = info.slots() as u32;
+                    break;
+                }
                 Placement::TooLong => result.too_long += 1,
                 Placement::Frame(index) => {
                     result.bytes += frame.len() as u64;

@@ -204,6 +204,15 @@ impl Ingress {
         Ok(self.tx.arm()? | released)
     }
 
+    /// Whether there are requests, or released payloads.
+    pub(super) fn has_input(&mut self) -> Result<bool, Fault> {
+        let released = match &self.payload {
+            Payload::Mapped(mapped) => mapped.has_released(),
+            Payload::Copied(_) => false,
+        };
+        Ok(self.tx.has_requests()? | released)
+    }
+
     /// Becomes readable when a mapped payload is released after [`Ingress::arm`].
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.payload {

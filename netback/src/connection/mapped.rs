@@ -79,6 +79,11 @@ impl Mapped {
         self.payloads.arm()
     }
 
+    /// Whether there are released packets.
+    pub(super) fn has_released(&self) -> bool {
+        self.payloads.has_released()
+    }
+
     /// Becomes readable when a packet is released after [`Mapped::arm`].
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.payloads.fd()

@@ -32,6 +32,12 @@ check "frames between guests are not segmented ($longest bytes a frame)" test "$
 check_fetch one two 10.1.0.3 "the other bridge"
 check_fetch two dom0 10.0.0.1
 check_fetch dom0 one 10.0.0.2
+# Eight pings at a time of 44 fragments each are more frames than a ring has slots.
+for path in "one 10.0.0.3" "two 10.0.0.1" "dom0 10.0.0.2"; do
+    set -- $path
+    received=$(at $1 "for n in 1 2 3 4 5 6 7 8; do ping -A -c 10 -s 65000 -W 5 $2 >/tmp/burst\$n & done; wait; cat /tmp/burst* | grep -c ' 0% packet loss'")
+    check "of bursts from $1 to $2 nothing is lost" test "$(echo "$received" | grep -oE '[0-9]+' | tail -1)" = 8
+done
 for name in one two; do
     check_in_guest $name "9,000 bytes are taken" 'ip link set eth0 mtu 9000'
 done

@@ -34,7 +34,7 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     vbd::check_target(&origin, &disk)?;
     let mut machine = Machine::connect(dir)?;
     let domain = machine.find_guest(&args.domain)?;
-    machine.require_dom0()?;
+    machine.await_dom0()?;
     let attached = attached::add(&mut machine.store, &vbd::nodes(domain.domid, &disk))?;
     progress::wait_attached(&mut machine.store, dir, &attached, Duration::from_secs(args.timeout))
 }

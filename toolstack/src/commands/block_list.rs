@@ -67,11 +67,16 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     if args.json {
         return output::json(&rows);
     }
-    println!("{:<6} {:<6} {:<3} {:<6} {:<5} {:<40} NBD", "Vdev", "Name", "BE", "handle", "state", "BE-path");
+    output::line(format_args!(
+        "{:<6} {:<6} {:<3} {:<6} {:<5} {:<40} NBD",
+        "Vdev", "Name", "BE", "handle", "state", "BE-path"
+    ))?;
     for Row { vdev, dev, backend_domid, domid, state, backend_path, nbd, .. } in rows {
         let nbd = nbd.unwrap_or_else(|| "-".into());
         let nbd = nbd.display();
-        println!("{vdev:<6} {dev:<6} {backend_domid:<3} {domid:<6} {state:<5} {backend_path:<40} {nbd}");
+        output::line(format_args!(
+            "{vdev:<6} {dev:<6} {backend_domid:<3} {domid:<6} {state:<5} {backend_path:<40} {nbd}"
+        ))?;
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use crate::dir::Dir;
 use crate::error::{Error, Origin, Result};
 use crate::machine::guest::{self, CreateOptions, create};
 use crate::machine::{Machine, process};
+use crate::output;
 
 /// Create a guest from its xl.cfg: name, disk and vif
 ///
@@ -47,10 +48,10 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     };
     let (domid, mut process) =
         create(&mut machine, &config, &options, || process::check_interrupted(&interrupted))?;
-    println!("{} is domain {domid}", config.name);
+    let created = output::line(format_args!("{} is domain {domid}", config.name));
     if !args.foreground {
         process.detach();
-        return Ok(());
+        return created;
     }
     let domain = machine.control.await_death(domid)?;
     process::wait_readable(&domain, &interrupted)?;

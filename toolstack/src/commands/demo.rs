@@ -47,7 +47,7 @@ pub fn run(args: &Args) -> Result<()> {
     if args.json {
         output::json(&report)?;
     } else {
-        print!("{}", report.table());
+        output::line(format_args!("{}", report.table().trim_end()))?;
     }
     match report.problems.len() {
         0 => Ok(()),

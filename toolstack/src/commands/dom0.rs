@@ -72,6 +72,7 @@ enum DataPathArg {
 /// A bridge's port cannot be opened, another process is domain 0, or the machine is gone.
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let stop = process::stop_signal()?;
+    process::survive_file_size_limit()?;
     // Opened before joining the machine: a failure must have no effect on it.
     let bridges = Bridges::start(&args.bridges()?)?;
     match args.xen {

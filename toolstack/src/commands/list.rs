@@ -64,13 +64,18 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
         add_stats(&mut rows, dir);
         return output::json(&rows);
     }
-    println!("{:<40} {:>5} {:>5} {:>5} {:>10} {:>9}", "Name", "ID", "Mem", "VCPUs", "State", "Time(s)");
+    output::line(format_args!(
+        "{:<40} {:>5} {:>5} {:>5} {:>10} {:>9}",
+        "Name", "ID", "Mem", "VCPUs", "State", "Time(s)"
+    ))?;
     for Row { name, domid, memory_mib, threads, vcpus, state, time_s, .. } in rows {
         let memory = shown(memory_mib);
         let processors = shown(threads.or(vcpus));
         let state = shown(state);
         let time = shown(time_s.map(|seconds| format!("{seconds:.1}")));
-        println!("{name:<40} {domid:>5} {memory:>5} {processors:>5} {state:>10} {time:>9}");
+        output::line(format_args!(
+            "{name:<40} {domid:>5} {memory:>5} {processors:>5} {state:>10} {time:>9}"
+        ))?;
     }
     Ok(())
 }

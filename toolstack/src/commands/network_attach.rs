@@ -35,7 +35,7 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     warnings.show();
     let mut machine = Machine::connect(dir)?;
     let domain = machine.find_guest(&args.domain)?;
-    machine.require_dom0()?;
+    machine.await_dom0()?;
     guest::check_bridge(&mut machine, &origin, &spec.bridge)?;
     let mac = spec.mac.unwrap_or_else(|| Mac::xen(rand::random()));
     let nodes = |devid| vif::nodes(domain.domid, &spec, devid, mac);

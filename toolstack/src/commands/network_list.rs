@@ -67,15 +67,15 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     if args.json {
         return output::json(&rows);
     }
-    println!(
+    output::line(format_args!(
         "{:<3} {:<2} {:<17} {:<6} {:<5} {:<12} {:<15} BE-path",
         "Idx", "BE", "Mac Addr.", "handle", "state", "Bridge", "Tap"
-    );
+    ))?;
     for Row { devid, backend_domid, mac, bridge, tap, state, backend_path, .. } in rows {
         let tap = tap.as_deref().unwrap_or("-");
-        println!(
+        output::line(format_args!(
             "{devid:<3} {backend_domid:<2} {mac:<17} {devid:<6} {state:<5} {bridge:<12} {tap:<15} {backend_path}"
-        );
+        ))?;
     }
     Ok(())
 }

@@ -21,7 +21,8 @@ use crate::error::{Error, Origin, Result};
 /// netns = "web"          # where its interfaces are put
 ///
 /// [supervise]
-/// restart = true         # start dom0 and guests again when they end by themselves
+/// dom0 = true            # start dom0 again when it exits by itself (the default)
+/// guests = true          # create guests of this file again when they exit (the default is not to)
 /// ```
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
 #[serde(deny_unknown_fields)]

@@ -16,6 +16,7 @@ pub use host::HostConfig;
 pub use vif::VifSpec;
 
 use crate::error::Origin;
+use crate::output;
 
 /// Settings that were accepted but have no effect: one line each, to be shown to the user.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,7 +36,7 @@ impl Warnings {
     /// Writes the warnings to standard error.
     pub fn show(&self) {
         for line in &self.0 {
-            eprintln!("xpv: warning: {line}");
+            output::message(format_args!("warning: {line}"));
         }
     }
 }

@@ -40,6 +40,7 @@ struct Notifications {
     sent: u64,
     suppressed: u64,
     received: u64,
+    missed: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -52,11 +53,11 @@ struct Grants {
 impl From<&Snapshot> for Stats {
     fn from(snapshot: &Snapshot) -> Stats {
         let Snapshot { operations, in_flight, notifications, grants, wakeups, drops } = snapshot;
-        let stats::Notifications { sent, suppressed, received } = *notifications;
+        let stats::Notifications { sent, suppressed, received, missed } = *notifications;
         Stats {
             operations: operations.iter().map(|each| (each.name, Operation::from(each))).collect(),
             in_flight: *in_flight,
-            notifications: Notifications { sent, suppressed, received },
+            notifications: Notifications { sent, suppressed, received, missed },
             grants: grants.map(|stats::Grants { mapped, reused, copied }| Grants { mapped, reused, copied }),
             wakeups: *wakeups,
             drops: by_name(drops),
@@ -115,7 +116,7 @@ mod tests {
         let snapshot = Snapshot {
             operations: vec![read, stats::Operation { name: "flush", ..Default::default() }],
             in_flight: Some(3),
-            notifications: stats::Notifications { sent: 4, suppressed: 5, received: 6 },
+            notifications: stats::Notifications { sent: 4, suppressed: 5, received: 6, missed: 11 },
             grants: Some(stats::Grants { mapped: 7, reused: Some(8), copied: 9 }),
             wakeups: None,
             drops: vec![Count { name: "no_room", count: 10 }],
@@ -129,7 +130,7 @@ mod tests {
                 "flush": {"requests": 0, "bytes": 0, "errors": {}, "latency_ns": null},
             },
             "in_flight": 3,
-            "notifications": {"sent": 4, "suppressed": 5, "received": 6},
+            "notifications": {"sent": 4, "suppressed": 5, "received": 6, "missed": 11},
             "grants": {"mapped": 7, "reused": 8, "copied": 9},
             "wakeups": null,
             "drops": {"no_room": 10},

@@ -1,14 +1,14 @@
 //! A netfront interface as a port of a bridge, which bridges it to a tap.
 #![allow(unsafe_code)] // pool buffers and frames' pages are raw memory
 
-use std::collections::VecDeque;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use bridge::headers::Headers;
 use bridge::{
-    Batch, Buffer, Caps, Csum, DropReason, Frame, Frames, Gso, GsoKind, HEAD, Offload, Pool, Port, Stats,
+    Batch, Buffer, Caps, Csum, DropReason, Frame, Frames, Gso, GsoKind, HEAD, Interest, Offload, Pool, Port,
+    Stats,
 };
 use netfront::{Config, Meta, Nic, SendOutcome};
 
@@ -18,9 +18,8 @@ use crate::error::chain;
 const BUFFER: usize = 66 << 10;
 /// Frames received and not yet sent by another port.
 const BUFFERS: u32 = 512;
-/// Bounds of the queue of frames for which the ring has no slot.
-const MAX_FRAMES: usize = 1024;
-const MAX_BYTES: usize = 8 << 20;
+/// While the port is polled, pending events are processed once in so many rounds, as that takes system calls.
+const EVENT_ROUNDS: u32 = 64;
 
 /// A bridge port that sends and receives through a netfront interface.
 pub struct NicPort {
@@ -29,8 +28,8 @@ pub struct NicPort {
     stats: Arc<Stats>,
     pool: Arc<Pool>,
     spare: Option<Buffer>,
-    waiting: VecDeque<Frame>,
-    bytes: usize,
+    /// Rounds until pending events are processed.
+    rounds: u32,
 }
 
 impl NicPort {
@@ -41,8 +40,7 @@ impl NicPort {
     pub fn new(nic: Nic, config: Config) -> io::Result<NicPort> {
         let pool = Pool::new(BUFFERS, BUFFER)?;
         let stats = Arc::default();
-        let waiting = VecDeque::new();
-        Ok(NicPort { nic, config, stats, pool, spare: None, waiting, bytes: 0 })
+        Ok(NicPort { nic, config, stats, pool, spare: None, rounds: 0 })
     }
 
     /// Receives one frame; `false` when there is none.
@@ -86,17 +84,6 @@ impl NicPort {
         }
         true
     }
-
-    /// Sends queued frames while the ring has slots.
-    fn drain(&mut self) {
-        while let Some(frame) = self.waiting.pop_front() {
-            if !self.transmit(&frame) {
-                self.waiting.push_front(frame);
-                return;
-            }
-            self.bytes -= frame.len();
-        }
-    }
 }
 
 impl Port for NicPort {
@@ -117,8 +104,11 @@ impl Port for NicPort {
     }
 
     fn recv(&mut self, into: &mut Batch) -> io::Result<()> {
-        self.nic.process_events().map_err(io::Error::other)?;
-        self.drain();
+        if self.rounds == 0 {
+            self.nic.process_events().map_err(io::Error::other)?;
+            self.rounds = EVENT_ROUNDS;
+        }
+        self.rounds -= 1;
         let frames = into.len();
         let bytes = into.bytes();
         while let Some(frame) = into.slot() {
@@ -134,20 +124,8 @@ impl Port for NicPort {
         Ok(())
     }
 
-    fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
-        self.drain();
-        for frame in frames.iter() {
-            if self.waiting.is_empty() && self.transmit(frame) {
-                continue;
-            }
-            if self.waiting.len() >= MAX_FRAMES || self.bytes + frame.len() > MAX_BYTES {
-                self.stats.lost(DropReason::NoRoom, 1);
-                continue;
-            }
-            self.bytes += frame.len();
-            self.waiting.push_back(frame.clone());
-        }
-        Ok(())
+    fn send(&mut self, frames: Frames<'_>) -> io::Result<usize> {
+        Ok(frames.iter().take_while(|frame| self.transmit(frame)).count())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -155,8 +133,14 @@ impl Port for NicPort {
         Ok(())
     }
 
-    fn arm(&mut self) -> io::Result<bool> {
-        Ok(self.nic.arm(!self.waiting.is_empty()))
+    fn arm(&mut self, needs: Interest) -> io::Result<bool> {
+        // The next call follows an event.
+        self.rounds = 0;
+        Ok(self.nic.arm(needs))
+    }
+
+    fn is_ready(&mut self, needs: Interest) -> io::Result<bool> {
+        Ok(self.nic.is_ready(needs))
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

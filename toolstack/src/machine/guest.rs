@@ -17,6 +17,7 @@ use super::{Machine, domain, progress, vbd, vif};
 use crate::config::GuestConfig;
 use crate::dir::{self, Dir};
 use crate::error::{Error, Origin, Result, chain};
+use crate::output;
 
 /// How a guest is to be created.
 pub struct CreateOptions<'a> {
@@ -59,7 +60,7 @@ pub fn create(
     for disk in &config.disks {
         vbd::check_target(options.origin, disk)?;
     }
-    machine.require_dom0()?;
+    machine.await_dom0()?;
     for vif in &config.vifs {
         check_bridge(machine, options.origin, &vif.bridge)?;
     }
@@ -69,7 +70,11 @@ pub fn create(
         Err(error) => {
             // The error of the creation is returned rather than that of the removal.
             if let Err(e) = remove(machine, domid, &config.name) {
-                eprintln!("xpv: while removing what was created of {}: {}", config.name, chain(&e));
+                output::message(format_args!(
+                    "while removing what was created of {}: {}",
+                    config.name,
+                    chain(&e)
+                ));
             }
             Err(error)
         }

@@ -13,6 +13,9 @@ pub mod vbd;
 pub mod vif;
 pub mod xen_host;
 
+use std::io::ErrorKind;
+use std::time::{Duration, Instant};
+
 use hypervisor::local::{Control, DomainInfo};
 use hypervisor::xen::XenStore;
 use xenstore::{Client, Nodes};
@@ -21,7 +24,10 @@ use crate::dir::Dir;
 use crate::error::{Error, Result, chain};
 
 /// How long a command waits for a reply of the store.
-const STORE_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(30);
+const STORE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a command waits for a dom0 that is starting.
+const DOM0_STARTS: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// Connections to a running machine.
 pub struct Machine {
@@ -47,7 +53,13 @@ impl Machine {
             };
             Error::Other(format!("no machine runs in {at} ({hint}): {}", chain(error)))
         };
-        let control = Control::connect(dir.path()).map_err(|e| not_running(&e))?;
+        let control = Control::connect(dir.path()).map_err(|e| match e {
+            hypervisor::Error::Io { error, .. } if error.kind() == ErrorKind::WouldBlock => Error::Other(format!(
+                "the hypervisor of the machine in {} does not answer: is it stopped, or out of file descriptors?",
+                dir.path().display()
+            )),
+            e => not_running(&e),
+        })?;
         let mut store = Client::open_unix(dir.store()).map_err(|e| not_running(&e))?;
         store.set_reply_timeout(Some(STORE_TIMEOUT));
         Ok(Machine { dir: dir.clone(), store, control })
@@ -94,6 +106,21 @@ impl Machine {
             true => Ok(()),
             false => Err(Error::other("dom0 is not running (start it with `xpv dom0`)")),
         }
+    }
+
+    /// Waits for dom0, which may be starting, or be started again after it was killed.
+    ///
+    /// # Errors
+    /// [`Error::Other`] if it does not run within [`DOM0_STARTS`].
+    pub fn await_dom0(&self) -> Result<()> {
+        let deadline = Instant::now() + DOM0_STARTS;
+        while Instant::now() < deadline {
+            if self.require_dom0().is_ok() {
+                return Ok(());
+            }
+            std::thread::park_timeout(POLL_INTERVAL);
+        }
+        self.require_dom0()
     }
 
     /// Reads the names of dom0's bridges.

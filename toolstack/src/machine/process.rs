@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGKILL, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGKILL, SIGTERM, SIGXFSZ};
 
 use crate::dir::Dir;
 use crate::error::{Error, Result};
@@ -264,6 +264,14 @@ pub fn stop_signal() -> Result<std::os::unix::net::UnixStream> {
             .map_err(|e| Error::io("handling signals", e))?;
     }
     Ok(reader)
+}
+
+/// Has a write beyond the file size limit (`ulimit -f`) fail with EFBIG, instead of ending the process by SIGXFSZ: it fails the
+/// request of one guest then.
+pub fn survive_file_size_limit() -> Result<()> {
+    signal_hook::flag::register(SIGXFSZ, Arc::default())
+        .map(drop)
+        .map_err(|e| Error::io("handling signals", e))
 }
 
 /// Finds a program in `PATH`, `/usr/sbin` and `/sbin`. `package` is the Debian package that has it.

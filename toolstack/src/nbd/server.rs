@@ -12,8 +12,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Blocks, Op, Outcome, Session};
 
-/// Clients that are connected at a time; further ones wait to be accepted.
+/// Clients that are connected at a time. Further ones wait to be accepted, or take the place of one that is silent.
 const MAX_CLIENTS: usize = 16;
+/// How long a client may take for its handshake when others wait for its place.
+const CROWDED_HANDSHAKE: Duration = Duration::from_millis(200);
 /// Bytes read from a client by one system call.
 const CHUNK: usize = 256 << 10;
 /// How long a client may take for its handshake, as in qemu-nbd (`handshake-limit`), in [`serve`]'s usual case.
@@ -51,6 +53,7 @@ pub fn serve(
 struct Client {
     stream: UnixStream,
     session: Session,
+    connected: Instant,
     /// When it is disconnected, while it negotiates and after it has ended its session.
     deadline: Option<Instant>,
 }
@@ -73,7 +76,7 @@ impl Server<'_> {
         let timeout = if self.blocks.arm()? { PollTimeout::ZERO } else { self.timeout() };
         let mut fds =
             vec![PollFd::new(stop, PollFlags::POLLIN), PollFd::new(self.blocks.fd(), PollFlags::POLLIN)];
-        if self.clients.len() < MAX_CLIENTS {
+        if self.has_place() {
             fds.push(PollFd::new(listener.as_fd(), PollFlags::POLLIN));
         }
         fds.extend(self.clients.values().filter_map(Client::poll_fd));
@@ -83,15 +86,26 @@ impl Server<'_> {
         }
     }
 
-    /// The time until a client is to be disconnected.
+    /// The time until a client is to be disconnected, or another one may have its place.
     fn timeout(&self) -> PollTimeout {
-        self.clients.values().filter_map(|client| client.deadline).min().map_or(
-            PollTimeout::NONE,
-            |deadline| {
-                let left = deadline.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
-                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-            },
-        )
+        let deadlines = self.clients.values().filter_map(|client| client.deadline);
+        let place = self.silent().filter(|_| !self.has_place()).map(|(_, since)| since + CROWDED_HANDSHAKE);
+        deadlines.chain(place).min().map_or(PollTimeout::NONE, |deadline| {
+            let left = deadline.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+        })
+    }
+
+    /// Of the clients that have not finished their handshake the one that has been there longest, and since when.
+    fn silent(&self) -> Option<(u64, Instant)> {
+        let negotiating = self.clients.iter().filter(|(_, client)| !client.session.is_negotiated());
+        negotiating.map(|(id, client)| (*id, client.connected)).min_by_key(|(_, connected)| *connected)
+    }
+
+    /// Whether a new client has a place, be it that of a silent one.
+    fn has_place(&self) -> bool {
+        self.clients.len() < MAX_CLIENTS
+            || self.silent().is_some_and(|(_, since)| since.elapsed() >= CROWDED_HANDSHAKE)
     }
 
     /// Tells the blocks when the first client has opened the export, and when the last one has closed it.
@@ -117,12 +131,19 @@ impl Server<'_> {
     }
 
     fn accept(&mut self, listener: &UnixListener) {
-        while self.clients.len() < MAX_CLIENTS {
+        while self.has_place() {
             let Ok((stream, _)) = listener.accept() else { return };
             if stream.set_nonblocking(true).is_ok() {
+                if self.clients.len() == MAX_CLIENTS
+                    && let Some((silent, _)) = self.silent()
+                {
+                    self.clients.remove(&silent);
+                }
                 self.last_id += 1;
-                let deadline = Some(Instant::now() + self.handshake_timeout);
-                self.clients.insert(self.last_id, Client { stream, session: Session::new(), deadline });
+                let connected = Instant::now();
+                let deadline = Some(connected + self.handshake_timeout);
+                self.clients
+                    .insert(self.last_id, Client { stream, session: Session::new(), connected, deadline });
             }
         }
     }

@@ -42,9 +42,18 @@ impl Machine {
     /// Starts a machine from the text of a host file.
     pub(crate) fn with(host: &str) -> Machine {
         let directory = tempfile::Builder::new().prefix("xpv").tempdir().unwrap();
+        let log = fs::File::create(directory.path().join("up.log")).unwrap();
+        Machine::start(directory, host, log)
+    }
+
+    /// Starts a machine whose processes log to this file.
+    pub(crate) fn logging_to(log: fs::File) -> Machine {
+        Machine::start(tempfile::Builder::new().prefix("xpv").tempdir().unwrap(), "", log)
+    }
+
+    fn start(directory: tempfile::TempDir, host: &str, log: fs::File) -> Machine {
         let file = directory.path().join("host.toml");
         fs::write(&file, host).unwrap();
-        let log = fs::File::create(directory.path().join("up.log")).unwrap();
         let mut up = command(&directory.path().join("run"));
         up.arg("up").arg(&file).stdout(Stdio::piped()).stderr(log);
         let mut up = Guard(up.spawn().unwrap());

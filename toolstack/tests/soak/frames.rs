@@ -29,7 +29,7 @@ pub(crate) fn send(from: &str, to: &str, mac: [u8; 6], token: u64) -> Result<(),
     while Instant::now() < deadline {
         if Instant::now() >= resend {
             resend += RESEND_INTERVAL;
-            let sent = sender.send(Frames::of(&[Frame::from_slice(&frame)])).and_then(|()| sender.flush());
+            let sent = sender.send(Frames::of(&[Frame::from_slice(&frame)])).and_then(|_| sender.flush());
             sent.map_err(|error| format!("sending by {from}: {error}"))?;
         }
         batch.clear();

@@ -23,7 +23,7 @@ use xenstore::{Client, DomId, Nodes};
 
 use super::common::{BOUND, Machine, texts};
 use super::frames;
-use super::nbd::Nbd;
+use testkit::nbd::Nbd;
 
 /// How long the operations of a step usually take.
 const USUAL: Duration = Duration::from_millis(100);

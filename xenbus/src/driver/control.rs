@@ -35,7 +35,7 @@ pub(super) struct Control<'d> {
     registry: Registry,
     devices: BTreeMap<Id, Entry>,
     dirty: BTreeSet<Id>,
-    /// When the devices that wait are probed again.
+    /// When the devices that wait are probed, or read, again.
     probes: BTreeMap<Id, Instant>,
     woken: event_loop::Waker<Id>,
     event_set: EventSet,
@@ -218,6 +218,9 @@ impl<'d> Control<'d> {
         if !seen.online && is_closed {
             entry.service = Service::Closed;
             self.registry.remove(id);
+        }
+        if update.again {
+            self.probes.insert(id, now + PAUSES[0]);
         }
         let published = self.publish(id, &mut entry, &seen, &update);
         let is_new = first && matches!(entry.service, Service::Running(_));

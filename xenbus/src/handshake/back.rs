@@ -16,6 +16,10 @@ use crate::keys::Keys;
 /// The most keys by which rings are told apart; a guest may write any number. A disk's sixteen pages have seventeen.
 const MOST_RING_KEYS: usize = 64;
 
+/// How often rings are tried that cannot be served because of something that may pass: for two seconds, as
+/// [`Update::again`] is carried out.
+const MOST_TRIES: u8 = 100;
+
 /// How the frontend of a predecessor's ring is made to publish a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reconnect {
@@ -84,6 +88,8 @@ pub struct Handshake {
     stale: Stale,
     /// The keys of the rings that were connected last.
     connected: Keys,
+    /// How often they could not be connected.
+    tries: u8,
     /// The toolstack wants the device closed, as of the last [`Handshake::update`].
     unwanted: bool,
     /// The state in the store is not the one published: another process overwrote it.
@@ -125,6 +131,7 @@ impl Handshake {
             before,
             stale: Stale::No,
             connected: Keys::default(),
+            tries: 0,
             unwanted: false,
             overwritten: false,
         }
@@ -138,6 +145,12 @@ impl Handshake {
     /// Records that connecting failed: Closing is published.
     pub fn failed(&mut self) {
         self.state = XenbusState::Closing;
+    }
+
+    /// Records that connecting failed because of something that may pass; `false` if it has been tried often enough.
+    fn may_try_again(&mut self) -> bool {
+        self.tries = self.tries.saturating_add(1);
+        self.tries < MOST_TRIES
     }
 
     /// Records both ends' states after a change. Then [`Handshake::next`] returns what to do. A state that was to be
@@ -170,7 +183,13 @@ impl Handshake {
             Action::Offer => self.state = XenbusState::InitWait,
             Action::Connected => self.state = XenbusState::Connected,
             Action::State(state) => self.state = state,
-            Action::Connect => self.connected = ring_keys(&seen.other),
+            Action::Connect => {
+                let keys = ring_keys(&seen.other);
+                if keys != self.connected {
+                    self.connected = keys;
+                    self.tries = 0;
+                }
+            }
             Action::Wait | Action::Disconnect => {}
         }
         action
@@ -310,7 +329,9 @@ pub trait Follow {
     /// included. `false` where it cannot be done yet, and the device is woken when it may be.
     ///
     /// # Errors
-    /// The keys are invalid or the rings cannot be served: the failure is reported and the device closes.
+    /// The keys are invalid or the rings cannot be served: the failure is reported and the device closes. If it may pass it is
+    /// tried again for a while: a frontend may be about to replace rings that it offered to an earlier backend, which
+    /// may not have let go of them.
     fn connect(&mut self, own: &Keys, other: &Keys) -> Result<bool, Failure>;
 
     /// Stops serving the rings; those whose requests in flight have to complete are [`Ring::Stopping`].
@@ -334,6 +355,10 @@ pub fn follow(device: &mut impl Follow, seen: &DeviceState, update: &mut Update)
                 match device.connect(&own, &seen.other) {
                     Ok(true) => {}
                     Ok(false) => return,
+                    Err(failure) if failure.may_pass && device.handshake().may_try_again() => {
+                        update.again = true;
+                        return;
+                    }
                     Err(failure) => fail(device, update, failure),
                 }
             }

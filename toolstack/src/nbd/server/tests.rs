@@ -198,3 +198,19 @@ fn client_that_ended_its_session_without_taking_the_replies_is_disconnected() {
         drop(clients);
     });
 }
+
+#[test]
+fn silent_clients_give_their_places_to_others() {
+    with_timeout(Duration::from_secs(3600), |connect| {
+        let _silent: Vec<UnixStream> = (0..2 * MAX_CLIENTS).map(|_| connect()).collect();
+        let mut client = negotiate(connect());
+        client.write_all(&request(command::READ, 1, 0, 512)).unwrap();
+        assert_eq!(reply(&mut client), 1);
+        // A client that has negotiated keeps its place.
+        let _more: Vec<UnixStream> = (0..2 * MAX_CLIENTS).map(|_| connect()).collect();
+        let _other = negotiate(connect());
+        client.read_exact(&mut [0; 512]).unwrap();
+        client.write_all(&request(command::READ, 2, 0, 512)).unwrap();
+        assert_eq!(reply(&mut client), 2);
+    });
+}

@@ -1,5 +1,5 @@
-//! A minimal NBD client that reports which writes were acknowledged.
-#![allow(dead_code)] // Each test program uses only some of the functions.
+//! A minimal NBD client that reports which writes were acknowledged. Its functions return the errors of the socket, and of
+//! requests that failed.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
@@ -7,14 +7,15 @@ use std::path::Path;
 use std::time::Duration;
 
 /// Bytes of a block.
-pub(crate) const BLOCK: usize = 4096;
+pub const BLOCK: usize = 4096;
 
 /// A connection to an export.
-pub(crate) struct Nbd(UnixStream, u64);
+#[derive(Debug)]
+pub struct Nbd(UnixStream, u64);
 
 impl Nbd {
     /// Connects to an export's socket.
-    pub(crate) fn connect(socket: &Path) -> io::Result<Nbd> {
+    pub fn connect(socket: &Path) -> io::Result<Nbd> {
         let mut stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         stream.read_exact(&mut [0; 18])?;
@@ -28,7 +29,7 @@ impl Nbd {
     }
 
     /// The export's size in bytes, when the connection was made.
-    pub(crate) fn size(&self) -> u64 {
+    pub fn size(&self) -> u64 {
         self.1
     }
 
@@ -55,22 +56,22 @@ impl Nbd {
     }
 
     /// Sends a block to write, without waiting for the reply.
-    pub(crate) fn send_write(&mut self, block: u64, data: &[u8; BLOCK]) -> io::Result<()> {
+    pub fn send_write(&mut self, block: u64, data: &[u8; BLOCK]) -> io::Result<()> {
         self.send_blocks(block, data)
     }
 
     /// Sends consecutive blocks to write, without waiting for the reply, which has the first one's number.
-    pub(crate) fn send_blocks(&mut self, first: u64, data: &[u8]) -> io::Result<()> {
+    pub fn send_blocks(&mut self, first: u64, data: &[u8]) -> io::Result<()> {
         self.request(1, first, data.len(), data)
     }
 
     /// Waits for the next reply to a write; returns the block's number.
-    pub(crate) fn written(&mut self) -> io::Result<u64> {
+    pub fn written(&mut self) -> io::Result<u64> {
         self.reply()
     }
 
     /// Reads a block; no write may be in flight.
-    pub(crate) fn read(&mut self, block: u64) -> io::Result<[u8; BLOCK]> {
+    pub fn read(&mut self, block: u64) -> io::Result<[u8; BLOCK]> {
         self.request(0, block, BLOCK, &[])?;
         self.reply()?;
         let mut data = [0; BLOCK];

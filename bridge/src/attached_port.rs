@@ -1,0 +1,175 @@
+// Not a core: does I/O or calls a hypervisor.
+
+//! A port that is attached to a worker, with what the worker knows of it: who looks at it next, the frames that wait for it, and
+//! whether it is held.
+
+use std::{io, sync::Arc, time::Instant};
+
+use event_loop::{Interest, PollState};
+
+use crate::{
+    Batch, DropReason, Frames, Port, Stats, destinations::Destinations, egress_queue::EgressQueue,
+    fdb::PortId, software_offload,
+};
+
+/// Why no frames are received from a port: those that it sent wait for another port, which is full.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hold {
+    /// The full port.
+    pub(crate) to: PortId,
+    /// When it ends at the latest.
+    pub(crate) until: Instant,
+}
+
+/// The port that frames come from.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sender {
+    pub(crate) port: PortId,
+    /// It is held if any of the frames must wait.
+    pub(crate) may_be_held: bool,
+}
+
+pub(crate) struct AttachedPort {
+    pub(crate) name: String,
+    pub(crate) port: Box<dyn Port>,
+    pub(crate) stats: Arc<Stats>,
+    pub(crate) max_len: usize,
+    /// Whether the worker polls the port, or it is armed.
+    pub(crate) state: PollState,
+    /// When the port last had frames or took any that waited, or was told of.
+    pub(crate) last_active: Instant,
+    /// The frames that wait for the port.
+    pub(crate) queue: EgressQueue,
+    pub(crate) destinations: Destinations,
+    pub(crate) hold: Option<Hold>,
+    /// The port's descriptor is not waited for.
+    pub(crate) is_masked: bool,
+    /// At the tick there was work, and no event for it: it may still be on its way.
+    pub(crate) is_suspect: bool,
+}
+
+impl AttachedPort {
+    pub(crate) fn new(name: String, port: Box<dyn Port>, queue: EgressQueue, now: Instant) -> AttachedPort {
+        AttachedPort {
+            name,
+            stats: port.stats().clone(),
+            max_len: port.caps().max_len(),
+            port,
+            state: PollState::new(Interest::INPUT),
+            last_active: now,
+            queue,
+            destinations: Destinations::default(),
+            hold: None,
+            is_masked: false,
+            is_suspect: false,
+        }
+    }
+
+    /// Polls the port from now on.
+    pub(crate) fn wake(&mut self, now: Instant) {
+        self.is_suspect = false;
+        if !self.state.is_polled() {
+            self.state.wake();
+            self.last_active = now;
+        }
+    }
+
+    /// Sends frames; those that the port does not take wait. `true` if the port's mtu is no longer the one that the switch
+    /// has.
+    pub(crate) fn send(
+        &mut self,
+        frames: Frames<'_>,
+        sender: Sender,
+        offloads: bool,
+        scratch: &mut Batch,
+        now: Instant,
+    ) -> io::Result<bool> {
+        let caps = self.port.caps();
+        let AttachedPort { port, queue, stats, .. } = self;
+        let mut forward = |frames: Frames<'_>| -> io::Result<()> {
+            let taken = if queue.is_empty() { port.send(frames)? } else { 0 };
+            if taken > 0 {
+                queue.end_stall();
+            }
+            if taken < frames.len() {
+                let rest = frames.iter().skip(taken);
+                let dropped = rest.map(|frame| queue.push(frame, sender.port, sender.may_be_held, now)).sum();
+                stats.lost(DropReason::NoRoom, dropped);
+            }
+            Ok(())
+        };
+        if frames.is_empty() {
+        } else if offloads {
+            software_offload::send(&caps, stats, frames, scratch, forward)?;
+        } else {
+            forward(frames)?;
+        }
+        if !self.queue.is_empty() {
+            let was_polled = self.state.is_polled();
+            self.state.need_room(true);
+            if !was_polled && self.state.is_polled() {
+                self.last_active = now;
+            }
+        }
+        Ok(caps.max_len() != self.max_len)
+    }
+
+    /// Sends the frames that wait, as far as the port takes them; `true` if it took any.
+    #[inline]
+    pub(crate) fn drain(&mut self, now: Instant) -> io::Result<bool> {
+        if self.queue.is_empty() { Ok(false) } else { self.drain_some(now) }
+    }
+
+    fn drain_some(&mut self, now: Instant) -> io::Result<bool> {
+        let mut any = false;
+        while !self.queue.is_empty() {
+            let staged = self.queue.stage();
+            let count = staged.len();
+            let taken = self.port.send(Frames::of(staged))?;
+            if taken > 0 {
+                self.queue.taken(taken, now);
+                self.last_active = now;
+                any = true;
+            }
+            if taken < count {
+                break;
+            }
+        }
+        self.state.need_room(!self.queue.is_empty());
+        Ok(any)
+    }
+
+    /// Arms the port for all that is needed of it. It stays polled if something was there already.
+    pub(crate) fn arm(&mut self) -> io::Result<()> {
+        self.is_suspect = false;
+        self.state.need_room(!self.queue.is_empty());
+        let needs = self.state.needs();
+        let found = !needs.is_none() && self.port.arm(needs)?;
+        self.state.armed(found);
+        Ok(())
+    }
+
+    /// Whether an armed port has something that it was armed for.
+    pub(crate) fn is_ready(&mut self) -> io::Result<bool> {
+        let needs = self.state.needs();
+        Ok(!self.state.is_polled() && !needs.is_none() && self.port.is_ready(needs)?)
+    }
+
+    /// Receives no more from the port.
+    pub(crate) fn hold(&mut self, hold: Hold) {
+        self.hold = Some(hold);
+        self.state.need_input(false);
+    }
+
+    /// Receives from the port again.
+    pub(crate) fn release(&mut self, now: Instant) {
+        self.hold = None;
+        self.state.need_input(true);
+        self.last_active = now;
+    }
+
+    /// Drops the frames that wait.
+    pub(crate) fn close(&mut self) {
+        self.stats.lost(DropReason::Down, self.queue.clear());
+    }
+}

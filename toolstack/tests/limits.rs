@@ -1,0 +1,65 @@
+//! What a full disk, a closed log and a limit of the system cost: log lines and single requests.
+
+mod common;
+
+use std::fs::File;
+use std::process::Stdio;
+
+use common::{Machine, command};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use testkit::nbd::{BLOCK, Nbd};
+
+const MIB: u64 = 1 << 20;
+
+fn create(machine: &Machine, image: &str) {
+    machine.create("web", &format!("disk=['vdev=xvda,target={}']", machine.image(image, 16 * MIB).display()));
+}
+
+fn pid_of_dom0(machine: &Machine) -> Option<i64> {
+    let domains: serde_json::Value = serde_json::from_str(&machine.ok(["list", "--json"])).unwrap();
+    let domains = domains.as_array().unwrap();
+    domains.iter().find(|domain| domain["name"] == "Domain-0")?["pid"].as_i64()
+}
+
+#[test]
+fn machine_whose_log_cannot_be_written_serves() {
+    let machine = Machine::logging_to(File::options().write(true).open("/dev/full").unwrap());
+    create(&machine, "a.img");
+    machine.image("b.img", 16 * MIB);
+    machine.ok(["block-attach", "web", &format!("{},raw,xvdb,rw", machine.path("b.img").display())]);
+    let before = pid_of_dom0(&machine).unwrap();
+    kill(Pid::from_raw(before as i32), Signal::SIGKILL).unwrap();
+    let disk = format!("{},raw,xvdc,rw", machine.image("c.img", 16 * MIB).display());
+    machine.ok(["block-attach", "web", &disk]);
+    assert_ne!(pid_of_dom0(&machine), Some(before));
+    let mut client = Nbd::connect(&machine.dir().join("web/xvdb.nbd")).unwrap();
+    client.send_write(1, &[7; BLOCK]).unwrap();
+    client.written().unwrap();
+}
+
+#[test]
+fn command_whose_output_cannot_be_written_fails_with_an_error() {
+    let machine = Machine::new();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let output = command(&machine.dir()).arg("list").stdout(Stdio::from(full)).output().unwrap();
+    let error = common::one_line(&common::texts(&output).1);
+    assert_eq!((output.status.code(), error.contains("standard output")), (Some(1), true), "{error}");
+}
+
+#[test]
+fn write_beyond_the_file_size_limit_fails_alone() {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
+    setrlimit(Resource::RLIMIT_FSIZE, 4 * MIB, hard).unwrap();
+    let machine = Machine::new();
+    setrlimit(Resource::RLIMIT_FSIZE, soft, hard).unwrap();
+    create(&machine, "a.img");
+    let dom0 = pid_of_dom0(&machine);
+    let mut client = Nbd::connect(&machine.dir().join("web/xvda.nbd")).unwrap();
+    client.send_write(8 * MIB / BLOCK as u64, &[7; BLOCK]).unwrap();
+    assert!(client.written().is_err());
+    client.send_write(1, &[7; BLOCK]).unwrap();
+    client.written().unwrap();
+    assert_eq!(pid_of_dom0(&machine), dom0);
+}
