@@ -6,7 +6,8 @@ use ring_abi::DomId;
 use ring_abi::xenbus::key;
 use std::sync::Arc;
 use std::time::Instant;
-use toolstack::machine::device;
+use toolstack::machine::attached::{self, Attached};
+use toolstack::machine::device::NewDevice;
 use xenbus::{Device, DeviceEnd, XenbusState};
 use xenstore::server::{Config, Store};
 use xenstore::{Client, Nodes};
@@ -67,25 +68,26 @@ impl Machine {
     }
 
     /// Attaches a device with these nodes.
-    pub(crate) fn attach(&self, new: device::NewDevice) -> Device {
+    pub(crate) fn attach(&self, new: NewDevice) -> Device {
         let mut client = self.client();
         client.mkdir(&format!("/local/domain/{}", new.device.front)).unwrap();
-        device::add(&mut client, &new).unwrap();
+        attached::add(&mut client, &new).unwrap();
         new.device
     }
 
     /// Asks the backend to close, as libxl does.
     pub fn detach(&self, device: &Device) {
-        assert!(
-            device::request_close(&mut self.client(), device).unwrap(),
-            "{} does not exist",
-            device.back_path()
-        );
+        let mut client = self.client();
+        let attached = Attached::find(&mut client, device).unwrap();
+        let requested = attached.is_some_and(|attached| attached.request_close(&mut client).unwrap());
+        assert!(requested, "{} does not exist", device.back_path());
     }
 
     /// Removes a device's nodes, as libxl does.
     pub fn remove(&self, device: &Device) {
-        device::remove(&mut self.client(), device).unwrap();
+        let mut client = self.client();
+        let attached = Attached::find(&mut client, device).unwrap();
+        attached.into_iter().for_each(|attached| attached.remove(&mut client).unwrap());
     }
 
     /// Reads the error that a device's backend reported in the store, if any.

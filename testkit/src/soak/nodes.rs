@@ -73,6 +73,7 @@ fn count_below(client: &mut Client, path: &str) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use toolstack::machine::attached;
     use xenstore::server::{Config, Store};
 
     #[test]
@@ -83,7 +84,7 @@ mod tests {
         let devices = Guest { disks: [None, Some(1), None], vifs: [true, false] };
         client.mkdir("/local/domain/3").unwrap();
         for device in [disk_device(domid, 1), vif_device(domid, 0)] {
-            device::add(&mut client, &device::NewDevice::new(device)).unwrap();
+            attached::add(&mut client, &device::NewDevice::new(device)).unwrap();
         }
         assert_eq!(check_absent(&mut client, domid, &devices), Ok(()));
         let before = count_values(&mut client);

@@ -6,7 +6,8 @@ use std::sync::{Mutex, RwLock};
 use std::thread;
 use std::time::Duration;
 
-use ::toolstack::machine::device;
+use ::toolstack::machine::attached;
+use ::toolstack::machine::device::NewDevice;
 use ::toolstack::machine::domain::{self, Removal};
 use ring_abi::netif::Mac;
 use testkit::block::disk;
@@ -21,7 +22,7 @@ use xenstore::Client;
 
 use super::dom0::Dom0;
 use super::frontends::{DiskMedium, GuestDomain, exchange};
-use super::toolstack::{Outcome, are_connected, attach, close, domid, wait};
+use super::toolstack::{Outcome, are_connected, attach, close, domid, remove, wait};
 
 /// How long the operations of a step usually take.
 const USUAL: Duration = Duration::from_millis(4);
@@ -92,7 +93,7 @@ impl Threads {
         }
     }
 
-    fn new_disk(&self, slot: Slot, image: &Path) -> device::NewDevice {
+    fn new_disk(&self, slot: Slot, image: &Path) -> NewDevice {
         let target = image.to_str().unwrap();
         ::toolstack::machine::vbd::nodes(
             domid(slot.guest),
@@ -100,7 +101,7 @@ impl Threads {
         )
     }
 
-    fn new_vif(&self, slot: Slot) -> device::NewDevice {
+    fn new_vif(&self, slot: Slot) -> NewDevice {
         let mac = Mac::xen([0, slot.guest as u8, slot.number as u8]);
         ::toolstack::machine::vif::nodes(domid(slot.guest), &vif(), slot.number as u32, mac)
     }
@@ -143,7 +144,7 @@ impl Threads {
         ended.kill();
         drop(ended);
         self.forget(guest)?;
-        domain::remove(client, domid(guest), true).map_err(|error| error.to_string())
+        domain::remove(client, domid(guest), true).map(drop).map_err(|error| error.to_string())
     }
 
     /// Removes the domain of a guest that has ended, once the broker has noticed that.
@@ -191,10 +192,10 @@ impl Threads {
         }
     }
 
-    fn attach_taken(&self, client: &mut Client, new: device::NewDevice) -> Outcome {
-        match device::add(client, &new) {
+    fn attach_taken(&self, client: &mut Client, new: NewDevice) -> Outcome {
+        match attached::add(client, &new) {
             Err(_) => Ok(()),
-            Ok(()) => Err(format!("{} was attached twice", new.device.front_path())),
+            Ok(_) => Err(format!("{} was attached twice", new.device.front_path())),
         }
     }
 
@@ -207,7 +208,7 @@ impl Threads {
             guest.serve_disk(disk, || close(client, &device, force))?;
         }
         *place = None;
-        device::remove(client, &device).map_err(|error| error.to_string())
+        remove(client, &device)
     }
 
     fn detach_vif(&self, client: &mut Client, slot: Slot, force: bool) -> Outcome {
@@ -219,7 +220,7 @@ impl Threads {
             guest.serve_vif(nic, || close(client, &device, force))?;
         }
         *place = None;
-        device::remove(client, &device).map_err(|error| error.to_string())
+        remove(client, &device)
     }
 
     /// Ends a domain; returns the removal of a guest, which has begun.
@@ -227,7 +228,10 @@ impl Threads {
         match victim {
             Victim::Guest(guest) => {
                 self.guests[guest].read().unwrap().as_ref().unwrap().kill();
-                Some(Removal::start(&mut self.machine.client(), domid(guest), true).unwrap())
+                Some(
+                    Removal::start(&mut self.machine.client(), domid(guest), Some(domain::REAP_TIMEOUT))
+                        .unwrap(),
+                )
             }
             Victim::Dom0 | Victim::Dom0Exits => {
                 let mut dom0 = self.dom0.lock().unwrap();

@@ -3,7 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ::toolstack::machine::device;
+use ::toolstack::machine::attached::{self, Attached};
+use ::toolstack::machine::device::NewDevice;
 use ::toolstack::machine::progress::{self, Closed, States};
 use ring_abi::DomId;
 use testkit::BOUND;
@@ -26,29 +27,40 @@ pub(crate) fn domid(guest: usize) -> DomId {
 /// Closes a device as a toolstack that waits, or as one that does not.
 pub(crate) fn close(client: &mut Client, device: &Device, force: bool) -> Outcome {
     if force {
-        return device::remove(client, device).map_err(|error| error.to_string());
+        return remove(client, device);
     }
-    match progress::close(client, device, BOUND) {
+    let Some(attached) = find(client, device)? else { return Ok(()) };
+    match progress::close(client, &attached, BOUND) {
         Ok(Closed::Yes) => Ok(()),
         Ok(other) => Err(format!("{}: {other:?}", device.front_path())),
         Err(error) => Err(error.to_string()),
     }
 }
 
+/// Removes a device's nodes, if it exists.
+pub(crate) fn remove(client: &mut Client, device: &Device) -> Outcome {
+    let attached = find(client, device)?;
+    attached.map_or(Ok(()), |attached| attached.remove(client)).map_err(|error| error.to_string())
+}
+
+fn find(client: &mut Client, device: &Device) -> Result<Option<Attached>, String> {
+    Attached::find(client, device).map_err(|error| error.to_string())
+}
+
 /// Attaches a device while its frontend is opened. If it cannot be connected, it is closed and removed.
 pub(crate) fn attach<T: Send>(
     client: &mut Client,
     guest: &GuestDomain,
-    new: &device::NewDevice,
+    new: &NewDevice,
     open: impl FnOnce(&Stop) -> Option<T> + Send,
 ) -> Result<T, String> {
-    device::add(client, new).map_err(|error| error.to_string())?;
+    let attachment = attached::add(client, new).map_err(|error| error.to_string())?;
     let stop = Stop::new();
     thread::scope(|scope| {
         let opening = scope.spawn(|| open(&stop));
         let attached = connected_or_error(client, guest, &new.device);
         if attached.is_err() {
-            let undone = undo(client, &new.device);
+            let undone = undo(client, &attachment);
             stop.tell();
             undone?;
         }
@@ -77,9 +89,9 @@ fn connected_or_error(client: &mut Client, guest: &GuestDomain, device: &Device)
 }
 
 /// Closes and removes a device that could not be connected.
-fn undo(client: &mut Client, device: &Device) -> Outcome {
-    let closed = progress::close(client, device, CLOSE_TIMEOUT).map(drop);
-    closed.and_then(|()| device::remove(client, device)).map_err(|error| error.to_string())
+fn undo(client: &mut Client, attached: &Attached) -> Outcome {
+    let closed = progress::close(client, attached, CLOSE_TIMEOUT).map(drop);
+    closed.and_then(|()| attached.remove(client)).map_err(|error| error.to_string())
 }
 
 pub(crate) fn are_connected(client: &mut Client, device: &Device) -> Outcome {

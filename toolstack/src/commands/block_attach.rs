@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::{DiskSpec, Warnings};
 use crate::dir::Dir;
 use crate::error::{Origin, Result};
-use crate::machine::{Machine, device, progress, vbd};
+use crate::machine::{Machine, attached, progress, vbd};
 
 /// Attach a disk to a running guest
 #[derive(Debug, clap::Args)]
@@ -35,7 +35,6 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let mut machine = Machine::connect(dir)?;
     let domain = machine.find_guest(&args.domain)?;
     machine.await_dom0()?;
-    let new = vbd::nodes(domain.domid, &disk);
-    device::add(&mut machine.store, &new)?;
-    progress::wait_attached(&mut machine.store, dir, &new.device, Duration::from_secs(args.timeout))
+    let attached = attached::add(&mut machine.store, &vbd::nodes(domain.domid, &disk))?;
+    progress::wait_attached(&mut machine.store, dir, &attached, Duration::from_secs(args.timeout))
 }

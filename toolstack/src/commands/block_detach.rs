@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use ring_abi::blkif::vdev::Vdev;
+use xenbus::Device;
 
 use crate::dir::Dir;
 use crate::error::{Error, Origin, Result};
-use crate::machine::{Machine, device, progress};
+use crate::machine::attached::Attached;
+use crate::machine::{Machine, progress};
 
 /// Detach a disk from a running guest
 ///
@@ -20,6 +22,8 @@ pub struct Args {
     vdev: String,
 
     /// Remove the disk even if it is in use, the guest does not close it, or dom0 is not running
+    ///
+    /// Fails if dom0 has not released the image of the removed disk yet: do not use it elsewhere then.
     #[arg(long)]
     force: bool,
 
@@ -31,7 +35,8 @@ pub struct Args {
 /// Detaches the disk.
 ///
 /// # Errors
-/// There is no such disk, it is in use or not closed in time, or dom0 is not running.
+/// There is no such disk, it is in use or not closed in time, or dom0 is not running; with `--force`, dom0 still has the image of
+/// the disk that was removed.
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let Some(vdev) = Vdev::parse(&args.vdev) else {
         return Err(Origin::argument("VDEV").invalid(
@@ -42,8 +47,8 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     };
     let mut machine = Machine::connect(dir)?;
     let domain = machine.find_guest(&args.domain)?;
-    let devices = device::list(&mut machine.store, domain.domid, "vbd")?;
-    let device = devices.into_iter().find(|d| d.id == vdev.number());
-    let device = device.ok_or_else(|| Error::Other(format!("{} has no disk {}", domain.name, args.vdev)))?;
-    progress::detach(&mut machine, &device, Duration::from_secs(args.timeout), args.force)
+    let device = Device::new("vbd", domain.domid, vdev.number());
+    let disk = Attached::find(&mut machine.store, &device)?;
+    let disk = disk.ok_or_else(|| Error::Other(format!("{} has no disk {}", domain.name, args.vdev)))?;
+    progress::detach(&mut machine, &disk, Duration::from_secs(args.timeout), args.force)
 }

@@ -127,7 +127,7 @@ impl DomainReaper {
         let dom0_runs = domains.iter().any(|d| d.domid == DomId::DOM0 && d.pid.is_some());
         // ENOENT if the domain never connected to the store.
         let _ = self.store.release(domid);
-        match Removal::start(&mut self.client, domid, dom0_runs) {
+        match Removal::start(&mut self.client, domid, dom0_runs.then_some(domain::REAP_TIMEOUT)) {
             Ok(removal) => Some(removal),
             Err(error) => {
                 tracing::warn!(%domid, error = %chain(&error), "failed to close the domain's devices");

@@ -7,7 +7,7 @@ use ring_abi::netif::Mac;
 use crate::config::{VifSpec, Warnings};
 use crate::dir::Dir;
 use crate::error::{Origin, Result};
-use crate::machine::{Machine, device, guest, progress, vif};
+use crate::machine::{Machine, attached, guest, progress, vif};
 
 /// Attach a network interface to a running guest
 #[derive(Debug, clap::Args)]
@@ -37,10 +37,11 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let domain = machine.find_guest(&args.domain)?;
     machine.await_dom0()?;
     guest::check_bridge(&mut machine, &origin, &spec.bridge)?;
-    let taken = device::list(&mut machine.store, domain.domid, "vif")?;
-    let devid = spec.devid.unwrap_or_else(|| vif::lowest_free(&taken));
     let mac = spec.mac.unwrap_or_else(|| Mac::xen(rand::random()));
-    let new = vif::nodes(domain.domid, &spec, devid, mac);
-    device::add(&mut machine.store, &new)?;
-    progress::wait_attached(&mut machine.store, dir, &new.device, Duration::from_secs(args.timeout))
+    let nodes = |devid| vif::nodes(domain.domid, &spec, devid, mac);
+    let attached = match spec.devid {
+        Some(devid) => attached::add(&mut machine.store, &nodes(devid))?,
+        None => attached::add_with_free_number(&mut machine.store, domain.domid, "vif", nodes)?,
+    };
+    progress::wait_attached(&mut machine.store, dir, &attached, Duration::from_secs(args.timeout))
 }

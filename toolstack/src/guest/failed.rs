@@ -42,7 +42,8 @@ impl Ended {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::device::{self, NewDevice};
+    use crate::machine::attached;
+    use crate::machine::device::NewDevice;
     use ring_abi::xenbus::key::{INSTANCE, STATE};
     use xenbus::Device;
     use xenstore::server::{Config, Store};
@@ -55,16 +56,17 @@ mod tests {
         client.mkdir("/local/domain/3").unwrap();
         let device = Device::new("vif", DomId(3), 0);
         let attach = |client: &mut Client, instance: &str, state: XenbusState| {
-            device::add(client, &NewDevice::new(device.clone())).unwrap();
+            let attached = attached::add(client, &NewDevice::new(device.clone())).unwrap();
             client.write(&format!("{}/{INSTANCE}", device.back_path()), instance).unwrap();
             client.write(&format!("{}/{STATE}", device.front_path()), state.as_text()).unwrap();
+            attached
         };
         let error_path = DeviceEnd::front(&device).error_path();
         for other in [("b", XenbusState::Connected), ("a", XenbusState::Initialising)] {
-            attach(&mut client, "a", XenbusState::Connected);
+            let first = attach(&mut client, "a", XenbusState::Connected);
             let ended = Ended::read(&mut client, &device.front_path()).unwrap();
-            device::remove(&mut client, &device).unwrap();
-            attach(&mut client, other.0, other.1);
+            first.remove(&mut client).unwrap();
+            let second = attach(&mut client, other.0, other.1);
             assert!(!ended.close(&mut client, Some("no tap")).unwrap());
             assert!(!client.exists(&error_path).unwrap());
             assert_eq!(ended.end.state(&mut client).unwrap(), other.1);
@@ -72,7 +74,7 @@ mod tests {
             assert!(ended.close(&mut client, Some("no tap")).unwrap());
             assert_eq!(client.read_text(&error_path).unwrap(), "5 no tap");
             assert_eq!(ended.end.state(&mut client).unwrap(), XenbusState::Closed);
-            device::remove(&mut client, &device).unwrap();
+            second.remove(&mut client).unwrap();
         }
     }
 }

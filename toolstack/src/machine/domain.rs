@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use xenbus::Device;
 use xenstore::{Access, Client, DomId, Nodes, Permission};
 
+use super::attached::Attached;
 use super::device::{self, remove_tree};
 use super::progress;
 use crate::dir::Dir;
@@ -60,47 +60,54 @@ pub fn add_dom0(client: &mut Client) -> Result<()> {
     Ok(())
 }
 
-/// How long a backend may take to close a device of a dead guest; it completes requests in flight first.
+/// How long a backend may take to close a device of a guest that is removed; it completes requests in flight first.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// As [`CLOSE_TIMEOUT`], for who removes guests whose process exited. Longer, as a command that removes the same guest sees what
+/// its backends have not released only while their nodes exist.
+pub const REAP_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// How often [`remove`] looks whether the backends have closed.
 pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Removes a domain's nodes: its devices' frontends and backends, its home, and its nodes in `/libxl`. If dom0 is
-/// running, its backends have closed the devices, and with them their images, when this returns.
-pub fn remove(client: &mut Client, domid: DomId, dom0_runs: bool) -> Result<()> {
-    let removal = Removal::start(client, domid, dom0_runs)?;
+/// running, its backends have closed the devices, and with them their images, when this returns, except for those that
+/// are returned.
+pub fn remove(client: &mut Client, domid: DomId, dom0_runs: bool) -> Result<Vec<Attached>> {
+    let removal = Removal::start(client, domid, dom0_runs.then_some(CLOSE_TIMEOUT))?;
     while !removal.is_due(client)? {
         std::thread::park_timeout(POLL_INTERVAL);
     }
-    removal.finish(client)
+    let unreleased =
+        if dom0_runs { removal.not_closed(client)?.into_iter().cloned().collect() } else { Vec::new() };
+    removal.finish(client)?;
+    Ok(unreleased)
 }
 
 /// A domain that is being removed. Its backends close all its devices, and those of other domains, at the same time.
 #[derive(Debug)]
 pub struct Removal {
     domid: DomId,
-    devices: Vec<Device>,
+    devices: Vec<Attached>,
     /// When its nodes are removed in any case.
     deadline: Instant,
 }
 
 impl Removal {
-    /// Removes the frontends' nodes, and if dom0 runs requests that its backends close.
-    pub fn start(client: &mut Client, domid: DomId, dom0_runs: bool) -> Result<Removal> {
+    /// Removes the frontends' nodes, and if dom0 runs requests that its backends close, which may take so long.
+    pub fn start(client: &mut Client, domid: DomId, timeout: Option<Duration>) -> Result<Removal> {
         let mut devices = Vec::new();
         for kind in ["vbd", "vif"] {
-            devices.extend(device::list(client, domid, kind)?);
+            devices.extend(Attached::list(client, domid, kind)?);
         }
-        for device in &devices {
+        for attached in &devices {
             // Backends treat a frontend without nodes as closed.
-            device::remove_tree(client, &device.front_path())?;
-            if dom0_runs {
-                device::request_close(client, device)?;
+            attached.remove_front(client)?;
+            if timeout.is_some() {
+                attached.request_close(client)?;
             }
         }
-        let wait = if dom0_runs { CLOSE_TIMEOUT } else { Duration::ZERO };
-        Ok(Removal { domid, devices, deadline: Instant::now() + wait })
+        Ok(Removal { domid, devices, deadline: Instant::now() + timeout.unwrap_or_default() })
     }
 
     /// The domain.
@@ -113,12 +120,18 @@ impl Removal {
         if Instant::now() >= self.deadline {
             return Ok(true);
         }
-        for device in &self.devices {
-            if !progress::states(client, device)?.are_closed() {
-                return Ok(false);
+        Ok(self.not_closed(client)?.is_empty())
+    }
+
+    /// The devices whose backends have not closed.
+    fn not_closed(&self, client: &mut Client) -> Result<Vec<&Attached>> {
+        let mut left = Vec::new();
+        for attached in &self.devices {
+            if !progress::states(client, &attached.device)?.are_closed() {
+                left.push(attached);
             }
         }
-        Ok(true)
+        Ok(left)
     }
 
     /// Removes the domain's nodes.
@@ -161,9 +174,10 @@ pub fn remove_sockets(dir: &Dir, name: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::attached;
     use crate::machine::device::NewDevice;
     use ring_abi::xenbus::key::STATE;
-    use xenbus::XenbusState;
+    use xenbus::{Device, XenbusState};
     use xenstore::server::{Config, Store};
 
     #[test]
@@ -174,20 +188,22 @@ mod tests {
         let mut start = |domid: DomId| {
             add(&mut client, domid, &domid.to_string(), &domid.to_string()).unwrap();
             for kind in ["vbd", "vif"] {
-                device::add(&mut client, &NewDevice::new(Device::new(kind, domid, 0))).unwrap();
+                attached::add(&mut client, &NewDevice::new(Device::new(kind, domid, 0))).unwrap();
             }
-            Removal::start(&mut client, domid, true).unwrap()
+            Removal::start(&mut client, domid, Some(CLOSE_TIMEOUT)).unwrap()
         };
         let stuck = start(DomId(1));
+        let all: Vec<_> = stuck.devices.iter().collect();
         let other = start(DomId(2));
-        for device in &other.devices {
+        for Attached { device, .. } in &other.devices {
             assert!(!other.is_due(&mut client).unwrap());
             let state = format!("{}/{STATE}", device.back_path());
             client.write(&state, XenbusState::Closed.as_text()).unwrap();
         }
         assert!(other.is_due(&mut client).unwrap() && !stuck.is_due(&mut client).unwrap());
+        assert_eq!(stuck.not_closed(&mut client).unwrap(), all);
         client.write("/local/domain/0/error/backend/vbd/2/0/error", "5 late").unwrap();
-        device::add(&mut client, &NewDevice::new(Device::new("vbd", DomId(2), 16))).unwrap();
+        attached::add(&mut client, &NewDevice::new(Device::new("vbd", DomId(2), 16))).unwrap();
         other.finish(&mut client).unwrap();
         assert!(!client.exists("/local/domain/0/backend/vbd/2").unwrap(), "attached late");
         for path in ["/local/domain/2", "/libxl/2", "/local/domain/0/error/backend/vbd/2"] {

@@ -4,15 +4,14 @@ use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
-use hypervisor::local::DomainInfo;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
 use ring_abi::DomId;
 use ring_abi::netif::Mac;
-use xenbus::Device;
 use xenstore::Nodes;
 
-use super::device::{self, NewDevice};
+use super::attached::{self, Attached};
+use super::device::NewDevice;
 use super::process::{self, ChildProcess, ProcessOptions};
 use super::{Machine, domain, progress, vbd, vif};
 use crate::config::GuestConfig;
@@ -105,10 +104,12 @@ pub fn check_bridge(machine: &mut Machine, origin: &Origin, bridge: &str) -> Res
 fn create_domain(machine: &mut Machine, name: &str) -> Result<DomId> {
     let _lock = lock(&machine.dir)?;
     if let Some(other) = machine.domains()?.into_iter().find(|d| d.name == name) {
-        if is_alive(machine, &other)? {
+        if is_alive(machine, other.domid)? {
             return Err(Error::Other(format!("the name {name:?} is taken by domain {}", other.domid)));
         }
-        remove(machine, other.domid, name)?;
+        // If dom0 still has an image, the disk of the new guest that uses it says so.
+        let _unreleased = remove_domain(machine, other.domid)?;
+        remove_directory(machine, name)?;
     }
     let domid = machine.control.create(name, Uid::effective().as_raw(), None)?;
     let uuid = uuid(rand::random());
@@ -136,12 +137,13 @@ fn creator_path(domid: DomId) -> String {
 const KILL_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Whether the domain's process, or the process that is creating it, runs and is not exiting.
-fn is_alive(machine: &mut Machine, domain: &DomainInfo) -> Result<bool> {
-    let creator = machine.store.read_opt_as::<u32>(&creator_path(domain.domid))?;
-    Ok([domain.pid, creator]
-        .into_iter()
-        .flatten()
-        .any(|pid| !process::is_exiting(pid) && !process::exits_within(pid, KILL_TIMEOUT)))
+fn is_alive(machine: &mut Machine, domid: DomId) -> Result<bool> {
+    let runs = |pid: u32| !process::is_exiting(pid) && !process::exits_within(pid, KILL_TIMEOUT);
+    if machine.store.read_opt_as(&creator_path(domid))?.is_some_and(runs) {
+        return Ok(true);
+    }
+    // Only now: a creator that has finished, even since it was found, has started the domain's process.
+    Ok(machine.domains()?.iter().any(|domain| domain.domid == domid && domain.pid.is_some_and(runs)))
 }
 
 /// Writes the devices' nodes, starts the guest's process and waits until the devices are connected.
@@ -152,15 +154,14 @@ fn start_devices(
     domid: DomId,
     mut check: impl FnMut() -> Result<()>,
 ) -> Result<ChildProcess> {
-    let devices = devices(domid, config);
-    for new in &devices {
-        device::add(&mut machine.store, new)?;
+    let mut attached = Vec::new();
+    for new in devices(domid, config) {
+        attached.push(attached::add(&mut machine.store, &new)?);
     }
     dir::make(&machine.dir.guest(&config.name))?;
     let mut process = (options.start)(machine)?;
-    let devices: Vec<Device> = devices.into_iter().map(|new| new.device).collect();
     let log = machine.dir.log(&config.name);
-    progress::wait_connected(&mut machine.store, &machine.dir, &devices, options.timeout, || match process
+    progress::wait_connected(&mut machine.store, &machine.dir, &attached, options.timeout, || match process
         .exit_status()?
     {
         Some(status) => Err(exit_error(&config.name, &status, &log)),
@@ -188,11 +189,21 @@ fn devices(domid: DomId, config: &GuestConfig) -> Vec<NewDevice> {
     disks.chain(vifs).collect()
 }
 
-/// Destroys a guest: kills its process, and removes its domain, its nodes and its directory.
+/// Destroys a guest: kills its process, and removes its domain, its nodes and its directory. Returns the devices whose image
+/// or interface dom0 has not released.
 ///
 /// # Errors
 /// The first error; the remaining steps are tried all the same.
-pub fn remove(machine: &mut Machine, domid: DomId, name: &str) -> Result<()> {
+pub fn remove(machine: &mut Machine, domid: DomId, name: &str) -> Result<Vec<Attached>> {
+    let unreleased = remove_domain(machine, domid);
+    let _lock = lock(&machine.dir)?;
+    // Since the domain was removed, another one may have got the name.
+    let is_taken = machine.domains()?.iter().any(|domain| domain.name == name);
+    let emptied = if is_taken { Ok(()) } else { remove_directory(machine, name) };
+    unreleased.and_then(|unreleased| emptied.map(|()| unreleased))
+}
+
+fn remove_domain(machine: &mut Machine, domid: DomId) -> Result<Vec<Attached>> {
     let info = machine.domains()?.into_iter().find(|d| d.domid == domid);
     let killed = info.and_then(|d| d.pid).map_or(Ok(()), process::kill_process);
     let destroyed = match machine.control.destroy(domid) {
@@ -202,14 +213,18 @@ pub fn remove(machine: &mut Machine, domid: DomId, name: &str) -> Result<()> {
     };
     let dom0_runs = machine.require_dom0().is_ok();
     let removed = domain::remove(&mut machine.store, domid, dom0_runs);
+    killed.and(destroyed).and(removed)
+}
+
+/// Removes the directory of a guest's name. The caller has the lock.
+fn remove_directory(machine: &Machine, name: &str) -> Result<()> {
     let directory = machine.dir.guest(name);
-    let emptied = match std::fs::remove_dir_all(&directory) {
+    match std::fs::remove_dir_all(&directory) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(Error::file(directory, "removing the guest's directory", e))
         }
         _ => Ok(()),
-    };
-    killed.and(destroyed).and(removed).and(emptied)
+    }
 }
 
 /// Formats a random UUID (RFC 9562, version 4).

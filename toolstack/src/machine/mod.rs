@@ -1,5 +1,6 @@
 //! The toolstack's side of a running machine: the broker's domains and the store's nodes.
 
+pub mod attached;
 pub mod device;
 pub mod domain;
 pub mod guest;

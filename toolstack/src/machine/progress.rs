@@ -2,13 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use ring_abi::blkif::key::DEV;
-use ring_abi::xenbus::key::STATE;
+use ring_abi::xenbus::key::{ONLINE, STATE};
 use xenbus::error_node::error_directory;
 use xenbus::{Device, XenbusState};
 use xenstore::{Client, Nodes};
 
-use super::device;
+use super::attached::Attached;
 use super::{Machine, process};
 use crate::control::client as control;
 use crate::dir::Dir;
@@ -51,11 +50,11 @@ pub fn states(client: &mut Client, device: &Device) -> Result<States> {
 pub fn wait_connected(
     client: &mut Client,
     dir: &Dir,
-    devices: &[Device],
+    devices: &[Attached],
     timeout: Duration,
     mut check: impl FnMut() -> Result<()>,
 ) -> Result<()> {
-    let mut pending: Vec<&Device> = devices.iter().collect();
+    let mut pending: Vec<&Attached> = devices.iter().collect();
     wait(client, devices, timeout, |client| {
         let mut still_pending = Vec::new();
         for device in pending.drain(..) {
@@ -72,15 +71,22 @@ pub fn wait_connected(
     .and_then(|done| if done { Ok(()) } else { Err(timed_out(client, dir, devices, timeout)) })
 }
 
-/// Whether a device is connected; an error if one of its drivers reported one, or its nodes were removed.
-fn is_connected(client: &mut Client, device: &Device) -> Result<bool> {
+/// Whether a device is connected; an error if one of its drivers reported one, or it was removed or replaced, or is to be.
+fn is_connected(client: &mut Client, attached: &Attached) -> Result<bool> {
+    let Attached { device, name, .. } = attached;
     let connected = Some(XenbusState::Connected);
     let now = states(client, device)?;
-    if now == (States { front: connected, back: connected }) {
+    let error = driver_error(client, device)?;
+    // After the error: a frontend reports that its backend closes.
+    let online = client.read_opt(&format!("{}/{ONLINE}", device.back_path()))?;
+    let is_current = attached.is_current(client)?;
+    if is_current && now == (States { front: connected, back: connected }) {
         return Ok(true);
     }
-    let name = describe(client, device);
-    if let Some(error) = driver_error(client, device)? {
+    if !is_current || online.as_deref() == Some(b"0") {
+        return Err(Error::Other(format!("{name}: another command has detached it")));
+    }
+    if let Some(error) = error {
         return Err(Error::Other(format!("{name}: {error}")));
     }
     match now {
@@ -119,19 +125,9 @@ fn printable(text: &str) -> String {
     printable
 }
 
-/// Names a device for messages: `disk xvda`, `vif 0`.
-pub fn describe(client: &mut Client, device: &Device) -> String {
-    let dev = client.read_text(&format!("{}/{DEV}", device::libxl_path(device)));
-    match (device.kind.as_str(), dev) {
-        ("vbd", Ok(dev)) => format!("disk {dev}"),
-        (kind, _) => format!("{kind} {}", device.id),
-    }
-}
-
-fn timed_out(client: &mut Client, dir: &Dir, devices: &[Device], timeout: Duration) -> Error {
+fn timed_out(client: &mut Client, dir: &Dir, devices: &[Attached], timeout: Duration) -> Error {
     let mut late = Vec::new();
-    for device in devices {
-        let name = describe(client, device);
+    for Attached { device, name, .. } in devices {
         match states(client, device) {
             Ok(States { front, back }) if front != back || front != Some(XenbusState::Connected) => {
                 let state = |s: Option<XenbusState>| s.map_or("gone", XenbusState::name);
@@ -159,15 +155,20 @@ pub enum Closed {
 
 /// Requests that a device close, and waits until its backend is closed or removed, and its frontend is, or was never
 /// begun: a frontend that closes later would write its state into the node of the next device of this number.
-pub fn close(client: &mut Client, device: &Device, timeout: Duration) -> Result<Closed> {
-    if !device::request_close(client, device)? {
+pub fn close(client: &mut Client, attached: &Attached, timeout: Duration) -> Result<Closed> {
+    if !attached.request_close(client)? {
         return Ok(Closed::Yes);
     }
+    let device = &attached.device;
     let mut in_use = false;
     let mut last = states(client, device)?;
-    let closed = wait(client, std::slice::from_ref(device), timeout, |client| {
+    let closed = wait(client, std::slice::from_ref(attached), timeout, |client| {
         last = states(client, device)?;
         in_use = is_in_use(client, device)?;
+        if !attached.is_current(client)? {
+            in_use = false;
+            return Ok(true);
+        }
         Ok(in_use || last.are_closed())
     })?;
     Ok(match (closed, in_use) {
@@ -175,6 +176,18 @@ pub fn close(client: &mut Client, device: &Device, timeout: Duration) -> Result<
         (true, _) => Closed::Yes,
         (false, _) => Closed::TimedOut(last),
     })
+}
+
+/// Removes a device whose frontend has not closed it. Whether its backend has closed it, which closes a device whose frontend
+/// is gone.
+fn remove_by_force(client: &mut Client, attached: &Attached) -> Result<bool> {
+    attached.remove_front(client)?;
+    attached.request_close(client)?;
+    let closed = wait(client, std::slice::from_ref(attached), CLOSE_TIMEOUT, |client| {
+        Ok(states(client, &attached.device)?.are_closed() || !attached.is_current(client)?)
+    })?;
+    attached.remove(client)?;
+    Ok(closed)
 }
 
 impl States {
@@ -195,13 +208,13 @@ fn is_in_use(client: &mut Client, device: &Device) -> Result<bool> {
 /// Watches the devices and calls `done` after every event until it returns `true`; `false` if the timeout expires.
 fn wait(
     client: &mut Client,
-    devices: &[Device],
+    devices: &[Attached],
     timeout: Duration,
     mut done: impl FnMut(&mut Client) -> Result<bool>,
 ) -> Result<bool> {
     let paths: Vec<String> = devices
         .iter()
-        .flat_map(|d| [d.front_path(), d.back_path()])
+        .flat_map(|Attached { device, .. }| [device.front_path(), device.back_path()])
         .flat_map(|end| [format!("{end}/{STATE}"), error_directory(&end)])
         .collect();
     for path in &paths {
@@ -235,14 +248,14 @@ fn wait_until(
 ///
 /// # Errors
 /// Those of [`wait_connected`]; [`Error::Other`] if the command is interrupted.
-pub fn wait_attached(client: &mut Client, dir: &Dir, device: &Device, timeout: Duration) -> Result<()> {
+pub fn wait_attached(client: &mut Client, dir: &Dir, attached: &Attached, timeout: Duration) -> Result<()> {
     let interrupted = process::interrupt_flag()?;
-    let outcome = wait_connected(client, dir, std::slice::from_ref(device), timeout, || {
+    let outcome = wait_connected(client, dir, std::slice::from_ref(attached), timeout, || {
         process::check_interrupted(&interrupted)
     });
     if outcome.is_err() {
-        close(client, device, CLOSE_TIMEOUT)?;
-        device::remove(client, device)?;
+        close(client, attached, CLOSE_TIMEOUT)?;
+        attached.remove(client)?;
     }
     outcome
 }
@@ -252,28 +265,27 @@ pub fn wait_attached(client: &mut Client, dir: &Dir, device: &Device, timeout: D
 ///
 /// # Errors
 /// [`Error::Other`] if the device is not closed in time, or dom0 does not run; its nodes then remain, and are removed by
-/// the next attempt, or once another device of this number is attached.
-pub fn detach(machine: &mut Machine, device: &Device, timeout: Duration, force: bool) -> Result<()> {
+/// the next attempt, or once another device of this number is attached. With `force`: if dom0 has not released the image or
+/// interface of the device that was removed.
+pub fn detach(machine: &mut Machine, attached: &Attached, timeout: Duration, force: bool) -> Result<()> {
     let dom0 = machine.require_dom0();
     if !force {
         // The guest would give the device up, and nobody would close it at the other end.
         dom0?;
     } else if dom0.is_err() {
-        return device::remove(&mut machine.store, device);
+        return attached.remove(&mut machine.store);
     }
-    let closed = close(&mut machine.store, device, timeout)?;
-    if closed != Closed::Yes && force {
-        // The backend closes a device whose frontend is gone.
-        device::remove_tree(&mut machine.store, &device.front_path())?;
-        close(&mut machine.store, device, CLOSE_TIMEOUT)?;
-    }
-    if closed == Closed::Yes || force {
-        return device::remove(&mut machine.store, device);
-    }
-    let name = describe(&mut machine.store, device);
-    let why = match closed {
+    let Attached { device, name, .. } = attached;
+    let why = match close(&mut machine.store, attached, timeout)? {
+        Closed::Yes => return attached.remove(&mut machine.store),
+        _ if force => {
+            return match remove_by_force(&mut machine.store, attached)? {
+                true => Ok(()),
+                false => Err(Error::Other(format!("{name} was removed, but {}", attached.not_released()))),
+            };
+        }
         Closed::TimedOut(states) => not_closed(&machine.dir, device, states, timeout),
-        _ => "the guest has it in use, and closes it once it has not".to_owned(),
+        Closed::InUse => "the guest has it in use, and closes it once it has not".to_owned(),
     };
     Err(Error::Other(format!("{name}: {why} (--force removes it)")))
 }
@@ -299,6 +311,7 @@ fn in_flight(dir: &Dir, device: &Device) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::attached;
     use crate::machine::device::NewDevice;
     use xenstore::DomId;
     use xenstore::server::{Config, Store};
@@ -319,12 +332,39 @@ mod tests {
     }
 
     #[test]
+    fn attach_that_a_detach_or_another_attach_has_beaten_says_so() {
+        let store = Store::spawn(Config::default()).unwrap();
+        let mut client = store.client().unwrap();
+        client.mkdir("/local/domain/3").unwrap();
+        let device = Device::new("vif", DomId(3), 0);
+        let add = |client: &mut Client| attached::add(client, &NewDevice::new(device.clone())).unwrap();
+        let write = |path: String, text: &str| store.client().unwrap().write(&path, text).unwrap();
+        let beaten = "vif 0: another command has detached it";
+        let first = add(&mut client);
+        assert!(!is_connected(&mut client, &first).unwrap());
+        first.request_close(&mut client).unwrap();
+        // As a frontend reports that.
+        write(format!("{}/error", error_directory(&device.front_path())), "22 the backend is Closing");
+        assert_eq!(is_connected(&mut client, &first).unwrap_err().to_string(), beaten);
+        first.remove(&mut client).unwrap();
+        let next = add(&mut client);
+        for end in [device.front_path(), device.back_path()] {
+            write(format!("{end}/{STATE}"), XenbusState::Connected.as_text());
+        }
+        assert_eq!(is_connected(&mut client, &first).unwrap_err().to_string(), beaten);
+        assert!(is_connected(&mut client, &next).unwrap());
+        // The first one's detach, too, is done without it.
+        assert_eq!(close(&mut client, &first, Duration::ZERO).unwrap(), Closed::Yes);
+        assert!(is_connected(&mut client, &next).unwrap());
+    }
+
+    #[test]
     fn device_is_closed_once_both_ends_are_and_not_while_it_is_in_use() {
         let store = Store::spawn(Config::default()).unwrap();
         let mut client = store.client().unwrap();
         let device = Device::new("vif", DomId(3), 0);
         client.mkdir("/local/domain/3").unwrap();
-        device::add(&mut client, &NewDevice::new(device.clone())).unwrap();
+        let attached = attached::add(&mut client, &NewDevice::new(device.clone())).unwrap();
         let write = |end: String, state: XenbusState| {
             store.client().unwrap().write(&format!("{end}/{STATE}"), state.as_text()).unwrap();
         };
@@ -335,7 +375,7 @@ mod tests {
         assert!(states(&mut client, &device).unwrap().are_closed());
         // A backend that has closed already may still hold what it used.
         let closing = States { front: Some(XenbusState::Closed), back: Some(XenbusState::Closing) };
-        assert_eq!(close(&mut client, &device, Duration::ZERO).unwrap(), Closed::TimedOut(closing));
+        assert_eq!(close(&mut client, &attached, Duration::ZERO).unwrap(), Closed::TimedOut(closing));
         write(device.front_path(), XenbusState::Connected);
         let error = format!("{}/error", error_directory(&device.front_path()));
         for (text, in_use) in [("16 in use", true), ("160 other", false)] {

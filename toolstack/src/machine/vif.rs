@@ -32,8 +32,3 @@ pub fn nodes(domid: DomId, vif: &VifSpec, devid: u32, mac: Mac) -> NewDevice {
     new.front_read_only.set(MTU, vif.mtu);
     new
 }
-
-/// Returns the lowest device number that none of these has.
-pub fn lowest_free(taken: &[Device]) -> u32 {
-    (0..).find(|id| taken.iter().all(|d| d.id != *id)).unwrap_or_default()
-}
