@@ -17,14 +17,6 @@ pub(super) struct OpenVswitch {
     _directory: tempfile::TempDir,
 }
 
-/// Says whether it is installed.
-///
-/// # Errors
-/// It is not, and what to do about it.
-pub(super) fn check() -> Result<(), String> {
-    output(Command::new("ovs-vswitchd").arg("--version"), PACKAGE).map(drop)
-}
-
 impl OpenVswitch {
     /// A switch with a tap in each of these namespaces.
     ///
@@ -43,7 +35,7 @@ impl OpenVswitch {
         wait_until("ovsdb-server listens", || path.join("db.sock").exists())?;
         let vsctl = |arguments: &str| {
             let mut command = Command::new("ovs-vsctl");
-            command.arg(format!("--db={remote}")).arg("--timeout=10").args(arguments.split(' '));
+            command.arg(format!("--db={remote}")).arg("--timeout=20").args(arguments.split(' '));
             output(&mut command, PACKAGE)
         };
         vsctl("--no-wait init")?;

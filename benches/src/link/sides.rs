@@ -1,7 +1,6 @@
 //! Ours and its peers, each with two namespaces of its own. All are there from the start; they are measured one at a time.
 
 use super::joined::Link;
-use super::open_vswitch;
 use crate::cargo::{self, TAPFWD};
 use crate::namespace::Ends;
 use std::path::Path;
@@ -44,18 +43,20 @@ pub(super) struct Sides {
 }
 
 impl Sides {
-    /// Starts them. Open vSwitch is left out where it is not installed, and a note for the reader says so.
+    /// Starts them. Open vSwitch is left out where it is not installed or does not start, and a note for the reader says so.
     pub(super) fn start(row: &str, xpv: &Path) -> Result<Self, String> {
-        let mut peers = vec![Peer::Tapfwd, Peer::Veth];
-        match open_vswitch::check() {
-            Ok(()) => peers.push(Peer::OpenVswitch),
-            Err(why) => eprintln!("{row}: without Open vSwitch: {why}"),
+        let mut sides = Self { peers: Vec::new(), links: vec![Link::xpv(xpv)?] };
+        for peer in [Peer::Tapfwd, Peer::Veth, Peer::OpenVswitch] {
+            match peer.link().map_err(|why| format!("{}: {why}", peer.described())) {
+                Ok(link) => {
+                    sides.peers.push(peer);
+                    sides.links.push(link);
+                }
+                Err(why) if peer == Peer::OpenVswitch => eprintln!("{row}: without {why}"),
+                Err(why) => return Err(why),
+            }
         }
-        let mut links = vec![Link::xpv(xpv)?];
-        for peer in &peers {
-            links.push(peer.link().map_err(|why| format!("{}: {why}", peer.described()))?);
-        }
-        Ok(Self { peers, links })
+        Ok(sides)
     }
 
     /// The peers, in the order of their figures.
