@@ -111,6 +111,15 @@ fn of_two_guests_of_one_name_created_at_once_one_is_refused_and_the_other_one_ru
 }
 
 #[test]
+fn guest_without_devices_runs_when_its_create_has_returned() {
+    let machine = Machine::new();
+    for name in ["a", "b", "c", "d"] {
+        machine.create(name, "");
+        assert!(machine.pid(name).is_some(), "another create of its name would take it for dead");
+    }
+}
+
+#[test]
 fn detach_that_lags_leaves_the_next_disk_of_its_number() {
     let scene = Scene::new();
     let machine = &scene.machine;
@@ -167,22 +176,27 @@ fn vif_attach_and_detach_that_lag_leave_the_next_vif_of_their_number() {
     let mac = |last: u8| format!("mac=00:16:3e:00:00:0{last},devid=3");
     let node = "/local/domain/0/backend/vif/1/3";
     scene.signal("web", Signal::SIGSTOP);
-    let attach = Command::start(machine, &["network-attach", "--timeout", "20", "web", &mac(1)]);
+    let attach = Command::start(machine, &["network-attach", "web", &mac(1)]);
     scene.await_node(&format!("{node}/online"), "1");
     attach.signal(Signal::SIGSTOP);
+    machine.ok(["network-detach", "--force", "--timeout", "0", "web", "3"]);
+    scene.signal("web", Signal::SIGCONT);
+    machine.ok(["network-attach", "web", &mac(2)]);
+    attach.signal(Signal::SIGCONT);
+    let failed = attach.fails();
+    assert!(failed.contains("vif 3: another command has detached it"), "{failed}");
+    // Its frontend is connected now, and does not close.
+    scene.signal("web", Signal::SIGSTOP);
     let detach = Command::start(machine, &["network-detach", "--force", "--timeout", "3", "web", "3"]);
     scene.await_node(&format!("{node}/online"), "0");
     detach.signal(Signal::SIGSTOP);
     machine.ok(["network-detach", "--force", "--timeout", "0", "web", "3"]);
     scene.signal("web", Signal::SIGCONT);
-    machine.ok(["network-attach", "web", &mac(2)]);
+    machine.ok(["network-attach", "web", &mac(3)]);
     detach.signal(Signal::SIGCONT);
     detach.succeeds();
-    attach.signal(Signal::SIGCONT);
-    let failed = attach.fails();
-    assert!(failed.contains("vif 3: another command has detached it"), "{failed}");
     let list = machine.ok(["network-list", "web"]);
-    assert!(list.contains("00:16:3e:00:00:02"), "{list}");
+    assert!(list.contains("00:16:3e:00:00:03"), "{list}");
 }
 
 #[test]
@@ -194,12 +208,10 @@ fn attach_that_a_detach_beats_says_so() {
     scene.await_xvdb(&scene.small);
     let taken = machine.fails(["block-attach", "web", &xvdb(&scene.large)]);
     assert!(taken.contains("has a disk xvdb already"), "{taken}");
-    let detach = Command::start(machine, &["block-detach", "web", "xvdb"]);
-    scene.await_node(&format!("{XVDB}/online"), "0");
-    scene.signal("web", Signal::SIGCONT);
+    machine.ok(["block-detach", "web", "xvdb"]);
     let failed = attach.fails();
     assert!(failed.contains("disk xvdb: another command has detached it"), "{failed}");
-    detach.succeeds();
+    scene.signal("web", Signal::SIGCONT);
 }
 
 /// Whether no disk has an image.
