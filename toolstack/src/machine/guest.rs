@@ -249,7 +249,7 @@ mod tests {
     use super::*;
     use hypervisor::local::{Control, Domain, Sandbox};
     use std::os::unix::net::UnixStream;
-    use std::process::{Command, Stdio};
+    use std::process::Command;
     use testkit::HookedStream;
     use xenstore::Client;
     use xenstore::server::{Config, Store};
@@ -260,18 +260,17 @@ mod tests {
         let store = Store::spawn(Config::default()).unwrap();
         let control = Control::connect(sandbox.dir()).unwrap();
         let domid = control.create("web", Uid::effective().as_raw(), None).unwrap();
-        let mut creator = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let mut creator = Command::new("true").spawn().unwrap();
+        creator.wait().unwrap();
         store.client().unwrap().write(&creator_path(domid), creator.id().to_string()).unwrap();
         let (stream, other) = UnixStream::pair().unwrap();
         store.handle().connect(other).unwrap();
         let dir = sandbox.dir().to_owned();
         let mut process = None;
-        // The domain's process starts, and its creator exits, just before the creator is read.
+        // The domain's process starts, and its creator has exited, just before the creator is read.
         let hooked = HookedStream::new(Box::new(stream), move || {
             if process.is_none() {
                 process = Some(Domain::join(&dir, domid).unwrap());
-                creator.kill().unwrap();
-                creator.wait().unwrap();
             }
         });
         let dir = Dir::choose(Some(sandbox.dir())).unwrap();
