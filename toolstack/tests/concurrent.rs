@@ -174,7 +174,7 @@ fn attach_that_was_beaten_by_another_one_fails_and_leaves_that_one() {
         };
         assert!(failed.contains("disk xvdb: another command has detached it"), "{failed}");
         assert!(scene.xvdb_is_large());
-        machine.ok(["block-detach", "web", "xvdb"]);
+        machine.ok(["block-detach", "--force", "web", "xvdb"]);
     }
 }
 
