@@ -21,6 +21,7 @@ const XVDB: &str = "/local/domain/0/backend/vbd/1/51728";
 /// A machine with a guest `web`, and two images.
 struct Scene {
     machine: Machine,
+    guest: Pid,
     /// An image of 8 MiB.
     small: PathBuf,
     /// An image of 16 MiB.
@@ -32,11 +33,12 @@ impl Scene {
         let machine = Machine::new();
         machine.create("web", "");
         let (small, large) = (machine.image("small.img", 8 * MIB), machine.image("large.img", 16 * MIB));
-        Scene { machine, small, large }
+        let guest = Pid::from_raw(machine.pid("web").unwrap());
+        Scene { machine, guest, small, large }
     }
 
-    fn signal(&self, domain: &str, signal: Signal) {
-        kill(Pid::from_raw(self.machine.pid(domain).unwrap()), signal).unwrap();
+    fn signal_guest(&self, signal: Signal) {
+        kill(self.guest, signal).unwrap();
     }
 
     /// Waits until a node has a value.
@@ -53,6 +55,13 @@ impl Scene {
     /// Whether the guest's disk xvdb is the large image.
     fn xvdb_is_large(&self) -> bool {
         Nbd::connect(&self.machine.dir().join("web/xvdb.nbd")).unwrap().size() == 16 * MIB
+    }
+}
+
+impl Drop for Scene {
+    fn drop(&mut self) {
+        // A stopped guest would not notice that its machine is gone.
+        let _ = kill(self.guest, Signal::SIGCONT);
     }
 }
 
@@ -111,16 +120,25 @@ fn of_two_guests_of_one_name_created_at_once_one_is_refused_and_the_other_one_ru
 }
 
 #[test]
+fn guest_without_devices_runs_when_its_create_has_returned() {
+    let machine = Machine::new();
+    for name in ["a", "b", "c", "d"] {
+        machine.create(name, "");
+        assert!(machine.pid(name).is_some(), "another create of its name would take it for dead");
+    }
+}
+
+#[test]
 fn detach_that_lags_leaves_the_next_disk_of_its_number() {
     let scene = Scene::new();
     let machine = &scene.machine;
     machine.ok(["block-attach", "web", &xvdb(&scene.small)]);
-    scene.signal("web", Signal::SIGSTOP);
+    scene.signal_guest(Signal::SIGSTOP);
     let lagging = Command::start(machine, &["block-detach", "--force", "--timeout", "3", "web", "xvdb"]);
     scene.await_node(&format!("{XVDB}/online"), "0");
     lagging.signal(Signal::SIGSTOP);
     machine.ok(["block-detach", "--force", "--timeout", "0", "web", "xvdb"]);
-    scene.signal("web", Signal::SIGCONT);
+    scene.signal_guest(Signal::SIGCONT);
     machine.ok(["block-attach", "web", &xvdb(&scene.large)]);
     lagging.signal(Signal::SIGCONT);
     lagging.succeeds();
@@ -132,7 +150,7 @@ fn attach_that_was_beaten_by_another_one_fails_and_leaves_that_one() {
     let scene = Scene::new();
     let machine = &scene.machine;
     for timeout in ["1", "20"] {
-        scene.signal("web", Signal::SIGSTOP);
+        scene.signal_guest(Signal::SIGSTOP);
         let args = ["block-attach", "--timeout", timeout, "web", &xvdb(&scene.small)];
         let lagging = Command::start(machine, &args);
         scene.await_xvdb(&scene.small);
@@ -144,19 +162,19 @@ fn attach_that_was_beaten_by_another_one_fails_and_leaves_that_one() {
             // It times out while the next one waits.
             lagging.signal(Signal::SIGCONT);
             let failed = lagging.fails();
-            scene.signal("web", Signal::SIGCONT);
+            scene.signal_guest(Signal::SIGCONT);
             next.succeeds();
             failed
         } else {
             // The next one is connected by then.
-            scene.signal("web", Signal::SIGCONT);
+            scene.signal_guest(Signal::SIGCONT);
             next.succeeds();
             lagging.signal(Signal::SIGCONT);
             lagging.fails()
         };
         assert!(failed.contains("disk xvdb: another command has detached it"), "{failed}");
         assert!(scene.xvdb_is_large());
-        machine.ok(["block-detach", "web", "xvdb"]);
+        machine.ok(["block-detach", "--force", "web", "xvdb"]);
     }
 }
 
@@ -166,40 +184,43 @@ fn vif_attach_and_detach_that_lag_leave_the_next_vif_of_their_number() {
     let machine = &scene.machine;
     let mac = |last: u8| format!("mac=00:16:3e:00:00:0{last},devid=3");
     let node = "/local/domain/0/backend/vif/1/3";
-    scene.signal("web", Signal::SIGSTOP);
-    let attach = Command::start(machine, &["network-attach", "--timeout", "20", "web", &mac(1)]);
+    scene.signal_guest(Signal::SIGSTOP);
+    let attach = Command::start(machine, &["network-attach", "web", &mac(1)]);
     scene.await_node(&format!("{node}/online"), "1");
     attach.signal(Signal::SIGSTOP);
+    machine.ok(["network-detach", "--force", "--timeout", "0", "web", "3"]);
+    scene.signal_guest(Signal::SIGCONT);
+    machine.ok(["network-attach", "web", &mac(2)]);
+    attach.signal(Signal::SIGCONT);
+    let failed = attach.fails();
+    assert!(failed.contains("vif 3: another command has detached it"), "{failed}");
+    // Its frontend is connected now, and does not close.
+    scene.signal_guest(Signal::SIGSTOP);
     let detach = Command::start(machine, &["network-detach", "--force", "--timeout", "3", "web", "3"]);
     scene.await_node(&format!("{node}/online"), "0");
     detach.signal(Signal::SIGSTOP);
     machine.ok(["network-detach", "--force", "--timeout", "0", "web", "3"]);
-    scene.signal("web", Signal::SIGCONT);
-    machine.ok(["network-attach", "web", &mac(2)]);
+    scene.signal_guest(Signal::SIGCONT);
+    machine.ok(["network-attach", "web", &mac(3)]);
     detach.signal(Signal::SIGCONT);
     detach.succeeds();
-    attach.signal(Signal::SIGCONT);
-    let failed = attach.fails();
-    assert!(failed.contains("vif 3: another command has detached it"), "{failed}");
     let list = machine.ok(["network-list", "web"]);
-    assert!(list.contains("00:16:3e:00:00:02"), "{list}");
+    assert!(list.contains("00:16:3e:00:00:03"), "{list}");
 }
 
 #[test]
 fn attach_that_a_detach_beats_says_so() {
     let scene = Scene::new();
     let machine = &scene.machine;
-    scene.signal("web", Signal::SIGSTOP);
+    scene.signal_guest(Signal::SIGSTOP);
     let attach = Command::start(machine, &["block-attach", "web", &xvdb(&scene.small)]);
     scene.await_xvdb(&scene.small);
     let taken = machine.fails(["block-attach", "web", &xvdb(&scene.large)]);
     assert!(taken.contains("has a disk xvdb already"), "{taken}");
-    let detach = Command::start(machine, &["block-detach", "web", "xvdb"]);
-    scene.await_node(&format!("{XVDB}/online"), "0");
-    scene.signal("web", Signal::SIGCONT);
+    machine.ok(["block-detach", "web", "xvdb"]);
     let failed = attach.fails();
     assert!(failed.contains("disk xvdb: another command has detached it"), "{failed}");
-    detach.succeeds();
+    scene.signal_guest(Signal::SIGCONT);
 }
 
 /// Whether no disk has an image.

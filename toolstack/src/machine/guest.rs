@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Uid;
@@ -161,12 +161,20 @@ fn start_devices(
     dir::make(&machine.dir.guest(&config.name))?;
     let mut process = (options.start)(machine)?;
     let log = machine.dir.log(&config.name);
-    progress::wait_connected(&mut machine.store, &machine.dir, &attached, options.timeout, || match process
-        .exit_status()?
-    {
+    let mut check = || match process.exit_status()? {
         Some(status) => Err(exit_error(&config.name, &status, &log)),
         None => check(),
-    })?;
+    };
+    progress::wait_connected(&mut machine.store, &machine.dir, &attached, options.timeout, &mut check)?;
+    // One without devices may not have joined yet, and nobody else is to take it for dead.
+    let deadline = Instant::now() + options.timeout;
+    while !machine.domains()?.iter().any(|domain| domain.domid == domid && domain.pid.is_some()) {
+        check()?;
+        if Instant::now() >= deadline {
+            return Err(Error::Other(format!("the process of {} has not started", config.name)));
+        }
+        std::thread::park_timeout(domain::POLL_INTERVAL);
+    }
     machine.store.rm(&creator_path(domid))?;
     Ok(process)
 }
@@ -239,6 +247,39 @@ fn uuid(random: [u8; 16]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hypervisor::local::{Control, Domain, Sandbox};
+    use std::os::unix::net::UnixStream;
+    use std::process::Command;
+    use testkit::HookedStream;
+    use xenstore::Client;
+    use xenstore::server::{Config, Store};
+
+    #[test]
+    fn domain_whose_creator_finishes_while_it_is_looked_at_is_alive() {
+        let sandbox = Sandbox::new().unwrap();
+        let store = Store::spawn(Config::default()).unwrap();
+        let control = Control::connect(sandbox.dir()).unwrap();
+        let domid = control.create("web", Uid::effective().as_raw(), None).unwrap();
+        let mut creator = Command::new("true").spawn().unwrap();
+        creator.wait().unwrap();
+        store.client().unwrap().write(&creator_path(domid), creator.id().to_string()).unwrap();
+        let (stream, other) = UnixStream::pair().unwrap();
+        store.handle().connect(other).unwrap();
+        let dir = sandbox.dir().to_owned();
+        let mut process = None;
+        // The domain's process starts, and its creator has exited, just before the creator is read.
+        let hooked = HookedStream::new(Box::new(stream), move || {
+            if process.is_none() {
+                process = Some(Domain::join(&dir, domid).unwrap());
+            }
+        });
+        let dir = Dir::choose(Some(sandbox.dir())).unwrap();
+        let mut machine = Machine { dir, store: Client::new(hooked), control };
+        assert!(is_alive(&mut machine, domid).unwrap());
+        // Its process exits.
+        machine.store = store.client().unwrap();
+        assert!(!is_alive(&mut machine, domid).unwrap(), "both have exited");
+    }
 
     #[test]
     fn uuid_has_version_4_and_the_rfc_variant() {
