@@ -159,7 +159,7 @@ fn commands_with_names_or_devices_in_use_or_missing_are_refused() {
     let error = before.create_error(&format!("name='web'\ndisk=['{},,xvda']", b.display()));
     assert!(error.contains("the name \"web\" is taken by domain 1"), "{error}");
     let error = before.error(["block-attach", "web", &format!("vdev=xvda,target={}", b.display())]);
-    assert!(error.contains("domain 1 has a vbd with the number 51712 already"), "{error}");
+    assert!(error.contains("domain 1 has a disk xvda already"), "{error}");
     let error = before.error(["block-attach", "web", &format!("vdev=xvdb,target={}", a.display())]);
     assert!(error.starts_with("xpv: disk xvdb: ") && error.contains("a.img"), "{error}");
     let cases: [(&[&str], &str); 8] = [

@@ -192,7 +192,11 @@ impl Attached {
             }
             remove_error(tx, &path)?;
             tx.write(&format!("{path}/{ONLINE}"), "0")?;
-            tx.write(&state_path, XenbusState::Closing.as_text())?;
+            // Somebody who removes the same device, whose frontend is gone, may have had it closed already.
+            let is_closed = tx.read(&state_path)? == XenbusState::Closed.as_text().as_bytes();
+            if !is_closed || tx.exists(&self.device.front_path())? {
+                tx.write(&state_path, XenbusState::Closing.as_text())?;
+            }
             Ok(true)
         })?;
         Ok(requested.unwrap_or(false))

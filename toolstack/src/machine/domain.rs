@@ -75,13 +75,15 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// are returned.
 pub fn remove(client: &mut Client, domid: DomId, dom0_runs: bool) -> Result<Vec<Attached>> {
     let removal = Removal::start(client, domid, dom0_runs.then_some(CLOSE_TIMEOUT))?;
-    while !removal.is_due(client)? {
+    let unreleased = loop {
+        let left: Vec<Attached> = removal.not_closed(client)?.into_iter().cloned().collect();
+        if left.is_empty() || Instant::now() >= removal.deadline {
+            break left;
+        }
         std::thread::park_timeout(POLL_INTERVAL);
-    }
-    let unreleased =
-        if dom0_runs { removal.not_closed(client)?.into_iter().cloned().collect() } else { Vec::new() };
+    };
     removal.finish(client)?;
-    Ok(unreleased)
+    Ok(if dom0_runs { unreleased } else { Vec::new() })
 }
 
 /// A domain that is being removed. Its backends close all its devices, and those of other domains, at the same time.
@@ -179,6 +181,21 @@ mod tests {
     use ring_abi::xenbus::key::STATE;
     use xenbus::{Device, XenbusState};
     use xenstore::server::{Config, Store};
+
+    #[test]
+    fn device_that_has_closed_for_one_remover_stays_closed_for_another() {
+        let store = Store::spawn(Config::default()).unwrap();
+        let mut client = store.client().unwrap();
+        add_dom0(&mut client).unwrap();
+        add(&mut client, DomId(1), "1", "1").unwrap();
+        let device = Device::new("vif", DomId(1), 0);
+        attached::add(&mut client, &NewDevice::new(device.clone())).unwrap();
+        let first = Removal::start(&mut client, DomId(1), Some(CLOSE_TIMEOUT)).unwrap();
+        let state = format!("{}/{STATE}", device.back_path());
+        client.write(&state, XenbusState::Closed.as_text()).unwrap();
+        let second = Removal::start(&mut client, DomId(1), Some(CLOSE_TIMEOUT)).unwrap();
+        assert!(first.is_due(&mut client).unwrap() && second.is_due(&mut client).unwrap());
+    }
 
     #[test]
     fn domain_whose_backends_have_closed_is_removed_while_others_are_waited_for() {
