@@ -2,6 +2,7 @@
 //! [`handshake::back`](crate::handshake::back).
 
 use alloc::string::{String, ToString};
+use core::time::Duration;
 
 use ring_abi::xenbus::XenbusState;
 use ring_abi::xs_wire::XsError;
@@ -36,8 +37,8 @@ pub struct Update {
     pub rewrite: bool,
     /// Written to the log and to `error/<node>/error`: an errno and a text.
     pub error: Option<Failure>,
-    /// The device is to be read again in a moment (20 ms): what it needs may be there then.
-    pub again: bool,
+    /// The device is to be read again after this time: what it needs may be there then.
+    pub again: Option<Duration>,
 }
 
 /// An error as toolstacks read it.

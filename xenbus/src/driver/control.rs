@@ -219,8 +219,8 @@ impl<'d> Control<'d> {
             entry.service = Service::Closed;
             self.registry.remove(id);
         }
-        if update.again {
-            self.probes.insert(id, now + PAUSES[0]);
+        if let Some(pause) = update.again {
+            self.probes.insert(id, now + pause);
         }
         let published = self.publish(id, &mut entry, &seen, &update);
         let is_new = first && matches!(entry.service, Service::Running(_));

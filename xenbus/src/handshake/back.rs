@@ -5,6 +5,8 @@
 //! frontend has to publish new rings: requests may have been answered out of order on the old ones, whose indexes therefore
 //! do not show which were lost. [`Reconnect`] says how the frontend is made to.
 
+use core::time::Duration;
+
 use ring_abi::blkif::key::RING_REF;
 use ring_abi::netif::key;
 use ring_abi::xenbus::XenbusState;
@@ -16,9 +18,12 @@ use crate::keys::Keys;
 /// The most keys by which rings are told apart; a guest may write any number. A disk's sixteen pages have seventeen.
 const MOST_RING_KEYS: usize = 64;
 
-/// How often rings are tried that cannot be served because of something that may pass: for two seconds, as
-/// [`Update::again`] is carried out.
-const MOST_TRIES: u8 = 100;
+/// How often rings are tried that cannot be served because of something that may pass. By their number, as a try may take
+/// long; the pauses are two seconds in all.
+const MOST_TRIES: u8 = 11;
+/// The pause before the second try; each is twice as long as the one before, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_millis(320);
 
 /// How the frontend of a predecessor's ring is made to publish a new one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -147,10 +152,15 @@ impl Handshake {
         self.state = XenbusState::Closing;
     }
 
-    /// Records that connecting failed because of something that may pass; `false` if it has been tried often enough.
-    fn may_try_again(&mut self) -> bool {
-        self.tries = self.tries.saturating_add(1);
-        self.tries < MOST_TRIES
+    /// Records that connecting failed because of something that may pass, and returns the pause before the next try; `None`
+    /// if it has been tried often enough.
+    fn pause(&mut self) -> Option<Duration> {
+        self.tries += 1;
+        if self.tries == MOST_TRIES {
+            self.tries = 0;
+            return None;
+        }
+        Some((FIRST_PAUSE * (1 << (self.tries - 1))).min(LONGEST_PAUSE))
     }
 
     /// Records both ends' states after a change. Then [`Handshake::next`] returns what to do. A state that was to be
@@ -355,10 +365,13 @@ pub fn follow(device: &mut impl Follow, seen: &DeviceState, update: &mut Update)
                 match device.connect(&own, &seen.other) {
                     Ok(true) => {}
                     Ok(false) => return,
-                    Err(failure) if failure.may_pass && device.handshake().may_try_again() => {
-                        update.again = true;
-                        return;
-                    }
+                    Err(failure) if failure.may_pass => match device.handshake().pause() {
+                        None => fail(device, update, failure),
+                        pause => {
+                            update.again = pause;
+                            return;
+                        }
+                    },
                     Err(failure) => fail(device, update, failure),
                 }
             }
