@@ -91,3 +91,12 @@ impl ExitReason {
         }
     }
 }
+
+impl From<event_channel::Error> for ExitReason {
+    fn from(error: event_channel::Error) -> Self {
+        match error {
+            event_channel::Error::Closed => ExitReason::PeerGone,
+            other => ExitReason::Channel(other),
+        }
+    }
+}

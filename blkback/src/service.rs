@@ -127,7 +127,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         self.register(commands).map_err(ExitReason::Wait)?;
         if self.resumed {
             self.notifier.want(Notify::Yes);
-            self.notifier.flush().map_err(channel_error)?;
+            self.notifier.flush()?;
         }
         loop {
             if commands.pending() {
@@ -253,7 +253,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     fn publish_responses(&mut self) -> Result<(), ExitReason> {
         if self.queue.has_uncommitted() {
             self.notifier.want(self.queue.commit());
-            self.notifier.flush().map_err(channel_error)?;
+            self.notifier.flush()?;
         }
         Ok(())
     }
@@ -279,13 +279,13 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
 
     fn sleep(&mut self) -> Result<(), ExitReason> {
         // Against a frontend that notifies without work (XSA-332).
-        if let Some(pause) = self.notifier.limit_events(&self.event_set).map_err(channel_error)? {
+        if let Some(pause) = self.notifier.limit_events(&self.event_set)? {
             tracing::debug!(?pause, "masking events: the frontend notifies without work");
         }
         let ready = self.wait()?;
         self.stats.count_wakeup();
         if ready.contains(CHANNEL) || ready.contains(EventSet::TIMER) {
-            self.notifier.take_events(&self.event_set).map_err(channel_error)?;
+            self.notifier.take_events(&self.event_set)?;
         }
         Ok(())
     }
@@ -326,13 +326,6 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     fn wait(&self) -> Result<Ready, ExitReason> {
         let limit = self.engine.needs_poll().then_some(RETRY_INTERVAL);
         self.event_set.wait(limit).map_err(ExitReason::Wait)
-    }
-}
-
-fn channel_error(error: event_channel::Error) -> ExitReason {
-    match error {
-        event_channel::Error::Closed => ExitReason::PeerGone,
-        other => ExitReason::Channel(other),
     }
 }
 

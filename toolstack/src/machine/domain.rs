@@ -75,10 +75,9 @@ pub const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// are returned.
 pub fn remove(client: &mut Client, domid: DomId, dom0_runs: bool) -> Result<Vec<Attached>> {
     let removal = Removal::start(client, domid, dom0_runs.then_some(CLOSE_TIMEOUT))?;
-    let unreleased = loop {
-        let left: Vec<Attached> = removal.not_closed(client)?.into_iter().cloned().collect();
-        if left.is_empty() || Instant::now() >= removal.deadline {
-            break left;
+    let unreleased: Vec<Attached> = loop {
+        if let Some(left) = removal.due(client)? {
+            break left.into_iter().cloned().collect();
         }
         std::thread::park_timeout(POLL_INTERVAL);
     };
@@ -119,10 +118,13 @@ impl Removal {
 
     /// Whether all backends have closed, or had time to.
     pub fn is_due(&self, client: &mut Client) -> Result<bool> {
-        if Instant::now() >= self.deadline {
-            return Ok(true);
-        }
-        Ok(self.not_closed(client)?.is_empty())
+        Ok(self.due(client)?.is_some())
+    }
+
+    /// The devices whose backends have not closed, once all have or had time to; `None` before.
+    fn due(&self, client: &mut Client) -> Result<Option<Vec<&Attached>>> {
+        let left = self.not_closed(client)?;
+        Ok((left.is_empty() || Instant::now() >= self.deadline).then_some(left))
     }
 
     /// The devices whose backends have not closed.
