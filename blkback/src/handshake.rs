@@ -99,6 +99,13 @@ fn ring_ref(page: u32) -> String {
     format!("{}{page}", key::RING_REF)
 }
 
+/// The key `info`: bits of `ring_abi::blkif::info`.
+fn info(disk: &DiskInfo) -> u32 {
+    let read_only = if disk.read_only { info::READONLY } else { 0 };
+    let cdrom = if disk.cdrom { info::CDROM | info::REMOVABLE } else { 0 };
+    read_only | cdrom
+}
+
 /// The layout that a frontend names, on a machine whose native layout has the name `native`; `None` if there is none such.
 fn abi(protocol: Option<&str>, native: &str) -> Option<Abi> {
     match protocol {
@@ -113,7 +120,7 @@ fn abi(protocol: Option<&str>, native: &str) -> Option<Abi> {
 /// The keys that the backend publishes; `persistent`: persistent grants are supported.
 pub fn backend_keys(disk: &DiskInfo, persistent: bool) -> Keys {
     let flush = u8::from(disk.flush);
-    Keys::default()
+    let keys = Keys::default()
         .with(key::FEATURE_BARRIER, flush)
         .with(key::FEATURE_FLUSH_CACHE, flush)
         .with(key::FEATURE_PERSISTENT, u8::from(persistent))
@@ -123,8 +130,12 @@ pub fn backend_keys(disk: &DiskInfo, persistent: bool) -> Keys {
         .with(key::SECTORS, disk.sectors)
         .with(key::SECTOR_SIZE, disk.sector_size)
         .with(key::PHYSICAL_SECTOR_SIZE, disk.physical_sector_size)
-        .with(key::INFO, if disk.read_only { info::READONLY } else { 0 })
-        .with(key::MODE, if disk.read_only { "r" } else { "w" })
+        .with(key::INFO, info(disk));
+    match disk.read_only {
+        true => keys.with(key::MODE, "r"),
+        // The toolstack's, `w` or `w!`, which the next process needs too.
+        false => keys,
+    }
 }
 
 #[cfg(test)]

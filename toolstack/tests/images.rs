@@ -1,0 +1,85 @@
+//! Images as xl's users have them: of odd sizes, shared, in drives, in use by other programs.
+
+mod common;
+
+use common::Machine;
+use serde_json::Value;
+use testkit::nbd::{BLOCK, Nbd};
+
+const MIB: u64 = 1 << 20;
+
+fn disks(machine: &Machine, guest: &str) -> Value {
+    serde_json::from_str(&machine.ok(["block-list", "--json", guest])).unwrap()
+}
+
+#[test]
+fn image_of_an_odd_size_is_a_disk_of_its_whole_sectors() {
+    let machine = Machine::new();
+    let image = machine.image("odd.img", MIB + 1);
+    machine.create("web", &format!("disk=['{},,xvda']", image.display()));
+    assert_eq!(disks(&machine, "web")[0]["sectors"], MIB / 512);
+    assert!(
+        machine.log().contains("1048577 bytes are no multiple of 512: the last 1 are not part of the disk")
+    );
+}
+
+#[test]
+fn cdrom_is_read_only_and_a_drive_without_a_medium_is_empty() {
+    let machine = Machine::new();
+    let image = machine.image("a.iso", MIB);
+    machine.create("web", &format!("disk=['{},,hdc,rw,cdrom', ',hdd:cdrom,r']", image.display()));
+    let list = disks(&machine, "web");
+    assert_eq!((&list[0]["mode"], &list[0]["sectors"]), (&"r".into(), &(MIB / 512).into()));
+    assert_eq!((&list[1]["state"], &list[1]["sectors"]), (&4.into(), &0.into()));
+    let info = |vdev: u32| {
+        let path = format!("/local/domain/0/backend/vbd/1/{vdev}/info");
+        machine.nodes().into_iter().find(|(node, _)| *node == path).map(|(_, value)| value)
+    };
+    // CDROM, REMOVABLE and READONLY.
+    assert_eq!((info(22 << 8), info(22 << 8 | 64)), (Some("7".into()), Some("7".into())));
+    let mut drive = Nbd::connect(&machine.dir().join("web/hdd.nbd")).unwrap();
+    assert_eq!(drive.size(), 0);
+    assert!(drive.read(0).is_err());
+}
+
+#[test]
+fn image_is_shared_by_writers_that_say_so_and_by_no_other() {
+    let machine = Machine::new();
+    let image = machine.image("a.img", MIB);
+    let disk = |access: &str| format!("disk=['{},,xvda,{access}']", image.display());
+    machine.create("a", &disk("w!"));
+    machine.create("b", &disk("w!"));
+    let connect = |guest: &str| Nbd::connect(&machine.dir().join(guest).join("xvda.nbd")).unwrap();
+    let mut a = connect("a");
+    a.send_write(0, &[7; BLOCK]).unwrap();
+    a.written().unwrap();
+    assert_eq!(connect("b").read(0).unwrap(), [7; BLOCK]);
+    for access in ["w", "r"] {
+        let cfg = machine.file("c.cfg", &format!("name='c'\n{}", disk(access)));
+        let error = machine.fails(["create".as_ref(), cfg.as_os_str()]);
+        assert!(error.contains("in use by disk xvda of domain 1"), "{access}: {error}");
+    }
+}
+
+#[test]
+fn image_that_another_program_writes_to_is_refused_by_the_programs_name() {
+    let machine = Machine::new();
+    let image = machine.image("a.img", MIB);
+    machine.create("web", "");
+    let mut writer = std::process::Command::new("sh")
+        .args(["-c", "exec 3>>\"$0\" && echo open && exec cat"])
+        .arg(&image)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let output = writer.stdout.take().unwrap();
+    std::io::BufRead::read_line(&mut std::io::BufReader::new(output), &mut line).unwrap();
+    let disk = format!("{},,xvdb", image.display());
+    let error = machine.fails(["block-attach", "web", &disk]);
+    assert!(error.contains(&format!("in use by this domain: process {} (", writer.id())), "{error}");
+    machine.ok(["block-attach", "web", &format!("{disk},w!")]);
+    drop(writer.stdin.take());
+    writer.wait().unwrap();
+}
