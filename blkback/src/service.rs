@@ -332,8 +332,9 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
 #[cold]
 fn failed(stats: &Stats, operation: Operation, kind: ErrorKind, error: &io::Error) -> Status {
     tracing::debug!(?operation, %error, "failed request");
-    stats.failed(operation, kind);
-    Status::ERROR
+    let unsupported = operation == Operation::Flush && error.kind() == io::ErrorKind::Unsupported;
+    stats.failed(operation, if unsupported { ErrorKind::NotSupported } else { kind });
+    if unsupported { Status::EOPNOTSUPP } else { Status::ERROR }
 }
 
 fn limits(info: &DiskInfo) -> Limits {

@@ -4,7 +4,7 @@
 
 use super::lock::ImageLock;
 use super::uring::UringEngine;
-use super::{Disk, DiskInfo, Engine, Mode, OpenError, claims};
+use super::{Disk, DiskInfo, Engine, FlushState, Mode, OpenError, claims};
 use nix::fcntl::OFlag;
 use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
@@ -24,6 +24,7 @@ pub struct FileDisk {
     /// Of a loop device: its file's.
     _file_lock: Option<ImageLock>,
     info: DiskInfo,
+    flushes: Arc<FlushState>,
 }
 
 /// How an image is opened.
@@ -73,7 +74,9 @@ impl FileDisk {
             false => lock_file_of_loop_device(path, &meta, access)?,
         };
         tracing::debug!(path = %path.display(), ?info, "disk image opened");
-        Ok(FileDisk { path: path.into(), file: Arc::new(file), _lock: lock, _file_lock: file_lock, info })
+        let file = Arc::new(file);
+        let flushes = Arc::default();
+        Ok(FileDisk { path: path.into(), file, _lock: lock, _file_lock: file_lock, info, flushes })
     }
 
     /// Says whether it is a CD-ROM.
@@ -192,11 +195,11 @@ impl Disk for FileDisk {
         let unit = u64::from(self.info.sector_size);
         // An incomplete last sector is not part of the disk.
         let bytes = length(&self.file)? / unit * unit;
-        Ok(DiskInfo { sectors: bytes / 512, ..self.info })
+        Ok(DiskInfo { sectors: bytes / 512, flush: self.flushes.is_supported(), ..self.info })
     }
 
     fn engine(&self, depth: usize) -> io::Result<Box<dyn Engine>> {
-        Ok(Box::new(UringEngine::new(self.file.clone(), depth)?))
+        Ok(self.flushes.guard(Box::new(UringEngine::new(self.file.clone(), depth)?)))
     }
 }
 
