@@ -61,6 +61,53 @@ fn image_is_shared_by_writers_that_say_so_and_by_no_other() {
     }
 }
 
+/// A file system in memory, until this is dropped. Only root may mount one.
+struct Tmpfs(std::path::PathBuf);
+
+impl Tmpfs {
+    fn mount(path: std::path::PathBuf, options: &str) -> Option<Tmpfs> {
+        std::fs::create_dir(&path).unwrap();
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", options, "tmpfs"]).arg(&path);
+        mount.status().unwrap().success().then(|| Tmpfs(path))
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn full_file_system_fails_writes_that_are_counted_and_logged_once_until_there_is_space() {
+    let machine = Machine::new();
+    let Some(tmpfs) = Tmpfs::mount(machine.path("full"), "size=512k") else {
+        return eprintln!("skipped: no tmpfs can be mounted");
+    };
+    let image = machine.image("full/sparse.img", 4 * MIB);
+    machine.create("web", &format!("disk=['{},,xvda']", image.display()));
+    let mut disk = Nbd::connect(&machine.dir().join("web/xvda.nbd")).unwrap();
+    let mut write = |block: u64| {
+        disk.send_write(block, &[7; BLOCK]).unwrap();
+        disk.written().is_ok()
+    };
+    let blocks = 4 * MIB / BLOCK as u64;
+    let failed = (0..blocks).filter(|block| !write(*block)).count() as u64;
+    assert!(failed > 0 && failed < blocks, "{failed} of {blocks}");
+    let errors = &disks(&machine, "web")[0]["stats"]["operations"]["write"]["errors"];
+    assert_eq!(errors["no_space"], failed, "{errors}");
+    let log = machine.log();
+    let lines: Vec<_> = log.lines().filter(|line| line.contains("failed request")).collect();
+    assert_eq!(lines.len(), 1, "{log}");
+    assert!(lines[0].contains("No space left on device") && lines[0].contains("sparse.img"), "{lines:?}");
+    let mut remount = std::process::Command::new("mount");
+    remount.args(["-o", "remount,size=8M"]).arg(&tmpfs.0);
+    assert!(remount.status().unwrap().success());
+    assert!((0..blocks).all(write), "there is space again");
+    machine.ok(["destroy", "web"]);
+}
+
 #[test]
 fn image_that_another_program_writes_to_is_refused_by_the_programs_name() {
     let machine = Machine::new();
