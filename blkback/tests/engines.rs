@@ -206,6 +206,28 @@ fn operation_with_a_tag_that_is_in_use_or_too_large_fails() {
     assert_eq!(failed, [Tag(0), Tag(2)]);
 }
 
+/// Runs a test in a thread whose io_uring is refused.
+fn without_io_uring(test: fn()) {
+    let run = move || {
+        testkit::refuse_io_uring();
+        test();
+    };
+    std::thread::spawn(run).join().unwrap();
+}
+
+#[test]
+fn threads_agree_with_ram() {
+    without_io_uring(uring_through_the_page_cache_agrees_with_ram);
+    without_io_uring(uring_with_o_direct_agrees_with_ram);
+}
+
+#[test]
+fn threads_keep_the_contract_of_engines() {
+    without_io_uring(read_beyond_truncated_image_is_an_error);
+    without_io_uring(dropped_engine_has_waited_for_its_operations);
+    without_io_uring(operation_with_a_tag_that_is_in_use_or_too_large_fails);
+}
+
 #[test]
 fn open_errors_name_the_file_and_what_was_found_and_expected() {
     let dir = tempfile::tempdir().unwrap();

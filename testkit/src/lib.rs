@@ -38,6 +38,7 @@ mod lossy_store;
 mod machine;
 pub mod nbd;
 pub mod net;
+mod no_io_uring;
 pub mod page_ownership;
 pub mod random;
 pub mod soak;
@@ -47,6 +48,7 @@ pub use frontend::FrontendDevice;
 pub use hooked_stream::HookedStream;
 pub use lossy_store::LossyStore;
 pub use machine::Machine;
+pub use no_io_uring::refuse_io_uring;
 pub use ring_abi::testing::StopOnDrop;
 
 use std::time::Duration;

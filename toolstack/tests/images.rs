@@ -61,6 +61,28 @@ fn image_is_shared_by_writers_that_say_so_and_by_no_other() {
     }
 }
 
+#[test]
+fn disks_are_served_without_io_uring_and_one_warning_names_the_setting() {
+    let run = || {
+        testkit::refuse_io_uring();
+        let machine = Machine::new();
+        let [a, b] = ["a", "b"].map(|name| machine.image(&format!("{name}.img"), MIB));
+        machine.create("web", &format!("disk=['{},,xvda', '{},,xvdb']", a.display(), b.display()));
+        for dev in ["xvda", "xvdb"] {
+            let mut disk = Nbd::connect(&machine.dir().join(format!("web/{dev}.nbd"))).unwrap();
+            disk.send_write(3, &[7; BLOCK]).unwrap();
+            disk.written().unwrap();
+            assert_eq!(disk.read(3).unwrap(), [7; BLOCK]);
+        }
+        let log = machine.log();
+        let warnings: Vec<_> = log.lines().filter(|line| line.contains("kernel.io_uring_disabled")).collect();
+        assert_eq!(warnings.len(), 1, "{log}");
+        assert!(warnings[0].contains("WARN") && warnings[0].contains("disks are served by threads"), "{log}");
+    };
+    // Processes inherit what the thread that starts them may not do.
+    std::thread::spawn(run).join().unwrap();
+}
+
 /// A file system in memory, until this is dropped. Only root may mount one.
 struct Tmpfs(std::path::PathBuf);
 

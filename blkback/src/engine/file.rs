@@ -3,7 +3,8 @@
 //! A raw image or a block device: opens, checks and describes it.
 
 use super::lock::ImageLock;
-use super::uring::UringEngine;
+use super::threads::ThreadEngine;
+use super::uring::{self, UringEngine};
 use super::{Disk, DiskInfo, Engine, FlushState, Mode, OpenError, claims};
 use nix::fcntl::OFlag;
 use std::fs::{File, FileType, Metadata, OpenOptions};
@@ -11,7 +12,7 @@ use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
 /// A raw image or block device.
@@ -199,7 +200,16 @@ impl Disk for FileDisk {
     }
 
     fn engine(&self, depth: usize) -> io::Result<Box<dyn Engine>> {
-        Ok(self.flushes.guard(Box::new(UringEngine::new(self.file.clone(), depth)?)))
+        let engine: Box<dyn Engine> = match UringEngine::new(self.file.clone(), depth) {
+            Ok(engine) => Box::new(engine),
+            Err(error) if uring::is_refused(&error) => {
+                static WARNED: Once = Once::new();
+                WARNED.call_once(|| tracing::warn!("disks are served by threads, which is slower: {error}"));
+                Box::new(ThreadEngine::new(self.file.clone(), depth)?)
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(self.flushes.guard(engine))
     }
 }
 

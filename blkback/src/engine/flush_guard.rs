@@ -51,10 +51,9 @@ impl FlushState {
                     tracing::warn!("the medium does not support flushes");
                 }
             }
-            Err(error) if operation == Operation::Flush => {
-                if !self.failed.swap(true, Ordering::Relaxed) {
-                    tracing::error!(%error, "failed to flush: every write fails until the disk is opened again");
-                }
+            // Only the first one is logged.
+            Err(error) if operation == Operation::Flush && !self.failed.swap(true, Ordering::Relaxed) => {
+                tracing::error!(%error, "failed to flush: every write fails until the disk is opened again");
             }
             Ok(()) if self.has_failed() => completion.result = Err(Errno::EIO.into()),
             _ => {}

@@ -15,6 +15,7 @@ pub mod null;
 pub mod open;
 pub mod ram;
 pub mod spec;
+mod threads;
 mod uring;
 
 use std::io::Result;
