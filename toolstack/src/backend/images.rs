@@ -71,6 +71,10 @@ impl Images {
             self.open.iter().find(same).filter(|_| !vm.is_empty()).and_then(|image| image.disk.upgrade());
         let disk = match shared.map_or_else(|| open(&spec), Ok) {
             Err(OpenError::InUse { path, holder }) => return Err(self.in_use(device, path, holder)),
+            Err(error @ OpenError::Claimed { .. }) => {
+                // A guest that has been served waits until its image is free again, rather than lose its disk.
+                return Err(Failure { may_pass: self.is_connected(device), ..error.into() });
+            }
             opened => opened?,
         };
         let file = match &spec.source {
@@ -115,6 +119,12 @@ impl Images {
             user != device && is_wanted(&mut self.store, user, identity)
         })?;
         Some(format!("disk {} of domain {}", Vdev::from_number(user.id), user.front))
+    }
+
+    /// Whether an earlier process has served the device.
+    fn is_connected(&mut self, device: &Device) -> bool {
+        let state = self.store.read_opt(&format!("{}/{STATE}", device.back_path()));
+        state.ok().flatten().is_some_and(|state| state == XenbusState::Connected.as_text().as_bytes())
     }
 
     /// A number of a device of this machine, which an earlier process has used too.
@@ -224,6 +234,34 @@ mod tests {
             set(key, before);
         }
         assert!(!refusal(&other).may_pass);
+    }
+
+    #[test]
+    fn image_that_a_process_writes_to_is_waited_for_by_a_guest_that_was_served_and_by_no_other() {
+        let (image, keys, store) = image();
+        let image = image.into_temp_path();
+        let mut writer = std::process::Command::new("sh")
+            .args(["-c", "exec 3>>\"$0\" && echo open && exec cat"])
+            .arg(&image)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(writer.stdout.take().unwrap()), &mut line)
+            .unwrap();
+        let mut images = Images::new(store.client().unwrap(), false, Path::new("/run/xpv"));
+        let device = Device::new("vbd", DomId(1), 51712);
+        for (state, waited_for) in [(XenbusState::Initialising, false), (XenbusState::Connected, true)] {
+            let path = format!("{}/{STATE}", device.back_path());
+            store.client().unwrap().write(&path, state.as_text()).unwrap();
+            let failure = images.open(&device, &keys).err().unwrap();
+            assert_eq!(failure.may_pass, waited_for, "{failure:?}");
+            assert!(failure.what.contains("in use by this domain: process "), "{failure:?}");
+        }
+        drop(writer.stdin.take());
+        writer.wait().unwrap();
+        images.open(&device, &keys).unwrap();
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use nix::unistd::{AccessFlags, eaccess};
 use ring_abi::blkif::key;
 use ring_abi::xenbus::key::{TRUSTED, TYPE};
 use xenbus::Device;
@@ -60,7 +61,11 @@ pub fn check_target(origin: &Origin, disk: &DiskSpec) -> Result<()> {
         let found = path.display().to_string();
         return Err(origin.invalid("disk: target", &found, "an image file or a block device"));
     }
-    std::fs::OpenOptions::new().read(true).write(disk.writable).open(path).map_err(failed)?;
+    // Not opened for writing: whoever looks just then would take this process for one that writes to the image.
+    std::fs::File::open(path).map_err(failed)?;
+    if disk.writable {
+        eaccess(path, AccessFlags::W_OK).map_err(|e| failed(e.into()))?;
+    }
     if path.to_str().is_none_or(|p| p.contains('\0')) {
         return Err(origin.invalid("disk: target", &path.display().to_string(), "a path in UTF-8"));
     }
