@@ -4,7 +4,7 @@
 //! port is idle.
 
 use std::{
-    io,
+    io::{self, ErrorKind},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -201,9 +201,10 @@ impl Worker {
             return drained;
         }
         attached.last_active = self.now;
-        let BatchSummary { runts, reserved, offloads, flooded } =
+        let BatchSummary { runts, bad_sources, reserved, offloads, flooded } =
             self.switch.forward(id, self.batch.frames(), now_s);
         attached.stats.lost(DropReason::Runt, runts);
+        attached.stats.lost(DropReason::BadSource, bad_sources);
         attached.stats.lost(DropReason::Reserved, reserved);
         let ports = self.switch.egresses().map(|egress| egress.port);
         let sole = attached.destinations.sole(ports, flooded, self.now);
@@ -277,11 +278,15 @@ impl Worker {
         }
     }
 
-    /// Removes the ports that failed, with one log line each.
+    /// Removes the ports that failed or whose peer has gone, with one log line each.
     fn remove_failed(&mut self) {
         while let Some((id, error)) = self.failed.pop() {
-            if let Some(attached) = self.remove(id) {
-                tracing::warn!(bridge = self.name, port = attached.name, %error, "port failed and was removed");
+            let Some(attached) = self.remove(id) else { continue };
+            let bridge = &self.name;
+            let port = attached.name;
+            match error.kind() {
+                ErrorKind::BrokenPipe => tracing::info!(bridge, port, why = %error, "port closed"),
+                _ => tracing::warn!(bridge, port, %error, "port failed and was removed"),
             }
         }
     }

@@ -97,6 +97,7 @@ fn caps(own: &Keys, other: &Keys) -> Result<Caps, KeyError> {
         mtu: if sg { mtu } else { mtu.min(ring_abi::PAGE_SIZE as u32 - 18) },
         csum_v4: !other.flag(key::FEATURE_NO_CSUM_OFFLOAD)?,
         csum_v6: other.flag(key::FEATURE_IPV6_CSUM_OFFLOAD)?,
+        csum_anywhere: false,
         sg,
         gso_v4: sg && gso(key::FEATURE_GSO_TCPV4)?,
         gso_v6: sg && gso(key::FEATURE_GSO_TCPV6)?,

@@ -68,3 +68,18 @@ fn interface_hotplugged_while_another_pings_loses_no_ping() {
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && stdout.contains(" 0% packet loss"), "{stdout}");
 }
+
+#[test]
+fn detach_and_destroy_are_logged_without_a_warning() {
+    let machine = Machine::new();
+    let [_alice, _bob] = two_guests(&machine);
+    machine.ok(["network-detach", "alice", "0"]);
+    machine.ok(["network-attach", "alice", "mac=00:16:3e:00:00:77"]);
+    let image = machine.image("a.img", 1 << 20);
+    machine.ok(["block-attach", "bob", &format!("{},raw,xvda,rw", image.display())]);
+    machine.ok(["destroy", "bob"]);
+    machine.ok(["destroy", "alice"]);
+    eventually("the bridge has removed its ports", || machine.log().matches("port closed").count() == 2);
+    let log = machine.log();
+    assert!(!log.contains(" WARN ") && !log.contains(" ERROR "), "{log}");
+}
