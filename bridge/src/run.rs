@@ -14,7 +14,7 @@ use crossbeam::channel::{self, Receiver, Sender};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{
-    Config, Error, Port,
+    Config, Error, Port, Rate,
     command::{Command, FdbRow, PortInfo},
     worker::Worker,
 };
@@ -53,7 +53,20 @@ impl Bridge {
 
     /// Adds a port with a unique name. A port that fails later is removed and dropped, with a log line.
     pub fn attach(&self, name: &str, port: Box<dyn Port>) -> Result<(), Error> {
-        self.call(|reply| Command::Attach(name.into(), port, reply))?
+        self.attach_limited(name, port, None)
+    }
+
+    /// Adds a port as [`Bridge::attach`] does, from which frames are received at a rate (`None`: at any), from the first on.
+    pub fn attach_limited(&self, name: &str, port: Box<dyn Port>, rate: Option<Rate>) -> Result<(), Error> {
+        self.call(|reply| Command::Attach(name.into(), port, rate, reply))?
+    }
+
+    /// Sets the rate at which frames are received from a port; `None`: at any.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPort`], [`Error::Stopped`].
+    pub fn set_rate(&self, name: &str, rate: Option<Rate>) -> Result<(), Error> {
+        self.call(|reply| Command::SetRate(name.into(), rate, reply))?
     }
 
     /// Removes a port, flushes it and returns it; it can be attached again.

@@ -117,6 +117,17 @@ impl<'a> Segments<'a> {
     }
 }
 
+/// Bytes of a frame on a wire: of all its segments with their headers.
+pub(crate) fn wire_bytes(frame: &Frame) -> u64 {
+    let header_len = frame.offload().gso.and_then(|gso| {
+        let headers = Headers::parse(frame.head())?;
+        Some((header_len(frame.head(), &headers, gso.kind)?, usize::from(gso.size.max(1))))
+    });
+    let Some((header_len, size)) = header_len else { return frame.len() as u64 };
+    let segments = frame.len().saturating_sub(header_len).div_ceil(size).max(1);
+    (frame.len() + (segments - 1) * header_len) as u64
+}
+
 /// Bytes before the payload of a frame with these headers, if they are those of `kind`.
 fn header_len(head: &[u8], headers: &Headers, kind: GsoKind) -> Option<usize> {
     match (kind, headers.ip, headers.protocol) {

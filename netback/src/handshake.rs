@@ -1,8 +1,9 @@
 //! What a vif negotiates: the backend's keys, and the frontend's as a value. Does no I/O.
 
-use bridge::Caps;
+use bridge::{Caps, Rate};
 use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, key};
 use ring_abi::{EventPort, GrantRef};
+use std::time::Duration;
 use xenbus::{KeyError, Keys};
 
 /// The features that this backend advertises; `gso` where packets for TCP segmentation can be passed on.
@@ -76,6 +77,19 @@ impl Negotiated {
             caps: caps(own, other)?,
         })
     }
+}
+
+/// What the guest may send: the toolstack's key `rate`, as libxl writes it, of bytes and the microseconds that they last.
+///
+/// # Errors
+/// [`KeyError`] if the key has another form.
+pub fn rate(own: &Keys) -> Result<Option<Rate>, KeyError> {
+    let Some(text) = own.get(key::RATE) else { return Ok(None) };
+    let invalid = || own.error(key::RATE, "bytes, a comma and microseconds, such as 62500,50000");
+    let (bytes, interval) = text.split_once(',').ok_or_else(invalid)?;
+    let bytes = bytes.parse().map_err(|_| invalid())?;
+    let interval = Duration::from_micros(interval.parse().map_err(|_| invalid())?);
+    Ok(Some(Rate { bytes, interval }).filter(|rate| !rate.interval.is_zero()))
 }
 
 fn events(queue: &Keys) -> Result<EventPorts, KeyError> {

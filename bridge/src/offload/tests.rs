@@ -223,7 +223,7 @@ proptest! {
         partial: bool,
     ) {
         let payload: Vec<u8> = (0..(datagrams - 1) * usize::from(size) + 1 + last % usize::from(size))
-            .map(|i| (i * 31 >> 3) as u8)
+            .map(|i| ((i * 31) >> 3) as u8)
             .take(60_000)
             .collect();
         let mut frame = Frame::from_slice(&packet(v6, false, &payload));
