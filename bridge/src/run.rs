@@ -19,7 +19,8 @@ use crate::{
     worker::Worker,
 };
 
-/// A running bridge: one thread that owns its ports. Dropping it stops the thread and drops the ports.
+/// A running bridge: one thread that owns its ports. Dropping it stops the thread and drops the ports. The process aborts if the
+/// thread panics.
 ///
 /// Frames of a detached port that are queued in other ports keep their pages by their pins, and so the port's memory,
 /// until they are sent or dropped; the caller need not wait for that.
@@ -99,8 +100,9 @@ impl Bridge {
     fn end(&mut self) {
         let _ = self.commands.send(Command::Stop);
         let _ = self.wake.write(1);
-        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
-            tracing::error!("a bridge's worker panicked");
+        if let Some(thread) = self.thread.take() {
+            // The process has ended if the worker panicked.
+            let _ = thread.join();
         }
     }
 }

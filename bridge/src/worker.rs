@@ -10,6 +10,7 @@ use std::{
 };
 
 use crossbeam::channel::Receiver;
+use event_loop::Essential;
 use nix::sys::eventfd::EventFd;
 
 use crate::{
@@ -95,6 +96,7 @@ impl Worker {
     }
 
     pub(crate) fn run(mut self) {
+        let _essential = Essential;
         while self.run_commands() {
             self.now = Instant::now();
             self.tick();
