@@ -103,7 +103,6 @@ fn warn(origin: &Origin, nic: &DeviceNic, warnings: &mut Warnings) {
     let is_ioemu = nic.kind.as_deref() == Some("ioemu");
     let ignored = [
         ("type=ioemu", is_ioemu, "there are no emulated interfaces, and this is a vif"),
-        ("rate", nic.rate.is_some(), "what a guest sends is not limited yet"),
         ("untrusted", nic.trusted == Some(false), "our frontends make no difference"),
         ("ip", given(&nic.ip), "no script filters by address"),
         ("script", given(&nic.script), "scripts are not run; dom0 puts the interface into the bridge itself"),
