@@ -331,6 +331,9 @@ impl Worker {
         for id in self.ready.drain(..) {
             if let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) {
                 attached.wake(self.now);
+                if let Err(error) = attached.port.take_events() {
+                    self.failed.push((id, error));
+                }
             }
         }
         Ok(())

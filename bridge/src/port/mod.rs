@@ -16,8 +16,8 @@ use std::{io, os::fd::BorrowedFd, sync::Arc};
 use crate::{Batch, Caps, Frames, Interest, Stats};
 
 /// A port of a switch. A worker thread owns it and calls it in rounds: `recv`, then `send` any number of times, then
-/// `flush`; and `arm` before it waits for the port's `fd`. Frames that a port does not take wait in the worker, which sends
-/// them again once the port has room.
+/// `flush`; `arm` before it waits for the port's `fd`, and `take_events` once that is readable. Frames that a port does not
+/// take wait in the worker, which sends them again once the port has room.
 ///
 /// An `Err` from any method means that the port has failed: only this port is removed from the switch and dropped, with
 /// one log line. A frame that cannot be received or sent is counted in [`Port::stats`] and is no error.
@@ -91,8 +91,7 @@ pub trait Port: Send {
     /// drops.
     fn stats(&self) -> &Arc<Stats>;
 
-    /// Receives frames into `into` until that is full: further ones are received in the next round. Also clears the
-    /// readiness of `fd` (reads an eventfd).
+    /// Receives frames into `into` until that is full: further ones are received in the next round.
     fn recv(&mut self, into: &mut Batch) -> io::Result<()>;
 
     /// Takes `frames`, which fit [`Port::caps`], in order, and returns how many: those that were sent, or dropped and counted.
@@ -113,6 +112,13 @@ pub trait Port: Send {
     fn is_ready(&mut self, needs: Interest) -> io::Result<bool> {
         let _ = needs;
         Ok(false)
+    }
+
+    /// Takes the events that have made `fd` readable (reads an eventfd). Called when it was found readable, and not before:
+    /// looking for an event takes a system call. What it leaves makes `fd` readable again. A descriptor that has the frames
+    /// themselves has no events.
+    fn take_events(&mut self) -> io::Result<()> {
+        Ok(())
     }
 
     /// The descriptor that is readable (level-triggered) when an armed port has something to do. It never changes.
