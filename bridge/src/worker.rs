@@ -13,22 +13,23 @@ use crossbeam::channel::Receiver;
 use nix::sys::eventfd::EventFd;
 
 use crate::{
-    Batch, Config, DropReason, Error, FdbRow, Port, PortInfo, QueueLimits,
+    Batch, Config, DropReason, Error, FdbRow, Interest, Port, PortInfo, QueueLimits,
     attached_port::{AttachedPort, Hold, Sender},
     command::Command,
     egress_queue::EgressQueue,
     fdb::PortId,
     poller::Poller,
     switch::{BatchSummary, Switch},
+    tick::Tick,
 };
 
-/// Every port is called at least this often.
-const TICK: Duration = Duration::from_secs(1);
-/// Ticks between removals of expired entries from the forwarding database.
-const SWEEP_TICKS: u32 = 16;
+/// Seconds between removals of expired entries from the forwarding database.
+const SWEEP_S: u32 = 16;
 /// How long an event may be on its way: work found at a tick without an event by then was missed. A guest may lose its processor
 /// between publishing and notifying, for several of Xen's time slices of 30 ms.
 const EVENT_DELAY: Duration = Duration::from_millis(500);
+/// Where this worker comes so much too late to look again, the whole machine may have stood still: the guest had no time.
+const STALLED: Duration = Duration::from_millis(100);
 /// While ports are busy, the descriptors of armed ones are polled once in so many rounds, as that is a system call.
 const POLL_ROUNDS: u32 = 8;
 
@@ -39,12 +40,12 @@ pub(crate) struct Worker {
     seed: u64,
     started: Instant,
     now: Instant,
-    next_tick: Instant,
+    tick: Tick,
     /// When to look at the ports that had work at the tick and no event.
     check_at: Option<Instant>,
     /// Ports that are held.
     held: usize,
-    ticks: u32,
+    swept_s: u32,
     rounds: u32,
     switch: Switch,
     ports: Vec<Option<AttachedPort>>,
@@ -75,10 +76,10 @@ impl Worker {
             seed,
             started: now,
             now,
-            next_tick: now + TICK,
+            tick: Tick::new(now),
             check_at: None,
             held: 0,
-            ticks: 0,
+            swept_s: 0,
             rounds: 0,
             switch: Switch::new(config.limits, seed),
             ports: Vec::new(),
@@ -96,8 +97,11 @@ impl Worker {
     pub(crate) fn run(mut self) {
         while self.run_commands() {
             self.now = Instant::now();
-            self.tick();
+            self.look_at_all();
             let worked = self.round();
+            if worked {
+                self.tick.worked(self.now);
+            }
             self.release_holds();
             self.arm_idle();
             if let Err(error) = self.wait(worked) {
@@ -121,23 +125,27 @@ impl Worker {
         true
     }
 
-    /// A safety net: looks at every port once a second. No port depends on it for frames.
-    fn tick(&mut self) {
-        if self.check_at.is_some_and(|check_at| self.now >= check_at) {
-            self.check_suspects();
+    /// A safety net: looks at every port at a tick. No port depends on it for frames.
+    fn look_at_all(&mut self) {
+        match self.check_at {
+            Some(check_at) if self.now >= check_at + STALLED => self.check_at = Some(self.now + EVENT_DELAY),
+            Some(check_at) if self.now >= check_at => self.check_suspects(),
+            _ => {}
         }
-        if self.now < self.next_tick {
+        if !self.tick.is_due(self.now) {
             return;
         }
-        self.next_tick = self.now + TICK;
-        self.ticks = self.ticks.wrapping_add(1);
-        if self.ticks.is_multiple_of(SWEEP_TICKS) {
+        if self.now_s() - self.swept_s >= SWEEP_S {
+            self.swept_s = self.now_s();
             self.switch.sweep(self.now_s());
         }
         self.stale_caps = true;
         for (index, attached) in self.ports.iter_mut().enumerate() {
             let Some(attached) = attached else { continue };
             attached.stats.lost(DropReason::NoRoom, attached.queue.expire(self.now));
+            if !attached.queue.is_empty() {
+                self.tick.worked(self.now);
+            }
             match attached.is_ready() {
                 Ok(true) => {
                     attached.is_suspect = true;
@@ -157,9 +165,12 @@ impl Worker {
             if attached.is_suspect && !attached.state.is_polled() {
                 // One line, as the port's peer may never send an event.
                 if attached.stats.missed_wakeup() {
+                    let Interest { input, room } = attached.state.needs();
                     tracing::warn!(
                         bridge = self.name,
                         port = attached.name,
+                        input,
+                        room,
                         "missed a wake-up: the tick found work"
                     );
                 }
@@ -200,7 +211,7 @@ impl Worker {
         if self.batch.is_empty() {
             return drained;
         }
-        attached.last_active = self.now;
+        attached.worked(self.now);
         let BatchSummary { runts, reserved, offloads, flooded } =
             self.switch.forward(id, self.batch.frames(), now_s);
         attached.stats.lost(DropReason::Runt, runts);
@@ -292,11 +303,11 @@ impl Worker {
             let Some(attached) = attached.as_mut().filter(|attached| attached.state.is_polled()) else {
                 continue;
             };
-            if self.now.duration_since(attached.last_active) < self.busy_poll {
+            if attached.is_worth_polling(self.now, self.busy_poll) {
                 continue;
             }
             let id = PortId(index as u16);
-            if let Err(error) = attached.arm() {
+            if let Err(error) = attached.arm(self.now) {
                 self.failed.push((id, error));
             }
             // The frames of a held port would keep the worker from sleeping.
@@ -343,7 +354,7 @@ impl Worker {
     fn wake_at(&self) -> Instant {
         let holds = self.ports.iter().flatten().filter_map(|attached| attached.hold).map(|hold| hold.until);
         let holds = if self.held == 0 { None } else { holds.min() };
-        [holds, self.check_at].into_iter().flatten().fold(self.next_tick, Instant::min)
+        [holds, self.check_at].into_iter().flatten().fold(self.tick.next(), Instant::min)
     }
 
     fn attach(&mut self, name: String, port: Box<dyn Port>) -> Result<(), Error> {

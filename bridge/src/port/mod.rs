@@ -22,8 +22,9 @@ use crate::{Batch, Caps, Frames, Interest, Stats};
 /// An `Err` from any method means that the port has failed: only this port is removed from the switch and dropped, with
 /// one log line. A frame that cannot be received or sent is counted in [`Port::stats`] and is no error.
 ///
-/// No method may block. An armed port is still called about once a second (`recv` and `flush`), so that it can handle
-/// its timeouts; for a finer resolution its `fd` must become readable. No frame may depend on that call.
+/// No method may block. An armed port is still called (`recv` and `flush`) about once a second while any port has frames, and
+/// every 16 s otherwise, so that it can handle its timeouts; for a finer resolution its `fd` must become readable. No frame
+/// may depend on that call.
 ///
 /// A port that sends a probe once a round, and counts what it is sent:
 ///
@@ -66,7 +67,7 @@ use crate::{Batch, Caps, Frames, Interest, Stats};
 ///     }
 ///
 ///     fn arm(&mut self, _: Interest) -> io::Result<bool> {
-///         Ok(false) // The worker's call once a second suffices, and there is always room.
+///         Ok(false) // The worker's rare calls suffice, and there is always room.
 ///     }
 ///
 ///     fn fd(&self) -> BorrowedFd<'_> {
