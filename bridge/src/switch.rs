@@ -12,6 +12,8 @@ use crate::{
 pub struct BatchSummary {
     /// Frames without a complete Ethernet header in their head.
     pub runts: u64,
+    /// Frames from a group address or from zero, which no station has. Linux's bridge drops them too.
+    pub bad_sources: u64,
     /// Frames for reserved group addresses, which bridges do not forward.
     pub reserved: u64,
     /// Whether any frame has a checksum or a segmentation to be done.
@@ -119,6 +121,10 @@ impl Switch {
                 continue;
             };
             let (to, source) = Mac::pair(header);
+            if !source.is_station() {
+                summary.bad_sources += 1;
+                continue;
+            }
             self.fdb.learn(Station::new(source, 0), from, now_s);
             summary.offloads |= frame.offload().is_work();
             if !to.is_group() {

@@ -3,33 +3,30 @@
 //! The worker: the loop that owns the ports. Each round receives, switches, sends and flushes; it sleeps when every
 //! port is idle.
 
+mod safety_net;
+
 use std::{
-    io,
+    io::{self, ErrorKind},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use crossbeam::channel::Receiver;
+use event_loop::Essential;
 use nix::sys::eventfd::EventFd;
 
 use crate::{
-    Batch, Config, DropReason, Error, FdbRow, Interest, Port, PortInfo, QueueLimits,
+    Batch, Config, DropReason, Error, FdbRow, Port, PortInfo, QueueLimits, Rate,
     attached_port::{AttachedPort, Hold, Sender},
     command::Command,
     egress_queue::EgressQueue,
     fdb::PortId,
     poller::Poller,
+    rate_limit::RateLimit,
     switch::{BatchSummary, Switch},
     tick::Tick,
 };
 
-/// Seconds between removals of expired entries from the forwarding database.
-const SWEEP_S: u32 = 16;
-/// How long an event may be on its way: work found at a tick without an event by then was missed. A guest may lose its processor
-/// between publishing and notifying, for several of Xen's time slices of 30 ms.
-const EVENT_DELAY: Duration = Duration::from_millis(500);
-/// Where this worker comes so much too late to look again, the whole machine may have stood still: the guest had no time.
-const STALLED: Duration = Duration::from_millis(100);
 /// While ports are busy, the descriptors of armed ones are polled once in so many rounds, as that is a system call.
 const POLL_ROUNDS: u32 = 8;
 
@@ -95,6 +92,7 @@ impl Worker {
     }
 
     pub(crate) fn run(mut self) {
+        let _essential = Essential;
         while self.run_commands() {
             self.now = Instant::now();
             self.look_at_all();
@@ -115,7 +113,10 @@ impl Worker {
     fn run_commands(&mut self) -> bool {
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Attach(name, port, reply) => drop(reply.send(self.attach(name, port))),
+                Command::Attach(name, port, rate, reply) => {
+                    drop(reply.send(self.attach(name, port, rate)));
+                }
+                Command::SetRate(name, rate, reply) => drop(reply.send(self.set_rate(&name, rate))),
                 Command::Detach(name, reply) => drop(reply.send(self.detach(name))),
                 Command::Ports(reply) => drop(reply.send(self.port_infos())),
                 Command::Fdb(reply) => drop(reply.send(self.fdb_rows())),
@@ -123,60 +124,6 @@ impl Worker {
             }
         }
         true
-    }
-
-    /// A safety net: looks at every port at a tick. No port depends on it for frames.
-    fn look_at_all(&mut self) {
-        match self.check_at {
-            Some(check_at) if self.now >= check_at + STALLED => self.check_at = Some(self.now + EVENT_DELAY),
-            Some(check_at) if self.now >= check_at => self.check_suspects(),
-            _ => {}
-        }
-        if !self.tick.is_due(self.now) {
-            return;
-        }
-        if self.now_s() - self.swept_s >= SWEEP_S {
-            self.swept_s = self.now_s();
-            self.switch.sweep(self.now_s());
-        }
-        self.stale_caps = true;
-        for (index, attached) in self.ports.iter_mut().enumerate() {
-            let Some(attached) = attached else { continue };
-            attached.stats.lost(DropReason::NoRoom, attached.queue.expire(self.now));
-            if !attached.queue.is_empty() {
-                self.tick.worked(self.now);
-            }
-            match attached.is_ready() {
-                Ok(true) => {
-                    attached.is_suspect = true;
-                    self.check_at = Some(self.now + EVENT_DELAY);
-                }
-                Ok(false) => attached.wake(self.now),
-                Err(error) => self.failed.push((PortId(index as u16), error)),
-            }
-        }
-        self.remove_failed();
-    }
-
-    /// Counts the ports that had work at the tick, and were not told of it since.
-    fn check_suspects(&mut self) {
-        self.check_at = None;
-        for attached in self.ports.iter_mut().flatten() {
-            if attached.is_suspect && !attached.state.is_polled() {
-                // One line, as the port's peer may never send an event.
-                if attached.stats.missed_wakeup() {
-                    let Interest { input, room } = attached.state.needs();
-                    tracing::warn!(
-                        bridge = self.name,
-                        port = attached.name,
-                        input,
-                        room,
-                        "missed a wake-up: the tick found work"
-                    );
-                }
-                attached.wake(self.now);
-            }
-        }
     }
 
     /// Serves every polled port once; `true` if any of them had frames, or took some that waited.
@@ -205,16 +152,29 @@ impl Worker {
         if !attached.state.needs().input {
             return drained;
         }
+        let passed = self.now.duration_since(self.started);
+        match attached.rate.as_mut().map_or(Ok(usize::MAX), |rate| rate.admit(passed)) {
+            Ok(frames) => self.batch.limit(frames),
+            Err(wait) => {
+                attached.hold(Hold { to: None, until: self.now + wait });
+                self.held += 1;
+                return drained;
+            }
+        }
         if let Err(error) = attached.port.recv(&mut self.batch) {
             self.failed.push((id, error));
         }
         if self.batch.is_empty() {
             return drained;
         }
+        if let Some(rate) = &mut attached.rate {
+            rate.spend(self.batch.frames(), passed);
+        }
         attached.worked(self.now);
-        let BatchSummary { runts, reserved, offloads, flooded } =
+        let BatchSummary { runts, bad_sources, reserved, offloads, flooded } =
             self.switch.forward(id, self.batch.frames(), now_s);
         attached.stats.lost(DropReason::Runt, runts);
+        attached.stats.lost(DropReason::BadSource, bad_sources);
         attached.stats.lost(DropReason::Reserved, reserved);
         let ports = self.switch.egresses().map(|egress| egress.port);
         let sole = attached.destinations.sole(ports, flooded, self.now);
@@ -243,12 +203,12 @@ impl Worker {
         if held.is_some_and(|frames| frames > 0)
             && let Some(Some(attached)) = self.ports.get_mut(usize::from(from.0))
         {
-            attached.hold(Hold { to, until: self.now + self.limits.hold });
+            attached.hold(Hold { to: Some(to), until: self.now + self.limits.hold });
             self.held += 1;
         }
     }
 
-    /// Ends the holds of ports whose frames were all sent, and those that have lasted long enough.
+    /// Ends the holds of ports whose frames were all sent, or whose rate allows more, and those that have lasted long enough.
     fn release_holds(&mut self) {
         if self.held == 0 {
             return;
@@ -257,10 +217,12 @@ impl Worker {
             let id = PortId(index as u16);
             let hold = self.ports[index].as_ref().and_then(|attached| attached.hold);
             let Some(Hold { to, until }) = hold else { continue };
-            if let Some(Some(full)) = self.ports.get_mut(usize::from(to.0)) {
-                if full.queue.held(id) > 0 && self.now < until {
-                    continue;
-                }
+            let full = to.and_then(|to| self.ports.get_mut(usize::from(to.0))?.as_mut());
+            let must_wait = full.as_ref().map_or(to.is_none(), |full| full.queue.held(id) > 0);
+            if must_wait && self.now < until {
+                continue;
+            }
+            if let Some(full) = full {
                 full.stats.lost(DropReason::NoRoom, full.queue.release(id));
                 full.state.need_room(!full.queue.is_empty());
             }
@@ -288,11 +250,15 @@ impl Worker {
         }
     }
 
-    /// Removes the ports that failed, with one log line each.
+    /// Removes the ports that failed or whose peer has gone, with one log line each.
     fn remove_failed(&mut self) {
         while let Some((id, error)) = self.failed.pop() {
-            if let Some(attached) = self.remove(id) {
-                tracing::warn!(bridge = self.name, port = attached.name, %error, "port failed and was removed");
+            let Some(attached) = self.remove(id) else { continue };
+            let bridge = &self.name;
+            let port = attached.name;
+            match error.kind() {
+                ErrorKind::BrokenPipe => tracing::info!(bridge, port, why = %error, "port closed"),
+                _ => tracing::warn!(bridge, port, %error, "port failed and was removed"),
             }
         }
     }
@@ -357,7 +323,7 @@ impl Worker {
         [holds, self.check_at].into_iter().flatten().fold(self.tick.next(), Instant::min)
     }
 
-    fn attach(&mut self, name: String, port: Box<dyn Port>) -> Result<(), Error> {
+    fn attach(&mut self, name: String, port: Box<dyn Port>, rate: Option<Rate>) -> Result<(), Error> {
         if self.find(&name).is_some() {
             return Err(Error::NameTaken(name));
         }
@@ -367,11 +333,24 @@ impl Worker {
         let os = |error| Error::Os { what: format!("bridge {:?}: port {name:?}: epoll", self.name), error };
         self.poller.add(id, port.fd()).map_err(os)?;
         let queue = EgressQueue::new(self.limits, self.seed);
-        let attached = AttachedPort::new(name, port, queue, Instant::now());
+        let mut attached = AttachedPort::new(name, port, queue, Instant::now());
+        attached.rate = rate.and_then(|rate| RateLimit::new(rate, self.started.elapsed()));
         self.switch.attach(id, attached.max_len);
         let index = usize::from(id.0);
         self.ports.resize_with(self.ports.len().max(index + 1), || None);
         self.ports[index] = Some(attached);
+        Ok(())
+    }
+
+    fn set_rate(&mut self, name: &str, rate: Option<Rate>) -> Result<(), Error> {
+        let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
+        if let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) {
+            attached.rate = rate.and_then(|rate| RateLimit::new(rate, self.started.elapsed()));
+            // A port that the earlier rate holds is looked at again.
+            if let Some(hold) = attached.hold.as_mut().filter(|hold| hold.to.is_none()) {
+                hold.until = self.now;
+            }
+        }
         Ok(())
     }
 
@@ -392,7 +371,8 @@ impl Worker {
         attached.close();
         if let Some(Hold { to, .. }) = attached.hold {
             self.held -= 1;
-            if let Some(Some(full)) = self.ports.get_mut(usize::from(to.0)) {
+            let full = to.and_then(|to| self.ports.get_mut(usize::from(to.0))?.as_mut());
+            if let Some(full) = full {
                 full.stats.lost(DropReason::NoRoom, full.queue.release(id));
             }
         }
