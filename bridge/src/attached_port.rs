@@ -167,7 +167,8 @@ impl AttachedPort {
         if self.state.needs().is_none() || now.duration_since(self.last_active) >= busy_poll {
             return false;
         }
-        if !self.is_waited_for && !self.adaptive_poll.should_poll() {
+        // Frames that wait hold their sender, which a wake-up that comes late on a busy machine would outlast.
+        if !self.is_waited_for && !self.adaptive_poll.should_poll() && !self.state.needs().room {
             return false;
         }
         self.is_waited_for = true;
