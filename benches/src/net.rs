@@ -7,6 +7,7 @@ mod busy;
 pub mod dpdk;
 mod guests;
 pub mod ours;
+mod pump;
 pub mod veth;
 
 use crate::cores;

@@ -212,7 +212,7 @@ impl Follow for VifDevice {
     }
 
     fn backend_keys(&mut self) -> Keys {
-        backend_keys(self.config.gso)
+        backend_keys(self.config.gso, self.config.split_event_channels)
     }
 
     fn connect(&mut self, own: &Keys, other: &Keys) -> Result<bool, Failure> {

@@ -6,15 +6,16 @@ use ring_abi::{EventPort, GrantRef};
 use std::time::Duration;
 use xenbus::{KeyError, Keys};
 
-/// The features that this backend advertises; `gso` where packets for TCP segmentation can be passed on.
+/// The features that this backend advertises: `gso` where packets for TCP segmentation can be passed on, `split` where an
+/// event channel for each ring is offered.
 ///
 /// ```
 /// use netback::handshake::backend_keys;
 /// use ring_abi::netif::key;
 ///
-/// assert_eq!(backend_keys(true).get(key::FEATURE_GSO_TCPV4), Some("1"));
+/// assert_eq!(backend_keys(true, false).get(key::FEATURE_GSO_TCPV4), Some("1"));
 /// ```
-pub fn backend_keys(gso: bool) -> Keys {
+pub fn backend_keys(gso: bool, split: bool) -> Keys {
     let gso = u8::from(gso);
     Keys::default()
         .with(key::FEATURE_RX_COPY, 1)
@@ -24,7 +25,7 @@ pub fn backend_keys(gso: bool) -> Keys {
         .with(key::FEATURE_GSO_TCPV4, gso)
         .with(key::FEATURE_GSO_TCPV6, gso)
         .with(key::FEATURE_IPV6_CSUM_OFFLOAD, 1)
-        .with(key::FEATURE_SPLIT_EVENT_CHANNELS, 1)
+        .with(key::FEATURE_SPLIT_EVENT_CHANNELS, u8::from(split))
         .with(key::MULTI_QUEUE_MAX_QUEUES, 1)
 }
 

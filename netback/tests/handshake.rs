@@ -19,7 +19,7 @@ proptest! {
 /// The backend's keys, as it advertises them, and its mtu.
 fn own(mtu: u32) -> Keys {
     let mut own = Keys::new("/b").with(key::MTU, mtu);
-    own.extend(backend_keys(true).iter());
+    own.extend(backend_keys(true, false).iter());
     own
 }
 
@@ -37,7 +37,7 @@ fn front_keys() -> Keys {
 
 #[test]
 fn backend_keys_advertise_copying_and_one_queue() {
-    let keys = backend_keys(true);
+    let keys = backend_keys(true, false);
     let value = |key| keys.get(key).unwrap_or("missing").to_owned();
     assert_eq!((value(key::FEATURE_RX_COPY), value(key::FEATURE_RX_FLIP)), ("1".into(), "0".into()));
     assert_eq!(value(key::MULTI_QUEUE_MAX_QUEUES), "1");

@@ -8,4 +8,7 @@ pub struct Config {
     /// Received packets may be unsegmented TCP of up to [`MAX_TX_SIZE`](ring_abi::netif::MAX_TX_SIZE) bytes
     /// ([`Meta::gso`](crate::Meta::gso)); needs `csum`.
     pub gso: bool,
+    /// An event channel for each ring, where the backend offers that, instead of one for both. One costs fewer system calls,
+    /// as one thread serves both rings.
+    pub split_event_channels: bool,
 }

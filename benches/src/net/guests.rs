@@ -35,11 +35,11 @@ impl Machine {
         let device = self.machine.attach_vif(DomId(domid), 0);
         let mut client = self.machine.client();
         let end = DeviceEnd::back(&device);
-        end.publish(&mut client, &backend_keys(true), XenbusState::InitWait).map_err(text)?;
+        end.publish(&mut client, &backend_keys(true, false), XenbusState::InitWait).map_err(text)?;
         let guest = self.machine.domain(DomId(domid));
         let mut nic = Nic::open(guest.clone(), guest.clone(), guest, 0, config).map_err(text)?;
         let negotiated =
-            Negotiated::from_keys(&backend_keys(true), &end.other_keys(&mut client).map_err(text)?)
+            Negotiated::from_keys(&backend_keys(true, false), &end.other_keys(&mut client).map_err(text)?)
                 .map_err(text)?;
         let grants: Arc<dyn GrantTable> = self.dom0.clone();
         let on_exit = Box::new(|reason| eprintln!("a vif failed: {reason}"));

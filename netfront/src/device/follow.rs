@@ -24,8 +24,8 @@ impl FrontDevice for Nic {
         self.disconnected();
         let negotiated = Negotiated::from_keys(back)?;
         let peer = self.frontend.end().other_id();
-        let connection =
-            Connection::new(&*self.grants, &*self.channels, peer, negotiated.split, &self.stats)?;
+        let split = negotiated.split && self.split_event_channels;
+        let connection = Connection::new(&*self.grants, &*self.channels, peer, split, &self.stats)?;
         connection.register(self.frontend.event_set(), ANY)?;
         self.max_len = if negotiated.sg { MAX_TX_SIZE } else { ring_abi::PAGE_SIZE };
         let keys = frontend_keys(connection.info(), self.requested);
@@ -58,6 +58,7 @@ impl Nic {
     pub(super) fn survive(&mut self, outcome: Result<(), Error>) -> Result<(), Error> {
         match outcome {
             Err(error @ Error::Key(_)) => {
+                self.store_due = true;
                 frontend::fail(self, Errno::EINVAL as i32, &error);
                 Ok(())
             }
@@ -67,6 +68,7 @@ impl Nic {
 
     /// Closes after an error of the connection: for good only if the backend broke the protocol.
     pub(super) fn connection_failed(&mut self, error: &ConnectionError) {
+        self.store_due = true;
         match error {
             ConnectionError::Grant(_) | ConnectionError::Channel(_) => {
                 self.frontend.span().in_scope(|| tracing::warn!(%error, "closing the connection"));
