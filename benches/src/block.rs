@@ -1,9 +1,10 @@
-//! Rows B1 to B4: a disk through both ends of the split driver, beside fio.
+//! Rows B1 to B5: a disk through both ends of the split driver, beside fio.
 //!
 //! Ours is a whole machine of threads: guest and dom0 are two domains of the local hypervisor, with a grant mapped and
 //! unmapped for every request. The peer is one process that does the same I/O itself, or by way of a server.
 
 mod fio;
+mod latency;
 mod machine;
 mod ours;
 mod tmpfs;
@@ -22,6 +23,7 @@ use crate::sample::{Sample, settled};
 use blkfront::{Disk, Operation};
 use machine::{Machine, Setup};
 
+pub use latency::{b5, b5_once, b5_polling, b5_polling_once};
 pub use tmpfs::{b3_read, b3_read_once, b3_write, b3_write_once};
 
 /// Requests in flight, ours and the peer's.
@@ -132,6 +134,26 @@ pub fn b4_nbd() -> Result<Row, String> {
     );
     let what = "the same beside NBD: qemu-nbd --cache=none --aio=io_uring, fio --ioengine=nbd";
     done("B4n", what, "k IOPS", Goal::AtLeast(4.0), &pairs, failed)
+}
+
+/// A disk on a file whose both ends sleep, as row B5's, read block by block.
+pub(crate) struct ReadsOneByOne {
+    machine: Machine,
+    _image: Image,
+}
+
+impl ReadsOneByOne {
+    /// # Errors
+    /// As [`b2_once`].
+    pub(crate) fn start() -> Result<ReadsOneByOne, String> {
+        let image = Image::new()?;
+        Ok(ReadsOneByOne { machine: Machine::new(&image.path_text(), latency::ASLEEP)?, _image: image })
+    }
+
+    /// Makes so many reads, each after the last one.
+    pub(crate) fn read(&mut self, count: usize) {
+        ours::run_while(&mut self.machine.disk, Operation::Read, 1, |made| made < count as u64);
+    }
 }
 
 /// An image with content, in a directory that is removed with it.

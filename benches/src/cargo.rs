@@ -20,6 +20,8 @@ pub const BENCHES: Target = Target { package: "benches", program: "benches" };
 pub const XPV: Target = Target { package: "toolstack", program: "xpv" };
 /// The peer that forwards between two taps.
 pub const TAPFWD: Target = Target { package: "benches", program: "tapfwd" };
+/// The peer that answers events of an eventfd.
+pub const EVENTFD_ECHO: Target = Target { package: "benches", program: "eventfd_echo" };
 
 /// Builds a program of this tree in the directory that this program was built in, and gives its path.
 ///

@@ -3,6 +3,7 @@
 //! Sleeps are counted by the kernel, in `/proc/PID/task/TID/status`, while nothing else watches. System calls are counted by
 //! strace in a second run, which it slows: a thread that polls before it sleeps may sleep more often then.
 
+mod disk_read;
 mod idle;
 mod round_trip;
 mod sleeps;
@@ -29,8 +30,11 @@ pub struct Countable {
 }
 
 /// Every row whose operation can be counted.
-pub const COUNTABLE: &[Countable] =
-    &[Countable { name: "N7", count: round_trip::tables }, Countable { name: "idle", count: idle::table }];
+pub const COUNTABLE: &[Countable] = &[
+    Countable { name: "N7", count: round_trip::tables },
+    Countable { name: "B5", count: disk_read::table_of_read },
+    Countable { name: "idle", count: idle::table },
+];
 
 /// The one of that name, in upper or lower case.
 ///
@@ -128,6 +132,6 @@ mod tests {
     #[test]
     fn find_lists_what_can_be_counted() {
         assert_eq!(find("n7").unwrap().name, "N7");
-        assert!(find("R1").unwrap_err().ends_with("rows: N7 idle"));
+        assert!(find("R1").unwrap_err().ends_with("rows: N7 B5 idle"));
     }
 }

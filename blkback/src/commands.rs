@@ -48,9 +48,39 @@ impl Commands {
         self.flags.load(Ordering::Acquire) & STOP != 0
     }
 
+    /// Takes the event that has woken the thread, which then looks for commands. To be called whenever the event is readable: it may
+    /// come after the command was taken.
+    pub(crate) fn take_event(&self) {
+        // Fails only without an event.
+        let _ = self.event.read();
+    }
+
     /// Whether the disk's size is to be read again; `true` once for each command.
     pub(crate) fn take_resized(&self) -> bool {
-        let _ = self.event.read();
         self.flags.fetch_and(!RESIZED, Ordering::AcqRel) & RESIZED != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use std::os::fd::AsFd;
+
+    fn is_readable(commands: &Commands) -> bool {
+        let mut fds = [PollFd::new(commands.event.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).unwrap() == 1
+    }
+
+    /// Else the thread would spin until the next command.
+    #[test]
+    fn event_of_a_command_that_was_taken_before_it_wakes_the_thread_once() {
+        let commands = Commands::new().unwrap();
+        commands.flags.fetch_or(RESIZED, Ordering::Release);
+        assert!(commands.take_resized());
+        commands.event.write(1).unwrap();
+        assert!(is_readable(&commands));
+        commands.take_event();
+        assert!(!is_readable(&commands) && !commands.pending());
     }
 }

@@ -143,7 +143,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
                 }
             }
             if !self.poll_once()? && !self.busy_poll(commands)? && !self.queue.arm()? {
-                self.sleep()?;
+                self.sleep(commands)?;
             }
         }
     }
@@ -282,13 +282,16 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         Ok(false)
     }
 
-    fn sleep(&mut self) -> Result<(), ExitReason> {
+    fn sleep(&mut self, commands: &Commands) -> Result<(), ExitReason> {
         // Against a frontend that notifies without work (XSA-332).
         if let Some(pause) = self.notifier.limit_events(&self.event_set)? {
             tracing::debug!(?pause, "masking events: the frontend notifies without work");
         }
         let ready = self.wait()?;
         self.stats.count_wakeup();
+        if ready.contains(COMMANDS) {
+            commands.take_event();
+        }
         if ready.contains(CHANNEL) || ready.contains(EventSet::TIMER) {
             self.notifier.take_events(&self.event_set)?;
         }

@@ -60,7 +60,7 @@ impl Machine {
 }
 
 /// Puts this thread on a core, where there is one of that number.
-fn run_on(core: usize) {
+pub(super) fn run_on(core: usize) {
     let mut set = CpuSet::new();
     // A machine with one core shares it.
     if set.set(core).is_ok() {

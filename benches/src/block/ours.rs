@@ -28,6 +28,22 @@ impl Blocks {
 /// # Panics
 /// If the disk fails a request: a figure of errors would be worthless.
 pub(super) fn run(disk: &mut Disk, operation: Operation, depth: usize, time: Duration) -> f64 {
+    let start = Instant::now();
+    let count = run_while(disk, operation, depth, |_| start.elapsed() < time);
+    count as f64 / start.elapsed().as_secs_f64()
+}
+
+/// Keeps `depth` requests in flight while `goes_on`, which is asked once for as many requests, and given how many are
+/// complete. Gives how many were carried out.
+///
+/// # Panics
+/// As [`run`].
+pub(super) fn run_while(
+    disk: &mut Disk,
+    operation: Operation,
+    depth: usize,
+    mut goes_on: impl FnMut(u64) -> bool,
+) -> u64 {
     let mut blocks =
         Blocks { state: 0x9e37_79b9_7f4a_7c15, count: disk.info().expect("a connected disk").sectors / 8 };
     for token in 0..depth as u64 {
@@ -37,9 +53,7 @@ pub(super) fn run(disk: &mut Disk, operation: Operation, depth: usize, time: Dur
     }
     let mut done: Vec<Completion> = Vec::with_capacity(depth);
     let mut count = 0u64;
-    let start = Instant::now();
-    while start.elapsed() < time {
-        // The clock is read once for as many requests as are in flight.
+    while goes_on(count) {
         let next_look = count + depth as u64;
         while count < next_look {
             count += disk.wait(&mut done, None).expect("a backend") as u64;
@@ -54,5 +68,5 @@ pub(super) fn run(disk: &mut Disk, operation: Operation, depth: usize, time: Dur
         count += disk.wait(&mut done, None).expect("a backend") as u64;
         done.drain(..).for_each(|completion| completion.check().expect("the disk serves"));
     }
-    count as f64 / start.elapsed().as_secs_f64()
+    count
 }
