@@ -1,4 +1,4 @@
-//! A learning Ethernet switch, independent of Xen.
+//! A learning Ethernet switch, or a wire of two ports, independent of Xen.
 //!
 //! A [`Port`] receives and sends [`Frame`]s in [`Batch`]es, and a [`Bridge`] forwards them between its ports on a
 //! thread of its own. The switch never copies a frame's payload: the port that sends the frame copies it once, or
@@ -55,7 +55,7 @@ mod worker;
 
 pub use batch::{Batch, Frames, PortBatch};
 pub use command::{FdbRow, PortInfo};
-pub use config::Config;
+pub use config::{Config, Forwarding};
 pub use egress_queue::QueueLimits;
 pub use error::Error;
 pub use event_loop::Interest;
