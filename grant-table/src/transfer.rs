@@ -19,7 +19,7 @@ use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 /// The domain that sends pages.
 pub trait PageDonor: Send + Sync {
     /// Takes over pages that `peer` gave up, as XENMEM_increase_reservation: appends at most `pages`, possibly none, to
-    /// `into`.
+    /// `into`. Their bytes are `peer`'s own, or were sent to it: never another domain's.
     ///
     /// # Errors
     /// [`Error::NoSuchDomain`](crate::Error::NoSuchDomain).
@@ -40,6 +40,14 @@ pub trait PageAcceptor: Send + Sync {
     /// # Errors
     /// [`Error::NoSpace`](crate::Error::NoSpace) where this domain can share no memory with `peer`.
     fn balloon_out(&self, peer: DomId, pages: usize) -> Result<usize>;
+
+    /// Gives up pages until `peer` has one for every entry that accepts a page from it, and for `entries` more: pages given
+    /// up earlier count, also those of entries that are gone, and so do pages that `peer` lost when it exited. Returns for
+    /// how many of all these entries there is no page.
+    ///
+    /// # Errors
+    /// As [`PageAcceptor::balloon_out`].
+    fn provide(&self, peer: DomId, entries: usize) -> Result<usize>;
 
     /// Allocates grant entries that each accept a page from `peer` (`GTF_accept_transfer`).
     ///

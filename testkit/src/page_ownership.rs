@@ -125,6 +125,17 @@ impl PageAcceptor for ModelAcceptor {
         Ok(pages)
     }
 
+    fn provide(&self, peer: DomId, entries: usize) -> Result<usize> {
+        let state = self.0.state();
+        let accepting = state.entries.iter().filter(|entry| **entry == Entry::Accepts).count();
+        let is_out =
+            |owner: &&Owner| matches!(owner, Owner::GivenUp | Owner::DonorFree | Owner::DonorUses(_));
+        let out = state.owners.iter().filter(is_out).count();
+        drop(state);
+        let missing = (accepting + entries).saturating_sub(out);
+        Ok(missing - self.balloon_out(peer, missing)?)
+    }
+
     fn accept_transfer(&self, _peer: DomId, entries: usize) -> Result<Box<dyn AcceptTransfer>> {
         let mut state = self.0.state();
         let first = state.entries.len();

@@ -15,6 +15,7 @@ const ENTRIES: usize = 6;
 #[derive(Clone, Copy, Debug)]
 enum Step {
     BalloonOut(usize),
+    Provide(usize),
     Populate(usize),
     /// Transfers one of the donor's pages to an entry, and if it is accepted, once more to the next.
     Transfer(usize, usize),
@@ -40,6 +41,7 @@ enum Seen {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         1 => (0usize..20).prop_map(Step::BalloonOut),
+        1 => (0usize..12).prop_map(Step::Provide),
         1 => (0usize..12).prop_map(Step::Populate),
         4 => (any::<usize>(), 0..ENTRIES).prop_map(|(page, entry)| Step::Transfer(page, entry)),
         1 => any::<bool>().prop_map(Step::TransferInvalid),
@@ -73,6 +75,7 @@ fn run(acceptor: &dyn PageAcceptor, donor: &dyn PageDonor, script: &[Step]) -> V
             Step::BalloonOut(pages) => {
                 Seen::Count(acceptor.balloon_out(DomId::DOM0, pages).expect("balloon_out"))
             }
+            Step::Provide(pages) => Seen::Count(acceptor.provide(DomId::DOM0, pages).expect("provide")),
             Step::Populate(pages) => {
                 donor.populate(GUEST, pages, &mut sent).expect("populate");
                 Seen::Count(sent.len())
@@ -141,11 +144,13 @@ fn flipping_over_the_model_moves_every_page_to_and_fro() {
     let mut sender = Sender::new(Arc::new(ModelDonor(model)), GUEST);
     for _ in 0..100 {
         for entry in 0..8 {
-            let page = sender.page().expect("populate").expect("as many pages as entries");
+            assert!(sender.refill(1, 8).expect("populate") > 0, "as many pages as entries");
+            let page = sender.page().expect("a page");
             sender.add(page, receiver.gref(entry));
         }
         sender.flush(|_, status| assert_eq!(status, Status::OKAY)).expect("transfer");
         assert!((0..8).all(|entry| receiver.take(entry).expect("take").is_some()));
-        assert_eq!(receiver.renew().expect("balloon_out"), 0);
+        receiver.renew(|_, _| {}).expect("provide");
+        assert!(!receiver.is_short());
     }
 }
