@@ -1,5 +1,7 @@
 //! Configuration of an interface.
 
+use crate::handshake::RxChoice;
+
 /// What an interface's user can take.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Config {
@@ -8,4 +10,6 @@ pub struct Config {
     /// Received packets may be unsegmented TCP of up to [`MAX_TX_SIZE`](ring_abi::netif::MAX_TX_SIZE) bytes
     /// ([`Meta::gso`](crate::Meta::gso)); needs `csum`.
     pub gso: bool,
+    /// How received frames come into this domain's pages.
+    pub rx: RxChoice,
 }

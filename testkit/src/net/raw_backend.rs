@@ -5,7 +5,7 @@ use crate::Machine;
 use event_channel::Channel;
 use grant_table::{Access, Contiguous};
 use hypervisor::Hypervisor;
-use netback::handshake::backend_keys;
+use netback::handshake::{Offered, backend_keys};
 use netfront::Nic;
 use ring_abi::netif::{Rx, RxResponse, Tx, key};
 use ring_abi::ring::Back;
@@ -34,7 +34,7 @@ impl RawBackend {
         let device = machine.attach_vif(domid, 0);
         let mut client = machine.client();
         let end = DeviceEnd::back(&device);
-        let mut keys = backend_keys(true);
+        let mut keys = backend_keys(Offered { gso: true, flip: false });
         // One channel for both rings.
         keys.set(key::FEATURE_SPLIT_EVENT_CHANNELS, 0);
         end.publish(&mut client, &keys, XenbusState::InitWait).unwrap();

@@ -40,7 +40,7 @@ impl RawFrontend {
             tx_event: event.port(),
             rx_event: None,
         };
-        let keys = frontend_keys(&queue, Requested { csum: true, gso: true });
+        let keys = frontend_keys(&queue, Requested { csum: true, gso: true, flip: false });
         let tx = Front::init(tx).unwrap();
         let rx = Front::init(rx).unwrap();
         device.end().publish(&mut device.store(), &keys, XenbusState::Connected).unwrap();

@@ -8,6 +8,7 @@ use hypervisor::Hypervisor;
 use hypervisor::local::{Domain, Options};
 use hypervisor::xen::Xen;
 use netfront::Config;
+use netfront::handshake::RxChoice;
 
 use crate::dir::{self, Dir};
 use crate::error::Result;
@@ -43,6 +44,31 @@ pub struct Args {
     /// Negotiate no checksum and no segmentation offload
     #[arg(long)]
     no_offload: bool,
+
+    /// How the interfaces receive
+    #[arg(long, value_name = "METHOD", default_value = "auto")]
+    rx: RxArg,
+}
+
+/// How an interface receives. Pages are flipped on the local hypervisor only.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum RxArg {
+    /// Dom0 copies frames into this domain's pages
+    Copy,
+    /// Pages with frames change their owner
+    Flip,
+    /// Flip where frames may have a full page, or copy
+    Auto,
+}
+
+impl From<RxArg> for RxChoice {
+    fn from(arg: RxArg) -> RxChoice {
+        match arg {
+            RxArg::Copy => RxChoice::Copy,
+            RxArg::Flip => RxChoice::Flip,
+            RxArg::Auto => RxChoice::Auto,
+        }
+    }
 }
 
 /// Runs the guest until a signal or until the machine is gone.
@@ -52,7 +78,7 @@ pub struct Args {
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let stop = process::stop_signal()?;
     let netns = args.netns.as_deref().map(netns::open).transpose()?.map(Arc::new);
-    let offload = Config { csum: !args.no_offload, gso: !args.no_offload };
+    let offload = Config { csum: !args.no_offload, gso: !args.no_offload, rx: args.rx.into() };
     let local = args.name.as_deref().map(|name| join(dir, name)).transpose()?;
     let on_xen = local.is_none();
     let (hv, directory) = match local {
