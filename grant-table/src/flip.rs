@@ -79,7 +79,7 @@ impl Sender {
 
     /// Adds a page to the batch, for the frontend's entry `gref`.
     pub fn add(&mut self, page: OwnedPage, gref: GrantRef) {
-        self.ops.push(TransferOp { frame: page.frame(), domid: self.peer, gref, status: Status::OKAY });
+        self.ops.push(TransferOp::new(&page, self.peer, gref));
         self.pages.push(page);
     }
 

@@ -61,12 +61,21 @@ pub trait PageAcceptor: Send + Sync {
 pub struct TransferOp {
     /// The page: a frame number that this domain owns in the peer's arena ([`OwnedPage::frame`]).
     pub frame: u64,
+    /// Which use of that frame it is ([`OwnedPage::token`]): the number is another page's once the peer has exited.
+    pub token: u64,
     /// The domain that accepts it.
     pub domid: DomId,
     /// That domain's grant entry, which accepts a transfer.
     pub gref: GrantRef,
     /// The outcome, written by the call.
     pub status: Status,
+}
+
+impl TransferOp {
+    /// Transfers `page` to the entry `gref` of `domid`.
+    pub fn new(page: &OwnedPage, domid: DomId, gref: GrantRef) -> Self {
+        Self { frame: page.frame(), token: page.token, domid, gref, status: Status::OKAY }
+    }
 }
 
 /// The allocator to which a dropped [`OwnedPage`] returns.
@@ -99,6 +108,11 @@ impl OwnedPage {
     /// The frame number, for [`TransferOp::frame`](crate::TransferOp::frame).
     pub fn frame(&self) -> u64 {
         u64::from(self.frame)
+    }
+
+    /// Tells this use of the frame from every other, for [`TransferOp::token`](crate::TransferOp::token).
+    pub fn token(&self) -> u64 {
+        self.token
     }
 
     /// Returns `len` bytes of the page from `offset` on; `None` if they are not inside.

@@ -123,10 +123,7 @@ fn transfer(c: &mut Criterion) {
             |()| {
                 setup.guest.balloon_out(DomId::DOM0, BATCH).expect("balloon_out");
                 setup.dom0.populate(GUEST, BATCH, &mut pages).expect("populate");
-                let op = |n: usize| {
-                    let frame = pages[n].frame();
-                    TransferOp { frame, domid: GUEST, gref: accept.refs()[n], status: Status::GENERAL_ERROR }
-                };
+                let op = |n: usize| TransferOp::new(&pages[n], GUEST, accept.refs()[n]);
                 let mut ops: [TransferOp; BATCH] = std::array::from_fn(op);
                 setup.dom0.transfer(&mut ops).expect("transfer");
                 pages.clear();

@@ -56,15 +56,17 @@ impl State {
         self.owners.iter().position(|found| *found == owner)
     }
 
-    /// Whether the donor owns a page, in use or not.
-    fn donor_owns(&self, frame: usize) -> bool {
-        matches!(self.owners.get(frame), Some(Owner::DonorFree | Owner::DonorUses(_)))
+    /// Whether the donor has a page in this use.
+    fn donor_uses(&self, frame: usize, token: u64) -> bool {
+        self.owners.get(frame) == Some(&Owner::DonorUses(token))
     }
 
     fn transfer(&mut self, op: &TransferOp) -> std::result::Result<(), Status> {
         let entry = self.entries.get(op.gref.0 as usize).copied().ok_or(Status::BAD_GNTREF)?;
-        let frame =
-            usize::try_from(op.frame).ok().filter(|frame| self.donor_owns(*frame)).ok_or(Status::BAD_PAGE)?;
+        let frame = usize::try_from(op.frame)
+            .ok()
+            .filter(|frame| self.donor_uses(*frame, op.token))
+            .ok_or(Status::BAD_PAGE)?;
         if entry != Entry::Accepts {
             return Err(Status::GENERAL_ERROR);
         }

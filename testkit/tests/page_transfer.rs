@@ -63,8 +63,8 @@ fn run(acceptor: &dyn PageAcceptor, donor: &dyn PageDonor, script: &[Step]) -> V
     let mut entries = acceptor.accept_transfer(DomId::DOM0, ENTRIES).expect("entries");
     let mut sent: Vec<OwnedPage> = Vec::new();
     let mut taken: Vec<OwnedPage> = Vec::new();
-    let transfer = |frame: u64, gref: GrantRef| {
-        let mut ops = [TransferOp { frame, domid: GUEST, gref, status: Status::OKAY }];
+    let transfer = |frame: u64, token: u64, gref: GrantRef| {
+        let mut ops = [TransferOp { frame, token, domid: GUEST, gref, status: Status::OKAY }];
         donor.transfer(&mut ops).expect("transfer");
         Seen::Status(ops[0].status)
     };
@@ -85,16 +85,16 @@ fn run(acceptor: &dyn PageAcceptor, donor: &dyn PageDonor, script: &[Step]) -> V
                 let page = &sent[at];
                 last_number += 1;
                 page.slice(4092, 4).expect("inside").copy_from(&u32::to_le_bytes(last_number));
-                let outcome = transfer(page.frame(), entries.refs()[entry]);
+                let outcome = transfer(page.frame(), page.token(), entries.refs()[entry]);
                 if outcome == Seen::Status(Status::OKAY) {
-                    let again = transfer(page.frame(), entries.refs()[(entry + 1) % ENTRIES]);
+                    let again = transfer(page.frame(), page.token(), entries.refs()[(entry + 1) % ENTRIES]);
                     assert_eq!(again, Seen::Status(Status::BAD_PAGE), "it is the acceptor's");
                     sent.swap_remove(at);
                 }
                 outcome
             }
-            Step::TransferInvalid(true) => transfer(u64::MAX, entries.refs()[0]),
-            Step::TransferInvalid(false) => transfer(0, GrantRef(u32::MAX)),
+            Step::TransferInvalid(true) => transfer(u64::MAX, 1, entries.refs()[0]),
+            Step::TransferInvalid(false) => transfer(0, 1, GrantRef(u32::MAX)),
             Step::DropSent(page) if !sent.is_empty() => {
                 sent.swap_remove(page % sent.len());
                 Seen::Count(sent.len())

@@ -37,7 +37,7 @@ impl PeerSlot {
         let mut arenas = self.lock();
         let peer_arena = arenas.live()?;
         for op in ops {
-            op.status = peer_arena.transfer(op.frame, op.gref).err().unwrap_or(Status::OKAY);
+            op.status = peer_arena.transfer(op).err().unwrap_or(Status::OKAY);
         }
         Some(())
     }
