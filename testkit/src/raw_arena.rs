@@ -73,6 +73,16 @@ impl RawArena {
         self.set_word(self.balloon() + 64, consumed);
     }
 
+    /// Overwrites eight bytes of a page, if it is not of the grant table or the balloon queue.
+    pub fn overwrite(&self, frame: u32, value: u64) {
+        let first =
+            (self.balloon() / PAGE_SIZE as u64) as u32 + 1 + (self.pages() * 4).div_ceil(PAGE_SIZE as u32);
+        if frame >= first {
+            let at = u64::from(frame) * PAGE_SIZE as u64 + (value % 512) * 8;
+            self.file.write_all_at(&value.to_ne_bytes(), at).expect("inside the arena");
+        }
+    }
+
     fn balloon(&self) -> u64 {
         (u64::from(self.pages()) * 2).max(MIN_ENTRIES) * ENTRY_LEN
     }
