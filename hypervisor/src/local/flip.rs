@@ -65,6 +65,8 @@ impl OwnArena {
     pub(super) fn provide(&self, entries: usize) -> usize {
         let state = &mut *self.state();
         self.reclaim(state);
+        debug_assert_eq!(state.given_up, state.ballooned.count_ones(..), "a page has one owner");
+        debug_assert_eq!(state.accepting_count, state.accepting.count_ones(..));
         let wanted = state.accepting_count + entries;
         let missing = wanted.saturating_sub(state.given_up);
         missing - self.give_up(state, missing)

@@ -158,7 +158,6 @@ impl ArenaState {
         if ballooned {
             self.ballooned.remove(frame as usize);
             self.given_up -= 1;
-            debug_assert_eq!(self.given_up, self.ballooned.count_ones(..));
         }
         ballooned
     }
