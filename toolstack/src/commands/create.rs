@@ -4,9 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::GuestConfig;
+use crate::config::rx::RxMethod;
 use crate::dir::Dir;
 use crate::error::{Error, Origin, Result};
-use crate::machine::guest::{self, CreateOptions, create};
+use crate::machine::guest::{self, CreateOptions, Interfaces, create};
 use crate::machine::{Machine, process};
 use crate::output;
 
@@ -22,6 +23,10 @@ pub struct Args {
     /// Put its interfaces into this network namespace
     #[arg(long, value_name = "NAME|PID|PATH")]
     netns: Option<String>,
+
+    /// How its interfaces receive
+    #[arg(long, value_name = "METHOD", default_value = "auto")]
+    rx: RxMethod,
 
     /// Stay in the foreground, show the guest's output, and exit with it
     #[arg(short = 'F', long)]
@@ -41,9 +46,10 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     config.warnings.show();
     let interrupted = process::interrupt_flag()?;
     let mut machine = Machine::connect(dir)?;
+    let interfaces = Interfaces { netns: args.netns.as_deref(), rx: args.rx };
     let options = CreateOptions {
         origin: &Origin::file(&args.cfg),
-        start: &|machine| guest::start(machine, &config.name, args.netns.as_deref(), args.foreground),
+        start: &|machine| guest::start(machine, &config.name, interfaces, args.foreground),
         timeout: Duration::from_secs(args.timeout),
     };
     let (domid, mut process) =

@@ -8,8 +8,8 @@ use hypervisor::Hypervisor;
 use hypervisor::local::{Domain, Options};
 use hypervisor::xen::Xen;
 use netfront::Config;
-use netfront::handshake::RxChoice;
 
+use crate::config::rx::RxMethod;
 use crate::dir::{self, Dir};
 use crate::error::Result;
 use crate::guest::buffers::CommonBuffers;
@@ -47,28 +47,7 @@ pub struct Args {
 
     /// How the interfaces receive
     #[arg(long, value_name = "METHOD", default_value = "auto")]
-    rx: RxArg,
-}
-
-/// How an interface receives. Pages are flipped on the local hypervisor only.
-#[derive(Clone, Copy, Debug, clap::ValueEnum)]
-enum RxArg {
-    /// Dom0 copies frames into this domain's pages
-    Copy,
-    /// Pages with frames change their owner
-    Flip,
-    /// Flip where frames may have a full page, or copy
-    Auto,
-}
-
-impl From<RxArg> for RxChoice {
-    fn from(arg: RxArg) -> RxChoice {
-        match arg {
-            RxArg::Copy => RxChoice::Copy,
-            RxArg::Flip => RxChoice::Flip,
-            RxArg::Auto => RxChoice::Auto,
-        }
-    }
+    rx: RxMethod,
 }
 
 /// Runs the guest until a signal or until the machine is gone.

@@ -8,6 +8,7 @@ pub mod guest;
 pub mod host;
 mod params;
 pub mod rate;
+pub mod rx;
 pub mod vif;
 
 pub use disk::DiskSpec;

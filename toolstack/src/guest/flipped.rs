@@ -34,18 +34,20 @@ impl FlippedFrames {
         }
     }
 
-    /// Makes the rest of `received` the payload of `frame`, whose head is filled; returns it where it is to be copied
-    /// instead.
-    pub(super) fn pass_on(
-        &mut self,
-        received: ReceivedFrame,
-        frame: &mut Frame,
-    ) -> Result<(), ReceivedFrame> {
+    /// Makes the rest of `received`, which is left empty, the payload of `frame`, whose head is filled; `false`, and nothing
+    /// done, where it is to be copied instead.
+    pub(super) fn pass_on(&mut self, received: &mut ReceivedFrame, frame: &mut Frame) -> bool {
         let pages = received.pages().len();
         if self.pages + pages > PAGES {
-            return Err(received);
+            return false;
         }
-        let (pin, received) = self.table.insert(received)?;
+        let (pin, received) = match self.table.insert(std::mem::take(received)) {
+            Ok(inserted) => inserted,
+            Err(refused) => {
+                *received = refused;
+                return false;
+            }
+        };
         self.pages += pages;
         frame.pin(pin);
         let mut skip = frame.head().len();
@@ -58,7 +60,7 @@ impl FlippedFrames {
             let pushed = frame.push(unsafe { Fragment::new(start, (bytes.len() - skipped) as u32) });
             debug_assert!(pushed.is_ok(), "a frame takes as many fragments as a packet has slots");
         }
-        Ok(())
+        true
     }
 }
 

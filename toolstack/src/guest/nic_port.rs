@@ -74,14 +74,9 @@ impl NicPort {
         frame.set_offload(work);
         // The headers of a few packets are longer than a frame's head.
         let is_found = !meta.csum_blank || work.csum.is_some();
-        let received = match is_found {
-            true if received.len() <= HEAD => return true,
-            true => match self.flipped.pass_on(received, frame) {
-                Ok(()) => return true,
-                Err(received) => received,
-            },
-            false => received,
-        };
+        if is_found && (received.len() <= HEAD || self.flipped.pass_on(&mut received, frame)) {
+            return true;
+        }
         let Some(buffer) = self.spare.take().or_else(|| self.pool.take()) else {
             self.stats.lost(DropReason::NoBuffer, 1);
             return false;
