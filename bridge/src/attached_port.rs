@@ -9,14 +9,14 @@ use event_loop::{Interest, PollState};
 
 use crate::{
     Batch, DropReason, Frames, Port, Stats, destinations::Destinations, egress_queue::EgressQueue,
-    fdb::PortId, software_offload,
+    fdb::PortId, rate_limit::RateLimit, software_offload,
 };
 
-/// Why no frames are received from a port: those that it sent wait for another port, which is full.
+/// Why no frames are received from a port: those that it sent wait for another port, which is full, or its rate is used up.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hold {
-    /// The full port.
-    pub(crate) to: PortId,
+    /// The full port; `None` for the rate.
+    pub(crate) to: Option<PortId>,
     /// When it ends at the latest.
     pub(crate) until: Instant,
 }
@@ -42,6 +42,8 @@ pub(crate) struct AttachedPort {
     pub(crate) queue: EgressQueue,
     pub(crate) destinations: Destinations,
     pub(crate) hold: Option<Hold>,
+    /// What the port may send.
+    pub(crate) rate: Option<RateLimit>,
     /// The port's descriptor is not waited for.
     pub(crate) is_masked: bool,
     /// At the tick there was work, and no event for it: it may still be on its way.
@@ -60,6 +62,7 @@ impl AttachedPort {
             queue,
             destinations: Destinations::default(),
             hold: None,
+            rate: None,
             is_masked: false,
             is_suspect: false,
         }

@@ -15,18 +15,23 @@ use crate::Frame;
 pub struct Batch {
     frames: Vec<Frame>,
     len: usize,
+    /// Most frames.
+    limit: usize,
 }
 
 impl Batch {
     /// Makes a batch of up to `limit` frames (at most 65,535), all allocated here.
     pub fn new(limit: usize) -> Batch {
         let limit = limit.min(usize::from(u16::MAX));
-        Batch { frames: (0..limit).map(|_| Frame::new()).collect(), len: 0 }
+        Batch { frames: (0..limit).map(|_| Frame::new()).collect(), len: 0, limit }
     }
 
     /// Adds an empty frame and returns it to be filled; `None` when the batch is full.
     #[inline]
     pub fn slot(&mut self) -> Option<&mut Frame> {
+        if self.len >= self.limit {
+            return None;
+        }
         let frame = self.frames.get_mut(self.len)?;
         self.len += 1;
         Some(frame)
@@ -43,7 +48,12 @@ impl Batch {
 
     /// Number of frames that can be added.
     pub fn room(&self) -> usize {
-        self.frames.len() - self.len
+        self.limit.saturating_sub(self.len)
+    }
+
+    /// Lets the batch have at most `limit` frames, and no more than it was made for.
+    pub fn limit(&mut self, limit: usize) {
+        self.limit = limit.min(self.frames.len());
     }
 
     /// Number of frames in the batch.

@@ -2,7 +2,7 @@
 
 use crossbeam::channel::Sender;
 
-use crate::{Counters, Error, Port, fdb::Mac};
+use crate::{Counters, Error, Port, Rate, fdb::Mac};
 
 /// A port's state, for display.
 #[derive(Clone, Debug)]
@@ -26,7 +26,8 @@ pub struct FdbRow {
 
 /// A command to the worker, with the channel for its reply.
 pub(crate) enum Command {
-    Attach(String, Box<dyn Port>, Sender<Result<(), Error>>),
+    Attach(String, Box<dyn Port>, Option<Rate>, Sender<Result<(), Error>>),
+    SetRate(String, Option<Rate>, Sender<Result<(), Error>>),
     Detach(String, Sender<Result<Box<dyn Port>, Error>>),
     Ports(Sender<Vec<PortInfo>>),
     Fdb(Sender<Vec<FdbRow>>),

@@ -4,8 +4,8 @@ use crate::{Csum, checksum::Sum};
 
 const ETH: usize = 14;
 const TAG: usize = 4;
-const TCP: u8 = 6;
-const UDP: u8 = 17;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
 /// The offset of the checksum in a UDP header, in bytes.
 pub(crate) const UDP_OFFSET: u16 = 6;
 
@@ -40,6 +40,11 @@ impl Headers {
             Ip::V4 => parse_v4(head, l3),
             Ip::V6 => parse_v6(head, l3),
         }
+    }
+
+    /// Whether the IP header follows the Ethernet header directly.
+    pub fn is_untagged(&self) -> bool {
+        self.l3 == ETH
     }
 
     /// The checksum of this packet's TCP or UDP header.

@@ -5,8 +5,10 @@ use std::ops::RangeInclusive;
 const OCCUPIED: u64 = 1 << 63;
 const GROUP: u64 = 1 << 40;
 const BROADCAST: u64 = (1 << 48) - 1;
-/// 01-80-C2-00-00-00 to -0F: addressed to bridges, never forwarded (802.1D, table 7-10).
-const RESERVED: RangeInclusive<u64> = 0x0180_c200_0000..=0x0180_c200_000f;
+/// 01-80-C2-00-00-01 to -0F: addressed to bridges, never forwarded (802.1D, table 7-10). The first of that table, -00, is the
+/// spanning tree protocol's, whose frames a bridge without that protocol forwards, as Linux's does: else the bridges at two
+/// of its ports could not see a loop through it.
+const RESERVED: RangeInclusive<u64> = 0x0180_c200_0001..=0x0180_c200_000f;
 
 /// An Ethernet address, its first byte in bits 40 to 47.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -41,6 +43,12 @@ impl Mac {
     #[inline]
     pub fn is_group(self) -> bool {
         self.0 & GROUP != 0
+    }
+
+    /// Whether a station has this address: it is no group's and not zero.
+    #[inline]
+    pub fn is_station(self) -> bool {
+        !self.is_group() && self != Mac::ZERO
     }
 
     /// Whether bridges do not forward frames to this address.

@@ -18,15 +18,17 @@ pub enum GsoKind {
     TcpV4,
     /// TCP over IPv6.
     TcpV6,
+    /// UDP datagrams of one size, over either version (`UDP_SEGMENT` of udp(7)).
+    Udp,
 }
 
-/// Generic segmentation offload: a frame longer than the wire allows, to be cut into TCP segments before it is sent to
+/// Generic segmentation offload: a frame longer than the wire allows, to be cut into segments before it is sent to
 /// a port that does not take it whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Gso {
     /// The frame's protocols.
     pub kind: GsoKind,
-    /// Bytes of TCP payload in each segment.
+    /// Bytes of payload in each segment.
     pub size: u16,
 }
 
@@ -65,6 +67,9 @@ pub struct Caps {
     pub csum_v4: bool,
     /// Takes partial checksums in IPv6 packets.
     pub csum_v6: bool,
+    /// Takes a partial checksum of any header, and behind VLAN tags. A port without this takes that of the outermost TCP or
+    /// UDP header of an untagged frame alone: Xen's `csum_blank` carries no position, and stock frontends look there.
+    pub csum_anywhere: bool,
     /// Takes frames in more than one page. A port without this is sent no GSO frame either.
     pub sg: bool,
     /// Takes TCP over IPv4 unsegmented.
@@ -76,12 +81,20 @@ pub struct Caps {
 impl Caps {
     /// Takes no offloads.
     pub const fn plain(mtu: u32) -> Caps {
-        Caps { mtu, csum_v4: false, csum_v6: false, sg: true, gso_v4: false, gso_v6: false }
+        Caps {
+            mtu,
+            csum_v4: false,
+            csum_v6: false,
+            csum_anywhere: false,
+            sg: true,
+            gso_v4: false,
+            gso_v6: false,
+        }
     }
 
-    /// Takes all offloads.
+    /// Takes all offloads that a port can take.
     pub const fn full(mtu: u32) -> Caps {
-        Caps { mtu, csum_v4: true, csum_v6: true, sg: true, gso_v4: true, gso_v6: true }
+        Caps { mtu, csum_v4: true, csum_v6: true, csum_anywhere: true, sg: true, gso_v4: true, gso_v6: true }
     }
 
     /// Bytes of the longest frame without GSO: the mtu, an Ethernet header and a VLAN tag.
@@ -89,12 +102,14 @@ impl Caps {
         self.mtu as usize + 14 + 4
     }
 
-    /// Whether GSO frames of this kind can be sent whole.
+    /// Whether GSO frames of this kind can be sent whole. UDP's never: netif.h has no such kind, and kernels before 6.2 take
+    /// none from taps and packet sockets.
     pub fn takes_gso(&self, kind: GsoKind) -> bool {
         self.sg
             && match kind {
                 GsoKind::TcpV4 => self.gso_v4,
                 GsoKind::TcpV6 => self.gso_v6,
+                GsoKind::Udp => false,
             }
     }
 }

@@ -7,10 +7,14 @@ use crate::{
 };
 
 /// Marks a TCP or UDP frame as having a partial checksum, and writes the sum of the pseudo-header into its checksum
-/// field. For senders that only flag a checksum as blank, as Xen's frontends do (`csum_blank`).
+/// field, which must be in the frame's head. For senders that only flag a checksum as blank, as Xen's frontends do
+/// (`csum_blank`).
 pub fn mark_blank(frame: &mut Frame) -> Result<(), Malformed> {
     let headers = Headers::parse(frame.head()).ok_or(Malformed)?;
     let csum = headers.csum().ok_or(Malformed)?;
+    if usize::from(csum.start) + usize::from(csum.offset) + 2 > frame.head().len() {
+        return Err(Malformed);
+    }
     let l4_len = frame.len().checked_sub(headers.l4).ok_or(Malformed)?;
     let pseudo = headers.pseudo(frame.head(), ip_payload(frame.head(), &headers, l4_len)).ok_or(Malformed)?;
     put_field(frame, csum, pseudo.partial())?;
@@ -38,11 +42,19 @@ pub fn fill_csum(frame: &mut Frame) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// Writes a checksum field, which must be in the frame's head.
+/// Writes a checksum field. Beyond the head, as an inner header's may be, the payload may be another frame's too, so that it
+/// is copied first.
 pub(crate) fn put_field(frame: &mut Frame, csum: Csum, bytes: [u8; 2]) -> Result<(), Malformed> {
     let at = usize::from(csum.start) + usize::from(csum.offset);
-    let field = frame.head_mut().get_mut(at..at + 2).ok_or(Malformed)?;
-    field.copy_from_slice(&bytes);
+    if let Some(field) = frame.head_mut().get_mut(at..at + 2) {
+        field.copy_from_slice(&bytes);
+        return Ok(());
+    }
+    let mut whole = frame.to_vec();
+    whole.get_mut(at..at + 2).ok_or(Malformed)?.copy_from_slice(&bytes);
+    let offload = *frame.offload();
+    *frame = Frame::from_bytes(whole.into());
+    frame.set_offload(offload);
     Ok(())
 }
 

@@ -14,12 +14,13 @@ use crossbeam::channel::{self, Receiver, Sender};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{
-    Config, Error, Port,
+    Config, Error, Port, Rate,
     command::{Command, FdbRow, PortInfo},
     worker::Worker,
 };
 
-/// A running bridge: one thread that owns its ports. Dropping it stops the thread and drops the ports.
+/// A running bridge: one thread that owns its ports. Dropping it stops the thread and drops the ports. The process aborts if the
+/// thread panics.
 ///
 /// Frames of a detached port that are queued in other ports keep their pages by their pins, and so the port's memory,
 /// until they are sent or dropped; the caller need not wait for that.
@@ -53,7 +54,20 @@ impl Bridge {
 
     /// Adds a port with a unique name. A port that fails later is removed and dropped, with a log line.
     pub fn attach(&self, name: &str, port: Box<dyn Port>) -> Result<(), Error> {
-        self.call(|reply| Command::Attach(name.into(), port, reply))?
+        self.attach_limited(name, port, None)
+    }
+
+    /// Adds a port as [`Bridge::attach`] does, from which frames are received at a rate (`None`: at any), from the first on.
+    pub fn attach_limited(&self, name: &str, port: Box<dyn Port>, rate: Option<Rate>) -> Result<(), Error> {
+        self.call(|reply| Command::Attach(name.into(), port, rate, reply))?
+    }
+
+    /// Sets the rate at which frames are received from a port; `None`: at any.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPort`], [`Error::Stopped`].
+    pub fn set_rate(&self, name: &str, rate: Option<Rate>) -> Result<(), Error> {
+        self.call(|reply| Command::SetRate(name.into(), rate, reply))?
     }
 
     /// Removes a port, flushes it and returns it; it can be attached again.
@@ -86,8 +100,9 @@ impl Bridge {
     fn end(&mut self) {
         let _ = self.commands.send(Command::Stop);
         let _ = self.wake.write(1);
-        if let Some(Err(_)) = self.thread.take().map(JoinHandle::join) {
-            tracing::error!("a bridge's worker panicked");
+        if let Some(thread) = self.thread.take() {
+            // The process has ended if the worker panicked.
+            let _ = thread.join();
         }
     }
 }

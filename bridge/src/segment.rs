@@ -1,19 +1,21 @@
-//! Segmentation of long TCP frames in software. Segments share the payload's pages; only their headers are written.
+//! Segmentation of long TCP and UDP frames in software. Segments share the payload's pages; only their headers are written.
 
 use crate::{
-    Csum, Frame, Gso, GsoKind, Malformed, Offload,
+    Frame, Gso, GsoKind, Malformed, Offload,
     checksum::Sum,
-    headers::{Headers, Ip},
+    headers::{Headers, Ip, TCP, UDP},
     partial_checksum::{fill_csum, put_field},
 };
 
-const TCP: u8 = 6;
 const FIN: u8 = 0x01;
 const PSH: u8 = 0x08;
 const CWR: u8 = 0x80;
-/// Smallest accepted segment size in bytes, Linux's `TCP_MIN_SND_MSS`. It bounds the number of segments of one frame
+/// Smallest accepted size of TCP segments in bytes, Linux's `TCP_MIN_SND_MSS`. It bounds the number of segments of one frame
 /// (about 1,400).
 pub const MIN_SIZE: u16 = 48;
+/// Most datagrams of one UDP frame, as in Linux (`UDP_MAX_SEGMENTS`).
+const UDP_DATAGRAMS: usize = 128;
+const UDP_HEADER: usize = 8;
 
 /// The segments of one frame, made one at a time.
 #[derive(Debug)]
@@ -37,14 +39,12 @@ impl<'a> Segments<'a> {
     pub fn new(frame: &'a Frame, gso: Gso, partial: bool) -> Result<Segments<'a>, Malformed> {
         let head = frame.head();
         let headers = Headers::parse(head).ok_or(Malformed)?;
-        let kind = match headers.ip {
-            Ip::V4 => GsoKind::TcpV4,
-            Ip::V6 => GsoKind::TcpV6,
-        };
-        let words = head.get(headers.l4 + 12).ok_or(Malformed)? >> 4;
-        let header_len = headers.l4 + usize::from(words) * 4;
-        let whole = words >= 5 && header_len <= head.len() && header_len < frame.len();
-        if !whole || headers.protocol != TCP || kind != gso.kind || gso.size < MIN_SIZE {
+        let header_len = header_len(head, &headers, gso.kind).ok_or(Malformed)?;
+        // The checksum of another header would be lost.
+        let csum = frame.offload().csum;
+        let is_of_these_headers = csum.is_none() || csum == headers.csum();
+        let whole = header_len <= head.len() && header_len < frame.len();
+        if !whole || !is_of_these_headers || !is_size_valid(gso, frame.len() - header_len) {
             return Err(Malformed);
         }
         Ok(Segments { frame, headers, header_len, size: gso.size.into(), partial, done: 0, count: 0 })
@@ -59,7 +59,10 @@ impl<'a> Segments<'a> {
         let len = self.size.min(payload - self.done);
         into.copy_part(self.frame, self.header_len, self.header_len + self.done, len)?;
         self.fix_ip(into.head_mut(), len);
-        self.fix_tcp(into.head_mut(), self.done + len == payload);
+        match self.headers.protocol {
+            TCP => self.fix_tcp(into.head_mut(), self.done + len == payload),
+            _ => self.fix_udp(into.head_mut(), len),
+        }
         self.fix_csum(into)?;
         self.done += len;
         self.count = self.count.wrapping_add(1);
@@ -99,12 +102,48 @@ impl<'a> Segments<'a> {
         }
     }
 
+    fn fix_udp(&self, head: &mut [u8], len: usize) {
+        let udp = &mut head[self.headers.l4..];
+        udp[4..6].copy_from_slice(&((UDP_HEADER + len) as u16).to_be_bytes());
+    }
+
     fn fix_csum(&self, segment: &mut Frame) -> Result<(), Malformed> {
-        let csum = Csum { start: self.headers.l4 as u16, offset: 16 };
+        let csum = self.headers.csum().ok_or(Malformed)?;
         let pseudo = self.headers.pseudo(segment.head(), segment.len() - self.headers.l4).ok_or(Malformed)?;
         put_field(segment, csum, pseudo.partial())?;
         let verified = self.frame.offload().verified;
         segment.set_offload(Offload { csum: Some(csum), verified, gso: None });
         if self.partial { Ok(()) } else { fill_csum(segment) }
+    }
+}
+
+/// Bytes of a frame on a wire: of all its segments with their headers.
+pub(crate) fn wire_bytes(frame: &Frame) -> u64 {
+    let header_len = frame.offload().gso.and_then(|gso| {
+        let headers = Headers::parse(frame.head())?;
+        Some((header_len(frame.head(), &headers, gso.kind)?, usize::from(gso.size.max(1))))
+    });
+    let Some((header_len, size)) = header_len else { return frame.len() as u64 };
+    let segments = frame.len().saturating_sub(header_len).div_ceil(size).max(1);
+    (frame.len() + (segments - 1) * header_len) as u64
+}
+
+/// Bytes before the payload of a frame with these headers, if they are those of `kind`.
+fn header_len(head: &[u8], headers: &Headers, kind: GsoKind) -> Option<usize> {
+    match (kind, headers.ip, headers.protocol) {
+        (GsoKind::TcpV4, Ip::V4, TCP) | (GsoKind::TcpV6, Ip::V6, TCP) => {
+            let words = usize::from(head.get(headers.l4 + 12)? >> 4);
+            (words >= 5).then_some(headers.l4 + words * 4)
+        }
+        (GsoKind::Udp, _, UDP) => Some(headers.l4 + UDP_HEADER),
+        _ => None,
+    }
+}
+
+/// Whether `payload` bytes may be cut by `gso`: it bounds the number of segments.
+fn is_size_valid(gso: Gso, payload: usize) -> bool {
+    match gso.kind {
+        GsoKind::TcpV4 | GsoKind::TcpV6 => gso.size >= MIN_SIZE,
+        GsoKind::Udp => gso.size > 0 && payload.div_ceil(gso.size.into()) <= UDP_DATAGRAMS,
     }
 }

@@ -8,6 +8,8 @@ use event_loop::Counter;
 pub enum DropReason {
     /// Shorter than an Ethernet header (counted at the port it came from).
     Runt,
+    /// From a group address or from zero, which no station has (at the port it came from).
+    BadSource,
     /// For a reserved 802.1D group address, which bridges do not forward (at the port it came from).
     Reserved,
     /// Longer than the mtu of the port it was to be sent by.
@@ -24,8 +26,9 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [DropReason; 7] = [
+    pub const ALL: [DropReason; 8] = [
         DropReason::Runt,
+        DropReason::BadSource,
         DropReason::Reserved,
         DropReason::TooLong,
         DropReason::Malformed,
@@ -38,6 +41,7 @@ impl DropReason {
     pub fn name(self) -> &'static str {
         match self {
             DropReason::Runt => "runt",
+            DropReason::BadSource => "bad_source",
             DropReason::Reserved => "reserved",
             DropReason::TooLong => "too_long",
             DropReason::Malformed => "malformed",

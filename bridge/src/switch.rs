@@ -1,7 +1,7 @@
 //! The switch as a value: it takes the frames of one port and decides which of them go to which other port.
 //!
-//! A learning switch is an Ethernet bridge: it sends a frame to the port where its destination was last seen, and keeps the
-//! group addresses of IEEE 802.1D to itself. A wire joins two ports as a cable does: whatever comes in at one end goes out
+//! A learning switch is an Ethernet bridge: it sends a frame to the port where its destination was last seen, and does not
+//! forward reserved group addresses of IEEE 802.1D. A wire joins two ports as a cable does: whatever comes in at one end goes out
 //! at the other, so that 802.1X, LLDP, STP and LACP pass, and a guest that sniffs a mirrored port hears everything.
 //!
 //! It does no I/O, reads no clock and allocates only while it grows. It reads only the frames' private heads.
@@ -16,6 +16,8 @@ use crate::{
 pub struct BatchSummary {
     /// Frames without a complete Ethernet header in their head.
     pub runts: u64,
+    /// Frames from a group address or from zero, which no station has. Linux's bridge drops them too.
+    pub bad_sources: u64,
     /// Frames for reserved group addresses, which bridges do not forward.
     pub reserved: u64,
     /// Whether any frame has a checksum or a segmentation to be done.
@@ -174,6 +176,7 @@ impl Switch {
                     }
                 }
                 Decision::Reserved => summary.reserved += 1,
+                Decision::BadSource => summary.bad_sources += 1,
                 Decision::Back => {}
             }
         }
@@ -206,6 +209,8 @@ enum Decision {
     Flood,
     /// Not forwarded, as its address is reserved for bridges themselves.
     Reserved,
+    /// Not forwarded, as its source is no single station's.
+    BadSource,
     /// Not forwarded, as its destination is where it comes from.
     Back,
 }
@@ -214,6 +219,9 @@ enum Decision {
 #[inline]
 fn decide(fdb: &mut Fdb, from: PortId, header: &[u8; 14], now_s: u32) -> Decision {
     let (to, source) = Mac::pair(header);
+    if !source.is_station() {
+        return Decision::BadSource;
+    }
     fdb.learn(Station::new(source, 0), from, now_s);
     if to.is_group() {
         return if to.is_reserved() { Decision::Reserved } else { Decision::Flood };

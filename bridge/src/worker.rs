@@ -4,21 +4,23 @@
 //! port is idle.
 
 use std::{
-    io,
+    io::{self, ErrorKind},
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use crossbeam::channel::Receiver;
+use event_loop::Essential;
 use nix::sys::eventfd::EventFd;
 
 use crate::{
-    Batch, Config, DropReason, Error, FdbRow, Forwarding, Port, PortInfo, QueueLimits,
+    Batch, Config, DropReason, Error, FdbRow, Forwarding, Port, PortInfo, QueueLimits, Rate,
     attached_port::{AttachedPort, Hold, Sender},
     command::Command,
     egress_queue::EgressQueue,
     fdb::PortId,
     poller::Poller,
+    rate_limit::RateLimit,
     switch::{BatchSummary, Switch},
 };
 
@@ -97,6 +99,7 @@ impl Worker {
     }
 
     pub(crate) fn run(mut self) {
+        let _essential = Essential;
         while self.run_commands() {
             self.now = Instant::now();
             self.tick();
@@ -114,7 +117,10 @@ impl Worker {
     fn run_commands(&mut self) -> bool {
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Attach(name, port, reply) => drop(reply.send(self.attach(name, port))),
+                Command::Attach(name, port, rate, reply) => {
+                    drop(reply.send(self.attach(name, port, rate)));
+                }
+                Command::SetRate(name, rate, reply) => drop(reply.send(self.set_rate(&name, rate))),
                 Command::Detach(name, reply) => drop(reply.send(self.detach(name))),
                 Command::Ports(reply) => drop(reply.send(self.port_infos())),
                 Command::Fdb(reply) => drop(reply.send(self.fdb_rows())),
@@ -197,16 +203,29 @@ impl Worker {
         if !attached.state.needs().input {
             return drained;
         }
+        let passed = self.now.duration_since(self.started);
+        match attached.rate.as_mut().map_or(Ok(usize::MAX), |rate| rate.admit(passed)) {
+            Ok(frames) => self.batch.limit(frames),
+            Err(wait) => {
+                attached.hold(Hold { to: None, until: self.now + wait });
+                self.held += 1;
+                return drained;
+            }
+        }
         if let Err(error) = attached.port.recv(&mut self.batch) {
             self.failed.push((id, error));
         }
         if self.batch.is_empty() {
             return drained;
         }
+        if let Some(rate) = &mut attached.rate {
+            rate.spend(self.batch.frames(), passed);
+        }
         attached.last_active = self.now;
-        let BatchSummary { runts, reserved, offloads, flooded } =
+        let BatchSummary { runts, bad_sources, reserved, offloads, flooded } =
             self.switch.forward(id, self.batch.frames(), now_s);
         attached.stats.lost(DropReason::Runt, runts);
+        attached.stats.lost(DropReason::BadSource, bad_sources);
         attached.stats.lost(DropReason::Reserved, reserved);
         let ports = self.switch.egresses().map(|egress| egress.port);
         let sole = attached.destinations.sole(ports, flooded, self.now);
@@ -235,12 +254,12 @@ impl Worker {
         if held.is_some_and(|frames| frames > 0)
             && let Some(Some(attached)) = self.ports.get_mut(usize::from(from.0))
         {
-            attached.hold(Hold { to, until: self.now + self.limits.hold });
+            attached.hold(Hold { to: Some(to), until: self.now + self.limits.hold });
             self.held += 1;
         }
     }
 
-    /// Ends the holds of ports whose frames were all sent, and those that have lasted long enough.
+    /// Ends the holds of ports whose frames were all sent, or whose rate allows more, and those that have lasted long enough.
     fn release_holds(&mut self) {
         if self.held == 0 {
             return;
@@ -249,10 +268,12 @@ impl Worker {
             let id = PortId(index as u16);
             let hold = self.ports[index].as_ref().and_then(|attached| attached.hold);
             let Some(Hold { to, until }) = hold else { continue };
-            if let Some(Some(full)) = self.ports.get_mut(usize::from(to.0)) {
-                if full.queue.held(id) > 0 && self.now < until {
-                    continue;
-                }
+            let full = to.and_then(|to| self.ports.get_mut(usize::from(to.0))?.as_mut());
+            let must_wait = full.as_ref().map_or(to.is_none(), |full| full.queue.held(id) > 0);
+            if must_wait && self.now < until {
+                continue;
+            }
+            if let Some(full) = full {
                 full.stats.lost(DropReason::NoRoom, full.queue.release(id));
                 full.state.need_room(!full.queue.is_empty());
             }
@@ -280,11 +301,15 @@ impl Worker {
         }
     }
 
-    /// Removes the ports that failed, with one log line each.
+    /// Removes the ports that failed or whose peer has gone, with one log line each.
     fn remove_failed(&mut self) {
         while let Some((id, error)) = self.failed.pop() {
-            if let Some(attached) = self.remove(id) {
-                tracing::warn!(bridge = self.name, port = attached.name, %error, "port failed and was removed");
+            let Some(attached) = self.remove(id) else { continue };
+            let bridge = &self.name;
+            let port = attached.name;
+            match error.kind() {
+                ErrorKind::BrokenPipe => tracing::info!(bridge, port, why = %error, "port closed"),
+                _ => tracing::warn!(bridge, port, %error, "port failed and was removed"),
             }
         }
     }
@@ -346,7 +371,7 @@ impl Worker {
         [holds, self.check_at].into_iter().flatten().fold(self.next_tick, Instant::min)
     }
 
-    fn attach(&mut self, name: String, port: Box<dyn Port>) -> Result<(), Error> {
+    fn attach(&mut self, name: String, port: Box<dyn Port>, rate: Option<Rate>) -> Result<(), Error> {
         if self.find(&name).is_some() {
             return Err(Error::NameTaken(name));
         }
@@ -356,11 +381,24 @@ impl Worker {
         let os = |error| Error::Os { what: format!("bridge {:?}: port {name:?}: epoll", self.name), error };
         self.poller.add(id, port.fd()).map_err(os)?;
         let queue = EgressQueue::new(self.limits, self.seed);
-        let attached = AttachedPort::new(name, port, queue, Instant::now());
+        let mut attached = AttachedPort::new(name, port, queue, Instant::now());
+        attached.rate = rate.and_then(|rate| RateLimit::new(rate, self.started.elapsed()));
         self.switch.attach(id, attached.max_len);
         let index = usize::from(id.0);
         self.ports.resize_with(self.ports.len().max(index + 1), || None);
         self.ports[index] = Some(attached);
+        Ok(())
+    }
+
+    fn set_rate(&mut self, name: &str, rate: Option<Rate>) -> Result<(), Error> {
+        let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
+        if let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) {
+            attached.rate = rate.and_then(|rate| RateLimit::new(rate, self.started.elapsed()));
+            // A port that the earlier rate holds is looked at again.
+            if let Some(hold) = attached.hold.as_mut().filter(|hold| hold.to.is_none()) {
+                hold.until = self.now;
+            }
+        }
         Ok(())
     }
 
@@ -381,7 +419,8 @@ impl Worker {
         attached.close();
         if let Some(Hold { to, .. }) = attached.hold {
             self.held -= 1;
-            if let Some(Some(full)) = self.ports.get_mut(usize::from(to.0)) {
+            let full = to.and_then(|to| self.ports.get_mut(usize::from(to.0))?.as_mut());
+            if let Some(full) = full {
                 full.stats.lost(DropReason::NoRoom, full.queue.release(id));
             }
         }

@@ -4,7 +4,7 @@ mod common;
 
 use std::{
     io::{Read, Write},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, UdpSocket},
 };
 
 use bridge::{
@@ -19,6 +19,7 @@ use common::{
     host::{Host, in_namespaces, in_namespaces_without, sh},
     pair, take, until,
 };
+use nix::sys::socket::{setsockopt, sockopt};
 use testkit::random::bytes;
 
 /// A host with a tap that has `10.0.0.N`.
@@ -119,6 +120,35 @@ fn packet_socket_joins_an_interface() {
         ping(&a, "10.0.0.2");
         transfer(&a, &b, "10.0.0.2", 2 << 20);
         transfer(&b, &a, "10.0.0.1", 2 << 20);
+    });
+}
+
+/// From a veth such datagrams come in one frame, which the bridge cuts.
+#[test]
+fn udp_that_the_kernel_is_to_segment_arrives_in_datagrams() {
+    in_namespaces("udp_that_the_kernel_is_to_segment_arrives_in_datagrams", || {
+        let bridge = Bridge::start(Config::default()).unwrap();
+        let (a, tap) = tap_host(1);
+        let (b, packet) = veth_host(2);
+        bridge.attach("a", Box::new(tap)).unwrap();
+        bridge.attach("b", Box::new(packet)).unwrap();
+        ping(&a, "10.0.0.2");
+        let receiver = a.run(|| UdpSocket::bind("10.0.0.1:7").unwrap());
+        receiver.set_read_timeout(Some(common::BOUND)).unwrap();
+        for (size, len) in [(1000, 40_500), (1472, 1472 * 40), (1, 60), (600, 500)] {
+            let sent = bytes(3, len);
+            let datagrams = sent.clone();
+            b.run(move || {
+                let sender = UdpSocket::bind("10.0.0.2:0").unwrap();
+                setsockopt(&sender, sockopt::UdpGsoSegment, &size).unwrap();
+                assert_eq!(sender.send_to(&datagrams, "10.0.0.1:7").unwrap(), len);
+            });
+            for datagram in sent.chunks(size as usize) {
+                let mut into = [0; 2000];
+                let len = receiver.recv(&mut into).unwrap();
+                assert!(into[..len] == *datagram, "{len} bytes of {} in datagrams of {size}", sent.len());
+            }
+        }
     });
 }
 

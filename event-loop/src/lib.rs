@@ -20,6 +20,8 @@
 
 pub mod adaptive_poll;
 mod counter;
+#[cfg(feature = "std")]
+mod essential;
 mod event_counters;
 #[cfg(feature = "std")]
 mod event_set;
@@ -36,6 +38,8 @@ mod waker;
 
 pub use adaptive_poll::AdaptivePoll;
 pub use counter::Counter;
+#[cfg(feature = "std")]
+pub use essential::Essential;
 pub use event_counters::{EventCounters, EventCounts};
 #[cfg(feature = "std")]
 pub use event_set::{EventSet, Ready};

@@ -2,7 +2,7 @@
 
 use core::time::Duration;
 
-const NANOS: u128 = 1_000_000_000;
+const NANOS: i128 = 1_000_000_000;
 
 /// Tokens that accrue at a rate, up to a bound. Units are the caller's: events, bytes, frames.
 #[derive(Clone, Debug)]
@@ -10,8 +10,9 @@ pub struct TokenBucket {
     /// Tokens a second.
     rate: u64,
     /// Capacity in tokens, times 10^9: exact at every rate.
-    full: u128,
-    level: u128,
+    full: i128,
+    /// Below zero after [`TokenBucket::spend`] of more than there was.
+    level: i128,
     /// The time of `level`, from the caller's epoch.
     at: Duration,
 }
@@ -19,7 +20,7 @@ pub struct TokenBucket {
 impl TokenBucket {
     /// Makes a bucket with `burst` tokens at time `now`, to which `rate` tokens a second are added.
     pub fn new(rate: u64, burst: u64, now: Duration) -> Self {
-        let full = u128::from(burst) * NANOS;
+        let full = i128::from(burst) * NANOS;
         Self { rate, full, level: full, at: now }
     }
 
@@ -29,13 +30,14 @@ impl TokenBucket {
         self.at = now;
         // At most 2^64 * 2^94: a clock that jumps far ahead fills the bucket.
         let accrued = passed.as_nanos().saturating_mul(u128::from(self.rate));
+        let accrued = i128::try_from(accrued).unwrap_or(i128::MAX);
         self.level = self.level.saturating_add(accrued).min(self.full);
     }
 
     /// Takes `tokens`, or none and `false` when there are fewer.
     pub fn take(&mut self, tokens: u64, now: Duration) -> bool {
         self.fill(now);
-        let wanted = u128::from(tokens) * NANOS;
+        let wanted = i128::from(tokens) * NANOS;
         let enough = wanted <= self.level;
         if enough {
             self.level -= wanted;
@@ -43,25 +45,31 @@ impl TokenBucket {
         enough
     }
 
+    /// Takes `tokens`, even if there are fewer: the others accrue before any can be taken again.
+    pub fn spend(&mut self, tokens: u64, now: Duration) {
+        self.fill(now);
+        self.level = self.level.saturating_sub(i128::from(tokens) * NANOS);
+    }
+
     /// How long until `tokens` can be taken: zero if they can be now; `None` if they never can.
     pub fn wait(&mut self, tokens: u64, now: Duration) -> Option<Duration> {
         self.fill(now);
-        let wanted = u128::from(tokens) * NANOS;
+        let wanted = i128::from(tokens) * NANOS;
         if wanted <= self.level {
             return Some(Duration::ZERO);
         }
         if wanted > self.full || self.rate == 0 {
             return None;
         }
-        let nanos = (wanted - self.level).div_ceil(u128::from(self.rate));
+        let missing = wanted.saturating_sub(self.level).unsigned_abs();
+        let nanos = missing.div_ceil(u128::from(self.rate));
         Some(Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)))
     }
 
     /// Whole tokens that can be taken.
-    #[cfg(test)]
-    fn available(&mut self, now: Duration) -> u64 {
+    pub fn available(&mut self, now: Duration) -> u64 {
         self.fill(now);
-        u64::try_from(self.level / NANOS).unwrap_or(u64::MAX)
+        u64::try_from((self.level / NANOS).max(0)).unwrap_or(u64::MAX)
     }
 }
 
@@ -83,13 +91,13 @@ mod tests {
         ) {
             let mut bucket = TokenBucket::new(rate, burst, at(0));
             let mut now = 0;
-            let mut taken = 0u128;
+            let mut taken = 0i128;
             for (passes, tokens) in steps {
                 now += passes;
                 if bucket.take(tokens, at(now)) {
-                    taken += u128::from(tokens);
+                    taken += i128::from(tokens);
                 }
-                let bound = u128::from(burst) * NANOS + u128::from(now) * u128::from(rate);
+                let bound = i128::from(burst) * NANOS + i128::from(now) * i128::from(rate);
                 prop_assert!(taken * NANOS <= bound);
             }
         }
@@ -108,7 +116,7 @@ mod tests {
                 now += wait;
                 prop_assert!(bucket.take(tokens, now), "the wait is too short");
             }
-            let ideal = u128::from(tokens) * 100 * NANOS / u128::from(rate);
+            let ideal = u128::from(tokens) * 100 * NANOS.unsigned_abs() / u128::from(rate);
             prop_assert!(now.as_nanos() >= ideal && now.as_nanos() <= ideal + 100);
         }
 
@@ -120,10 +128,19 @@ mod tests {
             for (seconds, nanos, tokens) in clock {
                 let now = Duration::new(seconds / 2, nanos % 1_000_000_000);
                 bucket.take(tokens, now);
+                bucket.spend(tokens, now);
                 let _ = bucket.wait(tokens, now);
                 prop_assert!(bucket.available(now) <= burst);
             }
         }
+    }
+
+    #[test]
+    fn what_is_spent_beyond_the_level_accrues_before_more_is_taken() {
+        let mut bucket = TokenBucket::new(1000, 10, at(0));
+        bucket.spend(30, at(0));
+        assert_eq!((bucket.available(at(0)), bucket.wait(1, at(0))), (0, Some(Duration::from_millis(21))));
+        assert!(!bucket.take(1, at(20_999_999)) && bucket.take(1, at(21_000_000)));
     }
 
     #[test]

@@ -7,7 +7,6 @@ use grant_table::{
     Access, CopyOp, CopyPtr, GrantTable, OwnedPage, PageAcceptor, PageDonor, Shared, TransferOp,
 };
 use hypervisor::local::{Domain, Sandbox};
-use ring_abi::grant::Status;
 use ring_abi::{DomId, PAGE_SIZE};
 use std::hint::black_box;
 use std::sync::Arc;

@@ -23,11 +23,13 @@
 //! ```
 
 mod error;
+mod limits;
 pub mod local;
 mod mask;
 pub mod xen;
 
 pub use error::{Error, Result};
+pub use limits::raise_descriptor_limit;
 
 use event_channel::WaitEventChannels;
 use event_loop::Connector;

@@ -142,7 +142,7 @@ impl Connection {
     /// Reports the first error to the device. The bridge detaches a port that returns an error.
     fn report<T>(&mut self, outcome: Result<T, ExitReason>) -> io::Result<T> {
         outcome.map_err(|reason| {
-            let error = io::Error::other(reason.to_string());
+            let error = io::Error::new(reason.kind(), reason.to_string());
             if let Some(on_exit) = self.on_exit.take() {
                 on_exit(reason);
             }

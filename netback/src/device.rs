@@ -4,11 +4,11 @@
 
 use crate::attachment::{Attachment, vif_name};
 use crate::connection::{Connection, OnExit, Recovery, Setup};
-use crate::handshake::{Negotiated, Offered, backend_keys};
+use crate::handshake::{self, Negotiated, Offered, backend_keys};
 use crate::response_logs::ResponseLogs;
 use crate::stats::Stats;
 use crate::{Config, ExitReason, StartError};
-use bridge::Counters;
+use bridge::{Counters, Rate};
 use event_channel::WaitEventChannels;
 use grant_table::GrantTable;
 use nix::libc;
@@ -36,6 +36,10 @@ pub(crate) struct VifDevice {
     response_logs: Option<ResponseLogs>,
     /// The counters over all connections.
     stats: Arc<Stats>,
+    /// What the guest may send.
+    rate: Option<Rate>,
+    /// The value of the key `rate` that was looked at last.
+    rate_key: Option<String>,
     /// The bridge has a port of this device, by the name in `name`; another device may have a port of the same name.
     attached: bool,
     /// The connection and the attachment stay for another process.
@@ -66,6 +70,8 @@ impl VifDevice {
             handshake: Handshake::new(RECONNECT, seen),
             response_logs,
             stats: Arc::default(),
+            rate: None,
+            rate_key: None,
             attached: false,
             stopped: false,
             exit: Arc::default(),
@@ -82,6 +88,7 @@ impl VifDevice {
             return Ok(());
         }
         let Some(response_logs) = self.response_logs.take() else { return Ok(()) };
+        self.follow_rate(&seen.own);
         let resumed = self.negotiate(&seen.own, &seen.other).and_then(|negotiated| {
             self.start(&negotiated, Recovery::Resume(&response_logs)).map_err(|error| {
                 use event_channel::Error::NoSuchPort;
@@ -126,9 +133,29 @@ impl VifDevice {
         let setup = Setup { recovery, stats: self.stats.clone(), on_exit: self.on_exit() };
         let vif =
             Connection::start(&self.grants, &*self.channels, self.guest, negotiated, &self.config, setup)?;
-        self.attachment.bridge.attach(&self.name, Box::new(vif))?;
+        self.attachment.bridge.attach_limited(&self.name, Box::new(vif), self.rate)?;
         self.attached = true;
         Ok(())
+    }
+
+    /// Limits what the guest may send, by the toolstack's key. A value that is no rate changes nothing.
+    fn follow_rate(&mut self, own: &Keys) {
+        let value = own.get(key::RATE);
+        if value == self.rate_key.as_deref() {
+            return;
+        }
+        self.rate_key = value.map(str::to_owned);
+        match handshake::rate(own) {
+            Ok(rate) => self.rate = rate,
+            Err(error) => {
+                tracing::warn!(%error, rate = self.rate.map(tracing::field::display), "failed to read the rate limit: it stays as it is");
+                return;
+            }
+        }
+        if self.attached {
+            let _ = self.attachment.bridge.set_rate(&self.name, self.rate);
+            tracing::info!(rate = self.rate.map(tracing::field::display), "rate limit changed");
+        }
     }
 
     fn on_exit(&mut self) -> OnExit {
@@ -196,7 +223,7 @@ impl Follow for VifDevice {
         let started = self.start(&negotiated, recovery);
         self.response_logs = response_logs;
         started.map_err(|error| error.failure())?;
-        tracing::info!(name = self.name, caps = ?negotiated.caps, "connected");
+        tracing::info!(name = self.name, caps = ?negotiated.caps, rate = self.rate.map(tracing::field::display), "connected");
         Ok(true)
     }
 
@@ -215,6 +242,7 @@ impl BackDevice for VifDevice {
         // No error is written for a frontend that is closing anyway.
         let error = self.reap().filter(|_| !closing);
         let mut update = Update { error, ..Update::default() };
+        self.follow_rate(&seen.own);
         follow(self, seen, &mut update);
         update
     }

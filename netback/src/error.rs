@@ -91,6 +91,14 @@ impl ExitReason {
             ExitReason::Channel(_) | ExitReason::Grant(_) => libc::EIO,
         }
     }
+
+    /// The kind of the error that the bridge is given.
+    pub(crate) fn kind(&self) -> io::ErrorKind {
+        match self {
+            ExitReason::PeerGone => io::ErrorKind::BrokenPipe,
+            _ => io::ErrorKind::Other,
+        }
+    }
 }
 
 impl From<event_channel::Error> for ExitReason {

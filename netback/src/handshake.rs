@@ -1,8 +1,9 @@
 //! What a vif negotiates: the backend's keys, and the frontend's as a value. Does no I/O.
 
-use bridge::Caps;
+use bridge::{Caps, Rate};
 use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, key};
 use ring_abi::{EventPort, GrantRef};
+use std::time::Duration;
 use xenbus::{KeyError, Keys};
 
 /// What a backend can do that not every one can.
@@ -92,6 +93,19 @@ impl Negotiated {
     }
 }
 
+/// What the guest may send: the toolstack's key `rate`, as libxl writes it, of bytes and the microseconds that they last.
+///
+/// # Errors
+/// [`KeyError`] if the key has another form.
+pub fn rate(own: &Keys) -> Result<Option<Rate>, KeyError> {
+    let Some(text) = own.get(key::RATE) else { return Ok(None) };
+    let invalid = || own.error(key::RATE, "bytes, a comma and microseconds, such as 62500,50000");
+    let (bytes, interval) = text.split_once(',').ok_or_else(invalid)?;
+    let bytes = bytes.parse().map_err(|_| invalid())?;
+    let interval = Duration::from_micros(interval.parse().map_err(|_| invalid())?);
+    Ok(Some(Rate { bytes, interval }).filter(|rate| !rate.interval.is_zero()))
+}
+
 fn events(queue: &Keys) -> Result<EventPorts, KeyError> {
     match (queue.opt(key::EVENT_CHANNEL_TX)?, queue.opt(key::EVENT_CHANNEL_RX)?) {
         (Some(tx), Some(rx)) => Ok(EventPorts::Split { tx: EventPort(tx), rx: EventPort(rx) }),
@@ -111,6 +125,7 @@ fn caps(own: &Keys, other: &Keys) -> Result<Caps, KeyError> {
         mtu: if sg { mtu } else { mtu.min(ring_abi::PAGE_SIZE as u32 - 18) },
         csum_v4: !other.flag(key::FEATURE_NO_CSUM_OFFLOAD)?,
         csum_v6: other.flag(key::FEATURE_IPV6_CSUM_OFFLOAD)?,
+        csum_anywhere: false,
         sg,
         gso_v4: sg && gso(key::FEATURE_GSO_TCPV4)?,
         gso_v6: sg && gso(key::FEATURE_GSO_TCPV6)?,

@@ -35,11 +35,7 @@ fn set_work(gso: Option<(u8, u16)>, frame: &mut Frame) -> Result<(), Malformed> 
     };
     // Segmentation computes new checksums, so that a finished one is replaced by a partial one (as in Linux).
     mark_blank(frame)?;
-    let csum = frame.offload().csum.ok_or(Malformed)?;
-    if usize::from(csum.start) + usize::from(csum.offset) + 2 > frame.head().len() {
-        return Err(Malformed);
-    }
-    frame.set_offload(Offload { csum: Some(csum), verified: true, gso });
+    frame.set_offload(Offload { csum: frame.offload().csum, verified: true, gso });
     Ok(())
 }
 
@@ -66,9 +62,11 @@ pub(crate) fn to_guest(frame: &Frame) -> FrameInfo {
     let mut flags = RxFlags::empty();
     flags.set(RxFlags::CSUM_BLANK, offload.csum.is_some());
     flags.set(RxFlags::DATA_VALIDATED, offload.csum.is_some() || offload.verified);
-    let gso = offload.gso.map(|gso| match gso.kind {
-        GsoKind::TcpV4 => (GSO_TCPV4, gso.size),
-        GsoKind::TcpV6 => (GSO_TCPV6, gso.size),
+    let gso = offload.gso.and_then(|gso| match gso.kind {
+        GsoKind::TcpV4 => Some((GSO_TCPV4, gso.size)),
+        GsoKind::TcpV6 => Some((GSO_TCPV6, gso.size)),
+        // The port's capabilities say that the bridge is to cut these.
+        GsoKind::Udp => None,
     });
     FrameInfo { len: frame.len(), flags, gso }
 }

@@ -7,6 +7,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::commands::*;
 use crate::dir::Dir;
 use crate::error::Result;
+use crate::log_limit::LogLimit;
 use crate::machine::process;
 use crate::output::LogStderr;
 
@@ -94,7 +95,9 @@ impl Cli {
 
 /// Starts logging to standard error: from level info for commands that keep running, from level warn for the others.
 pub fn start_logging(cli: &Cli) {
-    use tracing_subscriber::EnvFilter;
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
+    use tracing_subscriber::{EnvFilter, Layer};
     let keeps_running =
         matches!(cli.command, Command::Up(_) | Command::Hypervisor(_) | Command::Dom0(_) | Command::Guest(_));
     let level = match (cli.verbose, keeps_running) {
@@ -105,5 +108,6 @@ pub fn start_logging(cli: &Cli) {
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| LogStderr).with_ansi(terminal).init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(|| LogStderr).with_ansi(terminal);
+    tracing_subscriber::registry().with(filter).with(lines.with_filter(LogLimit::new())).init();
 }

@@ -183,3 +183,17 @@ fn image_in_use_is_refused_at_once_and_its_user_named() {
     drop(lock);
     machine.ok(["block-attach", "web", &argument]);
 }
+
+/// The usual soft limit is enough for some 150 devices.
+#[test]
+fn hypervisor_and_dom0_may_open_as_many_files_as_the_host_allows() {
+    let machine = Machine::new();
+    for pid in [machine.hypervisor(), machine.pid("Domain-0").unwrap()] {
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let line = limits.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        let [soft, hard, ..] = *line["Max open files".len()..].split_whitespace().collect::<Vec<_>>() else {
+            panic!("{line}")
+        };
+        assert_eq!(soft, hard, "{line}");
+    }
+}

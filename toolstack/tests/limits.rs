@@ -5,8 +5,8 @@ mod common;
 use std::fs::File;
 use std::process::Stdio;
 
+use common::program::{program, run};
 use common::{Machine, command};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use testkit::nbd::{BLOCK, Nbd};
@@ -50,12 +50,11 @@ fn command_whose_output_cannot_be_written_fails_with_an_error() {
 
 #[test]
 fn write_beyond_the_file_size_limit_fails_alone() {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_FSIZE).unwrap();
-    setrlimit(Resource::RLIMIT_FSIZE, 4 * MIB, hard).unwrap();
     let machine = Machine::new();
-    setrlimit(Resource::RLIMIT_FSIZE, soft, hard).unwrap();
-    create(&machine, "a.img");
     let dom0 = pid_of_dom0(&machine);
+    let mut limit = program("prlimit", "util-linux");
+    run(limit.args(["--pid", &dom0.unwrap().to_string(), &format!("--fsize={}", 4 * MIB)]));
+    create(&machine, "a.img");
     let mut client = Nbd::connect(&machine.dir().join("web/xvda.nbd")).unwrap();
     client.send_write(8 * MIB / BLOCK as u64, &[7; BLOCK]).unwrap();
     assert!(client.written().is_err());

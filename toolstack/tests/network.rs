@@ -2,11 +2,15 @@
 
 mod common;
 
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use common::netns::{Namespace, two_guests};
 use common::program::run;
-use common::{Guard, Machine, eventually};
+use common::{BOUND, Guard, Machine, eventually};
+use xenstore::Nodes;
 
 #[test]
 fn ping_and_iperf3_between_two_namespaces_lose_nothing() {
@@ -78,4 +82,65 @@ fn interface_hotplugged_while_another_pings_loses_no_ping() {
     let output = ping.wait_with_output().unwrap();
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success() && stdout.contains(" 0% packet loss"), "{stdout}");
+}
+
+#[test]
+fn detach_and_destroy_are_logged_without_a_warning() {
+    let machine = Machine::new();
+    let [_alice, _bob] = two_guests(&machine);
+    machine.ok(["network-detach", "alice", "0"]);
+    machine.ok(["network-attach", "alice", "mac=00:16:3e:00:00:77"]);
+    let image = machine.image("a.img", 1 << 20);
+    machine.ok(["block-attach", "bob", &format!("{},raw,xvda,rw", image.display())]);
+    machine.ok(["destroy", "bob"]);
+    machine.ok(["destroy", "alice"]);
+    eventually("the bridge has removed its ports", || machine.log().matches("port closed").count() == 2);
+    let log = machine.log();
+    assert!(!log.contains(" WARN ") && !log.contains(" ERROR "), "{log}");
+}
+
+/// `rate=` limits what a guest sends, and the key `rate` of its backend changes that at any time, as under Linux's backend.
+#[test]
+fn rate_limits_what_a_guest_sends_and_is_changed_live() {
+    const BYTES: usize = 1 << 20;
+    let machine = Machine::new();
+    let [alice, bob] = two_guests(&machine);
+    let transfer = || {
+        let listener = bob.spawn(|| TcpListener::bind("10.77.0.2:0").unwrap()).join().unwrap();
+        let address = listener.local_addr().unwrap();
+        let sender =
+            alice.spawn(move || TcpStream::connect(address).unwrap().write_all(&[7; BYTES]).unwrap());
+        let start = Instant::now();
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.set_read_timeout(Some(BOUND)).unwrap();
+        assert_eq!(std::io::copy(&mut stream, &mut std::io::sink()).unwrap(), BYTES as u64);
+        sender.join().unwrap();
+        start.elapsed()
+    };
+    let rate = format!("/local/domain/0/backend/vif/{}/0/rate", domid(&machine, "alice"));
+    // A burst of 100,000 bytes and one frame are free; the headers are not counted here.
+    let at_least = Duration::from_millis(((BYTES - 100_000 - 65_536) / 1000) as u64);
+    let changed = |count| {
+        eventually("the rate is changed", || machine.log().matches("rate limit changed").count() == count)
+    };
+    machine.store().write(&rate, "100000,100000").unwrap();
+    changed(1);
+    let limited = transfer();
+    assert!(limited >= at_least, "{limited:?}");
+    machine.store().write(&rate, "fast").unwrap();
+    eventually("the bad rate is logged", || machine.log().contains("found \"fast\""));
+    assert!(transfer() >= at_least);
+    machine.store().rm(&rate).unwrap();
+    changed(2);
+    let free = transfer();
+    assert!(free < at_least, "{free:?}");
+    // And from the start.
+    machine.ok(["network-attach", "alice", "mac=00:16:3e:00:00:77,rate=8Mb/s"]);
+    eventually("the rate is in the log", || machine.log().contains("rate=50000 bytes in 50ms"));
+}
+
+fn domid(machine: &Machine, name: &str) -> u64 {
+    let list: serde_json::Value = serde_json::from_str(&machine.ok(["list", "--json"])).unwrap();
+    let row = list.as_array().unwrap().iter().find(|row| row["name"] == name).unwrap();
+    row["domid"].as_u64().unwrap()
 }

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    Csum, Gso, GsoKind, HEAD, Offload,
+    Csum, Gso, GsoKind, Offload,
     partial_checksum::{fill_csum, mark_blank, put_field},
 };
 
@@ -52,6 +52,33 @@ fn check_tcp(bytes: &[u8]) -> (u32, [bool; 2], Vec<u8>) {
     (tcp.sequence_number, [tcp.psh, tcp.fin], payload.to_vec())
 }
 
+/// Checks lengths and all checksums of a UDP frame; returns the payload.
+fn check_udp(bytes: &[u8]) -> Vec<u8> {
+    let headers = PacketHeaders::from_ethernet_slice(bytes).unwrap();
+    let payload = headers.payload.slice();
+    let Some(TransportHeader::Udp(udp)) = headers.transport else { panic!("not UDP") };
+    assert_eq!(usize::from(udp.length), 8 + payload.len());
+    let expected = match headers.net.unwrap() {
+        NetHeaders::Ipv4(ip, _) => {
+            assert_eq!(usize::from(ip.total_len), bytes.len() - 14);
+            assert_eq!(ip.header_checksum, ip.calc_header_checksum());
+            udp.calc_checksum_ipv4(&ip, payload).unwrap()
+        }
+        NetHeaders::Ipv6(ip, _) => {
+            assert_eq!(usize::from(ip.payload_length), bytes.len() - 54);
+            udp.calc_checksum_ipv6(&ip, payload).unwrap()
+        }
+        _ => panic!("not IP"),
+    };
+    assert_eq!(udp.checksum, expected);
+    payload.to_vec()
+}
+
+/// Takes partial checksums, if `partial`, of outermost headers, as Xen's guests do.
+fn caps(partial: bool) -> Caps {
+    Caps { csum_v4: partial, csum_v6: partial, ..Caps::plain(1500) }
+}
+
 fn cut(frame: &Frame, caps: &Caps) -> Result<Vec<Frame>, Malformed> {
     let mut segments = match action(frame, caps)? {
         Action::Segment(segments) => segments,
@@ -94,7 +121,7 @@ proptest! {
         let kind = if v6 { GsoKind::TcpV6 } else { GsoKind::TcpV4 };
         frame.set_offload(Offload { gso: Some(Gso { kind, size }), ..Offload::NONE });
         mark_blank(&mut frame).unwrap();
-        let caps = Caps { csum_v4: partial, csum_v6: partial, ..Caps::plain(1500) };
+        let caps = caps(partial);
         let segments = cut(&frame, &caps).unwrap();
         prop_assert_eq!(segments.len(), payload.len().div_ceil(size.into()));
         let mut joined = Vec::new();
@@ -155,8 +182,98 @@ fn small_segments_and_fields_beyond_the_head_are_refused() {
         let gso = Gso { kind: GsoKind::TcpV4, size };
         assert!(Segments::new(&frame, gso, false).is_err());
     }
-    frame.set_offload(Offload { csum: Some(Csum { start: 100, offset: HEAD as u16 }), ..Offload::NONE });
-    assert_eq!(fill_csum(&mut frame), Err(Malformed));
+    for csum in [Csum { start: 100, offset: 3000 }, Csum { start: 4000, offset: 0 }] {
+        frame.set_offload(Offload { csum: Some(csum), ..Offload::NONE });
+        assert_eq!(fill_csum(&mut frame), Err(Malformed));
+    }
+}
+
+/// `inner` as the payload of a UDP packet, as a tunnel (VXLAN, Geneve) sends it.
+fn tunnelled(v6: bool, inner: &[u8]) -> Vec<u8> {
+    packet(v6, false, &[&[8, 0, 0, 0, 0, 0, 9, 0], inner].concat())
+}
+
+proptest! {
+    #[test]
+    fn inner_checksum_is_filled_for_a_port_that_takes_only_the_outermost(
+        outer_v6: bool, v6: bool, tcp: bool, payload in prop::collection::vec(any::<u8>(), 0..1300),
+    ) {
+        let inner = packet(v6, tcp, &payload);
+        let whole = tunnelled(outer_v6, &inner);
+        let start = whole.len() - payload.len() - if tcp { 20 } else { 8 };
+        let csum = Csum { start: start as u16, offset: if tcp { 16 } else { 6 } };
+        let at = start + usize::from(csum.offset);
+        let mut sent = whole.clone();
+        let mut blank = Frame::from_slice(&inner);
+        mark_blank(&mut blank).unwrap();
+        sent[at..at + 2].copy_from_slice(&blank.to_vec()[at + inner.len() - whole.len()..][..2]);
+        let mut frame = Frame::from_slice(&sent);
+        frame.set_offload(Offload { csum: Some(csum), verified: true, gso: None });
+        prop_assert!(passes(&frame, &Caps::full(1500)));
+        let other = frame.clone();
+        prop_assert!(matches!(action(&frame, &caps(true)), Ok(Action::FillChecksum)));
+        fill_csum(&mut frame).unwrap();
+        prop_assert_eq!(frame.to_vec(), whole);
+        prop_assert_eq!(other.to_vec(), sent);
+    }
+
+    #[test]
+    fn datagrams_of_a_segmented_udp_frame_join_to_the_payload(
+        v6: bool, size in 1..1472u16, datagrams in 1..if cfg!(miri) { 3 } else { 60usize }, last in 0..1472usize,
+        partial: bool,
+    ) {
+        let payload: Vec<u8> = (0..(datagrams - 1) * usize::from(size) + 1 + last % usize::from(size))
+            .map(|i| ((i * 31) >> 3) as u8)
+            .take(60_000)
+            .collect();
+        let mut frame = Frame::from_slice(&packet(v6, false, &payload));
+        frame.set_offload(Offload { gso: Some(Gso { kind: GsoKind::Udp, size }), ..Offload::NONE });
+        mark_blank(&mut frame).unwrap();
+        let mut joined = Vec::new();
+        for mut datagram in cut(&frame, &caps(partial)).unwrap() {
+            prop_assert_eq!(datagram.offload().csum.is_some(), partial);
+            fill_csum(&mut datagram).unwrap();
+            let part = check_udp(&datagram.to_vec());
+            prop_assert!(part.len() == usize::from(size) || joined.len() + part.len() == payload.len());
+            joined.extend(part);
+        }
+        prop_assert_eq!(joined, payload);
+    }
+}
+
+#[test]
+fn more_datagrams_than_linux_sends_are_refused() {
+    let frame = Frame::from_slice(&packet(false, false, &[7; 1290]));
+    let gso = |size| Gso { kind: GsoKind::Udp, size };
+    assert!(Segments::new(&frame, gso(11), false).is_ok());
+    assert!(Segments::new(&frame, gso(10), false).is_err());
+    assert!(Segments::new(&frame, gso(0), false).is_err());
+}
+
+#[test]
+fn segmentation_that_would_lose_an_inner_checksum_is_refused() {
+    let mut frame = Frame::from_slice(&packet(false, true, &[7; 3000]));
+    let gso = Gso { kind: GsoKind::TcpV4, size: 1448 };
+    frame.set_offload(Offload { csum: Some(Csum { start: 84, offset: 16 }), verified: true, gso: Some(gso) });
+    assert!(action(&frame, &caps(true)).is_err());
+}
+
+/// Linux's netfront drops a tagged frame that is marked `csum_blank`: it looks for the IP header behind the Ethernet header.
+#[test]
+fn checksum_behind_a_tag_is_filled_for_a_port_that_takes_only_the_outermost() {
+    let mut tagged = packet(false, true, &[7; 3000]);
+    tagged.splice(12..12, [0x81, 0, 0, 5]);
+    let mut frame = Frame::from_slice(&tagged[..1000]);
+    mark_blank(&mut frame).unwrap();
+    assert!(matches!(action(&frame, &caps(true)), Ok(Action::FillChecksum)));
+    assert!(passes(&frame, &Caps::full(1500)));
+    let mut long = Frame::from_slice(&tagged);
+    long.set_offload(Offload { gso: Some(Gso { kind: GsoKind::TcpV4, size: 1448 }), ..Offload::NONE });
+    mark_blank(&mut long).unwrap();
+    let wire = Caps { gso_v4: true, ..caps(true) };
+    for segment in cut(&long, &wire).unwrap() {
+        assert_eq!(segment.offload().csum, None);
+    }
 }
 
 /// The payload that makes the checksum zero is the checksum with a payload of zeroes.

@@ -20,7 +20,7 @@ use crate::{Batch, Caps, Frames, Interest, Stats};
 /// them again once the port has room.
 ///
 /// An `Err` from any method means that the port has failed: only this port is removed from the switch and dropped, with
-/// one log line. A frame that cannot be received or sent is counted in [`Port::stats`] and is no error.
+/// one log line; one of kind [`io::ErrorKind::BrokenPipe`] says that the port's peer has gone, which is no failure. A frame that cannot be received or sent is counted in [`Port::stats`] and is no error.
 ///
 /// No method may block. An armed port is still called about once a second (`recv` and `flush`), so that it can handle
 /// its timeouts; for a finer resolution its `fd` must become readable. No frame may depend on that call.

@@ -6,8 +6,7 @@
 //! host's network stack does not receive frames that the port sends, nor the port those that the stack sends.
 //!
 //! UDP that a local program had segmented by the kernel (`UDP_SEGMENT`, as some QUIC programs do) arrives
-//! unsegmented from a veth and is dropped as malformed: `ethtool -K NAME tx-udp-segmentation off` at the
-//! sending end avoids it.
+//! unsegmented from a veth, and the bridge cuts it for the ports that it goes to.
 #![allow(unsafe_code)] // `recvmsg` with an auxiliary message, and options that no crate wraps
 
 use std::{

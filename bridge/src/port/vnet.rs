@@ -11,6 +11,8 @@ const DATA_VALID: u8 = 2;
 const GSO_NONE: u8 = 0;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
+/// `VIRTIO_NET_HDR_GSO_UDP_L4`.
+const GSO_UDP: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 
 /// Parses a header; `None` for a kind of segmentation that the switch does not support.
@@ -21,6 +23,7 @@ pub(super) fn parse(bytes: &[u8; LEN]) -> Option<Offload> {
         GSO_NONE => None,
         GSO_TCPV4 => Some(GsoKind::TcpV4),
         GSO_TCPV6 => Some(GsoKind::TcpV6),
+        GSO_UDP => Some(GsoKind::Udp),
         _ => return None,
     };
     Some(Offload {
@@ -49,6 +52,7 @@ pub(super) fn make(frame: &Frame) -> [u8; LEN] {
         None => GSO_NONE,
         Some(GsoKind::TcpV4) => GSO_TCPV4,
         Some(GsoKind::TcpV6) => GSO_TCPV6,
+        Some(GsoKind::Udp) => GSO_UDP,
     };
     bytes
 }
@@ -60,8 +64,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn made_header_is_parsed_to_the_same_offloads(start: u16, offset: u16, size: u16, bits in 0..8u8, v6: bool) {
-            let kind = if v6 { GsoKind::TcpV6 } else { GsoKind::TcpV4 };
+        fn made_header_is_parsed_to_the_same_offloads(start: u16, offset: u16, size: u16, bits in 0..8u8, kind in 0..3usize) {
+            let kind = [GsoKind::TcpV4, GsoKind::TcpV6, GsoKind::Udp][kind];
             let csum = (bits & 1 != 0).then_some(Csum { start, offset });
             let verified = bits & 2 != 0 || csum.is_some();
             let gso = (bits & 4 != 0).then_some(Gso { kind, size });

@@ -56,20 +56,35 @@ fn unknown_address_is_flooded_and_known_one_sent_to_its_port() {
 }
 
 #[test]
-fn runts_reserved_and_too_long_frames_are_counted() {
+fn runts_bad_sources_reserved_and_too_long_frames_are_counted() {
     let mut switch = switch(2);
     let frames = batch(&[
         vec![],
         vec![0xff; 13],
+        frame(mac(9), [0xff; 6], 60),
+        frame(mac(9), [1, 0, 0x5e, 0, 0, 1], 60),
+        frame([0xff; 6], [0; 6], 60),
         frame([1, 0x80, 0xc2, 0, 0, 0x0e], mac(1), 60),
         frame(mac(9), mac(1), MAX_LEN + 1),
         frame(mac(9), mac(1), MAX_LEN),
     ]);
     let summary = switch.forward(PortId(0), frames.frames(), 0);
-    assert_eq!(summary, BatchSummary { runts: 2, reserved: 1, offloads: false, flooded: true });
+    assert_eq!(
+        summary,
+        BatchSummary { runts: 2, bad_sources: 3, reserved: 1, offloads: false, flooded: true }
+    );
     let egresses: Vec<_> =
         switch.egresses().map(|s| (s.port, s.batch.view(&frames).len(), s.too_long)).collect();
     assert_eq!(egresses, [(PortId(1), 1, 1)]);
+}
+
+/// A bridge without the spanning tree protocol, as Linux's.
+#[test]
+fn frames_of_the_spanning_tree_protocol_are_flooded() {
+    let mut switch = switch(2);
+    let frames = batch(&[frame([1, 0x80, 0xc2, 0, 0, 0], mac(1), 60)]);
+    assert_eq!(switch.forward(PortId(0), frames.frames(), 0).reserved, 0);
+    assert_eq!(sent(&switch, &frames)[&1].len(), 1);
 }
 
 #[test]
@@ -118,14 +133,15 @@ proptest! {
         let mut known: HashMap<Vec<u8>, u16> = HashMap::new();
         for (from, frames) in rounds {
             let mut expected: HashMap<u16, Vec<Vec<u8>>> = HashMap::new();
-            for bytes in frames.iter().filter(|bytes| bytes.len() >= 14) {
+            let is_valid = |bytes: &&Vec<u8>| {
+                bytes.len() >= 14 && bytes[6] & 1 == 0 && bytes[6..12] != [0; 6]
+            };
+            for bytes in frames.iter().filter(is_valid) {
                 let to = bytes[..6].to_vec();
                 let source = bytes[6..12].to_vec();
-                if source[0] & 1 == 0 && source != [0; 6] {
-                    known.insert(source, from);
-                }
+                known.insert(source, from);
                 let ports: Vec<u16> = match known.get(&to) {
-                    _ if to[..5] == [1, 0x80, 0xc2, 0, 0] && to[5] < 16 => vec![],
+                    _ if to[..5] == [1, 0x80, 0xc2, 0, 0] && (1..16).contains(&to[5]) => vec![],
                     Some(port) if to[0] & 1 == 0 => vec![*port],
                     _ => (0..4).collect(),
                 };

@@ -7,7 +7,8 @@
 use super::registry::{Answer, Client, Effect, Registry, Role, Rules, StoreLease};
 use super::socket::{self, Packet};
 use super::wire::{Failure, Reply, Request};
-use crate::{Error, Result};
+use crate::{Error, Result, raise_descriptor_limit};
+use event_loop::Essential;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -114,7 +115,10 @@ impl Broker {
         let state = Loop::new(config, listener, wake.clone())?;
         let thread = std::thread::Builder::new()
             .name("xpv-broker".into())
-            .spawn(move || state.run())
+            .spawn(move || {
+                let _essential = Essential;
+                state.run()
+            })
             .map_err(|e| Error::io("start the broker's thread", e))?;
         Ok(Self { dir, wake, thread: Some(thread), _lock: lock })
     }
@@ -167,17 +171,6 @@ fn bind_socket(config: &BrokerConfig) -> Result<OwnedFd> {
     fs::set_permissions(&path, Permissions::from_mode(mode)).map_err(|e| Error::io(what(), e))?;
     Backlog::new(128).and_then(|b| listen(&fd, b)).map_err(|e| Error::io(what(), e))?;
     Ok(fd)
-}
-
-/// A broker and a backend hold several descriptors a device: the default soft limit of 1024 is not enough.
-fn raise_descriptor_limit() {
-    use nix::sys::resource::{Resource, getrlimit, setrlimit};
-    if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE)
-        && soft < hard
-        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
-    {
-        tracing::debug!(%error, "failed to raise the limit of open files");
-    }
 }
 
 struct Connection {

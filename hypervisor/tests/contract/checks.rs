@@ -3,8 +3,8 @@
 use super::Pair;
 use event_channel::WaitChannel;
 use grant_table::{
-    Access, CopyOp, CopyPtr, GrantTable, MapOp, Mapping, PageAcceptor, PageDonor, Shared, SharedSlice,
-    TransferOp,
+    Access, CopyOp, CopyPtr, GrantTable, MapOp, Mapping, OwnedPage, PageAcceptor, PageDonor, Shared,
+    SharedSlice, TransferOp,
 };
 use hypervisor::local::Domain;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};

@@ -1,4 +1,4 @@
-# Two stock guests with two vbds and two vifs each, on xpv's bridges: ping, TCP, unsegmented frames, 9,000 bytes; and dom0.
+# Two stock guests with two vbds and two vifs each, on xpv's bridges: ping, TCP, unsegmented frames, 9,000 bytes, a rate limit; and dom0.
 # needs: xpv
 # timeout: 180
 modprobe tun
@@ -32,6 +32,12 @@ check "frames between guests are not segmented ($longest bytes a frame)" test "$
 check_fetch one two 10.1.0.3 "the other bridge"
 check_fetch two dom0 10.0.0.1
 check_fetch dom0 one 10.0.0.2
+xenstore-write /local/domain/0/backend/vif/1/0/rate 12500,50000
+wait_for 10 "the rate limit" grep -q 'rate limit changed rate=12500 bytes in 50ms' /out/dom0.log
+began=$(date +%s)
+check_fetch dom0 one 10.0.0.2 "at 250,000 bytes a second"
+check "1 MiB took at least three seconds" test $(($(date +%s) - began)) -ge 3
+xenstore-rm /local/domain/0/backend/vif/1/0/rate
 for name in one two; do
     check_in_guest $name "9,000 bytes are taken" 'ip link set eth0 mtu 9000'
 done

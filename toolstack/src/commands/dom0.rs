@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::thread;
 
 use blkback::{DataPath, Tuning, VbdDriver};
+use event_loop::Essential;
 use hypervisor::Hypervisor;
 use hypervisor::local::Domain;
 use hypervisor::xen::Xen;
@@ -73,6 +74,7 @@ enum DataPathArg {
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let stop = process::stop_signal()?;
     process::survive_file_size_limit()?;
+    hypervisor::raise_descriptor_limit();
     // Opened before joining the machine: a failure must have no effect on it.
     let bridges = Bridges::start(&args.bridges()?)?;
     match args.xen {
@@ -190,6 +192,7 @@ impl Shutdown {
     }
 
     fn run_driver(&self, client: Client, driver: &mut dyn BackDriver, devices: &Registry) -> Result<()> {
+        let _essential = Essential;
         let outcome = driver::run_registered(client, self.domid, driver, devices, self.event.as_fd());
         self.signal();
         Ok(outcome?)

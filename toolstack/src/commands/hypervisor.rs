@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 
+use event_loop::Essential;
 use hypervisor::local::{Broker, BrokerConfig, Control, DomainEvent, DomainEvents};
 use ring_abi::DomId;
 use xenstore::Client;
@@ -47,7 +48,10 @@ pub fn run(_args: &Args, dir: &Dir) -> Result<()> {
     };
     thread::Builder::new()
         .name("reaper".into())
-        .spawn(move || reaper.run(&gone))
+        .spawn(move || {
+            let _essential = Essential;
+            reaper.run(&gone)
+        })
         .map_err(|e| Error::io("starting a thread", e))?;
     tracing::info!(dir = %dir.path().display(), "ready");
     process::report_ready();

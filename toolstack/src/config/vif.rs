@@ -105,9 +105,6 @@ fn without_effect(params: &mut Params<'_>, warnings: &mut Warnings) -> Result<()
     }
     params.refuse("vlan", "nothing (VLANs are not supported yet)")?;
     params.refuse("forwarddev", "nothing (COLO is not supported)")?;
-    if params.has("rate") {
-        warnings.no_effect(params.origin(), &params.key("rate"), "what a guest sends is not limited yet");
-    }
     if params.is_set_to("trusted", "0") {
         warnings.no_effect(params.origin(), &params.key("trusted"), "our frontends make no difference");
     }

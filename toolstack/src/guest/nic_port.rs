@@ -129,6 +129,7 @@ impl Port for NicPort {
             mtu,
             csum_v4: self.config.csum,
             csum_v6: self.config.csum && back.csum_v6,
+            csum_anywhere: false,
             sg: back.sg,
             gso_v4: self.config.gso && back.gso_v4,
             gso_v6: self.config.gso && back.gso_v6,

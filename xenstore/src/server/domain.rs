@@ -59,7 +59,7 @@ impl Core {
         }
         let domain = self.domains.get(&domid).filter(|d| d.introduced).ok_or(XsError::ENOENT)?;
         for conn in domain.conns.clone() {
-            self.close(conn, "the domain was released");
+            self.close(conn);
         }
         self.domains.remove(&domid);
         for domain in self.domains.values_mut() {

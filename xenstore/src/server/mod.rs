@@ -205,7 +205,7 @@ impl Core {
             match connection.decoder.take() {
                 Ok(Some(request)) => self.execute(id, &request),
                 Ok(None) => return,
-                Err(e) => self.close(id, &e.to_string()),
+                Err(e) => self.close_for(id, &e.to_string()),
             }
         }
     }
@@ -263,7 +263,7 @@ impl Core {
                 let events = outbox.events();
                 let bytes = outbox.bytes();
                 let why = format!("quota watch-events exceeded: {events} events, {bytes} bytes unread");
-                self.close(id, &why);
+                self.close_for(id, &why);
             }
         }
     }
@@ -275,9 +275,21 @@ impl Core {
         self.fire([Effect { path, readable, removed: None }]);
     }
 
-    fn close(&mut self, id: ConnId, why: &str) {
+    /// Closes a connection for what its client has done.
+    fn close_for(&mut self, id: ConnId, fault: &str) {
+        if let Some(connection) = self.connections.get(&id).filter(|c| !c.closed) {
+            tracing::warn!(
+                domid = connection.domid.0,
+                connection = id.0,
+                fault,
+                "xenstore connection closed"
+            );
+            self.close(id);
+        }
+    }
+
+    fn close(&mut self, id: ConnId) {
         let Some(connection) = self.connections.get_mut(&id).filter(|c| !c.closed) else { return };
-        tracing::warn!(domid = connection.domid.0, connection = id.0, why, "xenstore connection closed");
         connection.close();
         self.watches.remove_all(id);
         self.woken.insert(id);

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+use event_loop::Essential;
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use ring_abi::xs_wire::XsError;
@@ -83,7 +84,10 @@ impl Store {
         let wake = Arc::new(EventFd::from_flags(flags)?);
         let handle = StoreHandle { commands, wake: wake.clone() };
         let mut reactor = Reactor::new(Core::new(config.quotas), listener, config.users, wake)?;
-        let run = move || serve(&mut reactor, &receiver);
+        let run = move || {
+            let _essential = Essential;
+            serve(&mut reactor, &receiver)
+        };
         let thread = std::thread::Builder::new().name("xenstored".into()).spawn(run)?;
         Ok(Store { handle, thread: Some(thread), socket: config.socket })
     }
@@ -113,10 +117,9 @@ impl Drop for Store {
     fn drop(&mut self) {
         // Fails only when the thread has ended already.
         let _ = self.handle.send(Command::Stop);
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the xenstore thread panicked");
+        if let Some(thread) = self.thread.take() {
+            // The process has ended if it panicked.
+            let _ = thread.join();
         }
         if let Some(socket) = &self.socket {
             let _ = std::fs::remove_file(socket);
