@@ -7,7 +7,7 @@
 //! It does no I/O, reads no clock and allocates only while it grows. It reads only the frames' private heads.
 
 use crate::{
-    Frame, PortBatch,
+    Frame, PortBatch, config,
     fdb::{Fdb, Limits, Mac, PortId, Station},
 };
 
@@ -80,6 +80,14 @@ impl Switch {
     /// Makes a learning switch without ports. `seed` must not be guessable by the stations that it serves.
     pub fn new(limits: Limits, seed: u64) -> Switch {
         Switch::of(Forwarding::Learning(Fdb::new(limits, seed)))
+    }
+
+    /// Makes a switch of this kind without ports.
+    pub(crate) fn with(forwarding: config::Forwarding, seed: u64) -> Switch {
+        match forwarding {
+            config::Forwarding::Learning(limits) => Switch::new(limits, seed),
+            config::Forwarding::Wire => Switch::wire(),
+        }
     }
 
     /// Makes a wire without ports.

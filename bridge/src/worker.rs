@@ -14,7 +14,7 @@ use event_loop::Essential;
 use nix::sys::eventfd::EventFd;
 
 use crate::{
-    Batch, Config, DropReason, Error, FdbRow, Forwarding, Port, PortInfo, QueueLimits, Rate,
+    Batch, Config, DropReason, Error, FdbRow, Port, PortInfo, QueueLimits, Rate,
     attached_port::{AttachedPort, Hold, Sender},
     command::Command,
     egress_queue::EgressQueue,
@@ -82,10 +82,7 @@ impl Worker {
             held: 0,
             ticks: 0,
             rounds: 0,
-            switch: match config.forwarding {
-                Forwarding::Learning(limits) => Switch::new(limits, seed),
-                Forwarding::Wire => Switch::wire(),
-            },
+            switch: Switch::with(config.forwarding, seed),
             ports: Vec::new(),
             failed: Vec::new(),
             stale_caps: false,

@@ -40,7 +40,7 @@ fn ping_and_iperf3_between_two_namespaces_lose_nothing() {
     }
 }
 
-/// Asserts that bob, whose frames may have many pages, received them in flipped pages, and gave back as many.
+/// Asserts that bob received frames in flipped pages, and gave back as many.
 fn assert_pages_flipped(machine: &Machine) {
     let list: serde_json::Value =
         serde_json::from_str(&machine.ok(["network-list", "bob", "--json"])).unwrap();

@@ -25,7 +25,7 @@ pub struct Args {
     netns: Option<String>,
 
     /// How its interfaces receive
-    #[arg(long, value_name = "METHOD", default_value = "auto")]
+    #[arg(long, value_name = "METHOD", default_value = "copy")]
     rx: RxMethod,
 
     /// Stay in the foreground, show the guest's output, and exit with it

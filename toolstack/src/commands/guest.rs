@@ -46,7 +46,7 @@ pub struct Args {
     no_offload: bool,
 
     /// How the interfaces receive
-    #[arg(long, value_name = "METHOD", default_value = "auto")]
+    #[arg(long, value_name = "METHOD", default_value = "copy")]
     rx: RxMethod,
 }
 

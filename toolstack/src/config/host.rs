@@ -20,7 +20,7 @@ use crate::error::{Error, Origin, Result};
 /// [[guests]]
 /// cfg = "web.cfg"        # relative to this file
 /// netns = "web"          # where its interfaces are put
-/// rx = "auto"            # how they receive: copy, flip or auto
+/// rx = "copy"            # how they receive: copy (the default), flip or auto
 ///
 /// [supervise]
 /// dom0 = true            # start dom0 again when it exits by itself (the default)

@@ -8,11 +8,11 @@ use serde::Deserialize;
 #[serde(rename_all = "lowercase")]
 pub enum RxMethod {
     /// Dom0 copies frames into the guest's pages
+    #[default]
     Copy,
     /// Pages with frames change their owner
     Flip,
     /// Flip where that is possible and frames may have a full page, or copy
-    #[default]
     Auto,
 }
 
