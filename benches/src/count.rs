@@ -3,6 +3,7 @@
 //! Sleeps are counted by the kernel, in `/proc/PID/task/TID/status`, while nothing else watches. System calls are counted by
 //! strace in a second run, which it slows: a thread that polls before it sleeps may sleep more often then.
 
+mod idle;
 mod round_trip;
 mod sleeps;
 mod strace;
@@ -18,7 +19,7 @@ const TRACED: usize = 2_000;
 /// System calls of which there are fewer in an operation are not shown: of timers and ticks.
 const FEWEST: f64 = 0.005;
 
-/// A row whose operation can be counted.
+/// A row whose operation can be counted, or a state.
 #[derive(Clone, Copy, Debug)]
 pub struct Countable {
     /// The row's name.
@@ -28,7 +29,8 @@ pub struct Countable {
 }
 
 /// Every row whose operation can be counted.
-pub const COUNTABLE: &[Countable] = &[Countable { name: "N7", count: round_trip::tables }];
+pub const COUNTABLE: &[Countable] =
+    &[Countable { name: "N7", count: round_trip::tables }, Countable { name: "idle", count: idle::table }];
 
 /// The one of that name, in upper or lower case.
 ///
@@ -126,6 +128,6 @@ mod tests {
     #[test]
     fn find_lists_what_can_be_counted() {
         assert_eq!(find("n7").unwrap().name, "N7");
-        assert!(find("R1").unwrap_err().ends_with("rows: N7"));
+        assert!(find("R1").unwrap_err().ends_with("rows: N7 idle"));
     }
 }

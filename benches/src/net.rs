@@ -8,6 +8,7 @@ pub mod dpdk;
 pub mod flip;
 mod guests;
 pub mod ours;
+mod pump;
 pub mod veth;
 
 use crate::cores;

@@ -16,13 +16,14 @@ pub struct Machine {
     program: PathBuf,
     /// `None` only while it is replaced.
     dom0: Option<Process>,
-    _hypervisor: Process,
+    hypervisor: Process,
     directory: tempfile::TempDir,
 }
 
 /// A domain, as `xpv list --json` shows it.
 #[derive(Deserialize)]
 struct Listed {
+    domid: u16,
     pid: Option<u32>,
 }
 
@@ -37,7 +38,7 @@ impl Machine {
         let command = |name| command(program, directory.path(), name);
         let hypervisor = Process::start_ready(&mut command("hypervisor")?, PACKAGE)?;
         let dom0 = Process::start_ready(&mut command("dom0")?, PACKAGE)?;
-        Ok(Self { program: program.to_owned(), dom0: Some(dom0), _hypervisor: hypervisor, directory })
+        Ok(Self { program: program.to_owned(), dom0: Some(dom0), hypervisor, directory })
     }
 
     /// Creates a guest of that name and these lines of an `xl.cfg`, whose interfaces are in the namespace of that path, and
@@ -62,6 +63,22 @@ impl Machine {
         let listed: Vec<Listed> =
             serde_json::from_str(&said).map_err(|e| format!("xpv list: {e}: {said}"))?;
         listed.first().and_then(|domain| domain.pid).ok_or_else(|| format!("guest {name} does not run"))
+    }
+
+    /// The processes of all guests.
+    ///
+    /// # Errors
+    /// What xpv says.
+    pub fn guests(&self) -> Result<Vec<u32>, String> {
+        let said = output(self.xpv().args(["list", "--json"]), PACKAGE)?;
+        let listed: Vec<Listed> =
+            serde_json::from_str(&said).map_err(|e| format!("xpv list: {e}: {said}"))?;
+        Ok(listed.iter().filter(|domain| domain.domid != 0).filter_map(|domain| domain.pid).collect())
+    }
+
+    /// The process of the hypervisor.
+    pub fn hypervisor(&self) -> u32 {
+        self.hypervisor.pid()
     }
 
     /// The process of dom0.

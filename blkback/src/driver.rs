@@ -116,7 +116,8 @@ impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Failure {
         match &error {
             OpenError::Io { source, .. } => failure(source, &error),
-            OpenError::InUse { .. } => Failure::in_use_for_now(&error),
+            OpenError::InUse { .. } | OpenError::Draining { .. } => Failure::in_use_for_now(&error),
+            OpenError::Claimed { .. } => Failure::new(libc::EBUSY, &error),
             OpenError::ReadOnly { .. } => Failure::new(libc::EACCES, &error),
             _ => Failure::new(libc::EINVAL, &error),
         }

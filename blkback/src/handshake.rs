@@ -13,7 +13,7 @@ pub const MAX_RING_PAGE_ORDER: u32 = MAX_PAGES.ilog2();
 /// The layout of the ring's slots: the key `protocol`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Abi {
-    /// `x86_64-abi`, the native layout, and the default (BLKIF_PROTOCOL_DEFAULT of Linux's backend).
+    /// `x86_64-abi`, which is the native layout on ARM too (`arm-abi`), and the default (BLKIF_PROTOCOL_DEFAULT of Linux's backend).
     X86_64,
     /// `x86_32-abi`.
     X86_32,
@@ -50,10 +50,9 @@ impl Negotiated {
     /// # Errors
     /// A key is missing or malformed, or asks for more than the backend advertised.
     pub fn from_keys(own: &Keys, other: &Keys) -> Result<Negotiated, KeyError> {
-        let abi = match other.get(key::PROTOCOL).map(str::trim_ascii) {
-            None | Some(key::PROTOCOL_X86_64) => Abi::X86_64,
-            Some(key::PROTOCOL_X86_32) => Abi::X86_32,
-            Some(_) => return Err(other.error(key::PROTOCOL, "x86_64-abi or x86_32-abi")),
+        let protocol = other.get(key::PROTOCOL).map(str::trim_ascii);
+        let Some(abi) = abi(protocol, key::PROTOCOL_NATIVE) else {
+            return Err(other.error(key::PROTOCOL, "x86_64-abi or x86_32-abi"));
         };
         let port = EventPort(other.need(key::EVENT_CHANNEL)?);
         if other.or(key::MULTI_QUEUE_NUM_QUEUES, 1u32)? != 1 {
@@ -100,10 +99,28 @@ fn ring_ref(page: u32) -> String {
     format!("{}{page}", key::RING_REF)
 }
 
+/// The key `info`: bits of `ring_abi::blkif::info`.
+fn info(disk: &DiskInfo) -> u32 {
+    let read_only = if disk.read_only { info::READONLY } else { 0 };
+    let cdrom = if disk.cdrom { info::CDROM | info::REMOVABLE } else { 0 };
+    read_only | cdrom
+}
+
+/// The layout that a frontend names, on a machine whose native layout has the name `native`; `None` if there is none such.
+fn abi(protocol: Option<&str>, native: &str) -> Option<Abi> {
+    match protocol {
+        None => Some(Abi::X86_64),
+        Some(protocol) if protocol == native => Some(Abi::X86_64),
+        Some(key::PROTOCOL_X86_64) => Some(Abi::X86_64),
+        Some(key::PROTOCOL_X86_32) => Some(Abi::X86_32),
+        Some(_) => None,
+    }
+}
+
 /// The keys that the backend publishes; `persistent`: persistent grants are supported.
 pub fn backend_keys(disk: &DiskInfo, persistent: bool) -> Keys {
     let flush = u8::from(disk.flush);
-    Keys::default()
+    let keys = Keys::default()
         .with(key::FEATURE_BARRIER, flush)
         .with(key::FEATURE_FLUSH_CACHE, flush)
         .with(key::FEATURE_PERSISTENT, u8::from(persistent))
@@ -113,8 +130,12 @@ pub fn backend_keys(disk: &DiskInfo, persistent: bool) -> Keys {
         .with(key::SECTORS, disk.sectors)
         .with(key::SECTOR_SIZE, disk.sector_size)
         .with(key::PHYSICAL_SECTOR_SIZE, disk.physical_sector_size)
-        .with(key::INFO, if disk.read_only { info::READONLY } else { 0 })
-        .with(key::MODE, if disk.read_only { "r" } else { "w" })
+        .with(key::INFO, info(disk));
+    match disk.read_only {
+        true => keys.with(key::MODE, "r"),
+        // The toolstack's, `w` or `w!`, which the next process needs too.
+        false => keys,
+    }
 }
 
 #[cfg(test)]

@@ -39,6 +39,7 @@ mod disk_queue;
 mod driver;
 pub mod engine;
 pub mod error;
+pub mod error_log;
 mod guest_data;
 pub mod handshake;
 #[cfg(any(test, fuzzing))]

@@ -18,6 +18,7 @@ use crate::commands::Commands;
 use crate::config::{Recovery, RingConfig};
 use crate::engine::{Completion, DiskInfo, Engine, IoRequest, Operation};
 use crate::error::{ExitReason, StartError};
+use crate::error_log::ErrorLog;
 use crate::guest_data::{Finished, GuestData};
 use crate::queue::Queue;
 use crate::request::Tag;
@@ -67,6 +68,7 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
     event_set: EventSet,
     adaptive_poll: AdaptivePoll,
     stats: Arc<Stats>,
+    error_log: ErrorLog,
     config: RingConfig,
 }
 
@@ -107,6 +109,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             event_set,
             adaptive_poll: AdaptivePoll::default(),
             stats: config.stats.clone(),
+            error_log: ErrorLog::default(),
             config,
         })
     }
@@ -237,7 +240,9 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
                     tally.done(request.operation(), request.bytes(), request.taken_at().unwrap_or(now));
                     Status::OKAY
                 }
-                Err((kind, error)) => failed(&self.stats, request.operation(), kind, &error),
+                Err((kind, error)) => {
+                    failed(&self.config, &mut self.error_log, request.operation(), kind, &error)
+                }
             };
             self.queue.complete(tag, status);
         }
@@ -329,11 +334,26 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     }
 }
 
+/// Counts a request that the disk failed, and logs it if none was for a while.
 #[cold]
-fn failed(stats: &Stats, operation: Operation, kind: ErrorKind, error: &io::Error) -> Status {
-    tracing::debug!(?operation, %error, "failed request");
-    stats.failed(operation, kind);
-    Status::ERROR
+fn failed(
+    config: &RingConfig,
+    log: &mut ErrorLog,
+    operation: Operation,
+    kind: ErrorKind,
+    error: &io::Error,
+) -> Status {
+    if let Some(unsaid) = log.admit(Instant::now()) {
+        tracing::warn!(?operation, %error, disk = config.disk.name(), unsaid, "failed request");
+    }
+    let unsupported = operation == Operation::Flush && error.kind() == io::ErrorKind::Unsupported;
+    let kind = match error.raw_os_error() {
+        _ if unsupported => ErrorKind::NotSupported,
+        Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
+        _ => kind,
+    };
+    config.stats.failed(operation, kind);
+    if unsupported { Status::EOPNOTSUPP } else { Status::ERROR }
 }
 
 fn limits(info: &DiskInfo) -> Limits {

@@ -20,12 +20,14 @@ pub enum ErrorKind {
     Malformed,
     /// The disk does not support it.
     NotSupported,
+    /// The file system of a sparse image is full, or its quota used up.
+    NoSpace,
 }
 
-use ErrorKind::{Grant, Io, Malformed, NotSupported};
+use ErrorKind::{Grant, Io, Malformed, NoSpace, NotSupported};
 
 /// Kinds of errors.
-const KINDS: usize = 4;
+const KINDS: usize = 5;
 
 impl ErrorKind {
     fn name(self) -> &'static str {
@@ -34,6 +36,7 @@ impl ErrorKind {
             Grant => "grant",
             Malformed => "malformed",
             NotSupported => "not_supported",
+            NoSpace => "no_space",
         }
     }
 }
@@ -215,8 +218,8 @@ impl stats::Stats for Stats {
         Snapshot {
             operations: vec![
                 read.read("read", &[Io, Grant, Malformed]),
-                write.read("write", &[Io, Grant, Malformed, NotSupported]),
-                flush.read("flush", &[Io, Malformed, NotSupported]),
+                write.read("write", &[Io, NoSpace, Grant, Malformed, NotSupported]),
+                flush.read("flush", &[Io, NoSpace, Malformed, NotSupported]),
                 other,
             ],
             in_flight: Some(self.in_flight.get()),

@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use blkback::DiskInfo;
 use blkback::engine::{Disk, Engine, FileDisk, IoTable, Mode, Operation, RamDisk, Spec, Tag, open};
+use blkback::handshake::backend_keys;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use proptest::prelude::*;
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
+use xenbus::Keys;
 
 const SECTORS: u64 = 256;
 
@@ -204,18 +206,40 @@ fn operation_with_a_tag_that_is_in_use_or_too_large_fails() {
     assert_eq!(failed, [Tag(0), Tag(2)]);
 }
 
+/// Runs a test in a thread whose io_uring is refused.
+fn without_io_uring(test: fn()) {
+    let run = move || {
+        testkit::refuse_io_uring();
+        test();
+    };
+    std::thread::spawn(run).join().unwrap();
+}
+
+#[test]
+fn threads_agree_with_ram() {
+    without_io_uring(uring_through_the_page_cache_agrees_with_ram);
+    without_io_uring(uring_with_o_direct_agrees_with_ram);
+}
+
+#[test]
+fn threads_keep_the_contract_of_engines() {
+    without_io_uring(read_beyond_truncated_image_is_an_error);
+    without_io_uring(dropped_engine_has_waited_for_its_operations);
+    without_io_uring(operation_with_a_tag_that_is_in_use_or_too_large_fails);
+}
+
 #[test]
 fn open_errors_name_the_file_and_what_was_found_and_expected() {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
     let refusal = |name: &str, mode| open(&Spec::raw(path(name), mode)).map(|_| ()).unwrap_err().to_string();
-    std::fs::write(path("odd"), [0; 1000]).unwrap();
+    std::fs::write(path("short"), [0; 500]).unwrap();
     std::fs::write(path("empty"), []).unwrap();
     std::fs::write(path("good"), [0; 1024]).unwrap();
     for (name, text) in [
         ("none", "No such file"),
         (".", "found a directory, expected a regular file or a block device"),
-        ("odd", "found 1000 bytes, expected a multiple of 512 above 0"),
+        ("short", "found 500 bytes, expected at least one sector of 512"),
         ("empty", "found 0 bytes"),
     ] {
         let error = refusal(name, Mode::Read);
@@ -225,10 +249,32 @@ fn open_errors_name_the_file_and_what_was_found_and_expected() {
     let first = open(&Spec::raw(path("good"), Mode::Write)).unwrap();
     assert!(refusal("good", Mode::Write).contains("in use by another disk"));
     assert!(refusal("good", Mode::Read).contains("in use by another disk"));
-    assert!(open(&Spec::raw(path("good"), Mode::WriteShared)).is_ok());
+    assert!(refusal("good", Mode::WriteShared).contains("in use by another disk"));
     drop(first);
+    let writers = [(), ()].map(|()| open(&Spec::raw(path("good"), Mode::WriteShared)).unwrap());
+    let error = refusal("good", Mode::Write);
+    assert!(error.contains("w! in both to share it"), "{error}");
+    assert!(refusal("good", Mode::Read).contains("in use by another disk"));
+    drop(writers);
     let readers = [(), ()].map(|()| open(&Spec::raw(path("good"), Mode::Read)).unwrap());
     assert!(readers[0].info().unwrap().read_only);
+}
+
+#[test]
+fn incomplete_last_sector_is_not_part_of_the_disk() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(1_000_001).unwrap();
+    let disk = open(&Spec::raw(file.path(), Mode::Write)).unwrap();
+    assert_eq!(disk.info().unwrap().sectors, 1953);
+}
+
+#[test]
+fn drive_without_a_medium_has_no_sectors_and_is_a_read_only_cdrom() {
+    let keys = Keys::new("/b").with("params", "").with("mode", "w").with("device-type", "cdrom");
+    let info = open(&Spec::from_keys(&keys).unwrap()).unwrap().info().unwrap();
+    assert_eq!((info.sectors, info.read_only, info.cdrom, info.flush), (0, true, true, false));
+    let published = backend_keys(&info, false);
+    assert_eq!((published.get("info"), published.get("mode")), (Some("7"), Some("r")));
 }
 
 #[test]

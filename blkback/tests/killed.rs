@@ -57,8 +57,10 @@ fn killed_backend_loses_no_write() {
     const PAGES: u64 = 64;
     let file = tempfile::NamedTempFile::new().unwrap();
     file.as_file().set_len(PAGES * 4096).unwrap();
+    // This process must not have it open for writing.
+    let file = file.into_temp_path();
     let machine = Machine::new();
-    machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
+    machine.attach_disk(GUEST, XVDA, file.to_str().unwrap());
     let guest = machine.domain(GUEST);
     let mut back = Some(BackendProcess::start(&machine));
     let mut disk = open(&guest, options());
@@ -83,7 +85,7 @@ fn killed_backend_loses_no_write() {
     }
     let mut disk = thread.join().unwrap();
     disk.flush().unwrap();
-    let content = std::fs::read(file.path()).unwrap();
+    let content = std::fs::read(&file).unwrap();
     let last = written.load(Ordering::Relaxed);
     for n in last - PAGES..last {
         let at = (n % PAGES * 4096) as usize;

@@ -1,5 +1,4 @@
 //! What a disk's engine needs and does not get is refused before the frontend is told that it is connected.
-#![allow(unsafe_code)] // A seccomp filter is installed by prctl.
 
 use std::io;
 use std::sync::Arc;
@@ -43,39 +42,4 @@ fn disk_without_an_engine_is_refused_before_it_is_connected() {
     let driver = VbdDriver::with_opener(dom0.clone(), dom0.clone(), Box::new(move |_, _| Ok(disk.clone())));
     let _back = Backend::start_with(driver, &dom0);
     assert_refused(&machine, "by the opener", &["12 ", "disk engine: ", "Cannot allocate memory"]);
-}
-
-/// Lets `io_uring_setup` fail with EPERM, as Docker's and systemd's filters do, for this thread and those that it starts.
-fn refuse_io_uring() {
-    let instruction = |code: u32, jt, jf, k| libc::sock_filter { code: code as u16, jt, jf, k };
-    let mut filter = [
-        // The number of the system call is the first word.
-        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_io_uring_setup as u32),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
-        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
-    // SAFETY: the kernel copies the program, and the calls change nothing of this process's memory.
-    let installed = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
-    };
-    assert!(installed, "seccomp: {}", io::Error::last_os_error());
-}
-
-#[test]
-fn image_without_io_uring_is_refused_with_what_to_do() {
-    let image = tempfile::NamedTempFile::new().unwrap();
-    image.as_file().set_len(1 << 20).unwrap();
-    let path = image.path().to_str().unwrap().to_owned();
-    let filtered = std::thread::spawn(move || {
-        refuse_io_uring();
-        let machine = Machine::new();
-        let _back = Backend::start(&machine);
-        let words =
-            ["1 ", "disk engine: io_uring_setup: Operation not permitted", "kernel.io_uring_disabled"];
-        assert_refused(&machine, &path, &words);
-    });
-    filtered.join().unwrap();
 }

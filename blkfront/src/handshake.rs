@@ -101,7 +101,7 @@ pub fn frontend_keys(refs: &[GrantRef], port: EventPort) -> Keys {
         }
     }
     keys.with(key::EVENT_CHANNEL, port)
-        .with(key::PROTOCOL, key::PROTOCOL_X86_64)
+        .with(key::PROTOCOL, key::PROTOCOL_NATIVE)
         .with(key::FEATURE_PERSISTENT, 0)
 }
 

@@ -3,9 +3,13 @@
 //! A port that is attached to a worker, with what the worker knows of it: who looks at it next, the frames that wait for it, and
 //! whether it is held.
 
-use std::{io, sync::Arc, time::Instant};
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use event_loop::{Interest, PollState};
+use event_loop::{AdaptivePoll, Interest, PollState};
 
 use crate::{
     Batch, DropReason, Frames, Port, Stats, destinations::Destinations, egress_queue::EgressQueue,
@@ -38,6 +42,9 @@ pub(crate) struct AttachedPort {
     pub(crate) state: PollState,
     /// When the port last had frames or took any that waited, or was told of.
     pub(crate) last_active: Instant,
+    adaptive_poll: AdaptivePoll,
+    /// The port is polled though it had nothing to do in the last round.
+    is_waited_for: bool,
     /// The frames that wait for the port.
     pub(crate) queue: EgressQueue,
     pub(crate) destinations: Destinations,
@@ -59,6 +66,8 @@ impl AttachedPort {
             port,
             state: PollState::new(Interest::INPUT),
             last_active: now,
+            adaptive_poll: AdaptivePoll::default(),
+            is_waited_for: false,
             queue,
             destinations: Destinations::default(),
             hold: None,
@@ -131,7 +140,7 @@ impl AttachedPort {
             let taken = self.port.send(Frames::of(staged))?;
             if taken > 0 {
                 self.queue.taken(taken, now);
-                self.last_active = now;
+                self.worked(now);
                 any = true;
             }
             if taken < count {
@@ -142,13 +151,40 @@ impl AttachedPort {
         Ok(any)
     }
 
+    /// Records that the port had frames or took some: polling it was worth while.
+    #[inline]
+    pub(crate) fn worked(&mut self, now: Instant) {
+        self.last_active = now;
+        if std::mem::take(&mut self.is_waited_for) {
+            self.adaptive_poll.hit();
+        }
+    }
+
+    /// Whether to poll the port on rather than arm it, after a round that may have found nothing: for `busy_poll` after it was
+    /// last active, unless that has led to nothing before.
+    #[inline]
+    pub(crate) fn is_worth_polling(&mut self, now: Instant, busy_poll: Duration) -> bool {
+        if self.state.needs().is_none() || now.duration_since(self.last_active) >= busy_poll {
+            return false;
+        }
+        // Frames that wait hold their sender, which a wake-up that comes late on a busy machine would outlast.
+        if !self.is_waited_for && !self.adaptive_poll.should_poll() && !self.state.needs().room {
+            return false;
+        }
+        self.is_waited_for = true;
+        true
+    }
+
     /// Arms the port for all that is needed of it. It stays polled if something was there already.
-    pub(crate) fn arm(&mut self) -> io::Result<()> {
+    pub(crate) fn arm(&mut self, now: Instant) -> io::Result<()> {
         self.is_suspect = false;
         self.state.need_room(!self.queue.is_empty());
         let needs = self.state.needs();
         let found = !needs.is_none() && self.port.arm(needs)?;
         self.state.armed(found);
+        if std::mem::take(&mut self.is_waited_for) || found {
+            self.adaptive_poll.ended(found, now.duration_since(self.last_active));
+        }
         Ok(())
     }
 

@@ -53,6 +53,7 @@ pub mod segment;
 mod software_offload;
 mod stats;
 pub mod switch;
+mod tick;
 mod worker;
 
 pub use batch::{Batch, Frames, PortBatch};

@@ -111,7 +111,6 @@ impl<T: Send + 'static> PinTable<T> {
 
     /// Makes [`PinTable::fd`] become readable at the next release; `true` if there are released values already.
     pub fn arm(&mut self) -> bool {
-        let _ = self.shared.wake.read();
         self.shared.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         self.has_released()
@@ -122,7 +121,13 @@ impl<T: Send + 'static> PinTable<T> {
         !self.shared.released.is_empty()
     }
 
-    /// Becomes readable when a value is released after [`PinTable::arm`].
+    /// Takes the event of a release.
+    pub fn take_event(&self) {
+        // EAGAIN is no error: there was none.
+        let _ = self.shared.wake.read();
+    }
+
+    /// Becomes readable when a value is released after [`PinTable::arm`], until that event is taken.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.shared.wake.as_fd()
     }
@@ -138,7 +143,6 @@ impl<T: Send + 'static> std::fmt::Debug for PinTable<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::fd::AsRawFd;
 
     #[test]
     fn value_is_reaped_once_after_the_last_pin_drops() {
@@ -173,7 +177,9 @@ mod tests {
         drop(pin);
         let mut fds = [nix::poll::PollFd::new(table.fd(), nix::poll::PollFlags::POLLIN)];
         assert_eq!(nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).unwrap(), 1);
-        assert!(table.fd().as_raw_fd() >= 0 && table.arm());
+        table.take_event();
+        assert_eq!(nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).unwrap(), 0);
+        assert!(table.arm());
         assert_eq!(table.reap(), Some(1));
     }
 }

@@ -3,6 +3,8 @@
 //! The worker: the loop that owns the ports. Each round receives, switches, sends and flushes; it sleeps when every
 //! port is idle.
 
+mod safety_net;
+
 use std::{
     io::{self, ErrorKind},
     sync::Arc,
@@ -22,15 +24,9 @@ use crate::{
     poller::Poller,
     rate_limit::RateLimit,
     switch::{BatchSummary, Switch},
+    tick::Tick,
 };
 
-/// Every port is called at least this often.
-const TICK: Duration = Duration::from_secs(1);
-/// Ticks between removals of expired entries from the forwarding database.
-const SWEEP_TICKS: u32 = 16;
-/// How long an event may be on its way: work found at a tick without an event by then was missed. A guest may lose its processor
-/// between publishing and notifying, for several of Xen's time slices of 30 ms.
-const EVENT_DELAY: Duration = Duration::from_millis(500);
 /// While ports are busy, the descriptors of armed ones are polled once in so many rounds, as that is a system call.
 const POLL_ROUNDS: u32 = 8;
 
@@ -41,12 +37,12 @@ pub(crate) struct Worker {
     seed: u64,
     started: Instant,
     now: Instant,
-    next_tick: Instant,
+    tick: Tick,
     /// When to look at the ports that had work at the tick and no event.
     check_at: Option<Instant>,
     /// Ports that are held.
     held: usize,
-    ticks: u32,
+    swept_s: u32,
     rounds: u32,
     switch: Switch,
     ports: Vec<Option<AttachedPort>>,
@@ -77,10 +73,10 @@ impl Worker {
             seed,
             started: now,
             now,
-            next_tick: now + TICK,
+            tick: Tick::new(now),
             check_at: None,
             held: 0,
-            ticks: 0,
+            swept_s: 0,
             rounds: 0,
             switch: Switch::with(config.forwarding, seed),
             ports: Vec::new(),
@@ -99,8 +95,11 @@ impl Worker {
         let _essential = Essential;
         while self.run_commands() {
             self.now = Instant::now();
-            self.tick();
+            self.look_at_all();
             let worked = self.round();
+            if worked {
+                self.tick.worked(self.now);
+            }
             self.release_holds();
             self.arm_idle();
             if let Err(error) = self.wait(worked) {
@@ -125,53 +124,6 @@ impl Worker {
             }
         }
         true
-    }
-
-    /// A safety net: looks at every port once a second. No port depends on it for frames.
-    fn tick(&mut self) {
-        if self.check_at.is_some_and(|check_at| self.now >= check_at) {
-            self.check_suspects();
-        }
-        if self.now < self.next_tick {
-            return;
-        }
-        self.next_tick = self.now + TICK;
-        self.ticks = self.ticks.wrapping_add(1);
-        if self.ticks.is_multiple_of(SWEEP_TICKS) {
-            self.switch.sweep(self.now_s());
-        }
-        self.stale_caps = true;
-        for (index, attached) in self.ports.iter_mut().enumerate() {
-            let Some(attached) = attached else { continue };
-            attached.stats.lost(DropReason::NoRoom, attached.queue.expire(self.now));
-            match attached.is_ready() {
-                Ok(true) => {
-                    attached.is_suspect = true;
-                    self.check_at = Some(self.now + EVENT_DELAY);
-                }
-                Ok(false) => attached.wake(self.now),
-                Err(error) => self.failed.push((PortId(index as u16), error)),
-            }
-        }
-        self.remove_failed();
-    }
-
-    /// Counts the ports that had work at the tick, and were not told of it since.
-    fn check_suspects(&mut self) {
-        self.check_at = None;
-        for attached in self.ports.iter_mut().flatten() {
-            if attached.is_suspect && !attached.state.is_polled() {
-                // One line, as the port's peer may never send an event.
-                if attached.stats.missed_wakeup() {
-                    tracing::warn!(
-                        bridge = self.name,
-                        port = attached.name,
-                        "missed a wake-up: the tick found work"
-                    );
-                }
-                attached.wake(self.now);
-            }
-        }
     }
 
     /// Serves every polled port once; `true` if any of them had frames, or took some that waited.
@@ -218,7 +170,7 @@ impl Worker {
         if let Some(rate) = &mut attached.rate {
             rate.spend(self.batch.frames(), passed);
         }
-        attached.last_active = self.now;
+        attached.worked(self.now);
         let BatchSummary { runts, bad_sources, reserved, offloads, flooded } =
             self.switch.forward(id, self.batch.frames(), now_s);
         attached.stats.lost(DropReason::Runt, runts);
@@ -317,11 +269,11 @@ impl Worker {
             let Some(attached) = attached.as_mut().filter(|attached| attached.state.is_polled()) else {
                 continue;
             };
-            if self.now.duration_since(attached.last_active) < self.busy_poll {
+            if attached.is_worth_polling(self.now, self.busy_poll) {
                 continue;
             }
             let id = PortId(index as u16);
-            if let Err(error) = attached.arm() {
+            if let Err(error) = attached.arm(self.now) {
                 self.failed.push((id, error));
             }
             // The frames of a held port would keep the worker from sleeping.
@@ -356,6 +308,9 @@ impl Worker {
         for id in self.ready.drain(..) {
             if let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) {
                 attached.wake(self.now);
+                if let Err(error) = attached.port.take_events() {
+                    self.failed.push((id, error));
+                }
             }
         }
         Ok(())
@@ -365,7 +320,7 @@ impl Worker {
     fn wake_at(&self) -> Instant {
         let holds = self.ports.iter().flatten().filter_map(|attached| attached.hold).map(|hold| hold.until);
         let holds = if self.held == 0 { None } else { holds.min() };
-        [holds, self.check_at].into_iter().flatten().fold(self.next_tick, Instant::min)
+        [holds, self.check_at].into_iter().flatten().fold(self.tick.next(), Instant::min)
     }
 
     fn attach(&mut self, name: String, port: Box<dyn Port>, rate: Option<Rate>) -> Result<(), Error> {

@@ -223,3 +223,63 @@ fn work_without_an_event_is_found_at_the_tick_and_counted() {
     assert_eq!(ports[0].counters.missed_wakeups, 0);
     assert!((2..=3).contains(&ports[1].counters.missed_wakeups), "{ports:?}");
 }
+
+/// A port that is told of each of its frames, and counts how often its events are taken.
+struct Told {
+    frames: u32,
+    taken: Arc<AtomicU32>,
+    stats: Arc<Stats>,
+    notifier: Arc<EventFd>,
+}
+
+impl Port for Told {
+    fn caps(&self) -> Caps {
+        Caps::plain(1500)
+    }
+    fn stats(&self) -> &Arc<Stats> {
+        &self.stats
+    }
+    fn recv(&mut self, into: &mut Batch) -> io::Result<()> {
+        if std::mem::take(&mut self.frames) > 0
+            && let Some(slot) = into.slot()
+        {
+            slot.copy_from(&frame());
+        }
+        Ok(())
+    }
+    fn send(&mut self, frames: Frames<'_>) -> io::Result<usize> {
+        Ok(frames.len())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+    fn arm(&mut self, _: Interest) -> io::Result<bool> {
+        Ok(false)
+    }
+    fn take_events(&mut self) -> io::Result<()> {
+        self.taken.fetch_add(1, SeqCst);
+        self.notifier.read()?;
+        self.frames += 1;
+        Ok(())
+    }
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.notifier.as_fd()
+    }
+}
+
+#[test]
+fn events_are_taken_once_each_and_only_where_the_descriptor_is_readable() {
+    let bridge = Bridge::start(Config::default()).unwrap();
+    let (mut end, port) = pair(Caps::plain(1500));
+    bridge.attach("pair", Box::new(port)).unwrap();
+    let taken = Arc::new(AtomicU32::default());
+    // A read without an event would block for ever.
+    let notifier = Arc::new(EventFd::new().unwrap());
+    let told = Told { frames: 0, taken: taken.clone(), stats: Arc::default(), notifier: notifier.clone() };
+    bridge.attach("told", Box::new(told)).unwrap();
+    for count in 1..=20 {
+        notifier.write(1).unwrap();
+        common::take(&mut end, 1);
+        assert_eq!(taken.load(SeqCst), count);
+    }
+}

@@ -24,6 +24,9 @@ pub struct Config {
     pub data_path: DataPath,
     /// Whether TCP segmentation offload is advertised.
     pub gso: bool,
+    /// Whether an event channel for each ring is offered (`feature-split-event-channels`) instead of one for both. One costs
+    /// fewer system calls, as one thread serves both rings. A frontend that has two is served either way.
+    pub split_event_channels: bool,
     /// Where the rings' response logs are kept, so that another process can resume the connections of one that was
     /// killed and frontends do not notice. Costs a few stores for each packet, and payloads are copied even where they
     /// could be mapped.
@@ -32,6 +35,12 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { burst: 256, data_path: DataPath::default(), gso: true, inflight_dir: None }
+        Self {
+            burst: 256,
+            data_path: DataPath::default(),
+            gso: true,
+            split_event_channels: false,
+            inflight_dir: None,
+        }
     }
 }

@@ -61,9 +61,7 @@ pub struct Connection {
     event_set: EventSet,
     caps: Caps,
     stats: Arc<Stats>,
-    /// The rings' event indexes are set, so that the guest notifies.
-    armed: bool,
-    /// One of them is the receive ring's, as frames waited for buffers.
+    /// The receive ring's event index is set, as frames waited for buffers.
     waits_for_room: bool,
     on_exit: Option<OnExit>,
     /// The device's span, for log lines from the bridge's thread.
@@ -132,7 +130,6 @@ impl Connection {
             event_set,
             caps: negotiated.caps,
             stats,
-            armed: true,
             waits_for_room: false,
             on_exit: Some(on_exit),
             span: tracing::Span::current(),
@@ -150,17 +147,16 @@ impl Connection {
         })
     }
 
-    /// Takes pending events if the rings were armed. Without that, any events are not worth the system call.
-    #[inline]
-    fn take_events(&mut self) -> Result<(), ExitReason> {
-        if std::mem::take(&mut self.armed) {
-            self.notifiers.take_events(&self.event_set)?;
+    /// Takes the events that the bridge was woken up for. Each look costs a system call, so that the payloads' is taken
+    /// where the guest has sent none: it lasts until then.
+    fn take_pending(&mut self) -> Result<(), ExitReason> {
+        if !self.notifiers.take_events(&self.event_set)? {
+            self.ingress.take_event();
         }
         Ok(())
     }
 
     fn receive(&mut self, into: &mut Batch) -> Result<(), ExitReason> {
-        self.take_events()?;
         let before = into.len();
         self.ingress.reap();
         let outcome = self.ingress.recv(into);
@@ -193,8 +189,6 @@ impl Connection {
         if let Some(pause) = self.notifiers.limit_events(&self.event_set)? {
             self.span.in_scope(|| tracing::debug!(?pause, "masking events: the guest notifies without work"));
         }
-        self.take_events()?;
-        self.armed = true;
         self.waits_for_room = needs.room;
         Ok((needs.input && self.ingress.arm()?) | (needs.room && self.egress.arm()?))
     }
@@ -264,6 +258,11 @@ impl Port for Connection {
 
     fn is_ready(&mut self, needs: Interest) -> io::Result<bool> {
         let outcome = self.has(needs);
+        self.report(outcome)
+    }
+
+    fn take_events(&mut self) -> io::Result<()> {
+        let outcome = self.take_pending();
         self.report(outcome)
     }
 

@@ -213,7 +213,7 @@ impl Follow for VifDevice {
 
     fn backend_keys(&mut self) -> Keys {
         let flip = self.grants.clone().page_donor().is_some();
-        backend_keys(Offered { gso: self.config.gso, flip })
+        backend_keys(Offered { gso: self.config.gso, split: self.config.split_event_channels, flip })
     }
 
     fn connect(&mut self, own: &Keys, other: &Keys) -> Result<bool, Failure> {

@@ -11,6 +11,8 @@ use xenbus::{KeyError, Keys};
 pub struct Offered {
     /// Packets for TCP segmentation can be passed on.
     pub gso: bool,
+    /// An event channel for each ring.
+    pub split: bool,
     /// The hypervisor lets this domain transfer pages.
     pub flip: bool,
 }
@@ -21,7 +23,7 @@ pub struct Offered {
 /// use netback::handshake::{Offered, backend_keys};
 /// use ring_abi::netif::key;
 ///
-/// let keys = backend_keys(Offered { gso: true, flip: false });
+/// let keys = backend_keys(Offered { gso: true, split: false, flip: false });
 /// assert_eq!((keys.get(key::FEATURE_GSO_TCPV4), keys.get(key::FEATURE_RX_FLIP)), (Some("1"), Some("0")));
 /// ```
 pub fn backend_keys(offered: Offered) -> Keys {
@@ -34,7 +36,7 @@ pub fn backend_keys(offered: Offered) -> Keys {
         .with(key::FEATURE_GSO_TCPV4, gso)
         .with(key::FEATURE_GSO_TCPV6, gso)
         .with(key::FEATURE_IPV6_CSUM_OFFLOAD, 1)
-        .with(key::FEATURE_SPLIT_EVENT_CHANNELS, 1)
+        .with(key::FEATURE_SPLIT_EVENT_CHANNELS, u8::from(offered.split))
         .with(key::MULTI_QUEUE_MAX_QUEUES, 1)
 }
 

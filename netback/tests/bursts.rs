@@ -5,9 +5,11 @@ use bridge::port::pair::Pair;
 use bridge::{Batch, Caps, Port};
 use netfront::{Config, Nic};
 use ring_abi::DomId;
+use ring_abi::netif::key;
 use std::time::Instant;
-use testkit::BOUND;
 use testkit::net::{Network, frame, guest, receive, send};
+use testkit::{BOUND, Machine};
+use xenstore::Nodes;
 
 /// Frames of each burst, and bytes of each frame: at most what the receiver's ring and its queue in the bridge hold.
 const BURSTS: [(usize, usize); 5] = [(10, 64), (300, 1000), (2000, 64), (2000, 1000), (1300, 1514)];
@@ -74,4 +76,30 @@ fn bursts_between_a_guest_and_a_program_arrive_whole_and_in_order() {
         }
         assert_nothing_missed(network);
     });
+}
+
+/// With an event channel for each ring only where both ends say so, frames pass both ways.
+#[test]
+fn event_channels_are_one_or_two_as_both_ends_say() {
+    for (back, front) in [(false, false), (false, true), (true, false), (true, true)] {
+        let machine = Machine::new();
+        let config = netback::Config { split_event_channels: back, ..Default::default() };
+        let network = Network::start(&machine, config);
+        let config = Config { split_event_channels: front, ..Config::default() };
+        let mut a = guest(&machine, DomId(1), config);
+        let mut b = guest(&machine, DomId(2), config);
+        let path = format!("/local/domain/1/device/vif/0/{}", key::EVENT_CHANNEL_TX);
+        assert_eq!(machine.client().exists(&path).unwrap(), back && front, "{back} {front}");
+        let mut into = vec![0; 65_536];
+        send_burst(&mut b, a.mac(), 1, 60);
+        receive(&mut a, &mut into);
+        for _ in 0..3 {
+            // More than the rings hold, so that both have events.
+            send_burst(&mut a, b.mac(), 600, 100);
+            (0..600).for_each(|_| assert_eq!(receive(&mut b, &mut into).0, 100));
+            send_burst(&mut b, a.mac(), 600, 100);
+            (0..600).for_each(|_| assert_eq!(receive(&mut a, &mut into).0, 100));
+        }
+        assert_nothing_missed(&network);
+    }
 }

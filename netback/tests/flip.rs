@@ -14,7 +14,8 @@ use testkit::net::{self, Network, VifSpec, frame, open, receive, send, until, vi
 use testkit::{BOUND, Machine};
 use xenbus::stats::{Flips, Snapshot};
 
-const FLIP: netfront::Config = netfront::Config { csum: true, gso: true, rx: RxChoice::Flip };
+const FLIP: netfront::Config =
+    netfront::Config { csum: true, gso: true, rx: RxChoice::Flip, split_event_channels: false };
 
 /// A guest with an interface of the largest MTU, whose pages are flipped.
 fn flipped(machine: &Machine, domid: u16) -> Nic {

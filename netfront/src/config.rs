@@ -12,4 +12,7 @@ pub struct Config {
     pub gso: bool,
     /// How received frames come into this domain's pages.
     pub rx: RxChoice,
+    /// An event channel for each ring, where the backend offers that, instead of one for both. One costs fewer system calls,
+    /// as one thread serves both rings.
+    pub split_event_channels: bool,
 }

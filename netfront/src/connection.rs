@@ -55,8 +55,6 @@ pub(crate) struct Connection {
     sent: u32,
     /// Buffers posted since the last commit of the receive ring.
     posted: u32,
-    /// A ring's event index was set since events were last taken. Without that there are none worth a system call.
-    armed: bool,
     /// The device's span, for log lines from the data path.
     span: tracing::Span,
 }
@@ -95,7 +93,6 @@ impl Connection {
             packet: Packet::default(),
             sent: 0,
             posted: 0,
-            armed: true,
             span: tracing::Span::current(),
         };
         for buffer in 0..connection.rx.slots() as u16 {
@@ -317,9 +314,6 @@ impl Connection {
             self.span
                 .in_scope(|| tracing::debug!(?pause, "masking events: the backend notifies without work"));
         }
-        if std::mem::replace(&mut self.armed, true) {
-            self.notifiers.take_events(event_set)?;
-        }
         Ok((needs.input && self.rx.arm()?) | (needs.room && self.tx.arm()?))
     }
 
@@ -328,13 +322,11 @@ impl Connection {
         Ok((needs.input && self.rx.has_responses()?) || (needs.room && self.tx.has_room()?))
     }
 
-    /// Takes pending events.
+    /// Takes pending events; `false` if there were none.
     ///
     /// # Errors
     /// [`ConnectionError::Channel`] once the backend has closed its end of a channel.
-    pub(crate) fn take_events(&mut self, event_set: &EventSet) -> Result<(), ConnectionError> {
-        self.armed = false;
-        self.notifiers.take_events(event_set)?;
-        Ok(())
+    pub(crate) fn take_events(&mut self, event_set: &EventSet) -> Result<bool, ConnectionError> {
+        Ok(self.notifiers.take_events(event_set)?)
     }
 }

@@ -24,6 +24,9 @@ use xenbus::frontend::{self, Frontend};
 
 /// Every descriptor's token: [`Nic::process_events`] looks at all.
 const ANY: u64 = 0;
+/// Most times in a row that the backend's events are taken without a look at the store, which is a system call. Its events
+/// last: after the backend's last one they make the descriptor readable again.
+const STORE_ROUNDS: u32 = 16;
 /// How long a backend may take to follow when the interface is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -45,8 +48,13 @@ pub struct Nic {
     frontend: Frontend,
     requested: Requested,
     rx: RxChoice,
+    split_event_channels: bool,
     identity: Identity,
     connection: Option<Connection>,
+    /// Times in a row that the store was not looked at.
+    store_rounds: u32,
+    /// The store is to be looked at whether or not it is readable: replies may have brought events.
+    store_due: bool,
     /// Longest packet that the backend takes, in bytes.
     max_len: usize,
     /// Features of the latest connection's backend.
@@ -80,8 +88,11 @@ impl Nic {
             frontend,
             requested: Requested { csum: config.csum, gso: config.gso, flip: false },
             rx: config.rx,
+            split_event_channels: config.split_event_channels,
             identity,
             connection: None,
+            store_rounds: 0,
+            store_due: true,
             max_len: 0,
             negotiated: None,
             stats: Arc::default(),
@@ -212,7 +223,7 @@ impl Nic {
                 self.connection_failed(&error);
                 true
             }
-            None => false,
+            None => self.store_due,
         }
     }
 
@@ -228,6 +239,12 @@ impl Nic {
         }
     }
 
+    /// Whether [`Nic::process_events`] is to be called though [`Nic::fd`] may not be readable: the connection has failed.
+    #[inline]
+    pub fn is_due(&self) -> bool {
+        self.store_due
+    }
+
     /// A descriptor that becomes readable when an armed interface has events; [`Nic::process_events`] is to be called
     /// then. It does not change over the interface's life.
     pub fn fd(&self) -> BorrowedFd<'_> {
@@ -235,16 +252,26 @@ impl Nic {
     }
 
     /// Processes pending events of the event channels and of the store: connects, reconnects and closes. To be called
-    /// when [`Nic::fd`] is readable, and regularly by users that poll without sleeping.
+    /// when [`Nic::fd`] is readable or [`Nic::is_due`], and regularly by users that poll without sleeping. It may leave the
+    /// store's events where the backend has sent some too; the descriptor stays readable then.
     ///
     /// # Errors
     /// [`Error::Removed`]; [`Error::Io`]; [`Error::Store`] where the store refuses a request, but a lost connection;
     /// [`Error::Connection`] where the hypervisor has no more grants or ports, or no such domain. No key, response or event of a
     /// backend's is an error.
     pub fn process_events(&mut self) -> Result<(), Error> {
-        if let Some(Err(error)) = self.connection.as_mut().map(|c| c.take_events(self.frontend.event_set())) {
+        let event_set = self.frontend.event_set();
+        let taken = self.connection.as_mut().map_or(Ok(false), |c| c.take_events(event_set));
+        let taken = taken.unwrap_or_else(|error| {
             self.connection_failed(&error);
+            false
+        });
+        if taken && !self.store_due && self.store_rounds < STORE_ROUNDS {
+            self.store_rounds += 1;
+            return Ok(());
         }
+        self.store_rounds = 0;
+        self.store_due = false;
         let followed = frontend::follow(self);
         self.survive(followed)
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use testkit::net::RawBackend;
 use testkit::{BOUND, Machine, random};
-use xenbus::DeviceEnd;
+use xenbus::{DeviceEnd, XenbusState};
 use xenstore::Nodes;
 
 /// Starts a machine without a backend; the test drives a [`RawBackend`] in dom0.
@@ -162,5 +162,19 @@ fn rings_overwritten_during_reads_cause_no_panic() {
             }
             stop.store(true, Relaxed);
         });
+    }
+}
+
+#[test]
+fn store_is_followed_while_the_backend_sends_events_without_end() {
+    let (machine, dom0) = start();
+    let (mut nic, mut back) = RawBackend::connect(&machine, &*dom0, DomId(1));
+    DeviceEnd::back(&back.device).switch_state(&mut back.client, XenbusState::Closing).unwrap();
+    let deadline = Instant::now() + BOUND;
+    while nic.is_up() {
+        assert!(Instant::now() < deadline, "up after {BOUND:?}");
+        // An event before each look: the store's turn comes nevertheless.
+        let _ = back.event.notify();
+        nic.process_events().unwrap();
     }
 }

@@ -39,6 +39,7 @@ mod lossy_store;
 mod machine;
 pub mod nbd;
 pub mod net;
+mod no_io_uring;
 pub mod page_ownership;
 pub mod random;
 mod raw_arena;
@@ -49,6 +50,7 @@ pub use frontend::FrontendDevice;
 pub use hooked_stream::HookedStream;
 pub use lossy_store::LossyStore;
 pub use machine::Machine;
+pub use no_io_uring::refuse_io_uring;
 pub use raw_arena::RawArena;
 pub use ring_abi::testing::StopOnDrop;
 

@@ -6,7 +6,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::commands::*;
 use crate::dir::Dir;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::log_limit::LogLimit;
 use crate::machine::process;
 use crate::output::LogStderr;
@@ -21,6 +21,10 @@ pub struct Cli {
     /// The machine's directory [default: $XPV_DIR, or /run/xpv for root, or $XDG_RUNTIME_DIR/xpv]
     #[arg(long, global = true, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+
+    /// Dry run: parse only, and print the JSON that `xl -N` prints (create, block-attach, network-attach)
+    #[arg(short = 'N', long, global = true)]
+    pub dry_run: bool,
 
     /// Log more to standard error; -vv logs debug messages, -vvv everything (RUST_LOG overrides it)
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
@@ -72,6 +76,12 @@ impl Cli {
         }
         let dir = || Dir::choose(self.dir.as_deref());
         match self.command {
+            Command::Create(args) if self.dry_run => create::dry_run(&args),
+            Command::BlockAttach(args) if self.dry_run => block_attach::dry_run(&args),
+            Command::NetworkAttach(args) if self.dry_run => network_attach::dry_run(&args),
+            _ if self.dry_run => Err(Error::other(
+                "-N is for create, block-attach and network-attach: no other command parses only",
+            )),
             Command::Demo(args) => demo::run(&args),
             Command::Up(args) => up::run(&args, self.dir.as_deref()),
             Command::Hypervisor(args) => hypervisor::run(&args, &dir()?),

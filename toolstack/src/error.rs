@@ -13,22 +13,39 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub struct Origin {
     name: Arc<str>,
     line: Option<usize>,
+    /// It is a text of one line: [`Origin::at`] adds nothing.
+    is_one_line: bool,
 }
 
 impl Origin {
     /// A whole file; [`Origin::at`] names a line of it.
     pub fn file(path: &Path) -> Origin {
-        Origin { name: path.display().to_string().into(), line: None }
+        Origin { name: path.display().to_string().into(), line: None, is_one_line: false }
     }
 
     /// An argument of the command line.
     pub fn argument(name: &str) -> Origin {
-        Origin { name: name.into(), line: None }
+        Origin { name: name.into(), line: None, is_one_line: false }
+    }
+
+    /// A setting on the command line, such as `memory=512`: it is its own name.
+    pub fn setting(text: &str) -> Origin {
+        Origin { name: text.into(), line: None, is_one_line: true }
     }
 
     /// A line of the same file; the first line is 1.
     pub fn at(&self, line: usize) -> Origin {
-        Origin { name: Arc::clone(&self.name), line: Some(line) }
+        Origin { line: Some(line).filter(|_| !self.is_one_line), ..self.clone() }
+    }
+
+    /// The file's or argument's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The line, if it is one.
+    pub fn line(&self) -> Option<usize> {
+        self.line
     }
 
     /// Returns the error that `key` has the value `found` here, where `expected` is required.
@@ -196,7 +213,7 @@ mod tests {
     #[test]
     fn chain_of_unreadable_file_names_the_system_error_once() {
         let path = Path::new("/no/such/guest.cfg");
-        let error = crate::config::GuestConfig::read(path).unwrap_err();
+        let error = crate::config::GuestConfig::read(path, &[]).unwrap_err();
         let text = chain(&error).to_string();
         assert!(text.starts_with("/no/such/guest.cfg: reading the guest's cfg: No such file"), "{text}");
         assert_eq!(text.matches("No such file").count(), 1, "{text}");

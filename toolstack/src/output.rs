@@ -19,6 +19,11 @@ pub(crate) fn line(text: Arguments<'_>) -> Result<()> {
     writeln!(io::stdout(), "{text}").map_err(|e| Error::io("writing to standard output", e))
 }
 
+/// Prints a text of whole lines to standard output.
+pub(crate) fn text(text: &str) -> Result<()> {
+    io::stdout().write_all(text.as_bytes()).map_err(|e| Error::io("writing to standard output", e))
+}
+
 /// Prints an error or a warning to standard error, which may be closed.
 pub fn message(text: impl Display) {
     let _ = writeln!(io::stderr(), "xpv: {text}");

@@ -91,7 +91,14 @@ fn create_of_an_invalid_guest_names_the_key_and_changes_nothing() {
             format!("name='x'\ndisk=[\n'{image},,xvda',\n'{image},,xvda']"),
             "bad.cfg:4: disk: vdev: found \"xvda\"",
         ),
-        ("name='x'\ncolour='red'".into(), "bad.cfg:2: syntax: found \"colour\", expected name, disk, vif"),
+        (
+            "import os\nname='x'".into(),
+            "bad.cfg:1: import: found \"os\", expected = or +=; this looks like Python",
+        ),
+        (
+            "name='x'\ndisk=['/a,,xvda,backend=storage']".into(),
+            "bad.cfg:2: disk: backend: found \"storage\", expected Domain-0 (backend= names a driver domain",
+        ),
         ("name='x'\nvif=['mac=zz']".into(), "bad.cfg:2: vif: mac: found \"zz\", expected an address"),
         ("disk=[]".into(), "bad.cfg: name: missing, expected the guest's name"),
         (

@@ -9,7 +9,7 @@ use ring_abi::DomId;
 use std::sync::Arc;
 use xenbus::{DeviceEnd, XenbusState};
 
-const OFFERED: Offered = Offered { gso: true, flip: true };
+const OFFERED: Offered = Offered { gso: true, split: false, flip: true };
 
 /// Broker, store and dom0. Every vif is connected by hand, so that a row may drive its port itself.
 pub(super) struct Machine {

@@ -1,16 +1,12 @@
 //! Our side of the network rows: 64-byte frames out of a guest, and through the bridge into another.
 
 use super::guests::Machine;
+use super::pump::{Guests, WARM_UP, send_burst};
 use crate::cores::pin;
 use bridge::{Batch, Bridge, Port};
-use netfront::{Config, Nic, SendOutcome};
+use netfront::{Config, SendOutcome};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-
-/// Frames sent or received before anything is published.
-const BURST: usize = 32;
-/// Not counted at the start of a run.
-const WARM_UP: Duration = Duration::from_millis(100);
 
 /// A frame of `len` bytes from one address to another.
 pub fn frame(to: [u8; 6], from: [u8; 6], len: usize) -> Vec<u8> {
@@ -19,12 +15,6 @@ pub fn frame(to: [u8; 6], from: [u8; 6], len: usize) -> Vec<u8> {
     frame[6..12].copy_from_slice(&from);
     frame[12..14].copy_from_slice(&[0x88, 0xb5]);
     frame
-}
-
-fn send_burst(nic: &mut Nic, frame: &[u8]) -> usize {
-    let sent = (0..BURST).take_while(|_| nic.send(frame) == SendOutcome::Queued).count();
-    nic.flush();
-    sent
 }
 
 /// Frames a second, in millions, out of a guest on one core and taken from its vif, content and all, on another.
@@ -100,27 +90,11 @@ pub fn to_guest(cores: [usize; 2], len: usize, time: Duration) -> Result<f64, St
     while a.recv(&mut into).is_none() {
         a.wait(false, Duration::from_secs(1)).map_err(|e| e.to_string())?;
     }
-    Ok(pump(&mut a, &mut b, &bytes, &mut into, time))
-}
-
-fn pump(a: &mut Nic, b: &mut Nic, bytes: &[u8], into: &mut [u8], time: Duration) -> f64 {
-    let start = Instant::now();
-    let mut counted: Option<(Instant, u64)> = None;
-    loop {
-        for _ in 0..64 {
-            send_burst(a, bytes);
-            while b.recv(into).is_some() {}
-            b.flush();
-        }
-        let frames = b.counters().rx_frames;
-        match counted {
-            None if start.elapsed() >= WARM_UP => counted = Some((Instant::now(), frames)),
-            Some((since, first)) if since.elapsed() >= time => {
-                return (frames - first) as f64 / since.elapsed().as_secs_f64() / 1e6;
-            }
-            _ => {}
-        }
-    }
+    let mut guests = Guests { a, b, bytes, into };
+    let rate = guests.pump(time);
+    // Before its vifs' frontends are gone, which it would report.
+    bridge.stop();
+    rate
 }
 
 /// Nanoseconds of one core for a frame out of a guest, both sides alternately on one thread.

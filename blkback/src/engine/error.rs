@@ -25,13 +25,15 @@ pub enum OpenError {
         /// The kind of file found.
         found: &'static str,
     },
-    /// The image is empty, or no whole number of sectors.
-    #[error("params: {}: found {bytes} bytes, expected a multiple of 512 above 0", path.display())]
+    /// The image has not one whole sector.
+    #[error("params: {}: found {bytes} bytes, expected at least one sector of {sector_size}", path.display())]
     Length {
         /// The image.
         path: PathBuf,
         /// Bytes found.
         bytes: u64,
+        /// Bytes of a sector.
+        sector_size: u32,
     },
     /// The image is not writable, but the mode is.
     #[error("mode: {}: found a file that may only be read, expected mode r (or a writable file)", path.display())]
@@ -40,12 +42,26 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// Another disk or program holds the image's lock.
-    #[error("mode: {}: in use by {holder}; expected mode r in both, or w! to share it", path.display())]
+    #[error("mode: {}: in use by {holder}; expected mode r in both, or w! in both to share it", path.display())]
     InUse {
         /// The image.
         path: PathBuf,
         /// Who holds it, as far as it is known.
         holder: String,
+    },
+    /// This domain itself uses the image: it is mounted, or another program writes to it.
+    #[error("mode: {}: in use by this domain: {user}; expected that nobody else uses it, or mode w! to share it", path.display())]
+    Claimed {
+        /// The image.
+        path: PathBuf,
+        /// What uses it.
+        user: String,
+    },
+    /// The kernel still carries out operations for an earlier process of the same device.
+    #[error("mode: {}: an earlier process of this device has operations in flight", path.display())]
+    Draining {
+        /// The image.
+        path: PathBuf,
     },
     /// The memory cannot be allocated.
     #[error("params: ram: {0}")]

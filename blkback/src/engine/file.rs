@@ -1,17 +1,18 @@
 // Not a core: does I/O or calls a hypervisor.
 
-//! A raw image or a block device: opens, checks, locks and describes it.
+//! A raw image or a block device: opens, checks and describes it.
 
-use super::uring::UringEngine;
-use super::{Disk, DiskInfo, Engine, Mode, OpenError};
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg, OFlag};
-use std::fs::{File, FileType, OpenOptions};
+use super::lock::ImageLock;
+use super::threads::ThreadEngine;
+use super::uring::{self, UringEngine};
+use super::{Disk, DiskInfo, Engine, FlushState, Mode, OpenError, claims};
+use nix::fcntl::OFlag;
+use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
 /// A raw image or block device.
@@ -20,8 +21,24 @@ pub struct FileDisk {
     path: PathBuf,
     file: Arc<File>,
     /// Held while the disk is open, so that another backend cannot open the image.
-    _lock: Option<Flock<File>>,
+    _lock: ImageLock,
+    /// Of a loop device: its file's.
+    _file_lock: Option<ImageLock>,
     info: DiskInfo,
+    flushes: Arc<FlushState>,
+}
+
+/// How an image is opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Access {
+    /// What the guest may do, and who else may use the image.
+    pub mode: Mode,
+    /// Bypass the page cache where file and medium support it (O_DIRECT at 512 bytes).
+    pub direct: bool,
+    /// A number of the device that uses the image, the same in every process that serves it.
+    pub user: Option<u64>,
+    /// The loop device that the toolstack's script has made of the image for this disk: major and minor number.
+    pub own_loop: Option<(u64, u64)>,
 }
 
 impl FileDisk {
@@ -30,24 +47,143 @@ impl FileDisk {
     /// # Errors
     /// Every [`OpenError`] but [`OpenError::Ram`].
     pub fn open(path: &Path, mode: Mode, direct: bool) -> Result<FileDisk, OpenError> {
+        FileDisk::open_as(path, Access { mode, direct, user: None, own_loop: None })
+    }
+
+    /// Opens an image.
+    ///
+    /// # Errors
+    /// Every [`OpenError`] but [`OpenError::Ram`].
+    pub fn open_as(path: &Path, access: Access) -> Result<FileDisk, OpenError> {
         let fail = |source| OpenError::Io { path: path.into(), source };
-        let kind = std::fs::metadata(path).map_err(fail)?.file_type();
+        let mode = access.mode;
+        let meta = std::fs::metadata(path).map_err(fail)?;
+        let kind = meta.file_type();
         if !kind.is_file() && !kind.is_block_device() {
             return Err(OpenError::Kind { path: path.into(), found: kind_name(kind) });
         }
+        let has_writers = kind.is_file() && mode == Mode::Write && claims::has_writers(path);
         let file = options(mode).open(path).map_err(|source| open_error(path, mode, source))?;
         let mut info = DiskInfo { read_only: mode.read_only(), ..DiskInfo::new(0) };
         (info.sector_size, info.physical_sector_size) = sector_sizes(&file).map_err(fail)?;
         let bytes = length(&file).map_err(fail)?;
-        if bytes == 0 || !bytes.is_multiple_of(info.sector_size.into()) {
-            return Err(OpenError::Length { path: path.into(), bytes });
+        info.sectors = whole_sectors(path, bytes, info.sector_size)?;
+        let file = open_for_io(file, path, access, info.sector_size)?;
+        let (lock, file) = ImageLock::acquire(file, path, mode, access.user)?;
+        let file_lock = match kind.is_file() {
+            true => check_file(path, &meta, access, has_writers).map(|()| None)?,
+            false => lock_file_of_loop_device(path, &meta, access)?,
+        };
+        tracing::debug!(path = %path.display(), ?info, "disk image opened");
+        let file = Arc::new(file);
+        let flushes = Arc::default();
+        Ok(FileDisk { path: path.into(), file, _lock: lock, _file_lock: file_lock, info, flushes })
+    }
+
+    /// Says whether it is a CD-ROM.
+    pub fn with_cdrom(self, cdrom: bool) -> FileDisk {
+        FileDisk { info: DiskInfo { cdrom, ..self.info }, ..self }
+    }
+}
+
+/// The disk's length in units of 512 bytes: an incomplete last sector is not part of it, as with loop and nbd.
+fn whole_sectors(path: &Path, bytes: u64, sector_size: u32) -> Result<u64, OpenError> {
+    let rest = bytes % u64::from(sector_size);
+    if bytes == rest {
+        return Err(OpenError::Length { path: path.into(), bytes, sector_size });
+    }
+    if rest > 0 {
+        let path = path.display();
+        tracing::warn!(%path, "{bytes} bytes are no multiple of {sector_size}: the last {rest} are not part of the disk");
+    }
+    Ok((bytes - rest) / 512)
+}
+
+/// Checks that nobody in this domain uses a file that is to be a guest's alone.
+fn check_file(path: &Path, meta: &Metadata, access: Access, has_writers: bool) -> Result<(), OpenError> {
+    if access.mode != Mode::Write {
+        return Ok(());
+    }
+    let loop_device = claims::loop_device_of(meta, access.own_loop);
+    let user =
+        loop_device.or_else(|| claims::writer(meta).filter(|_| has_writers && access.own_loop.is_none()));
+    match user {
+        Some(user) => Err(OpenError::Claimed { path: path.into(), user }),
+        None => Ok(()),
+    }
+}
+
+/// Of a loop device, locks its file too: they are one image.
+fn lock_file_of_loop_device(
+    path: &Path,
+    meta: &Metadata,
+    access: Access,
+) -> Result<Option<ImageLock>, OpenError> {
+    let Some(backing) = claims::file_of_loop_device(claims::number(meta)) else { return Ok(None) };
+    // One that is deleted, or of another mount namespace, cannot be opened under another name here either.
+    let Ok(file) = File::open(&backing) else { return Ok(None) };
+    match ImageLock::acquire(file, &backing, access.mode, access.user) {
+        Ok((lock, _)) => Ok(Some(lock)),
+        Err(OpenError::InUse { holder, .. }) => Err(OpenError::InUse { path: path.into(), holder }),
+        Err(error) => Err(error),
+    }
+}
+
+/// Opens the same image again for I/O, with O_DIRECT if that works. A block device that is to be a guest's alone is claimed
+/// (O_EXCL), as mounts and the device mapper claim theirs.
+fn open_for_io(file: File, path: &Path, access: Access, sector_size: u32) -> Result<File, OpenError> {
+    let is_device = claims_device(&file);
+    if is_device && access.mode == Mode::Read {
+        check_readable_device(&file, path)?;
+    }
+    let exclusive = is_device && access.mode == Mode::Write;
+    let again = |flags: i32| {
+        let same = format!("/proc/self/fd/{}", file.as_raw_fd());
+        options(access.mode).custom_flags(flags).open(same)
+    };
+    let claim = if exclusive { OFlag::O_EXCL.bits() } else { 0 };
+    if access.direct
+        && let Ok(direct) = again(OFlag::O_DIRECT.bits() | claim)
+        && can_read_directly(&direct, sector_size)
+    {
+        return Ok(direct);
+    }
+    if !exclusive {
+        return Ok(file);
+    }
+    again(claim).map_err(|source| busy(path, &file, source, false))
+}
+
+fn claims_device(file: &File) -> bool {
+    file.metadata().is_ok_and(|meta| meta.file_type().is_block_device())
+}
+
+/// Checks that a device which others may read, too, is written to by nobody. A claim to try ends at once.
+fn check_readable_device(file: &File, path: &Path) -> Result<(), OpenError> {
+    let same = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match options(Mode::Read).custom_flags(OFlag::O_EXCL.bits()).open(same) {
+        Err(source) if source.raw_os_error() == Some(libc::EBUSY) => {
+            let Ok(meta) = file.metadata() else { return Ok(()) };
+            // One that is mounted for reading alone is claimed too.
+            match claims::user_of_device(claims::number(&meta), true) {
+                Some(user) => Err(OpenError::Claimed { path: path.into(), user }),
+                None if claims::user_of_device(claims::number(&meta), false).is_some() => Ok(()),
+                None => Err(busy(path, file, source, true)),
+            }
         }
-        info.sectors = bytes / 512;
-        let direct_file = if direct { open_direct(&file, mode, info.sector_size) } else { None };
-        let direct = direct_file.is_some();
-        let (file, lock) = lock(direct_file.unwrap_or(file), path, mode)?;
-        tracing::debug!(path = %path.display(), ?info, direct, "disk image opened");
-        Ok(FileDisk { path: path.into(), file: Arc::new(file), _lock: lock, info })
+        _ => Ok(()),
+    }
+}
+
+/// The error that a device cannot be claimed.
+fn busy(path: &Path, file: &File, source: io::Error, read_only: bool) -> OpenError {
+    if source.raw_os_error() != Some(libc::EBUSY) {
+        return OpenError::Io { path: path.into(), source };
+    }
+    let number = file.metadata().ok().as_ref().map(claims::number);
+    match number.and_then(|number| claims::user_of_device(number, read_only)) {
+        Some(user) => OpenError::Claimed { path: path.into(), user },
+        None => OpenError::InUse { path: path.into(), holder: "another disk or program".into() },
     }
 }
 
@@ -60,11 +196,20 @@ impl Disk for FileDisk {
         let unit = u64::from(self.info.sector_size);
         // An incomplete last sector is not part of the disk.
         let bytes = length(&self.file)? / unit * unit;
-        Ok(DiskInfo { sectors: bytes / 512, ..self.info })
+        Ok(DiskInfo { sectors: bytes / 512, flush: self.flushes.is_supported(), ..self.info })
     }
 
     fn engine(&self, depth: usize) -> io::Result<Box<dyn Engine>> {
-        Ok(Box::new(UringEngine::new(self.file.clone(), depth)?))
+        let engine: Box<dyn Engine> = match UringEngine::new(self.file.clone(), depth) {
+            Ok(engine) => Box::new(engine),
+            Err(error) if uring::is_refused(&error) => {
+                static WARNED: Once = Once::new();
+                WARNED.call_once(|| tracing::warn!("disks are served by threads, which is slower: {error}"));
+                Box::new(ThreadEngine::new(self.file.clone(), depth)?)
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(self.flushes.guard(engine))
     }
 }
 
@@ -72,25 +217,6 @@ fn options(mode: Mode) -> OpenOptions {
     let mut options = OpenOptions::new();
     options.read(true).write(!mode.read_only());
     options
-}
-
-/// Locks the file unless the mode shares it. The lock belongs to the open file that does the I/O: when the process
-/// is killed, the lock is held until the kernel has completed the last operation, so that a late write of the killed
-/// process cannot overwrite one of its successor.
-fn lock(file: File, path: &Path, mode: Mode) -> Result<(File, Option<Flock<File>>), OpenError> {
-    let lock = match mode {
-        Mode::WriteShared => return Ok((file, None)),
-        Mode::Write => FlockArg::LockExclusiveNonblock,
-        Mode::Read => FlockArg::LockSharedNonblock,
-    };
-    let fail = |source| OpenError::Io { path: path.into(), source };
-    match Flock::lock(file, lock) {
-        Ok(lock) => Ok((lock.try_clone().map_err(fail)?, Some(lock))),
-        Err((_, Errno::EWOULDBLOCK)) => {
-            Err(OpenError::InUse { path: path.into(), holder: "another disk or program".into() })
-        }
-        Err((_, e)) => Err(fail(e.into())),
-    }
 }
 
 fn open_error(path: &Path, mode: Mode, source: io::Error) -> OpenError {
@@ -101,16 +227,14 @@ fn open_error(path: &Path, mode: Mode, source: io::Error) -> OpenError {
     OpenError::Io { path: path.into(), source }
 }
 
-/// Opens the same file with O_DIRECT, if one sector can be read that way at the alignment of guests' buffers.
-fn open_direct(file: &File, mode: Mode, sector_size: u32) -> Option<File> {
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let file = options(mode).custom_flags(OFlag::O_DIRECT.bits()).open(path).ok()?;
-    let page: MmapRegion = MmapRegion::new(8192).ok()?;
+/// Whether one sector can be read with O_DIRECT at the alignment of guests' buffers.
+fn can_read_directly(mut file: &File, sector_size: u32) -> bool {
     // Not at a page's start: a guest's buffers are aligned to 512 bytes only.
     let offset = 512;
     let len = sector_size as usize;
-    let read = page.get_slice(offset, len).ok()?.read_volatile_from(0, &mut &file, len);
-    matches!(read, Ok(n) if n == len).then_some(file)
+    let Ok(page) = MmapRegion::<()>::new(8192) else { return false };
+    let slice = page.get_slice(offset, len);
+    slice.is_ok_and(|slice| slice.read_volatile_from(0, &mut file, len).is_ok_and(|read| read == len))
 }
 
 /// Length of a file or block device in bytes.

@@ -20,6 +20,20 @@ use crate::request::{Operation, Tag};
 /// The memory of an operation: adjacent slices are one entry.
 pub(super) type Iovecs = ArrayVec<iovec, MAX_SEGMENTS>;
 
+/// The memory from byte `from` on.
+pub(super) fn skip(iovecs: &[iovec], from: usize, rest: &mut Iovecs) {
+    rest.clear();
+    let mut skip = from;
+    for one in iovecs {
+        let skipped = skip.min(one.iov_len);
+        skip -= skipped;
+        if skipped < one.iov_len {
+            let iov_base = one.iov_base.cast::<u8>().wrapping_add(skipped).cast();
+            rest.push(iovec { iov_base, iov_len: one.iov_len - skipped });
+        }
+    }
+}
+
 /// What an engine reads of an operation. Nobody writes to it while its token lives.
 pub(super) struct IoSlot {
     pub(super) tag: Tag,

@@ -4,14 +4,18 @@
 //! I/O for one thread.
 
 mod bounce;
+mod claims;
 mod error;
 mod file;
+mod flush_guard;
 mod io;
 mod io_table;
+mod lock;
 pub mod null;
 pub mod open;
 pub mod ram;
 pub mod spec;
+mod threads;
 mod uring;
 
 use std::io::Result;
@@ -21,7 +25,8 @@ pub use crate::request::{Operation, Tag};
 pub(crate) use bounce::Buffer;
 pub use bounce::{BounceBuffer, BouncePool};
 pub use error::OpenError;
-pub use file::FileDisk;
+pub use file::{Access, FileDisk};
+pub use flush_guard::FlushState;
 pub use io::{Completion, IoRequest};
 pub use io_table::{IoTable, Slices};
 pub use null::NullDisk;
@@ -42,12 +47,21 @@ pub struct DiskInfo {
     pub read_only: bool,
     /// [`Operation::Flush`] has an effect, and is advertised to frontends.
     pub flush: bool,
+    /// It is a CD-ROM, which is removable, and may have no medium: no sectors.
+    pub cdrom: bool,
 }
 
 impl DiskInfo {
     /// A writable disk of so many 512-byte sectors.
     pub fn new(sectors: u64) -> DiskInfo {
-        DiskInfo { sectors, sector_size: 512, physical_sector_size: 512, read_only: false, flush: true }
+        DiskInfo {
+            sectors,
+            sector_size: 512,
+            physical_sector_size: 512,
+            read_only: false,
+            flush: true,
+            cdrom: false,
+        }
     }
 }
 

@@ -1,9 +1,9 @@
-//! The description of a disk, parsed from the toolstack's keys `params`, `mode` and `direct-io-safe`.
+//! The description of a disk, parsed from the toolstack's keys `params`, `mode`, `device-type` and `direct-io-safe`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use ring_abi::blkif::key::{DIRECT_IO_SAFE, MODE, PARAMS};
+use ring_abi::blkif::key::{DEVICE_TYPE, DIRECT_IO_SAFE, MODE, PARAMS, PHYSICAL_DEVICE};
 use xenbus::{KeyError, Keys};
 
 /// The key `mode`: what the guest may do, and who else may use the image.
@@ -46,6 +46,8 @@ pub enum Source {
     Null(u64),
     /// `ram:<bytes>`: memory, zeroed at first.
     Ram(u64),
+    /// Nothing, in a drive of removable media: it has no medium.
+    Empty,
 }
 
 /// The description of a disk.
@@ -66,12 +68,19 @@ pub struct Spec {
     /// `direct-io-safe` is absent or not 0: the host's page cache may be bypassed. Writes are then as durable as
     /// the medium's own cache; a flush makes them durable in any case.
     pub direct: bool,
+    /// A CD-ROM: read-only and removable whatever `mode` says.
+    pub cdrom: bool,
+    /// A number of the device that uses the image, the same in every process that serves it; it is no key.
+    pub user: Option<u64>,
+    /// `physical-device`: the loop device that Xen's `block` script has made of the file, for backends that take devices alone.
+    pub own_loop: Option<(u64, u64)>,
 }
 
 impl Spec {
     /// A raw image or block device.
     pub fn raw(path: impl Into<PathBuf>, mode: Mode) -> Spec {
-        Spec { source: Source::Raw(path.into()), mode, direct: true }
+        let source = Source::Raw(path.into());
+        Spec { source, mode, direct: true, cdrom: false, user: None, own_loop: None }
     }
 
     /// Parses a backend's keys; an absent `mode` is `w`.
@@ -82,13 +91,19 @@ impl Spec {
         const EXPECTED: &str =
             "an absolute path, raw:<absolute path>, null:<bytes> or ram:<bytes>, bytes a multiple of 512";
         let invalid = || keys.error(PARAMS, EXPECTED);
-        let source = parse(keys.get(PARAMS).ok_or_else(invalid)?).ok_or_else(invalid)?;
+        let cdrom = keys.get(DEVICE_TYPE).is_some_and(|kind| kind.trim_ascii() == "cdrom");
+        let source = match keys.get(PARAMS).ok_or_else(invalid)? {
+            "" if cdrom => Source::Empty,
+            params => parse(params).ok_or_else(invalid)?,
+        };
         let mode = match keys.get(MODE) {
             None => Mode::Write,
             Some(text) => text.trim_ascii().parse().map_err(|()| keys.error(MODE, "r, w or w!"))?,
         };
         let direct = keys.get(DIRECT_IO_SAFE).is_none_or(|d| d.trim_ascii() != "0");
-        Ok(Spec { source, mode, direct })
+        let mode = if cdrom { Mode::Read } else { mode };
+        let own_loop = keys.get(PHYSICAL_DEVICE).and_then(device_number);
+        Ok(Spec { source, mode, direct, cdrom, user: None, own_loop })
     }
 }
 
@@ -101,6 +116,12 @@ fn parse(params: &str) -> Option<Source> {
         Some(("ram", bytes)) => Some(Source::Ram(whole_sectors(bytes)?)),
         _ => None,
     }
+}
+
+/// Parses a device's number as Xen's hotplug scripts write it: `7:1f`, both parts in hexadecimal.
+fn device_number(text: &str) -> Option<(u64, u64)> {
+    let (major, minor) = text.trim_ascii().split_once(':')?;
+    Some((u64::from_str_radix(major, 16).ok()?, u64::from_str_radix(minor, 16).ok()?))
 }
 
 fn whole_sectors(bytes: &str) -> Option<u64> {
@@ -124,6 +145,25 @@ mod tests {
         assert_eq!(spec("null:1024", "w").unwrap().source, Source::Null(1024));
         assert_eq!(spec("ram:512", "w").unwrap().source, Source::Ram(512));
         assert_eq!(Spec::from_keys(&Keys::new("/b").with(PARAMS, "/a")).unwrap().mode, Mode::Write);
+    }
+
+    #[test]
+    fn cdrom_is_read_only_and_may_have_no_medium() {
+        let keys =
+            |params: &str| Keys::new("/b").with(PARAMS, params).with(MODE, "w").with(DEVICE_TYPE, "cdrom");
+        let iso = Spec::from_keys(&keys("/a.iso")).unwrap();
+        assert_eq!((iso.mode, iso.cdrom), (Mode::Read, true));
+        assert_eq!(Spec::from_keys(&keys("")).unwrap().source, Source::Empty);
+        assert!(Spec::from_keys(&keys("a.iso")).is_err());
+    }
+
+    #[test]
+    fn device_of_the_hotplug_script_is_read_in_hexadecimal() {
+        for (text, number) in [("7:1f", Some((7, 31))), ("fe:0", Some((254, 0))), ("7", None), ("7:x", None)]
+        {
+            let keys = Keys::new("/b").with(PARAMS, "/a").with(PHYSICAL_DEVICE, text);
+            assert_eq!(Spec::from_keys(&keys).unwrap().own_loop, number, "{text}");
+        }
     }
 
     #[test]

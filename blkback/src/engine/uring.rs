@@ -4,7 +4,7 @@
 //! each batch.
 #![allow(unsafe_code)] // The kernel is given addresses of memory.
 
-use super::io::Iovecs;
+use super::io::{Iovecs, skip};
 use super::{BouncePool, Completion, Engine, IoRequest, Operation};
 use io_uring::{IoUring, opcode, squeue, types};
 use libc::iovec;
@@ -227,6 +227,11 @@ struct Refused {
     advice: &'static str,
 }
 
+/// Whether an engine cannot be made because this process may not use io_uring, or not so much of it.
+pub(super) fn is_refused(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.downcast_ref::<Refused>().is_some_and(|e| !e.advice.is_empty()))
+}
+
 fn refused(call: &'static str, source: io::Error) -> io::Error {
     let advice = match source.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => {
@@ -247,20 +252,6 @@ fn build(entries: u32) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     builder.setup_single_issuer().setup_coop_taskrun().setup_taskrun_flag().setup_cqsize(entries * 2);
     builder.build(entries).or_else(|_| IoUring::builder().setup_cqsize(entries * 2).build(entries))
-}
-
-/// The memory from byte `from` on.
-fn skip(iovecs: &[iovec], from: usize, rest: &mut Iovecs) {
-    rest.clear();
-    let mut skip = from;
-    for one in iovecs {
-        let skipped = skip.min(one.iov_len);
-        skip -= skipped;
-        if skipped < one.iov_len {
-            let iov_base = one.iov_base.cast::<u8>().wrapping_add(skipped).cast();
-            rest.push(iovec { iov_base, iov_len: one.iov_len - skipped });
-        }
-    }
 }
 
 fn entry(operation: Operation, iovecs: &[iovec], offset: u64, fixed: bool) -> squeue::Entry {

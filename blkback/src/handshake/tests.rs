@@ -16,7 +16,7 @@ fn invalid_keys_are_refused_by_name() {
     for (key, value, text) in [
         (key::RING_REF, "x", "/f/ring-ref: found \"x\", expected u32"),
         (key::EVENT_CHANNEL, "-1", "/f/event-channel: found \"-1\", expected u32"),
-        (key::PROTOCOL, "arm-abi", "/f/protocol: found \"arm-abi\", expected x86_64-abi or x86_32-abi"),
+        (key::PROTOCOL, "ia64-abi", "/f/protocol: found \"ia64-abi\", expected x86_64-abi or x86_32-abi"),
         (key::RING_PAGE_ORDER, "5", "/f/ring-page-order: found \"5\", expected a number from 0 to 4"),
         (key::RING_PAGE_ORDER, "1", "/f/ring-ref0: missing, expected u32"),
         (key::NUM_RING_PAGES, "3", "/f/num-ring-pages: found \"3\", expected 1, 2, 4, 8 or 16"),
@@ -25,6 +25,16 @@ fn invalid_keys_are_refused_by_name() {
         let error = negotiated(&front_keys().with(key, value)).unwrap_err().to_string();
         assert!(error.starts_with(text), "{error}");
     }
+}
+
+#[test]
+fn native_layout_has_a_name_of_its_own_on_arm() {
+    let on_arm = |protocol| abi(Some(protocol), key::PROTOCOL_ARM);
+    assert_eq!(on_arm("arm-abi"), Some(Abi::X86_64));
+    assert_eq!((on_arm("x86_64-abi"), on_arm("x86_32-abi")), (Some(Abi::X86_64), Some(Abi::X86_32)));
+    assert_eq!(abi(Some("arm-abi"), key::PROTOCOL_X86_64), None);
+    let native = negotiated(&front_keys().with(key::PROTOCOL, key::PROTOCOL_NATIVE)).unwrap();
+    assert_eq!(native.abi, Abi::X86_64);
 }
 
 #[test]

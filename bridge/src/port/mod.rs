@@ -16,14 +16,15 @@ use std::{io, os::fd::BorrowedFd, sync::Arc};
 use crate::{Batch, Caps, Frames, Interest, Stats};
 
 /// A port of a switch. A worker thread owns it and calls it in rounds: `recv`, then `send` any number of times, then
-/// `flush`; and `arm` before it waits for the port's `fd`. Frames that a port does not take wait in the worker, which sends
-/// them again once the port has room.
+/// `flush`; `arm` before it waits for the port's `fd`, and `take_events` once that is readable. Frames that a port does not
+/// take wait in the worker, which sends them again once the port has room.
 ///
 /// An `Err` from any method means that the port has failed: only this port is removed from the switch and dropped, with
 /// one log line; one of kind [`io::ErrorKind::BrokenPipe`] says that the port's peer has gone, which is no failure. A frame that cannot be received or sent is counted in [`Port::stats`] and is no error.
 ///
-/// No method may block. An armed port is still called about once a second (`recv` and `flush`), so that it can handle
-/// its timeouts; for a finer resolution its `fd` must become readable. No frame may depend on that call.
+/// No method may block. An armed port is still called (`recv` and `flush`) about once a second while any port has frames, and
+/// every 16 s otherwise, so that it can handle its timeouts; for a finer resolution its `fd` must become readable. No frame
+/// may depend on that call.
 ///
 /// A port that sends a probe once a round, and counts what it is sent:
 ///
@@ -66,7 +67,7 @@ use crate::{Batch, Caps, Frames, Interest, Stats};
 ///     }
 ///
 ///     fn arm(&mut self, _: Interest) -> io::Result<bool> {
-///         Ok(false) // The worker's call once a second suffices, and there is always room.
+///         Ok(false) // The worker's rare calls suffice, and there is always room.
 ///     }
 ///
 ///     fn fd(&self) -> BorrowedFd<'_> {
@@ -91,8 +92,7 @@ pub trait Port: Send {
     /// drops.
     fn stats(&self) -> &Arc<Stats>;
 
-    /// Receives frames into `into` until that is full: further ones are received in the next round. Also clears the
-    /// readiness of `fd` (reads an eventfd).
+    /// Receives frames into `into` until that is full: further ones are received in the next round.
     fn recv(&mut self, into: &mut Batch) -> io::Result<()>;
 
     /// Takes `frames`, which fit [`Port::caps`], in order, and returns how many: those that were sent, or dropped and counted.
@@ -113,6 +113,13 @@ pub trait Port: Send {
     fn is_ready(&mut self, needs: Interest) -> io::Result<bool> {
         let _ = needs;
         Ok(false)
+    }
+
+    /// Takes the events that have made `fd` readable (reads an eventfd). Called when it was found readable, and not before:
+    /// looking for an event takes a system call. What it leaves makes `fd` readable again. A descriptor that has the frames
+    /// themselves has no events.
+    fn take_events(&mut self) -> io::Result<()> {
+        Ok(())
     }
 
     /// The descriptor that is readable (level-triggered) when an armed port has something to do. It never changes.

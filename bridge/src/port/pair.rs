@@ -149,8 +149,6 @@ impl Port for Pair {
     }
 
     fn arm(&mut self, needs: Interest) -> io::Result<bool> {
-        // Read before arming: a later notification must not be lost.
-        let _ = self.rx.notifier.read();
         if needs.input {
             self.rx.armed.store(true, SeqCst);
         }
@@ -164,6 +162,12 @@ impl Port for Pair {
     fn is_ready(&mut self, needs: Interest) -> io::Result<bool> {
         let has_input = !self.rx.queue.is_empty() || self.rx.closed.load(SeqCst);
         Ok((needs.input && has_input) || (needs.room && !self.tx.queue.is_full()))
+    }
+
+    fn take_events(&mut self) -> io::Result<()> {
+        // EAGAIN is no error: there was none.
+        let _ = self.rx.notifier.read();
+        Ok(())
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

@@ -28,7 +28,7 @@ impl Control {
 
     /// Creates a domain as which processes of user `uid` may join, one at a time; the broker chooses its number
     /// unless
-    /// `domid` is given. Names are unique: 1 to 64 letters, digits and `.`, `_`, `+`, `-`.
+    /// `domid` is given. Names are unique: 1 to 64 bytes without `/` and control characters, neither `.` nor `..`.
     ///
     /// # Errors
     /// [`Error::Denied`] where the name is invalid, or the name or number is taken.

@@ -263,10 +263,11 @@ impl Reply {
     }
 }
 
-/// Whether a text is a valid name of a domain: 1 to 64 letters, digits, `.`, `_`, `+` and `-`.
+/// Whether a text is a valid name of a domain, which may name a directory: 1 to 64 bytes without `/` and control characters,
+/// and neither `.` nor `..`.
 pub(super) fn is_name(text: &str) -> bool {
-    (1..=MAX_NAME).contains(&text.len())
-        && text.bytes().all(|c| c.is_ascii_alphanumeric() || b"._+-".contains(&c))
+    let fine = |c: char| c != '/' && !c.is_control();
+    (1..=MAX_NAME).contains(&text.len()) && text.chars().all(fine) && text != "." && text != ".."
 }
 
 #[cfg(test)]

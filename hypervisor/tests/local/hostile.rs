@@ -173,9 +173,15 @@ fn guest_cannot_reach_the_grants_and_ports_of_another() {
 fn create_with_a_taken_or_invalid_name_or_number_is_refused() {
     let sandbox = sandbox();
     let control = sandbox.control();
-    for (name, domid) in
-        [("one", None), ("three", Some(DomId(2))), ("", None), ("a/b", None), ("Domain-0", None)]
-    {
+    for (name, domid) in [
+        ("one", None),
+        ("three", Some(DomId(2))),
+        ("", None),
+        ("a/b", None),
+        ("..", None),
+        ("a\nb", None),
+        ("Domain-0", None),
+    ] {
         assert!(matches!(control.create(name, 0, domid), Err(Error::Denied(_))), "{name:?} {domid:?}");
     }
     assert!(matches!(control.destroy(DOM0), Err(Error::Denied(_))));

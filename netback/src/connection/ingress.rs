@@ -213,7 +213,15 @@ impl Ingress {
         Ok(self.tx.has_requests()? | released)
     }
 
-    /// Becomes readable when a mapped payload is released after [`Ingress::arm`].
+    /// Takes the event of a released payload.
+    pub(super) fn take_event(&self) {
+        match &self.payload {
+            Payload::Mapped(mapped) => mapped.take_event(),
+            Payload::Copied(_) => {}
+        }
+    }
+
+    /// Becomes readable when a mapped payload is released after [`Ingress::arm`], until that event is taken.
     pub(super) fn fd(&self) -> Option<BorrowedFd<'_>> {
         match &self.payload {
             Payload::Mapped(mapped) => Some(mapped.fd()),

@@ -83,7 +83,12 @@ impl Mapped {
         self.payloads.has_released()
     }
 
-    /// Becomes readable when a packet is released after [`Mapped::arm`].
+    /// Takes the event of a release.
+    pub(super) fn take_event(&self) {
+        self.payloads.take_event();
+    }
+
+    /// Becomes readable when a packet is released after [`Mapped::arm`], until that event is taken.
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
         self.payloads.fd()
     }

@@ -28,7 +28,7 @@ impl FrontDevice for Nic {
         let longest = if gso { MAX_TX_SIZE } else { self.identity.mtu as usize + ETH_HLEN };
         let possible = self.grants.clone().page_acceptor().is_some();
         let flip = self.rx.flips(back, possible, longest)?;
-        let manner = Manner { split: negotiated.split, flip };
+        let manner = Manner { split: negotiated.split && self.split_event_channels, flip };
         let connection = Connection::new(&self.grants, &*self.channels, peer, manner, &self.stats)?;
         connection.register(self.frontend.event_set(), ANY)?;
         self.max_len = if negotiated.sg { MAX_TX_SIZE } else { ring_abi::PAGE_SIZE };
@@ -62,6 +62,7 @@ impl Nic {
     pub(super) fn survive(&mut self, outcome: Result<(), Error>) -> Result<(), Error> {
         match outcome {
             Err(error @ Error::Key(_)) => {
+                self.store_due = true;
                 frontend::fail(self, Errno::EINVAL as i32, &error);
                 Ok(())
             }
@@ -71,6 +72,7 @@ impl Nic {
 
     /// Closes after an error of the connection: for good only if the backend broke the protocol.
     pub(super) fn connection_failed(&mut self, error: &ConnectionError) {
+        self.store_due = true;
         match error {
             ConnectionError::Grant(_) | ConnectionError::Channel(_) => {
                 self.frontend.span().in_scope(|| tracing::warn!(%error, "closing the connection"));

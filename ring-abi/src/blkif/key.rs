@@ -84,3 +84,8 @@ pub const DIRECT_IO_SAFE: &str = "direct-io-safe";
 pub const PROTOCOL_X86_32: &str = "x86_32-abi";
 /// [`PROTOCOL`]: [`super::X86_64`].
 pub const PROTOCOL_X86_64: &str = "x86_64-abi";
+/// [`PROTOCOL`]: [`super::X86_64`] too, as it is called on ARM, 32 bits and 64 (`XEN_IO_PROTO_ABI_ARM`, io/protocols.h).
+pub const PROTOCOL_ARM: &str = "arm-abi";
+/// [`PROTOCOL`]: the native layout of this machine.
+pub const PROTOCOL_NATIVE: &str =
+    if cfg!(any(target_arch = "arm", target_arch = "aarch64")) { PROTOCOL_ARM } else { PROTOCOL_X86_64 };

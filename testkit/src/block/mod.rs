@@ -27,14 +27,16 @@ pub const XVDA: u32 = 51712;
 /// Describes a writable disk with this target: an image's path, or an engine as in `ram:1048576`.
 pub fn disk(devid: u32, target: &str) -> DiskSpec {
     DiskSpec {
-        target: target.into(),
+        target: Some(target.into()),
         dev: Vdev::from_number(devid).to_string(),
         vdev: devid,
         writable: true,
+        shared: false,
         cdrom: false,
         discard: true,
         direct_io_safe: false,
         trusted: true,
+        script: None,
     }
 }
 

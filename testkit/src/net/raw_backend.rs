@@ -47,10 +47,8 @@ impl RawBackend {
         let device = machine.attach_vif(domid, 0);
         let mut client = machine.client();
         let end = DeviceEnd::back(&device);
-        let mut keys = backend_keys(Offered { gso: true, flip: true });
-        // One channel for both rings.
-        keys.set(key::FEATURE_SPLIT_EVENT_CHANNELS, 0);
-        end.publish(&mut client, &keys, XenbusState::InitWait).unwrap();
+        let offered = Offered { gso: true, split: false, flip: true };
+        end.publish(&mut client, &backend_keys(offered), XenbusState::InitWait).unwrap();
         let guest = machine.domain(domid);
         let mut nic = super::open(&guest, 0, config);
         machine.wait_for_state(&device.front_path(), XenbusState::Connected);

@@ -32,8 +32,8 @@ impl Images {
     pub fn new(directory: &Path) -> io::Result<Images> {
         let images = Images { directory: directory.to_owned(), images: Vec::new() };
         (0..IMAGES).try_for_each(|index| File::create(images.path(index))?.set_len(BLOCKS * BLOCK as u64))?;
-        // No multiple of a sector.
-        File::create(images.bad_path(BadDisk::Odd))?.set_len(1_000_001)?;
+        // Not a whole sector.
+        File::create(images.bad_path(BadDisk::Short))?.set_len(511)?;
         let image = |index| Mutex::new(Image { content: Content::new(index), used: false });
         Ok(Images { images: (0..IMAGES).map(image).collect(), ..images })
     }
@@ -46,7 +46,7 @@ impl Images {
     /// The file of a disk that cannot be attached.
     pub fn bad_path(&self, bad: BadDisk) -> PathBuf {
         match bad {
-            BadDisk::Odd => self.directory.join("odd.img"),
+            BadDisk::Short => self.directory.join("short.img"),
             BadDisk::Missing => self.directory.join("missing.img"),
             BadDisk::InUse(index) => self.path(index),
         }

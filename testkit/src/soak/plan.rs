@@ -190,7 +190,7 @@ impl<'p> Draft<'p> {
 
     fn bad_disk(&mut self) -> Option<BadDisk> {
         match self.random.random_range(0..3) {
-            0 => Some(BadDisk::Odd),
+            0 => Some(BadDisk::Short),
             1 => Some(BadDisk::Missing),
             // The image must be in use all the time: a dom0 that starts may open it for either device.
             _ if self.interruption.is_some() => None,

@@ -21,8 +21,8 @@ pub struct Slot {
 /// Why a disk cannot be attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BadDisk {
-    /// The image is no multiple of a sector.
-    Odd,
+    /// The image has not one sector.
+    Short,
     /// There is no image.
     Missing,
     /// The image of this index is another device's.
@@ -269,7 +269,7 @@ mod tests {
         assert_eq!(attached.counts(), [1, 1, 1]);
         assert_eq!((attached.image(SLOT), attached.user(4), attached.user(3)), (Some(4), Some(SLOT), None));
         let failing = [
-            Operation::AttachBadDisk(Slot { guest: 1, number: 0 }, BadDisk::Odd),
+            Operation::AttachBadDisk(Slot { guest: 1, number: 0 }, BadDisk::Short),
             Operation::AttachTakenDisk(SLOT),
             Operation::CreateBad(0, BadDisk::Missing),
         ];

@@ -117,6 +117,7 @@ def _dom0(root: Path, tools: Path) -> Archive:
         archive.copy(f"usr/bin/xenstore-{tool}", root / f"usr/bin/xenstore-{tool}")
     for tool in E2FS_TOOLS:
         archive.copy(f"usr/sbin/{tool}", tools / "sbin" / tool)
+    archive.copy("usr/sbin/dmsetup", tools / "sbin/dmsetup")
     archive.copy("bin/bash", tools / "bin/bash")
     for script in STOCK_SCRIPTS:
         archive.copy(f"etc/xen/scripts/{script}", root / "etc/xen/scripts" / script)

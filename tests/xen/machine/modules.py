@@ -9,7 +9,7 @@ from .cpio import Archive
 # OPTIONAL; a scenario that needs the kernel's own backends loads them with modprobe.
 DOM0 = """
     xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xenfs xen-blkfront xen-netfront
-    virtio_pci 9pnet_virtio 9p loop brd bridge tun veth ext4 crc32c_generic
+    virtio_pci 9pnet_virtio 9p loop dm-mod brd bridge tun veth ext4 crc32c_generic
 """.split()
 OPTIONAL = "xen-blkback xen-netback".split()
 GUEST = """

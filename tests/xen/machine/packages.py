@@ -18,7 +18,9 @@ XEN = """
 """.split()
 
 # Other programs of dom0, in a separate directory, so that adding one does not fetch Xen's packages again.
-TOOLS = "e2fsprogs libext2fs2 libcom-err2 libblkid1 bash libtinfo6".split()
+TOOLS = """
+    e2fsprogs libext2fs2 libcom-err2 libblkid1 bash libtinfo6 dmsetup libdevmapper1.02.1 libselinux1 libpcre2-8-0 libudev1
+""".split()
 
 # libgcc-s1: `xl create` aborts without libgcc_s.so.1 (glibc loads it on pthread_cancel).
 BASE = "libc6 libgcc-s1 liblzma5 libuuid1 zlib1g libzstd1 busybox-static".split()

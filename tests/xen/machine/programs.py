@@ -22,6 +22,7 @@ KNOWN = {
     "xen-vbd": ["build", *TESTED, "-p", "toolstack", "--example", "xen_vbd"],
     "xen-front": ["build", *TESTED, "-p", "toolstack", "--example", "xen_front"],
     "nbd-attach": ["build", *TESTED, "-p", "toolstack", "--example", "nbd_attach"],
+    "udp-burst": ["build", *TESTED, "-p", "toolstack", "--example", "udp_burst"],
     "grant-costs": ["build", *TESTED, "-p", "hypervisor", "--example", "grant_costs"],
     "xen-times": ["build", *TESTED, "-p", "toolstack", "--example", "xen_times"],
     "hostile-vbd": ["test", *TESTED, "--no-run", "-p", "blkback", "--test", "hostile"],

@@ -6,15 +6,16 @@
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use blkback::Disk;
 use blkback::engine::{OpenError, Spec, open, spec::Source};
 use nix::errno::Errno;
-use ring_abi::blkif::key::{DIRECT_IO_SAFE, MODE, PARAMS};
+use ring_abi::blkif::key::{DEVICE_TYPE, DIRECT_IO_SAFE, MODE, PARAMS};
 use ring_abi::blkif::vdev::Vdev;
 use ring_abi::xenbus::key::{ONLINE, STATE, TYPE};
+use sha2::{Digest, Sha256};
 use xenbus::driver::Failure;
 use xenbus::{Device, Keys, XenbusState};
 use xenstore::{Client, Nodes};
@@ -26,6 +27,8 @@ pub struct Images {
     store: Client,
     /// Whether another process like this one may serve the same devices: none may on the local hypervisor.
     has_standby: bool,
+    /// The machine's directory: devices of other machines may have the same numbers.
+    machine: PathBuf,
     open: Vec<Image>,
 }
 
@@ -41,9 +44,9 @@ struct Image {
 
 impl Images {
     /// Creates an empty set. `store` is used to read domains' and devices' keys. `has_standby`: another process like this
-    /// one may serve the same devices, before or after this one.
-    pub fn new(store: Client, has_standby: bool) -> Images {
-        Images { store, has_standby, open: Vec::new() }
+    /// one may serve the same devices, before or after this one. `machine` is the machine's directory.
+    pub fn new(store: Client, has_standby: bool, machine: &Path) -> Images {
+        Images { store, has_standby, machine: machine.to_owned(), open: Vec::new() }
     }
 
     /// Opens the disk that a device's keys configure. If it is open for another domain of the same virtual machine,
@@ -54,7 +57,8 @@ impl Images {
     /// by whom, and may pass only if that device or process is on the way out.
     pub fn open(&mut self, device: &Device, keys: &Keys) -> Result<Arc<dyn Disk>, Failure> {
         self.open.retain(|image| image.disk.strong_count() > 0);
-        let spec = Spec::from_keys(keys).map_err(|e| Failure::new(Errno::EINVAL as i32, e))?;
+        let mut spec = Spec::from_keys(keys).map_err(|e| Failure::new(Errno::EINVAL as i32, e))?;
+        spec.user = Some(self.user(device));
         let vm = self.vm(device);
         let identity = identity(keys);
         let same = |image: &&Image| {
@@ -67,6 +71,10 @@ impl Images {
             self.open.iter().find(same).filter(|_| !vm.is_empty()).and_then(|image| image.disk.upgrade());
         let disk = match shared.map_or_else(|| open(&spec), Ok) {
             Err(OpenError::InUse { path, holder }) => return Err(self.in_use(device, path, holder)),
+            Err(error @ OpenError::Claimed { .. }) => {
+                // A guest that has been served waits until its image is free again, rather than lose its disk.
+                return Err(Failure { may_pass: self.is_connected(device), ..error.into() });
+            }
             opened => opened?,
         };
         let file = match &spec.source {
@@ -82,7 +90,11 @@ impl Images {
     /// tell of a process that has exited.
     fn in_use(&mut self, device: &Device, path: PathBuf, holder: String) -> Failure {
         let Ok(file) = std::fs::metadata(&path) else { return OpenError::InUse { path, holder }.into() };
-        let pids = lock_holder::lock_holders(&file);
+        let mut pids = lock_holder::lock_holders(&file);
+        if pids.is_empty() {
+            // The kernel does not tell whose locks of bytes are, as QEMU has them.
+            pids = lock_holder::openers(&file);
+        }
         // One that stays is the reason, rather than one that leaves.
         let staying = pids.iter().find_map(|pid| self.staying(device, &file, *pid));
         let may_pass = staying.is_none();
@@ -109,6 +121,20 @@ impl Images {
         Some(format!("disk {} of domain {}", Vdev::from_number(user.id), user.front))
     }
 
+    /// Whether an earlier process has served the device.
+    fn is_connected(&mut self, device: &Device) -> bool {
+        let state = self.store.read_opt(&format!("{}/{STATE}", device.back_path()));
+        state.ok().flatten().is_some_and(|state| state == XenbusState::Connected.as_text().as_bytes())
+    }
+
+    /// A number of a device of this machine, which an earlier process has used too.
+    fn user(&self, device: &Device) -> u64 {
+        let name = format!("{}\0{}", self.machine.display(), device.back_path());
+        let digest = Sha256::digest(name);
+        let first = digest.first_chunk::<8>().copied();
+        u64::from_le_bytes(first.unwrap_or_default())
+    }
+
     /// Reads the virtual machine of a device's domain; empty if the store does not have it.
     fn vm(&mut self, device: &Device) -> String {
         let path = format!("/local/domain/{}/vm", device.front);
@@ -120,7 +146,7 @@ impl Images {
 fn is_wanted(store: &mut Client, device: &Device, opened: &Keys) -> bool {
     let path = device.back_path();
     let mut keys = Keys::default();
-    for key in [PARAMS, MODE, TYPE, DIRECT_IO_SAFE, ONLINE, STATE] {
+    for key in [PARAMS, MODE, TYPE, DEVICE_TYPE, DIRECT_IO_SAFE, ONLINE, STATE] {
         if let Ok(Some(value)) = store.read_opt(&format!("{path}/{key}")) {
             keys.set(key, String::from_utf8_lossy(&value));
         }
@@ -136,7 +162,8 @@ fn file_id(file: &Metadata) -> (u64, u64) {
 }
 
 fn identity(keys: &Keys) -> Keys {
-    let chosen = keys.iter().filter(|(key, _)| matches!(*key, PARAMS | MODE | TYPE | DIRECT_IO_SAFE));
+    let chosen =
+        keys.iter().filter(|(key, _)| matches!(*key, PARAMS | MODE | TYPE | DEVICE_TYPE | DIRECT_IO_SAFE));
     chosen.fold(Keys::default(), |chosen, (key, value)| chosen.with(key, value))
 }
 
@@ -156,7 +183,7 @@ mod tests {
         let image = tempfile::NamedTempFile::new().unwrap();
         image.as_file().set_len(1 << 20).unwrap();
         let keys = |mode| Keys::new("/b").with(PARAMS, image.path().display()).with(MODE, mode);
-        let mut images = Images::new(client, false);
+        let mut images = Images::new(client, false, Path::new("/run/xpv"));
         let mut open = |domid, id, mode| images.open(&Device::new("vbd", DomId(domid), id), &keys(mode));
         let first = open(1, 51712, "w").unwrap();
         assert!(Arc::ptr_eq(&first, &open(2, 51712, "w").unwrap()), "the virtual machine migrates");
@@ -183,7 +210,7 @@ mod tests {
     fn image_of_a_device_that_stays_is_refused_by_its_name_and_one_that_leaves_is_waited_for() {
         let (image, keys, store) = image();
         let mut client = store.client().unwrap();
-        let mut images = Images::new(store.client().unwrap(), false);
+        let mut images = Images::new(store.client().unwrap(), false, Path::new("/run/xpv"));
         let user = Device::new("vbd", DomId(1), 51712);
         let mut set =
             |key: &str, value: &str| client.write(&format!("{}/{key}", user.back_path()), value).unwrap();
@@ -210,6 +237,34 @@ mod tests {
     }
 
     #[test]
+    fn image_that_a_process_writes_to_is_waited_for_by_a_guest_that_was_served_and_by_no_other() {
+        let (image, keys, store) = image();
+        let image = image.into_temp_path();
+        let mut writer = std::process::Command::new("sh")
+            .args(["-c", "exec 3>>\"$0\" && echo open && exec cat"])
+            .arg(&image)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(writer.stdout.take().unwrap()), &mut line)
+            .unwrap();
+        let mut images = Images::new(store.client().unwrap(), false, Path::new("/run/xpv"));
+        let device = Device::new("vbd", DomId(1), 51712);
+        for (state, waited_for) in [(XenbusState::Initialising, false), (XenbusState::Connected, true)] {
+            let path = format!("{}/{STATE}", device.back_path());
+            store.client().unwrap().write(&path, state.as_text()).unwrap();
+            let failure = images.open(&device, &keys).err().unwrap();
+            assert_eq!(failure.may_pass, waited_for, "{failure:?}");
+            assert!(failure.what.contains("in use by this domain: process "), "{failure:?}");
+        }
+        drop(writer.stdin.take());
+        writer.wait().unwrap();
+        images.open(&device, &keys).unwrap();
+    }
+
+    #[test]
     fn image_of_another_process_is_refused_unless_that_may_be_a_standby() {
         let (image, keys, store) = image();
         let path = image.path().to_owned();
@@ -222,7 +277,10 @@ mod tests {
         std::io::BufRead::read_line(&mut std::io::BufReader::new(holder.stdout.take().unwrap()), &mut line)
             .unwrap();
         let device = Device::new("vbd", DomId(1), 51712);
-        let failure = Images::new(store.client().unwrap(), true).open(&device, &keys).err().unwrap();
+        let failure = Images::new(store.client().unwrap(), true, Path::new("/run/xpv"))
+            .open(&device, &keys)
+            .err()
+            .unwrap();
         assert!(
             !failure.may_pass
                 && failure.what.contains("in use by process ")
@@ -231,6 +289,6 @@ mod tests {
         );
         drop(holder.stdin.take());
         holder.wait().unwrap();
-        Images::new(store.client().unwrap(), true).open(&device, &keys).unwrap();
+        Images::new(store.client().unwrap(), true, Path::new("/run/xpv")).open(&device, &keys).unwrap();
     }
 }

@@ -14,6 +14,23 @@ pub fn lock_holders(file: &Metadata) -> Vec<u32> {
     parse(&std::fs::read_to_string("/proc/locks").unwrap_or_default(), file.dev(), file.ino())
 }
 
+/// The other processes that have the file open, as far as this process may see.
+pub fn openers(file: &Metadata) -> Vec<u32> {
+    let own = std::process::id();
+    let numbers = |directory: &str| -> Vec<u32> {
+        let Ok(entries) = std::fs::read_dir(directory) else { return Vec::new() };
+        entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok()).collect()
+    };
+    let has_open = |pid: &u32| {
+        let is_it = |fd: &u32| {
+            let open = std::fs::metadata(format!("/proc/{pid}/fd/{fd}"));
+            open.is_ok_and(|open| (open.dev(), open.ino()) == (file.dev(), file.ino()))
+        };
+        numbers(&format!("/proc/{pid}/fd")).iter().any(is_it)
+    };
+    numbers("/proc").into_iter().filter(|pid| *pid != own && has_open(pid)).collect()
+}
+
 /// Parses lines such as `1: FLOCK  ADVISORY  WRITE 8654 fe:00:5497012 0 EOF`. A process that waits for a lock has `->` behind
 /// the number.
 fn parse(locks: &str, device: u64, inode: u64) -> Vec<u32> {

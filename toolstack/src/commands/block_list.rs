@@ -1,4 +1,4 @@
-//! `xpv block-list`: lists a guest's disks.
+//! `xpv block-list`: lists the disks of guests.
 
 use ring_abi::blkif::key;
 use ring_abi::blkif::vdev::Vdev;
@@ -14,20 +14,21 @@ use crate::machine::listed_device::ListedDevice;
 use crate::machine::listing::{ListedDomain, Listing};
 use crate::output;
 
-/// List a guest's disks
+/// List the disks of guests
 ///
-/// It lists a guest of the machine in DIR. If none was started there and this is a domain of a Xen host, it lists a domain of
+/// It lists guests of the machine in DIR. If none was started there and this is a domain of a Xen host, it lists domains of
 /// that host, beside xl. With --json it shows what `xpv dom0` has counted for each disk, if it runs: see docs/control.md.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The guest's name or domain ID
-    domain: String,
+    /// The guests' names or domain IDs
+    #[arg(required = true, value_name = "DOMAIN")]
+    domains: Vec<String>,
 
     /// Print JSON, with the counters of `xpv dom0`
     #[arg(long)]
     json: bool,
 
-    /// List a domain of the Xen host that this program runs on
+    /// List domains of the Xen host that this program runs on
     #[arg(long)]
     xen: bool,
 }
@@ -56,14 +57,17 @@ struct Row {
 /// Lists the disks.
 ///
 /// # Errors
-/// There is no such guest.
+/// There is no guest of one of the names: nothing is listed then.
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let mut listing = Listing::open(dir, args.xen)?;
-    let domain = listing.find_guest(&args.domain)?;
-    let served = if args.json { client::devices(dir, domain.domid.0) } else { Served::default() };
-    let devices = listing.devices(domain.domid, "vbd")?;
-    let rows = devices.iter().map(|device| row(&mut listing, dir, &domain, device, &served));
-    let rows = rows.collect::<Result<Vec<Row>>>()?;
+    let mut rows = Vec::new();
+    for name in &args.domains {
+        let domain = listing.find_guest(name)?;
+        let served = if args.json { client::devices(dir, domain.domid.0) } else { Served::default() };
+        for device in listing.devices(domain.domid, "vbd")? {
+            rows.push(row(&mut listing, dir, &domain, &device, &served)?);
+        }
+    }
     if args.json {
         return output::json(&rows);
     }

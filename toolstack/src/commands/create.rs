@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::GuestConfig;
 use crate::config::rx::RxMethod;
+use crate::config::{DomainConfig, GuestConfig, Warnings, json};
 use crate::dir::Dir;
 use crate::error::{Error, Origin, Result};
 use crate::machine::guest::{self, CreateOptions, Interfaces, create};
@@ -19,6 +19,10 @@ use crate::output;
 pub struct Args {
     /// The guest's configuration, in the syntax of xl.cfg(5)
     cfg: PathBuf,
+
+    /// Further settings, which replace those of the file: 'name="web2"' 'memory=512'
+    #[arg(value_name = "KEY=VALUE")]
+    settings: Vec<String>,
 
     /// Put its interfaces into this network namespace
     #[arg(long, value_name = "NAME|PID|PATH")]
@@ -37,12 +41,23 @@ pub struct Args {
     timeout: u64,
 }
 
+/// Parses the configuration as xl does, and prints it as `xl -N create` does.
+///
+/// # Errors
+/// The configuration is invalid.
+pub fn dry_run(args: &Args) -> Result<()> {
+    let mut warnings = Warnings::default();
+    let config = DomainConfig::read(&args.cfg, &args.settings, &mut warnings)?;
+    warnings.show();
+    output::text(&json::to_string(&config)?)
+}
+
 /// Creates the guest.
 ///
 /// # Errors
 /// Why the guest could not be created, or with `--foreground` how it failed.
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
-    let config = GuestConfig::read(&args.cfg)?;
+    let config = GuestConfig::read(&args.cfg, &args.settings)?;
     config.warnings.show();
     let interrupted = process::interrupt_flag()?;
     let mut machine = Machine::connect(dir)?;

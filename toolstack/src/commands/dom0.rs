@@ -108,7 +108,7 @@ impl Args {
 fn local(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
     let hv: Arc<dyn Hypervisor> = Arc::new(Domain::join(dir.path(), DomId::DOM0)?);
     Machine::publish_bridges(&mut Client::connect(&hv)?, bridges.names())?;
-    let mut vbds = vbd_driver(&hv, Images::new(Client::connect(&hv)?, false));
+    let mut vbds = vbd_driver(&hv, Images::new(Client::connect(&hv)?, false, dir.path()));
     vbds.set_tuning(tuning);
     let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), netback::Config::default(), move |_, keys| {
         bridges.attach(keys)
@@ -119,7 +119,7 @@ fn local(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> R
 fn xen(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
     let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open()?);
     let inflight_dir = InflightDir::new(dir.inflight())?;
-    let mut vbds = vbd_driver(&hv, Images::new(Client::connect(&hv)?, true));
+    let mut vbds = vbd_driver(&hv, Images::new(Client::connect(&hv)?, true, dir.path()));
     vbds.set_tuning(tuning);
     stale::remove(&mut Client::connect(&hv)?, hv.domid(), dir.path(), &inflight_dir)?;
     vbds.set_inflight_dir(inflight_dir.clone());

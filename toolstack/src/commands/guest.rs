@@ -57,7 +57,8 @@ pub struct Args {
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let stop = process::stop_signal()?;
     let netns = args.netns.as_deref().map(netns::open).transpose()?.map(Arc::new);
-    let offload = Config { csum: !args.no_offload, gso: !args.no_offload, rx: args.rx.into() };
+    let offload =
+        Config { csum: !args.no_offload, gso: !args.no_offload, rx: args.rx.into(), ..Config::default() };
     let local = args.name.as_deref().map(|name| join(dir, name)).transpose()?;
     let on_xen = local.is_none();
     let (hv, directory) = match local {

@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use ring_abi::netif::Mac;
 
-use crate::config::{VifSpec, Warnings};
+use crate::config::{DeviceNic, VifSpec, Warnings, json};
 use crate::dir::Dir;
 use crate::error::{Origin, Result};
 use crate::machine::{Machine, attached, guest, progress, vif};
+use crate::output;
 
 /// Attach a network interface to a running guest
 #[derive(Debug, clap::Args)]
@@ -15,13 +16,22 @@ pub struct Args {
     /// The guest's name or domain ID
     domain: String,
 
-    /// The interface in the syntax of xl-network-configuration(5): mac=00:16:3e:01:02:03,bridge=xenbr0
+    /// The interface in the syntax of xl-network-configuration(5): mac=00:16:3e:01:02:03,bridge=xenbr0, in one argument or several
     #[arg(value_name = "VIF")]
     vif: Vec<String>,
 
     /// How long the interface may take to connect, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 20)]
     timeout: u64,
+}
+
+/// Parses the interface as xl does, and prints it as `xl -N network-attach` does.
+///
+/// # Errors
+/// The interface's configuration is invalid.
+pub fn dry_run(args: &Args) -> Result<()> {
+    let nic = DeviceNic::parse(&Origin::argument("VIF"), &args.vif)?;
+    output::line(format_args!("vif: {}", json::to_string(&nic)?))
 }
 
 /// Attaches the interface.
@@ -31,7 +41,7 @@ pub struct Args {
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let origin = Origin::argument("VIF");
     let mut warnings = Warnings::default();
-    let spec = VifSpec::parse(&origin, &args.vif.join(","), &mut warnings)?;
+    let spec = VifSpec::parse(&origin, &args.vif, &mut warnings)?;
     warnings.show();
     let mut machine = Machine::connect(dir)?;
     let domain = machine.find_guest(&args.domain)?;

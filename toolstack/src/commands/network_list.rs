@@ -1,4 +1,4 @@
-//! `xpv network-list`: lists a guest's network interfaces.
+//! `xpv network-list`: lists the network interfaces of guests.
 
 use ring_abi::netif::key;
 use serde::Serialize;
@@ -14,21 +14,22 @@ use crate::machine::listed_device::ListedDevice;
 use crate::machine::listing::{ListedDomain, Listing};
 use crate::output;
 
-/// List a guest's network interfaces
+/// List the network interfaces of guests
 ///
-/// It lists a guest of the machine in DIR. If none was started there and this is a domain of a Xen host, it lists a domain of
+/// It lists guests of the machine in DIR. If none was started there and this is a domain of a Xen host, it lists domains of
 /// that host, beside xl. With --json it shows what `xpv dom0` has counted for each interface, if it runs: see
 /// docs/control.md.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The guest's name or domain ID
-    domain: String,
+    /// The guests' names or domain IDs
+    #[arg(required = true, value_name = "DOMAIN")]
+    domains: Vec<String>,
 
     /// Print JSON, with the counters of `xpv dom0`
     #[arg(long)]
     json: bool,
 
-    /// List a domain of the Xen host that this program runs on
+    /// List domains of the Xen host that this program runs on
     #[arg(long)]
     xen: bool,
 }
@@ -36,6 +37,8 @@ pub struct Args {
 /// A line of the listing.
 #[derive(Debug, Serialize)]
 struct Row {
+    /// The guest's domain.
+    domid: u16,
     devid: u32,
     backend_domid: u16,
     mac: String,
@@ -56,14 +59,17 @@ struct Row {
 /// Lists the interfaces.
 ///
 /// # Errors
-/// There is no such guest.
+/// There is no guest of one of the names: nothing is listed then.
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let mut listing = Listing::open(dir, args.xen)?;
-    let domain = listing.find_guest(&args.domain)?;
-    let served = if args.json { client::devices(dir, domain.domid.0) } else { Served::default() };
-    let devices = listing.devices(domain.domid, "vif")?;
-    let rows = devices.iter().map(|device| row(listing.store(), &domain, device, &served));
-    let rows = rows.collect::<Result<Vec<Row>>>()?;
+    let mut rows = Vec::new();
+    for name in &args.domains {
+        let domain = listing.find_guest(name)?;
+        let served = if args.json { client::devices(dir, domain.domid.0) } else { Served::default() };
+        for device in listing.devices(domain.domid, "vif")? {
+            rows.push(row(listing.store(), &domain, &device, &served)?);
+        }
+    }
     if args.json {
         return output::json(&rows);
     }
@@ -84,6 +90,7 @@ fn row(store: &mut Client, domain: &ListedDomain, device: &ListedDevice, served:
     let vifname = device.key(store, key::VIFNAME)?.filter(|name| !name.is_empty());
     let known = device.served(served).cloned();
     Ok(Row {
+        domid: domain.domid.0,
         devid: device.id,
         backend_domid: device.backend_domid.0,
         mac: device.key(store, key::MAC)?.unwrap_or_default(),

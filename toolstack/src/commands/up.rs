@@ -72,7 +72,7 @@ fn read_guests(config: &HostConfig) -> Result<Vec<Guest>> {
     let mut guests: Vec<Guest> = Vec::new();
     for entry in &config.guests {
         let origin = Origin::file(&entry.cfg);
-        let config_of_guest = GuestConfig::read(&entry.cfg)?;
+        let config_of_guest = GuestConfig::read(&entry.cfg, &[])?;
         config_of_guest.warnings.show();
         if guests.iter().any(|g| g.config.name == config_of_guest.name) {
             return Err(origin.invalid("name", &config_of_guest.name, "a name that no other guest has"));

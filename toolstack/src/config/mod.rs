@@ -1,43 +1,28 @@
 //! Configuration: an `xl.cfg` for a guest, disks and vifs in xl's syntax, `host.toml` for a host.
 //!
-//! These are parsers from text to values; each error names the line, the key, the value found and what is valid.
+//! These are parsers from text to values; each error names the line, the key, the value found and what is valid. A disk or
+//! vif is first what xl makes of its text ([`DeviceDisk`], [`DeviceNic`]), and then what is attached ([`DiskSpec`],
+//! [`VifSpec`]), where what cannot be had here is refused.
 
 pub mod cfg;
+pub mod device_disk;
+pub mod device_nic;
 pub mod disk;
+pub mod domain;
 pub mod guest;
 pub mod host;
-mod params;
+pub mod json;
+mod known_keys;
 pub mod rate;
 pub mod rx;
 pub mod vif;
+mod warnings;
 
+pub use device_disk::DeviceDisk;
+pub use device_nic::DeviceNic;
 pub use disk::DiskSpec;
+pub use domain::DomainConfig;
 pub use guest::GuestConfig;
 pub use host::HostConfig;
 pub use vif::VifSpec;
-
-use crate::error::Origin;
-use crate::output;
-
-/// Settings that were accepted but have no effect: one line each, to be shown to the user.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Warnings(Vec<String>);
-
-impl Warnings {
-    /// Adds that `key` has no effect, and why.
-    pub fn no_effect(&mut self, origin: &Origin, key: &str, why: &str) {
-        self.0.push(format!("{origin}: {key}: no effect: {why}"));
-    }
-
-    /// The warnings, one line each.
-    pub fn lines(&self) -> &[String] {
-        &self.0
-    }
-
-    /// Writes the warnings to standard error.
-    pub fn show(&self) {
-        for line in &self.0 {
-            output::message(format_args!("warning: {line}"));
-        }
-    }
-}
+pub use warnings::Warnings;

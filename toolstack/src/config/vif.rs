@@ -1,12 +1,11 @@
-//! A network interface in the syntax of xl-network-configuration(5): `mac=00:16:3e:01:02:03,bridge=xenbr0,rate=1MB/s`.
-
-use std::str::FromStr;
+//! A network interface to attach: what xl makes of its text, without what cannot be had here.
 
 use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, Mac};
 
 use super::Warnings;
-use super::params::Params;
-use super::rate::{self, Rate};
+use super::device_nic::{DeviceNic, invalid};
+use super::disk::{DRIVER_DOMAIN, is_dom0};
+use super::rate::Rate;
 use crate::error::{Origin, Result};
 
 /// A network interface to attach.
@@ -16,7 +15,7 @@ use crate::error::{Origin, Result};
 /// use toolstack::error::Origin;
 ///
 /// let origin = Origin::argument("VIF");
-/// let vif = VifSpec::parse(&origin, "bridge=br1,mtu=9000", &mut Warnings::default()).unwrap();
+/// let vif = VifSpec::parse(&origin, &["bridge=br1", "mtu=9000"], &mut Warnings::default()).unwrap();
 /// assert_eq!((vif.bridge.as_str(), vif.mtu, vif.mac), ("br1", 9000, None));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,132 +39,82 @@ pub struct VifSpec {
 /// The default bridge.
 pub const DEFAULT_BRIDGE: &str = "xenbr0";
 
-const NAMED: [&str; 16] = [
-    "mac",
-    "bridge",
-    "vifname",
-    "rate",
-    "mtu",
-    "devid",
-    "ip",
-    "type",
-    "script",
-    "backend",
-    "model",
-    "gatewaydev",
-    "netdev",
-    "vlan",
-    "accel",
-    "forwarddev",
-];
-
 impl VifSpec {
-    /// Parses an interface; the empty text gives every default. Parameters without effect are added to `warnings`.
+    /// Parses an interface that is written in several texts, each with parameters between commas; nothing gives every default.
+    /// Parameters without effect are added to `warnings`.
     ///
     /// # Errors
     /// [`crate::error::Error::Input`] names the parameter, the value found and what is valid.
-    pub fn parse(origin: &Origin, text: &str, warnings: &mut Warnings) -> Result<VifSpec> {
-        let mut params = Params::new(origin, "vif");
-        for piece in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
-            parse_piece(&mut params, piece)?;
+    pub fn parse(origin: &Origin, texts: &[impl AsRef<str>], warnings: &mut Warnings) -> Result<VifSpec> {
+        VifSpec::new(origin, DeviceNic::parse(origin, texts)?, warnings)
+    }
+
+    /// Makes an interface of what xl has parsed. Parameters without effect are added to `warnings`.
+    ///
+    /// # Errors
+    /// [`crate::error::Error::Input`] names the parameter that xl supports and this program does not, and what is valid.
+    pub fn new(origin: &Origin, nic: DeviceNic, warnings: &mut Warnings) -> Result<VifSpec> {
+        refuse_unsupported(origin, &nic)?;
+        warn(origin, &nic, warnings);
+        if let Some(mac) = nic.mac.filter(|mac| !mac.is_unicast()) {
+            let expected = "an address of one interface such as 00:16:3e:01:02:03";
+            return Err(invalid(origin, "mac", &mac.to_string(), expected));
         }
-        without_effect(&mut params, warnings)?;
-        finish(params)
+        if let Some(rate) = nic.rate.filter(|rate| rate.bytes == 0) {
+            return Err(invalid(origin, "rate", &rate.to_string(), "at least one byte in an interval"));
+        }
+        let mtu = nic.mtu.unwrap_or(MTU_DEFAULT);
+        if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
+            return Err(invalid(origin, "mtu", &mtu.to_string(), format!("bytes from {MTU_RANGE}")));
+        }
+        let vifname = nic.vifname.filter(|name| !name.is_empty());
+        if let Some(name) = vifname.as_deref().filter(|name| !is_interface_name(name)) {
+            let expected = "an interface name: 1 to 15 bytes without '/', ':' or blanks";
+            return Err(invalid(origin, "vifname", name, expected));
+        }
+        Ok(VifSpec {
+            mac: nic.mac,
+            bridge: nic.bridge.filter(|name| !name.is_empty()).unwrap_or_else(|| DEFAULT_BRIDGE.into()),
+            vifname,
+            rate: nic.rate,
+            mtu,
+            devid: nic.devid,
+            trusted: nic.trusted.unwrap_or(true),
+        })
     }
 }
 
-fn parse_piece(params: &mut Params<'_>, piece: &str) -> Result<()> {
-    match piece {
-        "trusted" => return params.set("trusted", "1"),
-        "untrusted" => return params.set("trusted", "0"),
-        _ => {}
+/// Rejects what xl supports and this program does not.
+fn refuse_unsupported(origin: &Origin, nic: &DeviceNic) -> Result<()> {
+    if let Some(domain) = nic.backend_domain.as_deref().filter(|domain| !is_dom0(domain)) {
+        return Err(invalid(origin, "backend", domain, DRIVER_DOMAIN));
     }
-    let known =
-        piece.split_once('=').and_then(|(name, value)| Some((NAMED.iter().find(|n| **n == name)?, value)));
-    match known {
-        Some((name, value)) => params.set(name, value),
-        None => {
-            let expected =
-                format!("one of trusted, untrusted, or KEY=VALUE with KEY one of {}", NAMED.join(", "));
-            Err(params.origin().invalid("vif", piece, expected))
-        }
+    if let Some(vlan) = nic.vlan.as_deref().filter(|vlan| !vlan.is_empty()) {
+        return Err(invalid(origin, "vlan", vlan, "nothing (VLANs are not supported yet)"));
+    }
+    match nic.colo.first() {
+        Some((name, value)) => Err(invalid(origin, name, value, "nothing (COLO is not supported)")),
+        None => Ok(()),
     }
 }
 
-/// Rejects what xl supports and this program does not, and warns of what has no effect.
-fn without_effect(params: &mut Params<'_>, warnings: &mut Warnings) -> Result<()> {
-    match params.take("type").as_deref() {
-        None | Some("vif") => {}
-        Some(other) => return Err(params.invalid("type", other, "vif (there are no emulated interfaces)")),
-    }
-    if let Some(domain) = params.take("backend")
-        && !["0", "Domain-0"].contains(&domain.as_str())
-    {
-        return Err(params.invalid("backend", &domain, "Domain-0 (driver domains are not supported yet)"));
-    }
-    params.refuse("vlan", "nothing (VLANs are not supported yet)")?;
-    params.refuse("forwarddev", "nothing (COLO is not supported)")?;
-    if params.is_set_to("trusted", "0") {
-        warnings.no_effect(params.origin(), &params.key("trusted"), "our frontends make no difference");
-    }
+fn warn(origin: &Origin, nic: &DeviceNic, warnings: &mut Warnings) {
+    let given = |text: &Option<String>| text.as_deref().is_some_and(|text| !text.is_empty());
+    let is_ioemu = nic.kind.as_deref() == Some("ioemu");
     let ignored = [
-        ("ip", "no script filters by address"),
-        ("script", "scripts are not run; dom0 puts the interface into the bridge itself"),
-        ("model", "there are no emulated interfaces"),
-        ("gatewaydev", "it is for the script vif-route, which is not run"),
-        ("netdev", "it is for the script vif-route, which is not run"),
-        ("accel", "it has had none since Xen 4.2"),
+        ("type=ioemu", is_ioemu, "there are no emulated interfaces, and this is a vif"),
+        ("untrusted", nic.trusted == Some(false), "our frontends make no difference"),
+        ("ip", given(&nic.ip), "no script filters by address"),
+        ("script", given(&nic.script), "scripts are not run; dom0 puts the interface into the bridge itself"),
+        ("model", given(&nic.model), "there are no emulated interfaces"),
+        ("gatewaydev", given(&nic.gatewaydev), "it is for the script vif-route, which is not run"),
+        ("accel", nic.accel, "it has had none since Xen 4.2"),
     ];
-    for (name, why) in ignored {
-        if params.take(name).is_some() {
-            warnings.no_effect(params.origin(), &params.key(name), why);
+    for (name, is_given, why) in ignored {
+        if is_given {
+            warnings.no_effect(origin, &format!("vif: {name}"), why);
         }
     }
-    Ok(())
-}
-
-fn finish(mut params: Params<'_>) -> Result<VifSpec> {
-    let mac = mac(&mut params)?;
-    let mtu = mtu(&mut params)?;
-    let vifname = params.take("vifname");
-    if let Some(name) = vifname.as_deref().filter(|n| !is_interface_name(n)) {
-        return Err(params.invalid(
-            "vifname",
-            name,
-            "an interface name: 1 to 15 bytes without '/', ':' or blanks",
-        ));
-    }
-    Ok(VifSpec {
-        mac,
-        mtu,
-        vifname,
-        bridge: params.take("bridge").unwrap_or_else(|| DEFAULT_BRIDGE.into()),
-        rate: parse(&mut params, "rate", rate::EXPECTED)?,
-        devid: parse(&mut params, "devid", "a number from 0 on")?,
-        trusted: params.take("trusted").is_none_or(|t| t == "1"),
-    })
-}
-
-fn mac(params: &mut Params<'_>) -> Result<Option<Mac>> {
-    let Some(text) = params.take("mac") else { return Ok(None) };
-    match text.parse::<Mac>() {
-        Ok(mac) if mac.is_unicast() => Ok(Some(mac)),
-        _ => Err(params.invalid("mac", &text, "an address of one interface such as 00:16:3e:01:02:03")),
-    }
-}
-
-fn mtu(params: &mut Params<'_>) -> Result<u32> {
-    let expected = format!("bytes from {MTU_RANGE}");
-    let mtu = parse(params, "mtu", &expected)?.unwrap_or(MTU_DEFAULT);
-    if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
-        return Err(params.invalid("mtu", &mtu.to_string(), expected));
-    }
-    Ok(mtu)
-}
-
-fn parse<T: FromStr>(params: &mut Params<'_>, name: &str, expected: &str) -> Result<Option<T>> {
-    let Some(text) = params.take(name) else { return Ok(None) };
-    text.parse().map(Some).map_err(|_| params.invalid(name, &text, expected))
 }
 
 /// Whether Linux accepts this as an interface's name (`dev_valid_name`).

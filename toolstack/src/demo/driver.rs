@@ -269,7 +269,7 @@ fn start_guest(
         image.path.display()
     );
     let origin = Origin::argument(name);
-    let config = GuestConfig::parse(&origin, &cfg)?;
+    let config = GuestConfig::parse(&origin, &cfg, &[])?;
     debug_assert_eq!(config.warnings, Warnings::default());
     let start = |machine: &Machine| peer::start(machine, name);
     let options = CreateOptions { origin: &origin, start: &start, timeout: Duration::from_secs(20) };

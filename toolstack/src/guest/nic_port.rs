@@ -19,8 +19,6 @@ use crate::error::chain;
 const BUFFER: usize = 66 << 10;
 /// Frames received and not yet sent by another port.
 const BUFFERS: u32 = 512;
-/// While the port is polled, pending events are processed once in so many rounds, as that takes system calls.
-const EVENT_ROUNDS: u32 = 64;
 
 /// A bridge port that sends and receives through a netfront interface.
 pub struct NicPort {
@@ -30,8 +28,6 @@ pub struct NicPort {
     pool: Arc<Pool>,
     spare: Option<Buffer>,
     flipped: FlippedFrames,
-    /// Rounds until pending events are processed.
-    rounds: u32,
 }
 
 impl NicPort {
@@ -42,7 +38,7 @@ impl NicPort {
     pub fn new(nic: Nic, config: Config) -> io::Result<NicPort> {
         let pool = Pool::new(BUFFERS, BUFFER)?;
         let stats = Arc::default();
-        Ok(NicPort { nic, config, stats, pool, spare: None, flipped: FlippedFrames::new()?, rounds: 0 })
+        Ok(NicPort { nic, config, stats, pool, spare: None, flipped: FlippedFrames::new()? })
     }
 
     /// Receives one frame; `false` when there is none.
@@ -141,11 +137,9 @@ impl Port for NicPort {
     }
 
     fn recv(&mut self, into: &mut Batch) -> io::Result<()> {
-        if self.rounds == 0 {
-            self.nic.process_events().map_err(io::Error::other)?;
-            self.rounds = EVENT_ROUNDS;
+        if self.nic.is_due() {
+            self.take_events()?;
         }
-        self.rounds -= 1;
         self.flipped.reap();
         let frames = into.len();
         let bytes = into.bytes();
@@ -173,13 +167,15 @@ impl Port for NicPort {
     }
 
     fn arm(&mut self, needs: Interest) -> io::Result<bool> {
-        // The next call follows an event.
-        self.rounds = 0;
         Ok(self.nic.arm(needs))
     }
 
     fn is_ready(&mut self, needs: Interest) -> io::Result<bool> {
         Ok(self.nic.is_ready(needs))
+    }
+
+    fn take_events(&mut self) -> io::Result<()> {
+        self.nic.process_events().map_err(io::Error::other)
     }
 
     fn fd(&self) -> BorrowedFd<'_> {

@@ -49,10 +49,12 @@ pub fn start(
 ) -> Result<ChildProcess> {
     let log = (!die_with_parent).then(|| machine.dir.log(name));
     let mut command = process::command(&machine.dir, &ProcessOptions { die_with_parent, log })?;
-    command.arg("guest").arg(name).arg("--rx").arg(interfaces.rx.name());
+    command.arg("guest").arg("--rx").arg(interfaces.rx.name());
     if let Some(netns) = interfaces.netns {
         command.arg("--netns").arg(netns);
     }
+    // A name may begin with a hyphen.
+    command.arg("--").arg(name);
     process::spawn(command)
 }
 

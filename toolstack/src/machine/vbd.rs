@@ -1,5 +1,8 @@
 //! A disk's nodes: the keys of libxl's `device_disk_add`.
 
+use std::path::Path;
+
+use nix::unistd::{AccessFlags, eaccess};
 use ring_abi::blkif::key;
 use ring_abi::xenbus::key::{TRUSTED, TYPE};
 use xenbus::Device;
@@ -14,12 +17,12 @@ pub fn nodes(domid: DomId, disk: &DiskSpec) -> NewDevice {
     let mut new = NewDevice::new(Device::new("vbd", domid, disk.vdev));
     let kind = if disk.cdrom { "cdrom" } else { "disk" };
     new.back
-        .set(key::PARAMS, disk.target.display())
-        .set(key::REMOVABLE, 0)
+        .set(key::PARAMS, disk.target.as_deref().unwrap_or(Path::new("")).display())
+        .set(key::REMOVABLE, u8::from(disk.cdrom))
         .set(key::BOOTABLE, 1)
         .set(key::DEV, &disk.dev)
         .set(TYPE, "phy")
-        .set(key::MODE, if disk.writable { "w" } else { "r" })
+        .set(key::MODE, mode(disk))
         .set(key::DEVICE_TYPE, kind)
         .set(key::DISCARD_ENABLE, u8::from(disk.discard));
     if disk.direct_io_safe {
@@ -32,6 +35,15 @@ pub fn nodes(domid: DomId, disk: &DiskSpec) -> NewDevice {
     new
 }
 
+/// The key `mode`: libxl writes `r` and `w`, and Xen's `block` script knows `w!` too.
+fn mode(disk: &DiskSpec) -> &'static str {
+    match (disk.writable && !disk.cdrom, disk.shared) {
+        (false, _) => "r",
+        (true, false) => "w",
+        (true, true) => "w!",
+    }
+}
+
 /// Checks that the image of a disk can be opened as configured, before any node is written.
 ///
 /// # Errors
@@ -39,15 +51,21 @@ pub fn nodes(domid: DomId, disk: &DiskSpec) -> NewDevice {
 /// block device, or its path is not UTF-8.
 pub fn check_target(origin: &Origin, disk: &DiskSpec) -> Result<()> {
     use std::os::unix::fs::FileTypeExt;
-    let path = &disk.target;
+    let Some(path) = &disk.target else { return Ok(()) };
     let doing = if disk.writable { "opening it for reading and writing" } else { "opening it for reading" };
-    let failed = |e| Error::Other(format!("{origin}: disk: {}", chain(&Error::file(path, doing, e))));
+    let script = disk.script.as_deref().map(|script| format!(" (script={script} is not run here)"));
+    let script = script.unwrap_or_default();
+    let failed = |e| Error::Other(format!("{origin}: disk: {}{script}", chain(&Error::file(path, doing, e))));
     let kind = std::fs::metadata(path).map_err(failed)?.file_type();
     if !(kind.is_file() || kind.is_block_device()) {
         let found = path.display().to_string();
         return Err(origin.invalid("disk: target", &found, "an image file or a block device"));
     }
-    std::fs::OpenOptions::new().read(true).write(disk.writable).open(path).map_err(failed)?;
+    // Not opened for writing: whoever looks just then would take this process for one that writes to the image.
+    std::fs::File::open(path).map_err(failed)?;
+    if disk.writable {
+        eaccess(path, AccessFlags::W_OK).map_err(|e| failed(e.into()))?;
+    }
     if path.to_str().is_none_or(|p| p.contains('\0')) {
         return Err(origin.invalid("disk: target", &path.display().to_string(), "a path in UTF-8"));
     }

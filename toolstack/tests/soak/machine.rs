@@ -71,7 +71,7 @@ impl Processes {
             AttachDisk(slot, image) => self.attach_disk(*slot, &self.images.path(*image)),
             AttachBadDisk(slot, bad) => self.attach_disk(*slot, &self.images.bad_path(*bad)),
             // An image of its own, so that only the slot is taken.
-            AttachTakenDisk(slot) => self.attach_disk(*slot, &self.images.bad_path(BadDisk::Odd)),
+            AttachTakenDisk(slot) => self.attach_disk(*slot, &self.images.bad_path(BadDisk::Short)),
             AttachVif(slot) | AttachTakenVif(slot) => {
                 self.xpv(&["network-attach", &name(slot.guest), &vif(*slot)])
             }

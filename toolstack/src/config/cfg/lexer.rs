@@ -13,6 +13,7 @@ pub(super) enum TokenKind {
     /// A string without its quotes, or a number.
     Atom,
     Equals,
+    PlusEquals,
     Comma,
     Open,
     Close,
@@ -44,11 +45,18 @@ pub(super) struct Lexer<'a> {
     origin: &'a Origin,
     rest: Peekable<Chars<'a>>,
     line: usize,
+    /// Lists that are open.
+    depth: usize,
 }
+
+/// How deep lists may be nested: the parser calls itself for each.
+const MAX_DEPTH: usize = 16;
 
 impl<'a> Lexer<'a> {
     pub(super) fn new(origin: &'a Origin, text: &'a str) -> Lexer<'a> {
-        Lexer { origin, rest: text.chars().peekable(), line: 1 }
+        // Editors of Windows put a byte order mark first.
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        Lexer { origin, rest: text.chars().peekable(), line: 1, depth: 0 }
     }
 
     /// Returns the next token; `End` again and again at the end of the file.
@@ -63,14 +71,16 @@ impl<'a> Lexer<'a> {
                 token(TokenKind::NewLine, "\n")
             }
             '=' => token(TokenKind::Equals, "="),
+            '+' if self.rest.next_if_eq(&'=').is_some() => token(TokenKind::PlusEquals, "+="),
             ',' => token(TokenKind::Comma, ","),
             '[' => token(TokenKind::Open, "["),
             ']' => token(TokenKind::Close, "]"),
             ';' => token(TokenKind::Semicolon, ";"),
             '\'' | '"' => token(TokenKind::Atom, &self.string(first)?),
-            'a'..='z' | 'A'..='Z' | '_' => {
-                token(TokenKind::Word, &self.take_while(first, |c| c.is_ascii_alphanumeric() || c == '_'))
-            }
+            'a'..='z' | 'A'..='Z' | '_' => token(
+                TokenKind::Word,
+                &self.take_while(first, |c| c.is_ascii_alphanumeric() || "_.".contains(c)),
+            ),
             '0'..='9' => {
                 token(TokenKind::Atom, &self.take_while(first, |c| c.is_ascii_hexdigit() || c == 'x'))
             }
@@ -116,13 +126,32 @@ impl<'a> Lexer<'a> {
         let escaped = self.rest.next_if(|&c| c != '\n');
         match escaped {
             Some(c @ ('\\' | '\'' | '"')) => Ok(c),
+            Some('a') => Ok('\u{7}'),
+            Some('b') => Ok('\u{8}'),
+            Some('f') => Ok('\u{c}'),
             Some('n') => Ok('\n'),
+            Some('r') => Ok('\r'),
             Some('t') => Ok('\t'),
+            Some('v') => Ok('\u{b}'),
             other => {
                 let found: String = std::iter::once('\\').chain(other).collect();
-                Err(self.invalid(&found, r#"one of \\ \' \" \n \t"#))
+                Err(self.invalid(&found, r#"one of \\ \' \" \a \b \f \n \r \t \v"#))
             }
         }
+    }
+
+    /// Notes that a list begins.
+    ///
+    /// # Errors
+    /// `too_deep` if it is in too many others.
+    pub(super) fn enter_list(&mut self, too_deep: impl FnOnce() -> crate::error::Error) -> Result<()> {
+        self.depth += 1;
+        if self.depth > MAX_DEPTH { Err(too_deep()) } else { Ok(()) }
+    }
+
+    /// Notes that a list has ended.
+    pub(super) fn leave_list(&mut self) {
+        self.depth -= 1;
     }
 
     fn invalid(&self, found: &str, expected: impl Into<String>) -> crate::error::Error {

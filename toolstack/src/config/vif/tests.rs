@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 fn parse_with(text: &str) -> (Result<VifSpec>, Warnings) {
     let mut warnings = Warnings::default();
-    (VifSpec::parse(&Origin::argument("VIF"), text, &mut warnings), warnings)
+    (VifSpec::parse(&Origin::argument("VIF"), &[text], &mut warnings), warnings)
 }
 
 #[test]
@@ -38,17 +38,19 @@ fn every_key_is_parsed() {
     };
     let (vif, warnings) = parse_with(text);
     assert_eq!(vif.unwrap(), expected);
-    let [trusted] = warnings.lines() else { panic!("{warnings:?}") };
-    assert!(trusted.starts_with("VIF: vif: trusted: "));
+    let line = warnings.line().unwrap();
+    assert!(line.starts_with("VIF: no effect: vif: untrusted (") && !line.contains("rate"), "{line}");
 }
 
 #[test]
 fn parameter_without_effect_is_warned_of() {
-    let (vif, warnings) = parse_with("ip=10.0.0.1,script=vif-bridge,model=e1000");
+    let (vif, warnings) = parse_with("ip=10.0.0.1,script=vif-bridge,model=e1000,type=ioemu,accel=1");
     vif.unwrap();
-    let [ip, script, model] = warnings.lines() else { panic!("{warnings:?}") };
-    assert!(ip.starts_with("VIF: vif: ip: no effect: "), "{ip}");
-    assert!(script.contains("scripts are not run") && model.contains("emulated"));
+    let line = warnings.line().unwrap();
+    for name in ["ip", "script", "model", "type=ioemu", "accel"] {
+        assert!(line.contains(&format!("vif: {name} (")), "{line}");
+    }
+    assert!(line.contains("scripts are not run") && !line.contains('\n'), "{line}");
 }
 
 #[test]
@@ -59,21 +61,32 @@ fn invalid_vif_is_rejected_with_parameter_found_and_expected() {
         ("mac=00:00:00:00:00:00", "vif: mac: found"),
         ("mac=00:16:3e:00:00:00:01", "vif: mac: found"),
         ("mac=00:16:3e:00:00:+1", "vif: mac: found"),
+        ("mac=00:16:3e:00:00:001", "vif: mac: found"),
+        ("rate=7b/s@1us", r#"vif: rate: found "0,1", expected at least one byte in an interval"#),
         ("colour=red", r#"vif: found "colour=red", expected one of"#),
         ("bridge", r#"vif: found "bridge", expected one of"#),
         ("mtu=12", r#"vif: mtu: found "12", expected bytes from 68 to 65521"#),
         ("mtu=big", r#"vif: mtu: found "big""#),
         ("rate=fast", r#"vif: rate: found "fast", expected a rate such as"#),
         ("vifname=a/b", "vif: vifname: found"),
-        ("type=ioemu", r#"vif: type: found "ioemu", expected vif"#),
+        ("type=tap", r#"vif: type: found "tap", expected vif or ioemu"#),
         ("vlan=10", r#"vif: vlan: found "10", expected nothing"#),
-        ("backend=net", r#"vif: backend: found "net", expected Domain-0"#),
-        ("mtu=1400,mtu=1500", r#"vif: mtu: found "1500", expected it once"#),
+        ("backend=net", r#"vif: backend: found "net", expected Domain-0 (backend= names a driver domain"#),
+        ("forwarddev=a", "vif: coloft_forwarddev: found"),
     ];
     for (text, part) in cases {
         let error = parse_with(text).0.unwrap_err().to_string();
         assert!(error.contains(part), "{text:?}: {error}");
     }
+}
+
+#[test]
+fn address_of_single_digits_is_taken_and_the_last_of_two_parameters_holds() {
+    for text in ["mac=0:16:3e:1:2:3", "mac=00-16-3E-01-02-03", "mac=00:16:3e:09:09:09,mac=00:16:3e:01:02:03"]
+    {
+        assert_eq!(parse_with(text).0.unwrap().mac, Some(Mac([0, 0x16, 0x3e, 1, 2, 3])), "{text}");
+    }
+    assert_eq!(parse_with("mtu=1400,mtu=9000").0.unwrap().mtu, 9000);
 }
 
 proptest! {
