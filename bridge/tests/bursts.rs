@@ -8,7 +8,7 @@ use std::{
 };
 
 use bridge::{
-    Bridge, Caps, Config, Frame,
+    Bridge, Caps, Config, Frame, QueueLimits,
     port::{netdev, packet::Packet, pair::Pair, tap::Tap},
 };
 use common::{
@@ -136,6 +136,13 @@ fn bursts_between_kernel_interfaces_lose_nothing() {
     });
 }
 
+/// A bridge in which a whole burst may wait: nobody reads from a pair while the burst is sent, which on a busy machine takes longer
+/// than a sender is held.
+fn holding_a_burst() -> Config {
+    let queue = QueueLimits { frames: 4096, bytes: 8 << 20, ..QueueLimits::default() };
+    Config { queue, ..Config::default() }
+}
+
 /// The address of the station behind a pair.
 const PAIR: [u8; 6] = [2, 0, 0, 0, 0, 9];
 
@@ -143,7 +150,7 @@ const PAIR: [u8; 6] = [2, 0, 0, 0, 0, 9];
 fn bursts_between_kernel_interfaces_and_a_pair_lose_nothing() {
     in_namespaces("bursts_between_kernel_interfaces_and_a_pair_lose_nothing", || {
         for kind in [Kind::Tap, Kind::Packet] {
-            let bridge = Bridge::start(Config::default()).unwrap();
+            let bridge = Bridge::start(holding_a_burst()).unwrap();
             let a = host(&bridge, kind, 1);
             // A pair keeps the buffers of the frames in its queue: fewer than a tap has.
             let (mut end, port) = Pair::new(Caps::plain(1500), 128).unwrap();
