@@ -5,6 +5,7 @@
 
 mod busy;
 pub mod dpdk;
+pub mod flip;
 mod guests;
 pub mod ours;
 mod pump;

@@ -93,6 +93,7 @@ pub const ROWS: &[Entry] = &[
     timed("N1g", "64-byte frames, guest -> bridge -> guest", Better::Higher, net::n1_guest, net::guest_once),
     timed("N2", "64-byte frames, guest -> bridge -> guest", Better::Higher, net::n2, net::guest_once),
     timed("N2c", "N2 beside a busy process", Better::Higher, net::n2_contended, net::contended_once),
+    timed("N3f", "page flipped into a guest, and back", Better::Lower, net::flip::n3f, net::flip::n3f_once),
     link(Better::Higher, link::N4),
     link(Better::Lower, link::N7),
     link(Better::Higher, link::N7R),

@@ -228,6 +228,7 @@ impl stats::Stats for Stats {
                 mapped: self.pages.mapped.get(),
                 reused: Some(self.pages.reused.get()),
                 copied: self.pages.copied.get(),
+                flips: None,
             }),
             wakeups: Some(self.wakeups.get()),
             drops: Vec::new(),

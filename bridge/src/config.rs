@@ -4,6 +4,16 @@ use std::time::Duration;
 
 use crate::{egress_queue::QueueLimits, fdb::Limits};
 
+/// Which port a frame goes to.
+#[derive(Clone, Copy, Debug)]
+pub enum Forwarding {
+    /// A learning bridge with these bounds: to the port where its destination was last seen, and none to the reserved group
+    /// addresses of IEEE 802.1D.
+    Learning(Limits),
+    /// A wire: of two ports each one's frames go to the other, all of them.
+    Wire,
+}
+
 /// The configuration of a bridge.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -13,8 +23,8 @@ pub struct Config {
     pub burst: usize,
     /// How long a port without frames is polled before it is armed, as Linux's `net.core.busy_poll`.
     pub busy_poll: Duration,
-    /// The bounds of the forwarding database.
-    pub limits: Limits,
+    /// Which port a frame goes to.
+    pub forwarding: Forwarding,
     /// The bounds of the frames that wait for a port.
     pub queue: QueueLimits,
 }
@@ -25,8 +35,15 @@ impl Default for Config {
             name: "bridge".into(),
             burst: 64,
             busy_poll: Duration::from_micros(20),
-            limits: Limits::default(),
+            forwarding: Forwarding::Learning(Limits::default()),
             queue: QueueLimits::default(),
         }
+    }
+}
+
+impl Config {
+    /// A wire of this name, for two ports.
+    pub fn wire(name: impl Into<String>) -> Config {
+        Config { name: name.into(), forwarding: Forwarding::Wire, ..Config::default() }
     }
 }

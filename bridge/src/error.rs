@@ -13,9 +13,14 @@ pub enum Error {
     /// No port has this name. It may have been removed because it failed, which is logged.
     #[error("the bridge has no port named {0:?}")]
     NoSuchPort(String),
-    /// The bridge has 65,536 ports.
-    #[error("the bridge has too many ports to attach {0:?}")]
-    TooManyPorts(String),
+    /// The bridge has as many ports as it can have: a wire two, a learning bridge 65,536.
+    #[error("cannot attach {name:?}: the bridge has all of its {max} ports")]
+    TooManyPorts {
+        /// The port that was to be attached.
+        name: String,
+        /// The most ports.
+        max: usize,
+    },
     /// The worker thread has ended.
     #[error("the bridge has stopped")]
     Stopped,

@@ -1,4 +1,4 @@
-//! A learning Ethernet switch, independent of Xen.
+//! A learning Ethernet switch, or a wire of two ports, independent of Xen.
 //!
 //! A [`Port`] receives and sends [`Frame`]s in [`Batch`]es, and a [`Bridge`] forwards them between its ports on a
 //! thread of its own. The switch never copies a frame's payload: the port that sends the frame copies it once, or
@@ -43,6 +43,7 @@ mod meta;
 pub mod offload;
 pub mod partial_checksum;
 mod pin;
+mod pin_table;
 mod poller;
 mod pool;
 pub mod port;
@@ -57,7 +58,7 @@ mod worker;
 
 pub use batch::{Batch, Frames, PortBatch};
 pub use command::{FdbRow, PortInfo};
-pub use config::Config;
+pub use config::{Config, Forwarding};
 pub use egress_queue::QueueLimits;
 pub use error::Error;
 pub use event_loop::Interest;
@@ -65,6 +66,7 @@ pub use fragment::{Fragment, FragmentRef};
 pub use frame::{Frame, HEAD, Iovecs, MAX_FRAGMENTS, MAX_IOVECS, TooManyFragments};
 pub use meta::{Caps, Csum, Gso, GsoKind, Malformed, Offload};
 pub use pin::{Pin, PinOwner};
+pub use pin_table::PinTable;
 pub use pool::{Buffer, Pool};
 pub use port::Port;
 pub use rate_limit::Rate;

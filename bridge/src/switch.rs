@@ -1,9 +1,13 @@
 //! The switch as a value: it takes the frames of one port and decides which of them go to which other port.
 //!
+//! A learning switch is an Ethernet bridge: it sends a frame to the port where its destination was last seen, and does not
+//! forward reserved group addresses of IEEE 802.1D. A wire joins two ports as a cable does: whatever comes in at one end goes out
+//! at the other, so that 802.1X, LLDP, STP and LACP pass, and a guest that sniffs a mirrored port hears everything.
+//!
 //! It does no I/O, reads no clock and allocates only while it grows. It reads only the frames' private heads.
 
 use crate::{
-    Frame, PortBatch,
+    Frame, PortBatch, config,
     fdb::{Fdb, Limits, Mac, PortId, Station},
 };
 
@@ -41,7 +45,16 @@ pub struct Egress<'a> {
     pub too_long: u64,
 }
 
-/// A learning switch.
+/// Where frames go.
+#[derive(Debug)]
+enum Forwarding {
+    /// To the port where their destination was last seen.
+    Learning(Fdb),
+    /// From each of two ports to the other.
+    Wire,
+}
+
+/// A learning switch, or a wire.
 ///
 /// ```
 /// use bridge::{Batch, fdb::{Limits, PortId}, switch::Switch};
@@ -56,7 +69,7 @@ pub struct Egress<'a> {
 /// ```
 #[derive(Debug)]
 pub struct Switch {
-    fdb: Fdb,
+    forwarding: Forwarding,
     egress_ports: Vec<Option<EgressPort>>,
     ports: Vec<PortId>,
     /// The ports that the current batch has frames for.
@@ -64,14 +77,41 @@ pub struct Switch {
 }
 
 impl Switch {
-    /// Makes a switch without ports. `seed` must not be guessable by the stations that it serves.
+    /// Makes a learning switch without ports. `seed` must not be guessable by the stations that it serves.
     pub fn new(limits: Limits, seed: u64) -> Switch {
-        let fdb = Fdb::new(limits, seed);
-        Switch { fdb, egress_ports: Vec::new(), ports: Vec::new(), touched: Vec::new() }
+        Switch::of(Forwarding::Learning(Fdb::new(limits, seed)))
     }
 
-    /// The lowest free port number; `None` when there are 65,536 ports.
+    /// Makes a switch of this kind without ports.
+    pub(crate) fn with(forwarding: config::Forwarding, seed: u64) -> Switch {
+        match forwarding {
+            config::Forwarding::Learning(limits) => Switch::new(limits, seed),
+            config::Forwarding::Wire => Switch::wire(),
+        }
+    }
+
+    /// Makes a wire without ports.
+    pub fn wire() -> Switch {
+        Switch::of(Forwarding::Wire)
+    }
+
+    fn of(forwarding: Forwarding) -> Switch {
+        Switch { forwarding, egress_ports: Vec::new(), ports: Vec::new(), touched: Vec::new() }
+    }
+
+    /// The most ports that can be attached: the two ends of a wire, or 65,536.
+    pub fn max_ports(&self) -> usize {
+        match self.forwarding {
+            Forwarding::Learning(_) => 1 << 16,
+            Forwarding::Wire => 2,
+        }
+    }
+
+    /// The lowest free port number; `None` when all ports are attached.
     pub fn free_port_id(&self) -> Option<PortId> {
+        if self.ports.len() >= self.max_ports() {
+            return None;
+        }
         let free = self.egress_ports.iter().position(Option::is_none);
         u16::try_from(free.unwrap_or(self.egress_ports.len())).ok().map(PortId)
     }
@@ -98,48 +138,54 @@ impl Switch {
         }
         self.ports.retain(|other| *other != port);
         self.touched.retain(|other| *other != port);
-        self.fdb.forget(port);
+        if let Forwarding::Learning(fdb) = &mut self.forwarding {
+            fdb.forget(port);
+        }
     }
 
-    /// The forwarding database.
-    pub fn fdb(&self) -> &Fdb {
-        &self.fdb
+    /// The forwarding database, which a wire has not.
+    pub fn fdb(&self) -> Option<&Fdb> {
+        match &self.forwarding {
+            Forwarding::Learning(fdb) => Some(fdb),
+            Forwarding::Wire => None,
+        }
     }
 
     /// Removes expired entries from the forwarding database.
     pub fn sweep(&mut self, now_s: u32) {
-        self.fdb.sweep(now_s);
+        if let Forwarding::Learning(fdb) = &mut self.forwarding {
+            fdb.sweep(now_s);
+        }
     }
 
     /// Sorts frames received from port `from` (at most 65,536) by the ports that they are to be sent to.
     pub fn forward(&mut self, from: PortId, frames: &[Frame], now_s: u32) -> BatchSummary {
         self.clear_batches();
+        let Switch { forwarding, egress_ports, ports, touched } = self;
         let mut summary = BatchSummary { flooded: true, ..BatchSummary::default() };
         for (index, frame) in frames.iter().enumerate().take(1 << 16) {
             let Some(header) = frame.head().first_chunk() else {
                 summary.runts += 1;
                 continue;
             };
-            let (to, source) = Mac::pair(header);
-            if !source.is_station() {
-                summary.bad_sources += 1;
-                continue;
-            }
-            self.fdb.learn(Station::new(source, 0), from, now_s);
             summary.offloads |= frame.offload().is_work();
-            if !to.is_group() {
-                match self.fdb.lookup(Station::new(to, 0), now_s) {
-                    Some(port) if port == from => {}
-                    Some(port) => {
-                        summary.flooded = false;
-                        put(&mut self.egress_ports, &mut self.touched, port, index, frame);
-                    }
-                    None => self.flood(from, index, frame),
+            let decision = match forwarding {
+                Forwarding::Learning(fdb) => decide(fdb, from, header, now_s),
+                Forwarding::Wire => Decision::Flood,
+            };
+            match decision {
+                Decision::Port(port) => {
+                    summary.flooded = false;
+                    put(egress_ports, touched, port, index, frame);
                 }
-            } else if to.is_reserved() {
-                summary.reserved += 1;
-            } else {
-                self.flood(from, index, frame);
+                Decision::Flood => {
+                    for port in ports.iter().filter(|port| **port != from) {
+                        put(egress_ports, touched, *port, index, frame);
+                    }
+                }
+                Decision::Reserved => summary.reserved += 1,
+                Decision::BadSource => summary.bad_sources += 1,
+                Decision::Back => {}
             }
         }
         summary
@@ -153,14 +199,6 @@ impl Switch {
         })
     }
 
-    fn flood(&mut self, from: PortId, index: usize, frame: &Frame) {
-        for port in &self.ports {
-            if *port != from {
-                put(&mut self.egress_ports, &mut self.touched, *port, index, frame);
-            }
-        }
-    }
-
     fn clear_batches(&mut self) {
         for port in self.touched.drain(..) {
             if let Some(Some(egress)) = self.egress_ports.get_mut(usize::from(port.0)) {
@@ -168,6 +206,38 @@ impl Switch {
                 egress.too_long = 0;
             }
         }
+    }
+}
+
+/// What a learning switch does with a frame.
+#[derive(Clone, Copy)]
+enum Decision {
+    Port(PortId),
+    /// To all ports but its own.
+    Flood,
+    /// Not forwarded, as its address is reserved for bridges themselves.
+    Reserved,
+    /// Not forwarded, as its source is no single station's.
+    BadSource,
+    /// Not forwarded, as its destination is where it comes from.
+    Back,
+}
+
+/// Learns the source of a frame, and decides where the frame goes.
+#[inline]
+fn decide(fdb: &mut Fdb, from: PortId, header: &[u8; 14], now_s: u32) -> Decision {
+    let (to, source) = Mac::pair(header);
+    if !source.is_station() {
+        return Decision::BadSource;
+    }
+    fdb.learn(Station::new(source, 0), from, now_s);
+    if to.is_group() {
+        return if to.is_reserved() { Decision::Reserved } else { Decision::Flood };
+    }
+    match fdb.lookup(Station::new(to, 0), now_s) {
+        Some(port) if port == from => Decision::Back,
+        Some(port) => Decision::Port(port),
+        None => Decision::Flood,
     }
 }
 

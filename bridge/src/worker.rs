@@ -78,7 +78,7 @@ impl Worker {
             held: 0,
             swept_s: 0,
             rounds: 0,
-            switch: Switch::new(config.limits, seed),
+            switch: Switch::with(config.forwarding, seed),
             ports: Vec::new(),
             failed: Vec::new(),
             stale_caps: false,
@@ -328,7 +328,7 @@ impl Worker {
             return Err(Error::NameTaken(name));
         }
         let Some(id) = self.switch.free_port_id() else {
-            return Err(Error::TooManyPorts(name));
+            return Err(Error::TooManyPorts { name, max: self.switch.max_ports() });
         };
         let os = |error| Error::Os { what: format!("bridge {:?}: port {name:?}: epoll", self.name), error };
         self.poller.add(id, port.fd()).map_err(os)?;
@@ -400,7 +400,7 @@ impl Worker {
             let port = self.ports.get(usize::from(entry.port.0))?.as_ref()?.name.clone();
             Some(FdbRow { mac: entry.station.mac(), port, age_s: entry.age_s })
         };
-        self.switch.fdb().entries(self.now_s()).filter_map(row).collect()
+        self.switch.fdb().into_iter().flat_map(|fdb| fdb.entries(self.now_s())).filter_map(row).collect()
     }
 
     fn now_s(&self) -> u32 {

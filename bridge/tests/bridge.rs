@@ -65,6 +65,55 @@ fn port_names_are_unique_and_detach_returns_the_port() {
     bridge.stop();
 }
 
+/// Frames that a learning bridge drops: for the group addresses of IEEE 802.1D, and for a station that was last seen on
+/// the same side.
+fn frames_that_a_bridge_drops() -> Vec<Frame> {
+    let reserved = |last: u8| {
+        let to = [1, 0x80, 0xc2, 0, 0, last];
+        Frame::from_slice(&[&to[..], &mac(1), &[0x88, 0x8e, last], &[0; 45]].concat())
+    };
+    let same_side = [frame(2, 1, 100), frame(1, 2, 101), frame(1, 1, 102)];
+    (0..16).map(reserved).chain(same_side).collect()
+}
+
+#[test]
+fn wire_carries_every_frame_from_one_end_to_the_other() {
+    let bridge = Bridge::start(Config::wire("wire")).unwrap();
+    let (mut left, port) = pair(Caps::plain(1500));
+    bridge.attach("left", Box::new(port)).unwrap();
+    let (mut right, port) = pair(Caps::plain(1500));
+    bridge.attach("right", Box::new(port)).unwrap();
+    let frames = frames_that_a_bridge_drops();
+    let bytes = |frames: &[Frame]| frames.iter().map(Frame::to_vec).collect::<Vec<_>>();
+    // Both ways: what one side has sent says nothing of where its addresses are.
+    send(&mut left, &frames);
+    assert_eq!(bytes(&take(&mut right, frames.len())), bytes(&frames));
+    send(&mut right, &frames);
+    assert_eq!(bytes(&take(&mut left, frames.len())), bytes(&frames));
+    assert_eq!(bridge.fdb().unwrap(), []);
+    let dropped: u64 = bridge.ports().unwrap().iter().map(|port| port.counters.all_dropped()).sum();
+    assert_eq!(dropped, 0);
+}
+
+#[test]
+fn wire_has_two_ends() {
+    let bridge = Bridge::start(Config::wire("wire")).unwrap();
+    let (mut left, port) = pair(Caps::plain(1500));
+    bridge.attach("left", Box::new(port)).unwrap();
+    let (_right, port) = pair(Caps::plain(1500));
+    bridge.attach("right", Box::new(port)).unwrap();
+    let (mut third, port) = pair(Caps::plain(1500));
+    let error = bridge.attach("third", Box::new(port)).unwrap_err();
+    assert!(error.to_string().contains("\"third\"") && error.to_string().contains("2 ports"), "{error}");
+    // An end is free again once its port is detached, as when a vif reconnects.
+    bridge.detach("right").unwrap();
+    let (again, port) = pair(Caps::plain(1500));
+    drop(std::mem::replace(&mut third, again));
+    bridge.attach("third", Box::new(port)).unwrap();
+    send(&mut left, &[frame(2, 1, 7)]);
+    assert_eq!(take(&mut third, 1)[0].head()[14], 7);
+}
+
 #[test]
 fn failed_port_is_removed_alone() {
     let bridge = start();

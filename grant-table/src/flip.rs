@@ -1,9 +1,10 @@
 //! Page flipping: a backend's pool of pages to send, and a frontend's entries that receive them.
 //!
 //! A page that is sent leaves the backend's pool, which is refilled with pages that the frontend gives up. A frontend
-//! gives up as many pages as it receives, so that neither side runs out and no page is ever copied.
+//! gives up a page for every entry that accepts one, so that the backend has a page for every request that it sees. Where
+//! it does not, the backend runs out of pages for this frontend alone.
 
-use crate::{AcceptTransfer, OwnedPage, PageAcceptor, PageDonor, Result, TransferOp};
+use crate::{AcceptTransfer, Error, OwnedPage, PageAcceptor, PageDonor, Result, TransferOp};
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
@@ -21,13 +22,14 @@ use ring_abi::{DomId, GrantRef};
 /// let sandbox = Sandbox::new()?;
 /// let mut receiver = Receiver::new(sandbox.join(DomId(1))?, DomId::DOM0, 8)?;
 /// let mut sender = Sender::new(sandbox.join(DomId::DOM0)?, DomId(1));
-/// let page = sender.page()?.expect("the frontend gave up 8 pages");
+/// assert_eq!(sender.refill(1, 8)?, 8);
+/// let page = sender.page().expect("the frontend gave up 8 pages");
 /// page.slice(0, 5).unwrap().copy_from(b"frame");
 /// sender.add(page, receiver.gref(0));
 /// sender.flush(|_, status| assert!(status.is_okay()))?;
 /// let received = receiver.take(0)?.expect("a page");
 /// drop(received);
-/// assert_eq!(receiver.renew()?, 0);
+/// receiver.renew(|entry, _| assert_eq!(entry, 0))?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct Sender {
@@ -45,21 +47,39 @@ impl Sender {
         Self { donor, peer, pool: Vec::new(), pages: Vec::new(), ops: Vec::new() }
     }
 
-    /// Takes a page to fill; `None` while the frontend has given up none.
+    /// Takes over pages, at most `most` in one call, if the pool has fewer than `pages`. Returns how many it has. A backend
+    /// wants at most as many as it has requests: those that it holds are missing elsewhere.
     ///
     /// # Errors
     /// As [`PageDonor::populate`].
-    pub fn page(&mut self) -> Result<Option<OwnedPage>> {
-        if self.pool.is_empty() {
-            // A batch's worth, so that the balloon queue is read rarely.
-            self.donor.populate(self.peer, 64, &mut self.pool)?;
+    #[inline]
+    pub fn refill(&mut self, pages: usize, most: usize) -> Result<usize> {
+        if self.pool.len() < pages {
+            let missing = most.max(pages) - self.pool.len();
+            self.donor.populate(self.peer, missing, &mut self.pool)?;
         }
-        Ok(self.pool.pop())
+        Ok(self.pool.len())
+    }
+
+    /// Pages in the pool.
+    pub fn available(&self) -> usize {
+        self.pool.len()
+    }
+
+    /// Takes a page to fill out of the pool.
+    #[inline]
+    pub fn page(&mut self) -> Option<OwnedPage> {
+        self.pool.pop()
+    }
+
+    /// Returns a page to the pool. It may have bytes that were to be sent to the peer, and no others.
+    pub fn put_back(&mut self, page: OwnedPage) {
+        self.pool.push(page);
     }
 
     /// Adds a page to the batch, for the frontend's entry `gref`.
     pub fn add(&mut self, page: OwnedPage, gref: GrantRef) {
-        self.ops.push(TransferOp { frame: page.frame(), domid: self.peer, gref, status: Status::OKAY });
+        self.ops.push(TransferOp::new(&page, self.peer, gref));
         self.pages.push(page);
     }
 
@@ -88,23 +108,21 @@ pub struct Receiver {
     acceptor: Arc<dyn PageAcceptor>,
     peer: DomId,
     entries: Box<dyn AcceptTransfer>,
-    /// Entries to be armed again.
+    /// Entries whose pages were taken, to accept another.
     idle: VecDeque<usize>,
-    /// Pages still to be given up.
-    owed: usize,
 }
 
 impl Receiver {
     /// Allocates `entries` entries that accept pages from `peer`, and gives up as many pages.
     ///
     /// # Errors
-    /// As [`PageAcceptor::accept_transfer`] and [`PageAcceptor::balloon_out`].
+    /// As [`PageAcceptor::accept_transfer`] and [`PageAcceptor::provide`]; [`Error::NoSpace`] without enough pages.
     pub fn new(acceptor: Arc<dyn PageAcceptor>, peer: DomId, entries: usize) -> Result<Self> {
         let accept = acceptor.accept_transfer(peer, entries)?;
-        let idle = VecDeque::with_capacity(entries);
-        let mut receiver = Self { acceptor, peer, entries: accept, idle, owed: entries };
-        receiver.renew()?;
-        Ok(receiver)
+        if acceptor.provide(peer, 0)? > 0 {
+            return Err(Error::NoSpace("pages to give up for those received"));
+        }
+        Ok(Self { acceptor, peer, entries: accept, idle: VecDeque::with_capacity(entries) })
     }
 
     /// The reference of an entry, to be sent to the peer.
@@ -115,31 +133,39 @@ impl Receiver {
         self.entries.refs()[index]
     }
 
-    /// Takes the page that an entry received, if any. Dropping the page frees it, so that it can be given up again.
+    /// Takes the page that an entry received, if any; otherwise the entry still accepts one. Dropping the page frees it, so
+    /// that it can be given up again.
     ///
     /// # Errors
     /// As [`AcceptTransfer::take`].
+    #[inline]
     pub fn take(&mut self, index: usize) -> Result<Option<OwnedPage>> {
         let page = self.entries.take(index);
         if !matches!(page, Ok(None)) {
             self.idle.push_back(index);
-            self.owed += usize::from(page.is_ok());
         }
         page
     }
 
-    /// Gives up a page for each received one, if enough are free, and arms the entries whose pages were taken. The
-    /// caller notifies the peer. Returns how many pages are still to be given up.
+    /// Whether there are entries that accept no page since theirs was taken.
+    pub fn is_short(&self) -> bool {
+        !self.idle.is_empty()
+    }
+
+    /// Makes the entries whose pages were taken accept others, as far as there are free pages to give up for them, and calls
+    /// `armed` with each and its reference. The caller then posts it. The others wait for the next call. Pages that the peer lost when it
+    /// exited are made up for.
     ///
     /// # Errors
-    /// As [`PageAcceptor::balloon_out`].
-    pub fn renew(&mut self) -> Result<usize> {
-        if self.owed > 0 {
-            self.owed -= self.acceptor.balloon_out(self.peer, self.owed)?;
-        }
-        while let Some(index) = self.idle.pop_front() {
+    /// As [`PageAcceptor::provide`].
+    #[inline]
+    pub fn renew(&mut self, mut armed: impl FnMut(usize, GrantRef)) -> Result<()> {
+        let missing = self.acceptor.provide(self.peer, self.idle.len())?;
+        let covered = self.idle.len().saturating_sub(missing);
+        for index in self.idle.drain(..covered) {
             self.entries.arm(index);
+            armed(index, self.entries.refs()[index]);
         }
-        Ok(self.owed)
+        Ok(())
     }
 }

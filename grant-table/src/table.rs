@@ -1,7 +1,8 @@
 //! The grant table of a domain: what a hypervisor implements.
 
 use crate::map::{INLINE_PAGES, MapOp, Mappings};
-use crate::{Access, Contiguous, CopyOp, Mapping, Result, Shared};
+use crate::{Access, Contiguous, CopyOp, Mapping, PageAcceptor, PageDonor, Result, Shared};
+use alloc::sync::Arc;
 use ring_abi::{DomId, GrantRef};
 use smallvec::SmallVec;
 
@@ -67,4 +68,15 @@ pub trait GrantTable: Send + Sync {
     /// [`Error::Hypervisor`](crate::Error::Hypervisor) where the batch as a whole was not tried; no status is valid
     /// then.
     fn copy(&self, ops: &mut [CopyOp<'_>]) -> Result<()>;
+
+    /// What transfers pages to other domains, of a hypervisor that lets a program do that: not Xen, where
+    /// GNTTABOP_transfer is for the kernels of PV domains alone.
+    fn page_donor(self: Arc<Self>) -> Option<Arc<dyn PageDonor>> {
+        None
+    }
+
+    /// What accepts pages of other domains, where there is a [`GrantTable::page_donor`].
+    fn page_acceptor(self: Arc<Self>) -> Option<Arc<dyn PageAcceptor>> {
+        None
+    }
 }

@@ -19,7 +19,7 @@ use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 /// The domain that sends pages.
 pub trait PageDonor: Send + Sync {
     /// Takes over pages that `peer` gave up, as XENMEM_increase_reservation: appends at most `pages`, possibly none, to
-    /// `into`.
+    /// `into`. Their bytes are `peer`'s own, or were sent to it: never another domain's.
     ///
     /// # Errors
     /// [`Error::NoSuchDomain`](crate::Error::NoSuchDomain).
@@ -41,6 +41,14 @@ pub trait PageAcceptor: Send + Sync {
     /// [`Error::NoSpace`](crate::Error::NoSpace) where this domain can share no memory with `peer`.
     fn balloon_out(&self, peer: DomId, pages: usize) -> Result<usize>;
 
+    /// Gives up pages until `peer` has one for every entry that accepts a page from it, and for `entries` more: pages given
+    /// up earlier count, also those of entries that are gone, and so do pages that `peer` lost when it exited. Returns for
+    /// how many of all these entries there is no page.
+    ///
+    /// # Errors
+    /// As [`PageAcceptor::balloon_out`].
+    fn provide(&self, peer: DomId, entries: usize) -> Result<usize>;
+
     /// Allocates grant entries that each accept a page from `peer` (`GTF_accept_transfer`).
     ///
     /// # Errors
@@ -53,12 +61,21 @@ pub trait PageAcceptor: Send + Sync {
 pub struct TransferOp {
     /// The page: a frame number that this domain owns in the peer's arena ([`OwnedPage::frame`]).
     pub frame: u64,
+    /// Which use of that frame it is ([`OwnedPage::token`]): the number is another page's once the peer has exited.
+    pub token: u64,
     /// The domain that accepts it.
     pub domid: DomId,
     /// That domain's grant entry, which accepts a transfer.
     pub gref: GrantRef,
     /// The outcome, written by the call.
     pub status: Status,
+}
+
+impl TransferOp {
+    /// Transfers `page` to the entry `gref` of `domid`.
+    pub fn new(page: &OwnedPage, domid: DomId, gref: GrantRef) -> Self {
+        Self { frame: page.frame(), token: page.token, domid, gref, status: Status::OKAY }
+    }
 }
 
 /// The allocator to which a dropped [`OwnedPage`] returns.
@@ -91,6 +108,11 @@ impl OwnedPage {
     /// The frame number, for [`TransferOp::frame`](crate::TransferOp::frame).
     pub fn frame(&self) -> u64 {
         u64::from(self.frame)
+    }
+
+    /// Tells this use of the frame from every other, for [`TransferOp::token`](crate::TransferOp::token).
+    pub fn token(&self) -> u64 {
+        self.token
     }
 
     /// Returns `len` bytes of the page from `offset` on; `None` if they are not inside.

@@ -7,7 +7,6 @@ use grant_table::{
     Access, CopyOp, CopyPtr, GrantTable, OwnedPage, PageAcceptor, PageDonor, Shared, TransferOp,
 };
 use hypervisor::local::{Domain, Sandbox};
-use ring_abi::grant::Status;
 use ring_abi::{DomId, PAGE_SIZE};
 use std::hint::black_box;
 use std::sync::Arc;
@@ -123,10 +122,7 @@ fn transfer(c: &mut Criterion) {
             |()| {
                 setup.guest.balloon_out(DomId::DOM0, BATCH).expect("balloon_out");
                 setup.dom0.populate(GUEST, BATCH, &mut pages).expect("populate");
-                let op = |n: usize| {
-                    let frame = pages[n].frame();
-                    TransferOp { frame, domid: GUEST, gref: accept.refs()[n], status: Status::GENERAL_ERROR }
-                };
+                let op = |n: usize| TransferOp::new(&pages[n], GUEST, accept.refs()[n]);
                 let mut ops: [TransferOp; BATCH] = std::array::from_fn(op);
                 setup.dom0.transfer(&mut ops).expect("transfer");
                 pages.clear();

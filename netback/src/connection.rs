@@ -4,8 +4,10 @@
 
 mod copied;
 mod egress;
+mod flip;
 mod ingress;
 mod mapped;
+mod round_result;
 
 use crate::handshake::{EventPorts, Negotiated};
 use crate::response_logs::ResponseLogs;
@@ -111,7 +113,13 @@ impl Connection {
         }
         let copied = config.data_path == DataPath::Copy || !matches!(recovery, Recovery::None);
         let ingress = Ingress::new(grants.clone(), guest, tx, config.burst, copied, stats.clone())?;
-        let egress = Egress::new(grants.clone(), guest, rx, stats.clone());
+        let egress = match negotiated.flips {
+            false => Egress::copying(grants.clone(), guest, rx, stats.clone()),
+            true => {
+                let donor = grants.clone().page_donor().ok_or(StartError::NoFlip)?;
+                Egress::flipping(donor, guest, rx, stats.clone())
+            }
+        };
         let event_set = EventSet::new()?;
         ingress.fd().map_or(Ok(()), |fd| event_set.add(fd, ANY))?;
         notifiers.register(&event_set, ANY)?;

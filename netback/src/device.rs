@@ -4,7 +4,7 @@
 
 use crate::attachment::{Attachment, vif_name};
 use crate::connection::{Connection, OnExit, Recovery, Setup};
-use crate::handshake::{self, Negotiated, backend_keys};
+use crate::handshake::{self, Negotiated, Offered, backend_keys};
 use crate::response_logs::ResponseLogs;
 use crate::stats::Stats;
 use crate::{Config, ExitReason, StartError};
@@ -212,7 +212,8 @@ impl Follow for VifDevice {
     }
 
     fn backend_keys(&mut self) -> Keys {
-        backend_keys(self.config.gso, self.config.split_event_channels)
+        let flip = self.grants.clone().page_donor().is_some();
+        backend_keys(Offered { gso: self.config.gso, split: self.config.split_event_channels, flip })
     }
 
     fn connect(&mut self, own: &Keys, other: &Keys) -> Result<bool, Failure> {

@@ -18,6 +18,9 @@ pub enum StartError {
     /// An event channel cannot be bound.
     #[error("binding the event channels: {0}")]
     Channel(event_channel::Error),
+    /// The frontend is to be sent pages, which this hypervisor does not transfer.
+    #[error("request-rx-copy: found 0, expected 1: pages are not flipped on this hypervisor")]
+    NoFlip,
     /// The frontend's memory cannot be a ring.
     #[error(transparent)]
     Memory(#[from] BadMemory),
@@ -52,7 +55,9 @@ impl StartError {
     /// The errno that is reported to toolstacks.
     pub fn errno(&self) -> i32 {
         match self {
-            StartError::Ring(_) | StartError::Channel(_) | StartError::Memory(_) => libc::EINVAL,
+            StartError::Ring(_) | StartError::Channel(_) | StartError::Memory(_) | StartError::NoFlip => {
+                libc::EINVAL
+            }
             StartError::Resume(_) | StartError::NotLogged => libc::EPROTO,
             StartError::Inflight(_) | StartError::Bridge(_) => libc::EIO,
             StartError::System(error) => errno(error),
@@ -72,8 +77,8 @@ pub enum ExitReason {
     /// An operation on an event channel failed.
     #[error("event channel: {0}")]
     Channel(event_channel::Error),
-    /// The hypervisor has refused a batch of copies.
-    #[error("copying: {0}")]
+    /// The hypervisor has refused a batch of copies or of transfers.
+    #[error("copying or flipping: {0}")]
     Grant(#[from] grant_table::Error),
 }
 

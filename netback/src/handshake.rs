@@ -6,26 +6,37 @@ use ring_abi::{EventPort, GrantRef};
 use std::time::Duration;
 use xenbus::{KeyError, Keys};
 
-/// The features that this backend advertises: `gso` where packets for TCP segmentation can be passed on, `split` where an
-/// event channel for each ring is offered.
+/// What a backend can do that not every one can.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Offered {
+    /// Packets for TCP segmentation can be passed on.
+    pub gso: bool,
+    /// An event channel for each ring.
+    pub split: bool,
+    /// The hypervisor lets this domain transfer pages.
+    pub flip: bool,
+}
+
+/// The features that this backend advertises.
 ///
 /// ```
-/// use netback::handshake::backend_keys;
+/// use netback::handshake::{Offered, backend_keys};
 /// use ring_abi::netif::key;
 ///
-/// assert_eq!(backend_keys(true, false).get(key::FEATURE_GSO_TCPV4), Some("1"));
+/// let keys = backend_keys(Offered { gso: true, split: false, flip: false });
+/// assert_eq!((keys.get(key::FEATURE_GSO_TCPV4), keys.get(key::FEATURE_RX_FLIP)), (Some("1"), Some("0")));
 /// ```
-pub fn backend_keys(gso: bool, split: bool) -> Keys {
-    let gso = u8::from(gso);
+pub fn backend_keys(offered: Offered) -> Keys {
+    let gso = u8::from(offered.gso);
     Keys::default()
         .with(key::FEATURE_RX_COPY, 1)
         // FreeBSD's netfront takes its absence for 1.
-        .with(key::FEATURE_RX_FLIP, 0)
+        .with(key::FEATURE_RX_FLIP, u8::from(offered.flip))
         .with(key::FEATURE_SG, 1)
         .with(key::FEATURE_GSO_TCPV4, gso)
         .with(key::FEATURE_GSO_TCPV6, gso)
         .with(key::FEATURE_IPV6_CSUM_OFFLOAD, 1)
-        .with(key::FEATURE_SPLIT_EVENT_CHANNELS, u8::from(split))
+        .with(key::FEATURE_SPLIT_EVENT_CHANNELS, u8::from(offered.split))
         .with(key::MULTI_QUEUE_MAX_QUEUES, 1)
 }
 
@@ -54,6 +65,8 @@ pub struct Negotiated {
     pub events: EventPorts,
     /// What the frontend can receive.
     pub caps: Caps,
+    /// The frontend's receive requests accept pages (`request-rx-copy` is 0), instead of granting them to be written.
+    pub flips: bool,
 }
 
 impl Negotiated {
@@ -62,7 +75,8 @@ impl Negotiated {
     /// # Errors
     /// [`KeyError`] names a key that is missing or has another value than those advertised: the device is closed.
     pub fn from_keys(own: &Keys, other: &Keys) -> Result<Self, KeyError> {
-        if !other.flag(key::REQUEST_RX_COPY)? {
+        let flips = !other.flag(key::REQUEST_RX_COPY)?;
+        if flips && !own.flag(key::FEATURE_RX_FLIP)? {
             return Err(other.error(key::REQUEST_RX_COPY, "1: pages are not flipped"));
         }
         if other.or(key::MULTI_QUEUE_NUM_QUEUES, 1u32)? != 1 {
@@ -76,6 +90,7 @@ impl Negotiated {
             rx_ring: GrantRef(queue.need(key::RX_RING_REF)?),
             events: events(&queue)?,
             caps: caps(own, other)?,
+            flips,
         })
     }
 }

@@ -38,7 +38,6 @@ mod error;
 pub mod handshake;
 pub mod logged_ring;
 mod offload;
-mod pin_table;
 mod response_logs;
 pub mod rx;
 mod stats;

@@ -167,6 +167,11 @@ impl<M: Memory, L: Memory> Rx<M, L> {
         Ok(self.ring.seen())
     }
 
+    /// Requests that were seen and not taken yet.
+    pub(crate) fn untaken(&self) -> usize {
+        self.ring.seen() as usize
+    }
+
     fn has_requests(&mut self, needed: usize) -> Result<bool, Fault> {
         if needed > SLOTS_MIN {
             return Ok(false);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bridge::DropReason;
 use event_loop::{Counter, EventCounters};
-use xenbus::stats::{self, Count, Grants, Notifications, Operation, Snapshot};
+use xenbus::stats::{self, Count, Flips, Grants, Notifications, Operation, Snapshot};
 
 /// One vif's counters, from the time it was found. One connection at a time counts.
 #[derive(Debug, Default)]
@@ -15,6 +15,12 @@ pub struct Stats {
     pub(crate) mapped: Counter,
     /// Grant copies.
     pub(crate) copied: Counter,
+    /// Pages flipped to the guest.
+    pub(crate) flipped: Counter,
+    /// Pages that the guest gave back for that.
+    pub(crate) returned: Counter,
+    /// Pages that the guest's entries did not accept.
+    pub(crate) refused: Counter,
     /// Events of both rings.
     pub(crate) events: Arc<EventCounters>,
 }
@@ -34,7 +40,16 @@ impl stats::Stats for Stats {
                 missed: port.missed_wakeups,
                 ..Notifications::from(&*self.events)
             },
-            grants: Some(Grants { mapped: self.mapped.get(), reused: None, copied: self.copied.get() }),
+            grants: Some(Grants {
+                mapped: self.mapped.get(),
+                reused: None,
+                copied: self.copied.get(),
+                flips: Some(Flips {
+                    flipped: self.flipped.get(),
+                    returned: self.returned.get(),
+                    refused: self.refused.get(),
+                }),
+            }),
             drops: drops.into(),
             ..Snapshot::default()
         }

@@ -1,6 +1,6 @@
 //! What vifs' keys say.
 
-use netback::handshake::{EventPorts, Negotiated, backend_keys};
+use netback::handshake::{EventPorts, Negotiated, Offered, backend_keys};
 use proptest::prelude::*;
 use ring_abi::netif::key;
 use xenbus::Keys;
@@ -19,7 +19,7 @@ proptest! {
 /// The backend's keys, as it advertises them, and its mtu.
 fn own(mtu: u32) -> Keys {
     let mut own = Keys::new("/b").with(key::MTU, mtu);
-    own.extend(backend_keys(true, false).iter());
+    own.extend(backend_keys(Offered { gso: true, split: false, flip: false }).iter());
     own
 }
 
@@ -37,7 +37,7 @@ fn front_keys() -> Keys {
 
 #[test]
 fn backend_keys_advertise_copying_and_one_queue() {
-    let keys = backend_keys(true, false);
+    let keys = backend_keys(Offered { gso: true, split: false, flip: false });
     let value = |key| keys.get(key).unwrap_or("missing").to_owned();
     assert_eq!((value(key::FEATURE_RX_COPY), value(key::FEATURE_RX_FLIP)), ("1".into(), "0".into()));
     assert_eq!(value(key::MULTI_QUEUE_MAX_QUEUES), "1");
@@ -73,4 +73,16 @@ fn wrong_keys_are_refused_by_name() {
     }
     let error = Negotiated::from_keys(&own(67), &front_keys()).unwrap_err();
     assert!(error.to_string().contains("68 to 65521"), "{error}");
+}
+
+#[test]
+fn frontend_without_request_rx_copy_is_refused_unless_flipping_is_offered() {
+    let mut flips = front_keys();
+    flips.remove(key::REQUEST_RX_COPY);
+    let error = Negotiated::from_keys(&own(1500), &flips).unwrap_err();
+    assert!(error.to_string().contains(key::REQUEST_RX_COPY), "{error}");
+    let mut offered = own(1500);
+    offered.extend(backend_keys(Offered { gso: true, split: false, flip: true }).iter());
+    assert!(Negotiated::from_keys(&offered, &flips).unwrap().flips);
+    assert!(!Negotiated::from_keys(&offered, &front_keys()).unwrap().flips);
 }

@@ -9,7 +9,9 @@ use crate::buffer_pool::BufferPool;
 use crate::error::ConnectionError;
 use crate::handshake::QueueInfo;
 use crate::meta::{self, Meta};
-use crate::rx::{Packet, Rx};
+use crate::received::{ReceivedFrame, ReceivedPage};
+use crate::rx::{self, Packet, Rx};
+use crate::rx_buffers::RxBuffers;
 use crate::stats::{DropReason, Stats};
 use crate::tx::{Fragment, Tx};
 use arrayvec::ArrayVec;
@@ -20,6 +22,7 @@ use ring_abi::DomId;
 use ring_abi::PAGE_SIZE;
 use ring_abi::netif::{MAX_TX_SIZE, SLOTS_MIN, Status, TxFlags};
 use std::io;
+use std::sync::Arc;
 use vm_memory::VolatileSlice;
 
 /// log2 of the bytes in a small buffer: what every known backend copies rather than maps.
@@ -29,13 +32,22 @@ const LARGE: u32 = PAGE_SIZE.trailing_zeros();
 /// Posted buffers are published at least this often.
 const REFILL: u32 = 64;
 
+/// How a connection is made.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    /// An event channel for each ring.
+    pub(crate) split: bool,
+    /// Receive buffers accept pages.
+    pub(crate) flip: bool,
+}
+
 /// Rings, buffers and event channels.
 pub(crate) struct Connection {
     tx: Tx<Shared>,
     rx: Rx<Shared>,
     small: BufferPool,
     large: BufferPool,
-    buffers: BufferPool,
+    buffers: RxBuffers,
     notifiers: NotifierPair<Box<dyn WaitChannel>>,
     info: QueueInfo,
     packet: Packet,
@@ -48,15 +60,15 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Grants rings and buffers to `back` and posts all receive buffers. `split` allocates an event channel for each
-    /// ring instead of one for both. Events are counted in `stats`.
+    /// Grants rings and buffers to `back` and posts all receive buffers. Events are counted in `stats`.
     pub(crate) fn new(
-        grants: &dyn GrantTable,
+        grants: &Arc<dyn GrantTable>,
         channels: &dyn WaitEventChannels,
         back: DomId,
-        split: bool,
+        manner: Manner,
         stats: &Stats,
     ) -> Result<Self, ConnectionError> {
+        let Manner { split, flip } = manner;
         let tx_page = grants.share(back, 1, Access::ReadWrite)?;
         let rx_page = grants.share(back, 1, Access::ReadWrite)?;
         let notifier = || channels.alloc_unbound(back).map(Notifier::new);
@@ -71,9 +83,9 @@ impl Connection {
         let tx = Tx::init(tx_page)?;
         let rx = Rx::init(rx_page)?;
         let mut connection = Self {
-            small: BufferPool::new(grants, back, tx.slots(), SMALL, Access::ReadOnly)?,
-            large: BufferPool::new(grants, back, tx.slots(), LARGE, Access::ReadOnly)?,
-            buffers: BufferPool::new(grants, back, rx.slots(), LARGE, Access::ReadWrite)?,
+            small: BufferPool::new(&**grants, back, tx.slots(), SMALL, Access::ReadOnly)?,
+            large: BufferPool::new(&**grants, back, tx.slots(), LARGE, Access::ReadOnly)?,
+            buffers: RxBuffers::new(grants, back, rx.slots(), flip)?,
             tx,
             rx,
             notifiers,
@@ -183,19 +195,64 @@ impl Connection {
     ) -> Result<Option<(usize, Meta)>, ConnectionError> {
         while self.rx.poll(&mut self.packet)? {
             self.notifiers.worked(true);
+            self.buffers.take(self.packet.buffers())?;
             let received = self.copy_packet(into, stats);
-            for buffer in self.packet.buffers() {
-                self.rx.post(*buffer, self.buffers.gref(*buffer));
-                self.posted += 1;
-            }
-            if self.posted >= REFILL {
-                self.commit_rx()?;
-            }
+            self.post_again()?;
             if received.is_some() {
                 return Ok(received);
             }
         }
         Ok(None)
+    }
+
+    /// Receives the next packet with the pages that it is in, of a connection whose pages are flipped.
+    pub(crate) fn recv_pages(
+        &mut self,
+        into: &mut ReceivedFrame,
+        stats: &Stats,
+    ) -> Result<Option<Meta>, ConnectionError> {
+        while self.rx.poll(&mut self.packet)? {
+            self.notifiers.worked(true);
+            self.buffers.take(self.packet.buffers())?;
+            let received = self.move_packet(into, stats);
+            self.post_again()?;
+            if received.is_some() {
+                return Ok(received);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Posts the packet's buffers again, or has them wait for pages to be given up.
+    #[inline]
+    fn post_again(&mut self) -> Result<(), ConnectionError> {
+        for buffer in self.packet.buffers() {
+            if self.buffers.release(*buffer) {
+                self.rx.post(*buffer, self.buffers.gref(*buffer));
+            }
+            self.posted += 1;
+        }
+        if self.posted >= REFILL { self.commit_rx() } else { Ok(()) }
+    }
+
+    /// Moves the packet's pages out of its buffers, unless it is to be dropped.
+    fn move_packet(&mut self, into: &mut ReceivedFrame, stats: &Stats) -> Option<Meta> {
+        into.pages.clear();
+        if let Some(reason) = self.packet.drop_reason() {
+            stats.dropped(reason);
+            return None;
+        }
+        for rx::Fragment { buffer, offset, len } in self.packet.fragments() {
+            let page = self.buffers.move_out(*buffer);
+            let Some(page) = page.and_then(|page| ReceivedPage::new(page, *offset, *len)) else {
+                stats.dropped(DropReason::NoPage);
+                return None;
+            };
+            // A packet has no more fragments than there is room for.
+            let _ = into.pages.try_push(page);
+        }
+        stats.received(self.packet.size());
+        Some(meta::from_back(&self.packet))
     }
 
     /// Copies the packet out of its buffers, unless it is to be dropped.
@@ -213,7 +270,11 @@ impl Connection {
         let mut at = 0;
         for fragment in self.packet.fragments() {
             let size = usize::from(fragment.len);
-            self.buffers.slice(fragment.buffer, fragment.offset, size).copy_to(&mut into[at..at + size]);
+            let Some(bytes) = self.buffers.slice(fragment) else {
+                stats.dropped(DropReason::NoPage);
+                return None;
+            };
+            bytes.copy_to(&mut into[at..at + size]);
             at += size;
         }
         stats.received(len);
@@ -223,7 +284,7 @@ impl Connection {
     /// Publishes requests and posted buffers, and notifies the backend if it asked for that.
     #[inline]
     pub(crate) fn flush(&mut self) -> Result<(), ConnectionError> {
-        if self.posted > 0 {
+        if self.posted > 0 || self.buffers.is_short() {
             self.commit_rx()?;
         }
         if std::mem::take(&mut self.sent) > 0 {
@@ -234,8 +295,15 @@ impl Connection {
 
     fn commit_rx(&mut self) -> Result<(), ConnectionError> {
         self.posted = 0;
+        let rx = &mut self.rx;
+        self.buffers.renew(|buffer, gref| rx.post(buffer, gref))?;
         self.notifiers.want_rx(self.rx.commit());
         Ok(self.notifiers.flush()?)
+    }
+
+    /// Whether pages are flipped.
+    pub(crate) fn flips(&self) -> bool {
+        self.buffers.are_flipped()
     }
 
     /// Sets the event indexes of the rings for what is needed: input of the receive ring, room of the transmit ring. `true` if

@@ -10,8 +10,9 @@ mod follow;
 use crate::config::Config;
 use crate::connection::Connection;
 use crate::error::Error;
-use crate::handshake::{Identity, MANNER, Negotiated, Requested};
+use crate::handshake::{Identity, MANNER, Negotiated, Requested, RxChoice};
 use crate::meta::Meta;
+use crate::received::ReceivedFrame;
 use crate::stats::{Counters, DropReason, Stats};
 use event_channel::WaitEventChannels;
 use event_loop::{Connector, Interest};
@@ -46,6 +47,7 @@ pub struct Nic {
     channels: Arc<dyn WaitEventChannels>,
     frontend: Frontend,
     requested: Requested,
+    rx: RxChoice,
     split_event_channels: bool,
     identity: Identity,
     connection: Option<Connection>,
@@ -84,7 +86,8 @@ impl Nic {
             grants,
             channels,
             frontend,
-            requested: Requested { csum: config.csum, gso: config.gso },
+            requested: Requested { csum: config.csum, gso: config.gso, flip: false },
+            rx: config.rx,
             split_event_channels: config.split_event_channels,
             identity,
             connection: None,
@@ -176,6 +179,24 @@ impl Nic {
     #[inline]
     pub fn recv(&mut self, into: &mut [u8]) -> Option<(usize, Meta)> {
         match self.connection.as_mut()?.recv(into, &self.stats) {
+            Ok(received) => received,
+            Err(error) => {
+                self.connection_failed(&error);
+                None
+            }
+        }
+    }
+
+    /// Whether received frames come in pages that change their owner, so that [`Nic::recv_pages`] receives them.
+    pub fn flips(&self) -> bool {
+        self.connection.as_ref().is_some_and(Connection::flips)
+    }
+
+    /// Receives the next frame with the pages that it came in, which are this domain's then, if [`Nic::flips`]: its offload
+    /// metadata. The pages may be kept; as long as they are, fewer can be received.
+    #[inline]
+    pub fn recv_pages(&mut self, into: &mut ReceivedFrame) -> Option<Meta> {
+        match self.connection.as_mut()?.recv_pages(into, &self.stats) {
             Ok(received) => received,
             Err(error) => {
                 self.connection_failed(&error);

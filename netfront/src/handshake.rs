@@ -19,6 +19,47 @@ pub struct Requested {
     /// Received packets may be unsegmented TCP of up to [`MAX_TX_SIZE`](ring_abi::netif::MAX_TX_SIZE) bytes; needs
     /// `csum`.
     pub gso: bool,
+    /// Receive requests accept pages of the backend's, instead of granting pages to be written.
+    pub flip: bool,
+}
+
+/// Bytes of a frame from which on flipping its pages costs less than copying it: a full page. Row N3f of `benches` measures
+/// where the costs cross.
+pub const FLIP_FROM: usize = ring_abi::PAGE_SIZE;
+
+/// How received frames come into this domain's pages.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum RxChoice {
+    /// The backend copies them into pages that are granted to it.
+    Copy,
+    /// The backend transfers the pages that have them (`feature-rx-flip`): an error where it does not offer that.
+    Flip,
+    /// [`RxChoice::Flip`] where it is possible and frames may have [`FLIP_FROM`] bytes, otherwise [`RxChoice::Copy`].
+    #[default]
+    Auto,
+}
+
+impl RxChoice {
+    /// Whether pages are flipped on a connection to the backend with the keys `other`, whose longest frame has `longest`
+    /// bytes; `possible` where this domain's hypervisor lets it accept pages.
+    ///
+    /// # Errors
+    /// [`KeyError`] names `feature-rx-flip` or `feature-rx-copy`, which does not allow what is wanted.
+    pub fn flips(self, other: &Keys, possible: bool, longest: usize) -> Result<bool, KeyError> {
+        let offered = other.flag(key::FEATURE_RX_FLIP)? && possible;
+        let copies = other.flag(key::FEATURE_RX_COPY)?;
+        match self {
+            RxChoice::Flip if offered => Ok(true),
+            RxChoice::Flip => {
+                Err(other.error(key::FEATURE_RX_FLIP, "1, and a hypervisor that transfers pages"))
+            }
+            RxChoice::Auto if offered && (longest >= FLIP_FROM || !copies) => Ok(true),
+            RxChoice::Copy | RxChoice::Auto if copies => Ok(false),
+            RxChoice::Copy | RxChoice::Auto => {
+                Err(other.error(key::FEATURE_RX_COPY, "1: pages are not flipped"))
+            }
+        }
+    }
 }
 
 /// Features that the backend advertises, which this frontend may use when it sends.
@@ -40,10 +81,9 @@ impl Negotiated {
     /// Reads the backend's keys `other`.
     ///
     /// # Errors
-    /// [`KeyError`] names a key that is not a flag, or `feature-rx-copy` where it is not 1: page flipping is not
-    /// supported.
+    /// [`KeyError`] names a key that is not a flag, or `feature-rx-copy` where the backend neither copies nor flips.
     pub fn from_keys(other: &Keys) -> Result<Self, KeyError> {
-        if !other.flag(key::FEATURE_RX_COPY)? {
+        if !other.flag(key::FEATURE_RX_COPY)? && !other.flag(key::FEATURE_RX_FLIP)? {
             return Err(other.error(key::FEATURE_RX_COPY, "1: pages are not flipped"));
         }
         Ok(Self {
@@ -91,7 +131,7 @@ pub const CONNECTION_KEYS: [&str; 9] = [
 ///
 /// let queue =
 ///     QueueInfo { tx_ring: GrantRef(8), rx_ring: GrantRef(9), tx_event: EventPort(3), rx_event: None };
-/// let keys = frontend_keys(&queue, Requested { csum: true, gso: false });
+/// let keys = frontend_keys(&queue, Requested { csum: true, gso: false, flip: false });
 /// assert_eq!(keys.get(key::EVENT_CHANNEL), Some("3"));
 /// assert_eq!(keys.get(key::FEATURE_GSO_TCPV4), Some("0"));
 /// ```
@@ -100,7 +140,7 @@ pub fn frontend_keys(queue: &QueueInfo, requested: Requested) -> Keys {
     let keys = Keys::default()
         .with(key::TX_RING_REF, queue.tx_ring)
         .with(key::RX_RING_REF, queue.rx_ring)
-        .with(key::REQUEST_RX_COPY, 1)
+        .with(key::REQUEST_RX_COPY, u8::from(!requested.flip))
         .with(key::FEATURE_RX_NOTIFY, 1)
         .with(key::FEATURE_SG, 1)
         .with(key::FEATURE_GSO_TCPV4, gso)

@@ -53,6 +53,10 @@ mod error;
 #[cfg(feature = "std")]
 mod meta;
 #[cfg(feature = "std")]
+mod received;
+#[cfg(feature = "std")]
+mod rx_buffers;
+#[cfg(feature = "std")]
 mod stats;
 
 #[cfg(feature = "std")]
@@ -65,5 +69,7 @@ pub use error::{ConnectionError, Error};
 pub use event_loop::Interest;
 #[cfg(feature = "std")]
 pub use meta::{Gso, Meta};
+#[cfg(feature = "std")]
+pub use received::{ReceivedFrame, ReceivedPage};
 #[cfg(feature = "std")]
 pub use stats::{Counters, DropReason, Stats};

@@ -18,6 +18,8 @@ pub enum DropReason {
     Slots,
     /// Received: offload metadata that was not negotiated.
     Extra,
+    /// Received: the backend has transferred no page for a slot.
+    NoPage,
     /// Received: longer than the caller's buffer. To be sent: longer than the backend takes.
     TooLong,
     /// To be sent while no backend was connected.
@@ -26,11 +28,12 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [DropReason; 6] = [
+    pub const ALL: [DropReason; 7] = [
         DropReason::Status,
         DropReason::Size,
         DropReason::Slots,
         DropReason::Extra,
+        DropReason::NoPage,
         DropReason::TooLong,
         DropReason::Down,
     ];
@@ -42,6 +45,7 @@ impl DropReason {
             DropReason::Size => "size",
             DropReason::Slots => "slots",
             DropReason::Extra => "extra",
+            DropReason::NoPage => "no_page",
             DropReason::TooLong => "too_long",
             DropReason::Down => "down",
         }

@@ -1,6 +1,6 @@
 //! What vifs' keys say.
 
-use netfront::handshake::{Identity, Negotiated};
+use netfront::handshake::{FLIP_FROM, Identity, Negotiated, RxChoice};
 use proptest::prelude::*;
 use ring_abi::netif::{Mac, key};
 use xenbus::Keys;
@@ -32,4 +32,31 @@ fn missing_or_wrong_keys_are_refused_by_name() {
     let error =
         Identity::from_keys(&own("00:16:3e:00:00:01"), &Keys::new("/b").with(key::MTU, 67)).unwrap_err();
     assert!(error.to_string().contains("68 to 65521"), "{error}");
+}
+
+#[test]
+fn pages_are_flipped_where_that_is_chosen_offered_and_possible() {
+    let back = |copy: u8, flip: u8| {
+        Keys::new("/b").with(key::FEATURE_RX_COPY, copy).with(key::FEATURE_RX_FLIP, flip)
+    };
+    let both = back(1, 1);
+    let copies = back(1, 0);
+    for (choice, keys, possible, longest, expected) in [
+        (RxChoice::Auto, &both, true, FLIP_FROM, true),
+        (RxChoice::Auto, &both, true, FLIP_FROM - 1, false),
+        (RxChoice::Auto, &both, false, FLIP_FROM, false),
+        (RxChoice::Auto, &copies, true, FLIP_FROM, false),
+        (RxChoice::Auto, &back(0, 1), true, 60, true),
+        (RxChoice::Flip, &both, true, 60, true),
+        (RxChoice::Copy, &both, true, FLIP_FROM, false),
+    ] {
+        assert_eq!(choice.flips(keys, possible, longest).unwrap(), expected, "{choice:?}, {longest} bytes");
+    }
+    let refused = |choice: RxChoice, keys: &Keys, possible| {
+        choice.flips(keys, possible, FLIP_FROM).unwrap_err().to_string()
+    };
+    assert!(refused(RxChoice::Flip, &copies, true).contains(key::FEATURE_RX_FLIP));
+    assert!(refused(RxChoice::Flip, &both, false).contains(key::FEATURE_RX_FLIP));
+    assert!(refused(RxChoice::Copy, &back(0, 1), true).contains(key::FEATURE_RX_COPY));
+    assert!(refused(RxChoice::Auto, &back(0, 0), true).contains(key::FEATURE_RX_COPY));
 }

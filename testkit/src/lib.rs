@@ -5,7 +5,8 @@
 //! [`block::Backend`] serves disks, [`net::Network`] is a bridge and the backend of its ports. Devices are attached
 //! with the nodes that libxl writes, by the toolstack's own code. [`block::RawFrontend`], [`block::RawBackend`],
 //! [`net::RawFrontend`] and [`net::RawBackend`] are ends of a device whose rings and keys the test writes itself.
-//! [`page_ownership`] is a model of page transfer, which the local hypervisor is compared with.
+//! [`page_ownership`] is a model of page transfer, which the local hypervisor is compared with; [`RawArena`] is memory that a
+//! hostile domain writes past its own hypervisor's bookkeeping.
 //!
 //! [`soak`] makes random operations on a whole machine, and says what must hold after each.
 //!
@@ -41,6 +42,7 @@ pub mod net;
 mod no_io_uring;
 pub mod page_ownership;
 pub mod random;
+mod raw_arena;
 pub mod soak;
 
 pub use driver::DriverThread;
@@ -49,6 +51,7 @@ pub use hooked_stream::HookedStream;
 pub use lossy_store::LossyStore;
 pub use machine::Machine;
 pub use no_io_uring::refuse_io_uring;
+pub use raw_arena::RawArena;
 pub use ring_abi::testing::StopOnDrop;
 
 use std::time::Duration;

@@ -56,15 +56,17 @@ impl State {
         self.owners.iter().position(|found| *found == owner)
     }
 
-    /// Whether the donor owns a page, in use or not.
-    fn donor_owns(&self, frame: usize) -> bool {
-        matches!(self.owners.get(frame), Some(Owner::DonorFree | Owner::DonorUses(_)))
+    /// Whether the donor has a page in this use.
+    fn donor_uses(&self, frame: usize, token: u64) -> bool {
+        self.owners.get(frame) == Some(&Owner::DonorUses(token))
     }
 
     fn transfer(&mut self, op: &TransferOp) -> std::result::Result<(), Status> {
         let entry = self.entries.get(op.gref.0 as usize).copied().ok_or(Status::BAD_GNTREF)?;
-        let frame =
-            usize::try_from(op.frame).ok().filter(|frame| self.donor_owns(*frame)).ok_or(Status::BAD_PAGE)?;
+        let frame = usize::try_from(op.frame)
+            .ok()
+            .filter(|frame| self.donor_uses(*frame, op.token))
+            .ok_or(Status::BAD_PAGE)?;
         if entry != Entry::Accepts {
             return Err(Status::GENERAL_ERROR);
         }
@@ -123,6 +125,17 @@ impl PageAcceptor for ModelAcceptor {
             state.pass(frame, Owner::AcceptorFree, Owner::GivenUp);
         }
         Ok(pages)
+    }
+
+    fn provide(&self, peer: DomId, entries: usize) -> Result<usize> {
+        let state = self.0.state();
+        let accepting = state.entries.iter().filter(|entry| **entry == Entry::Accepts).count();
+        let is_out =
+            |owner: &&Owner| matches!(owner, Owner::GivenUp | Owner::DonorFree | Owner::DonorUses(_));
+        let out = state.owners.iter().filter(is_out).count();
+        drop(state);
+        let missing = (accepting + entries).saturating_sub(out);
+        Ok(missing - self.balloon_out(peer, missing)?)
     }
 
     fn accept_transfer(&self, _peer: DomId, entries: usize) -> Result<Box<dyn AcceptTransfer>> {

@@ -15,6 +15,7 @@ const ENTRIES: usize = 6;
 #[derive(Clone, Copy, Debug)]
 enum Step {
     BalloonOut(usize),
+    Provide(usize),
     Populate(usize),
     /// Transfers one of the donor's pages to an entry, and if it is accepted, once more to the next.
     Transfer(usize, usize),
@@ -40,6 +41,7 @@ enum Seen {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         1 => (0usize..20).prop_map(Step::BalloonOut),
+        1 => (0usize..12).prop_map(Step::Provide),
         1 => (0usize..12).prop_map(Step::Populate),
         4 => (any::<usize>(), 0..ENTRIES).prop_map(|(page, entry)| Step::Transfer(page, entry)),
         1 => any::<bool>().prop_map(Step::TransferInvalid),
@@ -61,8 +63,8 @@ fn run(acceptor: &dyn PageAcceptor, donor: &dyn PageDonor, script: &[Step]) -> V
     let mut entries = acceptor.accept_transfer(DomId::DOM0, ENTRIES).expect("entries");
     let mut sent: Vec<OwnedPage> = Vec::new();
     let mut taken: Vec<OwnedPage> = Vec::new();
-    let transfer = |frame: u64, gref: GrantRef| {
-        let mut ops = [TransferOp { frame, domid: GUEST, gref, status: Status::OKAY }];
+    let transfer = |frame: u64, token: u64, gref: GrantRef| {
+        let mut ops = [TransferOp { frame, token, domid: GUEST, gref, status: Status::OKAY }];
         donor.transfer(&mut ops).expect("transfer");
         Seen::Status(ops[0].status)
     };
@@ -73,6 +75,7 @@ fn run(acceptor: &dyn PageAcceptor, donor: &dyn PageDonor, script: &[Step]) -> V
             Step::BalloonOut(pages) => {
                 Seen::Count(acceptor.balloon_out(DomId::DOM0, pages).expect("balloon_out"))
             }
+            Step::Provide(pages) => Seen::Count(acceptor.provide(DomId::DOM0, pages).expect("provide")),
             Step::Populate(pages) => {
                 donor.populate(GUEST, pages, &mut sent).expect("populate");
                 Seen::Count(sent.len())
@@ -82,16 +85,16 @@ fn run(acceptor: &dyn PageAcceptor, donor: &dyn PageDonor, script: &[Step]) -> V
                 let page = &sent[at];
                 last_number += 1;
                 page.slice(4092, 4).expect("inside").copy_from(&u32::to_le_bytes(last_number));
-                let outcome = transfer(page.frame(), entries.refs()[entry]);
+                let outcome = transfer(page.frame(), page.token(), entries.refs()[entry]);
                 if outcome == Seen::Status(Status::OKAY) {
-                    let again = transfer(page.frame(), entries.refs()[(entry + 1) % ENTRIES]);
+                    let again = transfer(page.frame(), page.token(), entries.refs()[(entry + 1) % ENTRIES]);
                     assert_eq!(again, Seen::Status(Status::BAD_PAGE), "it is the acceptor's");
                     sent.swap_remove(at);
                 }
                 outcome
             }
-            Step::TransferInvalid(true) => transfer(u64::MAX, entries.refs()[0]),
-            Step::TransferInvalid(false) => transfer(0, GrantRef(u32::MAX)),
+            Step::TransferInvalid(true) => transfer(u64::MAX, 1, entries.refs()[0]),
+            Step::TransferInvalid(false) => transfer(0, 1, GrantRef(u32::MAX)),
             Step::DropSent(page) if !sent.is_empty() => {
                 sent.swap_remove(page % sent.len());
                 Seen::Count(sent.len())
@@ -141,11 +144,13 @@ fn flipping_over_the_model_moves_every_page_to_and_fro() {
     let mut sender = Sender::new(Arc::new(ModelDonor(model)), GUEST);
     for _ in 0..100 {
         for entry in 0..8 {
-            let page = sender.page().expect("populate").expect("as many pages as entries");
+            assert!(sender.refill(1, 8).expect("populate") > 0, "as many pages as entries");
+            let page = sender.page().expect("a page");
             sender.add(page, receiver.gref(entry));
         }
         sender.flush(|_, status| assert_eq!(status, Status::OKAY)).expect("transfer");
         assert!((0..8).all(|entry| receiver.take(entry).expect("take").is_some()));
-        assert_eq!(receiver.renew().expect("balloon_out"), 0);
+        receiver.renew(|_, _| {}).expect("provide");
+        assert!(!receiver.is_short());
     }
 }

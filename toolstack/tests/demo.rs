@@ -23,6 +23,8 @@ fn demo_reports_no_problem() {
         assert_eq!(guest["disk"]["bytes"], 8 << 20);
         assert_eq!(guest["disk"]["sha256"], guest["image_sha256"]);
         assert!(guest["net"]["large"]["frames"].as_u64().unwrap() > 100, "{guest}");
+        assert!(guest["flipped"]["frames"].as_u64().unwrap() > 100, "{guest}");
+        assert_eq!(guest["flipped"]["frames"], guest["flipped_peer"]["frames"]);
         assert!(guest["net"]["ping"]["p50_us"].as_f64().unwrap() > 0.0, "{guest}");
     }
     for image in ["alice.img", "bob.img"] {

@@ -32,11 +32,22 @@ fn ping_and_iperf3_between_two_namespaces_lose_nothing() {
         println!("iperf3 {reverse:?}: {sent:.2} Gbit/s");
         server.0.wait().unwrap();
     }
+    assert_pages_flipped(&machine);
     for namespace in [&alice, &bob] {
         // Each end's kernel has verified every checksum.
         assert_eq!(namespace.tcp("InCsumErrors"), 0);
         assert!(namespace.tcp("InSegs") > 100);
     }
+}
+
+/// Asserts that bob received frames in flipped pages, and gave back as many.
+fn assert_pages_flipped(machine: &Machine) {
+    let list: serde_json::Value =
+        serde_json::from_str(&machine.ok(["network-list", "bob", "--json"])).unwrap();
+    let grants = &list[0]["stats"]["grants"];
+    let count = |name: &str| grants[name].as_u64().unwrap();
+    assert!(count("flipped") > 100 && count("returned") >= count("flipped"), "{grants}");
+    assert_eq!(count("refused"), 0, "{grants}");
 }
 
 /// Whether a process listens on a TCP port in the namespace, by /proc/net/tcp6 and tcp (state 0A).

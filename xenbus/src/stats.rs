@@ -88,6 +88,19 @@ pub struct Grants {
     pub reused: Option<u64>,
     /// Grant copies: parts of pages copied by the hypervisor.
     pub copied: u64,
+    /// Pages that changed their owner; `None` for drivers that transfer none.
+    pub flips: Option<Flips>,
+}
+
+/// Pages that changed their owner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flips {
+    /// Pages transferred to the frontend.
+    pub flipped: u64,
+    /// Pages that the frontend gave back, to be transferred again.
+    pub returned: u64,
+    /// Pages that the frontend did not accept, by an entry that it revoked, rewrote or used twice.
+    pub refused: u64,
 }
 
 impl From<&EventCounters> for Notifications {
@@ -127,6 +140,12 @@ impl Snapshot {
             grants.mapped += more.mapped;
             grants.reused = sum(grants.reused, more.reused);
             grants.copied += more.copied;
+            if let Some(more) = more.flips {
+                let flips = grants.flips.get_or_insert_default();
+                flips.flipped += more.flipped;
+                flips.returned += more.returned;
+                flips.refused += more.refused;
+            }
         }
         merge(&mut self.drops, &other.drops);
     }
@@ -184,7 +203,12 @@ mod tests {
             operations: vec![Operation { name, requests: 2, bytes: 512, errors, latency }],
             in_flight: Some(3),
             notifications: Notifications { sent: 4, suppressed: 5, received: 6, missed: 7 },
-            grants: Some(Grants { mapped: 7, reused: Some(8), copied: 9 }),
+            grants: Some(Grants {
+                mapped: 7,
+                reused: Some(8),
+                copied: 9,
+                flips: Some(Flips { flipped: 12, returned: 13, refused: 14 }),
+            }),
             wakeups: None,
             drops: vec![Count { name, count: 10 }],
         }
@@ -203,7 +227,8 @@ mod tests {
         assert_eq!(total.operation("write").unwrap().latency, None);
         assert_eq!((total.in_flight, total.wakeups), (Some(9), None));
         assert_eq!(total.notifications, Notifications { sent: 12, suppressed: 15, received: 18, missed: 21 });
-        assert_eq!(total.grants, Some(Grants { mapped: 21, reused: Some(24), copied: 27 }));
+        let flips = Some(Flips { flipped: 36, returned: 39, refused: 42 });
+        assert_eq!(total.grants, Some(Grants { mapped: 21, reused: Some(24), copied: 27, flips }));
         assert_eq!((total.drop("read"), total.drop("write")), (20, 10));
     }
 }

@@ -2,12 +2,14 @@
 
 use grant_table::GrantTable;
 use hypervisor::local::Domain;
-use netback::handshake::{Negotiated, backend_keys};
+use netback::handshake::{Negotiated, Offered, backend_keys};
 use netback::{Config, Connection};
 use netfront::Nic;
 use ring_abi::DomId;
 use std::sync::Arc;
 use xenbus::{DeviceEnd, XenbusState};
+
+const OFFERED: Offered = Offered { gso: true, split: false, flip: true };
 
 /// Broker, store and dom0. Every vif is connected by hand, so that a row may drive its port itself.
 pub(super) struct Machine {
@@ -35,11 +37,11 @@ impl Machine {
         let device = self.machine.attach_vif(DomId(domid), 0);
         let mut client = self.machine.client();
         let end = DeviceEnd::back(&device);
-        end.publish(&mut client, &backend_keys(true, false), XenbusState::InitWait).map_err(text)?;
+        end.publish(&mut client, &backend_keys(OFFERED), XenbusState::InitWait).map_err(text)?;
         let guest = self.machine.domain(DomId(domid));
         let mut nic = Nic::open(guest.clone(), guest.clone(), guest, 0, config).map_err(text)?;
         let negotiated =
-            Negotiated::from_keys(&backend_keys(true, false), &end.other_keys(&mut client).map_err(text)?)
+            Negotiated::from_keys(&backend_keys(OFFERED), &end.other_keys(&mut client).map_err(text)?)
                 .map_err(text)?;
         let grants: Arc<dyn GrantTable> = self.dom0.clone();
         let on_exit = Box::new(|reason| eprintln!("a vif failed: {reason}"));

@@ -4,7 +4,7 @@ use crate::{Domain, Error};
 use alloc::format;
 use event_channel::{Channel, EventChannels};
 use grant_table::{Access, Contiguous, CopyOp, CopyPtr, GrantTable, Shared};
-use netfront::handshake::{Identity, MANNER, Negotiated, QueueInfo, Requested, frontend_keys};
+use netfront::handshake::{Identity, MANNER, Negotiated, QueueInfo, Requested, RxChoice, frontend_keys};
 use netfront::rx::{Packet, Rx};
 use netfront::tx::{Fragment, Tx};
 use ring_abi::netif::{self, RxFlags, RxResponse, Status, TxFlags, TxResponse, key};
@@ -57,6 +57,7 @@ impl Frontend {
             return Err("the handshake sets up no rings".into());
         }
         Negotiated::from_keys(back).map_err(|error| format!("{error}"))?;
+        RxChoice::Copy.flips(back, false, 0).map_err(|error| format!("{error}"))?;
         let share = |pages| guest.grants.share(DomId::DOM0, pages, Access::ReadWrite);
         let tx_page = share(1)?;
         let rx_page = share(1)?;
@@ -67,7 +68,7 @@ impl Frontend {
             tx_event: channel.port(),
             rx_event: None,
         };
-        let keys = frontend_keys(&info, Requested { csum: false, gso: false });
+        let keys = frontend_keys(&info, Requested { csum: false, gso: false, flip: false });
         let tx = Tx::init(tx_page).map_err(|error| format!("{error}"))?;
         let mut rx = Rx::init(rx_page).map_err(|error| format!("{error}"))?;
         let tx_buffers = share(tx.slots())?;

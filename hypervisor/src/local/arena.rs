@@ -116,7 +116,8 @@ pub(super) fn retire(fd: &OwnedFd, layout: Layout) -> Result<()> {
     Ok(())
 }
 
-fn map_temporarily(fd: &OwnedFd, layout: Layout) -> Result<Arena> {
+/// Broker: maps an arena, which it does not keep mapped.
+pub(super) fn map_temporarily(fd: &OwnedFd, layout: Layout) -> Result<Arena> {
     Arena::open(fd.try_clone().map_err(|e| Error::io("duplicate the descriptor of an arena", e))?, layout)
 }
 

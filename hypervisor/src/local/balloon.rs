@@ -4,7 +4,11 @@
 //! the other's only to learn how far it got. The frames read are not trusted: the consumer checks them against its
 //! own list.
 
-use super::arena::Arena;
+use super::arena::{self, Arena};
+use super::layout::Layout;
+use crate::Result;
+use nix::unistd::{Whence, lseek};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
 
 /// Bytes of the queue's header; the slots follow.
@@ -13,6 +17,10 @@ const HEADER: usize = ring_abi::PAGE_SIZE;
 const PRODUCED: usize = 0;
 /// Offset of the peer's index in the header, in another cache line.
 const CONSUMED: usize = 64;
+/// Offset of the number of processes of the peer that have exited, which the broker counts.
+const EXITS: usize = 128;
+/// Offset of the peer's index when the last of them exited.
+const CONSUMED_AT_EXIT: usize = 132;
 
 fn slot(arena: &Arena, index: u32) -> usize {
     let at = index & (arena.layout().balloon_slots() - 1);
@@ -33,6 +41,46 @@ pub(super) fn push(arena: &Arena, produced: &mut u32, frames: &[u32]) -> usize {
     }
     arena.word(header + PRODUCED).store(*produced, Ordering::Release);
     count
+}
+
+/// How far the peer's processes that have exited took frames.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct Exits {
+    /// How many there were, modulo 2^32.
+    pub(super) count: u32,
+    /// The index behind the last frame that any of them took.
+    consumed: u32,
+}
+
+impl Exits {
+    /// Whether a frame that is at this index of the queue was taken by a process that has exited.
+    pub(super) fn took(self, index: u32) -> bool {
+        self.count != 0 && (self.consumed.wrapping_sub(index) as i32) > 0
+    }
+}
+
+/// Owner: which processes of the peer have exited.
+pub(super) fn exits(arena: &Arena) -> Exits {
+    let header = arena.layout().balloon();
+    let count = arena.word(header + EXITS).load(Ordering::Acquire);
+    Exits { count, consumed: arena.word(header + CONSUMED_AT_EXIT).load(Ordering::Relaxed) }
+}
+
+/// Broker: records that the peer's process has exited, with the frames that it took. An arena whose queue was never used
+/// does not grow.
+///
+/// # Errors
+/// As [`Arena::open`].
+pub(super) fn record_exit(fd: &OwnedFd, layout: Layout) -> Result<()> {
+    let arena = arena::map_temporarily(fd, layout)?;
+    let header = layout.balloon();
+    if lseek(arena.fd(), header as i64, Whence::SeekData) != Ok(header as i64) {
+        return Ok(());
+    }
+    let consumed = arena.word(header + CONSUMED).load(Ordering::Relaxed);
+    arena.word(header + CONSUMED_AT_EXIT).store(consumed, Ordering::Relaxed);
+    arena.word(header + EXITS).fetch_add(1, Ordering::Release);
+    Ok(())
 }
 
 /// Owner: empties the queue, for when it takes all frames back.

@@ -201,6 +201,14 @@ impl GrantTable for Domain {
         copy::copy(&self.peers, self.domid(), ops);
         Ok(())
     }
+
+    fn page_donor(self: Arc<Self>) -> Option<Arc<dyn PageDonor>> {
+        Some(self)
+    }
+
+    fn page_acceptor(self: Arc<Self>) -> Option<Arc<dyn PageAcceptor>> {
+        Some(self)
+    }
 }
 
 impl PageDonor for Domain {
@@ -210,10 +218,12 @@ impl PageDonor for Domain {
     }
 
     fn transfer(&self, ops: &mut [TransferOp]) -> grant_table::Result<()> {
-        for op in ops {
-            let transfer = |slot: &PeerSlot| Some(slot.lock().live()?.transfer(op.frame, op.gref));
-            let done = self.slot(op.domid).and_then(|slot| self.with(slot, || transfer(slot)));
-            op.status = done.map_or(Status::BAD_DOMAIN, |done| done.err().unwrap_or(Status::OKAY));
+        for to_one in ops.chunk_by_mut(|a, b| a.domid == b.domid) {
+            let slot = self.slot(to_one[0].domid);
+            let done = slot.and_then(|slot| self.with(slot, || slot.transfer(to_one)));
+            if done.is_err() {
+                to_one.iter_mut().for_each(|op| op.status = Status::BAD_DOMAIN);
+            }
         }
         Ok(())
     }
@@ -222,6 +232,10 @@ impl PageDonor for Domain {
 impl PageAcceptor for Domain {
     fn balloon_out(&self, peer: DomId, pages: usize) -> grant_table::Result<usize> {
         Ok(self.own_arena(peer)?.balloon_out(pages))
+    }
+
+    fn provide(&self, peer: DomId, entries: usize) -> grant_table::Result<usize> {
+        Ok(self.own_arena(peer)?.provide(entries))
     }
 
     fn accept_transfer(&self, peer: DomId, entries: usize) -> grant_table::Result<Box<dyn AcceptTransfer>> {

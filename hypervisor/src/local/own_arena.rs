@@ -36,6 +36,16 @@ pub(super) struct ArenaState {
     pub(super) ballooned: FixedBitSet,
     /// The owner's index into the balloon queue.
     pub(super) produced: u32,
+    /// For each frame given up, its index in the balloon queue. Empty until the first.
+    pub(super) queued_at: Vec<u32>,
+    /// References that accept a page.
+    pub(super) accepting: FixedBitSet,
+    /// How many these are.
+    pub(super) accepting_count: usize,
+    /// How many frames are in `ballooned`.
+    pub(super) given_up: usize,
+    /// The exits of the peer's processes that were seen.
+    pub(super) exits: u32,
 }
 
 impl OwnArena {
@@ -47,6 +57,11 @@ impl OwnArena {
             quarantine: Vec::new(),
             ballooned: FixedBitSet::with_capacity(layout.pages() as usize),
             produced: 0,
+            queued_at: Vec::new(),
+            accepting: FixedBitSet::with_capacity(layout.entries() as usize),
+            accepting_count: 0,
+            given_up: 0,
+            exits: 0,
         };
         Ok(Self { arena: Arena::create(layout)?, peer, state: Mutex::new(state), _session: session })
     }
@@ -142,6 +157,7 @@ impl ArenaState {
         let ballooned = self.ballooned.contains(frame as usize);
         if ballooned {
             self.ballooned.remove(frame as usize);
+            self.given_up -= 1;
         }
         ballooned
     }

@@ -44,7 +44,7 @@ impl OwnedFrames {
         }
     }
 
-    /// Transfers a frame in use to an entry of `arena` that accepts it from `me`, this domain.
+    /// Transfers a frame, in its use of this serial number, to an entry of `arena` that accepts it from `me`, this domain.
     ///
     /// # Errors
     /// The operation's status: a reference beyond the table, a frame that this domain does not own, or an entry that
@@ -54,11 +54,13 @@ impl OwnedFrames {
         arena: &Arena,
         me: DomId,
         frame: u64,
+        use_serial: u32,
         gref: GrantRef,
     ) -> Result<(), Status> {
         let entry = arena.entry(gref).ok_or(Status::BAD_GNTREF)?;
         let serial = usize::try_from(frame).ok().and_then(|at| self.serials.get_mut(at));
-        let serial = serial.filter(|serial| **serial != 0).ok_or(Status::BAD_PAGE)?;
+        let serial =
+            serial.filter(|serial| **serial != 0 && **serial == use_serial).ok_or(Status::BAD_PAGE)?;
         entry.commit(me)?;
         *serial = 0;
         entry.complete(frame as u32);
@@ -121,14 +123,19 @@ mod tests {
         let gref = GrantRef(9);
         arena.entry(gref).unwrap().accept(BACK);
         let mut owned = OwnedFrames::default();
-        assert_eq!(owned.transfer(&arena, BACK, first.into(), gref), Err(Status::BAD_PAGE));
+        assert_eq!(owned.transfer(&arena, BACK, first.into(), 0, gref), Err(Status::BAD_PAGE));
         owned.fill(&arena, 1);
+        let (_, earlier) = owned.take().unwrap();
+        owned.put_back(first, earlier);
+        let (_, serial) = owned.take().unwrap();
         for frame in [u64::from(first) + 1, u64::from(first) + (1 << 32), u64::MAX] {
-            assert_eq!(owned.transfer(&arena, BACK, frame, gref), Err(Status::BAD_PAGE));
+            assert_eq!(owned.transfer(&arena, BACK, frame, serial, gref), Err(Status::BAD_PAGE));
         }
-        let beyond = GrantRef(u32::MAX);
-        assert_eq!(owned.transfer(&arena, BACK, first.into(), beyond), Err(Status::BAD_GNTREF));
-        assert_eq!(owned.transfer(&arena, BACK, first.into(), gref), Ok(()));
-        assert_eq!(owned.transfer(&arena, BACK, first.into(), gref), Err(Status::BAD_PAGE));
+        let transfer =
+            |owned: &mut OwnedFrames, serial, gref| owned.transfer(&arena, BACK, first.into(), serial, gref);
+        assert_eq!(transfer(&mut owned, serial, GrantRef(u32::MAX)), Err(Status::BAD_GNTREF));
+        assert_eq!(transfer(&mut owned, earlier, gref), Err(Status::BAD_PAGE), "an earlier use of the frame");
+        assert_eq!(transfer(&mut owned, serial, gref), Ok(()));
+        assert_eq!(transfer(&mut owned, serial, gref), Err(Status::BAD_PAGE), "transferred twice");
     }
 }

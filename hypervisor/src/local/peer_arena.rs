@@ -4,6 +4,7 @@ use super::arena::Arena;
 use super::owned_frames::OwnedFrames;
 use super::pins::Pins;
 use crate::Result;
+use grant_table::TransferOp;
 use ring_abi::grant::Status;
 use ring_abi::{DomId, GrantRef};
 use std::ptr::NonNull;
@@ -49,7 +50,10 @@ impl PeerArena {
     ///
     /// # Errors
     /// As [`OwnedFrames::transfer`].
-    pub(super) fn transfer(&mut self, frame: u64, gref: GrantRef) -> std::result::Result<(), Status> {
-        self.owned.transfer(&self.arena, self.me, frame, gref)
+    pub(super) fn transfer(&mut self, op: &TransferOp) -> std::result::Result<(), Status> {
+        // A page of an earlier arena of the peer's is not the one of the same number in this arena; no use has number 0.
+        let is_current = (op.token >> 32) as u32 == self.generation;
+        let use_serial = if is_current { op.token as u32 } else { 0 };
+        self.owned.transfer(&self.arena, self.me, op.frame, use_serial, op.gref)
     }
 }

@@ -3,6 +3,7 @@
 //! Nothing here waits or reads a socket: a request is turned into a reply, descriptors and effects.
 
 use super::arena;
+use super::balloon;
 use super::events::EventPipes;
 use super::layout::Layout;
 use super::wire::{DomainInfo, Failure, Reply, Request};
@@ -400,6 +401,9 @@ impl Registry {
         for offered in self.domains.values().filter_map(|other| other.arenas.get(&domid)) {
             if let Err(error) = arena::release_all(&offered.fd, offered.layout) {
                 tracing::error!(%error, %domid, "failed to unpin the pages of an exited domain");
+            }
+            if let Err(error) = balloon::record_exit(&offered.fd, offered.layout) {
+                tracing::error!(%error, %domid, "failed to record the exit of a domain that owns pages");
             }
         }
         vec![Effect::Exited(domid), Effect::Changed(domid)]

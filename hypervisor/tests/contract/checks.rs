@@ -3,8 +3,8 @@
 use super::Pair;
 use event_channel::WaitChannel;
 use grant_table::{
-    Access, CopyOp, CopyPtr, GrantTable, MapOp, Mapping, PageAcceptor, PageDonor, Shared, SharedSlice,
-    TransferOp,
+    Access, CopyOp, CopyPtr, GrantTable, MapOp, Mapping, OwnedPage, PageAcceptor, PageDonor, Shared,
+    SharedSlice, TransferOp,
 };
 use hypervisor::local::Domain;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -363,16 +363,19 @@ pub(crate) fn transfer_moves_a_page_to_the_accepting_entry(acceptor: &Domain, do
     assert_eq!(pages.len(), 3);
     let page = pages.pop().unwrap();
     fill(page.slice(0, PAGE_SIZE).unwrap(), 0x77);
-    let transfer = |frame, entry: usize, refs: &[GrantRef]| {
-        let mut ops = [TransferOp { frame, domid: front, gref: refs[entry], status: Status::GENERAL_ERROR }];
+    let transfer = |page: &OwnedPage, frame, entry: usize, refs: &[GrantRef]| {
+        let mut ops = [TransferOp { frame, ..TransferOp::new(page, front, refs[entry]) }];
         donor.transfer(&mut ops).expect("transfer");
         ops[0].status.ok()
     };
     assert!(entries.take(0).expect("take").is_none());
-    assert!(transfer(1 << 40, 0, entries.refs()).is_err(), "a frame that the back does not own");
-    assert_eq!(transfer(page.frame(), 0, entries.refs()), Ok(()));
-    assert!(transfer(page.frame(), 1, entries.refs()).is_err(), "transferred twice");
-    assert!(transfer(pages[0].frame(), 0, entries.refs()).is_err(), "the entry has a page already");
+    assert!(transfer(&page, 1 << 40, 0, entries.refs()).is_err(), "a frame that the back does not own");
+    assert_eq!(transfer(&page, page.frame(), 0, entries.refs()), Ok(()));
+    assert!(transfer(&page, page.frame(), 1, entries.refs()).is_err(), "transferred twice");
+    assert!(
+        transfer(&pages[0], pages[0].frame(), 0, entries.refs()).is_err(),
+        "the entry has a page already"
+    );
     drop(page);
     let got = entries.take(0).expect("take").expect("a page");
     assert!(bytes(got.slice(0, PAGE_SIZE).unwrap()).iter().all(|byte| *byte == 0x77));

@@ -1,11 +1,14 @@
 // Not a core: does I/O or calls a hypervisor.
 
-//! Bridge to guest: frames fill the pages that the guest has posted, by one batch of grant copies a round.
+//! Bridge to guest: frames fill the pages that the guest has posted, by one batch of grant copies a round, or pages of ours
+//! that are flipped to the guest (`flip`).
 //!
-//! Each byte is copied once, from the page where the frame has it (which may be another guest's) to the receiving
-//! guest's page.
+//! Each byte is copied once, from the page where the frame has it (which may be another guest's) to the page that the
+//! receiving guest has or gets.
 #![allow(unsafe_code)] // The copies' sources are named by address.
 
+use super::flip::Flipper;
+use super::round_result::RoundResult;
 use crate::ExitReason;
 use crate::assemble::Fault;
 use crate::copy_batch::CopyBatch;
@@ -13,7 +16,7 @@ use crate::offload;
 use crate::rx::{FrameInfo, PageFill, Placement, Rx};
 use crate::stats::Stats;
 use bridge::{DropReason, FragmentRef, Frame, Frames};
-use grant_table::{Contiguous, CopyOp, CopyPtr, GrantTable, SharedSlice};
+use grant_table::{Contiguous, CopyOp, CopyPtr, GrantTable, PageDonor, SharedSlice};
 use inflight::InflightRegion;
 use ring_abi::DomId;
 use ring_abi::ring::Notify;
@@ -22,62 +25,74 @@ use std::sync::Arc;
 /// The receive side of a vif.
 pub(super) struct Egress {
     writer: Writer,
+    rx: Rx<Contiguous, InflightRegion>,
     stats: Arc<Stats>,
+    /// Responses were written since the last commit.
+    dirty: bool,
     /// Buffers that the next frame needs, for which the guest had not posted enough.
     needed: u32,
 }
 
 /// Writes frames to the ring.
-struct Writer {
+enum Writer {
+    Copy(Copier),
+    Flip(Flipper),
+}
+
+/// Copies frames into the pages that the guest has posted.
+struct Copier {
     grants: Arc<dyn GrantTable>,
     placer: Placer,
     copies: CopyBatch,
-    /// Responses were written since the last commit.
-    dirty: bool,
 }
 
 /// Places frames in the pages that the guest has posted.
 struct Placer {
     guest: DomId,
-    rx: Rx<Contiguous, InflightRegion>,
     /// The pages of the frame being placed.
     fills: Vec<PageFill>,
     /// For each copy, its frame's index in the round.
     owners: Vec<u16>,
 }
 
-/// The result of a round.
-#[derive(Clone, Copy)]
-struct RoundResult {
-    /// Frames sent or dropped.
-    taken: usize,
-    /// Bytes of the frames placed.
-    bytes: u64,
-    /// Grant copies made.
-    copies: usize,
-    /// Those of `taken` that were dropped because a copy failed.
-    failed: usize,
-    /// Those of `taken` that were dropped because they need more slots than a packet may have.
-    too_long: usize,
-    /// Buffers that the first frame not taken needs; 1 if all were taken.
-    needed: u32,
-}
-
 impl Egress {
-    pub(super) fn new(
+    /// For a guest whose requests grant pages.
+    pub(super) fn copying(
         grants: Arc<dyn GrantTable>,
         guest: DomId,
         rx: Rx<Contiguous, InflightRegion>,
         stats: Arc<Stats>,
     ) -> Self {
-        let placer = Placer { guest, rx, fills: Vec::new(), owners: Vec::new() };
-        let writer = Writer { grants, placer, copies: CopyBatch::default(), dirty: false };
-        Self { writer, stats, needed: 1 }
+        let placer = Placer { guest, fills: Vec::new(), owners: Vec::new() };
+        let copier = Copier { grants, placer, copies: CopyBatch::default() };
+        Self::new(Writer::Copy(copier), rx, stats)
+    }
+
+    /// For a guest whose requests accept pages.
+    pub(super) fn flipping(
+        donor: Arc<dyn PageDonor>,
+        guest: DomId,
+        rx: Rx<Contiguous, InflightRegion>,
+        stats: Arc<Stats>,
+    ) -> Self {
+        let flipper = Flipper::new(donor, guest, stats.clone());
+        Self::new(Writer::Flip(flipper), rx, stats)
+    }
+
+    fn new(writer: Writer, rx: Rx<Contiguous, InflightRegion>, stats: Arc<Stats>) -> Self {
+        Self { writer, rx, stats, dirty: false, needed: 1 }
     }
 
     /// Sends frames as far as the guest has posted buffers; returns how many were sent or dropped.
     pub(super) fn send(&mut self, frames: Frames<'_>) -> Result<usize, ExitReason> {
-        let result = self.writer.write(frames.iter())?;
+        let mut result = RoundResult::NOTHING;
+        let written = match &mut self.writer {
+            Writer::Copy(copier) => copier.write(&mut self.rx, frames.iter(), &mut result),
+            Writer::Flip(flipper) => flipper.write(&mut self.rx, frames.iter(), &mut result),
+        };
+        // Frames that are too long take no slots.
+        self.dirty |= result.taken > result.too_long;
+        written?;
         self.count(result);
         self.needed = result.needed;
         Ok(result.taken)
@@ -86,17 +101,17 @@ impl Egress {
     /// Publishes responses; `None` if there are none.
     #[inline]
     pub(super) fn commit(&mut self) -> Option<Notify> {
-        std::mem::take(&mut self.writer.dirty).then(|| self.writer.placer.rx.commit())
+        std::mem::take(&mut self.dirty).then(|| self.rx.commit())
     }
 
     /// Requests an event for as many buffers as the next frame needs; `true` if there are as many already.
     pub(super) fn arm(&mut self) -> Result<bool, Fault> {
-        self.writer.placer.rx.arm(self.needed)
+        self.rx.arm(self.needed)
     }
 
     /// Whether there are as many buffers as the next frame needs.
     pub(super) fn has_room(&mut self) -> Result<bool, Fault> {
-        Ok(self.writer.placer.rx.posted()? >= self.needed)
+        Ok(self.rx.posted()? >= self.needed)
     }
 
     fn count(&self, result: RoundResult) {
@@ -108,29 +123,30 @@ impl Egress {
     }
 }
 
-impl Writer {
+impl Copier {
     /// Places frames until the guest's buffers are used up, copies them and writes the responses.
-    fn write<'f>(&mut self, frames: impl Iterator<Item = &'f Frame>) -> Result<RoundResult, ExitReason> {
-        let mut result = RoundResult { taken: 0, bytes: 0, copies: 0, failed: 0, too_long: 0, needed: 1 };
+    fn write<'f>(
+        &mut self,
+        rx: &mut Rx<Contiguous, InflightRegion>,
+        frames: impl Iterator<Item = &'f Frame>,
+        result: &mut RoundResult,
+    ) -> Result<(), ExitReason> {
         let placer = &mut self.placer;
         let mut list = self.copies.start();
-        let placed = placer.place(frames, &mut list, &mut result);
+        let placed = placer.place(rx, frames, &mut list, result);
         let copied = list.submit(&*self.grants);
         let mut last = None;
         for (copy, owner) in list.iter().zip(&placer.owners) {
             if (copied.is_err() || !copy.status.is_okay()) && last != Some(*owner) {
                 last = Some(*owner);
                 result.failed += 1;
-                placer.rx.fail((*owner).into());
+                rx.fail((*owner).into());
             }
         }
         result.copies = if copied.is_ok() { list.len() } else { 0 };
-        placer.rx.finish();
-        // Frames that are too long take no slots.
-        self.dirty |= result.taken > result.too_long;
+        rx.finish();
         placed?;
-        copied?;
-        Ok(result)
+        Ok(copied?)
     }
 }
 
@@ -138,6 +154,7 @@ impl Placer {
     /// Places frames until the guest's buffers are used up, and adds the copies that fill them.
     fn place<'f>(
         &mut self,
+        rx: &mut Rx<Contiguous, InflightRegion>,
         frames: impl Iterator<Item = &'f Frame>,
         list: &mut Vec<CopyOp<'f>>,
         result: &mut RoundResult,
@@ -146,9 +163,9 @@ impl Placer {
         for frame in frames {
             let info = offload::to_guest(frame);
             let placement = if frame.is_head_only() && info.gso.is_none() {
-                self.place_head(frame, info, list)?
+                self.place_head(rx, frame, info, list)?
             } else {
-                self.place_pages(frame, info, list)?
+                self.place_pages(rx, frame, info, list)?
             };
             match placement {
                 Placement::Wait => {
@@ -170,11 +187,12 @@ impl Placer {
     #[inline]
     fn place_head<'f>(
         &mut self,
+        rx: &mut Rx<Contiguous, InflightRegion>,
         frame: &'f Frame,
         info: FrameInfo,
         list: &mut Vec<CopyOp<'f>>,
     ) -> Result<Placement, Fault> {
-        let Some((fill, index)) = self.rx.place_page(info.len, info.flags)? else {
+        let Some((fill, index)) = rx.place_page(info.len, info.flags)? else {
             return Ok(Placement::Wait);
         };
         let PageFill { gref, offset, len, .. } = fill;
@@ -187,12 +205,13 @@ impl Placer {
 
     fn place_pages<'f>(
         &mut self,
+        rx: &mut Rx<Contiguous, InflightRegion>,
         frame: &'f Frame,
         info: FrameInfo,
         list: &mut Vec<CopyOp<'f>>,
     ) -> Result<Placement, Fault> {
         self.fills.clear();
-        let placement = self.rx.place(info, &mut self.fills)?;
+        let placement = rx.place(info, &mut self.fills)?;
         for fill in &self.fills {
             add_copies(self.guest, frame, *fill, list);
         }

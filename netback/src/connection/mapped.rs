@@ -4,10 +4,9 @@
 #![allow(unsafe_code)] // Frames point into the guest's mapped pages.
 
 use crate::assemble::Packet;
-use crate::pin_table::PinTable;
 use crate::stats::Stats;
 use arrayvec::ArrayVec;
-use bridge::{DropReason, Fragment, Frame, HEAD};
+use bridge::{DropReason, Fragment, Frame, HEAD, PinTable};
 use grant_table::{Access, GrantTable, Mapping};
 use ring_abi::netif::SLOTS_FATAL;
 use ring_abi::{DomId, GrantRef};

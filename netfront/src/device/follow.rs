@@ -3,11 +3,11 @@
 //! The interface's connection to its backend: made and dropped as the handshake says, and what becomes of errors.
 
 use super::{ANY, Nic};
-use crate::connection::Connection;
+use crate::connection::{Connection, Manner};
 use crate::error::{ConnectionError, Error};
-use crate::handshake::{CONNECTION_KEYS, Negotiated, frontend_keys};
+use crate::handshake::{CONNECTION_KEYS, Negotiated, Requested, frontend_keys};
 use nix::errno::Errno;
-use ring_abi::netif::MAX_TX_SIZE;
+use ring_abi::netif::{ETH_HLEN, MAX_TX_SIZE};
 use xenbus::Keys;
 use xenbus::frontend::{self, FrontDevice, Frontend};
 
@@ -24,11 +24,15 @@ impl FrontDevice for Nic {
         self.disconnected();
         let negotiated = Negotiated::from_keys(back)?;
         let peer = self.frontend.end().other_id();
-        let split = negotiated.split && self.split_event_channels;
-        let connection = Connection::new(&*self.grants, &*self.channels, peer, split, &self.stats)?;
+        let gso = self.requested.csum && self.requested.gso && (negotiated.gso_v4 || negotiated.gso_v6);
+        let longest = if gso { MAX_TX_SIZE } else { self.identity.mtu as usize + ETH_HLEN };
+        let possible = self.grants.clone().page_acceptor().is_some();
+        let flip = self.rx.flips(back, possible, longest)?;
+        let manner = Manner { split: negotiated.split && self.split_event_channels, flip };
+        let connection = Connection::new(&self.grants, &*self.channels, peer, manner, &self.stats)?;
         connection.register(self.frontend.event_set(), ANY)?;
         self.max_len = if negotiated.sg { MAX_TX_SIZE } else { ring_abi::PAGE_SIZE };
-        let keys = frontend_keys(connection.info(), self.requested);
+        let keys = frontend_keys(connection.info(), Requested { flip, ..self.requested });
         self.connection = Some(connection);
         self.negotiated = Some(negotiated);
         Ok(keys)

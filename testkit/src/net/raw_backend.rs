@@ -5,7 +5,8 @@ use crate::Machine;
 use event_channel::Channel;
 use grant_table::{Access, Contiguous};
 use hypervisor::Hypervisor;
-use netback::handshake::backend_keys;
+use hypervisor::local::Domain;
+use netback::handshake::{Offered, backend_keys};
 use netfront::Nic;
 use ring_abi::netif::{Rx, RxResponse, Tx, key};
 use ring_abi::ring::Back;
@@ -26,17 +27,30 @@ pub struct RawBackend {
     pub device: Device,
     /// Dom0's connection to the store.
     pub client: Client,
+    /// The guest's domain.
+    pub guest: Arc<Domain>,
 }
 
 impl RawBackend {
     /// Attaches an interface to a guest, connects both ends, and waits until the interface is up.
     pub fn connect(machine: &Machine, dom0: &dyn Hypervisor, domid: DomId) -> (Nic, RawBackend) {
+        Self::connect_as(machine, dom0, domid, netfront::Config::default())
+    }
+
+    /// Connects as [`RawBackend::connect`] does, to an interface with this configuration.
+    pub fn connect_as(
+        machine: &Machine,
+        dom0: &dyn Hypervisor,
+        domid: DomId,
+        config: netfront::Config,
+    ) -> (Nic, RawBackend) {
         let device = machine.attach_vif(domid, 0);
         let mut client = machine.client();
         let end = DeviceEnd::back(&device);
-        end.publish(&mut client, &backend_keys(true, false), XenbusState::InitWait).unwrap();
+        let offered = Offered { gso: true, split: false, flip: true };
+        end.publish(&mut client, &backend_keys(offered), XenbusState::InitWait).unwrap();
         let guest = machine.domain(domid);
-        let mut nic = super::open(&guest, 0, netfront::Config::default());
+        let mut nic = super::open(&guest, 0, config);
         machine.wait_for_state(&device.front_path(), XenbusState::Connected);
         let front = end.other_keys(&mut client).unwrap();
         let map = |key| {
@@ -48,7 +62,7 @@ impl RawBackend {
         let event = dom0.bind_interdomain(domid, EventPort(front.need(key::EVENT_CHANNEL).unwrap())).unwrap();
         end.publish(&mut client, &Keys::default(), XenbusState::Connected).unwrap();
         until(&mut nic, Nic::is_up);
-        (nic, RawBackend { tx, rx, event, device, client })
+        (nic, RawBackend { tx, rx, event, device, client, guest })
     }
 
     /// Takes the guest's next receive buffer and pushes the response that `response` makes for its id.

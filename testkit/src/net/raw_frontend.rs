@@ -26,8 +26,13 @@ pub struct RawFrontend {
 }
 
 impl RawFrontend {
-    /// Waits for the backend, and connects.
+    /// Waits for the backend, and connects. Receive requests are to grant pages.
     pub fn connect(device: FrontendDevice) -> RawFrontend {
+        Self::connect_as(device, false)
+    }
+
+    /// Connects as [`RawFrontend::connect`] does; with `flip`, receive requests are to accept pages.
+    pub fn connect_as(device: FrontendDevice, flip: bool) -> RawFrontend {
         device.wait_for_backend(XenbusState::InitWait);
         let share = || Arc::new(device.hv.share(DomId::DOM0, 1, Access::ReadWrite).unwrap());
         let tx = share();
@@ -40,7 +45,7 @@ impl RawFrontend {
             tx_event: event.port(),
             rx_event: None,
         };
-        let keys = frontend_keys(&queue, Requested { csum: true, gso: true });
+        let keys = frontend_keys(&queue, Requested { csum: true, gso: true, flip });
         let tx = Front::init(tx).unwrap();
         let rx = Front::init(rx).unwrap();
         device.end().publish(&mut device.store(), &keys, XenbusState::Connected).unwrap();

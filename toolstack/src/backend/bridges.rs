@@ -42,7 +42,8 @@ impl Bridges {
         for config in configs {
             let failed =
                 |e: &dyn std::error::Error| Error::Other(format!("bridge {}: {}", config.name, chain(e)));
-            let bridge = start(&config.name).map_err(|e| failed(&e))?;
+            let learning = Config { name: config.name.clone(), ..Config::default() };
+            let bridge = Bridge::start(learning).map_err(|e| failed(&e))?;
             for port in &config.ports {
                 let opened = open(port).map_err(|e| failed(&e))?;
                 bridge.attach(&port.to_string(), opened).map_err(|e| failed(&e))?;
@@ -147,7 +148,7 @@ fn may_take_over(name: &str, holder: &Holder, owner: &TapOwner, keys: &Keys) -> 
     Err(if may_pass { Failure::in_use_for_now(what) } else { Failure::new(Errno::EEXIST as i32, what) })
 }
 
-/// Creates a bridge with the tap `name` of `owner` as a port, to which the vif is attached.
+/// Creates a wire with the tap `name` of `owner` as one end, to whose other end the vif is attached.
 fn attach_tap(name: &str, owner: &TapOwner, keys: &Keys) -> Result<Attachment, Failure> {
     let (mut tap, is_taken_over) = create_or_take_over(name, owner, keys)?;
     if joins_linux_bridge(keys, is_taken_over) && netdev::master(name).is_none() {
@@ -158,7 +159,7 @@ fn attach_tap(name: &str, owner: &TapOwner, keys: &Keys) -> Result<Attachment, F
         netdev::join_bridge(name, bridge).map_err(refused)?;
         netdev::set_up(name).map_err(refused)?;
     }
-    let bridge = start(name).map_err(refused)?;
+    let bridge = Bridge::start(Config::wire(name)).map_err(refused)?;
     let persistence = tap.persist().map_err(refused)?;
     bridge.attach("tap", Box::new(tap)).map_err(refused)?;
     let cleanup = move || {
@@ -186,10 +187,6 @@ fn is_stock(script: Option<&str>) -> bool {
 
 fn exists(interface: &str) -> bool {
     netdev::mtu(interface).is_ok()
-}
-
-fn start(name: &str) -> Result<Bridge, ::bridge::Error> {
-    Bridge::start(Config { name: name.into(), ..Config::default() })
 }
 
 fn refused(error: impl std::error::Error) -> Failure {

@@ -3,10 +3,11 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::rx::RxMethod;
 use crate::config::{DomainConfig, GuestConfig, Warnings, json};
 use crate::dir::Dir;
 use crate::error::{Error, Origin, Result};
-use crate::machine::guest::{self, CreateOptions, create};
+use crate::machine::guest::{self, CreateOptions, Interfaces, create};
 use crate::machine::{Machine, process};
 use crate::output;
 
@@ -26,6 +27,10 @@ pub struct Args {
     /// Put its interfaces into this network namespace
     #[arg(long, value_name = "NAME|PID|PATH")]
     netns: Option<String>,
+
+    /// How its interfaces receive
+    #[arg(long, value_name = "METHOD", default_value = "copy")]
+    rx: RxMethod,
 
     /// Stay in the foreground, show the guest's output, and exit with it
     #[arg(short = 'F', long)]
@@ -56,9 +61,10 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     config.warnings.show();
     let interrupted = process::interrupt_flag()?;
     let mut machine = Machine::connect(dir)?;
+    let interfaces = Interfaces { netns: args.netns.as_deref(), rx: args.rx };
     let options = CreateOptions {
         origin: &Origin::file(&args.cfg),
-        start: &|machine| guest::start(machine, &config.name, args.netns.as_deref(), args.foreground),
+        start: &|machine| guest::start(machine, &config.name, interfaces, args.foreground),
         timeout: Duration::from_secs(args.timeout),
     };
     let (domid, mut process) =

@@ -9,6 +9,7 @@ use hypervisor::local::{Domain, Options};
 use hypervisor::xen::Xen;
 use netfront::Config;
 
+use crate::config::rx::RxMethod;
 use crate::dir::{self, Dir};
 use crate::error::Result;
 use crate::guest::buffers::CommonBuffers;
@@ -43,6 +44,10 @@ pub struct Args {
     /// Negotiate no checksum and no segmentation offload
     #[arg(long)]
     no_offload: bool,
+
+    /// How the interfaces receive
+    #[arg(long, value_name = "METHOD", default_value = "copy")]
+    rx: RxMethod,
 }
 
 /// Runs the guest until a signal or until the machine is gone.
@@ -52,7 +57,8 @@ pub struct Args {
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let stop = process::stop_signal()?;
     let netns = args.netns.as_deref().map(netns::open).transpose()?.map(Arc::new);
-    let offload = Config { csum: !args.no_offload, gso: !args.no_offload, ..Config::default() };
+    let offload =
+        Config { csum: !args.no_offload, gso: !args.no_offload, rx: args.rx.into(), ..Config::default() };
     let local = args.name.as_deref().map(|name| join(dir, name)).transpose()?;
     let on_xen = local.is_none();
     let (hv, directory) = match local {

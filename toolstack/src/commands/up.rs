@@ -10,7 +10,7 @@ use crate::config::GuestConfig;
 use crate::config::host::{GuestEntry, HostConfig};
 use crate::dir::Dir;
 use crate::error::{Error, Origin, Result, chain};
-use crate::machine::guest::{self, CreateOptions, create};
+use crate::machine::guest::{self, CreateOptions, Interfaces, create};
 use crate::machine::process::{self, ChildProcess};
 use crate::machine::{Machine, host};
 
@@ -104,7 +104,8 @@ impl Up {
     fn start_guest(&mut self, machine: &mut Machine, index: usize) -> Result<()> {
         let Guest { entry, config, .. } = &self.guests[index];
         let origin = Origin::file(&entry.cfg);
-        let start = |machine: &Machine| guest::start(machine, &config.name, entry.netns.as_deref(), true);
+        let interfaces = Interfaces { netns: entry.netns.as_deref(), rx: entry.rx };
+        let start = |machine: &Machine| guest::start(machine, &config.name, interfaces, true);
         let options = CreateOptions { origin: &origin, start: &start, timeout: CONNECT_TIMEOUT };
         let (domid, process) = create(machine, config, &options, || Ok(()))?;
         tracing::info!(%domid, name = config.name, "created");

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::rx::RxMethod;
 use super::vif::{DEFAULT_BRIDGE, is_interface_name};
 use crate::error::{Error, Origin, Result};
 
@@ -19,6 +20,7 @@ use crate::error::{Error, Origin, Result};
 /// [[guests]]
 /// cfg = "web.cfg"        # relative to this file
 /// netns = "web"          # where its interfaces are put
+/// rx = "copy"            # how they receive: copy (the default), flip or auto
 ///
 /// [supervise]
 /// dom0 = true            # start dom0 again when it exits by itself (the default)
@@ -69,6 +71,9 @@ pub struct GuestEntry {
     pub cfg: PathBuf,
     /// The network namespace of the guest's interfaces: a name, a process id or a path.
     pub netns: Option<String>,
+    /// How the guest's interfaces receive.
+    #[serde(default)]
+    pub rx: RxMethod,
 }
 
 /// What is restarted when it exits by itself.
@@ -203,12 +208,12 @@ mod tests {
     fn full_file_is_parsed_and_empty_file_gives_defaults() {
         let host = parse(
             "dir = '/run/x'\n[[bridges]]\nname = 'br1'\nports = ['tap:t0', 'packet:eth1']\n\
-             [[guests]]\ncfg = 'web.cfg'\nnetns = 'web'\n[supervise]\nguests = true\n",
+             [[guests]]\ncfg = 'web.cfg'\nnetns = 'web'\nrx = 'flip'\n[supervise]\nguests = true\n",
         )
         .unwrap();
         assert_eq!(host.bridges[0].to_string(), "br1=tap:t0,packet:eth1");
         assert_eq!("br1=tap:t0,packet:eth1".parse(), Ok(host.bridges[0].clone()));
-        assert_eq!(host.guests[0].netns.as_deref(), Some("web"));
+        assert_eq!((host.guests[0].netns.as_deref(), host.guests[0].rx), (Some("web"), RxMethod::Flip));
         assert_eq!(host.supervise, Supervise { dom0: true, guests: true });
         let empty = parse("").unwrap();
         assert_eq!(empty.bridges, ["xenbr0".parse().unwrap()]);

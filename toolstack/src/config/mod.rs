@@ -14,6 +14,7 @@ pub mod host;
 pub mod json;
 mod known_keys;
 pub mod rate;
+pub mod rx;
 pub mod vif;
 mod warnings;
 

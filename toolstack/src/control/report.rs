@@ -48,6 +48,9 @@ struct Grants {
     mapped: u64,
     reused: Option<u64>,
     copied: u64,
+    flipped: Option<u64>,
+    returned: Option<u64>,
+    refused: Option<u64>,
 }
 
 impl From<&Snapshot> for Stats {
@@ -58,9 +61,23 @@ impl From<&Snapshot> for Stats {
             operations: operations.iter().map(|each| (each.name, Operation::from(each))).collect(),
             in_flight: *in_flight,
             notifications: Notifications { sent, suppressed, received, missed },
-            grants: grants.map(|stats::Grants { mapped, reused, copied }| Grants { mapped, reused, copied }),
+            grants: grants.map(Grants::from),
             wakeups: *wakeups,
             drops: by_name(drops),
+        }
+    }
+}
+
+impl From<stats::Grants> for Grants {
+    fn from(grants: stats::Grants) -> Grants {
+        let stats::Grants { mapped, reused, copied, flips } = grants;
+        Grants {
+            mapped,
+            reused,
+            copied,
+            flipped: flips.map(|flips| flips.flipped),
+            returned: flips.map(|flips| flips.returned),
+            refused: flips.map(|flips| flips.refused),
         }
     }
 }
@@ -117,7 +134,12 @@ mod tests {
             operations: vec![read, stats::Operation { name: "flush", ..Default::default() }],
             in_flight: Some(3),
             notifications: stats::Notifications { sent: 4, suppressed: 5, received: 6, missed: 11 },
-            grants: Some(stats::Grants { mapped: 7, reused: Some(8), copied: 9 }),
+            grants: Some(stats::Grants {
+                mapped: 7,
+                reused: Some(8),
+                copied: 9,
+                flips: Some(stats::Flips { flipped: 12, returned: 13, refused: 14 }),
+            }),
             wakeups: None,
             drops: vec![Count { name: "no_room", count: 10 }],
         };
@@ -131,7 +153,9 @@ mod tests {
             },
             "in_flight": 3,
             "notifications": {"sent": 4, "suppressed": 5, "received": 6, "missed": 11},
-            "grants": {"mapped": 7, "reused": 8, "copied": 9},
+            "grants": {
+                "mapped": 7, "reused": 8, "copied": 9, "flipped": 12, "returned": 13, "refused": 14,
+            },
             "wakeups": null,
             "drops": {"no_room": 10},
         });

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::display::ProgressDisplay;
 use super::image::{Image, Tools};
 use super::peer::{self, Peer};
-use super::protocol::{DiskPlan, DiskResult, Event, GuestCommand, NetPlan, NetResult, Served};
+use super::protocol::{DiskPlan, DiskResult, Event, GuestCommand, NetPlan, NetResult, Served, Stream};
 use super::report::{GuestReport, Report};
 use crate::config::host::HostConfig;
 use crate::config::{GuestConfig, Warnings};
@@ -123,6 +123,8 @@ struct Results {
     disk: Option<DiskResult>,
     net: Option<NetResult>,
     served: Option<Served>,
+    flipped: Option<Stream>,
+    flipped_served: Option<Served>,
 }
 
 /// Drives the guests by commands, and collects their results.
@@ -174,8 +176,31 @@ impl Driver {
             self.wait_until("the network", |results| {
                 results[from].net.is_some() && results[to].served.is_some()
             })?;
+            self.stream_flipped(from, to, millis)?;
         }
         Ok(std::mem::take(&mut self.results))
+    }
+
+    /// Streams large frames from one guest to the other, whose interface receives in flipped pages meanwhile.
+    fn stream_flipped(&mut self, from: usize, to: usize, millis: u64) -> Result<()> {
+        let sender = &self.peers[from].name;
+        let receiver = &self.peers[to].name;
+        self.progress.step(&format!("{sender} streams to {receiver}, whose pages are flipped"));
+        self.reopen(to, true)?;
+        let seed = 200 + from as u64;
+        let plan = NetPlan { to: self.results[to].mac.unwrap_or_default(), seed, millis, pings: 0 };
+        self.peers[to].send(&GuestCommand::Serve(seed))?;
+        self.peers[from].send(&GuestCommand::Stream(plan))?;
+        self.wait_until("the network", |results| {
+            results[from].flipped.is_some() && results[to].flipped_served.is_some()
+        })?;
+        self.reopen(to, false)
+    }
+
+    fn reopen(&mut self, guest: usize, flip: bool) -> Result<()> {
+        self.results[guest].mac = None;
+        self.peers[guest].send(&GuestCommand::Reopen { flip })?;
+        self.wait_until("its interface", |results| results[guest].mac.is_some())
     }
 
     /// Handles events until `done`; `what` says in the error what was awaited.
@@ -210,7 +235,9 @@ impl Driver {
             Some(Event::Progress(progress)) => self.progress.update(guest, &progress),
             Some(Event::Ready(mac)) => results.mac = Some(mac),
             Some(Event::Disk(result)) => results.disk = Some(result),
-            Some(Event::Served(served)) => results.served = Some(served),
+            Some(Event::Served(served)) if results.served.is_none() => results.served = Some(served),
+            Some(Event::Served(served)) => results.flipped_served = Some(served),
+            Some(Event::Streamed(stream)) => results.flipped = Some(stream),
             Some(Event::Driven(result)) => results.net = Some(result),
         }
         Ok(())
@@ -252,6 +279,8 @@ fn start_guest(
 /// Compares the guests' results with each other and with the images.
 fn verify(tools: &Tools, images: &[Image], results: Vec<Results>, started: Instant) -> Result<Report> {
     let served: Vec<Option<Served>> = results.iter().map(|result| result.served.clone()).collect();
+    let flipped_served: Vec<Option<Served>> =
+        results.iter().map(|result| result.flipped_served.clone()).collect();
     let mut guests = Vec::new();
     for (index, (result, image)) in results.into_iter().zip(images).enumerate() {
         let missing = || Error::other("a guest did not report all its results");
@@ -262,6 +291,8 @@ fn verify(tools: &Tools, images: &[Image], results: Vec<Results>, started: Insta
             filesystem_clean: image.fsck_errors(tools)?.is_none(),
             net: result.net.ok_or_else(missing)?,
             peer: served[1 - index].clone().ok_or_else(missing)?,
+            flipped: result.flipped.ok_or_else(missing)?,
+            flipped_peer: flipped_served[1 - index].clone().ok_or_else(missing)?,
         });
     }
     Ok(Report::new(guests, started.elapsed().as_secs_f64()))

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use blkfront::{Disk, Options};
 use hypervisor::Hypervisor;
 use netfront::Nic;
+use netfront::handshake::RxChoice;
 
 use super::disk;
 use super::net::Link;
@@ -41,7 +42,7 @@ fn execute(
     let options = Options { ring_page_order: RING_PAGE_ORDER, ..Options::default() };
     let mut disk =
         Disk::open_with(hv.clone(), hv.clone(), hv.clone(), vdev, options).map_err(|e| failed("disk", &e))?;
-    let mut nic = open_nic(hv)?;
+    let mut nic = open_nic(hv, RxChoice::Copy)?;
     writer.write(&Event::Ready(nic.mac()));
     for line in commands.lines() {
         let line = line.map_err(|e| Error::io("reading commands", e))?;
@@ -59,6 +60,16 @@ fn execute(
                 let result = link.drive(&plan, &mut |event| writer.write(&event))?;
                 writer.write(&Event::Driven(result));
             }
+            GuestCommand::Reopen { flip } => {
+                nic.close().map_err(|e| failed("vif", &e))?;
+                nic = open_nic(hv, if flip { RxChoice::Flip } else { RxChoice::Copy })?;
+                writer.write(&Event::Ready(nic.mac()));
+            }
+            GuestCommand::Stream(plan) => {
+                let mut link = Link::new(&mut nic, plan.seed);
+                let stream = link.drive_stream(&plan, &mut |event| writer.write(&event))?;
+                writer.write(&Event::Streamed(stream));
+            }
             GuestCommand::Quit => break,
         }
     }
@@ -66,10 +77,10 @@ fn execute(
     disk.close().map_err(|e| failed("disk", &e))
 }
 
-fn open_nic(hv: &Arc<dyn Hypervisor>) -> Result<Nic> {
+fn open_nic(hv: &Arc<dyn Hypervisor>, rx: RxChoice) -> Result<Nic> {
     let failed = |e: netfront::Error| failed("vif", &e);
-    let mut nic =
-        Nic::open(hv.clone(), hv.clone(), hv.clone(), 0, netfront::Config::default()).map_err(failed)?;
+    let config = netfront::Config { rx, ..netfront::Config::default() };
+    let mut nic = Nic::open(hv.clone(), hv.clone(), hv.clone(), 0, config).map_err(failed)?;
     let deadline = Instant::now() + UP_TIMEOUT;
     while !nic.is_up() {
         if Instant::now() >= deadline {

@@ -151,15 +151,30 @@ impl<'a> Link<'a> {
         let large = self.stream(plan.to, LARGE, time, "streaming frames of 1514 bytes", report)?;
         let small = self.stream(plan.to, SHORTEST, time, "streaming frames of 64 bytes", report)?;
         let (ping, mismatches) = self.ping(plan, report)?;
-        self.send(plan.to, Kind::Finish, 0)?;
+        self.finish(plan.to)?;
+        Ok(NetResult { large, small, ping, pings: plan.pings, mismatches })
+    }
+
+    /// Streams large frames to the peer, whose pages are flipped, and reports that this end has finished.
+    ///
+    /// # Errors
+    /// As [`Link::drive`].
+    pub fn drive_stream(&mut self, plan: &NetPlan, report: &mut dyn FnMut(Event)) -> Result<Stream> {
+        let time = Duration::from_millis(plan.millis);
+        let stream = self.stream(plan.to, LARGE, time, "streaming frames of 1514 bytes, flipped", report)?;
+        self.finish(plan.to)?;
+        Ok(stream)
+    }
+
+    fn finish(&mut self, peer: [u8; 6]) -> Result<()> {
+        self.send(peer, Kind::Finish, 0)?;
         loop {
             match self.receive() {
-                Some(Received { kind: Kind::FinishAck, .. }) => break,
+                Some(Received { kind: Kind::FinishAck, .. }) => return Ok(()),
                 Some(_) => {}
                 None => self.wait(false)?,
             }
         }
-        Ok(NetResult { large, small, ping, pings: plan.pings, mismatches })
     }
 
     /// Streams frames of `len` bytes for a time, until all are acknowledged.

@@ -12,6 +12,13 @@ pub enum GuestCommand {
     Serve(u64),
     /// Run the network workload.
     Drive(NetPlan),
+    /// Close the network interface, and open it again; received pages are flipped, or frames are copied.
+    Reopen {
+        /// Pages are flipped.
+        flip: bool,
+    },
+    /// Only stream large frames to the peer.
+    Stream(NetPlan),
     /// Close the devices and exit.
     Quit,
 }
@@ -63,6 +70,8 @@ pub enum Event {
     Served(Served),
     /// The network workload is done.
     Driven(NetResult),
+    /// The one stream is done.
+    Streamed(Stream),
     /// The guest failed with this error.
     Failed(String),
 }

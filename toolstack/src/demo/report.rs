@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::protocol::{DiskResult, NetResult, Served};
+use super::protocol::{DiskResult, NetResult, Served, Stream};
 
 /// The results of a run of the demo.
 #[derive(Debug, Serialize)]
@@ -32,6 +32,10 @@ pub struct GuestReport {
     pub net: NetResult,
     /// The same, as its peer received it.
     pub peer: Served,
+    /// Its stream of large frames to its peer while that receives in flipped pages.
+    pub flipped: Stream,
+    /// The same, as its peer received it.
+    pub flipped_peer: Served,
 }
 
 impl Report {
@@ -58,6 +62,8 @@ impl Report {
         });
         table.rows("network", "frames of 1514 bytes", "frames/s", |g| vec![g.net.large.frames_s]);
         table.rows("", "", "Gbit/s", |g| vec![g.net.large.gbit_s]);
+        table.rows("", "the same, in flipped pages", "frames/s", |g| vec![g.flipped.frames_s]);
+        table.rows("", "", "Gbit/s", |g| vec![g.flipped.gbit_s]);
         table.rows("", "frames of 64 bytes", "frames/s", |g| vec![g.net.small.frames_s]);
         table.rows("", "round trip, 50 % / 99 % / 99.9 %", "us", |g| {
             vec![g.net.ping.p50_us, g.net.ping.p99_us, g.net.ping.p99_9_us]
@@ -67,7 +73,7 @@ impl Report {
 
     fn summary(&self) -> String {
         let bytes: u64 = self.guests.iter().map(|g| g.disk.bytes).sum();
-        let frames: u64 = self.guests.iter().map(|g| g.peer.frames).sum();
+        let frames: u64 = self.guests.iter().map(|g| g.peer.frames + g.flipped_peer.frames).sum();
         let mut text = format!(
             "\n{} MiB written, read back and compared; {frames} frames compared byte by byte; {:.1} s\n",
             bytes >> 20,
@@ -85,7 +91,7 @@ impl Report {
 
 impl GuestReport {
     fn problems(&self) -> Vec<String> {
-        let GuestReport { name, disk, net, peer, .. } = self;
+        let GuestReport { name, disk, net, peer, flipped, flipped_peer, .. } = self;
         let mut problems = Vec::new();
         let mut check = |failed: bool, what: String| {
             if failed {
@@ -100,6 +106,11 @@ impl GuestReport {
         let sent = net.large.frames + net.small.frames;
         check(sent != peer.frames, format!("{sent} frames were sent, and {} received", peer.frames));
         check(peer.mismatches > 0, format!("{} frames were not as sent", peer.mismatches));
+        let sent = flipped.frames;
+        let received = flipped_peer.frames;
+        check(sent != received, format!("{sent} frames were sent to be flipped, and {received} received"));
+        let wrong = flipped_peer.mismatches;
+        check(wrong > 0, format!("{wrong} frames in flipped pages were not as sent"));
         check(net.mismatches > 0, format!("{} pings were answered wrongly", net.mismatches));
         check(net.pings != peer.pings, format!("{} pings were sent, and {} received", net.pings, peer.pings));
         problems

@@ -8,6 +8,7 @@ pub mod blocks;
 pub mod buffers;
 pub mod export;
 pub mod failed;
+mod flipped;
 pub mod kernel;
 pub mod netns;
 pub mod nic_port;

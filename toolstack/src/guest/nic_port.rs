@@ -10,8 +10,9 @@ use bridge::{
     Batch, Buffer, Caps, Csum, DropReason, Frame, Frames, Gso, GsoKind, HEAD, Interest, Offload, Pool, Port,
     Stats,
 };
-use netfront::{Config, Meta, Nic, SendOutcome};
+use netfront::{Config, Meta, Nic, ReceivedFrame, SendOutcome};
 
+use super::flipped::{self, FlippedFrames};
 use crate::error::chain;
 
 /// Bytes of the longest frame: a packet of 64 KiB - 1 and its Ethernet header fit.
@@ -26,6 +27,7 @@ pub struct NicPort {
     stats: Arc<Stats>,
     pool: Arc<Pool>,
     spare: Option<Buffer>,
+    flipped: FlippedFrames,
 }
 
 impl NicPort {
@@ -36,11 +38,14 @@ impl NicPort {
     pub fn new(nic: Nic, config: Config) -> io::Result<NicPort> {
         let pool = Pool::new(BUFFERS, BUFFER)?;
         let stats = Arc::default();
-        Ok(NicPort { nic, config, stats, pool, spare: None })
+        Ok(NicPort { nic, config, stats, pool, spare: None, flipped: FlippedFrames::new()? })
     }
 
     /// Receives one frame; `false` when there is none.
     fn receive(&mut self, frame: &mut Frame) -> bool {
+        if self.nic.flips() {
+            return self.receive_pages(frame);
+        }
         let Some(buffer) = self.spare.take().or_else(|| self.pool.take()) else {
             self.stats.lost(DropReason::NoBuffer, 1);
             return false;
@@ -52,14 +57,45 @@ impl NicPort {
             self.spare = Some(buffer);
             return false;
         };
+        self.give(buffer, len, &meta, frame);
+        true
+    }
+
+    /// Receives one frame in its pages, and passes it on in them; `false` when there is none.
+    fn receive_pages(&mut self, frame: &mut Frame) -> bool {
+        let mut received = ReceivedFrame::default();
+        let Some(meta) = self.nic.recv_pages(&mut received) else { return false };
+        flipped::fill_head(&received, frame);
+        let work = offload(&meta, frame.head());
+        frame.set_offload(work);
+        // The headers of a few packets are longer than a frame's head.
+        let is_found = !meta.csum_blank || work.csum.is_some();
+        if is_found && (received.len() <= HEAD || self.flipped.pass_on(&mut received, frame)) {
+            return true;
+        }
+        let Some(buffer) = self.spare.take().or_else(|| self.pool.take()) else {
+            self.stats.lost(DropReason::NoBuffer, 1);
+            return false;
+        };
+        // SAFETY: as in `receive`.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr(), buffer.size()) };
+        let len = received.len().min(bytes.len());
+        flipped::gather(&received, &mut bytes[..len]);
+        self.give(buffer, len, &meta, frame);
+        true
+    }
+
+    /// Makes the first `len` bytes of a buffer a frame.
+    fn give(&mut self, buffer: Buffer, len: usize, meta: &Meta, frame: &mut Frame) {
+        // SAFETY: as in `receive`.
+        let bytes = unsafe { std::slice::from_raw_parts(buffer.as_mut_ptr(), len) };
         let head = len.min(HEAD);
         frame.fill_head(head).copy_from_slice(&bytes[..head]);
-        frame.set_offload(offload(&meta, &bytes[..len]));
+        frame.set_offload(offload(meta, bytes));
         match len - head {
             0 => self.spare = Some(buffer),
             rest => buffer.give_part_to(frame, head, rest),
         }
-        true
     }
 
     /// Sends one frame; `false` when the ring is full.
@@ -104,6 +140,7 @@ impl Port for NicPort {
         if self.nic.is_due() {
             self.take_events()?;
         }
+        self.flipped.reap();
         let frames = into.len();
         let bytes = into.bytes();
         while let Some(frame) = into.slot() {
@@ -124,6 +161,7 @@ impl Port for NicPort {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        self.flipped.reap();
         self.nic.flush();
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! Bridges a vif to a tap: opens the vif, creates a tap with its MAC address and MTU, and attaches both to a bridge.
+//! Joins a vif to a tap: opens the vif, creates a tap with its MAC address and MTU, and attaches both to a wire.
 //!
 //! The tap is always created: an interface that exists, even an unused tap, belongs to another program. Machines on one
 //! host share its network namespace and number their domains independently: the name `vifDOMID.DEVID` may be taken by
@@ -61,8 +61,7 @@ pub fn run(
     let tap = open_tap(&mut store, new, &format!("/local/domain/{}/device/vif/{devid}", hv.domid()))?;
     let nic = Nic::open(hv.clone(), hv.clone(), hv.clone(), devid, offload).map_err(failed)?;
     let tap_name = tap.name().to_owned();
-    let config = bridge::Config { name: tap_name.clone(), ..bridge::Config::default() };
-    let bridge = Bridge::start(config).map_err(failed)?;
+    let bridge = Bridge::start(bridge::Config::wire(&tap_name)).map_err(failed)?;
     bridge.attach("tap", Box::new(tap)).map_err(failed)?;
     let port = NicPort::new(nic, offload).map_err(|e| Error::io("allocating buffers", e))?;
     bridge.attach("vif", Box::new(port)).map_err(failed)?;

@@ -15,6 +15,7 @@ use super::device::NewDevice;
 use super::process::{self, ChildProcess, ProcessOptions};
 use super::{Machine, domain, progress, vbd, vif};
 use crate::config::GuestConfig;
+use crate::config::rx::RxMethod;
 use crate::dir::{self, Dir};
 use crate::error::{Error, Origin, Result, chain};
 use crate::output;
@@ -29,18 +30,27 @@ pub struct CreateOptions<'a> {
     pub timeout: Duration,
 }
 
+/// How a guest's interfaces are made.
+#[derive(Clone, Copy, Debug)]
+pub struct Interfaces<'a> {
+    /// The network namespace that they are put into.
+    pub netns: Option<&'a str>,
+    /// How they receive.
+    pub rx: RxMethod,
+}
+
 /// Starts `xpv guest` for a guest. If `die_with_parent`, it is killed when this process exits and inherits its output;
 /// otherwise it writes to the guest's log.
 pub fn start(
     machine: &Machine,
     name: &str,
-    netns: Option<&str>,
+    interfaces: Interfaces<'_>,
     die_with_parent: bool,
 ) -> Result<ChildProcess> {
     let log = (!die_with_parent).then(|| machine.dir.log(name));
     let mut command = process::command(&machine.dir, &ProcessOptions { die_with_parent, log })?;
-    command.arg("guest");
-    if let Some(netns) = netns {
+    command.arg("guest").arg("--rx").arg(interfaces.rx.name());
+    if let Some(netns) = interfaces.netns {
         command.arg("--netns").arg(netns);
     }
     // A name may begin with a hyphen.

@@ -66,11 +66,13 @@ impl Namespace {
 
 /// Creates two guests on one bridge, each with its interface in a namespace.
 pub(crate) fn two_guests(machine: &Machine) -> [Namespace; 2] {
-    [("alice", 1), ("bob", 2)].map(|(name, n)| {
+    // One of each kind.
+    [("alice", 1, "copy"), ("bob", 2, "flip")].map(|(name, n, rx)| {
         let namespace = Namespace::new();
         let text = format!("name='{name}'\nvif=['mac=00:16:3e:00:00:0{n}']\n");
         let cfg = machine.file(&format!("{name}.cfg"), &text);
-        machine.ok(["create", "--netns", &namespace.pid().to_string(), &cfg.display().to_string()]);
+        let netns = namespace.pid().to_string();
+        machine.ok(["create", "--netns", &netns, "--rx", rx, &cfg.display().to_string()]);
         namespace.configure(&format!("10.77.0.{n}/24"));
         namespace
     })

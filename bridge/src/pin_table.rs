@@ -1,13 +1,13 @@
 // Not a core: does I/O or calls a hypervisor.
 
-//! Keeps a guest's pages mapped while any frame that points into them is alive, wherever that frame is queued.
+//! Keeps what frames point into, such as mapped pages, while any of the frames is alive, wherever it is queued.
 //!
-//! The vif's thread owns the [`PinTable`]; frames have pins that count in its [`Shared`] part. Whoever drops the last
-//! pin of a packet, on any thread, puts the packet's token on a lock-free queue, from which the vif takes it to unmap
-//! the pages and answer the guest.
+//! A port's thread owns the [`PinTable`]; frames have pins that count in its [`Shared`] part. Whoever drops the last
+//! pin of a value, on any thread, puts its token on a lock-free queue, from which the port takes it: netback to unmap
+//! the pages and answer the guest, a port of a guest's interface to free the pages.
 #![allow(unsafe_code)] // A cell that is handed between threads by a counter.
 
-use bridge::{Pin, PinOwner};
+use crate::{Pin, PinOwner};
 use crossbeam::queue::ArrayQueue;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::cell::UnsafeCell;
@@ -27,7 +27,7 @@ struct Shared<T> {
     entries: Box<[Entry<T>]>,
     /// Tokens whose last pin was dropped.
     released: ArrayQueue<u16>,
-    /// The vif sleeps: a release writes to `wake`.
+    /// The port sleeps: a release writes to `wake`.
     asleep: AtomicBool,
     wake: EventFd,
 }
@@ -58,7 +58,7 @@ impl<T: Send> PinOwner for Shared<T> {
 }
 
 /// Values that are pinned by frames, such as mappings.
-pub(crate) struct PinTable<T: Send + 'static> {
+pub struct PinTable<T: Send + 'static> {
     shared: Arc<Shared<T>>,
     /// `shared` as pins need it. Made once, since each conversion costs an atomic operation.
     owner: Arc<dyn PinOwner>,
@@ -70,7 +70,7 @@ impl<T: Send + 'static> PinTable<T> {
     ///
     /// # Errors
     /// No eventfd could be created.
-    pub(crate) fn new(limit: u16) -> io::Result<Self> {
+    pub fn new(limit: u16) -> io::Result<Self> {
         let entry = || Entry { pins: AtomicU32::new(0), value: UnsafeCell::new(None) };
         let shared = Arc::new(Shared {
             entries: (0..limit).map(|_| entry()).collect(),
@@ -82,7 +82,7 @@ impl<T: Send + 'static> PinTable<T> {
     }
 
     /// Keeps `value` until every clone of the pin is dropped; returns it as the error where the table is full.
-    pub(crate) fn insert(&mut self, value: T) -> Result<(Pin, &T), T> {
+    pub fn insert(&mut self, value: T) -> Result<(Pin, &T), T> {
         let Some(token) = self.free.pop() else { return Err(value) };
         let entry = &self.shared.entries[usize::from(token)];
         // SAFETY: the token was free, so that it has no pins and is not queued, and this is the table's owner.
@@ -93,7 +93,7 @@ impl<T: Send + 'static> PinTable<T> {
 
     /// Takes out a value whose last pin was dropped.
     #[inline]
-    pub(crate) fn reap(&mut self) -> Option<T> {
+    pub fn reap(&mut self) -> Option<T> {
         if self.is_empty() {
             return None;
         }
@@ -105,30 +105,30 @@ impl<T: Send + 'static> PinTable<T> {
 
     /// Whether the table has no values.
     #[inline]
-    pub(crate) fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.free.len() == self.shared.entries.len()
     }
 
     /// Makes [`PinTable::fd`] become readable at the next release; `true` if there are released values already.
-    pub(crate) fn arm(&mut self) -> bool {
+    pub fn arm(&mut self) -> bool {
         self.shared.asleep.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
         self.has_released()
     }
 
     /// Whether there are released values.
-    pub(crate) fn has_released(&self) -> bool {
+    pub fn has_released(&self) -> bool {
         !self.shared.released.is_empty()
     }
 
     /// Takes the event of a release.
-    pub(crate) fn take_event(&self) {
+    pub fn take_event(&self) {
         // EAGAIN is no error: there was none.
         let _ = self.shared.wake.read();
     }
 
     /// Becomes readable when a value is released after [`PinTable::arm`], until that event is taken.
-    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+    pub fn fd(&self) -> BorrowedFd<'_> {
         self.shared.wake.as_fd()
     }
 }
