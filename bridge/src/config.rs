@@ -42,8 +42,11 @@ impl Default for Config {
 }
 
 impl Config {
-    /// A wire of this name, for two ports.
+    /// A wire of this name, for two ports. A port whose frames the other does not take is held for as long as that may pause, as
+    /// Linux's backend stops its interface's queue: nobody else waits.
     pub fn wire(name: impl Into<String>) -> Config {
-        Config { name: name.into(), forwarding: Forwarding::Wire, ..Config::default() }
+        let queue = QueueLimits::default();
+        let queue = QueueLimits { hold: queue.stall, ..queue };
+        Config { name: name.into(), forwarding: Forwarding::Wire, queue, ..Config::default() }
     }
 }

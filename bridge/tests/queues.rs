@@ -4,7 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use bridge::{Bridge, Caps, Config, DropReason, Frame, QueueLimits, port::pair::Pair};
+use bridge::{Bridge, Caps, Config, DropReason, Frame, Frames, Port, QueueLimits, port::pair::Pair};
 use common::{BOUND, send, take, until};
 
 /// A port of the bridge that queues `limit` frames for its other end, which is returned.
@@ -119,4 +119,33 @@ fn frames_beyond_the_bound_are_dropped_and_counted_when_the_hold_ends() {
     until("drops", || (dropped(DropReason::NoRoom) == 1000 - 4 - 20).then_some(()));
     let frames = take(&mut sink, 24);
     assert!(frames.iter().map(number).eq(0..24));
+}
+
+/// A wire's sender has no other destination: it waits for as long as the other end pauses, and nothing is lost.
+#[test]
+fn wire_loses_nothing_while_its_other_end_pauses() {
+    let bridge = Bridge::start(Config::wire("wire")).unwrap();
+    let mut source = attach(&bridge, "source", 64);
+    let mut sink = attach(&bridge, "sink", 16);
+    let mut frames = Vec::new();
+    for number in 0..5000 {
+        let mut bytes = frame(2, 1, number).to_vec();
+        bytes.resize(1400, 7);
+        frames.push(Frame::from_slice(&bytes));
+    }
+    // As many as fit; a bridge that drops takes all of them.
+    let mut sent = 0;
+    let mut progress = Instant::now();
+    while sent < frames.len() && progress.elapsed() < Duration::from_millis(100) {
+        let more = source.send(Frames::of(&frames[sent..])).unwrap();
+        source.flush().unwrap();
+        if more > 0 {
+            sent += more;
+            progress = Instant::now();
+        }
+    }
+    assert!((16..5000).contains(&sent), "{sent}");
+    let received = take(&mut sink, sent);
+    assert!(received.iter().map(number).eq(0..sent as u16), "{} of {sent}", received.len());
+    assert_eq!(counters(&bridge, "sink").all_dropped(), 0);
 }
