@@ -1,7 +1,9 @@
 //! Bounds the log lines that one guest can cause: of each kind of line, ten a device or domain, and then one a minute.
 //!
 //! Whatever it is that a guest repeats, its log line stands in one place of the program and names the guest, by its own fields or
-//! by the span of the device. So lines are counted by that place and those fields, and no place needs a limit of its own.
+//! by the span of the device. So lines are counted by that place and those fields, and no place needs a limit of its own. One
+//! place logs failures of several kinds: they are told apart by their text without its numbers, in a few classes, so that no
+//! guest has more by varying what it does.
 
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -25,6 +27,10 @@ const BURST: u64 = 10;
 const LINE: u64 = 60;
 /// Kinds of lines that are remembered before those that were not written lately are forgotten.
 const KINDS: usize = 4096;
+/// Classes of texts of one place.
+const CLASSES: u64 = 16;
+/// The fields with a text, of which the class is made.
+const TEXTS: [&str; 3] = ["message", "error", "why"];
 /// The fields that say whose line it is.
 const WHOSE: [&str; 5] = ["domid", "devid", "port", "device", "uid"];
 
@@ -82,6 +88,8 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Filter<S> for LogLimit {
 struct Whose {
     hasher: DefaultHasher,
     any: bool,
+    /// The text of a line, without its numbers.
+    text: DefaultHasher,
 }
 
 impl Whose {
@@ -92,9 +100,12 @@ impl Whose {
         }
     }
 
-    /// `None` for a line that names nobody.
+    /// Whose line it is, and of what class; `None` for a line that names nobody.
     fn key(&self) -> Option<u64> {
-        self.any.then(|| self.hasher.finish())
+        let class = self.text.finish() % CLASSES;
+        let mut hasher = self.hasher.clone();
+        class.hash(&mut hasher);
+        self.any.then(|| hasher.finish())
     }
 }
 
@@ -103,6 +114,8 @@ impl Visit for Whose {
         if WHOSE.contains(&field.name()) {
             (field.name(), format!("{value:?}")).hash(&mut self.hasher);
             self.any = true;
+        } else if TEXTS.contains(&field.name()) {
+            format!("{value:?}").chars().filter(|c| !c.is_ascii_digit()).for_each(|c| c.hash(&mut self.text));
         }
     }
 }
@@ -174,6 +187,16 @@ mod tests {
         // Another line of the same device.
         let other = || tracing::error_span!("vif", domid = 1, devid = 0).in_scope(|| tracing::warn!("other"));
         assert_eq!(lines(|| (device(1, 0), other()).1), 11);
+    }
+
+    #[test]
+    fn failures_of_one_place_are_told_apart_by_their_texts_and_not_by_their_numbers() {
+        let fail = |what: &str| tracing::error!(domid = 1, "closing: {what}");
+        let by_numbers = lines(|| (0..100).for_each(|n| fail(&format!("producer index {n}"))));
+        assert_eq!(by_numbers, 10);
+        assert_eq!(lines(|| (0..100).for_each(|n| fail(["bad index", "bad request"][n % 2]))), 20);
+        let word = |n: usize| ["a", "b"].repeat(n).concat();
+        assert!(lines(|| (0..1000).for_each(|n| fail(&word(n)))) <= 10 * CLASSES as usize);
     }
 
     #[test]

@@ -17,6 +17,8 @@ check_refused() {
     check "$1 is refused" sh -c '! "$@" >/dev/null 2>&1' - xl block-attach 0 "format=raw,vdev=xvdj,access=${4:-rw},script=nop,target=$2"
     tail -c "+$(($(wc -c </out/before) + 1))" /out/dom0.log >/out/since
     grep -q "$3" /out/since || { cat /out/since; fail "the log does not say: $3"; }
+    # libxl leaves the nodes of an attach that failed.
+    xl block-detach 0 xvdj >/dev/null 2>&1
     wait_for 30 "xl to have removed it" sh -c '! xenstore-exists /local/domain/0/backend/vbd/0/51856'
 }
 
