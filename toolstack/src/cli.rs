@@ -116,8 +116,11 @@ pub fn start_logging(cli: &Cli) {
         (2, _) => "debug",
         _ => "trace",
     };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
+    let asked = EnvFilter::try_from_default_env();
+    // Whoever asks for more than usual wants all of it.
+    let limit = (cli.verbose == 0 && asked.is_err()).then(LogLimit::new);
+    let filter = asked.unwrap_or_else(|_| EnvFilter::new(level));
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let lines = tracing_subscriber::fmt::layer().with_writer(|| LogStderr).with_ansi(terminal);
-    tracing_subscriber::registry().with(filter).with(lines.with_filter(LogLimit::new())).init();
+    tracing_subscriber::registry().with(filter).with(lines.with_filter(limit)).init();
 }
