@@ -148,7 +148,8 @@ impl VifDevice {
         match handshake::rate(own) {
             Ok(rate) => self.rate = rate,
             Err(error) => {
-                tracing::warn!(%error, rate = self.rate.map(tracing::field::display), "failed to read the rate limit: it stays as it is");
+                let in_force = self.rate.map_or_else(|| "none".to_owned(), |rate| rate.to_string());
+                tracing::warn!(%error, in_force, "failed to read the rate limit, which stays as it is");
                 return;
             }
         }

@@ -105,7 +105,11 @@ pub fn rate(own: &Keys) -> Result<Option<Rate>, KeyError> {
     let (bytes, interval) = text.split_once(',').ok_or_else(invalid)?;
     let bytes = bytes.parse().map_err(|_| invalid())?;
     let interval = Duration::from_micros(interval.parse().map_err(|_| invalid())?);
-    Ok(Some(Rate { bytes, interval }).filter(|rate| !rate.interval.is_zero()))
+    match (bytes, interval) {
+        (_, Duration::ZERO) => Ok(None),
+        (0, _) => Err(own.error(key::RATE, "at least one byte in an interval")),
+        (bytes, interval) => Ok(Some(Rate { bytes, interval })),
+    }
 }
 
 fn events(queue: &Keys) -> Result<EventPorts, KeyError> {

@@ -86,3 +86,19 @@ fn frontend_without_request_rx_copy_is_refused_unless_flipping_is_offered() {
     assert!(Negotiated::from_keys(&offered, &flips).unwrap().flips);
     assert!(!Negotiated::from_keys(&offered, &front_keys()).unwrap().flips);
 }
+
+#[test]
+fn rate_is_read_as_libxl_writes_it_and_one_of_no_bytes_is_refused() {
+    use netback::handshake::rate;
+    use std::time::Duration;
+    let read = |text: &str| {
+        rate(&Keys::default().with("rate", text)).map(|rate| rate.map(|rate| (rate.bytes, rate.interval)))
+    };
+    assert_eq!(read("62500,50000").unwrap(), Some((62_500, Duration::from_millis(50))));
+    assert_eq!(read("1,0").unwrap(), None, "no interval is no limit, as for Linux's backend");
+    assert_eq!(rate(&Keys::default()).unwrap(), None);
+    for bad in ["", "fast", "1", "1,", ",1", "-1,5", "99999999999999999999,1", "0,50000"] {
+        let error = read(bad).unwrap_err().to_string();
+        assert!(error.contains(&format!("{bad:?}")), "{error}");
+    }
+}
