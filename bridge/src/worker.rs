@@ -334,7 +334,7 @@ impl Worker {
         self.poller.add(id, port.fd()).map_err(os)?;
         let queue = EgressQueue::new(self.limits, self.seed);
         let mut attached = AttachedPort::new(name, port, queue, Instant::now());
-        attached.rate = rate.and_then(|rate| RateLimit::new(rate, self.started.elapsed()));
+        attached.rate = self.limit(rate);
         self.switch.attach(id, attached.max_len);
         let index = usize::from(id.0);
         self.ports.resize_with(self.ports.len().max(index + 1), || None);
@@ -342,10 +342,16 @@ impl Worker {
         Ok(())
     }
 
+    /// What a port may send from now on.
+    fn limit(&self, rate: Option<Rate>) -> Option<RateLimit> {
+        rate.and_then(|rate| RateLimit::new(rate, self.started.elapsed()))
+    }
+
     fn set_rate(&mut self, name: &str, rate: Option<Rate>) -> Result<(), Error> {
         let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
+        let limit = self.limit(rate);
         if let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) {
-            attached.rate = rate.and_then(|rate| RateLimit::new(rate, self.started.elapsed()));
+            attached.rate = limit;
             // A port that the earlier rate holds is looked at again.
             if let Some(hold) = attached.hold.as_mut().filter(|hold| hold.to.is_none()) {
                 hold.until = self.now;

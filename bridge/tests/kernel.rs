@@ -109,15 +109,21 @@ fn veth_host(n: u8) -> (Host, Packet) {
     (host, packet)
 }
 
+/// A bridge between `10.0.0.1` behind a tap and `10.0.0.2` behind a packet socket, which have exchanged pings.
+fn tap_and_veth_hosts() -> (Bridge, Host, Host) {
+    let bridge = Bridge::start(Config::default()).unwrap();
+    let (a, tap) = tap_host(1);
+    let (b, packet) = veth_host(2);
+    bridge.attach("a", Box::new(tap)).unwrap();
+    bridge.attach("b", Box::new(packet)).unwrap();
+    ping(&a, "10.0.0.2");
+    (bridge, a, b)
+}
+
 #[test]
 fn packet_socket_joins_an_interface() {
     in_namespaces("packet_socket_joins_an_interface", || {
-        let bridge = Bridge::start(Config::default()).unwrap();
-        let (a, tap) = tap_host(1);
-        let (b, packet) = veth_host(2);
-        bridge.attach("a", Box::new(tap)).unwrap();
-        bridge.attach("b", Box::new(packet)).unwrap();
-        ping(&a, "10.0.0.2");
+        let (_bridge, a, b) = tap_and_veth_hosts();
         transfer(&a, &b, "10.0.0.2", 2 << 20);
         transfer(&b, &a, "10.0.0.1", 2 << 20);
     });
@@ -127,12 +133,7 @@ fn packet_socket_joins_an_interface() {
 #[test]
 fn udp_that_the_kernel_is_to_segment_arrives_in_datagrams() {
     in_namespaces("udp_that_the_kernel_is_to_segment_arrives_in_datagrams", || {
-        let bridge = Bridge::start(Config::default()).unwrap();
-        let (a, tap) = tap_host(1);
-        let (b, packet) = veth_host(2);
-        bridge.attach("a", Box::new(tap)).unwrap();
-        bridge.attach("b", Box::new(packet)).unwrap();
-        ping(&a, "10.0.0.2");
+        let (_bridge, a, b) = tap_and_veth_hosts();
         let receiver = a.run(|| UdpSocket::bind("10.0.0.1:7").unwrap());
         receiver.set_read_timeout(Some(common::BOUND)).unwrap();
         for (size, len) in [(1000, 40_500), (1472, 1472 * 40), (1, 60), (600, 500)] {

@@ -132,7 +132,7 @@ fn lock_file_of_loop_device(
 /// Opens the same image again for I/O, with O_DIRECT if that works. A block device that is to be a guest's alone is claimed
 /// (O_EXCL), as mounts and the device mapper claim theirs.
 fn open_for_io(file: File, path: &Path, access: Access, sector_size: u32) -> Result<File, OpenError> {
-    let is_device = claims_device(&file);
+    let is_device = is_block_device(&file);
     if is_device && access.mode == Mode::Read {
         check_readable_device(&file, path)?;
     }
@@ -154,7 +154,7 @@ fn open_for_io(file: File, path: &Path, access: Access, sector_size: u32) -> Res
     again(claim).map_err(|source| busy(path, &file, source, false))
 }
 
-fn claims_device(file: &File) -> bool {
+fn is_block_device(file: &File) -> bool {
     file.metadata().is_ok_and(|meta| meta.file_type().is_block_device())
 }
 

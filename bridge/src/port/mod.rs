@@ -20,7 +20,8 @@ use crate::{Batch, Caps, Frames, Interest, Stats};
 /// take wait in the worker, which sends them again once the port has room.
 ///
 /// An `Err` from any method means that the port has failed: only this port is removed from the switch and dropped, with
-/// one log line; one of kind [`io::ErrorKind::BrokenPipe`] says that the port's peer has gone, which is no failure. A frame that cannot be received or sent is counted in [`Port::stats`] and is no error.
+/// one log line; one of kind [`io::ErrorKind::BrokenPipe`] says that the port's peer has gone, which is no failure. A frame
+/// that cannot be received or sent is counted in [`Port::stats`] and is no error.
 ///
 /// No method may block. An armed port is still called (`recv` and `flush`) about once a second while any port has frames, and
 /// every 16 s otherwise, so that it can handle its timeouts; for a finer resolution its `fd` must become readable. No frame
