@@ -10,6 +10,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+/// Names the signal that tells of a file's leases (asm-generic/fcntl.h).
+const F_SETSIG: libc::c_int = 10;
+
 /// The device number of a block device.
 pub(super) type DeviceNumber = (u64, u64);
 
@@ -95,10 +98,18 @@ fn is_same(one: &Metadata, other: &Metadata) -> bool {
 /// Whether anybody has a file open for writing. Where the kernel does not tell, nobody has.
 pub(super) fn has_writers(path: &Path) -> bool {
     let Ok(file) = File::open(path) else { return false };
-    // SAFETY: the call has no memory of ours for an argument. A lease is refused while the file is open for writing.
-    let leased = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK) };
-    // Closing the file gives up the lease.
-    leased < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN)
+    // A lease is refused while the file is open for writing; whoever opens it then waits until the lease is given up, and the
+    // kernel signals that to its holder: by SIGIO, which would end the process, or by the signal named here, which is ignored.
+    // SAFETY: the calls have no memory of ours for an argument.
+    let leased = unsafe {
+        libc::fcntl(file.as_raw_fd(), F_SETSIG, libc::SIGURG);
+        libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_RDLCK)
+    };
+    let is_refused = leased < 0 && std::io::Error::last_os_error().raw_os_error() == Some(libc::EAGAIN);
+    // Closing the file is not enough: a child that has not executed its program yet has the same open file.
+    // SAFETY: as above.
+    unsafe { libc::fcntl(file.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) };
+    is_refused
 }
 
 /// Another process that has a file open for writing, as far as this process may see.
@@ -106,14 +117,17 @@ pub(super) fn writer(file: &Metadata) -> Option<String> {
     let own = std::process::id().to_string();
     let is_pid = |name: &String| name.bytes().all(|b| b.is_ascii_digit()) && *name != own;
     let pid = names("/proc").into_iter().filter(is_pid).find(|pid| {
+        // Asked before its descriptors are read, as its program may start in between.
+        let before_exec = is_before_exec(pid);
         let of_process = names(format!("/proc/{pid}/fd"));
-        of_process.iter().any(|fd| is_written(pid, fd, file))
+        of_process.iter().any(|fd| is_written(pid, fd, file, before_exec))
     })?;
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
     Some(format!("process {pid} ({}), which has it open for writing", name.trim_end()))
 }
 
-fn is_written(pid: &str, fd: &str, file: &Metadata) -> bool {
+/// Whether a descriptor of a process writes to a file; if it is `before_exec`, one that stays open then.
+fn is_written(pid: &str, fd: &str, file: &Metadata, before_exec: bool) -> bool {
     let open = std::fs::metadata(format!("/proc/{pid}/fd/{fd}"));
     if !open.is_ok_and(|open| is_same(&open, file)) {
         return false;
@@ -121,7 +135,18 @@ fn is_written(pid: &str, fd: &str, file: &Metadata) -> bool {
     let info = std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{fd}")).unwrap_or_default();
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
     let flags = flags.and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok());
-    flags.is_some_and(|flags| flags & libc::O_ACCMODE != libc::O_RDONLY)
+    let stays = |flags: i32| !before_exec || flags & libc::O_CLOEXEC == 0;
+    flags.is_some_and(|flags| flags & libc::O_ACCMODE != libc::O_RDONLY && stays(flags))
+}
+
+/// Whether a process is a child of this one that has not executed its program yet: until then it has copies of this process's
+/// descriptors.
+fn is_before_exec(pid: &str) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    let program = |of: &str| std::fs::read_link(format!("/proc/{of}/exe")).ok();
+    parent.is_some_and(|parent| parent.trim() == std::process::id().to_string())
+        && program(pid) == program("self")
 }
 
 #[cfg(test)]
@@ -137,6 +162,19 @@ mod tests {
         assert_eq!(mount(mounts, (7, 0)), Some(("/mnt/a\\040b".into(), false)));
         assert_eq!(mount(mounts, (7, 1)), Some(("/mnt/c".into(), true)));
         assert_eq!(mount(mounts, (7, 11)), None);
+    }
+
+    #[test]
+    fn whoever_opens_a_file_in_the_middle_of_the_question_disturbs_nobody() {
+        let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+        let open = || std::fs::OpenOptions::new().write(true).open(&path).map(drop);
+        std::thread::scope(|threads| {
+            let opener = threads.spawn(|| (0..20_000).for_each(|_| open().unwrap()));
+            while !opener.is_finished() {
+                has_writers(&path);
+            }
+        });
+        assert!(!has_writers(&path));
     }
 
     #[test]
@@ -160,6 +198,20 @@ mod tests {
             child.wait().unwrap();
             found
         };
+        let own = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        // SAFETY: the child calls nothing but what a child of several threads may.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            loop {
+                // SAFETY: as above.
+                unsafe { libc::pause() };
+            }
+        }
+        let of_child = writer(&meta);
+        // SAFETY: the calls have no memory of ours for an argument.
+        unsafe { (libc::kill(child, libc::SIGKILL), libc::waitpid(child, std::ptr::null_mut(), 0)) };
+        assert_eq!(of_child, None, "it has what is closed before it executes a program");
+        drop(own);
         let (any, writer) = run("- 3>>");
         assert!(any && writer.unwrap().contains("(cat), which has it open for writing"));
         assert_eq!(run("- 3<"), (false, None));
