@@ -7,7 +7,7 @@ use crate::check::{Checked, Limits, check};
 use crate::order::Order;
 use crate::request::{RequestTable, Tag};
 use crate::stats::Refused;
-use inflight::{InflightLog, LogMismatch};
+use inflight::{DamagedEntry, InflightLog, LogMismatch};
 use ring_abi::blkif::{Request, Response, Status};
 use ring_abi::ring::{Back, BadMemory, Fault, Notify, Protocol};
 use ring_abi::shm::Memory;
@@ -22,6 +22,9 @@ pub enum ResumeError {
     /// The recorded memory is no in-flight log of the ring.
     #[error(transparent)]
     LogMismatch(#[from] LogMismatch),
+    /// The in-flight log does not hold what was recorded.
+    #[error(transparent)]
+    Damaged(#[from] DamagedEntry),
     /// The ring's indexes contradict the in-flight log.
     #[error(transparent)]
     Fault(#[from] Fault),
@@ -111,15 +114,15 @@ where
         let published = ring.produced();
         let taken = inflight_log.taken();
         ring.resume_at(taken)?;
-        let mut lost = unanswered(&mut inflight_log, ring.size(), published);
+        let lost = inflight_log.unanswered(published)?;
         if lost.len() as u32 != ring.unanswered() {
             return Err(ResumeError::Lost { inflight_log: lost.len(), ring: ring.unanswered() });
         }
-        // The request taken last is the nearest one behind `taken`.
-        lost.sort_unstable_by_key(|(index, ..)| taken.wrapping_sub(*index));
-        let inherited = lost.iter().map(|(_, tag, _)| *tag).collect();
+        // The one that was taken first is the last of the list.
+        let inherited = lost.iter().rev().map(|(slot, ..)| Tag(*slot)).collect();
         let size = ring.size();
-        let requests = RequestTable::resume(size, lost.into_iter().map(|(_, tag, request)| (tag, request)));
+        let requests =
+            RequestTable::resume(size, lost.into_iter().map(|(slot, _, request)| (Tag(slot), request)));
         let mut queue = Self::new(ring, limits, requests);
         queue.inherited = inherited;
         queue.inflight_log = Some(inflight_log);
@@ -328,20 +331,6 @@ where
         // While a barrier is in flight no request is taken: its completion is the next thing to wait for.
         Ok(self.ring.arm()? && self.order.is_open())
     }
-}
-
-/// The requests of an in-flight log that have no published response: ring index, slot, request.
-fn unanswered<P, L>(log: &mut InflightLog<P, L>, size: u32, published: u32) -> Vec<(u32, Tag, Request)>
-where
-    P: Protocol<Request = Request, Response = Response>,
-    L: Memory,
-{
-    (0..size)
-        .filter_map(|slot| {
-            let (index, request) = log.unanswered(slot, published)?;
-            Some((index, Tag(slot), request))
-        })
-        .collect()
 }
 
 #[cfg(test)]

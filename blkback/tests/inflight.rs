@@ -15,7 +15,7 @@ struct Setup {
     device: FrontendDevice,
     machine: Machine,
     dir: InflightDir,
-    _temporary: TempDir,
+    temporary: TempDir,
 }
 
 fn setup() -> Setup {
@@ -24,7 +24,7 @@ fn setup() -> Setup {
     let machine = Machine::new();
     let device = machine.attach_disk(GUEST, XVDA, "ram:1048576");
     let device = FrontendDevice::new(machine.domain(GUEST), device);
-    Setup { device, machine, dir, _temporary: temporary }
+    Setup { device, machine, dir, temporary }
 }
 
 impl Setup {
@@ -64,6 +64,25 @@ fn record_of_a_ring_that_cannot_be_mapped_is_removed() {
     setup.device.wait_for_backend(XenbusState::Closing);
     assert!(setup.machine.backend_error(&setup.device.device).unwrap().contains("mapping the ring"));
     assert!(!setup.is_recorded());
+}
+
+#[test]
+fn device_without_room_for_its_record_fails_alone() {
+    let setup = setup();
+    // What is in the way, as a full file system is.
+    std::fs::create_dir(setup.temporary.path().join(format!("vbd-{GUEST}-{XVDA}.part"))).unwrap();
+    let other = DomId(GUEST.0 + 1);
+    let disk = setup.machine.attach_disk(other, XVDA, "ram:1048576");
+    let other = FrontendDevice::new(setup.machine.domain(other), disk);
+    let _back = setup.start();
+    setup.device.wait_for_backend(XenbusState::InitWait);
+    setup.device.set(key::RING_REF, 8);
+    setup.device.set(key::EVENT_CHANNEL, 1);
+    setup.device.switch(XenbusState::Initialised);
+    setup.device.wait_for_backend(XenbusState::Closing);
+    let error = setup.machine.backend_error(&setup.device.device).unwrap();
+    assert!(error.contains(&format!("vbd-{GUEST}-{XVDA}")), "{error}");
+    let _front: RawFrontend<X86_64> = RawFrontend::connect(other, "x86_64-abi", false);
 }
 
 /// A process that is being killed closes its files before its event channels.

@@ -37,8 +37,8 @@ fn start(machine: &Machine, inflight_dir: &Path) -> Backend {
     Backend::start_with(driver, &hv)
 }
 
-#[test]
-fn log_of_another_version_has_its_frontend_connect_anew() {
+/// Overwrites a word of the log, in which `found` is expected, between two backends; the frontend connects anew and is served.
+fn frontend_connects_anew_after(offset: u64, found: u32, written: u32) {
     let inflight_dir = tempfile::tempdir().unwrap();
     let machine = Machine::new();
     let back = start(&machine, inflight_dir.path());
@@ -47,13 +47,14 @@ fn log_of_another_version_has_its_frontend_connect_anew() {
     let raw: RawFrontend = RawFrontend::connect(device, key::PROTOCOL_X86_64, false);
     raw.device.switch(XenbusState::Connected);
     back.stop();
-    // The version, a word of the log's head (inflight/src/log_memory.rs), behind the page that says whose log it is.
+    // Behind the page that says whose log it is.
+    let offset = PAGE_SIZE as u64 + offset;
     let log = inflight_dir.path().join(format!("vbd-{GUEST}-{XVDA}"));
     let log = std::fs::File::options().read(true).write(true).open(log).unwrap();
-    let mut version = [0; 4];
-    log.read_exact_at(&mut version, PAGE_SIZE as u64 + 16).unwrap();
-    assert_eq!(version, 1u32.to_le_bytes());
-    log.write_all_at(&2u32.to_le_bytes(), PAGE_SIZE as u64 + 16).unwrap();
+    let mut word = [0; 4];
+    log.read_exact_at(&mut word, offset).unwrap();
+    assert_eq!(word, found.to_le_bytes());
+    log.write_all_at(&written.to_le_bytes(), offset).unwrap();
 
     let _back = start(&machine, inflight_dir.path());
     // Waits for InitWait.
@@ -61,6 +62,18 @@ fn log_of_another_version_has_its_frontend_connect_anew() {
     let read = raw.io(OP_READ, 1, 0, &[0]);
     raw.send(&[read]);
     assert_eq!(raw.receive(1)[0].status, Status::OKAY);
+}
+
+/// The version, a word of the log's head (inflight/src/log_memory.rs).
+#[test]
+fn log_of_a_later_version_has_its_frontend_connect_anew() {
+    frontend_connects_anew_after(16, 2, 3);
+}
+
+/// The state of the log's first entry (inflight/src/inflight_log.rs).
+#[test]
+fn log_with_a_damaged_entry_has_its_frontend_connect_anew() {
+    frontend_connects_anew_after(64, 0, 7);
 }
 
 /// Event channels that an earlier backend's process still has: the first three times.

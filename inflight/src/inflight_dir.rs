@@ -74,10 +74,12 @@ impl InflightDir {
         InflightRegion::over(file, &path)
     }
 
-    /// Opens the region of this name; `None` if there is none of at least `bytes` bytes with the same `belongs_to`.
+    /// Opens the region of this name, with its space reserved; `None` if there is none of at least `bytes` bytes with the same
+    /// `belongs_to`.
     ///
     /// # Errors
-    /// [`Error::Busy`] while another process has it open; [`Error::Io`] if the file cannot be read or mapped.
+    /// [`Error::Busy`] while another process has it open; [`Error::Io`] if the file cannot be read or mapped, or no space is left
+    /// for its holes.
     pub fn open(&self, name: &str, belongs_to: &str, bytes: usize) -> Result<Option<InflightRegion>> {
         let path = self.0.join(name);
         let failed = |e| Error::io(format!("open {}", path.display()), e);
@@ -100,6 +102,8 @@ impl InflightDir {
             tracing::warn!(path = %path.display(), found, expected, "an in-flight region of too few bytes, as of another version");
             return Ok(None);
         }
+        // An earlier version reserved nothing, and a copied file has holes.
+        posix_fallocate(&file, 0, found as i64).map_err(|e| failed(e.into()))?;
         InflightRegion::over(file, &path).map(Some)
     }
 
@@ -195,8 +199,17 @@ mod tests {
     fn region_has_its_space_reserved_or_is_not_created() {
         let directory = tempfile::tempdir().unwrap();
         let dir = InflightDir::new(directory.path()).unwrap();
-        let _region = dir.create("vbd-1-51712", "ring 8", 1 << 20).unwrap();
+        let region = dir.create("vbd-1-51712", "ring 8", 1 << 20).unwrap();
         let metadata = std::fs::metadata(directory.path().join("vbd-1-51712")).unwrap();
+        assert!(metadata.blocks() * 512 >= metadata.len(), "{} blocks", metadata.blocks());
+        drop(region);
+        // As of a program that reserves nothing.
+        let path = directory.path().join("vbd-1-51712");
+        let sparse = OpenOptions::new().write(true).open(&path).unwrap();
+        sparse.set_len(PAGE_SIZE as u64).unwrap();
+        sparse.set_len(PAGE_SIZE as u64 + (1 << 20)).unwrap();
+        let _region = dir.open("vbd-1-51712", "ring 8", 1 << 20).unwrap().unwrap();
+        let metadata = std::fs::metadata(&path).unwrap();
         assert!(metadata.blocks() * 512 >= metadata.len(), "{} blocks", metadata.blocks());
         // More than any file can have.
         let error = dir.create("vbd-1-51728", "ring 8", i64::MAX as usize).unwrap_err().to_string();

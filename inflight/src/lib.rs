@@ -27,15 +27,17 @@
 //! let mut back = Back::<X86_64, _>::attach(page)?;
 //! let mut log = InflightLog::<X86_64, _>::open(file, 32)?;
 //! back.resume_at(log.taken())?;
-//! assert_eq!(log.unanswered(0, back.produced()), Some((0, request)));
+//! assert_eq!(log.unanswered(back.produced())?, [(0, 0, request)]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! A log says of which version it is. One of another version is refused, so that its ring is connected anew rather than
-//! resumed from what it may not mean; logs from before there were versions are resumed.
+//! A log says of which version it is. One of a later version is refused, as one that is damaged is, so that its ring is connected anew rather than
+//! resumed from what it may not mean; logs of earlier versions, and from before there were any, are resumed.
 //!
 //! Without the default feature `std` only the two logs remain.
 #![cfg_attr(not(feature = "std"), no_std)]
+
+extern crate alloc;
 
 #[cfg(feature = "std")]
 mod error;
@@ -49,6 +51,6 @@ pub mod response_log;
 pub use error::{Error, Result};
 #[cfg(feature = "std")]
 pub use inflight_dir::{InflightDir, InflightRegion};
-pub use inflight_log::InflightLog;
+pub use inflight_log::{DamagedEntry, InflightLog};
 pub use log_memory::LogMismatch;
 pub use response_log::{ResponseLog, ResumeError};

@@ -7,7 +7,7 @@
 //! | 16, 20 | version, bytes of an entry |
 //! | 64 + n x stride | entry n |
 //!
-//! A log of another version is refused, as its bytes may mean something else. A log without a version, where there is 0,
+//! A log of an unknown version is refused, as its bytes may mean something else. A log without a version, where there is 0,
 //! was written by a program from before logs had one: its layout is that of version 1, and it has no bytes of an entry.
 //! Such a program in turn reads no version. A version with another layout therefore has another magic, too.
 
@@ -31,6 +31,7 @@ const ENTRY_BYTES: usize = 20;
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Format {
     pub(crate) magic: u32,
+    /// The version that is written; logs of earlier ones from 1 on are read, and have the same layout.
     pub(crate) version: u32,
     /// Bytes of an entry, a multiple of 8.
     pub(crate) stride: usize,
@@ -95,20 +96,26 @@ impl<P: Protocol, M: Memory> LogMemory<P, M> {
         Ok(log)
     }
 
-    /// Opens a log that an earlier process wrote.
-    pub(crate) fn open(memory: M, entries: u32, format: Format) -> Result<Self, LogMismatch> {
+    /// Opens a log that an earlier process wrote; the second value is its version.
+    pub(crate) fn open(memory: M, entries: u32, format: Format) -> Result<(Self, u32), LogMismatch> {
         let log = Self::over(memory, entries, format.stride)?;
         log.expect("magic", log.head().load32(MAGIC), format.magic)?;
-        match log.head().load32(VERSION) {
-            0 => log.expect("version", 1, format.version)?,
-            found => {
-                log.expect("version", found, format.version)?;
-                log.expect("bytes of an entry", log.head().load32(ENTRY_BYTES), format.stride as u32)?;
-            }
+        let version = log.head().load32(VERSION);
+        if version > 0 {
+            log.expect("version", version, version.min(format.version))?;
+            log.expect("bytes of an entry", log.head().load32(ENTRY_BYTES), format.stride as u32)?;
         }
         log.expect("bytes of a slot", log.head().load32(SLOT), P::SLOT as u32)?;
         log.expect("entries", log.head().load32(ENTRIES), entries)?;
-        Ok(log)
+        Ok((log, version.max(1)))
+    }
+
+    /// Makes the log one of this version, after its entries are.
+    pub(crate) fn upgrade(&self, format: Format) {
+        self.head().store32(ENTRY_BYTES, format.stride as u32);
+        compiler_barrier();
+        self.head().store32(VERSION, format.version);
+        compiler_barrier();
     }
 
     fn expect(&self, what: &'static str, found: u32, expected: u32) -> Result<(), LogMismatch> {

@@ -54,7 +54,7 @@ impl<P: Protocol, M: Memory> ResponseLog<P, M> {
     /// [`ResumeError::LogMismatch`] where the log is not of this ring or of another version, [`ResumeError::Ring`] where its
     /// index is not within the ring.
     pub fn resume<R: Memory>(memory: M, ring: &mut Back<P, R>) -> Result<Self, ResumeError> {
-        let response_log = Self(LogMemory::open(memory, ring.size(), Self::FORMAT)?);
+        let response_log = Self(LogMemory::open(memory, ring.size(), Self::FORMAT)?.0);
         let end = response_log.0.index();
         ring.resume_at(end)?;
         while ring.produced() != end {

@@ -42,20 +42,15 @@ impl Server {
 
     fn resume(ring: Pages, log: Pages) -> Server {
         let mut ring: Back<X86_64, Pages> = Back::attach(ring).unwrap();
-        let mut inflight_log = InflightLog::open(log, ring.size()).unwrap();
+        let mut inflight_log: InflightLog<X86_64, Pages> = InflightLog::open(log, ring.size()).unwrap();
         ring.resume_at(inflight_log.taken()).unwrap();
-        let mut free = Vec::new();
         let mut in_flight = Vec::new();
-        for entry in 0..ring.size() {
-            match inflight_log.unanswered(entry, ring.produced()) {
-                Some((_, request)) => {
-                    let request: Request = request;
-                    assert_eq!(request, request_of(request.id()), "as it was sent");
-                    in_flight.push((entry, request.id()));
-                }
-                None => free.push(entry),
-            }
+        for (entry, _, request) in inflight_log.unanswered(ring.produced()).unwrap() {
+            assert_eq!(request, request_of(request.id()), "as it was sent");
+            in_flight.push((entry, request.id()));
         }
+        let free =
+            (0..ring.size()).filter(|entry| in_flight.iter().all(|(taken, _)| taken != entry)).collect();
         assert_eq!(in_flight.len() as u32, ring.unanswered(), "log and ring agree");
         Server { ring, inflight_log, free, in_flight, unpublished: Vec::new() }
     }
@@ -169,11 +164,11 @@ fn request_taken_before_the_index_was_written_is_taken_again() {
     let mut inflight_log: InflightLog<X86_64, Pages> = InflightLog::start(log.clone(), 32, u32::MAX).unwrap();
     inflight_log.take(3, u32::MAX, &request_of(7));
     assert_eq!(inflight_log.taken(), 0);
-    assert_eq!(inflight_log.unanswered(3, u32::MAX), Some((u32::MAX, request_of(7))));
+    assert_eq!(inflight_log.unanswered(u32::MAX).unwrap(), [(3, u32::MAX, request_of(7))]);
     // Killed before the index was written.
     log.words().store32(12, u32::MAX);
-    assert_eq!(inflight_log.unanswered(3, u32::MAX), None);
-    assert_eq!(inflight_log.unanswered(3, u32::MAX), None);
+    assert_eq!(inflight_log.unanswered(u32::MAX).unwrap(), []);
+    assert_eq!(inflight_log.unanswered(u32::MAX).unwrap(), []);
 }
 
 #[test]
@@ -193,6 +188,18 @@ fn open_of_another_rings_log_is_refused() {
 const VERSION: usize = 16;
 const ENTRY_BYTES: usize = 20;
 
+/// Words of an entry.
+const STATE: usize = 0;
+const INDEX: usize = 4;
+const CHECKSUM: usize = 12;
+/// The first word of its request.
+const REQUEST: usize = 16;
+
+/// The offset of a word of an entry of 128 bytes.
+fn entry_word(entry: usize, word: usize) -> usize {
+    64 + entry * 128 + word
+}
+
 #[test]
 fn log_of_another_version_is_refused_and_one_without_a_version_is_resumed() {
     let written = || {
@@ -202,21 +209,25 @@ fn log_of_another_version_is_refused_and_one_without_a_version_is_resumed() {
         log
     };
     let open = |log: &Pages| InflightLog::<X86_64, Pages>::open(log.clone(), 32);
-    // What is written, and what a program from before versions has written, which left these words zero.
-    for [version, entry_bytes] in [[1, 128], [0, 0]] {
+    // What is written, what version 1 was, and what a program from before versions has written, which left these words zero.
+    for [version, entry_bytes] in [[2, 128], [1, 128], [0, 0]] {
         let log = written();
-        if version == 0 {
-            log.words().store32(VERSION, 0);
-            log.words().store32(ENTRY_BYTES, 0);
+        if version < 2 {
+            log.words().store32(VERSION, version);
+            log.words().store32(ENTRY_BYTES, entry_bytes);
+            log.words().store32(entry_word(3, CHECKSUM), 0);
         }
         let words = [VERSION, ENTRY_BYTES].map(|word| log.words().load32(word));
         assert_eq!(words, [version, entry_bytes]);
-        let mut resumed = open(&log).unwrap();
-        assert_eq!((resumed.taken(), resumed.unanswered(3, 0)), (7, Some((6, request_of(7)))));
+        for _ in 0..2 {
+            let mut resumed = open(&log).unwrap();
+            assert_eq!((resumed.taken(), resumed.unanswered(0).unwrap()), (7, vec![(3, 6, request_of(7))]));
+        }
+        assert_eq!([VERSION, ENTRY_BYTES].map(|word| log.words().load32(word)), [2, 128]);
     }
     for (word, found, what, expected) in [
-        (VERSION, 2, "version", 1),
-        (VERSION, u32::MAX, "version", 1),
+        (VERSION, 3, "version", 2),
+        (VERSION, u32::MAX, "version", 2),
         (ENTRY_BYTES, 136, "bytes of an entry", 128),
         (ENTRY_BYTES, 0, "bytes of an entry", 128),
     ] {
@@ -228,13 +239,63 @@ fn log_of_another_version_is_refused_and_one_without_a_version_is_resumed() {
 }
 
 #[test]
+fn damaged_entry_is_named_and_the_log_stays_as_it_was() {
+    // Two requests in flight; one of their words is overwritten.
+    let cases = [
+        (STATE, 3, "state"),
+        (STATE, u32::MAX, "state"),
+        (INDEX, 6, "checksum"),
+        (INDEX, 8, "checksum"),
+        (INDEX, 10, "index of its request"),
+        (CHECKSUM, 0, "checksum"),
+        (REQUEST, 1, "checksum"),
+        (REQUEST + 108, 1, "checksum"),
+    ];
+    for (word, found, what) in cases {
+        let log = Pages::new(2);
+        let mut inflight_log: InflightLog<X86_64, Pages> = InflightLog::start(log.clone(), 32, 6).unwrap();
+        for (entry, index) in [(0, 6), (3, 7), (5, 8)] {
+            inflight_log.take(entry, index, &request_of(7));
+        }
+        let good = log.words().load32(entry_word(3, word));
+        log.words().store32(entry_word(3, word), found);
+        let damaged = inflight_log.unanswered(6).unwrap_err();
+        assert_eq!((damaged.entry, damaged.what), (3, what), "{damaged}");
+        log.words().store32(entry_word(3, word), good);
+        assert_eq!(inflight_log.unanswered(6).unwrap().len(), 3);
+    }
+}
+
+#[test]
+fn index_that_two_entries_have_is_damage() {
+    let mut log: InflightLog<X86_64, Pages> = InflightLog::start(Pages::new(2), 32, 6).unwrap();
+    for (entry, index) in [(0, 6), (3, 7), (5, 7)] {
+        log.take(entry, index, &request_of(7));
+    }
+    let damaged = log.unanswered(6).unwrap_err();
+    assert_eq!((damaged.what, damaged.found), ("index of its request", 7));
+}
+
+#[test]
+fn slow_request_is_found_however_many_were_answered_since() {
+    let mut log: InflightLog<X86_64, Pages> = InflightLog::start(Pages::new(2), 32, 0).unwrap();
+    log.take(9, 0, &request_of(7));
+    for index in 1..1000 {
+        log.take(3, index, &request_of(8));
+        log.answer(3, index - 1);
+        log.end(3);
+    }
+    assert_eq!(log.unanswered(999).unwrap(), [(9, 0, request_of(7))]);
+}
+
+#[test]
 fn network_request_in_the_log_is_unchanged() {
     let page = Pages::new(1);
     let request = netif::Tx::read_request(filled(&page));
     let log = Pages::new(InflightLog::<netif::Tx, Pages>::bytes(256) / 4096);
     let mut inflight_log: InflightLog<netif::Tx, Pages> = InflightLog::start(log, 256, 0).unwrap();
     inflight_log.take(255, 0, &request);
-    assert_eq!(format!("{:?}", inflight_log.unanswered(255, 0)), format!("{:?}", Some((0, request))));
+    assert_eq!(format!("{:?}", inflight_log.unanswered(0).unwrap()), format!("{:?}", [(255, 0, request)]));
 }
 
 /// A slot that holds a transmit request.
