@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 const STOP: u32 = 1;
-const RESIZED: u32 = 2;
+const LOOK: u32 = 2;
+const RESIZED: u32 = 4;
 
 /// Commands of the control thread to a ring's thread, with the eventfd that wakes it.
 #[derive(Debug)]
@@ -29,7 +30,12 @@ impl Commands {
     }
 
     /// Tells the thread to read the disk's size again.
-    pub(crate) fn resize(&self) {
+    pub(crate) fn look(&self) {
+        self.send(LOOK);
+    }
+
+    /// Tells the thread that the size it has read is advertised: requests are checked against it from here on.
+    pub(crate) fn resized(&self) {
         self.send(RESIZED);
     }
 
@@ -56,6 +62,11 @@ impl Commands {
     }
 
     /// Whether the disk's size is to be read again; `true` once for each command.
+    pub(crate) fn take_look(&self) -> bool {
+        self.flags.fetch_and(!LOOK, Ordering::AcqRel) & LOOK != 0
+    }
+
+    /// Whether a new size was advertised; `true` once for each command.
     pub(crate) fn take_resized(&self) -> bool {
         self.flags.fetch_and(!RESIZED, Ordering::AcqRel) & RESIZED != 0
     }

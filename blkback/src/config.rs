@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use event_channel::WaitEventChannels;
-use grant_table::GrantTable;
+use grant_table::{GrantTable, PageBudget};
 use inflight::InflightLog;
 use inflight::InflightRegion;
 use ring_abi::blkif::{X86_32, X86_64};
 use ring_abi::ring::{Protocol, slots};
 use ring_abi::{DomId, PAGE_SIZE};
 
-use crate::engine::Disk;
+use crate::engine::{Disk, DiskInfo};
 use crate::handshake::{Abi, Negotiated};
 use crate::stats::Stats;
 
@@ -24,8 +24,9 @@ pub enum DataPath {
     /// pages, which the first request shows.
     #[default]
     Map,
-    /// Pages of a frontend with persistent grants (`feature-persistent`) stay mapped, and are copied to and from
-    /// memory registered with the kernel while some is free. Other frontends: as [`DataPath::Map`].
+    /// Pages of a frontend with persistent grants (`feature-persistent`) stay mapped, as many as the driver's
+    /// [`PageBudget`](grant_table::PageBudget) has space for, and are copied to and from memory registered with the kernel while some is
+    /// free. The others are copied by the hypervisor. Other frontends: as [`DataPath::Map`].
     Persistent,
     /// Data is copied by the hypervisor to and from memory of the backend (GNTTABOP_copy).
     Copy,
@@ -85,14 +86,18 @@ pub struct RingConfig {
     pub negotiated: Negotiated,
     /// The disk to serve.
     pub disk: Arc<dyn Disk>,
+    /// The disk's properties that the frontend was told.
+    pub info: DiskInfo,
     /// Whether requests in flight are recorded for a successor of this process.
     pub recovery: Recovery,
     /// The device's counters.
     pub stats: Arc<Stats>,
     /// The thread's parameters.
     pub tuning: Tuning,
-    /// Called by the thread when the disk's size changed.
-    pub on_resize: Box<dyn Fn() + Send>,
+    /// The pages that may stay mapped, with other rings'.
+    pub page_budget: PageBudget,
+    /// Called by the thread when the disk's properties have changed, and when it exits, with what they are.
+    pub on_info: Box<dyn Fn(DiskInfo) + Send>,
     /// Called by the thread just before it exits, when all else is dropped.
     pub on_exit: Box<dyn FnOnce() + Send>,
 }

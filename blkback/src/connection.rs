@@ -75,8 +75,13 @@ impl Connection {
     }
 
     /// Tells the thread to read the disk's size again.
+    pub(crate) fn look(&self) {
+        self.commands.look();
+    }
+
+    /// Tells the thread that the size it has read is advertised.
     pub(crate) fn resized(&self) {
-        self.commands.resize();
+        self.commands.resized();
     }
 
     /// Whether the thread has exited, and nothing of the ring is in use any more.

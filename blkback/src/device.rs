@@ -2,10 +2,10 @@
 
 //! One virtual block device over its life: handshake, connection and statistics.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use event_channel::WaitEventChannels;
-use grant_table::GrantTable;
+use grant_table::{GrantTable, PageBudget};
 use inflight::InflightDir;
 use xenbus::driver::{BackDevice, DeviceState, Failure, Update, Waker};
 use xenbus::handshake::back::{Follow, Handshake, Reconnect, Ring, fail, follow};
@@ -30,6 +30,8 @@ pub(crate) struct VbdDevice {
     pub(crate) disk: Arc<dyn Disk>,
     /// The disk's properties, as advertised to the frontend.
     pub(crate) advertised: DiskInfo,
+    /// The properties that a ring's thread has found, and that were not looked at yet.
+    pub(crate) found: Arc<Mutex<Option<DiskInfo>>>,
     pub(crate) handshake: Handshake,
     pub(crate) ring: Option<Connection>,
     /// The ring's thread was told to stop.
@@ -41,6 +43,7 @@ pub(crate) struct VbdDevice {
     pub(crate) stats: Arc<Stats>,
     pub(crate) waker: Waker,
     pub(crate) inflight_dir: Option<InflightDir>,
+    pub(crate) page_budget: PageBudget,
 }
 
 impl BackDevice for VbdDevice {
@@ -152,23 +155,22 @@ impl VbdDevice {
         backend_keys(&self.advertised, self.tuning.data_path == DataPath::Persistent)
     }
 
-    /// Reads the disk's properties again; `true` if they changed.
+    /// Takes the properties that a ring's thread has found last; `true` if they are new.
     fn refresh(&mut self) -> bool {
-        match self.disk.info() {
-            Ok(info) => std::mem::replace(&mut self.advertised, info) != info,
-            Err(error) => {
-                tracing::warn!(disk = self.disk.name(), %error, "failed to read the disk's size");
-                false
-            }
-        }
+        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).take();
+        found.is_some_and(|info| std::mem::replace(&mut self.advertised, info) != info)
     }
 
-    /// Publishes a new size to a connected frontend: `sectors`, then the state once more.
+    /// Publishes a new size to a connected frontend: `sectors`, then the state once more. Whatever has changed may be the size, too:
+    /// the ring's thread looks, as that may take long.
     fn publish_resize(&mut self, update: &mut Update) {
-        let connected = self.handshake.state() == XenbusState::Connected && update.state.is_none();
-        if let (true, Some(ring)) = (connected && self.refresh(), &self.ring) {
+        let (XenbusState::Connected, Some(ring)) = (self.handshake.state(), &self.ring) else { return };
+        ring.look();
+        if update.state.is_none() && self.refresh() {
             tracing::info!(sectors = self.advertised.sectors, "resized");
-            ring.resized();
+            if let Some(ring) = &self.ring {
+                ring.resized();
+            }
             update.keys.extend(self.advertised_keys().iter());
             update.rewrite = true;
         }
@@ -192,7 +194,8 @@ impl VbdDevice {
 
     /// Starts the ring's thread, having acquired the disk.
     fn start(&mut self, negotiated: Negotiated, recovery: Recovery) -> Result<(), StartError> {
-        let resize_waker = self.waker.clone();
+        let info_waker = self.waker.clone();
+        let found = self.found.clone();
         let exit_waker = self.waker.clone();
         let claim = self.claim.clone();
         let config = RingConfig {
@@ -201,10 +204,15 @@ impl VbdDevice {
             peer: self.device.front,
             negotiated,
             disk: self.disk.clone(),
+            info: self.advertised,
             recovery,
             stats: self.stats.clone(),
             tuning: self.tuning,
-            on_resize: Box::new(move || resize_waker.wake()),
+            page_budget: self.page_budget.clone(),
+            on_info: Box::new(move |info| {
+                *found.lock().unwrap_or_else(PoisonError::into_inner) = Some(info);
+                info_waker.wake();
+            }),
             on_exit: Box::new(move || {
                 claim.release();
                 exit_waker.wake();

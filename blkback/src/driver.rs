@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use event_channel::WaitEventChannels;
-use grant_table::GrantTable;
+use grant_table::{GrantTable, PageBudget};
 use inflight::InflightDir;
 use ring_abi::blkif::key;
 use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Waker};
@@ -27,6 +27,7 @@ pub struct VbdDriver {
     opener: Opener,
     tuning: Tuning,
     inflight_dir: Option<InflightDir>,
+    page_budget: PageBudget,
     disk_queues: DiskQueues,
 }
 
@@ -49,6 +50,7 @@ impl VbdDriver {
             opener,
             tuning: Tuning::default(),
             inflight_dir: None,
+            page_budget: PageBudget::new(usize::MAX),
             disk_queues: DiskQueues::default(),
         }
     }
@@ -56,6 +58,13 @@ impl VbdDriver {
     /// Sets the parameters of devices that appear from now on.
     pub fn set_tuning(&mut self, tuning: Tuning) {
         self.tuning = tuning;
+    }
+
+    /// Limits the pages of persistent grants that the rings of devices that appear from now on keep mapped together; without it each
+    /// ring has as many as Linux's backend gives one ([`LINUX_MAX`](grant_table::persist::LINUX_MAX)). On Linux each such page is one of
+    /// the `vm.max_map_count` mappings of the process.
+    pub fn set_max_persistent_grants(&mut self, pages: usize) {
+        self.page_budget = PageBudget::new(pages);
     }
 
     /// Records requests in flight of devices that appear from now on, so that a successor of this process resumes
@@ -80,9 +89,10 @@ impl BackDriver for VbdDriver {
         let disk = (self.opener)(device, &seen.own)?;
         let info = disk.info().map_err(|e| failure(&e, format!("{}: {}: {e}", key::PARAMS, disk.name())))?;
         tracing::info!(disk = disk.name(), sectors = info.sectors, "disk opened");
+        let grants = self.grants.for_device().map_err(|e| Failure::new(libc::EIO, e))?;
         let mut vbd = VbdDevice {
             device: device.clone(),
-            grants: self.grants.clone(),
+            grants: grants.unwrap_or_else(|| self.grants.clone()),
             channels: self.channels.clone(),
             tuning: self.tuning,
             handshake: Handshake::new(RECONNECT, seen),
@@ -91,10 +101,12 @@ impl BackDriver for VbdDriver {
             suspended: None,
             claim: self.disk_queues.join(&disk, waker.clone()),
             advertised: info,
+            found: Arc::default(),
             disk,
             stats: Arc::default(),
             waker,
             inflight_dir: self.inflight_dir.clone(),
+            page_budget: self.page_budget.clone(),
         };
         vbd.resume(seen)?;
         Ok(Box::new(vbd))

@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use arrayvec::ArrayVec;
 use grant_table::persist::{LINUX_MAX, PersistentCache};
-use grant_table::{Access, CopyOp, GrantTable, MapOp};
+use grant_table::{Access, CopyOp, CopyPtr, GrantTable, MapOp};
 use ring_abi::blkif::{MAX_SEGMENTS, Segment};
 use ring_abi::{DomId, PAGE_SIZE};
 use vm_memory::MmapRegion;
@@ -72,7 +72,8 @@ impl GuestData {
         let pool = if copies || persistent { registered_pool(engine) } else { None };
         tracing::info!(persistent, copies, registered = pool.is_some(), "data path");
         GuestData {
-            cache: persistent.then(|| PersistentCache::new(grants.clone(), peer, LINUX_MAX)),
+            cache: persistent
+                .then(|| PersistentCache::new(grants.clone(), peer, LINUX_MAX, config.page_budget.clone())),
             grants,
             peer,
             ios: IoTable::new(depth, Memory::empty),
@@ -155,13 +156,17 @@ impl GuestData {
         if segments.is_empty() {
             return Ok(());
         }
-        let buffer = self.buffer(request.bytes())?;
-        let is_bounced = buffer.is_some();
-        let memory = self.ios.memory_mut(tag);
-        memory.buffer = buffer;
+        let mut buffer = self.buffer(request.bytes(), self.copies)?;
         if let Some(cache) = &mut self.cache {
-            keep_mapped(cache, segments, &mut memory.pages, &self.stats)?;
+            let pages = &mut self.ios.memory_mut(tag).pages;
+            if !keep_mapped(cache, segments, pages, &self.stats)? {
+                pages.clear();
+                buffer =
+                    buffer.map_or_else(|| self.buffer(request.bytes(), true), |buffer| Ok(Some(buffer)))?;
+            }
         }
+        let is_bounced = buffer.is_some();
+        self.ios.memory_mut(tag).buffer = buffer;
         if is_bounced && request.operation() == Operation::Write {
             self.to_copy.push(tag);
         }
@@ -171,13 +176,13 @@ impl GuestData {
         Ok(())
     }
 
-    /// The bounce buffer for so many bytes, if they are to be copied.
+    /// The bounce buffer for so many bytes, if there is a registered one or they must be copied.
     #[inline]
-    fn buffer(&mut self, bytes: usize) -> grant_table::Result<Option<Buffer>> {
+    fn buffer(&mut self, bytes: usize, must_copy: bool) -> grant_table::Result<Option<Buffer>> {
         if let Some(buffer) = self.pool.as_ref().and_then(|pool| pool.alloc(bytes)) {
             return Ok(Some(Buffer::Pooled(buffer)));
         }
-        if !self.copies {
+        if !must_copy {
             return Ok(None);
         }
         let region = match self.free.pop() {
@@ -325,9 +330,9 @@ impl GuestData {
     ) {
         let tried = self.grants.copy(ops).inspect_err(log_refusal).is_ok();
         let failed = |op: &CopyOp<'_>| !tried || !op.status.is_okay();
-        if self.cache.is_none() {
-            self.stats.pages.copied.add(ops.iter().filter(|op| !failed(op)).count() as u64);
-        }
+        let by_grant =
+            |op: &CopyOp<'_>| [&op.source, &op.dest].iter().any(|end| matches!(end, CopyPtr::Grant { .. }));
+        self.stats.pages.copied.add(ops.iter().filter(|op| !failed(op) && by_grant(op)).count() as u64);
         refused.extend(ops.iter().zip(&*owners).filter(|(op, _)| failed(op)).map(|(_, tag)| *tag));
         ops.clear();
         owners.clear();
@@ -344,19 +349,28 @@ fn registered_pool(engine: &mut dyn Engine) -> Option<Arc<BouncePool>> {
     BouncePool::new().ok().filter(|pool| engine.register(pool))
 }
 
-/// Appends the segments' pages, which stay mapped.
+/// Appends the segments' pages, which stay mapped; `false` if one of them is not to be mapped.
 #[inline]
 fn keep_mapped(
     cache: &mut PersistentCache,
     segments: &[Segment],
     pages: &mut Pages,
     stats: &Stats,
-) -> grant_table::Result<()> {
-    let hits = cache.counts().hits;
-    let outcome =
-        segments.iter().try_for_each(|segment| cache.get(segment.gref).map(|page| pages.push(page)));
-    let reused = cache.counts().hits - hits;
-    stats.pages.reused.add(reused);
-    stats.pages.mapped.add(pages.len() as u64 - reused);
+) -> grant_table::Result<bool> {
+    let before = cache.counts();
+    let mut outcome = Ok(true);
+    for segment in segments {
+        match cache.get(segment.gref) {
+            Ok(Some(page)) => pages.push(page),
+            Ok(None) => outcome = Ok(false),
+            Err(error) => outcome = Err(error),
+        }
+        if !matches!(outcome, Ok(true)) {
+            break;
+        }
+    }
+    let counts = cache.counts();
+    stats.pages.reused.add(counts.hits - before.hits);
+    stats.pages.mapped.add(counts.misses - before.misses);
     outcome
 }

@@ -78,7 +78,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         ring: Contiguous,
         channel: Box<dyn WaitChannel>,
     ) -> Result<Self, StartError> {
-        let info = config.disk.info().map_err(StartError::Engine)?;
+        let info = config.info;
         let limits = limits(&info);
         let recovery = std::mem::take(&mut config.recovery);
         let resumed = matches!(recovery, Recovery::Resume(_));
@@ -120,6 +120,8 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         let outcome = self.serve(commands);
         let drained = self.drain(commands, outcome.is_ok());
         self.stats.set_in_flight(0);
+        // For the next ring of the disk.
+        self.refresh(Instant::now());
         if outcome.is_ok() {
             self.publish_responses()?;
         }
@@ -137,9 +139,11 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
                 if commands.is_stopped() {
                     return Ok(());
                 }
+                if commands.take_look() {
+                    self.refresh(Instant::now());
+                }
                 if commands.take_resized() {
-                    let info = self.config.disk.info().map_err(ExitReason::Engine)?;
-                    self.queue.set_limits(limits(&info));
+                    self.queue.set_limits(limits(&self.info));
                 }
             }
             if !self.poll_once()? && !self.busy_poll(commands)? && !self.queue.arm()? {
@@ -205,14 +209,15 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         any
     }
 
-    /// Reads the disk's size. If it changed, the control thread advertises it to the frontend and sends a command.
+    /// Reads the disk's properties, which may take long. If they changed, the control thread advertises them to the frontend and
+    /// sends a command.
     #[cold]
     fn refresh(&mut self, now: Instant) {
         self.refreshed = now;
         match self.config.disk.info() {
             Ok(info) if info != self.info => {
                 self.info = info;
-                (self.config.on_resize)();
+                (self.config.on_info)(info);
             }
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, "failed to read the disk's size"),

@@ -69,20 +69,25 @@ fn is_in_granted_pages(request: &IoRequest) -> bool {
     request.iovecs().iter().any(|one| granted(one.iov_base.addr()))
 }
 
-fn connect(disk: Arc<dyn Disk>, data_path: DataPath) -> (Machine, Backend, RawFrontend) {
+/// Serves a disk; `budget` is of pages that may stay mapped.
+fn connect(disk: Arc<dyn Disk>, data_path: DataPath, budget: usize) -> (Machine, Backend, RawFrontend) {
     let machine = Machine::new();
     let hv = machine.domain(DomId::DOM0);
     let mut driver = VbdDriver::with_opener(hv.clone(), hv.clone(), Box::new(move |_, _| Ok(disk.clone())));
     driver.set_tuning(Tuning { data_path, ..Tuning::default() });
+    driver.set_max_persistent_grants(budget);
     let back = Backend::start_with(driver, &hv);
     let device = machine.attach_disk(GUEST, XVDA, "by the opener");
     let device = FrontendDevice::new(machine.domain(GUEST), device);
     (machine, back, RawFrontend::connect(device, key::PROTOCOL_X86_64, true))
 }
 
+/// A budget that no test uses up.
+const PAGES: usize = 1000;
+
 /// Writes pages and reads them into others; returns whether the guest's pages are still mapped after that.
-fn stays_mapped(disk: Arc<dyn Disk>, data_path: DataPath) -> bool {
-    let (_machine, _back, mut raw) = connect(disk, data_path);
+fn stays_mapped(disk: Arc<dyn Disk>, data_path: DataPath, budget: usize) -> bool {
+    let (_machine, _back, mut raw) = connect(disk, data_path, budget);
     let written = bytes(7, 3 * PAGE_SIZE);
     raw.data.slice(0, written.len()).unwrap().copy_from(&written);
     let requests = [raw.io(OP_WRITE, 1, 64, &[0, 1, 2]), raw.io(OP_READ, 2, 64, &[3, 4, 5])];
@@ -110,21 +115,30 @@ fn ram() -> RamDisk {
 fn every_data_path_transfers_the_same_bytes() {
     let image = tempfile::NamedTempFile::new().unwrap();
     image.as_file().set_len(512 << 10).unwrap();
-    for (data_path, stays) in [(DataPath::Map, false), (DataPath::Copy, false), (DataPath::Persistent, true)]
-    {
-        assert_eq!(stays_mapped(Arc::new(ram()), data_path), stays, "{data_path:?}");
+    for (data_path, budget, stays) in [
+        (DataPath::Map, PAGES, false),
+        (DataPath::Copy, PAGES, false),
+        (DataPath::Persistent, PAGES, true),
+        // Of the pages of a request some are mapped, or none: it is copied.
+        (DataPath::Persistent, 4, true),
+        (DataPath::Persistent, 0, false),
+    ] {
+        assert_eq!(stays_mapped(Arc::new(ram()), data_path, budget), stays, "{data_path:?}, {budget}");
         // By io_uring, which registers the bounce pool.
         let file = open(&Spec::raw(image.path(), Mode::Write)).unwrap();
-        assert_eq!(stays_mapped(file, data_path), stays, "{data_path:?}, a file");
+        assert_eq!(stays_mapped(file, data_path, budget), stays, "{data_path:?}, {budget}, a file");
     }
 }
 
 #[test]
 fn only_pages_that_were_reached_are_counted() {
-    for (data_path, expected) in
-        [(DataPath::Map, [0, 0]), (DataPath::Copy, [0, 1]), (DataPath::Persistent, [1, 0])]
-    {
-        let (_machine, back, mut raw) = connect(Arc::new(ram()), data_path);
+    for (data_path, budget, expected) in [
+        (DataPath::Map, PAGES, [0, 0]),
+        (DataPath::Copy, PAGES, [0, 1]),
+        (DataPath::Persistent, PAGES, [1, 0]),
+        (DataPath::Persistent, 0, [0, 1]),
+    ] {
+        let (_machine, back, mut raw) = connect(Arc::new(ram()), data_path, budget);
         let half_valid = raw.io_of(OP_WRITE, 1, 0, [raw.data.refs()[0], ring_abi::GrantRef(4000)]);
         raw.send(&[half_valid]);
         assert_eq!(raw.receive(1)[0].status, Status::ERROR);
@@ -139,7 +153,7 @@ fn pages_that_the_kernel_cannot_pin_are_copied() {
     for (data_path, stays) in [(DataPath::Map, false), (DataPath::Persistent, true)] {
         for lucky in [0, 1] {
             let disk = Arc::new(UnpinnableDisk(ram(), lucky));
-            assert_eq!(stays_mapped(disk, data_path), stays, "{data_path:?}, {lucky}");
+            assert_eq!(stays_mapped(disk, data_path, PAGES), stays, "{data_path:?}, {lucky}");
         }
     }
 }

@@ -48,7 +48,7 @@ pub use access::Access;
 pub use copy::{CopyOp, CopyPtr};
 pub use error::{Error, Result};
 pub use map::{Contiguous, MapOp, Mapping, Mappings};
-pub use persist::PersistentCache;
+pub use persist::{PageBudget, PersistentCache};
 pub use share::{EndAccess, Shared};
 pub use slice::SharedSlice;
 pub use table::GrantTable;

@@ -1,13 +1,15 @@
 //! A backend's persistent grants: pages that stay mapped because the frontend uses the same ones again and again.
 //!
-//! The cache is bounded, as Linux's `max_persistent_grants`: the least recently used page that no request uses is
-//! unmapped for a new one. A page for which there is no space is mapped for its request only. So every mapping is
-//! owned by the cache or by a request, and unmapped when its last owner drops it (XSA-371: error paths that did not
-//! unmap).
+//! A cache is bounded, as by Linux's `max_persistent_grants`, and all caches of a process by a [`PageBudget`]: on Linux each
+//! page is a mapping of its own, of which a process has at most `vm.max_map_count`. A page for which there is no space is
+//! not mapped: its request is copied. Now and then the least recently used page that no request uses gives way to such a
+//! one, so that a working set larger than the space is not mapped and unmapped in a circle. Every mapping is owned by the
+//! cache or by a request, and unmapped when its last owner drops it (XSA-371: error paths that did not unmap).
 
 use crate::{Access, GrantTable, Mapping, Result};
 use alloc::sync::Arc;
 use core::fmt;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use lru::LruCache;
 use ring_abi::{DomId, GrantRef};
 
@@ -24,25 +26,75 @@ pub struct Counts {
     pub hits: u64,
     /// Requested pages that were mapped and cached.
     pub misses: u64,
-    /// Requested pages that were mapped and not cached, for want of space.
-    pub uncached: u64,
+    /// Requested pages that were not mapped, for want of space.
+    pub refused: u64,
     /// Pages unmapped in favour of others.
     pub evicted: u64,
+}
+
+/// Of so many pages for which there is no space, one takes the place of another.
+const WITHOUT_SPACE_AN_EVICTION: u64 = 32;
+
+/// A cache may have a page more while it has fewer than this part of the free ones.
+const SHARE: usize = 8;
+
+/// Pages that the caches of a process may keep mapped together; clones share them.
+///
+/// A cache may have as many pages as an eighth of the free ones, and one that has a quarter more gives one back with each use. So a
+/// later one finds some however many the earlier ones want, and those that are used come to have equally many.
+#[derive(Clone, Debug)]
+pub struct PageBudget {
+    max: usize,
+    used: Arc<AtomicUsize>,
+}
+
+impl PageBudget {
+    /// A budget of so many pages.
+    pub fn new(max: usize) -> PageBudget {
+        PageBudget { max, used: Arc::default() }
+    }
+
+    /// Pages in use.
+    pub fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn share(&self, used: usize) -> usize {
+        self.max.saturating_sub(used).div_ceil(SHARE)
+    }
+
+    /// Takes a page for a cache that has `own` pages; `false` if it has its share.
+    fn take(&self, own: usize) -> bool {
+        let more = |used: usize| (own < self.share(used)).then_some(used + 1);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    fn is_exceeded(&self, own: usize) -> bool {
+        let share = self.share(self.used());
+        own > share + share / 4 + 1
+    }
+
+    fn give_back(&self, pages: usize) {
+        self.used.fetch_sub(pages, Ordering::Relaxed);
+    }
 }
 
 /// Mapped pages of one frontend, for reading and writing, by reference.
 ///
 /// ```
-/// use grant_table::{Access, GrantTable, PersistentCache};
+/// use grant_table::persist::{PageBudget, PersistentCache};
+/// use grant_table::{Access, GrantTable};
 /// use hypervisor::local::Sandbox;
 /// use ring_abi::DomId;
 ///
 /// let sandbox = Sandbox::new()?;
 /// let guest = sandbox.join(DomId(1))?;
 /// let shared = guest.share(DomId::DOM0, 1, Access::ReadWrite)?;
-/// let mut cache = PersistentCache::new(sandbox.join(DomId::DOM0)?, DomId(1), 8);
-/// drop(cache.get(shared.refs()[0])?);
-/// drop(cache.get(shared.refs()[0])?);
+/// let budget = PageBudget::new(32_000);
+/// let mut cache = PersistentCache::new(sandbox.join(DomId::DOM0)?, DomId(1), 8, budget.clone());
+/// assert!(cache.get(shared.refs()[0])?.is_some(), "mapped");
+/// assert!(cache.get(shared.refs()[0])?.is_some(), "still mapped");
+/// assert_eq!(budget.used(), 1);
 /// assert_eq!((cache.counts().misses, cache.counts().hits), (1, 1));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -50,14 +102,25 @@ pub struct PersistentCache {
     grants: Arc<dyn GrantTable>,
     peer: DomId,
     max: usize,
+    budget: PageBudget,
     pages: LruCache<GrantRef, Page>,
+    /// Pages asked for without there being space.
+    without_space: u64,
     counts: Counts,
 }
 
 impl PersistentCache {
-    /// Creates a cache of at most `max` pages of `peer`.
-    pub fn new(grants: Arc<dyn GrantTable>, peer: DomId, max: usize) -> Self {
-        Self { grants, peer, max, pages: LruCache::unbounded(), counts: Counts::default() }
+    /// Creates a cache of at most `max` pages of `peer`, which are part of `budget`.
+    pub fn new(grants: Arc<dyn GrantTable>, peer: DomId, max: usize, budget: PageBudget) -> Self {
+        Self {
+            grants,
+            peer,
+            max,
+            budget,
+            pages: LruCache::unbounded(),
+            without_space: 0,
+            counts: Counts::default(),
+        }
     }
 
     /// The number of cached pages.
@@ -75,34 +138,55 @@ impl PersistentCache {
         self.counts
     }
 
-    /// Returns the page of `gref`, which is mapped if it is not cached.
+    /// Returns the page of `gref`, which is mapped if it is not cached; `None` if there is no space for it.
     ///
     /// # Errors
     /// As [`GrantTable::map`].
-    pub fn get(&mut self, gref: GrantRef) -> Result<Page> {
+    pub fn get(&mut self, gref: GrantRef) -> Result<Option<Page>> {
+        if self.budget.is_exceeded(self.pages.len()) && self.evict() {
+            self.budget.give_back(1);
+        }
         if let Some(page) = self.pages.get(&gref) {
             self.counts.hits += 1;
-            return Ok(page.clone());
+            return Ok(Some(page.clone()));
         }
-        let page = Arc::new(self.grants.map(self.peer, &[gref], Access::ReadWrite)?);
-        if self.make_space() {
-            self.counts.misses += 1;
-            self.pages.put(gref, page.clone());
-        } else {
-            self.counts.uncached += 1;
+        if !self.take_space() {
+            self.counts.refused += 1;
+            return Ok(None);
         }
-        Ok(page)
+        let mapped = self.grants.map(self.peer, &[gref], Access::ReadWrite);
+        let page = Arc::new(mapped.inspect_err(|_| self.budget.give_back(1))?);
+        self.counts.misses += 1;
+        self.pages.put(gref, page.clone());
+        Ok(Some(page))
     }
 
-    /// Evicts an unused page if the cache is full; returns whether there is space for another.
-    fn make_space(&mut self) -> bool {
-        if self.pages.len() < self.max {
+    /// Takes space for a page from the budget, or, now and then, from an unused page.
+    fn take_space(&mut self) -> bool {
+        if self.pages.len() < self.max && self.budget.take(self.pages.len()) {
             return true;
         }
+        self.without_space += 1;
+        if !self.without_space.is_multiple_of(WITHOUT_SPACE_AN_EVICTION) {
+            return false;
+        }
+        self.evict()
+    }
+
+    /// Unmaps the least recently used page that no request uses, if there is one; its space is the caller's.
+    fn evict(&mut self) -> bool {
         let idle = self.pages.iter().rev().find(|(_, page)| Arc::strong_count(page) == 1);
         let Some(gref) = idle.map(|(gref, _)| *gref) else { return false };
         self.counts.evicted += 1;
         self.pages.pop(&gref).is_some()
+    }
+}
+
+impl Drop for PersistentCache {
+    fn drop(&mut self) {
+        let pages = self.pages.len();
+        self.pages.clear();
+        self.budget.give_back(pages);
     }
 }
 

@@ -69,6 +69,15 @@ pub trait GrantTable: Send + Sync {
     /// then.
     fn copy(&self, ops: &mut [CopyOp<'_>]) -> Result<()>;
 
+    /// Another grant table of this domain for one device, where the hypervisor searches all mappings of one (Linux's gntdev a list
+    /// of them at each map and unmap): what one device has mapped then costs the others nothing. `None` where it costs nothing anyway.
+    ///
+    /// # Errors
+    /// [`Error::Hypervisor`](crate::Error::Hypervisor) where there are no more of them.
+    fn for_device(&self) -> Result<Option<Arc<dyn GrantTable>>> {
+        Ok(None)
+    }
+
     /// What transfers pages to other domains, of a hypervisor that lets a program do that: not Xen, where
     /// GNTTABOP_transfer is for the kernels of PV domains alone.
     fn page_donor(self: Arc<Self>) -> Option<Arc<dyn PageDonor>> {

@@ -29,7 +29,7 @@ mod mask;
 pub mod xen;
 
 pub use error::{Error, Result};
-pub use limits::raise_descriptor_limit;
+pub use limits::{max_mappings, raise_descriptor_limit};
 
 use event_channel::WaitEventChannels;
 use event_loop::Connector;

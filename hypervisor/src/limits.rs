@@ -12,3 +12,11 @@ pub fn raise_descriptor_limit() {
         tracing::warn!(%error, soft, hard, "failed to raise the limit of open files");
     }
 }
+
+/// The most mappings that a process may have (`vm.max_map_count`): on Xen each page that a backend keeps mapped is one.
+pub fn max_mappings() -> usize {
+    /// `DEFAULT_MAX_MAP_COUNT` of linux/mm.h.
+    const DEFAULT: usize = 65_530;
+    let set = std::fs::read_to_string("/proc/sys/vm/max_map_count");
+    set.ok().and_then(|set| set.trim().parse().ok()).unwrap_or(DEFAULT)
+}

@@ -6,26 +6,39 @@ use super::lock::ImageLock;
 use super::threads::ThreadEngine;
 use super::uring::{self, UringEngine};
 use super::{Disk, DiskInfo, Engine, FlushState, Mode, OpenError, claims};
+use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Once};
+use std::time::Duration;
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
+
+/// How long the closing of an image is waited for.
+const CLOSE: Duration = Duration::from_millis(100);
 
 /// A raw image or block device.
 #[derive(Debug)]
 pub struct FileDisk {
     path: PathBuf,
+    /// `None` only once this is being dropped.
+    open: Option<OpenImage>,
+    info: DiskInfo,
+    flushes: Arc<FlushState>,
+}
+
+/// An open image, whose end may take long.
+#[derive(Debug)]
+struct OpenImage {
     file: Arc<File>,
     /// Held while the disk is open, so that another backend cannot open the image.
     _lock: ImageLock,
     /// Of a loop device: its file's.
     _file_lock: Option<ImageLock>,
-    info: DiskInfo,
-    flushes: Arc<FlushState>,
 }
 
 /// How an image is opened.
@@ -75,14 +88,36 @@ impl FileDisk {
             false => lock_file_of_loop_device(path, &meta, access)?,
         };
         tracing::debug!(path = %path.display(), ?info, "disk image opened");
-        let file = Arc::new(file);
-        let flushes = Arc::default();
-        Ok(FileDisk { path: path.into(), file, _lock: lock, _file_lock: file_lock, info, flushes })
+        let open = Some(OpenImage { file: Arc::new(file), _lock: lock, _file_lock: file_lock });
+        Ok(FileDisk { path: path.into(), open, info, flushes: Arc::default() })
+    }
+
+    fn file(&self) -> io::Result<&Arc<File>> {
+        Ok(&self.open.as_ref().ok_or(Errno::EBADF)?.file)
     }
 
     /// Says whether it is a CD-ROM.
-    pub fn with_cdrom(self, cdrom: bool) -> FileDisk {
-        FileDisk { info: DiskInfo { cdrom, ..self.info }, ..self }
+    pub fn with_cdrom(mut self, cdrom: bool) -> FileDisk {
+        self.info.cdrom = cdrom;
+        self
+    }
+}
+
+impl Drop for FileDisk {
+    /// Closes the file and releases its locks: by a thread, for which this one waits a moment, as a file server that does not answer
+    /// may keep it for long.
+    fn drop(&mut self) {
+        let open = self.open.take();
+        let (closed, wait) = mpsc::channel();
+        let close = move || {
+            drop(open);
+            let _ = closed.send(());
+        };
+        if std::thread::Builder::new().name("close".into()).spawn(close).is_ok()
+            && wait.recv_timeout(CLOSE) == Err(RecvTimeoutError::Timeout)
+        {
+            tracing::warn!(path = %self.path.display(), "closing takes long");
+        }
     }
 }
 
@@ -195,17 +230,17 @@ impl Disk for FileDisk {
     fn info(&self) -> io::Result<DiskInfo> {
         let unit = u64::from(self.info.sector_size);
         // An incomplete last sector is not part of the disk.
-        let bytes = length(&self.file)? / unit * unit;
+        let bytes = length(self.file()?)? / unit * unit;
         Ok(DiskInfo { sectors: bytes / 512, flush: self.flushes.is_supported(), ..self.info })
     }
 
     fn engine(&self, depth: usize) -> io::Result<Box<dyn Engine>> {
-        let engine: Box<dyn Engine> = match UringEngine::new(self.file.clone(), depth) {
+        let engine: Box<dyn Engine> = match UringEngine::new(self.file()?.clone(), depth) {
             Ok(engine) => Box::new(engine),
             Err(error) if uring::is_refused(&error) => {
                 static WARNED: Once = Once::new();
                 WARNED.call_once(|| tracing::warn!("disks are served by threads, which is slower: {error}"));
-                Box::new(ThreadEngine::new(self.file.clone(), depth)?)
+                Box::new(ThreadEngine::new(self.file()?.clone(), depth)?)
             }
             Err(error) => return Err(error),
         };

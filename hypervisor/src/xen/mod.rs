@@ -85,6 +85,12 @@ impl GrantTable for Xen {
     fn copy(&self, ops: &mut [CopyOp<'_>]) -> grant_table::Result<()> {
         Ok(self.gntdev.copy(ops)?)
     }
+
+    /// One with its own descriptor of gntdev.
+    fn for_device(&self) -> grant_table::Result<Option<Arc<dyn GrantTable>>> {
+        let gntdev = gntdev::Gntdev::open()?;
+        Ok(Some(Arc::new(Self { domid: self.domid, gntdev, gntalloc: OnceLock::new() })))
+    }
 }
 
 impl EventChannels for Xen {

@@ -5,12 +5,11 @@
 //! holds its UUID, as in Xen's `block` script.
 
 use std::fs::Metadata;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use blkback::Disk;
-use blkback::engine::{OpenError, Spec, open, spec::Source};
+use blkback::engine::{OpenError, Spec};
 use nix::errno::Errno;
 use ring_abi::blkif::key::{DEVICE_TYPE, DIRECT_IO_SAFE, MODE, PARAMS};
 use ring_abi::blkif::vdev::Vdev;
@@ -21,6 +20,7 @@ use xenbus::{Device, Keys, XenbusState};
 use xenstore::{Client, Nodes};
 
 use super::lock_holder;
+use super::opening::{Openings, file_id};
 
 /// The open disks.
 pub struct Images {
@@ -30,6 +30,7 @@ pub struct Images {
     /// The machine's directory: devices of other machines may have the same numbers.
     machine: PathBuf,
     open: Vec<Image>,
+    openings: Openings,
 }
 
 struct Image {
@@ -46,15 +47,21 @@ impl Images {
     /// Creates an empty set. `store` is used to read domains' and devices' keys. `has_standby`: another process like this
     /// one may serve the same devices, before or after this one. `machine` is the machine's directory.
     pub fn new(store: Client, has_standby: bool, machine: &Path) -> Images {
-        Images { store, has_standby, machine: machine.to_owned(), open: Vec::new() }
+        Images {
+            store,
+            has_standby,
+            machine: machine.to_owned(),
+            open: Vec::new(),
+            openings: Openings::default(),
+        }
     }
 
     /// Opens the disk that a device's keys configure. If it is open for another domain of the same virtual machine,
     /// returns that one.
     ///
     /// # Errors
-    /// EINVAL if a key is invalid; that of an [`OpenError`] if the disk cannot be opened. If it is in use, the failure says
-    /// by whom, and may pass only if that device or process is on the way out.
+    /// EINVAL if a key is invalid; that of an [`OpenError`] if the disk cannot be opened; EBUSY, which may pass, while it is being
+    /// opened. If it is in use, the failure says by whom, and may pass only if that device or process is on the way out.
     pub fn open(&mut self, device: &Device, keys: &Keys) -> Result<Arc<dyn Disk>, Failure> {
         self.open.retain(|image| image.disk.strong_count() > 0);
         let mut spec = Spec::from_keys(keys).map_err(|e| Failure::new(Errno::EINVAL as i32, e))?;
@@ -67,19 +74,25 @@ impl Images {
                 && image.device.front != device.front
                 && image.identity == identity
         };
-        let shared =
-            self.open.iter().find(same).filter(|_| !vm.is_empty()).and_then(|image| image.disk.upgrade());
-        let disk = match shared.map_or_else(|| open(&spec), Ok) {
+        let shared = self.open.iter().find(same).filter(|_| !vm.is_empty());
+        let shared = shared.and_then(|image| Some((image.disk.upgrade()?, image.file)));
+        let opened = match shared {
+            Some(shared) => Ok(shared),
+            None => self.openings.open(device, &spec).ok_or_else(|| {
+                Failure::in_use_for_now(format!(
+                    "{}: {} is being opened",
+                    PARAMS,
+                    keys.get(PARAMS).unwrap_or_default()
+                ))
+            })?,
+        };
+        let (disk, file) = match opened {
             Err(OpenError::InUse { path, holder }) => return Err(self.in_use(device, path, holder)),
             Err(error @ OpenError::Claimed { .. }) => {
                 // A guest that has been served waits until its image is free again, rather than lose its disk.
                 return Err(Failure { may_pass: self.is_connected(device), ..error.into() });
             }
             opened => opened?,
-        };
-        let file = match &spec.source {
-            Source::Raw(path) => std::fs::metadata(path).ok().as_ref().map(file_id),
-            _ => None,
         };
         let device = device.clone();
         self.open.push(Image { vm, identity, file, device, disk: Arc::downgrade(&disk) });
@@ -156,11 +169,6 @@ fn is_wanted(store: &mut Client, device: &Device, opened: &Keys) -> bool {
     is_online && !is_closing && identity(&keys) == *opened
 }
 
-/// The device and inode numbers of a file.
-fn file_id(file: &Metadata) -> (u64, u64) {
-    (file.dev(), file.ino())
-}
-
 fn identity(keys: &Keys) -> Keys {
     let chosen =
         keys.iter().filter(|(key, _)| matches!(*key, PARAMS | MODE | TYPE | DEVICE_TYPE | DIRECT_IO_SAFE));
@@ -170,6 +178,7 @@ fn identity(keys: &Keys) -> Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::{Duration, Instant};
     use xenstore::DomId;
     use xenstore::server::{Config, Store};
 
@@ -184,7 +193,8 @@ mod tests {
         image.as_file().set_len(1 << 20).unwrap();
         let keys = |mode| Keys::new("/b").with(PARAMS, image.path().display()).with(MODE, mode);
         let mut images = Images::new(client, false, Path::new("/run/xpv"));
-        let mut open = |domid, id, mode| images.open(&Device::new("vbd", DomId(domid), id), &keys(mode));
+        let mut open =
+            |domid, id, mode| open_soon(&mut images, &Device::new("vbd", DomId(domid), id), &keys(mode));
         let first = open(1, 51712, "w").unwrap();
         assert!(Arc::ptr_eq(&first, &open(2, 51712, "w").unwrap()), "the virtual machine migrates");
         for (domid, id, mode) in [(3, 51712, "w"), (2, 51728, "w"), (2, 51712, "r"), (9, 51712, "w")] {
@@ -196,6 +206,60 @@ mod tests {
         }
         drop(first);
         open(3, 51712, "w").unwrap();
+    }
+
+    /// Opens an image that may take a moment, as it does on a loaded machine.
+    fn open_soon(images: &mut Images, device: &Device, keys: &Keys) -> Result<Arc<dyn Disk>, Failure> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            match images.open(device, keys) {
+                Err(failure) if failure.what.contains("being opened") && Instant::now() < deadline => {
+                    std::thread::yield_now();
+                }
+                opened => return opened,
+            }
+        }
+    }
+
+    /// A process with a lease on a file: others wait until it is gone before they can open it.
+    fn lease(path: &Path) -> std::process::Child {
+        let program = "import fcntl, signal, sys\n\
+            signal.signal(signal.SIGIO, signal.SIG_IGN)\n\
+            file = open(sys.argv[1], 'r+')\n\
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)\n\
+            print('leased', flush=True)\n\
+            sys.stdin.read()";
+        let mut command = std::process::Command::new("python3");
+        let command = command.arg("-c").arg(program).arg(path);
+        let mut holder =
+            command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(holder.stdout.take().unwrap()), &mut line)
+            .unwrap();
+        assert_eq!(line, "leased\n");
+        holder
+    }
+
+    #[test]
+    fn image_whose_opening_takes_long_is_waited_for_and_keeps_no_other_device_waiting() {
+        let (image, keys, store) = image();
+        let mut images = Images::new(store.client().unwrap(), false, Path::new("/run/xpv"));
+        // The open file of the fixture would be in the way of a lease.
+        let slow = image.into_temp_path();
+        let mut holder = lease(&slow);
+        let slow_device = Device::new("vbd", DomId(1), 51712);
+        for _ in 0..3 {
+            let failure = images.open(&slow_device, &keys).err().unwrap();
+            assert!(failure.may_pass && failure.what.contains("is being opened"), "{failure:?}");
+        }
+        let other = tempfile::NamedTempFile::new().unwrap();
+        other.as_file().set_len(1 << 20).unwrap();
+        let other = keys.clone().with(PARAMS, other.path().display());
+        open_soon(&mut images, &Device::new("vbd", DomId(2), 51712), &other).unwrap();
+        assert!(images.open(&slow_device, &keys).is_err(), "the lease is held");
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        open_soon(&mut images, &slow_device, &keys).unwrap();
     }
 
     /// An image, its keys for a device that may write it, and a store.
@@ -217,8 +281,8 @@ mod tests {
         keys.iter().for_each(|(key, value)| set(key, value));
         set(ONLINE, "1");
         set(STATE, XenbusState::Connected.as_text());
-        let _disk = images.open(&user, &keys).unwrap();
-        let mut refusal = |device: &Device| images.open(device, &keys).err().unwrap();
+        let _disk = open_soon(&mut images, &user, &keys).unwrap();
+        let mut refusal = |device: &Device| open_soon(&mut images, device, &keys).err().unwrap();
         let other = Device::new("vbd", DomId(2), 51728);
         let failure = refusal(&other);
         let file = image.path().display().to_string();
@@ -255,13 +319,13 @@ mod tests {
         for (state, waited_for) in [(XenbusState::Initialising, false), (XenbusState::Connected, true)] {
             let path = format!("{}/{STATE}", device.back_path());
             store.client().unwrap().write(&path, state.as_text()).unwrap();
-            let failure = images.open(&device, &keys).err().unwrap();
+            let failure = open_soon(&mut images, &device, &keys).err().unwrap();
             assert_eq!(failure.may_pass, waited_for, "{failure:?}");
             assert!(failure.what.contains("in use by this domain: process "), "{failure:?}");
         }
         drop(writer.stdin.take());
         writer.wait().unwrap();
-        images.open(&device, &keys).unwrap();
+        open_soon(&mut images, &device, &keys).unwrap();
     }
 
     #[test]
@@ -277,10 +341,8 @@ mod tests {
         std::io::BufRead::read_line(&mut std::io::BufReader::new(holder.stdout.take().unwrap()), &mut line)
             .unwrap();
         let device = Device::new("vbd", DomId(1), 51712);
-        let failure = Images::new(store.client().unwrap(), true, Path::new("/run/xpv"))
-            .open(&device, &keys)
-            .err()
-            .unwrap();
+        let mut images = Images::new(store.client().unwrap(), true, Path::new("/run/xpv"));
+        let failure = open_soon(&mut images, &device, &keys).err().unwrap();
         assert!(
             !failure.may_pass
                 && failure.what.contains("in use by process ")
@@ -289,6 +351,6 @@ mod tests {
         );
         drop(holder.stdin.take());
         holder.wait().unwrap();
-        Images::new(store.client().unwrap(), true, Path::new("/run/xpv")).open(&device, &keys).unwrap();
+        open_soon(&mut images, &device, &keys).unwrap();
     }
 }

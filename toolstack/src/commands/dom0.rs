@@ -54,6 +54,11 @@ pub struct Args {
     /// How backends of disks access guests' pages [default: map, and persist with --xen]
     #[arg(long = "reach", value_name = "METHOD")]
     data_path: Option<DataPathArg>,
+
+    /// The most pages that disks of frontends with persistent grants keep mapped together
+    /// [default: half of vm.max_map_count]
+    #[arg(long, value_name = "PAGES")]
+    max_persistent_grants: Option<usize>,
 }
 
 /// How backends of disks access guests' pages. Where the kernel cannot do I/O in mapped pages, they are always copied.
@@ -78,8 +83,8 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     // Opened before joining the machine: a failure must have no effect on it.
     let bridges = Bridges::start(&args.bridges()?)?;
     match args.xen {
-        true => xen(bridges, args.tuning(), dir, stop.as_fd()),
-        false => local(bridges, args.tuning(), dir, stop.as_fd()),
+        true => xen(bridges, args, dir, stop.as_fd()),
+        false => local(bridges, args, dir, stop.as_fd()),
     }
 }
 
@@ -95,6 +100,10 @@ impl Args {
         Tuning { data_path, batch, ..Tuning::default() }
     }
 
+    fn max_persistent_grants(&self) -> usize {
+        self.max_persistent_grants.unwrap_or_else(|| hypervisor::max_mappings() / 2)
+    }
+
     fn bridges(&self) -> Result<Vec<BridgeConfig>> {
         let default_bridge =
             || DEFAULT_BRIDGE.parse().map_err(|e| Error::Other(format!("bridge {DEFAULT_BRIDGE}: {e}")));
@@ -105,22 +114,24 @@ impl Args {
     }
 }
 
-fn local(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
+fn local(bridges: Bridges, args: &Args, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
     let hv: Arc<dyn Hypervisor> = Arc::new(Domain::join(dir.path(), DomId::DOM0)?);
     Machine::publish_bridges(&mut Client::connect(&hv)?, bridges.names())?;
     let mut vbds = vbd_driver(&hv, Images::new(Client::connect(&hv)?, false, dir.path()));
-    vbds.set_tuning(tuning);
+    vbds.set_tuning(args.tuning());
+    vbds.set_max_persistent_grants(args.max_persistent_grants());
     let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), netback::Config::default(), move |_, keys| {
         bridges.attach(keys)
     });
     serve(&*hv, dir, vbds, vifs, stop)
 }
 
-fn xen(bridges: Bridges, tuning: Tuning, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
+fn xen(bridges: Bridges, args: &Args, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
     let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open()?);
     let inflight_dir = InflightDir::new(dir.inflight())?;
     let mut vbds = vbd_driver(&hv, Images::new(Client::connect(&hv)?, true, dir.path()));
-    vbds.set_tuning(tuning);
+    vbds.set_tuning(args.tuning());
+    vbds.set_max_persistent_grants(args.max_persistent_grants());
     stale::remove(&mut Client::connect(&hv)?, hv.domid(), dir.path(), &inflight_dir)?;
     vbds.set_inflight_dir(inflight_dir.clone());
     let config = netback::Config {
