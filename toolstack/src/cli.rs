@@ -30,6 +30,10 @@ pub struct Cli {
     #[arg(short, long, global = true, action = clap::ArgAction::Count)]
     pub verbose: u8,
 
+    /// Keep all privileges: for debuggers and profilers (hypervisor, dom0, guest; in the environment for all that up and create start)
+    #[arg(long, global = true, env = "XPV_NO_SANDBOX", hide_env_values = true)]
+    pub no_sandbox: bool,
+
     /// Exit when the parent process PID exits
     #[arg(long, global = true, hide = true, value_name = "PID")]
     pub die_with: Option<u32>,
@@ -75,6 +79,7 @@ impl Cli {
             process::new_session()?;
         }
         let dir = || Dir::choose(self.dir.as_deref());
+        let sandbox = !self.no_sandbox;
         match self.command {
             Command::Create(args) if self.dry_run => create::dry_run(&args),
             Command::BlockAttach(args) if self.dry_run => block_attach::dry_run(&args),
@@ -84,9 +89,9 @@ impl Cli {
             )),
             Command::Demo(args) => demo::run(&args),
             Command::Up(args) => up::run(&args, self.dir.as_deref()),
-            Command::Hypervisor(args) => hypervisor::run(&args, &dir()?),
-            Command::Dom0(args) => dom0::run(&args, &dir()?),
-            Command::Guest(args) => guest::run(&args, &dir()?),
+            Command::Hypervisor(args) => hypervisor::run(&args, &dir()?, sandbox),
+            Command::Dom0(args) => dom0::run(&args, &dir()?, sandbox),
+            Command::Guest(args) => guest::run(&args, &dir()?, sandbox),
             Command::Create(args) => create::run(&args, &dir()?),
             Command::Destroy(args) => destroy::run(&args, &dir()?),
             Command::List(args) => list::run(&args, &dir()?),

@@ -6,6 +6,7 @@
 
 use super::io::{Iovecs, skip};
 use super::{BouncePool, Completion, Engine, IoRequest, Operation};
+use io_uring::register::Restriction;
 use io_uring::{IoUring, opcode, squeue, types};
 use libc::iovec;
 use std::fs::File;
@@ -58,6 +59,7 @@ impl UringEngine {
         let entries = u32::try_from(depth.clamp(1, 4096)).unwrap_or(4096);
         let ring = build(entries).map_err(|e| refused("io_uring_setup", e))?;
         ring.submitter().register_files(&[file.as_raw_fd()]).map_err(|e| refused("io_uring_register", e))?;
+        restrict(&ring).map_err(|e| refused("io_uring_register", e))?;
         let slots = (0..entries).map(|_| Slot::default()).collect();
         Ok(UringEngine {
             ring,
@@ -238,7 +240,7 @@ fn refused(call: &'static str, source: io::Error) -> io::Error {
             ": expected that this process may use io_uring (sysctl kernel.io_uring_disabled, its seccomp filter)"
         }
         Some(libc::ENOSYS) => {
-            ": expected a kernel with io_uring (Linux 5.6 or later), and a seccomp filter that allows it"
+            ": expected a kernel with io_uring (Linux 5.10 or later), and a seccomp filter that allows it"
         }
         Some(libc::ENOMEM) => ": expected more memory that this process may lock (RLIMIT_MEMLOCK)",
         _ => "",
@@ -247,11 +249,42 @@ fn refused(call: &'static str, source: io::Error) -> io::Error {
 }
 
 /// Makes a ring with a single issuer and without interrupts on completion, where the kernel supports it (6.0);
-/// otherwise a plain one. Not DEFER_TASKRUN: with it the ring's descriptor does not become readable on completion.
+/// otherwise a plain one. Not DEFER_TASKRUN: with it the ring's descriptor does not become readable on completion. It takes
+/// nothing until [`restrict`] has enabled it.
 fn build(entries: u32) -> io::Result<IoUring> {
-    let mut builder = IoUring::builder();
-    builder.setup_single_issuer().setup_coop_taskrun().setup_taskrun_flag().setup_cqsize(entries * 2);
-    builder.build(entries).or_else(|_| IoUring::builder().setup_cqsize(entries * 2).build(entries))
+    let plain = || {
+        let mut builder = IoUring::builder();
+        builder.setup_cqsize(entries * 2).setup_r_disabled();
+        builder
+    };
+    let mut builder = plain();
+    builder.setup_single_issuer().setup_coop_taskrun().setup_taskrun_flag();
+    builder.build(entries).or_else(|_| plain().build(entries))
+}
+
+/// Has the ring take operations of a disk on its registered file, and buffers to be registered, and nothing else for good: seccomp
+/// sees none of what a ring does (IORING_REGISTER_RESTRICTIONS of io_uring_register(2)).
+fn restrict(ring: &IoUring) -> io::Result<()> {
+    /// `IORING_REGISTER_BUFFERS`.
+    const REGISTER_BUFFERS: u8 = 0;
+    let fixed_file = squeue::Flags::FIXED_FILE.bits();
+    let mut allowed = vec![
+        Restriction::register_op(REGISTER_BUFFERS),
+        Restriction::sqe_flags_allowed(fixed_file),
+        Restriction::sqe_flags_required(fixed_file),
+    ];
+    let operations = [
+        opcode::Read::CODE,
+        opcode::Write::CODE,
+        opcode::Readv::CODE,
+        opcode::Writev::CODE,
+        opcode::ReadFixed::CODE,
+        opcode::WriteFixed::CODE,
+        opcode::Fsync::CODE,
+    ];
+    allowed.extend(operations.map(Restriction::sqe_op));
+    ring.submitter().register_restrictions(&mut allowed)?;
+    ring.submitter().register_enable_rings()
 }
 
 fn entry(operation: Operation, iovecs: &[iovec], offset: u64, fixed: bool) -> squeue::Entry {

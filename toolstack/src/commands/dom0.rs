@@ -27,6 +27,7 @@ use crate::control::service::ControlService;
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::machine::{Machine, process};
+use crate::sandbox::{self, Role};
 
 /// Serve disks and network interfaces as domain 0
 ///
@@ -74,12 +75,17 @@ enum DataPathArg {
 
 /// Serves devices until a signal or until the machine is gone.
 ///
+/// `sandbox`: what the process does not need is given up first.
+///
 /// # Errors
 /// A bridge's port cannot be opened, another process is domain 0, or the machine is gone.
-pub fn run(args: &Args, dir: &Dir) -> Result<()> {
+pub fn run(args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     let stop = process::stop_signal()?;
     process::survive_file_size_limit()?;
     hypervisor::raise_descriptor_limit();
+    if sandbox {
+        sandbox::enter(Role::Dom0, dir.path())?;
+    }
     // Opened before joining the machine: a failure must have no effect on it.
     let bridges = Bridges::start(&args.bridges()?)?;
     match args.xen {

@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::guest::buffers::CommonBuffers;
 use crate::guest::{kernel, netns, watch};
 use crate::machine::{Machine, process};
+use crate::sandbox::{self, Role};
 
 /// Run as a guest that `xpv create` made, and make its devices usable by ordinary programs
 ///
@@ -52,11 +53,19 @@ pub struct Args {
 
 /// Runs the guest until a signal or until the machine is gone.
 ///
+/// `sandbox`: what the process does not need is given up first.
+///
 /// # Errors
 /// There is no such domain, another process runs it, or the machine is gone.
-pub fn run(args: &Args, dir: &Dir) -> Result<()> {
+pub fn run(args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     let stop = process::stop_signal()?;
     let netns = args.netns.as_deref().map(netns::open).transpose()?.map(Arc::new);
+    if args.xen {
+        dir::make(dir.path())?;
+    }
+    if sandbox {
+        sandbox::enter(Role::Guest, dir.path())?;
+    }
     let offload =
         Config { csum: !args.no_offload, gso: !args.no_offload, rx: args.rx.into(), ..Config::default() };
     let local = args.name.as_deref().map(|name| join(dir, name)).transpose()?;

@@ -14,6 +14,7 @@ use crate::dir::Dir;
 use crate::error::{Error, Result, chain};
 use crate::machine::domain::{self, Removal};
 use crate::machine::{guest, process};
+use crate::sandbox::{self, Role};
 
 /// Run a machine's broker and store: what Xen and xenstored are on a real host
 ///
@@ -23,11 +24,16 @@ pub struct Args {}
 
 /// Runs broker and store until a signal.
 ///
+/// `sandbox`: what the process does not need is given up first.
+///
 /// # Errors
 /// Another machine runs in the directory, or it cannot be used.
-pub fn run(_args: &Args, dir: &Dir) -> Result<()> {
+pub fn run(_args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     let stop = process::stop_signal()?;
     dir.make()?;
+    if sandbox {
+        sandbox::enter(Role::Hypervisor, dir.path())?;
+    }
     let (gone_sender, gone) = channel();
     // The broker starts first, as it locks the directory: the socket of another machine's store must not be replaced.
     // It receives the store's handle once the store runs.

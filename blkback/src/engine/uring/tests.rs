@@ -32,3 +32,26 @@ fn operation_that_the_kernel_does_not_take_is_submitted_by_the_next_poll() {
         table.finish(request);
     }
 }
+
+#[test]
+fn operation_on_another_file_or_of_another_kind_is_refused_by_the_kernel() {
+    let mut engine = UringEngine::new(Arc::new(tempfile::tempfile().unwrap()), 4).unwrap();
+    let other = tempfile::tempfile().unwrap();
+    let mut byte = [0u8];
+    let path = c"/etc/passwd";
+    let entries = [
+        opcode::Read::new(types::Fd(other.as_raw_fd()), byte.as_mut_ptr(), 1).build(),
+        opcode::OpenAt::new(types::Fd(libc::AT_FDCWD), path.as_ptr()).build(),
+        opcode::Nop::new().build(),
+        opcode::Fallocate::new(FILE, 1).build(),
+    ];
+    for (number, entry) in entries.into_iter().enumerate() {
+        // SAFETY: what it names outlives the operation, which is complete before the loop goes on.
+        unsafe { engine.ring.submission().push(&entry.user_data(7)).unwrap() };
+        engine.ring.submit_and_wait(1).unwrap();
+        let completion = engine.ring.completion().next().unwrap();
+        assert_eq!(completion.result(), -libc::EACCES, "{number}");
+    }
+    let update = engine.ring.submitter().register_files_update(0, &[other.as_raw_fd()]);
+    assert_eq!(update.unwrap_err().raw_os_error(), Some(libc::EACCES));
+}
