@@ -5,7 +5,6 @@ use std::fmt::Write;
 use ring_abi::xs_wire::XsError;
 
 use super::Core;
-use super::connection::Connection;
 use super::dispatch::{Request, number, ok, text};
 use super::quota::{Quota, Quotas};
 use crate::wire::strings;
@@ -52,16 +51,16 @@ impl Core {
     fn usage(&self, domid: DomId) -> Result<String, XsError> {
         let domain = self.domains.get(&domid).ok_or(XsError::ENOENT)?;
         // What is counted for each connection is shown for the connection that uses most.
-        let most = |count: fn(&Connection) -> usize| {
-            domain.conns.iter().filter_map(|id| self.connections.get(id)).map(count).max()
-        };
+        let replies =
+            domain.conns.iter().filter_map(|id| self.connections.get(id)).map(|c| c.outbox.replies());
+        let replies = replies.max();
         let used = |quota| match quota {
             Quota::Nodes => Some(self.tree.owned(domid) as usize),
-            Quota::Watches => most(|c| c.watches),
-            Quota::Transactions => most(|c| c.transactions.len()),
-            Quota::Memory => most(Connection::held),
-            Quota::Outstanding => most(|c| c.outbox.replies()),
-            Quota::Events => most(|c| c.outbox.events()),
+            Quota::Watches => Some(domain.usage.watches),
+            Quota::Transactions => Some(domain.usage.transactions),
+            Quota::Memory => Some(domain.usage.held),
+            Quota::Outstanding => replies,
+            Quota::Events => Some(domain.usage.events),
             _ => None,
         };
         Ok(table(&format!("Domain {domid}"), &domain.allowance.quotas, used))
