@@ -1,26 +1,31 @@
 //! The broker: one thread that connects domains to each other and detects when one exits.
 //!
-//! It is on no data path. It disconnects clients that send an invalid or oversized message or unexpected descriptors,
+//! It is on no data path. No client makes it wait: what a client has sent is closed by other threads ([`Closer`]), and
+//! processes are known by descriptors. It disconnects clients that send an invalid or oversized message or unexpected descriptors,
 //! and clients that do not read their replies. It serves one message of each ready client per wake-up, so that a
 //! client that sends without end does not starve the others.
 
-use super::registry::{Answer, Client, Effect, Registry, Role, Rules, StoreLease};
+use super::closer::Closer;
+use super::peer_process;
+use super::registry::{Answer, Client, Effect, Registry, Role, Rules, StoreLease, Whose};
 use super::socket::{self, Packet};
 use super::wire::{Failure, Reply, Request};
 use crate::{Error, Result, raise_descriptor_limit};
-use event_loop::Essential;
+use event_loop::{Essential, LongestTurn};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::socket::{Backlog, SockFlag, UnixAddr, accept4, bind, getsockopt, listen, sockopt};
+use nix::sys::socket::{
+    Backlog, Shutdown, SockFlag, UnixAddr, accept4, bind, getsockopt, listen, shutdown, sockopt,
+};
 use nix::unistd::Uid;
 use ring_abi::DomId;
 use std::collections::HashMap;
 use std::fs::{self, File, Permissions};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -31,6 +36,8 @@ pub(super) const SOCKET: &str = "broker.sock";
 const LOCK: &str = "broker.lock";
 /// Connections of one user that have neither joined as a domain nor authenticated as a controller.
 const MAX_UNAUTHENTICATED: usize = 64;
+/// Packets that a client's socket may hold unread: of the smallest size, as many as fit into its buffer of at most 416 KiB.
+const MAX_UNREAD: usize = 1024;
 /// Connections in all.
 const MAX_SESSIONS: usize = 16 << 10;
 /// epoll data of the descriptors that are not sessions.
@@ -94,6 +101,7 @@ pub struct Broker {
     dir: PathBuf,
     wake: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
+    longest_turn: LongestTurn,
     _lock: Flock<File>,
 }
 
@@ -112,7 +120,8 @@ impl Broker {
                 .map_err(|e| Error::io("create the broker's eventfd", e))?,
         );
         let dir = config.dir.clone();
-        let state = Loop::new(config, listener, wake.clone())?;
+        let longest_turn = LongestTurn::default();
+        let state = Loop::new(config, listener, wake.clone(), longest_turn.clone())?;
         let thread = std::thread::Builder::new()
             .name("xpv-broker".into())
             .spawn(move || {
@@ -120,12 +129,17 @@ impl Broker {
                 state.run()
             })
             .map_err(|e| Error::io("start the broker's thread", e))?;
-        Ok(Self { dir, wake, thread: Some(thread), _lock: lock })
+        Ok(Self { dir, wake, thread: Some(thread), longest_turn, _lock: lock })
     }
 
     /// The directory of its socket.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The longest turn of the broker's loop so far, by its thread's processor time.
+    pub fn longest_turn(&self) -> LongestTurn {
+        self.longest_turn.clone()
     }
 }
 
@@ -148,6 +162,7 @@ fn lock_directory(config: &BrokerConfig) -> Result<Flock<File>> {
         .mode(mode)
         .create(&config.dir)
         .map_err(|e| Error::io(what("create"), e))?;
+    check_owner(&config.dir)?;
     let file = File::options()
         .create(true)
         .truncate(false)
@@ -160,6 +175,22 @@ fn lock_directory(config: &BrokerConfig) -> Result<Flock<File>> {
     })
 }
 
+/// Refuses a directory in which another user could replace the socket.
+fn check_owner(dir: &Path) -> Result<()> {
+    let found = fs::metadata(dir).map_err(|e| Error::io(format!("stat {}", dir.display()), e))?;
+    let own = Uid::effective().as_raw();
+    if found.uid() != own && found.uid() != 0 {
+        let what = format!("{} belongs to user {}, expected {own} or root", dir.display(), found.uid());
+        return Err(Error::Denied(what));
+    }
+    let writable = found.mode() & 0o022;
+    if writable != 0 {
+        let what = format!("{} is writable by other users (mode {:o})", dir.display(), found.mode() & 0o7777);
+        return Err(Error::Denied(what));
+    }
+    Ok(())
+}
+
 fn bind_socket(config: &BrokerConfig) -> Result<OwnedFd> {
     let path = config.dir.join(SOCKET);
     let what = || format!("listen at {}", path.display());
@@ -169,6 +200,8 @@ fn bind_socket(config: &BrokerConfig) -> Result<OwnedFd> {
     bind(fd.as_raw_fd(), &address).map_err(|e| Error::io(what(), e))?;
     let mode = if config.everyone { 0o666 } else { 0o600 };
     fs::set_permissions(&path, Permissions::from_mode(mode)).map_err(|e| Error::io(what(), e))?;
+    // Connections inherit it.
+    peer_process::permit_descriptors(&fd, false);
     Backlog::new(128).and_then(|b| listen(&fd, b)).map_err(|e| Error::io(what(), e))?;
     Ok(fd)
 }
@@ -176,6 +209,8 @@ fn bind_socket(config: &BrokerConfig) -> Result<OwnedFd> {
 struct Connection {
     fd: OwnedFd,
     client: Client,
+    /// Its process, where the kernel does not tell it later.
+    process: Option<OwnedFd>,
     /// The pending [`Request::Await`]: the domain, and whether it is awaited alive.
     awaits: Option<(DomId, bool)>,
 }
@@ -189,11 +224,18 @@ struct Loop {
     /// Whether no connections are accepted until a descriptor is free.
     listener_paused: bool,
     registry: Registry,
+    closer: Closer,
     domain_events: Option<DomainEvents>,
+    longest_turn: LongestTurn,
 }
 
 impl Loop {
-    fn new(config: BrokerConfig, listener: OwnedFd, wake: Arc<EventFd>) -> Result<Self> {
+    fn new(
+        config: BrokerConfig,
+        listener: OwnedFd,
+        wake: Arc<EventFd>,
+        longest_turn: LongestTurn,
+    ) -> Result<Self> {
         let what = |e| Error::io("set up the broker's epoll", e);
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(what)?;
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER)).map_err(what)?;
@@ -207,11 +249,14 @@ impl Loop {
             last: WAKE,
             listener_paused: false,
             registry: Registry::new(rules),
+            closer: Closer::default(),
             domain_events: config.domain_events,
+            longest_turn,
         })
     }
 
     fn run(mut self) {
+        let longest_turn = self.longest_turn.clone();
         let mut events = [EpollEvent::empty(); 64];
         loop {
             let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
@@ -219,6 +264,7 @@ impl Loop {
                 Err(Errno::EINTR) => continue,
                 Err(error) => return tracing::error!(%error, "failed to wait for clients; the broker stops"),
             };
+            let _turn = longest_turn.begin();
             for event in &events[..count] {
                 match event.data() {
                     WAKE => return,
@@ -252,8 +298,12 @@ impl Loop {
             return;
         }
         let pid = credentials.pid().unsigned_abs();
+        let process = match peer_process::of_connection(&fd) {
+            Err(Errno::ENOPROTOOPT) => peer_process::by_number(pid, &fd).ok(),
+            _ => None,
+        };
         let client = Client { session: self.last, uid, pid, role: Role::New };
-        self.sessions.insert(self.last, Connection { fd, client, awaits: None });
+        self.sessions.insert(self.last, Connection { fd, client, process, awaits: None });
     }
 
     /// Stops or resumes accepting connections.
@@ -276,19 +326,69 @@ impl Loop {
     }
 
     fn serve(&mut self, session: u64, packet: Packet) {
-        let request = Request::decode(&packet.bytes).filter(|_| !packet.truncated && packet.fds.len() <= 1);
+        let Packet { bytes, mut fds, truncated } = packet;
+        let fits = |request: &Request| !truncated && fds.len() <= usize::from(request.has_descriptor());
+        let whose = self.whose(session);
+        let request = Request::decode(&bytes).filter(fits).filter(|_| !self.closer.is_busy(whose));
         let Some(request) = request else {
+            self.closer.close(whose, fds);
             let answer = Reply::Failed(Failure::Protocol, "not a message of this protocol".into());
             self.answer(session, answer.into());
             return self.close(session);
         };
         if let Request::Join(domid) = request {
             self.reap(domid);
+            if self.closer.is_busy(Some(domid)) {
+                let why = format!("descriptors that domain {domid} has sent are not closed yet");
+                return self.answer(session, Reply::Failed(Failure::NoSpace, why).into());
+            }
         }
-        let Some(connection) = self.sessions.get_mut(&session) else { return };
-        let fd = packet.fds.into_iter().next();
-        let answer = self.registry.handle(&mut connection.client, request, fd);
+        let Some(connection) = self.sessions.get_mut(&session) else {
+            return self.closer.close(whose, fds);
+        };
+        // What is sent may be dropped by whoever takes it, as it is no arena, and be closed by this thread all the same: a
+        // duplicate is closed last.
+        let fd = fds.pop();
+        if let Some(last) = fd.as_ref().and_then(|fd| fd.try_clone().ok()) {
+            fds.push(last);
+        }
+        let is_new = connection.client.role == Role::New;
+        let answer = match (connection.client.role, request) {
+            (Role::Controller, Request::Process(domid)) => self.process(domid),
+            (_, request) => self.registry.handle(&mut connection.client, request, fd),
+        };
+        self.closer.close(whose, fds);
+        if is_new && let (Some(_), Some(connection)) = (self.whose(session), self.sessions.get(&session)) {
+            peer_process::permit_descriptors(&connection.fd, true);
+        }
         self.answer(session, answer);
+    }
+
+    /// The process that has joined as a domain.
+    fn process(&self, domid: DomId) -> Answer {
+        let member = self.registry.member(domid).and_then(|session| self.sessions.get(&session));
+        let Some(connection) = member else {
+            return Reply::Failed(Failure::NoDomain, "the domain is not running".into()).into();
+        };
+        let process = match &connection.process {
+            Some(process) => process.try_clone().map_err(|_| Errno::EMFILE),
+            None => peer_process::of_connection(&connection.fd),
+        };
+        match process {
+            Ok(process) => Answer { fds: vec![process], ..Reply::Done.into() },
+            Err(Errno::EMFILE | Errno::ENFILE) => {
+                Reply::Failed(Failure::NoSpace, "too many descriptors".into()).into()
+            }
+            Err(error) => Reply::Failed(Failure::NoDomain, format!("its process is gone: {error}")).into(),
+        }
+    }
+
+    /// Whose descriptors a session's are.
+    fn whose(&self, session: u64) -> Whose {
+        match self.sessions.get(&session)?.client.role {
+            Role::Member(domid) => Some(domid),
+            Role::New | Role::Controller => None,
+        }
     }
 
     /// Closes the session of a domain whose process has exited: another process may join before the hang-up is
@@ -317,6 +417,7 @@ impl Loop {
         for effect in answer.effects {
             self.apply(session, effect);
         }
+        self.close_discarded();
         if failed {
             self.close(session);
         }
@@ -365,8 +466,13 @@ impl Loop {
 
     /// Closes a session; if it is a domain's, the domain's process has exited or is no longer a member.
     fn close(&mut self, session: u64) {
+        let whose = self.whose(session);
         let Some(connection) = self.sessions.remove(&session) else { return };
         let _ = self.epoll.delete(&connection.fd);
+        // Nothing is sent to it any more, and what was is closed by another thread.
+        let _ = shutdown(connection.fd.as_raw_fd(), Shutdown::Both);
+        let unread = (0..MAX_UNREAD).map_while(|_| socket::receive(&connection.fd).ok()).flatten();
+        self.closer.close(whose, unread.flat_map(|packet| packet.fds).collect());
         if self.listener_paused {
             self.pause_listener(false);
         }
@@ -376,6 +482,13 @@ impl Loop {
                 self.apply(session, effect);
             }
         }
+        self.close_discarded();
+    }
+
+    fn close_discarded(&mut self) {
+        for (owner, descriptor) in self.registry.take_discarded() {
+            self.closer.close(Some(owner), vec![descriptor]);
+        }
     }
 }
 
@@ -383,4 +496,24 @@ impl Loop {
 fn own_fd(fd: std::os::fd::RawFd) -> OwnedFd {
     // SAFETY: `accept4` has just created it, and nothing else owns it.
     unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn directory_that_others_can_change_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let spawn = || Broker::spawn(BrokerConfig::new(dir.path())).map(drop);
+        spawn().unwrap();
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(spawn(), Err(Error::Denied(why)) if why.contains("writable")));
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        spawn().unwrap();
+        // Only root may give it away.
+        if std::os::unix::fs::chown(dir.path(), Some(4711), None).is_ok() {
+            assert!(matches!(spawn(), Err(Error::Denied(why)) if why.contains("belongs to user 4711")));
+        }
+    }
 }

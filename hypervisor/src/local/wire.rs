@@ -68,12 +68,16 @@ pub enum Request {
         /// Whether a member is awaited, or none.
         alive: bool,
     },
+    /// Requests the process of the domain's member, which is sent as a descriptor.
+    Process(DomId),
+    /// Requests a pipe, sent as a descriptor, that says when an arena offered to this domain was retired.
+    Retirements,
 }
 
 /// The broker's reply.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
-    /// The request was carried out; a stream to the store is sent as a descriptor.
+    /// The request was carried out; what it requests is sent as a descriptor.
     Done,
     /// An arena of so many pages, sent as a descriptor.
     Arena(u32),
@@ -194,6 +198,8 @@ impl Request {
             Self::Destroy(domid) => Parts { a: domid.0, ..Parts::of(10) },
             Self::Next(domid) => Parts { a: or_no_domain(*domid), ..Parts::of(11) },
             Self::Await { domid, alive } => Parts { detail: (*alive).into(), a: domid.0, ..Parts::of(12) },
+            Self::Process(domid) => Parts { a: domid.0, ..Parts::of(13) },
+            Self::Retirements => Parts::of(14),
         };
         parts.encode()
     }
@@ -216,9 +222,18 @@ impl Request {
             }
             (10, _) => Self::Destroy(parts.domid()?),
             (11, _) => Self::Next(parts.domid_or_none()?),
+            (13, _) => Self::Process(parts.domid()?),
+            (14, _) => Self::Retirements,
             (12, alive @ 0..=1) => Self::Await { domid: parts.domid()?, alive: alive == 1 },
             _ => return None,
         })
+    }
+}
+
+impl Request {
+    /// Whether a descriptor is sent with it.
+    pub(super) fn has_descriptor(&self) -> bool {
+        matches!(self, Self::Offer { .. })
     }
 }
 
@@ -295,6 +310,8 @@ mod tests {
             Request::Next(Some(domid)),
             Request::Await { domid, alive: true },
             Request::Await { domid, alive: false },
+            Request::Process(domid),
+            Request::Retirements,
         ] {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
