@@ -10,13 +10,14 @@ use xenbus::frontend::{self, FrontDevice, Frontend};
 
 use crate::device::{CHANNEL, Disk};
 use crate::error::{Error, Result};
-use crate::handshake::{CONNECTION_KEYS, Negotiated, frontend_keys, ring_page_order};
+use crate::handshake::{BACKEND_KEYS, CONNECTION_KEYS, Negotiated, frontend_keys, ring_page_order};
 use crate::queue::Fault;
 
 impl FrontDevice for Disk {
     type Error = Error;
 
     const CONNECTION_KEYS: &[&str] = &CONNECTION_KEYS;
+    const BACKEND_KEYS: &[&str] = &BACKEND_KEYS;
 
     fn frontend(&mut self) -> &mut Frontend {
         &mut self.frontend

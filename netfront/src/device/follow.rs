@@ -5,7 +5,7 @@
 use super::{ANY, Nic};
 use crate::connection::{Connection, Manner};
 use crate::error::{ConnectionError, Error};
-use crate::handshake::{CONNECTION_KEYS, Negotiated, Requested, frontend_keys};
+use crate::handshake::{BACKEND_KEYS, CONNECTION_KEYS, Negotiated, Requested, frontend_keys};
 use nix::errno::Errno;
 use ring_abi::netif::{ETH_HLEN, MAX_TX_SIZE};
 use xenbus::Keys;
@@ -15,6 +15,7 @@ impl FrontDevice for Nic {
     type Error = Error;
 
     const CONNECTION_KEYS: &[&str] = &CONNECTION_KEYS;
+    const BACKEND_KEYS: &[&str] = &BACKEND_KEYS;
 
     fn frontend(&mut self) -> &mut Frontend {
         &mut self.frontend
