@@ -15,4 +15,5 @@ mod log_limit;
 pub mod machine;
 pub mod nbd;
 pub mod output;
+mod serving_lock;
 pub mod tap_owner;
