@@ -3,7 +3,6 @@
 //! The disk's connection to its backend: made, dropped, and closed, as the handshake says.
 
 use event_channel::Notifier;
-use grant_table::Access;
 use nix::errno::Errno;
 use xenbus::Keys;
 use xenbus::frontend::{self, FrontDevice, Frontend};
@@ -30,7 +29,7 @@ impl FrontDevice for Disk {
             tracing::info!(in_flight = self.in_flight(), "reconnecting");
         }
         let order = ring_page_order(back, self.options.ring_page_order)?;
-        let ring = self.grants.share(self.peer, 1 << order, Access::ReadWrite)?;
+        let ring = self.rings.take(&*self.grants, self.peer, 1 << order)?;
         let mut notifier = Notifier::new(self.channels.alloc_unbound(self.peer)?);
         notifier.count_in(self.stats.events.clone());
         let keys = frontend_keys(ring.refs(), notifier.port());
@@ -62,7 +61,7 @@ impl FrontDevice for Disk {
         if let Some(notifier) = self.notifier.take() {
             notifier.unregister(self.frontend.event_set());
         }
-        drop(self.queue.disconnect());
+        self.rings.give_back(self.queue.disconnect());
     }
 
     /// Ring and pages stay granted until the disk is dropped, as the backend may still map them.
