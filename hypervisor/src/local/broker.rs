@@ -355,6 +355,10 @@ impl Loop {
         let is_new = connection.client.role == Role::New;
         let answer = match (connection.client.role, request) {
             (Role::Controller, Request::Process(domid)) => self.process(domid),
+            (Role::Controller, Request::LongestTurn) => {
+                let longest = self.longest_turn.get().as_micros();
+                Reply::Microseconds(longest.try_into().unwrap_or(u32::MAX)).into()
+            }
             (_, request) => self.registry.handle(&mut connection.client, request, fd),
         };
         self.closer.close(whose, fds);

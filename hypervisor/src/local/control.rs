@@ -64,6 +64,17 @@ impl Control {
         Ok(process)
     }
 
+    /// Returns the longest turn of the broker's loop so far, by its thread's processor time.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] or [`Error::Io`] where the connection to the broker fails.
+    pub fn longest_turn(&self) -> Result<Duration> {
+        match self.session.call(&Request::LongestTurn, None, DomId::SELF)? {
+            (Reply::Microseconds(time), _) => Ok(Duration::from_micros(time.into())),
+            _ => Err(unexpected()),
+        }
+    }
+
     /// Returns all domains, in order of their numbers.
     ///
     /// # Errors

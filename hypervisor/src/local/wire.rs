@@ -72,6 +72,8 @@ pub enum Request {
     Process(DomId),
     /// Requests a pipe, sent as a descriptor, that says when an arena offered to this domain was retired.
     Retirements,
+    /// Requests the longest turn of the broker's loop.
+    LongestTurn,
 }
 
 /// The broker's reply.
@@ -87,6 +89,8 @@ pub enum Reply {
     Domain(DomainInfo),
     /// There is no further domain.
     End,
+    /// A time in microseconds.
+    Microseconds(u32),
     /// The request was refused.
     Failed(Failure, String),
 }
@@ -200,6 +204,7 @@ impl Request {
             Self::Await { domid, alive } => Parts { detail: (*alive).into(), a: domid.0, ..Parts::of(12) },
             Self::Process(domid) => Parts { a: domid.0, ..Parts::of(13) },
             Self::Retirements => Parts::of(14),
+            Self::LongestTurn => Parts::of(15),
         };
         parts.encode()
     }
@@ -224,6 +229,7 @@ impl Request {
             (11, _) => Self::Next(parts.domid_or_none()?),
             (13, _) => Self::Process(parts.domid()?),
             (14, _) => Self::Retirements,
+            (15, _) => Self::LongestTurn,
             (12, alive @ 0..=1) => Self::Await { domid: parts.domid()?, alive: alive == 1 },
             _ => return None,
         })
@@ -253,6 +259,7 @@ impl Reply {
                 ..Parts::of(4)
             },
             Self::End => Parts::of(5),
+            Self::Microseconds(time) => Parts { b: *time, ..Parts::of(7) },
             Self::Failed(why, text) => Parts { detail: *why as u8, text, ..Parts::of(6) },
         };
         parts.encode()
@@ -272,6 +279,7 @@ impl Reply {
                 pid: (parts.detail != 0).then_some(parts.c),
             }),
             5 => Self::End,
+            7 => Self::Microseconds(parts.b),
             6 => Self::Failed(Failure::from_byte(parts.detail)?, parts.text.to_owned()),
             _ => return None,
         })
@@ -312,6 +320,7 @@ mod tests {
             Request::Await { domid, alive: false },
             Request::Process(domid),
             Request::Retirements,
+            Request::LongestTurn,
         ] {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
@@ -327,6 +336,7 @@ mod tests {
             Reply::Domain(info(None)),
             Reply::Domain(info(Some(4711))),
             Reply::End,
+            Reply::Microseconds(u32::MAX),
             Reply::Failed(Failure::Taken, "the name is taken".into()),
         ] {
             assert_eq!(Reply::decode(&reply.encode()), Some(reply));

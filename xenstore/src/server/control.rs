@@ -23,6 +23,8 @@ quota [<domid>]
   a domain's quotas and what it uses, or those of new domains
 quota set <name> <value>
   set a quota of new domains, 0 for no limit
+longest-turn
+  the longest turn of the store's loop so far, in microseconds of its thread's processor time
 ";
 
 impl Core {
@@ -43,6 +45,7 @@ impl Core {
                 self.quotas.set(quota, number(value.as_bytes())?);
                 Ok(ok())
             }
+            ["longest-turn"] => Ok(text(self.longest_turn.get().as_micros())),
             ["quota", domid] => self.usage(number(domid.as_bytes())?).map(text),
             _ => Err(XsError::EINVAL),
         }

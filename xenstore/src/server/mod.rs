@@ -37,6 +37,7 @@ mod watch;
 
 use std::collections::{BTreeMap, VecDeque};
 
+use event_loop::LongestTurn;
 use ring_abi::xs_wire::{MessageType, PAYLOAD_MAX, XsError};
 
 use crate::wire::Message;
@@ -105,6 +106,8 @@ pub struct Core {
     turns: Turns,
     /// Work done so far; each request's is charged to its domain.
     work: usize,
+    /// The longest turn of the caller's loop, for CONTROL to tell.
+    longest_turn: LongestTurn,
 }
 
 impl Core {
@@ -123,7 +126,13 @@ impl Core {
             woken: Default::default(),
             turns: Turns::default(),
             work: 0,
+            longest_turn: LongestTurn::default(),
         }
+    }
+
+    /// The longest turn of the caller's loop, which the caller measures and CONTROL tells.
+    pub fn longest_turn(&self) -> LongestTurn {
+        self.longest_turn.clone()
     }
 
     /// Adds a connection of dom0, which may make every request.

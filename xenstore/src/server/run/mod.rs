@@ -88,9 +88,10 @@ impl Store {
         let (commands, receiver) = channel();
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = Arc::new(EventFd::from_flags(flags)?);
-        let longest_turn = LongestTurn::default();
+        let core = Core::new(config.quotas);
+        let longest_turn = core.longest_turn();
         let handle = StoreHandle { commands, wake: wake.clone(), longest_turn: longest_turn.clone() };
-        let mut reactor = Reactor::new(Core::new(config.quotas), listener, config.users, wake)?;
+        let mut reactor = Reactor::new(core, listener, config.users, wake)?;
         let run = move || {
             let _essential = Essential;
             serve(&mut reactor, &receiver, &longest_turn)
