@@ -51,5 +51,5 @@ pub mod internals {
     #[cfg(any(test, fuzzing))]
     pub use super::harness::hostile;
     pub use super::layout::Layout;
-    pub use super::wire::{MAX_MESSAGE, Reply, Request};
+    pub use super::wire::{Failure, MAX_MESSAGE, Reply, Request};
 }

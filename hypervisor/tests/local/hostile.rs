@@ -34,6 +34,20 @@ impl Attacker {
         attacker
     }
 
+    /// Joins once the descriptors that an earlier process of the domain has sent are closed.
+    fn joined_again(sandbox: &Sandbox, domid: DomId) -> Self {
+        let end = std::time::Instant::now() + TIMEOUT;
+        loop {
+            let attacker = Self::new(sandbox);
+            match attacker.call(&Request::Join(domid), &[]) {
+                Some(Reply::Done) => return attacker,
+                Some(Reply::Failed(hypervisor::local::internals::Failure::NoSpace, _)) => {}
+                other => panic!("{other:?}"),
+            }
+            assert!(std::time::Instant::now() < end, "they are not closed");
+        }
+    }
+
     fn send(&self, bytes: &[u8], fds: &[i32]) -> nix::Result<usize> {
         let rights = [ControlMessage::ScmRights(fds)];
         let rights = if fds.is_empty() { &[] } else { &rights[..] };
@@ -106,7 +120,7 @@ fn client_that_sends_unexpected_descriptors_is_disconnected() {
             }
         }
         for request in [Request::Store, Request::Fetch(DOM0), Request::Offer { peer: DOM0, pages: 64 }] {
-            let attacker = Attacker::joined(&sandbox, DomId(1));
+            let attacker = Attacker::joined_again(&sandbox, DomId(1));
             attacker.send(&request.encode(), &vec![null.as_raw_fd(); count]).expect("send");
             attacker.is_disconnected();
         }
@@ -141,12 +155,20 @@ fn sockets_that_linger_at_close_delay_nobody() {
     // Where a descriptor is expected, where none is, in an empty message, and in a message that is never received.
     let messages: [&[&[u8]]; 4] = [&[&offer], &[&store], &[b""], &[&[0xff; 12], &offer]];
     let start = std::time::Instant::now();
-    for messages in messages {
-        let attacker = Attacker::joined(&sandbox, DomId(1));
+    // Who closes a socket last is who lingers: often enough the broker.
+    for messages in messages.into_iter().cycle().take(24) {
+        let attacker = Attacker::joined_again(&sandbox, DomId(1));
         for message in messages {
             let (socket, other) = lingering();
+            let (sent, is_sent) = std::sync::mpsc::channel::<()>();
+            let raw = socket.as_raw_fd();
+            std::thread::spawn(move || {
+                let _ = is_sent.recv();
+                drop(socket);
+            });
             // The broker may have disconnected it after the first.
-            let _ = attacker.send(message, &[socket.as_raw_fd()]);
+            let _ = attacker.send(message, &[raw]);
+            drop(sent);
             unread.push(other);
         }
         drop(attacker);
