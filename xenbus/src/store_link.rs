@@ -1,3 +1,5 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A frontend's connection to the store, which is made again after it was lost.
 //!
 //! Rings and event channels need no store: a device that is connected works on meanwhile.

@@ -259,7 +259,8 @@ fn connection_with_too_many_unread_events_is_closed() {
     for _ in 0..5000 {
         dom0.write("/shared/same", "").unwrap();
     }
-    while good.poll_event().unwrap().is_some() {}
+    // The events of requests that are answered come before the reply to its own.
+    assert!(events(&mut good).len() < 5000);
     for n in 0..4000 {
         dom0.write(&format!("/shared/{n}"), "").unwrap();
         dom0.rm(&format!("/shared/{n}")).unwrap();

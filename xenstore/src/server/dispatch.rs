@@ -3,7 +3,6 @@
 use ring_abi::xs_wire::{MessageType, PAYLOAD_MAX, XsError};
 
 use super::access::Perms;
-use super::domain::Domain;
 use super::node_ops::{Change, TreeView};
 use super::path::{Path, RequestPath};
 use super::quota::Quota;
@@ -153,7 +152,9 @@ impl Core {
         let request = self.path(r, path, true)?;
         let bytes = request.path.as_str().len() + token.len();
         let connection = self.connections.get_mut(&r.conn).ok_or(XsError::EIO)?;
-        let Domain { allowance, usage, .. } = self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?;
+        let domain = self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?;
+        let usage = domain.usage;
+        let allowance = &mut domain.allowance;
         if !allowance.allows(Quota::Watches, usage.watches + 1) {
             return Err(XsError::E2BIG);
         }
@@ -190,7 +191,9 @@ impl Core {
             return Err(XsError::EBUSY);
         }
         let connection = self.connections.get_mut(&r.conn).ok_or(XsError::EIO)?;
-        let Domain { allowance, usage, .. } = self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?;
+        let domain = self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?;
+        let usage = domain.usage;
+        let allowance = &mut domain.allowance;
         match allowance.allows(Quota::Transactions, usage.transactions + 1) {
             true => Ok(text(connection.begin(&self.tree, self.changes))),
             false => Err(XsError::ENOSPC),
@@ -225,7 +228,9 @@ impl Core {
     ) -> Result<R, XsError> {
         let credentials = self.credentials(r.domid);
         let connection = self.connections.get_mut(&r.conn).ok_or(XsError::EIO)?;
-        let Domain { allowance, usage, .. } = self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?;
+        let domain = self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?;
+        let usage = domain.usage;
+        let allowance = &mut domain.allowance;
         let tree = match connection.transactions.get_mut(&r.tx) {
             None => &mut self.tree,
             Some(transaction) => {
@@ -240,7 +245,9 @@ impl Core {
     fn make(&mut self, r: &Request<'_>, change: Change) -> Outcome {
         let credentials = self.credentials(r.domid);
         let connection = self.connections.get_mut(&r.conn).ok_or(XsError::EIO)?;
-        let Domain { allowance, usage, .. } = self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?;
+        let domain = self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?;
+        let usage = domain.usage;
+        let allowance = &mut domain.allowance;
         let generation = &mut self.generation;
         let Some(transaction) = connection.transactions.get_mut(&r.tx) else {
             let effect =
