@@ -6,6 +6,7 @@
 //! client that sends without end does not starve the others.
 
 use super::closer::Closer;
+use super::directory;
 use super::peer_process;
 use super::registry::{Answer, Client, Effect, Registry, Role, Rules, StoreLease, Whose};
 use super::socket::{self, Packet};
@@ -13,27 +14,21 @@ use super::wire::{Failure, Reply, Request};
 use crate::{Error, Result, raise_descriptor_limit};
 use event_loop::{Essential, LongestTurn};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::socket::{
-    Backlog, Shutdown, SockFlag, UnixAddr, accept4, bind, getsockopt, listen, shutdown, sockopt,
-};
+use nix::sys::socket::{Shutdown, SockFlag, accept4, getsockopt, shutdown, sockopt};
 use nix::unistd::Uid;
 use ring_abi::DomId;
 use std::collections::HashMap;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// The socket's name in the broker's directory.
-pub(super) const SOCKET: &str = "broker.sock";
-const LOCK: &str = "broker.lock";
 /// Connections of one user that have neither joined as a domain nor authenticated as a controller.
 const MAX_UNAUTHENTICATED: usize = 64;
 /// Packets that a client's socket may hold unread: of the smallest size, as many as fit into its buffer of at most 416 KiB.
@@ -112,8 +107,8 @@ impl Broker {
     /// [`Error::Denied`] where another broker runs in the directory; [`Error::Io`] if the directory, the socket or
     /// the thread cannot be created.
     pub fn spawn(config: BrokerConfig) -> Result<Self> {
-        let lock = lock_directory(&config)?;
-        let listener = bind_socket(&config)?;
+        let lock = directory::lock(&config.dir, config.everyone)?;
+        let listener = directory::bind_socket(&config.dir, config.everyone)?;
         raise_descriptor_limit();
         let wake = Arc::new(
             EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
@@ -149,61 +144,8 @@ impl Drop for Broker {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        let _ = fs::remove_file(self.dir.join(SOCKET));
+        let _ = fs::remove_file(self.dir.join(directory::SOCKET));
     }
-}
-
-/// Locks the directory: the holder of the lock is the broker there, so any socket found there is stale.
-fn lock_directory(config: &BrokerConfig) -> Result<Flock<File>> {
-    let what = |what: &str| format!("{what} {}", config.dir.display());
-    let mode = if config.everyone { 0o755 } else { 0o700 };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(&config.dir)
-        .map_err(|e| Error::io(what("create"), e))?;
-    check_owner(&config.dir)?;
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(config.dir.join(LOCK))
-        .map_err(|e| Error::io(what("lock"), e))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => Error::Denied(what("another broker runs in")),
-        errno => Error::io(what("lock"), errno),
-    })
-}
-
-/// Refuses a directory in which another user could replace the socket.
-fn check_owner(dir: &Path) -> Result<()> {
-    let found = fs::metadata(dir).map_err(|e| Error::io(format!("stat {}", dir.display()), e))?;
-    let own = Uid::effective().as_raw();
-    if found.uid() != own && found.uid() != 0 {
-        let what = format!("{} belongs to user {}, expected {own} or root", dir.display(), found.uid());
-        return Err(Error::Denied(what));
-    }
-    let writable = found.mode() & 0o022;
-    if writable != 0 {
-        let what = format!("{} is writable by other users (mode {:o})", dir.display(), found.mode() & 0o7777);
-        return Err(Error::Denied(what));
-    }
-    Ok(())
-}
-
-fn bind_socket(config: &BrokerConfig) -> Result<OwnedFd> {
-    let path = config.dir.join(SOCKET);
-    let what = || format!("listen at {}", path.display());
-    let _ = fs::remove_file(&path);
-    let fd = socket::new(SockFlag::SOCK_NONBLOCK)?;
-    let address = UnixAddr::new(&path).map_err(|e| Error::io(what(), e))?;
-    bind(fd.as_raw_fd(), &address).map_err(|e| Error::io(what(), e))?;
-    let mode = if config.everyone { 0o666 } else { 0o600 };
-    fs::set_permissions(&path, Permissions::from_mode(mode)).map_err(|e| Error::io(what(), e))?;
-    // Connections inherit it.
-    peer_process::permit_descriptors(&fd, false);
-    Backlog::new(128).and_then(|b| listen(&fd, b)).map_err(|e| Error::io(what(), e))?;
-    Ok(fd)
 }
 
 struct Connection {
@@ -500,24 +442,4 @@ impl Loop {
 fn own_fd(fd: std::os::fd::RawFd) -> OwnedFd {
     // SAFETY: `accept4` has just created it, and nothing else owns it.
     unsafe { OwnedFd::from_raw_fd(fd) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn directory_that_others_can_change_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let spawn = || Broker::spawn(BrokerConfig::new(dir.path())).map(drop);
-        spawn().unwrap();
-        fs::set_permissions(dir.path(), Permissions::from_mode(0o777)).unwrap();
-        assert!(matches!(spawn(), Err(Error::Denied(why)) if why.contains("writable")));
-        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
-        spawn().unwrap();
-        // Only root may give it away.
-        if std::os::unix::fs::chown(dir.path(), Some(4711), None).is_ok() {
-            assert!(matches!(spawn(), Err(Error::Denied(why)) if why.contains("belongs to user 4711")));
-        }
-    }
 }

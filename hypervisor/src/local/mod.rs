@@ -15,6 +15,7 @@ mod channel;
 mod closer;
 mod control;
 mod copy;
+mod directory;
 mod domain;
 mod entry;
 mod events;
