@@ -245,7 +245,7 @@ impl VbdDevice {
                 tracing::warn!("no in-flight log of its ring; reconnecting");
                 return Ok(());
             }
-            Err(error @ inflight::Error::Busy(_)) => return Err(Failure::in_use_for_now(error)),
+            Err(error @ inflight::Error::Busy(_)) => return Err(Failure::held_by_another_process(error)),
             Err(error) => return Err(Failure::new(libc::EIO, error)),
         };
         if !self.claim.try_acquire() {

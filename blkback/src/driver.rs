@@ -80,6 +80,10 @@ impl BackDriver for VbdDriver {
         "vbd"
     }
 
+    fn frontend_keys(&self) -> &'static [&'static str] {
+        &crate::handshake::FRONTEND_KEYS
+    }
+
     fn probe(
         &mut self,
         device: &Device,

@@ -10,6 +10,18 @@ use crate::engine::DiskInfo;
 /// Value of the key `max-ring-page-order`: rings of up to 16 pages.
 pub const MAX_RING_PAGE_ORDER: u32 = MAX_PAGES.ilog2();
 
+/// The frontend's keys that are read here, with `%u` for a number.
+pub const FRONTEND_KEYS: [&str; 8] = [
+    key::RING_REF,
+    "ring-ref%u",
+    key::RING_PAGE_ORDER,
+    key::NUM_RING_PAGES,
+    key::EVENT_CHANNEL,
+    key::PROTOCOL,
+    key::FEATURE_PERSISTENT,
+    key::MULTI_QUEUE_NUM_QUEUES,
+];
+
 /// The layout of the ring's slots: the key `protocol`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Abi {

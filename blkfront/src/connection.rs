@@ -3,20 +3,20 @@
 //! The disk's connection to its backend: made, dropped, and closed, as the handshake says.
 
 use event_channel::Notifier;
-use grant_table::Access;
 use nix::errno::Errno;
 use xenbus::Keys;
 use xenbus::frontend::{self, FrontDevice, Frontend};
 
 use crate::device::{CHANNEL, Disk};
 use crate::error::{Error, Result};
-use crate::handshake::{CONNECTION_KEYS, Negotiated, frontend_keys, ring_page_order};
+use crate::handshake::{BACKEND_KEYS, CONNECTION_KEYS, Negotiated, frontend_keys, ring_page_order};
 use crate::queue::Fault;
 
 impl FrontDevice for Disk {
     type Error = Error;
 
     const CONNECTION_KEYS: &[&str] = &CONNECTION_KEYS;
+    const BACKEND_KEYS: &[&str] = &BACKEND_KEYS;
 
     fn frontend(&mut self) -> &mut Frontend {
         &mut self.frontend
@@ -29,7 +29,7 @@ impl FrontDevice for Disk {
             tracing::info!(in_flight = self.in_flight(), "reconnecting");
         }
         let order = ring_page_order(back, self.options.ring_page_order)?;
-        let ring = self.grants.share(self.peer, 1 << order, Access::ReadWrite)?;
+        let ring = self.rings.take(&*self.grants, self.peer, 1 << order)?;
         let mut notifier = Notifier::new(self.channels.alloc_unbound(self.peer)?);
         notifier.count_in(self.stats.events.clone());
         let keys = frontend_keys(ring.refs(), notifier.port());
@@ -61,7 +61,7 @@ impl FrontDevice for Disk {
         if let Some(notifier) = self.notifier.take() {
             notifier.unregister(self.frontend.event_set());
         }
-        drop(self.queue.disconnect());
+        self.rings.give_back(self.queue.disconnect());
     }
 
     /// Ring and pages stay granted until the disk is dropped, as the backend may still map them.

@@ -17,6 +17,7 @@ use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::handshake::Negotiated;
 use crate::queue::{Operation, Queue};
+use crate::ring_pages::RingPages;
 use crate::stats::{Stats, Tally};
 
 /// Options for opening a disk.
@@ -129,6 +130,8 @@ pub struct Disk {
     pub(crate) options: Options,
     pub(crate) negotiated: Option<Negotiated>,
     pub(crate) queue: Queue<X86_64, Shared, Request>,
+    /// The pages of rings that are not in use.
+    pub(crate) rings: RingPages,
     pub(crate) notifier: Option<Notifier<Box<dyn WaitChannel>>>,
     /// The counters over all connections.
     pub(crate) stats: Arc<Stats>,

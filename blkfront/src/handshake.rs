@@ -20,6 +20,19 @@ pub const CONNECTION_KEYS: [&str; 5] = [
     key::MULTI_QUEUE_NUM_QUEUES,
 ];
 
+/// The backend's keys that are read here.
+pub const BACKEND_KEYS: [&str; 9] = [
+    key::SECTORS,
+    key::SECTOR_SIZE,
+    key::PHYSICAL_SECTOR_SIZE,
+    key::INFO,
+    key::MODE,
+    key::FEATURE_FLUSH_CACHE,
+    key::FEATURE_BARRIER,
+    key::MAX_RING_PAGE_ORDER,
+    key::MAX_RING_PAGES,
+];
+
 /// The disk's properties and features, as the backend published them.
 ///
 /// ```

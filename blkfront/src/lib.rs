@@ -47,6 +47,8 @@ pub mod harness;
 #[cfg(feature = "std")]
 mod open;
 pub mod queue;
+#[cfg(feature = "std")]
+mod ring_pages;
 pub mod split;
 #[cfg(feature = "std")]
 mod stats;

@@ -15,6 +15,7 @@ use crate::device::{Disk, Options, STOP, STORE};
 use crate::error::{Error, Result};
 use crate::handshake::MANNER;
 use crate::queue::Queue;
+use crate::ring_pages::RingPages;
 
 impl Disk {
     /// Opens the device `devid` of this domain and waits until the backend is connected.
@@ -90,6 +91,7 @@ impl Disk {
             options,
             negotiated: None,
             queue: Queue::new(0),
+            rings: RingPages::default(),
             notifier: None,
             stats: Arc::default(),
             empty_polls: 0,

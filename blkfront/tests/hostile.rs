@@ -2,12 +2,15 @@
 
 use blkfront::{Completion, Disk, Operation, Request};
 use event_loop::storm_guard::SPURIOUS_BURST;
+use grant_table::{Access, GrantTable};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use ring_abi::DomId;
+use ring_abi::blkif::key;
+use ring_abi::{DomId, GrantRef};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 use testkit::block::RawBackend;
 use testkit::{BOUND, Machine, StopOnDrop};
+use xenbus::{DeviceEnd, XenbusState};
 
 /// How long wake-ups are counted.
 const STORM: Duration = Duration::from_millis(400);
@@ -103,4 +106,36 @@ fn requests_complete_during_an_event_storm() {
             done[0].check().unwrap();
         }
     });
+}
+
+#[test]
+fn backend_that_reconnects_without_end_is_granted_the_same_pages() {
+    let machine = Machine::new();
+    let dom0 = machine.domain(DomId::DOM0);
+    let (mut disk, mut back) = RawBackend::connect(&machine, &*dom0, DomId(1));
+    let end = DeviceEnd::back(&back.device);
+    let front = DeviceEnd::front(&back.device);
+    let mut granted = std::collections::BTreeSet::new();
+    let mut mapped = Vec::new();
+    for _ in 0..8 {
+        let keys = end.other_keys(&mut back.client).unwrap();
+        let gref = GrantRef(keys.need(key::RING_REF).unwrap());
+        granted.insert(gref);
+        // It keeps all that it was granted.
+        mapped.push(dom0.map_contiguous(DomId(1), &[gref], Access::ReadWrite).unwrap());
+        for (state, answer) in [
+            (XenbusState::InitWait, XenbusState::Initialised),
+            (XenbusState::Connected, XenbusState::Connected),
+        ] {
+            end.switch_state(&mut back.client, state).unwrap();
+            let deadline = Instant::now() + BOUND;
+            while front.state(&mut back.client).unwrap() != answer {
+                assert!(Instant::now() < deadline, "no {answer} after {state}");
+                disk.process_events().unwrap();
+            }
+        }
+        let now = end.other_keys(&mut back.client).unwrap();
+        assert_ne!(now.get(key::RING_REF), keys.get(key::RING_REF), "a new ring has other keys");
+    }
+    assert_eq!(granted.len(), 2, "{granted:?}");
 }

@@ -1,7 +1,7 @@
 //! Parts of event loops, independent of Xen: [`EventSet`] waits for several descriptors, a [`Timer`] wakes it later and a
 //! [`Waker`] from other threads, [`PollState`] says who looks at a device next, [`AdaptivePoll`] learns whether polling
 //! before sleeping pays, [`TokenBucket`] bounds a rate, [`StormGuard`] bounds events that lead to no work, [`Counter`],
-//! [`EventCounters`] and [`Histogram`] are what other threads read of a loop, [`Stream`] is a byte stream that can be polled,
+//! [`EventCounters`], [`Histogram`] and [`LongestTurn`] are what other threads read of a loop, [`Stream`] is a byte stream that can be polled,
 //! and a [`Connector`] opens one.
 //!
 //! ```
@@ -15,7 +15,7 @@
 //! assert_eq!(bucket.wait(1, start), Some(Duration::from_millis(100)));
 //! ```
 //!
-//! Without the default feature `std` [`EventSet`], [`Waker`] and [`Stream`] are left out.
+//! Without the default feature `std` [`EventSet`], [`Waker`], [`LongestTurn`] and [`Stream`] are left out.
 #![cfg_attr(not(feature = "std"), no_std)]
 
 pub mod adaptive_poll;
@@ -26,6 +26,8 @@ mod event_counters;
 #[cfg(feature = "std")]
 mod event_set;
 pub mod histogram;
+#[cfg(feature = "std")]
+mod longest_turn;
 mod poll_state;
 pub mod storm_guard;
 #[cfg(feature = "std")]
@@ -44,6 +46,8 @@ pub use event_counters::{EventCounters, EventCounts};
 #[cfg(feature = "std")]
 pub use event_set::{EventSet, Ready};
 pub use histogram::{Distribution, Histogram};
+#[cfg(feature = "std")]
+pub use longest_turn::{LongestTurn, Turn};
 pub use poll_state::{Interest, PollState};
 pub use storm_guard::StormGuard;
 #[cfg(feature = "std")]

@@ -15,6 +15,12 @@ pub trait EndAccess: Send + Sync {
     /// # Errors
     /// [`Error::Grant`](crate::Error::Grant) with the first reference still in use; all other pages are freed or quarantined all the same.
     fn end_access(&mut self) -> Result<()>;
+
+    /// Whether the peer can still map the pages. Where it is a process it cannot once that has ended: its successor maps pages
+    /// that are granted later.
+    fn is_live(&self) -> bool {
+        true
+    }
 }
 
 /// Pages at consecutive addresses, granted to a peer until this value is dropped.
@@ -46,6 +52,11 @@ impl Shared {
     /// The grant references, one a page.
     pub fn refs(&self) -> &[GrantRef] {
         &self.refs
+    }
+
+    /// Whether the peer can still map the pages, as [`EndAccess::is_live`].
+    pub fn is_live(&self) -> bool {
+        self.grants.as_ref().is_some_and(|grants| grants.is_live())
     }
 
     /// Number of pages.

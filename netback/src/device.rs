@@ -93,13 +93,10 @@ impl VifDevice {
             self.start(&negotiated, Recovery::Resume(&response_logs)).map_err(|error| {
                 use event_channel::Error::NoSuchPort;
                 // An earlier process that is being killed closes its event channels and mappings a moment later.
-                let is_busy = matches!(
-                    error,
-                    StartError::Channel(NoSuchPort { .. }) | StartError::Inflight(inflight::Error::Busy(_))
-                );
-                match is_busy {
-                    true => Failure::in_use_for_now(error),
-                    false => Failure::new(error.errno(), error),
+                match error {
+                    StartError::Channel(NoSuchPort { .. }) => Failure::in_use_for_now(error),
+                    StartError::Inflight(inflight::Error::Busy(_)) => Failure::held_by_another_process(error),
+                    error => Failure::new(error.errno(), error),
                 }
             })
         });

@@ -39,6 +39,10 @@ impl BackDriver for VifDriver {
         "vif"
     }
 
+    fn frontend_keys(&self) -> &'static [&'static str] {
+        &crate::handshake::FRONTEND_KEYS
+    }
+
     fn probe(
         &mut self,
         device: &Device,

@@ -6,6 +6,27 @@ use ring_abi::{EventPort, GrantRef};
 use std::time::Duration;
 use xenbus::{KeyError, Keys};
 
+/// The frontend's keys that are read here. Those of a queue may be below `queue-0` too.
+pub const FRONTEND_KEYS: [&str; 17] = [
+    key::TX_RING_REF,
+    key::RX_RING_REF,
+    key::EVENT_CHANNEL,
+    key::EVENT_CHANNEL_TX,
+    key::EVENT_CHANNEL_RX,
+    "queue-0/tx-ring-ref",
+    "queue-0/rx-ring-ref",
+    "queue-0/event-channel",
+    "queue-0/event-channel-tx",
+    "queue-0/event-channel-rx",
+    key::MULTI_QUEUE_NUM_QUEUES,
+    key::REQUEST_RX_COPY,
+    key::FEATURE_SG,
+    key::FEATURE_GSO_TCPV4,
+    key::FEATURE_GSO_TCPV6,
+    key::FEATURE_NO_CSUM_OFFLOAD,
+    key::FEATURE_IPV6_CSUM_OFFLOAD,
+];
+
 /// What a backend can do that not every one can.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Offered {

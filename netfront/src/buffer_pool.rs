@@ -30,6 +30,11 @@ impl BufferPool {
         Ok(Self { shared: grants.share(peer, pages, access)?, shift })
     }
 
+    /// Whether the peer can still map the pages.
+    pub(crate) fn is_live(&self) -> bool {
+        self.shared.is_live()
+    }
+
     /// The grant of the page that holds a buffer.
     #[inline]
     pub(crate) fn gref(&self, buffer: u16) -> GrantRef {

@@ -41,6 +41,31 @@ pub(crate) struct Manner {
     pub(crate) flip: bool,
 }
 
+/// The pages of an interface that no connection uses: granted once, so that a backend that connects again and again, and keeps
+/// mapped what it was granted, uses up no more of them.
+#[derive(Default)]
+pub(crate) struct UnusedPages {
+    rings: Vec<Shared>,
+    small: Option<BufferPool>,
+    large: Option<BufferPool>,
+    /// Of receive buffers that are copied out of.
+    receive: Option<BufferPool>,
+}
+
+impl UnusedPages {
+    /// Drops the pages of a backend whose domain has died, which are nobody's any more.
+    fn retain_live(&mut self) {
+        self.rings.retain(Shared::is_live);
+        for pool in [&mut self.small, &mut self.large, &mut self.receive] {
+            pool.take_if(|pool| !pool.is_live());
+        }
+    }
+
+    fn ring(&mut self, grants: &dyn GrantTable, back: DomId) -> grant_table::Result<Shared> {
+        self.rings.pop().map_or_else(|| grants.share(back, 1, Access::ReadWrite), Ok)
+    }
+}
+
 /// Rings, buffers and event channels.
 pub(crate) struct Connection {
     tx: Tx<Shared>,
@@ -60,17 +85,24 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Grants rings and buffers to `back` and posts all receive buffers. Events are counted in `stats`.
+    /// Grants rings and buffers to `back`, the `unused` ones if they are, and posts all receive buffers. Events are counted in
+    /// `stats`.
     pub(crate) fn new(
         grants: &Arc<dyn GrantTable>,
         channels: &dyn WaitEventChannels,
         back: DomId,
         manner: Manner,
         stats: &Stats,
+        unused: &mut UnusedPages,
     ) -> Result<Self, ConnectionError> {
         let Manner { split, flip } = manner;
-        let tx_page = grants.share(back, 1, Access::ReadWrite)?;
-        let rx_page = grants.share(back, 1, Access::ReadWrite)?;
+        unused.retain_live();
+        let tx_page = unused.ring(&**grants, back)?;
+        let rx_page = unused.ring(&**grants, back)?;
+        let pool = |unused: &mut Option<BufferPool>, count, shift, access| match unused.take() {
+            Some(pool) => Ok(pool),
+            None => BufferPool::new(&**grants, back, count, shift, access),
+        };
         let notifier = || channels.alloc_unbound(back).map(Notifier::new);
         let mut notifiers = NotifierPair::new(notifier()?, split.then(notifier).transpose()?);
         notifiers.count_in(&stats.events);
@@ -83,9 +115,12 @@ impl Connection {
         let tx = Tx::init(tx_page)?;
         let rx = Rx::init(rx_page)?;
         let mut connection = Self {
-            small: BufferPool::new(&**grants, back, tx.slots(), SMALL, Access::ReadOnly)?,
-            large: BufferPool::new(&**grants, back, tx.slots(), LARGE, Access::ReadOnly)?,
-            buffers: RxBuffers::new(grants, back, rx.slots(), flip)?,
+            small: pool(&mut unused.small, tx.slots(), SMALL, Access::ReadOnly)?,
+            large: pool(&mut unused.large, tx.slots(), LARGE, Access::ReadOnly)?,
+            buffers: match flip {
+                true => RxBuffers::flipped(grants, back, rx.slots())?,
+                false => RxBuffers::Copied(pool(&mut unused.receive, rx.slots(), LARGE, Access::ReadWrite)?),
+            },
             tx,
             rx,
             notifiers,
@@ -101,6 +136,16 @@ impl Connection {
         // Needs no event: a backend polls both rings when it connects.
         let _ = connection.rx.commit();
         Ok(connection)
+    }
+
+    /// Gives back the pages, for the next connection.
+    pub(crate) fn give_back(self, unused: &mut UnusedPages) {
+        unused.rings.extend([self.rx.into_memory(), self.tx.into_memory()]);
+        unused.small = Some(self.small);
+        unused.large = Some(self.large);
+        if let RxBuffers::Copied(pool) = self.buffers {
+            unused.receive = Some(pool);
+        }
     }
 
     /// Grant references and ports to be published.

@@ -8,7 +8,7 @@
 mod follow;
 
 use crate::config::Config;
-use crate::connection::Connection;
+use crate::connection::{Connection, UnusedPages};
 use crate::error::Error;
 use crate::handshake::{Identity, MANNER, Negotiated, Requested, RxChoice};
 use crate::meta::Meta;
@@ -51,6 +51,8 @@ pub struct Nic {
     split_event_channels: bool,
     identity: Identity,
     connection: Option<Connection>,
+    /// The pages of no connection.
+    unused: UnusedPages,
     /// Times in a row that the store was not looked at.
     store_rounds: u32,
     /// The store is to be looked at whether or not it is readable: replies may have brought events.
@@ -91,6 +93,7 @@ impl Nic {
             split_event_channels: config.split_event_channels,
             identity,
             connection: None,
+            unused: UnusedPages::default(),
             store_rounds: 0,
             store_due: true,
             max_len: 0,

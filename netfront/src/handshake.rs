@@ -123,6 +123,18 @@ pub const CONNECTION_KEYS: [&str; 9] = [
     key::REQUEST_MULTICAST_CONTROL,
 ];
 
+/// The backend's keys that are read here.
+pub const BACKEND_KEYS: [&str; 8] = [
+    key::FEATURE_RX_COPY,
+    key::FEATURE_RX_FLIP,
+    key::FEATURE_SG,
+    key::FEATURE_GSO_TCPV4,
+    key::FEATURE_GSO_TCPV6,
+    key::FEATURE_IPV6_CSUM_OFFLOAD,
+    key::FEATURE_SPLIT_EVENT_CHANNELS,
+    key::MTU,
+];
+
 /// The keys that the frontend publishes for a connection.
 ///
 /// ```

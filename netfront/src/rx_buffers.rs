@@ -6,8 +6,8 @@ use crate::buffer_pool::BufferPool;
 use crate::error::ConnectionError;
 use crate::rx::Fragment;
 use grant_table::flip::Receiver;
-use grant_table::{Access, Error, GrantTable, OwnedPage};
-use ring_abi::{DomId, GrantRef, PAGE_SIZE};
+use grant_table::{Error, GrantTable, OwnedPage};
+use ring_abi::{DomId, GrantRef};
 use std::sync::Arc;
 use vm_memory::VolatileSlice;
 
@@ -35,17 +35,12 @@ pub(crate) struct FlippedBuffers {
 }
 
 impl RxBuffers {
-    /// Grants pages for `count` buffers to `peer` or, if they are flipped, entries and pages for them.
-    pub(crate) fn new(
+    /// Makes entries for `count` buffers, and pages to be given up for them to `peer`, which flips them.
+    pub(crate) fn flipped(
         grants: &Arc<dyn GrantTable>,
         peer: DomId,
         count: usize,
-        flip: bool,
     ) -> Result<Self, ConnectionError> {
-        if !flip {
-            let shift = PAGE_SIZE.trailing_zeros();
-            return Ok(Self::Copied(BufferPool::new(&**grants, peer, count, shift, Access::ReadWrite)?));
-        }
         let acceptor = grants.clone().page_acceptor();
         let acceptor = acceptor.ok_or(Error::NoSpace("page transfer on this hypervisor"))?;
         let receiver = Receiver::new(acceptor, peer, count)?;

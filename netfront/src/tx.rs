@@ -69,6 +69,11 @@ impl<M: Memory> Tx<M> {
         })
     }
 
+    /// Gives the ring's memory back.
+    pub fn into_memory(self) -> M {
+        self.ring.into_memory()
+    }
+
     /// Slots of the ring, which is also the number of buffers.
     pub fn slots(&self) -> usize {
         self.sent.len()

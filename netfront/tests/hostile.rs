@@ -1,5 +1,6 @@
 //! Hostile backends: the interface drops invalid frames or closes its connection, and the guest's program runs on.
 
+use grant_table::{Access, GrantTable};
 use hypervisor::local::Domain;
 use netfront::{DropReason, Nic};
 use rand::{Rng, RngExt};
@@ -177,4 +178,40 @@ fn store_is_followed_while_the_backend_sends_events_without_end() {
         let _ = back.event.notify();
         nic.process_events().unwrap();
     }
+}
+
+#[test]
+fn backend_that_reconnects_without_end_is_granted_the_same_pages() {
+    use ring_abi::GrantRef;
+    use ring_abi::netif::key;
+    let (machine, dom0) = start();
+    let (mut nic, mut back) = RawBackend::connect(&machine, &*dom0, DomId(1));
+    let end = DeviceEnd::back(&back.device);
+    let front = DeviceEnd::front(&back.device);
+    let mut granted = std::collections::BTreeSet::new();
+    let mut mapped = Vec::new();
+    for _ in 0..8 {
+        let keys = end.other_keys(&mut back.client).unwrap();
+        for key in [key::TX_RING_REF, key::RX_RING_REF] {
+            let gref = GrantRef(keys.need(key).unwrap());
+            granted.insert(gref);
+            // It keeps all that it was granted.
+            mapped.push(dom0.map_contiguous(DomId(1), &[gref], Access::ReadWrite).unwrap());
+        }
+        for (state, answer) in [
+            (XenbusState::Closing, XenbusState::Closed),
+            (XenbusState::Closed, XenbusState::Initialising),
+            (XenbusState::InitWait, XenbusState::Connected),
+        ] {
+            end.switch_state(&mut back.client, state).unwrap();
+            let deadline = Instant::now() + BOUND;
+            while front.state(&mut back.client).unwrap() != answer {
+                assert!(Instant::now() < deadline, "no {answer} after {state}");
+                let _ = nic.process_events();
+            }
+        }
+    }
+    assert_eq!(granted.len(), 2, "{granted:?}");
+    end.switch_state(&mut back.client, XenbusState::Connected).unwrap();
+    testkit::net::until(&mut nic, Nic::is_up);
 }

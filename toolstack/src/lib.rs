@@ -16,4 +16,5 @@ pub mod machine;
 pub mod nbd;
 pub mod output;
 pub mod sandbox;
+mod serving_lock;
 pub mod tap_owner;

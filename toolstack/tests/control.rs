@@ -94,6 +94,10 @@ fn totals_of_a_domain_are_those_of_all_its_devices() {
     }
     let domains = json(&machine, &["list", "--json"]);
     assert_eq!((&domains[0]["name"], &domains[0]["stats"]), (&"Domain-0".into(), &serde_json::json!({})));
+    for turns in ["store", "broker", "vbd", "vif"] {
+        let longest = domains[0]["longest_turn_us"][turns].as_u64();
+        assert!(longest.is_some_and(|longest| longest > 0), "{turns}: {longest:?}");
+    }
     let total = &domains[1]["stats"]["vbd"];
     assert_eq!((&total["devices"], requests(total, "read")), (&2.into(), 20), "{total}");
     machine.ok(["block-detach", "web", "xvdb"]);

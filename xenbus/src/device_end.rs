@@ -8,7 +8,7 @@ use ring_abi::xenbus::key;
 use super::device::Device;
 use super::error_node::{error_directory, remove_error, shortened};
 use super::keys::Keys;
-use super::read_tree::{read_tree, readable};
+use super::read_tree::{read_known, read_tree, readable};
 use crate::XenbusState;
 use xenstore::XsError;
 use xenstore::client::Result;
@@ -138,8 +138,8 @@ impl DeviceEnd {
 
     /// Writes keys and a state of this end, and removes the keys of these names, in one transaction, if the store is as
     /// `expected`. `false`, and nothing is written, where it is not: the device is gone, another one has its path, or one of
-    /// its ends has changed its state, and what to do has to be decided anew; nor does a backend write while its
-    /// frontend goes on writing what was `expected`. An error that cannot be reported does not keep the rest from being written.
+    /// its ends has changed its state, and what to do has to be decided anew; nor is anything written while the other end
+    /// goes on writing what was `expected`. An error that cannot be reported does not keep the rest from being written.
     pub fn change(&self, client: &mut Client, expected: &Expected<'_>, change: &Change<'_>) -> Result<bool> {
         let text = change.error.map(|(errno, what)| error_text(errno, what));
         let written = client.transaction_within(self.attempts(), |tx| {
@@ -163,7 +163,7 @@ impl DeviceEnd {
             Ok(true)
         });
         let written = match written {
-            Err(Error::Conflict { .. }) if self.is_back => false,
+            Err(Error::Conflict { .. }) => false,
             written => written?,
         };
         match change.error {
@@ -225,6 +225,11 @@ impl DeviceEnd {
     /// Reads all keys of this end, the toolstack's among them.
     pub fn keys(&self, nodes: &mut impl Nodes) -> Result<Keys> {
         read_tree(nodes, &self.path)
+    }
+
+    /// Reads those keys of the other end that are `known`, as [`read_known`]: what else is there costs nothing.
+    pub fn known_keys(&self, nodes: &mut impl Nodes, known: &[&str]) -> Result<Keys> {
+        read_known(nodes, &self.other_path, known)
     }
 
     /// Reads all keys of the other end, which are complete once it has written its state. Not to be used in a

@@ -50,16 +50,24 @@ pub struct Failure {
     pub what: String,
     /// It may pass in a moment: what the device needs is in use, and its user on the way out.
     pub may_pass: bool,
+    /// Another process has what the device needs, and is waited for as long as it takes: closing the device would take it
+    /// from the guest that it serves.
+    pub is_held: bool,
 }
 
 impl Failure {
     /// Makes a failure of an errno and a text.
     pub fn new(errno: i32, what: impl ToString) -> Failure {
-        Failure { errno, what: what.to_string(), may_pass: false }
+        Failure { errno, what: what.to_string(), may_pass: false, is_held: false }
     }
 
     /// Makes the failure (EBUSY) that something is in use, by a device that is being removed or a process that is exiting.
     pub fn in_use_for_now(what: impl ToString) -> Failure {
         Failure { may_pass: true, ..Failure::new(XsError::EBUSY.errno(), what) }
+    }
+
+    /// Makes the failure (EBUSY) that another process has what the device needs.
+    pub fn held_by_another_process(what: impl ToString) -> Failure {
+        Failure { is_held: true, ..Failure::in_use_for_now(what) }
     }
 }

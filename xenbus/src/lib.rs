@@ -48,7 +48,7 @@ pub use device_end::{Change, DeviceEnd, Expected};
 pub use device_state::{DeviceState, Failure, Update};
 pub use keys::{KeyError, Keys};
 #[cfg(feature = "std")]
-pub use read_tree::read_tree;
+pub use read_tree::{read_known, read_tree};
 pub use ring_abi::xenbus::XenbusState;
 #[cfg(feature = "std")]
 pub use store_link::{LinkEvent, StoreLink};

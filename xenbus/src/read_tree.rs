@@ -47,11 +47,85 @@ fn descend(nodes: &mut impl Nodes, root: &str, below: &str, depth: u32, keys: &m
     Ok(())
 }
 
+/// Reads those keys below a node and its children that are `known`, as [`read_tree`] does; in a known name `%u` stands for a
+/// number. What else a peer has written costs no request: there is one for each known key, and one for each node above them.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let store = xenstore::server::Store::spawn(xenstore::server::Config::default())?;
+/// # let mut client = store.client()?;
+/// use xenstore::Nodes;
+///
+/// for key in ["ring-ref0", "ring-ref1", "ring-refs", "more", "queue-0/tx-ring-ref", "queue-0/more"] {
+///     client.write(&format!("/device/{key}"), "8")?;
+/// }
+/// let keys = xenbus::read_known(&mut client, "/device", &["ring-ref%u", "queue-0/tx-ring-ref", "state"])?;
+/// assert_eq!(keys.iter().map(|(key, _)| key).collect::<Vec<_>>(), ["queue-0/tx-ring-ref", "ring-ref0", "ring-ref1"]);
+/// # Ok(())
+/// # }
+/// ```
+pub fn read_known(nodes: &mut impl Nodes, path: &str, known: &[&str]) -> Result<Keys> {
+    let mut keys = Keys::new(path);
+    known_below(nodes, path, "", known, &mut keys)?;
+    Ok(keys)
+}
+
+fn known_below(
+    nodes: &mut impl Nodes,
+    root: &str,
+    below: &str,
+    known: &[&str],
+    keys: &mut Keys,
+) -> Result<()> {
+    let here = if below.is_empty() { root.to_owned() } else { format!("{root}/{below}") };
+    let Some(names) = readable(nodes.directory(&here))? else { return Ok(()) };
+    for name in names {
+        let key = if below.is_empty() { name } else { format!("{below}/{name}") };
+        if keys.len() < MOST_KEYS
+            && known.iter().any(|known| matches_known(&key, known))
+            && let Some(value) = readable(nodes.read(&format!("{root}/{key}")))?
+        {
+            keys.set(key, String::from_utf8_lossy(&value));
+        } else if known.iter().any(|known| is_above(&key, known)) {
+            known_below(nodes, root, &key, known, keys)?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether a key has a known name.
+fn matches_known(key: &str, known: &str) -> bool {
+    let Some((before, after)) = known.split_once("%u") else { return key == known };
+    let Some(rest) = key.strip_prefix(before) else { return false };
+    let digits = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    digits > 0 && matches_known(&rest[digits..], after)
+}
+
+/// Whether keys with a known name are below a node.
+fn is_above(node: &str, known: &str) -> bool {
+    known.match_indices('/').any(|(slash, _)| matches_known(node, &known[..slash]))
+}
+
 /// `None` for a node that is missing or unreadable.
 pub(crate) fn readable<T>(result: Result<T>) -> Result<Option<T>> {
     use ring_abi::xs_wire::XsError;
     match result {
         Err(e) if matches!(e.store_error(), Some(XsError::ENOENT | XsError::EACCES)) => Ok(None),
         other => other.map(Some),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn number_in_a_known_name_is_any_and_nothing_else() {
+        assert!(matches_known("ring-ref15", "ring-ref%u") && matches_known("queue-3/tx", "queue-%u/tx"));
+        for key in ["ring-ref", "ring-refx", "ring-ref1x", "xring-ref1", "ring-ref-1"] {
+            assert!(!matches_known(key, "ring-ref%u"), "{key}");
+        }
+        assert!(is_above("queue-3", "queue-%u/tx") && !is_above("queue-x", "queue-%u/tx"));
+        assert!(!is_above("state", "state") && !is_above("queue-3/tx", "queue-%u/tx"));
     }
 }

@@ -1,15 +1,25 @@
+// Not a core: does I/O or calls a hypervisor.
+
 //! A frontend's connection to the store, which is made again after it was lost.
 //!
 //! Rings and event channels need no store: a device that is connected works on meanwhile.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use event_loop::{Connector, EventSet, Timer};
+use event_loop::{Connector, EventSet, Timer, TokenBucket};
 use xenstore::{Client, Error};
 
 /// How often connecting is tried again.
 const RETRY: Duration = Duration::from_millis(100);
+
+/// How often changes are told at once, and then in a second: a backend, which is not trusted, may go on changing its keys, and
+/// reading them takes the time of the thread that has the device's ring.
+const CHANGES_BURST: u64 = 50;
+const CHANGES_RATE: u64 = 50;
+
+/// Most events taken at once.
+const MOST_EVENTS: usize = 1024;
 
 /// What [`StoreLink::poll`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,8 +63,13 @@ pub enum LinkEvent {
 pub struct StoreLink {
     store: Arc<dyn Connector>,
     client: Option<Client>,
-    /// Expires when connecting is tried next.
+    /// Expires when connecting is tried next, or when a connection's events are taken again.
     retry: Timer,
+    /// No events are taken, and the connection is not in the set, until `retry` expires.
+    is_paused: bool,
+    changes: TokenBucket,
+    /// The epoch of `changes`.
+    started: Instant,
     token: u64,
 }
 
@@ -69,7 +84,9 @@ impl StoreLink {
         let retry = Timer::new()?;
         set.add(client.fd(), token)?;
         set.add(&retry, token)?;
-        Ok(StoreLink { store, client: Some(client), retry, token })
+        let changes = TokenBucket::new(CHANGES_RATE, CHANGES_BURST, Duration::ZERO);
+        let started = Instant::now();
+        Ok(StoreLink { store, client: Some(client), retry, is_paused: false, changes, started, token })
     }
 
     /// The connection, if there is one.
@@ -83,17 +100,56 @@ impl StoreLink {
     }
 
     /// Takes all events of the connection, or tries to make one. To be called when the set was ready, until it returns
-    /// [`LinkEvent::None`]: replies to reads may bring events with them, for which the set is not ready again.
+    /// [`LinkEvent::None`], which it does after a while whatever is written to watched nodes: replies to reads may bring
+    /// events with them, for which the set is not ready again.
     pub fn poll(&mut self, set: &EventSet) -> LinkEvent {
-        let Some(client) = &mut self.client else { return self.reconnect(set) };
+        if self.client.is_none() {
+            return self.reconnect(set);
+        }
+        if self.is_paused && !self.resume(set) {
+            return LinkEvent::None;
+        }
+        let time = self.started.elapsed();
+        if let Some(wait) = self.changes.wait(1, time).filter(|wait| !wait.is_zero()) {
+            self.pause(wait, set);
+            return LinkEvent::None;
+        }
+        let Some(client) = &mut self.client else { return LinkEvent::None };
         match drain(client) {
             Ok(false) => LinkEvent::None,
-            Ok(true) | Err(Error::EventsLost(_)) => LinkEvent::Changed,
+            Ok(true) | Err(Error::EventsLost(_)) => {
+                self.changes.take(1, time);
+                LinkEvent::Changed
+            }
             Err(error) => {
                 self.lost(&error, set);
                 LinkEvent::None
             }
         }
+    }
+
+    /// Takes no events for a while: those that come meanwhile are one change.
+    fn pause(&mut self, wait: Duration, set: &EventSet) {
+        if let Some(client) = &self.client
+            && self.retry.expire_after(wait).is_ok()
+        {
+            set.remove(client.fd());
+            self.is_paused = true;
+        }
+    }
+
+    /// Ends a pause if its time is over.
+    fn resume(&mut self, set: &EventSet) -> bool {
+        // A timer that cannot be read has expired.
+        if !self.retry.take().unwrap_or(true) {
+            return false;
+        }
+        self.is_paused = false;
+        if let Some(Err(error)) = self.client.as_ref().map(|client| set.add(client.fd(), self.token)) {
+            self.lost(&error.into(), set);
+            return false;
+        }
+        true
     }
 
     /// As [`StoreLink::poll`], but without a connection tries at once to make one: before the device is closed, for
@@ -109,7 +165,9 @@ impl StoreLink {
     pub fn lost(&mut self, error: &Error, set: &EventSet) {
         if let Some(client) = self.client.take() {
             tracing::warn!(%error, "lost the connection to the store; reconnecting");
-            set.remove(client.fd());
+            if !std::mem::take(&mut self.is_paused) {
+                set.remove(client.fd());
+            }
         }
         self.retry_later();
     }
@@ -149,11 +207,12 @@ impl StoreLink {
     }
 }
 
-/// Takes all pending events; whether there were any.
+/// Takes the pending events, but no more than a bound; whether there were any.
 fn drain(client: &mut Client) -> Result<bool, Error> {
-    let mut any = false;
-    while client.poll_event()?.is_some() {
-        any = true;
+    for n in 0..MOST_EVENTS {
+        if client.poll_event()?.is_none() {
+            return Ok(n > 0);
+        }
     }
-    Ok(any)
+    Ok(true)
 }

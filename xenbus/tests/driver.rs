@@ -1,13 +1,15 @@
 //! The control loop of backends over a running store, with a driver that the test steers.
 
+use event_loop::LongestTurn;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use ring_abi::DomId;
 use ring_abi::xenbus::key;
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
+use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Registry, Update, Waker};
 use xenbus::{Device, DeviceEnd, XenbusState};
 use xenstore::server::{Config, Store};
 use xenstore::{Client, Nodes};
@@ -31,17 +33,25 @@ struct Steering {
     probes: AtomicU32,
     /// Devices that exist.
     devices: AtomicU32,
+    /// How often each domain's device was called.
+    calls: Mutex<BTreeMap<DomId, u32>>,
+    /// The most keys of a frontend that a device was given.
+    most_keys: AtomicU32,
 }
 
 struct Vifs(Arc<Steering>);
-struct Vif(Arc<Steering>);
+struct Vif(Arc<Steering>, DomId);
 
 impl BackDriver for Vifs {
     fn kind(&self) -> &str {
         "vif"
     }
 
-    fn probe(&mut self, _: &Device, _: &DeviceState, _: Waker) -> Result<Box<dyn BackDevice>, Failure> {
+    fn frontend_keys(&self) -> &'static [&'static str] {
+        &["ring-ref"]
+    }
+
+    fn probe(&mut self, device: &Device, _: &DeviceState, _: Waker) -> Result<Box<dyn BackDevice>, Failure> {
         self.0.probes.fetch_add(1, Ordering::Relaxed);
         if let Some(during_probe) = self.0.during_probe.lock().unwrap().take() {
             during_probe();
@@ -54,12 +64,14 @@ impl BackDriver for Vifs {
             return Err(Failure::in_use_for_now("the tap is in use"));
         }
         self.0.devices.fetch_add(1, Ordering::Relaxed);
-        Ok(Box::new(Vif(self.0.clone())))
+        Ok(Box::new(Vif(self.0.clone(), device.front)))
     }
 }
 
 impl BackDevice for Vif {
     fn changed(&mut self, seen: &DeviceState) -> Update {
+        *self.0.calls.lock().unwrap().entry(self.1).or_default() += 1;
+        self.0.most_keys.fetch_max(seen.other.len() as u32, Ordering::Relaxed);
         let state = if seen.online { XenbusState::Connected } else { XenbusState::Closed };
         Update { state: Some(state), ..Update::default() }
     }
@@ -83,34 +95,45 @@ struct Setup {
     stop: Arc<EventFd>,
     thread: Option<std::thread::JoinHandle<()>>,
     store: Store,
+    longest_turn: LongestTurn,
 }
 
 fn setup(states: [XenbusState; 2], refuses: bool) -> Setup {
     let store = Store::spawn(Config::default()).unwrap();
     let mut client = store.client().unwrap();
     client.set_reply_timeout(Some(BOUND));
-    let device = Device::new("vif", DomId(3), 0);
-    let front = DeviceEnd::front(&device);
-    let back = DeviceEnd::back(&device);
-    client.write(&format!("{}/{}", front.path(), key::STATE), states[1].as_text()).unwrap();
-    for (key, value) in [
-        (key::ONLINE, "1"),
-        (key::STATE, states[0].as_text()),
-        (key::FRONTEND_ID, "3"),
-        (key::FRONTEND, front.path()),
-    ] {
-        client.write(&format!("{}/{key}", back.path()), value).unwrap();
-    }
+    let back = write_nodes(&mut client, DomId(3), states);
     let steering = Arc::new(Steering { refuses: refuses.into(), ..Steering::default() });
     let stop = Arc::new(EventFd::from_flags(EfdFlags::EFD_CLOEXEC).unwrap());
     let own_client = store.client().unwrap();
     let mut driver = Vifs(steering.clone());
     let stop_of_thread = stop.clone();
+    let registry = Registry::default();
+    let longest_turn = registry.longest_turn();
     let run = move || {
-        xenbus::driver::run(own_client, DomId::DOM0, &mut driver, stop_of_thread.as_fd()).unwrap();
+        let stop = stop_of_thread.as_fd();
+        xenbus::driver::run_registered(own_client, DomId::DOM0, &mut driver, &registry, stop).unwrap();
     };
     let thread = Some(std::thread::spawn(run));
-    Setup { client, back, steering, stop, thread, store }
+    Setup { client, back, steering, stop, thread, store, longest_turn }
+}
+
+/// Writes the nodes of a domain's device, of which the backend's is returned.
+fn write_nodes(client: &mut Client, domid: DomId, states: [XenbusState; 2]) -> DeviceEnd {
+    let device = Device::new("vif", domid, 0);
+    let front = DeviceEnd::front(&device);
+    let back = DeviceEnd::back(&device);
+    let id = domid.to_string();
+    client.write(&format!("{}/{}", front.path(), key::STATE), states[1].as_text()).unwrap();
+    for (key, value) in [
+        (key::ONLINE, "1"),
+        (key::STATE, states[0].as_text()),
+        (key::FRONTEND_ID, &id),
+        (key::FRONTEND, front.path()),
+    ] {
+        client.write(&format!("{}/{key}", back.path()), value).unwrap();
+    }
+    back
 }
 
 impl Setup {
@@ -124,6 +147,18 @@ impl Setup {
 
     fn wait_for(&mut self, state: XenbusState) {
         self.wait_until(state.name(), |setup| setup.back.state(&mut setup.client).unwrap() == state);
+    }
+
+    fn calls(&self, domid: u16) -> u32 {
+        self.steering.calls.lock().unwrap().get(&DomId(domid)).copied().unwrap_or(0)
+    }
+
+    /// Writes the state of a domain's frontend and waits until its device was called.
+    fn touch(&mut self, domid: u16) {
+        let calls = self.calls(domid);
+        let path = format!("/local/domain/{domid}/device/vif/0/state");
+        self.client.write(&path, XenbusState::Initialised.as_text()).unwrap();
+        self.wait_until("a call", |setup| setup.calls(domid) > calls);
     }
 
     fn set(&mut self, key: &str, value: &str) {
@@ -251,3 +286,92 @@ fn nodes_of_a_device_that_another_program_serves_are_not_written() {
     setup.wait_until("it is dropped", |setup| setup.steering.devices.load(Ordering::Relaxed) == 0);
     assert!(setup.error().is_some());
 }
+
+#[test]
+fn keys_that_a_driver_does_not_know_are_not_read() {
+    let mut setup = setup([XenbusState::Initialising; 2], false);
+    let front = setup.back.other_path().to_owned();
+    for n in 0..950 {
+        setup.client.write(&format!("{front}/key-{n}"), "").unwrap();
+    }
+    setup.client.write(&format!("{front}/ring-ref"), "8").unwrap();
+    // The keys are read before a device is connected.
+    let path = setup.back.path().to_owned();
+    setup.client.rm(&path).unwrap();
+    setup.wait_until("it is dropped", |setup| setup.steering.devices.load(Ordering::Relaxed) == 0);
+    write_nodes(&mut setup.client, DomId(3), [XenbusState::Initialising, XenbusState::Initialised]);
+    setup.wait_until("its keys", |setup| setup.steering.most_keys.load(Ordering::Relaxed) > 0);
+    assert_eq!(setup.steering.most_keys.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn lost_events_of_one_frontend_concern_its_device_alone() {
+    let mut setup = setup([XenbusState::Initialising; 2], false);
+    setup.wait_for(XenbusState::Connected);
+    for domid in [4, 5] {
+        let back = write_nodes(&mut setup.client, DomId(domid), [XenbusState::Initialising; 2]);
+        setup.wait_until("it is connected", |setup| {
+            back.state(&mut setup.client).unwrap() == XenbusState::Connected
+        });
+    }
+    // Events come in order: when those of the last are taken, the others' are.
+    (3..=5).for_each(|domid| setup.touch(domid));
+    let calls = setup.calls(4);
+    // More events than a client queues come while the loop makes another request, as it has one device more to probe.
+    let mut client = setup.store.client().unwrap();
+    *setup.steering.during_probe.lock().unwrap() = Some(Box::new(move || {
+        for n in 0..1100 {
+            client.write(&format!("/local/domain/3/device/vif/0/state/{n}"), "").unwrap();
+        }
+    }));
+    let before = setup.calls(3);
+    write_nodes(&mut setup.client, DomId(6), [XenbusState::Initialising; 2]);
+    setup.wait_until("its device is read", |setup| setup.calls(3) > before);
+    // What was marked with it, in the order of the domains, was read by now too.
+    setup.touch(5);
+    assert_eq!(setup.calls(4), calls, "another domain's device was read");
+}
+
+#[test]
+fn frontends_that_rewrite_their_states_without_end_delay_no_other_device() {
+    let mut setup = setup([XenbusState::Initialising; 2], false);
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = stop.clone();
+    let mut client = setup.store.client().unwrap();
+    for devid in 1..30 {
+        let back = format!("/local/domain/0/backend/vif/3/{devid}");
+        let front = format!("/local/domain/3/device/vif/{devid}");
+        for (path, value) in [
+            (format!("{front}/state"), "1"),
+            (format!("{back}/state"), "1"),
+            (format!("{back}/frontend-id"), "3"),
+            (format!("{back}/frontend"), front.as_str()),
+        ] {
+            client.write(&path, value).unwrap();
+        }
+    }
+    let storm = std::thread::spawn(move || {
+        let mut written = 0_u64;
+        while !stopped.load(Ordering::Relaxed) {
+            for devid in 0..30 {
+                client.write(&format!("/local/domain/3/device/vif/{devid}/state"), "3").unwrap();
+                written += 1;
+            }
+        }
+        written
+    });
+    setup.wait_until("the burst is used up", |setup| setup.calls(3) > 500);
+    let start = Instant::now();
+    write_nodes(&mut setup.client, DomId(4), [XenbusState::Initialising; 2]);
+    setup.wait_until("another domain's device", |setup| setup.calls(4) > 0);
+    (0..5).for_each(|_| setup.touch(4));
+    let took = start.elapsed();
+    stop.store(true, Ordering::Relaxed);
+    let written = storm.join().unwrap();
+    let turn = setup.longest_turn.get();
+    println!("{took:?} for six calls beside {written} writes; the longest turn {turn:?}");
+    assert!(turn < LONGEST_TURN, "a turn takes {turn:?}");
+}
+
+/// The longest that a turn of the loop may take of its thread's processor time; code that is not optimized takes longer.
+const LONGEST_TURN: Duration = Duration::from_millis(if cfg!(debug_assertions) { 50 } else { 10 });

@@ -27,6 +27,10 @@ impl BackDriver for Probes {
         "vbd"
     }
 
+    fn frontend_keys(&self) -> &'static [&'static str] {
+        &["ring-ref"]
+    }
+
     fn probe(&mut self, _: &Device, seen: &DeviceState, _: Waker) -> Result<Box<dyn BackDevice>, Failure> {
         self.0.send(()).unwrap();
         match seen.own.get("bad") {

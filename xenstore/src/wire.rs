@@ -72,6 +72,12 @@ impl Decoder {
         self.bytes.len()
     }
 
+    /// Whether [`Decoder::take`] returns a message or an error.
+    pub fn has_message(&self) -> bool {
+        let len = self.header().map(|header| header.len as usize);
+        len.is_some_and(|len| len > PAYLOAD_MAX || self.bytes.len() >= HEADER_SIZE + len)
+    }
+
     /// The next whole message, or `None` when more bytes are needed.
     ///
     /// # Errors
@@ -119,9 +125,11 @@ mod tests {
         let bytes = message.to_bytes();
         for byte in &bytes[..bytes.len() - 1] {
             decoder.push(&[*byte]);
+            assert!(!decoder.has_message());
             assert_eq!(decoder.take(), Ok(None));
         }
         decoder.push(&bytes[bytes.len() - 1..]);
+        assert!(decoder.has_message());
         assert_eq!(decoder.take(), Ok(Some(message)));
         assert_eq!(decoder.pending(), 0);
     }
@@ -130,6 +138,7 @@ mod tests {
     fn payload_length_beyond_the_limit_is_refused_from_the_header() {
         let mut decoder = Decoder::default();
         decoder.push(&Header { kind: 2, req_id: 0, tx_id: 0, len: 4097 }.to_bytes());
+        assert!(decoder.has_message());
         assert_eq!(decoder.take(), Err(TooLong(4097)));
     }
 

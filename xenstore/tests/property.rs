@@ -103,6 +103,7 @@ impl Harness {
         };
         for (id, _, path, _) in &harness.watchers {
             harness.core.input(*id, &message(MessageType::Watch, 0, format!("{path}\0t\0").into_bytes()));
+            while harness.core.step() {}
             drain(&mut harness.core, *id);
         }
         harness
@@ -117,6 +118,7 @@ impl Harness {
     ) -> Result<Vec<u8>, XsError> {
         let id = self.peers[peer].0;
         self.core.input(id, &message(kind, tx, payload));
+        while self.core.step() {}
         let replies = drain(&mut self.core, id);
         assert_eq!(replies.len(), 1);
         let reply = replies.into_iter().next().unwrap();

@@ -1,36 +1,38 @@
 //! The broker: one thread that connects domains to each other and detects when one exits.
 //!
-//! It is on no data path. It disconnects clients that send an invalid or oversized message or unexpected descriptors,
+//! It is on no data path. No client makes it wait: what a client has sent is closed by other threads ([`Closer`]), and
+//! processes are known by descriptors. It disconnects clients that send an invalid or oversized message or unexpected descriptors,
 //! and clients that do not read their replies. It serves one message of each ready client per wake-up, so that a
 //! client that sends without end does not starve the others.
 
-use super::registry::{Answer, Client, Effect, Registry, Role, Rules, StoreLease};
+use super::closer::Closer;
+use super::directory;
+use super::peer_process;
+use super::registry::{Answer, Client, Effect, Registry, Role, Rules, StoreLease, Whose};
 use super::socket::{self, Packet};
 use super::wire::{Failure, Reply, Request};
 use crate::{Error, Result, raise_descriptor_limit};
-use event_loop::Essential;
+use event_loop::{Essential, LongestTurn};
 use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
+use nix::fcntl::Flock;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::{EfdFlags, EventFd};
-use nix::sys::socket::{Backlog, SockFlag, UnixAddr, accept4, bind, getsockopt, listen, sockopt};
+use nix::sys::socket::{Shutdown, SockFlag, accept4, getsockopt, shutdown, sockopt};
 use nix::unistd::Uid;
 use ring_abi::DomId;
 use std::collections::HashMap;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-/// The socket's name in the broker's directory.
-pub(super) const SOCKET: &str = "broker.sock";
-const LOCK: &str = "broker.lock";
 /// Connections of one user that have neither joined as a domain nor authenticated as a controller.
 const MAX_UNAUTHENTICATED: usize = 64;
+/// Packets that a client's socket may hold unread: of the smallest size, as many as fit into its buffer of at most 416 KiB.
+const MAX_UNREAD: usize = 1024;
 /// Connections in all.
 const MAX_SESSIONS: usize = 16 << 10;
 /// epoll data of the descriptors that are not sessions.
@@ -94,6 +96,7 @@ pub struct Broker {
     dir: PathBuf,
     wake: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
+    longest_turn: LongestTurn,
     _lock: Flock<File>,
 }
 
@@ -104,15 +107,16 @@ impl Broker {
     /// [`Error::Denied`] where another broker runs in the directory; [`Error::Io`] if the directory, the socket or
     /// the thread cannot be created.
     pub fn spawn(config: BrokerConfig) -> Result<Self> {
-        let lock = lock_directory(&config)?;
-        let listener = bind_socket(&config)?;
+        let lock = directory::lock(&config.dir, config.everyone)?;
+        let listener = directory::bind_socket(&config.dir, config.everyone)?;
         raise_descriptor_limit();
         let wake = Arc::new(
             EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
                 .map_err(|e| Error::io("create the broker's eventfd", e))?,
         );
         let dir = config.dir.clone();
-        let state = Loop::new(config, listener, wake.clone())?;
+        let longest_turn = LongestTurn::default();
+        let state = Loop::new(config, listener, wake.clone(), longest_turn.clone())?;
         let thread = std::thread::Builder::new()
             .name("xpv-broker".into())
             .spawn(move || {
@@ -120,12 +124,17 @@ impl Broker {
                 state.run()
             })
             .map_err(|e| Error::io("start the broker's thread", e))?;
-        Ok(Self { dir, wake, thread: Some(thread), _lock: lock })
+        Ok(Self { dir, wake, thread: Some(thread), longest_turn, _lock: lock })
     }
 
     /// The directory of its socket.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The longest turn of the broker's loop so far, by its thread's processor time.
+    pub fn longest_turn(&self) -> LongestTurn {
+        self.longest_turn.clone()
     }
 }
 
@@ -135,47 +144,15 @@ impl Drop for Broker {
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        let _ = fs::remove_file(self.dir.join(SOCKET));
+        let _ = fs::remove_file(self.dir.join(directory::SOCKET));
     }
-}
-
-/// Locks the directory: the holder of the lock is the broker there, so any socket found there is stale.
-fn lock_directory(config: &BrokerConfig) -> Result<Flock<File>> {
-    let what = |what: &str| format!("{what} {}", config.dir.display());
-    let mode = if config.everyone { 0o755 } else { 0o700 };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(mode)
-        .create(&config.dir)
-        .map_err(|e| Error::io(what("create"), e))?;
-    let file = File::options()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(config.dir.join(LOCK))
-        .map_err(|e| Error::io(what("lock"), e))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => Error::Denied(what("another broker runs in")),
-        errno => Error::io(what("lock"), errno),
-    })
-}
-
-fn bind_socket(config: &BrokerConfig) -> Result<OwnedFd> {
-    let path = config.dir.join(SOCKET);
-    let what = || format!("listen at {}", path.display());
-    let _ = fs::remove_file(&path);
-    let fd = socket::new(SockFlag::SOCK_NONBLOCK)?;
-    let address = UnixAddr::new(&path).map_err(|e| Error::io(what(), e))?;
-    bind(fd.as_raw_fd(), &address).map_err(|e| Error::io(what(), e))?;
-    let mode = if config.everyone { 0o666 } else { 0o600 };
-    fs::set_permissions(&path, Permissions::from_mode(mode)).map_err(|e| Error::io(what(), e))?;
-    Backlog::new(128).and_then(|b| listen(&fd, b)).map_err(|e| Error::io(what(), e))?;
-    Ok(fd)
 }
 
 struct Connection {
     fd: OwnedFd,
     client: Client,
+    /// Its process, where the kernel does not tell it later.
+    process: Option<OwnedFd>,
     /// The pending [`Request::Await`]: the domain, and whether it is awaited alive.
     awaits: Option<(DomId, bool)>,
 }
@@ -189,11 +166,18 @@ struct Loop {
     /// Whether no connections are accepted until a descriptor is free.
     listener_paused: bool,
     registry: Registry,
+    closer: Closer,
     domain_events: Option<DomainEvents>,
+    longest_turn: LongestTurn,
 }
 
 impl Loop {
-    fn new(config: BrokerConfig, listener: OwnedFd, wake: Arc<EventFd>) -> Result<Self> {
+    fn new(
+        config: BrokerConfig,
+        listener: OwnedFd,
+        wake: Arc<EventFd>,
+        longest_turn: LongestTurn,
+    ) -> Result<Self> {
         let what = |e| Error::io("set up the broker's epoll", e);
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(what)?;
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER)).map_err(what)?;
@@ -207,11 +191,14 @@ impl Loop {
             last: WAKE,
             listener_paused: false,
             registry: Registry::new(rules),
+            closer: Closer::default(),
             domain_events: config.domain_events,
+            longest_turn,
         })
     }
 
     fn run(mut self) {
+        let longest_turn = self.longest_turn.clone();
         let mut events = [EpollEvent::empty(); 64];
         loop {
             let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
@@ -219,6 +206,7 @@ impl Loop {
                 Err(Errno::EINTR) => continue,
                 Err(error) => return tracing::error!(%error, "failed to wait for clients; the broker stops"),
             };
+            let _turn = longest_turn.begin();
             for event in &events[..count] {
                 match event.data() {
                     WAKE => return,
@@ -252,8 +240,12 @@ impl Loop {
             return;
         }
         let pid = credentials.pid().unsigned_abs();
+        let process = match peer_process::of_connection(&fd) {
+            Err(Errno::ENOPROTOOPT) => peer_process::by_number(pid, &fd).ok(),
+            _ => None,
+        };
         let client = Client { session: self.last, uid, pid, role: Role::New };
-        self.sessions.insert(self.last, Connection { fd, client, awaits: None });
+        self.sessions.insert(self.last, Connection { fd, client, process, awaits: None });
     }
 
     /// Stops or resumes accepting connections.
@@ -276,19 +268,73 @@ impl Loop {
     }
 
     fn serve(&mut self, session: u64, packet: Packet) {
-        let request = Request::decode(&packet.bytes).filter(|_| !packet.truncated && packet.fds.len() <= 1);
+        let Packet { bytes, mut fds, truncated } = packet;
+        let fits = |request: &Request| !truncated && fds.len() <= usize::from(request.has_descriptor());
+        let whose = self.whose(session);
+        let request = Request::decode(&bytes).filter(fits).filter(|_| !self.closer.is_busy(whose));
         let Some(request) = request else {
+            self.closer.close(whose, fds);
             let answer = Reply::Failed(Failure::Protocol, "not a message of this protocol".into());
             self.answer(session, answer.into());
             return self.close(session);
         };
         if let Request::Join(domid) = request {
             self.reap(domid);
+            if self.closer.is_busy(Some(domid)) {
+                let why = format!("descriptors that domain {domid} has sent are not closed yet");
+                return self.answer(session, Reply::Failed(Failure::NoSpace, why).into());
+            }
         }
-        let Some(connection) = self.sessions.get_mut(&session) else { return };
-        let fd = packet.fds.into_iter().next();
-        let answer = self.registry.handle(&mut connection.client, request, fd);
+        let Some(connection) = self.sessions.get_mut(&session) else {
+            return self.closer.close(whose, fds);
+        };
+        // What is sent may be dropped by whoever takes it, as it is no arena, and be closed by this thread all the same: a
+        // duplicate is closed last.
+        let fd = fds.pop();
+        if let Some(last) = fd.as_ref().and_then(|fd| fd.try_clone().ok()) {
+            fds.push(last);
+        }
+        let is_new = connection.client.role == Role::New;
+        let answer = match (connection.client.role, request) {
+            (Role::Controller, Request::Process(domid)) => self.process(domid),
+            (Role::Controller, Request::LongestTurn) => {
+                let longest = self.longest_turn.get().as_micros();
+                Reply::Microseconds(longest.try_into().unwrap_or(u32::MAX)).into()
+            }
+            (_, request) => self.registry.handle(&mut connection.client, request, fd),
+        };
+        self.closer.close(whose, fds);
+        if is_new && let (Some(_), Some(connection)) = (self.whose(session), self.sessions.get(&session)) {
+            peer_process::permit_descriptors(&connection.fd, true);
+        }
         self.answer(session, answer);
+    }
+
+    /// The process that has joined as a domain.
+    fn process(&self, domid: DomId) -> Answer {
+        let member = self.registry.member(domid).and_then(|session| self.sessions.get(&session));
+        let Some(connection) = member else {
+            return Reply::Failed(Failure::NoDomain, "the domain is not running".into()).into();
+        };
+        let process = match &connection.process {
+            Some(process) => process.try_clone().map_err(|_| Errno::EMFILE),
+            None => peer_process::of_connection(&connection.fd),
+        };
+        match process {
+            Ok(process) => Answer { fds: vec![process], ..Reply::Done.into() },
+            Err(Errno::EMFILE | Errno::ENFILE) => {
+                Reply::Failed(Failure::NoSpace, "too many descriptors".into()).into()
+            }
+            Err(error) => Reply::Failed(Failure::NoDomain, format!("its process is gone: {error}")).into(),
+        }
+    }
+
+    /// Whose descriptors a session's are.
+    fn whose(&self, session: u64) -> Whose {
+        match self.sessions.get(&session)?.client.role {
+            Role::Member(domid) => Some(domid),
+            Role::New | Role::Controller => None,
+        }
     }
 
     /// Closes the session of a domain whose process has exited: another process may join before the hang-up is
@@ -317,6 +363,7 @@ impl Loop {
         for effect in answer.effects {
             self.apply(session, effect);
         }
+        self.close_discarded();
         if failed {
             self.close(session);
         }
@@ -365,8 +412,13 @@ impl Loop {
 
     /// Closes a session; if it is a domain's, the domain's process has exited or is no longer a member.
     fn close(&mut self, session: u64) {
+        let whose = self.whose(session);
         let Some(connection) = self.sessions.remove(&session) else { return };
         let _ = self.epoll.delete(&connection.fd);
+        // Nothing is sent to it any more, and what was is closed by another thread.
+        let _ = shutdown(connection.fd.as_raw_fd(), Shutdown::Both);
+        let unread = (0..MAX_UNREAD).map_while(|_| socket::receive(&connection.fd).ok()).flatten();
+        self.closer.close(whose, unread.flat_map(|packet| packet.fds).collect());
         if self.listener_paused {
             self.pause_listener(false);
         }
@@ -375,6 +427,13 @@ impl Loop {
             for effect in self.registry.leave(domid) {
                 self.apply(session, effect);
             }
+        }
+        self.close_discarded();
+    }
+
+    fn close_discarded(&mut self) {
+        for (owner, descriptor) in self.registry.take_discarded() {
+            self.closer.close(Some(owner), vec![descriptor]);
         }
     }
 }

@@ -52,6 +52,29 @@ impl Control {
         self.session.call(&Request::Destroy(domid), None, domid).map(|_| ())
     }
 
+    /// Returns the process that has joined as a domain, as a descriptor of pidfd_open(2): unlike its number it stays the
+    /// process's.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchDomain`] where the domain does not exist, or has no process.
+    pub fn process(&self, domid: DomId) -> Result<OwnedFd> {
+        let (_, fds) = self.session.call(&Request::Process(domid), None, domid)?;
+        let [process] = <[OwnedFd; 1]>::try_from(fds)
+            .map_err(|_| Error::Protocol("the broker sent no process".into()))?;
+        Ok(process)
+    }
+
+    /// Returns the longest turn of the broker's loop so far, by its thread's processor time.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] or [`Error::Io`] where the connection to the broker fails.
+    pub fn longest_turn(&self) -> Result<Duration> {
+        match self.session.call(&Request::LongestTurn, None, DomId::SELF)? {
+            (Reply::Microseconds(time), _) => Ok(Duration::from_micros(time.into())),
+            _ => Err(unexpected()),
+        }
+    }
+
     /// Returns all domains, in order of their numbers.
     ///
     /// # Errors

@@ -17,14 +17,18 @@ use grant_table::{
     AcceptTransfer, Access, Contiguous, CopyOp, CopyPtr, GrantTable, MapOp, Mapping, Mappings, OwnedPage,
     PageAcceptor, PageDonor, Shared, TransferOp,
 };
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, Signal};
+use nix::unistd::read;
 use ring_abi::grant::Status;
 use ring_abi::{DomId, EventPort, GrantRef};
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Options of a domain.
@@ -46,7 +50,9 @@ pub struct Domain {
     session: Arc<Session>,
     layout: Layout,
     own_arenas: Mutex<HashMap<DomId, Arc<OwnArena>>>,
-    peers: PeerSlots,
+    peers: Arc<PeerSlots>,
+    /// Taken by the first fetch.
+    follows_retirements: AtomicBool,
 }
 
 impl Domain {
@@ -70,8 +76,9 @@ impl Domain {
         let layout = Layout::new(options.arena_pages).ok_or(Error::NoSpace("arenas of that size"))?;
         ignore_sigpipe()?;
         let session = Arc::new(Session::join(dir.as_ref(), domid)?);
-        let peers = PeerSlots::new(session.clone());
-        Ok(Self { session, layout, own_arenas: Mutex::default(), peers })
+        let peers = Arc::new(PeerSlots::new(session.clone()));
+        let follows_retirements = AtomicBool::new(false);
+        Ok(Self { session, layout, own_arenas: Mutex::default(), peers, follows_retirements })
     }
 
     /// The number of pages in quarantine: their grants to `peer` were ended while `peer` had them mapped.
@@ -129,6 +136,11 @@ impl Domain {
             return Ok(());
         }
         self.peers.unmap_retired();
+        if !self.follows_retirements.swap(true, Ordering::Relaxed)
+            && let Err(error) = self.follow_retirements()
+        {
+            tracing::warn!(%error, "exited peers' memory stays mapped until another peer's is");
+        }
         let (reply, fds) = self.session.call(&Request::Fetch(slot.owner), None, slot.owner)?;
         let (Reply::Arena(pages), Ok([fd])) = (reply, <[OwnedFd; 1]>::try_from(fds)) else {
             return Err(Error::Protocol("the broker sent no arena".into()));
@@ -136,6 +148,32 @@ impl Domain {
         let layout =
             Layout::new(pages).ok_or_else(|| Error::Protocol("an arena of an invalid size".into()))?;
         slot.put(Arena::open(fd, layout)?, self.session.domid())
+    }
+
+    /// Unmaps exited peers' arenas as soon as the broker has retired them, on a thread that ends with the membership. Those
+    /// with pages in use are unmapped with the last of these.
+    fn follow_retirements(&self) -> Result<()> {
+        let (_, fds) = self.session.call(&Request::Retirements, None, self.session.domid())?;
+        let [pipe] = <[OwnedFd; 1]>::try_from(fds)
+            .map_err(|_| Error::Protocol("the broker sent no pipe for retirements".into()))?;
+        let peers = Arc::downgrade(&self.peers);
+        let follow = move || {
+            let mut bytes = [0; 64];
+            loop {
+                let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
+                match poll(&mut fds, PollTimeout::NONE).and_then(|_| read(&pipe, &mut bytes)) {
+                    Ok(0) => return,
+                    Ok(_) => match peers.upgrade() {
+                        Some(peers) => peers.unmap_retired(),
+                        None => return,
+                    },
+                    Err(Errno::EINTR | Errno::EAGAIN) => {}
+                    Err(error) => return tracing::error!(%error, "failed to read what arenas are retired"),
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("xpv-unmap".into()).spawn(follow);
+        thread.map(drop).map_err(|e| Error::io("start a thread that unmaps arenas", e))
     }
 
     fn channel(&self, request: &Request, peer: DomId) -> Result<Box<dyn WaitChannel>> {
@@ -296,5 +334,75 @@ fn ignore_sigpipe() -> Result<()> {
         handler => unsafe { nix::sys::signal::signal(Signal::SIGPIPE, handler) }
             .map(|_| ())
             .map_err(|e| Error::io("restore SIGPIPE's handler", e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sandbox::Sandbox;
+    use super::*;
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    use std::process::Command;
+    use std::time::{Duration, Instant};
+
+    const GUEST: DomId = DomId(1);
+    const BOUND: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn arena_of_an_exited_peer_is_unmapped_without_another_call() {
+        let sandbox = Sandbox::new().unwrap();
+        let dom0 = sandbox.join(DomId::DOM0).unwrap();
+        let guest = sandbox.join(GUEST).unwrap();
+        let shared = guest.share(DomId::DOM0, 1, Access::ReadWrite).unwrap();
+        drop(dom0.map(GUEST, shared.refs(), Access::ReadWrite).unwrap());
+        let slot = dom0.slot(GUEST).unwrap();
+        assert!(slot.is_mapped());
+        drop((guest, shared));
+        let end = Instant::now() + BOUND;
+        while slot.is_mapped() {
+            assert!(Instant::now() < end, "an exited peer's arena stays mapped");
+            std::thread::yield_now();
+        }
+    }
+
+    /// Runs in a process of its own, whose address space is limited.
+    #[test]
+    fn pages_that_cannot_be_mapped_consecutively_are_an_error_and_unpinned() {
+        const CHILD: &str = "XPV_TEST_LIMITED";
+        if std::env::var_os(CHILD).is_none() {
+            let name =
+                "local::domain::tests::pages_that_cannot_be_mapped_consecutively_are_an_error_and_unpinned";
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", name])
+                .env(CHILD, "")
+                .spawn()
+                .unwrap();
+            let end = Instant::now() + BOUND;
+            let status = loop {
+                match child.try_wait().unwrap() {
+                    Some(status) => break status,
+                    None if Instant::now() > end => {
+                        child.kill().unwrap();
+                        panic!("it spins");
+                    }
+                    None => std::thread::yield_now(),
+                }
+            };
+            assert!(status.success());
+            return;
+        }
+        let sandbox = Sandbox::new().unwrap();
+        let dom0 = sandbox.join(DomId::DOM0).unwrap();
+        let guest = sandbox.join(GUEST).unwrap();
+        let shared = guest.share(DomId::DOM0, 2, Access::ReadWrite).unwrap();
+        let scattered = [shared.refs()[1], shared.refs()[0]];
+        dom0.map_contiguous(GUEST, &scattered, Access::ReadWrite).unwrap();
+        let (_, hard) = getrlimit(Resource::RLIMIT_AS).unwrap();
+        setrlimit(Resource::RLIMIT_AS, 4096, hard).unwrap();
+        let refused = dom0.map_contiguous(GUEST, &scattered, Access::ReadWrite).is_err();
+        setrlimit(Resource::RLIMIT_AS, hard, hard).unwrap();
+        assert!(refused);
+        dom0.map_contiguous(GUEST, &scattered, Access::ReadWrite).unwrap();
+        assert!(shared.end().is_ok(), "a page is still pinned");
     }
 }

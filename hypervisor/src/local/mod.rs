@@ -12,8 +12,10 @@ mod arena;
 mod balloon;
 mod broker;
 mod channel;
+mod closer;
 mod control;
 mod copy;
+mod directory;
 mod domain;
 mod entry;
 mod events;
@@ -24,6 +26,7 @@ mod layout;
 mod own_arena;
 mod owned_frames;
 mod peer_arena;
+mod peer_process;
 mod peer_slot;
 mod peer_slots;
 mod pins;
@@ -49,5 +52,5 @@ pub mod internals {
     #[cfg(any(test, fuzzing))]
     pub use super::harness::hostile;
     pub use super::layout::Layout;
-    pub use super::wire::{MAX_MESSAGE, Reply, Request};
+    pub use super::wire::{Failure, MAX_MESSAGE, Reply, Request};
 }

@@ -174,4 +174,8 @@ impl EndAccess for Grants {
     fn end_access(&mut self) -> grant_table::Result<()> {
         Ok(self.arena.end_access(self.first, &self.refs)?)
     }
+
+    fn is_live(&self) -> bool {
+        !self.arena.arena.is_retired()
+    }
 }

@@ -6,7 +6,7 @@
 
 use super::peer_arena::PeerArena;
 use super::session::Session;
-use super::window::Window;
+use super::window::{Source, Window};
 use crate::{Error, Result};
 use grant_table::map::{INLINE_PAGES, Page, Unmap};
 use grant_table::{Access, Contiguous, MapOp, Mapping, Mappings};
@@ -86,6 +86,13 @@ impl PeerSlot {
     #[inline]
     pub(super) fn lock(&self) -> SpinMutexGuard<'_, Arenas, Yield> {
         self.arenas.lock()
+    }
+
+    /// Whether any arena is mapped.
+    #[cfg(test)]
+    pub(super) fn is_mapped(&self) -> bool {
+        let arenas = self.lock();
+        arenas.current.is_some() || !arenas.retired.is_empty()
     }
 
     /// Whether there is an arena to map from.
@@ -208,13 +215,18 @@ impl PeerSlot {
     }
 
     fn window(&self, pins: Mapping, bases: &[NonNull<u8>]) -> Result<Mapping> {
-        let arenas = self.lock();
-        let holds =
-            |peer_arena: &&PeerArena| bases.iter().all(|base| peer_arena.arena.offset_of(*base).is_some());
-        let peer_arena = arenas.current.iter().chain(&arenas.retired).find(holds);
-        let arena =
-            &peer_arena.ok_or_else(|| Error::Protocol("a mapping with pages of two arenas".into()))?.arena;
-        Window::map_all(arena, pins, bases)
+        let source = {
+            let arenas = self.lock();
+            let holds = |peer_arena: &&PeerArena| {
+                bases.iter().all(|base| peer_arena.arena.offset_of(*base).is_some())
+            };
+            let peer_arena = arenas.current.iter().chain(&arenas.retired).find(holds);
+            let peer_arena =
+                peer_arena.ok_or_else(|| Error::Protocol("a mapping with pages of two arenas".into()));
+            peer_arena.and_then(|peer_arena| Source::new(&peer_arena.arena, bases))
+        };
+        // Without the lock: where it fails the pins are dropped, which takes it.
+        Window::map_all(&source?, pins)
     }
 }
 

@@ -7,6 +7,8 @@ use super::balloon;
 use super::events::EventPipes;
 use super::layout::Layout;
 use super::wire::{DomainInfo, Failure, Reply, Request};
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
 use ring_abi::{DomId, EventPort};
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -70,6 +72,9 @@ pub(super) enum Effect {
     Await(DomId, bool),
 }
 
+/// Whose descriptors are closed: a domain's, or those of clients that have not joined as one.
+pub(super) type Whose = Option<DomId>;
+
 /// The result of a request.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
@@ -110,6 +115,8 @@ struct Record {
     stores: Arc<()>,
     /// Its arenas, by peer.
     arenas: BTreeMap<DomId, Offered>,
+    /// The pipe that says when an arena offered to it was retired, once it has requested one.
+    retirements: Option<OwnedFd>,
 }
 
 impl Record {
@@ -122,6 +129,7 @@ impl Record {
             last_port: 0,
             stores: Arc::default(),
             arenas: BTreeMap::new(),
+            retirements: None,
         }
     }
 
@@ -151,13 +159,20 @@ pub(super) struct Registry {
     rules: Rules,
     domains: BTreeMap<DomId, Record>,
     last: DomId,
+    /// Descriptors of arenas that are not used any more, and whose they were.
+    discarded: Vec<(DomId, OwnedFd)>,
 }
 
 impl Registry {
     /// Creates the state of a machine with domain 0 alone.
     pub(super) fn new(rules: Rules) -> Self {
         let dom0 = Record::new("Domain-0".into(), rules.dom0_uids.clone());
-        Self { rules, domains: BTreeMap::from([(DomId::DOM0, dom0)]), last: DomId::DOM0 }
+        Self {
+            rules,
+            domains: BTreeMap::from([(DomId::DOM0, dom0)]),
+            last: DomId::DOM0,
+            discarded: Vec::new(),
+        }
     }
 
     /// The session of the process that has joined as this domain.
@@ -168,6 +183,11 @@ impl Registry {
     /// Whether the domain has a member; `None` if there is no such domain.
     pub(super) fn is_alive(&self, domid: DomId) -> Option<bool> {
         self.domains.get(&domid).map(|record| record.member.is_some())
+    }
+
+    /// Takes the descriptors of arenas that are not used any more.
+    pub(super) fn take_discarded(&mut self) -> Vec<(DomId, OwnedFd)> {
+        std::mem::take(&mut self.discarded)
     }
 
     /// Carries out a client's request, if it is permitted.
@@ -217,6 +237,7 @@ impl Registry {
                 Ok(Answer::default())
             }
             Request::Store => self.store(me),
+            Request::Retirements => self.retirements(me),
             _ => fail(Failure::Denied, "not a request of a domain"),
         }
     }
@@ -239,7 +260,7 @@ impl Registry {
             return fail(Failure::NoSpace, "too many arenas");
         }
         if let Some(old) = arenas.insert(peer, Offered { fd, layout }) {
-            retire(&old);
+            self.retire(me, peer, old);
         }
         Ok(Reply::Done.into())
     }
@@ -277,6 +298,25 @@ impl Registry {
             }
             _ => fail(Failure::NoPort, "no unbound port of that number for this domain"),
         }
+    }
+
+    fn retirements(&mut self, me: DomId) -> Outcome {
+        let flags = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let (told, tells) = pipe2(flags).or_else(|e| fail(Failure::NoSpace, e.to_string()))?;
+        self.record(me)?.retirements = Some(tells);
+        Ok(Answer { fds: vec![told], ..Reply::Done.into() })
+    }
+
+    /// Retires an arena of `owner` for `peer`, which is told.
+    fn retire(&mut self, owner: DomId, peer: DomId, offered: Offered) {
+        if let Err(error) = arena::retire(&offered.fd, offered.layout) {
+            tracing::error!(%error, "failed to retire an arena");
+        }
+        if let Some(pipe) = self.domains.get(&peer).and_then(|record| record.retirements.as_ref()) {
+            // EAGAIN: the pipe is full, so that the peer will look.
+            let _ = nix::unistd::write(pipe, &[0]);
+        }
+        self.discarded.push((owner, offered.fd));
     }
 
     fn store(&mut self, me: DomId) -> Outcome {
@@ -342,10 +382,11 @@ impl Registry {
         effects.extend(session.map(Effect::Disconnect));
         self.domains.remove(&domid);
         // Arenas for it must not pass to a later domain of the same number.
-        for record in self.domains.values_mut() {
-            if let Some(offered) = record.arenas.remove(&domid) {
-                retire(&offered);
-            }
+        let all = self.domains.iter_mut();
+        let theirs: Vec<_> =
+            all.filter_map(|(owner, record)| Some((*owner, record.arenas.remove(&domid)?))).collect();
+        for (owner, offered) in theirs {
+            self.retire(owner, domid, offered);
         }
         Ok(Answer { effects, ..Reply::Done.into() })
     }
@@ -397,7 +438,10 @@ impl Registry {
         record.member = None;
         record.ports.clear();
         record.stores = Arc::default();
-        std::mem::take(&mut record.arenas).values().for_each(retire);
+        record.retirements = None;
+        for (peer, offered) in std::mem::take(&mut record.arenas) {
+            self.retire(domid, peer, offered);
+        }
         for offered in self.domains.values().filter_map(|other| other.arenas.get(&domid)) {
             if let Err(error) = arena::release_all(&offered.fd, offered.layout) {
                 tracing::error!(%error, %domid, "failed to unpin the pages of an exited domain");
@@ -407,11 +451,5 @@ impl Registry {
             }
         }
         vec![Effect::Exited(domid), Effect::Changed(domid)]
-    }
-}
-
-fn retire(offered: &Offered) {
-    if let Err(error) = arena::retire(&offered.fd, offered.layout) {
-        tracing::error!(%error, "failed to retire an arena");
     }
 }

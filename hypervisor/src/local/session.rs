@@ -38,7 +38,7 @@ impl Session {
     }
 
     fn open(dir: &Path, domid: DomId, hello: &Request) -> Result<Self> {
-        let fd = socket::connect_to(&dir.join(super::broker::SOCKET))?;
+        let fd = socket::connect_to(&dir.join(super::directory::SOCKET))?;
         socket::set_timeout(&fd, TIMEOUT_S)?;
         let session = Self { socket: Mutex::new(fd), domid };
         session.call(hello, None, domid)?;

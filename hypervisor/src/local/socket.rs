@@ -13,6 +13,9 @@ use std::path::Path;
 
 /// Descriptors beside one message, at most.
 pub(super) const MAX_FDS: usize = 2;
+/// The most that the kernel passes with one message (SCM_MAX_FD of include/net/scm.h). All are received: what is not, the
+/// kernel closes in `recvmsg`, which may take as long as the sender likes.
+const SCM_MAX_FD: usize = 253;
 
 /// A received packet.
 #[derive(Debug)]
@@ -70,7 +73,7 @@ pub(super) fn send(fd: impl AsFd, bytes: &[u8], fds: &[impl AsRawFd]) -> nix::Re
     }
 }
 
-/// Receives one packet; `None` once the other end is closed, or for an empty packet.
+/// Receives one packet; `None` once the other end is closed, or for an empty packet without descriptors.
 ///
 /// # Errors
 /// The error of `recvmsg`; `EAGAIN` where no packet is queued.
@@ -95,11 +98,12 @@ pub(super) fn receive(fd: impl AsFd) -> nix::Result<Option<Packet>> {
     let fds = received(&header);
     let truncated = header.msg_flags & (libc::MSG_TRUNC | libc::MSG_CTRUNC) != 0;
     bytes.truncate(len);
-    Ok((len > 0).then_some(Packet { bytes, fds, truncated }))
+    let truncated = truncated || fds.len() > MAX_FDS;
+    Ok((len > 0 || !fds.is_empty()).then_some(Packet { bytes, fds, truncated }))
 }
 
-/// The size of a control message of [`MAX_FDS`] descriptors, rounded up as by `CMSG_SPACE`.
-const CONTROL_LEN: usize = size_of::<libc::cmsghdr>() + MAX_FDS * size_of::<RawFd>();
+/// The size of a control message of [`SCM_MAX_FD`] descriptors, rounded up as by `CMSG_SPACE`.
+const CONTROL_LEN: usize = size_of::<libc::cmsghdr>() + (SCM_MAX_FD + 1) * size_of::<RawFd>();
 const _: () = assert!(CONTROL_LEN.is_multiple_of(align_of::<libc::cmsghdr>()));
 
 /// A buffer aligned for control messages.
@@ -145,10 +149,12 @@ mod tests {
         let null = std::fs::File::open("/dev/null").unwrap();
         let before = open_fds();
         for _ in 0..200 {
-            send(&a, b"x", &[null.as_raw_fd(); 3]).unwrap();
-            let packet = receive(&b).unwrap().unwrap();
-            assert!(packet.truncated);
-            assert_eq!(packet.fds.len(), MAX_FDS);
+            for (bytes, count) in [(b"x".as_slice(), 3), (b"x", SCM_MAX_FD)] {
+                send(&a, bytes, &vec![null.as_raw_fd(); count]).unwrap();
+                let packet = receive(&b).unwrap().unwrap();
+                assert!(packet.truncated);
+                assert_eq!(packet.fds.len(), count);
+            }
         }
         assert!(open_fds() < before + 150, "descriptors leak");
     }

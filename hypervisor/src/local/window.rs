@@ -9,6 +9,7 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use ring_abi::PAGE_SIZE;
 use std::ffi::c_void;
 use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -24,37 +25,56 @@ unsafe impl Send for Window {}
 // SAFETY: as above; nothing is mutated through `&Window`.
 unsafe impl Sync for Window {}
 
-impl Window {
-    /// Maps the pages pinned by `pins`, whose addresses in the arena are `bases`, in this order.
+/// Where pages are in an arena's memfd.
+pub(super) struct Source {
+    memfd: OwnedFd,
+    offsets: Vec<i64>,
+}
+
+impl Source {
+    /// The pages of an arena at these addresses.
     ///
     /// # Errors
-    /// [`Error::Io`] if `mmap` fails; [`Error::NoSpace`] for no pages, or an address outside of the arena.
-    pub(super) fn map_all(arena: &Arena, pins: Mapping, bases: &[NonNull<u8>]) -> Result<Mapping> {
-        let bytes =
-            NonZeroUsize::new(bases.len() * PAGE_SIZE).ok_or(Error::NoSpace("a window of no pages"))?;
+    /// [`Error::NoSpace`] for an address outside of the arena; [`Error::Io`] without a descriptor.
+    pub(super) fn new(arena: &Arena, bases: &[NonNull<u8>]) -> Result<Self> {
+        let offsets: Option<Vec<i64>> = bases.iter().map(|base| arena.offset_of(*base)).collect();
+        let offsets = offsets.ok_or(Error::NoSpace("pages of this arena"))?;
+        let memfd = arena.fd().try_clone_to_owned().map_err(|e| Error::io("duplicate an arena", e))?;
+        Ok(Self { memfd, offsets })
+    }
+}
+
+impl Window {
+    /// Maps the pages of `source`, in this order, which are those pinned by `pins`. These are dropped, and unpinned, where it
+    /// fails: the caller has no lock that this takes.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if `mmap` fails; [`Error::NoSpace`] for no pages.
+    pub(super) fn map_all(source: &Source, pins: Mapping) -> Result<Mapping> {
+        let bytes = source.offsets.len() * PAGE_SIZE;
+        let bytes = NonZeroUsize::new(bytes).ok_or(Error::NoSpace("a window of no pages"))?;
         // SAFETY: a new range at an address that the kernel chooses.
         let base = unsafe { mmap_anonymous(None, bytes, ProtFlags::PROT_NONE, MapFlags::MAP_PRIVATE) }
             .map_err(|e| Error::io("reserve a window", e))?;
         let access = pins.access();
         let window = Self { base, len: bytes, _pins: pins };
         let mut pages = smallvec::SmallVec::new();
-        for (n, page) in bases.iter().enumerate() {
-            pages.push(Page { base: window.map_page(arena, n, *page)?, token: 0 });
+        for n in 0..source.offsets.len() {
+            pages.push(Page { base: window.map_page(source, n)?, token: 0 });
         }
         // SAFETY: each page was just mapped over the reserved range, which lives as long as its owner, `window`.
         Ok(unsafe { Mapping::new(pages, access, Arc::new(window)) })
     }
 
-    /// Maps one page of the arena as page `n` of the range.
-    fn map_page(&self, arena: &Arena, n: usize, page: NonNull<u8>) -> Result<NonNull<u8>> {
+    /// Maps page `n` of the source as page `n` of the range.
+    fn map_page(&self, source: &Source, n: usize) -> Result<NonNull<u8>> {
         let at = self.base.as_ptr() as usize + n * PAGE_SIZE;
         let at = NonZeroUsize::new(at);
         let one = NonZeroUsize::new(PAGE_SIZE).expect("not zero");
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
-        let offset = arena.offset_of(page).ok_or(Error::NoSpace("pages of this arena"))?;
         // SAFETY: replaces one page of the reserved range, to which no pointer was given out yet.
-        let mapped = unsafe { mmap(at, one, prot, flags, arena.fd(), offset) };
+        let mapped = unsafe { mmap(at, one, prot, flags, &source.memfd, source.offsets[n]) };
         mapped.map(NonNull::cast).map_err(|e| Error::io("map a page into a window", e))
     }
 }

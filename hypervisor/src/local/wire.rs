@@ -68,12 +68,18 @@ pub enum Request {
         /// Whether a member is awaited, or none.
         alive: bool,
     },
+    /// Requests the process of the domain's member, which is sent as a descriptor.
+    Process(DomId),
+    /// Requests a pipe, sent as a descriptor, that says when an arena offered to this domain was retired.
+    Retirements,
+    /// Requests the longest turn of the broker's loop.
+    LongestTurn,
 }
 
 /// The broker's reply.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Reply {
-    /// The request was carried out; a stream to the store is sent as a descriptor.
+    /// The request was carried out; what it requests is sent as a descriptor.
     Done,
     /// An arena of so many pages, sent as a descriptor.
     Arena(u32),
@@ -83,6 +89,8 @@ pub enum Reply {
     Domain(DomainInfo),
     /// There is no further domain.
     End,
+    /// A time in microseconds.
+    Microseconds(u32),
     /// The request was refused.
     Failed(Failure, String),
 }
@@ -194,6 +202,9 @@ impl Request {
             Self::Destroy(domid) => Parts { a: domid.0, ..Parts::of(10) },
             Self::Next(domid) => Parts { a: or_no_domain(*domid), ..Parts::of(11) },
             Self::Await { domid, alive } => Parts { detail: (*alive).into(), a: domid.0, ..Parts::of(12) },
+            Self::Process(domid) => Parts { a: domid.0, ..Parts::of(13) },
+            Self::Retirements => Parts::of(14),
+            Self::LongestTurn => Parts::of(15),
         };
         parts.encode()
     }
@@ -216,9 +227,19 @@ impl Request {
             }
             (10, _) => Self::Destroy(parts.domid()?),
             (11, _) => Self::Next(parts.domid_or_none()?),
+            (13, _) => Self::Process(parts.domid()?),
+            (14, _) => Self::Retirements,
+            (15, _) => Self::LongestTurn,
             (12, alive @ 0..=1) => Self::Await { domid: parts.domid()?, alive: alive == 1 },
             _ => return None,
         })
+    }
+}
+
+impl Request {
+    /// Whether a descriptor is sent with it.
+    pub(super) fn has_descriptor(&self) -> bool {
+        matches!(self, Self::Offer { .. })
     }
 }
 
@@ -238,6 +259,7 @@ impl Reply {
                 ..Parts::of(4)
             },
             Self::End => Parts::of(5),
+            Self::Microseconds(time) => Parts { b: *time, ..Parts::of(7) },
             Self::Failed(why, text) => Parts { detail: *why as u8, text, ..Parts::of(6) },
         };
         parts.encode()
@@ -257,6 +279,7 @@ impl Reply {
                 pid: (parts.detail != 0).then_some(parts.c),
             }),
             5 => Self::End,
+            7 => Self::Microseconds(parts.b),
             6 => Self::Failed(Failure::from_byte(parts.detail)?, parts.text.to_owned()),
             _ => return None,
         })
@@ -295,6 +318,9 @@ mod tests {
             Request::Next(Some(domid)),
             Request::Await { domid, alive: true },
             Request::Await { domid, alive: false },
+            Request::Process(domid),
+            Request::Retirements,
+            Request::LongestTurn,
         ] {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
@@ -310,6 +336,7 @@ mod tests {
             Reply::Domain(info(None)),
             Reply::Domain(info(Some(4711))),
             Reply::End,
+            Reply::Microseconds(u32::MAX),
             Reply::Failed(Failure::Taken, "the name is taken".into()),
         ] {
             assert_eq!(Reply::decode(&reply.encode()), Some(reply));

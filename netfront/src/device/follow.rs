@@ -5,7 +5,7 @@
 use super::{ANY, Nic};
 use crate::connection::{Connection, Manner};
 use crate::error::{ConnectionError, Error};
-use crate::handshake::{CONNECTION_KEYS, Negotiated, Requested, frontend_keys};
+use crate::handshake::{BACKEND_KEYS, CONNECTION_KEYS, Negotiated, Requested, frontend_keys};
 use nix::errno::Errno;
 use ring_abi::netif::{ETH_HLEN, MAX_TX_SIZE};
 use xenbus::Keys;
@@ -15,6 +15,7 @@ impl FrontDevice for Nic {
     type Error = Error;
 
     const CONNECTION_KEYS: &[&str] = &CONNECTION_KEYS;
+    const BACKEND_KEYS: &[&str] = &BACKEND_KEYS;
 
     fn frontend(&mut self) -> &mut Frontend {
         &mut self.frontend
@@ -29,7 +30,8 @@ impl FrontDevice for Nic {
         let possible = self.grants.clone().page_acceptor().is_some();
         let flip = self.rx.flips(back, possible, longest)?;
         let manner = Manner { split: negotiated.split && self.split_event_channels, flip };
-        let connection = Connection::new(&self.grants, &*self.channels, peer, manner, &self.stats)?;
+        let unused = &mut self.unused;
+        let connection = Connection::new(&self.grants, &*self.channels, peer, manner, &self.stats, unused)?;
         connection.register(self.frontend.event_set(), ANY)?;
         self.max_len = if negotiated.sg { MAX_TX_SIZE } else { ring_abi::PAGE_SIZE };
         let keys = frontend_keys(connection.info(), Requested { flip, ..self.requested });
@@ -46,6 +48,7 @@ impl FrontDevice for Nic {
     fn disconnected(&mut self) {
         if let Some(connection) = self.connection.take() {
             connection.unregister(self.frontend.event_set());
+            connection.give_back(&mut self.unused);
             tracing::info!("disconnected");
         }
     }

@@ -57,6 +57,10 @@ impl<D: BackDriver> BackDriver for SkipKernelOwned<D> {
         self.driver.kind()
     }
 
+    fn frontend_keys(&self) -> &'static [&'static str] {
+        self.driver.frontend_keys()
+    }
+
     fn probe(
         &mut self,
         device: &Device,
@@ -110,6 +114,9 @@ mod tests {
     impl BackDriver for Unused {
         fn kind(&self) -> &str {
             "vbd"
+        }
+        fn frontend_keys(&self) -> &'static [&'static str] {
+            &[]
         }
         fn probe(&mut self, _: &Device, _: &DeviceState, _: Waker) -> Result<Box<dyn BackDevice>, Failure> {
             Err(Failure::new(0, "never called"))

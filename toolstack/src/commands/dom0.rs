@@ -28,6 +28,7 @@ use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::machine::{Machine, process};
 use crate::sandbox::{self, Role};
+use crate::serving_lock::{self, ServingLock};
 
 /// Serve disks and network interfaces as domain 0
 ///
@@ -36,7 +37,8 @@ use crate::sandbox::{self, Role};
 ///
 /// With --xen it serves a real Xen host, in dom0 or in any driver domain, beside xl: vbds with a line such as
 /// disk=["format=raw,vdev=xvda,access=rw,script=/bin/true,target=/srv/a.img"], vifs as an interface vifDOMID.DEVID
-/// for xl's own scripts, or on a bridge of this program that is named by --bridge. See docs/xen.md.
+/// for xl's own scripts, or on a bridge of this program that is named by --bridge. See docs/xen.md. While another process
+/// serves the host, whatever its DIR, it waits for the end of that, and does nothing else.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Serve the devices of the Xen domain that this program runs in
@@ -86,6 +88,14 @@ pub fn run(args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     if sandbox {
         sandbox::enter(Role::Dom0, dir.path())?;
     }
+    let _lock = match args.xen {
+        true => match ServingLock::wait(serving_lock::XEN.as_ref(), stop.as_fd())? {
+            Some(lock) => Some(lock),
+            None => return Ok(()),
+        },
+        // The broker has one process as domain 0.
+        false => None,
+    };
     // Opened before joining the machine: a failure must have no effect on it.
     let bridges = Bridges::start(&args.bridges()?)?;
     match args.xen {

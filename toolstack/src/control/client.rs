@@ -1,5 +1,6 @@
 //! Asks the dom0 of a machine. Commands work without one: whoever does not answer in time is taken for absent.
 
+use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -50,8 +51,23 @@ struct DevicesReply {
 
 #[derive(Deserialize)]
 struct DomainsReply {
+    domid: u16,
     domains: Vec<Domain>,
     next: Option<u16>,
+    /// Not told by earlier versions.
+    #[serde(default)]
+    longest_turn_us: BTreeMap<String, u64>,
+}
+
+/// What a dom0 has counted for domains, and for itself.
+#[derive(Clone, Debug, Default)]
+pub struct Totals {
+    /// The domain that serves.
+    pub domid: u16,
+    /// The sums of the counters of each domain's devices.
+    pub domains: Vec<Domain>,
+    /// The longest turn of each kind's control loop, in microseconds of its thread's processor time.
+    pub longest_turn_us: BTreeMap<String, u64>,
 }
 
 /// The devices that a dom0 serves, and its domain.
@@ -76,8 +92,8 @@ pub fn devices(dir: &Dir, domid: u16) -> Served {
     logged(dir, || ask_devices(dir, domid))
 }
 
-/// The sums of the counters of each domain that the dom0 in `dir` serves; `None` if it does not answer, as [`devices`].
-pub fn totals(dir: &Dir) -> Option<Vec<Domain>> {
+/// What the dom0 in `dir` has counted, by domain; `None` if it does not answer, as [`devices`].
+pub fn totals(dir: &Dir) -> Option<Totals> {
     logged(dir, || ask_totals(dir).map(Some))
 }
 
@@ -124,15 +140,17 @@ fn ask_devices(dir: &Dir, domid: u16) -> Result<Served> {
     }
 }
 
-fn ask_totals(dir: &Dir) -> Result<Vec<Domain>> {
+fn ask_totals(dir: &Dir) -> Result<Totals> {
     let mut connection = Connection::open(dir)?;
-    let mut domains = Vec::new();
+    let mut totals = Totals::default();
     let mut query = TotalsQuery::default();
     loop {
         let reply: DomainsReply = connection.call(&Request::Totals(query.clone()))?;
-        domains.extend(reply.domains);
+        totals.domid = reply.domid;
+        totals.domains.extend(reply.domains);
+        totals.longest_turn_us = reply.longest_turn_us;
         if reply.next.is_none() || reply.next <= query.after {
-            return Ok(domains);
+            return Ok(totals);
         }
         query.after = reply.next;
     }

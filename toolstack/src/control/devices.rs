@@ -124,7 +124,10 @@ impl Devices {
                 }
             }
         };
-        json!({"domid": self.domid.0, "domains": domains, "next": next})
+        let longest = |registry: &Registry| registry.longest_turn().get().as_micros() as u64;
+        let turns: BTreeMap<_, _> =
+            self.kinds.iter().map(|(kind, registry)| (kind, longest(registry))).collect();
+        json!({"domid": self.domid.0, "domains": domains, "next": next, "longest_turn_us": turns})
     }
 
     /// The first domain with devices behind this one.
@@ -247,6 +250,7 @@ mod tests {
         let devices = devices(40, 5);
         let first = ask(&devices, json!({"command": "totals"})).unwrap();
         assert_eq!((first["domains"].as_array().unwrap().len(), &first["next"]), (16, &json!(16)));
+        assert_eq!(first["longest_turn_us"], json!({"vbd": 0, "vif": 0}));
         let domain = &first["domains"][1];
         assert_eq!(
             (&domain["domid"], &domain["stats"]["vif"]),

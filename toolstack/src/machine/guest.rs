@@ -224,8 +224,10 @@ pub fn remove(machine: &mut Machine, domid: DomId, name: &str) -> Result<Vec<Att
 }
 
 fn remove_domain(machine: &mut Machine, domid: DomId) -> Result<Vec<Attached>> {
-    let info = machine.domains()?.into_iter().find(|d| d.domid == domid);
-    let killed = info.and_then(|d| d.pid).map_or(Ok(()), process::kill_process);
+    let killed = match machine.control.process(domid) {
+        Err(hypervisor::Error::NoSuchDomain(_)) => Ok(()),
+        found => found.map_err(Error::from).and_then(process::kill_process),
+    };
     let destroyed = match machine.control.destroy(domid) {
         // `xpv hypervisor` removes a guest whose process exited, and was first.
         Err(hypervisor::Error::NoSuchDomain(_)) => Ok(()),

@@ -13,11 +13,13 @@ pub mod vbd;
 pub mod vif;
 pub mod xen_host;
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use hypervisor::local::{Control, DomainInfo};
 use hypervisor::xen::XenStore;
+use ring_abi::xs_wire::MessageType;
 use xenstore::{Client, Nodes};
 
 use crate::dir::Dir;
@@ -73,6 +75,21 @@ impl Machine {
     /// Lists the domains in the order of their ids.
     pub fn domains(&self) -> Result<Vec<DomainInfo>> {
         Ok(self.control.list()?)
+    }
+
+    /// The longest turn of the store's and of the broker's loop so far, in microseconds of their threads' processor time.
+    ///
+    /// # Errors
+    /// One of them does not answer.
+    pub fn longest_turns(&mut self) -> Result<BTreeMap<String, u64>> {
+        let told = self.store.request(MessageType::Control, "", b"longest-turn\0")?;
+        let told = String::from_utf8_lossy(&told);
+        let store = told
+            .trim_end_matches('\0')
+            .parse()
+            .map_err(|_| Error::Other(format!("longest-turn: the store told {told:?}, expected a number")))?;
+        let broker = self.control.longest_turn()?.as_micros() as u64;
+        Ok(BTreeMap::from([("store".to_owned(), store), ("broker".to_owned(), broker)]))
     }
 
     /// Finds the domain of this name or id.

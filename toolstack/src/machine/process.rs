@@ -1,9 +1,9 @@
 //! Child processes that run this program, and signals to this process.
-#![allow(unsafe_code)] // pidfd_open has no wrapper in nix
+#![allow(unsafe_code)] // pidfd_open and pidfd_send_signal have no wrappers in nix
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -190,14 +190,25 @@ pub fn new_session() -> Result<()> {
     nix::unistd::setsid().map(drop).map_err(|e| Error::io("starting a session", e))
 }
 
-/// Sends SIGKILL to a process, if it exists.
+/// Sends SIGKILL to a process, which is known by a descriptor, if it has not exited. Its number may be another's by now.
 ///
 /// # Errors
 /// [`Error::Io`] if this process may not.
-pub fn kill_process(pid: u32) -> Result<()> {
-    match kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL) {
-        Ok(()) | Err(Errno::ESRCH) => Ok(()),
-        Err(e) => Err(Error::io(format!("killing process {pid}"), e)),
+pub fn kill_process(pidfd: impl AsFd) -> Result<()> {
+    let fd = pidfd.as_fd().as_raw_fd();
+    // SAFETY: the call takes integers, and a null pointer for a signal like kill's.
+    let sent = unsafe {
+        nix::libc::syscall(
+            nix::libc::SYS_pidfd_send_signal,
+            fd,
+            SIGKILL,
+            std::ptr::null::<nix::libc::siginfo_t>(),
+            0,
+        )
+    };
+    match Errno::result(sent) {
+        Ok(_) | Err(Errno::ESRCH) => Ok(()),
+        Err(e) => Err(Error::io("killing a guest's process", e)),
     }
 }
 
@@ -326,6 +337,15 @@ mod tests {
             child.wait().unwrap();
             assert!(exiting);
         }
+    }
+
+    #[test]
+    fn process_is_killed_by_its_descriptor_and_one_that_has_exited_is_no_error() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        let process = pidfd(child.id()).unwrap();
+        kill_process(&process).unwrap();
+        assert!(!child.wait().unwrap().success());
+        kill_process(&process).unwrap();
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use event_loop::EventSet;
+use event_loop::{EventSet, LongestTurn, TokenBucket, Turn};
 use ring_abi::DomId;
 use ring_abi::xenbus::key;
 
@@ -21,6 +21,14 @@ use xenstore::{Client, Error, Nodes};
 
 /// Most events taken before devices are refreshed.
 const EVENTS: usize = 1024;
+
+/// The processor time after which no further device is refreshed in a turn; one refresh exceeds it.
+const TURN: Duration = Duration::from_millis(4);
+
+/// Refreshes of all devices of one domain at once; a handshake takes about ten for each device.
+const DOMAIN_BURST: u64 = 1000;
+/// Refreshes of all devices of one domain a second after the burst.
+const DOMAIN_RATE: u64 = 200;
 
 /// The tokens of the descriptors that the loop waits for.
 const STOP: u64 = 0;
@@ -41,6 +49,11 @@ pub(super) struct Control<'d> {
     event_set: EventSet,
     /// The epoch of the times that `refreshes` takes.
     started: Instant,
+    /// What is left of each frontend's domain's refreshes.
+    budgets: BTreeMap<DomId, TokenBucket>,
+    /// The device that was refreshed last: those behind it are next.
+    last: Option<Id>,
+    longest_turn: LongestTurn,
 }
 
 impl<'d> Control<'d> {
@@ -53,6 +66,7 @@ impl<'d> Control<'d> {
         let root = format!("/local/domain/{domid}/backend/{}", driver.kind());
         client.watch(&root, BACKEND_TOKEN)?;
         let woken = event_loop::Waker::new()?;
+        let longest_turn = registry.longest_turn();
         let event_set = EventSet::new()?;
         event_set.add(client.fd(), STORE)?;
         event_set.add(&woken, WOKEN)?;
@@ -68,6 +82,9 @@ impl<'d> Control<'d> {
             woken,
             event_set,
             started: Instant::now(),
+            budgets: BTreeMap::new(),
+            last: None,
+            longest_turn,
         })
     }
 
@@ -89,12 +106,15 @@ impl<'d> Control<'d> {
 
     fn serve(&mut self, stop: BorrowedFd<'_>) -> Result<(), Error> {
         self.event_set.add(stop, STOP)?;
+        let longest_turn = self.longest_turn.clone();
         loop {
+            let turn = longest_turn.begin();
             let drained = self.take_events()?;
             self.dirty.extend(self.woken.take());
             let now = Instant::now();
             self.dirty.extend(self.probes.iter().filter(|(_, when)| **when <= now).map(|(id, _)| *id));
-            let round = self.refresh_dirty(now)?;
+            let round = self.refresh_dirty(now, &turn)?;
+            drop(turn);
             let next = round.next.into_iter().chain(self.probes.values().copied()).min();
             // A refresh reads from the store, and events may have come in with the replies.
             let until = if drained && !round.refreshed { next } else { Some(Instant::now()) };
@@ -115,7 +135,14 @@ impl<'d> Control<'d> {
                     Target::All => self.scan()?,
                     Target::Nothing => {}
                 },
-                Err(Error::EventsLost(_)) => self.scan()?,
+                Err(Error::EventsLost(tokens)) => {
+                    for token in tokens {
+                        match target(&self.root, &self.root, &token) {
+                            Target::Device(id) => drop(self.dirty.insert(id)),
+                            _ => self.scan()?,
+                        }
+                    }
+                }
                 Err(e) => return Err(e),
             }
         }
@@ -148,15 +175,25 @@ impl<'d> Control<'d> {
     }
 
     /// Refreshes every marked device whose rate allows it; the others stay marked.
-    fn refresh_dirty(&mut self, now: Instant) -> Result<Round, Error> {
+    fn refresh_dirty(&mut self, now: Instant, turn: &Turn<'_>) -> Result<Round, Error> {
+        use std::ops::Bound::{Excluded, Unbounded};
         let mut round = Round { refreshed: false, next: None };
-        for id in std::mem::take(&mut self.dirty) {
+        let dirty = std::mem::take(&mut self.dirty);
+        let behind = self.last.map_or(Unbounded, Excluded);
+        let before = self.last.into_iter().flat_map(|last| dirty.range(..=last));
+        for id in dirty.range((behind, Unbounded)).chain(before).copied() {
+            if turn.elapsed() >= TURN {
+                self.dirty.insert(id);
+                round.refreshed = true;
+                continue;
+            }
             if let Some(when) = self.take_refresh(id, now) {
                 self.dirty.insert(id);
                 round.next = Some(round.next.map_or(when, |next| next.min(when)));
                 continue;
             }
             round.refreshed = true;
+            self.last = Some(id);
             match self.refresh(id, now) {
                 // An error reply of the store concerns this device alone.
                 Err(
@@ -177,7 +214,22 @@ impl<'d> Control<'d> {
     /// Takes what a device's next refresh costs, or returns when that will be there.
     fn take_refresh(&mut self, id: Id, now: Instant) -> Option<Instant> {
         let time = self.time(now);
-        self.devices.get_mut(&id)?.take_refresh(time).map(|wait| now + wait)
+        let budget = self.budgets.entry(id.0);
+        let budget = budget.or_insert_with(|| TokenBucket::new(DOMAIN_RATE, DOMAIN_BURST, time));
+        if let Some(wait) = budget.wait(1, time).filter(|wait| !wait.is_zero()) {
+            return Some(now + wait);
+        }
+        if let Some(wait) = self.devices.get_mut(&id).and_then(|entry| entry.take_refresh(time)) {
+            return Some(now + wait);
+        }
+        budget.take(1, time);
+        None
+    }
+
+    /// Whether a domain has all of its budget, so that forgetting it gives it nothing.
+    fn is_rested(&self, domid: DomId) -> bool {
+        let time = self.time(Instant::now());
+        self.budgets.get(&domid).is_none_or(|budget| budget.clone().take(DOMAIN_BURST, time))
     }
 
     /// The time that an entry's refreshes are counted by.
@@ -194,7 +246,7 @@ impl<'d> Control<'d> {
         let _span = entry.span.clone().entered();
         self.probes.remove(&id);
         let first = !matches!(entry.service, Service::Running(_));
-        let seen = match read(&mut self.client, &entry.end, first) {
+        let seen = match read(&mut self.client, &entry.end, first, self.driver.frontend_keys()) {
             Ok(None) => return self.forget(id, entry, "removed"),
             Ok(Some(seen)) if entry.instance.is_some() && entry.instance != found_instance(&seen) => {
                 // It is found again.
@@ -275,6 +327,9 @@ impl<'d> Control<'d> {
         }
         drop(entry.service);
         self.registry.remove(id);
+        if self.devices.range((id.0, 0)..=(id.0, u32::MAX)).next().is_none() && self.is_rested(id.0) {
+            self.budgets.remove(&id.0);
+        }
         entry.end.unwatch_other(&mut self.client, &frontend_token(id))
     }
 

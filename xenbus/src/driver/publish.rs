@@ -11,10 +11,16 @@ use xenstore::client::Result;
 use xenstore::{Client, Nodes};
 
 /// Reads the state of both ends; `None` when the backend's node is removed. `first`: no [`BackDevice`] serves the
-/// device yet, so that the frontend's keys are read whatever state an earlier backend has written.
+/// device yet, so that the frontend's keys are read whatever state an earlier backend has written. Of these the `known` ones
+/// are read.
 ///
 /// [`BackDevice`]: super::BackDevice
-pub(super) fn read(client: &mut Client, end: &DeviceEnd, first: bool) -> Result<Option<DeviceState>> {
+pub(super) fn read(
+    client: &mut Client,
+    end: &DeviceEnd,
+    first: bool,
+    known: &[&str],
+) -> Result<Option<DeviceState>> {
     if !client.exists(end.path())? {
         return Ok(None);
     }
@@ -28,7 +34,7 @@ pub(super) fn read(client: &mut Client, end: &DeviceEnd, first: bool) -> Result<
     let own_state = own.get(key::STATE).and_then(|s| s.parse().ok()).unwrap_or_default();
     let ready = matches!(other_state, XenbusState::Initialised | XenbusState::Connected);
     let other = match ready && (first || own_state != XenbusState::Connected) {
-        true => read_tree(client, end.other_path())?,
+        true => end.known_keys(client, known)?,
         false => Keys::new(end.other_path()),
     };
     // A value that is no number is not the 0 that toolstacks write.

@@ -5,6 +5,7 @@
 use alloc::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use event_loop::LongestTurn;
 use ring_abi::DomId;
 
 use crate::error_node::shortened;
@@ -12,7 +13,10 @@ use crate::stats::Stats;
 
 /// The devices of one kind, by the frontend's domain and the device's number. Clones share them.
 #[derive(Clone, Default)]
-pub struct Registry(Arc<Mutex<BTreeMap<(DomId, u32), Info>>>);
+pub struct Registry {
+    devices: Arc<Mutex<BTreeMap<(DomId, u32), Info>>>,
+    longest_turn: LongestTurn,
+}
 
 /// What is known of a device.
 #[derive(Clone, Default)]
@@ -24,6 +28,11 @@ pub struct Info {
 }
 
 impl Registry {
+    /// The longest turn of the control loop so far, by its thread's processor time.
+    pub fn longest_turn(&self) -> LongestTurn {
+        self.longest_turn.clone()
+    }
+
     /// The device of this frontend's domain and number.
     pub fn get(&self, id: (DomId, u32)) -> Option<Info> {
         self.lock().get(&id).cloned()
@@ -57,7 +66,7 @@ impl Registry {
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<(DomId, u32), Info>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.devices.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

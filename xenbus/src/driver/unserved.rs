@@ -14,12 +14,15 @@ pub(super) const BUSY: Duration = Duration::from_secs(5);
 /// The pause between two probes of a device that waits: at first, and once it has waited for [`BUSY`].
 pub(super) const PAUSES: [Duration; 2] = [Duration::from_millis(20), Duration::from_secs(1)];
 
-/// Whether a device that could not be probed is probed again: for a while if the failure may pass; in any case, and as long
+/// Whether a device that could not be probed is probed again: for a while if the failure may pass, and as long as it takes if
+/// another process has what it needs; in any case, and as long
 /// as it takes, if an earlier backend has served the device, because closing it would take it from a guest that is using
 /// it. An image that is missing when dom0 starts again may be there later.
 pub(super) fn is_to_wait(failure: &Failure, waited: Duration, own_state: XenbusState) -> bool {
     use XenbusState::{Connected, InitWait, Initialised};
-    matches!(own_state, InitWait | Initialised | Connected) || failure.may_pass && waited < BUSY
+    matches!(own_state, InitWait | Initialised | Connected)
+        || failure.is_held
+        || failure.may_pass && waited < BUSY
 }
 
 /// The update of a device that is not served: one that is not wanted holds nothing, but its frontend may have yet to close.
@@ -58,6 +61,7 @@ mod tests {
         assert!(is_to_wait(&busy, Duration::ZERO, XenbusState::Initialising));
         for new in [XenbusState::Initialising, XenbusState::Closing, XenbusState::Closed] {
             assert!(!is_to_wait(&busy, BUSY, new) && !is_to_wait(&missing, Duration::ZERO, new));
+            assert!(is_to_wait(&Failure::held_by_another_process(""), BUSY * 1000, new));
         }
     }
 }

@@ -97,7 +97,7 @@ fn step<D: FrontDevice>(device: &mut D) -> Result<bool, Failed<D::Error>> {
     if frontend.removed || frontend.is_closed() && !frontend.is_closing() {
         return Ok(false);
     }
-    let Some(seen) = read(frontend)? else {
+    let Some(seen) = read(frontend, D::BACKEND_KEYS)? else {
         if frontend.link.is_connected() {
             return remove(device).map(|()| false);
         }

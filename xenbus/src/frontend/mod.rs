@@ -24,6 +24,7 @@
 //! impl FrontDevice for Keyboard {
 //!     type Error = Box<dyn Error>;
 //!     const CONNECTION_KEYS: &[&str] = &["page-gref", "event-channel"];
+//!     const BACKEND_KEYS: &[&str] = &["width"];
 //!
 //!     fn frontend(&mut self) -> &mut Frontend {
 //!         &mut self.frontend
@@ -102,6 +103,10 @@ pub trait FrontDevice {
 
     /// The keys of a connection, which are removed before the next. Some may be an earlier frontend's.
     const CONNECTION_KEYS: &[&str];
+
+    /// The names of the backend's keys that the device reads, with `%u` for a number; others are not read from the store,
+    /// however many the backend writes.
+    const BACKEND_KEYS: &[&str];
 
     /// This device's frontend.
     fn frontend(&mut self) -> &mut Frontend;

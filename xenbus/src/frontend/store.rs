@@ -74,8 +74,8 @@ pub(super) fn is_gone(
     Ok(found.is_some() && instance.is_some() && found.as_deref() != instance)
 }
 
-/// Reads both ends; `None` where the device's nodes are not its own any more, or without a connection.
-pub(super) fn read(frontend: &mut Frontend) -> Result<Option<Seen>, Error> {
+/// Reads both ends, of the backend's keys those that are `known`; `None` where the device's nodes are not its own any more, or without a connection.
+pub(super) fn read(frontend: &mut Frontend, known: &[&str]) -> Result<Option<Seen>, Error> {
     let Some(client) = frontend.link.client() else { return Ok(None) };
     let end = &frontend.end;
     let back = end.other_state(client)?;
@@ -89,7 +89,7 @@ pub(super) fn read(frontend: &mut Frontend) -> Result<Option<Seen>, Error> {
     let online = client.read_opt(&format!("{}/{}", end.other_path(), key::ONLINE));
     let online = !matches!(online, Ok(Some(text)) if text.trim_ascii() == b"0");
     let keys = match back {
-        XenbusState::InitWait | XenbusState::Connected => end.other_keys(client)?,
+        XenbusState::InitWait | XenbusState::Connected => end.known_keys(client, known)?,
         _ => Keys::new(end.other_path()),
     };
     Ok(Some(Seen { own, back, online, keys }))

@@ -53,9 +53,9 @@ pub enum Error {
         /// Number of attempts.
         attempts: u32,
     },
-    /// More watch events came than can be queued; this many were dropped.
-    #[error("xenstore watch events lost: {0}")]
-    EventsLost(u64),
+    /// More watch events came than can be queued; some of the watches with these tokens were dropped.
+    #[error("xenstore watch events lost of {}", .0.join(", "))]
+    EventsLost(Vec<String>),
     /// No reply came within the time of [`Client::set_reply_timeout`](super::Client::set_reply_timeout).
     #[error("xenstore {kind:?} {path:?}: no reply within {after:?}")]
     TimedOut {

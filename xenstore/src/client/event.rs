@@ -1,6 +1,6 @@
 //! The client's bounded queue of watch events, in which equal events are merged.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
 use super::error::{Error, Result};
 use crate::wire;
@@ -32,7 +32,9 @@ impl WatchEvent {
 #[derive(Default)]
 pub(super) struct Events {
     queue: VecDeque<WatchEvent>,
-    lost: u64,
+    queued: HashSet<WatchEvent>,
+    /// The tokens of events that were dropped: no more than there are watches.
+    lost: BTreeSet<String>,
 }
 
 impl Events {
@@ -42,21 +44,41 @@ impl Events {
 
     /// Adds an event unless an equal one is queued.
     pub(super) fn push(&mut self, event: WatchEvent) {
-        if self.queue.contains(&event) {
+        if self.queued.contains(&event) {
             return;
         }
         if self.queue.len() == Events::MOST {
-            self.lost += 1;
-        } else {
-            self.queue.push_back(event);
+            let most = self.most();
+            self.lost.insert(most.clone());
+            if most == event.token {
+                return;
+            }
+            // What one watch has queued does not take the room of another's.
+            self.queue.retain(|queued| queued.token != most);
+            self.queued.retain(|queued| queued.token != most);
         }
+        self.queued.insert(event.clone());
+        self.queue.push_back(event);
+    }
+
+    /// The token of most queued events.
+    fn most(&self) -> String {
+        let mut counts = BTreeMap::<&str, usize>::new();
+        for event in &self.queue {
+            *counts.entry(&event.token).or_default() += 1;
+        }
+        counts.into_iter().max_by_key(|(_, count)| *count).map_or_else(String::new, |(token, _)| token.into())
     }
 
     pub(super) fn pop(&mut self) -> Result<Option<WatchEvent>> {
-        match std::mem::take(&mut self.lost) {
-            0 => Ok(self.queue.pop_front()),
-            lost => Err(Error::EventsLost(lost)),
+        if !self.lost.is_empty() {
+            return Err(Error::EventsLost(std::mem::take(&mut self.lost).into_iter().collect()));
         }
+        let event = self.queue.pop_front();
+        if let Some(event) = &event {
+            self.queued.remove(event);
+        }
+        Ok(event)
     }
 
     /// Drops the queued events of a removed watch.
@@ -65,6 +87,7 @@ impl Events {
             path == "/" || p.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
         self.queue.retain(|e| e.token != token || !below(&e.path));
+        self.queued.retain(|e| e.token != token || !below(&e.path));
     }
 
     pub(super) fn clear(&mut self) {
@@ -87,10 +110,24 @@ mod tests {
             events.push(event(&n.to_string()));
             events.push(event("0"));
         }
-        assert!(matches!(events.pop(), Err(Error::EventsLost(3))));
+        assert!(matches!(events.pop(), Err(Error::EventsLost(tokens)) if tokens == ["t"]));
         for n in 0..Events::MOST {
             assert_eq!(events.pop().unwrap(), Some(event(&n.to_string())));
         }
+        assert_eq!(events.pop().unwrap(), None);
+    }
+
+    #[test]
+    fn events_of_other_watches_are_kept_beside_one_that_fires_without_end() {
+        let mut events = Events::default();
+        let other = |n| WatchEvent { path: format!("/other/{n}"), token: "other".into() };
+        events.push(other(0));
+        for n in 0..3 * Events::MOST {
+            events.push(event(&n.to_string()));
+        }
+        events.push(other(1));
+        assert!(matches!(events.pop(), Err(Error::EventsLost(tokens)) if tokens == ["t"]));
+        assert_eq!([events.pop().unwrap(), events.pop().unwrap()], [Some(other(0)), Some(other(1))]);
         assert_eq!(events.pop().unwrap(), None);
     }
 

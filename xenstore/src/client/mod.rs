@@ -92,7 +92,7 @@ impl Client {
     /// The next watch event, without waiting.
     ///
     /// # Errors
-    /// [`Error::EventsLost`] once after more events came than are queued: any watched node may have changed.
+    /// [`Error::EventsLost`] once after more events came than are queued: what the watches with its tokens watch may have changed.
     /// [`Error::Closed`] and [`Error::Io`] when the connection is closed.
     pub fn poll_event(&mut self) -> Result<Option<WatchEvent>> {
         self.connection.event(Some(Instant::now()))

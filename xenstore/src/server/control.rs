@@ -5,7 +5,6 @@ use std::fmt::Write;
 use ring_abi::xs_wire::XsError;
 
 use super::Core;
-use super::connection::Connection;
 use super::dispatch::{Request, number, ok, text};
 use super::quota::{Quota, Quotas};
 use crate::wire::strings;
@@ -24,6 +23,8 @@ quota [<domid>]
   a domain's quotas and what it uses, or those of new domains
 quota set <name> <value>
   set a quota of new domains, 0 for no limit
+longest-turn
+  the longest turn of the store's loop so far, in microseconds of its thread's processor time
 ";
 
 impl Core {
@@ -44,6 +45,7 @@ impl Core {
                 self.quotas.set(quota, number(value.as_bytes())?);
                 Ok(ok())
             }
+            ["longest-turn"] => Ok(text(self.longest_turn.get().as_micros())),
             ["quota", domid] => self.usage(number(domid.as_bytes())?).map(text),
             _ => Err(XsError::EINVAL),
         }
@@ -52,16 +54,16 @@ impl Core {
     fn usage(&self, domid: DomId) -> Result<String, XsError> {
         let domain = self.domains.get(&domid).ok_or(XsError::ENOENT)?;
         // What is counted for each connection is shown for the connection that uses most.
-        let most = |count: fn(&Connection) -> usize| {
-            domain.conns.iter().filter_map(|id| self.connections.get(id)).map(count).max()
-        };
+        let replies =
+            domain.conns.iter().filter_map(|id| self.connections.get(id)).map(|c| c.outbox.replies());
+        let replies = replies.max();
         let used = |quota| match quota {
             Quota::Nodes => Some(self.tree.owned(domid) as usize),
-            Quota::Watches => most(|c| c.watches),
-            Quota::Transactions => most(|c| c.transactions.len()),
-            Quota::Memory => most(Connection::held),
-            Quota::Outstanding => most(|c| c.outbox.replies()),
-            Quota::Events => most(|c| c.outbox.events()),
+            Quota::Watches => Some(domain.usage.watches),
+            Quota::Transactions => Some(domain.usage.transactions),
+            Quota::Memory => Some(domain.usage.held),
+            Quota::Outstanding => replies,
+            Quota::Events => Some(domain.usage.events),
             _ => None,
         };
         Ok(table(&format!("Domain {domid}"), &domain.allowance.quotas, used))

@@ -152,11 +152,13 @@ impl Core {
         let request = self.path(r, path, true)?;
         let bytes = request.path.as_str().len() + token.len();
         let connection = self.connections.get_mut(&r.conn).ok_or(XsError::EIO)?;
-        let allowance = &mut self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?.allowance;
-        if !allowance.allows(Quota::Watches, connection.watches + 1) {
+        let domain = self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?;
+        let usage = domain.usage;
+        let allowance = &mut domain.allowance;
+        if !allowance.allows(Quota::Watches, usage.watches + 1) {
             return Err(XsError::E2BIG);
         }
-        if !allowance.allows(Quota::Memory, connection.held() + bytes) {
+        if !allowance.allows(Quota::Memory, usage.held + bytes) {
             return Err(XsError::ENOMEM);
         }
         let first = self.watches.add(r.conn, request, token)?;
@@ -189,8 +191,10 @@ impl Core {
             return Err(XsError::EBUSY);
         }
         let connection = self.connections.get_mut(&r.conn).ok_or(XsError::EIO)?;
-        let allowance = &mut self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?.allowance;
-        match allowance.allows(Quota::Transactions, connection.transactions.len() + 1) {
+        let domain = self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?;
+        let usage = domain.usage;
+        let allowance = &mut domain.allowance;
+        match allowance.allows(Quota::Transactions, usage.transactions + 1) {
             true => Ok(text(connection.begin(&self.tree, self.changes))),
             false => Err(XsError::ENOSPC),
         }
@@ -207,6 +211,7 @@ impl Core {
         let transaction = connection.transactions.remove(&r.tx).ok_or(XsError::ENOENT)?;
         if commit {
             let allowance = &mut self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?.allowance;
+            self.work += transaction.touched();
             let effects = transaction.commit(&mut self.tree, &mut self.generation, credentials, allowance)?;
             self.fire(effects);
         }
@@ -223,12 +228,13 @@ impl Core {
     ) -> Result<R, XsError> {
         let credentials = self.credentials(r.domid);
         let connection = self.connections.get_mut(&r.conn).ok_or(XsError::EIO)?;
-        let allowance = &mut self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?.allowance;
-        let held = connection.held();
+        let domain = self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?;
+        let usage = domain.usage;
+        let allowance = &mut domain.allowance;
         let tree = match connection.transactions.get_mut(&r.tx) {
             None => &mut self.tree,
             Some(transaction) => {
-                transaction.depend_on(path, dependency, held - transaction.held, allowance)?;
+                transaction.depend_on(path, dependency, usage.held - transaction.held(), allowance)?;
                 &mut transaction.tree
             }
         };
@@ -239,20 +245,23 @@ impl Core {
     fn make(&mut self, r: &Request<'_>, change: Change) -> Outcome {
         let credentials = self.credentials(r.domid);
         let connection = self.connections.get_mut(&r.conn).ok_or(XsError::EIO)?;
-        let allowance = &mut self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?.allowance;
+        let domain = self.domains.get_mut(&r.domid).ok_or(XsError::EIO)?;
+        let usage = domain.usage;
+        let allowance = &mut domain.allowance;
         let generation = &mut self.generation;
-        let held = connection.held();
         let Some(transaction) = connection.transactions.get_mut(&r.tx) else {
             let effect =
                 TreeView { tree: &mut self.tree, generation, credentials, allowance }.apply(&change)?;
             self.fire(effect);
             return Ok(ok());
         };
-        transaction.record(&change, held - transaction.held, allowance)?;
+        let others = usage.held - transaction.held();
+        transaction.record(&change, others, allowance)?;
         let done =
             TreeView { tree: &mut transaction.tree, generation, credentials, allowance }.apply(&change);
-        if !matches!(done, Ok(Some(_))) {
-            transaction.unrecord();
+        match done {
+            Ok(Some(_)) => transaction.check_memory(others, allowance)?,
+            _ => transaction.unrecord(),
         }
         done.map(|_| ok())
     }

@@ -10,6 +10,7 @@ use super::dispatch::{Request, exactly, number, ok, one, text};
 use super::node_ops::{Change, TreeView};
 use super::path::Path;
 use super::quota::{Allowance, Quota, Quotas};
+use super::usage::Usage;
 use super::{ConnId, Core, INTRODUCE_DOMAIN, RELEASE_DOMAIN};
 use crate::wire::strings;
 use ring_abi::DomId;
@@ -24,12 +25,22 @@ pub(super) struct Domain {
     pub(super) target: Option<DomId>,
     features: u32,
     pub(super) allowance: Allowance,
+    /// What all its connections use.
+    pub(super) usage: Usage,
 }
 
 impl Domain {
     fn new(domid: DomId, quotas: Quotas) -> Domain {
         let allowance = Allowance::new(domid, quotas);
-        Domain { introduced: false, conns: BTreeSet::new(), target: None, features: FEATURES, allowance }
+        let usage = Usage::default();
+        Domain {
+            introduced: false,
+            conns: BTreeSet::new(),
+            target: None,
+            features: FEATURES,
+            allowance,
+            usage,
+        }
     }
 
     pub(super) fn introduced(domid: DomId, quotas: Quotas) -> Domain {
@@ -62,6 +73,7 @@ impl Core {
             self.close(conn);
         }
         self.domains.remove(&domid);
+        self.turns.remove(domid);
         for domain in self.domains.values_mut() {
             domain.target.take_if(|target| *target == domid);
         }

@@ -41,27 +41,32 @@ impl Outbox {
         self.push(bytes, true);
     }
 
-    /// The bytes to send next; empty when there are none.
-    pub(super) fn front(&self) -> &[u8] {
-        self.queue.front().map_or(&[], |packet| &packet.bytes[self.sent..])
+    /// The bytes to send, in order; none is empty.
+    pub(super) fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let skipped = |(n, packet)| -> &[u8] {
+            let packet: &Packet = packet;
+            &packet.bytes[if n == 0 { self.sent } else { 0 }..]
+        };
+        self.queue.iter().enumerate().map(skipped)
     }
 
-    /// Removes `n` bytes of [`Outbox::front`], which were sent.
+    /// Removes the first `n` bytes of [`Outbox::parts`], which were sent.
     pub(super) fn advance(&mut self, n: usize) {
-        let Some(packet) = self.queue.front() else { return };
         self.sent += n;
-        if self.sent < packet.bytes.len() {
-            return;
+        while self.queue.front().is_some_and(|packet| packet.bytes.len() <= self.sent) {
+            let Some(packet) = self.queue.pop_front() else { return };
+            self.sent -= packet.bytes.len();
+            self.bytes -= packet.bytes.len();
+            if packet.event {
+                self.queued_events.remove(&packet.bytes[ring_abi::xs_wire::HEADER_SIZE..]);
+                self.events -= 1;
+            } else {
+                self.replies -= 1;
+            }
         }
-        self.bytes -= packet.bytes.len();
-        if packet.event {
-            self.queued_events.remove(&packet.bytes[ring_abi::xs_wire::HEADER_SIZE..]);
-            self.events -= 1;
-        } else {
-            self.replies -= 1;
+        if self.queue.is_empty() {
+            self.sent = 0;
         }
-        self.queue.pop_front();
-        self.sent = 0;
     }
 
     pub(super) fn replies(&self) -> usize {
@@ -96,9 +101,13 @@ mod tests {
         }
         outbox.reply(&Message::new(MessageType::Read, 1, 0, vec![]));
         assert_eq!((outbox.events(), outbox.replies()), (4, 1));
-        while !outbox.front().is_empty() {
+        let bytes: usize = outbox.parts().map(<[u8]>::len).sum();
+        assert_eq!(bytes, outbox.bytes());
+        outbox.advance(20);
+        for _ in 20..bytes - 40 {
             outbox.advance(1);
         }
+        outbox.advance(40);
         assert_eq!((outbox.events(), outbox.replies(), outbox.bytes()), (0, 0, 0));
         outbox.event(b"/a\0t\0".to_vec(), false);
         assert_eq!(outbox.events(), 1);

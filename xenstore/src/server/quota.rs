@@ -9,23 +9,23 @@ use ring_abi::DomId;
 pub enum Quota {
     /// Nodes owned.
     Nodes,
-    /// Watches set.
+    /// Watches set, on all connections of the domain.
     Watches,
-    /// Transactions open at the same time.
+    /// Transactions open at the same time, on all connections of the domain.
     Transactions,
     /// Bytes in a node: its header, permissions, value, and its children's names.
     NodeSize,
     /// Entries in a node's permissions.
     Permissions,
-    /// Unsent replies; beyond the quota no further request is read.
+    /// Unsent replies of a connection; beyond the quota no further request is read.
     Outstanding,
     /// Bytes in a path, `/local/domain/<domid>/` not counted.
     PathLength,
-    /// Nodes touched, and changes made, in one transaction.
+    /// Nodes touched, and changes made, in one transaction; each sixteen names of a path count as one more.
     TransactionNodes,
-    /// Bytes held for a domain in watches and open transactions.
+    /// Bytes held for a domain in watches and open transactions, with the nodes that these have of their own.
     Memory,
-    /// Unsent watch events; beyond the quota the connection is closed.
+    /// Unsent watch events of a domain; beyond the quota its connection with most of them is closed.
     Events,
 }
 

@@ -36,8 +36,10 @@ pub(super) struct Transaction {
     pub(super) tree: Tree,
     dependencies: BTreeMap<Path, Dependency>,
     log: Vec<Change>,
-    /// Bytes this holds, without the trees, which share the store's nodes.
-    pub(super) held: usize,
+    /// Nodes touched and changes made, deep ones counted for more.
+    touched: usize,
+    /// Bytes of the dependencies and the log.
+    recorded: usize,
     /// The store's count of changes at the start.
     pub(super) began: u64,
     /// The error of the commit, once it can only fail.
@@ -48,10 +50,11 @@ impl Transaction {
     pub(super) fn new(tree: &Tree, now: u64) -> Transaction {
         Transaction {
             base: tree.clone(),
-            tree: tree.clone(),
+            tree: tree.branch(),
             dependencies: BTreeMap::new(),
             log: Vec::new(),
-            held: 0,
+            touched: 0,
+            recorded: 0,
             began: now,
             failed: None,
         }
@@ -60,6 +63,16 @@ impl Transaction {
     /// Drops the old tree. Further requests are made on the new one; the commit fails with EAGAIN.
     pub(super) fn expire(&mut self, tree: &Tree, now: u64) {
         *self = Transaction { failed: Some(XsError::EAGAIN), ..Transaction::new(tree, now) };
+    }
+
+    /// Bytes this holds: what it has recorded, and the nodes that its tree does not share with the store's.
+    pub(super) fn held(&self) -> usize {
+        self.recorded + self.tree.own_bytes()
+    }
+
+    /// Nodes touched and changes made: what a commit costs.
+    pub(super) fn touched(&self) -> usize {
+        self.touched
     }
 
     /// Records that a request depends on a node. `others` are bytes held outside this transaction.
@@ -77,7 +90,7 @@ impl Transaction {
             *before = dependency.max(*before);
             return Ok(());
         }
-        self.grow(size_of::<(Path, Dependency)>() + path.as_str().len(), others, allowance)?;
+        self.grow(path, size_of::<(Path, Dependency)>() + path.as_str().len(), others, allowance)?;
         self.dependencies.insert(path.clone(), dependency);
         Ok(())
     }
@@ -96,11 +109,11 @@ impl Transaction {
         let path = change.path();
         self.depend_on(path, Dependency::Node, others, allowance)?;
         if self.base.get(path).is_none() {
-            let above = path.parent();
-            let nearest = above.upwards().find(|p| self.base.get(&Path::fixed(p)).is_some()).unwrap_or("/");
+            let missing = self.base.nearest(path).1;
+            let nearest = path.upwards().nth(missing).unwrap_or("/");
             self.depend_on(&Path::fixed(nearest), Dependency::Node, others, allowance)?;
         }
-        self.grow(change.len(), others, allowance)?;
+        self.grow(path, change.len(), others, allowance)?;
         self.log.push(change.clone());
         Ok(())
     }
@@ -108,7 +121,8 @@ impl Transaction {
     /// Removes the last recorded change, which was refused.
     pub(super) fn unrecord(&mut self) {
         if let Some(change) = self.log.pop() {
-            self.held -= change.len();
+            self.recorded -= change.len();
+            self.touched -= weight(change.path());
         }
     }
 
@@ -131,7 +145,7 @@ impl Transaction {
             return Err(XsError::EAGAIN);
         }
         let mut outcome = tree.clone();
-        let mut effects = Vec::new();
+        let mut effects = Effects::default();
         for change in &self.log {
             let mut view = TreeView {
                 tree: &mut outcome,
@@ -139,26 +153,78 @@ impl Transaction {
                 credentials,
                 allowance: &mut *allowance,
             };
-            effects.extend(view.apply(change).map_err(|_| XsError::EAGAIN)?);
+            view.apply(change)
+                .map_err(|_| XsError::EAGAIN)?
+                .into_iter()
+                .for_each(|effect| effects.add(effect));
         }
         *tree = outcome;
-        Ok(effects)
+        Ok(effects.in_order)
     }
 
-    fn grow(&mut self, by: usize, others: usize, allowance: &mut Allowance) -> Result<(), XsError> {
-        let touched = self.dependencies.len() + self.log.len() + 1;
-        let refused = if !allowance.allows(Quota::TransactionNodes, touched) {
-            XsError::ENOSPC
-        } else if !allowance.allows(Quota::Memory, others + self.held + by) {
-            XsError::ENOMEM
-        } else {
-            self.held += by;
+    /// Checks the memory that a change has taken.
+    ///
+    /// # Errors
+    /// ENOMEM beyond the quota; the transaction then cannot commit.
+    pub(super) fn check_memory(&mut self, others: usize, allowance: &mut Allowance) -> Result<(), XsError> {
+        if allowance.allows(Quota::Memory, others + self.held()) {
             return Ok(());
-        };
+        }
         self.failed = Some(XsError::ENOMEM);
-        Err(refused)
+        Err(XsError::ENOMEM)
+    }
+
+    fn grow(
+        &mut self,
+        path: &Path,
+        by: usize,
+        others: usize,
+        allowance: &mut Allowance,
+    ) -> Result<(), XsError> {
+        if !allowance.allows(Quota::TransactionNodes, self.touched + weight(path)) {
+            self.failed = Some(XsError::ENOMEM);
+            return Err(XsError::ENOSPC);
+        }
+        self.check_memory(others + by, allowance)?;
+        self.touched += weight(path);
+        self.recorded += by;
+        Ok(())
     }
 }
+
+/// What a path counts as for the quota of touched nodes: looking up a node takes as long as its path is deep, and each is
+/// looked up several times by a commit.
+fn weight(path: &Path) -> usize {
+    1 + path.names().count() / 16
+}
+
+/// The effects of a commit: one for each node, as in xenstored, however often the transaction has changed it.
+#[derive(Default)]
+struct Effects {
+    in_order: Vec<Effect>,
+    by_path: BTreeMap<Path, usize>,
+}
+
+impl Effects {
+    fn add(&mut self, effect: Effect) {
+        match self.by_path.get(&effect.path) {
+            None => {
+                self.by_path.insert(effect.path.clone(), self.in_order.len());
+                self.in_order.push(effect);
+            }
+            // Who could read the node before, or can now, gets the event; nobody else has seen what was in between.
+            Some(at) => {
+                let known = &mut self.in_order[*at];
+                known.readable.truncate(FIRST_LISTS);
+                known.readable.extend(effect.readable);
+                known.removed = known.removed.take().or(effect.removed);
+            }
+        }
+    }
+}
+
+/// The lists of permissions of one effect, at most: the node's before and after, and its parent's.
+const FIRST_LISTS: usize = 3;
 
 fn same(base: Option<&Node>, now: Option<&Node>, dependency: Dependency) -> bool {
     match (base, now) {

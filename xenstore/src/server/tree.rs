@@ -73,6 +73,13 @@ impl Node {
         Some(here)
     }
 
+    /// Bytes of the node itself, with its list of children.
+    fn bytes(&self) -> usize {
+        /// A child's entry in the list: name, node, and what the list itself and the counts of references take.
+        const ENTRY: usize = 2 * size_of::<(Arc<str>, Arc<Node>)>();
+        size_of::<Node>() + ENTRY * (1 + self.children.len())
+    }
+
     /// This node and all below it, in no particular order.
     pub(super) fn all(&self) -> impl Iterator<Item = &Node> {
         let mut stack = vec![self];
@@ -102,6 +109,8 @@ pub(super) struct Tree {
     root: Arc<Node>,
     special: Arc<BTreeMap<&'static str, Arc<Node>>>,
     owned: Arc<BTreeMap<DomId, u32>>,
+    /// Bytes of the nodes that were made or copied for this tree, since it was branched off another.
+    own_bytes: usize,
 }
 
 impl Tree {
@@ -111,9 +120,21 @@ impl Tree {
         let node = || Arc::new(Node::new(&new));
         let special = [super::INTRODUCE_DOMAIN, super::RELEASE_DOMAIN].map(|name| (name, node()));
         let owned = BTreeMap::from([(DomId::DOM0, 1 + special.len() as u32)]);
-        let mut tree = Tree { root: node(), special: Arc::new(special.into()), owned: Arc::new(owned) };
+        let mut tree =
+            Tree { root: node(), special: Arc::new(special.into()), owned: Arc::new(owned), own_bytes: 0 };
         tree.create(&Path::fixed("/tool/xenstored"), &new);
         tree
+    }
+
+    /// A clone that counts the bytes of its own from now on.
+    pub(super) fn branch(&self) -> Tree {
+        Tree { own_bytes: 0, ..self.clone() }
+    }
+
+    /// Bytes of the nodes that were made or copied for this tree since it was branched off another. What it has removed of
+    /// them is still counted.
+    pub(super) fn own_bytes(&self) -> usize {
+        self.own_bytes
     }
 
     pub(super) fn get(&self, path: &Path) -> Option<&Node> {
@@ -153,16 +174,19 @@ impl Tree {
             return;
         }
         let mut created = 0;
-        let mut here = Arc::make_mut(&mut self.root);
+        let own_bytes = &mut self.own_bytes;
+        let mut here = make_mut(&mut self.root, own_bytes);
         for name in path.names() {
             if here.child(name).is_none() {
-                here.children.insert(name.into(), Arc::new(Node::new(new)));
+                let child = Node::new(new);
+                *own_bytes += child.bytes() + name.len();
+                here.children.insert(name.into(), Arc::new(child));
                 here.names_len += name.len() + 1;
                 here.children_changed = new.generation;
                 created += 1;
             }
             let Some(child) = here.children.get_mut(name) else { return };
-            here = Arc::make_mut(child);
+            here = make_mut(child, own_bytes);
         }
         self.count(new.perms[0].domid, created);
     }
@@ -172,6 +196,7 @@ impl Tree {
         if let Some(node) = self.get_mut(path) {
             node.value = value.into();
             node.changed = generation;
+            self.own_bytes += value.len();
         }
     }
 
@@ -247,9 +272,10 @@ impl Tree {
         if path.is_special() {
             return Arc::make_mut(&mut self.special).get_mut(path.as_str()).map(Arc::make_mut);
         }
-        let mut here = Arc::make_mut(&mut self.root);
+        let own_bytes = &mut self.own_bytes;
+        let mut here = make_mut(&mut self.root, own_bytes);
         for name in path.names() {
-            here = Arc::make_mut(here.children.get_mut(name)?);
+            here = make_mut(here.children.get_mut(name)?, own_bytes);
         }
         Some(here)
     }
@@ -265,6 +291,14 @@ impl Tree {
             owned.remove(&domid);
         }
     }
+}
+
+/// A node to be changed, which is copied where another tree has it too; its bytes are counted then.
+fn make_mut<'n>(node: &'n mut Arc<Node>, own_bytes: &mut usize) -> &'n mut Node {
+    if Arc::strong_count(node) > 1 {
+        *own_bytes += node.bytes();
+    }
+    Arc::make_mut(node)
 }
 
 #[cfg(test)]

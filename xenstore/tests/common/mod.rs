@@ -50,7 +50,7 @@ impl Running {
     }
 }
 
-fn bounded(mut client: Client) -> Client {
+pub(crate) fn bounded(mut client: Client) -> Client {
     client.set_reply_timeout(Some(BOUND));
     client
 }

@@ -65,7 +65,7 @@ impl Peer {
     fn send_raw(&mut self, core: &mut Core, bytes: &[u8]) {
         self.pending = None;
         if core.wants_input(self.id) {
-            core.input(self.id, bytes);
+            input(core, self.id, bytes);
         }
     }
 
@@ -76,7 +76,7 @@ impl Peer {
         }
         let len =
             bytes.iter().fold(4097u32, |len, byte| len.saturating_mul(2).saturating_add((*byte).into()));
-        core.input(self.id, &Header { kind: 2, req_id: 0, tx_id: 0, len }.to_bytes());
+        input(core, self.id, &Header { kind: 2, req_id: 0, tx_id: 0, len }.to_bytes());
         assert!(core.closed(self.id), "{len} bytes of payload are not refused");
     }
 
@@ -90,7 +90,7 @@ impl Peer {
         payload.truncate(PAYLOAD_MAX);
         let mut message = Message::new(MessageType::Read, number, tx_id, payload);
         message.header.kind = kind;
-        core.input(self.id, &message.to_bytes());
+        input(core, self.id, &message.to_bytes());
         if let Some(pending) = &mut self.pending {
             pending.push_back(number);
         }
@@ -102,6 +102,7 @@ impl Peer {
             let n = core.output(self.id).len().min(most);
             self.replies.push(&core.output(self.id)[..n]);
             core.sent(self.id, n);
+            while core.step() {}
             most -= n;
         }
         while let Some(reply) = self.replies.take().expect("a reply within the wire's limit") {
@@ -190,8 +191,14 @@ fn payload(kind: u32, c: &mut Choices<'_>) -> Vec<u8> {
     text.into_bytes()
 }
 
+/// Passes bytes to the store and has it execute what they complete.
+fn input(core: &mut Core, id: ConnId, bytes: &[u8]) {
+    core.input(id, bytes);
+    while core.step() {}
+}
+
 fn check(core: &mut Core) {
     let id = core.connect();
-    core.input(id, &Message::new(MessageType::Control, 1, 0, b"check\0".to_vec()).to_bytes());
+    input(core, id, &Message::new(MessageType::Control, 1, 0, b"check\0".to_vec()).to_bytes());
     assert!(core.output(id).ends_with(b"OK\0"), "the store's accounting is wrong");
 }

@@ -6,7 +6,9 @@
 //! [`Config`]. Domains are connected with [`StoreHandle::introduce`], each by a socket that the caller makes.
 //!
 //! A slow client does not delay others: its requests are not read while the replies to earlier ones are unsent, and its
-//! connection is closed when too many watch events are unsent (see [`Core`]).
+//! connection is closed when too many watch events are unsent (see [`Core`]). Nor does a domain with many connections and
+//! requests without end: every turn of the loop takes a few milliseconds, in which dom0's requests and the commands of the
+//! [`StoreHandle`] are served, and those of each domain in turn.
 
 mod reactor;
 
@@ -17,7 +19,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use event_loop::Essential;
+use event_loop::{Essential, LongestTurn};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use ring_abi::xs_wire::XsError;
@@ -57,6 +59,9 @@ enum Command {
     Stop,
 }
 
+/// Most commands of one turn.
+const COMMANDS: usize = 16;
+
 /// A running store. Dropping it stops the thread, closes all connections, and removes the socket.
 pub struct Store {
     handle: StoreHandle,
@@ -69,6 +74,7 @@ pub struct Store {
 pub struct StoreHandle {
     commands: Sender<Command>,
     wake: Arc<EventFd>,
+    longest_turn: LongestTurn,
 }
 
 impl Store {
@@ -82,11 +88,13 @@ impl Store {
         let (commands, receiver) = channel();
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = Arc::new(EventFd::from_flags(flags)?);
-        let handle = StoreHandle { commands, wake: wake.clone() };
-        let mut reactor = Reactor::new(Core::new(config.quotas), listener, config.users, wake)?;
+        let core = Core::new(config.quotas);
+        let longest_turn = core.longest_turn();
+        let handle = StoreHandle { commands, wake: wake.clone(), longest_turn: longest_turn.clone() };
+        let mut reactor = Reactor::new(core, listener, config.users, wake)?;
         let run = move || {
             let _essential = Essential;
-            serve(&mut reactor, &receiver)
+            serve(&mut reactor, &receiver, &longest_turn)
         };
         let thread = std::thread::Builder::new().name("xenstored".into()).spawn(run)?;
         Ok(Store { handle, thread: Some(thread), socket: config.socket })
@@ -173,6 +181,11 @@ impl StoreHandle {
         self.send(Command::Connect(stream))
     }
 
+    /// The longest turn of the store's loop so far, by its thread's processor time.
+    pub fn longest_turn(&self) -> LongestTurn {
+        self.longest_turn.clone()
+    }
+
     fn call(&self, command: impl FnOnce(Sender<Result<(), XsError>>) -> Command) -> io::Result<()> {
         let (sender, reply) = channel();
         self.send(command(sender))?;
@@ -191,23 +204,30 @@ impl StoreHandle {
 }
 
 /// Runs the thread until a Stop command or a failure of epoll.
-fn serve(reactor: &mut Reactor, commands: &Receiver<Command>) {
+fn serve(reactor: &mut Reactor, commands: &Receiver<Command>, longest_turn: &LongestTurn) {
     loop {
-        if let Err(error) = reactor.poll() {
-            tracing::error!(%error, "failed to poll; the xenstore stops");
-            return;
-        }
-        while let Ok(command) = commands.try_recv() {
-            match command {
-                Command::Introduce(domid, stream, lease, reply) => {
+        let events = match reactor.wait() {
+            Ok(events) => events,
+            Err(error) => return tracing::error!(%error, "failed to poll; the xenstore stops"),
+        };
+        let turn = longest_turn.begin();
+        reactor.serve(&events, &turn);
+        for n in 0.. {
+            if n == COMMANDS {
+                reactor.return_soon();
+                break;
+            }
+            match commands.try_recv() {
+                Ok(Command::Introduce(domid, stream, lease, reply)) => {
                     // Fails only when the caller's thread has ended.
                     let _ = reply.send(reactor.introduce(domid, stream, lease));
                 }
-                Command::Release(domid, reply) => {
+                Ok(Command::Release(domid, reply)) => {
                     let _ = reply.send(reactor.release(domid));
                 }
-                Command::Connect(stream) => reactor.connect(stream),
-                Command::Stop => return,
+                Ok(Command::Connect(stream)) => reactor.connect(stream),
+                Ok(Command::Stop) => return,
+                Err(_) => break,
             }
         }
     }

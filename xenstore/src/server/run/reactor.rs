@@ -3,10 +3,12 @@
 //! Polls the listener, the eventfd and the connections, and moves bytes between sockets and the core.
 
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
+use std::time::Duration;
 
+use event_loop::Turn;
 use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::eventfd::EventFd;
@@ -22,6 +24,14 @@ const LISTENER: u64 = u64::MAX;
 const WAKE: u64 = u64::MAX - 1;
 /// Most connections of dom0's tools at a time; further ones wait in the listener's backlog.
 const MAX_TOOLS: usize = 1024;
+/// Most events of one turn.
+const EVENTS: usize = 64;
+/// The processor time after which no further request is executed in a turn, and none of the output is sent any more. Each
+/// is exceeded by one request, or one connection's output, at most.
+const EXECUTING: Duration = Duration::from_millis(2);
+const SENDING: Duration = Duration::from_millis(2);
+/// Most messages sent by one system call.
+const PARTS: usize = 128;
 
 struct Peer {
     stream: UnixStream,
@@ -60,14 +70,21 @@ impl Reactor {
         Ok(reactor)
     }
 
-    /// Waits for events and handles them.
-    pub(super) fn poll(&mut self) -> io::Result<()> {
-        let mut events = [EpollEvent::empty(); 64];
-        let ready = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+    /// Waits for events, or returns at once while there is work left of the last turn.
+    pub(super) fn wait(&mut self) -> io::Result<Vec<EpollEvent>> {
+        let mut events = vec![EpollEvent::empty(); EVENTS];
+        let timeout = if self.core.has_work() { EpollTimeout::ZERO } else { EpollTimeout::NONE };
+        let ready = match self.epoll.wait(&mut events, timeout) {
             Err(Errno::EINTR) => 0,
             other => other?,
         };
-        for event in &events[..ready] {
+        events.truncate(ready);
+        Ok(events)
+    }
+
+    /// Reads what has come, executes requests, and sends output, each for a while.
+    pub(super) fn serve(&mut self, events: &[EpollEvent], turn: &Turn<'_>) {
+        for event in events {
             match event.data() {
                 LISTENER => self.accept(),
                 // The caller takes commands after every call.
@@ -75,11 +92,18 @@ impl Reactor {
                     let _ = self.wake.read();
                     self.resume_accepting();
                 }
-                id => self.move_bytes(ConnId(id), event.events()),
+                id => self.receive(ConnId(id), event.events()),
             }
         }
-        self.flush();
-        Ok(())
+        let until = turn.elapsed() + EXECUTING;
+        while self.core.step() && turn.elapsed() < until {}
+        self.flush(turn);
+    }
+
+    /// Has the next wait return at once: commands are left.
+    pub(super) fn return_soon(&self) {
+        // EAGAIN: the counter is full, which does too.
+        let _ = self.wake.write(1);
     }
 
     pub(super) fn introduce(
@@ -89,15 +113,11 @@ impl Reactor {
         lease: Lease,
     ) -> Result<(), XsError> {
         let id = self.core.introduce(domid)?;
-        let added = self.add(id, stream, lease, false);
-        self.flush();
-        added
+        self.add(id, stream, lease, false)
     }
 
     pub(super) fn release(&mut self, domid: DomId) -> Result<(), XsError> {
-        let done = self.core.release(domid);
-        self.flush();
-        done
+        self.core.release(domid)
     }
 
     pub(super) fn connect(&mut self, stream: UnixStream) {
@@ -179,10 +199,10 @@ impl Reactor {
         }
     }
 
-    /// Reads at most once, so that one peer does not delay the others, and sends output.
-    fn move_bytes(&mut self, id: ConnId, ready: EpollFlags) {
+    /// Reads once from a connection whose earlier requests are executed, and has output sent.
+    fn receive(&mut self, id: ConnId, ready: EpollFlags) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        if ready.contains(EpollFlags::EPOLLIN) {
+        if ready.contains(EpollFlags::EPOLLIN) && self.core.wants_input(id) {
             let mut bytes = [0; 4096];
             match peer.stream.read(&mut bytes) {
                 Ok(0) => return self.drop_peer(id),
@@ -190,29 +210,30 @@ impl Reactor {
                 Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
                 Err(_) => return self.drop_peer(id),
             }
-        } else if ready.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) {
+        } else if ready.intersects(EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR) && !self.core.has_request(id)
+        {
             return self.drop_peer(id);
         }
-        self.send(id);
+        self.core.wake(id);
     }
 
-    /// Sends output on all connections that have some, until none is woken any more.
-    fn flush(&mut self) {
-        loop {
-            let woken = self.core.take_woken();
-            if woken.is_empty() {
-                return;
-            }
-            for id in woken {
-                self.send(id);
-            }
+    /// Sends output of the connections that have some, dom0's first, for a while.
+    fn flush(&mut self, turn: &Turn<'_>) {
+        let until = turn.elapsed() + SENDING;
+        while turn.elapsed() < until {
+            let Some(id) = self.core.next_woken() else { return };
+            self.send(id);
         }
     }
 
     fn send(&mut self, id: ConnId) {
         let Some(peer) = self.peers.get_mut(&id) else { return };
-        while !self.core.closed(id) && !self.core.output(id).is_empty() {
-            match peer.stream.write(self.core.output(id)) {
+        while !self.core.closed(id) {
+            let parts: Vec<IoSlice<'_>> = self.core.outputs(id).take(PARTS).map(IoSlice::new).collect();
+            if parts.is_empty() {
+                break;
+            }
+            match peer.stream.write_vectored(&parts) {
                 Ok(n) => self.core.sent(id, n),
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
@@ -224,7 +245,7 @@ impl Reactor {
         }
         let wanted = [
             (EpollFlags::EPOLLIN, self.core.wants_input(id)),
-            (EpollFlags::EPOLLOUT, !self.core.output(id).is_empty()),
+            (EpollFlags::EPOLLOUT, self.core.outputs(id).next().is_some()),
         ];
         let interest = wanted.into_iter().filter_map(|(flag, wanted)| wanted.then_some(flag)).collect();
         if peer.interest != interest {
