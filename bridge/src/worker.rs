@@ -12,19 +12,20 @@ use std::{
 };
 
 use crossbeam::channel::Receiver;
-use event_loop::Essential;
+use event_loop::{Counter, Essential};
 use nix::sys::eventfd::EventFd;
 
 use crate::{
-    Batch, Config, DropReason, Error, FdbRow, Port, PortInfo, QueueLimits, Rate,
+    Batch, Config, DropReason, Error, FdbRow, Lock, Port, PortInfo, PortSettings, QueueLimits, Rate,
     attached_port::{AttachedPort, Hold, Sender},
     command::Command,
     egress_queue::EgressQueue,
     fdb::PortId,
     poller::Poller,
     rate_limit::RateLimit,
-    switch::{BatchSummary, Switch},
+    switch::{Switch, Turn},
     tick::Tick,
+    turn_meter::TurnMeter,
 };
 
 /// While ports are busy, the descriptors of armed ones are polled once in so many rounds, as that is a system call.
@@ -37,6 +38,7 @@ pub(crate) struct Worker {
     seed: u64,
     started: Instant,
     now: Instant,
+    meter: TurnMeter,
     tick: Tick,
     /// When to look at the ports that had work at the tick and no event.
     check_at: Option<Instant>,
@@ -73,6 +75,7 @@ impl Worker {
             seed,
             started: now,
             now,
+            meter: TurnMeter::new(now),
             tick: Tick::new(now),
             check_at: None,
             held: 0,
@@ -91,10 +94,17 @@ impl Worker {
         })
     }
 
+    /// The longest round in nanoseconds of the thread's processor time.
+    pub(crate) fn longest_turn_ns(&self) -> Arc<Counter> {
+        self.meter.longest_ns().clone()
+    }
+
     pub(crate) fn run(mut self) {
         let _essential = Essential;
         while self.run_commands() {
             self.now = Instant::now();
+            self.meter.end(self.now);
+            self.meter.begin(self.now);
             self.look_at_all();
             let worked = self.round();
             if worked {
@@ -113,9 +123,10 @@ impl Worker {
     fn run_commands(&mut self) -> bool {
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Attach(name, port, rate, reply) => {
-                    drop(reply.send(self.attach(name, port, rate)));
+                Command::Attach(name, port, settings, reply) => {
+                    drop(reply.send(self.attach(name, port, settings)));
                 }
+                Command::SetLock(name, lock, reply) => drop(reply.send(self.set_lock(&name, lock))),
                 Command::SetRate(name, rate, reply) => drop(reply.send(self.set_rate(&name, rate))),
                 Command::Detach(name, reply) => drop(reply.send(self.detach(name))),
                 Command::Ports(reply) => drop(reply.send(self.port_infos())),
@@ -129,8 +140,17 @@ impl Worker {
     /// Serves every polled port once; `true` if any of them had frames, or took some that waited.
     fn round(&mut self) -> bool {
         let mut worked = false;
+        let mut owed = false;
         for index in 0..self.ports.len() {
-            worked |= self.serve(PortId(index as u16));
+            match self.serve(PortId(index as u16)) {
+                Served::Idle => {}
+                Served::Worked => worked = true,
+                Served::Owes => owed = true,
+            }
+        }
+        if owed && !worked {
+            self.ports.iter_mut().flatten().for_each(|attached| attached.turn.forgive());
+            worked = true;
         }
         self.flush();
         if std::mem::take(&mut self.stale_caps) {
@@ -140,47 +160,65 @@ impl Worker {
         worked
     }
 
-    fn serve(&mut self, id: PortId) -> bool {
-        let now_s = self.now_s();
+    fn serve(&mut self, id: PortId) -> Served {
         let Some(attached) = polled(&mut self.ports, id) else {
-            return false;
+            return Served::Idle;
         };
         let drained = attached.drain(self.now).unwrap_or_else(|error| {
             self.failed.push((id, error));
             false
         });
+        let idle = if drained { Served::Worked } else { Served::Idle };
         if !attached.state.needs().input {
-            return drained;
+            return idle;
         }
+        let Some(budget) = attached.turn.begin() else {
+            return if drained { Served::Worked } else { Served::Owes };
+        };
         let passed = self.now.duration_since(self.started);
+        if attached.backlog.is_empty() {
+            if !self.receive(id, passed) {
+                return idle;
+            }
+        } else {
+            attached.resume(&mut self.batch);
+        }
+        let summary = self.switch.forward(id, self.batch.frames(), Turn { now: passed, budget });
+        let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) else { return idle };
+        attached.worked(self.now);
+        attached.turn.spend(summary.cost);
+        attached.stats.moved(summary.moves);
+        summary.drops().for_each(|(reason, frames)| attached.stats.lost(reason, frames));
+        let ports = self.switch.egresses().map(|egress| egress.port);
+        let sole = attached.destinations.sole(ports, summary.flooded, self.now);
+        self.send(id, sole, summary.offloads);
+        if summary.taken < self.batch.len()
+            && let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0))
+        {
+            attached.postpone(&mut self.batch.frames_mut()[summary.taken..]);
+        }
+        self.batch.clear();
+        Served::Worked
+    }
+
+    /// Receives a port's next frames into the batch; `false` if there are none, or its rate allows none.
+    fn receive(&mut self, id: PortId, passed: Duration) -> bool {
+        let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) else { return false };
         match attached.rate.as_mut().map_or(Ok(usize::MAX), |rate| rate.admit(passed)) {
             Ok(frames) => self.batch.limit(frames),
             Err(wait) => {
                 attached.hold(Hold { to: None, until: self.now + wait });
                 self.held += 1;
-                return drained;
+                return false;
             }
         }
         if let Err(error) = attached.port.recv(&mut self.batch) {
             self.failed.push((id, error));
         }
-        if self.batch.is_empty() {
-            return drained;
-        }
-        if let Some(rate) = &mut attached.rate {
+        if let Some(rate) = attached.rate.as_mut().filter(|_| !self.batch.is_empty()) {
             rate.spend(self.batch.frames(), passed);
         }
-        attached.worked(self.now);
-        let BatchSummary { runts, bad_sources, reserved, offloads, flooded } =
-            self.switch.forward(id, self.batch.frames(), now_s);
-        attached.stats.lost(DropReason::Runt, runts);
-        attached.stats.lost(DropReason::BadSource, bad_sources);
-        attached.stats.lost(DropReason::Reserved, reserved);
-        let ports = self.switch.egresses().map(|egress| egress.port);
-        let sole = attached.destinations.sole(ports, flooded, self.now);
-        self.send(id, sole, offloads);
-        self.batch.clear();
-        true
+        !self.batch.is_empty()
     }
 
     /// Sends the batch, which came from port `from`. It is held if its `sole` destination does not take all frames.
@@ -190,6 +228,7 @@ impl Worker {
                 continue;
             };
             attached.stats.lost(DropReason::TooLong, egress.too_long);
+            attached.stats.lost(DropReason::Lock, egress.locked);
             let frames = egress.batch.view(&self.batch);
             let may_be_held = sole.is_some() && !attached.queue.is_stuck(self.now);
             let sender = Sender { port: from, may_be_held };
@@ -244,8 +283,8 @@ impl Worker {
     fn refresh_caps(&mut self) {
         for (index, attached) in self.ports.iter_mut().enumerate() {
             if let Some(attached) = attached {
-                attached.max_len = attached.port.caps().max_len();
-                self.switch.attach(PortId(index as u16), attached.max_len);
+                attached.caps = attached.port.caps();
+                self.switch.set_caps(PortId(index as u16), attached.caps);
             }
         }
     }
@@ -294,7 +333,9 @@ impl Worker {
                 // One port's flush may release requests that another port has to respond to.
                 self.flush();
                 // Rounded up: after a wakeup just before that time the worker would poll until it comes.
-                self.wake_at().saturating_duration_since(Instant::now()) + Duration::from_millis(1)
+                let asleep = Instant::now();
+                self.meter.end(asleep);
+                self.wake_at().saturating_duration_since(asleep) + Duration::from_millis(1)
             }
             false if worked && !self.rounds.is_multiple_of(POLL_ROUNDS) => return Ok(()),
             false => Duration::ZERO,
@@ -304,6 +345,7 @@ impl Worker {
         }
         if all_armed {
             self.now = Instant::now();
+            self.meter.begin(self.now);
         }
         for id in self.ready.drain(..) {
             if let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) {
@@ -323,7 +365,7 @@ impl Worker {
         [holds, self.check_at].into_iter().flatten().fold(self.tick.next(), Instant::min)
     }
 
-    fn attach(&mut self, name: String, port: Box<dyn Port>, rate: Option<Rate>) -> Result<(), Error> {
+    fn attach(&mut self, name: String, port: Box<dyn Port>, settings: PortSettings) -> Result<(), Error> {
         if self.find(&name).is_some() {
             return Err(Error::NameTaken(name));
         }
@@ -334,8 +376,11 @@ impl Worker {
         self.poller.add(id, port.fd()).map_err(os)?;
         let queue = EgressQueue::new(self.limits, self.seed);
         let mut attached = AttachedPort::new(name, port, queue, Instant::now());
-        attached.rate = self.limit(rate);
-        self.switch.attach(id, attached.max_len);
+        attached.rate = self.limit(settings.rate);
+        self.switch.attach(id, attached.caps, &settings, self.started.elapsed());
+        if let Some(address) = settings.address.filter(|address| !self.switch.has_address(id, *address)) {
+            tracing::warn!(bridge = self.name, port = attached.name, %address, "another port has the address");
+        }
         let index = usize::from(id.0);
         self.ports.resize_with(self.ports.len().max(index + 1), || None);
         self.ports[index] = Some(attached);
@@ -345,6 +390,12 @@ impl Worker {
     /// What a port may send from now on.
     fn limit(&self, rate: Option<Rate>) -> Option<RateLimit> {
         rate.and_then(|rate| RateLimit::new(rate, self.started.elapsed()))
+    }
+
+    fn set_lock(&mut self, name: &str, lock: Lock) -> Result<(), Error> {
+        let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
+        self.switch.set_lock(id, lock);
+        Ok(())
     }
 
     fn set_rate(&mut self, name: &str, rate: Option<Rate>) -> Result<(), Error> {
@@ -404,7 +455,8 @@ impl Worker {
     fn fdb_rows(&self) -> Vec<FdbRow> {
         let row = |entry: crate::fdb::Entry| {
             let port = self.ports.get(usize::from(entry.port.0))?.as_ref()?.name.clone();
-            Some(FdbRow { mac: entry.station.mac(), port, age_s: entry.age_s })
+            let is_static = entry.is_static;
+            Some(FdbRow { mac: entry.station.mac(), port, age_s: entry.age_s, is_static })
         };
         self.switch.fdb().into_iter().flat_map(|fdb| fdb.entries(self.now_s())).filter_map(row).collect()
     }
@@ -412,6 +464,16 @@ impl Worker {
     fn now_s(&self) -> u32 {
         self.now.duration_since(self.started).as_secs() as u32
     }
+}
+
+/// What a port's turn was.
+enum Served {
+    /// It had nothing to do.
+    Idle,
+    /// It had frames, or took some that waited.
+    Worked,
+    /// It owes for earlier turns, and was not received from.
+    Owes,
 }
 
 fn polled(ports: &mut [Option<AttachedPort>], id: PortId) -> Option<&mut AttachedPort> {
