@@ -21,10 +21,11 @@ use crate::{
     turn_budget::TurnBudget,
 };
 
-/// Why no frames are received from a port: those that it sent wait for another port, which is full, or its rate is used up.
+/// Why no frames are received from a port: those that it sent wait for another port, which is full, its rate is used up, or it has
+/// sent many that it may not send.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hold {
-    /// The full port; `None` for the rate.
+    /// The full port; `None` for the other reasons.
     pub(crate) to: Option<PortId>,
     /// When it ends at the latest.
     pub(crate) until: Instant,
@@ -59,6 +60,8 @@ pub(crate) struct AttachedPort {
     pub(crate) turn: TurnBudget,
     /// Frames received that wait for the port's next turn.
     pub(crate) backlog: Vec<Frame>,
+    /// Frames dropped as the port may not send them, since it was last held for that.
+    pub(crate) refused: u64,
     /// What the port may send.
     pub(crate) rate: Option<RateLimit>,
     /// The port's descriptor is not waited for.
@@ -83,6 +86,7 @@ impl AttachedPort {
             hold: None,
             turn: TurnBudget::default(),
             backlog: Vec::new(),
+            refused: 0,
             rate: None,
             is_masked: false,
             is_suspect: false,

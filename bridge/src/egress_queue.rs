@@ -20,8 +20,8 @@ const FLOWS: usize = 64;
 /// What a flow may send in its turn, in bytes and [`FRAME_COST`]s.
 const QUANTUM: usize = 16 << 10;
 /// What a frame of any length costs its receiver, in bytes that could be copied meanwhile: a system call or an interrupt's share,
-/// and the way through its network stack, are a microsecond or more.
-const FRAME_COST: usize = 4 << 10;
+/// and the way through its network stack, are a microsecond or two.
+const FRAME_COST: usize = 8 << 10;
 /// Frames offered to the port at once.
 const STAGED: usize = 16;
 

@@ -103,6 +103,11 @@ impl Bridge {
         Duration::from_nanos(self.longest_turn_ns.get())
     }
 
+    /// The counter of [`Bridge::longest_turn`], in nanoseconds.
+    pub fn longest_turn_ns(&self) -> &Arc<Counter> {
+        &self.longest_turn_ns
+    }
+
     /// Stops the worker, and waits until it has dropped its ports.
     pub fn stop(mut self) {
         self.end();

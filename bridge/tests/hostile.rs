@@ -9,6 +9,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
+    time::Instant,
 };
 
 use bridge::{
@@ -286,4 +287,18 @@ fn frames_put_off_to_later_turns_all_arrive_in_order() {
     assert_eq!(notes, (0..20).collect::<Vec<u8>>());
     send(&mut source, &frames);
     bridge.detach("source").unwrap();
+}
+
+/// Frames that a port may not send are the work of their sender, who finds his ring full.
+#[test]
+fn port_that_sends_what_it_may_not_is_received_from_once_a_millisecond() {
+    let bridge = Bridge::start(Config::default()).unwrap();
+    let is_on = Arc::new(AtomicBool::new(true));
+    let started = Instant::now();
+    let spoofed = Source::new(frame(BROADCAST, GATEWAY, 0), 64, &is_on);
+    bridge.attach_with("hostile", spoofed, guest(GUEST, Lock::Mac)).unwrap();
+    until("twenty bursts", || (dropped(&bridge, "hostile", DropReason::Lock) >= 20 * 64).then_some(()));
+    let bursts = dropped(&bridge, "hostile", DropReason::Lock) / 64;
+    let millis = started.elapsed().as_millis() as u64;
+    assert!(bursts <= millis + 1, "{bursts} bursts in {millis} ms");
 }

@@ -61,6 +61,7 @@ impl VifDevice {
     ) -> Self {
         let response_logs = config.inflight_dir.clone().map(|dir| ResponseLogs::new(dir, device));
         let lock = attachment.lock;
+        let stats = Arc::new(Stats::of_port(&attachment.bridge));
         Self {
             grants,
             channels,
@@ -71,7 +72,7 @@ impl VifDevice {
             waker,
             handshake: Handshake::new(RECONNECT, seen),
             response_logs,
-            stats: Arc::default(),
+            stats,
             settings: PortSettings { lock, storm: StormLimits::GUEST, ..PortSettings::default() },
             rate_key: None,
             lock_key: None,

@@ -47,6 +47,11 @@ pub struct Snapshot {
     pub wakeups: Option<u64>,
     /// Frames dropped, by reason; empty for disks.
     pub drops: Vec<Count>,
+    /// Times that a station was seen at the device's port of a bridge, and at another one before; `None` for disks.
+    pub mac_moves: Option<u64>,
+    /// The longest turn of the loop that serves the device, with others as a rule, in nanoseconds of its thread's processor time;
+    /// `None` where that is not measured.
+    pub longest_turn_ns: Option<u64>,
 }
 
 /// The counters of one operation.
@@ -131,6 +136,8 @@ impl Snapshot {
         }
         self.in_flight = sum(self.in_flight, other.in_flight);
         self.wakeups = sum(self.wakeups, other.wakeups);
+        self.mac_moves = sum(self.mac_moves, other.mac_moves);
+        self.longest_turn_ns = self.longest_turn_ns.max(other.longest_turn_ns);
         self.notifications.sent += other.notifications.sent;
         self.notifications.suppressed += other.notifications.suppressed;
         self.notifications.received += other.notifications.received;
