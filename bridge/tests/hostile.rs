@@ -302,3 +302,14 @@ fn port_that_sends_what_it_may_not_is_received_from_once_a_millisecond() {
     let millis = started.elapsed().as_millis() as u64;
     assert!(bursts <= millis + 1, "{bursts} bursts in {millis} ms");
 }
+
+#[test]
+fn longest_turn_is_counted_while_a_flood_of_segments_lasts() {
+    let bridge = Bridge::start(Config::default()).unwrap();
+    assert!(bridge.longest_turn().is_zero());
+    let _plain = attach(&bridge, "plain", Caps::plain(1500), guest(GATEWAY, Lock::Off));
+    let is_on = Arc::new(AtomicBool::new(true));
+    bridge.attach("hostile", Source::new(tcp(GATEWAY, GUEST, 216), 64, &is_on)).unwrap();
+    let longest = until("turns", || Some(bridge.longest_turn()).filter(|longest| !longest.is_zero()));
+    println!("the longest turn: {longest:?}");
+}

@@ -25,6 +25,7 @@ const COMMANDS: [&str; 16] = [
     "network-attach",
     "network-detach",
     "network-list",
+    "network-set",
     "man",
     "completions",
 ];
