@@ -14,7 +14,7 @@ use crate::{
     Caps, DropReason, Frame, Lock, PortBatch, PortSettings, config,
     fdb::{Fdb, Learned, Limits, Mac, PortId, Station},
 };
-use port::{Flood, Put, SwitchPort};
+use port::{Flood, Put, Sender, SwitchPort};
 
 /// What became of a batch, beside the frames for each port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -178,7 +178,7 @@ impl Switch {
     pub fn set_lock(&mut self, port: PortId, lock: Lock) {
         let Some(Some(attached)) = self.switch_ports.get_mut(usize::from(port.0)) else { return };
         attached.set_lock(lock);
-        let address = attached.address;
+        let address = attached.sender().address;
         if let Forwarding::Learning(fdb) = &mut self.forwarding {
             fdb.forget(port);
         }
@@ -205,9 +205,9 @@ impl Switch {
         if let Forwarding::Learning(fdb) = &mut self.forwarding {
             fdb.forget(port);
         }
-        let address = attached.and_then(|attached| attached.address);
+        let address = attached.and_then(|attached| attached.sender().address);
         // Another port may have waited for it.
-        let of = |other: &PortId| self.switch_ports[usize::from(other.0)].as_ref()?.address;
+        let of = |other: &PortId| self.switch_ports[usize::from(other.0)].as_ref()?.sender().address;
         let heir = self.ports.iter().copied().find(|other| address.is_some() && of(other) == address);
         if let Some(heir) = heir {
             self.claim(address, heir);
@@ -233,12 +233,14 @@ impl Switch {
     pub fn forward(&mut self, from: PortId, frames: &[Frame], turn: Turn) -> BatchSummary {
         self.clear_batches();
         let mut summary = BatchSummary { flooded: true, ..BatchSummary::default() };
+        let Some(Some(port)) = self.switch_ports.get(usize::from(from.0)) else { return summary };
+        let sender = port.sender();
         for (index, frame) in frames.iter().enumerate().take(1 << 16) {
             if summary.cost >= turn.budget {
                 break;
             }
             summary.taken += 1;
-            match self.decide(from, frame, turn.now, &mut summary) {
+            match self.decide(from, &sender, frame, turn.now, &mut summary) {
                 Ok(Decision::Port(port)) => {
                     summary.flooded = false;
                     self.put(port, index, frame, &mut summary);
@@ -256,27 +258,25 @@ impl Switch {
     fn decide(
         &mut self,
         from: PortId,
+        sender: &Sender,
         frame: &Frame,
         now: Duration,
         summary: &mut BatchSummary,
     ) -> Result<Decision, DropReason> {
         let header = frame.head().first_chunk().ok_or(DropReason::Runt)?;
         let (to, source) = Mac::pair(header);
-        let Some(Some(port)) = self.switch_ports.get_mut(usize::from(from.0)) else {
-            return Ok(Decision::Back);
-        };
-        if !port.may_send_from(source) {
+        if !sender.may_send_from(source) {
             return Err(DropReason::Lock);
         }
         let offload = frame.offload();
         if offload.is_work() {
             summary.offloads = true;
-            if offload.gso.is_some_and(|gso| !port.may_ask_for(gso)) {
+            if offload.gso.is_some_and(|gso| !sender.may_ask_for(gso)) {
                 return Err(DropReason::SmallSegments);
             }
         }
         let Forwarding::Learning(fdb) = &mut self.forwarding else { return Ok(Decision::Flood(None)) };
-        if port.address != Some(source) {
+        if sender.address != Some(source) {
             learn(fdb, source, from, now, summary)?;
         }
         let flood = if to.is_group() {
@@ -291,7 +291,9 @@ impl Switch {
                 None => Flood::UnknownUnicast,
             }
         };
-        port.may_flood(flood, frame, now)?;
+        if let Some(Some(port)) = self.switch_ports.get_mut(usize::from(from.0)) {
+            port.may_flood(flood, frame, now)?;
+        }
         Ok(Decision::Flood(Some(flood)))
     }
 

@@ -24,13 +24,24 @@ const HEADERS_MAX: u32 = 20 + 60;
 #[derive(Debug)]
 pub(super) struct SwitchPort {
     caps: Caps,
-    pub(super) address: Option<Mac>,
-    lock: Lock,
+    max_len: usize,
+    sender: Sender,
     storm: Storm,
     pub(super) batch: PortBatch,
     pub(super) too_long: u64,
     /// Frames that are not sent to the port as it is disabled.
     pub(super) locked: u64,
+    /// There is anything of the current batch for the port.
+    is_touched: bool,
+}
+
+/// What is asked of a port for each frame that it sends: a copy of it serves a whole batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sender {
+    pub(super) address: Option<Mac>,
+    lock: Lock,
+    /// Bytes of the smallest TCP segments that it may ask for.
+    segment_min: u16,
 }
 
 /// What a port may still send to many.
@@ -69,8 +80,12 @@ impl SwitchPort {
         let bucket = |limit: Option<u64>| limit.map(|limit| TokenBucket::new(limit, 2 * limit, now));
         SwitchPort {
             caps,
-            address: settings.address,
-            lock: settings.lock,
+            max_len: caps.max_len(),
+            sender: Sender {
+                address: settings.address,
+                lock: settings.lock,
+                segment_min: segment_min(&caps),
+            },
             storm: Storm {
                 broadcast: bucket(broadcast),
                 multicast: bucket(multicast),
@@ -79,34 +94,23 @@ impl SwitchPort {
             batch: PortBatch::default(),
             too_long: 0,
             locked: 0,
+            is_touched: false,
         }
     }
 
     pub(super) fn set_caps(&mut self, caps: Caps) {
         self.caps = caps;
+        self.max_len = caps.max_len();
+        self.sender.segment_min = segment_min(&caps);
     }
 
     pub(super) fn set_lock(&mut self, lock: Lock) {
-        self.lock = lock;
+        self.sender.lock = lock;
     }
 
-    /// Whether the port may send a frame from this address.
     #[inline]
-    pub(super) fn may_send_from(&self, source: Mac) -> bool {
-        match self.lock {
-            Lock::Off => true,
-            Lock::Mac => self.address == Some(source),
-            Lock::Disabled => false,
-        }
-    }
-
-    /// Whether the port may ask for these segments.
-    #[inline]
-    pub(super) fn may_ask_for(&self, gso: Gso) -> bool {
-        let least =
-            self.caps.mtu.saturating_sub(HEADERS_MAX).clamp(segment::MIN_SIZE.into(), SEGMENT_MIN.into());
-        // Of UDP the number of segments is bounded.
-        gso.kind == GsoKind::Udp || u32::from(gso.size) >= least
+    pub(super) fn sender(&self) -> Sender {
+        self.sender
     }
 
     /// Takes a frame that goes to many ports from what the port may send so.
@@ -125,29 +129,23 @@ impl SwitchPort {
     /// Whether a frame that is flooded is sent to the port too.
     #[inline]
     pub(super) fn takes_flood(&self, flood: Flood) -> bool {
-        match self.lock {
+        match self.sender.lock {
             Lock::Off => true,
             Lock::Mac => flood != Flood::UnknownUnicast,
             Lock::Disabled => false,
         }
     }
 
-    /// Whether there is nothing of the current batch for the port.
-    #[inline]
-    fn is_untouched(&self) -> bool {
-        self.batch.is_empty() && self.too_long == 0 && self.locked == 0
-    }
-
     /// Adds a frame of the current batch; returns whether it is the first, and what sending it costs.
     #[inline]
     pub(super) fn put(&mut self, index: usize, frame: &Frame) -> Put {
-        let is_first = self.is_untouched();
+        let is_first = !std::mem::replace(&mut self.is_touched, true);
         let gso = frame.offload().gso;
-        if self.lock == Lock::Disabled {
+        if self.sender.lock == Lock::Disabled {
             self.locked += 1;
             return Put { is_first, cost: 0 };
         }
-        if frame.len() > self.caps.max_len() && gso.is_none() {
+        if frame.len() > self.max_len && gso.is_none() {
             self.too_long += 1;
             return Put { is_first, cost: 0 };
         }
@@ -163,7 +161,31 @@ impl SwitchPort {
         self.batch.clear();
         self.too_long = 0;
         self.locked = 0;
+        self.is_touched = false;
     }
+}
+
+impl Sender {
+    /// Whether the port may send a frame from this address.
+    #[inline]
+    pub(super) fn may_send_from(&self, source: Mac) -> bool {
+        match self.lock {
+            Lock::Off => true,
+            Lock::Mac => self.address == Some(source),
+            Lock::Disabled => false,
+        }
+    }
+
+    /// Whether the port may ask for these segments. Of UDP their number is bounded.
+    #[inline]
+    pub(super) fn may_ask_for(&self, gso: Gso) -> bool {
+        gso.kind == GsoKind::Udp || gso.size >= self.segment_min
+    }
+}
+
+fn segment_min(caps: &Caps) -> u16 {
+    let least = caps.mtu.saturating_sub(HEADERS_MAX).clamp(segment::MIN_SIZE.into(), SEGMENT_MIN.into());
+    least as u16
 }
 
 /// What became of [`SwitchPort::put`].
