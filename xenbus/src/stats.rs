@@ -205,9 +205,9 @@ mod tests {
         let histogram = Histogram::default();
         latency.iter().for_each(|&latency| histogram.record(latency));
         let errors = vec![Count { name: "io", count: 1 }];
-        let latency = latency.map(|_| histogram.read());
+        let distribution = latency.map(|_| histogram.read());
         Snapshot {
-            operations: vec![Operation { name, requests: 2, bytes: 512, errors, latency }],
+            operations: vec![Operation { name, requests: 2, bytes: 512, errors, latency: distribution }],
             in_flight: Some(3),
             notifications: Notifications { sent: 4, suppressed: 5, received: 6, missed: 7 },
             grants: Some(Grants {
@@ -218,6 +218,8 @@ mod tests {
             }),
             wakeups: None,
             drops: vec![Count { name, count: 10 }],
+            mac_moves: Some(3),
+            longest_turn_ns: latency.map(|latency| latency.as_nanos() as u64),
         }
     }
 
@@ -233,6 +235,7 @@ mod tests {
         assert_eq!((latency.count(), latency.max()), (2, Duration::from_millis(2)));
         assert_eq!(total.operation("write").unwrap().latency, None);
         assert_eq!((total.in_flight, total.wakeups), (Some(9), None));
+        assert_eq!((total.mac_moves, total.longest_turn_ns), (Some(9), Some(2_000_000)));
         assert_eq!(total.notifications, Notifications { sent: 12, suppressed: 15, received: 18, missed: 21 });
         let flips = Some(Flips { flipped: 36, returned: 39, refused: 42 });
         assert_eq!(total.grants, Some(Grants { mapped: 21, reused: Some(24), copied: 27, flips }));
