@@ -4,6 +4,7 @@
 //! The peers join the same namespaces by less ([`sides`]), and carry the same traffic of the same programs.
 
 mod echo;
+pub mod flood;
 mod iperf3;
 mod joined;
 mod lossless;

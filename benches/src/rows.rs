@@ -42,6 +42,8 @@ pub enum Method {
 pub enum OfProgram {
     /// Traffic between two guests.
     Link(LinkRow),
+    /// What guests keep of their traffic while another floods their bridge.
+    Flood,
     /// Stalls while dom0 is replaced.
     Outage,
 }
@@ -100,6 +102,12 @@ pub const ROWS: &[Entry] = &[
     link(Better::Higher, link::N7C),
     link(Better::Higher, link::N8),
     link(Better::Higher, link::N8F),
+    Entry {
+        name: link::flood::NAME,
+        what: "two guests beside one that floods their bridge",
+        better: Better::Higher,
+        method: Method::Program(OfProgram::Flood),
+    },
     Entry {
         name: outage::NAME,
         what: "stall of a guest's I/O",
@@ -167,6 +175,7 @@ impl OfProgram {
     fn rows(self, xpv: &Path) -> Result<Vec<Row>, String> {
         match self {
             Self::Link(row) => row.rows(xpv),
+            Self::Flood => link::flood::rows(xpv),
             Self::Outage => outage::rows(xpv),
         }
     }
@@ -174,6 +183,7 @@ impl OfProgram {
     fn once(self, xpv: &Path) -> Result<Sample, String> {
         match self {
             Self::Link(row) => row.once(xpv),
+            Self::Flood => link::flood::once(xpv),
             Self::Outage => outage::once(xpv),
         }
     }

@@ -232,6 +232,7 @@ impl stats::Stats for Stats {
             }),
             wakeups: Some(self.wakeups.get()),
             drops: Vec::new(),
+            ..Snapshot::default()
         }
     }
 }

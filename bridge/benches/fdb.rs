@@ -1,14 +1,15 @@
 //! The cost of a frame in the switch: of the forwarding database alone, and of batches of 64-byte frames.
 
-use std::hint::black_box;
+use std::{hint::black_box, time::Duration};
 
 use bridge::{
-    Batch,
+    Batch, Caps, PortSettings,
     fdb::{Fdb, Learned, Limits, Mac, PortId, Station},
-    switch::Switch,
+    switch::{Switch, Turn},
 };
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
+const START: Turn = Turn::at(Duration::ZERO);
 const BATCH: usize = 64;
 
 fn mac(n: u16) -> [u8; 6] {
@@ -44,12 +45,14 @@ fn forward(c: &mut Criterion) {
     group.throughput(Throughput::Elements(BATCH as u64));
     for stations in [1u16, 64, 4096 - 1] {
         let mut switch = Switch::new(Limits { entries_per_port: 8192, ..Limits::default() }, 0x5eed);
-        (0..4).for_each(|port| switch.attach(PortId(port), 1518));
+        let settings = PortSettings::default();
+        let attach = |port| switch.attach(PortId(port), Caps::plain(1500), &settings, Duration::ZERO);
+        (0..4).for_each(attach);
         let mut batch = Batch::new(BATCH);
         for n in 1..=stations {
             batch.clear();
             batch.slot().expect("a free slot").set_slice(&[[0xff; 6], mac(n)].concat().repeat(5));
-            switch.forward(PortId(1 + n % 3), batch.frames(), 0);
+            switch.forward(PortId(1 + n % 3), batch.frames(), START);
         }
         batch.clear();
         for n in 0..BATCH as u16 {
@@ -57,7 +60,7 @@ fn forward(c: &mut Criterion) {
             batch.slot().expect("a free slot").set_slice(&[mac(to), mac(0), [0; 6]].concat().repeat(4)[..64]);
         }
         group.bench_function(format!("forward 64 bytes to {stations} stations"), |b| {
-            b.iter(|| black_box(switch.forward(PortId(0), black_box(batch.frames()), 0)));
+            b.iter(|| black_box(switch.forward(PortId(0), black_box(batch.frames()), START)));
         });
     }
 }

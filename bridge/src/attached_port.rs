@@ -12,14 +12,20 @@ use std::{
 use event_loop::{AdaptivePoll, Interest, PollState};
 
 use crate::{
-    Batch, DropReason, Frames, Port, Stats, destinations::Destinations, egress_queue::EgressQueue,
-    fdb::PortId, rate_limit::RateLimit, software_offload,
+    Batch, Caps, DropReason, Frame, Frames, Port, Stats,
+    destinations::Destinations,
+    egress_queue::EgressQueue,
+    fdb::PortId,
+    rate_limit::RateLimit,
+    software_offload::{self, Outlet},
+    turn_budget::TurnBudget,
 };
 
-/// Why no frames are received from a port: those that it sent wait for another port, which is full, or its rate is used up.
+/// Why no frames are received from a port: those that it sent wait for another port, which is full, its rate is used up, or it has
+/// sent many that it may not send.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hold {
-    /// The full port; `None` for the rate.
+    /// The full port; `None` for the other reasons.
     pub(crate) to: Option<PortId>,
     /// When it ends at the latest.
     pub(crate) until: Instant,
@@ -37,7 +43,8 @@ pub(crate) struct AttachedPort {
     pub(crate) name: String,
     pub(crate) port: Box<dyn Port>,
     pub(crate) stats: Arc<Stats>,
-    pub(crate) max_len: usize,
+    /// The capabilities that the switch knows.
+    pub(crate) caps: Caps,
     /// Whether the worker polls the port, or it is armed.
     pub(crate) state: PollState,
     /// When the port last had frames or took any that waited, or was told of.
@@ -49,6 +56,12 @@ pub(crate) struct AttachedPort {
     pub(crate) queue: EgressQueue,
     pub(crate) destinations: Destinations,
     pub(crate) hold: Option<Hold>,
+    /// The port's share of the worker's time.
+    pub(crate) turn: TurnBudget,
+    /// Frames received that wait for the port's next turn.
+    pub(crate) backlog: Vec<Frame>,
+    /// Frames dropped as the port may not send them, since it was last held for that.
+    pub(crate) refused: u64,
     /// What the port may send.
     pub(crate) rate: Option<RateLimit>,
     /// The port's descriptor is not waited for.
@@ -62,7 +75,7 @@ impl AttachedPort {
         AttachedPort {
             name,
             stats: port.stats().clone(),
-            max_len: port.caps().max_len(),
+            caps: port.caps(),
             port,
             state: PollState::new(Interest::INPUT),
             last_active: now,
@@ -71,6 +84,9 @@ impl AttachedPort {
             queue,
             destinations: Destinations::default(),
             hold: None,
+            turn: TurnBudget::default(),
+            backlog: Vec::new(),
+            refused: 0,
             rate: None,
             is_masked: false,
             is_suspect: false,
@@ -86,8 +102,8 @@ impl AttachedPort {
         }
     }
 
-    /// Sends frames; those that the port does not take wait. `true` if the port's mtu is no longer the one that the switch
-    /// has.
+    /// Sends frames; those that the port does not take wait. `true` if the port's capabilities are no longer those that the
+    /// switch has.
     pub(crate) fn send(
         &mut self,
         frames: Frames<'_>,
@@ -98,23 +114,12 @@ impl AttachedPort {
     ) -> io::Result<bool> {
         let caps = self.port.caps();
         let AttachedPort { port, queue, stats, .. } = self;
-        let mut forward = |frames: Frames<'_>| -> io::Result<()> {
-            let taken = if queue.is_empty() { port.send(frames)? } else { 0 };
-            if taken > 0 {
-                queue.end_stall();
-            }
-            if taken < frames.len() {
-                let rest = frames.iter().skip(taken);
-                let dropped = rest.map(|frame| queue.push(frame, sender.port, sender.may_be_held, now)).sum();
-                stats.lost(DropReason::NoRoom, dropped);
-            }
-            Ok(())
-        };
+        let mut outlet = PortOutlet { port: &mut **port, queue, stats, sender, now };
         if frames.is_empty() {
         } else if offloads {
-            software_offload::send(&caps, stats, frames, scratch, forward)?;
+            software_offload::send(&caps, stats, frames, scratch, &mut outlet)?;
         } else {
-            forward(frames)?;
+            outlet.send(frames)?;
         }
         if !self.queue.is_empty() {
             let was_polled = self.state.is_polled();
@@ -123,7 +128,7 @@ impl AttachedPort {
                 self.last_active = now;
             }
         }
-        Ok(caps.max_len() != self.max_len)
+        Ok(caps != self.caps)
     }
 
     /// Sends the frames that wait, as far as the port takes them; `true` if it took any.
@@ -164,6 +169,9 @@ impl AttachedPort {
     /// last active, unless that has led to nothing before.
     #[inline]
     pub(crate) fn is_worth_polling(&mut self, now: Instant, busy_poll: Duration) -> bool {
+        if !self.backlog.is_empty() && self.state.needs().input {
+            return true;
+        }
         if self.state.needs().is_none() || now.duration_since(self.last_active) >= busy_poll {
             return false;
         }
@@ -204,11 +212,59 @@ impl AttachedPort {
     pub(crate) fn release(&mut self, now: Instant) {
         self.hold = None;
         self.state.need_input(true);
+        if !self.backlog.is_empty() {
+            self.state.wake();
+        }
         self.last_active = now;
+    }
+
+    /// Puts frames that were received and not served off to the port's next turn, and empties them.
+    pub(crate) fn postpone(&mut self, frames: &mut [Frame]) {
+        self.backlog.extend(frames.iter_mut().map(std::mem::take));
+    }
+
+    /// Moves the frames that were put off into `batch`, which is empty and was so large when they were received.
+    pub(crate) fn resume(&mut self, batch: &mut Batch) {
+        batch.limit(usize::MAX);
+        for frame in self.backlog.drain(..) {
+            if let Some(slot) = batch.slot() {
+                *slot = frame;
+            }
+        }
     }
 
     /// Drops the frames that wait.
     pub(crate) fn close(&mut self) {
-        self.stats.lost(DropReason::Down, self.queue.clear());
+        self.stats.lost(DropReason::Down, self.queue.clear() + self.backlog.len() as u64);
+        self.backlog = Vec::new();
+    }
+}
+
+/// The port, and its queue for what it does not take.
+struct PortOutlet<'a> {
+    port: &'a mut dyn Port,
+    queue: &'a mut EgressQueue,
+    stats: &'a Stats,
+    sender: Sender,
+    now: Instant,
+}
+
+impl Outlet for PortOutlet<'_> {
+    fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
+        let PortOutlet { queue, sender, now, .. } = self;
+        let taken = if queue.is_empty() { self.port.send(frames)? } else { 0 };
+        if taken > 0 {
+            queue.end_stall();
+        }
+        if taken < frames.len() {
+            let rest = frames.iter().skip(taken);
+            let dropped = rest.map(|frame| queue.push(frame, sender.port, sender.may_be_held, *now)).sum();
+            self.stats.lost(DropReason::NoRoom, dropped);
+        }
+        Ok(())
+    }
+
+    fn has_room(&self, frame: &Frame) -> bool {
+        self.sender.may_be_held || self.queue.has_room(frame, self.sender.port)
     }
 }

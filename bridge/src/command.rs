@@ -2,7 +2,7 @@
 
 use crossbeam::channel::Sender;
 
-use crate::{Counters, Error, Port, Rate, fdb::Mac};
+use crate::{Counters, Error, Lock, Port, PortSettings, Rate, fdb::Mac};
 
 /// A port's state, for display.
 #[derive(Clone, Debug)]
@@ -22,11 +22,14 @@ pub struct FdbRow {
     pub port: String,
     /// Seconds since then.
     pub age_s: u32,
+    /// Whether it is the port's own address, which is not learned.
+    pub is_static: bool,
 }
 
 /// A command to the worker, with the channel for its reply.
 pub(crate) enum Command {
-    Attach(String, Box<dyn Port>, Option<Rate>, Sender<Result<(), Error>>),
+    Attach(String, Box<dyn Port>, PortSettings, Sender<Result<(), Error>>),
+    SetLock(String, Lock, Sender<Result<(), Error>>),
     SetRate(String, Option<Rate>, Sender<Result<(), Error>>),
     Detach(String, Sender<Result<Box<dyn Port>, Error>>),
     Ports(Sender<Vec<PortInfo>>),

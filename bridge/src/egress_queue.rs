@@ -2,8 +2,8 @@
 //!
 //! A frame whose sender is held waits in the sender's pages, which costs the host no memory: its request stays unanswered, so
 //! that the sender stops by itself. Of every other sender a copy waits, so that its other frames do not wait for the pages,
-//! and a port that takes nothing keeps nobody's pages (XSA-392). Copies are bounded; beyond the bounds the flow with the most
-//! bytes loses its oldest frame, as in RFC 8290.
+//! and a port that takes nothing keeps nobody's pages (XSA-392). Copies are bounded; beyond the bounds the flow that costs most
+//! loses its oldest frame, as in RFC 8290. A frame costs its bytes and what any costs its receiver.
 
 use std::{
     collections::VecDeque,
@@ -17,8 +17,11 @@ use crate::{Frame, fdb::PortId, headers::Headers};
 
 /// Flows by which frames are sorted; several may share one.
 const FLOWS: usize = 64;
-/// Bytes that a flow may send in its turn.
+/// What a flow may send in its turn, in bytes and [`FRAME_COST`]s.
 const QUANTUM: usize = 16 << 10;
+/// What a frame of any length costs its receiver, in bytes that could be copied meanwhile: a system call or an interrupt's share,
+/// and the way through its network stack, are a microsecond or two.
+const FRAME_COST: usize = 8 << 10;
 /// Frames offered to the port at once.
 const STAGED: usize = 16;
 
@@ -58,8 +61,8 @@ struct Waiting {
 #[derive(Debug, Default)]
 struct Flow {
     queue: VecDeque<Waiting>,
-    /// Bytes of the copies in `queue`.
-    bytes: usize,
+    /// What the copies in `queue` cost.
+    cost: usize,
     credit: usize,
 }
 
@@ -144,7 +147,7 @@ impl EgressQueue {
         let frame = if is_held {
             frame.clone()
         } else {
-            flow.bytes += frame.len();
+            flow.cost += cost_of(frame);
             self.copies += 1;
             self.copied_bytes += frame.len();
             copy_of(frame)
@@ -163,15 +166,15 @@ impl EgressQueue {
         while self.staged.len() < STAGED {
             let Some(&index) = self.turns.front() else { break };
             let flow = &mut self.flows[index];
-            let len = flow.queue.front().map_or(0, |waiting| waiting.frame.len());
-            if flow.credit < len {
+            let cost = flow.queue.front().map_or(0, |waiting| cost_of(&waiting.frame));
+            if flow.credit < cost {
                 flow.credit += QUANTUM;
                 self.turns.rotate_left(1);
                 continue;
             }
             if let Some(Waiting { frame, from, is_held }) = flow.queue.pop_front() {
-                flow.credit -= len;
-                flow.bytes -= if is_held { 0 } else { len };
+                flow.credit -= cost;
+                flow.cost -= if is_held { 0 } else { cost };
                 self.staged.push(frame);
                 self.staged_from.push((from, is_held));
             }
@@ -232,7 +235,7 @@ impl EgressQueue {
                     waiting.frame = copy_of(&waiting.frame);
                     self.copies += 1;
                     self.copied_bytes += waiting.frame.len();
-                    self.flows[index].bytes += waiting.frame.len();
+                    self.flows[index].cost += cost_of(&waiting.frame);
                 } else {
                     self.len -= 1;
                     dropped += 1;
@@ -268,15 +271,27 @@ impl EgressQueue {
         self.copies < self.limits.frames && self.copied_bytes + len <= self.limits.bytes
     }
 
-    /// Drops the oldest copy of the flow with the most bytes of copies; `false` if that is the flow `newest`, whose new
+    /// Whether a copy of a frame would wait, rather than being dropped for those of other flows.
+    pub(crate) fn has_room(&self, frame: &Frame, from: PortId) -> bool {
+        if self.is_empty() && !self.is_stalled {
+            return true;
+        }
+        !self.is_stalled && (self.has_space(frame.len()) || self.longest() != Some(self.flow_of(frame, from)))
+    }
+
+    /// The flow whose copies cost most.
+    fn longest(&self) -> Option<usize> {
+        self.turns.iter().copied().max_by_key(|index| self.flows[*index].cost)
+    }
+
+    /// Drops the oldest copy of the flow whose copies cost most; `false` if that is the flow `newest`, whose new
     /// frame is to be dropped instead.
     fn drop_of_longest(&mut self, newest: usize) -> bool {
-        let longest = self.turns.iter().copied().max_by_key(|index| self.flows[*index].bytes);
-        let Some(longest) = longest.filter(|longest| *longest != newest) else { return false };
+        let Some(longest) = self.longest().filter(|longest| *longest != newest) else { return false };
         let flow = &mut self.flows[longest];
         let oldest = flow.queue.iter().position(|waiting| !waiting.is_held);
         let Some(dropped) = oldest.and_then(|oldest| flow.queue.remove(oldest)) else { return false };
-        flow.bytes -= dropped.frame.len();
+        flow.cost -= cost_of(&dropped.frame);
         if flow.queue.is_empty() {
             self.turns.retain(|index| *index != longest);
         }
@@ -310,6 +325,10 @@ impl EgressQueue {
         }
         hasher.finish() as usize % FLOWS
     }
+}
+
+fn cost_of(frame: &Frame) -> usize {
+    FRAME_COST + frame.len()
 }
 
 /// A copy of a frame with a payload of its own, which pins no pages.

@@ -1,8 +1,12 @@
 //! The forwarding database: the port from which each address was last seen.
 //!
 //! The table has a fixed size, so that a flood of invented source addresses can neither grow nor slow it: an address
-//! can be only in two buckets of eight slots, chosen by a seeded hash. One port may fill only a part of the table, so
-//! that its flood does not prevent other ports' addresses from being learned.
+//! can be only in two buckets of eight slots, chosen by a seeded hash. One port may fill only a part of the table
+//! (`fdb_max_learned` of Linux's bridge), and where several have filled it, a new address takes the place of one of the port
+//! that has most: floods do not prevent other ports' addresses from being learned.
+//!
+//! A static address (`static` and `sticky` of bridge(8)) is known before its port has sent anything. It does not expire, takes
+//! no part in the limits, and no other port can learn it.
 //!
 //! Time is an argument, in seconds; an entry that was not seen for the ageing time has expired and is not used.
 //!
@@ -35,16 +39,18 @@ pub enum Learned {
     Moved,
     /// The address is no single station's: a group's, or zero.
     NotStation,
-    /// Both buckets, the table or the port's share are full.
-    TooManyFragments,
+    /// It is another port's static address.
+    Sticky,
+    /// The port has all entries that it may have, or no port has more of them.
+    Full,
 }
 
 /// Bounds of a forwarding database.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Most entries.
+    /// Most learned entries.
     pub entries: usize,
-    /// Most entries of one port.
+    /// Most learned entries of one port.
     pub entries_per_port: usize,
     /// Ageing time: seconds without a frame after which an entry expires.
     pub age_s: u32,
@@ -66,6 +72,8 @@ pub struct Entry {
     pub port: PortId,
     /// Seconds since then.
     pub age_s: u32,
+    /// Whether it is the port's own, which is not learned.
+    pub is_static: bool,
 }
 
 /// Eight entries: the keys in one cache line, the values in the next.
@@ -80,10 +88,12 @@ struct Bucket {
 struct Value {
     seen_s: u32,
     port: u16,
+    is_static: bool,
 }
 
 impl Bucket {
-    const EMPTY: Bucket = Bucket { keys: [0; WAYS], values: [Value { seen_s: 0, port: 0 }; WAYS] };
+    const EMPTY: Bucket =
+        Bucket { keys: [0; WAYS], values: [Value { seen_s: 0, port: 0, is_static: false }; WAYS] };
 
     #[inline]
     fn find(&self, key: u64) -> Option<usize> {
@@ -109,8 +119,13 @@ pub struct Fdb {
     buckets: Box<[Bucket]>,
     seed: u64,
     limits: Limits,
-    len: usize,
-    per_port: Vec<usize>,
+    /// Learned entries.
+    learned: usize,
+    statics: usize,
+    /// Learned entries of each port.
+    per_port: Vec<u32>,
+    /// The bucket to look at first for an entry to be replaced.
+    hand: usize,
     /// The last station learned.
     last_seen: Recent,
     /// The last station looked up.
@@ -126,8 +141,10 @@ impl Fdb {
             buckets,
             seed: seed | 1,
             limits,
-            len: 0,
+            learned: 0,
+            statics: 0,
             per_port: Vec::new(),
+            hand: 0,
             last_seen: Recent::default(),
             last_used: Recent::default(),
         }
@@ -135,12 +152,12 @@ impl Fdb {
 
     /// Number of entries, with expired ones until the next [`Fdb::sweep`].
     pub fn len(&self) -> usize {
-        self.len
+        self.learned + self.statics
     }
 
     /// Whether there are no entries.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.len() == 0
     }
 
     /// Records that `station` was seen at `port` at `now_s`.
@@ -168,6 +185,30 @@ impl Fdb {
         Some(PortId(value.port))
     }
 
+    /// Makes `station` a static address of `port`, unless it is one of another port's; `false` if it is, or if there is no
+    /// place for it.
+    pub fn claim(&mut self, station: Station, port: PortId) -> bool {
+        let key = station.key();
+        let place = self.find(key).or_else(|| self.free_slot(key, 0)).or_else(|| self.learned_slot(key));
+        let Some((bucket, way)) = place else { return false };
+        let held = self.buckets[bucket].values[way];
+        if self.buckets[bucket].keys[way] == key && held.is_static {
+            return held.port == port.0;
+        }
+        self.clear_slot(bucket, way);
+        self.buckets[bucket].keys[way] = key;
+        self.buckets[bucket].values[way] = Value { seen_s: 0, port: port.0, is_static: true };
+        self.statics += 1;
+        true
+    }
+
+    /// The port of which `station` is a static address.
+    pub fn owner(&self, station: Station) -> Option<PortId> {
+        let (bucket, way) = self.find(station.key())?;
+        let value = self.buckets[bucket].values[way];
+        value.is_static.then_some(PortId(value.port))
+    }
+
     /// Removes the entries of `port`.
     pub fn forget(&mut self, port: PortId) {
         self.retain(|value| value.port != port.0);
@@ -176,7 +217,7 @@ impl Fdb {
     /// Removes expired entries. Their slots are reused without it, but they count towards the limits until then.
     pub fn sweep(&mut self, now_s: u32) {
         let age_s = self.limits.age_s;
-        self.retain(|value| now_s.saturating_sub(value.seen_s) < age_s);
+        self.retain(|value| value.is_static || now_s.saturating_sub(value.seen_s) < age_s);
     }
 
     /// The entries that have not expired, in no particular order.
@@ -186,7 +227,8 @@ impl Fdb {
             move |(key, value)| Entry {
                 station: Station::from_key(*key),
                 port: PortId(value.port),
-                age_s: now_s.saturating_sub(value.seen_s),
+                age_s: if value.is_static { 0 } else { now_s.saturating_sub(value.seen_s) },
+                is_static: value.is_static,
             },
         )
     }
@@ -200,7 +242,7 @@ impl Fdb {
             Some((bucket, way)) => self.refresh(bucket, way, port, now_s),
             None => self.insert(station.key(), port, now_s),
         };
-        if learned != Learned::TooManyFragments {
+        if !matches!(learned, Learned::Full | Learned::Sticky) {
             self.last_seen = Recent { key: station.key(), now_s, port: port.0 };
         }
         learned
@@ -208,16 +250,19 @@ impl Fdb {
 
     fn refresh(&mut self, bucket: usize, way: usize, port: PortId, now_s: u32) -> Learned {
         let old = self.buckets[bucket].values[way];
+        if old.is_static {
+            return if old.port == port.0 { Learned::Known } else { Learned::Sticky };
+        }
         let expired = self.is_expired(old, now_s);
         if old.port != port.0 {
             if self.count(port.0) >= self.limits.entries_per_port {
-                return Learned::TooManyFragments;
+                return Learned::Full;
             }
             *self.count_mut(old.port) -= 1;
             *self.count_mut(port.0) += 1;
             self.last_used = Recent::default();
         }
-        self.buckets[bucket].values[way] = Value { seen_s: now_s, port: port.0 };
+        self.buckets[bucket].values[way] = Value { seen_s: now_s, port: port.0, is_static: false };
         match (expired, old.port == port.0) {
             (true, _) => Learned::New,
             (false, true) => Learned::Known,
@@ -226,23 +271,75 @@ impl Fdb {
     }
 
     fn insert(&mut self, key: u64, port: PortId, now_s: u32) -> Learned {
-        if self.len >= self.limits.entries || self.count(port.0) >= self.limits.entries_per_port {
-            return Learned::TooManyFragments;
+        if self.count(port.0) >= self.limits.entries_per_port {
+            return Learned::Full;
         }
-        let Some((bucket, way)) = self.free_slot(key, now_s) else {
-            return Learned::TooManyFragments;
-        };
-        if self.buckets[bucket].keys[way] != 0 {
-            *self.count_mut(self.buckets[bucket].values[way].port) -= 1;
-            self.len -= 1;
+        if self.learned >= self.limits.entries && !self.evict_of_largest(port) {
+            return Learned::Full;
         }
+        let place = self.free_slot(key, now_s).or_else(|| {
+            let (bucket, way) = self.learned_slot(key)?;
+            let holder = self.buckets[bucket].values[way].port;
+            self.has_far_more(holder, port).then_some((bucket, way))
+        });
+        let Some((bucket, way)) = place else { return Learned::Full };
+        self.clear_slot(bucket, way);
         self.buckets[bucket].keys[way] = key;
-        self.buckets[bucket].values[way] = Value { seen_s: now_s, port: port.0 };
+        self.buckets[bucket].values[way] = Value { seen_s: now_s, port: port.0, is_static: false };
         *self.count_mut(port.0) += 1;
-        self.len += 1;
+        self.learned += 1;
+        Learned::New
+    }
+
+    /// Removes a learned entry of the port that has most of them; `false` if `newcomer` has as many.
+    fn evict_of_largest(&mut self, newcomer: PortId) -> bool {
+        let ports = (0..=u16::MAX).take(self.per_port.len());
+        let largest = ports.max_by_key(|port| self.count(*port));
+        let Some(largest) = largest.filter(|largest| self.has_far_more(*largest, newcomer)) else {
+            return false;
+        };
+        for _ in 0..self.buckets.len() {
+            let bucket = self.hand;
+            let Bucket { keys, values } = &self.buckets[bucket];
+            let is_its =
+                |way: &usize| keys[*way] != 0 && !values[*way].is_static && values[*way].port == largest;
+            if let Some(way) = (0..WAYS).find(is_its) {
+                self.clear_slot(bucket, way);
+                return true;
+            }
+            self.hand = (bucket + 1) % self.buckets.len();
+        }
+        false
+    }
+
+    /// Whether a port has more entries than another would have with one more.
+    fn has_far_more(&self, port: u16, than: PortId) -> bool {
+        port != than.0 && self.count(port) > self.count(than.0) + 1
+    }
+
+    /// Of the learned entries in the key's two buckets one of the port that has most in the table.
+    fn learned_slot(&self, key: u64) -> Option<(usize, usize)> {
+        let (first, second) = self.buckets_of(key);
+        let slots = [first, second].into_iter().flat_map(|bucket| (0..WAYS).map(move |way| (bucket, way)));
+        let value = |(bucket, way): (usize, usize)| self.buckets[bucket].values[way];
+        let learned = slots.filter(|slot| !value(*slot).is_static);
+        learned.max_by_key(|slot| self.count(value(*slot).port))
+    }
+
+    /// Empties a slot, which may be empty.
+    fn clear_slot(&mut self, bucket: usize, way: usize) {
         self.last_seen = Recent::default();
         self.last_used = Recent::default();
-        Learned::New
+        if std::mem::take(&mut self.buckets[bucket].keys[way]) == 0 {
+            return;
+        }
+        let Value { port, is_static, .. } = self.buckets[bucket].values[way];
+        if is_static {
+            self.statics -= 1;
+        } else {
+            self.learned -= 1;
+            *self.count_mut(port) -= 1;
+        }
     }
 
     /// An empty or expired slot in the emptier of the key's two buckets.
@@ -281,14 +378,15 @@ impl Fdb {
 
     #[inline]
     fn is_expired(&self, value: Value, now_s: u32) -> bool {
-        now_s.saturating_sub(value.seen_s) >= self.limits.age_s
+        !value.is_static && now_s.saturating_sub(value.seen_s) >= self.limits.age_s
     }
 
+    /// Learned entries of a port.
     fn count(&self, port: u16) -> usize {
-        self.per_port.get(usize::from(port)).copied().unwrap_or(0)
+        self.per_port.get(usize::from(port)).map_or(0, |count| *count as usize)
     }
 
-    fn count_mut(&mut self, port: u16) -> &mut usize {
+    fn count_mut(&mut self, port: u16) -> &mut u32 {
         let port = usize::from(port);
         if port >= self.per_port.len() {
             self.per_port.resize(port + 1, 0);
@@ -301,9 +399,14 @@ impl Fdb {
         self.last_used = Recent::default();
         for Bucket { keys, values } in &mut self.buckets {
             for (key, value) in keys.iter_mut().zip(values) {
-                if *key != 0 && !keep(value) {
-                    *key = 0;
-                    self.len -= 1;
+                if *key == 0 || keep(value) {
+                    continue;
+                }
+                *key = 0;
+                if value.is_static {
+                    self.statics -= 1;
+                } else {
+                    self.learned -= 1;
                     self.per_port[usize::from(value.port)] -= 1;
                 }
             }

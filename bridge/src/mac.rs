@@ -45,6 +45,12 @@ impl Mac {
         self.0 & GROUP != 0
     }
 
+    /// Whether this is the broadcast address.
+    #[inline]
+    pub fn is_broadcast(self) -> bool {
+        self.0 == BROADCAST
+    }
+
     /// Whether a station has this address: it is no group's and not zero.
     #[inline]
     pub fn is_station(self) -> bool {

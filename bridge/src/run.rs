@@ -8,13 +8,15 @@ use std::{
     io,
     sync::Arc,
     thread::JoinHandle,
+    time::Duration,
 };
 
 use crossbeam::channel::{self, Receiver, Sender};
+use event_loop::Counter;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{
-    Config, Error, Port, Rate,
+    Config, Error, Lock, Port, PortSettings, Rate,
     command::{Command, FdbRow, PortInfo},
     worker::Worker,
 };
@@ -28,6 +30,7 @@ use crate::{
 pub struct Bridge {
     commands: Sender<Command>,
     wake: Arc<EventFd>,
+    longest_turn_ns: Arc<Counter>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -47,19 +50,28 @@ impl Bridge {
         let (commands, receiver) = channel::unbounded();
         let seed = RandomState::new().build_hasher().finish();
         let worker = Worker::new(&config, seed, receiver, wake.clone()).map_err(os("epoll"))?;
+        let longest_turn_ns = worker.longest_turn_ns();
         let thread = std::thread::Builder::new().name(config.name.clone());
         let thread = thread.spawn(move || worker.run()).map_err(os("failed to start its thread"))?;
-        Ok(Bridge { commands, wake, thread: Some(thread) })
+        Ok(Bridge { commands, wake, longest_turn_ns, thread: Some(thread) })
     }
 
-    /// Adds a port with a unique name. A port that fails later is removed and dropped, with a log line.
+    /// Adds a port with a unique name, which may send anything. A port that fails later is removed and dropped, with a log line.
     pub fn attach(&self, name: &str, port: Box<dyn Port>) -> Result<(), Error> {
-        self.attach_limited(name, port, None)
+        self.attach_with(name, port, PortSettings::default())
     }
 
-    /// Adds a port as [`Bridge::attach`] does, from which frames are received at a rate (`None`: at any), from the first on.
-    pub fn attach_limited(&self, name: &str, port: Box<dyn Port>, rate: Option<Rate>) -> Result<(), Error> {
-        self.call(|reply| Command::Attach(name.into(), port, rate, reply))?
+    /// Adds a port as [`Bridge::attach`] does, with settings that are in force from its first frame on.
+    pub fn attach_with(&self, name: &str, port: Box<dyn Port>, settings: PortSettings) -> Result<(), Error> {
+        self.call(|reply| Command::Attach(name.into(), port, settings, reply))?
+    }
+
+    /// Sets from which addresses a port may send.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPort`], [`Error::Stopped`].
+    pub fn set_lock(&self, name: &str, lock: Lock) -> Result<(), Error> {
+        self.call(|reply| Command::SetLock(name.into(), lock, reply))?
     }
 
     /// Sets the rate at which frames are received from a port; `None`: at any.
@@ -83,6 +95,17 @@ impl Bridge {
     /// Reads the forwarding database.
     pub fn fdb(&self) -> Result<Vec<FdbRow>, Error> {
         self.call(Command::Fdb)
+    }
+
+    /// The longest round of all ports' turns, in processor time of the bridge's thread; up to 200 us more than it was, and zero
+    /// while there was none as long as that.
+    pub fn longest_turn(&self) -> Duration {
+        Duration::from_nanos(self.longest_turn_ns.get())
+    }
+
+    /// The counter of [`Bridge::longest_turn`], in nanoseconds.
+    pub fn longest_turn_ns(&self) -> &Arc<Counter> {
+        &self.longest_turn_ns
     }
 
     /// Stops the worker, and waits until it has dropped its ports.

@@ -69,6 +69,11 @@ impl<'a> Segments<'a> {
         Ok(true)
     }
 
+    /// Number of segments that are still to be made.
+    pub(crate) fn left(&self) -> u64 {
+        (self.frame.len() - self.header_len - self.done).div_ceil(self.size) as u64
+    }
+
     fn fix_ip(&self, head: &mut [u8], len: usize) {
         let Headers { ip, l3, l4, .. } = self.headers;
         let l4_len = self.header_len - l4 + len;
@@ -119,13 +124,27 @@ impl<'a> Segments<'a> {
 
 /// Bytes of a frame on a wire: of all its segments with their headers.
 pub(crate) fn wire_bytes(frame: &Frame) -> u64 {
-    let header_len = frame.offload().gso.and_then(|gso| {
-        let headers = Headers::parse(frame.head())?;
-        Some((header_len(frame.head(), &headers, gso.kind)?, usize::from(gso.size.max(1))))
-    });
-    let Some((header_len, size)) = header_len else { return frame.len() as u64 };
-    let segments = frame.len().saturating_sub(header_len).div_ceil(size).max(1);
-    (frame.len() + (segments - 1) * header_len) as u64
+    let OnWire { frames, header_len } = on_wire(frame);
+    (frame.len() + (frames - 1) * header_len) as u64
+}
+
+/// Frames that a frame is on a wire: its segments.
+pub(crate) fn wire_frames(frame: &Frame) -> u64 {
+    on_wire(frame).frames as u64
+}
+
+struct OnWire {
+    frames: usize,
+    header_len: usize,
+}
+
+fn on_wire(frame: &Frame) -> OnWire {
+    let Some(gso) = frame.offload().gso else { return OnWire { frames: 1, header_len: 0 } };
+    let headers = Headers::parse(frame.head());
+    let header_len = headers.and_then(|headers| header_len(frame.head(), &headers, gso.kind));
+    let Some(header_len) = header_len else { return OnWire { frames: 1, header_len: 0 } };
+    let payload = frame.len().saturating_sub(header_len);
+    OnWire { frames: payload.div_ceil(usize::from(gso.size.max(1))).max(1), header_len }
 }
 
 /// Bytes before the payload of a frame with these headers, if they are those of `kind`.

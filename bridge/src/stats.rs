@@ -12,6 +12,18 @@ pub enum DropReason {
     BadSource,
     /// For a reserved 802.1D group address, which bridges do not forward (at the port it came from).
     Reserved,
+    /// From an address that the port is locked from using, or by or to a port that is disabled (at that port).
+    Lock,
+    /// From the address of another port's station (at the port it came from).
+    Sticky,
+    /// To be cut into segments shorter than the port it came from may ask for (there).
+    SmallSegments,
+    /// Beyond the port's storm limit for broadcasts (at the port it came from).
+    Broadcast,
+    /// Beyond the port's storm limit for multicasts (at the port it came from).
+    Multicast,
+    /// Beyond the port's storm limit for stations of which no port is known (at the port it came from).
+    UnknownUnicast,
     /// Longer than the mtu of the port it was to be sent by.
     TooLong,
     /// Headers that do not match the offload metadata.
@@ -26,10 +38,16 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [DropReason; 8] = [
+    pub const ALL: [DropReason; 14] = [
         DropReason::Runt,
         DropReason::BadSource,
         DropReason::Reserved,
+        DropReason::Lock,
+        DropReason::Sticky,
+        DropReason::SmallSegments,
+        DropReason::Broadcast,
+        DropReason::Multicast,
+        DropReason::UnknownUnicast,
         DropReason::TooLong,
         DropReason::Malformed,
         DropReason::NoRoom,
@@ -43,6 +61,12 @@ impl DropReason {
             DropReason::Runt => "runt",
             DropReason::BadSource => "bad_source",
             DropReason::Reserved => "reserved",
+            DropReason::Lock => "lock",
+            DropReason::Sticky => "sticky",
+            DropReason::SmallSegments => "small_segments",
+            DropReason::Broadcast => "broadcast",
+            DropReason::Multicast => "multicast",
+            DropReason::UnknownUnicast => "unknown_unicast",
             DropReason::TooLong => "too_long",
             DropReason::Malformed => "malformed",
             DropReason::NoRoom => "no_room",
@@ -61,6 +85,7 @@ pub struct Stats {
     tx_frames: Counter,
     tx_bytes: Counter,
     drops: [Counter; DropReason::ALL.len()],
+    mac_moves: Counter,
     missed_wakeups: Counter,
 }
 
@@ -84,6 +109,13 @@ impl Stats {
         }
     }
 
+    /// Counts stations that were seen at this port, and at another one before.
+    pub(crate) fn moved(&self, stations: u64) {
+        if stations != 0 {
+            self.mac_moves.add(stations);
+        }
+    }
+
     /// Counts a time that an armed port had something to do and nobody told, so that it was found by the worker's look
     /// once a second. `true` the first time.
     pub(crate) fn missed_wakeup(&self) -> bool {
@@ -99,6 +131,7 @@ impl Stats {
             tx_frames: self.tx_frames.get(),
             tx_bytes: self.tx_bytes.get(),
             drops: self.drops.each_ref().map(|counter| counter.get()),
+            mac_moves: self.mac_moves.get(),
             missed_wakeups: self.missed_wakeups.get(),
         }
     }
@@ -116,6 +149,8 @@ pub struct Counters {
     /// Their bytes, Ethernet header included.
     pub tx_bytes: u64,
     drops: [u64; DropReason::ALL.len()],
+    /// Times that a station was seen at the port, and at another one before.
+    pub mac_moves: u64,
     /// Times that the port had something to do and was not woken for it.
     pub missed_wakeups: u64,
 }

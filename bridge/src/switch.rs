@@ -6,32 +6,66 @@
 //!
 //! It does no I/O, reads no clock and allocates only while it grows. It reads only the frames' private heads.
 
-use crate::{
-    Frame, PortBatch, config,
-    fdb::{Fdb, Limits, Mac, PortId, Station},
-};
+mod port;
 
-/// The counts of a forwarded batch, beside the frames for each port.
+use std::time::Duration;
+
+use crate::{
+    Caps, DropReason, Frame, Lock, PortBatch, PortSettings, config,
+    fdb::{Fdb, Learned, Limits, Mac, PortId, Station},
+};
+use port::{Flood, Put, Sender, SwitchPort};
+
+/// What became of a batch, beside the frames for each port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BatchSummary {
-    /// Frames without a complete Ethernet header in their head.
-    pub runts: u64,
-    /// Frames from a group address or from zero, which no station has. Linux's bridge drops them too.
-    pub bad_sources: u64,
-    /// Frames for reserved group addresses, which bridges do not forward.
-    pub reserved: u64,
+    /// Number of frames that were looked at, from the first on: fewer than all if the turn's budget was used up.
+    pub taken: usize,
+    /// What sending them costs, in bytes whose copying takes as long.
+    pub cost: u64,
+    /// Stations that were seen at another port before.
+    pub moves: u64,
     /// Whether any frame has a checksum or a segmentation to be done.
     pub offloads: bool,
     /// Whether all frames that are forwarded go to all ports.
     pub flooded: bool,
+    drops: [u32; DropReason::ALL.len()],
+    any_drop: bool,
 }
 
-/// A port, and the frames of the current batch that go to it.
-#[derive(Debug)]
-struct EgressPort {
-    max_len: usize,
-    batch: PortBatch,
-    too_long: u64,
+impl BatchSummary {
+    /// Number of frames that were dropped at the port that they came from, for one reason.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason as usize].into()
+    }
+
+    /// The reasons for which frames were dropped at the port that they came from, with their numbers.
+    pub fn drops(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        let reasons = if self.any_drop { &DropReason::ALL[..] } else { &[] };
+        reasons.iter().map(|reason| (*reason, self.dropped(*reason)))
+    }
+
+    #[cold]
+    fn drop(&mut self, reason: DropReason) {
+        self.drops[reason as usize] += 1;
+        self.any_drop = true;
+    }
+}
+
+/// When frames of a port are looked at, and how much may be done for them.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn {
+    /// The time, from any start.
+    pub now: Duration,
+    /// No further frame is looked at once sending those before costs this much, in bytes whose copying takes as long.
+    pub budget: u64,
+}
+
+impl Turn {
+    /// A turn without bounds.
+    pub const fn at(now: Duration) -> Turn {
+        Turn { now, budget: u64::MAX }
+    }
 }
 
 /// The frames of a batch that are to be sent to one port.
@@ -43,6 +77,8 @@ pub struct Egress<'a> {
     pub batch: &'a PortBatch,
     /// Number of frames dropped because they are longer than the port takes.
     pub too_long: u64,
+    /// Number of frames dropped because the port is disabled.
+    pub locked: u64,
 }
 
 /// Where frames go.
@@ -57,20 +93,22 @@ enum Forwarding {
 /// A learning switch, or a wire.
 ///
 /// ```
-/// use bridge::{Batch, fdb::{Limits, PortId}, switch::Switch};
+/// use bridge::{Batch, Caps, PortSettings, fdb::{Limits, PortId}, switch::{Switch, Turn}};
+/// use std::time::Duration;
 ///
 /// let mut switch = Switch::new(Limits::default(), 0x5eed);
-/// (0..3).for_each(|port| switch.attach(PortId(port), 1518));
+/// let settings = PortSettings::default();
+/// (0..3).for_each(|port| switch.attach(PortId(port), Caps::plain(1500), &settings, Duration::ZERO));
 /// let mut batch = Batch::new(1);
 /// batch.slot().unwrap().set_slice(&[&[0xff; 6][..], &[2, 0, 0, 0, 0, 1], &[0; 48]].concat());
-/// switch.forward(PortId(0), batch.frames(), 0);
+/// switch.forward(PortId(0), batch.frames(), Turn::at(Duration::ZERO));
 /// let ports: Vec<_> = switch.egresses().map(|egress| egress.port).collect();
 /// assert_eq!(ports, [PortId(1), PortId(2)]);
 /// ```
 #[derive(Debug)]
 pub struct Switch {
     forwarding: Forwarding,
-    egress_ports: Vec<Option<EgressPort>>,
+    switch_ports: Vec<Option<SwitchPort>>,
     ports: Vec<PortId>,
     /// The ports that the current batch has frames for.
     touched: Vec<PortId>,
@@ -96,7 +134,7 @@ impl Switch {
     }
 
     fn of(forwarding: Forwarding) -> Switch {
-        Switch { forwarding, egress_ports: Vec::new(), ports: Vec::new(), touched: Vec::new() }
+        Switch { forwarding, switch_ports: Vec::new(), ports: Vec::new(), touched: Vec::new() }
     }
 
     /// The most ports that can be attached: the two ends of a wire, or 65,536.
@@ -112,34 +150,67 @@ impl Switch {
         if self.ports.len() >= self.max_ports() {
             return None;
         }
-        let free = self.egress_ports.iter().position(Option::is_none);
-        u16::try_from(free.unwrap_or(self.egress_ports.len())).ok().map(PortId)
+        let free = self.switch_ports.iter().position(Option::is_none);
+        u16::try_from(free.unwrap_or(self.switch_ports.len())).ok().map(PortId)
     }
 
-    /// Adds a port that takes frames of up to `max_len` bytes, or sets `max_len` of one that exists.
-    pub fn attach(&mut self, port: PortId, max_len: usize) {
+    /// Adds a port. Its address is its own from now on, unless another port has it: then it is this one's when that is removed.
+    pub fn attach(&mut self, port: PortId, caps: Caps, settings: &PortSettings, now: Duration) {
         let index = usize::from(port.0);
-        if index >= self.egress_ports.len() {
-            self.egress_ports.resize_with(index + 1, || None);
+        if index >= self.switch_ports.len() {
+            self.switch_ports.resize_with(index + 1, || None);
         }
-        match &mut self.egress_ports[index] {
-            Some(egress) => egress.max_len = max_len,
-            empty => {
-                *empty = Some(EgressPort { max_len, batch: PortBatch::default(), too_long: 0 });
-                self.ports.push(port);
-            }
+        let attached = SwitchPort::new(caps, settings, now);
+        if self.switch_ports[index].replace(attached).is_none() {
+            self.ports.push(port);
         }
+        self.claim(settings.address, port);
+    }
+
+    /// Sets what a port takes.
+    pub fn set_caps(&mut self, port: PortId, caps: Caps) {
+        if let Some(Some(attached)) = self.switch_ports.get_mut(usize::from(port.0)) {
+            attached.set_caps(caps);
+        }
+    }
+
+    /// Sets from which addresses a port may send. What it had learned of others is forgotten.
+    pub fn set_lock(&mut self, port: PortId, lock: Lock) {
+        let Some(Some(attached)) = self.switch_ports.get_mut(usize::from(port.0)) else { return };
+        attached.set_lock(lock);
+        let address = attached.sender().address;
+        if let Forwarding::Learning(fdb) = &mut self.forwarding {
+            fdb.forget(port);
+        }
+        self.claim(address, port);
+    }
+
+    fn claim(&mut self, address: Option<Mac>, port: PortId) {
+        if let (Forwarding::Learning(fdb), Some(address)) = (&mut self.forwarding, address) {
+            fdb.claim(Station::new(address, 0), port);
+        }
+    }
+
+    /// Whether the address is the port's own, which no other port can have.
+    pub fn has_address(&self, port: PortId, address: Mac) -> bool {
+        let station = Station::new(address, 0);
+        self.fdb().is_none_or(|fdb| fdb.owner(station) == Some(port))
     }
 
     /// Removes a port and the forwarding entries of its stations.
     pub fn detach(&mut self, port: PortId) {
-        if let Some(egress) = self.egress_ports.get_mut(usize::from(port.0)) {
-            *egress = None;
-        }
+        let attached = self.switch_ports.get_mut(usize::from(port.0)).and_then(Option::take);
         self.ports.retain(|other| *other != port);
         self.touched.retain(|other| *other != port);
         if let Forwarding::Learning(fdb) = &mut self.forwarding {
             fdb.forget(port);
+        }
+        let address = attached.and_then(|attached| attached.sender().address);
+        // Another port may have waited for it.
+        let of = |other: &PortId| self.switch_ports[usize::from(other.0)].as_ref()?.sender().address;
+        let heir = self.ports.iter().copied().find(|other| address.is_some() && of(other) == address);
+        if let Some(heir) = heir {
+            self.claim(address, heir);
         }
     }
 
@@ -159,107 +230,157 @@ impl Switch {
     }
 
     /// Sorts frames received from port `from` (at most 65,536) by the ports that they are to be sent to.
-    pub fn forward(&mut self, from: PortId, frames: &[Frame], now_s: u32) -> BatchSummary {
+    pub fn forward(&mut self, from: PortId, frames: &[Frame], turn: Turn) -> BatchSummary {
         self.clear_batches();
-        let Switch { forwarding, egress_ports, ports, touched } = self;
         let mut summary = BatchSummary { flooded: true, ..BatchSummary::default() };
+        let Some(Some(port)) = self.switch_ports.get(usize::from(from.0)) else { return summary };
+        let sender = port.sender();
         for (index, frame) in frames.iter().enumerate().take(1 << 16) {
-            let Some(header) = frame.head().first_chunk() else {
-                summary.runts += 1;
-                continue;
-            };
-            summary.offloads |= frame.offload().is_work();
-            let decision = match forwarding {
-                Forwarding::Learning(fdb) => decide(fdb, from, header, now_s),
-                Forwarding::Wire => Decision::Flood,
-            };
-            match decision {
-                Decision::Port(port) => {
+            if summary.cost >= turn.budget {
+                break;
+            }
+            summary.taken += 1;
+            match self.decide(from, &sender, frame, turn.now, &mut summary) {
+                Ok(Decision::Port(port)) => {
                     summary.flooded = false;
-                    put(egress_ports, touched, port, index, frame);
+                    self.put(port, index, frame, &mut summary);
                 }
-                Decision::Flood => {
-                    for port in ports.iter().filter(|port| **port != from) {
-                        put(egress_ports, touched, *port, index, frame);
-                    }
-                }
-                Decision::Reserved => summary.reserved += 1,
-                Decision::BadSource => summary.bad_sources += 1,
-                Decision::Back => {}
+                Ok(Decision::Flood(flood)) => self.flood(from, flood, index, frame, &mut summary),
+                Ok(Decision::Back) => {}
+                Err(reason) => summary.drop(reason),
             }
         }
         summary
     }
 
+    /// Learns the source of a frame, and decides where the frame goes.
+    #[inline]
+    fn decide(
+        &mut self,
+        from: PortId,
+        sender: &Sender,
+        frame: &Frame,
+        now: Duration,
+        summary: &mut BatchSummary,
+    ) -> Result<Decision, DropReason> {
+        let header = frame.head().first_chunk().ok_or(DropReason::Runt)?;
+        let (to, source) = Mac::pair(header);
+        if !sender.may_send_from(source) {
+            return Err(DropReason::Lock);
+        }
+        let offload = frame.offload();
+        if offload.is_work() {
+            summary.offloads = true;
+            if offload.gso.is_some_and(|gso| !sender.may_ask_for(gso)) {
+                return Err(DropReason::SmallSegments);
+            }
+        }
+        let Forwarding::Learning(fdb) = &mut self.forwarding else { return Ok(Decision::Flood(None)) };
+        if sender.address != Some(source) {
+            learn(fdb, source, from, now, summary)?;
+        }
+        let flood = if to.is_group() {
+            if to.is_reserved() {
+                return Err(DropReason::Reserved);
+            }
+            Flood::to_group(to)
+        } else {
+            match fdb.lookup(Station::new(to, 0), now.as_secs() as u32) {
+                Some(port) if port == from => return Ok(Decision::Back),
+                Some(port) => return Ok(Decision::Port(port)),
+                None => Flood::UnknownUnicast,
+            }
+        };
+        if let Some(Some(port)) = self.switch_ports.get_mut(usize::from(from.0)) {
+            port.may_flood(flood, frame, now)?;
+        }
+        Ok(Decision::Flood(Some(flood)))
+    }
+
+    fn flood(
+        &mut self,
+        from: PortId,
+        flood: Option<Flood>,
+        index: usize,
+        frame: &Frame,
+        summary: &mut BatchSummary,
+    ) {
+        let Switch { switch_ports, ports, touched, .. } = self;
+        for port in ports.iter().filter(|port| **port != from) {
+            let Some(Some(egress)) = switch_ports.get_mut(usize::from(port.0)) else { continue };
+            if flood.is_none_or(|flood| egress.takes_flood(flood)) {
+                record(egress.put(index, frame), *port, touched, summary);
+            }
+        }
+    }
+
+    #[inline]
+    fn put(&mut self, port: PortId, index: usize, frame: &Frame, summary: &mut BatchSummary) {
+        if let Some(Some(egress)) = self.switch_ports.get_mut(usize::from(port.0)) {
+            record(egress.put(index, frame), port, &mut self.touched, summary);
+        }
+    }
+
     /// The ports that the last batch has frames for, each once.
     pub fn egresses(&self) -> impl Iterator<Item = Egress<'_>> + '_ {
         self.touched.iter().filter_map(|port| {
-            let egress = self.egress_ports.get(usize::from(port.0))?.as_ref()?;
-            Some(Egress { port: *port, batch: &egress.batch, too_long: egress.too_long })
+            let egress = self.switch_ports.get(usize::from(port.0))?.as_ref()?;
+            Some(Egress {
+                port: *port,
+                batch: &egress.batch,
+                too_long: egress.too_long,
+                locked: egress.locked,
+            })
         })
     }
 
     fn clear_batches(&mut self) {
         for port in self.touched.drain(..) {
-            if let Some(Some(egress)) = self.egress_ports.get_mut(usize::from(port.0)) {
-                egress.batch.clear();
-                egress.too_long = 0;
+            if let Some(Some(egress)) = self.switch_ports.get_mut(usize::from(port.0)) {
+                egress.clear();
             }
         }
     }
 }
 
-/// What a learning switch does with a frame.
+/// What is done with a frame that is not dropped.
 #[derive(Clone, Copy)]
 enum Decision {
     Port(PortId),
-    /// To all ports but its own.
-    Flood,
-    /// Not forwarded, as its address is reserved for bridges themselves.
-    Reserved,
-    /// Not forwarded, as its source is no single station's.
-    BadSource,
+    /// To all ports but its own; by a wire for no reason.
+    Flood(Option<Flood>),
     /// Not forwarded, as its destination is where it comes from.
     Back,
 }
 
-/// Learns the source of a frame, and decides where the frame goes.
+/// Learns that `source`, which is not the port's own address, was seen there.
 #[inline]
-fn decide(fdb: &mut Fdb, from: PortId, header: &[u8; 14], now_s: u32) -> Decision {
-    let (to, source) = Mac::pair(header);
+fn learn(
+    fdb: &mut Fdb,
+    source: Mac,
+    from: PortId,
+    now: Duration,
+    summary: &mut BatchSummary,
+) -> Result<(), DropReason> {
     if !source.is_station() {
-        return Decision::BadSource;
+        return Err(DropReason::BadSource);
     }
-    fdb.learn(Station::new(source, 0), from, now_s);
-    if to.is_group() {
-        return if to.is_reserved() { Decision::Reserved } else { Decision::Flood };
-    }
-    match fdb.lookup(Station::new(to, 0), now_s) {
-        Some(port) if port == from => Decision::Back,
-        Some(port) => Decision::Port(port),
-        None => Decision::Flood,
+    match fdb.learn(Station::new(source, 0), from, now.as_secs() as u32) {
+        Learned::Sticky => Err(DropReason::Sticky),
+        Learned::Moved => {
+            summary.moves += 1;
+            Ok(())
+        }
+        _ => Ok(()),
     }
 }
 
 #[inline]
-fn put(
-    egress_ports: &mut [Option<EgressPort>],
-    touched: &mut Vec<PortId>,
-    port: PortId,
-    index: usize,
-    frame: &Frame,
-) {
-    let Some(Some(egress)) = egress_ports.get_mut(usize::from(port.0)) else {
-        return;
-    };
-    if egress.batch.is_empty() && egress.too_long == 0 {
+fn record(put: Put, port: PortId, touched: &mut Vec<PortId>, summary: &mut BatchSummary) {
+    if put.is_first {
         touched.push(port);
     }
-    if frame.len() <= egress.max_len || frame.offload().gso.is_some() {
-        egress.batch.push(index as u16);
-    } else {
-        egress.too_long += 1;
-    }
+    summary.cost += put.cost;
 }
 
 #[cfg(test)]

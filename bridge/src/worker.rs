@@ -3,6 +3,7 @@
 //! The worker: the loop that owns the ports. Each round receives, switches, sends and flushes; it sleeps when every
 //! port is idle.
 
+mod administration;
 mod safety_net;
 
 use std::{
@@ -12,23 +13,28 @@ use std::{
 };
 
 use crossbeam::channel::Receiver;
-use event_loop::Essential;
+use event_loop::{Counter, Essential};
 use nix::sys::eventfd::EventFd;
 
 use crate::{
-    Batch, Config, DropReason, Error, FdbRow, Port, PortInfo, QueueLimits, Rate,
+    Batch, Config, DropReason, QueueLimits,
     attached_port::{AttachedPort, Hold, Sender},
     command::Command,
-    egress_queue::EgressQueue,
     fdb::PortId,
     poller::Poller,
-    rate_limit::RateLimit,
-    switch::{BatchSummary, Switch},
+    switch::{Switch, Turn},
     tick::Tick,
+    turn_meter::TurnMeter,
 };
 
 /// While ports are busy, the descriptors of armed ones are polled once in so many rounds, as that is a system call.
 const POLL_ROUNDS: u32 = 8;
+
+/// After so many frames that a port may not send, as many as are received at once, it is held for a time: the others wait in
+/// its own ring, and its sender, rather than the bridge, has the work of them.
+const REFUSED: u64 = 64;
+/// That time.
+const REFUSED_HOLD: Duration = Duration::from_millis(1);
 
 pub(crate) struct Worker {
     name: String,
@@ -37,6 +43,7 @@ pub(crate) struct Worker {
     seed: u64,
     started: Instant,
     now: Instant,
+    meter: TurnMeter,
     tick: Tick,
     /// When to look at the ports that had work at the tick and no event.
     check_at: Option<Instant>,
@@ -73,6 +80,7 @@ impl Worker {
             seed,
             started: now,
             now,
+            meter: TurnMeter::new(now),
             tick: Tick::new(now),
             check_at: None,
             held: 0,
@@ -91,10 +99,17 @@ impl Worker {
         })
     }
 
+    /// The longest round in nanoseconds of the thread's processor time.
+    pub(crate) fn longest_turn_ns(&self) -> Arc<Counter> {
+        self.meter.longest_ns().clone()
+    }
+
     pub(crate) fn run(mut self) {
         let _essential = Essential;
         while self.run_commands() {
             self.now = Instant::now();
+            self.meter.end(self.now);
+            self.meter.begin(self.now);
             self.look_at_all();
             let worked = self.round();
             if worked {
@@ -113,9 +128,10 @@ impl Worker {
     fn run_commands(&mut self) -> bool {
         while let Ok(command) = self.commands.try_recv() {
             match command {
-                Command::Attach(name, port, rate, reply) => {
-                    drop(reply.send(self.attach(name, port, rate)));
+                Command::Attach(name, port, settings, reply) => {
+                    drop(reply.send(self.attach(name, port, settings)));
                 }
+                Command::SetLock(name, lock, reply) => drop(reply.send(self.set_lock(&name, lock))),
                 Command::SetRate(name, rate, reply) => drop(reply.send(self.set_rate(&name, rate))),
                 Command::Detach(name, reply) => drop(reply.send(self.detach(name))),
                 Command::Ports(reply) => drop(reply.send(self.port_infos())),
@@ -129,8 +145,17 @@ impl Worker {
     /// Serves every polled port once; `true` if any of them had frames, or took some that waited.
     fn round(&mut self) -> bool {
         let mut worked = false;
+        let mut owed = false;
         for index in 0..self.ports.len() {
-            worked |= self.serve(PortId(index as u16));
+            match self.serve(PortId(index as u16)) {
+                Served::Idle => {}
+                Served::Worked => worked = true,
+                Served::Owes => owed = true,
+            }
+        }
+        if owed && !worked {
+            self.ports.iter_mut().flatten().for_each(|attached| attached.turn.forgive());
+            worked = true;
         }
         self.flush();
         if std::mem::take(&mut self.stale_caps) {
@@ -140,47 +165,69 @@ impl Worker {
         worked
     }
 
-    fn serve(&mut self, id: PortId) -> bool {
-        let now_s = self.now_s();
+    fn serve(&mut self, id: PortId) -> Served {
         let Some(attached) = polled(&mut self.ports, id) else {
-            return false;
+            return Served::Idle;
         };
         let drained = attached.drain(self.now).unwrap_or_else(|error| {
             self.failed.push((id, error));
             false
         });
+        let idle = if drained { Served::Worked } else { Served::Idle };
         if !attached.state.needs().input {
-            return drained;
+            return idle;
         }
+        let Some(budget) = attached.turn.begin() else {
+            return if drained { Served::Worked } else { Served::Owes };
+        };
         let passed = self.now.duration_since(self.started);
+        if attached.backlog.is_empty() {
+            if !self.receive(id, passed) {
+                return idle;
+            }
+        } else {
+            attached.resume(&mut self.batch);
+        }
+        let summary = self.switch.forward(id, self.batch.frames(), Turn { now: passed, budget });
+        let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) else { return idle };
+        attached.worked(self.now);
+        attached.turn.spend(summary.cost);
+        attached.stats.moved(summary.moves);
+        for (reason, frames) in summary.drops() {
+            attached.stats.lost(reason, frames);
+            attached.refused += frames;
+        }
+        let ports = self.switch.egresses().map(|egress| egress.port);
+        let sole = attached.destinations.sole(ports, summary.flooded, self.now);
+        self.send(id, sole, summary.offloads);
+        if summary.taken < self.batch.len()
+            && let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0))
+        {
+            attached.postpone(&mut self.batch.frames_mut()[summary.taken..]);
+        }
+        self.batch.clear();
+        self.hold_if_refused(id);
+        Served::Worked
+    }
+
+    /// Receives a port's next frames into the batch; `false` if there are none, or its rate allows none.
+    fn receive(&mut self, id: PortId, passed: Duration) -> bool {
+        let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) else { return false };
         match attached.rate.as_mut().map_or(Ok(usize::MAX), |rate| rate.admit(passed)) {
             Ok(frames) => self.batch.limit(frames),
             Err(wait) => {
                 attached.hold(Hold { to: None, until: self.now + wait });
                 self.held += 1;
-                return drained;
+                return false;
             }
         }
         if let Err(error) = attached.port.recv(&mut self.batch) {
             self.failed.push((id, error));
         }
-        if self.batch.is_empty() {
-            return drained;
-        }
-        if let Some(rate) = &mut attached.rate {
+        if let Some(rate) = attached.rate.as_mut().filter(|_| !self.batch.is_empty()) {
             rate.spend(self.batch.frames(), passed);
         }
-        attached.worked(self.now);
-        let BatchSummary { runts, bad_sources, reserved, offloads, flooded } =
-            self.switch.forward(id, self.batch.frames(), now_s);
-        attached.stats.lost(DropReason::Runt, runts);
-        attached.stats.lost(DropReason::BadSource, bad_sources);
-        attached.stats.lost(DropReason::Reserved, reserved);
-        let ports = self.switch.egresses().map(|egress| egress.port);
-        let sole = attached.destinations.sole(ports, flooded, self.now);
-        self.send(id, sole, offloads);
-        self.batch.clear();
-        true
+        !self.batch.is_empty()
     }
 
     /// Sends the batch, which came from port `from`. It is held if its `sole` destination does not take all frames.
@@ -190,6 +237,7 @@ impl Worker {
                 continue;
             };
             attached.stats.lost(DropReason::TooLong, egress.too_long);
+            attached.stats.lost(DropReason::Lock, egress.locked);
             let frames = egress.batch.view(&self.batch);
             let may_be_held = sole.is_some() && !attached.queue.is_stuck(self.now);
             let sender = Sender { port: from, may_be_held };
@@ -204,6 +252,19 @@ impl Worker {
             && let Some(Some(attached)) = self.ports.get_mut(usize::from(from.0))
         {
             attached.hold(Hold { to: Some(to), until: self.now + self.limits.hold });
+            self.held += 1;
+        }
+    }
+
+    /// Holds a port that has sent many frames that it may not send.
+    #[inline]
+    fn hold_if_refused(&mut self, id: PortId) {
+        let attached = self.ports.get_mut(usize::from(id.0)).and_then(Option::as_mut);
+        if let Some(attached) =
+            attached.filter(|attached| attached.refused >= REFUSED && attached.hold.is_none())
+        {
+            attached.refused = 0;
+            attached.hold(Hold { to: None, until: self.now + REFUSED_HOLD });
             self.held += 1;
         }
     }
@@ -244,8 +305,8 @@ impl Worker {
     fn refresh_caps(&mut self) {
         for (index, attached) in self.ports.iter_mut().enumerate() {
             if let Some(attached) = attached {
-                attached.max_len = attached.port.caps().max_len();
-                self.switch.attach(PortId(index as u16), attached.max_len);
+                attached.caps = attached.port.caps();
+                self.switch.set_caps(PortId(index as u16), attached.caps);
             }
         }
     }
@@ -294,7 +355,9 @@ impl Worker {
                 // One port's flush may release requests that another port has to respond to.
                 self.flush();
                 // Rounded up: after a wakeup just before that time the worker would poll until it comes.
-                self.wake_at().saturating_duration_since(Instant::now()) + Duration::from_millis(1)
+                let asleep = Instant::now();
+                self.meter.end(asleep);
+                self.wake_at().saturating_duration_since(asleep) + Duration::from_millis(1)
             }
             false if worked && !self.rounds.is_multiple_of(POLL_ROUNDS) => return Ok(()),
             false => Duration::ZERO,
@@ -304,6 +367,7 @@ impl Worker {
         }
         if all_armed {
             self.now = Instant::now();
+            self.meter.begin(self.now);
         }
         for id in self.ready.drain(..) {
             if let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) {
@@ -323,95 +387,19 @@ impl Worker {
         [holds, self.check_at].into_iter().flatten().fold(self.tick.next(), Instant::min)
     }
 
-    fn attach(&mut self, name: String, port: Box<dyn Port>, rate: Option<Rate>) -> Result<(), Error> {
-        if self.find(&name).is_some() {
-            return Err(Error::NameTaken(name));
-        }
-        let Some(id) = self.switch.free_port_id() else {
-            return Err(Error::TooManyPorts { name, max: self.switch.max_ports() });
-        };
-        let os = |error| Error::Os { what: format!("bridge {:?}: port {name:?}: epoll", self.name), error };
-        self.poller.add(id, port.fd()).map_err(os)?;
-        let queue = EgressQueue::new(self.limits, self.seed);
-        let mut attached = AttachedPort::new(name, port, queue, Instant::now());
-        attached.rate = self.limit(rate);
-        self.switch.attach(id, attached.max_len);
-        let index = usize::from(id.0);
-        self.ports.resize_with(self.ports.len().max(index + 1), || None);
-        self.ports[index] = Some(attached);
-        Ok(())
-    }
-
-    /// What a port may send from now on.
-    fn limit(&self, rate: Option<Rate>) -> Option<RateLimit> {
-        rate.and_then(|rate| RateLimit::new(rate, self.started.elapsed()))
-    }
-
-    fn set_rate(&mut self, name: &str, rate: Option<Rate>) -> Result<(), Error> {
-        let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
-        let limit = self.limit(rate);
-        if let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) {
-            attached.rate = limit;
-            // A port that the earlier rate holds is looked at again.
-            if let Some(hold) = attached.hold.as_mut().filter(|hold| hold.to.is_none()) {
-                hold.until = self.now;
-            }
-        }
-        Ok(())
-    }
-
-    fn detach(&mut self, name: String) -> Result<Box<dyn Port>, Error> {
-        let Some(mut attached) = self.find(&name).and_then(|id| self.remove(id)) else {
-            return Err(Error::NoSuchPort(name));
-        };
-        if let Err(error) = attached.port.flush() {
-            tracing::warn!(bridge = self.name, port = name, %error, "failed to flush a port before detaching it");
-        }
-        Ok(attached.port)
-    }
-
-    fn remove(&mut self, id: PortId) -> Option<AttachedPort> {
-        let mut attached = self.ports.get_mut(usize::from(id.0))?.take()?;
-        self.poller.remove(attached.port.fd());
-        self.switch.detach(id);
-        attached.close();
-        if let Some(Hold { to, .. }) = attached.hold {
-            self.held -= 1;
-            let full = to.and_then(|to| self.ports.get_mut(usize::from(to.0))?.as_mut());
-            if let Some(full) = full {
-                full.stats.lost(DropReason::NoRoom, full.queue.release(id));
-            }
-        }
-        Some(attached)
-    }
-
-    fn find(&self, name: &str) -> Option<PortId> {
-        let index = self
-            .ports
-            .iter()
-            .position(|attached| attached.as_ref().is_some_and(|attached| attached.name == name))?;
-        Some(PortId(index as u16))
-    }
-
-    fn port_infos(&self) -> Vec<PortInfo> {
-        let info = |attached: &AttachedPort| PortInfo {
-            name: attached.name.clone(),
-            counters: attached.stats.read(),
-        };
-        self.ports.iter().flatten().map(info).collect()
-    }
-
-    fn fdb_rows(&self) -> Vec<FdbRow> {
-        let row = |entry: crate::fdb::Entry| {
-            let port = self.ports.get(usize::from(entry.port.0))?.as_ref()?.name.clone();
-            Some(FdbRow { mac: entry.station.mac(), port, age_s: entry.age_s })
-        };
-        self.switch.fdb().into_iter().flat_map(|fdb| fdb.entries(self.now_s())).filter_map(row).collect()
-    }
-
     fn now_s(&self) -> u32 {
         self.now.duration_since(self.started).as_secs() as u32
     }
+}
+
+/// What a port's turn was.
+enum Served {
+    /// It had nothing to do.
+    Idle,
+    /// It had frames, or took some that waited.
+    Worked,
+    /// It owes for earlier turns, and was not received from.
+    Owes,
 }
 
 fn polled(ports: &mut [Option<AttachedPort>], id: PortId) -> Option<&mut AttachedPort> {

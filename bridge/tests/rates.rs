@@ -4,7 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use bridge::{Bridge, Caps, Config, Error, Frame, Rate};
+use bridge::{Bridge, Caps, Config, Error, Frame, PortSettings, Rate};
 use common::{pair, send, take};
 
 const LEN: usize = 1000;
@@ -21,7 +21,9 @@ fn frames(count: usize, from: u8) -> Vec<Frame> {
 fn frames_of_a_limited_port_wait_and_those_of_others_do_not() {
     let bridge = Bridge::start(Config::default()).unwrap();
     let (mut limited, port) = pair(Caps::plain(1500));
-    bridge.attach_limited("limited", Box::new(port), Some(RATE)).unwrap();
+    bridge
+        .attach_with("limited", Box::new(port), PortSettings { rate: Some(RATE), ..PortSettings::default() })
+        .unwrap();
     let (mut free, port) = pair(Caps::plain(1500));
     bridge.attach("free", Box::new(port)).unwrap();
     let (mut sink, port) = pair(Caps::plain(1500));
@@ -44,7 +46,9 @@ fn rate_is_changed_and_lifted_while_frames_wait() {
     let (mut limited, port) = pair(Caps::plain(1500));
     // Ten frames, and no more for an hour.
     let none = Rate { bytes: 10 * LEN as u64, interval: Duration::from_secs(3600) };
-    bridge.attach_limited("limited", Box::new(port), Some(none)).unwrap();
+    bridge
+        .attach_with("limited", Box::new(port), PortSettings { rate: Some(none), ..PortSettings::default() })
+        .unwrap();
     let (mut sink, port) = pair(Caps::plain(1500));
     bridge.attach("sink", Box::new(port)).unwrap();
     send(&mut limited, &frames(300, 1));

@@ -1,6 +1,6 @@
 //! The bridge of a vif, as the program that serves vifs has found it, and the name of the vif's port.
 
-use bridge::Bridge;
+use bridge::{Bridge, Lock};
 use ring_abi::DomId;
 use ring_abi::netif::key;
 use std::sync::Arc;
@@ -13,14 +13,16 @@ pub struct Attachment {
     /// Whether the key `mtu` bounds the frames sent to the guest. `false` where the bridge joins the vif to an
     /// interface of this machine, whose mtu the machine's administrator sets.
     pub limit_mtu: bool,
+    /// Which frames the guest may send by their addresses, unless the key `lock` says another.
+    pub lock: Lock,
     /// Called when the device is removed or closed, and not when the driver stops: a successor needs the bridge then.
     pub cleanup: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Attachment {
-    /// An attachment to a bridge with many ports.
+    /// An attachment to a bridge with many ports. The guest may send from its own address alone.
     pub fn port_of(bridge: Arc<Bridge>) -> Self {
-        Self { bridge, limit_mtu: true, cleanup: None }
+        Self { bridge, limit_mtu: true, lock: Lock::Mac, cleanup: None }
     }
 }
 

@@ -8,7 +8,7 @@ use crate::handshake::{self, Negotiated, Offered, backend_keys};
 use crate::response_logs::ResponseLogs;
 use crate::stats::Stats;
 use crate::{Config, ExitReason, StartError};
-use bridge::{Counters, Rate};
+use bridge::{Counters, Lock, PortSettings, StormLimits};
 use event_channel::WaitEventChannels;
 use grant_table::GrantTable;
 use nix::libc;
@@ -37,9 +37,10 @@ pub(crate) struct VifDevice {
     /// The counters over all connections.
     stats: Arc<Stats>,
     /// What the guest may send.
-    rate: Option<Rate>,
-    /// The value of the key `rate` that was looked at last.
+    settings: PortSettings,
+    /// The values of the keys `rate` and `lock` that were looked at last.
     rate_key: Option<String>,
+    lock_key: Option<String>,
     /// The bridge has a port of this device, by the name in `name`; another device may have a port of the same name.
     attached: bool,
     /// The connection and the attachment stay for another process.
@@ -59,6 +60,8 @@ impl VifDevice {
         waker: Waker,
     ) -> Self {
         let response_logs = config.inflight_dir.clone().map(|dir| ResponseLogs::new(dir, device));
+        let lock = attachment.lock;
+        let stats = Arc::new(Stats::of_port(&attachment.bridge));
         Self {
             grants,
             channels,
@@ -69,9 +72,10 @@ impl VifDevice {
             waker,
             handshake: Handshake::new(RECONNECT, seen),
             response_logs,
-            stats: Arc::default(),
-            rate: None,
+            stats,
+            settings: PortSettings { lock, storm: StormLimits::GUEST, ..PortSettings::default() },
             rate_key: None,
+            lock_key: None,
             attached: false,
             stopped: false,
             exit: Arc::default(),
@@ -88,7 +92,7 @@ impl VifDevice {
             return Ok(());
         }
         let Some(response_logs) = self.response_logs.take() else { return Ok(()) };
-        self.follow_rate(&seen.own);
+        self.follow_settings(&seen.own);
         let resumed = self.negotiate(&seen.own, &seen.other).and_then(|negotiated| {
             self.start(&negotiated, Recovery::Resume(&response_logs)).map_err(|error| {
                 use event_channel::Error::NoSuchPort;
@@ -118,7 +122,9 @@ impl VifDevice {
         }
     }
 
-    fn negotiate(&self, own: &Keys, other: &Keys) -> Result<Negotiated, Failure> {
+    fn negotiate(&mut self, own: &Keys, other: &Keys) -> Result<Negotiated, Failure> {
+        let address = handshake::address(own, self.settings.lock);
+        self.settings.address = address.map_err(|error| Failure::new(libc::EINVAL, error))?;
         let mut own = own.clone();
         if !self.attachment.limit_mtu {
             own.set(key::MTU, MTU_MAX);
@@ -130,29 +136,63 @@ impl VifDevice {
         let setup = Setup { recovery, stats: self.stats.clone(), on_exit: self.on_exit() };
         let vif =
             Connection::start(&self.grants, &*self.channels, self.guest, negotiated, &self.config, setup)?;
-        self.attachment.bridge.attach_limited(&self.name, Box::new(vif), self.rate)?;
+        self.attachment.bridge.attach_with(&self.name, Box::new(vif), self.settings)?;
         self.attached = true;
         Ok(())
     }
 
-    /// Limits what the guest may send, by the toolstack's key. A value that is no rate changes nothing.
+    /// Follows the toolstack's keys that say what the guest may send. A value that says nothing changes nothing.
+    fn follow_settings(&mut self, own: &Keys) {
+        self.follow_rate(own);
+        self.follow_lock(own);
+    }
+
     fn follow_rate(&mut self, own: &Keys) {
         let value = own.get(key::RATE);
         if value == self.rate_key.as_deref() {
             return;
         }
         self.rate_key = value.map(str::to_owned);
+        let rate = &mut self.settings.rate;
         match handshake::rate(own) {
-            Ok(rate) => self.rate = rate,
+            Ok(read) => *rate = read,
             Err(error) => {
-                let in_force = self.rate.map_or_else(|| "none".to_owned(), |rate| rate.to_string());
+                let in_force = rate.map_or_else(|| "none".to_owned(), |rate| rate.to_string());
                 tracing::warn!(%error, in_force, "failed to read the rate limit, which stays as it is");
                 return;
             }
         }
         if self.attached {
-            let _ = self.attachment.bridge.set_rate(&self.name, self.rate);
-            tracing::info!(rate = self.rate.map(tracing::field::display), "rate limit changed");
+            let _ = self.attachment.bridge.set_rate(&self.name, *rate);
+            tracing::info!(rate = rate.map(tracing::field::display), "rate limit changed");
+        }
+    }
+
+    fn follow_lock(&mut self, own: &Keys) {
+        let value = own.get(key::LOCK);
+        if value == self.lock_key.as_deref() {
+            return;
+        }
+        self.lock_key = value.map(str::to_owned);
+        let in_force = self.settings.lock;
+        let read = handshake::lock(own, self.attachment.lock);
+        // An attached port has the address that it was attached with, or none.
+        let has_address = !self.attached || self.settings.address.is_some();
+        match read {
+            Ok(Lock::Mac) if !has_address => {
+                tracing::warn!(%in_force, "there is no address to lock to; the lock stays as it is");
+                return;
+            }
+            Ok(lock) => self.settings.lock = lock,
+            Err(error) => {
+                tracing::warn!(%error, %in_force, "failed to read the lock, which stays as it is");
+                return;
+            }
+        }
+        if self.attached {
+            let lock = self.settings.lock;
+            let _ = self.attachment.bridge.set_lock(&self.name, lock);
+            tracing::info!(%lock, "lock changed");
         }
     }
 
@@ -221,7 +261,9 @@ impl Follow for VifDevice {
         let started = self.start(&negotiated, recovery);
         self.response_logs = response_logs;
         started.map_err(|error| error.failure())?;
-        tracing::info!(name = self.name, caps = ?negotiated.caps, rate = self.rate.map(tracing::field::display), "connected");
+        let PortSettings { rate, lock, .. } = self.settings;
+        let rate = rate.map(tracing::field::display);
+        tracing::info!(name = self.name, caps = ?negotiated.caps, rate, %lock, "connected");
         Ok(true)
     }
 
@@ -240,7 +282,7 @@ impl BackDevice for VifDevice {
         // No error is written for a frontend that is closing anyway.
         let error = self.reap().filter(|_| !closing);
         let mut update = Update { error, ..Update::default() };
-        self.follow_rate(&seen.own);
+        self.follow_settings(&seen.own);
         follow(self, seen, &mut update);
         update
     }

@@ -1,7 +1,7 @@
 //! What a vif negotiates: the backend's keys, and the frontend's as a value. Does no I/O.
 
-use bridge::{Caps, Rate};
-use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, key};
+use bridge::{Caps, Lock, Rate, fdb};
+use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, Mac, key};
 use ring_abi::{EventPort, GrantRef};
 use std::time::Duration;
 use xenbus::{KeyError, Keys};
@@ -130,6 +130,29 @@ pub fn rate(own: &Keys) -> Result<Option<Rate>, KeyError> {
         (_, Duration::ZERO) => Ok(None),
         (0, _) => Err(own.error(key::RATE, "at least one byte in an interval")),
         (bytes, interval) => Ok(Some(Rate { bytes, interval })),
+    }
+}
+
+/// Which frames the guest may send by their addresses: the toolstack's key `lock`, or else `default`.
+///
+/// # Errors
+/// [`KeyError`] if the key has another value.
+pub fn lock(own: &Keys, default: Lock) -> Result<Lock, KeyError> {
+    let Some(text) = own.get(key::LOCK) else { return Ok(default) };
+    text.parse().map_err(|_| own.error(key::LOCK, Lock::EXPECTED))
+}
+
+/// The guest's address, which the toolstack wrote for the backend.
+///
+/// # Errors
+/// [`KeyError`] if the key is no address of a station, or if there is none and `lock` needs it.
+pub fn address(own: &Keys, lock: Lock) -> Result<Option<fdb::Mac>, KeyError> {
+    let invalid = || own.error(key::MAC, "the address of one interface, such as 00:16:3e:01:02:03");
+    let address: Option<Mac> = own.opt(key::MAC)?;
+    match address.map(|Mac(bytes)| fdb::Mac::new(bytes)) {
+        None if lock == Lock::Mac => Err(invalid()),
+        Some(address) if !address.is_station() => Err(invalid()),
+        address => Ok(address),
     }
 }
 

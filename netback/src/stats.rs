@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use bridge::DropReason;
+use bridge::{Bridge, DropReason};
 use event_loop::{Counter, EventCounters};
 use xenbus::stats::{self, Count, Flips, Grants, Notifications, Operation, Snapshot};
 
@@ -23,6 +23,15 @@ pub struct Stats {
     pub(crate) refused: Counter,
     /// Events of both rings.
     pub(crate) events: Arc<EventCounters>,
+    /// The longest turn of its bridge's loop.
+    pub(crate) longest_turn_ns: Option<Arc<Counter>>,
+}
+
+impl Stats {
+    /// The counters of a port of that bridge.
+    pub(crate) fn of_port(bridge: &Bridge) -> Stats {
+        Stats { longest_turn_ns: Some(bridge.longest_turn_ns().clone()), ..Stats::default() }
+    }
 }
 
 impl stats::Stats for Stats {
@@ -51,6 +60,8 @@ impl stats::Stats for Stats {
                 }),
             }),
             drops: drops.into(),
+            mac_moves: Some(port.mac_moves),
+            longest_turn_ns: self.longest_turn_ns.as_ref().map(|longest| longest.get()),
             ..Snapshot::default()
         }
     }

@@ -5,13 +5,13 @@
 //! (`tests/xen/run hostile-vif`; built with `--cfg xen_host`).
 
 use bridge::port::pair::Pair;
-use bridge::{Batch, Caps, Port};
+use bridge::{Batch, Caps, Lock, Port};
 use netfront::{Config, Nic, SendOutcome};
 use ring_abi::DomId;
 use ring_abi::netif::TxFlags;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
-use testkit::net::{Network, RawFrontend, frame, until};
+use testkit::net::{Network, RawFrontend, VifSpec, frame, until, vif};
 use testkit::{BOUND, FrontendDevice, Machine};
 use xenbus::XenbusState;
 
@@ -99,7 +99,7 @@ fn head_of_a_frame_does_not_change_when_the_guest_overwrites_its_page() {
     let network = Network::start(&machine, netback::Config::default());
     let (inner, mut outer) = Pair::new(Caps::plain(1500), 64).unwrap();
     network.bridge.attach("dom0", Box::new(inner)).unwrap();
-    let device = machine.attach_vif(DomId(1), 0);
+    let device = machine.attach_vif_as(DomId(1), 0, &VifSpec { lock: Some(Lock::Off), ..vif() });
     let mut raw = RawFrontend::connect(FrontendDevice::new(machine.domain(DomId(1)), device));
     let stop = AtomicBool::new(false);
     let page = [raw.page.clone()];

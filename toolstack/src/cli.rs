@@ -65,6 +65,7 @@ pub enum Command {
     NetworkAttach(network_attach::Args),
     NetworkDetach(network_detach::Args),
     NetworkList(network_list::Args),
+    NetworkSet(network_set::Args),
     Man(man::Args),
     Completions(completions::Args),
     #[command(hide = true)]
@@ -101,6 +102,7 @@ impl Cli {
             Command::NetworkAttach(args) => network_attach::run(&args, &dir()?),
             Command::NetworkDetach(args) => network_detach::run(&args, &dir()?),
             Command::NetworkList(args) => network_list::run(&args, &dir()?),
+            Command::NetworkSet(args) => network_set::run(&args, &dir()?),
             Command::Man(args) => man::run(&args, Cli::command()),
             Command::Completions(args) => completions::run(&args, Cli::command()),
             Command::DemoGuest(args) => demo_guest::run(&args, &dir()?),

@@ -10,7 +10,7 @@ fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 17] = [
     "demo",
     "up",
     "hypervisor",
@@ -25,6 +25,7 @@ const COMMANDS: [&str; 16] = [
     "network-attach",
     "network-detach",
     "network-list",
+    "network-set",
     "man",
     "completions",
 ];

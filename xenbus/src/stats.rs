@@ -47,6 +47,11 @@ pub struct Snapshot {
     pub wakeups: Option<u64>,
     /// Frames dropped, by reason; empty for disks.
     pub drops: Vec<Count>,
+    /// Times that a station was seen at the device's port of a bridge, and at another one before; `None` for disks.
+    pub mac_moves: Option<u64>,
+    /// The longest turn of the loop that serves the device, with others as a rule, in nanoseconds of its thread's processor time;
+    /// `None` where that is not measured.
+    pub longest_turn_ns: Option<u64>,
 }
 
 /// The counters of one operation.
@@ -131,6 +136,8 @@ impl Snapshot {
         }
         self.in_flight = sum(self.in_flight, other.in_flight);
         self.wakeups = sum(self.wakeups, other.wakeups);
+        self.mac_moves = sum(self.mac_moves, other.mac_moves);
+        self.longest_turn_ns = self.longest_turn_ns.max(other.longest_turn_ns);
         self.notifications.sent += other.notifications.sent;
         self.notifications.suppressed += other.notifications.suppressed;
         self.notifications.received += other.notifications.received;
@@ -198,9 +205,9 @@ mod tests {
         let histogram = Histogram::default();
         latency.iter().for_each(|&latency| histogram.record(latency));
         let errors = vec![Count { name: "io", count: 1 }];
-        let latency = latency.map(|_| histogram.read());
+        let distribution = latency.map(|_| histogram.read());
         Snapshot {
-            operations: vec![Operation { name, requests: 2, bytes: 512, errors, latency }],
+            operations: vec![Operation { name, requests: 2, bytes: 512, errors, latency: distribution }],
             in_flight: Some(3),
             notifications: Notifications { sent: 4, suppressed: 5, received: 6, missed: 7 },
             grants: Some(Grants {
@@ -211,6 +218,8 @@ mod tests {
             }),
             wakeups: None,
             drops: vec![Count { name, count: 10 }],
+            mac_moves: Some(3),
+            longest_turn_ns: latency.map(|latency| latency.as_nanos() as u64),
         }
     }
 
@@ -226,6 +235,7 @@ mod tests {
         assert_eq!((latency.count(), latency.max()), (2, Duration::from_millis(2)));
         assert_eq!(total.operation("write").unwrap().latency, None);
         assert_eq!((total.in_flight, total.wakeups), (Some(9), None));
+        assert_eq!((total.mac_moves, total.longest_turn_ns), (Some(9), Some(2_000_000)));
         assert_eq!(total.notifications, Notifications { sent: 12, suppressed: 15, received: 18, missed: 21 });
         let flips = Some(Flips { flipped: 36, returned: 39, refused: 42 });
         assert_eq!(total.grants, Some(Grants { mapped: 21, reused: Some(24), copied: 27, flips }));

@@ -115,3 +115,27 @@ fn port_that_takes_nothing_is_stuck_and_then_stalled_until_it_does() {
     queue.end_stall();
     assert_eq!(queue.push(&frame(1, 3, 100), A, false, now + stall), 0);
 }
+
+/// Of as many frames as the queue may have, short ones are no less of a burden than long ones: the flood loses its own.
+#[test]
+fn flow_of_short_frames_neither_delays_nor_displaces_one_of_long_frames() {
+    let now = Instant::now();
+    let limits = QueueLimits { frames: 200, bytes: 1 << 20, ..QueueLimits::default() };
+    let mut queue = EgressQueue::new(limits, 1);
+    let mut lost = 0;
+    for number in 0..190 {
+        lost += queue.push(&frame(1, number, 64), A, false, now);
+    }
+    for number in 0..8 {
+        lost += queue.push(&frame(2, number, 60_000), B, false, now);
+    }
+    assert_eq!(lost, 0);
+    for number in 0..100 {
+        assert_eq!(queue.push(&frame(1, number, 64), A, false, now), u64::from(number >= 2));
+    }
+    let order = drain(&mut queue, now);
+    assert_eq!(order.iter().filter(|(station, _)| *station == 2).count(), 8, "none of the others is lost");
+    // A short one for each eighth of a long one's bytes, and not one for each 64 bytes.
+    let before_last = order.iter().rposition(|(station, _)| *station == 2).unwrap() - 7;
+    assert!((50..=70).contains(&before_last), "{before_last}");
+}

@@ -130,3 +130,52 @@ fn same_address_in_two_vlans_is_two_stations() {
     assert_eq!(fdb.lookup(Station::new(mac, 5), 0), Some(PortId(3)));
     assert_eq!(Station::new(mac, 5).mac(), mac);
 }
+
+/// Two ports that have filled the table make no port's stations unknown: 8,192 addresses are no more than the table's.
+#[test]
+fn full_table_gives_the_place_of_the_port_that_has_most() {
+    let mut fdb = Fdb::new(Limits { entries: 1024, entries_per_port: 512, age_s: 300 }, 0x5eed);
+    for n in 0..512 {
+        assert_eq!(fdb.learn(station(n), PortId(0), 0), Learned::New);
+        assert_eq!(fdb.learn(station(1000 + n), PortId(1), 0), Learned::New);
+    }
+    assert_eq!((fdb.len(), fdb.learn(station(5000), PortId(0), 0)), (1024, Learned::Full));
+    for n in 0..10 {
+        assert_eq!(fdb.learn(station(2000 + n), PortId(2), 0), Learned::New);
+    }
+    assert_eq!(fdb.len(), 1024);
+    let of = |port| fdb.entries(0).filter(|entry| entry.port == PortId(port)).count();
+    assert_eq!([of(0), of(1), of(2)], [507, 507, 10]);
+    // The two get nothing back from each other, and nothing of the third.
+    assert_eq!(fdb.learn(station(5000), PortId(0), 0), Learned::Full);
+    assert!((0..10).all(|n| fdb.lookup(station(2000 + n), 0) == Some(PortId(2))));
+}
+
+#[test]
+fn static_address_stays_at_its_port_and_is_not_counted() {
+    let limits = Limits { entries: 16, entries_per_port: 2, age_s: 300 };
+    let mut fdb = Fdb::new(limits, 7);
+    assert_eq!(fdb.learn(station(1), PortId(1), 0), Learned::New);
+    assert!((1..6).all(|n| fdb.claim(station(n), PortId(0))), "from the one that had learned it too");
+    assert!(fdb.claim(station(1), PortId(0)) && !fdb.claim(station(1), PortId(1)));
+    assert_eq!(fdb.learn(station(1), PortId(1), 1), Learned::Sticky);
+    assert_eq!(fdb.learn(station(1), PortId(0), 1), Learned::Known);
+    assert_eq!(fdb.learn(station(1), PortId(1), 1), Learned::Sticky);
+    assert_eq!(
+        [10, 11, 12].map(|n| fdb.learn(station(n), PortId(0), 1)),
+        [Learned::New, Learned::New, Learned::Full]
+    );
+    fdb.sweep(10_000);
+    assert_eq!((fdb.len(), fdb.lookup(station(1), 10_000)), (5, Some(PortId(0))));
+    fdb.forget(PortId(0));
+    assert_eq!((fdb.len(), fdb.lookup(station(1), 10_000)), (0, None));
+}
+
+#[test]
+fn static_addresses_have_places_however_full_the_table_is() {
+    let mut fdb = Fdb::new(Limits { entries: 8, entries_per_port: 8, age_s: 300 }, 7);
+    assert!((0..8).all(|n| fdb.learn(station(n), PortId(0), 0) == Learned::New));
+    let claimed = (100..108).filter(|n| fdb.claim(station(*n), PortId(1))).count();
+    assert_eq!(claimed, 8);
+    assert!((100..108).all(|n| fdb.lookup(station(n), 0) == Some(PortId(1))));
+}

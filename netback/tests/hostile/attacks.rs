@@ -100,7 +100,8 @@ pub(super) fn invalid_packets_are_answered_and_valid_ones_forwarded(platform: &m
 pub(super) fn header_split_over_eighteen_slots_is_assembled(platform: &mut dyn Platform) {
     let mut raw = RawFrontend::connect(platform.attacked());
     until_up(platform.honest().each_mut());
-    let sent: Vec<u8> = (0..18).collect();
+    // To everybody: for an unknown address nothing is sent to guests that have another.
+    let sent: Vec<u8> = [255; 6].into_iter().chain(6..18).collect();
     raw.page.slice(100, 18).unwrap().copy_from(&sent);
     let slots: Vec<TxSlot> = (0..18u16)
         .map(|id| {

@@ -1,11 +1,12 @@
 //! The platform in threads: a machine on the local hypervisor with the attacking guest and two honest guests.
 
 use super::Platform;
+use bridge::Lock;
 use inflight::InflightDir;
 use netfront::{Config, Nic};
 use ring_abi::DomId;
 use tempfile::TempDir;
-use testkit::net::{Network, guest};
+use testkit::net::{Network, VifSpec, guest, vif};
 use testkit::{FrontendDevice, Machine};
 use xenbus::XenbusState;
 
@@ -24,7 +25,8 @@ pub(super) fn platform(response_logs: bool) -> Box<dyn Platform> {
     let inflight_dir = response_logs.then(|| InflightDir::new(directory.path()).unwrap());
     let machine = Machine::new();
     let network = Network::start(&machine, netback::Config { inflight_dir, ..Default::default() });
-    let device = machine.attach_vif(DomId(1), 0);
+    // Its attacks are of other kinds: its frames have any address.
+    let device = machine.attach_vif_as(DomId(1), 0, &VifSpec { lock: Some(Lock::Off), ..vif() });
     let attacked = FrontendDevice::new(machine.domain(DomId(1)), device);
     let honest = [20, 21].map(|domid| guest(&machine, DomId(domid), Config::default()));
     Box::new(Threads { attacked, honest, network, machine, _inflight: directory })

@@ -76,5 +76,7 @@ pub const GATEWAYDEV: &str = "gatewaydev";
 /// Written by the toolstack into the backend's directory: `BYTES,MICROSECONDS`: what the frontend may send in an
 /// interval.
 pub const RATE: &str = "rate";
+/// Written by xpv's toolstack into the backend's directory: which frames the frontend may send by their addresses.
+pub const LOCK: &str = "lock";
 /// Written by the toolstack into the backend's directory: the virtual network.
 pub const VLAN: &str = "vlan";

@@ -30,6 +30,7 @@ pub fn vif() -> VifSpec {
         bridge: DEFAULT_BRIDGE.to_owned(),
         vifname: None,
         rate: None,
+        lock: None,
         mtu: MTU_DEFAULT,
         devid: None,
         trusted: true,

@@ -33,6 +33,14 @@ impl RawFrontend {
 
     /// Connects as [`RawFrontend::connect`] does; with `flip`, receive requests are to accept pages.
     pub fn connect_as(device: FrontendDevice, flip: bool) -> RawFrontend {
+        let (raw, keys) = Self::prepare(device, flip);
+        raw.publish(&keys);
+        raw.device.wait_for_backend(XenbusState::Connected);
+        raw
+    }
+
+    /// Waits for the backend, and makes the rings and the keys of a frontend that it has not heard of yet.
+    pub fn prepare(device: FrontendDevice, flip: bool) -> (RawFrontend, Keys) {
         device.wait_for_backend(XenbusState::InitWait);
         let share = || Arc::new(device.hv.share(DomId::DOM0, 1, Access::ReadWrite).unwrap());
         let tx = share();
@@ -48,9 +56,13 @@ impl RawFrontend {
         let keys = frontend_keys(&queue, Requested { csum: true, gso: true, flip });
         let tx = Front::init(tx).unwrap();
         let rx = Front::init(rx).unwrap();
-        device.end().publish(&mut device.store(), &keys, XenbusState::Connected).unwrap();
-        device.wait_for_backend(XenbusState::Connected);
-        RawFrontend { device, tx, rx, page, event }
+        (RawFrontend { device, tx, rx, page, event }, keys)
+    }
+
+    /// Tells the backend of the rings by these keys.
+    pub fn publish(&self, keys: &Keys) {
+        let mut store = self.device.store();
+        self.device.end().publish(&mut store, keys, XenbusState::Connected).unwrap();
     }
 
     /// Closes the interface's connection, if any, and waits until the backend accepts another.

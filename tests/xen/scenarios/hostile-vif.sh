@@ -11,6 +11,10 @@ guest good 'vif=["mac=00:16:3e:00:00:07,bridge=xenbr0,script=nop"]'
 check_in_guest good "the interface comes up" 'ip address add 10.0.0.2/24 dev eth0 && ip link set eth0 up'
 vifs='"mac=00:16:3e:00:00:10,bridge=xenbr0,script=nop","mac=00:16:3e:00:00:11,bridge=xenbr0,script=nop"'
 GUEST_EXTRA=xpv.fronts=no guest bad "vif=[$vifs,\"mac=00:16:3e:00:00:12,bridge=xenbr0,script=nop\"]"
+# Its attacks are of other kinds: its frames have any address.
+for devid in 0 1 2; do
+    check "vif $devid may send from any address" xpv network-set --xen bad "$devid" lock=off
+done
 # Three interfaces grant more than the 1,024 pages that the kernel's module allows by default.
 check_in_guest bad "pages may be granted" 'echo 8192 >/sys/module/xen_gntalloc/parameters/limit'
 

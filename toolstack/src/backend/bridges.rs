@@ -15,7 +15,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ::bridge::port::{netdev, netdev::NetError, packet::Packet, tap::Tap};
-use ::bridge::{Bridge, Config, Port};
+use ::bridge::{Bridge, Config, Lock, Port};
 use netback::Attachment;
 use nix::errno::Errno;
 use ring_abi::netif::key::{BRIDGE, MTU};
@@ -167,7 +167,8 @@ fn attach_tap(name: &str, owner: &TapOwner, keys: &Keys) -> Result<Attachment, F
             tracing::warn!(error = %chain(&error), "failed to remove a vif's tap");
         }
     };
-    Ok(Attachment { bridge: Arc::new(bridge), limit_mtu: false, cleanup: Some(Box::new(cleanup)) })
+    let cleanup: Box<dyn FnOnce() + Send> = Box::new(cleanup);
+    Ok(Attachment { bridge: Arc::new(bridge), limit_mtu: false, lock: Lock::Off, cleanup: Some(cleanup) })
 }
 
 /// Whether the tap is added to a Linux bridge here: if no stock script does that, or vif-bridge did it for an earlier

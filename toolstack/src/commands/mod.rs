@@ -16,4 +16,5 @@ pub mod man;
 pub mod network_attach;
 pub mod network_detach;
 pub mod network_list;
+pub mod network_set;
 pub mod up;

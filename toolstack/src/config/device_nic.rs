@@ -5,6 +5,7 @@
 
 use std::str::FromStr;
 
+use bridge::Lock;
 use ring_abi::netif::Mac;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -43,6 +44,8 @@ pub struct DeviceNic {
     /// Parameters of COLO, as libxl names them.
     pub colo: Vec<(&'static str, String)>,
     pub trusted: Option<bool>,
+    /// `lock`, which is this program's and not xl's.
+    pub lock: Option<Lock>,
     /// `accel`, which has had no effect since Xen 4.2.
     pub accel: bool,
 }
@@ -84,6 +87,7 @@ pub(super) const KNOWN: &[&str] = &[
     "forwarddev",
     "trusted",
     "untrusted",
+    "lock",
 ];
 
 impl DeviceNic {
@@ -142,6 +146,7 @@ impl DeviceNic {
             "devid" => self.devid = number(origin, name, value, "a number from 0 on")?,
             "mtu" => self.mtu = number(origin, name, value, "a number of bytes")?,
             "rate" => self.rate = number(origin, name, value, rate::EXPECTED)?,
+            "lock" => self.lock = number(origin, name, value, Lock::EXPECTED)?,
             "mac" => self.mac = mac(origin, value)?,
             "type" if ["vif", "ioemu"].contains(&value) => self.kind = text(),
             "type" => return Err(invalid(origin, name, value, "vif or ioemu")),

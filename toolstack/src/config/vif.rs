@@ -1,5 +1,6 @@
 //! A network interface to attach: what xl makes of its text, without what cannot be had here.
 
+use bridge::Lock;
 use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, Mac};
 
 use super::Warnings;
@@ -28,6 +29,8 @@ pub struct VifSpec {
     pub vifname: Option<String>,
     /// The limit on what the guest sends.
     pub rate: Option<Rate>,
+    /// Which frames the guest may send by their addresses; `None` means `mac` on a bridge of this program, and `off` on a wire.
+    pub lock: Option<Lock>,
     /// The largest payload of a frame, in bytes.
     pub mtu: u32,
     /// The device number in the guest; `None` means the lowest free one.
@@ -77,6 +80,7 @@ impl VifSpec {
             bridge: nic.bridge.filter(|name| !name.is_empty()).unwrap_or_else(|| DEFAULT_BRIDGE.into()),
             vifname,
             rate: nic.rate,
+            lock: nic.lock,
             mtu,
             devid: nic.devid,
             trusted: nic.trusted.unwrap_or(true),

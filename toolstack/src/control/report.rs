@@ -15,6 +15,8 @@ pub struct Stats {
     grants: Option<Grants>,
     wakeups: Option<u64>,
     drops: BTreeMap<&'static str, u64>,
+    mac_moves: Option<u64>,
+    longest_turn_ns: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -55,7 +57,16 @@ struct Grants {
 
 impl From<&Snapshot> for Stats {
     fn from(snapshot: &Snapshot) -> Stats {
-        let Snapshot { operations, in_flight, notifications, grants, wakeups, drops } = snapshot;
+        let Snapshot {
+            operations,
+            in_flight,
+            notifications,
+            grants,
+            wakeups,
+            drops,
+            mac_moves,
+            longest_turn_ns,
+        } = snapshot;
         let stats::Notifications { sent, suppressed, received, missed } = *notifications;
         Stats {
             operations: operations.iter().map(|each| (each.name, Operation::from(each))).collect(),
@@ -64,6 +75,8 @@ impl From<&Snapshot> for Stats {
             grants: grants.map(Grants::from),
             wakeups: *wakeups,
             drops: by_name(drops),
+            mac_moves: *mac_moves,
+            longest_turn_ns: *longest_turn_ns,
         }
     }
 }
@@ -142,6 +155,8 @@ mod tests {
             }),
             wakeups: None,
             drops: vec![Count { name: "no_room", count: 10 }],
+            mac_moves: Some(15),
+            longest_turn_ns: Some(16),
         };
         let expected = serde_json::json!({
             "operations": {
@@ -158,6 +173,8 @@ mod tests {
             },
             "wakeups": null,
             "drops": {"no_room": 10},
+            "mac_moves": 15,
+            "longest_turn_ns": 16,
         });
         assert_eq!(serde_json::to_value(Stats::from(&snapshot)).unwrap(), expected);
     }

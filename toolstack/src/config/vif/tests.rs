@@ -15,6 +15,7 @@ fn empty_text_gives_every_default() {
         bridge: "xenbr0".into(),
         vifname: None,
         rate: None,
+        lock: None,
         mtu: 1500,
         devid: None,
         trusted: true,
@@ -26,12 +27,14 @@ fn empty_text_gives_every_default() {
 
 #[test]
 fn every_key_is_parsed() {
-    let text = "mac=00:16:3E:74:3d:76, bridge=br1,vifname=web0,rate=1MB/s@20ms,mtu=9000,devid=3,untrusted";
+    let text =
+        "mac=00:16:3E:74:3d:76, bridge=br1,vifname=web0,rate=1MB/s@20ms,lock=off,mtu=9000,devid=3,untrusted";
     let expected = VifSpec {
         mac: Some(Mac([0, 0x16, 0x3e, 0x74, 0x3d, 0x76])),
         bridge: "br1".into(),
         vifname: Some("web0".into()),
         rate: Some(Rate { bytes: 20_000, interval: 20_000 }),
+        lock: Some(Lock::Off),
         mtu: 9000,
         devid: Some(3),
         trusted: false,

@@ -1,0 +1,197 @@
+//! A port as the switch knows it: what it may send, what it takes, and the frames of the current batch that go to it.
+
+use std::time::Duration;
+
+use event_loop::TokenBucket;
+
+use crate::{
+    Caps, DropReason, Frame, Gso, GsoKind, Lock, PortBatch, PortSettings, StormLimits, fdb::Mac, segment,
+};
+
+/// Bytes that a frame's way costs as much time as copying them, beside its own.
+pub(crate) const FRAME_COST: u64 = 1 << 10;
+/// The same of a segment that is to be made.
+const SEGMENT_COST: u64 = 2 << 10;
+/// The smallest segments that a port of a usual mtu may ask for: the least maximum segment size that a host should be asked for
+/// by another, an mtu of 256 without 40 bytes of headers. FreeBSD accepts no less (`TCP_MINMSS`, sys/netinet/tcp.h), and what
+/// Linux says of its own (`net.ipv4.route.min_adv_mss`, 256) is no less with all of TCP's options. Linux sends 48 bytes
+/// (`TCP_MIN_SND_MSS`), of which a frame of 65,535 has 1,365 segments.
+const SEGMENT_MIN: u16 = 216;
+/// Bytes of the longest headers of IPv4 without options and TCP: a port of a small mtu has segments as short as that leaves.
+const HEADERS_MAX: u32 = 20 + 60;
+
+/// A port.
+#[derive(Debug)]
+pub(super) struct SwitchPort {
+    caps: Caps,
+    max_len: usize,
+    sender: Sender,
+    storm: Storm,
+    pub(super) batch: PortBatch,
+    pub(super) too_long: u64,
+    /// Frames that are not sent to the port as it is disabled.
+    pub(super) locked: u64,
+    /// There is anything of the current batch for the port.
+    is_touched: bool,
+}
+
+/// What is asked of a port for each frame that it sends: a copy of it serves a whole batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sender {
+    pub(super) address: Option<Mac>,
+    lock: Lock,
+    /// Bytes of the smallest TCP segments that it may ask for.
+    segment_min: u16,
+}
+
+/// What a port may still send to many.
+#[derive(Debug, Default)]
+struct Storm {
+    broadcast: Option<TokenBucket>,
+    multicast: Option<TokenBucket>,
+    unknown_unicast: Option<TokenBucket>,
+}
+
+/// Why a frame goes to many ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flood {
+    Broadcast,
+    Multicast,
+    UnknownUnicast,
+}
+
+impl Flood {
+    pub(super) fn to_group(group: Mac) -> Flood {
+        if group.is_broadcast() { Flood::Broadcast } else { Flood::Multicast }
+    }
+
+    fn beyond_limit(self) -> DropReason {
+        match self {
+            Flood::Broadcast => DropReason::Broadcast,
+            Flood::Multicast => DropReason::Multicast,
+            Flood::UnknownUnicast => DropReason::UnknownUnicast,
+        }
+    }
+}
+
+impl SwitchPort {
+    pub(super) fn new(caps: Caps, settings: &PortSettings, now: Duration) -> SwitchPort {
+        let StormLimits { broadcast, multicast, unknown_unicast } = settings.storm;
+        let bucket = |limit: Option<u64>| limit.map(|limit| TokenBucket::new(limit, 2 * limit, now));
+        SwitchPort {
+            caps,
+            max_len: caps.max_len(),
+            sender: Sender {
+                address: settings.address,
+                lock: settings.lock,
+                segment_min: segment_min(&caps),
+            },
+            storm: Storm {
+                broadcast: bucket(broadcast),
+                multicast: bucket(multicast),
+                unknown_unicast: bucket(unknown_unicast),
+            },
+            batch: PortBatch::default(),
+            too_long: 0,
+            locked: 0,
+            is_touched: false,
+        }
+    }
+
+    pub(super) fn set_caps(&mut self, caps: Caps) {
+        self.caps = caps;
+        self.max_len = caps.max_len();
+        self.sender.segment_min = segment_min(&caps);
+    }
+
+    pub(super) fn set_lock(&mut self, lock: Lock) {
+        self.sender.lock = lock;
+    }
+
+    #[inline]
+    pub(super) fn sender(&self) -> Sender {
+        self.sender
+    }
+
+    /// Takes a frame that goes to many ports from what the port may send so.
+    pub(super) fn may_flood(&mut self, flood: Flood, frame: &Frame, now: Duration) -> Result<(), DropReason> {
+        let bucket = match flood {
+            Flood::Broadcast => &mut self.storm.broadcast,
+            Flood::Multicast => &mut self.storm.multicast,
+            Flood::UnknownUnicast => &mut self.storm.unknown_unicast,
+        };
+        match bucket.as_mut().is_none_or(|bucket| bucket.take(segment::wire_frames(frame), now)) {
+            true => Ok(()),
+            false => Err(flood.beyond_limit()),
+        }
+    }
+
+    /// Whether a frame that is flooded is sent to the port too.
+    #[inline]
+    pub(super) fn takes_flood(&self, flood: Flood) -> bool {
+        match self.sender.lock {
+            Lock::Off => true,
+            Lock::Mac => flood != Flood::UnknownUnicast,
+            Lock::Disabled => false,
+        }
+    }
+
+    /// Adds a frame of the current batch; returns whether it is the first, and what sending it costs.
+    #[inline]
+    pub(super) fn put(&mut self, index: usize, frame: &Frame) -> Put {
+        let is_first = !std::mem::replace(&mut self.is_touched, true);
+        let gso = frame.offload().gso;
+        if self.sender.lock == Lock::Disabled {
+            self.locked += 1;
+            return Put { is_first, cost: 0 };
+        }
+        if frame.len() > self.max_len && gso.is_none() {
+            self.too_long += 1;
+            return Put { is_first, cost: 0 };
+        }
+        self.batch.push(index as u16);
+        let segments = match gso {
+            Some(gso) if !self.caps.takes_gso(gso.kind) => segment::wire_frames(frame),
+            _ => 0,
+        };
+        Put { is_first, cost: FRAME_COST + frame.len() as u64 + segments * SEGMENT_COST }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.batch.clear();
+        self.too_long = 0;
+        self.locked = 0;
+        self.is_touched = false;
+    }
+}
+
+impl Sender {
+    /// Whether the port may send a frame from this address.
+    #[inline]
+    pub(super) fn may_send_from(&self, source: Mac) -> bool {
+        match self.lock {
+            Lock::Off => true,
+            Lock::Mac => self.address == Some(source),
+            Lock::Disabled => false,
+        }
+    }
+
+    /// Whether the port may ask for these segments. Of UDP their number is bounded.
+    #[inline]
+    pub(super) fn may_ask_for(&self, gso: Gso) -> bool {
+        gso.kind == GsoKind::Udp || gso.size >= self.segment_min
+    }
+}
+
+fn segment_min(caps: &Caps) -> u16 {
+    let least = caps.mtu.saturating_sub(HEADERS_MAX).clamp(segment::MIN_SIZE.into(), SEGMENT_MIN.into());
+    least as u16
+}
+
+/// What became of [`SwitchPort::put`].
+pub(super) struct Put {
+    /// There was nothing for the port before.
+    pub(super) is_first: bool,
+    /// In bytes whose copying takes as long.
+    pub(super) cost: u64,
+}

@@ -1,0 +1,118 @@
+// Not a core: does I/O or calls a hypervisor.
+
+//! What other threads ask of the worker: ports that come and go, what they may send, and what is shown of them.
+
+use std::time::Instant;
+
+use crate::{
+    DropReason, Error, FdbRow, Lock, Port, PortInfo, PortSettings, Rate,
+    attached_port::{AttachedPort, Hold},
+    egress_queue::EgressQueue,
+    fdb::PortId,
+    rate_limit::RateLimit,
+};
+
+use super::Worker;
+
+impl Worker {
+    pub(super) fn attach(
+        &mut self,
+        name: String,
+        port: Box<dyn Port>,
+        settings: PortSettings,
+    ) -> Result<(), Error> {
+        if self.find(&name).is_some() {
+            return Err(Error::NameTaken(name));
+        }
+        let Some(id) = self.switch.free_port_id() else {
+            return Err(Error::TooManyPorts { name, max: self.switch.max_ports() });
+        };
+        let os = |error| Error::Os { what: format!("bridge {:?}: port {name:?}: epoll", self.name), error };
+        self.poller.add(id, port.fd()).map_err(os)?;
+        let queue = EgressQueue::new(self.limits, self.seed);
+        let mut attached = AttachedPort::new(name, port, queue, Instant::now());
+        attached.rate = self.limit(settings.rate);
+        self.switch.attach(id, attached.caps, &settings, self.started.elapsed());
+        if let Some(address) = settings.address.filter(|address| !self.switch.has_address(id, *address)) {
+            tracing::warn!(bridge = self.name, port = attached.name, %address, "another port has the address");
+        }
+        let index = usize::from(id.0);
+        self.ports.resize_with(self.ports.len().max(index + 1), || None);
+        self.ports[index] = Some(attached);
+        Ok(())
+    }
+
+    /// What a port may send from now on.
+    fn limit(&self, rate: Option<Rate>) -> Option<RateLimit> {
+        rate.and_then(|rate| RateLimit::new(rate, self.started.elapsed()))
+    }
+
+    pub(super) fn set_lock(&mut self, name: &str, lock: Lock) -> Result<(), Error> {
+        let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
+        self.switch.set_lock(id, lock);
+        Ok(())
+    }
+
+    pub(super) fn set_rate(&mut self, name: &str, rate: Option<Rate>) -> Result<(), Error> {
+        let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
+        let limit = self.limit(rate);
+        if let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) {
+            attached.rate = limit;
+            // A port that the earlier rate holds is looked at again.
+            if let Some(hold) = attached.hold.as_mut().filter(|hold| hold.to.is_none()) {
+                hold.until = self.now;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn detach(&mut self, name: String) -> Result<Box<dyn Port>, Error> {
+        let Some(mut attached) = self.find(&name).and_then(|id| self.remove(id)) else {
+            return Err(Error::NoSuchPort(name));
+        };
+        if let Err(error) = attached.port.flush() {
+            tracing::warn!(bridge = self.name, port = name, %error, "failed to flush a port before detaching it");
+        }
+        Ok(attached.port)
+    }
+
+    pub(super) fn remove(&mut self, id: PortId) -> Option<AttachedPort> {
+        let mut attached = self.ports.get_mut(usize::from(id.0))?.take()?;
+        self.poller.remove(attached.port.fd());
+        self.switch.detach(id);
+        attached.close();
+        if let Some(Hold { to, .. }) = attached.hold {
+            self.held -= 1;
+            let full = to.and_then(|to| self.ports.get_mut(usize::from(to.0))?.as_mut());
+            if let Some(full) = full {
+                full.stats.lost(DropReason::NoRoom, full.queue.release(id));
+            }
+        }
+        Some(attached)
+    }
+
+    fn find(&self, name: &str) -> Option<PortId> {
+        let index = self
+            .ports
+            .iter()
+            .position(|attached| attached.as_ref().is_some_and(|attached| attached.name == name))?;
+        Some(PortId(index as u16))
+    }
+
+    pub(super) fn port_infos(&self) -> Vec<PortInfo> {
+        let info = |attached: &AttachedPort| PortInfo {
+            name: attached.name.clone(),
+            counters: attached.stats.read(),
+        };
+        self.ports.iter().flatten().map(info).collect()
+    }
+
+    pub(super) fn fdb_rows(&self) -> Vec<FdbRow> {
+        let row = |entry: crate::fdb::Entry| {
+            let port = self.ports.get(usize::from(entry.port.0))?.as_ref()?.name.clone();
+            let is_static = entry.is_static;
+            Some(FdbRow { mac: entry.station.mac(), port, age_s: entry.age_s, is_static })
+        };
+        self.switch.fdb().into_iter().flat_map(|fdb| fdb.entries(self.now_s())).filter_map(row).collect()
+    }
+}
