@@ -5,7 +5,7 @@ use crate::link::{self, LinkRow};
 use crate::row::{Better, Row};
 use crate::sample::Sample;
 use crate::xen::{self, Counted};
-use crate::{block, net, outage, ring, sandbox};
+use crate::{block, cost, net, outage, ring, sandbox};
 use std::path::{Path, PathBuf};
 
 /// A row and the ways to measure it.
@@ -42,6 +42,8 @@ pub enum Method {
 pub enum OfProgram {
     /// Traffic between two guests.
     Link(LinkRow),
+    /// Processor time of a guest's receiving.
+    Cost,
     /// Stalls while dom0 is replaced.
     Outage,
 }
@@ -94,6 +96,12 @@ pub const ROWS: &[Entry] = &[
     timed("N2", "64-byte frames, guest -> bridge -> guest", Better::Higher, net::n2, net::guest_once),
     timed("N2c", "N2 beside a busy process", Better::Higher, net::n2_contended, net::contended_once),
     timed("N3f", "page flipped into a guest, and back", Better::Lower, net::flip::n3f, net::flip::n3f_once),
+    Entry {
+        name: cost::NAME,
+        what: "a GB from dom0's interface to a guest",
+        better: Better::Lower,
+        method: Method::Program(OfProgram::Cost),
+    },
     link(Better::Higher, link::N4),
     link(Better::Lower, link::N7),
     link(Better::Higher, link::N7R),
@@ -167,6 +175,7 @@ impl OfProgram {
     fn rows(self, xpv: &Path) -> Result<Vec<Row>, String> {
         match self {
             Self::Link(row) => row.rows(xpv),
+            Self::Cost => cost::rows(xpv),
             Self::Outage => outage::rows(xpv),
         }
     }
@@ -174,6 +183,7 @@ impl OfProgram {
     fn once(self, xpv: &Path) -> Result<Sample, String> {
         match self {
             Self::Link(row) => row.once(xpv),
+            Self::Cost => cost::once(xpv),
             Self::Outage => outage::once(xpv),
         }
     }

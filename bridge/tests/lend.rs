@@ -118,7 +118,8 @@ fn frames_arrive_lent(host: &Host, far: Box<dyn Port>, config: Config, is_lent: 
         let shown = host.run(|| sh("ip link show near"));
         (shown.contains("LOWER_UP") && !shown.contains("state DOWN")).then_some(())
     });
-    for (seed, len) in [60, 124, 125, 1514, 4096, 4097, 9014, 65_000].into_iter().cycle().take(80).enumerate() {
+    for (seed, len) in [60, 124, 125, 1514, 4096, 4097, 9014, 65_000].into_iter().cycle().take(80).enumerate()
+    {
         for tag in [&[][..], &[0x81, 0x00, 0x20, 0x05]] {
             let addresses = [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1];
             let head = [&addresses[..], tag, &[0x88, 0xb5]].concat();

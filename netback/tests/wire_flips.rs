@@ -134,7 +134,10 @@ fn frames_that_wait_for_the_guest_lose_no_byte_and_no_page() {
         }
         for seed in 0..40u8 {
             let (len, _) = receive(&mut nic, &mut into);
-            assert!(into[..len] == frame(nic.mac(), FROM, 30_000, seed ^ round), "round {round}, frame {seed}");
+            assert!(
+                into[..len] == frame(nic.mac(), FROM, 30_000, seed ^ round),
+                "round {round}, frame {seed}"
+            );
         }
     }
     let Flips { flipped, direct, refused, .. } = flips(&network);

@@ -12,8 +12,8 @@ use crate::rx::PageFill;
 use arrayvec::ArrayVec;
 use bridge::port::LENT;
 use bridge::{Frame, HEAD, Iovecs, Pin, PinTable};
-use grant_table::flip::Sender;
 use grant_table::OwnedPage;
+use grant_table::flip::Sender;
 use ring_abi::PAGE_SIZE;
 use std::io;
 

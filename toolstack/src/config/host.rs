@@ -247,6 +247,8 @@ mod tests {
         assert_eq!("br1=tap:t0,packet:eth1".parse(), Ok(host.bridges[0].clone()));
         assert_eq!((host.guests[0].netns.as_deref(), host.guests[0].rx), (Some("web"), RxMethod::Flip));
         assert_eq!(host.supervise, Supervise { dom0: true, guests: true });
+        let wire = parse("[[bridges]]\nname = 'w'\nports = ['packet:eth1']\nwire = true\n").unwrap();
+        assert_eq!(BridgeConfig::wire("w=packet:eth1"), Ok(wire.bridges[0].clone()));
         let empty = parse("").unwrap();
         assert_eq!(empty.bridges, ["xenbr0".parse().unwrap()]);
         assert!(empty.supervise.dom0 && !empty.supervise.guests);
@@ -264,6 +266,11 @@ mod tests {
                 "[[bridges]]\nname='a'\n[[bridges]]\nname='a'",
                 r#"bridges: name: found "a", expected a name that no"#,
             ),
+            (
+                "[[bridges]]\nname='w'\nwire=true\nports=['tap:a','tap:b']",
+                r#"bridges: ports: found "tap:a,tap:b", expected one port"#,
+            ),
+            ("[[bridges]]\nname='w'\nwire=true", r#"bridges: ports: found "", expected one port"#),
             ("[[bridges]]\nports=[]", "host.toml:1: missing field `name`"),
             ("dir = 3", "host.toml:1: invalid type: integer `3`, expected"),
             ("dir =", "host.toml:1: "),
