@@ -173,7 +173,8 @@ mod tests {
         let (pin, _) = table.insert(1).unwrap();
         let (others, _) = other.insert(2).unwrap();
         *table.get_mut(&pin).unwrap() += 10;
-        assert_eq!((table.get_mut(&pin), table.get_mut(&others)), (Some(&mut 11), None));
+        assert_eq!(table.get_mut(&pin), Some(&mut 11));
+        assert_eq!(table.get_mut(&others), None);
     }
 
     #[test]

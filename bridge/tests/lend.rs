@@ -5,7 +5,10 @@ mod common;
 use std::{
     io,
     os::fd::{AsFd, BorrowedFd},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
 };
 
 use bridge::{
@@ -36,8 +39,10 @@ struct Lender {
     free: Vec<Buffer>,
     frames: PinTable<Vec<Buffer>>,
     sent: Arc<Mutex<Vec<Sent>>>,
+    /// It takes frames.
+    is_open: Arc<AtomicBool>,
     stats: Arc<Stats>,
-    event: EventFd,
+    event: Arc<EventFd>,
 }
 
 impl Lender {
@@ -47,8 +52,9 @@ impl Lender {
             free: Vec::new(),
             frames: PinTable::new(64).unwrap(),
             sent,
+            is_open: Arc::new(AtomicBool::new(true)),
             stats: Arc::default(),
-            event: EventFd::new().unwrap(),
+            event: Arc::new(EventFd::new().unwrap()),
         }
     }
 }
@@ -66,17 +72,18 @@ impl Port for Lender {
         Ok(())
     }
 
-    fn lend(&mut self, head_len: usize, into: &mut Iovecs) {
+    fn lend(&mut self, head_len: usize, into: &mut Iovecs) -> bool {
         while self.frames.reap().is_some() {}
         let pieces = (LENT + head_len).div_ceil(PIECE);
         while self.free.len() < pieces {
-            let Some(buffer) = self.pool.take() else { return };
+            let Some(buffer) = self.pool.take() else { return true };
             self.free.push(buffer);
         }
         for (n, buffer) in self.free.iter().enumerate() {
             let start = if n == 0 { head_len } else { 0 };
             into.push(iovec(buffer.as_mut_ptr().wrapping_add(start), PIECE - start));
         }
+        true
     }
 
     fn keep_lent(&mut self, pieces: usize) -> Option<Pin> {
@@ -85,6 +92,9 @@ impl Port for Lender {
     }
 
     fn send(&mut self, frames: Frames<'_>) -> io::Result<usize> {
+        if !self.is_open.load(SeqCst) {
+            return Ok(0);
+        }
         for frame in frames.iter() {
             let lent = frame.held_by().and_then(|pin| self.frames.get_mut(pin));
             let pieces = lent.map(|lent| lent.len());
@@ -101,6 +111,10 @@ impl Port for Lender {
         Ok(false)
     }
 
+    fn take_events(&mut self) -> io::Result<()> {
+        self.event.read().map(drop).map_err(io::Error::from)
+    }
+
     fn fd(&self) -> BorrowedFd<'_> {
         self.event.as_fd()
     }
@@ -113,11 +127,7 @@ fn frames_arrive_lent(host: &Host, far: Box<dyn Port>, config: Config, is_lent: 
     let sent = Arc::new(Mutex::new(Vec::new()));
     bridge.attach("far", far).unwrap();
     bridge.attach("lender", Box::new(Lender::new(sent.clone()))).unwrap();
-    // Before that the kernel drops what is sent by it.
-    until("the link is up", || {
-        let shown = host.run(|| sh("ip link show near"));
-        (shown.contains("LOWER_UP") && !shown.contains("state DOWN")).then_some(())
-    });
+    link_is_up(host);
     for (seed, len) in [60, 124, 125, 1514, 4096, 4097, 9014, 65_000].into_iter().cycle().take(80).enumerate()
     {
         for tag in [&[][..], &[0x81, 0x00, 0x20, 0x05]] {
@@ -142,6 +152,14 @@ fn frames_arrive_lent(host: &Host, far: Box<dyn Port>, config: Config, is_lent: 
             }
         }
     }
+}
+
+/// Waits for interface `near`: before that the kernel drops what is sent by it.
+fn link_is_up(host: &Host) {
+    until("the link is up", || {
+        let shown = host.run(|| sh("ip link show near"));
+        (shown.contains("LOWER_UP") && !shown.contains("state DOWN")).then_some(())
+    });
 }
 
 /// A host with a veth pair, `near` and `far`.
@@ -183,5 +201,44 @@ fn learning_bridge_borrows_no_memory() {
     in_namespaces("learning_bridge_borrows_no_memory", || {
         let (host, packet) = veth();
         frames_arrive_lent(&host, Box::new(packet), Config::default(), false);
+    });
+}
+
+/// More frames than there is memory for in one round: the others stay in the kernel.
+#[test]
+fn frames_beyond_what_is_lent_are_read_once_there_is_more() {
+    const FRAMES: usize = 60;
+    in_namespaces("frames_beyond_what_is_lent_are_read_once_there_is_more", || {
+        let (host, packet) = veth();
+        let bridge = Bridge::start(Config::wire("wire")).unwrap();
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let lender = Lender::new(sent.clone());
+        let is_open = lender.is_open.clone();
+        let event = lender.event.clone();
+        is_open.store(false, SeqCst);
+        bridge.attach("far", Box::new(packet)).unwrap();
+        bridge.attach("lender", Box::new(lender)).unwrap();
+        link_is_up(&host);
+        let addresses = [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1];
+        host.run(move || {
+            let mut near = Packet::open("near").expect("a packet socket");
+            for seed in 0..FRAMES {
+                let frame = [&addresses[..], &[0x88, 0xb5], &bytes(seed as u64, 60_000)].concat();
+                near.send(Frames::of(&[Frame::from_slice(&frame)])).expect("send");
+            }
+        });
+        is_open.store(true, SeqCst);
+        event.write(1).unwrap();
+        let arrived = || {
+            let mut sent = sent.lock().unwrap();
+            sent.retain(|frame| frame.bytes[..12] == addresses);
+            sent.len()
+        };
+        until("all frames", || (arrived() == FRAMES).then_some(()));
+        let sent = sent.lock().unwrap();
+        for (seed, frame) in sent.iter().enumerate() {
+            assert!(frame.bytes[14..] == bytes(seed as u64, 60_000), "frame {seed} changed");
+            assert!(frame.pieces.is_some(), "frame {seed} of {FRAMES} was read into another buffer");
+        }
     });
 }

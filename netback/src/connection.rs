@@ -242,8 +242,8 @@ impl Port for Connection {
     }
 
     /// A fault of the guest's is found again by the next call, which reports it.
-    fn lend(&mut self, head_len: usize, into: &mut Iovecs) {
-        let _ = self.egress.lend(head_len, into);
+    fn lend(&mut self, head_len: usize, into: &mut Iovecs) -> bool {
+        self.egress.lend(head_len, into)
     }
 
     fn keep_lent(&mut self, pieces: usize) -> Option<Pin> {

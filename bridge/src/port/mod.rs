@@ -110,8 +110,12 @@ pub trait Port: Send {
     /// Lends memory for the payload of one frame, of any length: appends its pieces, [`LENT`] bytes at least, or nothing. The
     /// frame's first `head_len` bytes are elsewhere, and will stand before the first piece. The memory may be written until the
     /// next call, and what is not kept by [`Port::keep_lent`] is lent again. Whoever is behind the port may see what is written.
-    fn lend(&mut self, head_len: usize, into: &mut Iovecs) {
+    ///
+    /// `true` from a port that lends, even if it has nothing to lend now: it is full then, so that further frames are better
+    /// left where they are than read to wait for it.
+    fn lend(&mut self, head_len: usize, into: &mut Iovecs) -> bool {
         let _ = (head_len, into);
+        false
     }
 
     /// Keeps the first `pieces` of what was lent last for one frame, while the pin or a clone of it lives.

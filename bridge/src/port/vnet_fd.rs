@@ -65,7 +65,7 @@ impl VnetFd {
                 Some(to) => Some(&mut **to as &mut dyn Port),
                 None => None,
             };
-            match self.recv_one(frame, lender, &read) {
+            match self.recv_one(frame, lender, frames == 0, &read) {
                 Ok(None) => {
                     frames += 1;
                     bytes += frame.len() as u64;
@@ -93,6 +93,7 @@ impl VnetFd {
         &mut self,
         frame: &mut Frame,
         mut to: Option<&mut dyn Port>,
+        is_first: bool,
         read: impl Fn(&OwnedFd, &mut [libc::iovec]) -> io::Result<Received>,
     ) -> io::Result<Option<DropReason>> {
         let mut header = [0; vnet::LEN];
@@ -100,10 +101,12 @@ impl VnetFd {
         let mut iovecs = Iovecs::new();
         iovecs.push(iovec(header.as_mut_ptr(), vnet::LEN));
         iovecs.push(iovec(frame.fill_head(HEAD_READ).as_mut_ptr(), HEAD_READ));
-        if let Some(to) = &mut to {
-            to.lend(HEAD_READ, &mut iovecs);
-        }
+        let lends = to.as_mut().is_some_and(|to| to.lend(HEAD_READ, &mut iovecs));
         let is_lent = iovecs.len() > 2;
+        // One is read all the same, and waits in a buffer: this port is held then until the other is told of room.
+        if lends && !is_lent && !is_first {
+            return Err(Errno::EAGAIN.into());
+        }
         if !is_lent {
             self.spare = self.spare.take().or_else(|| self.pool.take());
             iovecs.push(match &self.spare {

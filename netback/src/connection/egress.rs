@@ -103,10 +103,13 @@ impl Egress {
     }
 
     /// Lends pages for a frame, if pages are flipped, as [`Flipper::lend`] does.
-    pub(super) fn lend(&mut self, head_len: usize, into: &mut Iovecs) -> Result<(), ExitReason> {
+    pub(super) fn lend(&mut self, head_len: usize, into: &mut Iovecs) -> bool {
         match &mut self.writer {
-            Writer::Copy(_) => Ok(()),
-            Writer::Flip(flipper) => flipper.lend(&mut self.rx, head_len, into),
+            Writer::Copy(_) => false,
+            Writer::Flip(flipper) => {
+                let _ = flipper.lend(&mut self.rx, head_len, into);
+                true
+            }
         }
     }
 

@@ -25,7 +25,7 @@ impl Reader {
     }
 }
 
-/// Reads a frame into lent memory; `false` if there is none.
+/// Reads a frame into lent memory; `false` if there is none, where a tap would leave further frames in the kernel.
 fn read(from: &Frame, to: &mut dyn Port, into: &mut Frame) -> bool {
     let mut lent = Iovecs::new();
     to.lend(HEAD_LEN, &mut lent);
