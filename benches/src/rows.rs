@@ -95,6 +95,14 @@ pub const ROWS: &[Entry] = &[
     timed("N1g", "64-byte frames, guest -> bridge -> guest", Better::Higher, net::n1_guest, net::guest_once),
     timed("N2", "64-byte frames, guest -> bridge -> guest", Better::Higher, net::n2, net::guest_once),
     timed("N2c", "N2 beside a busy process", Better::Higher, net::n2_contended, net::contended_once),
+    timed("N3", "64 KiB frames, guest to guest", Better::Higher, net::bandwidth::n3, net::bandwidth::n3_once),
+    timed(
+        "N3s",
+        "1,514-byte frames, guest to guest",
+        Better::Higher,
+        net::bandwidth::n3_short,
+        net::bandwidth::n3_short_once,
+    ),
     timed("N3f", "page flipped into a guest, and back", Better::Lower, net::flip::n3f, net::flip::n3f_once),
     Entry {
         name: cost::NAME,

@@ -245,7 +245,8 @@ fn backend_that_is_replaced_while_frames_are_in_lent_pages_loses_no_page() {
     for round in 0..30u8 {
         // The guest takes none of them, so that some wait.
         for seed in 0..30u8 {
-            let _ = port.send(Frames::of(&[Frame::from_slice(&frame(nic.mac(), FROM, 65_000, seed))])).unwrap();
+            let _ =
+                port.send(Frames::of(&[Frame::from_slice(&frame(nic.mac(), FROM, 65_000, seed))])).unwrap();
             port.flush().unwrap();
         }
         network.restart_backend(Config::default());
