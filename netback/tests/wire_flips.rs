@@ -100,7 +100,7 @@ fn frame_that_is_cut_for_the_guest_arrives_in_other_pages() {
     let mut nic = guest(&machine, netfront::Config { gso: false, ..FLIP });
     let builder = PacketBuilder::ethernet2(FROM, nic.mac()).ipv4([10, 0, 0, 1], [10, 0, 0, 2], 64);
     let mut bytes = Vec::new();
-    let payload: Vec<u8> = (0..20_000u32).map(|n| (n * 7 >> 3) as u8).collect();
+    let payload: Vec<u8> = (0..20_000u32).map(|n| ((n * 7) >> 3) as u8).collect();
     builder.tcp(1, 2, 3, 4).write(&mut bytes, &payload).unwrap();
     let mut long = Frame::from_slice(&bytes);
     long.set_offload(Offload { gso: Some(Gso { kind: GsoKind::TcpV4, size: 1448 }), ..Offload::NONE });

@@ -47,7 +47,7 @@ fn datagrams_arrive(guest: &Namespace, net: u8, len: usize) {
     let sender = UdpSocket::bind((format!("10.7{net}.0.1"), 0)).unwrap();
     let to = receiver.local_addr().unwrap();
     let deadline = Instant::now() + BOUND;
-    let sent: Vec<u8> = (0..len).map(|n| (n * 7 >> 3) as u8).collect();
+    let sent: Vec<u8> = (0..len).map(|n| ((n * 7) >> 3) as u8).collect();
     let mut into = vec![0; len + 1];
     let mut arrived = 0;
     while arrived < 20 {

@@ -60,11 +60,8 @@ impl VnetFd {
         // The number of reads is bounded too: endless frames that are dropped must not block the other ports.
         for _ in 0..into.room() {
             let Some(frame) = into.slot() else { break };
-            // Reborrowed by hand: `as_deref_mut` gives a trait object of the outer lifetime.
-            let lender = match &mut to {
-                Some(to) => Some(&mut **to as &mut dyn Port),
-                None => None,
-            };
+            // Not by `as_deref_mut`, whose trait object has the outer lifetime.
+            let lender = to.as_mut().map(|to| &mut **to as &mut dyn Port);
             match self.recv_one(frame, lender, frames == 0, &read) {
                 Ok(None) => {
                     frames += 1;

@@ -9,7 +9,6 @@
 #![allow(unsafe_code)] // Fills pages that the former owner may still write to.
 
 use crate::rx::PageFill;
-use arrayvec::ArrayVec;
 use bridge::port::LENT;
 use bridge::{Frame, HEAD, Iovecs, Pin, PinTable};
 use grant_table::OwnedPage;
@@ -24,16 +23,16 @@ const FRAMES: u16 = 256;
 
 /// The pages of a frame.
 struct LentFrame {
-    pages: ArrayVec<OwnedPage, PAGES>,
+    pages: Vec<OwnedPage>,
     /// They were sent already: the guest may have any of them.
     is_sent: bool,
 }
 
 /// The pages that frames are in.
 pub(super) struct Lent {
-    frames: PinTable<Box<LentFrame>>,
-    /// Boxes to be used again.
-    spare: Vec<Box<LentFrame>>,
+    frames: PinTable<LentFrame>,
+    /// Empty lists of pages, to be used again.
+    spare: Vec<Vec<OwnedPage>>,
     pages: usize,
 }
 
@@ -61,19 +60,17 @@ impl Lent {
 
     /// Keeps the first `count` of the pages offered last for a frame.
     pub(super) fn keep(&mut self, sender: &mut Sender, count: usize) -> Option<Pin> {
-        let new = || Box::new(LentFrame { pages: ArrayVec::new(), is_sent: false });
-        let mut frame = self.spare.pop().unwrap_or_else(new);
-        frame.is_sent = false;
-        frame.pages.extend((0..count.min(PAGES)).map_while(|_| sender.page()));
-        let count = frame.pages.len();
-        match self.frames.insert(frame) {
+        let mut pages = self.spare.pop().unwrap_or_else(|| Vec::with_capacity(PAGES));
+        pages.extend((0..count.min(PAGES)).map_while(|_| sender.page()));
+        let count = pages.len();
+        match self.frames.insert(LentFrame { pages, is_sent: false }) {
             Ok((pin, _)) => {
                 self.pages += count;
                 Some(pin)
             }
-            Err(mut full) => {
-                full.pages.drain(..).rev().for_each(|page| sender.put_back(page));
-                self.spare.push(full);
+            Err(LentFrame { mut pages, .. }) => {
+                pages.drain(..).rev().for_each(|page| sender.put_back(page));
+                self.spare.push(pages);
                 None
             }
         }
@@ -82,10 +79,10 @@ impl Lent {
     /// Drops the pages of frames that are dropped.
     #[inline]
     pub(super) fn reap(&mut self) {
-        while let Some(mut frame) = self.frames.reap() {
-            self.pages -= frame.pages.len();
-            frame.pages.clear();
-            self.spare.push(frame);
+        while let Some(LentFrame { mut pages, .. }) = self.frames.reap() {
+            self.pages -= pages.len();
+            pages.clear();
+            self.spare.push(pages);
         }
     }
 
