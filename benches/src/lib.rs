@@ -5,6 +5,7 @@ pub mod against;
 pub mod block;
 pub mod cargo;
 pub mod cores;
+pub mod cost;
 pub mod count;
 pub mod interval;
 pub mod link;

@@ -40,7 +40,7 @@ struct Arguments {
     /// Counts the sleeps and system calls of each process for one operation of this row, and prints them as Markdown.
     #[arg(long, value_name = "ROW", conflicts_with_all = ["rows", "against", "once", "json"])]
     count: Option<String>,
-    /// The program `xpv` whose rows are measured (N4 to N8 and U1), instead of this tree's, which is built for them.
+    /// The program `xpv` whose rows are measured (N3w, N4 to N8 and U1), instead of this tree's, which is built for them.
     #[arg(long, value_name = "PROGRAM", conflicts_with = "against")]
     xpv: Option<PathBuf>,
 }

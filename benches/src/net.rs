@@ -3,6 +3,7 @@
 //! Ours runs on a machine of threads over the local hypervisor, with a grant copy for every frame. Both sides poll, as
 //! DPDK's do.
 
+pub mod bandwidth;
 mod busy;
 pub mod dpdk;
 pub mod flip;

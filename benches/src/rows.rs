@@ -5,7 +5,7 @@ use crate::link::{self, LinkRow};
 use crate::row::{Better, Row};
 use crate::sample::Sample;
 use crate::xen::{self, Counted};
-use crate::{block, net, outage, ring, sandbox};
+use crate::{block, cost, net, outage, ring, sandbox};
 use std::path::{Path, PathBuf};
 
 /// A row and the ways to measure it.
@@ -44,6 +44,8 @@ pub enum OfProgram {
     Link(LinkRow),
     /// What guests keep of their traffic while another floods their bridge.
     Flood,
+    /// Processor time of a guest's receiving.
+    Cost,
     /// Stalls while dom0 is replaced.
     Outage,
 }
@@ -95,7 +97,21 @@ pub const ROWS: &[Entry] = &[
     timed("N1g", "64-byte frames, guest -> bridge -> guest", Better::Higher, net::n1_guest, net::guest_once),
     timed("N2", "64-byte frames, guest -> bridge -> guest", Better::Higher, net::n2, net::guest_once),
     timed("N2c", "N2 beside a busy process", Better::Higher, net::n2_contended, net::contended_once),
+    timed("N3", "64 KiB frames, guest to guest", Better::Higher, net::bandwidth::n3, net::bandwidth::n3_once),
+    timed(
+        "N3s",
+        "1,514-byte frames, guest to guest",
+        Better::Higher,
+        net::bandwidth::n3_short,
+        net::bandwidth::n3_short_once,
+    ),
     timed("N3f", "page flipped into a guest, and back", Better::Lower, net::flip::n3f, net::flip::n3f_once),
+    Entry {
+        name: cost::NAME,
+        what: "a GB from dom0's interface to a guest",
+        better: Better::Lower,
+        method: Method::Program(OfProgram::Cost),
+    },
     link(Better::Higher, link::N4),
     link(Better::Lower, link::N7),
     link(Better::Higher, link::N7R),
@@ -176,6 +192,7 @@ impl OfProgram {
         match self {
             Self::Link(row) => row.rows(xpv),
             Self::Flood => link::flood::rows(xpv),
+            Self::Cost => cost::rows(xpv),
             Self::Outage => outage::rows(xpv),
         }
     }
@@ -184,6 +201,7 @@ impl OfProgram {
         match self {
             Self::Link(row) => row.once(xpv),
             Self::Flood => link::flood::once(xpv),
+            Self::Cost => cost::once(xpv),
             Self::Outage => outage::once(xpv),
         }
     }

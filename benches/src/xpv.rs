@@ -14,6 +14,8 @@ const PACKAGE: &str = "none: `cargo build --release -p toolstack` builds it";
 /// The machine. Its guests end with its hypervisor.
 pub struct Machine {
     program: PathBuf,
+    /// What dom0 is started with.
+    dom0_arguments: Vec<String>,
     /// `None` only while it is replaced.
     dom0: Option<Process>,
     hypervisor: Process,
@@ -33,12 +35,21 @@ impl Machine {
     /// # Errors
     /// A process does not start.
     pub fn start(program: &Path) -> Result<Self, String> {
+        Self::start_with(program, &[])
+    }
+
+    /// Starts a machine as [`Self::start`] does, whose dom0 has these arguments.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(program: &Path, dom0_arguments: &[&str]) -> Result<Self, String> {
         let directory = tempfile::Builder::new().prefix("xpv-bench").tempdir();
         let directory = directory.map_err(|e| format!("a directory for a machine: {e}"))?;
         let command = |name| command(program, directory.path(), name);
         let hypervisor = Process::start_ready(&mut command("hypervisor")?, PACKAGE)?;
-        let dom0 = Process::start_ready(&mut command("dom0")?, PACKAGE)?;
-        Ok(Self { program: program.to_owned(), dom0: Some(dom0), hypervisor, directory })
+        let dom0 = Process::start_ready(command("dom0")?.args(dom0_arguments), PACKAGE)?;
+        let dom0_arguments = dom0_arguments.iter().copied().map(str::to_owned).collect();
+        Ok(Self { program: program.to_owned(), dom0_arguments, dom0: Some(dom0), hypervisor, directory })
     }
 
     /// Creates a guest of that name and these lines of an `xl.cfg`, whose interfaces are in the namespace of that path, and
@@ -47,11 +58,19 @@ impl Machine {
     /// # Errors
     /// What xpv says.
     pub fn create(&self, name: &str, lines: &str, namespace: &str) -> Result<(), String> {
+        self.create_with(name, lines, namespace, "copy")
+    }
+
+    /// Creates a guest as [`Self::create`] does, whose interfaces receive by that method.
+    ///
+    /// # Errors
+    /// As [`Self::create`].
+    pub fn create_with(&self, name: &str, lines: &str, namespace: &str, rx: &str) -> Result<(), String> {
         let cfg = self.path(&format!("{name}.cfg"));
         fs::write(&cfg, format!("name = '{name}'\n{lines}\n"))
             .map_err(|e| format!("{}: {e}", cfg.display()))?;
         let mut create = self.xpv();
-        output(create.args(["create", "--netns", namespace]).arg(&cfg), PACKAGE).map(drop)
+        output(create.args(["create", "--netns", namespace, "--rx", rx]).arg(&cfg), PACKAGE).map(drop)
     }
 
     /// The process of a guest.
@@ -63,6 +82,18 @@ impl Machine {
         let listed: Vec<Listed> =
             serde_json::from_str(&said).map_err(|e| format!("xpv list: {e}: {said}"))?;
         listed.first().and_then(|domain| domain.pid).ok_or_else(|| format!("guest {name} does not run"))
+    }
+
+    /// Bytes of the frames that the vifs of a guest were sent, by dom0's counters.
+    ///
+    /// # Errors
+    /// What xpv says.
+    pub fn received(&self, name: &str) -> Result<u64, String> {
+        let said = output(self.xpv().args(["network-list", "--json", name]), PACKAGE)?;
+        let vifs: Vec<serde_json::Value> =
+            serde_json::from_str(&said).map_err(|e| format!("xpv network-list: {e}: {said}"))?;
+        let bytes = |vif: &serde_json::Value| vif["stats"]["operations"]["receive"]["bytes"].as_u64();
+        vifs.iter().map(bytes).sum::<Option<u64>>().ok_or_else(|| format!("no bytes in {said}"))
     }
 
     /// The processes of all guests.
@@ -95,6 +126,7 @@ impl Machine {
             dom0.end(signal);
         }
         let mut command = command(&self.program, self.directory.path(), "dom0")?;
+        command.args(&self.dom0_arguments);
         self.dom0 = Some(Process::start(command.stdout(Stdio::null()), PACKAGE)?);
         Ok(())
     }

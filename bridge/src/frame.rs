@@ -18,6 +18,12 @@ pub const MAX_IOVECS: usize = MAX_FRAGMENTS + 2;
 /// The `iovec`s that [`Frame::iovecs`] makes.
 pub type Iovecs = ArrayVec<libc::iovec, MAX_IOVECS>;
 
+/// An entry of [`Iovecs`] for `len` bytes at `start`.
+#[inline]
+pub fn iovec(start: *mut u8, len: usize) -> libc::iovec {
+    libc::iovec { iov_base: start.cast(), iov_len: len }
+}
+
 /// A frame has [`MAX_FRAGMENTS`] fragments already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a frame has at most {MAX_FRAGMENTS} fragments")]
@@ -154,6 +160,15 @@ impl Frame {
         self.backing = Backing::Pin(pin);
     }
 
+    /// The pin that keeps the payload, if the frame has one.
+    #[inline]
+    pub fn held_by(&self) -> Option<&Pin> {
+        match &self.backing {
+            Backing::Pin(pin) => Some(pin),
+            Backing::None | Backing::Bytes(_) => None,
+        }
+    }
+
     /// Appends a fragment; an empty one is left out.
     pub fn push(&mut self, fragment: Fragment) -> Result<(), TooManyFragments> {
         if fragment.is_empty() {
@@ -249,7 +264,7 @@ impl Frame {
     /// one entry already. The entries are valid as long as the frame is neither changed nor dropped.
     pub fn iovecs(&self, into: &mut Iovecs) {
         for fragment in self.fragments().take(into.remaining_capacity()) {
-            into.push(libc::iovec { iov_base: fragment.as_ptr().cast_mut().cast(), iov_len: fragment.len() });
+            into.push(iovec(fragment.as_ptr().cast_mut(), fragment.len()));
         }
     }
 

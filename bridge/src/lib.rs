@@ -66,7 +66,7 @@ pub use egress_queue::QueueLimits;
 pub use error::Error;
 pub use event_loop::Interest;
 pub use fragment::{Fragment, FragmentRef};
-pub use frame::{Frame, HEAD, Iovecs, MAX_FRAGMENTS, MAX_IOVECS, TooManyFragments};
+pub use frame::{Frame, HEAD, Iovecs, MAX_FRAGMENTS, MAX_IOVECS, TooManyFragments, iovec};
 pub use meta::{Caps, Csum, Gso, GsoKind, Malformed, Offload};
 pub use pin::{Pin, PinOwner};
 pub use pin_table::PinTable;

@@ -31,6 +31,11 @@ impl Pin {
     pub fn adopt(owner: Arc<dyn PinOwner>, token: u32) -> Pin {
         Pin { owner, token }
     }
+
+    /// The token, if it is one of `owner`'s.
+    pub(crate) fn token_of(&self, owner: &Arc<dyn PinOwner>) -> Option<u32> {
+        std::ptr::addr_eq(Arc::as_ptr(&self.owner), Arc::as_ptr(owner)).then_some(self.token)
+    }
 }
 
 impl Clone for Pin {

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering, fence};
 
 struct Entry<T> {
     pins: AtomicU32,
-    /// Accessed by the table's owner alone, and only while there are no pins and the token is not queued.
+    /// Accessed by the table's owner alone, and emptied only while there are no pins and the token is not queued.
     value: UnsafeCell<Option<T>>,
 }
 
@@ -32,8 +32,8 @@ struct Shared<T> {
     wake: EventFd,
 }
 
-// SAFETY: a cell is accessed by the table's owner only (one owner, `&mut self`), when its counter is zero and its token
-// was taken from `released`, whose pop synchronises with the push by the thread that dropped the last pin. Frames read
+// SAFETY: a cell is accessed by the table's owner only (one owner, `&mut self`). It is emptied when its counter is zero and its
+// token was taken from `released`, whose pop synchronises with the push by the thread that dropped the last pin. Frames read
 // the pages that `T` keeps mapped, never the cell.
 unsafe impl<T: Send> Sync for Shared<T> {}
 
@@ -89,6 +89,14 @@ impl<T: Send + 'static> PinTable<T> {
         let cell = unsafe { &mut *entry.value.get() };
         entry.pins.store(1, Ordering::Relaxed);
         Ok((Pin::adopt(self.owner.clone(), token.into()), cell.insert(value)))
+    }
+
+    /// The value that a pin of this table keeps; `None` for any other pin.
+    #[inline]
+    pub fn get_mut(&mut self, pin: &Pin) -> Option<&mut T> {
+        let token = pin.token_of(&self.owner)?;
+        // SAFETY: a pin's cell has its value until the pin is dropped, and only the table's owner accesses it.
+        unsafe { (*self.shared.entries[token as usize].value.get()).as_mut() }
     }
 
     /// Takes out a value whose last pin was dropped.
@@ -156,6 +164,17 @@ mod tests {
         std::thread::spawn(move || drop(twin)).join().unwrap();
         assert_eq!(table.reap().as_deref(), Some("pages"));
         assert_eq!((table.reap(), table.is_empty()), (None, true));
+    }
+
+    #[test]
+    fn value_is_found_by_its_own_pin_alone() {
+        let mut table = PinTable::new(2).unwrap();
+        let mut other = PinTable::new(2).unwrap();
+        let (pin, _) = table.insert(1).unwrap();
+        let (others, _) = other.insert(2).unwrap();
+        *table.get_mut(&pin).unwrap() += 10;
+        assert_eq!(table.get_mut(&pin), Some(&mut 11));
+        assert_eq!(table.get_mut(&others), None);
     }
 
     #[test]

@@ -229,6 +229,16 @@ impl Switch {
         }
     }
 
+    /// The port that all frames of port `from` go to: the other end of a wire. A learning switch drops some, and its other
+    /// ports may not see all.
+    #[inline]
+    pub fn sole_destination(&self, from: PortId) -> Option<PortId> {
+        match self.forwarding {
+            Forwarding::Learning(_) => None,
+            Forwarding::Wire => self.ports.iter().copied().find(|port| *port != from),
+        }
+    }
+
     /// Sorts frames received from port `from` (at most 65,536) by the ports that they are to be sent to.
     pub fn forward(&mut self, from: PortId, frames: &[Frame], turn: Turn) -> BatchSummary {
         self.clear_batches();

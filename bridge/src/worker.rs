@@ -221,13 +221,29 @@ impl Worker {
                 return false;
             }
         }
-        if let Err(error) = attached.port.recv(&mut self.batch) {
+        if let Err(error) = self.recv(id) {
             self.failed.push((id, error));
         }
+        let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) else { return false };
         if let Some(rate) = attached.rate.as_mut().filter(|_| !self.batch.is_empty()) {
             rate.spend(self.batch.frames(), passed);
         }
         !self.batch.is_empty()
+    }
+
+    /// Receives the batch from a port: into memory of the other port, if it is a wire's and no frames wait for that one.
+    fn recv(&mut self, id: PortId) -> io::Result<()> {
+        let from = usize::from(id.0);
+        if let Some(to) = self.switch.sole_destination(id)
+            && let Ok([Some(from), Some(to)]) = self.ports.get_disjoint_mut([from, usize::from(to.0)])
+            && to.queue.is_empty()
+        {
+            return from.port.recv_for(&mut *to.port, &mut self.batch);
+        }
+        match self.ports.get_mut(from).and_then(Option::as_mut) {
+            Some(from) => from.port.recv(&mut self.batch),
+            None => Ok(()),
+        }
     }
 
     /// Sends the batch, which came from port `from`. It is held if its `sole` destination does not take all frames.

@@ -36,8 +36,8 @@ pub struct Sender {
     donor: Arc<dyn PageDonor>,
     peer: DomId,
     pool: Vec<OwnedPage>,
-    /// The pages of the batch, in the order of `ops`.
-    pages: Vec<OwnedPage>,
+    /// The pages of the batch, in the order of `ops`; `None` for those that the caller keeps.
+    pages: Vec<Option<OwnedPage>>,
     ops: Vec<TransferOp>,
 }
 
@@ -66,6 +66,11 @@ impl Sender {
         self.pool.len()
     }
 
+    /// The pages in the pool, in the order in which [`Sender::page`] takes them out.
+    pub fn pages(&self) -> impl Iterator<Item = &OwnedPage> {
+        self.pool.iter().rev()
+    }
+
     /// Takes a page to fill out of the pool.
     #[inline]
     pub fn page(&mut self) -> Option<OwnedPage> {
@@ -79,8 +84,14 @@ impl Sender {
 
     /// Adds a page to the batch, for the frontend's entry `gref`.
     pub fn add(&mut self, page: OwnedPage, gref: GrantRef) {
-        self.ops.push(TransferOp::new(&page, self.peer, gref));
-        self.pages.push(page);
+        self.add_kept(&page, gref);
+        self.pages[self.ops.len() - 1] = Some(page);
+    }
+
+    /// Adds a page that the caller keeps until the batch is sent, and drops then, whatever its status.
+    pub fn add_kept(&mut self, page: &OwnedPage, gref: GrantRef) {
+        self.ops.push(TransferOp::new(page, self.peer, gref));
+        self.pages.push(None);
     }
 
     /// Sends the batch and calls `done` for each page, in order, with its entry and status. Pages that were not
@@ -96,7 +107,7 @@ impl Sender {
         for (op, page) in self.ops.drain(..).zip(self.pages.drain(..)) {
             done(op.gref, op.status);
             if !op.status.is_okay() {
-                self.pool.push(page);
+                self.pool.extend(page);
             }
         }
         Ok(())

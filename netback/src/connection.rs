@@ -6,6 +6,7 @@ mod copied;
 mod egress;
 mod flip;
 mod ingress;
+mod lent;
 mod mapped;
 mod round_result;
 
@@ -15,7 +16,7 @@ use crate::rx::Rx;
 use crate::stats::Stats;
 use crate::tx::Tx;
 use crate::{Config, DataPath, ExitReason, StartError};
-use bridge::{Batch, Caps, Frames, Interest, Port};
+use bridge::{Batch, Caps, Frames, Interest, Iovecs, Pin, Port};
 use egress::Egress;
 use event_channel::{Notifier, NotifierPair, WaitChannel, WaitEventChannels};
 use event_loop::EventSet;
@@ -117,7 +118,7 @@ impl Connection {
             false => Egress::copying(grants.clone(), guest, rx, stats.clone()),
             true => {
                 let donor = grants.clone().page_donor().ok_or(StartError::NoFlip)?;
-                Egress::flipping(donor, guest, rx, stats.clone())
+                Egress::flipping(donor, guest, rx, stats.clone())?
             }
         };
         let event_set = EventSet::new()?;
@@ -238,6 +239,15 @@ impl Port for Connection {
     fn recv(&mut self, into: &mut Batch) -> io::Result<()> {
         let outcome = self.receive(into);
         self.report(outcome)
+    }
+
+    /// A fault of the guest's is found again by the next call, which reports it.
+    fn lend(&mut self, head_len: usize, into: &mut Iovecs) -> bool {
+        self.egress.lend(head_len, into)
+    }
+
+    fn keep_lent(&mut self, pieces: usize) -> Option<Pin> {
+        self.egress.keep_lent(pieces)
     }
 
     fn send(&mut self, frames: Frames<'_>) -> io::Result<usize> {

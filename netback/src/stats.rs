@@ -17,6 +17,8 @@ pub struct Stats {
     pub(crate) copied: Counter,
     /// Pages flipped to the guest.
     pub(crate) flipped: Counter,
+    /// Pages sent to be flipped into which a port had read frames, so that nothing was copied.
+    pub(crate) direct: Counter,
     /// Pages that the guest gave back for that.
     pub(crate) returned: Counter,
     /// Pages that the guest's entries did not accept.
@@ -55,6 +57,7 @@ impl stats::Stats for Stats {
                 copied: self.copied.get(),
                 flips: Some(Flips {
                     flipped: self.flipped.get(),
+                    direct: self.direct.get(),
                     returned: self.returned.get(),
                     refused: self.refused.get(),
                 }),

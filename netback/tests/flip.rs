@@ -65,8 +65,9 @@ fn frames_of_any_length_arrive_in_flipped_pages() {
             assert_eq!(into[..len], sent);
             pages += len.div_ceil(PAGE_SIZE) as u64;
         }
-        let Flips { flipped, returned, refused } = flips(network, 1);
-        assert_eq!((flipped, refused), (pages, 0));
+        let Flips { flipped, direct, returned, refused } = flips(network, 1);
+        // Where a learning bridge's frames go is known only once they are read.
+        assert_eq!((flipped, direct, refused), (pages, 0, 0));
         assert!(returned >= flipped, "{returned} of {flipped} pages");
         // Nothing was copied by grant.
         assert_eq!(snapshot(network, 1).grants.unwrap().copied, 0);

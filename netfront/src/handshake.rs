@@ -23,8 +23,8 @@ pub struct Requested {
     pub flip: bool,
 }
 
-/// Bytes of a frame from which on flipping its pages costs less than copying it: a full page. Row N3f of `benches` measures
-/// where the costs cross.
+/// Bytes of a frame from which on flipping its pages costs less than copying it: a full page. The costs cross below that, at 1,280
+/// to 2,048 bytes by row N3f of `benches`, which measures pages alone; the rest of a page is zeroed besides.
 pub const FLIP_FROM: usize = ring_abi::PAGE_SIZE;
 
 /// How received frames come into this domain's pages.

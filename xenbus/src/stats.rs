@@ -102,6 +102,8 @@ pub struct Grants {
 pub struct Flips {
     /// Pages transferred to the frontend.
     pub flipped: u64,
+    /// Pages sent to be transferred into which frames had been read, so that the backend copied nothing.
+    pub direct: u64,
     /// Pages that the frontend gave back, to be transferred again.
     pub returned: u64,
     /// Pages that the frontend did not accept, by an entry that it revoked, rewrote or used twice.
@@ -150,6 +152,7 @@ impl Snapshot {
             if let Some(more) = more.flips {
                 let flips = grants.flips.get_or_insert_default();
                 flips.flipped += more.flipped;
+                flips.direct += more.direct;
                 flips.returned += more.returned;
                 flips.refused += more.refused;
             }
@@ -214,7 +217,7 @@ mod tests {
                 mapped: 7,
                 reused: Some(8),
                 copied: 9,
-                flips: Some(Flips { flipped: 12, returned: 13, refused: 14 }),
+                flips: Some(Flips { flipped: 12, direct: 11, returned: 13, refused: 14 }),
             }),
             wakeups: None,
             drops: vec![Count { name, count: 10 }],
@@ -237,7 +240,7 @@ mod tests {
         assert_eq!((total.in_flight, total.wakeups), (Some(9), None));
         assert_eq!((total.mac_moves, total.longest_turn_ns), (Some(9), Some(2_000_000)));
         assert_eq!(total.notifications, Notifications { sent: 12, suppressed: 15, received: 18, missed: 21 });
-        let flips = Some(Flips { flipped: 36, returned: 39, refused: 42 });
+        let flips = Some(Flips { flipped: 36, direct: 33, returned: 39, refused: 42 });
         assert_eq!(total.grants, Some(Grants { mapped: 21, reused: Some(24), copied: 27, flips }));
         assert_eq!((total.drop("read"), total.drop("write")), (20, 10));
     }

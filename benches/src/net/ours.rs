@@ -4,7 +4,8 @@ use super::guests::Machine;
 use super::pump::{Guests, WARM_UP, send_burst};
 use crate::cores::pin;
 use bridge::{Batch, Bridge, Port};
-use netfront::{Config, SendOutcome};
+use netfront::handshake::RxChoice;
+use netfront::{Config, Gso, Meta, SendOutcome};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -73,16 +74,51 @@ fn take(vif: &mut impl Port, time: Duration) -> std::io::Result<f64> {
 /// # Errors
 /// Whatever went wrong, in words.
 pub fn to_guest(cores: [usize; 2], len: usize, time: Duration) -> Result<f64, String> {
+    let frame = |to, from| (frame(to, from, len), Meta::default());
+    between_guests(cores, Config { rx: RxChoice::Copy, ..Config::default() }, frame, time)
+}
+
+/// As [`to_guest`], of unsegmented TCP in frames of `len` bytes.
+///
+/// # Errors
+/// Whatever went wrong, in words.
+pub fn gso_to_guest(cores: [usize; 2], len: usize, time: Duration) -> Result<f64, String> {
+    let config = Config { csum: true, gso: true, rx: RxChoice::Copy, ..Config::default() };
+    let meta = Meta { csum_blank: true, verified: true, gso: Some(Gso { v6: false, size: 1448 }) };
+    between_guests(cores, config, |to, from| (tcp(to, from, len), meta), time)
+}
+
+/// A TCP segment over IPv4 in a frame of `len` bytes, whose checksum is blank.
+fn tcp(to: [u8; 6], from: [u8; 6], len: usize) -> Vec<u8> {
+    let mut bytes = frame(to, from, len);
+    bytes[12..54].fill(0);
+    bytes[12..15].copy_from_slice(&[8, 0, 0x45]);
+    bytes[16..18].copy_from_slice(&((len - 14) as u16).to_be_bytes());
+    // Time to live, TCP, and addresses.
+    bytes[22..24].copy_from_slice(&[64, 6]);
+    bytes[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+    // Its header's length in words, and ACK.
+    bytes[46..48].copy_from_slice(&[5 << 4, 0x10]);
+    bytes
+}
+
+/// Frames a second, in millions, of those that `make` makes of the receiver's and the sender's address.
+fn between_guests(
+    cores: [usize; 2],
+    config: Config,
+    make: impl Fn([u8; 6], [u8; 6]) -> (Vec<u8>, Meta),
+    time: Duration,
+) -> Result<f64, String> {
     let machine = Machine::new();
-    let (mut a, vif_a) = machine.vif(1, Config::default())?;
-    let (mut b, vif_b) = machine.vif(2, Config::default())?;
+    let (mut a, vif_a) = machine.vif(1, config)?;
+    let (mut b, vif_b) = machine.vif(2, config)?;
     // A thread inherits the processors of the one that starts it.
     pin(cores[1]);
     let bridge = Bridge::start(bridge::Config::default()).map_err(|e| e.to_string())?;
     bridge.attach("vif1.0", Box::new(vif_a)).map_err(|e| e.to_string())?;
     bridge.attach("vif2.0", Box::new(vif_b)).map_err(|e| e.to_string())?;
     pin(cores[0]);
-    let bytes = frame(b.mac(), a.mac(), len);
+    let (bytes, meta) = make(b.mac(), a.mac());
     let mut into = vec![0; 65_536];
     let hello = frame(a.mac(), b.mac(), 60);
     while b.send(&hello) != SendOutcome::Queued {}
@@ -90,7 +126,7 @@ pub fn to_guest(cores: [usize; 2], len: usize, time: Duration) -> Result<f64, St
     while a.recv(&mut into).is_none() {
         a.wait(false, Duration::from_secs(1)).map_err(|e| e.to_string())?;
     }
-    let mut guests = Guests { a, b, bytes, into };
+    let mut guests = Guests { a, b, bytes, meta, into };
     let rate = guests.pump(time);
     // Before its vifs' frontends are gone, which it would report.
     bridge.stop();

@@ -2,7 +2,7 @@
 //! polls for a while when neither gets on, and then sleeps, as a guest's driver does.
 
 use event_loop::{AdaptivePoll, Interest};
-use netfront::{Nic, SendOutcome};
+use netfront::{Meta, Nic, SendOutcome};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::time::{Duration, Instant};
 
@@ -18,9 +18,14 @@ const LONGEST_SLEEP_MS: u8 = 100;
 /// What the sender is waited for by, and the receiver.
 const NEEDS: [Interest; 2] = [Interest { input: false, room: true }, Interest::INPUT];
 
-/// Sends what fits of a burst of frames; returns how many.
+/// Sends what fits of a burst of frames without offloads; returns how many.
 pub(super) fn send_burst(nic: &mut Nic, frame: &[u8]) -> usize {
-    let sent = (0..BURST).take_while(|_| nic.send(frame) == SendOutcome::Queued).count();
+    send_burst_as(nic, frame, &Meta::default())
+}
+
+/// Sends what fits of a burst of frames; returns how many.
+fn send_burst_as(nic: &mut Nic, frame: &[u8], meta: &Meta) -> usize {
+    let sent = (0..BURST).take_while(|_| nic.send_with_meta(frame, meta) == SendOutcome::Queued).count();
     nic.flush();
     sent
 }
@@ -33,6 +38,8 @@ pub(super) struct Guests {
     pub(super) b: Nic,
     /// The frame that is sent.
     pub(super) bytes: Vec<u8>,
+    /// Its offloads.
+    pub(super) meta: Meta,
     /// Where frames are received.
     pub(super) into: Vec<u8>,
 }
@@ -65,7 +72,7 @@ impl Guests {
 
     /// Sends and receives what can be; `false` if nothing could.
     fn step(&mut self) -> bool {
-        let sent = send_burst(&mut self.a, &self.bytes);
+        let sent = send_burst_as(&mut self.a, &self.bytes, &self.meta);
         let mut received = false;
         while self.b.recv(&mut self.into).is_some() {
             received = true;

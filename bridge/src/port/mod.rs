@@ -13,7 +13,11 @@ mod vnet_fd;
 
 use std::{io, os::fd::BorrowedFd, sync::Arc};
 
-use crate::{Batch, Caps, Frames, Interest, Stats};
+use crate::{Batch, Caps, Frames, Interest, Iovecs, Pin, Stats};
+
+/// Bytes that a port lends at least, for the payload of the longest frame: an IP packet of 65,535 bytes with its Ethernet
+/// header, less a part of the frame's head.
+pub const LENT: usize = 1 << 16;
 
 /// A port of a switch. A worker thread owns it and calls it in rounds: `recv`, then `send` any number of times, then
 /// `flush`; `arm` before it waits for the port's `fd`, and `take_events` once that is readable. Frames that a port does not
@@ -95,6 +99,30 @@ pub trait Port: Send {
 
     /// Receives frames into `into` until that is full: further ones are received in the next round.
     fn recv(&mut self, into: &mut Batch) -> io::Result<()>;
+
+    /// Receives as [`Port::recv`] does, where all frames go to the port `to`, the other end of a wire. A port that reads its
+    /// frames from elsewhere reads them into the memory that `to` lends, so that they need no copy.
+    fn recv_for(&mut self, to: &mut dyn Port, into: &mut Batch) -> io::Result<()> {
+        let _ = to;
+        self.recv(into)
+    }
+
+    /// Lends memory for the payload of one frame, of any length: appends its pieces, [`LENT`] bytes at least, or nothing. The
+    /// frame's first `head_len` bytes are elsewhere, and will stand before the first piece. The memory may be written until the
+    /// next call, and what is not kept by [`Port::keep_lent`] is lent again. Whoever is behind the port may see what is written.
+    ///
+    /// `true` from a port that lends, even if it has nothing to lend now: it is full then, so that further frames are better
+    /// left where they are than read to wait for it.
+    fn lend(&mut self, head_len: usize, into: &mut Iovecs) -> bool {
+        let _ = (head_len, into);
+        false
+    }
+
+    /// Keeps the first `pieces` of what was lent last for one frame, while the pin or a clone of it lives.
+    fn keep_lent(&mut self, pieces: usize) -> Option<Pin> {
+        let _ = pieces;
+        None
+    }
 
     /// Takes `frames`, which fit [`Port::caps`], in order, and returns how many: those that were sent, or dropped and counted.
     /// It takes all but those for which it has no room now. The peer need not be notified before `flush`.

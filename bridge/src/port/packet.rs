@@ -84,7 +84,11 @@ impl Port for Packet {
     }
 
     fn recv(&mut self, into: &mut Batch) -> io::Result<()> {
-        self.io.recv(into, receive)
+        self.io.recv(into, None, receive)
+    }
+
+    fn recv_for(&mut self, to: &mut dyn Port, into: &mut Batch) -> io::Result<()> {
+        self.io.recv(into, Some(to), receive)
     }
 
     fn send(&mut self, frames: Frames<'_>) -> io::Result<usize> {

@@ -138,7 +138,11 @@ impl Port for Tap {
     }
 
     fn recv(&mut self, into: &mut Batch) -> io::Result<()> {
-        self.kernel.recv(into, readv)
+        self.kernel.recv(into, None, readv)
+    }
+
+    fn recv_for(&mut self, to: &mut dyn Port, into: &mut Batch) -> io::Result<()> {
+        self.kernel.recv(into, Some(to), readv)
     }
 
     fn send(&mut self, frames: Frames<'_>) -> io::Result<usize> {

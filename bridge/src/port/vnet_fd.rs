@@ -2,7 +2,8 @@
 
 //! Receives and sends frames by a descriptor that uses `virtio_net_hdr`: a tap's or a packet socket's.
 //!
-//! One call reads a frame's head into the frame and the rest into a pool buffer; one call writes a frame from the pages
+//! One call reads a frame's head into the frame and the rest into a pool buffer, or into memory that the port it goes to lends;
+//! one call writes a frame from the pages
 //! that it is in. Other processes may be writing to those pages meanwhile: the kernel copies the bytes that it finds.
 #![allow(unsafe_code)] // system calls on raw iovecs: the memory they name must not be behind references
 
@@ -12,13 +13,16 @@ use std::{
     sync::Arc,
 };
 
+use arrayvec::ArrayVec;
 use nix::errno::Errno;
 
-use super::vnet;
-use crate::{Batch, Buffer, DropReason, Frame, Frames, HEAD, Iovecs, Pool, Stats};
+use super::{LENT, vnet};
+use crate::{
+    Batch, Buffer, DropReason, Fragment, Frame, Frames, HEAD, Iovecs, MAX_FRAGMENTS, Pool, Port, Stats, iovec,
+};
 
-/// Bytes of a buffer: the longest frame is an IP packet of 65,535 bytes with its Ethernet header, less 124 in the head.
-const BUFFER: usize = 65_536;
+/// The head keeps four bytes free for a tag to be inserted.
+const HEAD_READ: usize = HEAD - VLAN_TAG;
 const BUFFERS: u32 = 256;
 const VLAN_TAG: usize = 4;
 
@@ -39,13 +43,15 @@ pub(super) struct VnetFd {
 impl VnetFd {
     /// Makes a port's I/O of a non-blocking descriptor.
     pub(super) fn new(fd: OwnedFd) -> io::Result<VnetFd> {
-        Ok(VnetFd { fd, stats: Arc::default(), pool: Pool::new(BUFFERS, BUFFER)?, spare: None })
+        Ok(VnetFd { fd, stats: Arc::default(), pool: Pool::new(BUFFERS, LENT)?, spare: None })
     }
 
-    /// Reads frames with `read` (`readv` or the like) until there are none or `into` is full.
+    /// Reads frames with `read` (`readv` or the like) until there are none or `into` is full. All go to the port `to`, if that is
+    /// known.
     pub(super) fn recv(
         &mut self,
         into: &mut Batch,
+        mut to: Option<&mut dyn Port>,
         read: impl Fn(&OwnedFd, &mut [libc::iovec]) -> io::Result<Received>,
     ) -> io::Result<()> {
         let mut frames = 0;
@@ -54,7 +60,9 @@ impl VnetFd {
         // The number of reads is bounded too: endless frames that are dropped must not block the other ports.
         for _ in 0..into.room() {
             let Some(frame) = into.slot() else { break };
-            match self.recv_one(frame, &read) {
+            // Not by `as_deref_mut`, whose trait object has the outer lifetime.
+            let lender = to.as_mut().map(|to| &mut **to as &mut dyn Port);
+            match self.recv_one(frame, lender, frames == 0, &read) {
                 Ok(None) => {
                     frames += 1;
                     bytes += frame.len() as u64;
@@ -81,29 +89,45 @@ impl VnetFd {
     fn recv_one(
         &mut self,
         frame: &mut Frame,
+        mut to: Option<&mut dyn Port>,
+        is_first: bool,
         read: impl Fn(&OwnedFd, &mut [libc::iovec]) -> io::Result<Received>,
     ) -> io::Result<Option<DropReason>> {
-        self.spare = self.spare.take().or_else(|| self.pool.take());
         let mut header = [0; vnet::LEN];
-        // The head keeps four bytes free for a tag to be inserted.
-        let head_len = HEAD - VLAN_TAG;
-        let head = frame.fill_head(head_len);
         let mut surplus = [0u8];
-        let rest = match &self.spare {
-            Some(buffer) => iovec(buffer.as_mut_ptr(), buffer.size()),
-            // Without a buffer, one byte shows whether the frame is longer than the head.
-            None => iovec(surplus.as_mut_ptr(), 1),
-        };
-        let mut iovecs = [iovec(header.as_mut_ptr(), vnet::LEN), iovec(head.as_mut_ptr(), head_len), rest];
+        let mut iovecs = Iovecs::new();
+        iovecs.push(iovec(header.as_mut_ptr(), vnet::LEN));
+        iovecs.push(iovec(frame.fill_head(HEAD_READ).as_mut_ptr(), HEAD_READ));
+        let lends = to.as_mut().is_some_and(|to| to.lend(HEAD_READ, &mut iovecs));
+        let is_lent = iovecs.len() > 2;
+        // One is read all the same, and waits in a buffer: this port is held then until the other is told of room.
+        if lends && !is_lent && !is_first {
+            return Err(Errno::EAGAIN.into());
+        }
+        if !is_lent {
+            self.spare = self.spare.take().or_else(|| self.pool.take());
+            iovecs.push(match &self.spare {
+                Some(buffer) => iovec(buffer.as_mut_ptr(), buffer.size()),
+                // Without a buffer, one byte shows whether the frame is longer than the head.
+                None => iovec(surplus.as_mut_ptr(), 1),
+            });
+        }
         let Received { bytes, tag } = read(&self.fd, &mut iovecs)?;
         let Some(len) = bytes.checked_sub(vnet::LEN) else {
             return Ok(Some(DropReason::Runt));
         };
         frame.shorten_head(len);
-        if len > head_len {
-            match self.spare.take() {
-                Some(buffer) => buffer.give_to(frame, len - head_len),
-                None => return Ok(Some(DropReason::NoBuffer)),
+        if let Some(payload) = len.checked_sub(HEAD_READ).filter(|payload| *payload > 0) {
+            let has_payload = match (to, self.spare.take()) {
+                (Some(to), _) if is_lent => keep_lent(frame, to, &iovecs[2..], payload),
+                (_, Some(buffer)) => {
+                    buffer.give_to(frame, payload);
+                    true
+                }
+                (_, None) => false,
+            };
+            if !has_payload {
+                return Ok(Some(DropReason::NoBuffer));
             }
         }
         let Some(offload) = vnet::parse(&header) else {
@@ -149,15 +173,29 @@ impl VnetFd {
     }
 }
 
+/// Makes the first `len` bytes of memory that `to` has lent the frame's payload; `false` if it keeps none for the frame.
+fn keep_lent(frame: &mut Frame, to: &mut dyn Port, lent: &[libc::iovec], len: usize) -> bool {
+    let mut fragments: ArrayVec<Fragment, MAX_FRAGMENTS> = ArrayVec::new();
+    let mut left = len;
+    for piece in lent {
+        if left == 0 || fragments.is_full() {
+            break;
+        }
+        let part = left.min(piece.iov_len);
+        // SAFETY: the lender keeps the memory while the frame has the pin.
+        fragments.push(unsafe { Fragment::new(piece.iov_base.cast(), part as u32) });
+        left -= part;
+    }
+    let Some(pin) = to.keep_lent(fragments.len()).filter(|_| left == 0) else { return false };
+    frame.pin(pin);
+    fragments.into_iter().all(|fragment| frame.push(fragment).is_ok())
+}
+
 /// `readv`, for [`VnetFd::recv`].
 pub(super) fn readv(fd: &OwnedFd, iovecs: &mut [libc::iovec]) -> io::Result<Received> {
     // SAFETY: the caller's entries refer to memory that it may write.
     let read = unsafe { libc::readv(fd.as_raw_fd(), iovecs.as_ptr(), iovecs.len() as i32) };
     Ok(Received { bytes: Errno::result(read)? as usize, tag: None })
-}
-
-fn iovec(start: *mut u8, len: usize) -> libc::iovec {
-    libc::iovec { iov_base: start.cast(), iov_len: len }
 }
 
 /// Why a frame was refused, if the descriptor is still usable.

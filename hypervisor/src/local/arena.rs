@@ -15,6 +15,9 @@ use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
+/// As in Xen's `grant_entry_v1`.
+const _: () = assert!(size_of::<Entry>() == ENTRY_LEN);
+
 /// A mapped arena, of this domain or of a peer.
 #[derive(Debug)]
 pub struct Arena {

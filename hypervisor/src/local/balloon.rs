@@ -5,11 +5,11 @@
 //! own list.
 
 use super::arena::{self, Arena};
+use super::atomic::Ordering;
 use super::layout::Layout;
 use crate::Result;
 use nix::unistd::{Whence, lseek};
 use std::os::fd::OwnedFd;
-use std::sync::atomic::Ordering;
 
 /// Bytes of the queue's header; the slots follow.
 const HEADER: usize = ring_abi::PAGE_SIZE;

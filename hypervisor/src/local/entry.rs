@@ -3,10 +3,10 @@
 //! The flags and the domain share a word that is changed by compare-and-exchange alone, as Xen does it. The peer may
 //! change any of it at any time, so that every operation works on one read of it and is bounded.
 
+use super::atomic::{AtomicU32, Ordering};
 use ring_abi::DomId;
 use ring_abi::grant::Status;
 use ring_abi::grant::entry::{Flags, Kind};
-use std::sync::atomic::{AtomicU32, Ordering};
 
 const TYPE_MASK: u32 = ring_abi::grant::entry::TYPE_MASK as u32;
 const PERMIT_ACCESS: u32 = Kind::PermitAccess as u32;
@@ -30,8 +30,6 @@ pub struct Entry {
     head: AtomicU32,
     frame: AtomicU32,
 }
-
-const _: () = assert!(size_of::<Entry>() == 8);
 
 /// The state of an entry that accepts a transfer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -9,6 +9,7 @@
 //! a hostile process that has the arena mapped. Only Xen isolates domains.
 
 mod arena;
+mod atomic;
 mod balloon;
 mod broker;
 mod channel;

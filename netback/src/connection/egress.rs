@@ -15,11 +15,12 @@ use crate::copy_batch::CopyBatch;
 use crate::offload;
 use crate::rx::{FrameInfo, PageFill, Placement, Rx};
 use crate::stats::Stats;
-use bridge::{DropReason, FragmentRef, Frame, Frames};
+use bridge::{DropReason, FragmentRef, Frame, Frames, Iovecs, Pin};
 use grant_table::{Contiguous, CopyOp, CopyPtr, GrantTable, PageDonor, SharedSlice};
 use inflight::InflightRegion;
 use ring_abi::DomId;
 use ring_abi::ring::Notify;
+use std::io;
 use std::sync::Arc;
 
 /// The receive side of a vif.
@@ -69,14 +70,17 @@ impl Egress {
     }
 
     /// For a guest whose requests accept pages.
+    ///
+    /// # Errors
+    /// No eventfd could be created.
     pub(super) fn flipping(
         donor: Arc<dyn PageDonor>,
         guest: DomId,
         rx: Rx<Contiguous, InflightRegion>,
         stats: Arc<Stats>,
-    ) -> Self {
-        let flipper = Flipper::new(donor, guest, stats.clone());
-        Self::new(Writer::Flip(flipper), rx, stats)
+    ) -> io::Result<Self> {
+        let flipper = Flipper::new(donor, guest, stats.clone())?;
+        Ok(Self::new(Writer::Flip(flipper), rx, stats))
     }
 
     fn new(writer: Writer, rx: Rx<Contiguous, InflightRegion>, stats: Arc<Stats>) -> Self {
@@ -98,9 +102,31 @@ impl Egress {
         Ok(result.taken)
     }
 
+    /// Lends pages for a frame, if pages are flipped, as [`Flipper::lend`] does.
+    pub(super) fn lend(&mut self, head_len: usize, into: &mut Iovecs) -> bool {
+        match &mut self.writer {
+            Writer::Copy(_) => false,
+            Writer::Flip(flipper) => {
+                let _ = flipper.lend(&mut self.rx, head_len, into);
+                true
+            }
+        }
+    }
+
+    /// Keeps pages that were lent for a frame.
+    pub(super) fn keep_lent(&mut self, pages: usize) -> Option<Pin> {
+        match &mut self.writer {
+            Writer::Copy(_) => None,
+            Writer::Flip(flipper) => flipper.keep_lent(pages),
+        }
+    }
+
     /// Publishes responses; `None` if there are none.
     #[inline]
     pub(super) fn commit(&mut self) -> Option<Notify> {
+        if let Writer::Flip(flipper) = &mut self.writer {
+            flipper.reap();
+        }
         std::mem::take(&mut self.dirty).then(|| self.rx.commit())
     }
 

@@ -1,22 +1,25 @@
 // Not a core: does I/O or calls a hypervisor.
 
-//! Bridge to guest by page flipping: frames fill pages that this domain owns, and these become the guest's.
+//! Bridge to guest by page flipping: frames fill pages that this domain owns, and these become the guest's. A frame that came by
+//! a wire may be in such pages already (`lent`).
 //!
 //! The pages are those that the guest has given up, so that a guest that gives up none loses its frames, each answered with
 //! an error, and takes nothing of anybody else's. What is beside a frame in its pages is zeroed: a page is handed over with
 //! the bytes of the frame and no others.
 #![allow(unsafe_code)] // Fills pages that the former owner may still write to.
 
+use super::lent::{self, Lent};
 use super::round_result::RoundResult;
 use crate::ExitReason;
 use crate::offload;
 use crate::rx::{PageFill, Placement, Rx};
 use crate::stats::Stats;
-use bridge::Frame;
+use bridge::{Frame, Iovecs, Pin};
 use grant_table::flip::Sender;
 use grant_table::{Contiguous, OwnedPage, PageDonor};
 use inflight::InflightRegion;
 use ring_abi::{DomId, PAGE_SIZE};
+use std::io;
 use std::sync::Arc;
 
 /// Pages that are taken over at once, so that the guest's queue is read rarely.
@@ -25,6 +28,8 @@ const REFILL: usize = 64;
 /// Flips frames to one guest.
 pub(super) struct Flipper {
     sender: Sender,
+    /// Pages that frames were received into.
+    lent: Lent,
     /// The pages of the frame being placed.
     fills: Vec<PageFill>,
     /// For each page of the batch, its frame's index in the round.
@@ -33,8 +38,53 @@ pub(super) struct Flipper {
 }
 
 impl Flipper {
-    pub(super) fn new(donor: Arc<dyn PageDonor>, guest: DomId, stats: Arc<Stats>) -> Self {
-        Self { sender: Sender::new(donor, guest), fills: Vec::new(), owners: Vec::new(), stats }
+    /// # Errors
+    /// No eventfd could be created.
+    pub(super) fn new(donor: Arc<dyn PageDonor>, guest: DomId, stats: Arc<Stats>) -> io::Result<Self> {
+        let sender = Sender::new(donor, guest);
+        Ok(Self { sender, lent: Lent::new()?, fills: Vec::new(), owners: Vec::new(), stats })
+    }
+
+    /// Lends pages for a frame whose head is `head_len` bytes, if the guest has a request for each, and for those in which frames
+    /// are already.
+    pub(super) fn lend(
+        &mut self,
+        rx: &mut Rx<Contiguous, InflightRegion>,
+        head_len: usize,
+        into: &mut Iovecs,
+    ) -> Result<(), ExitReason> {
+        let needed = self.lent.pages() + lent::PAGES;
+        if rx.untaken() < needed && (rx.posted()? as usize) < needed {
+            return Ok(());
+        }
+        if self.refill(lent::PAGES, rx.untaken())? {
+            Lent::offer(&self.sender, head_len, into);
+        }
+        Ok(())
+    }
+
+    /// Keeps pages that were lent for a frame.
+    pub(super) fn keep_lent(&mut self, pages: usize) -> Option<Pin> {
+        self.lent.keep(&mut self.sender, pages)
+    }
+
+    /// Releases the pages of frames that are dropped.
+    #[inline]
+    pub(super) fn reap(&mut self) {
+        self.lent.reap();
+    }
+
+    /// Takes pages over until there are `needed`, and more if there are more requests; `false` if the guest has given up too few.
+    #[inline]
+    fn refill(&mut self, needed: usize, requests: usize) -> Result<bool, ExitReason> {
+        let before = self.sender.available();
+        if before >= needed {
+            return Ok(true);
+        }
+        let most = requests.min(needed.max(REFILL));
+        let available = self.sender.refill(needed, most)?;
+        self.stats.returned.add((available - before) as u64);
+        Ok(available >= needed)
     }
 
     /// Places frames until the guest's requests are used up, fills pages with them, transfers the pages and writes the
@@ -83,18 +133,16 @@ impl Flipper {
         Ok(())
     }
 
-    /// Fills a page for each of the frame's requests; `false`, and nothing done, if the guest has given up too few.
+    /// Fills a page for each of the frame's requests, unless it is in pages that were lent for it; `false`, and nothing done, if the guest has given up too few.
     /// `untaken` requests may follow.
     fn fill(&mut self, frame: &Frame, untaken: usize) -> Result<bool, ExitReason> {
         let needed = self.fills.len();
-        let before = self.sender.available();
-        if before < needed {
-            let most = (needed + untaken).min(needed.max(REFILL));
-            let available = self.sender.refill(needed, most)?;
-            self.stats.returned.add((available - before) as u64);
-            if available < needed {
-                return Ok(false);
-            }
+        if self.lent.send(frame, &self.fills, &mut self.sender) {
+            self.stats.direct.add(needed as u64);
+            return Ok(true);
+        }
+        if !self.refill(needed, needed + untaken)? {
+            return Ok(false);
         }
         for fill in &self.fills {
             let Some(page) = self.sender.page() else { return Ok(false) };

@@ -2,9 +2,11 @@
 
 mod raw_backend;
 mod raw_frontend;
+mod reader;
 
 pub use raw_backend::RawBackend;
 pub use raw_frontend::RawFrontend;
+pub use reader::Reader;
 pub use toolstack::config::VifSpec;
 
 use crate::{BOUND, DriverThread, Machine};
@@ -64,8 +66,17 @@ pub struct Network {
 impl Network {
     /// Joins as dom0, and starts a bridge and a backend.
     pub fn start(machine: &Machine, config: netback::Config) -> Network {
+        Network::start_on(machine, config, bridge::Config::default())
+    }
+
+    /// Joins as dom0, and starts a wire, whose one end is an interface, and a backend.
+    pub fn wire(machine: &Machine, config: netback::Config) -> Network {
+        Network::start_on(machine, config, bridge::Config::wire("wire"))
+    }
+
+    fn start_on(machine: &Machine, config: netback::Config, bridge: bridge::Config) -> Network {
         let dom0 = machine.domain(DomId::DOM0);
-        let bridge = Arc::new(Bridge::start(bridge::Config::default()).unwrap());
+        let bridge = Arc::new(Bridge::start(bridge).unwrap());
         let mut network = Network { backend: None, bridge, dom0, registry: Registry::default() };
         network.restart_backend(config);
         network

@@ -42,8 +42,11 @@ impl Bridges {
         for config in configs {
             let failed =
                 |e: &dyn std::error::Error| Error::Other(format!("bridge {}: {}", config.name, chain(e)));
-            let learning = Config { name: config.name.clone(), ..Config::default() };
-            let bridge = Bridge::start(learning).map_err(|e| failed(&e))?;
+            let started = match config.wire {
+                true => Config::wire(&config.name),
+                false => Config { name: config.name.clone(), ..Config::default() },
+            };
+            let bridge = Bridge::start(started).map_err(|e| failed(&e))?;
             for port in &config.ports {
                 let opened = open(port).map_err(|e| failed(&e))?;
                 bridge.attach(&port.to_string(), opened).map_err(|e| failed(&e))?;

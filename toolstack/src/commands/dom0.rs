@@ -46,12 +46,17 @@ pub struct Args {
     xen: bool,
 
     /// A bridge, and its ports to the host: xenbr0, or xenbr0=tap:host0,packet:eth1
-    /// [default: xenbr0, and none with --xen]
+    /// [default: xenbr0, and none with --xen or --wire]
     #[arg(long = "bridge", value_name = "NAME[=PORT,...]")]
     bridges: Vec<BridgeConfig>,
 
+    /// A wire between a port to the host and the one vif that names it as its bridge: wire0=packet:eth1. It passes every
+    /// frame, and a vif whose pages are flipped (xpv guest --rx) has them read into its pages without a copy
+    #[arg(long = "wire", value_name = "NAME=PORT", value_parser = BridgeConfig::wire)]
+    wires: Vec<BridgeConfig>,
+
     /// Run without a bridge
-    #[arg(long, conflicts_with = "bridges")]
+    #[arg(long, conflicts_with_all = ["bridges", "wires"])]
     no_bridge: bool,
 
     /// How backends of disks access guests' pages [default: map, and persist with --xen]
@@ -123,9 +128,10 @@ impl Args {
     fn bridges(&self) -> Result<Vec<BridgeConfig>> {
         let default_bridge =
             || DEFAULT_BRIDGE.parse().map_err(|e| Error::Other(format!("bridge {DEFAULT_BRIDGE}: {e}")));
-        match self.bridges.is_empty() && !self.no_bridge && !self.xen {
+        let named: Vec<_> = self.bridges.iter().chain(&self.wires).cloned().collect();
+        match named.is_empty() && !self.no_bridge && !self.xen {
             true => Ok(vec![default_bridge()?]),
-            false => Ok(self.bridges.clone()),
+            false => Ok(named),
         }
     }
 }

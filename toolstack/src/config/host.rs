@@ -17,6 +17,11 @@ use crate::error::{Error, Origin, Result};
 /// name = "xenbr0"
 /// ports = ["tap:host0", "packet:eth1"]
 ///
+/// [[bridges]]
+/// name = "uplink"
+/// ports = ["packet:eth2"]
+/// wire = true            # between this port and the one vif that names it, instead of a learning bridge
+///
 /// [[guests]]
 /// cfg = "web.cfg"        # relative to this file
 /// netns = "web"          # where its interfaces are put
@@ -51,7 +56,14 @@ pub struct BridgeConfig {
     /// The bridge's host ports: `tap:NAME` creates a tap, `packet:NAME` opens an existing interface.
     #[serde(default)]
     pub ports: Vec<HostPort>,
+    /// Whether it is a wire between its only port and the only vif that names it: it passes every frame, where a learning
+    /// bridge has a filter.
+    #[serde(default)]
+    pub wire: bool,
 }
+
+/// What a wire's ports are expected to be.
+const WIRE_PORTS: &str = "one port; the vif that names the wire is its other end";
 
 /// A port that attaches an interface of the host to a bridge.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -99,7 +111,7 @@ fn yes() -> bool {
 }
 
 fn default_bridges() -> Vec<BridgeConfig> {
-    vec![BridgeConfig { name: DEFAULT_BRIDGE.into(), ports: Vec::new() }]
+    vec![BridgeConfig { name: DEFAULT_BRIDGE.into(), ports: Vec::new(), wire: false }]
 }
 
 impl HostConfig {
@@ -125,12 +137,15 @@ impl HostConfig {
     ///
     /// # Errors
     /// [`Error::Other`] with line and reason where it is not TOML or has an unknown key; [`Error::Input`] where a
-    /// bridge has no name or another's.
+    /// bridge has no name or another's, or a wire not exactly one port.
     pub fn parse(origin: &Origin, text: &str) -> Result<HostConfig> {
         let host: HostConfig = toml::from_str(text).map_err(|e| located(origin, text, &e))?;
         for (at, bridge) in host.bridges.iter().enumerate() {
             if bridge.name.is_empty() || host.bridges[..at].iter().any(|b| b.name == bridge.name) {
                 return Err(origin.invalid("bridges: name", &bridge.name, "a name that no other bridge has"));
+            }
+            if bridge.wire && bridge.ports.len() != 1 {
+                return Err(origin.invalid("bridges: ports", &bridge.port_names(), WIRE_PORTS));
             }
         }
         Ok(host)
@@ -174,6 +189,24 @@ impl std::fmt::Display for HostPort {
     }
 }
 
+impl BridgeConfig {
+    /// Reads `NAME=PORT`: a wire on the command line.
+    ///
+    /// # Errors
+    /// What was found, and what is expected.
+    pub fn wire(text: &str) -> Result<BridgeConfig, String> {
+        let config: BridgeConfig = text.parse()?;
+        if config.ports.len() != 1 {
+            return Err(format!("found {text:?}, expected NAME=PORT: {WIRE_PORTS}"));
+        }
+        Ok(BridgeConfig { wire: true, ..config })
+    }
+
+    fn port_names(&self) -> String {
+        self.ports.iter().map(HostPort::to_string).collect::<Vec<_>>().join(",")
+    }
+}
+
 /// `NAME` or `NAME=PORT,PORT`: a bridge on the command line.
 impl std::str::FromStr for BridgeConfig {
     type Err = String;
@@ -184,15 +217,14 @@ impl std::str::FromStr for BridgeConfig {
             return Err(format!("found {text:?}, expected NAME or NAME=PORT,PORT"));
         }
         let ports = ports.split(',').filter(|p| !p.is_empty()).map(str::parse).collect::<Result<_, _>>()?;
-        Ok(BridgeConfig { name: name.into(), ports })
+        Ok(BridgeConfig { name: name.into(), ports, wire: false })
     }
 }
 
 impl std::fmt::Display for BridgeConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let ports: Vec<String> = self.ports.iter().map(HostPort::to_string).collect();
-        let equals = if ports.is_empty() { "" } else { "=" };
-        write!(f, "{}{equals}{}", self.name, ports.join(","))
+        let equals = if self.ports.is_empty() { "" } else { "=" };
+        write!(f, "{}{equals}{}", self.name, self.port_names())
     }
 }
 
@@ -215,6 +247,8 @@ mod tests {
         assert_eq!("br1=tap:t0,packet:eth1".parse(), Ok(host.bridges[0].clone()));
         assert_eq!((host.guests[0].netns.as_deref(), host.guests[0].rx), (Some("web"), RxMethod::Flip));
         assert_eq!(host.supervise, Supervise { dom0: true, guests: true });
+        let wire = parse("[[bridges]]\nname = 'w'\nports = ['packet:eth1']\nwire = true\n").unwrap();
+        assert_eq!(BridgeConfig::wire("w=packet:eth1"), Ok(wire.bridges[0].clone()));
         let empty = parse("").unwrap();
         assert_eq!(empty.bridges, ["xenbr0".parse().unwrap()]);
         assert!(empty.supervise.dom0 && !empty.supervise.guests);
@@ -232,6 +266,11 @@ mod tests {
                 "[[bridges]]\nname='a'\n[[bridges]]\nname='a'",
                 r#"bridges: name: found "a", expected a name that no"#,
             ),
+            (
+                "[[bridges]]\nname='w'\nwire=true\nports=['tap:a','tap:b']",
+                r#"bridges: ports: found "tap:a,tap:b", expected one port"#,
+            ),
+            ("[[bridges]]\nname='w'\nwire=true", r#"bridges: ports: found "", expected one port"#),
             ("[[bridges]]\nports=[]", "host.toml:1: missing field `name`"),
             ("dir = 3", "host.toml:1: invalid type: integer `3`, expected"),
             ("dir =", "host.toml:1: "),

@@ -51,6 +51,7 @@ struct Grants {
     reused: Option<u64>,
     copied: u64,
     flipped: Option<u64>,
+    direct: Option<u64>,
     returned: Option<u64>,
     refused: Option<u64>,
 }
@@ -89,6 +90,7 @@ impl From<stats::Grants> for Grants {
             reused,
             copied,
             flipped: flips.map(|flips| flips.flipped),
+            direct: flips.map(|flips| flips.direct),
             returned: flips.map(|flips| flips.returned),
             refused: flips.map(|flips| flips.refused),
         }
@@ -151,7 +153,7 @@ mod tests {
                 mapped: 7,
                 reused: Some(8),
                 copied: 9,
-                flips: Some(stats::Flips { flipped: 12, returned: 13, refused: 14 }),
+                flips: Some(stats::Flips { flipped: 12, direct: 11, returned: 13, refused: 14 }),
             }),
             wakeups: None,
             drops: vec![Count { name: "no_room", count: 10 }],
@@ -169,7 +171,7 @@ mod tests {
             "in_flight": 3,
             "notifications": {"sent": 4, "suppressed": 5, "received": 6, "missed": 11},
             "grants": {
-                "mapped": 7, "reused": 8, "copied": 9, "flipped": 12, "returned": 13, "refused": 14,
+                "mapped": 7, "reused": 8, "copied": 9, "flipped": 12, "direct": 11, "returned": 13, "refused": 14,
             },
             "wakeups": null,
             "drops": {"no_room": 10},

@@ -29,7 +29,7 @@ pub fn start_dom0(dir: &Dir, bridges: &[BridgeConfig], log: Option<PathBuf>) -> 
     let mut command = process::command(dir, &ProcessOptions { die_with_parent: true, log })?;
     command.arg("dom0");
     for bridge in bridges {
-        command.arg("--bridge").arg(bridge.to_string());
+        command.arg(if bridge.wire { "--wire" } else { "--bridge" }).arg(bridge.to_string());
     }
     if bridges.is_empty() {
         command.arg("--no-bridge");
