@@ -7,6 +7,7 @@ mod capabilities;
 mod files;
 mod system_calls;
 
+use std::fmt;
 use std::path::Path;
 
 use nix::sys::prctl;
@@ -24,14 +25,49 @@ pub enum Role {
     Guest,
 }
 
-/// Gives up what the role does not need, for good. `dir` is the machine's directory, which exists.
+/// What is in force of a process's sandbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InForce {
+    /// The capabilities that are left; `None` if nothing was given up.
+    capabilities: Option<String>,
+    /// Which files can be opened.
+    pub files: Files,
+}
+
+/// The files that a process can open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Files {
+    /// All that its user may.
+    Any,
+    /// Those of the machine's directory, and of the kernel what its role needs.
+    OfItsRole,
+    /// As far as this kernel can restrict them to those.
+    OfItsRoleInPart,
+}
+
+impl fmt::Display for InForce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(capabilities) = &self.capabilities else { return f.write_str("none") };
+        let files = match self.files {
+            Files::Any => "any",
+            Files::OfItsRole => "its own",
+            Files::OfItsRoleInPart => "its own in part",
+        };
+        write!(f, "seccomp; files: {files}; capabilities: {capabilities}")
+    }
+}
+
+/// Gives up what the role does not need, for good, unless it is not `wanted`. `dir` is the machine's directory, which exists.
 ///
-/// Only what this kernel does not know is left out, with a warning that names it. Returns which files can still be opened, in words.
+/// Only what this kernel does not know is left out, with a warning that names it.
 ///
 /// # Errors
 /// [`Error::Other`] if the kernel refuses a step.
-pub fn enter(role: Role, dir: &Path) -> Result<&'static str> {
-    let failed = |step: &str, e: &dyn std::fmt::Display| {
+pub fn enter(role: Role, dir: &Path, wanted: bool) -> Result<InForce> {
+    if !wanted {
+        return Ok(InForce { capabilities: None, files: Files::Any });
+    }
+    let failed = |step: &str, e: &dyn fmt::Display| {
         Error::Other(format!("sandbox: {step}: {e} (--no-sandbox runs without one)"))
     };
     // No core dump with guests' data, and no debugger without privileges.
@@ -40,10 +76,5 @@ pub fn enter(role: Role, dir: &Path) -> Result<&'static str> {
     let capabilities = capabilities::keep(role).map_err(|e| failed("capabilities", &e))?;
     let files = files::restrict(role, dir).map_err(|e| failed("Landlock", &e))?;
     system_calls::restrict(role).map_err(|e| failed("seccomp", &e))?;
-    tracing::info!(
-        capabilities,
-        files,
-        "sandbox: no new privileges, no other program, no debugging, no mounts"
-    );
-    Ok(files)
+    Ok(InForce { capabilities: Some(capabilities), files })
 }

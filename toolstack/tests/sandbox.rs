@@ -15,7 +15,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::ptrace;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 use nix::unistd::Pid;
-use toolstack::sandbox::{Role, enter};
+use toolstack::sandbox::{Files, Role, enter};
 
 /// Tells the test, started once more, which role it is to try, and in which directory.
 const ROLE: &str = "XPV_TEST_ROLE";
@@ -38,7 +38,7 @@ fn errno<T>(outcome: io::Result<T>) -> Result<T, Errno> {
 }
 
 /// Tries what no role may do, and what only some may.
-fn try_everything(files: &str, dir: &Path) {
+fn try_everything(files: Files, dir: &Path) {
     let outside = dir.parent().unwrap().join("outside");
     refused("exec", Err::<(), _>(errno::<()>(Err(Command::new("/bin/true").exec())).unwrap_err()));
     refused("spawn", errno(Command::new("/bin/true").spawn()));
@@ -80,7 +80,7 @@ fn try_everything(files: &str, dir: &Path) {
     for (number, outcome) in elsewhere.into_iter().enumerate() {
         match files {
             // dom0, which opens images anywhere, and where the kernel has no Landlock.
-            "any" => outcome.unwrap(),
+            Files::Any => outcome.unwrap(),
             _ => refused(&format!("outside of its directory, {number}"), outcome),
         }
     }
@@ -91,7 +91,7 @@ fn forbidden_calls_from_inside_each_role_are_refused() {
     if let Ok(role) = std::env::var(ROLE) {
         let (_, role) = ROLES.into_iter().find(|(name, _)| *name == role).unwrap();
         let dir = PathBuf::from(std::env::var_os(DIR).unwrap());
-        return try_everything(enter(role, &dir).unwrap(), &dir);
+        return try_everything(enter(role, &dir, true).unwrap().files, &dir);
     }
     for (name, _) in ROLES {
         let directory = tempfile::tempdir().unwrap();

@@ -27,7 +27,7 @@ use crate::control::service::ControlService;
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::machine::{Machine, process};
-use crate::sandbox::{self, Role};
+use crate::sandbox::{self, InForce, Role};
 use crate::serving_lock::{self, ServingLock};
 
 /// Serve disks and network interfaces as domain 0
@@ -90,9 +90,7 @@ pub fn run(args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     let stop = process::stop_signal()?;
     process::survive_file_size_limit()?;
     hypervisor::raise_descriptor_limit();
-    if sandbox {
-        sandbox::enter(Role::Dom0, dir.path())?;
-    }
+    let sandbox = sandbox::enter(Role::Dom0, dir.path(), sandbox)?;
     let _lock = match args.xen {
         true => match ServingLock::wait(serving_lock::XEN.as_ref(), stop.as_fd())? {
             Some(lock) => Some(lock),
@@ -104,8 +102,8 @@ pub fn run(args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     // Opened before joining the machine: a failure must have no effect on it.
     let bridges = Bridges::start(&args.bridges()?)?;
     match args.xen {
-        true => xen(bridges, args, dir, stop.as_fd()),
-        false => local(bridges, args, dir, stop.as_fd()),
+        true => xen(bridges, args, dir, &sandbox, stop.as_fd()),
+        false => local(bridges, args, dir, &sandbox, stop.as_fd()),
     }
 }
 
@@ -136,7 +134,7 @@ impl Args {
     }
 }
 
-fn local(bridges: Bridges, args: &Args, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
+fn local(bridges: Bridges, args: &Args, dir: &Dir, sandbox: &InForce, stop: BorrowedFd<'_>) -> Result<()> {
     let hv: Arc<dyn Hypervisor> = Arc::new(Domain::join(dir.path(), DomId::DOM0)?);
     Machine::publish_bridges(&mut Client::connect(&hv)?, bridges.names())?;
     let mut vbds = vbd_driver(&hv, Images::new(Client::connect(&hv)?, false, dir.path()));
@@ -145,10 +143,10 @@ fn local(bridges: Bridges, args: &Args, dir: &Dir, stop: BorrowedFd<'_>) -> Resu
     let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), netback::Config::default(), move |_, keys| {
         bridges.attach(keys)
     });
-    serve(&*hv, dir, vbds, vifs, stop)
+    serve(&*hv, dir, sandbox, vbds, vifs, stop)
 }
 
-fn xen(bridges: Bridges, args: &Args, dir: &Dir, stop: BorrowedFd<'_>) -> Result<()> {
+fn xen(bridges: Bridges, args: &Args, dir: &Dir, sandbox: &InForce, stop: BorrowedFd<'_>) -> Result<()> {
     let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open()?);
     let inflight_dir = InflightDir::new(dir.inflight())?;
     let mut vbds = vbd_driver(&hv, Images::new(Client::connect(&hv)?, true, dir.path()));
@@ -165,7 +163,7 @@ fn xen(bridges: Bridges, args: &Args, dir: &Dir, stop: BorrowedFd<'_>) -> Result
     let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), config, move |device, keys| {
         bridges.attach_or_create_tap(&machine, device, keys)
     });
-    serve(&*hv, dir, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs), stop)
+    serve(&*hv, dir, sandbox, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs), stop)
 }
 
 fn vbd_driver(hv: &Arc<dyn Hypervisor>, mut images: Images) -> VbdDriver {
@@ -176,6 +174,7 @@ fn vbd_driver(hv: &Arc<dyn Hypervisor>, mut images: Images) -> VbdDriver {
 fn serve(
     hv: &dyn Hypervisor,
     dir: &Dir,
+    sandbox: &InForce,
     mut vbds: impl BackDriver + Send,
     mut vifs: impl BackDriver + Send,
     stop: BorrowedFd<'_>,
@@ -188,7 +187,7 @@ fn serve(
     let devices = [(vbds.kind(), &vbd_devices), (vifs.kind(), &vif_devices)];
     let devices = devices.map(|(kind, registry)| (kind.to_owned(), registry.clone()));
     let control = ControlService::new(dir, Devices::new(hv.domid(), devices));
-    tracing::info!(domid = %hv.domid(), "serving");
+    tracing::info!(domid = %hv.domid(), %sandbox, "serving");
     process::report_ready();
     let shutdown = Shutdown::new(hv.domid())?;
     thread::scope(|scope| {

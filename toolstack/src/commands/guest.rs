@@ -63,9 +63,7 @@ pub fn run(args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     if args.xen {
         dir::make(dir.path())?;
     }
-    if sandbox {
-        sandbox::enter(Role::Guest, dir.path())?;
-    }
+    let sandbox = sandbox::enter(Role::Guest, dir.path(), sandbox)?;
     let offload =
         Config { csum: !args.no_offload, gso: !args.no_offload, rx: args.rx.into(), ..Config::default() };
     let local = args.name.as_deref().map(|name| join(dir, name)).transpose()?;
@@ -80,7 +78,7 @@ pub fn run(args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     let pages = if on_xen { Xen::max_granted_pages() } else { Options::default().arena_pages as usize };
     let buffers = CommonBuffers::of_pages(pages);
     let guest = watch::Guest { hv, machine, directory, on_xen, netns, offload, buffers };
-    tracing::info!(domid = %guest.hv.domid(), directory = %guest.directory.display(), "running");
+    tracing::info!(domid = %guest.hv.domid(), directory = %guest.directory.display(), %sandbox, "running");
     watch::run(&guest, stop.as_fd())
 }
 

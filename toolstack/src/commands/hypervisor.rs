@@ -31,9 +31,7 @@ pub struct Args {}
 pub fn run(_args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     let stop = process::stop_signal()?;
     dir.make()?;
-    if sandbox {
-        sandbox::enter(Role::Hypervisor, dir.path())?;
-    }
+    let sandbox = sandbox::enter(Role::Hypervisor, dir.path(), sandbox)?;
     let (gone_sender, gone) = channel();
     // The broker starts first, as it locks the directory: the socket of another machine's store must not be replaced.
     // It receives the store's handle once the store runs.
@@ -59,7 +57,7 @@ pub fn run(_args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
             reaper.run(&gone)
         })
         .map_err(|e| Error::io("starting a thread", e))?;
-    tracing::info!(dir = %dir.path().display(), "ready");
+    tracing::info!(dir = %dir.path().display(), %sandbox, "ready");
     process::report_ready();
     process::wait_any(&[stop.as_fd()])?;
     // The broker stops first: domains then see that their machine is gone.

@@ -7,18 +7,18 @@ use landlock::{
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 
-use super::Role;
+use super::{Files, Role};
 
 /// What this program knows of: Linux 6.12.
 const KNOWN: ABI = ABI::V6;
 
-/// Lets the role use the machine's directory, what it reads of the kernel, and its device nodes. Returns what is in force, in words.
+/// Lets the role use the machine's directory, what it reads of the kernel, and its device nodes. Returns what is in force.
 ///
 /// dom0 opens images anywhere, and finds out who else has them open, which Landlock would not let it see: it is left out until another
 /// process opens images for it.
-pub(super) fn restrict(role: Role, dir: &Path) -> Result<&'static str, RulesetError> {
+pub(super) fn restrict(role: Role, dir: &Path) -> Result<Files, RulesetError> {
     if role == Role::Dom0 {
-        return Ok("any");
+        return Ok(Files::Any);
     }
     let all = AccessFs::from_all(KNOWN);
     let ruleset = Ruleset::default()
@@ -42,11 +42,11 @@ pub(super) fn restrict(role: Role, dir: &Path) -> Result<&'static str, RulesetEr
         }
     }
     Ok(match ruleset.restrict_self()?.ruleset {
-        RulesetStatus::FullyEnforced => "its directory and devices",
-        RulesetStatus::PartiallyEnforced => "its directory and devices, as far as this kernel knows how",
+        RulesetStatus::FullyEnforced => Files::OfItsRole,
+        RulesetStatus::PartiallyEnforced => Files::OfItsRoleInPart,
         RulesetStatus::NotEnforced => {
             tracing::warn!("sandbox: this kernel has no Landlock: files are not restricted");
-            "any"
+            Files::Any
         }
     })
 }
