@@ -63,7 +63,7 @@ wait $attach
 
 # A standby takes the socket over; without any process the devices are listed all the same.
 start standby xpv dom0 --xen
-wait_for 10 "the standby's log" grep -q "control.sock: another xpv dom0 serves it" /out/standby.log
+wait_for 10 "the standby's log" grep -q "another process serves this host" /out/standby.log
 stop dom0
 wait_for 10 "the standby to answer" sh -c "$disks | grep -q '\"requests\"'"
 stop standby KILL
