@@ -140,8 +140,9 @@ fn check_file(path: &Path, meta: &Metadata, access: Access, has_writers: bool) -
         return Ok(());
     }
     let loop_device = claims::loop_device_of(meta, access.own_loop);
-    let user =
-        loop_device.or_else(|| claims::writer(meta).filter(|_| has_writers && access.own_loop.is_none()));
+    // Who writes is looked for among all processes, so only where somebody does.
+    let is_written = has_writers && access.own_loop.is_none();
+    let user = loop_device.or_else(|| is_written.then(|| claims::writer(meta)).flatten());
     match user {
         Some(user) => Err(OpenError::Claimed { path: path.into(), user }),
         None => Ok(()),
