@@ -10,7 +10,7 @@ use netfront::{Nic, ReceivedFrame};
 use ring_abi::netif::MTU_MAX;
 use ring_abi::{DomId, PAGE_SIZE};
 use std::time::{Duration, Instant};
-use testkit::net::{self, Network, VifSpec, frame, open, receive, send, until, vif};
+use testkit::net::{self, Network, VifSpec, frame, open, put, receive, send, until, vif};
 use testkit::{BOUND, Machine};
 use xenbus::stats::{Flips, Snapshot};
 
@@ -39,15 +39,6 @@ fn dom0_port(network: &Network) -> Pair {
     let (inner, outer) = Pair::new(Caps::full(MTU_MAX), 64).unwrap();
     network.bridge.attach("dom0", Box::new(inner)).unwrap();
     outer
-}
-
-fn put(port: &mut Pair, frame: &Frame) {
-    let deadline = Instant::now() + BOUND;
-    while port.send(Frames::of(std::slice::from_ref(frame))).unwrap() == 0 {
-        assert!(Instant::now() < deadline, "no room within {BOUND:?}");
-        std::thread::yield_now();
-    }
-    port.flush().unwrap();
 }
 
 #[test]

@@ -10,7 +10,7 @@ use netfront::{Nic, ReceivedFrame};
 use ring_abi::netif::{MTU_MAX, RxRequest, Status};
 use ring_abi::{DomId, PAGE_SIZE};
 use std::time::{Duration, Instant};
-use testkit::net::{Network, RawFrontend, Reader, VifSpec, frame, open, receive, until, vif};
+use testkit::net::{Network, RawFrontend, Reader, VifSpec, frame, open, put, receive, until, vif};
 use testkit::{BOUND, FrontendDevice, Machine, RawArena};
 use xenbus::stats::{Flips, Snapshot};
 
@@ -40,15 +40,6 @@ fn snapshot(network: &Network) -> Snapshot {
 
 fn flips(network: &Network) -> Flips {
     snapshot(network).grants.unwrap().flips.unwrap()
-}
-
-fn put(port: &mut Pair, frame: &Frame) {
-    let deadline = Instant::now() + BOUND;
-    while port.send(Frames::of(std::slice::from_ref(frame))).unwrap() == 0 {
-        assert!(Instant::now() < deadline, "no room within {BOUND:?}");
-        std::thread::yield_now();
-    }
-    port.flush().unwrap();
 }
 
 #[test]

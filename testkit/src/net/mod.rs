@@ -10,7 +10,8 @@ pub use reader::Reader;
 pub use toolstack::config::VifSpec;
 
 use crate::{BOUND, DriverThread, Machine};
-use bridge::Bridge;
+use bridge::port::pair::Pair;
+use bridge::{Bridge, Frame, Frames, Port};
 use hypervisor::local::Domain;
 use inflight::InflightDir;
 use netback::{Attachment, VifDriver};
@@ -146,6 +147,16 @@ pub fn send(nic: &mut Nic, frame: &[u8]) {
         assert!(Instant::now() < deadline, "the ring is full for {BOUND:?}");
         nic.wait(true, Duration::from_millis(50)).unwrap();
     }
+}
+
+/// Sends a frame into a bridge by the other end of one of its ports, and waits for room.
+pub fn put(port: &mut Pair, frame: &Frame) {
+    let deadline = Instant::now() + BOUND;
+    while port.send(Frames::of(std::slice::from_ref(frame))).unwrap() == 0 {
+        assert!(Instant::now() < deadline, "no room within {BOUND:?}");
+        std::thread::yield_now();
+    }
+    port.flush().unwrap();
 }
 
 /// Makes a frame of `len` bytes that depend on `seed`, with an EtherType for experiments (RFC 5342).
