@@ -31,7 +31,7 @@ impl Choices<'_> {
     }
 
     fn request(&mut self) -> Option<Request> {
-        Some(match self.byte() % 14 {
+        Some(match self.byte() % 15 {
             0 | 1 => Request::Join(self.domid()),
             2 => Request::Control,
             3 => Request::Offer { peer: self.domid(), pages: if self.byte() & 1 == 0 { 64 } else { 128 } },
@@ -49,6 +49,7 @@ impl Choices<'_> {
             10 => Request::Destroy(self.domid()),
             11 => Request::Next(Some(self.domid())),
             12 => Request::Await { domid: self.domid(), alive: self.byte() & 1 == 0 },
+            13 => Request::Retirements,
             _ => {
                 let len = usize::from(self.byte() % 32);
                 return Request::decode(self.0.bytes(len));
@@ -123,7 +124,7 @@ fn check(registry: &Registry, before: &Client, after: &Client, request: &Request
     let fds = match &answer.reply {
         Some(Reply::Arena(_)) => 1,
         Some(Reply::Port(_)) => 2,
-        Some(Reply::Done) if *request == Request::Store => 1,
+        Some(Reply::Done) if matches!(request, Request::Store | Request::Retirements) => 1,
         _ => 0,
     };
     assert_eq!(answer.fds.len(), fds, "descriptors with {:?}", answer.reply);
