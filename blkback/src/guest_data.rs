@@ -67,7 +67,7 @@ impl GuestData {
         let grants = config.grants.clone();
         let peer = config.peer;
         let data_path = config.tuning.data_path;
-        let persistent = data_path == DataPath::Persistent && config.negotiated.persistent;
+        let persistent = data_path == DataPath::Persistent && config.persistent;
         let copies = data_path == DataPath::Copy;
         let pool = if copies || persistent { registered_pool(engine) } else { None };
         tracing::info!(persistent, copies, registered = pool.is_some(), "data path");

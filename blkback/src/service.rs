@@ -59,8 +59,7 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
     batch: Batch,
     guest_data: GuestData,
     queue: Queue<P, Contiguous, InflightRegion>,
-    /// The disk's properties when last read, and when that was.
-    info: DiskInfo,
+    /// When the disk's properties were last read.
     refreshed: Instant,
     /// An earlier process may have published a response without notifying the frontend.
     resumed: bool,
@@ -78,8 +77,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         ring: Contiguous,
         channel: Box<dyn WaitChannel>,
     ) -> Result<Self, StartError> {
-        let info = config.info;
-        let limits = limits(&info);
+        let limits = limits(&config.info);
         let recovery = std::mem::take(&mut config.recovery);
         let resumed = matches!(recovery, Recovery::Resume(_));
         let queue = match recovery {
@@ -102,7 +100,6 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             guest_data,
             batch: Batch::default(),
             queue,
-            info,
             refreshed: Instant::now(),
             resumed,
             notifier,
@@ -142,8 +139,8 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
                 if commands.take_look() {
                     self.refresh(Instant::now());
                 }
-                if commands.take_resized() {
-                    self.queue.set_limits(limits(&self.info));
+                if let Some(info) = commands.take_advertised() {
+                    self.queue.set_limits(limits(&info));
                 }
             }
             if !self.poll_once()? && !self.busy_poll(commands)? && !self.queue.arm()? {
@@ -214,14 +211,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     #[cold]
     fn refresh(&mut self, now: Instant) {
         self.refreshed = now;
-        match self.config.disk.info() {
-            Ok(info) if info != self.info => {
-                self.info = info;
-                (self.config.on_info)(info);
-            }
-            Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "failed to read the disk's size"),
-        }
+        self.config.watch.look(&*self.config.disk);
     }
 
     fn complete_requests(&mut self) -> Result<bool, ExitReason> {

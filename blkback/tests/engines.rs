@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use blkback::DiskInfo;
 use blkback::engine::{Disk, Engine, FileDisk, IoTable, Mode, Operation, RamDisk, Spec, Tag, open};
-use blkback::handshake::backend_keys;
+use blkback::handshake::disk_keys;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use proptest::prelude::*;
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
@@ -273,7 +273,7 @@ fn drive_without_a_medium_has_no_sectors_and_is_a_read_only_cdrom() {
     let keys = Keys::new("/b").with("params", "").with("mode", "w").with("device-type", "cdrom");
     let info = open(&Spec::from_keys(&keys).unwrap()).unwrap().info().unwrap();
     assert_eq!((info.sectors, info.read_only, info.cdrom, info.flush), (0, true, true, false));
-    let published = backend_keys(&info, false);
+    let published = disk_keys(&info);
     assert_eq!((published.get("info"), published.get("mode")), (Some("7"), Some("r")));
 }
 

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use event_channel::{Notifier, WaitChannel, WaitEventChannels};
+use event_channel::{Notifiers, WaitChannel, WaitEventChannels};
 use event_loop::{AdaptivePoll, EventSet, Ready};
 use grant_table::{GrantTable, Shared};
 use ring_abi::DomId;
@@ -16,16 +16,20 @@ use xenbus::frontend::{self, Frontend};
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::handshake::Negotiated;
-use crate::queue::{Operation, Queue};
+use crate::queue::Operation;
+use crate::queues::Queues;
 use crate::ring_pages::RingPages;
 use crate::stats::{Stats, Tally};
 
 /// Options for opening a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The binary logarithm of the ring's pages, if the backend supports as many: 0 allows 32 requests in flight, 4
-    /// allows 512.
+    /// The binary logarithm of the pages of all queues' rings together, if the backend supports as many: 0 allows 32 requests in
+    /// flight, 4 allows 512. Each ring has a page at least, and as many as the others.
     pub ring_page_order: u32,
+    /// The most queues, if the backend offers as many: each is a ring, and has a thread of the backend. At most
+    /// [`MAX_QUEUES`](crate::handshake::MAX_QUEUES).
+    pub queues: u32,
     /// How long [`Disk::open`] and [`Disk::close`] wait for the backend.
     pub timeout: Duration,
     /// How long [`Disk::wait`] polls before it sleeps.
@@ -34,7 +38,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { ring_page_order: 0, timeout: Duration::from_secs(30), busy_poll: Duration::from_micros(20) }
+        Options {
+            ring_page_order: 0,
+            queues: 1,
+            timeout: Duration::from_secs(30),
+            busy_poll: Duration::from_micros(20),
+        }
     }
 }
 
@@ -85,9 +94,10 @@ impl Completion {
 
 /// The tokens of the descriptors that the disk waits for.
 pub(crate) const STORE: u64 = 0;
-pub(crate) const CHANNEL: u64 = 1;
 /// The token of the descriptor that ends [`Disk::open_until`].
-pub(crate) const STOP: u64 = 2;
+pub(crate) const STOP: u64 = 1;
+/// The token of the first queue's event channel; the others follow.
+pub(crate) const CHANNEL: u64 = 2;
 
 /// Consecutive empty polls after which the store's events are processed, so that a caller that never waits learns
 /// of a new size or a restarted backend too.
@@ -129,16 +139,17 @@ pub struct Disk {
     pub(crate) peer: DomId,
     pub(crate) options: Options,
     pub(crate) negotiated: Option<Negotiated>,
-    pub(crate) queue: Queue<X86_64, Shared, Request>,
+    pub(crate) queues: Queues<X86_64, Shared, Request>,
     /// The pages of rings that are not in use.
     pub(crate) rings: RingPages,
-    pub(crate) notifier: Option<Notifier<Box<dyn WaitChannel>>>,
+    /// Those of the queues, if there are rings.
+    pub(crate) notifiers: Notifiers<Box<dyn WaitChannel>>,
     /// The counters over all connections.
     pub(crate) stats: Arc<Stats>,
     /// Consecutive empty polls.
     pub(crate) empty_polls: u32,
     pub(crate) adaptive_poll: AdaptivePoll,
-    /// The backend's end of the event channel is closed: what is on the ring is not answered any more.
+    /// The backend's end of an event channel is closed: what is on the rings is not answered any more.
     pub(crate) backend_lost: bool,
     /// See [`Disk::set_in_use`].
     pub(crate) in_use: bool,
@@ -170,12 +181,12 @@ impl Disk {
 
     /// Requests that can be in flight at once.
     pub fn depth(&self) -> usize {
-        self.queue.size() as usize
+        self.queues.size() as usize
     }
 
     /// Requests in flight.
     pub fn in_flight(&self) -> usize {
-        self.queue.in_flight()
+        self.queues.in_flight()
     }
 
     /// The counters over all connections, for other threads to read.
@@ -195,7 +206,8 @@ impl Disk {
     /// backend is disconnected requests are kept, and sent when it reconnects.
     ///
     /// # Errors
-    /// Gives the request back if the ring is full, if the device is closed (see [`Disk::is_closed`]), or if its bytes
+    /// Gives the request back if the rings are full, if it is a [`Barrier`](Operation::Barrier) and others are in flight on another ring than
+    /// its own, if the device is closed (see [`Disk::is_closed`]), or if its bytes
     /// are no whole sectors inside its buffer.
     #[inline]
     pub fn submit(&mut self, request: Request) -> std::result::Result<(), Request> {
@@ -204,7 +216,7 @@ impl Disk {
             return Err(request);
         }
         let Request { operation, sector, .. } = request;
-        self.queue.submit_with(operation, sector, request, |request, segments| {
+        self.queues.submit_with(operation, sector, request, |request, segments| {
             if let Some(buffer) = &request.buffer {
                 buffer.push_segments(request.bytes, segments);
             }
@@ -220,16 +232,16 @@ impl Disk {
         if !self.frontend.is_connected() && !self.frontend.is_closing() {
             return Ok(());
         }
-        let is_published = self.queue.has_uncommitted();
-        let notify = self.queue.commit();
-        let Some(notifier) = &mut self.notifier else { return Ok(()) };
+        let is_published = self.queues.has_uncommitted();
         if is_published {
-            self.stats.set_in_flight(self.queue.in_flight());
-            notifier.want(notify);
+            self.stats.set_in_flight(self.queues.in_flight());
+            for number in 0..self.notifiers.len() {
+                self.notifiers.want(number, self.queues.commit(number));
+            }
         }
-        match notifier.flush() {
+        match self.notifiers.flush() {
             // The backend's domain was destroyed; a successor will connect.
-            Ok(_) | Err(event_channel::Error::Closed) => Ok(()),
+            Ok(()) | Err(event_channel::Error::Closed) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
@@ -241,7 +253,7 @@ impl Disk {
     #[inline]
     pub fn poll(&mut self, completions: &mut Vec<Completion>) -> Result<usize> {
         let mut tally = Tally::default();
-        let polled = self.queue.poll(|request, status| {
+        let polled = self.queues.poll(|request, status| {
             tally.add(request.operation, request.bytes, status);
             completions.push(Completion { request, status });
         });
@@ -250,8 +262,8 @@ impl Disk {
             Ok(count) => {
                 self.empty_polls = 0;
                 self.stats.completed(&tally);
-                self.stats.set_in_flight(self.queue.in_flight());
-                self.notifier.iter_mut().for_each(|notifier| notifier.worked(true));
+                self.stats.set_in_flight(self.queues.in_flight());
+                self.notifiers.worked(true);
                 Ok(count)
             }
             Err(fault) => {
@@ -325,7 +337,7 @@ impl Disk {
     /// As [`Disk::poll`].
     pub fn arm(&mut self) -> Result<bool> {
         self.limit_events()?;
-        self.queue.arm().map_err(|fault| self.fault(fault))
+        self.queues.arm().map_err(|fault| self.fault(fault))
     }
 
     /// Processes the events that made [`Disk::fd`] readable; to be followed by [`Disk::poll`].
@@ -366,8 +378,9 @@ impl Disk {
     pub(crate) fn sleep(&mut self, deadline: Option<Instant>) -> Result<Ready> {
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let ready = self.frontend.event_set().wait(timeout)?;
-        if ready.contains(CHANNEL) || ready.contains(EventSet::TIMER) {
-            self.take_event()?;
+        let of_queues = CHANNEL..CHANNEL + self.notifiers.len() as u64;
+        if of_queues.into_iter().any(|token| ready.contains(token)) || ready.contains(EventSet::TIMER) {
+            self.take_events()?;
         }
         if ready.contains(STORE) {
             self.follow_store()?;
@@ -375,10 +388,9 @@ impl Disk {
         Ok(ready)
     }
 
-    /// Masks the event channel for a while if the backend has notified too often without work (XSA-391).
+    /// Masks the event channels for a while if the backend has notified too often without work (XSA-391).
     fn limit_events(&mut self) -> Result<()> {
-        let Some(notifier) = &mut self.notifier else { return Ok(()) };
-        if let Some(pause) = notifier.limit_events(self.frontend.event_set())? {
+        if let Some(pause) = self.notifiers.limit_events(self.frontend.event_set())? {
             self.frontend
                 .span()
                 .in_scope(|| tracing::debug!(?pause, "masking events: the backend notifies without work"));
@@ -386,14 +398,13 @@ impl Disk {
         Ok(())
     }
 
-    /// Takes pending events of the event channel.
-    fn take_event(&mut self) -> Result<()> {
-        let Some(notifier) = &mut self.notifier else { return Ok(()) };
-        match notifier.take_events(self.frontend.event_set()) {
+    /// Takes pending events of the event channels.
+    fn take_events(&mut self) -> Result<()> {
+        match self.notifiers.take_events(self.frontend.event_set()) {
             Ok(_) => Ok(()),
             // The backend's process or domain is gone.
             Err(event_channel::Error::Closed) => {
-                notifier.unregister(self.frontend.event_set());
+                self.notifiers.unregister(self.frontend.event_set());
                 self.lose_backend()
             }
             Err(error) => Err(error.into()),

@@ -5,7 +5,8 @@
 use alloc::collections::VecDeque;
 use arrayvec::ArrayVec;
 use ring_abi::blkif::{
-    MAX_SEGMENTS, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER, Request, Response, Segment, Status,
+    Discard, Indirect, Io, MAX_SEGMENTS, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER, Request,
+    Response, Segment, Status,
 };
 use ring_abi::ring::{BadMemory, Front, Notify, Protocol};
 use ring_abi::shm::Memory;
@@ -106,12 +107,14 @@ pub struct Queue<P, M, T> {
     unsent: VecDeque<u64>,
     /// Requests were pushed since the last commit.
     pushed: bool,
+    /// Barriers in flight.
+    barriers: usize,
 }
 
 impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P, M, T> {
     /// A queue without a ring, for up to `capacity` requests.
     pub fn new(capacity: u32) -> Self {
-        Self { ring: None, table: Table::new(capacity), unsent: VecDeque::new(), pushed: false }
+        Self { ring: None, table: Table::new(capacity), unsent: VecDeque::new(), pushed: false, barriers: 0 }
     }
 
     /// Initialises a new ring in `memory` and pushes all unanswered requests again, in their order. To be committed
@@ -149,6 +152,12 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
         self.ring.as_ref().map_or(0, Front::size)
     }
 
+    /// Whether a barrier is in flight.
+    #[inline]
+    pub fn has_barrier(&self) -> bool {
+        self.barriers > 0
+    }
+
     /// Submits a request; `sector` is in units of 512 bytes. Without a ring it is kept, and sent once there is one.
     ///
     /// # Errors
@@ -179,14 +188,39 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
         item: T,
         push: impl FnOnce(&T, &mut Segments),
     ) -> Result<(), T> {
+        self.insert(item, |item, id, request| {
+            operation.fill(request, id, sector, |segments| push(item, segments));
+        })?;
+        self.barriers += usize::from(operation == Operation::Barrier);
+        Ok(())
+    }
+
+    /// Submits a request that another queue has given up, with another id.
+    ///
+    /// # Errors
+    /// Gives both back if the ring is full.
+    pub(crate) fn submit_again(&mut self, request: Request, item: T) -> Result<(), (Request, T)> {
+        let submitted = self.insert(item, |_, id, into| {
+            into.clone_from(&request);
+            set_id(into, id);
+        });
+        match submitted {
+            Ok(()) => {
+                self.barriers += usize::from(request.operation() == OP_WRITE_BARRIER);
+                Ok(())
+            }
+            Err(item) => Err((request, item)),
+        }
+    }
+
+    #[inline(always)]
+    fn insert(&mut self, item: T, fill: impl FnOnce(&T, u64, &mut Request)) -> Result<(), T> {
         let can_send = match &self.ring {
             Some(ring) if ring.free() == 0 => return Err(item),
             Some(_) => self.unsent.is_empty(),
             None => false,
         };
-        let request = self.table.insert(item, |item, id, request| {
-            operation.fill(request, id, sector, |segments| push(item, segments));
-        })?;
+        let request = self.table.insert(item, fill)?;
         match &mut self.ring {
             Some(ring) if can_send => self.pushed |= ring.push(request),
             _ => self.unsent.push_back(request.id()),
@@ -249,6 +283,7 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
                 return Err(Fault::WrongOperation { id, found, expected });
             }
             if let Some(item) = entry.remove() {
+                self.barriers -= usize::from(expected == OP_WRITE_BARRIER);
                 completed(item, status);
             }
         }
@@ -267,7 +302,22 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
     pub fn abandon(&mut self) -> alloc::vec::Vec<T> {
         self.unsent.clear();
         self.ring = None;
+        self.barriers = 0;
+        self.table.drain().into_iter().map(|(_, item)| item).collect()
+    }
+
+    /// The requests in flight, in the order in which they were submitted, with their items.
+    pub(crate) fn into_requests(mut self) -> alloc::vec::Vec<(Request, T)> {
         self.table.drain()
+    }
+}
+
+fn set_id(request: &mut Request, to: u64) {
+    match request {
+        Request::Io(Io { id, .. })
+        | Request::Discard(Discard { id, .. })
+        | Request::Indirect(Indirect { id, .. })
+        | Request::Unknown { id, .. } => *id = to,
     }
 }
 

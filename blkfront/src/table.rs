@@ -97,8 +97,13 @@ impl<T> Table<T> {
     }
 
     /// Removes all requests, in the order in which they were inserted.
-    pub(crate) fn drain(&mut self) -> Vec<T> {
-        self.in_order().into_iter().filter_map(|id| self.entry(id)?.remove()).collect()
+    pub(crate) fn drain(&mut self) -> Vec<(Request, T)> {
+        let ids = self.in_order();
+        let remove = |id| {
+            let entry = self.entry(id)?;
+            Some((entry.request.clone(), entry.remove()?))
+        };
+        ids.into_iter().filter_map(remove).collect()
     }
 }
 

@@ -13,6 +13,7 @@ use ring_abi::ring::Protocol;
 use ring_abi::shm::HEADER_LEN;
 use ring_abi::testing::words;
 use ring_abi::{DomId, GrantRef};
+use testkit::FrontendDevice;
 use testkit::block::RawFrontend;
 use testkit::random;
 use xenbus::XenbusState;
@@ -265,15 +266,88 @@ pub(crate) fn invalid_key_is_named_and_may_be_corrected(platform: &mut dyn Platf
     }
 }
 
+/// The queues that the backend offers, two or more.
+fn offered_queues(device: &FrontendDevice) -> u32 {
+    device.wait_for_backend(XenbusState::InitWait);
+    let offered =
+        device.end().other_keys(&mut device.store()).unwrap().need(key::MULTI_QUEUE_MAX_QUEUES).unwrap();
+    assert!(offered >= 2, "{offered} queues are offered");
+    offered
+}
+
+pub(crate) fn invalid_keys_of_queues_are_named_and_may_be_corrected(platform: &mut dyn Platform) {
+    let device = platform.attacked();
+    let above = offered_queues(&device) + 1;
+    let queues: Vec<RawFrontend> = (0..2).map(|_| RawFrontend::new(device.clone())).collect();
+    let first = queues[0].memory.refs()[0].0.to_string();
+    let above = above.to_string();
+    let expected_count = "multi-queue-num-queues: found";
+    for (name, value, words) in [
+        (key::MULTI_QUEUE_NUM_QUEUES, Some("0"), expected_count),
+        (key::MULTI_QUEUE_NUM_QUEUES, Some(above.as_str()), expected_count),
+        (key::MULTI_QUEUE_NUM_QUEUES, Some("4294967295"), expected_count),
+        ("queue-1/ring-ref", None, "queue-1/ring-ref: missing"),
+        ("queue-1/event-channel", None, "queue-1/event-channel: missing"),
+        ("queue-0/ring-ref", Some("x"), "queue-0/ring-ref: found \"x\""),
+        ("queue-1/ring-ref", Some(first.as_str()), "a page that is granted for no other ring"),
+        ("queue-1/ring-ref", Some("4294967295"), "mapping the ring"),
+        (key::RING_PAGE_ORDER, Some("5"), "ring-page-order: found \"5\""),
+    ] {
+        device.switch(XenbusState::Initialising);
+        device.wait_for_backend(XenbusState::InitWait);
+        device.set(key::MULTI_QUEUE_NUM_QUEUES, 2);
+        for (number, queue) in queues.iter().enumerate() {
+            queue.publish(&format!("queue-{number}/"));
+        }
+        match value {
+            Some(value) => device.set(name, value),
+            None => device.remove(name),
+        }
+        device.switch(XenbusState::Initialised);
+        platform.assert_closed(words);
+        device.switch(XenbusState::Closed);
+        device.wait_for_backend(XenbusState::Closed);
+        if name == key::RING_PAGE_ORDER {
+            device.remove(name);
+        }
+        // Whatever another frontend has left.
+        open(&device).close().unwrap();
+    }
+    assert_others_served(platform);
+}
+
+pub(crate) fn fault_on_one_of_several_rings_closes_the_device(platform: &mut dyn Platform) {
+    let device = platform.attacked();
+    let count = offered_queues(&device) as usize;
+    let mut queues: Vec<RawFrontend> = RawFrontend::connect_queues(&device, key::PROTOCOL_X86_64, count);
+    for queue in &mut queues {
+        let read = queue.io(OP_READ, 1, 0, &[0]);
+        queue.send(&[read]);
+        assert_eq!(queue.receive(1)[0].status, OKAY);
+    }
+    let last = &queues[count - 1];
+    words(&last.memory).store32(0, 1000);
+    last.channel.notify().unwrap();
+    platform.assert_closed("producer index 1000");
+    assert_others_served(platform);
+    // The threads of the other rings have ended, too.
+    let mut queues = queues.into_iter();
+    let first = queues.next().unwrap();
+    device.switch(XenbusState::Closed);
+    device.wait_for_backend(XenbusState::Closed);
+    drop(queues);
+    platform.assert_unmapped(first);
+}
+
 pub(crate) fn keys_rewritten_while_connecting_leave_the_backend_working(platform: &mut dyn Platform) {
     let device = platform.attacked();
     let mut store = device.store();
     let pages: Vec<_> = (0..4).map(|_| device.hv.share(DomId::DOM0, 1, Access::ReadWrite).unwrap()).collect();
     let mut random = random::generator(7);
-    for _ in 0..400 {
+    for _ in 0..500 {
         let [a, b]: [u8; 2] = random.random();
         let page = pages[usize::from(b) % 4].refs()[0].0;
-        let (name, value) = match a % 8 {
+        let (name, value) = match a % 11 {
             0 => (key::RING_REF, page.to_string()),
             1 => (key::RING_REF, random.random::<u32>().to_string()),
             2 => (key::EVENT_CHANNEL, (b % 64).to_string()),
@@ -283,6 +357,11 @@ pub(crate) fn keys_rewritten_while_connecting_leave_the_backend_working(platform
             ),
             4 => (key::RING_PAGE_ORDER, (b % 8).to_string()),
             5 => ("ring-ref0", page.to_string()),
+            8 => (key::MULTI_QUEUE_NUM_QUEUES, (b % 4).to_string()),
+            9 => (["queue-0/ring-ref", "queue-1/ring-ref"][usize::from(b) % 2], page.to_string()),
+            10 => {
+                (["queue-0/event-channel", "queue-1/event-channel"][usize::from(b) % 2], (b % 64).to_string())
+            }
             _ => (key::STATE, (1 + b % 6).to_string()),
         };
         store.write(&format!("{}/{name}", device.device.front_path()), value).unwrap();
@@ -290,7 +369,7 @@ pub(crate) fn keys_rewritten_while_connecting_leave_the_backend_working(platform
     assert_others_served(platform);
     // After valid keys the device connects, whatever the last state was.
     device.switch(XenbusState::Closed);
-    for name in [key::PROTOCOL, key::RING_PAGE_ORDER, "ring-ref0"] {
+    for name in [key::PROTOCOL, key::RING_PAGE_ORDER, "ring-ref0", key::MULTI_QUEUE_NUM_QUEUES] {
         device.remove(name);
     }
     open(&device).close().unwrap();

@@ -29,18 +29,45 @@ impl<P: Protocol<Request = Request, Response = Response>> RawFrontend<P> {
     /// may keep the pages mapped.
     pub fn connect(device: FrontendDevice, protocol: &str, persistent: bool) -> RawFrontend<P> {
         device.wait_for_backend(XenbusState::InitWait);
+        let frontend = RawFrontend::new(device);
+        frontend.publish("");
+        frontend.switch_to_connected(protocol, persistent);
+        frontend
+    }
+
+    /// Connects with so many queues, two or more, each of which has a ring, pages and an event channel of its own.
+    pub fn connect_queues(device: &FrontendDevice, protocol: &str, count: usize) -> Vec<RawFrontend<P>> {
+        device.wait_for_backend(XenbusState::InitWait);
+        let queues: Vec<_> = (0..count).map(|_| RawFrontend::new(device.clone())).collect();
+        for (number, queue) in queues.iter().enumerate() {
+            queue.publish(&format!("queue-{number}/"));
+        }
+        device.set(key::MULTI_QUEUE_NUM_QUEUES, count);
+        queues[0].switch_to_connected(protocol, false);
+        queues
+    }
+
+    /// Makes a ring, of which nobody is told.
+    pub fn new(device: FrontendDevice) -> RawFrontend<P> {
         let hv = &device.hv;
         let memory = Arc::new(hv.share(DomId::DOM0, 1, Access::ReadWrite).unwrap());
         let data = hv.share(DomId::DOM0, MAX_SEGMENTS, Access::ReadWrite).unwrap();
         let ring = Front::init(memory.clone()).unwrap();
         let channel = hv.alloc_unbound(DomId::DOM0).unwrap();
-        device.set(key::PROTOCOL, protocol);
-        device.set(key::FEATURE_PERSISTENT, u8::from(persistent));
-        device.set(key::RING_REF, memory.refs()[0]);
-        device.set(key::EVENT_CHANNEL, channel.port());
-        device.switch(XenbusState::Initialised);
-        device.wait_for_backend(XenbusState::Connected);
         RawFrontend { device, ring, memory, data, channel }
+    }
+
+    /// Writes the ring's keys below a directory: `queue-1/`, or none for a device with a single queue.
+    pub fn publish(&self, directory: &str) {
+        self.device.set(&format!("{directory}{}", key::RING_REF), self.memory.refs()[0]);
+        self.device.set(&format!("{directory}{}", key::EVENT_CHANNEL), self.channel.port());
+    }
+
+    fn switch_to_connected(&self, protocol: &str, persistent: bool) {
+        self.device.set(key::PROTOCOL, protocol);
+        self.device.set(key::FEATURE_PERSISTENT, u8::from(persistent));
+        self.device.switch(XenbusState::Initialised);
+        self.device.wait_for_backend(XenbusState::Connected);
     }
 
     /// Makes a request for whole pages of [`RawFrontend::data`].

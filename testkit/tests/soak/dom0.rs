@@ -42,7 +42,8 @@ impl Dom0 {
         let of_vifs = bridge.clone();
         let mut images = Images::new(Client::connect(&store).unwrap(), false, std::path::Path::new("soak"));
         let opener = Box::new(move |device: &Device, keys: &Keys| images.open(device, keys));
-        let vbds = VbdDriver::with_opener(domain.clone(), domain.clone(), opener);
+        let mut vbds = VbdDriver::with_opener(domain.clone(), domain.clone(), opener);
+        vbds.set_max_queues(2);
         let vifs = VifDriver::new(domain.clone(), domain, netback::Config::default(), move |_, _| {
             Ok(Attachment::port_of(of_vifs.clone()))
         });

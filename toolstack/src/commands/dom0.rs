@@ -20,6 +20,7 @@ use crate::backend::bridges::Bridges;
 use crate::backend::images::Images;
 use crate::backend::kernel_backends::SkipKernelOwned;
 use crate::backend::stale;
+use crate::config::disk_queues;
 use crate::config::host::BridgeConfig;
 use crate::config::vif::DEFAULT_BRIDGE;
 use crate::control::devices::Devices;
@@ -67,6 +68,10 @@ pub struct Args {
     /// [default: half of vm.max_map_count]
     #[arg(long, value_name = "PAGES")]
     max_persistent_grants: Option<usize>,
+
+    /// The most queues that disks offer, 1 to 8: each that a guest uses has a thread [default: the processors]
+    #[arg(long, value_name = "QUEUES", value_parser = disk_queues::parser())]
+    queues: Option<u32>,
 }
 
 /// How backends of disks access guests' pages. Where the kernel cannot do I/O in mapped pages, they are always copied.
@@ -140,6 +145,7 @@ fn local(bridges: Bridges, args: &Args, dir: &Dir, sandbox: &InForce, stop: Borr
     let mut vbds = vbd_driver(&hv, Images::new(Client::connect(&hv)?, false, dir.path()));
     vbds.set_tuning(args.tuning());
     vbds.set_max_persistent_grants(args.max_persistent_grants());
+    vbds.set_max_queues(disk_queues::count(args.queues));
     let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), netback::Config::default(), move |_, keys| {
         bridges.attach(keys)
     });
@@ -152,6 +158,7 @@ fn xen(bridges: Bridges, args: &Args, dir: &Dir, sandbox: &InForce, stop: Borrow
     let mut vbds = vbd_driver(&hv, Images::new(Client::connect(&hv)?, true, dir.path()));
     vbds.set_tuning(args.tuning());
     vbds.set_max_persistent_grants(args.max_persistent_grants());
+    vbds.set_max_queues(disk_queues::count(args.queues));
     stale::remove(&mut Client::connect(&hv)?, hv.domid(), dir.path(), &inflight_dir)?;
     vbds.set_inflight_dir(inflight_dir.clone());
     let config = netback::Config {
