@@ -84,6 +84,8 @@ pub(crate) struct RingConfig {
     pub(crate) abi: Abi,
     /// Both ends use persistent grants.
     pub(crate) persistent: bool,
+    /// The most segments of an indirect request; 0 where none were offered.
+    pub(crate) indirect_segments: u16,
     /// The disk to serve.
     pub(crate) disk: Arc<dyn Disk>,
     /// The disk's properties that the frontend was told.

@@ -72,6 +72,7 @@ impl ConnectionConfig {
             peer: self.peer,
             abi: self.negotiated.abi,
             persistent: self.negotiated.persistent,
+            indirect_segments: self.negotiated.indirect_segments,
             disk: self.disk.clone(),
             info: self.info,
             recovery: queue.recovery,

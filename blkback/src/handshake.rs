@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ring_abi::blkif::{info, key};
+use ring_abi::blkif::{MAX_INDIRECT_PAGES, SEGMENTS_PER_INDIRECT_PAGE, info, key};
 use ring_abi::ring::MAX_PAGES;
 use ring_abi::{EventPort, GrantRef};
 use xenbus::{KeyError, Keys};
@@ -14,6 +14,9 @@ pub const MAX_RING_PAGE_ORDER: u32 = MAX_PAGES.ilog2();
 
 /// The most queues that a backend offers.
 pub const MAX_QUEUES: u32 = 8;
+
+/// The most segments of an indirect request: those that eight pages hold, 16 MiB.
+pub const MAX_INDIRECT_SEGMENTS: u16 = (MAX_INDIRECT_PAGES * SEGMENTS_PER_INDIRECT_PAGE) as u16;
 
 /// The frontend's keys that are read here, with `%u` for a number.
 pub const FRONTEND_KEYS: [&str; 11] = [
@@ -60,6 +63,8 @@ pub struct Negotiated {
     pub queues: Vec<QueueInfo>,
     /// Both ends use persistent grants: the same pages again and again, all writable (`feature-persistent`).
     pub persistent: bool,
+    /// The most segments of an indirect request, as the backend has offered; 0 where it has offered none.
+    pub indirect_segments: u16,
 }
 
 impl Negotiated {
@@ -88,7 +93,9 @@ impl Negotiated {
         };
         check_refs(&queues, other)?;
         let persistent = other.flag(key::FEATURE_PERSISTENT)? && own.flag(key::FEATURE_PERSISTENT)?;
-        Ok(Negotiated { abi, queues, persistent })
+        let indirect = own.or(key::FEATURE_MAX_INDIRECT_SEGMENTS, 0u32)?;
+        let indirect_segments = indirect.min(MAX_INDIRECT_SEGMENTS.into()) as u16;
+        Ok(Negotiated { abi, queues, persistent, indirect_segments })
     }
 
     /// What distinguishes a queue's ring from all other rings of the device, in words.
@@ -189,6 +196,8 @@ pub struct Offer {
     pub persistent: bool,
     /// The most queues, 1 to [`MAX_QUEUES`].
     pub max_queues: u32,
+    /// The most segments of an indirect request, at most [`MAX_INDIRECT_SEGMENTS`]; 0 for none.
+    pub max_indirect_segments: u16,
 }
 
 impl Offer {
@@ -196,6 +205,7 @@ impl Offer {
     pub fn keys(&self) -> Keys {
         Keys::default()
             .with(key::FEATURE_PERSISTENT, u8::from(self.persistent))
+            .with(key::FEATURE_MAX_INDIRECT_SEGMENTS, self.max_indirect_segments)
             .with(key::MAX_RING_PAGE_ORDER, MAX_RING_PAGE_ORDER)
             .with(key::MAX_RING_PAGES, MAX_PAGES)
             .with(key::MULTI_QUEUE_MAX_QUEUES, self.max_queues)

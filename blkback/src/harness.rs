@@ -20,7 +20,13 @@ pub fn hostile(script: &[u8]) {
 fn limits(byte: u8) -> Limits {
     let sectors = [0, 8, 1 << 20, u64::MAX][usize::from(byte & 3)];
     let sector_size = 512 << (byte >> 2 & 3);
-    Limits { sectors, sector_size, read_only: byte & 16 != 0, flush: byte & 32 == 0 }
+    Limits {
+        sectors,
+        sector_size,
+        read_only: byte & 16 != 0,
+        flush: byte & 32 == 0,
+        indirect_segments: u16::from(byte >> 5) * 80,
+    }
 }
 
 fn run<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
@@ -57,10 +63,17 @@ fn run<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
             }
             _ => match queue.poll() {
                 Err(_) => return,
-                Ok(None) => {}
-                Ok(Some(tag)) => {
-                    check_request(&queue.requests()[tag], &limits);
-                    open.push(tag);
+                Ok(polled) => {
+                    let mut unfetched = Vec::new();
+                    queue.take_unfetched(&mut unfetched);
+                    // Its segments are bytes of the script, too.
+                    let bytes = &script[..script.len().min(32 * usize::from(step[1]))];
+                    let fetched: Vec<_> =
+                        unfetched.into_iter().filter(|tag| queue.fetched(*tag, bytes)).collect();
+                    for tag in polled.into_iter().chain(fetched) {
+                        check_request(&queue.requests()[tag], &limits);
+                        open.push(tag);
+                    }
                 }
             },
         }

@@ -51,6 +51,7 @@ pub mod queue;
 mod records;
 pub mod request;
 mod ring_thread;
+mod segment_pages;
 mod service;
 pub mod stats;
 

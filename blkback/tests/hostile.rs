@@ -59,6 +59,9 @@ testkit::attacks! {
     state_written_in_a_loop_leaves_other_devices_served
     frontend_that_vanishes_in_flight_is_closed
     invalid_key_is_named_and_may_be_corrected
+    invalid_indirect_requests_are_answered_with_an_error
+    pages_of_segments_revoked_in_mid_fetch_fail_their_request_alone
+    segments_overwritten_while_they_are_fetched_are_all_answered
     invalid_keys_of_queues_are_named_and_may_be_corrected
     fault_on_one_of_several_rings_closes_the_device
     keys_rewritten_while_connecting_leave_the_backend_working

@@ -10,7 +10,8 @@ use xenbus::frontend::{self, FrontDevice, Frontend};
 use crate::device::{CHANNEL, Disk};
 use crate::error::{Error, Result};
 use crate::handshake::{
-    BACKEND_KEYS, CONNECTION_KEYS, Negotiated, QueueInfo, frontend_keys, queue_count, ring_page_order,
+    BACKEND_KEYS, CONNECTION_KEYS, Negotiated, QueueInfo, frontend_keys, indirect_segments, queue_count,
+    ring_page_order,
 };
 use crate::queue::Fault;
 
@@ -27,6 +28,11 @@ impl FrontDevice for Disk {
     /// Grants new rings and pushes unanswered requests again.
     fn offer(&mut self, back: &Keys) -> Result<Keys> {
         self.disconnected();
+        let segments = indirect_segments(back)?;
+        self.given_up.extend(self.queues.remove_larger(segments));
+        if let Some(negotiated) = &mut self.negotiated {
+            negotiated.indirect_segments = segments;
+        }
         if self.in_flight() > 0 {
             tracing::info!(in_flight = self.in_flight(), "reconnecting");
         }

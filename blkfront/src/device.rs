@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use event_channel::{Notifiers, WaitChannel, WaitEventChannels};
 use event_loop::{AdaptivePoll, EventSet, Ready};
 use grant_table::{GrantTable, Shared};
-use ring_abi::DomId;
-use ring_abi::blkif::{Status, X86_64};
+use ring_abi::blkif::{MAX_INDIRECT_PAGES, Status, X86_64};
+use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 use xenbus::frontend::{self, Frontend};
 
 use crate::buffer::Buffer;
@@ -19,6 +19,7 @@ use crate::handshake::Negotiated;
 use crate::queue::Operation;
 use crate::queues::Queues;
 use crate::ring_pages::RingPages;
+use crate::split::MAX_REQUEST_BYTES;
 use crate::stats::{Stats, Tally};
 
 /// Options for opening a disk.
@@ -153,6 +154,8 @@ pub struct Disk {
     pub(crate) backend_lost: bool,
     /// See [`Disk::set_in_use`].
     pub(crate) in_use: bool,
+    /// Requests that are too large for a new backend, to be completed.
+    pub(crate) given_up: Vec<Request>,
     /// Buffers of earlier blocking calls.
     pub(crate) spare: Vec<Buffer>,
 }
@@ -186,7 +189,7 @@ impl Disk {
 
     /// Requests in flight.
     pub fn in_flight(&self) -> usize {
-        self.queues.in_flight()
+        self.queues.in_flight() + self.given_up.len()
     }
 
     /// The counters over all connections, for other threads to read.
@@ -194,12 +197,19 @@ impl Disk {
         &self.stats
     }
 
-    /// Grants pages for a request of `bytes` bytes, at most 44 KiB.
+    /// The most bytes that a read or write carries: 44 KiB, or with a backend that supports indirect segments more, up to 1 MiB.
+    /// The next backend may support less. Barriers carry 44 KiB at most.
+    pub fn max_request_bytes(&self) -> usize {
+        let indirect = self.negotiated.map_or(0, |negotiated| usize::from(negotiated.indirect_segments));
+        (indirect * PAGE_SIZE).max(MAX_REQUEST_BYTES)
+    }
+
+    /// Grants pages for requests of up to `bytes` bytes. A buffer for more than 44 KiB has pages for the segments, too.
     ///
     /// # Errors
-    /// [`Error::Length`] if `bytes` is 0 or more than that; [`Error::Grant`] if no more pages can be granted.
+    /// [`Error::Length`] if `bytes` is 0 or more than [`Disk::max_request_bytes`]; [`Error::Grant`] if no more pages can be granted.
     pub fn buffer(&self, bytes: usize) -> Result<Buffer> {
-        Buffer::new(&*self.grants, self.peer, bytes)
+        Buffer::new(&*self.grants, self.peer, bytes, self.max_request_bytes())
     }
 
     /// Submits a request, which reaches the backend with the next [`Disk::commit`] or [`Disk::wait`]. While the
@@ -215,11 +225,28 @@ impl Disk {
         if !is_valid || self.frontend.is_closed() {
             return Err(request);
         }
+        if request.bytes > MAX_REQUEST_BYTES {
+            return self.submit_indirect(request);
+        }
         let Request { operation, sector, .. } = request;
         self.queues.submit_with(operation, sector, request, |request, segments| {
             if let Some(buffer) = &request.buffer {
                 buffer.push_segments(request.bytes, segments);
             }
+        })
+    }
+
+    /// Submits a request for more than its own segments hold.
+    #[cold]
+    fn submit_indirect(&mut self, request: Request) -> std::result::Result<(), Request> {
+        let Request { operation, sector, bytes, .. } = request;
+        let is_transfer = matches!(operation, Operation::Read | Operation::Write);
+        if !is_transfer || bytes > self.max_request_bytes() {
+            return Err(request);
+        }
+        self.queues.submit_indirect(operation, sector, request, |request| match &request.buffer {
+            Some(buffer) => buffer.describe(request.bytes),
+            None => (0, [GrantRef(0); MAX_INDIRECT_PAGES]),
         })
     }
 
@@ -246,12 +273,17 @@ impl Disk {
         }
     }
 
-    /// Appends completed requests to `completions` without waiting; returns how many.
+    /// Appends completed requests to `completions` without waiting; returns how many. A request that was in flight when another
+    /// backend connected, and is larger than that supports ([`Disk::max_request_bytes`]), completes with `EOPNOTSUPP`: it may have been
+    /// carried out, and is to be made again in parts.
     ///
     /// # Errors
     /// [`Error::Fault`] if the backend broke the protocol, for which the device is closed.
     #[inline]
     pub fn poll(&mut self, completions: &mut Vec<Completion>) -> Result<usize> {
+        if !self.given_up.is_empty() {
+            return Ok(self.complete_given_up(completions));
+        }
         let mut tally = Tally::default();
         let polled = self.queues.poll(|request, status| {
             tally.add(request.operation, request.bytes, status);
@@ -271,6 +303,18 @@ impl Disk {
                 Err(self.fault(fault))
             }
         }
+    }
+
+    #[cold]
+    fn complete_given_up(&mut self, completions: &mut Vec<Completion>) -> usize {
+        let mut tally = Tally::default();
+        let before = completions.len();
+        for request in self.given_up.drain(..) {
+            tally.add(request.operation, request.bytes, Status::EOPNOTSUPP);
+            completions.push(Completion { request, status: Status::EOPNOTSUPP });
+        }
+        self.stats.completed(&tally);
+        completions.len() - before
     }
 
     #[inline]
@@ -337,6 +381,9 @@ impl Disk {
     /// As [`Disk::poll`].
     pub fn arm(&mut self) -> Result<bool> {
         self.limit_events()?;
+        if !self.given_up.is_empty() {
+            return Ok(true);
+        }
         self.queues.arm().map_err(|fault| self.fault(fault))
     }
 

@@ -13,6 +13,9 @@ pub const MANNER: Manner = Manner { offers_with: XenbusState::Initialised, reope
 /// The most queues that this frontend uses.
 pub const MAX_QUEUES: u32 = 8;
 
+/// The most segments of an indirect request that this frontend makes.
+pub const MAX_INDIRECT_SEGMENTS: u16 = 256;
+
 /// Keys that belong to one connection and are removed before the next, with all that is below them. Some may be another frontend's.
 pub const CONNECTION_KEYS: [&str; 13] = [
     key::RING_REF,
@@ -31,7 +34,7 @@ pub const CONNECTION_KEYS: [&str; 13] = [
 ];
 
 /// The backend's keys that are read here.
-pub const BACKEND_KEYS: [&str; 10] = [
+pub const BACKEND_KEYS: [&str; 11] = [
     key::SECTORS,
     key::SECTOR_SIZE,
     key::PHYSICAL_SECTOR_SIZE,
@@ -42,6 +45,7 @@ pub const BACKEND_KEYS: [&str; 10] = [
     key::MAX_RING_PAGE_ORDER,
     key::MAX_RING_PAGES,
     key::MULTI_QUEUE_MAX_QUEUES,
+    key::FEATURE_MAX_INDIRECT_SEGMENTS,
 ];
 
 /// The disk's properties and features, as the backend published them.
@@ -69,6 +73,8 @@ pub struct Negotiated {
     pub flush: bool,
     /// Barriers are supported.
     pub barrier: bool,
+    /// The most segments of an indirect request; 0 if none are supported.
+    pub indirect_segments: u16,
 }
 
 impl Negotiated {
@@ -92,6 +98,7 @@ impl Negotiated {
             read_only: other.or(key::INFO, 0u32)? & READONLY != 0 || other.get(key::MODE) == Some("r"),
             flush: other.flag(key::FEATURE_FLUSH_CACHE)?,
             barrier: other.flag(key::FEATURE_BARRIER)?,
+            indirect_segments: indirect_segments(other)?,
         })
     }
 }
@@ -106,6 +113,15 @@ pub fn ring_page_order(keys: &Keys, requested: u32) -> Result<u32, KeyError> {
         None => keys.or(key::MAX_RING_PAGES, 1u32)?.checked_ilog2().unwrap_or(0),
     };
     Ok(max.min(requested))
+}
+
+/// The most segments of an indirect request that this frontend and the backend support: 256, which are 1 MiB.
+///
+/// # Errors
+/// The key is malformed.
+pub fn indirect_segments(keys: &Keys) -> Result<u16, KeyError> {
+    let max = keys.or(key::FEATURE_MAX_INDIRECT_SEGMENTS, 0u32)?;
+    Ok(max.min(MAX_INDIRECT_SEGMENTS.into()) as u16)
 }
 
 /// How many queues a connection has: the backend's maximum, but at most `requested` and [`MAX_QUEUES`].
@@ -177,8 +193,13 @@ mod tests {
             read_only: true,
             flush: true,
             barrier: false,
+            indirect_segments: 0,
         };
         assert_eq!(Negotiated::from_keys(&keys()), Ok(negotiated));
+        for (offered, used) in [(32, 32), (4096, 256), (u32::MAX, 256)] {
+            let keys = keys().with(key::FEATURE_MAX_INDIRECT_SEGMENTS, offered);
+            assert_eq!(Negotiated::from_keys(&keys).unwrap().indirect_segments, used);
+        }
     }
 
     #[test]

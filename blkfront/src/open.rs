@@ -98,6 +98,7 @@ impl Disk {
             adaptive_poll: AdaptivePoll::default(),
             backend_lost: false,
             in_use: false,
+            given_up: Vec::new(),
             spare: Vec::new(),
         })
     }

@@ -8,11 +8,12 @@
 
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
-use ring_abi::blkif::{OP_WRITE_BARRIER, Request, Response, Status};
+use ring_abi::GrantRef;
+use ring_abi::blkif::{MAX_INDIRECT_PAGES, OP_WRITE_BARRIER, Request, Response, Status};
 use ring_abi::ring::{BadMemory, Notify, Protocol};
 use ring_abi::shm::Memory;
 
-use crate::queue::{Fault, Operation, Queue, Segments};
+use crate::queue::{Fault, Operation, Queue, Segments, is_larger};
 
 /// Requests in flight of a queue before a further one gets any.
 const BATCH: usize = 8;
@@ -118,6 +119,38 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queues<P
         }
     }
 
+    /// Submits a read or write with pages of segments, as [`Queue::submit_indirect`] does.
+    ///
+    /// # Errors
+    /// As [`Queues::submit_with`].
+    pub fn submit_indirect(
+        &mut self,
+        operation: Operation,
+        sector: u64,
+        item: T,
+        describe: impl FnOnce(&T) -> (u16, [GrantRef; MAX_INDIRECT_PAGES]),
+    ) -> Result<(), T> {
+        match self.choose(false) {
+            Some(queue) => queue.submit_indirect(operation, sector, item, describe),
+            None => Err(item),
+        }
+    }
+
+    /// Gives up the requests in flight that have more than so many segments, and gives back their items. To be called without
+    /// rings: the next backend does not support them.
+    pub fn remove_larger(&mut self, segments: u16) -> Vec<T> {
+        let mut items: Vec<_> =
+            self.queues.iter_mut().flat_map(|queue| queue.remove_larger(segments)).collect();
+        for (request, item) in core::mem::take(&mut self.moved) {
+            if is_larger(&request, segments) {
+                items.push(item);
+            } else {
+                self.moved.push_back((request, item));
+            }
+        }
+        items
+    }
+
     /// The queue for the next request, if it may be submitted now.
     #[inline]
     fn choose(&mut self, is_barrier: bool) -> Option<&mut Queue<P, M, T>> {
@@ -148,11 +181,11 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queues<P
         let mut moved = core::mem::take(&mut self.moved);
         while let Some((request, item)) = moved.pop_front() {
             let submitted = match self.choose(request.operation() == OP_WRITE_BARRIER) {
-                Some(queue) => queue.submit_again(request, item),
-                None => Err((request, item)),
+                Some(queue) => queue.submit_again(&request, item),
+                None => Err(item),
             };
-            if let Err(one) = submitted {
-                moved.push_front(one);
+            if let Err(item) = submitted {
+                moved.push_front((request, item));
                 break;
             }
         }

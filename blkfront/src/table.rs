@@ -96,6 +96,13 @@ impl<T> Table<T> {
         ids
     }
 
+    /// Removes those requests that `remove` says, and returns their items.
+    pub(crate) fn remove_if(&mut self, remove: impl Fn(&Request) -> bool) -> Vec<T> {
+        let mut ids = self.in_order();
+        ids.retain(|id| self.get(*id).is_some_and(&remove));
+        ids.into_iter().filter_map(|id| self.entry(id)?.remove()).collect()
+    }
+
     /// Removes all requests, in the order in which they were inserted.
     pub(crate) fn drain(&mut self) -> Vec<(Request, T)> {
         let ids = self.in_order();

@@ -87,7 +87,11 @@ impl<C: Channel> Notifiers<C> {
     /// The first one, as of [`Notifier::flush`]; it does not stop the others.
     #[inline]
     pub fn flush(&mut self) -> Result<()> {
-        self.all.iter_mut().fold(Ok(()), |outcome, notifier| outcome.and(notifier.flush().map(drop)))
+        let mut outcome = Ok(());
+        for notifier in &mut self.all {
+            outcome = outcome.and(notifier.flush().map(drop));
+        }
+        outcome
     }
 
     /// Takes pending events; `false` if there were none.

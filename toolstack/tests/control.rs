@@ -102,6 +102,18 @@ fn disk_has_a_queue_for_each_processor_and_its_counters_are_their_sums() {
 }
 
 #[test]
+fn large_commands_are_large_requests() {
+    let machine = web();
+    let mut client = Nbd::connect(&machine.dir().join("web/xvda.nbd")).unwrap();
+    let data: Vec<u8> = (0..MIB).map(|at| (at / 512 % 251) as u8).collect();
+    client.send_blocks(0, &data).unwrap();
+    client.written().unwrap();
+    let stats = disk_stats(&machine);
+    assert_eq!(requests(&stats, "write"), 1, "{stats}");
+    assert_eq!(client.read(200).unwrap()[..], data[200 * BLOCK..][..BLOCK]);
+}
+
+#[test]
 fn totals_of_a_domain_are_those_of_all_its_devices() {
     let machine = web();
     let image = machine.image("b.img", MIB);

@@ -3,7 +3,7 @@
 use crate::{BOUND, FrontendDevice};
 use event_channel::Channel;
 use grant_table::{Access, Shared};
-use ring_abi::blkif::{Io, MAX_SEGMENTS, Request, Response, Segment, X86_64, key};
+use ring_abi::blkif::{Indirect, Io, MAX_SEGMENTS, Request, Response, Segment, X86_64, indirect, key};
 use ring_abi::ring::{Front, Protocol};
 use ring_abi::{DomId, GrantRef};
 use std::sync::Arc;
@@ -87,6 +87,39 @@ impl<P: Protocol<Request = Request, Response = Response>> RawFrontend<P> {
         let segments: arrayvec::ArrayVec<_, MAX_SEGMENTS> = refs.into_iter().map(segment).collect();
         let nr_segments = segments.len() as u8;
         Request::Io(Io { operation, handle: 0, id, sector_number, nr_segments, segments })
+    }
+
+    /// Makes an indirect request for the whole pages of these grants, and the pages that hold its segments.
+    pub fn indirect(
+        &self,
+        indirect_op: u8,
+        id: u64,
+        sector_number: u64,
+        refs: &[GrantRef],
+    ) -> (Request, Shared) {
+        let segments: Vec<_> =
+            refs.iter().map(|&gref| Segment { gref, first_sect: 0, last_sect: 7 }).collect();
+        self.indirect_of(indirect_op, id, sector_number, &segments)
+    }
+
+    /// Makes an indirect request with these segments, and the pages that hold them.
+    pub fn indirect_of(
+        &self,
+        indirect_op: u8,
+        id: u64,
+        sector_number: u64,
+        segments: &[Segment],
+    ) -> (Request, Shared) {
+        let count = indirect::page_bytes(segments.len()).count().max(1);
+        let pages = self.device.hv.share(DomId::DOM0, count, Access::ReadOnly).unwrap();
+        let mut bytes = vec![0; segments.len() * indirect::SEGMENT];
+        indirect::write_segments(&mut bytes, segments);
+        pages.slice(0, bytes.len()).unwrap().copy_from(&bytes);
+        let indirect_grefs =
+            std::array::from_fn(|page| pages.refs().get(page).copied().unwrap_or(GrantRef(u32::MAX)));
+        let nr_segments = segments.len() as u16;
+        let request = Indirect { indirect_op, nr_segments, id, sector_number, handle: 0, indirect_grefs };
+        (Request::Indirect(request), pages)
     }
 
     /// Publishes requests, and notifies the backend if it waits for an event.

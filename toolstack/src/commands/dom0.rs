@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::thread;
 
+use blkback::handshake::MAX_INDIRECT_SEGMENTS;
 use blkback::{DataPath, Tuning, VbdDriver};
 use event_loop::Essential;
 use hypervisor::Hypervisor;
@@ -72,6 +73,14 @@ pub struct Args {
     /// The most queues that disks offer, 1 to 8: each that a guest uses has a thread [default: the processors]
     #[arg(long, value_name = "QUEUES", value_parser = disk_queues::parser())]
     queues: Option<u32>,
+
+    /// The most segments, of 4 KiB each, that disks offer for a request beyond its own 11, 0 to 4096; 0 for none
+    #[arg(long, value_name = "SEGMENTS", default_value_t = 256, value_parser = disk_segments())]
+    indirect_segments: u16,
+}
+
+fn disk_segments() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(0..=i64::from(MAX_INDIRECT_SEGMENTS))
 }
 
 /// How backends of disks access guests' pages. Where the kernel cannot do I/O in mapped pages, they are always copied.
@@ -146,6 +155,7 @@ fn local(bridges: Bridges, args: &Args, dir: &Dir, sandbox: &InForce, stop: Borr
     vbds.set_tuning(args.tuning());
     vbds.set_max_persistent_grants(args.max_persistent_grants());
     vbds.set_max_queues(disk_queues::count(args.queues));
+    vbds.set_max_indirect_segments(args.indirect_segments);
     let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), netback::Config::default(), move |_, keys| {
         bridges.attach(keys)
     });
@@ -159,6 +169,7 @@ fn xen(bridges: Bridges, args: &Args, dir: &Dir, sandbox: &InForce, stop: Borrow
     vbds.set_tuning(args.tuning());
     vbds.set_max_persistent_grants(args.max_persistent_grants());
     vbds.set_max_queues(disk_queues::count(args.queues));
+    vbds.set_max_indirect_segments(args.indirect_segments);
     stale::remove(&mut Client::connect(&hv)?, hv.domid(), dir.path(), &inflight_dir)?;
     vbds.set_inflight_dir(inflight_dir.clone());
     let config = netback::Config {
