@@ -64,16 +64,11 @@ fn run<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
             _ => match queue.poll() {
                 Err(_) => return,
                 Ok(polled) => {
-                    let mut unfetched = Vec::new();
-                    queue.take_unfetched(&mut unfetched);
-                    // Its segments are bytes of the script, too.
-                    let bytes = &script[..script.len().min(32 * usize::from(step[1]))];
-                    let fetched: Vec<_> =
-                        unfetched.into_iter().filter(|tag| queue.fetched(*tag, bytes)).collect();
-                    for tag in polled.into_iter().chain(fetched) {
-                        check_request(&queue.requests()[tag], &limits);
-                        open.push(tag);
-                    }
+                    let first = open.len();
+                    open.extend(polled);
+                    // Segments are bytes of the script, too.
+                    fetch(&mut queue, &script[..script.len().min(32 * usize::from(step[1]))], &mut open);
+                    open[first..].iter().for_each(|tag| check_request(&queue.requests()[*tag], &limits));
                 }
             },
         }
@@ -81,6 +76,17 @@ fn run<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
         assert_eq!(tags.len(), open.len(), "a tag is in use twice");
         assert!(queue.in_flight() <= queue.size() && open.len() <= queue.in_flight());
     }
+}
+
+/// Gives all requests that are to be fetched the same segments, and appends those that may be carried out to `open`.
+fn fetch<P: Protocol<Request = Request, Response = Response>>(
+    queue: &mut Queue<P, Pages>,
+    bytes: &[u8],
+    open: &mut Vec<Tag>,
+) {
+    let mut unfetched = Vec::new();
+    queue.take_unfetched(&mut unfetched);
+    open.extend(unfetched.into_iter().filter(|tag| queue.fetched(*tag, bytes)));
 }
 
 /// Asserts what engines rely on.

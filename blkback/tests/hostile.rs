@@ -1,6 +1,6 @@
 //! Hostile frontends: the backend closes the attacker's device, and serves all others on.
 //!
-//! The attacks are functions in `hostile/attacks.rs`. Each runs on every [`Platform`]: on the local hypervisor with all
+//! The attacks are functions in `hostile/attacks.rs`, `hostile/indirect.rs` and `hostile/queues.rs`. Each runs on every [`Platform`]: on the local hypervisor with all
 //! domains in threads, and in a guest of a real Xen host, where `hostile xen::ATTACK` attacks the backend in dom0
 //! (`tests/xen/run hostile-front`; built with `--cfg xen_host`).
 
@@ -8,8 +8,12 @@
 mod attacks;
 #[path = "hostile/local.rs"]
 mod in_threads;
+#[path = "hostile/indirect.rs"]
+mod indirect;
 #[path = "hostile/xen.rs"]
 mod on_xen;
+#[path = "hostile/queues.rs"]
+mod queues;
 
 use blkfront::Disk;
 use testkit::FrontendDevice;

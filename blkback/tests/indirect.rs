@@ -173,7 +173,7 @@ where
     raw.send(&[write]);
     let response = raw.receive(1)[0];
     assert_eq!((response.status, response.operation), (Status::OKAY, OP_WRITE));
-    let (read, _more) = raw.indirect(OP_READ, 2, 32768 - 8 * 20, &vec![raw.data.refs()[0]; 20]);
+    let (read, _more) = raw.indirect(OP_READ, 2, 32768 - 8 * 20, &[raw.data.refs()[0]; 20]);
     raw.send(&[read]);
     assert_eq!(raw.receive(1)[0].status, Status::OKAY);
     let mut found = [0; 4096];

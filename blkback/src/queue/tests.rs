@@ -51,11 +51,11 @@ where
     back.take_unfetched(&mut unfetched);
     for tag in unfetched {
         let Request::Indirect(request) = *back.requests()[tag].request() else { panic!("{tag:?}") };
-        let sectors = if pick % 5 == 0 { (7, 2) } else { (0, 7) };
+        let sectors = if pick.is_multiple_of(5) { (7, 2) } else { (0, 7) };
         let segment = Segment { gref: GrantRef(9), first_sect: sectors.0, last_sect: sectors.1 };
         let mut bytes = vec![0; 8 * usize::from(request.nr_segments)];
         indirect::write_segments(&mut bytes, &vec![segment; request.nr_segments.into()]);
-        if pick % 7 == 0 {
+        if pick.is_multiple_of(7) {
             back.complete(tag, Status::ERROR);
         } else if back.fetched(tag, &bytes) {
             assert_eq!(back.requests()[tag].bytes(), 4096 * usize::from(request.nr_segments));

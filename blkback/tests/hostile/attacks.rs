@@ -8,24 +8,23 @@ use crate::{Platform, assert_others_served, open};
 use event_loop::storm_guard::SPURIOUS_BURST;
 use grant_table::{Access, Shared};
 use rand::RngExt;
-use ring_abi::blkif::{
-    Discard, Indirect, Io, OP_FLUSH_DISKCACHE, OP_INDIRECT, OP_READ, OP_WRITE, OP_WRITE_BARRIER, Request,
-    Segment, Status, X86_64, key,
-};
+use ring_abi::blkif::{Discard, Io, OP_READ, OP_WRITE, Request, Segment, Status, X86_64, key};
 use ring_abi::ring::Protocol;
 use ring_abi::shm::HEADER_LEN;
 use ring_abi::testing::words;
 use ring_abi::{DomId, GrantRef};
-use testkit::FrontendDevice;
 use testkit::block::RawFrontend;
 use testkit::random;
 use xenbus::XenbusState;
 use xenstore::Nodes;
 
+pub(crate) use crate::indirect::*;
+pub(crate) use crate::queues::*;
+
 const OKAY: Status = Status::OKAY;
 const ERROR: Status = Status::ERROR;
 
-fn raw(platform: &dyn Platform) -> RawFrontend {
+pub(super) fn raw(platform: &dyn Platform) -> RawFrontend {
     RawFrontend::connect(platform.attacked(), key::PROTOCOL_X86_64, platform.persistent())
 }
 
@@ -267,180 +266,6 @@ pub(crate) fn invalid_key_is_named_and_may_be_corrected(platform: &mut dyn Platf
         device.remove(name);
         open(&device).close().unwrap();
     }
-}
-
-pub(crate) fn invalid_indirect_requests_are_answered_with_an_error(platform: &mut dyn Platform) {
-    let mut raw = raw(platform);
-    let back = raw.device.end().other_keys(&mut raw.device.store()).unwrap();
-    let offered: u16 = back.need(key::FEATURE_MAX_INDIRECT_SEGMENTS).unwrap();
-    let hv = raw.device.hv.clone();
-    let gref = raw.data.refs()[0];
-    let whole = Segment { gref, first_sect: 0, last_sect: 7 };
-    let counted = |nr_segments, (request, pages): (Request, Shared)| match request {
-        Request::Indirect(one) => (Request::Indirect(Indirect { nr_segments, ..one }), pages),
-        other => (other, pages),
-    };
-    let revoked = {
-        let (request, pages) = raw.indirect(OP_READ, 9, 0, &[gref; 20]);
-        drop(pages);
-        request
-    };
-    let data_only = hv.share(DomId::DOM0, 1, Access::ReadWrite).unwrap();
-    let no_page = Indirect {
-        indirect_op: OP_READ,
-        nr_segments: 20,
-        id: 10,
-        sector_number: 0,
-        handle: 0,
-        indirect_grefs: [GrantRef(u32::MAX); 8],
-    };
-    let bad = |sects: (u8, u8)| {
-        let mut segments = vec![whole; 20];
-        segments[19] = Segment { gref, first_sect: sects.0, last_sect: sects.1 };
-        segments
-    };
-    let requests = [
-        // What is inside: an indirect request, a barrier, a flush, and no operation at all.
-        raw.indirect(OP_INDIRECT, 0, 0, &[gref; 20]),
-        raw.indirect(OP_WRITE_BARRIER, 1, 0, &[gref; 20]),
-        raw.indirect(OP_FLUSH_DISKCACHE, 2, 0, &[gref; 20]),
-        raw.indirect(255, 3, 0, &[gref; 20]),
-        counted(0, raw.indirect(OP_READ, 4, 0, &[gref; 20])),
-        counted(offered + 1, raw.indirect(OP_READ, 5, 0, &[gref; 20])),
-        counted(u16::MAX, raw.indirect(OP_READ, 6, 0, &[gref; 20])),
-        raw.indirect_of(OP_READ, 7, 0, &bad((5, 4))),
-        raw.indirect_of(OP_READ, 8, 0, &bad((0, 8))),
-        (revoked, data_only),
-        (Request::Indirect(no_page), hv.share(DomId::DOM0, 1, Access::ReadOnly).unwrap()),
-        raw.indirect(OP_READ, 11, 1 << 40, &[gref; 20]),
-        raw.indirect(OP_READ, 12, u64::MAX - 7, &[gref; 20]),
-        // One of the data pages is nobody's.
-        raw.indirect(OP_READ, 13, 0, &[gref, GrantRef(u32::MAX), gref]),
-        raw.indirect(OP_READ, 14, 0, &[gref; 20]),
-    ];
-    let (requests, pages): (Vec<_>, Vec<_>) = requests.into_iter().unzip();
-    raw.send(&requests);
-    let responses = raw.receive(requests.len());
-    let statuses: Vec<_> = responses.iter().map(|response| response.status).collect();
-    assert_eq!(statuses, [&[ERROR; 14][..], &[OKAY]].concat());
-    assert_eq!((responses[0].operation, responses[14].operation), (OP_INDIRECT, OP_READ));
-    drop(pages);
-    assert_others_served(platform);
-    platform.assert_unmapped(raw);
-}
-
-pub(crate) fn pages_of_segments_revoked_in_mid_fetch_fail_their_request_alone(platform: &mut dyn Platform) {
-    let mut raw = raw(platform);
-    let gref = raw.data.refs()[0];
-    // Many rounds, so that some are revoked before they are copied and some afterwards.
-    for round in 0..200 {
-        let (request, pages) = raw.indirect(OP_READ, 2 * round, 0, &[gref; 100]);
-        let direct = raw.io(OP_READ, 2 * round + 1, 0, &[1]);
-        raw.send(&[request, direct]);
-        drop(pages);
-        let responses = raw.receive(2);
-        assert!([OKAY, ERROR].contains(&responses[0].status));
-        assert_eq!(responses[1].status, OKAY);
-    }
-    platform.assert_unmapped(raw);
-}
-
-pub(crate) fn segments_overwritten_while_they_are_fetched_are_all_answered(platform: &mut dyn Platform) {
-    let mut raw = raw(platform);
-    let stop = AtomicBool::new(false);
-    let gref = raw.data.refs()[0];
-    let (request, pages) = raw.indirect(OP_WRITE, 0, 0, &[gref; 200]);
-    let memory = [Arc::new(pages)];
-    let end = Instant::now() + Duration::from_millis(500);
-    std::thread::scope(|scope| {
-        // First and last sectors, and references.
-        scope.spawn(|| {
-            random::overwrite(&memory, 2, &stop, |random, offset| {
-                (offset < 1600).then(|| random.random_range(0..13) << 8 | random.random_range(0..9))
-            });
-        });
-        while Instant::now() < end {
-            raw.send(&[request.clone()]);
-            raw.receive(1);
-        }
-        stop.store(true, Ordering::Relaxed);
-    });
-    assert_others_served(platform);
-    drop(memory);
-    platform.assert_unmapped(raw);
-}
-
-/// The queues that the backend offers, two or more.
-fn offered_queues(device: &FrontendDevice) -> u32 {
-    device.wait_for_backend(XenbusState::InitWait);
-    let offered =
-        device.end().other_keys(&mut device.store()).unwrap().need(key::MULTI_QUEUE_MAX_QUEUES).unwrap();
-    assert!(offered >= 2, "{offered} queues are offered");
-    offered
-}
-
-pub(crate) fn invalid_keys_of_queues_are_named_and_may_be_corrected(platform: &mut dyn Platform) {
-    let device = platform.attacked();
-    let above = offered_queues(&device) + 1;
-    let queues: Vec<RawFrontend> = (0..2).map(|_| RawFrontend::new(device.clone())).collect();
-    let first = queues[0].memory.refs()[0].0.to_string();
-    let above = above.to_string();
-    let expected_count = "multi-queue-num-queues: found";
-    for (name, value, words) in [
-        (key::MULTI_QUEUE_NUM_QUEUES, Some("0"), expected_count),
-        (key::MULTI_QUEUE_NUM_QUEUES, Some(above.as_str()), expected_count),
-        (key::MULTI_QUEUE_NUM_QUEUES, Some("4294967295"), expected_count),
-        ("queue-1/ring-ref", None, "queue-1/ring-ref: missing"),
-        ("queue-1/event-channel", None, "queue-1/event-channel: missing"),
-        ("queue-0/ring-ref", Some("x"), "queue-0/ring-ref: found \"x\""),
-        ("queue-1/ring-ref", Some(first.as_str()), "a page that is granted for no other ring"),
-        ("queue-1/ring-ref", Some("4294967295"), "mapping the ring"),
-        (key::RING_PAGE_ORDER, Some("5"), "ring-page-order: found \"5\""),
-    ] {
-        device.switch(XenbusState::Initialising);
-        device.wait_for_backend(XenbusState::InitWait);
-        device.set(key::MULTI_QUEUE_NUM_QUEUES, 2);
-        for (number, queue) in queues.iter().enumerate() {
-            queue.publish(&format!("queue-{number}/"));
-        }
-        match value {
-            Some(value) => device.set(name, value),
-            None => device.remove(name),
-        }
-        device.switch(XenbusState::Initialised);
-        platform.assert_closed(words);
-        device.switch(XenbusState::Closed);
-        device.wait_for_backend(XenbusState::Closed);
-        if name == key::RING_PAGE_ORDER {
-            device.remove(name);
-        }
-        // Whatever another frontend has left.
-        open(&device).close().unwrap();
-    }
-    assert_others_served(platform);
-}
-
-pub(crate) fn fault_on_one_of_several_rings_closes_the_device(platform: &mut dyn Platform) {
-    let device = platform.attacked();
-    let count = offered_queues(&device) as usize;
-    let mut queues: Vec<RawFrontend> = RawFrontend::connect_queues(&device, key::PROTOCOL_X86_64, count);
-    for queue in &mut queues {
-        let read = queue.io(OP_READ, 1, 0, &[0]);
-        queue.send(&[read]);
-        assert_eq!(queue.receive(1)[0].status, OKAY);
-    }
-    let last = &queues[count - 1];
-    words(&last.memory).store32(0, 1000);
-    last.channel.notify().unwrap();
-    platform.assert_closed("producer index 1000");
-    assert_others_served(platform);
-    // The threads of the other rings have ended, too.
-    let mut queues = queues.into_iter();
-    let first = queues.next().unwrap();
-    device.switch(XenbusState::Closed);
-    device.wait_for_backend(XenbusState::Closed);
-    drop(queues);
-    platform.assert_unmapped(first);
 }
 
 pub(crate) fn keys_rewritten_while_connecting_leave_the_backend_working(platform: &mut dyn Platform) {
