@@ -172,8 +172,6 @@ impl<M: Send + 'static> IoTable<M> {
     ) -> Option<IoRequest> {
         // SAFETY: a slot that is not pinned belongs to `self`, which is borrowed mutably.
         let Slot { io, memory } = unsafe { &mut *self.unpinned(tag) };
-        // Also where the last one's was given up by an engine that dropped its token.
-        give_back(&mut io.iovecs);
         io.iovecs.clear();
         let mut slices = Slices { iovecs: &mut io.iovecs, bytes: 0, memory: PhantomData };
         if !collect(memory, &mut slices) {
@@ -236,6 +234,8 @@ impl<M> IoTable<M> {
             if dropped.load(Ordering::Acquire) {
                 *pinned = false;
                 self.out -= 1;
+                // SAFETY: no longer pinned: it belongs to `self`, which is borrowed mutably; the reference above is not used again.
+                give_back(unsafe { &mut (*self.slots.as_ptr().add(number)).io.iovecs });
                 each(Tag(number as u32));
             }
         }

@@ -11,7 +11,7 @@ losetup -o 1048576 /dev/loop0 /tmp/disk
 
 start dom0 xpv dom0 --xen --queues 2
 GUEST_BOUND=150
-GUEST_EXTRA=xen_blkfront.max_indirect_segments=256 guest one vcpus=2 'disk=["format=raw,vdev=xvda,access=rw,script=nop,target=/tmp/disk"]'
+GUEST_EXTRA=xen_blkfront.max_indirect_segments=256 guest one vcpus=2 memory=320 'disk=["format=raw,vdev=xvda,access=rw,script=nop,target=/tmp/disk"]'
 check "the guest uses the 64-bit layout" test "$(xenstore-read /local/domain/1/device/vbd/51712/protocol)" = x86_64-abi
 xenstore-ls /local/domain/0/backend/vbd/1/51712 | sed 's/^/features: /'
 xenstore-ls /local/domain/1/device/vbd/51712 | sed 's/^/features: front: /'
