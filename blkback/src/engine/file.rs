@@ -2,6 +2,8 @@
 
 //! A raw image or a block device: opens, checks and describes it.
 
+use super::block_device::{is_block_device, queue_attribute};
+use super::discards::{self, Discards};
 use super::lock::ImageLock;
 use super::threads::ThreadEngine;
 use super::uring::{self, UringEngine};
@@ -11,7 +13,7 @@ use nix::fcntl::OFlag;
 use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Once};
@@ -52,6 +54,8 @@ pub struct Access {
     pub user: Option<u64>,
     /// The loop device that the toolstack's script has made of the image for this disk: major and minor number.
     pub own_loop: Option<(u64, u64)>,
+    /// Discard is offered, where the medium supports it.
+    pub discard: bool,
 }
 
 impl FileDisk {
@@ -60,7 +64,7 @@ impl FileDisk {
     /// # Errors
     /// Every [`OpenError`] but [`OpenError::Ram`].
     pub fn open(path: &Path, mode: Mode, direct: bool) -> Result<FileDisk, OpenError> {
-        FileDisk::open_as(path, Access { mode, direct, user: None, own_loop: None })
+        FileDisk::open_as(path, Access { mode, direct, user: None, own_loop: None, discard: true })
     }
 
     /// Opens an image.
@@ -87,6 +91,9 @@ impl FileDisk {
             true => check_file(path, &meta, access, has_writers).map(|()| None)?,
             false => lock_file_of_loop_device(path, &meta, access)?,
         };
+        if access.discard && !mode.read_only() {
+            info.discard = discards::limits(&file, &info);
+        }
         tracing::debug!(path = %path.display(), ?info, "disk image opened");
         let open = Some(OpenImage { file: Arc::new(file), _lock: lock, _file_lock: file_lock });
         Ok(FileDisk { path: path.into(), open, info, flushes: Arc::default() })
@@ -99,6 +106,7 @@ impl FileDisk {
     /// Says whether it is a CD-ROM.
     pub fn with_cdrom(mut self, cdrom: bool) -> FileDisk {
         self.info.cdrom = cdrom;
+        self.info.discard = self.info.discard.filter(|_| !cdrom);
         self
     }
 }
@@ -190,10 +198,6 @@ fn open_for_io(file: File, path: &Path, access: Access, sector_size: u32) -> Res
     again(claim).map_err(|source| busy(path, &file, source, false))
 }
 
-fn is_block_device(file: &File) -> bool {
-    file.metadata().is_ok_and(|meta| meta.file_type().is_block_device())
-}
-
 /// Checks that a device which others may read, too, is written to by nobody. A claim to try ends at once.
 fn check_readable_device(file: &File, path: &Path) -> Result<(), OpenError> {
     let same = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -245,6 +249,10 @@ impl Disk for FileDisk {
             }
             Err(error) => return Err(error),
         };
+        let engine = match self.info.discard {
+            Some(_) => Box::new(Discards::new(engine, self.file()?.clone())?),
+            None => engine,
+        };
         Ok(self.flushes.guard(engine))
     }
 }
@@ -289,15 +297,7 @@ fn sector_sizes(file: &File) -> io::Result<(u32, u32)> {
     if !meta.file_type().is_block_device() {
         return Ok((512, 512));
     }
-    let major = nix::sys::stat::major(meta.rdev());
-    let minor = nix::sys::stat::minor(meta.rdev());
-    let read = |name: &str| -> Option<u32> {
-        // A partition has no queue directory of its own; its disk's is one level up.
-        ["queue", "../queue"].iter().find_map(|queue| {
-            let path = format!("/sys/dev/block/{major}:{minor}/{queue}/{name}");
-            std::fs::read_to_string(path).ok()?.trim_ascii().parse().ok()
-        })
-    };
+    let read = |name: &str| queue_attribute(&meta, name);
     let logical = read("logical_block_size").filter(|s| s.is_power_of_two() && (512..=4096).contains(s));
     let logical = logical.unwrap_or(512);
     let physical = read("physical_block_size").filter(|s| s.is_multiple_of(logical));
