@@ -117,8 +117,8 @@ impl OwnArena {
 
     fn zero(&self, frame: u32) {
         let page = self.arena.page(frame).expect("allocated frames are grantable");
-        // SAFETY: a whole page of the arena, allocated and not yet granted.
-        unsafe { page.write_bytes(0, PAGE_SIZE) };
+        // SAFETY: a whole page of the arena, allocated and not yet granted. The peer has the arena mapped and may write it all the same.
+        unsafe { shared_copy::zero(page.as_ptr(), PAGE_SIZE) };
     }
 
     /// Ends grants and frees their pages; those that the peer still has mapped are quarantined.
