@@ -6,6 +6,7 @@
 mod capabilities;
 mod files;
 mod system_calls;
+pub mod user;
 
 use std::fmt;
 use std::path::Path;
