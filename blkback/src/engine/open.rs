@@ -16,9 +16,9 @@ pub fn open(spec: &Spec) -> Result<Arc<dyn Disk>, OpenError> {
     };
     let &Spec { mode, direct, user, own_loop, cdrom, .. } = spec;
     Ok(match &spec.source {
-        Source::Raw(path) => {
-            Arc::new(FileDisk::open_as(path, Access { mode, direct, user, own_loop })?.with_cdrom(cdrom))
-        }
+        Source::Raw(path) => Arc::new(
+            FileDisk::open_as(path, Access { mode, direct, user, own_loop, server: None })?.with_cdrom(cdrom),
+        ),
         Source::Null(bytes) => Arc::new(NullDisk::new(described(*bytes))),
         Source::Empty => Arc::new(NullDisk::new(DiskInfo { flush: false, ..described(0) })),
         Source::Ram(bytes) => Arc::new(RamDisk::new(described(*bytes)).map_err(OpenError::Ram)?),

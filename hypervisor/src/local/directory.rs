@@ -8,7 +8,7 @@ use nix::sys::socket::{Backlog, SockFlag, UnixAddr, bind, listen};
 use nix::unistd::Uid;
 use std::fs::{self, File, Permissions};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// The socket's name in the broker's directory.
@@ -25,6 +25,8 @@ pub(super) fn lock(dir: &Path, everyone: bool) -> Result<Flock<File>> {
         .create(true)
         .truncate(false)
         .write(true)
+        // A user who could open it could hold it.
+        .mode(0o600)
         .open(dir.join(LOCK))
         .map_err(|e| Error::io(what("lock"), e))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {

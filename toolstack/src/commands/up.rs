@@ -91,7 +91,7 @@ fn read_guests(config: &HostConfig) -> Result<Vec<Guest>> {
 impl Up {
     /// Starts dom0 and the guests.
     fn start(&mut self) -> Result<Machine> {
-        self.dom0 = Some(host::start_dom0(&self.dir, &self.config.bridges, None)?);
+        self.dom0 = Some(host::start_dom0(&self.dir, &self.config, None)?);
         let mut machine = Machine::connect(&self.dir)?;
         for index in 0..self.guests.len() {
             self.start_guest(&mut machine, index)?;
@@ -144,7 +144,7 @@ impl Up {
         }
         tracing::warn!(status, "dom0 exited; restarting it");
         self.dom0_started = Instant::now();
-        match host::start_dom0(&self.dir, &self.config.bridges, None) {
+        match host::start_dom0(&self.dir, &self.config, None) {
             Ok(dom0) => {
                 self.dom0 = Some(dom0);
                 Ok(None)
