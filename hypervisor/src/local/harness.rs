@@ -1,9 +1,11 @@
 //! One harness for the property test and the fuzz target: clients send any requests in any order to the broker's
 //! state, and its invariants are checked after each.
 
+use super::answer::{Answer, Effect};
 use super::arena::Arena;
 use super::layout::Layout;
-use super::registry::{Answer, Client, Effect, Registry, Role, Rules};
+use super::record::{Client, Role};
+use super::registry::{Registry, Rules};
 use super::wire::{Failure, Reply, Request};
 use ring_abi::testing::Script;
 use ring_abi::{DomId, EventPort};
