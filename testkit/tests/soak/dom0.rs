@@ -40,7 +40,7 @@ impl Dom0 {
         let (host, port) = Pair::new(Caps::plain(MTU_DEFAULT), QUEUE).unwrap();
         bridge.attach("host", Box::new(port)).unwrap();
         let of_vifs = bridge.clone();
-        let mut images = Images::new(Client::connect(&store).unwrap(), false, std::path::Path::new("soak"));
+        let mut images = Images::new(store.clone(), false, std::path::Path::new("soak")).unwrap();
         let opener = Box::new(move |device: &Device, keys: &Keys| images.open(device, keys));
         let vbds = VbdDriver::with_opener(domain.clone(), domain.clone(), opener);
         let vifs = VifDriver::new(domain.clone(), domain, netback::Config::default(), move |_, _| {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use super::service::{Service, event};
 use super::tap::NewTap;
 use super::{export, kernel, tap};
 use crate::error::{Error, Result, chain};
+use crate::machine::process;
 use crate::tap_owner::TapOwner;
 
 /// The guest that this process runs, and how.
@@ -47,13 +49,15 @@ pub struct Guest {
     pub buffers: Arc<CommonBuffers>,
 }
 
+/// The pause between two attempts to connect to the store again, in milliseconds.
+const RECONNECT: u8 = 20;
+
 /// Serves every device until `stop` becomes readable, and then closes them.
 ///
 /// # Errors
 /// [`Error::Store`] if the machine is gone.
 pub fn run(guest: &Guest, stop: BorrowedFd<'_>) -> Result<()> {
-    let mut client = Client::connect(&guest.hv)?;
-    client.watch("device", "device")?;
+    let client = connect(guest)?;
     let ended = Arc::new(event().map_err(|e| Error::io("creating an eventfd", e))?);
     let schedule = Schedule::new(guest.on_xen);
     let services = BTreeMap::new();
@@ -61,9 +65,17 @@ pub fn run(guest: &Guest, stop: BorrowedFd<'_>) -> Result<()> {
     let bound = BTreeSet::new();
     let mut devices = Devices { guest, client, ended, schedule, services, known, bound };
     loop {
-        devices.update()?;
-        // Received together with a reply, after which the descriptor is not readable.
-        let has_events = devices.take_events()?;
+        // Events may be received together with a reply, after which the descriptor is not readable.
+        let has_events = match devices.update().and_then(|()| devices.take_events()) {
+            Err(Error::Store(lost)) if lost.is_disconnected() => {
+                tracing::warn!(error = %lost, "lost the connection to the store; reconnecting");
+                if devices.reconnect(stop)? {
+                    break;
+                }
+                true
+            }
+            has_events => has_events?,
+        };
         if devices.wait(stop, has_events)? {
             break;
         }
@@ -118,6 +130,27 @@ impl Devices<'_> {
         }
         actions.start.into_iter().for_each(|id| self.start(id, now));
         Ok(())
+    }
+
+    /// Connects to the store again, which was killed and has a successor: devices that are connected are served meanwhile.
+    /// `true` if `stop` is readable instead.
+    fn reconnect(&mut self, stop: BorrowedFd<'_>) -> Result<bool> {
+        loop {
+            match connect(self.guest) {
+                Ok(client) => {
+                    tracing::info!("connected to the store again");
+                    self.client = client;
+                    return Ok(false);
+                }
+                Err(xenstore::Error::Io(error)) if error.kind() == ErrorKind::ConnectionRefused => {}
+                // The new one is lost too.
+                Err(error) if error.is_disconnected() && !matches!(error, xenstore::Error::Io(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if process::wait_first(&[stop], RECONNECT.into())? {
+                return Ok(true);
+            }
+        }
     }
 
     /// Starts a device's service, unless the kernel has the device.
@@ -205,6 +238,13 @@ impl Devices<'_> {
             Err(e) => Err(Error::io("waiting", e)),
         }
     }
+}
+
+/// Connects to the store, and watches the devices.
+fn connect(guest: &Guest) -> xenstore::client::Result<Client> {
+    let mut client = Client::connect(&guest.hv)?;
+    client.watch("device", "device")?;
+    Ok(client)
 }
 
 /// Reads the devices and the states of their frontends.
