@@ -63,7 +63,8 @@ pub fn run(guest: &Guest, stop: BorrowedFd<'_>) -> Result<()> {
     let services = BTreeMap::new();
     let known = BTreeSet::new();
     let bound = BTreeSet::new();
-    let mut devices = Devices { guest, client, ended, schedule, services, known, bound };
+    let unreported = Vec::new();
+    let mut devices = Devices { guest, client, ended, schedule, services, unreported, known, bound };
     loop {
         // Events may be received together with a reply, after which the descriptor is not readable.
         let has_events = match devices.update().and_then(|()| devices.take_events()) {
@@ -93,6 +94,8 @@ struct Devices<'g> {
     ended: Arc<EventFd>,
     schedule: Schedule,
     services: BTreeMap<Id, Service>,
+    /// Services that have ended, each with its error's text if it failed, until the schedule is told.
+    unreported: Vec<(Id, Option<String>)>,
     /// The devices that were found last.
     known: BTreeSet<Id>,
     /// Devices that are left to the kernel.
@@ -105,16 +108,16 @@ impl Devices<'_> {
         let now = Instant::now();
         // Nothing to read; or other services have ended since, which are taken too.
         let _ = self.ended.read();
-        let ended = self.take_ended();
+        self.take_ended();
         // Before the events: what they say is gone was read here at the latest.
-        let ended: Vec<_> =
-            ended.into_iter().map(|(id, failure)| (id, failure, self.read_ended(id))).collect();
+        let ids: Vec<Id> = self.unreported.iter().map(|(id, _)| *id).collect();
+        let ended: Vec<_> = ids.into_iter().map(|id| self.read_ended(id)).collect();
         // Events that are received with the replies precede what was read.
         let mut found = devices(&mut self.client)?;
         while self.take_events()? {
             found = devices(&mut self.client)?;
         }
-        for (id, failure, ended) in ended {
+        for ((id, failure), ended) in std::mem::take(&mut self.unreported).into_iter().zip(ended) {
             let report = self.schedule.ended(id, failure.as_deref(), now);
             self.report(id, report, ended, &failure.unwrap_or_default());
         }
@@ -123,12 +126,13 @@ impl Devices<'_> {
             service.stop();
         }
         self.bound.retain(|id| found.contains_key(id));
+        // Before anything can fail: the schedule takes them for started.
+        actions.start.into_iter().for_each(|id| self.start(id, now));
         for id in std::mem::replace(&mut self.known, found.keys().copied().collect()) {
             if !self.known.contains(&id) {
                 remove_error(&mut self.client, &path(self.guest, id))?;
             }
         }
-        actions.start.into_iter().for_each(|id| self.start(id, now));
         Ok(())
     }
 
@@ -170,11 +174,12 @@ impl Devices<'_> {
         }
     }
 
-    /// Removes the services that have ended; each with its error's text if it failed.
-    fn take_ended(&mut self) -> Vec<(Id, Option<String>)> {
+    /// Removes the services that have ended.
+    fn take_ended(&mut self) {
         let ids: Vec<Id> = self.services.iter().filter(|(_, s)| s.is_finished()).map(|(id, _)| *id).collect();
         let ended = ids.into_iter().filter_map(|id| Some((id, self.services.remove(&id)?)));
-        ended.map(|(id, service)| (id, service.join().err().map(|e| chain(&e).to_string()))).collect()
+        let ended = ended.map(|(id, service)| (id, service.join().err().map(|e| chain(&e).to_string())));
+        self.unreported.extend(ended);
     }
 
     /// Takes all events; `false` if there was none.
