@@ -91,7 +91,9 @@ fn verify_disk(socket: &Path, stop: &AtomicBool, rounds: &AtomicU64) {
         for block in 0..BLOCKS {
             client.send_write(block, &content(block, version)).unwrap();
             if block % 16 == 15 {
-                (0..16).for_each(|_| drop(client.written().unwrap()));
+                for _ in 0..16 {
+                    client.written().unwrap();
+                }
             }
         }
         for block in 0..BLOCKS {

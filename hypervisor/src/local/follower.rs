@@ -116,10 +116,10 @@ impl Follower {
         let Some(peers) = self.peers.upgrade() else { return };
         for slot in peers.mapped() {
             let owner = slot.owner;
-            match membership.call_present(&Request::HasResumed(owner), owner) {
-                Err(Error::NoSuchDomain(_)) => slot.retire(),
-                // Where the broker is killed once more, its successor is asked about all.
-                _ => {}
+            // Where the broker is killed once more, its successor is asked about all.
+            let answer = membership.call_present(&Request::HasResumed(owner), owner);
+            if matches!(answer, Err(Error::NoSuchDomain(_))) {
+                slot.retire();
             }
         }
     }
