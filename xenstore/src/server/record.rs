@@ -5,7 +5,6 @@
 
 use ring_abi::DomId;
 
-use super::Generation;
 use super::access::Perms;
 use super::path::Path;
 use super::quota::{Quota, Quotas};
@@ -19,15 +18,15 @@ const ACCESSES: [Access; 4] = [Access::None, Access::Read, Access::Write, Access
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Record {
     /// A node and its missing ancestors are created.
-    Create { generation: Generation, path: Path, perms: Perms },
+    Create { generation: u64, path: Path, perms: Perms },
     /// A node's value is set.
-    Value { generation: Generation, path: Path, value: Vec<u8> },
+    Value { generation: u64, path: Path, value: Vec<u8> },
     /// A node's permissions are set.
-    Perms { generation: Generation, path: Path, perms: Perms },
+    Perms { generation: u64, path: Path, perms: Perms },
     /// A node is removed with all below it.
-    Remove { generation: Generation, path: Path },
+    Remove { generation: u64, path: Path },
     /// A whole node of an image, after its parent.
-    Node { changed: Generation, children_changed: Generation, path: Path, perms: Perms, value: Vec<u8> },
+    Node { changed: u64, children_changed: u64, path: Path, perms: Perms, value: Vec<u8> },
     /// What is known of a domain but its nodes.
     Domain(DomainRecord),
     /// A domain is forgotten.
@@ -35,7 +34,7 @@ pub(super) enum Record {
     /// The quotas of new domains.
     Quotas(Quotas),
     /// The image is complete.
-    End { generation: Generation },
+    End { generation: u64 },
 }
 
 /// A domain but for its nodes and connections.
@@ -115,28 +114,28 @@ impl Record {
 }
 
 /// Appends [`Record::Create`].
-pub(super) fn create(out: &mut Vec<u8>, generation: Generation, path: &Path, perms: &Perms) {
+pub(super) fn create(out: &mut Vec<u8>, generation: u64, path: &Path, perms: &Perms) {
     head(out, 1, generation);
     put(out, path.as_str().as_bytes());
     put_perms(out, perms);
 }
 
 /// Appends [`Record::Value`].
-pub(super) fn set_value(out: &mut Vec<u8>, generation: Generation, path: &Path, value: &[u8]) {
+pub(super) fn set_value(out: &mut Vec<u8>, generation: u64, path: &Path, value: &[u8]) {
     head(out, 2, generation);
     put(out, path.as_str().as_bytes());
     put(out, value);
 }
 
 /// Appends [`Record::Perms`].
-pub(super) fn set_perms(out: &mut Vec<u8>, generation: Generation, path: &Path, perms: &Perms) {
+pub(super) fn set_perms(out: &mut Vec<u8>, generation: u64, path: &Path, perms: &Perms) {
     head(out, 3, generation);
     put(out, path.as_str().as_bytes());
     put_perms(out, perms);
 }
 
 /// Appends [`Record::Remove`].
-pub(super) fn remove(out: &mut Vec<u8>, generation: Generation, path: &Path) {
+pub(super) fn remove(out: &mut Vec<u8>, generation: u64, path: &Path) {
     head(out, 4, generation);
     put(out, path.as_str().as_bytes());
 }
@@ -144,7 +143,7 @@ pub(super) fn remove(out: &mut Vec<u8>, generation: Generation, path: &Path) {
 /// Appends [`Record::Node`].
 pub(super) fn node(
     out: &mut Vec<u8>,
-    [changed, children_changed]: [Generation; 2],
+    [changed, children_changed]: [u64; 2],
     path: &Path,
     perms: &Perms,
     value: &[u8],
@@ -156,7 +155,7 @@ pub(super) fn node(
     put(out, value);
 }
 
-fn head(out: &mut Vec<u8>, kind: u8, generation: Generation) {
+fn head(out: &mut Vec<u8>, kind: u8, generation: u64) {
     out.push(kind);
     out.extend(generation.to_le_bytes());
 }
