@@ -138,9 +138,9 @@ impl Up {
             let mut next = self.check_hypervisor(machine)?;
             if next.is_none() {
                 next = self.check_dom0()?;
-            }
-            for index in 0..self.guests.len() {
-                next = earliest(next, self.check_guest(machine, index)?);
+                for index in 0..self.guests.len() {
+                    next = earliest(next, self.check_guest(machine, index)?);
+                }
             }
             if self.sleep(stop, next)? {
                 return Ok(());
