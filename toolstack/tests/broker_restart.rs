@@ -210,8 +210,8 @@ fn guest_whose_creation_the_end_of_the_hypervisor_interrupts_exists_or_leaves_no
         let mut create = command(&machine.dir());
         create.arg("create").arg(&cfg).stdout(Stdio::null()).stderr(Stdio::piped());
         let create = create.spawn().unwrap();
-        // Creating takes about a tenth of a second.
-        let moment = Duration::from_millis(random.random_range(0..120));
+        // Creating takes about fifty milliseconds.
+        let moment = Duration::from_millis(random.random_range(0..70));
         println!("round {round}: killed after {moment:?}");
         thread::park_timeout(moment);
         let killed = kill_hypervisor(&machine.dir());
