@@ -67,6 +67,11 @@ impl Dir {
         self.0.join("xenstored.sock")
     }
 
+    /// What the store holds, for the next `xpv hypervisor` if one is killed.
+    pub fn store_state(&self) -> PathBuf {
+        self.0.join("store.state")
+    }
+
     /// The socket on which dom0 answers questions about its devices.
     pub fn control(&self) -> PathBuf {
         self.0.join("control.sock")

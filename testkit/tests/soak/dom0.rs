@@ -43,7 +43,7 @@ impl Dom0 {
         let of_vifs = bridge.clone();
         let machine_dir = std::path::Path::new("soak");
         let opener = Opener::in_this_process().unwrap();
-        let mut images = Images::new(Client::connect(&store).unwrap(), false, machine_dir, opener);
+        let mut images = Images::new(store.clone(), false, machine_dir, opener).unwrap();
         let opener = Box::new(move |device: &Device, keys: &Keys| images.open(device, keys));
         let vbds = VbdDriver::with_opener(domain.clone(), domain.clone(), opener);
         let vifs = VifDriver::new(domain.clone(), domain, netback::Config::default(), move |_, _| {

@@ -9,6 +9,7 @@ use std::sync::{Arc, Weak};
 
 use blkback::Disk;
 use blkback::engine::{OpenError, Spec};
+use event_loop::Connector;
 use nix::errno::Errno;
 use ring_abi::blkif::key::{DEVICE_TYPE, DIRECT_IO_SAFE, MODE, PARAMS};
 use ring_abi::blkif::vdev::Vdev;
@@ -23,6 +24,7 @@ use crate::opener::{Holder, Opener, Refusal};
 
 /// The open disks.
 pub struct Images {
+    connector: Arc<dyn Connector>,
     store: Client,
     /// Whether another process like this one may serve the same devices: none may on the local hypervisor.
     has_standby: bool,
@@ -43,15 +45,35 @@ struct Image {
 }
 
 impl Images {
-    /// Creates an empty set. `store` is used to read domains' and devices' keys. `has_standby`: another process like this
+    /// Creates an empty set. `connector` leads to the store, where domains' and devices' keys are read. `has_standby`: another process like this
     /// one may serve the same devices, before or after this one. `machine` is the machine's directory; `opener` opens the images.
-    pub fn new(store: Client, has_standby: bool, machine: &Path, opener: Opener) -> Images {
-        Images {
+    ///
+    /// # Errors
+    /// The store cannot be connected.
+    pub fn new(
+        connector: Arc<dyn Connector>,
+        has_standby: bool,
+        machine: &Path,
+        opener: Opener,
+    ) -> xenstore::client::Result<Images> {
+        let store = Client::connect(&connector)?;
+        Ok(Images {
+            connector,
             store,
             has_standby,
             machine: machine.to_owned(),
             open: Vec::new(),
             openings: Openings::new(opener),
+        })
+    }
+
+    /// Connects to the store again if the connection was lost.
+    fn reconnect(&mut self) {
+        // Nothing is watched: there is an event only of a connection that is closed.
+        if self.store.poll_event().is_err_and(|error| error.is_disconnected())
+            && let Ok(store) = Client::connect(&self.connector)
+        {
+            self.store = store;
         }
     }
 
@@ -63,6 +85,7 @@ impl Images {
     /// opened. If it is in use, the failure says by whom, and may pass only if that device or process is on the way out.
     pub fn open(&mut self, device: &Device, keys: &Keys) -> Result<Arc<dyn Disk>, Failure> {
         self.open.retain(|image| image.disk.strong_count() > 0);
+        self.reconnect();
         let mut spec = Spec::from_keys(keys).map_err(|e| Failure::new(Errno::EINVAL as i32, e))?;
         spec.user = Some(self.user(device));
         let vm = self.vm(device);
@@ -199,7 +222,7 @@ mod tests {
         let image = tempfile::NamedTempFile::new().unwrap();
         image.as_file().set_len(1 << 20).unwrap();
         let keys = |mode| Keys::new("/b").with(PARAMS, image.path().display()).with(MODE, mode);
-        let mut images = images(client, false);
+        let mut images = images(&store, false);
         let mut open =
             |domid, id, mode| open_soon(&mut images, &Device::new("vbd", DomId(domid), id), &keys(mode));
         let first = open(1, 51712, "w").unwrap();
@@ -216,8 +239,9 @@ mod tests {
     }
 
     /// Images that threads of this process open.
-    fn images(store: Client, has_standby: bool) -> Images {
-        Images::new(store, has_standby, Path::new("/run/xpv"), Opener::in_this_process().unwrap())
+    fn images(store: &Store, has_standby: bool) -> Images {
+        let opener = Opener::in_this_process().unwrap();
+        Images::new(Arc::new(store.handle()), has_standby, Path::new("/run/xpv"), opener).unwrap()
     }
 
     /// Opens an image that may take a moment, as it does on a loaded machine.
@@ -255,7 +279,7 @@ mod tests {
     #[test]
     fn image_whose_opening_takes_long_is_waited_for_and_keeps_no_other_device_waiting() {
         let (image, keys, store) = image();
-        let mut images = images(store.client().unwrap(), false);
+        let mut images = images(&store, false);
         // The open file of the fixture would be in the way of a lease.
         let slow = image.into_temp_path();
         let mut holder = lease(&slow);
@@ -286,7 +310,7 @@ mod tests {
     fn image_of_a_device_that_stays_is_refused_by_its_name_and_one_that_leaves_is_waited_for() {
         let (image, keys, store) = image();
         let mut client = store.client().unwrap();
-        let mut images = images(store.client().unwrap(), false);
+        let mut images = images(&store, false);
         let user = Device::new("vbd", DomId(1), 51712);
         let mut set =
             |key: &str, value: &str| client.write(&format!("{}/{key}", user.back_path()), value).unwrap();
@@ -326,7 +350,7 @@ mod tests {
         let mut line = String::new();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(writer.stdout.take().unwrap()), &mut line)
             .unwrap();
-        let mut images = images(store.client().unwrap(), false);
+        let mut images = images(&store, false);
         let device = Device::new("vbd", DomId(1), 51712);
         for (state, waited_for) in [(XenbusState::Initialising, false), (XenbusState::Connected, true)] {
             let path = format!("{}/{STATE}", device.back_path());
@@ -353,7 +377,7 @@ mod tests {
         std::io::BufRead::read_line(&mut std::io::BufReader::new(holder.stdout.take().unwrap()), &mut line)
             .unwrap();
         let device = Device::new("vbd", DomId(1), 51712);
-        let mut images = images(store.client().unwrap(), true);
+        let mut images = images(&store, true);
         let failure = open_soon(&mut images, &device, &keys).err().unwrap();
         assert!(
             !failure.may_pass

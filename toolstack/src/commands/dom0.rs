@@ -167,7 +167,7 @@ fn local(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
     let &Process { args, dir, .. } = &process;
     let hv: Arc<dyn Hypervisor> = Arc::new(Domain::join(dir.path(), DomId::DOM0)?);
     Machine::publish_bridges(&mut Client::connect(&hv)?, bridges.names())?;
-    let mut vbds = vbd_driver(&hv, Images::new(Client::connect(&hv)?, false, dir.path(), images));
+    let mut vbds = vbd_driver(&hv, Images::new(hv.clone(), false, dir.path(), images)?);
     vbds.set_tuning(args.tuning());
     vbds.set_max_persistent_grants(args.max_persistent_grants());
     let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), netback::Config::default(), move |_, keys| {
@@ -180,7 +180,7 @@ fn xen(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
     let &Process { args, dir, .. } = &process;
     let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open()?);
     let inflight_dir = InflightDir::new(dir.inflight())?;
-    let mut vbds = vbd_driver(&hv, Images::new(Client::connect(&hv)?, true, dir.path(), images));
+    let mut vbds = vbd_driver(&hv, Images::new(hv.clone(), true, dir.path(), images)?);
     vbds.set_tuning(args.tuning());
     vbds.set_max_persistent_grants(args.max_persistent_grants());
     stale::remove(&mut Client::connect(&hv)?, hv.domid(), dir.path(), &inflight_dir)?;
@@ -208,23 +208,22 @@ fn serve(
     mut vbds: impl BackDriver + Send,
     mut vifs: impl BackDriver + Send,
 ) -> Result<()> {
-    let store = || Ok::<_, Error>(Client::connect(&hv)?);
-    let vbd_store = store()?;
-    let vif_store = store()?;
     let vbd_devices = Registry::default();
     let vif_devices = Registry::default();
     let devices = [(vbds.kind(), &vbd_devices), (vifs.kind(), &vif_devices)];
     let devices = devices.map(|(kind, registry)| (kind.to_owned(), registry.clone()));
     let control = ControlService::new(process.dir, Devices::new(hv.domid(), devices));
-    // All that this process connects to, it has.
-    process.sandbox.refuse_connecting()?;
+    // All that this process connects to, it has; a local machine's hypervisor may have a successor, to which it connects again.
+    if process.args.xen {
+        process.sandbox.refuse_connecting()?;
+    }
     tracing::info!(domid = %hv.domid(), sandbox = %process.sandbox, "serving");
     process::report_ready();
     let shutdown = Shutdown::new(hv.domid())?;
     thread::scope(|scope| {
         let shutdown = &shutdown;
-        let vbd = scope.spawn(move || shutdown.run_driver(vbd_store, &mut vbds, &vbd_devices));
-        let vif = scope.spawn(move || shutdown.run_driver(vif_store, &mut vifs, &vif_devices));
+        let vbd = scope.spawn(move || shutdown.run_driver(hv, &mut vbds, &vbd_devices));
+        let vif = scope.spawn(move || shutdown.run_driver(hv, &mut vifs, &vif_devices));
         let control = scope.spawn(move || control.run(shutdown.event.as_fd()));
         let waited = shutdown.wait(&mut process);
         shutdown.signal();
@@ -254,9 +253,9 @@ impl Shutdown {
         let _ = self.event.write(1);
     }
 
-    fn run_driver(&self, client: Client, driver: &mut dyn BackDriver, devices: &Registry) -> Result<()> {
+    fn run_driver(&self, hv: &dyn Hypervisor, driver: &mut dyn BackDriver, devices: &Registry) -> Result<()> {
         let _essential = Essential;
-        let outcome = driver::run_registered(client, self.domid, driver, devices, self.event.as_fd());
+        let outcome = driver::run_connected(&hv, self.domid, driver, devices, self.event.as_fd());
         self.signal();
         Ok(outcome?)
     }
