@@ -2,7 +2,9 @@
 //! response.
 
 use ring_abi::PAGE_SIZE;
-use ring_abi::blkif::{Io, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER, Request, SECTOR, Status};
+use ring_abi::blkif::{
+    Indirect, Io, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER, Request, SECTOR, Segment, Status,
+};
 
 use crate::request::Operation;
 
@@ -20,6 +22,8 @@ pub struct Limits {
     pub read_only: bool,
     /// Flushes and barriers are supported.
     pub flush: bool,
+    /// The most segments of an indirect request; 0 where none are supported.
+    pub indirect_segments: u16,
 }
 
 /// What a request asks for that passed every check: inside the disk, each segment inside its page, all aligned to the
@@ -42,7 +46,8 @@ pub struct Checked {
 /// use blkback::request::Operation;
 /// use ring_abi::blkif::{Io, OP_FLUSH_DISKCACHE, Request, Status};
 ///
-/// let mut limits = Limits { sectors: 2048, sector_size: 512, read_only: false, flush: true };
+/// let mut limits =
+///     Limits { sectors: 2048, sector_size: 512, read_only: false, flush: true, indirect_segments: 0 };
 /// let flush = Request::Io(Io {
 ///     operation: OP_FLUSH_DISKCACHE,
 ///     handle: 0,
@@ -58,14 +63,57 @@ pub struct Checked {
 ///
 /// # Errors
 /// The status of the response: EOPNOTSUPP for an operation that the disk does not support, ERROR for a malformed
-/// request, one past the disk's end, and a write to a read-only disk.
+/// request, one past the disk's end, and a write to a read-only disk. An indirect request is checked by [`check_indirect`] and
+/// [`check_segments`] instead: here it is not supported.
 #[inline]
 pub fn check(request: &Request, limits: &Limits) -> Result<Checked, Status> {
     match request {
         Request::Io(io) => check_io(io, limits),
-        // Not advertised by any feature key: a conforming frontend does not send these.
+        // Others are not advertised by any feature key: a conforming frontend does not send these.
         Request::Discard(_) | Request::Indirect(_) | Request::Unknown { .. } => Err(Status::EOPNOTSUPP),
     }
+}
+
+/// Checks what an indirect request says of itself, before its segments are fetched; returns what it asks for.
+///
+/// # Errors
+/// The status of the response, as of [`check`].
+pub fn check_indirect(indirect: &Indirect, limits: &Limits) -> Result<Operation, Status> {
+    let operation = match indirect.indirect_op {
+        _ if limits.indirect_segments == 0 => return Err(Status::EOPNOTSUPP),
+        OP_READ => Operation::Read,
+        OP_WRITE if !limits.read_only => Operation::Write,
+        // Barriers, flushes and indirect requests inside one, as in Linux.
+        _ => return Err(Status::ERROR),
+    };
+    let counted = (1..=limits.indirect_segments).contains(&indirect.nr_segments);
+    if counted { Ok(operation) } else { Err(Status::ERROR) }
+}
+
+/// Checks the fetched segments of a request from this sector on; returns their length in bytes.
+///
+/// # Errors
+/// The status of the response: ERROR.
+#[inline]
+pub fn check_segments(sector_number: u64, segments: &[Segment], limits: &Limits) -> Result<u32, Status> {
+    let unit = u64::from(limits.sector_size) / SECTOR as u64;
+    let mut sectors = 0;
+    for segment in segments {
+        if segment.last_sect < segment.first_sect || segment.last_sect >= PAGE_SECTORS {
+            return Err(Status::ERROR);
+        }
+        let len = u64::from(segment.last_sect - segment.first_sect) + 1;
+        if !aligned(len, unit) {
+            return Err(Status::ERROR);
+        }
+        sectors += len;
+    }
+    let end = sector_number.checked_add(sectors).ok_or(Status::ERROR)?;
+    if end > limits.sectors || !aligned(sector_number, unit) {
+        return Err(Status::ERROR);
+    }
+    // 4,096 pages at most.
+    Ok(sectors as u32 * SECTOR as u32)
 }
 
 #[inline]
@@ -93,24 +141,7 @@ fn check_data(io: &Io, limits: &Limits) -> Result<u32, Status> {
     if count == 0 || count != io.segments.len() {
         return Err(Status::ERROR);
     }
-    let unit = u64::from(limits.sector_size) / SECTOR as u64;
-    let mut sectors = 0;
-    for segment in &io.segments {
-        if segment.last_sect < segment.first_sect || segment.last_sect >= PAGE_SECTORS {
-            return Err(Status::ERROR);
-        }
-        let len = u64::from(segment.last_sect - segment.first_sect) + 1;
-        if !aligned(len, unit) {
-            return Err(Status::ERROR);
-        }
-        sectors += len;
-    }
-    let end = io.sector_number.checked_add(sectors).ok_or(Status::ERROR)?;
-    if end > limits.sectors || !aligned(io.sector_number, unit) {
-        return Err(Status::ERROR);
-    }
-    // 11 pages at most.
-    Ok(sectors as u32 * SECTOR as u32)
+    check_segments(io.sector_number, &io.segments, limits)
 }
 
 /// Whether `value` is a multiple of `unit`, a power of two.
@@ -125,7 +156,8 @@ mod tests {
     use ring_abi::GrantRef;
     use ring_abi::blkif::{Discard, Indirect, Segment};
 
-    const LIMITS: Limits = Limits { sectors: 1000, sector_size: 512, read_only: false, flush: true };
+    const LIMITS: Limits =
+        Limits { sectors: 1000, sector_size: 512, read_only: false, flush: true, indirect_segments: 0 };
 
     fn io(operation: u8, sector_number: u64, nr_segments: u8, sects: &[(u8, u8)]) -> Request {
         let segments = sects
@@ -193,6 +225,36 @@ mod tests {
         assert!(check_request(io(OP_READ, 8, 1, &[(0, 7)]), limits).is_ok());
         assert_eq!(check_request(io(OP_READ, 4, 1, &[(0, 7)]), limits), Err(Status::ERROR));
         assert_eq!(check_request(io(OP_READ, 8, 2, &[(0, 3), (0, 3)]), limits), Err(Status::ERROR));
+    }
+
+    #[test]
+    fn check_of_an_indirect_request_needs_a_read_or_write_of_as_many_segments_as_offered() {
+        let limits = Limits { indirect_segments: 256, ..LIMITS };
+        let of = |indirect_op, nr_segments| Indirect {
+            indirect_op,
+            nr_segments,
+            id: 1,
+            sector_number: 0,
+            handle: 0,
+            indirect_grefs: [GrantRef(9); 8],
+        };
+        let check = |op, segments, limits: &Limits| check_indirect(&of(op, segments), limits);
+        assert_eq!(check(OP_READ, 1, &limits), Ok(Operation::Read));
+        assert_eq!(check(OP_WRITE, 256, &limits), Ok(Operation::Write));
+        for (op, segments) in
+            [(OP_READ, 0), (OP_READ, 257), (OP_READ, u16::MAX), (2, 1), (3, 1), (6, 1), (255, 1)]
+        {
+            assert_eq!(check(op, segments, &limits), Err(Status::ERROR), "{op} of {segments}");
+        }
+        let read_only = Limits { read_only: true, ..limits };
+        assert_eq!(check(OP_WRITE, 1, &read_only), Err(Status::ERROR));
+        assert_eq!(check(OP_READ, 1, &LIMITS), Err(Status::EOPNOTSUPP));
+        let whole = Segment { gref: GrantRef(9), first_sect: 0, last_sect: 7 };
+        let large = Limits { sectors: u64::MAX, ..limits };
+        assert_eq!(check_segments(8, &[whole; 4096], &large), Ok(16 << 20));
+        assert_eq!(check_segments(0, &[whole; 126], &limits), Err(Status::ERROR), "past the end");
+        let backwards = Segment { first_sect: 5, last_sect: 4, ..whole };
+        assert_eq!(check_segments(0, &[whole, backwards], &limits), Err(Status::ERROR));
     }
 
     #[test]

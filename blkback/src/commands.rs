@@ -4,24 +4,30 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
+use crate::engine::DiskInfo;
+
 const STOP: u32 = 1;
 const LOOK: u32 = 2;
-const RESIZED: u32 = 4;
+const ADVERTISED: u32 = 4;
 
 /// Commands of the control thread to a ring's thread, with the eventfd that wakes it.
 #[derive(Debug)]
 pub(crate) struct Commands {
     flags: AtomicU32,
+    /// The disk's properties that were advertised last.
+    info: Mutex<DiskInfo>,
     pub(crate) event: EventFd,
 }
 
 impl Commands {
-    pub(crate) fn new() -> io::Result<Commands> {
+    /// For the thread of a ring whose frontend was told these properties of the disk.
+    pub(crate) fn new(info: DiskInfo) -> io::Result<Commands> {
         let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        Ok(Commands { flags: AtomicU32::new(0), event })
+        Ok(Commands { flags: AtomicU32::new(0), info: Mutex::new(info), event })
     }
 
     /// Tells the thread to complete the requests in flight and exit.
@@ -34,9 +40,10 @@ impl Commands {
         self.send(LOOK);
     }
 
-    /// Tells the thread that the size it has read is advertised: requests are checked against it from here on.
-    pub(crate) fn resized(&self) {
-        self.send(RESIZED);
+    /// Tells the thread that these properties are advertised: requests are checked against them from here on.
+    pub(crate) fn advertised(&self, info: DiskInfo) {
+        *self.info.lock().unwrap_or_else(PoisonError::into_inner) = info;
+        self.send(ADVERTISED);
     }
 
     fn send(&self, flag: u32) {
@@ -66,9 +73,10 @@ impl Commands {
         self.flags.fetch_and(!LOOK, Ordering::AcqRel) & LOOK != 0
     }
 
-    /// Whether a new size was advertised; `true` once for each command.
-    pub(crate) fn take_resized(&self) -> bool {
-        self.flags.fetch_and(!RESIZED, Ordering::AcqRel) & RESIZED != 0
+    /// The properties that were advertised, if that was since the last call.
+    pub(crate) fn take_advertised(&self) -> Option<DiskInfo> {
+        let is_new = self.flags.fetch_and(!ADVERTISED, Ordering::AcqRel) & ADVERTISED != 0;
+        is_new.then(|| *self.info.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -86,9 +94,10 @@ mod tests {
     /// Else the thread would spin until the next command.
     #[test]
     fn event_of_a_command_that_was_taken_before_it_wakes_the_thread_once() {
-        let commands = Commands::new().unwrap();
-        commands.flags.fetch_or(RESIZED, Ordering::Release);
-        assert!(commands.take_resized());
+        let commands = Commands::new(DiskInfo::new(8)).unwrap();
+        commands.flags.fetch_or(ADVERTISED, Ordering::Release);
+        assert_eq!(commands.take_advertised(), Some(DiskInfo::new(8)));
+        assert_eq!(commands.take_advertised(), None);
         commands.event.write(1).unwrap();
         assert!(is_readable(&commands));
         commands.take_event();

@@ -1,11 +1,10 @@
 // Not a core: does I/O or calls a hypervisor.
 
-//! What a ring's thread is given: the frontend's ring, the disk and the thread's parameters.
+//! What a ring's thread is given: the frontend's layout, the disk and the thread's parameters.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use event_channel::WaitEventChannels;
 use grant_table::{GrantTable, PageBudget};
 use inflight::InflightLog;
 use inflight::InflightRegion;
@@ -13,8 +12,9 @@ use ring_abi::blkif::{X86_32, X86_64};
 use ring_abi::ring::{Protocol, slots};
 use ring_abi::{DomId, PAGE_SIZE};
 
+use crate::disk_watch::DiskWatch;
 use crate::engine::{Disk, DiskInfo};
-use crate::handshake::{Abi, Negotiated};
+use crate::handshake::Abi;
 use crate::stats::Stats;
 
 /// How the data in a guest's pages is accessed.
@@ -63,41 +63,43 @@ pub enum Recovery {
     Resume(InflightRegion),
 }
 
-/// Bytes of memory for [`Recovery`] of this ring.
-pub fn inflight_bytes(negotiated: &Negotiated) -> usize {
+/// Bytes of memory for [`Recovery`] of a ring of so many pages.
+pub fn inflight_bytes(abi: Abi, pages: usize) -> usize {
     fn bytes<P: Protocol>(pages: usize) -> usize {
         InflightLog::<P, InflightRegion>::bytes(slots(P::SLOT, pages * PAGE_SIZE))
     }
-    match negotiated.abi {
-        Abi::X86_64 => bytes::<X86_64>(negotiated.refs.len()),
-        Abi::X86_32 => bytes::<X86_32>(negotiated.refs.len()),
+    match abi {
+        Abi::X86_64 => bytes::<X86_64>(pages),
+        Abi::X86_32 => bytes::<X86_32>(pages),
     }
 }
 
 /// What a ring's thread needs.
-pub struct RingConfig {
+pub(crate) struct RingConfig {
     /// This domain's grant table.
-    pub grants: Arc<dyn GrantTable>,
-    /// This domain's event channels.
-    pub channels: Arc<dyn WaitEventChannels>,
+    pub(crate) grants: Arc<dyn GrantTable>,
     /// The frontend's domain.
-    pub peer: DomId,
-    /// The frontend's ring.
-    pub negotiated: Negotiated,
+    pub(crate) peer: DomId,
+    /// Layout of the ring's slots.
+    pub(crate) abi: Abi,
+    /// Both ends use persistent grants.
+    pub(crate) persistent: bool,
+    /// The most segments of an indirect request; 0 where none were offered.
+    pub(crate) indirect_segments: u16,
     /// The disk to serve.
-    pub disk: Arc<dyn Disk>,
+    pub(crate) disk: Arc<dyn Disk>,
     /// The disk's properties that the frontend was told.
-    pub info: DiskInfo,
+    pub(crate) info: DiskInfo,
     /// Whether requests in flight are recorded for a successor of this process.
-    pub recovery: Recovery,
-    /// The device's counters.
-    pub stats: Arc<Stats>,
+    pub(crate) recovery: Recovery,
+    /// The queue's counters.
+    pub(crate) stats: Arc<Stats>,
     /// The thread's parameters.
-    pub tuning: Tuning,
+    pub(crate) tuning: Tuning,
     /// The pages that may stay mapped, with other rings'.
-    pub page_budget: PageBudget,
-    /// Called by the thread when the disk's properties have changed, and when it exits, with what they are.
-    pub on_info: Box<dyn Fn(DiskInfo) + Send>,
+    pub(crate) page_budget: PageBudget,
+    /// The disk's properties as the device's threads find them.
+    pub(crate) watch: Arc<DiskWatch>,
     /// Called by the thread just before it exits, when all else is dropped.
-    pub on_exit: Box<dyn FnOnce() + Send>,
+    pub(crate) on_exit: Box<dyn FnOnce() + Send>,
 }

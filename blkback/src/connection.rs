@@ -1,145 +1,170 @@
 // Not a core: does I/O or calls a hypervisor.
 
-//! The thread of one ring, which passes requests to the engine and publishes the responses.
+//! A device's connection: the threads of all its rings, which start together and end together.
 //!
-//! The thread owns ring, channel and engine, and drops them last: nothing is unmapped while it runs (XSA-374). Whatever
-//! of them cannot be made is an error of starting it, before the frontend is told that it is connected. After
-//! the last request it polls for a short while, then sets the ring's event index and sleeps on channel, engine and
-//! commands.
+//! All rings are mapped, and all threads can serve, before the first request is taken: a connection that cannot be made has
+//! no effect. When one thread exits, the control thread stops the others, and the connection has ended once all have.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, SyncSender};
-use std::thread::JoinHandle;
 
-use event_channel::WaitChannel;
-use grant_table::{Access, Contiguous};
-use ring_abi::blkif::{Request, Response, X86_32, X86_64};
-use ring_abi::ring::Protocol;
+use event_channel::WaitEventChannels;
+use grant_table::{GrantTable, PageBudget};
+use ring_abi::DomId;
 
-use crate::commands::Commands;
-use crate::config::RingConfig;
+use crate::config::{Recovery, RingConfig, Tuning};
+use crate::disk_watch::DiskWatch;
+use crate::engine::{Disk, DiskInfo};
 use crate::error::{ExitReason, StartError};
-use crate::handshake::{Abi, Negotiated};
-use crate::service::Service;
+use crate::handshake::Negotiated;
+use crate::ring_thread::{Attached, RingThread};
+use crate::stats::Stats;
 
-/// A connected ring: its thread, which runs until it is told to stop or the frontend goes.
+/// What all rings of a connection have in common.
+pub(crate) struct ConnectionConfig {
+    /// This domain's grant table.
+    pub(crate) grants: Arc<dyn GrantTable>,
+    /// This domain's event channels.
+    pub(crate) channels: Arc<dyn WaitEventChannels>,
+    /// The frontend's domain.
+    pub(crate) peer: DomId,
+    /// The frontend's rings.
+    pub(crate) negotiated: Negotiated,
+    /// The disk to serve.
+    pub(crate) disk: Arc<dyn Disk>,
+    /// The disk's properties that the frontend was told.
+    pub(crate) info: DiskInfo,
+    /// The threads' parameters.
+    pub(crate) tuning: Tuning,
+    /// The pages that may stay mapped, with other devices'.
+    pub(crate) page_budget: PageBudget,
+    /// The disk's properties as the threads find them.
+    pub(crate) watch: Arc<DiskWatch>,
+    /// Called when a thread has exited, all that it had being dropped.
+    pub(crate) on_exit: Arc<dyn Fn() + Send + Sync>,
+}
+
+/// What one ring has of its own.
+pub(crate) struct QueueConfig {
+    /// Whether its requests in flight are recorded for a successor of this process.
+    pub(crate) recovery: Recovery,
+    /// Its counters.
+    pub(crate) stats: Arc<Stats>,
+}
+
+/// Calls a function when the last owner of this is dropped.
+struct LastExit(Option<Box<dyn FnOnce() + Send + Sync>>);
+
+impl Drop for LastExit {
+    fn drop(&mut self) {
+        if let Some(on_last_exit) = self.0.take() {
+            on_last_exit();
+        }
+    }
+}
+
+impl ConnectionConfig {
+    /// What the thread of a ring is given.
+    fn ring(&self, queue: QueueConfig, last_exit: &Arc<LastExit>) -> RingConfig {
+        let last_exit = last_exit.clone();
+        let on_exit = self.on_exit.clone();
+        RingConfig {
+            grants: self.grants.clone(),
+            peer: self.peer,
+            abi: self.negotiated.abi,
+            persistent: self.negotiated.persistent,
+            indirect_segments: self.negotiated.indirect_segments,
+            disk: self.disk.clone(),
+            info: self.info,
+            recovery: queue.recovery,
+            stats: queue.stats,
+            tuning: self.tuning,
+            page_budget: self.page_budget.clone(),
+            watch: self.watch.clone(),
+            on_exit: Box::new(move || {
+                drop(last_exit);
+                on_exit();
+            }),
+        }
+    }
+}
+
+/// Connected rings, each with its thread.
 #[derive(Debug)]
 pub(crate) struct Connection {
     negotiated: Negotiated,
-    commands: Arc<Commands>,
-    exited: Arc<AtomicBool>,
-    thread: JoinHandle<Result<(), ExitReason>>,
+    rings: Vec<RingThread>,
 }
 
 impl Connection {
-    /// Maps the ring, binds its channel and starts its thread, which logs within the caller's `tracing` span. Waits until
-    /// the thread has made the disk's engine, and can serve requests.
+    /// Maps the rings, binds their channels and starts their threads, which log within the caller's `tracing` span. `queues` has
+    /// one entry for each of the frontend's queues; `on_last_exit` is called once nothing of the connection is in use any more.
     ///
     /// # Errors
     /// [`StartError`] says what failed; everything is released again.
-    pub(crate) fn start(config: RingConfig) -> Result<Connection, StartError> {
-        let RingConfig { grants, channels, peer, negotiated, .. } = &config;
-        let ring =
-            grants.map_contiguous(*peer, &negotiated.refs, Access::ReadWrite).map_err(StartError::Ring)?;
-        let channel = channels.bind_interdomain(*peer, negotiated.port).map_err(StartError::Channel)?;
-        let negotiated = negotiated.clone();
-        let commands = Arc::new(Commands::new()?);
-        let exited = Arc::new(AtomicBool::new(false));
-        let thread_commands = commands.clone();
-        let thread_exited = exited.clone();
-        let span = tracing::Span::current();
-        let (report, started) = mpsc::sync_channel(1);
-        let thread = std::thread::Builder::new().name(format!("vbd-{peer}")).spawn(move || {
-            let _span = span.entered();
-            run(config, ring, channel, &thread_commands, thread_exited, &report)
-        })?;
-        match started.recv().unwrap_or(Err(StartError::Panic)) {
-            Ok(()) => Ok(Connection { negotiated, commands, exited, thread }),
-            Err(error) => {
-                // It is about to exit, and has released everything then.
-                let _ = thread.join();
-                Err(error)
+    pub(crate) fn start(
+        config: &ConnectionConfig,
+        queues: Vec<QueueConfig>,
+        on_last_exit: Box<dyn FnOnce() + Send + Sync>,
+    ) -> Result<Connection, StartError> {
+        let last_exit = Arc::new(LastExit(Some(on_last_exit)));
+        let offered = &config.negotiated.queues;
+        let attached = Attached::all(&*config.grants, &*config.channels, config.peer, offered)?;
+        let mut rings = Vec::with_capacity(offered.len());
+        for (number, (attached, queue)) in attached.into_iter().zip(queues).enumerate() {
+            let _span = (offered.len() > 1).then(|| tracing::error_span!("queue", number).entered());
+            match RingThread::start(config.ring(queue, &last_exit), attached) {
+                Ok(ring) => rings.push(ring),
+                Err(error) => {
+                    rings.into_iter().for_each(RingThread::abandon);
+                    return Err(error);
+                }
             }
         }
+        rings.iter().for_each(RingThread::serve);
+        Ok(Connection { negotiated: config.negotiated.clone(), rings })
     }
 
-    /// The ring that the thread serves.
+    /// The rings that the threads serve.
     pub(crate) fn negotiated(&self) -> &Negotiated {
         &self.negotiated
     }
 
-    /// Tells the thread to complete the requests in flight and exit; does not wait for it.
+    /// Tells the threads to complete the requests in flight and exit; does not wait for them.
     pub(crate) fn stop(&self) {
-        self.commands.stop();
+        self.rings.iter().for_each(RingThread::stop);
     }
 
-    /// Tells the thread to read the disk's size again.
+    /// Tells a thread to read the disk's size again.
     pub(crate) fn look(&self) {
-        self.commands.look();
-    }
-
-    /// Tells the thread that the size it has read is advertised.
-    pub(crate) fn resized(&self) {
-        self.commands.resized();
-    }
-
-    /// Whether the thread has exited, and nothing of the ring is in use any more.
-    pub(crate) fn has_exited(&self) -> bool {
-        self.exited.load(Ordering::Acquire)
-    }
-
-    /// Waits for the thread to exit.
-    ///
-    /// # Errors
-    /// [`ExitReason`] if the thread exited without being told to, or failed while stopping.
-    pub(crate) fn join(self) -> Result<(), ExitReason> {
-        self.thread.join().unwrap_or(Err(ExitReason::Panic))
-    }
-}
-
-/// Reports the thread's exit after all else is dropped, even if it panicked.
-struct ExitGuard {
-    exited: Arc<AtomicBool>,
-    on_exit: Option<Box<dyn FnOnce() + Send>>,
-}
-
-impl Drop for ExitGuard {
-    fn drop(&mut self) {
-        self.exited.store(true, Ordering::Release);
-        if let Some(on_exit) = self.on_exit.take() {
-            on_exit();
+        if let Some(ring) = self.rings.first() {
+            ring.look();
         }
     }
-}
 
-fn run(
-    mut config: RingConfig,
-    ring: Contiguous,
-    channel: Box<dyn WaitChannel>,
-    commands: &Commands,
-    exited: Arc<AtomicBool>,
-    report: &SyncSender<Result<(), StartError>>,
-) -> Result<(), ExitReason> {
-    let on_exit = std::mem::replace(&mut config.on_exit, Box::new(|| ()));
-    let _guard = ExitGuard { exited, on_exit: Some(on_exit) };
-    match config.negotiated.abi {
-        Abi::X86_64 => serve(Service::<X86_64>::new(config, ring, channel), commands, report),
-        Abi::X86_32 => serve(Service::<X86_32>::new(config, ring, channel), commands, report),
+    /// Tells the threads that these properties of the disk are advertised.
+    pub(crate) fn advertised(&self, info: DiskInfo) {
+        self.rings.iter().for_each(|ring| ring.advertised(info));
     }
-}
 
-/// Reports whether the service could be made, and runs it.
-fn serve<P: Protocol<Request = Request, Response = Response>>(
-    service: Result<Service<P>, StartError>,
-    commands: &Commands,
-    report: &SyncSender<Result<(), StartError>>,
-) -> Result<(), ExitReason> {
-    let (outcome, service) = match service {
-        Ok(service) => (Ok(()), Some(service)),
-        Err(error) => (Err(error), None),
-    };
-    // Whoever starts the thread waits for the report.
-    let _ = report.send(outcome);
-    service.map_or(Ok(()), |service| service.run(commands))
+    /// Whether a thread has exited, so that the others are to be stopped.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.rings.iter().any(RingThread::has_exited)
+    }
+
+    /// Whether all threads have exited, and nothing of the rings is in use any more.
+    pub(crate) fn has_exited(&self) -> bool {
+        self.rings.iter().all(RingThread::has_exited)
+    }
+
+    /// Waits for the threads to exit.
+    ///
+    /// # Errors
+    /// The first [`ExitReason`] of a thread that exited without being told to, or failed while stopping: one that says more
+    /// than that the frontend is gone, if there is one.
+    pub(crate) fn join(self) -> Result<(), ExitReason> {
+        let outcomes: Vec<_> = self.rings.into_iter().filter_map(|ring| ring.join().err()).collect();
+        let (gone, others): (Vec<_>, Vec<_>) =
+            outcomes.into_iter().partition(|reason| matches!(reason, ExitReason::PeerGone));
+        others.into_iter().chain(gone).next().map_or(Ok(()), Err)
+    }
 }

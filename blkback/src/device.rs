@@ -2,22 +2,23 @@
 
 //! One virtual block device over its life: handshake, connection and statistics.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use event_channel::WaitEventChannels;
 use grant_table::{GrantTable, PageBudget};
-use inflight::InflightDir;
 use xenbus::driver::{BackDevice, DeviceState, Failure, Update, Waker};
 use xenbus::handshake::back::{Follow, Handshake, Reconnect, Ring, fail, follow};
 use xenbus::{Device, Keys, XenbusState};
 
-use crate::config::{DataPath, Recovery, RingConfig, Tuning, inflight_bytes};
-use crate::connection::Connection;
+use crate::config::{Recovery, Tuning};
+use crate::connection::{Connection, ConnectionConfig, QueueConfig};
+use crate::device_stats::DeviceStats;
 use crate::disk_queue::Claim;
+use crate::disk_watch::DiskWatch;
 use crate::engine::{Disk, DiskInfo};
 use crate::error::{ExitReason, StartError};
-use crate::handshake::{Negotiated, backend_keys};
-use crate::stats::Stats;
+use crate::handshake::{Negotiated, Offer, disk_keys};
+use crate::records::Records;
 
 /// Frontends of disks keep their requests, and close for good when the backend does.
 pub(crate) const RECONNECT: Reconnect = Reconnect::InitWait;
@@ -30,19 +31,21 @@ pub(crate) struct VbdDevice {
     pub(crate) disk: Arc<dyn Disk>,
     /// The disk's properties, as advertised to the frontend.
     pub(crate) advertised: DiskInfo,
-    /// The properties that a ring's thread has found, and that were not looked at yet.
-    pub(crate) found: Arc<Mutex<Option<DiskInfo>>>,
+    /// The properties that the rings' threads have found.
+    pub(crate) watch: Arc<DiskWatch>,
+    /// What is offered to the frontend with the disk.
+    pub(crate) offer: Offer,
     pub(crate) handshake: Handshake,
-    pub(crate) ring: Option<Connection>,
-    /// The ring's thread was told to stop.
+    pub(crate) connection: Option<Connection>,
+    /// The rings' threads were told to stop.
     pub(crate) stopping: bool,
-    /// The ring that is not served while a younger device uses the disk.
+    /// The rings that are not served while a younger device uses the disk.
     pub(crate) suspended: Option<Negotiated>,
     pub(crate) claim: Arc<Claim>,
     pub(crate) tuning: Tuning,
-    pub(crate) stats: Arc<Stats>,
+    pub(crate) stats: Arc<DeviceStats>,
     pub(crate) waker: Waker,
-    pub(crate) inflight_dir: Option<InflightDir>,
+    pub(crate) records: Records,
     pub(crate) page_budget: PageBudget,
 }
 
@@ -65,10 +68,10 @@ impl BackDevice for VbdDevice {
 
     fn stop(&mut self) {
         // The recorded requests are from now on for the successor.
-        self.inflight_dir = None;
-        if let Some(ring) = self.ring.take() {
-            ring.stop();
-            if let Err(error) = ring.join() {
+        self.records.leave();
+        if let Some(connection) = self.connection.take() {
+            connection.stop();
+            if let Err(error) = connection.join() {
                 tracing::warn!(%error, "failed while stopping");
             }
         }
@@ -81,7 +84,7 @@ impl Follow for VbdDevice {
     }
 
     fn ring(&self) -> Ring {
-        match &self.ring {
+        match &self.connection {
             _ if self.suspended.is_some() => Ring::Running,
             None => Ring::None,
             Some(_) if self.stopping => Ring::Stopping,
@@ -91,7 +94,9 @@ impl Follow for VbdDevice {
 
     fn backend_keys(&mut self) -> Keys {
         self.refresh();
-        self.advertised_keys()
+        let mut keys = self.offer.keys();
+        keys.extend(disk_keys(&self.advertised).iter());
+        keys
     }
 
     fn connect(&mut self, own: &Keys, other: &Keys) -> Result<bool, Failure> {
@@ -105,8 +110,8 @@ impl Follow for VbdDevice {
 
     fn disconnect(&mut self) {
         self.suspended = None;
-        if let Some(ring) = &self.ring {
-            ring.stop();
+        if let Some(connection) = &self.connection {
+            connection.stop();
             self.stopping = true;
         }
     }
@@ -115,13 +120,14 @@ impl Follow for VbdDevice {
 impl VbdDevice {
     /// Hands the disk over to a younger device, or acquires it again when the younger device has released it.
     fn hand_over(&mut self, update: &mut Update) {
-        if let (Some(ring), None, false) = (&self.ring, &self.suspended, self.claim.is_youngest()) {
+        if let (Some(connection), None, false) = (&self.connection, &self.suspended, self.claim.is_youngest())
+        {
             tracing::info!("disk handed over to a newer device");
-            self.suspended = Some(ring.negotiated().clone());
+            self.suspended = Some(connection.negotiated().clone());
             self.stopping = true;
-            ring.stop();
+            connection.stop();
         }
-        if self.ring.is_none() && self.suspended.is_some() && self.claim.try_acquire() {
+        if self.connection.is_none() && self.suspended.is_some() && self.claim.try_acquire() {
             tracing::info!("disk acquired");
             if let Some(Err(failure)) = self.suspended.take().map(|negotiated| self.serve(negotiated)) {
                 fail(self, update, failure);
@@ -129,12 +135,14 @@ impl VbdDevice {
         }
     }
 
-    /// Joins a ring's thread that has exited; returns why if it was not told to stop.
+    /// Joins the rings' threads once all have exited; returns why if they were not told to stop. Where one has exited, the
+    /// others are told to.
     fn reap(&mut self) -> Option<Failure> {
-        let ring = self.ring.take_if(|ring| ring.has_exited())?;
-        self.remove_inflight();
+        self.connection.iter().filter(|connection| connection.is_ending()).for_each(Connection::stop);
+        let connection = self.connection.take_if(|connection| connection.has_exited())?;
+        self.records.remove();
         let stopped = std::mem::take(&mut self.stopping);
-        match ring.join() {
+        match connection.join() {
             Ok(()) => {
                 tracing::info!("disconnected");
                 None
@@ -151,98 +159,85 @@ impl VbdDevice {
         }
     }
 
-    fn advertised_keys(&self) -> Keys {
-        backend_keys(&self.advertised, self.tuning.data_path == DataPath::Persistent)
-    }
-
     /// Takes the properties that a ring's thread has found last; `true` if they are new.
     fn refresh(&mut self) -> bool {
-        let found = self.found.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let found = self.watch.take();
         found.is_some_and(|info| std::mem::replace(&mut self.advertised, info) != info)
     }
 
     /// Publishes a new size to a connected frontend: `sectors`, then the state once more. Whatever has changed may be the size, too:
-    /// the ring's thread looks, as that may take long.
+    /// a ring's thread looks, as that may take long.
     fn publish_resize(&mut self, update: &mut Update) {
-        let (XenbusState::Connected, Some(ring)) = (self.handshake.state(), &self.ring) else { return };
-        ring.look();
+        let (XenbusState::Connected, Some(connection)) = (self.handshake.state(), &self.connection) else {
+            return;
+        };
+        connection.look();
         if update.state.is_none() && self.refresh() {
             tracing::info!(sectors = self.advertised.sectors, "resized");
-            if let Some(ring) = &self.ring {
-                ring.resized();
+            if let Some(connection) = &self.connection {
+                connection.advertised(self.advertised);
             }
-            update.keys.extend(self.advertised_keys().iter());
+            // Not what was offered: the connection, and a successor that resumes it, keep to what an earlier process has offered.
+            update.keys.extend(disk_keys(&self.advertised).iter());
             update.rewrite = true;
         }
     }
 
-    /// Starts to serve a ring, having acquired the disk.
+    /// Starts to serve the rings, having acquired the disk.
     fn serve(&mut self, negotiated: Negotiated) -> Result<(), Failure> {
-        let create = |dir: &InflightDir| {
-            dir.create(&self.inflight_name(), &negotiated.to_string(), inflight_bytes(&negotiated))
-        };
-        let region = self.inflight_dir.as_ref().map(create).transpose().map_err(|e| {
+        let recoveries = self.records.create(&negotiated).map_err(|e| {
             self.claim.release();
             Failure::new(libc::EIO, e)
         })?;
-        let recovery = region.map_or(Recovery::None, Recovery::Record);
-        self.start(negotiated, recovery).map_err(|e| {
-            self.remove_inflight();
+        self.start(negotiated, recoveries).map_err(|e| {
+            self.records.remove();
             e.failure()
         })
     }
 
-    /// Starts the ring's thread, having acquired the disk.
-    fn start(&mut self, negotiated: Negotiated, recovery: Recovery) -> Result<(), StartError> {
-        let info_waker = self.waker.clone();
-        let found = self.found.clone();
-        let exit_waker = self.waker.clone();
+    /// Starts the rings' threads, having acquired the disk.
+    fn start(&mut self, negotiated: Negotiated, recoveries: Vec<Recovery>) -> Result<(), StartError> {
+        let waker = self.waker.clone();
         let claim = self.claim.clone();
-        let config = RingConfig {
+        let stats = self.stats.of_queues(recoveries.len());
+        let queues = recoveries.into_iter().zip(stats);
+        let queues = queues.map(|(recovery, stats)| QueueConfig { recovery, stats }).collect();
+        let config = ConnectionConfig {
             grants: self.grants.clone(),
             channels: self.channels.clone(),
             peer: self.device.front,
             negotiated,
             disk: self.disk.clone(),
             info: self.advertised,
-            recovery,
-            stats: self.stats.clone(),
             tuning: self.tuning,
             page_budget: self.page_budget.clone(),
-            on_info: Box::new(move |info| {
-                *found.lock().unwrap_or_else(PoisonError::into_inner) = Some(info);
-                info_waker.wake();
-            }),
-            on_exit: Box::new(move || {
-                claim.release();
-                exit_waker.wake();
-            }),
+            watch: self.watch.clone(),
+            on_exit: Arc::new(move || waker.wake()),
         };
-        self.ring = Some(Connection::start(config).inspect_err(|_| self.claim.release())?);
+        self.connection = Some(Connection::start(&config, queues, Box::new(move || claim.release()))?);
         Ok(())
     }
 
-    /// Resumes the ring of an earlier process that was Connected, if that process recorded its requests in flight.
+    /// Resumes the rings of an earlier process that was Connected, if that process recorded their requests in flight.
     /// Otherwise, or where the recorded requests cannot be used, the handshake starts from the beginning.
     pub(crate) fn resume(&mut self, found: &DeviceState) -> Result<(), Failure> {
         let resumed = self.try_resume(found);
         if resumed.is_err() {
             // The recorded requests are for the next attempt.
-            self.inflight_dir = None;
+            self.records.leave();
         }
         resumed
     }
 
     fn try_resume(&mut self, found: &DeviceState) -> Result<(), Failure> {
-        let (Some(dir), XenbusState::Connected) = (&self.inflight_dir, found.own_state) else {
+        if !self.records.are_kept() || found.own_state != XenbusState::Connected {
             return Ok(());
-        };
+        }
         let Ok(negotiated) = Negotiated::from_keys(&found.own, &found.other) else { return Ok(()) };
-        let opened = dir.open(&self.inflight_name(), &negotiated.to_string(), inflight_bytes(&negotiated));
-        let region = match opened {
-            Ok(Some(region)) => region,
+        let recoveries = match self.records.open(&negotiated) {
+            Ok(Some(recoveries)) => recoveries,
             Ok(None) => {
-                tracing::warn!("no in-flight log of its ring; reconnecting");
+                tracing::warn!("no in-flight log of its rings; reconnecting");
                 return Ok(());
             }
             Err(error @ inflight::Error::Busy(_)) => return Err(Failure::held_by_another_process(error)),
@@ -251,7 +246,7 @@ impl VbdDevice {
         if !self.claim.try_acquire() {
             return Err(Failure::in_use_for_now("another device of the same machine uses the disk"));
         }
-        match self.start(negotiated, Recovery::Resume(region)) {
+        match self.start(negotiated, recoveries) {
             Ok(()) => self.handshake = Handshake::resumed(RECONNECT),
             // An earlier process that is being killed closes its event channels a moment after its files.
             Err(error @ StartError::Channel(event_channel::Error::NoSuchPort { .. }))
@@ -271,27 +266,15 @@ impl VbdDevice {
         }
         Ok(())
     }
-
-    /// The name under which requests in flight are recorded.
-    fn inflight_name(&self) -> String {
-        format!("vbd-{}-{}", self.device.front, self.device.id)
-    }
-
-    /// Removes the recorded requests of a ring that is no longer served.
-    fn remove_inflight(&self) {
-        if let Some(dir) = &self.inflight_dir {
-            dir.remove(&self.inflight_name());
-        }
-    }
 }
 
 impl Drop for VbdDevice {
-    /// Tells the ring's thread to stop, without waiting for it: the disk may be slow. Removes its record of requests, or an
-    /// earlier process's that was not resumed.
+    /// Tells the rings' threads to stop, without waiting for them: the disk may be slow. Removes their records of requests, or an
+    /// earlier process's that were not resumed.
     fn drop(&mut self) {
-        if let Some(ring) = &self.ring {
-            ring.stop();
+        if let Some(connection) = &self.connection {
+            connection.stop();
         }
-        self.remove_inflight();
+        self.records.remove();
     }
 }

@@ -12,13 +12,19 @@ use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Waker};
 use xenbus::handshake::back::Handshake;
 use xenbus::{Device, Keys};
 
-use crate::config::Tuning;
+use crate::config::{DataPath, Tuning};
 use crate::device::{RECONNECT, VbdDevice};
 use crate::disk_queue::DiskQueues;
+use crate::disk_watch::DiskWatch;
 use crate::engine::{Disk, OpenError, Spec, open};
+use crate::handshake::{MAX_INDIRECT_SEGMENTS, MAX_QUEUES, Offer};
+use crate::records::Records;
 
 /// Opens the disk of a device, given its keys in the backend's directory.
 pub type Opener = Box<dyn FnMut(&Device, &Keys) -> Result<Arc<dyn Disk>, Failure> + Send>;
+
+/// Segments that Linux's backend offers: 1 MiB.
+const LINUX_INDIRECT_SEGMENTS: u16 = 256;
 
 /// The driver of all `vbd` devices of a domain.
 pub struct VbdDriver {
@@ -28,6 +34,8 @@ pub struct VbdDriver {
     tuning: Tuning,
     inflight_dir: Option<InflightDir>,
     page_budget: PageBudget,
+    max_queues: u32,
+    max_indirect_segments: u16,
     disk_queues: DiskQueues,
 }
 
@@ -51,6 +59,8 @@ impl VbdDriver {
             tuning: Tuning::default(),
             inflight_dir: None,
             page_budget: PageBudget::new(usize::MAX),
+            max_queues: 1,
+            max_indirect_segments: LINUX_INDIRECT_SEGMENTS,
             disk_queues: DiskQueues::default(),
         }
     }
@@ -65,6 +75,18 @@ impl VbdDriver {
     /// the `vm.max_map_count` mappings of the process.
     pub fn set_max_persistent_grants(&mut self, pages: usize) {
         self.page_budget = PageBudget::new(pages);
+    }
+
+    /// Sets how many queues are offered to the frontends of devices that appear from now on, 1 to [`MAX_QUEUES`]; 1 by
+    /// default. Each queue that a frontend uses has a thread, a ring, an engine of the disk and persistent grants of its own.
+    pub fn set_max_queues(&mut self, queues: u32) {
+        self.max_queues = queues.clamp(1, MAX_QUEUES);
+    }
+
+    /// Sets how many segments of an indirect request are offered to the frontends of devices that appear from now on, at most
+    /// [`MAX_INDIRECT_SEGMENTS`]; 256 by default, as by Linux's backend (`MAX_INDIRECT_SEGMENTS` of xen-blkback), and with 0 none.
+    pub fn set_max_indirect_segments(&mut self, segments: u16) {
+        self.max_indirect_segments = segments.min(MAX_INDIRECT_SEGMENTS);
     }
 
     /// Records requests in flight of devices that appear from now on, so that a successor of this process resumes
@@ -100,16 +122,21 @@ impl BackDriver for VbdDriver {
             channels: self.channels.clone(),
             tuning: self.tuning,
             handshake: Handshake::new(RECONNECT, seen),
-            ring: None,
+            connection: None,
             stopping: false,
             suspended: None,
             claim: self.disk_queues.join(&disk, waker.clone()),
             advertised: info,
-            found: Arc::default(),
+            watch: Arc::new(DiskWatch::new(info, waker.clone())),
+            offer: Offer {
+                persistent: self.tuning.data_path == DataPath::Persistent,
+                max_queues: self.max_queues,
+                max_indirect_segments: self.max_indirect_segments,
+            },
             disk,
             stats: Arc::default(),
             waker,
-            inflight_dir: self.inflight_dir.clone(),
+            records: Records::new(self.inflight_dir.clone(), device),
             page_budget: self.page_budget.clone(),
         };
         vbd.resume(seen)?;

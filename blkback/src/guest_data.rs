@@ -8,6 +8,7 @@
 //! pages stay mapped and the kernel has registered memory of the backend, a copy between the two is faster than pinning
 //! (`tests/xen/run grant-costs`).
 
+mod large_buffers;
 mod memory;
 
 use std::io;
@@ -24,9 +25,10 @@ use crate::config::{DataPath, RingConfig};
 use crate::engine::{BouncePool, Buffer, Completion, Engine, IoRequest, IoTable, Operation};
 use crate::request::{PendingRequest, RequestTable, Tag};
 use crate::stats::{ErrorKind, Stats};
+use large_buffers::LargeBuffers;
 use memory::{Memory, Pages};
 
-/// Bytes of a private bounce buffer: the most that a request carries.
+/// Bytes of a private bounce buffer: the most that a request carries which is not indirect.
 const BUFFER: usize = MAX_SEGMENTS * PAGE_SIZE;
 
 /// Copies of one call of the hypervisor: as many as `hypervisor::xen` passes on without allocating.
@@ -46,6 +48,10 @@ pub(crate) struct GuestData {
     pool: Option<Arc<BouncePool>>,
     /// Free private bounce buffers, for when the pool is exhausted.
     free: Vec<MmapRegion>,
+    /// Those of requests that these are too small for.
+    large: LargeBuffers,
+    /// Requests that wait for one of those.
+    waiting: Vec<Tag>,
     stats: Arc<Stats>,
     /// Pages to be mapped.
     to_map: Vec<MapOp>,
@@ -67,7 +73,7 @@ impl GuestData {
         let grants = config.grants.clone();
         let peer = config.peer;
         let data_path = config.tuning.data_path;
-        let persistent = data_path == DataPath::Persistent && config.negotiated.persistent;
+        let persistent = data_path == DataPath::Persistent && config.persistent;
         let copies = data_path == DataPath::Copy;
         let pool = if copies || persistent { registered_pool(engine) } else { None };
         tracing::info!(persistent, copies, registered = pool.is_some(), "data path");
@@ -80,10 +86,34 @@ impl GuestData {
             copies,
             pool,
             free: Vec::new(),
+            large: LargeBuffers::default(),
+            waiting: Vec::new(),
             stats: config.stats.clone(),
             to_map: Vec::new(),
             to_unmap: Vec::with_capacity(depth),
             to_copy: Vec::with_capacity(depth),
+        }
+    }
+
+    /// Whether there are requests that wait until another one's memory is given back.
+    #[inline]
+    pub(crate) fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Appends those to `tags`, to be started.
+    #[inline]
+    pub(crate) fn take_waiting(&mut self, tags: &mut Vec<Tag>) {
+        if self.has_waiting() {
+            tags.append(&mut self.waiting);
+        }
+    }
+
+    /// Gives back memory that large requests have used, none of which is in flight.
+    pub(crate) fn give_back_spare(&mut self) {
+        self.large.give_back_spare();
+        if self.ios.pinned() == 0 {
+            (0..self.ios.depth() as u32).for_each(|slot| self.ios.memory_mut(Tag(slot)).give_back_spare());
         }
     }
 
@@ -105,7 +135,7 @@ impl GuestData {
     }
 
     /// Makes the data of these requests accessible, and appends an operation for each to `ready`. Those whose pages
-    /// cannot be mapped or copied, which fails them alone, are appended to `failed`.
+    /// cannot be mapped or copied, which fails them alone, are appended to `failed`. Some may wait: [`GuestData::has_waiting`].
     pub(crate) fn start(
         &mut self,
         requests: &RequestTable,
@@ -129,13 +159,18 @@ impl GuestData {
             let request = &requests[*tag];
             match self.ios.start(*tag, request.operation(), request.sector(), |m, s| m.collect(request, s)) {
                 Some(io) => ready.push(io),
-                None => {
-                    self.release(*tag);
-                    failed.push(*tag);
-                }
+                None => self.give_up(*tag, failed),
             }
         }
         self.unmap_batch();
+    }
+
+    /// Releases the memory of a request that was not started: it has failed, or waits.
+    #[cold]
+    fn give_up(&mut self, tag: Tag, failed: &mut Vec<Tag>) {
+        self.release(tag);
+        let waits = std::mem::take(&mut self.ios.memory_mut(tag).waits);
+        if waits { self.waiting.push(tag) } else { failed.push(tag) }
     }
 
     #[inline]
@@ -156,13 +191,15 @@ impl GuestData {
         if segments.is_empty() {
             return Ok(());
         }
-        let mut buffer = self.buffer(request.bytes(), self.copies)?;
+        let mut buffer = self.buffer(tag, request.bytes(), self.copies)?;
         if let Some(cache) = &mut self.cache {
             let pages = &mut self.ios.memory_mut(tag).pages;
             if !keep_mapped(cache, segments, pages, &self.stats)? {
                 pages.clear();
-                buffer =
-                    buffer.map_or_else(|| self.buffer(request.bytes(), true), |buffer| Ok(Some(buffer)))?;
+                buffer = match buffer {
+                    None => self.buffer(tag, request.bytes(), true)?,
+                    some => some,
+                };
             }
         }
         let is_bounced = buffer.is_some();
@@ -170,20 +207,24 @@ impl GuestData {
         if is_bounced && request.operation() == Operation::Write {
             self.to_copy.push(tag);
         }
-        if !is_bounced && self.cache.is_none() {
+        if !is_bounced && self.cache.is_none() && !self.ios.memory(tag).refused {
             self.add_to_map(tag, request);
         }
         Ok(())
     }
 
-    /// The bounce buffer for so many bytes, if there is a registered one or they must be copied.
+    /// The bounce buffer for so many bytes, if there is a registered one or they must be copied. The request waits where there
+    /// is none yet.
     #[inline]
-    fn buffer(&mut self, bytes: usize, must_copy: bool) -> grant_table::Result<Option<Buffer>> {
+    fn buffer(&mut self, tag: Tag, bytes: usize, must_copy: bool) -> grant_table::Result<Option<Buffer>> {
         if let Some(buffer) = self.pool.as_ref().and_then(|pool| pool.alloc(bytes)) {
             return Ok(Some(Buffer::Pooled(buffer)));
         }
         if !must_copy {
             return Ok(None);
+        }
+        if bytes > BUFFER {
+            return self.large_buffer(tag, bytes);
         }
         let region = match self.free.pop() {
             Some(region) => region,
@@ -191,6 +232,17 @@ impl GuestData {
                 .map_err(|_| grant_table::Error::NoSpace("memory for a bounce buffer"))?,
         };
         Ok(Some(Buffer::Private(region)))
+    }
+
+    #[cold]
+    fn large_buffer(&mut self, tag: Tag, bytes: usize) -> grant_table::Result<Option<Buffer>> {
+        let buffer = self.large.take(bytes)?;
+        if buffer.is_none() {
+            let memory = self.ios.memory_mut(tag);
+            memory.refused = true;
+            memory.waits = true;
+        }
+        Ok(buffer.map(Buffer::Private))
     }
 
     fn map_batch(&mut self) {
@@ -279,8 +331,10 @@ impl GuestData {
         }
         if memory.buffer.is_some() || !memory.pages.is_empty() {
             memory.pages.clear();
-            if let Some(Buffer::Private(region)) = memory.buffer.take() {
-                self.free.push(region);
+            match memory.buffer.take() {
+                Some(Buffer::Private(region)) if region.size() > BUFFER => self.large.give_back(region),
+                Some(Buffer::Private(region)) => self.free.push(region),
+                _ => {}
             }
         }
         std::mem::take(&mut memory.refused)

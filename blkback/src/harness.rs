@@ -20,7 +20,13 @@ pub fn hostile(script: &[u8]) {
 fn limits(byte: u8) -> Limits {
     let sectors = [0, 8, 1 << 20, u64::MAX][usize::from(byte & 3)];
     let sector_size = 512 << (byte >> 2 & 3);
-    Limits { sectors, sector_size, read_only: byte & 16 != 0, flush: byte & 32 == 0 }
+    Limits {
+        sectors,
+        sector_size,
+        read_only: byte & 16 != 0,
+        flush: byte & 32 == 0,
+        indirect_segments: u16::from(byte >> 5) * 80,
+    }
 }
 
 fn run<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
@@ -57,10 +63,12 @@ fn run<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
             }
             _ => match queue.poll() {
                 Err(_) => return,
-                Ok(None) => {}
-                Ok(Some(tag)) => {
-                    check_request(&queue.requests()[tag], &limits);
-                    open.push(tag);
+                Ok(polled) => {
+                    let first = open.len();
+                    open.extend(polled);
+                    // Segments are bytes of the script, too.
+                    fetch(&mut queue, &script[..script.len().min(32 * usize::from(step[1]))], &mut open);
+                    open[first..].iter().for_each(|tag| check_request(&queue.requests()[*tag], &limits));
                 }
             },
         }
@@ -68,6 +76,17 @@ fn run<P: Protocol<Request = Request, Response = Response>>(script: &[u8]) {
         assert_eq!(tags.len(), open.len(), "a tag is in use twice");
         assert!(queue.in_flight() <= queue.size() && open.len() <= queue.in_flight());
     }
+}
+
+/// Gives all requests that are to be fetched the same segments, and appends those that may be carried out to `open`.
+fn fetch<P: Protocol<Request = Request, Response = Response>>(
+    queue: &mut Queue<P, Pages>,
+    bytes: &[u8],
+    open: &mut Vec<Tag>,
+) {
+    let mut unfetched = Vec::new();
+    queue.take_unfetched(&mut unfetched);
+    open.extend(unfetched.into_iter().filter(|tag| queue.fetched(*tag, bytes)));
 }
 
 /// Asserts what engines rely on.

@@ -2,8 +2,8 @@
 //!
 //! A request is decoded from the ring by [`queue`] into its slot of a table ([`request`]), and only its number is handed on:
 //! checked by [`check`], delayed if need be by [`order`], and carried out by an [`engine`] on the guest's pages, which
-//! `guest_data` maps or copies. [`handshake`] negotiates the ring with the frontend. `service` is the loop that drives these
-//! cores for one ring by batches, and `device` what the control loop of [`xenbus::driver`] drives.
+//! `guest_data` maps or copies. [`handshake`] negotiates the rings with the frontend. `service` is the loop that drives these
+//! cores for one ring by batches, in a thread for each queue of the frontend's (`connection`), and `device` what the control loop of [`xenbus::driver`] drives.
 //!
 //! A backend for all disks of a domain's guests, on any hypervisor:
 //!
@@ -35,7 +35,9 @@ mod commands;
 pub mod config;
 mod connection;
 mod device;
+mod device_stats;
 mod disk_queue;
+mod disk_watch;
 mod driver;
 pub mod engine;
 pub mod error;
@@ -46,11 +48,15 @@ pub mod handshake;
 pub mod harness;
 pub mod order;
 pub mod queue;
+mod records;
 pub mod request;
+mod ring_thread;
+mod segment_pages;
 mod service;
 pub mod stats;
 
 pub use config::{DataPath, Tuning};
+pub use device_stats::DeviceStats;
 pub use driver::{Opener, VbdDriver, open_keys};
 pub use engine::{Disk, DiskInfo, Engine};
 pub use stats::Stats;

@@ -3,15 +3,18 @@
 //! A request is copied from the ring into its slot of the [`RequestTable`], and stays there: it is checked in place and
 //! named by its [`Tag`]. The frontend's ids are only echoed, and may repeat.
 
-use crate::check::{Checked, Limits, check};
+use crate::check::{Checked, Limits, check, check_indirect, check_segments};
 use crate::order::Order;
 use crate::request::{RequestTable, Tag};
 use crate::stats::Refused;
 use inflight::{DamagedEntry, InflightLog, LogMismatch};
-use ring_abi::blkif::{Request, Response, Status};
+use ring_abi::blkif::{Request, Response, Status, indirect};
 use ring_abi::ring::{Back, BadMemory, Fault, Notify, Protocol};
 use ring_abi::shm::Memory;
 use std::time::Instant;
+
+/// Requests whose segments are fetched together at most, before others are taken from the ring.
+const FETCHED_TOGETHER: usize = 8;
 
 /// Why a ring cannot be served in the state in which an earlier backend left it.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +76,8 @@ pub struct Queue<P, M, L = M> {
     unpublished: Vec<Tag>,
     /// Requests that an earlier backend took and did not answer, the oldest last.
     inherited: Vec<Tag>,
+    /// Indirect requests that were taken, and whose segments are still in the frontend's pages.
+    unfetched: Vec<Tag>,
 }
 
 impl<P, M, L> Queue<P, M, L>
@@ -141,6 +146,7 @@ where
             inflight_log: None,
             unpublished: Vec::new(),
             inherited: Vec::new(),
+            unfetched: Vec::new(),
         }
     }
 
@@ -195,7 +201,8 @@ where
     }
 
     /// Returns the next request whose operation may be carried out now. Requests that fail their check are answered on
-    /// the way, at most as many in one call as the ring has slots.
+    /// the way, at most as many in one call as the ring has slots. Indirect ones are put aside, for [`Queue::take_unfetched`]; after
+    /// some of them `None` is returned though there may be more requests.
     ///
     /// # Errors
     /// [`Fault`] if the frontend's producer index is impossible: close this device.
@@ -216,6 +223,9 @@ where
             if let Some(checked) = self.admit(tag) {
                 return Ok(self.start(tag, checked));
             }
+            if self.unfetched.len() >= FETCHED_TOGETHER {
+                break;
+            }
         }
         Ok(None)
     }
@@ -230,12 +240,52 @@ where
     /// The next of the requests that an earlier backend did not answer.
     #[cold]
     fn take_inherited(&mut self) -> Option<Tag> {
-        while let Some(tag) = self.inherited.pop() {
+        while self.unfetched.len() < FETCHED_TOGETHER {
+            let tag = self.inherited.pop()?;
             if let Some(checked) = self.admit(tag) {
                 return self.start(tag, checked);
             }
         }
         None
+    }
+
+    /// Whether there are indirect requests whose segments are to be fetched.
+    #[inline]
+    pub fn has_unfetched(&self) -> bool {
+        !self.unfetched.is_empty()
+    }
+
+    /// Appends the indirect requests whose segments are to be fetched to `tags`: each is to be given to [`Queue::fetched`], or
+    /// completed with an error where the frontend's pages cannot be read.
+    pub fn take_unfetched(&mut self, tags: &mut Vec<Tag>) {
+        tags.append(&mut self.unfetched);
+    }
+
+    /// Gives an indirect request a private copy of its pages of segments. Returns whether its operation may be carried out now: a
+    /// request that fails its check is answered.
+    pub fn fetched(&mut self, tag: Tag, bytes: &[u8]) -> bool {
+        let Request::Indirect(request) = *self.requests[tag].request() else { return false };
+        let segments = indirect::segments(bytes).take(request.nr_segments.into());
+        self.requests.set_fetched(tag, segments);
+        let pending = &mut self.requests[tag];
+        let complete = pending.segments().len() == usize::from(request.nr_segments);
+        let checked = check_segments(request.sector_number, pending.segments(), &self.limits);
+        match checked.ok().filter(|_| complete) {
+            Some(bytes) => {
+                let operation = pending.operation();
+                pending.admit(operation, bytes);
+                true
+            }
+            None => {
+                self.refuse(tag, Status::ERROR);
+                false
+            }
+        }
+    }
+
+    /// Gives back memory that was used for indirect requests and is not now.
+    pub fn give_back_spare(&mut self) {
+        self.requests.give_back_spare();
     }
 
     /// Checks a request, and answers it if it fails the check.
@@ -248,9 +298,26 @@ where
                 Some(checked)
             }
             Err(status) => {
-                self.refuse(tag, status);
+                self.put_aside_or_refuse(tag, status);
                 None
             }
+        }
+    }
+
+    /// Puts an indirect request aside, and answers any other that has failed its check.
+    #[cold]
+    fn put_aside_or_refuse(&mut self, tag: Tag, status: Status) {
+        let pending = &mut self.requests[tag];
+        let checked = match pending.request() {
+            Request::Indirect(request) => check_indirect(request, &self.limits),
+            _ => Err(status),
+        };
+        match checked {
+            Ok(operation) => {
+                pending.admit(operation, 0);
+                self.unfetched.push(tag);
+            }
+            Err(status) => self.refuse(tag, status),
         }
     }
 

@@ -4,7 +4,7 @@
 use std::ops::{Index, IndexMut};
 use std::time::Instant;
 
-use ring_abi::blkif::{Io, Request, Segment};
+use ring_abi::blkif::{Request, Segment};
 
 /// The name of a request in flight: the number of its slot in the table, below the ring's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,6 +34,8 @@ enum State {
 pub struct PendingRequest {
     /// As the frontend wrote it.
     request: Request,
+    /// The fetched segments of an indirect request; none, without memory, of any other.
+    fetched: Vec<Segment>,
     state: State,
     operation: Operation,
     /// Length of the segments in bytes, when they are read or written.
@@ -45,6 +47,7 @@ impl PendingRequest {
     fn free() -> PendingRequest {
         PendingRequest {
             request: Request::default(),
+            fetched: Vec::new(),
             state: State::Free,
             operation: Operation::Flush,
             bytes: 0,
@@ -67,21 +70,23 @@ impl PendingRequest {
     /// First sector, in units of 512 bytes; checked. 0 for a flush.
     #[inline]
     pub fn sector(&self) -> u64 {
-        self.data().map_or(0, |io| io.sector_number)
+        match &self.request {
+            // What has data to read or write: a barrier does in its step that writes.
+            _ if self.operation == Operation::Flush => 0,
+            Request::Io(io) => io.sector_number,
+            Request::Indirect(indirect) => indirect.sector_number,
+            _ => 0,
+        }
     }
 
-    /// What is read or written of the frontend's pages; checked. None for a flush.
+    /// What is read or written of the frontend's pages; checked. None for a flush, and for an indirect request before it is
+    /// fetched.
     #[inline]
     pub fn segments(&self) -> &[Segment] {
-        self.data().map_or(&[], |io| &io.segments)
-    }
-
-    /// What has data to read or write: a barrier does in its step that writes.
-    #[inline]
-    fn data(&self) -> Option<&Io> {
         match &self.request {
-            Request::Io(io) if self.operation != Operation::Flush => Some(io),
-            _ => None,
+            _ if self.operation == Operation::Flush => &[],
+            Request::Io(io) => &io.segments,
+            _ => &self.fetched,
         }
     }
 
@@ -131,13 +136,15 @@ pub struct RequestTable {
     slots: Box<[PendingRequest]>,
     /// The slot freed last is used first: it is in the processor's cache.
     free: Vec<Tag>,
+    /// Memory of fetched segments that no request has now.
+    spare: Vec<Vec<Segment>>,
 }
 
 impl RequestTable {
     /// A table of `size` free slots.
     pub(crate) fn new(size: u32) -> RequestTable {
         let slots = (0..size).map(|_| PendingRequest::free()).collect();
-        RequestTable { slots, free: (0..size).rev().map(Tag).collect() }
+        RequestTable { slots, free: (0..size).rev().map(Tag).collect(), spare: Vec::new() }
     }
 
     /// A table of `size` slots with these requests in flight.
@@ -147,7 +154,7 @@ impl RequestTable {
             table[tag].request = request;
             table[tag].state = State::InFlight;
         }
-        let RequestTable { slots, free } = &mut table;
+        let RequestTable { slots, free, .. } = &mut table;
         free.retain(|tag| slots[tag.0 as usize].state == State::Free);
         table
     }
@@ -179,8 +186,32 @@ impl RequestTable {
     /// Frees the slot of a request that is answered.
     #[inline]
     pub(crate) fn free(&mut self, tag: Tag) {
-        self[tag].state = State::Free;
+        let slot = &mut self[tag];
+        slot.state = State::Free;
+        if slot.fetched.capacity() > 0 {
+            self.take_fetched(tag);
+        }
         self.free.push(tag);
+    }
+
+    #[cold]
+    fn take_fetched(&mut self, tag: Tag) {
+        let mut fetched = std::mem::take(&mut self[tag].fetched);
+        fetched.clear();
+        self.spare.push(fetched);
+    }
+
+    /// Gives an indirect request its segments, in memory that is used again.
+    pub(crate) fn set_fetched(&mut self, tag: Tag, segments: impl ExactSizeIterator<Item = Segment>) {
+        let mut fetched = self.spare.pop().unwrap_or_default();
+        fetched.reserve_exact(segments.len());
+        fetched.extend(segments);
+        self[tag].fetched = fetched;
+    }
+
+    /// Gives back memory of segments that no request has.
+    pub(crate) fn give_back_spare(&mut self) {
+        self.spare = Vec::new();
     }
 }
 

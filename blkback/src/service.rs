@@ -22,6 +22,7 @@ use crate::error_log::ErrorLog;
 use crate::guest_data::{Finished, GuestData};
 use crate::queue::Queue;
 use crate::request::Tag;
+use crate::segment_pages::SegmentPages;
 use crate::stats::{ErrorKind, Stats, Tally};
 
 /// The tokens of the descriptors that the loop waits for.
@@ -37,6 +38,9 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long the loop sleeps at most while the engine has operations that it could not start.
 const RETRY_INTERVAL: Duration = Duration::from_millis(1);
+
+/// How long a ring is without requests before memory that large ones have used is given back.
+const GIVE_BACK_AFTER: Duration = Duration::from_secs(1);
 
 /// What passes from one stage to the next; empty between two polls, and kept for its memory.
 #[derive(Default)]
@@ -58,9 +62,11 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
     completions: Vec<Completion>,
     batch: Batch,
     guest_data: GuestData,
+    segment_pages: SegmentPages,
+    /// Indirect requests have used memory since the ring was last without requests for a while.
+    has_spare: bool,
     queue: Queue<P, Contiguous, InflightRegion>,
-    /// The disk's properties when last read, and when that was.
-    info: DiskInfo,
+    /// When the disk's properties were last read.
     refreshed: Instant,
     /// An earlier process may have published a response without notifying the frontend.
     resumed: bool,
@@ -78,8 +84,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         ring: Contiguous,
         channel: Box<dyn WaitChannel>,
     ) -> Result<Self, StartError> {
-        let info = config.info;
-        let limits = limits(&info);
+        let limits = limits(&config.info, config.indirect_segments);
         let recovery = std::mem::take(&mut config.recovery);
         let resumed = matches!(recovery, Recovery::Resume(_));
         let queue = match recovery {
@@ -100,9 +105,10 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             engine,
             completions: Vec::with_capacity(depth),
             guest_data,
+            segment_pages: SegmentPages::new(config.grants.clone(), config.peer),
+            has_spare: false,
             batch: Batch::default(),
             queue,
-            info,
             refreshed: Instant::now(),
             resumed,
             notifier,
@@ -142,11 +148,14 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
                 if commands.take_look() {
                     self.refresh(Instant::now());
                 }
-                if commands.take_resized() {
-                    self.queue.set_limits(limits(&self.info));
+                if let Some(info) = commands.take_advertised() {
+                    self.queue.set_limits(limits(&info, self.config.indirect_segments));
                 }
             }
-            if !self.poll_once()? && !self.busy_poll(commands)? && !self.queue.arm()? {
+            if !self.poll_once()?
+                && !self.busy_poll(commands)?
+                && (self.guest_data.has_waiting() || !self.queue.arm()?)
+            {
                 self.sleep(commands)?;
             }
         }
@@ -168,16 +177,21 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     }
 
     fn take_requests(&mut self) -> Result<bool, ExitReason> {
+        // What is complete next makes room for them.
+        if self.guest_data.has_waiting() {
+            return Ok(false);
+        }
         self.queue.prefetch(self.config.tuning.batch);
         while self.batch.tags.len() < self.config.tuning.batch {
             let Some(tag) = self.queue.poll()? else { break };
             self.batch.tags.push(tag);
         }
+        let any_fetched = self.queue.has_unfetched() && self.fetch();
         if self.queue.refused().any() {
             self.stats.refused(self.queue.refused());
         }
         if self.batch.tags.is_empty() {
-            return Ok(false);
+            return Ok(any_fetched);
         }
         // The clock is read once a batch: reading it costs as much as a request.
         let now = Instant::now();
@@ -190,13 +204,39 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         Ok(true)
     }
 
-    /// Starts the requests of the batch.
+    /// Starts the requests of the batch. Those that wait for memory are started with a later one, when some is given back.
     fn start_batch(&mut self) {
-        let Batch { tags, ready, failed, .. } = &mut self.batch;
-        self.guest_data.start(self.queue.requests(), tags, ready, failed);
-        tags.clear();
-        self.engine.submit(ready);
+        loop {
+            let Batch { tags, ready, failed, .. } = &mut self.batch;
+            self.guest_data.start(self.queue.requests(), tags, ready, failed);
+            tags.clear();
+            self.engine.submit(ready);
+            self.fail(ErrorKind::Grant);
+            // The one that they waited for has failed.
+            if !self.guest_data.has_waiting() || self.guest_data.in_engine() > 0 {
+                return;
+            }
+            self.guest_data.take_waiting(&mut self.batch.tags);
+        }
+    }
+
+    /// Fetches the segments of indirect requests that were taken, and adds those that pass their check to the batch; returns
+    /// whether there were any.
+    #[cold]
+    fn fetch(&mut self) -> bool {
+        let mut unfetched = Vec::new();
+        self.queue.take_unfetched(&mut unfetched);
+        self.segment_pages.fetch(self.queue.requests(), &unfetched);
+        self.has_spare = true;
+        for (number, tag) in unfetched.iter().enumerate() {
+            match self.segment_pages.get(number) {
+                Some(bytes) if self.queue.fetched(*tag, bytes) => self.batch.tags.push(*tag),
+                Some(_) => {}
+                None => self.batch.failed.push(*tag),
+            }
+        }
         self.fail(ErrorKind::Grant);
+        !unfetched.is_empty()
     }
 
     /// Answers the requests that fail; returns whether there are any.
@@ -214,14 +254,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     #[cold]
     fn refresh(&mut self, now: Instant) {
         self.refreshed = now;
-        match self.config.disk.info() {
-            Ok(info) if info != self.info => {
-                self.info = info;
-                (self.config.on_info)(info);
-            }
-            Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "failed to read the disk's size"),
-        }
+        self.config.watch.look(&*self.config.disk);
     }
 
     fn complete_requests(&mut self) -> Result<bool, ExitReason> {
@@ -232,6 +265,9 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         self.guest_data.reclaim(&mut self.batch.failed);
         let any_dropped = self.fail(ErrorKind::Io);
         if self.completions.is_empty() {
+            if any_dropped {
+                self.start_waiting();
+            }
             return Ok(any_dropped);
         }
         let Batch { tags, finished, .. } = &mut self.batch;
@@ -252,12 +288,19 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             self.queue.complete(tag, status);
         }
         drop(tally);
-        if !self.batch.tags.is_empty() {
-            // Once more, with their data copied. Their time counts from when they were taken from the ring.
-            self.start_batch();
-        }
+        // Some once more, with their data copied. Their time counts from when they were taken from the ring.
+        self.start_waiting();
         self.stats.set_in_flight(self.queue.in_flight());
         Ok(true)
+    }
+
+    /// Starts the requests of the batch, and those that waited for memory.
+    #[inline]
+    fn start_waiting(&mut self) {
+        self.guest_data.take_waiting(&mut self.batch.tags);
+        if !self.batch.tags.is_empty() {
+            self.start_batch();
+        }
     }
 
     fn publish_responses(&mut self) -> Result<(), ExitReason> {
@@ -292,8 +335,12 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         if let Some(pause) = self.notifier.limit_events(&self.event_set)? {
             tracing::debug!(?pause, "masking events: the frontend notifies without work");
         }
-        let ready = self.wait()?;
+        let is_idle = self.has_spare && self.queue.in_flight() == 0;
+        let ready = self.wait(is_idle.then_some(GIVE_BACK_AFTER))?;
         self.stats.count_wakeup();
+        if is_idle && ready.is_empty() {
+            self.give_back_spare();
+        }
         if ready.contains(COMMANDS) {
             commands.take_event();
         }
@@ -303,6 +350,15 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         Ok(())
     }
 
+    /// Gives back memory that large requests have used.
+    #[cold]
+    fn give_back_spare(&mut self) {
+        self.queue.give_back_spare();
+        self.segment_pages.give_back_spare();
+        self.guest_data.give_back_spare();
+        self.has_spare = false;
+    }
+
     /// Waits for the engine to hand back all operations: only then may pages be unmapped. To `finish` is to start the
     /// requests, too, that wait for a barrier or were inherited.
     fn drain(&mut self, commands: &Commands, finish: bool) -> Result<(), ExitReason> {
@@ -310,6 +366,10 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         self.event_set.remove(&commands.event);
         // Requests that were taken before a fault of the frontend are not started any more.
         self.batch.tags.clear();
+        if !finish {
+            self.guest_data.take_waiting(&mut self.batch.tags);
+            self.batch.tags.clear();
+        }
         loop {
             let any_started = finish && self.start_taken();
             let any_completed = self.complete_requests()?;
@@ -319,7 +379,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             if self.guest_data.in_engine() == 0 {
                 return Ok(());
             }
-            self.wait()?;
+            self.wait(None)?;
         }
     }
 
@@ -328,16 +388,18 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         while let Some(tag) = self.queue.poll_taken() {
             self.batch.tags.push(tag);
         }
+        let any_fetched = self.queue.has_unfetched() && self.fetch();
         if self.batch.tags.is_empty() {
-            return false;
+            return any_fetched;
         }
         self.queue.set_taken_at(&self.batch.tags, Instant::now());
         self.start_batch();
         true
     }
 
-    fn wait(&self) -> Result<Ready, ExitReason> {
-        let limit = self.engine.needs_poll().then_some(RETRY_INTERVAL);
+    /// Waits for something to do, for so long at most.
+    fn wait(&self, at_most: Option<Duration>) -> Result<Ready, ExitReason> {
+        let limit = if self.engine.needs_poll() { Some(RETRY_INTERVAL) } else { at_most };
         self.event_set.wait(limit).map_err(ExitReason::Wait)
     }
 }
@@ -364,7 +426,7 @@ fn failed(
     if unsupported { Status::EOPNOTSUPP } else { Status::ERROR }
 }
 
-fn limits(info: &DiskInfo) -> Limits {
+fn limits(info: &DiskInfo, indirect_segments: u16) -> Limits {
     let DiskInfo { sectors, sector_size, read_only, flush, .. } = *info;
-    Limits { sectors, sector_size, read_only, flush }
+    Limits { sectors, sector_size, read_only, flush, indirect_segments }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use blkback::DiskInfo;
 use blkback::engine::{Disk, Engine, FileDisk, IoTable, Mode, Operation, RamDisk, Spec, Tag, open};
-use blkback::handshake::backend_keys;
+use blkback::handshake::disk_keys;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use proptest::prelude::*;
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
@@ -215,6 +215,60 @@ fn without_io_uring(test: fn()) {
     std::thread::spawn(run).join().unwrap();
 }
 
+/// An operation on as many pieces of memory as an indirect request has segments at most, more than a system call takes.
+fn carries_out_4096_slices(disk: &dyn Disk) {
+    const SLICES: usize = 4096;
+    let mut engine = disk.engine(1).unwrap();
+    let mut table = IoTable::new(1, || MmapRegion::new(2 * SLICES * 512).unwrap());
+    let pattern: Vec<u8> = (0..SLICES * 512).map(|at| (at / 512 % 251) as u8).collect();
+    for operation in [Operation::Write, Operation::Read] {
+        let region = table.memory_mut(Tag(0));
+        let slice = |number| region.get_slice(2 * number * 512, 512).unwrap();
+        for number in 0..SLICES {
+            let bytes =
+                if operation == Operation::Write { &pattern[number * 512..][..512] } else { &[0; 512] };
+            slice(number).copy_from(bytes);
+        }
+        let request = table.start(Tag(0), operation, 0, |region, slices| {
+            (0..SLICES).all(|number| slices.push(region.get_slice(2 * number * 512, 512).unwrap()))
+        });
+        engine.submit(&mut vec![request.unwrap()]);
+        let mut completions = Vec::new();
+        while completions.is_empty() {
+            engine.poll(&mut completions).unwrap();
+            if completions.is_empty() && !engine.needs_poll() {
+                let ready =
+                    poll(&mut [PollFd::new(engine.fd(), PollFlags::POLLIN)], PollTimeout::from(20_000u16));
+                assert!(!matches!(ready, Ok(0)), "timed out");
+            }
+        }
+        let completion = completions.remove(0);
+        completion.result.unwrap();
+        table.finish(completion.request);
+    }
+    let found = bytes(table.memory(Tag(0)));
+    let found: Vec<_> = found.chunks(1024).flat_map(|pair| &pair[..512]).copied().collect();
+    assert!(found == pattern);
+}
+
+/// An image large enough for that.
+fn carries_out_4096_slices_of_an_image() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(2 << 20).unwrap();
+    carries_out_4096_slices(&*open(&Spec::raw(file.path(), Mode::Write)).unwrap());
+}
+
+#[test]
+fn operation_of_more_slices_than_a_system_call_takes_is_carried_out() {
+    carries_out_4096_slices(&RamDisk::new(DiskInfo::new(4096)).unwrap());
+    carries_out_4096_slices_of_an_image();
+}
+
+#[test]
+fn threads_carry_out_operations_of_many_slices() {
+    without_io_uring(carries_out_4096_slices_of_an_image);
+}
+
 #[test]
 fn threads_agree_with_ram() {
     without_io_uring(uring_through_the_page_cache_agrees_with_ram);
@@ -273,7 +327,7 @@ fn drive_without_a_medium_has_no_sectors_and_is_a_read_only_cdrom() {
     let keys = Keys::new("/b").with("params", "").with("mode", "w").with("device-type", "cdrom");
     let info = open(&Spec::from_keys(&keys).unwrap()).unwrap().info().unwrap();
     assert_eq!((info.sectors, info.read_only, info.cdrom, info.flush), (0, true, true, false));
-    let published = backend_keys(&info, false);
+    let published = disk_keys(&info);
     assert_eq!((published.get("info"), published.get("mode")), (Some("7"), Some("r")));
 }
 

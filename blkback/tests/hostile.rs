@@ -1,6 +1,6 @@
 //! Hostile frontends: the backend closes the attacker's device, and serves all others on.
 //!
-//! The attacks are functions in `hostile/attacks.rs`. Each runs on every [`Platform`]: on the local hypervisor with all
+//! The attacks are functions in `hostile/attacks.rs`, `hostile/indirect.rs` and `hostile/queues.rs`. Each runs on every [`Platform`]: on the local hypervisor with all
 //! domains in threads, and in a guest of a real Xen host, where `hostile xen::ATTACK` attacks the backend in dom0
 //! (`tests/xen/run hostile-front`; built with `--cfg xen_host`).
 
@@ -8,8 +8,12 @@
 mod attacks;
 #[path = "hostile/local.rs"]
 mod in_threads;
+#[path = "hostile/indirect.rs"]
+mod indirect;
 #[path = "hostile/xen.rs"]
 mod on_xen;
+#[path = "hostile/queues.rs"]
+mod queues;
 
 use blkfront::Disk;
 use testkit::FrontendDevice;
@@ -59,5 +63,10 @@ testkit::attacks! {
     state_written_in_a_loop_leaves_other_devices_served
     frontend_that_vanishes_in_flight_is_closed
     invalid_key_is_named_and_may_be_corrected
+    invalid_indirect_requests_are_answered_with_an_error
+    pages_of_segments_revoked_in_mid_fetch_fail_their_request_alone
+    segments_overwritten_while_they_are_fetched_are_all_answered
+    invalid_keys_of_queues_are_named_and_may_be_corrected
+    fault_on_one_of_several_rings_closes_the_device
     keys_rewritten_while_connecting_leave_the_backend_working
 }

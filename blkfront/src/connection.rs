@@ -2,14 +2,17 @@
 
 //! The disk's connection to its backend: made, dropped, and closed, as the handshake says.
 
-use event_channel::Notifier;
+use event_channel::{Notifier, Notifiers};
 use nix::errno::Errno;
 use xenbus::Keys;
 use xenbus::frontend::{self, FrontDevice, Frontend};
 
 use crate::device::{CHANNEL, Disk};
 use crate::error::{Error, Result};
-use crate::handshake::{BACKEND_KEYS, CONNECTION_KEYS, Negotiated, frontend_keys, ring_page_order};
+use crate::handshake::{
+    BACKEND_KEYS, CONNECTION_KEYS, Negotiated, QueueInfo, frontend_keys, indirect_segments, queue_count,
+    ring_page_order,
+};
 use crate::queue::Fault;
 
 impl FrontDevice for Disk {
@@ -22,20 +25,31 @@ impl FrontDevice for Disk {
         &mut self.frontend
     }
 
-    /// Grants a new ring and pushes unanswered requests again.
+    /// Grants new rings and pushes unanswered requests again.
     fn offer(&mut self, back: &Keys) -> Result<Keys> {
         self.disconnected();
+        let segments = indirect_segments(back)?;
+        self.given_up.extend(self.queues.remove_larger(segments));
+        if let Some(negotiated) = &mut self.negotiated {
+            negotiated.indirect_segments = segments;
+        }
         if self.in_flight() > 0 {
             tracing::info!(in_flight = self.in_flight(), "reconnecting");
         }
-        let order = ring_page_order(back, self.options.ring_page_order)?;
-        let ring = self.rings.take(&*self.grants, self.peer, 1 << order)?;
-        let mut notifier = Notifier::new(self.channels.alloc_unbound(self.peer)?);
-        notifier.count_in(self.stats.events.clone());
-        let keys = frontend_keys(ring.refs(), notifier.port());
-        self.queue.connect(ring)?;
-        notifier.register(self.frontend.event_set(), CHANNEL)?;
-        self.notifier = Some(notifier);
+        let count = queue_count(back, self.options.queues)?;
+        let of_each = self.options.ring_page_order.saturating_sub(count.next_power_of_two().ilog2());
+        let order = ring_page_order(back, of_each)?;
+        let count = count as usize;
+        let rings = self.rings.take(&*self.grants, self.peer, 1 << order, count)?;
+        let channels = (0..count).map(|_| self.channels.alloc_unbound(self.peer).map(Notifier::new));
+        let mut notifiers = Notifiers::new(channels.collect::<std::result::Result<_, _>>()?);
+        notifiers.count_in(&self.stats.events);
+        let queues = rings.iter().zip(notifiers.ports());
+        let queues: Vec<_> = queues.map(|(ring, port)| QueueInfo { refs: ring.refs(), port }).collect();
+        let keys = frontend_keys(&queues);
+        self.queues.connect(rings)?;
+        notifiers.register(self.frontend.event_set(), CHANNEL)?;
+        self.notifiers = notifiers;
         self.backend_lost = false;
         Ok(keys)
     }
@@ -56,15 +70,13 @@ impl FrontDevice for Disk {
         Ok(())
     }
 
-    /// Drops ring and channel; requests stay in flight.
+    /// Drops rings and channels; requests stay in flight.
     fn disconnected(&mut self) {
-        if let Some(notifier) = self.notifier.take() {
-            notifier.unregister(self.frontend.event_set());
-        }
-        self.rings.give_back(self.queue.disconnect());
+        std::mem::take(&mut self.notifiers).unregister(self.frontend.event_set());
+        self.rings.give_back(self.queues.disconnect());
     }
 
-    /// Ring and pages stay granted until the disk is dropped, as the backend may still map them.
+    /// Rings and pages stay granted until the disk is dropped, as the backend may still map them.
     fn closed(&mut self) {}
 
     fn removed(&mut self) -> Result<()> {
@@ -72,7 +84,7 @@ impl FrontDevice for Disk {
     }
 
     fn is_busy(&self) -> bool {
-        self.in_flight() > 0 && self.queue.is_connected() && !self.backend_lost
+        self.in_flight() > 0 && self.queues.is_connected() && !self.backend_lost
     }
 
     fn is_in_use(&self) -> bool {

@@ -6,26 +6,31 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use event_channel::{Notifier, WaitChannel, WaitEventChannels};
+use event_channel::{Notifiers, WaitChannel, WaitEventChannels};
 use event_loop::{AdaptivePoll, EventSet, Ready};
 use grant_table::{GrantTable, Shared};
-use ring_abi::DomId;
-use ring_abi::blkif::{Status, X86_64};
+use ring_abi::blkif::{MAX_INDIRECT_PAGES, Status, X86_64};
+use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 use xenbus::frontend::{self, Frontend};
 
 use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::handshake::Negotiated;
-use crate::queue::{Operation, Queue};
+use crate::queue::Operation;
+use crate::queues::Queues;
 use crate::ring_pages::RingPages;
+use crate::split::MAX_REQUEST_BYTES;
 use crate::stats::{Stats, Tally};
 
 /// Options for opening a disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The binary logarithm of the ring's pages, if the backend supports as many: 0 allows 32 requests in flight, 4
-    /// allows 512.
+    /// The binary logarithm of the pages of all queues' rings together, if the backend supports as many: 0 allows 32 requests in
+    /// flight, 4 allows 512. Each ring has a page at least, and as many as the others.
     pub ring_page_order: u32,
+    /// The most queues, if the backend offers as many: each is a ring, and has a thread of the backend. At most
+    /// [`MAX_QUEUES`](crate::handshake::MAX_QUEUES).
+    pub queues: u32,
     /// How long [`Disk::open`] and [`Disk::close`] wait for the backend.
     pub timeout: Duration,
     /// How long [`Disk::wait`] polls before it sleeps.
@@ -34,7 +39,12 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Options {
-        Options { ring_page_order: 0, timeout: Duration::from_secs(30), busy_poll: Duration::from_micros(20) }
+        Options {
+            ring_page_order: 0,
+            queues: 1,
+            timeout: Duration::from_secs(30),
+            busy_poll: Duration::from_micros(20),
+        }
     }
 }
 
@@ -85,9 +95,10 @@ impl Completion {
 
 /// The tokens of the descriptors that the disk waits for.
 pub(crate) const STORE: u64 = 0;
-pub(crate) const CHANNEL: u64 = 1;
 /// The token of the descriptor that ends [`Disk::open_until`].
-pub(crate) const STOP: u64 = 2;
+pub(crate) const STOP: u64 = 1;
+/// The token of the first queue's event channel; the others follow.
+pub(crate) const CHANNEL: u64 = 2;
 
 /// Consecutive empty polls after which the store's events are processed, so that a caller that never waits learns
 /// of a new size or a restarted backend too.
@@ -129,19 +140,22 @@ pub struct Disk {
     pub(crate) peer: DomId,
     pub(crate) options: Options,
     pub(crate) negotiated: Option<Negotiated>,
-    pub(crate) queue: Queue<X86_64, Shared, Request>,
+    pub(crate) queues: Queues<X86_64, Shared, Request>,
     /// The pages of rings that are not in use.
     pub(crate) rings: RingPages,
-    pub(crate) notifier: Option<Notifier<Box<dyn WaitChannel>>>,
+    /// Those of the queues, if there are rings.
+    pub(crate) notifiers: Notifiers<Box<dyn WaitChannel>>,
     /// The counters over all connections.
     pub(crate) stats: Arc<Stats>,
     /// Consecutive empty polls.
     pub(crate) empty_polls: u32,
     pub(crate) adaptive_poll: AdaptivePoll,
-    /// The backend's end of the event channel is closed: what is on the ring is not answered any more.
+    /// The backend's end of an event channel is closed: what is on the rings is not answered any more.
     pub(crate) backend_lost: bool,
     /// See [`Disk::set_in_use`].
     pub(crate) in_use: bool,
+    /// Requests that are too large for a new backend, to be completed.
+    pub(crate) given_up: Vec<Request>,
     /// Buffers of earlier blocking calls.
     pub(crate) spare: Vec<Buffer>,
 }
@@ -170,12 +184,12 @@ impl Disk {
 
     /// Requests that can be in flight at once.
     pub fn depth(&self) -> usize {
-        self.queue.size() as usize
+        self.queues.size() as usize
     }
 
     /// Requests in flight.
     pub fn in_flight(&self) -> usize {
-        self.queue.in_flight()
+        self.queues.in_flight() + self.given_up.len()
     }
 
     /// The counters over all connections, for other threads to read.
@@ -183,19 +197,27 @@ impl Disk {
         &self.stats
     }
 
-    /// Grants pages for a request of `bytes` bytes, at most 44 KiB.
+    /// The most bytes that a read or write carries: 44 KiB, or with a backend that supports indirect segments more, up to 1 MiB.
+    /// The next backend may support less. Barriers carry 44 KiB at most.
+    pub fn max_request_bytes(&self) -> usize {
+        let indirect = self.negotiated.map_or(0, |negotiated| usize::from(negotiated.indirect_segments));
+        (indirect * PAGE_SIZE).max(MAX_REQUEST_BYTES)
+    }
+
+    /// Grants pages for requests of up to `bytes` bytes. A buffer for more than 44 KiB has pages for the segments, too.
     ///
     /// # Errors
-    /// [`Error::Length`] if `bytes` is 0 or more than that; [`Error::Grant`] if no more pages can be granted.
+    /// [`Error::Length`] if `bytes` is 0 or more than [`Disk::max_request_bytes`]; [`Error::Grant`] if no more pages can be granted.
     pub fn buffer(&self, bytes: usize) -> Result<Buffer> {
-        Buffer::new(&*self.grants, self.peer, bytes)
+        Buffer::new(&*self.grants, self.peer, bytes, self.max_request_bytes())
     }
 
     /// Submits a request, which reaches the backend with the next [`Disk::commit`] or [`Disk::wait`]. While the
     /// backend is disconnected requests are kept, and sent when it reconnects.
     ///
     /// # Errors
-    /// Gives the request back if the ring is full, if the device is closed (see [`Disk::is_closed`]), or if its bytes
+    /// Gives the request back if the rings are full, if it is a [`Barrier`](Operation::Barrier) and others are in flight on another ring than
+    /// its own, if the device is closed (see [`Disk::is_closed`]), or if its bytes
     /// are no whole sectors inside its buffer.
     #[inline]
     pub fn submit(&mut self, request: Request) -> std::result::Result<(), Request> {
@@ -203,11 +225,28 @@ impl Disk {
         if !is_valid || self.frontend.is_closed() {
             return Err(request);
         }
+        if request.bytes > MAX_REQUEST_BYTES {
+            return self.submit_indirect(request);
+        }
         let Request { operation, sector, .. } = request;
-        self.queue.submit_with(operation, sector, request, |request, segments| {
+        self.queues.submit_with(operation, sector, request, |request, segments| {
             if let Some(buffer) = &request.buffer {
                 buffer.push_segments(request.bytes, segments);
             }
+        })
+    }
+
+    /// Submits a request for more than its own segments hold.
+    #[cold]
+    fn submit_indirect(&mut self, request: Request) -> std::result::Result<(), Request> {
+        let Request { operation, sector, bytes, .. } = request;
+        let is_transfer = matches!(operation, Operation::Read | Operation::Write);
+        if !is_transfer || bytes > self.max_request_bytes() {
+            return Err(request);
+        }
+        self.queues.submit_indirect(operation, sector, request, |request| match &request.buffer {
+            Some(buffer) => buffer.describe(request.bytes),
+            None => (0, [GrantRef(0); MAX_INDIRECT_PAGES]),
         })
     }
 
@@ -220,28 +259,33 @@ impl Disk {
         if !self.frontend.is_connected() && !self.frontend.is_closing() {
             return Ok(());
         }
-        let is_published = self.queue.has_uncommitted();
-        let notify = self.queue.commit();
-        let Some(notifier) = &mut self.notifier else { return Ok(()) };
+        let is_published = self.queues.has_uncommitted();
         if is_published {
-            self.stats.set_in_flight(self.queue.in_flight());
-            notifier.want(notify);
+            self.stats.set_in_flight(self.queues.in_flight());
+            for number in 0..self.notifiers.len() {
+                self.notifiers.want(number, self.queues.commit(number));
+            }
         }
-        match notifier.flush() {
+        match self.notifiers.flush() {
             // The backend's domain was destroyed; a successor will connect.
-            Ok(_) | Err(event_channel::Error::Closed) => Ok(()),
+            Ok(()) | Err(event_channel::Error::Closed) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Appends completed requests to `completions` without waiting; returns how many.
+    /// Appends completed requests to `completions` without waiting; returns how many. A request that was in flight when another
+    /// backend connected, and is larger than that supports ([`Disk::max_request_bytes`]), completes with `EOPNOTSUPP`: it may have been
+    /// carried out, and is to be made again in parts.
     ///
     /// # Errors
     /// [`Error::Fault`] if the backend broke the protocol, for which the device is closed.
     #[inline]
     pub fn poll(&mut self, completions: &mut Vec<Completion>) -> Result<usize> {
+        if !self.given_up.is_empty() {
+            return Ok(self.complete_given_up(completions));
+        }
         let mut tally = Tally::default();
-        let polled = self.queue.poll(|request, status| {
+        let polled = self.queues.poll(|request, status| {
             tally.add(request.operation, request.bytes, status);
             completions.push(Completion { request, status });
         });
@@ -250,8 +294,8 @@ impl Disk {
             Ok(count) => {
                 self.empty_polls = 0;
                 self.stats.completed(&tally);
-                self.stats.set_in_flight(self.queue.in_flight());
-                self.notifier.iter_mut().for_each(|notifier| notifier.worked(true));
+                self.stats.set_in_flight(self.queues.in_flight());
+                self.notifiers.worked(true);
                 Ok(count)
             }
             Err(fault) => {
@@ -259,6 +303,18 @@ impl Disk {
                 Err(self.fault(fault))
             }
         }
+    }
+
+    #[cold]
+    fn complete_given_up(&mut self, completions: &mut Vec<Completion>) -> usize {
+        let mut tally = Tally::default();
+        let before = completions.len();
+        for request in self.given_up.drain(..) {
+            tally.add(request.operation, request.bytes, Status::EOPNOTSUPP);
+            completions.push(Completion { request, status: Status::EOPNOTSUPP });
+        }
+        self.stats.completed(&tally);
+        completions.len() - before
     }
 
     #[inline]
@@ -325,7 +381,10 @@ impl Disk {
     /// As [`Disk::poll`].
     pub fn arm(&mut self) -> Result<bool> {
         self.limit_events()?;
-        self.queue.arm().map_err(|fault| self.fault(fault))
+        if !self.given_up.is_empty() {
+            return Ok(true);
+        }
+        self.queues.arm().map_err(|fault| self.fault(fault))
     }
 
     /// Processes the events that made [`Disk::fd`] readable; to be followed by [`Disk::poll`].
@@ -366,8 +425,9 @@ impl Disk {
     pub(crate) fn sleep(&mut self, deadline: Option<Instant>) -> Result<Ready> {
         let timeout = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let ready = self.frontend.event_set().wait(timeout)?;
-        if ready.contains(CHANNEL) || ready.contains(EventSet::TIMER) {
-            self.take_event()?;
+        let of_queues = CHANNEL..CHANNEL + self.notifiers.len() as u64;
+        if of_queues.into_iter().any(|token| ready.contains(token)) || ready.contains(EventSet::TIMER) {
+            self.take_events()?;
         }
         if ready.contains(STORE) {
             self.follow_store()?;
@@ -375,10 +435,9 @@ impl Disk {
         Ok(ready)
     }
 
-    /// Masks the event channel for a while if the backend has notified too often without work (XSA-391).
+    /// Masks the event channels for a while if the backend has notified too often without work (XSA-391).
     fn limit_events(&mut self) -> Result<()> {
-        let Some(notifier) = &mut self.notifier else { return Ok(()) };
-        if let Some(pause) = notifier.limit_events(self.frontend.event_set())? {
+        if let Some(pause) = self.notifiers.limit_events(self.frontend.event_set())? {
             self.frontend
                 .span()
                 .in_scope(|| tracing::debug!(?pause, "masking events: the backend notifies without work"));
@@ -386,14 +445,13 @@ impl Disk {
         Ok(())
     }
 
-    /// Takes pending events of the event channel.
-    fn take_event(&mut self) -> Result<()> {
-        let Some(notifier) = &mut self.notifier else { return Ok(()) };
-        match notifier.take_events(self.frontend.event_set()) {
+    /// Takes pending events of the event channels.
+    fn take_events(&mut self) -> Result<()> {
+        match self.notifiers.take_events(self.frontend.event_set()) {
             Ok(_) => Ok(()),
             // The backend's process or domain is gone.
             Err(event_channel::Error::Closed) => {
-                notifier.unregister(self.frontend.event_set());
+                self.notifiers.unregister(self.frontend.event_set());
                 self.lose_backend()
             }
             Err(error) => Err(error.into()),

@@ -86,10 +86,12 @@ pub enum Error {
         requests: usize,
     },
     /// An invalid length for a buffer.
-    #[error("{bytes} bytes: expected 1 to {}", crate::split::MAX_REQUEST_BYTES)]
+    #[error("{bytes} bytes: expected 1 to {max}")]
     Length {
         /// Bytes asked for.
         bytes: usize,
+        /// The most bytes of a request.
+        max: usize,
     },
     /// The disk is read-only.
     #[error("the disk is read-only")]

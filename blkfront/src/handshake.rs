@@ -10,18 +10,31 @@ use xenbus::{KeyError, Keys, XenbusState};
 /// A disk's requests are kept while its backend restarts, and failed when it closes.
 pub const MANNER: Manner = Manner { offers_with: XenbusState::Initialised, reopens: false };
 
-/// Keys that belong to one connection and are removed before the next. Some are never written here: another frontend, with
-/// several queues, may have had the disk before.
-pub const CONNECTION_KEYS: [&str; 5] = [
+/// The most queues that this frontend uses.
+pub const MAX_QUEUES: u32 = 8;
+
+/// The most segments of an indirect request that this frontend makes.
+pub const MAX_INDIRECT_SEGMENTS: u16 = 256;
+
+/// Keys that belong to one connection and are removed before the next, with all that is below them. Some may be another frontend's.
+pub const CONNECTION_KEYS: [&str; 13] = [
     key::RING_REF,
     key::EVENT_CHANNEL,
     key::RING_PAGE_ORDER,
     key::NUM_RING_PAGES,
     key::MULTI_QUEUE_NUM_QUEUES,
+    "queue-0",
+    "queue-1",
+    "queue-2",
+    "queue-3",
+    "queue-4",
+    "queue-5",
+    "queue-6",
+    "queue-7",
 ];
 
 /// The backend's keys that are read here.
-pub const BACKEND_KEYS: [&str; 9] = [
+pub const BACKEND_KEYS: [&str; 11] = [
     key::SECTORS,
     key::SECTOR_SIZE,
     key::PHYSICAL_SECTOR_SIZE,
@@ -31,6 +44,8 @@ pub const BACKEND_KEYS: [&str; 9] = [
     key::FEATURE_BARRIER,
     key::MAX_RING_PAGE_ORDER,
     key::MAX_RING_PAGES,
+    key::MULTI_QUEUE_MAX_QUEUES,
+    key::FEATURE_MAX_INDIRECT_SEGMENTS,
 ];
 
 /// The disk's properties and features, as the backend published them.
@@ -58,6 +73,8 @@ pub struct Negotiated {
     pub flush: bool,
     /// Barriers are supported.
     pub barrier: bool,
+    /// The most segments of an indirect request; 0 if none are supported.
+    pub indirect_segments: u16,
 }
 
 impl Negotiated {
@@ -81,6 +98,7 @@ impl Negotiated {
             read_only: other.or(key::INFO, 0u32)? & READONLY != 0 || other.get(key::MODE) == Some("r"),
             flush: other.flag(key::FEATURE_FLUSH_CACHE)?,
             barrier: other.flag(key::FEATURE_BARRIER)?,
+            indirect_segments: indirect_segments(other)?,
         })
     }
 }
@@ -97,25 +115,65 @@ pub fn ring_page_order(keys: &Keys, requested: u32) -> Result<u32, KeyError> {
     Ok(max.min(requested))
 }
 
-/// The keys that the frontend publishes for a ring.
-pub fn frontend_keys(refs: &[GrantRef], port: EventPort) -> Keys {
+/// The most segments of an indirect request that this frontend and the backend support: 256, which are 1 MiB.
+///
+/// # Errors
+/// The key is malformed.
+pub fn indirect_segments(keys: &Keys) -> Result<u16, KeyError> {
+    let max = keys.or(key::FEATURE_MAX_INDIRECT_SEGMENTS, 0u32)?;
+    Ok(max.min(MAX_INDIRECT_SEGMENTS.into()) as u16)
+}
+
+/// How many queues a connection has: the backend's maximum, but at most `requested` and [`MAX_QUEUES`].
+///
+/// # Errors
+/// A key is malformed.
+pub fn queue_count(keys: &Keys, requested: u32) -> Result<u32, KeyError> {
+    let max = keys.or(key::MULTI_QUEUE_MAX_QUEUES, 1u32)?;
+    Ok(max.min(requested).clamp(1, MAX_QUEUES))
+}
+
+/// A queue, as the backend is told of it.
+#[derive(Clone, Copy, Debug)]
+pub struct QueueInfo<'r> {
+    /// Grants of the ring's pages, a power of two of them, as many for each queue.
+    pub refs: &'r [GrantRef],
+    /// Its event channel.
+    pub port: EventPort,
+}
+
+/// The keys that the frontend publishes for its rings.
+pub fn frontend_keys(queues: &[QueueInfo<'_>]) -> Keys {
     let mut keys = Keys::default();
-    match refs {
-        [one] => {
-            keys.set(key::RING_REF, one);
-        }
-        many => {
-            keys.set(key::RING_PAGE_ORDER, many.len().ilog2());
-            // Both keys, as Linux's frontend writes them.
-            keys.set(key::NUM_RING_PAGES, many.len());
-            keys.extend(
-                many.iter().enumerate().map(|(page, gref)| (format!("{}{page}", key::RING_REF), gref)),
-            );
+    match queues {
+        // With a single queue there is no directory of queues, as in Linux's ends.
+        [one] => add_queue(&mut keys, "", one),
+        several => {
+            keys.set(key::MULTI_QUEUE_NUM_QUEUES, several.len());
+            for (number, queue) in several.iter().enumerate() {
+                add_queue(&mut keys, &format!("queue-{number}/"), queue);
+            }
         }
     }
-    keys.with(key::EVENT_CHANNEL, port)
-        .with(key::PROTOCOL, key::PROTOCOL_NATIVE)
-        .with(key::FEATURE_PERSISTENT, 0)
+    let pages = queues.iter().map(|queue| queue.refs.len()).max().unwrap_or(1);
+    if pages > 1 {
+        keys.set(key::RING_PAGE_ORDER, pages.ilog2());
+        // Both keys, as Linux's frontend writes them.
+        keys.set(key::NUM_RING_PAGES, pages);
+    }
+    keys.with(key::PROTOCOL, key::PROTOCOL_NATIVE).with(key::FEATURE_PERSISTENT, 0)
+}
+
+/// Adds the keys of one queue below `directory`.
+fn add_queue(keys: &mut Keys, directory: &str, queue: &QueueInfo<'_>) {
+    match queue.refs {
+        [one] => drop(keys.set(format!("{directory}{}", key::RING_REF), one)),
+        many => {
+            let name = |page| format!("{directory}{}{page}", key::RING_REF);
+            keys.extend(many.iter().enumerate().map(|(page, gref)| (name(page), gref)));
+        }
+    }
+    keys.set(format!("{directory}{}", key::EVENT_CHANNEL), queue.port);
 }
 
 #[cfg(test)]
@@ -135,8 +193,13 @@ mod tests {
             read_only: true,
             flush: true,
             barrier: false,
+            indirect_segments: 0,
         };
         assert_eq!(Negotiated::from_keys(&keys()), Ok(negotiated));
+        for (offered, used) in [(32, 32), (4096, 256), (u32::MAX, 256)] {
+            let keys = keys().with(key::FEATURE_MAX_INDIRECT_SEGMENTS, offered);
+            assert_eq!(Negotiated::from_keys(&keys).unwrap().indirect_segments, used);
+        }
     }
 
     #[test]
@@ -161,7 +224,25 @@ mod tests {
         assert_eq!(ring_page_order(&offers("1"), 2), Ok(1));
         assert_eq!(ring_page_order(&Keys::new("/b"), 2), Ok(0));
         assert_eq!(ring_page_order(&Keys::new("/b").with(key::MAX_RING_PAGES, 8), 4), Ok(3));
-        let two = frontend_keys(&[GrantRef(8), GrantRef(9)], EventPort(5));
+        let two = frontend_keys(&[QueueInfo { refs: &[GrantRef(8), GrantRef(9)], port: EventPort(5) }]);
         assert_eq!((two.get(key::RING_PAGE_ORDER), two.get("ring-ref1")), (Some("1"), Some("9")));
+    }
+
+    #[test]
+    fn queues_are_the_fewer_of_both_ends_and_each_has_keys_of_its_own() {
+        let offers = |queues: u32| Keys::new("/b").with(key::MULTI_QUEUE_MAX_QUEUES, queues);
+        assert_eq!(queue_count(&offers(4), 2), Ok(2));
+        assert_eq!(queue_count(&offers(2), 4), Ok(2));
+        assert_eq!(queue_count(&offers(100), 100), Ok(MAX_QUEUES));
+        assert_eq!((queue_count(&offers(0), 2), queue_count(&Keys::new("/b"), 2)), (Ok(1), Ok(1)));
+        let refs = [GrantRef(8), GrantRef(9)];
+        let keys = frontend_keys(&[
+            QueueInfo { refs: &refs[..1], port: EventPort(5) },
+            QueueInfo { refs: &refs[1..], port: EventPort(6) },
+        ]);
+        assert_eq!(keys.get(key::MULTI_QUEUE_NUM_QUEUES), Some("2"));
+        assert_eq!((keys.get(key::RING_REF), keys.get(key::EVENT_CHANNEL)), (None, None));
+        let queue = keys.below("queue-1");
+        assert_eq!((queue.get(key::RING_REF), queue.get(key::EVENT_CHANNEL)), (Some("9"), Some("6")));
     }
 }

@@ -1,6 +1,6 @@
 //! Block frontend: a guest's side of a virtual block device.
 //!
-//! [`queue`], [`mod@split`] and [`handshake`] are cores, values without I/O: `--no-default-features` leaves only these,
+//! [`queue`], [`queues`], [`mod@split`] and [`handshake`] are cores, values without I/O: `--no-default-features` leaves only these,
 //! `no_std` with `alloc`, for kernels with grants and events of their own. [`Disk`] is a device over a
 //! [`grant_table::GrantTable`], used by one thread at a time; it has an example.
 //!
@@ -47,6 +47,7 @@ pub mod harness;
 #[cfg(feature = "std")]
 mod open;
 pub mod queue;
+pub mod queues;
 #[cfg(feature = "std")]
 mod ring_pages;
 pub mod split;

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Instant;
 
-use event_channel::WaitEventChannels;
+use event_channel::{Notifiers, WaitEventChannels};
 use event_loop::{AdaptivePoll, Connector};
 use grant_table::GrantTable;
 use xenbus::frontend::{self, Frontend};
@@ -14,7 +14,7 @@ use xenbus::frontend::{self, Frontend};
 use crate::device::{Disk, Options, STOP, STORE};
 use crate::error::{Error, Result};
 use crate::handshake::MANNER;
-use crate::queue::Queue;
+use crate::queues::Queues;
 use crate::ring_pages::RingPages;
 
 impl Disk {
@@ -90,14 +90,15 @@ impl Disk {
             peer,
             options,
             negotiated: None,
-            queue: Queue::new(0),
+            queues: Queues::new(),
             rings: RingPages::default(),
-            notifier: None,
+            notifiers: Notifiers::default(),
             stats: Arc::default(),
             empty_polls: 0,
             adaptive_poll: AdaptivePoll::default(),
             backend_lost: false,
             in_use: false,
+            given_up: Vec::new(),
             spare: Vec::new(),
         })
     }

@@ -4,8 +4,10 @@
 
 use alloc::collections::VecDeque;
 use arrayvec::ArrayVec;
+use ring_abi::GrantRef;
 use ring_abi::blkif::{
-    MAX_SEGMENTS, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER, Request, Response, Segment, Status,
+    Discard, Indirect, Io, MAX_INDIRECT_PAGES, MAX_SEGMENTS, OP_FLUSH_DISKCACHE, OP_INDIRECT, OP_READ,
+    OP_WRITE, OP_WRITE_BARRIER, Request, Response, Segment, Status,
 };
 use ring_abi::ring::{BadMemory, Front, Notify, Protocol};
 use ring_abi::shm::Memory;
@@ -106,12 +108,14 @@ pub struct Queue<P, M, T> {
     unsent: VecDeque<u64>,
     /// Requests were pushed since the last commit.
     pushed: bool,
+    /// Barriers in flight.
+    barriers: usize,
 }
 
 impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P, M, T> {
     /// A queue without a ring, for up to `capacity` requests.
     pub fn new(capacity: u32) -> Self {
-        Self { ring: None, table: Table::new(capacity), unsent: VecDeque::new(), pushed: false }
+        Self { ring: None, table: Table::new(capacity), unsent: VecDeque::new(), pushed: false, barriers: 0 }
     }
 
     /// Initialises a new ring in `memory` and pushes all unanswered requests again, in their order. To be committed
@@ -149,6 +153,38 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
         self.ring.as_ref().map_or(0, Front::size)
     }
 
+    /// Submits a read or write whose segments lie in pages of their own, which `describe` names: how many segments there are, and the
+    /// grants of their pages, as many as [`indirect::page_bytes`](ring_abi::blkif::indirect::page_bytes) has.
+    ///
+    /// # Errors
+    /// Gives the item back if the ring is full.
+    pub fn submit_indirect(
+        &mut self,
+        operation: Operation,
+        sector_number: u64,
+        item: T,
+        describe: impl FnOnce(&T) -> (u16, [GrantRef; MAX_INDIRECT_PAGES]),
+    ) -> Result<(), T> {
+        self.insert(item, |item, id, request| {
+            let (nr_segments, indirect_grefs) = describe(item);
+            let indirect_op = operation as u8;
+            *request = Request::Indirect(Indirect {
+                id,
+                indirect_op,
+                nr_segments,
+                sector_number,
+                handle: 0,
+                indirect_grefs,
+            });
+        })
+    }
+
+    /// Whether a barrier is in flight.
+    #[inline]
+    pub fn has_barrier(&self) -> bool {
+        self.barriers > 0
+    }
+
     /// Submits a request; `sector` is in units of 512 bytes. Without a ring it is kept, and sent once there is one.
     ///
     /// # Errors
@@ -179,14 +215,34 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
         item: T,
         push: impl FnOnce(&T, &mut Segments),
     ) -> Result<(), T> {
+        self.insert(item, |item, id, request| {
+            operation.fill(request, id, sector, |segments| push(item, segments));
+        })?;
+        self.barriers += usize::from(operation == Operation::Barrier);
+        Ok(())
+    }
+
+    /// Submits a request that another queue has given up, with another id.
+    ///
+    /// # Errors
+    /// Gives the item back if the ring is full.
+    pub(crate) fn submit_again(&mut self, request: &Request, item: T) -> Result<(), T> {
+        self.insert(item, |_, id, into| {
+            into.clone_from(request);
+            set_id(into, id);
+        })?;
+        self.barriers += usize::from(request.operation() == OP_WRITE_BARRIER);
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn insert(&mut self, item: T, fill: impl FnOnce(&T, u64, &mut Request)) -> Result<(), T> {
         let can_send = match &self.ring {
             Some(ring) if ring.free() == 0 => return Err(item),
             Some(_) => self.unsent.is_empty(),
             None => false,
         };
-        let request = self.table.insert(item, |item, id, request| {
-            operation.fill(request, id, sector, |segments| push(item, segments));
-        })?;
+        let request = self.table.insert(item, fill)?;
         match &mut self.ring {
             Some(ring) if can_send => self.pushed |= ring.push(request),
             _ => self.unsent.push_back(request.id()),
@@ -245,10 +301,12 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
             let is_unsent = self.unsent.front().is_some_and(|first| id >= *first);
             let entry = self.table.entry(id).filter(|_| !is_unsent).ok_or(Fault::UnknownId { id })?;
             let expected = entry.request.operation();
-            if found != expected {
+            // An indirect request is answered as the operation inside, by Linux's backend and ours; by blkif.h as what it is.
+            if found != expected && !(found == OP_INDIRECT && is_indirect(entry.request)) {
                 return Err(Fault::WrongOperation { id, found, expected });
             }
             if let Some(item) = entry.remove() {
+                self.barriers -= usize::from(expected == OP_WRITE_BARRIER);
                 completed(item, status);
             }
         }
@@ -267,7 +325,38 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
     pub fn abandon(&mut self) -> alloc::vec::Vec<T> {
         self.unsent.clear();
         self.ring = None;
+        self.barriers = 0;
+        self.table.drain().into_iter().map(|(_, item)| item).collect()
+    }
+
+    /// Gives up the requests in flight that have more than so many segments, and gives back their items. To be called without a
+    /// ring: the next backend does not support them.
+    pub(crate) fn remove_larger(&mut self, segments: u16) -> alloc::vec::Vec<T> {
+        self.table.remove_if(|request| is_larger(request, segments))
+    }
+
+    /// The requests in flight, in the order in which they were submitted, with their items.
+    pub(crate) fn into_requests(mut self) -> alloc::vec::Vec<(Request, T)> {
         self.table.drain()
+    }
+}
+
+#[cold]
+fn is_indirect(request: &Request) -> bool {
+    matches!(request, Request::Indirect(_))
+}
+
+/// Whether a request has more than so many segments in pages of their own.
+pub(crate) fn is_larger(request: &Request, segments: u16) -> bool {
+    matches!(request, Request::Indirect(one) if one.nr_segments > segments)
+}
+
+fn set_id(request: &mut Request, to: u64) {
+    match request {
+        Request::Io(Io { id, .. })
+        | Request::Discard(Discard { id, .. })
+        | Request::Indirect(Indirect { id, .. })
+        | Request::Unknown { id, .. } => *id = to,
     }
 }
 

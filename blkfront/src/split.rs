@@ -5,7 +5,7 @@ use core::ops::Range;
 use ring_abi::PAGE_SIZE;
 use ring_abi::blkif::{MAX_SEGMENTS, SECTOR};
 
-/// The most bytes that one request carries, 44 KiB: 11 segments of one page each.
+/// The most bytes that one request carries in segments of its own, 44 KiB: 11 of one page each. An indirect one carries more.
 pub const MAX_REQUEST_BYTES: usize = MAX_SEGMENTS * PAGE_SIZE;
 
 /// One chunk of a range of the disk.

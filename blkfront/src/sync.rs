@@ -1,5 +1,6 @@
 //! Blocking calls, which copy bytes in or out and use as many requests as needed.
 
+use ring_abi::PAGE_SIZE;
 use ring_abi::blkif::SECTOR;
 
 use crate::buffer::Buffer;
@@ -9,8 +10,8 @@ use crate::handshake::Negotiated;
 use crate::queue::Operation;
 use crate::split::{Chunk, MAX_REQUEST_BYTES, split};
 
-/// The most buffers kept for later calls.
-const SPARE_MAX: usize = 32;
+/// The most bytes of buffers kept for later calls.
+const SPARE_BYTES: usize = 32 * MAX_REQUEST_BYTES;
 
 impl Disk {
     /// Reads bytes from `offset` on; offset and length are multiples of the sector size.
@@ -20,12 +21,13 @@ impl Disk {
     /// that failed, while other requests may have been carried out.
     pub fn read_at(&mut self, offset: u64, bytes: &mut [u8]) -> Result<()> {
         self.check(offset, bytes.len())?;
-        let mut chunks = split(offset, bytes.len(), MAX_REQUEST_BYTES);
+        let max = self.request_bytes(bytes.len())?;
+        let mut chunks = split(offset, bytes.len(), max);
         let next = |disk: &mut Disk| {
             if chunks.len() == 0 {
                 return Ok(None);
             }
-            let Some(buffer) = disk.take_spare()? else { return Ok(None) };
+            let Some(buffer) = disk.take_spare(max)? else { return Ok(None) };
             Ok(chunks.next().map(|chunk| request(Operation::Read, &chunk, buffer)))
         };
         self.run_all(next, |request, buffer| {
@@ -43,12 +45,13 @@ impl Disk {
             return Err(Error::ReadOnly);
         }
         self.check(offset, bytes.len())?;
-        let mut chunks = split(offset, bytes.len(), MAX_REQUEST_BYTES);
+        let max = self.request_bytes(bytes.len())?;
+        let mut chunks = split(offset, bytes.len(), max);
         let next = |disk: &mut Disk| {
             if chunks.len() == 0 {
                 return Ok(None);
             }
-            let Some(buffer) = disk.take_spare()? else { return Ok(None) };
+            let Some(buffer) = disk.take_spare(max)? else { return Ok(None) };
             Ok(chunks.next().map(|chunk| {
                 buffer.fill(&bytes[chunk.bytes.clone()]);
                 request(Operation::Write, &chunk, buffer)
@@ -85,14 +88,37 @@ impl Disk {
         self.info().ok_or(Error::Closed)
     }
 
-    /// Takes a buffer for the longest request; `None` if the domain can grant no more pages now, and requests in flight
-    /// will give some back.
-    fn take_spare(&mut self) -> Result<Option<Buffer>> {
-        if let Some(buffer) = self.spare.pop() {
-            return Ok(Some(buffer));
+    /// How long the requests of a call for so many bytes are: as long as the backend supports, if the domain can grant the pages of
+    /// one of them.
+    fn request_bytes(&mut self, bytes: usize) -> Result<usize> {
+        let max = self.max_request_bytes();
+        if bytes <= MAX_REQUEST_BYTES || max == MAX_REQUEST_BYTES {
+            return Ok(MAX_REQUEST_BYTES);
         }
-        match self.buffer(MAX_REQUEST_BYTES) {
+        let one = bytes.next_multiple_of(PAGE_SIZE).min(max);
+        match self.take_spare(one) {
+            Ok(buffer) => {
+                self.spare.extend(buffer);
+                Ok(one)
+            }
+            Err(error) if error.is_out_of_pages() => Ok(MAX_REQUEST_BYTES),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a buffer of so many bytes at least; `None` if the domain can grant no more pages now, and requests in flight
+    /// will give some back.
+    fn take_spare(&mut self, bytes: usize) -> Result<Option<Buffer>> {
+        if let Some(number) = self.spare.iter().position(|buffer| buffer.capacity() >= bytes) {
+            return Ok(Some(self.spare.swap_remove(number)));
+        }
+        match self.buffer(bytes) {
             Err(error) if error.is_out_of_pages() && self.in_flight() > 0 => Ok(None),
+            // Smaller ones may have the pages.
+            Err(error) if error.is_out_of_pages() && !self.spare.is_empty() => {
+                self.spare.clear();
+                self.buffer(bytes).map(Some)
+            }
             buffer => buffer.map(Some),
         }
     }
@@ -149,7 +175,8 @@ impl Disk {
         if ok {
             finish(&completion.request, &buffer);
         }
-        if self.spare.len() < SPARE_MAX {
+        let kept: usize = self.spare.iter().map(Buffer::capacity).sum();
+        if kept + buffer.capacity() <= SPARE_BYTES {
             self.spare.push(buffer);
         }
     }

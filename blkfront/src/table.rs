@@ -96,9 +96,21 @@ impl<T> Table<T> {
         ids
     }
 
+    /// Removes those requests that `remove` says, and returns their items.
+    pub(crate) fn remove_if(&mut self, remove: impl Fn(&Request) -> bool) -> Vec<T> {
+        let mut ids = self.in_order();
+        ids.retain(|id| self.get(*id).is_some_and(&remove));
+        ids.into_iter().filter_map(|id| self.entry(id)?.remove()).collect()
+    }
+
     /// Removes all requests, in the order in which they were inserted.
-    pub(crate) fn drain(&mut self) -> Vec<T> {
-        self.in_order().into_iter().filter_map(|id| self.entry(id)?.remove()).collect()
+    pub(crate) fn drain(&mut self) -> Vec<(Request, T)> {
+        let ids = self.in_order();
+        let remove = |id| {
+            let entry = self.entry(id)?;
+            Some((entry.request.clone(), entry.remove()?))
+        };
+        ids.into_iter().filter_map(remove).collect()
     }
 }
 

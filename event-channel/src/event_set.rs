@@ -2,7 +2,7 @@
 
 //! Notifiers in an [`EventSet`], whose timer ends their masks.
 
-use crate::{Error, Notifier, NotifierPair, Result, WaitChannel};
+use crate::{Error, Notifier, NotifierPair, Notifiers, Result, WaitChannel};
 use event_loop::EventSet;
 use std::io;
 use std::time::Duration;
@@ -79,6 +79,43 @@ impl<C: WaitChannel> NotifierPair<C> {
     }
 
     /// As [`Notifier::limit_events`], for both channels.
+    ///
+    /// # Errors
+    /// [`Error::Hypervisor`] where the timer cannot be set.
+    pub fn limit_events(&mut self, set: &EventSet) -> Result<Option<Duration>> {
+        let pause = self.pause(set.elapsed());
+        if let Some(pause) = pause {
+            self.mask();
+            end_mask_after(pause, set)?;
+        }
+        Ok(pause)
+    }
+}
+
+impl<C: WaitChannel> Notifiers<C> {
+    /// As [`Notifier::register`], for all channels: `set` reports the events of queue `n` by the token `first + n`.
+    ///
+    /// # Errors
+    /// As [`EventSet::add`].
+    pub fn register(&self, set: &EventSet, first: u64) -> io::Result<()> {
+        (first..).zip(&self.all).try_for_each(|(token, notifier)| notifier.register(set, token))
+    }
+
+    /// Removes all channels from `set`.
+    pub fn unregister(&self, set: &EventSet) {
+        self.all.iter().for_each(|notifier| notifier.unregister(set));
+    }
+
+    /// As [`Notifier::take_events`], for all channels.
+    ///
+    /// # Errors
+    /// As [`Notifier::take`] and [`Notifier::unmask`].
+    pub fn take_events(&mut self, set: &EventSet) -> Result<bool> {
+        let remembered = mask_ends(self.is_masked(), set)? && self.unmask()?;
+        Ok(self.take()? || remembered)
+    }
+
+    /// As [`Notifier::limit_events`], for all channels.
     ///
     /// # Errors
     /// [`Error::Hypervisor`] where the timer cannot be set.

@@ -3,7 +3,7 @@
 //! [`EventChannels`] and [`Channel`] are what a hypervisor implements: the crate `hypervisor` has two implementations, and a
 //! kernel or unikernel brings its own. A program waits for channels that have a descriptor ([`WaitChannel`]). A
 //! [`Notifier`] is one end of a channel that notifies once a batch, and masks a peer that sends too many events; a
-//! [`NotifierPair`] is that for a device with two rings and one channel or two.
+//! [`NotifierPair`] is that for a device with two rings and one channel or two, [`Notifiers`] for one with several queues.
 //!
 //! ```
 //! use event_channel::{Channel, EventChannels};
@@ -31,6 +31,7 @@ mod error;
 #[cfg(feature = "std")]
 mod event_set;
 pub mod notifier;
+mod notifiers;
 mod pair;
 #[cfg(feature = "std")]
 mod wait;
@@ -38,6 +39,7 @@ mod wait;
 pub use channel::{Channel, EventChannels};
 pub use error::{Error, Result};
 pub use notifier::Notifier;
+pub use notifiers::Notifiers;
 pub use pair::NotifierPair;
 #[cfg(feature = "std")]
 pub use wait::{WaitChannel, WaitEventChannels};

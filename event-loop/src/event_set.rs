@@ -118,6 +118,11 @@ impl Ready {
     pub fn contains(&self, token: u64) -> bool {
         self.events[..self.count].iter().any(|event| event.data() == token)
     }
+
+    /// Whether nothing is ready, as after the time-out of [`EventSet::wait`].
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
 }
 
 impl AsFd for EventSet {

@@ -5,7 +5,7 @@ use blkback::engine::Spec;
 use xenbus::Keys;
 
 /// Keys that the handshakes know; others are made of the input.
-const KNOWN: [&str; 24] = [
+const KNOWN: [&str; 31] = [
     "ring-ref",
     "ring-ref0",
     "ring-ref1",
@@ -28,6 +28,13 @@ const KNOWN: [&str; 24] = [
     "request-rx-copy",
     "feature-sg",
     "multi-queue-num-queues",
+    "multi-queue-max-queues",
+    "queue-0/ring-ref",
+    "queue-0/ring-ref0",
+    "queue-0/event-channel",
+    "queue-1/ring-ref",
+    "queue-1/ring-ref0",
+    "queue-1/event-channel",
     "params",
     "mode",
 ];
@@ -47,7 +54,9 @@ libfuzzer_sys::fuzz_target!(|input: (Pairs, Pairs)| {
     let own = keys("/local/domain/0/backend/vbd/1/51712", input.0);
     let other = keys("/local/domain/1/device/vbd/51712", input.1);
     if let Ok(negotiated) = blkback::handshake::Negotiated::from_keys(&own, &other) {
-        assert!((1..=16).contains(&negotiated.refs.len()), "{negotiated:?}");
+        let max = blkback::handshake::MAX_QUEUES as usize;
+        assert!((1..=max).contains(&negotiated.queues.len()), "{negotiated:?}");
+        assert!(negotiated.queues.iter().all(|queue| (1..=16).contains(&queue.refs.len())), "{negotiated:?}");
     }
     let _ = netback::handshake::Negotiated::from_keys(&own, &other);
     let _ = blkfront::handshake::Negotiated::from_keys(&other);

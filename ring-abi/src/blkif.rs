@@ -122,7 +122,8 @@ impl Request {
         }
     }
 
-    /// The operation as the response echoes it: that of the slot, so [`OP_INDIRECT`] for an indirect request.
+    /// The operation as the response echoes it: that of the slot, but for an indirect request the one inside, as Linux's backend
+    /// answers and its frontend demands (dispatch_rw_block_io of xen-blkback, blkif_interrupt of xen-blkfront).
     #[inline]
     pub fn operation(&self) -> u8 {
         if let Self::Io(r) = self { r.operation } else { self.rare_operation() }
@@ -133,7 +134,7 @@ impl Request {
         match self {
             Self::Io(r) => r.operation,
             Self::Discard(_) => OP_DISCARD,
-            Self::Indirect(_) => OP_INDIRECT,
+            Self::Indirect(r) => r.indirect_op,
             Self::Unknown { operation, .. } => *operation,
         }
     }

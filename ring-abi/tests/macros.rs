@@ -231,6 +231,7 @@ fn flat(request: &blkif::Request) -> Flat {
             flat.nr_sectors = r.nr_sectors;
         }
         blkif::Request::Indirect(r) => {
+            flat.operation = blkif::OP_INDIRECT;
             flat.handle = r.handle;
             flat.indirect_op = r.indirect_op;
             flat.sector_number = r.sector_number;

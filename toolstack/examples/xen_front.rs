@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use std::error::Error;
 use std::sync::Arc;
 use toolstack::demo::pattern::{BLOCK, Pattern};
+use xenbus::stats::Stats;
 
 /// Bytes of each write and read.
 const CHUNK: usize = 1 << 20;
@@ -26,6 +27,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("{name}: {:?}, {} requests at once", disk.info(), disk.depth());
     each_chunk(&mut disk, |disk, offset, bytes| disk.write_at(offset, bytes))?;
     disk.flush()?;
+    let stats = disk.stats().snapshot();
+    println!("{} write requests", stats.operation("write").map_or(0, |write| write.requests));
     disk.close()?;
 
     let mut disk = open(&xen, vdev)?;
@@ -44,7 +47,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 fn open(xen: &Arc<dyn Hypervisor>, vdev: u32) -> Result<Disk, Box<dyn Error>> {
-    let options = Options { ring_page_order: 2, ..Options::default() };
+    let options = Options { ring_page_order: 2, queues: 2, ..Options::default() };
     Ok(Disk::open_with(xen.clone(), xen.clone(), xen.clone(), vdev, options)?)
 }
 

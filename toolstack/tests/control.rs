@@ -84,6 +84,36 @@ fn disks_counters_grow_while_it_is_read_and_written() {
 }
 
 #[test]
+fn disk_has_a_queue_for_each_processor_and_its_counters_are_their_sums() {
+    let machine = web();
+    let mut client = Nbd::connect(&machine.dir().join("web/xvda.nbd")).unwrap();
+    // More at once than one queue gets before another.
+    (0..100).for_each(|block| client.send_write(block, &[7; BLOCK]).unwrap());
+    for _ in 0..100 {
+        client.written().unwrap();
+    }
+    let stats = disk_stats(&machine);
+    let queues = stats["queues"].as_array().unwrap();
+    let processors = std::thread::available_parallelism().unwrap().get();
+    assert_eq!(queues.len(), processors.min(8), "{stats}");
+    let written: Vec<_> = queues.iter().map(|queue| requests(queue, "write")).collect();
+    assert_eq!((written.iter().sum::<u64>(), requests(&stats, "write")), (100, 100), "{stats}");
+    assert!(queues.iter().all(|queue| queue["in_flight"] == 0 && queue["wakeups"].is_u64()), "{stats}");
+}
+
+#[test]
+fn large_commands_are_large_requests() {
+    let machine = web();
+    let mut client = Nbd::connect(&machine.dir().join("web/xvda.nbd")).unwrap();
+    let data: Vec<u8> = (0..MIB).map(|at| (at / 512 % 251) as u8).collect();
+    client.send_blocks(0, &data).unwrap();
+    client.written().unwrap();
+    let stats = disk_stats(&machine);
+    assert_eq!(requests(&stats, "write"), 1, "{stats}");
+    assert_eq!(client.read(200).unwrap()[..], data[200 * BLOCK..][..BLOCK]);
+}
+
+#[test]
 fn totals_of_a_domain_are_those_of_all_its_devices() {
     let machine = web();
     let image = machine.image("b.img", MIB);

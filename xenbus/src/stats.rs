@@ -52,6 +52,9 @@ pub struct Snapshot {
     /// The longest turn of the loop that serves the device, with others as a rule, in nanoseconds of its thread's processor time;
     /// `None` where that is not measured.
     pub longest_turn_ns: Option<u64>,
+    /// The counters of each queue of a device whose queues are served by threads of their own, which are sums above; empty for
+    /// others, and in sums over several devices.
+    pub queues: Vec<Snapshot>,
 }
 
 /// The counters of one operation.
@@ -223,6 +226,7 @@ mod tests {
             drops: vec![Count { name, count: 10 }],
             mac_moves: Some(3),
             longest_turn_ns: latency.map(|latency| latency.as_nanos() as u64),
+            queues: Vec::new(),
         }
     }
 

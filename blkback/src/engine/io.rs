@@ -10,15 +10,26 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use arrayvec::ArrayVec;
 use libc::iovec;
 use ring_abi::blkif::MAX_SEGMENTS;
+use smallvec::SmallVec;
 use vm_memory::VolatileSlice;
 
 use crate::request::{Operation, Tag};
 
-/// The memory of an operation: adjacent slices are one entry.
-pub(super) type Iovecs = ArrayVec<iovec, MAX_SEGMENTS>;
+/// The memory of an operation: adjacent slices are one entry. That of indirect requests is allocated.
+pub(super) type Iovecs = SmallVec<[iovec; MAX_SEGMENTS]>;
+
+/// Entries that a system call takes (`UIO_MAXIOV`); an operation with more is carried out in parts.
+pub(super) const IOVECS_PER_CALL: usize = 1024;
+
+/// Gives memory back that an operation with many entries has allocated.
+#[inline]
+pub(super) fn give_back(iovecs: &mut Iovecs) {
+    if iovecs.spilled() {
+        *iovecs = Iovecs::new();
+    }
+}
 
 /// The memory from byte `from` on.
 pub(super) fn skip(iovecs: &[iovec], from: usize, rest: &mut Iovecs) {

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use libc::iovec;
+use ring_abi::blkif::{MAX_INDIRECT_PAGES, SEGMENTS_PER_INDIRECT_PAGE};
 use vm_memory::VolatileSlice;
 
-use super::io::{IoRequest, IoSlot, Iovecs};
+use super::io::{IoRequest, IoSlot, Iovecs, give_back};
 use crate::request::{Operation, Tag};
 
 /// A slot for each operation, with the `M` that owns its memory.
@@ -66,6 +67,9 @@ struct Slot<M> {
     memory: M,
 }
 
+/// Slices of an operation that are not adjacent, at most.
+const MAX_SLICES: usize = MAX_INDIRECT_PAGES * SEGMENTS_PER_INDIRECT_PAGE;
+
 /// Collects the memory of an operation, in the order of the disk's bytes.
 pub struct Slices<'t, 'm> {
     iovecs: &'t mut Iovecs,
@@ -82,14 +86,20 @@ impl<'m> Slices<'_, 'm> {
         base.expose_provenance();
         let len = slice.len();
         self.bytes += len;
-        match self.iovecs.last_mut() {
-            _ if len == 0 => true,
-            Some(last) if last.iov_base.cast::<u8>().wrapping_add(last.iov_len) == base => {
-                last.iov_len += len;
-                true
-            }
-            _ => self.iovecs.try_push(iovec { iov_base: base.cast(), iov_len: len }).is_ok(),
+        if len == 0 {
+            return true;
         }
+        if let Some(last) = self.iovecs.last_mut()
+            && last.iov_base.cast::<u8>().wrapping_add(last.iov_len) == base
+        {
+            last.iov_len += len;
+            return true;
+        }
+        let has_room = self.iovecs.len() < MAX_SLICES;
+        if has_room {
+            self.iovecs.push(iovec { iov_base: base.cast(), iov_len: len });
+        }
+        has_room
     }
 }
 
@@ -103,6 +113,11 @@ impl<M: Send + 'static> IoTable<M> {
         // SAFETY: a box is not null.
         let slots = unsafe { NonNull::new_unchecked(Box::into_raw(slots).cast()) };
         IoTable { slots, pinned: vec![false; depth].into(), out: 0, any_dropped, memory: PhantomData }
+    }
+
+    /// Slots.
+    pub fn depth(&self) -> usize {
+        self.pinned.len()
     }
 
     /// Slots whose tokens are out.
@@ -194,6 +209,8 @@ impl<M: Send + 'static> IoTable<M> {
         assert!(ours, "{tag:?} is of another table");
         self.pinned[tag.0 as usize] = false;
         self.out -= 1;
+        // SAFETY: ours, and no longer pinned: it belongs to `self`, which is borrowed mutably.
+        give_back(unsafe { &mut (*self.slots.as_ptr().add(tag.0 as usize)).io.iovecs });
         tag
     }
 
@@ -217,6 +234,8 @@ impl<M> IoTable<M> {
             if dropped.load(Ordering::Acquire) {
                 *pinned = false;
                 self.out -= 1;
+                // SAFETY: no longer pinned: it belongs to `self`, which is borrowed mutably; the reference above is not used again.
+                give_back(unsafe { &mut (*self.slots.as_ptr().add(number)).io.iovecs });
                 each(Tag(number as u32));
             }
         }

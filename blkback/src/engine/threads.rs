@@ -3,7 +3,7 @@
 //! A pool of threads on a file or block device, each in a system call of its own: for where the kernel refuses io_uring.
 #![allow(unsafe_code)] // preadv and pwritev are given addresses of the guest's memory.
 
-use super::io::{Iovecs, skip};
+use super::io::{IOVECS_PER_CALL, Iovecs, skip};
 use super::{Completion, Engine, IoRequest, Operation};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::VecDeque;
@@ -166,7 +166,7 @@ fn execute(file: &File, request: &IoRequest) -> io::Result<()> {
 
 fn transfer(file: &File, operation: Operation, iovecs: &Iovecs, offset: i64) -> io::Result<usize> {
     let fd = file.as_raw_fd();
-    let count = iovecs.len() as i32;
+    let count = iovecs.len().min(IOVECS_PER_CALL) as i32;
     // SAFETY: the iovecs describe memory that is valid while the request lives, which this function's caller has. The kernel
     // writes to it for a read alone.
     let bytes = unsafe {

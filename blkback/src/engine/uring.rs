@@ -4,7 +4,7 @@
 //! each batch.
 #![allow(unsafe_code)] // The kernel is given addresses of memory.
 
-use super::io::{Iovecs, skip};
+use super::io::{IOVECS_PER_CALL, Iovecs, give_back, skip};
 use super::{BouncePool, Completion, Engine, IoRequest, Operation};
 use io_uring::register::Restriction;
 use io_uring::{IoUring, opcode, squeue, types};
@@ -84,6 +84,8 @@ impl UringEngine {
                 &slot.rest
             }
         };
+        // The rest follows as that of any operation that was carried out in part.
+        let iovecs = &iovecs[..iovecs.len().min(IOVECS_PER_CALL)];
         let offset = request.sector() * 512 + slot.transferred as u64;
         let fixed = matches!(iovecs, [one] if self.registered.contains(&one.iov_base.addr()));
         let entry = entry(request.operation(), iovecs, offset, fixed).user_data(at as u64);
@@ -136,6 +138,7 @@ impl UringEngine {
                 }
             };
             if let Some(request) = slot.request.take() {
+                give_back(&mut slot.rest);
                 completions.push(Completion { request, result });
                 *in_flight -= 1;
             }

@@ -23,13 +23,29 @@ pub(super) struct Memory {
     pub(super) pages: Pages,
     /// What the engine is given instead of the guest's pages.
     pub(super) buffer: Option<Buffer>,
-    /// The guest's pages could not be mapped or copied.
+    /// The guest's pages could not be mapped or copied, or there is no buffer yet.
     pub(super) refused: bool,
+    /// There is no buffer yet: the request is started again.
+    pub(super) waits: bool,
 }
 
 impl Memory {
     pub(super) fn empty() -> Memory {
-        Memory { mapping: Mapping::empty(), pages: SmallVec::new(), buffer: None, refused: false }
+        Memory {
+            mapping: Mapping::empty(),
+            pages: SmallVec::new(),
+            buffer: None,
+            refused: false,
+            waits: false,
+        }
+    }
+
+    /// Gives back memory that a request of many pages has allocated.
+    pub(super) fn give_back_spare(&mut self) {
+        self.pages.shrink_to_fit();
+        if self.mapping.pages() == 0 {
+            self.mapping = Mapping::empty();
+        }
     }
 
     /// Collects what the engine is to read or write; `false` if the guest's pages could not be had.

@@ -11,7 +11,8 @@ use ring_abi::ring::Front;
 use ring_abi::testing::Pages;
 use std::collections::BTreeMap;
 
-const LIMITS: Limits = Limits { sectors: 1 << 20, sector_size: 512, read_only: false, flush: true };
+const LIMITS: Limits =
+    Limits { sectors: 1 << 20, sector_size: 512, read_only: false, flush: true, indirect_segments: 600 };
 
 fn io(operation: u8, id: u64, sector_number: u64, segments: &[(u8, u8)]) -> Request {
     let segments: ArrayVec<_, 11> = segments
@@ -31,12 +32,37 @@ fn any_request() -> impl Strategy<Value = Request> {
             .prop_map(|(flag, id, [sector_number, nr_sectors])| {
                 Request::Discard(Discard { flag, handle: 0, id, sector_number, nr_sectors })
             }),
-        1 => (any::<u8>(), id.clone(), any::<u16>()).prop_map(|(indirect_op, id, nr_segments)| {
+        2 => (0..8u8, id.clone(), 0..700u16).prop_map(|(indirect_op, id, nr_segments)| {
             let indirect_grefs = [GrantRef(1); 8];
             Request::Indirect(Indirect { indirect_op, nr_segments, id, sector_number: 0, handle: 0, indirect_grefs })
         }),
         1 => (7..255u8, id).prop_map(|(operation, id)| Request::Unknown { operation, id }),
     ]
+}
+
+/// Takes the next requests that may be carried out; those whose segments are to be fetched find them as `pick` says: whole pages, bad
+/// ones, or none.
+fn take<P>(back: &mut Queue<P, Pages>, pick: usize) -> Vec<Tag>
+where
+    P: Protocol<Request = Request, Response = Response>,
+{
+    let mut ready: Vec<_> = back.poll().unwrap().into_iter().collect();
+    let mut unfetched = Vec::new();
+    back.take_unfetched(&mut unfetched);
+    for tag in unfetched {
+        let Request::Indirect(request) = *back.requests()[tag].request() else { panic!("{tag:?}") };
+        let sectors = if pick.is_multiple_of(5) { (7, 2) } else { (0, 7) };
+        let segment = Segment { gref: GrantRef(9), first_sect: sectors.0, last_sect: sectors.1 };
+        let mut bytes = vec![0; 8 * usize::from(request.nr_segments)];
+        indirect::write_segments(&mut bytes, &vec![segment; request.nr_segments.into()]);
+        if pick.is_multiple_of(7) {
+            back.complete(tag, Status::ERROR);
+        } else if back.fetched(tag, &bytes) {
+            assert_eq!(back.requests()[tag].bytes(), 4096 * usize::from(request.nr_segments));
+            ready.push(tag);
+        }
+    }
+    ready
 }
 
 /// Sends all requests, completes them in the order that `picks` selects, and returns the responses.
@@ -57,8 +83,13 @@ where
             next = unsent.next();
         }
         let _ = front.commit();
-        while let Some(tag) = back.poll().unwrap() {
-            open.push(tag);
+        loop {
+            let pick = picks.next().unwrap_or(0);
+            let ready = take(&mut back, pick);
+            if ready.is_empty() {
+                break;
+            }
+            open.extend(ready);
             if picks.next().unwrap_or(0) % 3 == 0 {
                 break;
             }
@@ -145,6 +176,67 @@ fn barrier_completes_after_earlier_and_before_later_requests() {
     assert_eq!(ids, [1, 2, 3]);
 }
 
+fn indirect(id: u64, nr_segments: u16) -> Request {
+    Request::Indirect(Indirect {
+        indirect_op: 0,
+        nr_segments,
+        id,
+        sector_number: 8,
+        handle: 0,
+        indirect_grefs: [GrantRef(1); 8],
+    })
+}
+
+#[test]
+fn indirect_requests_are_put_aside_eight_at_a_time_and_memory_is_given_back() {
+    let memory = Pages::new(1);
+    let mut front: Front<X86_64, Pages> = Front::init(memory.clone()).unwrap();
+    let mut back: Queue<X86_64, Pages> = Queue::attach(memory, LIMITS).unwrap();
+    (0..9).for_each(|id| assert!(front.push(&indirect(id, 2))));
+    assert!(front.push(&io(0, 9, 0, &[(0, 7)])));
+    let _ = front.commit();
+    assert_eq!(back.poll(), Ok(None));
+    let mut unfetched = Vec::new();
+    back.take_unfetched(&mut unfetched);
+    assert_eq!((unfetched.len(), back.in_flight()), (8, 8));
+    let direct = back.poll().unwrap().unwrap();
+    assert_eq!(back.requests()[direct].segments().len(), 1);
+    back.take_unfetched(&mut unfetched);
+    let segment = Segment { gref: GrantRef(7), first_sect: 0, last_sect: 7 };
+    let mut bytes = [0; 16];
+    indirect::write_segments(&mut bytes, &[segment; 2]);
+    assert!(!back.fetched(unfetched[0], &bytes[..8]), "a segment is missing");
+    assert!(back.fetched(unfetched[1], &bytes));
+    let pending = &back.requests()[unfetched[1]];
+    assert_eq!((pending.segments(), pending.sector(), pending.bytes()), (&[segment; 2][..], 8, 8192));
+    back.complete(unfetched[1], Status::OKAY);
+    let _ = back.commit();
+    // Echoed is the operation inside, as Linux's frontend demands.
+    let responses: Vec<_> =
+        std::iter::from_fn(|| front.pop().unwrap()).map(|r| (r.id, r.operation, r.status)).collect();
+    assert_eq!(responses, [(0, 0, Status::ERROR), (1, 0, Status::OKAY)]);
+    back.give_back_spare();
+}
+
+#[test]
+fn barrier_waits_for_an_earlier_request_that_is_not_fetched() {
+    let memory = Pages::new(1);
+    let mut front: Front<X86_64, Pages> = Front::init(memory.clone()).unwrap();
+    let mut back: Queue<X86_64, Pages> = Queue::attach(memory, LIMITS).unwrap();
+    assert!(front.push(&indirect(0, 1)) && front.push(&io(2, 1, 0, &[])));
+    let _ = front.commit();
+    assert_eq!(back.poll(), Ok(None));
+    assert_eq!(back.poll(), Ok(None), "the barrier waits");
+    let mut unfetched = Vec::new();
+    back.take_unfetched(&mut unfetched);
+    let mut bytes = [0; 8];
+    indirect::write_segments(&mut bytes, &[Segment { gref: GrantRef(7), first_sect: 0, last_sect: 7 }]);
+    assert!(back.fetched(unfetched[0], &bytes));
+    assert_eq!(back.poll(), Ok(None), "still");
+    back.complete(unfetched[0], Status::OKAY);
+    assert!(back.poll().unwrap().is_some());
+}
+
 #[test]
 fn impossible_producer_index_is_a_fault() {
     for prod in [33, 100, u32::MAX, 1 << 31] {
@@ -193,7 +285,7 @@ proptest! {
             }
             let _ = front.commit();
             match *step {
-                Step::Poll => open.extend(back.poll().unwrap()),
+                Step::Poll => open.extend(take(&mut back, requests.len())),
                 Step::Complete(_) if open.is_empty() => {}
                 Step::Complete(which) => back.complete(open.swap_remove(which % open.len()), Status::OKAY),
                 Step::Commit => drop(back.commit()),

@@ -18,10 +18,13 @@ use testkit::random;
 use xenbus::XenbusState;
 use xenstore::Nodes;
 
+pub(crate) use crate::indirect::*;
+pub(crate) use crate::queues::*;
+
 const OKAY: Status = Status::OKAY;
 const ERROR: Status = Status::ERROR;
 
-fn raw(platform: &dyn Platform) -> RawFrontend {
+pub(super) fn raw(platform: &dyn Platform) -> RawFrontend {
     RawFrontend::connect(platform.attacked(), key::PROTOCOL_X86_64, platform.persistent())
 }
 
@@ -270,10 +273,10 @@ pub(crate) fn keys_rewritten_while_connecting_leave_the_backend_working(platform
     let mut store = device.store();
     let pages: Vec<_> = (0..4).map(|_| device.hv.share(DomId::DOM0, 1, Access::ReadWrite).unwrap()).collect();
     let mut random = random::generator(7);
-    for _ in 0..400 {
+    for _ in 0..500 {
         let [a, b]: [u8; 2] = random.random();
         let page = pages[usize::from(b) % 4].refs()[0].0;
-        let (name, value) = match a % 8 {
+        let (name, value) = match a % 11 {
             0 => (key::RING_REF, page.to_string()),
             1 => (key::RING_REF, random.random::<u32>().to_string()),
             2 => (key::EVENT_CHANNEL, (b % 64).to_string()),
@@ -283,6 +286,11 @@ pub(crate) fn keys_rewritten_while_connecting_leave_the_backend_working(platform
             ),
             4 => (key::RING_PAGE_ORDER, (b % 8).to_string()),
             5 => ("ring-ref0", page.to_string()),
+            8 => (key::MULTI_QUEUE_NUM_QUEUES, (b % 4).to_string()),
+            9 => (["queue-0/ring-ref", "queue-1/ring-ref"][usize::from(b) % 2], page.to_string()),
+            10 => {
+                (["queue-0/event-channel", "queue-1/event-channel"][usize::from(b) % 2], (b % 64).to_string())
+            }
             _ => (key::STATE, (1 + b % 6).to_string()),
         };
         store.write(&format!("{}/{name}", device.device.front_path()), value).unwrap();
@@ -290,7 +298,7 @@ pub(crate) fn keys_rewritten_while_connecting_leave_the_backend_working(platform
     assert_others_served(platform);
     // After valid keys the device connects, whatever the last state was.
     device.switch(XenbusState::Closed);
-    for name in [key::PROTOCOL, key::RING_PAGE_ORDER, "ring-ref0"] {
+    for name in [key::PROTOCOL, key::RING_PAGE_ORDER, "ring-ref0", key::MULTI_QUEUE_NUM_QUEUES] {
         device.remove(name);
     }
     open(&device).close().unwrap();

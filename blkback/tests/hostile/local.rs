@@ -30,6 +30,7 @@ pub(crate) fn platform(persistent: bool) -> Box<dyn Platform> {
     let mut driver = VbdDriver::new(dom0.clone(), dom0.clone());
     let data_path = if persistent { DataPath::Persistent } else { DataPath::Map };
     driver.set_tuning(Tuning { data_path, ..Tuning::default() });
+    driver.set_max_queues(3);
     let backend = Some(Backend::start_with(driver, &dom0));
     let attach = |domid| machine.attach_disk(domid, XVDA, "ram:1048576");
     let device = attach(GUEST);

@@ -29,7 +29,7 @@ pub(crate) fn platform() -> Box<dyn Platform> {
 fn reset(device: &FrontendDevice) {
     device.close();
     for name in device.store().directory(&device.device.front_path()).unwrap() {
-        let of_a_ring = ["ring-", "num-ring", key::EVENT_CHANNEL, key::PROTOCOL];
+        let of_a_ring = ["ring-", "num-ring", "queue-", "multi-queue", key::EVENT_CHANNEL, key::PROTOCOL];
         if of_a_ring.iter().any(|start| name.starts_with(start)) {
             device.remove(&name);
         }

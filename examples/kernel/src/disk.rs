@@ -3,7 +3,7 @@
 use crate::{Domain, Error};
 use alloc::vec;
 use alloc::vec::Vec;
-use blkfront::handshake::{MANNER, Negotiated, frontend_keys};
+use blkfront::handshake::{MANNER, Negotiated, QueueInfo, frontend_keys};
 use blkfront::queue::{Operation, Queue};
 use event_channel::{Channel, EventChannels};
 use grant_table::{Access, Contiguous, CopyOp, CopyPtr, GrantTable, Shared};
@@ -55,7 +55,7 @@ impl Frontend {
         }
         let ring = guest.grants.share(DomId::DOM0, 1, Access::ReadWrite)?;
         let channel = guest.events.alloc_unbound(DomId::DOM0)?;
-        let keys = frontend_keys(ring.refs(), channel.port());
+        let keys = frontend_keys(&[QueueInfo { refs: ring.refs(), port: channel.port() }]);
         let mut queue = Queue::new(0);
         queue.connect(ring).map_err(|error| alloc::format!("{error}"))?;
         Ok(Self { handshake, queue, channel, keys })

@@ -95,12 +95,14 @@ fn stream(mut script: Script<'_>, interface: &Interface) {
 
 fn segments(mut script: Script<'_>) {
     let pages = Pages::new(1);
+    let mut bytes = [0; PAGE_SIZE];
     while script.step().is_some() {
         poke(&mut script, &pages);
-        let count = script.word() as usize % 2048;
-        let found = indirect::segments(pages.words(), count);
-        assert_eq!(found.len(), count.min(PAGE_SIZE / 8));
-        assert_eq!(found.count(), count.min(PAGE_SIZE / 8));
+        pages.words().load_bytes(0, &mut bytes);
+        let len = script.word() as usize % (PAGE_SIZE + 1);
+        let found = indirect::segments(&bytes[..len]);
+        assert_eq!(found.len(), len / 8);
+        assert_eq!(found.count(), len / 8);
     }
 }
 

@@ -45,7 +45,8 @@ impl Dom0 {
         let opener = Opener::in_this_process().unwrap();
         let mut images = Images::new(store.clone(), false, machine_dir, opener).unwrap();
         let opener = Box::new(move |device: &Device, keys: &Keys| images.open(device, keys));
-        let vbds = VbdDriver::with_opener(domain.clone(), domain.clone(), opener);
+        let mut vbds = VbdDriver::with_opener(domain.clone(), domain.clone(), opener);
+        vbds.set_max_queues(2);
         let vifs = VifDriver::new(domain.clone(), domain, netback::Config::default(), move |_, _| {
             Ok(Attachment::port_of(of_vifs.clone()))
         });

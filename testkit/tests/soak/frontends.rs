@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use blkfront::{Buffer, Completion, Disk, Operation, Request};
+use blkfront::{Buffer, Completion, Disk, Operation, Options, Request};
 use hypervisor::local::Domain;
 use netfront::Nic;
 use nix::errno::Errno;
@@ -68,7 +68,7 @@ impl GuestDomain {
             domain.clone(),
             store.clone(),
             device.id,
-            options(),
+            Options { queues: 2, ..options() },
             stop.event.as_fd(),
         );
         opened.map_err(|error| self.give_up(device, &error)).ok().flatten()

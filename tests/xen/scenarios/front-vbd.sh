@@ -1,7 +1,7 @@
-# xpv's blkfront with Linux's block backend: a pattern, then a file system over NBD; closed, killed, and opened again.
+# xpv's blkfront with Linux's block backend: a pattern in large requests over two queues, then a file system over NBD; closed, killed, and opened again.
 # timeout: 240
 # guest-programs: xpv xen-front nbd-attach
-modprobe xen-blkback
+modprobe xen-blkback max_queues=2
 disk=$(loop_disk)
 truncate -s 4M /tmp/pattern
 losetup /dev/loop7 /tmp/pattern
@@ -15,11 +15,13 @@ output=$(in_guest one 'xen-front xvdb 2>/dev/null') || fail "xen-front: $(echo "
 echo "$output"
 sum=$(echo "$output" | sed -n 's/^sha256 //p')
 check "the image holds the pattern" test "$(sha256sum </tmp/pattern | cut -d' ' -f1)" = "$sum"
-check "Linux uses the x86_64 ABI" sh -c 'dmesg | grep "vbd/1/51728: using 1 queues, protocol 1 (x86_64-abi)"'
+check "Linux uses two queues and the x86_64 ABI" sh -c 'dmesg | grep "vbd/1/51728: using 2 queues, protocol 1 (x86_64-abi)"'
+# Linux's backend takes requests of 1 MiB (256 indirect segments): one for each.
+check "requests are large" sh -c 'echo "$0" | grep "^4 write requests$"' "$output"
 
 # serve: starts xpv in the guest, which exports the disk, and mounts the export.
 serve() {
-    in_guest one '{ xpv guest --xen >>/tmp/xpv.log 2>&1; cat /tmp/xpv.log; } &'
+    in_guest one '{ xpv guest --xen --queues 2 >>/tmp/xpv.log 2>&1; cat /tmp/xpv.log; } &'
     wait_in_guest one "the disk is exported" 'test -S /run/xpv/xvda.nbd'
     in_guest one 'nbd-attach /run/xpv/xvda.nbd /dev/nbd0 &'
     wait_in_guest one "its partition is seen" 'head -c 512 /dev/nbd0 >/dev/null && test -b /dev/nbd0p1'
@@ -35,6 +37,7 @@ check_file() {
 check_in_guest one "the guest has few pages to grant" 'echo 64 >/sys/module/xen_gntalloc/parameters/limit'
 serve
 xenstore-ls "$front"
+check "the disk has two queues" test "$(xenstore-read $front/multi-queue-num-queues)" = 2
 check_in_guest one "the file of the image is there" 'grep hello /mnt/hello'
 check_in_guest one "a file is written" 'dd if=/dev/urandom of=/mnt/new bs=64k count=64 && md5sum /mnt/new >/tmp/sum && sync'
 check_in_guest one "and read past the cache" 'echo 3 >/proc/sys/vm/drop_caches'

@@ -5,7 +5,7 @@
 . /lib/hostile.sh
 cp /in/disk.img /tmp/disk
 # With a level of its own the log is not limited to what one guest may cause.
-start dom0 env RUST_LOG=info xpv dom0 --xen
+start dom0 env RUST_LOG=info xpv dom0 --xen --queues 3
 guest good 'disk=["format=raw,vdev=xvda,access=rw,script=nop,target=/tmp/disk"]'
 ram=format=raw,access=rw,script=nop,target=ram:1048576
 GUEST_EXTRA=xpv.fronts=no guest bad "disk=[\"vdev=xvda,$ram\",\"vdev=xvdb,$ram\"]"

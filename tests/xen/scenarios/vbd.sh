@@ -1,4 +1,4 @@
-# A stock guest on xpv's block backend: partition, ext4, 200 MB written, flushed, read back; dom0 finds the files in the image.
+# A stock guest on xpv's block backend, by two queues and large requests: partition, ext4, 200 MB written, flushed, read back; dom0 finds the files in the image.
 # needs: xpv
 # timeout: 240
 truncate -s 320M /tmp/disk
@@ -9,14 +9,18 @@ modprobe loop
 losetup -o 1048576 /dev/loop0 /tmp/disk
 /usr/sbin/mke2fs -q -t ext4 /dev/loop0 && losetup -d /dev/loop0 || fail "mke2fs"
 
-start dom0 xpv dom0 --xen
+start dom0 xpv dom0 --xen --queues 2
 GUEST_BOUND=150
-guest one vcpus=2 'disk=["format=raw,vdev=xvda,access=rw,script=nop,target=/tmp/disk"]'
+GUEST_EXTRA=xen_blkfront.max_indirect_segments=256 guest one vcpus=2 memory=320 'disk=["format=raw,vdev=xvda,access=rw,script=nop,target=/tmp/disk"]'
 check "the guest uses the 64-bit layout" test "$(xenstore-read /local/domain/1/device/vbd/51712/protocol)" = x86_64-abi
 xenstore-ls /local/domain/0/backend/vbd/1/51712 | sed 's/^/features: /'
 xenstore-ls /local/domain/1/device/vbd/51712 | sed 's/^/features: front: /'
 
 check_in_guest one "two processors" 'test "$(nproc)" = 2'
+in_guest one 'ls /sys/block/xvda/mq; grep . /sys/block/xvda/queue/max_*'
+check_in_guest one "two queues" 'test "$(ls /sys/block/xvda/mq | wc -l)" = 2'
+check "one for each processor" test "$(xenstore-read /local/domain/1/device/vbd/51712/multi-queue-num-queues)" = 2
+check_in_guest one "requests of up to 1 MiB" 'test "$(cat /sys/block/xvda/queue/max_sectors_kb)" = 1024'
 check_in_guest one "the partition is seen" 'grep -q xvda1 /proc/partitions'
 check_in_guest one "ext4 mounts" 'mount -t ext4 /dev/xvda1 /mnt'
 # Four different files of 50 MB, two of them written at a time.
@@ -29,6 +33,11 @@ check_in_guest one "and read back from the disk" \
 sum() { echo "$sums" | grep "/mnt/$1" | cut -c 1-32; }
 sums=$(in_guest one "cat /tmp/sums; umount /mnt; f=a; ($file) | md5sum | sed s,-,/mnt/written,")
 check "what was read is what was written" test "$(sum a)" = "$(sum written)"
+xpv block-list --xen --json one >/tmp/list
+# 200 MB in requests of at most 44 KiB would be 4,655.
+writes=$(sed -n '/"write": {/,/"requests"/s/.*"requests": \([0-9]*\).*/\1/p' /tmp/list | head -n 1)
+check "most writes are large: $writes requests" test "$writes" -lt 2000
+check "both queues have served requests" test "$(sed -n '/"queues"/,$p' /tmp/list | grep -c '"received": [1-9]')" = 2
 check_in_guest one "no error was seen" '! dmesg | grep -iE "I/O error|xvda.*error"'
 
 # The same file system with dom0's tools.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
+use blkback::handshake::MAX_INDIRECT_SEGMENTS;
 use blkback::{DataPath, Tuning, VbdDriver};
 use event_loop::Essential;
 use hypervisor::Hypervisor;
@@ -21,6 +22,7 @@ use crate::backend::bridges::Bridges;
 use crate::backend::images::Images;
 use crate::backend::kernel_backends::SkipKernelOwned;
 use crate::backend::stale;
+use crate::config::disk_queues;
 use crate::config::host::BridgeConfig;
 use crate::config::vif::DEFAULT_BRIDGE;
 use crate::control::devices::Devices;
@@ -75,6 +77,18 @@ pub struct Args {
     /// [default: half of vm.max_map_count]
     #[arg(long, value_name = "PAGES")]
     max_persistent_grants: Option<usize>,
+
+    /// The most queues that disks offer, 1 to 8: each that a guest uses has a thread [default: the processors]
+    #[arg(long, value_name = "QUEUES", value_parser = disk_queues::parser())]
+    queues: Option<u32>,
+
+    /// The most segments, of 4 KiB each, that disks offer for a request beyond its own 11, 0 to 4096; 0 for none
+    #[arg(long, value_name = "SEGMENTS", default_value_t = 256, value_parser = disk_segments())]
+    indirect_segments: u16,
+}
+
+fn disk_segments() -> clap::builder::RangedI64ValueParser<u16> {
+    clap::value_parser!(u16).range(0..=i64::from(MAX_INDIRECT_SEGMENTS))
 }
 
 /// How backends of disks access guests' pages. Where the kernel cannot do I/O in mapped pages, they are always copied.
@@ -170,6 +184,8 @@ fn local(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
     let mut vbds = vbd_driver(&hv, Images::new(hv.clone(), false, dir.path(), images)?);
     vbds.set_tuning(args.tuning());
     vbds.set_max_persistent_grants(args.max_persistent_grants());
+    vbds.set_max_queues(disk_queues::count(args.queues));
+    vbds.set_max_indirect_segments(args.indirect_segments);
     let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), netback::Config::default(), move |_, keys| {
         bridges.attach(keys)
     });
@@ -183,6 +199,8 @@ fn xen(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
     let mut vbds = vbd_driver(&hv, Images::new(hv.clone(), true, dir.path(), images)?);
     vbds.set_tuning(args.tuning());
     vbds.set_max_persistent_grants(args.max_persistent_grants());
+    vbds.set_max_queues(disk_queues::count(args.queues));
+    vbds.set_max_indirect_segments(args.indirect_segments);
     stale::remove(&mut Client::connect(&hv)?, hv.domid(), dir.path(), &inflight_dir)?;
     vbds.set_inflight_dir(inflight_dir.clone());
     let config = netback::Config {

@@ -10,6 +10,7 @@ use hypervisor::xen::Xen;
 use netfront::Config;
 use nix::unistd::{Uid, chown};
 
+use crate::config::disk_queues;
 use crate::config::rx::RxMethod;
 use crate::dir::{self, Dir};
 use crate::error::{Error, Result};
@@ -50,6 +51,10 @@ pub struct Args {
     /// How the interfaces receive
     #[arg(long, value_name = "METHOD", default_value = "copy")]
     rx: RxMethod,
+
+    /// The most queues of a disk, 1 to 8, if its backend offers as many [default: the processors]
+    #[arg(long, value_name = "QUEUES", value_parser = disk_queues::parser())]
+    queues: Option<u32>,
 }
 
 /// Runs the guest until a signal or until the machine is gone.
@@ -78,7 +83,8 @@ pub fn run(args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     let machine = dir.path().to_owned();
     let pages = if on_xen { Xen::max_granted_pages() } else { Options::default().arena_pages as usize };
     let buffers = CommonBuffers::of_pages(pages);
-    let guest = watch::Guest { hv, machine, directory, on_xen, netns, offload, buffers };
+    let queues = disk_queues::count(args.queues);
+    let guest = watch::Guest { hv, machine, directory, on_xen, netns, offload, buffers, queues };
     tracing::info!(domid = %guest.hv.domid(), directory = %guest.directory.display(), %sandbox, "running");
     watch::run(&guest, stop.as_fd())
 }

@@ -8,6 +8,7 @@ pub mod cfg;
 pub mod device_disk;
 pub mod device_nic;
 pub mod disk;
+pub mod disk_queues;
 pub mod domain;
 pub mod guest;
 pub mod host;

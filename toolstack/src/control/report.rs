@@ -17,6 +17,17 @@ pub struct Stats {
     drops: BTreeMap<&'static str, u64>,
     mac_moves: Option<u64>,
     longest_turn_ns: Option<u64>,
+    queues: Vec<Queue>,
+}
+
+/// The counters of one queue of a device.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Queue {
+    operations: BTreeMap<&'static str, Operation>,
+    in_flight: Option<u64>,
+    notifications: Notifications,
+    grants: Option<Grants>,
+    wakeups: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -67,18 +78,38 @@ impl From<&Snapshot> for Stats {
             drops,
             mac_moves,
             longest_turn_ns,
+            queues,
         } = snapshot;
-        let stats::Notifications { sent, suppressed, received, missed } = *notifications;
         Stats {
             operations: operations.iter().map(|each| (each.name, Operation::from(each))).collect(),
             in_flight: *in_flight,
-            notifications: Notifications { sent, suppressed, received, missed },
+            notifications: Notifications::from(*notifications),
             grants: grants.map(Grants::from),
             wakeups: *wakeups,
             drops: by_name(drops),
             mac_moves: *mac_moves,
             longest_turn_ns: *longest_turn_ns,
+            queues: queues.iter().map(Queue::from).collect(),
         }
+    }
+}
+
+impl From<&Snapshot> for Queue {
+    fn from(snapshot: &Snapshot) -> Queue {
+        Queue {
+            operations: snapshot.operations.iter().map(|each| (each.name, Operation::from(each))).collect(),
+            in_flight: snapshot.in_flight,
+            notifications: Notifications::from(snapshot.notifications),
+            grants: snapshot.grants.map(Grants::from),
+            wakeups: snapshot.wakeups,
+        }
+    }
+}
+
+impl From<stats::Notifications> for Notifications {
+    fn from(notifications: stats::Notifications) -> Notifications {
+        let stats::Notifications { sent, suppressed, received, missed } = notifications;
+        Notifications { sent, suppressed, received, missed }
     }
 }
 
@@ -159,6 +190,7 @@ mod tests {
             drops: vec![Count { name: "no_room", count: 10 }],
             mac_moves: Some(15),
             longest_turn_ns: Some(16),
+            queues: vec![Snapshot { in_flight: Some(3), wakeups: Some(17), ..Snapshot::default() }],
         };
         let expected = serde_json::json!({
             "operations": {
@@ -177,6 +209,13 @@ mod tests {
             "drops": {"no_room": 10},
             "mac_moves": 15,
             "longest_turn_ns": 16,
+            "queues": [{
+                "operations": {},
+                "in_flight": 3,
+                "notifications": {"sent": 0, "suppressed": 0, "received": 0, "missed": 0},
+                "grants": null,
+                "wakeups": 17,
+            }],
         });
         assert_eq!(serde_json::to_value(Stats::from(&snapshot)).unwrap(), expected);
     }

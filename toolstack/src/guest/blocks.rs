@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use blkfront::split::{MAX_REQUEST_BYTES, split};
 use blkfront::{Buffer, Completion, Disk, Operation, Request};
 use nix::errno::Errno;
-use ring_abi::blkif::SECTOR;
+use ring_abi::blkif::{SECTOR, Status};
 
 use super::buffers::DiskBuffers;
 use crate::nbd::{Blocks, Export, Op, Outcome};
@@ -101,7 +101,7 @@ impl DiskBlocks {
         if operation == Operation::Flush {
             return self.flush(id);
         }
-        for chunk in split(offset, len, MAX_REQUEST_BYTES) {
+        for chunk in split(offset, len, self.buffers.request_bytes(&self.disk)) {
             let sector = chunk.sector();
             self.enqueue(RingRequest { command: id, operation, sector, bytes: chunk.bytes });
         }
@@ -129,6 +129,14 @@ impl DiskBlocks {
             let RingRequest { operation, sector, .. } = request;
             let buffer = match operation {
                 Operation::Flush => None,
+                _ if request.bytes.len() > MAX_REQUEST_BYTES => match self.take_large(request.bytes.len())? {
+                    Some(buffer) => Some(buffer),
+                    // It is not waited for.
+                    None => {
+                        self.divide(request);
+                        continue;
+                    }
+                },
                 _ => match self.buffers.take(&self.disk).map_err(io::Error::other)? {
                     Some(buffer) => Some(buffer),
                     // The request waits for one that is in use.
@@ -157,6 +165,28 @@ impl DiskBlocks {
         self.disk.commit().map_err(io::Error::other)
     }
 
+    /// Takes a buffer for a request of so many bytes, if the backend supports it and there is one.
+    fn take_large(&mut self, bytes: usize) -> io::Result<Option<Buffer>> {
+        if bytes > self.disk.max_request_bytes() {
+            return Ok(None);
+        }
+        self.buffers.take_large(&self.disk, bytes).map_err(io::Error::other)
+    }
+
+    /// Divides a request that is not in flight into smaller ones, which come next.
+    fn divide(&mut self, request: RingRequest) {
+        let RingRequest { command, operation, sector, bytes } = request;
+        let Some(pending) = self.commands.get_mut(&command) else { return };
+        pending.remaining -= 1;
+        let chunks: Vec<_> = split(sector * SECTOR as u64, bytes.len(), MAX_REQUEST_BYTES).collect();
+        for chunk in chunks.iter().rev() {
+            let sector = chunk.sector();
+            let bytes = bytes.start + chunk.bytes.start..bytes.start + chunk.bytes.end;
+            pending.remaining += 1;
+            self.waiting.push_front(RingRequest { command, operation, sector, bytes });
+        }
+    }
+
     fn put(&mut self, buffer: Option<Buffer>) {
         if let Some(buffer) = buffer {
             self.buffers.put(buffer);
@@ -178,6 +208,11 @@ impl DiskBlocks {
         let error = completion.check().is_err().then_some(Errno::EIO as i32);
         let Some(request) = self.in_flight.remove(&completion.request.token) else { return };
         let buffer = completion.request.buffer;
+        // It was in flight when a backend connected that supports smaller ones only.
+        if completion.status == Status::EOPNOTSUPP && request.bytes.len() > MAX_REQUEST_BYTES {
+            self.put(buffer);
+            return self.divide(request);
+        }
         if let Some(command) = self.commands.get_mut(&request.command) {
             command.failed = command.failed.or(error);
             command.remaining -= 1;

@@ -19,11 +19,11 @@ use crate::nbd::{Blocks, server};
 use ring_abi::blkif::{key::DEV, vdev::Vdev};
 use ring_abi::xenbus::key::BACKEND;
 
-/// Pages of a ring as a power of two: 128 requests in flight.
+/// Pages of the rings as a power of two: 128 requests in flight.
 const RING_PAGE_ORDER: u32 = 2;
 
 /// Serves device `vdev` of this domain on a socket in `directory`, until `stop` becomes readable or the disk is closed. It
-/// has buffers of its own, and borrows further ones from `common`.
+/// has at most `queues` queues, and buffers of its own; it borrows further ones from `common`.
 ///
 /// # Errors
 /// [`Error::Other`] if the disk cannot be opened, or the domain cannot grant the pages of its buffers; [`Error::File`] if the socket cannot be bound; [`Error::Io`] if
@@ -32,12 +32,13 @@ pub fn run(
     hv: &Arc<dyn Hypervisor>,
     directory: &Path,
     vdev: u32,
+    queues: u32,
     common: Arc<CommonBuffers>,
     stop: BorrowedFd<'_>,
 ) -> Result<()> {
     let dev = device_name(hv, vdev)?;
     let socket = Socket::bind(dir::nbd(directory, &dev))?;
-    let options = Options { ring_page_order: RING_PAGE_ORDER, ..Options::default() };
+    let options = Options { ring_page_order: RING_PAGE_ORDER, queues, ..Options::default() };
     let opened = Disk::open_until(hv.clone(), hv.clone(), hv.clone(), vdev, options, stop);
     let Some(disk) = opened.map_err(failed)? else { return Ok(()) };
     let buffers = match DiskBuffers::new(&disk, common) {

@@ -47,6 +47,8 @@ pub struct Guest {
     pub offload: Config,
     /// What its disks have in common.
     pub buffers: Arc<CommonBuffers>,
+    /// The most queues of a disk.
+    pub queues: u32,
 }
 
 /// The pause between two attempts to connect to the store again, in milliseconds.
@@ -291,8 +293,8 @@ fn start(guest: &Guest, client: &mut Client, ended: &Arc<EventFd>, id: Id) -> Re
     let guest_of_thread = guest.clone();
     if kind == "vbd" {
         let serve = move |stop: BorrowedFd<'_>| {
-            let Guest { hv, directory, buffers, .. } = guest_of_thread;
-            export::run(&hv, &directory, number, buffers, stop)
+            let Guest { hv, directory, buffers, queues, .. } = guest_of_thread;
+            export::run(&hv, &directory, number, queues, buffers, stop)
         };
         return Service::start(span, ended, serve);
     }

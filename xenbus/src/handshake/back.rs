@@ -15,8 +15,9 @@ use ring_abi::xenbus::key::EVENT_CHANNEL;
 use crate::device_state::{DeviceState, Failure, Update};
 use crate::keys::Keys;
 
-/// The most keys by which rings are told apart; a guest may write any number. A disk's sixteen pages have seventeen.
-const MOST_RING_KEYS: usize = 64;
+/// The most keys by which rings are told apart; a guest may write any number. Eight queues of a disk, of sixteen pages
+/// each, have 136.
+const MOST_RING_KEYS: usize = 192;
 
 /// How often rings are tried that cannot be served because of something that may pass. By their number, as a try may take
 /// long; the pauses are two seconds in all.

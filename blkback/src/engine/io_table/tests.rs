@@ -50,10 +50,18 @@ fn adjacent_slices_are_one_entry_and_more_than_fit_are_refused() {
         false
     };
     assert!(table.start(Tag(1), Operation::Write, 0, apart).is_none());
-    let many = table.start(Tag(1), Operation::Write, 0, |memory, slices| {
-        memory.chunks_mut(1).step_by(2).all(|byte| slices.push(byte.into()))
-    });
-    assert!(many.is_none());
+    // As many as an indirect request of eight pages has.
+    for (count, fits) in [(4096, true), (4097, false)] {
+        table.memory_mut(Tag(1)).resize(2 * count, 0);
+        let many = table.start(Tag(1), Operation::Write, 0, |memory, slices| {
+            memory.chunks_mut(1).step_by(2).all(|byte| slices.push(byte.into()))
+        });
+        assert_eq!(many.as_ref().map(|request| request.iovecs().len()), fits.then_some(count));
+        if let Some(request) = many {
+            table.finish(request);
+        }
+    }
+    table.memory_mut(Tag(1)).resize(64, 0);
     // The slot is as before.
     let request = start(&mut table, 1);
     table.finish(request);
