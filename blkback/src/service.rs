@@ -267,6 +267,9 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         self.guest_data.reclaim(&mut self.batch.failed);
         let any_dropped = self.fail(ErrorKind::Io);
         if self.completions.is_empty() {
+            if any_dropped {
+                self.start_waiting();
+            }
             return Ok(any_dropped);
         }
         let Batch { tags, finished, .. } = &mut self.batch;
@@ -287,13 +290,19 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             self.queue.complete(tag, status);
         }
         drop(tally);
-        self.guest_data.take_waiting(&mut self.batch.tags);
-        if !self.batch.tags.is_empty() {
-            // Once more, with their data copied. Their time counts from when they were taken from the ring.
-            self.start_batch();
-        }
+        // Some once more, with their data copied. Their time counts from when they were taken from the ring.
+        self.start_waiting();
         self.stats.set_in_flight(self.queue.in_flight());
         Ok(true)
+    }
+
+    /// Starts the requests of the batch, and those that waited for memory.
+    #[inline]
+    fn start_waiting(&mut self) {
+        self.guest_data.take_waiting(&mut self.batch.tags);
+        if !self.batch.tags.is_empty() {
+            self.start_batch();
+        }
     }
 
     fn publish_responses(&mut self) -> Result<(), ExitReason> {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use blkback::engine::{Completion, IoRequest, RamDisk};
-use blkback::{Disk, DiskInfo, Engine, Tuning, VbdDriver};
+use blkback::{DataPath, Disk, DiskInfo, Engine, Tuning, VbdDriver};
 use ring_abi::DomId;
 use ring_abi::blkif::{OP_READ, OP_WRITE, OP_WRITE_BARRIER, Status, key};
 use testkit::block::{Backend, GUEST, RawFrontend, XVDA};
@@ -33,11 +33,19 @@ impl Disk for TestDisk {
 
 /// A device that never polls its engine without a reason.
 fn connect(engine: fn(Box<dyn Engine>) -> Box<dyn Engine>) -> (Machine, Backend, RawFrontend) {
+    connect_by(DataPath::Map, engine)
+}
+
+fn connect_by(
+    data_path: DataPath,
+    engine: fn(Box<dyn Engine>) -> Box<dyn Engine>,
+) -> (Machine, Backend, RawFrontend) {
     let machine = Machine::new();
     let hv = machine.domain(DomId::DOM0);
-    let disk: Arc<dyn Disk> = Arc::new(TestDisk { ram: RamDisk::new(DiskInfo::new(1024)).unwrap(), engine });
+    let disk: Arc<dyn Disk> = Arc::new(TestDisk { ram: RamDisk::new(DiskInfo::new(8192)).unwrap(), engine });
     let mut driver = VbdDriver::with_opener(hv.clone(), hv.clone(), Box::new(move |_, _| Ok(disk.clone())));
-    driver.set_tuning(Tuning { busy_poll: Duration::ZERO, ..Tuning::default() });
+    driver.set_tuning(Tuning { busy_poll: Duration::ZERO, data_path, ..Tuning::default() });
+    driver.set_max_indirect_segments(512);
     let back = Backend::start_with(driver, &hv);
     let device = machine.attach_disk(GUEST, XVDA, "by the opener");
     let device = FrontendDevice::new(machine.domain(GUEST), device);
@@ -123,4 +131,18 @@ fn operations_that_are_dropped_fail() {
         assert_eq!(statuses, [Status::ERROR, Status::OKAY]);
     }
     assert!(raw.data.end().is_ok(), "nothing stays mapped");
+}
+
+/// Large requests wait for each other's buffers, also where an engine gives those up.
+#[test]
+fn requests_that_wait_for_memory_are_started_when_those_that_had_it_are_dropped() {
+    let (_machine, _back, mut raw) = connect_by(DataPath::Copy, |engine| Box::new(DroppingEngine(engine)));
+    let page = raw.data.refs()[0];
+    let large: Vec<_> = (0..20).map(|id| raw.indirect(OP_READ, id, 8, &[page; 512])).collect();
+    let (requests, _pages): (Vec<_>, Vec<_>) = large.into_iter().unzip();
+    raw.send(&requests);
+    assert!(raw.receive(20).iter().all(|response| response.status == Status::ERROR));
+    let (read, _pages) = raw.indirect(OP_READ, 20, 0, &[page; 512]);
+    raw.send(&[read]);
+    assert_eq!(raw.receive(1)[0].status, Status::OKAY);
 }

@@ -188,7 +188,7 @@ fn loop_device_and_its_file_are_one_image() {
     let of_file = std::fs::metadata(&device.0).unwrap();
     let number = std::os::unix::fs::MetadataExt::rdev(&of_file);
     let own_loop = Some((nix::sys::stat::major(number), nix::sys::stat::minor(number)));
-    let access = Access { mode: Mode::Write, direct: true, user: None, own_loop, discard: true };
+    let access = Access { mode: Mode::Write, direct: true, user: None, own_loop, server: None };
     let disk =
         FileDisk::open_as(&images.path("a.img"), access).expect("the hotplug script has made it for us");
     for mode in [Mode::Write, Mode::Read] {
@@ -231,7 +231,7 @@ fn mounted_device_is_refused_unless_it_is_shared_or_both_only_read() {
 fn device_of_an_earlier_process_waits_for_its_operations_and_others_do_not() {
     let images = Images::new();
     let open = |mode, user| {
-        let access = Access { mode, direct: true, user: Some(user), own_loop: None, discard: true };
+        let access = Access { mode, direct: true, user: Some(user), own_loop: None, server: None };
         FileDisk::open_as(&images.path("a.img"), access)
     };
     for mode in [Mode::Read, Mode::WriteShared] {
@@ -247,7 +247,7 @@ fn device_of_an_earlier_process_waits_for_its_operations_and_others_do_not() {
 #[test]
 fn lock_is_held_by_the_open_file_that_does_the_operations() {
     let images = Images::new();
-    let access = Access { mode: Mode::Read, direct: true, user: Some(7), own_loop: None, discard: true };
+    let access = Access { mode: Mode::Read, direct: true, user: Some(7), own_loop: None, server: None };
     let earlier = FileDisk::open_as(&images.path("a.img"), access).unwrap();
     // An engine has the file, too; a killed process's locks go with the last user of it.
     let engine = earlier.engine(4).unwrap();

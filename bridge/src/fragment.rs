@@ -99,11 +99,10 @@ impl<'a> FragmentRef<'a> {
     /// Copies all bytes to `to`, which may itself be shared memory.
     ///
     /// # Safety
-    /// `to` is writable for `len()` bytes and does not overlap them.
+    /// `to` is writable for `len()` bytes.
     pub unsafe fn copy_to_raw(&self, to: *mut u8) {
         // SAFETY: the source is readable by `Fragment::new`'s contract while the frame is borrowed; the destination is
-        // writable by this function's contract. Neither is behind a reference, which would promise that it does not
-        // change.
-        unsafe { std::ptr::copy_nonoverlapping(self.fragment.ptr, to, self.len()) }
+        // writable by this function's contract.
+        unsafe { shared_copy::copy(self.fragment.ptr, to, self.len()) }
     }
 }

@@ -37,6 +37,8 @@ mod error;
 pub mod fdb;
 mod fragment;
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod harness;
 pub mod headers;
 mod mac;
 mod meta;

@@ -120,6 +120,14 @@ impl Buffer {
         self.pool.as_ref().map_or(std::ptr::null_mut(), |pool| pool.start(self.index))
     }
 
+    /// The buffer's bytes, which are what its last user left there.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        let start = std::ptr::NonNull::new(self.as_mut_ptr()).unwrap_or(std::ptr::NonNull::dangling());
+        // SAFETY: memory of the pool, initialised as it is anonymous, of this length (none without a pool). A buffer that was taken
+        // has one holder, and a pointer into it that the holder gave out is followed by whoever it was given to in a call.
+        unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), self.size()) }
+    }
+
     /// The buffer's size in bytes.
     pub fn size(&self) -> usize {
         self.pool.as_ref().map_or(0, |pool| pool.size)

@@ -46,6 +46,7 @@ impl Shared {
         access: Access,
         grants: Box<dyn EndAccess>,
     ) -> Self {
+        assert!(!refs.is_empty(), "no pages are shared");
         Self { base, refs, access, grants: Some(grants) }
     }
 

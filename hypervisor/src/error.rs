@@ -38,6 +38,9 @@ pub enum Error {
     /// The other end of an event channel, or of the connection to the broker or store, is closed.
     #[error("the other end is closed")]
     Closed,
+    /// The broker was killed, or is taking over from one that was: the same call may succeed in a moment.
+    #[error("the broker is being restarted")]
+    Away,
     /// This process has no permission.
     #[error("not permitted: {0}")]
     Denied(String),
@@ -89,6 +92,7 @@ impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         match error {
             Error::Io { what, error } => Self::new(error.kind(), format!("{what}: {error}")),
+            Error::Away => Self::new(io::ErrorKind::ConnectionRefused, error),
             other => Self::other(other),
         }
     }

@@ -1,4 +1,5 @@
-//! Tests of the local hypervisor beyond the contract: processes that are killed, hostile clients, races of grants.
+//! Tests of the local hypervisor beyond the contract: processes that are killed, hostile clients, races of grants, and a broker
+//! that is killed and succeeded.
 
 #[path = "local/death.rs"]
 mod death;
@@ -6,6 +7,8 @@ mod death;
 mod hostile;
 #[path = "local/races.rs"]
 mod races;
+#[path = "local/succession.rs"]
+mod succession;
 
 use event_channel::WaitChannel;
 use grant_table::SharedSlice;

@@ -97,7 +97,7 @@ impl InflightDir {
             return Ok(None);
         }
         let found = file.metadata().map_err(failed)?.len();
-        let expected = (PAGE_SIZE + bytes) as u64;
+        let expected = (PAGE_SIZE + bytes.next_multiple_of(PAGE_SIZE)) as u64;
         if found < expected {
             tracing::warn!(path = %path.display(), found, expected, "an in-flight region of too few bytes, as of another version");
             return Ok(None);
@@ -148,7 +148,8 @@ impl InflightRegion {
     }
 }
 
-// SAFETY: mapped, page-aligned, for the life of the value; no other process writes to it (mode 0600, locked).
+// SAFETY: mapped, page-aligned, a page or more, for the life of the value. Its bytes are reserved (posix_fallocate), and of those who
+// may write to it (mode 0600) its owner alone does, who holds its lock and never makes it shorter.
 unsafe impl Memory for InflightRegion {
     fn base(&self) -> NonNull<u8> {
         // SAFETY: a mapping is never at address 0.

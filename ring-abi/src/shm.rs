@@ -43,21 +43,18 @@ pub const HEADER_LEN: usize = 64;
 /// Memory that holds a ring, and whatever keeps it mapped.
 ///
 /// # Safety
-/// For the life of the value `base()` points at `len()` readable and writable bytes, 8-aligned, that are
-/// accessed only through this module or by the peer.
+/// For the life of the value `base()` points at `len()` readable and writable bytes, at least a page, 8-aligned, that are
+/// accessed only through this module or by the peer. An access never fails (SIGBUS): a file's bytes are reserved, and nobody
+/// makes it shorter.
+#[allow(clippy::len_without_is_empty)] // It never is.
 pub unsafe trait Memory {
     /// Start of the first page.
     fn base(&self) -> NonNull<u8>;
     /// Bytes, a multiple of the page size.
     fn len(&self) -> usize;
-    /// Whether there is no memory at all.
-    fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
     /// The ring's indexes.
     fn header(&self) -> &Header {
-        // SAFETY: the trait promises `len() >= HEADER_LEN` bytes (checked when a ring is made), aligned, for
-        // the life of `self`; `Header` is atomics only, so that a racing peer is no data race.
+        // SAFETY: the trait promises a page, aligned, for the life of `self`; `Header` is atomics only, so that a racing peer is no data race.
         unsafe { self.base().cast::<Header>().as_ref() }
     }
 }

@@ -59,8 +59,9 @@ unsafe impl Memory for Pages {
 }
 
 impl Pages {
-    /// So many pages of zeros.
+    /// So many pages of zeros, at least one.
     pub fn new(pages: usize) -> Self {
+        let pages = pages.max(1);
         Self((0..pages).map(|_| Page([const { AtomicU32::new(0) }; PAGE_SIZE / 4])).collect())
     }
 
@@ -98,11 +99,7 @@ impl Pages {
 
     /// The first page, borrowed, by its address alone: a ring's half over this has no reference count to drop and
     /// knows its size, so that the compiler can keep the half's state in registers, as it does with C's.
-    ///
-    /// # Panics
-    /// If there is no page.
     pub fn first(&self) -> PageRef<'_> {
-        assert!(!self.0.is_empty());
         PageRef { base: self.base(), pages: PhantomData }
     }
 }

@@ -70,6 +70,8 @@ pub enum Command {
     Completions(completions::Args),
     #[command(hide = true)]
     DemoGuest(demo_guest::Args),
+    #[command(hide = true)]
+    Opener(opener::Args),
 }
 
 impl Cli {
@@ -106,6 +108,7 @@ impl Cli {
             Command::Man(args) => man::run(&args, Cli::command()),
             Command::Completions(args) => completions::run(&args, Cli::command()),
             Command::DemoGuest(args) => demo_guest::run(&args, &dir()?),
+            Command::Opener(args) => opener::run(&args, &dir()?, sandbox),
         }
     }
 }
@@ -115,8 +118,10 @@ pub fn start_logging(cli: &Cli) {
     use tracing_subscriber::layer::SubscriberExt;
     use tracing_subscriber::util::SubscriberInitExt;
     use tracing_subscriber::{EnvFilter, Layer};
-    let keeps_running =
-        matches!(cli.command, Command::Up(_) | Command::Hypervisor(_) | Command::Dom0(_) | Command::Guest(_));
+    let keeps_running = matches!(
+        cli.command,
+        Command::Up(_) | Command::Hypervisor(_) | Command::Dom0(_) | Command::Guest(_) | Command::Opener(_)
+    );
     let level = match (cli.verbose, keeps_running) {
         (0, false) => "warn",
         (0, true) | (1, _) => "info",

@@ -1,7 +1,7 @@
 //! The directory of one machine, which holds its sockets and a subdirectory for each guest.
 
 use std::fs;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -43,9 +43,33 @@ impl Dir {
         &self.0
     }
 
+    /// The socket of the broker.
+    pub fn broker(&self) -> PathBuf {
+        self.0.join("broker.sock")
+    }
+
+    /// Lets processes of other users pass through the directory, which none of them can read, and connect to the broker, which asks each
+    /// one who it is. Whatever else is there stays closed to them.
+    ///
+    /// # Errors
+    /// [`Error::File`] if this process's user may not change that.
+    pub fn open_to_guests(&self) -> Result<()> {
+        let broker = self.broker();
+        for (path, mode) in [(&self.0, 0o711), (&broker, 0o666)] {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))
+                .map_err(|e| Error::file(path, "opening it to guests of other users", e))?;
+        }
+        Ok(())
+    }
+
     /// The socket on which the store accepts dom0's tools.
     pub fn store(&self) -> PathBuf {
         self.0.join("xenstored.sock")
+    }
+
+    /// What the store holds, for the next `xpv hypervisor` if one is killed.
+    pub fn store_state(&self) -> PathBuf {
+        self.0.join("store.state")
     }
 
     /// The socket on which dom0 answers questions about its devices.

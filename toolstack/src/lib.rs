@@ -14,6 +14,7 @@ pub mod guest;
 mod log_limit;
 pub mod machine;
 pub mod nbd;
+pub mod opener;
 pub mod output;
 pub mod sandbox;
 mod serving_lock;

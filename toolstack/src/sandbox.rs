@@ -6,6 +6,7 @@
 mod capabilities;
 mod files;
 mod system_calls;
+pub mod user;
 
 use std::fmt;
 use std::path::Path;
@@ -23,6 +24,8 @@ pub enum Role {
     Dom0,
     /// The frontends of a guest.
     Guest,
+    /// Opens images for the backends.
+    Opener,
 }
 
 /// What is in force of a process's sandbox.
@@ -32,6 +35,22 @@ pub struct InForce {
     capabilities: Option<String>,
     /// Which files can be opened.
     pub files: Files,
+    /// Whether sockets can be connected.
+    connects: bool,
+}
+
+impl InForce {
+    /// Refuses to connect sockets, for good and to all threads, if this process has a sandbox: once it has connected to what it needs.
+    ///
+    /// # Errors
+    /// [`Error::Other`] if the kernel refuses.
+    pub fn refuse_connecting(&mut self) -> Result<()> {
+        if self.capabilities.is_some() {
+            system_calls::refuse_connecting().map_err(|e| failed("seccomp", &e))?;
+            self.connects = false;
+        }
+        Ok(())
+    }
 }
 
 /// The files that a process can open.
@@ -39,6 +58,8 @@ pub struct InForce {
 pub enum Files {
     /// All that its user may.
     Any,
+    /// All that exist and that its user may: none is created, removed, renamed or written to.
+    Existing,
     /// Those of the machine's directory, and of the kernel what its role needs.
     OfItsRole,
     /// As far as this kernel can restrict them to those.
@@ -48,12 +69,14 @@ pub enum Files {
 impl fmt::Display for InForce {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(capabilities) = &self.capabilities else { return f.write_str("none") };
+        let connects = if self.connects { "" } else { ", no connecting" };
         let files = match self.files {
             Files::Any => "any",
+            Files::Existing => "any that exist, to open alone",
             Files::OfItsRole => "its own",
             Files::OfItsRoleInPart => "its own in part",
         };
-        write!(f, "seccomp; files: {files}; capabilities: {capabilities}")
+        write!(f, "seccomp{connects}; files: {files}; capabilities: {capabilities}")
     }
 }
 
@@ -65,16 +88,17 @@ impl fmt::Display for InForce {
 /// [`Error::Other`] if the kernel refuses a step.
 pub fn enter(role: Role, dir: &Path, wanted: bool) -> Result<InForce> {
     if !wanted {
-        return Ok(InForce { capabilities: None, files: Files::Any });
+        return Ok(InForce { capabilities: None, files: Files::Any, connects: true });
     }
-    let failed = |step: &str, e: &dyn fmt::Display| {
-        Error::Other(format!("sandbox: {step}: {e} (--no-sandbox runs without one)"))
-    };
     // No core dump with guests' data, and no debugger without privileges.
     prctl::set_dumpable(false).map_err(|e| failed("PR_SET_DUMPABLE", &e))?;
     prctl::set_no_new_privs().map_err(|e| failed("PR_SET_NO_NEW_PRIVS", &e))?;
     let capabilities = capabilities::keep(role).map_err(|e| failed("capabilities", &e))?;
     let files = files::restrict(role, dir).map_err(|e| failed("Landlock", &e))?;
     system_calls::restrict(role).map_err(|e| failed("seccomp", &e))?;
-    Ok(InForce { capabilities: Some(capabilities), files })
+    Ok(InForce { capabilities: Some(capabilities), files, connects: role != Role::Opener })
+}
+
+fn failed(step: &str, error: &dyn fmt::Display) -> Error {
+    Error::Other(format!("sandbox: {step}: {error} (--no-sandbox runs without one)"))
 }

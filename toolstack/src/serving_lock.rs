@@ -22,11 +22,11 @@ pub(crate) const XEN: &str = "/dev/xen/gntdev";
 pub(crate) struct ServingLock(#[allow(dead_code)] Flock<File>); // It unlocks when it is dropped.
 
 impl ServingLock {
-    /// Waits until no other process has the lock of `path`, as long as it takes; `None` once `stop` is readable.
+    /// Waits until no other process has the lock of `path`, as long as it takes; `None` once one of `stops` is readable.
     ///
     /// # Errors
     /// [`Error::File`] if the file cannot be opened or locked.
-    pub(crate) fn wait(path: &Path, stop: BorrowedFd<'_>) -> Result<Option<ServingLock>> {
+    pub(crate) fn wait(path: &Path, stops: &[BorrowedFd<'_>]) -> Result<Option<ServingLock>> {
         let open = || File::open(path).map_err(|e| Error::file(path, "opening", e));
         match Flock::lock(open()?, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Ok(Some(ServingLock(lock))),
@@ -47,7 +47,7 @@ impl ServingLock {
         };
         let waiting = std::thread::Builder::new().name("xpv-standby".into()).spawn(waits);
         let waiting = waiting.map_err(|e| Error::io("starting a thread", e))?;
-        process::wait_any(&[stop, ended.as_fd()])?;
+        process::wait_any(&[stops, &[ended.as_fd()]].concat())?;
         if !waiting.is_finished() && ended.read().is_err() {
             return Ok(None);
         }
@@ -73,18 +73,18 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let path = file.path();
         let (stop, stops) = UnixStream::pair().unwrap();
-        let first = ServingLock::wait(path, stop.as_fd()).unwrap().expect("nobody has it");
+        let first = ServingLock::wait(path, &[stop.as_fd()]).unwrap().expect("nobody has it");
         let (sender, receiver) = channel();
         std::thread::scope(|scope| {
             let stop = &stop;
             let second = scope.spawn(move || {
-                let lock = ServingLock::wait(path, stop.as_fd()).unwrap();
+                let lock = ServingLock::wait(path, &[stop.as_fd()]).unwrap();
                 sender.send(lock.is_some()).unwrap();
                 lock
             });
             // A third one beside it is told to stop.
             let (own_stop, own_stops) = UnixStream::pair().unwrap();
-            let third = scope.spawn(move || ServingLock::wait(path, own_stop.as_fd()).unwrap().is_none());
+            let third = scope.spawn(move || ServingLock::wait(path, &[own_stop.as_fd()]).unwrap().is_none());
             drop(own_stops);
             assert!(third.join().unwrap());
             assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));

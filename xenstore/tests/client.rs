@@ -53,6 +53,23 @@ fn events_between_replies_are_queued_in_order() {
 }
 
 #[test]
+fn transaction_beyond_the_domains_number_of_them_is_waited_for() {
+    let (mut client, store) = scripted(|stream| {
+        for _ in 0..3 {
+            let start = request(stream);
+            stream.write_all(&reply(&start, MessageType::Error, b"ENOSPC\0")).unwrap();
+        }
+        let start = request(stream);
+        stream.write_all(&reply(&start, MessageType::TransactionStart, b"7\0")).unwrap();
+        let end = request(stream);
+        assert_eq!((end.header.tx_id, end.payload.as_slice()), (7, &b"T\0"[..]));
+        stream.write_all(&reply(&end, MessageType::TransactionEnd, b"OK\0")).unwrap();
+    });
+    client.transaction(|_| Ok(())).unwrap();
+    store.join().unwrap();
+}
+
+#[test]
 fn late_reply_is_not_taken_for_the_next_requests() {
     let (mut client, store) = scripted(|stream| {
         let first = request(stream);

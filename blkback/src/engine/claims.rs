@@ -112,10 +112,12 @@ pub(super) fn has_writers(path: &Path) -> bool {
     is_refused
 }
 
-/// Another process that has a file open for writing, as far as this process may see.
-pub(super) fn writer(file: &Metadata) -> Option<String> {
-    let own = std::process::id().to_string();
-    let is_pid = |name: &String| name.bytes().all(|b| b.is_ascii_digit()) && *name != own;
+/// Another process that has a file open for writing, as far as this process may see. `server` is one whose open files do not count
+/// either.
+pub(super) fn writer(file: &Metadata, server: Option<u32>) -> Option<String> {
+    let ours = [Some(std::process::id()), server].map(|pid| pid.map(|pid| pid.to_string()));
+    let is_ours = |name: &String| ours.iter().flatten().any(|pid| pid == name);
+    let is_pid = |name: &String| name.bytes().all(|b| b.is_ascii_digit()) && !is_ours(name);
     let pid = names("/proc").into_iter().filter(is_pid).find(|pid| {
         // Asked before its descriptors are read, as its program may start in between.
         let before_exec = is_before_exec(pid);
@@ -193,7 +195,7 @@ mod tests {
             while !cat(&child) {
                 std::thread::yield_now();
             }
-            let found = (has_writers(&path), writer(&meta));
+            let found = (has_writers(&path), writer(&meta, None), writer(&meta, Some(child.id())));
             drop(child.stdin.take());
             child.wait().unwrap();
             found
@@ -207,13 +209,14 @@ mod tests {
                 unsafe { libc::pause() };
             }
         }
-        let of_child = writer(&meta);
+        let of_child = writer(&meta, None);
         // SAFETY: the calls have no memory of ours for an argument.
         unsafe { (libc::kill(child, libc::SIGKILL), libc::waitpid(child, std::ptr::null_mut(), 0)) };
         assert_eq!(of_child, None, "it has what is closed before it executes a program");
         drop(own);
-        let (any, writer) = run("- 3>>");
+        let (any, writer, but_for_the_server) = run("- 3>>");
         assert!(any && writer.unwrap().contains("(cat), which has it open for writing"));
-        assert_eq!(run("- 3<"), (false, None));
+        assert_eq!(but_for_the_server, None, "what serves the disk for this process");
+        assert_eq!(run("- 3<"), (false, None, None));
     }
 }

@@ -1,24 +1,18 @@
 // Not a core: does I/O or calls a hypervisor.
 
-//! A raw image or a block device: opens, checks and describes it.
+//! A raw image or a block device as a disk.
 
-use super::block_device::{is_block_device, queue_attribute};
 use super::discards::{self, Discards};
-use super::lock::ImageLock;
+use super::image::{self, Access, OpenImage};
 use super::threads::ThreadEngine;
 use super::uring::{self, UringEngine};
-use super::{Disk, DiskInfo, Engine, FlushState, Mode, OpenError, claims};
+use super::{Disk, DiskInfo, Engine, FlushState, Mode, OpenError};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
-use std::fs::{File, FileType, Metadata, OpenOptions};
-use std::io::{self, Seek, SeekFrom};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Once};
 use std::time::Duration;
-use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 
 /// How long the closing of an image is waited for.
 const CLOSE: Duration = Duration::from_millis(100);
@@ -28,43 +22,20 @@ const CLOSE: Duration = Duration::from_millis(100);
 pub struct FileDisk {
     path: PathBuf,
     /// `None` only once this is being dropped.
-    open: Option<OpenImage>,
+    image: Option<OpenImage>,
     info: DiskInfo,
     flushes: Arc<FlushState>,
 }
 
-/// An open image, whose end may take long.
-#[derive(Debug)]
-struct OpenImage {
-    file: Arc<File>,
-    /// Held while the disk is open, so that another backend cannot open the image.
-    _lock: ImageLock,
-    /// Of a loop device: its file's.
-    _file_lock: Option<ImageLock>,
-}
-
-/// How an image is opened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Access {
-    /// What the guest may do, and who else may use the image.
-    pub mode: Mode,
-    /// Bypass the page cache where file and medium support it (O_DIRECT at 512 bytes).
-    pub direct: bool,
-    /// A number of the device that uses the image, the same in every process that serves it.
-    pub user: Option<u64>,
-    /// The loop device that the toolstack's script has made of the image for this disk: major and minor number.
-    pub own_loop: Option<(u64, u64)>,
-    /// Discard is offered, where the medium supports it.
-    pub discard: bool,
-}
-
 impl FileDisk {
-    /// Opens an image; `direct` bypasses the page cache where file and medium support it (O_DIRECT at 512 bytes).
+    /// Opens an image, which offers discard where it can; `direct` bypasses the page cache where file and medium support it (O_DIRECT at
+    /// 512 bytes).
     ///
     /// # Errors
     /// Every [`OpenError`] but [`OpenError::Ram`].
     pub fn open(path: &Path, mode: Mode, direct: bool) -> Result<FileDisk, OpenError> {
-        FileDisk::open_as(path, Access { mode, direct, user: None, own_loop: None, discard: true })
+        let access = Access { mode, direct, user: None, own_loop: None, server: None };
+        FileDisk::open_as(path, access).map(|disk| disk.with_discard(true))
     }
 
     /// Opens an image.
@@ -72,35 +43,17 @@ impl FileDisk {
     /// # Errors
     /// Every [`OpenError`] but [`OpenError::Ram`].
     pub fn open_as(path: &Path, access: Access) -> Result<FileDisk, OpenError> {
-        let fail = |source| OpenError::Io { path: path.into(), source };
-        let mode = access.mode;
-        let meta = std::fs::metadata(path).map_err(fail)?;
-        let kind = meta.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(OpenError::Kind { path: path.into(), found: kind_name(kind) });
-        }
-        let has_writers = kind.is_file() && mode == Mode::Write && claims::has_writers(path);
-        let file = options(mode).open(path).map_err(|source| open_error(path, mode, source))?;
-        let mut info = DiskInfo { read_only: mode.read_only(), ..DiskInfo::new(0) };
-        (info.sector_size, info.physical_sector_size) = sector_sizes(&file).map_err(fail)?;
-        let bytes = length(&file).map_err(fail)?;
-        info.sectors = whole_sectors(path, bytes, info.sector_size)?;
-        let file = open_for_io(file, path, access, info.sector_size)?;
-        let (lock, file) = ImageLock::acquire(file, path, mode, access.user)?;
-        let file_lock = match kind.is_file() {
-            true => check_file(path, &meta, access, has_writers).map(|()| None)?,
-            false => lock_file_of_loop_device(path, &meta, access)?,
-        };
-        if access.discard && !mode.read_only() {
-            info.discard = discards::limits(&file, &info);
-        }
-        tracing::debug!(path = %path.display(), ?info, "disk image opened");
-        let open = Some(OpenImage { file: Arc::new(file), _lock: lock, _file_lock: file_lock });
-        Ok(FileDisk { path: path.into(), open, info, flushes: Arc::default() })
+        OpenImage::open(path, access).map(FileDisk::new)
     }
 
-    fn file(&self) -> io::Result<&Arc<File>> {
-        Ok(&self.open.as_ref().ok_or(Errno::EBADF)?.file)
+    /// Makes a disk of an open image.
+    pub fn new(image: OpenImage) -> FileDisk {
+        let (path, info) = (image.path().to_owned(), image.info());
+        FileDisk { path, image: Some(image), info, flushes: Arc::default() }
+    }
+
+    fn image(&self) -> io::Result<&OpenImage> {
+        Ok(self.image.as_ref().ok_or(Errno::EBADF)?)
     }
 
     /// Says whether it is a CD-ROM.
@@ -109,16 +62,24 @@ impl FileDisk {
         self.info.discard = self.info.discard.filter(|_| !cdrom);
         self
     }
+
+    /// Offers discard if it is `wanted`, where this is no CD-ROM, may be written, and the medium can.
+    pub fn with_discard(mut self, wanted: bool) -> FileDisk {
+        let can = wanted && !self.info.read_only && !self.info.cdrom;
+        let image = self.image.as_ref().filter(|_| can);
+        self.info.discard = image.and_then(|image| discards::limits(image.file(), &self.info));
+        self
+    }
 }
 
 impl Drop for FileDisk {
     /// Closes the file and releases its locks: by a thread, for which this one waits a moment, as a file server that does not answer
     /// may keep it for long.
     fn drop(&mut self) {
-        let open = self.open.take();
+        let image = self.image.take();
         let (closed, wait) = mpsc::channel();
         let close = move || {
-            drop(open);
+            drop(image);
             let _ = closed.send(());
         };
         if std::thread::Builder::new().name("close".into()).spawn(close).is_ok()
@@ -126,104 +87,6 @@ impl Drop for FileDisk {
         {
             tracing::warn!(path = %self.path.display(), "closing takes long");
         }
-    }
-}
-
-/// The disk's length in units of 512 bytes: an incomplete last sector is not part of it, as with loop and nbd.
-fn whole_sectors(path: &Path, bytes: u64, sector_size: u32) -> Result<u64, OpenError> {
-    let rest = bytes % u64::from(sector_size);
-    if bytes == rest {
-        return Err(OpenError::Length { path: path.into(), bytes, sector_size });
-    }
-    if rest > 0 {
-        let path = path.display();
-        tracing::warn!(%path, "{bytes} bytes are no multiple of {sector_size}: the last {rest} are not part of the disk");
-    }
-    Ok((bytes - rest) / 512)
-}
-
-/// Checks that nobody in this domain uses a file that is to be a guest's alone.
-fn check_file(path: &Path, meta: &Metadata, access: Access, has_writers: bool) -> Result<(), OpenError> {
-    if access.mode != Mode::Write {
-        return Ok(());
-    }
-    let loop_device = claims::loop_device_of(meta, access.own_loop);
-    // Who writes is looked for among all processes, so only where somebody does.
-    let is_written = has_writers && access.own_loop.is_none();
-    let user = loop_device.or_else(|| is_written.then(|| claims::writer(meta)).flatten());
-    match user {
-        Some(user) => Err(OpenError::Claimed { path: path.into(), user }),
-        None => Ok(()),
-    }
-}
-
-/// Of a loop device, locks its file too: they are one image.
-fn lock_file_of_loop_device(
-    path: &Path,
-    meta: &Metadata,
-    access: Access,
-) -> Result<Option<ImageLock>, OpenError> {
-    let Some(backing) = claims::file_of_loop_device(claims::number(meta)) else { return Ok(None) };
-    // One that is deleted, or of another mount namespace, cannot be opened under another name here either.
-    let Ok(file) = File::open(&backing) else { return Ok(None) };
-    match ImageLock::acquire(file, &backing, access.mode, access.user) {
-        Ok((lock, _)) => Ok(Some(lock)),
-        Err(OpenError::InUse { holder, .. }) => Err(OpenError::InUse { path: path.into(), holder }),
-        Err(error) => Err(error),
-    }
-}
-
-/// Opens the same image again for I/O, with O_DIRECT if that works. A block device that is to be a guest's alone is claimed
-/// (O_EXCL), as mounts and the device mapper claim theirs.
-fn open_for_io(file: File, path: &Path, access: Access, sector_size: u32) -> Result<File, OpenError> {
-    let is_device = is_block_device(&file);
-    if is_device && access.mode == Mode::Read {
-        check_readable_device(&file, path)?;
-    }
-    let exclusive = is_device && access.mode == Mode::Write;
-    let again = |flags: i32| {
-        let same = format!("/proc/self/fd/{}", file.as_raw_fd());
-        options(access.mode).custom_flags(flags).open(same)
-    };
-    let claim = if exclusive { OFlag::O_EXCL.bits() } else { 0 };
-    if access.direct
-        && let Ok(direct) = again(OFlag::O_DIRECT.bits() | claim)
-        && can_read_directly(&direct, sector_size)
-    {
-        return Ok(direct);
-    }
-    if !exclusive {
-        return Ok(file);
-    }
-    again(claim).map_err(|source| busy(path, &file, source, false))
-}
-
-/// Checks that a device which others may read, too, is written to by nobody. A claim to try ends at once.
-fn check_readable_device(file: &File, path: &Path) -> Result<(), OpenError> {
-    let same = format!("/proc/self/fd/{}", file.as_raw_fd());
-    match options(Mode::Read).custom_flags(OFlag::O_EXCL.bits()).open(same) {
-        Err(source) if source.raw_os_error() == Some(libc::EBUSY) => {
-            let Ok(meta) = file.metadata() else { return Ok(()) };
-            // One that is mounted for reading alone is claimed too.
-            match claims::user_of_device(claims::number(&meta), true) {
-                Some(user) => Err(OpenError::Claimed { path: path.into(), user }),
-                None if claims::user_of_device(claims::number(&meta), false).is_some() => Ok(()),
-                None => Err(busy(path, file, source, true)),
-            }
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The error that a device cannot be claimed.
-fn busy(path: &Path, file: &File, source: io::Error, read_only: bool) -> OpenError {
-    if source.raw_os_error() != Some(libc::EBUSY) {
-        return OpenError::Io { path: path.into(), source };
-    }
-    let number = file.metadata().ok().as_ref().map(claims::number);
-    match number.and_then(|number| claims::user_of_device(number, read_only)) {
-        Some(user) => OpenError::Claimed { path: path.into(), user },
-        None => OpenError::InUse { path: path.into(), holder: "another disk or program".into() },
     }
 }
 
@@ -235,81 +98,24 @@ impl Disk for FileDisk {
     fn info(&self) -> io::Result<DiskInfo> {
         let unit = u64::from(self.info.sector_size);
         // An incomplete last sector is not part of the disk.
-        let bytes = length(self.file()?)? / unit * unit;
+        let bytes = image::length(self.image()?.file())? / unit * unit;
         Ok(DiskInfo { sectors: bytes / 512, flush: self.flushes.is_supported(), ..self.info })
     }
 
     fn engine(&self, depth: usize) -> io::Result<Box<dyn Engine>> {
-        let engine: Box<dyn Engine> = match UringEngine::new(self.file()?.clone(), depth) {
+        let engine: Box<dyn Engine> = match UringEngine::new(self.image()?.file().clone(), depth) {
             Ok(engine) => Box::new(engine),
             Err(error) if uring::is_refused(&error) => {
                 static WARNED: Once = Once::new();
                 WARNED.call_once(|| tracing::warn!("disks are served by threads, which is slower: {error}"));
-                Box::new(ThreadEngine::new(self.file()?.clone(), depth)?)
+                Box::new(ThreadEngine::new(self.image()?.file().clone(), depth)?)
             }
             Err(error) => return Err(error),
         };
         let engine = match self.info.discard {
-            Some(_) => Box::new(Discards::new(engine, self.file()?.clone())?),
+            Some(_) => Box::new(Discards::new(engine, self.image()?.file().clone())?),
             None => engine,
         };
         Ok(self.flushes.guard(engine))
-    }
-}
-
-fn options(mode: Mode) -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.read(true).write(!mode.read_only());
-    options
-}
-
-fn open_error(path: &Path, mode: Mode, source: io::Error) -> OpenError {
-    let not_writable = matches!(source.raw_os_error(), Some(libc::EACCES | libc::EROFS | libc::EPERM));
-    if not_writable && !mode.read_only() && options(Mode::Read).open(path).is_ok() {
-        return OpenError::ReadOnly { path: path.into() };
-    }
-    OpenError::Io { path: path.into(), source }
-}
-
-/// Whether one sector can be read with O_DIRECT at the alignment of guests' buffers.
-fn can_read_directly(mut file: &File, sector_size: u32) -> bool {
-    // Not at a page's start: a guest's buffers are aligned to 512 bytes only.
-    let offset = 512;
-    let len = sector_size as usize;
-    let Ok(page) = MmapRegion::<()>::new(8192) else { return false };
-    let slice = page.get_slice(offset, len);
-    slice.is_ok_and(|slice| slice.read_volatile_from(0, &mut file, len).is_ok_and(|read| read == len))
-}
-
-/// Length of a file or block device in bytes.
-fn length(file: &File) -> io::Result<u64> {
-    let meta = file.metadata()?;
-    if meta.file_type().is_file() {
-        return Ok(meta.len());
-    }
-    let mut file = file;
-    file.seek(SeekFrom::End(0))
-}
-
-/// Logical and physical sector size in bytes: 512 for a file, from sysfs for a block device.
-fn sector_sizes(file: &File) -> io::Result<(u32, u32)> {
-    let meta = file.metadata()?;
-    if !meta.file_type().is_block_device() {
-        return Ok((512, 512));
-    }
-    let read = |name: &str| queue_attribute(&meta, name);
-    let logical = read("logical_block_size").filter(|s| s.is_power_of_two() && (512..=4096).contains(s));
-    let logical = logical.unwrap_or(512);
-    let physical = read("physical_block_size").filter(|s| s.is_multiple_of(logical));
-    Ok((logical, physical.unwrap_or(logical)))
-}
-
-fn kind_name(kind: FileType) -> &'static str {
-    match kind {
-        _ if kind.is_dir() => "a directory",
-        _ if kind.is_char_device() => "a character device",
-        _ if kind.is_fifo() => "a pipe",
-        _ if kind.is_socket() => "a socket",
-        _ => "something else",
     }
 }

@@ -12,10 +12,11 @@
 
 use super::{Mode, OpenError};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, Flock, FlockArg, fcntl};
-use std::fs::File;
+use nix::fcntl::{FcntlArg, fcntl};
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
 /// QEMU's permissions, by number: `BLK_PERM_CONSISTENT_READ`, `BLK_PERM_WRITE`, `BLK_PERM_RESIZE`.
 const CONSISTENT_READ: i64 = 0;
@@ -28,14 +29,16 @@ const NOT_SHARED: i64 = 200;
 /// The first byte of devices, far beyond any image's end.
 const DEVICES: i64 = 1 << 62;
 
-/// The locks of an open file; they are released when this is dropped.
+/// The locks of an open file; they are released when this is dropped, unless it was [left](ImageLock::leave).
 #[derive(Debug)]
 pub(super) struct ImageLock {
-    file: Flock<File>,
+    file: Arc<File>,
+    /// Whether they are released before the file is closed.
+    releases: bool,
 }
 
 impl ImageLock {
-    /// Locks a file, which is handed back as the second value for I/O. `user` is a number of the device that uses the image.
+    /// Locks a file. `user` is a number of the device that uses the image.
     ///
     /// # Errors
     /// [`OpenError::InUse`] if another one has it, [`OpenError::Draining`] if an earlier process of the same device has.
@@ -44,16 +47,15 @@ impl ImageLock {
         path: &Path,
         mode: Mode,
         user: Option<u64>,
-    ) -> Result<(ImageLock, File), OpenError> {
+    ) -> Result<ImageLock, OpenError> {
         let fail = |source| OpenError::Io { path: path.into(), source };
-        let kind =
-            if mode == Mode::Write { FlockArg::LockExclusiveNonblock } else { FlockArg::LockSharedNonblock };
-        let file = match Flock::lock(file, kind) {
-            Ok(file) => file,
-            Err((_, Errno::EWOULDBLOCK)) => return Err(in_use(path)),
-            Err((_, e)) => return Err(fail(e.into())),
-        };
-        let lock = ImageLock { file };
+        let locked = if mode == Mode::Write { file.try_lock() } else { file.try_lock_shared() };
+        match locked {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(in_use(path)),
+            Err(TryLockError::Error(source)) => return Err(fail(source)),
+        }
+        let lock = ImageLock::held(file);
         if !lock.lock_bytes(mode).map_err(fail)? {
             return Err(in_use(path));
         }
@@ -63,8 +65,22 @@ impl ImageLock {
                 return Err(OpenError::Draining { path: path.into() });
             }
         }
-        let file = lock.file.try_clone().map_err(fail)?;
-        Ok((lock, file))
+        Ok(lock)
+    }
+
+    /// The locks that an open file has already, whoever took them: they are the open file's, not a process's.
+    pub(super) fn held(file: File) -> ImageLock {
+        ImageLock { file: Arc::new(file), releases: true }
+    }
+
+    /// The file.
+    pub(super) fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// Closes the file here, and leaves the locks to its other descriptors.
+    pub(super) fn leave(mut self) {
+        self.releases = false;
     }
 
     /// Takes QEMU's locks of what the mode uses and does not share, and then looks for others that contradict; `false` if there
@@ -112,9 +128,12 @@ impl ImageLock {
 }
 
 impl Drop for ImageLock {
-    /// Releases the bytes, as other descriptors of the open file may live on; flock is released by its own value.
+    /// Releases the bytes and the file, as other descriptors of the open file may live on.
     fn drop(&mut self) {
-        let _ = fcntl(&*self.file, FcntlArg::F_OFD_SETLK(&range(libc::F_UNLCK, 0, 0)));
+        if self.releases {
+            let _ = fcntl(&*self.file, FcntlArg::F_OFD_SETLK(&range(libc::F_UNLCK, 0, 0)));
+            let _ = self.file.unlock();
+        }
     }
 }
 

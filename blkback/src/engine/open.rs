@@ -16,9 +16,10 @@ pub fn open(spec: &Spec) -> Result<Arc<dyn Disk>, OpenError> {
     };
     let &Spec { mode, direct, user, own_loop, cdrom, discard, .. } = spec;
     Ok(match &spec.source {
-        Source::Raw(path) => Arc::new(
-            FileDisk::open_as(path, Access { mode, direct, user, own_loop, discard })?.with_cdrom(cdrom),
-        ),
+        Source::Raw(path) => {
+            let disk = FileDisk::open_as(path, Access { mode, direct, user, own_loop, server: None })?;
+            Arc::new(disk.with_cdrom(cdrom).with_discard(discard))
+        }
         Source::Null(bytes) => Arc::new(NullDisk::new(described(*bytes))),
         Source::Empty => Arc::new(NullDisk::new(DiskInfo { flush: false, ..described(0) })),
         Source::Ram(bytes) => {

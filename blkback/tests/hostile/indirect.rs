@@ -29,11 +29,8 @@ pub(crate) fn invalid_indirect_requests_are_answered_with_an_error(platform: &mu
         Request::Indirect(one) => (Request::Indirect(Indirect { nr_segments, ..one }), pages),
         other => (other, pages),
     };
-    let revoked = {
-        let (request, pages) = raw.indirect(OP_READ, 9, 0, &[gref; 20]);
-        drop(pages);
-        request
-    };
+    // Revoked when all others are granted, as a reference may be used again.
+    let (revoked, to_revoke) = raw.indirect(OP_READ, 9, 0, &[gref; 20]);
     let data_only = hv.share(DomId::DOM0, 1, Access::ReadWrite).unwrap();
     let no_page = Indirect {
         indirect_op: OP_READ,
@@ -68,6 +65,7 @@ pub(crate) fn invalid_indirect_requests_are_answered_with_an_error(platform: &mu
         raw.indirect(OP_READ, 14, 0, &[gref; 20]),
     ];
     let (requests, pages): (Vec<_>, Vec<_>) = requests.into_iter().unzip();
+    drop(to_revoke);
     raw.send(&requests);
     let responses = raw.receive(requests.len());
     let statuses: Vec<_> = responses.iter().map(|response| response.status).collect();

@@ -103,6 +103,11 @@ impl Arena {
         self.entry(Layout::RETIRED).expect("every table has the reserved entries")
     }
 
+    /// Marks this arena as retired.
+    pub(super) fn mark_retired(&self) {
+        self.retired_entry().retire();
+    }
+
     /// Whether the broker retired this arena, because its owner exited or its peer was destroyed.
     #[inline]
     pub fn is_retired(&self) -> bool {
@@ -115,11 +120,11 @@ impl Arena {
 /// # Errors
 /// As [`Arena::open`].
 pub(super) fn retire(fd: &OwnedFd, layout: Layout) -> Result<()> {
-    map_temporarily(fd, layout)?.retired_entry().retire();
+    map_temporarily(fd, layout)?.mark_retired();
     Ok(())
 }
 
-/// Broker: maps an arena, which it does not keep mapped.
+/// Maps an arena that is not kept mapped.
 pub(super) fn map_temporarily(fd: &OwnedFd, layout: Layout) -> Result<Arena> {
     Arena::open(fd.try_clone().map_err(|e| Error::io("duplicate the descriptor of an arena", e))?, layout)
 }

@@ -5,26 +5,31 @@
 //! and clients that do not read their replies. It serves one message of each ready client per wake-up, so that a
 //! client that sends without end does not starve the others.
 
-use super::closer::Closer;
+mod recovery;
+
+use super::answer::{Answer, Effect};
+use super::broker_config::{BrokerConfig, DomainEvent, DomainEvents};
+use super::closer::{Closer, Whose};
 use super::directory;
 use super::peer_process;
-use super::registry::{Answer, Client, Effect, Registry, Role, Rules, StoreLease, Whose};
+use super::record::{Client, Role};
+use super::registry::{Registry, Rules};
 use super::socket::{self, Packet};
+use super::state_file::{self, StateFile};
 use super::wire::{Failure, Reply, Request};
 use crate::{Error, Result, raise_descriptor_limit};
 use event_loop::{Essential, LongestTurn};
 use nix::errno::Errno;
 use nix::fcntl::Flock;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{Shutdown, SockFlag, accept4, getsockopt, shutdown, sockopt};
-use nix::unistd::Uid;
+use recovery::{Recovery, Start};
 use ring_abi::DomId;
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -38,65 +43,20 @@ const MAX_SESSIONS: usize = 16 << 10;
 /// epoll data of the descriptors that are not sessions.
 const LISTENER: u64 = 0;
 const WAKE: u64 = 1;
-
-/// An event of a domain, for the store and the toolstack.
-#[derive(Debug)]
-pub enum DomainEvent {
-    /// A domain opened a connection to the store; dropping the stream refuses it.
-    Connect {
-        /// The domain, as authenticated by the broker.
-        domid: DomId,
-        /// The store's end.
-        stream: UnixStream,
-        /// Dropped by the store once the connection is closed: the broker bounds a guest's open connections.
-        lease: StoreLease,
-    },
-    /// A domain's process has exited: its watches, transactions and connections are to be released.
-    Exited {
-        /// The domain.
-        domid: DomId,
-    },
-}
-
-/// The callback for [`DomainEvent`]s. The broker's thread calls it in order of the events; it must not block.
-pub type DomainEvents = Box<dyn FnMut(DomainEvent) + Send>;
-
-/// The configuration of a broker.
-pub struct BrokerConfig {
-    /// The directory of its socket; created if missing.
-    pub dir: PathBuf,
-    /// Users who may create, destroy and list domains. Default: this process's user and root.
-    pub control_uids: Vec<u32>,
-    /// Users who may join as domain 0. Default: this process's user and root.
-    pub dom0_uids: Vec<u32>,
-    /// Whether processes of other users may connect (each is authenticated by SO_PEERCRED in any case).
-    pub everyone: bool,
-    /// Receives connections to the store; `None` if the machine has no store.
-    pub domain_events: Option<DomainEvents>,
-}
-
-impl BrokerConfig {
-    /// The defaults: only processes of this user may connect, and there is no store.
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
-        let uids = vec![Uid::effective().as_raw(), 0];
-        Self {
-            dir: dir.into(),
-            control_uids: uids.clone(),
-            dom0_uids: uids,
-            everyone: false,
-            domain_events: None,
-        }
-    }
-}
+/// With a domain's number: the process of a predecessor's member.
+const PROCESS: u64 = 1 << 63;
 
 /// A running broker. Dropping it stops it and ends every domain's membership; grants and event channels that are set
-/// up already continue to work.
+/// up already continue to work. So they do while a broker that was killed is restarted.
 #[derive(Debug)]
 pub struct Broker {
     dir: PathBuf,
     wake: Arc<EventFd>,
     thread: Option<JoinHandle<()>>,
     longest_turn: LongestTurn,
+    has_taken_over: bool,
+    /// What it keeps for a successor goes with it.
+    removes_state: bool,
     _lock: Flock<File>,
 }
 
@@ -106,8 +66,9 @@ impl Broker {
     /// # Errors
     /// [`Error::Denied`] where another broker runs in the directory; [`Error::Io`] if the directory, the socket or
     /// the thread cannot be created.
-    pub fn spawn(config: BrokerConfig) -> Result<Self> {
+    pub fn spawn(mut config: BrokerConfig) -> Result<Self> {
         let lock = directory::lock(&config.dir, config.everyone)?;
+        let start = Start::find(&mut config);
         let listener = directory::bind_socket(&config.dir, config.everyone)?;
         raise_descriptor_limit();
         let wake = Arc::new(
@@ -116,7 +77,8 @@ impl Broker {
         );
         let dir = config.dir.clone();
         let longest_turn = LongestTurn::default();
-        let state = Loop::new(config, listener, wake.clone(), longest_turn.clone())?;
+        let has_taken_over = matches!(start, Start::Successor(_));
+        let state = Loop::new(config, start, listener, wake.clone(), longest_turn.clone())?;
         let thread = std::thread::Builder::new()
             .name("xpv-broker".into())
             .spawn(move || {
@@ -124,12 +86,23 @@ impl Broker {
                 state.run()
             })
             .map_err(|e| Error::io("start the broker's thread", e))?;
-        Ok(Self { dir, wake, thread: Some(thread), longest_turn, _lock: lock })
+        let thread = Some(thread);
+        Ok(Self { dir, wake, thread, longest_turn, has_taken_over, removes_state: true, _lock: lock })
     }
 
     /// The directory of its socket.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Whether it goes on with the domains of a broker that was killed.
+    pub fn has_taken_over(&self) -> bool {
+        self.has_taken_over
+    }
+
+    /// Stops as if its process were killed: its members wait for a successor in the same directory.
+    pub fn hand_over(mut self) {
+        self.removes_state = false;
     }
 
     /// The longest turn of the broker's loop so far, by its thread's processor time.
@@ -140,11 +113,15 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
+        if self.removes_state {
+            // Before members see that it is gone: they do not wait for a successor then.
+            let _ = fs::remove_file(self.dir.join(directory::SOCKET));
+            state_file::remove_from(&self.dir);
+        }
         let _ = self.wake.write(1);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
-        let _ = fs::remove_file(self.dir.join(directory::SOCKET));
     }
 }
 
@@ -169,11 +146,15 @@ struct Loop {
     closer: Closer,
     domain_events: Option<DomainEvents>,
     longest_turn: LongestTurn,
+    /// What it keeps for a successor, if anything.
+    state: Option<StateFile>,
+    recovery: Option<Recovery>,
 }
 
 impl Loop {
     fn new(
         config: BrokerConfig,
+        start: Start,
         listener: OwnedFd,
         wake: Arc<EventFd>,
         longest_turn: LongestTurn,
@@ -183,25 +164,31 @@ impl Loop {
         epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER)).map_err(what)?;
         epoll.add(&*wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE)).map_err(what)?;
         let rules = Rules { control_uids: config.control_uids, dom0_uids: config.dom0_uids };
-        Ok(Self {
+        let (registry, state) = start.registry(rules, &config.dir)?;
+        let mut state = Self {
             epoll,
             listener,
             _wake: wake,
             sessions: HashMap::new(),
             last: WAKE,
             listener_paused: false,
-            registry: Registry::new(rules),
+            registry,
             closer: Closer::default(),
             domain_events: config.domain_events,
             longest_turn,
-        })
+            state,
+            recovery: None,
+        };
+        state.begin_recovery();
+        Ok(state)
     }
 
     fn run(mut self) {
         let longest_turn = self.longest_turn.clone();
         let mut events = [EpollEvent::empty(); 64];
         loop {
-            let count = match self.epoll.wait(&mut events, EpollTimeout::NONE) {
+            self.advance_recovery();
+            let count = match self.epoll.wait(&mut events, self.recovery_timeout()) {
                 Ok(count) => count,
                 Err(Errno::EINTR) => continue,
                 Err(error) => return tracing::error!(%error, "failed to wait for clients; the broker stops"),
@@ -211,6 +198,7 @@ impl Loop {
                 match event.data() {
                     WAKE => return,
                     LISTENER => self.accept(),
+                    process if process & PROCESS != 0 => self.process_exited(process),
                     session => self.process_events(session),
                 }
             }
@@ -271,8 +259,15 @@ impl Loop {
         let Packet { bytes, mut fds, truncated } = packet;
         let fits = |request: &Request| !truncated && fds.len() <= usize::from(request.has_descriptor());
         let whose = self.whose(session);
-        let request = Request::decode(&bytes).filter(fits).filter(|_| !self.closer.is_busy(whose));
-        let Some(request) = request else {
+        let request = Request::decode(&bytes).filter(fits);
+        let is_busy = self.closer.is_busy(whose);
+        if is_busy && request.is_some() && self.registry.is_recovering() {
+            // A member offers all that it has at once.
+            self.closer.close(whose, fds);
+            let answer = Reply::Failed(Failure::Away, "descriptors are being closed".into());
+            return self.answer(session, answer.into());
+        }
+        let Some(request) = request.filter(|_| !is_busy) else {
             self.closer.close(whose, fds);
             let answer = Reply::Failed(Failure::Protocol, "not a message of this protocol".into());
             self.answer(session, answer.into());
@@ -296,7 +291,9 @@ impl Loop {
         }
         let is_new = connection.client.role == Role::New;
         let answer = match (connection.client.role, request) {
-            (Role::Controller, Request::Process(domid)) => self.process(domid),
+            (Role::Controller, Request::Process(domid)) if !self.registry.is_recovering() => {
+                self.process(domid)
+            }
             (Role::Controller, Request::LongestTurn) => {
                 let longest = self.longest_turn.get().as_micros();
                 Reply::Microseconds(longest.try_into().unwrap_or(u32::MAX)).into()
@@ -304,6 +301,8 @@ impl Loop {
             (_, request) => self.registry.handle(&mut connection.client, request, fd),
         };
         self.closer.close(whose, fds);
+        // Before the reply: what a client was told a successor knows.
+        self.keep_changes();
         if is_new && let (Some(_), Some(connection)) = (self.whose(session), self.sessions.get(&session)) {
             peer_process::permit_descriptors(&connection.fd, true);
         }
@@ -394,6 +393,10 @@ impl Loop {
 
     /// Answers the pending [`Request::Await`]s that `concerned` selects and that are fulfilled now.
     fn release(&mut self, concerned: impl Fn((DomId, bool)) -> bool) {
+        if self.recovery.is_some() {
+            // All are looked at when it ends.
+            return;
+        }
         for connection in self.sessions.values_mut() {
             let Some((domid, alive)) = connection.awaits.filter(|awaits| concerned(*awaits)) else {
                 continue;
@@ -428,6 +431,7 @@ impl Loop {
                 self.apply(session, effect);
             }
         }
+        self.keep_changes();
         self.close_discarded();
     }
 

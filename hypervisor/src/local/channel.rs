@@ -1,8 +1,7 @@
 //! One end of an event channel, as a domain holds it.
 
 use super::events::EventPipes;
-use super::session::Session;
-use super::wire::Request;
+use super::membership::Membership;
 use crate::Error;
 use crate::mask::Mask;
 use event_channel::{Channel, Result};
@@ -20,7 +19,7 @@ pub(super) struct LocalChannel {
     /// not this while the end is masked.
     gate: Epoll,
     mask: Mask,
-    session: Arc<Session>,
+    membership: Arc<Membership>,
 }
 
 impl LocalChannel {
@@ -28,13 +27,17 @@ impl LocalChannel {
     ///
     /// # Errors
     /// [`Error::Io`] if the process has no descriptors left; the port is freed.
-    pub(super) fn new(port: EventPort, events: EventPipes, session: Arc<Session>) -> crate::Result<Self> {
+    pub(super) fn new(
+        port: EventPort,
+        events: EventPipes,
+        membership: Arc<Membership>,
+    ) -> crate::Result<Self> {
         let gate = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC);
         let gate = gate.and_then(|gate| gate.add(events.fd(), delivery(true)).map(|()| gate));
         match gate {
-            Ok(gate) => Ok(Self { port, events, gate, mask: Mask::default(), session }),
+            Ok(gate) => Ok(Self { port, events, gate, mask: Mask::default(), membership }),
             Err(error) => {
-                let _ = session.send(&Request::Close(port));
+                membership.close_port(port);
                 Err(Error::io("poll an event channel", error))
             }
         }
@@ -86,7 +89,6 @@ impl Channel for LocalChannel {
 
 impl Drop for LocalChannel {
     fn drop(&mut self) {
-        // Fails where the broker has exited: then no one allocates ports any more.
-        let _ = self.session.send(&Request::Close(self.port));
+        self.membership.close_port(self.port);
     }
 }

@@ -1,7 +1,7 @@
 //! Closes descriptors that a client has sent on threads of their own: closing may take as long as the client likes, for a socket
 //! that lingers, or as freeing a large arena takes.
 
-use super::registry::Whose;
+use ring_abi::DomId;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -9,6 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Descriptors of one domain that are being closed, at which it is served no more until some are closed.
 const MOST: usize = 64;
+
+/// Whose descriptors are closed: a domain's, or those of clients that have not joined as one.
+pub(super) type Whose = Option<DomId>;
 
 /// What is being closed.
 #[derive(Debug, Default)]
@@ -63,7 +66,6 @@ impl Drop for Closing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ring_abi::DomId;
     use std::io::{Read, pipe};
 
     #[test]

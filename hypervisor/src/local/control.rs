@@ -1,19 +1,20 @@
 //! Control of domains: the requests of a toolstack to the broker.
 
-use super::session::Session;
+use super::session::{PATIENCE, PAUSE, Session};
 use super::wire::{DomainInfo, Reply, Request, is_name};
 use crate::{Error, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use ring_abi::DomId;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// A connection that may create, destroy and list domains.
+/// A connection that may create, destroy and list domains. It is made again at the successor of a broker that was killed.
 #[derive(Debug)]
 pub struct Control {
     dir: PathBuf,
-    session: Session,
+    session: Mutex<Arc<Session>>,
 }
 
 impl Control {
@@ -23,7 +24,28 @@ impl Control {
     /// [`Error::Denied`] where this user may not control it; [`Error::Io`] where no broker listens.
     pub fn connect(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref().to_owned();
-        Ok(Self { session: Session::control(&dir)?, dir })
+        Ok(Self { session: Mutex::new(Arc::new(Session::control(&dir)?)), dir })
+    }
+
+    /// Makes a request. Where the broker is killed meanwhile, one that changes nothing is made again at its successor.
+    fn call(&self, request: &Request, about: DomId) -> Result<(Reply, Vec<OwnedFd>)> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            match self.session()?.call(request, None, about) {
+                Err(Error::Away) if Instant::now() < end => std::thread::park_timeout(PAUSE),
+                Err(Error::Closed) if !changes(request) && Instant::now() < end => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// The session with the present broker.
+    fn session(&self) -> Result<Arc<Session>> {
+        let mut session = self.session.lock().unwrap_or_else(PoisonError::into_inner);
+        if session.is_closed() {
+            *session = Arc::new(Session::control(&self.dir)?);
+        }
+        Ok(session.clone())
     }
 
     /// Creates a domain as which processes of user `uid` may join, one at a time; the broker chooses its number
@@ -37,7 +59,7 @@ impl Control {
             return Err(Error::Denied(format!("{name:?} is not a valid name of a domain")));
         }
         let request = Request::Create { uid, domid, name: name.to_owned() };
-        match self.session.call(&request, None, domid.unwrap_or(DomId::SELF))? {
+        match self.call(&request, domid.unwrap_or(DomId::SELF))? {
             (Reply::Domain(info), _) => Ok(info.domid),
             _ => Err(unexpected()),
         }
@@ -49,7 +71,7 @@ impl Control {
     /// # Errors
     /// [`Error::NoSuchDomain`]; [`Error::Denied`] for domain 0.
     pub fn destroy(&self, domid: DomId) -> Result<()> {
-        self.session.call(&Request::Destroy(domid), None, domid).map(|_| ())
+        self.call(&Request::Destroy(domid), domid).map(|_| ())
     }
 
     /// Returns the process that has joined as a domain, as a descriptor of pidfd_open(2): unlike its number it stays the
@@ -58,7 +80,7 @@ impl Control {
     /// # Errors
     /// [`Error::NoSuchDomain`] where the domain does not exist, or has no process.
     pub fn process(&self, domid: DomId) -> Result<OwnedFd> {
-        let (_, fds) = self.session.call(&Request::Process(domid), None, domid)?;
+        let (_, fds) = self.call(&Request::Process(domid), domid)?;
         let [process] = <[OwnedFd; 1]>::try_from(fds)
             .map_err(|_| Error::Protocol("the broker sent no process".into()))?;
         Ok(process)
@@ -69,7 +91,7 @@ impl Control {
     /// # Errors
     /// [`Error::Closed`] or [`Error::Io`] where the connection to the broker fails.
     pub fn longest_turn(&self) -> Result<Duration> {
-        match self.session.call(&Request::LongestTurn, None, DomId::SELF)? {
+        match self.call(&Request::LongestTurn, DomId::SELF)? {
             (Reply::Microseconds(time), _) => Ok(Duration::from_micros(time.into())),
             _ => Err(unexpected()),
         }
@@ -83,7 +105,7 @@ impl Control {
         let mut domains: Vec<DomainInfo> = Vec::new();
         loop {
             let after = domains.last().map(|info| info.domid);
-            match self.session.call(&Request::Next(after), None, DomId::SELF)? {
+            match self.call(&Request::Next(after), DomId::SELF)? {
                 (Reply::Domain(info), _) => domains.push(info),
                 (Reply::End, _) => return Ok(domains),
                 _ => return Err(unexpected()),
@@ -155,6 +177,11 @@ impl AsFd for Watch {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.readable.as_fd()
     }
+}
+
+/// Whether a request is not made twice: it may have been carried out.
+fn changes(request: &Request) -> bool {
+    matches!(request, Request::Create { .. } | Request::Destroy(_))
 }
 
 fn unexpected() -> Error {

@@ -61,8 +61,8 @@ pub(super) fn copy(peers: &PeerSlots, me: DomId, ops: &mut [CopyOp<'_>]) {
         let dests = pin(peers, me, chunk, true);
         for (n, op) in chunk.iter().enumerate().filter(|(_, op)| op.status.is_okay()) {
             // SAFETY: both ends were checked to have `len` bytes, in pages that stay pinned or in memory that the
-            // caller passed as `SharedSlice`, whose contract is that others may write to it; they may overlap.
-            unsafe { ptr::copy(sources.at[n], dests.at[n], usize::from(op.len)) };
+            // caller passed as `SharedSlice`, whose contract is that others may write to it.
+            unsafe { shared_copy::copy(sources.at[n], dests.at[n], usize::from(op.len)) };
         }
         unpin(peers, &sources, false);
         unpin(peers, &dests, true);

@@ -8,11 +8,13 @@ use nix::sys::socket::{Backlog, SockFlag, UnixAddr, bind, listen};
 use nix::unistd::Uid;
 use std::fs::{self, File, Permissions};
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// The socket's name in the broker's directory.
 pub(super) const SOCKET: &str = "broker.sock";
+/// Its name until it is listened on.
+const NEW_SOCKET: &str = "broker.new";
 const LOCK: &str = "broker.lock";
 
 /// Locks the directory: the holder of the lock is the broker there, so any socket found there is stale.
@@ -25,6 +27,8 @@ pub(super) fn lock(dir: &Path, everyone: bool) -> Result<Flock<File>> {
         .create(true)
         .truncate(false)
         .write(true)
+        // A user who could open it could hold it.
+        .mode(0o600)
         .open(dir.join(LOCK))
         .map_err(|e| Error::io(what("lock"), e))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
@@ -51,8 +55,9 @@ fn check_owner(dir: &Path) -> Result<()> {
 
 /// Listens in the directory, which is locked.
 pub(super) fn bind_socket(dir: &Path, everyone: bool) -> Result<OwnedFd> {
-    let path = dir.join(SOCKET);
-    let what = || format!("listen at {}", path.display());
+    let what = || format!("listen at {}", dir.join(SOCKET).display());
+    // A socket of a broker that was killed is replaced at once: to its members one that is missing means that it was stopped.
+    let path = dir.join(NEW_SOCKET);
     let _ = fs::remove_file(&path);
     let fd = socket::new(SockFlag::SOCK_NONBLOCK)?;
     let address = UnixAddr::new(&path).map_err(|e| Error::io(what(), e))?;
@@ -62,6 +67,7 @@ pub(super) fn bind_socket(dir: &Path, everyone: bool) -> Result<OwnedFd> {
     // Connections inherit it.
     peer_process::permit_descriptors(&fd, false);
     Backlog::new(128).and_then(|b| listen(&fd, b)).map_err(|e| Error::io(what(), e))?;
+    fs::rename(&path, dir.join(SOCKET)).map_err(|e| Error::io(what(), e))?;
     Ok(fd)
 }
 

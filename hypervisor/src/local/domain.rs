@@ -4,11 +4,12 @@ use super::arena::Arena;
 use super::channel::LocalChannel;
 use super::copy;
 use super::events::EventPipes;
+use super::follower;
 use super::layout::Layout;
+use super::membership::Membership;
 use super::own_arena::OwnArena;
 use super::peer_slot::{Pages, PeerSlot};
 use super::peer_slots::PeerSlots;
-use super::session::Session;
 use super::wire::{Reply, Request};
 use crate::{Error, Result};
 use event_channel::{EventChannels, WaitChannel};
@@ -17,18 +18,14 @@ use grant_table::{
     AcceptTransfer, Access, Contiguous, CopyOp, CopyPtr, GrantTable, MapOp, Mapping, Mappings, OwnedPage,
     PageAcceptor, PageDonor, Shared, TransferOp,
 };
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigHandler, Signal};
-use nix::unistd::read;
 use ring_abi::grant::Status;
 use ring_abi::{DomId, EventPort, GrantRef};
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// Options of a domain.
@@ -47,12 +44,10 @@ impl Default for Options {
 
 /// This process's membership as a domain. It ends when this value and every resource allocated through it is dropped.
 pub struct Domain {
-    session: Arc<Session>,
+    membership: Arc<Membership>,
     layout: Layout,
     own_arenas: Mutex<HashMap<DomId, Arc<OwnArena>>>,
     peers: Arc<PeerSlots>,
-    /// Taken by the first fetch.
-    follows_retirements: AtomicBool,
 }
 
 impl Domain {
@@ -75,10 +70,10 @@ impl Domain {
     pub fn join_with(dir: impl AsRef<Path>, domid: DomId, options: Options) -> Result<Self> {
         let layout = Layout::new(options.arena_pages).ok_or(Error::NoSpace("arenas of that size"))?;
         ignore_sigpipe()?;
-        let session = Arc::new(Session::join(dir.as_ref(), domid)?);
-        let peers = Arc::new(PeerSlots::new(session.clone()));
-        let follows_retirements = AtomicBool::new(false);
-        Ok(Self { session, layout, own_arenas: Mutex::default(), peers, follows_retirements })
+        let membership = Arc::new(Membership::join(dir.as_ref(), domid)?);
+        let peers = Arc::new(PeerSlots::new(membership.clone()));
+        follower::start(&membership, &peers)?;
+        Ok(Self { membership, layout, own_arenas: Mutex::default(), peers })
     }
 
     /// The number of pages in quarantine: their grants to `peer` were ended while `peer` had them mapped.
@@ -105,9 +100,8 @@ impl Domain {
         if let Some(own) = own_arenas.get(&peer).filter(|own| !own.arena.is_retired()) {
             return Ok(own.clone());
         }
-        let own = Arc::new(OwnArena::new(self.layout, peer, self.session.clone())?);
-        let offer = Request::Offer { peer, pages: self.layout.pages() };
-        self.session.call(&offer, Some(own.arena.fd()), peer)?;
+        let own = Arc::new(OwnArena::new(self.layout, peer, self.membership.clone())?);
+        self.membership.offer(peer, own.arena.fd(), self.layout.pages())?;
         own_arenas.insert(peer, own.clone());
         Ok(own)
     }
@@ -136,52 +130,22 @@ impl Domain {
             return Ok(());
         }
         self.peers.unmap_retired();
-        if !self.follows_retirements.swap(true, Ordering::Relaxed)
-            && let Err(error) = self.follow_retirements()
-        {
-            tracing::warn!(%error, "exited peers' memory stays mapped until another peer's is");
-        }
-        let (reply, fds) = self.session.call(&Request::Fetch(slot.owner), None, slot.owner)?;
+        let (reply, fds) = self.membership.call(&Request::Fetch(slot.owner), None, slot.owner)?;
         let (Reply::Arena(pages), Ok([fd])) = (reply, <[OwnedFd; 1]>::try_from(fds)) else {
             return Err(Error::Protocol("the broker sent no arena".into()));
         };
         let layout =
             Layout::new(pages).ok_or_else(|| Error::Protocol("an arena of an invalid size".into()))?;
-        slot.put(Arena::open(fd, layout)?, self.session.domid())
-    }
-
-    /// Unmaps exited peers' arenas as soon as the broker has retired them, on a thread that ends with the membership. Those
-    /// with pages in use are unmapped with the last of these.
-    fn follow_retirements(&self) -> Result<()> {
-        let (_, fds) = self.session.call(&Request::Retirements, None, self.session.domid())?;
-        let [pipe] = <[OwnedFd; 1]>::try_from(fds)
-            .map_err(|_| Error::Protocol("the broker sent no pipe for retirements".into()))?;
-        let peers = Arc::downgrade(&self.peers);
-        let follow = move || {
-            let mut bytes = [0; 64];
-            loop {
-                let mut fds = [PollFd::new(pipe.as_fd(), PollFlags::POLLIN)];
-                match poll(&mut fds, PollTimeout::NONE).and_then(|_| read(&pipe, &mut bytes)) {
-                    Ok(0) => return,
-                    Ok(_) => match peers.upgrade() {
-                        Some(peers) => peers.unmap_retired(),
-                        None => return,
-                    },
-                    Err(Errno::EINTR | Errno::EAGAIN) => {}
-                    Err(error) => return tracing::error!(%error, "failed to read what arenas are retired"),
-                }
-            }
-        };
-        let thread = std::thread::Builder::new().name("xpv-unmap".into()).spawn(follow);
-        thread.map(drop).map_err(|e| Error::io("start a thread that unmaps arenas", e))
+        slot.put(Arena::open(fd, layout)?, self.membership.domid())
     }
 
     fn channel(&self, request: &Request, peer: DomId) -> Result<Box<dyn WaitChannel>> {
-        let (reply, fds) = self.session.call(request, None, peer)?;
+        let (reply, fds) = self.membership.call(request, None, peer)?;
         match (reply, <[OwnedFd; 2]>::try_from(fds)) {
             (Reply::Port(port), Ok([incoming, outgoing])) => {
+                self.membership.keep_port(port);
                 let events = EventPipes { incoming, outgoing };
-                Ok(Box::new(LocalChannel::new(port, events, self.session.clone())?))
+                Ok(Box::new(LocalChannel::new(port, events, self.membership.clone())?))
             }
             _ => Err(Error::Protocol("the broker sent no event channel".into())),
         }
@@ -190,7 +154,7 @@ impl Domain {
 
 impl GrantTable for Domain {
     fn domid(&self) -> DomId {
-        self.session.domid()
+        self.membership.domid()
     }
 
     fn share(&self, peer: DomId, pages: usize, access: Access) -> grant_table::Result<Shared> {
@@ -297,9 +261,10 @@ impl EventChannels for Domain {
 }
 
 impl Connector for Domain {
-    /// Connects to the store: the broker passes a socket.
+    /// Connects to the store: the broker passes a socket. Fails with ConnectionRefused at once while the broker is being
+    /// restarted.
     fn connect(&self) -> io::Result<Box<dyn Stream>> {
-        let (_, fds) = self.session.call(&Request::Store, None, DomId::DOM0)?;
+        let (_, fds) = self.membership.call_now(&Request::Store, DomId::DOM0)?;
         let [fd] = <[OwnedFd; 1]>::try_from(fds)
             .map_err(|_| Error::Protocol("the broker sent no connection to the store".into()))?;
         Ok(Box::new(UnixStream::from(fd)))

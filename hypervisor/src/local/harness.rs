@@ -1,9 +1,13 @@
 //! One harness for the property test and the fuzz target: clients send any requests in any order to the broker's
-//! state, and its invariants are checked after each.
+//! state and to its successors', and their invariants are checked after each.
 
+use super::answer::{Answer, Effect};
 use super::arena::Arena;
 use super::layout::Layout;
-use super::registry::{Answer, Client, Effect, Registry, Role, Rules};
+use super::record::{Client, Role};
+use super::registry::{Registry, Rules};
+use super::state_file::Kept;
+use super::token::Token;
 use super::wire::{Failure, Reply, Request};
 use ring_abi::testing::Script;
 use ring_abi::{DomId, EventPort};
@@ -31,7 +35,7 @@ impl Choices<'_> {
     }
 
     fn request(&mut self) -> Option<Request> {
-        Some(match self.byte() % 15 {
+        Some(match self.byte() % 19 {
             0 | 1 => Request::Join(self.domid()),
             2 => Request::Control,
             3 => Request::Offer { peer: self.domid(), pages: if self.byte() & 1 == 0 { 64 } else { 128 } },
@@ -50,6 +54,10 @@ impl Choices<'_> {
             11 => Request::Next(Some(self.domid())),
             12 => Request::Await { domid: self.domid(), alive: self.byte() & 1 == 0 },
             13 => Request::Retirements,
+            14 => Request::RestorePort(EventPort(u32::from(self.byte() % 8))),
+            15 => Request::Resumed,
+            16 => Request::HasResumed(self.domid()),
+            17 => Request::Rejoin { domid: self.domid(), token: Token::from_bytes([self.byte(); 16]) },
             _ => {
                 let len = usize::from(self.byte() % 32);
                 return Request::decode(self.0.bytes(len));
@@ -69,20 +77,69 @@ impl Choices<'_> {
     }
 }
 
+/// A broker takes over: all connections are new, and members of the last one come back by their tokens, some of them.
+fn succeed(script: &mut Choices<'_>, registry: &mut Registry, clients: &mut [Client], sessions: &mut u64) {
+    let kept = registry.kept();
+    assert_eq!(Kept::decode(&kept.encode()).as_ref(), Some(&kept), "what is kept changes when it is read");
+    *registry = Registry::take_over(rules(), kept.clone());
+    registry.give_tokens();
+    assert_eq!(registry.kept(), kept, "what was kept is not taken over");
+    for (n, client) in clients.iter_mut().enumerate() {
+        *client = unauthenticated(n, sessions);
+    }
+    let members = kept.domains.iter().filter_map(|domain| Some((domain.domid, domain.member?)));
+    for ((domid, member), client) in members.zip(clients.iter_mut()) {
+        let byte = script.byte();
+        // Of another user, or not at all.
+        let request = Request::Rejoin { domid, token: member.token };
+        if byte & 1 == 0 {
+            let answer = registry.handle(client, request, None);
+            let is_member = registry.member(domid) == Some(client.session);
+            assert_eq!(matches!(answer.reply, Some(Reply::Done)), is_member);
+        }
+        if byte & 2 == 0 {
+            registry.handle(client, Request::Resumed, None);
+        }
+    }
+    if script.byte() & 1 == 0 {
+        recover(registry, clients, sessions);
+    }
+}
+
+/// Time is up for members that have not come back.
+fn recover(registry: &mut Registry, clients: &mut [Client], sessions: &mut u64) {
+    for effect in registry.give_up_all() {
+        let Effect::Disconnect(session) = effect else { panic!("{effect:?}") };
+        let late = clients.iter().position(|client| client.session == session).expect("its client");
+        disconnect(registry, clients, late, sessions);
+    }
+    let (kept, _) = registry.finish_recovery();
+    assert!(!registry.is_recovering() && kept <= clients.len());
+}
+
+fn rules() -> Rules {
+    Rules { control_uids: vec![TRUSTED], dom0_uids: vec![TRUSTED] }
+}
+
 /// Runs a script.
 ///
 /// # Panics
 /// If an invariant of the broker's state is violated.
 pub fn hostile(script: &[u8]) {
     let mut script = Choices(Script::new(script));
-    let rules = Rules { control_uids: vec![TRUSTED], dom0_uids: vec![TRUSTED] };
-    let mut registry = Registry::new(rules);
+    let mut registry = Registry::new(rules());
+    registry.give_tokens();
     let mut sessions = 0;
     let mut clients: Vec<Client> = (0..CLIENTS).map(|n| unauthenticated(n, &mut sessions)).collect();
     while !script.0.is_over() {
         let n = usize::from(script.byte()) % CLIENTS;
-        if script.byte() < 24 {
+        let choice = script.byte();
+        if choice < 24 {
             disconnect(&mut registry, &mut clients, n, &mut sessions);
+        } else if choice == 255 {
+            succeed(&mut script, &mut registry, &mut clients, &mut sessions);
+        } else if choice == 254 && registry.has_inherited() {
+            recover(&mut registry, &mut clients, &mut sessions);
         } else if let Some(request) = script.request() {
             let fd = script.descriptor();
             let before = clients[n];
@@ -145,7 +202,7 @@ fn check(registry: &Registry, before: &Client, after: &Client, request: &Request
     if controls && before.role != Role::Controller {
         assert!(matches!(
             answer.reply,
-            Some(Reply::Failed(Failure::Denied | Failure::Protocol | Failure::NoDomain, _))
+            Some(Reply::Failed(Failure::Denied | Failure::Protocol | Failure::NoDomain | Failure::Away, _))
         ));
     }
 }

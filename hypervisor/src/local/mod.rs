@@ -8,10 +8,12 @@
 //! Limits compared with Xen: a mapped page cannot be revoked by force, and read-only grants are not enforced against
 //! a hostile process that has the arena mapped. Only Xen isolates domains.
 
+mod answer;
 mod arena;
 mod atomic;
 mod balloon;
 mod broker;
+mod broker_config;
 mod channel;
 mod closer;
 mod control;
@@ -21,9 +23,11 @@ mod domain;
 mod entry;
 mod events;
 mod flip;
+mod follower;
 #[cfg(any(test, fuzzing))]
 mod harness;
 mod layout;
+mod membership;
 mod own_arena;
 mod owned_frames;
 mod peer_arena;
@@ -32,17 +36,21 @@ mod peer_slot;
 mod peer_slots;
 mod pins;
 mod range_allocator;
+mod record;
 mod registry;
 mod sandbox;
 mod session;
 mod socket;
+mod state_file;
+mod token;
 mod window;
 mod wire;
 
-pub use broker::{Broker, BrokerConfig, DomainEvent, DomainEvents};
+pub use answer::StoreLease;
+pub use broker::Broker;
+pub use broker_config::{BrokerConfig, DomainEvent, DomainEvents, MayTakeOver};
 pub use control::{Control, Watch};
 pub use domain::{Domain, Options};
-pub use registry::StoreLease;
 pub use sandbox::Sandbox;
 pub use wire::DomainInfo;
 
@@ -53,5 +61,8 @@ pub mod internals {
     #[cfg(any(test, fuzzing))]
     pub use super::harness::hostile;
     pub use super::layout::Layout;
+    pub use super::record::KeptMember;
+    pub use super::state_file::{Kept, KeptDomain};
+    pub use super::token::Token;
     pub use super::wire::{Failure, MAX_MESSAGE, Reply, Request};
 }

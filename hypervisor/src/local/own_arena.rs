@@ -5,8 +5,8 @@
 use super::arena::Arena;
 use super::entry::Entry;
 use super::layout::Layout;
+use super::membership::Membership;
 use super::range_allocator::RangeAllocator;
-use super::session::Session;
 use crate::{Error, Result};
 use fixedbitset::FixedBitSet;
 use grant_table::EndAccess;
@@ -21,7 +21,7 @@ pub(super) struct OwnArena {
     pub(super) peer: DomId,
     state: Mutex<ArenaState>,
     /// Keeps this domain a member while anything is shared.
-    _session: Arc<Session>,
+    _membership: Arc<Membership>,
 }
 
 /// The allocation state of an arena.
@@ -49,7 +49,7 @@ pub(super) struct ArenaState {
 }
 
 impl OwnArena {
-    pub(super) fn new(layout: Layout, peer: DomId, session: Arc<Session>) -> Result<Self> {
+    pub(super) fn new(layout: Layout, peer: DomId, membership: Arc<Membership>) -> Result<Self> {
         let state = ArenaState {
             pages: RangeAllocator::new(layout.first(), layout.pages()),
             refs: RangeAllocator::new(GrantRef::FIRST_FREE.0, layout.entries()),
@@ -63,7 +63,7 @@ impl OwnArena {
             given_up: 0,
             exits: 0,
         };
-        Ok(Self { arena: Arena::create(layout)?, peer, state: Mutex::new(state), _session: session })
+        Ok(Self { arena: Arena::create(layout)?, peer, state: Mutex::new(state), _membership: membership })
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, ArenaState> {
@@ -117,8 +117,8 @@ impl OwnArena {
 
     fn zero(&self, frame: u32) {
         let page = self.arena.page(frame).expect("allocated frames are grantable");
-        // SAFETY: a whole page of the arena, allocated and not yet granted.
-        unsafe { page.write_bytes(0, PAGE_SIZE) };
+        // SAFETY: a whole page of the arena, allocated and not yet granted. The peer has the arena mapped and may write it all the same.
+        unsafe { shared_copy::zero(page.as_ptr(), PAGE_SIZE) };
     }
 
     /// Ends grants and frees their pages; those that the peer still has mapped are quarantined.

@@ -38,15 +38,23 @@ pub(super) fn of_connection(connection: impl AsFd) -> nix::Result<OwnedFd> {
 /// # Errors
 /// `ESRCH` where it has exited, or may have: the connection is hung up.
 pub(super) fn by_number(pid: u32, connection: impl AsFd) -> nix::Result<OwnedFd> {
-    // SAFETY: the call takes two integers, and returns a new descriptor or -1.
-    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
-    // SAFETY: the descriptor is new, and nothing else owns it.
-    let process = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    let process = open(pid)?;
     // Only now: the number was the process's when it was opened, if that has its end of the connection still.
     let mut fds = [PollFd::new(connection.as_fd(), PollFlags::empty())];
     let _ = poll(&mut fds, PollTimeout::ZERO);
     let gone = fds[0].revents().is_none_or(|flags| flags.intersects(PollFlags::POLLHUP | PollFlags::POLLERR));
     if gone { Err(Errno::ESRCH) } else { Ok(process) }
+}
+
+/// Returns a descriptor of process `pid`, whichever that is by now: it is readable once the process has exited.
+///
+/// # Errors
+/// `ESRCH` where there is no such process; `EINVAL` for 0, the number of one that this process cannot see.
+pub(super) fn open(pid: u32) -> nix::Result<OwnedFd> {
+    // SAFETY: the call takes two integers, and returns a new descriptor or -1.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: the descriptor is new, and nothing else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
 /// Permits or refuses that descriptors are sent to a socket, where the kernel can: they could be of any kind.

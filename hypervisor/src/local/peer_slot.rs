@@ -4,8 +4,8 @@
 //! thread waits. It is a spin lock, as its holder does a few nanoseconds of work a page.
 #![allow(unsafe_code)] // Creates values whose contract is that their memory stays mapped.
 
+use super::membership::Membership;
 use super::peer_arena::PeerArena;
-use super::session::Session;
 use super::window::{Source, Window};
 use crate::{Error, Result};
 use grant_table::map::{INLINE_PAGES, Page, Unmap};
@@ -25,7 +25,7 @@ pub(super) struct PeerSlot {
     pub(super) owner: DomId,
     arenas: SpinMutex<Arenas, Yield>,
     /// Keeps this domain a member while anything is mapped.
-    _session: Arc<Session>,
+    _membership: Arc<Membership>,
 }
 
 /// The arenas of one peer.
@@ -79,8 +79,8 @@ impl Arenas {
 }
 
 impl PeerSlot {
-    pub(super) fn new(owner: DomId, session: Arc<Session>) -> Self {
-        Self { owner, arenas: SpinMutex::new(Arenas::default()), _session: session }
+    pub(super) fn new(owner: DomId, membership: Arc<Membership>) -> Self {
+        Self { owner, arenas: SpinMutex::new(Arenas::default()), _membership: membership }
     }
 
     #[inline]
@@ -98,6 +98,15 @@ impl PeerSlot {
     /// Whether there is an arena to map from.
     pub(super) fn is_live(&self) -> bool {
         self.lock().live().is_some()
+    }
+
+    /// Retires the arena in use, as its owner is gone and no broker knows of it.
+    pub(super) fn retire(&self) {
+        let mut arenas = self.lock();
+        if let Some(peer_arena) = &arenas.current {
+            peer_arena.arena.mark_retired();
+        }
+        arenas.unmap_retired();
     }
 
     /// Makes `arena` the current one.

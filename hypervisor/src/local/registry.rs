@@ -2,156 +2,39 @@
 //!
 //! Nothing here waits or reads a socket: a request is turned into a reply, descriptors and effects.
 
+mod recovery;
+
+use super::answer::{Answer, Effect, Outcome, StoreLease, fail};
 use super::arena;
 use super::balloon;
 use super::events::EventPipes;
 use super::layout::Layout;
-use super::wire::{DomainInfo, Failure, Reply, Request};
+#[cfg(any(test, fuzzing))]
+use super::record::GUEST_PORTS;
+use super::record::{Client, Offered, PortState, Record, Role};
+use super::token::Token;
+use super::wire::{Failure, Reply, Request};
 use nix::fcntl::OFlag;
+use nix::sys::stat::fstat;
 use nix::unistd::pipe2;
 use ring_abi::{DomId, EventPort};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
 /// Arenas that a guest may offer: it has devices of domain 0 and of a few driver domains.
 const GUEST_ARENAS: usize = 32;
-/// Ports that a guest may have.
-const GUEST_PORTS: usize = 256;
-/// Ports that domain 0 may have.
-const DOM0_PORTS: usize = 1 << 16;
 /// Connections to the store that a guest's process may have at a time: it needs one, and one a device.
 const GUEST_STORES: usize = 256;
 /// Domains in all.
 const MAX_DOMAINS: usize = 4096;
-
-/// The process at the other end of a connection, as authenticated by the kernel (SO_PEERCRED).
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Client {
-    pub(super) session: u64,
-    pub(super) uid: u32,
-    pub(super) pid: u32,
-    pub(super) role: Role,
-}
-
-/// The role of a client.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Role {
-    /// Not authenticated: it has neither joined nor become a controller.
-    New,
-    /// It has joined as this domain.
-    Member(DomId),
-    /// It may create, destroy and list domains.
-    Controller,
-}
-
-/// Counts an open connection to the store among those of its domain, until it is dropped.
-#[derive(Debug)]
-pub struct StoreLease(#[allow(dead_code)] Arc<()>);
 
 /// The users who have special permissions.
 #[derive(Clone, Debug)]
 pub(super) struct Rules {
     pub(super) control_uids: Vec<u32>,
     pub(super) dom0_uids: Vec<u32>,
-}
-
-/// A consequence of a request besides its reply.
-#[derive(Debug)]
-pub(super) enum Effect {
-    /// The store has a new client.
-    Store(DomId, UnixStream, StoreLease),
-    /// The domain's process has exited, or was removed.
-    Exited(DomId),
-    /// This session is to be closed.
-    Disconnect(u64),
-    /// The domain has got or lost its member: pending [`Request::Await`]s may be over.
-    Changed(DomId),
-    /// The reply is due once the domain has a member (or has none).
-    Await(DomId, bool),
-}
-
-/// Whose descriptors are closed: a domain's, or those of clients that have not joined as one.
-pub(super) type Whose = Option<DomId>;
-
-/// The result of a request.
-#[derive(Debug, Default)]
-pub(super) struct Answer {
-    pub(super) reply: Option<Reply>,
-    pub(super) fds: Vec<OwnedFd>,
-    pub(super) effects: Vec<Effect>,
-}
-
-impl From<Reply> for Answer {
-    fn from(reply: Reply) -> Self {
-        Self { reply: Some(reply), ..Self::default() }
-    }
-}
-
-type Outcome = Result<Answer, (Failure, String)>;
-
-fn fail<T>(why: Failure, text: impl Into<String>) -> Result<T, (Failure, String)> {
-    Err((why, text.into()))
-}
-
-struct Offered {
-    fd: OwnedFd,
-    layout: Layout,
-}
-
-enum PortState {
-    Unbound { peer: DomId, other: EventPipes },
-    Interdomain,
-}
-
-struct Record {
-    name: String,
-    uids: Vec<u32>,
-    member: Option<Client>,
-    ports: BTreeMap<u32, PortState>,
-    last_port: u32,
-    /// Shared with the leases of its open connections to the store.
-    stores: Arc<()>,
-    /// Its arenas, by peer.
-    arenas: BTreeMap<DomId, Offered>,
-    /// The pipe that says when an arena offered to it was retired, once it has requested one.
-    retirements: Option<OwnedFd>,
-}
-
-impl Record {
-    fn new(name: String, uids: Vec<u32>) -> Self {
-        Self {
-            name,
-            uids,
-            member: None,
-            ports: BTreeMap::new(),
-            last_port: 0,
-            stores: Arc::default(),
-            arenas: BTreeMap::new(),
-            retirements: None,
-        }
-    }
-
-    /// Allocates a port.
-    fn open_port(&mut self, domid: DomId, state: PortState) -> Result<EventPort, (Failure, String)> {
-        let bound = if domid == DomId::DOM0 { DOM0_PORTS } else { GUEST_PORTS };
-        if self.ports.len() >= bound {
-            return fail(Failure::NoSpace, "too many event channels");
-        }
-        loop {
-            self.last_port = self.last_port.wrapping_add(1).max(1);
-            if !self.ports.contains_key(&self.last_port) {
-                self.ports.insert(self.last_port, state);
-                return Ok(EventPort(self.last_port));
-            }
-        }
-    }
-
-    fn info(&self, domid: DomId) -> DomainInfo {
-        let uid = self.uids.first().copied().unwrap_or(0);
-        DomainInfo { domid, name: self.name.clone(), uid, pid: self.member.map(|client| client.pid) }
-    }
 }
 
 /// The state of all domains.
@@ -161,6 +44,15 @@ pub(super) struct Registry {
     last: DomId,
     /// Descriptors of arenas that are not used any more, and whose they were.
     discarded: Vec<(DomId, OwnedFd)>,
+    /// Whether members get a token by which a successor knows them.
+    has_tokens: bool,
+    /// Domains whose name, member or existence has changed.
+    changed: BTreeSet<DomId>,
+    /// Domains whose members at the predecessor have not taken up their memberships, nor been given up. While there are
+    /// any, nothing else is served.
+    unresumed: BTreeSet<DomId>,
+    /// Domains of the predecessor.
+    inherited: BTreeSet<DomId>,
 }
 
 impl Registry {
@@ -172,6 +64,10 @@ impl Registry {
             domains: BTreeMap::from([(DomId::DOM0, dom0)]),
             last: DomId::DOM0,
             discarded: Vec::new(),
+            has_tokens: false,
+            changed: BTreeSet::new(),
+            unresumed: BTreeSet::new(),
+            inherited: BTreeSet::new(),
         }
     }
 
@@ -193,7 +89,11 @@ impl Registry {
     /// Carries out a client's request, if it is permitted.
     pub(super) fn handle(&mut self, client: &mut Client, request: Request, fd: Option<OwnedFd>) -> Answer {
         let outcome = match (client.role, request) {
+            (role, request) if self.is_recovering() && !recovery::is_permitted(role, &request) => {
+                fail(Failure::Away, "the broker waits for the members of its predecessor")
+            }
             (Role::New, Request::Join(domid)) => self.join(client, domid),
+            (Role::New, Request::Rejoin { domid, token }) => self.rejoin(client, domid, token),
             (Role::New, Request::Control) => self.control(client),
             (Role::Member(me), request) => self.serve(me, request, fd),
             (Role::Controller, request) => self.manage(request),
@@ -212,9 +112,14 @@ impl Registry {
         if let Some(member) = record.member {
             return fail(Failure::Taken, format!("process {} is domain {domid} already", member.pid));
         }
+        let token = self.has_tokens.then(Token::random).transpose();
+        let token = token.or_else(|error| fail(Failure::NoSpace, error.to_string()))?;
         client.role = Role::Member(domid);
         record.member = Some(*client);
-        Ok(Answer { effects: vec![Effect::Changed(domid)], ..Reply::Done.into() })
+        record.token = token;
+        self.changed.insert(domid);
+        let reply = token.map_or(Reply::Done, Reply::Joined);
+        Ok(Answer { effects: vec![Effect::Changed(domid)], ..reply.into() })
     }
 
     fn control(&self, client: &mut Client) -> Outcome {
@@ -238,6 +143,9 @@ impl Registry {
             }
             Request::Store => self.store(me),
             Request::Retirements => self.retirements(me),
+            Request::RestorePort(port) => self.restore_port(me, port),
+            Request::Resumed => self.resumed(me),
+            Request::HasResumed(peer) => self.has_resumed(peer),
             _ => fail(Failure::Denied, "not a request of a domain"),
         }
     }
@@ -258,6 +166,11 @@ impl Registry {
         let arenas = &mut self.record(me)?.arenas;
         if me != DomId::DOM0 && arenas.len() >= GUEST_ARENAS && !arenas.contains_key(&peer) {
             return fail(Failure::NoSpace, "too many arenas");
+        }
+        let is_same = |old: &Offered| is_same_file(&old.fd, &fd);
+        if arenas.get(&peer).is_some_and(is_same) {
+            // Offered once more, as its owner did not see the reply.
+            return Ok(Reply::Done.into());
         }
         if let Some(old) = arenas.insert(peer, Offered { fd, layout }) {
             self.retire(me, peer, old);
@@ -360,6 +273,7 @@ impl Registry {
         let record = Record::new(name, vec![uid]);
         let info = record.info(domid);
         self.domains.insert(domid, record);
+        self.changed.insert(domid);
         Ok(Reply::Domain(info).into())
     }
 
@@ -381,6 +295,7 @@ impl Registry {
         let mut effects = if session.is_some() { self.leave(domid) } else { vec![Effect::Changed(domid)] };
         effects.extend(session.map(Effect::Disconnect));
         self.domains.remove(&domid);
+        self.changed.insert(domid);
         // Arenas for it must not pass to a later domain of the same number.
         let all = self.domains.iter_mut();
         let theirs: Vec<_> =
@@ -436,6 +351,10 @@ impl Registry {
     pub(super) fn leave(&mut self, domid: DomId) -> Vec<Effect> {
         let Some(record) = self.domains.get_mut(&domid) else { return Vec::new() };
         record.member = None;
+        record.token = None;
+        record.awaited = None;
+        self.unresumed.remove(&domid);
+        self.changed.insert(domid);
         record.ports.clear();
         record.stores = Arc::default();
         record.retirements = None;
@@ -450,6 +369,16 @@ impl Registry {
                 tracing::error!(%error, %domid, "failed to record the exit of a domain that owns pages");
             }
         }
+        if self.inherited.contains(&domid) {
+            // Told at the end of the recovery, when all arenas for it are known, by another call.
+            return Vec::new();
+        }
         vec![Effect::Exited(domid), Effect::Changed(domid)]
     }
+}
+
+/// Whether two descriptors are of one file.
+fn is_same_file(one: &OwnedFd, other: &OwnedFd) -> bool {
+    let id = |fd: &OwnedFd| fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino));
+    id(one).is_some_and(|one| id(other) == Some(one))
 }

@@ -1,6 +1,7 @@
 //! A machine for tests, benchmarks and development: a broker in a temporary directory.
 
-use super::broker::{Broker, BrokerConfig, DomainEvents};
+use super::broker::Broker;
+use super::broker_config::{BrokerConfig, DomainEvents};
 use super::control::Control;
 use super::domain::{Domain, Options};
 use crate::{Error, Result};

@@ -3,10 +3,11 @@
 //! A message is twelve bytes, little-endian - kind `u8`, detail `u8`, and numbers `u16`, `u32`, `u32` - and then,
 //! for some kinds, a text. Descriptors are sent with it as SCM_RIGHTS.
 
+use super::token::Token;
 use ring_abi::{DomId, EventPort};
 
 /// The protocol's version, in the first message of a connection.
-pub(super) const VERSION: u8 = 1;
+pub(super) const VERSION: u8 = 2;
 /// Bytes of the longest message.
 pub const MAX_MESSAGE: usize = HEAD + MAX_TEXT;
 /// Bytes of the longest text.
@@ -74,6 +75,20 @@ pub enum Request {
     Retirements,
     /// Requests the longest turn of the broker's loop.
     LongestTurn,
+    /// First message: take up the membership of a domain that an earlier broker gave, with its token.
+    Rejoin {
+        /// The domain.
+        domid: DomId,
+        /// The token of [`Reply::Joined`].
+        token: Token,
+    },
+    /// Takes up a port of an earlier broker, to which no peer can bind any more.
+    RestorePort(EventPort),
+    /// The client has offered all arenas and taken up all ports that it had at an earlier broker.
+    Resumed,
+    /// Asks whether the domain's process has taken up its membership. If not, the arenas that an earlier broker has passed
+    /// are not in use any more.
+    HasResumed(DomId),
 }
 
 /// The broker's reply.
@@ -91,6 +106,8 @@ pub enum Reply {
     End,
     /// A time in microseconds.
     Microseconds(u32),
+    /// The client has joined, and a later broker will know it by this.
+    Joined(Token),
     /// The request was refused.
     Failed(Failure, String),
 }
@@ -126,12 +143,16 @@ pub enum Failure {
     NoSpace = 6,
     /// The name, number or membership is taken.
     Taken = 7,
+    /// The broker waits for the members of its predecessor: the same request may be served in a moment.
+    Away = 8,
 }
 
 impl Failure {
     fn from_byte(byte: u8) -> Option<Self> {
-        use Failure::{Denied, NoArena, NoDomain, NoPort, NoSpace, Protocol, Taken};
-        [Protocol, Denied, NoDomain, NoArena, NoPort, NoSpace, Taken].into_iter().find(|f| *f as u8 == byte)
+        use Failure::{Away, Denied, NoArena, NoDomain, NoPort, NoSpace, Protocol, Taken};
+        [Protocol, Denied, NoDomain, NoArena, NoPort, NoSpace, Taken, Away]
+            .into_iter()
+            .find(|f| *f as u8 == byte)
     }
 }
 
@@ -205,6 +226,13 @@ impl Request {
             Self::Process(domid) => Parts { a: domid.0, ..Parts::of(13) },
             Self::Retirements => Parts::of(14),
             Self::LongestTurn => Parts::of(15),
+            Self::Rejoin { domid, token } => {
+                let text = token.to_text();
+                return Parts { detail: VERSION, a: domid.0, text: &text, ..Parts::of(16) }.encode();
+            }
+            Self::RestorePort(port) => Parts { b: port.0, ..Parts::of(17) },
+            Self::Resumed => Parts::of(18),
+            Self::HasResumed(domid) => Parts { a: domid.0, ..Parts::of(19) },
         };
         parts.encode()
     }
@@ -230,6 +258,10 @@ impl Request {
             (13, _) => Self::Process(parts.domid()?),
             (14, _) => Self::Retirements,
             (15, _) => Self::LongestTurn,
+            (16, VERSION) => Self::Rejoin { domid: parts.domid()?, token: Token::from_text(parts.text)? },
+            (17, _) => Self::RestorePort(EventPort(parts.b)),
+            (18, _) => Self::Resumed,
+            (19, _) => Self::HasResumed(parts.domid()?),
             (12, alive @ 0..=1) => Self::Await { domid: parts.domid()?, alive: alive == 1 },
             _ => return None,
         })
@@ -260,6 +292,10 @@ impl Reply {
             },
             Self::End => Parts::of(5),
             Self::Microseconds(time) => Parts { b: *time, ..Parts::of(7) },
+            Self::Joined(token) => {
+                let text = token.to_text();
+                return Parts { text: &text, ..Parts::of(8) }.encode();
+            }
             Self::Failed(why, text) => Parts { detail: *why as u8, text, ..Parts::of(6) },
         };
         parts.encode()
@@ -280,6 +316,7 @@ impl Reply {
             }),
             5 => Self::End,
             7 => Self::Microseconds(parts.b),
+            8 => Self::Joined(Token::from_text(parts.text)?),
             6 => Self::Failed(Failure::from_byte(parts.detail)?, parts.text.to_owned()),
             _ => return None,
         })
@@ -321,6 +358,10 @@ mod tests {
             Request::Process(domid),
             Request::Retirements,
             Request::LongestTurn,
+            Request::Rejoin { domid, token: Token::from_bytes([0x5a; 16]) },
+            Request::RestorePort(EventPort(9)),
+            Request::Resumed,
+            Request::HasResumed(domid),
         ] {
             assert_eq!(Request::decode(&request.encode()), Some(request));
         }
@@ -337,6 +378,7 @@ mod tests {
             Reply::Domain(info(Some(4711))),
             Reply::End,
             Reply::Microseconds(u32::MAX),
+            Reply::Joined(Token::from_bytes([0xa5; 16])),
             Reply::Failed(Failure::Taken, "the name is taken".into()),
         ] {
             assert_eq!(Reply::decode(&reply.encode()), Some(reply));

@@ -23,6 +23,18 @@ use ring_abi::{DomId, EventPort, GrantRef};
 use std::io;
 use std::sync::{Arc, OnceLock};
 
+/// The ioctls of the device nodes that are used, for filters of system calls.
+pub const IOCTLS: [u64; 8] = [
+    abi::GNTDEV_MAP,
+    abi::GNTDEV_UNMAP,
+    abi::GNTDEV_COPY,
+    abi::GNTALLOC_ALLOC,
+    abi::GNTALLOC_DEALLOC,
+    abi::EVTCHN_BIND_INTERDOMAIN,
+    abi::EVTCHN_BIND_UNBOUND,
+    abi::EVTCHN_NOTIFY,
+];
+
 /// The Xen host that this program runs on, as the domain it runs in.
 #[derive(Debug)]
 pub struct Xen {

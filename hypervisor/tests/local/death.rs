@@ -16,14 +16,14 @@ const DOM0: DomId = DomId::DOM0;
 const ONE: DomId = DomId(1);
 
 /// Another process that joins as a domain: this same program, with its role in the environment.
-struct Process {
+pub(crate) struct Process {
     child: Child,
     /// The numbers that it printed once it was ready.
-    output: Vec<u32>,
+    pub(crate) output: Vec<u32>,
 }
 
 impl Process {
-    fn start(dir: &Path, role: &str, numbers: &[u32]) -> Self {
+    pub(crate) fn start(dir: &Path, role: &str, numbers: &[u32]) -> Self {
         let numbers: Vec<_> = numbers.iter().map(u32::to_string).collect();
         let mut child = Command::new(std::env::current_exe().expect("this program"))
             .args(["--exact", "death::child", "--nocapture", "--test-threads=1"])
@@ -42,7 +42,7 @@ impl Process {
     }
 
     /// Kills the process and reaps it.
-    fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().expect("kill");
         self.child.wait().expect("wait");
     }
@@ -70,6 +70,12 @@ fn child() {
             let channel = dom0.bind_interdomain(ONE, EventPort(numbers[1])).expect("bind_interdomain");
             println!("ready:");
             Box::new((dom0, mapping, channel))
+        }
+        // It keeps no token.
+        "silent" => {
+            let joined = super::succession::join_silently(Path::new(&dir), ONE);
+            println!("ready:");
+            Box::new(joined)
         }
         other => panic!("no role {other}"),
     };

@@ -191,13 +191,13 @@ fn write_page(page: &OwnedPage, frame: &Frame, fill: &PageFill) {
     for piece in frame.range(fill.frame_offset as usize, fill.len.into()) {
         // SAFETY: the pieces are `fill.len` bytes in all at most, and the core places them inside the page. They may overlap:
         // a guest may have granted the page that it gave up.
-        unsafe { std::ptr::copy(piece.as_ptr(), base.add(at), piece.len()) };
+        unsafe { shared_copy::copy(piece.as_ptr(), base.add(at), piece.len()) };
         at += piece.len();
     }
     debug_assert_eq!(at, end, "a frame has the bytes that were placed");
     // SAFETY: both ranges are inside the page. Another domain may write there too, so that there is no reference to it.
     unsafe {
-        base.write_bytes(0, start);
-        base.add(at).write_bytes(0, PAGE_SIZE - at);
+        shared_copy::zero(base, start);
+        shared_copy::zero(base.add(at), PAGE_SIZE - at);
     }
 }

@@ -129,7 +129,7 @@ fn finish(page: &OwnedPage, head: &[u8], len: usize) {
     // SAFETY: both ranges are inside the page, and `head` is private memory. Another domain may write to the page too, so that
     // there is no reference to it.
     unsafe {
-        std::ptr::copy_nonoverlapping(head.as_ptr(), whole.as_ptr(), head.len());
-        whole.as_ptr().add(len).write_bytes(0, PAGE_SIZE - len);
+        shared_copy::copy(head.as_ptr(), whole.as_ptr(), head.len());
+        shared_copy::zero(whole.as_ptr().add(len), PAGE_SIZE - len);
     }
 }

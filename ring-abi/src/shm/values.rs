@@ -76,17 +76,23 @@ mod pair {
     use core::arch::asm;
     use core::arch::x86_64::{__m128i, _mm_set1_epi64x};
 
-    // Volatile, for the peer writes behind the compiler's back. A move of 16 bytes may be torn between its halves;
-    // the ring's indexes say when a slot is whole, and a peer that writes at other times garbles its own request.
+    // Assembly, for the peer, or another thread of this program, writes meanwhile. A move of 16 bytes may be torn between its
+    // halves; the ring's indexes say when a slot is whole, and a peer that writes at other times garbles its own request.
 
     /// # Safety
     /// 16 bytes of the slot from `offset` and 16 bytes at `to` exist.
     #[inline(always)]
     pub(super) unsafe fn load(slot: &Slot<'_>, offset: usize, to: *mut __m128i) {
-        // SAFETY: by the caller; slots are 4-aligned or more, hence the unaligned type.
+        // SAFETY: by the caller; slots are 4-aligned or more, hence the unaligned move.
         unsafe {
-            let from = slot.base.as_ptr().add(offset).cast::<Unaligned>();
-            to.cast::<Unaligned>().write(from.read_volatile());
+            let value: __m128i;
+            asm!(
+                "movups {value}, [{from}]",
+                value = lateout(xmm_reg) value,
+                from = in(reg) slot.base.as_ptr().add(offset),
+                options(nostack, preserves_flags, readonly)
+            );
+            to.write_unaligned(value);
         }
     }
 
@@ -108,10 +114,6 @@ mod pair {
             );
         }
     }
-
-    #[derive(Clone, Copy)]
-    #[repr(C, packed)]
-    struct Unaligned(__m128i);
 }
 
 #[cfg(not(all(target_arch = "x86_64", not(miri), not(loom))))]

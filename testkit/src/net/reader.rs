@@ -44,7 +44,7 @@ fn read(from: &Frame, to: &mut dyn Port, into: &mut Frame) -> bool {
         let start: *mut u8 = piece.iov_base.cast();
         // SAFETY: the piece is lent, so that it may be written until the next call; the frame's pin keeps it then.
         unsafe {
-            std::ptr::copy_nonoverlapping(part.as_ptr(), start, part.len());
+            shared_copy::copy(part.as_ptr(), start, part.len());
             fragments.push(Fragment::new(start, part.len() as u32));
         }
         payload = rest;

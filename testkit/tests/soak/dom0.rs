@@ -6,6 +6,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ::toolstack::backend::images::Images;
+use ::toolstack::opener::Opener;
 use blkback::VbdDriver;
 use bridge::port::pair::Pair;
 use bridge::{Batch, Bridge, Caps, Frame, Frames, Port};
@@ -40,7 +41,9 @@ impl Dom0 {
         let (host, port) = Pair::new(Caps::plain(MTU_DEFAULT), QUEUE).unwrap();
         bridge.attach("host", Box::new(port)).unwrap();
         let of_vifs = bridge.clone();
-        let mut images = Images::new(Client::connect(&store).unwrap(), false, std::path::Path::new("soak"));
+        let machine_dir = std::path::Path::new("soak");
+        let opener = Opener::in_this_process().unwrap();
+        let mut images = Images::new(store.clone(), false, machine_dir, opener).unwrap();
         let opener = Box::new(move |device: &Device, keys: &Keys| images.open(device, keys));
         let mut vbds = VbdDriver::with_opener(domain.clone(), domain.clone(), opener);
         vbds.set_max_queues(2);

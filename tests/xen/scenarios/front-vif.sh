@@ -24,6 +24,8 @@ serve() {
     wait_for 30 "both ends to be connected" sh -c "[ \$(xenstore-read $front/state)\$(xenstore-read $back/state) = 44 ]"
     wait_in_guest one "the tap has the address" 'grep 00:16:3e:00:00:07 /sys/class/net/xpv0/address'
     check_in_guest one "it is up" 'ip address add 10.0.0.2/24 dev xpv0'
+    # Both states may still be those of a process that was killed.
+    wait_in_guest one "dom0 answers" 'ping -c 1 -W 1 10.0.0.1 >/dev/null'
     check_in_guest one "dom0 answers pings" 'ping -c 3 -i 0.1 -W 5 10.0.0.1'
     check_in_guest one "a file comes from dom0" "wget -q -O /tmp/www/file http://10.0.0.1/file && md5sum /tmp/www/file | grep $sum"
     check "a file comes to dom0" sh -c "wget -q -O - http://10.0.0.2/file | md5sum | grep $sum"

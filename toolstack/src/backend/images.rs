@@ -4,12 +4,12 @@
 //! An image is locked against other users. Two domains of one virtual machine are recognised by their key `vm`, which
 //! holds its UUID, as in Xen's `block` script.
 
-use std::fs::Metadata;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 
 use blkback::Disk;
 use blkback::engine::{OpenError, Spec};
+use event_loop::Connector;
 use nix::errno::Errno;
 use ring_abi::blkif::key::{DEVICE_TYPE, DIRECT_IO_SAFE, MODE, PARAMS};
 use ring_abi::blkif::vdev::Vdev;
@@ -19,11 +19,12 @@ use xenbus::driver::Failure;
 use xenbus::{Device, Keys, XenbusState};
 use xenstore::{Client, Nodes};
 
-use super::lock_holder;
-use super::opening::{Openings, file_id};
+use super::opening::Openings;
+use crate::opener::{Holder, Opener, Refusal};
 
 /// The open disks.
 pub struct Images {
+    connector: Arc<dyn Connector>,
     store: Client,
     /// Whether another process like this one may serve the same devices: none may on the local hypervisor.
     has_standby: bool,
@@ -44,15 +45,35 @@ struct Image {
 }
 
 impl Images {
-    /// Creates an empty set. `store` is used to read domains' and devices' keys. `has_standby`: another process like this
-    /// one may serve the same devices, before or after this one. `machine` is the machine's directory.
-    pub fn new(store: Client, has_standby: bool, machine: &Path) -> Images {
-        Images {
+    /// Creates an empty set. `connector` leads to the store, where domains' and devices' keys are read. `has_standby`: another process like this
+    /// one may serve the same devices, before or after this one. `machine` is the machine's directory; `opener` opens the images.
+    ///
+    /// # Errors
+    /// The store cannot be connected.
+    pub fn new(
+        connector: Arc<dyn Connector>,
+        has_standby: bool,
+        machine: &Path,
+        opener: Opener,
+    ) -> xenstore::client::Result<Images> {
+        let store = Client::connect(&connector)?;
+        Ok(Images {
+            connector,
             store,
             has_standby,
             machine: machine.to_owned(),
             open: Vec::new(),
-            openings: Openings::default(),
+            openings: Openings::new(opener),
+        })
+    }
+
+    /// Connects to the store again if the connection was lost.
+    fn reconnect(&mut self) {
+        // Nothing is watched: there is an event only of a connection that is closed.
+        if self.store.poll_event().is_err_and(|error| error.is_disconnected())
+            && let Ok(store) = Client::connect(&self.connector)
+        {
+            self.store = store;
         }
     }
 
@@ -60,10 +81,11 @@ impl Images {
     /// returns that one.
     ///
     /// # Errors
-    /// EINVAL if a key is invalid; that of an [`OpenError`] if the disk cannot be opened; EBUSY, which may pass, while it is being
+    /// EINVAL if a key is invalid; that of a [`Refusal`] if the disk cannot be opened; EBUSY, which may pass, while it is being
     /// opened. If it is in use, the failure says by whom, and may pass only if that device or process is on the way out.
     pub fn open(&mut self, device: &Device, keys: &Keys) -> Result<Arc<dyn Disk>, Failure> {
         self.open.retain(|image| image.disk.strong_count() > 0);
+        self.reconnect();
         let mut spec = Spec::from_keys(keys).map_err(|e| Failure::new(Errno::EINVAL as i32, e))?;
         spec.user = Some(self.user(device));
         let vm = self.vm(device);
@@ -87,44 +109,52 @@ impl Images {
             })?,
         };
         let (disk, file) = match opened {
-            Err(OpenError::InUse { path, holder }) => return Err(self.in_use(device, path, holder)),
-            Err(error @ OpenError::Claimed { .. }) => {
-                // A guest that has been served waits until its image is free again, rather than lose its disk.
-                return Err(Failure { may_pass: self.is_connected(device), ..error.into() });
-            }
-            opened => opened?,
+            Err(refusal) => return Err(self.failure(device, refusal)),
+            Ok(opened) => opened,
         };
         let device = device.clone();
         self.open.push(Image { vm, identity, file, device, disk: Arc::downgrade(&disk) });
         Ok(disk)
     }
 
+    /// The failure of a device whose image was not opened.
+    fn failure(&mut self, device: &Device, refusal: Refusal) -> Failure {
+        match refusal {
+            Refusal::InUse { path, holder, file, holders } => {
+                self.in_use(device, path, holder, file, &holders)
+            }
+            Refusal::Claimed { what, errno } => {
+                // A guest that has been served waits until its image is free again, rather than lose its disk.
+                Failure { may_pass: self.is_connected(device), ..Failure::new(errno, what) }
+            }
+            Refusal::Failed { what, errno, may_pass } => Failure { may_pass, ..Failure::new(errno, what) },
+        }
+    }
+
     /// Says who has an image that `device` is to use; `holder` if that is not known, which may pass, as the kernel does not
     /// tell of a process that has exited.
-    fn in_use(&mut self, device: &Device, path: PathBuf, holder: String) -> Failure {
-        let Ok(file) = std::fs::metadata(&path) else { return OpenError::InUse { path, holder }.into() };
-        let mut pids = lock_holder::lock_holders(&file);
-        if pids.is_empty() {
-            // The kernel does not tell whose locks of bytes are, as QEMU has them.
-            pids = lock_holder::openers(&file);
-        }
+    fn in_use(
+        &mut self,
+        device: &Device,
+        path: PathBuf,
+        holder: String,
+        file: Option<(u64, u64)>,
+        holders: &[Holder],
+    ) -> Failure {
         // One that stays is the reason, rather than one that leaves.
-        let staying = pids.iter().find_map(|pid| self.staying(device, &file, *pid));
+        let staying = holders.iter().find_map(|holder| self.staying(device, file, holder));
         let may_pass = staying.is_none();
-        let holder =
-            staying.or_else(|| pids.iter().find_map(|pid| lock_holder::describe(*pid))).unwrap_or(holder);
+        let holder = staying.or_else(|| holders.iter().find_map(Holder::describe)).unwrap_or(holder);
         Failure { may_pass, ..OpenError::InUse { path, holder }.into() }
     }
 
     /// Names the user of an image that a process has locked, unless it is on the way out.
-    fn staying(&mut self, device: &Device, file: &Metadata, pid: u32) -> Option<String> {
-        let own = std::process::id();
-        if pid != own {
-            let is_standby = self.has_standby && lock_holder::name(pid) == lock_holder::name(own);
-            let stays = !is_standby && !lock_holder::is_leaving(pid);
-            return lock_holder::describe(pid).filter(|_| stays);
+    fn staying(&mut self, device: &Device, file: Option<(u64, u64)>, holder: &Holder) -> Option<String> {
+        if !holder.is_ours {
+            let is_standby = self.has_standby && holder.is_of_our_kind;
+            return holder.describe().filter(|_| !is_standby && !holder.is_leaving);
         }
-        let is_open = |image: &&Image| image.file == Some(file_id(file)) && image.disk.strong_count() > 0;
+        let is_open = |image: &&Image| image.file == file && image.disk.strong_count() > 0;
         let users: Vec<_> =
             self.open.iter().filter(is_open).map(|i| (i.device.clone(), i.identity.clone())).collect();
         let (user, _) = users.into_iter().find(|(user, identity)| {
@@ -192,7 +222,7 @@ mod tests {
         let image = tempfile::NamedTempFile::new().unwrap();
         image.as_file().set_len(1 << 20).unwrap();
         let keys = |mode| Keys::new("/b").with(PARAMS, image.path().display()).with(MODE, mode);
-        let mut images = Images::new(client, false, Path::new("/run/xpv"));
+        let mut images = images(&store, false);
         let mut open =
             |domid, id, mode| open_soon(&mut images, &Device::new("vbd", DomId(domid), id), &keys(mode));
         let first = open(1, 51712, "w").unwrap();
@@ -206,6 +236,12 @@ mod tests {
         }
         drop(first);
         open(3, 51712, "w").unwrap();
+    }
+
+    /// Images that threads of this process open.
+    fn images(store: &Store, has_standby: bool) -> Images {
+        let opener = Opener::in_this_process().unwrap();
+        Images::new(Arc::new(store.handle()), has_standby, Path::new("/run/xpv"), opener).unwrap()
     }
 
     /// Opens an image that may take a moment, as it does on a loaded machine.
@@ -243,7 +279,7 @@ mod tests {
     #[test]
     fn image_whose_opening_takes_long_is_waited_for_and_keeps_no_other_device_waiting() {
         let (image, keys, store) = image();
-        let mut images = Images::new(store.client().unwrap(), false, Path::new("/run/xpv"));
+        let mut images = images(&store, false);
         // The open file of the fixture would be in the way of a lease.
         let slow = image.into_temp_path();
         let mut holder = lease(&slow);
@@ -274,7 +310,7 @@ mod tests {
     fn image_of_a_device_that_stays_is_refused_by_its_name_and_one_that_leaves_is_waited_for() {
         let (image, keys, store) = image();
         let mut client = store.client().unwrap();
-        let mut images = Images::new(store.client().unwrap(), false, Path::new("/run/xpv"));
+        let mut images = images(&store, false);
         let user = Device::new("vbd", DomId(1), 51712);
         let mut set =
             |key: &str, value: &str| client.write(&format!("{}/{key}", user.back_path()), value).unwrap();
@@ -314,7 +350,7 @@ mod tests {
         let mut line = String::new();
         std::io::BufRead::read_line(&mut std::io::BufReader::new(writer.stdout.take().unwrap()), &mut line)
             .unwrap();
-        let mut images = Images::new(store.client().unwrap(), false, Path::new("/run/xpv"));
+        let mut images = images(&store, false);
         let device = Device::new("vbd", DomId(1), 51712);
         for (state, waited_for) in [(XenbusState::Initialising, false), (XenbusState::Connected, true)] {
             let path = format!("{}/{STATE}", device.back_path());
@@ -341,7 +377,7 @@ mod tests {
         std::io::BufRead::read_line(&mut std::io::BufReader::new(holder.stdout.take().unwrap()), &mut line)
             .unwrap();
         let device = Device::new("vbd", DomId(1), 51712);
-        let mut images = Images::new(store.client().unwrap(), true, Path::new("/run/xpv"));
+        let mut images = images(&store, true);
         let failure = open_soon(&mut images, &device, &keys).err().unwrap();
         assert!(
             !failure.may_pass

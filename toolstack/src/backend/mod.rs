@@ -4,6 +4,5 @@
 pub mod bridges;
 pub mod images;
 pub mod kernel_backends;
-pub mod lock_holder;
 mod opening;
 pub mod stale;

@@ -1,6 +1,7 @@
 //! `xpv dom0`: runs the backends, and the bridges between guests and the host.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
@@ -29,6 +30,8 @@ use crate::control::service::ControlService;
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 use crate::machine::{Machine, process};
+use crate::opener::Opener;
+use crate::opener::process::OpenerProcess;
 use crate::sandbox::{self, InForce, Role};
 use crate::serving_lock::{self, ServingLock};
 
@@ -60,6 +63,11 @@ pub struct Args {
     /// Run without a bridge
     #[arg(long, conflicts_with_all = ["bridges", "wires"])]
     no_bridge: bool,
+
+    /// Open images below this directory alone, several times for several; devices may be symbolic links there
+    /// [default: anywhere]
+    #[arg(long = "images", value_name = "DIR")]
+    image_dirs: Vec<PathBuf>,
 
     /// How backends of disks access guests' pages [default: map, and persist with --xen]
     #[arg(long = "reach", value_name = "METHOD")]
@@ -104,21 +112,42 @@ pub fn run(args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     let stop = process::stop_signal()?;
     process::survive_file_size_limit()?;
     hypervisor::raise_descriptor_limit();
+    if args.xen {
+        dir.make()?;
+    }
+    // It has the privileges that this process is about to give up.
+    let mut opener = OpenerProcess::start(dir, &args.image_dirs, sandbox)?;
     let sandbox = sandbox::enter(Role::Dom0, dir.path(), sandbox)?;
     let _lock = match args.xen {
-        true => match ServingLock::wait(serving_lock::XEN.as_ref(), stop.as_fd())? {
-            Some(lock) => Some(lock),
-            None => return Ok(()),
-        },
+        true => {
+            let stops = [stop.as_fd(), opener.exited().as_fd()];
+            match ServingLock::wait(serving_lock::XEN.as_ref(), &stops)? {
+                Some(lock) => Some(lock),
+                None if process::is_readable(&stops[..1])? => return Ok(()),
+                None => return Err(opener.end()),
+            }
+        }
         // The broker has one process as domain 0.
         false => None,
     };
     // Opened before joining the machine: a failure must have no effect on it.
     let bridges = Bridges::start(&args.bridges()?)?;
+    let images = opener.wait_ready()?;
+    let process = Process { args, dir, sandbox, stop: stop.as_fd(), opener };
     match args.xen {
-        true => xen(bridges, args, dir, &sandbox, stop.as_fd()),
-        false => local(bridges, args, dir, &sandbox, stop.as_fd()),
+        true => xen(process, bridges, images),
+        false => local(process, bridges, images),
     }
+}
+
+/// What this process has from its start on.
+struct Process<'a> {
+    args: &'a Args,
+    dir: &'a Dir,
+    sandbox: InForce,
+    /// Readable on a signal.
+    stop: BorrowedFd<'a>,
+    opener: OpenerProcess,
 }
 
 impl Args {
@@ -148,10 +177,11 @@ impl Args {
     }
 }
 
-fn local(bridges: Bridges, args: &Args, dir: &Dir, sandbox: &InForce, stop: BorrowedFd<'_>) -> Result<()> {
+fn local(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
+    let &Process { args, dir, .. } = &process;
     let hv: Arc<dyn Hypervisor> = Arc::new(Domain::join(dir.path(), DomId::DOM0)?);
     Machine::publish_bridges(&mut Client::connect(&hv)?, bridges.names())?;
-    let mut vbds = vbd_driver(&hv, Images::new(Client::connect(&hv)?, false, dir.path()));
+    let mut vbds = vbd_driver(&hv, Images::new(hv.clone(), false, dir.path(), images)?);
     vbds.set_tuning(args.tuning());
     vbds.set_max_persistent_grants(args.max_persistent_grants());
     vbds.set_max_queues(disk_queues::count(args.queues));
@@ -159,13 +189,14 @@ fn local(bridges: Bridges, args: &Args, dir: &Dir, sandbox: &InForce, stop: Borr
     let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), netback::Config::default(), move |_, keys| {
         bridges.attach(keys)
     });
-    serve(&*hv, dir, sandbox, vbds, vifs, stop)
+    serve(process, &*hv, vbds, vifs)
 }
 
-fn xen(bridges: Bridges, args: &Args, dir: &Dir, sandbox: &InForce, stop: BorrowedFd<'_>) -> Result<()> {
+fn xen(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
+    let &Process { args, dir, .. } = &process;
     let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open()?);
     let inflight_dir = InflightDir::new(dir.inflight())?;
-    let mut vbds = vbd_driver(&hv, Images::new(Client::connect(&hv)?, true, dir.path()));
+    let mut vbds = vbd_driver(&hv, Images::new(hv.clone(), true, dir.path(), images)?);
     vbds.set_tuning(args.tuning());
     vbds.set_max_persistent_grants(args.max_persistent_grants());
     vbds.set_max_queues(disk_queues::count(args.queues));
@@ -181,7 +212,7 @@ fn xen(bridges: Bridges, args: &Args, dir: &Dir, sandbox: &InForce, stop: Borrow
     let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), config, move |device, keys| {
         bridges.attach_or_create_tap(&machine, device, keys)
     });
-    serve(&*hv, dir, sandbox, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs), stop)
+    serve(process, &*hv, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs))
 }
 
 fn vbd_driver(hv: &Arc<dyn Hypervisor>, mut images: Images) -> VbdDriver {
@@ -190,30 +221,29 @@ fn vbd_driver(hv: &Arc<dyn Hypervisor>, mut images: Images) -> VbdDriver {
 }
 
 fn serve(
+    mut process: Process<'_>,
     hv: &dyn Hypervisor,
-    dir: &Dir,
-    sandbox: &InForce,
     mut vbds: impl BackDriver + Send,
     mut vifs: impl BackDriver + Send,
-    stop: BorrowedFd<'_>,
 ) -> Result<()> {
-    let store = || Ok::<_, Error>(Client::connect(&hv)?);
-    let vbd_store = store()?;
-    let vif_store = store()?;
     let vbd_devices = Registry::default();
     let vif_devices = Registry::default();
     let devices = [(vbds.kind(), &vbd_devices), (vifs.kind(), &vif_devices)];
     let devices = devices.map(|(kind, registry)| (kind.to_owned(), registry.clone()));
-    let control = ControlService::new(dir, Devices::new(hv.domid(), devices));
-    tracing::info!(domid = %hv.domid(), %sandbox, "serving");
+    let control = ControlService::new(process.dir, Devices::new(hv.domid(), devices));
+    // All that this process connects to, it has; a local machine's hypervisor may have a successor, to which it connects again.
+    if process.args.xen {
+        process.sandbox.refuse_connecting()?;
+    }
+    tracing::info!(domid = %hv.domid(), sandbox = %process.sandbox, "serving");
     process::report_ready();
     let shutdown = Shutdown::new(hv.domid())?;
     thread::scope(|scope| {
         let shutdown = &shutdown;
-        let vbd = scope.spawn(move || shutdown.run_driver(vbd_store, &mut vbds, &vbd_devices));
-        let vif = scope.spawn(move || shutdown.run_driver(vif_store, &mut vifs, &vif_devices));
+        let vbd = scope.spawn(move || shutdown.run_driver(hv, &mut vbds, &vbd_devices));
+        let vif = scope.spawn(move || shutdown.run_driver(hv, &mut vifs, &vif_devices));
         let control = scope.spawn(move || control.run(shutdown.event.as_fd()));
-        let waited = shutdown.wait(stop);
+        let waited = shutdown.wait(&mut process);
         shutdown.signal();
         let outcomes =
             [vbd, vif].map(|thread| thread.join().unwrap_or_else(|_| Err(Error::other("a driver panicked"))));
@@ -241,14 +271,20 @@ impl Shutdown {
         let _ = self.event.write(1);
     }
 
-    fn run_driver(&self, client: Client, driver: &mut dyn BackDriver, devices: &Registry) -> Result<()> {
+    fn run_driver(&self, hv: &dyn Hypervisor, driver: &mut dyn BackDriver, devices: &Registry) -> Result<()> {
         let _essential = Essential;
-        let outcome = driver::run_registered(client, self.domid, driver, devices, self.event.as_fd());
+        let outcome = driver::run_connected(&hv, self.domid, driver, devices, self.event.as_fd());
         self.signal();
         Ok(outcome?)
     }
 
-    fn wait(&self, stop: BorrowedFd<'_>) -> Result<()> {
-        process::wait_any(&[stop, self.event.as_fd()])
+    /// Waits until one of them is to end all; an error if the process that opens images has ended.
+    fn wait(&self, process: &mut Process<'_>) -> Result<()> {
+        let ends = [process.stop, self.event.as_fd()];
+        process::wait_any(&[ends[0], ends[1], process.opener.exited().as_fd()])?;
+        match process::is_readable(&ends)? {
+            true => Ok(()),
+            false => Err(process.opener.end()),
+        }
     }
 }

@@ -5,18 +5,19 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use hypervisor::Hypervisor;
-use hypervisor::local::{Domain, Options};
+use hypervisor::local::{Domain, DomainInfo, Options};
 use hypervisor::xen::Xen;
 use netfront::Config;
+use nix::unistd::{Uid, chown};
 
 use crate::config::disk_queues;
 use crate::config::rx::RxMethod;
 use crate::dir::{self, Dir};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::guest::buffers::CommonBuffers;
 use crate::guest::{kernel, netns, watch};
 use crate::machine::{Machine, process};
-use crate::sandbox::{self, Role};
+use crate::sandbox::{self, Role, user};
 
 /// Run as a guest that `xpv create` made, and make its devices usable by ordinary programs
 ///
@@ -68,14 +69,14 @@ pub fn run(args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     if args.xen {
         dir::make(dir.path())?;
     }
+    let local = args.name.as_deref().map(|name| find(dir, name, netns.is_some())).transpose()?;
     let sandbox = sandbox::enter(Role::Guest, dir.path(), sandbox)?;
     let offload =
         Config { csum: !args.no_offload, gso: !args.no_offload, rx: args.rx.into(), ..Config::default() };
-    let local = args.name.as_deref().map(|name| join(dir, name)).transpose()?;
     let on_xen = local.is_none();
-    let (hv, directory) = match local {
-        Some(local) => local,
-        None => (Arc::new(Xen::open()?) as Arc<dyn Hypervisor>, dir.path().to_owned()),
+    let (hv, directory): (Arc<dyn Hypervisor>, PathBuf) = match local {
+        Some(info) => (Arc::new(Domain::join(dir.path(), info.domid)?), dir.guest(&info.name)),
+        None => (Arc::new(Xen::open()?), dir.path().to_owned()),
     };
     dir::make(&directory)?;
     let _lock = on_xen.then(|| kernel::lock_domain(&directory)).transpose()?;
@@ -88,8 +89,16 @@ pub fn run(args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     watch::run(&guest, stop.as_fd())
 }
 
-/// Joins the local machine as a guest's domain; returns its hypervisor and the guest's directory.
-fn join(dir: &Dir, name: &str) -> Result<(Arc<dyn Hypervisor>, PathBuf)> {
+/// Finds the domain of a guest of the local machine. If root has started this process for another user, it becomes that user's, and the
+/// guest's directory too.
+fn find(dir: &Dir, name: &str, enters_netns: bool) -> Result<DomainInfo> {
     let info = Machine::connect(dir)?.find_guest(name)?;
-    Ok((Arc::new(Domain::join(dir.path(), info.domid)?), dir.guest(&info.name)))
+    if Uid::effective().is_root() && info.uid != 0 {
+        let directory = dir.guest(&info.name);
+        dir::make(&directory)?;
+        chown(&directory, Some(Uid::from_raw(info.uid)), None)
+            .map_err(|e| Error::file(&directory, "giving it to the guest's user", e))?;
+        user::become_user(info.uid, enters_netns)?;
+    }
+    Ok(info)
 }

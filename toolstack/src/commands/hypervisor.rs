@@ -1,14 +1,16 @@
 //! `xpv hypervisor`: broker and store, which keep running when dom0 or a guest exits.
 
+use std::cell::Cell;
 use std::os::fd::AsFd;
+use std::rc::Rc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 
 use event_loop::Essential;
-use hypervisor::local::{Broker, BrokerConfig, Control, DomainEvent, DomainEvents};
+use hypervisor::local::{Broker, BrokerConfig, Control, DomainEvent, DomainEvents, MayTakeOver};
 use ring_abi::DomId;
-use xenstore::Client;
-use xenstore::server::{Config, Store, StoreHandle};
+use xenstore::server::{Config, Image, Store, StoreHandle};
+use xenstore::{Client, Nodes};
 
 use crate::dir::Dir;
 use crate::error::{Error, Result, chain};
@@ -18,7 +20,8 @@ use crate::sandbox::{self, Role};
 
 /// Run a machine's broker and store: what Xen and xenstored are on a real host
 ///
-/// Exits on SIGTERM or SIGINT, and with it every process of the machine.
+/// Exits on SIGTERM or SIGINT, and with it every process of the machine. If it is killed instead, they wait for a minute for
+/// another one to be started in the same directory, which goes on from there; `xpv up` starts it.
 #[derive(Debug, clap::Args)]
 pub struct Args {}
 
@@ -37,13 +40,22 @@ pub fn run(_args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     // It receives the store's handle once the store runs.
     let (store_sender, store_receiver) = channel::<StoreHandle>();
     let domain_events = domain_events(store_receiver, gone_sender);
-    let broker =
-        Broker::spawn(BrokerConfig { domain_events: Some(domain_events), ..BrokerConfig::new(dir.path()) })?;
+    let (succession, predecessor) = succession(dir);
+    let broker = Broker::spawn(BrokerConfig {
+        domain_events: Some(domain_events),
+        succession: Some(succession),
+        ..BrokerConfig::new(dir.path())
+    })?;
     let path = dir.store();
-    let store = Store::spawn(Config::at(&path)).map_err(|e| Error::file(path, "listening", e))?;
+    let predecessor = predecessor.take();
+    let config = Config { state: Some(dir.store_state()), predecessor, ..Config::at(&path) };
+    let store = Store::spawn(config).map_err(|e| Error::file(path, "listening", e))?;
     let client = |e| Error::io("connecting to the store", e);
-    domain::add_dom0(&mut store.client().map_err(client)?)?;
+    if !broker.has_taken_over() {
+        domain::add_dom0(&mut store.client().map_err(client)?)?;
+    }
     let _ = store_sender.send(store.handle());
+    let has_taken_over = broker.has_taken_over();
     let reaper = DomainReaper {
         store: store.handle(),
         client: store.client().map_err(client)?,
@@ -54,7 +66,7 @@ pub fn run(_args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
         .name("reaper".into())
         .spawn(move || {
             let _essential = Essential;
-            reaper.run(&gone)
+            reaper.run(&gone, has_taken_over)
         })
         .map_err(|e| Error::io("starting a thread", e))?;
     tracing::info!(dir = %dir.path().display(), %sandbox, "ready");
@@ -64,6 +76,24 @@ pub fn run(_args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     drop(broker);
     drop(store);
     Ok(())
+}
+
+/// Returns what the broker asks before it takes over from one that was killed: whether the store's part is there too, which is left
+/// in the second value.
+fn succession(dir: &Dir) -> (MayTakeOver, Rc<Cell<Option<Image>>>) {
+    let path = dir.store_state();
+    let predecessor = Rc::new(Cell::new(None));
+    let found = predecessor.clone();
+    let read = move || {
+        let image = Image::read(&path).unwrap_or_else(|error| {
+            tracing::error!(path = %path.display(), %error, "the store of a hypervisor that was killed is lost");
+            None
+        });
+        let is_found = image.is_some();
+        found.set(image);
+        is_found
+    };
+    (Box::new(read), predecessor)
 }
 
 /// Returns the broker's callback, which passes domains' connections to the store and the ids of dead domains to `gone`.
@@ -108,8 +138,12 @@ struct DomainReaper {
 
 impl DomainReaper {
     /// Several guests are removed at the same time: a backend that does not close one's devices delays no other.
-    fn run(mut self, gone: &Receiver<DomId>) {
+    fn run(mut self, gone: &Receiver<DomId>, has_taken_over: bool) {
         let mut removals = Vec::new();
+        if has_taken_over {
+            let left = self.without_domain();
+            removals.extend(left.into_iter().filter_map(|domid| self.start(domid)));
+        }
         loop {
             let received = match removals.is_empty() {
                 true => gone.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -127,6 +161,16 @@ impl DomainReaper {
                 removals.extract_if(.., |removal| removal.is_due(client).unwrap_or(true)).collect();
             due.into_iter().for_each(|removal| self.finish(removal));
         }
+    }
+
+    /// Domains that have nodes in the store, and are none of the broker's: whoever destroyed one was interrupted by the end of
+    /// the hypervisor before this one.
+    fn without_domain(&mut self) -> Vec<DomId> {
+        // Before the broker's are listed: a new domain gets its nodes last.
+        let homes = self.client.directory("/local/domain").unwrap_or_default();
+        let Ok(domains) = self.control.list() else { return Vec::new() };
+        let is_left = |domid: &DomId| domains.iter().all(|domain| domain.domid != *domid);
+        homes.iter().filter_map(|home| home.parse().ok()).map(DomId).filter(is_left).collect()
     }
 
     /// Starts to remove a guest.

@@ -17,4 +17,5 @@ pub mod network_attach;
 pub mod network_detach;
 pub mod network_list;
 pub mod network_set;
+pub mod opener;
 pub mod up;

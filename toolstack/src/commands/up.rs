@@ -17,8 +17,9 @@ use crate::machine::{Machine, host};
 /// Run the machine that host.toml describes, and keep it running
 ///
 /// Starts the hypervisor, dom0 and the guests, and restarts dom0 when it dies: guests' frontends reconnect, and submit
-/// unanswered requests again. Exits on SIGTERM or SIGINT, and with it the machine. Further guests can be created, and
-/// devices attached, meanwhile.
+/// unanswered requests again. It restarts the hypervisor too, which goes on with the machine as it was: dom0 and the guests
+/// reconnect to it, and their disks and interfaces work meanwhile. Exits on SIGTERM or SIGINT, and with it the machine.
+/// Further guests can be created, and devices attached, meanwhile.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// The description of the machine, host.toml
@@ -31,11 +32,15 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The shortest time between two starts of a process.
 const RESTART_INTERVAL: Duration = Duration::from_millis(200);
+/// The time for which a hypervisor has to run, so that its end is the first in a row.
+const HYPERVISOR_RUNS: Duration = Duration::from_secs(5);
+/// How often in a row the hypervisor is restarted.
+const HYPERVISOR_RESTARTS: u32 = 30;
 
 /// Runs the machine until a signal.
 ///
 /// # Errors
-/// The description is invalid, a process cannot be started, or the hypervisor exited.
+/// The description is invalid, a process cannot be started, or the hypervisor exits again and again.
 pub fn run(args: &Args, dir: Option<&Path>) -> Result<()> {
     let config = HostConfig::read(&args.host)?;
     let dir = Dir::choose(dir.or(config.dir.as_deref()))?;
@@ -43,7 +48,17 @@ pub fn run(args: &Args, dir: Option<&Path>) -> Result<()> {
     let stop = process::stop_signal()?;
     dir.make()?;
     let hypervisor = host::start_hypervisor(&dir, None)?;
-    let mut up = Up { dir, config, hypervisor, dom0: None, dom0_started: Instant::now(), guests };
+    let started = Instant::now();
+    let mut up = Up {
+        dir,
+        config,
+        hypervisor,
+        hypervisor_started: started,
+        hypervisor_restarts: 0,
+        dom0: None,
+        dom0_started: started,
+        guests,
+    };
     let outcome = up.start().and_then(|mut machine| up.supervise(&mut machine, &stop));
     up.stop();
     outcome
@@ -62,6 +77,9 @@ struct Up {
     dir: Dir,
     config: HostConfig,
     hypervisor: ChildProcess,
+    hypervisor_started: Instant,
+    /// How often in a row it was restarted.
+    hypervisor_restarts: u32,
     dom0: Option<ChildProcess>,
     dom0_started: Instant,
     guests: Vec<Guest>,
@@ -91,7 +109,7 @@ fn read_guests(config: &HostConfig) -> Result<Vec<Guest>> {
 impl Up {
     /// Starts dom0 and the guests.
     fn start(&mut self) -> Result<Machine> {
-        self.dom0 = Some(host::start_dom0(&self.dir, &self.config.bridges, None)?);
+        self.dom0 = Some(host::start_dom0(&self.dir, &self.config, None)?);
         let mut machine = Machine::connect(&self.dir)?;
         for index in 0..self.guests.len() {
             self.start_guest(&mut machine, index)?;
@@ -117,17 +135,46 @@ impl Up {
     /// Restarts processes that exit, until a signal.
     fn supervise(&mut self, machine: &mut Machine, stop: &impl AsFd) -> Result<()> {
         loop {
-            if let Some(status) = self.hypervisor.exit_status()? {
-                return Err(Error::Other(format!("the hypervisor exited: {status}")));
-            }
-            let mut next = self.check_dom0()?;
-            for index in 0..self.guests.len() {
-                next = earliest(next, self.check_guest(machine, index)?);
+            let mut next = self.check_hypervisor(machine)?;
+            if next.is_none() {
+                next = self.check_dom0()?;
+                for index in 0..self.guests.len() {
+                    next = earliest(next, self.check_guest(machine, index)?);
+                }
             }
             if self.sleep(stop, next)? {
                 return Ok(());
             }
         }
+    }
+
+    /// Restarts the hypervisor if it has exited, so that its members reconnect. Returns when to check again if the restart is
+    /// delayed: nothing else can be done meanwhile.
+    fn check_hypervisor(&mut self, machine: &mut Machine) -> Result<Option<Instant>> {
+        let Some(status) = self.hypervisor.exit_status()? else { return Ok(None) };
+        let due = self.hypervisor_started + RESTART_INTERVAL;
+        if Instant::now() < due {
+            return Ok(Some(due));
+        }
+        if self.hypervisor_started.elapsed() >= HYPERVISOR_RUNS {
+            self.hypervisor_restarts = 0;
+        }
+        if self.hypervisor_restarts == HYPERVISOR_RESTARTS {
+            return Err(Error::Other(format!(
+                "the hypervisor exited: {status}; it was restarted {HYPERVISOR_RESTARTS} times in a row"
+            )));
+        }
+        tracing::warn!(status, "the hypervisor exited; restarting it");
+        self.hypervisor_restarts += 1;
+        self.hypervisor_started = Instant::now();
+        let restarted = host::start_hypervisor(&self.dir, None).and_then(|hypervisor| {
+            self.hypervisor = hypervisor;
+            *machine = Machine::connect(&self.dir)?;
+            Ok(())
+        });
+        let Err(error) = restarted else { return Ok(None) };
+        tracing::error!(error = %chain(&error), "failed to restart the hypervisor");
+        Ok(Some(self.hypervisor_started + RESTART_INTERVAL))
     }
 
     /// Restarts dom0 if it has exited. Returns when to check again if the restart is delayed.
@@ -144,7 +191,7 @@ impl Up {
         }
         tracing::warn!(status, "dom0 exited; restarting it");
         self.dom0_started = Instant::now();
-        match host::start_dom0(&self.dir, &self.config.bridges, None) {
+        match host::start_dom0(&self.dir, &self.config, None) {
             Ok(dom0) => {
                 self.dom0 = Some(dom0);
                 Ok(None)

@@ -24,6 +24,9 @@ pub struct DomainConfig {
     /// The interfaces.
     #[serde(rename = "nics", skip_serializing_if = "Vec::is_empty")]
     pub vifs: Vec<Placed<DeviceNic>>,
+    /// The user as whom the guest's process runs; xl does not know it.
+    #[serde(skip)]
+    pub uid: Option<Placed<String>>,
 }
 
 /// The members of a `libxl_domain_create_info`.
@@ -84,10 +87,12 @@ fn interpret(origin: &Origin, settings: Vec<Setting>, warnings: &mut Warnings) -
     let mut name = None;
     let mut disks = Vec::new();
     let mut vifs = Vec::new();
+    let mut uid = None;
     let mut instead_of_name = None;
     for Setting { key, origin: here, value, .. } in settings {
         match key.as_str() {
-            "name" => name = Some(name_of(here, value)?),
+            "name" => name = Some(single(here, &key, value, "a name")?),
+            "uid" => uid = Some(single(here, &key, value, "a user's number")?),
             "disk" => disks = devices(&here, &key, value, |here, text| DeviceDisk::parse(here, &[text]))?,
             "vif" => {
                 vifs =
@@ -109,13 +114,13 @@ fn interpret(origin: &Origin, settings: Vec<Setting>, warnings: &mut Warnings) -
     let name = name.ok_or_else(|| {
         origin.missing("name", format!("the guest's name{}", instead_of_name.unwrap_or_default()))
     })?;
-    Ok(DomainConfig { origin: origin.clone(), create_info: CreateInfo { name }, disks, vifs })
+    Ok(DomainConfig { origin: origin.clone(), create_info: CreateInfo { name }, disks, vifs, uid })
 }
 
-fn name_of(origin: Origin, value: Value) -> Result<Placed<String>> {
+fn single(origin: Origin, key: &str, value: Value, expected: &str) -> Result<Placed<String>> {
     match value {
         Value::Single(value) => Ok(Placed { origin, value }),
-        Value::List(_) => Err(origin.invalid("name", "a list", "a name")),
+        Value::List(_) => Err(origin.invalid(key, "a list", expected)),
     }
 }
 

@@ -26,6 +26,8 @@ pub struct GuestConfig {
     pub disks: Vec<DiskSpec>,
     /// The guest's interfaces, each with a device number of its own.
     pub vifs: Vec<VifSpec>,
+    /// The user as whom the guest's process runs, and alone may; the one that creates it if `None`.
+    pub uid: Option<Placed<u32>>,
     /// Settings that have no effect.
     pub warnings: Warnings,
 }
@@ -53,7 +55,7 @@ impl GuestConfig {
     }
 
     fn new(domain: DomainConfig, mut warnings: Warnings) -> Result<GuestConfig> {
-        let DomainConfig { create_info: CreateInfo { name }, disks, vifs, .. } = domain;
+        let DomainConfig { create_info: CreateInfo { name }, disks, vifs, uid, .. } = domain;
         if !is_guest_name(&name.value) {
             return Err(name.origin.invalid("name", &name.value, NAME_EXPECTED));
         }
@@ -67,14 +69,30 @@ impl GuestConfig {
             Ok((origin, vif))
         });
         let vifs = vifs.collect::<Result<Vec<_>>>()?;
+        let uid = uid.map(number_of_user).transpose()?;
         distinct_disks(&disks)?;
         distinct_vifs(&vifs)?;
         Ok(GuestConfig {
             name: name.value,
             disks: disks.into_iter().map(|(_, disk)| disk).collect(),
             vifs: vifs.into_iter().map(|(_, vif)| vif).collect(),
+            uid,
             warnings,
         })
+    }
+}
+
+/// The last number of a user: the next one stands for none (`setresuid(2)`).
+const LAST_USER: u32 = u32::MAX - 1;
+
+fn number_of_user(Placed { origin, value: text }: Placed<String>) -> Result<Placed<u32>> {
+    match text.parse() {
+        Ok(value) if (1..=LAST_USER).contains(&value) => Ok(Placed { origin, value }),
+        _ => Err(origin.invalid(
+            "uid",
+            &text,
+            format!("the number of a user who is not root, from 1 to {LAST_USER}"),
+        )),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::error::{Error, Origin, Result};
 ///
 /// ```toml
 /// dir = "/run/xpv"
+/// images = ["/srv"]      # images below these directories alone are opened; any where there is none
 ///
 /// [[bridges]]
 /// name = "xenbr0"
@@ -36,6 +37,9 @@ use crate::error::{Error, Origin, Result};
 pub struct HostConfig {
     /// The machine's directory; the program's default when absent.
     pub dir: Option<PathBuf>,
+    /// The directories below which images are opened; anywhere if there is none.
+    #[serde(default)]
+    pub images: Vec<PathBuf>,
     /// The bridges; one `xenbr0` without ports when absent.
     #[serde(default = "default_bridges")]
     pub bridges: Vec<BridgeConfig>,
@@ -127,8 +131,8 @@ impl HostConfig {
         for guest in &mut host.guests {
             guest.cfg = directory.join(&guest.cfg);
         }
-        if let Some(dir) = &mut host.dir {
-            *dir = directory.join(&*dir);
+        for path in host.dir.iter_mut().chain(&mut host.images) {
+            *path = directory.join(&*path);
         }
         Ok(host)
     }
@@ -239,10 +243,11 @@ mod tests {
     #[test]
     fn full_file_is_parsed_and_empty_file_gives_defaults() {
         let host = parse(
-            "dir = '/run/x'\n[[bridges]]\nname = 'br1'\nports = ['tap:t0', 'packet:eth1']\n\
+            "dir = '/run/x'\nimages = ['/srv']\n[[bridges]]\nname = 'br1'\nports = ['tap:t0', 'packet:eth1']\n\
              [[guests]]\ncfg = 'web.cfg'\nnetns = 'web'\nrx = 'flip'\n[supervise]\nguests = true\n",
         )
         .unwrap();
+        assert_eq!(host.images, [Path::new("/srv")]);
         assert_eq!(host.bridges[0].to_string(), "br1=tap:t0,packet:eth1");
         assert_eq!("br1=tap:t0,packet:eth1".parse(), Ok(host.bridges[0].clone()));
         assert_eq!((host.guests[0].netns.as_deref(), host.guests[0].rx), (Some("web"), RxMethod::Flip));

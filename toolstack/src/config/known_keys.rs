@@ -24,8 +24,8 @@ const OF_MACHINES: &str = "\
  vkb vkb_device vmtrace_buf_kb vnc vncconsole vncdisplay vnclisten vncpasswd vncunused vncviewer vnuma vpmu vpt_align vsnd \
  vtpm vuart xauthority xen_platform_pci xend_suspend_evtchn_compat xenstore_feature_mask";
 
-/// The keys that have an effect here.
-const OF_DEVICES: [&str; 3] = ["name", "disk", "vif"];
+/// The keys that have an effect here. `uid` is ours.
+const OF_DEVICES: [&str; 4] = ["name", "disk", "vif", "uid"];
 
 /// Whether xl knows this key, which has no effect here.
 pub(super) fn is_of_machines(key: &str) -> bool {

@@ -58,8 +58,7 @@ pub fn run(options: &Options) -> Result<Report> {
     dir.make()?;
     let log = |name: &str| Some(directory.path().join(format!("{name}.log")));
     let hypervisor = host::start_hypervisor(&dir, log("hypervisor"))?;
-    let dom0 =
-        host::start_dom0(&dir, &HostConfig::parse(&Origin::argument("demo"), "")?.bridges, log("dom0"))?;
+    let dom0 = host::start_dom0(&dir, &HostConfig::parse(&Origin::argument("demo"), "")?, log("dom0"))?;
     let mut driver = Driver::new(&dir, &images, progress, interrupted)?;
     let outcome = driver.run(options, &images);
     let closed = driver.close();

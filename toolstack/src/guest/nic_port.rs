@@ -46,14 +46,11 @@ impl NicPort {
         if self.nic.flips() {
             return self.receive_pages(frame);
         }
-        let Some(buffer) = self.spare.take().or_else(|| self.pool.take()) else {
+        let Some(mut buffer) = self.spare.take().or_else(|| self.pool.take()) else {
             self.stats.lost(DropReason::NoBuffer, 1);
             return false;
         };
-        // SAFETY: the buffer is initialised memory of this length, and nothing else uses it until it is given to a
-        // frame.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr(), buffer.size()) };
-        let Some((len, meta)) = self.nic.recv(bytes) else {
+        let Some((len, meta)) = self.nic.recv(buffer.bytes_mut()) else {
             self.spare = Some(buffer);
             return false;
         };
@@ -73,12 +70,11 @@ impl NicPort {
         if is_found && (received.len() <= HEAD || self.flipped.pass_on(&mut received, frame)) {
             return true;
         }
-        let Some(buffer) = self.spare.take().or_else(|| self.pool.take()) else {
+        let Some(mut buffer) = self.spare.take().or_else(|| self.pool.take()) else {
             self.stats.lost(DropReason::NoBuffer, 1);
             return false;
         };
-        // SAFETY: as in `receive`.
-        let bytes = unsafe { std::slice::from_raw_parts_mut(buffer.as_mut_ptr(), buffer.size()) };
+        let bytes = buffer.bytes_mut();
         let len = received.len().min(bytes.len());
         flipped::gather(&received, &mut bytes[..len]);
         self.give(buffer, len, &meta, frame);
@@ -86,9 +82,8 @@ impl NicPort {
     }
 
     /// Makes the first `len` bytes of a buffer a frame.
-    fn give(&mut self, buffer: Buffer, len: usize, meta: &Meta, frame: &mut Frame) {
-        // SAFETY: as in `receive`.
-        let bytes = unsafe { std::slice::from_raw_parts(buffer.as_mut_ptr(), len) };
+    fn give(&mut self, mut buffer: Buffer, len: usize, meta: &Meta, frame: &mut Frame) {
+        let bytes = &buffer.bytes_mut()[..len];
         let head = len.min(HEAD);
         frame.fill_head(head).copy_from_slice(&bytes[..head]);
         frame.set_offload(offload(meta, bytes));

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use super::service::{Service, event};
 use super::tap::NewTap;
 use super::{export, kernel, tap};
 use crate::error::{Error, Result, chain};
+use crate::machine::process;
 use crate::tap_owner::TapOwner;
 
 /// The guest that this process runs, and how.
@@ -49,23 +51,34 @@ pub struct Guest {
     pub queues: u32,
 }
 
+/// The pause between two attempts to connect to the store again, in milliseconds.
+const RECONNECT: u8 = 20;
+
 /// Serves every device until `stop` becomes readable, and then closes them.
 ///
 /// # Errors
 /// [`Error::Store`] if the machine is gone.
 pub fn run(guest: &Guest, stop: BorrowedFd<'_>) -> Result<()> {
-    let mut client = Client::connect(&guest.hv)?;
-    client.watch("device", "device")?;
+    let client = connect(guest)?;
     let ended = Arc::new(event().map_err(|e| Error::io("creating an eventfd", e))?);
     let schedule = Schedule::new(guest.on_xen);
     let services = BTreeMap::new();
     let known = BTreeSet::new();
     let bound = BTreeSet::new();
-    let mut devices = Devices { guest, client, ended, schedule, services, known, bound };
+    let unreported = Vec::new();
+    let mut devices = Devices { guest, client, ended, schedule, services, unreported, known, bound };
     loop {
-        devices.update()?;
-        // Received together with a reply, after which the descriptor is not readable.
-        let has_events = devices.take_events()?;
+        // Events may be received together with a reply, after which the descriptor is not readable.
+        let has_events = match devices.update().and_then(|()| devices.take_events()) {
+            Err(Error::Store(lost)) if lost.is_disconnected() => {
+                tracing::warn!(error = %lost, "lost the connection to the store; reconnecting");
+                if devices.reconnect(stop)? {
+                    break;
+                }
+                true
+            }
+            has_events => has_events?,
+        };
         if devices.wait(stop, has_events)? {
             break;
         }
@@ -83,6 +96,8 @@ struct Devices<'g> {
     ended: Arc<EventFd>,
     schedule: Schedule,
     services: BTreeMap<Id, Service>,
+    /// Services that have ended, each with its error's text if it failed, until the schedule is told.
+    unreported: Vec<(Id, Option<String>)>,
     /// The devices that were found last.
     known: BTreeSet<Id>,
     /// Devices that are left to the kernel.
@@ -95,16 +110,16 @@ impl Devices<'_> {
         let now = Instant::now();
         // Nothing to read; or other services have ended since, which are taken too.
         let _ = self.ended.read();
-        let ended = self.take_ended();
+        self.take_ended();
         // Before the events: what they say is gone was read here at the latest.
-        let ended: Vec<_> =
-            ended.into_iter().map(|(id, failure)| (id, failure, self.read_ended(id))).collect();
+        let ids: Vec<Id> = self.unreported.iter().map(|(id, _)| *id).collect();
+        let ended: Vec<_> = ids.into_iter().map(|id| self.read_ended(id)).collect();
         // Events that are received with the replies precede what was read.
         let mut found = devices(&mut self.client)?;
         while self.take_events()? {
             found = devices(&mut self.client)?;
         }
-        for (id, failure, ended) in ended {
+        for ((id, failure), ended) in std::mem::take(&mut self.unreported).into_iter().zip(ended) {
             let report = self.schedule.ended(id, failure.as_deref(), now);
             self.report(id, report, ended, &failure.unwrap_or_default());
         }
@@ -113,13 +128,35 @@ impl Devices<'_> {
             service.stop();
         }
         self.bound.retain(|id| found.contains_key(id));
+        // Before anything can fail: the schedule takes them for started.
+        actions.start.into_iter().for_each(|id| self.start(id, now));
         for id in std::mem::replace(&mut self.known, found.keys().copied().collect()) {
             if !self.known.contains(&id) {
                 remove_error(&mut self.client, &path(self.guest, id))?;
             }
         }
-        actions.start.into_iter().for_each(|id| self.start(id, now));
         Ok(())
+    }
+
+    /// Connects to the store again, which was killed and has a successor: devices that are connected are served meanwhile.
+    /// `true` if `stop` is readable instead.
+    fn reconnect(&mut self, stop: BorrowedFd<'_>) -> Result<bool> {
+        loop {
+            match connect(self.guest) {
+                Ok(client) => {
+                    tracing::info!("connected to the store again");
+                    self.client = client;
+                    return Ok(false);
+                }
+                Err(xenstore::Error::Io(error)) if error.kind() == ErrorKind::ConnectionRefused => {}
+                // The new one is lost too.
+                Err(error) if error.is_disconnected() && !matches!(error, xenstore::Error::Io(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if process::wait_first(&[stop], RECONNECT.into())? {
+                return Ok(true);
+            }
+        }
     }
 
     /// Starts a device's service, unless the kernel has the device.
@@ -139,11 +176,12 @@ impl Devices<'_> {
         }
     }
 
-    /// Removes the services that have ended; each with its error's text if it failed.
-    fn take_ended(&mut self) -> Vec<(Id, Option<String>)> {
+    /// Removes the services that have ended.
+    fn take_ended(&mut self) {
         let ids: Vec<Id> = self.services.iter().filter(|(_, s)| s.is_finished()).map(|(id, _)| *id).collect();
         let ended = ids.into_iter().filter_map(|id| Some((id, self.services.remove(&id)?)));
-        ended.map(|(id, service)| (id, service.join().err().map(|e| chain(&e).to_string()))).collect()
+        let ended = ended.map(|(id, service)| (id, service.join().err().map(|e| chain(&e).to_string())));
+        self.unreported.extend(ended);
     }
 
     /// Takes all events; `false` if there was none.
@@ -207,6 +245,13 @@ impl Devices<'_> {
             Err(e) => Err(Error::io("waiting", e)),
         }
     }
+}
+
+/// Connects to the store, and watches the devices.
+fn connect(guest: &Guest) -> xenstore::client::Result<Client> {
+    let mut client = Client::connect(&guest.hv)?;
+    client.watch("device", "device")?;
+    Ok(client)
 }
 
 /// Reads the devices and the states of their frontends.

@@ -1,6 +1,7 @@
 //! Creates and destroys guests. If a guest cannot be created, everything created of it is removed again.
 
 use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -15,6 +16,7 @@ use super::device::NewDevice;
 use super::process::{self, ChildProcess, ProcessOptions};
 use super::{Machine, domain, progress, vbd, vif};
 use crate::config::GuestConfig;
+use crate::config::domain::Placed;
 use crate::config::rx::RxMethod;
 use crate::dir::{self, Dir};
 use crate::error::{Error, Origin, Result, chain};
@@ -69,6 +71,8 @@ pub fn create(
     options: &CreateOptions<'_>,
     check: impl FnMut() -> Result<()>,
 ) -> Result<(DomId, ChildProcess)> {
+    let own = Uid::effective();
+    let uid = user(config, own)?;
     for disk in &config.disks {
         vbd::check_target(options.origin, disk)?;
     }
@@ -76,7 +80,10 @@ pub fn create(
     for vif in &config.vifs {
         check_bridge(machine, options.origin, &vif.bridge)?;
     }
-    let domid = create_domain(machine, &config.name)?;
+    if uid != own.as_raw() {
+        machine.dir.open_to_guests()?;
+    }
+    let domid = create_domain(machine, &config.name, uid)?;
     match start_devices(machine, config, options, domid, check) {
         Ok(process) => Ok((domid, process)),
         Err(error) => {
@@ -90,6 +97,18 @@ pub fn create(
             }
             Err(error)
         }
+    }
+}
+
+/// The user as whom the guest's process is to run, for a caller who is `own`.
+fn user(config: &GuestConfig, own: Uid) -> Result<u32> {
+    match &config.uid {
+        Some(Placed { origin, value: uid }) if !own.is_root() && own.as_raw() != *uid => {
+            let expected = format!("{own}, as only root starts processes of other users");
+            Err(origin.invalid("uid", &uid.to_string(), expected))
+        }
+        Some(uid) => Ok(uid.value),
+        None => Ok(own.as_raw()),
     }
 }
 
@@ -109,11 +128,11 @@ pub fn check_bridge(machine: &mut Machine, origin: &Origin, bridge: &str) -> Res
     Err(origin.invalid("vif: bridge", bridge, expected))
 }
 
-/// Creates a domain of this name and writes its nodes.
+/// Creates a domain of this name, as which processes of user `uid` may join, and writes its nodes.
 ///
 /// Under the lock a domain without a process is either being created by a running process, or what remains of a guest
 /// whose process died: that one is removed, and its name reused.
-fn create_domain(machine: &mut Machine, name: &str) -> Result<DomId> {
+fn create_domain(machine: &mut Machine, name: &str, uid: u32) -> Result<DomId> {
     let _lock = lock(&machine.dir)?;
     if let Some(other) = machine.domains()?.into_iter().find(|d| d.name == name) {
         if is_alive(machine, other.domid)? {
@@ -123,7 +142,7 @@ fn create_domain(machine: &mut Machine, name: &str) -> Result<DomId> {
         let _unreleased = remove_domain(machine, other.domid)?;
         remove_directory(machine, name)?;
     }
-    let domid = machine.control.create(name, Uid::effective().as_raw(), None)?;
+    let domid = machine.control.create(name, uid, None)?;
     let uuid = uuid(rand::random());
     let written = domain::add(&mut machine.store, domid, name, &uuid)
         .and_then(|()| Ok(machine.store.write(&creator_path(domid), std::process::id().to_string())?));
@@ -136,7 +155,7 @@ fn create_domain(machine: &mut Machine, name: &str) -> Result<DomId> {
 /// Takes the lock on guests' names: while it is held, no other process creates a guest or removes its directory.
 pub fn lock(dir: &Dir) -> Result<Flock<File>> {
     let path = dir.path().join("create.lock");
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(&path);
     let file = file.map_err(|e| Error::file(&path, "opening the lock", e))?;
     Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, e)| Error::file(&path, "locking", e))
 }
@@ -293,6 +312,16 @@ mod tests {
         // Its process exits.
         machine.store = store.client().unwrap();
         assert!(!is_alive(&mut machine, domid).unwrap(), "both have exited");
+    }
+
+    #[test]
+    fn other_users_guests_are_for_root_alone_to_start() {
+        let config = |text: &str| GuestConfig::parse(&Origin::file(Path::new("g.cfg")), text, &[]).unwrap();
+        let [other, none] = ["name='a'\nuid=1001", "name='a'"].map(config);
+        let of = |config: &GuestConfig, own| user(config, Uid::from_raw(own)).map_err(|e| e.to_string());
+        assert_eq!((of(&other, 0), of(&other, 1001), of(&none, 1000)), (Ok(1001), Ok(1001), Ok(1000)));
+        let error = of(&other, 1000).unwrap_err();
+        assert!(error.starts_with("g.cfg:2: uid: found \"1001\", expected 1000, as only root"), "{error}");
     }
 
     #[test]

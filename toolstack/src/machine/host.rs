@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::process::{self, ChildProcess, ProcessOptions};
-use crate::config::host::BridgeConfig;
+use crate::config::host::HostConfig;
 use crate::dir::Dir;
 use crate::error::Result;
 
@@ -25,13 +25,16 @@ pub fn start_hypervisor(dir: &Dir, log: Option<PathBuf>) -> Result<ChildProcess>
 ///
 /// # Errors
 /// [`Error::Other`](crate::error::Error::Other) if it exits or is not ready in time.
-pub fn start_dom0(dir: &Dir, bridges: &[BridgeConfig], log: Option<PathBuf>) -> Result<ChildProcess> {
+pub fn start_dom0(dir: &Dir, config: &HostConfig, log: Option<PathBuf>) -> Result<ChildProcess> {
     let mut command = process::command(dir, &ProcessOptions { die_with_parent: true, log })?;
     command.arg("dom0");
-    for bridge in bridges {
+    for images in &config.images {
+        command.arg("--images").arg(images);
+    }
+    for bridge in &config.bridges {
         command.arg(if bridge.wire { "--wire" } else { "--bridge" }).arg(bridge.to_string());
     }
-    if bridges.is_empty() {
+    if config.bridges.is_empty() {
         command.arg("--no-bridge");
     }
     process::spawn_ready(command, "dom0", READY_TIMEOUT)

@@ -248,6 +248,17 @@ pub fn wait_any(fds: &[BorrowedFd<'_>]) -> Result<()> {
     }
 }
 
+/// Whether one of the descriptors is readable now.
+pub fn is_readable(fds: &[BorrowedFd<'_>]) -> Result<bool> {
+    let mut fds: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    loop {
+        match poll(&mut fds, PollTimeout::ZERO) {
+            Err(Errno::EINTR) => {}
+            done => return done.map(|ready| ready > 0).map_err(|e| Error::io("waiting", e)),
+        }
+    }
+}
+
 /// Waits until one of the descriptors is readable or the timeout expires; returns whether the first one is readable.
 pub fn wait_first(fds: &[BorrowedFd<'_>], timeout: PollTimeout) -> Result<bool> {
     let mut fds: Vec<PollFd<'_>> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
@@ -275,6 +286,15 @@ pub fn stop_signal() -> Result<std::os::unix::net::UnixStream> {
             .map_err(|e| Error::io("handling signals", e))?;
     }
     Ok(reader)
+}
+
+/// Has SIGINT, SIGTERM and SIGHUP do nothing to this process, which ends with its parent: a terminal and a service manager send them to
+/// both.
+pub fn leave_stopping_to_parent() -> Result<()> {
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::default()).map_err(|e| Error::io("handling signals", e))?;
+    }
+    Ok(())
 }
 
 /// Has a write beyond the file size limit (`ulimit -f`) fail with EFBIG, instead of ending the process by SIGXFSZ: it fails the
@@ -305,13 +325,24 @@ pub fn is_exiting(pid: u32) -> bool {
         || read("status").is_some_and(|status| kill_is_pending(&status))
 }
 
+/// The parent of a process; `None` if the process has exited.
+pub fn parent(pid: u32) -> Option<u32> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    field(&stat, 4)?.parse().ok()
+}
+
 /// The flag of a task that is exiting or has exited (include/linux/sched.h).
 const PF_EXITING: u32 = 4;
 
-/// The task's flags: the ninth field of `/proc/PID/stat` (proc_pid_stat(5)).
+/// The task's flags: the ninth field of `/proc/PID/stat`.
 fn flags(stat: &str) -> Option<u32> {
+    field(stat, 9)?.parse().ok()
+}
+
+/// A field of `/proc/PID/stat` behind the name, by its number in proc_pid_stat(5).
+fn field(stat: &str, number: usize) -> Option<&str> {
     // The name, in parentheses, may hold anything; the third field follows its end.
-    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(9 - 3)?.parse().ok()
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(number.checked_sub(3)?)
 }
 
 /// Whether `/proc/PID/status` shows a pending SIGKILL, for the process or its first thread.
@@ -337,6 +368,15 @@ mod tests {
             child.wait().unwrap();
             assert!(exiting);
         }
+    }
+
+    #[test]
+    fn parent_of_a_child_is_this_process() {
+        let mut child = Command::new("cat").stdin(Stdio::piped()).spawn().unwrap();
+        assert_eq!(parent(child.id()), Some(std::process::id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(parent(child.id()), None);
     }
 
     #[test]

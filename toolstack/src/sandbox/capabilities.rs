@@ -11,16 +11,10 @@ fn needed(role: Role) -> &'static [Capability] {
     match role {
         // Ends the processes of guests, whoever they belong to, and removes their directories.
         Role::Hypervisor => &[CAP_KILL, CAP_DAC_OVERRIDE],
-        // Taps, packet sockets; images of any owner, and who uses them: leases, and other processes' open files.
-        Role::Dom0 => &[
-            CAP_NET_ADMIN,
-            CAP_NET_RAW,
-            CAP_DAC_OVERRIDE,
-            CAP_DAC_READ_SEARCH,
-            CAP_LEASE,
-            CAP_SYS_PTRACE,
-            CAP_IPC_LOCK,
-        ],
+        // Taps, packet sockets.
+        Role::Dom0 => &[CAP_NET_ADMIN, CAP_NET_RAW, CAP_IPC_LOCK],
+        // Images of any owner, and who uses them: leases, and other processes' open files.
+        Role::Opener => &[CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_LEASE, CAP_SYS_PTRACE],
         // Taps, in a network namespace that it enters (setns asks for CAP_SYS_ADMIN).
         Role::Guest => &[CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_DAC_OVERRIDE, CAP_IPC_LOCK],
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
-    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope, make_bitflags,
 };
 
 use super::{Files, Role};
@@ -14,11 +14,11 @@ const KNOWN: ABI = ABI::V6;
 
 /// Lets the role use the machine's directory, what it reads of the kernel, and its device nodes. Returns what is in force.
 ///
-/// dom0 opens images anywhere, and finds out who else has them open, which Landlock would not let it see: it is left out until another
-/// process opens images for it.
+/// The process that opens images opens them anywhere, and finds out who else has them open, which Landlock would not let it see: what it
+/// may do to files is restricted by its system calls.
 pub(super) fn restrict(role: Role, dir: &Path) -> Result<Files, RulesetError> {
-    if role == Role::Dom0 {
-        return Ok(Files::Any);
+    if role == Role::Opener {
+        return Ok(Files::Existing);
     }
     let all = AccessFs::from_all(KNOWN);
     let ruleset = Ruleset::default()
@@ -29,17 +29,13 @@ pub(super) fn restrict(role: Role, dir: &Path) -> Result<Files, RulesetError> {
         .create()?;
     let device = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
-    let mut ruleset = allow(ruleset, dir, all & !AccessFs::Execute)?;
+    let mut ruleset = allow(ruleset, dir, of_machine(role))?;
     for path in ["/proc", "/sys"] {
         ruleset = allow(ruleset, Path::new(path), read)?;
     }
-    for path in ["/dev/null", "/dev/urandom"] {
+    // A static program has its randomness from the nodes, and looks at /dev/random for whether there is enough.
+    for path in ["/dev/null", "/dev/urandom", "/dev/random"].iter().chain(devices(role)) {
         ruleset = allow(ruleset, Path::new(path), device)?;
-    }
-    if role == Role::Guest {
-        for path in ["/dev/net/tun", "/dev/xen"] {
-            ruleset = allow(ruleset, Path::new(path), device)?;
-        }
     }
     Ok(match ruleset.restrict_self()?.ruleset {
         RulesetStatus::FullyEnforced => Files::OfItsRole,
@@ -49,6 +45,28 @@ pub(super) fn restrict(role: Role, dir: &Path) -> Result<Files, RulesetError> {
             Files::Any
         }
     })
+}
+
+/// What a role does in the machine's directory.
+fn of_machine(role: Role) -> BitFlags<AccessFs> {
+    match role {
+        // Its control socket, and the logs of requests in flight.
+        Role::Dom0 => make_bitflags!(AccessFs::{
+            ReadFile | ReadDir | WriteFile | Truncate | MakeDir | MakeReg | MakeSock | RemoveFile
+        }),
+        _ => AccessFs::from_all(KNOWN) & !AccessFs::Execute,
+    }
+}
+
+/// The device nodes that a role uses. Of Xen's not privcmd and hypercall, which are the whole host.
+fn devices(role: Role) -> &'static [&'static str] {
+    match role {
+        Role::Dom0 => &["/dev/net/tun", "/dev/xen/gntdev", "/dev/xen/evtchn", "/dev/xen/xenbus"],
+        Role::Guest => {
+            &["/dev/net/tun", "/dev/xen/gntdev", "/dev/xen/gntalloc", "/dev/xen/evtchn", "/dev/xen/xenbus"]
+        }
+        Role::Hypervisor | Role::Opener => &[],
+    }
 }
 
 /// Allows access below a path, or to a file; one that does not exist is left out.

@@ -1,5 +1,9 @@
 //! The system calls that no process of a machine makes, refused by seccomp (seccomp(2)): those that start programs, look into other
-//! processes, mount, load code into the kernel, make namespaces, or use sockets of families that xpv has nothing to do with.
+//! processes, mount, load code into the kernel, make namespaces, or use sockets of families that xpv has nothing to do with. What a role does
+//! with devices it does by ioctls that are listed (`ioctls.rs`), and the process that opens images does nothing else with files (`opening.rs`).
+
+mod ioctls;
+mod opening;
 
 use std::collections::BTreeMap;
 
@@ -75,15 +79,32 @@ const FAMILIES: [i32; 4] = [libc::AF_UNIX, libc::AF_INET, libc::AF_NETLINK, libc
 
 /// Refuses the system calls, to all threads.
 pub(super) fn restrict(role: Role) -> Result<(), Error> {
-    for filter in [refused(role)?, without_clone3()?] {
+    let mut rules = refused(role)?;
+    rules.extend(ioctls::refused(role)?);
+    if matches!(role, Role::Dom0 | Role::Opener) {
+        rules.extend(signals_to_others()?);
+    }
+    if role == Role::Opener {
+        rules.extend(opening::refused()?);
+    }
+    // Each filter costs every call with rules: those of one errno are one.
+    for filter in [filter(rules, libc::EPERM)?, absent()?] {
         seccompiler::apply_filter_all_threads(&filter)?;
     }
     Ok(())
 }
 
-fn refused(role: Role) -> Result<BpfProgram, Error> {
-    let mut rules: BTreeMap<c_long, Vec<SeccompRule>> =
-        REFUSED.iter().map(|call| (*call, Vec::new())).collect();
+/// Refuses to connect sockets, to all threads.
+pub(super) fn refuse_connecting() -> Result<(), Error> {
+    let filter = filter(BTreeMap::from([(libc::SYS_connect, Vec::new())]), libc::EPERM)?;
+    seccompiler::apply_filter_all_threads(&filter)
+}
+
+/// Calls, each refused with one of these arguments, or always if there are none.
+type Rules = BTreeMap<c_long, Vec<SeccompRule>>;
+
+fn refused(role: Role) -> Result<Rules, Error> {
+    let mut rules: Rules = REFUSED.iter().map(|call| (*call, Vec::new())).collect();
     if role != Role::Guest {
         // A guest's taps are in a network namespace of its own.
         rules.insert(libc::SYS_setns, Vec::new());
@@ -109,19 +130,36 @@ fn refused(role: Role) -> Result<BpfProgram, Error> {
         libc::SOCK_STREAM as u64,
     )?;
     rules.insert(libc::SYS_socket, vec![rule(other_family)?, rule(vec![inet, kind])?]);
-    filter(rules, libc::EPERM)
+    Ok(rules)
 }
 
-/// The flags of clone3(2) are in memory, where a filter cannot see them. Where it does not exist, libc uses clone(2).
-fn without_clone3() -> Result<BpfProgram, Error> {
-    filter(BTreeMap::from([(libc::SYS_clone3, Vec::new())]), libc::ENOSYS)
+/// The flags of clone3(2) and openat2(2) are in memory, where a filter cannot see them. Where they do not exist, libc uses clone(2) and
+/// openat(2).
+fn absent() -> Result<BpfProgram, Error> {
+    filter([libc::SYS_clone3, libc::SYS_openat2].map(|call| (call, Vec::new())).into(), libc::ENOSYS)
+}
+
+/// Signals, but for one to a thread of this process: abort(3) sends that.
+fn signals_to_others() -> Result<Rules, Error> {
+    let own = u64::from(std::process::id());
+    let others = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, own)?;
+    let calls = [
+        libc::SYS_kill,
+        libc::SYS_tkill,
+        libc::SYS_pidfd_send_signal,
+        libc::SYS_rt_sigqueueinfo,
+        libc::SYS_rt_tgsigqueueinfo,
+    ];
+    let mut rules: Rules = calls.into_iter().map(|call| (call, Vec::new())).collect();
+    rules.insert(libc::SYS_tgkill, vec![rule(vec![others])?]);
+    Ok(rules)
 }
 
 fn rule(conditions: Vec<SeccompCondition>) -> Result<SeccompRule, Error> {
     Ok(SeccompRule::new(conditions)?)
 }
 
-fn filter(rules: BTreeMap<c_long, Vec<SeccompRule>>, errno: i32) -> Result<BpfProgram, Error> {
+fn filter(rules: Rules, errno: i32) -> Result<BpfProgram, Error> {
     let arch = TargetArch::try_from(std::env::consts::ARCH)?;
     let refuse = SeccompAction::Errno(errno as u32);
     Ok(SeccompFilter::new(rules, SeccompAction::Allow, refuse, arch)?.try_into()?)

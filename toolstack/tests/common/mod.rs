@@ -146,6 +146,16 @@ impl Machine {
         getsockopt(&stream, PeerCredentials).unwrap().pid()
     }
 
+    /// The process id of dom0's child, which opens images.
+    pub(crate) fn opener(&self) -> i32 {
+        let dom0 = self.pid("Domain-0").expect("dom0 runs").cast_unsigned();
+        let mut pids = fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
+        let is_child = |pid: &u32| toolstack::machine::process::parent(*pid) == Some(dom0);
+        pids.find(is_child).expect("dom0 has a child").cast_signed()
+    }
+
     /// The process id of `xpv up`.
     pub(crate) fn supervisor(&self) -> i32 {
         self.up.0.id().cast_signed()

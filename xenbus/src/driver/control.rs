@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
-use event_loop::{EventSet, LongestTurn, TokenBucket, Turn};
+use event_loop::{Connector, EventSet, LongestTurn, TokenBucket, Turn};
 use ring_abi::DomId;
 use ring_abi::xenbus::key;
 
@@ -32,21 +32,23 @@ const DOMAIN_RATE: u64 = 200;
 
 /// The tokens of the descriptors that the loop waits for.
 const STOP: u64 = 0;
-const STORE: u64 = 1;
+pub(super) const STORE: u64 = 1;
 const WOKEN: u64 = 2;
 
 pub(super) struct Control<'d> {
-    client: Client,
+    pub(super) client: Client,
+    /// Makes a connection again that was lost, if any is to be.
+    pub(super) store: Option<&'d dyn Connector>,
     domid: DomId,
-    root: String,
+    pub(super) root: String,
     driver: &'d mut dyn BackDriver,
     registry: Registry,
-    devices: BTreeMap<Id, Entry>,
+    pub(super) devices: BTreeMap<Id, Entry>,
     dirty: BTreeSet<Id>,
     /// When the devices that wait are probed, or read, again.
     probes: BTreeMap<Id, Instant>,
     woken: event_loop::Waker<Id>,
-    event_set: EventSet,
+    pub(super) event_set: EventSet,
     /// The epoch of the times that `refreshes` takes.
     started: Instant,
     /// What is left of each frontend's domain's refreshes.
@@ -59,6 +61,7 @@ pub(super) struct Control<'d> {
 impl<'d> Control<'d> {
     pub(super) fn new(
         mut client: Client,
+        store: Option<&'d dyn Connector>,
         domid: DomId,
         driver: &'d mut dyn BackDriver,
         registry: Registry,
@@ -72,6 +75,7 @@ impl<'d> Control<'d> {
         event_set.add(&woken, WOKEN)?;
         Ok(Control {
             client,
+            store,
             domid,
             root,
             driver,
@@ -108,20 +112,32 @@ impl<'d> Control<'d> {
         self.event_set.add(stop, STOP)?;
         let longest_turn = self.longest_turn.clone();
         loop {
-            let turn = longest_turn.begin();
-            let drained = self.take_events()?;
-            self.dirty.extend(self.woken.take());
-            let now = Instant::now();
-            self.dirty.extend(self.probes.iter().filter(|(_, when)| **when <= now).map(|(id, _)| *id));
-            let round = self.refresh_dirty(now, &turn)?;
-            drop(turn);
-            let next = round.next.into_iter().chain(self.probes.values().copied()).min();
-            // A refresh reads from the store, and events may have come in with the replies.
-            let until = if drained && !round.refreshed { next } else { Some(Instant::now()) };
+            let until = match self.turn(&longest_turn) {
+                Err(error) if error.is_disconnected() && self.store.is_some() => {
+                    if !self.reconnect(&error)? {
+                        return Ok(());
+                    }
+                    Some(Instant::now())
+                }
+                until => until?,
+            };
             if self.wait(until)? {
                 return Ok(());
             }
         }
+    }
+
+    /// Takes events and refreshes devices; returns until when to wait.
+    fn turn(&mut self, longest_turn: &LongestTurn) -> Result<Option<Instant>, Error> {
+        let turn = longest_turn.begin();
+        let drained = self.take_events()?;
+        self.dirty.extend(self.woken.take());
+        let now = Instant::now();
+        self.dirty.extend(self.probes.iter().filter(|(_, when)| **when <= now).map(|(id, _)| *id));
+        let round = self.refresh_dirty(now, &turn)?;
+        let next = round.next.into_iter().chain(self.probes.values().copied()).min();
+        // A refresh reads from the store, and events may have come in with the replies.
+        Ok(if drained && !round.refreshed { next } else { Some(Instant::now()) })
     }
 
     /// Marks the devices that events concern; `true` when all events were taken.
@@ -425,7 +441,7 @@ impl<'d> Control<'d> {
     }
 
     /// Sleeps until an event or `until`; `true` when the stop descriptor is readable.
-    fn wait(&self, until: Option<Instant>) -> Result<bool, Error> {
+    pub(super) fn wait(&self, until: Option<Instant>) -> Result<bool, Error> {
         let timeout = until.map(|until| until.saturating_duration_since(Instant::now()));
         Ok(self.event_set.wait(timeout)?.contains(STOP))
     }

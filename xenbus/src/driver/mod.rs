@@ -55,6 +55,7 @@ mod control;
 mod entry;
 mod errno;
 mod publish;
+mod reconnect;
 mod registry;
 mod target;
 mod unserved;
@@ -65,6 +66,7 @@ use std::sync::Arc;
 
 pub use crate::device_state::{DeviceState, Failure, Update};
 pub use errno::errno;
+use event_loop::Connector;
 pub use registry::{Info, Registry};
 use ring_abi::DomId;
 pub use waker::Waker;
@@ -149,5 +151,21 @@ pub fn run_registered(
     registry: &Registry,
     stop: BorrowedFd<'_>,
 ) -> Result<(), Error> {
-    control::Control::new(client, domid, driver, registry.clone())?.run(stop)
+    control::Control::new(client, None, domid, driver, registry.clone())?.run(stop)
+}
+
+/// Serves devices as [`run_registered`] does, over a connection to `store` that is made again after it was lost, as long as the
+/// connector says ConnectionRefused: what connects devices to their frontends works on meanwhile.
+///
+/// # Errors
+/// `store` cannot be connected for another reason.
+pub fn run_connected(
+    store: &dyn Connector,
+    domid: DomId,
+    driver: &mut dyn BackDriver,
+    registry: &Registry,
+    stop: BorrowedFd<'_>,
+) -> Result<(), Error> {
+    let client = Client::connect(store)?;
+    control::Control::new(client, Some(store), domid, driver, registry.clone())?.run(stop)
 }

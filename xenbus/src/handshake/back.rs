@@ -186,7 +186,8 @@ impl Handshake {
     /// Returns what to do, given both ends' states and keys as of the last update, and the rings now.
     pub fn next(&mut self, seen: &DeviceState, ring: Ring) -> Action {
         let mut action = self.decide(seen, ring);
-        if action == Action::Wait && self.overwritten {
+        // While rings stop the device closes, and the state that was published does not hold any more.
+        if action == Action::Wait && self.overwritten && ring != Ring::Stopping {
             action = self.publish_again();
         }
         self.overwritten &= matches!(action, Action::Wait | Action::Connect | Action::Disconnect);
@@ -396,7 +397,27 @@ fn publish(device: &mut impl Follow, update: &mut Update, state: XenbusState) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use XenbusState::{Closed, Closing, InitWait, Initialised};
     use alloc::format;
+
+    /// Connected would have Linux's blkfront, which is Closed, make its rings again: a BUG of its kernel.
+    #[test]
+    fn closing_of_the_toolstack_is_not_overwritten_while_rings_stop_for_a_frontend_that_has_closed() {
+        let mut seen =
+            DeviceState { own_state: InitWait, other_state: Initialised, online: true, ..Default::default() };
+        seen.other =
+            Keys::new("/local/domain/0/device/vbd/51856").with("ring-ref", 8).with("event-channel", 3);
+        let mut handshake = Handshake { state: InitWait, ..Handshake::new(Reconnect::InitWait, &seen) };
+        handshake.update(&seen);
+        assert_eq!(handshake.next(&seen, Ring::None), Action::Connect);
+        assert_eq!(handshake.next(&seen, Ring::Running), Action::Connected);
+        seen = DeviceState { own_state: Closing, other_state: Closed, online: false, ..seen };
+        handshake.update(&seen);
+        assert_eq!(handshake.next(&seen, Ring::Running), Action::Disconnect);
+        assert_eq!(handshake.next(&seen, Ring::Stopping), Action::Wait);
+        handshake.update(&seen);
+        assert_eq!(handshake.next(&seen, Ring::None), Action::State(Closed));
+    }
 
     #[test]
     fn rings_are_told_apart_by_the_keys_that_name_them_and_by_a_bounded_number() {

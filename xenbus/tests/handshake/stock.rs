@@ -77,6 +77,9 @@ impl Front {
                 self.offer(store);
                 self.write(Connected, store);
             }
+            (Connected, Closing | Closed) if self.driver.late => {
+                panic!("Linux's blkfront would make rings again: BUG_ON(info->nr_rings) in negotiate_mq")
+            }
             (Closed, Closed) => {}
             // A frontend that has not started connecting follows too.
             (Closing | Closed, _) if back == Closing || self.state != Initialising => {

@@ -20,17 +20,17 @@ const FEATURES: u32 = 0;
 
 /// The store's record of a domain.
 pub(super) struct Domain {
-    introduced: bool,
+    pub(super) introduced: bool,
     pub(super) conns: BTreeSet<ConnId>,
     pub(super) target: Option<DomId>,
-    features: u32,
+    pub(super) features: u32,
     pub(super) allowance: Allowance,
     /// What all its connections use.
     pub(super) usage: Usage,
 }
 
 impl Domain {
-    fn new(domid: DomId, quotas: Quotas) -> Domain {
+    pub(super) fn new(domid: DomId, quotas: Quotas) -> Domain {
         let allowance = Allowance::new(domid, quotas);
         let usage = Usage::default();
         Domain {
@@ -58,6 +58,7 @@ impl Core {
         }
         let domain = self.domain(domid);
         if !std::mem::replace(&mut domain.introduced, true) {
+            self.journal.note(domid);
             self.fire_special(INTRODUCE_DOMAIN);
         }
         Ok(())
@@ -73,6 +74,7 @@ impl Core {
             self.close(conn);
         }
         self.domains.remove(&domid);
+        self.journal.note(domid);
         self.turns.remove(domid);
         for domain in self.domains.values_mut() {
             domain.target.take_if(|target| *target == domid);
@@ -154,7 +156,9 @@ impl Core {
         let [domid, target] = exactly(r.payload)?;
         let target = number(target)?;
         self.introduced_domain(target)?;
-        self.introduced_domain(number(domid)?)?.target = Some(target);
+        let domid = number(domid)?;
+        self.introduced_domain(domid)?.target = Some(target);
+        self.journal.note(domid);
         Ok(ok())
     }
 
@@ -182,6 +186,7 @@ impl Core {
             return Err(XsError::EBUSY);
         }
         domain.features = features;
+        self.journal.note(domid);
         Ok(ok())
     }
 
@@ -202,12 +207,16 @@ impl Core {
     pub(super) fn set_quota(&mut self, r: &Request<'_>) -> Outcome {
         let args: Vec<&[u8]> = strings(r.payload).collect();
         match args[..] {
-            [name, value] => self.quotas.set(quota(name)?, number(value)?),
+            [name, value] => {
+                self.quotas.set(quota(name)?, number(value)?);
+                self.journal.note_quotas();
+            }
             [domid, name, value] => {
                 let domid = ordinary(number(domid)?)?;
                 let name = quota(name)?;
                 let value = number(value)?;
                 self.domain(domid).allowance.quotas.set(name, value);
+                self.journal.note(domid);
             }
             _ => return Err(XsError::EINVAL),
         }

@@ -24,10 +24,13 @@ mod connection;
 mod control;
 mod dispatch;
 mod domain;
+mod journal;
+mod keep;
 mod node_ops;
 mod outbox;
 mod path;
 mod quota;
+mod record;
 mod run;
 mod transaction;
 mod tree;
@@ -44,6 +47,12 @@ use crate::wire::Message;
 use access::Credentials;
 use connection::Connection;
 use domain::Domain;
+pub use journal::Image;
+/// For fuzz targets only.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub use journal::check as check_journal;
+use keep::Journal;
 use node_ops::Effect;
 use path::Path;
 pub use quota::{Quota, Quotas};
@@ -108,6 +117,8 @@ pub struct Core {
     work: usize,
     /// The longest turn of the caller's loop, for CONTROL to tell.
     longest_turn: LongestTurn,
+    /// What is kept for a successor.
+    journal: Journal,
 }
 
 impl Core {
@@ -127,6 +138,7 @@ impl Core {
             turns: Turns::default(),
             work: 0,
             longest_turn: LongestTurn::default(),
+            journal: Journal::default(),
         }
     }
 
@@ -148,6 +160,7 @@ impl Core {
     /// EINVAL for dom0 and for reserved numbers, ENOSPC for one connection too many.
     pub fn introduce(&mut self, domid: DomId) -> Result<ConnId, XsError> {
         self.mark_introduced(domid)?;
+        self.end_frame();
         if self.domains.get(&domid).is_some_and(|domain| domain.conns.len() >= MAX_CONNECTIONS) {
             return Err(XsError::ENOSPC);
         }
@@ -163,7 +176,9 @@ impl Core {
     /// # Errors
     /// ENOENT when it was not introduced, EINVAL for dom0.
     pub fn release(&mut self, domid: DomId) -> Result<(), XsError> {
-        self.remove_domain(domid)
+        let released = self.remove_domain(domid);
+        self.end_frame();
+        released
     }
 
     /// Removes a connection with its watches and transactions.
@@ -200,6 +215,7 @@ impl Core {
             Ok(Some(request)) => {
                 self.work += REQUEST_WORK + request.payload.len() / BYTES_A_WORK;
                 self.execute(id, &request);
+                self.end_frame();
                 self.settle(id);
             }
             Ok(None) => {}

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::access::Perms;
 use super::path::Path;
+use super::record;
 use crate::permission::{Access, Permission};
 use ring_abi::DomId;
 
@@ -111,24 +112,106 @@ pub(super) struct Tree {
     owned: Arc<BTreeMap<DomId, u32>>,
     /// Bytes of the nodes that were made or copied for this tree, since it was branched off another.
     own_bytes: usize,
+    /// The changes since [`Tree::take_records`], where they are recorded.
+    records: Option<Vec<u8>>,
 }
 
 impl Tree {
     /// Makes xenstored's initial tree: `/tool/xenstored` and the two special nodes, for dom0 alone.
     pub(super) fn new() -> Tree {
-        let new = NewNode { perms: Arc::new([Permission::new(DomId::DOM0, Access::None)]), generation: 1 };
-        let node = || Arc::new(Node::new(&new));
-        let special = [super::INTRODUCE_DOMAIN, super::RELEASE_DOMAIN].map(|name| (name, node()));
-        let owned = BTreeMap::from([(DomId::DOM0, 1 + special.len() as u32)]);
-        let mut tree =
-            Tree { root: node(), special: Arc::new(special.into()), owned: Arc::new(owned), own_bytes: 0 };
+        let mut tree = Tree::bare();
+        let new = Tree::dom0();
         tree.create(&Path::fixed("/tool/xenstored"), &new);
         tree
     }
 
-    /// A clone that counts the bytes of its own from now on.
+    fn dom0() -> NewNode {
+        NewNode { perms: Arc::new([Permission::new(DomId::DOM0, Access::None)]), generation: 1 }
+    }
+
+    /// Makes a tree of the root and the special nodes alone.
+    pub(super) fn bare() -> Tree {
+        let new = Tree::dom0();
+        let node = || Arc::new(Node::new(&new));
+        let special = [super::INTRODUCE_DOMAIN, super::RELEASE_DOMAIN].map(|name| (name, node()));
+        let owned = BTreeMap::from([(DomId::DOM0, 1 + special.len() as u32)]);
+        Tree {
+            root: node(),
+            special: Arc::new(special.into()),
+            owned: Arc::new(owned),
+            own_bytes: 0,
+            records: None,
+        }
+    }
+
+    /// Records changes from now on.
+    pub(super) fn record(&mut self) {
+        self.records.get_or_insert_default();
+    }
+
+    /// Records changes no more.
+    pub(super) fn stop_recording(&mut self) {
+        self.records = None;
+    }
+
+    /// Appends the bytes of the changes since the last call to `out`.
+    pub(super) fn take_records(&mut self, out: &mut Vec<u8>) {
+        if let Some(records) = &mut self.records {
+            out.append(records);
+        }
+    }
+
+    /// Passes `each` what appends a node's record, for every node after its parent, until it fails.
+    pub(super) fn encode_nodes<E>(
+        &self,
+        each: &mut impl FnMut(&mut dyn FnMut(&mut Vec<u8>)) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let special = self.special.iter().map(|(name, node)| (Path::fixed(name), node));
+        let mut stack: Vec<(Path, &Arc<Node>)> = special.chain([(Path::root(), &self.root)]).collect();
+        while let Some((path, node)) = stack.pop() {
+            let generations = [node.changed, node.children_changed];
+            each(&mut |out| record::node(out, generations, &path, &node.perms, &node.value))?;
+            let above = if path.is_root() { "" } else { path.as_str() };
+            let children = node.children.iter().map(|(name, child)| (format!("{above}/{name}"), child));
+            stack.extend(children.map(|(path, child)| (Path::fixed(&path), child)));
+        }
+        Ok(())
+    }
+
+    /// Adds a node of an image, with the generations of its last change and of its children's. Only the root and the special
+    /// nodes exist already. `None` where it does, or its parent does not.
+    pub(super) fn restore(
+        &mut self,
+        path: &Path,
+        perms: Perms,
+        value: &[u8],
+        [changed, children_changed]: [Generation; 2],
+    ) -> Option<()> {
+        let owner = perms[0].domid;
+        if !path.is_root() && !path.is_special() {
+            let parent = self.get_mut(&path.parent())?;
+            if parent.child(path.last()).is_some() {
+                return None;
+            }
+            let node = Node::new(&NewNode { perms: perms.clone(), generation: changed });
+            parent.children.insert(path.last().into(), Arc::new(node));
+            parent.names_len += path.last().len() + 1;
+            self.count(owner, 1);
+        }
+        let node = self.get_mut(path)?;
+        let before = node.owner();
+        node.perms = perms;
+        node.value = value.into();
+        node.changed = changed;
+        node.children_changed = children_changed;
+        self.count(before, -1);
+        self.count(owner, 1);
+        Some(())
+    }
+
+    /// A clone that counts the bytes of its own from now on, and does not record its changes.
     pub(super) fn branch(&self) -> Tree {
-        Tree { own_bytes: 0, ..self.clone() }
+        Tree { own_bytes: 0, records: None, ..self.clone() }
     }
 
     /// Bytes of the nodes that were made or copied for this tree since it was branched off another. What it has removed of
@@ -188,6 +271,9 @@ impl Tree {
             let Some(child) = here.children.get_mut(name) else { return };
             here = make_mut(child, own_bytes);
         }
+        if created > 0 {
+            self.note(|out| record::create(out, new.generation, path, &new.perms));
+        }
         self.count(new.perms[0].domid, created);
     }
 
@@ -197,6 +283,7 @@ impl Tree {
             node.value = value.into();
             node.changed = generation;
             self.own_bytes += value.len();
+            self.note(|out| record::set_value(out, generation, path, value));
         }
     }
 
@@ -205,8 +292,9 @@ impl Tree {
         let new_owner = perms[0].domid;
         let Some(node) = self.get_mut(path) else { return };
         let old_owner = node.owner();
-        node.perms = perms;
+        node.perms = perms.clone();
         node.changed = generation;
+        self.note(|out| record::set_perms(out, generation, path, &perms));
         self.count(old_owner, -1);
         self.count(new_owner, 1);
     }
@@ -221,6 +309,7 @@ impl Tree {
         let node = parent.children.remove(path.last())?;
         parent.names_len -= path.last().len() + 1;
         parent.children_changed = generation;
+        self.note(|out| record::remove(out, generation, path));
         for removed in node.all() {
             self.count(removed.owner(), -1);
         }
@@ -278,6 +367,13 @@ impl Tree {
             here = make_mut(here.children.get_mut(name)?, own_bytes);
         }
         Some(here)
+    }
+
+    /// Records a change that was made.
+    fn note(&mut self, encode: impl FnOnce(&mut Vec<u8>)) {
+        if let Some(records) = &mut self.records {
+            encode(records);
+        }
     }
 
     fn count(&mut self, domid: DomId, by: i32) {

@@ -24,6 +24,19 @@ fn xl_cfg_with_disks_and_vifs_is_parsed() {
 }
 
 #[test]
+fn user_of_a_guest_is_a_number_and_not_root() {
+    let uid =
+        |value: &str| parse(&format!("name = 'a'\nuid = {value}")).map(|guest| guest.uid.unwrap().value);
+    assert_eq!((uid("1000").unwrap(), uid("'4294967294'").unwrap()), (1000, u32::MAX - 1));
+    for value in ["0", "'web'", "4294967295", "'-1'"] {
+        let error = uid(value).unwrap_err().to_string();
+        assert!(error.starts_with("g.cfg:2: uid: found ") && error.contains("who is not root"), "{error}");
+    }
+    assert!(uid("[1]").unwrap_err().to_string().contains("expected a user's number"));
+    assert_eq!(parse("name = 'a'").unwrap().uid, None);
+}
+
+#[test]
 fn what_xl_ignores_is_named_in_one_line() {
     let guest = parse(
         "name = 'web'\r\ndevice_model = 'qemu-dm'\r\nvnuma = [['pnode=0', 'size=1']]\r\nmemroy = 1\r\nne2000 = 0\r\n\

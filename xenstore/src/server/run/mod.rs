@@ -10,6 +10,7 @@
 //! requests without end: every turn of the loop takes a few milliseconds, in which dom0's requests and the commands of the
 //! [`StoreHandle`] are served, and those of each domain in turn.
 
+mod keeper;
 mod reactor;
 
 use std::io;
@@ -19,18 +20,19 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
-use event_loop::{Essential, LongestTurn};
+use event_loop::{Connector, Essential, LongestTurn, Stream};
 use nix::errno::Errno;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use ring_abi::xs_wire::XsError;
 
-use super::Core;
 use super::quota::Quotas;
+use super::{Core, Image};
 use crate::{Client, DomId};
+use keeper::Keeper;
 use reactor::Reactor;
 
 /// The configuration of a store.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Config {
     /// The path of the socket for dom0's tools (`DIR/xenstored.sock`); `None` for no socket. The socket of a store that
     /// no longer runs is replaced.
@@ -39,6 +41,11 @@ pub struct Config {
     pub users: Vec<u32>,
     /// The quotas of new domains.
     pub quotas: Quotas,
+    /// Where what the store holds is kept for a successor in case this process is killed; `None`: nowhere. The file is removed
+    /// when the store is stopped.
+    pub state: Option<PathBuf>,
+    /// What a store held that was killed, for this one to go on with.
+    pub predecessor: Option<Image>,
 }
 
 impl Config {
@@ -67,6 +74,7 @@ pub struct Store {
     handle: StoreHandle,
     thread: Option<JoinHandle<()>>,
     socket: Option<PathBuf>,
+    state: Option<PathBuf>,
 }
 
 /// Controls a running store from any thread.
@@ -88,21 +96,31 @@ impl Store {
         let (commands, receiver) = channel();
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let wake = Arc::new(EventFd::from_flags(flags)?);
-        let core = Core::new(config.quotas);
+        let mut core = match config.predecessor {
+            Some(image) => Core::restore(image, config.quotas),
+            None => Core::new(config.quotas),
+        };
+        let create = |path: &PathBuf| Keeper::create(path, &core.keep(), wake.clone());
+        let keeper = config.state.as_ref().map(create).transpose()?;
         let longest_turn = core.longest_turn();
         let handle = StoreHandle { commands, wake: wake.clone(), longest_turn: longest_turn.clone() };
-        let mut reactor = Reactor::new(core, listener, config.users, wake)?;
+        let mut reactor = Reactor::new(core, listener, config.users, wake, keeper)?;
         let run = move || {
             let _essential = Essential;
             serve(&mut reactor, &receiver, &longest_turn)
         };
         let thread = std::thread::Builder::new().name("xenstored".into()).spawn(run)?;
-        Ok(Store { handle, thread: Some(thread), socket: config.socket })
+        Ok(Store { handle, thread: Some(thread), socket: config.socket, state: config.state })
     }
 
     /// Makes a handle for another thread.
     pub fn handle(&self) -> StoreHandle {
         self.handle.clone()
+    }
+
+    /// Stops as if its process were killed: what it held is kept for a successor.
+    pub fn hand_over(mut self) {
+        self.state = None;
     }
 
     /// Connects a domain. See [`StoreHandle::introduce`].
@@ -131,6 +149,9 @@ impl Drop for Store {
         }
         if let Some(socket) = &self.socket {
             let _ = std::fs::remove_file(socket);
+        }
+        if let Some(state) = &self.state {
+            keeper::remove(state);
         }
     }
 }
@@ -200,6 +221,15 @@ impl StoreHandle {
             Ok(_) | Err(Errno::EAGAIN) => Ok(()),
             Err(e) => Err(e.into()),
         }
+    }
+}
+
+impl Connector for StoreHandle {
+    /// Connects as dom0, over a socket pair.
+    fn connect(&self) -> io::Result<Box<dyn Stream>> {
+        let (ours, theirs) = UnixStream::pair()?;
+        self.connect(theirs)?;
+        Ok(Box::new(ours))
     }
 }
 

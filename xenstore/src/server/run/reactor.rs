@@ -17,6 +17,7 @@ use nix::unistd::getuid;
 use ring_abi::xs_wire::XsError;
 
 use super::Lease;
+use super::keeper::Keeper;
 use crate::server::{ConnId, Core};
 use ring_abi::DomId;
 
@@ -50,6 +51,9 @@ pub(super) struct Reactor {
     wake: Arc<EventFd>,
     users: Vec<u32>,
     peers: BTreeMap<ConnId, Peer>,
+    keeper: Option<Keeper>,
+    /// Frames for the keeper, of which the memory is used again.
+    frames: Vec<u8>,
 }
 
 impl Reactor {
@@ -58,6 +62,7 @@ impl Reactor {
         listener: Option<UnixListener>,
         users: Vec<u32>,
         wake: Arc<EventFd>,
+        keeper: Option<Keeper>,
     ) -> io::Result<Reactor> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         epoll.add(&*wake, EpollEvent::new(EpollFlags::EPOLLIN, WAKE))?;
@@ -65,7 +70,9 @@ impl Reactor {
             listener.set_nonblocking(true)?;
         }
         let peers = BTreeMap::new();
-        let mut reactor = Reactor { core, epoll, listener, accepting: false, wake, users, peers };
+        let accepting = false;
+        let frames = Vec::new();
+        let mut reactor = Reactor { core, epoll, listener, accepting, wake, users, peers, keeper, frames };
         reactor.resume_accepting();
         Ok(reactor)
     }
@@ -97,7 +104,22 @@ impl Reactor {
         }
         let until = turn.elapsed() + EXECUTING;
         while self.core.step() && turn.elapsed() < until {}
+        self.keep();
         self.flush(turn);
+    }
+
+    /// Keeps what has changed for a successor, before anybody is told of it.
+    fn keep(&mut self) {
+        let Some(keeper) = &mut self.keeper else { return };
+        self.core.take_journal(&mut self.frames);
+        let kept = keeper.append(&self.frames, || self.core.image());
+        self.frames.clear();
+        if let Err(error) = kept {
+            tracing::error!(%error, "failed to keep the store: it is lost if the hypervisor is killed");
+            keeper.remove();
+            self.keeper = None;
+            self.core.stop_keeping();
+        }
     }
 
     /// Has the next wait return at once: commands are left.
@@ -113,11 +135,14 @@ impl Reactor {
         lease: Lease,
     ) -> Result<(), XsError> {
         let id = self.core.introduce(domid)?;
+        self.keep();
         self.add(id, stream, lease, false)
     }
 
     pub(super) fn release(&mut self, domid: DomId) -> Result<(), XsError> {
-        self.core.release(domid)
+        let released = self.core.release(domid);
+        self.keep();
+        released
     }
 
     pub(super) fn connect(&mut self, stream: UnixStream) {

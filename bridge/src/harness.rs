@@ -1,0 +1,233 @@
+// Not a core: does I/O or calls a hypervisor.
+
+//! One harness for the property test and the fuzz target: ports whose locks, capabilities and places change send any frames with any
+//! offloads through the switch and the software offloads, and what each port is sent is checked.
+
+use std::io;
+use std::time::Duration;
+
+use crate::fdb::{Limits, Mac, PortId, Station};
+use crate::headers::Headers;
+use crate::software_offload::{self, Outlet};
+use crate::switch::{Switch, Turn};
+use crate::{
+    Batch, Caps, Csum, Frame, Frames, Gso, GsoKind, Lock, Offload, PortSettings, Stats, StormLimits, offload,
+};
+
+/// Ports at most.
+const PORTS: u16 = 5;
+/// Bytes of the longest payload.
+const MAX_PAYLOAD: usize = 4000;
+/// Ethernet, IPv4 and TCP: what most scripts change a few bytes of.
+const TCP_V4: &[u8] =
+    b"\x02\0\0\0\0\x01\x02\0\0\0\0\x02\x08\0\x45\0\0\x28\0\x01\0\0\x40\x06\0\0\x0a\0\0\x01\x0a\0\0\x02\
+    \x04\xd2\x10\xe1\0\0\0\x01\0\0\0\0\x50\x18\x02\0\0\0\0\0";
+/// Ethernet, IPv6 and UDP.
+const UDP_V6: &[u8] = b"\x02\0\0\0\0\x01\x02\0\0\0\0\x02\x86\xdd\x60\0\0\0\0\x08\x11\x40\
+    \xfd\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x01\xfd\0\0\0\0\0\0\0\0\0\0\0\0\0\0\x02\x04\xd2\x10\xe1\0\x08\0\0";
+
+/// The decisions of a script; zeros after its end.
+struct Choices<'a>(&'a [u8]);
+
+impl Choices<'_> {
+    fn byte(&mut self) -> u8 {
+        let Some((first, rest)) = self.0.split_first() else { return 0 };
+        self.0 = rest;
+        *first
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        usize::from(u16::from_le_bytes([self.byte(), self.byte()])) % bound
+    }
+
+    fn is(&mut self) -> bool {
+        self.byte() & 1 == 1
+    }
+
+    fn port(&mut self) -> PortId {
+        PortId(u16::from(self.byte()) % PORTS)
+    }
+
+    fn lock(&mut self) -> Lock {
+        [Lock::Off, Lock::Mac, Lock::Disabled][self.below(3)]
+    }
+
+    fn caps(&mut self) -> Caps {
+        let flags = self.byte();
+        let has = |bit: u8| flags & 1 << bit != 0;
+        let mtu = [68, 576, 1500, 9000][self.below(4)];
+        let (csum_anywhere, sg, gso_v4, gso_v6) = (has(2), has(3), has(4), has(5));
+        Caps { mtu, csum_v4: has(0), csum_v6: has(1), csum_anywhere, sg, gso_v4, gso_v6 }
+    }
+
+    fn settings(&mut self) -> PortSettings {
+        let address = Mac::new([2, 0, 0, 0, 0, self.byte() % 4]);
+        let storm = if self.is() { StormLimits::GUEST } else { StormLimits::default() };
+        PortSettings { address: self.is().then_some(address), lock: self.lock(), storm, rate: None }
+    }
+
+    fn frame(&mut self, into: &mut Frame) {
+        let mut bytes = match self.byte() % 4 {
+            0 => {
+                let len = self.below(200).min(self.0.len());
+                let (bytes, rest) = self.0.split_at(len);
+                self.0 = rest;
+                bytes.to_vec()
+            }
+            1 => UDP_V6.to_vec(),
+            _ => TCP_V4.to_vec(),
+        };
+        for _ in 0..self.byte() % 4 {
+            let (at, byte) = (usize::from(self.byte()), self.byte());
+            if let Some(changed) = bytes.get_mut(at) {
+                *changed = byte;
+            }
+        }
+        bytes.resize(bytes.len() + self.below(MAX_PAYLOAD), 0x5a);
+        into.set_slice(&bytes);
+        let csum = match self.byte() % 4 {
+            0 => Some(Csum { start: self.below(300) as u16, offset: self.below(300) as u16 }),
+            1 => None,
+            _ => Headers::parse(into.head()).and_then(|headers| headers.csum()),
+        };
+        let kind = [GsoKind::TcpV4, GsoKind::TcpV6, GsoKind::Udp][self.below(3)];
+        let gso = self.is().then(|| Gso { kind, size: self.below(2000) as u16 });
+        into.set_offload(Offload { csum, verified: self.is(), gso });
+    }
+}
+
+/// What the harness knows of a port that is attached.
+#[derive(Clone, Copy)]
+struct Known {
+    caps: Caps,
+    settings: PortSettings,
+}
+
+/// Checks what a port is sent.
+struct Checked {
+    caps: Caps,
+    frames: usize,
+}
+
+impl Outlet for Checked {
+    fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
+        self.frames += frames.len();
+        for frame in frames.iter() {
+            assert!(offload::passes(frame, &self.caps), "{:?} to {:?}", frame.offload(), self.caps);
+            assert!(
+                frame.offload().gso.is_some() || frame.len() <= self.caps.max_len(),
+                "{} bytes",
+                frame.len()
+            );
+        }
+        Ok(())
+    }
+
+    fn has_room(&self, _: &Frame) -> bool {
+        true
+    }
+}
+
+/// Runs a script.
+///
+/// # Panics
+/// If a port is sent what it must not be.
+pub fn hostile(script: &[u8]) {
+    let mut choices = Choices(script);
+    let is_wire = choices.byte().is_multiple_of(8);
+    let mut switch = if is_wire { Switch::wire() } else { Switch::new(Limits::default(), 7) };
+    let mut known = [None; PORTS as usize];
+    let mut now = Duration::ZERO;
+    while !choices.0.is_empty() {
+        let port = choices.port();
+        let place = &mut known[usize::from(port.0)];
+        match (choices.byte() % 8, place) {
+            (_, place @ None) => {
+                if switch.free_port_id().is_some() {
+                    let attached = Known { caps: choices.caps(), settings: choices.settings() };
+                    switch.attach(port, attached.caps, &attached.settings, now);
+                    *place = Some(attached);
+                }
+            }
+            (0, place) => {
+                switch.detach(port);
+                *place = None;
+            }
+            (1, Some(attached)) => {
+                attached.settings.lock = choices.lock();
+                switch.set_lock(port, attached.settings.lock);
+            }
+            (2, Some(attached)) => {
+                attached.caps = choices.caps();
+                switch.set_caps(port, attached.caps);
+            }
+            (3, _) => {
+                now += Duration::from_millis(u64::from(choices.byte()) * 5_000);
+                switch.sweep(now.as_secs() as u32);
+            }
+            _ => forward(&mut choices, &mut switch, &known, port, now),
+        }
+    }
+}
+
+/// Has a port send some frames.
+fn forward(
+    choices: &mut Choices<'_>,
+    switch: &mut Switch,
+    known: &[Option<Known>],
+    from: PortId,
+    now: Duration,
+) {
+    let mut batch = Batch::new(1 + choices.below(6));
+    while let Some(frame) = batch.slot() {
+        choices.frame(frame);
+    }
+    let summary = switch.forward(from, batch.frames(), Turn::at(now));
+    assert_eq!(summary.taken, batch.len(), "the turn had no bounds");
+    let Some(sender) = known[usize::from(from.0)] else { panic!("only attached ports send") };
+    for egress in switch.egresses() {
+        let Some(to) = known[usize::from(egress.port.0)] else { panic!("{:?} is not attached", egress.port) };
+        let frames = egress.batch.view(&batch);
+        assert!(egress.port != from, "a frame came back");
+        assert!(frames.is_empty() || to.settings.lock != Lock::Disabled, "to a disabled port");
+        frames.iter().for_each(|frame| check(switch, frame, from, &sender.settings));
+        let mut outlet = Checked { caps: to.caps, frames: 0 };
+        software_offload::send(&to.caps, &Stats::default(), frames, &mut Batch::new(4), &mut outlet)
+            .expect("the outlet does not fail");
+        // The most segments are those of the least size, or those of UDP.
+        assert!(outlet.frames <= frames.len() * 128, "{} frames of {}", outlet.frames, frames.len());
+    }
+}
+
+/// Checks that a frame may have come from a port.
+fn check(switch: &Switch, frame: &Frame, from: PortId, sender: &PortSettings) {
+    let header = frame.head().first_chunk().expect("no runt is forwarded");
+    let (to, source) = Mac::pair(header);
+    match sender.lock {
+        Lock::Off => {}
+        Lock::Mac => assert_eq!(Some(source), sender.address, "locked"),
+        Lock::Disabled => panic!("from a disabled port"),
+    }
+    if let Some(fdb) = switch.fdb() {
+        assert!(!source.is_group() && source != Mac::ZERO, "from {source:?}, which no station has");
+        assert!(!to.is_reserved(), "to {to:?}");
+        let owner = fdb.owner(Station::new(source, 0));
+        // Two ports may have been given one address.
+        let is_its_own = sender.address == Some(source);
+        assert!(is_its_own || owner.is_none_or(|owner| owner == from), "from the address of {owner:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 2_000 }))]
+
+        #[test]
+        fn ports_are_sent_what_they_take_from_whoever_may_send_it(script in proptest::collection::vec(any::<u8>(), 0..400)) {
+            super::hostile(&script);
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! Opens images for another process: a loop that reads requests, and a thread for each, since an open may take as long as it likes.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use blkback::engine::{Access, OpenImage};
+use nix::errno::Errno;
+use xenbus::driver::Failure;
+
+use super::image_dirs::ImageDirs;
+use super::protocol::{Refusal, Reply, Request};
+use super::{holders, packet};
+
+/// Openings at the same time: each device has one at most, and of those that take long there are few, unless a file server is gone.
+const MAX_OPENINGS: usize = 1024;
+
+/// Answers the requests that come over `socket`, until its other end is closed. `server` is the process that does the images' I/O;
+/// they are opened in `dirs` alone.
+///
+/// # Errors
+/// The socket cannot be read from.
+pub(super) fn serve(socket: &OwnedFd, server: u32, dirs: &ImageDirs) -> io::Result<()> {
+    // One clone for each opening that goes on.
+    let openings = Arc::new(());
+    loop {
+        let (request, fds) = match packet::receive::<Request>(socket) {
+            Ok(Some(received)) => received,
+            Ok(None) => return Ok(()),
+            Err(error) if is_lasting(&error) => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "a request to open an image is lost");
+                continue;
+            }
+        };
+        let Some(answer) = fds.into_iter().next() else { continue };
+        let Some(access) = request.access(server) else { continue };
+        let opening = Opening { request, access, dirs: dirs.clone(), answer: Arc::new(answer) };
+        if Arc::strong_count(&openings) > MAX_OPENINGS {
+            opening.refuse_for_now(&format!("{MAX_OPENINGS} other images are being opened"));
+            continue;
+        }
+        let goes_on = openings.clone();
+        let of_thread = opening.clone();
+        let started = std::thread::Builder::new().name("open".into()).spawn(move || {
+            of_thread.run();
+            drop(goes_on);
+        });
+        if let Err(error) = started {
+            opening.refuse_for_now(&format!("starting a thread: {error}"));
+        }
+    }
+}
+
+/// Whether an error of receiving is the socket's, not of one message.
+fn is_lasting(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|errno| errno != Errno::EMFILE as i32)
+}
+
+/// An image to open.
+#[derive(Clone, Debug)]
+struct Opening {
+    request: Request,
+    access: Access,
+    dirs: ImageDirs,
+    /// Where the answer is sent. Its other end is closed if nobody waits for it any more.
+    answer: Arc<OwnedFd>,
+}
+
+impl Opening {
+    /// Opens the image and answers. What nobody waits for is closed again.
+    fn run(&self) {
+        let image = match self.open() {
+            Ok(image) => image,
+            Err(refusal) => return self.refuse(refusal),
+        };
+        let reply = Reply::Opened(image.info().into());
+        match packet::send(&*self.answer, &reply, image.descriptors()) {
+            Ok(()) => image.leave(),
+            Err(error) if error.raw_os_error() == Some(Errno::EPIPE as i32) => {}
+            Err(error) => {
+                tracing::warn!(path = %self.request.path.display(), %error, "failed to pass an image on");
+            }
+        }
+    }
+
+    fn open(&self) -> Result<OpenImage, Refusal> {
+        let path = &self.request.path;
+        let server = self.access.server.unwrap_or_else(std::process::id);
+        let image = OpenImage::open(path, self.access)
+            .map_err(|error| Refusal::new(error, |path| holders::of_image(path, server)))?;
+        for file in image.descriptors() {
+            self.dirs
+                .check(path, file)
+                .map_err(|what| Refusal::failed(Failure::new(Errno::EACCES as i32, what)))?;
+        }
+        Ok(image)
+    }
+
+    fn refuse_for_now(&self, why: &str) {
+        let what = format!("params: {}: {why}", self.request.path.display());
+        self.refuse(Refusal::failed(Failure::in_use_for_now(what)));
+    }
+
+    fn refuse(&self, refusal: Refusal) {
+        // It is lost only if nobody waits for it.
+        let _ = packet::send(&*self.answer, &Reply::Refused(refusal), []);
+    }
+}
