@@ -3,7 +3,8 @@
 
 use ring_abi::PAGE_SIZE;
 use ring_abi::blkif::{
-    Indirect, Io, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER, Request, SECTOR, Segment, Status,
+    Discard, Indirect, Io, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER, Request, SECTOR, Segment,
+    Status,
 };
 
 use crate::request::Operation;
@@ -22,6 +23,8 @@ pub struct Limits {
     pub read_only: bool,
     /// Flushes and barriers are supported.
     pub flush: bool,
+    /// Discards are supported.
+    pub discard: bool,
     /// The most segments of an indirect request; 0 where none are supported.
     pub indirect_segments: u16,
 }
@@ -35,7 +38,7 @@ pub struct Checked {
     /// [`OP_WRITE_BARRIER`], or a flush that carries data: earlier requests complete first, later ones start after
     /// it. One without data is a [`Operation::Flush`].
     pub barrier: bool,
-    /// Length of all segments in bytes; 0 for a flush.
+    /// Length of all segments in bytes; 0 for a flush or discard.
     pub bytes: u32,
 }
 
@@ -47,7 +50,7 @@ pub struct Checked {
 /// use ring_abi::blkif::{Io, OP_FLUSH_DISKCACHE, Request, Status};
 ///
 /// let mut limits =
-///     Limits { sectors: 2048, sector_size: 512, read_only: false, flush: true, indirect_segments: 0 };
+///     Limits { sectors: 2048, sector_size: 512, read_only: false, flush: true, discard: false, indirect_segments: 0 };
 /// let flush = Request::Io(Io {
 ///     operation: OP_FLUSH_DISKCACHE,
 ///     handle: 0,
@@ -69,9 +72,27 @@ pub struct Checked {
 pub fn check(request: &Request, limits: &Limits) -> Result<Checked, Status> {
     match request {
         Request::Io(io) => check_io(io, limits),
+        Request::Discard(discard) => check_discard(discard, limits),
         // Others are not advertised by any feature key: a conforming frontend does not send these.
-        Request::Discard(_) | Request::Indirect(_) | Request::Unknown { .. } => Err(Status::EOPNOTSUPP),
+        Request::Indirect(_) | Request::Unknown { .. } => Err(Status::EOPNOTSUPP),
     }
+}
+
+/// Checks a discard, whose flag is ignored as `discard-secure` is not offered (blkif.h:655).
+#[cold]
+fn check_discard(discard: &Discard, limits: &Limits) -> Result<Checked, Status> {
+    let &Discard { sector_number, nr_sectors, .. } = discard;
+    let unit = u64::from(limits.sector_size) / SECTOR as u64;
+    let is_inside = sector_number.checked_add(nr_sectors).is_some_and(|end| end <= limits.sectors);
+    let is_whole = nr_sectors > 0 && aligned(sector_number, unit) && aligned(nr_sectors, unit);
+    // In the order of Linux's backend.
+    if limits.read_only || !is_inside || !is_whole {
+        return Err(Status::ERROR);
+    }
+    if !limits.discard {
+        return Err(Status::EOPNOTSUPP);
+    }
+    Ok(Checked { operation: Operation::Discard, barrier: false, bytes: 0 })
 }
 
 /// Checks what an indirect request says of itself, before its segments are fetched; returns what it asks for.
@@ -153,11 +174,17 @@ fn aligned(value: u64, unit: u64) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use ring_abi::GrantRef;
-    use ring_abi::blkif::{Discard, Indirect, Segment};
 
-    const LIMITS: Limits =
-        Limits { sectors: 1000, sector_size: 512, read_only: false, flush: true, indirect_segments: 0 };
+    const LIMITS: Limits = Limits {
+        sectors: 1000,
+        sector_size: 512,
+        read_only: false,
+        flush: true,
+        discard: false,
+        indirect_segments: 0,
+    };
 
     fn io(operation: u8, sector_number: u64, nr_segments: u8, sects: &[(u8, u8)]) -> Request {
         let segments = sects
@@ -255,6 +282,30 @@ mod tests {
         assert_eq!(check_segments(0, &[whole; 126], &limits), Err(Status::ERROR), "past the end");
         let backwards = Segment { first_sect: 5, last_sect: 4, ..whole };
         assert_eq!(check_segments(0, &[whole, backwards], &limits), Err(Status::ERROR));
+    }
+
+    proptest! {
+        #[test]
+        fn check_of_a_discard_passes_whole_sectors_inside_the_disk_alone(
+            sector_number in prop_oneof![0..1100u64, any::<u64>()],
+            nr_sectors in prop_oneof![0..1100u64, any::<u64>()],
+            flag: u8,
+            shift in 0..4u32,
+        ) {
+            let limits = Limits { discard: true, sector_size: 512 << shift, ..LIMITS };
+            let discard = Request::Discard(Discard { flag, handle: 0, id: 1, sector_number, nr_sectors });
+            let end = u128::from(sector_number) + u128::from(nr_sectors);
+            let is_whole = (sector_number | nr_sectors) % (1 << shift) == 0;
+            let expected = match nr_sectors > 0 && end <= 1000 && is_whole {
+                true => checked(Operation::Discard, false, 0),
+                false => Err(Status::ERROR),
+            };
+            prop_assert_eq!(check(&discard, &limits), expected);
+            let read_only = Limits { read_only: true, discard: false, ..limits };
+            prop_assert_eq!(check(&discard, &read_only), Err(Status::ERROR));
+            let off = Limits { discard: false, ..limits };
+            prop_assert_eq!(check(&discard, &off), expected.and(Err(Status::EOPNOTSUPP)));
+        }
     }
 
     #[test]

@@ -178,7 +178,7 @@ impl GuestData {
         // Reading the disk writes the guest's pages.
         let access = match request.operation() {
             Operation::Read => Access::ReadWrite,
-            Operation::Write | Operation::Flush => Access::ReadOnly,
+            _ => Access::ReadOnly,
         };
         for segment in request.segments() {
             self.to_map.push(MapOp { gref: segment.gref, mapping: tag.0, access });
@@ -289,7 +289,7 @@ impl GuestData {
             } else {
                 self.release(tag);
                 if let Err(error) = &result
-                    && operation != Operation::Flush
+                    && matches!(operation, Operation::Read | Operation::Write)
                     && error.raw_os_error() == Some(libc::EFAULT)
                 {
                     self.copy_from_now_on();

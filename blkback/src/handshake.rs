@@ -222,6 +222,13 @@ pub fn disk_keys(disk: &DiskInfo) -> Keys {
         .with(key::SECTOR_SIZE, disk.sector_size)
         .with(key::PHYSICAL_SECTOR_SIZE, disk.physical_sector_size)
         .with(key::INFO, info(disk));
+    let keys = match disk.discard {
+        Some(limits) => keys
+            .with(key::FEATURE_DISCARD, 1)
+            .with(key::DISCARD_GRANULARITY, limits.granularity)
+            .with(key::DISCARD_ALIGNMENT, limits.alignment),
+        None => keys,
+    };
     match disk.read_only {
         true => keys.with(key::MODE, "r"),
         // The toolstack's, `w` or `w!`, which the next process needs too.

@@ -25,6 +25,7 @@ fn limits(byte: u8) -> Limits {
         sector_size,
         read_only: byte & 16 != 0,
         flush: byte & 32 == 0,
+        discard: byte & 48 == 0,
         indirect_segments: u16::from(byte >> 5) * 80,
     }
 }

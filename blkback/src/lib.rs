@@ -58,5 +58,5 @@ pub mod stats;
 pub use config::{DataPath, Tuning};
 pub use device_stats::DeviceStats;
 pub use driver::{Opener, VbdDriver, open_keys};
-pub use engine::{Disk, DiskInfo, Engine};
+pub use engine::{DiscardLimits, Disk, DiskInfo, Engine};
 pub use stats::Stats;

@@ -4,7 +4,7 @@
 use std::ops::{Index, IndexMut};
 use std::time::Instant;
 
-use ring_abi::blkif::{Request, Segment};
+use ring_abi::blkif::{Request, SECTOR, Segment};
 
 /// The name of a request in flight: the number of its slot in the table, below the ring's size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -19,6 +19,8 @@ pub enum Operation {
     Write,
     /// Completed writes become durable.
     Flush,
+    /// Sectors are no longer in use: no memory belongs to it.
+    Discard,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,11 +77,12 @@ impl PendingRequest {
             _ if self.operation == Operation::Flush => 0,
             Request::Io(io) => io.sector_number,
             Request::Indirect(indirect) => indirect.sector_number,
+            Request::Discard(discard) => discard.sector_number,
             _ => 0,
         }
     }
 
-    /// What is read or written of the frontend's pages; checked. None for a flush, and for an indirect request before it is
+    /// What is read or written of the frontend's pages; checked. None for a flush or discard, and for an indirect request before it is
     /// fetched.
     #[inline]
     pub fn segments(&self) -> &[Segment] {
@@ -90,10 +93,14 @@ impl PendingRequest {
         }
     }
 
-    /// Length of all segments in bytes.
+    /// Length of all segments, or of what is discarded, in bytes.
     #[inline]
     pub fn bytes(&self) -> usize {
-        if self.operation == Operation::Flush { 0 } else { self.bytes as usize }
+        match &self.request {
+            _ if self.operation == Operation::Flush => 0,
+            Request::Discard(discard) => (discard.nr_sectors as usize).saturating_mul(SECTOR),
+            _ => self.bytes as usize,
+        }
     }
 
     /// When the request was taken from the ring, if its taker has said so.

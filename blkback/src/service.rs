@@ -29,6 +29,7 @@ use crate::stats::{ErrorKind, Stats, Tally};
 const ENGINE: u64 = 0;
 const COMMANDS: u64 = 1;
 const CHANNEL: u64 = 2;
+const DISCARDS: u64 = 3;
 
 /// Polls of the ring between two reads of the clock while busy polling.
 const POLLS_PER_CLOCK_READ: u32 = 64;
@@ -163,6 +164,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
 
     fn register(&self, commands: &Commands) -> io::Result<()> {
         self.event_set.add(self.engine.fd(), ENGINE)?;
+        self.engine.discard_fd().map_or(Ok(()), |fd| self.event_set.add(fd, DISCARDS))?;
         self.event_set.add(&commands.event, COMMANDS)?;
         self.notifier.register(&self.event_set, CHANNEL)
     }
@@ -416,7 +418,8 @@ fn failed(
     if let Some(unsaid) = log.admit(Instant::now()) {
         tracing::warn!(?operation, %error, disk = config.disk.name(), unsaid, "failed request");
     }
-    let unsupported = operation == Operation::Flush && error.kind() == io::ErrorKind::Unsupported;
+    let is_optional = matches!(operation, Operation::Flush | Operation::Discard);
+    let unsupported = is_optional && error.kind() == io::ErrorKind::Unsupported;
     let kind = match error.raw_os_error() {
         _ if unsupported => ErrorKind::NotSupported,
         Some(libc::ENOSPC | libc::EDQUOT) => ErrorKind::NoSpace,
@@ -427,6 +430,6 @@ fn failed(
 }
 
 fn limits(info: &DiskInfo, indirect_segments: u16) -> Limits {
-    let DiskInfo { sectors, sector_size, read_only, flush, .. } = *info;
-    Limits { sectors, sector_size, read_only, flush, indirect_segments }
+    let DiskInfo { sectors, sector_size, read_only, flush, discard, .. } = *info;
+    Limits { sectors, sector_size, read_only, flush, discard: discard.is_some(), indirect_segments }
 }

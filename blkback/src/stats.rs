@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_loop::{Counter, EventCounters, Histogram};
-use ring_abi::blkif::{OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER, Status};
+use ring_abi::blkif::{OP_DISCARD, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER, Status};
 use xenbus::stats::{self, Count, Grants, Notifications, Snapshot};
 
 use crate::request::Operation;
@@ -28,6 +28,8 @@ use ErrorKind::{Grant, Io, Malformed, NoSpace, NotSupported};
 
 /// Kinds of errors.
 const KINDS: usize = 5;
+/// Kinds of [`Operation`].
+const OPERATIONS: usize = 4;
 
 impl ErrorKind {
     fn name(self) -> &'static str {
@@ -44,8 +46,8 @@ impl ErrorKind {
 /// Requests that were answered without reaching the disk, by operation and reason.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refused {
-    malformed: [u32; 3],
-    not_supported: [u32; 3],
+    malformed: [u32; OPERATIONS],
+    not_supported: [u32; OPERATIONS],
     /// Those for operations that no disk supports.
     other: u32,
     any: bool,
@@ -60,6 +62,7 @@ impl Refused {
             OP_READ => &mut reason[Operation::Read as usize],
             OP_WRITE | OP_WRITE_BARRIER => &mut reason[Operation::Write as usize],
             OP_FLUSH_DISKCACHE => &mut reason[Operation::Flush as usize],
+            OP_DISCARD => &mut reason[Operation::Discard as usize],
             _ => &mut self.other,
         } += 1;
         self.any = true;
@@ -104,7 +107,7 @@ impl OpCounters {
 #[derive(Debug, Default)]
 pub struct Stats {
     /// By [`Operation`].
-    operations: [OpCounters; 3],
+    operations: [OpCounters; OPERATIONS],
     /// Requests for operations that no disk supports.
     other: Counter,
     in_flight: Counter,
@@ -207,7 +210,7 @@ impl Drop for Tally<'_> {
 
 impl stats::Stats for Stats {
     fn snapshot(&self) -> Snapshot {
-        let [read, write, flush] = &self.operations;
+        let [read, write, flush, discard] = &self.operations;
         let other = self.other.get();
         let other = stats::Operation {
             name: "other",
@@ -220,6 +223,7 @@ impl stats::Stats for Stats {
                 read.read("read", &[Io, Grant, Malformed]),
                 write.read("write", &[Io, NoSpace, Grant, Malformed, NotSupported]),
                 flush.read("flush", &[Io, NoSpace, Malformed, NotSupported]),
+                discard.read("discard", &[Io, NoSpace, Malformed, NotSupported]),
                 other,
             ],
             in_flight: Some(self.in_flight.get()),
@@ -240,7 +244,6 @@ impl stats::Stats for Stats {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ring_abi::blkif::OP_DISCARD;
     use xenbus::stats::Stats as _;
 
     #[test]
@@ -266,6 +269,7 @@ mod tests {
             (OP_WRITE_BARRIER, Status::EOPNOTSUPP),
             (OP_FLUSH_DISKCACHE, Status::ERROR),
             (OP_DISCARD, Status::EOPNOTSUPP),
+            (4, Status::EOPNOTSUPP),
         ] {
             refused.count(operation, status);
         }
@@ -284,6 +288,7 @@ mod tests {
         assert_eq!((write.requests, write.bytes), (3, 512));
         assert_eq!((write.error("grant"), write.error("not_supported"), write.error("io")), (1, 1, 0));
         assert_eq!((operation("flush").requests, operation("flush").error("malformed")), (1, 1));
+        assert_eq!((operation("discard").requests, operation("discard").error("not_supported")), (1, 1));
         assert_eq!((operation("other").requests, operation("other").error("not_supported")), (1, 1));
     }
 }

@@ -26,8 +26,12 @@ struct Step {
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
-    let operation =
-        prop_oneof![4 => Just(Operation::Read), 4 => Just(Operation::Write), 1 => Just(Operation::Flush)];
+    let operation = prop_oneof![
+        4 => Just(Operation::Read),
+        4 => Just(Operation::Write),
+        1 => Just(Operation::Flush),
+        1 => Just(Operation::Discard),
+    ];
     (operation, 0..SECTORS, 1..64u64, any::<u8>(), any::<bool>()).prop_map(
         |(operation, sector, sectors, fill, together)| Step {
             operation,
@@ -55,12 +59,15 @@ impl Machine {
     }
 
     fn submit(&mut self, tag: u32, step: &Step) {
-        if step.operation != Operation::Flush {
+        if matches!(step.operation, Operation::Read | Operation::Write) {
             let pages = MmapRegion::new(step.sectors as usize * 512).unwrap();
             pages.as_volatile_slice().copy_from(&vec![step.fill; pages.len()]);
             *self.table.memory_mut(Tag(tag)) = Some(pages);
         }
         let request = self.table.start(Tag(tag), step.operation, step.sector, |memory, slices| {
+            if step.operation == Operation::Discard {
+                slices.cover(step.sectors as usize * 512);
+            }
             memory.as_ref().is_none_or(|pages| slices.push(pages.as_volatile_slice()))
         });
         self.engine.submit(&mut vec![request.unwrap()]);
@@ -74,7 +81,8 @@ impl Machine {
         while completions.len() < self.in_flight {
             self.engine.poll(&mut completions).unwrap();
             if completions.len() < self.in_flight {
-                let mut fds = [PollFd::new(self.engine.fd(), PollFlags::POLLIN)];
+                let fds = [Some(self.engine.fd()), self.engine.discard_fd()].into_iter().flatten();
+                let mut fds: Vec<_> = fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
                 let ready = poll(&mut fds, PollTimeout::from(20_000u16));
                 assert!(!matches!(ready, Ok(0)), "timed out: {} of {}", completions.len(), self.in_flight);
             }

@@ -5,13 +5,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-use blkback::engine::{Completion, IoRequest, RamDisk};
+use blkback::engine::{Completion, DiscardLimits, IoRequest, RamDisk};
 use blkback::{Disk, DiskInfo, Engine, VbdDriver};
 use event_channel::{Channel, EventChannels, WaitChannel};
 use hypervisor::local::Domain;
 use inflight::InflightDir;
-use ring_abi::blkif::{OP_READ, OP_WRITE, Status, key};
+use ring_abi::blkif::{Discard, OP_DISCARD, OP_READ, OP_WRITE, Request, Status, key};
 use ring_abi::{DomId, EventPort, PAGE_SIZE};
+use tempfile::TempDir;
 use testkit::block::{Backend, GUEST, RawFrontend, XVDA};
 use testkit::{FrontendDevice, Machine};
 use xenbus::XenbusState;
@@ -128,16 +129,18 @@ fn rings_of_all_queues_are_resumed_by_a_successor() {
     assert_eq!((queues.len(), names(inflight_dir.path()).len()), (2, 2));
 }
 
-/// An indirect request is recorded as the ring has it: a successor fetches its segments again, from pages that are the request's until
-/// it is answered.
-#[test]
-fn indirect_requests_are_resumed_with_their_segments() {
+/// A disk in memory whose backend was killed with one request taken, which `send` makes, and is served by a successor. `P` is what the
+/// request needs while it is in flight.
+fn resumed_with<P>(
+    send: impl FnOnce(&RawFrontend) -> (Request, P),
+) -> ((Machine, TempDir), Backend, RawFrontend, P) {
     let inflight_dir = tempfile::tempdir().unwrap();
     let machine = Machine::new();
     let released = Arc::new(AtomicBool::new(false));
     let hv = machine.domain(DomId::DOM0);
-    let disk: Arc<dyn Disk> =
-        Arc::new(StuckDisk(RamDisk::new(DiskInfo::new(2048)).unwrap(), released.clone()));
+    let discard = Some(DiscardLimits { granularity: 512, alignment: 0 });
+    let ram = RamDisk::new(DiskInfo { discard, ..DiskInfo::new(2048) }).unwrap();
+    let disk: Arc<dyn Disk> = Arc::new(StuckDisk(ram, released.clone()));
     let mut driver = VbdDriver::with_opener(
         hv.clone(),
         Arc::new(RebindableChannels(hv.clone())),
@@ -150,9 +153,8 @@ fn indirect_requests_are_resumed_with_their_segments() {
     let device = FrontendDevice::new(machine.domain(GUEST), device);
     let mut raw: RawFrontend = RawFrontend::connect(device, key::PROTOCOL_X86_64, false);
     raw.device.switch(XenbusState::Connected);
-    raw.data.slice(0, PAGE_SIZE).unwrap().copy_from(&[9; PAGE_SIZE]);
-    let (write, _pages) = raw.indirect(OP_WRITE, 1, 0, &[raw.data.refs()[0]; 100]);
-    raw.send(&[write]);
+    let (request, kept) = send(&raw);
+    raw.send(&[request]);
     // Taken, recorded, and never answered: as if the process was killed, the log is copied while it has the request.
     let log = inflight_dir.path().join(format!("vbd-{GUEST}-{XVDA}"));
     let taken = || std::fs::read(&log).unwrap()[PAGE_SIZE + 12] == 1;
@@ -168,8 +170,18 @@ fn indirect_requests_are_resumed_with_their_segments() {
     // The stopping backend has failed it: neither is its response in the ring nor its end in the log of the one that was killed.
     ring_abi::testing::words(&ring_page).store32(8, 0);
     std::fs::write(&log, copied).unwrap();
+    let back = start(&machine, inflight_dir.path());
+    ((machine, inflight_dir), back, raw, kept)
+}
 
-    let _back = start(&machine, inflight_dir.path());
+/// An indirect request is recorded as the ring has it: a successor fetches its segments again, from pages that are the request's until
+/// it is answered.
+#[test]
+fn indirect_requests_are_resumed_with_their_segments() {
+    let (_machine, _back, mut raw, _pages) = resumed_with(|raw| {
+        raw.data.slice(0, PAGE_SIZE).unwrap().copy_from(&[9; PAGE_SIZE]);
+        raw.indirect(OP_WRITE, 1, 0, &[raw.data.refs()[0]; 100])
+    });
     let response = raw.receive(1)[0];
     assert_eq!((response.id, response.status, response.operation), (1, Status::OKAY, OP_WRITE));
     let read = raw.io(OP_READ, 2, 8 * 99, &[1]);
@@ -179,6 +191,16 @@ fn indirect_requests_are_resumed_with_their_segments() {
     let mut found = [0; PAGE_SIZE];
     raw.data.slice(PAGE_SIZE, PAGE_SIZE).unwrap().copy_to(&mut found);
     assert!(found == [9; PAGE_SIZE]);
+    assert_eq!(raw.device.backend_state(), XenbusState::Connected);
+}
+
+/// To discard once more does no harm.
+#[test]
+fn discards_are_resumed() {
+    let discard = Discard { flag: 0, handle: 0, id: 1, sector_number: 8, nr_sectors: 2040 };
+    let (_machine, _back, mut raw, ()) = resumed_with(|_| (Request::Discard(discard), ()));
+    let response = raw.receive(1)[0];
+    assert_eq!((response.id, response.status, response.operation), (1, Status::OKAY, OP_DISCARD));
     assert_eq!(raw.device.backend_state(), XenbusState::Connected);
 }
 

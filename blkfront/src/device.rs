@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use event_channel::{Notifiers, WaitChannel, WaitEventChannels};
 use event_loop::{AdaptivePoll, EventSet, Ready};
 use grant_table::{GrantTable, Shared};
-use ring_abi::blkif::{MAX_INDIRECT_PAGES, Status, X86_64};
+use ring_abi::blkif::{MAX_INDIRECT_PAGES, SECTOR, Status, X86_64};
 use ring_abi::{DomId, GrantRef, PAGE_SIZE};
 use xenbus::frontend::{self, Frontend};
 
@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::handshake::Negotiated;
 use crate::queue::Operation;
 use crate::queues::Queues;
+use crate::request::{Completion, Request};
 use crate::ring_pages::RingPages;
 use crate::split::MAX_REQUEST_BYTES;
 use crate::stats::{Stats, Tally};
@@ -44,51 +45,6 @@ impl Default for Options {
             queues: 1,
             timeout: Duration::from_secs(30),
             busy_poll: Duration::from_micros(20),
-        }
-    }
-}
-
-/// One request, with the pages that it reads into or writes from.
-#[derive(Debug)]
-pub struct Request {
-    /// The caller's identifier, given back in the [`Completion`].
-    pub token: u64,
-    /// What to do.
-    pub operation: Operation,
-    /// First sector, in units of 512 bytes.
-    pub sector: u64,
-    /// Bytes from the buffer's start, whole sectors of the disk; 0 for a flush.
-    pub bytes: usize,
-    /// The pages; none for a flush.
-    pub buffer: Option<Buffer>,
-}
-
-impl Request {
-    /// Makes a flush.
-    pub fn flush(token: u64) -> Request {
-        Request { token, operation: Operation::Flush, sector: 0, bytes: 0, buffer: None }
-    }
-}
-
-/// A completed request.
-#[derive(Debug)]
-pub struct Completion {
-    /// The request, with its buffer.
-    pub request: Request,
-    /// The status of the backend's response.
-    pub status: Status,
-}
-
-impl Completion {
-    /// Turns a status other than `OKAY` into an error.
-    ///
-    /// # Errors
-    /// [`Error::Status`] if the backend failed the request.
-    pub fn check(&self) -> Result<()> {
-        let Request { operation, sector, .. } = self.request;
-        match self.status {
-            Status::OKAY => Ok(()),
-            status => Err(Error::Status { operation, sector, status }),
         }
     }
 }
@@ -225,8 +181,8 @@ impl Disk {
         if !is_valid || self.frontend.is_closed() {
             return Err(request);
         }
-        if request.bytes > MAX_REQUEST_BYTES {
-            return self.submit_indirect(request);
+        if request.bytes > MAX_REQUEST_BYTES || request.operation == Operation::Discard {
+            return self.submit_other(request);
         }
         let Request { operation, sector, .. } = request;
         self.queues.submit_with(operation, sector, request, |request, segments| {
@@ -236,10 +192,13 @@ impl Disk {
         })
     }
 
-    /// Submits a request for more than its own segments hold.
+    /// Submits a discard, or a request for more than its own segments hold.
     #[cold]
-    fn submit_indirect(&mut self, request: Request) -> std::result::Result<(), Request> {
+    fn submit_other(&mut self, request: Request) -> std::result::Result<(), Request> {
         let Request { operation, sector, bytes, .. } = request;
+        if operation == Operation::Discard {
+            return self.queues.submit_discard(sector, (bytes / SECTOR) as u64, request);
+        }
         let is_transfer = matches!(operation, Operation::Read | Operation::Write);
         if !is_transfer || bytes > self.max_request_bytes() {
             return Err(request);

@@ -93,6 +93,9 @@ pub enum Error {
         /// The most bytes of a request.
         max: usize,
     },
+    /// The backend does not offer discard, or not for this disk.
+    #[error("the backend does not offer discard for this disk (feature-discard)")]
+    NoDiscard,
     /// The disk is read-only.
     #[error("the disk is read-only")]
     ReadOnly,

@@ -34,7 +34,7 @@ pub const CONNECTION_KEYS: [&str; 13] = [
 ];
 
 /// The backend's keys that are read here.
-pub const BACKEND_KEYS: [&str; 11] = [
+pub const BACKEND_KEYS: [&str; 14] = [
     key::SECTORS,
     key::SECTOR_SIZE,
     key::PHYSICAL_SECTOR_SIZE,
@@ -46,6 +46,9 @@ pub const BACKEND_KEYS: [&str; 11] = [
     key::MAX_RING_PAGES,
     key::MULTI_QUEUE_MAX_QUEUES,
     key::FEATURE_MAX_INDIRECT_SEGMENTS,
+    key::FEATURE_DISCARD,
+    key::DISCARD_GRANULARITY,
+    key::DISCARD_ALIGNMENT,
 ];
 
 /// The disk's properties and features, as the backend published them.
@@ -75,6 +78,31 @@ pub struct Negotiated {
     pub barrier: bool,
     /// The most segments of an indirect request; 0 if none are supported.
     pub indirect_segments: u16,
+    /// What can be discarded; `None` if discards are not supported.
+    pub discard: Option<DiscardLimits>,
+}
+
+/// The extents that a disk can discard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiscardLimits {
+    /// Length of an extent in bytes, not 0: of a discard that covers one in part, that part need not be freed.
+    pub granularity: u32,
+    /// Bytes before the first extent.
+    pub alignment: u32,
+}
+
+impl DiscardLimits {
+    /// Reads the backend's keys; without the optional ones each sector is an extent (note 4 of blkif.h).
+    fn from_keys(other: &Keys, sector_size: u32) -> Result<Option<DiscardLimits>, KeyError> {
+        if !other.flag(key::FEATURE_DISCARD)? {
+            return Ok(None);
+        }
+        let granularity = match other.or(key::DISCARD_GRANULARITY, sector_size)? {
+            0 => sector_size,
+            bytes => bytes,
+        };
+        Ok(Some(DiscardLimits { granularity, alignment: other.or(key::DISCARD_ALIGNMENT, 0)? }))
+    }
 }
 
 impl Negotiated {
@@ -99,6 +127,7 @@ impl Negotiated {
             flush: other.flag(key::FEATURE_FLUSH_CACHE)?,
             barrier: other.flag(key::FEATURE_BARRIER)?,
             indirect_segments: indirect_segments(other)?,
+            discard: DiscardLimits::from_keys(other, sector_size)?,
         })
     }
 }
@@ -194,6 +223,7 @@ mod tests {
             flush: true,
             barrier: false,
             indirect_segments: 0,
+            discard: None,
         };
         assert_eq!(Negotiated::from_keys(&keys()), Ok(negotiated));
         for (offered, used) in [(32, 32), (4096, 256), (u32::MAX, 256)] {
@@ -211,10 +241,28 @@ mod tests {
             (key::SECTOR_SIZE, "768"),
             (key::SECTOR_SIZE, "1048576"),
             (key::INFO, "-1"),
+            (key::FEATURE_DISCARD, "yes"),
+            (key::DISCARD_GRANULARITY, "4k"),
+            (key::DISCARD_ALIGNMENT, "-1"),
         ] {
-            let error = Negotiated::from_keys(&keys().with(key, value)).unwrap_err();
+            let error =
+                Negotiated::from_keys(&keys().with(key::FEATURE_DISCARD, 1).with(key, value)).unwrap_err();
             assert!(format!("{error}").starts_with(&format!("/b/{key}: found \"{value}\"")), "{error}");
         }
+    }
+
+    #[test]
+    fn discard_has_sectors_for_extents_unless_the_backend_says_more() {
+        let discard = |keys: Keys| Negotiated::from_keys(&keys).unwrap().discard;
+        let offered = || keys().with(key::FEATURE_DISCARD, 1);
+        assert_eq!(discard(keys().with(key::DISCARD_GRANULARITY, 4096)), None);
+        assert_eq!(discard(keys().with(key::FEATURE_DISCARD, 0)), None);
+        let sector_size = Negotiated::from_keys(&keys()).unwrap().sector_size;
+        let of = |granularity, alignment| Some(DiscardLimits { granularity, alignment });
+        assert_eq!(discard(offered()), of(sector_size, 0));
+        assert_eq!(discard(offered().with(key::DISCARD_GRANULARITY, 0)), of(sector_size, 0));
+        let extents = offered().with(key::DISCARD_GRANULARITY, 65536).with(key::DISCARD_ALIGNMENT, 512);
+        assert_eq!(discard(extents), of(65536, 512));
     }
 
     #[test]

@@ -43,7 +43,12 @@ pub fn hostile(script: &[u8]) {
                 let operation = [Operation::Read, Operation::Write, Operation::Barrier, Operation::Flush]
                     [usize::from(step[1] & 3)];
                 let before = queue.in_flight();
-                if queue.submit(operation, u64::from(value), &segments(), next).is_ok() {
+                let sector = u64::from(value);
+                let submitted = match step[1] & 4 {
+                    0 => queue.submit(operation, sector, &segments(), next),
+                    _ => queue.submit_discard(sector, 8, next),
+                };
+                if submitted.is_ok() {
                     open.insert(next);
                     assert_eq!(queue.in_flight(), before + 1);
                 }

@@ -49,6 +49,8 @@ mod open;
 pub mod queue;
 pub mod queues;
 #[cfg(feature = "std")]
+mod request;
+#[cfg(feature = "std")]
 mod ring_pages;
 pub mod split;
 #[cfg(feature = "std")]
@@ -60,11 +62,13 @@ mod table;
 #[cfg(feature = "std")]
 pub use buffer::Buffer;
 #[cfg(feature = "std")]
-pub use device::{Completion, Disk, Options, Request};
+pub use device::{Disk, Options};
 #[cfg(feature = "std")]
 pub use error::{Error, Result};
-pub use handshake::Negotiated;
+pub use handshake::{DiscardLimits, Negotiated};
 pub use queue::Operation;
+#[cfg(feature = "std")]
+pub use request::{Completion, Request};
 pub use split::split;
 #[cfg(feature = "std")]
 pub use stats::Stats;

@@ -6,8 +6,8 @@ use alloc::collections::VecDeque;
 use arrayvec::ArrayVec;
 use ring_abi::GrantRef;
 use ring_abi::blkif::{
-    Discard, Indirect, Io, MAX_INDIRECT_PAGES, MAX_SEGMENTS, OP_FLUSH_DISKCACHE, OP_INDIRECT, OP_READ,
-    OP_WRITE, OP_WRITE_BARRIER, Request, Response, Segment, Status,
+    Discard, Indirect, Io, MAX_INDIRECT_PAGES, MAX_SEGMENTS, OP_DISCARD, OP_FLUSH_DISKCACHE, OP_INDIRECT,
+    OP_READ, OP_WRITE, OP_WRITE_BARRIER, Request, Response, Segment, Status,
 };
 use ring_abi::ring::{BadMemory, Front, Notify, Protocol};
 use ring_abi::shm::Memory;
@@ -26,6 +26,8 @@ pub enum Operation {
     Barrier = OP_WRITE_BARRIER,
     /// Completed writes become durable.
     Flush = OP_FLUSH_DISKCACHE,
+    /// Sectors are no longer in use: what they read as is undefined until they are written. See [`Queue::submit_discard`].
+    Discard = OP_DISCARD,
 }
 
 impl Operation {
@@ -45,6 +47,8 @@ impl Operation {
                 io.operation = self as u8;
                 io.nr_segments = io.segments.len() as u8;
             }
+            // One of no sectors, which backends refuse: the range is given by `Queue::submit_discard`.
+            Operation::Discard => *request = discard(id, sector, 0),
         }
     }
 }
@@ -177,6 +181,14 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
                 indirect_grefs,
             });
         })
+    }
+
+    /// Submits a discard of so many sectors, in units of 512 bytes.
+    ///
+    /// # Errors
+    /// Gives the item back if the ring is full.
+    pub fn submit_discard(&mut self, sector: u64, sectors: u64, item: T) -> Result<(), T> {
+        self.insert(item, |_, id, request| *request = discard(id, sector, sectors))
     }
 
     /// Whether a barrier is in flight.
@@ -339,6 +351,11 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queue<P,
     pub(crate) fn into_requests(mut self) -> alloc::vec::Vec<(Request, T)> {
         self.table.drain()
     }
+}
+
+#[cold]
+fn discard(id: u64, sector_number: u64, nr_sectors: u64) -> Request {
+    Request::Discard(Discard { flag: 0, handle: 0, id, sector_number, nr_sectors })
 }
 
 #[cold]

@@ -136,6 +136,17 @@ impl<P: Protocol<Request = Request, Response = Response>, M: Memory, T> Queues<P
         }
     }
 
+    /// Submits a discard of so many sectors, as [`Queue::submit_discard`] does.
+    ///
+    /// # Errors
+    /// As [`Queues::submit_with`].
+    pub fn submit_discard(&mut self, sector: u64, sectors: u64, item: T) -> Result<(), T> {
+        match self.choose(false) {
+            Some(queue) => queue.submit_discard(sector, sectors, item),
+            None => Err(item),
+        }
+    }
+
     /// Gives up the requests in flight that have more than so many segments, and gives back their items. To be called without
     /// rings: the next backend does not support them.
     pub fn remove_larger(&mut self, segments: u16) -> Vec<T> {

@@ -34,13 +34,23 @@ impl Counters {
     }
 }
 
-/// The names of operations in reports, by [`Operation`].
-const NAMES: [&str; 4] = ["read", "write", "barrier", "flush"];
+/// The names of operations in reports, by [`index`].
+const NAMES: [&str; 5] = ["read", "write", "barrier", "flush", "discard"];
+
+/// The place of an operation there.
+#[inline]
+fn index(operation: Operation) -> usize {
+    match operation {
+        Operation::Discard => 4,
+        // As in requests: 0 to 3.
+        other => other as usize,
+    }
+}
 
 /// Live counters of a disk.
 #[derive(Debug, Default)]
 pub struct Stats {
-    /// By [`Operation`].
+    /// By [`index`].
     operations: [Counters; NAMES.len()],
     in_flight: Counter,
     /// Events of the ring.
@@ -84,7 +94,7 @@ impl Tally {
     /// Counts a response to a request for these bytes, which count if it did not fail.
     #[inline]
     pub(crate) fn add(&mut self, operation: Operation, bytes: usize, status: Status) {
-        let counted = &mut self.0[operation as usize];
+        let counted = &mut self.0[index(operation)];
         counted.requests += 1;
         if status == Status::OKAY {
             counted.bytes += bytes as u64;

@@ -4,10 +4,11 @@ use ring_abi::PAGE_SIZE;
 use ring_abi::blkif::SECTOR;
 
 use crate::buffer::Buffer;
-use crate::device::{Completion, Disk, Request};
+use crate::device::Disk;
 use crate::error::{Error, Result};
 use crate::handshake::Negotiated;
 use crate::queue::Operation;
+use crate::request::{Completion, Request};
 use crate::split::{Chunk, MAX_REQUEST_BYTES, split};
 
 /// The most bytes of buffers kept for later calls.
@@ -70,6 +71,27 @@ impl Disk {
         }
         let mut flush = Some(Request::flush(0));
         self.run_all(|_| Ok(flush.take()), |_, _| ())
+    }
+
+    /// Discards bytes from `offset` on, which are no longer in use: what they read as is undefined until they are written. Offset
+    /// and length are multiples of the sector size; extents that are covered in part ([`DiscardLimits`](crate::DiscardLimits)) may stay allocated.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`]; [`Error::NoDiscard`] if the backend does not offer it; and as [`Disk::read_at`].
+    pub fn discard(&mut self, offset: u64, bytes: usize) -> Result<()> {
+        let info = self.connected_info()?;
+        if info.read_only {
+            return Err(Error::ReadOnly);
+        }
+        if info.discard.is_none() {
+            return Err(Error::NoDiscard);
+        }
+        self.check(offset, bytes)?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        let mut discard = Some(Request::discard(0, offset / SECTOR as u64, bytes));
+        self.run_all(|_| Ok(discard.take()), |_, _| ())
     }
 
     fn check(&self, offset: u64, bytes: usize) -> Result<()> {

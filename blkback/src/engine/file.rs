@@ -2,6 +2,7 @@
 
 //! A raw image or a block device as a disk.
 
+use super::discards::{self, Discards};
 use super::image::{self, Access, OpenImage};
 use super::threads::ThreadEngine;
 use super::uring::{self, UringEngine};
@@ -27,12 +28,14 @@ pub struct FileDisk {
 }
 
 impl FileDisk {
-    /// Opens an image; `direct` bypasses the page cache where file and medium support it (O_DIRECT at 512 bytes).
+    /// Opens an image, which offers discard where it can; `direct` bypasses the page cache where file and medium support it (O_DIRECT at
+    /// 512 bytes).
     ///
     /// # Errors
     /// Every [`OpenError`] but [`OpenError::Ram`].
     pub fn open(path: &Path, mode: Mode, direct: bool) -> Result<FileDisk, OpenError> {
-        FileDisk::open_as(path, Access { mode, direct, user: None, own_loop: None, server: None })
+        let access = Access { mode, direct, user: None, own_loop: None, server: None };
+        FileDisk::open_as(path, access).map(|disk| disk.with_discard(true))
     }
 
     /// Opens an image.
@@ -56,6 +59,15 @@ impl FileDisk {
     /// Says whether it is a CD-ROM.
     pub fn with_cdrom(mut self, cdrom: bool) -> FileDisk {
         self.info.cdrom = cdrom;
+        self.info.discard = self.info.discard.filter(|_| !cdrom);
+        self
+    }
+
+    /// Offers discard if it is `wanted`, where this is no CD-ROM, may be written, and the medium can.
+    pub fn with_discard(mut self, wanted: bool) -> FileDisk {
+        let can = wanted && !self.info.read_only && !self.info.cdrom;
+        let image = self.image.as_ref().filter(|_| can);
+        self.info.discard = image.and_then(|image| discards::limits(image.file(), &self.info));
         self
     }
 }
@@ -99,6 +111,10 @@ impl Disk for FileDisk {
                 Box::new(ThreadEngine::new(self.image()?.file().clone(), depth)?)
             }
             Err(error) => return Err(error),
+        };
+        let engine = match self.info.discard {
+            Some(_) => Box::new(Discards::new(engine, self.image()?.file().clone())?),
+            None => engine,
         };
         Ok(self.flushes.guard(engine))
     }

@@ -115,4 +115,8 @@ impl Engine for Guarded {
     fn fd(&self) -> BorrowedFd<'_> {
         self.engine.fd()
     }
+
+    fn discard_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.engine.discard_fd()
+    }
 }

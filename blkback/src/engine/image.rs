@@ -3,6 +3,7 @@
 //! Opens, checks and locks a raw image or a block device. The open image may be sent to another process, which does its I/O: what it has
 //! of locks and claims, its descriptors have.
 
+use super::block_device::{is_block_device, queue_attribute};
 use super::lock::ImageLock;
 use super::{DiskInfo, Mode, OpenError, claims};
 use nix::fcntl::OFlag;
@@ -10,7 +11,7 @@ use nix::sys::statfs::{self, FsType, fstatfs};
 use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
@@ -201,10 +202,6 @@ fn open_for_io(file: File, path: &Path, access: Access, sector_size: u32) -> Res
     again(claim).map_err(|source| busy(path, &file, source, false))
 }
 
-fn is_block_device(file: &File) -> bool {
-    file.metadata().is_ok_and(|meta| meta.file_type().is_block_device())
-}
-
 /// Checks that a device which others may read, too, is written to by nobody. A claim to try ends at once.
 fn check_readable_device(file: &File, path: &Path) -> Result<(), OpenError> {
     let same = format!("/proc/self/fd/{}", file.as_raw_fd());
@@ -274,15 +271,7 @@ fn sector_sizes(file: &File) -> io::Result<(u32, u32)> {
     if !meta.file_type().is_block_device() {
         return Ok((512, 512));
     }
-    let major = nix::sys::stat::major(meta.rdev());
-    let minor = nix::sys::stat::minor(meta.rdev());
-    let read = |name: &str| -> Option<u32> {
-        // A partition has no queue directory of its own; its disk's is one level up.
-        ["queue", "../queue"].iter().find_map(|queue| {
-            let path = format!("/sys/dev/block/{major}:{minor}/{queue}/{name}");
-            std::fs::read_to_string(path).ok()?.trim_ascii().parse().ok()
-        })
-    };
+    let read = |name: &str| queue_attribute(&meta, name);
     let logical = read("logical_block_size").filter(|s| s.is_power_of_two() && (512..=4096).contains(s));
     let logical = logical.unwrap_or(512);
     let physical = read("physical_block_size").filter(|s| s.is_multiple_of(logical));

@@ -134,13 +134,13 @@ impl IoRequest {
         self.slot().sector
     }
 
-    /// Bytes to read or write.
+    /// Bytes to read, write or discard.
     #[inline]
     pub fn len(&self) -> usize {
         self.slot().bytes
     }
 
-    /// Whether there is nothing to read or write.
+    /// Whether there is nothing to read, write or discard.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -78,6 +78,11 @@ pub struct Slices<'t, 'm> {
 }
 
 impl<'m> Slices<'_, 'm> {
+    /// Sets the length in bytes of an operation that has no memory, as a discard.
+    pub fn cover(&mut self, bytes: usize) {
+        self.bytes = bytes;
+    }
+
     /// Appends memory; `false` if there are too many slices already.
     #[inline]
     pub fn push(&mut self, slice: VolatileSlice<'m>) -> bool {

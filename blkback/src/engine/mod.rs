@@ -3,8 +3,11 @@
 //! Disks and the engines that do their I/O. A [`Disk`] is one medium, shared by all its users; an [`Engine`] does its
 //! I/O for one thread.
 
+mod block_device;
 mod bounce;
 mod claims;
+mod discard_slices;
+mod discards;
 mod error;
 mod file;
 mod flush_guard;
@@ -51,6 +54,17 @@ pub struct DiskInfo {
     pub flush: bool,
     /// It is a CD-ROM, which is removable, and may have no medium: no sectors.
     pub cdrom: bool,
+    /// What can be discarded; `None` where [`Operation::Discard`] is not supported, and not offered to frontends.
+    pub discard: Option<DiscardLimits>,
+}
+
+/// The extents that a disk can discard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiscardLimits {
+    /// Length of an extent in bytes: of a discard that covers one in part, that part need not be freed.
+    pub granularity: u32,
+    /// Bytes before the first extent.
+    pub alignment: u32,
 }
 
 impl DiskInfo {
@@ -63,6 +77,7 @@ impl DiskInfo {
             read_only: false,
             flush: true,
             cdrom: false,
+            discard: None,
         }
     }
 }
@@ -92,6 +107,7 @@ pub trait Disk: Send + Sync {
 ///   order. Its sectors were checked. Its slices are valid while it lives, and the frontend may change them at any
 ///   time: read each byte once, and never make a reference to them.
 /// * At most `depth` requests are out at once, and their [tags](IoRequest::tag) are different numbers below it.
+/// * A discard has a [length](IoRequest::len) and no slices. No sector outside it changes.
 /// * A flush makes durable the writes that were handed back before it was submitted. Nothing else is ordered.
 /// * A request fails alone, by [`Completion::result`]; an error of [`Engine::poll`] closes the device. `EFAULT` says
 ///   that the kernel cannot do I/O in this memory: the request then comes again with other memory.
@@ -171,4 +187,9 @@ pub trait Engine {
     /// A descriptor that is readable while [`Engine::poll`] would return a completion, but for those that complete in
     /// [`Engine::submit`]: the caller polls after it has submitted.
     fn fd(&self) -> BorrowedFd<'_>;
+
+    /// As [`Engine::fd`], for discards, if others complete those than what reads and writes.
+    fn discard_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }

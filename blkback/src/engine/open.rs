@@ -1,7 +1,7 @@
 //! Opens the disk that a [`Spec`] describes.
 
 use super::spec::Source;
-use super::{Access, Disk, DiskInfo, FileDisk, NullDisk, OpenError, RamDisk, Spec};
+use super::{Access, DiscardLimits, Disk, DiskInfo, FileDisk, NullDisk, OpenError, RamDisk, Spec};
 use std::sync::Arc;
 
 /// Opens a disk.
@@ -14,13 +14,19 @@ pub fn open(spec: &Spec) -> Result<Arc<dyn Disk>, OpenError> {
         cdrom: spec.cdrom,
         ..DiskInfo::new(bytes / 512)
     };
-    let &Spec { mode, direct, user, own_loop, cdrom, .. } = spec;
+    let &Spec { mode, direct, user, own_loop, cdrom, discard, .. } = spec;
     Ok(match &spec.source {
-        Source::Raw(path) => Arc::new(
-            FileDisk::open_as(path, Access { mode, direct, user, own_loop, server: None })?.with_cdrom(cdrom),
-        ),
+        Source::Raw(path) => {
+            let disk = FileDisk::open_as(path, Access { mode, direct, user, own_loop, server: None })?;
+            Arc::new(disk.with_cdrom(cdrom).with_discard(discard))
+        }
         Source::Null(bytes) => Arc::new(NullDisk::new(described(*bytes))),
         Source::Empty => Arc::new(NullDisk::new(DiskInfo { flush: false, ..described(0) })),
-        Source::Ram(bytes) => Arc::new(RamDisk::new(described(*bytes)).map_err(OpenError::Ram)?),
+        Source::Ram(bytes) => {
+            let is_offered = discard && !mode.read_only();
+            let discard = is_offered.then_some(DiscardLimits { granularity: 512, alignment: 0 });
+            let info = DiskInfo { discard, ..described(*bytes) };
+            Arc::new(RamDisk::new(info).map_err(OpenError::Ram)?)
+        }
     })
 }

@@ -11,6 +11,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use vm_memory::{MmapRegion, VolatileMemory};
 
+/// What discarded sectors are overwritten with.
+static ZEROES: [u8; 64 << 10] = [0; 64 << 10];
+
 /// A disk in memory, zeroed at first; its content is lost with its last user.
 #[derive(Clone, Debug)]
 pub struct RamDisk {
@@ -63,13 +66,21 @@ impl RamEngine {
         let start =
             usize::try_from(request.sector()).ok().and_then(|s| s.checked_mul(512)).ok_or(Errno::EINVAL)?;
         let target = self.disk.memory.get_slice(start, request.len()).map_err(|_| Errno::EIO)?;
+        if request.operation() == Operation::Discard {
+            // In parts, as the zeroes come from memory.
+            for at in (0..request.len()).step_by(ZEROES.len()) {
+                let len = ZEROES.len().min(request.len() - at);
+                target.subslice(at, len).map_err(|_| Errno::EIO)?.copy_from(&ZEROES[..len]);
+            }
+            return Ok(());
+        }
         let mut offset = 0;
         for slice in request.slices() {
             let sectors = target.subslice(offset, slice.len()).map_err(|_| Errno::EIO)?;
             match request.operation() {
                 Operation::Read => sectors.copy_to_volatile_slice(slice),
                 Operation::Write => slice.copy_to_volatile_slice(sectors),
-                Operation::Flush => {}
+                Operation::Flush | Operation::Discard => {}
             }
             offset += slice.len();
         }

@@ -1,9 +1,10 @@
-//! The description of a disk, parsed from the toolstack's keys `params`, `mode`, `device-type` and `direct-io-safe`.
+//! The description of a disk, parsed from the toolstack's keys `params`, `mode`, `device-type`, `direct-io-safe` and
+//! `discard-enable`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use ring_abi::blkif::key::{DEVICE_TYPE, DIRECT_IO_SAFE, MODE, PARAMS, PHYSICAL_DEVICE};
+use ring_abi::blkif::key::{DEVICE_TYPE, DIRECT_IO_SAFE, DISCARD_ENABLE, MODE, PARAMS, PHYSICAL_DEVICE};
 use xenbus::{KeyError, Keys};
 
 /// The key `mode`: what the guest may do, and who else may use the image.
@@ -74,19 +75,21 @@ pub struct Spec {
     pub user: Option<u64>,
     /// `physical-device`: the loop device that Xen's `block` script has made of the file, for backends that take devices alone.
     pub own_loop: Option<(u64, u64)>,
+    /// `discard-enable` is absent or not 0: discard is offered where the medium supports it.
+    pub discard: bool,
 }
 
 impl Spec {
     /// A raw image or block device.
     pub fn raw(path: impl Into<PathBuf>, mode: Mode) -> Spec {
         let source = Source::Raw(path.into());
-        Spec { source, mode, direct: true, cdrom: false, user: None, own_loop: None }
+        Spec { source, mode, direct: true, cdrom: false, user: None, own_loop: None, discard: true }
     }
 
     /// Parses a backend's keys; an absent `mode` is `w`.
     ///
     /// # Errors
-    /// `params` is absent or malformed, or `mode` is none.
+    /// `params` is absent or malformed, `mode` is none, or `discard-enable` is no number.
     pub fn from_keys(keys: &Keys) -> Result<Spec, KeyError> {
         const EXPECTED: &str =
             "an absolute path, raw:<absolute path>, null:<bytes> or ram:<bytes>, bytes a multiple of 512";
@@ -103,7 +106,8 @@ impl Spec {
         let direct = keys.get(DIRECT_IO_SAFE).is_none_or(|d| d.trim_ascii() != "0");
         let mode = if cdrom { Mode::Read } else { mode };
         let own_loop = keys.get(PHYSICAL_DEVICE).and_then(device_number);
-        Ok(Spec { source, mode, direct, cdrom, user: None, own_loop })
+        let discard = keys.or(DISCARD_ENABLE, 1u32)? != 0;
+        Ok(Spec { source, mode, direct, cdrom, user: None, own_loop, discard })
     }
 }
 
@@ -164,6 +168,16 @@ mod tests {
             let keys = Keys::new("/b").with(PARAMS, "/a").with(PHYSICAL_DEVICE, text);
             assert_eq!(Spec::from_keys(&keys).unwrap().own_loop, number, "{text}");
         }
+    }
+
+    #[test]
+    fn discard_is_wanted_unless_the_toolstack_says_no() {
+        let keys = Keys::new("/b").with(PARAMS, "/a");
+        assert!(Spec::from_keys(&keys).unwrap().discard);
+        assert!(Spec::from_keys(&keys.clone().with(DISCARD_ENABLE, 1)).unwrap().discard);
+        assert!(!Spec::from_keys(&keys.clone().with(DISCARD_ENABLE, 0)).unwrap().discard);
+        let error = Spec::from_keys(&keys.with(DISCARD_ENABLE, "no")).unwrap_err().to_string();
+        assert!(error.starts_with(r#"/b/discard-enable: found "no""#), "{error}");
     }
 
     #[test]

@@ -145,8 +145,11 @@ impl Drop for ThreadEngine {
 }
 
 fn execute(file: &File, request: &IoRequest) -> io::Result<()> {
-    if request.operation() == Operation::Flush {
-        return file.sync_data();
+    match request.operation() {
+        Operation::Flush => return file.sync_data(),
+        // Carried out by a thread of its own: `discards`.
+        Operation::Discard => return Err(io::ErrorKind::Unsupported.into()),
+        Operation::Read | Operation::Write => {}
     }
     let mut rest = Iovecs::new();
     let mut transferred = 0;

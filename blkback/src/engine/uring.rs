@@ -300,6 +300,8 @@ fn entry(operation: Operation, iovecs: &[iovec], offset: u64, fixed: bool) -> sq
                 .offset(offset)
                 .build()
         }
+        // Carried out by a thread of its own (`discards`); the ring refuses this.
+        (Operation::Discard, _) => opcode::Nop::new().build(),
         (Operation::Flush, _) => opcode::Fsync::new(FILE).flags(types::FsyncFlags::DATASYNC).build(),
         (Operation::Read, [one]) => {
             opcode::Read::new(FILE, one.iov_base.cast(), one.iov_len as u32).offset(offset).build()

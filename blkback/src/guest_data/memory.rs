@@ -54,6 +54,10 @@ impl Memory {
         if self.refused {
             return false;
         }
+        if request.operation() == Operation::Discard {
+            slices.cover(request.bytes());
+            return true;
+        }
         let segments = request.segments();
         if let Some(buffer) = &self.buffer {
             return buffer.slice(0, request.bytes()).is_some_and(|all| slices.push(all));
@@ -88,7 +92,7 @@ impl Memory {
         };
         Some(match operation {
             Operation::Read => CopyOp::new(local, guest, len),
-            Operation::Write | Operation::Flush => CopyOp::new(guest, local, len),
+            _ => CopyOp::new(guest, local, len),
         })
     }
 }

@@ -1,6 +1,7 @@
 //! What vbds' keys say.
 
 use super::*;
+use crate::engine::DiscardLimits;
 use proptest::prelude::*;
 
 fn front_keys() -> Keys {
@@ -158,4 +159,17 @@ proptest! {
             }
         }
     }
+}
+
+#[test]
+fn keys_of_discard_are_there_where_the_disk_supports_it() {
+    let discard = |disk: &DiskInfo| {
+        let keys = disk_keys(disk);
+        [key::FEATURE_DISCARD, key::DISCARD_GRANULARITY, key::DISCARD_ALIGNMENT]
+            .map(|key| keys.get(key).map(str::to_owned))
+    };
+    assert_eq!(discard(&DiskInfo::new(8)), [None, None, None]);
+    let limits = DiscardLimits { granularity: 4096, alignment: 512 };
+    let disk = DiskInfo { discard: Some(limits), ..DiskInfo::new(8) };
+    assert_eq!(discard(&disk), ["1", "4096", "512"].map(|value| Some(value.to_owned())));
 }

@@ -11,8 +11,14 @@ use ring_abi::ring::Front;
 use ring_abi::testing::Pages;
 use std::collections::BTreeMap;
 
-const LIMITS: Limits =
-    Limits { sectors: 1 << 20, sector_size: 512, read_only: false, flush: true, indirect_segments: 600 };
+const LIMITS: Limits = Limits {
+    sectors: 1 << 20,
+    sector_size: 512,
+    read_only: false,
+    flush: true,
+    discard: true,
+    indirect_segments: 600,
+};
 
 fn io(operation: u8, id: u64, sector_number: u64, segments: &[(u8, u8)]) -> Request {
     let segments: ArrayVec<_, 11> = segments

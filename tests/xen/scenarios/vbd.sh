@@ -1,4 +1,4 @@
-# A stock guest on xpv's block backend, by two queues and large requests: partition, ext4, 200 MB written, flushed, read back; dom0 finds the files in the image.
+# A stock guest on xpv's block backend, by two queues and large requests: partition, ext4, 200 MB written, flushed, read back; dom0 finds the files in the image, and what is trimmed leaves it.
 # needs: xpv
 # timeout: 240
 truncate -s 320M /tmp/disk
@@ -38,6 +38,14 @@ xpv block-list --xen --json one >/tmp/list
 writes=$(sed -n '/"write": {/,/"requests"/s/.*"requests": \([0-9]*\).*/\1/p' /tmp/list | head -n 1)
 check "most writes are large: $writes requests" test "$writes" -lt 2000
 check "both queues have served requests" test "$(sed -n '/"queues"/,$p' /tmp/list | grep -c '"received": [1-9]')" = 2
+# 40 MB more, which are removed: their blocks leave the image, 512 bytes each.
+check "discard is offered" test "$(xenstore-read /local/domain/0/backend/vbd/1/51712/feature-discard)" = 1
+check_in_guest one "40 MB are written" 'mount -t ext4 /dev/xvda1 /mnt && (for n in 1 2 3 4; do cat /tmp/seed; done) >/mnt/e && sync'
+before=$(stat -c %b /tmp/disk)
+check_in_guest one "removed, and trimmed" 'rm /mnt/e && sync && fstrim /mnt && umount /mnt'
+after=$(stat -c %b /tmp/disk)
+echo "blocks: $before before, $after after"
+check "the image has most of them less" test $((before - after)) -ge $((36 * 2048))
 check_in_guest one "no error was seen" '! dmesg | grep -iE "I/O error|xvda.*error"'
 
 # The same file system with dom0's tools.

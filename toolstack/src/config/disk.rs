@@ -124,7 +124,7 @@ fn warn(origin: &Origin, disk: &DeviceDisk, warnings: &mut Warnings) {
         ("backendtype", backend_type, "xpv serves every disk"),
         ("script", script, "scripts are not run"),
         ("grant_usage", disk.grant_usage.is_some(), "it is for virtio"),
-        ("discard", disk.discard == Some(true), "discard is not offered yet"),
+        ("discard", disk.discard == Some(true) && !disk.writable, "the disk is read-only"),
         ("direct-io-safe", disk.direct_io_safe, "the page cache is bypassed wherever that is possible"),
         ("untrusted", disk.trusted == Some(false), "our frontends make no difference"),
     ];

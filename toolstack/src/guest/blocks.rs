@@ -17,6 +17,11 @@ use crate::nbd::{Blocks, Export, Op, Outcome};
 /// Requests that wait for a slot of the ring, at which no further command is taken.
 const MAX_WAITING: usize = 1024;
 
+/// What is written of a command for zeroes, a request at most.
+static ZEROES: [u8; 1 << 20] = [0; 1 << 20];
+/// Bytes of a command for zeroes that are in flight at once.
+const ZEROES_IN_FLIGHT: u64 = 4 << 20;
+
 /// A disk, and the commands in flight.
 pub struct DiskBlocks {
     disk: Disk,
@@ -33,8 +38,10 @@ pub struct DiskBlocks {
 
 /// A command in flight.
 struct PendingCommand {
-    /// The data read, or to be written.
+    /// The data read, or to be written; none for zeroes.
     data: Vec<u8>,
+    /// Bytes of the disk that are still to be filled with zeroes.
+    zeroes: Range<u64>,
     /// The number of requests that have not completed.
     remaining: usize,
     failed: Option<i32>,
@@ -48,7 +55,7 @@ struct RingRequest {
     command: u64,
     operation: Operation,
     sector: u64,
-    /// The range of the command's data.
+    /// The range of the command's data; of zeroes and discards only its length counts.
     bytes: Range<usize>,
 }
 
@@ -77,6 +84,7 @@ impl DiskBlocks {
         self.export.size = info.sectors * SECTOR as u64;
         self.export.block = info.sector_size;
         self.export.read_only = info.read_only;
+        self.export.trim = info.discard.is_some();
     }
 
     /// Returns the disk, to be closed.
@@ -94,7 +102,13 @@ impl DiskBlocks {
                 (Operation::Write, offset, PendingCommand::new(data, false, durable))
             }
             Op::Flush => (Operation::Flush, 0, PendingCommand::new(Vec::new(), false, false)),
-            Op::Trim { .. } => return self.finished.push((id, Err(Errno::EOPNOTSUPP as i32))),
+            Op::Trim { offset, len, durable } => return self.discard(id, offset, len, durable),
+            Op::WriteZeroes { offset, len, durable } => {
+                let zeroes = offset..offset + u64::from(len);
+                let command = PendingCommand { zeroes, ..PendingCommand::new(Vec::new(), false, durable) };
+                self.commands.insert(id, command);
+                return self.write_zeroes(id);
+            }
         };
         let len = command.data.len();
         self.commands.insert(id, command);
@@ -104,6 +118,31 @@ impl DiskBlocks {
         for chunk in split(offset, len, self.buffers.request_bytes(&self.disk)) {
             let sector = chunk.sector();
             self.enqueue(RingRequest { command: id, operation, sector, bytes: chunk.bytes });
+        }
+    }
+
+    fn discard(&mut self, id: u64, offset: u64, len: u32, durable: bool) {
+        self.commands.insert(id, PendingCommand::new(Vec::new(), false, durable));
+        let sector = offset / SECTOR as u64;
+        let bytes = 0..len as usize;
+        self.enqueue(RingRequest { command: id, operation: Operation::Discard, sector, bytes });
+    }
+
+    /// Enqueues writes of the next zeroes of a command.
+    fn write_zeroes(&mut self, id: u64) {
+        let Some(command) = self.commands.get_mut(&id) else { return };
+        let start = command.zeroes.start;
+        let len = (command.zeroes.end - start).min(ZEROES_IN_FLIGHT);
+        command.zeroes.start += len;
+        let max = self.buffers.request_bytes(&self.disk).min(ZEROES.len());
+        for chunk in split(start, len as usize, max) {
+            let sector = chunk.sector();
+            self.enqueue(RingRequest {
+                command: id,
+                operation: Operation::Write,
+                sector,
+                bytes: 0..chunk.bytes.len(),
+            });
         }
     }
 
@@ -128,7 +167,7 @@ impl DiskBlocks {
         while let Some(request) = self.waiting.pop_front() {
             let RingRequest { operation, sector, .. } = request;
             let buffer = match operation {
-                Operation::Flush => None,
+                Operation::Flush | Operation::Discard => None,
                 _ if request.bytes.len() > MAX_REQUEST_BYTES => match self.take_large(request.bytes.len())? {
                     Some(buffer) => Some(buffer),
                     // It is not waited for.
@@ -149,7 +188,10 @@ impl DiskBlocks {
             if let (Operation::Write, Some(buffer), Some(command)) =
                 (operation, &buffer, self.commands.get(&request.command))
             {
-                buffer.fill(&command.data[request.bytes.clone()]);
+                match command.data.is_empty() {
+                    true => buffer.fill(&ZEROES[..request.bytes.len()]),
+                    false => buffer.fill(&command.data[request.bytes.clone()]),
+                }
             }
             let bytes = request.bytes.len();
             self.last_token += 1;
@@ -205,11 +247,16 @@ impl DiskBlocks {
     }
 
     fn complete(&mut self, completion: Completion) {
-        let error = completion.check().is_err().then_some(Errno::EIO as i32);
         let Some(request) = self.in_flight.remove(&completion.request.token) else { return };
+        let is_discard = request.operation == Operation::Discard;
+        let error = completion.check().is_err().then_some(match completion.status {
+            Status::EOPNOTSUPP if is_discard => Errno::EOPNOTSUPP as i32,
+            _ => Errno::EIO as i32,
+        });
         let buffer = completion.request.buffer;
         // It was in flight when a backend connected that supports smaller ones only.
-        if completion.status == Status::EOPNOTSUPP && request.bytes.len() > MAX_REQUEST_BYTES {
+        let is_large = !is_discard && request.bytes.len() > MAX_REQUEST_BYTES;
+        if completion.status == Status::EOPNOTSUPP && is_large {
             self.put(buffer);
             return self.divide(request);
         }
@@ -219,7 +266,9 @@ impl DiskBlocks {
             if let (Operation::Read, None, Some(buffer)) = (request.operation, error, &buffer) {
                 buffer.copy_to(&mut command.data[request.bytes.clone()]);
             }
-            if command.remaining == 0 {
+            if command.remaining == 0 && command.failed.is_none() && !command.zeroes.is_empty() {
+                self.write_zeroes(request.command);
+            } else if command.remaining == 0 {
                 let durable = std::mem::take(&mut command.durable) && command.failed.is_none();
                 if durable { self.flush(request.command) } else { self.finish(request.command) }
             }
@@ -236,7 +285,7 @@ impl DiskBlocks {
 
 impl PendingCommand {
     fn new(data: Vec<u8>, is_read: bool, durable: bool) -> PendingCommand {
-        PendingCommand { data, remaining: 0, failed: None, durable, is_read }
+        PendingCommand { data, zeroes: 0..0, remaining: 0, failed: None, durable, is_read }
     }
 }
 

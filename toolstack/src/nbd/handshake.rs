@@ -158,6 +158,7 @@ impl Export {
         use export_flag::*;
         let read_only = if self.read_only { READ_ONLY } else { 0 };
         let trim = if self.trim && !self.read_only { SEND_TRIM } else { 0 };
-        HAS_FLAGS | SEND_FLUSH | SEND_FUA | CAN_MULTI_CONN | read_only | trim
+        let zeroes = if self.read_only { 0 } else { SEND_WRITE_ZEROES };
+        HAS_FLAGS | SEND_FLUSH | SEND_FUA | CAN_MULTI_CONN | read_only | trim | zeroes
     }
 }

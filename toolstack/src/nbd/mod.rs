@@ -57,6 +57,17 @@ pub enum Op {
         offset: u64,
         /// The number of bytes.
         len: u32,
+        /// As of a write.
+        durable: bool,
+    },
+    /// Writes `len` bytes of zeroes, which stay allocated.
+    WriteZeroes {
+        /// The offset of the first byte.
+        offset: u64,
+        /// The number of bytes.
+        len: u32,
+        /// As of a write.
+        durable: bool,
     },
 }
 

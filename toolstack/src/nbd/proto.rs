@@ -69,6 +69,8 @@ pub mod export_flag {
     pub const SEND_FUA: u16 = 1 << 3;
     /// TRIM is supported.
     pub const SEND_TRIM: u16 = 1 << 5;
+    /// WRITE_ZEROES is supported.
+    pub const SEND_WRITE_ZEROES: u16 = 1 << 6;
     /// A flush on one connection covers writes completed on others.
     pub const CAN_MULTI_CONN: u16 = 1 << 8;
 }
@@ -85,10 +87,14 @@ pub mod command {
     pub const FLUSH: u16 = 3;
     /// Discard.
     pub const TRIM: u16 = 4;
+    /// Write zeroes, which have no payload.
+    pub const WRITE_ZEROES: u16 = 6;
 }
 
 /// The command flag FUA: reply once the write is durable.
 pub const FUA: u16 = 1;
+/// The command flag NO_HOLE of WRITE_ZEROES: the range is to stay allocated.
+pub const NO_HOLE: u16 = 1 << 1;
 
 /// Error numbers of the protocol; most are equal to Linux's errno.
 pub mod errno {

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::handshake::{Handshake, Step};
 use super::output::Output;
-use super::proto::{FUA, MAX_PAYLOAD, REPLY, REQUEST_LEN, Request, command, errno};
+use super::proto::{FUA, MAX_PAYLOAD, NO_HOLE, REPLY, REQUEST_LEN, Request, command, errno};
 use super::{Export, Op, Outcome};
 
 /// Requests that one client may have in flight.
@@ -182,11 +182,13 @@ impl Session {
         }
         Some(check(export, &request).map(|()| {
             let Request { offset, len, .. } = request;
+            let durable = request.flags & FUA != 0;
             match request.kind {
                 command::READ => Op::Read { offset, len },
                 command::FLUSH => Op::Flush,
-                command::TRIM => Op::Trim { offset, len },
-                _ => Op::Write { offset, data, durable: request.flags & FUA != 0 },
+                command::TRIM => Op::Trim { offset, len, durable },
+                command::WRITE_ZEROES => Op::WriteZeroes { offset, len, durable },
+                _ => Op::Write { offset, data, durable },
             }
         }))
     }
@@ -234,13 +236,17 @@ impl Default for Session {
 /// Checks that a request may be submitted to the blocks; an errno if not.
 fn check(export: &Export, request: &Request) -> Result<(), u32> {
     let Request { kind, flags, offset, len, .. } = *request;
-    if flags & !FUA != 0 {
+    // Zeroes are always written, so that there is no hole.
+    let no_hole = if kind == command::WRITE_ZEROES { NO_HOLE } else { 0 };
+    if flags & !(FUA | no_hole) != 0 {
         return Err(errno::EINVAL);
     }
     match kind {
         command::READ => {}
-        command::WRITE | command::TRIM if export.read_only => return Err(errno::EPERM),
-        command::WRITE => {}
+        command::WRITE | command::TRIM | command::WRITE_ZEROES if export.read_only => {
+            return Err(errno::EPERM);
+        }
+        command::WRITE | command::WRITE_ZEROES => {}
         command::TRIM if export.trim => {}
         command::FLUSH if offset == 0 && len == 0 => return Ok(()),
         command::FLUSH => return Err(errno::EINVAL),
@@ -255,7 +261,7 @@ fn check(export: &Export, request: &Request) -> Result<(), u32> {
     }
     match offset.checked_add(u64::from(len)) {
         Some(end) if end <= export.size => Ok(()),
-        _ if kind == command::WRITE => Err(errno::ENOSPC),
+        _ if kind == command::WRITE || kind == command::WRITE_ZEROES => Err(errno::ENOSPC),
         _ => Err(errno::EINVAL),
     }
 }

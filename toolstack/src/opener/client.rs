@@ -54,7 +54,7 @@ impl Opener {
             let opened = blkback::engine::open(spec);
             return opened.map(|disk| (disk, None)).map_err(|e| Refusal::new(e, |_| (None, Vec::new())));
         };
-        let &Spec { mode, direct, user, own_loop, cdrom, .. } = spec;
+        let &Spec { mode, direct, user, own_loop, cdrom, discard, .. } = spec;
         let access = Access { mode, direct, user, own_loop, server: None };
         match self.ask(path, &access) {
             Ok(Some((Reply::Refused(refusal), _))) => Err(refusal),
@@ -62,7 +62,7 @@ impl Opener {
                 let image = OpenImage::received(path.clone(), properties.into(), fds);
                 let image = image.ok_or_else(|| lost(path, "found no image with the answer"))?;
                 let file = image.file().metadata().ok().as_ref().map(file_id);
-                Ok((Arc::new(FileDisk::new(image).with_cdrom(cdrom)), file))
+                Ok((Arc::new(FileDisk::new(image).with_cdrom(cdrom).with_discard(discard)), file))
             }
             Ok(None) => Err(lost(path, "it has ended, or dropped the request")),
             Err(error) => Err(lost(path, error)),

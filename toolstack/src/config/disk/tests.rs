@@ -56,10 +56,15 @@ fn parameters_without_effect_are_named_in_one_line() {
         line.starts_with("DISK: no effect: disk: backendtype (xpv serves every disk), disk: script ("),
         "{line}"
     );
-    for name in ["grant_usage", "discard", "direct-io-safe", "untrusted"] {
+    assert!(spec(text).discard && !line.contains("disk: discard"), "{line}");
+    for name in ["grant_usage", "direct-io-safe", "untrusted"] {
         assert!(line.contains(&format!("disk: {name} (")), "{line}");
     }
     assert_eq!(parse("/a,,xvda,no-discard,trusted").1, Warnings::default());
+    for read_only in ["/a,,xvda,r,discard", "/a,,xvda,cdrom,discard"] {
+        let line = parse(read_only).1.line().unwrap();
+        assert!(line.contains("disk: discard (the disk is read-only)"), "{line}");
+    }
 }
 
 #[test]

@@ -28,6 +28,10 @@ impl Ram {
                 self.memory[offset as usize..][..data.len()].copy_from_slice(&data);
                 Ok(Vec::new())
             }
+            Op::WriteZeroes { offset, len, .. } => {
+                self.memory[offset as usize..][..len as usize].fill(0);
+                Ok(Vec::new())
+            }
             Op::Flush | Op::Trim { .. } => Ok(Vec::new()),
         }
     }

@@ -1,6 +1,6 @@
 //! Handshakes, requests, and hostile clients.
 
-use super::super::proto::{IHAVEOPT, NBDMAGIC, OPTION_REPLY, REQUEST, Reader, option, reply};
+use super::super::proto::{IHAVEOPT, NBDMAGIC, OPTION_REPLY, REQUEST, Reader, export_flag, option, reply};
 use super::*;
 use proptest::prelude::*;
 
@@ -148,6 +148,11 @@ fn invalid_request_is_rejected_and_the_next_is_served() {
         (request(command::WRITE, 0, 1, size, 512, &data), errno::ENOSPC),
         (request(command::WRITE, 8, 1, 0, 512, &data), errno::EINVAL),
         (request(command::FLUSH, 0, 1, 512, 0, &[]), errno::EINVAL),
+        (request(command::TRIM, 0, 1, size - 512, 1024, &[]), errno::EINVAL),
+        (request(command::TRIM, NO_HOLE, 1, 0, 512, &[]), errno::EINVAL),
+        (request(command::WRITE_ZEROES, 0, 1, size - 512, 1024, &[]), errno::ENOSPC),
+        (request(command::WRITE_ZEROES, 16, 1, 0, 512, &[]), errno::EINVAL),
+        (request(command::WRITE, NO_HOLE, 1, 0, 512, &data), errno::EINVAL),
         (request(9, 0, 1, 0, 0, &[]), errno::ENOTSUP),
     ];
     for (bytes, error) in cases {
@@ -165,6 +170,35 @@ fn invalid_request_is_rejected_and_the_next_is_served() {
     session.receive(&request(command::WRITE, 0, 1, 0, 512, &data));
     assert_eq!(session.next(&read_only, 1), None);
     assert_eq!(output(&mut session)[4..8], errno::EPERM.to_be_bytes());
+}
+
+#[test]
+fn trim_and_zeroes_are_advertised_and_taken_where_the_export_has_them() {
+    let zeroes = request(command::WRITE_ZEROES, FUA | NO_HOLE, 1, 512, u32::MAX - 511, &[]);
+    let large = Export { size: 1 << 40, ..export() };
+    let mut session = negotiated();
+    session.receive(&zeroes);
+    session.receive(&request(command::TRIM, FUA, 2, 0, 1 << 31, &[]));
+    let taken = Op::WriteZeroes { offset: 512, len: u32::MAX - 511, durable: true };
+    assert_eq!(session.next(&large, 1), Some(taken));
+    assert_eq!(session.next(&large, 2), Some(Op::Trim { offset: 0, len: 1 << 31, durable: true }));
+    let has = |export: &Export| {
+        [export_flag::SEND_TRIM, export_flag::SEND_WRITE_ZEROES].map(|flag| export.flags() & flag != 0)
+    };
+    assert_eq!(has(&export()), [true, true]);
+    assert_eq!(has(&Export { trim: false, ..export() }), [false, true]);
+    let read_only = Export { read_only: true, ..export() };
+    assert_eq!(has(&read_only), [false, false]);
+    for (export, kind, error) in [
+        (Export { trim: false, ..export() }, command::TRIM, errno::ENOTSUP),
+        (read_only.clone(), command::TRIM, errno::EPERM),
+        (read_only, command::WRITE_ZEROES, errno::EPERM),
+    ] {
+        let mut session = negotiated();
+        session.receive(&request(kind, 0, 1, 0, 512, &[]));
+        assert_eq!(session.next(&export, 1), None);
+        assert_eq!(output(&mut session)[4..8], error.to_be_bytes());
+    }
 }
 
 #[test]
@@ -254,7 +288,7 @@ proptest! {
             rest = after;
         }
         let write = Op::Write { offset: 512, data: vec![3; 1024], durable: false };
-        prop_assert_eq!(ops, [write, Op::Trim { offset: 0, len: 512 }]);
+        prop_assert_eq!(ops, [write, Op::Trim { offset: 0, len: 512, durable: false }]);
         prop_assert!(session.ended);
     }
 
@@ -275,7 +309,9 @@ proptest! {
             session.receive(bytes);
             while let Some(op) = session.next(&export(), id as u64) {
                 let end = match op {
-                    Op::Read { offset, len } | Op::Trim { offset, len } => offset + u64::from(len),
+                    Op::Read { offset, len }
+                    | Op::Trim { offset, len, .. }
+                    | Op::WriteZeroes { offset, len, .. } => offset + u64::from(len),
                     Op::Write { offset, data, .. } => offset + data.len() as u64,
                     Op::Flush => 0,
                 };

@@ -24,6 +24,9 @@ const INTERFACES: [u64; 11] = [
     libc::SIOCSIFHWADDR,
 ];
 
+/// Of block devices that are images (linux/fs.h): BLKDISCARD.
+const DISCARD: [u64; 1] = [0x1277];
+
 /// Refuses all ioctls but those of a role.
 pub(super) fn refused(role: Role) -> Result<Rules, Error> {
     let of_devices: &[u64] = match role {
@@ -34,8 +37,9 @@ pub(super) fn refused(role: Role) -> Result<Rules, Error> {
         Role::Dom0 | Role::Guest => &hypervisor::xen::IOCTLS,
         Role::Hypervisor | Role::Opener => &[],
     };
+    let of_images: &[u64] = if role == Role::Dom0 { &DISCARD } else { &[] };
     // The filter compares them in this order, and a backend on Xen calls the first ones for every batch.
-    let allowed = of_xen.iter().chain(of_devices).chain(&COMMON);
+    let allowed = of_xen.iter().chain(of_devices).chain(of_images).chain(&COMMON);
     // The kernel takes the number as 32 bits.
     let is_another = |ioctl: &u64| {
         SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, *ioctl & u64::from(u32::MAX))
