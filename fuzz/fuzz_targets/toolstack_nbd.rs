@@ -20,12 +20,17 @@ libfuzzer_sys::fuzz_target!(|input: (bool, Vec<Vec<u8>>)| {
         session.receive(&piece);
         while let Some(op) = session.next(&export, id) {
             let (offset, len) = match &op {
-                Op::Read { offset, len } | Op::Trim { offset, len } => (*offset, u64::from(*len)),
+                Op::Read { offset, len }
+                | Op::Trim { offset, len, .. }
+                | Op::WriteZeroes { offset, len, .. } => (*offset, u64::from(*len)),
                 Op::Write { offset, data, .. } => (*offset, data.len() as u64),
                 Op::Flush => (0, 0),
             };
             assert!(offset.checked_add(len).is_some_and(|end| end <= export.size), "{op:?}");
-            assert!(!read_only || !matches!(op, Op::Write { .. } | Op::Trim { .. }), "{op:?}");
+            assert!(
+                !read_only || !matches!(op, Op::Write { .. } | Op::Trim { .. } | Op::WriteZeroes { .. }),
+                "{op:?}"
+            );
             let data = if let Op::Read { len, .. } = op { vec![0; len as usize] } else { Vec::new() };
             waiting += data.len();
             assert!(waiting <= MOST);
