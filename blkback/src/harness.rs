@@ -97,10 +97,14 @@ fn check_request(request: &PendingRequest, limits: &Limits) {
         assert!(segment.first_sect <= segment.last_sect && segment.last_sect < 8);
         sectors += u64::from(segment.last_sect - segment.first_sect) + 1;
     }
+    if let Request::Discard(discard) = request.request() {
+        assert!(limits.discard && request.operation() == Operation::Discard && request.segments().is_empty());
+        sectors = discard.nr_sectors;
+    }
     let unit = u64::from(limits.sector_size) / 512;
     assert!(request.sector().is_multiple_of(unit) && sectors.is_multiple_of(unit));
     assert!(request.sector().checked_add(sectors).is_some_and(|end| end <= limits.sectors));
-    assert_eq!(request.bytes() as u64, sectors * 512);
+    assert_eq!(request.bytes() as u64, sectors.saturating_mul(512));
     assert_eq!(request.operation() == Operation::Flush, sectors == 0);
-    assert!(request.operation() != Operation::Write || !limits.read_only);
+    assert!(matches!(request.operation(), Operation::Read | Operation::Flush) || !limits.read_only);
 }
