@@ -1,15 +1,15 @@
 //! Requests whose segments lie in pages of their own: every data path, both layouts, and what a successor does with them.
 
 use blkback::{DataPath, Tuning, VbdDriver};
-use blkfront::{Completion, Disk, Operation, Options, Request};
+use blkfront::{Disk, Operation, Options, Request};
 use grant_table::{Access, GrantTable};
 use ring_abi::DomId;
 use ring_abi::blkif::{OP_READ, OP_WRITE, Status, X86_32, X86_64, key};
 use ring_abi::ring::Protocol;
 use std::path::Path;
-use testkit::block::{Backend, GUEST, RawFrontend, XVDA, open, options};
+use testkit::block::{Backend, GUEST, RawFrontend, XVDA, open, options, wait_for};
 use testkit::random::bytes;
-use testkit::{BOUND, FrontendDevice, Machine};
+use testkit::{FrontendDevice, Machine};
 use xenbus::stats::Snapshot;
 
 const MIB: usize = 1 << 20;
@@ -40,16 +40,6 @@ fn requests(back: &Backend, operation: &str) -> u64 {
 fn request(disk: &Disk, operation: Operation, token: u64, sector: u64, bytes: usize) -> Request {
     let buffer = Some(disk.buffer(bytes).unwrap());
     Request { token, operation, sector, bytes, buffer }
-}
-
-fn wait_for(disk: &mut Disk, count: usize) -> Vec<Completion> {
-    let mut done = Vec::new();
-    while done.len() < count {
-        let before = std::time::Instant::now();
-        let more = disk.wait(&mut done, Some(BOUND)).unwrap();
-        assert!(more > 0 || before.elapsed() < BOUND, "no completion within {BOUND:?}");
-    }
-    done
 }
 
 #[test]

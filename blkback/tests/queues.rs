@@ -6,7 +6,7 @@ use blkback::VbdDriver;
 use blkfront::{Completion, Disk, Operation, Options, Request};
 use ring_abi::DomId;
 use ring_abi::blkif::key;
-use testkit::block::{Backend, GUEST, XVDA, open, options};
+use testkit::block::{Backend, GUEST, XVDA, open, options, wait_for};
 use testkit::random::bytes;
 use testkit::{BOUND, Machine};
 use xenbus::stats::Snapshot;
@@ -44,16 +44,6 @@ fn request(disk: &Disk, operation: Operation, token: u64, page: u64) -> Request 
     let buffer = (operation != Operation::Flush).then(|| disk.buffer(4096).unwrap());
     let bytes = if buffer.is_some() { 4096 } else { 0 };
     Request { token, operation, sector: 8 * page, bytes, buffer }
-}
-
-fn wait_for(disk: &mut Disk, count: usize) -> Vec<Completion> {
-    let mut done = Vec::new();
-    while done.len() < count {
-        let before = std::time::Instant::now();
-        let more = disk.wait(&mut done, Some(BOUND)).unwrap();
-        assert!(more > 0 || before.elapsed() < BOUND, "no completion within {BOUND:?}");
-    }
-    done
 }
 
 #[test]

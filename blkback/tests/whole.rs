@@ -1,6 +1,6 @@
 //! Disks on a machine in threads: the bytes that a frontend reads and writes are those of the image.
 
-use blkfront::{Completion, Disk, Error, Operation, Options, Request};
+use blkfront::{Disk, Error, Operation, Options, Request};
 use grant_table::{Access, GrantTable};
 use ring_abi::DomId;
 use std::io::Write;
@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Mutex;
 use std::time::Duration;
 use tempfile::NamedTempFile;
-use testkit::block::{Backend, DiskSpec, GUEST, XVDA, disk, open, options, try_open};
+use testkit::block::{Backend, DiskSpec, GUEST, XVDA, disk, open, options, try_open, wait_for};
 use testkit::random::bytes;
 use testkit::{BOUND, Machine};
 use xenbus::stats::{Snapshot, Stats};
@@ -105,16 +105,6 @@ fn write_to_read_only_disk_fails() {
     let front = disk.stats().snapshot();
     let write = front.operation("write").unwrap();
     assert_eq!((write.requests, write.bytes, write.error("io")), (1, 0, 1));
-}
-
-fn wait_for(disk: &mut Disk, count: usize) -> Vec<Completion> {
-    let mut done = Vec::new();
-    while done.len() < count {
-        let before = std::time::Instant::now();
-        let more = disk.wait(&mut done, Some(BOUND)).unwrap();
-        assert!(more > 0 || before.elapsed() < BOUND, "no completion within {BOUND:?}");
-    }
-    done
 }
 
 #[test]

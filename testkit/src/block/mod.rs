@@ -9,7 +9,7 @@ pub use toolstack::config::DiskSpec;
 
 use crate::{BOUND, DriverThread, Machine};
 use blkback::VbdDriver;
-use blkfront::{Disk, Options};
+use blkfront::{Completion, Disk, Options};
 use hypervisor::local::Domain;
 use ring_abi::DomId;
 use ring_abi::blkif::vdev::Vdev;
@@ -50,6 +50,20 @@ impl Machine {
     pub fn attach_disk_as(&self, domid: DomId, disk: &DiskSpec) -> Device {
         self.attach(vbd::nodes(domid, disk))
     }
+}
+
+/// Waits for so many completions, each within [`BOUND`] of the one before it.
+///
+/// # Panics
+/// If one takes longer.
+pub fn wait_for(disk: &mut Disk, count: usize) -> Vec<Completion> {
+    let mut done = Vec::new();
+    while done.len() < count {
+        let before = std::time::Instant::now();
+        let more = disk.wait(&mut done, Some(BOUND)).unwrap();
+        assert!(more > 0 || before.elapsed() < BOUND, "no completion within {BOUND:?}");
+    }
+    done
 }
 
 /// A block backend in dom0, in a thread.
