@@ -6,18 +6,18 @@
 
 use super::block_device::{is_block_device, queue_attribute, sysfs_attribute};
 use super::discard_slices::slices;
+use super::done::{Done, lock};
 use super::{BouncePool, Completion, DiscardLimits, DiskInfo, Engine, IoRequest, Operation};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// `_IO(0x12, 119)` (linux/fs.h): the first byte and the number of bytes, two 64-bit numbers.
@@ -63,9 +63,7 @@ struct Shared {
     /// There are waiting discards, or no more will come.
     changed: Condvar,
     closed: AtomicBool,
-    done: Mutex<Vec<Completion>>,
-    /// Readable while `done` has any.
-    event: EventFd,
+    done: Done,
 }
 
 impl Discards {
@@ -75,8 +73,7 @@ impl Discards {
             waiting: Mutex::default(),
             changed: Condvar::new(),
             closed: AtomicBool::new(false),
-            done: Mutex::default(),
-            event: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            done: Done::new(0)?,
         });
         Ok(Discards { engine, shared, thread: None, out: 0, failed: Vec::new() })
     }
@@ -106,12 +103,9 @@ impl Discards {
 
     #[cold]
     fn take_done(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
-        let mut done = lock(&self.shared.done);
-        if !done.is_empty() {
-            self.shared.event.read()?;
-            self.out -= done.len();
-            completions.append(&mut done);
-        }
+        let before = completions.len();
+        self.shared.done.take(completions)?;
+        self.out -= completions.len() - before;
         Ok(())
     }
 }
@@ -120,21 +114,12 @@ fn is_discard(request: &IoRequest) -> bool {
     request.operation() == Operation::Discard
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Shared {
     fn run(&self) {
         let is_device = is_block_device(&self.file);
         while let Some(request) = self.next() {
             let result = self.discard(&request, is_device);
-            let mut done = lock(&self.done);
-            done.push(Completion { request, result });
-            if done.len() == 1 {
-                // It cannot fail: the counter is far from its end.
-                let _ = self.event.write(1);
-            }
+            self.done.push(request, result);
         }
     }
 
@@ -214,7 +199,7 @@ impl Engine for Discards {
     }
 
     fn discard_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.shared.event.as_fd())
+        Some(self.shared.done.fd())
     }
 }
 

@@ -8,6 +8,7 @@ mod bounce;
 mod claims;
 mod discard_slices;
 mod discards;
+mod done;
 mod error;
 mod file;
 mod flush_guard;

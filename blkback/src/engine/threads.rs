@@ -3,14 +3,14 @@
 //! A pool of threads on a file or block device, each in a system call of its own: for where the kernel refuses io_uring.
 #![allow(unsafe_code)] // preadv and pwritev are given addresses of the guest's memory.
 
+use super::done::{Done, lock};
 use super::io::{IOVECS_PER_CALL, Iovecs, skip};
 use super::{Completion, Engine, IoRequest, Operation};
-use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 /// Threads of one engine: as many operations are in the kernel at once.
@@ -31,9 +31,7 @@ struct Shared {
     waiting: Mutex<Waiting>,
     /// There are waiting operations, or no more will come.
     changed: Condvar,
-    done: Mutex<Vec<Completion>>,
-    /// Readable while `done` has any.
-    event: EventFd,
+    done: Done,
 }
 
 #[derive(Default)]
@@ -48,8 +46,7 @@ impl ThreadEngine {
             file,
             waiting: Mutex::new(Waiting { requests: VecDeque::with_capacity(depth), closed: false }),
             changed: Condvar::new(),
-            done: Mutex::new(Vec::with_capacity(depth)),
-            event: EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?,
+            done: Done::new(depth)?,
         });
         let out = vec![false; depth].into();
         // Dropped with the threads that were started, if one cannot be.
@@ -67,12 +64,7 @@ impl Shared {
     fn run(&self) {
         while let Some(request) = self.next() {
             let result = execute(&self.file, &request);
-            let mut done = lock(&self.done);
-            done.push(Completion { request, result });
-            if done.len() == 1 {
-                // It cannot fail: the counter is far from its end.
-                let _ = self.event.write(1);
-            }
+            self.done.push(request, result);
         }
     }
 
@@ -89,10 +81,6 @@ impl Shared {
             waiting = self.changed.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Engine for ThreadEngine {
@@ -116,12 +104,7 @@ impl Engine for ThreadEngine {
     fn poll(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
         completions.append(&mut self.refused);
         let first = completions.len();
-        let mut done = lock(&self.shared.done);
-        if !done.is_empty() {
-            self.shared.event.read()?;
-            completions.append(&mut done);
-        }
-        drop(done);
+        self.shared.done.take(completions)?;
         for completion in &completions[first..] {
             self.out[completion.request.tag().0 as usize] = false;
         }
@@ -129,7 +112,7 @@ impl Engine for ThreadEngine {
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
-        self.shared.event.as_fd()
+        self.shared.done.fd()
     }
 }
 
