@@ -32,7 +32,7 @@ use memory::{Memory, Pages};
 const BUFFER: usize = MAX_SEGMENTS * PAGE_SIZE;
 
 /// Copies of one call of the hypervisor: as many as `hypervisor::xen` passes on without allocating.
-const COPIES: usize = 32;
+pub(crate) const COPIES: usize = 32;
 
 /// Access to the data of one frontend's requests.
 pub(crate) struct GuestData {

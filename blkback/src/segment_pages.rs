@@ -12,10 +12,8 @@ use ring_abi::DomId;
 use ring_abi::blkif::indirect::{SEGMENT, page_bytes};
 use ring_abi::blkif::{Indirect, Request};
 
+use crate::guest_data::COPIES;
 use crate::request::{RequestTable, Tag};
-
-/// Copies of one call of the hypervisor: as many as `hypervisor::xen` passes on without allocating.
-const COPIES: usize = 32;
 
 /// Copies of one frontend's pages of segments.
 pub(crate) struct SegmentPages {
