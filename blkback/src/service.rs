@@ -46,6 +46,8 @@ const GIVE_BACK_AFTER: Duration = Duration::from_secs(1);
 /// What passes from one stage to the next; empty between two polls, and kept for its memory.
 #[derive(Default)]
 struct Batch {
+    /// Indirect requests whose segments are to be fetched.
+    unfetched: Vec<Tag>,
     /// Requests to be started.
     tags: Vec<Tag>,
     /// Operations for the engine.
@@ -226,19 +228,20 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     /// whether there were any.
     #[cold]
     fn fetch(&mut self) -> bool {
-        let mut unfetched = Vec::new();
-        self.queue.take_unfetched(&mut unfetched);
-        self.segment_pages.fetch(self.queue.requests(), &unfetched);
+        let Batch { unfetched, tags, failed, .. } = &mut self.batch;
+        self.queue.take_unfetched(unfetched);
+        self.segment_pages.fetch(self.queue.requests(), unfetched);
         self.has_spare = true;
-        for (number, tag) in unfetched.iter().enumerate() {
+        let any = !unfetched.is_empty();
+        for (number, tag) in unfetched.drain(..).enumerate() {
             match self.segment_pages.get(number) {
-                Some(bytes) if self.queue.fetched(*tag, bytes) => self.batch.tags.push(*tag),
+                Some(bytes) if self.queue.fetched(tag, bytes) => tags.push(tag),
                 Some(_) => {}
-                None => self.batch.failed.push(*tag),
+                None => failed.push(tag),
             }
         }
         self.fail(ErrorKind::Grant);
-        !unfetched.is_empty()
+        any
     }
 
     /// Answers the requests that fail; returns whether there are any.
