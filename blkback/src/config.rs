@@ -21,12 +21,13 @@ use crate::stats::Stats;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DataPath {
     /// Pages are mapped for each request, and read and written in place; copied if the kernel cannot pin mapped
-    /// pages, which the first request shows.
+    /// pages, which the first request shows, or must not have them
+    /// ([`maps_for_io`](grant_table::GrantTable::maps_for_io)).
     #[default]
     Map,
     /// Pages of a frontend with persistent grants (`feature-persistent`) stay mapped, as many as the driver's
-    /// [`PageBudget`](grant_table::PageBudget) has space for, and are copied to and from memory registered with the kernel while some is
-    /// free. The others are copied by the hypervisor. Other frontends: as [`DataPath::Map`].
+    /// [`PageBudget`](grant_table::PageBudget) has space for, and are copied to and from memory of the backend, which is registered with
+    /// the kernel while some of that is free. The others, and those of other frontends, are copied by the hypervisor.
     Persistent,
     /// Data is copied by the hypervisor to and from memory of the backend (GNTTABOP_copy).
     Copy,

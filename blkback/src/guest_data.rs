@@ -5,8 +5,9 @@
 //!
 //! In place there is no copy: the kernel reads and writes the guest's mapped pages. Where it cannot pin such pages
 //! it fails with EFAULT: from the first such request on data is copied, and that request is submitted again. Where the
-//! pages stay mapped and the kernel has registered memory of the backend, a copy between the two is faster than pinning
-//! (`tests/xen/run grant-costs`).
+//! pages stay mapped, bytes are copied between them and memory of the backend: if the kernel has that registered, this is faster than
+//! pinning (`tests/xen/run grant-costs`), and a kernel that must not have such pages when the process is killed
+//! ([`GrantTable::maps_for_io`]) never has one.
 
 mod large_buffers;
 mod memory;
@@ -42,7 +43,7 @@ pub(crate) struct GuestData {
     ios: IoTable<Memory>,
     /// Pages that stay mapped.
     cache: Option<PersistentCache>,
-    /// All data is copied.
+    /// All data is copied by the hypervisor.
     copies: bool,
     /// Registered bounce buffers, which are used first.
     pool: Option<Arc<BouncePool>>,
@@ -74,7 +75,7 @@ impl GuestData {
         let peer = config.peer;
         let data_path = config.tuning.data_path;
         let persistent = data_path == DataPath::Persistent && config.persistent;
-        let copies = data_path == DataPath::Copy;
+        let copies = !persistent && (data_path != DataPath::Map || !grants.maps_for_io());
         let pool = if copies || persistent { registered_pool(engine) } else { None };
         tracing::info!(persistent, copies, registered = pool.is_some(), "data path");
         GuestData {
@@ -143,7 +144,7 @@ impl GuestData {
         ready: &mut Vec<IoRequest>,
         failed: &mut Vec<Tag>,
     ) {
-        let in_place = self.cache.is_none() && self.pool.is_none() && !self.copies;
+        let in_place = self.cache.is_none() && !self.copies;
         for tag in tags {
             let request = &requests[*tag];
             if in_place {
@@ -185,43 +186,34 @@ impl GuestData {
         }
     }
 
-    /// Chooses how the request's data is reached, and adds it to the batch of what is to be mapped or copied.
+    /// Finds the request's pages and a bounce buffer, and adds a write to the batch of what is to be copied.
     fn prepare(&mut self, tag: Tag, request: &PendingRequest) -> grant_table::Result<()> {
         let segments = request.segments();
         if segments.is_empty() {
             return Ok(());
         }
-        let mut buffer = self.buffer(tag, request.bytes(), self.copies)?;
-        if let Some(cache) = &mut self.cache {
-            let pages = &mut self.ios.memory_mut(tag).pages;
-            if !keep_mapped(cache, segments, pages, &self.stats)? {
-                pages.clear();
-                buffer = match buffer {
-                    None => self.buffer(tag, request.bytes(), true)?,
-                    some => some,
-                };
-            }
+        let buffer = self.buffer(tag, request.bytes())?;
+        let memory = self.ios.memory_mut(tag);
+        memory.buffer = buffer;
+        if memory.buffer.is_none() {
+            return Ok(());
         }
-        let is_bounced = buffer.is_some();
-        self.ios.memory_mut(tag).buffer = buffer;
-        if is_bounced && request.operation() == Operation::Write {
+        if let Some(cache) = &mut self.cache
+            && !keep_mapped(cache, segments, &mut memory.pages, &self.stats)?
+        {
+            memory.pages.clear();
+        }
+        if request.operation() == Operation::Write {
             self.to_copy.push(tag);
-        }
-        if !is_bounced && self.cache.is_none() && !self.ios.memory(tag).refused {
-            self.add_to_map(tag, request);
         }
         Ok(())
     }
 
-    /// The bounce buffer for so many bytes, if there is a registered one or they must be copied. The request waits where there
-    /// is none yet.
+    /// A bounce buffer for so many bytes, a registered one if it is free. The request waits where there is none yet.
     #[inline]
-    fn buffer(&mut self, tag: Tag, bytes: usize, must_copy: bool) -> grant_table::Result<Option<Buffer>> {
+    fn buffer(&mut self, tag: Tag, bytes: usize) -> grant_table::Result<Option<Buffer>> {
         if let Some(buffer) = self.pool.as_ref().and_then(|pool| pool.alloc(bytes)) {
             return Ok(Some(Buffer::Pooled(buffer)));
-        }
-        if !must_copy {
-            return Ok(None);
         }
         if bytes > BUFFER {
             return self.large_buffer(tag, bytes);

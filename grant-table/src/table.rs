@@ -61,6 +61,13 @@ pub trait GrantTable: Send + Sync {
     /// As [`GrantTable::map`].
     fn map_contiguous(&self, peer: DomId, refs: &[GrantRef], access: Access) -> Result<Contiguous>;
 
+    /// Whether mapped pages may be given to the kernel for I/O that goes on after this process was killed (`O_DIRECT` with io_uring). Not
+    /// in a PV domain of Xen: gntdev of Linux cannot unmap a page that the kernel's I/O has pinned, tears the process down around
+    /// it, and drops a reference too many of the page (`__unmap_grant_pages` in drivers/xen/gntdev.c, Linux 5.19 and later).
+    fn maps_for_io(&self) -> bool {
+        true
+    }
+
     /// Copies between granted pages, or between those and this process's memory: `GNTTABOP_copy`. Every operation
     /// gets a status of its own and a failed one does not stop the others; no copy crosses a page of a grant.
     ///

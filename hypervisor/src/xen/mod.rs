@@ -94,6 +94,10 @@ impl GrantTable for Xen {
         Contiguous::new(mapping).ok_or(grant_table::Error::NoSpace("a mapping of no pages"))
     }
 
+    fn maps_for_io(&self) -> bool {
+        false
+    }
+
     fn copy(&self, ops: &mut [CopyOp<'_>]) -> grant_table::Result<()> {
         Ok(self.gntdev.copy(ops)?)
     }

@@ -69,7 +69,7 @@ pub struct Args {
     #[arg(long = "images", value_name = "DIR")]
     image_dirs: Vec<PathBuf>,
 
-    /// How backends of disks access guests' pages [default: map, and persist with --xen]
+    /// How backends of disks access guests' pages [default: map, and persist with --xen, where map is not possible]
     #[arg(long = "reach", value_name = "METHOD")]
     data_path: Option<DataPathArg>,
 
@@ -91,7 +91,7 @@ fn disk_segments() -> clap::builder::RangedI64ValueParser<u16> {
     clap::value_parser!(u16).range(0..=i64::from(MAX_INDIRECT_SEGMENTS))
 }
 
-/// How backends of disks access guests' pages. Where the kernel cannot do I/O in mapped pages, they are always copied.
+/// How backends of disks access guests' pages. Where the kernel cannot do I/O in mapped pages, their bytes are always copied.
 #[derive(Clone, Copy, Debug, clap::ValueEnum)]
 enum DataPathArg {
     /// Map pages for each request
@@ -112,6 +112,7 @@ pub fn run(args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     let stop = process::stop_signal()?;
     process::survive_file_size_limit()?;
     hypervisor::raise_descriptor_limit();
+    args.check_data_path()?;
     if args.xen {
         dir.make()?;
     }
@@ -151,6 +152,16 @@ struct Process<'a> {
 }
 
 impl Args {
+    fn check_data_path(&self) -> Result<()> {
+        match (self.xen, self.data_path) {
+            (true, Some(DataPathArg::Map)) => Err(Error::other(
+                "--reach map: expected persist or copy with --xen: dom0's kernel is damaged where a process is killed while the \
+                 kernel does I/O in pages of guests that it has mapped",
+            )),
+            _ => Ok(()),
+        }
+    }
+
     fn tuning(&self) -> Tuning {
         let data_path = match (self.data_path, self.xen) {
             (Some(DataPathArg::Map), _) | (None, false) => DataPath::Map,
