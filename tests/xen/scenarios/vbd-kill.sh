@@ -1,4 +1,5 @@
-# The backend is killed while the kernel reads and writes for it: dom0's kernel stays sound, and the guest continues.
+# The backend is killed while the kernel reads and writes for it: dom0's kernel stays sound, which is checked at the end of any
+# scenario, and the guest continues.
 # needs: xpv
 # timeout: 300
 # Each operation takes 0.4 s, so that there are some whenever the process is killed.
@@ -14,7 +15,6 @@ for kill in 1 2; do
     cat /out/dom0.log >>/out/killed.log
     start dom0 xpv dom0 --xen
     check_writer_continues one "after kill $kill"
-    check "dom0's kernel is sound after kill $kill" sh -c '! dmesg | grep -E "BUG:|WARNING:"'
 done
 check "requests were in flight" sh -c "grep -h resumed /out/dom0.log /out/killed.log | grep -qE 'in_flight=([2-9]|[1-9][0-9])'"
 check_in_guest one "no error was seen" '! dmesg | grep -iE "I/O error|xvda.*error"'

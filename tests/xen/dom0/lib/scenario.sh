@@ -4,9 +4,11 @@
 # The directory of the guests' console logs, written by xenconsoled.
 CONSOLES=/out
 
-# finish RESULT: reports `ok` or `FAIL reason` to the runner; does not return.
+# finish RESULT: reports `ok` or `FAIL reason` to the runner; does not return. It is no success where a kernel found itself damaged.
 finish() {
     dmesg >/out/dom0-dmesg.log
+    damage=$(grep -hE "BUG: |WARNING: CPU|Oops|general protection" /out/dom0-dmesg.log /out/guest-*.log 2>/dev/null | grep -v "soft lockup")
+    [ "$1" != ok ] || [ -z "$damage" ] || set -- FAIL "a kernel says: $(echo "$damage" | head -n 1)"
     xl dmesg >/out/xen-dmesg.log 2>&1
     xenstore-ls -f >/out/xenstore.log 2>&1
     # To the console itself: standard output may be captured by `$(...)`.
