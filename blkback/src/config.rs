@@ -12,6 +12,7 @@ use ring_abi::blkif::{X86_32, X86_64};
 use ring_abi::ring::{Protocol, slots};
 use ring_abi::{DomId, PAGE_SIZE};
 
+use crate::check::Limits;
 use crate::disk_watch::DiskWatch;
 use crate::engine::{Disk, DiskInfo};
 use crate::handshake::Abi;
@@ -103,4 +104,13 @@ pub(crate) struct RingConfig {
     pub(crate) watch: Arc<DiskWatch>,
     /// Called by the thread just before it exits, when all else is dropped.
     pub(crate) on_exit: Box<dyn FnOnce() + Send>,
+}
+
+impl RingConfig {
+    /// What requests are checked against, of a disk with these properties.
+    pub(crate) fn limits(&self, info: &DiskInfo) -> Limits {
+        let DiskInfo { sectors, sector_size, read_only, flush, discard, .. } = *info;
+        let indirect_segments = self.indirect_segments;
+        Limits { sectors, sector_size, read_only, flush, discard: discard.is_some(), indirect_segments }
+    }
 }

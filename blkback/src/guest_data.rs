@@ -118,6 +118,18 @@ impl GuestData {
         }
     }
 
+    /// Whether there are pages that stay mapped.
+    pub(crate) fn keeps_pages(&self) -> bool {
+        self.cache.as_ref().is_some_and(|cache| !cache.is_empty())
+    }
+
+    /// Unmaps those that no request has used since the call before.
+    pub(crate) fn give_back_unused(&mut self) {
+        if let Some(cache) = &mut self.cache {
+            cache.give_back_unused();
+        }
+    }
+
     /// Operations that the engine has.
     #[inline]
     pub(crate) fn in_engine(&self) -> usize {

@@ -13,10 +13,9 @@ use inflight::InflightRegion;
 use ring_abi::blkif::{Request, Response, Status};
 use ring_abi::ring::{Notify, Protocol};
 
-use crate::check::Limits;
 use crate::commands::Commands;
 use crate::config::{Recovery, RingConfig};
-use crate::engine::{Completion, DiskInfo, Engine, IoRequest, Operation};
+use crate::engine::{Completion, Engine, IoRequest, Operation};
 use crate::error::{ExitReason, StartError};
 use crate::error_log::ErrorLog;
 use crate::guest_data::{Finished, GuestData};
@@ -42,6 +41,10 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 
 /// How long a ring is without requests before memory that large ones have used is given back.
 const GIVE_BACK_AFTER: Duration = Duration::from_secs(1);
+
+/// How often persistent grants are given back that were not used for as long; Linux's backend has 60 s
+/// (`persistent_grant_unused_seconds`).
+const UNUSED_INTERVAL: Duration = Duration::from_secs(60);
 
 /// What passes from one stage to the next; empty between two polls, and kept for its memory.
 #[derive(Default)]
@@ -71,6 +74,8 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
     queue: Queue<P, Contiguous, InflightRegion>,
     /// When the disk's properties were last read.
     refreshed: Instant,
+    /// When persistent grants were last given back that nobody had used.
+    given_back: Instant,
     /// An earlier process may have published a response without notifying the frontend.
     resumed: bool,
     notifier: Notifier<Box<dyn WaitChannel>>,
@@ -87,7 +92,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         ring: Contiguous,
         channel: Box<dyn WaitChannel>,
     ) -> Result<Self, StartError> {
-        let limits = limits(&config.info, config.indirect_segments);
+        let limits = config.limits(&config.info);
         let recovery = std::mem::take(&mut config.recovery);
         let resumed = matches!(recovery, Recovery::Resume(_));
         let queue = match recovery {
@@ -113,6 +118,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             batch: Batch::default(),
             queue,
             refreshed: Instant::now(),
+            given_back: Instant::now(),
             resumed,
             notifier,
             event_set,
@@ -152,7 +158,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
                     self.refresh(Instant::now());
                 }
                 if let Some(info) = commands.take_advertised() {
-                    self.queue.set_limits(limits(&info, self.config.indirect_segments));
+                    self.queue.set_limits(self.config.limits(&info));
                 }
             }
             if !self.poll_once()?
@@ -204,6 +210,9 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         self.stats.set_in_flight(self.queue.in_flight());
         if now.saturating_duration_since(self.refreshed) >= REFRESH_INTERVAL {
             self.refresh(now);
+            if now.saturating_duration_since(self.given_back) >= UNUSED_INTERVAL {
+                self.give_back_unused(now);
+            }
         }
         Ok(true)
     }
@@ -340,11 +349,14 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         if let Some(pause) = self.notifier.limit_events(&self.event_set)? {
             tracing::debug!(?pause, "masking events: the frontend notifies without work");
         }
-        let is_idle = self.has_spare && self.queue.in_flight() == 0;
-        let ready = self.wait(is_idle.then_some(GIVE_BACK_AFTER))?;
+        let give_back_after = self.give_back_after();
+        let ready = self.wait(give_back_after)?;
         self.stats.count_wakeup();
-        if is_idle && ready.is_empty() {
-            self.give_back_spare();
+        if give_back_after.is_some() && ready.is_empty() {
+            match self.has_spare {
+                true => self.give_back_spare(),
+                false => self.give_back_unused(Instant::now()),
+            }
         }
         if ready.contains(COMMANDS) {
             commands.take_event();
@@ -353,6 +365,20 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             self.notifier.take_events(&self.event_set)?;
         }
         Ok(())
+    }
+
+    /// How long the ring is without requests until something is given back.
+    fn give_back_after(&self) -> Option<Duration> {
+        let is_idle = self.queue.in_flight() == 0;
+        let after = self.has_spare.then_some(GIVE_BACK_AFTER);
+        after.or_else(|| self.guest_data.keeps_pages().then_some(UNUSED_INTERVAL)).filter(|_| is_idle)
+    }
+
+    /// Unmaps persistent grants that nobody uses.
+    #[cold]
+    fn give_back_unused(&mut self, now: Instant) {
+        self.given_back = now;
+        self.guest_data.give_back_unused();
     }
 
     /// Gives back memory that large requests have used.
@@ -430,9 +456,4 @@ fn failed(
     };
     config.stats.failed(operation, kind);
     if unsupported { Status::EOPNOTSUPP } else { Status::ERROR }
-}
-
-fn limits(info: &DiskInfo, indirect_segments: u16) -> Limits {
-    let DiskInfo { sectors, sector_size, read_only, flush, discard, .. } = *info;
-    Limits { sectors, sector_size, read_only, flush, discard: discard.is_some(), indirect_segments }
 }

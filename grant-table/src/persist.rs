@@ -3,11 +3,12 @@
 //! A cache is bounded, as by Linux's `max_persistent_grants`, and all caches of a process by a [`PageBudget`]: on Linux each
 //! page is a mapping of its own, of which a process has at most `vm.max_map_count`. A page for which there is no space is
 //! not mapped: its request is copied. Now and then the least recently used page that no request uses gives way to such a
-//! one, so that a working set larger than the space is not mapped and unmapped in a circle. Every mapping is owned by the
-//! cache or by a request, and unmapped when its last owner drops it (XSA-371: error paths that did not unmap).
+//! one, so that a working set larger than the space is not mapped and unmapped in a circle. What is not used for a while is given
+//! back, as by Linux's `persistent_grant_unused_seconds`. Every mapping is owned by the cache or by a request, and unmapped when its last owner drops it (XSA-371: error paths that did not unmap).
 
 use crate::{Access, GrantTable, Mapping, Result};
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
 use lru::LruCache;
@@ -28,7 +29,7 @@ pub struct Counts {
     pub misses: u64,
     /// Requested pages that were not mapped, for want of space.
     pub refused: u64,
-    /// Pages unmapped in favour of others.
+    /// Pages unmapped in favour of others, or as nobody used them.
     pub evicted: u64,
 }
 
@@ -103,10 +104,25 @@ pub struct PersistentCache {
     peer: DomId,
     max: usize,
     budget: PageBudget,
-    pages: LruCache<GrantRef, Page>,
+    pages: LruCache<GrantRef, Entry>,
+    /// Calls of [`PersistentCache::give_back_unused`] so far.
+    period: u32,
     /// Pages asked for without there being space.
     without_space: u64,
     counts: Counts,
+}
+
+/// A page, and the period in which it was used last.
+struct Entry {
+    page: Page,
+    period: u32,
+}
+
+impl Entry {
+    /// Whether no request uses it now.
+    fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.page) == 1
+    }
 }
 
 impl PersistentCache {
@@ -118,6 +134,7 @@ impl PersistentCache {
             max,
             budget,
             pages: LruCache::unbounded(),
+            period: 0,
             without_space: 0,
             counts: Counts::default(),
         }
@@ -146,9 +163,10 @@ impl PersistentCache {
         if self.budget.is_exceeded(self.pages.len()) && self.evict() {
             self.budget.give_back(1);
         }
-        if let Some(page) = self.pages.get(&gref) {
+        if let Some(entry) = self.pages.get_mut(&gref) {
+            entry.period = self.period;
             self.counts.hits += 1;
-            return Ok(Some(page.clone()));
+            return Ok(Some(entry.page.clone()));
         }
         if !self.take_space() {
             self.counts.refused += 1;
@@ -157,8 +175,22 @@ impl PersistentCache {
         let mapped = self.grants.map(self.peer, &[gref], Access::ReadWrite);
         let page = Arc::new(mapped.inspect_err(|_| self.budget.give_back(1))?);
         self.counts.misses += 1;
-        self.pages.put(gref, page.clone());
+        self.pages.put(gref, Entry { page: page.clone(), period: self.period });
         Ok(Some(page))
+    }
+
+    /// Unmaps the pages that no request has used since the call before, and uses now. Called at equal intervals, each page is
+    /// unmapped one to two of them after its last use.
+    pub fn give_back_unused(&mut self) {
+        let is_unused = |entry: &Entry| entry.is_idle() && entry.period != self.period;
+        let unused: Vec<GrantRef> =
+            self.pages.iter().filter(|(_, entry)| is_unused(entry)).map(|(gref, _)| *gref).collect();
+        for gref in &unused {
+            self.pages.pop(gref);
+        }
+        self.counts.evicted += unused.len() as u64;
+        self.budget.give_back(unused.len());
+        self.period = self.period.wrapping_add(1);
     }
 
     /// Takes space for a page from the budget, or, now and then, from an unused page.
@@ -175,7 +207,7 @@ impl PersistentCache {
 
     /// Unmaps the least recently used page that no request uses, if there is one; its space is the caller's.
     fn evict(&mut self) -> bool {
-        let idle = self.pages.iter().rev().find(|(_, page)| Arc::strong_count(page) == 1);
+        let idle = self.pages.iter().rev().find(|(_, entry)| entry.is_idle());
         let Some(gref) = idle.map(|(gref, _)| *gref) else { return false };
         self.counts.evicted += 1;
         self.pages.pop(&gref).is_some()

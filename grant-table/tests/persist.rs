@@ -52,6 +52,26 @@ fn page_in_use_is_not_evicted_and_stays_mapped_after_drop_of_the_cache() {
     shared.end().expect("all is unmapped");
 }
 
+#[test]
+fn pages_that_no_request_uses_are_given_back_one_to_two_intervals_after_their_last_use() {
+    let (_sandbox, shared, mut cache, budget) = setup(4, 3);
+    let [often, once, held] = [0, 1, 2].map(|n| shared.refs()[n]);
+    cache.get(once).unwrap();
+    let in_flight = cache.get(held).unwrap();
+    for _ in 0..3 {
+        cache.get(often).unwrap();
+        cache.give_back_unused();
+        cache.get(often).unwrap();
+    }
+    assert_eq!((cache.len(), cache.counts().evicted), (2, 1), "that of the request in flight stays");
+    drop(in_flight);
+    cache.give_back_unused();
+    assert_eq!(cache.len(), 1);
+    cache.give_back_unused();
+    assert_eq!((cache.len(), budget.used()), (0, 0));
+    shared.end().expect("all is unmapped");
+}
+
 /// On Linux a process has at most `vm.max_map_count` mappings, 65,530 unless it is set: 62 rings of 1,056 pages are as many.
 #[test]
 fn sixty_two_rings_keep_within_the_budget_and_come_to_have_equal_parts_of_it() {
