@@ -11,7 +11,9 @@ use crate::error::{Error, Result};
 use crate::queue::Segments;
 use crate::split::MAX_REQUEST_BYTES;
 
-/// Granted pages, zeroed at first. While a request is in flight its buffer belongs to the device.
+/// Granted pages, zeroed at first. While a request is in flight its buffer belongs to the device. The pages hold nothing but data of
+/// disks of the backend that they are granted to: no backend sees more, which Linux's blkfront, whose pages are its callers',
+/// ensures by copies where the frontend's key `trusted` is 0.
 ///
 /// Granting pages is dear, and moving a buffer is not: one that came back is used for the next request.
 #[derive(Debug)]
@@ -35,10 +37,11 @@ struct IndirectPages {
 }
 
 impl IndirectPages {
-    /// Grants pages for the segments of these data pages, which are for the backend to read.
+    /// Grants pages for the segments of these data pages. The backend reads them only, but Linux's maps all pages of a frontend with
+    /// persistent grants for writing.
     fn new(grants: &dyn GrantTable, peer: DomId, refs: &[GrantRef]) -> Result<IndirectPages> {
         let pages = indirect::page_bytes(refs.len()).count();
-        let shared = grants.share(peer, pages, Access::ReadOnly)?;
+        let shared = grants.share(peer, pages, Access::ReadWrite)?;
         let segments: Vec<_> = refs.iter().map(whole_page).collect();
         let mut whole = vec![0; segments.len() * indirect::SEGMENT];
         indirect::write_segments(&mut whole, &segments);

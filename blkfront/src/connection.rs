@@ -4,6 +4,7 @@
 
 use event_channel::{Notifier, Notifiers};
 use nix::errno::Errno;
+use ring_abi::blkif::key;
 use xenbus::Keys;
 use xenbus::frontend::{self, FrontDevice, Frontend};
 
@@ -46,7 +47,8 @@ impl FrontDevice for Disk {
         notifiers.count_in(&self.stats.events);
         let queues = rings.iter().zip(notifiers.ports());
         let queues: Vec<_> = queues.map(|(ring, port)| QueueInfo { refs: ring.refs(), port }).collect();
-        let keys = frontend_keys(&queues);
+        // Buffers are granted for writing, and used again as long as they are.
+        let keys = frontend_keys(&queues, back.flag(key::FEATURE_PERSISTENT)?);
         self.queues.connect(rings)?;
         notifiers.register(self.frontend.event_set(), CHANNEL)?;
         self.notifiers = notifiers;

@@ -34,7 +34,7 @@ pub const CONNECTION_KEYS: [&str; 13] = [
 ];
 
 /// The backend's keys that are read here.
-pub const BACKEND_KEYS: [&str; 14] = [
+pub const BACKEND_KEYS: [&str; 15] = [
     key::SECTORS,
     key::SECTOR_SIZE,
     key::PHYSICAL_SECTOR_SIZE,
@@ -42,6 +42,7 @@ pub const BACKEND_KEYS: [&str; 14] = [
     key::MODE,
     key::FEATURE_FLUSH_CACHE,
     key::FEATURE_BARRIER,
+    key::FEATURE_PERSISTENT,
     key::MAX_RING_PAGE_ORDER,
     key::MAX_RING_PAGES,
     key::MULTI_QUEUE_MAX_QUEUES,
@@ -171,8 +172,9 @@ pub struct QueueInfo<'r> {
     pub port: EventPort,
 }
 
-/// The keys that the frontend publishes for its rings.
-pub fn frontend_keys(queues: &[QueueInfo<'_>]) -> Keys {
+/// The keys that the frontend publishes for its rings. With `persistent` grants (`feature-persistent`) it grants the pages of requests,
+/// and of their indirect segments, for writing, and uses the same ones again and again, so that the backend keeps them mapped.
+pub fn frontend_keys(queues: &[QueueInfo<'_>], persistent: bool) -> Keys {
     let mut keys = Keys::default();
     match queues {
         // With a single queue there is no directory of queues, as in Linux's ends.
@@ -190,7 +192,7 @@ pub fn frontend_keys(queues: &[QueueInfo<'_>]) -> Keys {
         // Both keys, as Linux's frontend writes them.
         keys.set(key::NUM_RING_PAGES, pages);
     }
-    keys.with(key::PROTOCOL, key::PROTOCOL_NATIVE).with(key::FEATURE_PERSISTENT, 0)
+    keys.with(key::PROTOCOL, key::PROTOCOL_NATIVE).with(key::FEATURE_PERSISTENT, u8::from(persistent))
 }
 
 /// Adds the keys of one queue below `directory`.
@@ -272,7 +274,8 @@ mod tests {
         assert_eq!(ring_page_order(&offers("1"), 2), Ok(1));
         assert_eq!(ring_page_order(&Keys::new("/b"), 2), Ok(0));
         assert_eq!(ring_page_order(&Keys::new("/b").with(key::MAX_RING_PAGES, 8), 4), Ok(3));
-        let two = frontend_keys(&[QueueInfo { refs: &[GrantRef(8), GrantRef(9)], port: EventPort(5) }]);
+        let two =
+            frontend_keys(&[QueueInfo { refs: &[GrantRef(8), GrantRef(9)], port: EventPort(5) }], false);
         assert_eq!((two.get(key::RING_PAGE_ORDER), two.get("ring-ref1")), (Some("1"), Some("9")));
     }
 
@@ -284,10 +287,12 @@ mod tests {
         assert_eq!(queue_count(&offers(100), 100), Ok(MAX_QUEUES));
         assert_eq!((queue_count(&offers(0), 2), queue_count(&Keys::new("/b"), 2)), (Ok(1), Ok(1)));
         let refs = [GrantRef(8), GrantRef(9)];
-        let keys = frontend_keys(&[
+        let queues = [
             QueueInfo { refs: &refs[..1], port: EventPort(5) },
             QueueInfo { refs: &refs[1..], port: EventPort(6) },
-        ]);
+        ];
+        let keys = frontend_keys(&queues, true);
+        assert_eq!(keys.get(key::FEATURE_PERSISTENT), Some("1"));
         assert_eq!(keys.get(key::MULTI_QUEUE_NUM_QUEUES), Some("2"));
         assert_eq!((keys.get(key::RING_REF), keys.get(key::EVENT_CHANNEL)), (None, None));
         let queue = keys.below("queue-1");

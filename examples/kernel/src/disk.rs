@@ -55,7 +55,7 @@ impl Frontend {
         }
         let ring = guest.grants.share(DomId::DOM0, 1, Access::ReadWrite)?;
         let channel = guest.events.alloc_unbound(DomId::DOM0)?;
-        let keys = frontend_keys(&[QueueInfo { refs: ring.refs(), port: channel.port() }]);
+        let keys = frontend_keys(&[QueueInfo { refs: ring.refs(), port: channel.port() }], false);
         let mut queue = Queue::new(0);
         queue.connect(ring).map_err(|error| alloc::format!("{error}"))?;
         Ok(Self { handshake, queue, channel, keys })

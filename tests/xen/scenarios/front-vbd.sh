@@ -15,7 +15,8 @@ output=$(in_guest one 'xen-front xvdb 2>/dev/null') || fail "xen-front: $(echo "
 echo "$output"
 sum=$(echo "$output" | sed -n 's/^sha256 //p')
 check "the image holds the pattern" test "$(sha256sum </tmp/pattern | cut -d' ' -f1)" = "$sum"
-check "Linux uses two queues and the x86_64 ABI" sh -c 'dmesg | grep "vbd/1/51728: using 2 queues, protocol 1 (x86_64-abi)"'
+check "Linux uses two queues, the x86_64 ABI and persistent grants" \
+    sh -c 'dmesg | grep "vbd/1/51728: using 2 queues, protocol 1 (x86_64-abi) persistent grants"'
 # Linux's backend takes requests of 1 MiB (256 indirect segments): one for each.
 check "requests are large" sh -c 'echo "$0" | grep "^4 write requests$"' "$output"
 
