@@ -33,6 +33,11 @@ check_writer_continues one "after an upgrade"
 # The later processes, in a dom0 with one processor, offer one queue: the guest keeps its two.
 check "its rings were resumed each time" test "$(cat /out/killed.log /out/dom0.log | grep -c 'vbd{.*resumed')" = 10
 check_written one
+# A block device is discarded by BLKDISCARD; this one hands that on to its file.
+before=$(stat -c %b /tmp/disk)
+check_in_guest one "the files are removed, and trimmed" 'mount -t ext4 /dev/xvda /mnt && rm /mnt/f* && sync && fstrim /mnt && umount /mnt'
+after=$(stat -c %b /tmp/disk)
+check "the device was discarded: $before blocks before, $after after" test $((before - after)) -ge $((12 * 2048))
 check "the disk is detached" xl block-detach one xvda
 check "its image is free at once" sh -c "! ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q /dev/loop0"
 check "its in-flight log is removed" test "$(ls /run/xpv/inflight | wc -l)" = 0
