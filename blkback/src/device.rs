@@ -140,6 +140,7 @@ impl VbdDevice {
     fn reap(&mut self) -> Option<Failure> {
         self.connection.iter().filter(|connection| connection.is_ending()).for_each(Connection::stop);
         let connection = self.connection.take_if(|connection| connection.has_exited())?;
+        self.stats.disconnected();
         self.records.remove();
         let stopped = std::mem::take(&mut self.stopping);
         match connection.join() {
@@ -200,6 +201,7 @@ impl VbdDevice {
         let waker = self.waker.clone();
         let claim = self.claim.clone();
         let stats = self.stats.of_queues(recoveries.len());
+        self.stats.connected(&negotiated, &self.advertised);
         let queues = recoveries.into_iter().zip(stats);
         let queues = queues.map(|(recovery, stats)| QueueConfig { recovery, stats }).collect();
         let config = ConnectionConfig {
@@ -214,7 +216,8 @@ impl VbdDevice {
             watch: self.watch.clone(),
             on_exit: Arc::new(move || waker.wake()),
         };
-        self.connection = Some(Connection::start(&config, queues, Box::new(move || claim.release()))?);
+        let started = Connection::start(&config, queues, Box::new(move || claim.release()));
+        self.connection = Some(started.inspect_err(|_| self.stats.disconnected())?);
         Ok(())
     }
 

@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use xenbus::stats::{self, Snapshot};
 
+use crate::engine::DiskInfo;
+use crate::handshake::{Abi, Negotiated};
 use crate::stats::Stats;
 
 /// The counters of all queues that a device has had, from the time it was found. Each outlives its connection: the next one's
@@ -12,35 +14,58 @@ use crate::stats::Stats;
 pub struct DeviceStats {
     /// Locked while a connection starts and while they are read.
     queues: Mutex<Vec<Arc<Stats>>>,
+    /// What the present connection uses.
+    negotiated: Mutex<Vec<stats::Negotiated>>,
 }
 
 impl Default for DeviceStats {
     fn default() -> DeviceStats {
-        DeviceStats { queues: Mutex::new(vec![Arc::default()]) }
+        DeviceStats { queues: Mutex::new(vec![Arc::default()]), negotiated: Mutex::default() }
     }
 }
 
 impl DeviceStats {
+    /// Says what a connection uses that starts, of a disk with these properties.
+    pub(crate) fn connected(&self, negotiated: &Negotiated, info: &DiskInfo) {
+        let pages = negotiated.queues.first().map_or(0, |queue| queue.refs.len());
+        let of = |name, value| stats::Negotiated { name, value };
+        *lock(&self.negotiated) = vec![
+            of("queues", negotiated.queues.len() as u64),
+            of("ring_pages", pages as u64),
+            of("x86_32_abi", u64::from(negotiated.abi == Abi::X86_32)),
+            of("persistent", u64::from(negotiated.persistent)),
+            of("indirect_segments", negotiated.indirect_segments.into()),
+            of("flush", u64::from(info.flush)),
+            of("discard", u64::from(info.discard.is_some())),
+        ];
+    }
+
+    /// Says that the connection has ended.
+    pub(crate) fn disconnected(&self) {
+        lock(&self.negotiated).clear();
+    }
+
     /// The counters of the first `count` queues.
     pub(crate) fn of_queues(&self, count: usize) -> Vec<Arc<Stats>> {
-        let mut queues = self.queues();
+        let mut queues = lock(&self.queues);
         if queues.len() < count {
             queues.resize_with(count, Arc::default);
         }
         queues[..count].to_vec()
     }
+}
 
-    fn queues(&self) -> MutexGuard<'_, Vec<Arc<Stats>>> {
-        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Locks what no panic leaves inconsistent.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl stats::Stats for DeviceStats {
     fn snapshot(&self) -> Snapshot {
-        let queues: Vec<_> = self.queues().iter().map(|queue| queue.snapshot()).collect();
+        let queues: Vec<_> = lock(&self.queues).iter().map(|queue| queue.snapshot()).collect();
         let mut all = Snapshot::default();
         queues.iter().for_each(|queue| all.merge(queue));
-        Snapshot { queues, ..all }
+        Snapshot { queues, negotiated: lock(&self.negotiated).clone(), ..all }
     }
 }
 
@@ -66,5 +91,6 @@ mod tests {
         let reads = |snapshot: &Snapshot| snapshot.operation("read").unwrap().requests;
         assert_eq!(reads(&snapshot), 4);
         assert_eq!(snapshot.queues.iter().map(reads).collect::<Vec<_>>(), [2, 2]);
+        assert!(snapshot.negotiated.is_empty(), "nothing is connected");
     }
 }

@@ -99,6 +99,10 @@ fn disk_has_a_queue_for_each_processor_and_its_counters_are_their_sums() {
     let written: Vec<_> = queues.iter().map(|queue| requests(queue, "write")).collect();
     assert_eq!((written.iter().sum::<u64>(), requests(&stats, "write")), (100, 100), "{stats}");
     assert!(queues.iter().all(|queue| queue["in_flight"] == 0 && queue["wakeups"].is_u64()), "{stats}");
+    let negotiated = |name: &str| stats["negotiated"][name].as_u64();
+    assert_eq!(negotiated("queues"), Some(queues.len() as u64), "{stats}");
+    assert_eq!((negotiated("indirect_segments"), negotiated("discard")), (Some(256), Some(1)), "{stats}");
+    assert!(negotiated("ring_pages") >= Some(1), "{stats}");
 }
 
 #[test]

@@ -21,6 +21,15 @@ pub struct Count {
     pub count: u64,
 }
 
+/// Something that two ends have agreed on, and how many of it, or 1 where it is used and 0 where it is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Negotiated {
+    /// The name, in the form of [`Count::name`].
+    pub name: &'static str,
+    /// How many, or whether.
+    pub value: u64,
+}
+
 /// The counters of a device since it was found, over all its connections; or their sums over several devices.
 ///
 /// ```
@@ -52,6 +61,8 @@ pub struct Snapshot {
     /// The longest turn of the loop that serves the device, with others as a rule, in nanoseconds of its thread's processor time;
     /// `None` where that is not measured.
     pub longest_turn_ns: Option<u64>,
+    /// What the present connection uses; empty where there is none, for drivers that do not say, and in sums.
+    pub negotiated: Vec<Negotiated>,
     /// The counters of each queue of a device whose queues are served by threads of their own, which are sums above; empty for
     /// others, and in sums over several devices.
     pub queues: Vec<Snapshot>,
@@ -226,6 +237,7 @@ mod tests {
             drops: vec![Count { name, count: 10 }],
             mac_moves: Some(3),
             longest_turn_ns: latency.map(|latency| latency.as_nanos() as u64),
+            negotiated: Vec::new(),
             queues: Vec::new(),
         }
     }

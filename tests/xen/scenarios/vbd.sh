@@ -37,6 +37,9 @@ xpv block-list --xen --json one >/tmp/list
 # 200 MB in requests of at most 44 KiB would be 4,655.
 writes=$(sed -n '/"write": {/,/"requests"/s/.*"requests": \([0-9]*\).*/\1/p' /tmp/list | head -n 1)
 check "most writes are large: $writes requests" test "$writes" -lt 2000
+for negotiated in '"queues": 2' '"indirect_segments": 256' '"persistent": 1' '"discard": 1'; do
+    check "the list says what was negotiated: $negotiated" grep -q "$negotiated" /tmp/list
+done
 check "both queues have served requests" test "$(sed -n '/"queues"/,$p' /tmp/list | grep -c '"received": [1-9]')" = 2
 # 40 MB more, which are removed: their blocks leave the image, 512 bytes each.
 check "discard is offered" test "$(xenstore-read /local/domain/0/backend/vbd/1/51712/feature-discard)" = 1

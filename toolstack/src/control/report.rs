@@ -17,6 +17,7 @@ pub struct Stats {
     drops: BTreeMap<&'static str, u64>,
     mac_moves: Option<u64>,
     longest_turn_ns: Option<u64>,
+    negotiated: BTreeMap<&'static str, u64>,
     queues: Vec<Queue>,
 }
 
@@ -78,6 +79,7 @@ impl From<&Snapshot> for Stats {
             drops,
             mac_moves,
             longest_turn_ns,
+            negotiated,
             queues,
         } = snapshot;
         Stats {
@@ -89,6 +91,7 @@ impl From<&Snapshot> for Stats {
             drops: by_name(drops),
             mac_moves: *mac_moves,
             longest_turn_ns: *longest_turn_ns,
+            negotiated: negotiated.iter().map(|each| (each.name, each.value)).collect(),
             queues: queues.iter().map(Queue::from).collect(),
         }
     }
@@ -190,6 +193,7 @@ mod tests {
             drops: vec![Count { name: "no_room", count: 10 }],
             mac_moves: Some(15),
             longest_turn_ns: Some(16),
+            negotiated: vec![stats::Negotiated { name: "ring_pages", value: 4 }],
             queues: vec![Snapshot { in_flight: Some(3), wakeups: Some(17), ..Snapshot::default() }],
         };
         let expected = serde_json::json!({
@@ -209,6 +213,7 @@ mod tests {
             "drops": {"no_room": 10},
             "mac_moves": 15,
             "longest_turn_ns": 16,
+            "negotiated": {"ring_pages": 4},
             "queues": [{
                 "operations": {},
                 "in_flight": 3,
