@@ -5,7 +5,7 @@ use crate::link::{self, LinkRow};
 use crate::row::{Better, Row};
 use crate::sample::Sample;
 use crate::xen::{self, Counted};
-use crate::{block, cost, net, outage, ring, sandbox};
+use crate::{block, cost, guests, net, outage, ring, sandbox};
 use std::path::{Path, PathBuf};
 
 /// A row and the ways to measure it.
@@ -48,6 +48,8 @@ pub enum OfProgram {
     Cost,
     /// Stalls while dom0 is replaced.
     Outage,
+    /// Many guests on one dom0.
+    Guests,
 }
 
 const fn timed(
@@ -118,6 +120,12 @@ pub const ROWS: &[Entry] = &[
     link(Better::Higher, link::N7C),
     link(Better::Higher, link::N8),
     link(Better::Higher, link::N8F),
+    Entry {
+        name: guests::NAME,
+        what: "many guests with a disk and an interface each",
+        better: Better::Lower,
+        method: Method::Program(OfProgram::Guests),
+    },
     Entry {
         name: link::flood::NAME,
         what: "two guests beside one that floods their bridge",
@@ -194,6 +202,7 @@ impl OfProgram {
             Self::Flood => link::flood::rows(xpv),
             Self::Cost => cost::rows(xpv),
             Self::Outage => outage::rows(xpv),
+            Self::Guests => guests::rows(xpv),
         }
     }
 
@@ -203,6 +212,7 @@ impl OfProgram {
             Self::Flood => link::flood::once(xpv),
             Self::Cost => cost::once(xpv),
             Self::Outage => outage::once(xpv),
+            Self::Guests => guests::once(xpv),
         }
     }
 }
