@@ -57,7 +57,8 @@ pub fn rows(xpv: &Path) -> Result<Vec<Row>, String> {
         Row::bounded(NAME, what, "ms", MOST_MS, percentile_99(times))
     };
     let mut rows: Vec<Row> = KINDS.into_iter().zip(&attaches).map(attach).collect();
-    let what = format!("dom0's memory without pages that guests granted, a guest of {guests}, idle: {memory}");
+    let what =
+        format!("dom0's memory without pages that guests granted, a guest of {guests}, idle: {memory}");
     rows.push(Row::bounded(NAME, what, "KiB", MOST_KIB, memory.kib()));
     rows.push(Row::new(NAME, reads::what(), "k IOPS", Goal::AtLeast(LEAST_SHARE), &reads));
     Ok(rows)
