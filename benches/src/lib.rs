@@ -7,6 +7,7 @@ pub mod cargo;
 pub mod cores;
 pub mod cost;
 pub mod count;
+pub mod guests;
 pub mod interval;
 pub mod link;
 pub mod missing;

@@ -5,7 +5,7 @@ use crate::link::{self, LinkRow};
 use crate::row::{Better, Row};
 use crate::sample::Sample;
 use crate::xen::{self, Counted};
-use crate::{block, cost, net, outage, ring, sandbox};
+use crate::{block, cost, guests, net, outage, ring, sandbox};
 use std::path::{Path, PathBuf};
 
 /// A row and the ways to measure it.
@@ -48,6 +48,8 @@ pub enum OfProgram {
     Cost,
     /// Stalls while dom0 is replaced.
     Outage,
+    /// Many guests on one dom0.
+    Guests,
 }
 
 const fn timed(
@@ -93,6 +95,11 @@ pub const ROWS: &[Entry] = &[
         block::b5_polling,
         block::b5_polling_once,
     ),
+    timed("B6", "1 MiB sequential read, tmpfs", Better::Higher, block::b6_read, block::b6_read_once),
+    timed("B6w", "1 MiB sequential write, tmpfs", Better::Higher, block::b6_write, block::b6_write_once),
+    timed("B7", "4 KiB random read, null engine, two queues", Better::Higher, block::b7, block::b7_once),
+    timed("S2d", "two disks of depth 32 beside a hog", Better::Higher, block::s2d, block::s2d_once),
+    timed("S2d1", "two disks of depth 1 beside a hog", Better::Higher, block::s2d_one, block::s2d_one_once),
     timed("N1", "64-byte frames, guest -> dom0", Better::Higher, net::n1, net::n1_once),
     timed("N1g", "64-byte frames, guest -> bridge -> guest", Better::Higher, net::n1_guest, net::guest_once),
     timed("N2", "64-byte frames, guest -> bridge -> guest", Better::Higher, net::n2, net::guest_once),
@@ -118,6 +125,12 @@ pub const ROWS: &[Entry] = &[
     link(Better::Higher, link::N7C),
     link(Better::Higher, link::N8),
     link(Better::Higher, link::N8F),
+    Entry {
+        name: guests::NAME,
+        what: "many guests with a disk and an interface each",
+        better: Better::Lower,
+        method: Method::Program(OfProgram::Guests),
+    },
     Entry {
         name: link::flood::NAME,
         what: "two guests beside one that floods their bridge",
@@ -194,6 +207,7 @@ impl OfProgram {
             Self::Flood => link::flood::rows(xpv),
             Self::Cost => cost::rows(xpv),
             Self::Outage => outage::rows(xpv),
+            Self::Guests => guests::rows(xpv),
         }
     }
 
@@ -203,6 +217,7 @@ impl OfProgram {
             Self::Flood => link::flood::once(xpv),
             Self::Cost => cost::once(xpv),
             Self::Outage => outage::once(xpv),
+            Self::Guests => guests::once(xpv),
         }
     }
 }

@@ -131,6 +131,11 @@ impl Machine {
         Ok(())
     }
 
+    /// The machine's directory.
+    pub fn directory(&self) -> PathBuf {
+        directory(self.directory.path())
+    }
+
     /// The path of a file beside the machine's directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)

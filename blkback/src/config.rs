@@ -16,6 +16,7 @@ use crate::check::Limits;
 use crate::disk_watch::DiskWatch;
 use crate::engine::{Disk, DiskInfo};
 use crate::handshake::Abi;
+use crate::medium::Gate;
 use crate::stats::Stats;
 
 /// How the data in a guest's pages is accessed.
@@ -100,6 +101,8 @@ pub(crate) struct RingConfig {
     pub(crate) tuning: Tuning,
     /// The pages that may stay mapped, with other rings'.
     pub(crate) page_budget: PageBudget,
+    /// Holds operations back while other rings want a share of the disk's medium.
+    pub(crate) gate: Gate,
     /// The disk's properties as the device's threads find them.
     pub(crate) watch: Arc<DiskWatch>,
     /// Called by the thread just before it exits, when all else is dropped.

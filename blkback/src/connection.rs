@@ -16,6 +16,7 @@ use crate::disk_watch::DiskWatch;
 use crate::engine::{Disk, DiskInfo};
 use crate::error::{ExitReason, StartError};
 use crate::handshake::Negotiated;
+use crate::medium::Media;
 use crate::ring_thread::{Attached, RingThread};
 use crate::stats::Stats;
 
@@ -37,6 +38,8 @@ pub(crate) struct ConnectionConfig {
     pub(crate) tuning: Tuning,
     /// The pages that may stay mapped, with other devices'.
     pub(crate) page_budget: PageBudget,
+    /// The media of the driver's disks.
+    pub(crate) media: Media,
     /// The disk's properties as the threads find them.
     pub(crate) watch: Arc<DiskWatch>,
     /// Called when a thread has exited, all that it had being dropped.
@@ -79,6 +82,7 @@ impl ConnectionConfig {
             stats: queue.stats,
             tuning: self.tuning,
             page_budget: self.page_budget.clone(),
+            gate: self.media.gate(self.peer, self.disk.medium()),
             watch: self.watch.clone(),
             on_exit: Box::new(move || {
                 drop(last_exit);

@@ -18,6 +18,7 @@ use crate::disk_watch::DiskWatch;
 use crate::engine::{Disk, DiskInfo};
 use crate::error::{ExitReason, StartError};
 use crate::handshake::{Negotiated, Offer, disk_keys};
+use crate::medium::Media;
 use crate::records::Records;
 
 /// Frontends of disks keep their requests, and close for good when the backend does.
@@ -47,6 +48,7 @@ pub(crate) struct VbdDevice {
     pub(crate) waker: Waker,
     pub(crate) records: Records,
     pub(crate) page_budget: PageBudget,
+    pub(crate) media: Media,
 }
 
 impl BackDevice for VbdDevice {
@@ -213,6 +215,7 @@ impl VbdDevice {
             info: self.advertised,
             tuning: self.tuning,
             page_budget: self.page_budget.clone(),
+            media: self.media.clone(),
             watch: self.watch.clone(),
             on_exit: Arc::new(move || waker.wake()),
         };

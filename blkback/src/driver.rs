@@ -18,6 +18,7 @@ use crate::disk_queue::DiskQueues;
 use crate::disk_watch::DiskWatch;
 use crate::engine::{Disk, OpenError, Spec, open};
 use crate::handshake::{MAX_INDIRECT_SEGMENTS, MAX_QUEUES, Offer};
+use crate::medium::Media;
 use crate::records::Records;
 
 /// Opens the disk of a device, given its keys in the backend's directory.
@@ -37,6 +38,7 @@ pub struct VbdDriver {
     max_queues: u32,
     max_indirect_segments: u16,
     disk_queues: DiskQueues,
+    media: Media,
 }
 
 impl VbdDriver {
@@ -62,6 +64,7 @@ impl VbdDriver {
             max_queues: 1,
             max_indirect_segments: LINUX_INDIRECT_SEGMENTS,
             disk_queues: DiskQueues::default(),
+            media: Media::default(),
         }
     }
 
@@ -138,6 +141,7 @@ impl BackDriver for VbdDriver {
             waker,
             records: Records::new(self.inflight_dir.clone(), device),
             page_budget: self.page_budget.clone(),
+            media: self.media.clone(),
         };
         vbd.resume(seen)?;
         Ok(Box::new(vbd))

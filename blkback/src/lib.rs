@@ -46,6 +46,7 @@ mod guest_data;
 pub mod handshake;
 #[cfg(any(test, fuzzing))]
 pub mod harness;
+mod medium;
 pub mod order;
 pub mod queue;
 mod records;
@@ -53,6 +54,7 @@ pub mod request;
 mod ring_thread;
 mod segment_pages;
 mod service;
+pub mod shares;
 pub mod stats;
 
 pub use config::{DataPath, Tuning};

@@ -19,6 +19,7 @@ use crate::engine::{Completion, Engine, IoRequest, Operation};
 use crate::error::{ExitReason, StartError};
 use crate::error_log::ErrorLog;
 use crate::guest_data::{Finished, GuestData};
+use crate::medium::Gate;
 use crate::queue::Queue;
 use crate::request::Tag;
 use crate::segment_pages::SegmentPages;
@@ -65,6 +66,7 @@ struct Batch {
 pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
     // Fields are dropped in this order: the engine lets go of the guest's pages before they are unmapped.
     engine: Box<dyn Engine>,
+    gate: Gate,
     completions: Vec<Completion>,
     batch: Batch,
     guest_data: GuestData,
@@ -109,8 +111,10 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         let mut notifier = Notifier::new(channel);
         notifier.count_in(config.stats.events.clone());
         let event_set = EventSet::new()?;
+        let gate = std::mem::take(&mut config.gate);
         Ok(Self {
             engine,
+            gate,
             completions: Vec::with_capacity(depth),
             guest_data,
             segment_pages: SegmentPages::new(config.grants.clone(), config.peer),
@@ -223,6 +227,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             let Batch { tags, ready, failed, .. } = &mut self.batch;
             self.guest_data.start(self.queue.requests(), tags, ready, failed);
             tags.clear();
+            self.gate.pass(ready, self.guest_data.in_engine());
             self.engine.submit(ready);
             self.fail(ErrorKind::Grant);
             // The one that they waited for has failed.
@@ -280,6 +285,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         let any_dropped = self.fail(ErrorKind::Io);
         if self.completions.is_empty() {
             if any_dropped {
+                self.submit_held();
                 self.start_waiting();
             }
             return Ok(any_dropped);
@@ -302,10 +308,20 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             self.queue.complete(tag, status);
         }
         drop(tally);
+        self.submit_held();
         // Some once more, with their data copied. Their time counts from when they were taken from the ring.
         self.start_waiting();
         self.stats.set_in_flight(self.queue.in_flight());
         Ok(true)
+    }
+
+    /// Submits operations that were held back, as many as the ring may have at the disk's medium by now.
+    #[inline]
+    fn submit_held(&mut self) {
+        if self.gate.is_shared() {
+            self.gate.pass(&mut self.batch.ready, self.guest_data.in_engine());
+            self.engine.submit(&mut self.batch.ready);
+        }
     }
 
     /// Starts the requests of the batch, and those that waited for memory.

@@ -153,9 +153,7 @@ impl DeviceEnd {
             for key in change.removed {
                 remove(tx, &format!("{}/{key}", self.path))?;
             }
-            for (key, value) in change.keys.iter() {
-                tx.write(&format!("{}/{key}", self.path), value)?;
-            }
+            tx.write_each(self.values(change.keys))?;
             // Written only when it changes: every write fires the other end's watch.
             if change.rewrite || change.state != expected.own {
                 tx.write(&state_path(&self.path), change.state.as_text())?;
@@ -174,6 +172,11 @@ impl DeviceEnd {
             None => {}
         }
         Ok(written)
+    }
+
+    /// The paths of keys of this end, and their values.
+    fn values<'k>(&self, keys: &'k Keys) -> impl Iterator<Item = (String, &'k str)> {
+        keys.iter().map(|(key, value)| (format!("{}/{key}", self.path), value))
     }
 
     fn attempts(&self) -> u32 {
@@ -211,9 +214,7 @@ impl DeviceEnd {
             if !tx.exists(&self.path)? {
                 return Ok(false);
             }
-            for (key, value) in keys.iter() {
-                tx.write(&format!("{}/{key}", self.path), value)?;
-            }
+            tx.write_each(self.values(keys))?;
             // Written only when it changes: every write fires the other end's watch.
             if read_state(tx, &self.path)? != Some(state) {
                 tx.write(&state_path(&self.path), state.as_text())?;
@@ -317,8 +318,10 @@ fn report(nodes: &mut impl Nodes, path: &str, text: &str) -> Result<()> {
 
 /// Whether a node has all these keys with these values.
 fn has(nodes: &mut impl Nodes, path: &str, keys: Option<&Keys>) -> Result<bool> {
-    for (key, value) in keys.into_iter().flat_map(Keys::iter) {
-        if readable(nodes.read_text(&format!("{path}/{key}")))?.as_deref() != Some(value) {
+    let Some(keys) = keys else { return Ok(true) };
+    let paths: Vec<String> = keys.iter().map(|(key, _)| format!("{path}/{key}")).collect();
+    for ((_, value), found) in keys.iter().zip(nodes.read_each(&paths)?) {
+        if readable(found)?.is_none_or(|found| String::from_utf8_lossy(&found) != value) {
             return Ok(false);
         }
     }

@@ -7,6 +7,8 @@ use xenstore::client::Result;
 /// Most keys read from one end of a device. Eight queues of sixteen ring pages with all features need fewer than 200;
 /// what a peer writes beyond the bound is ignored, so that it cannot use up this domain's memory.
 const MOST_KEYS: usize = 2048;
+/// Keys read before the bound is looked at: as many as one round trip to the store brings.
+const AT_ONCE: usize = 16;
 /// Depth to which children are read: one level more than `queue-0/ring-ref0` needs.
 const DEPTH: u32 = 3;
 
@@ -23,28 +25,40 @@ pub fn read_tree(nodes: &mut impl Nodes, path: &str) -> Result<Keys> {
 fn descend(nodes: &mut impl Nodes, root: &str, below: &str, depth: u32, keys: &mut Keys) -> Result<()> {
     let here = if below.is_empty() { root.to_owned() } else { format!("{root}/{below}") };
     let Some(names) = readable(nodes.directory(&here))? else { return Ok(()) };
-    for name in names {
-        if keys.len() >= MOST_KEYS {
-            tracing::warn!(
-                path = root,
-                most = MOST_KEYS,
-                "too many keys below a device's node; the rest is ignored"
-            );
-            return Ok(());
-        }
-        let key = if below.is_empty() { name } else { format!("{below}/{name}") };
-        let Some(value) = readable(nodes.read(&format!("{root}/{key}")))? else { continue };
-        // A node that only has children has an empty value and is no key.
-        let only_children = value.is_empty() && depth > 1 && {
-            let before = keys.len();
-            descend(nodes, root, &key, depth - 1, keys)?;
-            keys.len() > before
-        };
-        if !only_children {
-            keys.set(key, String::from_utf8_lossy(&value));
+    for names in names.chunks(AT_ONCE) {
+        let found: Vec<String> = names.iter().map(|name| key_of(below, name)).collect();
+        for (key, value) in found.iter().zip(read_each(nodes, root, &found)?) {
+            if keys.len() >= MOST_KEYS {
+                tracing::warn!(
+                    path = root,
+                    most = MOST_KEYS,
+                    "too many keys below a device's node; the rest is ignored"
+                );
+                return Ok(());
+            }
+            let Some(value) = value else { continue };
+            // A node that only has children has an empty value and is no key.
+            let only_children = value.is_empty() && depth > 1 && {
+                let before = keys.len();
+                descend(nodes, root, key, depth - 1, keys)?;
+                keys.len() > before
+            };
+            if !only_children {
+                keys.set(key.clone(), String::from_utf8_lossy(&value));
+            }
         }
     }
     Ok(())
+}
+
+fn key_of(below: &str, name: &str) -> String {
+    if below.is_empty() { name.to_owned() } else { format!("{below}/{name}") }
+}
+
+/// The values of these keys; `None` for one that is missing or unreadable.
+fn read_each(nodes: &mut impl Nodes, root: &str, keys: &[String]) -> Result<Vec<Option<Vec<u8>>>> {
+    let paths: Vec<String> = keys.iter().map(|key| format!("{root}/{key}")).collect();
+    nodes.read_each(&paths)?.into_iter().map(readable).collect()
 }
 
 /// Reads those keys below a node and its children that are `known`, as [`read_tree`] does; in a known name `%u` stands for a
@@ -79,18 +93,26 @@ fn known_below(
 ) -> Result<()> {
     let here = if below.is_empty() { root.to_owned() } else { format!("{root}/{below}") };
     let Some(names) = readable(nodes.directory(&here))? else { return Ok(()) };
-    for name in names {
-        let key = if below.is_empty() { name } else { format!("{below}/{name}") };
-        if keys.len() < MOST_KEYS
-            && known.iter().any(|known| matches_known(&key, known))
-            && let Some(value) = readable(nodes.read(&format!("{root}/{key}")))?
-        {
-            keys.set(key, String::from_utf8_lossy(&value));
-        } else if known.iter().any(|known| is_above(&key, known)) {
-            known_below(nodes, root, &key, known, keys)?;
+    let (wanted, others): (Vec<String>, Vec<String>) = names
+        .iter()
+        .map(|name| key_of(below, name))
+        .partition(|key| known.iter().any(|known| matches_known(key, known)));
+    let mut above = others;
+    for wanted in wanted.chunks(AT_ONCE) {
+        for (key, value) in wanted.iter().zip(read_each(nodes, root, wanted)?) {
+            match value {
+                Some(value) if keys.len() < MOST_KEYS => {
+                    keys.set(key.clone(), String::from_utf8_lossy(&value));
+                }
+                _ => above.push(key.clone()),
+            }
+        }
+        if keys.len() >= MOST_KEYS {
+            break;
         }
     }
-    Ok(())
+    above.retain(|key| known.iter().any(|known| is_above(key, known)));
+    above.iter().try_for_each(|key| known_below(nodes, root, key, known, keys))
 }
 
 /// Whether a key has a known name.

@@ -86,6 +86,34 @@ fn late_reply_is_not_taken_for_the_next_requests() {
 }
 
 #[test]
+fn several_requests_are_sent_before_the_first_reply_and_answered_in_any_order() {
+    let (mut client, store) = scripted(|stream| {
+        // More than are sent at once.
+        for window in [16, 4] {
+            let mut requests: Vec<Message> = (0..window).map(|_| request(stream)).collect();
+            requests.reverse();
+            for read in requests {
+                let path = String::from_utf8_lossy(&read.payload).into_owned();
+                let reply = match path.as_str() {
+                    "/7\0" => reply(&read, MessageType::Error, b"ENOENT\0"),
+                    _ => reply(&read, MessageType::Read, path.trim_matches(['/', '\0']).as_bytes()),
+                };
+                stream.write_all(&reply).unwrap();
+            }
+        }
+    });
+    let paths: Vec<String> = (0..20).map(|number| format!("/{number}")).collect();
+    for (number, value) in client.read_each(&paths).unwrap().into_iter().enumerate() {
+        match value {
+            Err(error) => assert!(number == 7 && error.is_not_found()),
+            Ok(value) => assert_eq!(value, number.to_string().as_bytes()),
+        }
+    }
+    assert!(matches!(client.read_each(&["/x".into()]), Err(Error::Closed)));
+    store.join().unwrap();
+}
+
+#[test]
 fn no_event_before_the_timeout_is_no_error() {
     let (mut client, store) = scripted(|stream| assert_eq!(stream.read(&mut [0]).unwrap(), 0));
     assert_eq!(client.poll_event().unwrap(), None);

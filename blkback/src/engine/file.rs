@@ -6,7 +6,7 @@ use super::discards::{self, Discards};
 use super::image::{self, Access, OpenImage};
 use super::threads::ThreadEngine;
 use super::uring::{self, UringEngine};
-use super::{Disk, DiskInfo, Engine, FlushState, Mode, OpenError};
+use super::{Disk, DiskInfo, Engine, FlushState, MediumId, Mode, OpenError};
 use nix::errno::Errno;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,6 +24,7 @@ pub struct FileDisk {
     /// `None` only once this is being dropped.
     image: Option<OpenImage>,
     info: DiskInfo,
+    medium: Option<MediumId>,
     flushes: Arc<FlushState>,
 }
 
@@ -49,7 +50,8 @@ impl FileDisk {
     /// Makes a disk of an open image.
     pub fn new(image: OpenImage) -> FileDisk {
         let (path, info) = (image.path().to_owned(), image.info());
-        FileDisk { path, image: Some(image), info, flushes: Arc::default() }
+        let medium = MediumId::of_file(image.file());
+        FileDisk { path, image: Some(image), info, medium, flushes: Arc::default() }
     }
 
     fn image(&self) -> io::Result<&OpenImage> {
@@ -100,6 +102,10 @@ impl Disk for FileDisk {
         // An incomplete last sector is not part of the disk.
         let bytes = image::length(self.image()?.file())? / unit * unit;
         Ok(DiskInfo { sectors: bytes / 512, flush: self.flushes.is_supported(), ..self.info })
+    }
+
+    fn medium(&self) -> Option<MediumId> {
+        self.medium
     }
 
     fn engine(&self, depth: usize) -> io::Result<Box<dyn Engine>> {

@@ -16,6 +16,7 @@ mod image;
 mod io;
 mod io_table;
 mod lock;
+mod medium_id;
 pub mod null;
 pub mod open;
 pub mod ram;
@@ -35,6 +36,7 @@ pub use flush_guard::FlushState;
 pub use image::{Access, OpenImage};
 pub use io::{Completion, IoRequest};
 pub use io_table::{IoTable, Slices};
+pub use medium_id::MediumId;
 pub use null::NullDisk;
 pub use open::open;
 pub use ram::RamDisk;
@@ -93,6 +95,12 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// The size of the file or device cannot be read.
     fn info(&self) -> Result<DiskInfo>;
+
+    /// The medium that serves this disk's operations, and maybe other disks': rings that use the same one share it. `None` if it serves
+    /// each at once.
+    fn medium(&self) -> Option<MediumId> {
+        None
+    }
 
     /// Makes an engine for the calling thread, which alone may use it, for up to `depth` operations at once. All that
     /// can be missing is acquired here: the device is connected only after this.

@@ -220,6 +220,9 @@ impl Drop for UringEngine {
             }
             self.reap(&mut completions);
         }
+        // The kernel ends a ring some time after its descriptor is closed, and would have the image open until then: whoever opens it
+        // next would be told that it is written to.
+        let _ = self.ring.submitter().unregister_files();
     }
 }
 
@@ -265,14 +268,17 @@ fn build(entries: u32) -> io::Result<IoUring> {
     builder.build(entries).or_else(|_| plain().build(entries))
 }
 
-/// Has the ring take operations of a disk on its registered file, and buffers to be registered, and nothing else for good: seccomp
-/// sees none of what a ring does (IORING_REGISTER_RESTRICTIONS of io_uring_register(2)).
+/// Has the ring take operations of a disk on its registered file, buffers to be registered and the file to be given up, and nothing
+/// else for good: seccomp sees none of what a ring does (IORING_REGISTER_RESTRICTIONS of io_uring_register(2)).
 fn restrict(ring: &IoUring) -> io::Result<()> {
     /// `IORING_REGISTER_BUFFERS`.
     const REGISTER_BUFFERS: u8 = 0;
+    /// `IORING_UNREGISTER_FILES`.
+    const UNREGISTER_FILES: u8 = 3;
     let fixed_file = squeue::Flags::FIXED_FILE.bits();
     let mut allowed = vec![
         Restriction::register_op(REGISTER_BUFFERS),
+        Restriction::register_op(UNREGISTER_FILES),
         Restriction::sqe_flags_allowed(fixed_file),
         Restriction::sqe_flags_required(fixed_file),
     ];

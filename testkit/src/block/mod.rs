@@ -1,8 +1,10 @@
 //! Disks: a backend in a thread, frontends, and ends whose rings the test drives.
 
+mod fixed_time_disk;
 mod raw_backend;
 mod raw_frontend;
 
+pub use fixed_time_disk::FixedTimeDisk;
 pub use raw_backend::RawBackend;
 pub use raw_frontend::RawFrontend;
 pub use toolstack::config::DiskSpec;

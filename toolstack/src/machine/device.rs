@@ -99,14 +99,10 @@ pub(super) fn write(tx: &mut impl Nodes, new: &NewDevice, attachment: &str) -> x
     tx.write(&format!("{libxl}/{BACKEND}"), &back_path)?;
     directory(tx, &front_path, &by_front, &new.front)?;
     value(tx, &format!("{front_path}/{BACKEND}"), &back_path, &by_front)?;
-    for (key, text) in new.front_read_only.iter() {
-        value(tx, &format!("{front_path}/{key}"), text, &by_back)?;
-    }
+    values(tx, &front_path, &new.front_read_only, &by_back)?;
     directory(tx, &back_path, &by_back, &new.back)?;
     value(tx, &format!("{back_path}/{FRONTEND}"), &front_path, &by_back)?;
-    for (key, text) in new.back.iter() {
-        tx.write(&format!("{libxl}/{key}"), text)?;
-    }
+    tx.write_each(new.back.iter().map(|(key, text)| (format!("{libxl}/{key}"), text)))?;
     tx.write(&format!("{libxl}/{ATTACHMENT}"), attachment)
 }
 
@@ -118,7 +114,19 @@ fn directory(
 ) -> xenstore::client::Result<()> {
     tx.mkdir(path)?;
     tx.set_perms(path, permissions)?;
-    keys.iter().try_for_each(|(key, text)| value(tx, &format!("{path}/{key}"), text, permissions))
+    values(tx, path, keys, permissions)
+}
+
+/// Writes keys below a node, each with the same permissions.
+fn values(
+    tx: &mut impl Nodes,
+    path: &str,
+    keys: &Keys,
+    permissions: &[Permission],
+) -> xenstore::client::Result<()> {
+    let below = || keys.iter().map(|(key, text)| (format!("{path}/{key}"), text));
+    tx.write_each(below())?;
+    tx.set_perms_each(below().map(|(path, _)| path), permissions)
 }
 
 fn value(

@@ -15,6 +15,9 @@ use super::error::{Error, Result};
 use super::event::{Events, WatchEvent};
 use crate::wire::{Decoder, Message};
 
+/// Requests sent before their replies are awaited, at most: with replies of 4 KiB each they fit any socket's buffer.
+const IN_FLIGHT: usize = 16;
+
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
     decoder: Decoder,
@@ -61,27 +64,73 @@ impl Connection {
         path: &str,
         payload: &[u8],
     ) -> Result<Vec<u8>> {
+        let req_id = self.post(kind, tx_id, path, payload)?;
+        let deadline = self.reply_timeout.map(|t| Instant::now() + t);
+        let (_, reply) = self.reply(&[req_id], deadline, (kind, path))?;
+        payload_of(kind, path, reply)
+    }
+
+    /// Sends requests of one kind, at most [`IN_FLIGHT`] before their replies are awaited, and returns the replies in the requests'
+    /// order. Each request has a path, which is for the texts of errors, and a payload.
+    ///
+    /// # Errors
+    /// The connection's. Errors that the store replies with are in the list.
+    pub(super) fn request_each(
+        &mut self,
+        kind: MessageType,
+        tx_id: u32,
+        requests: &[(String, Vec<u8>)],
+    ) -> Result<Vec<Result<Vec<u8>>>> {
+        let mut all = Vec::with_capacity(requests.len());
+        for requests in requests.chunks(IN_FLIGHT) {
+            let post = |(path, payload): &(String, Vec<u8>)| self.post(kind, tx_id, path, payload);
+            let ids = requests.iter().map(post).collect::<Result<Vec<_>>>()?;
+            let mut replies: Vec<Option<Result<Vec<u8>>>> = ids.iter().map(|_| None).collect();
+            let deadline = self.reply_timeout.map(|t| Instant::now() + t);
+            while let Some(next) = replies.iter().position(Option::is_none) {
+                let (number, reply) = self.reply(&ids, deadline, (kind, &requests[next].0))?;
+                let reply = match payload_of(kind, &requests[number].0, reply) {
+                    Err(error) if error.store_error().is_none() => return Err(error),
+                    reply => reply,
+                };
+                replies[number] = Some(reply);
+            }
+            all.extend(replies.into_iter().flatten());
+        }
+        Ok(all)
+    }
+
+    /// Sends a request; returns its number.
+    fn post(&mut self, kind: MessageType, tx_id: u32, path: &str, payload: &[u8]) -> Result<u32> {
         if payload.len() > PAYLOAD_MAX {
             let what = "more bytes than a message may hold (4096)";
             return Err(Error::Request { kind, path: path.into(), what });
         }
         let req_id = self.next_id;
         self.next_id = self.next_id.wrapping_add(1).max(1);
+        // One message a write: Linux's /dev/xen/xenbus takes no more.
         self.send(&Message::new(kind, req_id, tx_id, payload.to_vec()).to_bytes())?;
-        let deadline = self.reply_timeout.map(|t| Instant::now() + t);
-        let reply = loop {
-            match self.receive(deadline)? {
-                Some(message) if message.header.req_id == req_id => break message,
-                Some(stale) => {
-                    tracing::debug!(req_id = stale.header.req_id, "reply to a request that timed out")
-                }
-                None => {
-                    let after = self.reply_timeout.unwrap_or_default();
-                    return Err(Error::TimedOut { kind, path: path.into(), after });
-                }
+        Ok(req_id)
+    }
+
+    /// Waits for the next reply to one of these requests; returns which one of them it answers. `what` is for the text of an error.
+    fn reply(
+        &mut self,
+        ids: &[u32],
+        deadline: Option<Instant>,
+        what: (MessageType, &str),
+    ) -> Result<(usize, Message)> {
+        loop {
+            let Some(message) = self.receive(deadline)? else {
+                let (kind, path) = what;
+                let after = self.reply_timeout.unwrap_or_default();
+                return Err(Error::TimedOut { kind, path: path.into(), after });
+            };
+            match ids.iter().position(|id| *id == message.header.req_id) {
+                Some(number) => return Ok((number, message)),
+                None => tracing::debug!(req_id = message.header.req_id, "reply to a request that timed out"),
             }
-        };
-        payload_of(kind, path, reply)
+        }
     }
 
     /// The next event, waiting for it until `deadline` (`None`: without limit).

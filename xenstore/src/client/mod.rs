@@ -272,4 +272,12 @@ impl Nodes for Client {
     fn request(&mut self, kind: MessageType, path: &str, payload: &[u8]) -> Result<Vec<u8>> {
         self.connection.request(kind, 0, path, payload)
     }
+
+    fn request_each(
+        &mut self,
+        kind: MessageType,
+        requests: &[(String, Vec<u8>)],
+    ) -> Result<Vec<Result<Vec<u8>>>> {
+        self.connection.request_each(kind, 0, requests)
+    }
 }

@@ -21,6 +21,43 @@ pub trait Nodes {
     /// Sends one request and returns the payload of its reply. `path` is for the texts of errors.
     fn request(&mut self, kind: MessageType, path: &str, payload: &[u8]) -> Result<Vec<u8>>;
 
+    /// Sends several requests of one kind, of a path and a payload each, and returns the payloads of their replies in the same
+    /// order. All are sent whether or not one fails, and several before the first reply has come: a thread that waits for each reply
+    /// sleeps as often as there are requests.
+    ///
+    /// # Errors
+    /// The connection's. Errors that the store replies with are in the list.
+    fn request_each(
+        &mut self,
+        kind: MessageType,
+        requests: &[(String, Vec<u8>)],
+    ) -> Result<Vec<Result<Vec<u8>>>>;
+
+    /// Reads the values of several nodes, as [`Nodes::read`] does each.
+    ///
+    /// # Errors
+    /// The connection's. Errors that the store replies with are in the list, such as ENOENT for a missing node.
+    fn read_each(&mut self, paths: &[String]) -> Result<Vec<Result<Vec<u8>>>> {
+        let request = |path: &String| Ok((path.clone(), with_nul(MessageType::Read, path)?));
+        let requests = paths.iter().map(request).collect::<Result<Vec<_>>>()?;
+        self.request_each(MessageType::Read, &requests)
+    }
+
+    /// Writes the values of several nodes, as [`Nodes::write`] does each.
+    ///
+    /// # Errors
+    /// The first one's; the others may have been written.
+    fn write_each<'n>(&mut self, values: impl IntoIterator<Item = (String, &'n str)>) -> Result<()> {
+        let request = |(path, value): (String, &str)| {
+            let mut payload = with_nul(MessageType::Write, &path)?;
+            payload.extend_from_slice(value.as_bytes());
+            Ok((path, payload))
+        };
+        let requests = values.into_iter().map(request).collect::<Result<Vec<_>>>()?;
+        let replies = self.request_each(MessageType::Write, &requests)?;
+        replies.into_iter().try_for_each(|reply| reply.map(drop))
+    }
+
     /// Reads a node's value.
     ///
     /// # Errors
@@ -117,12 +154,26 @@ pub trait Nodes {
     /// # Errors
     /// EACCES for a domain that is not the owner, EPERM when a guest names another owner, ENOSPC for too many entries.
     fn set_perms(&mut self, path: &str, permissions: &[Permission]) -> Result<()> {
-        let mut payload = with_nul(MessageType::SetPerms, path)?;
-        for permission in permissions {
-            payload.extend_from_slice(permission.to_string().as_bytes());
-            payload.push(0);
-        }
+        let payload = with_permissions(path, permissions)?;
         self.request(MessageType::SetPerms, path, &payload).map(|_| ())
+    }
+
+    /// Sets the same permissions of several nodes, as [`Nodes::set_perms`] does of each.
+    ///
+    /// # Errors
+    /// The first one's; the others' may have been set.
+    fn set_perms_each(
+        &mut self,
+        paths: impl IntoIterator<Item = String>,
+        permissions: &[Permission],
+    ) -> Result<()> {
+        let request = |path: String| {
+            let payload = with_permissions(&path, permissions)?;
+            Ok((path, payload))
+        };
+        let requests = paths.into_iter().map(request).collect::<Result<Vec<_>>>()?;
+        let replies = self.request_each(MessageType::SetPerms, &requests)?;
+        replies.into_iter().try_for_each(|reply| reply.map(drop))
     }
 }
 
@@ -165,6 +216,15 @@ fn one_pass<N: Nodes + ?Sized>(nodes: &mut N, path: &str) -> Result<Option<Vec<S
             return Err(Error::Protocol(format!("an empty part of directory {path:?}")));
         }
     }
+}
+
+fn with_permissions(path: &str, permissions: &[Permission]) -> Result<Vec<u8>> {
+    let mut payload = with_nul(MessageType::SetPerms, path)?;
+    for permission in permissions {
+        payload.extend_from_slice(permission.to_string().as_bytes());
+        payload.push(0);
+    }
+    Ok(payload)
 }
 
 fn with_nul(kind: MessageType, path: &str) -> Result<Vec<u8>> {

@@ -27,6 +27,14 @@ impl Nodes for Transaction<'_> {
     fn request(&mut self, kind: MessageType, path: &str, payload: &[u8]) -> Result<Vec<u8>> {
         self.client.connection.request(kind, self.id, path, payload)
     }
+
+    fn request_each(
+        &mut self,
+        kind: MessageType,
+        requests: &[(String, Vec<u8>)],
+    ) -> Result<Vec<Result<Vec<u8>>>> {
+        self.client.connection.request_each(kind, self.id, requests)
+    }
 }
 
 /// How long a transaction is waited for while its domain has as many as it may have (ENOSPC): each device of a guest has a connection

@@ -55,3 +55,16 @@ fn operation_on_another_file_or_of_another_kind_is_refused_by_the_kernel() {
     let update = engine.ring.submitter().register_files_update(0, &[other.as_raw_fd()]);
     assert_eq!(update.unwrap_err().raw_os_error(), Some(libc::EACCES));
 }
+
+#[test]
+fn file_of_a_dropped_engine_is_closed_at_once() {
+    let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
+    for _ in 0..20 {
+        let file = File::options().write(true).open(&path).unwrap();
+        drop(UringEngine::new(Arc::new(file), 4).unwrap());
+        assert!(
+            !crate::engine::claims::has_writers(&path),
+            "the next opener would look for who writes to it"
+        );
+    }
+}
