@@ -16,6 +16,7 @@ use crate::disk_watch::DiskWatch;
 use crate::engine::{Disk, DiskInfo};
 use crate::handshake::Abi;
 use crate::stats::Stats;
+use crate::throttle::Throttle;
 
 /// How the data in a guest's pages is accessed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -100,6 +101,8 @@ pub(crate) struct RingConfig {
     pub(crate) page_budget: PageBudget,
     /// The disk's properties as the device's threads find them.
     pub(crate) watch: Arc<DiskWatch>,
+    /// The disk's limits, if it has any.
+    pub(crate) throttle: Option<Arc<Throttle>>,
     /// Called by the thread just before it exits, when all else is dropped.
     pub(crate) on_exit: Box<dyn FnOnce() + Send>,
 }

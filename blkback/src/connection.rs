@@ -18,6 +18,7 @@ use crate::error::{ExitReason, StartError};
 use crate::handshake::Negotiated;
 use crate::ring_thread::{Attached, RingThread};
 use crate::stats::Stats;
+use crate::throttle::Throttle;
 
 /// What all rings of a connection have in common.
 pub(crate) struct ConnectionConfig {
@@ -39,6 +40,8 @@ pub(crate) struct ConnectionConfig {
     pub(crate) page_budget: PageBudget,
     /// The disk's properties as the threads find them.
     pub(crate) watch: Arc<DiskWatch>,
+    /// The disk's limits, if it has any.
+    pub(crate) throttle: Option<Arc<Throttle>>,
     /// Called when a thread has exited, all that it had being dropped.
     pub(crate) on_exit: Arc<dyn Fn() + Send + Sync>,
 }
@@ -80,6 +83,7 @@ impl ConnectionConfig {
             tuning: self.tuning,
             page_budget: self.page_budget.clone(),
             watch: self.watch.clone(),
+            throttle: self.throttle.clone(),
             on_exit: Box::new(move || {
                 drop(last_exit);
                 on_exit();
@@ -144,6 +148,11 @@ impl Connection {
     /// Tells the threads that these properties of the disk are advertised.
     pub(crate) fn advertised(&self, info: DiskInfo) {
         self.rings.iter().for_each(|ring| ring.advertised(info));
+    }
+
+    /// Tells the threads that these limits of the disk hold from now on.
+    pub(crate) fn set_throttle(&self, throttle: Option<&Arc<Throttle>>) {
+        self.rings.iter().for_each(|ring| ring.set_throttle(throttle.cloned()));
     }
 
     /// Whether a thread has exited, so that the others are to be stopped.

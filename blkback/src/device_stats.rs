@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use xenbus::stats::{self, Snapshot};
 
 use crate::stats::Stats;
+use crate::throttle::Throttle;
 
 /// The counters of all queues that a device has had, from the time it was found. Each outlives its connection: the next one's
 /// queue of the same number counts on.
@@ -12,11 +13,13 @@ use crate::stats::Stats;
 pub struct DeviceStats {
     /// Locked while a connection starts and while they are read.
     queues: Mutex<Vec<Arc<Stats>>>,
+    /// The limits in force.
+    throttle: Mutex<Option<Arc<Throttle>>>,
 }
 
 impl Default for DeviceStats {
     fn default() -> DeviceStats {
-        DeviceStats { queues: Mutex::new(vec![Arc::default()]) }
+        DeviceStats { queues: Mutex::new(vec![Arc::default()]), throttle: Mutex::default() }
     }
 }
 
@@ -30,6 +33,11 @@ impl DeviceStats {
         queues[..count].to_vec()
     }
 
+    /// Sets the limits that are in force.
+    pub(crate) fn set_throttle(&self, throttle: Option<Arc<Throttle>>) {
+        *self.throttle.lock().unwrap_or_else(PoisonError::into_inner) = throttle;
+    }
+
     fn queues(&self) -> MutexGuard<'_, Vec<Arc<Stats>>> {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -41,6 +49,11 @@ impl stats::Stats for DeviceStats {
         let mut all = Snapshot::default();
         queues.iter().for_each(|queue| all.merge(queue));
         Snapshot { queues, ..all }
+    }
+
+    fn limits(&self) -> Vec<(&'static str, u64)> {
+        let throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+        throttle.as_ref().map(|throttle| throttle.limits().entries()).unwrap_or_default()
     }
 }
 

@@ -16,7 +16,7 @@ use ring_abi::ring::{Notify, Protocol};
 use crate::check::Limits;
 use crate::commands::Commands;
 use crate::config::{Recovery, RingConfig};
-use crate::engine::{Completion, DiskInfo, Engine, IoRequest, Operation};
+use crate::engine::{Completion, Engine, IoRequest, Operation};
 use crate::error::{ExitReason, StartError};
 use crate::error_log::ErrorLog;
 use crate::guest_data::{Finished, GuestData};
@@ -24,6 +24,7 @@ use crate::queue::Queue;
 use crate::request::Tag;
 use crate::segment_pages::SegmentPages;
 use crate::stats::{ErrorKind, Stats, Tally};
+use crate::throttle::Lanes;
 
 /// The tokens of the descriptors that the loop waits for.
 const ENGINE: u64 = 0;
@@ -69,6 +70,8 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
     /// Indirect requests have used memory since the ring was last without requests for a while.
     has_spare: bool,
     queue: Queue<P, Contiguous, InflightRegion>,
+    /// Requests that were taken and wait for their time, where the disk has limits.
+    lanes: Lanes,
     /// When the disk's properties were last read.
     refreshed: Instant,
     /// An earlier process may have published a response without notifying the frontend.
@@ -87,7 +90,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         ring: Contiguous,
         channel: Box<dyn WaitChannel>,
     ) -> Result<Self, StartError> {
-        let limits = limits(&config.info, config.indirect_segments);
+        let limits = Limits::of(&config.info, config.indirect_segments);
         let recovery = std::mem::take(&mut config.recovery);
         let resumed = matches!(recovery, Recovery::Resume(_));
         let queue = match recovery {
@@ -112,6 +115,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             has_spare: false,
             batch: Batch::default(),
             queue,
+            lanes: Lanes::new(config.throttle.take()),
             refreshed: Instant::now(),
             resumed,
             notifier,
@@ -152,7 +156,10 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
                     self.refresh(Instant::now());
                 }
                 if let Some(info) = commands.take_advertised() {
-                    self.queue.set_limits(limits(&info, self.config.indirect_segments));
+                    self.queue.set_limits(Limits::of(&info, self.config.indirect_segments));
+                }
+                if let Some(throttle) = commands.take_throttle() {
+                    self.lanes.set_throttle(throttle);
                 }
             }
             if !self.poll_once()?
@@ -194,18 +201,26 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         if self.queue.refused().any() {
             self.stats.refused(self.queue.refused());
         }
-        if self.batch.tags.is_empty() {
+        if self.batch.tags.is_empty() && !self.lanes.has_waiting() {
             return Ok(any_fetched);
         }
-        // The clock is read once a batch: reading it costs as much as a request.
+        // Read once a batch: it costs as much as a request.
         let now = Instant::now();
         self.queue.set_taken_at(&self.batch.tags, now);
-        self.start_batch();
+        let any_taken = any_fetched || !self.batch.tags.is_empty();
+        if self.lanes.is_active() {
+            self.lanes.put(self.queue.requests(), &mut self.batch.tags);
+            self.lanes.release(now, &mut self.batch.tags);
+        }
+        let any_started = !self.batch.tags.is_empty();
+        if any_started {
+            self.start_batch();
+        }
         self.stats.set_in_flight(self.queue.in_flight());
         if now.saturating_duration_since(self.refreshed) >= REFRESH_INTERVAL {
             self.refresh(now);
         }
-        Ok(true)
+        Ok(any_taken || any_started)
     }
 
     /// Starts the requests of the batch. Those that wait for memory are started with a later one, when some is given back.
@@ -316,9 +331,10 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         Ok(())
     }
 
-    /// Polls for a short while before sleeping; `true` if there is something to do.
+    /// Polls for a short while before sleeping, unless it is known when to wake up; `true` if there is something to do.
     fn busy_poll(&mut self, commands: &Commands) -> Result<bool, ExitReason> {
-        if self.config.tuning.busy_poll.is_zero() || !self.adaptive_poll.should_poll() {
+        let may_poll = !self.config.tuning.busy_poll.is_zero() && !self.lanes.has_waiting();
+        if !may_poll || !self.adaptive_poll.should_poll() {
             return Ok(false);
         }
         let start = Instant::now();
@@ -341,7 +357,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             tracing::debug!(?pause, "masking events: the frontend notifies without work");
         }
         let is_idle = self.has_spare && self.queue.in_flight() == 0;
-        let ready = self.wait(is_idle.then_some(GIVE_BACK_AFTER))?;
+        let ready = self.wait(if is_idle { Some(GIVE_BACK_AFTER) } else { self.until_due() })?;
         self.stats.count_wakeup();
         if is_idle && ready.is_empty() {
             self.give_back_spare();
@@ -355,6 +371,12 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         Ok(())
     }
 
+    /// How long until a request's time has come, unless others are to be started before.
+    fn until_due(&self) -> Option<Duration> {
+        let due = self.lanes.due().filter(|_| !self.guest_data.has_waiting())?;
+        Some(due.saturating_duration_since(Instant::now()))
+    }
+
     /// Gives back memory that large requests have used.
     #[cold]
     fn give_back_spare(&mut self) {
@@ -365,7 +387,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     }
 
     /// Waits for the engine to hand back all operations: only then may pages be unmapped. To `finish` is to start the
-    /// requests, too, that wait for a barrier or were inherited.
+    /// requests, too, that wait for a barrier or for their time, or were inherited.
     fn drain(&mut self, commands: &Commands, finish: bool) -> Result<(), ExitReason> {
         self.notifier.unregister(&self.event_set);
         self.event_set.remove(&commands.event);
@@ -374,6 +396,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         if !finish {
             self.guest_data.take_waiting(&mut self.batch.tags);
             self.batch.tags.clear();
+            self.lanes.clear();
         }
         loop {
             let any_started = finish && self.start_taken();
@@ -388,16 +411,19 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         }
     }
 
-    /// Starts requests that were taken already; `true` if there were any.
+    /// Starts requests that were taken already, at once whatever the limits are; `true` if there were any.
     fn start_taken(&mut self) -> bool {
         while let Some(tag) = self.queue.poll_taken() {
             self.batch.tags.push(tag);
         }
         let any_fetched = self.queue.has_unfetched() && self.fetch();
-        if self.batch.tags.is_empty() {
+        if self.batch.tags.is_empty() && !self.lanes.has_waiting() {
             return any_fetched;
         }
-        self.queue.set_taken_at(&self.batch.tags, Instant::now());
+        let now = Instant::now();
+        self.queue.set_taken_at(&self.batch.tags, now);
+        self.lanes.put(self.queue.requests(), &mut self.batch.tags);
+        self.lanes.release_all(now, &mut self.batch.tags);
         self.start_batch();
         true
     }
@@ -430,9 +456,4 @@ fn failed(
     };
     config.stats.failed(operation, kind);
     if unsupported { Status::EOPNOTSUPP } else { Status::ERROR }
-}
-
-fn limits(info: &DiskInfo, indirect_segments: u16) -> Limits {
-    let DiskInfo { sectors, sector_size, read_only, flush, discard, .. } = *info;
-    Limits { sectors, sector_size, read_only, flush, discard: discard.is_some(), indirect_segments }
 }

@@ -10,6 +10,11 @@ use event_loop::{Distribution, EventCounters, EventCounts};
 pub trait Stats: Send + Sync {
     /// Reads the counters, each by itself: they are not of one instant.
     fn snapshot(&self) -> Snapshot;
+
+    /// The limits of the device that are in force, by the names of the keys that set them.
+    fn limits(&self) -> Vec<(&'static str, u64)> {
+        Vec::new()
+    }
 }
 
 /// A name, and how often what it names has happened.

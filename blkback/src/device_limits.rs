@@ -1,0 +1,56 @@
+//! The limits of one device as its keys and those of its group's other disks say them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use ring_abi::blkif::key;
+use xenbus::{KeyError, Keys};
+
+use crate::throttle::limits::group;
+use crate::throttle::{IoLimits, Membership, Throttle};
+
+/// What a device's limits were made of last, and what is in force.
+pub(crate) struct DeviceLimits {
+    membership: Membership,
+    /// The values of the keys that were looked at last.
+    keys: Vec<Option<String>>,
+    throttle: Option<Arc<Throttle>>,
+}
+
+impl DeviceLimits {
+    /// No limits yet, of a device with this place in a group.
+    pub(crate) fn new(membership: Membership) -> DeviceLimits {
+        DeviceLimits { membership, keys: Vec::new(), throttle: None }
+    }
+
+    /// The limits in force.
+    pub(crate) fn throttle(&self) -> Option<&Arc<Throttle>> {
+        self.throttle.as_ref()
+    }
+
+    /// Follows the toolstack's keys, and the limits of the group; `true` if others are in force now. Where a key has a value that
+    /// cannot be read, all of the device's own limits stay as they are.
+    pub(crate) fn follow(&mut self, own: &Keys, now: Instant) -> bool {
+        let names = key::LIMITS.iter().flatten().chain([&key::IOPS_SIZE, &key::THROTTLE_GROUP]);
+        let keys: Vec<_> = names.map(|name| own.get(name).map(str::to_owned)).collect();
+        if keys != self.keys {
+            self.keys = keys;
+            if let Err(error) = self.read(own) {
+                tracing::warn!(%error, "failed to read the limits, which stay as they are");
+            }
+        }
+        let throttle = self.membership.throttle(now);
+        if throttle.as_ref().map(Arc::as_ptr) == self.throttle.as_ref().map(Arc::as_ptr) {
+            return false;
+        }
+        self.throttle = throttle;
+        let limits = self.throttle.as_ref().map_or(IoLimits::default(), |throttle| *throttle.limits());
+        tracing::info!(%limits, "limits changed");
+        true
+    }
+
+    fn read(&self, own: &Keys) -> Result<(), KeyError> {
+        self.membership.set(group(own)?, IoLimits::from_keys(own)?);
+        Ok(())
+    }
+}
