@@ -167,7 +167,7 @@ impl VbdDevice {
     fn follow_limits(&mut self, own: &Keys) {
         if self.limits.follow(own, Instant::now()) {
             let throttle = self.limits.throttle();
-            self.stats.set_throttle(throttle.cloned());
+            self.stats.set_limits(self.limits.in_force());
             self.connection.iter().for_each(|connection| connection.set_throttle(throttle));
         }
     }

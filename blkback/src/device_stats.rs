@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use xenbus::stats::{self, Snapshot};
 
 use crate::stats::Stats;
-use crate::throttle::Throttle;
 
 /// The counters of all queues that a device has had, from the time it was found. Each outlives its connection: the next one's
 /// queue of the same number counts on.
@@ -14,12 +13,12 @@ pub struct DeviceStats {
     /// Locked while a connection starts and while they are read.
     queues: Mutex<Vec<Arc<Stats>>>,
     /// The limits in force.
-    throttle: Mutex<Option<Arc<Throttle>>>,
+    limits: Mutex<stats::Limits>,
 }
 
 impl Default for DeviceStats {
     fn default() -> DeviceStats {
-        DeviceStats { queues: Mutex::new(vec![Arc::default()]), throttle: Mutex::default() }
+        DeviceStats { queues: Mutex::new(vec![Arc::default()]), limits: Mutex::default() }
     }
 }
 
@@ -34,8 +33,8 @@ impl DeviceStats {
     }
 
     /// Sets the limits that are in force.
-    pub(crate) fn set_throttle(&self, throttle: Option<Arc<Throttle>>) {
-        *self.throttle.lock().unwrap_or_else(PoisonError::into_inner) = throttle;
+    pub(crate) fn set_limits(&self, limits: stats::Limits) {
+        *self.limits.lock().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
     fn queues(&self) -> MutexGuard<'_, Vec<Arc<Stats>>> {
@@ -51,9 +50,8 @@ impl stats::Stats for DeviceStats {
         Snapshot { queues, ..all }
     }
 
-    fn limits(&self) -> Vec<(&'static str, u64)> {
-        let throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
-        throttle.as_ref().map(|throttle| throttle.limits().entries()).unwrap_or_default()
+    fn limits(&self) -> stats::Limits {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -41,7 +41,7 @@ fn four_queues() -> Options {
 }
 
 fn in_force(back: &Backend) -> Vec<(&'static str, u64)> {
-    back.registry.get((GUEST, XVDA)).unwrap().stats.unwrap().limits()
+    back.registry.get((GUEST, XVDA)).unwrap().stats.unwrap().limits().values
 }
 
 fn wait_until(what: &str, condition: impl Fn() -> bool) {
