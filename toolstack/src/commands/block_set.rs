@@ -100,7 +100,7 @@ impl Settings {
             }
         }
         self.set.check(origin, |name| {
-            let is_removed = self.removed.iter().any(|removed| *removed == name);
+            let is_removed = self.removed.contains(&name);
             let stored = stored.get(name).cloned().filter(|_| !is_removed);
             stored.or_else(|| in_force(name).filter(|_| !is_removed))
         })?;

@@ -110,9 +110,10 @@ impl Rule {
     ) -> Result<Rule> {
         let mut rule = Rule { kind, conditions: Vec::new(), keys: Vec::new() };
         let mut limits = DiskLimits::default();
-        let mut at = origin.clone();
+        let lines = table.keys().map(|name| host::line(text, name.span().start));
+        let first = lines.min().map_or_else(|| origin.clone(), |line| origin.at(line));
         for (name, value) in table {
-            at = origin.at(host::line(text, name.span().start));
+            let at = origin.at(host::line(text, name.span().start));
             let name = name.into_inner();
             let value = value.into_inner();
             let found = match &value {
@@ -128,11 +129,11 @@ impl Rule {
                 None => rule.keys.extend(vif_key(&at, &name, &found)?),
             }
         }
-        limits.check(&at, |_| None)?;
+        limits.check(&first, |_| None)?;
         rule.keys.extend(limits.iter().map(|(name, value)| (name, value.to_owned())));
         if rule.keys.is_empty() {
             let expected = if kind == "vbd" { "a limit such as iops-total" } else { "rate or lock" };
-            return Err(at.missing(if kind == "vbd" { "disk" } else { "vif" }, expected));
+            return Err(first.missing(if kind == "vbd" { "disk" } else { "vif" }, expected));
         }
         Ok(rule)
     }
