@@ -44,7 +44,7 @@ struct Settings {
 /// Changes all of the settings, or none.
 ///
 /// # Errors
-/// A setting is unknown or its value invalid, also beside those that are in force; there is no such disk.
+/// A setting is unknown or its value invalid, also beside those that are in force; there is no such disk, or another program serves it.
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let origin = Origin::argument("KEY=VALUE");
     let settings = Settings::parse(&origin, &args.settings)?;
@@ -58,13 +58,16 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let Some(device) = devices.find(|device| device.id == vdev.number()) else {
         return Err(Error::Other(format!("{} has no disk {}", domain.name, args.vdev)));
     };
-    if device.backend_kind != "vbd" {
-        let kind = &device.backend_kind;
-        return Err(Error::Other(format!("disk {} of {} is served by {kind}", args.vdev, domain.name)));
-    }
     let served = client::devices(dir, domain.domid.0);
-    let known = device.served(&served).and_then(|known| known.limits.as_ref());
-    let in_force = |name: &str| known?.get(name).map(|value| value.to_string());
+    let known = device.served(&served);
+    // One that waits to be served has an error.
+    let is_foreign = known.is_some_and(|known| known.limits.is_none() && known.error.is_none());
+    if device.backend_kind != "vbd" || is_foreign {
+        let what = "is not served by xpv, or by a version without limits";
+        return Err(Error::Other(format!("disk {} of {} {what}", args.vdev, domain.name)));
+    }
+    let limits = known.and_then(|known| known.limits.as_ref());
+    let in_force = |name: &str| limits?.get(name).map(|value| value.to_string());
     settings.write(&origin, &mut listing, &device, in_force)
 }
 
