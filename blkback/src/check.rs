@@ -7,6 +7,7 @@ use ring_abi::blkif::{
     Status,
 };
 
+use crate::engine::DiskInfo;
 use crate::request::Operation;
 
 /// Sectors of [`SECTOR`] bytes in a page.
@@ -27,6 +28,14 @@ pub struct Limits {
     pub discard: bool,
     /// The most segments of an indirect request; 0 where none are supported.
     pub indirect_segments: u16,
+}
+
+impl Limits {
+    /// Those of a disk whose frontend was offered so many segments.
+    pub(crate) fn of(info: &DiskInfo, indirect_segments: u16) -> Limits {
+        let DiskInfo { sectors, sector_size, read_only, flush, discard, .. } = *info;
+        Limits { sectors, sector_size, read_only, flush, discard: discard.is_some(), indirect_segments }
+    }
 }
 
 /// What a request asks for that passed every check: inside the disk, each segment inside its page, all aligned to the

@@ -4,15 +4,17 @@
 
 use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::engine::DiskInfo;
+use crate::throttle::Throttle;
 
 const STOP: u32 = 1;
 const LOOK: u32 = 2;
 const ADVERTISED: u32 = 4;
+const THROTTLE: u32 = 8;
 
 /// Commands of the control thread to a ring's thread, with the eventfd that wakes it.
 #[derive(Debug)]
@@ -20,6 +22,8 @@ pub(crate) struct Commands {
     flags: AtomicU32,
     /// The disk's properties that were advertised last.
     info: Mutex<DiskInfo>,
+    /// The limits that were set last.
+    throttle: Mutex<Option<Arc<Throttle>>>,
     pub(crate) event: EventFd,
 }
 
@@ -27,7 +31,7 @@ impl Commands {
     /// For the thread of a ring whose frontend was told these properties of the disk.
     pub(crate) fn new(info: DiskInfo) -> io::Result<Commands> {
         let event = EventFd::from_flags(EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?;
-        Ok(Commands { flags: AtomicU32::new(0), info: Mutex::new(info), event })
+        Ok(Commands { flags: AtomicU32::new(0), info: Mutex::new(info), throttle: Mutex::default(), event })
     }
 
     /// Tells the thread to complete the requests in flight and exit.
@@ -44,6 +48,12 @@ impl Commands {
     pub(crate) fn advertised(&self, info: DiskInfo) {
         *self.info.lock().unwrap_or_else(PoisonError::into_inner) = info;
         self.send(ADVERTISED);
+    }
+
+    /// Tells the thread that these limits hold from here on.
+    pub(crate) fn set_throttle(&self, throttle: Option<Arc<Throttle>>) {
+        *self.throttle.lock().unwrap_or_else(PoisonError::into_inner) = throttle;
+        self.send(THROTTLE);
     }
 
     fn send(&self, flag: u32) {
@@ -77,6 +87,12 @@ impl Commands {
     pub(crate) fn take_advertised(&self) -> Option<DiskInfo> {
         let is_new = self.flags.fetch_and(!ADVERTISED, Ordering::AcqRel) & ADVERTISED != 0;
         is_new.then(|| *self.info.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The limits that were set, if that was since the last call.
+    pub(crate) fn take_throttle(&self) -> Option<Option<Arc<Throttle>>> {
+        let is_new = self.flags.fetch_and(!THROTTLE, Ordering::AcqRel) & THROTTLE != 0;
+        is_new.then(|| self.throttle.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 }
 

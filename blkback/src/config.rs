@@ -12,12 +12,12 @@ use ring_abi::blkif::{X86_32, X86_64};
 use ring_abi::ring::{Protocol, slots};
 use ring_abi::{DomId, PAGE_SIZE};
 
-use crate::check::Limits;
 use crate::disk_watch::DiskWatch;
 use crate::engine::{Disk, DiskInfo};
 use crate::handshake::Abi;
 use crate::medium::Gate;
 use crate::stats::Stats;
+use crate::throttle::Throttle;
 
 /// How the data in a guest's pages is accessed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -105,15 +105,8 @@ pub(crate) struct RingConfig {
     pub(crate) gate: Gate,
     /// The disk's properties as the device's threads find them.
     pub(crate) watch: Arc<DiskWatch>,
+    /// The disk's limits, if it has any.
+    pub(crate) throttle: Option<Arc<Throttle>>,
     /// Called by the thread just before it exits, when all else is dropped.
     pub(crate) on_exit: Box<dyn FnOnce() + Send>,
-}
-
-impl RingConfig {
-    /// What requests are checked against, of a disk with these properties.
-    pub(crate) fn limits(&self, info: &DiskInfo) -> Limits {
-        let DiskInfo { sectors, sector_size, read_only, flush, discard, .. } = *info;
-        let indirect_segments = self.indirect_segments;
-        Limits { sectors, sector_size, read_only, flush, discard: discard.is_some(), indirect_segments }
-    }
 }

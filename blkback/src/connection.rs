@@ -19,6 +19,7 @@ use crate::handshake::Negotiated;
 use crate::medium::Media;
 use crate::ring_thread::{Attached, RingThread};
 use crate::stats::Stats;
+use crate::throttle::Throttle;
 
 /// What all rings of a connection have in common.
 pub(crate) struct ConnectionConfig {
@@ -42,6 +43,8 @@ pub(crate) struct ConnectionConfig {
     pub(crate) media: Media,
     /// The disk's properties as the threads find them.
     pub(crate) watch: Arc<DiskWatch>,
+    /// The disk's limits, if it has any.
+    pub(crate) throttle: Option<Arc<Throttle>>,
     /// Called when a thread has exited, all that it had being dropped.
     pub(crate) on_exit: Arc<dyn Fn() + Send + Sync>,
 }
@@ -84,6 +87,7 @@ impl ConnectionConfig {
             page_budget: self.page_budget.clone(),
             gate: self.media.gate(self.peer, self.disk.medium()),
             watch: self.watch.clone(),
+            throttle: self.throttle.clone(),
             on_exit: Box::new(move || {
                 drop(last_exit);
                 on_exit();
@@ -148,6 +152,11 @@ impl Connection {
     /// Tells the threads that these properties of the disk are advertised.
     pub(crate) fn advertised(&self, info: DiskInfo) {
         self.rings.iter().for_each(|ring| ring.advertised(info));
+    }
+
+    /// Tells the threads that these limits of the disk hold from now on.
+    pub(crate) fn set_throttle(&self, throttle: Option<&Arc<Throttle>>) {
+        self.rings.iter().for_each(|ring| ring.set_throttle(throttle.cloned()));
     }
 
     /// Whether a thread has exited, so that the others are to be stopped.

@@ -3,6 +3,7 @@
 //! One virtual block device over its life: handshake, connection and statistics.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use event_channel::WaitEventChannels;
 use grant_table::{GrantTable, PageBudget};
@@ -12,6 +13,7 @@ use xenbus::{Device, Keys, XenbusState};
 
 use crate::config::{Recovery, Tuning};
 use crate::connection::{Connection, ConnectionConfig, QueueConfig};
+use crate::device_limits::DeviceLimits;
 use crate::device_stats::DeviceStats;
 use crate::disk_queue::Claim;
 use crate::disk_watch::DiskWatch;
@@ -49,11 +51,13 @@ pub(crate) struct VbdDevice {
     pub(crate) records: Records,
     pub(crate) page_budget: PageBudget,
     pub(crate) media: Media,
+    pub(crate) limits: DeviceLimits,
 }
 
 impl BackDevice for VbdDevice {
     fn changed(&mut self, seen: &DeviceState) -> Update {
         let mut update = Update { error: self.reap(), ..Update::default() };
+        self.follow_limits(&seen.own);
         self.hand_over(&mut update);
         let was_connected = self.handshake.state() == XenbusState::Connected;
         follow(self, seen, &mut update);
@@ -162,6 +166,15 @@ impl VbdDevice {
         }
     }
 
+    /// Follows the toolstack's keys of the disk's limits, and those of its group's other disks.
+    fn follow_limits(&mut self, own: &Keys) {
+        if self.limits.follow(own, Instant::now()) {
+            let throttle = self.limits.throttle();
+            self.stats.set_limits(self.limits.in_force());
+            self.connection.iter().for_each(|connection| connection.set_throttle(throttle));
+        }
+    }
+
     /// Takes the properties that a ring's thread has found last; `true` if they are new.
     fn refresh(&mut self) -> bool {
         let found = self.watch.take();
@@ -217,6 +230,7 @@ impl VbdDevice {
             page_budget: self.page_budget.clone(),
             media: self.media.clone(),
             watch: self.watch.clone(),
+            throttle: self.limits.throttle().cloned(),
             on_exit: Arc::new(move || waker.wake()),
         };
         let started = Connection::start(&config, queues, Box::new(move || claim.release()));
@@ -227,6 +241,7 @@ impl VbdDevice {
     /// Resumes the rings of an earlier process that was Connected, if that process recorded their requests in flight.
     /// Otherwise, or where the recorded requests cannot be used, the handshake starts from the beginning.
     pub(crate) fn resume(&mut self, found: &DeviceState) -> Result<(), Failure> {
+        self.follow_limits(&found.own);
         let resumed = self.try_resume(found);
         if resumed.is_err() {
             // The recorded requests are for the next attempt.

@@ -16,11 +16,14 @@ pub struct DeviceStats {
     queues: Mutex<Vec<Arc<Stats>>>,
     /// What the present connection uses.
     negotiated: Mutex<Vec<stats::Negotiated>>,
+    /// The limits in force.
+    limits: Mutex<stats::Limits>,
 }
 
 impl Default for DeviceStats {
     fn default() -> DeviceStats {
-        DeviceStats { queues: Mutex::new(vec![Arc::default()]), negotiated: Mutex::default() }
+        let queues = Mutex::new(vec![Arc::default()]);
+        DeviceStats { queues, negotiated: Mutex::default(), limits: Mutex::default() }
     }
 }
 
@@ -38,6 +41,11 @@ impl DeviceStats {
             of("flush", u64::from(info.flush)),
             of("discard", u64::from(info.discard.is_some())),
         ];
+    }
+
+    /// Sets the limits that are in force.
+    pub(crate) fn set_limits(&self, limits: stats::Limits) {
+        *lock(&self.limits) = limits;
     }
 
     /// Says that the connection has ended.
@@ -66,6 +74,10 @@ impl stats::Stats for DeviceStats {
         let mut all = Snapshot::default();
         queues.iter().for_each(|queue| all.merge(queue));
         Snapshot { queues, negotiated: lock(&self.negotiated).clone(), ..all }
+    }
+
+    fn limits(&self) -> stats::Limits {
+        lock(&self.limits).clone()
     }
 }
 

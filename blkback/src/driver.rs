@@ -14,12 +14,14 @@ use xenbus::{Device, Keys};
 
 use crate::config::{DataPath, Tuning};
 use crate::device::{RECONNECT, VbdDevice};
+use crate::device_limits::DeviceLimits;
 use crate::disk_queue::DiskQueues;
 use crate::disk_watch::DiskWatch;
 use crate::engine::{Disk, OpenError, Spec, open};
 use crate::handshake::{MAX_INDIRECT_SEGMENTS, MAX_QUEUES, Offer};
 use crate::medium::Media;
 use crate::records::Records;
+use crate::throttle::ThrottleGroups;
 
 /// Opens the disk of a device, given its keys in the backend's directory.
 pub type Opener = Box<dyn FnMut(&Device, &Keys) -> Result<Arc<dyn Disk>, Failure> + Send>;
@@ -39,6 +41,7 @@ pub struct VbdDriver {
     max_indirect_segments: u16,
     disk_queues: DiskQueues,
     media: Media,
+    throttle_groups: ThrottleGroups,
 }
 
 impl VbdDriver {
@@ -65,6 +68,7 @@ impl VbdDriver {
             max_indirect_segments: LINUX_INDIRECT_SEGMENTS,
             disk_queues: DiskQueues::default(),
             media: Media::default(),
+            throttle_groups: ThrottleGroups::default(),
         }
     }
 
@@ -119,6 +123,7 @@ impl BackDriver for VbdDriver {
         let info = disk.info().map_err(|e| failure(&e, format!("{}: {}: {e}", key::PARAMS, disk.name())))?;
         tracing::info!(disk = disk.name(), sectors = info.sectors, "disk opened");
         let grants = self.grants.for_device().map_err(|e| Failure::new(libc::EIO, e))?;
+        let limits_waker = waker.clone();
         let mut vbd = VbdDevice {
             device: device.clone(),
             grants: grants.unwrap_or_else(|| self.grants.clone()),
@@ -142,6 +147,7 @@ impl BackDriver for VbdDriver {
             records: Records::new(self.inflight_dir.clone(), device),
             page_budget: self.page_budget.clone(),
             media: self.media.clone(),
+            limits: DeviceLimits::new(self.throttle_groups.join(Box::new(move || limits_waker.wake()))),
         };
         vbd.resume(seen)?;
         Ok(Box::new(vbd))

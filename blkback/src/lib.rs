@@ -2,7 +2,7 @@
 //!
 //! A request is decoded from the ring by [`queue`] into its slot of a table ([`request`]), and only its number is handed on:
 //! checked by [`check`], delayed if need be by [`order`], and carried out by an [`engine`] on the guest's pages, which
-//! `guest_data` maps or copies. [`handshake`] negotiates the rings with the frontend. `service` is the loop that drives these
+//! `guest_data` maps or copies; those of a disk with limits wait before in [`throttle`]. [`handshake`] negotiates the rings with the frontend. `service` is the loop that drives these
 //! cores for one ring by batches, in a thread for each queue of the frontend's (`connection`), and `device` what the control loop of [`xenbus::driver`] drives.
 //!
 //! A backend for all disks of a domain's guests, on any hypervisor:
@@ -35,6 +35,7 @@ mod commands;
 pub mod config;
 mod connection;
 mod device;
+mod device_limits;
 mod device_stats;
 mod disk_queue;
 mod disk_watch;
@@ -56,6 +57,7 @@ mod segment_pages;
 mod service;
 pub mod shares;
 pub mod stats;
+pub mod throttle;
 
 pub use config::{DataPath, Tuning};
 pub use device_stats::DeviceStats;

@@ -24,6 +24,7 @@ use crate::engine::DiskInfo;
 use crate::error::{ExitReason, StartError};
 use crate::handshake::{Abi, QueueInfo};
 use crate::service::Service;
+use crate::throttle::Throttle;
 
 /// A ring that is mapped, and the event channel that is bound to it.
 pub(crate) struct Attached {
@@ -118,6 +119,11 @@ impl RingThread {
     /// Tells the thread that these properties of the disk are advertised.
     pub(crate) fn advertised(&self, info: DiskInfo) {
         self.commands.advertised(info);
+    }
+
+    /// Tells the thread that these limits of the disk hold from now on.
+    pub(crate) fn set_throttle(&self, throttle: Option<Arc<Throttle>>) {
+        self.commands.set_throttle(throttle);
     }
 
     /// Whether the thread has exited, and nothing of the ring is in use any more.

@@ -2,17 +2,20 @@
 
 //! The loop of one ring: takes requests and submits operations, polls the engine and publishes responses.
 
+mod idle;
+
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_channel::{Notifier, WaitChannel};
-use event_loop::{AdaptivePoll, EventSet, Ready};
+use event_loop::{AdaptivePoll, EventSet};
 use grant_table::Contiguous;
 use inflight::InflightRegion;
 use ring_abi::blkif::{Request, Response, Status};
 use ring_abi::ring::{Notify, Protocol};
 
+use crate::check::Limits;
 use crate::commands::Commands;
 use crate::config::{Recovery, RingConfig};
 use crate::engine::{Completion, Engine, IoRequest, Operation};
@@ -24,6 +27,7 @@ use crate::queue::Queue;
 use crate::request::Tag;
 use crate::segment_pages::SegmentPages;
 use crate::stats::{ErrorKind, Stats, Tally};
+use crate::throttle::Lanes;
 
 /// The tokens of the descriptors that the loop waits for.
 const ENGINE: u64 = 0;
@@ -31,17 +35,8 @@ const COMMANDS: u64 = 1;
 const CHANNEL: u64 = 2;
 const DISCARDS: u64 = 3;
 
-/// Polls of the ring between two reads of the clock while busy polling.
-const POLLS_PER_CLOCK_READ: u32 = 64;
-
 /// How often the disk's size is read while requests come in; Linux's backend reads it for every request.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
-
-/// How long the loop sleeps at most while the engine has operations that it could not start.
-const RETRY_INTERVAL: Duration = Duration::from_millis(1);
-
-/// How long a ring is without requests before memory that large ones have used is given back.
-const GIVE_BACK_AFTER: Duration = Duration::from_secs(1);
 
 /// How often persistent grants are given back that were not used for as long; Linux's backend has 60 s
 /// (`persistent_grant_unused_seconds`).
@@ -74,6 +69,8 @@ pub(crate) struct Service<P: Protocol<Request = Request, Response = Response>> {
     /// Indirect requests have used memory since the ring was last without requests for a while.
     has_spare: bool,
     queue: Queue<P, Contiguous, InflightRegion>,
+    /// Requests that were taken and wait for their time, where the disk has limits.
+    lanes: Lanes,
     /// When the disk's properties were last read.
     refreshed: Instant,
     /// When persistent grants were last given back that nobody had used.
@@ -94,7 +91,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         ring: Contiguous,
         channel: Box<dyn WaitChannel>,
     ) -> Result<Self, StartError> {
-        let limits = config.limits(&config.info);
+        let limits = Limits::of(&config.info, config.indirect_segments);
         let recovery = std::mem::take(&mut config.recovery);
         let resumed = matches!(recovery, Recovery::Resume(_));
         let queue = match recovery {
@@ -121,6 +118,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
             has_spare: false,
             batch: Batch::default(),
             queue,
+            lanes: Lanes::new(config.throttle.take()),
             refreshed: Instant::now(),
             given_back: Instant::now(),
             resumed,
@@ -162,7 +160,10 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
                     self.refresh(Instant::now());
                 }
                 if let Some(info) = commands.take_advertised() {
-                    self.queue.set_limits(self.config.limits(&info));
+                    self.queue.set_limits(Limits::of(&info, self.config.indirect_segments));
+                }
+                if let Some(throttle) = commands.take_throttle() {
+                    self.lanes.set_throttle(throttle);
                 }
             }
             if !self.poll_once()?
@@ -204,13 +205,21 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         if self.queue.refused().any() {
             self.stats.refused(self.queue.refused());
         }
-        if self.batch.tags.is_empty() {
+        if self.batch.tags.is_empty() && !self.lanes.has_waiting() {
             return Ok(any_fetched);
         }
-        // The clock is read once a batch: reading it costs as much as a request.
+        // Read once a batch: it costs as much as a request.
         let now = Instant::now();
         self.queue.set_taken_at(&self.batch.tags, now);
-        self.start_batch();
+        let any_taken = any_fetched || !self.batch.tags.is_empty();
+        if self.lanes.is_active() {
+            self.lanes.put(self.queue.requests(), &mut self.batch.tags);
+            self.lanes.release(now, &mut self.batch.tags);
+        }
+        let any_started = !self.batch.tags.is_empty();
+        if any_started {
+            self.start_batch();
+        }
         self.stats.set_in_flight(self.queue.in_flight());
         if now.saturating_duration_since(self.refreshed) >= REFRESH_INTERVAL {
             self.refresh(now);
@@ -218,7 +227,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
                 self.give_back_unused(now);
             }
         }
-        Ok(true)
+        Ok(any_taken || any_started)
     }
 
     /// Starts the requests of the batch. Those that wait for memory are started with a later one, when some is given back.
@@ -341,73 +350,8 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         Ok(())
     }
 
-    /// Polls for a short while before sleeping; `true` if there is something to do.
-    fn busy_poll(&mut self, commands: &Commands) -> Result<bool, ExitReason> {
-        if self.config.tuning.busy_poll.is_zero() || !self.adaptive_poll.should_poll() {
-            return Ok(false);
-        }
-        let start = Instant::now();
-        while start.elapsed() < self.config.tuning.busy_poll {
-            for _ in 0..POLLS_PER_CLOCK_READ {
-                if commands.pending() || self.poll_once()? {
-                    self.adaptive_poll.hit();
-                    return Ok(true);
-                }
-                std::hint::spin_loop();
-            }
-        }
-        self.adaptive_poll.miss();
-        Ok(false)
-    }
-
-    fn sleep(&mut self, commands: &Commands) -> Result<(), ExitReason> {
-        // Against a frontend that notifies without work (XSA-332).
-        if let Some(pause) = self.notifier.limit_events(&self.event_set)? {
-            tracing::debug!(?pause, "masking events: the frontend notifies without work");
-        }
-        let give_back_after = self.give_back_after();
-        let ready = self.wait(give_back_after)?;
-        self.stats.count_wakeup();
-        if give_back_after.is_some() && ready.is_empty() {
-            match self.has_spare {
-                true => self.give_back_spare(),
-                false => self.give_back_unused(Instant::now()),
-            }
-        }
-        if ready.contains(COMMANDS) {
-            commands.take_event();
-        }
-        if ready.contains(CHANNEL) || ready.contains(EventSet::TIMER) {
-            self.notifier.take_events(&self.event_set)?;
-        }
-        Ok(())
-    }
-
-    /// How long the ring is without requests until something is given back.
-    fn give_back_after(&self) -> Option<Duration> {
-        let is_idle = self.queue.in_flight() == 0;
-        let after = self.has_spare.then_some(GIVE_BACK_AFTER);
-        after.or_else(|| self.guest_data.keeps_pages().then_some(UNUSED_INTERVAL)).filter(|_| is_idle)
-    }
-
-    /// Unmaps persistent grants that nobody uses.
-    #[cold]
-    fn give_back_unused(&mut self, now: Instant) {
-        self.given_back = now;
-        self.guest_data.give_back_unused();
-    }
-
-    /// Gives back memory that large requests have used.
-    #[cold]
-    fn give_back_spare(&mut self) {
-        self.queue.give_back_spare();
-        self.segment_pages.give_back_spare();
-        self.guest_data.give_back_spare();
-        self.has_spare = false;
-    }
-
     /// Waits for the engine to hand back all operations: only then may pages be unmapped. To `finish` is to start the
-    /// requests, too, that wait for a barrier or were inherited.
+    /// requests, too, that wait for a barrier or for their time, or were inherited.
     fn drain(&mut self, commands: &Commands, finish: bool) -> Result<(), ExitReason> {
         self.notifier.unregister(&self.event_set);
         self.event_set.remove(&commands.event);
@@ -416,6 +360,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         if !finish {
             self.guest_data.take_waiting(&mut self.batch.tags);
             self.batch.tags.clear();
+            self.lanes.clear();
         }
         loop {
             let any_started = finish && self.start_taken();
@@ -430,24 +375,21 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
         }
     }
 
-    /// Starts requests that were taken already; `true` if there were any.
+    /// Starts requests that were taken already, at once whatever the limits are; `true` if there were any.
     fn start_taken(&mut self) -> bool {
         while let Some(tag) = self.queue.poll_taken() {
             self.batch.tags.push(tag);
         }
         let any_fetched = self.queue.has_unfetched() && self.fetch();
-        if self.batch.tags.is_empty() {
+        if self.batch.tags.is_empty() && !self.lanes.has_waiting() {
             return any_fetched;
         }
-        self.queue.set_taken_at(&self.batch.tags, Instant::now());
+        let now = Instant::now();
+        self.queue.set_taken_at(&self.batch.tags, now);
+        self.lanes.put(self.queue.requests(), &mut self.batch.tags);
+        self.lanes.release_all(now, &mut self.batch.tags);
         self.start_batch();
         true
-    }
-
-    /// Waits for something to do, for so long at most.
-    fn wait(&self, at_most: Option<Duration>) -> Result<Ready, ExitReason> {
-        let limit = if self.engine.needs_poll() { Some(RETRY_INTERVAL) } else { at_most };
-        self.event_set.wait(limit).map_err(ExitReason::Wait)
     }
 }
 

@@ -10,7 +10,7 @@ fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-const COMMANDS: [&str; 17] = [
+const COMMANDS: [&str; 18] = [
     "demo",
     "up",
     "hypervisor",
@@ -22,6 +22,7 @@ const COMMANDS: [&str; 17] = [
     "block-attach",
     "block-detach",
     "block-list",
+    "block-set",
     "network-attach",
     "network-detach",
     "network-list",

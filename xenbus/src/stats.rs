@@ -10,6 +10,20 @@ use event_loop::{Distribution, EventCounters, EventCounts};
 pub trait Stats: Send + Sync {
     /// Reads the counters, each by itself: they are not of one instant.
     fn snapshot(&self) -> Snapshot;
+
+    /// The limits of the device that are in force.
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
+}
+
+/// The limits of a device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Those that there are, by the names of the keys that set them.
+    pub values: Vec<(&'static str, u64)>,
+    /// The group of devices that share them, if there is one.
+    pub group: Option<String>,
 }
 
 /// A name, and how often what it names has happened.

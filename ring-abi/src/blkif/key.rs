@@ -80,6 +80,23 @@ pub const DISCARD_ENABLE: &str = "discard-enable";
 /// Written by the toolstack into the backend's directory: flag: O_DIRECT is safe.
 pub const DIRECT_IO_SAFE: &str = "direct-io-safe";
 
+// Our toolstack's limits of a disk, in the words of QEMU's `-drive throttling.*` (docs/throttle.txt); 0, or no key, is no limit.
+
+/// Written by the toolstack into the backend's directory, live too: requests, or bytes, a second at most; with `-max` what is allowed
+/// for a while after less was used, and with `-max-length` for how many seconds. In the order of `blkback::throttle::LimitKind`.
+pub const LIMITS: [[&str; 3]; 6] = [
+    ["iops-total", "iops-total-max", "iops-total-max-length"],
+    ["iops-read", "iops-read-max", "iops-read-max-length"],
+    ["iops-write", "iops-write-max", "iops-write-max-length"],
+    ["bps-total", "bps-total-max", "bps-total-max-length"],
+    ["bps-read", "bps-read-max", "bps-read-max-length"],
+    ["bps-write", "bps-write-max", "bps-write-max-length"],
+];
+/// Written by the toolstack into the backend's directory: bytes above which a request counts as several for `iops-*`.
+pub const IOPS_SIZE: &str = "iops-size";
+/// Written by the toolstack into the backend's directory: the name of a group of disks that share their limits.
+pub const THROTTLE_GROUP: &str = "throttle-group";
+
 /// [`PROTOCOL`]: [`super::X86_32`].
 pub const PROTOCOL_X86_32: &str = "x86_32-abi";
 /// [`PROTOCOL`]: [`super::X86_64`].

@@ -7,7 +7,7 @@ mod raw_frontend;
 pub use fixed_time_disk::FixedTimeDisk;
 pub use raw_backend::RawBackend;
 pub use raw_frontend::RawFrontend;
-pub use toolstack::config::DiskSpec;
+pub use toolstack::config::{DiskLimits, DiskSpec};
 
 use crate::{BOUND, DriverThread, Machine};
 use blkback::VbdDriver;
@@ -39,6 +39,7 @@ pub fn disk(devid: u32, target: &str) -> DiskSpec {
         direct_io_safe: false,
         trusted: true,
         script: None,
+        limits: DiskLimits::default(),
     }
 }
 

@@ -2,6 +2,7 @@
 //! and the removal of stale state of earlier processes.
 
 pub mod bridges;
+pub mod governed;
 pub mod images;
 pub mod kernel_backends;
 mod opening;

@@ -3,7 +3,7 @@
 use ring_abi::blkif::key;
 use ring_abi::blkif::vdev::Vdev;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::path::PathBuf;
 use xenstore::Nodes;
 
@@ -50,6 +50,8 @@ struct Row {
     nbd: Option<PathBuf>,
     /// Why dom0 does not serve it, or closed its last connection.
     error: Option<String>,
+    /// The limits in force, by the names of their keys; `None` if no process of xpv serves the disk.
+    limits: Option<Map<String, Value>>,
     /// What dom0 has counted; `None` if no process of xpv serves the disk.
     stats: Option<Value>,
 }
@@ -108,6 +110,7 @@ fn row(
         sectors: store.read_opt_as(&format!("{}/{}", device.backend_path, key::SECTORS))?,
         backend_path: device.backend_path.clone(),
         error: known.as_ref().and_then(|known| known.error.clone()),
+        limits: known.as_ref().and_then(|known| known.limits.clone()),
         stats: known.and_then(|known| known.stats),
     })
 }

@@ -19,11 +19,13 @@ use xenbus::{Device, Keys};
 use xenstore::Client;
 
 use crate::backend::bridges::Bridges;
+use crate::backend::governed::Governed;
 use crate::backend::images::Images;
 use crate::backend::kernel_backends::SkipKernelOwned;
 use crate::backend::stale;
 use crate::config::disk_queues;
 use crate::config::host::BridgeConfig;
+use crate::config::policy::Policy;
 use crate::config::vif::DEFAULT_BRIDGE;
 use crate::control::devices::Devices;
 use crate::control::service::ControlService;
@@ -68,6 +70,10 @@ pub struct Args {
     /// [default: anywhere]
     #[arg(long = "images", value_name = "DIR")]
     image_dirs: Vec<PathBuf>,
+
+    /// Limits of disks and interfaces by what they are, in TOML (docs/limits.md): what xl cannot pass on
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
 
     /// How backends of disks access guests' pages [default: map, and persist with --xen, where map is not possible]
     #[arg(long = "reach", value_name = "METHOD")]
@@ -116,6 +122,7 @@ pub fn run(args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     if args.xen {
         dir.make()?;
     }
+    let policy = args.policy.as_deref().map(Policy::read).transpose()?.unwrap_or_default();
     // It has the privileges that this process is about to give up.
     let mut opener = OpenerProcess::start(dir, &args.image_dirs, sandbox)?;
     let sandbox = sandbox::enter(Role::Dom0, dir.path(), sandbox)?;
@@ -134,7 +141,7 @@ pub fn run(args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     // Opened before joining the machine: a failure must have no effect on it.
     let bridges = Bridges::start(&args.bridges()?)?;
     let images = opener.wait_ready()?;
-    let process = Process { args, dir, sandbox, stop: stop.as_fd(), opener };
+    let process = Process { args, dir, sandbox, stop: stop.as_fd(), opener, policy };
     match args.xen {
         true => xen(process, bridges, images),
         false => local(process, bridges, images),
@@ -149,6 +156,7 @@ struct Process<'a> {
     /// Readable on a signal.
     stop: BorrowedFd<'a>,
     opener: OpenerProcess,
+    policy: Policy,
 }
 
 impl Args {
@@ -200,6 +208,8 @@ fn local(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
     let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), netback::Config::default(), move |_, keys| {
         bridges.attach(keys)
     });
+    let vbds = Governed::new(vbds, process.policy.clone(), hv.clone())?;
+    let vifs = Governed::new(vifs, process.policy.clone(), hv.clone())?;
     serve(process, &*hv, vbds, vifs)
 }
 
@@ -223,6 +233,8 @@ fn xen(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
     let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), config, move |device, keys| {
         bridges.attach_or_create_tap(&machine, device, keys)
     });
+    let vbds = Governed::new(vbds, process.policy.clone(), hv.clone())?;
+    let vifs = Governed::new(vifs, process.policy.clone(), hv.clone())?;
     serve(process, &*hv, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs))
 }
 

@@ -3,6 +3,7 @@
 pub mod block_attach;
 pub mod block_detach;
 pub mod block_list;
+pub mod block_set;
 pub mod completions;
 pub mod create;
 pub mod demo;

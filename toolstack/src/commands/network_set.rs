@@ -3,7 +3,7 @@
 use ring_abi::netif::{Mac, key};
 use xenstore::Nodes;
 
-use crate::config::{DeviceNic, VifSpec, Warnings};
+use crate::config::vif_setting::{Setting, setting};
 use crate::dir::Dir;
 use crate::error::{Error, Origin, Result};
 use crate::machine::listing::Listing;
@@ -30,19 +30,13 @@ pub struct Args {
     xen: bool,
 }
 
-/// A key of the backend's, and its value; none is to be removed.
-#[derive(Debug, PartialEq, Eq)]
-struct Setting {
-    key: &'static str,
-    value: Option<String>,
-}
-
 /// Changes all of the settings, or none.
 ///
 /// # Errors
 /// A setting is unknown or its value invalid; there is no such interface.
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
-    let settings = args.settings.iter().map(|text| setting(text)).collect::<Result<Vec<_>>>()?;
+    let origin = Origin::argument("KEY=VALUE");
+    let settings = args.settings.iter().map(|text| setting(&origin, text)).collect::<Result<Vec<_>>>()?;
     let mut listing = Listing::open(dir, args.xen)?;
     let domain = listing.find_guest(&args.domain)?;
     let devid = args.vif.parse::<u32>().ok();
@@ -63,55 +57,4 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
         return Ok(());
     }
     Err(Error::Other(format!("{} has no vif {}", domain.name, args.vif)))
-}
-
-/// Reads a setting as the line of an interface has it.
-fn setting(text: &str) -> Result<Setting> {
-    let origin = Origin::argument("KEY=VALUE");
-    let expected = "rate=RATE or lock=LOCK";
-    let name = text.split_once('=').map(|(name, _)| name.trim());
-    let key = match name {
-        Some(name) if name == key::RATE => key::RATE,
-        Some(name) if name == key::LOCK => key::LOCK,
-        _ => return Err(origin.invalid("vif", text, expected)),
-    };
-    let nic = DeviceNic::parse(&origin, &[text])?;
-    let vif = VifSpec::new(&origin, nic, &mut Warnings::default())?;
-    let value = match key {
-        key::RATE => vif.rate.map(|rate| rate.to_string()),
-        _ => vif.lock.map(|lock| lock.to_string()),
-    };
-    // A comma separates parameters, of which there is one here.
-    if text.contains(',') {
-        return Err(origin.invalid("vif", text, expected));
-    }
-    Ok(Setting { key, value })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn settings_are_read_as_the_interfaces_line_has_them() {
-        let of = |key, value: &str| Setting { key, value: Some(value.to_owned()) };
-        assert_eq!(setting("lock=off").unwrap(), of("lock", "off"));
-        assert_eq!(setting("rate=8Mb/s").unwrap(), of("rate", "50000,50000"));
-        assert_eq!(setting("rate=").unwrap(), Setting { key: "rate", value: None });
-        assert_eq!(setting("lock=").unwrap(), Setting { key: "lock", value: None });
-    }
-
-    #[test]
-    fn bad_setting_is_rejected_with_what_was_found_and_expected() {
-        for (text, expected) in [
-            ("lock=Mac", "found \"Mac\", expected off, mac or disabled"),
-            ("mac=00:16:3e:00:00:01", "expected rate=RATE or lock=LOCK"),
-            ("lock", "expected rate=RATE or lock=LOCK"),
-            ("lock=off,mtu=9000", "expected rate=RATE or lock=LOCK"),
-            ("rate=0", "rate"),
-        ] {
-            let error = setting(text).unwrap_err().to_string();
-            assert!(error.contains(expected), "{text}: {error}");
-        }
-    }
 }

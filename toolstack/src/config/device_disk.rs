@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use super::json;
+use super::{DiskLimits, json};
 use crate::error::{Error, Origin, Result};
 
 /// A disk in the words of xl, which are libxl's members of `libxl_device_disk` where they are serialized. `None` is absent.
@@ -70,6 +70,9 @@ pub struct DeviceDisk {
     pub trusted: Option<bool>,
     #[serde(serialize_with = "json::defbool", skip_serializing_if = "Option::is_none")]
     pub grant_usage: Option<bool>,
+    /// `iops-total=` and so on, which xl does not know.
+    #[serde(skip)]
+    pub limits: DiskLimits,
 }
 
 /// Deprecated prefixes that chose a driver; they have no effect.
@@ -84,7 +87,7 @@ const BACKEND_TYPES: &[&str] = &["phy", "tap", "qdisk", "standalone"];
 const SPECIFICATIONS: &[&str] = &["xen", "virtio"];
 
 const KNOWN: &str = "a known parameter: target, format, vdev, access, devtype, cdrom, backend, backendtype, script, discard, \
-    no-discard, direct-io-safe, trusted, untrusted, specification, grant_usage=0, grant_usage=1, or one of COLO";
+    no-discard, direct-io-safe, trusted, untrusted, specification, grant_usage=0, grant_usage=1, a limit such as iops-total=500 or bps-read=10M, or one of COLO";
 
 impl DeviceDisk {
     /// Parses a disk that is written in one text, or one after the other in several.
@@ -204,7 +207,11 @@ impl Scanner<'_> {
                 disk.colo_port = Some(port.ok_or_else(|| invalid(origin, name, value, "a port"))?);
             }
             "grant_usage" if ["0", "1"].contains(&value) => disk.grant_usage = Some(value == "1"),
-            _ => return Err(origin.invalid("disk", piece, KNOWN)),
+            _ if disk.limits.has(name) => return Err(invalid(origin, name, value, "it once")),
+            _ => {
+                let limit = disk.limits.set(origin, name, value);
+                return limit.unwrap_or_else(|| Err(origin.invalid("disk", piece, KNOWN)));
+            }
         }
         Ok(())
     }
@@ -272,6 +279,7 @@ impl Scanner<'_> {
         disk.vdev = self.vdev.ok_or_else(|| {
             self.origin.missing("disk: vdev", "a device name: xvda, sdb1, hdc, d0p0 or a number")
         })?;
+        disk.limits.check(self.origin, |_| None)?;
         if disk.target.is_none() && !disk.removable {
             return Err(self.origin.missing("disk: target", "the path of an image file or a block device"));
         }

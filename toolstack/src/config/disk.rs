@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use ring_abi::blkif::vdev::Vdev;
 
-use super::{DeviceDisk, Warnings};
+use super::{DeviceDisk, DiskLimits, Warnings};
 use crate::error::{Origin, Result};
 
 /// A disk to attach.
@@ -41,6 +41,8 @@ pub struct DiskSpec {
     pub trusted: bool,
     /// The script that xl runs.
     pub script: Option<String>,
+    /// How many requests and bytes a second the guest may have.
+    pub limits: DiskLimits,
 }
 
 impl DiskSpec {
@@ -79,6 +81,7 @@ impl DiskSpec {
             direct_io_safe: disk.direct_io_safe,
             trusted: disk.trusted.unwrap_or(true),
             script: disk.script.filter(|script| !script.is_empty()),
+            limits: disk.limits,
         })
     }
 }

@@ -13,6 +13,7 @@ use crate::error::{Error, Origin, Result};
 /// ```toml
 /// dir = "/run/xpv"
 /// images = ["/srv"]      # images below these directories alone are opened; any where there is none
+/// policy = "policy.toml" # limits of disks and interfaces (docs/limits.md)
 ///
 /// [[bridges]]
 /// name = "xenbr0"
@@ -40,6 +41,8 @@ pub struct HostConfig {
     /// The directories below which images are opened; anywhere if there is none.
     #[serde(default)]
     pub images: Vec<PathBuf>,
+    /// The policy that gives limits to disks and interfaces (`xpv dom0 --policy`).
+    pub policy: Option<PathBuf>,
     /// The bridges; one `xenbr0` without ports when absent.
     #[serde(default = "default_bridges")]
     pub bridges: Vec<BridgeConfig>,
@@ -131,7 +134,7 @@ impl HostConfig {
         for guest in &mut host.guests {
             guest.cfg = directory.join(&guest.cfg);
         }
-        for path in host.dir.iter_mut().chain(&mut host.images) {
+        for path in host.dir.iter_mut().chain(&mut host.images).chain(&mut host.policy) {
             *path = directory.join(&*path);
         }
         Ok(host)
@@ -157,11 +160,15 @@ impl HostConfig {
 }
 
 /// Converts a TOML error: its line, and the first line of its message.
-fn located(origin: &Origin, text: &str, error: &toml::de::Error) -> Error {
-    let at = error.span().map_or(0, |span| span.start.min(text.len()));
-    let line = 1 + text.as_bytes()[..at].iter().filter(|b| **b == b'\n').count();
+pub(super) fn located(origin: &Origin, text: &str, error: &toml::de::Error) -> Error {
+    let line = line(text, error.span().map_or(0, |span| span.start));
     let words = error.message().lines().next().unwrap_or_default();
     Error::Other(format!("{}: {words}", origin.at(line)))
+}
+
+/// The line of a byte of a text; the first line is 1.
+pub(super) fn line(text: &str, at: usize) -> usize {
+    1 + text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count()
 }
 
 impl TryFrom<String> for HostPort {

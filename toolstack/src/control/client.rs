@@ -10,7 +10,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, set
 use nix::sys::time::TimeVal;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::protocol::{DeviceId, MAX_REPLY, Request, StatsQuery, TotalsQuery, parse_reply};
 use crate::dir::Dir;
@@ -29,6 +29,9 @@ pub struct Device {
     pub id: DeviceId,
     /// Why it is not served, or why its last connection was closed.
     pub error: Option<String>,
+    /// Its limits in force, by the names of their keys; `None` if they are another program's, or not told by an earlier version.
+    #[serde(default)]
+    pub limits: Option<Map<String, Value>>,
     /// Its counters, as `docs/control.md` describes them; `None` if they are another program's.
     pub stats: Option<Value>,
 }

@@ -1,10 +1,11 @@
 //! Answers requests from what the drivers register of their devices.
 
+use ring_abi::blkif::key::THROTTLE_GROUP;
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use xenbus::driver::Registry;
-use xenbus::stats::Snapshot;
+use xenbus::stats::{Limits, Snapshot};
 use xenstore::DomId;
 
 use super::protocol::{DeviceId, Request, StatsQuery, TotalsQuery, encode_reply, shortened};
@@ -30,6 +31,8 @@ struct Device {
     #[serde(flatten)]
     id: DeviceId,
     error: Option<String>,
+    /// The limits in force, by the names of their keys.
+    limits: Option<Map<String, Value>>,
     stats: Option<Stats>,
 }
 
@@ -102,8 +105,9 @@ impl Devices {
                     && query.devid.is_none_or(|wanted| wanted == devid);
                 if is_wanted && devices.len() <= PAGE_DEVICES {
                     let id = DeviceId { kind: kind.to_owned(), domid: domid.0, devid };
+                    let limits = info.stats.as_ref().map(|stats| limits(stats.limits()));
                     let stats = info.stats.map(|stats| Stats::from(&stats.snapshot()));
-                    devices.push(Device { id, error: info.error, stats });
+                    devices.push(Device { id, error: info.error, limits, stats });
                 }
             }
         }
@@ -152,6 +156,12 @@ impl Devices {
         }
         Domain { domid: domid.0, stats: kinds }
     }
+}
+
+fn limits(limits: Limits) -> Map<String, Value> {
+    let values = limits.values.into_iter().map(|(name, value)| (name.to_owned(), value.into()));
+    let group = limits.group.map(|group| (THROTTLE_GROUP.to_owned(), group.into()));
+    values.chain(group).collect()
 }
 
 #[cfg(test)]

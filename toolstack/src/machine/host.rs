@@ -31,6 +31,9 @@ pub fn start_dom0(dir: &Dir, config: &HostConfig, log: Option<PathBuf>) -> Resul
     for images in &config.images {
         command.arg("--images").arg(images);
     }
+    if let Some(policy) = &config.policy {
+        command.arg("--policy").arg(policy);
+    }
     for bridge in &config.bridges {
         command.arg(if bridge.wire { "--wire" } else { "--bridge" }).arg(bridge.to_string());
     }

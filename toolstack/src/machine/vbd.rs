@@ -28,6 +28,7 @@ pub fn nodes(domid: DomId, disk: &DiskSpec) -> NewDevice {
     if disk.direct_io_safe {
         new.back.set(key::DIRECT_IO_SAFE, 1);
     }
+    new.back.extend(disk.limits.iter());
     new.front
         .set(key::VIRTUAL_DEVICE, disk.vdev)
         .set(key::DEVICE_TYPE, kind)

@@ -24,6 +24,7 @@ fn defaults_are_those_of_libxl() {
         direct_io_safe: false,
         trusted: true,
         script: None,
+        limits: DiskLimits::default(),
     };
     for text in ["vg/guest-volume,,hda", "/dev/vg/guest-volume,raw,hda,rw"] {
         assert_eq!(spec(text), expected, "{text}");
@@ -89,5 +90,21 @@ fn what_cannot_be_had_here_is_refused_with_what_can() {
     for (text, part) in cases {
         let error = parse(text).0.unwrap_err().to_string();
         assert!(error.contains(part), "{text:?}: {error}");
+    }
+}
+
+#[test]
+fn limits_of_a_line_are_keys_of_the_backend() {
+    let disk = spec("/srv/a.img,raw,xvda,iops-total=500,bps-read=10M,throttle-group=gold");
+    let limits: Vec<_> = disk.limits.iter().collect();
+    assert_eq!(limits, [("bps-read", "10485760"), ("iops-total", "500"), ("throttle-group", "gold")]);
+    for (limit, expected) in [
+        ("iops-total=x", r#"DISK: disk: iops-total: found "x", expected a number"#),
+        ("iops-total=1,iops-total=2", r#"DISK: disk: iops-total: found "2", expected it once"#),
+        ("iops-totl=1", r#"DISK: disk: found "iops-totl=1", expected a known parameter"#),
+        ("bps-read-max=1", "DISK: disk: bps-read-max: "),
+    ] {
+        let error = parse(&format!("/srv/a.img,raw,xvda,{limit}")).0.unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{limit}: {error}");
     }
 }

@@ -1,0 +1,72 @@
+//! What a guest may send by an interface, as `xpv network-set` and a policy write it: `rate=10Mb/s`, `lock=mac`.
+
+use ring_abi::netif::key;
+
+use super::{DeviceNic, VifSpec, Warnings};
+use crate::error::{Origin, Result};
+
+/// A key of the backend's, and its value; none is to be removed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The key.
+    pub key: &'static str,
+    /// The value as the store has it.
+    pub value: Option<String>,
+}
+
+/// Reads a setting as the line of an interface has it.
+///
+/// # Errors
+/// [`crate::error::Error::Input`] names the key, the value found and what is valid.
+pub fn setting(origin: &Origin, text: &str) -> Result<Setting> {
+    let expected = "rate=RATE or lock=LOCK";
+    let name = text.split_once('=').map(|(name, _)| name.trim());
+    let key = match name {
+        Some(name) if name == key::RATE => key::RATE,
+        Some(name) if name == key::LOCK => key::LOCK,
+        _ => return Err(origin.invalid("vif", text, expected)),
+    };
+    let nic = DeviceNic::parse(origin, &[text])?;
+    let vif = VifSpec::new(origin, nic, &mut Warnings::default())?;
+    let value = match key {
+        key::RATE => vif.rate.map(|rate| rate.to_string()),
+        _ => vif.lock.map(|lock| lock.to_string()),
+    };
+    // A comma separates parameters, of which there is one here.
+    if text.contains(',') {
+        return Err(origin.invalid("vif", text, expected));
+    }
+    Ok(Setting { key, value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn setting(text: &str) -> Result<Setting> {
+        super::setting(&Origin::argument("KEY=VALUE"), text)
+    }
+
+    #[test]
+    fn settings_are_read_as_the_interfaces_line_has_them() {
+        let of = |key, value: &str| Setting { key, value: Some(value.to_owned()) };
+        assert_eq!(setting("lock=off").unwrap(), of("lock", "off"));
+        assert_eq!(setting("rate=8Mb/s").unwrap(), of("rate", "50000,50000"));
+        assert_eq!(setting("rate=").unwrap(), Setting { key: "rate", value: None });
+        assert_eq!(setting("lock=").unwrap(), Setting { key: "lock", value: None });
+    }
+
+    #[test]
+    fn bad_setting_is_rejected_with_what_was_found_and_expected() {
+        for (text, expected) in [
+            ("lock=Mac", "found \"Mac\", expected off, mac or disabled"),
+            ("mac=00:16:3e:00:00:01", "expected rate=RATE or lock=LOCK"),
+            ("lock", "expected rate=RATE or lock=LOCK"),
+            ("lock=off,mtu=9000", "expected rate=RATE or lock=LOCK"),
+            ("rate=0", "rate"),
+        ] {
+            let error = setting(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}
