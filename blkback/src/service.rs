@@ -30,6 +30,7 @@ const ENGINE: u64 = 0;
 const COMMANDS: u64 = 1;
 const CHANNEL: u64 = 2;
 const DISCARDS: u64 = 3;
+const FLUSHES: u64 = 4;
 
 /// Polls of the ring between two reads of the clock while busy polling.
 const POLLS_PER_CLOCK_READ: u32 = 64;
@@ -167,6 +168,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     fn register(&self, commands: &Commands) -> io::Result<()> {
         self.event_set.add(self.engine.fd(), ENGINE)?;
         self.engine.discard_fd().map_or(Ok(()), |fd| self.event_set.add(fd, DISCARDS))?;
+        self.engine.flush_fd().map_or(Ok(()), |fd| self.event_set.add(fd, FLUSHES))?;
         self.event_set.add(&commands.event, COMMANDS)?;
         self.notifier.register(&self.event_set, CHANNEL)
     }

@@ -54,7 +54,7 @@ impl Disk for Guarded {
     fn engine(&self, depth: usize) -> io::Result<Box<dyn Engine>> {
         let engine = self.disk.engine(depth)?;
         let engine = Deceiver { engine, defect: self.defect, flushes: 0, early: Vec::new() };
-        Ok(self.flushes.guard(Box::new(engine)))
+        self.flushes.guard(Box::new(engine))
     }
 }
 

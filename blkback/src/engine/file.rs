@@ -116,6 +116,6 @@ impl Disk for FileDisk {
             Some(_) => Box::new(Discards::new(engine, self.image()?.file().clone())?),
             None => engine,
         };
-        Ok(self.flushes.guard(engine))
+        self.flushes.guard(engine)
     }
 }

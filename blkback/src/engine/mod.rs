@@ -189,6 +189,11 @@ pub trait Engine {
     /// [`Engine::submit`]: the caller polls after it has submitted.
     fn fd(&self) -> BorrowedFd<'_>;
 
+    /// As [`Engine::fd`], for flushes that wait for those of the disk's other engines.
+    fn flush_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
     /// As [`Engine::fd`], for discards, if others complete those than what reads and writes.
     fn discard_fd(&self) -> Option<BorrowedFd<'_>> {
         None
