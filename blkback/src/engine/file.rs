@@ -10,6 +10,7 @@ use super::{Disk, DiskInfo, Engine, FlushState, Mode, OpenError};
 use nix::errno::Errno;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Once};
 use std::time::Duration;
@@ -25,6 +26,7 @@ pub struct FileDisk {
     image: Option<OpenImage>,
     info: DiskInfo,
     flushes: Arc<FlushState>,
+    detect_zeroes: AtomicBool,
 }
 
 impl FileDisk {
@@ -49,7 +51,13 @@ impl FileDisk {
     /// Makes a disk of an open image.
     pub fn new(image: OpenImage) -> FileDisk {
         let (path, info) = (image.path().to_owned(), image.info());
-        FileDisk { path, image: Some(image), info, flushes: Arc::default() }
+        FileDisk {
+            path,
+            image: Some(image),
+            info,
+            flushes: Arc::default(),
+            detect_zeroes: AtomicBool::new(false),
+        }
     }
 
     fn image(&self) -> io::Result<&OpenImage> {
@@ -113,9 +121,16 @@ impl Disk for FileDisk {
             Err(error) => return Err(error),
         };
         let engine = match self.info.discard {
-            Some(_) => Box::new(Discards::new(engine, self.image()?.file().clone())?),
+            Some(limits) => {
+                let zeroes = self.detect_zeroes.load(Ordering::Relaxed).then_some(limits);
+                Box::new(Discards::new(engine, self.image()?.file().clone(), zeroes)?)
+            }
             None => engine,
         };
         self.flushes.guard(engine)
+    }
+
+    fn set_detect_zeroes(&self, wanted: bool) {
+        self.detect_zeroes.store(wanted, Ordering::Relaxed);
     }
 }

@@ -22,6 +22,7 @@ pub mod ram;
 pub mod spec;
 mod threads;
 mod uring;
+mod zeroes;
 
 use std::io::Result;
 use std::os::fd::BorrowedFd;
@@ -100,6 +101,11 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// What the engine needs cannot be had. The text is shown to the user: what was refused, and what to do.
     fn engine(&self, depth: usize) -> Result<Box<dyn Engine>>;
+
+    /// Has the engines that are made from now on make holes of writes of zeroes, where [`DiskInfo::discard`] is offered.
+    fn set_detect_zeroes(&self, wanted: bool) {
+        let _ = wanted;
+    }
 }
 
 /// Asynchronous I/O on one disk, for one thread.
