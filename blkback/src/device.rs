@@ -213,6 +213,7 @@ impl VbdDevice {
 
     /// Starts the rings' threads, having acquired the disk.
     fn start(&mut self, negotiated: Negotiated, recoveries: Vec<Recovery>) -> Result<(), StartError> {
+        self.disk.set_detect_zeroes(negotiated.detect_zeroes);
         let waker = self.waker.clone();
         let claim = self.claim.clone();
         let stats = self.stats.of_queues(recoveries.len());

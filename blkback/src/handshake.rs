@@ -65,6 +65,8 @@ pub struct Negotiated {
     pub persistent: bool,
     /// The most segments of an indirect request, as the backend has offered; 0 where it has offered none.
     pub indirect_segments: u16,
+    /// `detect-zeroes` is `unmap`: writes of zeroes become holes.
+    pub detect_zeroes: bool,
 }
 
 impl Negotiated {
@@ -95,7 +97,12 @@ impl Negotiated {
         let persistent = other.flag(key::FEATURE_PERSISTENT)? && own.flag(key::FEATURE_PERSISTENT)?;
         let indirect = own.or(key::FEATURE_MAX_INDIRECT_SEGMENTS, 0u32)?;
         let indirect_segments = indirect.min(MAX_INDIRECT_SEGMENTS.into()) as u16;
-        Ok(Negotiated { abi, queues, persistent, indirect_segments })
+        let detect_zeroes = match own.get(key::DETECT_ZEROES).map(str::trim_ascii) {
+            None | Some("off") => false,
+            Some("unmap") => true,
+            Some(_) => return Err(own.error(key::DETECT_ZEROES, "off or unmap")),
+        };
+        Ok(Negotiated { abi, queues, persistent, indirect_segments, detect_zeroes })
     }
 
     /// What distinguishes a queue's ring from all other rings of the device, in words.

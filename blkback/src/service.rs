@@ -34,6 +34,7 @@ const ENGINE: u64 = 0;
 const COMMANDS: u64 = 1;
 const CHANNEL: u64 = 2;
 const DISCARDS: u64 = 3;
+const FLUSHES: u64 = 4;
 
 /// How often the disk's size is read while requests come in; Linux's backend reads it for every request.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(1);
@@ -178,6 +179,7 @@ impl<P: Protocol<Request = Request, Response = Response>> Service<P> {
     fn register(&self, commands: &Commands) -> io::Result<()> {
         self.event_set.add(self.engine.fd(), ENGINE)?;
         self.engine.discard_fd().map_or(Ok(()), |fd| self.event_set.add(fd, DISCARDS))?;
+        self.engine.flush_fd().map_or(Ok(()), |fd| self.event_set.add(fd, FLUSHES))?;
         self.event_set.add(&commands.event, COMMANDS)?;
         self.notifier.register(&self.event_set, CHANNEL)
     }

@@ -10,6 +10,8 @@
 //!
 //! [`soak`] makes random operations on a whole machine, and says what must hold after each.
 //!
+//! [`power_cut`] makes what a disk may hold after its power was cut, and compares it with what a frontend was told.
+//!
 //! [`LossyStore`] is a store whose connections the test cuts, [`HookedStream`] a connection before each of whose requests
 //! the test does something. [`nbd`] is a client of a guest's exported disks.
 //!
@@ -41,6 +43,7 @@ pub mod nbd;
 pub mod net;
 mod no_io_uring;
 pub mod page_ownership;
+pub mod power_cut;
 pub mod random;
 mod raw_arena;
 pub mod soak;

@@ -64,3 +64,21 @@ fn disk_without_discard_says_so_and_keeps_its_blocks() {
     let (zeroes, rest) = bytes.split_at(MIB as usize);
     assert!(is_filled(zeroes, 0) && is_filled(rest, 7));
 }
+
+#[test]
+fn zeroes_become_holes_where_the_disks_line_says_so() {
+    let machine = Machine::new();
+    let image = machine.image("a.img", 8 * MIB);
+    machine.create("web", &format!("disk=['vdev=xvda,detect-zeroes=unmap,target={}']", image.display()));
+    let uri = machine.nbd("web", "xvda");
+    qemu_io(&uri, &["write -P 7 0 8M", "flush"]);
+    let full = blocks(&image);
+    // As zeroes, and as data.
+    qemu_io(&uri, &["write -z 1M 2M", "write -P 0 4M 3M", "flush", "read -P 0 1M 2M", "read -P 7 3M 1M"]);
+    let freed = (full - blocks(&image)) * 512;
+    assert!(freed > 4 * MIB && freed <= 5 * MIB, "{freed} bytes");
+    let bytes = std::fs::read(&image).unwrap();
+    let part = |start: u64, end: u64| &bytes[(start * MIB) as usize..(end * MIB) as usize];
+    assert!(is_filled(part(1, 3), 0) && is_filled(part(4, 7), 0));
+    assert!(is_filled(part(0, 1), 7) && is_filled(part(3, 4), 7) && is_filled(part(7, 8), 7));
+}

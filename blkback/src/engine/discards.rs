@@ -1,12 +1,13 @@
 // Not a core: does I/O or calls a hypervisor.
 
-//! Discards of a file or block device: carried out by a thread of their own, one slice at a time, so that neither the ring's
-//! thread nor reads and writes wait for them. The thread starts with the first one.
+//! Discards of a file or block device, and writes of zeroes that are to become holes: carried out by a thread of their own, one slice at
+//! a time, so that neither the ring's thread nor reads and writes wait for them. The thread starts with the first one.
 #![allow(unsafe_code)] // ioctl(2) with BLKDISCARD
 
 use super::block_device::{is_block_device, queue_attribute, sysfs_attribute};
 use super::discard_slices::slices;
 use super::done::{Done, lock};
+use super::zeroes::is_hole;
 use super::{BouncePool, Completion, DiscardLimits, DiskInfo, Engine, IoRequest, Operation};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -51,7 +52,9 @@ pub(super) struct Discards {
     engine: Box<dyn Engine>,
     shared: Arc<Shared>,
     thread: Option<JoinHandle<()>>,
-    /// Discards that were submitted and are not handed back.
+    /// The extents that writes of zeroes are looked for, if they are.
+    zeroes: Option<DiscardLimits>,
+    /// What was given to the thread and not taken back.
     out: usize,
     /// Those that were not started.
     failed: Vec<Completion>,
@@ -67,7 +70,12 @@ struct Shared {
 }
 
 impl Discards {
-    pub(super) fn new(engine: Box<dyn Engine>, file: Arc<File>) -> io::Result<Discards> {
+    /// With `zeroes` writes of zeroes that have such an extent in them become holes.
+    pub(super) fn new(
+        engine: Box<dyn Engine>,
+        file: Arc<File>,
+        zeroes: Option<DiscardLimits>,
+    ) -> io::Result<Discards> {
         let shared = Arc::new(Shared {
             file,
             waiting: Mutex::default(),
@@ -75,37 +83,56 @@ impl Discards {
             closed: AtomicBool::new(false),
             done: Done::new(0)?,
         });
-        Ok(Discards { engine, shared, thread: None, out: 0, failed: Vec::new() })
+        Ok(Discards { engine, shared, thread: None, zeroes, out: 0, failed: Vec::new() })
     }
 
+    /// Gives the thread what is its.
     #[cold]
     fn start(&mut self, requests: &mut Vec<IoRequest>) {
-        let shared = self.shared.clone();
-        if self.thread.is_none() {
-            match std::thread::Builder::new().name("discard".into()).spawn(move || shared.run()) {
-                Ok(thread) => self.thread = Some(thread),
-                Err(error) => {
-                    let errno = error.raw_os_error().unwrap_or(libc::EAGAIN);
-                    for request in requests.extract_if(.., |request| is_discard(request)) {
-                        let result = Err(io::Error::from_raw_os_error(errno));
-                        self.failed.push(Completion { request, result });
-                    }
-                    return;
-                }
-            }
+        let is_taken = |request: &mut IoRequest| {
+            is_discard(request) || self.zeroes.is_some_and(|limits| is_hole(request, &limits))
+        };
+        let taken: Vec<IoRequest> = requests.extract_if(.., is_taken).collect();
+        if taken.is_empty() {
+            return;
         }
-        let mut waiting = lock(&self.shared.waiting);
-        let before = waiting.len();
-        waiting.extend(requests.extract_if(.., |request| is_discard(request)));
-        self.out += waiting.len() - before;
+        if let Err(error) = self.start_thread() {
+            let errno = error.raw_os_error().unwrap_or(libc::EAGAIN);
+            let failed = |request| Completion { request, result: Err(io::Error::from_raw_os_error(errno)) };
+            let (discards, writes): (Vec<_>, Vec<_>) = taken.into_iter().partition(is_discard);
+            self.failed.extend(discards.into_iter().map(failed));
+            requests.extend(writes);
+            return;
+        }
+        self.out += taken.len();
+        lock(&self.shared.waiting).extend(taken);
         self.shared.changed.notify_one();
     }
 
+    fn start_thread(&mut self) -> io::Result<()> {
+        if self.thread.is_none() {
+            let shared = self.shared.clone();
+            self.thread =
+                Some(std::thread::Builder::new().name("discard".into()).spawn(move || shared.run())?);
+        }
+        Ok(())
+    }
+
+    /// Takes back what the thread has carried out. A write of zeroes that the medium cannot make a hole of is written.
     #[cold]
     fn take_done(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
         let before = completions.len();
         self.shared.done.take(completions)?;
         self.out -= completions.len() - before;
+        let is_unpunched = |done: &mut Completion| done.result.is_err() && !is_discard(&done.request);
+        let mut writes: Vec<_> =
+            completions.extract_if(before.., is_unpunched).map(|done| done.request).collect();
+        if !writes.is_empty() {
+            if self.zeroes.take().is_some() {
+                tracing::info!("the medium makes no holes: zeroes are written");
+            }
+            self.engine.submit(&mut writes);
+        }
         Ok(())
     }
 }
@@ -144,13 +171,19 @@ impl Shared {
             if self.closed.load(Ordering::Relaxed) {
                 return Err(Errno::ECANCELED.into());
             }
-            if is_device { discard_device(&self.file, slice)? } else { punch(&self.file, slice)? }
+            // What a device discards need not read as zeroes.
+            if is_device && is_discard(request) {
+                discard_device(&self.file, slice)?;
+            } else {
+                punch(&self.file, slice)?;
+            }
         }
         Ok(())
     }
 }
 
-/// Makes a hole in a file, which reads as zeroes; the file's length stays.
+/// Makes a hole in a file, which reads as zeroes; the file's length stays. Of a block device that can, its zeroes take no space
+/// (`blkdev_fallocate` of block/fops.c).
 fn punch(file: &File, range: Range<u64>) -> io::Result<()> {
     let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
     loop {
@@ -175,7 +208,7 @@ impl Engine for Discards {
 
     #[inline]
     fn submit(&mut self, requests: &mut Vec<IoRequest>) {
-        if requests.iter().any(is_discard) {
+        if self.zeroes.is_some() || requests.iter().any(is_discard) {
             self.start(requests);
         }
         self.engine.submit(requests);
@@ -215,5 +248,41 @@ impl Drop for Discards {
         }
         // What was not carried out is dropped with the queue, and fails.
         lock(&self.shared.waiting).clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Disk, IoTable, RamDisk};
+    use super::*;
+    use crate::request::Tag;
+    use vm_memory::{Bytes, MmapRegion, VolatileMemory};
+
+    #[test]
+    fn zeroes_that_cannot_become_a_hole_are_written() {
+        let ram = RamDisk::new(DiskInfo::new(64)).unwrap();
+        let limits = DiscardLimits { granularity: 4096, alignment: 0 };
+        // It is not open for writing, so that no hole is made.
+        let file = Arc::new(File::open("/dev/null").unwrap());
+        let mut engine = Discards::new(ram.engine(1).unwrap(), file, Some(limits)).unwrap();
+        let mut table = IoTable::new(1, || MmapRegion::<()>::new(4096).unwrap());
+        let mut run = |operation, byte: u8| {
+            table.memory_mut(Tag(0)).as_volatile_slice().write_obj(byte, 17).unwrap();
+            let request =
+                table.start(Tag(0), operation, 8, |memory, slices| slices.push(memory.as_volatile_slice()));
+            engine.submit(&mut vec![request.unwrap()]);
+            let mut completions = Vec::new();
+            while completions.is_empty() {
+                engine.poll(&mut completions).unwrap();
+                std::thread::yield_now();
+            }
+            let Completion { request, result } = completions.remove(0);
+            result.unwrap();
+            table.finish(request);
+            table.memory_mut(Tag(0)).as_volatile_slice().read_obj::<u8>(17).unwrap()
+        };
+        run(Operation::Write, 1);
+        run(Operation::Write, 0);
+        assert_eq!(run(Operation::Read, 5), 0);
     }
 }

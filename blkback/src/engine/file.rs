@@ -10,6 +10,7 @@ use super::{Disk, DiskInfo, Engine, FlushState, MediumId, Mode, OpenError};
 use nix::errno::Errno;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Once};
 use std::time::Duration;
@@ -26,6 +27,7 @@ pub struct FileDisk {
     info: DiskInfo,
     medium: Option<MediumId>,
     flushes: Arc<FlushState>,
+    detect_zeroes: AtomicBool,
 }
 
 impl FileDisk {
@@ -51,7 +53,8 @@ impl FileDisk {
     pub fn new(image: OpenImage) -> FileDisk {
         let (path, info) = (image.path().to_owned(), image.info());
         let medium = MediumId::of_file(image.file());
-        FileDisk { path, image: Some(image), info, medium, flushes: Arc::default() }
+        let detect_zeroes = AtomicBool::new(false);
+        FileDisk { path, image: Some(image), info, medium, flushes: Arc::default(), detect_zeroes }
     }
 
     fn image(&self) -> io::Result<&OpenImage> {
@@ -119,9 +122,16 @@ impl Disk for FileDisk {
             Err(error) => return Err(error),
         };
         let engine = match self.info.discard {
-            Some(_) => Box::new(Discards::new(engine, self.image()?.file().clone())?),
+            Some(limits) => {
+                let zeroes = self.detect_zeroes.load(Ordering::Relaxed).then_some(limits);
+                Box::new(Discards::new(engine, self.image()?.file().clone(), zeroes)?)
+            }
             None => engine,
         };
-        Ok(self.flushes.guard(engine))
+        self.flushes.guard(engine)
+    }
+
+    fn set_detect_zeroes(&self, wanted: bool) {
+        self.detect_zeroes.store(wanted, Ordering::Relaxed);
     }
 }

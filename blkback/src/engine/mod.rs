@@ -23,6 +23,7 @@ pub mod ram;
 pub mod spec;
 mod threads;
 mod uring;
+mod zeroes;
 
 use std::io::Result;
 use std::os::fd::BorrowedFd;
@@ -108,6 +109,11 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// What the engine needs cannot be had. The text is shown to the user: what was refused, and what to do.
     fn engine(&self, depth: usize) -> Result<Box<dyn Engine>>;
+
+    /// Has the engines that are made from now on make holes of writes of zeroes, where [`DiskInfo::discard`] is offered.
+    fn set_detect_zeroes(&self, wanted: bool) {
+        let _ = wanted;
+    }
 }
 
 /// Asynchronous I/O on one disk, for one thread.
@@ -196,6 +202,11 @@ pub trait Engine {
     /// A descriptor that is readable while [`Engine::poll`] would return a completion, but for those that complete in
     /// [`Engine::submit`]: the caller polls after it has submitted.
     fn fd(&self) -> BorrowedFd<'_>;
+
+    /// As [`Engine::fd`], for flushes that wait for those of the disk's other engines.
+    fn flush_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 
     /// As [`Engine::fd`], for discards, if others complete those than what reads and writes.
     fn discard_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -173,3 +173,13 @@ fn keys_of_discard_are_there_where_the_disk_supports_it() {
     let disk = DiskInfo { discard: Some(limits), ..DiskInfo::new(8) };
     assert_eq!(discard(&disk), ["1", "4096", "512"].map(|value| Some(value.to_owned())));
 }
+
+#[test]
+fn zeroes_are_detected_where_the_backends_directory_says_so() {
+    let of =
+        |value: &str| Negotiated::from_keys(&Keys::new("/b").with(key::DETECT_ZEROES, value), &front_keys());
+    assert!(!negotiated(&front_keys()).unwrap().detect_zeroes);
+    assert!(!negotiated(&front_keys().with(key::DETECT_ZEROES, "unmap")).unwrap().detect_zeroes);
+    assert_eq!(["off", "unmap"].map(|value| of(value).unwrap().detect_zeroes), [false, true]);
+    assert_eq!(of("on").unwrap_err().to_string(), r#"/b/detect-zeroes: found "on", expected off or unmap"#);
+}

@@ -77,6 +77,9 @@ pub const REMOVABLE: &str = "removable";
 pub const BOOTABLE: &str = "bootable";
 /// Written by the toolstack into the backend's directory: flag, default 1: discard may be offered.
 pub const DISCARD_ENABLE: &str = "discard-enable";
+/// Written by the toolstack or the hotplug script into the backend's directory: `unmap` or `off`, the default. Ours: the header does not
+/// have it; the name and the values are those of QEMU's `-drive`.
+pub const DETECT_ZEROES: &str = "detect-zeroes";
 /// Written by the toolstack into the backend's directory: flag: O_DIRECT is safe.
 pub const DIRECT_IO_SAFE: &str = "direct-io-safe";
 

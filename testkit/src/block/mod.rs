@@ -36,6 +36,7 @@ pub fn disk(devid: u32, target: &str) -> DiskSpec {
         shared: false,
         cdrom: false,
         discard: true,
+        detect_zeroes: false,
         direct_io_safe: false,
         trusted: true,
         script: None,

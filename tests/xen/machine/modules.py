@@ -6,12 +6,12 @@ from pathlib import Path
 from .cpio import Archive
 
 # Neither list has xen-blkback and xen-netback, as a kernel with these loaded claims every device, nor null_blk, which takes options. They are in the image as
-# OPTIONAL; a scenario that needs the kernel's own backends loads them with modprobe.
+# OPTIONAL; a scenario that needs the kernel's own backends loads them with modprobe. So is what one scenario alone needs.
 DOM0 = """
     xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xenfs xen-blkfront xen-netfront
     virtio_pci 9pnet_virtio 9p loop dm-mod brd bridge tun veth ext4 crc32c_generic
 """.split()
-OPTIONAL = "xen-blkback xen-netback null_blk".split()
+OPTIONAL = "xen-blkback xen-netback null_blk dm-log-writes".split()
 GUEST = """
     xen-evtchn xen-gntdev xen-gntalloc xenfs tun nbd xen-blkfront xen-netfront ext4 crc32c_generic pktgen
 """.split()

@@ -37,6 +37,7 @@ KNOWN = {
     "xen-times": Program("toolstack", "example", "xen_times"),
     "hostile-vbd": Program("blkback", "test", "hostile"),
     "hostile-vif": Program("netback", "test", "hostile"),
+    "log-writes": Program("testkit", "example", "log_writes"),
     "layouts": Program("blkback", "test", "layouts"),
     "on-xen": Program("hypervisor", "test", "on_xen"),
 }

@@ -38,6 +38,9 @@ pub struct DeviceDisk {
     /// `access=w!`, which xl does not know: other writers may have the image too.
     #[serde(skip)]
     pub shared: bool,
+    /// `detect-zeroes`, which xl does not know: `off` or `unmap`.
+    #[serde(skip)]
+    pub detect_zeroes: Option<String>,
     #[serde(serialize_with = "json::integer", skip_serializing_if = "json::is_false")]
     pub is_cdrom: bool,
     #[serde(skip_serializing_if = "json::is_false")]
@@ -85,9 +88,10 @@ const SCRIPT_PREFIXES: [&str; 4] = ["iscsi:", "nbd:", "enbd:", "drbd:"];
 const FORMATS: &[&str] = &["raw", "qcow", "qcow2", "vhd", "empty", "qed"];
 const BACKEND_TYPES: &[&str] = &["phy", "tap", "qdisk", "standalone"];
 const SPECIFICATIONS: &[&str] = &["xen", "virtio"];
+const DETECT_ZEROES: &[&str] = &["off", "unmap"];
 
 const KNOWN: &str = "a known parameter: target, format, vdev, access, devtype, cdrom, backend, backendtype, script, discard, \
-    no-discard, direct-io-safe, trusted, untrusted, specification, grant_usage=0, grant_usage=1, a limit such as iops-total=500 or bps-read=10M, or one of COLO";
+    no-discard, detect-zeroes, direct-io-safe, trusted, untrusted, specification, grant_usage=0, grant_usage=1, a limit such as iops-total=500 or bps-read=10M, or one of COLO";
 
 impl DeviceDisk {
     /// Parses a disk that is written in one text, or one after the other in several.
@@ -196,6 +200,7 @@ impl Scanner<'_> {
             "vdev" => return set(origin, name, &mut self.vdev, value),
             "backend" => return set(origin, name, &mut disk.backend_domain, value),
             "script" => return set(origin, name, &mut disk.script, value),
+            "detect-zeroes" => return choose(origin, name, &mut disk.detect_zeroes, value, DETECT_ZEROES),
             "backendtype" => return choose(origin, name, &mut disk.backend_type, value, BACKEND_TYPES),
             "specification" => return choose(origin, name, &mut disk.specification, value, SPECIFICATIONS),
             "colo-host" => return set(origin, name, &mut disk.colo_host, value),

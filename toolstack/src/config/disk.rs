@@ -35,6 +35,8 @@ pub struct DiskSpec {
     pub cdrom: bool,
     /// Whether discard is offered.
     pub discard: bool,
+    /// Whether zeroes that the guest writes become holes, where discard is offered.
+    pub detect_zeroes: bool,
     /// Whether the backend may use direct I/O without safe-guards.
     pub direct_io_safe: bool,
     /// Whether the guest's frontend is to trust the backend.
@@ -78,6 +80,7 @@ impl DiskSpec {
             shared: disk.shared && disk.writable,
             cdrom: disk.is_cdrom,
             discard: disk.discard.unwrap_or(disk.writable),
+            detect_zeroes: disk.detect_zeroes.as_deref() == Some("unmap"),
             direct_io_safe: disk.direct_io_safe,
             trusted: disk.trusted.unwrap_or(true),
             script: disk.script.filter(|script| !script.is_empty()),
@@ -102,6 +105,9 @@ fn refuse_unsupported(origin: &Origin, disk: &DeviceDisk) -> Result<()> {
     }
     if disk.specification.as_deref() == Some("virtio") {
         return refuse("specification", "virtio", "xen (virtio is not supported)");
+    }
+    if disk.detect_zeroes.as_deref() == Some("unmap") && disk.discard == Some(false) {
+        return refuse("detect-zeroes", "unmap", "off (with no-discard nothing becomes a hole)");
     }
     let colo = disk.colo == Some(true) || disk.colo_port.is_some();
     let texts = [&disk.colo_host, &disk.colo_export, &disk.active_disk, &disk.hidden_disk];
@@ -128,6 +134,7 @@ fn warn(origin: &Origin, disk: &DeviceDisk, warnings: &mut Warnings) {
         ("script", script, "scripts are not run"),
         ("grant_usage", disk.grant_usage.is_some(), "it is for virtio"),
         ("discard", disk.discard == Some(true) && !disk.writable, "the disk is read-only"),
+        ("detect-zeroes", disk.detect_zeroes.is_some() && !disk.writable, "the disk is read-only"),
         ("direct-io-safe", disk.direct_io_safe, "the page cache is bypassed wherever that is possible"),
         ("untrusted", disk.trusted == Some(false), "our frontends make no difference"),
     ];

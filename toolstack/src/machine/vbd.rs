@@ -25,6 +25,9 @@ pub fn nodes(domid: DomId, disk: &DiskSpec) -> NewDevice {
         .set(key::MODE, mode(disk))
         .set(key::DEVICE_TYPE, kind)
         .set(key::DISCARD_ENABLE, u8::from(disk.discard));
+    if disk.detect_zeroes {
+        new.back.set(key::DETECT_ZEROES, "unmap");
+    }
     if disk.direct_io_safe {
         new.back.set(key::DIRECT_IO_SAFE, 1);
     }

@@ -21,6 +21,7 @@ fn defaults_are_those_of_libxl() {
         shared: false,
         cdrom: false,
         discard: true,
+        detect_zeroes: false,
         direct_io_safe: false,
         trusted: true,
         script: None,
@@ -107,4 +108,23 @@ fn limits_of_a_line_are_keys_of_the_backend() {
         let error = parse(&format!("/srv/a.img,raw,xvda,{limit}")).0.unwrap_err().to_string();
         assert!(error.starts_with(expected), "{limit}: {error}");
     }
+}
+
+#[test]
+fn zeroes_are_detected_where_discard_is_offered() {
+    for (text, expected) in
+        [("/a,,xvda", false), ("/a,,xvda,detect-zeroes=off", false), ("/a,,xvda,detect-zeroes=unmap", true)]
+    {
+        assert_eq!(spec(text).detect_zeroes, expected, "{text}");
+    }
+    let refused = |text: &str| parse(text).0.unwrap_err().to_string();
+    let refusal = refused("/a,,xvda,no-discard,detect-zeroes=unmap");
+    assert_eq!(
+        refusal,
+        r#"DISK: disk: detect-zeroes: found "unmap", expected off (with no-discard nothing becomes a hole)"#
+    );
+    let refusal = refused("/a,,xvda,detect-zeroes=on");
+    assert!(refusal.starts_with(r#"DISK: disk: detect-zeroes: found "on", expected "#), "{refusal}");
+    let line = parse("/a,,xvda,r,detect-zeroes=unmap").1.line().unwrap();
+    assert!(line.contains("disk: detect-zeroes (the disk is read-only)"), "{line}");
 }
