@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use blkback::VbdDriver;
+use blkback::{DataPath, Tuning, VbdDriver};
 use blkfront::{Completion, Disk, Operation, Options, Request};
 use ring_abi::DomId;
 use testkit::block::{Backend, GUEST, XVDA, open, options, wait_for};
@@ -190,4 +190,33 @@ fn disks_of_a_group_share_the_strictest_limit_in_equal_parts() {
     // One has four rings and the other one.
     assert!(second >= 0.1 * first, "{first} and {second}");
     drop((one, two));
+}
+
+/// A ring's thread never sleeps over requests that wait, whatever it was doing when the limits changed.
+#[test]
+fn limits_that_are_changed_under_load_stop_nothing() {
+    let machine = Machine::new();
+    let device = machine.attach_disk(GUEST, XVDA, "ram:67108864");
+    let dom0 = machine.domain(DomId::DOM0);
+    let mut driver = VbdDriver::new(dom0.clone(), dom0.clone());
+    driver.set_tuning(Tuning { data_path: DataPath::Persistent, batch: 64, ..Tuning::default() });
+    let _back = Backend::start_with(driver, &dom0);
+    let mut disk = open(&machine.domain(GUEST), options());
+    for limit in ["0", "3000", "500", "0", "2000", "1000", "4000", "300"].into_iter().cycle().take(40) {
+        let mut done: Vec<Completion> = Vec::new();
+        let start = Instant::now();
+        let mut count = 0;
+        set(&machine, &device, &[("iops-total", limit)]);
+        while count < 60 {
+            let operations = [Operation::Write, Operation::Read, Operation::Flush, Operation::Barrier];
+            let operation = operations[if count % 15 == 0 { 3 } else { count % 3 }];
+            let next = request(&disk, operation, 0, 4096);
+            let _ = disk.submit(next);
+            disk.wait(&mut done, Some(Duration::from_millis(1))).unwrap();
+            count += done.len();
+            done.drain(..).for_each(|completion| completion.check().unwrap());
+            assert!(start.elapsed() < BOUND, "{} in flight with a limit of {limit}", disk.in_flight());
+        }
+    }
+    disk.close().unwrap();
 }

@@ -2,6 +2,7 @@
 //!
 //! A driver's threads count by [`event_loop::Counter`]: relaxed stores. A [`Snapshot`] is taken when somebody asks for it.
 
+use alloc::string::String;
 use alloc::vec::Vec;
 
 use event_loop::{Distribution, EventCounters, EventCounts};
