@@ -7,11 +7,14 @@ use std::sync::Arc;
 /// Most children in a part.
 const PART: usize = 32;
 
+/// Some of a node's children, in the order of their names.
+type Part<T> = Vec<(Arc<str>, T)>;
+
 /// Children of a node: a map from names.
 #[derive(Clone, Debug)]
 pub(super) struct Children<T> {
     /// None is empty, and each holds names before those of the next.
-    parts: Vec<Arc<Vec<(Arc<str>, T)>>>,
+    parts: Vec<Arc<Part<T>>>,
     len: usize,
 }
 
