@@ -20,6 +20,7 @@
 //! xenstored. `/local/domain/<domid>`, which dom0 owns, is removed by the toolstack.
 
 mod access;
+mod children;
 mod connection;
 mod control;
 mod dispatch;

@@ -1,4 +1,5 @@
-//! The nodes, in a persistent tree: cloning it takes constant time, and a change copies only the nodes on its path.
+//! The nodes, in a persistent tree: cloning it takes constant time, and a change copies only the nodes on its path, of whose children
+//! they share all but one part.
 //!
 //! The tree holds nodes, their generations and the number of nodes of each owner; it checks neither permissions nor
 //! quotas.
@@ -7,6 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::access::Perms;
+use super::children::Children;
 use super::path::Path;
 use super::record;
 use crate::permission::{Access, Permission};
@@ -24,7 +26,7 @@ pub(super) struct Node {
     pub(super) changed: Generation,
     /// The last addition or removal of a child.
     pub(super) children_changed: Generation,
-    children: BTreeMap<Arc<str>, Arc<Node>>,
+    children: Children<Arc<Node>>,
     /// Bytes of the children's names, each with its NUL.
     names_len: usize,
 }
@@ -43,7 +45,7 @@ impl Node {
             perms: new.perms.clone(),
             changed: new.generation,
             children_changed: new.generation,
-            children: BTreeMap::new(),
+            children: Children::default(),
             names_len: 0,
         }
     }
@@ -74,7 +76,7 @@ impl Node {
         Some(here)
     }
 
-    /// Bytes of the node itself, with its list of children.
+    /// Bytes of the node itself, with its list of children, at most: clones share parts of it.
     fn bytes(&self) -> usize {
         /// A child's entry in the list: name, node, and what the list itself and the counts of references take.
         const ENTRY: usize = 2 * size_of::<(Arc<str>, Arc<Node>)>();
@@ -86,7 +88,7 @@ impl Node {
         let mut stack = vec![self];
         std::iter::from_fn(move || {
             let node = stack.pop()?;
-            stack.extend(node.children.values().map(|child| &**child));
+            stack.extend(node.children.iter().map(|(_, child)| &**child));
             Some(node)
         })
     }
@@ -95,10 +97,10 @@ impl Node {
 /// Drops children iteratively: nested drops would be as deep as the longest path allows.
 impl Drop for Node {
     fn drop(&mut self) {
-        let mut rest: Vec<_> = std::mem::take(&mut self.children).into_values().collect();
+        let mut rest: Vec<_> = std::mem::take(&mut self.children).into_own().collect();
         while let Some(node) = rest.pop() {
             if let Some(mut last) = Arc::into_inner(node) {
-                rest.extend(std::mem::take(&mut last.children).into_values());
+                rest.extend(std::mem::take(&mut last.children).into_own());
             }
         }
     }
@@ -351,7 +353,7 @@ impl Tree {
         let nodes = self.root.all().chain(self.special.values().map(|node| &**node));
         let names_right = nodes.fold(true, |right, node| {
             *owned.entry(node.owner()).or_insert(0) += 1;
-            right && node.names_len == node.children.keys().map(|name| name.len() + 1).sum::<usize>()
+            right && node.names_len == node.children.iter().map(|(name, _)| name.len() + 1).sum::<usize>()
         });
         names_right && owned == *self.owned
     }
