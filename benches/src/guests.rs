@@ -86,9 +86,11 @@ fn measure(xpv: &Path, guests: usize, attaches: usize, pairs: usize) -> Result<F
     let first = memory::of(population.dom0())?;
     population.grow(guests)?;
     let memory = memory::PerGuest::new(first, memory::of(population.dom0())?, guests - 1);
+    // One guest after the other: dom0 reads the devices of one only so often.
+    let numbers = || (0..guests).cycle().take(attaches);
     let attaches = [
-        (0..attaches).map(|_| attach::disk(&mut population)).collect::<Result<_, _>>()?,
-        (0..attaches).map(|_| attach::interface(&mut population)).collect::<Result<_, _>>()?,
+        numbers().map(|number| attach::disk(&mut population, number)).collect::<Result<_, _>>()?,
+        numbers().map(|number| attach::interface(&mut population, number)).collect::<Result<_, _>>()?,
     ];
     let reads = reads::pairs(&mut population, pairs)?;
     Ok(Figures { guests, attaches, memory, reads })

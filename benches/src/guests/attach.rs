@@ -1,6 +1,6 @@
 //! One more device of a guest, from before the toolstack writes its nodes until it is connected.
 
-use super::population::{Guest, Population, interface_nodes, open_disk, open_interface, text};
+use super::population::{Population, interface_nodes, open_disk, open_interface, text};
 use crate::process::BOUND;
 use std::time::Instant;
 use testkit::block::XVDA;
@@ -10,12 +10,12 @@ use toolstack::machine::progress::{self, Closed};
 /// The second disk's number, xvdb.
 const XVDB: u32 = XVDA + 16;
 
-/// Attaches a disk to the last guest, and detaches it again. Milliseconds until it was connected.
+/// Attaches a disk to the guest of that number, and detaches it again. Milliseconds until it was connected.
 ///
 /// # Errors
 /// It does not connect, or close.
-pub(super) fn disk(population: &mut Population) -> Result<f64, String> {
-    let domain = last(population)?.domain.clone();
+pub(super) fn disk(population: &mut Population, number: usize) -> Result<f64, String> {
+    let domain = population.guests[number].domain.clone();
     let new = population.disk_nodes(grant_table::GrantTable::domid(&*domain), XVDB)?;
     let start = Instant::now();
     let attached = population.attach(&new)?;
@@ -27,12 +27,12 @@ pub(super) fn disk(population: &mut Population) -> Result<f64, String> {
     Ok(time.as_secs_f64() * 1e3)
 }
 
-/// Attaches an interface to the last guest, and detaches it again. Milliseconds until it was connected.
+/// Attaches an interface to the guest of that number, and detaches it again. Milliseconds until it was connected.
 ///
 /// # Errors
 /// As [`disk`].
-pub(super) fn interface(population: &mut Population) -> Result<f64, String> {
-    let domain = last(population)?.domain.clone();
+pub(super) fn interface(population: &mut Population, number: usize) -> Result<f64, String> {
+    let domain = population.guests[number].domain.clone();
     let new = interface_nodes(grant_table::GrantTable::domid(&*domain), 1);
     let start = Instant::now();
     let attached = population.attach(&new)?;
@@ -42,10 +42,6 @@ pub(super) fn interface(population: &mut Population) -> Result<f64, String> {
     nic.close().map_err(text)?;
     detach(population, &attached)?;
     Ok(time.as_secs_f64() * 1e3)
-}
-
-fn last(population: &Population) -> Result<&Guest, String> {
-    population.guests.last().ok_or_else(|| "no guests".to_owned())
 }
 
 /// Waits until both ends are closed, and removes the nodes.
