@@ -40,7 +40,7 @@ check "most writes are large: $writes requests" test "$writes" -lt 2000
 for negotiated in '"queues": 2' '"indirect_segments": 256' '"persistent": 1' '"discard": 1'; do
     check "the list says what was negotiated: $negotiated" grep -q "$negotiated" /tmp/list
 done
-check "both queues have served requests" test "$(sed -n '/"queues"/,$p' /tmp/list | grep -c '"received": [1-9]')" = 2
+check "both queues have served requests" test "$(sed -n '/"queues": \[/,$p' /tmp/list | grep -c '"received": [1-9]')" = 2
 # 40 MB more, which are removed: their blocks leave the image, 512 bytes each.
 check "discard is offered" test "$(xenstore-read /local/domain/0/backend/vbd/1/51712/feature-discard)" = 1
 check_in_guest one "40 MB are written" 'mount -t ext4 /dev/xvda1 /mnt && (for n in 1 2 3 4; do cat /tmp/seed; done) >/mnt/e && sync'

@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use event_loop::Stream;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{getsockopt, sockopt::SockType};
 use ring_abi::xs_wire::{MessageType, PAYLOAD_MAX, XsError};
 
 use super::error::{Error, Result};
 use super::event::{Events, WatchEvent};
 use crate::wire::{Decoder, Message};
 
-/// Requests sent before their replies are awaited, at most: with replies of 4 KiB each they fit any socket's buffer.
+/// Requests sent over a socket before their replies are awaited, at most: with replies of 4 KiB each they fit any socket's buffer.
 const IN_FLIGHT: usize = 16;
 
 pub(super) struct Connection {
@@ -23,6 +24,8 @@ pub(super) struct Connection {
     decoder: Decoder,
     events: Events,
     next_id: u32,
+    /// Requests sent before their replies are awaited, at most.
+    in_flight: usize,
     pub(super) reply_timeout: Option<Duration>,
 }
 
@@ -30,7 +33,10 @@ impl Connection {
     pub(super) fn new(stream: Box<dyn Stream>) -> Connection {
         let decoder = Decoder::default();
         let events = Events::default();
-        Connection { stream, decoder, events, next_id: 1, reply_timeout: None }
+        // Linux's /dev/xen/xenbus shares a ring of 1 KiB with the kernel's own requests; Xen's xenstored (4.17) ended where several of one
+        // process were in it.
+        let in_flight = if getsockopt(&stream, SockType).is_ok() { IN_FLIGHT } else { 1 };
+        Connection { stream, decoder, events, next_id: 1, in_flight, reply_timeout: None }
     }
 
     pub(super) fn fd(&self) -> BorrowedFd<'_> {
@@ -70,7 +76,7 @@ impl Connection {
         payload_of(kind, path, reply)
     }
 
-    /// Sends requests of one kind, at most [`IN_FLIGHT`] before their replies are awaited, and returns the replies in the requests'
+    /// Sends requests of one kind, several before their replies are awaited, and returns the replies in the requests'
     /// order. Each request has a path, which is for the texts of errors, and a payload.
     ///
     /// # Errors
@@ -82,7 +88,7 @@ impl Connection {
         requests: &[(String, Vec<u8>)],
     ) -> Result<Vec<Result<Vec<u8>>>> {
         let mut all = Vec::with_capacity(requests.len());
-        for requests in requests.chunks(IN_FLIGHT) {
+        for requests in requests.chunks(self.in_flight) {
             let post = |(path, payload): &(String, Vec<u8>)| self.post(kind, tx_id, path, payload);
             let ids = requests.iter().map(post).collect::<Result<Vec<_>>>()?;
             let mut replies: Vec<Option<Result<Vec<u8>>>> = ids.iter().map(|_| None).collect();
