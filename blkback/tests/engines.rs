@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use blkback::DiskInfo;
-use blkback::engine::{Disk, Engine, FileDisk, IoTable, Mode, Operation, RamDisk, Spec, Tag, open};
+use blkback::engine::{
+    Disk, Engine, FileDisk, IoTable, Mode, OpenError, Operation, RamDisk, Spec, Tag, open,
+};
 use blkback::handshake::disk_keys;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use proptest::prelude::*;
+use testkit::BOUND;
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 use xenbus::Keys;
 
@@ -141,7 +145,19 @@ fn ram() -> Arc<dyn Disk> {
 fn raw(dir: &Path, direct: bool) -> Arc<dyn Disk> {
     let path = dir.join(format!("{direct}.img"));
     std::fs::write(&path, vec![0; SECTORS as usize * 512]).unwrap();
-    Arc::new(FileDisk::open(&path, Mode::Write, direct).unwrap())
+    Arc::new(once_free(|| FileDisk::open(&path, Mode::Write, direct)))
+}
+
+/// Opens an image that another disk may have had until now: the file of a disk that is dropped is closed by a thread, which is waited for
+/// a moment only.
+fn once_free<T>(open: impl Fn() -> Result<T, OpenError>) -> T {
+    let start = Instant::now();
+    loop {
+        match open() {
+            Err(OpenError::InUse { .. }) if start.elapsed() < BOUND => std::thread::yield_now(),
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 fn agrees_with_ram(make: impl Fn(&Path) -> Arc<dyn Disk>) {
@@ -313,12 +329,12 @@ fn open_errors_name_the_file_and_what_was_found_and_expected() {
     assert!(refusal("good", Mode::Read).contains("in use by another disk"));
     assert!(refusal("good", Mode::WriteShared).contains("in use by another disk"));
     drop(first);
-    let writers = [(), ()].map(|()| open(&Spec::raw(path("good"), Mode::WriteShared)).unwrap());
+    let writers = [(), ()].map(|()| once_free(|| open(&Spec::raw(path("good"), Mode::WriteShared))));
     let error = refusal("good", Mode::Write);
     assert!(error.contains("w! in both to share it"), "{error}");
     assert!(refusal("good", Mode::Read).contains("in use by another disk"));
     drop(writers);
-    let readers = [(), ()].map(|()| open(&Spec::raw(path("good"), Mode::Read)).unwrap());
+    let readers = [(), ()].map(|()| once_free(|| open(&Spec::raw(path("good"), Mode::Read))));
     assert!(readers[0].info().unwrap().read_only);
 }
 
