@@ -1,6 +1,6 @@
 //! Blocking calls beside requests that the caller has submitted.
 
-use blkfront::{Error, Operation, Request};
+use blkfront::{Disk, Error, Operation, Request};
 use ring_abi::blkif::Status;
 use tempfile::NamedTempFile;
 use testkit::Machine;
@@ -8,14 +8,20 @@ use testkit::block::{Backend, GUEST, XVDA, open, options};
 
 const MIB: u64 = 1 << 20;
 
-#[test]
-fn blocking_call_while_a_request_is_in_flight_is_refused_and_takes_no_completion() {
+/// A disk of 1 MiB, and what serves it.
+fn disk_of_zeroes() -> (impl Sized, Disk) {
     let file = NamedTempFile::new().unwrap();
     file.as_file().set_len(MIB).unwrap();
     let machine = Machine::new();
-    let _back = Backend::start(&machine);
+    let back = Backend::start(&machine);
     machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
-    let mut disk = open(&machine.domain(GUEST), options());
+    let disk = open(&machine.domain(GUEST), options());
+    ((back, machine, file), disk)
+}
+
+#[test]
+fn blocking_call_while_a_request_is_in_flight_is_refused_and_takes_no_completion() {
+    let (_served, mut disk) = disk_of_zeroes();
     let buffer = Some(disk.buffer(4096).unwrap());
     disk.submit(Request { token: 7, operation: Operation::Read, sector: 0, bytes: 4096, buffer }).unwrap();
     let refused = disk.read_at(4096, &mut [0; 4096]).unwrap_err();
@@ -31,12 +37,7 @@ fn blocking_call_while_a_request_is_in_flight_is_refused_and_takes_no_completion
 
 #[test]
 fn disk_moves_to_another_thread_with_its_requests_in_flight() {
-    let file = NamedTempFile::new().unwrap();
-    file.as_file().set_len(MIB).unwrap();
-    let machine = Machine::new();
-    let _back = Backend::start(&machine);
-    machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
-    let mut disk = open(&machine.domain(GUEST), options());
+    let (_served, mut disk) = disk_of_zeroes();
     let buffer = disk.buffer(4096).unwrap();
     buffer.fill(&[7; 4096]);
     let write =
