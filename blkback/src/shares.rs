@@ -2,7 +2,8 @@
 //! whatever the depths of its rings, and however many it has.
 //!
 //! A medium serves operations in the order in which it is given them, or nearly: a ring's share is that of its operations among all that
-//! are there. So all guests that want more than a share have the same number there, of [`AT_ONCE`] in all; those that want less have
+//! are there. So all guests that want more than a share have the same number there, of [`AT_ONCE`] in all, or of [`LEAST`] for each guest if
+//! that is more; those that want less have
 //! what they want, and the others divide the rest (max-min fairness); and so do the rings of one guest. Who wants nothing for two periods is not counted. A ring may always
 //! have one operation, so that it need not be woken: its own completions bring it here again.
 
@@ -13,9 +14,19 @@ use ring_abi::DomId;
 /// Operations of all rings together at a medium that more are wanted of: enough to keep one busy that serves many at once.
 pub const AT_ONCE: usize = 64;
 
+/// Operations that each guest may have there however many guests there are: one at a time would cost each its batches, and the medium
+/// what it serves at once.
+pub const LEAST: usize = 4;
+
 /// How long what a ring wanted is counted, at least; twice as long at most. It hides the gaps in which a frontend has taken its
 /// responses and not sent its next requests.
 pub const PERIOD: Duration = Duration::from_millis(10);
+
+/// Of more rings than these, shares are divided anew once in [`INTERVAL`] only: it takes as long as there are rings.
+const FEW: usize = 16;
+
+/// See [`FEW`].
+const INTERVAL: Duration = Duration::from_millis(1);
 
 /// A ring of the medium.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +44,8 @@ struct Wanted {
     most: usize,
     /// In the one before it.
     before: usize,
+    /// Its part, as it was divided last.
+    window: usize,
 }
 
 /// The rings of one medium.
@@ -52,6 +65,10 @@ struct Wanted {
 #[derive(Clone, Debug, Default)]
 pub struct Shares {
     members: Vec<Option<Wanted>>,
+    /// When shares were divided last.
+    divided: Duration,
+    /// The rings that want something, by guest: the guest, what is wanted, and the ring. Kept for its memory.
+    active: Vec<(DomId, usize, usize)>,
 }
 
 impl Shares {
@@ -62,7 +79,7 @@ impl Shares {
             self.members.push(None);
             self.members.len() - 1
         });
-        self.members[number] = Some(Wanted { owner, now: 0, period: 0, most: 0, before: 0 });
+        self.members[number] = Some(Wanted { owner, now: 0, period: 0, most: 0, before: 0, window: LEAST });
         Member(number)
     }
 
@@ -80,20 +97,36 @@ impl Shares {
         let period = now.as_nanos() / PERIOD.as_nanos();
         let Some(own) = self.members.get_mut(member.0).and_then(Option::as_mut) else { return usize::MAX };
         own.count(wanted, period);
-        let owner = own.owner;
-        let active = self.members.iter().flatten().map(|ring| (ring.owner, ring.at(period)));
-        let mut active: Vec<(DomId, usize)> = active.filter(|(_, most)| *most > 0).collect();
-        active.sort_unstable_by_key(|(owner, _)| *owner);
-        let guests: Vec<usize> = active
-            .chunk_by(|(one, _), (other, _)| one == other)
-            .map(|rings| rings.iter().map(|(_, most)| most).sum())
-            .collect();
-        if guests.len() < 2 {
-            return usize::MAX;
+        if self.members.len() <= FEW || now.saturating_sub(self.divided) >= INTERVAL {
+            self.divided = now;
+            self.divide(period);
         }
-        let of_guest = level(AT_ONCE, || guests.iter().copied());
-        let of_own = || active.iter().filter(|(other, _)| *other == owner).map(|(_, most)| *most);
-        level(of_guest, of_own).max(1)
+        self.members[member.0].map_or(usize::MAX, |own| own.window)
+    }
+
+    /// Divides what the rings may have at the medium among them.
+    fn divide(&mut self, period: u128) {
+        let Shares { members, active, .. } = self;
+        active.clear();
+        let rings = members.iter().enumerate().filter_map(|(number, ring)| Some((number, ring.as_ref()?)));
+        let wanted = rings.map(|(number, ring)| (ring.owner, ring.at(period), number));
+        active.extend(wanted.filter(|(_, most, _)| *most > 0));
+        active.sort_unstable_by_key(|(owner, ..)| *owner);
+        let guests = || active.chunk_by(|(one, ..), (other, ..)| one == other);
+        let of_each = || guests().map(|rings| rings.iter().map(|(_, most, _)| most).sum());
+        let of_guest = match guests().count() {
+            0 | 1 => usize::MAX,
+            count => level(AT_ONCE.max(LEAST * count), of_each),
+        };
+        members.iter_mut().flatten().for_each(|ring| ring.window = of_guest);
+        for rings in active.chunk_by(|(one, ..), (other, ..)| one == other) {
+            let window = level(of_guest, || rings.iter().map(|(_, most, _)| *most)).max(1);
+            for (_, _, number) in rings {
+                if let Some(ring) = &mut members[*number] {
+                    ring.window = window;
+                }
+            }
+        }
     }
 }
 

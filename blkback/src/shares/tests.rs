@@ -119,6 +119,19 @@ fn what_rings_want_less_others_have_more() {
     assert_eq!(window(1, 60), (AT_ONCE - 4) / 2);
 }
 
+#[test]
+fn each_of_many_guests_has_a_few() {
+    let mut shares = Shares::default();
+    let members: Vec<Member> = (0..100).map(|guest| shares.join(DomId(guest))).collect();
+    for round in 0..3 {
+        for (number, member) in members.iter().enumerate() {
+            shares.window(*member, if number == 0 { 512 } else { 8 }, INTERVAL * round);
+        }
+    }
+    let windows = [members[0], members[99]].map(|member| shares.window(member, 8, 3 * INTERVAL));
+    assert_eq!(windows, [LEAST; 2]);
+}
+
 proptest! {
     /// Rings that want a share have the same, within 2 %, whoever came and went before; each has something, and the medium is never
     /// idle (`serve` fails otherwise).
