@@ -109,14 +109,6 @@ impl Handshake {
         }
     }
 
-    /// Records that a backend has taken the rings that were offered, and is gone before it was Connected: the next one cannot use
-    /// them. `own` is this end's state in the store.
-    pub fn lost_before_connected(&mut self, own: XenbusState) {
-        if self.stage == Stage::Offered {
-            self.stage = Stage::Start(own);
-        }
-    }
-
     /// Returns what to do, given the backend's state (a missing node is Closed) and whether the toolstack wants the device:
     /// the backend's `online` is absent or not 0.
     pub fn next(&mut self, back: XenbusState, online: bool) -> Action {
