@@ -8,7 +8,7 @@ use blkback::{Disk, DiskInfo, Engine, VbdDriver};
 use ring_abi::DomId;
 use testkit::Machine;
 use testkit::block::{Backend, GUEST, XVDA, options, try_open};
-use xenbus::XenbusState;
+use xenbus::{DeviceEnd, XenbusState};
 
 /// A disk for which no engine can be made.
 struct DeadDisk(RamDisk);
@@ -29,7 +29,11 @@ impl Disk for DeadDisk {
 fn assert_refused(machine: &Machine, target: &str, words: &[&str]) {
     let device = machine.attach_disk(GUEST, XVDA, target);
     assert!(try_open(&machine.domain(GUEST), options()).is_err(), "connected to a dead disk");
-    machine.wait_for_state(&device.back_path(), XenbusState::Closing);
+    // It is Closed once the frontend is, too.
+    machine.wait_for("the backend closes", |client| {
+        let state = DeviceEnd::back(&device).state(client).unwrap();
+        matches!(state, XenbusState::Closing | XenbusState::Closed)
+    });
     let error = machine.backend_error(&device).unwrap();
     assert!(words.iter().all(|word| error.contains(word)), "{error}");
 }

@@ -80,8 +80,12 @@ pub struct Backend {
 impl Backend {
     /// Joins as dom0 and serves its disks with the default driver.
     pub fn start(machine: &Machine) -> Backend {
-        let dom0 = machine.domain(DomId::DOM0);
-        Backend::start_with(VbdDriver::new(dom0.clone(), dom0.clone()), &dom0)
+        Backend::start_as(&machine.domain(DomId::DOM0))
+    }
+
+    /// Serves dom0's disks with the default driver.
+    pub fn start_as(dom0: &Arc<Domain>) -> Backend {
+        Backend::start_with(VbdDriver::new(dom0.clone(), dom0.clone()), dom0)
     }
 
     /// Serves dom0's disks with this driver.

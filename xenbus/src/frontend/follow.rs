@@ -120,6 +120,9 @@ fn step<D: FrontDevice>(device: &mut D) -> Result<bool, Failed<D::Error>> {
     if is_to_close && device.frontend().is_connected() && device.is_in_use() && !is_abandoned {
         return refuse_close(device.frontend()).map(|()| false);
     }
+    if seen.back == XenbusState::InitWait && device.is_backend_lost() {
+        device.frontend().handshake.lost_before_connected(seen.own);
+    }
     let before = device.frontend().handshake.clone();
     let action = device.frontend().handshake.next(seen.back, seen.online);
     let done = perform(device, action, &before, &seen);

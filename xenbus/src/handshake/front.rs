@@ -5,6 +5,10 @@
 
 use ring_abi::xenbus::XenbusState;
 
+/// How often rings are offered anew to a backend that is lost before it was Connected: to a killed one's successor. One that
+/// refuses the rings looks the same until it says Closing.
+const MOST_LOST: u8 = 2;
+
 /// How the frontends of one kind of devices behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Manner {
@@ -62,12 +66,14 @@ enum Stage {
 pub struct Handshake {
     manner: Manner,
     stage: Stage,
+    /// How many backends in turn were lost before they were Connected.
+    lost: u8,
 }
 
 impl Handshake {
     /// The handshake of a frontend that starts and finds this state of its own in the store.
     pub fn new(manner: Manner, own: XenbusState) -> Handshake {
-        Handshake { manner, stage: Stage::Start(own) }
+        Handshake { manner, stage: Stage::Start(own), lost: 0 }
     }
 
     /// How this frontend behaves.
@@ -109,6 +115,15 @@ impl Handshake {
         }
     }
 
+    /// Records that a backend which has taken the rings that were offered is gone before it was Connected: its successor cannot
+    /// use them, and is offered others. `own` is this end's state in the store.
+    pub fn lost_before_connected(&mut self, own: XenbusState) {
+        if self.stage == Stage::Offered && self.lost < MOST_LOST {
+            self.lost += 1;
+            self.stage = Stage::Start(own);
+        }
+    }
+
     /// Returns what to do, given the backend's state (a missing node is Closed) and whether the toolstack wants the device:
     /// the backend's `online` is absent or not 0.
     pub fn next(&mut self, back: XenbusState, online: bool) -> Action {
@@ -127,6 +142,9 @@ impl Handshake {
             (Stage::Disconnected, Connected | Initialised) => start(Connected, back, online),
             _ => Action::Wait,
         };
+        if action == Action::Connected {
+            self.lost = 0;
+        }
         self.stage = match action {
             Action::Wait => self.stage,
             Action::State(own) => Stage::Start(own),
@@ -152,5 +170,34 @@ fn start(own: XenbusState, back: XenbusState, online: bool) -> Action {
         (Initialising, InitWait) => Action::Offer,
         (Initialising, _) => Action::Wait,
         _ => Action::State(Initialising),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use XenbusState::{Connected, InitWait, Initialised, Initialising};
+
+    /// The frontend offers rings to a backend that takes them and is lost; whether it offers others.
+    fn offers_others_after_a_loss(handshake: &mut Handshake) -> bool {
+        handshake.lost_before_connected(Initialised);
+        handshake.next(InitWait, true) == Action::State(Initialising)
+            && handshake.next(InitWait, true) == Action::Offer
+    }
+
+    #[test]
+    fn backends_lost_before_connected_are_offered_other_rings_a_few_times() {
+        let mut handshake = Handshake::new(Manner { offers_with: Initialised, reopens: false }, Initialising);
+        assert_eq!(handshake.next(InitWait, true), Action::Offer);
+        for _ in 0..MOST_LOST {
+            assert!(offers_others_after_a_loss(&mut handshake));
+        }
+        let mut refused = handshake.clone();
+        assert!(!offers_others_after_a_loss(&mut refused));
+
+        assert_eq!(handshake.next(Connected, true), Action::Connected);
+        assert_eq!(handshake.next(InitWait, true), Action::State(Initialising));
+        assert_eq!(handshake.next(InitWait, true), Action::Offer);
+        assert!(offers_others_after_a_loss(&mut handshake));
     }
 }
