@@ -12,7 +12,8 @@ use std::{
 use event_loop::{AdaptivePoll, Interest, PollState};
 
 use crate::{
-    Batch, Caps, DropReason, Frame, Frames, Port, Stats,
+    Batch, Caps, CaptureDirection, DropReason, Frame, Frames, Port, Stats,
+    capture::Captures,
     destinations::Destinations,
     egress_queue::EgressQueue,
     fdb::PortId,
@@ -64,6 +65,8 @@ pub(crate) struct AttachedPort {
     pub(crate) refused: u64,
     /// What the port may send.
     pub(crate) rate: Option<RateLimit>,
+    /// Who looks at the frames that cross it.
+    pub(crate) captures: Captures,
     /// The port's descriptor is not waited for.
     pub(crate) is_masked: bool,
     /// At the tick there was work, and no event for it: it may still be on its way.
@@ -88,6 +91,7 @@ impl AttachedPort {
             backlog: Vec::new(),
             refused: 0,
             rate: None,
+            captures: Captures::default(),
             is_masked: false,
             is_suspect: false,
         }
@@ -113,8 +117,8 @@ impl AttachedPort {
         now: Instant,
     ) -> io::Result<bool> {
         let caps = self.port.caps();
-        let AttachedPort { port, queue, stats, .. } = self;
-        let mut outlet = PortOutlet { port: &mut **port, queue, stats, sender, now };
+        let AttachedPort { port, queue, captures, stats, .. } = self;
+        let mut outlet = PortOutlet { port: &mut **port, queue, captures, stats, sender, now };
         if frames.is_empty() {
         } else if offloads {
             software_offload::send(&caps, stats, frames, scratch, &mut outlet)?;
@@ -144,6 +148,7 @@ impl AttachedPort {
             let count = staged.len();
             let taken = self.port.send(Frames::of(staged))?;
             if taken > 0 {
+                self.captures.record(CaptureDirection::ToPort, Frames::of(staged), taken, now);
                 self.queue.taken(taken, now);
                 self.worked(now);
                 any = true;
@@ -244,6 +249,7 @@ impl AttachedPort {
 struct PortOutlet<'a> {
     port: &'a mut dyn Port,
     queue: &'a mut EgressQueue,
+    captures: &'a mut Captures,
     stats: &'a Stats,
     sender: Sender,
     now: Instant,
@@ -254,6 +260,7 @@ impl Outlet for PortOutlet<'_> {
         let PortOutlet { queue, sender, now, .. } = self;
         let taken = if queue.is_empty() { self.port.send(frames)? } else { 0 };
         if taken > 0 {
+            self.captures.record(CaptureDirection::ToPort, frames, taken, *now);
             queue.end_stall();
         }
         if taken < frames.len() {

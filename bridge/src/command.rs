@@ -2,7 +2,7 @@
 
 use crossbeam::channel::Sender;
 
-use crate::{Counters, Error, Lock, Port, PortSettings, Rate, fdb::Mac};
+use crate::{Capture, CaptureOptions, Counters, Error, Lock, Port, PortSettings, Rate, fdb::Mac};
 
 /// A port's state, for display.
 #[derive(Clone, Debug)]
@@ -31,6 +31,7 @@ pub(crate) enum Command {
     Attach(String, Box<dyn Port>, PortSettings, Sender<Result<(), Error>>),
     SetLock(String, Lock, Sender<Result<(), Error>>),
     SetRate(String, Option<Rate>, Sender<Result<(), Error>>),
+    Capture(String, CaptureOptions, Sender<Result<Capture, Error>>),
     Detach(String, Sender<Result<Box<dyn Port>, Error>>),
     Ports(Sender<Vec<PortInfo>>),
     Fdb(Sender<Vec<FdbRow>>),

@@ -21,6 +21,14 @@ pub enum Error {
         /// The most ports.
         max: usize,
     },
+    /// The port is captured as often as it can be at a time.
+    #[error("port {name:?} is captured {max} times already, which is the most")]
+    TooManyCaptures {
+        /// The port.
+        name: String,
+        /// The most captures.
+        max: usize,
+    },
     /// The worker thread has ended.
     #[error("the bridge has stopped")]
     Stopped,

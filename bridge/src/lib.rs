@@ -28,6 +28,7 @@
 
 mod attached_port;
 mod batch;
+mod capture;
 pub mod checksum;
 mod command;
 mod config;
@@ -62,6 +63,9 @@ mod turn_meter;
 mod worker;
 
 pub use batch::{Batch, Frames, PortBatch};
+pub use capture::{
+    Capture, CaptureDirection, CaptureFilter, CaptureHost, CaptureOptions, CapturedFrame, CapturedFrames,
+};
 pub use command::{FdbRow, PortInfo};
 pub use config::{Config, Forwarding};
 pub use egress_queue::QueueLimits;

@@ -16,7 +16,7 @@ use event_loop::Counter;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{
-    Config, Error, Lock, Port, PortSettings, Rate,
+    Capture, CaptureOptions, Config, Error, Lock, Port, PortSettings, Rate,
     command::{Command, FdbRow, PortInfo},
     worker::Worker,
 };
@@ -80,6 +80,15 @@ impl Bridge {
     /// [`Error::NoSuchPort`], [`Error::Stopped`].
     pub fn set_rate(&self, name: &str, rate: Option<Rate>) -> Result<(), Error> {
         self.call(|reply| Command::SetRate(name.into(), rate, reply))?
+    }
+
+    /// Captures the frames that cross a port from now on, until the capture is dropped or the port removed. Of several captures at a
+    /// time each has all frames.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPort`], [`Error::TooManyCaptures`], [`Error::Stopped`].
+    pub fn capture(&self, name: &str, options: CaptureOptions) -> Result<Capture, Error> {
+        self.call(|reply| Command::Capture(name.into(), options, reply))?
     }
 
     /// Removes a port, flushes it and returns it; it can be attached again.

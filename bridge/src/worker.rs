@@ -17,7 +17,7 @@ use event_loop::{Counter, Essential};
 use nix::sys::eventfd::EventFd;
 
 use crate::{
-    Batch, Config, DropReason, QueueLimits,
+    Batch, CaptureDirection, Config, DropReason, Frames, QueueLimits,
     attached_port::{AttachedPort, Hold, Sender},
     command::Command,
     fdb::PortId,
@@ -133,6 +133,7 @@ impl Worker {
                 }
                 Command::SetLock(name, lock, reply) => drop(reply.send(self.set_lock(&name, lock))),
                 Command::SetRate(name, rate, reply) => drop(reply.send(self.set_rate(&name, rate))),
+                Command::Capture(name, options, reply) => drop(reply.send(self.capture(name, options))),
                 Command::Detach(name, reply) => drop(reply.send(self.detach(name))),
                 Command::Ports(reply) => drop(reply.send(self.port_infos())),
                 Command::Fdb(reply) => drop(reply.send(self.fdb_rows())),
@@ -228,6 +229,8 @@ impl Worker {
         if let Some(rate) = attached.rate.as_mut().filter(|_| !self.batch.is_empty()) {
             rate.spend(self.batch.frames(), passed);
         }
+        let frames = Frames::of(self.batch.frames());
+        attached.captures.record(CaptureDirection::FromPort, frames, frames.len(), self.now);
         !self.batch.is_empty()
     }
 

@@ -5,6 +5,7 @@
 use crate::attachment::{Attachment, vif_name};
 use crate::connection::{Connection, OnExit, Recovery, Setup};
 use crate::handshake::{self, Negotiated, Offered, backend_keys};
+use crate::ports::{Ports, VifPort};
 use crate::response_logs::ResponseLogs;
 use crate::stats::Stats;
 use crate::{Config, ExitReason, StartError};
@@ -28,6 +29,9 @@ pub(crate) struct VifDevice {
     channels: Arc<dyn WaitEventChannels>,
     config: Config,
     guest: DomId,
+    devid: u32,
+    /// Where the port is listed.
+    ports: Ports,
     attachment: Attachment,
     /// The port's name.
     name: String,
@@ -67,6 +71,8 @@ impl VifDevice {
             channels,
             config,
             guest: device.front,
+            devid: device.id,
+            ports: Ports::default(),
             attachment,
             name: vif_name(device, &seen.own),
             waker,
@@ -80,6 +86,12 @@ impl VifDevice {
             stopped: false,
             exit: Arc::default(),
         }
+    }
+
+    /// Has the device's port listed while it has one.
+    pub(crate) fn listed_in(mut self, ports: Ports) -> Self {
+        self.ports = ports;
+        self
     }
 
     /// Resumes the connection of an earlier process from its response logs; the frontend does not notice. Where that
@@ -138,6 +150,8 @@ impl VifDevice {
             Connection::start(&self.grants, &*self.channels, self.guest, negotiated, &self.config, setup)?;
         self.attachment.bridge.attach_with(&self.name, Box::new(vif), self.settings)?;
         self.attached = true;
+        let port = VifPort { bridge: self.attachment.bridge.clone(), name: self.name.clone() };
+        self.ports.add(self.guest, self.devid, port);
         Ok(())
     }
 
@@ -217,6 +231,7 @@ impl VifDevice {
         if !std::mem::take(&mut self.attached) {
             return;
         }
+        self.ports.remove(self.guest, self.devid);
         // The bridge has detached a port that failed already.
         if self.attachment.bridge.detach(&self.name).is_ok() {
             let counters = self.stats.port.read();

@@ -5,6 +5,7 @@
 use crate::Config;
 use crate::attachment::Attachment;
 use crate::device::VifDevice;
+use crate::ports::Ports;
 use event_channel::WaitEventChannels;
 use grant_table::GrantTable;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ pub struct VifDriver {
     channels: Arc<dyn WaitEventChannels>,
     config: Config,
     resolver: Resolver,
+    ports: Ports,
 }
 
 impl VifDriver {
@@ -30,7 +32,12 @@ impl VifDriver {
         config: Config,
         resolver: impl FnMut(&Device, &Keys) -> Result<Attachment, Failure> + Send + 'static,
     ) -> Self {
-        Self { grants, channels, config, resolver: Box::new(resolver) }
+        Self { grants, channels, config, resolver: Box::new(resolver), ports: Ports::default() }
+    }
+
+    /// The ports of its vifs, now and later.
+    pub fn ports(&self) -> Ports {
+        self.ports.clone()
     }
 }
 
@@ -58,7 +65,8 @@ impl BackDriver for VifDriver {
             attachment,
             seen,
             waker,
-        );
+        )
+        .listed_in(self.ports.clone());
         vif.resume(seen)?;
         Ok(Box::new(vif))
     }

@@ -67,6 +67,7 @@ pub enum Command {
     NetworkDetach(network_detach::Args),
     NetworkList(network_list::Args),
     NetworkSet(network_set::Args),
+    NetworkCapture(network_capture::Args),
     Man(man::Args),
     Completions(completions::Args),
     #[command(hide = true)]
@@ -107,6 +108,7 @@ impl Cli {
             Command::NetworkDetach(args) => network_detach::run(&args, &dir()?),
             Command::NetworkList(args) => network_list::run(&args, &dir()?),
             Command::NetworkSet(args) => network_set::run(&args, &dir()?),
+            Command::NetworkCapture(args) => network_capture::run(&args, &dir()?),
             Command::Man(args) => man::run(&args, Cli::command()),
             Command::Completions(args) => completions::run(&args, Cli::command()),
             Command::DemoGuest(args) => demo_guest::run(&args, &dir()?),

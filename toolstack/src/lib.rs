@@ -3,6 +3,7 @@
 //! It is a library so that tests, benchmarks and fuzz targets can use its parts.
 
 pub mod backend;
+pub mod capture;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -5,8 +5,9 @@
 use std::time::Instant;
 
 use crate::{
-    DropReason, Error, FdbRow, Lock, Port, PortInfo, PortSettings, Rate,
+    Capture, CaptureOptions, DropReason, Error, FdbRow, Lock, Port, PortInfo, PortSettings, Rate,
     attached_port::{AttachedPort, Hold},
+    capture::MAX_CAPTURES,
     egress_queue::EgressQueue,
     fdb::PortId,
     rate_limit::RateLimit,
@@ -64,6 +65,13 @@ impl Worker {
             }
         }
         Ok(())
+    }
+
+    pub(super) fn capture(&mut self, name: String, options: CaptureOptions) -> Result<Capture, Error> {
+        let id = self.find(&name).ok_or_else(|| Error::NoSuchPort(name.clone()))?;
+        let attached = self.ports.get_mut(usize::from(id.0)).and_then(Option::as_mut);
+        let added = attached.and_then(|attached| attached.captures.add(options, self.now));
+        added.ok_or(Error::TooManyCaptures { name, max: MAX_CAPTURES })
     }
 
     pub(super) fn detach(&mut self, name: String) -> Result<Box<dyn Port>, Error> {

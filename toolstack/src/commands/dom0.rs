@@ -23,6 +23,7 @@ use crate::backend::governed::Governed;
 use crate::backend::images::Images;
 use crate::backend::kernel_backends::SkipKernelOwned;
 use crate::backend::stale;
+use crate::capture::Captures;
 use crate::config::disk_queues;
 use crate::config::host::BridgeConfig;
 use crate::config::policy::Policy;
@@ -208,9 +209,10 @@ fn local(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
     let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), netback::Config::default(), move |_, keys| {
         bridges.attach(keys)
     });
+    let captures = Captures::new(vifs.ports());
     let vbds = Governed::new(vbds, process.policy.clone(), hv.clone())?;
     let vifs = Governed::new(vifs, process.policy.clone(), hv.clone())?;
-    serve(process, &*hv, vbds, vifs)
+    serve(process, &*hv, vbds, vifs, captures)
 }
 
 fn xen(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
@@ -233,9 +235,10 @@ fn xen(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
     let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), config, move |device, keys| {
         bridges.attach_or_create_tap(&machine, device, keys)
     });
+    let captures = Captures::new(vifs.ports());
     let vbds = Governed::new(vbds, process.policy.clone(), hv.clone())?;
     let vifs = Governed::new(vifs, process.policy.clone(), hv.clone())?;
-    serve(process, &*hv, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs))
+    serve(process, &*hv, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs), captures)
 }
 
 fn vbd_driver(hv: &Arc<dyn Hypervisor>, mut images: Images) -> VbdDriver {
@@ -248,12 +251,13 @@ fn serve(
     hv: &dyn Hypervisor,
     mut vbds: impl BackDriver + Send,
     mut vifs: impl BackDriver + Send,
+    captures: Captures,
 ) -> Result<()> {
     let vbd_devices = Registry::default();
     let vif_devices = Registry::default();
     let devices = [(vbds.kind(), &vbd_devices), (vifs.kind(), &vif_devices)];
     let devices = devices.map(|(kind, registry)| (kind.to_owned(), registry.clone()));
-    let control = ControlService::new(process.dir, Devices::new(hv.domid(), devices));
+    let control = ControlService::new(process.dir, Devices::new(hv.domid(), devices), captures);
     // All that this process connects to, it has; a local machine's hypervisor may have a successor, to which it connects again.
     if process.args.xen {
         process.sandbox.refuse_connecting()?;

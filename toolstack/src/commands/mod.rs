@@ -15,6 +15,7 @@ pub mod hypervisor;
 pub mod list;
 pub mod man;
 pub mod network_attach;
+pub mod network_capture;
 pub mod network_detach;
 pub mod network_list;
 pub mod network_set;

@@ -194,6 +194,15 @@ impl Connection {
         serde_json::from_value(ok).map_err(|e| Error::Other(format!("the reply: {e}")))
     }
 
+    /// The stream, for a command that goes on behind its reply, and what has come of that already.
+    ///
+    /// # Errors
+    /// Those of setsockopt(2).
+    pub fn into_stream(self) -> io::Result<(UnixStream, Vec<u8>)> {
+        self.stream.set_read_timeout(None)?;
+        Ok((self.stream, self.received))
+    }
+
     fn exchange(&mut self, request: &[u8]) -> io::Result<Vec<u8>> {
         self.stream.write_all(request)?;
         let until = Instant::now() + TIMEOUT;

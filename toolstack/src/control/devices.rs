@@ -8,7 +8,7 @@ use xenbus::driver::Registry;
 use xenbus::stats::{Limits, Snapshot};
 use xenstore::DomId;
 
-use super::protocol::{DeviceId, Request, StatsQuery, TotalsQuery, encode_reply, shortened};
+use super::protocol::{DeviceId, StatsQuery, TotalsQuery, shortened};
 use super::report::Stats;
 
 /// Devices in one reply, each of at most 5 KiB: 32 are less than a reply's bound.
@@ -58,15 +58,11 @@ impl Devices {
         Devices { domid, kinds: kinds.into() }
     }
 
-    /// Answers a request's line by a reply's line.
-    pub fn answer(&self, line: &[u8]) -> Vec<u8> {
-        encode_reply(Request::parse(line).and_then(|request| match request {
-            Request::Stats(query) => self.stats(&query),
-            Request::Totals(query) => Ok(self.totals(&query)),
-        }))
-    }
-
-    fn stats(&self, query: &StatsQuery) -> Result<Value, String> {
+    /// What `stats` answers.
+    ///
+    /// # Errors
+    /// The query names an unknown kind.
+    pub fn stats(&self, query: &StatsQuery) -> Result<Value, String> {
         for kind in [query.kind.as_ref(), query.after.as_ref().map(|after| &after.kind)].into_iter().flatten()
         {
             if !self.kinds.contains_key(kind.as_str()) {
@@ -113,7 +109,8 @@ impl Devices {
         }
     }
 
-    fn totals(&self, query: &TotalsQuery) -> Value {
+    /// What `totals` answers.
+    pub fn totals(&self, query: &TotalsQuery) -> Value {
         let mut domains = Vec::new();
         let mut last = query.after;
         let next = loop {
@@ -167,7 +164,7 @@ fn limits(limits: Limits) -> Map<String, Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::protocol::{MAX_REPLY, parse_reply};
+    use crate::control::protocol::{MAX_REPLY, Request, encode_reply, parse_reply};
     use std::sync::Arc;
     use xenbus::stats::{Count, Operation};
 
@@ -197,7 +194,11 @@ mod tests {
     fn ask(devices: &Devices, fields: Value) -> Result<Value, String> {
         let mut request = json!({"version": 1});
         request.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        let reply = devices.answer(request.to_string().as_bytes());
+        let reply = encode_reply(match Request::parse(request.to_string().as_bytes())? {
+            Request::Stats(query) => devices.stats(&query),
+            Request::Totals(query) => Ok(devices.totals(&query)),
+            other => panic!("{other:?} is not about devices"),
+        });
         assert!(reply.len() <= MAX_REPLY);
         parse_reply(&reply)
     }

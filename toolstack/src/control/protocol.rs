@@ -3,7 +3,7 @@
 //! ```text
 //! {"version":1,"command":"stats","domid":3}
 //! {"version":1,"ok":{"domid":0,"devices":[...],"next":null}}
-//! {"version":1,"error":{"message":"command: found \"reboot\", expected stats or totals"}}
+//! {"version":1,"error":{"message":"command: found \"reboot\", expected stats, totals or capture"}}
 //! ```
 
 use serde::de::DeserializeOwned;
@@ -24,6 +24,8 @@ pub enum Request {
     Stats(StatsQuery),
     /// `totals`: the sums of the counters of each domain's devices.
     Totals(TotalsQuery),
+    /// `capture`: the frames that cross a vif's port, as pcapng behind the reply.
+    Capture(CaptureQuery),
 }
 
 /// Which devices, in the order of kind, domain and number. Without any condition all of them.
@@ -52,6 +54,30 @@ pub struct TotalsQuery {
     /// Those behind this one: `next` of an earlier reply.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<u16>,
+}
+
+/// Which frames are captured.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct CaptureQuery {
+    /// The vif's domain.
+    pub domid: u16,
+    /// Its number.
+    pub devid: u32,
+    /// The most bytes of a frame; all of them without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub snaplen: Option<u32>,
+    /// Those from or to this MAC or IP address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// Those from or to this port of TCP, UDP or SCTP.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Those of this type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ether_type: Option<u16>,
+    /// So many, and then the connection is closed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
 }
 
 /// A device of the backend.
@@ -91,7 +117,16 @@ impl Request {
                 domid: take(&mut fields, "domid")?,
                 after: take(&mut fields, "after")?,
             }),
-            command => return Err(unexpected("command", command, "stats or totals")),
+            Some(command) if command == "capture" => Request::Capture(CaptureQuery {
+                domid: need(&mut fields, "domid")?,
+                devid: need(&mut fields, "devid")?,
+                snaplen: take(&mut fields, "snaplen")?,
+                host: take(&mut fields, "host")?,
+                port: take(&mut fields, "port")?,
+                ether_type: take(&mut fields, "ether_type")?,
+                count: take(&mut fields, "count")?,
+            }),
+            command => return Err(unexpected("command", command, "stats, totals or capture")),
         };
         match fields.keys().next() {
             Some(field) => Err(format!("{}: the command has no such field", shortened(field))),
@@ -104,6 +139,7 @@ impl Request {
         let (command, query) = match self {
             Request::Stats(query) => ("stats", json!(query)),
             Request::Totals(query) => ("totals", json!(query)),
+            Request::Capture(query) => ("capture", json!(query)),
         };
         let mut fields = Map::new();
         fields.insert("version".into(), VERSION.into());
@@ -152,6 +188,11 @@ fn take<T: DeserializeOwned>(fields: &mut Map<String, Value>, name: &str) -> Res
     serde_json::from_value(value).map_err(|e| format!("{name}: {e}"))
 }
 
+/// Takes a field that a request must have.
+fn need<T: DeserializeOwned>(fields: &mut Map<String, Value>, name: &str) -> Result<T, String> {
+    take(fields, name)?.ok_or_else(|| unexpected(name, None, "a number"))
+}
+
 fn unexpected(field: &str, found: Option<Value>, expected: &str) -> String {
     match found {
         Some(found) => format!("{field}: found {}, expected {expected}", shortened(&found.to_string())),
@@ -191,6 +232,11 @@ mod tests {
                 after: Some(after),
             }),
             Request::Totals(TotalsQuery { domid: Some(3), after: Some(2) }),
+            Request::Capture(CaptureQuery {
+                domid: 3,
+                host: Some("10.0.0.1".into()),
+                ..CaptureQuery::default()
+            }),
         ];
         for request in requests {
             let line = request.encode();
@@ -205,8 +251,12 @@ mod tests {
             (r#"{"command":"stats"}"#, "version: missing, expected 1"),
             (r#"{"version":2,"command":"stats"}"#, "version: found 2, expected 1"),
             (r#"{"version":"1","command":"stats"}"#, "version: found \"1\", expected 1"),
-            (r#"{"version":1}"#, "command: missing, expected stats or totals"),
-            (r#"{"version":1,"command":"reboot"}"#, "command: found \"reboot\", expected stats or totals"),
+            (r#"{"version":1}"#, "command: missing, expected stats, totals or capture"),
+            (
+                r#"{"version":1,"command":"reboot"}"#,
+                "command: found \"reboot\", expected stats, totals or capture",
+            ),
+            (r#"{"version":1,"command":"capture","domid":3}"#, "devid: missing, expected a number"),
             (r#"{"version":1,"command":"stats","domain":3}"#, "domain: the command has no such field"),
             (r#"{"version":1,"command":"totals","devid":3}"#, "devid: the command has no such field"),
             (r#"{"version":1,"command":"stats","domid":"web"}"#, "domid: invalid type: string \"web\""),

@@ -31,19 +31,27 @@ impl Default for Limits {
     }
 }
 
+/// What is done with a request.
+pub enum Answer {
+    /// This line is sent.
+    Reply(Vec<u8>),
+    /// The connection is given to whoever answers by itself, for as long as that takes: it must not keep the caller.
+    TakeOver(Box<dyn FnOnce(UnixStream)>),
+}
+
 /// Connections accepted, and requests of one client answered, before others are looked at.
 const TURN: usize = 16;
 /// How long no connection is accepted after that failed, as without free descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves the clients of `listener`, which must not block, until `stop` becomes readable. `answer` makes a reply's line of
-/// a request's.
+/// Serves the clients of `listener`, which must not block, until `stop` becomes readable. `answer` is given a request's
+/// line.
 ///
 /// # Errors
 /// poll(2) fails.
 pub fn serve(
     listener: &UnixListener,
-    answer: &dyn Fn(&[u8]) -> Vec<u8>,
+    answer: &dyn Fn(&[u8]) -> Answer,
     limits: Limits,
     stop: BorrowedFd<'_>,
 ) -> io::Result<()> {
@@ -57,7 +65,7 @@ pub fn serve(
 
 struct Server<'a> {
     listener: &'a UnixListener,
-    answer: &'a dyn Fn(&[u8]) -> Vec<u8>,
+    answer: &'a dyn Fn(&[u8]) -> Answer,
     limits: Limits,
     /// In the order in which they came.
     clients: Vec<Client>,
@@ -157,7 +165,7 @@ impl Client {
     }
 
     /// Reads, answers and writes what is possible without waiting; `false` if the connection is to be closed.
-    fn serve(&mut self, answer: &dyn Fn(&[u8]) -> Vec<u8>) -> bool {
+    fn serve(&mut self, answer: &dyn Fn(&[u8]) -> Answer) -> bool {
         let mut has_read = false;
         for _ in 0..TURN {
             match self.write() {
@@ -168,7 +176,15 @@ impl Client {
             }
             if let Some(end) = self.input.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = self.input.drain(..=end).collect();
-                self.output = answer(&line[..end]);
+                match answer(&line[..end]) {
+                    Answer::Reply(output) => self.output = output,
+                    Answer::TakeOver(take_over) => {
+                        if let Ok(stream) = self.stream.try_clone() {
+                            take_over(stream);
+                        }
+                        return false;
+                    }
+                }
             } else if self.input.len() >= MAX_REQUEST {
                 self.refuse(format!("the request is longer than {MAX_REQUEST} bytes"));
             } else if has_read {

@@ -1,13 +1,14 @@
 //! Where guests and their devices are listed: a local machine, or the Xen host that this program runs on.
 
 use hypervisor::xen::XenStore;
+use ring_abi::netif::{Mac, key};
 use xenstore::{Client, DomId};
 
 use super::listed_device::ListedDevice;
 use super::xen_host::XenHost;
 use super::{Machine, device};
 use crate::dir::Dir;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A local machine, or a Xen host beside xl.
 pub enum Listing {
@@ -49,7 +50,7 @@ impl Listing {
     /// Finds the guest of this name or number.
     ///
     /// # Errors
-    /// [`Error::Other`](crate::error::Error::Other) if there is none.
+    /// [`Error::Other`] if there is none.
     pub fn find_guest(&mut self, name_or_id: &str) -> Result<ListedDomain> {
         match self {
             Listing::Local(machine) => {
@@ -61,6 +62,22 @@ impl Listing {
                 Ok(ListedDomain { domid: domain.domid, name: domain.name() })
             }
         }
+    }
+
+    /// Finds a domain's network interface by its number or its MAC address.
+    ///
+    /// # Errors
+    /// [`Error::Other`] if there is none.
+    pub fn find_vif(&mut self, domain: &ListedDomain, number_or_mac: &str) -> Result<ListedDevice> {
+        let number = number_or_mac.parse::<u32>().ok();
+        let mac = number_or_mac.parse::<Mac>().ok().map(|mac| mac.to_string());
+        for device in self.devices(domain.domid, "vif")? {
+            let its_mac = device.key(self.store(), key::MAC)?;
+            if number == Some(device.id) || mac.is_some() && mac == its_mac {
+                return Ok(device);
+            }
+        }
+        Err(Error::Other(format!("{} has no vif {number_or_mac}", domain.name)))
     }
 
     /// Lists a domain's devices of one kind in the order of their numbers.
