@@ -11,7 +11,7 @@ use super::keys::Keys;
 use super::read_tree::{read_known, read_tree, readable};
 use crate::XenbusState;
 use xenstore::XsError;
-use xenstore::client::Result;
+use xenstore::client::{Request, Result};
 use xenstore::{Client, Error, Nodes, Transaction};
 
 /// One end of a device: the node this end writes, and the node it reads the other end from (Linux's `nodename` and
@@ -95,12 +95,17 @@ impl DeviceEnd {
     }
 
     fn find(nodes: &mut impl Nodes, path: &str, other: &str, id: &str) -> Result<DeviceEnd> {
-        let other_key = format!("{path}/{other}");
-        let other_path = nodes.read_text(&other_key)?;
+        let keys = [format!("{path}/{other}"), format!("{path}/{id}")];
+        let mut found = nodes.read_each(&keys)?.into_iter().map(|reply| reply.map(lossy));
+        let mut next = || found.next().unwrap_or(Err(Error::Closed));
+        let (other_path, found_id) = (next()?, next());
+        let [other_key, id_key] = keys;
         if !other_path.starts_with('/') {
             return Err(Error::value(other_key, &other_path, "an absolute path"));
         }
-        let other_id = nodes.read_as(&format!("{path}/{id}"))?;
+        let found_id = found_id?;
+        let other_id = found_id.trim_ascii().parse();
+        let other_id = other_id.map_err(|_| Error::value(id_key, &found_id, "a domain's number"))?;
         let is_back = other == key::FRONTEND;
         Ok(DeviceEnd { path: path.to_owned(), other_path, other_id, is_back })
     }
@@ -150,14 +155,7 @@ impl DeviceEnd {
             if let Some(text) = &text {
                 report(tx, &self.error_path(), text)?;
             }
-            for key in change.removed {
-                remove(tx, &format!("{}/{key}", self.path))?;
-            }
-            tx.write_each(self.values(change.keys))?;
-            // Written only when it changes: every write fires the other end's watch.
-            if change.rewrite || change.state != expected.own {
-                tx.write(&state_path(&self.path), change.state.as_text())?;
-            }
+            self.write(tx, expected.own, change)?;
             Ok(true)
         });
         let written = match written {
@@ -174,6 +172,23 @@ impl DeviceEnd {
         Ok(written)
     }
 
+    /// Removes and writes what a change says, the state last, where this end has the state `own`.
+    fn write(&self, tx: &mut Transaction<'_>, own: XenbusState, change: &Change<'_>) -> Result<()> {
+        let removals = change.removed.iter().map(|key| Request::rm(&format!("{}/{key}", self.path)));
+        let mut requests = removals.collect::<Result<Vec<_>>>()?;
+        for (path, value) in self.values(change.keys) {
+            requests.push(Request::write(&path, value)?);
+        }
+        // Written only when it changes: every write fires the other end's watch.
+        if change.rewrite || change.state != own {
+            requests.push(Request::write(&state_path(&self.path), change.state.as_text())?);
+        }
+        let mut replies = tx.request_each(&requests)?.into_iter();
+        // One that is missing is no error.
+        replies.by_ref().take(change.removed.len()).try_for_each(|reply| readable(reply).map(drop))?;
+        replies.try_for_each(|reply| reply.map(drop))
+    }
+
     /// The paths of keys of this end, and their values.
     fn values<'k>(&self, keys: &'k Keys) -> impl Iterator<Item = (String, &'k str)> {
         keys.iter().map(|(key, value)| (format!("{}/{key}", self.path), value))
@@ -184,27 +199,46 @@ impl DeviceEnd {
     }
 
     fn is_as(&self, nodes: &mut impl Nodes, expected: &Expected<'_>) -> Result<bool> {
-        let own = read_state(nodes, &self.path)?;
-        if own.unwrap_or_default() != expected.own || own.is_none() && !exists(nodes, &self.path)? {
-            return Ok(false);
-        }
-        if let Some(instance) = expected.instance
-            && self.instance(nodes)?.as_deref() != Some(instance)
+        let own_keys = expected.own_keys.into_iter().flat_map(|keys| self.values(keys));
+        let of_other = |(key, value)| (format!("{}/{key}", self.other_path), value);
+        let other_keys = expected.other_keys.into_iter().flat_map(|keys| keys.iter().map(of_other));
+        let keys: Vec<(String, &str)> = own_keys.chain(other_keys).collect();
+        // Nothing else is read: what is read in a transaction makes it conflict.
+        let mut paths = vec![state_path(&self.path)];
+        paths.extend(expected.instance.map(|_| self.instance_path()));
+        paths.extend(expected.other.map(|_| state_path(&self.other_path)));
+        paths.extend(keys.iter().map(|(path, _)| path.clone()));
+        let mut found = nodes.read_each(&paths)?.into_iter().map(text);
+        let mut next = || found.next().unwrap_or(Ok(None));
+        let state = |text: &str| text.parse::<XenbusState>().unwrap_or_default();
+        let own = next()?;
+        if own.as_deref().map_or(XenbusState::Unknown, state) != expected.own
+            || own.is_none() && !exists(nodes, &self.path)?
+            || expected.instance.is_some() && next()?.as_deref() != expected.instance
         {
             return Ok(false);
         }
-        if let Some(other) = expected.other
-            && self.other_state(nodes)? != other
+        if let Some(wanted) = expected.other
+            && next()?.as_deref().map_or(XenbusState::Closed, state) != wanted
         {
             return Ok(false);
         }
-        Ok(has(nodes, &self.path, expected.own_keys)? && has(nodes, &self.other_path, expected.other_keys)?)
+        for (_, value) in keys {
+            if next()?.as_deref() != Some(value) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Reads which device this is, as its backend has written it: `None` where it has not yet, or never does.
     pub fn instance(&self, nodes: &mut impl Nodes) -> Result<Option<String>> {
+        readable(nodes.read_text(&self.instance_path()))
+    }
+
+    pub(crate) fn instance_path(&self) -> String {
         let backend = if self.is_back { &self.path } else { &self.other_path };
-        readable(nodes.read_text(&format!("{backend}/{}", key::INSTANCE)))
+        format!("{backend}/{}", key::INSTANCE)
     }
 
     /// Writes keys below this end's node and then its state, in one transaction: the other end sees all or none.
@@ -291,13 +325,18 @@ impl DeviceEnd {
     }
 }
 
-fn state_path(path: &str) -> String {
+pub(crate) fn state_path(path: &str) -> String {
     format!("{path}/{}", key::STATE)
 }
 
 /// Reads the state below a node; `None` when it is absent or unreadable.
 fn read_state(nodes: &mut impl Nodes, path: &str) -> Result<Option<XenbusState>> {
-    Ok(readable(nodes.read_text(&state_path(path)))?.map(|text| text.parse().unwrap_or_default()))
+    state_of(nodes.read(&state_path(path)))
+}
+
+/// The state that a reply says; `None` where its node is absent or unreadable, Unknown where it is no state.
+pub(crate) fn state_of(reply: Result<Vec<u8>>) -> Result<Option<XenbusState>> {
+    Ok(text(reply)?.map(|text| text.parse().unwrap_or_default()))
 }
 
 /// As `xenbus_dev_error` writes it.
@@ -316,24 +355,16 @@ fn report(nodes: &mut impl Nodes, path: &str, text: &str) -> Result<()> {
     }
 }
 
-/// Whether a node has all these keys with these values.
-fn has(nodes: &mut impl Nodes, path: &str, keys: Option<&Keys>) -> Result<bool> {
-    let Some(keys) = keys else { return Ok(true) };
-    let paths: Vec<String> = keys.iter().map(|(key, _)| format!("{path}/{key}")).collect();
-    for ((_, value), found) in keys.iter().zip(nodes.read_each(&paths)?) {
-        if readable(found)?.is_none_or(|found| String::from_utf8_lossy(&found) != value) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
-}
-
 /// Whether a node is there and readable.
 pub(crate) fn exists(nodes: &mut impl Nodes, path: &str) -> Result<bool> {
     Ok(readable(nodes.read(path))?.is_some())
 }
 
-/// Removes a node; one that is missing is no error.
-fn remove(nodes: &mut impl Nodes, path: &str) -> Result<()> {
-    readable(nodes.rm(path)).map(drop)
+/// The value that a reply says, as text; `None` for a node that is absent or unreadable.
+pub(crate) fn text(reply: Result<Vec<u8>>) -> Result<Option<String>> {
+    Ok(readable(reply)?.map(lossy))
+}
+
+fn lossy(bytes: Vec<u8>) -> String {
+    String::from_utf8_lossy(&bytes).into_owned()
 }

@@ -5,6 +5,8 @@ use ring_abi::xs_wire::XsError;
 use xenstore::Nodes;
 use xenstore::client::Result;
 
+use super::read_tree::readable;
+
 /// The most bytes of an error that are kept.
 pub(crate) const MAX_ERROR: usize = 512;
 
@@ -28,6 +30,9 @@ fn split(end: &str) -> Option<(&str, &str)> {
 /// Those of the store, but for nodes that are missing or that this domain may not access.
 pub fn remove_error(nodes: &mut impl Nodes, end: &str) -> Result<()> {
     let directory = error_directory(end);
+    if readable(nodes.read(&directory))?.is_none() {
+        return Ok(());
+    }
     let mut path = directory.as_str();
     loop {
         match nodes.rm(path) {

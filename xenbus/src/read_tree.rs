@@ -8,7 +8,7 @@ use xenstore::client::Result;
 /// what a peer writes beyond the bound is ignored, so that it cannot use up this domain's memory.
 const MOST_KEYS: usize = 2048;
 /// Keys read before the bound is looked at: as many as one round trip to the store brings.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 32;
 /// Depth to which children are read: one level more than `queue-0/ring-ref0` needs.
 const DEPTH: u32 = 3;
 
@@ -17,14 +17,27 @@ const DEPTH: u32 = 3;
 ///
 /// A peer may write during the read: the keys are of one moment only in a transaction.
 pub fn read_tree(nodes: &mut impl Nodes, path: &str) -> Result<Keys> {
+    let names = nodes.directory(path);
+    read_listed(nodes, path, names)
+}
+
+/// Reads a node's tree as [`read_tree`], whose children's names were read before.
+pub(crate) fn read_listed(nodes: &mut impl Nodes, path: &str, names: Result<Vec<String>>) -> Result<Keys> {
     let mut keys = Keys::new(path);
-    descend(nodes, path, "", DEPTH, &mut keys)?;
+    if let Some(names) = readable(names)? {
+        read_children(nodes, path, "", &names, DEPTH, &mut keys)?;
+    }
     Ok(keys)
 }
 
-fn descend(nodes: &mut impl Nodes, root: &str, below: &str, depth: u32, keys: &mut Keys) -> Result<()> {
-    let here = if below.is_empty() { root.to_owned() } else { format!("{root}/{below}") };
-    let Some(names) = readable(nodes.directory(&here))? else { return Ok(()) };
+fn read_children(
+    nodes: &mut impl Nodes,
+    root: &str,
+    below: &str,
+    names: &[String],
+    depth: u32,
+    keys: &mut Keys,
+) -> Result<()> {
     for names in names.chunks(AT_ONCE) {
         let found: Vec<String> = names.iter().map(|name| key_of(below, name)).collect();
         for (key, value) in found.iter().zip(read_each(nodes, root, &found)?) {
@@ -40,7 +53,9 @@ fn descend(nodes: &mut impl Nodes, root: &str, below: &str, depth: u32, keys: &m
             // A node that only has children has an empty value and is no key.
             let only_children = value.is_empty() && depth > 1 && {
                 let before = keys.len();
-                descend(nodes, root, key, depth - 1, keys)?;
+                if let Some(names) = readable(nodes.directory(&format!("{root}/{key}")))? {
+                    read_children(nodes, root, key, &names, depth - 1, keys)?;
+                }
                 keys.len() > before
             };
             if !only_children {
@@ -79,8 +94,19 @@ fn read_each(nodes: &mut impl Nodes, root: &str, keys: &[String]) -> Result<Vec<
 /// # }
 /// ```
 pub fn read_known(nodes: &mut impl Nodes, path: &str, known: &[&str]) -> Result<Keys> {
+    let names = nodes.directory(path);
+    read_known_listed(nodes, path, names, known)
+}
+
+/// Reads known keys as [`read_known`], of a node whose children's names were read before.
+pub(crate) fn read_known_listed(
+    nodes: &mut impl Nodes,
+    path: &str,
+    names: Result<Vec<String>>,
+    known: &[&str],
+) -> Result<Keys> {
     let mut keys = Keys::new(path);
-    known_below(nodes, path, "", known, &mut keys)?;
+    known_below(nodes, path, "", names, known, &mut keys)?;
     Ok(keys)
 }
 
@@ -88,11 +114,11 @@ fn known_below(
     nodes: &mut impl Nodes,
     root: &str,
     below: &str,
+    names: Result<Vec<String>>,
     known: &[&str],
     keys: &mut Keys,
 ) -> Result<()> {
-    let here = if below.is_empty() { root.to_owned() } else { format!("{root}/{below}") };
-    let Some(names) = readable(nodes.directory(&here))? else { return Ok(()) };
+    let Some(names) = readable(names)? else { return Ok(()) };
     let (wanted, others): (Vec<String>, Vec<String>) = names
         .iter()
         .map(|name| key_of(below, name))
@@ -112,7 +138,10 @@ fn known_below(
         }
     }
     above.retain(|key| known.iter().any(|known| is_above(key, known)));
-    above.iter().try_for_each(|key| known_below(nodes, root, key, known, keys))
+    above.iter().try_for_each(|key| {
+        let names = nodes.directory(&format!("{root}/{key}"));
+        known_below(nodes, root, key, names, known, keys)
+    })
 }
 
 /// Whether a key has a known name.

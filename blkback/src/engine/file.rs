@@ -5,6 +5,7 @@
 use super::discards::{self, Discards};
 use super::image::{self, Access, OpenImage};
 use super::threads::ThreadEngine;
+use super::tmpfs::{self, TmpfsEngine};
 use super::uring::{self, UringEngine};
 use super::{Disk, DiskInfo, Engine, FlushState, MediumId, Mode, OpenError};
 use nix::errno::Errno;
@@ -121,10 +122,15 @@ impl Disk for FileDisk {
             }
             Err(error) => return Err(error),
         };
+        let file = self.image()?.file();
+        let engine = match tmpfs::is_on_tmpfs(file) {
+            true => Box::new(TmpfsEngine::new(engine, file.clone(), depth)),
+            false => engine,
+        };
         let engine = match self.info.discard {
             Some(limits) => {
                 let zeroes = self.detect_zeroes.load(Ordering::Relaxed).then_some(limits);
-                Box::new(Discards::new(engine, self.image()?.file().clone(), zeroes)?)
+                Box::new(Discards::new(engine, file.clone(), zeroes)?)
             }
             None => engine,
         };

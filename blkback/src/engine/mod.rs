@@ -22,6 +22,7 @@ pub mod open;
 pub mod ram;
 pub mod spec;
 mod threads;
+mod tmpfs;
 mod uring;
 mod zeroes;
 

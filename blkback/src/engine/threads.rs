@@ -127,7 +127,8 @@ impl Drop for ThreadEngine {
     }
 }
 
-fn execute(file: &File, request: &IoRequest) -> io::Result<()> {
+/// Carries out an operation, and waits for it.
+pub(super) fn execute(file: &File, request: &IoRequest) -> io::Result<()> {
     match request.operation() {
         Operation::Flush => return file.sync_data(),
         // Carried out by a thread of its own: `discards`.

@@ -6,7 +6,7 @@
 
 use ring_abi::blkif::key::{DEV, PARAMS};
 use ring_abi::xenbus::key::{INSTANCE, ONLINE, STATE};
-use xenbus::error_node::remove_error;
+use xenbus::error_node::{error_directory, remove_error};
 use xenbus::{Device, XenbusState};
 use xenstore::client::{self, Transaction};
 use xenstore::{Client, DomId, Nodes};
@@ -56,10 +56,12 @@ fn try_add(client: &mut Client, new: &NewDevice) -> Result<Option<Attached>> {
     let device = &new.device;
     let front = device.front_path();
     // An earlier device's. The guest owns it, and may write there so often that every transaction conflicts.
-    let cleared = client.transaction(|tx| match device::number(tx, device)? {
+    let reported = client.exists(&error_directory(&front))?;
+    let clear = |tx: &mut Transaction<'_>| match device::number(tx, device)? {
         Number::Free => remove_error(tx, &front),
         _ => Ok(()),
-    });
+    };
+    let cleared = if reported { client.transaction(clear) } else { Ok(()) };
     if let Err(error) = cleared {
         tracing::debug!(%error, "failed to remove an earlier frontend's error");
     }
@@ -242,7 +244,6 @@ mod tests {
     use ring_abi::xenbus::key::BACKEND;
     use std::os::unix::net::UnixStream;
     use testkit::HookedStream;
-    use xenbus::error_node::error_directory;
     use xenstore::server::{Config, Store};
     use xenstore::{Access, Permission};
 

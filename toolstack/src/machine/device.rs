@@ -7,6 +7,7 @@
 use ring_abi::xenbus::key::{BACKEND, BACKEND_ID, FRONTEND, FRONTEND_ID, ONLINE, STATE};
 use xenbus::error_node::remove_error;
 use xenbus::{Device, Keys, XenbusState};
+use xenstore::client::{Request, Result};
 use xenstore::{Access, DomId, Nodes, Permission, XsError};
 
 /// The key in the toolstack's directory of a device that tells it from others of its number: a random text.
@@ -65,16 +66,26 @@ pub(super) enum Number {
 }
 
 /// Reads whether a device may be added with its number.
-pub(super) fn number(nodes: &mut impl Nodes, device: &Device) -> xenstore::client::Result<Number> {
-    if !nodes.exists(&format!("/local/domain/{}", device.front))? {
+pub(super) fn number(nodes: &mut impl Nodes, device: &Device) -> Result<Number> {
+    let paths = [format!("/local/domain/{}", device.front), libxl_path(device)];
+    let mut found = nodes.read_each(&paths)?.into_iter().map(is_there);
+    if !found.next().unwrap_or(Ok(false))? {
         return Ok(Number::NoDomain);
     }
-    let taken = nodes.exists(&libxl_path(device))? && !is_gone(nodes, device)?;
+    let taken = found.next().unwrap_or(Ok(false))? && !is_gone(nodes, device)?;
     Ok(if taken { Number::Taken } else { Number::Free })
 }
 
+/// Whether a node that was read is there.
+fn is_there(reply: Result<Vec<u8>>) -> Result<bool> {
+    match reply {
+        Err(e) if e.is_not_found() => Ok(false),
+        reply => reply.map(|_| true),
+    }
+}
+
 /// Whether a device was to be removed, and both its ends are closed.
-fn is_gone(tx: &mut impl Nodes, device: &Device) -> xenstore::client::Result<bool> {
+fn is_gone(tx: &mut impl Nodes, device: &Device) -> Result<bool> {
     let closed = Some(XenbusState::Closed);
     let online = tx.read_opt(&format!("{}/{ONLINE}", device.back_path()))?;
     Ok(online.as_deref() == Some(b"0")
@@ -83,65 +94,55 @@ fn is_gone(tx: &mut impl Nodes, device: &Device) -> xenstore::client::Result<boo
 }
 
 /// Writes a device's nodes, in place of those of an earlier one of its number, as part of a transaction.
-pub(super) fn write(tx: &mut impl Nodes, new: &NewDevice, attachment: &str) -> xenstore::client::Result<()> {
+pub(super) fn write(tx: &mut impl Nodes, new: &NewDevice, attachment: &str) -> Result<()> {
     let device = &new.device;
     let front_path = device.front_path();
     let back_path = device.back_path();
     let libxl = libxl_path(device);
     let by_front = permissions(device.front, device.back);
     let by_back = permissions(device.back, device.front);
-    // Nodes of an earlier device of this number.
-    for path in [&front_path, &back_path, &libxl] {
-        remove_tree(tx, path)?;
-    }
     remove_error(tx, &back_path)?;
-    tx.write(&format!("{libxl}/{FRONTEND}"), &front_path)?;
-    tx.write(&format!("{libxl}/{BACKEND}"), &back_path)?;
-    directory(tx, &front_path, &by_front, &new.front)?;
-    value(tx, &format!("{front_path}/{BACKEND}"), &back_path, &by_front)?;
-    values(tx, &front_path, &new.front_read_only, &by_back)?;
-    directory(tx, &back_path, &by_back, &new.back)?;
-    value(tx, &format!("{back_path}/{FRONTEND}"), &front_path, &by_back)?;
-    tx.write_each(new.back.iter().map(|(key, text)| (format!("{libxl}/{key}"), text)))?;
-    tx.write(&format!("{libxl}/{ATTACHMENT}"), attachment)
+    // Nodes of an earlier device of this number.
+    let earlier = [&front_path, &back_path, &libxl];
+    let mut requests = earlier.into_iter().map(|path| Request::rm(path)).collect::<Result<Vec<_>>>()?;
+    requests.push(Request::write(&format!("{libxl}/{FRONTEND}"), &front_path)?);
+    requests.push(Request::write(&format!("{libxl}/{BACKEND}"), &back_path)?);
+    directory(&mut requests, &front_path, &by_front, &new.front)?;
+    value(&mut requests, &format!("{front_path}/{BACKEND}"), &back_path, &by_front)?;
+    values(&mut requests, &front_path, &new.front_read_only, &by_back)?;
+    directory(&mut requests, &back_path, &by_back, &new.back)?;
+    value(&mut requests, &format!("{back_path}/{FRONTEND}"), &front_path, &by_back)?;
+    for (key, text) in new.back.iter() {
+        requests.push(Request::write(&format!("{libxl}/{key}"), text)?);
+    }
+    requests.push(Request::write(&format!("{libxl}/{ATTACHMENT}"), attachment)?);
+    let mut replies = tx.request_each(&requests)?.into_iter();
+    for reply in replies.by_ref().take(earlier.len()) {
+        unless_absent(reply.map(drop))?;
+    }
+    replies.try_for_each(|reply| reply.map(drop))
 }
 
-fn directory(
-    tx: &mut impl Nodes,
-    path: &str,
-    permissions: &[Permission],
-    keys: &Keys,
-) -> xenstore::client::Result<()> {
-    tx.mkdir(path)?;
-    tx.set_perms(path, permissions)?;
-    values(tx, path, keys, permissions)
+fn directory(requests: &mut Vec<Request>, path: &str, permissions: &[Permission], keys: &Keys) -> Result<()> {
+    requests.push(Request::mkdir(path)?);
+    requests.push(Request::set_perms(path, permissions)?);
+    values(requests, path, keys, permissions)
 }
 
 /// Writes keys below a node, each with the same permissions.
-fn values(
-    tx: &mut impl Nodes,
-    path: &str,
-    keys: &Keys,
-    permissions: &[Permission],
-) -> xenstore::client::Result<()> {
-    let below = || keys.iter().map(|(key, text)| (format!("{path}/{key}"), text));
-    tx.write_each(below())?;
-    tx.set_perms_each(below().map(|(path, _)| path), permissions)
+fn values(requests: &mut Vec<Request>, path: &str, keys: &Keys, permissions: &[Permission]) -> Result<()> {
+    keys.iter().try_for_each(|(key, text)| value(requests, &format!("{path}/{key}"), text, permissions))
 }
 
-fn value(
-    tx: &mut impl Nodes,
-    path: &str,
-    text: &str,
-    permissions: &[Permission],
-) -> xenstore::client::Result<()> {
-    tx.write(path, text)?;
-    tx.set_perms(path, permissions)
+fn value(requests: &mut Vec<Request>, path: &str, text: &str, permissions: &[Permission]) -> Result<()> {
+    requests.push(Request::write(path, text)?);
+    requests.push(Request::set_perms(path, permissions)?);
+    Ok(())
 }
 
 /// Removes a device's nodes, as part of a transaction, but for the error that its frontend has reported; and its backend's
 /// parent directories if they become empty.
-pub fn remove_nodes(tx: &mut impl Nodes, device: &Device) -> xenstore::client::Result<()> {
+pub fn remove_nodes(tx: &mut impl Nodes, device: &Device) -> Result<()> {
     let front = device.front_path();
     let back = device.back_path();
     for path in [&front, &back, &libxl_path(device)] {
@@ -152,15 +153,20 @@ pub fn remove_nodes(tx: &mut impl Nodes, device: &Device) -> xenstore::client::R
 }
 
 /// Removes a node and its children, if it exists.
-pub fn remove_tree(nodes: &mut impl Nodes, path: &str) -> xenstore::client::Result<()> {
-    match nodes.rm(path) {
+pub fn remove_tree(nodes: &mut impl Nodes, path: &str) -> Result<()> {
+    unless_absent(nodes.rm(path))
+}
+
+/// A removal's outcome, where a node that was absent is no error.
+fn unless_absent(removed: Result<()>) -> Result<()> {
+    match removed {
         Err(e) if e.store_error() == Some(XsError::ENOENT) => Ok(()),
         done => done,
     }
 }
 
 /// Removes up to `levels` parent directories of `path` that have become empty.
-fn prune(nodes: &mut impl Nodes, path: &str, levels: usize) -> xenstore::client::Result<()> {
+fn prune(nodes: &mut impl Nodes, path: &str, levels: usize) -> Result<()> {
     let mut path = path;
     for _ in 0..levels {
         let Some((parent, _)) = path.rsplit_once('/') else { return Ok(()) };
@@ -175,7 +181,7 @@ fn prune(nodes: &mut impl Nodes, path: &str, levels: usize) -> xenstore::client:
 }
 
 /// Lists a domain's devices of one kind in the order of their numbers: those in `/libxl`, which the guest cannot write.
-pub fn list(nodes: &mut impl Nodes, domid: DomId, kind: &str) -> xenstore::client::Result<Vec<Device>> {
+pub fn list(nodes: &mut impl Nodes, domid: DomId, kind: &str) -> Result<Vec<Device>> {
     let names = match nodes.directory(&format!("/libxl/{domid}/device/{kind}")) {
         Err(e) if e.is_not_found() => Vec::new(),
         names => names?,

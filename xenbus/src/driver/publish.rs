@@ -4,9 +4,10 @@ use ring_abi::xenbus::key;
 
 use super::unserved::without_own;
 use super::{DeviceState, Update};
-use crate::device_end::{Change, Expected};
+use crate::device_end::{Change, Expected, state_of, state_path};
 use crate::handshake::back::ring_keys;
-use crate::{DeviceEnd, Keys, XenbusState, read_tree};
+use crate::read_tree::{read_known_listed, read_listed};
+use crate::{DeviceEnd, Keys, XenbusState};
 use xenstore::client::Result;
 use xenstore::{Client, Nodes};
 
@@ -21,25 +22,35 @@ pub(super) fn read(
     first: bool,
     known: &[&str],
 ) -> Result<Option<DeviceState>> {
-    if !client.exists(end.path())? {
-        return Ok(None);
-    }
     // The state first: a frontend writes its keys before it, so that keys read now are at least as new.
-    let other_state = end.other_state(client)?;
-    let own = read_tree(client, end.path())?;
-    // If the node was removed while it was read, some keys may be missing, which is no error.
-    if !client.exists(end.path())? {
-        return Ok(None);
-    }
+    let other_state = state_path(end.other_path());
+    let (states, names) = client.read_each_and_directory(&[other_state], end.path())?;
+    let other_state = states.into_iter().next().map_or(Ok(None), state_of)?.unwrap_or(XenbusState::Closed);
+    let own = read_listed(client, end.path(), names)?;
     let own_state = own.get(key::STATE).and_then(|s| s.parse().ok()).unwrap_or_default();
     let ready = matches!(other_state, XenbusState::Initialised | XenbusState::Connected);
-    let other = match ready && (first || own_state != XenbusState::Connected) {
-        true => end.known_keys(client, known)?,
-        false => Keys::new(end.other_path()),
-    };
+    let reads_other = ready && (first || own_state != XenbusState::Connected);
+    let other = if reads_other { other_keys(client, end, known)? } else { without_other(client, end)? };
+    // If the node was removed while it was read, some keys may be missing, which is no error.
+    let Some(other) = other else { return Ok(None) };
     // A value that is no number is not the 0 that toolstacks write.
     let online = own.get(key::ONLINE).is_none_or(|o| o.trim_ascii() != "0");
     Ok(Some(DeviceState { own, own_state, other_state, other, online }))
+}
+
+/// The `known` keys of the other end; `None` where this end's node is removed.
+fn other_keys(client: &mut Client, end: &DeviceEnd, known: &[&str]) -> Result<Option<Keys>> {
+    let (own, names) = client.read_each_and_directory(&[end.path().to_owned()], end.other_path())?;
+    match own.into_iter().next() {
+        Some(Err(e)) if !e.is_not_found() => Err(e),
+        Some(Ok(_)) => read_known_listed(client, end.other_path(), names, known).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// No keys of the other end; `None` where this end's node is removed.
+fn without_other(client: &mut Client, end: &DeviceEnd) -> Result<Option<Keys>> {
+    Ok(client.exists(end.path())?.then(|| Keys::new(end.other_path())))
 }
 
 /// Whether an update made for `seen` has anything to write.

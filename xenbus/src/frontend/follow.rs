@@ -2,7 +2,7 @@
 
 use ring_abi::xenbus::key;
 
-use super::store::{CLOSED, CLOSING, Failed, Seen, is_gone, read, survive};
+use super::store::{CLOSED, CLOSING, Failed, Seen, read, read_own, survive};
 use super::{FrontDevice, Frontend};
 use crate::XenbusState;
 use crate::device_end::Change;
@@ -72,11 +72,8 @@ pub(super) fn try_attach<D: FrontDevice>(device: &mut D) -> Result<(), Failed<D:
     let Some(client) = frontend.link.client().filter(|_| !frontend.removed) else { return Ok(()) };
     frontend.end.watch_other(client, BACK)?;
     client.watch(&format!("{}/{}", frontend.end.path(), key::STATE), OWN)?;
-    let own = frontend.end.state(client)?;
-    if is_gone(client, &frontend.end, own, frontend.written, frontend.instance.as_deref())? {
-        // The refresh that follows finds it so.
-        return Ok(());
-    }
+    // The refresh that follows finds it gone.
+    let Some(own) = read_own(frontend)? else { return Ok(()) };
     let goes_on = frontend.is_connected() && own == XenbusState::Connected;
     frontend.written = own;
     if frontend.is_closing() {

@@ -14,10 +14,12 @@ use ring_abi::xs_wire::{MessageType, PAYLOAD_MAX, XsError};
 
 use super::error::{Error, Result};
 use super::event::{Events, WatchEvent};
+use super::request::Request;
 use crate::wire::{Decoder, Message};
 
-/// Requests sent over a socket before their replies are awaited, at most: with replies of 4 KiB each they fit any socket's buffer.
-const IN_FLIGHT: usize = 16;
+/// Requests sent over a socket before their replies are awaited, at most, and by one write: of 4 KiB each, or with replies of as
+/// much, they fit a socket's buffer (`net.core.wmem_default`, 208 KiB).
+const IN_FLIGHT: usize = 32;
 
 pub(super) struct Connection {
     stream: Box<dyn Stream>,
@@ -70,32 +72,27 @@ impl Connection {
         path: &str,
         payload: &[u8],
     ) -> Result<Vec<u8>> {
-        let req_id = self.post(kind, tx_id, path, payload)?;
+        let req_id = self.post(tx_id, [(kind, path, payload)])?[0];
         let deadline = self.reply_timeout.map(|t| Instant::now() + t);
         let (_, reply) = self.reply(&[req_id], deadline, (kind, path))?;
         payload_of(kind, path, reply)
     }
 
-    /// Sends requests of one kind, several before their replies are awaited, and returns the replies in the requests'
-    /// order. Each request has a path, which is for the texts of errors, and a payload.
+    /// Sends requests, several before their replies are awaited, and returns the replies in the requests' order.
     ///
     /// # Errors
     /// The connection's. Errors that the store replies with are in the list.
-    pub(super) fn request_each(
-        &mut self,
-        kind: MessageType,
-        tx_id: u32,
-        requests: &[(String, Vec<u8>)],
-    ) -> Result<Vec<Result<Vec<u8>>>> {
+    pub(super) fn request_each(&mut self, tx_id: u32, requests: &[Request]) -> Result<Vec<Result<Vec<u8>>>> {
         let mut all = Vec::with_capacity(requests.len());
         for requests in requests.chunks(self.in_flight) {
-            let post = |(path, payload): &(String, Vec<u8>)| self.post(kind, tx_id, path, payload);
-            let ids = requests.iter().map(post).collect::<Result<Vec<_>>>()?;
+            let ids = self.post(tx_id, requests.iter().map(|r| (r.kind, r.path.as_str(), &r.payload[..])))?;
             let mut replies: Vec<Option<Result<Vec<u8>>>> = ids.iter().map(|_| None).collect();
             let deadline = self.reply_timeout.map(|t| Instant::now() + t);
             while let Some(next) = replies.iter().position(Option::is_none) {
-                let (number, reply) = self.reply(&ids, deadline, (kind, &requests[next].0))?;
-                let reply = match payload_of(kind, &requests[number].0, reply) {
+                let awaited = &requests[next];
+                let (number, reply) = self.reply(&ids, deadline, (awaited.kind, &awaited.path))?;
+                let Request { kind, path, .. } = &requests[number];
+                let reply = match payload_of(*kind, path, reply) {
                     Err(error) if error.store_error().is_none() => return Err(error),
                     reply => reply,
                 };
@@ -106,17 +103,26 @@ impl Connection {
         Ok(all)
     }
 
-    /// Sends a request; returns its number.
-    fn post(&mut self, kind: MessageType, tx_id: u32, path: &str, payload: &[u8]) -> Result<u32> {
-        if payload.len() > PAYLOAD_MAX {
-            let what = "more bytes than a message may hold (4096)";
-            return Err(Error::Request { kind, path: path.into(), what });
+    /// Sends requests, of a type, a path and a payload each, by one write; returns their numbers. Over Linux's /dev/xen/xenbus,
+    /// which takes one message a write, the caller sends one at a time.
+    fn post<'r>(
+        &mut self,
+        tx_id: u32,
+        requests: impl IntoIterator<Item = (MessageType, &'r str, &'r [u8])>,
+    ) -> Result<Vec<u32>> {
+        let mut ids = Vec::new();
+        let mut bytes = Vec::new();
+        for (kind, path, payload) in requests {
+            if payload.len() > PAYLOAD_MAX {
+                let what = "more bytes than a message may hold (4096)";
+                return Err(Error::Request { kind, path: path.into(), what });
+            }
+            ids.push(self.next_id);
+            bytes.extend(Message::new(kind, self.next_id, tx_id, payload.to_vec()).to_bytes());
+            self.next_id = self.next_id.wrapping_add(1).max(1);
         }
-        let req_id = self.next_id;
-        self.next_id = self.next_id.wrapping_add(1).max(1);
-        // One message a write: Linux's /dev/xen/xenbus takes no more.
-        self.send(&Message::new(kind, req_id, tx_id, payload.to_vec()).to_bytes())?;
-        Ok(req_id)
+        self.send(&bytes)?;
+        Ok(ids)
     }
 
     /// Waits for the next reply to one of these requests; returns which one of them it answers. `what` is for the text of an error.

@@ -2,7 +2,7 @@
 
 //! A blocking client of the store, over a socket or a device node.
 //!
-//! One request is in flight at a time: a call sends it and returns with its reply. Watch events that arrive in between
+//! A call sends a request, or several of [`Nodes::request_each`], and returns with the replies. Watch events that arrive in between
 //! are queued; [`Client::poll_event`] and [`Client::wait_event`] return them.
 //!
 //! A `Client` belongs to one thread at a time (it is `Send`, its methods take `&mut self`). Threads that share one put
@@ -13,6 +13,7 @@ mod connection;
 mod error;
 mod event;
 mod nodes;
+mod request;
 mod transaction;
 
 use std::os::fd::BorrowedFd;
@@ -29,6 +30,7 @@ use connection::Connection;
 pub use error::{Error, Result};
 pub use event::WatchEvent;
 pub use nodes::Nodes;
+pub use request::Request;
 pub use transaction::Transaction;
 
 /// A connection to the store. The operations of [`Nodes`] made on it are outside any transaction.
@@ -273,11 +275,7 @@ impl Nodes for Client {
         self.connection.request(kind, 0, path, payload)
     }
 
-    fn request_each(
-        &mut self,
-        kind: MessageType,
-        requests: &[(String, Vec<u8>)],
-    ) -> Result<Vec<Result<Vec<u8>>>> {
-        self.connection.request_each(kind, 0, requests)
+    fn request_each(&mut self, requests: &[Request]) -> Result<Vec<Result<Vec<u8>>>> {
+        self.connection.request_each(0, requests)
     }
 }

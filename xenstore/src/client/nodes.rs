@@ -7,6 +7,7 @@ use ring_abi::xs_wire::{MessageType, XsError};
 
 use super::connection::check_string;
 use super::error::{Error, Result};
+use super::request::Request;
 use crate::permission::Permission;
 use crate::wire;
 
@@ -21,26 +22,52 @@ pub trait Nodes {
     /// Sends one request and returns the payload of its reply. `path` is for the texts of errors.
     fn request(&mut self, kind: MessageType, path: &str, payload: &[u8]) -> Result<Vec<u8>>;
 
-    /// Sends several requests of one kind, of a path and a payload each, and returns the payloads of their replies in the same
-    /// order. All are sent whether or not one fails, and several before the first reply has come: a thread that waits for each reply
-    /// sleeps as often as there are requests.
+    /// Sends several requests, and returns the payloads of their replies in the same order. They are carried out in this order,
+    /// whether or not one fails, and several are sent before the first reply has come: a thread that waits for each reply sleeps
+    /// as often as there are requests.
     ///
     /// # Errors
     /// The connection's. Errors that the store replies with are in the list.
-    fn request_each(
-        &mut self,
-        kind: MessageType,
-        requests: &[(String, Vec<u8>)],
-    ) -> Result<Vec<Result<Vec<u8>>>>;
+    fn request_each(&mut self, requests: &[Request]) -> Result<Vec<Result<Vec<u8>>>>;
+
+    /// Makes several changes, whose replies say nothing.
+    ///
+    /// # Errors
+    /// The first one's; the others may have been made.
+    fn change_each(&mut self, requests: &[Request]) -> Result<()> {
+        self.request_each(requests)?.into_iter().try_for_each(|reply| reply.map(drop))
+    }
 
     /// Reads the values of several nodes, as [`Nodes::read`] does each.
     ///
     /// # Errors
     /// The connection's. Errors that the store replies with are in the list, such as ENOENT for a missing node.
     fn read_each(&mut self, paths: &[String]) -> Result<Vec<Result<Vec<u8>>>> {
-        let request = |path: &String| Ok((path.clone(), with_nul(MessageType::Read, path)?));
-        let requests = paths.iter().map(request).collect::<Result<Vec<_>>>()?;
-        self.request_each(MessageType::Read, &requests)
+        let requests = paths.iter().map(|path| Request::read(path)).collect::<Result<Vec<_>>>()?;
+        self.request_each(&requests)
+    }
+
+    /// Reads the values of several nodes, as [`Nodes::read_each`], and lists another one's children after them, as
+    /// [`Nodes::directory`].
+    ///
+    /// # Errors
+    /// The connection's. Errors that the store replies with are in the results.
+    #[allow(clippy::type_complexity)] // A reply for each request.
+    fn read_each_and_directory(
+        &mut self,
+        paths: &[String],
+        directory: &str,
+    ) -> Result<(Vec<Result<Vec<u8>>>, Result<Vec<String>>)> {
+        let reads = paths.iter().map(|path| Request::read(path));
+        let requests = reads.chain([Request::directory(directory)]).collect::<Result<Vec<_>>>()?;
+        let mut replies = self.request_each(&requests)?;
+        let names = match replies.pop() {
+            Some(Ok(payload)) => Ok(texts(&payload)),
+            // Not in one message.
+            Some(Err(e)) if e.store_error() != Some(XsError::E2BIG) => Err(e),
+            _ => self.directory(directory),
+        };
+        Ok((replies, names))
     }
 
     /// Writes the values of several nodes, as [`Nodes::write`] does each.
@@ -48,14 +75,9 @@ pub trait Nodes {
     /// # Errors
     /// The first one's; the others may have been written.
     fn write_each<'n>(&mut self, values: impl IntoIterator<Item = (String, &'n str)>) -> Result<()> {
-        let request = |(path, value): (String, &str)| {
-            let mut payload = with_nul(MessageType::Write, &path)?;
-            payload.extend_from_slice(value.as_bytes());
-            Ok((path, payload))
-        };
+        let request = |(path, value): (String, &str)| Request::write(&path, value);
         let requests = values.into_iter().map(request).collect::<Result<Vec<_>>>()?;
-        let replies = self.request_each(MessageType::Write, &requests)?;
-        replies.into_iter().try_for_each(|reply| reply.map(drop))
+        self.change_each(&requests)
     }
 
     /// Reads a node's value.
@@ -154,26 +176,8 @@ pub trait Nodes {
     /// # Errors
     /// EACCES for a domain that is not the owner, EPERM when a guest names another owner, ENOSPC for too many entries.
     fn set_perms(&mut self, path: &str, permissions: &[Permission]) -> Result<()> {
-        let payload = with_permissions(path, permissions)?;
-        self.request(MessageType::SetPerms, path, &payload).map(|_| ())
-    }
-
-    /// Sets the same permissions of several nodes, as [`Nodes::set_perms`] does of each.
-    ///
-    /// # Errors
-    /// The first one's; the others' may have been set.
-    fn set_perms_each(
-        &mut self,
-        paths: impl IntoIterator<Item = String>,
-        permissions: &[Permission],
-    ) -> Result<()> {
-        let request = |path: String| {
-            let payload = with_permissions(&path, permissions)?;
-            Ok((path, payload))
-        };
-        let requests = paths.into_iter().map(request).collect::<Result<Vec<_>>>()?;
-        let replies = self.request_each(MessageType::SetPerms, &requests)?;
-        replies.into_iter().try_for_each(|reply| reply.map(drop))
+        let Request { kind, payload, .. } = Request::set_perms(path, permissions)?;
+        self.request(kind, path, &payload).map(|_| ())
     }
 }
 
@@ -216,15 +220,6 @@ fn one_pass<N: Nodes + ?Sized>(nodes: &mut N, path: &str) -> Result<Option<Vec<S
             return Err(Error::Protocol(format!("an empty part of directory {path:?}")));
         }
     }
-}
-
-fn with_permissions(path: &str, permissions: &[Permission]) -> Result<Vec<u8>> {
-    let mut payload = with_nul(MessageType::SetPerms, path)?;
-    for permission in permissions {
-        payload.extend_from_slice(permission.to_string().as_bytes());
-        payload.push(0);
-    }
-    Ok(payload)
 }
 
 fn with_nul(kind: MessageType, path: &str) -> Result<Vec<u8>> {

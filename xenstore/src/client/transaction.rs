@@ -10,6 +10,7 @@ use ring_abi::xs_wire::{MessageType, XsError};
 use super::Client;
 use super::error::{Error, Result};
 use super::nodes::Nodes;
+use super::request::Request;
 
 /// An open transaction. The operations of [`Nodes`] made on it are part of it.
 pub struct Transaction<'c> {
@@ -28,12 +29,8 @@ impl Nodes for Transaction<'_> {
         self.client.connection.request(kind, self.id, path, payload)
     }
 
-    fn request_each(
-        &mut self,
-        kind: MessageType,
-        requests: &[(String, Vec<u8>)],
-    ) -> Result<Vec<Result<Vec<u8>>>> {
-        self.client.connection.request_each(kind, self.id, requests)
+    fn request_each(&mut self, requests: &[Request]) -> Result<Vec<Result<Vec<u8>>>> {
+        self.client.connection.request_each(self.id, requests)
     }
 }
 
