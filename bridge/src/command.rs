@@ -2,7 +2,7 @@
 
 use crossbeam::channel::Sender;
 
-use crate::{Counters, Error, Lock, Port, PortSettings, Rate, fdb::Mac};
+use crate::{Addresses, Counters, Error, Lock, Port, PortSettings, Rate, fdb::Mac};
 
 /// A port's state, for display.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ pub struct FdbRow {
 /// A command to the worker, with the channel for its reply.
 pub(crate) enum Command {
     Attach(String, Box<dyn Port>, PortSettings, Sender<Result<(), Error>>),
-    SetLock(String, Lock, Sender<Result<(), Error>>),
+    SetLock(String, Lock, Addresses, Sender<Result<(), Error>>),
     SetRate(String, Option<Rate>, Sender<Result<(), Error>>),
     Detach(String, Sender<Result<Box<dyn Port>, Error>>),
     Ports(Sender<Vec<PortInfo>>),

@@ -11,7 +11,8 @@ use crate::headers::Headers;
 use crate::software_offload::{self, Outlet};
 use crate::switch::{Switch, Turn};
 use crate::{
-    Batch, Caps, Csum, Frame, Frames, Gso, GsoKind, Lock, Offload, PortSettings, Stats, StormLimits, offload,
+    Batch, Caps, Csum, Frame, Frames, Gso, GsoKind, Lock, Offload, PortSettings, Stats, StormLimits, lock,
+    offload,
 };
 
 /// Ports at most.
@@ -49,7 +50,7 @@ impl Choices<'_> {
     }
 
     fn lock(&mut self) -> Lock {
-        [Lock::Off, Lock::Mac, Lock::Disabled][self.below(3)]
+        Lock::ALL[self.below(4)]
     }
 
     fn caps(&mut self) -> Caps {
@@ -63,7 +64,8 @@ impl Choices<'_> {
     fn settings(&mut self) -> PortSettings {
         let address = Mac::new([2, 0, 0, 0, 0, self.byte() % 4]);
         let storm = if self.is() { StormLimits::GUEST } else { StormLimits::default() };
-        PortSettings { address: self.is().then_some(address), lock: self.lock(), storm, rate: None }
+        let allowed = ["", "10.0.0.1 fd00::1", "0.0.0.0/0 ::/0"][self.below(3)].parse().expect("addresses");
+        PortSettings { address: self.is().then_some(address), lock: self.lock(), allowed, storm, rate: None }
     }
 
     fn frame(&mut self, into: &mut Frame) {
@@ -97,7 +99,7 @@ impl Choices<'_> {
 }
 
 /// What the harness knows of a port that is attached.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Known {
     caps: Caps,
     settings: PortSettings,
@@ -136,7 +138,7 @@ pub fn hostile(script: &[u8]) {
     let mut choices = Choices(script);
     let is_wire = choices.byte().is_multiple_of(8);
     let mut switch = if is_wire { Switch::wire() } else { Switch::new(Limits::default(), 7) };
-    let mut known = [None; PORTS as usize];
+    let mut known = [const { None }; PORTS as usize];
     let mut now = Duration::ZERO;
     while !choices.0.is_empty() {
         let port = choices.port();
@@ -155,7 +157,7 @@ pub fn hostile(script: &[u8]) {
             }
             (1, Some(attached)) => {
                 attached.settings.lock = choices.lock();
-                switch.set_lock(port, attached.settings.lock);
+                switch.set_lock(port, attached.settings.lock, attached.settings.allowed.clone());
             }
             (2, Some(attached)) => {
                 attached.caps = choices.caps();
@@ -184,9 +186,11 @@ fn forward(
     }
     let summary = switch.forward(from, batch.frames(), Turn::at(now));
     assert_eq!(summary.taken, batch.len(), "the turn had no bounds");
-    let Some(sender) = known[usize::from(from.0)] else { panic!("only attached ports send") };
+    let Some(sender) = &known[usize::from(from.0)] else { panic!("only attached ports send") };
     for egress in switch.egresses() {
-        let Some(to) = known[usize::from(egress.port.0)] else { panic!("{:?} is not attached", egress.port) };
+        let Some(to) = &known[usize::from(egress.port.0)] else {
+            panic!("{:?} is not attached", egress.port)
+        };
         let frames = egress.batch.view(&batch);
         assert!(egress.port != from, "a frame came back");
         assert!(frames.is_empty() || to.settings.lock != Lock::Disabled, "to a disabled port");
@@ -206,6 +210,10 @@ fn check(switch: &Switch, frame: &Frame, from: PortId, sender: &PortSettings) {
     match sender.lock {
         Lock::Off => {}
         Lock::Mac => assert_eq!(Some(source), sender.address, "locked"),
+        Lock::Ip => {
+            assert_eq!(Some(source), sender.address, "locked");
+            assert_eq!(lock::check(frame, source, &sender.allowed), Ok(()));
+        }
         Lock::Disabled => panic!("from a disabled port"),
     }
     if let Some(fdb) = switch.fdb() {

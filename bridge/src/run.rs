@@ -16,7 +16,7 @@ use event_loop::Counter;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{
-    Config, Error, Lock, Port, PortSettings, Rate,
+    Addresses, Config, Error, Lock, Port, PortSettings, Rate,
     command::{Command, FdbRow, PortInfo},
     worker::Worker,
 };
@@ -66,12 +66,12 @@ impl Bridge {
         self.call(|reply| Command::Attach(name.into(), port, settings, reply))?
     }
 
-    /// Sets from which addresses a port may send.
+    /// Sets from which addresses a port may send; `allowed` are those of [`Lock::Ip`].
     ///
     /// # Errors
     /// [`Error::NoSuchPort`], [`Error::Stopped`].
-    pub fn set_lock(&self, name: &str, lock: Lock) -> Result<(), Error> {
-        self.call(|reply| Command::SetLock(name.into(), lock, reply))?
+    pub fn set_lock(&self, name: &str, lock: Lock, allowed: Addresses) -> Result<(), Error> {
+        self.call(|reply| Command::SetLock(name.into(), lock, allowed, reply))?
     }
 
     /// Sets the rate at which frames are received from a port; `None`: at any.

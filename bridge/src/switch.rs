@@ -11,7 +11,7 @@ mod port;
 use std::time::Duration;
 
 use crate::{
-    Caps, DropReason, Frame, Lock, PortBatch, PortSettings, config,
+    Addresses, Caps, DropReason, Frame, Lock, PortBatch, PortSettings, config,
     fdb::{Fdb, Learned, Limits, Mac, PortId, Station},
 };
 use port::{Flood, Put, Sender, SwitchPort};
@@ -175,9 +175,9 @@ impl Switch {
     }
 
     /// Sets from which addresses a port may send. What it had learned of others is forgotten.
-    pub fn set_lock(&mut self, port: PortId, lock: Lock) {
+    pub fn set_lock(&mut self, port: PortId, lock: Lock, allowed: Addresses) {
         let Some(Some(attached)) = self.switch_ports.get_mut(usize::from(port.0)) else { return };
-        attached.set_lock(lock);
+        attached.set_lock(lock, allowed);
         let address = attached.sender().address;
         if let Forwarding::Learning(fdb) = &mut self.forwarding {
             fdb.forget(port);
@@ -278,6 +278,9 @@ impl Switch {
         if !sender.may_send_from(source) {
             return Err(DropReason::Lock);
         }
+        if sender.looks_inside() {
+            self.check_lock(from, frame)?;
+        }
         let offload = frame.offload();
         if offload.is_work() {
             summary.offloads = true;
@@ -305,6 +308,12 @@ impl Switch {
             port.may_flood(flood, frame, now)?;
         }
         Ok(Decision::Flood(Some(flood)))
+    }
+
+    #[inline(never)]
+    fn check_lock(&self, from: PortId, frame: &Frame) -> Result<(), DropReason> {
+        let port = self.switch_ports.get(usize::from(from.0)).and_then(Option::as_ref);
+        port.map_or(Ok(()), |port| port.check_lock(frame))
     }
 
     fn flood(

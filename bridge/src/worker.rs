@@ -131,7 +131,9 @@ impl Worker {
                 Command::Attach(name, port, settings, reply) => {
                     drop(reply.send(self.attach(name, port, settings)));
                 }
-                Command::SetLock(name, lock, reply) => drop(reply.send(self.set_lock(&name, lock))),
+                Command::SetLock(name, lock, allowed, reply) => {
+                    drop(reply.send(self.set_lock(&name, lock, allowed)));
+                }
                 Command::SetRate(name, rate, reply) => drop(reply.send(self.set_rate(&name, rate))),
                 Command::Detach(name, reply) => drop(reply.send(self.detach(name))),
                 Command::Ports(reply) => drop(reply.send(self.port_infos())),

@@ -8,7 +8,7 @@ use crate::handshake::{self, Negotiated, Offered, backend_keys};
 use crate::response_logs::ResponseLogs;
 use crate::stats::Stats;
 use crate::{Config, ExitReason, StartError};
-use bridge::{Counters, Lock, PortSettings, StormLimits};
+use bridge::{Counters, PortSettings, StormLimits};
 use event_channel::WaitEventChannels;
 use grant_table::GrantTable;
 use nix::libc;
@@ -17,7 +17,7 @@ use ring_abi::netif::{MTU_MAX, key};
 use std::sync::{Arc, Mutex, PoisonError};
 use xenbus::driver::{BackDevice, DeviceState, Failure, Update, Waker};
 use xenbus::handshake::back::{Follow, Handshake, Reconnect, Ring, follow};
-use xenbus::{Device, Keys, XenbusState};
+use xenbus::{Device, KeyError, Keys, XenbusState};
 
 /// Frontends of vifs go from Initialising straight to Connected, and keep nothing.
 const RECONNECT: Reconnect = Reconnect::Closing;
@@ -38,9 +38,12 @@ pub(crate) struct VifDevice {
     stats: Arc<Stats>,
     /// What the guest may send.
     settings: PortSettings,
-    /// The values of the keys `rate` and `lock` that were looked at last.
+    /// The value of the key `rate` that was looked at last.
     rate_key: Option<String>,
-    lock_key: Option<String>,
+    /// Those of `lock` and `ip`; `None` before they were looked at.
+    lock_keys: Option<[Option<String>; 2]>,
+    /// Why none of these could be read so far.
+    lock_error: Option<KeyError>,
     /// The bridge has a port of this device, by the name in `name`; another device may have a port of the same name.
     attached: bool,
     /// The connection and the attachment stay for another process.
@@ -75,7 +78,8 @@ impl VifDevice {
             stats,
             settings: PortSettings { lock, storm: StormLimits::GUEST, ..PortSettings::default() },
             rate_key: None,
-            lock_key: None,
+            lock_keys: None,
+            lock_error: None,
             attached: false,
             stopped: false,
             exit: Arc::default(),
@@ -123,6 +127,9 @@ impl VifDevice {
     }
 
     fn negotiate(&mut self, own: &Keys, other: &Keys) -> Result<Negotiated, Failure> {
+        if let Some(error) = &self.lock_error {
+            return Err(Failure::new(libc::EINVAL, error));
+        }
         let address = handshake::address(own, self.settings.lock);
         self.settings.address = address.map_err(|error| Failure::new(libc::EINVAL, error))?;
         let mut own = own.clone();
@@ -136,7 +143,7 @@ impl VifDevice {
         let setup = Setup { recovery, stats: self.stats.clone(), on_exit: self.on_exit() };
         let vif =
             Connection::start(&self.grants, &*self.channels, self.guest, negotiated, &self.config, setup)?;
-        self.attachment.bridge.attach_with(&self.name, Box::new(vif), self.settings)?;
+        self.attachment.bridge.attach_with(&self.name, Box::new(vif), self.settings.clone())?;
         self.attached = true;
         Ok(())
     }
@@ -169,30 +176,37 @@ impl VifDevice {
     }
 
     fn follow_lock(&mut self, own: &Keys) {
-        let value = own.get(key::LOCK);
-        if value == self.lock_key.as_deref() {
+        let values = [key::LOCK, key::IP].map(|key| own.get(key).map(str::to_owned));
+        if self.lock_keys.as_ref() == Some(&values) {
             return;
         }
-        self.lock_key = value.map(str::to_owned);
+        let is_first = self.lock_keys.replace(values).is_none();
         let in_force = self.settings.lock;
         let read = handshake::lock(own, self.attachment.lock);
         // An attached port has the address that it was attached with, or none.
         let has_address = !self.attached || self.settings.address.is_some();
         match read {
-            Ok(Lock::Mac) if !has_address => {
+            Ok((lock, _)) if lock.needs_address() && !has_address => {
                 tracing::warn!(%in_force, "there is no address to lock to; the lock stays as it is");
                 return;
             }
-            Ok(lock) => self.settings.lock = lock,
+            Ok((lock, allowed)) => {
+                self.lock_error = None;
+                self.settings.lock = lock;
+                self.settings.allowed = allowed;
+            }
             Err(error) => {
                 tracing::warn!(%error, %in_force, "failed to read the lock, which stays as it is");
+                if is_first || self.lock_error.is_some() {
+                    self.lock_error = Some(error);
+                }
                 return;
             }
         }
         if self.attached {
-            let lock = self.settings.lock;
-            let _ = self.attachment.bridge.set_lock(&self.name, lock);
-            tracing::info!(%lock, "lock changed");
+            let PortSettings { lock, allowed, .. } = &self.settings;
+            let _ = self.attachment.bridge.set_lock(&self.name, *lock, allowed.clone());
+            tracing::info!(%lock, ip = %allowed, "lock changed");
         }
     }
 
@@ -261,9 +275,9 @@ impl Follow for VifDevice {
         let started = self.start(&negotiated, recovery);
         self.response_logs = response_logs;
         started.map_err(|error| error.failure())?;
-        let PortSettings { rate, lock, .. } = self.settings;
+        let PortSettings { rate, lock, allowed, .. } = &self.settings;
         let rate = rate.map(tracing::field::display);
-        tracing::info!(name = self.name, caps = ?negotiated.caps, rate, %lock, "connected");
+        tracing::info!(name = self.name, caps = ?negotiated.caps, rate, %lock, ip = %allowed, "connected");
         Ok(true)
     }
 

@@ -5,7 +5,8 @@ use std::time::Duration;
 use event_loop::TokenBucket;
 
 use crate::{
-    Caps, DropReason, Frame, Gso, GsoKind, Lock, PortBatch, PortSettings, StormLimits, fdb::Mac, segment,
+    Addresses, Caps, DropReason, Frame, Gso, GsoKind, Lock, PortBatch, PortSettings, StormLimits, fdb::Mac,
+    lock, segment,
 };
 
 /// Bytes that a frame's way costs as much time as copying them, beside its own.
@@ -26,6 +27,7 @@ pub(super) struct SwitchPort {
     caps: Caps,
     max_len: usize,
     sender: Sender,
+    allowed: Addresses,
     storm: Storm,
     pub(super) batch: PortBatch,
     pub(super) too_long: u64,
@@ -86,6 +88,7 @@ impl SwitchPort {
                 lock: settings.lock,
                 segment_min: segment_min(&caps),
             },
+            allowed: settings.allowed.clone(),
             storm: Storm {
                 broadcast: bucket(broadcast),
                 multicast: bucket(multicast),
@@ -104,8 +107,14 @@ impl SwitchPort {
         self.sender.segment_min = segment_min(&caps);
     }
 
-    pub(super) fn set_lock(&mut self, lock: Lock) {
+    pub(super) fn set_lock(&mut self, lock: Lock, allowed: Addresses) {
         self.sender.lock = lock;
+        self.allowed = allowed;
+    }
+
+    /// Checks a frame of this port by what [`Lock::Ip`] lets it send.
+    pub(super) fn check_lock(&self, frame: &Frame) -> Result<(), DropReason> {
+        lock::check(frame, self.sender.address.unwrap_or(Mac::ZERO), &self.allowed)
     }
 
     #[inline]
@@ -131,7 +140,7 @@ impl SwitchPort {
     pub(super) fn takes_flood(&self, flood: Flood) -> bool {
         match self.sender.lock {
             Lock::Off => true,
-            Lock::Mac => flood != Flood::UnknownUnicast,
+            Lock::Mac | Lock::Ip => flood != Flood::UnknownUnicast,
             Lock::Disabled => false,
         }
     }
@@ -171,9 +180,15 @@ impl Sender {
     pub(super) fn may_send_from(&self, source: Mac) -> bool {
         match self.lock {
             Lock::Off => true,
-            Lock::Mac => self.address == Some(source),
+            Lock::Mac | Lock::Ip => self.address == Some(source),
             Lock::Disabled => false,
         }
+    }
+
+    /// Whether more of a frame is looked at than where it is from.
+    #[inline]
+    pub(super) fn looks_inside(&self) -> bool {
+        self.lock == Lock::Ip
     }
 
     /// Whether the port may ask for these segments. Of UDP their number is bounded.

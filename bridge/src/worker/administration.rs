@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use crate::{
-    DropReason, Error, FdbRow, Lock, Port, PortInfo, PortSettings, Rate,
+    Addresses, DropReason, Error, FdbRow, Lock, Port, PortInfo, PortSettings, Rate,
     attached_port::{AttachedPort, Hold},
     egress_queue::EgressQueue,
     fdb::PortId,
@@ -47,9 +47,9 @@ impl Worker {
         rate.and_then(|rate| RateLimit::new(rate, self.started.elapsed()))
     }
 
-    pub(super) fn set_lock(&mut self, name: &str, lock: Lock) -> Result<(), Error> {
+    pub(super) fn set_lock(&mut self, name: &str, lock: Lock, allowed: Addresses) -> Result<(), Error> {
         let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
-        self.switch.set_lock(id, lock);
+        self.switch.set_lock(id, lock, allowed);
         Ok(())
     }
 

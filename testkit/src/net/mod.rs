@@ -34,6 +34,7 @@ pub fn vif() -> VifSpec {
         vifname: None,
         rate: None,
         lock: None,
+        ip: Default::default(),
         mtu: MTU_DEFAULT,
         devid: None,
         trusted: true,

@@ -1,6 +1,6 @@
 //! A network interface to attach: what xl makes of its text, without what cannot be had here.
 
-use bridge::Lock;
+use bridge::{Addresses, InvalidAddress, Lock};
 use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, Mac};
 
 use super::Warnings;
@@ -29,8 +29,11 @@ pub struct VifSpec {
     pub vifname: Option<String>,
     /// The limit on what the guest sends.
     pub rate: Option<Rate>,
-    /// Which frames the guest may send by their addresses; `None` means `mac` on a bridge of this program, and `off` on a wire.
+    /// Which frames the guest may send by their addresses; `None` means `mac`, or `ip` with addresses, on a bridge of this
+    /// program, and `off` on a wire.
     pub lock: Option<Lock>,
+    /// The addresses that the guest may send from under `lock=ip`, which is then the default on a bridge of this program.
+    pub ip: Addresses,
     /// The largest payload of a frame, in bytes.
     pub mtu: u32,
     /// The device number in the guest; `None` means the lowest free one.
@@ -70,6 +73,10 @@ impl VifSpec {
         if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
             return Err(invalid(origin, "mtu", &mtu.to_string(), format!("bytes from {MTU_RANGE}")));
         }
+        let ip = nic.ip.as_deref().unwrap_or_default();
+        let ip: Addresses = ip
+            .parse()
+            .map_err(|InvalidAddress { found, expected }| invalid(origin, "ip", &found, expected))?;
         let vifname = nic.vifname.filter(|name| !name.is_empty());
         if let Some(name) = vifname.as_deref().filter(|name| !is_interface_name(name)) {
             let expected = "an interface name: 1 to 15 bytes without '/', ':' or blanks";
@@ -81,6 +88,7 @@ impl VifSpec {
             vifname,
             rate: nic.rate,
             lock: nic.lock,
+            ip,
             mtu,
             devid: nic.devid,
             trusted: nic.trusted.unwrap_or(true),
@@ -108,7 +116,6 @@ fn warn(origin: &Origin, nic: &DeviceNic, warnings: &mut Warnings) {
     let ignored = [
         ("type=ioemu", is_ioemu, "there are no emulated interfaces, and this is a vif"),
         ("untrusted", nic.trusted == Some(false), "our frontends make no difference"),
-        ("ip", given(&nic.ip), "no script filters by address"),
         ("script", given(&nic.script), "scripts are not run; dom0 puts the interface into the bridge itself"),
         ("model", given(&nic.model), "there are no emulated interfaces"),
         ("gatewaydev", given(&nic.gatewaydev), "it is for the script vif-route, which is not run"),
