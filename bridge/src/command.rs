@@ -2,7 +2,7 @@
 
 use crossbeam::channel::Sender;
 
-use crate::{Addresses, Counters, Error, Lock, Port, PortSettings, Rate, fdb::Mac};
+use crate::{Addresses, Counters, Error, Lock, Port, PortSettings, Rate, Vlans, fdb::Mac};
 
 /// A port's state, for display.
 #[derive(Clone, Debug)]
@@ -18,6 +18,8 @@ pub struct PortInfo {
 pub struct FdbRow {
     /// The station's address.
     pub mac: Mac,
+    /// The VLAN in which it was seen; 0 where frames are in none.
+    pub vlan: u16,
     /// The name of the port at which it was last seen.
     pub port: String,
     /// Seconds since then.
@@ -30,6 +32,7 @@ pub struct FdbRow {
 pub(crate) enum Command {
     Attach(String, Box<dyn Port>, PortSettings, Sender<Result<(), Error>>),
     SetLock(String, Lock, Addresses, Sender<Result<(), Error>>),
+    SetVlans(String, Vlans, Sender<Result<(), Error>>),
     SetRate(String, Option<Rate>, Sender<Result<(), Error>>),
     Detach(String, Sender<Result<Box<dyn Port>, Error>>),
     Ports(Sender<Vec<PortInfo>>),

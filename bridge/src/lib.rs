@@ -60,6 +60,7 @@ pub mod switch;
 mod tick;
 mod turn_budget;
 mod turn_meter;
+mod vlan;
 mod worker;
 
 pub use batch::{Batch, Frames, PortBatch};
@@ -80,3 +81,4 @@ pub use port_settings::{PortSettings, StormLimits};
 pub use rate_limit::Rate;
 pub use run::Bridge;
 pub use stats::{Counters, DropReason, Stats};
+pub use vlan::{InvalidVlans, Vlans};

@@ -26,8 +26,11 @@ pub enum DropReason {
     LockRouter,
     /// Neither ARP nor IP, or behind more than one VLAN tag.
     LockType,
-    /// Headers that are cut off, contradict themselves or do not end in the first 128 bytes or the first fragment.
+    /// Headers that are cut off, contradict themselves or do not end in the first 124 bytes or the first fragment.
     LockHeaders,
+    /// In a VLAN that the port is not in, with a tag from a port that takes none, or with a provider's tag (at the port it came
+    /// from).
+    Vlan,
     /// From the address of another port's station (at the port it came from).
     Sticky,
     /// To be cut into segments shorter than the port it came from may ask for (there).
@@ -52,7 +55,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [DropReason; 21] = [
+    pub const ALL: [DropReason; 22] = [
         DropReason::Runt,
         DropReason::BadSource,
         DropReason::Reserved,
@@ -64,6 +67,7 @@ impl DropReason {
         DropReason::LockRouter,
         DropReason::LockType,
         DropReason::LockHeaders,
+        DropReason::Vlan,
         DropReason::Sticky,
         DropReason::SmallSegments,
         DropReason::Broadcast,
@@ -90,6 +94,7 @@ impl DropReason {
             DropReason::LockRouter => "lock_router",
             DropReason::LockType => "lock_type",
             DropReason::LockHeaders => "lock_headers",
+            DropReason::Vlan => "vlan",
             DropReason::Sticky => "sticky",
             DropReason::SmallSegments => "small_segments",
             DropReason::Broadcast => "broadcast",

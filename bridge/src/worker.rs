@@ -58,6 +58,8 @@ pub(crate) struct Worker {
     stale_caps: bool,
     batch: Batch,
     scratch: Batch,
+    /// Frames of the batch with other tags.
+    retagged: Batch,
     ready: Vec<PortId>,
     poller: Poller,
     wake: Arc<EventFd>,
@@ -92,6 +94,7 @@ impl Worker {
             stale_caps: false,
             batch: Batch::new(burst),
             scratch: Batch::new(burst),
+            retagged: Batch::new(burst),
             ready: Vec::new(),
             poller: Poller::new(&*wake)?,
             wake,
@@ -134,6 +137,7 @@ impl Worker {
                 Command::SetLock(name, lock, allowed, reply) => {
                     drop(reply.send(self.set_lock(&name, lock, allowed)));
                 }
+                Command::SetVlans(name, vlans, reply) => drop(reply.send(self.set_vlans(&name, vlans))),
                 Command::SetRate(name, rate, reply) => drop(reply.send(self.set_rate(&name, rate))),
                 Command::Detach(name, reply) => drop(reply.send(self.detach(name))),
                 Command::Ports(reply) => drop(reply.send(self.port_infos())),
@@ -256,7 +260,10 @@ impl Worker {
             };
             attached.stats.lost(DropReason::TooLong, egress.too_long);
             attached.stats.lost(DropReason::Lock, egress.locked);
-            let frames = egress.batch.view(&self.batch);
+            let frames = match egress.has_other_tags {
+                true => self.switch.retag(egress.port, &self.batch, &mut self.retagged),
+                false => egress.batch.view(&self.batch),
+            };
             let may_be_held = sole.is_some() && !attached.queue.is_stuck(self.now);
             let sender = Sender { port: from, may_be_held };
             match attached.send(frames, sender, offloads, &mut self.scratch, self.now) {
@@ -264,6 +271,7 @@ impl Worker {
                 Err(error) => self.failed.push((egress.port, error)),
             }
         }
+        self.retagged.clear();
         let Some(to) = sole else { return };
         let held = self.ports.get(usize::from(to.0)).and_then(Option::as_ref).map(|to| to.queue.held(from));
         if held.is_some_and(|frames| frames > 0)

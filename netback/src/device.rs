@@ -4,11 +4,12 @@
 
 use crate::attachment::{Attachment, vif_name};
 use crate::connection::{Connection, OnExit, Recovery, Setup};
+use crate::followed::Followed;
 use crate::handshake::{self, Negotiated, Offered, backend_keys};
 use crate::response_logs::ResponseLogs;
 use crate::stats::Stats;
 use crate::{Config, ExitReason, StartError};
-use bridge::{Counters, PortSettings, StormLimits};
+use bridge::{Counters, PortSettings, StormLimits, Vlans};
 use event_channel::WaitEventChannels;
 use grant_table::GrantTable;
 use nix::libc;
@@ -17,7 +18,7 @@ use ring_abi::netif::{MTU_MAX, key};
 use std::sync::{Arc, Mutex, PoisonError};
 use xenbus::driver::{BackDevice, DeviceState, Failure, Update, Waker};
 use xenbus::handshake::back::{Follow, Handshake, Reconnect, Ring, follow};
-use xenbus::{Device, KeyError, Keys, XenbusState};
+use xenbus::{Device, Keys, XenbusState};
 
 /// Frontends of vifs go from Initialising straight to Connected, and keep nothing.
 const RECONNECT: Reconnect = Reconnect::Closing;
@@ -40,10 +41,8 @@ pub(crate) struct VifDevice {
     settings: PortSettings,
     /// The value of the key `rate` that was looked at last.
     rate_key: Option<String>,
-    /// Those of `lock` and `ip`; `None` before they were looked at.
-    lock_keys: Option<[Option<String>; 2]>,
-    /// Why none of these could be read so far.
-    lock_error: Option<KeyError>,
+    lock_keys: Followed<2>,
+    vlan_key: Followed<1>,
     /// The bridge has a port of this device, by the name in `name`; another device may have a port of the same name.
     attached: bool,
     /// The connection and the attachment stay for another process.
@@ -76,10 +75,15 @@ impl VifDevice {
             handshake: Handshake::new(RECONNECT, seen),
             response_logs,
             stats,
-            settings: PortSettings { lock, storm: StormLimits::GUEST, ..PortSettings::default() },
+            settings: PortSettings {
+                lock,
+                vlans: Vlans::untagged(),
+                storm: StormLimits::GUEST,
+                ..PortSettings::default()
+            },
             rate_key: None,
-            lock_keys: None,
-            lock_error: None,
+            lock_keys: Followed::new([key::LOCK, key::IP]),
+            vlan_key: Followed::new([key::VLAN]),
             attached: false,
             stopped: false,
             exit: Arc::default(),
@@ -127,7 +131,7 @@ impl VifDevice {
     }
 
     fn negotiate(&mut self, own: &Keys, other: &Keys) -> Result<Negotiated, Failure> {
-        if let Some(error) = &self.lock_error {
+        if let Some(error) = self.lock_keys.error().or(self.vlan_key.error()) {
             return Err(Failure::new(libc::EINVAL, error));
         }
         let address = handshake::address(own, self.settings.lock);
@@ -152,6 +156,7 @@ impl VifDevice {
     fn follow_settings(&mut self, own: &Keys) {
         self.follow_rate(own);
         self.follow_lock(own);
+        self.follow_vlans(own);
     }
 
     fn follow_rate(&mut self, own: &Keys) {
@@ -176,38 +181,38 @@ impl VifDevice {
     }
 
     fn follow_lock(&mut self, own: &Keys) {
-        let values = [key::LOCK, key::IP].map(|key| own.get(key).map(str::to_owned));
-        if self.lock_keys.as_ref() == Some(&values) {
+        if !self.lock_keys.are_new(own) {
             return;
         }
-        let is_first = self.lock_keys.replace(values).is_none();
         let in_force = self.settings.lock;
         let read = handshake::lock(own, self.attachment.lock);
+        let Some((lock, allowed)) = self.lock_keys.take(own, read, &in_force) else { return };
         // An attached port has the address that it was attached with, or none.
-        let has_address = !self.attached || self.settings.address.is_some();
-        match read {
-            Ok((lock, _)) if lock.needs_address() && !has_address => {
-                tracing::warn!(%in_force, "there is no address to lock to; the lock stays as it is");
-                return;
-            }
-            Ok((lock, allowed)) => {
-                self.lock_error = None;
-                self.settings.lock = lock;
-                self.settings.allowed = allowed;
-            }
-            Err(error) => {
-                tracing::warn!(%error, %in_force, "failed to read the lock, which stays as it is");
-                if is_first || self.lock_error.is_some() {
-                    self.lock_error = Some(error);
-                }
-                return;
-            }
+        if lock.needs_address() && self.attached && self.settings.address.is_none() {
+            tracing::warn!(%in_force, "there is no address to lock to; the lock stays as it is");
+            return;
         }
         if self.attached {
-            let PortSettings { lock, allowed, .. } = &self.settings;
-            let _ = self.attachment.bridge.set_lock(&self.name, *lock, allowed.clone());
+            let _ = self.attachment.bridge.set_lock(&self.name, lock, allowed.clone());
             tracing::info!(%lock, ip = %allowed, "lock changed");
         }
+        self.settings.lock = lock;
+        self.settings.allowed = allowed;
+    }
+
+    fn follow_vlans(&mut self, own: &Keys) {
+        // On a wire the key is for the script that puts the other end into a bridge.
+        if self.attachment.bridge.is_wire() || !self.vlan_key.are_new(own) {
+            return;
+        }
+        let Some(vlans) = self.vlan_key.take(own, handshake::vlans(own), &self.settings.vlans) else {
+            return;
+        };
+        if self.attached {
+            let _ = self.attachment.bridge.set_vlans(&self.name, vlans.clone());
+            tracing::info!(%vlans, "VLANs changed");
+        }
+        self.settings.vlans = vlans;
     }
 
     fn on_exit(&mut self) -> OnExit {
@@ -275,9 +280,9 @@ impl Follow for VifDevice {
         let started = self.start(&negotiated, recovery);
         self.response_logs = response_logs;
         started.map_err(|error| error.failure())?;
-        let PortSettings { rate, lock, allowed, .. } = &self.settings;
+        let PortSettings { rate, lock, allowed, vlans, .. } = &self.settings;
         let rate = rate.map(tracing::field::display);
-        tracing::info!(name = self.name, caps = ?negotiated.caps, rate, %lock, ip = %allowed, "connected");
+        tracing::info!(name = self.name, caps = ?negotiated.caps, rate, %lock, ip = %allowed, %vlans, "connected");
         Ok(true)
     }
 

@@ -1,6 +1,6 @@
 //! What a vif negotiates: the backend's keys, and the frontend's as a value. Does no I/O.
 
-use bridge::{Addresses, Caps, Lock, Rate, fdb};
+use bridge::{Addresses, Caps, Lock, Rate, Vlans, fdb};
 use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, Mac, key};
 use ring_abi::{EventPort, GrantRef};
 use std::time::Duration;
@@ -150,6 +150,17 @@ pub fn lock(own: &Keys, default: Lock) -> Result<(Lock, Addresses), KeyError> {
     }
     let allowed = ip.parse().map_err(|_| own.error(key::IP, Addresses::EXPECTED))?;
     Ok((lock, allowed))
+}
+
+/// The VLANs that the guest is in on a bridge: the toolstack's key `vlan`.
+///
+/// # Errors
+/// [`KeyError`] if the key has another form.
+pub fn vlans(own: &Keys) -> Result<Vlans, KeyError> {
+    match own.get(key::VLAN).unwrap_or_default().trim() {
+        "" => Ok(Vlans::untagged()),
+        text => text.parse().map_err(|_| own.error(key::VLAN, Vlans::EXPECTED)),
+    }
 }
 
 /// The guest's address, which the toolstack wrote for the backend.

@@ -190,6 +190,34 @@ fn vif_whose_addresses_cannot_be_read_is_not_connected() {
     assert!(error.contains("10.0.0.5/24") && error.contains("expected addresses or prefixes"), "{error}");
 }
 
+/// Dom0's port takes all VLANs with tags.
+#[test]
+fn vif_is_in_the_vlan_of_its_key_from_its_first_frame_on_and_live() {
+    let mut bridged = Bridged::new();
+    let mut raw = bridged.connect_as(&VifSpec { vlan: Some("10".parse().unwrap()), ..vif() });
+    announce(&mut raw, [10, 0, 0, 5]);
+    assert_eq!(bridged.next().head()[12..18], [0x81, 0, 0, 10, 8, 6]);
+    let path = format!("{}/vlan", raw.device.device.back_path());
+    let mut store = bridged.machine.client();
+    store.write(&path, b"4095").unwrap();
+    store.write(&path, b"20").unwrap();
+    let deadline = Instant::now() + BOUND;
+    let mut vlan = 10;
+    while vlan != 20 {
+        assert!(Instant::now() < deadline, "the VLAN is not changed within {BOUND:?}");
+        announce(&mut raw, [10, 0, 0, 5]);
+        vlan = bridged.next().head()[15];
+    }
+    store.rm(&path).unwrap();
+    loop {
+        assert!(Instant::now() < deadline, "the VLAN is not left within {BOUND:?}");
+        announce(&mut raw, [10, 0, 0, 5]);
+        if bridged.next().head()[12..14] == [8, 6] {
+            return;
+        }
+    }
+}
+
 #[test]
 fn vif_without_an_address_to_lock_to_is_not_connected() {
     let bridged = Bridged::new();

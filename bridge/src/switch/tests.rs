@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Batch, Csum, Gso, GsoKind, Offload, StormLimits};
+use crate::{Addresses, Batch, Caps, Csum, Gso, GsoKind, Lock, Offload, PortSettings, StormLimits};
 
 const MAX_LEN: usize = 1518;
 

@@ -35,6 +35,7 @@ pub fn vif() -> VifSpec {
         rate: None,
         lock: None,
         ip: Default::default(),
+        vlan: None,
         mtu: MTU_DEFAULT,
         devid: None,
         trusted: true,

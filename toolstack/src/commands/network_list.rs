@@ -54,6 +54,8 @@ struct Row {
     lock: Option<String>,
     /// The addresses of `lock=ip`.
     ip: Option<String>,
+    /// The VLANs that the guest is in; `None`: it has no tags.
+    vlan: Option<String>,
     /// Why dom0 does not serve it, or closed its last connection.
     error: Option<String>,
     /// What dom0 has counted; `None` if no process of xpv serves the interface.
@@ -104,6 +106,7 @@ fn row(store: &mut Client, domain: &ListedDomain, device: &ListedDevice, served:
         state: device.frontend_state(store)?,
         lock: own_key(store, device, key::LOCK)?,
         ip: own_key(store, device, key::IP)?,
+        vlan: own_key(store, device, key::VLAN)?,
         backend_path: device.backend_path.clone(),
         error: known.as_ref().and_then(|known| known.error.clone()),
         stats: known.and_then(|known| known.stats),

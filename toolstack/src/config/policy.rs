@@ -247,6 +247,7 @@ mac = '00:16:3E:*'
 domain = 'web-1'
 rate = '8Mb/s'
 lock = 'ip'
+vlan = 10
 ip = '10.0.0.5 fd00::/64'
 ";
 
@@ -268,7 +269,10 @@ ip = '10.0.0.5 fd00::/64'
             let own = Keys::default().with("mac", mac);
             text(given(&policy, Device::new("vif", DomId(3), 0), name, own))
         };
-        assert_eq!(vif("00:16:3e:00:00:01", "web-1"), "ip=10.0.0.5 fd00::/64 lock=ip rate=50000,50000");
+        assert_eq!(
+            vif("00:16:3e:00:00:01", "web-1"),
+            "ip=10.0.0.5 fd00::/64 lock=ip rate=50000,50000 vlan=10"
+        );
         assert_eq!(vif("02:16:3e:00:00:01", "web-1"), "");
         assert_eq!(vif("00:16:3e:00:00:01", "web-10"), "");
         let nameless = policy.keys(&disk(51728), &DomainNames::default(), &own("/srv/slow/a"));
@@ -304,11 +308,15 @@ ip = '10.0.0.5 fd00::/64'
             ("[[vif]]\nrate = '5'", "policy.toml:2: vif: rate: found \"5\", expected a rate"),
             (
                 "[[vif]]\nvdev = 'xvda'",
-                "policy.toml:2: vif: found \"vdev\", expected one of domain, uuid, mac, devid, rate, lock, ip",
+                "policy.toml:2: vif: found \"vdev\", expected one of domain, uuid, mac, devid, rate, lock, ip, vlan",
             ),
             (
                 "[[vif]]\nlock='ip'\nip = '10.0.0.0/33'",
                 "policy.toml:3: vif: ip: found \"10.0.0.0/33\", expected a prefix",
+            ),
+            (
+                "[[vif]]\nvlan = 4096",
+                "policy.toml:2: vif: vlan: found \"4096\", expected a VLAN from 1 to 4094",
             ),
             ("[[vif]]\nlock='off,rate=1Mb/s'", "policy.toml:2: vif: "),
             ("[[disks]]\nrate = '5'", "policy.toml:1: unknown field `disks`"),

@@ -1,6 +1,6 @@
 //! A network interface to attach: what xl makes of its text, without what cannot be had here.
 
-use bridge::{Addresses, InvalidAddress, Lock};
+use bridge::{Addresses, InvalidAddress, InvalidVlans, Lock, Vlans};
 use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, Mac};
 
 use super::Warnings;
@@ -34,6 +34,8 @@ pub struct VifSpec {
     pub lock: Option<Lock>,
     /// The addresses that the guest may send from under `lock=ip`, which is then the default on a bridge of this program.
     pub ip: Addresses,
+    /// The VLANs that the guest is in; `None`: untagged frames alone where others are in VLANs.
+    pub vlan: Option<Vlans>,
     /// The largest payload of a frame, in bytes.
     pub mtu: u32,
     /// The device number in the guest; `None` means the lowest free one.
@@ -77,6 +79,10 @@ impl VifSpec {
         let ip: Addresses = ip
             .parse()
             .map_err(|InvalidAddress { found, expected }| invalid(origin, "ip", &found, expected))?;
+        let vlan = nic.vlan.as_deref().map(str::trim).filter(|vlan| !vlan.is_empty()).map(str::parse);
+        let vlan = vlan
+            .transpose()
+            .map_err(|InvalidVlans { found, expected }| invalid(origin, "vlan", &found, expected))?;
         let vifname = nic.vifname.filter(|name| !name.is_empty());
         if let Some(name) = vifname.as_deref().filter(|name| !is_interface_name(name)) {
             let expected = "an interface name: 1 to 15 bytes without '/', ':' or blanks";
@@ -89,6 +95,7 @@ impl VifSpec {
             rate: nic.rate,
             lock: nic.lock,
             ip,
+            vlan,
             mtu,
             devid: nic.devid,
             trusted: nic.trusted.unwrap_or(true),
@@ -100,9 +107,6 @@ impl VifSpec {
 fn refuse_unsupported(origin: &Origin, nic: &DeviceNic) -> Result<()> {
     if let Some(domain) = nic.backend_domain.as_deref().filter(|domain| !is_dom0(domain)) {
         return Err(invalid(origin, "backend", domain, DRIVER_DOMAIN));
-    }
-    if let Some(vlan) = nic.vlan.as_deref().filter(|vlan| !vlan.is_empty()) {
-        return Err(invalid(origin, "vlan", vlan, "nothing (VLANs are not supported yet)"));
     }
     match nic.colo.first() {
         Some((name, value)) => Err(invalid(origin, name, value, "nothing (COLO is not supported)")),
