@@ -126,6 +126,11 @@ impl PortBatch {
         self.indices.is_empty()
     }
 
+    /// The frames' indices.
+    pub(crate) fn indices(&self) -> &[u16] {
+        &self.indices
+    }
+
     /// Removes all indices.
     pub fn clear(&mut self) {
         self.indices.clear();

@@ -2,7 +2,9 @@
 
 use crossbeam::channel::Sender;
 
-use crate::{Capture, CaptureOptions, Counters, Error, Lock, Port, PortSettings, Rate, fdb::Mac};
+use crate::{
+    Addresses, Capture, CaptureOptions, Counters, Error, Lock, Port, PortSettings, Rate, Vlans, fdb::Mac,
+};
 
 /// A port's state, for display.
 #[derive(Clone, Debug)]
@@ -18,6 +20,8 @@ pub struct PortInfo {
 pub struct FdbRow {
     /// The station's address.
     pub mac: Mac,
+    /// The VLAN in which it was seen; 0 where frames are in none.
+    pub vlan: u16,
     /// The name of the port at which it was last seen.
     pub port: String,
     /// Seconds since then.
@@ -29,7 +33,8 @@ pub struct FdbRow {
 /// A command to the worker, with the channel for its reply.
 pub(crate) enum Command {
     Attach(String, Box<dyn Port>, PortSettings, Sender<Result<(), Error>>),
-    SetLock(String, Lock, Sender<Result<(), Error>>),
+    SetLock(String, Lock, Addresses, Sender<Result<(), Error>>),
+    SetVlans(String, Vlans, Sender<Result<(), Error>>),
     SetRate(String, Option<Rate>, Sender<Result<(), Error>>),
     Capture(String, CaptureOptions, Sender<Result<Capture, Error>>),
     Detach(String, Sender<Result<Box<dyn Port>, Error>>),

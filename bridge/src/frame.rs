@@ -9,7 +9,9 @@ use crate::{Fragment, FragmentRef, Malformed, Offload, Pin};
 
 /// Bytes of a frame's private head. It has all headers that the switch reads (as in Linux's netback,
 /// `XEN_NETBACK_TX_COPY_LEN`), and the whole of a frame that is not longer.
-pub const HEAD: usize = 128;
+pub const HEAD: usize = 124;
+/// Those, and a VLAN tag that is inserted later.
+const ROOM: usize = HEAD + 4;
 /// Most payload fragments of a frame. Linux's netback takes more than 20 for an attack (`XEN_NETBK_LEGACY_SLOTS_MAX`).
 pub const MAX_FRAGMENTS: usize = 20;
 /// Most `iovec`s that [`Frame::iovecs`] makes, and one of the caller's before them.
@@ -55,7 +57,7 @@ enum Backing {
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Frame {
-    head: [u8; HEAD],
+    head: [u8; ROOM],
     backing: Backing,
     len: u32,
     head_len: u8,
@@ -73,7 +75,7 @@ impl Frame {
     /// Makes a frame without bytes.
     pub const fn new() -> Frame {
         Frame {
-            head: [0; HEAD],
+            head: [0; ROOM],
             backing: Backing::None,
             len: 0,
             head_len: 0,
@@ -142,7 +144,7 @@ impl Frame {
     /// Inserts a VLAN tag behind the addresses. Does nothing unless the head has the addresses and four bytes to spare.
     pub(crate) fn insert_tag(&mut self, tag: [u8; 4]) {
         let len = usize::from(self.head_len);
-        if !(12..=HEAD - tag.len()).contains(&len) {
+        if !(12..=ROOM - tag.len()).contains(&len) {
             return;
         }
         self.head.copy_within(12..len, 16);
@@ -151,6 +153,20 @@ impl Frame {
         self.len += 4;
         if let Some(csum) = &mut self.offload.csum {
             csum.start = csum.start.saturating_add(4);
+        }
+    }
+
+    /// Removes the VLAN tag behind the addresses. Does nothing unless the head has it.
+    pub(crate) fn remove_tag(&mut self) {
+        let len = usize::from(self.head_len);
+        if len < 18 {
+            return;
+        }
+        self.head.copy_within(16..len, 12);
+        self.head_len -= 4;
+        self.len -= 4;
+        if let Some(csum) = &mut self.offload.csum {
+            csum.start = csum.start.saturating_sub(4);
         }
     }
 

@@ -10,8 +10,10 @@ use crate::fdb::{Limits, Mac, PortId, Station};
 use crate::headers::Headers;
 use crate::software_offload::{self, Outlet};
 use crate::switch::{Switch, Turn};
+use crate::vlan::InVlan;
 use crate::{
-    Batch, Caps, Csum, Frame, Frames, Gso, GsoKind, Lock, Offload, PortSettings, Stats, StormLimits, offload,
+    Batch, Caps, Csum, Frame, Frames, Gso, GsoKind, Lock, Offload, PortSettings, Stats, StormLimits, Vlans,
+    lock, offload,
 };
 
 /// Ports at most.
@@ -49,7 +51,16 @@ impl Choices<'_> {
     }
 
     fn lock(&mut self) -> Lock {
-        [Lock::Off, Lock::Mac, Lock::Disabled][self.below(3)]
+        Lock::ALL[self.below(4)]
+    }
+
+    fn vlans(&mut self) -> Vlans {
+        match self.below(8) {
+            0 => Vlans::untagged(),
+            1 => "5".parse().expect("a VLAN"),
+            2 => "6p/5/1000-3000u".parse().expect("VLANs"),
+            _ => Vlans::trunk(),
+        }
     }
 
     fn caps(&mut self) -> Caps {
@@ -63,7 +74,9 @@ impl Choices<'_> {
     fn settings(&mut self) -> PortSettings {
         let address = Mac::new([2, 0, 0, 0, 0, self.byte() % 4]);
         let storm = if self.is() { StormLimits::GUEST } else { StormLimits::default() };
-        PortSettings { address: self.is().then_some(address), lock: self.lock(), storm, rate: None }
+        let allowed = ["", "10.0.0.1 fd00::1", "0.0.0.0/0 ::/0"][self.below(3)].parse().expect("addresses");
+        let (lock, vlans) = (self.lock(), self.vlans());
+        PortSettings { address: self.is().then_some(address), lock, allowed, vlans, storm, rate: None }
     }
 
     fn frame(&mut self, into: &mut Frame) {
@@ -97,7 +110,7 @@ impl Choices<'_> {
 }
 
 /// What the harness knows of a port that is attached.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Known {
     caps: Caps,
     settings: PortSettings,
@@ -136,7 +149,7 @@ pub fn hostile(script: &[u8]) {
     let mut choices = Choices(script);
     let is_wire = choices.byte().is_multiple_of(8);
     let mut switch = if is_wire { Switch::wire() } else { Switch::new(Limits::default(), 7) };
-    let mut known = [None; PORTS as usize];
+    let mut known = [const { None }; PORTS as usize];
     let mut now = Duration::ZERO;
     while !choices.0.is_empty() {
         let port = choices.port();
@@ -155,7 +168,7 @@ pub fn hostile(script: &[u8]) {
             }
             (1, Some(attached)) => {
                 attached.settings.lock = choices.lock();
-                switch.set_lock(port, attached.settings.lock);
+                switch.set_lock(port, attached.settings.lock, attached.settings.allowed.clone());
             }
             (2, Some(attached)) => {
                 attached.caps = choices.caps();
@@ -184,18 +197,44 @@ fn forward(
     }
     let summary = switch.forward(from, batch.frames(), Turn::at(now));
     assert_eq!(summary.taken, batch.len(), "the turn had no bounds");
-    let Some(sender) = known[usize::from(from.0)] else { panic!("only attached ports send") };
+    let Some(sender) = &known[usize::from(from.0)] else { panic!("only attached ports send") };
     for egress in switch.egresses() {
-        let Some(to) = known[usize::from(egress.port.0)] else { panic!("{:?} is not attached", egress.port) };
+        let Some(to) = &known[usize::from(egress.port.0)] else {
+            panic!("{:?} is not attached", egress.port)
+        };
         let frames = egress.batch.view(&batch);
+        let mut retagged = Batch::new(batch.len());
+        if egress.has_other_tags || known.iter().flatten().any(|port| port.settings.vlans.are_given()) {
+            let sent = switch.retag(egress.port, &batch, &mut retagged);
+            if switch.fdb().is_some() {
+                let pairs = frames.iter().zip(sent.iter());
+                pairs.for_each(|(frame, sent)| {
+                    check_vlan(frame, sent, &sender.settings.vlans, &to.settings.vlans)
+                });
+            }
+        }
+        let frames = if egress.has_other_tags { retagged.all() } else { frames };
         assert!(egress.port != from, "a frame came back");
         assert!(frames.is_empty() || to.settings.lock != Lock::Disabled, "to a disabled port");
-        frames.iter().for_each(|frame| check(switch, frame, from, &sender.settings));
+        egress.batch.view(&batch).iter().for_each(|frame| check(switch, frame, from, &sender.settings));
         let mut outlet = Checked { caps: to.caps, frames: 0 };
         software_offload::send(&to.caps, &Stats::default(), frames, &mut Batch::new(4), &mut outlet)
             .expect("the outlet does not fail");
         // The most segments are those of the least size, or those of UDP.
         assert!(outlet.frames <= frames.len() * 128, "{} frames of {}", outlet.frames, frames.len());
+    }
+}
+
+/// Checks that a frame is in a VLAN of both ports, and has that one's tag where the receiver's has one.
+fn check_vlan(frame: &Frame, sent: &Frame, from: &Vlans, to: &Vlans) {
+    let InVlan { vlan, .. } = from.classify(frame).expect("only what is in a VLAN of its port is forwarded");
+    assert!(to.has(vlan), "in VLAN {vlan} to {to}");
+    let tag = sent.head().get(12..16).filter(|tag| tag[..2] == [0x81, 0]);
+    let tag = tag.map(|tag| u16::from_be_bytes([tag[2], tag[3]]) & 0xfff);
+    match to.is_untagged(vlan) {
+        // A tag behind the one that was removed is of the payload.
+        true => assert!(tag.is_none() || frame.len() > sent.len(), "a tag {tag:?} of VLAN {vlan} to {to}"),
+        false => assert_eq!(tag, Some(vlan)),
     }
 }
 
@@ -206,12 +245,17 @@ fn check(switch: &Switch, frame: &Frame, from: PortId, sender: &PortSettings) {
     match sender.lock {
         Lock::Off => {}
         Lock::Mac => assert_eq!(Some(source), sender.address, "locked"),
+        Lock::Ip => {
+            assert_eq!(Some(source), sender.address, "locked");
+            assert_eq!(lock::check(frame, source, &sender.allowed), Ok(()));
+        }
         Lock::Disabled => panic!("from a disabled port"),
     }
     if let Some(fdb) = switch.fdb() {
         assert!(!source.is_group() && source != Mac::ZERO, "from {source:?}, which no station has");
         assert!(!to.is_reserved(), "to {to:?}");
-        let owner = fdb.owner(Station::new(source, 0));
+        let vlan = sender.vlans.classify(frame).map_or(0, |class| class.vlan);
+        let owner = fdb.owner(Station::new(source, vlan));
         // Two ports may have been given one address.
         let is_its_own = sender.address == Some(source);
         assert!(is_its_own || owner.is_none_or(|owner| owner == from), "from the address of {owner:?}");

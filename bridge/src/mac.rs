@@ -99,6 +99,11 @@ impl Station {
         Station(key)
     }
 
+    /// The VLAN; 0 for none.
+    pub fn vlan(self) -> u16 {
+        (self.0 >> 48) as u16 & 0xfff
+    }
+
     /// The station's address.
     pub fn mac(self) -> Mac {
         Mac(self.0 & BROADCAST)

@@ -16,7 +16,7 @@ use event_loop::Counter;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{
-    Capture, CaptureOptions, Config, Error, Lock, Port, PortSettings, Rate,
+    Addresses, Capture, CaptureOptions, Config, Error, Forwarding, Lock, Port, PortSettings, Rate, Vlans,
     command::{Command, FdbRow, PortInfo},
     worker::Worker,
 };
@@ -32,6 +32,7 @@ pub struct Bridge {
     wake: Arc<EventFd>,
     longest_turn_ns: Arc<Counter>,
     thread: Option<JoinHandle<()>>,
+    is_wire: bool,
 }
 
 impl Bridge {
@@ -53,7 +54,8 @@ impl Bridge {
         let longest_turn_ns = worker.longest_turn_ns();
         let thread = std::thread::Builder::new().name(config.name.clone());
         let thread = thread.spawn(move || worker.run()).map_err(os("failed to start its thread"))?;
-        Ok(Bridge { commands, wake, longest_turn_ns, thread: Some(thread) })
+        let is_wire = matches!(config.forwarding, Forwarding::Wire);
+        Ok(Bridge { commands, wake, longest_turn_ns, thread: Some(thread), is_wire })
     }
 
     /// Adds a port with a unique name, which may send anything. A port that fails later is removed and dropped, with a log line.
@@ -66,12 +68,20 @@ impl Bridge {
         self.call(|reply| Command::Attach(name.into(), port, settings, reply))?
     }
 
-    /// Sets from which addresses a port may send.
+    /// Sets from which addresses a port may send; `allowed` are those of [`Lock::Ip`].
     ///
     /// # Errors
     /// [`Error::NoSuchPort`], [`Error::Stopped`].
-    pub fn set_lock(&self, name: &str, lock: Lock) -> Result<(), Error> {
-        self.call(|reply| Command::SetLock(name.into(), lock, reply))?
+    pub fn set_lock(&self, name: &str, lock: Lock, allowed: Addresses) -> Result<(), Error> {
+        self.call(|reply| Command::SetLock(name.into(), lock, allowed, reply))?
+    }
+
+    /// Sets the VLANs that a port is in.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPort`], [`Error::Stopped`].
+    pub fn set_vlans(&self, name: &str, vlans: Vlans) -> Result<(), Error> {
+        self.call(|reply| Command::SetVlans(name.into(), vlans, reply))?
     }
 
     /// Sets the rate at which frames are received from a port; `None`: at any.
@@ -94,6 +104,11 @@ impl Bridge {
     /// Removes a port, flushes it and returns it; it can be attached again.
     pub fn detach(&self, name: &str) -> Result<Box<dyn Port>, Error> {
         self.call(|reply| Command::Detach(name.into(), reply))?
+    }
+
+    /// Whether it is a wire.
+    pub fn is_wire(&self) -> bool {
+        self.is_wire
     }
 
     /// Reads the ports and their counters.

@@ -14,6 +14,23 @@ pub enum DropReason {
     Reserved,
     /// From an address that the port is locked from using, or by or to a port that is disabled (at that port).
     Lock,
+    /// From an IP address that the port's `lock=ip` does not allow (at the port it came from), as the next ones.
+    LockIp,
+    /// ARP of another's addresses.
+    LockArp,
+    /// Neighbour discovery of another's addresses.
+    LockNdp,
+    /// From a DHCP server.
+    LockDhcp,
+    /// From an IPv6 router: an advertisement or a redirection.
+    LockRouter,
+    /// Neither ARP nor IP, or behind more than one VLAN tag.
+    LockType,
+    /// Headers that are cut off, contradict themselves or do not end in the first 124 bytes or the first fragment.
+    LockHeaders,
+    /// In a VLAN that the port is not in, with a tag from a port that takes none, or with a provider's tag (at the port it came
+    /// from).
+    Vlan,
     /// From the address of another port's station (at the port it came from).
     Sticky,
     /// To be cut into segments shorter than the port it came from may ask for (there).
@@ -38,11 +55,19 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [DropReason; 14] = [
+    pub const ALL: [DropReason; 22] = [
         DropReason::Runt,
         DropReason::BadSource,
         DropReason::Reserved,
         DropReason::Lock,
+        DropReason::LockIp,
+        DropReason::LockArp,
+        DropReason::LockNdp,
+        DropReason::LockDhcp,
+        DropReason::LockRouter,
+        DropReason::LockType,
+        DropReason::LockHeaders,
+        DropReason::Vlan,
         DropReason::Sticky,
         DropReason::SmallSegments,
         DropReason::Broadcast,
@@ -62,6 +87,14 @@ impl DropReason {
             DropReason::BadSource => "bad_source",
             DropReason::Reserved => "reserved",
             DropReason::Lock => "lock",
+            DropReason::LockIp => "lock_ip",
+            DropReason::LockArp => "lock_arp",
+            DropReason::LockNdp => "lock_ndp",
+            DropReason::LockDhcp => "lock_dhcp",
+            DropReason::LockRouter => "lock_router",
+            DropReason::LockType => "lock_type",
+            DropReason::LockHeaders => "lock_headers",
+            DropReason::Vlan => "vlan",
             DropReason::Sticky => "sticky",
             DropReason::SmallSegments => "small_segments",
             DropReason::Broadcast => "broadcast",

@@ -6,13 +6,15 @@
 //!
 //! It does no I/O, reads no clock and allocates only while it grows. It reads only the frames' private heads.
 
+mod attach;
 mod port;
 
 use std::time::Duration;
 
 use crate::{
-    Caps, DropReason, Frame, Lock, PortBatch, PortSettings, config,
+    Batch, DropReason, Frame, Frames, PortBatch, config,
     fdb::{Fdb, Learned, Limits, Mac, PortId, Station},
+    vlan::InVlan,
 };
 use port::{Flood, Put, Sender, SwitchPort};
 
@@ -79,6 +81,8 @@ pub struct Egress<'a> {
     pub too_long: u64,
     /// Number of frames dropped because the port is disabled.
     pub locked: u64,
+    /// Some of the frames are to have another VLAN tag, or none.
+    pub(crate) has_other_tags: bool,
 }
 
 /// Where frames go.
@@ -112,6 +116,10 @@ pub struct Switch {
     ports: Vec<PortId>,
     /// The ports that the current batch has frames for.
     touched: Vec<PortId>,
+    /// A port's VLANs were given, so that every frame is in one.
+    is_vlan_aware: bool,
+    /// The VLANs of the current batch's frames, where they are in any.
+    in_vlans: Vec<InVlan>,
 }
 
 impl Switch {
@@ -134,7 +142,14 @@ impl Switch {
     }
 
     fn of(forwarding: Forwarding) -> Switch {
-        Switch { forwarding, switch_ports: Vec::new(), ports: Vec::new(), touched: Vec::new() }
+        Switch {
+            forwarding,
+            switch_ports: Vec::new(),
+            ports: Vec::new(),
+            touched: Vec::new(),
+            is_vlan_aware: false,
+            in_vlans: Vec::new(),
+        }
     }
 
     /// The most ports that can be attached: the two ends of a wire, or 65,536.
@@ -142,75 +157,6 @@ impl Switch {
         match self.forwarding {
             Forwarding::Learning(_) => 1 << 16,
             Forwarding::Wire => 2,
-        }
-    }
-
-    /// The lowest free port number; `None` when all ports are attached.
-    pub fn free_port_id(&self) -> Option<PortId> {
-        if self.ports.len() >= self.max_ports() {
-            return None;
-        }
-        let free = self.switch_ports.iter().position(Option::is_none);
-        u16::try_from(free.unwrap_or(self.switch_ports.len())).ok().map(PortId)
-    }
-
-    /// Adds a port. Its address is its own from now on, unless another port has it: then it is this one's when that is removed.
-    pub fn attach(&mut self, port: PortId, caps: Caps, settings: &PortSettings, now: Duration) {
-        let index = usize::from(port.0);
-        if index >= self.switch_ports.len() {
-            self.switch_ports.resize_with(index + 1, || None);
-        }
-        let attached = SwitchPort::new(caps, settings, now);
-        if self.switch_ports[index].replace(attached).is_none() {
-            self.ports.push(port);
-        }
-        self.claim(settings.address, port);
-    }
-
-    /// Sets what a port takes.
-    pub fn set_caps(&mut self, port: PortId, caps: Caps) {
-        if let Some(Some(attached)) = self.switch_ports.get_mut(usize::from(port.0)) {
-            attached.set_caps(caps);
-        }
-    }
-
-    /// Sets from which addresses a port may send. What it had learned of others is forgotten.
-    pub fn set_lock(&mut self, port: PortId, lock: Lock) {
-        let Some(Some(attached)) = self.switch_ports.get_mut(usize::from(port.0)) else { return };
-        attached.set_lock(lock);
-        let address = attached.sender().address;
-        if let Forwarding::Learning(fdb) = &mut self.forwarding {
-            fdb.forget(port);
-        }
-        self.claim(address, port);
-    }
-
-    fn claim(&mut self, address: Option<Mac>, port: PortId) {
-        if let (Forwarding::Learning(fdb), Some(address)) = (&mut self.forwarding, address) {
-            fdb.claim(Station::new(address, 0), port);
-        }
-    }
-
-    /// Whether the address is the port's own, which no other port can have.
-    pub fn has_address(&self, port: PortId, address: Mac) -> bool {
-        let station = Station::new(address, 0);
-        self.fdb().is_none_or(|fdb| fdb.owner(station) == Some(port))
-    }
-
-    /// Removes a port and the forwarding entries of its stations.
-    pub fn detach(&mut self, port: PortId) {
-        let attached = self.switch_ports.get_mut(usize::from(port.0)).and_then(Option::take);
-        self.ports.retain(|other| *other != port);
-        self.touched.retain(|other| *other != port);
-        if let Forwarding::Learning(fdb) = &mut self.forwarding {
-            fdb.forget(port);
-        }
-        let address = attached.and_then(|attached| attached.sender().address);
-        // Another port may have waited for it.
-        let of = |other: &PortId| self.switch_ports[usize::from(other.0)].as_ref()?.sender().address;
-        let heir = self.ports.iter().copied().find(|other| address.is_some() && of(other) == address);
-        if let Some(heir) = heir {
-            self.claim(address, heir);
         }
     }
 
@@ -250,14 +196,18 @@ impl Switch {
                 break;
             }
             summary.taken += 1;
-            match self.decide(from, &sender, frame, turn.now, &mut summary) {
+            let mut at = At { index, in_vlan: InVlan::default() };
+            match self.decide(from, &sender, frame, turn.now, &mut at, &mut summary) {
                 Ok(Decision::Port(port)) => {
                     summary.flooded = false;
-                    self.put(port, index, frame, &mut summary);
+                    self.put(port, at, frame, &mut summary);
                 }
-                Ok(Decision::Flood(flood)) => self.flood(from, flood, index, frame, &mut summary),
+                Ok(Decision::Flood(flood)) => self.flood(from, flood, at, frame, &mut summary),
                 Ok(Decision::Back) => {}
                 Err(reason) => summary.drop(reason),
+            }
+            if self.is_vlan_aware {
+                self.in_vlans.push(at.in_vlan);
             }
         }
         summary
@@ -271,12 +221,20 @@ impl Switch {
         sender: &Sender,
         frame: &Frame,
         now: Duration,
+        at: &mut At,
         summary: &mut BatchSummary,
     ) -> Result<Decision, DropReason> {
         let header = frame.head().first_chunk().ok_or(DropReason::Runt)?;
         let (to, source) = Mac::pair(header);
         if !sender.may_send_from(source) {
             return Err(DropReason::Lock);
+        }
+        if sender.looks_inside() {
+            self.check_lock(from, frame)?;
+        }
+        let mut is_own = sender.address == Some(source);
+        if self.is_vlan_aware {
+            is_own &= self.classify(from, frame, at)?;
         }
         let offload = frame.offload();
         if offload.is_work() {
@@ -286,8 +244,9 @@ impl Switch {
             }
         }
         let Forwarding::Learning(fdb) = &mut self.forwarding else { return Ok(Decision::Flood(None)) };
-        if sender.address != Some(source) {
-            learn(fdb, source, from, now, summary)?;
+        let vlan = at.in_vlan.vlan;
+        if !is_own {
+            learn(fdb, source, vlan, from, now, summary)?;
         }
         let flood = if to.is_group() {
             if to.is_reserved() {
@@ -295,7 +254,7 @@ impl Switch {
             }
             Flood::to_group(to)
         } else {
-            match fdb.lookup(Station::new(to, 0), now.as_secs() as u32) {
+            match fdb.lookup(Station::new(to, vlan), now.as_secs() as u32) {
                 Some(port) if port == from => return Ok(Decision::Back),
                 Some(port) => return Ok(Decision::Port(port)),
                 None => Flood::UnknownUnicast,
@@ -307,28 +266,60 @@ impl Switch {
         Ok(Decision::Flood(Some(flood)))
     }
 
+    /// Finds a frame's VLAN; `true` if the address of the port that it is from is known there without having been seen.
+    #[inline(never)]
+    fn classify(&self, from: PortId, frame: &Frame, at: &mut At) -> Result<bool, DropReason> {
+        let port = self.switch_ports.get(usize::from(from.0)).and_then(Option::as_ref);
+        let Some(port) = port else { return Ok(true) };
+        at.in_vlan = port.vlans().classify(frame)?;
+        Ok(port.is_own_vlan(at.in_vlan.vlan))
+    }
+
+    #[inline(never)]
+    fn check_lock(&self, from: PortId, frame: &Frame) -> Result<(), DropReason> {
+        let port = self.switch_ports.get(usize::from(from.0)).and_then(Option::as_ref);
+        port.map_or(Ok(()), |port| port.check_lock(frame))
+    }
+
     fn flood(
         &mut self,
         from: PortId,
         flood: Option<Flood>,
-        index: usize,
+        at: At,
         frame: &Frame,
         summary: &mut BatchSummary,
     ) {
-        let Switch { switch_ports, ports, touched, .. } = self;
+        let Switch { switch_ports, ports, touched, is_vlan_aware, .. } = self;
         for port in ports.iter().filter(|port| **port != from) {
             let Some(Some(egress)) = switch_ports.get_mut(usize::from(port.0)) else { continue };
-            if flood.is_none_or(|flood| egress.takes_flood(flood)) {
-                record(egress.put(index, frame), *port, touched, summary);
+            if flood.is_none_or(|flood| egress.takes_flood(flood, at.in_vlan.vlan)) {
+                let put = put(egress, at, frame, *is_vlan_aware);
+                record(put, *port, touched, summary);
             }
         }
     }
 
     #[inline]
-    fn put(&mut self, port: PortId, index: usize, frame: &Frame, summary: &mut BatchSummary) {
+    fn put(&mut self, port: PortId, at: At, frame: &Frame, summary: &mut BatchSummary) {
         if let Some(Some(egress)) = self.switch_ports.get_mut(usize::from(port.0)) {
-            record(egress.put(index, frame), port, &mut self.touched, summary);
+            let put = put(egress, at, frame, self.is_vlan_aware);
+            record(put, port, &mut self.touched, summary);
         }
+    }
+
+    /// Copies the frames of the last batch for a port into another one, where they have the tags that the port is to be sent.
+    pub(crate) fn retag<'a>(&self, port: PortId, batch: &Batch, into: &'a mut Batch) -> Frames<'a> {
+        into.clear();
+        let Some(Some(egress)) = self.switch_ports.get(usize::from(port.0)) else { return into.all() };
+        for index in egress.batch.indices().iter().map(|index| usize::from(*index)) {
+            let Some((frame, in_vlan)) = batch.frames().get(index).zip(self.in_vlans.get(index)) else {
+                continue;
+            };
+            let Some(slot) = into.slot() else { break };
+            slot.copy_from(frame);
+            egress.vlans().retag(*in_vlan).apply(slot);
+        }
+        into.all()
     }
 
     /// The ports that the last batch has frames for, each once.
@@ -340,11 +331,13 @@ impl Switch {
                 batch: &egress.batch,
                 too_long: egress.too_long,
                 locked: egress.locked,
+                has_other_tags: egress.has_other_tags,
             })
         })
     }
 
     fn clear_batches(&mut self) {
+        self.in_vlans.clear();
         for port in self.touched.drain(..) {
             if let Some(Some(egress)) = self.switch_ports.get_mut(usize::from(port.0)) {
                 egress.clear();
@@ -363,11 +356,20 @@ enum Decision {
     Back,
 }
 
+/// A frame of the current batch.
+#[derive(Clone, Copy)]
+struct At {
+    index: usize,
+    /// Where the switch is aware of VLANs.
+    in_vlan: InVlan,
+}
+
 /// Learns that `source`, which is not the port's own address, was seen there.
 #[inline]
 fn learn(
     fdb: &mut Fdb,
     source: Mac,
+    vlan: u16,
     from: PortId,
     now: Duration,
     summary: &mut BatchSummary,
@@ -375,7 +377,7 @@ fn learn(
     if !source.is_station() {
         return Err(DropReason::BadSource);
     }
-    match fdb.learn(Station::new(source, 0), from, now.as_secs() as u32) {
+    match fdb.learn(Station::new(source, vlan), from, now.as_secs() as u32) {
         Learned::Sticky => Err(DropReason::Sticky),
         Learned::Moved => {
             summary.moves += 1;
@@ -386,7 +388,16 @@ fn learn(
 }
 
 #[inline]
-fn record(put: Put, port: PortId, touched: &mut Vec<PortId>, summary: &mut BatchSummary) {
+fn put(egress: &mut SwitchPort, at: At, frame: &Frame, is_vlan_aware: bool) -> Option<Put> {
+    match is_vlan_aware {
+        true => egress.put_in_vlan(at.index, frame, at.in_vlan),
+        false => Some(egress.put(at.index, frame, 0)),
+    }
+}
+
+#[inline]
+fn record(put: Option<Put>, port: PortId, touched: &mut Vec<PortId>, summary: &mut BatchSummary) {
+    let Some(put) = put else { return };
     if put.is_first {
         touched.push(port);
     }
@@ -395,3 +406,5 @@ fn record(put: Put, port: PortId, touched: &mut Vec<PortId>, summary: &mut Batch
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vlan_tests;

@@ -58,6 +58,8 @@ pub(crate) struct Worker {
     stale_caps: bool,
     batch: Batch,
     scratch: Batch,
+    /// Frames of the batch with other tags.
+    retagged: Batch,
     ready: Vec<PortId>,
     poller: Poller,
     wake: Arc<EventFd>,
@@ -92,6 +94,7 @@ impl Worker {
             stale_caps: false,
             batch: Batch::new(burst),
             scratch: Batch::new(burst),
+            retagged: Batch::new(burst),
             ready: Vec::new(),
             poller: Poller::new(&*wake)?,
             wake,
@@ -131,7 +134,10 @@ impl Worker {
                 Command::Attach(name, port, settings, reply) => {
                     drop(reply.send(self.attach(name, port, settings)));
                 }
-                Command::SetLock(name, lock, reply) => drop(reply.send(self.set_lock(&name, lock))),
+                Command::SetLock(name, lock, allowed, reply) => {
+                    drop(reply.send(self.set_lock(&name, lock, allowed)));
+                }
+                Command::SetVlans(name, vlans, reply) => drop(reply.send(self.set_vlans(&name, vlans))),
                 Command::SetRate(name, rate, reply) => drop(reply.send(self.set_rate(&name, rate))),
                 Command::Capture(name, options, reply) => drop(reply.send(self.capture(name, options))),
                 Command::Detach(name, reply) => drop(reply.send(self.detach(name))),
@@ -257,7 +263,10 @@ impl Worker {
             };
             attached.stats.lost(DropReason::TooLong, egress.too_long);
             attached.stats.lost(DropReason::Lock, egress.locked);
-            let frames = egress.batch.view(&self.batch);
+            let frames = match egress.has_other_tags {
+                true => self.switch.retag(egress.port, &self.batch, &mut self.retagged),
+                false => egress.batch.view(&self.batch),
+            };
             let may_be_held = sole.is_some() && !attached.queue.is_stuck(self.now);
             let sender = Sender { port: from, may_be_held };
             match attached.send(frames, sender, offloads, &mut self.scratch, self.now) {
@@ -265,6 +274,7 @@ impl Worker {
                 Err(error) => self.failed.push((egress.port, error)),
             }
         }
+        self.retagged.clear();
         let Some(to) = sole else { return };
         let held = self.ports.get(usize::from(to.0)).and_then(Option::as_ref).map(|to| to.queue.held(from));
         if held.is_some_and(|frames| frames > 0)

@@ -20,9 +20,11 @@ pub struct Attachment {
 }
 
 impl Attachment {
-    /// An attachment to a bridge with many ports. The guest may send from its own address alone.
+    /// An attachment to a bridge with many ports, where the guest may send from its own address alone, or to a wire, which has no
+    /// filter.
     pub fn port_of(bridge: Arc<Bridge>) -> Self {
-        Self { bridge, limit_mtu: true, lock: Lock::Mac, cleanup: None }
+        let lock = if bridge.is_wire() { Lock::Off } else { Lock::Mac };
+        Self { bridge, limit_mtu: true, lock, cleanup: None }
     }
 }
 

@@ -4,12 +4,13 @@
 
 use crate::attachment::{Attachment, vif_name};
 use crate::connection::{Connection, OnExit, Recovery, Setup};
+use crate::followed::Followed;
 use crate::handshake::{self, Negotiated, Offered, backend_keys};
 use crate::ports::{Ports, VifPort};
 use crate::response_logs::ResponseLogs;
 use crate::stats::Stats;
 use crate::{Config, ExitReason, StartError};
-use bridge::{Counters, Lock, PortSettings, StormLimits};
+use bridge::{Counters, PortSettings, StormLimits, Vlans};
 use event_channel::WaitEventChannels;
 use grant_table::GrantTable;
 use nix::libc;
@@ -42,9 +43,10 @@ pub(crate) struct VifDevice {
     stats: Arc<Stats>,
     /// What the guest may send.
     settings: PortSettings,
-    /// The values of the keys `rate` and `lock` that were looked at last.
+    /// The value of the key `rate` that was looked at last.
     rate_key: Option<String>,
-    lock_key: Option<String>,
+    lock_keys: Followed<2>,
+    vlan_key: Followed<1>,
     /// The bridge has a port of this device, by the name in `name`; another device may have a port of the same name.
     attached: bool,
     /// The connection and the attachment stay for another process.
@@ -79,9 +81,15 @@ impl VifDevice {
             handshake: Handshake::new(RECONNECT, seen),
             response_logs,
             stats,
-            settings: PortSettings { lock, storm: StormLimits::GUEST, ..PortSettings::default() },
+            settings: PortSettings {
+                lock,
+                vlans: Vlans::untagged(),
+                storm: StormLimits::GUEST,
+                ..PortSettings::default()
+            },
             rate_key: None,
-            lock_key: None,
+            lock_keys: Followed::new([key::LOCK, key::IP]),
+            vlan_key: Followed::new([key::VLAN]),
             attached: false,
             stopped: false,
             exit: Arc::default(),
@@ -135,6 +143,9 @@ impl VifDevice {
     }
 
     fn negotiate(&mut self, own: &Keys, other: &Keys) -> Result<Negotiated, Failure> {
+        if let Some(error) = self.lock_keys.error().or(self.vlan_key.error()) {
+            return Err(Failure::new(libc::EINVAL, error));
+        }
         let address = handshake::address(own, self.settings.lock);
         self.settings.address = address.map_err(|error| Failure::new(libc::EINVAL, error))?;
         let mut own = own.clone();
@@ -148,7 +159,7 @@ impl VifDevice {
         let setup = Setup { recovery, stats: self.stats.clone(), on_exit: self.on_exit() };
         let vif =
             Connection::start(&self.grants, &*self.channels, self.guest, negotiated, &self.config, setup)?;
-        self.attachment.bridge.attach_with(&self.name, Box::new(vif), self.settings)?;
+        self.attachment.bridge.attach_with(&self.name, Box::new(vif), self.settings.clone())?;
         self.attached = true;
         let port = VifPort { bridge: self.attachment.bridge.clone(), name: self.name.clone() };
         self.ports.add(self.guest, self.devid, port);
@@ -159,6 +170,7 @@ impl VifDevice {
     fn follow_settings(&mut self, own: &Keys) {
         self.follow_rate(own);
         self.follow_lock(own);
+        self.follow_vlans(own);
     }
 
     fn follow_rate(&mut self, own: &Keys) {
@@ -183,31 +195,38 @@ impl VifDevice {
     }
 
     fn follow_lock(&mut self, own: &Keys) {
-        let value = own.get(key::LOCK);
-        if value == self.lock_key.as_deref() {
+        if !self.lock_keys.are_new(own) {
             return;
         }
-        self.lock_key = value.map(str::to_owned);
         let in_force = self.settings.lock;
         let read = handshake::lock(own, self.attachment.lock);
+        let Some((lock, allowed)) = self.lock_keys.take(own, read, &in_force) else { return };
         // An attached port has the address that it was attached with, or none.
-        let has_address = !self.attached || self.settings.address.is_some();
-        match read {
-            Ok(Lock::Mac) if !has_address => {
-                tracing::warn!(%in_force, "there is no address to lock to; the lock stays as it is");
-                return;
-            }
-            Ok(lock) => self.settings.lock = lock,
-            Err(error) => {
-                tracing::warn!(%error, %in_force, "failed to read the lock, which stays as it is");
-                return;
-            }
+        if lock.needs_address() && self.attached && self.settings.address.is_none() {
+            tracing::warn!(%in_force, "there is no address to lock to; the lock stays as it is");
+            return;
         }
         if self.attached {
-            let lock = self.settings.lock;
-            let _ = self.attachment.bridge.set_lock(&self.name, lock);
-            tracing::info!(%lock, "lock changed");
+            let _ = self.attachment.bridge.set_lock(&self.name, lock, allowed.clone());
+            tracing::info!(%lock, ip = %allowed, "lock changed");
         }
+        self.settings.lock = lock;
+        self.settings.allowed = allowed;
+    }
+
+    fn follow_vlans(&mut self, own: &Keys) {
+        // On a wire the key is for the script that puts the other end into a bridge.
+        if self.attachment.bridge.is_wire() || !self.vlan_key.are_new(own) {
+            return;
+        }
+        let Some(vlans) = self.vlan_key.take(own, handshake::vlans(own), &self.settings.vlans) else {
+            return;
+        };
+        if self.attached {
+            let _ = self.attachment.bridge.set_vlans(&self.name, vlans.clone());
+            tracing::info!(%vlans, "VLANs changed");
+        }
+        self.settings.vlans = vlans;
     }
 
     fn on_exit(&mut self) -> OnExit {
@@ -276,9 +295,9 @@ impl Follow for VifDevice {
         let started = self.start(&negotiated, recovery);
         self.response_logs = response_logs;
         started.map_err(|error| error.failure())?;
-        let PortSettings { rate, lock, .. } = self.settings;
+        let PortSettings { rate, lock, allowed, vlans, .. } = &self.settings;
         let rate = rate.map(tracing::field::display);
-        tracing::info!(name = self.name, caps = ?negotiated.caps, rate, %lock, "connected");
+        tracing::info!(name = self.name, caps = ?negotiated.caps, rate, %lock, ip = %allowed, %vlans, "connected");
         Ok(true)
     }
 

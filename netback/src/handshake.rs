@@ -1,6 +1,6 @@
 //! What a vif negotiates: the backend's keys, and the frontend's as a value. Does no I/O.
 
-use bridge::{Caps, Lock, Rate, fdb};
+use bridge::{Addresses, Caps, Lock, Rate, Vlans, fdb};
 use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, Mac, key};
 use ring_abi::{EventPort, GrantRef};
 use std::time::Duration;
@@ -133,13 +133,34 @@ pub fn rate(own: &Keys) -> Result<Option<Rate>, KeyError> {
     }
 }
 
-/// Which frames the guest may send by their addresses: the toolstack's key `lock`, or else `default`.
+/// Which frames the guest may send by their addresses: the toolstack's key `lock`, or else `default`, which is stricter where the key `ip`
+/// has addresses. These are returned with [`Lock::Ip`].
 ///
 /// # Errors
-/// [`KeyError`] if the key has another value.
-pub fn lock(own: &Keys, default: Lock) -> Result<Lock, KeyError> {
-    let Some(text) = own.get(key::LOCK) else { return Ok(default) };
-    text.parse().map_err(|_| own.error(key::LOCK, Lock::EXPECTED))
+/// [`KeyError`] if one of the keys has another value.
+pub fn lock(own: &Keys, default: Lock) -> Result<(Lock, Addresses), KeyError> {
+    let ip = own.get(key::IP).unwrap_or_default();
+    let lock = match own.get(key::LOCK) {
+        Some(text) => text.parse().map_err(|_| own.error(key::LOCK, Lock::EXPECTED))?,
+        None if default == Lock::Mac && !ip.trim().is_empty() => Lock::Ip,
+        None => default,
+    };
+    if lock != Lock::Ip {
+        return Ok((lock, Addresses::default()));
+    }
+    let allowed = ip.parse().map_err(|_| own.error(key::IP, Addresses::EXPECTED))?;
+    Ok((lock, allowed))
+}
+
+/// The VLANs that the guest is in on a bridge: the toolstack's key `vlan`.
+///
+/// # Errors
+/// [`KeyError`] if the key has another form.
+pub fn vlans(own: &Keys) -> Result<Vlans, KeyError> {
+    match own.get(key::VLAN).unwrap_or_default().trim() {
+        "" => Ok(Vlans::untagged()),
+        text => text.parse().map_err(|_| own.error(key::VLAN, Vlans::EXPECTED)),
+    }
 }
 
 /// The guest's address, which the toolstack wrote for the backend.
@@ -150,7 +171,7 @@ pub fn address(own: &Keys, lock: Lock) -> Result<Option<fdb::Mac>, KeyError> {
     let invalid = || own.error(key::MAC, "the address of one interface, such as 00:16:3e:01:02:03");
     let address: Option<Mac> = own.opt(key::MAC)?;
     match address.map(|Mac(bytes)| fdb::Mac::new(bytes)) {
-        None if lock == Lock::Mac => Err(invalid()),
+        None if lock.needs_address() => Err(invalid()),
         Some(address) if !address.is_station() => Err(invalid()),
         address => Ok(address),
     }

@@ -35,6 +35,7 @@ mod copy_batch;
 mod device;
 mod driver;
 mod error;
+mod followed;
 pub mod handshake;
 pub mod logged_ring;
 mod offload;

@@ -27,7 +27,11 @@ impl Bridged {
     }
 
     fn connect(&self, lock: Option<Lock>) -> RawFrontend {
-        let device = self.machine.attach_vif_as(DomId(1), 0, &VifSpec { lock, ..vif() });
+        self.connect_as(&VifSpec { lock, ..vif() })
+    }
+
+    fn connect_as(&self, spec: &VifSpec) -> RawFrontend {
+        let device = self.machine.attach_vif_as(DomId(1), 0, spec);
         RawFrontend::connect(FrontendDevice::new(self.machine.domain(DomId(1)), device))
     }
 
@@ -43,9 +47,13 @@ impl Bridged {
     }
 
     fn locked(&self) -> u64 {
+        self.dropped(DropReason::Lock)
+    }
+
+    fn dropped(&self, reason: DropReason) -> u64 {
         let ports = self.network.bridge.ports().unwrap();
         let vif = ports.iter().find(|port| port.name == "vif1.0").unwrap();
-        vif.counters.dropped(DropReason::Lock)
+        vif.counters.dropped(reason)
     }
 }
 
@@ -105,6 +113,109 @@ fn lock_of_a_vif_is_its_keys_and_is_changed_live() {
     store.rm(&path).unwrap();
     send(&mut raw, own(), 201);
     while bridged.next().head()[6..12] != own() {}
+}
+
+/// Sends an ARP announcement of that address.
+fn announce(raw: &mut RawFrontend, ip: [u8; 4]) {
+    push_announcement(raw, ip);
+    raw.commit();
+    raw.response();
+}
+
+fn push_announcement(raw: &mut RawFrontend, ip: [u8; 4]) {
+    let arp = [&[0, 1, 8, 0, 6, 4, 0, 1][..], &own(), &ip, &[0; 6], &ip, &[0; 18]].concat();
+    let bytes = [&[255; 6][..], &own(), &[8, 6], &arp].concat();
+    raw.page.slice(0, 60).unwrap().copy_from(&bytes);
+    assert!(raw.tx.push(&raw.request(0, 0, 60, TxFlags::empty()).into()));
+}
+
+/// The address that the next frame announces.
+fn announced(bridged: &mut Bridged) -> [u8; 4] {
+    *bridged.next().head()[28..].first_chunk().unwrap()
+}
+
+#[test]
+fn vif_with_addresses_announces_these_alone_from_its_first_frame_on() {
+    let mut bridged = Bridged::new();
+    let device =
+        bridged.machine.attach_vif_as(DomId(1), 0, &VifSpec { ip: "10.0.0.5".parse().unwrap(), ..vif() });
+    let front = FrontendDevice::new(bridged.machine.domain(DomId(1)), device);
+    let (mut raw, keys) = RawFrontend::prepare(front, false);
+    push_announcement(&mut raw, [10, 0, 0, 1]);
+    raw.commit();
+    raw.publish(&keys);
+    raw.response();
+    announce(&mut raw, [10, 0, 0, 5]);
+    assert_eq!(announced(&mut bridged), [10, 0, 0, 5]);
+    assert_eq!(bridged.dropped(DropReason::LockArp), 1);
+}
+
+#[test]
+fn addresses_are_changed_live_and_bad_ones_change_nothing() {
+    let mut bridged = Bridged::new();
+    let mut raw = bridged.connect_as(&VifSpec { ip: "10.0.0.5".parse().unwrap(), ..vif() });
+    let path = format!("{}/ip", raw.device.device.back_path());
+    let mut store = bridged.machine.client();
+    store.write(&path, b"10.0.0.5/33").unwrap();
+    store.write(&path, b"10.0.0.5 10.9.0.0/16").unwrap();
+    let deadline = Instant::now() + BOUND;
+    let passed = |bridged: &Bridged| bridged.network.bridge.ports().unwrap()[0].counters.tx_frames;
+    while passed(&bridged) == 0 {
+        assert!(Instant::now() < deadline, "the addresses are not changed within {BOUND:?}");
+        announce(&mut raw, [10, 9, 0, 1]);
+    }
+    assert_eq!(announced(&mut bridged), [10, 9, 0, 1]);
+    // Without addresses the default of a bridge holds.
+    store.rm(&path).unwrap();
+    loop {
+        assert!(Instant::now() < deadline, "the lock is not changed within {BOUND:?}");
+        announce(&mut raw, [10, 0, 0, 7]);
+        announce(&mut raw, [10, 9, 0, 1]);
+        if announced(&mut bridged) == [10, 0, 0, 7] {
+            return;
+        }
+    }
+}
+
+#[test]
+fn vif_whose_addresses_cannot_be_read_is_not_connected() {
+    let bridged = Bridged::new();
+    let device = bridged.machine.attach_vif_as(DomId(1), 0, &vif());
+    bridged.machine.client().write(&format!("{}/ip", device.back_path()), b"10.0.0.5/24").unwrap();
+    let front = FrontendDevice::new(bridged.machine.domain(DomId(1)), device.clone());
+    let (raw, keys) = RawFrontend::prepare(front, false);
+    raw.publish(&keys);
+    bridged.machine.wait_for_state(&device.back_path(), XenbusState::Closing);
+    let error = bridged.machine.backend_error(&device).unwrap();
+    assert!(error.contains("10.0.0.5/24") && error.contains("expected addresses or prefixes"), "{error}");
+}
+
+/// Dom0's port takes all VLANs with tags.
+#[test]
+fn vif_is_in_the_vlan_of_its_key_from_its_first_frame_on_and_live() {
+    let mut bridged = Bridged::new();
+    let mut raw = bridged.connect_as(&VifSpec { vlan: Some("10".parse().unwrap()), ..vif() });
+    announce(&mut raw, [10, 0, 0, 5]);
+    assert_eq!(bridged.next().head()[12..18], [0x81, 0, 0, 10, 8, 6]);
+    let path = format!("{}/vlan", raw.device.device.back_path());
+    let mut store = bridged.machine.client();
+    store.write(&path, b"4095").unwrap();
+    store.write(&path, b"20").unwrap();
+    let deadline = Instant::now() + BOUND;
+    let mut vlan = 10;
+    while vlan != 20 {
+        assert!(Instant::now() < deadline, "the VLAN is not changed within {BOUND:?}");
+        announce(&mut raw, [10, 0, 0, 5]);
+        vlan = bridged.next().head()[15];
+    }
+    store.rm(&path).unwrap();
+    loop {
+        assert!(Instant::now() < deadline, "the VLAN is not left within {BOUND:?}");
+        announce(&mut raw, [10, 0, 0, 5]);
+        if bridged.next().head()[12..14] == [8, 6] {
+            return;
+        }
+    }
 }
 
 #[test]

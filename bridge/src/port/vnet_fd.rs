@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The head keeps four bytes free for a tag to be inserted.
-const HEAD_READ: usize = HEAD - VLAN_TAG;
+const HEAD_READ: usize = HEAD;
 const BUFFERS: u32 = 256;
 const VLAN_TAG: usize = 4;
 

@@ -5,7 +5,10 @@ use std::time::Duration;
 use event_loop::TokenBucket;
 
 use crate::{
-    Caps, DropReason, Frame, Gso, GsoKind, Lock, PortBatch, PortSettings, StormLimits, fdb::Mac, segment,
+    Addresses, Caps, DropReason, Frame, Gso, GsoKind, Lock, PortBatch, PortSettings, StormLimits, Vlans,
+    fdb::Mac,
+    lock, segment,
+    vlan::{InVlan, Retag},
 };
 
 /// Bytes that a frame's way costs as much time as copying them, beside its own.
@@ -17,6 +20,8 @@ const SEGMENT_COST: u64 = 2 << 10;
 /// Linux says of its own (`net.ipv4.route.min_adv_mss`, 256) is no less with all of TCP's options. Linux sends 48 bytes
 /// (`TCP_MIN_SND_MSS`), of which a frame of 65,535 has 1,365 segments.
 const SEGMENT_MIN: u16 = 216;
+/// A port's own address is known in so many VLANs at most.
+const OWN_VLANS: u32 = 64;
 /// Bytes of the longest headers of IPv4 without options and TCP: a port of a small mtu has segments as short as that leaves.
 const HEADERS_MAX: u32 = 20 + 60;
 
@@ -26,11 +31,15 @@ pub(super) struct SwitchPort {
     caps: Caps,
     max_len: usize,
     sender: Sender,
+    allowed: Addresses,
+    vlans: Vlans,
     storm: Storm,
     pub(super) batch: PortBatch,
     pub(super) too_long: u64,
     /// Frames that are not sent to the port as it is disabled.
     pub(super) locked: u64,
+    /// Frames of the current batch are to be sent to the port with other tags.
+    pub(super) has_other_tags: bool,
     /// There is anything of the current batch for the port.
     is_touched: bool,
 }
@@ -86,6 +95,8 @@ impl SwitchPort {
                 lock: settings.lock,
                 segment_min: segment_min(&caps),
             },
+            allowed: settings.allowed.clone(),
+            vlans: settings.vlans.clone(),
             storm: Storm {
                 broadcast: bucket(broadcast),
                 multicast: bucket(multicast),
@@ -95,6 +106,7 @@ impl SwitchPort {
             too_long: 0,
             locked: 0,
             is_touched: false,
+            has_other_tags: false,
         }
     }
 
@@ -104,8 +116,36 @@ impl SwitchPort {
         self.sender.segment_min = segment_min(&caps);
     }
 
-    pub(super) fn set_lock(&mut self, lock: Lock) {
+    pub(super) fn set_lock(&mut self, lock: Lock, allowed: Addresses) {
         self.sender.lock = lock;
+        self.allowed = allowed;
+    }
+
+    /// Checks a frame of this port by what [`Lock::Ip`] lets it send.
+    pub(super) fn check_lock(&self, frame: &Frame) -> Result<(), DropReason> {
+        lock::check(frame, self.sender.address.unwrap_or(Mac::ZERO), &self.allowed)
+    }
+
+    pub(super) fn set_vlans(&mut self, vlans: Vlans) {
+        self.vlans = vlans;
+    }
+
+    #[inline]
+    pub(super) fn vlans(&self) -> &Vlans {
+        &self.vlans
+    }
+
+    /// The VLANs in which the port's own address is known without having been seen.
+    pub(super) fn own_vlans(&self) -> impl Iterator<Item = u16> + '_ {
+        let all = (self.vlans.count() <= OWN_VLANS).then(|| self.vlans.iter());
+        let first = all.is_none().then(|| self.vlans.pvid());
+        first.into_iter().chain(all.into_iter().flatten())
+    }
+
+    /// Whether it is known there: a port that is in many VLANs would take the table's places.
+    #[inline]
+    pub(super) fn is_own_vlan(&self, vlan: u16) -> bool {
+        vlan == self.vlans.pvid() || self.vlans.count() <= OWN_VLANS
     }
 
     #[inline]
@@ -128,24 +168,36 @@ impl SwitchPort {
 
     /// Whether a frame that is flooded is sent to the port too.
     #[inline]
-    pub(super) fn takes_flood(&self, flood: Flood) -> bool {
+    pub(super) fn takes_flood(&self, flood: Flood, vlan: u16) -> bool {
         match self.sender.lock {
             Lock::Off => true,
-            Lock::Mac => flood != Flood::UnknownUnicast,
+            Lock::Mac | Lock::Ip => flood != Flood::UnknownUnicast || !self.is_own_vlan(vlan),
             Lock::Disabled => false,
         }
     }
 
-    /// Adds a frame of the current batch; returns whether it is the first, and what sending it costs.
+    /// Adds a frame of the current batch that is in a VLAN; `None` if the port is not in that.
     #[inline]
-    pub(super) fn put(&mut self, index: usize, frame: &Frame) -> Put {
+    pub(super) fn put_in_vlan(&mut self, index: usize, frame: &Frame, class: InVlan) -> Option<Put> {
+        if !self.vlans.has(class.vlan) {
+            return None;
+        }
+        let retag = self.vlans.retag(class);
+        self.has_other_tags |= retag != Retag::Keep;
+        Some(self.put(index, frame, retag.growth()))
+    }
+
+    /// Adds a frame of the current batch, which is to grow by that many bytes; returns whether it is the first, and what sending
+    /// it costs.
+    #[inline]
+    pub(super) fn put(&mut self, index: usize, frame: &Frame, growth: usize) -> Put {
         let is_first = !std::mem::replace(&mut self.is_touched, true);
         let gso = frame.offload().gso;
         if self.sender.lock == Lock::Disabled {
             self.locked += 1;
             return Put { is_first, cost: 0 };
         }
-        if frame.len() > self.max_len && gso.is_none() {
+        if frame.len() + growth > self.max_len && gso.is_none() {
             self.too_long += 1;
             return Put { is_first, cost: 0 };
         }
@@ -162,6 +214,7 @@ impl SwitchPort {
         self.too_long = 0;
         self.locked = 0;
         self.is_touched = false;
+        self.has_other_tags = false;
     }
 }
 
@@ -171,9 +224,15 @@ impl Sender {
     pub(super) fn may_send_from(&self, source: Mac) -> bool {
         match self.lock {
             Lock::Off => true,
-            Lock::Mac => self.address == Some(source),
+            Lock::Mac | Lock::Ip => self.address == Some(source),
             Lock::Disabled => false,
         }
+    }
+
+    /// Whether more of a frame is looked at than where it is from.
+    #[inline]
+    pub(super) fn looks_inside(&self) -> bool {
+        self.lock == Lock::Ip
     }
 
     /// Whether the port may ask for these segments. Of UDP their number is bounded.

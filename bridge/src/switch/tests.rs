@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Batch, Csum, Gso, GsoKind, Offload, StormLimits};
+use crate::{Addresses, Batch, Caps, Csum, Gso, GsoKind, Lock, Offload, PortSettings, StormLimits};
 
 const MAX_LEN: usize = 1518;
 
@@ -146,10 +146,10 @@ fn locked_port_sends_from_its_own_address_alone() {
     let summary = switch.forward(PortId(1), frames.frames(), START);
     assert_eq!((summary.dropped(DropReason::Lock), sent(&switch, &frames)[&0].len()), (5, 2));
     assert_eq!(switch.fdb().unwrap().len(), 1, "its own");
-    switch.set_lock(PortId(1), Lock::Off);
+    switch.set_lock(PortId(1), Lock::Off, Addresses::default());
     let summary = switch.forward(PortId(1), frames.frames(), START);
     assert_eq!((summary.dropped(DropReason::Lock), sent(&switch, &frames)[&0].len()), (0, 5));
-    switch.set_lock(PortId(1), Lock::Mac);
+    switch.set_lock(PortId(1), Lock::Mac, Addresses::default());
     assert_eq!(switch.forward(PortId(1), frames.frames(), START).dropped(DropReason::Lock), 5);
     assert_eq!(switch.fdb().unwrap().len(), 1, "what was learned meanwhile is forgotten");
 }

@@ -5,7 +5,8 @@
 use std::time::Instant;
 
 use crate::{
-    Capture, CaptureOptions, DropReason, Error, FdbRow, Lock, Port, PortInfo, PortSettings, Rate,
+    Addresses, Capture, CaptureOptions, DropReason, Error, FdbRow, Lock, Port, PortInfo, PortSettings, Rate,
+    Vlans,
     attached_port::{AttachedPort, Hold},
     capture::MAX_CAPTURES,
     egress_queue::EgressQueue,
@@ -48,9 +49,15 @@ impl Worker {
         rate.and_then(|rate| RateLimit::new(rate, self.started.elapsed()))
     }
 
-    pub(super) fn set_lock(&mut self, name: &str, lock: Lock) -> Result<(), Error> {
+    pub(super) fn set_lock(&mut self, name: &str, lock: Lock, allowed: Addresses) -> Result<(), Error> {
         let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
-        self.switch.set_lock(id, lock);
+        self.switch.set_lock(id, lock, allowed);
+        Ok(())
+    }
+
+    pub(super) fn set_vlans(&mut self, name: &str, vlans: Vlans) -> Result<(), Error> {
+        let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
+        self.switch.set_vlans(id, vlans);
         Ok(())
     }
 
@@ -119,7 +126,8 @@ impl Worker {
         let row = |entry: crate::fdb::Entry| {
             let port = self.ports.get(usize::from(entry.port.0))?.as_ref()?.name.clone();
             let is_static = entry.is_static;
-            Some(FdbRow { mac: entry.station.mac(), port, age_s: entry.age_s, is_static })
+            let (mac, vlan) = (entry.station.mac(), entry.station.vlan());
+            Some(FdbRow { mac, vlan, port, age_s: entry.age_s, is_static })
         };
         self.switch.fdb().into_iter().flat_map(|fdb| fdb.entries(self.now_s())).filter_map(row).collect()
     }

@@ -25,6 +25,11 @@ pub(crate) fn pair(caps: Caps) -> (Pair, Pair) {
 
 /// Sends frames into a bridge by the other end of one of its ports, and waits for room where there is none.
 pub(crate) fn send(end: &mut Pair, frames: &[Frame]) {
+    send_all(end, frames);
+}
+
+/// Sends frames by a port, and waits for room where there is none.
+pub(crate) fn send_all(end: &mut impl Port, frames: &[Frame]) {
     let start = Instant::now();
     let mut sent = 0;
     while sent < frames.len() {
@@ -38,7 +43,7 @@ pub(crate) fn send(end: &mut Pair, frames: &[Frame]) {
 }
 
 /// Sleeps until the end has something of what is needed.
-fn wait(end: &mut Pair, needs: Interest) {
+fn wait(end: &mut impl Port, needs: Interest) {
     if !end.arm(needs).expect("arm") {
         let fd = &mut [PollFd::new(end.fd(), PollFlags::POLLIN)];
         poll(fd, PollTimeout::from(1000u16)).expect("poll");

@@ -34,6 +34,8 @@ pub fn vif() -> VifSpec {
         vifname: None,
         rate: None,
         lock: None,
+        ip: Default::default(),
+        vlan: None,
         mtu: MTU_DEFAULT,
         devid: None,
         trusted: true,

@@ -52,6 +52,10 @@ struct Row {
     backend_path: String,
     /// From which addresses the guest may send; `None` is the default of what it is attached to.
     lock: Option<String>,
+    /// The addresses of `lock=ip`.
+    ip: Option<String>,
+    /// The VLANs that the guest is in; `None`: it has no tags.
+    vlan: Option<String>,
     /// Why dom0 does not serve it, or closed its last connection.
     error: Option<String>,
     /// What dom0 has counted; `None` if no process of xpv serves the interface.
@@ -100,18 +104,20 @@ fn row(store: &mut Client, domain: &ListedDomain, device: &ListedDevice, served:
         vifname: vifname.unwrap_or_else(|| netback::default_vif_name(domain.domid, device.id)),
         tap: tap(store, device)?,
         state: device.frontend_state(store)?,
-        lock: lock(store, device)?,
+        lock: own_key(store, device, key::LOCK)?,
+        ip: own_key(store, device, key::IP)?,
+        vlan: own_key(store, device, key::VLAN)?,
         backend_path: device.backend_path.clone(),
         error: known.as_ref().and_then(|known| known.error.clone()),
         stats: known.and_then(|known| known.stats),
     })
 }
 
-/// Reads the key of the backend's own directory, which `xpv network-set` writes.
-fn lock(store: &mut Client, device: &ListedDevice) -> Result<Option<String>> {
-    match store.read_text(&format!("{}/{}", device.backend_path, key::LOCK)) {
+/// Reads a key of the backend's own directory, which `xpv network-set` writes.
+fn own_key(store: &mut Client, device: &ListedDevice, key: &str) -> Result<Option<String>> {
+    match store.read_text(&format!("{}/{key}", device.backend_path)) {
         Err(e) if e.is_not_found() => Ok(None),
-        lock => Ok(Some(lock?)),
+        value => Ok(Some(value?)),
     }
 }
 

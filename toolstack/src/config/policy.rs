@@ -11,7 +11,7 @@ use serde::Deserialize;
 use toml::{Spanned, Value};
 use xenbus::{Device, Keys};
 
-use super::vif_setting::setting;
+use super::vif_setting::{SETTINGS, setting};
 use super::{DiskLimits, host};
 use crate::error::{Error, Origin, Result};
 
@@ -132,8 +132,11 @@ impl Rule {
         limits.check(&first, |_| None)?;
         rule.keys.extend(limits.iter().map(|(name, value)| (name, value.to_owned())));
         if rule.keys.is_empty() {
-            let expected = if kind == "vbd" { "a limit such as iops-total" } else { "rate or lock" };
-            return Err(first.missing(if kind == "vbd" { "disk" } else { "vif" }, expected));
+            let expected = match kind {
+                "vbd" => "a limit such as iops-total".to_owned(),
+                _ => format!("one of {}", SETTINGS.join(", ")),
+            };
+            return Err(first.missing(if kind == "vbd" { "disk" } else { "vif" }, &expected));
         }
         Ok(rule)
     }
@@ -141,7 +144,7 @@ impl Rule {
 
 /// The key of the backend that a rule for interfaces gives.
 fn vif_key(at: &Origin, name: &str, value: &str) -> Result<Option<(&'static str, String)>> {
-    if !["rate", "lock"].contains(&name) {
+    if !SETTINGS.contains(&name) {
         return Err(unknown(at, "vif", name));
     }
     let setting = setting(at, &format!("{name}={value}"))?;
@@ -151,7 +154,7 @@ fn vif_key(at: &Origin, name: &str, value: &str) -> Result<Option<(&'static str,
 fn unknown(at: &Origin, kind: &str, name: &str) -> Error {
     match kind {
         "vbd" => at.invalid("disk", name, "domain, uuid, vdev, target or a limit such as iops-total"),
-        _ => at.invalid("vif", name, "domain, uuid, mac, devid, rate or lock"),
+        _ => at.invalid("vif", name, format!("one of domain, uuid, mac, devid, {}", SETTINGS.join(", "))),
     }
 }
 
@@ -243,7 +246,9 @@ throttle-group = 'slow'
 mac = '00:16:3E:*'
 domain = 'web-1'
 rate = '8Mb/s'
-lock = 'mac'
+lock = 'ip'
+vlan = 10
+ip = '10.0.0.5 fd00::/64'
 ";
 
     #[test]
@@ -264,7 +269,10 @@ lock = 'mac'
             let own = Keys::default().with("mac", mac);
             text(given(&policy, Device::new("vif", DomId(3), 0), name, own))
         };
-        assert_eq!(vif("00:16:3e:00:00:01", "web-1"), "lock=mac rate=50000,50000");
+        assert_eq!(
+            vif("00:16:3e:00:00:01", "web-1"),
+            "ip=10.0.0.5 fd00::/64 lock=ip rate=50000,50000 vlan=10"
+        );
         assert_eq!(vif("02:16:3e:00:00:01", "web-1"), "");
         assert_eq!(vif("00:16:3e:00:00:01", "web-10"), "");
         let nameless = policy.keys(&disk(51728), &DomainNames::default(), &own("/srv/slow/a"));
@@ -298,7 +306,18 @@ lock = 'mac'
                 "disk: iops-total-max: found \"5\", expected iops-total beside it",
             ),
             ("[[vif]]\nrate = '5'", "policy.toml:2: vif: rate: found \"5\", expected a rate"),
-            ("[[vif]]\nvdev = 'xvda'", "policy.toml:2: vif: found \"vdev\", expected domain, uuid, mac"),
+            (
+                "[[vif]]\nvdev = 'xvda'",
+                "policy.toml:2: vif: found \"vdev\", expected one of domain, uuid, mac, devid, rate, lock, ip, vlan",
+            ),
+            (
+                "[[vif]]\nlock='ip'\nip = '10.0.0.0/33'",
+                "policy.toml:3: vif: ip: found \"10.0.0.0/33\", expected a prefix",
+            ),
+            (
+                "[[vif]]\nvlan = 4096",
+                "policy.toml:2: vif: vlan: found \"4096\", expected a VLAN from 1 to 4094",
+            ),
             ("[[vif]]\nlock='off,rate=1Mb/s'", "policy.toml:2: vif: "),
             ("[[disks]]\nrate = '5'", "policy.toml:1: unknown field `disks`"),
             ("disk = 5", "policy.toml:1: invalid type"),

@@ -1,6 +1,6 @@
 //! A network interface to attach: what xl makes of its text, without what cannot be had here.
 
-use bridge::Lock;
+use bridge::{Addresses, InvalidAddress, InvalidVlans, Lock, Vlans};
 use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, Mac};
 
 use super::Warnings;
@@ -29,8 +29,13 @@ pub struct VifSpec {
     pub vifname: Option<String>,
     /// The limit on what the guest sends.
     pub rate: Option<Rate>,
-    /// Which frames the guest may send by their addresses; `None` means `mac` on a bridge of this program, and `off` on a wire.
+    /// Which frames the guest may send by their addresses; `None` means `mac`, or `ip` with addresses, on a bridge of this
+    /// program, and `off` on a wire.
     pub lock: Option<Lock>,
+    /// The addresses that the guest may send from under `lock=ip`, which is then the default on a bridge of this program.
+    pub ip: Addresses,
+    /// The VLANs that the guest is in; `None`: untagged frames alone where others are in VLANs.
+    pub vlan: Option<Vlans>,
     /// The largest payload of a frame, in bytes.
     pub mtu: u32,
     /// The device number in the guest; `None` means the lowest free one.
@@ -70,6 +75,14 @@ impl VifSpec {
         if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
             return Err(invalid(origin, "mtu", &mtu.to_string(), format!("bytes from {MTU_RANGE}")));
         }
+        let ip = nic.ip.as_deref().unwrap_or_default();
+        let ip: Addresses = ip
+            .parse()
+            .map_err(|InvalidAddress { found, expected }| invalid(origin, "ip", &found, expected))?;
+        let vlan = nic.vlan.as_deref().map(str::trim).filter(|vlan| !vlan.is_empty()).map(str::parse);
+        let vlan = vlan
+            .transpose()
+            .map_err(|InvalidVlans { found, expected }| invalid(origin, "vlan", &found, expected))?;
         let vifname = nic.vifname.filter(|name| !name.is_empty());
         if let Some(name) = vifname.as_deref().filter(|name| !is_interface_name(name)) {
             let expected = "an interface name: 1 to 15 bytes without '/', ':' or blanks";
@@ -81,6 +94,8 @@ impl VifSpec {
             vifname,
             rate: nic.rate,
             lock: nic.lock,
+            ip,
+            vlan,
             mtu,
             devid: nic.devid,
             trusted: nic.trusted.unwrap_or(true),
@@ -92,9 +107,6 @@ impl VifSpec {
 fn refuse_unsupported(origin: &Origin, nic: &DeviceNic) -> Result<()> {
     if let Some(domain) = nic.backend_domain.as_deref().filter(|domain| !is_dom0(domain)) {
         return Err(invalid(origin, "backend", domain, DRIVER_DOMAIN));
-    }
-    if let Some(vlan) = nic.vlan.as_deref().filter(|vlan| !vlan.is_empty()) {
-        return Err(invalid(origin, "vlan", vlan, "nothing (VLANs are not supported yet)"));
     }
     match nic.colo.first() {
         Some((name, value)) => Err(invalid(origin, name, value, "nothing (COLO is not supported)")),
@@ -108,7 +120,6 @@ fn warn(origin: &Origin, nic: &DeviceNic, warnings: &mut Warnings) {
     let ignored = [
         ("type=ioemu", is_ioemu, "there are no emulated interfaces, and this is a vif"),
         ("untrusted", nic.trusted == Some(false), "our frontends make no difference"),
-        ("ip", given(&nic.ip), "no script filters by address"),
         ("script", given(&nic.script), "scripts are not run; dom0 puts the interface into the bridge itself"),
         ("model", given(&nic.model), "there are no emulated interfaces"),
         ("gatewaydev", given(&nic.gatewaydev), "it is for the script vif-route, which is not run"),

@@ -14,27 +14,29 @@ pub struct Setting {
     pub value: Option<String>,
 }
 
+/// The keys that a setting can be of.
+pub const SETTINGS: [&str; 4] = [key::RATE, key::LOCK, key::IP, key::VLAN];
+
 /// Reads a setting as the line of an interface has it.
 ///
 /// # Errors
 /// [`crate::error::Error::Input`] names the key, the value found and what is valid.
 pub fn setting(origin: &Origin, text: &str) -> Result<Setting> {
-    let expected = "rate=RATE or lock=LOCK";
+    let expected = || format!("KEY=VALUE with KEY one of {}", SETTINGS.join(", "));
     let name = text.split_once('=').map(|(name, _)| name.trim());
-    let key = match name {
-        Some(name) if name == key::RATE => key::RATE,
-        Some(name) if name == key::LOCK => key::LOCK,
-        _ => return Err(origin.invalid("vif", text, expected)),
-    };
+    let key = SETTINGS.into_iter().find(|key| name == Some(*key));
+    let key = key.ok_or_else(|| origin.invalid("vif", text, expected()))?;
     let nic = DeviceNic::parse(origin, &[text])?;
     let vif = VifSpec::new(origin, nic, &mut Warnings::default())?;
     let value = match key {
         key::RATE => vif.rate.map(|rate| rate.to_string()),
-        _ => vif.lock.map(|lock| lock.to_string()),
+        key::LOCK => vif.lock.map(|lock| lock.to_string()),
+        key::IP => Some(vif.ip.to_string()).filter(|ip| !ip.is_empty()),
+        _ => vif.vlan.map(|vlan| vlan.to_string()),
     };
     // A comma separates parameters, of which there is one here.
     if text.contains(',') {
-        return Err(origin.invalid("vif", text, expected));
+        return Err(origin.invalid("vif", text, expected()));
     }
     Ok(Setting { key, value })
 }
@@ -53,16 +55,22 @@ mod tests {
         assert_eq!(setting("lock=off").unwrap(), of("lock", "off"));
         assert_eq!(setting("rate=8Mb/s").unwrap(), of("rate", "50000,50000"));
         assert_eq!(setting("rate=").unwrap(), Setting { key: "rate", value: None });
+        assert_eq!(setting("ip= 10.0.0.5  fd00::/64").unwrap(), of("ip", "10.0.0.5 fd00::/64"));
+        assert_eq!(setting("vlan=10p/20").unwrap(), of("vlan", "10p/20"));
+        assert_eq!(setting("vlan=").unwrap(), Setting { key: "vlan", value: None });
+        assert_eq!(setting("ip=").unwrap(), Setting { key: "ip", value: None });
         assert_eq!(setting("lock=").unwrap(), Setting { key: "lock", value: None });
     }
 
     #[test]
     fn bad_setting_is_rejected_with_what_was_found_and_expected() {
         for (text, expected) in [
-            ("lock=Mac", "found \"Mac\", expected off, mac or disabled"),
-            ("mac=00:16:3e:00:00:01", "expected rate=RATE or lock=LOCK"),
-            ("lock", "expected rate=RATE or lock=LOCK"),
-            ("lock=off,mtu=9000", "expected rate=RATE or lock=LOCK"),
+            ("lock=Mac", "found \"Mac\", expected off, mac, ip or disabled"),
+            ("mac=00:16:3e:00:00:01", "expected KEY=VALUE with KEY one of rate, lock, ip, vlan"),
+            ("vlan=4095", "vif: vlan: found \"4095\", expected a VLAN from 1 to 4094"),
+            ("ip=10.0.0.5/24", "vif: ip: found \"10.0.0.5/24\", expected 10.0.0.5 for"),
+            ("lock", "expected KEY=VALUE"),
+            ("lock=off,mtu=9000", "expected KEY=VALUE"),
             ("rate=0", "rate"),
         ] {
             let error = setting(text).unwrap_err().to_string();

@@ -2,7 +2,7 @@
 //!
 //! `hotplug-status` is not written: libxl writes it empty to make a backend wait for a script, and none is run here.
 
-use ring_abi::netif::key::{BRIDGE, LOCK, MAC, MTU, RATE, VIFNAME};
+use ring_abi::netif::key::{BRIDGE, IP, LOCK, MAC, MTU, RATE, VIFNAME, VLAN};
 use ring_abi::netif::{MTU_DEFAULT, Mac};
 use ring_abi::xenbus::key::{HANDLE, SCRIPT, TRUSTED, TYPE};
 use xenbus::Device;
@@ -27,6 +27,12 @@ pub fn nodes(domid: DomId, vif: &VifSpec, devid: u32, mac: Mac) -> NewDevice {
     }
     if let Some(lock) = vif.lock {
         new.back.set(LOCK, lock);
+    }
+    if let Some(vlan) = &vif.vlan {
+        new.back.set(VLAN, vlan);
+    }
+    if !vif.ip.is_empty() {
+        new.back.set(IP, &vif.ip);
     }
     if vif.mtu != MTU_DEFAULT {
         new.back.set(MTU, vif.mtu);

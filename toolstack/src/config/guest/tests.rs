@@ -40,7 +40,7 @@ fn user_of_a_guest_is_a_number_and_not_root() {
 fn what_xl_ignores_is_named_in_one_line() {
     let guest = parse(
         "name = 'web'\r\ndevice_model = 'qemu-dm'\r\nvnuma = [['pnode=0', 'size=1']]\r\nmemroy = 1\r\nne2000 = 0\r\n\
-         vif = [ 'type=ioemu, bridge=br0, vlna=3' ]\r\nvif += [ '' ]\r\nvif = [ 'ip=10.0.0.1' ]\r\nfoo.bar = 3",
+         vif = [ 'type=ioemu, bridge=br0, vlna=3' ]\r\nvif += [ '' ]\r\nvif = [ 'model=e1000' ]\r\nfoo.bar = 3",
     )
     .unwrap();
     assert_eq!(guest.vifs.len(), 1);
@@ -49,7 +49,7 @@ fn what_xl_ignores_is_named_in_one_line() {
         line,
         "g.cfg: unknown: memroy (line 4; did you mean memory?), ne2000 (line 5), foo.bar (line 9); \
          set again: vif (line 8; what line 6 says is lost); \
-         no effect: vif: ip (line 8; no script filters by address); \
+         no effect: vif: model (line 8; there are no emulated interfaces); \
          no effect, as a guest here is a process: device_model (line 2), vnuma (line 3)"
     );
 }

@@ -16,6 +16,8 @@ fn empty_text_gives_every_default() {
         vifname: None,
         rate: None,
         lock: None,
+        ip: Addresses::default(),
+        vlan: None,
         mtu: 1500,
         devid: None,
         trusted: true,
@@ -27,14 +29,16 @@ fn empty_text_gives_every_default() {
 
 #[test]
 fn every_key_is_parsed() {
-    let text =
-        "mac=00:16:3E:74:3d:76, bridge=br1,vifname=web0,rate=1MB/s@20ms,lock=off,mtu=9000,devid=3,untrusted";
+    let text = "mac=00:16:3E:74:3d:76, bridge=br1,vifname=web0,rate=1MB/s@20ms,lock=off,mtu=9000,devid=3,untrusted,\
+         ip=10.0.0.5 fd00::/64,vlan=20/10p";
     let expected = VifSpec {
         mac: Some(Mac([0, 0x16, 0x3e, 0x74, 0x3d, 0x76])),
         bridge: "br1".into(),
         vifname: Some("web0".into()),
         rate: Some(Rate { bytes: 20_000, interval: 20_000 }),
         lock: Some(Lock::Off),
+        ip: "10.0.0.5 fd00::/64".parse().unwrap(),
+        vlan: Some("10p/20".parse().unwrap()),
         mtu: 9000,
         devid: Some(3),
         trusted: false,
@@ -47,10 +51,10 @@ fn every_key_is_parsed() {
 
 #[test]
 fn parameter_without_effect_is_warned_of() {
-    let (vif, warnings) = parse_with("ip=10.0.0.1,script=vif-bridge,model=e1000,type=ioemu,accel=1");
+    let (vif, warnings) = parse_with("script=vif-bridge,model=e1000,type=ioemu,accel=1");
     vif.unwrap();
     let line = warnings.line().unwrap();
-    for name in ["ip", "script", "model", "type=ioemu", "accel"] {
+    for name in ["script", "model", "type=ioemu", "accel"] {
         assert!(line.contains(&format!("vif: {name} (")), "{line}");
     }
     assert!(line.contains("scripts are not run") && !line.contains('\n'), "{line}");
@@ -73,7 +77,7 @@ fn invalid_vif_is_rejected_with_parameter_found_and_expected() {
         ("rate=fast", r#"vif: rate: found "fast", expected a rate such as"#),
         ("vifname=a/b", "vif: vifname: found"),
         ("type=tap", r#"vif: type: found "tap", expected vif or ioemu"#),
-        ("vlan=10", r#"vif: vlan: found "10", expected nothing"#),
+        ("vlan=10/20", r#"vif: vlan: found "10/20", expected one VLAN marked"#),
         ("backend=net", r#"vif: backend: found "net", expected Domain-0 (backend= names a driver domain"#),
         ("forwarddev=a", "vif: coloft_forwarddev: found"),
     ];
