@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use blkback::Disk;
+use blkback::engine::format::{Format, OpenChain, Qcow2Disk};
 use blkback::engine::spec::Source;
-use blkback::engine::{Access, FileDisk, OpenImage, Spec};
+use blkback::engine::{Access, FileDisk, Spec};
 use nix::errno::Errno;
 use xenbus::driver::Failure;
 
@@ -49,20 +50,38 @@ impl Opener {
     /// # Errors
     /// Why it was not opened. It may pass if what opens images has ended.
     pub fn open(&self, spec: &Spec) -> Result<Opened, Refusal> {
-        let Source::Raw(path) = &spec.source else {
+        let (path, format) = match &spec.source {
+            Source::Raw(path) => (path, Format::Raw),
+            Source::Qcow2(path) => (path, Format::Qcow2),
             // It is no file.
-            let opened = blkback::engine::open(spec);
-            return opened.map(|disk| (disk, None)).map_err(|e| Refusal::new(e, |_| (None, Vec::new())));
+            Source::Null(_) | Source::Ram(_) | Source::Empty => {
+                let opened = blkback::engine::open(spec);
+                return opened.map(|disk| (disk, None)).map_err(|e| Refusal::new(e, |_| (None, Vec::new())));
+            }
         };
         let &Spec { mode, direct, user, own_loop, cdrom, discard, .. } = spec;
         let access = Access { mode, direct, user, own_loop, server: None };
-        match self.ask(path, &access) {
+        match self.ask(path, format, &access) {
             Ok(Some((Reply::Refused(refusal), _))) => Err(refusal),
-            Ok(Some((Reply::Opened(properties), fds))) => {
-                let image = OpenImage::received(path.clone(), properties.into(), fds);
-                let image = image.ok_or_else(|| lost(path, "found no image with the answer"))?;
-                let file = image.file().metadata().ok().as_ref().map(file_id);
-                Ok((Arc::new(FileDisk::new(image).with_cdrom(cdrom).with_discard(discard)), file))
+            Ok(Some((Reply::Opened(layers), fds))) => {
+                let mut fds = fds.into_iter();
+                let layers: Option<Vec<_>> =
+                    layers.into_iter().map(|layer| layer.received(&mut fds)).collect();
+                let mut layers = layers.filter(|_| fds.next().is_none()).unwrap_or_default();
+                let top = layers.first().ok_or_else(|| lost(path, "found no image with the answer"))?;
+                let file = top.image.file().metadata().ok().as_ref().map(file_id);
+                let disk: Arc<dyn Disk> = match format {
+                    Format::Raw => {
+                        let image = layers.swap_remove(0).image;
+                        Arc::new(FileDisk::new(image).with_cdrom(cdrom).with_discard(discard))
+                    }
+                    Format::Qcow2 => {
+                        let disk = Qcow2Disk::new(OpenChain { layers });
+                        let disk = disk.map_err(|error| Refusal::failed(Failure::from(error)))?;
+                        Arc::new(disk.with_cdrom(cdrom).with_discard(discard))
+                    }
+                };
+                Ok((disk, file))
             }
             Ok(None) => Err(lost(path, "it has ended, or dropped the request")),
             Err(error) => Err(lost(path, error)),
@@ -70,9 +89,9 @@ impl Opener {
     }
 
     /// Sends a request and waits for the answer; `None` if there is none.
-    fn ask(&self, path: &Path, access: &Access) -> io::Result<Option<(Reply, Vec<OwnedFd>)>> {
+    fn ask(&self, path: &Path, format: Format, access: &Access) -> io::Result<Option<(Reply, Vec<OwnedFd>)>> {
         let (answer, answers) = packet::pair()?;
-        packet::send(&*self.requests, &Request::new(path, access), [answers.as_fd()])?;
+        packet::send(&*self.requests, &Request::new(path, format, access), [answers.as_fd()])?;
         // Only the other process has it from here on: its end is the end of the wait.
         drop(answers);
         packet::receive(&answer)

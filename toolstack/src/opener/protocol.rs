@@ -1,9 +1,11 @@
 //! What dom0 asks its opener, and what that answers: JSON, each in one packet.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use blkback::DiskInfo;
-use blkback::engine::{Access, Mode, OpenError};
+use blkback::engine::format::{Format, OpenLayer};
+use blkback::engine::{Access, Mode, OpenError, OpenImage};
 use serde::{Deserialize, Serialize};
 use xenbus::driver::Failure;
 
@@ -18,17 +20,31 @@ pub(super) struct Request {
     direct: bool,
     user: Option<u64>,
     own_loop: Option<(u64, u64)>,
+    /// `raw` or `qcow2`.
+    format: String,
 }
 
 impl Request {
-    pub(super) fn new(path: &Path, access: &Access) -> Request {
+    pub(super) fn new(path: &Path, format: Format, access: &Access) -> Request {
         let &Access { mode, direct, user, own_loop, .. } = access;
         let mode = match mode {
             Mode::Read => "r",
             Mode::Write => "w",
             Mode::WriteShared => "w!",
         };
-        Request { path: path.to_owned(), mode: mode.into(), direct, user, own_loop }
+        Request {
+            path: path.to_owned(),
+            mode: mode.into(),
+            direct,
+            user,
+            own_loop,
+            format: format.to_string(),
+        }
+    }
+
+    /// The image's format; `None` if it is none.
+    pub(super) fn format(&self) -> Option<Format> {
+        self.format.parse().ok()
     }
 
     /// How the image is to be opened, for the process `server`; `None` if the mode is none.
@@ -41,10 +57,34 @@ impl Request {
 /// The answer.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Reply {
-    /// The image is open; its descriptors are beside this.
-    Opened(Properties),
+    /// The image is open, and those below it; their descriptors are beside this, in the same order.
+    Opened(Vec<Layer>),
     /// It is not.
     Refused(Refusal),
+}
+
+/// An open image.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Layer {
+    path: PathBuf,
+    format: String,
+    properties: Properties,
+    descriptors: usize,
+}
+
+impl Layer {
+    pub(super) fn new(layer: &OpenLayer) -> Layer {
+        let OpenLayer { image, format } = layer;
+        let (path, properties) = (image.path().to_owned(), image.info().into());
+        Layer { path, format: format.to_string(), properties, descriptors: image.descriptors().count() }
+    }
+
+    /// The image, with as many of the descriptors as it has; `None` if they are not there.
+    pub(super) fn received(self, fds: &mut impl Iterator<Item = OwnedFd>) -> Option<OpenLayer> {
+        let fds: Vec<OwnedFd> = fds.take(self.descriptors).collect();
+        let image = OpenImage::received(self.path, self.properties.into(), fds)?;
+        Some(OpenLayer { image, format: self.format.parse().ok()? })
+    }
 }
 
 /// The properties of an open image.

@@ -4,12 +4,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use blkback::engine::{Access, OpenImage};
+use blkback::engine::Access;
+use blkback::engine::format::{Format, OpenChain};
 use nix::errno::Errno;
 use xenbus::driver::Failure;
 
 use super::image_dirs::ImageDirs;
-use super::protocol::{Refusal, Reply, Request};
+use super::protocol::{Layer, Refusal, Reply, Request};
 use super::{holders, packet};
 
 /// Openings at the same time: each device has one at most, and of those that take long there are few, unless a file server is gone.
@@ -35,7 +36,8 @@ pub(super) fn serve(socket: &OwnedFd, server: u32, dirs: &ImageDirs) -> io::Resu
         };
         let Some(answer) = fds.into_iter().next() else { continue };
         let Some(access) = request.access(server) else { continue };
-        let opening = Opening { request, access, dirs: dirs.clone(), answer: Arc::new(answer) };
+        let Some(format) = request.format() else { continue };
+        let opening = Opening { request, format, access, dirs: dirs.clone(), answer: Arc::new(answer) };
         if Arc::strong_count(&openings) > MAX_OPENINGS {
             opening.refuse_for_now(&format!("{MAX_OPENINGS} other images are being opened"));
             continue;
@@ -61,6 +63,7 @@ fn is_lasting(error: &io::Error) -> bool {
 #[derive(Clone, Debug)]
 struct Opening {
     request: Request,
+    format: Format,
     access: Access,
     dirs: ImageDirs,
     /// Where the answer is sent. Its other end is closed if nobody waits for it any more.
@@ -74,7 +77,7 @@ impl Opening {
             Ok(image) => image,
             Err(refusal) => return self.refuse(refusal),
         };
-        let reply = Reply::Opened(image.info().into());
+        let reply = Reply::Opened(image.layers.iter().map(Layer::new).collect());
         match packet::send(&*self.answer, &reply, image.descriptors()) {
             Ok(()) => image.leave(),
             Err(error) if error.raw_os_error() == Some(Errno::EPIPE as i32) => {}
@@ -84,17 +87,12 @@ impl Opening {
         }
     }
 
-    fn open(&self) -> Result<OpenImage, Refusal> {
-        let path = &self.request.path;
+    fn open(&self) -> Result<OpenChain, Refusal> {
         let server = self.access.server.unwrap_or_else(std::process::id);
-        let image = OpenImage::open(path, self.access)
-            .map_err(|error| Refusal::new(error, |path| holders::of_image(path, server)))?;
-        for file in image.descriptors() {
-            self.dirs
-                .check(path, file)
-                .map_err(|what| Refusal::failed(Failure::new(Errno::EACCES as i32, what)))?;
-        }
-        Ok(image)
+        OpenChain::open_as(&self.request.path, self.format, self.access, &|path, file| {
+            self.dirs.check(path, file)
+        })
+        .map_err(|error| Refusal::new(error, |path| holders::of_image(path, server)))
     }
 
     fn refuse_for_now(&self, why: &str) {

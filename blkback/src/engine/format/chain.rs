@@ -14,7 +14,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 /// Images of a chain, at most.
-const MAX_LAYERS: usize = 16;
+pub const MAX_LAYERS: usize = 16;
 
 /// The format of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,22 @@ pub struct OpenChain {
 }
 
 impl OpenChain {
+    /// Opens an image of a format and all below it, of a raw one none. Otherwise as [`OpenChain::open`].
+    ///
+    /// # Errors
+    /// As [`OpenChain::open`].
+    pub fn open_as(
+        path: &Path,
+        format: Format,
+        access: Access,
+        may_open: &dyn Fn(&Path, BorrowedFd<'_>) -> Result<(), String>,
+    ) -> Result<OpenChain, OpenError> {
+        match format {
+            Format::Qcow2 => OpenChain::open(path, access, may_open),
+            Format::Raw => Ok(OpenChain { layers: vec![open_layer(path, format, access, may_open)?] }),
+        }
+    }
+
     /// Opens a qcow2 image and all below it. `may_open` is asked about each file once it is open, before anything is read of it.
     ///
     /// # Errors
@@ -96,18 +112,15 @@ impl OpenChain {
                 ));
             }
             seen.push(file);
-            let image = OpenImage::open(&path, access)?;
-            for file in image.descriptors() {
-                may_open(&path, file).map_err(|what| OpenError::Denied { what })?;
-            }
+            let layer = open_layer(&path, format, access, may_open)?;
             if format == Format::Qcow2 {
-                let header = read_header(&image)?;
+                let header = read_header(&layer.image)?;
                 let below =
                     header.backing.map(|backing| below(&path, &backing)).transpose().map_err(refuse)?;
                 let access = Access { mode: Mode::Read, user: None, own_loop: None, ..access };
                 next = below.map(|(path, format)| (path, format, access));
             }
-            layers.push(OpenLayer { image, format });
+            layers.push(layer);
         }
         Ok(OpenChain { layers })
     }
@@ -121,6 +134,19 @@ impl OpenChain {
     pub fn leave(self) {
         self.layers.into_iter().for_each(|layer| layer.image.leave());
     }
+}
+
+fn open_layer(
+    path: &Path,
+    format: Format,
+    access: Access,
+    may_open: &dyn Fn(&Path, BorrowedFd<'_>) -> Result<(), String>,
+) -> Result<OpenLayer, OpenError> {
+    let image = OpenImage::open(path, access)?;
+    for file in image.descriptors() {
+        may_open(path, file).map_err(|what| OpenError::Denied { what })?;
+    }
+    Ok(OpenLayer { image, format })
 }
 
 /// Where the image below an image is, and of which format.
