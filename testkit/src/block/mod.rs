@@ -16,6 +16,7 @@ use hypervisor::local::Domain;
 use ring_abi::DomId;
 use ring_abi::blkif::vdev::Vdev;
 use std::sync::Arc;
+use toolstack::config::Format;
 use toolstack::machine::vbd;
 use xenbus::Device;
 use xenbus::driver::Registry;
@@ -30,6 +31,7 @@ pub const XVDA: u32 = 51712;
 pub fn disk(devid: u32, target: &str) -> DiskSpec {
     DiskSpec {
         target: Some(target.into()),
+        format: Format::Raw,
         dev: Vdev::from_number(devid).to_string(),
         vdev: devid,
         writable: true,
