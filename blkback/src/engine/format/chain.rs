@@ -116,7 +116,7 @@ impl OpenChain {
             if format == Format::Qcow2 {
                 let header = read_header(&layer.image)?;
                 let below =
-                    header.backing.map(|backing| below(&path, &backing)).transpose().map_err(refuse)?;
+                    header.backing.map(|backing| backing.locate(&path)).transpose().map_err(refuse)?;
                 let access = Access { mode: Mode::Read, user: None, own_loop: None, ..access };
                 next = below.map(|(path, format)| (path, format, access));
             }
@@ -125,7 +125,21 @@ impl OpenChain {
         Ok(OpenChain { layers })
     }
 
-    /// The descriptors of all images, and how many each has.
+    /// Opens a qcow2 image without those below it, to which others have the descriptors.
+    ///
+    /// # Errors
+    /// As [`OpenChain::open`].
+    pub fn open_alone(
+        path: &Path,
+        access: Access,
+        may_open: &dyn Fn(&Path, BorrowedFd<'_>) -> Result<(), String>,
+    ) -> Result<OpenChain, OpenError> {
+        let layer = open_layer(path, Format::Qcow2, access, may_open)?;
+        read_header(&layer.image)?;
+        Ok(OpenChain { layers: vec![layer] })
+    }
+
+    /// The descriptors of all images, in their order.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.layers.iter().flat_map(|layer| layer.image.descriptors())
     }
@@ -142,33 +156,41 @@ fn open_layer(
     access: Access,
     may_open: &dyn Fn(&Path, BorrowedFd<'_>) -> Result<(), String>,
 ) -> Result<OpenLayer, OpenError> {
-    let image = OpenImage::open(path, access)?;
+    let image = match format {
+        Format::Raw => OpenImage::open(path, access)?,
+        Format::Qcow2 => OpenImage::open_container(path, access)?,
+    };
     for file in image.descriptors() {
         may_open(path, file).map_err(|what| OpenError::Denied { what })?;
     }
     Ok(OpenLayer { image, format })
 }
 
-/// Where the image below an image is, and of which format.
-fn below(path: &Path, backing: &Backing) -> Result<(PathBuf, Format), String> {
-    let Backing { name, format } = backing;
-    let Some(recorded) = format else {
-        return Err(format!(
-            "found the backing file {name:?} without a format, expected one in the header (qemu-img rebase -u -b {name} -F FORMAT records it)"
-        ));
-    };
-    let format = recorded.parse().map_err(|()| {
-        format!("found the format {recorded:?} of the backing file {name:?}, expected raw or qcow2")
-    })?;
-    let name = name.strip_prefix("file:").unwrap_or(name);
-    let protocol = name.split_once(':').filter(|(protocol, _)| !protocol.contains('/'));
-    if let Some((protocol, _)) = protocol {
-        return Err(format!(
-            "found the backing file {name:?}, expected a path, not one of the protocol {protocol}"
-        ));
+impl Backing {
+    /// Where the image is that `path` names as below it, and of which format.
+    ///
+    /// # Errors
+    /// No format is recorded, or one that is not served; or the name is no path.
+    pub fn locate(&self, path: &Path) -> Result<(PathBuf, Format), String> {
+        let Backing { name, format } = self;
+        let Some(recorded) = format else {
+            return Err(format!(
+                "found the backing file {name:?} without a format, expected one in the header (qemu-img rebase -u -b {name} -F FORMAT records it)"
+            ));
+        };
+        let format = recorded.parse().map_err(|()| {
+            format!("found the format {recorded:?} of the backing file {name:?}, expected raw or qcow2")
+        })?;
+        let name = name.strip_prefix("file:").unwrap_or(name);
+        let protocol = name.split_once(':').filter(|(protocol, _)| !protocol.contains('/'));
+        if let Some((protocol, _)) = protocol {
+            return Err(format!(
+                "found the backing file {name:?}, expected a path, not one of the protocol {protocol}"
+            ));
+        }
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        Ok((directory.join(name), format))
     }
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    Ok((directory.join(name), format))
 }
 
 /// Reads the header of an open image.
