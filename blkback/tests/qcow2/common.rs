@@ -42,6 +42,9 @@ impl Ring {
         let mut completions = Vec::new();
         while completions.is_empty() {
             self.engine.poll(&mut completions).unwrap();
+            let mut dropped = Vec::new();
+            self.table.reclaim(&mut dropped);
+            assert!(dropped.is_empty(), "the image's thread has ended");
             std::thread::yield_now();
         }
         let Completion { request, result } = completions.remove(0);
