@@ -11,12 +11,12 @@ pub use toolstack::config::{DiskLimits, DiskSpec};
 
 use crate::{BOUND, DriverThread, Machine};
 use blkback::VbdDriver;
+use blkback::engine::format::Format;
 use blkfront::{Completion, Disk, Options};
 use hypervisor::local::Domain;
 use ring_abi::DomId;
 use ring_abi::blkif::vdev::Vdev;
 use std::sync::Arc;
-use toolstack::config::Format;
 use toolstack::machine::vbd;
 use xenbus::Device;
 use xenbus::driver::Registry;

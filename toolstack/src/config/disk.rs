@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
+use blkback::engine::format::Format;
 use ring_abi::blkif::vdev::Vdev;
 
-use super::target::{Format, Target};
+use super::target::Target;
 use super::{DeviceDisk, DiskLimits, Warnings};
 use crate::error::{Origin, Result};
 

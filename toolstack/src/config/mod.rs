@@ -30,6 +30,5 @@ pub use disk_limits::DiskLimits;
 pub use domain::DomainConfig;
 pub use guest::GuestConfig;
 pub use host::HostConfig;
-pub use target::Format;
 pub use vif::VifSpec;
 pub use warnings::Warnings;

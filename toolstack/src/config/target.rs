@@ -3,35 +3,18 @@
 
 use std::path::{Path, PathBuf};
 
+use blkback::engine::format::Format;
+
 use crate::error::{Origin, Result};
-
-/// How guest's bytes lie in an image.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Format {
-    /// As they are.
-    #[default]
-    Raw,
-    /// QEMU's copy-on-write format, versions 2 and 3.
-    Qcow2,
-}
-
-impl Format {
-    /// The format's name in lines, in prefixes of a target and in QEMU's tools.
-    pub fn name(self) -> &'static str {
-        match self {
-            Format::Raw => "raw",
-            Format::Qcow2 => "qcow2",
-        }
-    }
-
-    /// The format of a name.
-    pub fn of_name(name: &str) -> Option<Format> {
-        [Format::Raw, Format::Qcow2].into_iter().find(|format| format.name() == name)
-    }
-}
 
 /// What names no format: the drivers that xm and earlier versions of xl had.
 const DRIVERS: [&str; 7] = ["file", "phy", "tap", "tap2", "aio", "tapdisk", "ioemu"];
+
+/// What is expected of a format.
+pub const EXPECTED_FORMAT: &str = "raw or qcow2 (other formats are not served)";
+
+const EXPECTED_PREFIX: &str =
+    "a path, with raw: or qcow2: in front, or one of xm's file:, phy:, tap:aio: and tap:qcow2:";
 
 /// An image or block device.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,31 +31,43 @@ impl Target {
     /// # Errors
     /// A prefix or format that is not served, or two formats.
     pub(super) fn parse(origin: &Origin, format: &str, target: &str) -> Result<Target> {
-        let expected = "raw or qcow2 (other formats are not served)";
-        let mut said = match Format::of_name(format) {
-            Some(Format::Raw) => None,
-            Some(format) => Some(format),
-            None => return Err(origin.invalid("disk: format", format, expected)),
+        let said = match format.parse() {
+            Ok(Format::Raw) => None,
+            Ok(format) => Some(format),
+            Err(()) => return Err(origin.invalid("disk: format", format, EXPECTED_FORMAT)),
         };
-        let mut rest = target;
-        while let Some((word, after)) = rest.split_once(':').filter(|(word, _)| is_prefix(word)) {
-            if let Some(named) = Format::of_name(word) {
-                if let Some(other) = said.filter(|said| *said != named) {
-                    let expected = format!("one format (it is {} already)", other.name());
-                    return Err(origin.invalid("disk: target", target, expected));
-                }
-                said = Some(named);
-            } else if !DRIVERS.contains(&word) {
-                let expected = "a path, with raw: or qcow2: in front, or one of xm's file:, phy:, tap:aio: and tap:qcow2:";
-                return Err(origin.invalid("disk: target", target, expected));
-            }
-            rest = after;
-        }
-        if rest.is_empty() {
-            return Err(origin.invalid("disk: target", target, "a path after the prefix"));
-        }
+        let (format, path) = split(origin, "disk: target", said, target)?;
         // xl-disk-configuration(5): "/dev will be prepended if the path doesn't start with a '/'".
-        Ok(Target { format: said.unwrap_or_default(), path: Path::new("/dev").join(rest) })
+        Ok(Target { format: format.unwrap_or(Format::Raw), path: Path::new("/dev").join(path) })
+    }
+}
+
+/// Splits an image's name, the value of `key`, into the format that its prefixes or `said` say and its path.
+///
+/// # Errors
+/// A prefix that is not served, or two formats.
+pub fn split<'t>(
+    origin: &Origin,
+    key: &str,
+    mut said: Option<Format>,
+    text: &'t str,
+) -> Result<(Option<Format>, &'t str)> {
+    let mut path = text;
+    while let Some((word, after)) = path.split_once(':').filter(|(word, _)| is_prefix(word)) {
+        if let Ok(named) = word.parse() {
+            if let Some(other) = said.filter(|said| *said != named) {
+                let expected = format!("one format (it is {other} already)");
+                return Err(origin.invalid(key, text, expected));
+            }
+            said = Some(named);
+        } else if !DRIVERS.contains(&word) {
+            return Err(origin.invalid(key, text, EXPECTED_PREFIX));
+        }
+        path = after;
+    }
+    match path {
+        "" => Err(origin.invalid(key, text, "a path after the prefix")),
+        path => Ok((said, path)),
     }
 }
 
@@ -95,9 +90,9 @@ pub(super) fn path_of(params: &str) -> &str {
 mod tests {
     use super::*;
 
-    fn parse(format: &str, target: &str) -> Result<(&'static str, String), String> {
+    fn parse(format: &str, target: &str) -> Result<(String, String), String> {
         let parsed = Target::parse(&Origin::argument("DISK"), format, target).map_err(|e| e.to_string())?;
-        Ok((parsed.format.name(), parsed.path.display().to_string()))
+        Ok((parsed.format.to_string(), parsed.path.display().to_string()))
     }
 
     #[test]
@@ -117,7 +112,11 @@ mod tests {
             ("raw", "qcow2:vg/a", "qcow2", "/dev/vg/a"),
             ("raw", "disk/by-path/pci-0000:00:1f.2", "raw", "/dev/disk/by-path/pci-0000:00:1f.2"),
         ] {
-            assert_eq!(parse(format, target).unwrap(), (expected, path.to_owned()), "{format} {target}");
+            assert_eq!(
+                parse(format, target).unwrap(),
+                (expected.to_owned(), path.to_owned()),
+                "{format} {target}"
+            );
         }
     }
 

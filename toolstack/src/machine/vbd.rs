@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use blkback::engine::format::Format;
 use nix::unistd::{AccessFlags, eaccess};
 use ring_abi::blkif::key;
 use ring_abi::xenbus::key::{TRUSTED, TYPE};
@@ -9,7 +10,7 @@ use xenbus::Device;
 use xenstore::DomId;
 
 use super::device::NewDevice;
-use crate::config::{DiskSpec, Format};
+use crate::config::DiskSpec;
 use crate::error::{Error, Origin, Result, chain};
 
 /// Returns the nodes of a disk of a domain.

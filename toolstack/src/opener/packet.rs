@@ -4,7 +4,6 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use blkback::engine::format::MAX_LAYERS;
 use nix::errno::Errno;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
@@ -13,10 +12,11 @@ use nix::sys::socket::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Bytes of a packet at most: a path of 4,096 bytes, each of which JSON may write as six, twice.
-const MAX_BYTES: usize = 64 << 10;
-/// Descriptors beside a packet at most: two for each image of the longest chain, where all are on loop devices.
-const MAX_FDS: usize = 2 * MAX_LAYERS;
+/// Bytes of a packet at most, of those that the kernel sends at once: paths of 4,096 bytes, each of which JSON may write as six, or those of a
+/// chain of images, which are shorter.
+const MAX_BYTES: usize = 128 << 10;
+/// Descriptors beside a packet at most: those of a chain of images, each on a loop device.
+const MAX_FDS: usize = 32;
 
 /// Makes two connected sockets.
 pub(super) fn pair() -> nix::Result<(OwnedFd, OwnedFd)> {

@@ -11,40 +11,38 @@ use xenbus::driver::Failure;
 
 use super::holders::Holder;
 
+/// What is to be opened at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum What {
+    /// A raw image.
+    Raw,
+    /// A qcow2 image, with those below it.
+    Chain,
+    /// A qcow2 image over one that this process has already.
+    Overlay,
+}
+
 /// An image that is to be opened.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Request {
     pub(super) path: PathBuf,
+    pub(super) what: What,
     /// As in the key `mode`: `r`, `w` or `w!`.
     mode: String,
     direct: bool,
     user: Option<u64>,
     own_loop: Option<(u64, u64)>,
-    /// `raw` or `qcow2`.
-    format: String,
 }
 
 impl Request {
-    pub(super) fn new(path: &Path, format: Format, access: &Access) -> Request {
+    pub(super) fn new(path: &Path, what: What, access: &Access) -> Request {
         let &Access { mode, direct, user, own_loop, .. } = access;
         let mode = match mode {
             Mode::Read => "r",
             Mode::Write => "w",
             Mode::WriteShared => "w!",
         };
-        Request {
-            path: path.to_owned(),
-            mode: mode.into(),
-            direct,
-            user,
-            own_loop,
-            format: format.to_string(),
-        }
-    }
-
-    /// The image's format; `None` if it is none.
-    pub(super) fn format(&self) -> Option<Format> {
-        self.format.parse().ok()
+        Request { path: path.to_owned(), what, mode: mode.into(), direct, user, own_loop }
     }
 
     /// How the image is to be opened, for the process `server`; `None` if the mode is none.
@@ -57,39 +55,58 @@ impl Request {
 /// The answer.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Reply {
-    /// The image is open, and those below it; their descriptors are beside this, in the same order.
-    Opened(Vec<Layer>),
+    /// The image, and those below it, are open; their descriptors are beside this.
+    Opened(Images),
     /// It is not.
     Refused(Refusal),
 }
 
-/// An open image.
+/// Images that are open.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Layer {
+pub(super) struct Images {
+    images: Vec<Image>,
+    /// Of an overlay: the device and inode numbers of the image that it names as below it.
+    pub(super) below: Option<(u64, u64)>,
+}
+
+/// An image that is open.
+#[derive(Debug, Serialize, Deserialize)]
+struct Image {
     path: PathBuf,
     format: String,
     properties: Properties,
+    /// How many of the descriptors are its.
     descriptors: usize,
 }
 
-impl Layer {
-    pub(super) fn new(layer: &OpenLayer) -> Layer {
-        let OpenLayer { image, format } = layer;
-        let (path, properties) = (image.path().to_owned(), image.info().into());
-        Layer { path, format: format.to_string(), properties, descriptors: image.descriptors().count() }
+impl Images {
+    pub(super) fn new(layers: &[OpenLayer], below: Option<(u64, u64)>) -> Images {
+        let image = |layer: &OpenLayer| Image {
+            path: layer.image.path().to_owned(),
+            format: layer.format.to_string(),
+            properties: layer.image.info().into(),
+            descriptors: layer.image.descriptors().count(),
+        };
+        Images { images: layers.iter().map(image).collect(), below }
     }
 
-    /// The image, with as many of the descriptors as it has; `None` if they are not there.
-    pub(super) fn received(self, fds: &mut impl Iterator<Item = OwnedFd>) -> Option<OpenLayer> {
-        let fds: Vec<OwnedFd> = fds.take(self.descriptors).collect();
-        let image = OpenImage::received(self.path, self.properties.into(), fds)?;
-        Some(OpenLayer { image, format: self.format.parse().ok()? })
+    /// The images, by the descriptors that came beside this; `None` if these are not all.
+    pub(super) fn received(self, descriptors: Vec<OwnedFd>) -> Option<Vec<OpenLayer>> {
+        let mut descriptors = descriptors.into_iter();
+        let mut layer = |image: Image| {
+            let format: Format = image.format.parse().ok()?;
+            let own = descriptors.by_ref().take(image.descriptors);
+            let image = OpenImage::received(image.path, image.properties.into(), own)?;
+            Some(OpenLayer { image, format })
+        };
+        let layers = self.images.into_iter().map(&mut layer).collect::<Option<Vec<_>>>()?;
+        Some(layers).filter(|layers| !layers.is_empty())
     }
 }
 
 /// The properties of an open image.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Properties {
+struct Properties {
     sectors: u64,
     sector_size: u32,
     physical_sector_size: u32,
