@@ -1,6 +1,7 @@
 //! The command line.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
@@ -58,6 +59,7 @@ pub enum Command {
     Guest(guest::Args),
     Create(create::Args),
     Destroy(destroy::Args),
+    Disk(disk::Args),
     List(list::Args),
     BlockAttach(block_attach::Args),
     BlockDetach(block_detach::Args),
@@ -77,15 +79,15 @@ pub enum Command {
 }
 
 impl Cli {
-    /// Runs the command.
-    pub fn run(self) -> Result<()> {
+    /// Runs the command; returns the status to exit with.
+    pub fn run(self) -> Result<ExitCode> {
         self.die_with.map_or(Ok(()), process::die_with_parent)?;
         if self.new_session {
             process::new_session()?;
         }
         let dir = || Dir::choose(self.dir.as_deref());
         let sandbox = !self.no_sandbox;
-        match self.command {
+        let done = match self.command {
             Command::Create(args) if self.dry_run => create::dry_run(&args),
             Command::BlockAttach(args) if self.dry_run => block_attach::dry_run(&args),
             Command::NetworkAttach(args) if self.dry_run => network_attach::dry_run(&args),
@@ -99,6 +101,7 @@ impl Cli {
             Command::Guest(args) => guest::run(&args, &dir()?, sandbox),
             Command::Create(args) => create::run(&args, &dir()?),
             Command::Destroy(args) => destroy::run(&args, &dir()?),
+            Command::Disk(args) => return disk::run(&args),
             Command::List(args) => list::run(&args, &dir()?),
             Command::BlockAttach(args) => block_attach::run(&args, &dir()?),
             Command::BlockDetach(args) => block_detach::run(&args, &dir()?),
@@ -113,7 +116,8 @@ impl Cli {
             Command::Completions(args) => completions::run(&args, Cli::command()),
             Command::DemoGuest(args) => demo_guest::run(&args, &dir()?),
             Command::Opener(args) => opener::run(&args, &dir()?, sandbox),
-        }
+        };
+        done.map(|()| ExitCode::SUCCESS)
     }
 }
 

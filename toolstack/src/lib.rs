@@ -12,6 +12,7 @@ pub mod demo;
 pub mod dir;
 pub mod error;
 pub mod guest;
+pub mod image;
 mod log_limit;
 pub mod machine;
 pub mod nbd;

@@ -11,7 +11,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     cli::start_logging(&cli);
     match cli.run() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             output::message(chain(&error));
             ExitCode::FAILURE

@@ -62,7 +62,21 @@ fn disks_are_printed_as_by_xl() {
         ("trusted", "\"False\""),
     ];
     disk(&["backend=storage,backendtype=qdisk,direct-io-safe,discard,untrusted", "/a,qcow2,xvda"], &other);
-    assert_eq!(dry_run(&["block-attach", "0", "foo"]), None);
+    let image = |path: &'static str, format: &'static str| {
+        [("pdev_path", path), ("vdev", "\"xvda\""), ("format", format), ("readwrite", "1")]
+    };
+    for text in ["tap:qcow2:/a,xvda,w", "tap2:qcow2:/a,xvda,w", "qcow2:/a,xvda,w", "/a,qcow2,xvda"] {
+        disk(&[text], &image("\"/a\"", "\"qcow2\""));
+    }
+    for text in ["tap:aio:/a,xvda,w", "file:/a,xvda,w", "phy:/a,xvda,w", "aio:/a,xvda,w"] {
+        disk(&[text], &image("\"/a\"", "\"raw\""));
+    }
+    // What follows `target=` is as it is.
+    disk(&["vdev=xvda,target=qcow2:/a"], &image("\"qcow2:/a\"", "\"raw\""));
+    disk(&["vdev=xvda", "target=tap:aio:/a"], &image("\"tap:aio:/a\"", "\"raw\""));
+    for refused in ["foo", "tap:ram:/a,xvda,w", "vdi:/a,xvda,w"] {
+        assert_eq!(dry_run(&["block-attach", "0", refused]), None, "{refused}");
+    }
 }
 
 #[test]

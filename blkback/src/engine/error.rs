@@ -63,6 +63,20 @@ pub enum OpenError {
         /// The image.
         path: PathBuf,
     },
+    /// It is no image of the format that it is said to be, or one that is not served.
+    #[error("params: {}: {what}", path.display())]
+    Format {
+        /// The image.
+        path: PathBuf,
+        /// What was found, and what was expected.
+        what: String,
+    },
+    /// The image is not where images may be.
+    #[error("{what}")]
+    Denied {
+        /// Names the image, and where images may be.
+        what: String,
+    },
     /// The memory cannot be allocated.
     #[error("params: ram: {0}")]
     Ram(io::Error),

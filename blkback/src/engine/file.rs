@@ -9,6 +9,7 @@ use super::tmpfs::{self, TmpfsEngine};
 use super::uring::{self, UringEngine};
 use super::{Disk, DiskInfo, Engine, FlushState, MediumId, Mode, OpenError};
 use nix::errno::Errno;
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -78,6 +79,24 @@ impl FileDisk {
     }
 }
 
+/// An engine that reads, writes and flushes a file: by io_uring where that may be used, otherwise by threads; small operations on
+/// tmpfs by itself.
+pub(super) fn engine_of_file(file: &Arc<File>, depth: usize) -> io::Result<Box<dyn Engine>> {
+    let engine: Box<dyn Engine> = match UringEngine::new(file.clone(), depth) {
+        Ok(engine) => Box::new(engine),
+        Err(error) if uring::is_refused(&error) => {
+            static WARNED: Once = Once::new();
+            WARNED.call_once(|| tracing::warn!("disks are served by threads, which is slower: {error}"));
+            Box::new(ThreadEngine::new(file.clone(), depth)?)
+        }
+        Err(error) => return Err(error),
+    };
+    Ok(match tmpfs::is_on_tmpfs(file) {
+        true => Box::new(TmpfsEngine::new(engine, file.clone(), depth)),
+        false => engine,
+    })
+}
+
 impl Drop for FileDisk {
     /// Closes the file and releases its locks: by a thread, for which this one waits a moment, as a file server that does not answer
     /// may keep it for long.
@@ -113,24 +132,11 @@ impl Disk for FileDisk {
     }
 
     fn engine(&self, depth: usize) -> io::Result<Box<dyn Engine>> {
-        let engine: Box<dyn Engine> = match UringEngine::new(self.image()?.file().clone(), depth) {
-            Ok(engine) => Box::new(engine),
-            Err(error) if uring::is_refused(&error) => {
-                static WARNED: Once = Once::new();
-                WARNED.call_once(|| tracing::warn!("disks are served by threads, which is slower: {error}"));
-                Box::new(ThreadEngine::new(self.image()?.file().clone(), depth)?)
-            }
-            Err(error) => return Err(error),
-        };
-        let file = self.image()?.file();
-        let engine = match tmpfs::is_on_tmpfs(file) {
-            true => Box::new(TmpfsEngine::new(engine, file.clone(), depth)),
-            false => engine,
-        };
+        let engine = engine_of_file(self.image()?.file(), depth)?;
         let engine = match self.info.discard {
             Some(limits) => {
                 let zeroes = self.detect_zeroes.load(Ordering::Relaxed).then_some(limits);
-                Box::new(Discards::new(engine, file.clone(), zeroes)?)
+                Box::new(Discards::new(engine, self.image()?.file().clone(), zeroes)?)
             }
             None => engine,
         };

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::mem::ManuallyDrop;
+use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,6 +43,21 @@ pub(super) fn skip(iovecs: &[iovec], from: usize, rest: &mut Iovecs) {
             let iov_base = one.iov_base.cast::<u8>().wrapping_add(skipped).cast();
             rest.push(iovec { iov_base, iov_len: one.iov_len - skipped });
         }
+    }
+}
+
+/// The memory of the bytes in `range`.
+#[inline]
+pub(super) fn part(iovecs: &[iovec], range: Range<usize>, part: &mut Iovecs) {
+    part.clear();
+    let mut at = 0;
+    for one in iovecs {
+        let (start, end) = (range.start.max(at), range.end.min(at + one.iov_len));
+        if start < end {
+            let iov_base = one.iov_base.cast::<u8>().wrapping_add(start - at).cast();
+            part.push(iovec { iov_base, iov_len: end - start });
+        }
+        at += one.iov_len;
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use libc::iovec;
 use ring_abi::blkif::{MAX_INDIRECT_PAGES, SEGMENTS_PER_INDIRECT_PAGE};
 use vm_memory::VolatileSlice;
 
-use super::io::{IoRequest, IoSlot, Iovecs, give_back};
+use super::io::{IoRequest, IoSlot, Iovecs, give_back, part};
 use crate::request::{Operation, Tag};
 
 /// A slot for each operation, with the `M` that owns its memory.
@@ -194,6 +195,36 @@ impl<M: Send + 'static> IoTable<M> {
         Some(unsafe {
             IoRequest::new(NonNull::new_unchecked(&raw mut (*self.slots.as_ptr().add(tag.0 as usize)).io))
         })
+    }
+
+    /// Makes the token of a part of another operation: of its bytes in `range`, at a sector of its own.
+    ///
+    /// # Safety
+    /// The other token lives for as long as this one.
+    ///
+    /// # Panics
+    /// As [`IoTable::memory`].
+    #[inline]
+    pub(super) unsafe fn start_part(
+        &mut self,
+        tag: Tag,
+        whole: &IoRequest,
+        range: Range<usize>,
+        sector: u64,
+    ) -> IoRequest {
+        // SAFETY: a slot that is not pinned belongs to `self`, which is borrowed mutably.
+        let Slot { io, .. } = unsafe { &mut *self.unpinned(tag) };
+        part(whole.iovecs(), range.clone(), &mut io.iovecs);
+        io.bytes = range.len();
+        io.operation = whole.operation();
+        io.sector = sector;
+        *io.dropped.get_mut() = false;
+        self.pinned[tag.0 as usize] = true;
+        self.out += 1;
+        // SAFETY: as in `start`; the memory is that of the other operation, and is valid by this function's contract.
+        unsafe {
+            IoRequest::new(NonNull::new_unchecked(&raw mut (*self.slots.as_ptr().add(tag.0 as usize)).io))
+        }
     }
 
     /// Takes a token back, whose memory is the table's again.

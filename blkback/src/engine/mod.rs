@@ -12,6 +12,7 @@ mod done;
 mod error;
 mod file;
 mod flush_guard;
+pub mod format;
 mod image;
 mod io;
 mod io_table;
@@ -110,6 +111,11 @@ pub trait Disk: Send + Sync {
     /// # Errors
     /// What the engine needs cannot be had. The text is shown to the user: what was refused, and what to do.
     fn engine(&self, depth: usize) -> Result<Box<dyn Engine>>;
+
+    /// What can be done with the disk's image while it is served; `None` of a raw one.
+    fn image(&self) -> Option<format::ImageControl> {
+        None
+    }
 
     /// Has the engines that are made from now on make holes of writes of zeroes, where [`DiskInfo::discard`] is offered.
     fn set_detect_zeroes(&self, wanted: bool) {

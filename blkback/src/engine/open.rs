@@ -1,5 +1,6 @@
 //! Opens the disk that a [`Spec`] describes.
 
+use super::format::{OpenChain, Qcow2Disk};
 use super::spec::Source;
 use super::{Access, DiscardLimits, Disk, DiskInfo, FileDisk, NullDisk, OpenError, RamDisk, Spec};
 use std::sync::Arc;
@@ -18,6 +19,11 @@ pub fn open(spec: &Spec) -> Result<Arc<dyn Disk>, OpenError> {
     Ok(match &spec.source {
         Source::Raw(path) => {
             let disk = FileDisk::open_as(path, Access { mode, direct, user, own_loop, server: None })?;
+            Arc::new(disk.with_cdrom(cdrom).with_discard(discard))
+        }
+        Source::Qcow2(path) => {
+            let access = Access { mode, direct, user, own_loop, server: None };
+            let disk = Qcow2Disk::new(OpenChain::open(path, access, &|_, _| Ok(()))?)?;
             Arc::new(disk.with_cdrom(cdrom).with_discard(discard))
         }
         Source::Null(bytes) => Arc::new(NullDisk::new(described(*bytes))),

@@ -43,6 +43,8 @@ impl Mode {
 pub enum Source {
     /// `/path`, `raw:/path`, `aio:/path`, `file:/path`, `phy:/path`: a raw image or a block device.
     Raw(PathBuf),
+    /// `qcow2:/path`: a qcow2 image, and those that it names as below it.
+    Qcow2(PathBuf),
     /// `null:<bytes>`: a disk without content.
     Null(u64),
     /// `ram:<bytes>`: memory, zeroed at first.
@@ -91,8 +93,7 @@ impl Spec {
     /// # Errors
     /// `params` is absent or malformed, `mode` is none, or `discard-enable` is no number.
     pub fn from_keys(keys: &Keys) -> Result<Spec, KeyError> {
-        const EXPECTED: &str =
-            "an absolute path, raw:<absolute path>, null:<bytes> or ram:<bytes>, bytes a multiple of 512";
+        const EXPECTED: &str = "an absolute path, raw:<absolute path>, qcow2:<absolute path>, null:<bytes> or ram:<bytes>, bytes a multiple of 512";
         let invalid = || keys.error(PARAMS, EXPECTED);
         let cdrom = keys.get(DEVICE_TYPE).is_some_and(|kind| kind.trim_ascii() == "cdrom");
         let source = match keys.get(PARAMS).ok_or_else(invalid)? {
@@ -112,10 +113,14 @@ impl Spec {
 }
 
 fn parse(params: &str) -> Option<Source> {
+    const AFTER_TAP: [&str; 4] = ["aio:", "raw:", "qcow2:", "/"];
     let raw = |path: &str| path.starts_with('/').then(|| Source::Raw(path.into()));
     match params.split_once(':') {
         _ if params.starts_with('/') => raw(params),
+        // xm's words, which name QEMU's or blktap's driver: `tap:aio:/path`.
+        Some(("tap" | "tap2", rest)) if AFTER_TAP.iter().any(|words| rest.starts_with(words)) => parse(rest),
         Some(("raw" | "aio" | "file" | "phy", path)) => raw(path),
+        Some(("qcow2", path)) => path.starts_with('/').then(|| Source::Qcow2(path.into())),
         Some(("null", bytes)) => Some(Source::Null(whole_sectors(bytes)?)),
         Some(("ram", bytes)) => Some(Source::Ram(whole_sectors(bytes)?)),
         _ => None,
@@ -146,6 +151,11 @@ mod tests {
         assert_eq!(spec("/a:b.img", "r").unwrap(), Spec::raw("/a:b.img", Mode::Read));
         assert_eq!(spec("raw:/a", "w").unwrap(), Spec::raw("/a", Mode::Write));
         assert_eq!(spec("/a", "w!").unwrap().mode, Mode::WriteShared);
+        assert_eq!(spec("qcow2:/a", "w").unwrap().source, Source::Qcow2("/a".into()));
+        for params in ["tap:aio:/a", "tap2:aio:/a", "tap:raw:/a", "file:/a", "phy:/a"] {
+            assert_eq!(spec(params, "w").unwrap(), Spec::raw("/a", Mode::Write), "{params}");
+        }
+        assert_eq!(spec("tap:qcow2:/a", "w").unwrap().source, Source::Qcow2("/a".into()));
         assert_eq!(spec("null:1024", "w").unwrap().source, Source::Null(1024));
         assert_eq!(spec("ram:512", "w").unwrap().source, Source::Ram(512));
         assert_eq!(Spec::from_keys(&Keys::new("/b").with(PARAMS, "/a")).unwrap().mode, Mode::Write);
@@ -182,7 +192,19 @@ mod tests {
 
     #[test]
     fn invalid_keys_are_refused_by_name() {
-        for params in ["", "a.img", "raw:a", "vhd:/a", "ram:511", "ram:0", "null:x"] {
+        for params in [
+            "",
+            "a.img",
+            "raw:a",
+            "qcow2:a",
+            "vhd:/a",
+            "tap:ram:512",
+            "raw:qcow2:/a",
+            "tap:tap:/a",
+            "ram:511",
+            "ram:0",
+            "null:x",
+        ] {
             let error = spec(params, "w").unwrap_err();
             assert!(error.starts_with("/b/params: found") && error.contains("absolute path"), "{error}");
         }

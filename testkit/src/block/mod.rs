@@ -11,6 +11,7 @@ pub use toolstack::config::{DiskLimits, DiskSpec};
 
 use crate::{BOUND, DriverThread, Machine};
 use blkback::VbdDriver;
+use blkback::engine::format::Format;
 use blkfront::{Completion, Disk, Options};
 use hypervisor::local::Domain;
 use ring_abi::DomId;
@@ -30,6 +31,7 @@ pub const XVDA: u32 = 51712;
 pub fn disk(devid: u32, target: &str) -> DiskSpec {
     DiskSpec {
         target: Some(target.into()),
+        format: Format::Raw,
         dev: Vdev::from_number(devid).to_string(),
         vdev: devid,
         writable: true,

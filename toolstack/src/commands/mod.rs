@@ -9,6 +9,7 @@ pub mod create;
 pub mod demo;
 pub mod demo_guest;
 pub mod destroy;
+pub mod disk;
 pub mod dom0;
 pub mod guest;
 pub mod hypervisor;

@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 
+use super::target::is_prefix;
 use super::{DiskLimits, json};
 use crate::error::{Error, Origin, Result};
 
@@ -294,10 +295,6 @@ impl Scanner<'_> {
 
 fn is_word(c: char) -> bool {
     c.is_ascii_lowercase() || c.is_ascii_digit()
-}
-
-fn is_prefix(word: &str) -> bool {
-    word.starts_with(|c: char| c.is_ascii_lowercase()) && word.chars().all(is_word)
 }
 
 fn is_cdrom(origin: &Origin, kind: &str) -> Result<bool> {

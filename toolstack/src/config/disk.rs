@@ -1,9 +1,11 @@
 //! A disk to attach: what xl makes of its text, without what cannot be had here.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
+use blkback::engine::format::Format;
 use ring_abi::blkif::vdev::Vdev;
 
+use super::target::Target;
 use super::{DeviceDisk, DiskLimits, Warnings};
 use crate::error::{Origin, Result};
 
@@ -16,13 +18,15 @@ use crate::error::{Origin, Result};
 /// let origin = Origin::argument("DISK");
 /// let disk = DiskSpec::parse(&origin, &["/srv/a.img,raw,xvda,ro"], &mut Warnings::default()).unwrap();
 /// assert_eq!((disk.vdev, disk.writable), (51712, false));
-/// let error = DiskSpec::parse(&origin, &["/srv/a.img,qcow2,xvda"], &mut Warnings::default()).unwrap_err();
-/// assert!(error.to_string().starts_with(r#"DISK: disk: format: found "qcow2", expected raw"#));
+/// let error = DiskSpec::parse(&origin, &["/srv/a.img,vhd,xvda"], &mut Warnings::default()).unwrap_err();
+/// assert!(error.to_string().starts_with(r#"DISK: disk: format: found "vhd", expected raw or qcow2"#));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DiskSpec {
     /// The image file or block device; absolute. `None` is a drive without a medium.
     pub target: Option<PathBuf>,
+    /// How the guest's bytes lie there.
+    pub format: Format,
     /// The device's name in the guest, e.g. `xvda`.
     pub dev: String,
     /// The virtual device number of that name, which identifies the device in the store.
@@ -71,9 +75,10 @@ impl DiskSpec {
         if target.is_none() && !disk.is_cdrom {
             return Err(origin.missing("disk: target", "the path of an image file or a block device"));
         }
+        let target = target.map(|target| Target::parse(origin, &disk.format, &target)).transpose()?;
         Ok(DiskSpec {
-            // xl-disk-configuration(5): "/dev will be prepended if the path doesn't start with a '/'".
-            target: target.map(|target| Path::new("/dev").join(target)),
+            format: target.as_ref().map_or(Format::Raw, |target| target.format),
+            target: target.map(|target| target.path),
             dev: disk.vdev,
             vdev: vdev.number(),
             writable: disk.writable,
@@ -94,11 +99,8 @@ fn refuse_unsupported(origin: &Origin, disk: &DeviceDisk) -> Result<()> {
     let refuse = |name: &str, found: &str, expected: &str| {
         Err(origin.invalid(&format!("disk: {name}"), found, expected))
     };
-    match disk.format.as_str() {
-        "raw" => {}
-        "empty" if disk.is_cdrom => {}
-        "empty" => return refuse("format", "empty", "raw (a drive without a medium is a cdrom)"),
-        other => return refuse("format", other, "raw (other formats are not supported yet)"),
+    if disk.format == "empty" && !disk.is_cdrom {
+        return refuse("format", "empty", "raw or qcow2 (a drive without a medium is a cdrom)");
     }
     if let Some(domain) = disk.backend_domain.as_deref().filter(|domain| !is_dom0(domain)) {
         return refuse("backend", domain, DRIVER_DOMAIN);

@@ -18,6 +18,7 @@ mod known_keys;
 pub mod policy;
 pub mod rate;
 pub mod rx;
+pub mod target;
 pub mod vif;
 pub mod vif_setting;
 mod warnings;

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use toml::{Spanned, Value};
 use xenbus::{Device, Keys};
 
+use super::target::path_of;
 use super::vif_setting::{SETTINGS, setting};
 use super::{DiskLimits, host};
 use crate::error::{Error, Origin, Result};
@@ -186,8 +187,7 @@ impl Condition {
             Condition::Uuid(uuid) => names.uuid.as_deref().is_some_and(|it| it.eq_ignore_ascii_case(uuid)),
             Condition::Number(number) => device.id == *number,
             Condition::Target(prefix) => {
-                let params = own.get(blkif::key::PARAMS).unwrap_or_default();
-                params.strip_prefix("raw:").unwrap_or(params).starts_with(prefix)
+                path_of(own.get(blkif::key::PARAMS).unwrap_or_default()).starts_with(prefix)
             }
             Condition::Mac(pattern) => {
                 own.get(MAC).is_some_and(|mac| matches(pattern, &mac.to_ascii_lowercase()))
@@ -264,7 +264,9 @@ ip = '10.0.0.5 fd00::/64'
         assert_eq!(of(51728, "web-1", "/srv/a"), "bps-total=104857600 iops-total=50");
         assert_eq!(of(51728, "db", "/srv/a"), "bps-total=104857600 iops-total=1000");
         let slow = "bps-total=104857600 iops-total=1000 throttle-group=slow";
-        assert_eq!(of(51712, "db", "raw:/srv/slow/a"), slow);
+        for params in ["raw:/srv/slow/a", "qcow2:/srv/slow/a", "tap:aio:/srv/slow/a"] {
+            assert_eq!(of(51712, "db", params), slow);
+        }
         let vif = |mac: &str, name| {
             let own = Keys::default().with("mac", mac);
             text(given(&policy, Device::new("vif", DomId(3), 0), name, own))

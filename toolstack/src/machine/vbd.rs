@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use blkback::engine::format::Format;
 use nix::unistd::{AccessFlags, eaccess};
 use ring_abi::blkif::key;
 use ring_abi::xenbus::key::{TRUSTED, TYPE};
@@ -17,7 +18,7 @@ pub fn nodes(domid: DomId, disk: &DiskSpec) -> NewDevice {
     let mut new = NewDevice::new(Device::new("vbd", domid, disk.vdev));
     let kind = if disk.cdrom { "cdrom" } else { "disk" };
     new.back
-        .set(key::PARAMS, disk.target.as_deref().unwrap_or(Path::new("")).display())
+        .set(key::PARAMS, params(disk))
         .set(key::REMOVABLE, u8::from(disk.cdrom))
         .set(key::BOOTABLE, 1)
         .set(key::DEV, &disk.dev)
@@ -37,6 +38,15 @@ pub fn nodes(domid: DomId, disk: &DiskSpec) -> NewDevice {
         .set(key::DEVICE_TYPE, kind)
         .set(TRUSTED, u8::from(disk.trusted));
     new
+}
+
+/// The key `params`: the path, of a qcow2 image with the prefix that says so. Without one it is raw, whatever its bytes are.
+fn params(disk: &DiskSpec) -> String {
+    let path = disk.target.as_deref().unwrap_or(Path::new("")).display();
+    match disk.format {
+        Format::Raw => path.to_string(),
+        Format::Qcow2 => format!("qcow2:{path}"),
+    }
 }
 
 /// The key `mode`: libxl writes `r` and `w`, and Xen's `block` script knows `w!` too.

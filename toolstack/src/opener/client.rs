@@ -6,13 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use blkback::Disk;
+use blkback::engine::format::{OpenChain, OpenLayer, Qcow2Disk};
 use blkback::engine::spec::Source;
-use blkback::engine::{Access, FileDisk, OpenImage, Spec};
+use blkback::engine::{Access, FileDisk, Mode, OpenError, Spec};
 use nix::errno::Errno;
 use xenbus::driver::Failure;
 
 use super::image_dirs::ImageDirs;
-use super::protocol::{Refusal, Reply, Request};
+use super::protocol::{Images, Refusal, Reply, Request, What};
 use super::{packet, server};
 
 /// What opens images: another process, or threads of this one.
@@ -49,20 +50,60 @@ impl Opener {
     /// # Errors
     /// Why it was not opened. It may pass if what opens images has ended.
     pub fn open(&self, spec: &Spec) -> Result<Opened, Refusal> {
-        let Source::Raw(path) = &spec.source else {
-            // It is no file.
-            let opened = blkback::engine::open(spec);
-            return opened.map(|disk| (disk, None)).map_err(|e| Refusal::new(e, |_| (None, Vec::new())));
+        let (path, what) = match &spec.source {
+            Source::Raw(path) => (path, What::Raw),
+            Source::Qcow2(path) => (path, What::Chain),
+            Source::Null(_) | Source::Ram(_) | Source::Empty => {
+                // It is no file.
+                return blkback::engine::open(spec).map(|disk| (disk, None)).map_err(refused);
+            }
         };
         let &Spec { mode, direct, user, own_loop, cdrom, discard, .. } = spec;
-        let access = Access { mode, direct, user, own_loop, server: None };
-        match self.ask(path, &access) {
+        let (mut layers, _) =
+            self.layers(path, what, Access { mode, direct, user, own_loop, server: None })?;
+        let file = layers.first().and_then(|layer| layer.image.file().metadata().ok());
+        let file = file.as_ref().map(file_id);
+        let disk: Arc<dyn Disk> = match what {
+            What::Raw => {
+                let image = layers.swap_remove(0).image;
+                Arc::new(FileDisk::new(image).with_cdrom(cdrom).with_discard(discard))
+            }
+            What::Chain | What::Overlay => {
+                let disk = Qcow2Disk::new(OpenChain { layers }).map_err(refused)?;
+                Arc::new(disk.with_cdrom(cdrom).with_discard(discard))
+            }
+        };
+        Ok((disk, file))
+    }
+
+    /// Opens a qcow2 image for writing that is to be over one that this process has. Returns it alone, and the device and inode numbers of
+    /// the image that it names as below it.
+    ///
+    /// # Errors
+    /// As [`Opener::open`].
+    pub fn open_overlay(
+        &self,
+        path: &Path,
+        user: Option<u64>,
+    ) -> Result<(OpenChain, Option<(u64, u64)>), Refusal> {
+        let access = Access { mode: Mode::Write, direct: true, user, own_loop: None, server: None };
+        let (layers, below) = self.layers(path, What::Overlay, access)?;
+        Ok((OpenChain { layers }, below))
+    }
+
+    /// Has images opened; there is one at least.
+    fn layers(
+        &self,
+        path: &Path,
+        what: What,
+        access: Access,
+    ) -> Result<(Vec<OpenLayer>, Option<(u64, u64)>), Refusal> {
+        match self.ask(&Request::new(path, what, &access)) {
             Ok(Some((Reply::Refused(refusal), _))) => Err(refusal),
-            Ok(Some((Reply::Opened(properties), fds))) => {
-                let image = OpenImage::received(path.clone(), properties.into(), fds);
-                let image = image.ok_or_else(|| lost(path, "found no image with the answer"))?;
-                let file = image.file().metadata().ok().as_ref().map(file_id);
-                Ok((Arc::new(FileDisk::new(image).with_cdrom(cdrom).with_discard(discard)), file))
+            Ok(Some((Reply::Opened(images), fds))) => {
+                let Images { below, .. } = images;
+                let layers = images.received(fds);
+                Ok((layers.ok_or_else(|| lost(path, "found no image with the answer"))?, below))
             }
             Ok(None) => Err(lost(path, "it has ended, or dropped the request")),
             Err(error) => Err(lost(path, error)),
@@ -70,13 +111,18 @@ impl Opener {
     }
 
     /// Sends a request and waits for the answer; `None` if there is none.
-    fn ask(&self, path: &Path, access: &Access) -> io::Result<Option<(Reply, Vec<OwnedFd>)>> {
+    fn ask(&self, request: &Request) -> io::Result<Option<(Reply, Vec<OwnedFd>)>> {
         let (answer, answers) = packet::pair()?;
-        packet::send(&*self.requests, &Request::new(path, access), [answers.as_fd()])?;
+        packet::send(&*self.requests, request, [answers.as_fd()])?;
         // Only the other process has it from here on: its end is the end of the wait.
         drop(answers);
         packet::receive(&answer)
     }
+}
+
+/// The refusal of what was opened in this process, or is no disk once it is open.
+fn refused(error: OpenError) -> Refusal {
+    Refusal::new(error, |_| (None, Vec::new()))
 }
 
 /// The refusal of an image for which there is no answer.

@@ -12,10 +12,11 @@ use nix::sys::socket::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Bytes of a packet at most: a path of 4,096 bytes, each of which JSON may write as six, twice.
-const MAX_BYTES: usize = 64 << 10;
-/// Descriptors beside a packet at most: those of an image on a loop device.
-const MAX_FDS: usize = 2;
+/// Bytes of a packet at most, of those that the kernel sends at once: paths of 4,096 bytes, each of which JSON may write as six, or those of a
+/// chain of images, which are shorter.
+const MAX_BYTES: usize = 128 << 10;
+/// Descriptors beside a packet at most: those of a chain of images, each on a loop device.
+const MAX_FDS: usize = 32;
 
 /// Makes two connected sockets.
 pub(super) fn pair() -> nix::Result<(OwnedFd, OwnedFd)> {

@@ -1,18 +1,32 @@
 //! What dom0 asks its opener, and what that answers: JSON, each in one packet.
 
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use blkback::DiskInfo;
-use blkback::engine::{Access, Mode, OpenError};
+use blkback::engine::format::{Format, OpenLayer};
+use blkback::engine::{Access, Mode, OpenError, OpenImage};
 use serde::{Deserialize, Serialize};
 use xenbus::driver::Failure;
 
 use super::holders::Holder;
 
+/// What is to be opened at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum What {
+    /// A raw image.
+    Raw,
+    /// A qcow2 image, with those below it.
+    Chain,
+    /// A qcow2 image over one that this process has already.
+    Overlay,
+}
+
 /// An image that is to be opened.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Request {
     pub(super) path: PathBuf,
+    pub(super) what: What,
     /// As in the key `mode`: `r`, `w` or `w!`.
     mode: String,
     direct: bool,
@@ -21,14 +35,14 @@ pub(super) struct Request {
 }
 
 impl Request {
-    pub(super) fn new(path: &Path, access: &Access) -> Request {
+    pub(super) fn new(path: &Path, what: What, access: &Access) -> Request {
         let &Access { mode, direct, user, own_loop, .. } = access;
         let mode = match mode {
             Mode::Read => "r",
             Mode::Write => "w",
             Mode::WriteShared => "w!",
         };
-        Request { path: path.to_owned(), mode: mode.into(), direct, user, own_loop }
+        Request { path: path.to_owned(), what, mode: mode.into(), direct, user, own_loop }
     }
 
     /// How the image is to be opened, for the process `server`; `None` if the mode is none.
@@ -41,15 +55,58 @@ impl Request {
 /// The answer.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Reply {
-    /// The image is open; its descriptors are beside this.
-    Opened(Properties),
+    /// The image, and those below it, are open; their descriptors are beside this.
+    Opened(Images),
     /// It is not.
     Refused(Refusal),
 }
 
+/// Images that are open.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Images {
+    images: Vec<Image>,
+    /// Of an overlay: the device and inode numbers of the image that it names as below it.
+    pub(super) below: Option<(u64, u64)>,
+}
+
+/// An image that is open.
+#[derive(Debug, Serialize, Deserialize)]
+struct Image {
+    path: PathBuf,
+    format: String,
+    properties: Properties,
+    /// How many of the descriptors are its.
+    descriptors: usize,
+}
+
+impl Images {
+    pub(super) fn new(layers: &[OpenLayer], below: Option<(u64, u64)>) -> Images {
+        let image = |layer: &OpenLayer| Image {
+            path: layer.image.path().to_owned(),
+            format: layer.format.to_string(),
+            properties: layer.image.info().into(),
+            descriptors: layer.image.descriptors().count(),
+        };
+        Images { images: layers.iter().map(image).collect(), below }
+    }
+
+    /// The images, by the descriptors that came beside this; `None` if these are not all.
+    pub(super) fn received(self, descriptors: Vec<OwnedFd>) -> Option<Vec<OpenLayer>> {
+        let mut descriptors = descriptors.into_iter();
+        let mut layer = |image: Image| {
+            let format: Format = image.format.parse().ok()?;
+            let own = descriptors.by_ref().take(image.descriptors);
+            let image = OpenImage::received(image.path, image.properties.into(), own)?;
+            Some(OpenLayer { image, format })
+        };
+        let layers = self.images.into_iter().map(&mut layer).collect::<Option<Vec<_>>>()?;
+        Some(layers).filter(|layers| !layers.is_empty())
+    }
+}
+
 /// The properties of an open image.
 #[derive(Debug, Serialize, Deserialize)]
-pub(super) struct Properties {
+struct Properties {
     sectors: u64,
     sector_size: u32,
     physical_sector_size: u32,

@@ -1,16 +1,21 @@
 //! Opens images for another process: a loop that reads requests, and a thread for each, since an open may take as long as it likes.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::sync::Arc;
 
-use blkback::engine::{Access, OpenImage};
+use blkback::engine::format::{Format, OpenChain, OpenLayer};
+use blkback::engine::{Access, OpenError, OpenImage};
 use nix::errno::Errno;
 use xenbus::driver::Failure;
 
 use super::image_dirs::ImageDirs;
-use super::protocol::{Refusal, Reply, Request};
+use super::protocol::{Images, Refusal, Reply, Request, What};
 use super::{holders, packet};
+use crate::image::{Geometry, chain};
 
 /// Openings at the same time: each device has one at most, and of those that take long there are few, unless a file server is gone.
 const MAX_OPENINGS: usize = 1024;
@@ -70,13 +75,14 @@ struct Opening {
 impl Opening {
     /// Opens the image and answers. What nobody waits for is closed again.
     fn run(&self) {
-        let image = match self.open() {
-            Ok(image) => image,
+        let (layers, below) = match self.open() {
+            Ok(opened) => opened,
             Err(refusal) => return self.refuse(refusal),
         };
-        let reply = Reply::Opened(image.info().into());
-        match packet::send(&*self.answer, &reply, image.descriptors()) {
-            Ok(()) => image.leave(),
+        let reply = Reply::Opened(Images::new(&layers, below));
+        let descriptors = layers.iter().flat_map(|layer| layer.image.descriptors());
+        match packet::send(&*self.answer, &reply, descriptors) {
+            Ok(()) => layers.into_iter().for_each(|layer| layer.image.leave()),
             Err(error) if error.raw_os_error() == Some(Errno::EPIPE as i32) => {}
             Err(error) => {
                 tracing::warn!(path = %self.request.path.display(), %error, "failed to pass an image on");
@@ -84,17 +90,30 @@ impl Opening {
         }
     }
 
-    fn open(&self) -> Result<OpenImage, Refusal> {
+    /// Opens what is asked for; of an overlay also the numbers of the file below it.
+    fn open(&self) -> Result<(Vec<OpenLayer>, Option<(u64, u64)>), Refusal> {
         let path = &self.request.path;
         let server = self.access.server.unwrap_or_else(std::process::id);
-        let image = OpenImage::open(path, self.access)
-            .map_err(|error| Refusal::new(error, |path| holders::of_image(path, server)))?;
-        for file in image.descriptors() {
-            self.dirs
-                .check(path, file)
-                .map_err(|what| Refusal::failed(Failure::new(Errno::EACCES as i32, what)))?;
+        let may_open = |path: &Path, file: BorrowedFd<'_>| self.dirs.check(path, file);
+        let refused = |error| Refusal::new(error, |path| holders::of_image(path, server));
+        let (format, what) = match self.request.what {
+            What::Raw => (Format::Raw, What::Raw),
+            what => (Format::Qcow2, what),
+        };
+        if what == What::Chain {
+            let chain = OpenChain::open(path, self.access, &may_open).map_err(refused)?;
+            return Ok((chain.layers, None));
         }
-        Ok(image)
+        let image = OpenImage::open(path, self.access).map_err(refused)?;
+        for file in image.descriptors() {
+            may_open(path, file).map_err(|what| refused(OpenError::Denied { what }))?;
+        }
+        let below = match what {
+            What::Overlay => below(path, image.file())
+                .map_err(|what| refused(OpenError::Format { path: path.clone(), what }))?,
+            What::Raw | What::Chain => None,
+        };
+        Ok((vec![OpenLayer { image, format }], below))
     }
 
     fn refuse_for_now(&self, why: &str) {
@@ -106,4 +125,12 @@ impl Opening {
         // It is lost only if nobody waits for it.
         let _ = packet::send(&*self.answer, &Reply::Refused(refusal), []);
     }
+}
+
+/// The device and inode numbers of the file that a qcow2 image names as below it.
+fn below(path: &Path, file: &File) -> Result<Option<(u64, u64)>, String> {
+    let read = || chain::backing(path, &Geometry::read(path, file)?);
+    let Some((below, _)) = read().map_err(|e| e.to_string())? else { return Ok(None) };
+    let found = std::fs::metadata(&below).map_err(|e| format!("{}: {e}", below.display()))?;
+    Ok(Some((found.dev(), found.ino())))
 }

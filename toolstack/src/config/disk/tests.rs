@@ -15,6 +15,7 @@ fn spec(text: &str) -> DiskSpec {
 fn defaults_are_those_of_libxl() {
     let expected = DiskSpec {
         target: Some("/dev/vg/guest-volume".into()),
+        format: Format::Raw,
         dev: "hda".into(),
         vdev: 768,
         writable: true,
@@ -73,11 +74,13 @@ fn parameters_without_effect_are_named_in_one_line() {
 fn what_cannot_be_had_here_is_refused_with_what_can() {
     let cases = [
         (
-            "format=qcow2,vdev=xvda,target=/a",
-            r#"DISK: disk: format: found "qcow2", expected raw (other formats"#,
+            "format=qcow,vdev=xvda,target=/a",
+            r#"DISK: disk: format: found "qcow", expected raw or qcow2 (other"#,
         ),
-        ("qcow2:/a,xvda,w", r#"disk: format: found "qcow2""#),
-        ("/a,empty,xvda", r#"disk: format: found "empty", expected raw (a drive without"#),
+        ("tap:vhd:/a,xvda,w", r#"disk: format: found "vhd", expected raw or qcow2"#),
+        ("vdev=xvda,target=vhd:/a", r#"disk: target: found "vhd:/a", expected a path, with raw: or qcow2:"#),
+        ("format=qcow2,vdev=xvda,target=raw:/a", r#"disk: target: found "raw:/a", expected one format"#),
+        ("/a,empty,xvda", r#"disk: format: found "empty", expected raw or qcow2 (a drive without"#),
         ("/a,raw,floppy", r#"disk: vdev: found "floppy", expected a device name"#),
         ("vdev=xvda,target=", "disk: target: missing, expected the path"),
         (
@@ -127,4 +130,26 @@ fn zeroes_are_detected_where_discard_is_offered() {
     assert!(refusal.starts_with(r#"DISK: disk: detect-zeroes: found "on", expected "#), "{refusal}");
     let line = parse("/a,,xvda,r,detect-zeroes=unmap").1.line().unwrap();
     assert!(line.contains("disk: detect-zeroes (the disk is read-only)"), "{line}");
+}
+
+#[test]
+fn qcow2_is_said_by_the_format_or_by_a_prefix_as_xl_and_xm_have_them() {
+    for text in [
+        "format=qcow2,vdev=xvda,target=/srv/a.qcow2",
+        "format=raw,vdev=xvda,access=rw,script=/bin/true,target=qcow2:/srv/a.qcow2",
+        "/srv/a.qcow2,qcow2,xvda,rw",
+        "qcow2:/srv/a.qcow2,xvda,w",
+        "tap:qcow2:/srv/a.qcow2,xvda,w",
+        "tap2:qcow2:/srv/a.qcow2,xvda,w",
+        "vdev=xvda,target=tap:qcow2:/srv/a.qcow2",
+    ] {
+        let disk = spec(text);
+        assert_eq!((disk.format, disk.target), (Format::Qcow2, Some("/srv/a.qcow2".into())), "{text}");
+    }
+    for text in
+        ["file:/srv/a.img,xvda,w", "tap:aio:/srv/a.img,xvda,w", "phy:/srv/a.img,xvda,w", "/srv/a.img,,xvda"]
+    {
+        let disk = spec(text);
+        assert_eq!((disk.format, disk.target), (Format::Raw, Some("/srv/a.img".into())), "{text}");
+    }
 }

@@ -1,0 +1,150 @@
+//! A guest on a qcow2 image over a qcow2 image over a raw one, by xl's line: fio verifies it through the guest's export while dom0 is killed,
+//! and QEMU's tools find in the images what the guest had.
+//!
+//! `XPV_KILLS=1000 cargo test --release -p toolstack --test qcow2 -- --nocapture` kills it so often. The seed is printed; `XPV_TEST_SEED` sets it.
+
+mod common;
+
+use std::fs;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use common::program::{program, run};
+use common::{Machine, eventually};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use testkit::StopOnDrop;
+use testkit::nbd::{BLOCK, Nbd};
+
+const MIB: u64 = 1 << 20;
+/// What fio writes, from the start of the disk.
+const FIO: u64 = 24 * MIB;
+/// The whole disk: the rest is the base's.
+const DISK: u64 = 32 * MIB;
+/// Kills of a run that nobody asked for more.
+const KILLS: usize = 8;
+
+fn number<T: FromStr>(name: &str) -> Option<T> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
+}
+
+/// Makes a chain of images in the machine's directory, the base filled with a pattern.
+fn make_images(machine: &Machine) {
+    fs::create_dir(machine.path("below")).unwrap();
+    machine.image("base.img", DISK);
+    let pattern = format!("write -P 7 0 {DISK}");
+    let base = machine.path("base.img");
+    run(program("qemu-io", "qemu-utils").args(["-f", "raw", "-c", &pattern]).arg(&base));
+    let create = |image: &str, backing: &str| {
+        let image = machine.path(image);
+        machine.ok(["disk", "create", image.to_str().unwrap(), "--backing", backing]);
+    };
+    create("below/middle.qcow2", "../base.img");
+    create("top.qcow2", "below/middle.qcow2");
+}
+
+fn line(machine: &Machine) -> String {
+    let top = machine.path("top.qcow2");
+    format!("format=raw,vdev=xvda,access=rw,script=/bin/true,target=qcow2:{}", top.display())
+}
+
+/// Checks an image by QEMU's tool and ours, which agree: it is clean, or has leaks alone.
+fn check(machine: &Machine, image: &str) {
+    let image = machine.path(image);
+    let mut theirs = program("qemu-img", "qemu-utils");
+    let theirs = theirs.args(["check", "-q", "-f", "qcow2"]).arg(&image).status().unwrap().code();
+    assert!([Some(0), Some(3)].contains(&theirs), "{}: {theirs:?}", image.display());
+    let ours = machine.xpv(["disk", "check", image.to_str().unwrap()]).status.code();
+    assert_eq!(ours, theirs, "{}", image.display());
+}
+
+/// Verifies the disk by fio, once at least, until `stop` is set.
+fn verify_by_fio(socket: &Path, stop: &AtomicBool) {
+    let mut rounds = 0;
+    while rounds == 0 || !stop.load(Ordering::Relaxed) {
+        let mut fio = program("fio", "fio");
+        fio.args(["--name=load", "--ioengine=nbd", "--rw=randrw", "--bsrange=4k-64k", "--iodepth=16"]);
+        fio.args(["--verify=crc32c", "--verify_fatal=1", "--verify_state_save=0", "--fsync=64"]);
+        fio.arg(format!("--randseed={rounds}")).arg(format!("--size={FIO}"));
+        run(fio.arg(format!("--uri=nbd+unix:///?socket={}", socket.display())));
+        rounds += 1;
+    }
+}
+
+#[test]
+fn image_over_images_verifies_while_dom0_is_killed_and_is_what_qemu_finds() {
+    let kills = number("XPV_KILLS").unwrap_or(KILLS);
+    let seed = number("XPV_TEST_SEED").unwrap_or_else(rand::random);
+    println!("XPV_TEST_SEED={seed} XPV_KILLS={kills}");
+    let mut random = SmallRng::seed_from_u64(seed);
+    let machine = Machine::new();
+    make_images(&machine);
+    let below = ["base.img", "below/middle.qcow2"].map(|name| machine.path(name));
+    let before = below.each_ref().map(|image| fs::read(image).unwrap());
+    machine.create("web", &format!("disk=['{}']", line(&machine)));
+    let socket = machine.dir().join("web/xvda.nbd");
+    let mut export = Nbd::connect(&socket).unwrap();
+    assert_eq!(export.size(), DISK);
+    let last = DISK / BLOCK as u64 - 1;
+    assert_eq!(export.read(last).unwrap(), [7; BLOCK]);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let stop_on_drop = StopOnDrop(&stop);
+        let fio = scope.spawn(|| verify_by_fio(&socket, &stop));
+        for kill in 0..kills {
+            thread::park_timeout(Duration::from_micros(random.random_range(0..100_000)));
+            let dom0 = machine.pid("Domain-0");
+            let killed = dom0.map(|pid| {
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
+            });
+            assert_eq!(killed, Some(Ok(())), "kill {kill}");
+            eventually("another dom0 runs", || machine.pid("Domain-0").is_some_and(|pid| Some(pid) != dom0));
+            // It serves: the guest's next request is answered.
+            export.send_write(last, &[kill as u8; BLOCK]).unwrap();
+            export.written().unwrap();
+            assert_eq!(export.read(last).unwrap(), [kill as u8; BLOCK]);
+            assert!(!fio.is_finished(), "kill {kill}");
+        }
+        drop(stop_on_drop);
+        fio.join().unwrap();
+    });
+    let copy = machine.path("copy.img");
+    let mut convert = program("qemu-img", "qemu-utils");
+    run(convert.args(["convert", "-f", "raw", "-O", "raw"]).arg(machine.nbd("web", "xvda")).arg(&copy));
+    drop(export);
+    machine.ok(["destroy", "web"]);
+    let mut compare = program("qemu-img", "qemu-utils");
+    compare.args(["compare", "-f", "raw", "-F", "qcow2"]).arg(&copy).arg(machine.path("top.qcow2"));
+    run(&mut compare);
+    check(&machine, "top.qcow2");
+    check(&machine, "below/middle.qcow2");
+    let after = below.each_ref().map(|image| fs::read(image).unwrap());
+    assert!(before == after, "what is below is not written");
+}
+
+#[test]
+fn image_in_use_is_refused_by_the_rest_and_a_header_in_a_raw_image_is_data() {
+    let machine = Machine::new();
+    make_images(&machine);
+    machine.create("web", &format!("disk=['{}']", line(&machine)));
+    let top = machine.path("top.qcow2");
+    let top = top.to_str().unwrap();
+    for args in [&["disk", "check", top][..], &["disk", "resize", top, "1G"]] {
+        let error = machine.fails(args);
+        assert!(error.contains("in use"), "{args:?}: {error}");
+    }
+    let base = format!("vdev=xvdb,target={}", machine.path("base.img").display());
+    let error = machine.fails(["block-attach", "web", &base]);
+    assert!(error.contains("in use"), "{error}");
+    machine.ok(["block-attach", "web", &format!("access=r,{base}")]);
+    machine.ok(["block-detach", "web", "xvdb"]);
+    machine.ok(["block-detach", "web", "xvda"]);
+    // Raw: the guest sees the header, and the disk is as long as the file.
+    machine.ok(["block-attach", "web", &format!("vdev=xvdc,target={top}")]);
+    let mut export = Nbd::connect(&machine.dir().join("web/xvdc.nbd")).unwrap();
+    assert_eq!(export.read(0).unwrap()[..4], *b"QFI\xfb");
+    assert!(export.size() < DISK);
+}
