@@ -19,6 +19,7 @@ use xenbus::driver::Failure;
 use xenbus::{Device, Keys, XenbusState};
 use xenstore::{Client, Nodes};
 
+use super::image_controls::ImageControls;
 use super::opening::Openings;
 use crate::opener::{Holder, Opener, Refusal};
 
@@ -32,6 +33,7 @@ pub struct Images {
     machine: PathBuf,
     open: Vec<Image>,
     openings: Openings,
+    controls: ImageControls,
 }
 
 struct Image {
@@ -63,8 +65,14 @@ impl Images {
             has_standby,
             machine: machine.to_owned(),
             open: Vec::new(),
+            controls: ImageControls::new(opener.clone()),
             openings: Openings::new(opener),
         })
+    }
+
+    /// The images of the disks that are open, for who changes them.
+    pub fn controls(&self) -> ImageControls {
+        self.controls.clone()
     }
 
     /// Connects to the store again if the connection was lost.
@@ -112,6 +120,7 @@ impl Images {
             Err(refusal) => return Err(self.failure(device, refusal)),
             Ok(opened) => opened,
         };
+        self.controls.insert(device, self.user(device), file, &disk);
         let device = device.clone();
         self.open.push(Image { vm, identity, file, device, disk: Arc::downgrade(&disk) });
         Ok(disk)

@@ -8,8 +8,10 @@ use xenbus::driver::Registry;
 use xenbus::stats::{Limits, Snapshot};
 use xenstore::DomId;
 
+use super::images;
 use super::protocol::{DeviceId, Request, StatsQuery, TotalsQuery, encode_reply, shortened};
 use super::report::Stats;
+use crate::backend::image_controls::ImageControls;
 
 /// Devices in one reply, each of at most 5 KiB: 32 are less than a reply's bound.
 const PAGE_DEVICES: usize = 32;
@@ -23,6 +25,8 @@ pub struct Devices {
     domid: DomId,
     /// In the order of the kinds' names.
     kinds: BTreeMap<String, Registry>,
+    /// `None` where no images are served.
+    images: Option<ImageControls>,
 }
 
 /// A device, as in the reply to `stats`.
@@ -55,7 +59,12 @@ struct Total {
 impl Devices {
     /// The devices of these kinds, which domain `domid` serves.
     pub fn new<const N: usize>(domid: DomId, kinds: [(String, Registry); N]) -> Devices {
-        Devices { domid, kinds: kinds.into() }
+        Devices { domid, kinds: kinds.into(), images: None }
+    }
+
+    /// The same, with the images of the disks.
+    pub fn with_images(self, images: ImageControls) -> Devices {
+        Devices { images: Some(images), ..self }
     }
 
     /// Answers a request's line by a reply's line.
@@ -63,6 +72,10 @@ impl Devices {
         encode_reply(Request::parse(line).and_then(|request| match request {
             Request::Stats(query) => self.stats(&query),
             Request::Totals(query) => Ok(self.totals(&query)),
+            Request::Image(query) => {
+                let images = self.images.as_ref().ok_or("no images are served here")?;
+                images::answer(images, self.domid, &query)
+            }
         }))
     }
 
