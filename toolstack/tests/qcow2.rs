@@ -138,7 +138,7 @@ fn image_in_use_is_refused_by_the_rest_and_a_header_in_a_raw_image_is_data() {
     }
     let base = format!("vdev=xvdb,target={}", machine.path("base.img").display());
     let error = machine.fails(["block-attach", "web", &base]);
-    assert!(error.contains("in use"), "{error}");
+    assert!(error.contains("base.img: in use by disk xvda of domain 1"), "{error}");
     machine.ok(["block-attach", "web", &format!("access=r,{base}")]);
     machine.ok(["block-detach", "web", "xvdb"]);
     machine.ok(["block-detach", "web", "xvda"]);
