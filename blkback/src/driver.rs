@@ -171,7 +171,7 @@ impl From<OpenError> for Failure {
             OpenError::Io { source, .. } => failure(source, &error),
             OpenError::InUse { .. } | OpenError::Draining { .. } => Failure::in_use_for_now(&error),
             OpenError::Claimed { .. } => Failure::new(libc::EBUSY, &error),
-            OpenError::ReadOnly { .. } => Failure::new(libc::EACCES, &error),
+            OpenError::ReadOnly { .. } | OpenError::Denied { .. } => Failure::new(libc::EACCES, &error),
             _ => Failure::new(libc::EINVAL, &error),
         }
     }

@@ -48,6 +48,21 @@ impl OpenImage {
     /// # Errors
     /// Every [`OpenError`] but [`OpenError::Ram`].
     pub fn open(path: &Path, access: Access) -> Result<OpenImage, OpenError> {
+        let image = OpenImage::open_container(path, access)?;
+        let unit = u64::from(image.info.sector_size);
+        let bytes = length(image.file()).map_err(|source| OpenError::Io { path: path.into(), source })?;
+        if bytes % unit > 0 {
+            let (path, rest) = (path.display(), bytes % unit);
+            tracing::warn!(%path, "{bytes} bytes are no multiple of {unit}: the last {rest} are not part of the disk");
+        }
+        Ok(image)
+    }
+
+    /// Opens an image whose file is not the disk itself, and may have any length.
+    ///
+    /// # Errors
+    /// As [`OpenImage::open`].
+    pub(super) fn open_container(path: &Path, access: Access) -> Result<OpenImage, OpenError> {
         let fail = |source| OpenError::Io { path: path.into(), source };
         let mode = access.mode;
         let meta = std::fs::metadata(path).map_err(fail)?;
@@ -138,10 +153,6 @@ fn whole_sectors(path: &Path, bytes: u64, sector_size: u32) -> Result<u64, OpenE
     let rest = bytes % u64::from(sector_size);
     if bytes == rest {
         return Err(OpenError::Length { path: path.into(), bytes, sector_size });
-    }
-    if rest > 0 {
-        let path = path.display();
-        tracing::warn!(%path, "{bytes} bytes are no multiple of {sector_size}: the last {rest} are not part of the disk");
     }
     Ok((bytes - rest) / 512)
 }

@@ -113,9 +113,12 @@ impl Spec {
 }
 
 fn parse(params: &str) -> Option<Source> {
+    const AFTER_TAP: [&str; 4] = ["aio:", "raw:", "qcow2:", "/"];
     let raw = |path: &str| path.starts_with('/').then(|| Source::Raw(path.into()));
     match params.split_once(':') {
         _ if params.starts_with('/') => raw(params),
+        // xm's words, which name QEMU's or blktap's driver: `tap:aio:/path`.
+        Some(("tap" | "tap2", rest)) if AFTER_TAP.iter().any(|words| rest.starts_with(words)) => parse(rest),
         Some(("raw" | "aio" | "file" | "phy", path)) => raw(path),
         Some(("qcow2", path)) => path.starts_with('/').then(|| Source::Qcow2(path.into())),
         Some(("null", bytes)) => Some(Source::Null(whole_sectors(bytes)?)),
@@ -149,6 +152,10 @@ mod tests {
         assert_eq!(spec("raw:/a", "w").unwrap(), Spec::raw("/a", Mode::Write));
         assert_eq!(spec("/a", "w!").unwrap().mode, Mode::WriteShared);
         assert_eq!(spec("qcow2:/a", "w").unwrap().source, Source::Qcow2("/a".into()));
+        for params in ["tap:aio:/a", "tap2:aio:/a", "tap:raw:/a", "file:/a", "phy:/a"] {
+            assert_eq!(spec(params, "w").unwrap(), Spec::raw("/a", Mode::Write), "{params}");
+        }
+        assert_eq!(spec("tap:qcow2:/a", "w").unwrap().source, Source::Qcow2("/a".into()));
         assert_eq!(spec("null:1024", "w").unwrap().source, Source::Null(1024));
         assert_eq!(spec("ram:512", "w").unwrap().source, Source::Ram(512));
         assert_eq!(Spec::from_keys(&Keys::new("/b").with(PARAMS, "/a")).unwrap().mode, Mode::Write);
@@ -185,7 +192,19 @@ mod tests {
 
     #[test]
     fn invalid_keys_are_refused_by_name() {
-        for params in ["", "a.img", "raw:a", "qcow2:a", "vhd:/a", "ram:511", "ram:0", "null:x"] {
+        for params in [
+            "",
+            "a.img",
+            "raw:a",
+            "qcow2:a",
+            "vhd:/a",
+            "tap:ram:512",
+            "raw:qcow2:/a",
+            "tap:tap:/a",
+            "ram:511",
+            "ram:0",
+            "null:x",
+        ] {
             let error = spec(params, "w").unwrap_err();
             assert!(error.starts_with("/b/params: found") && error.contains("absolute path"), "{error}");
         }

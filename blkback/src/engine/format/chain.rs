@@ -14,7 +14,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 /// Images of a chain, at most.
-const MAX_LAYERS: usize = 16;
+pub const MAX_LAYERS: usize = 16;
 
 /// The format of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +63,22 @@ pub struct OpenChain {
 }
 
 impl OpenChain {
+    /// Opens an image of a format and all below it, of a raw one none. Otherwise as [`OpenChain::open`].
+    ///
+    /// # Errors
+    /// As [`OpenChain::open`].
+    pub fn open_as(
+        path: &Path,
+        format: Format,
+        access: Access,
+        may_open: &dyn Fn(&Path, BorrowedFd<'_>) -> Result<(), String>,
+    ) -> Result<OpenChain, OpenError> {
+        match format {
+            Format::Qcow2 => OpenChain::open(path, access, may_open),
+            Format::Raw => Ok(OpenChain { layers: vec![open_layer(path, format, access, may_open)?] }),
+        }
+    }
+
     /// Opens a qcow2 image and all below it. `may_open` is asked about each file once it is open, before anything is read of it.
     ///
     /// # Errors
@@ -96,23 +112,34 @@ impl OpenChain {
                 ));
             }
             seen.push(file);
-            let image = OpenImage::open(&path, access)?;
-            for file in image.descriptors() {
-                may_open(&path, file).map_err(|what| OpenError::Denied { what })?;
-            }
+            let layer = open_layer(&path, format, access, may_open)?;
             if format == Format::Qcow2 {
-                let header = read_header(&image)?;
+                let header = read_header(&layer.image)?;
                 let below =
-                    header.backing.map(|backing| below(&path, &backing)).transpose().map_err(refuse)?;
+                    header.backing.map(|backing| backing.locate(&path)).transpose().map_err(refuse)?;
                 let access = Access { mode: Mode::Read, user: None, own_loop: None, ..access };
                 next = below.map(|(path, format)| (path, format, access));
             }
-            layers.push(OpenLayer { image, format });
+            layers.push(layer);
         }
         Ok(OpenChain { layers })
     }
 
-    /// The descriptors of all images, and how many each has.
+    /// Opens a qcow2 image without those below it, to which others have the descriptors.
+    ///
+    /// # Errors
+    /// As [`OpenChain::open`].
+    pub fn open_alone(
+        path: &Path,
+        access: Access,
+        may_open: &dyn Fn(&Path, BorrowedFd<'_>) -> Result<(), String>,
+    ) -> Result<OpenChain, OpenError> {
+        let layer = open_layer(path, Format::Qcow2, access, may_open)?;
+        read_header(&layer.image)?;
+        Ok(OpenChain { layers: vec![layer] })
+    }
+
+    /// The descriptors of all images, in their order.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.layers.iter().flat_map(|layer| layer.image.descriptors())
     }
@@ -123,26 +150,47 @@ impl OpenChain {
     }
 }
 
-/// Where the image below an image is, and of which format.
-fn below(path: &Path, backing: &Backing) -> Result<(PathBuf, Format), String> {
-    let Backing { name, format } = backing;
-    let Some(recorded) = format else {
-        return Err(format!(
-            "found the backing file {name:?} without a format, expected one in the header (qemu-img rebase -u -b {name} -F FORMAT records it)"
-        ));
+fn open_layer(
+    path: &Path,
+    format: Format,
+    access: Access,
+    may_open: &dyn Fn(&Path, BorrowedFd<'_>) -> Result<(), String>,
+) -> Result<OpenLayer, OpenError> {
+    let image = match format {
+        Format::Raw => OpenImage::open(path, access)?,
+        Format::Qcow2 => OpenImage::open_container(path, access)?,
     };
-    let format = recorded.parse().map_err(|()| {
-        format!("found the format {recorded:?} of the backing file {name:?}, expected raw or qcow2")
-    })?;
-    let name = name.strip_prefix("file:").unwrap_or(name);
-    let protocol = name.split_once(':').filter(|(protocol, _)| !protocol.contains('/'));
-    if let Some((protocol, _)) = protocol {
-        return Err(format!(
-            "found the backing file {name:?}, expected a path, not one of the protocol {protocol}"
-        ));
+    for file in image.descriptors() {
+        may_open(path, file).map_err(|what| OpenError::Denied { what })?;
     }
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    Ok((directory.join(name), format))
+    Ok(OpenLayer { image, format })
+}
+
+impl Backing {
+    /// Where the image is that `path` names as below it, and of which format.
+    ///
+    /// # Errors
+    /// No format is recorded, or one that is not served; or the name is no path.
+    pub fn locate(&self, path: &Path) -> Result<(PathBuf, Format), String> {
+        let Backing { name, format } = self;
+        let Some(recorded) = format else {
+            return Err(format!(
+                "found the backing file {name:?} without a format, expected one in the header (qemu-img rebase -u -b {name} -F FORMAT records it)"
+            ));
+        };
+        let format = recorded.parse().map_err(|()| {
+            format!("found the format {recorded:?} of the backing file {name:?}, expected raw or qcow2")
+        })?;
+        let name = name.strip_prefix("file:").unwrap_or(name);
+        let protocol = name.split_once(':').filter(|(protocol, _)| !protocol.contains('/'));
+        if let Some((protocol, _)) = protocol {
+            return Err(format!(
+                "found the backing file {name:?}, expected a path, not one of the protocol {protocol}"
+            ));
+        }
+        let directory = path.parent().unwrap_or(Path::new("/"));
+        Ok((directory.join(name), format))
+    }
 }
 
 /// Reads the header of an open image.

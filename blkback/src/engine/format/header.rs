@@ -85,6 +85,8 @@ pub struct Header {
     pub dirty: bool,
     /// Anything may be wrong.
     pub corrupt: bool,
+    /// The bits of features that a writer clears which does not know them; bit 0 is QEMU's dirty bitmaps.
+    pub autoclear: u64,
     /// The compatible feature of refcounts that are written late.
     pub lazy_refcounts: bool,
     /// How compressed clusters are compressed.
@@ -136,6 +138,7 @@ impl Header {
             refcount_order: features.refcount_order,
             dirty: features.incompatible & DIRTY != 0,
             corrupt: features.incompatible & CORRUPT != 0,
+            autoclear: features.autoclear,
             lazy_refcounts: features.compatible & 1 != 0,
             compression: features.compression,
         };
@@ -226,6 +229,7 @@ impl Header {
 struct Features {
     incompatible: u64,
     compatible: u64,
+    autoclear: u64,
     refcount_order: u32,
     compression: Compression,
     /// Where the extensions start.
@@ -239,6 +243,7 @@ impl Features {
             return Ok(Features {
                 incompatible: 0,
                 compatible: 0,
+                autoclear: 0,
                 refcount_order: 4,
                 compression,
                 header_bytes: V2_BYTES,
@@ -247,6 +252,7 @@ impl Features {
         let short = || FormatError::new(format!("{} bytes", start.len()), "a header of 104 bytes at least");
         let incompatible = be64(start, 72).ok_or_else(short)?;
         let compatible = be64(start, 80).ok_or_else(short)?;
+        let autoclear = be64(start, 88).ok_or_else(short)?;
         let refcount_order = be32(start, 96).ok_or_else(short)?;
         let header_bytes = be32(start, 100).ok_or_else(short)? as usize;
         if refcount_order > 6 {
@@ -276,7 +282,7 @@ impl Features {
                 ));
             }
         };
-        Ok(Features { incompatible, compatible, refcount_order, compression, header_bytes })
+        Ok(Features { incompatible, compatible, autoclear, refcount_order, compression, header_bytes })
     }
 
     /// Walks the header extensions; returns the backing file's format.

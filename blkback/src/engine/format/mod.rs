@@ -22,7 +22,7 @@ mod tables;
 mod worker;
 mod writes;
 
-pub use chain::{Format, OpenChain, OpenLayer};
+pub use chain::{Format, MAX_LAYERS, OpenChain, OpenLayer};
 pub use control::{ImageControl, ImageInfo};
 pub use create::NewImage;
 pub use disk::Qcow2Disk;

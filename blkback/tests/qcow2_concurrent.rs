@@ -1,0 +1,132 @@
+//! Several rings on one qcow2 image, beside a model of what each sector holds.
+
+#[path = "qcow2/common.rs"]
+mod common;
+
+use blkback::Disk;
+use common::{Dir, Ring, check, content, create, open, pattern};
+use rand::rngs::SmallRng;
+use rand::{RngExt, SeedableRng};
+use std::sync::Barrier;
+
+const RINGS: u64 = 3;
+const SECTORS: u64 = 16_384;
+
+/// What one ring knows of the sectors that are its own: those whose number, in parts of 4 KiB, is its number modulo [`RINGS`].
+struct Own {
+    ring: Ring,
+    number: u64,
+    /// By part: the seed that was written, 0 for zeroes; `None` where a discard has left it open.
+    model: Vec<Option<u64>>,
+    random: SmallRng,
+}
+
+impl Own {
+    fn expected(&self, part: u64, base: &[u8]) -> Option<Vec<u8>> {
+        let sectors = part * 8..part * 8 + 8;
+        match self.model[part as usize]? {
+            u64::MAX => Some(base[part as usize * 4096..][..4096].to_vec()),
+            0 => Some(vec![0; 4096]),
+            seed => Some(pattern(sectors, seed)),
+        }
+    }
+
+    fn check(&mut self, part: u64, base: &[u8]) {
+        let read = self.ring.read(part * 8, 4096).unwrap();
+        match self.expected(part, base) {
+            Some(expected) => assert!(read == expected, "ring {}, part {part}", self.number),
+            None => assert!(read.len() == 4096),
+        }
+    }
+
+    fn step(&mut self, base: &[u8], may_discard: bool) {
+        // Parts that are next to each other in few clusters, so that rings meet.
+        let parts = SECTORS / 8;
+        let near = self.random.random_range(0..4) > 0;
+        let at = self.random.random_range(0..if near { parts / 8 } else { parts });
+        let part = (at / RINGS * RINGS + self.number).min(parts - 1);
+        if part % RINGS != self.number {
+            return;
+        }
+        match self.random.random_range(0..10) {
+            0..5 => {
+                let seed = self.random.random_range(1..1 << 19);
+                self.ring.write(part * 8, &pattern(part * 8..part * 8 + 8, seed)).unwrap();
+                self.model[part as usize] = Some(seed);
+            }
+            5 => {
+                self.ring.write(part * 8, &[0; 4096]).unwrap();
+                self.model[part as usize] = Some(0);
+            }
+            6 if may_discard => {
+                // Less than a cluster: it stays, or reads as zeroes where a cluster is as small.
+                self.ring.discard(part * 8, 4096).unwrap();
+                self.model[part as usize] = None;
+            }
+            7 => self.ring.flush().unwrap(),
+            _ => self.check(part, base),
+        }
+    }
+}
+
+/// Random operations of several rings at once; then all reads as it was written, by us and by QEMU.
+fn run(name: &str, options: &[&str], seed: u64, steps: usize) {
+    let dir = if seed == 1 { Dir::new() } else { Dir::in_memory() };
+    let base = pattern(0..SECTORS, 1 << 19);
+    std::fs::write(dir.path("base"), &base).unwrap();
+    let image = dir.path("image");
+    create(&image, "8M", options);
+    let (base, before) = match options.contains(&"base") {
+        true => (base, Some(u64::MAX)),
+        false => (vec![0; base.len()], Some(0)),
+    };
+    let disk = open(&image);
+    disk.set_detect_zeroes(seed % 2 == 0);
+    let barrier = Barrier::new(RINGS as usize);
+    let disk_ref: &dyn Disk = &*disk;
+    let model = std::thread::scope(|scope| {
+        let run = |number| {
+            let (barrier, base) = (&barrier, &base);
+            scope.spawn(move || {
+                let model = vec![before; (SECTORS / 8) as usize];
+                let random = SmallRng::seed_from_u64(seed * RINGS + number);
+                let mut own = Own { ring: Ring::new(disk_ref), number, model, random };
+                barrier.wait();
+                (0..steps).for_each(|_| own.step(base, true));
+                (0..SECTORS / 8).filter(|part| part % RINGS == number).for_each(|part| own.check(part, base));
+                own.ring.flush().unwrap();
+                (0..SECTORS / 8).map(|part| own.expected(part, base)).collect::<Vec<_>>()
+            })
+        };
+        let rings: Vec<_> = (0..RINGS).map(run).collect();
+        let models: Vec<_> = rings.into_iter().map(|ring| ring.join().unwrap()).collect();
+        (0..SECTORS / 8)
+            .map(|part| models[(part % RINGS) as usize][part as usize].clone())
+            .collect::<Vec<_>>()
+    });
+    drop(disk);
+    check(&image);
+    let content = content(&image);
+    for (part, expected) in model.into_iter().enumerate() {
+        if let Some(expected) = expected {
+            assert!(content[part * 4096..][..4096] == expected, "{name}, seed {seed}: part {part}");
+        }
+    }
+}
+
+#[test]
+fn rings_that_allocate_in_the_same_clusters_lose_nothing() {
+    let steps = std::env::var("XPV_QCOW2_STEPS").ok().and_then(|steps| steps.parse().ok()).unwrap_or(400);
+    for (number, (name, options)) in [
+        ("alone", &[][..]),
+        ("over", &["-b", "base", "-F", "raw"][..]),
+        ("small", &["-o", "cluster_size=4096", "-b", "base", "-F", "raw"][..]),
+        ("tiny", &["-o", "cluster_size=512"][..]),
+        ("v2", &["-o", "compat=0.10", "-b", "base", "-F", "raw"][..]),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        run(name, options, number as u64 + 1, steps);
+    }
+}
