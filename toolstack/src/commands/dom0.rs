@@ -20,6 +20,7 @@ use xenstore::Client;
 
 use crate::backend::bridges::Bridges;
 use crate::backend::governed::Governed;
+use crate::backend::image_answers;
 use crate::backend::image_controls::ImageControls;
 use crate::backend::images::Images;
 use crate::backend::kernel_backends::SkipKernelOwned;
@@ -259,7 +260,10 @@ fn serve(
     let vif_devices = Registry::default();
     let devices = [(vbds.kind(), &vbd_devices), (vifs.kind(), &vif_devices)];
     let devices = devices.map(|(kind, registry)| (kind.to_owned(), registry.clone()));
-    let control = ControlService::new(process.dir, Devices::new(hv.domid(), devices).with_images(images));
+    let domid = hv.domid();
+    let answer = move |query: &_| image_answers::answer(&images, domid, query);
+    let devices = Devices::new(domid, devices).with_images(Box::new(answer));
+    let control = ControlService::new(process.dir, devices);
     // All that this process connects to, it has; a local machine's hypervisor may have a successor, to which it connects again.
     if process.args.xen {
         process.sandbox.refuse_connecting()?;

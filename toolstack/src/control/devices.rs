@@ -8,10 +8,8 @@ use xenbus::driver::Registry;
 use xenbus::stats::{Limits, Snapshot};
 use xenstore::DomId;
 
-use super::images;
-use super::protocol::{DeviceId, Request, StatsQuery, TotalsQuery, encode_reply, shortened};
+use super::protocol::{DeviceId, ImageQuery, Request, StatsQuery, TotalsQuery, encode_reply, shortened};
 use super::report::Stats;
-use crate::backend::image_controls::ImageControls;
 
 /// Devices in one reply, each of at most 5 KiB: 32 are less than a reply's bound.
 const PAGE_DEVICES: usize = 32;
@@ -20,13 +18,16 @@ const PAGE_DOMAINS: usize = 16;
 /// Devices that are taken from a registry at once, while its driver may have to wait.
 const TAKEN: usize = 64;
 
+/// What answers a request about a disk's image.
+pub type AnswerImage = Box<dyn Fn(&ImageQuery) -> Result<Value, String> + Send + Sync>;
+
 /// The devices that this process serves.
 pub struct Devices {
     domid: DomId,
     /// In the order of the kinds' names.
     kinds: BTreeMap<String, Registry>,
-    /// `None` where no images are served.
-    images: Option<ImageControls>,
+    /// Answers requests about images; `None` where none are served.
+    images: Option<AnswerImage>,
 }
 
 /// A device, as in the reply to `stats`.
@@ -62,8 +63,8 @@ impl Devices {
         Devices { domid, kinds: kinds.into(), images: None }
     }
 
-    /// The same, with the images of the disks.
-    pub fn with_images(self, images: ImageControls) -> Devices {
+    /// The same, with what answers requests about the images of disks.
+    pub fn with_images(self, images: AnswerImage) -> Devices {
         Devices { images: Some(images), ..self }
     }
 
@@ -72,10 +73,7 @@ impl Devices {
         encode_reply(Request::parse(line).and_then(|request| match request {
             Request::Stats(query) => self.stats(&query),
             Request::Totals(query) => Ok(self.totals(&query)),
-            Request::Image(query) => {
-                let images = self.images.as_ref().ok_or("no images are served here")?;
-                images::answer(images, self.domid, &query)
-            }
+            Request::Image(query) => self.images.as_ref().ok_or("no images are served here")?(&query),
         }))
     }
 

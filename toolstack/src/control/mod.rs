@@ -6,7 +6,6 @@
 
 pub mod client;
 pub mod devices;
-mod images;
 pub mod protocol;
 pub mod report;
 pub mod server;

@@ -184,7 +184,7 @@ fn unexpected(field: &str, found: Option<Value>, expected: &str) -> String {
 }
 
 /// Enough of a client's text to recognise it.
-pub(super) fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     ring_abi::xenbus::value::Excerpt(text).to_string()
 }
 

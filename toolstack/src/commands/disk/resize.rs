@@ -138,7 +138,7 @@ fn check_file(path: &Path, meta: &Metadata) -> Result<()> {
 
 fn resize_raw(named: &NamedImage, bytes: u64, shrink: bool) -> Result<()> {
     let path = &named.path;
-    let image = chain::open_image(path, Mode::Write)?;
+    let image = chain::open_image(path, Format::Raw, Mode::Write)?;
     let failed = |e| Error::file(path, "resizing the image", e);
     let meta = image.file().metadata().map_err(failed)?;
     check_file(path, &meta)?;

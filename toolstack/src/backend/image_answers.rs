@@ -1,16 +1,16 @@
-//! Answers requests about the images of disks.
+//! Answers the control socket's requests about the images of disks.
 
 use serde_json::{Value, json};
 use xenstore::DomId;
 
-use super::protocol::{ImageQuery, shortened};
-use crate::backend::image_controls::{Change, ImageControls, Job};
+use super::image_controls::{Change, ImageControls, Job};
+use crate::control::protocol::{ImageQuery, shortened};
 
 /// Answers a request.
 ///
 /// # Errors
 /// No such disk is served, or what is asked for cannot be done with its image.
-pub(super) fn answer(images: &ImageControls, domid: DomId, query: &ImageQuery) -> Result<Value, String> {
+pub fn answer(images: &ImageControls, domid: DomId, query: &ImageQuery) -> Result<Value, String> {
     let &ImageQuery { domid: front, devid, ref action, bytes } = query;
     let change = match (action.as_deref(), bytes) {
         (None, None) => None,
