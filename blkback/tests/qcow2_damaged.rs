@@ -90,6 +90,8 @@ fn any_damage_is_refused_or_survived() {
             };
         }
         drop((ring, disk));
+        let length = std::fs::metadata(&path).unwrap().len();
+        assert!(length < 32 << 20, "seed {seed}: the file has {length} bytes");
         let after = std::fs::read(&path).unwrap();
         assert!(!after[..72].windows(4).any(|bytes| bytes == [0x5a; 4]), "seed {seed}: data in the header");
     }

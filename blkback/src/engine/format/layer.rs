@@ -93,6 +93,30 @@ impl Layer {
         }
     }
 
+    /// How many of the `length` bytes of the file from `at` on may be data, as they are neither tables nor past the file's end.
+    ///
+    /// # Errors
+    /// None may.
+    fn checked(&self, mapped: &Mapped, offset: u64, at: u64, length: u64) -> io::Result<u64> {
+        let cluster = mapped.header.cluster_size();
+        // A file may end in the midst of its last cluster.
+        let end = self.file.length().next_multiple_of(cluster);
+        let first = at / cluster * cluster;
+        let mut clusters = (first..at + length).step_by(cluster as usize);
+        let is_table = |at: u64| self.file.with_order(|order| order.is_table(at)).unwrap_or(at < cluster);
+        let bad = clusters.find(|at| *at >= end || is_table(*at));
+        match bad {
+            None => Ok(length),
+            Some(bad) if bad > first => Ok(bad - at),
+            Some(_) => {
+                let place = if at >= end { "past the file's end" } else { "in a table" };
+                let path = self.file.path().display();
+                let what = format!("{path}: found byte {offset} of the disk {place}, at {at}");
+                Err(io::Error::new(io::ErrorKind::InvalidData, what))
+            }
+        }
+    }
+
     /// Where the disk's bytes from `offset` on lie; `None` if the next layer has them. Also how many it is true of.
     fn find(&self, layer: usize, offset: u64, max: u64) -> io::Result<(Option<Found>, u64)> {
         let size = self.size();
@@ -104,18 +128,10 @@ impl Layer {
         let Kind::Qcow2(mapped) = &self.kind else {
             return Ok((Some(Found::At { layer, offset, writable: false }), max));
         };
-        let (mapping, length) = mapped.tables.get_mapping(offset, max)?;
+        let (mapping, mut length) = mapped.tables.get_mapping(offset, max)?;
         let found = match mapping {
             ShallowMapping::Raw { offset: at, writable, .. } => {
-                let is_table =
-                    self.file.with_order(|order| order.is_table(at - at % mapped.header.cluster_size()));
-                if is_table.unwrap_or(at < mapped.header.cluster_size()) {
-                    let what = format!(
-                        "{}: found byte {offset} of the disk in a table at {at}",
-                        self.file.path().display()
-                    );
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-                }
+                length = self.checked(mapped, offset, at, length)?;
                 Some(Found::At { layer, offset: at, writable })
             }
             ShallowMapping::Zero { explicit: true, .. } | ShallowMapping::Eof { .. } => Some(Found::Zero),
