@@ -3,7 +3,7 @@
 //! ```text
 //! {"version":1,"command":"stats","domid":3}
 //! {"version":1,"ok":{"domid":0,"devices":[...],"next":null}}
-//! {"version":1,"error":{"message":"command: found \"reboot\", expected stats, totals or capture"}}
+//! {"version":1,"error":{"message":"command: found \"reboot\", expected stats, totals, image or capture"}}
 //! ```
 
 use serde::de::DeserializeOwned;
@@ -26,6 +26,23 @@ pub enum Request {
     Totals(TotalsQuery),
     /// `capture`: the frames that cross a vif's port, as pcapng behind the reply.
     Capture(CaptureQuery),
+    /// `image`: a disk's image, and a change of it.
+    Image(ImageQuery),
+}
+
+/// Which disk's image, and what is to become of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ImageQuery {
+    /// The frontend's domain.
+    pub domid: u16,
+    /// The disk's number.
+    pub devid: u32,
+    /// `resize`, to `bytes`, or `snapshot`; nothing without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
+    /// How long the disk is to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
 }
 
 /// Which devices, in the order of kind, domain and number. Without any condition all of them.
@@ -117,6 +134,12 @@ impl Request {
                 domid: take(&mut fields, "domid")?,
                 after: take(&mut fields, "after")?,
             }),
+            Some(command) if command == "image" => Request::Image(ImageQuery {
+                domid: need(&mut fields, "domid")?,
+                devid: need(&mut fields, "devid")?,
+                action: take(&mut fields, "action")?,
+                bytes: take(&mut fields, "bytes")?,
+            }),
             Some(command) if command == "capture" => Request::Capture(CaptureQuery {
                 domid: need(&mut fields, "domid")?,
                 devid: need(&mut fields, "devid")?,
@@ -126,7 +149,7 @@ impl Request {
                 ether_type: take(&mut fields, "ether_type")?,
                 count: take(&mut fields, "count")?,
             }),
-            command => return Err(unexpected("command", command, "stats, totals or capture")),
+            command => return Err(unexpected("command", command, "stats, totals, image or capture")),
         };
         match fields.keys().next() {
             Some(field) => Err(format!("{}: the command has no such field", shortened(field))),
@@ -140,6 +163,7 @@ impl Request {
             Request::Stats(query) => ("stats", json!(query)),
             Request::Totals(query) => ("totals", json!(query)),
             Request::Capture(query) => ("capture", json!(query)),
+            Request::Image(query) => ("image", json!(query)),
         };
         let mut fields = Map::new();
         fields.insert("version".into(), VERSION.into());
@@ -201,7 +225,7 @@ fn unexpected(field: &str, found: Option<Value>, expected: &str) -> String {
 }
 
 /// Enough of a client's text to recognise it.
-pub(super) fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     ring_abi::xenbus::value::Excerpt(text).to_string()
 }
 
@@ -237,6 +261,12 @@ mod tests {
                 host: Some("10.0.0.1".into()),
                 ..CaptureQuery::default()
             }),
+            Request::Image(ImageQuery {
+                domid: 3,
+                devid: 51712,
+                action: Some("resize".into()),
+                bytes: Some(512),
+            }),
         ];
         for request in requests {
             let line = request.encode();
@@ -251,11 +281,13 @@ mod tests {
             (r#"{"command":"stats"}"#, "version: missing, expected 1"),
             (r#"{"version":2,"command":"stats"}"#, "version: found 2, expected 1"),
             (r#"{"version":"1","command":"stats"}"#, "version: found \"1\", expected 1"),
-            (r#"{"version":1}"#, "command: missing, expected stats, totals or capture"),
+            (r#"{"version":1}"#, "command: missing, expected stats, totals, image or capture"),
             (
                 r#"{"version":1,"command":"reboot"}"#,
-                "command: found \"reboot\", expected stats, totals or capture",
+                "command: found \"reboot\", expected stats, totals, image or capture",
             ),
+            (r#"{"version":1,"command":"image","devid":1}"#, "domid: missing, expected a number"),
+            (r#"{"version":1,"command":"image","domid":1,"devid":1,"bytes":-1}"#, "bytes: invalid value"),
             (r#"{"version":1,"command":"capture","domid":3}"#, "devid: missing, expected a number"),
             (r#"{"version":1,"command":"stats","domain":3}"#, "domain: the command has no such field"),
             (r#"{"version":1,"command":"totals","devid":3}"#, "devid: the command has no such field"),

@@ -59,6 +59,7 @@ impl<'d> ControlService<'d> {
         let reply = match Request::parse(line) {
             Ok(Request::Stats(query)) => self.devices.stats(&query),
             Ok(Request::Totals(query)) => Ok(self.devices.totals(&query)),
+            Ok(Request::Image(query)) => self.devices.image(&query),
             Ok(Request::Capture(query)) => match self.capture(query) {
                 Ok(answer) => return answer,
                 Err(error) => Err(error),
