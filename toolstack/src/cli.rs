@@ -100,7 +100,7 @@ impl Cli {
             Command::Guest(args) => guest::run(&args, &dir()?, sandbox),
             Command::Create(args) => create::run(&args, &dir()?),
             Command::Destroy(args) => destroy::run(&args, &dir()?),
-            Command::Disk(args) => return disk::run(&args),
+            Command::Disk(args) => return disk::run(&args, dir),
             Command::List(args) => list::run(&args, &dir()?),
             Command::BlockAttach(args) => block_attach::run(&args, &dir()?),
             Command::BlockDetach(args) => block_detach::run(&args, &dir()?),

@@ -379,6 +379,10 @@ fn what_cannot_be_done_is_refused_by_what_was_found_and_expected_and_leaves_noth
         let output = images.disk(args);
         assert_eq!(output.status.code(), Some(2), "{args:?}");
     }
+    images.qemu_img(&["create", "-q", "-f", "qcow2", "bitmaps.qcow2", "1M"]);
+    images.qemu_img(&["bitmap", "--add", "-f", "qcow2", "bitmaps.qcow2", "b"]);
+    let error = images.fails(&["check", "bitmaps.qcow2"]);
+    assert!(error.contains("found bitmaps, expected none"), "{error}");
     let raw = images.disk(&["check", "a.img"]);
     assert_eq!(raw.status.code(), Some(63), "{raw:?}");
     // A name that says nothing: no header is believed.

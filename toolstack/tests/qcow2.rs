@@ -138,7 +138,7 @@ fn image_in_use_is_refused_by_the_rest_and_a_header_in_a_raw_image_is_data() {
     }
     let base = format!("vdev=xvdb,target={}", machine.path("base.img").display());
     let error = machine.fails(["block-attach", "web", &base]);
-    assert!(error.contains("in use"), "{error}");
+    assert!(error.contains("base.img: in use by disk xvda of domain 1"), "{error}");
     machine.ok(["block-attach", "web", &format!("access=r,{base}")]);
     machine.ok(["block-detach", "web", "xvdb"]);
     machine.ok(["block-detach", "web", "xvda"]);
@@ -147,4 +147,117 @@ fn image_in_use_is_refused_by_the_rest_and_a_header_in_a_raw_image_is_data() {
     let mut export = Nbd::connect(&machine.dir().join("web/xvdc.nbd")).unwrap();
     assert_eq!(export.read(0).unwrap()[..4], *b"QFI\xfb");
     assert!(export.size() < DISK);
+}
+
+/// Fills blocks of a guest's disk with a byte, and flushes them.
+fn fill(machine: &Machine, with: u8, from: u64, bytes: u64) {
+    let mut qemu_io = program("qemu-io", "qemu-utils");
+    let write = format!("write -P {with} {from} {bytes}");
+    run(qemu_io.args(["-f", "raw", "-c", &write, "-c", "flush"]).arg(machine.nbd("web", "xvda")));
+}
+
+/// Checks the bytes of an image at rest, or of an export.
+fn check_bytes(image: impl AsRef<std::ffi::OsStr>, format: &str, with: u8, from: u64, bytes: u64) {
+    let mut qemu_io = program("qemu-io", "qemu-utils");
+    let read = format!("read -P {with} {from} {bytes}");
+    let printed = run(qemu_io.args(["-r", "-f", format, "-c", &read]).arg(image.as_ref()));
+    assert!(!printed.contains("failed"), "{:?}: {read}: {printed}", image.as_ref());
+}
+
+#[test]
+fn snapshot_keeps_what_was_written_and_the_guest_goes_on_in_the_images_place() {
+    let machine = Machine::new();
+    make_images(&machine);
+    machine.create("web", &format!("disk=['{}']", line(&machine)));
+    fill(&machine, 1, 0, MIB);
+    fill(&machine, 1, 2 * MIB, MIB);
+    machine.ok(["disk", "snapshot", "web", "xvda", "before.qcow2"]);
+    fill(&machine, 2, 0, MIB);
+    machine.ok(["disk", "snapshot", "web", "xvda", "between.qcow2"]);
+    fill(&machine, 3, 0, MIB / 2);
+    let export = machine.nbd("web", "xvda");
+    let check_guest = || {
+        for (with, from, bytes) in [
+            (3, 0, MIB / 2),
+            (2, MIB / 2, MIB / 2),
+            (7, MIB, MIB),
+            (1, 2 * MIB, MIB),
+            (7, 3 * MIB, DISK - 3 * MIB),
+        ] {
+            check_bytes(&export, "raw", with, from, bytes);
+        }
+    };
+    check_guest();
+    let dom0 = machine.pid("Domain-0").unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(dom0), nix::sys::signal::Signal::SIGKILL).unwrap();
+    check_guest();
+    fill(&machine, 4, 4 * MIB, MIB);
+    for (name, expected) in [
+        ("before.qcow2", "before.qcow2: making the overlay: File exists"),
+        ("a/b", "NAME: image: found \"a/b\", expected a file's name"),
+    ] {
+        let error = machine.fails(["disk", "snapshot", "web", "xvda", name]);
+        assert!(error.contains(expected), "{error}");
+    }
+    let raw = machine.image("raw.img", MIB);
+    machine.ok(["block-attach", "web", &format!("vdev=xvdb,target={}", raw.display())]);
+    let error = machine.fails(["disk", "snapshot", "web", "xvdb", "kept.img"]);
+    assert!(error.contains("found \"raw\", expected a qcow2 image"), "{error}");
+    machine.ok(["destroy", "web"]);
+    for image in ["top.qcow2", "between.qcow2", "before.qcow2", "below/middle.qcow2"] {
+        check(&machine, image);
+    }
+    check_bytes(machine.path("before.qcow2"), "qcow2", 1, 0, MIB);
+    check_bytes(machine.path("between.qcow2"), "qcow2", 2, 0, MIB);
+    check_bytes(machine.path("top.qcow2"), "qcow2", 3, 0, MIB / 2);
+    check_bytes(machine.path("top.qcow2"), "qcow2", 4, 4 * MIB, MIB);
+    let names: Vec<_> = fs::read_dir(machine.path("")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let images = names.iter().filter(|name| name.to_string_lossy().ends_with(".qcow2"));
+    assert_eq!(images.count(), 3, "{names:?}");
+}
+
+#[test]
+fn disk_of_a_running_guest_grows() {
+    let machine = Machine::new();
+    let raw = machine.image("raw.img", MIB);
+    let alone = machine.path("alone.qcow2");
+    machine.ok(["disk", "create", alone.to_str().unwrap(), "--size", "4M"]);
+    let disks = format!("disk=['qcow2:{},xvda,w', '{},raw,xvdb']", alone.display(), raw.display());
+    machine.create("web", &disks);
+    fill(&machine, 1, 0, 4 * MIB);
+    for (dev, size, bytes) in [("xvda", "1G", 1 << 30), ("xvdb", "2M", 2 * MIB)] {
+        machine.ok(["disk", "resize", "web", dev, size]);
+        let export = machine.dir().join(format!("web/{dev}.nbd"));
+        eventually("the guest has the new size", || Nbd::connect(&export).unwrap().size() == bytes);
+        let error = machine.fails(["disk", "resize", "web", dev, "512k"]);
+        assert!(error.contains(&format!("found \"524288\", expected {bytes} at least")), "{error}");
+    }
+    fill(&machine, 2, 1023 * MIB, MIB);
+    let export = machine.nbd("web", "xvda");
+    check_bytes(&export, "raw", 1, 0, 4 * MIB);
+    check_bytes(&export, "raw", 0, 4 * MIB, MIB);
+    check_bytes(&export, "raw", 2, 1023 * MIB, MIB);
+    machine.ok(["destroy", "web"]);
+    check(&machine, "alone.qcow2");
+    assert_eq!(fs::metadata(raw).unwrap().len(), 2 * MIB);
+}
+
+#[test]
+fn commands_of_the_readme_make_attach_and_keep_images() {
+    let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
+    let lines = page.lines().filter(|line| line.starts_with("xpv ") && line.contains("qcow2"));
+    let commands: Vec<&str> = lines.map(|line| line.split('#').next().unwrap().trim()).collect();
+    for what in ["xpv disk create", "xpv block-attach web", "xpv disk snapshot web"] {
+        assert!(commands.iter().any(|command| command.starts_with(what)), "{what}: {commands:?}");
+    }
+    let machine = Machine::new();
+    machine.image("base.img", DISK);
+    machine.create("web", "");
+    let srv = format!("{}/", machine.path("").display());
+    for command in commands {
+        let command = command.replace("/srv/", &srv);
+        machine.ok(command.split_whitespace().skip(1));
+    }
+    let kept = fs::read_dir(machine.path("")).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(kept.filter(|name| name.to_string_lossy().ends_with(".qcow2")).count(), 2);
 }

@@ -1,4 +1,4 @@
-# A stock guest's disk is a qcow2 image over a raw base, by a line that xl takes; dom0 is killed on the way, and the base stays as it is. xpv reads lines as xl does.
+# A stock guest's disk is a qcow2 image over a raw base, by a line that xl takes; dom0 is killed on the way, a snapshot is taken, the disk grows, and the base stays as it is. xpv reads lines as xl does.
 # needs: xpv
 # timeout: 180
 for line in format=raw,vdev=xvda,access=rw,script=/bin/true,target=qcow2:/srv/a.qcow2 format=qcow2,vdev=xvda,target=/srv/a.qcow2 \
@@ -25,6 +25,10 @@ start dom0 xpv dom0 --xen
 wait_for 60 "the guest to go on" guest_finished one
 check "it wrote while dom0 was killed" guest_output one
 check_in_guest one "what was written is there" 'umount /mnt && mount -t ext4 /dev/xvda1 /mnt && md5sum -c /tmp/sum && umount /mnt'
+check "the image is kept as it is" xpv disk snapshot --xen one xvda kept.qcow2
+check_in_guest one "the guest goes on" 'mount -t ext4 /dev/xvda1 /mnt && rm /mnt/more && sync && umount /mnt'
+check "the disk grows" xpv disk resize --xen one xvda 64M
+check_in_guest one "the guest sees it" 'test "$(blockdev --getsize64 /dev/xvda)" = 67108864'
 xl destroy one
 check "the base is as it was" test "$(md5sum </tmp/base.img)" = "$base"
 
@@ -34,5 +38,9 @@ wait_for 20 "dom0 to see it" test -b /dev/xvdj1
 check "e2fsck finds it clean" e2fsck -f -n /dev/xvdj1
 check "it is detached" xl block-detach 0 xvdj
 check "the tables are clean, with leaks at most" sh -c 'xpv disk check /tmp/a.qcow2; case $? in 0 | 3) ;; *) false ;; esac'
-check "so are those below" xpv disk check /tmp/middle.qcow2
-cp /tmp/a.qcow2 /tmp/middle.qcow2 /tmp/base.img /out
+check "so are those of what was kept" sh -c 'xpv disk check /tmp/kept.qcow2; case $? in 0 | 3) ;; *) false ;; esac'
+check "those that nobody wrote are clean" xpv disk check /tmp/middle.qcow2
+check "what was kept has the file that is gone" xl block-attach 0 format=raw,vdev=xvdj,access=ro,script=nop,target=qcow2:/tmp/kept.qcow2
+wait_for 20 "dom0 to see it" test -b /dev/xvdj1
+check "it is mounted" mount -t ext4 -o ro,noload /dev/xvdj1 /mnt
+check "it is there" test -s /mnt/more

@@ -19,6 +19,7 @@ use xenbus::driver::Failure;
 use xenbus::{Device, Keys, XenbusState};
 use xenstore::{Client, Nodes};
 
+use super::image_controls::ImageControls;
 use super::opening::Openings;
 use crate::opener::{Holder, Opener, Refusal};
 
@@ -32,14 +33,15 @@ pub struct Images {
     machine: PathBuf,
     open: Vec<Image>,
     openings: Openings,
+    controls: ImageControls,
 }
 
 struct Image {
     vm: String,
     /// The keys that identify the disk.
     identity: Keys,
-    /// The device and inode numbers of the file.
-    file: Option<(u64, u64)>,
+    /// The device and inode numbers of its file, and of those below it.
+    files: Vec<(u64, u64)>,
     device: Device,
     disk: Weak<dyn Disk>,
 }
@@ -63,8 +65,14 @@ impl Images {
             has_standby,
             machine: machine.to_owned(),
             open: Vec::new(),
+            controls: ImageControls::new(opener.clone()),
             openings: Openings::new(opener),
         })
+    }
+
+    /// The images of the disks that are open, for who changes them.
+    pub fn controls(&self) -> ImageControls {
+        self.controls.clone()
     }
 
     /// Connects to the store again if the connection was lost.
@@ -97,7 +105,7 @@ impl Images {
                 && image.identity == identity
         };
         let shared = self.open.iter().find(same).filter(|_| !vm.is_empty());
-        let shared = shared.and_then(|image| Some((image.disk.upgrade()?, image.file)));
+        let shared = shared.and_then(|image| Some((image.disk.upgrade()?, image.files.clone())));
         let opened = match shared {
             Some(shared) => Ok(shared),
             None => self.openings.open(device, &spec).ok_or_else(|| {
@@ -108,12 +116,13 @@ impl Images {
                 ))
             })?,
         };
-        let (disk, file) = match opened {
+        let (disk, files) = match opened {
             Err(refusal) => return Err(self.failure(device, refusal)),
             Ok(opened) => opened,
         };
+        self.controls.insert(device, self.user(device), files.first().copied(), &disk);
         let device = device.clone();
-        self.open.push(Image { vm, identity, file, device, disk: Arc::downgrade(&disk) });
+        self.open.push(Image { vm, identity, files, device, disk: Arc::downgrade(&disk) });
         Ok(disk)
     }
 
@@ -154,7 +163,9 @@ impl Images {
             let is_standby = self.has_standby && holder.is_of_our_kind;
             return holder.describe().filter(|_| !is_standby && !holder.is_leaving);
         }
-        let is_open = |image: &&Image| image.file == file && image.disk.strong_count() > 0;
+        let is_open = |image: &&Image| {
+            file.is_some_and(|file| image.files.contains(&file)) && image.disk.strong_count() > 0
+        };
         let users: Vec<_> =
             self.open.iter().filter(is_open).map(|i| (i.device.clone(), i.identity.clone())).collect();
         let (user, _) = users.into_iter().find(|(user, identity)| {

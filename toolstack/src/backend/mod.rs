@@ -3,6 +3,8 @@
 
 pub mod bridges;
 pub mod governed;
+pub mod image_answers;
+pub mod image_controls;
 pub mod images;
 pub mod kernel_backends;
 mod opening;

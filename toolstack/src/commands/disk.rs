@@ -1,15 +1,18 @@
-//! `xpv disk`: makes, shows, checks and resizes images.
+//! `xpv disk`: makes, shows, checks, resizes and keeps images.
 
 pub mod check;
 pub mod create;
 pub mod info;
+mod live;
 pub mod resize;
+pub mod snapshot;
 
 use std::process::ExitCode;
 
+use crate::dir::Dir;
 use crate::error::Result;
 
-/// Make, show, check and resize disk images, raw and qcow2
+/// Make, show, check, resize and keep disk images, raw and qcow2
 ///
 /// An image's format is what its name says: `qcow2:PATH`, `raw:PATH`, or the ending .qcow2; or --format. Without any of these it is raw, whatever
 /// its bytes are, as a guest writes those of a raw image.
@@ -25,18 +28,20 @@ enum DiskCommand {
     Info(info::Args),
     Check(check::Args),
     Resize(resize::Args),
+    Snapshot(snapshot::Args),
 }
 
 /// Runs the command; returns its status.
 ///
 /// # Errors
 /// What each command says.
-pub fn run(args: &Args) -> Result<ExitCode> {
+pub fn run(args: &Args, dir: impl Fn() -> Result<Dir>) -> Result<ExitCode> {
     match &args.command {
         DiskCommand::Create(args) => create::run(args),
         DiskCommand::Info(args) => info::run(args),
         DiskCommand::Check(args) => return check::run(args),
-        DiskCommand::Resize(args) => resize::run(args),
+        DiskCommand::Resize(args) => resize::run(args, dir),
+        DiskCommand::Snapshot(args) => dir().and_then(|dir| snapshot::run(args, &dir)),
     }
     .map(|()| ExitCode::SUCCESS)
 }

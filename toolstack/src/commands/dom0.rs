@@ -20,6 +20,8 @@ use xenstore::Client;
 
 use crate::backend::bridges::Bridges;
 use crate::backend::governed::Governed;
+use crate::backend::image_answers;
+use crate::backend::image_controls::ImageControls;
 use crate::backend::images::Images;
 use crate::backend::kernel_backends::SkipKernelOwned;
 use crate::backend::stale;
@@ -200,7 +202,9 @@ fn local(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
     let &Process { args, dir, .. } = &process;
     let hv: Arc<dyn Hypervisor> = Arc::new(Domain::join(dir.path(), DomId::DOM0)?);
     Machine::publish_bridges(&mut Client::connect(&hv)?, bridges.names())?;
-    let mut vbds = vbd_driver(&hv, Images::new(hv.clone(), false, dir.path(), images)?);
+    let images = Images::new(hv.clone(), false, dir.path(), images)?;
+    let controls = images.controls();
+    let mut vbds = vbd_driver(&hv, images);
     vbds.set_tuning(args.tuning());
     vbds.set_max_persistent_grants(args.max_persistent_grants());
     vbds.set_max_queues(disk_queues::count(args.queues));
@@ -210,14 +214,16 @@ fn local(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
     });
     let vbds = Governed::new(vbds, process.policy.clone(), hv.clone())?;
     let vifs = Governed::new(vifs, process.policy.clone(), hv.clone())?;
-    serve(process, &*hv, vbds, vifs)
+    serve(process, &*hv, controls, vbds, vifs)
 }
 
 fn xen(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
     let &Process { args, dir, .. } = &process;
     let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open()?);
     let inflight_dir = InflightDir::new(dir.inflight())?;
-    let mut vbds = vbd_driver(&hv, Images::new(hv.clone(), true, dir.path(), images)?);
+    let images = Images::new(hv.clone(), true, dir.path(), images)?;
+    let controls = images.controls();
+    let mut vbds = vbd_driver(&hv, images);
     vbds.set_tuning(args.tuning());
     vbds.set_max_persistent_grants(args.max_persistent_grants());
     vbds.set_max_queues(disk_queues::count(args.queues));
@@ -235,7 +241,7 @@ fn xen(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
     });
     let vbds = Governed::new(vbds, process.policy.clone(), hv.clone())?;
     let vifs = Governed::new(vifs, process.policy.clone(), hv.clone())?;
-    serve(process, &*hv, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs))
+    serve(process, &*hv, controls, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs))
 }
 
 fn vbd_driver(hv: &Arc<dyn Hypervisor>, mut images: Images) -> VbdDriver {
@@ -246,6 +252,7 @@ fn vbd_driver(hv: &Arc<dyn Hypervisor>, mut images: Images) -> VbdDriver {
 fn serve(
     mut process: Process<'_>,
     hv: &dyn Hypervisor,
+    images: ImageControls,
     mut vbds: impl BackDriver + Send,
     mut vifs: impl BackDriver + Send,
 ) -> Result<()> {
@@ -253,7 +260,10 @@ fn serve(
     let vif_devices = Registry::default();
     let devices = [(vbds.kind(), &vbd_devices), (vifs.kind(), &vif_devices)];
     let devices = devices.map(|(kind, registry)| (kind.to_owned(), registry.clone()));
-    let control = ControlService::new(process.dir, Devices::new(hv.domid(), devices));
+    let domid = hv.domid();
+    let answer = move |query: &_| image_answers::answer(&images, domid, query);
+    let devices = Devices::new(domid, devices).with_images(Box::new(answer));
+    let control = ControlService::new(process.dir, devices);
     // All that this process connects to, it has; a local machine's hypervisor may have a successor, to which it connects again.
     if process.args.xen {
         process.sandbox.refuse_connecting()?;

@@ -78,7 +78,7 @@ pub(super) fn is_prefix(word: &str) -> bool {
 }
 
 /// The path in the key `params`, whatever its prefixes are.
-pub(super) fn path_of(params: &str) -> &str {
+pub fn path_of(params: &str) -> &str {
     let mut path = params;
     while let Some((_, after)) = path.split_once(':').filter(|(word, _)| is_prefix(word)) {
         path = after;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, setsockopt, socket, sockopt};
@@ -12,7 +13,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::protocol::{DeviceId, MAX_REPLY, Request, StatsQuery, TotalsQuery, parse_reply};
+use super::protocol::{DeviceId, ImageQuery, MAX_REPLY, Request, StatsQuery, TotalsQuery, parse_reply};
 use crate::dir::Dir;
 use crate::error::{Error, Result, chain};
 
@@ -43,6 +44,35 @@ pub struct Domain {
     pub domid: u16,
     /// By kind, how many devices it has and the sums of their counters.
     pub stats: Value,
+}
+
+/// The reply to `image`.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ImageReply {
+    /// The disk's image; `None` if it is raw.
+    pub image: Option<ServedImage>,
+    /// The last change of it.
+    pub job: Option<ServedJob>,
+}
+
+/// An image that is served.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct ServedImage {
+    /// The disk's length.
+    pub bytes: u64,
+    /// The image, and those below it.
+    pub layers: Vec<PathBuf>,
+}
+
+/// A change of an image.
+#[derive(Clone, Debug, Deserialize)]
+pub struct ServedJob {
+    /// Its number.
+    pub id: u64,
+    /// It is not made yet.
+    pub runs: bool,
+    /// Why it could not be made.
+    pub error: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -98,6 +128,14 @@ pub fn devices(dir: &Dir, domid: u16) -> Served {
 /// What the dom0 in `dir` has counted, by domain; `None` if it does not answer, as [`devices`].
 pub fn totals(dir: &Dir) -> Option<Totals> {
     logged(dir, || ask_totals(dir).map(Some))
+}
+
+/// A disk's image, and what is begun to change it, of the dom0 in `dir`.
+///
+/// # Errors
+/// [`Error::File`] or [`Error::Io`] if it does not answer, [`Error::Other`] with its error.
+pub fn image(dir: &Dir, query: &ImageQuery) -> Result<ImageReply> {
+    Connection::open(dir)?.call(&Request::Image(query.clone()))
 }
 
 /// Logs why there is no answer, unless no dom0 listens.

@@ -8,7 +8,7 @@ use xenbus::driver::Registry;
 use xenbus::stats::{Limits, Snapshot};
 use xenstore::DomId;
 
-use super::protocol::{DeviceId, Request, StatsQuery, TotalsQuery, encode_reply, shortened};
+use super::protocol::{DeviceId, ImageQuery, Request, StatsQuery, TotalsQuery, encode_reply, shortened};
 use super::report::Stats;
 
 /// Devices in one reply, each of at most 5 KiB: 32 are less than a reply's bound.
@@ -18,11 +18,16 @@ const PAGE_DOMAINS: usize = 16;
 /// Devices that are taken from a registry at once, while its driver may have to wait.
 const TAKEN: usize = 64;
 
+/// What answers a request about a disk's image.
+pub type AnswerImage = Box<dyn Fn(&ImageQuery) -> Result<Value, String> + Send + Sync>;
+
 /// The devices that this process serves.
 pub struct Devices {
     domid: DomId,
     /// In the order of the kinds' names.
     kinds: BTreeMap<String, Registry>,
+    /// Answers requests about images; `None` where none are served.
+    images: Option<AnswerImage>,
 }
 
 /// A device, as in the reply to `stats`.
@@ -55,7 +60,12 @@ struct Total {
 impl Devices {
     /// The devices of these kinds, which domain `domid` serves.
     pub fn new<const N: usize>(domid: DomId, kinds: [(String, Registry); N]) -> Devices {
-        Devices { domid, kinds: kinds.into() }
+        Devices { domid, kinds: kinds.into(), images: None }
+    }
+
+    /// The same, with what answers requests about the images of disks.
+    pub fn with_images(self, images: AnswerImage) -> Devices {
+        Devices { images: Some(images), ..self }
     }
 
     /// Answers a request's line by a reply's line.
@@ -63,6 +73,7 @@ impl Devices {
         encode_reply(Request::parse(line).and_then(|request| match request {
             Request::Stats(query) => self.stats(&query),
             Request::Totals(query) => Ok(self.totals(&query)),
+            Request::Image(query) => self.images.as_ref().ok_or("no images are served here")?(&query),
         }))
     }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! {"version":1,"command":"stats","domid":3}
 //! {"version":1,"ok":{"domid":0,"devices":[...],"next":null}}
-//! {"version":1,"error":{"message":"command: found \"reboot\", expected stats or totals"}}
+//! {"version":1,"error":{"message":"command: found \"reboot\", expected stats, totals or image"}}
 //! ```
 
 use serde::de::DeserializeOwned;
@@ -24,6 +24,23 @@ pub enum Request {
     Stats(StatsQuery),
     /// `totals`: the sums of the counters of each domain's devices.
     Totals(TotalsQuery),
+    /// `image`: a disk's image, and a change of it.
+    Image(ImageQuery),
+}
+
+/// Which disk's image, and what is to become of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ImageQuery {
+    /// The frontend's domain.
+    pub domid: u16,
+    /// The disk's number.
+    pub devid: u32,
+    /// `resize`, to `bytes`, or `snapshot`; nothing without it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub action: Option<String>,
+    /// How long the disk is to be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
 }
 
 /// Which devices, in the order of kind, domain and number. Without any condition all of them.
@@ -91,7 +108,13 @@ impl Request {
                 domid: take(&mut fields, "domid")?,
                 after: take(&mut fields, "after")?,
             }),
-            command => return Err(unexpected("command", command, "stats or totals")),
+            Some(command) if command == "image" => Request::Image(ImageQuery {
+                domid: take(&mut fields, "domid")?.ok_or_else(|| unexpected("domid", None, "a number"))?,
+                devid: take(&mut fields, "devid")?.ok_or_else(|| unexpected("devid", None, "a number"))?,
+                action: take(&mut fields, "action")?,
+                bytes: take(&mut fields, "bytes")?,
+            }),
+            command => return Err(unexpected("command", command, "stats, totals or image")),
         };
         match fields.keys().next() {
             Some(field) => Err(format!("{}: the command has no such field", shortened(field))),
@@ -104,6 +127,7 @@ impl Request {
         let (command, query) = match self {
             Request::Stats(query) => ("stats", json!(query)),
             Request::Totals(query) => ("totals", json!(query)),
+            Request::Image(query) => ("image", json!(query)),
         };
         let mut fields = Map::new();
         fields.insert("version".into(), VERSION.into());
@@ -160,7 +184,7 @@ fn unexpected(field: &str, found: Option<Value>, expected: &str) -> String {
 }
 
 /// Enough of a client's text to recognise it.
-pub(super) fn shortened(text: &str) -> String {
+pub(crate) fn shortened(text: &str) -> String {
     ring_abi::xenbus::value::Excerpt(text).to_string()
 }
 
@@ -191,6 +215,12 @@ mod tests {
                 after: Some(after),
             }),
             Request::Totals(TotalsQuery { domid: Some(3), after: Some(2) }),
+            Request::Image(ImageQuery {
+                domid: 3,
+                devid: 51712,
+                action: Some("resize".into()),
+                bytes: Some(512),
+            }),
         ];
         for request in requests {
             let line = request.encode();
@@ -205,8 +235,13 @@ mod tests {
             (r#"{"command":"stats"}"#, "version: missing, expected 1"),
             (r#"{"version":2,"command":"stats"}"#, "version: found 2, expected 1"),
             (r#"{"version":"1","command":"stats"}"#, "version: found \"1\", expected 1"),
-            (r#"{"version":1}"#, "command: missing, expected stats or totals"),
-            (r#"{"version":1,"command":"reboot"}"#, "command: found \"reboot\", expected stats or totals"),
+            (r#"{"version":1}"#, "command: missing, expected stats, totals or image"),
+            (
+                r#"{"version":1,"command":"reboot"}"#,
+                "command: found \"reboot\", expected stats, totals or image",
+            ),
+            (r#"{"version":1,"command":"image","devid":1}"#, "domid: missing, expected a number"),
+            (r#"{"version":1,"command":"image","domid":1,"devid":1,"bytes":-1}"#, "bytes: invalid value"),
             (r#"{"version":1,"command":"stats","domain":3}"#, "domain: the command has no such field"),
             (r#"{"version":1,"command":"totals","devid":3}"#, "devid: the command has no such field"),
             (r#"{"version":1,"command":"stats","domid":"web"}"#, "domid: invalid type: string \"web\""),

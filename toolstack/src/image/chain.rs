@@ -6,7 +6,6 @@ use blkback::engine::format::{Format, OpenChain, OpenLayer};
 use blkback::engine::{Access, Mode, OpenImage};
 
 use super::Geometry;
-use crate::config::target::EXPECTED_FORMAT;
 use crate::error::{Error, Result};
 
 fn access(mode: Mode) -> Access {
@@ -17,8 +16,13 @@ fn access(mode: Mode) -> Access {
 ///
 /// # Errors
 /// It is absent, none, or somebody uses it.
-pub fn open_image(path: &Path, mode: Mode) -> Result<OpenImage> {
-    OpenImage::open(path, access(mode)).map_err(|e| Error::other(e.to_string()))
+pub fn open_image(path: &Path, format: Format, mode: Mode) -> Result<OpenImage> {
+    let opened = match format {
+        Format::Raw => OpenImage::open(path, access(mode)),
+        Format::Qcow2 => OpenChain::open_alone(path, access(mode), &|_, _| Ok(()))
+            .map(|mut chain| chain.layers.swap_remove(0).image),
+    };
+    opened.map_err(|e| Error::other(e.to_string()))
 }
 
 /// Opens an image, its backing file, that one's, and so on.
@@ -27,7 +31,7 @@ pub fn open_image(path: &Path, mode: Mode) -> Result<OpenImage> {
 /// As [`open_image`] of each; a chain without end.
 pub fn open(path: &Path, format: Format, mode: Mode) -> Result<Vec<OpenLayer>> {
     if format == Format::Raw {
-        return Ok(vec![OpenLayer { image: open_image(path, mode)?, format }]);
+        return Ok(vec![OpenLayer { image: open_image(path, format, mode)?, format }]);
     }
     let chain = OpenChain::open(path, access(mode), &|_, _| Ok(()));
     chain.map(|chain| chain.layers).map_err(|e| Error::other(e.to_string()))
@@ -36,15 +40,10 @@ pub fn open(path: &Path, format: Format, mode: Mode) -> Result<Vec<OpenLayer>> {
 /// The path and format of an image's backing file.
 ///
 /// # Errors
-/// No format that is served is recorded.
+/// No format that is served is recorded, or no path.
 pub fn backing(path: &Path, geometry: &Geometry) -> Result<Option<(PathBuf, Format)>> {
-    let Some(backing) = &geometry.backing else { return Ok(None) };
-    let recorded = backing.format.as_deref().unwrap_or_default();
-    let format = recorded.parse().map_err(|()| {
-        let found = format!("{}: backing format: found {recorded:?}", path.display());
-        Error::other(format!("{found}, expected {EXPECTED_FORMAT}"))
-    })?;
-    Ok(Some((resolved(path, &backing.name), format)))
+    let located = geometry.backing.as_ref().map(|backing| backing.locate(path)).transpose();
+    located.map_err(|e| Error::other(format!("{}: {e}", path.display())))
 }
 
 /// The path of a backing file that the image at `path` names: it begins in that image's directory.

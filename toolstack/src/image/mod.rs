@@ -21,6 +21,9 @@ use named::NamedImage;
 /// What a file that begins with a qcow2 header begins with.
 const MAGIC: [u8; 4] = *b"QFI\xfb";
 
+/// What direct I/O is aligned to, at most.
+const DIRECT: usize = 4096;
+
 /// The header of a qcow2 image, and the length of its file.
 #[derive(Clone, Debug)]
 pub struct Geometry {
@@ -57,20 +60,20 @@ impl Deref for Geometry {
     }
 }
 
-/// The first bytes of a file.
+/// The first bytes of a file, which may be open for direct I/O.
 fn start_of(file: &File, bytes: usize) -> io::Result<Vec<u8>> {
-    let mut start = vec![0; bytes];
-    let mut done = 0;
-    while done < bytes {
-        match file.read_at(&mut start[done..], done as u64) {
-            Ok(0) => break,
-            Ok(read) => done += read,
+    let mut memory = vec![0; bytes.next_multiple_of(DIRECT) + DIRECT];
+    let from = memory.as_ptr().align_offset(DIRECT).min(DIRECT);
+    let end = from + bytes.next_multiple_of(DIRECT);
+    let read = loop {
+        match file.read_at(&mut memory[from..end], 0) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            read => break read?,
         }
-    }
-    start.truncate(done);
-    Ok(start)
+    };
+    memory.drain(..from);
+    memory.truncate(read.min(bytes));
+    Ok(memory)
 }
 
 /// Warns of an image that is taken for a raw one as nothing says another format, and begins as a qcow2 image does.

@@ -22,8 +22,8 @@ pub struct Opener {
     requests: Arc<OwnedFd>,
 }
 
-/// An open disk; of an image the device and inode numbers of its file.
-pub type Opened = (Arc<dyn Disk>, Option<(u64, u64)>);
+/// An open disk; of an image, and those below it, the device and inode numbers of their files.
+pub type Opened = (Arc<dyn Disk>, Vec<(u64, u64)>);
 
 impl Opener {
     pub(super) fn new(requests: OwnedFd) -> Opener {
@@ -55,14 +55,14 @@ impl Opener {
             Source::Qcow2(path) => (path, What::Chain),
             Source::Null(_) | Source::Ram(_) | Source::Empty => {
                 // It is no file.
-                return blkback::engine::open(spec).map(|disk| (disk, None)).map_err(refused);
+                return blkback::engine::open(spec).map(|disk| (disk, Vec::new())).map_err(refused);
             }
         };
         let &Spec { mode, direct, user, own_loop, cdrom, discard, .. } = spec;
         let (mut layers, _) =
             self.layers(path, what, Access { mode, direct, user, own_loop, server: None })?;
-        let file = layers.first().and_then(|layer| layer.image.file().metadata().ok());
-        let file = file.as_ref().map(file_id);
+        let files = layers.iter().filter_map(|layer| layer.image.file().metadata().ok());
+        let files = files.map(|file| file_id(&file)).collect();
         let disk: Arc<dyn Disk> = match what {
             What::Raw => {
                 let image = layers.swap_remove(0).image;
@@ -73,7 +73,7 @@ impl Opener {
                 Arc::new(disk.with_cdrom(cdrom).with_discard(discard))
             }
         };
-        Ok((disk, file))
+        Ok((disk, files))
     }
 
     /// Opens a qcow2 image for writing that is to be over one that this process has. Returns it alone, and the device and inode numbers of

@@ -96,24 +96,22 @@ impl Opening {
         let server = self.access.server.unwrap_or_else(std::process::id);
         let may_open = |path: &Path, file: BorrowedFd<'_>| self.dirs.check(path, file);
         let refused = |error| Refusal::new(error, |path| holders::of_image(path, server));
-        let (format, what) = match self.request.what {
-            What::Raw => (Format::Raw, What::Raw),
-            what => (Format::Qcow2, what),
+        let chain = match self.request.what {
+            What::Raw => {
+                let image = OpenImage::open(path, self.access).map_err(refused)?;
+                for file in image.descriptors() {
+                    may_open(path, file).map_err(|what| refused(OpenError::Denied { what }))?;
+                }
+                return Ok((vec![OpenLayer { image, format: Format::Raw }], None));
+            }
+            What::Chain => OpenChain::open(path, self.access, &may_open),
+            What::Overlay => OpenChain::open_alone(path, self.access, &may_open),
         };
-        if what == What::Chain {
-            let chain = OpenChain::open(path, self.access, &may_open).map_err(refused)?;
-            return Ok((chain.layers, None));
-        }
-        let image = OpenImage::open(path, self.access).map_err(refused)?;
-        for file in image.descriptors() {
-            may_open(path, file).map_err(|what| refused(OpenError::Denied { what }))?;
-        }
-        let below = match what {
-            What::Overlay => below(path, image.file())
-                .map_err(|what| refused(OpenError::Format { path: path.clone(), what }))?,
-            What::Raw | What::Chain => None,
-        };
-        Ok((vec![OpenLayer { image, format }], below))
+        let layers = chain.map_err(refused)?.layers;
+        let overlay = layers.first().filter(|_| self.request.what == What::Overlay);
+        let below = overlay.map_or(Ok(None), |layer| below(path, layer.image.file()));
+        let below = below.map_err(|what| refused(OpenError::Format { path: path.clone(), what }))?;
+        Ok((layers, below))
     }
 
     fn refuse_for_now(&self, why: &str) {

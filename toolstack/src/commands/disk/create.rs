@@ -16,7 +16,7 @@ use crate::image::{Geometry, chain, warn_of_header};
 /// The longest name of a backing file, in bytes (QEMU's docs/interop/qcow2.txt: backing_file_size).
 const MAX_NAME: usize = 1023;
 /// Clusters of 64 KiB, as QEMU makes them.
-const CLUSTER_BITS: u32 = 16;
+pub(super) const CLUSTER_BITS: u32 = 16;
 
 /// Make an image: empty, or an overlay that reads as its backing file until it is written
 #[derive(Debug, clap::Args)]

@@ -1,0 +1,93 @@
+//! The image of a disk that is served: asks the dom0 that serves it, and waits for what that changes.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ring_abi::blkif::vdev::Vdev;
+
+use crate::control::client::{self, ServedImage};
+use crate::control::protocol::ImageQuery;
+use crate::dir::Dir;
+use crate::error::{Error, Origin, Result};
+use crate::machine::listed_device::ListedDevice;
+use crate::machine::listing::Listing;
+
+/// How long a change may take.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// How often dom0 is asked whether it is made.
+const POLL: Duration = Duration::from_millis(20);
+
+/// A disk that is served.
+pub(super) struct LiveDisk<'d> {
+    pub(super) listing: Listing,
+    pub(super) device: ListedDevice,
+    dir: &'d Dir,
+    query: ImageQuery,
+}
+
+/// How a change ended.
+pub(super) enum Outcome {
+    /// It is made.
+    Made,
+    /// It was not made.
+    Failed(String),
+    /// Another dom0 serves the disk now, with this image.
+    Replaced(ServedImage),
+}
+
+impl<'d> LiveDisk<'d> {
+    /// Finds a disk by the name or number of its guest and its own.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) fn find(dir: &'d Dir, xen: bool, domain: &str, vdev: &str) -> Result<LiveDisk<'d>> {
+        let Some(number) = Vdev::parse(vdev) else {
+            let expected = "a device name such as xvda, or a number";
+            return Err(Origin::argument("DEV").invalid("disk: vdev", vdev, expected));
+        };
+        let mut listing = Listing::open(dir, xen)?;
+        let domain = listing.find_guest(domain)?;
+        let mut devices = listing.devices(domain.domid, "vbd")?.into_iter();
+        let device = devices.find(|device| device.id == number.number());
+        let device = device.ok_or_else(|| Error::other(format!("{} has no disk {vdev}", domain.name)))?;
+        let query = ImageQuery { domid: domain.domid.0, devid: device.id, ..ImageQuery::default() };
+        Ok(LiveDisk { listing, device, dir, query })
+    }
+
+    /// The disk's image; `None` if it is raw.
+    ///
+    /// # Errors
+    /// No dom0 of xpv's serves the disk.
+    pub(super) fn image(&self) -> Result<Option<ServedImage>> {
+        client::image(self.dir, &self.query).map(|reply| reply.image)
+    }
+
+    /// Has dom0 make a change, and waits until it is made.
+    ///
+    /// # Errors
+    /// dom0 refuses to begin. Nothing is changed then.
+    pub(super) fn change(&self, action: &str, bytes: Option<u64>) -> Result<Outcome> {
+        let query = ImageQuery { action: Some(action.to_owned()), bytes, ..self.query.clone() };
+        let begun = client::image(self.dir, &query)?;
+        let id = begun.job.map(|job| job.id);
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            // While there is no dom0, its successor is waited for.
+            let asked = client::image(self.dir, &self.query).ok();
+            let job = asked.as_ref().and_then(|reply| reply.job.as_ref());
+            match (job.filter(|job| Some(job.id) == id), asked.as_ref().and_then(|reply| reply.image.clone()))
+            {
+                (Some(job), _) if !job.runs => {
+                    return Ok(job.error.clone().map_or(Outcome::Made, Outcome::Failed));
+                }
+                (None, Some(image)) => return Ok(Outcome::Replaced(image)),
+                _ => {}
+            }
+            if Instant::now() >= deadline {
+                let what = format!("{action}: dom0 has not made the change within {} s", PATIENCE.as_secs());
+                return Err(Error::other(what));
+            }
+            thread::sleep(POLL);
+        }
+    }
+}
