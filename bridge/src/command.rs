@@ -2,7 +2,7 @@
 
 use crossbeam::channel::Sender;
 
-use crate::{Addresses, Counters, Error, Lock, Port, PortSettings, Rate, Vlans, fdb::Mac};
+use crate::{Addresses, Counters, Error, Flags, Lock, Port, PortSettings, Rate, Vlans, fdb::Mac};
 
 /// A port's state, for display.
 #[derive(Clone, Debug)]
@@ -33,6 +33,7 @@ pub(crate) enum Command {
     Attach(String, Box<dyn Port>, PortSettings, Sender<Result<(), Error>>),
     SetLock(String, Lock, Addresses, Sender<Result<(), Error>>),
     SetVlans(String, Vlans, Sender<Result<(), Error>>),
+    SetFlags(String, Flags, Sender<Result<(), Error>>),
     SetRate(String, Option<Rate>, Sender<Result<(), Error>>),
     Detach(String, Sender<Result<Box<dyn Port>, Error>>),
     Ports(Sender<Vec<PortInfo>>),

@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use crate::{
-    Addresses, DropReason, Error, FdbRow, Lock, Port, PortInfo, PortSettings, Rate, Vlans,
+    Addresses, DropReason, Error, FdbRow, Flags, Lock, Port, PortInfo, PortSettings, Rate, Vlans,
     attached_port::{AttachedPort, Hold},
     egress_queue::EgressQueue,
     fdb::PortId,
@@ -56,6 +56,12 @@ impl Worker {
     pub(super) fn set_vlans(&mut self, name: &str, vlans: Vlans) -> Result<(), Error> {
         let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
         self.switch.set_vlans(id, vlans);
+        Ok(())
+    }
+
+    pub(super) fn set_flags(&mut self, name: &str, flags: Flags) -> Result<(), Error> {
+        let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
+        self.switch.set_flags(id, flags);
         Ok(())
     }
 
