@@ -3,7 +3,8 @@
 use crossbeam::channel::Sender;
 
 use crate::{
-    Addresses, Capture, CaptureOptions, Counters, Error, Lock, Port, PortSettings, Rate, Vlans, fdb::Mac,
+    Addresses, Capture, CaptureOptions, Counters, Error, Flags, Lock, Port, PortSettings, Rate, Vlans,
+    fdb::Mac,
 };
 
 /// A port's state, for display.
@@ -35,6 +36,7 @@ pub(crate) enum Command {
     Attach(String, Box<dyn Port>, PortSettings, Sender<Result<(), Error>>),
     SetLock(String, Lock, Addresses, Sender<Result<(), Error>>),
     SetVlans(String, Vlans, Sender<Result<(), Error>>),
+    SetFlags(String, Flags, Sender<Result<(), Error>>),
     SetRate(String, Option<Rate>, Sender<Result<(), Error>>),
     Capture(String, CaptureOptions, Sender<Result<Capture, Error>>),
     Detach(String, Sender<Result<Box<dyn Port>, Error>>),

@@ -12,8 +12,8 @@ use crate::software_offload::{self, Outlet};
 use crate::switch::{Switch, Turn};
 use crate::vlan::InVlan;
 use crate::{
-    Batch, Caps, Csum, Frame, Frames, Gso, GsoKind, Lock, Offload, PortSettings, Stats, StormLimits, Vlans,
-    lock, offload,
+    Batch, Caps, Csum, Flag, Flags, Frame, Frames, Gso, GsoKind, Lock, Offload, PortSettings, Stats,
+    StormLimits, Vlans, lock, offload,
 };
 
 /// Ports at most.
@@ -54,6 +54,15 @@ impl Choices<'_> {
         Lock::ALL[self.below(4)]
     }
 
+    fn flags(&mut self) -> Flags {
+        let mut flags = Flags::default();
+        if self.byte().is_multiple_of(4) {
+            let bits = self.byte();
+            Flag::ALL.into_iter().for_each(|flag| flags.set(flag, bits >> flag as usize & 1 == 1));
+        }
+        flags
+    }
+
     fn vlans(&mut self) -> Vlans {
         match self.below(8) {
             0 => Vlans::untagged(),
@@ -75,8 +84,8 @@ impl Choices<'_> {
         let address = Mac::new([2, 0, 0, 0, 0, self.byte() % 4]);
         let storm = if self.is() { StormLimits::GUEST } else { StormLimits::default() };
         let allowed = ["", "10.0.0.1 fd00::1", "0.0.0.0/0 ::/0"][self.below(3)].parse().expect("addresses");
-        let (lock, vlans) = (self.lock(), self.vlans());
-        PortSettings { address: self.is().then_some(address), lock, allowed, vlans, storm, rate: None }
+        let (lock, vlans, flags) = (self.lock(), self.vlans(), self.flags());
+        PortSettings { address: self.is().then_some(address), lock, allowed, vlans, flags, storm, rate: None }
     }
 
     fn frame(&mut self, into: &mut Frame) {
@@ -214,7 +223,14 @@ fn forward(
             }
         }
         let frames = if egress.has_other_tags { retagged.all() } else { frames };
-        assert!(egress.port != from, "a frame came back");
+        let flags = (sender.settings.flags, to.settings.flags);
+        if switch.fdb().is_some() {
+            assert!(egress.port != from || flags.0.has(Flag::Hairpin), "a frame came back");
+            let are_isolated = flags.0.has(Flag::Isolated) && flags.1.has(Flag::Isolated);
+            assert!(frames.is_empty() || !are_isolated, "from one isolated port to another");
+        } else {
+            assert!(egress.port != from, "a frame came back");
+        }
         assert!(frames.is_empty() || to.settings.lock != Lock::Disabled, "to a disabled port");
         egress.batch.view(&batch).iter().for_each(|frame| check(switch, frame, from, &sender.settings));
         let mut outlet = Checked { caps: to.caps, frames: 0 };

@@ -36,6 +36,7 @@ mod destinations;
 mod egress_queue;
 mod error;
 pub mod fdb;
+mod flags;
 mod fragment;
 mod frame;
 #[cfg(any(test, fuzzing))]
@@ -73,6 +74,7 @@ pub use config::{Config, Forwarding};
 pub use egress_queue::QueueLimits;
 pub use error::Error;
 pub use event_loop::Interest;
+pub use flags::{Flag, Flags};
 pub use fragment::{Fragment, FragmentRef};
 pub use frame::{Frame, HEAD, Iovecs, MAX_FRAGMENTS, MAX_IOVECS, TooManyFragments, iovec};
 pub use lock::{Addresses, InvalidAddress, Lock, UnknownLock};

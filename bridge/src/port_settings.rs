@@ -1,6 +1,6 @@
 //! What a port may send, as the administrator or the toolstack has set it: in force from its first frame on.
 
-use crate::{Addresses, Lock, Vlans, fdb::Mac, rate_limit::Rate};
+use crate::{Addresses, Flags, Lock, Vlans, fdb::Mac, rate_limit::Rate};
 
 /// Most frames a second that a port may send to many ports at once, with twice as many in a burst. A frame counts as its
 /// segments. `None` does not limit.
@@ -35,6 +35,8 @@ pub struct PortSettings {
     pub allowed: Addresses,
     /// The VLANs that the port is in; a wire looks at no tags.
     pub vlans: Vlans,
+    /// What else it may do; a wire asks for none of it.
+    pub flags: Flags,
     /// The rate at which frames are received from the port; `None`: any.
     pub rate: Option<Rate>,
     /// The bounds of what the port may send to many.

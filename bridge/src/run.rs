@@ -16,7 +16,8 @@ use event_loop::Counter;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{
-    Addresses, Capture, CaptureOptions, Config, Error, Forwarding, Lock, Port, PortSettings, Rate, Vlans,
+    Addresses, Capture, CaptureOptions, Config, Error, Flags, Forwarding, Lock, Port, PortSettings, Rate,
+    Vlans,
     command::{Command, FdbRow, PortInfo},
     worker::Worker,
 };
@@ -82,6 +83,14 @@ impl Bridge {
     /// [`Error::NoSuchPort`], [`Error::Stopped`].
     pub fn set_vlans(&self, name: &str, vlans: Vlans) -> Result<(), Error> {
         self.call(|reply| Command::SetVlans(name.into(), vlans, reply))?
+    }
+
+    /// Sets a port's flags.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPort`], [`Error::Stopped`].
+    pub fn set_flags(&self, name: &str, flags: Flags) -> Result<(), Error> {
+        self.call(|reply| Command::SetFlags(name.into(), flags, reply))?
     }
 
     /// Sets the rate at which frames are received from a port; `None`: at any.

@@ -12,7 +12,7 @@ mod port;
 use std::time::Duration;
 
 use crate::{
-    Batch, DropReason, Frame, Frames, PortBatch, config,
+    Batch, DropReason, Flag, Frame, Frames, PortBatch, config,
     fdb::{Fdb, Learned, Limits, Mac, PortId, Station},
     vlan::InVlan,
 };
@@ -200,9 +200,9 @@ impl Switch {
             match self.decide(from, &sender, frame, turn.now, &mut at, &mut summary) {
                 Ok(Decision::Port(port)) => {
                     summary.flooded = false;
-                    self.put(port, at, frame, &mut summary);
+                    self.put(port, &sender, at, frame, &mut summary);
                 }
-                Ok(Decision::Flood(flood)) => self.flood(from, flood, at, frame, &mut summary),
+                Ok(Decision::Flood(flood)) => self.flood(from, &sender, flood, at, frame, &mut summary),
                 Ok(Decision::Back) => {}
                 Err(reason) => summary.drop(reason),
             }
@@ -246,7 +246,7 @@ impl Switch {
         let Forwarding::Learning(fdb) = &mut self.forwarding else { return Ok(Decision::Flood(None)) };
         let vlan = at.in_vlan.vlan;
         if !is_own {
-            learn(fdb, source, vlan, from, now, summary)?;
+            learn(fdb, Station::new(source, vlan), (from, sender), now, summary)?;
         }
         let flood = if to.is_group() {
             if to.is_reserved() {
@@ -255,7 +255,7 @@ impl Switch {
             Flood::to_group(to)
         } else {
             match fdb.lookup(Station::new(to, vlan), now.as_secs() as u32) {
-                Some(port) if port == from => return Ok(Decision::Back),
+                Some(port) if port == from && !sender.flags.has(Flag::Hairpin) => return Ok(Decision::Back),
                 Some(port) => return Ok(Decision::Port(port)),
                 None => Flood::UnknownUnicast,
             }
@@ -284,15 +284,19 @@ impl Switch {
     fn flood(
         &mut self,
         from: PortId,
+        sender: &Sender,
         flood: Option<Flood>,
         at: At,
         frame: &Frame,
         summary: &mut BatchSummary,
     ) {
         let Switch { switch_ports, ports, touched, is_vlan_aware, .. } = self;
-        for port in ports.iter().filter(|port| **port != from) {
+        let may_return = flood.is_some() && sender.flags.has(Flag::Hairpin);
+        for port in ports.iter().filter(|port| **port != from || may_return) {
             let Some(Some(egress)) = switch_ports.get_mut(usize::from(port.0)) else { continue };
-            if flood.is_none_or(|flood| egress.takes_flood(flood, at.in_vlan.vlan)) {
+            let takes =
+                |flood| egress.takes_flood(flood, at.in_vlan.vlan) && sender.reaches(&egress.sender());
+            if flood.is_none_or(takes) {
                 let put = put(egress, at, frame, *is_vlan_aware);
                 record(put, *port, touched, summary);
             }
@@ -300,8 +304,10 @@ impl Switch {
     }
 
     #[inline]
-    fn put(&mut self, port: PortId, at: At, frame: &Frame, summary: &mut BatchSummary) {
-        if let Some(Some(egress)) = self.switch_ports.get_mut(usize::from(port.0)) {
+    fn put(&mut self, port: PortId, sender: &Sender, at: At, frame: &Frame, summary: &mut BatchSummary) {
+        if let Some(Some(egress)) = self.switch_ports.get_mut(usize::from(port.0))
+            && sender.reaches(&egress.sender())
+        {
             let put = put(egress, at, frame, self.is_vlan_aware);
             record(put, port, &mut self.touched, summary);
         }
@@ -364,20 +370,23 @@ struct At {
     in_vlan: InVlan,
 }
 
-/// Learns that `source`, which is not the port's own address, was seen there.
+/// Learns that a station, which has not the port's own address, was seen there.
 #[inline]
 fn learn(
     fdb: &mut Fdb,
-    source: Mac,
-    vlan: u16,
-    from: PortId,
+    station: Station,
+    (from, sender): (PortId, &Sender),
     now: Duration,
     summary: &mut BatchSummary,
 ) -> Result<(), DropReason> {
-    if !source.is_station() {
+    if !station.mac().is_station() {
         return Err(DropReason::BadSource);
     }
-    match fdb.learn(Station::new(source, vlan), from, now.as_secs() as u32) {
+    if !sender.flags.has(Flag::Learning) {
+        let is_others = fdb.owner(station).is_some_and(|owner| owner != from);
+        return if is_others { Err(DropReason::Sticky) } else { Ok(()) };
+    }
+    match fdb.learn(station, from, now.as_secs() as u32) {
         Learned::Sticky => Err(DropReason::Sticky),
         Learned::Moved => {
             summary.moves += 1;
@@ -404,6 +413,8 @@ fn record(put: Option<Put>, port: PortId, touched: &mut Vec<PortId>, summary: &m
     summary.cost += put.cost;
 }
 
+#[cfg(test)]
+mod flag_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

@@ -138,6 +138,7 @@ impl Worker {
                     drop(reply.send(self.set_lock(&name, lock, allowed)));
                 }
                 Command::SetVlans(name, vlans, reply) => drop(reply.send(self.set_vlans(&name, vlans))),
+                Command::SetFlags(name, flags, reply) => drop(reply.send(self.set_flags(&name, flags))),
                 Command::SetRate(name, rate, reply) => drop(reply.send(self.set_rate(&name, rate))),
                 Command::Capture(name, options, reply) => drop(reply.send(self.capture(name, options))),
                 Command::Detach(name, reply) => drop(reply.send(self.detach(name))),

@@ -10,7 +10,7 @@ use crate::ports::{Ports, VifPort};
 use crate::response_logs::ResponseLogs;
 use crate::stats::Stats;
 use crate::{Config, ExitReason, StartError};
-use bridge::{Counters, PortSettings, StormLimits, Vlans};
+use bridge::{Counters, Flags, PortSettings, StormLimits, Vlans};
 use event_channel::WaitEventChannels;
 use grant_table::GrantTable;
 use nix::libc;
@@ -47,6 +47,7 @@ pub(crate) struct VifDevice {
     rate_key: Option<String>,
     lock_keys: Followed<2>,
     vlan_key: Followed<1>,
+    flag_keys: Followed<{ Flags::NAMES.len() }>,
     /// The bridge has a port of this device, by the name in `name`; another device may have a port of the same name.
     attached: bool,
     /// The connection and the attachment stay for another process.
@@ -90,6 +91,7 @@ impl VifDevice {
             rate_key: None,
             lock_keys: Followed::new([key::LOCK, key::IP]),
             vlan_key: Followed::new([key::VLAN]),
+            flag_keys: Followed::new(Flags::NAMES),
             attached: false,
             stopped: false,
             exit: Arc::default(),
@@ -143,7 +145,7 @@ impl VifDevice {
     }
 
     fn negotiate(&mut self, own: &Keys, other: &Keys) -> Result<Negotiated, Failure> {
-        if let Some(error) = self.lock_keys.error().or(self.vlan_key.error()) {
+        if let Some(error) = self.lock_keys.error().or(self.vlan_key.error()).or(self.flag_keys.error()) {
             return Err(Failure::new(libc::EINVAL, error));
         }
         let address = handshake::address(own, self.settings.lock);
@@ -171,6 +173,7 @@ impl VifDevice {
         self.follow_rate(own);
         self.follow_lock(own);
         self.follow_vlans(own);
+        self.follow_flags(own);
     }
 
     fn follow_rate(&mut self, own: &Keys) {
@@ -227,6 +230,19 @@ impl VifDevice {
             tracing::info!(%vlans, "VLANs changed");
         }
         self.settings.vlans = vlans;
+    }
+
+    fn follow_flags(&mut self, own: &Keys) {
+        if self.attachment.bridge.is_wire() || !self.flag_keys.are_new(own) {
+            return;
+        }
+        let in_force = self.settings.flags;
+        let Some(flags) = self.flag_keys.take(own, handshake::flags(own), &in_force) else { return };
+        if self.attached {
+            let _ = self.attachment.bridge.set_flags(&self.name, flags);
+            tracing::info!(%flags, "flags changed");
+        }
+        self.settings.flags = flags;
     }
 
     fn on_exit(&mut self) -> OnExit {
@@ -295,9 +311,9 @@ impl Follow for VifDevice {
         let started = self.start(&negotiated, recovery);
         self.response_logs = response_logs;
         started.map_err(|error| error.failure())?;
-        let PortSettings { rate, lock, allowed, vlans, .. } = &self.settings;
+        let PortSettings { rate, lock, allowed, vlans, flags, .. } = &self.settings;
         let rate = rate.map(tracing::field::display);
-        tracing::info!(name = self.name, caps = ?negotiated.caps, rate, %lock, ip = %allowed, %vlans, "connected");
+        tracing::info!(name = self.name, caps = ?negotiated.caps, rate, %lock, ip = %allowed, %vlans, %flags, "connected");
         Ok(true)
     }
 

@@ -1,6 +1,6 @@
 //! What a vif negotiates: the backend's keys, and the frontend's as a value. Does no I/O.
 
-use bridge::{Addresses, Caps, Lock, Rate, Vlans, fdb};
+use bridge::{Addresses, Caps, Flag, Flags, Lock, Rate, Vlans, fdb};
 use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, Mac, key};
 use ring_abi::{EventPort, GrantRef};
 use std::time::Duration;
@@ -161,6 +161,20 @@ pub fn vlans(own: &Keys) -> Result<Vlans, KeyError> {
         "" => Ok(Vlans::untagged()),
         text => text.parse().map_err(|_| own.error(key::VLAN, Vlans::EXPECTED)),
     }
+}
+
+/// The flags of the guest's port of a bridge: the toolstack's keys of [`Flags::NAMES`].
+///
+/// # Errors
+/// [`KeyError`] if one of them is neither `on` nor `off`.
+pub fn flags(own: &Keys) -> Result<Flags, KeyError> {
+    let mut flags = Flags::default();
+    for flag in Flag::ALL {
+        if let Some(text) = own.get(flag.name()) {
+            flags.set(flag, Flags::parse(text).ok_or_else(|| own.error(flag.name(), Flags::EXPECTED))?);
+        }
+    }
+    Ok(flags)
 }
 
 /// The guest's address, which the toolstack wrote for the backend.

@@ -36,6 +36,10 @@ fn lines_of_the_page_on_networks_do_what_they_say() {
     assert_eq!((of("1", "ip"), of("1", "lock")), (Some("10.0.0.5 2001:db8:1::/64"), None));
     assert_eq!((of("2", "ip"), of("2", "lock")), (None, Some("off")));
     assert_eq!((of("0", "ip"), of("0", "lock"), of("0", "vlan")), (None, None, None), "the default again");
+    assert_eq!(
+        (of("5", "isolated"), of("5", "mcast_flood"), of("0", "isolated")),
+        (Some("on"), Some("off"), None)
+    );
     assert_eq!((of("3", "vlan"), of("4", "vlan")), (Some("10"), Some("10p/20-29")));
 }
 
@@ -68,4 +72,22 @@ fn guests_of_one_vlan_reach_each_other_alone() {
     eventually("they are in none", || reaches(&alice));
     let errors = machine.fails(["network-set", "alice", "0", "vlan=4096"]);
     assert!(errors.contains("vif: vlan: found \"4096\", expected a VLAN from 1 to 4094"), "{errors}");
+}
+
+#[test]
+fn isolated_guests_do_not_reach_each_other() {
+    let machine = Machine::new();
+    let [alice, _bob] = two_guests(&machine);
+    machine.ok(["network-set", "alice", "0", "isolated=on"]);
+    eventually("the flag is in force", || machine.log().contains("flags changed"));
+    assert!(reaches(&alice), "one of them alone");
+    machine.ok(["network-set", "bob", "0", "isolated=on"]);
+    eventually("both are isolated", || !reaches(&alice));
+    let rows: serde_json::Value =
+        serde_json::from_str(&machine.ok(["network-list", "alice", "--json"])).unwrap();
+    assert_eq!(rows[0]["flags"], serde_json::json!({"isolated": true}));
+    machine.ok(["network-set", "bob", "0", "isolated="]);
+    eventually("one of them is again", || reaches(&alice));
+    let errors = machine.fails(["network-set", "alice", "0", "isolated=1"]);
+    assert!(errors.contains("vif: isolated: found \"1\", expected on or off"), "{errors}");
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Forwarding, Switch, port::SwitchPort};
 use crate::{
-    Addresses, Caps, Lock, PortSettings, Vlans,
+    Addresses, Caps, Flags, Lock, PortSettings, Vlans,
     fdb::{Mac, PortId, Station},
 };
 
@@ -63,6 +63,13 @@ impl Switch {
         self.forget(port);
         self.claim(port);
         self.claim_for_heirs(address);
+    }
+
+    /// Sets a port's flags.
+    pub fn set_flags(&mut self, port: PortId, flags: Flags) {
+        if let Some(Some(attached)) = self.switch_ports.get_mut(usize::from(port.0)) {
+            attached.set_flags(flags);
+        }
     }
 
     fn forget(&mut self, port: PortId) {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use event_loop::TokenBucket;
 
 use crate::{
-    Addresses, Caps, DropReason, Frame, Gso, GsoKind, Lock, PortBatch, PortSettings, StormLimits, Vlans,
+    Addresses, Caps, DropReason, Flag, Flags, Frame, Gso, GsoKind, Lock, PortBatch, PortSettings,
+    StormLimits, Vlans,
     fdb::Mac,
     lock, segment,
     vlan::{InVlan, Retag},
@@ -49,6 +50,7 @@ pub(super) struct SwitchPort {
 pub(super) struct Sender {
     pub(super) address: Option<Mac>,
     lock: Lock,
+    pub(super) flags: Flags,
     /// Bytes of the smallest TCP segments that it may ask for.
     segment_min: u16,
 }
@@ -93,6 +95,7 @@ impl SwitchPort {
             sender: Sender {
                 address: settings.address,
                 lock: settings.lock,
+                flags: settings.flags,
                 segment_min: segment_min(&caps),
             },
             allowed: settings.allowed.clone(),
@@ -124,6 +127,10 @@ impl SwitchPort {
     /// Checks a frame of this port by what [`Lock::Ip`] lets it send.
     pub(super) fn check_lock(&self, frame: &Frame) -> Result<(), DropReason> {
         lock::check(frame, self.sender.address.unwrap_or(Mac::ZERO), &self.allowed)
+    }
+
+    pub(super) fn set_flags(&mut self, flags: Flags) {
+        self.sender.flags = flags;
     }
 
     pub(super) fn set_vlans(&mut self, vlans: Vlans) {
@@ -169,6 +176,14 @@ impl SwitchPort {
     /// Whether a frame that is flooded is sent to the port too.
     #[inline]
     pub(super) fn takes_flood(&self, flood: Flood, vlan: u16) -> bool {
+        let flag = match flood {
+            Flood::Broadcast => Flag::BcastFlood,
+            Flood::Multicast => Flag::McastFlood,
+            Flood::UnknownUnicast => Flag::Flood,
+        };
+        if !self.sender.flags.has(flag) {
+            return false;
+        }
         match self.sender.lock {
             Lock::Off => true,
             Lock::Mac | Lock::Ip => flood != Flood::UnknownUnicast || !self.is_own_vlan(vlan),
@@ -227,6 +242,12 @@ impl Sender {
             Lock::Mac | Lock::Ip => self.address == Some(source),
             Lock::Disabled => false,
         }
+    }
+
+    /// Whether frames from this port are sent to the other one.
+    #[inline]
+    pub(super) fn reaches(&self, other: &Sender) -> bool {
+        !(self.flags.has(Flag::Isolated) && other.flags.has(Flag::Isolated))
     }
 
     /// Whether more of a frame is looked at than where it is from.

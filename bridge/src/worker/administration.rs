@@ -5,8 +5,8 @@
 use std::time::Instant;
 
 use crate::{
-    Addresses, Capture, CaptureOptions, DropReason, Error, FdbRow, Lock, Port, PortInfo, PortSettings, Rate,
-    Vlans,
+    Addresses, Capture, CaptureOptions, DropReason, Error, FdbRow, Flags, Lock, Port, PortInfo, PortSettings,
+    Rate, Vlans,
     attached_port::{AttachedPort, Hold},
     capture::MAX_CAPTURES,
     egress_queue::EgressQueue,
@@ -58,6 +58,12 @@ impl Worker {
     pub(super) fn set_vlans(&mut self, name: &str, vlans: Vlans) -> Result<(), Error> {
         let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
         self.switch.set_vlans(id, vlans);
+        Ok(())
+    }
+
+    pub(super) fn set_flags(&mut self, name: &str, flags: Flags) -> Result<(), Error> {
+        let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
+        self.switch.set_flags(id, flags);
         Ok(())
     }
 

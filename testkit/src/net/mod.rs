@@ -36,6 +36,7 @@ pub fn vif() -> VifSpec {
         lock: None,
         ip: Default::default(),
         vlan: None,
+        flags: Vec::new(),
         mtu: MTU_DEFAULT,
         devid: None,
         trusted: true,

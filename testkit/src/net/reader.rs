@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 /// Bytes that are read into a frame's head, as by a tap.
-const HEAD_LEN: usize = HEAD - 4;
+const HEAD_LEN: usize = HEAD;
 
 /// A port whose frames are those that the other end of a pair is given.
 pub struct Reader {

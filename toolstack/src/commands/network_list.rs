@@ -1,5 +1,8 @@
 //! `xpv network-list`: lists the network interfaces of guests.
 
+use std::collections::BTreeMap;
+
+use bridge::Flags;
 use ring_abi::netif::key;
 use serde::Serialize;
 use serde_json::Value;
@@ -56,6 +59,8 @@ struct Row {
     ip: Option<String>,
     /// The VLANs that the guest is in; `None`: it has no tags.
     vlan: Option<String>,
+    /// The flags of the guest's port that were given: whether they are on.
+    flags: BTreeMap<&'static str, bool>,
     /// Why dom0 does not serve it, or closed its last connection.
     error: Option<String>,
     /// What dom0 has counted; `None` if no process of xpv serves the interface.
@@ -107,6 +112,7 @@ fn row(store: &mut Client, domain: &ListedDomain, device: &ListedDevice, served:
         lock: own_key(store, device, key::LOCK)?,
         ip: own_key(store, device, key::IP)?,
         vlan: own_key(store, device, key::VLAN)?,
+        flags: flags(store, device)?,
         backend_path: device.backend_path.clone(),
         error: known.as_ref().and_then(|known| known.error.clone()),
         stats: known.and_then(|known| known.stats),
@@ -119,6 +125,16 @@ fn own_key(store: &mut Client, device: &ListedDevice, key: &str) -> Result<Optio
         Err(e) if e.is_not_found() => Ok(None),
         value => Ok(Some(value?)),
     }
+}
+
+fn flags(store: &mut Client, device: &ListedDevice) -> Result<BTreeMap<&'static str, bool>> {
+    let mut flags = BTreeMap::new();
+    for name in Flags::NAMES {
+        if let Some(on) = own_key(store, device, name)?.as_deref().and_then(Flags::parse) {
+            flags.insert(name, on);
+        }
+    }
+    Ok(flags)
 }
 
 /// Reads the name of the vif's tap, which the guest's process wrote. A guest may write anything there: it is shown only

@@ -5,7 +5,7 @@
 
 use std::str::FromStr;
 
-use bridge::Lock;
+use bridge::{Flag, Flags, Lock};
 use ring_abi::netif::Mac;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -46,6 +46,8 @@ pub struct DeviceNic {
     pub trusted: Option<bool>,
     /// `lock`, which is this program's and not xl's.
     pub lock: Option<Lock>,
+    /// Flags by bridge(8)'s names, which are this program's and not xl's.
+    pub flags: Vec<(Flag, bool)>,
     /// `accel`, which has had no effect since Xen 4.2.
     pub accel: bool,
 }
@@ -88,6 +90,12 @@ pub(super) const KNOWN: &[&str] = &[
     "trusted",
     "untrusted",
     "lock",
+    "isolated",
+    "learning",
+    "flood",
+    "mcast_flood",
+    "bcast_flood",
+    "hairpin",
 ];
 
 impl DeviceNic {
@@ -151,9 +159,22 @@ impl DeviceNic {
             "type" if ["vif", "ioemu"].contains(&value) => self.kind = text(),
             "type" => return Err(invalid(origin, name, value, "vif or ioemu")),
             "forwarddev" => self.set_colo(FORWARDDEV, value),
-            _ => return Ok(self.parse_colo(name, value)),
+            _ => match Flag::ALL.into_iter().find(|flag| flag.name() == name) {
+                Some(flag) => self.set_flag(origin, flag, value)?,
+                None => return Ok(self.parse_colo(name, value)),
+            },
         }
         Ok(true)
+    }
+
+    fn set_flag(&mut self, origin: &Origin, flag: Flag, value: &str) -> Result<()> {
+        self.flags.retain(|(earlier, _)| *earlier != flag);
+        if !value.is_empty() {
+            let on =
+                Flags::parse(value).ok_or_else(|| invalid(origin, flag.name(), value, Flags::EXPECTED))?;
+            self.flags.push((flag, on));
+        }
+        Ok(())
     }
 
     fn parse_colo(&mut self, name: &str, value: &str) -> bool {

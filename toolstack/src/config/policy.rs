@@ -248,6 +248,7 @@ domain = 'web-1'
 rate = '8Mb/s'
 lock = 'ip'
 vlan = 10
+isolated = 'on'
 ip = '10.0.0.5 fd00::/64'
 ";
 
@@ -273,7 +274,7 @@ ip = '10.0.0.5 fd00::/64'
         };
         assert_eq!(
             vif("00:16:3e:00:00:01", "web-1"),
-            "ip=10.0.0.5 fd00::/64 lock=ip rate=50000,50000 vlan=10"
+            "ip=10.0.0.5 fd00::/64 isolated=on lock=ip rate=50000,50000 vlan=10"
         );
         assert_eq!(vif("02:16:3e:00:00:01", "web-1"), "");
         assert_eq!(vif("00:16:3e:00:00:01", "web-10"), "");
@@ -310,7 +311,7 @@ ip = '10.0.0.5 fd00::/64'
             ("[[vif]]\nrate = '5'", "policy.toml:2: vif: rate: found \"5\", expected a rate"),
             (
                 "[[vif]]\nvdev = 'xvda'",
-                "policy.toml:2: vif: found \"vdev\", expected one of domain, uuid, mac, devid, rate, lock, ip, vlan",
+                "policy.toml:2: vif: found \"vdev\", expected one of domain, uuid, mac, devid, rate, lock, ip, vlan, isolated",
             ),
             (
                 "[[vif]]\nlock='ip'\nip = '10.0.0.0/33'",

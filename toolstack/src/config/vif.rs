@@ -1,6 +1,6 @@
 //! A network interface to attach: what xl makes of its text, without what cannot be had here.
 
-use bridge::{Addresses, InvalidAddress, InvalidVlans, Lock, Vlans};
+use bridge::{Addresses, Flag, InvalidAddress, InvalidVlans, Lock, Vlans};
 use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, Mac};
 
 use super::Warnings;
@@ -36,6 +36,8 @@ pub struct VifSpec {
     pub ip: Addresses,
     /// The VLANs that the guest is in; `None`: untagged frames alone where others are in VLANs.
     pub vlan: Option<Vlans>,
+    /// The flags of its port that are given.
+    pub flags: Vec<(Flag, bool)>,
     /// The largest payload of a frame, in bytes.
     pub mtu: u32,
     /// The device number in the guest; `None` means the lowest free one.
@@ -96,6 +98,7 @@ impl VifSpec {
             lock: nic.lock,
             ip,
             vlan,
+            flags: nic.flags,
             mtu,
             devid: nic.devid,
             trusted: nic.trusted.unwrap_or(true),

@@ -1,5 +1,6 @@
 //! What a guest may send by an interface, as `xpv network-set` and a policy write it: `rate=10Mb/s`, `lock=mac`.
 
+use bridge::Flags;
 use ring_abi::netif::key;
 
 use super::{DeviceNic, VifSpec, Warnings};
@@ -15,7 +16,18 @@ pub struct Setting {
 }
 
 /// The keys that a setting can be of.
-pub const SETTINGS: [&str; 4] = [key::RATE, key::LOCK, key::IP, key::VLAN];
+pub const SETTINGS: [&str; 10] = [
+    key::RATE,
+    key::LOCK,
+    key::IP,
+    key::VLAN,
+    "isolated",
+    "learning",
+    "flood",
+    "mcast_flood",
+    "bcast_flood",
+    "hairpin",
+];
 
 /// Reads a setting as the line of an interface has it.
 ///
@@ -32,7 +44,8 @@ pub fn setting(origin: &Origin, text: &str) -> Result<Setting> {
         key::RATE => vif.rate.map(|rate| rate.to_string()),
         key::LOCK => vif.lock.map(|lock| lock.to_string()),
         key::IP => Some(vif.ip.to_string()).filter(|ip| !ip.is_empty()),
-        _ => vif.vlan.map(|vlan| vlan.to_string()),
+        key::VLAN => vif.vlan.map(|vlan| vlan.to_string()),
+        _ => vif.flags.first().map(|(_, on)| Flags::text(*on).to_owned()),
     };
     // A comma separates parameters, of which there is one here.
     if text.contains(',') {
@@ -56,6 +69,9 @@ mod tests {
         assert_eq!(setting("rate=8Mb/s").unwrap(), of("rate", "50000,50000"));
         assert_eq!(setting("rate=").unwrap(), Setting { key: "rate", value: None });
         assert_eq!(setting("ip= 10.0.0.5  fd00::/64").unwrap(), of("ip", "10.0.0.5 fd00::/64"));
+        assert!(SETTINGS.ends_with(&Flags::NAMES));
+        assert_eq!(setting("isolated=on").unwrap(), of("isolated", "on"));
+        assert_eq!(setting("mcast_flood=").unwrap(), Setting { key: "mcast_flood", value: None });
         assert_eq!(setting("vlan=10p/20").unwrap(), of("vlan", "10p/20"));
         assert_eq!(setting("vlan=").unwrap(), Setting { key: "vlan", value: None });
         assert_eq!(setting("ip=").unwrap(), Setting { key: "ip", value: None });
@@ -66,7 +82,8 @@ mod tests {
     fn bad_setting_is_rejected_with_what_was_found_and_expected() {
         for (text, expected) in [
             ("lock=Mac", "found \"Mac\", expected off, mac, ip or disabled"),
-            ("mac=00:16:3e:00:00:01", "expected KEY=VALUE with KEY one of rate, lock, ip, vlan"),
+            ("mac=00:16:3e:00:00:01", "expected KEY=VALUE with KEY one of rate, lock, ip, vlan, isolated"),
+            ("hairpin=yes", "vif: hairpin: found \"yes\", expected on or off"),
             ("vlan=4095", "vif: vlan: found \"4095\", expected a VLAN from 1 to 4094"),
             ("ip=10.0.0.5/24", "vif: ip: found \"10.0.0.5/24\", expected 10.0.0.5 for"),
             ("lock", "expected KEY=VALUE"),

@@ -2,6 +2,7 @@
 //!
 //! `hotplug-status` is not written: libxl writes it empty to make a backend wait for a script, and none is run here.
 
+use bridge::Flags;
 use ring_abi::netif::key::{BRIDGE, IP, LOCK, MAC, MTU, RATE, VIFNAME, VLAN};
 use ring_abi::netif::{MTU_DEFAULT, Mac};
 use ring_abi::xenbus::key::{HANDLE, SCRIPT, TRUSTED, TYPE};
@@ -27,6 +28,9 @@ pub fn nodes(domid: DomId, vif: &VifSpec, devid: u32, mac: Mac) -> NewDevice {
     }
     if let Some(lock) = vif.lock {
         new.back.set(LOCK, lock);
+    }
+    for (flag, on) in &vif.flags {
+        new.back.set(flag.name(), Flags::text(*on));
     }
     if let Some(vlan) = &vif.vlan {
         new.back.set(VLAN, vlan);

@@ -18,6 +18,7 @@ fn empty_text_gives_every_default() {
         lock: None,
         ip: Addresses::default(),
         vlan: None,
+        flags: vec![],
         mtu: 1500,
         devid: None,
         trusted: true,
@@ -30,7 +31,7 @@ fn empty_text_gives_every_default() {
 #[test]
 fn every_key_is_parsed() {
     let text = "mac=00:16:3E:74:3d:76, bridge=br1,vifname=web0,rate=1MB/s@20ms,lock=off,mtu=9000,devid=3,untrusted,\
-         ip=10.0.0.5 fd00::/64,vlan=20/10p";
+         ip=10.0.0.5 fd00::/64,vlan=20/10p,isolated=on,flood=on,flood=off";
     let expected = VifSpec {
         mac: Some(Mac([0, 0x16, 0x3e, 0x74, 0x3d, 0x76])),
         bridge: "br1".into(),
@@ -39,6 +40,7 @@ fn every_key_is_parsed() {
         lock: Some(Lock::Off),
         ip: "10.0.0.5 fd00::/64".parse().unwrap(),
         vlan: Some("10p/20".parse().unwrap()),
+        flags: vec![(Flag::Isolated, true), (Flag::Flood, false)],
         mtu: 9000,
         devid: Some(3),
         trusted: false,
@@ -77,6 +79,7 @@ fn invalid_vif_is_rejected_with_parameter_found_and_expected() {
         ("rate=fast", r#"vif: rate: found "fast", expected a rate such as"#),
         ("vifname=a/b", "vif: vifname: found"),
         ("type=tap", r#"vif: type: found "tap", expected vif or ioemu"#),
+        ("isolated=1", r#"vif: isolated: found "1", expected on or off"#),
         ("vlan=10/20", r#"vif: vlan: found "10/20", expected one VLAN marked"#),
         ("backend=net", r#"vif: backend: found "net", expected Domain-0 (backend= names a driver domain"#),
         ("forwarddev=a", "vif: coloft_forwarddev: found"),
