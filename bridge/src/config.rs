@@ -27,6 +27,9 @@ pub struct Config {
     pub forwarding: Forwarding,
     /// The bounds of the frames that wait for a port.
     pub queue: QueueLimits,
+    /// Whether a port with an address is announced to those without one as it is attached: what is beyond those has last seen its station
+    /// elsewhere, where a guest or its bridge has moved or was started again.
+    pub announces: bool,
 }
 
 impl Default for Config {
@@ -37,6 +40,7 @@ impl Default for Config {
             busy_poll: Duration::from_micros(20),
             forwarding: Forwarding::Learning(Limits::default()),
             queue: QueueLimits::default(),
+            announces: false,
         }
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! It does no I/O, reads no clock and allocates only while it grows. It reads only the frames' private heads.
 
+mod announce;
 mod attach;
 mod port;
 

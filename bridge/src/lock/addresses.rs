@@ -49,6 +49,15 @@ impl Addresses {
         self.0.is_empty()
     }
 
+    /// Those that are no prefixes of several.
+    pub(crate) fn single(&self) -> impl Iterator<Item = IpAddr> + '_ {
+        let is_single = |prefix: &&Prefix| match prefix {
+            Prefix::V4 { mask, .. } => *mask == u32::MAX,
+            Prefix::V6 { mask, .. } => *mask == u128::MAX,
+        };
+        self.0.iter().filter(is_single).map(Prefix::address)
+    }
+
     pub(super) fn has_v4(&self, address: [u8; 4]) -> bool {
         let found = u32::from_be_bytes(address);
         self.0.iter().any(|prefix| matches!(prefix, Prefix::V4 { address, mask } if found & mask == *address))

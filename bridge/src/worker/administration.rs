@@ -5,8 +5,9 @@
 use std::time::Instant;
 
 use crate::{
-    Addresses, Capture, CaptureOptions, DropReason, Error, FdbRow, Flags, Lock, Port, PortInfo, PortSettings,
-    Rate, Vlans,
+    Addresses, Capture, CaptureOptions, DropReason, Error, FdbRow, Flags, Frame, Lock, Port, PortInfo,
+    PortSettings, Rate, Vlans,
+    announce::announcements,
     attached_port::{AttachedPort, Hold},
     capture::MAX_CAPTURES,
     egress_queue::EgressQueue,
@@ -41,7 +42,28 @@ impl Worker {
         let index = usize::from(id.0);
         self.ports.resize_with(self.ports.len().max(index + 1), || None);
         self.ports[index] = Some(attached);
+        let announced =
+            settings.address.filter(|address| self.announces && self.switch.has_address(id, *address));
+        if let Some(address) = announced {
+            self.announce(id, &announcements(address, &settings.allowed));
+        }
         Ok(())
+    }
+
+    /// Sends frames on behalf of a port to those that are of no guest.
+    fn announce(&mut self, id: PortId, frames: &[Frame]) {
+        self.now = Instant::now();
+        self.batch.limit(usize::MAX);
+        for frames in frames.chunks(self.batch.room().max(1)) {
+            for frame in frames {
+                if let Some(slot) = self.batch.slot() {
+                    slot.copy_from(frame);
+                }
+            }
+            self.switch.announce(id, self.batch.frames());
+            self.send(id, None, false);
+            self.batch.clear();
+        }
     }
 
     /// What a port may send from now on.

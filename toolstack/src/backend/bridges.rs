@@ -44,7 +44,7 @@ impl Bridges {
                 |e: &dyn std::error::Error| Error::Other(format!("bridge {}: {}", config.name, chain(e)));
             let started = match config.wire {
                 true => Config::wire(&config.name),
-                false => Config { name: config.name.clone(), ..Config::default() },
+                false => Config { name: config.name.clone(), announces: true, ..Config::default() },
             };
             let bridge = Bridge::start(started).map_err(|e| failed(&e))?;
             for port in &config.ports {
