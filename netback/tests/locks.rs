@@ -181,13 +181,13 @@ fn addresses_are_changed_live_and_bad_ones_change_nothing() {
 fn vif_whose_addresses_cannot_be_read_is_not_connected() {
     let bridged = Bridged::new();
     let device = bridged.machine.attach_vif_as(DomId(1), 0, &vif());
-    bridged.machine.client().write(&format!("{}/ip", device.back_path()), b"10.0.0.5/24").unwrap();
+    bridged.machine.client().write(&format!("{}/ip", device.back_path()), b"10.0.0.5/33").unwrap();
     let front = FrontendDevice::new(bridged.machine.domain(DomId(1)), device.clone());
     let (raw, keys) = RawFrontend::prepare(front, false);
     raw.publish(&keys);
     bridged.machine.wait_for_state(&device.back_path(), XenbusState::Closing);
     let error = bridged.machine.backend_error(&device).unwrap();
-    assert!(error.contains("10.0.0.5/24") && error.contains("expected addresses or prefixes"), "{error}");
+    assert!(error.contains("10.0.0.5/33") && error.contains("expected addresses or prefixes"), "{error}");
 }
 
 /// Dom0's port takes all VLANs with tags.

@@ -16,7 +16,8 @@ enum Prefix {
 /// ```
 /// let addresses: bridge::Addresses = "10.0.0.5 2001:db8:1::/64".parse().unwrap();
 /// assert_eq!(addresses.to_string(), "10.0.0.5 2001:db8:1::/64");
-/// assert!("10.0.0.5/24".parse::<bridge::Addresses>().is_err());
+/// let of_an_interface: bridge::Addresses = "10.0.0.5/24".parse().unwrap();
+/// assert_eq!(of_an_interface.to_string(), "10.0.0.5");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Addresses(Arc<[Prefix]>);
@@ -39,7 +40,8 @@ pub struct InvalidAddress {
 
 impl Addresses {
     /// What [`Addresses::from_str`] reads, in words.
-    pub const EXPECTED: &'static str = "addresses or prefixes such as 10.0.0.5 or 2001:db8::/64, whose other bits are 0, with blanks between them";
+    pub const EXPECTED: &'static str =
+        "addresses or prefixes such as 10.0.0.5 or 2001:db8::/64, with blanks between them";
 
     /// Most of them: the rules look at each for every frame.
     pub const MAX: usize = 64;
@@ -95,21 +97,19 @@ fn prefix(word: &str) -> Result<Prefix, InvalidAddress> {
         Some((true, Ok(bits))) if bits <= most => bits,
         Some(_) => return Err(invalid(format!("a prefix length from 0 to {most} behind the '/'"))),
     };
-    let prefix = match address {
+    // An address with other bits behind its prefix is one address and the length of its network, as of ip-address(8).
+    Ok(match address {
         IpAddr::V4(address) => {
+            let address = u32::from(address);
             let mask = u32::MAX.checked_shl(32 - bits).unwrap_or(0);
-            Prefix::V4 { address: u32::from(address) & mask, mask }
+            Prefix::V4 { address, mask: if address & !mask == 0 { mask } else { u32::MAX } }
         }
         IpAddr::V6(address) => {
+            let address = u128::from(address);
             let mask = u128::MAX.checked_shl(128 - bits).unwrap_or(0);
-            Prefix::V6 { address: u128::from(address) & mask, mask }
+            Prefix::V6 { address, mask: if address & !mask == 0 { mask } else { u128::MAX } }
         }
-    };
-    // It may have been meant as the one address, of which that is the network.
-    if prefix.address() != address {
-        return Err(invalid(format!("{address} for that address, or {prefix} for its network")));
-    }
-    Ok(prefix)
+    })
 }
 
 impl Prefix {
@@ -152,6 +152,7 @@ mod tests {
         assert_eq!(text.parse::<Addresses>().unwrap().to_string(), text);
         assert!("".parse::<Addresses>().unwrap().is_empty());
         assert_eq!(" 10.0.0.5/32 ::1/128 ".parse::<Addresses>().unwrap().to_string(), "10.0.0.5 ::1");
+        assert_eq!("10.0.0.5/24 fd00::1/64".parse::<Addresses>().unwrap().to_string(), "10.0.0.5 fd00::1");
         let some: Addresses = "10.1.0.0/16 2001:db8::/32".parse().unwrap();
         assert!(some.has_v4([10, 1, 255, 1]) && !some.has_v4([10, 2, 0, 0]));
         let v6 = |text: &str| text.parse::<Ipv6Addr>().unwrap().octets();
@@ -169,8 +170,6 @@ mod tests {
             ("10.0.0.0/+8", "expected a prefix length"),
             ("::/129", "expected a prefix length from 0 to 128"),
             ("10.0.0.0/255.0.0.0", "expected a prefix length"),
-            ("10.0.0.5/24", "expected 10.0.0.5 for that address, or 10.0.0.0/24 for its network"),
-            ("2001:db8::1/64", "expected 2001:db8::1 for that address, or 2001:db8::/64 for its network"),
             ("10.0.0", "expected addresses or prefixes such as 10.0.0.5"),
             ("10.0.0.1;10.0.0.2", "expected addresses or prefixes"),
         ] {

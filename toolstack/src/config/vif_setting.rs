@@ -85,7 +85,7 @@ mod tests {
             ("mac=00:16:3e:00:00:01", "expected KEY=VALUE with KEY one of rate, lock, ip, vlan, isolated"),
             ("hairpin=yes", "vif: hairpin: found \"yes\", expected on or off"),
             ("vlan=4095", "vif: vlan: found \"4095\", expected a VLAN from 1 to 4094"),
-            ("ip=10.0.0.5/24", "vif: ip: found \"10.0.0.5/24\", expected 10.0.0.5 for"),
+            ("ip=10.0.0.5/33", "vif: ip: found \"10.0.0.5/33\", expected a prefix length"),
             ("lock", "expected KEY=VALUE"),
             ("lock=off,mtu=9000", "expected KEY=VALUE"),
             ("rate=0", "rate"),
