@@ -22,7 +22,7 @@ impl NewImage<'_> {
         if !(9..=21).contains(&self.cluster_bits) {
             return Err(FormatError::new(format!("cluster_bits {}", self.cluster_bits), "9 to 21"));
         }
-        if self.size == 0 || self.size % 512 != 0 {
+        if self.size == 0 || !self.size.is_multiple_of(512) {
             return Err(FormatError::new(
                 format!("a disk of {} bytes", self.size),
                 "a multiple of 512, not 0",

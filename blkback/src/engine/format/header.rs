@@ -258,7 +258,7 @@ impl Features {
         if refcount_order > 6 {
             return Err(FormatError::new(format!("refcount_order {refcount_order}"), "6 at most"));
         }
-        if header_bytes < V3_BYTES || header_bytes % 8 != 0 || header_bytes > start.len() {
+        if header_bytes < V3_BYTES || !header_bytes.is_multiple_of(8) || header_bytes > start.len() {
             let expected = format!("a multiple of 8 from {V3_BYTES} on, inside of the first cluster");
             return Err(FormatError::new(format!("header_length {header_bytes}"), expected));
         }
@@ -312,7 +312,7 @@ impl Features {
                     expected,
                 ));
             };
-            if kind == FEATURE_NAMES && bytes % 48 != 0 {
+            if kind == FEATURE_NAMES && !bytes.is_multiple_of(48) {
                 return Err(FormatError::new(
                     format!("a feature name table of {bytes} bytes"),
                     "a multiple of 48",

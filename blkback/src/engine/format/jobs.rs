@@ -23,7 +23,7 @@ impl Worker {
     /// Makes the disk longer: what is new reads as zeroes.
     fn resize(&mut self, bytes: u64) -> io::Result<()> {
         let old = self.size();
-        if bytes < old || bytes % 512 != 0 {
+        if bytes < old || !bytes.is_multiple_of(512) {
             return Err(Errno::EINVAL.into());
         }
         // Bytes of a longer image below would show through.

@@ -56,7 +56,7 @@ impl Order {
 
     fn kind(&self, range: &Range<u64>) -> Kind {
         let touches = |other: &Range<u64>| range.start < other.end && other.start < range.end;
-        let is_cluster = range.start % self.cluster == 0 && range.end - range.start == self.cluster;
+        let is_cluster = range.start.is_multiple_of(self.cluster) && range.end - range.start == self.cluster;
         if range.start < self.cluster || touches(&self.l1) || touches(&self.refcount_table) || !is_cluster {
             Kind::Root
         } else if self.refcount_blocks.contains(&range.start) {

@@ -44,6 +44,9 @@ struct Part {
     offset: u64,
 }
 
+/// A chunk of places, with its number.
+type Known = Option<(u64, Arc<Chunk>)>;
+
 /// An engine of one file, with the operations that it has.
 struct OfFile {
     engine: Box<dyn Engine>,
@@ -59,7 +62,7 @@ pub(super) struct Queue {
     whole_of: Box<[u32]>,
     free: Vec<u32>,
     wholes: Vec<Option<Whole>>,
-    chunks: Box<[Option<(u64, Arc<Chunk>)>]>,
+    chunks: Box<[Known]>,
     /// Those for which there were no parts left.
     waiting: VecDeque<IoRequest>,
     done: Vec<Completion>,
@@ -328,7 +331,10 @@ fn zero(request: &IoRequest, bytes: Range<usize>) {
 
 impl Engine for Queue {
     fn register(&mut self, pool: &BouncePool) -> bool {
-        self.files.iter_mut().flatten().fold(true, |all, of_file| of_file.engine.register(pool) && all)
+        // Each one has it, whatever the others say.
+        let registered: Vec<bool> =
+            self.files.iter_mut().flatten().map(|of_file| of_file.engine.register(pool)).collect();
+        registered.into_iter().all(|registered| registered)
     }
 
     fn submit(&mut self, requests: &mut Vec<IoRequest>) {

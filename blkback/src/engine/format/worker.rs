@@ -159,7 +159,7 @@ impl Worker {
     /// The chunks that say where a range is, if a ring can do the operation by them.
     fn known(&mut self, range: &Range<u64>, is_write: bool) -> io::Result<Option<Chunks>> {
         let bits = self.image.unit_bits;
-        let units = range.start >> bits..(range.end - 1 >> bits) + 1;
+        let units = range.start >> bits..((range.end - 1) >> bits) + 1;
         let mut chunks = Chunks::new();
         for number in units.start / CHUNK_UNITS..(units.end - 1) / CHUNK_UNITS + 1 {
             let chunk = self.chunk(number)?;
