@@ -263,7 +263,9 @@ fn control_socket_is_private_and_speaks_json_lines() {
     );
     let message = |line| ask(&machine, line)["error"]["message"].as_str().unwrap().to_owned();
     assert_eq!(message(r#"{"version":3,"command":"stats"}"#), "version: found 3, expected 1");
-    assert!(message(r#"{"version":1,"command":"halt"}"#).contains("\"halt\", expected stats or totals"));
+    assert!(
+        message(r#"{"version":1,"command":"halt"}"#).contains("\"halt\", expected stats, totals or image")
+    );
     assert!(message("hello").contains("not JSON"));
 }
 
