@@ -10,7 +10,6 @@ const SECTORS: u64 = 16_384;
 
 #[test]
 fn image_of_every_cluster_size_and_version_is_written_and_read_by_both() {
-    let dir = Dir::new();
     for (name, options) in [
         ("512", "cluster_size=512"),
         ("4k", "cluster_size=4096,refcount_bits=1"),
@@ -21,6 +20,8 @@ fn image_of_every_cluster_size_and_version_is_written_and_read_by_both() {
         ("lazy", "lazy_refcounts=on"),
         ("metadata", "preallocation=metadata"),
     ] {
+        // On a disk, of which the page cache is bypassed, and in memory.
+        let dir = if ["4k", "64k", "v2"].contains(&name) { Dir::new() } else { Dir::in_memory() };
         let image = dir.path(name);
         create(&image, "8M", &["-o", options]);
         let disk = open(&image);

@@ -203,6 +203,9 @@ impl Bytes {
     }
 }
 
+/// What is wrong, the status for it, whether QEMU counts the same, and how it is planted.
+type Fault = (&'static str, i32, bool, fn(&Bytes));
+
 #[test]
 fn what_is_wrong_in_an_image_is_found_as_by_qemu() {
     const COPIED: u64 = 1 << 63;
@@ -210,7 +213,7 @@ fn what_is_wrong_in_an_image_is_found_as_by_qemu() {
     fn first(bytes: &Bytes) -> u64 {
         (bytes.get(bytes.l2()) & 0xffff_ffff_fe00) >> 16
     }
-    let faults: &[(&str, i32, bool, fn(&Bytes))] = &[
+    let faults: &[Fault] = &[
         ("a cluster without a refcount", 2, true, |b| b.set_refcount(first(b), 0)),
         ("a refcount of two", 2, true, |b| b.set_refcount(first(b) + 1, 2)),
         ("a cluster that nothing refers to", 3, true, |b| b.set(b.l2() + 8, 0)),

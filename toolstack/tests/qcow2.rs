@@ -24,6 +24,8 @@ const MIB: u64 = 1 << 20;
 const FIO: u64 = 24 * MIB;
 /// The whole disk: the rest is the base's.
 const DISK: u64 = 32 * MIB;
+/// Snapshots that are made while dom0 is killed.
+const SNAPSHOTS: usize = 4;
 /// Kills of a run that nobody asked for more.
 const KILLS: usize = 8;
 
@@ -97,6 +99,14 @@ fn image_over_images_verifies_while_dom0_is_killed_and_is_what_qemu_finds() {
         for kill in 0..kills {
             thread::park_timeout(Duration::from_micros(random.random_range(0..100_000)));
             let dom0 = machine.pid("Domain-0");
+            // Whether it is made or not, no write is lost.
+            let snapshot = (kill % 2 == 1 && kill < 2 * SNAPSHOTS).then(|| {
+                let name = format!("kept-{kill}.qcow2");
+                let machine = &machine;
+                let snapshot = scope.spawn(move || machine.xpv(["disk", "snapshot", "web", "xvda", &name]));
+                thread::park_timeout(Duration::from_micros(random.random_range(0..60_000)));
+                snapshot
+            });
             let killed = dom0.map(|pid| {
                 nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
             });
@@ -107,6 +117,10 @@ fn image_over_images_verifies_while_dom0_is_killed_and_is_what_qemu_finds() {
             export.written().unwrap();
             assert_eq!(export.read(last).unwrap(), [kill as u8; BLOCK]);
             assert!(!fio.is_finished(), "kill {kill}");
+            if let Some(snapshot) = snapshot {
+                let (_, stderr) = common::texts(&snapshot.join().unwrap());
+                println!("kill {kill}: snapshot: {stderr}");
+            }
         }
         drop(stop_on_drop);
         fio.join().unwrap();

@@ -67,6 +67,24 @@ fn guest_over_a_chain_of_images_keeps_its_data_when_dom0_and_the_opener_are_kill
 }
 
 #[test]
+fn image_without_a_base_grows_by_what_the_guest_writes() {
+    let machine = Machine::new();
+    let image = machine.path("a.qcow2");
+    qemu_img(&["create", "-q", "-f", "qcow2"], &[&image, Path::new("8M")]);
+    let before = std::fs::metadata(&image).unwrap().len();
+    machine.create("web", &format!("disk=['format=qcow2,vdev=xvda,target={}']", image.display()));
+    let mut disk = Nbd::connect(&machine.dir().join("web/xvda.nbd")).unwrap();
+    for block in [3, 700, 1999] {
+        disk.send_write(block, &[7; BLOCK]).unwrap();
+        disk.written().unwrap();
+        assert_eq!(disk.read(block).unwrap(), [7; BLOCK]);
+        assert_eq!(disk.read(block + 1).unwrap(), [0; BLOCK]);
+    }
+    // Three clusters and a table.
+    assert_eq!(std::fs::metadata(&image).unwrap().len(), before.next_multiple_of(1 << 16) + (4 << 16));
+}
+
+#[test]
 fn each_image_of_a_chain_must_be_where_images_may_be_and_is_refused_by_its_name() {
     let directory = tempfile::tempdir().unwrap();
     let inside = directory.path().join("web.qcow2");

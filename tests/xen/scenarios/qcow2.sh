@@ -1,9 +1,8 @@
 # A stock guest's disk is a qcow2 image over a raw base, by a line that xl takes; dom0 is killed on the way, a snapshot is taken, the disk grows, and the base stays as it is. xpv reads lines as xl does.
 # needs: xpv
 # timeout: 180
-for line in format=raw,vdev=xvda,access=rw,script=/bin/true,target=qcow2:/srv/a.qcow2 format=qcow2,vdev=xvda,target=/srv/a.qcow2 \
-    tap:qcow2:/srv/a.qcow2,xvda,w tap2:qcow2:/srv/a.qcow2,xvda,w tap:aio:/srv/a.img,xvda,w file:/srv/a.img,xvda,w phy:/dev/vg/a,xvda,w \
-    vdev=xvda,target=tap:qcow2:/srv/a.qcow2 vhd:/srv/a.vhd,xvda,w; do
+for line in format=raw,vdev=xvda,access=rw,script=/bin/true,target=qcow2:/srv/a.qcow2 tap2:qcow2:/srv/a.qcow2,xvda,w \
+    tap:aio:/srv/a.img,xvda,w vdev=xvda,target=tap:qcow2:/srv/a.qcow2 vhd:/srv/a.vhd,xvda,w; do
     xl -N block-attach 0 "$line" 2>/dev/null >/tmp/of-xl || fail "xl takes no $line"
     xpv -N block-attach 0 "$line" >/tmp/of-xpv || fail "xpv takes no $line"
     check "read as by xl: $line" cmp /tmp/of-xl /tmp/of-xpv

@@ -6,14 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use blkback::Disk;
-use blkback::engine::format::{OpenChain, OpenLayer, Qcow2Disk};
+use blkback::engine::format::{OpenChain, Qcow2Disk};
 use blkback::engine::spec::Source;
 use blkback::engine::{Access, FileDisk, Mode, OpenError, Spec};
 use nix::errno::Errno;
 use xenbus::driver::Failure;
 
 use super::image_dirs::ImageDirs;
-use super::protocol::{Images, Refusal, Reply, Request, What};
+use super::protocol::{Layers, Refusal, Reply, Request, What};
 use super::{packet, server};
 
 /// What opens images: another process, or threads of this one.
@@ -59,8 +59,8 @@ impl Opener {
             }
         };
         let &Spec { mode, direct, user, own_loop, cdrom, discard, .. } = spec;
-        let (mut layers, _) =
-            self.layers(path, what, Access { mode, direct, user, own_loop, server: None })?;
+        let access = Access { mode, direct, user, own_loop, server: None };
+        let Layers { mut layers, .. } = self.layers(path, what, access)?;
         let files = layers.iter().filter_map(|layer| layer.image.file().metadata().ok());
         let files = files.map(|file| file_id(&file)).collect();
         let disk: Arc<dyn Disk> = match what {
@@ -87,23 +87,16 @@ impl Opener {
         user: Option<u64>,
     ) -> Result<(OpenChain, Option<(u64, u64)>), Refusal> {
         let access = Access { mode: Mode::Write, direct: true, user, own_loop: None, server: None };
-        let (layers, below) = self.layers(path, What::Overlay, access)?;
+        let Layers { layers, below } = self.layers(path, What::Overlay, access)?;
         Ok((OpenChain { layers }, below))
     }
 
     /// Has images opened; there is one at least.
-    fn layers(
-        &self,
-        path: &Path,
-        what: What,
-        access: Access,
-    ) -> Result<(Vec<OpenLayer>, Option<(u64, u64)>), Refusal> {
+    fn layers(&self, path: &Path, what: What, access: Access) -> Result<Layers, Refusal> {
         match self.ask(&Request::new(path, what, &access)) {
             Ok(Some((Reply::Refused(refusal), _))) => Err(refusal),
             Ok(Some((Reply::Opened(images), fds))) => {
-                let Images { below, .. } = images;
-                let layers = images.received(fds);
-                Ok((layers.ok_or_else(|| lost(path, "found no image with the answer"))?, below))
+                images.received(fds).ok_or_else(|| lost(path, "found no image with the answer"))
             }
             Ok(None) => Err(lost(path, "it has ended, or dropped the request")),
             Err(error) => Err(lost(path, error)),

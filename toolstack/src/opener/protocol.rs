@@ -61,12 +61,20 @@ pub(super) enum Reply {
     Refused(Refusal),
 }
 
+/// Images that this process has opened, or was sent.
+#[derive(Debug)]
+pub(super) struct Layers {
+    pub(super) layers: Vec<OpenLayer>,
+    /// Of an overlay: the device and inode numbers of the image that it names as below it.
+    pub(super) below: Option<(u64, u64)>,
+}
+
 /// Images that are open.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Images {
     images: Vec<Image>,
-    /// Of an overlay: the device and inode numbers of the image that it names as below it.
-    pub(super) below: Option<(u64, u64)>,
+    /// As in [`Layers`].
+    below: Option<(u64, u64)>,
 }
 
 /// An image that is open.
@@ -80,18 +88,18 @@ struct Image {
 }
 
 impl Images {
-    pub(super) fn new(layers: &[OpenLayer], below: Option<(u64, u64)>) -> Images {
+    pub(super) fn new(opened: &Layers) -> Images {
         let image = |layer: &OpenLayer| Image {
             path: layer.image.path().to_owned(),
             format: layer.format.to_string(),
             properties: layer.image.info().into(),
             descriptors: layer.image.descriptors().count(),
         };
-        Images { images: layers.iter().map(image).collect(), below }
+        Images { images: opened.layers.iter().map(image).collect(), below: opened.below }
     }
 
-    /// The images, by the descriptors that came beside this; `None` if these are not all.
-    pub(super) fn received(self, descriptors: Vec<OwnedFd>) -> Option<Vec<OpenLayer>> {
+    /// The images, by the descriptors that came beside this; `None` if these are not all, or there is no image.
+    pub(super) fn received(self, descriptors: Vec<OwnedFd>) -> Option<Layers> {
         let mut descriptors = descriptors.into_iter();
         let mut layer = |image: Image| {
             let format: Format = image.format.parse().ok()?;
@@ -100,7 +108,7 @@ impl Images {
             Some(OpenLayer { image, format })
         };
         let layers = self.images.into_iter().map(&mut layer).collect::<Option<Vec<_>>>()?;
-        Some(layers).filter(|layers| !layers.is_empty())
+        (!layers.is_empty()).then_some(Layers { layers, below: self.below })
     }
 }
 

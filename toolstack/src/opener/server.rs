@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use xenbus::driver::Failure;
 
 use super::image_dirs::ImageDirs;
-use super::protocol::{Images, Refusal, Reply, Request, What};
+use super::protocol::{Images, Layers, Refusal, Reply, Request, What};
 use super::{holders, packet};
 use crate::image::{Geometry, chain};
 
@@ -75,14 +75,14 @@ struct Opening {
 impl Opening {
     /// Opens the image and answers. What nobody waits for is closed again.
     fn run(&self) {
-        let (layers, below) = match self.open() {
+        let opened = match self.open() {
             Ok(opened) => opened,
             Err(refusal) => return self.refuse(refusal),
         };
-        let reply = Reply::Opened(Images::new(&layers, below));
-        let descriptors = layers.iter().flat_map(|layer| layer.image.descriptors());
+        let reply = Reply::Opened(Images::new(&opened));
+        let descriptors = opened.layers.iter().flat_map(|layer| layer.image.descriptors());
         match packet::send(&*self.answer, &reply, descriptors) {
-            Ok(()) => layers.into_iter().for_each(|layer| layer.image.leave()),
+            Ok(()) => opened.layers.into_iter().for_each(|layer| layer.image.leave()),
             Err(error) if error.raw_os_error() == Some(Errno::EPIPE as i32) => {}
             Err(error) => {
                 tracing::warn!(path = %self.request.path.display(), %error, "failed to pass an image on");
@@ -91,7 +91,7 @@ impl Opening {
     }
 
     /// Opens what is asked for; of an overlay also the numbers of the file below it.
-    fn open(&self) -> Result<(Vec<OpenLayer>, Option<(u64, u64)>), Refusal> {
+    fn open(&self) -> Result<Layers, Refusal> {
         let path = &self.request.path;
         let server = self.access.server.unwrap_or_else(std::process::id);
         let may_open = |path: &Path, file: BorrowedFd<'_>| self.dirs.check(path, file);
@@ -102,7 +102,8 @@ impl Opening {
                 for file in image.descriptors() {
                     may_open(path, file).map_err(|what| refused(OpenError::Denied { what }))?;
                 }
-                return Ok((vec![OpenLayer { image, format: Format::Raw }], None));
+                let layers = vec![OpenLayer { image, format: Format::Raw }];
+                return Ok(Layers { layers, below: None });
             }
             What::Chain => OpenChain::open(path, self.access, &may_open),
             What::Overlay => OpenChain::open_alone(path, self.access, &may_open),
@@ -111,7 +112,7 @@ impl Opening {
         let overlay = layers.first().filter(|_| self.request.what == What::Overlay);
         let below = overlay.map_or(Ok(None), |layer| below(path, layer.image.file()));
         let below = below.map_err(|what| refused(OpenError::Format { path: path.clone(), what }))?;
-        Ok((layers, below))
+        Ok(Layers { layers, below })
     }
 
     fn refuse_for_now(&self, why: &str) {

@@ -1,6 +1,6 @@
 //! qcow2 images. The format says where the guest's bytes are, and the engines of their files move them: `docs/decisions/0025-*.md`.
 //!
-//! A ring's thread (`queue`) looks where an operation's bytes are ([`place`](self), a word for each unit of the disk), and hands parts of
+//! A ring's thread (`queue`) looks where an operation's bytes are (`place`: a word for each unit of the disk), and hands parts of
 //! it to the engines of the files. What it does not know, what is to be allocated, and what is compressed it asks the image's thread
 //! (`worker`), which alone changes the image's tables by the crate `imago`, in an order that survives a power cut (`order`).
 

@@ -31,7 +31,7 @@ pub(super) enum Outcome {
     Made,
     /// It was not made.
     Failed(String),
-    /// Another dom0 serves the disk now, with this image.
+    /// Another dom0 serves the disk now, with this image; or it is not known whether it is another one.
     Replaced(ServedImage),
 }
 
@@ -62,14 +62,18 @@ impl<'d> LiveDisk<'d> {
         client::image(self.dir, &self.query).map(|reply| reply.image)
     }
 
-    /// Has dom0 make a change, and waits until it is made.
+    /// Has dom0 make a change, and waits until it is made. What dom0 refuses to begin has failed; of one that goes away before it has answered
+    /// it is not known.
     ///
     /// # Errors
-    /// dom0 refuses to begin. Nothing is changed then.
+    /// No dom0 answers in time.
     pub(super) fn change(&self, action: &str, bytes: Option<u64>) -> Result<Outcome> {
         let query = ImageQuery { action: Some(action.to_owned()), bytes, ..self.query.clone() };
-        let begun = client::image(self.dir, &query)?;
-        let id = begun.job.map(|job| job.id);
+        let id = match client::image(self.dir, &query) {
+            Ok(begun) => begun.job.map(|job| job.id),
+            Err(Error::Other(why)) => return Ok(Outcome::Failed(why)),
+            Err(_) => None,
+        };
         let deadline = Instant::now() + PATIENCE;
         loop {
             // While there is no dom0, its successor is waited for.

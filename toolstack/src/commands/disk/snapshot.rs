@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
+use blkback::engine::Mode;
 use blkback::engine::format::{Format, NewImage};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
@@ -17,7 +18,7 @@ use super::live::{LiveDisk, Outcome};
 use crate::control::client::ServedImage;
 use crate::dir::Dir;
 use crate::error::{Error, Origin, Result};
-use crate::output;
+use crate::image::chain;
 
 /// Keep the image of a running guest's disk as it is, under a new name
 ///
@@ -56,19 +57,18 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     })?;
     let files = Files::new(&image, &args.name)?;
     files.make_overlay(image.bytes)?;
-    let outcome = files.exchange().and_then(|()| disk.change("snapshot", None).inspect_err(|_| files.undo()));
-    match outcome.inspect_err(|_| files.remove())? {
+    files.exchange().inspect_err(|_| files.remove())?;
+    match disk.change("snapshot", None)? {
         Outcome::Made => Ok(()),
         // It has opened the path, and with it the overlay.
         Outcome::Replaced(now) if now.layers.get(1) == Some(&files.kept) => Ok(()),
         Outcome::Replaced(_) => Err(Error::other(format!(
-            "{}: dom0 was replaced: see xpv disk info {}",
+            "{}: dom0 went away meanwhile; the guest goes on in the overlay at {} when the disk is opened again",
             files.kept.display(),
             files.image.display()
         ))),
         Outcome::Failed(why) => {
-            files.undo();
-            files.remove();
+            files.undo()?;
             Err(Error::other(why))
         }
     }
@@ -123,11 +123,12 @@ impl Files {
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
     }
 
-    /// Takes the exchange back, as dom0 has not gone over.
-    fn undo(&self) {
-        if let Err(error) = self.exchange() {
-            output::message(crate::error::chain(&error));
-        }
+    /// Takes the exchange back, as dom0 has not gone over. Meanwhile nobody can open the overlay; who has it open already keeps it.
+    fn undo(&self) -> Result<()> {
+        let _lock = chain::open_image(&self.image, Format::Qcow2, Mode::Write)?;
+        self.exchange()?;
+        self.remove();
+        Ok(())
     }
 
     /// Removes the overlay again.
