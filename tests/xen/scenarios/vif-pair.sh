@@ -1,4 +1,5 @@
-# Two stock guests with two vbds and two vifs each, on xpv's bridges: ping, TCP, unsegmented frames, 9,000 bytes, a rate limit; and dom0.
+# Two stock guests with two vbds and two vifs each, on xpv's bridges: ping, TCP, unsegmented frames, 9,000 bytes, a rate limit; a capture, locks and VLANs;
+# and dom0.
 # needs: xpv
 # timeout: 180
 modprobe tun
@@ -27,6 +28,24 @@ serve dom0 2
 
 check_in_guest one "the other guest answers" 'ping -c 2 -W 5 10.0.0.3'
 check_in_guest one "and on the other bridge" 'ping -c 2 -W 5 10.1.0.3'
+
+xpv network-capture one 0 -c 4 -w /out/one.pcapng --host 10.0.0.3 &
+wait_for 10 "a capture" test -s /out/one.pcapng
+check_in_guest one "pings are captured" 'ping -c 2 -W 5 10.0.0.3'
+check "the capture ends by itself" wait $!
+check "with four frames" test "$(stat -c %s /out/one.pcapng)" -gt 400
+check_in_guest one "it has another address" 'ip address add 10.0.0.77/24 dev eth0 && ping -c 1 -W 5 -I 10.0.0.77 10.0.0.3'
+check "one is locked to its address" xpv network-set one 0 ip=10.0.0.2 lock=ip
+wait_for 10 "the lock" grep -q 'lock.*ip' /out/dom0.log
+check_in_guest one "it cannot send from another address" '! ping -c 1 -W 2 -I 10.0.0.77 10.0.0.3'
+check_in_guest one "and from its own" 'ping -c 2 -W 5 -I 10.0.0.2 10.0.0.3'
+check "what was dropped is counted" sh -c 'xpv network-list one --json | grep -E "\"lock_(ip|arp)\": [1-9]"'
+check "one is in a VLAN" xpv network-set one 0 ip= lock= vlan=10
+check_in_guest one "where it is alone" '! ping -c 1 -W 2 10.0.0.3'
+check "two is in it" xpv network-set two 0 vlan=10
+check_in_guest one "and answers" 'ping -c 2 -W 5 10.0.0.3'
+check "none is in a VLAN" xpv network-set one 0 vlan=
+check "nor the other" xpv network-set two 0 vlan=
 longest=$(bytes_a_frame two rx eth0 check_fetch two one 10.0.0.2)
 check "frames between guests are not segmented ($longest bytes a frame)" test "$longest" -gt 1514
 check_fetch one two 10.1.0.3 "the other bridge"
