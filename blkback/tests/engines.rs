@@ -161,10 +161,7 @@ fn once_free<T>(open: impl Fn() -> Result<T, OpenError>) -> T {
 }
 
 fn agrees_with_ram(make: impl Fn(&Path) -> Arc<dyn Disk>) {
-    agrees_with_ram_in(&tempfile::tempdir().unwrap(), make);
-}
-
-fn agrees_with_ram_in(dir: &tempfile::TempDir, make: impl Fn(&Path) -> Arc<dyn Disk>) {
+    let dir = tempfile::tempdir().unwrap();
     let config = ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(steps in prop::collection::vec(any_step(), 1..40))| {
         prop_assert_eq!(outcome(&*ram(), &steps), outcome(&*make(dir.path()), &steps));
@@ -186,39 +183,9 @@ fn uring_with_o_direct_agrees_with_ram() {
     agrees_with_ram(|dir| raw(dir, true));
 }
 
-/// A directory on tmpfs.
-fn on_tmpfs() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").unwrap()
-}
-
-#[test]
-fn file_on_tmpfs_agrees_with_ram() {
-    agrees_with_ram_in(&on_tmpfs(), |dir| raw(dir, false));
-}
-
-#[test]
-fn small_read_on_tmpfs_is_complete_once_it_is_submitted() {
-    let dir = on_tmpfs();
-    let mut machine = Machine::new(&*raw(dir.path(), false));
-    for tag in 0..DEPTH as u32 {
-        machine.submit(
-            tag,
-            &Step { operation: Operation::Read, sector: 0, sectors: 8, fill: 1, together: true },
-        );
-    }
-    let mut completions = Vec::new();
-    machine.engine.poll(&mut completions).unwrap();
-    assert_eq!(completions.len(), DEPTH);
-}
-
 #[test]
 fn read_beyond_truncated_image_is_an_error() {
-    for dir in [tempfile::tempdir().unwrap(), on_tmpfs()] {
-        assert_read_beyond_truncated_image_fails(&dir);
-    }
-}
-
-fn assert_read_beyond_truncated_image_fails(dir: &tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
     let disk = raw(dir.path(), false);
     let mut machine = Machine::new(&*disk);
     std::fs::File::options().write(true).open(dir.path().join("false.img")).unwrap().set_len(1024).unwrap();

@@ -5,7 +5,6 @@
 use super::discards::{self, Discards};
 use super::image::{self, Access, OpenImage};
 use super::threads::ThreadEngine;
-use super::tmpfs::{self, TmpfsEngine};
 use super::uring::{self, UringEngine};
 use super::{Disk, DiskInfo, Engine, FlushState, MediumId, Mode, OpenError};
 use nix::errno::Errno;
@@ -79,10 +78,9 @@ impl FileDisk {
     }
 }
 
-/// An engine that reads, writes and flushes a file: by io_uring where that may be used, otherwise by threads; small operations on
-/// tmpfs by itself.
+/// An engine that reads, writes and flushes a file: by io_uring where that may be used, otherwise by threads.
 pub(super) fn engine_of_file(file: &Arc<File>, depth: usize) -> io::Result<Box<dyn Engine>> {
-    let engine: Box<dyn Engine> = match UringEngine::new(file.clone(), depth) {
+    Ok(match UringEngine::new(file.clone(), depth) {
         Ok(engine) => Box::new(engine),
         Err(error) if uring::is_refused(&error) => {
             static WARNED: Once = Once::new();
@@ -90,10 +88,6 @@ pub(super) fn engine_of_file(file: &Arc<File>, depth: usize) -> io::Result<Box<d
             Box::new(ThreadEngine::new(file.clone(), depth)?)
         }
         Err(error) => return Err(error),
-    };
-    Ok(match tmpfs::is_on_tmpfs(file) {
-        true => Box::new(TmpfsEngine::new(engine, file.clone(), depth)),
-        false => engine,
     })
 }
 

@@ -23,7 +23,6 @@ pub mod open;
 pub mod ram;
 pub mod spec;
 mod threads;
-mod tmpfs;
 mod uring;
 mod zeroes;
 

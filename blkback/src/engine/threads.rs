@@ -127,8 +127,7 @@ impl Drop for ThreadEngine {
     }
 }
 
-/// Carries out an operation, and waits for it.
-pub(super) fn execute(file: &File, request: &IoRequest) -> io::Result<()> {
+fn execute(file: &File, request: &IoRequest) -> io::Result<()> {
     match request.operation() {
         Operation::Flush => return file.sync_data(),
         // Carried out by a thread of its own: `discards`.
