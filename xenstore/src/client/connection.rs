@@ -14,7 +14,7 @@ use ring_abi::xs_wire::{MessageType, PAYLOAD_MAX, XsError};
 
 use super::error::{Error, Result};
 use super::event::{Events, WatchEvent};
-use super::request::Request;
+use super::request::{Request, check_string};
 use crate::wire::{Decoder, Message};
 
 /// Requests sent over a socket before their replies are awaited, at most, and by one write: of 4 KiB each, or with replies of as
@@ -259,13 +259,5 @@ fn payload_of(kind: MessageType, path: &str, reply: Message) -> Result<Vec<u8>> 
     match XsError::from_name(&name) {
         Some(error) => Err(Error::Store { kind, path: path.into(), error }),
         None => Err(Error::Protocol(format!("an error named {name:?}"))),
-    }
-}
-
-/// Refuses a string with a NUL inside, which would become two strings in the request.
-pub(super) fn check_string(kind: MessageType, string: &str) -> Result<()> {
-    match string.contains('\0') {
-        true => Err(Error::Request { kind, path: string.into(), what: "a NUL inside a string" }),
-        false => Ok(()),
     }
 }

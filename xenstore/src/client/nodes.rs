@@ -5,9 +5,8 @@ use std::str::FromStr;
 
 use ring_abi::xs_wire::{MessageType, XsError};
 
-use super::connection::check_string;
 use super::error::{Error, Result};
-use super::request::Request;
+use super::request::{Request, check_string};
 use crate::permission::Permission;
 use crate::wire;
 

@@ -2,8 +2,7 @@
 
 use ring_abi::xs_wire::MessageType;
 
-use super::connection::check_string;
-use super::error::Result;
+use super::error::{Error, Result};
 use crate::permission::Permission;
 
 /// A request for one node, for [`Nodes::request_each`](super::Nodes::request_each). Each constructor makes the request of the
@@ -70,5 +69,13 @@ impl Request {
     pub fn set_perms(path: &str, permissions: &[Permission]) -> Result<Request> {
         let entries: Vec<u8> = permissions.iter().flat_map(|p| format!("{p}\0").into_bytes()).collect();
         Request::new(MessageType::SetPerms, path, &entries)
+    }
+}
+
+/// Refuses a string with a NUL inside, which would become two strings in the request.
+pub(super) fn check_string(kind: MessageType, string: &str) -> Result<()> {
+    match string.contains('\0') {
+        true => Err(Error::Request { kind, path: string.into(), what: "a NUL inside a string" }),
+        false => Ok(()),
     }
 }
