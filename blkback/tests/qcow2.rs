@@ -3,7 +3,7 @@
 #[path = "qcow2/common.rs"]
 mod common;
 
-use common::{Dir, Ring, check, content, create, open, open_as, pattern, qemu};
+use common::{Dir, Ring, check, content, create, open, open_as, open_once_closed, pattern, qemu};
 
 /// Sectors of 8 MiB.
 const SECTORS: u64 = 16_384;
@@ -170,7 +170,7 @@ fn image_is_read_where_it_may_not_be_written() {
     Ring::new(&*disk).write(5, &pattern(5..6, 1)).unwrap();
     drop(disk);
     let params = format!("qcow2:{}", image.display());
-    let (one, other) = (open_as(&params, "r").unwrap(), open_as(&params, "r").unwrap());
+    let (one, other) = (open_once_closed(&image, "r").unwrap(), open_once_closed(&image, "r").unwrap());
     assert!(one.info().unwrap().read_only && one.info().unwrap().discard.is_none());
     assert_eq!(Ring::new(&*one).read(5, 512).unwrap(), pattern(5..6, 1));
     assert_eq!(Ring::new(&*other).read(5, 512).unwrap(), pattern(5..6, 1));

@@ -81,7 +81,7 @@ fn run(name: &str, options: &[&str], seed: u64, steps: usize) {
         false => (vec![0; base.len()], Some(0)),
     };
     let disk = open(&image);
-    disk.set_detect_zeroes(seed % 2 == 0);
+    disk.set_detect_zeroes(seed.is_multiple_of(2));
     let barrier = Barrier::new(RINGS as usize);
     let disk_ref: &dyn Disk = &*disk;
     let model = std::thread::scope(|scope| {

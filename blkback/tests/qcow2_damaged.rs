@@ -5,7 +5,7 @@
 mod common;
 
 use blkback::engine::format::NewImage;
-use common::{Dir, MAX, Ring, create, open, open_as, pattern, qemu};
+use common::{Dir, MAX, Ring, create, open, open_once_closed, pattern, qemu};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -73,7 +73,7 @@ fn any_damage_is_refused_or_survived() {
         damage(&mut image, &mut random);
         std::fs::write(&path, &image).unwrap();
         let mode = if random.random_bool(0.7) { "w" } else { "r" };
-        let Ok(disk) = open_as(&format!("qcow2:{}", path.display()), mode) else { continue };
+        let Ok(disk) = open_once_closed(&path, mode) else { continue };
         served += 1;
         let sectors = disk.info().unwrap().sectors;
         let mut ring = Ring::new(&*disk);

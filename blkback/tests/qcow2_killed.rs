@@ -78,7 +78,7 @@ fn killed_backend_loses_no_write_that_allocates() {
             let data = pattern(part * 8..part * 8 + 8, n);
             disk.write_at(part * 4096, &data).unwrap();
             model[part as usize * 4096..][..4096].copy_from_slice(&data);
-            if n % 64 == 0 {
+            if n.is_multiple_of(64) {
                 disk.flush().unwrap();
             }
             count.store(n, Ordering::Relaxed);

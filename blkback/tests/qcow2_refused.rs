@@ -3,12 +3,19 @@
 #[path = "qcow2/common.rs"]
 mod common;
 
-use common::{Dir, Ring, create, open, open_as, pattern, qemu};
+use common::{Dir, Ring, create, open, open_as, open_once_closed, pattern, qemu};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 fn refusal(image: &Path, mode: &str) -> String {
-    open_as(&format!("qcow2:{}", image.display()), mode).err().expect("the image is served")
+    open_once_closed(image, mode).err().expect("the image is served")
+}
+
+/// The refusal of an image that stays in use.
+fn in_use(image: &Path) -> String {
+    let refusal = open_as(&format!("qcow2:{}", image.display()), "w").err().expect("the image is served");
+    assert!(refusal.contains("in use"), "{refusal}");
+    refusal
 }
 
 fn put(image: &Path, at: u64, bytes: &[u8]) {
@@ -65,8 +72,8 @@ fn images_of_a_chain_are_locked_against_those_who_write_them() {
     }
     // Two share the base, which nobody may write then.
     let (a, b) = (open(&dir.path("a")), open(&dir.path("b")));
-    assert!(refusal(&dir.path("base"), "w").contains("in use"));
-    assert!(refusal(&dir.path("a"), "w").contains("in use"));
+    in_use(&dir.path("base"));
+    in_use(&dir.path("a"));
     let qemu_io = |image: &Path| {
         let tool = std::process::Command::new("qemu-io")
             .args(["-f", "qcow2", "-c", "write 0 512"])
@@ -79,7 +86,7 @@ fn images_of_a_chain_are_locked_against_those_who_write_them() {
     }
     drop((a, b));
     let _base = open(&dir.path("base"));
-    let text = refusal(&dir.path("a"), "w");
+    let text = in_use(&dir.path("a"));
     assert!(text.contains("base: in use"), "{text}");
 }
 

@@ -90,15 +90,39 @@ pub(crate) fn open_as(params: &str, mode: &str) -> Result<Arc<dyn Disk>, String>
 }
 
 pub(crate) fn open(image: &Path) -> Arc<dyn Disk> {
-    open_as(&format!("qcow2:{}", image.display()), "w").unwrap()
+    open_once_closed(image, "w").unwrap()
+}
+
+/// Opens an image that was closed a moment ago, which the closing thread may have still.
+pub(crate) fn open_once_closed(image: &Path, mode: &str) -> Result<Arc<dyn Disk>, String> {
+    let start = std::time::Instant::now();
+    loop {
+        match open_as(&format!("qcow2:{}", image.display()), mode) {
+            Err(error) if error.contains("in use") && start.elapsed() < testkit::BOUND => {
+                std::thread::yield_now();
+            }
+            opened => return opened,
+        }
+    }
+}
+
+/// Runs a tool of QEMU's; what was closed a moment ago is waited for. Returns what it prints.
+fn run_qemu(arguments: &[&str]) -> (std::process::ExitStatus, String) {
+    let start = std::time::Instant::now();
+    loop {
+        let output = Command::new(arguments[0]).args(&arguments[1..]).output();
+        let output = output.unwrap_or_else(|error| panic!("{}: {error}", arguments[0]));
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        if !text.contains("\" lock") || start.elapsed() > testkit::BOUND {
+            return (output.status, text.into_owned());
+        }
+    }
 }
 
 /// Runs a tool of QEMU's, which must succeed; returns what it prints.
 pub(crate) fn qemu(arguments: &[&str]) -> String {
-    let output = Command::new(arguments[0]).args(&arguments[1..]).output();
-    let output = output.unwrap_or_else(|error| panic!("{}: {error}", arguments[0]));
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{arguments:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    let (status, text) = run_qemu(arguments);
+    assert!(status.success(), "{arguments:?}: {text}");
     text
 }
 
@@ -115,17 +139,9 @@ pub(crate) fn check(image: &Path) {
 
 /// Checks an image of which a process was killed: there may be leaks, but no errors.
 pub(crate) fn check_killed(image: &Path) {
-    let start = std::time::Instant::now();
-    let (output, text) = loop {
-        let output = Command::new("qemu-img").args(["check", "-f", "qcow2"]).arg(image).output().unwrap();
-        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        // The kernel completes what a killed process has begun, with its locks held.
-        if !text.contains("lock") || start.elapsed() > testkit::BOUND {
-            break (output.clone(), text.into_owned());
-        }
-    };
+    let (status, text) = run_qemu(&["qemu-img", "check", "-f", "qcow2", image.to_str().unwrap()]);
     // 3: leaks alone (qemu-img(1)).
-    assert!(matches!(output.status.code(), Some(0 | 3)), "{:?}: {text}", output.status);
+    assert!(matches!(status.code(), Some(0 | 3)), "{status:?}: {text}");
 }
 
 /// What QEMU reads of an image.

@@ -111,7 +111,7 @@ mod tests {
                     }
                 });
             }
-            for _ in 0..2000 {
+            for _ in 0..200 {
                 valid.store(false, Ordering::SeqCst);
                 grace.wait(std::thread::yield_now);
                 assert_eq!(in_use.load(Ordering::SeqCst), 0);

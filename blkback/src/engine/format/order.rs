@@ -203,7 +203,7 @@ mod tests {
         assert!([0, 1, 2, 3, 4].iter().all(|number| order.is_table(number * CLUSTER)));
         assert!(!order.is_table(5 * CLUSTER));
         let mut entry = [0; 16];
-        entry[8..].copy_from_slice(&(5 * CLUSTER | 1 << 63).to_be_bytes());
+        entry[8..].copy_from_slice(&((5 * CLUSTER) | (1 << 63)).to_be_bytes());
         order.wrote(&(3 * CLUSTER..3 * CLUSTER + 16), &entry);
         assert!(order.is_table(5 * CLUSTER));
         let mut header = vec![0; 72];
