@@ -67,7 +67,10 @@ fn run(disk: &dyn Disk, operations: &[(u8, u16, u8)]) {
     }
 }
 
-libfuzzer_sys::fuzz_target!(|input: (u8, bool, Vec<(u16, Vec<u8>)>, Vec<(u8, u16, u8)>)| {
+/// The size of clusters, whether the disk is written to, bytes of the image that are replaced, and operations.
+type Input = (u8, bool, Vec<(u16, Vec<u8>)>, Vec<(u8, u16, u8)>);
+
+libfuzzer_sys::fuzz_target!(|input: Input| {
     let (cluster_bits, writable, changes, operations) = input;
     let image = NewImage { size: 1 << 20, cluster_bits: 9 + u32::from(cluster_bits % 13), backing: None };
     let mut bytes = image.bytes().unwrap();
