@@ -1,5 +1,5 @@
 //! IPv4 under a lock: the source is the port's, or none yet for DHCP's client (RFC 2131) and reports of multicast groups (RFC 3376,
-//! 4.2.13). A DHCP server's datagrams are dropped.
+//! 4.2.13). What is for a DHCP client's port is dropped: clients look at that alone, whatever port a server sends from.
 
 use super::{Addresses, Packet, be16};
 use crate::{
@@ -46,7 +46,7 @@ pub(super) fn check(packet: Packet<'_>, allowed: &Addresses) -> Result<(), DropR
         UDP => {
             let ports = (payload.len() >= 8).then(|| Some((be16(payload, 0)?, be16(payload, 2)?))).flatten();
             match ports.ok_or(DropReason::LockHeaders)? {
-                (DHCP_SERVER, DHCP_CLIENT) => Err(DropReason::LockDhcp),
+                (_, DHCP_CLIENT) => Err(DropReason::LockDhcp),
                 (DHCP_CLIENT, DHCP_SERVER) if to == [255; 4] => Ok(()),
                 _ if is_of_nobody => Err(DropReason::LockIp),
                 _ => Ok(()),

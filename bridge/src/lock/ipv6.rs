@@ -1,5 +1,5 @@
 //! IPv6 under a lock: the source is the port's, by its address or prefix or as the link-local address of its MAC address. What comes from
-//! no address is neighbour discovery's and multicast listeners' (`ndp.rs`). A DHCPv6 server's datagrams are dropped.
+//! no address is neighbour discovery's and multicast listeners' (`ndp.rs`). What is for a DHCPv6 client's port is dropped.
 //!
 //! Extension headers are walked as Linux does (`ipv6_find_hdr`); a packet whose headers do not end in the frame's head, or in the first
 //! fragment (RFC 7112), is dropped.
@@ -9,7 +9,6 @@ use crate::{DropReason, fdb::Mac, headers::UDP};
 
 const LEN: usize = 40;
 const ICMPV6: u8 = 58;
-const DHCP_SERVER: u16 = 547;
 const DHCP_CLIENT: u16 = 546;
 /// Bytes that follow the extension headers of a first fragment at least: the ports, or ICMPv6's type.
 const FRAGMENT_MIN: usize = 8;
@@ -45,9 +44,7 @@ pub(super) fn check(packet: Packet<'_>, mac: Mac, allowed: &Addresses) -> Result
         }
         _ if is_of_nobody => Err(DropReason::LockIp),
         UDP if payload.len() < 8 => Err(DropReason::LockHeaders),
-        UDP if (be16(payload, 0), be16(payload, 2)) == (Some(DHCP_SERVER), Some(DHCP_CLIENT)) => {
-            Err(DropReason::LockDhcp)
-        }
+        UDP if be16(payload, 2) == Some(DHCP_CLIENT) => Err(DropReason::LockDhcp),
         _ => Ok(()),
     }
 }

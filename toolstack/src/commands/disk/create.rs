@@ -1,12 +1,13 @@
 //! `xpv disk create`: makes an image.
 
 use std::fs::{File, Permissions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use blkback::engine::Mode;
 use blkback::engine::format::{Format, NewImage};
+use nix::errno::Errno;
 
 use crate::error::{Error, Origin, Result};
 use crate::image::named::{FormatOption, NamedImage};
@@ -111,7 +112,7 @@ fn make(path: &Path, write: impl FnOnce(&File) -> io::Result<()>) -> Result<()> 
     };
     let failed = |e| Error::file(path, "making the image", e);
     if path.symlink_metadata().is_ok() {
-        return Err(failed(ErrorKind::AlreadyExists.into()));
+        return Err(failed(Errno::EEXIST.into()));
     }
     // The umask leaves of the permissions what the user wants.
     let new = tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(&directory);
