@@ -2,10 +2,7 @@
 
 mod common;
 
-use std::{
-    io::{Read, Write},
-    net::{TcpListener, TcpStream, UdpSocket},
-};
+use std::net::UdpSocket;
 
 use bridge::{
     Bridge, Caps, Config, Frame, Frames, Port,
@@ -16,44 +13,14 @@ use bridge::{
     },
 };
 use common::{
-    host::{Host, in_namespaces, in_namespaces_without, sh},
+    host::{Host, in_namespaces, in_namespaces_without, sh, tap_host, transfer},
     pair, take, until,
 };
 use nix::sys::socket::{setsockopt, sockopt};
 use testkit::random::bytes;
 
-/// A host with a tap that has `10.0.0.N`.
-fn tap_host(n: u8) -> (Host, Tap) {
-    let host = Host::new();
-    let tap = host.run(move || {
-        let tap = Tap::open("tap%d").expect("a tap");
-        netdev::set_up(tap.name()).expect("set up");
-        sh(&format!("ip address add 10.0.0.{n}/24 dev {}", tap.name()));
-        tap
-    });
-    (host, tap)
-}
-
 fn ping(host: &Host, address: &'static str) {
     host.run(move || sh(&format!("ping -n -c 3 -i 0.05 -W 10 {address}")));
-}
-
-/// Sends bytes by TCP from one host to the other, which checks them.
-fn transfer(from: &Host, to: &Host, address: &'static str, len: usize) {
-    let listener = to.run(move || TcpListener::bind((address, 5000)).expect("bind"));
-    let received = to.start(move || {
-        let (mut stream, _) = listener.accept().expect("accept");
-        stream.set_read_timeout(Some(common::BOUND)).expect("time-out");
-        let mut received = Vec::new();
-        stream.read_to_end(&mut received).expect("read");
-        received == bytes(1, len)
-    });
-    from.run(move || {
-        let mut stream = TcpStream::connect((address, 5000)).expect("connect");
-        stream.set_write_timeout(Some(common::BOUND)).expect("time-out");
-        stream.write_all(&bytes(1, len)).expect("write");
-    });
-    assert!(received.recv().expect("the receiver lives"), "the bytes differ");
 }
 
 #[test]

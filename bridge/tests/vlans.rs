@@ -2,57 +2,22 @@
 
 mod common;
 
-use std::{
-    io::{Read, Write},
-    net::{TcpListener, TcpStream},
-};
-
 use bridge::{
     Bridge, Caps, Config, DropReason, Frame, Gso, GsoKind, Offload, PortSettings,
     partial_checksum::mark_blank,
-    port::{netdev, tap::Tap},
 };
 use common::{
-    host::{Host, in_namespaces, sh},
+    host::{in_namespaces, sh, tap_host, transfer},
     pair, send, take,
 };
 use etherparse::PacketBuilder;
-use testkit::random::bytes;
 
 fn of(vlans: &str) -> PortSettings {
     PortSettings { vlans: vlans.parse().unwrap(), ..PortSettings::default() }
 }
 
-/// A host with a tap that has `10.0.0.N`.
-fn tap_host(n: u8) -> (Host, Tap) {
-    let host = Host::new();
-    let tap = host.run(move || {
-        let tap = Tap::open("tap%d").expect("a tap");
-        netdev::set_up(tap.name()).expect("set up");
-        sh(&format!("ip address add 10.0.0.{n}/24 dev {}", tap.name()));
-        tap
-    });
-    (host, tap)
-}
-
-/// Sends bytes by TCP from one host to the other, which checks them.
-fn transfer(from: &Host, to: &Host, address: &'static str) {
-    const LEN: usize = 4 << 20;
-    let listener = to.run(move || TcpListener::bind((address, 5000)).expect("bind"));
-    let received = to.start(move || {
-        let (mut stream, _) = listener.accept().expect("accept");
-        stream.set_read_timeout(Some(common::BOUND)).expect("time-out");
-        let mut received = Vec::new();
-        stream.read_to_end(&mut received).expect("read");
-        received == bytes(1, LEN)
-    });
-    from.run(move || {
-        let mut stream = TcpStream::connect((address, 5000)).expect("connect");
-        stream.set_write_timeout(Some(common::BOUND)).expect("time-out");
-        stream.write_all(&bytes(1, LEN)).expect("write");
-    });
-    assert!(received.recv().expect("the receiver lives"), "the bytes differ");
-}
+/// Bytes that are transferred.
+const LEN: usize = 4 << 20;
 
 /// Two bridges that are joined by a trunk, on which frames have tags.
 fn transfer_by_a_trunk(caps: Caps) {
@@ -66,13 +31,13 @@ fn transfer_by_a_trunk(caps: Caps) {
     two.attach_with("b", Box::new(tap), of("10")).unwrap();
     let (c, tap) = tap_host(3);
     one.attach_with("c", Box::new(tap), of("20")).unwrap();
-    transfer(&a, &b, "10.0.0.2");
-    transfer(&b, &a, "10.0.0.1");
+    transfer(&a, &b, "10.0.0.2", LEN);
+    transfer(&b, &a, "10.0.0.1", LEN);
     let counters = one.ports().unwrap()[1].counters;
     assert!(counters.rx_bytes / counters.rx_frames > 2000, "unsegmented frames: {counters:?}");
     c.run(|| sh("! ping -n -c 1 -W 1 10.0.0.1"));
     one.set_vlans("c", "10".parse().unwrap()).unwrap();
-    transfer(&c, &b, "10.0.0.2");
+    transfer(&c, &b, "10.0.0.2", LEN);
     let vlans: Vec<_> = two.fdb().unwrap().into_iter().map(|row| (row.port, row.vlan)).collect();
     assert!(vlans.contains(&("trunk".to_owned(), 10)), "{vlans:?}");
 }

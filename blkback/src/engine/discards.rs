@@ -66,7 +66,7 @@ struct Shared {
     /// There are waiting discards, or no more will come.
     changed: Condvar,
     closed: AtomicBool,
-    done: Done,
+    done: Done<Completion>,
 }
 
 impl Discards {
@@ -146,7 +146,7 @@ impl Shared {
         let is_device = is_block_device(&self.file);
         while let Some(request) = self.next() {
             let result = self.discard(&request, is_device);
-            self.done.push(request, result);
+            self.done.push(Completion { request, result });
         }
     }
 

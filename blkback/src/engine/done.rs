@@ -1,42 +1,41 @@
 // Not a core: does I/O or calls a hypervisor.
 
-//! Completions that threads hand over to the thread of the ring.
+//! What other threads hand over to the thread of a ring: completions, as a rule.
 
-use super::{Completion, IoRequest};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// The completions, and a descriptor that is readable while there are any.
-pub(super) struct Done {
-    completions: Mutex<Vec<Completion>>,
+/// What was handed over, and a descriptor that is readable while there is any.
+pub(super) struct Done<T> {
+    list: Mutex<Vec<T>>,
     event: EventFd,
 }
 
-impl Done {
-    /// With room for so many completions.
-    pub(super) fn new(capacity: usize) -> io::Result<Done> {
+impl<T> Done<T> {
+    /// With room for so many.
+    pub(super) fn new(capacity: usize) -> io::Result<Done<T>> {
         let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Done { completions: Mutex::new(Vec::with_capacity(capacity)), event })
+        Ok(Done { list: Mutex::new(Vec::with_capacity(capacity)), event })
     }
 
-    /// Hands a request back.
-    pub(super) fn push(&self, request: IoRequest, result: io::Result<()>) {
-        let mut completions = lock(&self.completions);
-        completions.push(Completion { request, result });
-        if completions.len() == 1 {
+    /// Hands it over.
+    pub(super) fn push(&self, done: T) {
+        let mut list = lock(&self.list);
+        list.push(done);
+        if list.len() == 1 {
             // It cannot fail: the counter is far from its end.
             let _ = self.event.write(1);
         }
     }
 
-    /// Appends what was handed back.
-    pub(super) fn take(&self, into: &mut Vec<Completion>) -> io::Result<()> {
-        let mut completions = lock(&self.completions);
-        if !completions.is_empty() {
+    /// Appends what was handed over.
+    pub(super) fn take(&self, into: &mut Vec<T>) -> io::Result<()> {
+        let mut list = lock(&self.list);
+        if !list.is_empty() {
             self.event.read()?;
-            into.append(&mut completions);
+            into.append(&mut list);
         }
         Ok(())
     }

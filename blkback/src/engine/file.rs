@@ -96,16 +96,21 @@ impl Drop for FileDisk {
     /// may keep it for long.
     fn drop(&mut self) {
         let image = self.image.take();
-        let (closed, wait) = mpsc::channel();
-        let close = move || {
-            drop(image);
-            let _ = closed.send(());
-        };
-        if std::thread::Builder::new().name("close".into()).spawn(close).is_ok()
-            && wait.recv_timeout(CLOSE) == Err(RecvTimeoutError::Timeout)
-        {
-            tracing::warn!(path = %self.path.display(), "closing takes long");
-        }
+        close_by_a_thread(&self.path, CLOSE, move || drop(image));
+    }
+}
+
+/// Has a thread close an image, and waits for it for so long.
+pub(super) fn close_by_a_thread(path: &Path, wait: Duration, close: impl FnOnce() + Send + 'static) {
+    let (closed, closing) = mpsc::channel();
+    let close = move || {
+        close();
+        let _ = closed.send(());
+    };
+    if std::thread::Builder::new().name("close".into()).spawn(close).is_ok()
+        && closing.recv_timeout(wait) == Err(RecvTimeoutError::Timeout)
+    {
+        tracing::warn!(path = %path.display(), "closing takes long");
     }
 }
 

@@ -31,7 +31,7 @@ struct Shared {
     waiting: Mutex<Waiting>,
     /// There are waiting operations, or no more will come.
     changed: Condvar,
-    done: Done,
+    done: Done<Completion>,
 }
 
 #[derive(Default)]
@@ -64,7 +64,7 @@ impl Shared {
     fn run(&self) {
         while let Some(request) = self.next() {
             let result = execute(&self.file, &request);
-            self.done.push(request, result);
+            self.done.push(Completion { request, result });
         }
     }
 

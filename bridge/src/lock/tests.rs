@@ -86,7 +86,11 @@ fn ipv4_is_from_an_own_address_and_no_dhcp_server() {
     assert_eq!(checked(&v4([10, 0, 0, 6], all, 6, 0, &[0; 20])), Err(LockIp));
     assert_eq!(checked(&v4(own, all, 17, 0, &udp(68, 67))), Ok(()));
     assert_eq!(checked(&v4(own, all, 17, 0, &udp(67, 68))), Err(LockDhcp));
-    assert_eq!(checked(&v4(own, all, 17, 0, &udp(1067, 68))), Err(LockDhcp), "clients do not look at a server's port");
+    assert_eq!(
+        checked(&v4(own, all, 17, 0, &udp(1067, 68))),
+        Err(LockDhcp),
+        "clients do not look at a server's port"
+    );
     assert_eq!(checked(&v4([0; 4], all, 17, 0, &udp(68, 67))), Ok(()), "a client without an address");
     assert_eq!(checked(&v4([0; 4], own, 17, 0, &udp(68, 67))), Err(LockIp));
     assert_eq!(checked(&v4([0; 4], all, 17, 0, &udp(68, 53))), Err(LockIp));

@@ -1,11 +1,16 @@
 //! Hosts: threads with their own network namespaces, in a test with its own user namespace.
 
 use std::{
+    io::{Read, Write},
+    net::{TcpListener, TcpStream},
     process::Command,
     sync::mpsc::{Sender, channel},
 };
 
+use bridge::port::{netdev, tap::Tap};
+
 use nix::sched::{CloneFlags, unshare};
+use testkit::random::bytes;
 
 const INSIDE: &str = "XPV_BRIDGE_TEST_INSIDE";
 
@@ -82,4 +87,34 @@ pub(crate) fn sh(command: &str) -> String {
         "{command}: {out}{err} (`ip` is in the package iproute2, `ping` in iputils-ping)",
     );
     out.into_owned()
+}
+
+/// A host with a tap that has `10.0.0.N`.
+pub(crate) fn tap_host(n: u8) -> (Host, Tap) {
+    let host = Host::new();
+    let tap = host.run(move || {
+        let tap = Tap::open("tap%d").expect("a tap");
+        netdev::set_up(tap.name()).expect("set up");
+        sh(&format!("ip address add 10.0.0.{n}/24 dev {}", tap.name()));
+        tap
+    });
+    (host, tap)
+}
+
+/// Sends bytes by TCP from one host to the other, which checks them.
+pub(crate) fn transfer(from: &Host, to: &Host, address: &'static str, len: usize) {
+    let listener = to.run(move || TcpListener::bind((address, 5000)).expect("bind"));
+    let received = to.start(move || {
+        let (mut stream, _) = listener.accept().expect("accept");
+        stream.set_read_timeout(Some(super::BOUND)).expect("time-out");
+        let mut received = Vec::new();
+        stream.read_to_end(&mut received).expect("read");
+        received == bytes(1, len)
+    });
+    from.run(move || {
+        let mut stream = TcpStream::connect((address, 5000)).expect("connect");
+        stream.set_write_timeout(Some(super::BOUND)).expect("time-out");
+        stream.write_all(&bytes(1, len)).expect("write");
+    });
+    assert!(received.recv().expect("the receiver lives"), "the bytes differ");
 }

@@ -9,12 +9,12 @@ use super::layer::{Chain, Layer};
 use super::place::MAX_FILES;
 use super::queue::Queue;
 use super::worker::Worker;
+use crate::engine::file::close_by_a_thread;
 use crate::engine::{DiscardLimits, Disk, DiskInfo, Engine, FlushState, MediumId, OpenError};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -145,16 +145,7 @@ impl Drop for Qcow2Disk {
     fn drop(&mut self) {
         self.image.close();
         let Some(thread) = self.thread.take() else { return };
-        let (closed, wait) = mpsc::channel();
-        let join = move || {
-            let _ = thread.join();
-            let _ = closed.send(());
-        };
-        if std::thread::Builder::new().name("close".into()).spawn(join).is_ok()
-            && wait.recv_timeout(CLOSE) == Err(RecvTimeoutError::Timeout)
-        {
-            tracing::warn!(path = %self.path.display(), "closing takes long");
-        }
+        close_by_a_thread(&self.path, CLOSE, move || drop(thread.join()));
     }
 }
 

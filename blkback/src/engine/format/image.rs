@@ -7,12 +7,10 @@ use super::image_file::ImageFile;
 use super::layer::Layer;
 use super::place::Chunk;
 use crate::engine::IoRequest;
-use crate::engine::done::lock;
-use nix::sys::eventfd::{EfdFlags, EventFd};
+use crate::engine::done::{Done, lock};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -93,40 +91,8 @@ pub(super) enum Answer {
     Known(IoRequest, Chunks),
 }
 
-/// The answers for one ring's thread, and a descriptor that is readable while there are any.
-pub(super) struct Answers {
-    list: Mutex<Vec<Answer>>,
-    event: EventFd,
-}
-
-impl Answers {
-    pub(super) fn new() -> io::Result<Answers> {
-        let event = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)?;
-        Ok(Answers { list: Mutex::default(), event })
-    }
-
-    pub(super) fn push(&self, answer: Answer) {
-        let mut list = lock(&self.list);
-        list.push(answer);
-        if list.len() == 1 {
-            // It cannot fail: the counter is far from its end.
-            let _ = self.event.write(1);
-        }
-    }
-
-    pub(super) fn take(&self, into: &mut Vec<Answer>) -> io::Result<()> {
-        let mut list = lock(&self.list);
-        if !list.is_empty() {
-            self.event.read()?;
-            into.append(&mut list);
-        }
-        Ok(())
-    }
-
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.event.as_fd()
-    }
-}
+/// The answers for one ring's thread.
+pub(super) type Answers = Done<Answer>;
 
 impl Image {
     pub(super) fn new(unit_bits: u32, size: u64, files: Vec<Arc<ImageFile>>) -> Image {

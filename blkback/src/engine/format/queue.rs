@@ -85,7 +85,7 @@ impl Queue {
     /// An engine of one of the files cannot be made.
     pub(super) fn new(image: Arc<Image>, depth: usize, zeroes: Option<DiscardLimits>) -> io::Result<Queue> {
         let parts = (depth * 2 + MAX_PARTS).min(4096);
-        let answers = Arc::new(Answers::new()?);
+        let answers = Arc::new(Answers::new(depth)?);
         let events = EventSet::new()?;
         events.add(answers.fd(), 0)?;
         let mut queue = Queue {
