@@ -85,8 +85,9 @@ fn create_of_an_invalid_guest_names_the_key_and_changes_nothing() {
         ),
         (
             format!("name='x'\ndisk=['{image},qcow2,xvda']"),
-            "disk: format: found \"qcow2\", expected raw (other",
+            "a.img: found 0x00000000, expected a qcow2 image",
         ),
+        (format!("name='x'\ndisk=['{image},vhd,xvda']"), "disk: format: found \"vhd\", expected raw"),
         (
             format!("name='x'\ndisk=[\n'{image},,xvda',\n'{image},,xvda']"),
             "bad.cfg:4: disk: vdev: found \"xvda\"",
