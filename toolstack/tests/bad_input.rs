@@ -83,10 +83,7 @@ fn create_of_an_invalid_guest_names_the_key_and_changes_nothing() {
             format!("name='x'\ndisk=['{image},raw,xvda,rx']"),
             "xpv: bad.cfg:2: disk: access: found \"rx\", expected ro",
         ),
-        (
-            format!("name='x'\ndisk=['{image},qcow2,xvda']"),
-            "a.img: found 0x00000000, expected a qcow2 image",
-        ),
+        (format!("name='x'\ndisk=['{image},qcow2,xvda']"), "a.img: found 0x00000000, expected a qcow2 image"),
         (format!("name='x'\ndisk=['{image},vhd,xvda']"), "disk: format: found \"vhd\", expected raw"),
         (
             format!("name='x'\ndisk=[\n'{image},,xvda',\n'{image},,xvda']"),
