@@ -89,6 +89,11 @@ pub(crate) fn ip_start(head: &[u8]) -> Option<(Ip, usize)> {
     None
 }
 
+/// The number of two bytes at an offset, if they are there.
+pub(crate) fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
+}
+
 fn parse_v4(head: &[u8], l3: usize) -> Option<Headers> {
     let header = head.get(l3..l3 + 20)?;
     let l4 = l3 + usize::from(header[0] & 0xf) * 4;

@@ -3,7 +3,7 @@
 use core::net::IpAddr;
 
 use crate::fdb::Mac;
-use crate::headers::{Ip, TCP, UDP, ip_start};
+use crate::headers::{Ip, TCP, UDP, be16, ip_start};
 
 /// Stream control transmission protocol, which has ports where TCP has them.
 const SCTP: u8 = 132;
@@ -44,7 +44,7 @@ fn ether_types(head: &[u8]) -> impl Iterator<Item = u16> {
     let mut at = Some(ETH - 2);
     std::iter::from_fn(move || {
         let here = at?;
-        let found = u16_at(head, here)?;
+        let found = be16(head, here)?;
         let is_tag = matches!(found, 0x8100 | 0x88a8);
         at = (is_tag && here < ETH + 4).then_some(here + 4);
         Some(found)
@@ -89,13 +89,13 @@ fn ports(head: &[u8]) -> Option<[u16; 2]> {
     let (ip, at) = ip_start(head)?;
     let (protocol, l4) = match ip {
         Ip::V4 => {
-            let is_first = u16_at(head, at + 6)? & 0x1fff == 0;
+            let is_first = be16(head, at + 6)? & 0x1fff == 0;
             is_first.then_some((*head.get(at + 9)?, at + usize::from(head[at] & 0xf) * 4))?
         }
         Ip::V6 => behind_extensions(head, *head.get(at + 6)?, at + 40)?,
     };
     let has_ports = matches!(protocol, TCP | UDP | SCTP);
-    has_ports.then_some([u16_at(head, l4)?, u16_at(head, l4 + 2)?])
+    has_ports.then_some([be16(head, l4)?, be16(head, l4 + 2)?])
 }
 
 /// The header behind IPv6's hop-by-hop options, routing, fragment and destination options (RFC 8200, 4.1).
@@ -103,7 +103,7 @@ fn behind_extensions(head: &[u8], mut protocol: u8, mut at: usize) -> Option<(u8
     // Each has 8 bytes at least, so that the head's end bounds the loop.
     while let 0 | 43 | 44 | 60 = protocol {
         let is_fragment = protocol == 44;
-        if is_fragment && u16_at(head, at + 2)? & 0xfff8 != 0 {
+        if is_fragment && be16(head, at + 2)? & 0xfff8 != 0 {
             return None;
         }
         let len = if is_fragment { 8 } else { (usize::from(*head.get(at + 1)?) + 1) * 8 };
@@ -111,10 +111,6 @@ fn behind_extensions(head: &[u8], mut protocol: u8, mut at: usize) -> Option<(u8
         at += len;
     }
     Some((protocol, at))
-}
-
-fn u16_at(head: &[u8], at: usize) -> Option<u16> {
-    head.get(at..at + 2).map(|bytes| u16::from_be_bytes([bytes[0], bytes[1]]))
 }
 
 #[cfg(test)]

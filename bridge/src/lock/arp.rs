@@ -1,8 +1,8 @@
 //! ARP under a lock: the sender's addresses are the port's, whichever they are in the Ethernet header (RFC 826). Of who is asked
 //! for or answered nothing is said, but a probe (RFC 5227) is for an address that the port may have: others would give theirs up.
 
-use super::{Addresses, Packet, be16};
-use crate::{DropReason, fdb::Mac};
+use super::{Addresses, Packet};
+use crate::{DropReason, fdb::Mac, headers::be16};
 
 /// Bytes of a packet of Ethernet and IPv4 addresses.
 const LEN: usize = 28;

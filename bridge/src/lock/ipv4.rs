@@ -1,10 +1,10 @@
 //! IPv4 under a lock: the source is the port's, or none yet for DHCP's client (RFC 2131) and reports of multicast groups (RFC 3376,
 //! 4.2.13). What is for a DHCP client's port is dropped: clients look at that alone, whatever port a server sends from.
 
-use super::{Addresses, Packet, be16};
+use super::{Addresses, Packet};
 use crate::{
     DropReason,
-    headers::{TCP, UDP},
+    headers::{TCP, UDP, be16},
 };
 
 const MIN_LEN: usize = 20;

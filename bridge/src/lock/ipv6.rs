@@ -4,8 +4,12 @@
 //! Extension headers are walked as Linux does (`ipv6_find_hdr`); a packet whose headers do not end in the frame's head, or in the first
 //! fragment (RFC 7112), is dropped.
 
-use super::{Addresses, Packet, be16, ndp, owner::Owner};
-use crate::{DropReason, fdb::Mac, headers::UDP};
+use super::{Addresses, Packet, ndp, owner::Owner};
+use crate::{
+    DropReason,
+    fdb::Mac,
+    headers::{UDP, be16},
+};
 
 const LEN: usize = 40;
 const ICMPV6: u8 = 58;

@@ -12,7 +12,7 @@ mod owner;
 
 use std::{fmt, str::FromStr};
 
-use crate::{DropReason, Frame, fdb::Mac};
+use crate::{DropReason, Frame, fdb::Mac, headers::be16};
 
 pub use addresses::{Addresses, InvalidAddress};
 
@@ -106,10 +106,6 @@ pub(crate) fn check(frame: &Frame, mac: Mac, allowed: &Addresses) -> Result<(), 
         0x86dd => ipv6::check(packet, mac, allowed),
         _ => Err(DropReason::LockType),
     }
-}
-
-fn be16(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_be_bytes(*bytes.get(at..)?.first_chunk()?))
 }
 
 #[cfg(test)]
