@@ -2,10 +2,7 @@
 
 use crossbeam::channel::Sender;
 
-use crate::{
-    Addresses, Capture, CaptureOptions, Counters, Error, Flags, Lock, Port, PortSettings, Rate, Vlans,
-    fdb::Mac,
-};
+use crate::{Capture, CaptureOptions, Counters, Error, Port, PortSettings, Setting, fdb::Mac};
 
 /// A port's state, for display.
 #[derive(Clone, Debug)]
@@ -34,10 +31,7 @@ pub struct FdbRow {
 /// A command to the worker, with the channel for its reply.
 pub(crate) enum Command {
     Attach(String, Box<dyn Port>, PortSettings, Sender<Result<(), Error>>),
-    SetLock(String, Lock, Addresses, Sender<Result<(), Error>>),
-    SetVlans(String, Vlans, Sender<Result<(), Error>>),
-    SetFlags(String, Flags, Sender<Result<(), Error>>),
-    SetRate(String, Option<Rate>, Sender<Result<(), Error>>),
+    Set(String, Setting, Sender<Result<(), Error>>),
     Capture(String, CaptureOptions, Sender<Result<Capture, Error>>),
     Detach(String, Sender<Result<Box<dyn Port>, Error>>),
     Ports(Sender<Vec<PortInfo>>),

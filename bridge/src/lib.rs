@@ -84,7 +84,7 @@ pub use pin::{Pin, PinOwner};
 pub use pin_table::PinTable;
 pub use pool::{Buffer, Pool};
 pub use port::Port;
-pub use port_settings::{PortSettings, StormLimits};
+pub use port_settings::{PortSettings, Setting, StormLimits};
 pub use rate_limit::Rate;
 pub use run::Bridge;
 pub use stats::{Counters, DropReason, Stats};

@@ -23,6 +23,19 @@ impl StormLimits {
         StormLimits { broadcast: Some(4_000), multicast: Some(60_000), unknown_unicast: Some(12_500) };
 }
 
+/// One of a port's settings, which can be changed while it is attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// [`PortSettings::lock`] and [`PortSettings::allowed`].
+    Lock(Lock, Addresses),
+    /// [`PortSettings::vlans`].
+    Vlans(Vlans),
+    /// [`PortSettings::flags`].
+    Flags(Flags),
+    /// [`PortSettings::rate`].
+    Rate(Option<Rate>),
+}
+
 /// What a port may send. The default is anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortSettings {

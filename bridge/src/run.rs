@@ -16,8 +16,7 @@ use event_loop::Counter;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{
-    Addresses, Capture, CaptureOptions, Config, Error, Flags, Forwarding, Lock, Port, PortSettings, Rate,
-    Vlans,
+    Capture, CaptureOptions, Config, Error, Forwarding, Port, PortSettings, Setting,
     command::{Command, FdbRow, PortInfo},
     worker::Worker,
 };
@@ -69,36 +68,12 @@ impl Bridge {
         self.call(|reply| Command::Attach(name.into(), port, settings, reply))?
     }
 
-    /// Sets from which addresses a port may send; `allowed` are those of [`Lock::Ip`].
+    /// Changes one of a port's settings.
     ///
     /// # Errors
     /// [`Error::NoSuchPort`], [`Error::Stopped`].
-    pub fn set_lock(&self, name: &str, lock: Lock, allowed: Addresses) -> Result<(), Error> {
-        self.call(|reply| Command::SetLock(name.into(), lock, allowed, reply))?
-    }
-
-    /// Sets the VLANs that a port is in.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchPort`], [`Error::Stopped`].
-    pub fn set_vlans(&self, name: &str, vlans: Vlans) -> Result<(), Error> {
-        self.call(|reply| Command::SetVlans(name.into(), vlans, reply))?
-    }
-
-    /// Sets a port's flags.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchPort`], [`Error::Stopped`].
-    pub fn set_flags(&self, name: &str, flags: Flags) -> Result<(), Error> {
-        self.call(|reply| Command::SetFlags(name.into(), flags, reply))?
-    }
-
-    /// Sets the rate at which frames are received from a port; `None`: at any.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchPort`], [`Error::Stopped`].
-    pub fn set_rate(&self, name: &str, rate: Option<Rate>) -> Result<(), Error> {
-        self.call(|reply| Command::SetRate(name.into(), rate, reply))?
+    pub fn set(&self, name: &str, setting: Setting) -> Result<(), Error> {
+        self.call(|reply| Command::Set(name.into(), setting, reply))?
     }
 
     /// Captures the frames that cross a port from now on, until the capture is dropped or the port removed. Of several captures at a

@@ -136,12 +136,7 @@ impl Worker {
                 Command::Attach(name, port, settings, reply) => {
                     drop(reply.send(self.attach(name, port, settings)));
                 }
-                Command::SetLock(name, lock, allowed, reply) => {
-                    drop(reply.send(self.set_lock(&name, lock, allowed)));
-                }
-                Command::SetVlans(name, vlans, reply) => drop(reply.send(self.set_vlans(&name, vlans))),
-                Command::SetFlags(name, flags, reply) => drop(reply.send(self.set_flags(&name, flags))),
-                Command::SetRate(name, rate, reply) => drop(reply.send(self.set_rate(&name, rate))),
+                Command::Set(name, setting, reply) => drop(reply.send(self.set(&name, setting))),
                 Command::Capture(name, options, reply) => drop(reply.send(self.capture(name, options))),
                 Command::Detach(name, reply) => drop(reply.send(self.detach(name))),
                 Command::Ports(reply) => drop(reply.send(self.port_infos())),

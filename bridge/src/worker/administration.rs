@@ -5,8 +5,7 @@
 use std::time::Instant;
 
 use crate::{
-    Addresses, Capture, CaptureOptions, DropReason, Error, FdbRow, Flags, Frame, Lock, Port, PortInfo,
-    PortSettings, Rate, Vlans,
+    Capture, CaptureOptions, DropReason, Error, FdbRow, Frame, Port, PortInfo, PortSettings, Rate, Setting,
     announce::announcements,
     attached_port::{AttachedPort, Hold},
     capture::MAX_CAPTURES,
@@ -71,26 +70,19 @@ impl Worker {
         rate.and_then(|rate| RateLimit::new(rate, self.started.elapsed()))
     }
 
-    pub(super) fn set_lock(&mut self, name: &str, lock: Lock, allowed: Addresses) -> Result<(), Error> {
+    /// Changes one of a port's settings.
+    pub(super) fn set(&mut self, name: &str, setting: Setting) -> Result<(), Error> {
         let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
-        self.switch.set_lock(id, lock, allowed);
+        match setting {
+            Setting::Lock(lock, allowed) => self.switch.set_lock(id, lock, allowed),
+            Setting::Vlans(vlans) => self.switch.set_vlans(id, vlans),
+            Setting::Flags(flags) => self.switch.set_flags(id, flags),
+            Setting::Rate(rate) => self.set_rate(id, rate),
+        }
         Ok(())
     }
 
-    pub(super) fn set_vlans(&mut self, name: &str, vlans: Vlans) -> Result<(), Error> {
-        let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
-        self.switch.set_vlans(id, vlans);
-        Ok(())
-    }
-
-    pub(super) fn set_flags(&mut self, name: &str, flags: Flags) -> Result<(), Error> {
-        let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
-        self.switch.set_flags(id, flags);
-        Ok(())
-    }
-
-    pub(super) fn set_rate(&mut self, name: &str, rate: Option<Rate>) -> Result<(), Error> {
-        let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
+    fn set_rate(&mut self, id: PortId, rate: Option<Rate>) {
         let limit = self.limit(rate);
         if let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) {
             attached.rate = limit;
@@ -99,7 +91,6 @@ impl Worker {
                 hold.until = self.now;
             }
         }
-        Ok(())
     }
 
     pub(super) fn capture(&mut self, name: String, options: CaptureOptions) -> Result<Capture, Error> {
