@@ -2,7 +2,8 @@
 //!
 //! Through a tap a vif looks like one of the kernel's backend: an interface named `vif<domid>.<devid>`, which exists
 //! before the toolstack runs the vif's hotplug script. Stock scripts (vif-bridge, vif-route, vif-nat) set it up as they
-//! do the kernel's. With any other script the tap is added here to the Linux bridge of the key `bridge`. The tap is
+//! do the kernel's. With any other script the tap is added here to the Linux bridge of the key `bridge`; where that is the
+//! default one, and does not exist, it is left to other programs, such as systemd-networkd. The tap is
 //! persistent, since the script is not run again for the next backend process, and is removed with the vif.
 //!
 //! The next process takes over the taps that are marked as this vif's ([`TapOwner`]). Versions before the mark
@@ -154,8 +155,10 @@ fn may_take_over(name: &str, holder: &Holder, owner: &TapOwner, keys: &Keys) -> 
 /// Creates a wire with the tap `name` of `owner` as one end, to whose other end the vif is attached.
 fn attach_tap(name: &str, owner: &TapOwner, keys: &Keys) -> Result<Attachment, Failure> {
     let (mut tap, is_taken_over) = create_or_take_over(name, owner, keys)?;
-    if joins_linux_bridge(keys, is_taken_over) && netdev::master(name).is_none() {
-        let bridge = keys.get(BRIDGE).unwrap_or(DEFAULT_BRIDGE);
+    let bridge = keys.get(BRIDGE).unwrap_or(DEFAULT_BRIDGE);
+    if is_left_to_others(bridge, exists) {
+        tracing::info!(tap = name, bridge, "there is no such bridge: the tap is left to other programs");
+    } else if joins_linux_bridge(keys, is_taken_over) && netdev::master(name).is_none() {
         let mtu = keys.opt(MTU).map_err(|e| Failure::new(Errno::EINVAL as i32, chain(&e)))?;
         // As vif-bridge does: a port of another MTU would change the bridge's.
         tap.set_mtu(mtu.map_or_else(|| netdev::mtu(bridge), Ok).map_err(refused)?).map_err(refused)?;
@@ -181,6 +184,12 @@ fn joins_linux_bridge(keys: &Keys, is_taken_over: bool) -> bool {
     let script_ran = keys.get(HOTPLUG_STATUS) == Some("connected");
     !is_stock(script)
         || !is_taken_over && script_ran && script.is_some_and(|path| path.ends_with("vif-bridge"))
+}
+
+/// Whether the vif may have no bridge: xl names the default one where the line has none, as that of a vif whose tap is found by its name, as
+/// by systemd-networkd.
+fn is_left_to_others(bridge: &str, exists: impl Fn(&str) -> bool) -> bool {
+    bridge == DEFAULT_BRIDGE && !exists(bridge)
 }
 
 /// Whether a hotplug script is one of Xen's, `vif-*`, which set up an interface that is named as the kernel's.
@@ -236,6 +245,13 @@ mod tests {
         assert!(!joins_linux_bridge(&ran, true), "the script set it up");
         assert!(joins_linux_bridge(&Keys::new("/b").with(SCRIPT, "/bin/true"), false));
         assert!(!joins_linux_bridge(&ran.with(SCRIPT, "vif-route"), false));
+    }
+
+    #[test]
+    fn tap_has_no_bridge_only_where_the_default_one_does_not_exist() {
+        assert!(is_left_to_others("xenbr0", |_| false));
+        assert!(!is_left_to_others("xenbr0", |_| true));
+        assert!(!is_left_to_others("br7", |_| false), "a bridge that somebody has named");
     }
 
     #[test]
