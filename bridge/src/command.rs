@@ -2,7 +2,10 @@
 
 use crossbeam::channel::Sender;
 
-use crate::{Capture, CaptureOptions, Counters, Error, Port, PortSettings, Setting, fdb::Mac};
+use crate::{
+    BridgeInfo, BridgeSetting, Capture, CaptureOptions, Counters, Error, FdbKind, Port, PortSettings,
+    Setting, fdb::Mac,
+};
 
 /// A port's state, for display.
 #[derive(Clone, Debug)]
@@ -11,6 +14,33 @@ pub struct PortInfo {
     pub name: String,
     /// The port's counters.
     pub counters: Counters,
+    /// What is in force for the port.
+    pub settings: PortSettings,
+}
+
+/// An entry that the forwarding database is given, or that is to be removed from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FdbEntry {
+    /// The station's address.
+    pub mac: Mac,
+    /// The VLAN, 0 where frames are in none; `None`: each of the port's, as Linux's bridge does, or of more than 64 that of untagged
+    /// frames.
+    pub vlan: Option<u16>,
+    /// The name of the port that the station is at.
+    pub port: String,
+    /// What is to be given: static, sticky or dynamic.
+    pub kind: FdbKind,
+}
+
+/// Which entries are to be removed: those of which all is true that is named.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FdbFilter {
+    /// They are at this port.
+    pub port: Option<String>,
+    /// They are in this VLAN.
+    pub vlan: Option<u16>,
+    /// They are of this kind.
+    pub kind: Option<FdbKind>,
 }
 
 /// An entry of the forwarding database, for display.
@@ -22,10 +52,10 @@ pub struct FdbRow {
     pub vlan: u16,
     /// The name of the port at which it was last seen.
     pub port: String,
-    /// Seconds since then.
+    /// Seconds since then; 0 where it does not expire.
     pub age_s: u32,
-    /// Whether it is the port's own address, which is not learned.
-    pub is_static: bool,
+    /// How it came to be.
+    pub kind: FdbKind,
 }
 
 /// A command to the worker, with the channel for its reply.
@@ -36,5 +66,10 @@ pub(crate) enum Command {
     Detach(String, Sender<Result<Box<dyn Port>, Error>>),
     Ports(Sender<Vec<PortInfo>>),
     Fdb(Sender<Vec<FdbRow>>),
+    FdbAdd(FdbEntry, bool, Sender<Result<(), Error>>),
+    FdbDelete(Mac, Option<u16>, String, Sender<Result<(), Error>>),
+    FdbFlush(FdbFilter, Sender<Result<usize, Error>>),
+    SetBridge(BridgeSetting, Sender<Result<(), Error>>),
+    Info(Sender<Result<BridgeInfo, Error>>),
     Stop,
 }

@@ -29,6 +29,7 @@
 mod announce;
 mod attached_port;
 mod batch;
+mod bridge_settings;
 mod capture;
 pub mod checksum;
 mod command;
@@ -67,14 +68,16 @@ mod vlan;
 mod worker;
 
 pub use batch::{Batch, Frames, PortBatch};
+pub use bridge_settings::{BridgeInfo, BridgeSetting, GroupFwdMask, InvalidBridgeSetting};
 pub use capture::{
     Capture, CaptureDirection, CaptureFilter, CaptureHost, CaptureOptions, CapturedFrame, CapturedFrames,
 };
-pub use command::{FdbRow, PortInfo};
+pub use command::{FdbEntry, FdbFilter, FdbRow, PortInfo};
 pub use config::{Config, Forwarding};
 pub use egress_queue::QueueLimits;
 pub use error::Error;
 pub use event_loop::Interest;
+pub use fdb::{FdbError, Kind as FdbKind};
 pub use flags::{Flag, Flags};
 pub use fragment::{Fragment, FragmentRef};
 pub use frame::{Frame, HEAD, Iovecs, MAX_FRAGMENTS, MAX_IOVECS, TooManyFragments, iovec};

@@ -34,6 +34,8 @@ pub enum Setting {
     Flags(Flags),
     /// [`PortSettings::rate`].
     Rate(Option<Rate>),
+    /// [`PortSettings::storm`].
+    Storm(StormLimits),
 }
 
 /// What a port may send. The default is anything.
@@ -54,4 +56,20 @@ pub struct PortSettings {
     pub rate: Option<Rate>,
     /// The bounds of what the port may send to many.
     pub storm: StormLimits,
+}
+
+impl PortSettings {
+    /// Makes one of them another.
+    pub(crate) fn change(&mut self, setting: Setting) {
+        match setting {
+            Setting::Lock(lock, allowed) => {
+                self.lock = lock;
+                self.allowed = allowed;
+            }
+            Setting::Vlans(vlans) => self.vlans = vlans,
+            Setting::Flags(flags) => self.flags = flags,
+            Setting::Rate(rate) => self.rate = rate,
+            Setting::Storm(limits) => self.storm = limits,
+        }
+    }
 }

@@ -16,8 +16,10 @@ use event_loop::Counter;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{
-    Capture, CaptureOptions, Config, Error, Forwarding, Port, PortSettings, Setting,
+    BridgeInfo, BridgeSetting, Capture, CaptureOptions, Config, Error, FdbEntry, FdbFilter, Forwarding, Port,
+    PortSettings, Setting,
     command::{Command, FdbRow, PortInfo},
+    fdb::Mac,
     worker::Worker,
 };
 
@@ -95,7 +97,7 @@ impl Bridge {
         self.is_wire
     }
 
-    /// Reads the ports and their counters.
+    /// Reads the ports, their counters and settings.
     pub fn ports(&self) -> Result<Vec<PortInfo>, Error> {
         self.call(Command::Ports)
     }
@@ -103,6 +105,56 @@ impl Bridge {
     /// Reads the forwarding database.
     pub fn fdb(&self) -> Result<Vec<FdbRow>, Error> {
         self.call(Command::Fdb)
+    }
+
+    /// Adds an entry to the forwarding database, as `bridge fdb add` does. It is there until it is deleted, it expires (where its kind
+    /// does) or the port is removed.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPort`]; [`Error::Fdb`] with the reason: no entry was changed. [`Error::Wire`], [`Error::Stopped`].
+    pub fn fdb_add(&self, entry: FdbEntry) -> Result<(), Error> {
+        self.call(|reply| Command::FdbAdd(entry, false, reply))?
+    }
+
+    /// Adds an entry as [`Bridge::fdb_add`] does, in the place of one of the same address and VLAN if there is any: `bridge fdb replace`.
+    ///
+    /// # Errors
+    /// Those of [`Bridge::fdb_add`].
+    pub fn fdb_replace(&self, entry: FdbEntry) -> Result<(), Error> {
+        self.call(|reply| Command::FdbAdd(entry, true, reply))?
+    }
+
+    /// Removes an entry of a port from the forwarding database, also one that was learned; without a VLAN in each of the port's.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPort`]; [`Error::Fdb`] where there is none, or the address is a port's own. [`Error::Wire`], [`Error::Stopped`].
+    pub fn fdb_delete(&self, mac: Mac, vlan: Option<u16>, port: &str) -> Result<(), Error> {
+        self.call(|reply| Command::FdbDelete(mac, vlan, port.into(), reply))?
+    }
+
+    /// Removes entries from the forwarding database, but ports' own addresses; returns their number. As `bridge fdb flush` it removes those
+    /// that were given too, unless the filter names a kind.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPort`], [`Error::Wire`], [`Error::Stopped`].
+    pub fn fdb_flush(&self, filter: FdbFilter) -> Result<usize, Error> {
+        self.call(|reply| Command::FdbFlush(filter, reply))?
+    }
+
+    /// Changes one of the bridge's settings.
+    ///
+    /// # Errors
+    /// [`Error::Setting`], [`Error::Wire`], [`Error::Stopped`].
+    pub fn set_bridge(&self, setting: BridgeSetting) -> Result<(), Error> {
+        self.call(|reply| Command::SetBridge(setting, reply))?
+    }
+
+    /// Reads the bridge's settings.
+    ///
+    /// # Errors
+    /// [`Error::Wire`], [`Error::Stopped`].
+    pub fn info(&self) -> Result<BridgeInfo, Error> {
+        self.call(Command::Info)?
     }
 
     /// The longest round of all ports' turns, in processor time of the bridge's thread; up to 200 us more than it was, and zero

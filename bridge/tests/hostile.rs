@@ -69,7 +69,8 @@ fn spoofed_frame_that_comes_first_is_dropped() {
     bridge.attach_with("hostile", Box::new(port), guest(GUEST, Lock::Mac)).unwrap();
     assert_eq!(take(&mut victim, 1)[0].head()[14], 2);
     assert_eq!(dropped(&bridge, "hostile", DropReason::Lock), 1);
-    let rows: Vec<_> = bridge.fdb().unwrap().into_iter().map(|row| (row.mac, row.is_static)).collect();
+    let rows: Vec<_> =
+        bridge.fdb().unwrap().into_iter().map(|row| (row.mac, row.kind == bridge::FdbKind::Own)).collect();
     assert_eq!(rows, [(Mac::new(GUEST), true)]);
     bridge.set("hostile", Setting::Lock(Lock::Off, Addresses::default())).unwrap();
     send(&mut hostile, &[frame(BROADCAST, GATEWAY, 3)]);
