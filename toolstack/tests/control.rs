@@ -265,7 +265,7 @@ fn control_socket_is_private_and_speaks_json_lines() {
     assert_eq!(message(r#"{"version":3,"command":"stats"}"#), "version: found 3, expected 1");
     assert!(
         message(r#"{"version":1,"command":"halt"}"#)
-            .contains("\"halt\", expected stats, totals, image or capture")
+            .contains("\"halt\", expected stats, totals, image, bridge or capture")
     );
     assert!(message("hello").contains("not JSON"));
 }

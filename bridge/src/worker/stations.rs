@@ -1,5 +1,3 @@
-// Not a core: does I/O or calls a hypervisor.
-
 //! What other threads ask of the worker's forwarding database, and of the bridge's settings.
 
 use crate::{
