@@ -82,6 +82,7 @@ pub enum Command {
 impl Cli {
     /// Runs the command; returns the status to exit with.
     pub fn run(self) -> Result<ExitCode> {
+        process::set_name();
         self.die_with.map_or(Ok(()), process::die_with_parent)?;
         if self.new_session {
             process::new_session()?;
