@@ -99,10 +99,10 @@ impl Bridges {
         let mut changed = options.clone();
         settings.iter().try_for_each(|text| changed.set(&Origin::argument(port), text))?;
         let failed = |e: &dyn std::error::Error| Error::Other(format!("port {port}: {}", chain(e)));
-        let PortSettings { vlans, flags, rate, .. } = changed.settings().map_err(|e| failed(&e))?;
-        for setting in [Setting::Vlans(vlans), Setting::Flags(flags), Setting::Rate(rate)] {
-            found.set(port, setting).map_err(|e| failed(&e))?;
-        }
+        let PortSettings { vlans, flags, rate, rate_in, .. } = changed.settings().map_err(|e| failed(&e))?;
+        let settings =
+            [Setting::Vlans(vlans), Setting::Flags(flags), Setting::Rate(rate), Setting::RateIn(rate_in)];
+        settings.into_iter().try_for_each(|setting| found.set(port, setting)).map_err(|e| failed(&e))?;
         *options = changed;
         Ok(())
     }
