@@ -66,6 +66,11 @@ impl Worker {
         }
     }
 
+    /// Seconds since the start: the worker may have slept since it last looked at the clock.
+    pub(super) fn since_start_s(&self) -> u32 {
+        self.started.elapsed().as_secs() as u32
+    }
+
     /// What a port may send from now on.
     fn limit(&self, rate: Option<Rate>) -> Option<RateLimit> {
         rate.and_then(|rate| RateLimit::new(rate, self.started.elapsed()))

@@ -1,5 +1,3 @@
-// Not a core: does I/O or calls a hypervisor.
-
 //! What other threads ask of the worker's forwarding database, and of the bridge's settings.
 
 use crate::{
@@ -68,11 +66,6 @@ impl Worker {
 
     pub(super) fn info(&self) -> Result<BridgeInfo, Error> {
         self.switch.info().ok_or(Error::Wire("settings"))
-    }
-
-    /// The worker may have slept since it last looked at the clock.
-    fn since_start_s(&self) -> u32 {
-        self.started.elapsed().as_secs() as u32
     }
 }
 
