@@ -24,7 +24,7 @@ use xenbus::Device;
 use xenbus::driver::Failure;
 use xenbus::{Keys, XenbusState};
 
-use crate::config::host::{BridgeConfig, HostPort};
+use crate::config::host_bridge::{BridgeConfig, HostPort};
 use crate::config::vif::DEFAULT_BRIDGE;
 use crate::error::{Error, Result, chain};
 use crate::tap_owner::{Holder, TapOwner};
@@ -47,6 +47,9 @@ impl Bridges {
                 false => Config { name: config.name.clone(), announces: true, ..Config::default() },
             };
             let bridge = Bridge::start(started).map_err(|e| failed(&e))?;
+            for setting in config.settings().map_err(|e| failed(&e))? {
+                bridge.set_bridge(setting).map_err(|e| failed(&e))?;
+            }
             for port in &config.ports {
                 let opened = open(port).map_err(|e| failed(&e))?;
                 bridge.attach(&port.to_string(), opened).map_err(|e| failed(&e))?;

@@ -27,7 +27,7 @@ use crate::backend::kernel_backends::SkipKernelOwned;
 use crate::backend::stale;
 use crate::capture::Captures;
 use crate::config::disk_queues;
-use crate::config::host::BridgeConfig;
+use crate::config::host_bridge::BridgeConfig;
 use crate::config::policy::Policy;
 use crate::config::vif::DEFAULT_BRIDGE;
 use crate::control::devices::Devices;
@@ -55,7 +55,8 @@ pub struct Args {
     #[arg(long)]
     xen: bool,
 
-    /// A bridge, and its ports to the host: xenbr0, or xenbr0=tap:host0,packet:eth1
+    /// A bridge, and its ports to the host: xenbr0, or xenbr0=tap:host0,packet:eth1; with ageing_time=SECONDS, fdb_max_learned=ENTRIES and
+    /// group_fwd_mask=MASK (docs/networks.md) among the ports
     /// [default: xenbr0, and none with --xen or --wire]
     #[arg(long = "bridge", value_name = "NAME[=PORT,...]")]
     bridges: Vec<BridgeConfig>,
