@@ -33,6 +33,10 @@ pub enum DropReason {
     Vlan,
     /// From the address of another port's station (at the port it came from).
     Sticky,
+    /// From a station that no entry of the forwarding database says is at the port, which has the flag `locked` (at that port).
+    Locked,
+    /// Of the spanning tree protocol, from a port with the flag `guard` (at that port).
+    Guard,
     /// To be cut into segments shorter than the port it came from may ask for (there).
     SmallSegments,
     /// Beyond the port's storm limit for broadcasts (at the port it came from).
@@ -57,7 +61,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [DropReason; 23] = [
+    pub const ALL: [DropReason; 25] = [
         DropReason::Runt,
         DropReason::BadSource,
         DropReason::Reserved,
@@ -71,6 +75,8 @@ impl DropReason {
         DropReason::LockHeaders,
         DropReason::Vlan,
         DropReason::Sticky,
+        DropReason::Locked,
+        DropReason::Guard,
         DropReason::SmallSegments,
         DropReason::Broadcast,
         DropReason::Multicast,
@@ -99,6 +105,8 @@ impl DropReason {
             DropReason::LockHeaders => "lock_headers",
             DropReason::Vlan => "vlan",
             DropReason::Sticky => "sticky",
+            DropReason::Locked => "locked",
+            DropReason::Guard => "guard",
             DropReason::SmallSegments => "small_segments",
             DropReason::Broadcast => "broadcast",
             DropReason::Multicast => "multicast",

@@ -48,6 +48,7 @@ pub(crate) struct VifDevice {
     lock_keys: Followed<2>,
     vlan_key: Followed<1>,
     flag_keys: Followed<{ Flags::NAMES.len() }>,
+    storm_keys: Followed<{ StormLimits::NAMES.len() }>,
     /// The bridge has a port of this device, by the name in `name`; another device may have a port of the same name.
     attached: bool,
     /// The connection and the attachment stay for another process.
@@ -93,6 +94,7 @@ impl VifDevice {
             lock_keys: Followed::new([key::LOCK, key::IP]),
             vlan_key: Followed::new([key::VLAN]),
             flag_keys: Followed::new(Flags::NAMES),
+            storm_keys: Followed::new(StormLimits::NAMES),
             attached: false,
             stopped: false,
             exit: Arc::default(),
@@ -146,7 +148,9 @@ impl VifDevice {
     }
 
     fn negotiate(&mut self, own: &Keys, other: &Keys) -> Result<Negotiated, Failure> {
-        if let Some(error) = self.lock_keys.error().or(self.vlan_key.error()).or(self.flag_keys.error()) {
+        let followed =
+            [self.lock_keys.error(), self.vlan_key.error(), self.flag_keys.error(), self.storm_keys.error()];
+        if let Some(error) = followed.into_iter().flatten().next() {
             return Err(Failure::new(libc::EINVAL, error));
         }
         let address = handshake::address(own, self.settings.lock);
@@ -176,6 +180,7 @@ impl VifDevice {
         self.follow_lock(own);
         self.follow_vlans(own);
         self.follow_flags(own);
+        self.follow_storm(own);
     }
 
     fn follow_rate(&mut self, own: &Keys) {
@@ -250,6 +255,22 @@ impl VifDevice {
             tracing::info!(%flags, "flags changed");
         }
         self.settings.flags = flags;
+    }
+
+    fn follow_storm(&mut self, own: &Keys) {
+        if self.attachment.bridge.is_wire() || !self.storm_keys.are_new(own) {
+            return;
+        }
+        let in_force = self.settings.storm;
+        let Some(limits) = self.storm_keys.take(own, handshake::storm(own, StormLimits::GUEST), &in_force)
+        else {
+            return;
+        };
+        if self.attached {
+            let _ = self.attachment.bridge.set(&self.name, Setting::Storm(limits));
+            tracing::info!(%limits, "storm limits changed");
+        }
+        self.settings.storm = limits;
     }
 
     fn on_exit(&mut self) -> OnExit {

@@ -1,6 +1,6 @@
 //! What a vif negotiates: the backend's keys, and the frontend's as a value. Does no I/O.
 
-use bridge::{Addresses, Caps, Flag, Flags, Lock, Rate, RateLimits, Vlans, fdb};
+use bridge::{Addresses, Caps, Flag, Flags, Flood, Lock, Rate, RateLimits, StormLimits, Vlans, fdb};
 use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, Mac, key};
 use ring_abi::{EventPort, GrantRef};
 use std::time::Duration;
@@ -199,6 +199,22 @@ pub fn flags(own: &Keys) -> Result<Flags, KeyError> {
         }
     }
     Ok(flags)
+}
+
+/// How much the guest may send to many others at once on a bridge: the toolstack's keys of [`StormLimits::NAMES`], or else `default`.
+///
+/// # Errors
+/// [`KeyError`] if one of them is no limit.
+pub fn storm(own: &Keys, default: StormLimits) -> Result<StormLimits, KeyError> {
+    let mut limits = default;
+    for flood in Flood::ALL {
+        let name = flood.limit_name();
+        if let Some(text) = own.get(name) {
+            limits
+                .set(flood, StormLimits::parse(text).ok_or_else(|| own.error(name, StormLimits::EXPECTED))?);
+        }
+    }
+    Ok(limits)
 }
 
 /// The guest's address, which the toolstack wrote for the backend.

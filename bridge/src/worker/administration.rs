@@ -67,6 +67,11 @@ impl Worker {
         }
     }
 
+    /// Seconds since the start: the worker may have slept since it last looked at the clock.
+    pub(super) fn since_start_s(&self) -> u32 {
+        self.started.elapsed().as_secs() as u32
+    }
+
     /// Changes one of a port's settings.
     pub(super) fn set(&mut self, name: &str, setting: Setting) -> Result<(), Error> {
         let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;

@@ -40,6 +40,7 @@ pub fn vif() -> VifSpec {
         ip: Default::default(),
         vlan: None,
         flags: Vec::new(),
+        storm: Vec::new(),
         mtu: MTU_DEFAULT,
         devid: None,
         trusted: true,

@@ -32,7 +32,7 @@ use crate::backend::policy_in_force::PolicyInForce;
 use crate::backend::stale;
 use crate::capture::Captures;
 use crate::config::disk_queues;
-use crate::config::host::BridgeConfig;
+use crate::config::host_bridge::BridgeConfig;
 use crate::config::vif::DEFAULT_BRIDGE;
 use crate::control::devices::Devices;
 use crate::control::service::ControlService;
@@ -63,7 +63,8 @@ pub struct Args {
     xen: bool,
 
     /// A bridge, and its ports to the host: xenbr0, or xenbr0=tap:host0,packet:eth1; behind a port its settings, such as
-    /// packet:eth1,vlan=10p/20,isolated=on
+    /// packet:eth1,vlan=10p/20,isolated=on, and anywhere those of the bridge: ageing_time=SECONDS, fdb_max_learned=ENTRIES,
+    /// group_fwd_mask=MASK (docs/networks.md)
     /// [default: xenbr0, and none with --xen or --wire]
     #[arg(long = "bridge", value_name = "NAME[=PORT,...]")]
     bridges: Vec<BridgeConfig>,

@@ -21,7 +21,7 @@ pub struct Args {
     #[arg(value_name = "DEVID|MAC")]
     vif: String,
 
-    /// What to change: rate=10Mb/s, rate-packets=1000p/s, and of what it is sent rate-in=10Mb/s, rate-in-packets=1000p/s, lock=off|mac|ip|disabled, ip='ADDRESS...', vlan=10p/20, or on|off for one of isolated, learning, flood, mcast_flood, bcast_flood, hairpin; nothing after the '=' gives the default
+    /// What to change: rate=10Mb/s, rate-packets=1000p/s, and of what it is sent rate-in=10Mb/s, rate-in-packets=1000p/s, lock=off|mac|ip|disabled, ip='ADDRESS...', vlan=10p/20, on|off for one of isolated, learning, flood, mcast_flood, bcast_flood, hairpin, guard, locked, or frames a second (0: any) for storm_broadcast, storm_multicast, storm_unknown_unicast; nothing after the '=' gives the default
     #[arg(required = true, value_name = "KEY=VALUE")]
     settings: Vec<String>,
 

@@ -5,7 +5,7 @@
 
 use std::str::FromStr;
 
-use bridge::{Flag, Flags, Lock};
+use bridge::{Flag, Flags, Flood, Lock, StormLimits};
 use ring_abi::netif::Mac;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
@@ -52,6 +52,8 @@ pub struct DeviceNic {
     pub lock: Option<Lock>,
     /// Flags by bridge(8)'s names, which are this program's and not xl's.
     pub flags: Vec<(Flag, bool)>,
+    /// Limits of what is sent to many at once, which are this program's and not xl's; one without a value does not limit.
+    pub storm: Vec<(Flood, Option<u32>)>,
     /// `accel`, which has had no effect since Xen 4.2.
     pub accel: bool,
 }
@@ -103,6 +105,11 @@ pub(super) const KNOWN: &[&str] = &[
     "mcast_flood",
     "bcast_flood",
     "hairpin",
+    "guard",
+    "locked",
+    "storm_broadcast",
+    "storm_multicast",
+    "storm_unknown_unicast",
 ];
 
 impl DeviceNic {
@@ -169,10 +176,15 @@ impl DeviceNic {
             "type" if ["vif", "ioemu"].contains(&value) => self.kind = text(),
             "type" => return Err(invalid(origin, name, value, "vif or ioemu")),
             "forwarddev" => self.set_colo(FORWARDDEV, value),
-            _ => match Flag::ALL.into_iter().find(|flag| flag.name() == name) {
-                Some(flag) => self.set_flag(origin, flag, value)?,
-                None => return Ok(self.parse_colo(name, value)),
-            },
+            _ => {
+                let flag = Flag::ALL.into_iter().find(|flag| flag.name() == name);
+                let flood = Flood::ALL.into_iter().find(|flood| flood.limit_name() == name);
+                match (flag, flood) {
+                    (Some(flag), _) => self.set_flag(origin, flag, value)?,
+                    (_, Some(flood)) => self.set_storm(origin, flood, value)?,
+                    _ => return Ok(self.parse_colo(name, value)),
+                }
+            }
         }
         Ok(true)
     }
@@ -183,6 +195,16 @@ impl DeviceNic {
             let on =
                 Flags::parse(value).ok_or_else(|| invalid(origin, flag.name(), value, Flags::EXPECTED))?;
             self.flags.push((flag, on));
+        }
+        Ok(())
+    }
+
+    fn set_storm(&mut self, origin: &Origin, flood: Flood, value: &str) -> Result<()> {
+        self.storm.retain(|(earlier, _)| *earlier != flood);
+        if !value.is_empty() {
+            let limit = StormLimits::parse(value)
+                .ok_or_else(|| invalid(origin, flood.limit_name(), value, StormLimits::EXPECTED))?;
+            self.storm.push((flood, limit));
         }
         Ok(())
     }

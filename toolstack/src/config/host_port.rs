@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use bridge::{PortSettings, Vlans};
+use bridge::{PortSettings, StormLimits, Vlans};
 use netback::handshake;
 use ring_abi::netif::key;
 use serde::Deserialize;
@@ -99,6 +99,7 @@ impl PortOptions {
             flags: handshake::flags(&keys)?,
             rate: handshake::rate(&keys)?,
             rate_in: handshake::rate_in(&keys)?,
+            storm: handshake::storm(&keys, StormLimits::default())?,
             ..PortSettings::default()
         })
     }
@@ -146,35 +147,19 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// Reads ports between commas, each with its settings behind it.
-///
-/// # Errors
-/// What was found, and what is expected.
-pub fn ports(text: &str) -> Result<Vec<HostPort>, String> {
-    let mut ports: Vec<String> = Vec::new();
-    for piece in text.split(',').filter(|piece| !piece.is_empty()) {
-        match ports.last_mut() {
-            Some(port) if piece.contains('=') => *port = format!("{port},{piece}"),
-            _ => ports.push(piece.to_owned()),
-        }
-    }
-    ports.iter().map(|port| port.parse()).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use bridge::Flag;
 
     #[test]
-    fn ports_have_the_settings_behind_them() {
-        let text = "tap:host0,packet:eth1,isolated=on,rate=8Mb/s@20ms,vlan=10p/20,packet:eth2";
-        let ports = ports(text).unwrap();
-        assert_eq!(ports.iter().map(HostPort::to_string).collect::<Vec<_>>().join(","), text);
-        let settings = ports[1].options.settings().unwrap();
+    fn port_has_the_settings_behind_it() {
+        let port: HostPort = "packet:eth1,isolated=on,vlan=10p/20".parse().unwrap();
+        let settings = port.options.settings().unwrap();
         assert!(settings.flags.has(Flag::Isolated));
         assert_eq!(settings.vlans.to_string(), "10p/20");
-        assert_eq!(ports[0].options.settings().unwrap(), PortSettings::default());
+        let port: HostPort = "tap:host0".parse().unwrap();
+        assert_eq!(port.options.settings().unwrap(), PortSettings::default());
     }
 
     #[test]
@@ -195,7 +180,7 @@ mod tests {
             ("packet:eth1,lock=mac", "packet:eth1: port: found \"lock=mac\", expected one of rate, "),
             ("packet:eth1,mac=00:16:3e:00:00:01", "packet:eth1: vif: found \"mac=00:16:3e:00:00:01\""),
         ] {
-            let error = ports(text).unwrap_err();
+            let error = text.parse::<HostPort>().unwrap_err();
             assert!(error.starts_with(expected), "{text}: {error}");
         }
     }

@@ -255,6 +255,8 @@ rate-in-packets = '10Kp/s'
 lock = 'ip'
 vlan = 10
 isolated = 'on'
+storm_broadcast = 200
+storm_multicast = 'none'
 ip = '10.0.0.5 fd00::/64'
 ";
 
@@ -280,7 +282,7 @@ ip = '10.0.0.5 fd00::/64'
         };
         assert_eq!(
             vif("00:16:3e:00:00:01", "web-1"),
-            "ip=10.0.0.5 fd00::/64 isolated=on lock=ip rate=50000,50000 rate-in-packets=500,50000 vlan=10"
+            "ip=10.0.0.5 fd00::/64 isolated=on lock=ip rate=50000,50000 rate-in-packets=500,50000 storm_broadcast=200 storm_multicast=none vlan=10"
         );
         assert_eq!(vif("02:16:3e:00:00:01", "web-1"), "");
         assert_eq!(vif("00:16:3e:00:00:01", "web-10"), "");

@@ -1,6 +1,6 @@
 //! A network interface to attach: what xl makes of its text, without what cannot be had here.
 
-use bridge::{Addresses, Flag, InvalidAddress, InvalidVlans, Lock, Vlans};
+use bridge::{Addresses, Flag, Flood, InvalidAddress, InvalidVlans, Lock, Vlans};
 use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, Mac};
 
 use super::Warnings;
@@ -44,6 +44,8 @@ pub struct VifSpec {
     pub vlan: Option<Vlans>,
     /// The flags of its port that are given.
     pub flags: Vec<(Flag, bool)>,
+    /// The limits that are given of what it may send to many at once; one without a value does not limit.
+    pub storm: Vec<(Flood, Option<u32>)>,
     /// The largest payload of a frame, in bytes.
     pub mtu: u32,
     /// The device number in the guest; `None` means the lowest free one.
@@ -110,6 +112,7 @@ impl VifSpec {
             ip,
             vlan,
             flags: nic.flags,
+            storm: nic.storm,
             mtu,
             devid: nic.devid,
             trusted: nic.trusted.unwrap_or(true),

@@ -1,6 +1,6 @@
 //! What a guest may send by an interface, and is sent, as `xpv network-set` and a policy write it: `rate=10Mb/s`, `lock=mac`.
 
-use bridge::Flags;
+use bridge::{Flags, StormLimits};
 use ring_abi::netif::key;
 
 use super::{DeviceNic, VifSpec, Warnings};
@@ -16,7 +16,7 @@ pub struct Setting {
 }
 
 /// The keys that a setting can be of.
-pub const SETTINGS: [&str; 13] = [
+pub const SETTINGS: [&str; 18] = [
     key::RATE,
     key::RATE_PACKETS,
     key::RATE_IN,
@@ -30,6 +30,11 @@ pub const SETTINGS: [&str; 13] = [
     "mcast_flood",
     "bcast_flood",
     "hairpin",
+    "guard",
+    "locked",
+    "storm_broadcast",
+    "storm_multicast",
+    "storm_unknown_unicast",
 ];
 
 /// Reads a setting as the line of an interface has it.
@@ -51,7 +56,10 @@ pub fn setting(origin: &Origin, text: &str) -> Result<Setting> {
         key::LOCK => vif.lock.map(|lock| lock.to_string()),
         key::IP => Some(vif.ip.to_string()).filter(|ip| !ip.is_empty()),
         key::VLAN => vif.vlan.map(|vlan| vlan.to_string()),
-        _ => vif.flags.first().map(|(_, on)| Flags::text(*on).to_owned()),
+        _ => {
+            let flag = vif.flags.first().map(|(_, on)| Flags::text(*on).to_owned());
+            flag.or_else(|| vif.storm.first().map(|(_, limit)| StormLimits::text(*limit)))
+        }
     };
     // A comma separates parameters, of which there is one here.
     if text.contains(',') {
@@ -79,7 +87,10 @@ mod tests {
         assert_eq!(setting("rate-in-packets=7p/s").unwrap(), of("rate-in-packets", "1,142857"));
         assert_eq!(setting("rate-in=").unwrap(), Setting { key: "rate-in", value: None });
         assert_eq!(setting("ip= 10.0.0.5  fd00::/64").unwrap(), of("ip", "10.0.0.5 fd00::/64"));
-        assert!(SETTINGS.ends_with(&Flags::NAMES));
+        assert!(SETTINGS.ends_with(&[&Flags::NAMES[..], &StormLimits::NAMES].concat()));
+        assert_eq!(setting("storm_broadcast=100").unwrap(), of("storm_broadcast", "100"));
+        assert_eq!(setting("storm_unknown_unicast=0").unwrap(), of("storm_unknown_unicast", "none"));
+        assert_eq!(setting("storm_multicast=").unwrap(), Setting { key: "storm_multicast", value: None });
         assert_eq!(setting("isolated=on").unwrap(), of("isolated", "on"));
         assert_eq!(setting("mcast_flood=").unwrap(), Setting { key: "mcast_flood", value: None });
         assert_eq!(setting("vlan=10p/20").unwrap(), of("vlan", "10p/20"));
@@ -97,6 +108,10 @@ mod tests {
                 "expected KEY=VALUE with KEY one of rate, rate-packets, rate-in, rate-in-packets, lock, ip, vlan, isolated",
             ),
             ("hairpin=yes", "vif: hairpin: found \"yes\", expected on or off"),
+            (
+                "storm_broadcast=5/s",
+                "vif: storm_broadcast: found \"5/s\", expected a number of frames a second, or none",
+            ),
             ("vlan=4095", "vif: vlan: found \"4095\", expected a VLAN from 1 to 4094"),
             ("ip=10.0.0.5/33", "vif: ip: found \"10.0.0.5/33\", expected a prefix length"),
             ("lock", "expected KEY=VALUE"),

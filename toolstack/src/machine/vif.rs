@@ -2,7 +2,7 @@
 //!
 //! `hotplug-status` is not written: libxl writes it empty to make a backend wait for a script, and none is run here.
 
-use bridge::Flags;
+use bridge::{Flags, StormLimits};
 use ring_abi::netif::key::{
     BRIDGE, IP, LOCK, MAC, MTU, RATE, RATE_IN, RATE_IN_PACKETS, RATE_PACKETS, VIFNAME, VLAN,
 };
@@ -40,6 +40,9 @@ pub fn nodes(domid: DomId, vif: &VifSpec, devid: u32, mac: Mac) -> NewDevice {
     }
     for (flag, on) in &vif.flags {
         new.back.set(flag.name(), Flags::text(*on));
+    }
+    for (flood, limit) in &vif.storm {
+        new.back.set(flood.limit_name(), StormLimits::text(*limit));
     }
     if let Some(vlan) = &vif.vlan {
         new.back.set(VLAN, vlan);

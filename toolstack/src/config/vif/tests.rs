@@ -22,6 +22,7 @@ fn empty_text_gives_every_default() {
         ip: Addresses::default(),
         vlan: None,
         flags: vec![],
+        storm: vec![],
         mtu: 1500,
         devid: None,
         trusted: true,
@@ -34,7 +35,7 @@ fn empty_text_gives_every_default() {
 #[test]
 fn every_key_is_parsed() {
     let text = "mac=00:16:3E:74:3d:76, bridge=br1,vifname=web0,rate=1MB/s@20ms,rate-packets=20Kp/s,rate-in=8Mb/s,rate-in-packets=33p/s,lock=off,mtu=9000,devid=3,untrusted,\
-         ip=10.0.0.5 fd00::/64,vlan=20/10p,isolated=on,flood=on,flood=off";
+         ip=10.0.0.5 fd00::/64,vlan=20/10p,isolated=on,flood=on,flood=off,storm_broadcast=9,storm_multicast=0,storm_broadcast=5";
     let expected = VifSpec {
         mac: Some(Mac([0, 0x16, 0x3e, 0x74, 0x3d, 0x76])),
         bridge: "br1".into(),
@@ -47,6 +48,7 @@ fn every_key_is_parsed() {
         ip: "10.0.0.5 fd00::/64".parse().unwrap(),
         vlan: Some("10p/20".parse().unwrap()),
         flags: vec![(Flag::Isolated, true), (Flag::Flood, false)],
+        storm: vec![(Flood::Multicast, None), (Flood::Broadcast, Some(5))],
         mtu: 9000,
         devid: Some(3),
         trusted: false,
