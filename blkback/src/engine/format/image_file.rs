@@ -6,6 +6,7 @@
 
 use super::header::{COMPRESSION, Compression};
 use super::order::Order;
+use crate::engine::base_cache::{CachedFile, DiskCache};
 use crate::engine::done::lock;
 use crate::engine::image;
 use imago::io_buffers::{IoBuffer, IoVector, IoVectorMut};
@@ -41,6 +42,8 @@ pub(super) struct ImageFile {
     order: Mutex<Option<Order>>,
     /// The medium has lost something: nothing is acknowledged any more.
     failed: AtomicBool,
+    /// Of an image that others may read too: what they and this one have read of it.
+    cached: Option<Arc<CachedFile>>,
     helper: CommonStorageHelper,
 }
 
@@ -59,6 +62,7 @@ impl ImageFile {
             hides_compression: false,
             order: Mutex::new(None),
             failed: AtomicBool::new(false),
+            cached: None,
             helper: CommonStorageHelper::default(),
         })
     }
@@ -66,6 +70,17 @@ impl ImageFile {
     pub(super) fn with_compression(mut self, compression: Compression) -> ImageFile {
         self.hides_compression = compression == Compression::Zstd;
         self
+    }
+
+    /// Uses a cache of what is read, if there is one.
+    pub(super) fn with_cache(mut self, cache: Option<&DiskCache>) -> ImageFile {
+        self.cached = cache.and_then(|cache| cache.file(&self.file, self.length())).map(Arc::new);
+        self
+    }
+
+    /// The cache of what is read of the file, if there is one.
+    pub(super) fn cached(&self) -> Option<&Arc<CachedFile>> {
+        self.cached.as_ref()
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -151,7 +166,11 @@ impl ImageFile {
 
     fn read_into(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !buffer.is_empty() {
-            match self.file.read_at(buffer, offset) {
+            let read = match &self.cached {
+                Some(cached) => cached.read_at(&self.file, buffer, offset),
+                None => self.file.read_at(buffer, offset),
+            };
+            match read {
                 Ok(0) => {
                     buffer.fill(0);
                     return Ok(());
