@@ -26,7 +26,7 @@ struct Base {
 
 impl Base {
     fn new(seed: u64) -> Base {
-        let dir = if seed % 2 == 0 { Dir::in_memory() } else { Dir::new() };
+        let dir = if seed.is_multiple_of(2) { Dir::in_memory() } else { Dir::new() };
         std::fs::write(dir.path("base"), pattern(0..SECTORS, seed)).unwrap();
         Base { dir, seed }
     }
