@@ -5,7 +5,7 @@
 #![allow(unsafe_code)] // A part's token points into its operation's memory.
 
 use super::counters::Looked;
-use super::file::{CachedFile, Step};
+use super::file::{CachedFile, Forgotten, Step};
 use super::shared::{Fill, Filled, Part, Slots, lose};
 use crate::engine::done::Done;
 use crate::engine::{BouncePool, Completion, Engine, IoRequest, IoTable, Operation, Tag};
@@ -59,6 +59,8 @@ pub(in crate::engine) struct CachedEngine {
     /// Parts that wait for blocks.
     blocks: usize,
     filled: Arc<Done<Filled>>,
+    /// It has written to the file.
+    forgotten: Option<Forgotten>,
     done: Vec<Completion>,
     completions: Vec<Completion>,
     told: Vec<Filled>,
@@ -92,6 +94,7 @@ impl CachedEngine {
             waiting: VecDeque::new(),
             blocks: 0,
             filled,
+            forgotten: None,
             done: Vec::new(),
             completions: Vec::new(),
             told: Vec::new(),
@@ -109,39 +112,30 @@ impl CachedEngine {
         self.work.wholes[tag as usize] = Some(Whole { request, left: 1, result: Ok(()) });
         match operation {
             Operation::Read => self.look(tag, bytes),
-            // Who writes has had the file forgotten.
-            Operation::Write | Operation::Flush | Operation::Discard => self.direct(tag, 0..bytes),
+            Operation::Write | Operation::Discard => {
+                let file = &self.work.file;
+                self.forgotten.get_or_insert_with(|| file.forget());
+                self.direct(tag, 0..bytes);
+            }
+            Operation::Flush => self.direct(tag, 0..bytes),
         }
         self.settle(tag, Ok(()));
     }
 
     /// Copies what is there of a read, and sees to the rest.
     fn look(&mut self, tag: u32, bytes: usize) {
-        let Some(Whole { request, .. }) = &self.work.wholes[tag as usize] else { return };
-        let file = self.work.file.clone();
-        let block_bytes = file.shared.block() as u64;
-        let (start, mut looked) = (request.sector() * 512, Looked::default());
-        let mut at = 0;
-        while at < bytes {
-            let offset = start + at as u64;
-            let (block, from) = (offset / block_bytes, (offset % block_bytes) as usize);
-            let end = bytes.min(at + file.shared.block() - from);
-            let Some(Whole { request, .. }) = &self.work.wholes[tag as usize] else { return };
-            if file.with(block, from, end - at, |slice| copy(request, at..end, slice)) {
-                looked.hits += 1;
-            } else {
-                let part = Part { whole: tag, bytes: at..end, from };
-                self.begin(&file, block, part, &mut looked);
-            }
-            at = end;
+        let (mut at, mut looked) = (0, Looked::default());
+        while let Some((block, part)) = self.work.copy_until_missing(tag, at..bytes, &mut looked) {
+            at = part.bytes.end;
+            self.begin(block, part, &mut looked);
         }
-        file.counters.add(looked);
+        self.work.file.counters.add(looked);
     }
 
     #[cold]
-    fn begin(&mut self, file: &CachedFile, block: u64, part: Part, looked: &mut Looked) {
+    fn begin(&mut self, block: u64, part: Part, looked: &mut Looked) {
         let whole = part.whole;
-        match file.begin(block, part, &self.filled) {
+        match self.work.file.begin(block, part, &self.filled) {
             Step::Copy(part, pin) => {
                 looked.hits += 1;
                 self.expect(whole);
@@ -293,6 +287,26 @@ impl CachedEngine {
 }
 
 impl Work {
+    /// Copies those of an operation's bytes that are there, up to the first block that is not, which it returns.
+    #[inline]
+    fn copy_until_missing(&self, tag: u32, bytes: Range<usize>, looked: &mut Looked) -> Option<(u64, Part)> {
+        let Whole { request, .. } = self.wholes[tag as usize].as_ref()?;
+        let (start, block_bits) = (request.sector() * 512, self.file.shared.block_bits);
+        let mut at = bytes.start;
+        while at < bytes.end {
+            let offset = start + at as u64;
+            let block = offset >> block_bits;
+            let from = (offset - (block << block_bits)) as usize;
+            let end = bytes.end.min(at + self.file.shared.block() - from);
+            if !self.file.with(block, from, end - at, |slice| copy(request, at..end, slice)) {
+                return Some((block, Part { whole: tag, bytes: at..end, from }));
+            }
+            looked.hits += 1;
+            at = end;
+        }
+        None
+    }
+
     /// The token of an operation of the engine below.
     fn io(&mut self, tag: u32, io: Io) -> Option<IoRequest> {
         let at = tag as usize;

@@ -172,6 +172,11 @@ impl CachedFile {
         }
     }
 
+    /// As [`BaseCache::forget`].
+    pub(in crate::engine) fn forget(&self) -> Forgotten {
+        BaseCache(Some(self.shared.clone())).forget(self.id)
+    }
+
     /// Reads bytes of the file, as [`FileExt::read_at`] does: some of them, by a thread that may wait. Buffer and offset are aligned as the
     /// file needs it.
     pub(in crate::engine) fn read_at(&self, file: &File, into: &mut [u8], offset: u64) -> io::Result<usize> {
