@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
+use blkback::engine::BaseCache;
 use blkback::handshake::MAX_INDIRECT_SEGMENTS;
 use blkback::{DataPath, Tuning, VbdDriver};
 use event_loop::Essential;
@@ -31,6 +32,7 @@ use crate::backend::policy_file::{self, PolicyFile};
 use crate::backend::policy_in_force::PolicyInForce;
 use crate::backend::stale;
 use crate::capture::Captures;
+use crate::config::cache_size::CacheSize;
 use crate::config::disk_queues;
 use crate::config::host_bridge::BridgeConfig;
 use crate::config::vif::DEFAULT_BRIDGE;
@@ -86,6 +88,11 @@ pub struct Args {
     /// Limits of disks and interfaces by what they are, in TOML (docs/limits.md): what xl cannot pass on; read again on SIGHUP
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+
+    /// Memory for what guests read of images that are below their own, shared by all of them: bytes, or 256M; 0 for none
+    /// [default: a sixteenth of the memory, 1G at most]
+    #[arg(long, value_name = "SIZE")]
+    base_cache: Option<CacheSize>,
 
     /// How backends of disks access guests' pages [default: map, and persist with --xen, where map is not possible]
     #[arg(long = "reach", value_name = "METHOD")]
@@ -153,7 +160,7 @@ pub fn run(args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     };
     // Opened before joining the machine: a failure must have no effect on it.
     let bridges = Bridges::start(&args.bridges()?)?;
-    let images = opener.wait_ready()?;
+    let images = opener.wait_ready()?.with_cache(args.base_cache()?);
     let process = Process { args, dir, sandbox, stop: stop.as_fd(), hangup, opener, policy };
     match args.xen {
         true => xen(process, bridges, images),
@@ -212,6 +219,17 @@ impl Args {
             std::path::absolute(path).map_err(|e| Error::file(path, "finding the policy", e))
         };
         self.policy.as_ref().map(absolute).transpose()
+    }
+
+    fn base_cache(&self) -> Result<BaseCache> {
+        let CacheSize(bytes) = self.base_cache.unwrap_or_default();
+        BaseCache::new(bytes).or_else(|error| match self.base_cache {
+            Some(_) => Err(Error::io(format!("--base-cache {bytes}: mapping memory"), error)),
+            None => {
+                tracing::warn!(%error, bytes, "no memory for a cache of base images: none is used");
+                Ok(BaseCache::default())
+            }
+        })
     }
 
     fn bridges(&self) -> Result<Vec<BridgeConfig>> {

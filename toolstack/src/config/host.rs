@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::cache_size::CacheSize;
 use super::host_bridge::BridgeConfig;
 use super::rx::RxMethod;
 use super::vif::DEFAULT_BRIDGE;
@@ -14,6 +15,7 @@ use crate::error::{Error, Origin, Result};
 /// ```toml
 /// dir = "/run/xpv"
 /// images = ["/srv"]      # images below these directories alone are opened; any where there is none
+/// base_cache = "256M"    # memory for what guests read of base images; "0" for none (docs/disks.md)
 /// policy = "policy.toml" # limits of disks and interfaces (docs/limits.md)
 ///
 /// [[bridges]]
@@ -43,6 +45,8 @@ pub struct HostConfig {
     /// The directories below which images are opened; anywhere if there is none.
     #[serde(default)]
     pub images: Vec<PathBuf>,
+    /// Memory for what guests read of base images (`xpv dom0 --base-cache`); dom0's default when absent.
+    pub base_cache: Option<CacheSize>,
     /// The policy that gives limits to disks and interfaces (`xpv dom0 --policy`).
     pub policy: Option<PathBuf>,
     /// The bridges; one `xenbr0` without ports when absent.
@@ -156,11 +160,14 @@ mod tests {
     #[test]
     fn full_file_is_parsed_and_empty_file_gives_defaults() {
         let host = parse(
-            "dir = '/run/x'\nimages = ['/srv']\n[[bridges]]\nname = 'br1'\nports = ['tap:t0', 'packet:eth1']\n\
+            "dir = '/run/x'\nimages = ['/srv']\nbase_cache = '8M'\n[[bridges]]\nname = 'br1'\nports = ['tap:t0', 'packet:eth1']\n\
              [[guests]]\ncfg = 'web.cfg'\nnetns = 'web'\nrx = 'flip'\n[supervise]\nguests = true\n",
         )
         .unwrap();
-        assert_eq!(host.images, [Path::new("/srv")]);
+        assert_eq!(
+            (&*host.images, host.base_cache),
+            (&[PathBuf::from("/srv")][..], Some(CacheSize(8 << 20)))
+        );
         assert_eq!(host.bridges[0].to_string(), "br1=tap:t0,packet:eth1");
         assert_eq!("br1=tap:t0,packet:eth1".parse(), Ok(host.bridges[0].clone()));
         assert_eq!((host.guests[0].netns.as_deref(), host.guests[0].rx), (Some("web"), RxMethod::Flip));
@@ -207,6 +214,7 @@ mod tests {
                 "host.toml:3: invalid value: integer `-1`, expected u32",
             ),
             ("[[bridges]]\nports=[]", "host.toml:1: missing field `name`"),
+            ("base_cache = 'x'", r#"host.toml:1: found "x", expected 0 or bytes in multiples of 512"#),
             ("dir = 3", "host.toml:1: invalid type: integer `3`, expected"),
             ("dir =", "host.toml:1: "),
         ];

@@ -4,6 +4,7 @@
 //! vif is first what xl makes of its text ([`DeviceDisk`], [`DeviceNic`]), and then what is attached ([`DiskSpec`],
 //! [`VifSpec`]), where what cannot be had here is refused.
 
+pub mod cache_size;
 pub mod cfg;
 pub mod device_disk;
 pub mod device_nic;
@@ -20,6 +21,7 @@ mod known_keys;
 pub mod policy;
 pub mod rate;
 pub mod rx;
+pub mod size;
 pub mod target;
 pub mod vif;
 pub mod vif_setting;

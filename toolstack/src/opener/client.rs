@@ -9,7 +9,7 @@ use std::sync::Arc;
 use blkback::Disk;
 use blkback::engine::format::{OpenChain, Qcow2Disk};
 use blkback::engine::spec::Source;
-use blkback::engine::{Access, FileDisk, Mode, OpenError, Spec};
+use blkback::engine::{Access, BaseCache, FileDisk, Mode, OpenError, Spec};
 use nix::errno::Errno;
 use xenbus::driver::Failure;
 
@@ -22,6 +22,8 @@ use crate::machine::process;
 #[derive(Clone, Debug)]
 pub struct Opener {
     requests: Arc<OwnedFd>,
+    /// What disks have of the files below their images, all together.
+    cache: BaseCache,
 }
 
 /// An open disk; of an image, and those below it, the device and inode numbers of their files.
@@ -29,7 +31,12 @@ pub type Opened = (Arc<dyn Disk>, Vec<(u64, u64)>);
 
 impl Opener {
     pub(super) fn new(requests: OwnedFd) -> Opener {
-        Opener { requests: Arc::new(requests) }
+        Opener { requests: Arc::new(requests), cache: BaseCache::default() }
+    }
+
+    /// The same, with a cache of the files that are below disks' images.
+    pub fn with_cache(self, cache: BaseCache) -> Opener {
+        Opener { cache, ..self }
     }
 
     /// Has images opened by threads of this process, which then needs the privileges for that: for programs that embed the backends.
@@ -71,7 +78,7 @@ impl Opener {
                 Arc::new(FileDisk::new(image).with_cdrom(cdrom).with_discard(discard))
             }
             What::Chain | What::Overlay => {
-                let disk = Qcow2Disk::new(OpenChain { layers }).map_err(refused)?;
+                let disk = Qcow2Disk::with_cache(OpenChain { layers }, &self.cache).map_err(refused)?;
                 Arc::new(disk.with_cdrom(cdrom).with_discard(discard))
             }
         };

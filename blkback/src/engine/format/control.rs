@@ -73,7 +73,7 @@ impl ImageControl {
             return Err(Errno::EINVAL.into());
         }
         let header = read_header(&image).map_err(io::Error::other)?;
-        self.ask(Job::Snapshot(Box::new(Layer::qcow2(image, number as u8, header)?)))
+        self.ask(Job::Snapshot(Box::new(Layer::qcow2(image, number as u8, header, None)?)))
     }
 
     fn ask(&self, job: Job) -> io::Result<()> {

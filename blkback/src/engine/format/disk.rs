@@ -9,6 +9,7 @@ use super::layer::{Chain, Layer};
 use super::place::MAX_FILES;
 use super::queue::Queue;
 use super::worker::Worker;
+use crate::engine::base_cache::{BaseCache, DiskCache};
 use crate::engine::file::close_by_a_thread;
 use crate::engine::{DiscardLimits, Disk, DiskInfo, Engine, FlushState, MediumId, OpenError};
 use std::io;
@@ -31,6 +32,7 @@ pub struct Qcow2Disk {
     discard: Option<DiscardLimits>,
     cluster_size: u64,
     medium: Option<MediumId>,
+    cache: DiskCache,
     flushes: Arc<FlushState>,
     detect_zeroes: AtomicBool,
     thread: Option<JoinHandle<()>>,
@@ -42,6 +44,14 @@ impl Qcow2Disk {
     /// # Errors
     /// [`OpenError::Format`] if one is not served, or not consistent; [`OpenError::Io`].
     pub fn new(chain: OpenChain) -> Result<Qcow2Disk, OpenError> {
+        Qcow2Disk::with_cache(chain, &BaseCache::default())
+    }
+
+    /// As [`Qcow2Disk::new`], with a cache of the files below the first.
+    ///
+    /// # Errors
+    /// As [`Qcow2Disk::new`].
+    pub fn with_cache(chain: OpenChain, cache: &BaseCache) -> Result<Qcow2Disk, OpenError> {
         let Some(top) = chain.layers.first() else {
             let source = io::ErrorKind::InvalidInput.into();
             return Err(OpenError::Io { path: PathBuf::new(), source });
@@ -53,7 +63,9 @@ impl Qcow2Disk {
         let count = chain.layers.len().min(MAX_FILES);
         let layers = chain.layers.into_iter().enumerate();
         // The one that is written has the last number.
-        let layers = layers.map(|(at, layer)| open_layer(layer, (count - 1 - at) as u8));
+        let cache = DiskCache::new(cache);
+        let of_base = |at: usize| Some(&cache).filter(|_| at > 0);
+        let layers = layers.map(|(at, layer)| open_layer(layer, (count - 1 - at) as u8, of_base(at)));
         let chain = Chain(layers.collect::<Result<_, _>>()?);
         let refuse = |what: String| OpenError::Format { path: path.clone(), what };
         let (bytes, version, cluster_size) = match chain.top().mapped() {
@@ -86,6 +98,7 @@ impl Qcow2Disk {
             discard,
             cluster_size,
             medium,
+            cache,
             flushes: Arc::default(),
             detect_zeroes: AtomicBool::new(false),
             thread: Some(thread),
@@ -124,13 +137,14 @@ fn start(image: &Arc<Image>, chain: Chain) -> io::Result<JoinHandle<()>> {
     })
 }
 
-fn open_layer(layer: OpenLayer, number: u8) -> Result<Layer, OpenError> {
+/// Opens a layer, of which a cache is used where there is one.
+fn open_layer(layer: OpenLayer, number: u8, cache: Option<&DiskCache>) -> Result<Layer, OpenError> {
     let path = layer.image.path().to_owned();
     let opened = match layer.format {
-        Format::Raw => Layer::raw(layer.image, number),
+        Format::Raw => Layer::raw(layer.image, number, cache),
         Format::Qcow2 => {
             let header = read_header(&layer.image)?;
-            Layer::qcow2(layer.image, number, header)
+            Layer::qcow2(layer.image, number, header, cache)
         }
     };
     opened.map_err(|error| match error.raw_os_error() {
@@ -172,6 +186,10 @@ impl Disk for Qcow2Disk {
 
     fn image(&self) -> Option<ImageControl> {
         Some(ImageControl::new(self.image.clone(), self.cluster_size, self.info.read_only))
+    }
+
+    fn cache(&self) -> Option<DiskCache> {
+        Some(self.cache.clone())
     }
 
     fn set_detect_zeroes(&self, wanted: bool) {

@@ -8,6 +8,7 @@ use super::image_file::{ImageFile, TableFile};
 use super::place::Place;
 use super::tables;
 use crate::engine::OpenImage;
+use crate::engine::base_cache::DiskCache;
 use imago::format::drivers::FormatDriverInstance;
 use imago::qcow2::Qcow2;
 use imago::{FormatAccess, ShallowMapping};
@@ -55,19 +56,24 @@ pub(super) enum Found {
 }
 
 impl Layer {
-    pub(super) fn raw(open: OpenImage, number: u8) -> io::Result<Layer> {
+    pub(super) fn raw(open: OpenImage, number: u8, cache: Option<&DiskCache>) -> io::Result<Layer> {
         let file = ImageFile::new(open.path(), open.file().clone(), number, open.info().sector_size)?;
-        Ok(Layer { file: Arc::new(file), _open: open, kind: Kind::Raw })
+        Ok(Layer { file: Arc::new(file.with_cache(cache)), _open: open, kind: Kind::Raw })
     }
 
     /// A qcow2 image, of which `header` was read.
     ///
     /// # Errors
     /// Its tables cannot be read, or are not consistent.
-    pub(super) fn qcow2(open: OpenImage, number: u8, header: Header) -> io::Result<Layer> {
+    pub(super) fn qcow2(
+        open: OpenImage,
+        number: u8,
+        header: Header,
+        cache: Option<&DiskCache>,
+    ) -> io::Result<Layer> {
         let sector_size = open.info().sector_size;
         let file = ImageFile::new(open.path(), open.file().clone(), number, sector_size)?;
-        let file = Arc::new(file.with_compression(header.compression));
+        let file = Arc::new(file.with_compression(header.compression).with_cache(cache));
         let writable = !open.info().read_only;
         if writable {
             file.set_order(tables::load(&file, &header)?);
