@@ -7,7 +7,7 @@ use super::header::{Backing, HEADER_READ, Header};
 use super::image_file::ImageFile;
 use crate::engine::{Access, Mode, OpenError, OpenImage};
 use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -53,6 +53,23 @@ pub struct OpenLayer {
     pub image: OpenImage,
     /// Its format.
     pub format: Format,
+}
+
+impl OpenLayer {
+    /// Opens an image of a chain again, for writing or for reading, whose open file has the descriptors `held`, and takes their locks over.
+    ///
+    /// # Errors
+    /// As [`OpenChain::open`]; another one uses the image; another image is at the path. What is held has its locks then.
+    pub fn reopen(
+        path: &Path,
+        format: Format,
+        access: Access,
+        held: Vec<OwnedFd>,
+        may_open: &dyn Fn(&Path, BorrowedFd<'_>) -> Result<(), String>,
+    ) -> Result<OpenLayer, OpenError> {
+        let image = OpenImage::reopen(path, access, held, may_open)?;
+        Ok(OpenLayer { image, format })
+    }
 }
 
 /// A qcow2 image and those below it, in this order.

@@ -2,7 +2,7 @@
 
 //! A qcow2 image as a disk.
 
-use super::chain::{Format, OpenChain, OpenLayer, read_header};
+use super::chain::OpenChain;
 use super::control::ImageControl;
 use super::image::Image;
 use super::layer::{Chain, Layer};
@@ -53,7 +53,7 @@ impl Qcow2Disk {
         let count = chain.layers.len().min(MAX_FILES);
         let layers = chain.layers.into_iter().enumerate();
         // The one that is written has the last number.
-        let layers = layers.map(|(at, layer)| open_layer(layer, (count - 1 - at) as u8));
+        let layers = layers.map(|(at, layer)| Layer::open(layer, (count - 1 - at) as u8));
         let chain = Chain(layers.collect::<Result<_, _>>()?);
         let refuse = |what: String| OpenError::Format { path: path.clone(), what };
         let (bytes, version, cluster_size) = match chain.top().mapped() {
@@ -121,21 +121,6 @@ fn start(image: &Arc<Image>, chain: Chain) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("image".into()).spawn(move || {
         let _end = end;
         worker.run();
-    })
-}
-
-fn open_layer(layer: OpenLayer, number: u8) -> Result<Layer, OpenError> {
-    let path = layer.image.path().to_owned();
-    let opened = match layer.format {
-        Format::Raw => Layer::raw(layer.image, number),
-        Format::Qcow2 => {
-            let header = read_header(&layer.image)?;
-            Layer::qcow2(layer.image, number, header)
-        }
-    };
-    opened.map_err(|error| match error.raw_os_error() {
-        Some(_) => OpenError::Io { path, source: error },
-        None => OpenError::Format { path, what: error.to_string() },
     })
 }
 

@@ -4,10 +4,11 @@
 //! and the data that this thread moves itself.
 #![allow(unsafe_code)] // imago's interface of a file has unsafe functions to implement.
 
+use super::chain::Format;
 use super::header::{COMPRESSION, Compression};
 use super::order::Order;
 use crate::engine::done::lock;
-use crate::engine::image;
+use crate::engine::{OpenImage, image};
 use imago::io_buffers::{IoBuffer, IoVector, IoVectorMut};
 use imago::storage::PreallocateMode;
 use imago::storage::drivers::CommonStorageHelper;
@@ -41,6 +42,8 @@ pub(super) struct ImageFile {
     order: Mutex<Option<Order>>,
     /// The medium has lost something: nothing is acknowledged any more.
     failed: AtomicBool,
+    /// The open image, with its locks, and its format.
+    open: Option<(OpenImage, Format)>,
     helper: CommonStorageHelper,
 }
 
@@ -59,6 +62,7 @@ impl ImageFile {
             hides_compression: false,
             order: Mutex::new(None),
             failed: AtomicBool::new(false),
+            open: None,
             helper: CommonStorageHelper::default(),
         })
     }
@@ -66,6 +70,25 @@ impl ImageFile {
     pub(super) fn with_compression(mut self, compression: Compression) -> ImageFile {
         self.hides_compression = compression == Compression::Zstd;
         self
+    }
+
+    /// The file of an open image of a format, which is closed with this.
+    ///
+    /// # Errors
+    /// As [`ImageFile::new`].
+    pub(super) fn of_image(open: OpenImage, format: Format, number: u8) -> io::Result<ImageFile> {
+        let file = ImageFile::new(open.path(), open.file().clone(), number, open.info().sector_size)?;
+        Ok(ImageFile { open: Some((open, format)), ..file })
+    }
+
+    /// The open image, and its format; `None` of a file that is read for its header.
+    pub(super) fn open_image(&self) -> Option<(&OpenImage, Format)> {
+        self.open.as_ref().map(|(open, format)| (open, *format))
+    }
+
+    /// Whether it is open for reading alone.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.open.as_ref().is_none_or(|(open, _)| open.info().read_only)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -78,6 +101,11 @@ impl ImageFile {
 
     pub(super) fn number(&self) -> u8 {
         self.number
+    }
+
+    /// What buffers and offsets are multiples of, in bytes.
+    pub(super) fn align(&self) -> usize {
+        self.align
     }
 
     /// Bytes of the file, as far as this process has made it longer.
@@ -129,13 +157,11 @@ impl ImageFile {
         Ok(())
     }
 
-    /// Gives a part of the file back to the medium, where that can.
-    pub(super) fn punch(&self, offset: u64, bytes: u64) {
+    /// Gives a part of the file back to the medium, so that it reads as zeroes; `false` where that cannot.
+    pub(super) fn punch(&self, offset: u64, bytes: u64) -> bool {
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        // Nothing depends on it: what the cluster holds is nobody's.
-        if let Err(error) = fallocate(&*self.file, flags, offset as i64, bytes as i64) {
-            tracing::debug!(%error, "no hole is made");
-        }
+        let punched = fallocate(&*self.file, flags, offset as i64, bytes as i64);
+        punched.inspect_err(|error| tracing::debug!(%error, "no hole is made")).is_ok()
     }
 
     /// Synchronizes the medium with all that was written.

@@ -5,6 +5,7 @@
 //! (`worker`), which alone changes the image's tables by the crate `imago`, in an order that survives a power cut (`order`).
 
 mod chain;
+mod commit;
 mod compressed;
 mod control;
 mod create;
@@ -17,7 +18,9 @@ mod jobs;
 mod layer;
 mod order;
 mod place;
+mod progress;
 mod queue;
+mod stream;
 mod tables;
 mod worker;
 mod writes;
@@ -27,3 +30,4 @@ pub use control::{ImageControl, ImageInfo};
 pub use create::NewImage;
 pub use disk::Qcow2Disk;
 pub use header::{Backing, Compression, FormatError, HEADER_READ, Header};
+pub use progress::Progress;
