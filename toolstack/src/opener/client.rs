@@ -6,14 +6,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use blkback::Disk;
-use blkback::engine::format::{OpenChain, Qcow2Disk};
+use blkback::engine::format::{Format, OpenChain, OpenLayer, Qcow2Disk};
 use blkback::engine::spec::Source;
 use blkback::engine::{Access, FileDisk, Mode, OpenError, Spec};
 use nix::errno::Errno;
 use xenbus::driver::Failure;
 
 use super::image_dirs::ImageDirs;
-use super::protocol::{Layers, Refusal, Reply, Request, What};
+use super::protocol::{Below, Layers, Refusal, Reply, Request, What};
 use super::{packet, server};
 
 /// What opens images: another process, or threads of this one.
@@ -60,7 +60,7 @@ impl Opener {
         };
         let &Spec { mode, direct, user, own_loop, cdrom, discard, .. } = spec;
         let access = Access { mode, direct, user, own_loop, server: None };
-        let Layers { mut layers, .. } = self.layers(path, what, access)?;
+        let Layers { mut layers, .. } = self.layers(path, what, access, &[])?;
         let files = layers.iter().filter_map(|layer| layer.image.file().metadata().ok());
         let files = files.map(|file| file_id(&file)).collect();
         let disk: Arc<dyn Disk> = match what {
@@ -68,7 +68,7 @@ impl Opener {
                 let image = layers.swap_remove(0).image;
                 Arc::new(FileDisk::new(image).with_cdrom(cdrom).with_discard(discard))
             }
-            What::Chain | What::Overlay => {
+            What::Chain | What::Overlay | What::Again(_) => {
                 let disk = Qcow2Disk::new(OpenChain { layers }).map_err(refused)?;
                 Arc::new(disk.with_cdrom(cdrom).with_discard(discard))
             }
@@ -76,8 +76,8 @@ impl Opener {
         Ok((disk, files))
     }
 
-    /// Opens a qcow2 image for writing that is to be over one that this process has. Returns it alone, and the device and inode numbers of
-    /// the image that it names as below it.
+    /// Opens a qcow2 image for writing that is to be over one that this process has. Returns it alone, and the image that it names as below
+    /// it.
     ///
     /// # Errors
     /// As [`Opener::open`].
@@ -85,15 +85,32 @@ impl Opener {
         &self,
         path: &Path,
         user: Option<u64>,
-    ) -> Result<(OpenChain, Option<(u64, u64)>), Refusal> {
+    ) -> Result<(OpenChain, Option<Below>), Refusal> {
         let access = Access { mode: Mode::Write, direct: true, user, own_loop: None, server: None };
-        let Layers { layers, below } = self.layers(path, What::Overlay, access)?;
+        let Layers { layers, below } = self.layers(path, What::Overlay, access, &[])?;
         Ok((OpenChain { layers }, below))
     }
 
+    /// Opens an image that this process has by the descriptors `held`, in the mode `r` or `w` that it does not have. The new open file takes
+    /// over the locks.
+    ///
+    /// # Errors
+    /// As [`Opener::open`]; another image is at the path. Nothing has changed then.
+    pub fn open_again(
+        &self,
+        path: &Path,
+        format: Format,
+        mode: Mode,
+        held: &[OwnedFd],
+    ) -> Result<OpenLayer, Refusal> {
+        let access = Access { mode, direct: true, user: None, own_loop: None, server: None };
+        let Layers { mut layers, .. } = self.layers(path, What::Again(format.into()), access, held)?;
+        Ok(layers.swap_remove(0))
+    }
+
     /// Has images opened; there is one at least.
-    fn layers(&self, path: &Path, what: What, access: Access) -> Result<Layers, Refusal> {
-        match self.ask(&Request::new(path, what, &access)) {
+    fn layers(&self, path: &Path, what: What, access: Access, held: &[OwnedFd]) -> Result<Layers, Refusal> {
+        match self.ask(&Request::new(path, what, &access), held) {
             Ok(Some((Reply::Refused(refusal), _))) => Err(refusal),
             Ok(Some((Reply::Opened(images), fds))) => {
                 images.received(fds).ok_or_else(|| lost(path, "found no image with the answer"))
@@ -104,9 +121,10 @@ impl Opener {
     }
 
     /// Sends a request and waits for the answer; `None` if there is none.
-    fn ask(&self, request: &Request) -> io::Result<Option<(Reply, Vec<OwnedFd>)>> {
+    fn ask(&self, request: &Request, held: &[OwnedFd]) -> io::Result<Option<(Reply, Vec<OwnedFd>)>> {
         let (answer, answers) = packet::pair()?;
-        packet::send(&*self.requests, request, [answers.as_fd()])?;
+        let fds = std::iter::once(&answers).chain(held).map(AsFd::as_fd);
+        packet::send(&*self.requests, request, fds)?;
         // Only the other process has it from here on: its end is the end of the wait.
         drop(answers);
         packet::receive(&answer)

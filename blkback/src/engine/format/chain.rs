@@ -206,7 +206,8 @@ impl Backing {
             ));
         }
         let directory = path.parent().unwrap_or(Path::new("/"));
-        Ok((directory.join(name), format))
+        // Without the dots that a name may begin with.
+        Ok((directory.join(name).components().collect(), format))
     }
 }
 

@@ -15,6 +15,7 @@ use imago::storage::drivers::CommonStorageHelper;
 use imago::{Storage, StorageExt};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
+use nix::unistd::{Whence, lseek};
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -162,6 +163,16 @@ impl ImageFile {
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         let punched = fallocate(&*self.file, flags, offset as i64, bytes as i64);
         punched.inspect_err(|error| tracing::debug!(%error, "no hole is made")).is_ok()
+    }
+
+    /// How many of so many bytes from an offset on are a hole, as far as the file system tells.
+    pub(super) fn hole(&self, offset: u64, bytes: u64) -> u64 {
+        match lseek(&*self.file, offset as i64, Whence::SeekData) {
+            Ok(data) => (data as u64).saturating_sub(offset).min(bytes),
+            // There is no data behind it.
+            Err(Errno::ENXIO) => bytes,
+            Err(_) => 0,
+        }
     }
 
     /// Synchronizes the medium with all that was written.

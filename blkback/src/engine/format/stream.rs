@@ -7,7 +7,7 @@
 use super::header;
 use super::image_file::TableFile;
 use super::jobs::{LOOKS, SLICE};
-use super::layer::{Found, Kind, Mapped};
+use super::layer::{Found, Kind, Layer, Mapped};
 use super::worker::Worker;
 use super::writes::Data;
 use imago::StorageExt;
@@ -30,6 +30,11 @@ impl Worker {
                 *at += length;
                 continue;
             };
+            let hole = self.hole(found, length) / cluster * cluster;
+            if hole > 0 && at.is_multiple_of(cluster) {
+                *at += hole;
+                continue;
+            }
             // The guest's own image has nothing of these clusters.
             let start = *at / cluster * cluster;
             let end = (*at + length).next_multiple_of(cluster).min(size).min(start + SLICE.max(cluster));
@@ -39,6 +44,15 @@ impl Worker {
         }
         self.answer();
         Ok(())
+    }
+
+    /// How many bytes of what was found are a hole of a raw image.
+    fn hole(&self, found: Found, length: u64) -> u64 {
+        let Found::At { layer, offset, .. } = found else { return 0 };
+        match &self.chain.0[layer] {
+            Layer { file, kind: Kind::Raw } => file.hole(offset, length),
+            Layer { kind: Kind::Qcow2(_), .. } => 0,
+        }
     }
 
     /// Copies whole clusters; those of zeroes read as such once there is nothing below.
