@@ -2,35 +2,20 @@
 
 #[path = "qcow2/common.rs"]
 mod common;
+#[path = "qcow2/jobs.rs"]
+mod jobs;
 #[path = "qcow2/own.rs"]
 mod own;
 
 use blkback::Disk;
-use blkback::engine::format::{ImageControl, OpenLayer, Progress};
-use blkback::engine::{Access, Mode, OpenError};
+use blkback::engine::format::ImageControl;
 use common::{Dir, Ring, check, content, create, open, pattern, qemu};
+use jobs::commit;
 use own::{Own, RINGS, SECTORS};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// Opens the image below the guest's own again, in another mode, and has it used.
-fn reopen_below(control: &ImageControl, mode: Mode) -> Result<(), OpenError> {
-    let (path, format, held) = control.open_file(1).unwrap();
-    let access = Access { mode, direct: true, user: None, own_loop: None, server: None };
-    let layer = OpenLayer::reopen(&path, format, access, held, &|_, _| Ok(()))?;
-    control.replace(1, layer).unwrap();
-    Ok(())
-}
-
-fn commit(control: &ImageControl, progress: &Arc<Progress>) -> io::Result<()> {
-    reopen_below(control, Mode::Write).unwrap();
-    let outcome = control.commit(progress.clone());
-    reopen_below(control, Mode::Read).unwrap();
-    outcome
-}
 
 /// The images of a test: `base`, `middle` over it if there are `options` for that, and `image`.
 struct Images<'o> {

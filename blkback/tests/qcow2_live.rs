@@ -2,12 +2,13 @@
 
 #[path = "qcow2/common.rs"]
 mod common;
+#[path = "qcow2/jobs.rs"]
+mod jobs;
 
 use blkback::Disk;
 use blkback::engine::format::{NewImage, OpenChain};
-use blkback::engine::{Access, Mode};
 use common::{Dir, Ring, check, content, create, open, pattern};
-use std::path::Path;
+use jobs::open_alone;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const SECTORS: u64 = 16_384;
@@ -16,11 +17,6 @@ fn overlay(dir: &Dir, name: &str, below: &str, sectors: u64) -> OpenChain {
     let image = NewImage { size: sectors * 512, cluster_bits: 16, backing: Some((below, "qcow2")) };
     std::fs::write(dir.path(name), image.bytes().unwrap()).unwrap();
     open_alone(&dir.path(name))
-}
-
-fn open_alone(path: &Path) -> OpenChain {
-    let access = Access { mode: Mode::Write, direct: true, user: None, own_loop: None, server: None };
-    OpenChain::open_alone(path, access, &|_, _| Ok(())).unwrap()
 }
 
 #[test]

@@ -7,6 +7,7 @@
 use super::chain::Format;
 use super::header::{COMPRESSION, Compression};
 use super::order::Order;
+use super::refcounts;
 use crate::engine::done::lock;
 use crate::engine::{OpenImage, image};
 use imago::io_buffers::{IoBuffer, IoVector, IoVectorMut};
@@ -212,6 +213,8 @@ impl ImageFile {
 
     fn write_table(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let range = offset..offset + bytes.len() as u64;
+        let named = self.with_order(|order| order.named_anew(&range, bytes)).unwrap_or_default();
+        named.into_iter().try_for_each(|cluster| self.count(cluster))?;
         if self.with_order(|order| order.needs_sync(&range)).unwrap_or(false) {
             self.sync_all_written()?;
         }
@@ -221,6 +224,32 @@ impl ImageFile {
         self.file.write_all_at(bytes, offset)?;
         self.length.fetch_max(range.end, Ordering::Relaxed);
         self.with_order(|order| order.wrote(&range, bytes));
+        Ok(())
+    }
+}
+
+impl ImageFile {
+    /// Enters a refcount of 1 for a table's cluster that has 0 in the file. `imago`, which has allocated it, enters the same later.
+    fn count(&self, cluster: u64) -> io::Result<()> {
+        let counter = self.with_order(|order| Some((order.counter(cluster)?, order.cluster()))).flatten();
+        let Some(((entry, index, bits), size)) = counter else { return Ok(()) };
+        let unit = self.align.max(512) as u64;
+        let mut part = self.buffer(unit as usize)?;
+        let part = part.as_mut().into_slice();
+        self.read_into(part, entry / unit * unit)?;
+        let at = (entry % unit) as usize;
+        let block = u64::from_be_bytes(part[at..at + 8].try_into().unwrap_or_default()) & !511;
+        // A block that is about to be entered counts itself.
+        if block == 0 {
+            return Ok(());
+        }
+        let mut buffer = self.buffer(size as usize)?;
+        let counts = buffer.as_mut().into_slice();
+        self.read_into(counts, block)?;
+        if refcounts::is_zero(counts, index, bits) {
+            refcounts::set_one(counts, index, bits);
+            self.write_table(counts, block)?;
+        }
         Ok(())
     }
 }

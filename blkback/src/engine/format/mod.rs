@@ -20,6 +20,7 @@ mod order;
 mod place;
 mod progress;
 mod queue;
+mod refcounts;
 mod stream;
 mod tables;
 mod worker;
