@@ -8,9 +8,10 @@ mod jobs;
 mod own;
 
 use blkback::Disk;
-use blkback::engine::format::ImageControl;
-use common::{Dir, Ring, check, content, create, open, pattern, qemu};
-use jobs::commit;
+use blkback::engine::format::{ImageControl, Progress};
+use blkback::engine::{Mode, OpenError};
+use common::{Dir, Ring, check, content, create, open, open_as, pattern, qemu};
+use jobs::{commit, reopen_below};
 use own::{Own, RINGS, SECTORS};
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -130,4 +131,85 @@ fn stream_amid_the_operations_of_several_rings_leaves_the_backing_and_loses_noth
         let info = qemu(&["qemu-img", "info", image.to_str().unwrap()]);
         assert!(!info.contains("backing"), "{name}: {info}");
     }
+}
+
+#[test]
+fn commit_makes_the_image_below_as_long_as_the_disk() {
+    let cases: [(&str, &[&str], &[&str]); 3] = [
+        ("raw", &["-O", "raw"], &[]),
+        ("qcow2", &["-O", "qcow2"], &["-o", "cluster_size=4k"]),
+        ("qcow2", &["-O", "qcow2", "-o", "cluster_size=512"], &[]),
+    ];
+    for (format, base, options) in cases {
+        let dir = Dir::in_memory();
+        let at = |name: &str| dir.path(name).to_str().unwrap().to_owned();
+        // Not of whole clusters, and not of whole sectors.
+        std::fs::write(dir.path("raw"), [pattern(0..2001, 7), vec![1; 100]].concat()).unwrap();
+        qemu(&[&["qemu-img", "convert", "-f", "raw"], base, &[&at("raw"), &at("base")]].concat());
+        if format == "raw" {
+            std::fs::copy(dir.path("raw"), dir.path("base")).unwrap();
+        }
+        create(&dir.path("image"), "8M", &[options, &["-b", "base", "-F", format]].concat());
+        let disk = open(&dir.path("image"));
+        let mut ring = Ring::new(&*disk);
+        ring.write(2000, &pattern(2000..2001, 1)).unwrap();
+        ring.write(16_000, &pattern(16_000..16_010, 1)).unwrap();
+        ring.discard(0, 128 << 10).unwrap();
+        let before = ring.read_all(&*disk);
+        commit(&disk.image().unwrap(), &Arc::default()).unwrap();
+        assert!(ring.read_all(&*disk) == before, "{format} {options:?}");
+        drop((ring, disk));
+        check(&dir.path("image"));
+        let compared = ["qemu-img", "compare", "-f", "qcow2", "-F", format, &at("image"), &at("base")];
+        assert!(qemu(&compared).contains("Images are identical"), "{format} {options:?}");
+        // Nothing is left of its own.
+        let map = qemu(&["qemu-img", "map", "-f", "qcow2", "--output=json", &at("image")]);
+        assert!(!map.contains("\"depth\": 0") || format == "raw", "{map}");
+        assert_eq!(before.len(), 8 << 20);
+    }
+}
+
+#[test]
+fn change_that_is_not_possible_or_cancelled_leaves_all_as_it_was() {
+    let dir = Dir::in_memory();
+    let bytes = make(&dir, &CASES[2].1);
+    let disk = open(&dir.path("image"));
+    let (control, mut ring) = (disk.image().unwrap(), Ring::new(&*disk));
+    let refused = control.commit(Arc::default()).unwrap_err();
+    assert_eq!(refused.raw_os_error(), Some(libc::EROFS), "the image below is open for reading");
+    let cancelled: Arc<Progress> = Arc::default();
+    cancelled.cancel();
+    for outcome in [control.stream(cancelled.clone()), commit(&control, &cancelled)] {
+        assert_eq!(outcome.unwrap_err().raw_os_error(), Some(libc::ECANCELED));
+    }
+    assert_eq!(control.info().layers.len(), 3);
+    assert!(ring.read_all(&*disk) == bytes);
+    control.stream(Arc::default()).unwrap();
+    assert!(ring.read_all(&*disk) == bytes);
+}
+
+#[test]
+fn image_below_is_one_users_while_it_is_written_and_shared_by_readers_again() {
+    let dir = Dir::in_memory();
+    make(&dir, &CASES[2].1);
+    let disk = open(&dir.path("image"));
+    let control = disk.image().unwrap();
+    let middle = format!("qcow2:{}", dir.path("middle").display());
+    let reader = open_as(&middle, "r").unwrap();
+    assert!(matches!(reopen_below(&control, Mode::Write), Err(OpenError::InUse { .. })));
+    // It is shared as before.
+    drop((open_as(&middle, "r").unwrap(), reader));
+    let start = std::time::Instant::now();
+    while let Err(error) = reopen_below(&control, Mode::Write) {
+        assert!(start.elapsed() < testkit::BOUND, "the readers are closed: {error}");
+    }
+    assert!(open_as(&middle, "r").err().unwrap().contains("in use"));
+    reopen_below(&control, Mode::Read).unwrap();
+    open_as(&middle, "r").unwrap();
+    assert!(open_as(&middle, "w").err().unwrap().contains("in use"));
+    // Another file at its path is not taken for it.
+    std::fs::rename(dir.path("middle"), dir.path("moved")).unwrap();
+    std::fs::copy(dir.path("moved"), dir.path("middle")).unwrap();
+    let error = reopen_below(&control, Mode::Write).unwrap_err().to_string();
+    assert!(error.contains("found another image at this path"), "{error}");
 }

@@ -116,7 +116,8 @@ fn image_in_use_is_refused_by_the_rest_and_a_header_in_a_raw_image_is_data() {
     let top = top.to_str().unwrap();
     for args in [&["disk", "check", top][..], &["disk", "resize", top, "1G"]] {
         let error = machine.fails(args);
-        assert!(error.contains("in use"), "{args:?}: {error}");
+        assert!(error.contains("in use") && !error.contains("params"), "{args:?}: {error}");
+        assert_eq!(args[1] == "check", error.contains("qemu-img check -U"), "{error}");
     }
     let base = format!("vdev=xvdb,target={}", machine.path("base.img").display());
     let error = machine.fails(["block-attach", "web", &base]);
