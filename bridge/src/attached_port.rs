@@ -12,7 +12,7 @@ use std::{
 use event_loop::{AdaptivePoll, Interest, PollState};
 
 use crate::{
-    Batch, Caps, CaptureDirection, DropReason, Frame, Frames, Port, Stats,
+    Batch, Caps, CaptureDirection, DropReason, Frame, Frames, Port, PortSettings, Stats,
     capture::Captures,
     destinations::Destinations,
     egress_queue::EgressQueue,
@@ -63,6 +63,8 @@ pub(crate) struct AttachedPort {
     pub(crate) backlog: Vec<Frame>,
     /// Frames dropped as the port may not send them, since it was last held for that.
     pub(crate) refused: u64,
+    /// What is in force for the port.
+    pub(crate) settings: PortSettings,
     /// What the port may send.
     pub(crate) rate: Option<RateLimit>,
     /// Who looks at the frames that cross it.
@@ -90,6 +92,7 @@ impl AttachedPort {
             turn: TurnBudget::default(),
             backlog: Vec::new(),
             refused: 0,
+            settings: PortSettings::default(),
             rate: None,
             captures: Captures::default(),
             is_masked: false,

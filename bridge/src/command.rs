@@ -3,8 +3,8 @@
 use crossbeam::channel::Sender;
 
 use crate::{
-    Addresses, Capture, CaptureOptions, Counters, Error, Flags, Lock, Port, PortSettings, Rate, Vlans,
-    fdb::Mac,
+    BridgeInfo, BridgeSetting, Capture, CaptureOptions, Counters, Error, FdbKind, Port, PortSettings,
+    Setting, fdb::Mac,
 };
 
 /// A port's state, for display.
@@ -14,6 +14,33 @@ pub struct PortInfo {
     pub name: String,
     /// The port's counters.
     pub counters: Counters,
+    /// What is in force for the port.
+    pub settings: PortSettings,
+}
+
+/// An entry that the forwarding database is given, or that is to be removed from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FdbEntry {
+    /// The station's address.
+    pub mac: Mac,
+    /// The VLAN, 0 where frames are in none; `None`: each of the port's, as Linux's bridge does, or of more than 64 that of untagged
+    /// frames.
+    pub vlan: Option<u16>,
+    /// The name of the port that the station is at.
+    pub port: String,
+    /// What is to be given: static, sticky or dynamic.
+    pub kind: FdbKind,
+}
+
+/// Which entries are to be removed: those of which all is true that is named.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FdbFilter {
+    /// They are at this port.
+    pub port: Option<String>,
+    /// They are in this VLAN.
+    pub vlan: Option<u16>,
+    /// They are of this kind.
+    pub kind: Option<FdbKind>,
 }
 
 /// An entry of the forwarding database, for display.
@@ -25,22 +52,24 @@ pub struct FdbRow {
     pub vlan: u16,
     /// The name of the port at which it was last seen.
     pub port: String,
-    /// Seconds since then.
+    /// Seconds since then; 0 where it does not expire.
     pub age_s: u32,
-    /// Whether it is the port's own address, which is not learned.
-    pub is_static: bool,
+    /// How it came to be.
+    pub kind: FdbKind,
 }
 
 /// A command to the worker, with the channel for its reply.
 pub(crate) enum Command {
     Attach(String, Box<dyn Port>, PortSettings, Sender<Result<(), Error>>),
-    SetLock(String, Lock, Addresses, Sender<Result<(), Error>>),
-    SetVlans(String, Vlans, Sender<Result<(), Error>>),
-    SetFlags(String, Flags, Sender<Result<(), Error>>),
-    SetRate(String, Option<Rate>, Sender<Result<(), Error>>),
+    Set(String, Setting, Sender<Result<(), Error>>),
     Capture(String, CaptureOptions, Sender<Result<Capture, Error>>),
     Detach(String, Sender<Result<Box<dyn Port>, Error>>),
     Ports(Sender<Vec<PortInfo>>),
     Fdb(Sender<Vec<FdbRow>>),
+    FdbAdd(FdbEntry, bool, Sender<Result<(), Error>>),
+    FdbDelete(Mac, Option<u16>, String, Sender<Result<(), Error>>),
+    FdbFlush(FdbFilter, Sender<Result<usize, Error>>),
+    SetBridge(BridgeSetting, Sender<Result<(), Error>>),
+    Info(Sender<Result<BridgeInfo, Error>>),
     Stop,
 }

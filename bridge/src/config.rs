@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::{egress_queue::QueueLimits, fdb::Limits};
+use crate::{GroupFwdMask, egress_queue::QueueLimits, fdb::Limits};
 
 /// Which port a frame goes to.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,8 @@ pub struct Config {
     /// Whether a port with an address is announced to those without one as it is attached: what is beyond those has last seen its station
     /// elsewhere, where a guest or its bridge has moved or was started again.
     pub announces: bool,
+    /// The link-local groups whose frames a learning bridge forwards.
+    pub group_fwd_mask: GroupFwdMask,
 }
 
 impl Default for Config {
@@ -41,6 +43,7 @@ impl Default for Config {
             forwarding: Forwarding::Learning(Limits::default()),
             queue: QueueLimits::default(),
             announces: false,
+            group_fwd_mask: GroupFwdMask::default(),
         }
     }
 }

@@ -4,6 +4,8 @@
 
 use std::io;
 
+use crate::{FdbError, InvalidBridgeSetting, fdb::Mac};
+
 /// The errors of a bridge.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -21,6 +23,22 @@ pub enum Error {
         /// The most ports.
         max: usize,
     },
+    /// What a wire does not have was asked of it: a forwarding database, settings, mirrors.
+    #[error("the bridge is a wire, which has no {0}")]
+    Wire(&'static str),
+    /// An entry of the forwarding database cannot be given or removed.
+    #[error("fdb: {mac} at {port:?}: {error}")]
+    Fdb {
+        /// The station's address.
+        mac: Mac,
+        /// The port.
+        port: String,
+        /// Why.
+        error: FdbError,
+    },
+    /// A setting of the bridge has a value that it cannot have.
+    #[error(transparent)]
+    Setting(#[from] InvalidBridgeSetting),
     /// The port is captured as often as it can be at a time.
     #[error("port {name:?} is captured {max} times already, which is the most")]
     TooManyCaptures {

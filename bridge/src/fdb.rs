@@ -5,8 +5,8 @@
 //! (`fdb_max_learned` of Linux's bridge), and where several have filled it, a new address takes the place of one of the port
 //! that has most: floods do not prevent other ports' addresses from being learned.
 //!
-//! A static address (`static` and `sticky` of bridge(8)) is known before its port has sent anything. It does not expire, takes
-//! no part in the limits, and no other port can learn it.
+//! A port's own address and the entries that were given (`bridge fdb add`) are known before the port has sent anything. They take no
+//! part in the limits; whether they expire, and whether another port can learn them, says their [`Kind`].
 //!
 //! Time is an argument, in seconds; an entry that was not seen for the ageing time has expired and is not used.
 //!
@@ -20,7 +20,14 @@
 //! assert_eq!(fdb.lookup(station, 300), None);
 //! ```
 
+mod entry;
+mod given;
+
+use entry::Value;
+
 pub use crate::mac::{Mac, Station};
+pub use entry::{Entry, Kind};
+pub use given::FdbError;
 
 const WAYS: usize = 8;
 
@@ -39,7 +46,7 @@ pub enum Learned {
     Moved,
     /// The address is no single station's: a group's, or zero.
     NotStation,
-    /// It is another port's static address.
+    /// The station is another port's, and does not move.
     Sticky,
     /// The port has all entries that it may have, or no port has more of them.
     Full,
@@ -63,19 +70,6 @@ impl Default for Limits {
     }
 }
 
-/// One entry of the table, for display.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// The address.
-    pub station: Station,
-    /// The port at which it was last seen.
-    pub port: PortId,
-    /// Seconds since then.
-    pub age_s: u32,
-    /// Whether it is the port's own, which is not learned.
-    pub is_static: bool,
-}
-
 /// Eight entries: the keys in one cache line, the values in the next.
 #[derive(Clone, Debug)]
 #[repr(C, align(64))]
@@ -84,16 +78,9 @@ struct Bucket {
     values: [Value; WAYS],
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Value {
-    seen_s: u32,
-    port: u16,
-    is_static: bool,
-}
-
 impl Bucket {
     const EMPTY: Bucket =
-        Bucket { keys: [0; WAYS], values: [Value { seen_s: 0, port: 0, is_static: false }; WAYS] };
+        Bucket { keys: [0; WAYS], values: [Value { seen_s: 0, port: 0, kind: Kind::Learned }; WAYS] };
 
     #[inline]
     fn find(&self, key: u64) -> Option<usize> {
@@ -121,7 +108,8 @@ pub struct Fdb {
     limits: Limits,
     /// Learned entries.
     learned: usize,
-    statics: usize,
+    /// All others.
+    given: usize,
     /// Learned entries of each port.
     per_port: Vec<u32>,
     /// The bucket to look at first for an entry to be replaced.
@@ -142,7 +130,7 @@ impl Fdb {
             seed: seed | 1,
             limits,
             learned: 0,
-            statics: 0,
+            given: 0,
             per_port: Vec::new(),
             hand: 0,
             last_seen: Recent::default(),
@@ -152,7 +140,17 @@ impl Fdb {
 
     /// Number of entries, with expired ones until the next [`Fdb::sweep`].
     pub fn len(&self) -> usize {
-        self.learned + self.statics
+        self.learned + self.given
+    }
+
+    /// Number of learned entries (`fdb_n_learned` of Linux's bridge), with expired ones until the next [`Fdb::sweep`].
+    pub fn learned(&self) -> usize {
+        self.learned
+    }
+
+    /// Its bounds.
+    pub fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// Whether there are no entries.
@@ -185,52 +183,49 @@ impl Fdb {
         Some(PortId(value.port))
     }
 
-    /// Makes `station` a static address of `port`, unless it is one of another port's; `false` if it is, or if there is no
+    /// Makes `station` an own address of `port`, unless it stays at another one for good; `false` if it does, or if there is no
     /// place for it.
     pub fn claim(&mut self, station: Station, port: PortId) -> bool {
         let key = station.key();
         let place = self.find(key).or_else(|| self.free_slot(key, 0)).or_else(|| self.learned_slot(key));
         let Some((bucket, way)) = place else { return false };
         let held = self.buckets[bucket].values[way];
-        if self.buckets[bucket].keys[way] == key && held.is_static {
+        if self.buckets[bucket].keys[way] == key && !held.kind.expires() {
             return held.port == port.0;
         }
-        self.clear_slot(bucket, way);
-        self.buckets[bucket].keys[way] = key;
-        self.buckets[bucket].values[way] = Value { seen_s: 0, port: port.0, is_static: true };
-        self.statics += 1;
+        self.fill(bucket, way, key, Value { seen_s: 0, port: port.0, kind: Kind::Own });
         true
     }
 
-    /// The port of which `station` is a static address.
-    pub fn owner(&self, station: Station) -> Option<PortId> {
-        let (bucket, way) = self.find(station.key())?;
-        let value = self.buckets[bucket].values[way];
-        value.is_static.then_some(PortId(value.port))
+    /// The port at which `station` is and stays.
+    pub fn owner(&self, station: Station, now_s: u32) -> Option<PortId> {
+        self.entry(station, now_s).filter(|entry| entry.kind.stays()).map(|entry| entry.port)
     }
 
     /// Removes the entries of `port`.
     pub fn forget(&mut self, port: PortId) {
-        self.retain(|value| value.port != port.0);
+        self.remove(|_, value| value.port == port.0);
     }
 
     /// Removes expired entries. Their slots are reused without it, but they count towards the limits until then.
     pub fn sweep(&mut self, now_s: u32) {
         let age_s = self.limits.age_s;
-        self.retain(|value| value.is_static || now_s.saturating_sub(value.seen_s) < age_s);
+        self.remove(|_, value| value.has_expired(age_s, now_s));
     }
 
     /// The entries that have not expired, in no particular order.
     pub fn entries(&self, now_s: u32) -> impl Iterator<Item = Entry> + '_ {
         let slots = self.buckets.iter().flat_map(|bucket| bucket.keys.iter().zip(&bucket.values));
-        slots.filter(move |(key, value)| **key != 0 && !self.is_expired(**value, now_s)).map(
-            move |(key, value)| Entry {
-                station: Station::from_key(*key),
-                port: PortId(value.port),
-                age_s: if value.is_static { 0 } else { now_s.saturating_sub(value.seen_s) },
-                is_static: value.is_static,
-            },
-        )
+        slots
+            .filter(move |(key, value)| **key != 0 && !self.is_expired(**value, now_s))
+            .map(move |(key, value)| Entry::new(*key, *value, now_s))
+    }
+
+    /// The entry of a station, unless it has expired.
+    pub fn entry(&self, station: Station, now_s: u32) -> Option<Entry> {
+        let (bucket, way) = self.find(station.key())?;
+        let value = self.buckets[bucket].values[way];
+        (!self.is_expired(value, now_s)).then(|| Entry::new(station.key(), value, now_s))
     }
 
     #[inline(never)]
@@ -250,8 +245,8 @@ impl Fdb {
 
     fn refresh(&mut self, bucket: usize, way: usize, port: PortId, now_s: u32) -> Learned {
         let old = self.buckets[bucket].values[way];
-        if old.is_static {
-            return if old.port == port.0 { Learned::Known } else { Learned::Sticky };
+        if old.kind != Kind::Learned {
+            return self.refresh_given(bucket, way, port, now_s);
         }
         let expired = self.is_expired(old, now_s);
         if old.port != port.0 {
@@ -262,7 +257,7 @@ impl Fdb {
             *self.count_mut(port.0) += 1;
             self.last_used = Recent::default();
         }
-        self.buckets[bucket].values[way] = Value { seen_s: now_s, port: port.0, is_static: false };
+        self.buckets[bucket].values[way] = Value { seen_s: now_s, port: port.0, kind: Kind::Learned };
         match (expired, old.port == port.0) {
             (true, _) => Learned::New,
             (false, true) => Learned::Known,
@@ -283,11 +278,7 @@ impl Fdb {
             self.has_far_more(holder, port).then_some((bucket, way))
         });
         let Some((bucket, way)) = place else { return Learned::Full };
-        self.clear_slot(bucket, way);
-        self.buckets[bucket].keys[way] = key;
-        self.buckets[bucket].values[way] = Value { seen_s: now_s, port: port.0, is_static: false };
-        *self.count_mut(port.0) += 1;
-        self.learned += 1;
+        self.fill(bucket, way, key, Value { seen_s: now_s, port: port.0, kind: Kind::Learned });
         Learned::New
     }
 
@@ -301,8 +292,9 @@ impl Fdb {
         for _ in 0..self.buckets.len() {
             let bucket = self.hand;
             let Bucket { keys, values } = &self.buckets[bucket];
-            let is_its =
-                |way: &usize| keys[*way] != 0 && !values[*way].is_static && values[*way].port == largest;
+            let is_its = |way: &usize| {
+                keys[*way] != 0 && values[*way].kind == Kind::Learned && values[*way].port == largest
+            };
             if let Some(way) = (0..WAYS).find(is_its) {
                 self.clear_slot(bucket, way);
                 return true;
@@ -322,8 +314,21 @@ impl Fdb {
         let (first, second) = self.buckets_of(key);
         let slots = [first, second].into_iter().flat_map(|bucket| (0..WAYS).map(move |way| (bucket, way)));
         let value = |(bucket, way): (usize, usize)| self.buckets[bucket].values[way];
-        let learned = slots.filter(|slot| !value(*slot).is_static);
+        let learned = slots.filter(|slot| value(*slot).kind == Kind::Learned);
         learned.max_by_key(|slot| self.count(value(*slot).port))
+    }
+
+    /// Puts an entry into a slot, in the place of what is there.
+    fn fill(&mut self, bucket: usize, way: usize, key: u64, value: Value) {
+        self.clear_slot(bucket, way);
+        self.buckets[bucket].keys[way] = key;
+        self.buckets[bucket].values[way] = value;
+        if value.kind == Kind::Learned {
+            self.learned += 1;
+            *self.count_mut(value.port) += 1;
+        } else {
+            self.given += 1;
+        }
     }
 
     /// Empties a slot, which may be empty.
@@ -333,12 +338,12 @@ impl Fdb {
         if std::mem::take(&mut self.buckets[bucket].keys[way]) == 0 {
             return;
         }
-        let Value { port, is_static, .. } = self.buckets[bucket].values[way];
-        if is_static {
-            self.statics -= 1;
-        } else {
+        let Value { port, kind, .. } = self.buckets[bucket].values[way];
+        if kind == Kind::Learned {
             self.learned -= 1;
             *self.count_mut(port) -= 1;
+        } else {
+            self.given -= 1;
         }
     }
 
@@ -378,7 +383,7 @@ impl Fdb {
 
     #[inline]
     fn is_expired(&self, value: Value, now_s: u32) -> bool {
-        !value.is_static && now_s.saturating_sub(value.seen_s) >= self.limits.age_s
+        value.has_expired(self.limits.age_s, now_s)
     }
 
     /// Learned entries of a port.
@@ -394,25 +399,30 @@ impl Fdb {
         &mut self.per_port[port]
     }
 
-    fn retain(&mut self, keep: impl Fn(&Value) -> bool) {
+    /// Removes entries; returns their number.
+    fn remove(&mut self, is_one: impl Fn(Station, &Value) -> bool) -> usize {
         self.last_seen = Recent::default();
         self.last_used = Recent::default();
+        let before = self.len();
         for Bucket { keys, values } in &mut self.buckets {
             for (key, value) in keys.iter_mut().zip(values) {
-                if *key == 0 || keep(value) {
+                if *key == 0 || !is_one(Station::from_key(*key), value) {
                     continue;
                 }
                 *key = 0;
-                if value.is_static {
-                    self.statics -= 1;
-                } else {
+                if value.kind == Kind::Learned {
                     self.learned -= 1;
                     self.per_port[usize::from(value.port)] -= 1;
+                } else {
+                    self.given -= 1;
                 }
             }
         }
+        before - self.len()
     }
 }
 
+#[cfg(test)]
+mod given_tests;
 #[cfg(test)]
 mod tests;

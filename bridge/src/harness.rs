@@ -232,7 +232,7 @@ fn forward(
             assert!(egress.port != from, "a frame came back");
         }
         assert!(frames.is_empty() || to.settings.lock != Lock::Disabled, "to a disabled port");
-        egress.batch.view(&batch).iter().for_each(|frame| check(switch, frame, from, &sender.settings));
+        egress.batch.view(&batch).iter().for_each(|frame| check(switch, frame, from, &sender.settings, now));
         let mut outlet = Checked { caps: to.caps, frames: 0 };
         software_offload::send(&to.caps, &Stats::default(), frames, &mut Batch::new(4), &mut outlet)
             .expect("the outlet does not fail");
@@ -255,7 +255,7 @@ fn check_vlan(frame: &Frame, sent: &Frame, from: &Vlans, to: &Vlans) {
 }
 
 /// Checks that a frame may have come from a port.
-fn check(switch: &Switch, frame: &Frame, from: PortId, sender: &PortSettings) {
+fn check(switch: &Switch, frame: &Frame, from: PortId, sender: &PortSettings, now: Duration) {
     let header = frame.head().first_chunk().expect("no runt is forwarded");
     let (to, source) = Mac::pair(header);
     match sender.lock {
@@ -271,7 +271,7 @@ fn check(switch: &Switch, frame: &Frame, from: PortId, sender: &PortSettings) {
         assert!(!source.is_group() && source != Mac::ZERO, "from {source:?}, which no station has");
         assert!(!to.is_reserved(), "to {to:?}");
         let vlan = sender.vlans.classify(frame).map_or(0, |class| class.vlan);
-        let owner = fdb.owner(Station::new(source, vlan));
+        let owner = fdb.owner(Station::new(source, vlan), now.as_secs() as u32);
         // Two ports may have been given one address.
         let is_its_own = sender.address == Some(source);
         assert!(is_its_own || owner.is_none_or(|owner| owner == from), "from the address of {owner:?}");

@@ -29,6 +29,7 @@
 mod announce;
 mod attached_port;
 mod batch;
+mod bridge_settings;
 mod capture;
 pub mod checksum;
 mod command;
@@ -67,14 +68,16 @@ mod vlan;
 mod worker;
 
 pub use batch::{Batch, Frames, PortBatch};
+pub use bridge_settings::{BridgeInfo, BridgeSetting, GroupFwdMask, InvalidBridgeSetting};
 pub use capture::{
     Capture, CaptureDirection, CaptureFilter, CaptureHost, CaptureOptions, CapturedFrame, CapturedFrames,
 };
-pub use command::{FdbRow, PortInfo};
+pub use command::{FdbEntry, FdbFilter, FdbRow, PortInfo};
 pub use config::{Config, Forwarding};
 pub use egress_queue::QueueLimits;
 pub use error::Error;
 pub use event_loop::Interest;
+pub use fdb::{FdbError, Kind as FdbKind};
 pub use flags::{Flag, Flags};
 pub use fragment::{Fragment, FragmentRef};
 pub use frame::{Frame, HEAD, Iovecs, MAX_FRAGMENTS, MAX_IOVECS, TooManyFragments, iovec};
@@ -84,7 +87,7 @@ pub use pin::{Pin, PinOwner};
 pub use pin_table::PinTable;
 pub use pool::{Buffer, Pool};
 pub use port::Port;
-pub use port_settings::{PortSettings, StormLimits};
+pub use port_settings::{PortSettings, Setting, StormLimits};
 pub use rate_limit::Rate;
 pub use run::Bridge;
 pub use stats::{Counters, DropReason, Stats};

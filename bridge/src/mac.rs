@@ -62,6 +62,11 @@ impl Mac {
     pub fn is_reserved(self) -> bool {
         RESERVED.contains(&self.0)
     }
+
+    /// Which of the link-local groups 01-80-C2-00-00-0X this is, if it is one.
+    pub(crate) fn link_local_group(self) -> u8 {
+        self.0 as u8 & 15
+    }
 }
 
 impl std::fmt::Display for Mac {

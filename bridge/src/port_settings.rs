@@ -23,6 +23,21 @@ impl StormLimits {
         StormLimits { broadcast: Some(4_000), multicast: Some(60_000), unknown_unicast: Some(12_500) };
 }
 
+/// One of a port's settings, which can be changed while it is attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Setting {
+    /// [`PortSettings::lock`] and [`PortSettings::allowed`].
+    Lock(Lock, Addresses),
+    /// [`PortSettings::vlans`].
+    Vlans(Vlans),
+    /// [`PortSettings::flags`].
+    Flags(Flags),
+    /// [`PortSettings::rate`].
+    Rate(Option<Rate>),
+    /// [`PortSettings::storm`].
+    Storm(StormLimits),
+}
+
 /// What a port may send. The default is anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortSettings {
@@ -41,4 +56,20 @@ pub struct PortSettings {
     pub rate: Option<Rate>,
     /// The bounds of what the port may send to many.
     pub storm: StormLimits,
+}
+
+impl PortSettings {
+    /// Makes one of them another.
+    pub(crate) fn change(&mut self, setting: Setting) {
+        match setting {
+            Setting::Lock(lock, allowed) => {
+                self.lock = lock;
+                self.allowed = allowed;
+            }
+            Setting::Vlans(vlans) => self.vlans = vlans,
+            Setting::Flags(flags) => self.flags = flags,
+            Setting::Rate(rate) => self.rate = rate,
+            Setting::Storm(limits) => self.storm = limits,
+        }
+    }
 }

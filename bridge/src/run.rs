@@ -16,9 +16,10 @@ use event_loop::Counter;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{
-    Addresses, Capture, CaptureOptions, Config, Error, Flags, Forwarding, Lock, Port, PortSettings, Rate,
-    Vlans,
+    BridgeInfo, BridgeSetting, Capture, CaptureOptions, Config, Error, FdbEntry, FdbFilter, Forwarding, Port,
+    PortSettings, Setting,
     command::{Command, FdbRow, PortInfo},
+    fdb::Mac,
     worker::Worker,
 };
 
@@ -69,36 +70,12 @@ impl Bridge {
         self.call(|reply| Command::Attach(name.into(), port, settings, reply))?
     }
 
-    /// Sets from which addresses a port may send; `allowed` are those of [`Lock::Ip`].
+    /// Changes one of a port's settings.
     ///
     /// # Errors
     /// [`Error::NoSuchPort`], [`Error::Stopped`].
-    pub fn set_lock(&self, name: &str, lock: Lock, allowed: Addresses) -> Result<(), Error> {
-        self.call(|reply| Command::SetLock(name.into(), lock, allowed, reply))?
-    }
-
-    /// Sets the VLANs that a port is in.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchPort`], [`Error::Stopped`].
-    pub fn set_vlans(&self, name: &str, vlans: Vlans) -> Result<(), Error> {
-        self.call(|reply| Command::SetVlans(name.into(), vlans, reply))?
-    }
-
-    /// Sets a port's flags.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchPort`], [`Error::Stopped`].
-    pub fn set_flags(&self, name: &str, flags: Flags) -> Result<(), Error> {
-        self.call(|reply| Command::SetFlags(name.into(), flags, reply))?
-    }
-
-    /// Sets the rate at which frames are received from a port; `None`: at any.
-    ///
-    /// # Errors
-    /// [`Error::NoSuchPort`], [`Error::Stopped`].
-    pub fn set_rate(&self, name: &str, rate: Option<Rate>) -> Result<(), Error> {
-        self.call(|reply| Command::SetRate(name.into(), rate, reply))?
+    pub fn set(&self, name: &str, setting: Setting) -> Result<(), Error> {
+        self.call(|reply| Command::Set(name.into(), setting, reply))?
     }
 
     /// Captures the frames that cross a port from now on, until the capture is dropped or the port removed. Of several captures at a
@@ -120,7 +97,7 @@ impl Bridge {
         self.is_wire
     }
 
-    /// Reads the ports and their counters.
+    /// Reads the ports, their counters and settings.
     pub fn ports(&self) -> Result<Vec<PortInfo>, Error> {
         self.call(Command::Ports)
     }
@@ -128,6 +105,56 @@ impl Bridge {
     /// Reads the forwarding database.
     pub fn fdb(&self) -> Result<Vec<FdbRow>, Error> {
         self.call(Command::Fdb)
+    }
+
+    /// Adds an entry to the forwarding database, as `bridge fdb add` does. It is there until it is deleted, it expires (where its kind
+    /// does) or the port is removed.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPort`]; [`Error::Fdb`] with the reason: no entry was changed. [`Error::Wire`], [`Error::Stopped`].
+    pub fn fdb_add(&self, entry: FdbEntry) -> Result<(), Error> {
+        self.call(|reply| Command::FdbAdd(entry, false, reply))?
+    }
+
+    /// Adds an entry as [`Bridge::fdb_add`] does, in the place of one of the same address and VLAN if there is any: `bridge fdb replace`.
+    ///
+    /// # Errors
+    /// Those of [`Bridge::fdb_add`].
+    pub fn fdb_replace(&self, entry: FdbEntry) -> Result<(), Error> {
+        self.call(|reply| Command::FdbAdd(entry, true, reply))?
+    }
+
+    /// Removes an entry of a port from the forwarding database, also one that was learned; without a VLAN in each of the port's.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPort`]; [`Error::Fdb`] where there is none, or the address is a port's own. [`Error::Wire`], [`Error::Stopped`].
+    pub fn fdb_delete(&self, mac: Mac, vlan: Option<u16>, port: &str) -> Result<(), Error> {
+        self.call(|reply| Command::FdbDelete(mac, vlan, port.into(), reply))?
+    }
+
+    /// Removes entries from the forwarding database, but ports' own addresses; returns their number. As `bridge fdb flush` it removes those
+    /// that were given too, unless the filter names a kind.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPort`], [`Error::Wire`], [`Error::Stopped`].
+    pub fn fdb_flush(&self, filter: FdbFilter) -> Result<usize, Error> {
+        self.call(|reply| Command::FdbFlush(filter, reply))?
+    }
+
+    /// Changes one of the bridge's settings.
+    ///
+    /// # Errors
+    /// [`Error::Setting`], [`Error::Wire`], [`Error::Stopped`].
+    pub fn set_bridge(&self, setting: BridgeSetting) -> Result<(), Error> {
+        self.call(|reply| Command::SetBridge(setting, reply))?
+    }
+
+    /// Reads the bridge's settings.
+    ///
+    /// # Errors
+    /// [`Error::Wire`], [`Error::Stopped`].
+    pub fn info(&self) -> Result<BridgeInfo, Error> {
+        self.call(Command::Info)?
     }
 
     /// The longest round of all ports' turns, in processor time of the bridge's thread; up to 200 us more than it was, and zero

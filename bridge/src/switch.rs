@@ -9,11 +9,12 @@
 mod announce;
 mod attach;
 mod port;
+mod settings;
 
 use std::time::Duration;
 
 use crate::{
-    Batch, DropReason, Flag, Frame, Frames, PortBatch, config,
+    Batch, DropReason, Flag, Frame, Frames, GroupFwdMask, PortBatch, config,
     fdb::{Fdb, Learned, Limits, Mac, PortId, Station},
     vlan::InVlan,
 };
@@ -121,6 +122,7 @@ pub struct Switch {
     is_vlan_aware: bool,
     /// The VLANs of the current batch's frames, where they are in any.
     in_vlans: Vec<InVlan>,
+    group_fwd_mask: GroupFwdMask,
 }
 
 impl Switch {
@@ -150,6 +152,7 @@ impl Switch {
             touched: Vec::new(),
             is_vlan_aware: false,
             in_vlans: Vec::new(),
+            group_fwd_mask: GroupFwdMask::default(),
         }
     }
 
@@ -250,7 +253,7 @@ impl Switch {
             learn(fdb, Station::new(source, vlan), (from, sender), now, summary)?;
         }
         let flood = if to.is_group() {
-            if to.is_reserved() {
+            if to.is_reserved() && !self.group_fwd_mask.has(to.link_local_group()) {
                 return Err(DropReason::Reserved);
             }
             Flood::to_group(to)
@@ -384,7 +387,7 @@ fn learn(
         return Err(DropReason::BadSource);
     }
     if !sender.flags.has(Flag::Learning) {
-        let is_others = fdb.owner(station).is_some_and(|owner| owner != from);
+        let is_others = fdb.owner(station, now.as_secs() as u32).is_some_and(|owner| owner != from);
         return if is_others { Err(DropReason::Sticky) } else { Ok(()) };
     }
     match fdb.learn(station, from, now.as_secs() as u32) {
@@ -416,6 +419,8 @@ fn record(put: Option<Put>, port: PortId, touched: &mut Vec<PortId>, summary: &m
 
 #[cfg(test)]
 mod flag_tests;
+#[cfg(test)]
+mod station_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]

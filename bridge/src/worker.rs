@@ -5,6 +5,7 @@
 
 mod administration;
 mod safety_net;
+mod stations;
 
 use std::{
     io::{self, ErrorKind},
@@ -17,7 +18,7 @@ use event_loop::{Counter, Essential};
 use nix::sys::eventfd::EventFd;
 
 use crate::{
-    Batch, CaptureDirection, Config, DropReason, Frames, QueueLimits,
+    Batch, BridgeSetting, CaptureDirection, Config, DropReason, Frames, QueueLimits,
     attached_port::{AttachedPort, Hold, Sender},
     command::Command,
     fdb::PortId,
@@ -76,6 +77,8 @@ impl Worker {
     ) -> io::Result<Worker> {
         let now = Instant::now();
         let burst = config.burst.max(1);
+        let mut switch = Switch::with(config.forwarding, seed);
+        switch.set(BridgeSetting::GroupFwdMask(config.group_fwd_mask));
         Ok(Worker {
             name: config.name.clone(),
             busy_poll: config.busy_poll,
@@ -90,7 +93,7 @@ impl Worker {
             held: 0,
             swept_s: 0,
             rounds: 0,
-            switch: Switch::with(config.forwarding, seed),
+            switch,
             ports: Vec::new(),
             failed: Vec::new(),
             stale_caps: false,
@@ -136,16 +139,18 @@ impl Worker {
                 Command::Attach(name, port, settings, reply) => {
                     drop(reply.send(self.attach(name, port, settings)));
                 }
-                Command::SetLock(name, lock, allowed, reply) => {
-                    drop(reply.send(self.set_lock(&name, lock, allowed)));
-                }
-                Command::SetVlans(name, vlans, reply) => drop(reply.send(self.set_vlans(&name, vlans))),
-                Command::SetFlags(name, flags, reply) => drop(reply.send(self.set_flags(&name, flags))),
-                Command::SetRate(name, rate, reply) => drop(reply.send(self.set_rate(&name, rate))),
+                Command::Set(name, setting, reply) => drop(reply.send(self.set(&name, setting))),
                 Command::Capture(name, options, reply) => drop(reply.send(self.capture(name, options))),
                 Command::Detach(name, reply) => drop(reply.send(self.detach(name))),
                 Command::Ports(reply) => drop(reply.send(self.port_infos())),
                 Command::Fdb(reply) => drop(reply.send(self.fdb_rows())),
+                Command::FdbAdd(entry, replaces, reply) => drop(reply.send(self.fdb_add(&entry, replaces))),
+                Command::FdbDelete(mac, vlan, port, reply) => {
+                    drop(reply.send(self.fdb_delete(mac, vlan, port)));
+                }
+                Command::FdbFlush(filter, reply) => drop(reply.send(self.fdb_flush(&filter))),
+                Command::SetBridge(setting, reply) => drop(reply.send(self.set_bridge(setting))),
+                Command::Info(reply) => drop(reply.send(self.info())),
                 Command::Stop => return false,
             }
         }

@@ -14,7 +14,8 @@ use std::{
 
 use bridge::{
     Addresses, Batch, Bridge, Caps, Config, DropReason, Frame, Frames, Gso, GsoKind, Interest, Lock, Offload,
-    Port, PortSettings, Stats, StormLimits, fdb::Mac, partial_checksum::mark_blank, port::pair::Pair,
+    Port, PortSettings, Setting, Stats, StormLimits, fdb::Mac, partial_checksum::mark_blank,
+    port::pair::Pair,
 };
 use common::{pair, send, take, until};
 use etherparse::PacketBuilder;
@@ -68,9 +69,10 @@ fn spoofed_frame_that_comes_first_is_dropped() {
     bridge.attach_with("hostile", Box::new(port), guest(GUEST, Lock::Mac)).unwrap();
     assert_eq!(take(&mut victim, 1)[0].head()[14], 2);
     assert_eq!(dropped(&bridge, "hostile", DropReason::Lock), 1);
-    let rows: Vec<_> = bridge.fdb().unwrap().into_iter().map(|row| (row.mac, row.is_static)).collect();
+    let rows: Vec<_> =
+        bridge.fdb().unwrap().into_iter().map(|row| (row.mac, row.kind == bridge::FdbKind::Own)).collect();
     assert_eq!(rows, [(Mac::new(GUEST), true)]);
-    bridge.set_lock("hostile", Lock::Off, Addresses::default()).unwrap();
+    bridge.set("hostile", Setting::Lock(Lock::Off, Addresses::default())).unwrap();
     send(&mut hostile, &[frame(BROADCAST, GATEWAY, 3)]);
     assert_eq!(take(&mut victim, 1)[0].head()[14], 3);
 }

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use bridge::{Bridge, Caps, Config, Error, Frame, PortSettings, Rate};
+use bridge::{Bridge, Caps, Config, Error, Frame, PortSettings, Rate, Setting};
 use common::{pair, send, take};
 
 const LEN: usize = 1000;
@@ -54,10 +54,12 @@ fn rate_is_changed_and_lifted_while_frames_wait() {
     send(&mut limited, &frames(300, 1));
     assert_eq!(take(&mut sink, 10).len(), 10);
     let start = Instant::now();
-    bridge.set_rate("limited", Some(RATE)).unwrap();
+    bridge.set("limited", Setting::Rate(Some(RATE))).unwrap();
     let slow = take(&mut sink, 100).len();
     assert!(start.elapsed() >= Duration::from_millis(85), "{:?}", start.elapsed());
-    bridge.set_rate("limited", None).unwrap();
+    bridge.set("limited", Setting::Rate(None)).unwrap();
     take(&mut sink, 290 - slow);
-    assert!(matches!(bridge.set_rate("other", None), Err(Error::NoSuchPort(name)) if name == "other"));
+    assert!(
+        matches!(bridge.set("other", Setting::Rate(None)), Err(Error::NoSuchPort(name)) if name == "other")
+    );
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use bridge::{
-    Bridge, Caps, Config, DropReason, Frame, Gso, GsoKind, Offload, PortSettings,
+    Bridge, Caps, Config, DropReason, Frame, Gso, GsoKind, Offload, PortSettings, Setting,
     partial_checksum::mark_blank,
 };
 use common::{
@@ -36,7 +36,7 @@ fn transfer_by_a_trunk(caps: Caps) {
     let counters = one.ports().unwrap()[1].counters;
     assert!(counters.rx_bytes / counters.rx_frames > 2000, "unsegmented frames: {counters:?}");
     c.run(|| sh("! ping -n -c 1 -W 1 10.0.0.1"));
-    one.set_vlans("c", "10".parse().unwrap()).unwrap();
+    one.set("c", Setting::Vlans("10".parse().unwrap())).unwrap();
     transfer(&c, &b, "10.0.0.2", LEN);
     let vlans: Vec<_> = two.fdb().unwrap().into_iter().map(|row| (row.port, row.vlan)).collect();
     assert!(vlans.contains(&("trunk".to_owned(), 10)), "{vlans:?}");

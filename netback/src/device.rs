@@ -10,7 +10,7 @@ use crate::ports::{Ports, VifPort};
 use crate::response_logs::ResponseLogs;
 use crate::stats::Stats;
 use crate::{Config, ExitReason, StartError};
-use bridge::{Counters, Flags, PortSettings, StormLimits, Vlans};
+use bridge::{Counters, Flags, PortSettings, Setting, StormLimits, Vlans};
 use event_channel::WaitEventChannels;
 use grant_table::GrantTable;
 use nix::libc;
@@ -192,7 +192,7 @@ impl VifDevice {
             }
         }
         if self.attached {
-            let _ = self.attachment.bridge.set_rate(&self.name, *rate);
+            let _ = self.attachment.bridge.set(&self.name, Setting::Rate(*rate));
             tracing::info!(rate = rate.map(tracing::field::display), "rate limit changed");
         }
     }
@@ -210,7 +210,7 @@ impl VifDevice {
             return;
         }
         if self.attached {
-            let _ = self.attachment.bridge.set_lock(&self.name, lock, allowed.clone());
+            let _ = self.attachment.bridge.set(&self.name, Setting::Lock(lock, allowed.clone()));
             tracing::info!(%lock, ip = %allowed, "lock changed");
         }
         self.settings.lock = lock;
@@ -226,7 +226,7 @@ impl VifDevice {
             return;
         };
         if self.attached {
-            let _ = self.attachment.bridge.set_vlans(&self.name, vlans.clone());
+            let _ = self.attachment.bridge.set(&self.name, Setting::Vlans(vlans.clone()));
             tracing::info!(%vlans, "VLANs changed");
         }
         self.settings.vlans = vlans;
@@ -239,7 +239,7 @@ impl VifDevice {
         let in_force = self.settings.flags;
         let Some(flags) = self.flag_keys.take(own, handshake::flags(own), &in_force) else { return };
         if self.attached {
-            let _ = self.attachment.bridge.set_flags(&self.name, flags);
+            let _ = self.attachment.bridge.set(&self.name, Setting::Flags(flags));
             tracing::info!(%flags, "flags changed");
         }
         self.settings.flags = flags;

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{Forwarding, Switch, port::SwitchPort};
 use crate::{
-    Addresses, Caps, Flags, Lock, PortSettings, Vlans,
-    fdb::{Mac, PortId, Station},
+    Addresses, Caps, Flags, Lock, PortSettings, StormLimits, Vlans,
+    fdb::{Kind, Mac, PortId, Station},
 };
 
 impl Switch {
@@ -46,21 +46,21 @@ impl Switch {
         }
     }
 
-    /// Sets from which addresses a port may send. What it had learned of others is forgotten.
+    /// Sets from which addresses a port may send. What was learned of others there is forgotten.
     pub fn set_lock(&mut self, port: PortId, lock: Lock, allowed: Addresses) {
         let Some(Some(attached)) = self.switch_ports.get_mut(usize::from(port.0)) else { return };
         attached.set_lock(lock, allowed);
-        self.forget(port);
+        self.forget_learned(port);
         self.claim(port);
     }
 
-    /// Sets the VLANs that a port is in. What it had learned is forgotten.
+    /// Sets the VLANs that a port is in. What was learned there is forgotten, and what was given in VLANs that it is not in any more.
     pub fn set_vlans(&mut self, port: PortId, vlans: Vlans) {
         let Some(Some(attached)) = self.switch_ports.get_mut(usize::from(port.0)) else { return };
         let address = attached.sender().address;
         attached.set_vlans(vlans);
         self.look_at_vlans();
-        self.forget(port);
+        self.forget_learned(port);
         self.claim(port);
         self.claim_for_heirs(address);
     }
@@ -72,14 +72,32 @@ impl Switch {
         }
     }
 
+    /// Sets how much a port may send to many. What it had left is not counted.
+    pub fn set_storm(&mut self, port: PortId, limits: StormLimits, now: Duration) {
+        if let Some(Some(attached)) = self.switch_ports.get_mut(usize::from(port.0)) {
+            attached.set_storm(limits, now);
+        }
+    }
+
     fn forget(&mut self, port: PortId) {
         if let Forwarding::Learning(fdb) = &mut self.forwarding {
             fdb.forget(port);
         }
     }
 
+    /// Removes a port's entries but those that were given in its VLANs.
+    fn forget_learned(&mut self, port: PortId) {
+        let Some(Some(attached)) = self.switch_ports.get(usize::from(port.0)) else { return };
+        if let Forwarding::Learning(fdb) = &mut self.forwarding {
+            let vlans = attached.vlans();
+            fdb.flush(|station, at, kind| {
+                at == port && (matches!(kind, Kind::Learned | Kind::Own) || !vlans.has(station.vlan()))
+            });
+        }
+    }
+
     /// Makes a port's address its own in its VLANs.
-    fn claim(&mut self, port: PortId) {
+    pub(super) fn claim(&mut self, port: PortId) {
         let Some(Some(attached)) = self.switch_ports.get(usize::from(port.0)) else { return };
         if let (Forwarding::Learning(fdb), Some(address)) = (&mut self.forwarding, attached.sender().address)
         {
@@ -90,7 +108,7 @@ impl Switch {
     }
 
     /// Gives an address that a port has left to another one that has waited for it.
-    fn claim_for_heirs(&mut self, address: Option<Mac>) {
+    pub(super) fn claim_for_heirs(&mut self, address: Option<Mac>) {
         for index in 0..self.ports.len() {
             let port = self.ports[index];
             let other = self.switch_ports[usize::from(port.0)].as_ref();
@@ -104,7 +122,7 @@ impl Switch {
     pub fn has_address(&self, port: PortId, address: Mac) -> bool {
         let attached = self.switch_ports.get(usize::from(port.0)).and_then(Option::as_ref);
         let (Some(fdb), Some(attached)) = (self.fdb(), attached) else { return true };
-        attached.own_vlans().all(|vlan| fdb.owner(Station::new(address, vlan)) == Some(port))
+        attached.own_vlans().all(|vlan| fdb.owner(Station::new(address, vlan), 0) == Some(port))
     }
 
     /// Removes a port and the forwarding entries of its stations.

@@ -63,6 +63,19 @@ struct Storm {
     unknown_unicast: Option<TokenBucket>,
 }
 
+impl Storm {
+    fn new(limits: StormLimits, now: Duration) -> Storm {
+        let StormLimits { broadcast, multicast, unknown_unicast } = limits;
+        let bucket =
+            |limit: Option<u64>| limit.map(|limit| TokenBucket::new(limit, limit.saturating_mul(2), now));
+        Storm {
+            broadcast: bucket(broadcast),
+            multicast: bucket(multicast),
+            unknown_unicast: bucket(unknown_unicast),
+        }
+    }
+}
+
 /// Why a frame goes to many ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flood {
@@ -87,8 +100,6 @@ impl Flood {
 
 impl SwitchPort {
     pub(super) fn new(caps: Caps, settings: &PortSettings, now: Duration) -> SwitchPort {
-        let StormLimits { broadcast, multicast, unknown_unicast } = settings.storm;
-        let bucket = |limit: Option<u64>| limit.map(|limit| TokenBucket::new(limit, 2 * limit, now));
         SwitchPort {
             caps,
             max_len: caps.max_len(),
@@ -100,11 +111,7 @@ impl SwitchPort {
             },
             allowed: settings.allowed.clone(),
             vlans: settings.vlans.clone(),
-            storm: Storm {
-                broadcast: bucket(broadcast),
-                multicast: bucket(multicast),
-                unknown_unicast: bucket(unknown_unicast),
-            },
+            storm: Storm::new(settings.storm, now),
             batch: PortBatch::default(),
             too_long: 0,
             locked: 0,
@@ -131,6 +138,10 @@ impl SwitchPort {
 
     pub(super) fn set_flags(&mut self, flags: Flags) {
         self.sender.flags = flags;
+    }
+
+    pub(super) fn set_storm(&mut self, limits: StormLimits, now: Duration) {
+        self.storm = Storm::new(limits, now);
     }
 
     pub(super) fn set_vlans(&mut self, vlans: Vlans) {

@@ -5,8 +5,7 @@
 use std::time::Instant;
 
 use crate::{
-    Addresses, Capture, CaptureOptions, DropReason, Error, FdbRow, Flags, Frame, Lock, Port, PortInfo,
-    PortSettings, Rate, Vlans,
+    Capture, CaptureOptions, DropReason, Error, Frame, Port, PortInfo, PortSettings, Rate, Setting,
     announce::announcements,
     attached_port::{AttachedPort, Hold},
     capture::MAX_CAPTURES,
@@ -35,6 +34,7 @@ impl Worker {
         let queue = EgressQueue::new(self.limits, self.seed);
         let mut attached = AttachedPort::new(name, port, queue, Instant::now());
         attached.rate = self.limit(settings.rate);
+        attached.settings = settings.clone();
         self.switch.attach(id, attached.caps, &settings, self.started.elapsed());
         if let Some(address) = settings.address.filter(|address| !self.switch.has_address(id, *address)) {
             tracing::warn!(bridge = self.name, port = attached.name, %address, "another port has the address");
@@ -71,26 +71,23 @@ impl Worker {
         rate.and_then(|rate| RateLimit::new(rate, self.started.elapsed()))
     }
 
-    pub(super) fn set_lock(&mut self, name: &str, lock: Lock, allowed: Addresses) -> Result<(), Error> {
+    /// Changes one of a port's settings.
+    pub(super) fn set(&mut self, name: &str, setting: Setting) -> Result<(), Error> {
         let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
-        self.switch.set_lock(id, lock, allowed);
+        if let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) {
+            attached.settings.change(setting.clone());
+        }
+        match setting {
+            Setting::Lock(lock, allowed) => self.switch.set_lock(id, lock, allowed),
+            Setting::Vlans(vlans) => self.switch.set_vlans(id, vlans),
+            Setting::Flags(flags) => self.switch.set_flags(id, flags),
+            Setting::Rate(rate) => self.set_rate(id, rate),
+            Setting::Storm(limits) => self.switch.set_storm(id, limits, self.started.elapsed()),
+        }
         Ok(())
     }
 
-    pub(super) fn set_vlans(&mut self, name: &str, vlans: Vlans) -> Result<(), Error> {
-        let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
-        self.switch.set_vlans(id, vlans);
-        Ok(())
-    }
-
-    pub(super) fn set_flags(&mut self, name: &str, flags: Flags) -> Result<(), Error> {
-        let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
-        self.switch.set_flags(id, flags);
-        Ok(())
-    }
-
-    pub(super) fn set_rate(&mut self, name: &str, rate: Option<Rate>) -> Result<(), Error> {
-        let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
+    fn set_rate(&mut self, id: PortId, rate: Option<Rate>) {
         let limit = self.limit(rate);
         if let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) {
             attached.rate = limit;
@@ -99,7 +96,6 @@ impl Worker {
                 hold.until = self.now;
             }
         }
-        Ok(())
     }
 
     pub(super) fn capture(&mut self, name: String, options: CaptureOptions) -> Result<Capture, Error> {
@@ -134,7 +130,7 @@ impl Worker {
         Some(attached)
     }
 
-    fn find(&self, name: &str) -> Option<PortId> {
+    pub(super) fn find(&self, name: &str) -> Option<PortId> {
         let index = self
             .ports
             .iter()
@@ -146,17 +142,8 @@ impl Worker {
         let info = |attached: &AttachedPort| PortInfo {
             name: attached.name.clone(),
             counters: attached.stats.read(),
+            settings: attached.settings.clone(),
         };
         self.ports.iter().flatten().map(info).collect()
-    }
-
-    pub(super) fn fdb_rows(&self) -> Vec<FdbRow> {
-        let row = |entry: crate::fdb::Entry| {
-            let port = self.ports.get(usize::from(entry.port.0))?.as_ref()?.name.clone();
-            let is_static = entry.is_static;
-            let (mac, vlan) = (entry.station.mac(), entry.station.vlan());
-            Some(FdbRow { mac, vlan, port, age_s: entry.age_s, is_static })
-        };
-        self.switch.fdb().into_iter().flat_map(|fdb| fdb.entries(self.now_s())).filter_map(row).collect()
     }
 }

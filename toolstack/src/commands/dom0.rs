@@ -12,12 +12,14 @@ use hypervisor::Hypervisor;
 use hypervisor::local::Domain;
 use hypervisor::xen::Xen;
 use inflight::InflightDir;
+use netback::Ports;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use ring_abi::DomId;
 use xenbus::driver::{self, BackDriver, Registry};
 use xenbus::{Device, Keys};
 use xenstore::Client;
 
+use crate::backend::bridge_answers::BridgeAnswers;
 use crate::backend::bridges::Bridges;
 use crate::backend::governed::Governed;
 use crate::backend::image_answers;
@@ -55,7 +57,8 @@ pub struct Args {
     #[arg(long)]
     xen: bool,
 
-    /// A bridge, and its ports to the host: xenbr0, or xenbr0=tap:host0,packet:eth1
+    /// A bridge, and its ports to the host: xenbr0, or xenbr0=tap:host0,packet:eth1; behind a port its settings, such as
+    /// packet:eth1,vlan=10p/20,isolated=on
     /// [default: xenbr0, and none with --xen or --wire]
     #[arg(long = "bridge", value_name = "NAME[=PORT,...]")]
     bridges: Vec<BridgeConfig>,
@@ -210,13 +213,14 @@ fn local(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
     vbds.set_max_persistent_grants(args.max_persistent_grants());
     vbds.set_max_queues(disk_queues::count(args.queues));
     vbds.set_max_indirect_segments(args.indirect_segments);
-    let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), netback::Config::default(), move |_, keys| {
-        bridges.attach(keys)
+    let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), netback::Config::default(), {
+        let bridges = bridges.clone();
+        move |_, keys| bridges.attach(keys)
     });
-    let captures = Captures::new(vifs.ports());
+    let ports = vifs.ports();
     let vbds = Governed::new(vbds, process.policy.clone(), hv.clone())?;
     let vifs = Governed::new(vifs, process.policy.clone(), hv.clone())?;
-    serve(process, &*hv, controls, vbds, vifs, captures)
+    serve(process, &*hv, controls, vbds, vifs, (bridges, ports))
 }
 
 fn xen(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
@@ -238,13 +242,14 @@ fn xen(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
         ..netback::Config::default()
     };
     let machine = dir.path().to_owned();
-    let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), config, move |device, keys| {
-        bridges.attach_or_create_tap(&machine, device, keys)
+    let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), config, {
+        let bridges = bridges.clone();
+        move |device, keys| bridges.attach_or_create_tap(&machine, device, keys)
     });
-    let captures = Captures::new(vifs.ports());
+    let ports = vifs.ports();
     let vbds = Governed::new(vbds, process.policy.clone(), hv.clone())?;
     let vifs = Governed::new(vifs, process.policy.clone(), hv.clone())?;
-    serve(process, &*hv, controls, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs), captures)
+    serve(process, &*hv, controls, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs), (bridges, ports))
 }
 
 fn vbd_driver(hv: &Arc<dyn Hypervisor>, mut images: Images) -> VbdDriver {
@@ -258,7 +263,7 @@ fn serve(
     images: ImageControls,
     mut vbds: impl BackDriver + Send,
     mut vifs: impl BackDriver + Send,
-    captures: Captures,
+    (bridges, ports): (Bridges, Ports),
 ) -> Result<()> {
     let vbd_devices = Registry::default();
     let vif_devices = Registry::default();
@@ -266,8 +271,10 @@ fn serve(
     let devices = devices.map(|(kind, registry)| (kind.to_owned(), registry.clone()));
     let domid = hv.domid();
     let answer = move |query: &_| image_answers::answer(&images, domid, query);
+    let bridges = BridgeAnswers::new(domid, bridges, ports.clone());
     let devices = Devices::new(domid, devices).with_images(Box::new(answer));
-    let control = ControlService::new(process.dir, devices, captures);
+    let devices = devices.with_bridges(Box::new(move |query| bridges.answer(query)));
+    let control = ControlService::new(process.dir, devices, Captures::new(ports));
     // All that this process connects to, it has; a local machine's hypervisor may have a successor, to which it connects again.
     if process.args.xen {
         process.sandbox.refuse_connecting()?;

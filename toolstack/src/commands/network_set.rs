@@ -5,6 +5,7 @@ use xenstore::Nodes;
 use crate::config::vif_setting::{Setting, setting};
 use crate::dir::Dir;
 use crate::error::{Origin, Result};
+use crate::machine::listed_device::ListedDevice;
 use crate::machine::listing::Listing;
 
 /// Change what a guest may send by a network interface
@@ -39,7 +40,15 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     let mut listing = Listing::open(dir, args.xen)?;
     let domain = listing.find_guest(&args.domain)?;
     let device = listing.find_vif(&domain, &args.vif)?;
-    for Setting { key, value } in &settings {
+    write(&mut listing, &device, &settings)
+}
+
+/// Writes settings to a vif's backend, which follows them.
+///
+/// # Errors
+/// Those of the store.
+pub(super) fn write(listing: &mut Listing, device: &ListedDevice, settings: &[Setting]) -> Result<()> {
+    for Setting { key, value } in settings {
         let path = format!("{}/{key}", device.backend_path);
         match value {
             Some(value) => listing.store().write(&path, value.as_bytes())?,

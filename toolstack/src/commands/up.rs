@@ -22,8 +22,8 @@ use crate::machine::{Machine, host};
 /// Further guests can be created, and devices attached, meanwhile.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The description of the machine, host.toml
-    host: PathBuf,
+    /// The description of the machine, host.toml [default: a bridge xenbr0, and no guests]
+    host: Option<PathBuf>,
 }
 
 /// How long a guest's devices may take to connect.
@@ -42,7 +42,10 @@ const HYPERVISOR_RESTARTS: u32 = 30;
 /// # Errors
 /// The description is invalid, a process cannot be started, or the hypervisor exits again and again.
 pub fn run(args: &Args, dir: Option<&Path>) -> Result<()> {
-    let config = HostConfig::read(&args.host)?;
+    let config = match &args.host {
+        Some(path) => HostConfig::read(path)?,
+        None => HostConfig::parse(&Origin::argument("HOST"), "")?,
+    };
     let dir = Dir::choose(dir.or(config.dir.as_deref()))?;
     let guests = read_guests(&config)?;
     let stop = process::stop_signal()?;

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::host_port::{self, HostPort};
 use super::rx::RxMethod;
-use super::vif::{DEFAULT_BRIDGE, is_interface_name};
+use super::vif::DEFAULT_BRIDGE;
 use crate::error::{Error, Origin, Result};
 
 /// A host's configuration. Unknown keys are errors.
@@ -17,7 +18,7 @@ use crate::error::{Error, Origin, Result};
 ///
 /// [[bridges]]
 /// name = "xenbr0"
-/// ports = ["tap:host0", "packet:eth1"]
+/// ports = ["tap:host0", "packet:eth1,vlan=10p/20"]
 ///
 /// [[bridges]]
 /// name = "uplink"
@@ -60,7 +61,8 @@ pub struct HostConfig {
 pub struct BridgeConfig {
     /// The name that vifs refer to.
     pub name: String,
-    /// The bridge's host ports: `tap:NAME` creates a tap, `packet:NAME` opens an existing interface.
+    /// The bridge's host ports: `tap:NAME` creates a tap, `packet:NAME` opens an existing interface. Behind it
+    /// are settings of the port, as `packet:eth1,vlan=10p/20`.
     #[serde(default)]
     pub ports: Vec<HostPort>,
     /// Whether it is a wire between its only port and the only vif that names it: it passes every frame, where a learning
@@ -71,16 +73,6 @@ pub struct BridgeConfig {
 
 /// What a wire's ports are expected to be.
 const WIRE_PORTS: &str = "one port; the vif that names the wire is its other end";
-
-/// A port that attaches an interface of the host to a bridge.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-#[serde(try_from = "String")]
-pub enum HostPort {
-    /// A tap of this name, created by dom0 and removed when dom0 exits.
-    Tap(String),
-    /// An existing interface, opened by a packet socket.
-    Packet(String),
-}
 
 /// A guest to create.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -171,35 +163,6 @@ pub(super) fn line(text: &str, at: usize) -> usize {
     1 + text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count()
 }
 
-impl TryFrom<String> for HostPort {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<HostPort, String> {
-        text.parse()
-    }
-}
-
-impl std::str::FromStr for HostPort {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<HostPort, String> {
-        match text.split_once(':') {
-            Some(("tap", name)) if is_interface_name(name) => Ok(HostPort::Tap(name.into())),
-            Some(("packet", name)) if is_interface_name(name) => Ok(HostPort::Packet(name.into())),
-            _ => Err(format!("found {text:?}, expected tap:NAME or packet:NAME")),
-        }
-    }
-}
-
-impl std::fmt::Display for HostPort {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            HostPort::Tap(name) => write!(f, "tap:{name}"),
-            HostPort::Packet(name) => write!(f, "packet:{name}"),
-        }
-    }
-}
-
 impl BridgeConfig {
     /// Reads `NAME=PORT`: a wire on the command line.
     ///
@@ -227,8 +190,7 @@ impl std::str::FromStr for BridgeConfig {
         if name.is_empty() {
             return Err(format!("found {text:?}, expected NAME or NAME=PORT,PORT"));
         }
-        let ports = ports.split(',').filter(|p| !p.is_empty()).map(str::parse).collect::<Result<_, _>>()?;
-        Ok(BridgeConfig { name: name.into(), ports, wire: false })
+        Ok(BridgeConfig { name: name.into(), ports: host_port::ports(ports)?, wire: false })
     }
 }
 

@@ -13,6 +13,7 @@ pub mod disk_queues;
 pub mod domain;
 pub mod guest;
 pub mod host;
+pub mod host_port;
 pub mod json;
 mod known_keys;
 pub mod policy;

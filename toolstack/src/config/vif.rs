@@ -87,7 +87,7 @@ impl VifSpec {
             .map_err(|InvalidVlans { found, expected }| invalid(origin, "vlan", &found, expected))?;
         let vifname = nic.vifname.filter(|name| !name.is_empty());
         if let Some(name) = vifname.as_deref().filter(|name| !is_interface_name(name)) {
-            let expected = "an interface name: 1 to 15 bytes without '/', ':' or blanks";
+            let expected = "an interface name: 1 to 15 bytes without '/', ':', '%' or blanks";
             return Err(invalid(origin, "vifname", name, expected));
         }
         Ok(VifSpec {
@@ -135,9 +135,9 @@ fn warn(origin: &Origin, nic: &DeviceNic, warnings: &mut Warnings) {
     }
 }
 
-/// Whether Linux accepts this as an interface's name (`dev_valid_name`).
+/// Whether Linux accepts this as an interface's name (`dev_valid_name`), and as it is: it makes a number of `%d`.
 pub fn is_interface_name(name: &str) -> bool {
-    let bad = |c: char| c.is_ascii_whitespace() || c == '/' || c == ':';
+    let bad = |c: char| c.is_ascii_whitespace() || ['/', ':', '%'].contains(&c);
     (1..16).contains(&name.len()) && name != "." && name != ".." && !name.contains(bad)
 }
 

@@ -49,6 +49,11 @@ pub fn command(dir: &Dir, options: &ProcessOptions) -> Result<Command> {
     Ok(command)
 }
 
+/// Gives this process the program's name, which one that was started by [`command`] would not have: others show it, as in "in use by".
+pub fn set_name() {
+    let _ = std::fs::write("/proc/self/comm", "xpv");
+}
+
 /// Starts a child process.
 pub fn spawn(mut command: Command) -> Result<ChildProcess> {
     command

@@ -78,6 +78,7 @@ fn invalid_vif_is_rejected_with_parameter_found_and_expected() {
         ("mtu=big", r#"vif: mtu: found "big""#),
         ("rate=fast", r#"vif: rate: found "fast", expected a rate such as"#),
         ("vifname=a/b", "vif: vifname: found"),
+        ("vifname=web%d", "vif: vifname: found"),
         ("type=tap", r#"vif: type: found "tap", expected vif or ioemu"#),
         ("isolated=1", r#"vif: isolated: found "1", expected on or off"#),
         ("vlan=10/20", r#"vif: vlan: found "10/20", expected one VLAN marked"#),
