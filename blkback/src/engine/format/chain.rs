@@ -5,46 +5,15 @@
 
 use super::header::{Backing, HEADER_READ, Header};
 use super::image_file::ImageFile;
+use super::image_format::Format;
 use crate::engine::{Access, Mode, OpenError, OpenImage};
-use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 /// Images of a chain, at most.
 pub const MAX_LAYERS: usize = 16;
-
-/// The format of an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// The disk's bytes, and nothing else.
-    Raw,
-    /// qcow2, version 2 or 3.
-    Qcow2,
-}
-
-impl FromStr for Format {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Format, ()> {
-        match text {
-            "raw" => Ok(Format::Raw),
-            "qcow2" => Ok(Format::Qcow2),
-            _ => Err(()),
-        }
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Format::Raw => "raw",
-            Format::Qcow2 => "qcow2",
-        })
-    }
-}
 
 /// An open image of a chain.
 #[derive(Debug)]

@@ -2,8 +2,9 @@
 
 //! What can be done with an image while it is served, by whoever has its disk.
 
-use super::chain::{Format, MAX_LAYERS, OpenChain, OpenLayer};
+use super::chain::{MAX_LAYERS, OpenChain, OpenLayer};
 use super::image::{Ask, Image, Job, Task};
+use super::image_format::Format;
 use super::jobs::refused;
 use super::layer::Layer;
 use super::progress::Progress;

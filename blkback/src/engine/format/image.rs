@@ -51,7 +51,7 @@ pub(super) enum Ask {
     /// To carry out an operation, or to say where its bytes are.
     Run(Run),
     /// To do something with the image, and to tell how it went.
-    Job(Job, SyncSender<io::Result<()>>),
+    Job(Job, Reply),
 }
 
 /// What is done with an image while it is served.
@@ -73,6 +73,18 @@ pub(super) enum Task {
     Stream,
     /// To move what the guest's own image has into the one below, which is open for writing.
     Commit,
+}
+
+/// Who waits for a job.
+pub(super) type Reply = SyncSender<io::Result<()>>;
+
+/// What is done in slices.
+pub(super) struct Running {
+    pub(super) task: Task,
+    /// The byte of the disk where the next slice begins.
+    pub(super) at: u64,
+    pub(super) progress: Arc<Progress>,
+    pub(super) reply: Reply,
 }
 
 impl std::fmt::Debug for Ask {

@@ -4,8 +4,8 @@
 //! and the data that this thread moves itself.
 #![allow(unsafe_code)] // imago's interface of a file has unsafe functions to implement.
 
-use super::chain::Format;
 use super::header::{COMPRESSION, Compression};
+use super::image_format::Format;
 use super::order::Order;
 use super::refcounts;
 use crate::engine::done::lock;

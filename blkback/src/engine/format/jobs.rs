@@ -3,35 +3,20 @@
 //! What an image's thread does with the image while it is served, apart from the guest's operations: at once, or in slices between them.
 
 use super::header::FormatError;
-use super::image::{Job, Task};
+use super::image::{Job, Reply, Running, Task};
 use super::layer::{Found, Kind, Layer};
-use super::progress::Progress;
 use super::worker::Worker;
 use imago::format::PreallocateMode;
 use imago::format::drivers::FormatDriverInstance;
 use nix::errno::Errno;
 use std::fmt::Display;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::SyncSender;
 
 /// Bytes that a slice moves, but for the rest of a cluster.
 pub(super) const SLICE: u64 = 1 << 20;
 /// Looks at tables that a slice has at most, each of which may read one.
 pub(super) const LOOKS: usize = 256;
-
-/// Who waits for a job.
-pub(super) type Reply = SyncSender<io::Result<()>>;
-
-/// What is done in slices.
-pub(super) struct Running {
-    task: Task,
-    /// The byte of the disk where the next slice begins.
-    at: u64,
-    progress: Arc<Progress>,
-    reply: Reply,
-}
 
 /// The error that something is not as it has to be for a job.
 pub(super) fn refused(found: impl Display, expected: impl Display) -> io::Error {

@@ -2,10 +2,11 @@
 
 //! One image of a chain, and the chain: where a byte of the disk lies.
 
-use super::chain::{Format, OpenLayer, read_header};
+use super::chain::{OpenLayer, read_header};
 use super::compressed;
 use super::header::Header;
 use super::image_file::{ImageFile, TableFile};
+use super::image_format::Format;
 use super::place::Place;
 use super::tables;
 use crate::engine::{OpenError, OpenImage};

@@ -7,8 +7,7 @@
 //! is answered is in the files then, and a flush has nothing to do but to synchronize the file. Operations that wait at the same time
 //! are answered together.
 
-use super::image::{Answer, Ask, Chunks, How, Image, Ring, Run};
-use super::jobs::Running;
+use super::image::{Answer, Ask, Chunks, How, Image, Ring, Run, Running};
 use super::layer::{Chain, Found, Kind, Mapped};
 use super::place::{CHUNK_UNITS, Chunk, Place};
 use crate::engine::{IoRequest, Operation};
