@@ -2,12 +2,13 @@
 
 #[path = "qcow2/common.rs"]
 mod common;
+#[path = "qcow2/jobs.rs"]
+mod jobs;
 
 use blkback::Disk;
-use blkback::engine::format::{NewImage, OpenChain};
-use blkback::engine::{Access, Mode};
+use blkback::engine::format::{MAX_LAYERS, NewImage, OpenChain};
 use common::{Dir, Ring, check, content, create, open, pattern};
-use std::path::Path;
+use jobs::open_alone;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const SECTORS: u64 = 16_384;
@@ -16,11 +17,6 @@ fn overlay(dir: &Dir, name: &str, below: &str, sectors: u64) -> OpenChain {
     let image = NewImage { size: sectors * 512, cluster_bits: 16, backing: Some((below, "qcow2")) };
     std::fs::write(dir.path(name), image.bytes().unwrap()).unwrap();
     open_alone(&dir.path(name))
-}
-
-fn open_alone(path: &Path) -> OpenChain {
-    let access = Access { mode: Mode::Write, direct: true, user: None, own_loop: None, server: None };
-    OpenChain::open_alone(path, access, &|_, _| Ok(())).unwrap()
 }
 
 #[test]
@@ -96,6 +92,22 @@ fn snapshot_that_is_no_empty_image_of_the_same_length_is_refused() {
     assert_eq!(control.info().layers, [dir.path("a")]);
     control.snapshot(overlay(&dir, "b", "a", SECTORS)).unwrap();
     assert_eq!(ring.read(5, 512).unwrap(), pattern(5..6, 1));
+}
+
+#[test]
+fn snapshot_beyond_the_longest_chain_that_can_be_opened_again_is_refused() {
+    let dir = Dir::in_memory();
+    create(&dir.path("0"), "8M", &[]);
+    let disk = open(&dir.path("0"));
+    let control = disk.image().unwrap();
+    let snapshot = |number: usize| {
+        control.snapshot(overlay(&dir, &number.to_string(), &(number - 1).to_string(), SECTORS))
+    };
+    (1..MAX_LAYERS).for_each(|number| snapshot(number).unwrap());
+    let error = snapshot(MAX_LAYERS).unwrap_err().to_string();
+    assert_eq!(error, "found 16 images below the new one, expected 15 at most, of 16 in a chain");
+    drop(disk);
+    open(&dir.path(&(MAX_LAYERS - 1).to_string()));
 }
 
 #[test]

@@ -29,6 +29,11 @@ pub fn message(text: impl Display) {
     let _ = writeln!(io::stderr(), "xpv: {text}");
 }
 
+/// Prints how far something is to standard error, which may be closed.
+pub(crate) fn progress(text: Arguments<'_>) {
+    let _ = io::stderr().write_fmt(text);
+}
+
 /// Standard error for the log: what cannot be written is dropped.
 #[derive(Debug)]
 pub(crate) struct LogStderr;

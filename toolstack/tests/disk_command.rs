@@ -359,7 +359,7 @@ fn what_cannot_be_done_is_refused_by_what_was_found_and_expected_and_leaves_noth
     images.qemu_img(&["rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", "loop.qcow2", "a.qcow2"]);
     for (args, expected) in [
         (&["create", "a.img", "--size", "1M"][..], "a.img: making the image: File exists"),
-        (&["create", "b.qcow2", "--backing", "none.img"], "none.img"),
+        (&["create", "b.qcow2", "--backing", "none.img"], "--backing: none.img: No such file"),
         (&["create", "b.img", "-f", "raw", "-b", "a.img"], "PATH: format: found \"raw\", expected qcow2"),
         (&["create", "vhd:b", "-s", "1M"], "PATH: image: found \"vhd:b\", expected a path, with raw: or"),
         (&["create", "b.qcow2", "-b", &long], "expected at most 1023 bytes"),

@@ -13,17 +13,15 @@ use std::thread;
 use std::time::Duration;
 
 use common::program::{program, run};
+use common::qcow2::{DISK, MIB, check, check_bytes, fill, line, make_images};
 use common::{Machine, eventually};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use testkit::StopOnDrop;
 use testkit::nbd::{BLOCK, Nbd};
 
-const MIB: u64 = 1 << 20;
 /// What fio writes, from the start of the disk.
 const FIO: u64 = 24 * MIB;
-/// The whole disk: the rest is the base's.
-const DISK: u64 = 32 * MIB;
 /// Snapshots that are made while dom0 is killed.
 const SNAPSHOTS: usize = 4;
 /// Kills of a run that nobody asked for more.
@@ -31,36 +29,6 @@ const KILLS: usize = 8;
 
 fn number<T: FromStr>(name: &str) -> Option<T> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
-}
-
-/// Makes a chain of images in the machine's directory, the base filled with a pattern.
-fn make_images(machine: &Machine) {
-    fs::create_dir(machine.path("below")).unwrap();
-    machine.image("base.img", DISK);
-    let pattern = format!("write -P 7 0 {DISK}");
-    let base = machine.path("base.img");
-    run(program("qemu-io", "qemu-utils").args(["-f", "raw", "-c", &pattern]).arg(&base));
-    let create = |image: &str, backing: &str| {
-        let image = machine.path(image);
-        machine.ok(["disk", "create", image.to_str().unwrap(), "--backing", backing]);
-    };
-    create("below/middle.qcow2", "../base.img");
-    create("top.qcow2", "below/middle.qcow2");
-}
-
-fn line(machine: &Machine) -> String {
-    let top = machine.path("top.qcow2");
-    format!("format=raw,vdev=xvda,access=rw,script=/bin/true,target=qcow2:{}", top.display())
-}
-
-/// Checks an image by QEMU's tool and ours, which agree: it is clean, or has leaks alone.
-fn check(machine: &Machine, image: &str) {
-    let image = machine.path(image);
-    let mut theirs = program("qemu-img", "qemu-utils");
-    let theirs = theirs.args(["check", "-q", "-f", "qcow2"]).arg(&image).status().unwrap().code();
-    assert!([Some(0), Some(3)].contains(&theirs), "{}: {theirs:?}", image.display());
-    let ours = machine.xpv(["disk", "check", image.to_str().unwrap()]).status.code();
-    assert_eq!(ours, theirs, "{}", image.display());
 }
 
 /// Verifies the disk by fio, once at least, until `stop` is set.
@@ -148,7 +116,8 @@ fn image_in_use_is_refused_by_the_rest_and_a_header_in_a_raw_image_is_data() {
     let top = top.to_str().unwrap();
     for args in [&["disk", "check", top][..], &["disk", "resize", top, "1G"]] {
         let error = machine.fails(args);
-        assert!(error.contains("in use"), "{args:?}: {error}");
+        assert!(error.contains("in use") && !error.contains("params"), "{args:?}: {error}");
+        assert_eq!(args[1] == "check", error.contains("qemu-img check -U"), "{error}");
     }
     let base = format!("vdev=xvdb,target={}", machine.path("base.img").display());
     let error = machine.fails(["block-attach", "web", &base]);
@@ -161,21 +130,6 @@ fn image_in_use_is_refused_by_the_rest_and_a_header_in_a_raw_image_is_data() {
     let mut export = Nbd::connect(&machine.dir().join("web/xvdc.nbd")).unwrap();
     assert_eq!(export.read(0).unwrap()[..4], *b"QFI\xfb");
     assert!(export.size() < DISK);
-}
-
-/// Fills blocks of a guest's disk with a byte, and flushes them.
-fn fill(machine: &Machine, with: u8, from: u64, bytes: u64) {
-    let mut qemu_io = program("qemu-io", "qemu-utils");
-    let write = format!("write -P {with} {from} {bytes}");
-    run(qemu_io.args(["-f", "raw", "-c", &write, "-c", "flush"]).arg(machine.nbd("web", "xvda")));
-}
-
-/// Checks the bytes of an image at rest, or of an export.
-fn check_bytes(image: impl AsRef<std::ffi::OsStr>, format: &str, with: u8, from: u64, bytes: u64) {
-    let mut qemu_io = program("qemu-io", "qemu-utils");
-    let read = format!("read -P {with} {from} {bytes}");
-    let printed = run(qemu_io.args(["-r", "-f", format, "-c", &read]).arg(image.as_ref()));
-    assert!(!printed.contains("failed"), "{:?}: {read}: {printed}", image.as_ref());
 }
 
 #[test]

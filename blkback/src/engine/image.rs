@@ -10,8 +10,10 @@ use nix::fcntl::OFlag;
 use nix::sys::statfs::{self, FsType, fstatfs};
 use std::fs::{File, FileType, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
@@ -63,30 +65,69 @@ impl OpenImage {
     /// # Errors
     /// As [`OpenImage::open`].
     pub(super) fn open_container(path: &Path, access: Access) -> Result<OpenImage, OpenError> {
-        let fail = |source| OpenError::Io { path: path.into(), source };
-        let mode = access.mode;
-        let meta = std::fs::metadata(path).map_err(fail)?;
-        let kind = meta.file_type();
-        if !kind.is_file() && !kind.is_block_device() {
-            return Err(OpenError::Kind { path: path.into(), found: kind_name(kind) });
-        }
-        let has_writers = kind.is_file() && mode == Mode::Write && claims::has_writers(path);
-        let file = options(mode).open(path).map_err(|source| open_error(path, mode, source))?;
-        if kind.is_file() && is_of_kernel(&file) {
-            return Err(OpenError::Kind { path: path.into(), found: "a setting of the kernel" });
-        }
-        let mut info = DiskInfo { read_only: mode.read_only(), ..DiskInfo::new(0) };
-        (info.sector_size, info.physical_sector_size) = sector_sizes(&file).map_err(fail)?;
-        let bytes = length(&file).map_err(fail)?;
-        info.sectors = whole_sectors(path, bytes, info.sector_size)?;
-        let file = open_for_io(file, path, access, info.sector_size)?;
-        let lock = ImageLock::acquire(file, path, mode, access.user)?;
-        let file_lock = match kind.is_file() {
+        let Opened { file, info, meta, has_writers } = Opened::open(path, access, false)?;
+        let lock = ImageLock::acquire(file, path, access.mode, access.user)?;
+        let file_lock = match meta.is_file() {
             true => check_file(path, &meta, access, has_writers).map(|()| None)?,
             false => lock_file_of_loop_device(path, &meta, access)?,
         };
         tracing::debug!(path = %path.display(), ?info, "disk image opened");
         Ok(OpenImage { path: path.into(), info, lock, file_lock })
+    }
+
+    /// Opens an image that is open in the other mode, `r` or `w`, by the [descriptors](OpenImage::descriptors) `held`, and takes their locks
+    /// over. `may_open` is asked about the open file before that.
+    ///
+    /// # Errors
+    /// As [`OpenImage::open`]; [`OpenError::Format`] if another image is at the path. What is held has its locks then.
+    pub(super) fn reopen(
+        path: &Path,
+        access: Access,
+        held: Vec<OwnedFd>,
+        may_open: &dyn Fn(&Path, BorrowedFd<'_>) -> Result<(), String>,
+    ) -> Result<OpenImage, OpenError> {
+        // Whoever has sent them keeps them.
+        let held: Vec<_> = held.into_iter().map(|fd| ManuallyDrop::new(ImageLock::held(fd.into()))).collect();
+        let outcome = OpenImage::reopen_held(path, access, &held, may_open);
+        held.into_iter().for_each(|held| ManuallyDrop::into_inner(held).leave());
+        outcome
+    }
+
+    fn reopen_held(
+        path: &Path,
+        access: Access,
+        held: &[ManuallyDrop<ImageLock>],
+        may_open: &dyn Fn(&Path, BorrowedFd<'_>) -> Result<(), String>,
+    ) -> Result<OpenImage, OpenError> {
+        let fail = |source| OpenError::Io { path: path.into(), source };
+        let another = || {
+            let what = "found another image at this path, expected the one that is open".to_owned();
+            OpenError::Format { path: path.into(), what }
+        };
+        let Opened { file, info, meta, has_writers } = Opened::open(path, access, true)?;
+        let old = held.first().ok_or_else(another)?;
+        let number = |meta: &Metadata| (meta.dev(), meta.ino());
+        if number(&old.file().metadata().map_err(fail)?) != number(&meta) {
+            return Err(another());
+        }
+        may_open(path, file.as_fd()).map_err(|what| OpenError::Denied { what })?;
+        if meta.is_file() {
+            check_file(path, &meta, access, has_writers)?;
+        }
+        let lock = old.take_over(file, path, access.mode)?;
+        let file_of_loop = || {
+            let (old, number) = (held.get(1)?, claims::number(&meta));
+            let backing = claims::file_of_loop_device(number).unwrap_or_default();
+            let file = File::open(&backing).map_err(fail);
+            Some(file.and_then(|file| old.take_over(file, &backing, access.mode)))
+        };
+        match file_of_loop().transpose() {
+            Ok(file_lock) => Ok(OpenImage { path: path.into(), info, lock, file_lock }),
+            Err(error) => {
+                lock.give_back(old, access.mode);
+                Err(error)
+            }
+        }
     }
 
     /// An image that another process has opened, whose [descriptors](OpenImage::descriptors) this one was sent; `None` if they are not as
@@ -125,6 +166,42 @@ impl OpenImage {
     /// The file that does the I/O.
     pub fn file(&self) -> &Arc<File> {
         self.lock.file()
+    }
+}
+
+/// An image that is open for I/O and not locked.
+struct Opened {
+    file: File,
+    info: DiskInfo,
+    meta: Metadata,
+    /// Somebody had it open for writing before.
+    has_writers: bool,
+}
+
+impl Opened {
+    /// `is_ours`: a device that is claimed is claimed by this process.
+    fn open(path: &Path, access: Access, is_ours: bool) -> Result<Opened, OpenError> {
+        let fail = |source| OpenError::Io { path: path.into(), source };
+        let mode = access.mode;
+        let meta = std::fs::metadata(path).map_err(fail)?;
+        let kind = meta.file_type();
+        if !kind.is_file() && !kind.is_block_device() {
+            return Err(OpenError::Kind { path: path.into(), found: kind_name(kind) });
+        }
+        let has_writers = kind.is_file() && mode == Mode::Write && claims::has_writers(path);
+        let file = options(mode).open(path).map_err(|source| open_error(path, mode, source))?;
+        if kind.is_file() && is_of_kernel(&file) {
+            return Err(OpenError::Kind { path: path.into(), found: "a setting of the kernel" });
+        }
+        let mut info = DiskInfo { read_only: mode.read_only(), ..DiskInfo::new(0) };
+        (info.sector_size, info.physical_sector_size) = sector_sizes(&file).map_err(fail)?;
+        let bytes = length(&file).map_err(fail)?;
+        info.sectors = whole_sectors(path, bytes, info.sector_size)?;
+        if !is_ours && is_block_device(&file) && mode == Mode::Read {
+            check_readable_device(&file, path)?;
+        }
+        let file = open_for_io(file, path, access, info.sector_size)?;
+        Ok(Opened { file, info, meta, has_writers })
     }
 }
 
@@ -191,11 +268,7 @@ fn lock_file_of_loop_device(
 /// Opens the same image again for I/O, with O_DIRECT if that works. A block device that is to be a guest's alone is claimed
 /// (O_EXCL), as mounts and the device mapper claim theirs.
 fn open_for_io(file: File, path: &Path, access: Access, sector_size: u32) -> Result<File, OpenError> {
-    let is_device = is_block_device(&file);
-    if is_device && access.mode == Mode::Read {
-        check_readable_device(&file, path)?;
-    }
-    let exclusive = is_device && access.mode == Mode::Write;
+    let exclusive = is_block_device(&file) && access.mode == Mode::Write;
     let again = |flags: i32| {
         let same = format!("/proc/self/fd/{}", file.as_raw_fd());
         options(access.mode).custom_flags(flags).open(same)

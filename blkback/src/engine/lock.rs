@@ -68,6 +68,55 @@ impl ImageLock {
         Ok(lock)
     }
 
+    /// Locks a file that is to take the place of another open file of the same image, by which this process has it in the other mode, `r` or
+    /// `w`. At no moment the image is without locks that say so.
+    ///
+    /// # Errors
+    /// [`OpenError::InUse`] if another one has the image too, which contradicts the mode. The old file has its locks then.
+    pub(super) fn take_over(&self, file: File, path: &Path, mode: Mode) -> Result<ImageLock, OpenError> {
+        let fail = |source| OpenError::Io { path: path.into(), source };
+        match mode {
+            // Bytes are locked meanwhile: whoever takes the file in between finds them.
+            Mode::Write => self.file.unlock().map_err(fail)?,
+            // If somebody is quicker, the new file finds it.
+            Mode::Read | Mode::WriteShared => drop(self.file.try_lock_shared()),
+        }
+        let locked = if mode == Mode::Write { file.try_lock() } else { file.try_lock_shared() };
+        let new = ImageLock::held(file);
+        let taken = match locked {
+            Ok(()) => new.take_bytes(mode).and_then(|taken| {
+                self.release_bytes();
+                Ok(taken && new.has_no_rival(mode)?)
+            }),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(source)) => Err(source),
+        };
+        match taken {
+            Ok(true) => return Ok(new),
+            Ok(false) => new.give_back(self, mode),
+            Err(source) => {
+                new.give_back(self, mode);
+                return Err(fail(source));
+            }
+        }
+        Err(in_use(path))
+    }
+
+    /// Undoes [`ImageLock::take_over`], by which it was locked in a mode.
+    pub(super) fn give_back(self, old: &ImageLock, mode: Mode) {
+        let before = if mode == Mode::Write { Mode::Read } else { Mode::Write };
+        // They were held a moment ago, and this one has kept others from them.
+        let _ = old.take_bytes(before);
+        drop(self);
+        let _ = if before == Mode::Write { old.file.try_lock() } else { old.file.try_lock_shared() };
+    }
+
+    fn release_bytes(&self) {
+        // It cannot fail: nothing is waited for.
+        let _ =
+            fcntl(&*self.file, FcntlArg::F_OFD_SETLK(&range(libc::F_UNLCK, USED, 2 * (NOT_SHARED - USED))));
+    }
+
     /// The locks that an open file has already, whoever took them: they are the open file's, not a process's.
     pub(super) fn held(file: File) -> ImageLock {
         ImageLock { file: Arc::new(file), releases: true }
@@ -86,20 +135,35 @@ impl ImageLock {
     /// Takes QEMU's locks of what the mode uses and does not share, and then looks for others that contradict; `false` if there
     /// is one.
     fn lock_bytes(&self, mode: Mode) -> io::Result<bool> {
+        // One of our own that does the same takes its locks before it looks, too: one of both sees the other.
+        Ok(self.take_bytes(mode)? && self.has_no_rival(mode)?)
+    }
+
+    /// What a mode uses, and what it does not share.
+    fn permissions(mode: Mode) -> (&'static [i64], &'static [i64]) {
         let used: &[i64] = if mode.read_only() { &[CONSISTENT_READ] } else { &[CONSISTENT_READ, WRITE] };
         let not_shared: &[i64] = if mode == Mode::WriteShared { &[] } else { &[WRITE, RESIZE] };
-        // QEMU's tools let others write as long as they only read, and may look at a guest's disk (`qemu-img info -U`); a guest's
-        // disk that somebody reads is in use all the same.
-        let readers: &[i64] = if mode == Mode::Write { &[CONSISTENT_READ] } else { &[] };
+        (used, not_shared)
+    }
+
+    fn take_bytes(&self, mode: Mode) -> io::Result<bool> {
+        let (used, not_shared) = ImageLock::permissions(mode);
         let own = used.iter().map(|bit| USED + bit).chain(not_shared.iter().map(|bit| NOT_SHARED + bit));
         for byte in own {
             if !self.lock_byte(byte)? {
                 return Ok(false);
             }
         }
+        Ok(true)
+    }
+
+    fn has_no_rival(&self, mode: Mode) -> io::Result<bool> {
+        let (used, not_shared) = ImageLock::permissions(mode);
+        // QEMU's tools let others write as long as they only read, and may look at a guest's disk (`qemu-img info -U`); a guest's
+        // disk that somebody reads is in use all the same.
+        let readers: &[i64] = if mode == Mode::Write { &[CONSISTENT_READ] } else { &[] };
         let others = used.iter().map(|bit| NOT_SHARED + bit);
         let others = others.chain(not_shared.iter().chain(readers).map(|bit| USED + bit));
-        // One of our own that does the same takes its locks before it looks, too: one of both sees the other.
         for byte in others {
             if !self.is_free(byte)? {
                 return Ok(false);

@@ -6,7 +6,7 @@ use blkback::{Disk, engine};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use vm_memory::{Bytes, MmapRegion, VolatileMemory};
 use xenbus::Keys;
 
@@ -83,10 +83,13 @@ impl Ring {
     }
 }
 
+/// The cache of all images that are opened without one of their own: small, so that blocks are given up too.
+static CACHE: LazyLock<BaseCache> = LazyLock::new(|| BaseCache::new(4 << 20).unwrap());
+
 /// Opens an image by its keys.
 pub(crate) fn open_as(params: &str, mode: &str) -> Result<Arc<dyn Disk>, String> {
     let keys = Keys::new("/b").with("params", params).with("mode", mode);
-    engine::open(&Spec::from_keys(&keys).unwrap()).map_err(|error| error.to_string())
+    engine::open_with(&Spec::from_keys(&keys).unwrap(), &CACHE).map_err(|error| error.to_string())
 }
 
 /// Opens an image over others, which a cache is used for.

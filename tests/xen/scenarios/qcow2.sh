@@ -1,4 +1,4 @@
-# A stock guest's disk is a qcow2 image over a raw base, by a line that xl takes; dom0 is killed on the way, a snapshot is taken, the disk grows, and the base stays as it is. xpv reads lines as xl does.
+# A stock guest's disk is a qcow2 image over a raw base, by a line that xl takes; dom0 is killed on the way, a snapshot is taken, the disk grows, is committed and streamed under writes, and the base stays as it is. xpv reads lines as xl does.
 # needs: xpv
 # timeout: 180
 for line in format=raw,vdev=xvda,access=rw,script=/bin/true,target=qcow2:/srv/a.qcow2 tap2:qcow2:/srv/a.qcow2,xvda,w \
@@ -28,6 +28,13 @@ check "the image is kept as it is" xpv disk snapshot --xen one xvda kept.qcow2
 check_in_guest one "the guest goes on" 'mount -t ext4 /dev/xvda1 /mnt && rm /mnt/more && sync && umount /mnt'
 check "the disk grows" xpv disk resize --xen one xvda 64M
 check_in_guest one "the guest sees it" 'test "$(blockdev --getsize64 /dev/xvda)" = 67108864'
+send_to_guest one 'mount -t ext4 /dev/xvda1 /mnt && dd if=/dev/urandom of=/mnt/late bs=4k count=256 conv=fsync 2>/dev/null && md5sum /mnt/late >>/tmp/sum'
+check "the image is committed meanwhile" xpv disk commit --xen one xvda
+check "it is streamed" xpv disk stream --xen one xvda
+wait_for 60 "the guest to go on" guest_finished one
+check "it wrote meanwhile" guest_output one
+check "the image has nothing below" sh -c '! xpv disk info /tmp/a.qcow2 | grep -q backing'
+check_in_guest one "what was written is there" 'umount /mnt && mount -t ext4 /dev/xvda1 /mnt && md5sum /mnt/new /mnt/late >/tmp/now && grep -v more /tmp/sum | cmp - /tmp/now && umount /mnt'
 xl destroy one
 check "the base is as it was" test "$(md5sum </tmp/base.img)" = "$base"
 

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 use xenstore::DomId;
 
-use super::image_controls::{Change, ImageControls, Job};
+use super::image_changes::Change;
+use super::image_controls::{ImageControls, Job};
 use crate::control::protocol::{ImageQuery, shortened};
 
 /// Answers a request.
@@ -13,17 +14,24 @@ use crate::control::protocol::{ImageQuery, shortened};
 pub fn answer(images: &ImageControls, domid: DomId, query: &ImageQuery) -> Result<Value, String> {
     let &ImageQuery { domid: front, devid, ref action, bytes } = query;
     let change = match (action.as_deref(), bytes) {
-        (None, None) => None,
+        (None | Some("cancel"), None) => None,
         (Some("resize"), Some(bytes)) => Some(Change::Resize(bytes)),
         (Some("resize"), None) => return Err("bytes: missing, expected the disk's new length".into()),
         (Some("snapshot"), None) => Some(Change::Snapshot),
-        (None | Some("snapshot"), Some(_)) => return Err("bytes: found some, expected none".into()),
+        (Some("commit"), None) => Some(Change::Commit),
+        (Some("stream"), None) => Some(Change::Stream),
+        (None | Some("snapshot" | "commit" | "stream" | "cancel"), Some(_)) => {
+            return Err("bytes: found some, expected none".into());
+        }
         (Some(action), _) => {
-            return Err(format!("action: found {:?}, expected resize or snapshot", shortened(action)));
+            let expected = "resize, snapshot, commit, stream or cancel";
+            return Err(format!("action: found {:?}, expected {expected}", shortened(action)));
         }
     };
-    if let Some(change) = change {
-        images.start(front, devid, change)?;
+    match change {
+        Some(change) => drop(images.start(front, devid, change)?),
+        None if action.is_some() => images.cancel(front, devid)?,
+        None => {}
     }
     let (image, job) = images.show(front, devid)?;
     let image = image.map(|image| {
@@ -38,7 +46,14 @@ pub fn answer(images: &ImageControls, domid: DomId, query: &ImageQuery) -> Resul
 }
 
 fn shown(job: &Job) -> Value {
-    let outcome = job.outcome.get();
-    let error = outcome.and_then(|outcome| outcome.as_ref().err());
-    json!({ "id": job.id, "runs": outcome.is_none(), "error": error })
+    let error = job.outcome.get().and_then(|outcome| outcome.as_ref().err());
+    let bytes = |bytes: u64| job.change.is_long().then_some(bytes);
+    json!({
+        "id": job.id,
+        "action": job.change.name(),
+        "runs": job.runs(),
+        "error": error,
+        "done": bytes(job.progress.done()),
+        "total": bytes(job.progress.total()),
+    })
 }

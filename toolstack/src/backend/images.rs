@@ -120,7 +120,7 @@ impl Images {
             Err(refusal) => return Err(self.failure(device, refusal)),
             Ok(opened) => opened,
         };
-        self.controls.insert(device, self.user(device), files.first().copied(), &disk);
+        self.controls.insert(device, self.user(device), files.clone(), &disk);
         let device = device.clone();
         self.open.push(Image { vm, identity, files, device, disk: Arc::downgrade(&disk) });
         Ok(disk)

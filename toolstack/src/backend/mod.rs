@@ -5,6 +5,7 @@ pub mod bridge_answers;
 pub mod bridges;
 pub mod governed;
 pub mod image_answers;
+pub mod image_changes;
 pub mod image_controls;
 pub mod images;
 pub mod kernel_backends;

@@ -73,6 +73,12 @@ pub struct ServedJob {
     pub runs: bool,
     /// Why it could not be made.
     pub error: Option<String>,
+    /// Of one that takes long, bytes of the disk that are seen to.
+    #[serde(default)]
+    pub done: Option<u64>,
+    /// Of one that takes long, bytes of the disk; 0 before it has begun.
+    #[serde(default)]
+    pub total: Option<u64>,
 }
 
 #[derive(Deserialize)]

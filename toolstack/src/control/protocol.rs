@@ -44,7 +44,7 @@ pub struct ImageQuery {
     pub domid: u16,
     /// The disk's number.
     pub devid: u32,
-    /// `resize`, to `bytes`, or `snapshot`; nothing without it.
+    /// `resize`, to `bytes`, `snapshot`, `commit`, `stream`, or `cancel` of the last two; nothing without it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub action: Option<String>,
     /// How long the disk is to be.

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 
 use blkback::engine::format::{Format, OpenChain, OpenLayer};
-use blkback::engine::{Access, Mode, OpenImage};
+use blkback::engine::{Access, Mode, OpenError, OpenImage};
+use ring_abi::blkif::key::PARAMS;
 
 use super::Geometry;
 use crate::error::{Error, Result};
@@ -22,7 +23,14 @@ pub fn open_image(path: &Path, format: Format, mode: Mode) -> Result<OpenImage> 
         Format::Qcow2 => OpenChain::open_alone(path, access(mode), &|_, _| Ok(()))
             .map(|mut chain| chain.layers.swap_remove(0).image),
     };
-    opened.map_err(|e| Error::other(e.to_string()))
+    opened.map_err(refused)
+}
+
+/// The error of an image that a command names: by its path alone, as no key has it.
+fn refused(error: OpenError) -> Error {
+    let text = error.to_string();
+    let key = format!("{PARAMS}: ");
+    Error::other(text.strip_prefix(&key).unwrap_or(&text))
 }
 
 /// Opens an image, its backing file, that one's, and so on.
@@ -34,7 +42,7 @@ pub fn open(path: &Path, format: Format, mode: Mode) -> Result<Vec<OpenLayer>> {
         return Ok(vec![OpenLayer { image: open_image(path, format, mode)?, format }]);
     }
     let chain = OpenChain::open(path, access(mode), &|_, _| Ok(()));
-    chain.map(|chain| chain.layers).map_err(|e| Error::other(e.to_string()))
+    chain.map(|chain| chain.layers).map_err(refused)
 }
 
 /// The path and format of an image's backing file.

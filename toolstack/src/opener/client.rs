@@ -7,14 +7,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use blkback::Disk;
-use blkback::engine::format::{OpenChain, Qcow2Disk};
+use blkback::engine::format::{Format, OpenChain, OpenLayer, Qcow2Disk};
 use blkback::engine::spec::Source;
 use blkback::engine::{Access, BaseCache, FileDisk, Mode, OpenError, Spec};
 use nix::errno::Errno;
 use xenbus::driver::Failure;
 
 use super::image_dirs::ImageDirs;
-use super::protocol::{Ask, Layers, Refusal, Reply, Request, What};
+use super::protocol::{Ask, Below, Layers, Refusal, Reply, Request, What};
 use super::{packet, server};
 use crate::machine::process;
 
@@ -69,7 +69,7 @@ impl Opener {
         };
         let &Spec { mode, direct, user, own_loop, cdrom, discard, .. } = spec;
         let access = Access { mode, direct, user, own_loop, server: None };
-        let Layers { mut layers, .. } = self.layers(path, what, access)?;
+        let Layers { mut layers, .. } = self.layers(path, what, access, &[])?;
         let files = layers.iter().filter_map(|layer| layer.image.file().metadata().ok());
         let files = files.map(|file| file_id(&file)).collect();
         let disk: Arc<dyn Disk> = match what {
@@ -77,7 +77,7 @@ impl Opener {
                 let image = layers.swap_remove(0).image;
                 Arc::new(FileDisk::new(image).with_cdrom(cdrom).with_discard(discard))
             }
-            What::Chain | What::Overlay => {
+            What::Chain | What::Overlay | What::Again(_) => {
                 let disk = Qcow2Disk::with_cache(OpenChain { layers }, &self.cache).map_err(refused)?;
                 Arc::new(disk.with_cdrom(cdrom).with_discard(discard))
             }
@@ -85,8 +85,8 @@ impl Opener {
         Ok((disk, files))
     }
 
-    /// Opens a qcow2 image for writing that is to be over one that this process has. Returns it alone, and the device and inode numbers of
-    /// the image that it names as below it.
+    /// Opens a qcow2 image for writing that is to be over one that this process has. Returns it alone, and the image that it names as below
+    /// it.
     ///
     /// # Errors
     /// As [`Opener::open`].
@@ -94,15 +94,32 @@ impl Opener {
         &self,
         path: &Path,
         user: Option<u64>,
-    ) -> Result<(OpenChain, Option<(u64, u64)>), Refusal> {
+    ) -> Result<(OpenChain, Option<Below>), Refusal> {
         let access = Access { mode: Mode::Write, direct: true, user, own_loop: None, server: None };
-        let Layers { layers, below } = self.layers(path, What::Overlay, access)?;
+        let Layers { layers, below } = self.layers(path, What::Overlay, access, &[])?;
         Ok((OpenChain { layers }, below))
     }
 
+    /// Opens an image that this process has by the descriptors `held`, in the mode `r` or `w` that it does not have. The new open file takes
+    /// over the locks.
+    ///
+    /// # Errors
+    /// As [`Opener::open`]; another image is at the path. Nothing has changed then.
+    pub fn open_again(
+        &self,
+        path: &Path,
+        format: Format,
+        mode: Mode,
+        held: &[OwnedFd],
+    ) -> Result<OpenLayer, Refusal> {
+        let access = Access { mode, direct: true, user: None, own_loop: None, server: None };
+        let Layers { mut layers, .. } = self.layers(path, What::Again(format.into()), access, held)?;
+        Ok(layers.swap_remove(0))
+    }
+
     /// Has images opened; there is one at least.
-    fn layers(&self, path: &Path, what: What, access: Access) -> Result<Layers, Refusal> {
-        match self.ask(&Ask::Image(Request::new(path, what, &access))) {
+    fn layers(&self, path: &Path, what: What, access: Access, held: &[OwnedFd]) -> Result<Layers, Refusal> {
+        match self.ask(&Ask::Image(Request::new(path, what, &access)), held) {
             Ok(Some((Reply::Refused(refusal), _))) => Err(refusal),
             Ok(Some((Reply::Opened(images), fds))) => {
                 images.received(fds).ok_or_else(|| lost(path, "found no image with the answer"))
@@ -114,15 +131,16 @@ impl Opener {
     }
 
     /// Sends a request and waits for the answer; `None` if there is none.
-    fn ask(&self, asked: &Ask) -> io::Result<Option<(Reply, Vec<OwnedFd>)>> {
-        packet::receive(&self.send(asked)?)
+    fn ask(&self, asked: &Ask, held: &[OwnedFd]) -> io::Result<Option<(Reply, Vec<OwnedFd>)>> {
+        packet::receive(&self.send(asked, held)?)
     }
 
-    /// Sends a request; returns the socket of its answer.
-    fn send(&self, asked: &Ask) -> io::Result<OwnedFd> {
+    /// Sends a request with descriptors; returns the socket of its answer.
+    fn send(&self, asked: &Ask, held: &[OwnedFd]) -> io::Result<OwnedFd> {
         let (answer, answers) = packet::pair()?;
         // Only the other process has it afterwards: its end is the end of the wait.
-        packet::send(&*self.requests, asked, [answers.as_fd()])?;
+        let fds = std::iter::once(&answers).chain(held).map(AsFd::as_fd);
+        packet::send(&*self.requests, asked, fds)?;
         Ok(answer)
     }
 
@@ -132,7 +150,7 @@ impl Opener {
     /// Why it cannot be.
     pub fn policy(&self, stop: BorrowedFd<'_>) -> Result<Option<File>, String> {
         let failed = |error: &dyn std::fmt::Display| format!("asking the process that opens images: {error}");
-        let answer = self.send(&Ask::Policy).map_err(|e| failed(&e))?;
+        let answer = self.send(&Ask::Policy, &[]).map_err(|e| failed(&e))?;
         process::wait_any(&[answer.as_fd(), stop]).map_err(|e| failed(&e))?;
         if process::is_readable(&[stop]).map_err(|e| failed(&e))? {
             return Ok(None);

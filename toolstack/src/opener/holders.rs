@@ -41,11 +41,13 @@ impl Holder {
     }
 }
 
-/// The device and inode numbers of an image, and who has it, as far as the kernel tells, for the process `server`.
-pub(super) fn of_image(path: &Path, server: u32) -> (Option<(u64, u64)>, Vec<Holder>) {
+/// The device and inode numbers of an image, and who has it, as far as the kernel tells, for the process `server`. `but_ours`: it and this
+/// process have it too, which is known.
+pub(super) fn of_image(path: &Path, server: u32, but_ours: bool) -> (Option<(u64, u64)>, Vec<Holder>) {
     let Ok(file) = std::fs::metadata(path) else { return (None, Vec::new()) };
     let ours = [std::process::id(), server];
     let mut pids = lock_holders(&file);
+    pids.retain(|pid| !but_ours || !ours.contains(pid));
     if pids.is_empty() {
         // The kernel does not tell whose locks of bytes are, as QEMU has them.
         pids = openers(&file, ours);
@@ -117,7 +119,7 @@ mod tests {
     #[test]
     fn lock_of_this_process_is_found_while_it_is_held() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let of_image = || of_image(file.path(), 1).1;
+        let of_image = || of_image(file.path(), 1, false).1;
         assert!(of_image().is_empty());
         file.as_file().lock().unwrap();
         let found = of_image();

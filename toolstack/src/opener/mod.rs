@@ -16,4 +16,4 @@ mod server;
 
 pub use client::{Opened, Opener};
 pub use holders::Holder;
-pub use protocol::Refusal;
+pub use protocol::{Below, Refusal};

@@ -20,6 +20,33 @@ pub(super) enum What {
     Chain,
     /// A qcow2 image over one that this process has already.
     Overlay,
+    /// An image that this process has open in the other mode, by the descriptors beside the request, whose locks it takes over.
+    Again(Form),
+}
+
+/// The format of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Form {
+    Raw,
+    Qcow2,
+}
+
+impl From<Format> for Form {
+    fn from(format: Format) -> Form {
+        match format {
+            Format::Raw => Form::Raw,
+            Format::Qcow2 => Form::Qcow2,
+        }
+    }
+}
+
+impl From<Form> for Format {
+    fn from(form: Form) -> Format {
+        match form {
+            Form::Raw => Format::Raw,
+            Form::Qcow2 => Format::Qcow2,
+        }
+    }
 }
 
 /// What is asked for.
@@ -76,8 +103,17 @@ pub(super) enum Reply {
 #[derive(Debug)]
 pub(super) struct Layers {
     pub(super) layers: Vec<OpenLayer>,
-    /// Of an overlay: the device and inode numbers of the image that it names as below it.
-    pub(super) below: Option<(u64, u64)>,
+    /// Of an overlay: the image that it names as below it.
+    pub(super) below: Option<Below>,
+}
+
+/// The image that an overlay names as below it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Below {
+    /// Its path.
+    pub path: PathBuf,
+    /// Its device and inode numbers.
+    pub file: (u64, u64),
 }
 
 /// Images that are open.
@@ -85,7 +121,7 @@ pub(super) struct Layers {
 pub(super) struct Images {
     images: Vec<Image>,
     /// As in [`Layers`].
-    below: Option<(u64, u64)>,
+    below: Option<Below>,
 }
 
 /// An image that is open.
@@ -106,7 +142,7 @@ impl Images {
             properties: layer.image.info().into(),
             descriptors: layer.image.descriptors().count(),
         };
-        Images { images: opened.layers.iter().map(image).collect(), below: opened.below }
+        Images { images: opened.layers.iter().map(image).collect(), below: opened.below.clone() }
     }
 
     /// The images, by the descriptors that came beside this; `None` if these are not all, or there is no image.

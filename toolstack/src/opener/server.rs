@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use xenbus::driver::Failure;
 
 use super::image_dirs::ImageDirs;
-use super::protocol::{Ask, Images, Layers, Refusal, Reply, Request, What};
+use super::protocol::{Ask, Below, Images, Layers, Refusal, Reply, Request, What};
 use super::{holders, packet};
 use crate::image::{Geometry, chain};
 
@@ -43,7 +43,8 @@ pub(super) fn serve(
                 continue;
             }
         };
-        let Some(answer) = fds.into_iter().next() else { continue };
+        let mut fds = fds.into_iter();
+        let Some(answer) = fds.next() else { continue };
         let request = match asked {
             Ask::Image(request) => request,
             Ask::Policy => {
@@ -56,7 +57,8 @@ pub(super) fn serve(
             }
         };
         let Some(access) = request.access(server) else { continue };
-        let opening = Opening { request, access, dirs: dirs.clone(), answer: Arc::new(answer) };
+        let held = fds.map(Arc::new).collect();
+        let opening = Opening { request, access, dirs: dirs.clone(), answer: Arc::new(answer), held };
         if Arc::strong_count(&openings) > MAX_OPENINGS {
             opening.refuse_for_now(&format!("{MAX_OPENINGS} other images are being opened"));
             continue;
@@ -111,6 +113,8 @@ struct Opening {
     dirs: ImageDirs,
     /// Where the answer is sent. Its other end is closed if nobody waits for it any more.
     answer: Arc<OwnedFd>,
+    /// The descriptors of an image that is opened again.
+    held: Vec<Arc<OwnedFd>>,
 }
 
 impl Opening {
@@ -136,7 +140,8 @@ impl Opening {
         let path = &self.request.path;
         let server = self.access.server.unwrap_or_else(std::process::id);
         let may_open = |path: &Path, file: BorrowedFd<'_>| self.dirs.check(path, file);
-        let refused = |error| Refusal::new(error, |path| holders::of_image(path, server));
+        let is_again = matches!(self.request.what, What::Again(_));
+        let refused = |error| Refusal::new(error, |path| holders::of_image(path, server, is_again));
         let chain = match self.request.what {
             What::Raw => {
                 let image = OpenImage::open(path, self.access).map_err(refused)?;
@@ -148,6 +153,12 @@ impl Opening {
             }
             What::Chain => OpenChain::open(path, self.access, &may_open),
             What::Overlay => OpenChain::open_alone(path, self.access, &may_open),
+            What::Again(form) => {
+                let held = self.held.iter().map(|fd| fd.try_clone()).collect::<io::Result<_>>();
+                let held = held.map_err(|source| refused(OpenError::Io { path: path.clone(), source }))?;
+                let layer = OpenLayer::reopen(path, form.into(), self.access, held, &may_open);
+                return Ok(Layers { layers: vec![layer.map_err(refused)?], below: None });
+            }
         };
         let layers = chain.map_err(refused)?.layers;
         let overlay = layers.first().filter(|_| self.request.what == What::Overlay);
@@ -167,10 +178,10 @@ impl Opening {
     }
 }
 
-/// The device and inode numbers of the file that a qcow2 image names as below it.
-fn below(path: &Path, file: &File) -> Result<Option<(u64, u64)>, String> {
+/// The file that a qcow2 image names as below it.
+fn below(path: &Path, file: &File) -> Result<Option<Below>, String> {
     let read = || chain::backing(path, &Geometry::read(path, file)?);
     let Some((below, _)) = read().map_err(|e| e.to_string())? else { return Ok(None) };
     let found = std::fs::metadata(&below).map_err(|e| format!("{}: {e}", below.display()))?;
-    Ok(Some((found.dev(), found.ino())))
+    Ok(Some(Below { path: below, file: (found.dev(), found.ino()) }))
 }

@@ -4,6 +4,7 @@
 pub(crate) mod netns;
 mod own_netns;
 pub(crate) mod program;
+pub(crate) mod qcow2;
 
 use std::fs;
 use std::os::unix::net::UnixStream;

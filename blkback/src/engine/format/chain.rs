@@ -5,46 +5,15 @@
 
 use super::header::{Backing, HEADER_READ, Header};
 use super::image_file::ImageFile;
+use super::image_format::Format;
 use crate::engine::{Access, Mode, OpenError, OpenImage};
-use std::fmt;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::sync::Arc;
 
 /// Images of a chain, at most.
 pub const MAX_LAYERS: usize = 16;
-
-/// The format of an image.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Format {
-    /// The disk's bytes, and nothing else.
-    Raw,
-    /// qcow2, version 2 or 3.
-    Qcow2,
-}
-
-impl FromStr for Format {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Format, ()> {
-        match text {
-            "raw" => Ok(Format::Raw),
-            "qcow2" => Ok(Format::Qcow2),
-            _ => Err(()),
-        }
-    }
-}
-
-impl fmt::Display for Format {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Format::Raw => "raw",
-            Format::Qcow2 => "qcow2",
-        })
-    }
-}
 
 /// An open image of a chain.
 #[derive(Debug)]
@@ -53,6 +22,23 @@ pub struct OpenLayer {
     pub image: OpenImage,
     /// Its format.
     pub format: Format,
+}
+
+impl OpenLayer {
+    /// Opens an image of a chain again, for writing or for reading, whose open file has the descriptors `held`, and takes their locks over.
+    ///
+    /// # Errors
+    /// As [`OpenChain::open`]; another one uses the image; another image is at the path. What is held has its locks then.
+    pub fn reopen(
+        path: &Path,
+        format: Format,
+        access: Access,
+        held: Vec<OwnedFd>,
+        may_open: &dyn Fn(&Path, BorrowedFd<'_>) -> Result<(), String>,
+    ) -> Result<OpenLayer, OpenError> {
+        let image = OpenImage::reopen(path, access, held, may_open)?;
+        Ok(OpenLayer { image, format })
+    }
 }
 
 /// A qcow2 image and those below it, in this order.
@@ -189,7 +175,8 @@ impl Backing {
             ));
         }
         let directory = path.parent().unwrap_or(Path::new("/"));
-        Ok((directory.join(name), format))
+        // Without the dots that a name may begin with.
+        Ok((directory.join(name).components().collect(), format))
     }
 }
 

@@ -2,12 +2,16 @@
 
 //! What can be done with an image while it is served, by whoever has its disk.
 
-use super::chain::{Format, OpenChain, OpenLayer, read_header};
-use super::image::{Ask, Image, Job};
+use super::chain::{MAX_LAYERS, OpenChain, OpenLayer};
+use super::image::{Ask, Image, Job, Task};
+use super::image_format::Format;
+use super::jobs::refused;
 use super::layer::Layer;
-use super::place::MAX_FILES;
+use super::progress::Progress;
+use crate::engine::base_cache::DiskCache;
 use nix::errno::Errno;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,6 +23,8 @@ pub struct ImageControl {
     image: Arc<Image>,
     cluster_size: u64,
     read_only: bool,
+    /// The cache of what is below the guest's own image.
+    cache: DiskCache,
 }
 
 /// An image that is served, as it is now.
@@ -35,18 +41,22 @@ pub struct ImageInfo {
 }
 
 impl ImageControl {
-    pub(super) fn new(image: Arc<Image>, cluster_size: u64, read_only: bool) -> ImageControl {
-        ImageControl { image, cluster_size, read_only }
+    pub(super) fn new(
+        image: Arc<Image>,
+        cluster_size: u64,
+        read_only: bool,
+        cache: DiskCache,
+    ) -> ImageControl {
+        ImageControl { image, cluster_size, read_only, cache }
     }
 
     /// The image as it is now.
     pub fn info(&self) -> ImageInfo {
-        let files = (0..self.image.files() as u8).rev().filter_map(|number| self.image.file(number));
         ImageInfo {
             format: Format::Qcow2,
             cluster_size: self.cluster_size,
             bytes: self.image.size.load(Ordering::Relaxed),
-            layers: files.map(|file| file.path().to_owned()).collect(),
+            layers: self.image.files().iter().map(|file| file.path().to_owned()).collect(),
         }
     }
 
@@ -64,16 +74,63 @@ impl ImageControl {
     /// # Errors
     /// EROFS, EINVAL if the overlay is not such an image, or those of reading it.
     pub fn snapshot(&self, overlay: OpenChain) -> io::Result<()> {
-        let mut layers = overlay.layers.into_iter();
-        let (Some(OpenLayer { image, format: Format::Qcow2 }), number) = (layers.next(), self.image.files())
-        else {
+        let Some(layer @ OpenLayer { format: Format::Qcow2, .. }) = overlay.layers.into_iter().next() else {
             return Err(Errno::EINVAL.into());
         };
-        if number >= MAX_FILES || image.info().read_only {
+        if layer.image.info().read_only {
             return Err(Errno::EINVAL.into());
         }
-        let header = read_header(&image).map_err(io::Error::other)?;
-        self.ask(Job::Snapshot(Box::new(Layer::qcow2(image, number as u8, header, None)?)))
+        let below = self.image.files().len();
+        if below >= MAX_LAYERS {
+            let expected = format!("{} at most, of {MAX_LAYERS} in a chain", MAX_LAYERS - 1);
+            return Err(refused(format!("{below} images below the new one"), expected));
+        }
+        self.ask(Job::Snapshot(Box::new(self.layer(layer, None)?)))
+    }
+
+    /// Copies into the guest's own image what only the images below have, while the guest goes on, and leaves these then. What was copied
+    /// by a call that was interrupted is not copied again.
+    ///
+    /// # Errors
+    /// EROFS, ECANCELED, EBUSY beside another change, those of reading and writing the images, or there is no image below.
+    pub fn stream(&self, progress: Arc<Progress>) -> io::Result<()> {
+        self.ask(Job::Walk(Task::Stream, progress))
+    }
+
+    /// Moves what the guest's own image has into the one below, while the guest goes on; that one is [open for writing](ImageControl::replace).
+    /// What the guest writes meanwhile may be in its own image again.
+    ///
+    /// # Errors
+    /// As [`ImageControl::stream`]; EROFS if the image below is open for reading alone.
+    pub fn commit(&self, progress: Arc<Progress>) -> io::Result<()> {
+        self.ask(Job::Walk(Task::Commit, progress))
+    }
+
+    /// Uses another open file of the image that has so many above it, not 0. The one so far is closed.
+    ///
+    /// # Errors
+    /// EROFS, EINVAL if it cannot be the same image, or those of reading it.
+    pub fn replace(&self, at: usize, with: OpenLayer) -> io::Result<()> {
+        // Of one that is written it is what tells the cache.
+        self.ask(Job::Replace(at, Box::new(self.layer(with, Some(&self.cache))?)))
+    }
+
+    /// The path and format of the image that has so many above it, and the descriptors of its open file, as [`OpenImage::descriptors`].
+    ///
+    /// # Errors
+    /// There is none, or no descriptor is left.
+    ///
+    /// [`OpenImage::descriptors`]: crate::engine::OpenImage::descriptors
+    pub fn open_file(&self, at: usize) -> io::Result<(PathBuf, Format, Vec<OwnedFd>)> {
+        let files = self.image.files();
+        let file = files.get(at).ok_or(Errno::ENOENT)?;
+        let (image, format) = file.open_image().ok_or(Errno::EBADF)?;
+        let descriptors = image.descriptors().map(|fd| fd.try_clone_to_owned());
+        Ok((file.path().to_owned(), format, descriptors.collect::<io::Result<_>>()?))
+    }
+
+    fn layer(&self, layer: OpenLayer, cache: Option<&DiskCache>) -> io::Result<Layer> {
+        Layer::open(layer, self.image.free_number(), cache).map_err(io::Error::other)
     }
 
     fn ask(&self, job: Job) -> io::Result<()> {

@@ -2,7 +2,7 @@
 
 //! A qcow2 image as a disk.
 
-use super::chain::{Format, OpenChain, OpenLayer, read_header};
+use super::chain::OpenChain;
 use super::control::ImageControl;
 use super::image::Image;
 use super::layer::{Chain, Layer};
@@ -65,7 +65,7 @@ impl Qcow2Disk {
         // The one that is written has the last number.
         let cache = DiskCache::new(cache);
         let of_base = |at: usize| Some(&cache).filter(|_| at > 0);
-        let layers = layers.map(|(at, layer)| open_layer(layer, (count - 1 - at) as u8, of_base(at)));
+        let layers = layers.map(|(at, layer)| Layer::open(layer, (count - 1 - at) as u8, of_base(at)));
         let chain = Chain(layers.collect::<Result<_, _>>()?);
         let refuse = |what: String| OpenError::Format { path: path.clone(), what };
         let (bytes, version, cluster_size) = match chain.top().mapped() {
@@ -137,22 +137,6 @@ fn start(image: &Arc<Image>, chain: Chain) -> io::Result<JoinHandle<()>> {
     })
 }
 
-/// Opens a layer, of which a cache is used where there is one.
-fn open_layer(layer: OpenLayer, number: u8, cache: Option<&DiskCache>) -> Result<Layer, OpenError> {
-    let path = layer.image.path().to_owned();
-    let opened = match layer.format {
-        Format::Raw => Layer::raw(layer.image, number, cache),
-        Format::Qcow2 => {
-            let header = read_header(&layer.image)?;
-            Layer::qcow2(layer.image, number, header, cache)
-        }
-    };
-    opened.map_err(|error| match error.raw_os_error() {
-        Some(_) => OpenError::Io { path, source: error },
-        None => OpenError::Format { path, what: error.to_string() },
-    })
-}
-
 impl Drop for Qcow2Disk {
     /// Has the image's thread write what it has, and close the files; waits for it a moment, as a file server that does not answer may
     /// keep it for long.
@@ -185,7 +169,12 @@ impl Disk for Qcow2Disk {
     }
 
     fn image(&self) -> Option<ImageControl> {
-        Some(ImageControl::new(self.image.clone(), self.cluster_size, self.info.read_only))
+        Some(ImageControl::new(
+            self.image.clone(),
+            self.cluster_size,
+            self.info.read_only,
+            self.cache.clone(),
+        ))
     }
 
     fn cache(&self) -> Option<DiskCache> {

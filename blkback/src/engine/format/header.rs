@@ -2,6 +2,7 @@
 //! here. What an image needs and is not served is refused by its name.
 
 use std::fmt::Display;
+use std::ops::Range;
 
 /// Bytes from the file's start that [`Header::parse`] reads at most: a cluster of the usual size. Names and extensions lie there.
 pub const HEADER_READ: usize = 64 << 10;
@@ -328,6 +329,33 @@ impl Features {
             }
             at += 8 + bytes.next_multiple_of(8);
         }
+    }
+}
+
+/// Removes the image below from a header that was parsed, given the file's first bytes: its name, and its format where all header extensions
+/// are in these bytes. An image without the one has no use for the other.
+pub(super) fn remove_backing(start: &mut [u8]) {
+    if start.len() < V2_BYTES {
+        return;
+    }
+    start[8..20].fill(0);
+    let header_bytes =
+        if be32(start, 4) == Some(2) { V2_BYTES as u32 } else { be32(start, 100).unwrap_or(0) };
+    let mut at = header_bytes as usize;
+    let mut format = None;
+    while let (Some(kind), Some(bytes)) = (be32(start, at), be32(start, at + 4)) {
+        let next = at + 8 + (bytes as usize).next_multiple_of(8);
+        match (kind, &format) {
+            (0, Some(Range { start: from, end: to })) => {
+                start.copy_within(*to..at, *from);
+                start[at - (to - from)..at].fill(0);
+                return;
+            }
+            (0, None) => return,
+            (BACKING_FORMAT, None) => format = Some(at..next),
+            _ => {}
+        }
+        at = next;
     }
 }
 

@@ -6,6 +6,7 @@ use super::grace::Grace;
 use super::image_file::ImageFile;
 use super::layer::Layer;
 use super::place::Chunk;
+use super::progress::Progress;
 use crate::engine::IoRequest;
 use crate::engine::done::{Done, lock};
 use smallvec::SmallVec;
@@ -13,7 +14,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 
 /// An image that is served.
 #[derive(Debug)]
@@ -23,8 +24,9 @@ pub(super) struct Image {
     /// Bytes of the disk.
     pub(super) size: AtomicU64,
     pub(super) grace: Arc<Grace>,
-    /// The files by their numbers; the last is the one that is written.
+    /// The files, from the lowest image's to the one that is written.
     files: Mutex<Vec<Arc<ImageFile>>>,
+    rings: Mutex<Vec<Weak<Ring>>>,
     asked: Mutex<Asked>,
     changed: Condvar,
     /// Nobody answers any more.
@@ -37,12 +39,19 @@ struct Asked {
     closed: bool,
 }
 
+impl Asked {
+    fn take(&mut self, batch: &mut Vec<Ask>, most: usize) {
+        let count = self.waiting.len().min(most);
+        batch.extend(self.waiting.drain(..count));
+    }
+}
+
 /// What the image's thread is asked.
 pub(super) enum Ask {
     /// To carry out an operation, or to say where its bytes are.
     Run(Run),
     /// To do something with the image, and to tell how it went.
-    Job(Job, SyncSender<io::Result<()>>),
+    Job(Job, Reply),
 }
 
 /// What is done with an image while it is served.
@@ -51,6 +60,31 @@ pub(super) enum Job {
     Resize(u64),
     /// To write to this image from now on, which is empty.
     Snapshot(Box<Layer>),
+    /// To use this open file for the image with so many above it, which is the same image.
+    Replace(usize, Box<Layer>),
+    /// To do something in slices, between the guest's operations.
+    Walk(Task, Arc<Progress>),
+}
+
+/// What is done in slices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Task {
+    /// To copy into the guest's own image what the images below have, which are left then.
+    Stream,
+    /// To move what the guest's own image has into the one below, which is open for writing.
+    Commit,
+}
+
+/// Who waits for a job.
+pub(super) type Reply = SyncSender<io::Result<()>>;
+
+/// What is done in slices.
+pub(super) struct Running {
+    pub(super) task: Task,
+    /// The byte of the disk where the next slice begins.
+    pub(super) at: u64,
+    pub(super) progress: Arc<Progress>,
+    pub(super) reply: Reply,
 }
 
 impl std::fmt::Debug for Ask {
@@ -66,7 +100,7 @@ impl std::fmt::Debug for Ask {
 pub(super) struct Run {
     pub(super) request: IoRequest,
     pub(super) how: How,
-    pub(super) answers: Arc<Answers>,
+    pub(super) ring: Arc<Ring>,
 }
 
 /// How an operation is carried out.
@@ -80,6 +114,19 @@ pub(super) enum How {
     AsHole,
 }
 
+/// A ring, as the image's thread knows it.
+pub(super) struct Ring {
+    pub(super) answers: Answers,
+    /// Files are not the image's any more, and [`Answer::Files`] says so.
+    pub(super) changed: AtomicBool,
+}
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ring").field("changed", &self.changed).finish_non_exhaustive()
+    }
+}
+
 /// Chunks of places by their numbers.
 pub(super) type Chunks = SmallVec<[(u64, Arc<Chunk>); 2]>;
 
@@ -89,6 +136,8 @@ pub(super) enum Answer {
     Done(IoRequest, io::Result<()>),
     /// Its bytes are where these chunks say.
     Known(IoRequest, Chunks),
+    /// Nothing was asked: files are not the image's any more.
+    Files,
 }
 
 /// The answers for one ring's thread.
@@ -101,6 +150,7 @@ impl Image {
             size: AtomicU64::new(size),
             grace: Arc::default(),
             files: Mutex::new(files),
+            rings: Mutex::default(),
             asked: Mutex::default(),
             changed: Condvar::new(),
             ended: AtomicBool::new(false),
@@ -109,7 +159,7 @@ impl Image {
 
     /// The file with a number.
     pub(super) fn file(&self, number: u8) -> Option<Arc<ImageFile>> {
-        lock(&self.files).get(usize::from(number)).cloned()
+        lock(&self.files).iter().find(|file| file.number() == number).cloned()
     }
 
     /// The file that is written.
@@ -117,14 +167,41 @@ impl Image {
         lock(&self.files).last().cloned()
     }
 
-    /// How many files there are.
-    pub(super) fn files(&self) -> usize {
-        lock(&self.files).len()
+    /// The files, from the one that is written to the lowest image's.
+    pub(super) fn files(&self) -> Vec<Arc<ImageFile>> {
+        lock(&self.files).iter().rev().cloned().collect()
     }
 
-    /// Adds the file that is written from now on.
-    pub(super) fn add_file(&self, file: Arc<ImageFile>) {
-        lock(&self.files).push(file);
+    /// The lowest number that no file has.
+    pub(super) fn free_number(&self) -> u8 {
+        let files = lock(&self.files);
+        let is_free = |number: &u8| files.iter().all(|file| file.number() != *number);
+        (0..u8::MAX).find(is_free).unwrap_or(u8::MAX)
+    }
+
+    /// Has these files, from the one that is written to the lowest image's, instead of those so far, of which nobody uses a place. Rings close
+    /// what is left out.
+    pub(super) fn set_files(&self, files: impl Iterator<Item = Arc<ImageFile>>) {
+        let mut files: Vec<_> = files.collect();
+        files.reverse();
+        let before = std::mem::replace(&mut *lock(&self.files), files);
+        drop(before);
+        let mut rings = lock(&self.rings);
+        rings.retain(|ring| ring.strong_count() > 0);
+        for ring in rings.iter().filter_map(Weak::upgrade) {
+            ring.changed.store(true, Ordering::SeqCst);
+            ring.answers.push(Answer::Files);
+        }
+    }
+
+    /// Enters a ring.
+    ///
+    /// # Errors
+    /// There is no descriptor left for it.
+    pub(super) fn ring(&self, depth: usize) -> io::Result<Arc<Ring>> {
+        let ring = Arc::new(Ring { answers: Answers::new(depth)?, changed: AtomicBool::new(false) });
+        lock(&self.rings).push(Arc::downgrade(&ring));
+        Ok(ring)
     }
 
     /// Asks the image's thread; `false` if it has ended.
@@ -149,8 +226,10 @@ impl Image {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Says that the image's thread has ended; drops what it was asked.
+    /// Says that the image's thread has ended; drops what it was asked, and closes the images, whoever else knows of this one.
     pub(super) fn end(&self) {
+        let files = std::mem::take(&mut *lock(&self.files));
+        drop(files);
         let mut asked = lock(&self.asked);
         self.ended.store(true, Ordering::Release);
         let waiting = std::mem::take(&mut asked.waiting);
@@ -167,8 +246,14 @@ impl Image {
             }
             asked = self.changed.wait(asked).unwrap_or_else(PoisonError::into_inner);
         }
-        let count = asked.waiting.len().min(most);
-        batch.extend(asked.waiting.drain(..count));
+        asked.take(batch, most);
         true
+    }
+
+    /// Moves what there is to do to `batch`, of so many at most; `false` if no more will come.
+    pub(super) fn next_if_any(&self, batch: &mut Vec<Ask>, most: usize) -> bool {
+        let mut asked = lock(&self.asked);
+        asked.take(batch, most);
+        !batch.is_empty() || !asked.closed
     }
 }

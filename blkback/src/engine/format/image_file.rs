@@ -5,16 +5,19 @@
 #![allow(unsafe_code)] // imago's interface of a file has unsafe functions to implement.
 
 use super::header::{COMPRESSION, Compression};
+use super::image_format::Format;
 use super::order::Order;
+use super::refcounts;
 use crate::engine::base_cache::{CachedFile, DiskCache, Forgotten};
 use crate::engine::done::lock;
-use crate::engine::image;
+use crate::engine::{OpenImage, image};
 use imago::io_buffers::{IoBuffer, IoVector, IoVectorMut};
 use imago::storage::PreallocateMode;
 use imago::storage::drivers::CommonStorageHelper;
 use imago::{Storage, StorageExt};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
+use nix::unistd::{Whence, lseek};
 use std::fmt;
 use std::fs::File;
 use std::io;
@@ -46,6 +49,8 @@ pub(super) struct ImageFile {
     cached: Option<Arc<CachedFile>>,
     /// It was written to, and is not cached any more.
     forgotten: OnceLock<Forgotten>,
+    /// The open image, with its locks, and its format.
+    open: Option<(OpenImage, Format)>,
     helper: CommonStorageHelper,
 }
 
@@ -66,6 +71,7 @@ impl ImageFile {
             failed: AtomicBool::new(false),
             cached: None,
             forgotten: OnceLock::new(),
+            open: None,
             helper: CommonStorageHelper::default(),
         })
     }
@@ -86,6 +92,25 @@ impl ImageFile {
         self.cached.as_ref()
     }
 
+    /// The file of an open image of a format, which is closed with this.
+    ///
+    /// # Errors
+    /// As [`ImageFile::new`].
+    pub(super) fn of_image(open: OpenImage, format: Format, number: u8) -> io::Result<ImageFile> {
+        let file = ImageFile::new(open.path(), open.file().clone(), number, open.info().sector_size)?;
+        Ok(ImageFile { open: Some((open, format)), ..file })
+    }
+
+    /// The open image, and its format; `None` of a file that is read for its header.
+    pub(super) fn open_image(&self) -> Option<(&OpenImage, Format)> {
+        self.open.as_ref().map(|(open, format)| (open, *format))
+    }
+
+    /// Whether it is open for reading alone.
+    pub(super) fn is_read_only(&self) -> bool {
+        self.open.as_ref().is_none_or(|(open, _)| open.info().read_only)
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.path
     }
@@ -96,6 +121,11 @@ impl ImageFile {
 
     pub(super) fn number(&self) -> u8 {
         self.number
+    }
+
+    /// What buffers and offsets are multiples of, in bytes.
+    pub(super) fn align(&self) -> usize {
+        self.align
     }
 
     /// Bytes of the file, as far as this process has made it longer.
@@ -156,13 +186,21 @@ impl ImageFile {
         Ok(())
     }
 
-    /// Gives a part of the file back to the medium, where that can.
-    pub(super) fn punch(&self, offset: u64, bytes: u64) {
+    /// Gives a part of the file back to the medium, so that it reads as zeroes; `false` where that cannot.
+    pub(super) fn punch(&self, offset: u64, bytes: u64) -> bool {
         self.will_change();
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
-        // Nothing depends on it: what the cluster holds is nobody's.
-        if let Err(error) = fallocate(&*self.file, flags, offset as i64, bytes as i64) {
-            tracing::debug!(%error, "no hole is made");
+        let punched = fallocate(&*self.file, flags, offset as i64, bytes as i64);
+        punched.inspect_err(|error| tracing::debug!(%error, "no hole is made")).is_ok()
+    }
+
+    /// How many of so many bytes from an offset on are a hole, as far as the file system tells.
+    pub(super) fn hole(&self, offset: u64, bytes: u64) -> u64 {
+        match lseek(&*self.file, offset as i64, Whence::SeekData) {
+            Ok(data) => (data as u64).saturating_sub(offset).min(bytes),
+            // There is no data behind it.
+            Err(Errno::ENXIO) => bytes,
+            Err(_) => 0,
         }
     }
 
@@ -207,6 +245,8 @@ impl ImageFile {
 
     fn write_table(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let range = offset..offset + bytes.len() as u64;
+        let named = self.with_order(|order| order.named_anew(&range, bytes)).unwrap_or_default();
+        named.into_iter().try_for_each(|cluster| self.count(cluster))?;
         if self.with_order(|order| order.needs_sync(&range)).unwrap_or(false) {
             self.sync_all_written()?;
         }
@@ -217,6 +257,32 @@ impl ImageFile {
         self.file.write_all_at(bytes, offset)?;
         self.length.fetch_max(range.end, Ordering::Relaxed);
         self.with_order(|order| order.wrote(&range, bytes));
+        Ok(())
+    }
+}
+
+impl ImageFile {
+    /// Enters a refcount of 1 for a table's cluster that has 0 in the file. `imago`, which has allocated it, enters the same later.
+    fn count(&self, cluster: u64) -> io::Result<()> {
+        let counter = self.with_order(|order| Some((order.counter(cluster)?, order.cluster()))).flatten();
+        let Some(((entry, index, bits), size)) = counter else { return Ok(()) };
+        let unit = self.align.max(512) as u64;
+        let mut part = self.buffer(unit as usize)?;
+        let part = part.as_mut().into_slice();
+        self.read_into(part, entry / unit * unit)?;
+        let at = (entry % unit) as usize;
+        let block = u64::from_be_bytes(part[at..at + 8].try_into().unwrap_or_default()) & !511;
+        // A block that is about to be entered counts itself.
+        if block == 0 {
+            return Ok(());
+        }
+        let mut buffer = self.buffer(size as usize)?;
+        let counts = buffer.as_mut().into_slice();
+        self.read_into(counts, block)?;
+        if refcounts::is_zero(counts, index, bits) {
+            refcounts::set_one(counts, index, bits);
+            self.write_table(counts, block)?;
+        }
         Ok(())
     }
 }

@@ -2,13 +2,15 @@
 
 //! One image of a chain, and the chain: where a byte of the disk lies.
 
+use super::chain::{OpenLayer, read_header};
 use super::compressed;
 use super::header::Header;
 use super::image_file::{ImageFile, TableFile};
+use super::image_format::Format;
 use super::place::Place;
 use super::tables;
-use crate::engine::OpenImage;
 use crate::engine::base_cache::DiskCache;
+use crate::engine::{OpenError, OpenImage};
 use imago::format::drivers::FormatDriverInstance;
 use imago::qcow2::Qcow2;
 use imago::{FormatAccess, ShallowMapping};
@@ -21,8 +23,6 @@ pub(super) type Tables = Qcow2<TableFile, FormatAccess<TableFile>>;
 /// An image of a chain.
 pub(super) struct Layer {
     pub(super) file: Arc<ImageFile>,
-    /// The open image, with its locks.
-    _open: OpenImage,
     pub(super) kind: Kind,
 }
 
@@ -55,33 +55,54 @@ pub(super) enum Found {
     },
 }
 
+impl Mapped {
+    /// # Errors
+    /// The tables cannot be read.
+    pub(super) fn open(file: &Arc<ImageFile>, header: Header) -> io::Result<Mapped> {
+        let mut tables = Tables::open_image(TableFile(file.clone()), !file.is_read_only())?;
+        tables.set_backing(None);
+        tables.set_data_file(None);
+        Ok(Mapped { header, tables })
+    }
+}
+
 impl Layer {
-    pub(super) fn raw(open: OpenImage, number: u8, cache: Option<&DiskCache>) -> io::Result<Layer> {
-        let file = ImageFile::new(open.path(), open.file().clone(), number, open.info().sector_size)?;
-        Ok(Layer { file: Arc::new(file.with_cache(cache)), _open: open, kind: Kind::Raw })
+    fn raw(open: OpenImage, number: u8, cache: Option<&DiskCache>) -> io::Result<Layer> {
+        let file = ImageFile::of_image(open, Format::Raw, number)?.with_cache(cache);
+        Ok(Layer { file: Arc::new(file), kind: Kind::Raw })
     }
 
     /// A qcow2 image, of which `header` was read.
     ///
     /// # Errors
     /// Its tables cannot be read, or are not consistent.
-    pub(super) fn qcow2(
-        open: OpenImage,
-        number: u8,
-        header: Header,
-        cache: Option<&DiskCache>,
-    ) -> io::Result<Layer> {
-        let sector_size = open.info().sector_size;
-        let file = ImageFile::new(open.path(), open.file().clone(), number, sector_size)?;
+    fn qcow2(open: OpenImage, number: u8, header: Header, cache: Option<&DiskCache>) -> io::Result<Layer> {
+        let file = ImageFile::of_image(open, Format::Qcow2, number)?;
         let file = Arc::new(file.with_compression(header.compression).with_cache(cache));
-        let writable = !open.info().read_only;
-        if writable {
+        if !file.is_read_only() {
             file.set_order(tables::load(&file, &header)?);
         }
-        let mut tables = Tables::open_image(TableFile(file.clone()), writable)?;
-        tables.set_backing(None);
-        tables.set_data_file(None);
-        Ok(Layer { file, _open: open, kind: Kind::Qcow2(Box::new(Mapped { header, tables })) })
+        let kind = Kind::Qcow2(Box::new(Mapped::open(&file, header)?));
+        Ok(Layer { file, kind })
+    }
+
+    /// An open image as a layer, whose file has this number, and of which a cache is used where there is one.
+    ///
+    /// # Errors
+    /// [`OpenError::Format`] if it is not served, or not consistent; [`OpenError::Io`].
+    pub(super) fn open(layer: OpenLayer, number: u8, cache: Option<&DiskCache>) -> Result<Layer, OpenError> {
+        let path = layer.image.path().to_owned();
+        let opened = match layer.format {
+            Format::Raw => Layer::raw(layer.image, number, cache),
+            Format::Qcow2 => {
+                let header = read_header(&layer.image)?;
+                Layer::qcow2(layer.image, number, header, cache)
+            }
+        };
+        opened.map_err(|error| match error.raw_os_error() {
+            Some(_) => OpenError::Io { path, source: error },
+            None => OpenError::Format { path, what: error.to_string() },
+        })
     }
 
     /// Bytes of the layer's disk.
@@ -124,7 +145,7 @@ impl Layer {
     }
 
     /// Where the disk's bytes from `offset` on lie; `None` if the next layer has them. Also how many it is true of.
-    fn find(&self, layer: usize, offset: u64, max: u64) -> io::Result<(Option<Found>, u64)> {
+    pub(super) fn find(&self, layer: usize, offset: u64, max: u64) -> io::Result<(Option<Found>, u64)> {
         let size = self.size();
         if offset >= size {
             // Past its end nothing of the layers below shows through.
@@ -157,7 +178,8 @@ impl Chain {
         &self.0[0]
     }
 
-    /// Where the disk's bytes from `offset` on lie, in the layers from `first` on, and how many bytes it is true of, at most `max`.
+    /// Where the disk's bytes from `offset` on lie, in the layers from `first` on, of which none but that is written, and how many bytes it is
+    /// true of, at most `max`.
     ///
     /// # Errors
     /// A table cannot be read, or is not consistent.
@@ -167,7 +189,7 @@ impl Chain {
             max = length;
             match found {
                 Some(Found::At { layer, offset, writable }) => {
-                    return Ok((Found::At { layer, offset, writable: writable && layer == 0 }, max));
+                    return Ok((Found::At { layer, offset, writable: writable && layer == first }, max));
                 }
                 Some(found) => return Ok((found, max)),
                 None => {}

@@ -5,6 +5,7 @@
 //! (`worker`), which alone changes the image's tables by the crate `imago`, in an order that survives a power cut (`order`).
 
 mod chain;
+mod commit;
 mod compressed;
 mod control;
 mod create;
@@ -13,17 +14,23 @@ mod grace;
 mod header;
 mod image;
 mod image_file;
+mod image_format;
 mod jobs;
 mod layer;
 mod order;
 mod place;
+mod progress;
 mod queue;
+mod refcounts;
+mod stream;
 mod tables;
 mod worker;
 mod writes;
 
-pub use chain::{Format, MAX_LAYERS, OpenChain, OpenLayer};
+pub use chain::{MAX_LAYERS, OpenChain, OpenLayer};
 pub use control::{ImageControl, ImageInfo};
 pub use create::NewImage;
 pub use disk::Qcow2Disk;
 pub use header::{Backing, Compression, FormatError, HEADER_READ, Header};
+pub use image_format::Format;
+pub use progress::Progress;

@@ -2,7 +2,8 @@
 //! refcounts too high at most:
 //!
 //! * an L2 table, after the data and the refcounts of what it names;
-//! * the L1 table, the refcount table and the header, after all that was written before;
+//! * the L1 table, the refcount table and the header, after all that was written before, and after the refcounts of the tables that they name
+//!   anew: `imago` has these in memory only, by then;
 //! * where clusters were freed, refcounts after the tables that no longer name them, and both before one of those clusters is used again.
 
 use std::collections::HashSet;
@@ -31,6 +32,7 @@ enum Kind {
 #[derive(Debug)]
 pub(super) struct Order {
     cluster: u64,
+    refcount_bits: u64,
     /// The L1 table and the refcount table, in bytes of the file.
     l1: Range<u64>,
     refcount_table: Range<u64>,
@@ -45,13 +47,23 @@ pub(super) struct Order {
 impl Order {
     pub(super) fn new(
         cluster: u64,
+        refcount_bits: u64,
         l1: Range<u64>,
         refcount_table: Range<u64>,
         l2_tables: HashSet<u64>,
         refcount_blocks: HashSet<u64>,
     ) -> Order {
         let unsynced = Unsynced::default();
-        Order { cluster, l1, refcount_table, refcount_blocks, l2_tables, unsynced, freed: false }
+        Order {
+            cluster,
+            refcount_bits,
+            l1,
+            refcount_table,
+            refcount_blocks,
+            l2_tables,
+            unsynced,
+            freed: false,
+        }
     }
 
     fn kind(&self, range: &Range<u64>) -> Kind {
@@ -87,33 +99,65 @@ impl Order {
         if range.start == 0 {
             self.read_header(bytes);
         }
-        let entries = |table: &Range<u64>, mask: u64| -> Vec<u64> {
-            let (start, end) = (range.start.max(table.start), range.end.min(table.end));
-            let part =
-                (start < end).then(|| &bytes[(start - range.start) as usize..(end - range.start) as usize]);
-            let words = part.unwrap_or(&[]).chunks_exact(8);
-            words
-                .map(|word| u64::from_be_bytes(word.try_into().unwrap_or_default()) & mask)
-                .filter(|at| *at != 0)
-                .collect()
-        };
-        let (blocks, tables) = (entries(&self.refcount_table, !511), entries(&self.l1, L2_OFFSET));
+        let blocks = self.entries(&self.refcount_table, range, bytes, !511);
+        let tables = self.entries(&self.l1, range, bytes, L2_OFFSET);
         self.refcount_blocks.extend(blocks);
         self.l2_tables.extend(tables);
     }
 
+    /// The entries of a table, as far as a part of the file has them, without those that name nothing.
+    fn entries(&self, table: &Range<u64>, range: &Range<u64>, bytes: &[u8], mask: u64) -> Vec<u64> {
+        let (start, end) = (range.start.max(table.start), range.end.min(table.end));
+        let part =
+            (start < end).then(|| &bytes[(start - range.start) as usize..(end - range.start) as usize]);
+        let words = part.unwrap_or(&[]).chunks_exact(8);
+        words
+            .map(|word| u64::from_be_bytes(word.try_into().unwrap_or_default()) & mask)
+            .filter(|at| *at != 0)
+            .collect()
+    }
+
+    /// The clusters of tables that a part of the file, which is to be written as a table, names and the file did not name before.
+    pub(super) fn named_anew(&self, range: &Range<u64>, bytes: &[u8]) -> Vec<u64> {
+        let mut named = self.entries(&self.refcount_table, range, bytes, !511);
+        named.retain(|at| !self.refcount_blocks.contains(at));
+        let tables = self.entries(&self.l1, range, bytes, L2_OFFSET);
+        named.extend(tables.into_iter().filter(|at| !self.l2_tables.contains(at)));
+        let header = if range.start == 0 { self.roots(bytes) } else { None };
+        if let Some((l1, _)) = header.filter(|(l1, _)| l1.start != self.l1.start) {
+            named.extend((l1.start..l1.end).step_by(self.cluster as usize));
+        }
+        named
+    }
+
+    /// Where the refcount of a cluster is: the byte of the file where the refcount table names its block, its number in the block, and how
+    /// many bits it has. Refcount tables that are too short have none.
+    pub(super) fn counter(&self, cluster: u64) -> Option<(u64, u64, u64)> {
+        let per_block = self.cluster * 8 / self.refcount_bits;
+        let number = cluster / self.cluster;
+        let entry = self.refcount_table.start + number / per_block * 8;
+        (entry < self.refcount_table.end).then_some((entry, number % per_block, self.refcount_bits))
+    }
+
+    /// Bytes of a cluster.
+    pub(super) fn cluster(&self) -> u64 {
+        self.cluster
+    }
+
     /// The header says where the two tables are, which may have moved: the clusters of the old ones are free.
     fn read_header(&mut self, bytes: &[u8]) {
-        let word = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
-        let long = |at: usize| Some(u64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
-        let (Some(entries), Some(l1), Some(table), Some(clusters)) = (word(36), long(40), long(48), word(56))
-        else {
-            return;
-        };
-        let l1 = l1..l1 + u64::from(entries) * 8;
-        let refcount_table = table..table + u64::from(clusters) * self.cluster;
+        let Some((l1, refcount_table)) = self.roots(bytes) else { return };
         self.freed |= l1 != self.l1 || refcount_table != self.refcount_table;
         (self.l1, self.refcount_table) = (l1, refcount_table);
+    }
+
+    /// Where a header says that the L1 table and the refcount table are.
+    fn roots(&self, bytes: &[u8]) -> Option<(Range<u64>, Range<u64>)> {
+        let word = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
+        let long = |at: usize| Some(u64::from_be_bytes(bytes.get(at..at + 8)?.try_into().ok()?));
+        let (l1, table) = (long(40)?, long(48)?);
+        let l1_end = l1 + u64::from(word(36)?) * 8;
+        Some((l1..l1_end, table..table + u64::from(word(56)?) * self.cluster))
     }
 
     pub(super) fn wrote_data(&mut self) {
@@ -162,7 +206,8 @@ mod tests {
 
     fn order() -> Order {
         let at = |cluster: u64| cluster * CLUSTER;
-        Order::new(CLUSTER, at(3)..at(3) + 16, at(1)..at(2), HashSet::from([at(4)]), HashSet::from([at(2)]))
+        let (l1, refcount_table) = (at(3)..at(3) + 16, at(1)..at(2));
+        Order::new(CLUSTER, 16, l1, refcount_table, HashSet::from([at(4)]), HashSet::from([at(2)]))
     }
 
     fn cluster(number: u64) -> Range<u64> {
@@ -213,5 +258,24 @@ mod tests {
         header[56..60].copy_from_slice(&1u32.to_be_bytes());
         order.wrote(&(0..72), &header);
         assert!(order.is_table(7 * CLUSTER) && !order.is_table(3 * CLUSTER) && order.has_freed());
+    }
+
+    #[test]
+    fn tables_that_are_named_anew_are_counted_first() {
+        let order = order();
+        let mut l1 = [0; 16];
+        l1[..8].copy_from_slice(&((4 * CLUSTER) | (1 << 63)).to_be_bytes());
+        let range = 3 * CLUSTER..3 * CLUSTER + 16;
+        assert!(order.named_anew(&range, &l1).is_empty(), "it was named before");
+        l1[8..].copy_from_slice(&((9 * CLUSTER) | (1 << 63)).to_be_bytes());
+        assert_eq!(order.named_anew(&range, &l1), [9 * CLUSTER]);
+        assert_eq!(order.counter(9 * CLUSTER), Some((CLUSTER, 9, 16)));
+        assert_eq!(order.counter(40_000 * CLUSTER), Some((CLUSTER + 8, 40_000 - 32_768, 16)));
+        let blocks = [(2 * CLUSTER).to_be_bytes(), (7 * CLUSTER).to_be_bytes()].concat();
+        assert_eq!(order.named_anew(&(CLUSTER..CLUSTER + 16), &blocks), [7 * CLUSTER]);
+        let mut header = vec![0; 72];
+        header[36..40].copy_from_slice(&10_000u32.to_be_bytes());
+        header[40..48].copy_from_slice(&(20 * CLUSTER).to_be_bytes());
+        assert_eq!(order.named_anew(&(0..72), &header), [20 * CLUSTER, 21 * CLUSTER]);
     }
 }

@@ -5,7 +5,8 @@
 #![allow(unsafe_code)] // A part's token points into its operation's memory.
 
 use super::grace::User;
-use super::image::{Answer, Answers, Ask, How, Image, Run};
+use super::image::{Answer, Ask, How, Image, Ring, Run};
+use super::image_file::ImageFile;
 use super::place::{CHUNK_UNITS, Chunk, MAX_FILES, Place};
 use crate::engine::base_cache::CachedEngine;
 use crate::engine::zeroes::is_hole;
@@ -19,7 +20,8 @@ use std::collections::VecDeque;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// Parts of an operation, at most: one with more goes to the image's thread.
@@ -50,6 +52,7 @@ type Known = Option<(u64, Arc<Chunk>)>;
 
 /// An engine of one file, with the operations that it has.
 struct OfFile {
+    of: Weak<ImageFile>,
     engine: Box<dyn Engine>,
     out: usize,
 }
@@ -67,7 +70,7 @@ pub(super) struct Queue {
     /// Those for which there were no parts left.
     waiting: VecDeque<IoRequest>,
     done: Vec<Completion>,
-    answers: Arc<Answers>,
+    ring: Arc<Ring>,
     /// Operations that the image's thread has.
     asked: usize,
     taken: Vec<Answer>,
@@ -86,9 +89,9 @@ impl Queue {
     /// An engine of one of the files cannot be made.
     pub(super) fn new(image: Arc<Image>, depth: usize, zeroes: Option<DiscardLimits>) -> io::Result<Queue> {
         let parts = (depth * 2 + MAX_PARTS).min(4096);
-        let answers = Arc::new(Answers::new(depth)?);
+        let ring = image.ring(depth)?;
         let events = EventSet::new()?;
-        events.add(answers.fd(), 0)?;
+        events.add(ring.answers.fd(), 0)?;
         let mut queue = Queue {
             files: Vec::new(),
             parts: IoTable::new(parts, || ()),
@@ -98,7 +101,7 @@ impl Queue {
             chunks: (0..CHUNKS).map(|_| None).collect(),
             waiting: VecDeque::new(),
             done: Vec::new(),
-            answers,
+            ring,
             asked: 0,
             taken: Vec::new(),
             completions: Vec::new(),
@@ -108,8 +111,8 @@ impl Queue {
             zeroes,
             events,
         };
-        for number in 0..queue.image.files() {
-            queue.file(number as u8)?;
+        for file in queue.image.files() {
+            queue.file(file.number())?;
         }
         Ok(queue)
     }
@@ -117,6 +120,9 @@ impl Queue {
     /// The engine of a file, which is made if there is none yet.
     fn file(&mut self, number: u8) -> io::Result<&mut OfFile> {
         let at = usize::from(number);
+        if self.ring.changed.load(Ordering::SeqCst) {
+            self.close_files();
+        }
         if self.files.len() <= at {
             self.files.resize_with(at + 1, || None);
         }
@@ -128,9 +134,20 @@ impl Queue {
                 engine = Box::new(CachedEngine::new(engine, depth, cached.clone())?);
             }
             self.events.add(engine.fd(), u64::from(number) + 1)?;
-            self.files[at] = Some(OfFile { engine, out: 0 });
+            self.files[at] = Some(OfFile { of: Arc::downgrade(&file), engine, out: 0 });
         }
         Ok(self.files[at].as_mut().ok_or(Errno::EBADF)?)
+    }
+
+    /// Closes the engines of files that are not the image's any more, of which nobody uses a place.
+    fn close_files(&mut self) {
+        for (number, of_file) in self.files.iter_mut().enumerate() {
+            let now = self.image.file(number as u8).map(|file| Arc::downgrade(&file));
+            let is_same = |of_file: &mut OfFile| {
+                of_file.out > 0 || now.as_ref().is_some_and(|now| now.ptr_eq(&of_file.of))
+            };
+            drop(of_file.take_if(|of_file| !is_same(of_file)));
+        }
     }
 
     fn start(&mut self, request: IoRequest) {
@@ -257,7 +274,7 @@ impl Queue {
 
     fn ask(&mut self, request: IoRequest, how: How) {
         self.asked += 1;
-        let run = Run { request, how, answers: self.answers.clone() };
+        let run = Run { request, how, ring: self.ring.clone() };
         if !self.image.ask(Ask::Run(run)) {
             // Its token is dropped, and it fails by that.
             self.asked -= 1;
@@ -268,11 +285,15 @@ impl Queue {
     #[cold]
     fn take_answers(&mut self) -> io::Result<()> {
         let mut taken = std::mem::take(&mut self.taken);
-        self.answers.take(&mut taken)?;
-        self.asked -= taken.len();
+        self.ring.answers.take(&mut taken)?;
+        self.asked -= operations(&taken);
         for answer in taken.drain(..) {
             match answer {
                 Answer::Done(request, result) => self.done.push(Completion { request, result }),
+                Answer::Files => {
+                    self.ring.changed.store(false, Ordering::SeqCst);
+                    self.close_files();
+                }
                 Answer::Known(request, chunks) => {
                     for (number, chunk) in chunks {
                         self.chunks[number as usize % CHUNKS] = Some((number, chunk));
@@ -348,7 +369,7 @@ impl Engine for Queue {
 
     fn poll(&mut self, completions: &mut Vec<Completion>) -> io::Result<()> {
         loop {
-            if self.asked > 0 {
+            if self.asked > 0 || self.ring.changed.load(Ordering::Relaxed) {
                 self.take_answers()?;
             }
             let came = self.poll_files(completions)?;
@@ -381,13 +402,13 @@ impl Drop for Queue {
                 std::mem::forget(whole.request);
             }
         }
-        let wait = EventSet::new().and_then(|events| events.add(self.answers.fd(), 0).map(|()| events));
+        let wait = EventSet::new().and_then(|events| events.add(self.ring.answers.fd(), 0).map(|()| events));
         while self.asked > 0 && !self.image.has_ended() {
             let mut taken = Vec::new();
-            if self.answers.take(&mut taken).is_err() {
+            if self.ring.answers.take(&mut taken).is_err() {
                 break;
             }
-            self.asked -= taken.len();
+            self.asked -= operations(&taken);
             drop(taken);
             match &wait {
                 Ok(events) if self.asked > 0 => drop(events.wait(Some(Duration::from_millis(100)))),
@@ -395,6 +416,11 @@ impl Drop for Queue {
             }
         }
     }
+}
+
+/// How many answers are to operations that the image's thread was asked.
+fn operations(answers: &[Answer]) -> usize {
+    answers.iter().filter(|answer| !matches!(answer, Answer::Files)).count()
 }
 
 /// Whether tokens of parts are neither back nor dropped.

@@ -6,6 +6,7 @@
 use super::header::{FormatError, Header};
 use super::image_file::{ImageFile, TableFile};
 use super::order::{L2_OFFSET, Order};
+use super::refcounts;
 use imago::StorageExt;
 use std::collections::HashSet;
 use std::io;
@@ -66,7 +67,7 @@ pub(super) fn load(file: &Arc<ImageFile>, header: &Header) -> io::Result<Order> 
     }
     used.extend(l2_tables.iter().chain(&refcount_blocks));
     check_used(file, header, used, &blocks)?;
-    Ok(Order::new(cluster, l1, refcount_table, l2_tables, refcount_blocks))
+    Ok(Order::new(cluster, 1 << header.refcount_order, l1, refcount_table, l2_tables, refcount_blocks))
 }
 
 fn inconsistent(found: impl std::fmt::Display, expected: impl std::fmt::Display) -> io::Error {
@@ -113,21 +114,12 @@ fn check_used(
             }
             loaded = Some((block, bytes));
         }
-        let is_zero = loaded.as_ref().is_none_or(|(_, bytes)| refcount_is_zero(bytes, index, bits));
+        let is_zero = loaded.as_ref().is_none_or(|(_, bytes)| refcounts::is_zero(bytes, index, bits));
         if is_zero {
             return Err(inconsistent(format!("refcount 0 of the table at {at}"), "1"));
         }
     }
     Ok(())
-}
-
-/// Whether a refcount of so many bits is 0. Those of less than a byte start at its lowest bit.
-fn refcount_is_zero(block: &[u8], index: u64, bits: u64) -> bool {
-    let first = (index * bits / 8) as usize;
-    match bits {
-        1 | 2 | 4 => block[first] >> (index * bits % 8) & ((1 << bits) - 1) == 0,
-        _ => block[first..first + (bits / 8) as usize].iter().all(|byte| *byte == 0),
-    }
 }
 
 /// The entry of the L2 table for a guest's offset, as it is in the file; 0 if there is none.

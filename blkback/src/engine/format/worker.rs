@@ -7,7 +7,7 @@
 //! is answered is in the files then, and a flush has nothing to do but to synchronize the file. Operations that wait at the same time
 //! are answered together.
 
-use super::image::{Answer, Answers, Ask, Chunks, How, Image, Run};
+use super::image::{Answer, Ask, Chunks, How, Image, Ring, Run, Running};
 use super::layer::{Chain, Found, Kind, Mapped};
 use super::place::{CHUNK_UNITS, Chunk, Place};
 use crate::engine::{IoRequest, Operation};
@@ -34,9 +34,11 @@ pub(crate) struct Worker {
     /// Tables were changed and not written.
     pub(super) changed: bool,
     /// Operations that are carried out, and answered once the tables are written.
-    finished: Vec<(IoRequest, Arc<Answers>)>,
+    finished: Vec<(IoRequest, Arc<Ring>)>,
     /// Where units are once the tables are written.
     pub(super) moved: Vec<(u64, Place)>,
+    /// What is done in slices.
+    pub(super) running: Option<Running>,
 }
 
 impl Worker {
@@ -48,25 +50,28 @@ impl Worker {
             changed: false,
             finished: Vec::new(),
             moved: Vec::new(),
+            running: None,
         }
     }
 
     /// Does what is asked until no more will come, and leaves the image as it is then.
     pub(super) fn run(mut self) {
         let mut batch = Vec::new();
-        while self.image.next(&mut batch, BATCH) {
+        while self.next(&mut batch) {
             for ask in batch.drain(..) {
                 match ask {
                     Ask::Run(run) => self.carry_out(run),
                     Ask::Job(job, reply) => {
                         self.answer();
-                        // Full never, and lost only if nobody waits for it.
-                        let _ = reply.try_send(self.do_job(job));
+                        self.start_job(job, reply);
                     }
                 }
             }
             self.answer();
+            self.run_slice();
         }
+        // Who waits for it is told that the image is closed.
+        self.running = None;
         self.changed = true;
         let written = self.write_tables().and_then(|()| self.chain.top().file.sync_all_written());
         if let Err(error) = written {
@@ -74,8 +79,16 @@ impl Worker {
         }
     }
 
+    /// Moves what is asked to `batch`, and waits for it where there is nothing else to do; `false` if no more will come.
+    fn next(&self, batch: &mut Vec<Ask>) -> bool {
+        match self.running {
+            Some(_) => self.image.next_if_any(batch, BATCH),
+            None => self.image.next(batch, BATCH),
+        }
+    }
+
     fn carry_out(&mut self, run: Run) {
-        let Run { request, how, answers } = run;
+        let Run { request, how, ring } = run;
         let start = request.sector() * 512;
         let range = start..start + request.len() as u64;
         let result = match request.operation() {
@@ -89,7 +102,7 @@ impl Worker {
                     _ => Ok(None),
                 };
                 match known {
-                    Ok(Some(chunks)) => return answers.push(Answer::Known(request, chunks)),
+                    Ok(Some(chunks)) => return ring.answers.push(Answer::Known(request, chunks)),
                     Ok(None) if is_write => self.write(&request, range),
                     Ok(None) => self.read(&request, range),
                     Err(error) => Err(error),
@@ -97,12 +110,12 @@ impl Worker {
             }
         };
         match result {
-            Ok(()) if self.changed => self.finished.push((request, answers)),
+            Ok(()) if self.changed => self.finished.push((request, ring)),
             result => {
                 if let Err(error) = &result {
                     self.report(error);
                 }
-                answers.push(Answer::Done(request, result));
+                ring.answers.push(Answer::Done(request, result));
             }
         }
     }
@@ -125,11 +138,11 @@ impl Worker {
                 chunk.set(unit, place);
             }
         }
-        for (request, answers) in self.finished.drain(..) {
+        for (request, ring) in self.finished.drain(..) {
             let result = written.as_ref().map(|_| ()).map_err(|error| {
                 io::Error::from_raw_os_error(error.raw_os_error().unwrap_or(Errno::EIO as i32))
             });
-            answers.push(Answer::Done(request, result));
+            ring.answers.push(Answer::Done(request, result));
         }
     }
 
@@ -144,11 +157,16 @@ impl Worker {
         Ok(())
     }
 
-    /// The image that is written.
+    /// The image that the guest writes.
     pub(super) fn mapped(&self) -> io::Result<&Mapped> {
-        match &self.chain.top().kind {
-            Kind::Qcow2(mapped) => Ok(mapped),
-            Kind::Raw => Err(io::ErrorKind::Unsupported.into()),
+        self.mapped_at(0)
+    }
+
+    /// The qcow2 image with so many above it.
+    pub(super) fn mapped_at(&self, layer: usize) -> io::Result<&Mapped> {
+        match self.chain.0.get(layer).map(|layer| &layer.kind) {
+            Some(Kind::Qcow2(mapped)) => Ok(mapped),
+            _ => Err(io::ErrorKind::Unsupported.into()),
         }
     }
 

@@ -12,18 +12,27 @@ use nix::errno::Errno;
 use std::io;
 use std::ops::Range;
 
-/// What is written: a guest's pages, or zeroes.
-enum Data<'d> {
+/// What is written, with where it starts on the disk: a guest's pages, bytes, or zeroes.
+pub(super) enum Data<'d> {
     Request(&'d IoRequest, u64),
+    Bytes(&'d [u8], u64),
     Zeroes,
 }
 
 impl Data<'_> {
     /// Copies the bytes from an offset of the disk on.
     fn copy(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        let Data::Request(request, start) = self else {
-            into.fill(0);
-            return Ok(());
+        let (request, start) = match self {
+            Data::Request(request, start) => (request, start),
+            Data::Bytes(bytes, start) => {
+                let from = (offset - start) as usize;
+                into.copy_from_slice(bytes.get(from..from + into.len()).ok_or(Errno::EFAULT)?);
+                return Ok(());
+            }
+            Data::Zeroes => {
+                into.fill(0);
+                return Ok(());
+            }
         };
         let (mut skip, mut rest) = ((offset - start) as usize, into);
         for slice in request.slices() {
@@ -44,22 +53,27 @@ impl Worker {
     /// # Errors
     /// There is no space, the file cannot be written, or the tables are not consistent.
     pub(super) fn write(&mut self, request: &IoRequest, range: Range<u64>) -> io::Result<()> {
-        self.write_data(&Data::Request(request, range.start), range)
+        self.write_data(0, &Data::Request(request, range.start), range)
     }
 
-    fn write_data(&mut self, data: &Data<'_>, range: Range<u64>) -> io::Result<()> {
+    /// Writes to the qcow2 image with so many above it.
+    ///
+    /// # Errors
+    /// As [`Worker::write`].
+    pub(super) fn write_data(&mut self, layer: usize, data: &Data<'_>, range: Range<u64>) -> io::Result<()> {
         let mut at = range.start;
         while at < range.end {
-            let (found, length) = self.chain.find(0, at, (range.end - at).min(PART))?;
+            let (found, length) = self.chain.find(layer, at, (range.end - at).min(PART))?;
             at += match found {
-                Found::At { layer: 0, offset, writable: true } => {
-                    let mut buffer = self.chain.top().file.buffer(length as usize)?;
+                Found::At { offset, writable: true, .. } => {
+                    let file = &self.chain.0[layer].file;
+                    let mut buffer = file.buffer(length as usize)?;
                     let bytes = &mut buffer.as_mut().into_slice()[..length as usize];
                     data.copy(at, bytes)?;
-                    self.chain.top().file.write_data(bytes, offset)?;
+                    file.write_data(bytes, offset)?;
                     length
                 }
-                _ => self.allocate(data, at..range.end)?,
+                _ => self.allocate(layer, data, at..range.end)?,
             };
         }
         Ok(())
@@ -67,19 +81,19 @@ impl Worker {
 
     /// Allocates clusters for the start of a range, whose first cluster is not written in place, and writes them. Returns how many bytes
     /// of the range it was.
-    fn allocate(&mut self, data: &Data<'_>, range: Range<u64>) -> io::Result<u64> {
-        self.settle()?;
-        let cluster = self.mapped()?.header.cluster_size();
-        let size = self.size();
+    fn allocate(&mut self, layer: usize, data: &Data<'_>, range: Range<u64>) -> io::Result<u64> {
+        self.settle(layer)?;
+        let cluster = self.mapped_at(layer)?.header.cluster_size();
+        let size = self.chain.0[layer].size();
         let start = range.start / cluster * cluster;
-        let (most, frees) = self.clusters_to_allocate(start, &range)?;
+        let (most, frees) = self.clusters_to_allocate(layer, start, &range)?;
         // What of the first and the last cluster is not written keeps what it has.
         let head = start..range.start;
         let tail = range.end.min(most)..most.min(size);
-        let is_zero = reads_zero(&self.chain, &head)? && reads_zero(&self.chain, &tail)?;
+        let is_zero = reads_zero(&self.chain, layer, &head)? && reads_zero(&self.chain, layer, &tail)?;
         let chain = &self.chain;
-        let mapped = self.mapped()?;
-        let file = &chain.top().file;
+        let mapped = self.mapped_at(layer)?;
+        let file = &chain.0[layer].file;
         let prepared = mapped.tables.prepare_data_mapping(start, most.min(size) - start, true)?;
         let (host, end) = (prepared.offset(), start + prepared.length());
         let written = range.start..range.end.min(end);
@@ -95,10 +109,10 @@ impl Worker {
             let mut buffer = file.buffer(whole as usize)?;
             let bytes = &mut buffer.as_mut().into_slice()[..whole as usize];
             bytes[(end - start) as usize..].fill(0);
-            chain.read(0, &mut bytes[..(head.end - start) as usize], start)?;
+            chain.read(layer, &mut bytes[..(head.end - start) as usize], start)?;
             let (from, to) = ((written.start - start) as usize, (written.end - start) as usize);
             data.copy(written.start, &mut bytes[from..to])?;
-            chain.read(0, &mut bytes[to..(end - start) as usize], written.end)?;
+            chain.read(layer, &mut bytes[to..(end - start) as usize], written.end)?;
             file.write_data(bytes, host)?;
         }
         let host_end = host + (end - start).next_multiple_of(cluster);
@@ -111,23 +125,24 @@ impl Worker {
             }
         });
         mapped.tables.commit_data_mapping(prepared)?;
-        self.note_moved(start..end, host);
-        self.changed = true;
+        if layer == 0 {
+            self.note_moved(start..end, host);
+            self.changed = true;
+        }
         Ok(written.end - written.start)
     }
 
     /// The end of the clusters from `start` on that are not written in place, up to the end of a range or [`PART`], and whether one of
     /// them is compressed.
-    fn clusters_to_allocate(&self, start: u64, range: &Range<u64>) -> io::Result<(u64, bool)> {
-        let cluster = self.mapped()?.header.cluster_size();
+    fn clusters_to_allocate(&self, layer: usize, start: u64, range: &Range<u64>) -> io::Result<(u64, bool)> {
+        let cluster = self.mapped_at(layer)?.header.cluster_size();
         let most = (start + PART.max(cluster)).min(range.end.next_multiple_of(cluster));
         let (mut end, mut frees) = (start, false);
         while end < most {
-            match self.chain.find(0, end, cluster)?.0 {
-                Found::At { layer: 0, writable: true, .. } => break,
-                found => {
-                    frees |= matches!(found, Found::Compressed { layer: 0 } | Found::At { layer: 0, .. })
-                }
+            match self.chain.find(layer, end, cluster)?.0 {
+                Found::At { writable: true, .. } => break,
+                Found::Compressed { layer: of } | Found::At { layer: of, .. } => frees |= of == layer,
+                Found::Zero => {}
             }
             end += cluster;
         }
@@ -135,16 +150,24 @@ impl Worker {
     }
 
     /// Has the medium know of what was freed, before it is used again.
-    fn settle(&mut self) -> io::Result<()> {
-        if self.chain.top().file.with_order(|order| order.has_freed()) != Some(true) {
+    fn settle(&mut self, layer: usize) -> io::Result<()> {
+        if self.chain.0[layer].file.with_order(|order| order.has_freed()) != Some(true) {
             return Ok(());
         }
-        self.changed = true;
-        self.write_tables()?;
-        let file = &self.chain.top().file;
-        file.sync_all_written()?;
-        file.with_order(|order| order.set_freed(false));
+        self.write_down(layer)?;
+        self.chain.0[layer].file.with_order(|order| order.set_freed(false));
         Ok(())
+    }
+
+    /// Has the medium know all that was written to the image with so many above it.
+    pub(super) fn write_down(&mut self, layer: usize) -> io::Result<()> {
+        if layer == 0 {
+            self.changed = true;
+            self.write_tables()?;
+        } else if let Ok(mapped) = self.mapped_at(layer) {
+            mapped.tables.flush()?;
+        }
+        self.chain.0[layer].file.sync_all_written()
     }
 
     /// Notes where a range is once the tables are written.
@@ -173,11 +196,11 @@ impl Worker {
         let end = if range.end == self.size() { range.end } else { range.end / cluster * cluster };
         // Version 2 has no cluster of zeroes: over a backing image one cannot be taken away.
         if start >= end || (version < 3 && has_backing) {
-            return if wanted { self.write_data(&Data::Zeroes, range) } else { Ok(()) };
+            return if wanted { self.write_data(0, &Data::Zeroes, range) } else { Ok(()) };
         }
         if wanted {
-            self.write_data(&Data::Zeroes, range.start..start)?;
-            self.write_data(&Data::Zeroes, end..range.end)?;
+            self.write_data(0, &Data::Zeroes, range.start..start)?;
+            self.write_data(0, &Data::Zeroes, end..range.end)?;
             self.answer();
         }
         self.withdraw(&(start..end));
@@ -193,32 +216,29 @@ impl Worker {
         while at < range.end {
             let (found, length) = self.chain.find(0, at, range.end - at)?;
             if let Found::At { layer: 0, offset, writable: true } = found {
-                self.clear(at..at + length, has_backing)?;
+                self.clear(0, at..at + length, has_backing)?;
                 // The cluster is used again only once the medium knows that it is free: until then it reads as zeroes.
+                // Nothing depends on it: what the cluster holds is nobody's.
                 file.punch(offset, length);
             } else if found != Found::Zero || has_backing {
-                self.clear(at..at + length, has_backing)?;
+                self.clear(0, at..at + length, has_backing)?;
             }
             at += length;
         }
         Ok(())
     }
 
-    /// Enters whole clusters as zeroes, or as not allocated where nothing is below.
-    fn clear(&self, range: Range<u64>, has_backing: bool) -> io::Result<()> {
-        let mapped = self.mapped()?;
-        let cluster = mapped.header.cluster_size();
+    /// Enters whole clusters as zeroes, or as not allocated.
+    pub(super) fn clear(&self, layer: usize, range: Range<u64>, as_zeroes: bool) -> io::Result<()> {
+        let mapped = self.mapped_at(layer)?;
+        let (cluster, size) = (mapped.header.cluster_size(), self.chain.0[layer].size());
         // Where the range was found by units of other layers, it is of this one's clusters all the same.
-        let end = if range.end == self.size() {
-            range.end
-        } else {
-            range.end.next_multiple_of(cluster).min(self.size())
-        };
+        let end = if range.end == size { range.end } else { range.end.next_multiple_of(cluster).min(size) };
         let mut at = range.start / cluster * cluster;
         while at < end {
             // SAFETY: nobody uses where the range was: `withdraw` has waited for that.
             let (start, length) = unsafe {
-                match has_backing {
+                match as_zeroes {
                     true => mapped.tables.discard_to_zero_unsafe(at, end - at)?,
                     false => mapped.tables.discard_to_backing_unsafe(at, end - at)?,
                 }
@@ -232,11 +252,11 @@ impl Worker {
     }
 }
 
-/// Whether a range of the disk reads as zeroes without being read.
-fn reads_zero(chain: &Chain, range: &Range<u64>) -> io::Result<bool> {
+/// Whether a range of the disk reads as zeroes in the layers from one on, without being read.
+pub(super) fn reads_zero(chain: &Chain, layer: usize, range: &Range<u64>) -> io::Result<bool> {
     let mut at = range.start;
     while at < range.end {
-        let (found, length) = chain.find(0, at, range.end - at)?;
+        let (found, length) = chain.find(layer, at, range.end - at)?;
         if found != Found::Zero {
             return Ok(false);
         }

@@ -56,6 +56,10 @@ impl Watcher for Shown {
     }
 }
 
+/// An image that is in use changes while it is read: `qemu-img check -U` looks at it all the same.
+const IN_USE: &str =
+    "(qemu-img check -U looks at an image in use, and may take what is being written for errors)";
+
 /// Checks the image.
 ///
 /// # Errors
@@ -63,7 +67,10 @@ impl Watcher for Shown {
 pub fn run(args: &Args) -> Result<ExitCode> {
     let named = NamedImage::parse("PATH", &args.path, args.format)?;
     let path = &named.path;
-    let image = chain::open_image(path, named.format(), Mode::Read)?;
+    let image = chain::open_image(path, named.format(), Mode::Read).map_err(|error| match error {
+        Error::Other(what) if what.contains("in use") => Error::Other(format!("{what} {IN_USE}")),
+        error => error,
+    })?;
     if named.format() == Format::Raw {
         warn_of_header(&named, image.file());
         output::message(format_args!("{}: a raw image has no tables to check", path.display()));

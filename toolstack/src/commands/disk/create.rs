@@ -92,7 +92,8 @@ impl Backing {
             return Err(invalid(&name, "at most 1023 bytes"));
         }
         let path = chain::resolved(image, &name);
-        let layers = chain::open(&path, named.format(), Mode::Read)?;
+        let layers = chain::open(&path, named.format(), Mode::Read);
+        let layers = layers.map_err(|e| Error::other(format!("--backing: {e}")))?;
         let image = &layers[0].image;
         warn_of_header(&named, image.file());
         let bytes = match named.format() {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ring_abi::blkif::vdev::Vdev;
 
-use crate::control::client::{self, ServedImage};
+use crate::control::client::{self, ServedImage, ServedJob};
 use crate::control::protocol::ImageQuery;
 use crate::dir::Dir;
 use crate::error::{Error, Origin, Result};
@@ -68,13 +68,27 @@ impl<'d> LiveDisk<'d> {
     /// # Errors
     /// No dom0 answers in time.
     pub(super) fn change(&self, action: &str, bytes: Option<u64>) -> Result<Outcome> {
+        self.change_watched(action, bytes, &mut |_| false)
+    }
+
+    /// As [`LiveDisk::change`], with a look at the job again and again while it runs; it is cancelled once `watch` says so. One that takes long has
+    /// the time that it takes.
+    ///
+    /// # Errors
+    /// As [`LiveDisk::change`].
+    pub(super) fn change_watched(
+        &self,
+        action: &str,
+        bytes: Option<u64>,
+        watch: &mut dyn FnMut(&ServedJob) -> bool,
+    ) -> Result<Outcome> {
         let query = ImageQuery { action: Some(action.to_owned()), bytes, ..self.query.clone() };
         let id = match client::image(self.dir, &query) {
             Ok(begun) => begun.job.map(|job| job.id),
             Err(Error::Other(why)) => return Ok(Outcome::Failed(why)),
             Err(_) => None,
         };
-        let deadline = Instant::now() + PATIENCE;
+        let mut deadline = Instant::now() + PATIENCE;
         loop {
             // While there is no dom0, its successor is waited for.
             let asked = client::image(self.dir, &self.query).ok();
@@ -83,6 +97,14 @@ impl<'d> LiveDisk<'d> {
             {
                 (Some(job), _) if !job.runs => {
                     return Ok(job.error.clone().map_or(Outcome::Made, Outcome::Failed));
+                }
+                (Some(job), _) if job.total.is_some() => {
+                    deadline = Instant::now() + PATIENCE;
+                    if watch(job) {
+                        // Refused only if it has just ended, or lost, and sent again.
+                        let query = ImageQuery { action: Some("cancel".to_owned()), ..self.query.clone() };
+                        let _ = client::image(self.dir, &query);
+                    }
                 }
                 (None, Some(image)) => return Ok(Outcome::Replaced(image)),
                 _ => {}
