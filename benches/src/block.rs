@@ -1,8 +1,9 @@
-//! Rows B1 to B8: a disk through both ends of the split driver, beside fio; and S2d, several beside each other.
+//! Rows B1 to B8s: a disk through both ends of the split driver, beside fio; and S2d, several beside each other.
 //!
 //! Ours is a whole machine of threads: guest and dom0 are two domains of the local hypervisor, with a grant mapped and
 //! unmapped for every request. The peer is one process that does the same I/O itself, or by way of a server.
 
+mod allocating;
 mod fair;
 mod fio;
 mod large;
@@ -11,6 +12,7 @@ mod machine;
 mod ours;
 mod qcow2;
 mod queues;
+mod shared_base;
 mod tmpfs;
 
 use nix::fcntl::OFlag;
@@ -27,11 +29,13 @@ use crate::sample::{Sample, settled};
 use blkfront::{Disk, Operation};
 use machine::{Machine, Setup};
 
+pub use allocating::{b8_allocating, b8_allocating_once, b8_allocating_one, b8_allocating_one_once};
 pub use fair::{s2d, s2d_once, s2d_one, s2d_one_once};
 pub use large::{b6_read, b6_read_once, b6_write, b6_write_once};
 pub use latency::{b5, b5_once, b5_polling, b5_polling_once};
 pub use qcow2::{b8, b8_once, b8_write, b8_write_once};
 pub use queues::{b7, b7_once};
+pub use shared_base::{b8_shared, b8_shared_once};
 pub use tmpfs::{b3_read, b3_read_once, b3_write, b3_write_once};
 
 /// Requests in flight, ours and the peer's.

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use xenbus::stats::{self, Snapshot};
 
 use crate::engine::DiskInfo;
+use crate::engine::base_cache::DiskCache;
 use crate::handshake::{Abi, Negotiated};
 use crate::stats::Stats;
 
@@ -18,16 +19,23 @@ pub struct DeviceStats {
     negotiated: Mutex<Vec<stats::Negotiated>>,
     /// The limits in force.
     limits: Mutex<stats::Limits>,
+    /// What the disk has of the cache of base images.
+    cache: Option<DiskCache>,
 }
 
 impl Default for DeviceStats {
     fn default() -> DeviceStats {
         let queues = Mutex::new(vec![Arc::default()]);
-        DeviceStats { queues, negotiated: Mutex::default(), limits: Mutex::default() }
+        DeviceStats { queues, negotiated: Mutex::default(), limits: Mutex::default(), cache: None }
     }
 }
 
 impl DeviceStats {
+    /// Of a disk that has this of the cache of base images.
+    pub(crate) fn new(cache: Option<DiskCache>) -> DeviceStats {
+        DeviceStats { cache, ..DeviceStats::default() }
+    }
+
     /// Says what a connection uses that starts, of a disk with these properties.
     pub(crate) fn connected(&self, negotiated: &Negotiated, info: &DiskInfo) {
         let pages = negotiated.queues.first().map_or(0, |queue| queue.refs.len());
@@ -73,7 +81,8 @@ impl stats::Stats for DeviceStats {
         let queues: Vec<_> = lock(&self.queues).iter().map(|queue| queue.snapshot()).collect();
         let mut all = Snapshot::default();
         queues.iter().for_each(|queue| all.merge(queue));
-        Snapshot { queues, negotiated: lock(&self.negotiated).clone(), ..all }
+        let base_cache = self.cache.as_ref().and_then(DiskCache::stats);
+        Snapshot { queues, base_cache, negotiated: lock(&self.negotiated).clone(), ..all }
     }
 
     fn limits(&self) -> stats::Limits {

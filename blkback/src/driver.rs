@@ -15,6 +15,7 @@ use xenbus::{Device, Keys};
 use crate::config::{DataPath, Tuning};
 use crate::device::{RECONNECT, VbdDevice};
 use crate::device_limits::DeviceLimits;
+use crate::device_stats::DeviceStats;
 use crate::disk_queue::DiskQueues;
 use crate::disk_watch::DiskWatch;
 use crate::engine::{Disk, OpenError, Spec, open};
@@ -141,8 +142,8 @@ impl BackDriver for VbdDriver {
                 max_queues: self.max_queues,
                 max_indirect_segments: self.max_indirect_segments,
             },
+            stats: Arc::new(DeviceStats::new(disk.cache())),
             disk,
-            stats: Arc::default(),
             waker,
             records: Records::new(self.inflight_dir.clone(), device),
             page_budget: self.page_budget.clone(),

@@ -22,12 +22,25 @@ pub enum Flag {
     BcastFlood,
     /// Frames from it may be sent back to it.
     Hairpin,
+    /// No frame of the spanning tree protocol is taken from it. Linux's bridge disables the port for one, where it has that protocol; here the
+    /// frame is dropped, so that a guest cannot have its interface down, and an administrator has nothing to put right.
+    Guard,
+    /// Frames are taken from the stations alone that an entry of the forwarding database says are there.
+    Locked,
 }
 
 impl Flag {
     /// Every flag, in the order of [`Flags::NAMES`].
-    pub const ALL: [Flag; 6] =
-        [Flag::Isolated, Flag::Learning, Flag::Flood, Flag::McastFlood, Flag::BcastFlood, Flag::Hairpin];
+    pub const ALL: [Flag; 8] = [
+        Flag::Isolated,
+        Flag::Learning,
+        Flag::Flood,
+        Flag::McastFlood,
+        Flag::BcastFlood,
+        Flag::Hairpin,
+        Flag::Guard,
+        Flag::Locked,
+    ];
 
     /// Its name in configurations, as that of `bridge link set`.
     pub fn name(self) -> &'static str {
@@ -36,14 +49,14 @@ impl Flag {
 
     /// Whether a port has it that says nothing.
     pub const fn default_value(self) -> bool {
-        !matches!(self, Flag::Isolated | Flag::Hairpin)
+        !matches!(self, Flag::Isolated | Flag::Hairpin | Flag::Guard | Flag::Locked)
     }
 }
 
 impl Flags {
     /// The flags' names.
-    pub const NAMES: [&'static str; 6] =
-        ["isolated", "learning", "flood", "mcast_flood", "bcast_flood", "hairpin"];
+    pub const NAMES: [&'static str; 8] =
+        ["isolated", "learning", "flood", "mcast_flood", "bcast_flood", "hairpin", "guard", "locked"];
     /// What [`Flags::parse`] reads, in words.
     pub const EXPECTED: &'static str = "on or off";
 
@@ -103,7 +116,10 @@ mod tests {
     fn flags_have_the_defaults_of_linuxs_bridge_and_are_shown_where_they_differ() {
         let mut flags = Flags::default();
         assert_eq!(flags.to_string(), "default");
-        assert_eq!(Flag::ALL.map(|flag| flags.has(flag)), [false, true, true, true, true, false]);
+        assert_eq!(
+            Flag::ALL.map(|flag| flags.has(flag)),
+            [false, true, true, true, true, false, false, false]
+        );
         flags.set(Flag::Isolated, true);
         flags.set(Flag::McastFlood, false);
         assert_eq!(flags.to_string(), "isolated=on mcast_flood=off");

@@ -57,10 +57,17 @@ impl Mac {
         !self.is_group() && self != Mac::ZERO
     }
 
-    /// Whether bridges do not forward frames to this address.
+    /// Whether bridges do not forward frames to this address, unless they are told to.
     #[inline]
     pub fn is_reserved(self) -> bool {
         RESERVED.contains(&self.0)
+    }
+
+    /// Whether frames of the spanning tree protocol are sent to this: of 802.1D, or of the variant for each VLAN that Cisco's switches speak.
+    pub(crate) fn is_bpdus(self) -> bool {
+        const STP: u64 = 0x0180_c200_0000;
+        const PVST: u64 = 0x0100_0ccc_cccd;
+        matches!(self.0, STP | PVST)
     }
 
     /// Which of the link-local groups 01-80-C2-00-00-0X this is, if it is one.

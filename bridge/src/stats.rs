@@ -33,6 +33,10 @@ pub enum DropReason {
     Vlan,
     /// From the address of another port's station (at the port it came from).
     Sticky,
+    /// From a station that no entry of the forwarding database says is at the port, which has the flag `locked` (at that port).
+    Locked,
+    /// Of the spanning tree protocol, from a port with the flag `guard` (at that port).
+    Guard,
     /// To be cut into segments shorter than the port it came from may ask for (there).
     SmallSegments,
     /// Beyond the port's storm limit for broadcasts (at the port it came from).
@@ -47,6 +51,8 @@ pub enum DropReason {
     Malformed,
     /// The port's queue was full, or its peer posted no buffers.
     NoRoom,
+    /// The frames that waited for the port's receiving rate were too many.
+    RateIn,
     /// The interface behind the port is down.
     Down,
     /// No receive buffer was free.
@@ -55,7 +61,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [DropReason; 22] = [
+    pub const ALL: [DropReason; 25] = [
         DropReason::Runt,
         DropReason::BadSource,
         DropReason::Reserved,
@@ -69,6 +75,8 @@ impl DropReason {
         DropReason::LockHeaders,
         DropReason::Vlan,
         DropReason::Sticky,
+        DropReason::Locked,
+        DropReason::Guard,
         DropReason::SmallSegments,
         DropReason::Broadcast,
         DropReason::Multicast,
@@ -76,6 +84,7 @@ impl DropReason {
         DropReason::TooLong,
         DropReason::Malformed,
         DropReason::NoRoom,
+        DropReason::RateIn,
         DropReason::Down,
         DropReason::NoBuffer,
     ];
@@ -96,6 +105,8 @@ impl DropReason {
             DropReason::LockHeaders => "lock_headers",
             DropReason::Vlan => "vlan",
             DropReason::Sticky => "sticky",
+            DropReason::Locked => "locked",
+            DropReason::Guard => "guard",
             DropReason::SmallSegments => "small_segments",
             DropReason::Broadcast => "broadcast",
             DropReason::Multicast => "multicast",
@@ -103,6 +114,7 @@ impl DropReason {
             DropReason::TooLong => "too_long",
             DropReason::Malformed => "malformed",
             DropReason::NoRoom => "no_room",
+            DropReason::RateIn => "rate_in",
             DropReason::Down => "down",
             DropReason::NoBuffer => "no_buffer",
         }

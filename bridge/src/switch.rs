@@ -14,11 +14,11 @@ mod settings;
 use std::time::Duration;
 
 use crate::{
-    Batch, DropReason, Flag, Frame, Frames, GroupFwdMask, PortBatch, config,
+    Batch, DropReason, Flag, Flood, Frame, Frames, GroupFwdMask, PortBatch, config,
     fdb::{Fdb, Learned, Limits, Mac, PortId, Station},
     vlan::InVlan,
 };
-use port::{Flood, Put, Sender, SwitchPort};
+use port::{Put, Sender, SwitchPort};
 
 /// What became of a batch, beside the frames for each port.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -234,7 +234,7 @@ impl Switch {
             return Err(DropReason::Lock);
         }
         if sender.looks_inside() {
-            self.check_lock(from, frame)?;
+            self.check_inside(from, to, frame)?;
         }
         let mut is_own = sender.address == Some(source);
         if self.is_vlan_aware {
@@ -250,7 +250,7 @@ impl Switch {
         let Forwarding::Learning(fdb) = &mut self.forwarding else { return Ok(Decision::Flood(None)) };
         let vlan = at.in_vlan.vlan;
         if !is_own {
-            learn(fdb, Station::new(source, vlan), (from, sender), now, summary)?;
+            learn(fdb, Station::new(source, vlan), to, (from, sender), now, summary)?;
         }
         let flood = if to.is_group() {
             if to.is_reserved() && !self.group_fwd_mask.has(to.link_local_group()) {
@@ -280,9 +280,9 @@ impl Switch {
     }
 
     #[inline(never)]
-    fn check_lock(&self, from: PortId, frame: &Frame) -> Result<(), DropReason> {
+    fn check_inside(&self, from: PortId, to: Mac, frame: &Frame) -> Result<(), DropReason> {
         let port = self.switch_ports.get(usize::from(from.0)).and_then(Option::as_ref);
-        port.map_or(Ok(()), |port| port.check_lock(frame))
+        port.map_or(Ok(()), |port| port.check_inside(to, frame))
     }
 
     fn flood(
@@ -379,6 +379,7 @@ struct At {
 fn learn(
     fdb: &mut Fdb,
     station: Station,
+    to: Mac,
     (from, sender): (PortId, &Sender),
     now: Duration,
     summary: &mut BatchSummary,
@@ -386,9 +387,8 @@ fn learn(
     if !station.mac().is_station() {
         return Err(DropReason::BadSource);
     }
-    if !sender.flags.has(Flag::Learning) {
-        let is_others = fdb.owner(station, now.as_secs() as u32).is_some_and(|owner| owner != from);
-        return if is_others { Err(DropReason::Sticky) } else { Ok(()) };
+    if !sender.learns() {
+        return check_station(fdb, station, to, (from, sender), now);
     }
     match fdb.learn(station, from, now.as_secs() as u32) {
         Learned::Sticky => Err(DropReason::Sticky),
@@ -398,6 +398,30 @@ fn learn(
         }
         _ => Ok(()),
     }
+}
+
+/// Checks that a station may be at a port whose stations are not learned, or only those that are known there.
+#[inline(never)]
+fn check_station(
+    fdb: &mut Fdb,
+    station: Station,
+    to: Mac,
+    (from, sender): (PortId, &Sender),
+    now: Duration,
+) -> Result<(), DropReason> {
+    let now_s = now.as_secs() as u32;
+    if !sender.flags.has(Flag::Locked) {
+        let is_others = fdb.owner(station, now_s).is_some_and(|owner| owner != from);
+        return if is_others { Err(DropReason::Sticky) } else { Ok(()) };
+    }
+    if fdb.entry(station, now_s).is_some_and(|entry| entry.port == from) {
+        if sender.flags.has(Flag::Learning) {
+            fdb.learn(station, from, now_s);
+        }
+        return Ok(());
+    }
+    // What a station says to be let in: Linux's bridge hands such frames to its host, and this one to who asks for them.
+    if to.is_reserved() { Ok(()) } else { Err(DropReason::Locked) }
 }
 
 #[inline]

@@ -13,8 +13,8 @@ use std::{
 };
 
 use bridge::{
-    Addresses, Batch, Bridge, Caps, Config, DropReason, Frame, Frames, Gso, GsoKind, Interest, Lock, Offload,
-    Port, PortSettings, Setting, Stats, StormLimits, fdb::Mac, partial_checksum::mark_blank,
+    Addresses, Batch, Bridge, Caps, Config, DropReason, Flood, Frame, Frames, Gso, GsoKind, Interest, Lock,
+    Offload, Port, PortSettings, Setting, Stats, StormLimits, fdb::Mac, partial_checksum::mark_blank,
     port::pair::Pair,
 };
 use common::{pair, send, take, until};
@@ -113,7 +113,8 @@ fn storms_end_at_the_ports_limit_and_its_other_frames_pass() {
     let bridge = Bridge::start(Config::default()).unwrap();
     let mut victim = attach(&bridge, "victim", Caps::full(1500), guest(GATEWAY, Lock::Mac));
     // Nothing accrues while the test runs: no limit is reached twice.
-    let storm = StormLimits { broadcast: Some(0), multicast: Some(0), unknown_unicast: Some(0) };
+    let mut storm = StormLimits::default();
+    Flood::ALL.into_iter().for_each(|flood| storm.set(flood, Some(0)));
     let mut hostile =
         attach(&bridge, "hostile", Caps::full(1500), PortSettings { storm, ..guest(GUEST, Lock::Mac) });
     let kinds = [BROADCAST, [1, 0, 0x5e, 0, 0, 1], mac(9)];
@@ -124,6 +125,10 @@ fn storms_end_at_the_ports_limit_and_its_other_frames_pass() {
     for reason in [DropReason::Broadcast, DropReason::Multicast, DropReason::UnknownUnicast] {
         assert_eq!(dropped(&bridge, "hostile", reason), 100, "{reason:?}");
     }
+    // A limit that is lifted holds no longer.
+    bridge.set("hostile", Setting::Storm(StormLimits::default())).unwrap();
+    send(&mut hostile, &[frame(BROADCAST, GUEST, 3)]);
+    assert_eq!(take(&mut victim, 1)[0].head()[14], 3);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod common;
 
 use common::netns::{Namespace, two_guests};
+use common::program::run;
 use common::{Machine, eventually};
 
 /// The words of a line, of which one in single quotes may have blanks.
@@ -40,6 +41,8 @@ fn lines_of_the_page_on_networks_do_what_they_say() {
         (of("5", "isolated"), of("5", "mcast_flood"), of("0", "isolated")),
         (Some("on"), Some("off"), None)
     );
+    let given = ["guard", "locked", "storm_broadcast", "storm_unknown_unicast"].map(|key| of("6", key));
+    assert_eq!(given, [Some("on"), Some("on"), Some("200"), Some("none")]);
     assert_eq!((of("3", "vlan"), of("4", "vlan")), (Some("10"), Some("10p/20-29")));
 }
 
@@ -72,6 +75,41 @@ fn guests_of_one_vlan_reach_each_other_alone() {
     eventually("they are in none", || reaches(&alice));
     let errors = machine.fails(["network-set", "alice", "0", "vlan=4096"]);
     assert!(errors.contains("vif: vlan: found \"4096\", expected a VLAN from 1 to 4094"), "{errors}");
+}
+
+#[test]
+fn locked_guest_and_one_with_a_storm_limit_send_no_more_than_they_may() {
+    let machine = Machine::new();
+    let [alice, _bob] = two_guests(&machine);
+    let list = || -> serde_json::Value {
+        serde_json::from_str(&machine.ok(["network-list", "alice", "--json"])).unwrap()
+    };
+    let drops = |reason: &str| list()[0]["stats"]["drops"][reason].as_u64().unwrap();
+    machine.ok(["network-set", "alice", "0", "storm_broadcast=1", "storm_multicast=0"]);
+    eventually("the limit is in force", || machine.log().contains("storm limits changed"));
+    assert_eq!(list()[0]["storm"], serde_json::json!({"storm_broadcast": 1, "storm_multicast": null}));
+    let mut ping = alice.program("ping", "iputils-ping");
+    ping.args(["-b", "-c", "20", "-i", "0.01", "-W", "1", "10.77.0.255"]).output().unwrap();
+    eventually("broadcasts beyond it are dropped", || drops("broadcast") >= 10);
+    machine.ok([
+        "network-set",
+        "alice",
+        "0",
+        "storm_broadcast=",
+        "storm_multicast=",
+        "lock=off",
+        "locked=on",
+        "guard=on",
+    ]);
+    eventually("the flags are in force", || machine.log().contains("flags changed"));
+    assert!(reaches(&alice), "its own address is known there");
+    run(alice.program("ip", "iproute2").args(["link", "set", "eth0", "address", "02:00:00:00:00:77"]));
+    assert!(!reaches(&alice));
+    assert!(drops("locked") > 0);
+    machine.ok(["network-set", "alice", "0", "locked="]);
+    eventually("it is learned", || reaches(&alice));
+    let errors = machine.fails(["network-set", "alice", "0", "storm_broadcast=5/s"]);
+    assert!(errors.contains("vif: storm_broadcast: found \"5/s\", expected a number of frames"), "{errors}");
 }
 
 #[test]

@@ -76,6 +76,8 @@ pub struct Snapshot {
     /// The longest turn of the loop that serves the device, with others as a rule, in nanoseconds of its thread's processor time;
     /// `None` where that is not measured.
     pub longest_turn_ns: Option<u64>,
+    /// What a disk has had of the cache of files that many disks share; `None` where none is used.
+    pub base_cache: Option<BaseCache>,
     /// What the present connection uses; empty where there is none, for drivers that do not say, and in sums.
     pub negotiated: Vec<Negotiated>,
     /// The counters of each queue of a device whose queues are served by threads of their own, which are sums above; empty for
@@ -139,6 +141,35 @@ pub struct Flips {
     pub refused: u64,
 }
 
+/// What a disk has had of the cache of files that many disks share. A lookup of a block is a hit, a wait or a miss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BaseCache {
+    /// Blocks that were there.
+    pub hits: u64,
+    /// Blocks that were being read by somebody else, and waited for.
+    pub waits: u64,
+    /// Blocks that were read.
+    pub misses: u64,
+    /// Bytes that were read from the files.
+    pub read_bytes: u64,
+    /// Bytes that the cache has of all disks' files.
+    pub cached_bytes: u64,
+    /// Bytes that it has at most.
+    pub limit_bytes: u64,
+}
+
+impl BaseCache {
+    fn merge(&mut self, other: BaseCache) {
+        self.hits += other.hits;
+        self.waits += other.waits;
+        self.misses += other.misses;
+        self.read_bytes += other.read_bytes;
+        // Of one cache, as a rule.
+        self.cached_bytes = self.cached_bytes.max(other.cached_bytes);
+        self.limit_bytes = self.limit_bytes.max(other.limit_bytes);
+    }
+}
+
 impl From<&EventCounters> for Notifications {
     fn from(events: &EventCounters) -> Notifications {
         let EventCounts { sent, suppressed, taken } = events.read();
@@ -185,6 +216,9 @@ impl Snapshot {
                 flips.returned += more.returned;
                 flips.refused += more.refused;
             }
+        }
+        if let Some(more) = other.base_cache {
+            self.base_cache.get_or_insert_default().merge(more);
         }
         merge(&mut self.drops, &other.drops);
     }
@@ -252,6 +286,14 @@ mod tests {
             drops: vec![Count { name, count: 10 }],
             mac_moves: Some(3),
             longest_turn_ns: latency.map(|latency| latency.as_nanos() as u64),
+            base_cache: latency.map(|_| BaseCache {
+                hits: 1,
+                waits: 2,
+                misses: 3,
+                read_bytes: 4,
+                cached_bytes: 5,
+                limit_bytes: 6,
+            }),
             negotiated: Vec::new(),
             queues: Vec::new(),
         }
@@ -273,6 +315,9 @@ mod tests {
         assert_eq!(total.notifications, Notifications { sent: 12, suppressed: 15, received: 18, missed: 21 });
         let flips = Some(Flips { flipped: 36, direct: 33, returned: 39, refused: 42 });
         assert_eq!(total.grants, Some(Grants { mapped: 21, reused: Some(24), copied: 27, flips }));
+        let (hits, waits, misses, read_bytes) = (2, 4, 6, 8);
+        let base_cache = BaseCache { hits, waits, misses, read_bytes, cached_bytes: 5, limit_bytes: 6 };
+        assert_eq!(total.base_cache, Some(base_cache));
         assert_eq!((total.drop("read"), total.drop("write")), (20, 10));
     }
 }

@@ -41,7 +41,7 @@ pub(super) fn run(rw: &str, depth: usize, time: Duration, arguments: &[&str]) ->
     }
 }
 
-/// qemu-nbd on an image, ended when dropped.
+/// A server of an image by NBD, ended when dropped.
 pub(super) struct Nbd(Child);
 
 impl Nbd {
@@ -50,20 +50,37 @@ impl Nbd {
     /// # Errors
     /// qemu-nbd is missing (Debian's package `qemu-utils`), or does not come up.
     pub(super) fn serve(image: &Path, socket: &Path) -> Result<Nbd, String> {
-        let child = Command::new("qemu-nbd")
+        let mut command = Command::new("qemu-nbd");
+        command
             .args(["--format=raw", "--cache=none", "--aio=io_uring", "--persistent", "--shared=4"])
             .arg(format!("--socket={}", socket.display()))
-            .arg(image)
-            .spawn()
-            .map_err(|e| not_started("qemu-nbd", "qemu-utils", &e))?;
-        let mut nbd = Nbd(child);
+            .arg(image);
+        Nbd::start(&mut command, "qemu-nbd", "qemu-utils", socket)
+    }
+
+    /// Has qemu-storage-daemon serve a qcow2 image on the UNIX socket `socket`, under the name `disk`.
+    ///
+    /// # Errors
+    /// qemu-storage-daemon is missing (Debian's package `qemu-system-common`), or does not come up.
+    pub(super) fn serve_qcow2(image: &Path, socket: &Path) -> Result<Nbd, String> {
+        let file =
+            format!("driver=file,node-name=file,filename={},cache.direct=on,aio=io_uring", image.display());
+        let server = format!("addr.type=unix,addr.path={}", socket.display());
+        let mut command = Command::new("qemu-storage-daemon");
+        command.args(["--blockdev", &file, "--blockdev", "driver=qcow2,node-name=disk,file=file"]);
+        command.args(["--nbd-server", &server, "--export", "type=nbd,id=disk,node-name=disk,writable=on"]);
+        Nbd::start(&mut command, "qemu-storage-daemon", "qemu-system-common", socket)
+    }
+
+    fn start(command: &mut Command, name: &str, package: &str, socket: &Path) -> Result<Nbd, String> {
+        let mut nbd = Nbd(command.spawn().map_err(|e| not_started(name, package, &e))?);
         let start = Instant::now();
         while !socket.exists() {
             if let Ok(Some(status)) = nbd.0.try_wait() {
-                return Err(format!("qemu-nbd ended: {status}"));
+                return Err(format!("{name} ended: {status}"));
             }
             if start.elapsed() > Duration::from_secs(5) {
-                return Err("qemu-nbd made no socket in 5 s".into());
+                return Err(format!("{name} made no socket in 5 s"));
             }
             std::thread::yield_now();
         }

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use blkback::Tuning;
-use blkback::VbdDriver;
+use blkback::engine::{BaseCache, Spec, open_with};
+use blkback::{Tuning, VbdDriver};
 use blkfront::{Disk, Options};
+use nix::errno::Errno;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use ring_abi::DomId;
 use testkit::block::{Backend, GUEST, XVDA};
+use xenbus::Keys;
+use xenbus::driver::Failure;
 
 /// How both ends of the disk are to behave.
 #[derive(Clone, Copy)]
@@ -33,18 +36,31 @@ impl Machine {
     /// # Errors
     /// Whatever went wrong, in words.
     pub(super) fn new(params: &str, setup: Setup) -> Result<Machine, String> {
+        Machine::with_cache(params, setup, BaseCache::default())
+    }
+
+    /// The same, with a cache of what is below the guest's own image.
+    ///
+    /// # Errors
+    /// As [`Machine::new`].
+    pub(super) fn with_cache(params: &str, setup: Setup, cache: BaseCache) -> Result<Machine, String> {
         // A core for each side: threads inherit where they may run.
         run_on(1);
-        let machine = Machine::start(params, setup);
+        let machine = Machine::start(params, setup, cache);
         run_on(0);
         machine
     }
 
-    fn start(params: &str, setup: Setup) -> Result<Machine, String> {
+    fn start(params: &str, setup: Setup, cache: BaseCache) -> Result<Machine, String> {
         let machine = testkit::Machine::without_log();
         machine.attach_disk(GUEST, XVDA, params);
         let dom0 = machine.domain(DomId::DOM0);
-        let mut driver = VbdDriver::new(dom0.clone(), dom0.clone());
+        let open = move |keys: &Keys| {
+            let spec = Spec::from_keys(keys).map_err(|error| Failure::new(Errno::EINVAL as i32, error))?;
+            Ok(open_with(&spec, &cache)?)
+        };
+        let mut driver =
+            VbdDriver::with_opener(dom0.clone(), dom0.clone(), Box::new(move |_, keys| open(keys)));
         driver.set_tuning(Tuning { busy_poll: setup.busy_poll, ..Tuning::default() });
         let backend = Backend::start_with(driver, &dom0);
         let guest = machine.domain(GUEST);

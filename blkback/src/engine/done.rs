@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What was handed over, and a descriptor that is readable while there is any.
+#[derive(Debug)]
 pub(super) struct Done<T> {
     list: Mutex<Vec<T>>,
     event: EventFd,

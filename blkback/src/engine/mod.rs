@@ -3,6 +3,7 @@
 //! Disks and the engines that do their I/O. A [`Disk`] is one medium, shared by all its users; an [`Engine`] does its
 //! I/O for one thread.
 
+pub mod base_cache;
 mod block_device;
 mod bounce;
 mod claims;
@@ -30,6 +31,7 @@ use std::io::Result;
 use std::os::fd::BorrowedFd;
 
 pub use crate::request::{Operation, Tag};
+pub use base_cache::BaseCache;
 pub(crate) use bounce::Buffer;
 pub use bounce::{BounceBuffer, BouncePool};
 pub use error::OpenError;
@@ -40,7 +42,7 @@ pub use io::{Completion, IoRequest};
 pub use io_table::{IoTable, Slices};
 pub use medium_id::MediumId;
 pub use null::NullDisk;
-pub use open::open;
+pub use open::{open, open_with};
 pub use ram::RamDisk;
 pub use spec::{Mode, Spec};
 
@@ -113,6 +115,11 @@ pub trait Disk: Send + Sync {
 
     /// What can be done with the disk's image while it is served; `None` of a raw one.
     fn image(&self) -> Option<format::ImageControl> {
+        None
+    }
+
+    /// What the disk has of the cache of files that many disks share; `None` if it uses none.
+    fn cache(&self) -> Option<base_cache::DiskCache> {
         None
     }
 

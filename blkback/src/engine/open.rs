@@ -2,7 +2,7 @@
 
 use super::format::{OpenChain, Qcow2Disk};
 use super::spec::Source;
-use super::{Access, DiscardLimits, Disk, DiskInfo, FileDisk, NullDisk, OpenError, RamDisk, Spec};
+use super::{Access, BaseCache, DiscardLimits, Disk, DiskInfo, FileDisk, NullDisk, OpenError, RamDisk, Spec};
 use std::sync::Arc;
 
 /// Opens a disk.
@@ -10,6 +10,14 @@ use std::sync::Arc;
 /// # Errors
 /// [`OpenError`] names the key, the file, what was found and what was expected.
 pub fn open(spec: &Spec) -> Result<Arc<dyn Disk>, OpenError> {
+    open_with(spec, &BaseCache::default())
+}
+
+/// As [`open`], with a cache of the files that are below a guest's own image.
+///
+/// # Errors
+/// As [`open`].
+pub fn open_with(spec: &Spec, cache: &BaseCache) -> Result<Arc<dyn Disk>, OpenError> {
     let described = |bytes: u64| DiskInfo {
         read_only: spec.mode.read_only(),
         cdrom: spec.cdrom,
@@ -23,7 +31,7 @@ pub fn open(spec: &Spec) -> Result<Arc<dyn Disk>, OpenError> {
         }
         Source::Qcow2(path) => {
             let access = Access { mode, direct, user, own_loop, server: None };
-            let disk = Qcow2Disk::new(OpenChain::open(path, access, &|_, _| Ok(()))?)?;
+            let disk = Qcow2Disk::with_cache(OpenChain::open(path, access, &|_, _| Ok(()))?, cache)?;
             Arc::new(disk.with_cdrom(cdrom).with_discard(discard))
         }
         Source::Null(bytes) => Arc::new(NullDisk::new(described(*bytes))),

@@ -1,7 +1,7 @@
 //! What the tests of qcow2 images share: a ring's worth of operations on a disk without a guest, and QEMU's tools.
 #![allow(dead_code)] // Each test uses a part of it.
 
-use blkback::engine::{Completion, Engine, IoTable, Operation, Spec, Tag};
+use blkback::engine::{BaseCache, Completion, Engine, IoTable, Operation, Spec, Tag};
 use blkback::{Disk, engine};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -87,6 +87,12 @@ impl Ring {
 pub(crate) fn open_as(params: &str, mode: &str) -> Result<Arc<dyn Disk>, String> {
     let keys = Keys::new("/b").with("params", params).with("mode", mode);
     engine::open(&Spec::from_keys(&keys).unwrap()).map_err(|error| error.to_string())
+}
+
+/// Opens an image over others, which a cache is used for.
+pub(crate) fn open_cached(image: &Path, cache: &BaseCache) -> Arc<dyn Disk> {
+    let keys = Keys::new("/b").with("params", format!("qcow2:{}", image.display())).with("mode", "w");
+    engine::open_with(&Spec::from_keys(&keys).unwrap(), cache).unwrap()
 }
 
 pub(crate) fn open(image: &Path) -> Arc<dyn Disk> {

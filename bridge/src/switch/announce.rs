@@ -1,8 +1,8 @@
 //! What is said of a port's own station, to the ports that are of no guest.
 
 use super::{At, Forwarding, Switch, put, record};
-use super::{BatchSummary, InVlan, port::Flood};
-use crate::{Frame, fdb::PortId};
+use super::{BatchSummary, InVlan};
+use crate::{Flood, Frame, fdb::PortId};
 
 impl Switch {
     /// Sorts frames by which a port's station is announced, as [`Switch::forward`] does: to all ports that have no address of their own. A

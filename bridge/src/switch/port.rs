@@ -5,7 +5,7 @@ use std::time::Duration;
 use event_loop::TokenBucket;
 
 use crate::{
-    Addresses, Caps, DropReason, Flag, Flags, Frame, Gso, GsoKind, Lock, PortBatch, PortSettings,
+    Addresses, Caps, DropReason, Flag, Flags, Flood, Frame, Gso, GsoKind, Lock, PortBatch, PortSettings,
     StormLimits, Vlans,
     fdb::Mac,
     lock, segment,
@@ -51,6 +51,10 @@ pub(super) struct Sender {
     pub(super) address: Option<Mac>,
     lock: Lock,
     pub(super) flags: Flags,
+    /// More of each frame is looked at than where it is from.
+    looks_inside: bool,
+    /// The sources of its frames are learned, and none is refused for not being known.
+    learns: bool,
     /// Bytes of the smallest TCP segments that it may ask for.
     segment_min: u16,
 }
@@ -65,35 +69,14 @@ struct Storm {
 
 impl Storm {
     fn new(limits: StormLimits, now: Duration) -> Storm {
-        let StormLimits { broadcast, multicast, unknown_unicast } = limits;
-        let bucket =
-            |limit: Option<u64>| limit.map(|limit| TokenBucket::new(limit, limit.saturating_mul(2), now));
+        let bucket = |flood| {
+            let limit: u64 = limits.get(flood)?.into();
+            Some(TokenBucket::new(limit, 2 * limit, now))
+        };
         Storm {
-            broadcast: bucket(broadcast),
-            multicast: bucket(multicast),
-            unknown_unicast: bucket(unknown_unicast),
-        }
-    }
-}
-
-/// Why a frame goes to many ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Flood {
-    Broadcast,
-    Multicast,
-    UnknownUnicast,
-}
-
-impl Flood {
-    pub(super) fn to_group(group: Mac) -> Flood {
-        if group.is_broadcast() { Flood::Broadcast } else { Flood::Multicast }
-    }
-
-    fn beyond_limit(self) -> DropReason {
-        match self {
-            Flood::Broadcast => DropReason::Broadcast,
-            Flood::Multicast => DropReason::Multicast,
-            Flood::UnknownUnicast => DropReason::UnknownUnicast,
+            broadcast: bucket(Flood::Broadcast),
+            multicast: bucket(Flood::Multicast),
+            unknown_unicast: bucket(Flood::UnknownUnicast),
         }
     }
 }
@@ -107,8 +90,11 @@ impl SwitchPort {
                 address: settings.address,
                 lock: settings.lock,
                 flags: settings.flags,
+                looks_inside: false,
+                learns: false,
                 segment_min: segment_min(&caps),
-            },
+            }
+            .prepared(),
             allowed: settings.allowed.clone(),
             vlans: settings.vlans.clone(),
             storm: Storm::new(settings.storm, now),
@@ -127,17 +113,23 @@ impl SwitchPort {
     }
 
     pub(super) fn set_lock(&mut self, lock: Lock, allowed: Addresses) {
-        self.sender.lock = lock;
+        self.sender = Sender { lock, ..self.sender }.prepared();
         self.allowed = allowed;
     }
 
-    /// Checks a frame of this port by what [`Lock::Ip`] lets it send.
-    pub(super) fn check_lock(&self, frame: &Frame) -> Result<(), DropReason> {
-        lock::check(frame, self.sender.address.unwrap_or(Mac::ZERO), &self.allowed)
+    /// Checks a frame of this port by what [`Flag::Guard`] and [`Lock::Ip`] let it send.
+    pub(super) fn check_inside(&self, to: Mac, frame: &Frame) -> Result<(), DropReason> {
+        if self.sender.flags.has(Flag::Guard) && to.is_bpdus() {
+            return Err(DropReason::Guard);
+        }
+        match self.sender.lock {
+            Lock::Ip => lock::check(frame, self.sender.address.unwrap_or(Mac::ZERO), &self.allowed),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn set_flags(&mut self, flags: Flags) {
-        self.sender.flags = flags;
+        self.sender = Sender { flags, ..self.sender }.prepared();
     }
 
     pub(super) fn set_storm(&mut self, limits: StormLimits, now: Duration) {
@@ -261,10 +253,23 @@ impl Sender {
         !(self.flags.has(Flag::Isolated) && other.flags.has(Flag::Isolated))
     }
 
+    /// With what is asked for each frame worked out.
+    fn prepared(self) -> Sender {
+        let Sender { lock, flags, .. } = self;
+        let looks_inside = lock == Lock::Ip || flags.has(Flag::Guard);
+        Sender { looks_inside, learns: flags.has(Flag::Learning) && !flags.has(Flag::Locked), ..self }
+    }
+
     /// Whether more of a frame is looked at than where it is from.
     #[inline]
     pub(super) fn looks_inside(&self) -> bool {
-        self.lock == Lock::Ip
+        self.looks_inside
+    }
+
+    /// Whether the sources of its frames are learned whatever they are.
+    #[inline]
+    pub(super) fn learns(&self) -> bool {
+        self.learns
     }
 
     /// Whether the port may ask for these segments. Of UDP their number is bounded.

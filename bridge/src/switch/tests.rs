@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::{Addresses, Batch, Caps, Csum, Gso, GsoKind, Lock, Offload, PortSettings, StormLimits};
+use crate::{Addresses, Batch, Caps, Csum, Flood, Gso, GsoKind, Lock, Offload, PortSettings, StormLimits};
 
 const MAX_LEN: usize = 1518;
 
@@ -213,7 +213,8 @@ fn frame_for_an_unknown_station_is_not_sent_to_locked_ports() {
 #[test]
 fn storms_end_at_the_limit_of_each_kind_and_known_stations_are_reached() {
     let mut switch = switch(2);
-    let storm = StormLimits { broadcast: Some(10), multicast: Some(20), unknown_unicast: Some(5) };
+    let mut storm = StormLimits::default();
+    Flood::ALL.into_iter().zip([10, 20, 5]).for_each(|(flood, limit)| storm.set(flood, Some(limit)));
     attach(&mut switch, 2, PortSettings { storm, ..PortSettings::default() });
     switch.forward(PortId(1), batch(&[frame(mac(7), mac(1), 60)]).frames(), START);
     let kinds = [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], mac(9), mac(1)];

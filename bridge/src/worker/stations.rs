@@ -67,11 +67,6 @@ impl Worker {
     pub(super) fn info(&self) -> Result<BridgeInfo, Error> {
         self.switch.info().ok_or(Error::Wire("settings"))
     }
-
-    /// The worker may have slept since it last looked at the clock.
-    fn since_start_s(&self) -> u32 {
-        self.started.elapsed().as_secs() as u32
-    }
 }
 
 fn failed(mac: Mac, port: &str, error: FdbError) -> Error {

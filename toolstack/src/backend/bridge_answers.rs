@@ -3,15 +3,14 @@
 use std::collections::BTreeMap;
 
 use ::bridge::fdb::Mac;
-use ::bridge::{
-    Bridge, BridgeSetting, Counters, DropReason, FdbEntry, FdbFilter, FdbKind, Flag, GroupFwdMask, PortInfo,
-};
+use ::bridge::{Bridge, Counters, DropReason, FdbEntry, FdbFilter, FdbKind, Flag, PortInfo};
 use netback::Ports;
 use serde::Serialize;
 use serde_json::{Value, json};
 use xenstore::DomId;
 
 use super::bridges::Bridges;
+use crate::config::host_bridge::{BRIDGE_SETTINGS, bridge_setting};
 use crate::control::bridge_query::{
     BridgeQuery, BridgeRow, BridgeSettings, BridgesReply, FdbChange, FdbRow, PortCounters, PortRow,
     RowsReply, StationId,
@@ -123,8 +122,13 @@ impl BridgeAnswers {
     /// Changes all of a bridge's settings that are given, or none.
     fn set_bridge(&self, name: &str, settings: &[String]) -> Result<Value, String> {
         let bridge = self.find(name)?;
-        let settings = settings.iter().map(|text| bridge_setting(text)).collect::<Result<Vec<_>, _>>()?;
-        settings.iter().try_for_each(|setting| setting.check().map_err(shown))?;
+        let read = |text: &String| {
+            let keys = BRIDGE_SETTINGS.join(", ");
+            let unknown =
+                || format!("found {:?}, expected KEY=VALUE with KEY one of {keys}", shortened(text));
+            bridge_setting(text).ok_or_else(unknown)?
+        };
+        let settings = settings.iter().map(read).collect::<Result<Vec<_>, _>>()?;
         settings.into_iter().try_for_each(|setting| bridge.set_bridge(setting).map_err(shown))?;
         Ok(json!({}))
     }
@@ -136,25 +140,6 @@ impl BridgeAnswers {
         })?;
         let kind = kind.as_deref().map_or(Ok(FdbKind::Static), kind_of)?;
         Ok((self.find(&bridge)?, FdbEntry { mac: Mac::new(bytes.0), vlan, port, kind }))
-    }
-}
-
-fn bridge_setting(text: &str) -> Result<BridgeSetting, String> {
-    let invalid = |expected: &str| format!("found {:?}, expected {expected}", shortened(text));
-    let (key, value) = text.split_once('=').ok_or_else(|| invalid("KEY=VALUE"))?;
-    let number = |expected| match value.strip_prefix("0x") {
-        Some(digits) => u32::from_str_radix(digits, 16).map_err(|_| invalid(expected)),
-        None => value.parse().map_err(|_| invalid(expected)),
-    };
-    match key {
-        "ageing_time" => number("seconds").map(BridgeSetting::AgeingTime),
-        "fdb_max_learned" => number("a number of entries").map(BridgeSetting::FdbMaxLearned),
-        "group_fwd_mask" => {
-            let expected = "a mask of 16 bits";
-            let bits = u16::try_from(number(expected)?).map_err(|_| invalid(expected))?;
-            GroupFwdMask::new(bits).map(BridgeSetting::GroupFwdMask).map_err(shown)
-        }
-        _ => Err(invalid("KEY=VALUE with KEY one of ageing_time, fdb_max_learned, group_fwd_mask")),
     }
 }
 

@@ -25,7 +25,7 @@ use xenbus::Device;
 use xenbus::driver::Failure;
 use xenbus::{Keys, XenbusState};
 
-use crate::config::host::BridgeConfig;
+use crate::config::host_bridge::BridgeConfig;
 use crate::config::host_port::{HostInterface, PortOptions};
 use crate::config::vif::DEFAULT_BRIDGE;
 use crate::error::{Error, Origin, Result, chain};
@@ -55,6 +55,9 @@ impl Bridges {
                 false => Config { name: config.name.clone(), announces: true, ..Config::default() },
             };
             let bridge = Bridge::start(started).map_err(|e| failed(&e))?;
+            for setting in config.settings().map_err(|e| failed(&e))? {
+                bridge.set_bridge(setting).map_err(|e| failed(&e))?;
+            }
             for port in &config.ports {
                 let opened = open(&port.interface).map_err(|e| failed(&e))?;
                 let (name, settings) = (port.interface.to_string(), port.options.settings());
@@ -99,10 +102,16 @@ impl Bridges {
         let mut changed = options.clone();
         settings.iter().try_for_each(|text| changed.set(&Origin::argument(port), text))?;
         let failed = |e: &dyn std::error::Error| Error::Other(format!("port {port}: {}", chain(e)));
-        let PortSettings { vlans, flags, rate, .. } = changed.settings().map_err(|e| failed(&e))?;
-        for setting in [Setting::Vlans(vlans), Setting::Flags(flags), Setting::Rate(rate)] {
-            found.set(port, setting).map_err(|e| failed(&e))?;
-        }
+        let PortSettings { vlans, flags, rate, rate_in, storm, .. } =
+            changed.settings().map_err(|e| failed(&e))?;
+        let settings = [
+            Setting::Vlans(vlans),
+            Setting::Flags(flags),
+            Setting::Rate(rate),
+            Setting::RateIn(rate_in),
+            Setting::Storm(storm),
+        ];
+        settings.into_iter().try_for_each(|setting| found.set(port, setting)).map_err(|e| failed(&e))?;
         *options = changed;
         Ok(())
     }

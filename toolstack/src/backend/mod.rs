@@ -10,4 +10,6 @@ pub mod image_controls;
 pub mod images;
 pub mod kernel_backends;
 mod opening;
+pub mod policy_file;
+pub mod policy_in_force;
 pub mod stale;

@@ -47,7 +47,8 @@ enum BridgeCommand {
         #[arg(required = true, value_name = "KEY=VALUE")]
         settings: Vec<String>,
     },
-    /// Show ports, or change one: [show] [dev PORT] | set dev PORT [FLAG on|off]... [vlan VLANS] [rate RATE]
+    /// Show ports, or change one: [show] [dev PORT] | set dev PORT [FLAG on|off]... [KEY VALUE]..., keys as of
+    /// network-set
     Link {
         /// Words as those of `bridge link`
         words: Vec<String>,

@@ -1,10 +1,12 @@
 //! `xpv dom0`: runs the backends, and the bridges between guests and the host.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 
+use blkback::engine::BaseCache;
 use blkback::handshake::MAX_INDIRECT_SEGMENTS;
 use blkback::{DataPath, Tuning, VbdDriver};
 use event_loop::Essential;
@@ -26,11 +28,13 @@ use crate::backend::image_answers;
 use crate::backend::image_controls::ImageControls;
 use crate::backend::images::Images;
 use crate::backend::kernel_backends::SkipKernelOwned;
+use crate::backend::policy_file::{self, PolicyFile};
+use crate::backend::policy_in_force::PolicyInForce;
 use crate::backend::stale;
 use crate::capture::Captures;
+use crate::config::cache_size::CacheSize;
 use crate::config::disk_queues;
-use crate::config::host::BridgeConfig;
-use crate::config::policy::Policy;
+use crate::config::host_bridge::BridgeConfig;
 use crate::config::vif::DEFAULT_BRIDGE;
 use crate::control::devices::Devices;
 use crate::control::service::ControlService;
@@ -51,6 +55,9 @@ use crate::serving_lock::{self, ServingLock};
 /// disk=["format=raw,vdev=xvda,access=rw,script=/bin/true,target=/srv/a.img"], vifs as an interface vifDOMID.DEVID
 /// for xl's own scripts, or on a bridge of this program that is named by --bridge. See docs/xen.md. While another process
 /// serves the host, whatever its DIR, it waits for the end of that, and does nothing else.
+///
+/// On SIGHUP it reads the file of --policy again, for devices that are connected too: all of it, or with an error in the log
+/// nothing. SIGTERM and SIGINT end it.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Serve the devices of the Xen domain that this program runs in
@@ -58,7 +65,8 @@ pub struct Args {
     xen: bool,
 
     /// A bridge, and its ports to the host: xenbr0, or xenbr0=tap:host0,packet:eth1; behind a port its settings, such as
-    /// packet:eth1,vlan=10p/20,isolated=on
+    /// packet:eth1,vlan=10p/20,isolated=on, and anywhere those of the bridge: ageing_time=SECONDS, fdb_max_learned=ENTRIES,
+    /// group_fwd_mask=MASK (docs/networks.md)
     /// [default: xenbr0, and none with --xen or --wire]
     #[arg(long = "bridge", value_name = "NAME[=PORT,...]")]
     bridges: Vec<BridgeConfig>,
@@ -77,9 +85,14 @@ pub struct Args {
     #[arg(long = "images", value_name = "DIR")]
     image_dirs: Vec<PathBuf>,
 
-    /// Limits of disks and interfaces by what they are, in TOML (docs/limits.md): what xl cannot pass on
+    /// Limits of disks and interfaces by what they are, in TOML (docs/limits.md): what xl cannot pass on; read again on SIGHUP
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+
+    /// Memory for what guests read of images that are below their own, shared by all of them: bytes, or 256M; 0 for none
+    /// [default: a sixteenth of the memory, 1G at most]
+    #[arg(long, value_name = "SIZE")]
+    base_cache: Option<CacheSize>,
 
     /// How backends of disks access guests' pages [default: map, and persist with --xen, where map is not possible]
     #[arg(long = "reach", value_name = "METHOD")]
@@ -121,16 +134,17 @@ enum DataPathArg {
 /// # Errors
 /// A bridge's port cannot be opened, another process is domain 0, or the machine is gone.
 pub fn run(args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
-    let stop = process::stop_signal()?;
+    let (stop, hangup) = process::stop_and_hangup_signals()?;
     process::survive_file_size_limit()?;
     hypervisor::raise_descriptor_limit();
     args.check_data_path()?;
     if args.xen {
         dir.make()?;
     }
-    let policy = args.policy.as_deref().map(Policy::read).transpose()?.unwrap_or_default();
+    let policy = args.policy_path()?.as_deref().map(PolicyFile::read).transpose()?;
     // It has the privileges that this process is about to give up.
-    let mut opener = OpenerProcess::start(dir, &args.image_dirs, sandbox)?;
+    let mut opener =
+        OpenerProcess::start(dir, &args.image_dirs, policy.as_ref().map(PolicyFile::path), sandbox)?;
     let sandbox = sandbox::enter(Role::Dom0, dir.path(), sandbox)?;
     let _lock = match args.xen {
         true => {
@@ -146,8 +160,8 @@ pub fn run(args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     };
     // Opened before joining the machine: a failure must have no effect on it.
     let bridges = Bridges::start(&args.bridges()?)?;
-    let images = opener.wait_ready()?;
-    let process = Process { args, dir, sandbox, stop: stop.as_fd(), opener, policy };
+    let images = opener.wait_ready()?.with_cache(args.base_cache()?);
+    let process = Process { args, dir, sandbox, stop: stop.as_fd(), hangup, opener, policy };
     match args.xen {
         true => xen(process, bridges, images),
         false => local(process, bridges, images),
@@ -159,10 +173,18 @@ struct Process<'a> {
     args: &'a Args,
     dir: &'a Dir,
     sandbox: InForce,
-    /// Readable on a signal.
+    /// Readable on a signal that ends it.
     stop: BorrowedFd<'a>,
+    /// Readable on SIGHUP.
+    hangup: UnixStream,
     opener: OpenerProcess,
-    policy: Policy,
+    policy: Option<PolicyFile>,
+}
+
+impl Process<'_> {
+    fn policy(&self) -> Option<PolicyInForce> {
+        self.policy.as_ref().map(|policy| policy.in_force().clone())
+    }
 }
 
 impl Args {
@@ -191,6 +213,25 @@ impl Args {
         self.max_persistent_grants.unwrap_or_else(|| hypervisor::max_mappings() / 2)
     }
 
+    /// The policy's path, which another process opens too.
+    fn policy_path(&self) -> Result<Option<PathBuf>> {
+        let absolute = |path: &PathBuf| {
+            std::path::absolute(path).map_err(|e| Error::file(path, "finding the policy", e))
+        };
+        self.policy.as_ref().map(absolute).transpose()
+    }
+
+    fn base_cache(&self) -> Result<BaseCache> {
+        let CacheSize(bytes) = self.base_cache.unwrap_or_default();
+        BaseCache::new(bytes).or_else(|error| match self.base_cache {
+            Some(_) => Err(Error::io(format!("--base-cache {bytes}: mapping memory"), error)),
+            None => {
+                tracing::warn!(%error, bytes, "no memory for a cache of base images: none is used");
+                Ok(BaseCache::default())
+            }
+        })
+    }
+
     fn bridges(&self) -> Result<Vec<BridgeConfig>> {
         let default_bridge =
             || DEFAULT_BRIDGE.parse().map_err(|e| Error::Other(format!("bridge {DEFAULT_BRIDGE}: {e}")));
@@ -206,6 +247,7 @@ fn local(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
     let &Process { args, dir, .. } = &process;
     let hv: Arc<dyn Hypervisor> = Arc::new(Domain::join(dir.path(), DomId::DOM0)?);
     Machine::publish_bridges(&mut Client::connect(&hv)?, bridges.names())?;
+    let opener = images.clone();
     let images = Images::new(hv.clone(), false, dir.path(), images)?;
     let controls = images.controls();
     let mut vbds = vbd_driver(&hv, images);
@@ -218,15 +260,16 @@ fn local(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
         move |_, keys| bridges.attach(keys)
     });
     let ports = vifs.ports();
-    let vbds = Governed::new(vbds, process.policy.clone(), hv.clone())?;
-    let vifs = Governed::new(vifs, process.policy.clone(), hv.clone())?;
-    serve(process, &*hv, controls, vbds, vifs, (bridges, ports))
+    let vbds = Governed::new(vbds, process.policy(), hv.clone())?;
+    let vifs = Governed::new(vifs, process.policy(), hv.clone())?;
+    serve(process, &*hv, (opener, controls), vbds, vifs, (bridges, ports))
 }
 
 fn xen(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
     let &Process { args, dir, .. } = &process;
     let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open()?);
     let inflight_dir = InflightDir::new(dir.inflight())?;
+    let opener = images.clone();
     let images = Images::new(hv.clone(), true, dir.path(), images)?;
     let controls = images.controls();
     let mut vbds = vbd_driver(&hv, images);
@@ -247,9 +290,16 @@ fn xen(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
         move |device, keys| bridges.attach_or_create_tap(&machine, device, keys)
     });
     let ports = vifs.ports();
-    let vbds = Governed::new(vbds, process.policy.clone(), hv.clone())?;
-    let vifs = Governed::new(vifs, process.policy.clone(), hv.clone())?;
-    serve(process, &*hv, controls, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs), (bridges, ports))
+    let vbds = Governed::new(vbds, process.policy(), hv.clone())?;
+    let vifs = Governed::new(vifs, process.policy(), hv.clone())?;
+    serve(
+        process,
+        &*hv,
+        (opener, controls),
+        SkipKernelOwned::new(vbds),
+        SkipKernelOwned::new(vifs),
+        (bridges, ports),
+    )
 }
 
 fn vbd_driver(hv: &Arc<dyn Hypervisor>, mut images: Images) -> VbdDriver {
@@ -260,7 +310,7 @@ fn vbd_driver(hv: &Arc<dyn Hypervisor>, mut images: Images) -> VbdDriver {
 fn serve(
     mut process: Process<'_>,
     hv: &dyn Hypervisor,
-    images: ImageControls,
+    (opener, images): (Opener, ImageControls),
     mut vbds: impl BackDriver + Send,
     mut vifs: impl BackDriver + Send,
     (bridges, ports): (Bridges, Ports),
@@ -287,12 +337,16 @@ fn serve(
         let vbd = scope.spawn(move || shutdown.run_driver(hv, &mut vbds, &vbd_devices));
         let vif = scope.spawn(move || shutdown.run_driver(hv, &mut vifs, &vif_devices));
         let control = scope.spawn(move || control.run(shutdown.event.as_fd()));
-        let waited = shutdown.wait(&mut process);
+        let Process { policy, hangup, opener: opener_process, stop, .. } = &mut process;
+        let (policy, hangup) = (&*policy, &*hangup);
+        let policy = scope
+            .spawn(move || policy_file::follow(policy.as_ref(), &opener, hangup, shutdown.event.as_fd()));
+        let waited = shutdown.wait(*stop, opener_process);
         shutdown.signal();
         let outcomes =
             [vbd, vif].map(|thread| thread.join().unwrap_or_else(|_| Err(Error::other("a driver panicked"))));
-        // Devices are served without it: that it panicked was logged.
-        let _ = control.join();
+        // Devices are served without them: that one panicked was logged.
+        let _ = (control.join(), policy.join());
         outcomes.into_iter().fold(waited, Result::and)
     })
 }
@@ -323,12 +377,12 @@ impl Shutdown {
     }
 
     /// Waits until one of them is to end all; an error if the process that opens images has ended.
-    fn wait(&self, process: &mut Process<'_>) -> Result<()> {
-        let ends = [process.stop, self.event.as_fd()];
-        process::wait_any(&[ends[0], ends[1], process.opener.exited().as_fd()])?;
+    fn wait(&self, stop: BorrowedFd<'_>, opener: &mut OpenerProcess) -> Result<()> {
+        let ends = [stop, self.event.as_fd()];
+        process::wait_any(&[ends[0], ends[1], opener.exited().as_fd()])?;
         match process::is_readable(&ends)? {
             true => Ok(()),
-            false => Err(process.opener.end()),
+            false => Err(opener.end()),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bridge::Flags;
+use bridge::{Flags, StormLimits};
 use ring_abi::netif::key;
 use serde::Serialize;
 use serde_json::Value;
@@ -61,6 +61,8 @@ struct Row {
     vlan: Option<String>,
     /// The flags of the guest's port that were given: whether they are on.
     flags: BTreeMap<&'static str, bool>,
+    /// The storm limits that were given, in frames a second; null does not limit.
+    storm: BTreeMap<&'static str, Option<u32>>,
     /// Why dom0 does not serve it, or closed its last connection.
     error: Option<String>,
     /// What dom0 has counted; `None` if no process of xpv serves the interface.
@@ -113,6 +115,7 @@ fn row(store: &mut Client, domain: &ListedDomain, device: &ListedDevice, served:
         ip: own_key(store, device, key::IP)?,
         vlan: own_key(store, device, key::VLAN)?,
         flags: flags(store, device)?,
+        storm: storm(store, device)?,
         backend_path: device.backend_path.clone(),
         error: known.as_ref().and_then(|known| known.error.clone()),
         stats: known.and_then(|known| known.stats),
@@ -135,6 +138,16 @@ fn flags(store: &mut Client, device: &ListedDevice) -> Result<BTreeMap<&'static 
         }
     }
     Ok(flags)
+}
+
+fn storm(store: &mut Client, device: &ListedDevice) -> Result<BTreeMap<&'static str, Option<u32>>> {
+    let mut limits = BTreeMap::new();
+    for name in StormLimits::NAMES {
+        if let Some(limit) = own_key(store, device, name)?.as_deref().and_then(StormLimits::parse) {
+            limits.insert(name, limit);
+        }
+    }
+    Ok(limits)
 }
 
 /// Reads the name of the vif's tap, which the guest's process wrote. A guest may write anything there: it is shown only

@@ -5,13 +5,13 @@
 
 use std::str::FromStr;
 
-use bridge::{Flag, Flags, Lock};
+use bridge::{Flag, Flags, Flood, Lock, StormLimits};
 use ring_abi::netif::Mac;
 use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use super::Warnings;
-use super::rate::{self, Rate};
+use super::rate::{self, PacketRate, Rate};
 use crate::error::{Error, Origin, Result};
 
 /// An interface in the words of xl. `None` is absent.
@@ -44,10 +44,16 @@ pub struct DeviceNic {
     /// Parameters of COLO, as libxl names them.
     pub colo: Vec<(&'static str, String)>,
     pub trusted: Option<bool>,
+    /// `rate-packets`, which is this program's and not xl's, as the next two.
+    pub rate_packets: Option<PacketRate>,
+    pub rate_in: Option<Rate>,
+    pub rate_in_packets: Option<PacketRate>,
     /// `lock`, which is this program's and not xl's.
     pub lock: Option<Lock>,
     /// Flags by bridge(8)'s names, which are this program's and not xl's.
     pub flags: Vec<(Flag, bool)>,
+    /// Limits of what is sent to many at once, which are this program's and not xl's; one without a value does not limit.
+    pub storm: Vec<(Flood, Option<u32>)>,
     /// `accel`, which has had no effect since Xen 4.2.
     pub accel: bool,
 }
@@ -89,6 +95,9 @@ pub(super) const KNOWN: &[&str] = &[
     "forwarddev",
     "trusted",
     "untrusted",
+    "rate-packets",
+    "rate-in",
+    "rate-in-packets",
     "lock",
     "isolated",
     "learning",
@@ -96,6 +105,11 @@ pub(super) const KNOWN: &[&str] = &[
     "mcast_flood",
     "bcast_flood",
     "hairpin",
+    "guard",
+    "locked",
+    "storm_broadcast",
+    "storm_multicast",
+    "storm_unknown_unicast",
 ];
 
 impl DeviceNic {
@@ -154,15 +168,23 @@ impl DeviceNic {
             "devid" => self.devid = number(origin, name, value, "a number from 0 on")?,
             "mtu" => self.mtu = number(origin, name, value, "a number of bytes")?,
             "rate" => self.rate = number(origin, name, value, rate::EXPECTED)?,
+            "rate-in" => self.rate_in = number(origin, name, value, rate::EXPECTED)?,
+            "rate-packets" => self.rate_packets = number(origin, name, value, rate::PACKETS_EXPECTED)?,
+            "rate-in-packets" => self.rate_in_packets = number(origin, name, value, rate::PACKETS_EXPECTED)?,
             "lock" => self.lock = number(origin, name, value, Lock::EXPECTED)?,
             "mac" => self.mac = mac(origin, value)?,
             "type" if ["vif", "ioemu"].contains(&value) => self.kind = text(),
             "type" => return Err(invalid(origin, name, value, "vif or ioemu")),
             "forwarddev" => self.set_colo(FORWARDDEV, value),
-            _ => match Flag::ALL.into_iter().find(|flag| flag.name() == name) {
-                Some(flag) => self.set_flag(origin, flag, value)?,
-                None => return Ok(self.parse_colo(name, value)),
-            },
+            _ => {
+                let flag = Flag::ALL.into_iter().find(|flag| flag.name() == name);
+                let flood = Flood::ALL.into_iter().find(|flood| flood.limit_name() == name);
+                match (flag, flood) {
+                    (Some(flag), _) => self.set_flag(origin, flag, value)?,
+                    (_, Some(flood)) => self.set_storm(origin, flood, value)?,
+                    _ => return Ok(self.parse_colo(name, value)),
+                }
+            }
         }
         Ok(true)
     }
@@ -173,6 +195,16 @@ impl DeviceNic {
             let on =
                 Flags::parse(value).ok_or_else(|| invalid(origin, flag.name(), value, Flags::EXPECTED))?;
             self.flags.push((flag, on));
+        }
+        Ok(())
+    }
+
+    fn set_storm(&mut self, origin: &Origin, flood: Flood, value: &str) -> Result<()> {
+        self.storm.retain(|(earlier, _)| *earlier != flood);
+        if !value.is_empty() {
+            let limit = StormLimits::parse(value)
+                .ok_or_else(|| invalid(origin, flood.limit_name(), value, StormLimits::EXPECTED))?;
+            self.storm.push((flood, limit));
         }
         Ok(())
     }

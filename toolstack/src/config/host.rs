@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::host_port::{self, HostPort};
+use super::cache_size::CacheSize;
+use super::host_bridge::BridgeConfig;
 use super::rx::RxMethod;
 use super::vif::DEFAULT_BRIDGE;
 use crate::error::{Error, Origin, Result};
@@ -14,11 +15,13 @@ use crate::error::{Error, Origin, Result};
 /// ```toml
 /// dir = "/run/xpv"
 /// images = ["/srv"]      # images below these directories alone are opened; any where there is none
+/// base_cache = "256M"    # memory for what guests read of base images; "0" for none (docs/disks.md)
 /// policy = "policy.toml" # limits of disks and interfaces (docs/limits.md)
 ///
 /// [[bridges]]
 /// name = "xenbr0"
 /// ports = ["tap:host0", "packet:eth1,vlan=10p/20"]
+/// group_fwd_mask = 0x4000  # forwards LLDP (docs/networks.md)
 ///
 /// [[bridges]]
 /// name = "uplink"
@@ -42,6 +45,8 @@ pub struct HostConfig {
     /// The directories below which images are opened; anywhere if there is none.
     #[serde(default)]
     pub images: Vec<PathBuf>,
+    /// Memory for what guests read of base images (`xpv dom0 --base-cache`); dom0's default when absent.
+    pub base_cache: Option<CacheSize>,
     /// The policy that gives limits to disks and interfaces (`xpv dom0 --policy`).
     pub policy: Option<PathBuf>,
     /// The bridges; one `xenbr0` without ports when absent.
@@ -54,25 +59,6 @@ pub struct HostConfig {
     #[serde(default)]
     pub supervise: Supervise,
 }
-
-/// A bridge of dom0.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-#[serde(deny_unknown_fields)]
-pub struct BridgeConfig {
-    /// The name that vifs refer to.
-    pub name: String,
-    /// The bridge's host ports: `tap:NAME` creates a tap, `packet:NAME` opens an existing interface. Behind it
-    /// are settings of the port, as `packet:eth1,vlan=10p/20`.
-    #[serde(default)]
-    pub ports: Vec<HostPort>,
-    /// Whether it is a wire between its only port and the only vif that names it: it passes every frame, where a learning
-    /// bridge has a filter.
-    #[serde(default)]
-    pub wire: bool,
-}
-
-/// What a wire's ports are expected to be.
-const WIRE_PORTS: &str = "one port; the vif that names the wire is its other end";
 
 /// A guest to create.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -110,7 +96,7 @@ fn yes() -> bool {
 }
 
 fn default_bridges() -> Vec<BridgeConfig> {
-    vec![BridgeConfig { name: DEFAULT_BRIDGE.into(), ports: Vec::new(), wire: false }]
+    vec![BridgeConfig { name: DEFAULT_BRIDGE.into(), ..BridgeConfig::default() }]
 }
 
 impl HostConfig {
@@ -136,16 +122,16 @@ impl HostConfig {
     ///
     /// # Errors
     /// [`Error::Other`] with line and reason where it is not TOML or has an unknown key; [`Error::Input`] where a
-    /// bridge has no name or another's, or a wire not exactly one port.
+    /// bridge has no name or another's, or what [`BridgeConfig::check`] refuses.
     pub fn parse(origin: &Origin, text: &str) -> Result<HostConfig> {
         let host: HostConfig = toml::from_str(text).map_err(|e| located(origin, text, &e))?;
         for (at, bridge) in host.bridges.iter().enumerate() {
             if bridge.name.is_empty() || host.bridges[..at].iter().any(|b| b.name == bridge.name) {
                 return Err(origin.invalid("bridges: name", &bridge.name, "a name that no other bridge has"));
             }
-            if bridge.wire && bridge.ports.len() != 1 {
-                return Err(origin.invalid("bridges: ports", &bridge.port_names(), WIRE_PORTS));
-            }
+            bridge
+                .check()
+                .map_err(|e| origin.invalid(&format!("bridges: {}", e.name), &e.found, e.expected))?;
         }
         Ok(host)
     }
@@ -163,44 +149,6 @@ pub(super) fn line(text: &str, at: usize) -> usize {
     1 + text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count()
 }
 
-impl BridgeConfig {
-    /// Reads `NAME=PORT`: a wire on the command line.
-    ///
-    /// # Errors
-    /// What was found, and what is expected.
-    pub fn wire(text: &str) -> Result<BridgeConfig, String> {
-        let config: BridgeConfig = text.parse()?;
-        if config.ports.len() != 1 {
-            return Err(format!("found {text:?}, expected NAME=PORT: {WIRE_PORTS}"));
-        }
-        Ok(BridgeConfig { wire: true, ..config })
-    }
-
-    fn port_names(&self) -> String {
-        self.ports.iter().map(HostPort::to_string).collect::<Vec<_>>().join(",")
-    }
-}
-
-/// `NAME` or `NAME=PORT,PORT`: a bridge on the command line.
-impl std::str::FromStr for BridgeConfig {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<BridgeConfig, String> {
-        let (name, ports) = text.split_once('=').unwrap_or((text, ""));
-        if name.is_empty() {
-            return Err(format!("found {text:?}, expected NAME or NAME=PORT,PORT"));
-        }
-        Ok(BridgeConfig { name: name.into(), ports: host_port::ports(ports)?, wire: false })
-    }
-}
-
-impl std::fmt::Display for BridgeConfig {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let equals = if self.ports.is_empty() { "" } else { "=" };
-        write!(f, "{}{equals}{}", self.name, self.port_names())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,15 +160,23 @@ mod tests {
     #[test]
     fn full_file_is_parsed_and_empty_file_gives_defaults() {
         let host = parse(
-            "dir = '/run/x'\nimages = ['/srv']\n[[bridges]]\nname = 'br1'\nports = ['tap:t0', 'packet:eth1']\n\
+            "dir = '/run/x'\nimages = ['/srv']\nbase_cache = '8M'\n[[bridges]]\nname = 'br1'\nports = ['tap:t0', 'packet:eth1']\n\
              [[guests]]\ncfg = 'web.cfg'\nnetns = 'web'\nrx = 'flip'\n[supervise]\nguests = true\n",
         )
         .unwrap();
-        assert_eq!(host.images, [Path::new("/srv")]);
+        assert_eq!(
+            (&*host.images, host.base_cache),
+            (&[PathBuf::from("/srv")][..], Some(CacheSize(8 << 20)))
+        );
         assert_eq!(host.bridges[0].to_string(), "br1=tap:t0,packet:eth1");
         assert_eq!("br1=tap:t0,packet:eth1".parse(), Ok(host.bridges[0].clone()));
         assert_eq!((host.guests[0].netns.as_deref(), host.guests[0].rx), (Some("web"), RxMethod::Flip));
         assert_eq!(host.supervise, Supervise { dom0: true, guests: true });
+        let text = "[[bridges]]\nname='a'\nageing_time=30\nfdb_max_learned=100\ngroup_fwd_mask=0x4000\n";
+        let set = parse(text).unwrap().bridges.remove(0);
+        assert_eq!(set.to_string(), "a=ageing_time=30,fdb_max_learned=100,group_fwd_mask=0x4000");
+        assert_eq!(set.to_string().parse(), Ok(set.clone()));
+        assert_eq!(set.settings().unwrap().len(), 3);
         let wire = parse("[[bridges]]\nname = 'w'\nports = ['packet:eth1']\nwire = true\n").unwrap();
         assert_eq!(BridgeConfig::wire("w=packet:eth1"), Ok(wire.bridges[0].clone()));
         let empty = parse("").unwrap();
@@ -245,7 +201,20 @@ mod tests {
                 r#"bridges: ports: found "tap:a,tap:b", expected one port"#,
             ),
             ("[[bridges]]\nname='w'\nwire=true", r#"bridges: ports: found "", expected one port"#),
+            (
+                "[[bridges]]\nname='a'\ngroup_fwd_mask=0x4001",
+                r#"bridges: group_fwd_mask: found "0x4001", expected a mask without the bits 0x7"#,
+            ),
+            (
+                "[[bridges]]\nname='a'\nfdb_max_learned=0",
+                r#"bridges: fdb_max_learned: found "0", expected a number of entries from 1"#,
+            ),
+            (
+                "[[bridges]]\nname='a'\nageing_time=-1",
+                "host.toml:3: invalid value: integer `-1`, expected u32",
+            ),
             ("[[bridges]]\nports=[]", "host.toml:1: missing field `name`"),
+            ("base_cache = 'x'", r#"host.toml:1: found "x", expected 0 or bytes in multiples of 512"#),
             ("dir = 3", "host.toml:1: invalid type: integer `3`, expected"),
             ("dir =", "host.toml:1: "),
         ];

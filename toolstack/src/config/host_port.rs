@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use bridge::{PortSettings, Vlans};
+use bridge::{PortSettings, StormLimits, Vlans};
 use netback::handshake;
 use ring_abi::netif::key;
 use serde::Deserialize;
@@ -41,7 +41,14 @@ pub enum HostInterface {
 
 /// What is set for a port of the host; nothing gives the default.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PortOptions(BTreeMap<&'static str, String>);
+pub struct PortOptions(BTreeMap<&'static str, PortOption>);
+
+/// A value, as it was given and as a vif's backend has it in the store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct PortOption {
+    given: String,
+    stored: String,
+}
 
 /// What a guest's interface alone has: the host sends from any address.
 const GUESTS_ALONE: [&str; 2] = [key::LOCK, key::IP];
@@ -68,7 +75,10 @@ impl PortOptions {
             return Err(origin.invalid("port", text, expected));
         }
         match value {
-            Some(value) => drop(self.0.insert(key, value)),
+            Some(stored) => {
+                let given = text.split_once('=').map_or("", |(_, value)| value).to_owned();
+                self.0.insert(key, PortOption { given, stored });
+            }
             None => drop(self.0.remove(key)),
         }
         Ok(())
@@ -79,7 +89,7 @@ impl PortOptions {
     /// # Errors
     /// Values that [`PortOptions::set`] takes and a backend does not: none are known.
     pub fn settings(&self) -> Result<PortSettings, KeyError> {
-        let keys = self.0.iter().fold(Keys::empty(), |keys, (key, value)| keys.with(*key, value));
+        let keys = self.0.iter().fold(Keys::empty(), |keys, (key, option)| keys.with(*key, &option.stored));
         let vlans = match keys.get(key::VLAN) {
             Some(_) => handshake::vlans(&keys)?,
             None => Vlans::trunk(),
@@ -88,6 +98,8 @@ impl PortOptions {
             vlans,
             flags: handshake::flags(&keys)?,
             rate: handshake::rate(&keys)?,
+            rate_in: handshake::rate_in(&keys)?,
+            storm: handshake::storm(&keys, StormLimits::default())?,
             ..PortSettings::default()
         })
     }
@@ -131,23 +143,8 @@ impl fmt::Display for HostInterface {
 impl fmt::Display for HostPort {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.interface)?;
-        self.options.0.iter().try_for_each(|(key, value)| write!(f, ",{key}={value}"))
+        self.options.0.iter().try_for_each(|(key, option)| write!(f, ",{key}={}", option.given))
     }
-}
-
-/// Reads ports between commas, each with its settings behind it.
-///
-/// # Errors
-/// What was found, and what is expected.
-pub fn ports(text: &str) -> Result<Vec<HostPort>, String> {
-    let mut ports: Vec<String> = Vec::new();
-    for piece in text.split(',').filter(|piece| !piece.is_empty()) {
-        match ports.last_mut() {
-            Some(port) if piece.contains('=') => *port = format!("{port},{piece}"),
-            _ => ports.push(piece.to_owned()),
-        }
-    }
-    ports.iter().map(|port| port.parse()).collect()
 }
 
 #[cfg(test)]
@@ -156,14 +153,13 @@ mod tests {
     use bridge::Flag;
 
     #[test]
-    fn ports_have_the_settings_behind_them() {
-        let text = "tap:host0,packet:eth1,isolated=on,vlan=10p/20,packet:eth2";
-        let ports = ports(text).unwrap();
-        assert_eq!(ports.iter().map(HostPort::to_string).collect::<Vec<_>>().join(","), text);
-        let settings = ports[1].options.settings().unwrap();
+    fn port_has_the_settings_behind_it() {
+        let port: HostPort = "packet:eth1,isolated=on,vlan=10p/20".parse().unwrap();
+        let settings = port.options.settings().unwrap();
         assert!(settings.flags.has(Flag::Isolated));
         assert_eq!(settings.vlans.to_string(), "10p/20");
-        assert_eq!(ports[0].options.settings().unwrap(), PortSettings::default());
+        let port: HostPort = "tap:host0".parse().unwrap();
+        assert_eq!(port.options.settings().unwrap(), PortSettings::default());
     }
 
     #[test]
@@ -181,10 +177,10 @@ mod tests {
             ("eth1", "found \"eth1\", expected tap:NAME or packet:NAME"),
             ("isolated=on", "found \"isolated=on\", expected tap:NAME"),
             ("packet:eth1,isolated=yes", "packet:eth1: vif: isolated: found \"yes\", expected on or off"),
-            ("packet:eth1,lock=mac", "packet:eth1: port: found \"lock=mac\", expected one of rate, vlan"),
+            ("packet:eth1,lock=mac", "packet:eth1: port: found \"lock=mac\", expected one of rate, "),
             ("packet:eth1,mac=00:16:3e:00:00:01", "packet:eth1: vif: found \"mac=00:16:3e:00:00:01\""),
         ] {
-            let error = ports(text).unwrap_err();
+            let error = text.parse::<HostPort>().unwrap_err();
             assert!(error.starts_with(expected), "{text}: {error}");
         }
     }

@@ -4,6 +4,7 @@
 //! vif is first what xl makes of its text ([`DeviceDisk`], [`DeviceNic`]), and then what is attached ([`DiskSpec`],
 //! [`VifSpec`]), where what cannot be had here is refused.
 
+pub mod cache_size;
 pub mod cfg;
 pub mod device_disk;
 pub mod device_nic;
@@ -13,12 +14,14 @@ pub mod disk_queues;
 pub mod domain;
 pub mod guest;
 pub mod host;
+pub mod host_bridge;
 pub mod host_port;
 pub mod json;
 mod known_keys;
 pub mod policy;
 pub mod rate;
 pub mod rx;
+pub mod size;
 pub mod target;
 pub mod vif;
 pub mod vif_setting;

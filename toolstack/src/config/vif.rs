@@ -1,12 +1,12 @@
 //! A network interface to attach: what xl makes of its text, without what cannot be had here.
 
-use bridge::{Addresses, Flag, InvalidAddress, InvalidVlans, Lock, Vlans};
+use bridge::{Addresses, Flag, Flood, InvalidAddress, InvalidVlans, Lock, Vlans};
 use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, Mac};
 
 use super::Warnings;
 use super::device_nic::{DeviceNic, invalid};
 use super::disk::{DRIVER_DOMAIN, is_dom0};
-use super::rate::Rate;
+use super::rate::{PacketRate, Rate};
 use crate::error::{Origin, Result};
 
 /// A network interface to attach.
@@ -29,6 +29,12 @@ pub struct VifSpec {
     pub vifname: Option<String>,
     /// The limit on what the guest sends.
     pub rate: Option<Rate>,
+    /// How many packets it may send.
+    pub rate_packets: Option<PacketRate>,
+    /// What it is sent.
+    pub rate_in: Option<Rate>,
+    /// How many packets it is sent.
+    pub rate_in_packets: Option<PacketRate>,
     /// Which frames the guest may send by their addresses; `None` means `mac`, or `ip` with addresses, on a bridge of this
     /// program, and `off` on a wire.
     pub lock: Option<Lock>,
@@ -38,6 +44,8 @@ pub struct VifSpec {
     pub vlan: Option<Vlans>,
     /// The flags of its port that are given.
     pub flags: Vec<(Flag, bool)>,
+    /// The limits that are given of what it may send to many at once; one without a value does not limit.
+    pub storm: Vec<(Flood, Option<u32>)>,
     /// The largest payload of a frame, in bytes.
     pub mtu: u32,
     /// The device number in the guest; `None` means the lowest free one.
@@ -70,8 +78,10 @@ impl VifSpec {
             let expected = "an address of one interface such as 00:16:3e:01:02:03";
             return Err(invalid(origin, "mac", &mac.to_string(), expected));
         }
-        if let Some(rate) = nic.rate.filter(|rate| rate.bytes == 0) {
-            return Err(invalid(origin, "rate", &rate.to_string(), "at least one byte in an interval"));
+        for (name, rate) in [("rate", nic.rate), ("rate-in", nic.rate_in)] {
+            if let Some(rate) = rate.filter(|rate| rate.bytes == 0) {
+                return Err(invalid(origin, name, &rate.to_string(), "at least one byte in an interval"));
+            }
         }
         let mtu = nic.mtu.unwrap_or(MTU_DEFAULT);
         if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
@@ -95,10 +105,14 @@ impl VifSpec {
             bridge: nic.bridge.filter(|name| !name.is_empty()).unwrap_or_else(|| DEFAULT_BRIDGE.into()),
             vifname,
             rate: nic.rate,
+            rate_packets: nic.rate_packets,
+            rate_in: nic.rate_in,
+            rate_in_packets: nic.rate_in_packets,
             lock: nic.lock,
             ip,
             vlan,
             flags: nic.flags,
+            storm: nic.storm,
             mtu,
             devid: nic.devid,
             trusted: nic.trusted.unwrap_or(true),

@@ -17,6 +17,7 @@ pub struct Stats {
     drops: BTreeMap<&'static str, u64>,
     mac_moves: Option<u64>,
     longest_turn_ns: Option<u64>,
+    base_cache: Option<BaseCache>,
     negotiated: BTreeMap<&'static str, u64>,
     queues: Vec<Queue>,
 }
@@ -37,6 +38,17 @@ struct Operation {
     bytes: u64,
     errors: BTreeMap<&'static str, u64>,
     latency_ns: Option<Latency>,
+}
+
+/// What a disk has had of the cache of base images.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct BaseCache {
+    hits: u64,
+    waits: u64,
+    misses: u64,
+    read_bytes: u64,
+    cached_bytes: u64,
+    limit_bytes: u64,
 }
 
 /// Quantiles in nanoseconds.
@@ -79,6 +91,7 @@ impl From<&Snapshot> for Stats {
             drops,
             mac_moves,
             longest_turn_ns,
+            base_cache,
             negotiated,
             queues,
         } = snapshot;
@@ -91,6 +104,7 @@ impl From<&Snapshot> for Stats {
             drops: by_name(drops),
             mac_moves: *mac_moves,
             longest_turn_ns: *longest_turn_ns,
+            base_cache: base_cache.map(BaseCache::from),
             negotiated: negotiated.iter().map(|each| (each.name, each.value)).collect(),
             queues: queues.iter().map(Queue::from).collect(),
         }
@@ -128,6 +142,13 @@ impl From<stats::Grants> for Grants {
             returned: flips.map(|flips| flips.returned),
             refused: flips.map(|flips| flips.refused),
         }
+    }
+}
+
+impl From<stats::BaseCache> for BaseCache {
+    fn from(cache: stats::BaseCache) -> BaseCache {
+        let stats::BaseCache { hits, waits, misses, read_bytes, cached_bytes, limit_bytes } = cache;
+        BaseCache { hits, waits, misses, read_bytes, cached_bytes, limit_bytes }
     }
 }
 
@@ -193,6 +214,14 @@ mod tests {
             drops: vec![Count { name: "no_room", count: 10 }],
             mac_moves: Some(15),
             longest_turn_ns: Some(16),
+            base_cache: Some(stats::BaseCache {
+                hits: 18,
+                waits: 19,
+                misses: 20,
+                read_bytes: 21,
+                cached_bytes: 22,
+                limit_bytes: 23,
+            }),
             negotiated: vec![stats::Negotiated { name: "ring_pages", value: 4 }],
             queues: vec![Snapshot { in_flight: Some(3), wakeups: Some(17), ..Snapshot::default() }],
         };
@@ -213,6 +242,9 @@ mod tests {
             "drops": {"no_room": 10},
             "mac_moves": 15,
             "longest_turn_ns": 16,
+            "base_cache": {
+                "hits": 18, "waits": 19, "misses": 20, "read_bytes": 21, "cached_bytes": 22, "limit_bytes": 23,
+            },
             "negotiated": {"ring_pages": 4},
             "queues": [{
                 "operations": {},

@@ -4,7 +4,6 @@ pub mod chain;
 pub mod check;
 pub mod named;
 pub mod resize;
-pub mod size;
 
 use std::fs::File;
 use std::io::{self, ErrorKind};

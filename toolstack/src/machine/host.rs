@@ -31,6 +31,9 @@ pub fn start_dom0(dir: &Dir, config: &HostConfig, log: Option<PathBuf>) -> Resul
     for images in &config.images {
         command.arg("--images").arg(images);
     }
+    if let Some(size) = config.base_cache {
+        command.arg("--base-cache").arg(size.to_string());
+    }
     if let Some(policy) = &config.policy {
         command.arg("--policy").arg(policy);
     }

@@ -1,25 +1,29 @@
 //! dom0's end: asks the process that opens images, and makes disks of what it answers.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
 use blkback::Disk;
 use blkback::engine::format::{Format, OpenChain, OpenLayer, Qcow2Disk};
 use blkback::engine::spec::Source;
-use blkback::engine::{Access, FileDisk, Mode, OpenError, Spec};
+use blkback::engine::{Access, BaseCache, FileDisk, Mode, OpenError, Spec};
 use nix::errno::Errno;
 use xenbus::driver::Failure;
 
 use super::image_dirs::ImageDirs;
-use super::protocol::{Below, Layers, Refusal, Reply, Request, What};
+use super::protocol::{Ask, Below, Layers, Refusal, Reply, Request, What};
 use super::{packet, server};
+use crate::machine::process;
 
 /// What opens images: another process, or threads of this one.
 #[derive(Clone, Debug)]
 pub struct Opener {
     requests: Arc<OwnedFd>,
+    /// What disks have of the files below their images, all together.
+    cache: BaseCache,
 }
 
 /// An open disk; of an image, and those below it, the device and inode numbers of their files.
@@ -27,7 +31,12 @@ pub type Opened = (Arc<dyn Disk>, Vec<(u64, u64)>);
 
 impl Opener {
     pub(super) fn new(requests: OwnedFd) -> Opener {
-        Opener { requests: Arc::new(requests) }
+        Opener { requests: Arc::new(requests), cache: BaseCache::default() }
+    }
+
+    /// The same, with a cache of the files that are below disks' images.
+    pub fn with_cache(self, cache: BaseCache) -> Opener {
+        Opener { cache, ..self }
     }
 
     /// Has images opened by threads of this process, which then needs the privileges for that: for programs that embed the backends.
@@ -37,7 +46,7 @@ impl Opener {
     pub fn in_this_process() -> io::Result<Opener> {
         let (requests, served) = packet::pair()?;
         let serve = move || {
-            if let Err(error) = server::serve(&served, std::process::id(), &ImageDirs::default()) {
+            if let Err(error) = server::serve(&served, std::process::id(), &ImageDirs::default(), None) {
                 tracing::error!(%error, "images are no longer opened");
             }
         };
@@ -69,7 +78,7 @@ impl Opener {
                 Arc::new(FileDisk::new(image).with_cdrom(cdrom).with_discard(discard))
             }
             What::Chain | What::Overlay | What::Again(_) => {
-                let disk = Qcow2Disk::new(OpenChain { layers }).map_err(refused)?;
+                let disk = Qcow2Disk::with_cache(OpenChain { layers }, &self.cache).map_err(refused)?;
                 Arc::new(disk.with_cdrom(cdrom).with_discard(discard))
             }
         };
@@ -110,24 +119,51 @@ impl Opener {
 
     /// Has images opened; there is one at least.
     fn layers(&self, path: &Path, what: What, access: Access, held: &[OwnedFd]) -> Result<Layers, Refusal> {
-        match self.ask(&Request::new(path, what, &access), held) {
+        match self.ask(&Ask::Image(Request::new(path, what, &access)), held) {
             Ok(Some((Reply::Refused(refusal), _))) => Err(refusal),
             Ok(Some((Reply::Opened(images), fds))) => {
                 images.received(fds).ok_or_else(|| lost(path, "found no image with the answer"))
             }
+            Ok(Some((Reply::Policy, _))) => Err(lost(path, "found a policy")),
             Ok(None) => Err(lost(path, "it has ended, or dropped the request")),
             Err(error) => Err(lost(path, error)),
         }
     }
 
     /// Sends a request and waits for the answer; `None` if there is none.
-    fn ask(&self, request: &Request, held: &[OwnedFd]) -> io::Result<Option<(Reply, Vec<OwnedFd>)>> {
+    fn ask(&self, asked: &Ask, held: &[OwnedFd]) -> io::Result<Option<(Reply, Vec<OwnedFd>)>> {
+        packet::receive(&self.send(asked, held)?)
+    }
+
+    /// Sends a request, with the descriptors of what is open already; returns the socket of its answer.
+    fn send(&self, asked: &Ask, held: &[OwnedFd]) -> io::Result<OwnedFd> {
         let (answer, answers) = packet::pair()?;
+        // Only the other process has it afterwards: its end is the end of the wait.
         let fds = std::iter::once(&answers).chain(held).map(AsFd::as_fd);
-        packet::send(&*self.requests, request, fds)?;
-        // Only the other process has it from here on: its end is the end of the wait.
-        drop(answers);
-        packet::receive(&answer)
+        packet::send(&*self.requests, asked, fds)?;
+        Ok(answer)
+    }
+
+    /// Has the policy opened for reading; `None` if `stop` becomes readable first.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    pub fn policy(&self, stop: BorrowedFd<'_>) -> Result<Option<File>, String> {
+        let failed = |error: &dyn std::fmt::Display| format!("asking the process that opens images: {error}");
+        let answer = self.send(&Ask::Policy, &[]).map_err(|e| failed(&e))?;
+        process::wait_any(&[answer.as_fd(), stop]).map_err(|e| failed(&e))?;
+        if process::is_readable(&[stop]).map_err(|e| failed(&e))? {
+            return Ok(None);
+        }
+        match packet::receive(&answer).map_err(|e| failed(&e))? {
+            Some((Reply::Policy, fds)) => {
+                let file = fds.into_iter().next().ok_or_else(|| failed(&"found no file with the answer"))?;
+                Ok(Some(File::from(file)))
+            }
+            Some((Reply::Refused(Refusal::Failed { what, .. }), _)) => Err(what),
+            Some(_) => Err(failed(&"found another answer")),
+            None => Err(failed(&"it has ended, or dropped the request")),
+        }
     }
 }
 

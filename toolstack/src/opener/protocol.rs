@@ -49,6 +49,15 @@ impl From<Form> for Format {
     }
 }
 
+/// What is asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Ask {
+    /// An image.
+    Image(Request),
+    /// The policy, of which the opener knows the path.
+    Policy,
+}
+
 /// An image that is to be opened.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Request {
@@ -84,6 +93,8 @@ impl Request {
 pub(super) enum Reply {
     /// The image, and those below it, are open; their descriptors are beside this.
     Opened(Images),
+    /// The policy is open for reading; its descriptor is beside this.
+    Policy,
     /// It is not.
     Refused(Refusal),
 }

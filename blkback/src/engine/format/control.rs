@@ -77,7 +77,8 @@ impl ImageControl {
             let expected = format!("{} at most, of {MAX_LAYERS} in a chain", MAX_LAYERS - 1);
             return Err(refused(format!("{below} images below the new one"), expected));
         }
-        self.ask(Job::Snapshot(Box::new(self.layer(layer)?)))
+        let layer = Layer::open(layer, self.image.free_number(), None).map_err(io::Error::other)?;
+        self.ask(Job::Snapshot(Box::new(layer)))
     }
 
     /// Copies into the guest's own image what only the images below have, while the guest goes on, and leaves these then. What was copied
@@ -103,7 +104,8 @@ impl ImageControl {
     /// # Errors
     /// EROFS, EINVAL if it cannot be the same image, or those of reading it.
     pub fn replace(&self, at: usize, with: OpenLayer) -> io::Result<()> {
-        self.ask(Job::Replace(at, Box::new(self.layer(with)?)))
+        let layer = Layer::open(with, self.image.free_number(), Some(&self.image.cache));
+        self.ask(Job::Replace(at, Box::new(layer.map_err(io::Error::other)?)))
     }
 
     /// The path and format of the image that has so many above it, and the descriptors of its open file, as [`OpenImage::descriptors`].
@@ -118,10 +120,6 @@ impl ImageControl {
         let (image, format) = file.open_image().ok_or(Errno::EBADF)?;
         let descriptors = image.descriptors().map(|fd| fd.try_clone_to_owned());
         Ok((file.path().to_owned(), format, descriptors.collect::<io::Result<_>>()?))
-    }
-
-    fn layer(&self, layer: OpenLayer) -> io::Result<Layer> {
-        Layer::open(layer, self.image.free_number()).map_err(io::Error::other)
     }
 
     fn ask(&self, job: Job) -> io::Result<()> {

@@ -9,6 +9,7 @@ use super::layer::{Chain, Layer};
 use super::place::MAX_FILES;
 use super::queue::Queue;
 use super::worker::Worker;
+use crate::engine::base_cache::{BaseCache, DiskCache};
 use crate::engine::file::close_by_a_thread;
 use crate::engine::{DiscardLimits, Disk, DiskInfo, Engine, FlushState, MediumId, OpenError};
 use std::io;
@@ -31,6 +32,7 @@ pub struct Qcow2Disk {
     discard: Option<DiscardLimits>,
     cluster_size: u64,
     medium: Option<MediumId>,
+    cache: DiskCache,
     flushes: Arc<FlushState>,
     detect_zeroes: AtomicBool,
     thread: Option<JoinHandle<()>>,
@@ -42,6 +44,14 @@ impl Qcow2Disk {
     /// # Errors
     /// [`OpenError::Format`] if one is not served, or not consistent; [`OpenError::Io`].
     pub fn new(chain: OpenChain) -> Result<Qcow2Disk, OpenError> {
+        Qcow2Disk::with_cache(chain, &BaseCache::default())
+    }
+
+    /// As [`Qcow2Disk::new`], with a cache of the files below the first.
+    ///
+    /// # Errors
+    /// As [`Qcow2Disk::new`].
+    pub fn with_cache(chain: OpenChain, cache: &BaseCache) -> Result<Qcow2Disk, OpenError> {
         let Some(top) = chain.layers.first() else {
             let source = io::ErrorKind::InvalidInput.into();
             return Err(OpenError::Io { path: PathBuf::new(), source });
@@ -53,7 +63,9 @@ impl Qcow2Disk {
         let count = chain.layers.len().min(MAX_FILES);
         let layers = chain.layers.into_iter().enumerate();
         // The one that is written has the last number.
-        let layers = layers.map(|(at, layer)| Layer::open(layer, (count - 1 - at) as u8));
+        let cache = DiskCache::new(cache);
+        let of_base = |at: usize| Some(&cache).filter(|_| at > 0);
+        let layers = layers.map(|(at, layer)| Layer::open(layer, (count - 1 - at) as u8, of_base(at)));
         let chain = Chain(layers.collect::<Result<_, _>>()?);
         let refuse = |what: String| OpenError::Format { path: path.clone(), what };
         let (bytes, version, cluster_size) = match chain.top().mapped() {
@@ -77,7 +89,7 @@ impl Qcow2Disk {
         let granularity = cluster_size as u32;
         let discard = can_discard.then_some(DiscardLimits { granularity, alignment: 0 });
         let files = chain.0.iter().rev().map(|layer| layer.file.clone()).collect();
-        let image = Arc::new(Image::new(unit_bits, bytes, files));
+        let image = Arc::new(Image::new(unit_bits, bytes, files, cache.clone()));
         let thread = start(&image, chain).map_err(|source| OpenError::Io { path: path.clone(), source })?;
         Ok(Qcow2Disk {
             info: DiskInfo { sector_size, read_only, ..DiskInfo::new(bytes / 512) },
@@ -86,6 +98,7 @@ impl Qcow2Disk {
             discard,
             cluster_size,
             medium,
+            cache,
             flushes: Arc::default(),
             detect_zeroes: AtomicBool::new(false),
             thread: Some(thread),
@@ -157,6 +170,10 @@ impl Disk for Qcow2Disk {
 
     fn image(&self) -> Option<ImageControl> {
         Some(ImageControl::new(self.image.clone(), self.cluster_size, self.info.read_only))
+    }
+
+    fn cache(&self) -> Option<DiskCache> {
+        Some(self.cache.clone())
     }
 
     fn set_detect_zeroes(&self, wanted: bool) {

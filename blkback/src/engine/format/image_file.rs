@@ -8,6 +8,7 @@ use super::header::{COMPRESSION, Compression};
 use super::image_format::Format;
 use super::order::Order;
 use super::refcounts;
+use crate::engine::base_cache::{CachedFile, DiskCache, Forgotten};
 use crate::engine::done::lock;
 use crate::engine::{OpenImage, image};
 use imago::io_buffers::{IoBuffer, IoVector, IoVectorMut};
@@ -23,7 +24,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// The byte of a header with the feature bit of the compression, which `imago` does not know: it neither sees nor changes it.
 const FEATURE_BYTE: u64 = 79;
@@ -46,6 +47,10 @@ pub(super) struct ImageFile {
     failed: AtomicBool,
     /// The open image, with its locks, and its format.
     open: Option<(OpenImage, Format)>,
+    /// Of an image that others may read too: what they and this one have read of it.
+    cached: Option<Arc<CachedFile>>,
+    /// It was written to, and is not cached any more.
+    forgotten: OnceLock<Forgotten>,
     helper: CommonStorageHelper,
 }
 
@@ -65,6 +70,8 @@ impl ImageFile {
             order: Mutex::new(None),
             failed: AtomicBool::new(false),
             open: None,
+            cached: None,
+            forgotten: OnceLock::new(),
             helper: CommonStorageHelper::default(),
         })
     }
@@ -91,6 +98,17 @@ impl ImageFile {
     /// Whether it is open for reading alone.
     pub(super) fn is_read_only(&self) -> bool {
         self.open.as_ref().is_none_or(|(open, _)| open.info().read_only)
+    }
+
+    /// Uses a cache of what is read, if there is one.
+    pub(super) fn with_cache(mut self, cache: Option<&DiskCache>) -> ImageFile {
+        self.cached = cache.and_then(|cache| cache.file(&self.file, self.length())).map(Arc::new);
+        self
+    }
+
+    /// The cache of what is read of the file, if there is one.
+    pub(super) fn cached(&self) -> Option<&Arc<CachedFile>> {
+        self.cached.as_ref()
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -142,9 +160,17 @@ impl ImageFile {
         TableFile(self.clone()).read(into, offset)
     }
 
+    /// To be called before the file is changed: what was read of it is forgotten, by all who have it open.
+    fn will_change(&self) {
+        if let Some(cached) = &self.cached {
+            self.forgotten.get_or_init(|| cached.forget());
+        }
+    }
+
     /// Writes data where no table is. Buffer and offset are aligned as the file needs it.
     pub(super) fn write_data(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.with_order(Order::wrote_data);
+        self.will_change();
         self.file.write_all_at(bytes, offset)?;
         self.length.fetch_max(offset + bytes.len() as u64, Ordering::Relaxed);
         Ok(())
@@ -153,6 +179,7 @@ impl ImageFile {
     /// Makes the file at least so long.
     pub(super) fn extend(&self, length: u64) -> io::Result<()> {
         if length > self.length() {
+            self.will_change();
             self.file.set_len(length)?;
             self.length.store(length, Ordering::Relaxed);
         }
@@ -161,6 +188,7 @@ impl ImageFile {
 
     /// Gives a part of the file back to the medium, so that it reads as zeroes; `false` where that cannot.
     pub(super) fn punch(&self, offset: u64, bytes: u64) -> bool {
+        self.will_change();
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         let punched = fallocate(&*self.file, flags, offset as i64, bytes as i64);
         punched.inspect_err(|error| tracing::debug!(%error, "no hole is made")).is_ok()
@@ -189,7 +217,11 @@ impl ImageFile {
 
     fn read_into(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !buffer.is_empty() {
-            match self.file.read_at(buffer, offset) {
+            let read = match &self.cached {
+                Some(cached) => cached.read_at(&self.file, buffer, offset),
+                None => self.file.read_at(buffer, offset),
+            };
+            match read {
                 Ok(0) => {
                     buffer.fill(0);
                     return Ok(());
@@ -221,6 +253,7 @@ impl ImageFile {
         if self.has_failed() {
             return Err(Errno::EIO.into());
         }
+        self.will_change();
         self.file.write_all_at(bytes, offset)?;
         self.length.fetch_max(range.end, Ordering::Relaxed);
         self.with_order(|order| order.wrote(&range, bytes));
@@ -324,5 +357,39 @@ impl Storage for TableFile {
 
     fn resize(&self, _: u64, _: PreallocateMode) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::BaseCache;
+
+    #[test]
+    fn cached_file_that_is_written_is_forgotten_before_that_and_cached_again_when_it_is_closed() {
+        let cache = BaseCache::new(1 << 20).unwrap();
+        let disk_cache = DiskCache::new(&cache);
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("base");
+        std::fs::write(&path, [1; 8192]).unwrap();
+        let open = || {
+            let file = File::options().read(true).write(true).open(&path).unwrap();
+            Arc::new(ImageFile::new(&path, Arc::new(file), 0, 512).unwrap().with_cache(Some(&disk_cache)))
+        };
+        let read = |file: &Arc<ImageFile>| {
+            let mut bytes = [0; 512];
+            file.read_data(&mut bytes, 4096).unwrap();
+            bytes
+        };
+        let (writer, reader) = (open(), open());
+        assert_eq!((read(&writer), read(&reader)), ([1; 512], [1; 512]));
+        let cached = || disk_cache.stats().unwrap().cached_bytes;
+        assert_eq!(cached(), 32 << 10);
+        writer.write_data(&[2; 512], 4096).unwrap();
+        assert_eq!((read(&writer), read(&reader), cached()), ([2; 512], [2; 512], 0));
+        writer.punch(4096, 4096);
+        assert_eq!((read(&writer), read(&reader), cached()), ([0; 512], [0; 512], 0));
+        drop(writer);
+        assert_eq!((read(&reader), cached()), ([0; 512], 32 << 10));
     }
 }

@@ -9,6 +9,7 @@ use super::image_file::{ImageFile, TableFile};
 use super::image_format::Format;
 use super::place::Place;
 use super::tables;
+use crate::engine::base_cache::DiskCache;
 use crate::engine::{OpenError, OpenImage};
 use imago::format::drivers::FormatDriverInstance;
 use imago::qcow2::Qcow2;
@@ -66,17 +67,23 @@ impl Mapped {
 }
 
 impl Layer {
-    pub(super) fn raw(open: OpenImage, number: u8) -> io::Result<Layer> {
-        Ok(Layer { file: Arc::new(ImageFile::of_image(open, Format::Raw, number)?), kind: Kind::Raw })
+    pub(super) fn raw(open: OpenImage, number: u8, cache: Option<&DiskCache>) -> io::Result<Layer> {
+        let file = ImageFile::of_image(open, Format::Raw, number)?.with_cache(cache);
+        Ok(Layer { file: Arc::new(file), kind: Kind::Raw })
     }
 
     /// A qcow2 image, of which `header` was read.
     ///
     /// # Errors
     /// Its tables cannot be read, or are not consistent.
-    pub(super) fn qcow2(open: OpenImage, number: u8, header: Header) -> io::Result<Layer> {
+    pub(super) fn qcow2(
+        open: OpenImage,
+        number: u8,
+        header: Header,
+        cache: Option<&DiskCache>,
+    ) -> io::Result<Layer> {
         let file = ImageFile::of_image(open, Format::Qcow2, number)?;
-        let file = Arc::new(file.with_compression(header.compression));
+        let file = Arc::new(file.with_compression(header.compression).with_cache(cache));
         if !file.is_read_only() {
             file.set_order(tables::load(&file, &header)?);
         }
@@ -84,17 +91,17 @@ impl Layer {
         Ok(Layer { file, kind })
     }
 
-    /// An open image as a layer, whose file has this number.
+    /// An open image as a layer, whose file has this number, with a cache of what is read if there is one.
     ///
     /// # Errors
     /// [`OpenError::Format`] if it is not served, or not consistent; [`OpenError::Io`].
-    pub(super) fn open(layer: OpenLayer, number: u8) -> Result<Layer, OpenError> {
+    pub(super) fn open(layer: OpenLayer, number: u8, cache: Option<&DiskCache>) -> Result<Layer, OpenError> {
         let path = layer.image.path().to_owned();
         let opened = match layer.format {
-            Format::Raw => Layer::raw(layer.image, number),
+            Format::Raw => Layer::raw(layer.image, number, cache),
             Format::Qcow2 => {
                 let header = read_header(&layer.image)?;
-                Layer::qcow2(layer.image, number, header)
+                Layer::qcow2(layer.image, number, header, cache)
             }
         };
         opened.map_err(|error| match error.raw_os_error() {

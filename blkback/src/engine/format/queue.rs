@@ -8,6 +8,7 @@ use super::grace::User;
 use super::image::{Answer, Ask, How, Image, Ring, Run};
 use super::image_file::ImageFile;
 use super::place::{CHUNK_UNITS, Chunk, MAX_FILES, Place};
+use crate::engine::base_cache::CachedEngine;
 use crate::engine::zeroes::is_hole;
 use crate::engine::{
     BouncePool, Completion, DiscardLimits, Engine, IoRequest, IoTable, Operation, Tag, file,
@@ -131,7 +132,11 @@ impl Queue {
         }
         if self.files[at].is_none() {
             let file = self.image.file(number).ok_or(Errno::EBADF)?;
-            let engine = file::engine_of_file(file.file(), self.parts.depth())?;
+            let depth = self.parts.depth();
+            let mut engine = file::engine_of_file(file.file(), depth)?;
+            if let Some(cached) = file.cached() {
+                engine = Box::new(CachedEngine::new(engine, depth, cached.clone())?);
+            }
             self.events.add(engine.fd(), u64::from(number) + 1)?;
             self.files[at] = Some(OfFile { of: Arc::downgrade(&file), engine, out: 0 });
         }

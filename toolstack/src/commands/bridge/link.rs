@@ -1,16 +1,17 @@
 //! `xpv bridge link`.
 
 use bridge::{Flag, Flags};
-use ring_abi::netif::key;
 use serde_json::{Map, json};
 
 use super::asked::{Asked, Port};
 use super::set;
 use super::words::Words;
+use crate::config::vif_setting::SETTINGS;
 use crate::error::Result;
 use crate::output;
 
-const EXPECTED: &str = "[show] [dev PORT], or set dev PORT with flags of bridge(8) on or off, vlan or rate";
+const EXPECTED: &str = "[show] [dev PORT], or set dev PORT with a flag of bridge(8) and on or off, or another setting of \
+                        `xpv network-set` and its value";
 
 /// Shows ports, or changes one.
 pub(super) fn run(asked: &Asked<'_>, words: &[String]) -> Result<()> {
@@ -47,10 +48,7 @@ fn change(asked: &Asked<'_>, mut words: Words<'_>) -> Result<()> {
             "dev" => name = Some(words.need("dev")?),
             // As `bridge link set` has them, which need not say that the bridge is meant.
             "master" => {}
-            key::VLAN | key::RATE => settings.push(format!("{word}={}", words.need(word)?)),
-            flag if Flags::NAMES.contains(&flag) => {
-                settings.push(format!("{flag}={}", words.need(flag)?));
-            }
+            key if SETTINGS.contains(&key) => settings.push(format!("{key}={}", words.need(key)?)),
             word => return Err(words.unknown(word)),
         }
     }

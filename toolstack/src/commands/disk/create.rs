@@ -9,9 +9,9 @@ use blkback::engine::Mode;
 use blkback::engine::format::{Format, NewImage};
 use nix::errno::Errno;
 
+use crate::config::size::Size;
 use crate::error::{Error, Origin, Result};
 use crate::image::named::{FormatOption, NamedImage};
-use crate::image::size::Size;
 use crate::image::{Geometry, chain, warn_of_header};
 
 /// The longest name of a backing file, in bytes (QEMU's docs/interop/qcow2.txt: backing_file_size).

@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use blkback::engine::format::{Backing, Compression, Format};
 use serde_json::{Map, Value, json};
 
+use crate::config::size::Bytes;
 use crate::error::{Error, Result};
 use crate::image::named::{FormatOption, NamedImage};
-use crate::image::size::Bytes;
 use crate::image::{Geometry, chain, warn_of_header};
 use crate::output;
 

@@ -10,11 +10,11 @@ use ring_abi::blkif::key::{PARAMS, SECTORS};
 use xenstore::Nodes;
 
 use super::live::{LiveDisk, Outcome};
+use crate::config::size::Size;
 use crate::config::target::path_of;
 use crate::dir::Dir;
 use crate::error::{Error, Origin, Result};
 use crate::image::named::{FormatOption, NamedImage};
-use crate::image::size::Size;
 use crate::image::{Geometry, chain, resize, warn_of_header};
 
 /// Give an image that nobody uses, or a running guest's disk, another size

@@ -1,4 +1,4 @@
-//! The size of an image, as an option says it and as it is shown.
+//! A number of bytes, as an option says it and as it is shown.
 
 use std::fmt;
 use std::str::FromStr;
