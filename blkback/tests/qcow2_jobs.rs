@@ -8,8 +8,8 @@ mod jobs;
 mod own;
 
 use blkback::Disk;
-use blkback::engine::format::{ImageControl, Progress};
-use blkback::engine::{Mode, OpenError};
+use blkback::engine::format::{ImageControl, OpenChain, Progress, Qcow2Disk};
+use blkback::engine::{Access, BaseCache, Mode, OpenError};
 use common::{Dir, Ring, check, content, create, open, open_as, pattern, qemu};
 use jobs::{commit, reopen_below};
 use own::{Own, RINGS, SECTORS};
@@ -212,4 +212,48 @@ fn image_below_is_one_users_while_it_is_written_and_shared_by_readers_again() {
     std::fs::copy(dir.path("moved"), dir.path("middle")).unwrap();
     let error = reopen_below(&control, Mode::Write).unwrap_err().to_string();
     assert!(error.contains("found another image at this path"), "{error}");
+}
+
+#[test]
+fn what_is_committed_is_read_by_all_who_have_read_the_base_from_a_cache_before() {
+    let dir = Dir::in_memory();
+    std::fs::write(dir.path("base"), pattern(0..SECTORS, 1)).unwrap();
+    for image in ["image", "other"] {
+        create(&dir.path(image), "8M", &["-b", "base", "-F", "raw"]);
+    }
+    let cache = BaseCache::new(32 << 20).unwrap();
+    let open = |image: &str, mode| {
+        let start = std::time::Instant::now();
+        let access = Access { mode, direct: true, user: None, own_loop: None, server: None };
+        loop {
+            match OpenChain::open(&dir.path(image), access, &|_, _| Ok(())) {
+                Err(error) if start.elapsed() > testkit::BOUND => panic!("{error}"),
+                Err(_) => std::thread::yield_now(),
+                Ok(chain) => return Qcow2Disk::with_cache(chain, &cache).unwrap(),
+            }
+        }
+    };
+    let (disk, mut other) = (open("image", Mode::Write), open("other", Mode::Read));
+    let (mut ring, mut of_other) = (Ring::new(&disk), Ring::new(&other));
+    for seed in 2..4 {
+        // All that the other disk has read is cached, and some of it is written to the base.
+        assert!(of_other.read_all(&other)[..512] == pattern(0..1, seed - 1)[..]);
+        assert!(ring.read_all(&disk)[..512] == pattern(0..1, seed - 1)[..]);
+        ring.write(0, &pattern(0..128, seed)).unwrap();
+        drop((of_other, other));
+        let control = disk.image().unwrap();
+        let start = std::time::Instant::now();
+        while let Err(error) = reopen_below(&control, Mode::Write) {
+            assert!(start.elapsed() < testkit::BOUND, "the other disk is closed: {error}");
+        }
+        control.commit(Arc::default()).unwrap();
+        assert!(ring.read_all(&disk)[..512] == pattern(0..1, seed)[..], "while it is open for writing");
+        reopen_below(&control, Mode::Read).unwrap();
+        assert!(ring.read_all(&disk)[..512] == pattern(0..1, seed)[..]);
+        other = open("other", Mode::Read);
+        of_other = Ring::new(&other);
+    }
+    assert!(of_other.read_all(&other)[..512] == pattern(0..1, 3)[..]);
+    let stats = other.cache().and_then(|cache| cache.stats()).unwrap();
+    assert!(stats.hits + stats.misses > 0 && stats.cached_bytes > 0, "{stats:?}");
 }

@@ -11,7 +11,7 @@ use blkback::Disk;
 use blkback::engine::format::{Format, ImageControl, NewImage, OpenChain};
 use blkback::engine::{Access, Mode};
 use common::{Dir, Ring, check_killed, content, create, open, pattern};
-use jobs::{commit, open_alone};
+use jobs::{commit, open_alone, reopen_below_at};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -106,10 +106,7 @@ fn snapshot(dir: &Path, control: &ImageControl, size: u64, kept: &str) {
     let (image, kept) = (dir.join("image"), dir.join(kept));
     renameat2(AT_FDCWD, &image, AT_FDCWD, &kept, RenameFlags::RENAME_EXCHANGE).unwrap();
     control.snapshot(open_alone(&image)).unwrap();
-    let (_, format, held) = control.open_file(1).unwrap();
-    let access = Access { mode: Mode::Read, direct: true, user: None, own_loop: None, server: None };
-    let layer = blkback::engine::format::OpenLayer::reopen(&kept, format, access, held, &|_, _| Ok(()));
-    control.replace(1, layer.unwrap()).unwrap();
+    reopen_below_at(control, &kept, Mode::Read).unwrap();
 }
 
 fn start(dir: &Path, round: u64) -> Child {

@@ -6,9 +6,10 @@ mod common;
 mod jobs;
 
 use blkback::Disk;
+use blkback::engine::Mode;
 use blkback::engine::format::{MAX_LAYERS, NewImage, OpenChain};
 use common::{Dir, Ring, check, content, create, open, pattern};
-use jobs::open_alone;
+use jobs::{open_alone, reopen_below};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 const SECTORS: u64 = 16_384;
@@ -78,6 +79,39 @@ fn snapshots_amid_the_writes_of_several_rings_lose_nothing_and_stay_as_they_are(
         assert!(content[300 * 512..][..512] == pattern(300..301, number + 1), "snapshot {number}");
         assert!(content[301 * 512..][..512] != pattern(301..302, number + 1), "snapshot {number}");
     }
+}
+
+#[test]
+fn rings_begin_and_flush_while_files_of_the_chain_are_replaced() {
+    let dir = Dir::in_memory();
+    create(&dir.path("0"), "8M", &[]);
+    let disk = open(&dir.path("0"));
+    let disk_ref: &dyn Disk = &*disk;
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let stop = &stop;
+        scope.spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                Ring::new(disk_ref).flush().unwrap();
+            }
+        });
+        scope.spawn(move || {
+            let mut ring = Ring::new(disk_ref);
+            while !stop.load(Ordering::Relaxed) {
+                ring.write(8, &pattern(8..16, 1)).unwrap();
+                ring.flush().unwrap();
+            }
+        });
+        let _stop_on_drop = testkit::StopOnDrop(stop);
+        let control = disk.image().unwrap();
+        for number in 1..MAX_LAYERS {
+            let below = (number - 1).to_string();
+            control.snapshot(overlay(&dir, &number.to_string(), &below, SECTORS)).unwrap();
+            for mode in [Mode::Read, Mode::Write, Mode::Read] {
+                reopen_below(&control, mode).unwrap();
+            }
+        }
+    });
 }
 
 #[test]

@@ -19,8 +19,14 @@ pub(crate) fn open_alone(path: &Path) -> OpenChain {
 
 /// Opens the image below the guest's own again, in another mode, and has it used.
 pub(crate) fn reopen_below(control: &ImageControl, mode: Mode) -> Result<(), OpenError> {
-    let (path, format, held) = control.open_file(1).unwrap();
-    let layer = OpenLayer::reopen(&path, format, access(mode), held, &|_, _| Ok(()))?;
+    let (path, _, _) = control.open_file(1).unwrap();
+    reopen_below_at(control, &path, mode)
+}
+
+/// As [`reopen_below`], at another path.
+pub(crate) fn reopen_below_at(control: &ImageControl, path: &Path, mode: Mode) -> Result<(), OpenError> {
+    let (_, format, held) = control.open_file(1).unwrap();
+    let layer = OpenLayer::reopen(path, format, access(mode), held, &|_, _| Ok(()))?;
     control.replace(1, layer).unwrap();
     Ok(())
 }

@@ -28,6 +28,7 @@ check "the image is kept as it is" xpv disk snapshot --xen one xvda kept.qcow2
 check_in_guest one "the guest goes on" 'mount -t ext4 /dev/xvda1 /mnt && rm /mnt/more && sync && umount /mnt'
 check "the disk grows" xpv disk resize --xen one xvda 64M
 check_in_guest one "the guest sees it" 'test "$(blockdev --getsize64 /dev/xvda)" = 67108864'
+check "what was kept is saved, and may be read meanwhile" sh -c 'xpv disk check /tmp/kept.qcow2; case $? in 0 | 3) cp /tmp/kept.qcow2 /tmp/saved.qcow2 ;; *) false ;; esac'
 send_to_guest one 'mount -t ext4 /dev/xvda1 /mnt && dd if=/dev/urandom of=/mnt/late bs=4k count=256 conv=fsync 2>/dev/null && md5sum /mnt/late >>/tmp/sum'
 check "the image is committed meanwhile" xpv disk commit --xen one xvda
 check "it is streamed" xpv disk stream --xen one xvda
@@ -46,7 +47,7 @@ check "it is detached" xl block-detach 0 xvdj
 check "the tables are clean, with leaks at most" sh -c 'xpv disk check /tmp/a.qcow2; case $? in 0 | 3) ;; *) false ;; esac'
 check "so are those of what was kept" sh -c 'xpv disk check /tmp/kept.qcow2; case $? in 0 | 3) ;; *) false ;; esac'
 check "those that nobody wrote are clean" xpv disk check /tmp/middle.qcow2
-check "what was kept has the file that is gone" xl block-attach 0 format=raw,vdev=xvdj,access=ro,script=nop,target=qcow2:/tmp/kept.qcow2
+check "what was kept has the file that is gone" xl block-attach 0 format=raw,vdev=xvdj,access=ro,script=nop,target=qcow2:/tmp/saved.qcow2
 wait_for 20 "dom0 to see it" test -b /dev/xvdj1
 check "it is mounted" mount -t ext4 -o ro,noload /dev/xvdj1 /mnt
 check "it is there" test -s /mnt/more

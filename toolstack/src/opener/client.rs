@@ -135,7 +135,7 @@ impl Opener {
         packet::receive(&self.send(asked, held)?)
     }
 
-    /// Sends a request with descriptors; returns the socket of its answer.
+    /// Sends a request, with the descriptors of what is open already; returns the socket of its answer.
     fn send(&self, asked: &Ask, held: &[OwnedFd]) -> io::Result<OwnedFd> {
         let (answer, answers) = packet::pair()?;
         // Only the other process has it afterwards: its end is the end of the wait.

@@ -8,7 +8,6 @@ use super::image_format::Format;
 use super::jobs::refused;
 use super::layer::Layer;
 use super::progress::Progress;
-use crate::engine::base_cache::DiskCache;
 use nix::errno::Errno;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -23,8 +22,6 @@ pub struct ImageControl {
     image: Arc<Image>,
     cluster_size: u64,
     read_only: bool,
-    /// The cache of what is below the guest's own image.
-    cache: DiskCache,
 }
 
 /// An image that is served, as it is now.
@@ -41,13 +38,8 @@ pub struct ImageInfo {
 }
 
 impl ImageControl {
-    pub(super) fn new(
-        image: Arc<Image>,
-        cluster_size: u64,
-        read_only: bool,
-        cache: DiskCache,
-    ) -> ImageControl {
-        ImageControl { image, cluster_size, read_only, cache }
+    pub(super) fn new(image: Arc<Image>, cluster_size: u64, read_only: bool) -> ImageControl {
+        ImageControl { image, cluster_size, read_only }
     }
 
     /// The image as it is now.
@@ -85,7 +77,8 @@ impl ImageControl {
             let expected = format!("{} at most, of {MAX_LAYERS} in a chain", MAX_LAYERS - 1);
             return Err(refused(format!("{below} images below the new one"), expected));
         }
-        self.ask(Job::Snapshot(Box::new(self.layer(layer, None)?)))
+        let layer = Layer::open(layer, self.image.free_number(), None).map_err(io::Error::other)?;
+        self.ask(Job::Snapshot(Box::new(layer)))
     }
 
     /// Copies into the guest's own image what only the images below have, while the guest goes on, and leaves these then. What was copied
@@ -111,8 +104,8 @@ impl ImageControl {
     /// # Errors
     /// EROFS, EINVAL if it cannot be the same image, or those of reading it.
     pub fn replace(&self, at: usize, with: OpenLayer) -> io::Result<()> {
-        // Of one that is written it is what tells the cache.
-        self.ask(Job::Replace(at, Box::new(self.layer(with, Some(&self.cache))?)))
+        let layer = Layer::open(with, self.image.free_number(), Some(&self.image.cache));
+        self.ask(Job::Replace(at, Box::new(layer.map_err(io::Error::other)?)))
     }
 
     /// The path and format of the image that has so many above it, and the descriptors of its open file, as [`OpenImage::descriptors`].
@@ -127,10 +120,6 @@ impl ImageControl {
         let (image, format) = file.open_image().ok_or(Errno::EBADF)?;
         let descriptors = image.descriptors().map(|fd| fd.try_clone_to_owned());
         Ok((file.path().to_owned(), format, descriptors.collect::<io::Result<_>>()?))
-    }
-
-    fn layer(&self, layer: OpenLayer, cache: Option<&DiskCache>) -> io::Result<Layer> {
-        Layer::open(layer, self.image.free_number(), cache).map_err(io::Error::other)
     }
 
     fn ask(&self, job: Job) -> io::Result<()> {

@@ -32,7 +32,6 @@ pub struct Qcow2Disk {
     discard: Option<DiscardLimits>,
     cluster_size: u64,
     medium: Option<MediumId>,
-    cache: DiskCache,
     flushes: Arc<FlushState>,
     detect_zeroes: AtomicBool,
     thread: Option<JoinHandle<()>>,
@@ -89,7 +88,7 @@ impl Qcow2Disk {
         let granularity = cluster_size as u32;
         let discard = can_discard.then_some(DiscardLimits { granularity, alignment: 0 });
         let files = chain.0.iter().rev().map(|layer| layer.file.clone()).collect();
-        let image = Arc::new(Image::new(unit_bits, bytes, files));
+        let image = Arc::new(Image::new(unit_bits, bytes, files, cache));
         let thread = start(&image, chain).map_err(|source| OpenError::Io { path: path.clone(), source })?;
         Ok(Qcow2Disk {
             info: DiskInfo { sector_size, read_only, ..DiskInfo::new(bytes / 512) },
@@ -98,7 +97,6 @@ impl Qcow2Disk {
             discard,
             cluster_size,
             medium,
-            cache,
             flushes: Arc::default(),
             detect_zeroes: AtomicBool::new(false),
             thread: Some(thread),
@@ -169,16 +167,11 @@ impl Disk for Qcow2Disk {
     }
 
     fn image(&self) -> Option<ImageControl> {
-        Some(ImageControl::new(
-            self.image.clone(),
-            self.cluster_size,
-            self.info.read_only,
-            self.cache.clone(),
-        ))
+        Some(ImageControl::new(self.image.clone(), self.cluster_size, self.info.read_only))
     }
 
     fn cache(&self) -> Option<DiskCache> {
-        Some(self.cache.clone())
+        Some(self.image.cache.clone())
     }
 
     fn set_detect_zeroes(&self, wanted: bool) {

@@ -8,6 +8,7 @@ use super::layer::Layer;
 use super::place::Chunk;
 use super::progress::Progress;
 use crate::engine::IoRequest;
+use crate::engine::base_cache::DiskCache;
 use crate::engine::done::{Done, lock};
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -24,6 +25,8 @@ pub(super) struct Image {
     /// Bytes of the disk.
     pub(super) size: AtomicU64,
     pub(super) grace: Arc<Grace>,
+    /// What is cached of the files below the one that is written.
+    pub(super) cache: DiskCache,
     /// The files, from the lowest image's to the one that is written.
     files: Mutex<Vec<Arc<ImageFile>>>,
     rings: Mutex<Vec<Weak<Ring>>>,
@@ -144,11 +147,12 @@ pub(super) enum Answer {
 pub(super) type Answers = Done<Answer>;
 
 impl Image {
-    pub(super) fn new(unit_bits: u32, size: u64, files: Vec<Arc<ImageFile>>) -> Image {
+    pub(super) fn new(unit_bits: u32, size: u64, files: Vec<Arc<ImageFile>>, cache: DiskCache) -> Image {
         Image {
             unit_bits,
             size: AtomicU64::new(size),
             grace: Arc::default(),
+            cache,
             files: Mutex::new(files),
             rings: Mutex::default(),
             asked: Mutex::default(),

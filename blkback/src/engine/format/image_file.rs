@@ -45,12 +45,12 @@ pub(super) struct ImageFile {
     order: Mutex<Option<Order>>,
     /// The medium has lost something: nothing is acknowledged any more.
     failed: AtomicBool,
+    /// The open image, with its locks, and its format.
+    open: Option<(OpenImage, Format)>,
     /// Of an image that others may read too: what they and this one have read of it.
     cached: Option<Arc<CachedFile>>,
     /// It was written to, and is not cached any more.
     forgotten: OnceLock<Forgotten>,
-    /// The open image, with its locks, and its format.
-    open: Option<(OpenImage, Format)>,
     helper: CommonStorageHelper,
 }
 
@@ -69,9 +69,9 @@ impl ImageFile {
             hides_compression: false,
             order: Mutex::new(None),
             failed: AtomicBool::new(false),
+            open: None,
             cached: None,
             forgotten: OnceLock::new(),
-            open: None,
             helper: CommonStorageHelper::default(),
         })
     }
@@ -79,17 +79,6 @@ impl ImageFile {
     pub(super) fn with_compression(mut self, compression: Compression) -> ImageFile {
         self.hides_compression = compression == Compression::Zstd;
         self
-    }
-
-    /// Uses a cache of what is read, if there is one.
-    pub(super) fn with_cache(mut self, cache: Option<&DiskCache>) -> ImageFile {
-        self.cached = cache.and_then(|cache| cache.file(&self.file, self.length())).map(Arc::new);
-        self
-    }
-
-    /// The cache of what is read of the file, if there is one.
-    pub(super) fn cached(&self) -> Option<&Arc<CachedFile>> {
-        self.cached.as_ref()
     }
 
     /// The file of an open image of a format, which is closed with this.
@@ -109,6 +98,17 @@ impl ImageFile {
     /// Whether it is open for reading alone.
     pub(super) fn is_read_only(&self) -> bool {
         self.open.as_ref().is_none_or(|(open, _)| open.info().read_only)
+    }
+
+    /// Uses a cache of what is read, if there is one.
+    pub(super) fn with_cache(mut self, cache: Option<&DiskCache>) -> ImageFile {
+        self.cached = cache.and_then(|cache| cache.file(&self.file, self.length())).map(Arc::new);
+        self
+    }
+
+    /// The cache of what is read of the file, if there is one.
+    pub(super) fn cached(&self) -> Option<&Arc<CachedFile>> {
+        self.cached.as_ref()
     }
 
     pub(super) fn path(&self) -> &Path {

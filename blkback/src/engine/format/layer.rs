@@ -67,7 +67,7 @@ impl Mapped {
 }
 
 impl Layer {
-    fn raw(open: OpenImage, number: u8, cache: Option<&DiskCache>) -> io::Result<Layer> {
+    pub(super) fn raw(open: OpenImage, number: u8, cache: Option<&DiskCache>) -> io::Result<Layer> {
         let file = ImageFile::of_image(open, Format::Raw, number)?.with_cache(cache);
         Ok(Layer { file: Arc::new(file), kind: Kind::Raw })
     }
@@ -76,7 +76,12 @@ impl Layer {
     ///
     /// # Errors
     /// Its tables cannot be read, or are not consistent.
-    fn qcow2(open: OpenImage, number: u8, header: Header, cache: Option<&DiskCache>) -> io::Result<Layer> {
+    pub(super) fn qcow2(
+        open: OpenImage,
+        number: u8,
+        header: Header,
+        cache: Option<&DiskCache>,
+    ) -> io::Result<Layer> {
         let file = ImageFile::of_image(open, Format::Qcow2, number)?;
         let file = Arc::new(file.with_compression(header.compression).with_cache(cache));
         if !file.is_read_only() {
@@ -86,7 +91,7 @@ impl Layer {
         Ok(Layer { file, kind })
     }
 
-    /// An open image as a layer, whose file has this number, and of which a cache is used where there is one.
+    /// An open image as a layer, whose file has this number, with a cache of what is read if there is one.
     ///
     /// # Errors
     /// [`OpenError::Format`] if it is not served, or not consistent; [`OpenError::Io`].

@@ -112,7 +112,11 @@ impl Queue {
             events,
         };
         for file in queue.image.files() {
-            queue.file(file.number())?;
+            match queue.file(file.number()) {
+                // It was replaced meanwhile.
+                Err(error) if error.raw_os_error() == Some(Errno::EBADF as i32) => {}
+                made => drop(made?),
+            }
         }
         Ok(queue)
     }
@@ -168,18 +172,17 @@ impl Queue {
 
     /// Everything that was answered is in the file that is written.
     fn flush(&mut self, request: IoRequest) {
+        // While this is inside, the file stays one of the image's.
+        let turn = self.user.enter();
         match self.image.written().filter(|file| !file.has_failed()) {
             Some(file) if !self.free.is_empty() => {
-                let turn = self.user.enter();
-                self.carry_out(
-                    request,
-                    turn,
-                    [Part { bytes: 0..0, file: file.number(), offset: 0 }].into_iter(),
-                );
+                let part = Part { bytes: 0..0, file: file.number(), offset: 0 };
+                return self.carry_out(request, turn, [part].into_iter());
             }
             Some(_) => self.waiting.push_back(request),
             None => self.done.push(Completion { request, result: Err(Errno::EIO.into()) }),
         }
+        self.user.leave(turn);
     }
 
     fn transfer(&mut self, request: IoRequest) {
