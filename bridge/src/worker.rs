@@ -4,6 +4,7 @@
 //! port is idle.
 
 mod administration;
+mod mirrors;
 mod safety_net;
 mod stations;
 
@@ -18,7 +19,7 @@ use event_loop::{Counter, Essential};
 use nix::sys::eventfd::EventFd;
 
 use crate::{
-    Batch, BridgeSetting, CaptureDirection, Config, DropReason, Frames, QueueLimits,
+    Batch, BridgeSetting, CaptureDirection, Config, DropReason, Frames, Mirror, QueueLimits,
     attached_port::{AttachedPort, Hold, Sender},
     command::Command,
     fdb::PortId,
@@ -54,6 +55,8 @@ pub(crate) struct Worker {
     swept_s: u32,
     rounds: u32,
     switch: Switch,
+    /// The switch's mirrors, with the names of their ports.
+    mirrors: Vec<(String, Mirror)>,
     ports: Vec<Option<AttachedPort>>,
     failed: Vec<(PortId, io::Error)>,
     /// A port's capabilities may have changed.
@@ -94,6 +97,7 @@ impl Worker {
             swept_s: 0,
             rounds: 0,
             switch,
+            mirrors: Vec::new(),
             ports: Vec::new(),
             failed: Vec::new(),
             stale_caps: false,
@@ -151,6 +155,9 @@ impl Worker {
                 Command::FdbFlush(filter, reply) => drop(reply.send(self.fdb_flush(&filter))),
                 Command::SetBridge(setting, reply) => drop(reply.send(self.set_bridge(setting))),
                 Command::Info(reply) => drop(reply.send(self.info())),
+                Command::MirrorAdd(name, mirror, reply) => drop(reply.send(self.mirror_add(name, mirror))),
+                Command::MirrorDelete(name, reply) => drop(reply.send(self.mirror_delete(name))),
+                Command::Mirrors(reply) => drop(reply.send(self.mirror_infos())),
                 Command::Stop => return false,
             }
         }
@@ -212,7 +219,7 @@ impl Worker {
             attached.stats.lost(reason, frames);
             attached.refused += frames;
         }
-        let ports = self.switch.egresses().map(|egress| egress.port);
+        let ports = self.switch.egresses().filter(|egress| !egress.are_copies).map(|egress| egress.port);
         let sole = attached.destinations.sole(ports, summary.flooded, self.now);
         self.send(id, sole, summary.offloads);
         if summary.taken < self.batch.len()
@@ -275,7 +282,7 @@ impl Worker {
                 true => self.switch.retag(egress.port, &self.batch, &mut self.retagged),
                 false => egress.batch.view(&self.batch),
             };
-            let may_be_held = sole.is_some() && !attached.queue.is_stuck(self.now);
+            let may_be_held = sole.is_some() && !egress.are_copies && !attached.queue.is_stuck(self.now);
             let sender = Sender { port: from, may_be_held };
             match attached.send(frames, sender, offloads, &mut self.scratch, self.now) {
                 Ok(stale) => self.stale_caps |= stale,
