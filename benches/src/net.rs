@@ -1,4 +1,4 @@
-//! Rows N1, N2 and N2c: 64-byte frames out of a guest, and through the bridge into another.
+//! Rows N1, N2, N2c and N2f: 64-byte frames out of a guest, and through the bridge into another.
 //!
 //! Ours runs on a machine of threads over the local hypervisor, with a grant copy for every frame. Both sides poll, as
 //! DPDK's do.
@@ -97,6 +97,25 @@ pub fn n2() -> Result<Row, String> {
     let what = "64-byte frames, guest -> bridge -> guest; Linux bridge with veth, AF_PACKET sender";
     let ours = || ours::to_guest(cores, SMALL, TIME);
     row("N2", what, Goal::AtLeast(10.0), PAIRS, ours, || veth::through_linux(cores[0], SMALL, TIME))
+}
+
+/// One sample of ours for row N2f.
+///
+/// # Errors
+/// Whatever went wrong, in words.
+pub fn features_once() -> Result<Sample, String> {
+    Ok(Sample::single("Mpps", ours::udp_to_guest(cores::two()?, true, TIME)?))
+}
+
+/// Row N2f: what N2 has with rates in both directions, `lock=ip` and a VLAN on both ports, of what it has without.
+///
+/// # Errors
+/// Whatever went wrong, in words.
+pub fn n2_features() -> Result<Row, String> {
+    let cores = cores::two()?;
+    let what = "64-byte UDP, guest -> bridge -> guest, with rates, lock=ip and a VLAN; without them";
+    let ours = || ours::udp_to_guest(cores, true, TIME);
+    row("N2f", what, Goal::AtLeast(0.85), PAIRS, ours, || ours::udp_to_guest(cores, false, TIME))
 }
 
 /// Our side of N2c: beside a busy process.

@@ -112,6 +112,7 @@ pub const ROWS: &[Entry] = &[
     timed("N1g", "64-byte frames, guest -> bridge -> guest", Better::Higher, net::n1_guest, net::guest_once),
     timed("N2", "64-byte frames, guest -> bridge -> guest", Better::Higher, net::n2, net::guest_once),
     timed("N2c", "N2 beside a busy process", Better::Higher, net::n2_contended, net::contended_once),
+    timed("N2f", "N2 with rates, lock and VLAN", Better::Higher, net::n2_features, net::features_once),
     timed("N3", "64 KiB frames, guest to guest", Better::Higher, net::bandwidth::n3, net::bandwidth::n3_once),
     timed(
         "N3s",

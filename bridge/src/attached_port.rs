@@ -12,11 +12,13 @@ use std::{
 use event_loop::{AdaptivePoll, Interest, PollState};
 
 use crate::{
-    Batch, Caps, CaptureDirection, DropReason, Frame, Frames, Port, PortSettings, Stats,
+    Batch, Caps, CaptureDirection, DropReason, Frame, Frames, Port, PortSettings, QueueLimits, RateLimits,
+    Stats,
     capture::Captures,
     destinations::Destinations,
     egress_queue::EgressQueue,
     fdb::PortId,
+    rate_in::RateIn,
     rate_limit::RateLimit,
     software_offload::{self, Outlet},
     turn_budget::TurnBudget,
@@ -67,6 +69,10 @@ pub(crate) struct AttachedPort {
     pub(crate) settings: PortSettings,
     /// What the port may send.
     pub(crate) rate: Option<RateLimit>,
+    /// What the port is sent.
+    pub(crate) rate_in: Option<RateIn>,
+    /// Frames that are to be cut into segments are cut before they wait for `rate_in`.
+    cuts: bool,
     /// Who looks at the frames that cross it.
     pub(crate) captures: Captures,
     /// The port's descriptor is not waited for.
@@ -94,6 +100,8 @@ impl AttachedPort {
             refused: 0,
             settings: PortSettings::default(),
             rate: None,
+            rate_in: None,
+            cuts: false,
             captures: Captures::default(),
             is_masked: false,
             is_suspect: false,
@@ -120,17 +128,18 @@ impl AttachedPort {
         now: Instant,
     ) -> io::Result<bool> {
         let caps = self.port.caps();
-        let AttachedPort { port, queue, captures, stats, .. } = self;
-        let mut outlet = PortOutlet { port: &mut **port, queue, captures, stats, sender, now };
+        let takes = if self.cuts { Caps { gso_v4: false, gso_v6: false, ..caps } } else { caps };
+        let AttachedPort { port, queue, rate_in, captures, stats, .. } = self;
+        let mut outlet = PortOutlet { port: &mut **port, queue, rate_in, captures, stats, sender, now };
         if frames.is_empty() {
         } else if offloads {
-            software_offload::send(&caps, stats, frames, scratch, &mut outlet)?;
+            software_offload::send(&takes, stats, frames, scratch, &mut outlet)?;
         } else {
             outlet.send(frames)?;
         }
         if !self.queue.is_empty() {
             let was_polled = self.state.is_polled();
-            self.state.need_room(true);
+            self.wait_to_drain(now);
             if !was_polled && self.state.is_polled() {
                 self.last_active = now;
             }
@@ -147,10 +156,19 @@ impl AttachedPort {
     fn drain_some(&mut self, now: Instant) -> io::Result<bool> {
         let mut any = false;
         while !self.queue.is_empty() {
-            let staged = self.queue.stage();
+            let most = self.rate_in.as_mut().map_or(usize::MAX, |rate_in| rate_in.admit(now));
+            if most == 0 {
+                break;
+            }
+            let staged = self.queue.stage(most);
             let count = staged.len();
-            let taken = self.port.send(Frames::of(staged))?;
+            let admitted =
+                self.rate_in.as_mut().map_or(count, |rate_in| rate_in.count(Frames::of(staged), now));
+            let taken = self.port.send(Frames::of(staged).first(admitted))?;
             if taken > 0 {
+                if let Some(rate_in) = &mut self.rate_in {
+                    rate_in.spend(Frames::of(staged).first(taken), now);
+                }
                 self.captures.record(CaptureDirection::ToPort, Frames::of(staged), taken, now);
                 self.queue.taken(taken, now);
                 self.worked(now);
@@ -160,8 +178,47 @@ impl AttachedPort {
                 break;
             }
         }
-        self.state.need_room(!self.queue.is_empty());
+        self.wait_to_drain(now);
         Ok(any)
+    }
+
+    /// Has the frames that wait wait on: for the port's room, or for its rate.
+    pub(crate) fn wait_to_drain(&mut self, now: Instant) {
+        let waits = !self.queue.is_empty();
+        let due = match &mut self.rate_in {
+            Some(rate_in) if waits => rate_in.wait(now),
+            Some(rate_in) => {
+                rate_in.end();
+                None
+            }
+            None => None,
+        };
+        self.state.need_room(waits && due.is_none());
+    }
+
+    /// When the port's rate allows more of the frames that wait; `None` if they do not wait for that.
+    #[inline]
+    pub(crate) fn due(&self) -> Option<Instant> {
+        self.rate_in.as_ref().and_then(RateIn::due)
+    }
+
+    /// Has the frames that waited for the port's rate go on if it allows more of them by now.
+    pub(crate) fn go_on(&mut self, now: Instant) {
+        if self.rate_in.as_mut().is_some_and(|rate_in| rate_in.is_over(now)) {
+            self.queue.waits_from(now);
+            self.state.need_room(true);
+            self.last_active = now;
+        }
+    }
+
+    /// Sets what the port is sent, on a bridge whose queues have the bounds `most`.
+    pub(crate) fn set_rate_in(&mut self, limits: RateLimits, most: QueueLimits, now: Instant) {
+        self.rate_in = RateIn::new(limits, self.rate_in.is_some(), now);
+        self.cuts = self.rate_in.as_ref().is_some_and(|rate_in| rate_in.cuts(most));
+        let bounds = self.rate_in.as_ref().map_or(most, |rate_in| rate_in.queue(most));
+        self.stats.lost(DropReason::RateIn, self.queue.set_limits(bounds));
+        self.queue.waits_from(now);
+        self.wait_to_drain(now);
     }
 
     /// Records that the port had frames or took some: polling it was worth while.
@@ -194,7 +251,7 @@ impl AttachedPort {
     /// Arms the port for all that is needed of it. It stays polled if something was there already.
     pub(crate) fn arm(&mut self, now: Instant) -> io::Result<()> {
         self.is_suspect = false;
-        self.state.need_room(!self.queue.is_empty());
+        self.state.need_room(!self.queue.is_empty() && self.due().is_none());
         let needs = self.state.needs();
         let found = !needs.is_none() && self.port.arm(needs)?;
         self.state.armed(found);
@@ -252,6 +309,7 @@ impl AttachedPort {
 struct PortOutlet<'a> {
     port: &'a mut dyn Port,
     queue: &'a mut EgressQueue,
+    rate_in: &'a mut Option<RateIn>,
     captures: &'a mut Captures,
     stats: &'a Stats,
     sender: Sender,
@@ -260,8 +318,16 @@ struct PortOutlet<'a> {
 
 impl Outlet for PortOutlet<'_> {
     fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
-        let PortOutlet { queue, sender, now, .. } = self;
-        let taken = if queue.is_empty() { self.port.send(frames)? } else { 0 };
+        let PortOutlet { queue, rate_in, sender, now, .. } = self;
+        let taken = match rate_in {
+            _ if !queue.is_empty() => 0,
+            None => self.port.send(frames)?,
+            Some(rate_in) => {
+                let taken = self.port.send(frames.first(rate_in.count(frames, *now)))?;
+                rate_in.spend(frames.first(taken), *now);
+                taken
+            }
+        };
         if taken > 0 {
             self.captures.record(CaptureDirection::ToPort, frames, taken, *now);
             queue.end_stall();
@@ -269,12 +335,16 @@ impl Outlet for PortOutlet<'_> {
         if taken < frames.len() {
             let rest = frames.iter().skip(taken);
             let dropped = rest.map(|frame| queue.push(frame, sender.port, sender.may_be_held, *now)).sum();
-            self.stats.lost(DropReason::NoRoom, dropped);
+            self.stats.lost(self.full(), dropped);
         }
         Ok(())
     }
 
     fn has_room(&self, frame: &Frame) -> bool {
         self.sender.may_be_held || self.queue.has_room(frame, self.sender.port)
+    }
+
+    fn full(&self) -> DropReason {
+        if self.rate_in.is_some() { DropReason::RateIn } else { DropReason::NoRoom }
     }
 }

@@ -165,6 +165,14 @@ impl<'a> Frames<'a> {
         self.len() == 0
     }
 
+    /// The first `count` of them.
+    pub(crate) fn first(self, count: usize) -> Frames<'a> {
+        match self.indices {
+            Some(indices) => Frames { indices: Some(&indices[..count.min(indices.len())]), ..self },
+            None => Frames { frames: &self.frames[..count.min(self.frames.len())], ..self },
+        }
+    }
+
     /// The frames in order.
     #[inline]
     pub fn iter(&self) -> impl Iterator<Item = &'a Frame> + use<'a> {

@@ -108,6 +108,24 @@ impl EgressQueue {
         }
     }
 
+    /// Sets other bounds; returns how many frames were dropped, as they do not fit.
+    pub(crate) fn set_limits(&mut self, limits: QueueLimits) -> u64 {
+        self.limits = limits;
+        let mut dropped = 0;
+        while (self.copies > self.limits.frames || self.copied_bytes > self.limits.bytes)
+            && self.drop_of_longest(None)
+        {
+            dropped += 1;
+        }
+        self.waiting_since = self.waiting_since.filter(|_| self.len > 0);
+        dropped
+    }
+
+    /// The port could have taken no frame before now.
+    pub(crate) fn waits_from(&mut self, now: Instant) {
+        self.waiting_since = self.waiting_since.map(|_| now);
+    }
+
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
@@ -137,7 +155,7 @@ impl EgressQueue {
             }
             while !self.has_space(frame.len()) {
                 dropped += 1;
-                if !self.drop_of_longest(index) {
+                if !self.drop_of_longest(Some(index)) {
                     return dropped;
                 }
             }
@@ -161,9 +179,9 @@ impl EgressQueue {
         dropped
     }
 
-    /// The next frames for the port.
-    pub(crate) fn stage(&mut self) -> &[Frame] {
-        while self.staged.len() < STAGED {
+    /// The next frames for the port: at most so many, or those that were staged before.
+    pub(crate) fn stage(&mut self, most: usize) -> &[Frame] {
+        while self.staged.len() < most.min(STAGED) {
             let Some(&index) = self.turns.front() else { break };
             let flow = &mut self.flows[index];
             let cost = flow.queue.front().map_or(0, |waiting| cost_of(&waiting.frame));
@@ -285,9 +303,9 @@ impl EgressQueue {
     }
 
     /// Drops the oldest copy of the flow whose copies cost most; `false` if that is the flow `newest`, whose new
-    /// frame is to be dropped instead.
-    fn drop_of_longest(&mut self, newest: usize) -> bool {
-        let Some(longest) = self.longest().filter(|longest| *longest != newest) else { return false };
+    /// frame is to be dropped instead, or if there is no copy.
+    fn drop_of_longest(&mut self, newest: Option<usize>) -> bool {
+        let Some(longest) = self.longest().filter(|longest| Some(*longest) != newest) else { return false };
         let flow = &mut self.flows[longest];
         let oldest = flow.queue.iter().position(|waiting| !waiting.is_held);
         let Some(dropped) = oldest.and_then(|oldest| flow.queue.remove(oldest)) else { return false };

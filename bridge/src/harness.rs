@@ -92,7 +92,15 @@ impl Choices<'_> {
         let (address, storm) = (self.mac(), self.storm());
         let allowed = ["", "10.0.0.1 fd00::1", "0.0.0.0/0 ::/0"][self.below(3)].parse().expect("addresses");
         let (lock, vlans, flags) = (self.lock(), self.vlans(), self.flags());
-        PortSettings { address: self.is().then_some(address), lock, allowed, vlans, flags, storm, rate: None }
+        PortSettings {
+            address: self.is().then_some(address),
+            lock,
+            allowed,
+            vlans,
+            flags,
+            storm,
+            ..PortSettings::default()
+        }
     }
 
     fn frame(&mut self, into: &mut Frame) {

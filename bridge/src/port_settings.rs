@@ -1,6 +1,6 @@
-//! What a port may send, as the administrator or the toolstack has set it: in force from its first frame on.
+//! What a port may send and is sent, as the administrator or the toolstack has set it: in force from its first frame on.
 
-use crate::{Addresses, Flags, Lock, StormLimits, Vlans, fdb::Mac, rate_limit::Rate};
+use crate::{Addresses, Flags, Lock, StormLimits, Vlans, fdb::Mac, rate_limit::RateLimits};
 
 /// One of a port's settings, which can be changed while it is attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,12 +12,14 @@ pub enum Setting {
     /// [`PortSettings::flags`].
     Flags(Flags),
     /// [`PortSettings::rate`].
-    Rate(Option<Rate>),
+    Rate(RateLimits),
+    /// [`PortSettings::rate_in`].
+    RateIn(RateLimits),
     /// [`PortSettings::storm`].
     Storm(StormLimits),
 }
 
-/// What a port may send. The default is anything.
+/// What a port may send and is sent. The default is anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PortSettings {
     /// The address of the only station behind the port: a learning bridge knows it without having seen a frame of it, and no
@@ -31,8 +33,10 @@ pub struct PortSettings {
     pub vlans: Vlans,
     /// What else it may do; a wire asks for none of it.
     pub flags: Flags,
-    /// The rate at which frames are received from the port; `None`: any.
-    pub rate: Option<Rate>,
+    /// The rate at which frames are received from the port: the others wait there.
+    pub rate: RateLimits,
+    /// The rate at which the port is sent frames: others wait for it in the bridge, as far as they fit.
+    pub rate_in: RateLimits,
     /// The bounds of what the port may send to many.
     pub storm: StormLimits,
 }
@@ -48,6 +52,7 @@ impl PortSettings {
             Setting::Vlans(vlans) => self.vlans = vlans,
             Setting::Flags(flags) => self.flags = flags,
             Setting::Rate(rate) => self.rate = rate,
+            Setting::RateIn(rate) => self.rate_in = rate,
             Setting::Storm(limits) => self.storm = limits,
         }
     }

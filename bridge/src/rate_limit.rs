@@ -1,117 +1,160 @@
-//! The limit of what a port may send into the bridge.
+//! Limits in bytes and packets a second, of what a port may send into the bridge or is sent.
 
 use std::{fmt, time::Duration};
 
 use event_loop::TokenBucket;
 
-use crate::{Frame, segment};
+use crate::{Frame, Frames, segment};
 
 /// Bytes of the longest frame: an IP packet of 65,535 bytes with its Ethernet header.
 const LONGEST: u64 = 65_535 + 14;
+/// Segments of the longest frame, cut as short as a guest may ask for.
+const MOST_SEGMENTS: u64 = LONGEST / segment::MIN_SIZE as u64;
 /// The burst lasts at least this long: the bridge may sleep a few milliseconds more than it is to.
 const BURST_MIN: Duration = Duration::from_millis(10);
+/// What buckets count: thousandths, so that a rate of a few packets is exact.
+const UNIT: u64 = 1000;
 
-/// A rate: a number of bytes in an interval, which is the longest burst after a pause.
+/// A rate: a number of bytes or packets in an interval, which is the longest burst after a pause.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {
-    /// Bytes in an interval, those of Ethernet headers included and those of preambles and check sequences not.
-    pub bytes: u64,
+    /// Packets, or bytes: those of Ethernet headers included and those of preambles and check sequences not.
+    pub amount: u64,
     /// The interval. Zero does not limit.
     pub interval: Duration,
 }
 
-impl fmt::Display for Rate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes in {:?}", self.bytes, self.interval)
+/// Limits that hold at once. A frame that is to be cut into segments counts as these: as many packets, and each with its headers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RateLimits {
+    /// The limit in bytes; `None`: any.
+    pub bytes: Option<Rate>,
+    /// The limit in packets; `None`: any.
+    pub packets: Option<Rate>,
+}
+
+impl RateLimits {
+    /// The same limits but of zero intervals, which do not limit.
+    fn in_force(self) -> RateLimits {
+        let limits = |rate: Option<Rate>| rate.filter(|rate| !rate.interval.is_zero());
+        RateLimits { bytes: limits(self.bytes), packets: limits(self.packets) }
     }
 }
 
-/// A port's budget. Frames are admitted while any byte of it is left, so that the last one may exceed it, which later ones
-/// make up for.
+impl fmt::Display for RateLimits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let RateLimits { bytes, packets } = self.in_force();
+        let rates = [(bytes, "bytes"), (packets, "packets")];
+        let texts = rates.map(|(rate, unit)| {
+            rate.map(|Rate { amount, interval }| format!("{amount} {unit} in {interval:?}"))
+        });
+        match texts {
+            [None, None] => f.write_str("none"),
+            texts => f.write_str(&texts.into_iter().flatten().collect::<Vec<_>>().join(", ")),
+        }
+    }
+}
+
+impl Rate {
+    /// What accrues in a time.
+    pub(crate) fn of(self, time: Duration) -> u64 {
+        let nanos = self.interval.as_nanos().max(1);
+        let amount = u128::from(self.amount).saturating_mul(time.as_nanos()) / nanos;
+        u64::try_from(amount).unwrap_or(u64::MAX)
+    }
+
+    fn bucket(self, now: Duration) -> TokenBucket {
+        let nanos = self.interval.as_nanos().max(1);
+        let per_second = u128::from(self.amount) * u128::from(UNIT) * 1_000_000_000 / nanos;
+        let per_second = u64::try_from(per_second).unwrap_or(u64::MAX).max(1);
+        let burst = self.amount.max(self.of(BURST_MIN)).max(1).saturating_mul(UNIT);
+        TokenBucket::new(per_second, burst, now)
+    }
+}
+
+/// A budget. Frames are admitted while any of it is left, so that the last one may exceed it, which later ones make up for.
 #[derive(Debug)]
 pub(crate) struct RateLimit {
-    bucket: TokenBucket,
+    bytes: Option<TokenBucket>,
+    packets: Option<TokenBucket>,
 }
 
 impl RateLimit {
-    /// The limit of a rate from `now` on; `None` for one that does not limit.
-    pub(crate) fn new(rate: Rate, now: Duration) -> Option<RateLimit> {
-        let nanos = rate.interval.as_nanos();
-        if nanos == 0 {
-            return None;
-        }
-        let per_second = u128::from(rate.bytes) * 1_000_000_000 / nanos;
-        let per_second = u64::try_from(per_second).unwrap_or(u64::MAX).max(1);
-        let shortest = (u128::from(per_second) * BURST_MIN.as_nanos() / 1_000_000_000) as u64;
-        Some(RateLimit { bucket: TokenBucket::new(per_second, rate.bytes.max(shortest).max(1), now) })
+    /// The limit of these rates from `now` on; `None` where they do not limit. One that takes the place of another starts with
+    /// nothing saved up.
+    pub(crate) fn new(limits: RateLimits, replaces: bool, now: Duration) -> Option<RateLimit> {
+        let RateLimits { bytes, packets } = limits.in_force();
+        let bucket = |rate: Rate| {
+            let mut bucket = rate.bucket(now);
+            if replaces {
+                let saved = bucket.available(now);
+                bucket.spend(saved, now);
+            }
+            bucket
+        };
+        let limit = RateLimit { bytes: bytes.map(bucket), packets: packets.map(bucket) };
+        (limit.bytes.is_some() || limit.packets.is_some()).then_some(limit)
     }
 
-    /// How many frames may be received, of whatever length, or how long until the next one may be.
+    /// How many frames may pass, of whatever length, or how long until the next one may.
+    #[inline]
     pub(crate) fn admit(&mut self, now: Duration) -> Result<usize, Duration> {
-        match self.bucket.wait(1, now).unwrap_or(Duration::MAX) {
-            Duration::ZERO => Ok(self.bucket.available(now).div_ceil(LONGEST) as usize),
+        let wait = |bucket: &mut Option<TokenBucket>| {
+            bucket.as_mut().map_or(Duration::ZERO, |bucket| bucket.wait(1, now).unwrap_or(Duration::MAX))
+        };
+        match wait(&mut self.bytes).max(wait(&mut self.packets)) {
+            Duration::ZERO => Ok(self.surely(now)),
             wait => Err(wait),
         }
     }
 
+    /// How many of these frames, from the first one on, may pass now.
+    #[inline]
+    pub(crate) fn count(&mut self, frames: Frames<'_>, now: Duration) -> usize {
+        let all = frames.len();
+        match self.admit(now) {
+            Ok(surely) if surely >= all => all,
+            Ok(_) => self.count_each(frames, now),
+            Err(_) => 0,
+        }
+    }
+
+    fn count_each(&mut self, frames: Frames<'_>, now: Duration) -> usize {
+        let left = |bucket: &mut Option<TokenBucket>| {
+            bucket.as_mut().map_or(u64::MAX, |bucket| bucket.available(now))
+        };
+        let mut bytes = left(&mut self.bytes);
+        let mut packets = left(&mut self.packets);
+        let admitted = frames.iter().take_while(|frame: &&Frame| {
+            let admits = bytes > 0 && packets > 0;
+            bytes = bytes.saturating_sub(UNIT * segment::wire_bytes(frame));
+            packets = packets.saturating_sub(UNIT * segment::wire_frames(frame));
+            admits
+        });
+        admitted.count()
+    }
+
     /// Takes what these frames are on a wire.
-    pub(crate) fn spend(&mut self, frames: &[Frame], now: Duration) {
-        self.bucket.spend(frames.iter().map(segment::wire_bytes).sum(), now);
+    #[inline]
+    pub(crate) fn spend(&mut self, frames: Frames<'_>, now: Duration) {
+        if let Some(bucket) = &mut self.bytes {
+            bucket.spend(UNIT * frames.iter().map(segment::wire_bytes).sum::<u64>(), now);
+        }
+        if let Some(bucket) = &mut self.packets {
+            bucket.spend(UNIT * frames.iter().map(segment::wire_frames).sum::<u64>(), now);
+        }
+    }
+
+    /// Frames that fit whatever they are; at least one.
+    #[inline]
+    fn surely(&mut self, now: Duration) -> usize {
+        let of = |bucket: &mut Option<TokenBucket>, most: u64| {
+            bucket.as_mut().map_or(u64::MAX, |bucket| bucket.available(now).div_ceil(UNIT * most))
+        };
+        let frames = of(&mut self.bytes, LONGEST).min(of(&mut self.packets, MOST_SEGMENTS));
+        usize::try_from(frames).unwrap_or(usize::MAX).max(1)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{Gso, GsoKind, Offload};
-    use proptest::prelude::*;
-
-    proptest! {
-        /// What is sent in any time is the rate's, but for the burst at its start and one frame.
-        #[test]
-        fn frames_of_any_length_are_sent_at_the_rate(
-            bytes in 1000..100_000u64, interval_ms in 5..200u64, len in 500..1514usize, late_us in 0..2000u64,
-        ) {
-            let rate = Rate { bytes, interval: Duration::from_millis(interval_ms) };
-            let mut limit = RateLimit::new(rate, Duration::ZERO).unwrap();
-            let frame = [Frame::from_slice(&vec![0; len])];
-            let end = Duration::from_millis(500);
-            let mut now = Duration::ZERO;
-            let mut sent = 0;
-            while now < end {
-                match limit.admit(now) {
-                    Ok(count) => {
-                        prop_assert!(count > 0);
-                        limit.spend(&frame, now);
-                        sent += len as u64;
-                    }
-                    Err(wait) => {
-                        prop_assert!(wait > Duration::ZERO);
-                        now += wait + Duration::from_micros(late_us);
-                    }
-                }
-            }
-            let fair = bytes as f64 / (interval_ms as f64 / 1000.0) * end.as_secs_f64();
-            let burst = (bytes as f64).max(fair / 50.0);
-            prop_assert!(sent as f64 <= fair * 1.01 + burst + len as f64, "{sent} of {fair}");
-            prop_assert!(sent as f64 >= fair * 0.98 - len as f64, "{sent} of {fair}");
-        }
-    }
-
-    #[test]
-    fn rate_without_an_interval_does_not_limit() {
-        assert!(RateLimit::new(Rate { bytes: 1, interval: Duration::ZERO }, Duration::ZERO).is_none());
-    }
-
-    #[test]
-    fn an_unsegmented_frame_counts_the_headers_of_its_segments() {
-        let mut tcp = vec![0; 54 + 3000];
-        tcp[12..15].copy_from_slice(&[8, 0, 0x45]);
-        tcp[23] = 6;
-        tcp[46] = 0x50;
-        let mut frame = Frame::from_slice(&tcp);
-        assert_eq!(segment::wire_bytes(&frame), 3054);
-        frame.set_offload(Offload { gso: Some(Gso { kind: GsoKind::TcpV4, size: 1000 }), ..Offload::NONE });
-        assert_eq!(segment::wire_bytes(&frame), 3 * 1054);
-    }
-}
+mod tests;

@@ -18,6 +18,11 @@ pub(crate) trait Outlet {
 
     /// Whether frames like this one, or its segments, are sent or wait rather than being dropped.
     fn has_room(&self, frame: &Frame) -> bool;
+
+    /// Why there is no room.
+    fn full(&self) -> DropReason {
+        DropReason::NoRoom
+    }
 }
 
 /// Gives `frames` to `outlet`, after doing the offloads that `caps` lacks in software. When no frame needs that, `frames`
@@ -38,7 +43,8 @@ pub(crate) fn send(
     offload.scratch.clear();
     stats.lost(DropReason::Malformed, offload.malformed);
     stats.lost(DropReason::TooLong, offload.too_long);
-    stats.lost(DropReason::NoRoom, offload.no_room);
+    let SoftwareOffload { no_room, outlet, .. } = offload;
+    stats.lost(outlet.full(), no_room);
     sent
 }
 

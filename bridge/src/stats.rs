@@ -51,6 +51,8 @@ pub enum DropReason {
     Malformed,
     /// The port's queue was full, or its peer posted no buffers.
     NoRoom,
+    /// The frames that waited for the port's receiving rate were too many.
+    RateIn,
     /// The interface behind the port is down.
     Down,
     /// No receive buffer was free.
@@ -59,7 +61,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in the order of their counters.
-    pub const ALL: [DropReason; 24] = [
+    pub const ALL: [DropReason; 25] = [
         DropReason::Runt,
         DropReason::BadSource,
         DropReason::Reserved,
@@ -82,6 +84,7 @@ impl DropReason {
         DropReason::TooLong,
         DropReason::Malformed,
         DropReason::NoRoom,
+        DropReason::RateIn,
         DropReason::Down,
         DropReason::NoBuffer,
     ];
@@ -111,6 +114,7 @@ impl DropReason {
             DropReason::TooLong => "too_long",
             DropReason::Malformed => "malformed",
             DropReason::NoRoom => "no_room",
+            DropReason::RateIn => "rate_in",
             DropReason::Down => "down",
             DropReason::NoBuffer => "no_buffer",
         }

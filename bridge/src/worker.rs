@@ -52,6 +52,8 @@ pub(crate) struct Worker {
     check_at: Option<Instant>,
     /// Ports that are held.
     held: usize,
+    /// When the next port of which frames wait for its rate is to go on.
+    due: Option<Instant>,
     swept_s: u32,
     rounds: u32,
     switch: Switch,
@@ -94,6 +96,7 @@ impl Worker {
             tick: Tick::new(now),
             check_at: None,
             held: 0,
+            due: None,
             swept_s: 0,
             rounds: 0,
             switch,
@@ -123,6 +126,7 @@ impl Worker {
             self.meter.end(self.now);
             self.meter.begin(self.now);
             self.look_at_all();
+            self.go_on();
             let worked = self.round();
             if worked {
                 self.tick.worked(self.now);
@@ -195,6 +199,7 @@ impl Worker {
             self.failed.push((id, error));
             false
         });
+        self.due = earlier(self.due, attached.due());
         let idle = if drained { Served::Worked } else { Served::Idle };
         if !attached.state.needs().input {
             return idle;
@@ -248,7 +253,7 @@ impl Worker {
         }
         let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) else { return false };
         if let Some(rate) = attached.rate.as_mut().filter(|_| !self.batch.is_empty()) {
-            rate.spend(self.batch.frames(), passed);
+            rate.spend(Frames::of(self.batch.frames()), passed);
         }
         let frames = Frames::of(self.batch.frames());
         attached.captures.record(CaptureDirection::FromPort, frames, frames.len(), self.now);
@@ -261,6 +266,7 @@ impl Worker {
         if let Some(to) = self.switch.sole_destination(id)
             && let Ok([Some(from), Some(to)]) = self.ports.get_disjoint_mut([from, usize::from(to.0)])
             && to.queue.is_empty()
+            && to.rate_in.is_none()
         {
             return from.port.recv_for(&mut *to.port, &mut self.batch);
         }
@@ -282,12 +288,15 @@ impl Worker {
                 true => self.switch.retag(egress.port, &self.batch, &mut self.retagged),
                 false => egress.batch.view(&self.batch),
             };
-            let may_be_held = sole.is_some() && !egress.are_copies && !attached.queue.is_stuck(self.now);
+            // Nobody waits for the rate of one receiver.
+            let waits = attached.rate_in.is_none() && !attached.queue.is_stuck(self.now);
+            let may_be_held = sole.is_some() && !egress.are_copies && waits;
             let sender = Sender { port: from, may_be_held };
             match attached.send(frames, sender, offloads, &mut self.scratch, self.now) {
                 Ok(stale) => self.stale_caps |= stale,
                 Err(error) => self.failed.push((egress.port, error)),
             }
+            self.due = earlier(self.due, attached.due());
         }
         self.retagged.clear();
         let Some(to) = sole else { return };
@@ -313,6 +322,18 @@ impl Worker {
         }
     }
 
+    /// Has the frames go on that waited for their ports' rates, where these allow more.
+    #[inline]
+    fn go_on(&mut self) {
+        if self.due.is_some_and(|due| due <= self.now) {
+            let ports = self.ports.iter_mut().flatten();
+            self.due = ports.fold(None, |due, attached| {
+                attached.go_on(self.now);
+                earlier(due, attached.due())
+            });
+        }
+    }
+
     /// Ends the holds of ports whose frames were all sent, or whose rate allows more, and those that have lasted long enough.
     fn release_holds(&mut self) {
         if self.held == 0 {
@@ -329,7 +350,8 @@ impl Worker {
             }
             if let Some(full) = full {
                 full.stats.lost(DropReason::NoRoom, full.queue.release(id));
-                full.state.need_room(!full.queue.is_empty());
+                full.wait_to_drain(self.now);
+                self.due = earlier(self.due, full.due());
             }
             if let Some(Some(attached)) = self.ports.get_mut(index) {
                 attached.release(self.now);
@@ -428,7 +450,7 @@ impl Worker {
     fn wake_at(&self) -> Instant {
         let holds = self.ports.iter().flatten().filter_map(|attached| attached.hold).map(|hold| hold.until);
         let holds = if self.held == 0 { None } else { holds.min() };
-        [holds, self.check_at].into_iter().flatten().fold(self.tick.next(), Instant::min)
+        [holds, self.check_at, self.due].into_iter().flatten().fold(self.tick.next(), Instant::min)
     }
 
     fn now_s(&self) -> u32 {
@@ -444,6 +466,13 @@ enum Served {
     Worked,
     /// It owes for earlier turns, and was not received from.
     Owes,
+}
+
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    match (one, other) {
+        (Some(one), Some(other)) => Some(one.min(other)),
+        (one, other) => one.or(other),
+    }
 }
 
 fn polled(ports: &mut [Option<AttachedPort>], id: PortId) -> Option<&mut AttachedPort> {

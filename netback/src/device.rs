@@ -41,10 +41,10 @@ pub(crate) struct VifDevice {
     response_logs: Option<ResponseLogs>,
     /// The counters over all connections.
     stats: Arc<Stats>,
-    /// What the guest may send.
+    /// What the guest may send and is sent.
     settings: PortSettings,
-    /// The value of the key `rate` that was looked at last.
-    rate_key: Option<String>,
+    rate_keys: Followed<2>,
+    rate_in_keys: Followed<2>,
     lock_keys: Followed<2>,
     vlan_key: Followed<1>,
     flag_keys: Followed<{ Flags::NAMES.len() }>,
@@ -89,7 +89,8 @@ impl VifDevice {
                 storm: StormLimits::GUEST,
                 ..PortSettings::default()
             },
-            rate_key: None,
+            rate_keys: Followed::new([key::RATE, key::RATE_PACKETS]),
+            rate_in_keys: Followed::new([key::RATE_IN, key::RATE_IN_PACKETS]),
             lock_keys: Followed::new([key::LOCK, key::IP]),
             vlan_key: Followed::new([key::VLAN]),
             flag_keys: Followed::new(Flags::NAMES),
@@ -172,9 +173,10 @@ impl VifDevice {
         Ok(())
     }
 
-    /// Follows the toolstack's keys that say what the guest may send. A value that says nothing changes nothing.
+    /// Follows the toolstack's keys that say what the guest may send and is sent. A value that says nothing changes nothing.
     fn follow_settings(&mut self, own: &Keys) {
         self.follow_rate(own);
+        self.follow_rate_in(own);
         self.follow_lock(own);
         self.follow_vlans(own);
         self.follow_flags(own);
@@ -182,24 +184,29 @@ impl VifDevice {
     }
 
     fn follow_rate(&mut self, own: &Keys) {
-        let value = own.get(key::RATE);
-        if value == self.rate_key.as_deref() {
+        if !self.rate_keys.are_new(own) {
             return;
         }
-        self.rate_key = value.map(str::to_owned);
-        let rate = &mut self.settings.rate;
-        match handshake::rate(own) {
-            Ok(read) => *rate = read,
-            Err(error) => {
-                let in_force = rate.map_or_else(|| "none".to_owned(), |rate| rate.to_string());
-                tracing::warn!(%error, in_force, "failed to read the rate limit, which stays as it is");
-                return;
-            }
+        let in_force = self.settings.rate;
+        let Some(rate) = self.rate_keys.take(own, handshake::rate(own), &in_force) else { return };
+        if self.attached && rate != in_force {
+            let _ = self.attachment.bridge.set(&self.name, Setting::Rate(rate));
+            tracing::info!(%rate, "rate limit changed");
         }
-        if self.attached {
-            let _ = self.attachment.bridge.set(&self.name, Setting::Rate(*rate));
-            tracing::info!(rate = rate.map(tracing::field::display), "rate limit changed");
+        self.settings.rate = rate;
+    }
+
+    fn follow_rate_in(&mut self, own: &Keys) {
+        if !self.rate_in_keys.are_new(own) {
+            return;
         }
+        let in_force = self.settings.rate_in;
+        let Some(rate_in) = self.rate_in_keys.take(own, handshake::rate_in(own), &in_force) else { return };
+        if self.attached && rate_in != in_force {
+            let _ = self.attachment.bridge.set(&self.name, Setting::RateIn(rate_in));
+            tracing::info!(%rate_in, "receiving rate limit changed");
+        }
+        self.settings.rate_in = rate_in;
     }
 
     fn follow_lock(&mut self, own: &Keys) {
@@ -255,7 +262,10 @@ impl VifDevice {
             return;
         }
         let in_force = self.settings.storm;
-        let Some(limits) = self.storm_keys.take(own, handshake::storm(own), &in_force) else { return };
+        let Some(limits) = self.storm_keys.take(own, handshake::storm(own, StormLimits::GUEST), &in_force)
+        else {
+            return;
+        };
         if self.attached {
             let _ = self.attachment.bridge.set(&self.name, Setting::Storm(limits));
             tracing::info!(%limits, "storm limits changed");
@@ -329,9 +339,8 @@ impl Follow for VifDevice {
         let started = self.start(&negotiated, recovery);
         self.response_logs = response_logs;
         started.map_err(|error| error.failure())?;
-        let PortSettings { rate, lock, allowed, vlans, flags, .. } = &self.settings;
-        let rate = rate.map(tracing::field::display);
-        tracing::info!(name = self.name, caps = ?negotiated.caps, rate, %lock, ip = %allowed, %vlans, %flags, "connected");
+        let PortSettings { rate, rate_in, lock, allowed, vlans, flags, .. } = &self.settings;
+        tracing::info!(name = self.name, caps = ?negotiated.caps, %rate, %rate_in, %lock, ip = %allowed, %vlans, %flags, "connected");
         Ok(true)
     }
 

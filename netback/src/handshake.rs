@@ -1,6 +1,6 @@
 //! What a vif negotiates: the backend's keys, and the frontend's as a value. Does no I/O.
 
-use bridge::{Addresses, Caps, Flag, Flags, Flood, Lock, Rate, StormLimits, Vlans, fdb};
+use bridge::{Addresses, Caps, Flag, Flags, Flood, Lock, Rate, RateLimits, StormLimits, Vlans, fdb};
 use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, Mac, key};
 use ring_abi::{EventPort, GrantRef};
 use std::time::Duration;
@@ -116,20 +116,44 @@ impl Negotiated {
     }
 }
 
-/// What the guest may send: the toolstack's key `rate`, as libxl writes it, of bytes and the microseconds that they last.
+/// What the guest may send: the toolstack's keys `rate`, as libxl writes it, of bytes and the microseconds that they last, and
+/// `rate-packets`.
 ///
 /// # Errors
-/// [`KeyError`] if the key has another form.
-pub fn rate(own: &Keys) -> Result<Option<Rate>, KeyError> {
-    let Some(text) = own.get(key::RATE) else { return Ok(None) };
-    let invalid = || own.error(key::RATE, "bytes, a comma and microseconds, such as 62500,50000");
-    let (bytes, interval) = text.split_once(',').ok_or_else(invalid)?;
-    let bytes = bytes.parse().map_err(|_| invalid())?;
+/// [`KeyError`] if one of the keys has another form.
+pub fn rate(own: &Keys) -> Result<RateLimits, KeyError> {
+    limits(own, [key::RATE, key::RATE_PACKETS])
+}
+
+/// What the guest is sent: the toolstack's keys `rate-in` and `rate-in-packets`, in the form of those of [`rate`].
+///
+/// # Errors
+/// [`KeyError`] if one of the keys has another form.
+pub fn rate_in(own: &Keys) -> Result<RateLimits, KeyError> {
+    limits(own, [key::RATE_IN, key::RATE_IN_PACKETS])
+}
+
+fn limits(own: &Keys, [bytes, packets]: [&str; 2]) -> Result<RateLimits, KeyError> {
+    let bytes_expected =
+        ["bytes, a comma and microseconds, such as 62500,50000", "at least one byte in an interval"];
+    let packets_expected =
+        ["packets, a comma and microseconds, such as 50,50000", "at least one packet in an interval"];
+    Ok(RateLimits {
+        bytes: limit(own, bytes, bytes_expected)?,
+        packets: limit(own, packets, packets_expected)?,
+    })
+}
+
+fn limit(own: &Keys, key: &str, [form, least]: [&'static str; 2]) -> Result<Option<Rate>, KeyError> {
+    let Some(text) = own.get(key) else { return Ok(None) };
+    let invalid = || own.error(key, form);
+    let (amount, interval) = text.split_once(',').ok_or_else(invalid)?;
+    let amount = amount.parse().map_err(|_| invalid())?;
     let interval = Duration::from_micros(interval.parse().map_err(|_| invalid())?);
-    match (bytes, interval) {
+    match (amount, interval) {
         (_, Duration::ZERO) => Ok(None),
-        (0, _) => Err(own.error(key::RATE, "at least one byte in an interval")),
-        (bytes, interval) => Ok(Some(Rate { bytes, interval })),
+        (0, _) => Err(own.error(key, least)),
+        (amount, interval) => Ok(Some(Rate { amount, interval })),
     }
 }
 
@@ -177,12 +201,12 @@ pub fn flags(own: &Keys) -> Result<Flags, KeyError> {
     Ok(flags)
 }
 
-/// How much the guest may send to many others at once on a bridge: the toolstack's keys of [`StormLimits::NAMES`], or else those of a guest.
+/// How much the guest may send to many others at once on a bridge: the toolstack's keys of [`StormLimits::NAMES`], or else `default`.
 ///
 /// # Errors
 /// [`KeyError`] if one of them is no limit.
-pub fn storm(own: &Keys) -> Result<StormLimits, KeyError> {
-    let mut limits = StormLimits::GUEST;
+pub fn storm(own: &Keys, default: StormLimits) -> Result<StormLimits, KeyError> {
+    let mut limits = default;
     for flood in Flood::ALL {
         let name = flood.limit_name();
         if let Some(text) = own.get(name) {

@@ -25,6 +25,13 @@ impl Ports {
         self.lock().get(&(domid, devid)).cloned()
     }
 
+    /// The domains and numbers of the vifs whose ports a bridge has, by the ports' names.
+    pub fn of_bridge(&self, bridge: &Bridge) -> BTreeMap<String, (u16, u32)> {
+        let all = self.lock();
+        let own = all.iter().filter(|(_, port)| std::ptr::eq(&*port.bridge, bridge));
+        own.map(|((domid, devid), port)| (port.name.clone(), (domid.0, *devid))).collect()
+    }
+
     pub(crate) fn add(&self, domid: DomId, devid: u32, port: VifPort) {
         self.lock().insert((domid, devid), port);
     }

@@ -89,16 +89,25 @@ fn frontend_without_request_rx_copy_is_refused_unless_flipping_is_offered() {
 
 #[test]
 fn rate_is_read_as_libxl_writes_it_and_one_of_no_bytes_is_refused() {
-    use netback::handshake::rate;
+    use bridge::RateLimits;
+    use netback::handshake::{rate, rate_in};
     use std::time::Duration;
     let read = |text: &str| {
-        rate(&Keys::default().with("rate", text)).map(|rate| rate.map(|rate| (rate.bytes, rate.interval)))
+        rate(&Keys::default().with("rate", text))
+            .map(|rate| rate.bytes.map(|rate| (rate.amount, rate.interval)))
     };
     assert_eq!(read("62500,50000").unwrap(), Some((62_500, Duration::from_millis(50))));
     assert_eq!(read("1,0").unwrap(), None, "no interval is no limit, as for Linux's backend");
-    assert_eq!(rate(&Keys::default()).unwrap(), None);
+    assert_eq!(rate(&Keys::default()).unwrap(), RateLimits::default());
     for bad in ["", "fast", "1", "1,", ",1", "-1,5", "99999999999999999999,1", "0,50000"] {
         let error = read(bad).unwrap_err().to_string();
         assert!(error.contains(&format!("{bad:?}")), "{error}");
+    }
+    let keys = Keys::default().with("rate-packets", "50,50000").with("rate-in", "1000,1000");
+    assert_eq!(rate(&keys).unwrap().to_string(), "50 packets in 50ms");
+    assert_eq!(rate_in(&keys).unwrap().to_string(), "1000 bytes in 1ms");
+    for key in ["rate-in", "rate-in-packets"] {
+        let error = rate_in(&Keys::default().with(key, "0,1")).unwrap_err().to_string();
+        assert!(error.contains(key) && error.contains("at least one"), "{error}");
     }
 }

@@ -65,6 +65,7 @@ pub enum Command {
     BlockDetach(block_detach::Args),
     BlockList(block_list::Args),
     BlockSet(block_set::Args),
+    Bridge(bridge::Args),
     NetworkAttach(network_attach::Args),
     NetworkDetach(network_detach::Args),
     NetworkList(network_list::Args),
@@ -81,6 +82,7 @@ pub enum Command {
 impl Cli {
     /// Runs the command; returns the status to exit with.
     pub fn run(self) -> Result<ExitCode> {
+        process::set_name();
         self.die_with.map_or(Ok(()), process::die_with_parent)?;
         if self.new_session {
             process::new_session()?;
@@ -107,6 +109,7 @@ impl Cli {
             Command::BlockDetach(args) => block_detach::run(&args, &dir()?),
             Command::BlockList(args) => block_list::run(&args, &dir()?),
             Command::BlockSet(args) => block_set::run(&args, &dir()?),
+            Command::Bridge(args) => bridge::run(&args, &dir()?),
             Command::NetworkAttach(args) => network_attach::run(&args, &dir()?),
             Command::NetworkDetach(args) => network_detach::run(&args, &dir()?),
             Command::NetworkList(args) => network_list::run(&args, &dir()?),

@@ -10,8 +10,11 @@ fn stdout(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-const COMMANDS: [&str; 18] = [
+const COMMANDS: [&str; 21] = [
     "demo",
+    "disk",
+    "bridge",
+    "network-capture",
     "up",
     "hypervisor",
     "dom0",

@@ -265,7 +265,7 @@ fn control_socket_is_private_and_speaks_json_lines() {
     assert_eq!(message(r#"{"version":3,"command":"stats"}"#), "version: found 3, expected 1");
     assert!(
         message(r#"{"version":1,"command":"halt"}"#)
-            .contains("\"halt\", expected stats, totals, image or capture")
+            .contains("\"halt\", expected stats, totals, image, bridge or capture")
     );
     assert!(message("hello").contains("not JSON"));
 }
@@ -324,4 +324,21 @@ fn attach_that_times_out_says_what_dom0_waits_for() {
         "not connected within 1 s: disk xvdb (frontend Initialising, backend Initialising; waits: ";
     assert!(error.contains(expected) && error.contains("b.img"), "{error}");
     assert_eq!(json(&machine, &["block-list", "web", "--json"]).as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn processes_have_the_programs_name_and_a_machine_needs_no_description() {
+    let directory = tempfile::Builder::new().prefix("xpv").tempdir().unwrap();
+    let mut up = command(&directory.path().join("run"));
+    let mut up = Guard(up.arg("up").stdout(Stdio::piped()).spawn().unwrap());
+    let mut line = String::new();
+    BufReader::new(up.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    let pid = up.0.id();
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    let children: Vec<_> = children.split_ascii_whitespace().collect();
+    assert!(children.len() >= 2, "{children:?}");
+    for child in children {
+        assert_eq!(std::fs::read_to_string(format!("/proc/{child}/comm")).unwrap(), "xpv\n");
+    }
 }

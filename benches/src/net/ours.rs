@@ -3,7 +3,7 @@
 use super::guests::Machine;
 use super::pump::{Guests, WARM_UP, send_burst};
 use crate::cores::pin;
-use bridge::{Batch, Bridge, Port};
+use bridge::{Batch, Bridge, Lock, Port, PortSettings, Rate, RateLimits, fdb::Mac};
 use netfront::handshake::RxChoice;
 use netfront::{Config, Gso, Meta, SendOutcome};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -75,7 +75,49 @@ fn take(vif: &mut impl Port, time: Duration) -> std::io::Result<f64> {
 /// Whatever went wrong, in words.
 pub fn to_guest(cores: [usize; 2], len: usize, time: Duration) -> Result<f64, String> {
     let frame = |to, from| (frame(to, from, len), Meta::default());
-    between_guests(cores, Config { rx: RxChoice::Copy, ..Config::default() }, frame, time)
+    let config = Config { rx: RxChoice::Copy, ..Config::default() };
+    between_guests(cores, config, |_| PortSettings::default(), frame, time)
+}
+
+/// As [`to_guest`], of UDP; with `features` both ports have rates in both directions, which are not reached, `lock=ip` and a VLAN.
+///
+/// # Errors
+/// Whatever went wrong, in words.
+pub fn udp_to_guest(cores: [usize; 2], features: bool, time: Duration) -> Result<f64, String> {
+    let config = Config { rx: RxChoice::Copy, ..Config::default() };
+    let frame = |to, from| (udp(to, from), Meta::default());
+    let settings = |address| if features { all_features(address) } else { PortSettings::default() };
+    between_guests(cores, config, settings, frame, time)
+}
+
+/// What an administrator may ask of a port, with rates above what any port does.
+fn all_features(address: [u8; 6]) -> PortSettings {
+    let rate = |amount| Some(Rate { amount, interval: Duration::from_millis(50) });
+    let rates = RateLimits { bytes: rate(1 << 36), packets: rate(1 << 30) };
+    PortSettings {
+        address: Some(Mac::new(address)),
+        lock: Lock::Ip,
+        allowed: "10.0.0.0/24".parse().expect("a prefix"),
+        vlans: "10".parse().expect("a VLAN"),
+        rate: rates,
+        rate_in: rates,
+        ..PortSettings::default()
+    }
+}
+
+/// A datagram over IPv4 in a frame of 64 bytes.
+fn udp(to: [u8; 6], from: [u8; 6]) -> Vec<u8> {
+    const LEN: u8 = 64;
+    let mut bytes = frame(to, from, LEN.into());
+    bytes[12..42].fill(0);
+    bytes[12..15].copy_from_slice(&[8, 0, 0x45]);
+    bytes[17] = LEN - 14;
+    // Time to live, UDP, and addresses.
+    bytes[22..24].copy_from_slice(&[64, 17]);
+    bytes[26..34].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+    // Ports and length.
+    bytes[34..40].copy_from_slice(&[16, 0, 16, 0, 0, LEN - 34]);
+    bytes
 }
 
 /// As [`to_guest`], of unsegmented TCP in frames of `len` bytes.
@@ -85,7 +127,7 @@ pub fn to_guest(cores: [usize; 2], len: usize, time: Duration) -> Result<f64, St
 pub fn gso_to_guest(cores: [usize; 2], len: usize, time: Duration) -> Result<f64, String> {
     let config = Config { csum: true, gso: true, rx: RxChoice::Copy, ..Config::default() };
     let meta = Meta { csum_blank: true, verified: true, gso: Some(Gso { v6: false, size: 1448 }) };
-    between_guests(cores, config, |to, from| (tcp(to, from, len), meta), time)
+    between_guests(cores, config, |_| PortSettings::default(), |to, from| (tcp(to, from, len), meta), time)
 }
 
 /// A TCP segment over IPv4 in a frame of `len` bytes, whose checksum is blank.
@@ -106,6 +148,7 @@ fn tcp(to: [u8; 6], from: [u8; 6], len: usize) -> Vec<u8> {
 fn between_guests(
     cores: [usize; 2],
     config: Config,
+    settings: impl Fn([u8; 6]) -> PortSettings,
     make: impl Fn([u8; 6], [u8; 6]) -> (Vec<u8>, Meta),
     time: Duration,
 ) -> Result<f64, String> {
@@ -115,12 +158,12 @@ fn between_guests(
     // A thread inherits the processors of the one that starts it.
     pin(cores[1]);
     let bridge = Bridge::start(bridge::Config::default()).map_err(|e| e.to_string())?;
-    bridge.attach("vif1.0", Box::new(vif_a)).map_err(|e| e.to_string())?;
-    bridge.attach("vif2.0", Box::new(vif_b)).map_err(|e| e.to_string())?;
+    bridge.attach_with("vif1.0", Box::new(vif_a), settings(a.mac())).map_err(|e| e.to_string())?;
+    bridge.attach_with("vif2.0", Box::new(vif_b), settings(b.mac())).map_err(|e| e.to_string())?;
     pin(cores[0]);
     let (bytes, meta) = make(b.mac(), a.mac());
     let mut into = vec![0; 65_536];
-    let hello = frame(a.mac(), b.mac(), 60);
+    let hello = udp(a.mac(), b.mac());
     while b.send(&hello) != SendOutcome::Queued {}
     b.flush();
     while a.recv(&mut into).is_none() {

@@ -5,7 +5,7 @@
 use std::time::Instant;
 
 use crate::{
-    Capture, CaptureOptions, DropReason, Error, Frame, Port, PortInfo, PortSettings, Rate, Setting,
+    Capture, CaptureOptions, DropReason, Error, Frame, Port, PortInfo, PortSettings, RateLimits, Setting,
     announce::announcements,
     attached_port::{AttachedPort, Hold},
     capture::MAX_CAPTURES,
@@ -33,7 +33,8 @@ impl Worker {
         self.poller.add(id, port.fd()).map_err(os)?;
         let queue = EgressQueue::new(self.limits, self.seed);
         let mut attached = AttachedPort::new(name, port, queue, Instant::now());
-        attached.rate = self.limit(settings.rate);
+        attached.rate = RateLimit::new(settings.rate, false, self.started.elapsed());
+        attached.set_rate_in(settings.rate_in, self.limits, Instant::now());
         attached.settings = settings.clone();
         self.switch.attach(id, attached.caps, &settings, self.started.elapsed());
         if let Some(address) = settings.address.filter(|address| !self.switch.has_address(id, *address)) {
@@ -72,11 +73,6 @@ impl Worker {
         self.started.elapsed().as_secs() as u32
     }
 
-    /// What a port may send from now on.
-    fn limit(&self, rate: Option<Rate>) -> Option<RateLimit> {
-        rate.and_then(|rate| RateLimit::new(rate, self.started.elapsed()))
-    }
-
     /// Changes one of a port's settings.
     pub(super) fn set(&mut self, name: &str, setting: Setting) -> Result<(), Error> {
         let id = self.find(name).ok_or_else(|| Error::NoSuchPort(name.to_owned()))?;
@@ -88,20 +84,30 @@ impl Worker {
             Setting::Vlans(vlans) => self.switch.set_vlans(id, vlans),
             Setting::Flags(flags) => self.switch.set_flags(id, flags),
             Setting::Rate(rate) => self.set_rate(id, rate),
+            Setting::RateIn(rate) => self.set_rate_in(id, rate),
             Setting::Storm(limits) => self.switch.set_storm(id, limits, self.started.elapsed()),
         }
         Ok(())
     }
 
-    fn set_rate(&mut self, id: PortId, rate: Option<Rate>) {
-        let limit = self.limit(rate);
+    fn set_rate(&mut self, id: PortId, rate: RateLimits) {
         if let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) {
-            attached.rate = limit;
+            attached.rate = RateLimit::new(rate, attached.rate.is_some(), self.started.elapsed());
             // A port that the earlier rate holds is looked at again.
             if let Some(hold) = attached.hold.as_mut().filter(|hold| hold.to.is_none()) {
                 hold.until = self.now;
             }
         }
+    }
+
+    fn set_rate_in(&mut self, id: PortId, rate: RateLimits) {
+        let now = Instant::now();
+        if let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) {
+            attached.set_rate_in(rate, self.limits, now);
+            attached.wake(now);
+        }
+        // All are asked when they may go on.
+        self.due = Some(now);
     }
 
     pub(super) fn capture(&mut self, name: String, options: CaptureOptions) -> Result<Capture, Error> {

@@ -33,7 +33,9 @@ impl Worker {
         self.stale_caps = true;
         for (index, attached) in self.ports.iter_mut().enumerate() {
             let Some(attached) = attached else { continue };
-            attached.stats.lost(DropReason::NoRoom, attached.queue.expire(self.now));
+            if attached.due().is_none() {
+                attached.stats.lost(DropReason::NoRoom, attached.queue.expire(self.now));
+            }
             if !attached.queue.is_empty() {
                 self.tick.worked(self.now);
             }

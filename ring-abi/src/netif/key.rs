@@ -76,6 +76,13 @@ pub const GATEWAYDEV: &str = "gatewaydev";
 /// Written by the toolstack into the backend's directory: `BYTES,MICROSECONDS`: what the frontend may send in an
 /// interval.
 pub const RATE: &str = "rate";
+/// Written by xpv's toolstack into the backend's directory: `PACKETS,MICROSECONDS`: what the frontend may send in an interval.
+pub const RATE_PACKETS: &str = "rate-packets";
+/// Written by xpv's toolstack into the backend's directory, in the form of [`RATE`]: what the frontend is sent in an interval.
+pub const RATE_IN: &str = "rate-in";
+/// Written by xpv's toolstack into the backend's directory, in the form of [`RATE_PACKETS`]: what the frontend is sent in an
+/// interval.
+pub const RATE_IN_PACKETS: &str = "rate-in-packets";
 /// Written by xpv's toolstack into the backend's directory: which frames the frontend may send by their addresses.
 pub const LOCK: &str = "lock";
 /// Written by the toolstack into the backend's directory: the virtual network.

@@ -62,6 +62,9 @@ def _shares(scenario: Scenario, images: Images, programs: dict[str, Path], direc
         _link(source, shares["in"] / name)
     _guest(images.guest, {name: programs[name] for name in scenario.guest_programs}, shares["in"] / "guest.cpio")
     (shares["in"] / "programs").mkdir()
+    (shares["in"] / "packages").mkdir()
+    for name in scenario.packages:
+        _link(images.extra[name], shares["in"] / "packages" / f"{name}.cpio")
     # Not the other scenarios' programs: all of them would fill dom0's memory.
     for name in scenario.needs:
         shutil.copy(programs[name], shares["in"] / "programs" / name)

@@ -7,6 +7,7 @@ built again.
 import gzip
 import hashlib
 import lzma
+import os
 import struct
 import subprocess
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ XEN_TOOLS = "xl xenstored xenconsoled xen-init-dom0 xenconsole libxl-save-helper
 E2FS_TOOLS = "e2fsck mke2fs".split()
 # Xen's own scripts, which need bash, beside the simple ones of dom0/etc/xen/scripts.
 STOCK_SCRIPTS = """
-    vif-bridge vif-common.sh xen-hotplug-common.sh xen-network-common.sh xen-script-common.sh hotplugpath.sh locking.sh
+    vif-bridge vif-openvswitch vif-common.sh xen-hotplug-common.sh xen-network-common.sh xen-script-common.sh hotplugpath.sh locking.sh
     logging.sh
 """.split()
 STORE_TOOLS = "exists list ls read rm watch write chmod".split()
@@ -38,17 +39,19 @@ class Images:
     dom0: Path
     guest: Path
     disk: Path
+    # The archives of `packages.EXTRA`, by name.
+    extra: dict[str, Path]
 
 
-def build(report=lambda line: None) -> Images:
-    """Builds the images that do not exist. `report` is called with a line for each step that takes time."""
+def build(extra: list[str], report=lambda line: None) -> Images:
+    """Builds the images that do not exist, and those of `extra`. `report` is called with a line for each step that takes time."""
     with packages.locked("images"):
-        return _build(report)
+        return _build(extra, report)
 
 
-def _build(report) -> Images:
+def _build(extra: list[str], report) -> Images:
     root = packages.unpacked("debian", lambda: packages.XEN + packages.BASE + [packages.kernel_package()], report)
-    tools = packages.unpacked("tools-" + hashlib.sha256(" ".join(packages.TOOLS).encode()).hexdigest()[:8], lambda: packages.TOOLS, report)
+    tools = packages.collection("tools", packages.TOOLS, report)
     boot = root / "boot"
     make = _Maker(root, report)
     return Images(
@@ -57,7 +60,29 @@ def _build(report) -> Images:
         dom0=make("dom0.cpio", _scripts(DOM0), lambda to: _dom0(root, tools).write(to)),
         guest=make("guest.cpio", _scripts(GUEST), lambda to: _guest(root).write(to)),
         disk=make("disk.img", [], _disk),
+        extra={name: _extra(name, report) for name in extra},
     )
+
+
+def _extra(name: str, report) -> Path:
+    """The archive of the files that `# packages: NAME` adds to dom0."""
+    wanted, patterns = packages.EXTRA[name]
+    root = packages.collection(name, wanted, report)
+    return _Maker(root, report)(f"{name}.cpio", [], lambda to: _files(root, patterns).write(to))
+
+
+def _files(root: Path, patterns: list[str]) -> Archive:
+    """The libraries of unpacked packages, and the files of these patterns."""
+    archive = Archive()
+    libraries = [f"{directory}/x86_64-linux-gnu/*.so*" for directory in ["lib", "usr/lib"]]
+    for pattern in libraries + patterns:
+        for file in root.glob(pattern):
+            path = str(file.relative_to(root))
+            if file.is_symlink():
+                archive.link(path, os.readlink(file))
+            elif file.is_file():
+                archive.copy(path, file)
+    return archive
 
 
 class _Maker:

@@ -4,6 +4,7 @@ The versions fetched first are kept until the cache is emptied, so that the test
 """
 
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -21,6 +22,24 @@ XEN = """
 TOOLS = """
     e2fsprogs libext2fs2 libcom-err2 libblkid1 bash libtinfo6 dmsetup libdevmapper1.02.1 libselinux1 libpcre2-8-0 libudev1
 """.split()
+
+# What some scenarios alone have in dom0 (`# packages: NAME`), with the files of it that are put there.
+EXTRA = {
+    "openvswitch": (
+        """
+            openvswitch-switch openvswitch-common libunbound8 libevent-2.1-7 libcap-ng0 libssl3 libxdp1 libbpf1 libelf1 libnuma1
+            libnettle8 libhogweed6 libgmp10
+        """.split(),
+        "usr/bin/ovs-vsctl usr/bin/ovs-appctl usr/bin/ovsdb-tool usr/sbin/ovsdb-server usr/lib/openvswitch-switch/* usr/share/openvswitch/*.ovsschema".split(),
+    ),
+    "networkd": (
+        """
+            systemd udev libsystemd-shared libmount1 libcap2 libgcrypt20 libgpg-error0 liblz4-1 libcrypt1 libacl1 libaudit1
+            libcap-ng0 libkmod2 libseccomp2 libssl3 libpam0g libip4tc2 libblkid1
+        """.split(),
+        "bin/networkctl bin/udevadm lib/systemd/systemd-networkd lib/systemd/network/99-default.link lib/udev/rules.d/80-net-setup-link.rules usr/lib/x86_64-linux-gnu/systemd/libsystemd-shared-*.so".split(),
+    ),
+}
 
 # libgcc-s1: `xl create` aborts without libgcc_s.so.1 (glibc loads it on pthread_cancel).
 BASE = "libc6 libgcc-s1 liblzma5 libuuid1 zlib1g libzstd1 busybox-static".split()
@@ -79,6 +98,12 @@ def needed_by(package: str, version: str) -> list[str]:
     installed = {line.split()[0] for line in status.splitlines() if line.endswith(" installed")}
     own = package.split("-")[0] + "-"
     return [f"{name}={each}" for name, each in needed if name not in installed or name.startswith(own)]
+
+
+def collection(name: str, wanted: list[str], report) -> Path:
+    """The directory with the packages `wanted`, whose list is in its name."""
+    key = hashlib.sha256(" ".join(wanted).encode()).hexdigest()[:8]
+    return unpacked(f"{name}-{key}", lambda: wanted, report)
 
 
 def unpacked(name: str, wanted, report) -> Path:

@@ -12,7 +12,7 @@ class Scenario:
     """One file of `scenarios/`.
 
     The first comment line says what it tests. Further comment lines may be `# timeout: SECONDS`,
-    `# needs: PROGRAM...` (for dom0), `# guest-programs: PROGRAM...` (for every guest), `# qemu: ARGUMENTS` and
+    `# needs: PROGRAM...` (for dom0), `# packages: NAME...` (for dom0, of `packages.EXTRA`), `# guest-programs: PROGRAM...` (for every guest), `# qemu: ARGUMENTS` and
     `# only: when named`, for measurements, which `--all` leaves out.
     """
 
@@ -21,6 +21,7 @@ class Scenario:
     shows: str
     timeout: float
     needs: list[str]
+    packages: list[str]
     guest_programs: list[str]
     qemu: list[str]
     only_named: bool
@@ -33,13 +34,14 @@ def every() -> list[Scenario]:
 
 def _read(path: Path) -> Scenario:
     text = path.read_text()
-    settings = dict(re.findall(r"^# (timeout|needs|guest-programs|qemu|only): (.*)$", text, re.MULTILINE))
+    settings = dict(re.findall(r"^# (timeout|needs|packages|guest-programs|qemu|only): (.*)$", text, re.MULTILINE))
     return Scenario(
         name=path.stem,
         path=path,
         shows=text.splitlines()[0].removeprefix("# "),
         timeout=float(settings.get("timeout", 120)),
         needs=settings.get("needs", "").split(),
+        packages=settings.get("packages", "").split(),
         guest_programs=settings.get("guest-programs", "").split(),
         qemu=settings.get("qemu", "").split(),
         only_named=settings.get("only") == "when named",

@@ -1,4 +1,5 @@
 # Limits of a stock guest's disks: by a policy, as xl passes no keys that it does not know, and live by `xpv block-set`.
+# And a policy that is read again.
 # needs: xpv
 # timeout: 180
 cat >/tmp/policy.toml <<POLICY
@@ -74,3 +75,15 @@ check_writer_continues one "without limits"
 truncate -s 16M /tmp/other
 check "a disk is attached" xl block-attach one format=raw,vdev=xvdb,access=rw,script=nop,target=/tmp/other
 wait_for 10 "its limit by its target" sh -c 'xpv block-list one --json | grep -q "\"iops-total\": 7$\|\"iops-total\": 7,"'
+
+# The policy is read again on a signal; a bad one changes nothing.
+sed 's/iops-total = 7/iops-total = 9/' /tmp/policy.toml >/tmp/policy.new
+mv /tmp/policy.new /tmp/policy.toml
+kill -HUP "$(cat /run/dom0.started)"
+wait_for 10 "its other limit" sh -c 'xpv block-list one --json | grep -q "\"iops-total\": 9$\|\"iops-total\": 9,"'
+sed 's/iops-total = 9/iops-totl = 8/' /tmp/policy.toml >/tmp/policy.new
+mv /tmp/policy.new /tmp/policy.toml
+kill -HUP "$(cat /run/dom0.started)"
+wait_for 10 "the error" grep -q 'failed to read the policy again.*policy.toml:12: disk: found "iops-totl"' /out/dom0.log
+check "the limit stays" sh -c 'xpv block-list one --json | grep -q "\"iops-total\": 9$\|\"iops-total\": 9,"'
+check_writer_continues one "under the policy that stays"

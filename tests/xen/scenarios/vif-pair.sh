@@ -1,4 +1,4 @@
-# Two stock guests with two vbds and two vifs each, on xpv's bridges: ping, TCP, unsegmented frames, 9,000 bytes, a rate limit; a capture, locks and VLANs;
+# Two stock guests with two vbds and two vifs each, on xpv's bridges: ping, TCP, unsegmented frames, 9,000 bytes, rates both ways; a capture, locks and VLANs;
 # and dom0.
 # needs: xpv
 # timeout: 180
@@ -57,6 +57,13 @@ began=$(date +%s)
 check_fetch dom0 one 10.0.0.2 "at 250,000 bytes a second"
 check "1 MiB took at least three seconds" test $(($(date +%s) - began)) -ge 3
 xenstore-rm /local/domain/0/backend/vif/1/0/rate
+check "what the other is sent is limited" xpv network-set two 0 rate-in=2Mb/s
+wait_for 10 "that limit" grep -q 'receiving rate limit changed rate_in=12500 bytes in 50ms' /out/dom0.log
+began=$(date +%s)
+check_fetch two dom0 10.0.0.1 "at 250,000 bytes a second"
+check "1 MiB took at least three seconds" test $(($(date +%s) - began)) -ge 3
+check "what did not fit was dropped" sh -c 'xpv network-list two --json | grep -E "\"rate_in\": [1-9]"'
+check "the limit is taken off" xpv network-set two 0 rate-in=
 for name in one two; do
     check_in_guest $name "9,000 bytes are taken" 'ip link set eth0 mtu 9000'
 done

@@ -2,7 +2,8 @@
 //!
 //! Through a tap a vif looks like one of the kernel's backend: an interface named `vif<domid>.<devid>`, which exists
 //! before the toolstack runs the vif's hotplug script. Stock scripts (vif-bridge, vif-route, vif-nat) set it up as they
-//! do the kernel's. With any other script the tap is added here to the Linux bridge of the key `bridge`. The tap is
+//! do the kernel's. With any other script the tap is added here to the Linux bridge of the key `bridge`; where that is the
+//! default one, and does not exist, it is left to other programs, such as systemd-networkd. The tap is
 //! persistent, since the script is not run again for the next backend process, and is removed with the vif.
 //!
 //! The next process takes over the taps that are marked as this vif's ([`TapOwner`]). Versions before the mark
@@ -12,10 +13,10 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use ::bridge::port::{netdev, netdev::NetError, packet::Packet, tap::Tap};
-use ::bridge::{Bridge, Config, Lock, Port};
+use ::bridge::{Bridge, Config, Lock, Port, PortSettings, Setting};
 use netback::Attachment;
 use nix::errno::Errno;
 use ring_abi::netif::key::{BRIDGE, MTU};
@@ -24,13 +25,19 @@ use xenbus::Device;
 use xenbus::driver::Failure;
 use xenbus::{Keys, XenbusState};
 
-use crate::config::host_bridge::{BridgeConfig, HostPort};
+use crate::config::host_bridge::BridgeConfig;
+use crate::config::host_port::{HostInterface, PortOptions};
 use crate::config::vif::DEFAULT_BRIDGE;
-use crate::error::{Error, Result, chain};
+use crate::error::{Error, Origin, Result, chain};
 use crate::tap_owner::{Holder, TapOwner};
 
 /// The bridges of this program.
-pub struct Bridges(BTreeMap<String, Arc<Bridge>>);
+#[derive(Clone)]
+pub struct Bridges {
+    bridges: BTreeMap<String, Arc<Bridge>>,
+    /// What is set for the ports to the host, by the names of bridge and port.
+    options: Arc<Mutex<BTreeMap<(String, String), PortOptions>>>,
+}
 
 impl Bridges {
     /// Starts the bridges with their ports to the host.
@@ -39,6 +46,7 @@ impl Bridges {
     /// [`Error::Other`] if a port cannot be opened, or two bridges have the same name.
     pub fn start(configs: &[BridgeConfig]) -> Result<Bridges> {
         let mut bridges = BTreeMap::new();
+        let mut options = BTreeMap::new();
         for config in configs {
             let failed =
                 |e: &dyn std::error::Error| Error::Other(format!("bridge {}: {}", config.name, chain(e)));
@@ -51,19 +59,66 @@ impl Bridges {
                 bridge.set_bridge(setting).map_err(|e| failed(&e))?;
             }
             for port in &config.ports {
-                let opened = open(port).map_err(|e| failed(&e))?;
-                bridge.attach(&port.to_string(), opened).map_err(|e| failed(&e))?;
+                let opened = open(&port.interface).map_err(|e| failed(&e))?;
+                let (name, settings) = (port.interface.to_string(), port.options.settings());
+                let settings = settings.map_err(|e| failed(&e))?;
+                bridge.attach_with(&name, opened, settings).map_err(|e| failed(&e))?;
+                options.insert((config.name.clone(), name), port.options.clone());
             }
             if bridges.insert(config.name.clone(), Arc::new(bridge)).is_some() {
                 return Err(Error::Other(format!("bridge {}: it is named twice", config.name)));
             }
         }
-        Ok(Bridges(bridges))
+        Ok(Bridges { bridges, options: Arc::new(Mutex::new(options)) })
+    }
+
+    /// The bridges by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Bridge)> {
+        self.bridges.iter().map(|(name, bridge)| (name.as_str(), &**bridge))
+    }
+
+    /// The bridge of this name.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn find(&self, name: &str) -> Result<&Bridge> {
+        self.bridges.get(name).map(|bridge| &**bridge).ok_or_else(|| {
+            let known: Vec<_> = self.names().collect();
+            Error::Other(format!("bridge: found {name:?}, expected one of this dom0's: {}", known.join(", ")))
+        })
+    }
+
+    /// Changes all of the settings of a port to the host that are given as `KEY=VALUE`, or none.
+    ///
+    /// # Errors
+    /// There is no such port, it is a vif's, or a setting is invalid.
+    pub fn set_port(&self, bridge: &str, port: &str, settings: &[String]) -> Result<()> {
+        let found = self.find(bridge)?;
+        let mut all = self.options.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = (bridge.to_owned(), port.to_owned());
+        let options = all.get_mut(&key).ok_or_else(|| {
+            Error::Other(format!("port: found {port:?}, expected a port of {bridge} to the host"))
+        })?;
+        let mut changed = options.clone();
+        settings.iter().try_for_each(|text| changed.set(&Origin::argument(port), text))?;
+        let failed = |e: &dyn std::error::Error| Error::Other(format!("port {port}: {}", chain(e)));
+        let PortSettings { vlans, flags, rate, rate_in, storm, .. } =
+            changed.settings().map_err(|e| failed(&e))?;
+        let settings = [
+            Setting::Vlans(vlans),
+            Setting::Flags(flags),
+            Setting::Rate(rate),
+            Setting::RateIn(rate_in),
+            Setting::Storm(storm),
+        ];
+        settings.into_iter().try_for_each(|setting| found.set(port, setting)).map_err(|e| failed(&e))?;
+        *options = changed;
+        Ok(())
     }
 
     /// Returns the bridges' names.
     pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
-        self.0.keys().map(String::as_str)
+        self.bridges.keys().map(String::as_str)
     }
 
     /// Attaches a vif to the bridge of this program that its keys name.
@@ -72,7 +127,7 @@ impl Bridges {
     /// ENODEV if there is no bridge of that name.
     pub fn attach(&self, keys: &Keys) -> Result<Attachment, Failure> {
         let name = keys.get(BRIDGE).unwrap_or(DEFAULT_BRIDGE);
-        self.0.get(name).cloned().map(Attachment::port_of).ok_or_else(|| {
+        self.bridges.get(name).cloned().map(Attachment::port_of).ok_or_else(|| {
             let what = format!("bridge: found {name:?}, expected the name of a bridge of this domain");
             Failure::new(Errno::ENODEV as i32, what)
         })
@@ -88,7 +143,7 @@ impl Bridges {
         device: &Device,
         keys: &Keys,
     ) -> Result<Attachment, Failure> {
-        if let Some(bridge) = keys.get(BRIDGE).and_then(|name| self.0.get(name)) {
+        if let Some(bridge) = keys.get(BRIDGE).and_then(|name| self.bridges.get(name)) {
             return Ok(Attachment::port_of(bridge.clone()));
         }
         let name = tap_name(device, keys);
@@ -157,8 +212,10 @@ fn may_take_over(name: &str, holder: &Holder, owner: &TapOwner, keys: &Keys) -> 
 /// Creates a wire with the tap `name` of `owner` as one end, to whose other end the vif is attached.
 fn attach_tap(name: &str, owner: &TapOwner, keys: &Keys) -> Result<Attachment, Failure> {
     let (mut tap, is_taken_over) = create_or_take_over(name, owner, keys)?;
-    if joins_linux_bridge(keys, is_taken_over) && netdev::master(name).is_none() {
-        let bridge = keys.get(BRIDGE).unwrap_or(DEFAULT_BRIDGE);
+    let bridge = keys.get(BRIDGE).unwrap_or(DEFAULT_BRIDGE);
+    if is_left_to_others(bridge, exists) {
+        tracing::info!(tap = name, bridge, "there is no such bridge: the tap is left to other programs");
+    } else if joins_linux_bridge(keys, is_taken_over) && netdev::master(name).is_none() {
         let mtu = keys.opt(MTU).map_err(|e| Failure::new(Errno::EINVAL as i32, chain(&e)))?;
         // As vif-bridge does: a port of another MTU would change the bridge's.
         tap.set_mtu(mtu.map_or_else(|| netdev::mtu(bridge), Ok).map_err(refused)?).map_err(refused)?;
@@ -186,6 +243,12 @@ fn joins_linux_bridge(keys: &Keys, is_taken_over: bool) -> bool {
         || !is_taken_over && script_ran && script.is_some_and(|path| path.ends_with("vif-bridge"))
 }
 
+/// Whether the vif may have no bridge: xl names the default one where the line has none, as that of a vif whose tap is found by its name, as
+/// by systemd-networkd.
+fn is_left_to_others(bridge: &str, exists: impl Fn(&str) -> bool) -> bool {
+    bridge == DEFAULT_BRIDGE && !exists(bridge)
+}
+
 /// Whether a hotplug script is one of Xen's, `vif-*`, which set up an interface that is named as the kernel's.
 fn is_stock(script: Option<&str>) -> bool {
     let name = script.and_then(|path| Path::new(path).file_name()).and_then(|name| name.to_str());
@@ -200,9 +263,9 @@ fn refused(error: impl std::error::Error) -> Failure {
     Failure::new(Errno::ENODEV as i32, chain(&error))
 }
 
-fn open(port: &HostPort) -> Result<Box<dyn Port>, netdev::NetError> {
+fn open(port: &HostInterface) -> Result<Box<dyn Port>, netdev::NetError> {
     match port {
-        HostPort::Tap(name) => {
+        HostInterface::Tap(name) => {
             if let Ok(holder) = Holder::of(name) {
                 // A tap of the command line may be created in advance, so that it remains when this process exits.
                 tracing::info!(tap = name, "using the existing interface, which is {holder}");
@@ -211,7 +274,7 @@ fn open(port: &HostPort) -> Result<Box<dyn Port>, netdev::NetError> {
             netdev::set_up(tap.name())?;
             Ok(Box::new(tap))
         }
-        HostPort::Packet(name) => {
+        HostInterface::Packet(name) => {
             netdev::set_up(name)?;
             Ok(Box::new(Packet::open(name)?))
         }
@@ -239,6 +302,13 @@ mod tests {
         assert!(!joins_linux_bridge(&ran, true), "the script set it up");
         assert!(joins_linux_bridge(&Keys::new("/b").with(SCRIPT, "/bin/true"), false));
         assert!(!joins_linux_bridge(&ran.with(SCRIPT, "vif-route"), false));
+    }
+
+    #[test]
+    fn tap_has_no_bridge_only_where_the_default_one_does_not_exist() {
+        assert!(is_left_to_others("xenbr0", |_| false));
+        assert!(!is_left_to_others("xenbr0", |_| true));
+        assert!(!is_left_to_others("br7", |_| false), "a bridge that somebody has named");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Gives devices the keys of a policy, as if their toolstack had written them: from the first look at a device on, so that none is
-//! offered without its limits. A key that the store has counts instead.
+//! offered without its limits. A key that the store has counts instead. Another policy that is put in force gives connected devices its
+//! keys, and takes those of the earlier one away.
 
 use std::sync::Arc;
 
@@ -10,7 +11,8 @@ use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker
 use xenbus::stats::Stats;
 use xenstore::{Client, DomId, Nodes, XsError};
 
-use crate::config::policy::{DomainNames, Policy};
+use super::policy_in_force::{Following, PolicyInForce};
+use crate::config::policy::DomainNames;
 use crate::error::Result;
 
 /// What xl appends to the name of a domain while it arrives by a migration, at whose end it is renamed.
@@ -19,9 +21,13 @@ const INCOMING: &str = "--incoming";
 /// A driver whose devices have the keys of a policy.
 pub struct Governed<D> {
     driver: D,
-    policy: Policy,
-    /// `None` where there is no policy.
-    store: Option<Store>,
+    /// `None` where there is no policy, nor will be.
+    governing: Option<Governing>,
+}
+
+struct Governing {
+    policy: PolicyInForce,
+    store: Store,
 }
 
 struct Store {
@@ -34,12 +40,19 @@ impl<D: BackDriver> Governed<D> {
     ///
     /// # Errors
     /// The store cannot be connected.
-    pub fn new(driver: D, policy: Policy, connector: Arc<dyn Connector>) -> Result<Governed<D>> {
-        let store = match policy.is_empty() {
-            true => None,
-            false => Some(Store { client: Client::connect(&connector)?, connector }),
+    pub fn new(
+        driver: D,
+        policy: Option<PolicyInForce>,
+        connector: Arc<dyn Connector>,
+    ) -> Result<Governed<D>> {
+        let governing = match policy {
+            None => None,
+            Some(policy) => {
+                let store = Store { client: Client::connect(&connector)?, connector };
+                Some(Governing { policy, store })
+            }
         };
-        Ok(Governed { driver, policy, store })
+        Ok(Governed { driver, governing })
     }
 }
 
@@ -90,11 +103,17 @@ impl<D: BackDriver> BackDriver for Governed<D> {
         seen: &DeviceState,
         waker: Waker,
     ) -> std::result::Result<Box<dyn BackDevice>, Failure> {
-        let Some(store) = &mut self.store else { return self.driver.probe(device, seen, waker) };
+        let Some(Governing { policy, store }) = &mut self.governing else {
+            return self.driver.probe(device, seen, waker);
+        };
         let names = store.names(device.front).map_err(Failure::in_use_for_now)?;
-        let keys = self.policy.keys(device, &names, &seen.own);
+        // From here on it is woken with each other policy.
+        let policy = policy.follow(waker.clone());
+        let (version, rules) = policy.current();
+        let keys = rules.keys(device, &names, &seen.own);
         let governed = self.driver.probe(device, &with(&keys, seen), waker)?;
-        Ok(Box::new(GovernedDevice { device: governed, keys }))
+        let device = device.clone();
+        Ok(Box::new(GovernedDevice { governed, device, names, policy, version, keys }))
     }
 }
 
@@ -110,26 +129,35 @@ fn with(keys: &Keys, seen: &DeviceState) -> DeviceState {
 }
 
 struct GovernedDevice {
-    device: Box<dyn BackDevice>,
-    /// The policy's.
+    governed: Box<dyn BackDevice>,
+    device: Device,
+    names: DomainNames,
+    policy: Following,
+    /// Which policy `keys` are of.
+    version: u64,
     keys: Keys,
 }
 
 impl BackDevice for GovernedDevice {
     fn changed(&mut self, seen: &DeviceState) -> Update {
-        self.device.changed(&with(&self.keys, seen))
+        let (version, rules) = self.policy.current();
+        if version != self.version {
+            self.version = version;
+            self.keys = rules.keys(&self.device, &self.names, &seen.own);
+        }
+        self.governed.changed(&with(&self.keys, seen))
     }
 
     fn stats(&self) -> Option<Arc<dyn Stats>> {
-        self.device.stats()
+        self.governed.stats()
     }
 
     fn is_foreign(&self) -> bool {
-        self.device.is_foreign()
+        self.governed.is_foreign()
     }
 
     fn stop(&mut self) {
-        self.device.stop();
+        self.governed.stop();
     }
 }
 

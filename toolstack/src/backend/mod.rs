@@ -1,6 +1,7 @@
 //! What dom0's backends need: bridges for vifs, disk images for vbds, devices to leave to the kernel's own backends,
 //! and the removal of stale state of earlier processes.
 
+pub mod bridge_answers;
 pub mod bridges;
 pub mod governed;
 pub mod image_answers;
@@ -8,4 +9,6 @@ pub mod image_controls;
 pub mod images;
 pub mod kernel_backends;
 mod opening;
+pub mod policy_file;
+pub mod policy_in_force;
 pub mod stale;

@@ -1,6 +1,7 @@
 //! `xpv dom0`: runs the backends, and the bridges between guests and the host.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
@@ -12,23 +13,26 @@ use hypervisor::Hypervisor;
 use hypervisor::local::Domain;
 use hypervisor::xen::Xen;
 use inflight::InflightDir;
+use netback::Ports;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use ring_abi::DomId;
 use xenbus::driver::{self, BackDriver, Registry};
 use xenbus::{Device, Keys};
 use xenstore::Client;
 
+use crate::backend::bridge_answers::BridgeAnswers;
 use crate::backend::bridges::Bridges;
 use crate::backend::governed::Governed;
 use crate::backend::image_answers;
 use crate::backend::image_controls::ImageControls;
 use crate::backend::images::Images;
 use crate::backend::kernel_backends::SkipKernelOwned;
+use crate::backend::policy_file::{self, PolicyFile};
+use crate::backend::policy_in_force::PolicyInForce;
 use crate::backend::stale;
 use crate::capture::Captures;
 use crate::config::disk_queues;
 use crate::config::host_bridge::BridgeConfig;
-use crate::config::policy::Policy;
 use crate::config::vif::DEFAULT_BRIDGE;
 use crate::control::devices::Devices;
 use crate::control::service::ControlService;
@@ -49,14 +53,17 @@ use crate::serving_lock::{self, ServingLock};
 /// disk=["format=raw,vdev=xvda,access=rw,script=/bin/true,target=/srv/a.img"], vifs as an interface vifDOMID.DEVID
 /// for xl's own scripts, or on a bridge of this program that is named by --bridge. See docs/xen.md. While another process
 /// serves the host, whatever its DIR, it waits for the end of that, and does nothing else.
+///
+/// On SIGHUP it reads the file of --policy again, for devices that are connected too: all of it, or with an error in the log
+/// nothing. SIGTERM and SIGINT end it.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Serve the devices of the Xen domain that this program runs in
     #[arg(long)]
     xen: bool,
 
-    /// A bridge, and its ports to the host: xenbr0, or xenbr0=tap:host0,packet:eth1; with ageing_time=SECONDS, fdb_max_learned=ENTRIES and
-    /// group_fwd_mask=MASK (docs/networks.md) among the ports
+    /// A bridge, and its ports to the host: xenbr0, or xenbr0=tap:host0,packet:eth1; behind a port its settings, such as
+    /// packet:eth1,vlan=10p/20,isolated=on, and of the bridge ageing_time=SECONDS, fdb_max_learned=ENTRIES and group_fwd_mask=MASK
     /// [default: xenbr0, and none with --xen or --wire]
     #[arg(long = "bridge", value_name = "NAME[=PORT,...]")]
     bridges: Vec<BridgeConfig>,
@@ -75,7 +82,7 @@ pub struct Args {
     #[arg(long = "images", value_name = "DIR")]
     image_dirs: Vec<PathBuf>,
 
-    /// Limits of disks and interfaces by what they are, in TOML (docs/limits.md): what xl cannot pass on
+    /// Limits of disks and interfaces by what they are, in TOML (docs/limits.md): what xl cannot pass on; read again on SIGHUP
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
 
@@ -119,16 +126,17 @@ enum DataPathArg {
 /// # Errors
 /// A bridge's port cannot be opened, another process is domain 0, or the machine is gone.
 pub fn run(args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
-    let stop = process::stop_signal()?;
+    let (stop, hangup) = process::stop_and_hangup_signals()?;
     process::survive_file_size_limit()?;
     hypervisor::raise_descriptor_limit();
     args.check_data_path()?;
     if args.xen {
         dir.make()?;
     }
-    let policy = args.policy.as_deref().map(Policy::read).transpose()?.unwrap_or_default();
+    let policy = args.policy_path()?.as_deref().map(PolicyFile::read).transpose()?;
     // It has the privileges that this process is about to give up.
-    let mut opener = OpenerProcess::start(dir, &args.image_dirs, sandbox)?;
+    let mut opener =
+        OpenerProcess::start(dir, &args.image_dirs, policy.as_ref().map(PolicyFile::path), sandbox)?;
     let sandbox = sandbox::enter(Role::Dom0, dir.path(), sandbox)?;
     let _lock = match args.xen {
         true => {
@@ -145,7 +153,7 @@ pub fn run(args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
     // Opened before joining the machine: a failure must have no effect on it.
     let bridges = Bridges::start(&args.bridges()?)?;
     let images = opener.wait_ready()?;
-    let process = Process { args, dir, sandbox, stop: stop.as_fd(), opener, policy };
+    let process = Process { args, dir, sandbox, stop: stop.as_fd(), hangup, opener, policy };
     match args.xen {
         true => xen(process, bridges, images),
         false => local(process, bridges, images),
@@ -157,10 +165,18 @@ struct Process<'a> {
     args: &'a Args,
     dir: &'a Dir,
     sandbox: InForce,
-    /// Readable on a signal.
+    /// Readable on a signal that ends it.
     stop: BorrowedFd<'a>,
+    /// Readable on SIGHUP.
+    hangup: UnixStream,
     opener: OpenerProcess,
-    policy: Policy,
+    policy: Option<PolicyFile>,
+}
+
+impl Process<'_> {
+    fn policy(&self) -> Option<PolicyInForce> {
+        self.policy.as_ref().map(|policy| policy.in_force().clone())
+    }
 }
 
 impl Args {
@@ -189,6 +205,14 @@ impl Args {
         self.max_persistent_grants.unwrap_or_else(|| hypervisor::max_mappings() / 2)
     }
 
+    /// The policy's path, which another process opens too.
+    fn policy_path(&self) -> Result<Option<PathBuf>> {
+        let absolute = |path: &PathBuf| {
+            std::path::absolute(path).map_err(|e| Error::file(path, "finding the policy", e))
+        };
+        self.policy.as_ref().map(absolute).transpose()
+    }
+
     fn bridges(&self) -> Result<Vec<BridgeConfig>> {
         let default_bridge =
             || DEFAULT_BRIDGE.parse().map_err(|e| Error::Other(format!("bridge {DEFAULT_BRIDGE}: {e}")));
@@ -204,6 +228,7 @@ fn local(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
     let &Process { args, dir, .. } = &process;
     let hv: Arc<dyn Hypervisor> = Arc::new(Domain::join(dir.path(), DomId::DOM0)?);
     Machine::publish_bridges(&mut Client::connect(&hv)?, bridges.names())?;
+    let opener = images.clone();
     let images = Images::new(hv.clone(), false, dir.path(), images)?;
     let controls = images.controls();
     let mut vbds = vbd_driver(&hv, images);
@@ -211,19 +236,21 @@ fn local(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
     vbds.set_max_persistent_grants(args.max_persistent_grants());
     vbds.set_max_queues(disk_queues::count(args.queues));
     vbds.set_max_indirect_segments(args.indirect_segments);
-    let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), netback::Config::default(), move |_, keys| {
-        bridges.attach(keys)
+    let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), netback::Config::default(), {
+        let bridges = bridges.clone();
+        move |_, keys| bridges.attach(keys)
     });
-    let captures = Captures::new(vifs.ports());
-    let vbds = Governed::new(vbds, process.policy.clone(), hv.clone())?;
-    let vifs = Governed::new(vifs, process.policy.clone(), hv.clone())?;
-    serve(process, &*hv, controls, vbds, vifs, captures)
+    let ports = vifs.ports();
+    let vbds = Governed::new(vbds, process.policy(), hv.clone())?;
+    let vifs = Governed::new(vifs, process.policy(), hv.clone())?;
+    serve(process, &*hv, (opener, controls), vbds, vifs, (bridges, ports))
 }
 
 fn xen(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
     let &Process { args, dir, .. } = &process;
     let hv: Arc<dyn Hypervisor> = Arc::new(Xen::open()?);
     let inflight_dir = InflightDir::new(dir.inflight())?;
+    let opener = images.clone();
     let images = Images::new(hv.clone(), true, dir.path(), images)?;
     let controls = images.controls();
     let mut vbds = vbd_driver(&hv, images);
@@ -239,13 +266,21 @@ fn xen(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
         ..netback::Config::default()
     };
     let machine = dir.path().to_owned();
-    let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), config, move |device, keys| {
-        bridges.attach_or_create_tap(&machine, device, keys)
+    let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), config, {
+        let bridges = bridges.clone();
+        move |device, keys| bridges.attach_or_create_tap(&machine, device, keys)
     });
-    let captures = Captures::new(vifs.ports());
-    let vbds = Governed::new(vbds, process.policy.clone(), hv.clone())?;
-    let vifs = Governed::new(vifs, process.policy.clone(), hv.clone())?;
-    serve(process, &*hv, controls, SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs), captures)
+    let ports = vifs.ports();
+    let vbds = Governed::new(vbds, process.policy(), hv.clone())?;
+    let vifs = Governed::new(vifs, process.policy(), hv.clone())?;
+    serve(
+        process,
+        &*hv,
+        (opener, controls),
+        SkipKernelOwned::new(vbds),
+        SkipKernelOwned::new(vifs),
+        (bridges, ports),
+    )
 }
 
 fn vbd_driver(hv: &Arc<dyn Hypervisor>, mut images: Images) -> VbdDriver {
@@ -256,10 +291,10 @@ fn vbd_driver(hv: &Arc<dyn Hypervisor>, mut images: Images) -> VbdDriver {
 fn serve(
     mut process: Process<'_>,
     hv: &dyn Hypervisor,
-    images: ImageControls,
+    (opener, images): (Opener, ImageControls),
     mut vbds: impl BackDriver + Send,
     mut vifs: impl BackDriver + Send,
-    captures: Captures,
+    (bridges, ports): (Bridges, Ports),
 ) -> Result<()> {
     let vbd_devices = Registry::default();
     let vif_devices = Registry::default();
@@ -267,8 +302,10 @@ fn serve(
     let devices = devices.map(|(kind, registry)| (kind.to_owned(), registry.clone()));
     let domid = hv.domid();
     let answer = move |query: &_| image_answers::answer(&images, domid, query);
+    let bridges = BridgeAnswers::new(domid, bridges, ports.clone());
     let devices = Devices::new(domid, devices).with_images(Box::new(answer));
-    let control = ControlService::new(process.dir, devices, captures);
+    let devices = devices.with_bridges(Box::new(move |query| bridges.answer(query)));
+    let control = ControlService::new(process.dir, devices, Captures::new(ports));
     // All that this process connects to, it has; a local machine's hypervisor may have a successor, to which it connects again.
     if process.args.xen {
         process.sandbox.refuse_connecting()?;
@@ -281,12 +318,16 @@ fn serve(
         let vbd = scope.spawn(move || shutdown.run_driver(hv, &mut vbds, &vbd_devices));
         let vif = scope.spawn(move || shutdown.run_driver(hv, &mut vifs, &vif_devices));
         let control = scope.spawn(move || control.run(shutdown.event.as_fd()));
-        let waited = shutdown.wait(&mut process);
+        let Process { policy, hangup, opener: opener_process, stop, .. } = &mut process;
+        let (policy, hangup) = (&*policy, &*hangup);
+        let policy = scope
+            .spawn(move || policy_file::follow(policy.as_ref(), &opener, hangup, shutdown.event.as_fd()));
+        let waited = shutdown.wait(*stop, opener_process);
         shutdown.signal();
         let outcomes =
             [vbd, vif].map(|thread| thread.join().unwrap_or_else(|_| Err(Error::other("a driver panicked"))));
-        // Devices are served without it: that it panicked was logged.
-        let _ = control.join();
+        // Devices are served without them: that one panicked was logged.
+        let _ = (control.join(), policy.join());
         outcomes.into_iter().fold(waited, Result::and)
     })
 }
@@ -317,12 +358,12 @@ impl Shutdown {
     }
 
     /// Waits until one of them is to end all; an error if the process that opens images has ended.
-    fn wait(&self, process: &mut Process<'_>) -> Result<()> {
-        let ends = [process.stop, self.event.as_fd()];
-        process::wait_any(&[ends[0], ends[1], process.opener.exited().as_fd()])?;
+    fn wait(&self, stop: BorrowedFd<'_>, opener: &mut OpenerProcess) -> Result<()> {
+        let ends = [stop, self.event.as_fd()];
+        process::wait_any(&[ends[0], ends[1], opener.exited().as_fd()])?;
         match process::is_readable(&ends)? {
             true => Ok(()),
-            false => Err(process.opener.end()),
+            false => Err(opener.end()),
         }
     }
 }

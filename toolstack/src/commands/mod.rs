@@ -4,6 +4,7 @@ pub mod block_attach;
 pub mod block_detach;
 pub mod block_list;
 pub mod block_set;
+pub mod bridge;
 pub mod completions;
 pub mod create;
 pub mod demo;

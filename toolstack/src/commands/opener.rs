@@ -12,6 +12,10 @@ pub struct Args {
     /// Open images below this directory alone
     #[arg(long = "images", value_name = "DIR")]
     image_dirs: Vec<PathBuf>,
+
+    /// Open this file too, to read it
+    #[arg(long, value_name = "FILE")]
+    policy: Option<PathBuf>,
 }
 
 /// Opens images until the process that started this one has ended.
@@ -21,5 +25,5 @@ pub struct Args {
 /// # Errors
 /// Standard input is not a socket of that process, or a directory of images does not exist.
 pub fn run(args: &Args, dir: &Dir, sandbox: bool) -> Result<()> {
-    process::run(dir, &args.image_dirs, sandbox)
+    process::run(dir, &args.image_dirs, args.policy.as_deref(), sandbox)
 }

@@ -1,6 +1,8 @@
 //! `xpv up`: runs and supervises a machine.
 
+use std::io::IsTerminal;
 use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -18,12 +20,13 @@ use crate::machine::{Machine, host};
 ///
 /// Starts the hypervisor, dom0 and the guests, and restarts dom0 when it dies: guests' frontends reconnect, and submit
 /// unanswered requests again. It restarts the hypervisor too, which goes on with the machine as it was: dom0 and the guests
-/// reconnect to it, and their disks and interfaces work meanwhile. Exits on SIGTERM or SIGINT, and with it the machine.
+/// reconnect to it, and their disks and interfaces work meanwhile. Exits on SIGTERM or SIGINT, and with it the machine; SIGHUP
+/// is passed on to dom0, which reads its policy again, unless it is that of a terminal that was closed.
 /// Further guests can be created, and devices attached, meanwhile.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The description of the machine, host.toml
-    host: PathBuf,
+    /// The description of the machine, host.toml [default: a bridge xenbr0, and no guests]
+    host: Option<PathBuf>,
 }
 
 /// How long a guest's devices may take to connect.
@@ -42,10 +45,14 @@ const HYPERVISOR_RESTARTS: u32 = 30;
 /// # Errors
 /// The description is invalid, a process cannot be started, or the hypervisor exits again and again.
 pub fn run(args: &Args, dir: Option<&Path>) -> Result<()> {
-    let config = HostConfig::read(&args.host)?;
+    let config = match &args.host {
+        Some(path) => HostConfig::read(path)?,
+        None => HostConfig::parse(&Origin::argument("HOST"), "")?,
+    };
     let dir = Dir::choose(dir.or(config.dir.as_deref()))?;
     let guests = read_guests(&config)?;
-    let stop = process::stop_signal()?;
+    let (stop, hangup) = process::stop_and_hangup_signals()?;
+    let had_terminal = has_terminal();
     dir.make()?;
     let hypervisor = host::start_hypervisor(&dir, None)?;
     let started = Instant::now();
@@ -59,7 +66,9 @@ pub fn run(args: &Args, dir: Option<&Path>) -> Result<()> {
         dom0_started: started,
         guests,
     };
-    let outcome = up.start().and_then(|mut machine| up.supervise(&mut machine, &stop));
+    let outcome = up
+        .start()
+        .and_then(|mut machine| up.supervise(&mut machine, &Signals { stop, hangup, had_terminal }));
     up.stop();
     outcome
 }
@@ -70,6 +79,21 @@ struct Guest {
     config: GuestConfig,
     process: Option<ChildProcess>,
     started: Instant,
+}
+
+/// The signals that this process handles.
+struct Signals {
+    /// Readable on one that ends it.
+    stop: UnixStream,
+    /// Readable on SIGHUP.
+    hangup: UnixStream,
+    /// It was started in a terminal, whose end is a SIGHUP that ends it.
+    had_terminal: bool,
+}
+
+/// Whether this process has a terminal.
+fn has_terminal() -> bool {
+    std::io::stdin().is_terminal() || std::io::stderr().is_terminal()
 }
 
 /// The machine's processes.
@@ -133,7 +157,7 @@ impl Up {
     }
 
     /// Restarts processes that exit, until a signal.
-    fn supervise(&mut self, machine: &mut Machine, stop: &impl AsFd) -> Result<()> {
+    fn supervise(&mut self, machine: &mut Machine, signals: &Signals) -> Result<()> {
         loop {
             let mut next = self.check_hypervisor(machine)?;
             if next.is_none() {
@@ -142,7 +166,7 @@ impl Up {
                     next = earliest(next, self.check_guest(machine, index)?);
                 }
             }
-            if self.sleep(stop, next)? {
+            if self.sleep(signals, next)? {
                 return Ok(());
             }
         }
@@ -228,8 +252,8 @@ impl Up {
         }
     }
 
-    /// Sleeps until a process exits or until `until`; `true` on a signal.
-    fn sleep(&self, stop: &impl AsFd, until: Option<Instant>) -> Result<bool> {
+    /// Sleeps until a process exits or until `until`, or passes SIGHUP on to dom0; `true` on a signal that ends all.
+    fn sleep(&mut self, signals: &Signals, until: Option<Instant>) -> Result<bool> {
         let guests = self.guests.iter().filter_map(|g| g.process.as_ref());
         let processes = [Some(&self.hypervisor), self.dom0.as_ref()].into_iter().flatten();
         let pidfds = processes.chain(guests).map(ChildProcess::pidfd);
@@ -240,9 +264,19 @@ impl Up {
             let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
         });
-        let mut fds = vec![stop.as_fd()];
+        let mut fds = vec![signals.stop.as_fd(), signals.hangup.as_fd()];
         fds.extend(pidfds.iter().map(AsFd::as_fd));
-        process::wait_first(&fds, timeout)
+        if process::wait_first(&fds, timeout)? {
+            return Ok(true);
+        }
+        if process::take_signal(&signals.hangup) {
+            // The other processes have lost the terminal too.
+            if signals.had_terminal && !has_terminal() {
+                return Ok(true);
+            }
+            self.dom0.iter_mut().for_each(ChildProcess::hang_up);
+        }
+        Ok(false)
     }
 
     /// Stops all processes: guests first, so that they can close their devices.

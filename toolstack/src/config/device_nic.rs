@@ -11,7 +11,7 @@ use serde::ser::SerializeMap;
 use serde::{Serialize, Serializer};
 
 use super::Warnings;
-use super::rate::{self, Rate};
+use super::rate::{self, PacketRate, Rate};
 use crate::error::{Error, Origin, Result};
 
 /// An interface in the words of xl. `None` is absent.
@@ -44,6 +44,10 @@ pub struct DeviceNic {
     /// Parameters of COLO, as libxl names them.
     pub colo: Vec<(&'static str, String)>,
     pub trusted: Option<bool>,
+    /// `rate-packets`, which is this program's and not xl's, as the next two.
+    pub rate_packets: Option<PacketRate>,
+    pub rate_in: Option<Rate>,
+    pub rate_in_packets: Option<PacketRate>,
     /// `lock`, which is this program's and not xl's.
     pub lock: Option<Lock>,
     /// Flags by bridge(8)'s names, which are this program's and not xl's.
@@ -91,6 +95,9 @@ pub(super) const KNOWN: &[&str] = &[
     "forwarddev",
     "trusted",
     "untrusted",
+    "rate-packets",
+    "rate-in",
+    "rate-in-packets",
     "lock",
     "isolated",
     "learning",
@@ -161,6 +168,9 @@ impl DeviceNic {
             "devid" => self.devid = number(origin, name, value, "a number from 0 on")?,
             "mtu" => self.mtu = number(origin, name, value, "a number of bytes")?,
             "rate" => self.rate = number(origin, name, value, rate::EXPECTED)?,
+            "rate-in" => self.rate_in = number(origin, name, value, rate::EXPECTED)?,
+            "rate-packets" => self.rate_packets = number(origin, name, value, rate::PACKETS_EXPECTED)?,
+            "rate-in-packets" => self.rate_in_packets = number(origin, name, value, rate::PACKETS_EXPECTED)?,
             "lock" => self.lock = number(origin, name, value, Lock::EXPECTED)?,
             "mac" => self.mac = mac(origin, value)?,
             "type" if ["vif", "ioemu"].contains(&value) => self.kind = text(),

@@ -18,7 +18,7 @@ use crate::error::{Error, Origin, Result};
 ///
 /// [[bridges]]
 /// name = "xenbr0"
-/// ports = ["tap:host0", "packet:eth1"]
+/// ports = ["tap:host0", "packet:eth1,vlan=10p/20"]
 /// group_fwd_mask = 0x4000  # forwards LLDP (docs/networks.md)
 ///
 /// [[bridges]]

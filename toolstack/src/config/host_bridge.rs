@@ -3,7 +3,7 @@
 use bridge::{BridgeSetting, GroupFwdMask, InvalidBridgeSetting};
 use serde::Deserialize;
 
-use super::vif::is_interface_name;
+use super::host_port::{self, HostPort};
 
 /// A bridge of dom0.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
@@ -11,7 +11,8 @@ use super::vif::is_interface_name;
 pub struct BridgeConfig {
     /// The name that vifs refer to.
     pub name: String,
-    /// The bridge's host ports: `tap:NAME` creates a tap, `packet:NAME` opens an existing interface.
+    /// The bridge's host ports: `tap:NAME` creates a tap, `packet:NAME` opens an existing interface. Behind it
+    /// are settings of the port, as `packet:eth1,vlan=10p/20`.
     #[serde(default)]
     pub ports: Vec<HostPort>,
     /// Whether it is a wire between its only port and the only vif that names it: it passes every frame, where a learning
@@ -28,45 +29,6 @@ pub struct BridgeConfig {
 
 /// What a wire's ports are expected to be.
 const WIRE_PORTS: &str = "one port; the vif that names the wire is its other end";
-
-/// A port that attaches an interface of the host to a bridge.
-#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
-#[serde(try_from = "String")]
-pub enum HostPort {
-    /// A tap of this name, created by dom0 and removed when dom0 exits.
-    Tap(String),
-    /// An existing interface, opened by a packet socket.
-    Packet(String),
-}
-
-impl TryFrom<String> for HostPort {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<HostPort, String> {
-        text.parse()
-    }
-}
-
-impl std::str::FromStr for HostPort {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<HostPort, String> {
-        match text.split_once(':') {
-            Some(("tap", name)) if is_interface_name(name) => Ok(HostPort::Tap(name.into())),
-            Some(("packet", name)) if is_interface_name(name) => Ok(HostPort::Packet(name.into())),
-            _ => Err(format!("found {text:?}, expected tap:NAME or packet:NAME")),
-        }
-    }
-}
-
-impl std::fmt::Display for HostPort {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            HostPort::Tap(name) => write!(f, "tap:{name}"),
-            HostPort::Packet(name) => write!(f, "packet:{name}"),
-        }
-    }
-}
 
 impl BridgeConfig {
     /// Reads `NAME=PORT`: a wire on the command line.
@@ -124,14 +86,16 @@ impl BridgeConfig {
             return Err(format!("found {text:?}, expected NAME or NAME=PORT,PORT"));
         }
         let mut config = BridgeConfig { name: name.into(), ..BridgeConfig::default() };
-        for part in parts.split(',').filter(|part| !part.is_empty()) {
+        let mut ports = Vec::new();
+        for part in parts.split(',') {
             match part.split_once('=') {
                 Some(("ageing_time", value)) => config.ageing_time = Some(number(part, value)?),
                 Some(("fdb_max_learned", value)) => config.fdb_max_learned = Some(number(part, value)?),
                 Some(("group_fwd_mask", value)) => config.group_fwd_mask = Some(number(part, value)?),
-                _ => config.ports.push(part.parse()?),
+                _ => ports.push(part),
             }
         }
+        config.ports = host_port::ports(&ports.join(","))?;
         Ok(config)
     }
 }

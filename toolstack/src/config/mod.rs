@@ -14,6 +14,7 @@ pub mod domain;
 pub mod guest;
 pub mod host;
 pub mod host_bridge;
+pub mod host_port;
 pub mod json;
 mod known_keys;
 pub mod policy;

@@ -90,6 +90,11 @@ impl Policy {
         self.rules.is_empty()
     }
 
+    /// How many rules it has.
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
     /// The keys that the policy gives to a device with these keys of its toolstack, which override them. Of two rules that give the
     /// same key the later one counts.
     pub fn keys(&self, device: &Device, names: &DomainNames, own: &Keys) -> Keys {
@@ -246,6 +251,7 @@ throttle-group = 'slow'
 mac = '00:16:3E:*'
 domain = 'web-1'
 rate = '8Mb/s'
+rate-in-packets = '10Kp/s'
 lock = 'ip'
 vlan = 10
 isolated = 'on'
@@ -276,7 +282,7 @@ ip = '10.0.0.5 fd00::/64'
         };
         assert_eq!(
             vif("00:16:3e:00:00:01", "web-1"),
-            "ip=10.0.0.5 fd00::/64 isolated=on lock=ip rate=50000,50000 storm_broadcast=200 storm_multicast=none vlan=10"
+            "ip=10.0.0.5 fd00::/64 isolated=on lock=ip rate=50000,50000 rate-in-packets=500,50000 storm_broadcast=200 storm_multicast=none vlan=10"
         );
         assert_eq!(vif("02:16:3e:00:00:01", "web-1"), "");
         assert_eq!(vif("00:16:3e:00:00:01", "web-10"), "");
@@ -313,7 +319,7 @@ ip = '10.0.0.5 fd00::/64'
             ("[[vif]]\nrate = '5'", "policy.toml:2: vif: rate: found \"5\", expected a rate"),
             (
                 "[[vif]]\nvdev = 'xvda'",
-                "policy.toml:2: vif: found \"vdev\", expected one of domain, uuid, mac, devid, rate, lock, ip, vlan, isolated",
+                "policy.toml:2: vif: found \"vdev\", expected one of domain, uuid, mac, devid, rate, rate-packets, rate-in, rate-in-packets, lock, ip, vlan, isolated",
             ),
             (
                 "[[vif]]\nlock='ip'\nip = '10.0.0.0/33'",

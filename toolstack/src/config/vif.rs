@@ -6,7 +6,7 @@ use ring_abi::netif::{MTU_DEFAULT, MTU_MAX, MTU_MIN, MTU_RANGE, Mac};
 use super::Warnings;
 use super::device_nic::{DeviceNic, invalid};
 use super::disk::{DRIVER_DOMAIN, is_dom0};
-use super::rate::Rate;
+use super::rate::{PacketRate, Rate};
 use crate::error::{Origin, Result};
 
 /// A network interface to attach.
@@ -29,6 +29,12 @@ pub struct VifSpec {
     pub vifname: Option<String>,
     /// The limit on what the guest sends.
     pub rate: Option<Rate>,
+    /// How many packets it may send.
+    pub rate_packets: Option<PacketRate>,
+    /// What it is sent.
+    pub rate_in: Option<Rate>,
+    /// How many packets it is sent.
+    pub rate_in_packets: Option<PacketRate>,
     /// Which frames the guest may send by their addresses; `None` means `mac`, or `ip` with addresses, on a bridge of this
     /// program, and `off` on a wire.
     pub lock: Option<Lock>,
@@ -72,8 +78,10 @@ impl VifSpec {
             let expected = "an address of one interface such as 00:16:3e:01:02:03";
             return Err(invalid(origin, "mac", &mac.to_string(), expected));
         }
-        if let Some(rate) = nic.rate.filter(|rate| rate.bytes == 0) {
-            return Err(invalid(origin, "rate", &rate.to_string(), "at least one byte in an interval"));
+        for (name, rate) in [("rate", nic.rate), ("rate-in", nic.rate_in)] {
+            if let Some(rate) = rate.filter(|rate| rate.bytes == 0) {
+                return Err(invalid(origin, name, &rate.to_string(), "at least one byte in an interval"));
+            }
         }
         let mtu = nic.mtu.unwrap_or(MTU_DEFAULT);
         if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
@@ -89,7 +97,7 @@ impl VifSpec {
             .map_err(|InvalidVlans { found, expected }| invalid(origin, "vlan", &found, expected))?;
         let vifname = nic.vifname.filter(|name| !name.is_empty());
         if let Some(name) = vifname.as_deref().filter(|name| !is_interface_name(name)) {
-            let expected = "an interface name: 1 to 15 bytes without '/', ':' or blanks";
+            let expected = "an interface name: 1 to 15 bytes without '/', ':', '%' or blanks";
             return Err(invalid(origin, "vifname", name, expected));
         }
         Ok(VifSpec {
@@ -97,6 +105,9 @@ impl VifSpec {
             bridge: nic.bridge.filter(|name| !name.is_empty()).unwrap_or_else(|| DEFAULT_BRIDGE.into()),
             vifname,
             rate: nic.rate,
+            rate_packets: nic.rate_packets,
+            rate_in: nic.rate_in,
+            rate_in_packets: nic.rate_in_packets,
             lock: nic.lock,
             ip,
             vlan,
@@ -138,9 +149,9 @@ fn warn(origin: &Origin, nic: &DeviceNic, warnings: &mut Warnings) {
     }
 }
 
-/// Whether Linux accepts this as an interface's name (`dev_valid_name`).
+/// Whether Linux accepts this as an interface's name (`dev_valid_name`), and as it is: it makes a number of `%d`.
 pub fn is_interface_name(name: &str) -> bool {
-    let bad = |c: char| c.is_ascii_whitespace() || c == '/' || c == ':';
+    let bad = |c: char| c.is_ascii_whitespace() || ['/', ':', '%'].contains(&c);
     (1..16).contains(&name.len()) && name != "." && name != ".." && !name.contains(bad)
 }
 

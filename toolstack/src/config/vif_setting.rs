@@ -1,4 +1,4 @@
-//! What a guest may send by an interface, as `xpv network-set` and a policy write it: `rate=10Mb/s`, `lock=mac`.
+//! What a guest may send by an interface, and is sent, as `xpv network-set` and a policy write it: `rate=10Mb/s`, `lock=mac`.
 
 use bridge::{Flags, StormLimits};
 use ring_abi::netif::key;
@@ -16,8 +16,11 @@ pub struct Setting {
 }
 
 /// The keys that a setting can be of.
-pub const SETTINGS: [&str; 15] = [
+pub const SETTINGS: [&str; 18] = [
     key::RATE,
+    key::RATE_PACKETS,
+    key::RATE_IN,
+    key::RATE_IN_PACKETS,
     key::LOCK,
     key::IP,
     key::VLAN,
@@ -47,6 +50,9 @@ pub fn setting(origin: &Origin, text: &str) -> Result<Setting> {
     let vif = VifSpec::new(origin, nic, &mut Warnings::default())?;
     let value = match key {
         key::RATE => vif.rate.map(|rate| rate.to_string()),
+        key::RATE_PACKETS => vif.rate_packets.map(|rate| rate.to_string()),
+        key::RATE_IN => vif.rate_in.map(|rate| rate.to_string()),
+        key::RATE_IN_PACKETS => vif.rate_in_packets.map(|rate| rate.to_string()),
         key::LOCK => vif.lock.map(|lock| lock.to_string()),
         key::IP => Some(vif.ip.to_string()).filter(|ip| !ip.is_empty()),
         key::VLAN => vif.vlan.map(|vlan| vlan.to_string()),
@@ -76,6 +82,10 @@ mod tests {
         assert_eq!(setting("lock=off").unwrap(), of("lock", "off"));
         assert_eq!(setting("rate=8Mb/s").unwrap(), of("rate", "50000,50000"));
         assert_eq!(setting("rate=").unwrap(), Setting { key: "rate", value: None });
+        assert_eq!(setting("rate-packets=1000p/s").unwrap(), of("rate-packets", "50,50000"));
+        assert_eq!(setting("rate-in=8Mb/s@20ms").unwrap(), of("rate-in", "20000,20000"));
+        assert_eq!(setting("rate-in-packets=7p/s").unwrap(), of("rate-in-packets", "1,142857"));
+        assert_eq!(setting("rate-in=").unwrap(), Setting { key: "rate-in", value: None });
         assert_eq!(setting("ip= 10.0.0.5  fd00::/64").unwrap(), of("ip", "10.0.0.5 fd00::/64"));
         assert!(SETTINGS.ends_with(&[&Flags::NAMES[..], &StormLimits::NAMES].concat()));
         assert_eq!(setting("storm_broadcast=100").unwrap(), of("storm_broadcast", "100"));
@@ -93,7 +103,10 @@ mod tests {
     fn bad_setting_is_rejected_with_what_was_found_and_expected() {
         for (text, expected) in [
             ("lock=Mac", "found \"Mac\", expected off, mac, ip or disabled"),
-            ("mac=00:16:3e:00:00:01", "expected KEY=VALUE with KEY one of rate, lock, ip, vlan, isolated"),
+            (
+                "mac=00:16:3e:00:00:01",
+                "expected KEY=VALUE with KEY one of rate, rate-packets, rate-in, rate-in-packets, lock, ip, vlan, isolated",
+            ),
             ("hairpin=yes", "vif: hairpin: found \"yes\", expected on or off"),
             (
                 "storm_broadcast=5/s",
@@ -104,6 +117,9 @@ mod tests {
             ("lock", "expected KEY=VALUE"),
             ("lock=off,mtu=9000", "expected KEY=VALUE"),
             ("rate=0", "rate"),
+            ("rate=1000p/s", "vif: rate: found \"1000p/s\", expected a rate such as 10Mb/s"),
+            ("rate-packets=10Mb/s", "expected packets such as 1000p/s"),
+            ("rate-in=7b/s@1us", "vif: rate-in: found \"0,1\", expected at least one byte"),
         ] {
             let error = setting(text).unwrap_err().to_string();
             assert!(error.contains(expected), "{text}: {error}");

@@ -8,6 +8,7 @@ use xenbus::driver::Registry;
 use xenbus::stats::{Limits, Snapshot};
 use xenstore::DomId;
 
+use super::bridge_query::BridgeQuery;
 use super::protocol::{DeviceId, ImageQuery, StatsQuery, TotalsQuery, shortened};
 use super::report::Stats;
 
@@ -21,6 +22,9 @@ const TAKEN: usize = 64;
 /// What answers a request about a disk's image.
 pub type AnswerImage = Box<dyn Fn(&ImageQuery) -> Result<Value, String> + Send + Sync>;
 
+/// What answers a request about bridges.
+pub type AnswerBridge = Box<dyn Fn(BridgeQuery) -> Result<Value, String> + Send + Sync>;
+
 /// The devices that this process serves.
 pub struct Devices {
     domid: DomId,
@@ -28,6 +32,8 @@ pub struct Devices {
     kinds: BTreeMap<String, Registry>,
     /// Answers requests about images; `None` where none are served.
     images: Option<AnswerImage>,
+    /// Answers requests about bridges; `None` where there are none.
+    bridges: Option<AnswerBridge>,
 }
 
 /// A device, as in the reply to `stats`.
@@ -60,7 +66,7 @@ struct Total {
 impl Devices {
     /// The devices of these kinds, which domain `domid` serves.
     pub fn new<const N: usize>(domid: DomId, kinds: [(String, Registry); N]) -> Devices {
-        Devices { domid, kinds: kinds.into(), images: None }
+        Devices { domid, kinds: kinds.into(), images: None, bridges: None }
     }
 
     /// The same, with what answers requests about the images of disks.
@@ -74,6 +80,19 @@ impl Devices {
     /// No images are served here, or those of the query.
     pub fn image(&self, query: &ImageQuery) -> Result<Value, String> {
         self.images.as_ref().ok_or("no images are served here")?(query)
+    }
+
+    /// The same, with what answers requests about bridges.
+    pub fn with_bridges(self, bridges: AnswerBridge) -> Devices {
+        Devices { bridges: Some(bridges), ..self }
+    }
+
+    /// What `bridge` answers.
+    ///
+    /// # Errors
+    /// There are no bridges here, or not those of the query.
+    pub fn bridge(&self, query: BridgeQuery) -> Result<Value, String> {
+        self.bridges.as_ref().ok_or("there are no bridges here")?(query)
     }
 
     /// What `stats` answers.

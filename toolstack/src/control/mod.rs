@@ -4,6 +4,7 @@
 //! binds, [`server`] serves hostile clients too, [`service`] is dom0's thread, and [`client`] asks. `docs/control.md`
 //! describes it for other programs.
 
+pub mod bridge_query;
 pub mod client;
 pub mod devices;
 pub mod protocol;

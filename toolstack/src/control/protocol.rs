@@ -3,12 +3,14 @@
 //! ```text
 //! {"version":1,"command":"stats","domid":3}
 //! {"version":1,"ok":{"domid":0,"devices":[...],"next":null}}
-//! {"version":1,"error":{"message":"command: found \"reboot\", expected stats, totals, image or capture"}}
+//! {"version":1,"error":{"message":"command: found \"reboot\", expected stats, totals, image, bridge or capture"}}
 //! ```
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+
+use super::bridge_query::BridgeQuery;
 
 /// The version of requests and replies.
 pub const VERSION: u64 = 1;
@@ -16,6 +18,9 @@ pub const VERSION: u64 = 1;
 pub const MAX_REQUEST: usize = 4096;
 /// The most bytes of a reply, its newline included.
 pub const MAX_REPLY: usize = 256 << 10;
+
+/// The commands, in words.
+const COMMANDS: &str = "stats, totals, image, bridge or capture";
 
 /// What a client asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +33,8 @@ pub enum Request {
     Capture(CaptureQuery),
     /// `image`: a disk's image, and a change of it.
     Image(ImageQuery),
+    /// `bridge`: dom0's bridges, and changes of them.
+    Bridge(BridgeQuery),
 }
 
 /// Which disk's image, and what is to become of it.
@@ -149,7 +156,11 @@ impl Request {
                 ether_type: take(&mut fields, "ether_type")?,
                 count: take(&mut fields, "count")?,
             }),
-            command => return Err(unexpected("command", command, "stats, totals, image or capture")),
+            Some(command) if command == "bridge" => {
+                let query = serde_json::from_value(Value::Object(std::mem::take(&mut fields)));
+                Request::Bridge(query.map_err(|e| format!("bridge: {e}"))?)
+            }
+            command => return Err(unexpected("command", command, COMMANDS)),
         };
         match fields.keys().next() {
             Some(field) => Err(format!("{}: the command has no such field", shortened(field))),
@@ -164,6 +175,7 @@ impl Request {
             Request::Totals(query) => ("totals", json!(query)),
             Request::Capture(query) => ("capture", json!(query)),
             Request::Image(query) => ("image", json!(query)),
+            Request::Bridge(query) => ("bridge", json!(query)),
         };
         let mut fields = Map::new();
         fields.insert("version".into(), VERSION.into());
@@ -237,6 +249,7 @@ fn line(value: &Value) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::bridge_query::StationId;
     use super::*;
     use proptest::prelude::*;
 
@@ -261,6 +274,11 @@ mod tests {
                 host: Some("10.0.0.1".into()),
                 ..CaptureQuery::default()
             }),
+            Request::Bridge(BridgeQuery::List {}),
+            Request::Bridge(BridgeQuery::Fdb {
+                bridge: "xenbr0".into(),
+                after: Some(StationId { mac: "00:16:3e:00:00:01".into(), vlan: 10 }),
+            }),
             Request::Image(ImageQuery {
                 domid: 3,
                 devid: 51712,
@@ -281,13 +299,20 @@ mod tests {
             (r#"{"command":"stats"}"#, "version: missing, expected 1"),
             (r#"{"version":2,"command":"stats"}"#, "version: found 2, expected 1"),
             (r#"{"version":"1","command":"stats"}"#, "version: found \"1\", expected 1"),
-            (r#"{"version":1}"#, "command: missing, expected stats, totals, image or capture"),
+            (r#"{"version":1}"#, "command: missing, expected stats, totals, image, bridge or capture"),
             (
                 r#"{"version":1,"command":"reboot"}"#,
-                "command: found \"reboot\", expected stats, totals, image or capture",
+                "command: found \"reboot\", expected stats, totals, image, bridge or capture",
             ),
             (r#"{"version":1,"command":"image","devid":1}"#, "domid: missing, expected a number"),
             (r#"{"version":1,"command":"image","domid":1,"devid":1,"bytes":-1}"#, "bytes: invalid value"),
+            (r#"{"version":1,"command":"bridge"}"#, "bridge: missing field `action`"),
+            (r#"{"version":1,"command":"bridge","action":"list","x":1}"#, "bridge: unknown field `x`"),
+            (r#"{"version":1,"command":"bridge","action":"stp"}"#, "bridge: unknown variant `stp`"),
+            (
+                r#"{"version":1,"command":"bridge","action":"fdb","bridge":"b","after":{"mac":"m"}}"#,
+                "bridge: missing field `vlan`",
+            ),
             (r#"{"version":1,"command":"capture","domid":3}"#, "devid: missing, expected a number"),
             (r#"{"version":1,"command":"stats","domain":3}"#, "domain: the command has no such field"),
             (r#"{"version":1,"command":"totals","devid":3}"#, "devid: the command has no such field"),

@@ -60,6 +60,7 @@ impl<'d> ControlService<'d> {
             Ok(Request::Stats(query)) => self.devices.stats(&query),
             Ok(Request::Totals(query)) => Ok(self.devices.totals(&query)),
             Ok(Request::Image(query)) => self.devices.image(&query),
+            Ok(Request::Bridge(query)) => self.devices.bridge(query),
             Ok(Request::Capture(query)) => match self.capture(query) {
                 Ok(answer) => return answer,
                 Err(error) => Err(error),

@@ -2,8 +2,9 @@
 #![allow(unsafe_code)] // pidfd_open and pidfd_send_signal have no wrappers in nix
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -47,6 +48,11 @@ pub fn command(dir: &Dir, options: &ProcessOptions) -> Result<Command> {
         command.stdout(open().map_err(failed)?).stderr(open().map_err(failed)?);
     }
     Ok(command)
+}
+
+/// Gives this process the program's name, which one that was started by [`command`] would not have: others show it, as in "in use by".
+pub fn set_name() {
+    let _ = std::fs::write("/proc/self/comm", "xpv");
 }
 
 /// Starts a child process.
@@ -122,10 +128,19 @@ impl ChildProcess {
 
     /// Sends SIGTERM to the child; does not wait.
     pub fn terminate(&mut self) {
+        self.signal(Signal::SIGTERM);
+    }
+
+    /// Sends SIGHUP to the child.
+    pub fn hang_up(&mut self) {
+        self.signal(Signal::SIGHUP);
+    }
+
+    fn signal(&mut self, signal: Signal) {
         let Some(child) = &mut self.0 else { return };
         // The id of a reaped process may have been given to another process.
         if matches!(child.try_wait(), Ok(None)) {
-            let _ = kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGTERM);
+            let _ = kill(Pid::from_raw(child.id().cast_signed()), signal);
         }
     }
 
@@ -277,10 +292,29 @@ pub fn check_interrupted(flag: &AtomicBool) -> Result<()> {
 }
 
 /// Returns a stream that becomes readable on SIGINT, SIGTERM or SIGHUP.
-pub fn stop_signal() -> Result<std::os::unix::net::UnixStream> {
-    let (reader, writer) =
-        std::os::unix::net::UnixStream::pair().map_err(|e| Error::io("creating a socket pair", e))?;
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
+pub fn stop_signal() -> Result<UnixStream> {
+    signals(&[SIGINT, SIGTERM, SIGHUP])
+}
+
+/// Returns two streams: one becomes readable on SIGINT or SIGTERM, and the other on SIGHUP, which [`take_signal`] takes.
+pub fn stop_and_hangup_signals() -> Result<(UnixStream, UnixStream)> {
+    Ok((signals(&[SIGINT, SIGTERM])?, signals(&[SIGHUP])?))
+}
+
+/// Takes all signals that have come; `true` if there were any.
+pub fn take_signal(mut stream: &UnixStream) -> bool {
+    let mut bytes = [0; 64];
+    let mut any = false;
+    while is_readable(&[stream.as_fd()]).unwrap_or(false) && stream.read(&mut bytes).is_ok_and(|len| len > 0)
+    {
+        any = true;
+    }
+    any
+}
+
+fn signals(of: &[i32]) -> Result<UnixStream> {
+    let (reader, writer) = UnixStream::pair().map_err(|e| Error::io("creating a socket pair", e))?;
+    for &signal in of {
         let writer = writer.try_clone().map_err(|e| Error::io("duplicating a descriptor", e))?;
         signal_hook::low_level::pipe::register(signal, writer)
             .map_err(|e| Error::io("handling signals", e))?;

@@ -3,7 +3,9 @@
 //! `hotplug-status` is not written: libxl writes it empty to make a backend wait for a script, and none is run here.
 
 use bridge::{Flags, StormLimits};
-use ring_abi::netif::key::{BRIDGE, IP, LOCK, MAC, MTU, RATE, VIFNAME, VLAN};
+use ring_abi::netif::key::{
+    BRIDGE, IP, LOCK, MAC, MTU, RATE, RATE_IN, RATE_IN_PACKETS, RATE_PACKETS, VIFNAME, VLAN,
+};
 use ring_abi::netif::{MTU_DEFAULT, Mac};
 use ring_abi::xenbus::key::{HANDLE, SCRIPT, TRUSTED, TYPE};
 use xenbus::Device;
@@ -23,8 +25,15 @@ pub fn nodes(domid: DomId, vif: &VifSpec, devid: u32, mac: Mac) -> NewDevice {
         .set(SCRIPT, "")
         .set(HANDLE, devid)
         .set(TYPE, "vif");
-    if let Some(rate) = vif.rate {
-        new.back.set(RATE, rate);
+    for (name, rate) in [(RATE, vif.rate), (RATE_IN, vif.rate_in)] {
+        if let Some(rate) = rate {
+            new.back.set(name, rate);
+        }
+    }
+    for (name, rate) in [(RATE_PACKETS, vif.rate_packets), (RATE_IN_PACKETS, vif.rate_in_packets)] {
+        if let Some(rate) = rate {
+            new.back.set(name, rate);
+        }
     }
     if let Some(lock) = vif.lock {
         new.back.set(LOCK, lock);

@@ -1,7 +1,8 @@
 //! dom0's end: asks the process that opens images, and makes disks of what it answers.
 
+use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,8 +14,9 @@ use nix::errno::Errno;
 use xenbus::driver::Failure;
 
 use super::image_dirs::ImageDirs;
-use super::protocol::{Layers, Refusal, Reply, Request, What};
+use super::protocol::{Ask, Layers, Refusal, Reply, Request, What};
 use super::{packet, server};
+use crate::machine::process;
 
 /// What opens images: another process, or threads of this one.
 #[derive(Clone, Debug)]
@@ -37,7 +39,7 @@ impl Opener {
     pub fn in_this_process() -> io::Result<Opener> {
         let (requests, served) = packet::pair()?;
         let serve = move || {
-            if let Err(error) = server::serve(&served, std::process::id(), &ImageDirs::default()) {
+            if let Err(error) = server::serve(&served, std::process::id(), &ImageDirs::default(), None) {
                 tracing::error!(%error, "images are no longer opened");
             }
         };
@@ -93,23 +95,50 @@ impl Opener {
 
     /// Has images opened; there is one at least.
     fn layers(&self, path: &Path, what: What, access: Access) -> Result<Layers, Refusal> {
-        match self.ask(&Request::new(path, what, &access)) {
+        match self.ask(&Ask::Image(Request::new(path, what, &access))) {
             Ok(Some((Reply::Refused(refusal), _))) => Err(refusal),
             Ok(Some((Reply::Opened(images), fds))) => {
                 images.received(fds).ok_or_else(|| lost(path, "found no image with the answer"))
             }
+            Ok(Some((Reply::Policy, _))) => Err(lost(path, "found a policy")),
             Ok(None) => Err(lost(path, "it has ended, or dropped the request")),
             Err(error) => Err(lost(path, error)),
         }
     }
 
     /// Sends a request and waits for the answer; `None` if there is none.
-    fn ask(&self, request: &Request) -> io::Result<Option<(Reply, Vec<OwnedFd>)>> {
+    fn ask(&self, asked: &Ask) -> io::Result<Option<(Reply, Vec<OwnedFd>)>> {
+        packet::receive(&self.send(asked)?)
+    }
+
+    /// Sends a request; returns the socket of its answer.
+    fn send(&self, asked: &Ask) -> io::Result<OwnedFd> {
         let (answer, answers) = packet::pair()?;
-        packet::send(&*self.requests, request, [answers.as_fd()])?;
-        // Only the other process has it from here on: its end is the end of the wait.
-        drop(answers);
-        packet::receive(&answer)
+        // Only the other process has it afterwards: its end is the end of the wait.
+        packet::send(&*self.requests, asked, [answers.as_fd()])?;
+        Ok(answer)
+    }
+
+    /// Has the policy opened for reading; `None` if `stop` becomes readable first.
+    ///
+    /// # Errors
+    /// Why it cannot be.
+    pub fn policy(&self, stop: BorrowedFd<'_>) -> Result<Option<File>, String> {
+        let failed = |error: &dyn std::fmt::Display| format!("asking the process that opens images: {error}");
+        let answer = self.send(&Ask::Policy).map_err(|e| failed(&e))?;
+        process::wait_any(&[answer.as_fd(), stop]).map_err(|e| failed(&e))?;
+        if process::is_readable(&[stop]).map_err(|e| failed(&e))? {
+            return Ok(None);
+        }
+        match packet::receive(&answer).map_err(|e| failed(&e))? {
+            Some((Reply::Policy, fds)) => {
+                let file = fds.into_iter().next().ok_or_else(|| failed(&"found no file with the answer"))?;
+                Ok(Some(File::from(file)))
+            }
+            Some((Reply::Refused(Refusal::Failed { what, .. }), _)) => Err(what),
+            Some(_) => Err(failed(&"found another answer")),
+            None => Err(failed(&"it has ended, or dropped the request")),
+        }
     }
 }
 

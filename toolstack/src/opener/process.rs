@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -35,11 +35,16 @@ pub struct OpenerProcess {
 
 impl OpenerProcess {
     /// Starts it, by the thread that lives as long as this process, and while this process has its privileges. Images are opened
-    /// below `image_dirs` alone, if there are any.
+    /// below `image_dirs` alone, if there are any, and beside them `policy`.
     ///
     /// # Errors
     /// [`Error::Io`] if it cannot be started.
-    pub fn start(dir: &Dir, image_dirs: &[PathBuf], sandbox: bool) -> Result<OpenerProcess> {
+    pub fn start(
+        dir: &Dir,
+        image_dirs: &[PathBuf],
+        policy: Option<&Path>,
+        sandbox: bool,
+    ) -> Result<OpenerProcess> {
         let failed = |e| Error::io("starting the process that opens images", e);
         let (requests, served) = packet::pair().map_err(|e| failed(e.into()))?;
         let mut command = process::command(dir, &ProcessOptions { die_with_parent: true, log: None })?;
@@ -55,6 +60,9 @@ impl OpenerProcess {
         command.arg("opener");
         for images in image_dirs {
             command.arg("--images").arg(images);
+        }
+        if let Some(policy) = policy {
+            command.arg("--policy").arg(policy);
         }
         command.stdin(Stdio::from(served)).stdout(Stdio::null());
         let process = process::spawn(command)?;
@@ -110,7 +118,7 @@ impl Drop for OpenerProcess {
 ///
 /// # Errors
 /// A directory of images does not exist, the sandbox cannot be entered, or the socket fails.
-pub fn run(dir: &Dir, image_dirs: &[PathBuf], sandbox: bool) -> Result<()> {
+pub fn run(dir: &Dir, image_dirs: &[PathBuf], policy: Option<&Path>, sandbox: bool) -> Result<()> {
     let failed = |e| Error::io("serving the process that started this one", e);
     process::leave_stopping_to_parent()?;
     let socket = io::stdin().as_fd().try_clone_to_owned().map_err(failed)?;
@@ -123,5 +131,5 @@ pub fn run(dir: &Dir, image_dirs: &[PathBuf], sandbox: bool) -> Result<()> {
     let sandbox = sandbox::enter(Role::Opener, dir.path(), sandbox)?;
     tracing::info!(%sandbox, "opening images for dom0");
     packet::send(&socket, &"ready", []).map_err(failed)?;
-    server::serve(&socket, server, &image_dirs).map_err(failed)
+    server::serve(&socket, server, &image_dirs, policy).map_err(failed)
 }

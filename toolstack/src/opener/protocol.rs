@@ -22,6 +22,15 @@ pub(super) enum What {
     Overlay,
 }
 
+/// What is asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Ask {
+    /// An image.
+    Image(Request),
+    /// The policy, of which the opener knows the path.
+    Policy,
+}
+
 /// An image that is to be opened.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Request {
@@ -57,6 +66,8 @@ impl Request {
 pub(super) enum Reply {
     /// The image, and those below it, are open; their descriptors are beside this.
     Opened(Images),
+    /// The policy is open for reading; its descriptor is beside this.
+    Policy,
     /// It is not.
     Refused(Refusal),
 }

@@ -2,8 +2,8 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use nix::errno::Errno;
 use xenbus::driver::Failure;
 
 use super::image_dirs::ImageDirs;
-use super::protocol::{Images, Layers, Refusal, Reply, Request, What};
+use super::protocol::{Ask, Images, Layers, Refusal, Reply, Request, What};
 use super::{holders, packet};
 use crate::image::{Geometry, chain};
 
@@ -21,15 +21,20 @@ use crate::image::{Geometry, chain};
 const MAX_OPENINGS: usize = 1024;
 
 /// Answers the requests that come over `socket`, until its other end is closed. `server` is the process that does the images' I/O;
-/// they are opened in `dirs` alone.
+/// they are opened in `dirs` alone. `policy` is the only file that is opened beside them.
 ///
 /// # Errors
 /// The socket cannot be read from.
-pub(super) fn serve(socket: &OwnedFd, server: u32, dirs: &ImageDirs) -> io::Result<()> {
+pub(super) fn serve(
+    socket: &OwnedFd,
+    server: u32,
+    dirs: &ImageDirs,
+    policy: Option<&Path>,
+) -> io::Result<()> {
     // One clone for each opening that goes on.
     let openings = Arc::new(());
     loop {
-        let (request, fds) = match packet::receive::<Request>(socket) {
+        let (asked, fds) = match packet::receive::<Ask>(socket) {
             Ok(Some(received)) => received,
             Ok(None) => return Ok(()),
             Err(error) if is_lasting(&error) => return Err(error),
@@ -39,6 +44,17 @@ pub(super) fn serve(socket: &OwnedFd, server: u32, dirs: &ImageDirs) -> io::Resu
             }
         };
         let Some(answer) = fds.into_iter().next() else { continue };
+        let request = match asked {
+            Ask::Image(request) => request,
+            Ask::Policy => {
+                let policy = policy.map(Path::to_owned);
+                let pass = move || pass_policy(policy.as_deref(), &answer);
+                if let Err(error) = std::thread::Builder::new().name("open".into()).spawn(pass) {
+                    tracing::warn!(%error, "a request to open the policy is lost");
+                }
+                continue;
+            }
+        };
         let Some(access) = request.access(server) else { continue };
         let opening = Opening { request, access, dirs: dirs.clone(), answer: Arc::new(answer) };
         if Arc::strong_count(&openings) > MAX_OPENINGS {
@@ -60,6 +76,31 @@ pub(super) fn serve(socket: &OwnedFd, server: u32, dirs: &ImageDirs) -> io::Resu
 /// Whether an error of receiving is the socket's, not of one message.
 fn is_lasting(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(|errno| errno != Errno::EMFILE as i32)
+}
+
+/// Opens the policy, and passes it on for reading.
+fn pass_policy(path: Option<&Path>, answer: &OwnedFd) {
+    let opened = match path {
+        Some(path) => open_policy(path).map_err(|e| format!("{}: opening the policy: {e}", path.display())),
+        None => Err("there is no policy".to_owned()),
+    };
+    // It is lost only if nobody waits for it.
+    let _ = match opened {
+        Ok(file) => packet::send(answer, &Reply::Policy, [file.as_fd()]),
+        Err(what) => {
+            let failure = Failure::new(Errno::ENOENT as i32, what);
+            packet::send(answer, &Reply::Refused(Refusal::failed(failure)), [])
+        }
+    };
+}
+
+fn open_policy(path: &Path) -> io::Result<File> {
+    // A FIFO would wait for a writer.
+    let file = File::options().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("found no regular file")),
+    }
 }
 
 /// An image to open.

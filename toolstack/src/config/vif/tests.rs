@@ -15,6 +15,9 @@ fn empty_text_gives_every_default() {
         bridge: "xenbr0".into(),
         vifname: None,
         rate: None,
+        rate_packets: None,
+        rate_in: None,
+        rate_in_packets: None,
         lock: None,
         ip: Addresses::default(),
         vlan: None,
@@ -31,13 +34,16 @@ fn empty_text_gives_every_default() {
 
 #[test]
 fn every_key_is_parsed() {
-    let text = "mac=00:16:3E:74:3d:76, bridge=br1,vifname=web0,rate=1MB/s@20ms,lock=off,mtu=9000,devid=3,untrusted,\
+    let text = "mac=00:16:3E:74:3d:76, bridge=br1,vifname=web0,rate=1MB/s@20ms,rate-packets=20Kp/s,rate-in=8Mb/s,rate-in-packets=33p/s,lock=off,mtu=9000,devid=3,untrusted,\
          ip=10.0.0.5 fd00::/64,vlan=20/10p,isolated=on,flood=on,flood=off,storm_broadcast=9,storm_multicast=0,storm_broadcast=5";
     let expected = VifSpec {
         mac: Some(Mac([0, 0x16, 0x3e, 0x74, 0x3d, 0x76])),
         bridge: "br1".into(),
         vifname: Some("web0".into()),
         rate: Some(Rate { bytes: 20_000, interval: 20_000 }),
+        rate_packets: Some(PacketRate { packets: 1000, interval: 50_000 }),
+        rate_in: Some(Rate { bytes: 50_000, interval: 50_000 }),
+        rate_in_packets: Some(PacketRate { packets: 2, interval: 60_606 }),
         lock: Some(Lock::Off),
         ip: "10.0.0.5 fd00::/64".parse().unwrap(),
         vlan: Some("10p/20".parse().unwrap()),
@@ -80,6 +86,7 @@ fn invalid_vif_is_rejected_with_parameter_found_and_expected() {
         ("mtu=big", r#"vif: mtu: found "big""#),
         ("rate=fast", r#"vif: rate: found "fast", expected a rate such as"#),
         ("vifname=a/b", "vif: vifname: found"),
+        ("vifname=web%d", "vif: vifname: found"),
         ("type=tap", r#"vif: type: found "tap", expected vif or ioemu"#),
         ("isolated=1", r#"vif: isolated: found "1", expected on or off"#),
         ("vlan=10/20", r#"vif: vlan: found "10/20", expected one VLAN marked"#),

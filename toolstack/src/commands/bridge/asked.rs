@@ -1,0 +1,110 @@
+//! What `xpv bridge` asks dom0.
+
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::control::bridge_query::{
+    BridgeQuery, BridgeRow, BridgesReply, FdbRow, PortRow, RowsReply, StationId,
+};
+use crate::control::client::Connection;
+use crate::control::protocol::Request;
+use crate::dir::Dir;
+use crate::error::{Error, Result};
+
+/// Of which dom0 something is asked, and how it is shown.
+pub(super) struct Asked<'a> {
+    pub(super) dir: &'a Dir,
+    pub(super) xen: bool,
+    pub(super) json: bool,
+}
+
+/// A port, and the bridge that it is of.
+pub(super) struct Port {
+    pub(super) bridge: String,
+    pub(super) row: PortRow,
+}
+
+impl Port {
+    /// The name of its interface: a port of the host has in its own name how that is opened.
+    pub(super) fn interface(&self) -> &str {
+        interface(&self.row.port)
+    }
+}
+
+/// The interface's name in that of a port.
+pub(super) fn interface(port: &str) -> &str {
+    port.split_once(':').map_or(port, |(_, name)| name)
+}
+
+impl Asked<'_> {
+    pub(super) fn bridges(&self) -> Result<Vec<BridgeRow>> {
+        let reply: BridgesReply = self.ask(BridgeQuery::List {})?;
+        Ok(reply.bridges)
+    }
+
+    /// The ports of one bridge, or of all.
+    pub(super) fn ports(&self, of: Option<&str>) -> Result<Vec<Port>> {
+        let mut ports = Vec::new();
+        for bridge in self.names(of)? {
+            let mut after = None;
+            loop {
+                let query = BridgeQuery::Ports { bridge: bridge.clone(), after };
+                let reply: RowsReply<PortRow, String> = self.ask(query)?;
+                ports.extend(reply.rows.into_iter().map(|row| Port { bridge: bridge.clone(), row }));
+                after = reply.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(ports)
+    }
+
+    /// The stations that one bridge, or all of them, know.
+    pub(super) fn stations(&self, of: Option<&str>) -> Result<Vec<(String, FdbRow)>> {
+        let mut stations = Vec::new();
+        for BridgeRow { name, .. } in self.bridges()?.into_iter().filter(|bridge| !bridge.wire) {
+            let mut after = None;
+            while of.is_none_or(|of| of == name) {
+                let query = BridgeQuery::Fdb { bridge: name.clone(), after };
+                let reply: RowsReply<FdbRow, StationId> = self.ask(query)?;
+                stations.extend(reply.rows.into_iter().map(|row| (name.clone(), row)));
+                after = reply.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(stations)
+    }
+
+    /// The port of this name, or of the interface of this name.
+    ///
+    /// # Errors
+    /// There is none, or several bridges have one.
+    pub(super) fn port(&self, name: &str) -> Result<Port> {
+        let mut ports = self.ports(None)?;
+        ports.retain(|port| port.row.port == name || port.interface() == name);
+        match ports.pop() {
+            Some(port) if ports.is_empty() => Ok(port),
+            Some(_) => Err(Error::Other(format!("dev: {name:?} is a port of several bridges"))),
+            None => Err(Error::Other(format!("dev: found {name:?}, expected a port of a bridge of dom0"))),
+        }
+    }
+
+    /// Has dom0 change something.
+    pub(super) fn change(&self, query: BridgeQuery) -> Result<Value> {
+        self.ask(query)
+    }
+
+    fn names(&self, of: Option<&str>) -> Result<Vec<String>> {
+        match of {
+            Some(name) => Ok(vec![name.to_owned()]),
+            None => Ok(self.bridges()?.into_iter().map(|bridge| bridge.name).collect()),
+        }
+    }
+
+    fn ask<T: DeserializeOwned>(&self, query: BridgeQuery) -> Result<T> {
+        Connection::open(self.dir)?.call(&Request::Bridge(query))
+    }
+}

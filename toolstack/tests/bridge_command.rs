@@ -1,0 +1,150 @@
+//! `xpv bridge`: bridges, ports, stations and VLANs of dom0, shown as bridge(8) shows those of the kernel, and changed.
+
+mod common;
+
+use std::collections::BTreeSet;
+
+use common::netns::{Namespace, two_guests};
+use common::program::{program, run};
+use common::{Machine, eventually};
+use serde_json::{Value, json};
+
+/// A machine with two taps: tests share a network namespace.
+fn with_taps(one: &str, other: &str) -> Machine {
+    let ports = format!("['tap:{one}', 'tap:{other},vlan=10p/20-29,isolated=on']");
+    Machine::with(&format!(
+        "[[bridges]]
+name = 'xenbr0'
+ports = {ports}
+"
+    ))
+}
+
+fn json(machine: &Machine, words: &str) -> Value {
+    let words = ["bridge", "--json"].into_iter().chain(words.split_ascii_whitespace());
+    serde_json::from_str(&machine.ok(words)).unwrap()
+}
+
+fn change(machine: &Machine, words: &str) {
+    machine.ok(["bridge"].into_iter().chain(words.split_ascii_whitespace()));
+}
+
+fn refused(machine: &Machine, words: &str) -> String {
+    machine.fails(["bridge"].into_iter().chain(words.split_ascii_whitespace()))
+}
+
+/// Whether bob answers.
+fn reaches(alice: &Namespace) -> bool {
+    let mut ping = alice.program("ping", "iputils-ping");
+    ping.args(["-c", "1", "-W", "1", "10.77.0.2"]).output().unwrap().status.success()
+}
+
+fn row<'a>(rows: &'a Value, key: &str, value: &str) -> &'a Value {
+    let found = rows.as_array().unwrap().iter().find(|row| row[key] == value);
+    found.unwrap_or_else(|| panic!("no {key} {value} in {rows}"))
+}
+
+fn keys(row: &Value) -> BTreeSet<&String> {
+    row.as_object().unwrap().keys().collect()
+}
+
+#[test]
+fn what_is_shown_has_the_shapes_of_the_kernels_bridge() {
+    let machine = with_taps("shapes0", "host1");
+    let ip = |words: &str| run(program("ip", "iproute2").args(words.split_ascii_whitespace()));
+    let kernel = |words: &str| {
+        let words = words.split_ascii_whitespace();
+        let output = program("bridge", "iproute2").args(words).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()
+    };
+    ip("link add kbr0 type bridge");
+    ip("link add port0 type veth peer name port1");
+    ip("link set port0 master kbr0");
+    let fdb = "fdb add 00:16:3e:00:00:77 dev port0 master static";
+    run(program("bridge", "iproute2").args(fdb.split_ascii_whitespace()));
+    change(&machine, "fdb add 00:16:3e:00:00:77 dev shapes0 master static vlan 0");
+
+    let (theirs, ours) = (kernel("-j -d link"), json(&machine, "link"));
+    let (theirs, ours) = (row(&theirs, "ifname", "port0"), row(&ours, "ifname", "host1"));
+    assert!(keys(ours).is_subset(&keys(theirs)), "{ours}\n{theirs}");
+    assert_eq!((&ours["master"], &ours["isolated"]), (&json!("xenbr0"), &json!(true)));
+    let (theirs, ours) = (kernel("-j -s fdb show br kbr0"), json(&machine, "fdb show br xenbr0"));
+    let (theirs, ours) = (row(&theirs, "mac", "00:16:3e:00:00:77"), row(&ours, "mac", "00:16:3e:00:00:77"));
+    assert!(keys(ours).is_subset(&keys(theirs)), "{ours}\n{theirs}");
+    for key in ["state", "flags"] {
+        assert_eq!(ours[key], theirs[key], "{key}");
+    }
+    // As iproute2's bridge/vlan.c has them: not every kernel has VLANs of bridges.
+    let own = json!(["PVID", "Egress Untagged"]);
+    let vlans = json!([{"vlan": 10, "flags": own}, {"vlan": 20, "vlanEnd": 29}]);
+    assert_eq!(row(&json(&machine, "vlan"), "ifname", "host1")["vlans"], vlans);
+}
+
+#[test]
+fn stations_and_ports_are_changed_while_guests_talk() {
+    let machine = Machine::with("[[bridges]]\nname = 'xenbr0'\nports = ['tap:host0']\n");
+    let [alice, _bob] = two_guests(&machine);
+    assert!(reaches(&alice));
+    let ports = json(&machine, "show xenbr0");
+    let bob =
+        ports["ports"].as_array().unwrap().iter().find(|row| row["address"] == "00:16:3e:00:00:02").unwrap();
+    let (name, domid) = (bob["port"].as_str().unwrap().to_owned(), bob["domid"].as_u64().unwrap());
+    assert_eq!(name, format!("vif{domid}.0"));
+    let fdb = json(&machine, &format!("fdb show dev {name}"));
+    assert_eq!(row(&fdb, "mac", "00:16:3e:00:00:02")["state"], "permanent");
+
+    // A vif's setting is its device's; that of a port of the host is the port's.
+    change(&machine, &format!("link set dev {name} vlan 10"));
+    eventually("bob is in a VLAN of his own", || !reaches(&alice));
+    let listed: Value = serde_json::from_str(&machine.ok(["network-list", "bob", "--json"])).unwrap();
+    assert_eq!(listed[0]["vlan"], "10");
+    change(&machine, &format!("link set dev {name} isolated off hairpin on"));
+    machine.ok(["network-set", "bob", "0", "vlan="]);
+    eventually("he is in none", || reaches(&alice));
+    change(&machine, "link set dev host0 isolated on learning off");
+    let host = json(&machine, "link show dev host0");
+    assert_eq!((&host[0]["isolated"], &host[0]["learning"]), (&json!(true), &json!(false)));
+
+    change(&machine, "fdb add 02:00:00:00:00:09 dev host0 static");
+    assert!(
+        refused(&machine, "fdb add 02:00:00:00:00:09 dev host0")
+            .contains("there is an entry of this address")
+    );
+    change(&machine, "fdb replace 02:00:00:00:00:09 dev host0 sticky");
+    let fdb = json(&machine, "fdb");
+    assert_eq!(row(&fdb, "mac", "02:00:00:00:00:09")["flags"], json!(["sticky"]));
+    change(&machine, "fdb del 02:00:00:00:00:09 dev host0");
+    assert_eq!(json(&machine, "fdb show dev host0"), json!([]));
+    change(&machine, "set xenbr0 ageing_time=20 group_fwd_mask=0x4000");
+    let list = json(&machine, "list");
+    assert_eq!(list[0]["settings"]["ageing_time"], 20);
+    assert_eq!(list[0]["settings"]["group_fwd_mask"], 0x4000);
+}
+
+#[test]
+fn what_is_not_understood_changes_nothing_and_is_named() {
+    let machine = with_taps("refused0", "refused1");
+    for (words, expected) in [
+        ("link set dev host7 isolated on", "dev: found \"host7\", expected a port of a bridge of dom0"),
+        ("link set dev refused0 isolated maybe", "isolated: found \"maybe\", expected on or off"),
+        ("link set dev refused0 state 3", "found \"state\", expected [show] [dev PORT]"),
+        ("link set isolated on", "expected [show] [dev PORT]"),
+        ("fdb add 00:16:3e dev refused0", "mac: found \"00:16:3e\", expected an address"),
+        ("fdb add 01:00:5e:00:00:01 dev refused0", "the address is no single station's"),
+        ("fdb add 02:00:00:00:00:01 dev refused1 vlan 30", "the port is not in this VLAN"),
+        ("fdb del 02:00:00:00:00:01 dev refused0", "there is no such entry at this port"),
+        ("fdb flush", "dev: missing"),
+        ("vlan add vid 10 dev refused0", "found \"add\", expected [show] [dev PORT]"),
+        ("set xenbr0 group_fwd_mask=7", "group_fwd_mask: found 0x7"),
+        ("set xenbr0 ageing_time=20 fdb_max_learned=0", "fdb_max_learned: found 0"),
+        ("set xenbr7 ageing_time=20", "bridge: found \"xenbr7\", expected one of this dom0's: xenbr0"),
+        ("show xenbr7", "found \"xenbr7\", expected the name of a bridge of dom0"),
+    ] {
+        let error = refused(&machine, words);
+        assert!(error.contains(expected), "{words}: {error}");
+    }
+    let list = json(&machine, "list");
+    assert_eq!(list[0]["settings"]["ageing_time"], 300, "not half of a change");
+    assert_eq!(json(&machine, "link show dev refused0")[0]["isolated"], false);
+}
