@@ -11,7 +11,7 @@ use bridge::port::packet::Packet;
 use bridge::switch::{Switch, Turn};
 use bridge::{Batch, BridgeSetting, Caps, Flag, Flags, Frame, GroupFwdMask, Port, PortSettings};
 use common::host::{in_namespaces, sh};
-use common::{BOUND, send_all};
+use common::{BOUND, send_all, until};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 use testkit::random::bytes;
@@ -57,6 +57,12 @@ impl Theirs {
             for name in br0 v0 p0 v1 p1 v2 p2; do echo 1 > /proc/sys/net/ipv6/conf/$name/disable_ipv6; done
             for n in 0 1 2; do ip link set p$n master br0; ip link set v$n up; ip link set p$n up; done
             ip link set br0 up");
+        // The kernel learns of carriers by a thread of its own.
+        until("ends are up and ports forward", || {
+            let is_up = |n| sh(&format!("ip -brief link show v{n}")).contains(" UP ");
+            let forwards = |n| sh(&format!("bridge link show dev p{n}")).contains(" state forwarding ");
+            (0..PORTS).all(|n| is_up(n) && forwards(n)).then_some(())
+        });
         let open = |side| (0..PORTS).map(|n| Packet::open(&format!("{side}{n}")).unwrap()).collect();
         Theirs { ends: open("v"), ports: open("p") }
     }
