@@ -3,8 +3,8 @@
 use crossbeam::channel::Sender;
 
 use crate::{
-    BridgeInfo, BridgeSetting, Capture, CaptureOptions, Counters, Error, FdbKind, Port, PortSettings,
-    Setting, fdb::Mac,
+    BridgeInfo, BridgeSetting, Capture, CaptureOptions, Counters, Error, FdbKind, Mirror, MirrorInfo, Port,
+    PortSettings, Setting, fdb::Mac,
 };
 
 /// A port's state, for display.
@@ -71,5 +71,8 @@ pub(crate) enum Command {
     FdbFlush(FdbFilter, Sender<Result<usize, Error>>),
     SetBridge(BridgeSetting, Sender<Result<(), Error>>),
     Info(Sender<Result<BridgeInfo, Error>>),
+    MirrorAdd(String, Mirror, Sender<Result<(), Error>>),
+    MirrorDelete(String, Sender<Result<(), Error>>),
+    Mirrors(Sender<Vec<MirrorInfo>>),
     Stop,
 }

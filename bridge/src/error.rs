@@ -4,7 +4,7 @@
 
 use std::io;
 
-use crate::{FdbError, InvalidBridgeSetting, fdb::Mac};
+use crate::{FdbError, InvalidBridgeSetting, MirrorError, fdb::Mac};
 
 /// The errors of a bridge.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +35,14 @@ pub enum Error {
         port: String,
         /// Why.
         error: FdbError,
+    },
+    /// A mirror cannot be added or removed.
+    #[error("mirror {name:?}: {error}")]
+    Mirror {
+        /// Its name.
+        name: String,
+        /// Why.
+        error: MirrorError,
     },
     /// A setting of the bridge has a value that it cannot have.
     #[error(transparent)]

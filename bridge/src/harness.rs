@@ -6,14 +6,14 @@
 use std::io;
 use std::time::Duration;
 
-use crate::fdb::{Limits, Mac, PortId, Station};
+use crate::fdb::{Kind, Limits, Mac, PortId, Station};
 use crate::headers::Headers;
 use crate::software_offload::{self, Outlet};
-use crate::switch::{Switch, Turn};
+use crate::switch::{Switch, SwitchMirror, Turn};
 use crate::vlan::InVlan;
 use crate::{
-    Batch, Caps, Csum, Flag, Flags, Frame, Frames, Gso, GsoKind, Lock, Offload, PortSettings, Stats,
-    StormLimits, Vlans, lock, offload,
+    Batch, BridgeSetting, Caps, Csum, Flag, Flags, Frame, Frames, GroupFwdMask, Gso, GsoKind, Lock, Offload,
+    PortSettings, Stats, StormLimits, Vlans, lock, offload,
 };
 
 /// Ports at most.
@@ -63,6 +63,14 @@ impl Choices<'_> {
         flags
     }
 
+    fn storm(&mut self) -> StormLimits {
+        if self.is() { StormLimits::GUEST } else { StormLimits::default() }
+    }
+
+    fn mac(&mut self) -> Mac {
+        Mac::new([2, 0, 0, 0, 0, self.byte() % 4])
+    }
+
     fn vlans(&mut self) -> Vlans {
         match self.below(8) {
             0 => Vlans::untagged(),
@@ -81,8 +89,7 @@ impl Choices<'_> {
     }
 
     fn settings(&mut self) -> PortSettings {
-        let address = Mac::new([2, 0, 0, 0, 0, self.byte() % 4]);
-        let storm = if self.is() { StormLimits::GUEST } else { StormLimits::default() };
+        let (address, storm) = (self.mac(), self.storm());
         let allowed = ["", "10.0.0.1 fd00::1", "0.0.0.0/0 ::/0"][self.below(3)].parse().expect("addresses");
         let (lock, vlans, flags) = (self.lock(), self.vlans(), self.flags());
         PortSettings {
@@ -171,7 +178,7 @@ pub fn hostile(script: &[u8]) {
     while !choices.0.is_empty() {
         let port = choices.port();
         let place = &mut known[usize::from(port.0)];
-        match (choices.byte() % 8, place) {
+        match (choices.byte() % 16, place) {
             (_, place @ None) => {
                 if switch.free_port_id().is_some() {
                     let attached = Known { caps: choices.caps(), settings: choices.settings() };
@@ -195,7 +202,49 @@ pub fn hostile(script: &[u8]) {
                 now += Duration::from_millis(u64::from(choices.byte()) * 5_000);
                 switch.sweep(now.as_secs() as u32);
             }
+            (4, Some(attached)) => {
+                attached.settings.flags = choices.flags();
+                switch.set_flags(port, attached.settings.flags);
+            }
+            (5, Some(attached)) => {
+                attached.settings.vlans = choices.vlans();
+                switch.set_vlans(port, attached.settings.vlans.clone());
+            }
+            (6, Some(_)) => switch.set_storm(port, choices.storm(), now),
+            (7, Some(_)) => administrate(&mut choices, &mut switch, port, now),
             _ => forward(&mut choices, &mut switch, &known, port, now),
+        }
+    }
+}
+
+/// Changes what an administrator may.
+fn administrate(choices: &mut Choices<'_>, switch: &mut Switch, port: PortId, now: Duration) {
+    let now_s = now.as_secs() as u32;
+    let station = (choices.mac(), [None, Some(0), Some(5), Some(4095)][choices.below(4)]);
+    match choices.byte() % 8 {
+        0 | 1 => {
+            let kind = [Kind::Static, Kind::Sticky, Kind::Dynamic, Kind::Own][choices.below(4)];
+            // Each of the refusals is as good.
+            let _ = switch.fdb_add(station, (port, kind), choices.is(), now_s);
+        }
+        2 => drop(switch.fdb_delete(station, port, now_s)),
+        3 => drop(switch.fdb_flush(|_, at, _| at == port)),
+        4 => switch.set(match choices.below(3) {
+            0 => BridgeSetting::AgeingTime(choices.byte().into()),
+            1 => BridgeSetting::FdbMaxLearned(1 + u32::from(choices.byte())),
+            _ => {
+                let bits = u16::from_le_bytes([choices.byte(), choices.byte()]) & !7;
+                BridgeSetting::GroupFwdMask(GroupFwdMask::new(bits).expect("bits 3 to 15"))
+            }
+        }),
+        5 => switch.remove_mirror(choices.below(4)),
+        // A wire has none, and a bridge a few.
+        _ if switch.fdb().is_none() || switch.mirrors().len() >= 4 => {}
+        _ => {
+            let (src, dst) = (vec![choices.port()], vec![choices.port()]);
+            let vlans = if choices.is() { vec![5] } else { vec![] };
+            let all = choices.is();
+            switch.add_mirror(SwitchMirror { all, src, dst, vlans, output: port, frames: 0, bytes: 0 });
         }
     }
 }
@@ -220,10 +269,13 @@ fn forward(
             panic!("{:?} is not attached", egress.port)
         };
         let frames = egress.batch.view(&batch);
+        let is_output = |port| switch.mirrors().iter().any(|mirror| mirror.output == port);
+        assert_eq!(egress.are_copies, is_output(egress.port));
+        assert!(!is_output(from) || egress.batch.is_empty(), "from an output of mirrors");
         let mut retagged = Batch::new(batch.len());
         if egress.has_other_tags || known.iter().flatten().any(|port| port.settings.vlans.are_given()) {
             let sent = switch.retag(egress.port, &batch, &mut retagged);
-            if switch.fdb().is_some() {
+            if switch.fdb().is_some() && !egress.are_copies {
                 let pairs = frames.iter().zip(sent.iter());
                 pairs.for_each(|(frame, sent)| {
                     check_vlan(frame, sent, &sender.settings.vlans, &to.settings.vlans)
@@ -232,14 +284,18 @@ fn forward(
         }
         let frames = if egress.has_other_tags { retagged.all() } else { frames };
         let flags = (sender.settings.flags, to.settings.flags);
-        if switch.fdb().is_some() {
+        if egress.are_copies {
+        } else if switch.fdb().is_some() {
             assert!(egress.port != from || flags.0.has(Flag::Hairpin), "a frame came back");
             let are_isolated = flags.0.has(Flag::Isolated) && flags.1.has(Flag::Isolated);
             assert!(frames.is_empty() || !are_isolated, "from one isolated port to another");
         } else {
             assert!(egress.port != from, "a frame came back");
         }
-        assert!(frames.is_empty() || to.settings.lock != Lock::Disabled, "to a disabled port");
+        assert!(
+            frames.is_empty() || egress.are_copies || to.settings.lock != Lock::Disabled,
+            "to a disabled port"
+        );
         egress.batch.view(&batch).iter().for_each(|frame| check(switch, frame, from, &sender.settings, now));
         let mut outlet = Checked { caps: to.caps, frames: 0 };
         software_offload::send(&to.caps, &Stats::default(), frames, &mut Batch::new(4), &mut outlet)
@@ -277,9 +333,18 @@ fn check(switch: &Switch, frame: &Frame, from: PortId, sender: &PortSettings, no
     }
     if let Some(fdb) = switch.fdb() {
         assert!(!source.is_group() && source != Mac::ZERO, "from {source:?}, which no station has");
-        assert!(!to.is_reserved(), "to {to:?}");
+        let mask = switch.info().map_or(0, |info| info.group_fwd_mask.bits());
+        assert!(!to.is_reserved() || mask >> to.link_local_group() & 1 == 1, "to {to:?}");
+        assert!(!to.is_bpdus() || !sender.flags.has(Flag::Guard), "to {to:?} in spite of the guard");
         let vlan = sender.vlans.classify(frame).map_or(0, |class| class.vlan);
-        let owner = fdb.owner(Station::new(source, vlan), now.as_secs() as u32);
+        let station = Station::new(source, vlan);
+        let is_known = fdb.entry(station, now.as_secs() as u32).is_some_and(|entry| entry.port == from);
+        let may_be_unknown = !sender.flags.has(Flag::Locked) || to.is_reserved();
+        assert!(
+            is_known || may_be_unknown || sender.address == Some(source),
+            "from {source} at a locked port"
+        );
+        let owner = fdb.owner(station, now.as_secs() as u32);
         // Two ports may have been given one address.
         let is_its_own = sender.address == Some(source);
         assert!(is_its_own || owner.is_none_or(|owner| owner == from), "from the address of {owner:?}");

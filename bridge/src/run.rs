@@ -16,8 +16,8 @@ use event_loop::Counter;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use crate::{
-    BridgeInfo, BridgeSetting, Capture, CaptureOptions, Config, Error, FdbEntry, FdbFilter, Forwarding, Port,
-    PortSettings, Setting,
+    BridgeInfo, BridgeSetting, Capture, CaptureOptions, Config, Error, FdbEntry, FdbFilter, Forwarding,
+    Mirror, MirrorInfo, Port, PortSettings, Setting,
     command::{Command, FdbRow, PortInfo},
     fdb::Mac,
     worker::Worker,
@@ -155,6 +155,28 @@ impl Bridge {
     /// [`Error::Wire`], [`Error::Stopped`].
     pub fn info(&self) -> Result<BridgeInfo, Error> {
         self.call(Command::Info)?
+    }
+
+    /// Adds a mirror. The ports that it names must be there; one that is selected may go, and its frames are copied again when a port of its
+    /// name has come.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchPort`], [`Error::Mirror`], [`Error::Wire`], [`Error::Stopped`].
+    pub fn mirror_add(&self, name: &str, mirror: Mirror) -> Result<(), Error> {
+        self.call(|reply| Command::MirrorAdd(name.into(), mirror, reply))?
+    }
+
+    /// Removes a mirror: its output port is as any other then.
+    ///
+    /// # Errors
+    /// [`Error::Mirror`], [`Error::Stopped`].
+    pub fn mirror_delete(&self, name: &str) -> Result<(), Error> {
+        self.call(|reply| Command::MirrorDelete(name.into(), reply))?
+    }
+
+    /// Reads the mirrors and their counters.
+    pub fn mirrors(&self) -> Result<Vec<MirrorInfo>, Error> {
+        self.call(Command::Mirrors)
     }
 
     /// The longest round of all ports' turns, in processor time of the bridge's thread; up to 200 us more than it was, and zero

@@ -8,6 +8,8 @@
 
 mod announce;
 mod attach;
+mod learn;
+mod mirrors;
 mod port;
 mod settings;
 
@@ -15,9 +17,11 @@ use std::time::Duration;
 
 use crate::{
     Batch, DropReason, Flag, Flood, Frame, Frames, GroupFwdMask, PortBatch, config,
-    fdb::{Fdb, Learned, Limits, Mac, PortId, Station},
+    fdb::{Fdb, Limits, Mac, PortId, Station},
     vlan::InVlan,
 };
+use learn::learn;
+pub use mirrors::SwitchMirror;
 use port::{Put, Sender, SwitchPort};
 
 /// What became of a batch, beside the frames for each port.
@@ -85,6 +89,8 @@ pub struct Egress<'a> {
     pub locked: u64,
     /// Some of the frames are to have another VLAN tag, or none.
     pub(crate) has_other_tags: bool,
+    /// The frames are copies for a mirror's output, which nobody waits for.
+    pub(crate) are_copies: bool,
 }
 
 /// Where frames go.
@@ -120,6 +126,9 @@ pub struct Switch {
     touched: Vec<PortId>,
     /// A port's VLANs were given, so that every frame is in one.
     is_vlan_aware: bool,
+    /// Frames are in VLANs, or are mirrored.
+    is_watched: bool,
+    mirrors: Vec<SwitchMirror>,
     /// The VLANs of the current batch's frames, where they are in any.
     in_vlans: Vec<InVlan>,
     group_fwd_mask: GroupFwdMask,
@@ -151,6 +160,8 @@ impl Switch {
             ports: Vec::new(),
             touched: Vec::new(),
             is_vlan_aware: false,
+            is_watched: false,
+            mirrors: Vec::new(),
             in_vlans: Vec::new(),
             group_fwd_mask: GroupFwdMask::default(),
         }
@@ -201,7 +212,8 @@ impl Switch {
             }
             summary.taken += 1;
             let mut at = At { index, in_vlan: InVlan::default() };
-            match self.decide(from, &sender, frame, turn.now, &mut at, &mut summary) {
+            let decision = self.decide(from, &sender, frame, turn.now, &mut at, &mut summary);
+            match decision {
                 Ok(Decision::Port(port)) => {
                     summary.flooded = false;
                     self.put(port, &sender, at, frame, &mut summary);
@@ -210,8 +222,11 @@ impl Switch {
                 Ok(Decision::Back) => {}
                 Err(reason) => summary.drop(reason),
             }
-            if self.is_vlan_aware {
+            if self.is_watched {
                 self.in_vlans.push(at.in_vlan);
+                if !self.mirrors.is_empty() && decision.is_ok() {
+                    self.mirror(from, at, frame, &mut summary);
+                }
             }
         }
         summary
@@ -342,6 +357,7 @@ impl Switch {
                 too_long: egress.too_long,
                 locked: egress.locked,
                 has_other_tags: egress.has_other_tags,
+                are_copies: egress.is_output(),
             })
         })
     }
@@ -374,56 +390,6 @@ struct At {
     in_vlan: InVlan,
 }
 
-/// Learns that a station, which has not the port's own address, was seen there.
-#[inline]
-fn learn(
-    fdb: &mut Fdb,
-    station: Station,
-    to: Mac,
-    (from, sender): (PortId, &Sender),
-    now: Duration,
-    summary: &mut BatchSummary,
-) -> Result<(), DropReason> {
-    if !station.mac().is_station() {
-        return Err(DropReason::BadSource);
-    }
-    if !sender.learns() {
-        return check_station(fdb, station, to, (from, sender), now);
-    }
-    match fdb.learn(station, from, now.as_secs() as u32) {
-        Learned::Sticky => Err(DropReason::Sticky),
-        Learned::Moved => {
-            summary.moves += 1;
-            Ok(())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Checks that a station may be at a port whose stations are not learned, or only those that are known there.
-#[inline(never)]
-fn check_station(
-    fdb: &mut Fdb,
-    station: Station,
-    to: Mac,
-    (from, sender): (PortId, &Sender),
-    now: Duration,
-) -> Result<(), DropReason> {
-    let now_s = now.as_secs() as u32;
-    if !sender.flags.has(Flag::Locked) {
-        let is_others = fdb.owner(station, now_s).is_some_and(|owner| owner != from);
-        return if is_others { Err(DropReason::Sticky) } else { Ok(()) };
-    }
-    if fdb.entry(station, now_s).is_some_and(|entry| entry.port == from) {
-        if sender.flags.has(Flag::Learning) {
-            fdb.learn(station, from, now_s);
-        }
-        return Ok(());
-    }
-    // What a station says to be let in: Linux's bridge hands such frames to its host, and this one to who asks for them.
-    if to.is_reserved() { Ok(()) } else { Err(DropReason::Locked) }
-}
-
 #[inline]
 fn put(egress: &mut SwitchPort, at: At, frame: &Frame, is_vlan_aware: bool) -> Option<Put> {
     match is_vlan_aware {
@@ -443,6 +409,10 @@ fn record(put: Option<Put>, port: PortId, touched: &mut Vec<PortId>, summary: &m
 
 #[cfg(test)]
 mod flag_tests;
+#[cfg(test)]
+mod mirror_tests;
+#[cfg(test)]
+mod ovs_tests;
 #[cfg(test)]
 mod station_tests;
 #[cfg(test)]

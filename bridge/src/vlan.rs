@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr, sync::Arc};
 use crate::{DropReason, Frame};
 
 /// The highest VLAN; 4095 is reserved (802.1Q, table 9-2).
-const MAX: u16 = 4094;
+pub(crate) const MAX: u16 = 4094;
 const DOT1Q: [u8; 2] = [0x81, 0x00];
 /// A provider's tag (802.1ad).
 const DOT1AD: [u8; 2] = [0x88, 0xa8];
@@ -190,6 +190,12 @@ impl Vlans {
             (false, _) => Retag::Set(frame.vlan),
         }
     }
+}
+
+/// The VLAN of a frame's tag.
+pub(crate) fn tag_of(frame: &Frame) -> Option<u16> {
+    let tag = frame.head().get(12..16).filter(|tag| tag[..2] == DOT1Q)?;
+    Some(u16::from_be_bytes([tag[2], tag[3]]) & 0xfff)
 }
 
 impl Retag {

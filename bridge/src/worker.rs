@@ -4,6 +4,8 @@
 //! port is idle.
 
 mod administration;
+mod commands;
+mod mirrors;
 mod safety_net;
 mod stations;
 
@@ -18,7 +20,7 @@ use event_loop::{Counter, Essential};
 use nix::sys::eventfd::EventFd;
 
 use crate::{
-    Batch, BridgeSetting, CaptureDirection, Config, DropReason, Frames, QueueLimits,
+    Batch, BridgeSetting, CaptureDirection, Config, DropReason, Frames, Mirror, QueueLimits,
     attached_port::{AttachedPort, Hold, Sender},
     command::Command,
     fdb::PortId,
@@ -56,6 +58,8 @@ pub(crate) struct Worker {
     swept_s: u32,
     rounds: u32,
     switch: Switch,
+    /// The switch's mirrors, with the names of their ports.
+    mirrors: Vec<(String, Mirror)>,
     ports: Vec<Option<AttachedPort>>,
     failed: Vec<(PortId, io::Error)>,
     /// A port's capabilities may have changed.
@@ -97,6 +101,7 @@ impl Worker {
             swept_s: 0,
             rounds: 0,
             switch,
+            mirrors: Vec::new(),
             ports: Vec::new(),
             failed: Vec::new(),
             stale_caps: false,
@@ -134,31 +139,6 @@ impl Worker {
                 return;
             }
         }
-    }
-
-    /// Executes the commands received; `false` for [`Command::Stop`].
-    fn run_commands(&mut self) -> bool {
-        while let Ok(command) = self.commands.try_recv() {
-            match command {
-                Command::Attach(name, port, settings, reply) => {
-                    drop(reply.send(self.attach(name, port, settings)));
-                }
-                Command::Set(name, setting, reply) => drop(reply.send(self.set(&name, setting))),
-                Command::Capture(name, options, reply) => drop(reply.send(self.capture(name, options))),
-                Command::Detach(name, reply) => drop(reply.send(self.detach(name))),
-                Command::Ports(reply) => drop(reply.send(self.port_infos())),
-                Command::Fdb(reply) => drop(reply.send(self.fdb_rows())),
-                Command::FdbAdd(entry, replaces, reply) => drop(reply.send(self.fdb_add(&entry, replaces))),
-                Command::FdbDelete(mac, vlan, port, reply) => {
-                    drop(reply.send(self.fdb_delete(mac, vlan, port)));
-                }
-                Command::FdbFlush(filter, reply) => drop(reply.send(self.fdb_flush(&filter))),
-                Command::SetBridge(setting, reply) => drop(reply.send(self.set_bridge(setting))),
-                Command::Info(reply) => drop(reply.send(self.info())),
-                Command::Stop => return false,
-            }
-        }
-        true
     }
 
     /// Serves every polled port once; `true` if any of them had frames, or took some that waited.
@@ -217,7 +197,7 @@ impl Worker {
             attached.stats.lost(reason, frames);
             attached.refused += frames;
         }
-        let ports = self.switch.egresses().map(|egress| egress.port);
+        let ports = self.switch.egresses().filter(|egress| !egress.are_copies).map(|egress| egress.port);
         let sole = attached.destinations.sole(ports, summary.flooded, self.now);
         self.send(id, sole, summary.offloads);
         if summary.taken < self.batch.len()
@@ -283,7 +263,7 @@ impl Worker {
             };
             // Nobody waits for the rate of one receiver.
             let waits = attached.rate_in.is_none() && !attached.queue.is_stuck(self.now);
-            let may_be_held = sole.is_some() && waits;
+            let may_be_held = sole.is_some() && !egress.are_copies && waits;
             let sender = Sender { port: from, may_be_held };
             match attached.send(frames, sender, offloads, &mut self.scratch, self.now) {
                 Ok(stale) => self.stale_caps |= stale,

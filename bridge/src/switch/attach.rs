@@ -37,6 +37,7 @@ impl Switch {
         let mut ports = self.switch_ports.iter().flatten();
         self.is_vlan_aware =
             matches!(self.forwarding, Forwarding::Learning(_)) && ports.any(|port| port.vlans().are_given());
+        self.is_watched = self.is_vlan_aware || !self.mirrors.is_empty();
     }
 
     /// Sets what a port takes.
@@ -86,7 +87,7 @@ impl Switch {
     }
 
     /// Removes a port's entries but those that were given in its VLANs.
-    fn forget_learned(&mut self, port: PortId) {
+    pub(super) fn forget_learned(&mut self, port: PortId) {
         let Some(Some(attached)) = self.switch_ports.get(usize::from(port.0)) else { return };
         if let Forwarding::Learning(fdb) = &mut self.forwarding {
             let vlans = attached.vlans();
@@ -131,6 +132,7 @@ impl Switch {
         self.ports.retain(|other| *other != port);
         self.touched.retain(|other| *other != port);
         self.forget(port);
+        self.leave_mirrors(port);
         self.look_at_vlans();
         self.claim_for_heirs(attached.and_then(|attached| attached.sender().address));
     }

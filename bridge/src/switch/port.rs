@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use event_loop::TokenBucket;
 
+use super::At;
 use crate::{
     Addresses, Caps, DropReason, Flag, Flags, Flood, Frame, Gso, GsoKind, Lock, PortBatch, PortSettings,
     StormLimits, Vlans,
@@ -32,6 +33,9 @@ pub(super) struct SwitchPort {
     caps: Caps,
     max_len: usize,
     sender: Sender,
+    /// What was set; an output of mirrors is as one that is disabled.
+    lock: Lock,
+    is_output: bool,
     allowed: Addresses,
     vlans: Vlans,
     storm: Storm,
@@ -95,6 +99,8 @@ impl SwitchPort {
                 segment_min: segment_min(&caps),
             }
             .prepared(),
+            lock: settings.lock,
+            is_output: false,
             allowed: settings.allowed.clone(),
             vlans: settings.vlans.clone(),
             storm: Storm::new(settings.storm, now),
@@ -113,8 +119,35 @@ impl SwitchPort {
     }
 
     pub(super) fn set_lock(&mut self, lock: Lock, allowed: Addresses) {
-        self.sender = Sender { lock, ..self.sender }.prepared();
+        self.lock = lock;
         self.allowed = allowed;
+        self.set_output(self.is_output);
+    }
+
+    /// Makes the port an output of mirrors, or none.
+    pub(super) fn set_output(&mut self, is_output: bool) {
+        self.is_output = is_output;
+        let lock = if is_output { Lock::Disabled } else { self.lock };
+        self.sender = Sender { lock, ..self.sender }.prepared();
+    }
+
+    pub(super) fn is_output(&self) -> bool {
+        self.is_output
+    }
+
+    /// Whether the last frame of the current batch for the port is that at `index`.
+    pub(super) fn has_last(&self, index: usize) -> bool {
+        self.batch.indices().last().is_some_and(|last| usize::from(*last) == index)
+    }
+
+    /// Adds a copy of a frame of the current batch, unless there is one.
+    pub(super) fn put_copy(&mut self, at: At, frame: &Frame, is_vlan_aware: bool) -> Option<Put> {
+        if self.has_last(at.index) {
+            return None;
+        }
+        let retag = if is_vlan_aware { self.vlans.retag(at.in_vlan) } else { Retag::Keep };
+        self.has_other_tags |= retag != Retag::Keep;
+        Some(self.add(at.index, frame, retag.growth()))
     }
 
     /// Checks a frame of this port by what [`Flag::Guard`] and [`Lock::Ip`] let it send.
@@ -209,12 +242,17 @@ impl SwitchPort {
     /// it costs.
     #[inline]
     pub(super) fn put(&mut self, index: usize, frame: &Frame, growth: usize) -> Put {
-        let is_first = !std::mem::replace(&mut self.is_touched, true);
-        let gso = frame.offload().gso;
         if self.sender.lock == Lock::Disabled {
             self.locked += 1;
-            return Put { is_first, cost: 0 };
+            return Put { is_first: !std::mem::replace(&mut self.is_touched, true), cost: 0 };
         }
+        self.add(index, frame, growth)
+    }
+
+    #[inline]
+    fn add(&mut self, index: usize, frame: &Frame, growth: usize) -> Put {
+        let is_first = !std::mem::replace(&mut self.is_touched, true);
+        let gso = frame.offload().gso;
         if frame.len() + growth > self.max_len && gso.is_none() {
             self.too_long += 1;
             return Put { is_first, cost: 0 };

@@ -43,6 +43,7 @@ impl Worker {
         let index = usize::from(id.0);
         self.ports.resize_with(self.ports.len().max(index + 1), || None);
         self.ports[index] = Some(attached);
+        self.select_in_mirrors();
         let announced =
             settings.address.filter(|address| self.announces && self.switch.has_address(id, *address));
         if let Some(address) = announced {
@@ -130,6 +131,7 @@ impl Worker {
         let mut attached = self.ports.get_mut(usize::from(id.0))?.take()?;
         self.poller.remove(attached.port.fd());
         self.switch.detach(id);
+        self.end_mirrors_to(&attached.name);
         attached.close();
         if let Some(Hold { to, .. }) = attached.hold {
             self.held -= 1;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use ::bridge::fdb::Mac;
-use ::bridge::{Bridge, Counters, DropReason, FdbEntry, FdbFilter, FdbKind, Flag, PortInfo};
+use ::bridge::{Bridge, Counters, DropReason, FdbEntry, FdbFilter, FdbKind, Flag, Flood, PortInfo};
 use netback::Ports;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -160,6 +160,7 @@ fn port_row(port: PortInfo, vifs: &BTreeMap<String, (u16, u32)>) -> PortRow {
         lock: settings.lock.to_string(),
         ip: settings.allowed.to_string(),
         vlan: settings.vlans.to_string(),
+        storm: Flood::ALL.map(|flood| (flood.limit_name().to_owned(), settings.storm.get(flood))).into(),
         flags: Flag::ALL.map(|flag| (flag.name().to_owned(), settings.flags.has(flag))).into(),
         counters: counters(&port.counters),
         port: port.name,

@@ -133,6 +133,8 @@ pub struct PortRow {
     pub vlan: String,
     /// Its flags, by bridge(8)'s names.
     pub flags: BTreeMap<String, bool>,
+    /// Its storm limits, in frames a second; `None` does not limit.
+    pub storm: BTreeMap<String, Option<u32>>,
     /// Frames and bytes, and dropped frames.
     pub counters: PortCounters,
 }
