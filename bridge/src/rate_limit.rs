@@ -72,7 +72,7 @@ impl Rate {
     }
 }
 
-/// A budget. Frames are admitted while any of it is left, so that the last one may exceed it, which later ones make up for.
+/// A budget. Frames are admitted while a byte and a packet of it are left, so that the last one may exceed it, which later ones make up for.
 #[derive(Debug)]
 pub(crate) struct RateLimit {
     bytes: Option<TokenBucket>,
@@ -104,7 +104,7 @@ impl RateLimit {
         };
         let bytes = available(&mut self.bytes);
         let packets = available(&mut self.packets);
-        if bytes == 0 || packets == 0 {
+        if bytes < UNIT || packets < UNIT {
             return Err(self.wait(now));
         }
         // So many fit whatever they are.
@@ -115,7 +115,7 @@ impl RateLimit {
     /// How long until the next frame may pass.
     fn wait(&mut self, now: Duration) -> Duration {
         let of = |bucket: &mut Option<TokenBucket>| {
-            bucket.as_mut().map_or(Duration::ZERO, |bucket| bucket.wait(1, now).unwrap_or(Duration::MAX))
+            bucket.as_mut().map_or(Duration::ZERO, |bucket| bucket.wait(UNIT, now).unwrap_or(Duration::MAX))
         };
         of(&mut self.bytes).max(of(&mut self.packets))
     }
@@ -138,7 +138,7 @@ impl RateLimit {
         let mut bytes = left(&mut self.bytes);
         let mut packets = left(&mut self.packets);
         let admitted = frames.iter().take_while(|frame: &&Frame| {
-            let admits = bytes > 0 && packets > 0;
+            let admits = bytes >= UNIT && packets >= UNIT;
             let (of_frame, in_packets) = segment::on_wire(frame);
             bytes = bytes.saturating_sub(UNIT * of_frame);
             packets = packets.saturating_sub(UNIT * in_packets);

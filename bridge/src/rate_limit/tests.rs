@@ -99,8 +99,8 @@ fn an_unsegmented_frame_counts_its_segments_and_their_headers() {
     let frames = [tcp(3000), tcp(3000), tcp(3000)];
     assert_eq!(limit.count(Frames::of(&frames), Duration::ZERO), 2);
     limit.spend(Frames::of(&frames[..2]), Duration::ZERO);
-    // Two more than there were, and any more than none.
-    assert_eq!(limit.admit(Duration::ZERO), Err(Duration::from_nanos(500_250_000)));
+    // Two more than there were, and the next one.
+    assert_eq!(limit.admit(Duration::ZERO), Err(Duration::from_millis(750)));
 }
 
 #[test]
