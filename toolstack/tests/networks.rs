@@ -40,6 +40,8 @@ fn lines_of_the_page_on_networks_do_what_they_say() {
         (of("5", "isolated"), of("5", "mcast_flood"), of("0", "isolated")),
         (Some("on"), Some("off"), None)
     );
+    let rates = (of("6", "rate"), of("6", "rate-in"), of("0", "rate-in"), of("0", "rate-in-packets"));
+    assert_eq!(rates, (Some("625000,50000"), Some("625000,50000"), None, None));
     assert_eq!((of("3", "vlan"), of("4", "vlan")), (Some("10"), Some("10p/20-29")));
 }
 
