@@ -20,6 +20,7 @@ use crate::{
     fdb::PortId,
     rate_in::RateIn,
     rate_limit::RateLimit,
+    refusals::Refusals,
     software_offload::{self, Outlet},
     turn_budget::TurnBudget,
 };
@@ -63,8 +64,8 @@ pub(crate) struct AttachedPort {
     pub(crate) turn: TurnBudget,
     /// Frames received that wait for the port's next turn.
     pub(crate) backlog: Vec<Frame>,
-    /// Frames dropped as the port may not send them, since it was last held for that.
-    pub(crate) refused: u64,
+    /// Frames dropped as the port may not send them.
+    pub(crate) refusals: Refusals,
     /// What is in force for the port.
     pub(crate) settings: PortSettings,
     /// What the port may send.
@@ -97,7 +98,7 @@ impl AttachedPort {
             hold: None,
             turn: TurnBudget::default(),
             backlog: Vec::new(),
-            refused: 0,
+            refusals: Refusals::default(),
             settings: PortSettings::default(),
             rate: None,
             rate_in: None,

@@ -58,6 +58,7 @@ pub mod port;
 mod port_settings;
 mod rate_in;
 mod rate_limit;
+mod refusals;
 mod run;
 pub mod segment;
 mod software_offload;

@@ -72,7 +72,7 @@ impl Rate {
     }
 }
 
-/// A budget. Frames are admitted while any of it is left, so that the last one may exceed it, which later ones make up for.
+/// A budget. Frames are admitted while a byte and a packet of it are left, so that the last one may exceed it, which later ones make up for.
 #[derive(Debug)]
 pub(crate) struct RateLimit {
     bytes: Option<TokenBucket>,
@@ -99,13 +99,25 @@ impl RateLimit {
     /// How many frames may pass, of whatever length, or how long until the next one may.
     #[inline]
     pub(crate) fn admit(&mut self, now: Duration) -> Result<usize, Duration> {
-        let wait = |bucket: &mut Option<TokenBucket>| {
-            bucket.as_mut().map_or(Duration::ZERO, |bucket| bucket.wait(1, now).unwrap_or(Duration::MAX))
+        let available = |bucket: &mut Option<TokenBucket>| {
+            bucket.as_mut().map_or(u64::MAX, |bucket| bucket.available(now))
         };
-        match wait(&mut self.bytes).max(wait(&mut self.packets)) {
-            Duration::ZERO => Ok(self.surely(now)),
-            wait => Err(wait),
+        let bytes = available(&mut self.bytes);
+        let packets = available(&mut self.packets);
+        if bytes < UNIT || packets < UNIT {
+            return Err(self.wait(now));
         }
+        // So many fit whatever they are.
+        let frames = bytes.div_ceil(UNIT * LONGEST).min(packets.div_ceil(UNIT * MOST_SEGMENTS));
+        Ok(usize::try_from(frames).unwrap_or(usize::MAX))
+    }
+
+    /// How long until the next frame may pass.
+    fn wait(&mut self, now: Duration) -> Duration {
+        let of = |bucket: &mut Option<TokenBucket>| {
+            bucket.as_mut().map_or(Duration::ZERO, |bucket| bucket.wait(UNIT, now).unwrap_or(Duration::MAX))
+        };
+        of(&mut self.bytes).max(of(&mut self.packets))
     }
 
     /// How many of these frames, from the first one on, may pass now.
@@ -126,9 +138,10 @@ impl RateLimit {
         let mut bytes = left(&mut self.bytes);
         let mut packets = left(&mut self.packets);
         let admitted = frames.iter().take_while(|frame: &&Frame| {
-            let admits = bytes > 0 && packets > 0;
-            bytes = bytes.saturating_sub(UNIT * segment::wire_bytes(frame));
-            packets = packets.saturating_sub(UNIT * segment::wire_frames(frame));
+            let admits = bytes >= UNIT && packets >= UNIT;
+            let (of_frame, in_packets) = segment::on_wire(frame);
+            bytes = bytes.saturating_sub(UNIT * of_frame);
+            packets = packets.saturating_sub(UNIT * in_packets);
             admits
         });
         admitted.count()
@@ -137,22 +150,19 @@ impl RateLimit {
     /// Takes what these frames are on a wire.
     #[inline]
     pub(crate) fn spend(&mut self, frames: Frames<'_>, now: Duration) {
+        let mut bytes = 0;
+        let mut packets = 0;
+        for frame in frames.iter() {
+            let (of_frame, in_packets) = segment::on_wire(frame);
+            bytes += of_frame;
+            packets += in_packets;
+        }
         if let Some(bucket) = &mut self.bytes {
-            bucket.spend(UNIT * frames.iter().map(segment::wire_bytes).sum::<u64>(), now);
+            bucket.spend(UNIT * bytes, now);
         }
         if let Some(bucket) = &mut self.packets {
-            bucket.spend(UNIT * frames.iter().map(segment::wire_frames).sum::<u64>(), now);
+            bucket.spend(UNIT * packets, now);
         }
-    }
-
-    /// Frames that fit whatever they are; at least one.
-    #[inline]
-    fn surely(&mut self, now: Duration) -> usize {
-        let of = |bucket: &mut Option<TokenBucket>, most: u64| {
-            bucket.as_mut().map_or(u64::MAX, |bucket| bucket.available(now).div_ceil(UNIT * most))
-        };
-        let frames = of(&mut self.bytes, LONGEST).min(of(&mut self.packets, MOST_SEGMENTS));
-        usize::try_from(frames).unwrap_or(usize::MAX).max(1)
     }
 }
 

@@ -122,29 +122,28 @@ impl<'a> Segments<'a> {
     }
 }
 
-/// Bytes of a frame on a wire: of all its segments with their headers.
-pub(crate) fn wire_bytes(frame: &Frame) -> u64 {
-    let OnWire { frames, header_len } = on_wire(frame);
-    (frame.len() + (frames - 1) * header_len) as u64
-}
-
 /// Frames that a frame is on a wire: its segments.
 pub(crate) fn wire_frames(frame: &Frame) -> u64 {
-    on_wire(frame).frames as u64
+    on_wire(frame).1
 }
 
-struct OnWire {
-    frames: usize,
-    header_len: usize,
+/// Bytes of a frame on a wire, those of all its segments with their headers, and how many these are.
+#[inline]
+pub(crate) fn on_wire(frame: &Frame) -> (u64, u64) {
+    let len = frame.len();
+    match frame.offload().gso {
+        None => (len as u64, 1),
+        Some(gso) => segments_on_wire(frame, len, gso),
+    }
 }
 
-fn on_wire(frame: &Frame) -> OnWire {
-    let Some(gso) = frame.offload().gso else { return OnWire { frames: 1, header_len: 0 } };
+fn segments_on_wire(frame: &Frame, len: usize, gso: Gso) -> (u64, u64) {
     let headers = Headers::parse(frame.head());
     let header_len = headers.and_then(|headers| header_len(frame.head(), &headers, gso.kind));
-    let Some(header_len) = header_len else { return OnWire { frames: 1, header_len: 0 } };
-    let payload = frame.len().saturating_sub(header_len);
-    OnWire { frames: payload.div_ceil(usize::from(gso.size.max(1))).max(1), header_len }
+    let Some(header_len) = header_len else { return (len as u64, 1) };
+    let payload = len.saturating_sub(header_len);
+    let frames = payload.div_ceil(usize::from(gso.size.max(1))).max(1);
+    ((len + (frames - 1) * header_len) as u64, frames as u64)
 }
 
 /// Bytes before the payload of a frame with these headers, if they are those of `kind`.

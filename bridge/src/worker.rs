@@ -33,12 +33,6 @@ use crate::{
 /// While ports are busy, the descriptors of armed ones are polled once in so many rounds, as that is a system call.
 const POLL_ROUNDS: u32 = 8;
 
-/// After so many frames that a port may not send, as many as are received at once, it is held for a time: the others wait in
-/// its own ring, and its sender, rather than the bridge, has the work of them.
-const REFUSED: u64 = 64;
-/// That time.
-const REFUSED_HOLD: Duration = Duration::from_millis(1);
-
 pub(crate) struct Worker {
     name: String,
     busy_poll: Duration,
@@ -195,7 +189,7 @@ impl Worker {
         attached.stats.moved(summary.moves);
         for (reason, frames) in summary.drops() {
             attached.stats.lost(reason, frames);
-            attached.refused += frames;
+            attached.refusals.add(frames);
         }
         let ports = self.switch.egresses().filter(|egress| !egress.are_copies).map(|egress| egress.port);
         let sole = attached.destinations.sole(ports, summary.flooded, self.now);
@@ -285,12 +279,11 @@ impl Worker {
     /// Holds a port that has sent many frames that it may not send.
     #[inline]
     fn hold_if_refused(&mut self, id: PortId) {
-        let attached = self.ports.get_mut(usize::from(id.0)).and_then(Option::as_mut);
-        if let Some(attached) =
-            attached.filter(|attached| attached.refused >= REFUSED && attached.hold.is_none())
+        let Some(Some(attached)) = self.ports.get_mut(usize::from(id.0)) else { return };
+        if attached.hold.is_none()
+            && let Some(until) = attached.refusals.hold(self.now)
         {
-            attached.refused = 0;
-            attached.hold(Hold { to: None, until: self.now + REFUSED_HOLD });
+            attached.hold(Hold { to: None, until });
             self.held += 1;
         }
     }

@@ -298,7 +298,7 @@ fn frames_put_off_to_later_turns_all_arrive_in_order() {
 
 /// Frames that a port may not send are the work of their sender, who finds his ring full.
 #[test]
-fn port_that_sends_what_it_may_not_is_received_from_once_a_millisecond() {
+fn port_that_goes_on_sending_what_it_may_not_is_received_from_more_rarely() {
     let bridge = Bridge::start(Config::default()).unwrap();
     let is_on = Arc::new(AtomicBool::new(true));
     let started = Instant::now();
@@ -307,7 +307,8 @@ fn port_that_sends_what_it_may_not_is_received_from_once_a_millisecond() {
     until("twenty bursts", || (dropped(&bridge, "hostile", DropReason::Lock) >= 20 * 64).then_some(()));
     let bursts = dropped(&bridge, "hostile", DropReason::Lock) / 64;
     let millis = started.elapsed().as_millis() as u64;
-    assert!(bursts <= millis + 1, "{bursts} bursts in {millis} ms");
+    // Holds of 1, 2, 4, 8 and from then on 16 ms; after a stall of 100 ms the short ones again.
+    assert!(bursts <= millis / 8 + 6, "{bursts} bursts in {millis} ms");
 }
 
 #[test]

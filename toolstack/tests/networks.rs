@@ -43,6 +43,8 @@ fn lines_of_the_page_on_networks_do_what_they_say() {
     );
     let given = ["guard", "locked", "storm_broadcast", "storm_unknown_unicast"].map(|key| of("6", key));
     assert_eq!(given, [Some("on"), Some("on"), Some("200"), Some("none")]);
+    let rates = (of("7", "rate"), of("7", "rate-in"), of("0", "rate-in"), of("0", "rate-in-packets"));
+    assert_eq!(rates, (Some("625000,50000"), Some("625000,50000"), None, None));
     assert_eq!((of("3", "vlan"), of("4", "vlan")), (Some("10"), Some("10p/20-29")));
 }
 

@@ -17,14 +17,20 @@ use common::{BOUND, Guard, Machine, eventually};
 /// What is saved up at most, in seconds of the rate.
 const BURST: f64 = 0.05;
 
-/// Bytes that a namespace's interface has received, as they were on a wire before they were put together.
-fn wire_bytes(guest: &Namespace) -> u64 {
+/// Bytes and frames that a namespace's interface has received.
+fn received(guest: &Namespace) -> [u64; 2] {
     let text = std::fs::read_to_string(format!("/proc/{}/net/dev", guest.pid())).unwrap();
     let line = text.lines().find_map(|line| line.trim().strip_prefix("eth0:")).unwrap();
-    let mut fields = line.split_ascii_whitespace().map(|field| field.parse::<u64>().unwrap());
-    let (bytes, packets) = (fields.next().unwrap(), fields.next().unwrap());
-    // Each segment has headers of Ethernet, IPv4 and TCP with timestamps.
-    bytes + 66 * guest.tcp("InSegs").saturating_sub(packets)
+    let mut fields = line.split_ascii_whitespace().map(|field| field.parse().unwrap());
+    [(); 2].map(|()| fields.next().unwrap())
+}
+
+/// Bytes that have been received since, as TCP's were on a wire: in segments of 1,448 bytes, each with headers of Ethernet, IPv4 and TCP
+/// with timestamps.
+fn tcp_bytes(guest: &Namespace, [bytes, frames]: [u64; 2]) -> u64 {
+    let [all_bytes, all_frames] = received(guest);
+    let payload = (all_bytes - bytes).saturating_sub(66 * (all_frames - frames));
+    payload + 66 * payload.div_ceil(1448)
 }
 
 /// Has `from` send to `to` by TCP for a time; returns the bytes that arrive on the wire and in what time.
@@ -33,7 +39,7 @@ fn stream(from: &Namespace, to: &Namespace, address: &str, time: Duration) -> (f
     let listener = to.spawn(move || TcpListener::bind((bound, 0)).unwrap()).join().unwrap();
     let address = listener.local_addr().unwrap();
     let start = Instant::now();
-    let before = wire_bytes(to);
+    let before = received(to);
     let sender = from.spawn(move || {
         let mut stream = TcpStream::connect(address).unwrap();
         stream.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
@@ -46,7 +52,7 @@ fn stream(from: &Namespace, to: &Namespace, address: &str, time: Duration) -> (f
     stream.set_read_timeout(Some(BOUND)).unwrap();
     let mut into = vec![0; 64 << 10];
     while start.elapsed() < time && stream.read(&mut into).unwrap() > 0 {}
-    let bytes = wire_bytes(to) - before;
+    let bytes = tcp_bytes(to, before);
     let took = start.elapsed().as_secs_f64();
     drop(stream);
     sender.join().unwrap();
@@ -144,11 +150,13 @@ fn measure(machine: &Machine, [alice, bob]: &[Namespace; 2], case: &Case) -> boo
     }
     let client = Guard(client.spawn().unwrap());
     // Once it is going.
-    let from = wire_bytes(bob);
-    eventually("it is going", || wire_bytes(bob) > from + 20_000);
-    let (from, began) = (wire_bytes(bob), Instant::now());
+    let from = received(bob)[0];
+    eventually("it is going", || received(bob)[0] > from + 20_000);
+    let (from, began) = (received(bob), Instant::now());
     eventually("five seconds", || began.elapsed() >= Duration::from_secs(5));
-    let (bytes, took) = (wire_bytes(bob) - from, began.elapsed().as_secs_f64());
+    let took = began.elapsed().as_secs_f64();
+    let is_udp = case.arguments[0] == "-u";
+    let bytes = if is_udp { received(bob)[0] - from[0] } else { tcp_bytes(bob, from) };
     drop(client);
     let fair = case.bits / 8.0 * took;
     // At low rates Linux sends frames of a few segments.
