@@ -67,11 +67,11 @@ fn readers_amid_eviction_read_their_own_bases_and_nothing_else() {
                     let disk = base.overlay(&format!("{ring}"), cache);
                     let (mut ring_of, mut model) = (Ring::new(&*disk), base.content());
                     let mut random = SmallRng::seed_from_u64(bytes + ring);
-                    for _ in 0..300 {
+                    for _ in 0..200 {
                         let at = random.random_range(0..SECTORS);
                         let sectors = random.random_range(1..=200.min(SECTORS - at));
                         let range = at as usize * 512..(at + sectors) as usize * 512;
-                        if random.random_range(0..20) == 0 {
+                        if random.random_range(0..40) == 0 {
                             // What is copied up comes from the cache too.
                             let data = pattern(at..at + 1, 100 + ring);
                             ring_of.write(at, &data).unwrap();

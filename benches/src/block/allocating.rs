@@ -6,14 +6,14 @@ use std::process::Command;
 
 use blkfront::Operation;
 
-use super::machine::Machine;
+use super::machine::{Machine, run_on};
 use super::{DEPTH, PAIRS, SETUP_FILE, TIME, done, fio, ours, peer};
 use crate::missing::not_started;
 use crate::row::{Goal, Row, interleave};
 use crate::sample::{Sample, settled};
 
-/// Of the disk: of so many clusters few are written twice.
-const SIZE: &str = "64G";
+/// Of the disk: of so many clusters few are written twice, and few L2 tables have to be allocated.
+const SIZE: &str = "8G";
 
 /// An empty image, in a directory that is removed with it; each run has one of its own.
 struct Empty {
@@ -44,7 +44,11 @@ fn run(depth: usize) -> Result<f64, String> {
 fn run_peer(depth: usize) -> Result<f64, String> {
     let image = Empty::new()?;
     let socket = image.dir.path().join("nbd.sock");
-    let _server = fio::Nbd::serve_qcow2(&image.path, &socket)?;
+    // A core for each side, as ours have.
+    run_on(1);
+    let server = fio::Nbd::serve_qcow2(&image.path, &socket);
+    run_on(0);
+    let _server = server?;
     let uri = format!("--uri=nbd+unix:///disk?socket={}", socket.display());
     Ok(fio::run("randwrite", depth, TIME, &["--ioengine=nbd", &uri])? / 1e3)
 }

@@ -202,7 +202,10 @@ impl CachedEngine {
             looked.read_bytes += self.bytes_read(&io);
             match self.work.io(tag, io) {
                 Some(request) => batch.push(request),
-                None => self.free.push(tag),
+                None => {
+                    self.work.clear(Tag(tag));
+                    self.free.push(tag);
+                }
             }
         }
         let any = !batch.is_empty();
@@ -307,6 +310,12 @@ impl Work {
         None
     }
 
+    /// Gives up what a tag was used for, which is not out.
+    fn clear(&mut self, tag: Tag) {
+        *self.table.memory_mut(tag) = None;
+        self.uses[tag.0 as usize] = None;
+    }
+
     /// The token of an operation of the engine below.
     fn io(&mut self, tag: u32, io: Io) -> Option<IoRequest> {
         let at = tag as usize;
@@ -385,10 +394,7 @@ impl Drop for Work {
     fn drop(&mut self) {
         let mut dropped = Vec::new();
         self.table.reclaim(&mut dropped);
-        for tag in dropped {
-            *self.table.memory_mut(tag) = None;
-            self.uses[tag.0 as usize] = None;
-        }
+        dropped.into_iter().for_each(|tag| self.clear(tag));
         if self.table.pinned() == 0 {
             return;
         }

@@ -16,7 +16,7 @@ use std::sync::atomic::Ordering;
 use vm_memory::VolatileSlice;
 use xenbus::stats;
 
-/// A block has 2 to the power of this bytes (`docs/decisions/0028-*.md` has what others cost).
+/// A block has 2 to the power of this bytes: `docs/decisions/0028-a-base-is-read-once.md` says why.
 const BLOCK_BITS: u32 = 15;
 /// Blocks of a cache, at most.
 const MAX_BLOCKS: u64 = 1 << 30;
