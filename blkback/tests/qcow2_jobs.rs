@@ -107,7 +107,7 @@ const CASES: [(&str, Images<'static>); 5] = [
 fn commits_amid_the_operations_of_several_rings_lose_nothing() {
     for (seed, (name, images)) in CASES.into_iter().enumerate() {
         let dir = amid_operations(name, &images, seed as u64 + 1, |control| {
-            for _ in 0..3 {
+            for _ in 0..2 {
                 let progress = Arc::default();
                 commit(control, &progress).unwrap();
                 assert_eq!((progress.done(), progress.total()), (SECTORS * 512, SECTORS * 512));
