@@ -123,6 +123,29 @@ fn stations_and_ports_are_changed_while_guests_talk() {
 }
 
 #[test]
+fn mirror_has_copies_of_what_a_guest_sends() {
+    let machine = Machine::with("[[bridges]]\nname = 'xenbr0'\nports = ['tap:mirror0']\n");
+    let [alice, _bob] = two_guests(&machine);
+    let ports = json(&machine, "show xenbr0");
+    let name = row(&ports["ports"], "address", "00:16:3e:00:00:01")["port"].as_str().unwrap().to_owned();
+    let sent = || {
+        let ports = json(&machine, "show xenbr0");
+        row(&ports["ports"], "port", "tap:mirror0")["counters"]["tx_frames"].as_u64().unwrap()
+    };
+    change(&machine, &format!("mirror add watch br xenbr0 src {name} dst {name} output mirror0"));
+    let before = sent();
+    assert!(reaches(&alice));
+    eventually("requests and answers are copied", || sent() >= before + 2);
+    let mirrors = json(&machine, "mirror");
+    assert_eq!(mirrors[0]["select_src"], json!([name]));
+    assert!(mirrors[0]["frames"].as_u64().unwrap() >= 2, "{mirrors}");
+    let refused = refused(&machine, &format!("mirror add watch br xenbr0 src {name} output mirror0"));
+    assert!(refused.contains("there is one of this name already"), "{refused}");
+    change(&machine, "mirror del watch br xenbr0");
+    assert_eq!(json(&machine, "mirror show br xenbr0"), json!([]));
+}
+
+#[test]
 fn what_is_not_understood_changes_nothing_and_is_named() {
     let machine = with_taps("refused0", "refused1");
     for (words, expected) in [
@@ -136,6 +159,10 @@ fn what_is_not_understood_changes_nothing_and_is_named() {
         ("fdb del 02:00:00:00:00:01 dev refused0", "there is no such entry at this port"),
         ("fdb flush", "dev: missing"),
         ("vlan add vid 10 dev refused0", "found \"add\", expected [show] [dev PORT]"),
+        ("mirror add m br xenbr0 output refused0", "it selects no port"),
+        ("mirror add m br xenbr0 all", "output: missing"),
+        ("mirror add m br xenbr0 src refused0 output refused0", "it selects a port that is an output"),
+        ("mirror del m br xenbr0", "there is none of this name"),
         ("set xenbr0 group_fwd_mask=7", "group_fwd_mask: found 0x7"),
         ("set xenbr0 ageing_time=20 fdb_max_learned=0", "fdb_max_learned: found 0"),
         ("set xenbr7 ageing_time=20", "bridge: found \"xenbr7\", expected one of this dom0's: xenbr0"),

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use ::bridge::fdb::Mac;
-use ::bridge::{Bridge, Counters, DropReason, FdbEntry, FdbFilter, FdbKind, Flag, Flood, PortInfo};
+use ::bridge::{
+    Bridge, Counters, DropReason, FdbEntry, FdbFilter, FdbKind, Flag, Flood, Mirror, MirrorInfo, PortInfo,
+};
 use netback::Ports;
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -12,8 +14,8 @@ use xenstore::DomId;
 use super::bridges::Bridges;
 use crate::config::host_bridge::{BRIDGE_SETTINGS, bridge_setting};
 use crate::control::bridge_query::{
-    BridgeQuery, BridgeRow, BridgeSettings, BridgesReply, FdbChange, FdbRow, PortCounters, PortRow,
-    RowsReply, StationId,
+    BridgeQuery, BridgeRow, BridgeSettings, BridgesReply, FdbChange, FdbRow, MirrorRow, MirrorSpec,
+    PortCounters, PortRow, RowsReply, StationId,
 };
 use crate::control::protocol::shortened;
 use crate::error::chain;
@@ -59,6 +61,15 @@ impl BridgeAnswers {
             BridgeQuery::Delete(change) => {
                 let (bridge, FdbEntry { mac, vlan, port, .. }) = self.entry(change)?;
                 bridge.fdb_delete(mac, vlan, &port).map(|()| json!({})).map_err(shown)
+            }
+            BridgeQuery::Mirrors { bridge } => self.mirrors(&bridge),
+            BridgeQuery::Mirror { bridge, name, mirror } => {
+                let MirrorSpec { select_all, select_src, select_dst, select_vlan, output } = mirror;
+                let mirror = Mirror { select_all, select_src, select_dst, select_vlan, output };
+                self.find(&bridge)?.mirror_add(&name, mirror).map(|()| json!({})).map_err(shown)
+            }
+            BridgeQuery::Unmirror { bridge, name } => {
+                self.find(&bridge)?.mirror_delete(&name).map(|()| json!({})).map_err(shown)
             }
             BridgeQuery::Flush { bridge, port, vlan, kind } => {
                 let kind = kind.as_deref().map(kind_of).transpose()?;
@@ -117,6 +128,16 @@ impl BridgeAnswers {
         rows.retain(|row| after.as_ref().is_none_or(|after| row.station > *after));
         rows.sort_by(|one, other| one.station.cmp(&other.station));
         Ok(page(rows.into_iter(), |row| row.station.clone()))
+    }
+
+    fn mirrors(&self, bridge: &str) -> Result<Value, String> {
+        let row = |info: MirrorInfo| {
+            let Mirror { select_all, select_src, select_dst, select_vlan, output } = info.mirror;
+            let mirror = MirrorSpec { select_all, select_src, select_dst, select_vlan, output };
+            MirrorRow { name: info.name, mirror, frames: info.frames, bytes: info.bytes }
+        };
+        let mirrors = self.find(bridge)?.mirrors().map_err(shown)?;
+        Ok(page(mirrors.into_iter().map(row), |row| row.name.clone()))
     }
 
     /// Changes all of a bridge's settings that are given, or none.

@@ -4,6 +4,7 @@ mod asked;
 mod fdb;
 mod link;
 mod list;
+mod mirror;
 mod set;
 mod vlan;
 mod words;
@@ -59,6 +60,12 @@ enum BridgeCommand {
         /// Words as those of `bridge fdb`
         words: Vec<String>,
     },
+    /// Show mirrors, or change them: [show] [br BRIDGE] | add NAME br BRIDGE [all] [src PORT]... [dst PORT]... [vlan VID]... output PORT |
+    /// del NAME br BRIDGE
+    Mirror {
+        /// What to do
+        words: Vec<String>,
+    },
     /// Show the VLANs of ports: [show] [dev PORT]; link set changes them
     Vlan {
         /// Words as those of `bridge vlan`
@@ -78,6 +85,7 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
         BridgeCommand::Set { bridge, settings } => set::bridge(&asked, bridge, settings),
         BridgeCommand::Link { words } => link::run(&asked, words),
         BridgeCommand::Fdb { words } => fdb::run(&asked, words),
+        BridgeCommand::Mirror { words } => mirror::run(&asked, words),
         BridgeCommand::Vlan { words } => vlan::run(&asked, words),
     }
 }

@@ -42,6 +42,27 @@ pub enum BridgeQuery {
     Replace(FdbChange),
     /// Removes an entry.
     Delete(FdbChange),
+    /// A bridge's mirrors.
+    Mirrors {
+        /// The bridge.
+        bridge: String,
+    },
+    /// Adds a mirror, which lasts until it is removed, or its output port or dom0 ends.
+    Mirror {
+        /// The bridge.
+        bridge: String,
+        /// The mirror's name.
+        name: String,
+        /// What it copies.
+        mirror: MirrorSpec,
+    },
+    /// Removes a mirror.
+    Unmirror {
+        /// The bridge.
+        bridge: String,
+        /// The mirror's name.
+        name: String,
+    },
     /// Removes all entries of which all is true that is named, but ports' own addresses.
     Flush {
         /// The bridge.
@@ -56,6 +77,36 @@ pub enum BridgeQuery {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         kind: Option<String>,
     },
+}
+
+/// What a mirror copies, and where to: `bridge::Mirror` by its fields' names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MirrorSpec {
+    /// Frames from all ports.
+    pub select_all: bool,
+    /// Frames from these ports.
+    pub select_src: Vec<String>,
+    /// Frames that are sent to any of these.
+    pub select_dst: Vec<String>,
+    /// Of these only the ones in these VLANs; none named: all.
+    pub select_vlan: Vec<u16>,
+    /// The port that is sent the copies, and nothing else.
+    pub output: String,
+}
+
+/// A mirror of a bridge.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct MirrorRow {
+    /// Its name.
+    pub name: String,
+    /// What it copies.
+    #[serde(flatten)]
+    pub mirror: MirrorSpec,
+    /// Frames that were copied.
+    pub frames: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// An entry of a forwarding database.

@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::control::bridge_query::{
-    BridgeQuery, BridgeRow, BridgesReply, FdbRow, PortRow, RowsReply, StationId,
+    BridgeQuery, BridgeRow, BridgesReply, FdbRow, MirrorRow, PortRow, RowsReply, StationId,
 };
 use crate::control::client::Connection;
 use crate::control::protocol::Request;
@@ -76,6 +76,19 @@ impl Asked<'_> {
             }
         }
         Ok(stations)
+    }
+
+    /// The mirrors of one bridge, or of all.
+    pub(super) fn mirrors(&self, of: Option<&str>) -> Result<Vec<(String, MirrorRow)>> {
+        let mut mirrors = Vec::new();
+        for BridgeRow { name, .. } in self.bridges()?.into_iter().filter(|bridge| !bridge.wire) {
+            if of.is_none_or(|of| of == name) {
+                let reply: RowsReply<MirrorRow, String> =
+                    self.ask(BridgeQuery::Mirrors { bridge: name.clone() })?;
+                mirrors.extend(reply.rows.into_iter().map(|row| (name.clone(), row)));
+            }
+        }
+        Ok(mirrors)
     }
 
     /// The port of this name, or of the interface of this name.
