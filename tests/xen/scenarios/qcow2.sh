@@ -42,7 +42,7 @@ check "the base is as it was" test "$(md5sum </tmp/base.img)" = "$base"
 modprobe xen-blkfront; modprobe crc32c_generic; modprobe ext4
 check "dom0 attaches the image" xl block-attach 0 format=raw,vdev=xvdj,access=rw,script=nop,target=qcow2:/tmp/a.qcow2
 wait_for 20 "dom0 to see it" test -b /dev/xvdj1
-check "e2fsck finds it clean" e2fsck -f -n /dev/xvdj1
+check "e2fsck finds it clean" /usr/sbin/e2fsck -f -n /dev/xvdj1
 check "it is detached" xl block-detach 0 xvdj
 check "the tables are clean, with leaks at most" sh -c 'xpv disk check /tmp/a.qcow2; case $? in 0 | 3) ;; *) false ;; esac'
 check "so are those of what was kept" sh -c 'xpv disk check /tmp/kept.qcow2; case $? in 0 | 3) ;; *) false ;; esac'

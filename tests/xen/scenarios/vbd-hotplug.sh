@@ -35,4 +35,4 @@ mount -t ext4 /dev/xvdj /mnt
 check "dom0 reads what it wrote" md5sum -c /tmp/sum
 umount /mnt
 check "it is detached from dom0" xl block-detach 0 xvdj
-check "e2fsck finds its image clean" e2fsck -f -n /tmp/own
+check "e2fsck finds its image clean" /usr/sbin/e2fsck -f -n /tmp/own

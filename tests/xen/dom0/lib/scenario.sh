@@ -65,7 +65,8 @@ running() {
 
 # guest NAME LINE...: creates a PV guest with Debian's kernel and waits until it accepts commands.
 # Lines are xl.cfg(5) settings, such as 'disk=["format=raw,vdev=xvda,access=rw,script=plain-block,target=/dev/loop0"]'.
-# $GUEST_EXTRA is added to its kernel's command line: with `xpv.fronts=no` it loads no frontends (guest/init).
+# $GUEST_EXTRA is added to its kernel's command line: with `xpv.fronts=no` it loads no frontends, and with
+# `xpv.root=/dev/xvda` it goes on from that disk (guest/init).
 guest() {
     create_guest "$@"
     wait_for 150 "guest $1" grep -q '##ready' "$CONSOLES/guest-$1.log"
