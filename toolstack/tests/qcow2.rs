@@ -213,9 +213,11 @@ fn disk_of_a_running_guest_grows() {
 #[test]
 fn commands_of_the_readme_make_attach_and_keep_images() {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
-    let lines = page.lines().filter(|line| line.starts_with("xpv ") && line.contains("qcow2"));
+    let lines = page
+        .lines()
+        .filter(|line| line.starts_with("xpv disk ") || line.starts_with("xpv ") && line.contains("qcow2"));
     let commands: Vec<&str> = lines.map(|line| line.split('#').next().unwrap().trim()).collect();
-    for what in ["xpv disk create", "xpv block-attach web", "xpv disk snapshot web"] {
+    for what in ["xpv disk create", "xpv block-attach web", "xpv disk snapshot web", "xpv disk commit web"] {
         assert!(commands.iter().any(|command| command.starts_with(what)), "{what}: {commands:?}");
     }
     let machine = Machine::new();
