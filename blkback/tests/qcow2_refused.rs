@@ -237,3 +237,49 @@ fn qemus_bitmaps_are_no_longer_valid_once_the_image_was_written() {
     common::check_killed(&image);
     assert_eq!(common::content(&image)[7 * 512..8 * 512], pattern(7..8, 1));
 }
+
+/// Whether QEMU opens an image.
+fn qemu_opens(image: &Path) -> bool {
+    let mut tool = std::process::Command::new("qemu-io");
+    tool.args(["-r", "-f", "qcow2", "-c", "read 0 512"]).arg(image);
+    let output = tool.output().expect("qemu-io, of Debian's package qemu-utils");
+    !String::from_utf8_lossy(&output.stderr).contains("can't open")
+}
+
+/// The header's fields with the values that QEMU's own tests give them (tests/qemu-iotests 080): what QEMU refuses is refused here.
+#[test]
+fn headers_that_qemu_refuses_are_refused() {
+    let dir = Dir::new();
+    let image = dir.path("a");
+    let u32s =
+        |at: u64, values: &[u32]| values.iter().map(|v| (at, v.to_be_bytes().to_vec())).collect::<Vec<_>>();
+    let u64s =
+        |at: u64, values: &[u64]| values.iter().map(|v| (at, v.to_be_bytes().to_vec())).collect::<Vec<_>>();
+    let fields = [
+        u32s(4, &[0, 1, 4, u32::MAX]),                          // version
+        u64s(8, &[1, 104, 65_500, u64::MAX, u64::MAX / 2]),     // backing_file_offset
+        u32s(20, &[0, 8, 22, 31, 63, u32::MAX]),                // cluster_bits
+        u64s(24, &[u64::MAX, u64::MAX / 2, 1 << 62, 64 << 50]), // size
+        u32s(32, &[3, u32::MAX]),                               // crypt_method
+        u32s(36, &[0, u32::MAX, 0x7fff_ffff, 0x0100_0001]),     // l1_size
+        u64s(40, &[1, 0x1234_5678, 0xffff_ffff_ffff_0000, 0x7fff_ffff_ffff_0000]), // l1_table_offset
+        u64s(48, &[1, 0x1234_5678, 0xffff_ffff_ffff_0000, 0x7fff_ffff_ffff_0000]), // refcount_table_offset
+        u32s(56, &[0, u32::MAX, 0x0002_0001, 0x7fff_ffff]),     // refcount_table_clusters
+        u32s(60, &[u32::MAX, 0x7fff_ffff, 0x10_0001]),          // nb_snapshots
+        u64s(72, &[1 << 4, 1 << 63, 0xff]),                     // incompatible_features
+        u32s(96, &[7, u32::MAX]),                               // refcount_order
+        u32s(100, &[0, 103, 0x7fff_ffff, u32::MAX]),            // header_length
+    ];
+    let length = [(112_u64, [0x1234_5678_u32, 0x7fff_ffff]), (112, [0x1234_5678, u32::MAX])];
+    let extensions = length.map(|(at, words)| (at, words.map(u32::to_be_bytes).concat()));
+    let mut refused_by_qemu = 0;
+    for (at, bytes) in fields.into_iter().flatten().chain(extensions) {
+        create(&image, "8M", &[]);
+        put(&image, at, &bytes);
+        let (theirs, ours) =
+            (qemu_opens(&image), ["r", "w"].map(|mode| open_once_closed(&image, mode).is_ok()));
+        refused_by_qemu += usize::from(!theirs);
+        assert!(theirs || ours == [false; 2], "QEMU refuses {bytes:x?} at {at}, and we serve it: {ours:?}");
+    }
+    assert!(refused_by_qemu > 30, "{refused_by_qemu}");
+}
