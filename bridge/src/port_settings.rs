@@ -42,6 +42,21 @@ pub struct PortSettings {
 }
 
 impl PortSettings {
+    /// What is to be set to make these the others, but for the address, which a port keeps. What is as it was is left alone: VLANs and a lock
+    /// that are set anew forget what was learned.
+    pub fn changes_to(self, other: PortSettings) -> Vec<Setting> {
+        let PortSettings { address: _, lock, allowed, vlans, flags, rate, rate_in, storm } = other;
+        let changes = [
+            (self.lock != lock || self.allowed != allowed).then_some(Setting::Lock(lock, allowed)),
+            (self.vlans != vlans).then_some(Setting::Vlans(vlans)),
+            (self.flags != flags).then_some(Setting::Flags(flags)),
+            (self.rate != rate).then_some(Setting::Rate(rate)),
+            (self.rate_in != rate_in).then_some(Setting::RateIn(rate_in)),
+            (self.storm != storm).then_some(Setting::Storm(storm)),
+        ];
+        changes.into_iter().flatten().collect()
+    }
+
     /// Makes one of them another.
     pub(crate) fn change(&mut self, setting: Setting) {
         match setting {
@@ -55,5 +70,23 @@ impl PortSettings {
             Setting::RateIn(rate) => self.rate_in = rate,
             Setting::Storm(limits) => self.storm = limits,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Flag;
+
+    #[test]
+    fn changes_are_of_what_differs_and_make_the_others() {
+        let mut other = PortSettings { vlans: "10p/20".parse().unwrap(), ..PortSettings::default() };
+        other.flags.set(Flag::Isolated, true);
+        let changes = PortSettings::default().changes_to(other.clone());
+        assert_eq!(changes.len(), 2, "{changes:?}");
+        let mut settings = PortSettings::default();
+        changes.into_iter().for_each(|change| settings.change(change));
+        assert_eq!(settings, other);
+        assert_eq!(other.clone().changes_to(other), []);
     }
 }

@@ -115,7 +115,9 @@ fn stations_and_ports_are_changed_while_guests_talk() {
     let fdb = json(&machine, "fdb");
     assert_eq!(row(&fdb, "mac", "02:00:00:00:00:09")["flags"], json!(["sticky"]));
     change(&machine, "fdb del 02:00:00:00:00:09 dev host0");
-    assert_eq!(json(&machine, "fdb show dev host0"), json!([]));
+    // The host may have been seen there before.
+    let left = json(&machine, "fdb show dev host0");
+    assert!(left.as_array().unwrap().iter().all(|row| row["mac"] != "02:00:00:00:00:09"), "{left}");
     change(&machine, "set xenbr0 ageing_time=20 group_fwd_mask=0x4000");
     let list = json(&machine, "list");
     assert_eq!(list[0]["settings"]["ageing_time"], 20);

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ::bridge::port::{netdev, netdev::NetError, packet::Packet, tap::Tap};
-use ::bridge::{Bridge, Config, Lock, Port, PortSettings, Setting};
+use ::bridge::{Bridge, Config, Lock, Port};
 use netback::Attachment;
 use nix::errno::Errno;
 use ring_abi::netif::key::{BRIDGE, MTU};
@@ -102,16 +102,10 @@ impl Bridges {
         let mut changed = options.clone();
         settings.iter().try_for_each(|text| changed.set(&Origin::argument(port), text))?;
         let failed = |e: &dyn std::error::Error| Error::Other(format!("port {port}: {}", chain(e)));
-        let PortSettings { vlans, flags, rate, rate_in, storm, .. } =
-            changed.settings().map_err(|e| failed(&e))?;
-        let settings = [
-            Setting::Vlans(vlans),
-            Setting::Flags(flags),
-            Setting::Rate(rate),
-            Setting::RateIn(rate_in),
-            Setting::Storm(storm),
-        ];
-        settings.into_iter().try_for_each(|setting| found.set(port, setting)).map_err(|e| failed(&e))?;
+        let [old, new] = [&*options, &changed].map(|options| options.settings().map_err(|e| failed(&e)));
+        for setting in old?.changes_to(new?) {
+            found.set(port, setting).map_err(|e| failed(&e))?;
+        }
         *options = changed;
         Ok(())
     }
