@@ -40,6 +40,8 @@ pub struct Expected<'e> {
     pub other: Option<XenbusState>,
     /// Keys of the other end, e.g. those of its rings.
     pub other_keys: Option<&'e Keys>,
+    /// The other end's keys of which these are the names, and no others of these: where one that is missing matters.
+    pub other_known: Option<(&'e Keys, &'e [&'e str])>,
 }
 
 /// What [`DeviceEnd::change`] writes.
@@ -228,7 +230,10 @@ impl DeviceEnd {
                 return Ok(false);
             }
         }
-        Ok(true)
+        match expected.other_known {
+            Some((keys, known)) => Ok(self.known_keys(nodes, known)? == *keys),
+            None => Ok(true),
+        }
     }
 
     /// Reads which device this is, as its backend has written it: `None` where it has not yet, or never does.

@@ -315,7 +315,7 @@ impl<'d> Control<'d> {
     ) -> Result<bool, Error> {
         if writes(seen, update) {
             let instance = found_instance(seen).map_or_else(instance::random, Ok)?;
-            if !publish(&mut self.client, &entry.end, seen, update, &instance)? {
+            if !publish(&mut self.client, &entry.end, seen, update, &instance, self.driver.frontend_keys())? {
                 return Ok(false);
             }
             entry.instance = Some(instance);

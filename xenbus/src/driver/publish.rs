@@ -28,14 +28,21 @@ pub(super) fn read(
     let other_state = states.into_iter().next().map_or(Ok(None), state_of)?.unwrap_or(XenbusState::Closed);
     let own = read_listed(client, end.path(), names)?;
     let own_state = own.get(key::STATE).and_then(|s| s.parse().ok()).unwrap_or_default();
-    let ready = matches!(other_state, XenbusState::Initialised | XenbusState::Connected);
-    let reads_other = ready && (first || own_state != XenbusState::Connected);
-    let other = if reads_other { other_keys(client, end, known)? } else { without_other(client, end)? };
+    let other = match reads_other(other_state, first, own_state) {
+        true => other_keys(client, end, known)?,
+        false => without_other(client, end)?,
+    };
     // If the node was removed while it was read, some keys may be missing, which is no error.
     let Some(other) = other else { return Ok(None) };
     // A value that is no number is not the 0 that toolstacks write.
     let online = own.get(key::ONLINE).is_none_or(|o| o.trim_ascii() != "0");
     Ok(Some(DeviceState { own, own_state, other_state, other, online }))
+}
+
+/// Whether the other end's keys are of interest.
+fn reads_other(other_state: XenbusState, first: bool, own_state: XenbusState) -> bool {
+    let ready = matches!(other_state, XenbusState::Initialised | XenbusState::Connected);
+    ready && (first || own_state != XenbusState::Connected)
 }
 
 /// The `known` keys of the other end; `None` where this end's node is removed.
@@ -61,13 +68,15 @@ pub(super) fn writes(seen: &DeviceState, update: &Update) -> bool {
 
 /// Writes an update made for `seen`, in one transaction, and `instance` with the first. `false`, and nothing is written,
 /// where the store has changed since `seen` was read: the device is another, the toolstack wrote Closing, or, where the
-/// update changes the state, the frontend has changed its own or its rings. The device's state must be read again.
+/// update changes the state, the frontend has changed its own or its rings. The device's state must be read again. A frontend that
+/// was offering other rings while it was read had some keys no more, or not yet: before it is refused, the `known` ones are looked at again.
 pub(super) fn publish(
     client: &mut Client,
     end: &DeviceEnd,
     seen: &DeviceState,
     update: &Update,
     instance: &str,
+    known: &[&str],
 ) -> Result<bool> {
     let state = update.state.unwrap_or(seen.own_state);
     let changes = state != seen.own_state;
@@ -80,14 +89,51 @@ pub(super) fn publish(
     // Until it has an instance, a device is told from its successor by what the toolstack wrote.
     let toolstacks = found.is_none().then(|| without_own(&seen.own));
     let rings = ring_keys(&seen.other);
+    let is_refused =
+        changes && update.error.is_some() && reads_other(seen.other_state, false, seen.own_state);
     let expected = Expected {
         instance: found,
         own: seen.own_state,
         own_keys: toolstacks.as_ref(),
         other: changes.then_some(seen.other_state),
         other_keys: changes.then_some(&rings),
+        other_known: is_refused.then_some((&seen.other, known)),
     };
     let error = update.error.as_ref().map(|failure| (failure.errno, failure.what.as_str()));
     let change = Change { state, rewrite: update.rewrite, keys: &keys, removed: &[], error };
     end.change(client, &expected, &change)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Device, driver::Failure};
+    use ring_abi::DomId;
+    use xenstore::server::{Config, Store};
+
+    const KNOWN: &[&str] = &["ring-ref", "event-channel"];
+
+    #[test]
+    fn frontend_that_offered_other_rings_while_it_was_read_is_read_again_and_not_refused() {
+        let store = Store::spawn(Config::default()).unwrap();
+        let mut client = store.client().unwrap();
+        let device = Device::new("vbd", DomId(1), 0);
+        let (end, front) = (DeviceEnd::back(&device), device.front_path());
+        client.write(&format!("{}/state", end.path()), XenbusState::InitWait.as_text()).unwrap();
+        client.write(&format!("{front}/state"), XenbusState::Initialised.as_text()).unwrap();
+        // Between the keys of the earlier rings and those of the next ones.
+        let seen = read(&mut client, &end, true, KNOWN).unwrap().unwrap();
+        let error = Some(Failure::new(22, "event-channel: missing, expected u32"));
+        let refused = Update { state: Some(XenbusState::Closing), error, ..Update::default() };
+        for (key, value) in [("ring-ref", "8"), ("event-channel", "9")] {
+            client.write(&format!("{front}/{key}"), value).unwrap();
+        }
+        assert!(!publish(&mut client, &end, &seen, &refused, "1", KNOWN).unwrap());
+        assert_eq!(end.state(&mut client).unwrap(), XenbusState::InitWait);
+        // What stays wrong is refused.
+        client.rm(&format!("{front}/event-channel")).unwrap();
+        let seen = read(&mut client, &end, true, KNOWN).unwrap().unwrap();
+        assert!(publish(&mut client, &end, &seen, &refused, "1", KNOWN).unwrap());
+        assert_eq!(end.state(&mut client).unwrap(), XenbusState::Closing);
+    }
 }
