@@ -211,6 +211,33 @@ fn disk_of_a_running_guest_grows() {
 }
 
 #[test]
+fn interrupted_snapshot_is_finished_before_the_image_is_changed() {
+    let machine = Machine::new();
+    make_images(&machine);
+    machine.create("web", &format!("disk=['{}']", line(&machine)));
+    fill(&machine, 1, 0, MIB);
+    // As a command leaves it that was killed before it has asked dom0.
+    let (top, kept) = (machine.path("top.qcow2"), machine.path("kept.qcow2"));
+    fs::rename(&top, &kept).unwrap();
+    let mut create = program("qemu-img", "qemu-utils");
+    create.args(["create", "-q", "-u", "-f", "qcow2", "-b", "./kept.qcow2", "-F", "qcow2"]).arg(&top);
+    run(create.arg(DISK.to_string()));
+    machine.ok(["disk", "resize", "web", "xvda", &(2 * DISK).to_string()]);
+    fill(&machine, 2, DISK, MIB);
+    let dom0 = machine.pid("Domain-0").unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(dom0), nix::sys::signal::Signal::SIGKILL).unwrap();
+    eventually("another dom0 runs", || machine.pid("Domain-0").is_some_and(|pid| pid != dom0));
+    let export = machine.nbd("web", "xvda");
+    check_bytes(&export, "raw", 1, 0, MIB);
+    check_bytes(&export, "raw", 2, DISK, MIB);
+    // Any other file at the path is none that the guest can go over to.
+    fs::rename(&top, machine.path("elsewhere.qcow2")).unwrap();
+    machine.ok(["disk", "create", top.to_str().unwrap(), "--size", "1G"]);
+    let error = machine.fails(["disk", "resize", "web", "xvda", "1G"]);
+    assert!(error.contains("top.qcow2: found another file than the one that the guest has"), "{error}");
+}
+
+#[test]
 fn commands_of_the_readme_make_attach_and_keep_images() {
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../README.md")).unwrap();
     let lines = page

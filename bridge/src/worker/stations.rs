@@ -3,6 +3,7 @@
 use crate::{
     BridgeInfo, BridgeSetting, Error, FdbEntry, FdbError, FdbFilter, FdbRow,
     fdb::{Entry, Mac, PortId},
+    vlan,
 };
 
 use super::Worker;
@@ -27,6 +28,7 @@ impl Worker {
     pub(super) fn fdb_add(&mut self, entry: &FdbEntry, replaces: bool) -> Result<(), Error> {
         let FdbEntry { mac, vlan, port, kind } = entry;
         let id = self.in_fdb(port)?;
+        check(*vlan).map_err(|error| failed(*mac, port, error))?;
         let now_s = self.since_start_s();
         let added = self.switch.fdb_add((*mac, *vlan), (id, *kind), replaces, now_s);
         added.map_err(|error| failed(*mac, port, error))
@@ -34,6 +36,7 @@ impl Worker {
 
     pub(super) fn fdb_delete(&mut self, mac: Mac, vlan: Option<u16>, port: String) -> Result<(), Error> {
         let id = self.in_fdb(&port)?;
+        check(vlan).map_err(|error| failed(mac, &port, error))?;
         let deleted = self.switch.fdb_delete((mac, vlan), id, self.since_start_s());
         deleted.map_err(|error| failed(mac, &port, error))
     }
@@ -67,6 +70,11 @@ impl Worker {
     pub(super) fn info(&self) -> Result<BridgeInfo, Error> {
         self.switch.info().ok_or(Error::Wire("settings"))
     }
+}
+
+/// Whether there can be such a VLAN.
+fn check(vlan: Option<u16>) -> Result<(), FdbError> {
+    if vlan.is_none_or(|vlan| vlan <= vlan::MAX) { Ok(()) } else { Err(FdbError::Vlan) }
 }
 
 fn failed(mac: Mac, port: &str, error: FdbError) -> Error {

@@ -64,6 +64,10 @@ impl BridgeAnswers {
             }
             BridgeQuery::Mirrors { bridge } => self.mirrors(&bridge),
             BridgeQuery::Mirror { bridge, name, mirror } => {
+                if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_graphic()) {
+                    let expected = "a word of letters, digits and signs";
+                    return Err(format!("name: found {:?}, expected {expected}", shortened(&name)));
+                }
                 let MirrorSpec { select_all, select_src, select_dst, select_vlan, output } = mirror;
                 let mirror = Mirror { select_all, select_src, select_dst, select_vlan, output };
                 self.find(&bridge)?.mirror_add(&name, mirror).map(|()| json!({})).map_err(shown)
@@ -180,6 +184,8 @@ fn port_row(port: PortInfo, vifs: &BTreeMap<String, (u16, u32)>) -> PortRow {
         address: settings.address.map(|address| address.to_string()),
         lock: settings.lock.to_string(),
         ip: settings.allowed.to_string(),
+        rate: settings.rate.to_string(),
+        rate_in: settings.rate_in.to_string(),
         vlan: settings.vlans.to_string(),
         storm: Flood::ALL.map(|flood| (flood.limit_name().to_owned(), settings.storm.get(flood))).into(),
         flags: Flag::ALL.map(|flag| (flag.name().to_owned(), settings.flags.has(flag))).into(),

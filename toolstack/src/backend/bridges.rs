@@ -25,7 +25,7 @@ use xenbus::Device;
 use xenbus::driver::Failure;
 use xenbus::{Keys, XenbusState};
 
-use crate::config::host_bridge::BridgeConfig;
+use crate::config::host_bridge::{BridgeConfig, WIRE_SETTINGS};
 use crate::config::host_port::{HostInterface, PortOptions};
 use crate::config::vif::DEFAULT_BRIDGE;
 use crate::error::{Error, Origin, Result, chain};
@@ -101,6 +101,9 @@ impl Bridges {
         })?;
         let mut changed = options.clone();
         settings.iter().try_for_each(|text| changed.set(&Origin::argument(port), text))?;
+        if found.is_wire() && !changed.are_rates() {
+            return Err(Origin::argument(port).invalid("port", &settings.join(" "), WIRE_SETTINGS));
+        }
         let failed = |e: &dyn std::error::Error| Error::Other(format!("port {port}: {}", chain(e)));
         let [old, new] = [&*options, &changed].map(|options| options.settings().map_err(|e| failed(&e)));
         for setting in old?.changes_to(new?) {

@@ -39,6 +39,7 @@ pub fn answer(images: &ImageControls, domid: DomId, query: &ImageQuery) -> Resul
             "format": image.format.to_string(),
             "cluster_size": image.cluster_size,
             "bytes": image.bytes,
+            "file": image.file.map(|(device, inode)| json!({"device": device, "inode": inode})),
             "layers": image.layers.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
         })
     });

@@ -53,6 +53,8 @@ struct Row {
     /// The frontend's `XenbusState` as a number.
     state: u8,
     backend_path: String,
+    /// What the guest may send and is sent, as the store has it: an amount and the microseconds in which, by the keys' names.
+    rates: BTreeMap<&'static str, String>,
     /// From which addresses the guest may send; `None` is the default of what it is attached to.
     lock: Option<String>,
     /// The addresses of `lock=ip`.
@@ -111,6 +113,7 @@ fn row(store: &mut Client, domain: &ListedDomain, device: &ListedDevice, served:
         vifname: vifname.unwrap_or_else(|| netback::default_vif_name(domain.domid, device.id)),
         tap: tap(store, device)?,
         state: device.frontend_state(store)?,
+        rates: rates(store, device)?,
         lock: own_key(store, device, key::LOCK)?,
         ip: own_key(store, device, key::IP)?,
         vlan: own_key(store, device, key::VLAN)?,
@@ -128,6 +131,16 @@ fn own_key(store: &mut Client, device: &ListedDevice, key: &str) -> Result<Optio
         Err(e) if e.is_not_found() => Ok(None),
         value => Ok(Some(value?)),
     }
+}
+
+fn rates(store: &mut Client, device: &ListedDevice) -> Result<BTreeMap<&'static str, String>> {
+    let mut rates = BTreeMap::new();
+    for name in [key::RATE, key::RATE_PACKETS, key::RATE_IN, key::RATE_IN_PACKETS] {
+        if let Some(rate) = own_key(store, device, name)? {
+            rates.insert(name, rate);
+        }
+    }
+    Ok(rates)
 }
 
 fn flags(store: &mut Client, device: &ListedDevice) -> Result<BTreeMap<&'static str, bool>> {

@@ -139,14 +139,23 @@ impl HostConfig {
 
 /// Converts a TOML error: its line, and the first line of its message.
 pub(super) fn located(origin: &Origin, text: &str, error: &toml::de::Error) -> Error {
-    let line = line(text, error.span().map_or(0, |span| span.start));
+    let line = Lines::of(text).line(error.span().map_or(0, |span| span.start));
     let words = error.message().lines().next().unwrap_or_default();
     Error::Other(format!("{}: {words}", origin.at(line)))
 }
 
-/// The line of a byte of a text; the first line is 1.
-pub(super) fn line(text: &str, at: usize) -> usize {
-    1 + text.as_bytes()[..at.min(text.len())].iter().filter(|b| **b == b'\n').count()
+/// Where the lines of a text end.
+pub(super) struct Lines(Vec<usize>);
+
+impl Lines {
+    pub(super) fn of(text: &str) -> Lines {
+        Lines(text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(at, _)| at).collect())
+    }
+
+    /// The line of a byte of the text; the first line is 1.
+    pub(super) fn line(&self, at: usize) -> usize {
+        1 + self.0.partition_point(|end| *end < at)
+    }
 }
 
 #[cfg(test)]

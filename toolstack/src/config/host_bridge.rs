@@ -27,6 +27,9 @@ pub struct BridgeConfig {
     pub group_fwd_mask: Option<u16>,
 }
 
+/// What a wire's port can be set.
+pub const WIRE_SETTINGS: &str = "a port with rates alone, as a wire passes every frame that they admit";
+
 /// What a wire's ports are expected to be.
 const WIRE_PORTS: &str = "one port; the vif that names the wire is its other end";
 
@@ -54,6 +57,9 @@ impl BridgeConfig {
             true if self.ports.len() != 1 => invalid("ports", self.port_names(), WIRE_PORTS),
             true if !settings.is_empty() => {
                 invalid("wire", self.to_string(), "a wire without settings, as it has no forwarding database")
+            }
+            true if !self.ports.iter().all(|port| port.options.are_rates()) => {
+                invalid("ports", self.port_names(), WIRE_SETTINGS)
             }
             _ => Ok(()),
         }
@@ -192,6 +198,9 @@ mod tests {
             let error = text.parse::<BridgeConfig>().unwrap_err();
             assert!(error.contains(expected), "{text}: {error}");
         }
+        let error = BridgeConfig::wire("w=tap:a,vlan=10").unwrap_err();
+        assert!(error.contains("a port with rates alone"), "{error}");
+        assert!(BridgeConfig::wire("w=tap:a,rate=8Mb/s").is_ok());
         let error = BridgeConfig::wire("w=tap:a,ageing_time=5").unwrap_err();
         assert!(error.contains("a wire without settings"), "{error}");
     }

@@ -53,6 +53,9 @@ struct PortOption {
 /// What a guest's interface alone has: the host sends from any address.
 const GUESTS_ALONE: [&str; 2] = [key::LOCK, key::IP];
 
+/// What a wire has too.
+const RATES: [&str; 4] = [key::RATE, key::RATE_PACKETS, key::RATE_IN, key::RATE_IN_PACKETS];
+
 impl HostInterface {
     /// The interface's name.
     pub fn name(&self) -> &str {
@@ -82,6 +85,11 @@ impl PortOptions {
             None => drop(self.0.remove(key)),
         }
         Ok(())
+    }
+
+    /// Whether they are rates alone, which a wire has too.
+    pub fn are_rates(&self) -> bool {
+        self.0.keys().all(|key| RATES.contains(key))
     }
 
     /// The settings of its port.

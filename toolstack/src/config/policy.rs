@@ -78,8 +78,9 @@ impl Policy {
     /// Those of the file name its line, the key, the value found and what is valid.
     pub fn parse(origin: &Origin, text: &str) -> Result<Policy> {
         let file: File = toml::from_str(text).map_err(|e| host::located(origin, text, &e))?;
+        let lines = &host::Lines::of(text);
         let rules = |kind, tables: Vec<BTreeMap<_, _>>| {
-            tables.into_iter().map(move |table| Rule::parse(origin, text, kind, table))
+            tables.into_iter().map(move |table| Rule::parse(origin, lines, kind, table))
         };
         let rules = rules("vbd", file.disk).chain(rules("vif", file.vif)).collect::<Result<_>>()?;
         Ok(Policy { rules })
@@ -110,16 +111,19 @@ impl Policy {
 impl Rule {
     fn parse(
         origin: &Origin,
-        text: &str,
+        lines: &host::Lines,
         kind: &'static str,
         table: BTreeMap<Spanned<String>, Spanned<Value>>,
     ) -> Result<Rule> {
         let mut rule = Rule { kind, conditions: Vec::new(), keys: Vec::new() };
         let mut limits = DiskLimits::default();
-        let lines = table.keys().map(|name| host::line(text, name.span().start));
-        let first = lines.min().map_or_else(|| origin.clone(), |line| origin.at(line));
+        let first = table
+            .keys()
+            .map(|name| lines.line(name.span().start))
+            .min()
+            .map_or_else(|| origin.clone(), |line| origin.at(line));
         for (name, value) in table {
-            let at = origin.at(host::line(text, name.span().start));
+            let at = origin.at(lines.line(name.span().start));
             let name = name.into_inner();
             let value = value.into_inner();
             let found = match &value {

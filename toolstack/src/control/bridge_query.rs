@@ -180,6 +180,10 @@ pub struct PortRow {
     pub lock: String,
     /// The addresses of `lock=ip`.
     pub ip: String,
+    /// What may be sent by it: `none`, or amounts in times.
+    pub rate: String,
+    /// What it is sent at most.
+    pub rate_in: String,
     /// Its VLANs: `10p/20`, `untagged` or `trunk`.
     pub vlan: String,
     /// Its flags, by bridge(8)'s names.

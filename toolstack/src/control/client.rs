@@ -62,6 +62,17 @@ pub struct ServedImage {
     pub bytes: u64,
     /// The image, and those below it.
     pub layers: Vec<PathBuf>,
+    /// The image's file; `None` if it is not told, as by earlier versions.
+    pub file: Option<ImageFile>,
+}
+
+/// Which file an image is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct ImageFile {
+    /// The device number.
+    pub device: u64,
+    /// The inode number.
+    pub inode: u64,
 }
 
 /// A change of an image.

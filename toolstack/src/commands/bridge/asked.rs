@@ -63,9 +63,9 @@ impl Asked<'_> {
     /// The stations that one bridge, or all of them, know.
     pub(super) fn stations(&self, of: Option<&str>) -> Result<Vec<(String, FdbRow)>> {
         let mut stations = Vec::new();
-        for BridgeRow { name, .. } in self.bridges()?.into_iter().filter(|bridge| !bridge.wire) {
+        for name in self.learning(of)? {
             let mut after = None;
-            while of.is_none_or(|of| of == name) {
+            loop {
                 let query = BridgeQuery::Fdb { bridge: name.clone(), after };
                 let reply: RowsReply<FdbRow, StationId> = self.ask(query)?;
                 stations.extend(reply.rows.into_iter().map(|row| (name.clone(), row)));
@@ -81,12 +81,10 @@ impl Asked<'_> {
     /// The mirrors of one bridge, or of all.
     pub(super) fn mirrors(&self, of: Option<&str>) -> Result<Vec<(String, MirrorRow)>> {
         let mut mirrors = Vec::new();
-        for BridgeRow { name, .. } in self.bridges()?.into_iter().filter(|bridge| !bridge.wire) {
-            if of.is_none_or(|of| of == name) {
-                let reply: RowsReply<MirrorRow, String> =
-                    self.ask(BridgeQuery::Mirrors { bridge: name.clone() })?;
-                mirrors.extend(reply.rows.into_iter().map(|row| (name.clone(), row)));
-            }
+        for name in self.learning(of)? {
+            let reply: RowsReply<MirrorRow, String> =
+                self.ask(BridgeQuery::Mirrors { bridge: name.clone() })?;
+            mirrors.extend(reply.rows.into_iter().map(|row| (name.clone(), row)));
         }
         Ok(mirrors)
     }
@@ -108,6 +106,17 @@ impl Asked<'_> {
     /// Has dom0 change something.
     pub(super) fn change(&self, query: BridgeQuery) -> Result<Value> {
         self.ask(query)
+    }
+
+    /// The names of one bridge that is no wire, or of all of these.
+    fn learning(&self, of: Option<&str>) -> Result<Vec<String>> {
+        match of {
+            Some(name) => Ok(vec![name.to_owned()]),
+            None => {
+                let bridges = self.bridges()?.into_iter().filter(|bridge| !bridge.wire);
+                Ok(bridges.map(|bridge| bridge.name).collect())
+            }
+        }
     }
 
     fn names(&self, of: Option<&str>) -> Result<Vec<String>> {

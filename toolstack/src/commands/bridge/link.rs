@@ -52,7 +52,10 @@ fn change(asked: &Asked<'_>, mut words: Words<'_>) -> Result<()> {
             word => return Err(words.unknown(word)),
         }
     }
-    let name = name.ok_or_else(|| words.unknown("set"))?;
+    let name = name.ok_or_else(|| words.missing("dev"))?;
+    if settings.is_empty() {
+        return Err(words.missing("a setting"));
+    }
     set::port(asked, &asked.port(name)?, settings)
 }
 

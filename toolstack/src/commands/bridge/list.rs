@@ -55,6 +55,9 @@ fn shown(port: &Port) -> Result<()> {
     let row = &port.row;
     let address = row.address.as_deref().unwrap_or("-");
     output::line(format_args!("{}: address {address} lock {} vlan {}", row.port, row.lock, row.vlan))?;
+    if (row.rate.as_str(), row.rate_in.as_str()) != ("none", "none") {
+        output::line(format_args!("    rate {}, rate-in {}", row.rate, row.rate_in))?;
+    }
     let PortCounters { rx_frames, rx_bytes, tx_frames, tx_bytes, drops, mac_moves } = &row.counters;
     output::line(format_args!(
         "    rx {rx_frames} frames {rx_bytes} bytes, tx {tx_frames} frames {tx_bytes} bytes, mac_moves {mac_moves}"

@@ -3,7 +3,7 @@
 use super::asked::{Asked, interface};
 use super::words::Words;
 use crate::control::bridge_query::{BridgeQuery, MirrorRow, MirrorSpec};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::output;
 
 const EXPECTED: &str = "[show] [br BRIDGE], add NAME br BRIDGE [all] [src PORT]... [dst PORT]... [vlan VID]... output PORT, or \
@@ -24,7 +24,8 @@ pub(super) fn run(asked: &Asked<'_>, words: &[String]) -> Result<()> {
             let name = words.need("NAME")?.to_owned();
             let bridge = match words.next() {
                 Some("br") => words.need("br")?.to_owned(),
-                word => return Err(words.unknown(word.unwrap_or_default())),
+                Some(word) => return Err(words.unknown(word)),
+                None => return Err(words.missing("br")),
             };
             asked.change(BridgeQuery::Unmirror { bridge, name }).map(drop)
         }
@@ -46,10 +47,9 @@ fn add(asked: &Asked<'_>, mut words: Words<'_>) -> Result<()> {
             word => return Err(words.unknown(word)),
         }
     }
-    let missing = |word: &str| Error::Other(format!("{word}: missing, expected {EXPECTED}"));
-    let bridge = bridge.ok_or_else(|| missing("br"))?;
+    let bridge = bridge.ok_or_else(|| words.missing("br"))?;
     if mirror.output.is_empty() {
-        return Err(missing("output"));
+        return Err(words.missing("output"));
     }
     asked.change(BridgeQuery::Mirror { bridge, name, mirror }).map(drop)
 }

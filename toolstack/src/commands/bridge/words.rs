@@ -23,7 +23,12 @@ impl<'a> Words<'a> {
 
     /// The next word, which must be there.
     pub(super) fn need(&mut self, name: &str) -> Result<&'a str> {
-        self.next().ok_or_else(|| Error::Other(format!("{name}: missing, expected {}", self.expected)))
+        self.next().ok_or_else(|| self.missing(name))
+    }
+
+    /// The error of a word that is missing.
+    pub(super) fn missing(&self, name: &str) -> Error {
+        Error::Other(format!("{name}: missing, expected {}", self.expected))
     }
 
     /// The value behind a keyword.
@@ -34,7 +39,12 @@ impl<'a> Words<'a> {
 
     /// A VLAN behind the keyword `vlan`.
     pub(super) fn vlan(&mut self) -> Result<u16> {
-        self.value("vlan", "a VLAN from 1 to 4094, or 0 for none")
+        let expected = "a VLAN from 1 to 4094, or 0 for none";
+        let vlan = self.value("vlan", expected)?;
+        match vlan {
+            0..=4094 => Ok(vlan),
+            _ => Err(Error::Other(format!("vlan: found {vlan}, expected {expected}"))),
+        }
     }
 
     /// The error of a word that is not understood.

@@ -1,11 +1,12 @@
 //! The image of a disk that is served: asks the dom0 that serves it, and waits for what that changes.
 
+use std::os::unix::fs::MetadataExt;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ring_abi::blkif::vdev::Vdev;
 
-use crate::control::client::{self, ServedImage, ServedJob};
+use crate::control::client::{self, ImageFile, ServedImage, ServedJob};
 use crate::control::protocol::ImageQuery;
 use crate::dir::Dir;
 use crate::error::{Error, Origin, Result};
@@ -14,8 +15,10 @@ use crate::machine::listing::Listing;
 
 /// How long a change may take.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a dom0 may answer that it does not serve the disk.
+const UNSERVED: Duration = Duration::from_secs(3);
 /// How often dom0 is asked whether it is made.
-const POLL: Duration = Duration::from_millis(20);
+pub(super) const POLL: Duration = Duration::from_millis(20);
 
 /// A disk that is served.
 pub(super) struct LiveDisk<'d> {
@@ -33,6 +36,14 @@ pub(super) enum Outcome {
     Failed(String),
     /// Another dom0 serves the disk now, with this image; or it is not known whether it is another one.
     Replaced(ServedImage),
+}
+
+/// Whether the image's path names its file; so is said where it is not known.
+fn is_at_its_path(image: &ServedImage) -> bool {
+    let (Some(ImageFile { device, inode }), Some(path)) = (image.file, image.layers.first()) else {
+        return true;
+    };
+    std::fs::metadata(path).is_ok_and(|meta| (meta.dev(), meta.ino()) == (device, inode))
 }
 
 impl<'d> LiveDisk<'d> {
@@ -54,11 +65,32 @@ impl<'d> LiveDisk<'d> {
         Ok(LiveDisk { listing, device, dir, query })
     }
 
-    /// The disk's image; `None` if it is raw.
+    /// The disk's image, as it is to be changed; `None` if it is raw. Where a snapshot was interrupted, so that its overlay is at the image's path
+    /// and the guest writes below it, the guest goes over to that first.
     ///
     /// # Errors
-    /// No dom0 of xpv's serves the disk.
+    /// No dom0 of xpv's serves the disk, or another image is at the path, which the guest cannot go over to.
     pub(super) fn image(&self) -> Result<Option<ServedImage>> {
+        let Some(image) = self.served()? else { return Ok(None) };
+        if is_at_its_path(&image) {
+            return Ok(Some(image));
+        }
+        match self.change("snapshot", None)? {
+            Outcome::Made => self.served(),
+            Outcome::Replaced(image) => Ok(Some(image)),
+            Outcome::Failed(why) => {
+                let path = image.layers.first().cloned().unwrap_or_default();
+                let found = "found another file than the one that the guest has";
+                Err(Error::other(format!(
+                    "{}: {found}, and it cannot go over to that: {why}",
+                    path.display()
+                )))
+            }
+        }
+    }
+
+    /// The disk's image, whatever is at its path.
+    pub(super) fn served(&self) -> Result<Option<ServedImage>> {
         client::image(self.dir, &self.query).map(|reply| reply.image)
     }
 
@@ -89,9 +121,20 @@ impl<'d> LiveDisk<'d> {
             Err(_) => None,
         };
         let mut deadline = Instant::now() + PATIENCE;
+        let mut unserved_since = None;
         loop {
-            // While there is no dom0, its successor is waited for.
-            let asked = client::image(self.dir, &self.query).ok();
+            // While there is no dom0, its successor is waited for, which may not serve the disk at once.
+            let asked = client::image(self.dir, &self.query);
+            match &asked {
+                Err(Error::Other(why)) => {
+                    let since: &mut Instant = unserved_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() > UNSERVED {
+                        return Ok(Outcome::Failed(why.clone()));
+                    }
+                }
+                _ => unserved_since = None,
+            }
+            let asked = asked.ok();
             let job = asked.as_ref().and_then(|reply| reply.job.as_ref());
             match (job.filter(|job| Some(job.id) == id), asked.as_ref().and_then(|reply| reply.image.clone()))
             {

@@ -8,17 +8,22 @@ use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use blkback::engine::Mode;
 use blkback::engine::format::{Format, NewImage};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::create::CLUSTER_BITS;
-use super::live::{LiveDisk, Outcome};
+use super::live::{LiveDisk, Outcome, POLL};
 use crate::control::client::ServedImage;
 use crate::dir::Dir;
 use crate::error::{Error, Origin, Result};
 use crate::image::chain;
+
+/// How late dom0 may be with a change that it was asked for.
+const LATE: Duration = Duration::from_secs(3);
 
 /// Keep the image of a running guest's disk as it is, under a new name
 ///
@@ -60,8 +65,8 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     files.exchange().inspect_err(|_| files.remove())?;
     match disk.change("snapshot", None)? {
         Outcome::Made => Ok(()),
-        // It has opened the path, and with it the overlay.
-        Outcome::Replaced(now) if now.layers.get(1) == Some(&files.kept) => Ok(()),
+        // A successor has opened the path, and with it the overlay; or the answer came late.
+        Outcome::Replaced(_) | Outcome::Failed(_) if files.are_used(&disk) => Ok(()),
         Outcome::Replaced(_) => Err(Error::other(format!(
             "{}: dom0 went away meanwhile; the guest goes on in the overlay at {} when the disk is opened again",
             files.kept.display(),
@@ -86,6 +91,21 @@ impl Files {
     fn new(image: &ServedImage, name: &str) -> Result<Files> {
         let path = image.layers.first().ok_or_else(|| Error::other("dom0 names no image"))?;
         Ok(Files { image: path.clone(), kept: path.with_file_name(name) })
+    }
+
+    /// Whether the guest goes on in the overlay, which dom0 may be about to tell.
+    fn are_used(&self, disk: &LiveDisk<'_>) -> bool {
+        let deadline = Instant::now() + LATE;
+        loop {
+            let image = disk.served().ok().flatten();
+            if image.is_some_and(|image| image.layers.get(1) == Some(&self.kept)) {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            thread::sleep(POLL);
+        }
     }
 
     /// Makes the overlay, under the name of what it is to be over.
