@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use xenstore::DomId;
 
 use super::image_changes::Change;
-use super::image_controls::{ImageControls, Job};
+use super::image_controls::{ImageControls, Job, Shown};
 use crate::control::protocol::{ImageQuery, shortened};
 
 /// Answers a request.
@@ -33,13 +33,13 @@ pub fn answer(images: &ImageControls, domid: DomId, query: &ImageQuery) -> Resul
         None if action.is_some() => images.cancel(front, devid)?,
         None => {}
     }
-    let (image, job) = images.show(front, devid)?;
+    let Shown { image, file, job } = images.show(front, devid)?;
     let image = image.map(|image| {
         json!({
             "format": image.format.to_string(),
             "cluster_size": image.cluster_size,
             "bytes": image.bytes,
-            "file": image.file.map(|(device, inode)| json!({"device": device, "inode": inode})),
+            "file": file.map(|(device, inode)| json!({"device": device, "inode": inode})),
             "layers": image.layers.iter().map(|path| path.display().to_string()).collect::<Vec<_>>(),
         })
     });

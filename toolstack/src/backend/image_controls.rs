@@ -34,6 +34,16 @@ struct Served {
     job: Option<Arc<Job>>,
 }
 
+/// What is told of a disk's image.
+pub struct Shown {
+    /// The image, if it has a format that can be asked.
+    pub image: Option<ImageInfo>,
+    /// The device and inode numbers of its file, by which it is known whether another one is at its path now.
+    pub file: Option<FileId>,
+    /// The last change of it.
+    pub job: Option<Arc<Job>>,
+}
+
 /// A change that is being made, or was.
 #[derive(Debug)]
 pub struct Job {
@@ -69,13 +79,14 @@ impl ImageControls {
         all.insert((device.front.0, device.id), served);
     }
 
-    /// A disk's image, if it has a format that can be asked, and the last job of it.
+    /// A disk's image, and the last change of it.
     ///
     /// # Errors
     /// No such disk is served.
-    pub fn show(&self, domid: u16, devid: u32) -> Result<(Option<ImageInfo>, Option<Arc<Job>>), String> {
+    pub fn show(&self, domid: u16, devid: u32) -> Result<Shown, String> {
         self.with(domid, devid, |served, disk| {
-            Ok((disk.image().map(|control| control.info()), served.job.clone()))
+            let image = disk.image().map(|control| control.info());
+            Ok(Shown { image, file: served.files.first().copied(), job: served.job.clone() })
         })
     }
 

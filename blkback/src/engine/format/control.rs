@@ -11,7 +11,6 @@ use super::progress::Progress;
 use nix::errno::Errno;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -36,8 +35,6 @@ pub struct ImageInfo {
     pub bytes: u64,
     /// The image and those below it.
     pub layers: Vec<PathBuf>,
-    /// The device and inode numbers of the image's file, by which it is known whether another one is at its path now.
-    pub file: Option<(u64, u64)>,
 }
 
 impl ImageControl {
@@ -47,14 +44,11 @@ impl ImageControl {
 
     /// The image as it is now.
     pub fn info(&self) -> ImageInfo {
-        let files = self.image.files();
-        let own = files.first().and_then(|file| file.file().metadata().ok());
         ImageInfo {
             format: Format::Qcow2,
             cluster_size: self.cluster_size,
             bytes: self.image.size.load(Ordering::Relaxed),
-            layers: files.iter().map(|file| file.path().to_owned()).collect(),
-            file: own.map(|meta| (meta.dev(), meta.ino())),
+            layers: self.image.files().iter().map(|file| file.path().to_owned()).collect(),
         }
     }
 
