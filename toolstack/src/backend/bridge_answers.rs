@@ -112,10 +112,11 @@ impl BridgeAnswers {
     }
 
     fn ports(&self, bridge: &str, after: Option<String>) -> Result<Value, String> {
-        let mut ports = self.find(bridge)?.ports().map_err(shown)?;
+        let bridge = self.find(bridge)?;
+        let mut ports = bridge.ports().map_err(shown)?;
         ports.retain(|port| after.as_ref().is_none_or(|after| port.name > *after));
         ports.sort_by(|one, other| one.name.cmp(&other.name));
-        let vifs: BTreeMap<String, (u16, u32)> = self.vifs.of_bridge(self.find(bridge)?);
+        let vifs = self.vifs.of_bridge(bridge);
         let rows = ports.into_iter().map(|port| port_row(port, &vifs));
         Ok(page(rows, |row| row.port.clone()))
     }

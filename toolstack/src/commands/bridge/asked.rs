@@ -4,7 +4,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::control::bridge_query::{
-    BridgeQuery, BridgeRow, BridgesReply, FdbRow, MirrorRow, PortRow, RowsReply, StationId,
+    BridgeQuery, BridgeRow, BridgesReply, FdbRow, MirrorRow, PortRow, RowsReply,
 };
 use crate::control::client::Connection;
 use crate::control::protocol::Request;
@@ -45,17 +45,9 @@ impl Asked<'_> {
     /// The ports of one bridge, or of all.
     pub(super) fn ports(&self, of: Option<&str>) -> Result<Vec<Port>> {
         let mut ports = Vec::new();
-        for bridge in self.names(of)? {
-            let mut after = None;
-            loop {
-                let query = BridgeQuery::Ports { bridge: bridge.clone(), after };
-                let reply: RowsReply<PortRow, String> = self.ask(query)?;
-                ports.extend(reply.rows.into_iter().map(|row| Port { bridge: bridge.clone(), row }));
-                after = reply.next;
-                if after.is_none() {
-                    break;
-                }
-            }
+        for bridge in self.names(of, |_| true)? {
+            let rows = self.rows(|after| BridgeQuery::Ports { bridge: bridge.clone(), after })?;
+            ports.extend(rows.into_iter().map(|row| Port { bridge: bridge.clone(), row }));
         }
         Ok(ports)
     }
@@ -63,17 +55,9 @@ impl Asked<'_> {
     /// The stations that one bridge, or all of them, know.
     pub(super) fn stations(&self, of: Option<&str>) -> Result<Vec<(String, FdbRow)>> {
         let mut stations = Vec::new();
-        for name in self.learning(of)? {
-            let mut after = None;
-            loop {
-                let query = BridgeQuery::Fdb { bridge: name.clone(), after };
-                let reply: RowsReply<FdbRow, StationId> = self.ask(query)?;
-                stations.extend(reply.rows.into_iter().map(|row| (name.clone(), row)));
-                after = reply.next;
-                if after.is_none() {
-                    break;
-                }
-            }
+        for name in self.names(of, |bridge| !bridge.wire)? {
+            let rows = self.rows(|after| BridgeQuery::Fdb { bridge: name.clone(), after })?;
+            stations.extend(rows.into_iter().map(|row| (name.clone(), row)));
         }
         Ok(stations)
     }
@@ -81,12 +65,29 @@ impl Asked<'_> {
     /// The mirrors of one bridge, or of all.
     pub(super) fn mirrors(&self, of: Option<&str>) -> Result<Vec<(String, MirrorRow)>> {
         let mut mirrors = Vec::new();
-        for name in self.learning(of)? {
+        for name in self.names(of, |bridge| !bridge.wire)? {
             let reply: RowsReply<MirrorRow, String> =
                 self.ask(BridgeQuery::Mirrors { bridge: name.clone() })?;
             mirrors.extend(reply.rows.into_iter().map(|row| (name.clone(), row)));
         }
         Ok(mirrors)
+    }
+
+    /// All rows of a reply that comes in pages: `query` asks for those behind what it is given.
+    fn rows<T: DeserializeOwned, N: DeserializeOwned>(
+        &self,
+        query: impl Fn(Option<N>) -> BridgeQuery,
+    ) -> Result<Vec<T>> {
+        let mut rows = Vec::new();
+        let mut after = None;
+        loop {
+            let reply: RowsReply<T, N> = self.ask(query(after))?;
+            rows.extend(reply.rows);
+            after = reply.next;
+            if after.is_none() {
+                return Ok(rows);
+            }
+        }
     }
 
     /// The port of this name, or of the interface of this name.
@@ -108,21 +109,11 @@ impl Asked<'_> {
         self.ask(query)
     }
 
-    /// The names of one bridge that is no wire, or of all of these.
-    fn learning(&self, of: Option<&str>) -> Result<Vec<String>> {
+    /// The name of one bridge, or those of all of a kind.
+    fn names(&self, of: Option<&str>, is_one: impl Fn(&BridgeRow) -> bool) -> Result<Vec<String>> {
         match of {
             Some(name) => Ok(vec![name.to_owned()]),
-            None => {
-                let bridges = self.bridges()?.into_iter().filter(|bridge| !bridge.wire);
-                Ok(bridges.map(|bridge| bridge.name).collect())
-            }
-        }
-    }
-
-    fn names(&self, of: Option<&str>) -> Result<Vec<String>> {
-        match of {
-            Some(name) => Ok(vec![name.to_owned()]),
-            None => Ok(self.bridges()?.into_iter().map(|bridge| bridge.name).collect()),
+            None => Ok(self.bridges()?.into_iter().filter(is_one).map(|bridge| bridge.name).collect()),
         }
     }
 
