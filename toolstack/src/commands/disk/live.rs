@@ -20,6 +20,30 @@ const UNSERVED: Duration = Duration::from_secs(3);
 /// How often dom0 is asked whether it is made.
 pub(super) const POLL: Duration = Duration::from_millis(20);
 
+/// The disk of a running guest, as commands name it.
+#[derive(Debug, clap::Args)]
+pub(super) struct DiskArgs {
+    /// The guest's name or domain ID
+    domain: String,
+
+    /// The disk: its name in the guest, or its number
+    dev: String,
+
+    /// The guest is a domain of the Xen host that this program runs on
+    #[arg(long)]
+    xen: bool,
+}
+
+impl DiskArgs {
+    /// Finds it.
+    ///
+    /// # Errors
+    /// As [`LiveDisk::find`].
+    pub(super) fn find<'d>(&self, dir: &'d Dir) -> Result<LiveDisk<'d>> {
+        LiveDisk::find(dir, self.xen, &self.domain, &self.dev)
+    }
+}
+
 /// A disk that is served.
 pub(super) struct LiveDisk<'d> {
     pub(super) listing: Listing,

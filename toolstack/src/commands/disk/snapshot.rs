@@ -16,7 +16,7 @@ use blkback::engine::format::{Format, NewImage};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 
 use super::create::CLUSTER_BITS;
-use super::live::{LiveDisk, Outcome, POLL};
+use super::live::{DiskArgs, LiveDisk, Outcome, POLL};
 use crate::control::client::ServedImage;
 use crate::dir::Dir;
 use crate::error::{Error, Origin, Result};
@@ -31,18 +31,11 @@ const LATE: Duration = Duration::from_secs(3);
 /// after a power cut, with all that the guest has flushed. Only qcow2 images have snapshots.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The guest's name or domain ID
-    domain: String,
-
-    /// The disk: its name in the guest, or its number
-    dev: String,
+    #[command(flatten)]
+    disk: DiskArgs,
 
     /// The file's new name, in the directory in which it is
     name: String,
-
-    /// The guest is a domain of the Xen host that this program runs on
-    #[arg(long)]
-    xen: bool,
 }
 
 /// Makes the snapshot.
@@ -55,7 +48,7 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
         let expected = "a file's name: the image stays in its directory";
         return Err(Origin::argument("NAME").invalid("image", &args.name, expected));
     }
-    let disk = LiveDisk::find(dir, args.xen, &args.domain, &args.dev)?;
+    let disk = args.disk.find(dir)?;
     let image = disk.image()?.ok_or_else(|| {
         let expected = "a qcow2 image: a raw one has no snapshots";
         Origin::argument("DEV").invalid("disk: format", "raw", expected)

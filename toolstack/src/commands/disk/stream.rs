@@ -1,7 +1,7 @@
 //! `xpv disk stream`: copies what only the backing files have into a running guest's image, which has none then.
 
 use super::follow;
-use super::live::{LiveDisk, Outcome};
+use super::live::{DiskArgs, Outcome};
 use crate::dir::Dir;
 use crate::error::{Error, Result};
 
@@ -10,15 +10,8 @@ use crate::error::{Error, Result};
 /// If the command is interrupted, or dom0 is killed, nothing is lost, and the command goes on where it is run again.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The guest's name or domain ID
-    domain: String,
-
-    /// The disk: its name in the guest, or its number
-    dev: String,
-
-    /// The guest is a domain of the Xen host that this program runs on
-    #[arg(long)]
-    xen: bool,
+    #[command(flatten)]
+    disk: DiskArgs,
 }
 
 /// Streams the image, and waits for it.
@@ -26,7 +19,7 @@ pub struct Args {
 /// # Errors
 /// The disk's image has no backing file, one of the images cannot be read or written, or the command was interrupted.
 pub fn run(args: &Args, dir: &Dir) -> Result<()> {
-    let disk = LiveDisk::find(dir, args.xen, &args.domain, &args.dev)?;
+    let disk = args.disk.find(dir)?;
     follow::find_backing(&disk)?;
     match follow::change(&disk, "stream")? {
         Outcome::Made => Ok(()),
