@@ -57,8 +57,9 @@ fn cut(log: &LogWrites, image: &str, seed: u64, number: u64) -> Result<(), Box<d
 
 fn check(directory: &Path, mark: &str) -> Result<(), Box<dyn Error>> {
     for files in mark.split('-').filter(|files| *files != "none") {
-        let (name, last) = files.split_at_checked(1).ok_or_else(|| format!("mark {mark}"))?;
-        for number in 1..=last.parse()? {
+        let no_mark = || format!("mark {mark}: found {files:?}, expected a letter and a number");
+        let (name, last) = files.split_at_checked(1).ok_or_else(no_mark)?;
+        for number in 1..=last.parse().map_err(|_| no_mark())? {
             let path = directory.join(format!("{name}{number}"));
             let found =
                 std::fs::read(&path).map_err(|e| format!("{}: {e}, expected by {mark}", path.display()))?;

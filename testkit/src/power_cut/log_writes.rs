@@ -13,6 +13,9 @@ const MAGIC: u64 = 0x006a_7366_7773_6872;
 /// `WRITE_LOG_VERSION`.
 const VERSION: u64 = 1;
 
+/// What the target marks by itself when it is removed (`log_writes_dtr`): not a label of who logs.
+const END_MARK: &str = "dm-log-writes-end";
+
 /// The flags of an entry that are known: `LOG_FLUSH_FLAG`, `LOG_FUA_FLAG`, `LOG_DISCARD_FLAG`, `LOG_MARK_FLAG`, `LOG_METADATA_FLAG`.
 const FLUSH: u64 = 1;
 const FUA: u64 = 2;
@@ -28,7 +31,7 @@ const MOMENTS: u64 = 4;
 pub struct LogWrites {
     /// The operations.
     pub log: WriteLog,
-    /// Labels, and the moments at which they were logged.
+    /// Labels, and the moments at which they were logged. The target's own mark at its end is not among them.
     pub marks: Vec<(u64, String)>,
 }
 
@@ -63,7 +66,9 @@ impl LogWrites {
             let label = usize::try_from(len).ok().and_then(|len| entry[32..].get(..len));
             let label = label.ok_or_else(|| invalid(format!("a mark of {len} bytes")))?;
             let label = String::from_utf8_lossy(label).trim_end_matches('\0').to_owned();
-            self.marks.push((number * MOMENTS + 2, label));
+            if label != END_MARK {
+                self.marks.push((number * MOMENTS + 2, label));
+            }
             return Ok(());
         }
         if start.checked_add(count).is_none_or(|end| end > self.log.sectors) {
@@ -146,6 +151,13 @@ mod tests {
         let flushed = read.log.flushed().next().unwrap() + 1;
         assert_eq!([cut(flushed - 1, Choice::None), cut(flushed, Choice::None)], [[0, 0], [1, 2]]);
         assert_eq!([cut(u64::MAX, Choice::None), cut(u64::MAX, Choice::All)], [[1, 2], [0, 3]]);
+    }
+
+    #[test]
+    fn the_last_label_stays_the_last_once_the_target_is_removed() {
+        let mark = |label: &str| block([0, 0, MARK, label.len() as u64], label.as_bytes());
+        let read = LogWrites::read(&log(&[mark("a12-b9"), mark(END_MARK)])[..], 2).unwrap();
+        assert_eq!(read.mark_before(u64::MAX), Some("a12-b9"));
     }
 
     #[test]
