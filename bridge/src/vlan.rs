@@ -110,7 +110,7 @@ pub(crate) enum Retag {
 
 impl Vlans {
     /// What [`Vlans::from_str`] reads, in words.
-    pub const EXPECTED: &'static str = "a VLAN such as 10, several such as 10p/20/30-39 of which p marks the one without tags, 20t/30-39t with tags alone, or none";
+    pub const EXPECTED: &'static str = "a VLAN such as 10, or several such as 10p/20/30-39 of which p marks the one without tags, or 20t/30-39t with tags alone, or none";
 
     /// Of a port that says nothing: all VLANs with tags, and untagged frames without.
     pub fn trunk() -> Vlans {
