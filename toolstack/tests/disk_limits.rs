@@ -6,8 +6,6 @@ use std::time::{Duration, Instant};
 
 use common::netns::two_guests;
 use common::{Machine, eventually};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 use testkit::nbd::{BLOCK, Nbd};
 
@@ -70,7 +68,7 @@ iops-total = 1
     assert!(time < Duration::from_secs(3), "{time:?}");
 
     // Its successor knows what was set.
-    kill(Pid::from_raw(machine.pid("Domain-0").unwrap()), Signal::SIGKILL).unwrap();
+    machine.kill_dom0();
     eventually("the next dom0 has the limits", || limits(&machine) == free);
     // Until the disk is detached.
     machine.ok(["block-detach", "web", "xvda"]);

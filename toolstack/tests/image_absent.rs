@@ -5,8 +5,6 @@ mod common;
 use std::path::PathBuf;
 
 use common::{Machine, eventually};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use testkit::nbd::{BLOCK, Nbd};
 
 const MIB: u64 = 1 << 20;
@@ -29,9 +27,7 @@ fn setup() -> Setup {
 impl Setup {
     /// Kills dom0, and waits until the next one has reported that the image is absent.
     fn restart_without_image(&self) {
-        let before = self.machine.pid("Domain-0").unwrap();
-        kill(Pid::from_raw(before), Signal::SIGKILL).unwrap();
-        eventually("another dom0 runs", || self.machine.pid("Domain-0").is_some_and(|pid| pid != before));
+        self.machine.await_dom0_after(self.machine.kill_dom0());
         let file = self.image.to_str().unwrap();
         eventually("dom0 says which image it waits for", || {
             let list = self.machine.ok(["block-list", "--json", "web"]);
