@@ -103,6 +103,12 @@ impl VbdDriver {
     pub fn set_inflight_dir(&mut self, dir: InflightDir) {
         self.inflight_dir = Some(dir);
     }
+
+    /// Frontends whose rings are not resumed reconnect by themselves.
+    fn handshake(&self, seen: &DeviceState) -> Handshake {
+        let handshake = Handshake::new(RECONNECT, seen);
+        if self.inflight_dir.is_some() { handshake } else { handshake.serving_detached(seen) }
+    }
 }
 
 impl BackDriver for VbdDriver {
@@ -130,7 +136,7 @@ impl BackDriver for VbdDriver {
             grants: grants.unwrap_or_else(|| self.grants.clone()),
             channels: self.channels.clone(),
             tuning: self.tuning,
-            handshake: Handshake::new(RECONNECT, seen),
+            handshake: self.handshake(seen),
             connection: None,
             stopping: false,
             suspended: None,

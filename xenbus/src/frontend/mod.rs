@@ -155,8 +155,8 @@ pub trait FrontDevice {
         false
     }
 
-    /// Whether the backend that is or was connected is known to be gone: a request to close the device is followed then, even
-    /// if it is in use, as a successor would only wait for that.
+    /// Whether the backend that is or was connected is known to be gone: one that was closing by itself, not for the toolstack,
+    /// is followed then even if the device is in use.
     fn is_backend_lost(&self) -> bool {
         false
     }
@@ -176,6 +176,9 @@ impl Frontend {
         span: tracing::Span,
     ) -> Result<Frontend, Error> {
         let path = format!("/local/domain/{domid}/device/{kind}/{devid}");
+        // Not twice in the lines of a caller that has entered a span of the device for all that it does.
+        let is_entered = tracing::Span::current().metadata().is_some_and(|metadata| metadata.name() == kind);
+        let span = if is_entered { tracing::Span::none() } else { span };
         let event_set = EventSet::new()?;
         let mut link = StoreLink::connect(store, &event_set, token)?;
         let client = link.client().ok_or(Error::Closed)?;
