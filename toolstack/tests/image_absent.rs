@@ -65,6 +65,24 @@ fn disk_whose_image_is_absent_when_dom0_starts_resumes_once_it_is_back() {
 }
 
 #[test]
+fn disk_whose_image_was_replaced_by_a_smaller_one_waits_until_it_is_as_large() {
+    let setup = setup();
+    let mut client = Nbd::connect(&setup.socket).unwrap();
+    std::fs::rename(&setup.image, &setup.away).unwrap();
+    setup.restart_without_image();
+    setup.machine.image("a.img", 4 * MIB);
+    let what = format!("{}: found 8192 sectors of 512 bytes, expected at least 16384", setup.image.display());
+    eventually("dom0 says that the image is smaller", || {
+        setup.machine.ok(["block-list", "--json", "web"]).contains(&what)
+    });
+    assert!(setup.machine.log().contains(&what));
+    client.send_write(6 * MIB / BLOCK as u64, &[1; BLOCK]).unwrap();
+    setup.machine.image("a.img", 8 * MIB);
+    client.written().unwrap();
+    assert_eq!(setup.errors(), []);
+}
+
+#[test]
 fn disk_that_waits_for_its_image_can_be_detached() {
     let setup = setup();
     let machine = &setup.machine;
