@@ -126,6 +126,7 @@ impl BackDriver for VbdDriver {
         seen: &DeviceState,
         waker: Waker,
     ) -> Result<Box<dyn BackDevice>, Failure> {
+        DeviceLimits::check(&seen.own).map_err(|error| Failure::new(libc::EINVAL, error))?;
         let disk = (self.opener)(device, &seen.own)?;
         let info = disk.info().map_err(|e| failure(&e, format!("{}: {}: {e}", key::PARAMS, disk.name())))?;
         refuse_smaller(&*disk, info, seen)?;
