@@ -42,7 +42,7 @@ pub fn follow<D: FrontDevice>(device: &mut D) -> Result<(), D::Error> {
 /// # Errors
 /// As [`follow`].
 pub fn refresh<D: FrontDevice>(device: &mut D) -> Result<(), D::Error> {
-    let _span = device.frontend().span.clone().entered();
+    let _span = device.frontend().span_to_enter().entered();
     for _ in 0..MAX_STEPS {
         let stepped = step(device);
         if !survive(device, stepped)?.unwrap_or(false) {
@@ -59,7 +59,7 @@ pub fn refresh<D: FrontDevice>(device: &mut D) -> Result<(), D::Error> {
 /// # Errors
 /// As [`follow`].
 pub fn attach<D: FrontDevice>(device: &mut D) -> Result<(), D::Error> {
-    let span = device.frontend().span.clone();
+    let span = device.frontend().span_to_enter();
     span.in_scope(|| {
         let attached = try_attach(device);
         survive(device, attached)
@@ -269,7 +269,7 @@ pub fn finish_close<D: FrontDevice>(device: &mut D) -> Result<(), D::Error> {
     if !device.frontend().is_closing() || device.is_busy() {
         return Ok(());
     }
-    let _span = device.frontend().span.clone().entered();
+    let _span = device.frontend().span_to_enter().entered();
     let finished = try_finish(device);
     survive(device, finished).map(drop)
 }

@@ -176,9 +176,6 @@ impl Frontend {
         span: tracing::Span,
     ) -> Result<Frontend, Error> {
         let path = format!("/local/domain/{domid}/device/{kind}/{devid}");
-        // Not twice in the lines of a caller that has entered a span of the device for all that it does.
-        let is_entered = tracing::Span::current().metadata().is_some_and(|metadata| metadata.name() == kind);
-        let span = if is_entered { tracing::Span::none() } else { span };
         let event_set = EventSet::new()?;
         let mut link = StoreLink::connect(store, &event_set, token)?;
         let client = link.client().ok_or(Error::Closed)?;
@@ -207,6 +204,17 @@ impl Frontend {
     pub fn fd(&self) -> BorrowedFd<'_> {
         use std::os::fd::AsFd;
         self.event_set.as_fd()
+    }
+
+    /// The device's span to be entered: none where the caller is in one of this name, as that has entered a span of the device for all that
+    /// it does, and lines would name the device twice.
+    fn span_to_enter(&self) -> tracing::Span {
+        let name = |span: &tracing::Span| span.metadata().map(|metadata| metadata.name());
+        if name(&tracing::Span::current()) == name(&self.span) {
+            tracing::Span::none()
+        } else {
+            self.span.clone()
+        }
     }
 
     /// The device's span, for log lines.
