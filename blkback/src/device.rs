@@ -252,7 +252,9 @@ impl VbdDevice {
     }
 
     fn try_resume(&mut self, found: &DeviceState) -> Result<(), Failure> {
-        if !self.records.are_kept() || found.own_state != XenbusState::Connected {
+        // A frontend that is in use has refused to close.
+        let is_refused = found.own_state == XenbusState::Closing && !found.online;
+        if !self.records.are_kept() || found.own_state != XenbusState::Connected && !is_refused {
             return Ok(());
         }
         let Ok(negotiated) = Negotiated::from_keys(&found.own, &found.other) else { return Ok(()) };

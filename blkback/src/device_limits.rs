@@ -25,6 +25,16 @@ impl DeviceLimits {
         DeviceLimits { membership, keys: Vec::new(), group: None, throttle: None }
     }
 
+    /// Checks the toolstack's keys before a device is served: no limits are known to stay as they are where these cannot be read, and a
+    /// device without any may take more than it was given.
+    ///
+    /// # Errors
+    /// A value cannot be read.
+    pub(crate) fn check(own: &Keys) -> Result<(), KeyError> {
+        group(own)?;
+        IoLimits::from_keys(own).map(drop)
+    }
+
     /// The limits in force.
     pub(crate) fn throttle(&self) -> Option<&Arc<Throttle>> {
         self.throttle.as_ref()

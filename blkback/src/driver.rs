@@ -10,7 +10,7 @@ use inflight::InflightDir;
 use ring_abi::blkif::key;
 use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Waker};
 use xenbus::handshake::back::Handshake;
-use xenbus::{Device, Keys};
+use xenbus::{Device, Keys, XenbusState};
 
 use crate::config::{DataPath, Tuning};
 use crate::device::{RECONNECT, VbdDevice};
@@ -18,7 +18,7 @@ use crate::device_limits::DeviceLimits;
 use crate::device_stats::DeviceStats;
 use crate::disk_queue::DiskQueues;
 use crate::disk_watch::DiskWatch;
-use crate::engine::{Disk, OpenError, Spec, open};
+use crate::engine::{Disk, DiskInfo, OpenError, Spec, open};
 use crate::handshake::{MAX_INDIRECT_SEGMENTS, MAX_QUEUES, Offer};
 use crate::medium::Media;
 use crate::records::Records;
@@ -103,6 +103,12 @@ impl VbdDriver {
     pub fn set_inflight_dir(&mut self, dir: InflightDir) {
         self.inflight_dir = Some(dir);
     }
+
+    /// Frontends whose rings are not resumed reconnect by themselves.
+    fn handshake(&self, seen: &DeviceState) -> Handshake {
+        let handshake = Handshake::new(RECONNECT, seen);
+        if self.inflight_dir.is_some() { handshake } else { handshake.serving_detached(seen) }
+    }
 }
 
 impl BackDriver for VbdDriver {
@@ -120,8 +126,10 @@ impl BackDriver for VbdDriver {
         seen: &DeviceState,
         waker: Waker,
     ) -> Result<Box<dyn BackDevice>, Failure> {
+        DeviceLimits::check(&seen.own).map_err(|error| Failure::new(libc::EINVAL, error))?;
         let disk = (self.opener)(device, &seen.own)?;
         let info = disk.info().map_err(|e| failure(&e, format!("{}: {}: {e}", key::PARAMS, disk.name())))?;
+        refuse_smaller(&*disk, info, seen)?;
         tracing::info!(disk = disk.name(), sectors = info.sectors, "disk opened");
         let grants = self.grants.for_device().map_err(|e| Failure::new(libc::EIO, e))?;
         let limits_waker = waker.clone();
@@ -130,7 +138,7 @@ impl BackDriver for VbdDriver {
             grants: grants.unwrap_or_else(|| self.grants.clone()),
             channels: self.channels.clone(),
             tuning: self.tuning,
-            handshake: Handshake::new(RECONNECT, seen),
+            handshake: self.handshake(seen),
             connection: None,
             stopping: false,
             suspended: None,
@@ -162,6 +170,23 @@ impl BackDriver for VbdDriver {
 pub fn open_keys(keys: &Keys) -> Result<Arc<dyn Disk>, Failure> {
     let spec = Spec::from_keys(keys).map_err(|e| Failure::new(libc::EINVAL, e))?;
     Ok(open(&spec)?)
+}
+
+/// Refuses what is smaller than the disk that a guest was served by an earlier process, whose image may have been replaced since: the
+/// guest has a file system of the former size. The device waits, as for an image that is missing.
+fn refuse_smaller(disk: &dyn Disk, info: DiskInfo, seen: &DeviceState) -> Result<(), Failure> {
+    use XenbusState::{Closed, Initialising, Unknown};
+    let served = seen.own.opt(key::SECTORS).ok().flatten().unwrap_or(0);
+    if matches!(seen.own_state, Unknown | Initialising | Closed) || info.sectors >= served {
+        return Ok(());
+    }
+    let what = format!(
+        "{}: {}: found {} sectors of 512 bytes, expected at least {served}, as its guest was told",
+        key::PARAMS,
+        disk.name(),
+        info.sectors
+    );
+    Err(Failure::new(libc::EINVAL, what))
 }
 
 impl From<OpenError> for Failure {

@@ -21,6 +21,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 use testkit::BOUND;
+use testkit::environment::number;
 
 const DIR: &str = "XPV_TEST_QCOW2_JOBS_DIR";
 const ROUND: &str = "XPV_TEST_QCOW2_JOBS_ROUND";
@@ -203,7 +204,6 @@ fn enter(model: &mut [u8], image: &[u8], round: u64, answered: [u64; RINGS as us
 
 #[test]
 fn killed_process_loses_nothing_whatever_is_done_with_its_image() {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
     let kills = number("XPV_KILLS").unwrap_or(4);
     let seed = number("XPV_TEST_SEED").unwrap_or(1);
     // A killed process leaves what it has written, synchronized or not.

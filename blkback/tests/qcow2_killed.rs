@@ -17,6 +17,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use testkit::block::{GUEST, XVDA, open, options};
+use testkit::environment::number;
 use testkit::{BOUND, Machine};
 use xenstore::Client;
 
@@ -54,7 +55,7 @@ fn kill(mut child: Child) {
 
 #[test]
 fn killed_backend_loses_no_write_that_allocates() {
-    let kills: u64 = std::env::var("XPV_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(6);
+    let kills: u64 = number("XPV_KILLS").unwrap_or(6);
     let dir = Dir::new();
     let base = pattern(0..PARTS * 8, 1 << 19);
     std::fs::write(dir.path("base"), &base).unwrap();

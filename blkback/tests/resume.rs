@@ -79,6 +79,34 @@ fn log_with_a_damaged_entry_has_its_frontend_connect_anew() {
     frontend_connects_anew_after(64, 0, 7);
 }
 
+/// As a stock guest on Xen does whose disk is mounted: Linux's blkfront is Closing then before 5.16.
+#[test]
+fn rings_of_a_frontend_that_has_refused_to_close_are_resumed_until_it_closes() {
+    for refused_as in [XenbusState::Connected, XenbusState::Closing] {
+        let inflight_dir = tempfile::tempdir().unwrap();
+        let machine = Machine::new();
+        let back = start(&machine, inflight_dir.path());
+        let device = machine.attach_disk(GUEST, XVDA, "ram:1048576");
+        let back_path = device.back_path();
+        let front = FrontendDevice::new(machine.domain(GUEST), device.clone());
+        let mut raw: RawFrontend = RawFrontend::connect(front, key::PROTOCOL_X86_64, false);
+        raw.device.switch(XenbusState::Connected);
+        machine.detach(&device);
+        raw.device.switch(refused_as);
+        back.stop();
+        // Not notified: a successor looks at the ring.
+        let read = raw.io(OP_READ, 1, 0, &[0]);
+        assert!(raw.ring.push(&read));
+        let _ = raw.ring.commit();
+        let back = start(&machine, inflight_dir.path());
+        assert_eq!(raw.receive(1)[0].status, Status::OKAY);
+        assert_eq!(machine.state(&back_path), XenbusState::Closing);
+        raw.device.switch(XenbusState::Closed);
+        machine.wait_for_state(&back_path, XenbusState::Closed);
+        back.stop();
+    }
+}
+
 /// The successor has another offer: the connection keeps to the one that its frontend has seen.
 fn start_offering_one(machine: &Machine, inflight_dir: &Path) -> Backend {
     let hv = machine.domain(DomId::DOM0);

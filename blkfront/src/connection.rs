@@ -128,8 +128,7 @@ impl Disk {
         fault.into()
     }
 
-    /// The backend's end of the event channel is closed. A successor shows in the store, but a disk that closes, or is to be
-    /// closed though it is in use, has none: it is closed.
+    /// The backend's end of the event channel is closed. A successor shows in the store; a disk that closes has none.
     pub(crate) fn lose_backend(&mut self) -> Result<()> {
         self.backend_lost = true;
         self.follow_backend()

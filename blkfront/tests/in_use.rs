@@ -33,11 +33,16 @@ fn setup() -> Setup {
     let back = Backend::start(&machine);
     let device = machine.attach_disk(GUEST, XVDA, file.path().to_str().unwrap());
     let guest = machine.domain(GUEST);
+    make_errors_node(&machine);
+    Setup { back, device, guest, machine, _file: file }
+}
+
+/// Makes the node in which the guest reports errors.
+fn make_errors_node(machine: &Machine) {
     let errors = format!("/local/domain/{GUEST}/error");
     let mut dom0 = machine.client();
     dom0.mkdir(&errors).unwrap();
     dom0.set_perms(&errors, &[Permission::new(GUEST, Access::None)]).unwrap();
-    Setup { back, device, guest, machine, _file: file }
 }
 
 impl Setup {
@@ -77,28 +82,57 @@ fn disk_in_use_is_served_and_reports_it_until_it_is_not_in_use() {
 }
 
 #[test]
-fn disk_in_use_is_closed_when_its_nodes_are_removed_or_its_backend_is_gone() {
-    for removed in [true, false] {
-        let setup = setup();
-        let mut disk = open(&setup.guest, options());
-        disk.set_in_use(true).unwrap();
-        if removed {
-            setup.machine.remove(&setup.device);
-            wait_until(&mut disk, Disk::is_closed);
-            disk.close().unwrap();
-        } else {
-            setup.machine.detach(&setup.device);
-            wait_until(&mut disk, |_| setup.frontend_error().is_some());
-            setup.back.stop();
-            wait_until(&mut disk, Disk::is_closed);
-        }
-    }
+fn disk_in_use_is_closed_when_its_nodes_are_removed() {
+    let setup = setup();
+    let mut disk = open(&setup.guest, options());
+    disk.set_in_use(true).unwrap();
+    setup.machine.remove(&setup.device);
+    wait_until(&mut disk, Disk::is_closed);
+    disk.close().unwrap();
 }
 
-/// No successor serves a disk that is to be closed: it waits until the frontend is closed.
 #[test]
-fn disk_in_use_whose_backend_is_gone_is_closed_once_that_is_requested() {
+fn disk_in_use_that_has_refused_to_close_is_served_by_successors_until_it_is_not_in_use() {
+    let Setup { mut back, device, guest, machine, _file } = setup();
+    let mut disk = open(&guest, options());
+    disk.set_in_use(true).unwrap();
+    machine.detach(&device);
+    let back_path = device.back_path();
+    for round in 1..=3 {
+        wait_until(&mut disk, |_| machine.state(&back_path) == XenbusState::Closing);
+        back.stop();
+        disk.process_events().unwrap();
+        if round == 2 {
+            // Again, while nobody serves it.
+            machine.detach(&device);
+        }
+        assert!(!disk.is_closed());
+        back = Backend::start(&machine);
+        disk.write_at(0, &[round; 4096]).unwrap();
+    }
+    disk.set_in_use(false).unwrap();
+    wait_until(&mut disk, Disk::is_closed);
+    disk.close().unwrap();
+    machine.wait_for_state(&back_path, XenbusState::Closed);
+    back.stop();
+}
+
+#[test]
+fn disk_not_in_use_that_is_detached_while_nobody_serves_it_is_closed() {
+    let Setup { back, device, guest, machine, _file } = setup();
+    let mut disk = open(&guest, options());
+    back.stop();
+    machine.detach(&device);
+    wait_until(&mut disk, Disk::is_closed);
+    let successor = Backend::start(&machine);
+    machine.wait_for_state(&device.back_path(), XenbusState::Closed);
+    successor.stop();
+}
+
+#[test]
+fn disk_in_use_is_closed_once_nobody_will_serve_it() {
     let machine = Machine::new();
+    make_errors_node(&machine);
     let dom0 = machine.domain(DomId::DOM0);
     let (mut disk, back) = RawBackend::connect(&machine, &*dom0, GUEST);
     disk.set_in_use(true).unwrap();
@@ -106,8 +140,10 @@ fn disk_in_use_whose_backend_is_gone_is_closed_once_that_is_requested() {
     drop(back);
     // It sees that the event channel is closed.
     disk.process_events().unwrap();
-    assert!(!disk.is_closed());
     machine.detach(&device);
+    disk.process_events().unwrap();
+    assert!(!disk.is_closed());
+    DeviceEnd::back(&device).switch_state(&mut machine.client(), XenbusState::Closed).unwrap();
     wait_until(&mut disk, Disk::is_closed);
     assert_eq!(machine.state(&device.front_path()), XenbusState::Closed);
 }
@@ -174,6 +210,22 @@ fn disk_in_use_follows_a_successor_whose_state_comes_with_a_reply() {
     disk.write_at(0, &[1; 4096]).unwrap();
     disk.close().unwrap();
     drop(successor.lock().unwrap().take());
+}
+
+/// As a kernel does that was started in place of a crashed one, or a guest's own doing: the backend goes back to InitWait.
+#[test]
+fn disk_whose_frontend_s_state_is_overwritten_with_initialising_is_served_again() {
+    let Setup { back, device, guest, machine, _file } = setup();
+    let mut disk = open(&guest, options());
+    for in_use in [false, true] {
+        disk.set_in_use(in_use).unwrap();
+        let state = format!("{}/state", device.front_path());
+        machine.client().write(&state, XenbusState::Initialising.as_text()).unwrap();
+        wait_until(&mut disk, |_| machine.state(&device.front_path()) != XenbusState::Initialising);
+        disk.write_at(0, &[1; 4096]).unwrap();
+        assert_eq!(machine.state(&device.back_path()), XenbusState::Connected);
+    }
+    back.stop();
 }
 
 #[test]

@@ -13,7 +13,8 @@
 //! [`power_cut`] makes what a disk may hold after its power was cut, and compares it with what a frontend was told.
 //!
 //! [`LossyStore`] is a store whose connections the test cuts, [`HookedStream`] a connection before each of whose requests
-//! the test does something. [`nbd`] is a client of a guest's exported disks.
+//! the test does something. [`nbd`] is a client of a guest's exported disks. [`environment`] reads how
+//! long a test is to be.
 //!
 //! Every function panics on failure, and no wait is longer than [`BOUND`].
 //!
@@ -35,6 +36,7 @@
 mod attacks;
 pub mod block;
 mod driver;
+pub mod environment;
 mod frontend;
 mod hooked_stream;
 mod lossy_store;

@@ -19,6 +19,31 @@ pub(crate) fn line(text: Arguments<'_>) -> Result<()> {
     writeln!(io::stdout(), "{text}").map_err(|e| Error::io("writing to standard output", e))
 }
 
+/// Prints a table. Each column has a heading and a least width, and is as wide as its longest value; the last one is not filled.
+pub(crate) fn table<const N: usize>(columns: [(&str, usize); N], rows: &[[String; N]]) -> Result<()> {
+    text(&aligned(columns, rows))
+}
+
+fn aligned<const N: usize>(columns: [(&str, usize); N], rows: &[[String; N]]) -> String {
+    let headings = columns.map(|(heading, _)| heading.to_owned());
+    let mut widths = columns.map(|(_, least)| least);
+    for row in rows.iter().chain([&headings]) {
+        for (width, value) in widths.iter_mut().zip(row) {
+            *width = (*width).max(value.chars().count());
+        }
+    }
+    let mut text = String::new();
+    for row in [&headings].into_iter().chain(rows) {
+        let mut line = String::new();
+        for (width, value) in widths.iter().zip(row) {
+            line.push_str(&format!("{value:<width$} "));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
 /// Prints a text of whole lines to standard output.
 pub(crate) fn text(text: &str) -> Result<()> {
     io::stdout().write_all(text.as_bytes()).map_err(|e| Error::io("writing to standard output", e))
@@ -46,5 +71,20 @@ impl Write for LogStderr {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_longest_value_and_at_least_as_wide_as_in_xl() {
+        let row = |vdev: &str, name: &str| [vdev.to_owned(), name.to_owned(), "x".to_owned()];
+        let columns = [("Vdev", 6), ("Name", 5), ("BE", 2)];
+        let rows = [row("268437504", "xvdaaa"), row("51712", "xvda")];
+        let expected = "Vdev      Name   BE\n268437504 xvdaaa x\n51712     xvda   x\n";
+        assert_eq!(aligned(columns, &rows), expected);
+        assert_eq!(aligned(columns, &rows[1..]), "Vdev   Name  BE\n51712  xvda  x\n");
     }
 }

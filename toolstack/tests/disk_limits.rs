@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use common::netns::two_guests;
 use common::{Machine, eventually};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::{Value, json};
 use testkit::nbd::{BLOCK, Nbd};
+use xenstore::Nodes;
 
 const MIB: u64 = 1 << 20;
 
@@ -70,12 +69,39 @@ iops-total = 1
     assert!(time < Duration::from_secs(3), "{time:?}");
 
     // Its successor knows what was set.
-    kill(Pid::from_raw(machine.pid("Domain-0").unwrap()), Signal::SIGKILL).unwrap();
+    machine.kill_dom0();
     eventually("the next dom0 has the limits", || limits(&machine) == free);
     // Until the disk is detached.
     machine.ok(["block-detach", "web", "xvda"]);
     machine.ok(["block-attach", "web", &format!("{},raw,xvda", image.display())]);
     assert_eq!(limits(&machine), json!({"iops-total": 50, "bps-read": 100 * MIB}));
+}
+
+#[test]
+fn devices_whose_limits_cannot_be_read_when_dom0_starts_wait_and_are_not_unlimited() {
+    let (machine, _directory) = machine("");
+    let image = machine.image("a.img", MIB);
+    machine.create(
+        "web",
+        &format!("disk=['vdev=xvda,iops-total=100,target={}']\nvif=['rate=8Mb/s']", image.display()),
+    );
+    let list: Value = serde_json::from_str(&machine.ok(["list", "--json", "web"])).unwrap();
+    let back = |kind: &str| format!("/local/domain/0/backend/{kind}/{}", list[0]["domid"]);
+    let keys = [format!("{}/51712/iops-total", back("vbd")), format!("{}/0/rate", back("vif"))];
+    let before = keys.clone().map(|key| machine.store().read_text(&key).unwrap());
+    keys.iter().for_each(|key| machine.store().write(key, "fast").unwrap());
+    machine.await_dom0_after(machine.kill_dom0());
+    for (command, key) in ["block-list", "network-list"].into_iter().zip(&keys) {
+        let what = format!("{key}: found \\\"fast\\\"");
+        eventually("dom0 names the key", || machine.ok([command, "--json", "web"]).contains(&what));
+    }
+    for (key, value) in keys.iter().zip(before) {
+        machine.store().write(key, value).unwrap();
+    }
+    eventually("the disk has its limit", || limits(&machine) == json!({"iops-total": 100}));
+    eventually("the interface has its rate", || {
+        machine.ok(["network-list", "--json", "web"]).contains("50000")
+    });
 }
 
 #[test]

@@ -20,6 +20,7 @@ use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use ring_abi::blkif::key::MULTI_QUEUE_NUM_QUEUES;
 use testkit::StopOnDrop;
+use testkit::environment::number;
 use testkit::nbd::{BLOCK, Nbd};
 use xenstore::{Client, Nodes};
 
@@ -198,9 +199,6 @@ impl Stalls {
 
 #[test]
 fn disk_verifies_while_dom0_is_killed_at_random_moments() {
-    fn number<T: std::str::FromStr>(name: &str) -> Option<T> {
-        std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
-    }
     let kills = number("XPV_KILLS").unwrap_or(KILLS);
     let seed = number("XPV_TEST_SEED").unwrap_or_else(rand::random);
     println!("XPV_TEST_SEED={seed} XPV_KILLS={kills}");

@@ -78,6 +78,10 @@ fn disk_that_a_client_has_open_is_detached_once_it_is_closed_or_by_force() {
         let error = machine.fails(["block-detach", "web", "xvdb"]);
         assert!(error.contains("disk xvdb: the guest has it in use"), "{error}");
         client.read(1).unwrap();
+        // Nor does a restart of dom0 take the disk from its client.
+        machine.await_dom0_after(machine.kill_dom0());
+        client.send_write(1, &[1; BLOCK]).unwrap();
+        client.written().unwrap();
     }
     drop(client);
     eventually("its export is closed", || !socket.exists());
@@ -107,10 +111,9 @@ fn devices_that_are_detached_and_attached_again_always_connect() {
 fn detach_without_dom0_changes_nothing_unless_forced() {
     let machine = machine();
     let socket = machine.dir().join("web/xvda.nbd");
-    let dom0 = Pid::from_raw(machine.pid("Domain-0").unwrap());
     // So that it starts no other dom0.
     kill(Pid::from_raw(machine.supervisor()), Signal::SIGSTOP).unwrap();
-    kill(dom0, Signal::SIGKILL).unwrap();
+    machine.kill_dom0();
     eventually("dom0 is gone", || machine.pid("Domain-0").is_none());
     let error = machine.fails(["block-detach", "web", "xvda"]);
     assert!(error.contains("dom0 is not running"), "{error}");

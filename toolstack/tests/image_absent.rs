@@ -5,8 +5,6 @@ mod common;
 use std::path::PathBuf;
 
 use common::{Machine, eventually};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use testkit::nbd::{BLOCK, Nbd};
 
 const MIB: u64 = 1 << 20;
@@ -29,9 +27,7 @@ fn setup() -> Setup {
 impl Setup {
     /// Kills dom0, and waits until the next one has reported that the image is absent.
     fn restart_without_image(&self) {
-        let before = self.machine.pid("Domain-0").unwrap();
-        kill(Pid::from_raw(before), Signal::SIGKILL).unwrap();
-        eventually("another dom0 runs", || self.machine.pid("Domain-0").is_some_and(|pid| pid != before));
+        self.machine.await_dom0_after(self.machine.kill_dom0());
         let file = self.image.to_str().unwrap();
         eventually("dom0 says which image it waits for", || {
             let list = self.machine.ok(["block-list", "--json", "web"]);
@@ -66,6 +62,24 @@ fn disk_whose_image_is_absent_when_dom0_starts_resumes_once_it_is_back() {
         assert_eq!(client.read(7).unwrap(), [restarts; BLOCK]);
         assert_eq!(setup.errors(), []);
     }
+}
+
+#[test]
+fn disk_whose_image_was_replaced_by_a_smaller_one_waits_until_it_is_as_large() {
+    let setup = setup();
+    let mut client = Nbd::connect(&setup.socket).unwrap();
+    std::fs::rename(&setup.image, &setup.away).unwrap();
+    setup.restart_without_image();
+    setup.machine.image("a.img", 4 * MIB);
+    let what = format!("{}: found 8192 sectors of 512 bytes, expected at least 16384", setup.image.display());
+    eventually("dom0 says that the image is smaller", || {
+        setup.machine.ok(["block-list", "--json", "web"]).contains(&what)
+    });
+    assert!(setup.machine.log().contains(&what));
+    client.send_write(6 * MIB / BLOCK as u64, &[1; BLOCK]).unwrap();
+    setup.machine.image("a.img", 8 * MIB);
+    client.written().unwrap();
+    assert_eq!(setup.errors(), []);
 }
 
 #[test]

@@ -7,8 +7,6 @@ use std::process::Stdio;
 
 use common::program::{program, run};
 use common::{Machine, command};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use testkit::nbd::{BLOCK, Nbd};
 
 const MIB: u64 = 1 << 20;
@@ -17,23 +15,16 @@ fn create(machine: &Machine, image: &str) {
     machine.create("web", &format!("disk=['vdev=xvda,target={}']", machine.image(image, 16 * MIB).display()));
 }
 
-fn pid_of_dom0(machine: &Machine) -> Option<i64> {
-    let domains: serde_json::Value = serde_json::from_str(&machine.ok(["list", "--json"])).unwrap();
-    let domains = domains.as_array().unwrap();
-    domains.iter().find(|domain| domain["name"] == "Domain-0")?["pid"].as_i64()
-}
-
 #[test]
 fn machine_whose_log_cannot_be_written_serves() {
     let machine = Machine::logging_to(File::options().write(true).open("/dev/full").unwrap());
     create(&machine, "a.img");
     machine.image("b.img", 16 * MIB);
     machine.ok(["block-attach", "web", &format!("{},raw,xvdb,rw", machine.path("b.img").display())]);
-    let before = pid_of_dom0(&machine).unwrap();
-    kill(Pid::from_raw(before as i32), Signal::SIGKILL).unwrap();
+    let killed = machine.kill_dom0();
     let disk = format!("{},raw,xvdc,rw", machine.image("c.img", 16 * MIB).display());
     machine.ok(["block-attach", "web", &disk]);
-    assert_ne!(pid_of_dom0(&machine), Some(before));
+    assert_ne!(machine.pid("Domain-0"), Some(killed));
     let mut client = Nbd::connect(&machine.dir().join("web/xvdb.nbd")).unwrap();
     client.send_write(1, &[7; BLOCK]).unwrap();
     client.written().unwrap();
@@ -51,7 +42,7 @@ fn command_whose_output_cannot_be_written_fails_with_an_error() {
 #[test]
 fn write_beyond_the_file_size_limit_fails_alone() {
     let machine = Machine::new();
-    let dom0 = pid_of_dom0(&machine);
+    let dom0 = machine.pid("Domain-0");
     let mut limit = program("prlimit", "util-linux");
     run(limit.args(["--pid", &dom0.unwrap().to_string(), &format!("--fsize={}", 4 * MIB)]));
     create(&machine, "a.img");
@@ -60,5 +51,5 @@ fn write_beyond_the_file_size_limit_fails_alone() {
     assert!(client.written().is_err());
     client.send_write(1, &[7; BLOCK]).unwrap();
     client.written().unwrap();
-    assert_eq!(pid_of_dom0(&machine), dom0);
+    assert_eq!(machine.pid("Domain-0"), dom0);
 }

@@ -59,6 +59,28 @@ impl Governed {
     }
 }
 
+/// Each start fails: no more than the intervals allow are made, the last error is named, and the guest lives until it can be served.
+#[test]
+fn dom0_whose_policy_is_broken_is_started_ever_more_rarely_until_it_is_mended() {
+    let governed = Governed::new("");
+    let machine = &governed.machine;
+    machine.create("web", &format!("disk=['vdev=xvda,target={}']", machine.image("a.img", MIB).display()));
+    let mut client = Nbd::connect(&machine.dir().join("web/xvda.nbd")).unwrap();
+    governed.replace("nonsense");
+    machine.kill_dom0();
+    let tries = || machine.log().matches("failed to start dom0").count();
+    eventually("starts have failed", || tries() == 4);
+    let log = machine.log();
+    assert!(log.contains("dom0 exited before it was ready: exit status: 1"), "{log}");
+    let waits: Vec<&str> = log.lines().filter_map(|line| line.split("again_after").nth(1)).collect();
+    assert!(waits[3].contains("3.2s"), "{waits:?}");
+    assert_eq!(log.matches("dom0 exited; restarting it").count(), 1);
+    governed.replace("");
+    governed.hang_up();
+    client.send_write(1, &[1; BLOCK]).unwrap();
+    client.written().unwrap();
+}
+
 #[test]
 fn connected_devices_have_what_a_policy_says_that_is_read_again_and_a_bad_one_changes_nothing() {
     let first = "

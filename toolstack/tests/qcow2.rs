@@ -7,7 +7,6 @@ mod common;
 
 use std::fs;
 use std::path::Path;
-use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use common::{Machine, eventually};
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 use testkit::StopOnDrop;
+use testkit::environment::number;
 use testkit::nbd::{BLOCK, Nbd};
 
 /// What fio writes, from the start of the disk.
@@ -26,10 +26,6 @@ const FIO: u64 = 24 * MIB;
 const SNAPSHOTS: usize = 4;
 /// Kills of a run that nobody asked for more.
 const KILLS: usize = 8;
-
-fn number<T: FromStr>(name: &str) -> Option<T> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text}")))
-}
 
 /// Verifies the disk by fio, once at least, until `stop` is set.
 fn verify_by_fio(socket: &Path, stop: &AtomicBool) {
@@ -66,7 +62,6 @@ fn image_over_images_verifies_while_dom0_is_killed_and_is_what_qemu_finds() {
         let fio = scope.spawn(|| verify_by_fio(&socket, &stop));
         for kill in 0..kills {
             thread::park_timeout(Duration::from_micros(random.random_range(0..100_000)));
-            let dom0 = machine.pid("Domain-0");
             // Whether it is made or not, no write is lost.
             let snapshot = (kill % 2 == 1 && kill < 2 * SNAPSHOTS).then(|| {
                 let name = format!("kept-{kill}.qcow2");
@@ -75,11 +70,7 @@ fn image_over_images_verifies_while_dom0_is_killed_and_is_what_qemu_finds() {
                 thread::park_timeout(Duration::from_micros(random.random_range(0..60_000)));
                 snapshot
             });
-            let killed = dom0.map(|pid| {
-                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL)
-            });
-            assert_eq!(killed, Some(Ok(())), "kill {kill}");
-            eventually("another dom0 runs", || machine.pid("Domain-0").is_some_and(|pid| Some(pid) != dom0));
+            machine.await_dom0_after(machine.kill_dom0());
             // It serves: the guest's next request is answered.
             export.send_write(last, &[kill as u8; BLOCK]).unwrap();
             export.written().unwrap();
@@ -156,8 +147,7 @@ fn snapshot_keeps_what_was_written_and_the_guest_goes_on_in_the_images_place() {
         }
     };
     check_guest();
-    let dom0 = machine.pid("Domain-0").unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(dom0), nix::sys::signal::Signal::SIGKILL).unwrap();
+    machine.kill_dom0();
     check_guest();
     fill(&machine, 4, 4 * MIB, MIB);
     for (name, expected) in [
@@ -224,9 +214,7 @@ fn interrupted_snapshot_is_finished_before_the_image_is_changed() {
     run(create.arg(DISK.to_string()));
     machine.ok(["disk", "resize", "web", "xvda", &(2 * DISK).to_string()]);
     fill(&machine, 2, DISK, MIB);
-    let dom0 = machine.pid("Domain-0").unwrap();
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(dom0), nix::sys::signal::Signal::SIGKILL).unwrap();
-    eventually("another dom0 runs", || machine.pid("Domain-0").is_some_and(|pid| pid != dom0));
+    machine.await_dom0_after(machine.kill_dom0());
     let export = machine.nbd("web", "xvda");
     check_bytes(&export, "raw", 1, 0, MIB);
     check_bytes(&export, "raw", 2, DISK, MIB);

@@ -10,8 +10,6 @@ use std::thread;
 use common::program::{program, run};
 use common::qcow2::{DISK, MIB, check, check_bytes, fill, line, make_images};
 use common::{Machine, eventually, texts};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
 use testkit::nbd::Nbd;
 
@@ -166,7 +164,7 @@ fn dom0_that_is_killed_amid_a_change_loses_nothing_and_the_change_goes_on_where_
     long_disk(&machine);
     for command in ["commit", "stream"] {
         let output = amid(&machine, command, || {
-            kill(Pid::from_raw(machine.pid("Domain-0").unwrap()), Signal::SIGKILL).unwrap();
+            machine.kill_dom0();
         });
         let (_, stderr) = texts(&output);
         let expected = format!("{command}: dom0 was replaced meanwhile");

@@ -29,7 +29,7 @@ fn busy_disks_leave_pages_to_an_idle_one_and_their_requests_wait() {
     // dom0 is dead until all requests are made: xpv up starts no other one.
     let supervisor = Pid::from_raw(machine.supervisor());
     kill(supervisor, Signal::SIGSTOP).unwrap();
-    kill(Pid::from_raw(machine.pid("Domain-0").unwrap()), Signal::SIGKILL).unwrap();
+    machine.kill_dom0();
     eventually("dom0 is gone", || machine.pid("Domain-0").is_none());
     for (number, client) in (1..).zip(&mut *busy) {
         for command in 0..DEPTH {

@@ -73,18 +73,18 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     if args.json {
         return output::json(&rows);
     }
-    output::line(format_args!(
-        "{:<6} {:<6} {:<3} {:<6} {:<5} {:<40} NBD",
-        "Vdev", "Name", "BE", "handle", "state", "BE-path"
-    ))?;
-    for Row { vdev, dev, backend_domid, domid, state, backend_path, nbd, .. } in rows {
-        let nbd = nbd.unwrap_or_else(|| "-".into());
-        let nbd = nbd.display();
-        output::line(format_args!(
-            "{vdev:<6} {dev:<6} {backend_domid:<3} {domid:<6} {state:<5} {backend_path:<40} {nbd}"
-        ))?;
-    }
-    Ok(())
+    let rows: Vec<_> = rows.into_iter().map(columns).collect();
+    let headings =
+        [("Vdev", 6), ("Name", 6), ("BE", 3), ("handle", 6), ("state", 5), ("BE-path", 40), ("NBD", 0)];
+    output::table(headings, &rows)
+}
+
+fn columns(row: Row) -> [String; 7] {
+    let nbd = row.nbd.map_or_else(|| "-".to_owned(), |nbd| nbd.display().to_string());
+    let Row { vdev, dev, backend_domid, domid, state, backend_path, .. } = row;
+    let numbers = [backend_domid.into(), domid.into(), u32::from(state)].map(|number| number.to_string());
+    let [backend_domid, domid, state] = numbers;
+    [vdev.to_string(), dev, backend_domid, domid, state, backend_path, nbd]
 }
 
 fn row(

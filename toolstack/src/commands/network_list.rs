@@ -88,17 +88,25 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
     if args.json {
         return output::json(&rows);
     }
-    output::line(format_args!(
-        "{:<3} {:<2} {:<17} {:<6} {:<5} {:<12} {:<15} BE-path",
-        "Idx", "BE", "Mac Addr.", "handle", "state", "Bridge", "Tap"
-    ))?;
-    for Row { devid, backend_domid, mac, bridge, tap, state, backend_path, .. } in rows {
-        let tap = tap.as_deref().unwrap_or("-");
-        output::line(format_args!(
-            "{devid:<3} {backend_domid:<2} {mac:<17} {devid:<6} {state:<5} {bridge:<12} {tap:<15} {backend_path}"
-        ))?;
-    }
-    Ok(())
+    let rows: Vec<_> = rows.into_iter().map(columns).collect();
+    let headings = [
+        ("Idx", 3),
+        ("BE", 2),
+        ("Mac Addr.", 17),
+        ("handle", 6),
+        ("state", 5),
+        ("Bridge", 12),
+        ("Tap", 15),
+        ("BE-path", 0),
+    ];
+    output::table(headings, &rows)
+}
+
+fn columns(row: Row) -> [String; 8] {
+    let Row { devid, backend_domid, mac, bridge, tap, state, backend_path, .. } = row;
+    let tap = tap.unwrap_or_else(|| "-".to_owned());
+    let devid = devid.to_string();
+    [devid.clone(), backend_domid.to_string(), mac, devid, state.to_string(), bridge, tap, backend_path]
 }
 
 fn row(store: &mut Client, domain: &ListedDomain, device: &ListedDevice, served: &Served) -> Result<Row> {

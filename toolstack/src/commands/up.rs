@@ -3,10 +3,12 @@
 use std::io::IsTerminal;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::poll::PollTimeout;
+use nix::sys::signal::Signal;
 
 use crate::config::GuestConfig;
 use crate::config::host::{GuestEntry, HostConfig};
@@ -19,7 +21,8 @@ use crate::machine::{Machine, host};
 /// Run the machine that host.toml describes, and keep it running
 ///
 /// Starts the hypervisor, dom0 and the guests, and restarts dom0 when it dies: guests' frontends reconnect, and submit
-/// unanswered requests again. It restarts the hypervisor too, which goes on with the machine as it was: dom0 and the guests
+/// unanswered requests again. A dom0 that does not start, because its policy was broken meanwhile for instance, is tried again after 0.2 to
+/// 5 seconds, and at once on SIGHUP; the guests wait. It restarts the hypervisor too, which goes on with the machine as it was: dom0 and the guests
 /// reconnect to it, and their disks and interfaces work meanwhile. Exits on SIGTERM or SIGINT, and with it the machine; SIGHUP
 /// is passed on to dom0, which reads its policy again, unless it is that of a terminal that was closed.
 /// Further guests can be created, and devices attached, meanwhile.
@@ -35,6 +38,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The shortest time between two starts of a process.
 const RESTART_INTERVAL: Duration = Duration::from_millis(200);
+/// The longest time between two starts of dom0, each of which fails or ends soon: what it needs may be there again at any time.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(5);
+/// The time for which dom0 has to run, so that it is restarted at once.
+const DOM0_RUNS: Duration = Duration::from_secs(5);
 /// The time for which a hypervisor has to run, so that its end is the first in a row.
 const HYPERVISOR_RUNS: Duration = Duration::from_secs(5);
 /// How often in a row the hypervisor is restarted.
@@ -64,6 +71,7 @@ pub fn run(args: &Args, dir: Option<&Path>) -> Result<()> {
         hypervisor_restarts: 0,
         dom0: None,
         dom0_started: started,
+        dom0_interval: RESTART_INTERVAL,
         guests,
     };
     let outcome = up
@@ -104,8 +112,11 @@ struct Up {
     hypervisor_started: Instant,
     /// How often in a row it was restarted.
     hypervisor_restarts: u32,
+    /// None before it is started, and while it is to be started again.
     dom0: Option<ChildProcess>,
     dom0_started: Instant,
+    /// The shortest time until it is started again.
+    dom0_interval: Duration,
     guests: Vec<Guest>,
 }
 
@@ -160,13 +171,15 @@ impl Up {
     fn supervise(&mut self, machine: &mut Machine, signals: &Signals) -> Result<()> {
         loop {
             let mut next = self.check_hypervisor(machine)?;
-            if next.is_none() {
+            // The pidfd of one that has exited is readable all the time: nothing but the time is awaited until it runs again.
+            let has_hypervisor = next.is_none();
+            if has_hypervisor {
                 next = self.check_dom0()?;
                 for index in 0..self.guests.len() {
                     next = earliest(next, self.check_guest(machine, index)?);
                 }
             }
-            if self.sleep(signals, next)? {
+            if self.sleep(signals, next, has_hypervisor)? {
                 return Ok(());
             }
         }
@@ -201,19 +214,26 @@ impl Up {
         Ok(Some(self.hypervisor_started + RESTART_INTERVAL))
     }
 
-    /// Restarts dom0 if it has exited. Returns when to check again if the restart is delayed.
+    /// Restarts dom0 if it has exited, ever more rarely while it does not run for long. It is tried as long as it takes: what it
+    /// cannot start without, such as a file of its policy that is broken, may be mended, and the guests, whose devices wait, live meanwhile.
+    /// Returns when to check again if the restart is delayed.
     fn check_dom0(&mut self) -> Result<Option<Instant>> {
-        let Some(status) = self.dom0.as_mut().map_or(Ok(None), ChildProcess::exit_status)? else {
-            return Ok(None);
-        };
-        if !self.config.supervise.dom0 {
-            return Err(Error::Other(format!("dom0 exited: {status}")));
+        if let Some(dom0) = &mut self.dom0 {
+            let Some(status) = dom0.ended()? else { return Ok(None) };
+            if !self.config.supervise.dom0 {
+                return Err(Error::Other(format!("dom0 exited: {status}")));
+            }
+            // One that an administrator has ended did not fail.
+            let is_wanted = status.success() || status.signal() == Some(Signal::SIGKILL as i32);
+            let run = if is_wanted { DOM0_RUNS } else { self.dom0_started.elapsed() };
+            self.dom0_interval = interval_after(run, self.dom0_interval);
+            tracing::warn!(%status, "dom0 exited; restarting it");
+            self.dom0 = None;
         }
-        let due = self.dom0_started + RESTART_INTERVAL;
+        let due = self.dom0_started + self.dom0_interval;
         if Instant::now() < due {
             return Ok(Some(due));
         }
-        tracing::warn!(status, "dom0 exited; restarting it");
         self.dom0_started = Instant::now();
         match host::start_dom0(&self.dir, &self.config, None) {
             Ok(dom0) => {
@@ -221,8 +241,9 @@ impl Up {
                 Ok(None)
             }
             Err(error) => {
-                tracing::error!(error = %chain(&error), "failed to start dom0");
-                Ok(Some(self.dom0_started + RESTART_INTERVAL))
+                self.dom0_interval = interval_after(Duration::ZERO, self.dom0_interval);
+                tracing::error!(error = %chain(&error), again_after = ?self.dom0_interval, "failed to start dom0");
+                Ok(Some(self.dom0_started + self.dom0_interval))
             }
         }
     }
@@ -252,14 +273,13 @@ impl Up {
         }
     }
 
-    /// Sleeps until a process exits or until `until`, or passes SIGHUP on to dom0; `true` on a signal that ends all.
-    fn sleep(&mut self, signals: &Signals, until: Option<Instant>) -> Result<bool> {
+    /// Sleeps until a process exits, of which it sees no one otherwise than `with_processes`, or until `until`, or passes SIGHUP on to
+    /// dom0; `true` on a signal that ends all.
+    fn sleep(&mut self, signals: &Signals, until: Option<Instant>, with_processes: bool) -> Result<bool> {
         let guests = self.guests.iter().filter_map(|g| g.process.as_ref());
         let processes = [Some(&self.hypervisor), self.dom0.as_ref()].into_iter().flatten();
         let pidfds = processes.chain(guests).map(ChildProcess::pidfd);
-        // While a restart is delayed, the pidfd of the exited process is readable all the time: only the time is
-        // awaited.
-        let pidfds: Vec<_> = pidfds.flatten().filter(|_| until.is_none()).collect();
+        let pidfds: Vec<_> = pidfds.flatten().filter(|_| with_processes).collect();
         let timeout = until.map_or(PollTimeout::NONE, |until| {
             let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
             PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
@@ -274,7 +294,11 @@ impl Up {
             if signals.had_terminal && !has_terminal() {
                 return Ok(true);
             }
-            self.dom0.iter_mut().for_each(ChildProcess::hang_up);
+            match &mut self.dom0 {
+                Some(dom0) => dom0.hang_up(),
+                // Its policy may have been mended.
+                None => self.dom0_interval = RESTART_INTERVAL,
+            }
         }
         Ok(false)
     }
@@ -289,6 +313,29 @@ impl Up {
     }
 }
 
+/// The time between the start of a dom0 that has run for so long, and before which this time was waited, and the next start.
+fn interval_after(run: Duration, interval: Duration) -> Duration {
+    if run >= DOM0_RUNS { RESTART_INTERVAL } else { (interval * 2).min(LONGEST_INTERVAL) }
+}
+
 fn earliest(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
     [one, other].into_iter().flatten().min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dom0_that_fails_is_started_ever_more_rarely_and_one_that_has_run_at_once() {
+        let mut interval = RESTART_INTERVAL;
+        let mut waited = Duration::ZERO;
+        for _ in 0..10 {
+            interval = interval_after(Duration::ZERO, interval);
+            waited += interval;
+        }
+        assert_eq!(interval, LONGEST_INTERVAL);
+        assert!(waited >= Duration::from_secs(30), "{waited:?}");
+        assert_eq!(interval_after(DOM0_RUNS, interval), RESTART_INTERVAL);
+    }
 }

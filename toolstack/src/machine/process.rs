@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -84,7 +84,12 @@ pub fn spawn_ready(mut command: Command, what: &str, timeout: Duration) -> Resul
         }
         let mut bytes = [0; 64];
         match nix::unistd::read(&output, &mut bytes) {
-            Ok(0) => return Err(Error::Other(format!("{what} exited before it was ready"))),
+            Ok(0) => {
+                // It may have closed its output only.
+                process.wait(Duration::from_secs(1));
+                let status = process.exit_status()?.map_or(String::new(), |status| format!(": {status}"));
+                return Err(Error::Other(format!("{what} exited before it was ready{status}")));
+            }
             Ok(len) => received.extend_from_slice(&bytes[..len]),
             Err(e) => return Err(Error::io("reading from a process", e)),
         }
@@ -111,9 +116,13 @@ impl ChildProcess {
 
     /// Returns the child's exit status as text; `None` while it runs.
     pub fn exit_status(&mut self) -> Result<Option<String>> {
+        Ok(self.ended()?.map(|status| status.to_string()))
+    }
+
+    /// Returns how the child has ended; `None` while it runs.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         let Some(child) = &mut self.0 else { return Ok(None) };
-        let status = child.try_wait().map_err(|e| Error::io("waiting for a process", e))?;
-        Ok(status.map(|s| s.to_string()))
+        child.try_wait().map_err(|e| Error::io("waiting for a process", e))
     }
 
     /// Lets the child run on after this process exits.

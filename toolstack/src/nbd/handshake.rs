@@ -17,6 +17,8 @@ const HEADER: usize = 16;
 pub struct Handshake {
     flags: Option<u32>,
     options: u32,
+    /// As many clients have the export open as may.
+    full: Option<usize>,
 }
 
 /// What a handshake made of the client's bytes.
@@ -38,7 +40,12 @@ impl Handshake {
         out.extend(NBDMAGIC.to_be_bytes());
         out.extend(IHAVEOPT.to_be_bytes());
         out.extend((handshake_flag::FIXED_NEWSTYLE | handshake_flag::NO_ZEROES).to_be_bytes());
-        Handshake { flags: None, options: 0 }
+        Handshake { flags: None, options: 0, full: None }
+    }
+
+    /// Says whether as many clients as may, this number, have the export open: this one is refused then.
+    pub fn set_full(&mut self, full: Option<usize>) {
+        self.full = full;
     }
 
     /// Processes one message at the front of `bytes`, and writes the reply to `out`.
@@ -77,7 +84,8 @@ impl Handshake {
         out: &mut Vec<u8>,
     ) -> Step {
         match kind {
-            option::EXPORT_NAME if !export.is_named(data) => Step::Close,
+            // This option has no reply that is an error.
+            option::EXPORT_NAME if !export.is_named(data) || self.full.is_some() => Step::Close,
             option::EXPORT_NAME => {
                 out.extend(export.size.to_be_bytes());
                 out.extend(export.flags().to_be_bytes());
@@ -100,6 +108,12 @@ impl Handshake {
             option::INFO | option::GO => match requested_name(data) {
                 None => refuse(out, kind, reply::ERR_INVALID, consumed),
                 Some(name) if !export.is_named(name) => refuse(out, kind, reply::ERR_UNKNOWN, consumed),
+                Some(_) if kind == option::GO && self.full.is_some() => {
+                    let most = self.full.unwrap_or_default();
+                    let text = format!("{most} clients have it open, which is the most");
+                    write_reply(out, kind, reply::ERR_POLICY, text.as_bytes());
+                    Step::Consumed(consumed)
+                }
                 Some(_) => {
                     describe(export, kind, out);
                     if kind == option::GO { Step::Transmission(consumed) } else { Step::Consumed(consumed) }

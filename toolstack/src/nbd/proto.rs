@@ -43,6 +43,8 @@ pub mod reply {
     pub const INFO: u32 = 3;
     /// The option is not supported.
     pub const ERR_UNSUP: u32 = 1 << 31 | 1;
+    /// The server's policy forbids it.
+    pub const ERR_POLICY: u32 = 1 << 31 | 2;
     /// The option's data is invalid.
     pub const ERR_INVALID: u32 = 1 << 31 | 3;
     /// There is no such export.

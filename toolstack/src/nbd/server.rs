@@ -12,8 +12,11 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::{Blocks, Op, Outcome, Session};
 
-/// Clients that are connected at a time. Further ones wait to be accepted, or take the place of one that is silent.
-const MAX_CLIENTS: usize = 16;
+/// Clients that may have the export open at a time, each of which may have 8 MiB in flight. Further ones are refused.
+const MAX_CLIENTS: usize = 64;
+/// Clients that are connected at a time: some more, which negotiate or are told that they are refused. Further ones wait to be accepted, or
+/// take the place of one that is silent.
+const MAX_CONNECTED: usize = MAX_CLIENTS + 8;
 /// How long a client may take for its handshake when others wait for its place.
 const CROWDED_HANDSHAKE: Duration = Duration::from_millis(200);
 /// Bytes read from a client by one system call.
@@ -104,7 +107,7 @@ impl Server<'_> {
 
     /// Whether a new client has a place, be it that of a silent one.
     fn has_place(&self) -> bool {
-        self.clients.len() < MAX_CLIENTS
+        self.clients.len() < MAX_CONNECTED
             || self.silent().is_some_and(|(_, since)| since.elapsed() >= CROWDED_HANDSHAKE)
     }
 
@@ -134,7 +137,7 @@ impl Server<'_> {
         while self.has_place() {
             let Ok((stream, _)) = listener.accept() else { return };
             if stream.set_nonblocking(true).is_ok() {
-                if self.clients.len() == MAX_CLIENTS
+                if self.clients.len() == MAX_CONNECTED
                     && let Some((silent, _)) = self.silent()
                 {
                     self.clients.remove(&silent);
@@ -164,7 +167,10 @@ impl Server<'_> {
             }
             taken = true;
         }
+        let mut open = self.clients.values().filter(|client| client.has_open()).count();
         for client in self.clients.values_mut() {
+            client.session.set_full((open >= MAX_CLIENTS).then_some(MAX_CLIENTS));
+            let had_open = client.has_open();
             while self.waiting.is_empty() {
                 let id = self.last_id + 1;
                 let Some(op) = client.session.next(self.blocks.export(), id) else { break };
@@ -174,6 +180,7 @@ impl Server<'_> {
                     Err(op) => self.waiting.push_back((id, op)),
                 }
             }
+            open += usize::from(!had_open && client.has_open());
         }
         taken
     }
@@ -198,6 +205,10 @@ impl Server<'_> {
 }
 
 impl Client {
+    fn has_open(&self) -> bool {
+        self.session.is_negotiated() && !self.session.is_ended()
+    }
+
     /// Returns what to poll for; `None` if nothing is to be read or written, as POLLHUP would end every poll.
     fn poll_fd(&self) -> Option<PollFd<'_>> {
         let mut flags = PollFlags::empty();

@@ -102,6 +102,11 @@ impl Session {
         self.ended
     }
 
+    /// Says whether as many clients as may, this number, have the export open, so that this one cannot open it now.
+    pub fn set_full(&mut self, full: Option<usize>) {
+        self.handshake.iter_mut().for_each(|handshake| handshake.set_full(full));
+    }
+
     /// Whether the handshake is over, and requests follow.
     pub fn is_negotiated(&self) -> bool {
         self.handshake.is_none()

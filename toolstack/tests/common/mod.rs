@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use nix::unistd::Pid;
 use xenstore::{Client, Nodes};
 
 /// The longest wait for any one event.
@@ -139,6 +141,18 @@ impl Machine {
         let mut nodes = Vec::new();
         descend(&mut client, "", &mut nodes);
         nodes
+    }
+
+    /// Kills dom0, of which `xpv up` starts another one; returns the killed one's process id.
+    pub(crate) fn kill_dom0(&self) -> i32 {
+        let pid = self.pid("Domain-0").expect("dom0 runs");
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        pid
+    }
+
+    /// Waits until another dom0 runs than that of this process id.
+    pub(crate) fn await_dom0_after(&self, killed: i32) {
+        eventually("another dom0 runs", || self.pid("Domain-0").is_some_and(|pid| pid != killed));
     }
 
     /// The process id of the broker and store.

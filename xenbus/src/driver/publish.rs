@@ -41,8 +41,13 @@ pub(super) fn read(
 
 /// Whether the other end's keys are of interest.
 fn reads_other(other_state: XenbusState, first: bool, own_state: XenbusState) -> bool {
-    let ready = matches!(other_state, XenbusState::Initialised | XenbusState::Connected);
-    ready && (first || own_state != XenbusState::Connected)
+    use XenbusState::{Closing, Connected, Initialised};
+    match other_state {
+        Initialised | Connected => first || own_state != Connected,
+        // Its rings may still be in use: Linux's blkfront, before 5.16, is Closing as long as its disk is open.
+        Closing => first,
+        _ => false,
+    }
 }
 
 /// The `known` keys of the other end; `None` where this end's node is removed.

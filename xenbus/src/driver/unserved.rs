@@ -25,11 +25,13 @@ pub(super) fn is_to_wait(failure: &Failure, waited: Duration, own_state: XenbusS
         || failure.may_pass && waited < BUSY
 }
 
-/// The update of a device that is not served: one that is not wanted holds nothing, but its frontend may have yet to close.
+/// The update of a device that is not served: one that is not wanted holds nothing, but its frontend may have yet to close. One
+/// that stays Connected is in use, and is told that nobody will serve it.
 pub(super) fn unserved(seen: &DeviceState) -> Update {
-    use XenbusState::{Closed, Initialising, Unknown};
+    use XenbusState::{Closed, Closing, Connected, Initialising, Unknown};
     let is_closed = matches!(seen.other_state, Unknown | Initialising | Closed);
-    let state = if is_closed { Some(Closed) } else { closing(seen) };
+    let is_in_use = seen.own_state == Closing && seen.other_state == Connected;
+    let state = if is_closed || is_in_use { Some(Closed) } else { closing(seen) };
     Update { state: state.filter(|_| !seen.online), ..Update::default() }
 }
 

@@ -16,7 +16,7 @@ use xenstore::Error;
 /// Starts over because the rings have failed by no act of the protocol's: the backend's domain or event channel is gone, for
 /// instance.
 pub fn reconnect<D: FrontDevice>(device: &mut D) {
-    let _span = device.frontend().span.clone().entered();
+    let _span = device.frontend().span_to_enter().entered();
     let frontend = device.frontend();
     match frontend.write(None, &Change { removed: D::CONNECTION_KEYS, ..CLOSED }) {
         Ok(_) => frontend.handshake.restart(frontend.written),
@@ -30,7 +30,7 @@ pub fn reconnect<D: FrontDevice>(device: &mut D) {
 
 /// Closes for good because of an error, which is reported in the store.
 pub fn fail<D: FrontDevice>(device: &mut D, errno: i32, error: &dyn Display) {
-    let _span = device.frontend().span.clone().entered();
+    let _span = device.frontend().span_to_enter().entered();
     let frontend = device.frontend();
     frontend.handshake.close();
     let text = error.to_string();
@@ -47,7 +47,7 @@ pub fn fail<D: FrontDevice>(device: &mut D, errno: i32, error: &dyn Display) {
 /// Those of the store.
 pub fn close<D: FrontDevice>(device: &mut D, timeout: Duration) -> Result<(), D::Error> {
     let frontend = device.frontend();
-    let _span = frontend.span.clone().entered();
+    let _span = frontend.span_to_enter().entered();
     if frontend.link.connect_now(&frontend.event_set) == LinkEvent::Connected {
         let attached = try_attach(device);
         survive(device, attached)?;

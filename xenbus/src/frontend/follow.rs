@@ -42,7 +42,7 @@ pub fn follow<D: FrontDevice>(device: &mut D) -> Result<(), D::Error> {
 /// # Errors
 /// As [`follow`].
 pub fn refresh<D: FrontDevice>(device: &mut D) -> Result<(), D::Error> {
-    let _span = device.frontend().span.clone().entered();
+    let _span = device.frontend().span_to_enter().entered();
     for _ in 0..MAX_STEPS {
         let stepped = step(device);
         if !survive(device, stepped)?.unwrap_or(false) {
@@ -59,7 +59,7 @@ pub fn refresh<D: FrontDevice>(device: &mut D) -> Result<(), D::Error> {
 /// # Errors
 /// As [`follow`].
 pub fn attach<D: FrontDevice>(device: &mut D) -> Result<(), D::Error> {
-    let span = device.frontend().span.clone();
+    let span = device.frontend().span_to_enter();
     span.in_scope(|| {
         let attached = try_attach(device);
         survive(device, attached)
@@ -112,16 +112,20 @@ fn step<D: FrontDevice>(device: &mut D) -> Result<bool, Failed<D::Error>> {
         finish_close(device).map_err(Failed::Device)?;
         return Ok(false);
     }
-    let is_to_close = seen.back == XenbusState::Closing || !seen.online;
-    let is_abandoned = seen.back == XenbusState::Closing && device.is_backend_lost();
-    if is_to_close && device.frontend().is_connected() && device.is_in_use() && !is_abandoned {
-        return refuse_close(device.frontend()).map(|()| false);
+    let is_kept = device.is_in_use() && is_kept(device, &seen);
+    let is_connected = device.frontend().is_connected();
+    if is_kept && (seen.back == XenbusState::Closing || is_connected && seen.back == XenbusState::Connected) {
+        // While it is lost, its successor says first whether it will serve the device.
+        if !device.is_backend_lost() {
+            refuse_close(device.frontend())?;
+        }
+        return Ok(false);
     }
     if seen.back == XenbusState::InitWait && device.is_backend_lost() {
         device.frontend().handshake.lost_before_connected(seen.own);
     }
     let before = device.frontend().handshake.clone();
-    let action = device.frontend().handshake.next(seen.back, seen.online);
+    let action = device.frontend().handshake.next(seen.back, seen.online || is_kept);
     let done = perform(device, action, &before, &seen);
     if !matches!(done, Ok(true)) {
         device.frontend().handshake = before;
@@ -135,6 +139,19 @@ fn step<D: FrontDevice>(device: &mut D) -> Result<bool, Failed<D::Error>> {
         Action::Wait => Ok(false),
         // Where the write was refused, what has changed is read.
         _ => done.map(|_| true),
+    }
+}
+
+/// Whether a device in use is not to be closed although its backend or the toolstack asks for that. Where the toolstack does, a
+/// backend that is lost has a successor, which serves the device until it is not in use any more, or says Closed if it cannot.
+/// Where the backend closes by itself its rings must not have failed.
+fn is_kept<D: FrontDevice>(device: &mut D, seen: &Seen) -> bool {
+    match seen.online {
+        true => {
+            let is_closing = seen.back == XenbusState::Closing;
+            is_closing && !device.is_backend_lost() && device.frontend().is_connected()
+        }
+        false => seen.back != XenbusState::Closed,
     }
 }
 
@@ -252,7 +269,7 @@ pub fn finish_close<D: FrontDevice>(device: &mut D) -> Result<(), D::Error> {
     if !device.frontend().is_closing() || device.is_busy() {
         return Ok(());
     }
-    let _span = device.frontend().span.clone().entered();
+    let _span = device.frontend().span_to_enter().entered();
     let finished = try_finish(device);
     survive(device, finished).map(drop)
 }

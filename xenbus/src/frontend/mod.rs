@@ -155,8 +155,8 @@ pub trait FrontDevice {
         false
     }
 
-    /// Whether the backend that is or was connected is known to be gone: a request to close the device is followed then, even
-    /// if it is in use, as a successor would only wait for that.
+    /// Whether the backend that is or was connected is known to be gone: one that was closing by itself, not for the toolstack,
+    /// is followed then even if the device is in use.
     fn is_backend_lost(&self) -> bool {
         false
     }
@@ -204,6 +204,17 @@ impl Frontend {
     pub fn fd(&self) -> BorrowedFd<'_> {
         use std::os::fd::AsFd;
         self.event_set.as_fd()
+    }
+
+    /// The device's span to be entered: none where the caller is in one of this name, as that has entered a span of the device for all that
+    /// it does, and lines would name the device twice.
+    fn span_to_enter(&self) -> tracing::Span {
+        let name = |span: &tracing::Span| span.metadata().map(|metadata| metadata.name());
+        if name(&tracing::Span::current()) == name(&self.span) {
+            tracing::Span::none()
+        } else {
+            self.span.clone()
+        }
     }
 
     /// The device's span, for log lines.

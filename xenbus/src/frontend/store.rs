@@ -58,7 +58,7 @@ pub(super) fn survive<D: FrontDevice, T>(
 }
 
 /// Whether a device's nodes are not its own any more, which has read this end's state and the instance: removed, or another device's,
-/// which has another instance, or the first state of all where the backend writes none. EACCES is a removed node too: the one
+/// which has another instance, or the first state of all and no instance yet, or none at all as its backend writes none. EACCES is a removed node too: the one
 /// above it may not be readable.
 fn is_gone(
     client: &mut Client,
@@ -68,7 +68,10 @@ fn is_gone(
 ) -> Result<bool, Error> {
     match own {
         XenbusState::Unknown if !exists(client, end.path())? => return Ok(true),
-        XenbusState::Initialising if written != XenbusState::Initialising => return Ok(true),
+        // The guest itself has overwritten its state where the instance is the same.
+        XenbusState::Initialising if written != XenbusState::Initialising => {
+            return Ok(found.is_none() || found != instance);
+        }
         _ => {}
     }
     Ok(found.is_some() && instance.is_some() && found != instance)

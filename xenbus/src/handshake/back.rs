@@ -100,6 +100,10 @@ pub struct Handshake {
     unwanted: bool,
     /// The state in the store is not the one published: another process overwrote it.
     overwritten: bool,
+    /// The frontend was connected to a predecessor, and is served once more although the toolstack wants the device closed.
+    owed: bool,
+    /// This backend has been Connected.
+    was_connected: bool,
 }
 
 /// Whether the frontend's rings were made for a predecessor of this backend.
@@ -124,9 +128,25 @@ impl Handshake {
         Handshake { stale, ..Handshake::at(reconnect, Unknown) }
     }
 
+    /// Has a frontend that is connected to a predecessor reconnect even where the toolstack wants the device closed: its guest may
+    /// use the device, and has refused. Then it closes when it will, as with the predecessor. For frontends that reconnect on
+    /// InitWait, and close on it where they are not used.
+    #[must_use]
+    pub fn serving_detached(mut self, found: &DeviceState) -> Handshake {
+        use XenbusState::{Closing, Connected, InitWait, Initialised, Initialising};
+        self.owed = !found.online
+            && match found.own_state {
+                // A predecessor that had begun to serve it once more; toolstacks write Closing.
+                InitWait => matches!(found.other_state, Initialising | Initialised | Connected),
+                Initialised | Connected | Closing => matches!(found.other_state, Initialised | Connected),
+                _ => false,
+            };
+        self
+    }
+
     /// The handshake of a backend that has resumed its predecessor's rings.
     pub fn resumed(reconnect: Reconnect) -> Handshake {
-        Handshake::at(reconnect, XenbusState::Connected)
+        Handshake { was_connected: true, ..Handshake::at(reconnect, XenbusState::Connected) }
     }
 
     fn at(reconnect: Reconnect, state: XenbusState) -> Handshake {
@@ -140,6 +160,8 @@ impl Handshake {
             tries: 0,
             unwanted: false,
             overwritten: false,
+            owed: false,
+            was_connected: false,
         }
     }
 
@@ -179,7 +201,10 @@ impl Handshake {
         }
         // libxl closes by `online` = 0 and `state` = Closing. The state alone closes too, until the next update.
         let written = seen.own_state == Closing && !matches!(self.state, Unknown | Closing | Closed);
-        self.unwanted = !seen.online || written;
+        // A frontend that saw Closing before it has followed Connected would wait for that.
+        let is_served = [self.state, seen.own_state, seen.other_state] == [Connected; 3];
+        self.owed &= !seen.online && !is_served && !matches!(seen.other_state, Closing | Closed);
+        self.unwanted = (!seen.online || written) && !self.owed;
         self.overwritten = seen.own_state != self.state && self.state != Unknown;
     }
 
@@ -193,7 +218,10 @@ impl Handshake {
         self.overwritten &= matches!(action, Action::Wait | Action::Connect | Action::Disconnect);
         match action {
             Action::Offer => self.state = XenbusState::InitWait,
-            Action::Connected => self.state = XenbusState::Connected,
+            Action::Connected => {
+                self.state = XenbusState::Connected;
+                self.was_connected = true;
+            }
             Action::State(state) => self.state = state,
             Action::Connect => {
                 let keys = ring_keys(&seen.other);
@@ -221,9 +249,9 @@ impl Handshake {
         let failed = ring == Ring::None && self.state == Connected;
         match (seen.other_state, ring) {
             (_, Ring::Stopping) => Action::Wait,
-            (Initialised | Connected, _) if failed || self.unwanted => self.close(seen),
+            (Initialised | Connected, _) if failed || self.unwanted => self.close(seen, ring),
             (Initialised | Connected, _) => self.connect(seen, ring),
-            (Closing, _) => self.close(seen),
+            (Closing, _) => self.close(seen, ring),
             // The frontend has released its rings, or has none.
             (Initialising | Closed, Ring::Running) => Action::Disconnect,
             (Initialising | Closed, Ring::None) => self.released(seen),
@@ -241,11 +269,17 @@ impl Handshake {
 
     /// The frontend has to follow to Closed. A backend that is Closed has done its part, and would wait for ever if the
     /// frontend has too.
-    fn close(&self, seen: &DeviceState) -> Action {
+    fn close(&self, seen: &DeviceState, ring: Ring) -> Action {
         match self.position(seen) {
             XenbusState::Closed => self.state_once(XenbusState::Closed),
+            XenbusState::Closing if self.has_lost(seen, ring) => self.state_once(XenbusState::Closed),
             _ => self.state_once(XenbusState::Closing),
         }
+    }
+
+    /// Whether rings have failed for which a frontend in use was waited: no successor will serve it either.
+    fn has_lost(&self, seen: &DeviceState, ring: Ring) -> bool {
+        self.was_connected && !seen.online && ring == Ring::None && seen.other_state == XenbusState::Connected
     }
 
     /// The action for a frontend that is Closed or Initialising, none of whose rings are served.
@@ -273,7 +307,7 @@ impl Handshake {
             (InitWait, _) if self.is_stale(&seen.other) || seen.other.is_empty() => Action::Wait,
             (InitWait, _) => Action::Connect,
             // The predecessor was closing: the frontend has to follow.
-            (Unknown, _) if seen.own_state == Closing => Action::Wait,
+            (Unknown, _) if seen.own_state == Closing && !self.owed => Action::Wait,
             (Unknown, _) if self.reconnect == Reconnect::Closing => match seen.own_state {
                 // The frontend skips InitWait, or has waited for a backend.
                 Unknown | Initialising | InitWait | Closed => Action::Offer,

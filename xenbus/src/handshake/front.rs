@@ -125,7 +125,7 @@ impl Handshake {
     }
 
     /// Returns what to do, given the backend's state (a missing node is Closed) and whether the toolstack wants the device:
-    /// the backend's `online` is absent or not 0.
+    /// the backend's `online` is absent or not 0. A device that is in use is wanted as long as a backend serves it.
     pub fn next(&mut self, back: XenbusState, online: bool) -> Action {
         use XenbusState::{Closed, Closing, Connected, InitWait, Initialised, Initialising};
         let action = match (self.stage, back) {
@@ -137,6 +137,8 @@ impl Handshake {
             (Stage::Offered, Connected) => Action::Connected,
             // Its process or domain was killed.
             (Stage::Connected, Closed | Initialising) => Action::Disconnect,
+            // Its successor serves it no more than to have it closed.
+            (Stage::Connected | Stage::Disconnected, InitWait) if !online => Action::Close,
             // So that no successor of the backend takes the old rings for the new ones.
             (Stage::Connected | Stage::Disconnected, InitWait) => Action::State(Initialising),
             (Stage::Disconnected, Connected | Initialised) => start(Connected, back, online),
@@ -162,8 +164,8 @@ impl Handshake {
 fn start(own: XenbusState, back: XenbusState, online: bool) -> Action {
     use XenbusState::{Closed, Closing, Connected, InitWait, Initialised, Initialising};
     match (own, back) {
-        (Closed, Closing | Closed) if !online => Action::Wait,
-        (_, Closing | Closed) if !online => Action::Close,
+        (Closed, Closing | Closed | InitWait) if !online => Action::Wait,
+        (_, Closing | Closed | InitWait) if !online => Action::Close,
         (Closing | Closed, Connected | Initialised) | (Closed, Closing) => Action::Wait,
         (_, Connected | Initialised) => Action::State(Closing),
         (_, Closing) => Action::State(Closed),

@@ -51,12 +51,15 @@ impl Back {
 
     /// What the driver makes of a new device.
     fn probe(&mut self, seen: &DeviceState, store: &Store) {
-        let is_connected = [seen.own_state, seen.other_state] == [Connected; 2];
+        let is_refused = seen.own_state == Closing && !seen.online;
+        let is_connected = seen.other_state == Connected && (seen.own_state == Connected || is_refused);
         if self.kind.resumes && is_connected && number(&seen.other) == store.live && store.live != 0 {
             self.serves = store.live;
             self.handshake = Some(Handshake::resumed(self.kind.reconnect));
         } else {
-            self.handshake = Some(Handshake::new(self.kind.reconnect, seen));
+            let handshake = Handshake::new(self.kind.reconnect, seen);
+            let serves_detached = self.kind.reconnect == Reconnect::InitWait && !self.kind.resumes;
+            self.handshake = Some(if serves_detached { handshake.serving_detached(seen) } else { handshake });
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::nbd::Export;
-use crate::nbd::proto::{REPLY, REQUEST, Reader, command, option};
+use crate::nbd::proto::{self, REPLY, REQUEST, Reader, command, option};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::thread;
 use std::time::Duration;
@@ -187,7 +187,7 @@ fn disconnecting_and_malformed_clients_do_not_disturb_others() {
 fn clients_that_stay_silent_do_not_keep_others_out() {
     with_timeout(Duration::from_secs(1), |connect| {
         let mut idle = negotiate(connect());
-        let silent: Vec<_> = (0..MAX_CLIENTS).map(|_| connect()).collect();
+        let silent: Vec<_> = (0..MAX_CONNECTED).map(|_| connect()).collect();
         let mut late = negotiate(connect());
         late.write_all(&request(command::FLUSH, 9, 0, 0)).unwrap();
         assert_eq!(reply(&mut late), 9);
@@ -200,7 +200,7 @@ fn clients_that_stay_silent_do_not_keep_others_out() {
 #[test]
 fn client_that_ended_its_session_without_taking_the_replies_is_disconnected() {
     with_timeout(Duration::from_secs(1), |connect| {
-        let clients = (0..MAX_CLIENTS).map(|_| {
+        let clients = (0..MAX_CONNECTED).map(|_| {
             let mut client = negotiate(connect());
             for n in 0..64 {
                 client.write_all(&request(command::READ, n, 0, 1 << 16)).unwrap();
@@ -217,15 +217,49 @@ fn client_that_ended_its_session_without_taking_the_replies_is_disconnected() {
 #[test]
 fn silent_clients_give_their_places_to_others() {
     with_timeout(Duration::from_secs(3600), |connect| {
-        let _silent: Vec<UnixStream> = (0..2 * MAX_CLIENTS).map(|_| connect()).collect();
+        let _silent: Vec<UnixStream> = (0..2 * MAX_CONNECTED).map(|_| connect()).collect();
         let mut client = negotiate(connect());
         client.write_all(&request(command::READ, 1, 0, 512)).unwrap();
         assert_eq!(reply(&mut client), 1);
         // A client that has negotiated keeps its place.
-        let _more: Vec<UnixStream> = (0..2 * MAX_CLIENTS).map(|_| connect()).collect();
+        let _more: Vec<UnixStream> = (0..2 * MAX_CONNECTED).map(|_| connect()).collect();
         let _other = negotiate(connect());
         client.read_exact(&mut [0; 512]).unwrap();
         client.write_all(&request(command::READ, 2, 0, 512)).unwrap();
         assert_eq!(reply(&mut client), 2);
+    });
+}
+
+#[test]
+fn client_beyond_the_most_is_refused_with_the_number_and_served_once_another_has_left() {
+    with_timeout(Duration::from_secs(1), |connect| {
+        let mut clients: Vec<UnixStream> = (0..MAX_CLIENTS).map(|_| negotiate(connect())).collect();
+        let mut late = connect();
+        late.read_exact(&mut [0; 18]).unwrap();
+        late.write_all(&3u32.to_be_bytes()).unwrap();
+        let mut go = |expected: u32| {
+            let mut option = b"IHAVEOPT".to_vec();
+            option.extend(option::GO.to_be_bytes());
+            option.extend([0, 0, 0, 6, 0, 0, 0, 0, 0, 0]);
+            late.write_all(&option).unwrap();
+            let mut header = [0; 20];
+            late.read_exact(&mut header).unwrap();
+            let [found, len] = [12, 16].map(|at| u32::from_be_bytes(*header[at..].first_chunk().unwrap()));
+            assert_eq!(found, expected);
+            let mut data = vec![0; len as usize];
+            late.read_exact(&mut data).unwrap();
+            data
+        };
+        let text = go(proto::reply::ERR_POLICY);
+        assert_eq!(String::from_utf8(text).unwrap(), "64 clients have it open, which is the most");
+        // Those that have it open are served.
+        for client in &mut clients {
+            client.write_all(&request(command::FLUSH, 9, 0, 0)).unwrap();
+            assert_eq!(self::reply(client), 9);
+        }
+        let mut left = clients.pop().unwrap();
+        left.write_all(&request(command::DISC, 10, 0, 0)).unwrap();
+        assert_eq!(left.read(&mut [0; 1]).unwrap(), 0);
+        go(proto::reply::INFO);
     });
 }
