@@ -107,6 +107,9 @@ pub enum Error {
         /// The system call's error.
         source: io::Error,
     },
+    /// Nobody reads standard output any more: whoever did has what it wanted (`xpv list | head -n 1`).
+    #[error("nobody reads standard output")]
+    OutputClosed,
     /// A program that this command needs is not installed.
     #[error("{program} is not installed (it is in the package {package})")]
     NotInstalled {

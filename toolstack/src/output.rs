@@ -16,7 +16,7 @@ pub(crate) fn json(value: &impl Serialize) -> Result<()> {
 
 /// Prints one line to standard output.
 pub(crate) fn line(text: Arguments<'_>) -> Result<()> {
-    writeln!(io::stdout(), "{text}").map_err(|e| Error::io("writing to standard output", e))
+    writeln!(io::stdout(), "{text}").map_err(not_written)
 }
 
 /// Prints a table. Each column has a heading and a least width, and is as wide as its longest value; the last one is not filled.
@@ -46,7 +46,14 @@ fn aligned<const N: usize>(columns: [(&str, usize); N], rows: &[[String; N]]) ->
 
 /// Prints a text of whole lines to standard output.
 pub(crate) fn text(text: &str) -> Result<()> {
-    io::stdout().write_all(text.as_bytes()).map_err(|e| Error::io("writing to standard output", e))
+    io::stdout().write_all(text.as_bytes()).map_err(not_written)
+}
+
+fn not_written(error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => Error::OutputClosed,
+        _ => Error::io("writing to standard output", error),
+    }
 }
 
 /// Prints an error or a warning to standard error, which may be closed.

@@ -40,6 +40,15 @@ fn command_whose_output_cannot_be_written_fails_with_an_error() {
 }
 
 #[test]
+fn command_whose_output_nobody_reads_ends_without_a_word() {
+    let machine = Machine::new();
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = command(&machine.dir()).arg("list").stdout(Stdio::from(writer)).output().unwrap();
+    assert_eq!((output.status.code(), common::texts(&output).1.as_str()), (Some(141), ""));
+}
+
+#[test]
 fn write_beyond_the_file_size_limit_fails_alone() {
     let machine = Machine::new();
     let dom0 = machine.pid("Domain-0");
