@@ -5,9 +5,10 @@
 use super::chain::{OpenLayer, read_header};
 use super::compressed;
 use super::header::Header;
-use super::image_file::{ImageFile, TableFile};
+use super::image_file::ImageFile;
 use super::image_format::Format;
 use super::place::Place;
+use super::table_file::TableFile;
 use super::tables;
 use crate::engine::base_cache::DiskCache;
 use crate::engine::{OpenError, OpenImage};

@@ -19,6 +19,15 @@ pub(super) fn set_one(block: &mut [u8], index: u64, bits: u64) {
     }
 }
 
+/// Makes a refcount of so many bits 0.
+pub(super) fn set_zero(block: &mut [u8], index: u64, bits: u64) {
+    let first = (index * bits / 8) as usize;
+    match bits {
+        1 | 2 | 4 => block[first] &= !(((1 << bits) - 1) << (index * bits % 8)),
+        _ => block[first..first + (bits / 8) as usize].fill(0),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,6 +40,11 @@ mod tests {
                 assert!(is_zero(&block, index, bits));
                 set_one(&mut block, index, bits);
                 (0..8).for_each(|other| assert_eq!(is_zero(&block, other, bits), other != index, "{bits}"));
+                let mut full = [0xff; 64];
+                set_zero(&mut full, index, bits);
+                (0..8).for_each(|other| assert_eq!(is_zero(&full, other, bits), other == index, "{bits}"));
+                set_zero(&mut block, index, bits);
+                assert_eq!(block, [0; 64]);
             }
         }
     }
