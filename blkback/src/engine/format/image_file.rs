@@ -253,6 +253,12 @@ impl ImageFile {
         }
     }
 
+    /// Makes the file shorter, whose end nobody uses.
+    pub(super) fn shorten(&self, length: u64) -> io::Result<()> {
+        self.length.store(length, Ordering::Relaxed);
+        self.trim()
+    }
+
     /// Makes the file as long as it is used.
     pub(super) fn trim(&self) -> io::Result<()> {
         match self.length() < self.reserved.load(Ordering::Relaxed) {

@@ -24,6 +24,7 @@ mod place;
 mod power_cut;
 mod progress;
 mod queue;
+mod reclaim;
 mod refcounts;
 mod stream;
 mod table_file;

@@ -144,6 +144,23 @@ impl Order {
         (entry < self.refcount_table.end).then_some((entry, number % per_block, self.refcount_bits))
     }
 
+    /// Where the L2 tables are.
+    pub(super) fn l2_tables(&self) -> Vec<u64> {
+        self.l2_tables.iter().copied().collect()
+    }
+
+    /// Where the refcount blocks are, each with the number of the first cluster whose refcount it has.
+    pub(super) fn refcount_blocks(&self) -> Vec<(u64, u64)> {
+        let per_block = self.layout().per_block();
+        self.refcount_blocks.iter().map(|(at, number)| (*at, number * per_block)).collect()
+    }
+
+    /// The end of the last table.
+    pub(super) fn tables_end(&self) -> u64 {
+        let tables = self.l2_tables.iter().chain(self.refcount_blocks.keys()).map(|at| at + self.cluster);
+        tables.chain([self.l1.end, self.refcount_table.end, self.cluster]).max().unwrap_or(0)
+    }
+
     /// How refcounts lie in the blocks.
     pub(super) fn layout(&self) -> Layout {
         Layout { cluster: self.cluster, bits: self.refcount_bits }

@@ -17,6 +17,7 @@ use crate::engine::done::lock;
 use crate::engine::{Access, Mode};
 use rand::RngExt;
 use rand::rngs::SmallRng;
+use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -158,6 +159,19 @@ fn create(path: &Path, kinds: Kinds) {
     std::fs::write(path, image.bytes().unwrap()).unwrap();
 }
 
+/// The image's thread, which does not run.
+fn worker(chain: Chain, kinds: Kinds) -> Worker {
+    let files = chain.0.iter().rev().map(|layer| layer.file.clone()).collect();
+    let cache = DiskCache::new(&BaseCache::default());
+    Worker::new(Arc::new(Image::new(kinds.cluster_bits, SECTORS * 512, files, cache)), chain)
+}
+
+/// Ends as it does when no more will come.
+fn close(worker: Worker) {
+    worker.image.close();
+    worker.run();
+}
+
 impl Run {
     fn start(directory: &Path, kinds: Kinds, seed: u64) -> Run {
         let path = directory.join("image");
@@ -178,10 +192,7 @@ impl Run {
         recorder.record(Change::Sync);
         let chain = open(&path, Mode::Write);
         chain.top().file.recorder.set(recorder.clone()).unwrap();
-        let files = chain.0.iter().rev().map(|layer| layer.file.clone()).collect();
-        let cache = DiskCache::new(&BaseCache::default());
-        let image = Arc::new(Image::new(kinds.cluster_bits, SECTORS * 512, files, cache));
-        let worker = Worker::new(image, chain);
+        let worker = worker(chain, kinds);
         Run { worker, recorder, clock, promises, waiting: Vec::new(), random: generator(seed) }
     }
 
@@ -280,11 +291,26 @@ fn content(path: &Path) -> Result<Vec<u8>, String> {
     Ok(content)
 }
 
+/// Opens an image whose power was cut, writes to it, and closes it: what it held stays, and there are leaks at most.
+fn write_again(path: &Path, kinds: Kinds, mut held: Vec<u8>) -> Result<(), String> {
+    let mut worker = worker(open(path, Mode::Write), kinds);
+    let range = held.len() / 3 / 512 * 512..held.len() / 2 / 512 * 512;
+    let data = testkit::random::bytes(1, range.len());
+    let start = range.start as u64;
+    let bytes = start..range.end as u64;
+    worker.write_data(0, &Data::Bytes(&data, start), bytes).map_err(|error| error.to_string())?;
+    close(worker);
+    check(path)?;
+    held[range].copy_from_slice(&data);
+    if content(path)? == held { Ok(()) } else { Err("what it held is not there after another write".into()) }
+}
+
 /// An image, what was done to it, and what was promised.
 struct Done {
     directory: tempfile::TempDir,
     recorder: Recorder,
     promises: Promises,
+    kinds: Kinds,
     end: u64,
 }
 
@@ -294,21 +320,29 @@ fn run(kinds: Kinds, seed: u64) -> Done {
     (0..OPERATIONS).for_each(|_| run.step((1 << kinds.cluster_bits) / 512));
     run.answer();
     let Run { worker, recorder, clock, promises, .. } = run;
-    // As it is when no more will come.
-    worker.image.close();
-    let chain_file = worker.chain.top().file.path().to_owned();
-    worker.run();
+    close(worker);
     let end = clock.now();
-    assert_eq!(check_clean(&chain_file), "");
+    assert_eq!(check_clean(&directory.path().join("image")), "");
     let mut recorded = lock(&recorder.0);
     recorded.log.sectors = recorded.lengths.iter().map(|(_, length)| length.div_ceil(512)).max().unwrap_or(0);
-    Done { directory, recorder: recorder.clone(), promises, end }
+    Done { directory, recorder: recorder.clone(), promises, kinds, end }
 }
 
 /// What QEMU finds of an image that was closed: no leaks either.
 fn check_clean(path: &Path) -> String {
     let output = Command::new("qemu-img").args(["check", "-q", "-f", "qcow2"]).arg(path).output().unwrap();
     text(&output)
+}
+
+/// Makes a file, in which zeroes are holes.
+fn write_with_holes(path: &Path, bytes: &[u8]) {
+    let file = File::create(path).unwrap();
+    file.set_len(bytes.len() as u64).unwrap();
+    for (number, part) in bytes.chunks(4096).enumerate() {
+        if part.iter().any(|byte| *byte != 0) {
+            file.write_all_at(part, number as u64 * 4096).unwrap();
+        }
+    }
 }
 
 /// Cuts the power at moments that the seed says.
@@ -321,13 +355,14 @@ fn cut(done: &Done, recorded: &Recorded, seed: u64) -> Result<(), String> {
     for number in 0..CUTS {
         let at = random.random_range(0..done.end).max(recorded.log.operations[1].completed.unwrap() + 1);
         let choice = Choice::EVERY[number % 4];
-        std::fs::write(&path, recorded.file(at, choice, &mut random)).unwrap();
+        write_with_holes(&path, &recorded.file(at, choice, &mut random));
         let checked = check(&path).and_then(|()| {
             let content = content(&path)?;
             if choice == Choice::All {
                 done.promises.check_killed(at, &content)?;
             }
-            done.promises.check(at, &content)
+            done.promises.check(at, &content)?;
+            write_again(&path, done.kinds, content)
         });
         checked.map_err(|why| format!("{why} (a cut at {at} of {}, {choice:?})", done.end))?;
     }
@@ -368,4 +403,26 @@ fn image_that_never_synchronizes_is_found() {
         cut(&done, &recorded, seed).is_err()
     });
     assert!(is_found);
+}
+
+#[test]
+fn what_a_killed_process_had_reserved_is_free_when_its_image_is_opened_again() {
+    for kinds in EVERY {
+        let directory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let mut run = Run::start(directory.path(), kinds, 1);
+        for start in [0, 512, 1024] {
+            run.write(start..start + 8);
+            run.answer();
+        }
+        let killed = directory.path().join("image");
+        let length = |path: &Path| std::fs::metadata(path).unwrap().len();
+        let used = run.file().length();
+        drop(run);
+        assert!(length(&killed) > used, "{kinds:?}");
+        assert_ne!(check_clean(&killed), "", "{kinds:?}");
+        let held = content(&killed).unwrap();
+        close(worker(open(&killed, Mode::Write), kinds));
+        assert_eq!((check_clean(&killed), length(&killed)), (String::new(), used), "{kinds:?}");
+        assert!(content(&killed).unwrap() == held);
+    }
 }

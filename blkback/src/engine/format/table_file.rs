@@ -113,7 +113,7 @@ impl ImageFile {
     }
 
     /// Writes what the file does not have yet of a table that is a cluster.
-    fn write_changed(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+    pub(super) fn write_changed(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let unit = UNIT.max(self.align()).min(bytes.len());
         let changed = lock(&self.in_file).written.changed(offset, bytes, unit);
         if changed.is_empty() {

@@ -77,7 +77,7 @@ fn inconsistent(found: impl std::fmt::Display, expected: impl std::fmt::Display)
 }
 
 /// Calls `each` with the number of each entry of a table, and the entry.
-fn each_entry(
+pub(super) fn each_entry(
     file: &Arc<ImageFile>,
     offset: u64,
     bytes: u64,
