@@ -3,6 +3,8 @@
 //!
 //! It is the code of the cache, over loom's atomics. The ordering of each access is also left out, and a run must then fail.
 
+#[path = "../../tests/loom/weakened.rs"]
+mod atomic;
 #[allow(dead_code)]
 #[path = "../src/engine/base_cache/slot.rs"]
 mod slot;
@@ -11,93 +13,6 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 use slot::{Pinned, Slot, Withdrawn};
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-/// Loom's atomics, of which the ordering of one access can be left out.
-mod atomic {
-    use std::collections::BTreeSet;
-    use std::panic::Location;
-    use std::sync::Mutex;
-    pub(crate) use std::sync::atomic::Ordering;
-
-    /// An access in the source: its file and line.
-    pub(crate) type Site = &'static Location<'static>;
-
-    /// Those that have another ordering than Relaxed.
-    static SEEN: Mutex<BTreeSet<Site>> = Mutex::new(BTreeSet::new());
-    static WEAKENED: Mutex<Option<Site>> = Mutex::new(None);
-
-    pub(crate) fn seen() -> BTreeSet<Site> {
-        SEEN.lock().expect("no panic").clone()
-    }
-
-    pub(crate) fn weaken(site: Option<Site>) {
-        *WEAKENED.lock().expect("no panic") = site;
-    }
-
-    #[track_caller]
-    fn of(order: Ordering) -> Ordering {
-        let site = Location::caller();
-        if order != Ordering::Relaxed {
-            SEEN.lock().expect("no panic").insert(site);
-        }
-        if *WEAKENED.lock().expect("no panic") == Some(site) { Ordering::Relaxed } else { order }
-    }
-
-    macro_rules! atomic {
-        ($name:ident, $value:ty) => {
-            #[derive(Debug)]
-            pub(crate) struct $name(loom::sync::atomic::$name);
-
-            #[allow(dead_code)] // Each has what the other needs.
-            impl $name {
-                pub(crate) fn new(value: $value) -> $name {
-                    $name(loom::sync::atomic::$name::new(value))
-                }
-
-                #[track_caller]
-                pub(crate) fn load(&self, order: Ordering) -> $value {
-                    self.0.load(of(order))
-                }
-
-                #[track_caller]
-                pub(crate) fn store(&self, value: $value, order: Ordering) {
-                    self.0.store(value, of(order));
-                }
-
-                #[track_caller]
-                pub(crate) fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
-                    self.0.fetch_sub(value, of(order))
-                }
-
-                #[track_caller]
-                pub(crate) fn compare_exchange(
-                    &self,
-                    current: $value,
-                    new: $value,
-                    success: Ordering,
-                    failure: Ordering,
-                ) -> Result<$value, $value> {
-                    self.0.compare_exchange(current, new, of(success), failure)
-                }
-
-                #[track_caller]
-                pub(crate) fn compare_exchange_weak(
-                    &self,
-                    current: $value,
-                    new: $value,
-                    success: Ordering,
-                    failure: Ordering,
-                ) -> Result<$value, $value> {
-                    self.0.compare_exchange_weak(current, new, of(success), failure)
-                }
-            }
-        };
-    }
-
-    atomic!(AtomicU32, u32);
-    atomic!(AtomicU64, u64);
-}
 
 /// Keys of two blocks; the bytes of a block are its key.
 const BLOCKS: [u64; 2] = [1, 2];
@@ -174,42 +89,9 @@ fn forget_while_read() {
     assert_eq!(cached.slot.pin(BLOCKS[1]), Pinned::Yes, "a slot that nobody has");
 }
 
-/// Explores a run with at most three preemptions.
-fn check(run: fn()) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
-    builder.check(run);
-}
-
-/// The line of an access.
-fn text(site: atomic::Site) -> &'static str {
-    let source = include_str!("../src/engine/base_cache/slot.rs");
-    source.lines().nth(site.line() as usize - 1).expect("a line of the file").trim()
-}
-
 fn main() {
+    let source = |_: &str| include_str!("../src/engine/base_cache/slot.rs");
     let runs = [evict_while_read, forget_while_read];
-    runs.into_iter().for_each(check);
-    let sites = atomic::seen();
-    println!("a slot's bytes are its block's, by {} ordered accesses", sites.len());
-    // What fails below is expected to.
-    std::panic::set_hook(Box::new(|_| ()));
-    let mut not_needed = Vec::new();
-    for site in sites {
-        atomic::weaken(Some(site));
-        let is_needed = runs.iter().any(|run| catch_unwind(AssertUnwindSafe(|| check(*run))).is_err());
-        atomic::weaken(None);
-        println!(
-            "{}:{}: {}: {}",
-            site.file(),
-            site.line(),
-            if is_needed { "needed" } else { "not needed" },
-            text(site)
-        );
-        if !is_needed {
-            not_needed.push(text(site));
-        }
-    }
-    drop(std::panic::take_hook());
+    let not_needed = atomic::explore("a slot's bytes are its block's", &runs, source);
     assert!(not_needed.is_empty(), "{not_needed:?}");
 }

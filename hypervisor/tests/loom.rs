@@ -4,6 +4,8 @@
 //! It is the code of the local hypervisor, over loom's atomics instead of an arena's. The ordering of each access is also left out,
 //! and a run must then fail.
 
+#[path = "../../tests/loom/weakened.rs"]
+mod atomic;
 #[allow(dead_code)]
 #[path = "../src/local/balloon.rs"]
 mod balloon;
@@ -18,82 +20,8 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 use ring_abi::DomId;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const DOM0: DomId = DomId(0);
-
-/// Loom's atomics, of which the ordering of one access can be left out.
-mod atomic {
-    use std::collections::BTreeSet;
-    use std::panic::Location;
-    use std::sync::Mutex;
-    pub(crate) use std::sync::atomic::Ordering;
-
-    /// An access in the source: its file and line.
-    pub(crate) type Site = &'static Location<'static>;
-
-    /// Those that have another ordering than Relaxed.
-    static SEEN: Mutex<BTreeSet<Site>> = Mutex::new(BTreeSet::new());
-    static WEAKENED: Mutex<Option<Site>> = Mutex::new(None);
-
-    pub(crate) fn seen() -> BTreeSet<Site> {
-        SEEN.lock().expect("no panic").clone()
-    }
-
-    pub(crate) fn weaken(site: Option<Site>) {
-        *WEAKENED.lock().expect("no panic") = site;
-    }
-
-    #[track_caller]
-    fn of(order: Ordering) -> Ordering {
-        let site = Location::caller();
-        if order != Ordering::Relaxed {
-            SEEN.lock().expect("no panic").insert(site);
-        }
-        if *WEAKENED.lock().expect("no panic") == Some(site) { Ordering::Relaxed } else { order }
-    }
-
-    #[derive(Debug, Default)]
-    pub(crate) struct AtomicU32(loom::sync::atomic::AtomicU32);
-
-    impl AtomicU32 {
-        #[track_caller]
-        pub(crate) fn load(&self, order: Ordering) -> u32 {
-            self.0.load(of(order))
-        }
-
-        #[track_caller]
-        pub(crate) fn store(&self, value: u32, order: Ordering) {
-            self.0.store(value, of(order));
-        }
-
-        #[track_caller]
-        pub(crate) fn fetch_or(&self, value: u32, order: Ordering) -> u32 {
-            self.0.fetch_or(value, of(order))
-        }
-
-        #[track_caller]
-        pub(crate) fn fetch_and(&self, value: u32, order: Ordering) -> u32 {
-            self.0.fetch_and(value, of(order))
-        }
-
-        #[track_caller]
-        pub(crate) fn fetch_add(&self, value: u32, order: Ordering) -> u32 {
-            self.0.fetch_add(value, of(order))
-        }
-
-        #[track_caller]
-        pub(crate) fn compare_exchange(
-            &self,
-            current: u32,
-            new: u32,
-            success: Ordering,
-            failure: Ordering,
-        ) -> Result<u32, u32> {
-            self.0.compare_exchange(current, new, of(success), failure)
-        }
-    }
-}
 
 /// What the balloon queue needs of an arena's layout.
 mod layout {
@@ -242,13 +170,6 @@ fn refuse_while_transferred() {
     assert_eq!((is_sent, is_received), (!is_refused, !is_refused), "a page in two hands or in none");
 }
 
-/// Explores a run with at most three preemptions, or fewer where there is more to explore.
-fn check(run: fn()) {
-    let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = Some(3);
-    builder.check(run);
-}
-
 /// Accesses whose ordering no run needs, under loom: it has the stores of one word take effect in the order in which they were
 /// executed, and no load after a later store of its thread. Without these a frame's number could be overwritten by the one that
 /// was there before, and a slot of the queue before it was read.
@@ -261,38 +182,12 @@ const NOT_NEEDED: [&str; 6] = [
     ".compare_exchange(wanted, next, Ordering::AcqRel, Ordering::Relaxed)",
 ];
 
-/// The line of an access.
-fn text(site: atomic::Site) -> &'static str {
-    let source = match site.file() {
+fn main() {
+    let source = |file: &str| match file {
         file if file.ends_with("balloon.rs") => include_str!("../src/local/balloon.rs"),
         _ => include_str!("../src/local/entry.rs"),
     };
-    source.lines().nth(site.line() as usize - 1).expect("a line of the file").trim()
-}
-
-fn main() {
     let runs = [give_up_and_receive, refuse_while_transferred];
-    runs.into_iter().for_each(check);
-    let sites = atomic::seen();
-    println!("pages have one owner at a time, by {} ordered accesses", sites.len());
-    // What fails below is expected to.
-    std::panic::set_hook(Box::new(|_| ()));
-    let mut not_needed = Vec::new();
-    for site in sites {
-        atomic::weaken(Some(site));
-        let is_needed = runs.iter().any(|run| catch_unwind(AssertUnwindSafe(|| check(*run))).is_err());
-        atomic::weaken(None);
-        println!(
-            "{}:{}: {}: {}",
-            site.file(),
-            site.line(),
-            if is_needed { "needed" } else { "not needed" },
-            text(site)
-        );
-        if !is_needed {
-            not_needed.push(text(site));
-        }
-    }
-    drop(std::panic::take_hook());
+    let not_needed = atomic::explore("pages have one owner at a time", &runs, source);
     assert_eq!(not_needed, NOT_NEEDED);
 }
