@@ -5,12 +5,11 @@
 
 use super::header::Compression;
 use super::image_format::Format;
+use super::in_file::InFile;
 use super::order::Order;
-use super::table_file::{InFile, TableFile};
 use crate::engine::base_cache::{CachedFile, DiskCache, Forgotten};
 use crate::engine::done::lock;
 use crate::engine::{OpenImage, image};
-use imago::StorageExt;
 use imago::io_buffers::IoBuffer;
 use imago::storage::drivers::CommonStorageHelper;
 use nix::errno::Errno;
@@ -53,7 +52,13 @@ pub(super) struct ImageFile {
     forgotten: OnceLock<Forgotten>,
     helper: CommonStorageHelper,
     #[cfg(test)]
-    pub(super) recorder: OnceLock<super::power_cut::Recorder>,
+    pub(super) recorder: OnceLock<Arc<dyn Record>>,
+}
+
+/// A test that is told what is done to a file.
+#[cfg(test)]
+pub(super) trait Record: std::fmt::Debug + Send + Sync {
+    fn record(&self, change: Change<'_>);
 }
 
 /// What is done to a file.
@@ -181,15 +186,6 @@ impl ImageFile {
     /// A buffer for data of this file.
     pub(super) fn buffer(&self, bytes: usize) -> io::Result<IoBuffer> {
         IoBuffer::new(bytes.next_multiple_of(self.align), self.align.max(8))
-    }
-
-    /// Reads data; past the file's end it is zeroes.
-    pub(super) fn read_data(self: &Arc<Self>, into: &mut [u8], offset: u64) -> io::Result<()> {
-        if offset >= self.length() {
-            into.fill(0);
-            return Ok(());
-        }
-        TableFile(self.clone()).read(into, offset)
     }
 
     /// To be called before the file is changed: what was read of it is forgotten, by all who have it open.

@@ -16,6 +16,7 @@ mod header;
 mod image;
 mod image_file;
 mod image_format;
+mod in_file;
 mod jobs;
 mod layer;
 mod order;

@@ -8,7 +8,7 @@
 use super::chain::OpenChain;
 use super::create::NewImage;
 use super::image::Image;
-use super::image_file::{Change, ImageFile};
+use super::image_file::{Change, ImageFile, Record};
 use super::layer::{Chain, Found, Layer};
 use super::worker::Worker;
 use super::writes::Data;
@@ -36,7 +36,7 @@ const CUTS: usize = 12;
 
 /// Who is told what is done to a file.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Recorder(Arc<Mutex<Recorded>>);
+struct Recorder(Arc<Mutex<Recorded>>);
 
 #[derive(Clone, Debug, Default)]
 struct Recorded {
@@ -52,8 +52,8 @@ struct Recorded {
     own_syncs: Vec<usize>,
 }
 
-impl Recorder {
-    pub(super) fn record(&self, change: Change<'_>) {
+impl Record for Recorder {
+    fn record(&self, change: Change<'_>) {
         let recorded = &mut *lock(&self.0);
         let length = recorded.lengths.last().map_or(0, |(_, length)| *length);
         let change = match change {
@@ -91,7 +91,9 @@ impl Recorder {
         let (submitted, completed) = (recorded.clock.now(), Some(recorded.clock.now()));
         recorded.log.operations.push(Logged { change, submitted, completed });
     }
+}
 
+impl Recorder {
     /// When what is done to a file by the image itself was synchronized is forgotten.
     fn without_own_syncs(mut self) -> Recorded {
         let recorded = std::mem::take(&mut *lock(&self.0));
@@ -191,7 +193,7 @@ impl Run {
         recorder.record(Change::Write(&std::fs::read(&path).unwrap(), 0));
         recorder.record(Change::Sync);
         let chain = open(&path, Mode::Write);
-        chain.top().file.recorder.set(recorder.clone()).unwrap();
+        chain.top().file.recorder.set(Arc::new(recorder.clone())).unwrap();
         let worker = worker(chain, kinds);
         Run { worker, recorder, clock, promises, waiting: Vec::new(), random: generator(seed) }
     }

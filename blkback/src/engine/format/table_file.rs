@@ -4,17 +4,16 @@
 //! (`ahead`), and of each table what has changed.
 #![allow(unsafe_code)] // imago's interface of a file has unsafe functions to implement.
 
-use super::ahead::Ahead;
 use super::header::COMPRESSION;
 use super::image_file::ImageFile;
+use super::in_file::InFile;
 use super::order::Kind;
 use super::refcounts;
-use super::written::Written;
 use crate::engine::done::lock;
-use imago::Storage;
 use imago::io_buffers::{IoVector, IoVectorMut};
 use imago::storage::PreallocateMode;
 use imago::storage::drivers::CommonStorageHelper;
+use imago::{Storage, StorageExt};
 use nix::errno::Errno;
 use std::fmt;
 use std::io;
@@ -26,21 +25,16 @@ const FEATURE_BYTE: u64 = 79;
 /// Of a table that has changed, what is written is a multiple of this where its clusters are: less than a file system's block costs more.
 const UNIT: usize = 4096;
 
-/// What the file has of tables that are not as `imago` has them, or need not be written.
-#[derive(Debug, Default)]
-pub(super) struct InFile {
-    ahead: Ahead,
-    written: Written,
-}
-
-impl InFile {
-    /// Something that is no table is written to a part of the file.
-    pub(super) fn forget(&mut self, range: &Range<u64>) {
-        self.written.forget(range);
-    }
-}
-
 impl ImageFile {
+    /// Reads data; past the file's end it is zeroes.
+    pub(super) fn read_data(self: &Arc<Self>, into: &mut [u8], offset: u64) -> io::Result<()> {
+        if offset >= self.length() {
+            into.fill(0);
+            return Ok(());
+        }
+        TableFile(self.clone()).read(into, offset)
+    }
+
     /// Raises refcounts ahead of allocations from now on, if the file can be made longer.
     pub(super) fn start_ahead(&self) {
         if self.is_regular() && !self.is_read_only() {
