@@ -12,8 +12,7 @@ use std::{
 use event_loop::{AdaptivePoll, Interest, PollState};
 
 use crate::{
-    Batch, Caps, CaptureDirection, DropReason, Frame, Frames, Port, PortSettings, QueueLimits, RateLimits,
-    Stats,
+    Batch, Caps, DropReason, Frame, Frames, Port, PortSettings, QueueLimits, RateLimits, Stats,
     capture::Captures,
     destinations::Destinations,
     egress_queue::EgressQueue,
@@ -165,12 +164,14 @@ impl AttachedPort {
             let count = staged.len();
             let admitted =
                 self.rate_in.as_mut().map_or(count, |rate_in| rate_in.count(Frames::of(staged), now));
-            let taken = self.port.send(Frames::of(staged).first(admitted))?;
+            let frames = Frames::of(staged).first(admitted);
+            self.captures.stage(frames);
+            let taken = self.port.send(frames)?;
+            self.captures.sent(taken, now);
             if taken > 0 {
                 if let Some(rate_in) = &mut self.rate_in {
                     rate_in.spend(Frames::of(staged).first(taken), now);
                 }
-                self.captures.record(CaptureDirection::ToPort, Frames::of(staged), taken, now);
                 self.queue.taken(taken, now);
                 self.worked(now);
                 any = true;
@@ -319,18 +320,20 @@ struct PortOutlet<'a> {
 
 impl Outlet for PortOutlet<'_> {
     fn send(&mut self, frames: Frames<'_>) -> io::Result<()> {
-        let PortOutlet { queue, rate_in, sender, now, .. } = self;
-        let taken = match rate_in {
-            _ if !queue.is_empty() => 0,
-            None => self.port.send(frames)?,
-            Some(rate_in) => {
-                let taken = self.port.send(frames.first(rate_in.count(frames, *now)))?;
+        let PortOutlet { queue, rate_in, captures, sender, now, .. } = self;
+        let taken = if queue.is_empty() {
+            let admitted = rate_in.as_mut().map_or(frames.len(), |rate_in| rate_in.count(frames, *now));
+            captures.stage(frames.first(admitted));
+            let taken = self.port.send(frames.first(admitted))?;
+            captures.sent(taken, *now);
+            if let Some(rate_in) = rate_in {
                 rate_in.spend(frames.first(taken), *now);
-                taken
             }
+            taken
+        } else {
+            0
         };
         if taken > 0 {
-            self.captures.record(CaptureDirection::ToPort, frames, taken, *now);
             queue.end_stall();
         }
         if taken < frames.len() {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 pub use filter::{CaptureFilter, CaptureHost};
 
-use crate::{FragmentRef, Frame, Frames, Offload};
+use crate::{FragmentRef, Frame, Frames, Offload, egress_queue::copy_of};
 
 /// Bytes of frames that wait in a buffer at most, each record counted with [`RECORD`] more.
 const BUFFER: usize = 2 << 20;
@@ -131,18 +131,40 @@ fn capture(options: CaptureOptions, now: Instant) -> (CaptureSink, Capture) {
 
 /// The captures of a port, at its worker.
 #[derive(Debug, Default)]
-pub(crate) struct Captures(Vec<CaptureSink>);
+pub(crate) struct Captures {
+    sinks: Vec<CaptureSink>,
+    /// Copies of the frames that the port is being sent.
+    staged: Vec<Frame>,
+}
 
 impl Captures {
     /// Begins a capture; `None` if there are [`MAX_CAPTURES`] already.
     pub(crate) fn add(&mut self, options: CaptureOptions, now: Instant) -> Option<Capture> {
-        self.0.retain(|sink| !sink.is_closed());
-        if self.0.len() >= MAX_CAPTURES {
+        self.sinks.retain(|sink| !sink.is_closed());
+        if self.sinks.len() >= MAX_CAPTURES {
             return None;
         }
         let (sink, capture) = capture(options, now);
-        self.0.push(sink);
+        self.sinks.push(sink);
         Some(capture)
+    }
+
+    /// Copies frames before the port is sent them: it may give away the pages that they are in.
+    #[inline]
+    pub(crate) fn stage(&mut self, frames: Frames<'_>) {
+        if !self.sinks.is_empty() {
+            self.staged.clear();
+            self.staged.extend(frames.iter().map(copy_of));
+        }
+    }
+
+    /// The port has taken the first `count` frames that were staged: they cross it now. The others are forgotten.
+    #[inline]
+    pub(crate) fn sent(&mut self, count: usize, now: Instant) {
+        if !self.staged.is_empty() {
+            let staged = std::mem::take(&mut self.staged);
+            self.record(CaptureDirection::ToPort, Frames::of(&staged), count, now);
+        }
     }
 
     /// Copies the first `count` of these frames, which cross the port now.
@@ -154,8 +176,8 @@ impl Captures {
         count: usize,
         now: Instant,
     ) {
-        if !self.0.is_empty() && count > 0 {
-            self.0.retain(|sink| sink.record(direction, frames.iter().take(count), now));
+        if !self.sinks.is_empty() && count > 0 {
+            self.sinks.retain(|sink| sink.record(direction, frames.iter().take(count), now));
         }
     }
 }

@@ -350,7 +350,7 @@ fn cost_of(frame: &Frame) -> usize {
 }
 
 /// A copy of a frame with a payload of its own, which pins no pages.
-fn copy_of(frame: &Frame) -> Frame {
+pub(crate) fn copy_of(frame: &Frame) -> Frame {
     let mut copy = match frame.is_head_only() {
         true => frame.clone(),
         false => Frame::from_bytes(Bytes::from(frame.to_vec())),

@@ -58,7 +58,7 @@ impl PortSettings {
     }
 
     /// Makes one of them another.
-    pub(crate) fn change(&mut self, setting: Setting) {
+    pub fn change(&mut self, setting: Setting) {
         match setting {
             Setting::Lock(lock, allowed) => {
                 self.lock = lock;

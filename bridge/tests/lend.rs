@@ -1,4 +1,5 @@
 //! Frames of taps and packet sockets are read into memory that the port at the other end of a wire lends.
+#![allow(unsafe_code)] // lent memory is written behind a frame's back
 
 mod common;
 
@@ -9,11 +10,12 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
+    time::Duration,
 };
 
 use bridge::{
-    Batch, Bridge, Buffer, Caps, Config, Frame, Frames, Interest, Iovecs, MAX_FRAGMENTS, Pin, PinTable, Pool,
-    Port, Stats, iovec,
+    Batch, Bridge, Buffer, Caps, CaptureOptions, CapturedFrames, Config, Frame, Frames, Interest, Iovecs,
+    MAX_FRAGMENTS, Pin, PinTable, Pool, Port, Stats, iovec,
     port::{LENT, netdev, packet::Packet, tap::Tap},
 };
 use common::{
@@ -24,6 +26,8 @@ use nix::sys::eventfd::EventFd;
 use testkit::random::bytes;
 
 const PIECE: usize = 4096;
+/// What whoever is behind a [`Lender`] writes to memory that it was given with a frame in it.
+const THEIRS: u8 = 0xee;
 
 /// A frame that was sent to a [`Lender`].
 struct Sent {
@@ -96,9 +100,16 @@ impl Port for Lender {
             return Ok(0);
         }
         for frame in frames.iter() {
+            let bytes = frame.to_vec();
             let lent = frame.held_by().and_then(|pin| self.frames.get_mut(pin));
-            let pieces = lent.map(|lent| lent.len());
-            self.sent.lock().unwrap().push(Sent { bytes: frame.to_vec(), pieces });
+            let pieces = lent.map(|lent| {
+                for buffer in lent.iter() {
+                    // SAFETY: a buffer has so many bytes, of which there is no reference.
+                    unsafe { buffer.as_mut_ptr().write_bytes(THEIRS, PIECE) };
+                }
+                lent.len()
+            });
+            self.sent.lock().unwrap().push(Sent { bytes, pieces });
         }
         Ok(frames.len())
     }
@@ -192,6 +203,51 @@ fn frames_of_a_tap_on_a_wire_are_read_into_lent_memory() {
             tap
         });
         frames_arrive_lent(&host, Box::new(tap), Config::wire("wire"), true);
+    });
+}
+
+#[test]
+fn capture_has_the_bytes_of_frames_whose_memory_was_given_away() {
+    in_namespaces("capture_has_the_bytes_of_frames_whose_memory_was_given_away", || {
+        let (host, far) = veth();
+        let bridge = Bridge::start(Config::wire("wire")).unwrap();
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let lender = Lender::new(sent.clone());
+        let (is_open, event) = (lender.is_open.clone(), lender.event.clone());
+        bridge.attach("lender", Box::new(lender)).unwrap();
+        bridge.attach("far", Box::new(far)).unwrap();
+        link_is_up(&host);
+        let capture = bridge.capture("lender", CaptureOptions::default()).unwrap();
+        // Frames that are taken at once, and frames that have waited.
+        for waits in [false, true] {
+            is_open.store(!waits, SeqCst);
+            let head = [2, 0, 0, 0, 0, 9, 2, 0, 0, 0, 0, 1, 0x88, 0xb5];
+            let frame = [&head[..], &bytes(u64::from(waits), 9_000)].concat();
+            let wanted = frame.clone();
+            host.run(move || {
+                let mut near = Packet::open("near").expect("a packet socket");
+                near.send(Frames::of(&[Frame::from_slice(&frame)])).expect("send");
+            });
+            if waits {
+                until("the frame is read", || {
+                    let ports = bridge.ports().unwrap();
+                    let far = ports.iter().find(|port| port.name == "far").unwrap();
+                    (far.counters.rx_bytes >= 2 * wanted.len() as u64).then_some(())
+                });
+                is_open.store(true, SeqCst);
+                event.write(1).unwrap();
+            }
+            let mut captured = CapturedFrames::default();
+            let found = until("the frame is captured", || {
+                capture.take(&mut captured, Duration::ZERO);
+                let mut bytes = captured.iter().map(|(_, bytes)| bytes);
+                bytes.find(|bytes| bytes.starts_with(&head)).map(<[u8]>::to_vec)
+            });
+            let was_lent =
+                sent.lock().unwrap().drain(..).any(|frame| frame.bytes == wanted && frame.pieces.is_some());
+            assert!(was_lent, "waits: {waits}");
+            assert!(found == wanted, "waits: {waits}");
+        }
     });
 }
 

@@ -10,7 +10,7 @@ use crate::ports::{Ports, VifPort};
 use crate::response_logs::ResponseLogs;
 use crate::stats::Stats;
 use crate::{Config, ExitReason, StartError};
-use bridge::{Counters, Flags, PortSettings, Setting, StormLimits, Vlans};
+use bridge::{Counters, PortSettings, Setting, StormLimits, Vlans};
 use event_channel::WaitEventChannels;
 use grant_table::GrantTable;
 use nix::libc;
@@ -43,12 +43,8 @@ pub(crate) struct VifDevice {
     stats: Arc<Stats>,
     /// What the guest may send and is sent.
     settings: PortSettings,
-    rate_keys: Followed<2>,
-    rate_in_keys: Followed<2>,
-    lock_keys: Followed<2>,
-    vlan_key: Followed<1>,
-    flag_keys: Followed<{ Flags::NAMES.len() }>,
-    storm_keys: Followed<{ StormLimits::NAMES.len() }>,
+    /// The keys that say it.
+    followed: Vec<Followed>,
     /// The bridge has a port of this device, by the name in `name`; another device may have a port of the same name.
     attached: bool,
     /// The connection and the attachment stay for another process.
@@ -89,12 +85,7 @@ impl VifDevice {
                 storm: StormLimits::GUEST,
                 ..PortSettings::default()
             },
-            rate_keys: Followed::new([key::RATE, key::RATE_PACKETS]),
-            rate_in_keys: Followed::new([key::RATE_IN, key::RATE_IN_PACKETS]),
-            lock_keys: Followed::new([key::LOCK, key::IP]),
-            vlan_key: Followed::new([key::VLAN]),
-            flag_keys: Followed::new(Flags::NAMES),
-            storm_keys: Followed::new(StormLimits::NAMES),
+            followed: Followed::all(),
             attached: false,
             stopped: false,
             exit: Arc::default(),
@@ -148,9 +139,7 @@ impl VifDevice {
     }
 
     fn negotiate(&mut self, own: &Keys, other: &Keys) -> Result<Negotiated, Failure> {
-        let followed =
-            [self.lock_keys.error(), self.vlan_key.error(), self.flag_keys.error(), self.storm_keys.error()];
-        if let Some(error) = followed.into_iter().flatten().next() {
+        if let Some(error) = self.followed.iter().find_map(Followed::error) {
             return Err(Failure::new(libc::EINVAL, error));
         }
         let address = handshake::address(own, self.settings.lock);
@@ -175,102 +164,28 @@ impl VifDevice {
 
     /// Follows the toolstack's keys that say what the guest may send and is sent. A value that says nothing changes nothing.
     fn follow_settings(&mut self, own: &Keys) {
-        self.follow_rate(own);
-        self.follow_rate_in(own);
-        self.follow_lock(own);
-        self.follow_vlans(own);
-        self.follow_flags(own);
-        self.follow_storm(own);
-    }
-
-    fn follow_rate(&mut self, own: &Keys) {
-        if !self.rate_keys.are_new(own) {
-            return;
+        let Self { attachment: Attachment { bridge, lock, .. }, settings, followed, attached, name, .. } =
+            self;
+        for followed in followed.iter_mut().filter(|followed| followed.kind.is_of_wires || !bridge.is_wire())
+        {
+            let Some(setting) = followed.take(own, *lock, settings) else { continue };
+            // An attached port has the address that it was attached with, or none.
+            if let Setting::Lock(lock, _) = &setting
+                && lock.needs_address()
+                && *attached
+                && settings.address.is_none()
+            {
+                let in_force = settings.lock;
+                tracing::warn!(%in_force, "there is no address to lock to; the lock stays as it is");
+                continue;
+            }
+            let before = settings.clone();
+            settings.change(setting.clone());
+            if *attached && *settings != before {
+                let _ = bridge.set(name, setting);
+                (followed.kind.log)(settings);
+            }
         }
-        let in_force = self.settings.rate;
-        let Some(rate) = self.rate_keys.take(own, handshake::rate(own), &in_force) else { return };
-        if self.attached && rate != in_force {
-            let _ = self.attachment.bridge.set(&self.name, Setting::Rate(rate));
-            tracing::info!(%rate, "rate limit changed");
-        }
-        self.settings.rate = rate;
-    }
-
-    fn follow_rate_in(&mut self, own: &Keys) {
-        if !self.rate_in_keys.are_new(own) {
-            return;
-        }
-        let in_force = self.settings.rate_in;
-        let Some(rate_in) = self.rate_in_keys.take(own, handshake::rate_in(own), &in_force) else { return };
-        if self.attached && rate_in != in_force {
-            let _ = self.attachment.bridge.set(&self.name, Setting::RateIn(rate_in));
-            tracing::info!(%rate_in, "receiving rate limit changed");
-        }
-        self.settings.rate_in = rate_in;
-    }
-
-    fn follow_lock(&mut self, own: &Keys) {
-        if !self.lock_keys.are_new(own) {
-            return;
-        }
-        let in_force = self.settings.lock;
-        let read = handshake::lock(own, self.attachment.lock);
-        let Some((lock, allowed)) = self.lock_keys.take(own, read, &in_force) else { return };
-        // An attached port has the address that it was attached with, or none.
-        if lock.needs_address() && self.attached && self.settings.address.is_none() {
-            tracing::warn!(%in_force, "there is no address to lock to; the lock stays as it is");
-            return;
-        }
-        if self.attached {
-            let _ = self.attachment.bridge.set(&self.name, Setting::Lock(lock, allowed.clone()));
-            tracing::info!(%lock, ip = %allowed, "lock changed");
-        }
-        self.settings.lock = lock;
-        self.settings.allowed = allowed;
-    }
-
-    fn follow_vlans(&mut self, own: &Keys) {
-        // On a wire the key is for the script that puts the other end into a bridge.
-        if self.attachment.bridge.is_wire() || !self.vlan_key.are_new(own) {
-            return;
-        }
-        let Some(vlans) = self.vlan_key.take(own, handshake::vlans(own), &self.settings.vlans) else {
-            return;
-        };
-        if self.attached {
-            let _ = self.attachment.bridge.set(&self.name, Setting::Vlans(vlans.clone()));
-            tracing::info!(%vlans, "VLANs changed");
-        }
-        self.settings.vlans = vlans;
-    }
-
-    fn follow_flags(&mut self, own: &Keys) {
-        if self.attachment.bridge.is_wire() || !self.flag_keys.are_new(own) {
-            return;
-        }
-        let in_force = self.settings.flags;
-        let Some(flags) = self.flag_keys.take(own, handshake::flags(own), &in_force) else { return };
-        if self.attached {
-            let _ = self.attachment.bridge.set(&self.name, Setting::Flags(flags));
-            tracing::info!(%flags, "flags changed");
-        }
-        self.settings.flags = flags;
-    }
-
-    fn follow_storm(&mut self, own: &Keys) {
-        if self.attachment.bridge.is_wire() || !self.storm_keys.are_new(own) {
-            return;
-        }
-        let in_force = self.settings.storm;
-        let Some(limits) = self.storm_keys.take(own, handshake::storm(own, StormLimits::GUEST), &in_force)
-        else {
-            return;
-        };
-        if self.attached {
-            let _ = self.attachment.bridge.set(&self.name, Setting::Storm(limits));
-            tracing::info!(%limits, "storm limits changed");
-        }
-        self.settings.storm = limits;
     }
 
     fn on_exit(&mut self) -> OnExit {

@@ -104,14 +104,19 @@ fn rates_are_exact() {
     let machine = Machine::new();
     let guests = two_guests(&machine);
     let mut inexact = Vec::new();
-    let all = [("64Kb/s", 64e3), ("1Mb/s", 1e6), ("20Mb/s", 20e6), ("200Mb/s", 200e6), ("1Gb/s", 1e9)];
-    let rates = all.into_iter().filter(|(rate, _)| wanted == "1" || wanted == *rate);
+    let low = [("64Kb/s", 64e3), ("1Mb/s", 1e6), ("20Mb/s", 20e6), ("200Mb/s", 200e6)];
+    let all = low.into_iter().chain([("1Gb/s", 1e9), ("2500Mb/s", 2.5e9)]);
+    let rates = all.filter(|(rate, _)| wanted == "1" || wanted == *rate);
     let hows: [&[&str]; 3] = [&["-P1"], &["-P8"], &["-u", "-l", "1400", "-P1"]];
     println!("| key | rate | streams | segmentation | of the rate in 5 s |\n|---|---|---|---|---|");
     for gso in [true, false] {
         for key in ["rate", "rate-in"] {
             for (rate, bits) in rates.clone() {
                 for arguments in hows {
+                    // Two cores pass frames of 1,514 bytes up to about 2 Gbit/s.
+                    if bits > 1e9 && (!gso || arguments[0] == "-u") {
+                        continue;
+                    }
                     let case = Case { key, rate, bits, arguments, gso };
                     if (gso || arguments[0] != "-u") && !measure(&machine, &guests, &case) {
                         inexact.push(format!("{key}={rate} {arguments:?} {gso}"));
