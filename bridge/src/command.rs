@@ -43,6 +43,34 @@ pub struct FdbFilter {
     pub kind: Option<FdbKind>,
 }
 
+/// What an earlier process was given for a port, which need not be there yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Awaited {
+    /// The address that is the port's own: a port of this name with another one is another guest's.
+    pub address: Option<Mac>,
+    /// What it is to have.
+    pub given: Given,
+}
+
+/// What [`Awaited`] is of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Given {
+    /// An entry of the forwarding database, at its port.
+    Entry(FdbEntry),
+    /// A mirror of this name, at its output.
+    Mirror(String, Mirror),
+}
+
+impl Given {
+    /// The name of the port.
+    pub fn port(&self) -> &str {
+        match self {
+            Given::Entry(entry) => &entry.port,
+            Given::Mirror(_, mirror) => &mirror.output,
+        }
+    }
+}
+
 /// An entry of the forwarding database, for display.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FdbRow {
@@ -74,5 +102,7 @@ pub(crate) enum Command {
     MirrorAdd(String, Mirror, Sender<Result<(), Error>>),
     MirrorDelete(String, Sender<Result<(), Error>>),
     Mirrors(Sender<Vec<MirrorInfo>>),
+    GiveAgain(Awaited, Sender<Result<(), Error>>),
+    Awaited(Sender<Vec<Awaited>>),
     Stop,
 }

@@ -76,7 +76,7 @@ pub use bridge_settings::{BridgeInfo, BridgeSetting, GroupFwdMask, InvalidBridge
 pub use capture::{
     Capture, CaptureDirection, CaptureFilter, CaptureHost, CaptureOptions, CapturedFrame, CapturedFrames,
 };
-pub use command::{FdbEntry, FdbFilter, FdbRow, PortInfo};
+pub use command::{Awaited, FdbEntry, FdbFilter, FdbRow, Given, PortInfo};
 pub use config::{Config, Forwarding};
 pub use egress_queue::QueueLimits;
 pub use error::Error;

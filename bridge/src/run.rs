@@ -18,7 +18,7 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use crate::{
     BridgeInfo, BridgeSetting, Capture, CaptureOptions, Config, Error, FdbEntry, FdbFilter, Forwarding,
     Mirror, MirrorInfo, Port, PortSettings, Setting,
-    command::{Command, FdbRow, PortInfo},
+    command::{Awaited, Command, FdbRow, PortInfo},
     fdb::Mac,
     worker::Worker,
 };
@@ -177,6 +177,19 @@ impl Bridge {
     /// Reads the mirrors and their counters.
     pub fn mirrors(&self) -> Result<Vec<MirrorInfo>, Error> {
         self.call(Command::Mirrors)
+    }
+
+    /// Gives a port what it had in an earlier process: now, or when a port of its name is attached. One with another address does not get it.
+    ///
+    /// # Errors
+    /// The port is there, and it cannot be given that; [`Error::Wire`], [`Error::Stopped`].
+    pub fn give_again(&self, awaited: Awaited) -> Result<(), Error> {
+        self.call(|reply| Command::GiveAgain(awaited, reply))?
+    }
+
+    /// What waits for its port.
+    pub fn awaited(&self) -> Result<Vec<Awaited>, Error> {
+        self.call(Command::Awaited)
     }
 
     /// The longest round of all ports' turns, in processor time of the bridge's thread; up to 200 us more than it was, and zero

@@ -1,7 +1,7 @@
 //! The VLANs of a port (IEEE 802.1Q): which it is in, in which its frames have no tag, and which one untagged frames from it are in.
 //!
 //! The text is xl-network-configuration(5)'s `vlan=`: `10` for one VLAN without tags, `10p/20/30-39` for VLAN 10 without tags and the others
-//! with. VLAN 0 is what untagged frames are in where no port says another.
+//! with; and what that has not: `20t/30-39t` with tags alone, `10pt` where only what comes has none, and `none`. VLAN 0 is what untagged frames are in where no port says another.
 
 use std::{fmt, str::FromStr, sync::Arc};
 
@@ -29,6 +29,10 @@ impl Set {
         self.0[usize::from(vlan >> 6) & 63] |= 1 << (vlan & 63);
     }
 
+    fn remove(&mut self, vlan: u16) {
+        self.0[usize::from(vlan >> 6) & 63] &= !(1 << (vlan & 63));
+    }
+
     fn iter(&self) -> impl Iterator<Item = u16> + '_ {
         let words = (0u16..).step_by(64).zip(self.0).filter(|(_, word)| *word != 0);
         words.flat_map(|(first, word)| {
@@ -41,10 +45,10 @@ impl Set {
     }
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Membership {
-    /// The VLAN of untagged frames from the port.
-    pvid: u16,
+    /// The VLAN of untagged frames from the port; without one they are dropped.
+    pvid: Option<u16>,
     /// All that the port is in.
     members: Set,
     /// Those of which it is sent frames without tags.
@@ -106,8 +110,7 @@ pub(crate) enum Retag {
 
 impl Vlans {
     /// What [`Vlans::from_str`] reads, in words.
-    pub const EXPECTED: &'static str =
-        "a VLAN such as 10, or several such as 10p/20/30-39 of which p marks the one without tags";
+    pub const EXPECTED: &'static str = "a VLAN such as 10, or several such as 10p/20/30-39 of which p marks the one without tags, or 20t/30-39t with tags alone, or none";
 
     /// Of a port that says nothing: all VLANs with tags, and untagged frames without.
     pub fn trunk() -> Vlans {
@@ -121,16 +124,49 @@ impl Vlans {
         Vlans::with(0, Set::NONE)
     }
 
+    /// Of a port that is in no VLAN: nothing comes from it, and nothing is sent to it.
+    pub fn none() -> Vlans {
+        Vlans(Arc::new(Membership { pvid: None, members: Set::NONE, untagged: Set::NONE }))
+    }
+
+    /// With a VLAN as `bridge vlan add` adds it, whose marks are these from now on. The default of a port that was given none is not kept.
+    pub fn adding(&self, vlan: u16, is_pvid: bool, is_untagged: bool) -> Vlans {
+        let mut membership = if self.are_given() { (*self.0).clone() } else { (*Vlans::none().0).clone() };
+        membership.members.add(vlan);
+        match is_untagged {
+            true => membership.untagged.add(vlan),
+            false => membership.untagged.remove(vlan),
+        }
+        if is_pvid {
+            membership.pvid = Some(vlan);
+        } else if membership.pvid == Some(vlan) {
+            membership.pvid = None;
+        }
+        Vlans(Arc::new(membership))
+    }
+
+    /// Without a VLAN, as `bridge vlan del` removes it; `None` if the port was not given that.
+    pub fn removing(&self, vlan: u16) -> Option<Vlans> {
+        if !self.are_given() || !self.has(vlan) {
+            return None;
+        }
+        let mut membership = (*self.0).clone();
+        membership.members.remove(vlan);
+        membership.untagged.remove(vlan);
+        membership.pvid = membership.pvid.filter(|pvid| *pvid != vlan);
+        Some(Vlans(Arc::new(membership)))
+    }
+
     fn with(pvid: u16, mut members: Set) -> Vlans {
         let mut untagged = Set::NONE;
         untagged.add(pvid);
         members.add(pvid);
-        Vlans(Arc::new(Membership { pvid, members, untagged }))
+        Vlans(Arc::new(Membership { pvid: Some(pvid), members, untagged }))
     }
 
-    /// Whether the port is in a VLAN that was given: then a switch looks at all ports' tags.
+    /// Whether the port's VLANs were given, if only to be none: then a switch looks at all ports' tags.
     pub fn are_given(&self) -> bool {
-        self.0.pvid != 0
+        self.0.pvid != Some(0)
     }
 
     /// Whether the port is in the VLAN.
@@ -149,8 +185,8 @@ impl Vlans {
         self.0.members.count()
     }
 
-    /// The VLAN of untagged frames from the port.
-    pub fn pvid(&self) -> u16 {
+    /// The VLAN of untagged frames from the port; without one they are dropped.
+    pub fn pvid(&self) -> Option<u16> {
         self.0.pvid
     }
 
@@ -162,18 +198,18 @@ impl Vlans {
     /// Which VLAN a frame from the port is in.
     ///
     /// # Errors
-    /// [`DropReason::Vlan`] if the port is not in that one, takes no tags, or the frame has a provider's tag.
+    /// [`DropReason::Vlan`] if the port is not in that one, takes no tags, or none but tags, or the frame has a provider's tag.
     #[inline]
     pub(crate) fn classify(&self, frame: &Frame) -> Result<InVlan, DropReason> {
         let head = frame.head();
         let kind = head.get(12..14).ok_or(DropReason::Runt)?;
         if kind != DOT1Q {
-            let untagged = InVlan { vlan: self.0.pvid, tag: Tag::None };
-            return if kind == DOT1AD { Err(DropReason::Vlan) } else { Ok(untagged) };
+            let pvid = self.0.pvid.filter(|_| kind != DOT1AD).ok_or(DropReason::Vlan)?;
+            return Ok(InVlan { vlan: pvid, tag: Tag::None });
         }
         let tci = head.get(14..18).map(|tag| u16::from_be_bytes([tag[0], tag[1]])).ok_or(DropReason::Vlan)?;
         match tci & 0xfff {
-            0 => Ok(InVlan { vlan: self.0.pvid, tag: Tag::Priority }),
+            0 => Ok(InVlan { vlan: self.0.pvid.ok_or(DropReason::Vlan)?, tag: Tag::Priority }),
             vlan if self.has(vlan) && self.0.members.0 != self.0.untagged.0 => {
                 Ok(InVlan { vlan, tag: Tag::Vlan })
             }
@@ -229,13 +265,18 @@ impl FromStr for Vlans {
     type Err = InvalidVlans;
 
     fn from_str(text: &str) -> Result<Vlans, InvalidVlans> {
-        let mut membership = Membership { pvid: 0, members: Set::NONE, untagged: Set::NONE };
+        if text.trim() == "none" {
+            return Ok(Vlans::none());
+        }
+        let mut membership = Membership { pvid: None, members: Set::NONE, untagged: Set::NONE };
         let parts: Vec<&str> = text.trim().split('/').collect();
         for part in &parts {
             membership.add(part, parts.len() == 1)?;
         }
-        if membership.pvid == 0 {
-            let expected = "one VLAN marked as that of untagged frames, as in 10p/20";
+        // Where it was not left out: one who forgets it has no frames without tags.
+        if membership.pvid.is_none() && !parts.iter().all(|part| part.ends_with(['t', 'u'])) {
+            let expected =
+                "one VLAN marked as that of untagged frames, as in 10p/20, or all with t or u, as in 20t/30t";
             return Err(InvalidVlans { found: text.to_owned(), expected });
         }
         Ok(Vlans(Arc::new(membership)))
@@ -243,7 +284,7 @@ impl FromStr for Vlans {
 }
 
 impl Membership {
-    /// Adds `VLAN`, `VLANp`, `VLANu`, `FIRST-LAST` or `FIRST-LASTu`.
+    /// Adds a VLAN or `FIRST-LAST`, with `p` (of untagged frames, both ways), `pt` (of those that come), `u` (sent without tags) or `t` (with tags).
     fn add(&mut self, part: &str, is_only: bool) -> Result<(), InvalidVlans> {
         let invalid = |expected| InvalidVlans { found: part.to_owned(), expected };
         let vlan = |text: &str| {
@@ -255,10 +296,15 @@ impl Membership {
                 invalid(Vlans::EXPECTED)
             })
         };
-        let (numbers, is_pvid, is_untagged) = match (part.strip_suffix('p'), part.strip_suffix('u')) {
-            (Some(numbers), _) => (numbers, true, true),
-            (_, Some(numbers)) => (numbers, false, true),
-            _ => (part, is_only && !part.contains('-'), is_only && !part.contains('-')),
+        let alone = is_only && !part.contains('-');
+        let numbers = part.trim_end_matches(|mark: char| mark.is_ascii_lowercase());
+        let (is_pvid, is_untagged) = match &part[numbers.len()..] {
+            "" => (alone, alone),
+            "p" => (true, true),
+            "pt" => (true, false),
+            "u" => (false, true),
+            "t" => (false, false),
+            _ => return Err(invalid(Vlans::EXPECTED)),
         };
         let (first, last) = match numbers.split_once('-') {
             Some(_) if is_pvid => return Err(invalid("p behind a single VLAN")),
@@ -268,11 +314,11 @@ impl Membership {
         if first > last {
             return Err(invalid("a range whose first VLAN is not above its last"));
         }
-        if is_pvid && self.pvid != 0 {
+        if is_pvid && self.pvid.is_some() {
             return Err(invalid("one VLAN with p, of which there is one already"));
         }
         if is_pvid {
-            self.pvid = first;
+            self.pvid = Some(first);
         }
         for vlan in first..=last {
             self.members.add(vlan);
@@ -288,14 +334,16 @@ impl Membership {
 impl fmt::Display for Vlans {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Membership { pvid, members, untagged } = &*self.0;
-        if *pvid == 0 {
-            return f.write_str(if members.count() == 1 { "untagged" } else { "trunk" });
+        match pvid {
+            Some(0) => return f.write_str(if members.count() == 1 { "untagged" } else { "trunk" }),
+            Some(pvid) if members.count() == 1 && untagged.has(*pvid) => return write!(f, "{pvid}"),
+            Some(pvid) => write!(f, "{pvid}{}", if untagged.has(*pvid) { "p" } else { "pt" })?,
+            None if members.count() == 0 => return f.write_str("none"),
+            None => {}
         }
-        if members.count() == 1 {
-            return write!(f, "{pvid}");
-        }
-        write!(f, "{pvid}p")?;
-        let mut rest = members.iter().filter(|vlan| vlan != pvid).peekable();
+        let tagged = if pvid.is_none() { "t" } else { "" };
+        let mut separator = if pvid.is_none() { "" } else { "/" };
+        let mut rest = members.iter().filter(|vlan| Some(*vlan) != *pvid).peekable();
         while let Some(first) = rest.next() {
             let mut last = first;
             while let Some(next) =
@@ -303,11 +351,12 @@ impl fmt::Display for Vlans {
             {
                 last = next;
             }
-            let mark = if untagged.has(first) { "u" } else { "" };
+            let mark = if untagged.has(first) { "u" } else { tagged };
             match first == last {
-                true => write!(f, "/{first}{mark}")?,
-                false => write!(f, "/{first}-{last}{mark}")?,
+                true => write!(f, "{separator}{first}{mark}")?,
+                false => write!(f, "{separator}{first}-{last}{mark}")?,
             }
+            separator = "/";
         }
         Ok(())
     }

@@ -4,6 +4,7 @@
 //! port is idle.
 
 mod administration;
+mod awaited;
 mod commands;
 mod mirrors;
 mod safety_net;
@@ -22,7 +23,7 @@ use nix::sys::eventfd::EventFd;
 use crate::{
     Batch, BridgeSetting, CaptureDirection, Config, DropReason, Frames, Mirror, QueueLimits,
     attached_port::{AttachedPort, Hold, Sender},
-    command::Command,
+    command::{Awaited, Command},
     fdb::PortId,
     poller::Poller,
     switch::{Switch, Turn},
@@ -54,6 +55,7 @@ pub(crate) struct Worker {
     switch: Switch,
     /// The switch's mirrors, with the names of their ports.
     mirrors: Vec<(String, Mirror)>,
+    awaited: Vec<Awaited>,
     ports: Vec<Option<AttachedPort>>,
     failed: Vec<(PortId, io::Error)>,
     /// A port's capabilities may have changed.
@@ -96,6 +98,7 @@ impl Worker {
             rounds: 0,
             switch,
             mirrors: Vec::new(),
+            awaited: Vec::new(),
             ports: Vec::new(),
             failed: Vec::new(),
             stale_caps: false,

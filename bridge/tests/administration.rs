@@ -1,8 +1,8 @@
 //! What an administrator asks of a running bridge: entries of its forwarding database, settings, and what its ports have.
 
 use bridge::{
-    Bridge, BridgeSetting, Caps, Config, Error, FdbEntry, FdbError, FdbFilter, FdbKind, Flag, Flags,
-    GroupFwdMask, PortSettings, Setting, StormLimits, fdb::Mac, port::pair::Pair,
+    Awaited, Bridge, BridgeSetting, Caps, Config, Error, FdbEntry, FdbError, FdbFilter, FdbKind, Flag, Flags,
+    Given, GroupFwdMask, Mirror, PortSettings, Setting, StormLimits, fdb::Mac, port::pair::Pair,
 };
 
 fn attach(bridge: &Bridge, name: &str, settings: PortSettings) -> Pair {
@@ -91,4 +91,51 @@ fn wire_has_neither_entries_nor_settings() {
         wire.info().unwrap_err(),
     ];
     assert!(errors.iter().all(|error| matches!(error, Error::Wire(_))), "{errors:?}");
+}
+
+#[test]
+fn port_has_again_what_it_had_when_it_comes_and_another_of_its_name_has_not() {
+    let bridge = Bridge::start(Config::default()).unwrap();
+    let address = Some(Mac::new([2, 0, 0, 0, 0, 7]));
+    let of = |address| PortSettings { address, ..PortSettings::default() };
+    let _one = attach(&bridge, "one", of(None));
+    let again = |address, given| bridge.give_again(Awaited { address, given });
+    let at = |n, port| Given::Entry(entry(n, port, FdbKind::Static));
+    again(None, at(1, "one")).unwrap();
+    (2..6).for_each(|n| again(address, at(n, "vif1.0")).unwrap());
+    again(None, at(6, "vif2.0")).unwrap();
+    let select_src = vec!["vif2.0".to_owned()];
+    let mirror = Mirror { select_src, output: "vif1.0".into(), ..Mirror::default() };
+    again(address, Given::Mirror("watch".into(), mirror.clone())).unwrap();
+    again(address, Given::Mirror("gone".into(), mirror)).unwrap();
+    assert_eq!(bridge.awaited().unwrap().len(), 7);
+    let given = || {
+        let rows = bridge.fdb().unwrap().into_iter().filter(|row| row.kind == FdbKind::Static);
+        let mut rows: Vec<_> = rows.map(|row| (row.mac.bytes()[5], row.port)).collect();
+        rows.sort();
+        rows
+    };
+    assert_eq!(given(), [(1, "one".to_owned())]);
+
+    // What is deleted, flushed or given to another port meanwhile does not come again.
+    let mac = |n| Mac::new([2, 0, 0, 0, 0, n]);
+    bridge.fdb_delete(mac(2), None, "vif1.0").unwrap();
+    assert!(matches!(bridge.fdb_delete(mac(2), None, "vif1.0"), Err(Error::NoSuchPort(_))));
+    bridge.fdb_add(entry(3, "one", FdbKind::Static)).unwrap();
+    let of_two = FdbFilter { port: Some("vif2.0".into()), ..FdbFilter::default() };
+    assert_eq!(bridge.fdb_flush(of_two).unwrap(), 1);
+    bridge.mirror_delete("gone").unwrap();
+    assert!(matches!(bridge.mirror_delete("gone"), Err(Error::Mirror { .. })));
+    let _two = attach(&bridge, "vif1.0", of(address));
+    let (one, vif) = ("one".to_owned(), "vif1.0".to_owned());
+    assert_eq!(given(), [(1, one.clone()), (3, one.clone()), (4, vif.clone()), (5, vif)]);
+    assert_eq!(bridge.mirrors().unwrap()[0].mirror.select_src, ["vif2.0"]);
+    assert!(bridge.awaited().unwrap().is_empty());
+
+    // Another guest's vif of the same name.
+    again(address, at(8, "vif3.0")).unwrap();
+    let _other = attach(&bridge, "vif3.0", of(Some(mac(9))));
+    assert!(bridge.awaited().unwrap().is_empty());
+    assert!(given().iter().all(|(n, _)| *n != 8));
+    assert!(again(None, at(8, "vif3.0")).is_err());
 }

@@ -148,6 +148,39 @@ fn mirror_has_copies_of_what_a_guest_sends() {
 }
 
 #[test]
+fn vlans_and_ports_come_and_go() {
+    let machine = with_taps("come0", "come1");
+    let vlan = |name: &str| {
+        let ports = json(&machine, "show xenbr0");
+        row(&ports["ports"], "port", &format!("tap:{name}"))["vlan"].as_str().unwrap().to_owned()
+    };
+    for (words, name, expected) in [
+        ("add dev come1 vid 30", "come1", "10p/20-30"),
+        ("add vid 40-41 dev come1 untagged", "come1", "10p/20-30/40-41u"),
+        ("add dev come1 vid 20 pvid untagged", "come1", "20p/10u/21-30/40-41u"),
+        ("del dev come1 vid 20-30", "come1", "10u/40-41u"),
+        ("add dev come0 vid 10", "come0", "10t"),
+        ("del dev come0 vid 10", "come0", "none"),
+    ] {
+        change(&machine, &format!("vlan {words}"));
+        assert_eq!(vlan(name), expected, "{words}");
+    }
+    change(&machine, "port add tap:come2,vlan=7,isolated=on br xenbr0");
+    assert_eq!(vlan("come2"), "7");
+    let link = run(program("ip", "iproute2").args(["link", "show", "come2"]));
+    assert!(link.contains("UP"), "{link}");
+    change(&machine, "fdb add 02:00:00:00:00:09 dev come2 static sticky");
+    assert_eq!(json(&machine, "fdb get 02:00:00:00:00:09 br xenbr0")[0]["ifname"], "come2");
+    change(&machine, "port del come2");
+    let ports = json(&machine, "show xenbr0");
+    assert!(ports["ports"].as_array().unwrap().iter().all(|port| port["port"] != "tap:come2"), "{ports}");
+    assert!(!std::path::Path::new("/sys/class/net/come2").exists(), "dom0's own tap goes with it");
+    assert!(refused(&machine, "fdb get 02:00:00:00:00:09").contains("expected the address of an entry"));
+    let flushed = json(&machine, "fdb flush dev xenbr0");
+    assert!(flushed["removed"].is_u64(), "{flushed}");
+}
+
+#[test]
 fn what_is_not_understood_changes_nothing_and_is_named() {
     let machine = with_taps("refused0", "refused1");
     for (words, expected) in [
@@ -168,7 +201,26 @@ fn what_is_not_understood_changes_nothing_and_is_named() {
         ("mirror del m", "br: missing"),
         ("link set dev refused0", "a setting: missing"),
         ("fdb flush", "dev: missing"),
-        ("vlan add vid 10 dev refused0", "found \"add\", expected [show] [dev PORT]"),
+        ("vlan add vid 10", "dev: missing"),
+        ("vlan add dev refused0", "vid: missing"),
+        ("vlan add vid 10-20 dev refused0 pvid", "vid: found 10-20, expected one VLAN with pvid"),
+        ("vlan add vid 4095 dev refused0", "vid: found \"4095\", expected a VLAN from 1 to 4094"),
+        (
+            "vlan del vid 30 dev refused1",
+            "vid: found 30, expected a VLAN that refused1 was given: its own are 10p/20-29",
+        ),
+        ("vlan show dev refused0 dev", "found \"dev\", expected [show]"),
+        ("link set dev refused0 learning on learning off", "found \"learning\" a second time"),
+        ("fdb add 02:00:00:00:00:01 dev refused0 vlan 1 vlan 2", "found \"vlan\" a second time"),
+        ("fdb add 02:00:00:00:00:01 dev refused0 static dynamic", "found \"dynamic\" behind \"static\""),
+        ("fdb get 02:00:00:00:00:01", "MAC: found \"02:00:00:00:00:01\", expected the address of an entry"),
+        ("mirror add m br xenbr0 all all output refused0", "found \"all\" a second time"),
+        ("port add eth9 br xenbr0", "PORT: found \"eth9\", expected tap:NAME or packet:NAME"),
+        ("port add packet:none9 br xenbr0", "packet:none9"),
+        ("port add tap:refused0 br xenbr0", "refused0"),
+        ("port add tap:refused2", "br: missing"),
+        ("port add tap:refused2 br xenbr7", "bridge: found \"xenbr7\""),
+        ("port del refused7", "dev: found \"refused7\""),
         ("mirror add m br xenbr0 output refused0", "it selects no port"),
         ("mirror add m br xenbr0 all", "output: missing"),
         ("mirror add m br xenbr0 src refused0 output refused0", "it selects a port that is an output"),

@@ -181,14 +181,14 @@ impl SwitchPort {
     /// The VLANs in which the port's own address is known without having been seen.
     pub(super) fn own_vlans(&self) -> impl Iterator<Item = u16> + '_ {
         let all = (self.vlans.count() <= OWN_VLANS).then(|| self.vlans.iter());
-        let first = all.is_none().then(|| self.vlans.pvid());
+        let first = all.is_none().then(|| self.vlans.pvid()).flatten();
         first.into_iter().chain(all.into_iter().flatten())
     }
 
     /// Whether it is known there: a port that is in many VLANs would take the table's places.
     #[inline]
     pub(super) fn is_own_vlan(&self, vlan: u16) -> bool {
-        vlan == self.vlans.pvid() || self.vlans.count() <= OWN_VLANS
+        Some(vlan) == self.vlans.pvid() || self.vlans.count() <= OWN_VLANS
     }
 
     #[inline]

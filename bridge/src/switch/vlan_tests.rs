@@ -77,6 +77,12 @@ fn frame_reaches_its_vlan_alone_with_the_tag_that_each_port_has() {
     assert_eq!(all(&mut switch, 5, &[30]), [], "nobody else is in it");
     assert_eq!(all(&mut switch, 5, &[]), [(6, None)], "VLANs that say nothing have one of their own");
     assert_eq!(all(&mut switch, 6, &[]), [(5, None)]);
+    for (port, vlans) in [(5, "10t/20t"), (6, "none")] {
+        switch.set_vlans(PortId(port), vlans.parse().unwrap());
+    }
+    assert_eq!(all(&mut switch, 5, &[]), [], "it takes tagged frames alone");
+    assert_eq!(all(&mut switch, 6, &[]), []);
+    assert_eq!(all(&mut switch, 0, &[]), ten, "and is sent those");
     assert_eq!(all(&mut switch, 5, &[10, 20]), [(0, Some(20)), (1, Some(20)), (3, Some(20)), (4, Some(10))]);
 }
 

@@ -18,7 +18,18 @@ fn tag(tci: u16) -> [u8; 4] {
 
 #[test]
 fn vlans_are_read_and_shown() {
-    for text in ["10", "10p/20", "1p/2-4094", "10p/20u/30-39u/40", "4094"] {
+    for text in [
+        "10",
+        "10p/20",
+        "1p/2-4094",
+        "10p/20u/30-39u/40",
+        "4094",
+        "10t",
+        "10pt",
+        "10pt/20",
+        "5u/20-29t",
+        "none",
+    ] {
         assert_eq!(vlans(text).to_string(), text);
     }
     assert_eq!(vlans("10p").to_string(), "10");
@@ -28,7 +39,9 @@ fn vlans_are_read_and_shown() {
         ("trunk".into(), "untagged".into())
     );
     assert!(vlans("10").are_given() && !Vlans::trunk().are_given() && !Vlans::untagged().are_given());
-    assert_eq!((vlans("1p/2-4094").count(), vlans("10p/20").pvid()), (4094, 10));
+    assert_eq!((vlans("1p/2-4094").count(), vlans("10p/20").pvid()), (4094, Some(10)));
+    assert!(vlans("10t").are_given() && vlans("none").are_given());
+    assert_eq!((vlans("10t").pvid(), vlans("none").count()), (None, 0));
 }
 
 #[test]
@@ -44,6 +57,9 @@ fn bad_vlans_are_named_with_what_is_expected() {
         ("10p/20p", "found \"20p\", expected one VLAN with p, of which there is one already"),
         ("10-20p", "expected p behind a single VLAN"),
         ("1p/30-20", "found \"30-20\", expected a range whose first"),
+        ("20t/30", "found \"20t/30\", expected one VLAN marked"),
+        ("20pu", "found \"20pu\", expected a VLAN such as 10"),
+        ("none/20", "found \"none\", expected a VLAN such as 10"),
         ("ten", "found \"ten\", expected a VLAN such as 10, or several such as 10p/20/30-39"),
         ("10p/100+10x4", "found \"100+10x4\", expected a VLAN such as 10"),
         ("+10", "expected a VLAN such as 10"),
@@ -102,4 +118,39 @@ fn tag_has_room_in_a_frame_whose_head_is_full() {
     assert_eq!(frame.to_vec(), [&bytes[..12], &tag(5), &bytes[12..]].concat());
     Retag::Remove.apply(&mut frame);
     assert_eq!(frame.to_vec(), bytes);
+}
+
+#[test]
+fn vlans_are_added_and_removed_as_the_kernels_bridge_does() {
+    let added = |to: &str, vlan, pvid, untagged| vlans(to).adding(vlan, pvid, untagged).to_string();
+    assert_eq!(added("1", 10, false, false), "1p/10");
+    assert_eq!(added("1", 10, false, true), "1p/10u");
+    assert_eq!(added("1", 10, true, true), "10p/1u", "an earlier one stays untagged");
+    assert_eq!(added("1", 10, true, false), "10pt/1u");
+    assert_eq!(added("10p/20", 10, false, false), "10t/20t", "without marks it has none any more");
+    assert_eq!(added("none", 10, false, false), "10t");
+    for default in [Vlans::trunk(), Vlans::untagged()] {
+        assert_eq!(default.adding(10, true, true).to_string(), "10", "in the place of the default");
+        assert_eq!(default.removing(0), None);
+        assert_eq!(default.removing(10), None);
+    }
+    let removed = |from: &str, vlan| vlans(from).removing(vlan).map(|left| left.to_string());
+    assert_eq!(removed("1p/10", 10).as_deref(), Some("1"));
+    assert_eq!(removed("1p/10-12", 11).as_deref(), Some("1p/10/12"));
+    assert_eq!(removed("1p/10", 1).as_deref(), Some("10t"));
+    assert_eq!(removed("1", 1).as_deref(), Some("none"));
+    assert_eq!(removed("1p/10", 20), None);
+}
+
+#[test]
+fn port_without_a_vlan_for_untagged_frames_takes_tagged_ones_alone() {
+    let class = |text: &str, tags: &[[u8; 4]]| vlans(text).classify(&frame(tags)).map(|class| class.vlan);
+    for untagged in [&[][..], &[tag(0xe000)]] {
+        assert_eq!(class("20t", untagged), Err(DropReason::Vlan));
+        assert_eq!(class("none", untagged), Err(DropReason::Vlan));
+        assert_eq!(class("10pt", untagged), Ok(10));
+    }
+    assert_eq!(class("20t", &[tag(20)]), Ok(20));
+    assert_eq!(class("10pt", &[tag(10)]), Ok(10));
+    assert_eq!(class("none", &[tag(20)]), Err(DropReason::Vlan));
 }

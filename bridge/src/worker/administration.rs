@@ -36,6 +36,7 @@ impl Worker {
         attached.rate = RateLimit::new(settings.rate, false, self.started.elapsed());
         attached.set_rate_in(settings.rate_in, self.limits, Instant::now());
         attached.settings = settings.clone();
+        let name = attached.name.clone();
         self.switch.attach(id, attached.caps, &settings, self.started.elapsed());
         if let Some(address) = settings.address.filter(|address| !self.switch.has_address(id, *address)) {
             tracing::warn!(bridge = self.name, port = attached.name, %address, "another port has the address");
@@ -44,6 +45,9 @@ impl Worker {
         self.ports.resize_with(self.ports.len().max(index + 1), || None);
         self.ports[index] = Some(attached);
         self.select_in_mirrors();
+        if !self.awaited.is_empty() {
+            self.give_awaited(id, &name);
+        }
         let announced =
             settings.address.filter(|address| self.announces && self.switch.has_address(id, *address));
         if let Some(address) = announced {

@@ -23,9 +23,13 @@ impl Worker {
                 Command::FdbFlush(filter, reply) => drop(reply.send(self.fdb_flush(&filter))),
                 Command::SetBridge(setting, reply) => drop(reply.send(self.set_bridge(setting))),
                 Command::Info(reply) => drop(reply.send(self.info())),
-                Command::MirrorAdd(name, mirror, reply) => drop(reply.send(self.mirror_add(name, mirror))),
+                Command::MirrorAdd(name, mirror, reply) => {
+                    drop(reply.send(self.mirror_add(name, mirror, false)))
+                }
                 Command::MirrorDelete(name, reply) => drop(reply.send(self.mirror_delete(name))),
                 Command::Mirrors(reply) => drop(reply.send(self.mirror_infos())),
+                Command::GiveAgain(awaited, reply) => drop(reply.send(self.give_again(awaited))),
+                Command::Awaited(reply) => drop(reply.send(self.awaited.clone())),
                 Command::Stop => return false,
             }
         }

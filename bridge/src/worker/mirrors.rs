@@ -5,12 +5,16 @@ use crate::{Error, Mirror, MirrorError, MirrorInfo, fdb::PortId, mirror::MAX_MIR
 use super::Worker;
 
 impl Worker {
-    pub(super) fn mirror_add(&mut self, name: String, mirror: Mirror) -> Result<(), Error> {
+    /// Adds a mirror; of one that was there before, the ports that it selects need not be there yet.
+    pub(super) fn mirror_add(&mut self, name: String, mirror: Mirror, was_there: bool) -> Result<(), Error> {
         if self.switch.fdb().is_none() {
             return Err(Error::Wire("mirrors"));
         }
         let found = |port: &String| self.find(port).ok_or_else(|| Error::NoSuchPort(port.clone()));
-        let all_found = |ports: &[String]| ports.iter().map(found).collect::<Result<Vec<_>, _>>();
+        let all_found = |ports: &[String]| match was_there {
+            true => Ok(ports.iter().filter_map(|port| self.find(port)).collect()),
+            false => ports.iter().map(found).collect::<Result<Vec<_>, _>>(),
+        };
         let (src, dst) = (all_found(&mirror.select_src)?, all_found(&mirror.select_dst)?);
         let output = found(&mirror.output)?;
         if let Err(error) = self.check_mirror(&name, &mirror) {
@@ -24,7 +28,7 @@ impl Worker {
 
     fn check_mirror(&self, name: &str, mirror: &Mirror) -> Result<(), MirrorError> {
         mirror.check()?;
-        if self.mirrors.iter().any(|(other, _)| other == name) {
+        if self.mirrors.iter().any(|(other, _)| other == name) || self.awaits_mirror(name) {
             return Err(MirrorError::Exists);
         }
         let others = self.mirrors.iter().map(|(_, other)| other);
@@ -45,6 +49,7 @@ impl Worker {
                 self.switch.remove_mirror(index);
                 Ok(())
             }
+            None if self.forget_mirror(&name) => Ok(()),
             None => Err(Error::Mirror { name, error: MirrorError::NoSuchMirror }),
         }
     }

@@ -31,10 +31,15 @@ impl Worker {
         check(*vlan).map_err(|error| failed(*mac, port, error))?;
         let now_s = self.since_start_s();
         let added = self.switch.fdb_add((*mac, *vlan), (id, *kind), replaces, now_s);
-        added.map_err(|error| failed(*mac, port, error))
+        added.map_err(|error| failed(*mac, port, error))?;
+        self.forget_awaited(*mac, *vlan, None);
+        Ok(())
     }
 
     pub(super) fn fdb_delete(&mut self, mac: Mac, vlan: Option<u16>, port: String) -> Result<(), Error> {
+        if self.forget_awaited(mac, vlan, Some(&port)) > 0 {
+            return Ok(());
+        }
         let id = self.in_fdb(&port)?;
         check(vlan).map_err(|error| failed(mac, &port, error))?;
         let deleted = self.switch.fdb_delete((mac, vlan), id, self.since_start_s());
@@ -42,16 +47,21 @@ impl Worker {
     }
 
     pub(super) fn fdb_flush(&mut self, filter: &FdbFilter) -> Result<usize, Error> {
+        let awaited = self.flush_awaited(filter);
         let FdbFilter { port, vlan, kind } = filter;
+        if awaited > 0 && port.as_deref().is_some_and(|port| self.find(port).is_none()) {
+            return Ok(awaited);
+        }
         let id = port.as_deref().map(|port| self.in_fdb(port)).transpose()?;
         if self.switch.fdb().is_none() {
             return Err(FDB);
         }
-        Ok(self.switch.fdb_flush(|station, at, of| {
+        let flushed = self.switch.fdb_flush(|station, at, of| {
             id.is_none_or(|id| id == at)
                 && vlan.is_none_or(|vlan| vlan == station.vlan())
                 && kind.is_none_or(|kind| kind == of)
-        }))
+        });
+        Ok(awaited + flushed)
     }
 
     /// The port of this name on a bridge with a forwarding database.

@@ -68,12 +68,15 @@ def _extra(name: str, report) -> Path:
     """The archive of the files that `# packages: NAME` adds to dom0."""
     wanted, patterns = packages.EXTRA[name]
     root = packages.collection(name, wanted, report)
-    return _Maker(root, report)(f"{name}.cpio", [], lambda to: _files(root, patterns).write(to))
+    source = packages.sources(name, report) if name in packages.SOURCES else None
+    return _Maker(root, report)(f"{name}.cpio", [], lambda to: _files(name, root, patterns, source).write(to))
 
 
-def _files(root: Path, patterns: list[str]) -> Archive:
-    """The libraries of unpacked packages, and the files of these patterns."""
+def _files(name: str, root: Path, patterns: list[str], source: Path | None) -> Archive:
+    """The libraries of unpacked packages, and the files of these patterns; and below a directory of that name those of a source."""
     archive = Archive()
+    for file in packages.SOURCES[name][1] if source else []:
+        archive.copy(f"{name}/{file}", source / file)
     libraries = [f"{directory}/x86_64-linux-gnu/*.so*" for directory in ["lib", "usr/lib"]]
     for pattern in libraries + patterns:
         for file in root.glob(pattern):

@@ -11,7 +11,10 @@ DOM0 = """
     xen-evtchn xen-gntdev xen-gntalloc xen-privcmd xenfs xen-blkfront xen-netfront
     virtio_pci 9pnet_virtio 9p loop dm-mod brd bridge tun veth ext4 crc32c_generic
 """.split()
-OPTIONAL = "xen-blkback xen-netback null_blk dm-log-writes openvswitch".split()
+OPTIONAL = """
+    xen-blkback xen-netback null_blk dm-log-writes openvswitch
+    vrf 8021q sch_ingress cls_flower act_gact
+""".split()
 GUEST = """
     xen-evtchn xen-gntdev xen-gntalloc xenfs tun nbd xen-blkfront xen-netfront ext4 crc32c_generic pktgen
 """.split()

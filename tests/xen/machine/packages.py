@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import subprocess
+import tarfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,6 +39,28 @@ EXTRA = {
             libcap-ng0 libkmod2 libseccomp2 libssl3 libpam0g libip4tc2 libblkid1
         """.split(),
         "bin/networkctl bin/udevadm lib/systemd/systemd-networkd lib/systemd/network/99-default.link lib/udev/rules.d/80-net-setup-link.rules usr/lib/x86_64-linux-gnu/systemd/libsystemd-shared-*.so".split(),
+    ),
+    "selftests": (
+        """
+            iproute2 libbpf1 libbsd0 libcap2 libelf1 libmd0 libmnl0 libxtables12 iputils-ping libidn2-0 libunistring2 jq libjq1 libonig5
+            netsniff-ng libcli1.10 libnet1 libpcap0.8 libdbus-1-3 libsystemd0 liblz4-1 libgcrypt20 libgpg-error0 libcrypt1 coreutils
+        """.split(),
+        "bin/ip sbin/tc sbin/bridge bin/ping usr/bin/jq usr/sbin/mausezahn bin/readlink bin/date".split(),
+    ),
+}
+
+# What of EXTRA comes with files of a package of sources, which is large: of it these alone are kept, below the directory of that name.
+SOURCES = {
+    "selftests": (
+        "linux-source-6.12",
+        [
+            f"tools/testing/selftests/net/{name}"
+            for name in """
+                lib.sh forwarding/lib.sh forwarding/bridge_vlan_unaware.sh forwarding/bridge_vlan_aware.sh
+                forwarding/bridge_port_isolation.sh forwarding/bridge_sticky_fdb.sh forwarding/bridge_fdb_learning_limit.sh
+                forwarding/bridge_locked_port.sh
+            """.split()
+        ],
     ),
 }
 
@@ -119,6 +142,46 @@ def unpacked(name: str, wanted, report) -> Path:
                 _apt("apt-get", "update")
             _unpack(root, wanted(), stamp, report)
     return root
+
+
+def sources(name: str, report) -> Path:
+    """The directory with the files of `SOURCES[name]`, which are fetched on first use."""
+    package, wanted = SOURCES[name]
+    key = hashlib.sha256(" ".join([package, *wanted]).encode()).hexdigest()[:8]
+    root = cache() / f"{name}-sources-{key}"
+    stamp = root / "PACKAGES"
+    with locked(root.name):
+        if not stamp.exists():
+            _unpack(root, [package], stamp, report)
+            report(f"unpacking {len(wanted)} files of {package}")
+            _keep(_one_below(root / "usr/src", f"{package}.tar.*"), package, wanted, root)
+    return root
+
+
+def _keep(archive: Path, top: str, wanted: list[str], root: Path) -> None:
+    """Unpacks files of an archive whose directory is `top`, and removes the archive."""
+    with tarfile.open(archive, "r|*") as files:
+        left = {f"{top}/{name}": name for name in wanted}
+        for member in files:
+            name = left.pop(member.name, None)
+            if name:
+                to = root / name
+                to.parent.mkdir(parents=True, exist_ok=True)
+                to.write_bytes(files.extractfile(member).read())
+                to.chmod(member.mode)
+            if not left:
+                break
+    shutil.rmtree(root / "usr")
+    if left:
+        (root / "PACKAGES").unlink()
+        raise Missing(f"{archive.name} has no {', '.join(left)}")
+
+
+def _one_below(directory: Path, pattern: str) -> Path:
+    found = sorted(directory.glob(pattern))
+    if not found:
+        raise Missing(f"{directory} has no {pattern}")
+    return found[-1]
 
 
 @contextmanager

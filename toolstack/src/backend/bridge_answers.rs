@@ -2,20 +2,20 @@
 
 use std::collections::BTreeMap;
 
-use ::bridge::fdb::Mac;
 use ::bridge::{
-    Bridge, Counters, DropReason, FdbEntry, FdbFilter, FdbKind, Flag, Flood, Mirror, MirrorInfo, PortInfo,
+    Bridge, Counters, DropReason, FdbEntry, FdbFilter, FdbKind, Flag, Flood, MirrorInfo, PortInfo,
 };
 use netback::Ports;
 use serde::Serialize;
 use serde_json::{Value, json};
 use xenstore::DomId;
 
+use super::bridge_memory::{BridgeMemory, kind_of, mac_of};
 use super::bridges::Bridges;
 use crate::config::host_bridge::{BRIDGE_SETTINGS, bridge_setting};
 use crate::control::bridge_query::{
-    BridgeQuery, BridgeRow, BridgeSettings, BridgesReply, FdbChange, FdbRow, MirrorRow, MirrorSpec,
-    PortCounters, PortRow, RowsReply, StationId,
+    BridgeQuery, BridgeRow, BridgeSettings, BridgesReply, FdbChange, FdbRow, MirrorRow, PortCounters,
+    PortRow, RowsReply, StationId,
 };
 use crate::control::protocol::shortened;
 use crate::error::chain;
@@ -28,19 +28,39 @@ pub struct BridgeAnswers {
     domid: DomId,
     bridges: Bridges,
     vifs: Ports,
+    memory: Option<BridgeMemory>,
 }
 
 impl BridgeAnswers {
     /// Answers about these bridges.
     pub fn new(domid: DomId, bridges: Bridges, vifs: Ports) -> BridgeAnswers {
-        BridgeAnswers { domid, bridges, vifs }
+        BridgeAnswers { domid, bridges, vifs, memory: None }
+    }
+
+    /// The same, which keeps what is changed.
+    pub fn with_memory(self, memory: BridgeMemory) -> BridgeAnswers {
+        BridgeAnswers { memory: Some(memory), ..self }
     }
 
     /// Answers a request.
     ///
     /// # Errors
-    /// There is no such bridge or port, or what is asked for cannot be done.
+    /// There is no such bridge or port, what is asked for cannot be done, or it is done and cannot be kept for the next process.
     pub fn answer(&self, query: BridgeQuery) -> Result<Value, String> {
+        let changed = query.changed().map(str::to_owned);
+        let settings = match &query {
+            BridgeQuery::Set { port: None, settings, .. } => settings.clone(),
+            _ => Vec::new(),
+        };
+        let reply = self.carry_out(query)?;
+        if let (Some(memory), Some(bridge)) = (&self.memory, changed) {
+            let kept = memory.keep_settings(&bridge, &settings);
+            kept.map_err(|error| format!("done, but not kept for the next dom0: {}", chain(&error)))?;
+        }
+        Ok(reply)
+    }
+
+    fn carry_out(&self, query: BridgeQuery) -> Result<Value, String> {
         match query {
             BridgeQuery::List {} => self.list(),
             BridgeQuery::Ports { bridge, after } => self.ports(&bridge, after),
@@ -48,6 +68,15 @@ impl BridgeAnswers {
             BridgeQuery::Set { bridge, port: None, settings } => self.set_bridge(&bridge, &settings),
             BridgeQuery::Set { bridge, port: Some(port), settings } => {
                 self.bridges.set_port(&bridge, &port, &settings).map_err(shown)?;
+                Ok(json!({}))
+            }
+            BridgeQuery::Attach { bridge, port } => {
+                let port = port.parse().map_err(|error| format!("port: {error}"))?;
+                self.bridges.add_port(&bridge, &port).map_err(shown)?;
+                Ok(json!({}))
+            }
+            BridgeQuery::Detach { bridge, port } => {
+                self.bridges.remove_port(&bridge, &port).map_err(shown)?;
                 Ok(json!({}))
             }
             BridgeQuery::Add(change) => {
@@ -68,9 +97,7 @@ impl BridgeAnswers {
                     let expected = "a word of letters, digits and signs";
                     return Err(format!("name: found {:?}, expected {expected}", shortened(&name)));
                 }
-                let MirrorSpec { select_all, select_src, select_dst, select_vlan, output } = mirror;
-                let mirror = Mirror { select_all, select_src, select_dst, select_vlan, output };
-                self.find(&bridge)?.mirror_add(&name, mirror).map(|()| json!({})).map_err(shown)
+                self.find(&bridge)?.mirror_add(&name, mirror.into()).map(|()| json!({})).map_err(shown)
             }
             BridgeQuery::Unmirror { bridge, name } => {
                 self.find(&bridge)?.mirror_delete(&name).map(|()| json!({})).map_err(shown)
@@ -136,10 +163,11 @@ impl BridgeAnswers {
     }
 
     fn mirrors(&self, bridge: &str) -> Result<Value, String> {
-        let row = |info: MirrorInfo| {
-            let Mirror { select_all, select_src, select_dst, select_vlan, output } = info.mirror;
-            let mirror = MirrorSpec { select_all, select_src, select_dst, select_vlan, output };
-            MirrorRow { name: info.name, mirror, frames: info.frames, bytes: info.bytes }
+        let row = |info: MirrorInfo| MirrorRow {
+            name: info.name,
+            mirror: info.mirror.into(),
+            frames: info.frames,
+            bytes: info.bytes,
         };
         let mirrors = self.find(bridge)?.mirrors().map_err(shown)?;
         Ok(page(mirrors.into_iter().map(row), |row| row.name.clone()))
@@ -161,19 +189,10 @@ impl BridgeAnswers {
 
     fn entry(&self, change: FdbChange) -> Result<(&Bridge, FdbEntry), String> {
         let FdbChange { bridge, port, mac, vlan, kind } = change;
-        let bytes: ring_abi::netif::Mac = mac.parse().map_err(|_| {
-            format!("mac: found {:?}, expected an address such as 00:16:3e:01:02:03", shortened(&mac))
-        })?;
+        let mac = mac_of(&mac)?;
         let kind = kind.as_deref().map_or(Ok(FdbKind::Static), kind_of)?;
-        Ok((self.find(&bridge)?, FdbEntry { mac: Mac::new(bytes.0), vlan, port, kind }))
+        Ok((self.find(&bridge)?, FdbEntry { mac, vlan, port, kind }))
     }
-}
-
-fn kind_of(text: &str) -> Result<FdbKind, String> {
-    let known = [FdbKind::Static, FdbKind::Sticky, FdbKind::Dynamic, FdbKind::Learned];
-    known.into_iter().find(|kind| kind.name() == text).ok_or_else(|| {
-        format!("kind: found {:?}, expected static, sticky, dynamic or learned", shortened(text))
-    })
 }
 
 fn port_row(port: PortInfo, vifs: &BTreeMap<String, (u16, u32)>) -> PortRow {

@@ -26,7 +26,7 @@ use xenbus::driver::Failure;
 use xenbus::{Keys, XenbusState};
 
 use crate::config::host_bridge::{BridgeConfig, WIRE_SETTINGS};
-use crate::config::host_port::{HostInterface, PortOptions};
+use crate::config::host_port::{HostInterface, HostPort};
 use crate::config::vif::DEFAULT_BRIDGE;
 use crate::error::{Error, Origin, Result, chain};
 use crate::tap_owner::{Holder, TapOwner};
@@ -35,8 +35,8 @@ use crate::tap_owner::{Holder, TapOwner};
 #[derive(Clone)]
 pub struct Bridges {
     bridges: BTreeMap<String, Arc<Bridge>>,
-    /// What is set for the ports to the host, by the names of bridge and port.
-    options: Arc<Mutex<BTreeMap<(String, String), PortOptions>>>,
+    /// The ports to the host with what is set for them, by the names of bridge and port.
+    host_ports: Arc<Mutex<BTreeMap<(String, String), HostPort>>>,
 }
 
 impl Bridges {
@@ -46,7 +46,7 @@ impl Bridges {
     /// [`Error::Other`] if a port cannot be opened, or two bridges have the same name.
     pub fn start(configs: &[BridgeConfig]) -> Result<Bridges> {
         let mut bridges = BTreeMap::new();
-        let mut options = BTreeMap::new();
+        let mut host_ports = BTreeMap::new();
         for config in configs {
             let failed =
                 |e: &dyn std::error::Error| Error::Other(format!("bridge {}: {}", config.name, chain(e)));
@@ -59,17 +59,14 @@ impl Bridges {
                 bridge.set_bridge(setting).map_err(|e| failed(&e))?;
             }
             for port in &config.ports {
-                let opened = open(&port.interface).map_err(|e| failed(&e))?;
-                let (name, settings) = (port.interface.to_string(), port.options.settings());
-                let settings = settings.map_err(|e| failed(&e))?;
-                bridge.attach_with(&name, opened, settings).map_err(|e| failed(&e))?;
-                options.insert((config.name.clone(), name), port.options.clone());
+                attach_host_port(&bridge, port).map_err(|e| failed(&e))?;
+                host_ports.insert((config.name.clone(), port.interface.to_string()), port.clone());
             }
             if bridges.insert(config.name.clone(), Arc::new(bridge)).is_some() {
                 return Err(Error::Other(format!("bridge {}: it is named twice", config.name)));
             }
         }
-        Ok(Bridges { bridges, options: Arc::new(Mutex::new(options)) })
+        Ok(Bridges { bridges, host_ports: Arc::new(Mutex::new(host_ports)) })
     }
 
     /// The bridges by name.
@@ -94,11 +91,9 @@ impl Bridges {
     /// There is no such port, it is a vif's, or a setting is invalid.
     pub fn set_port(&self, bridge: &str, port: &str, settings: &[String]) -> Result<()> {
         let found = self.find(bridge)?;
-        let mut all = self.options.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.host_ports.lock().unwrap_or_else(PoisonError::into_inner);
         let key = (bridge.to_owned(), port.to_owned());
-        let options = all.get_mut(&key).ok_or_else(|| {
-            Error::Other(format!("port: found {port:?}, expected a port of {bridge} to the host"))
-        })?;
+        let options = &mut all.get_mut(&key).ok_or_else(|| not_to_the_host(bridge, port))?.options;
         let mut changed = options.clone();
         settings.iter().try_for_each(|text| changed.set(&Origin::argument(port), text))?;
         if found.is_wire() && !changed.are_rates() {
@@ -111,6 +106,57 @@ impl Bridges {
         }
         *options = changed;
         Ok(())
+    }
+
+    /// Makes an interface of the host a port of a bridge that runs.
+    ///
+    /// # Errors
+    /// There is no such bridge, it is a wire, or the interface cannot be opened or is a port already.
+    pub fn add_port(&self, bridge: &str, port: &HostPort) -> Result<()> {
+        let found = self.find_learning(bridge)?;
+        let mut all = self.host_ports.lock().unwrap_or_else(PoisonError::into_inner);
+        attach_host_port(found, port)?;
+        all.insert((bridge.to_owned(), port.interface.to_string()), port.clone());
+        Ok(())
+    }
+
+    /// The ports of a bridge to the host by their names, as a command line has them.
+    pub fn host_ports(&self, bridge: &str) -> BTreeMap<String, String> {
+        let all = self.host_ports.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = all.iter().filter(|((of, _), _)| of == bridge);
+        own.map(|((_, name), port)| (name.clone(), port.to_string())).collect()
+    }
+
+    /// Gives a port to the host all the settings of this one, and no others.
+    ///
+    /// # Errors
+    /// Those of [`Bridges::set_port`].
+    pub fn reset_port(&self, bridge: &str, port: &HostPort) -> Result<()> {
+        let settings = port.options.all_with_defaults();
+        self.set_port(bridge, &port.interface.to_string(), &settings)
+    }
+
+    /// Removes a port to the host. A tap that dom0 has made goes with it.
+    ///
+    /// # Errors
+    /// There is no such port, it is a vif's, or the bridge is a wire.
+    pub fn remove_port(&self, bridge: &str, port: &str) -> Result<()> {
+        let found = self.find_learning(bridge)?;
+        let mut all = self.host_ports.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.remove(&(bridge.to_owned(), port.to_owned())).is_none() {
+            return Err(not_to_the_host(bridge, port));
+        }
+        // One that failed is not there any more.
+        drop(found.detach(port));
+        Ok(())
+    }
+
+    fn find_learning(&self, name: &str) -> Result<&Bridge> {
+        let found = self.find(name)?;
+        match found.is_wire() {
+            true => Err(Error::Other(format!("bridge: found {name:?}, a wire, expected a learning bridge"))),
+            false => Ok(found),
+        }
     }
 
     /// Returns the bridges' names.
@@ -258,6 +304,17 @@ fn exists(interface: &str) -> bool {
 
 fn refused(error: impl std::error::Error) -> Failure {
     Failure::new(Errno::ENODEV as i32, chain(&error))
+}
+
+fn not_to_the_host(bridge: &str, port: &str) -> Error {
+    Error::Other(format!("port: found {port:?}, expected a port of {bridge} to the host"))
+}
+
+fn attach_host_port(bridge: &Bridge, port: &HostPort) -> Result<()> {
+    let failed = |e: &dyn std::error::Error| Error::Other(format!("{}: {}", port.interface, chain(e)));
+    let settings = port.options.settings().map_err(|e| failed(&e))?;
+    let opened = open(&port.interface).map_err(|e| failed(&e))?;
+    bridge.attach_with(&port.interface.to_string(), opened, settings).map_err(|e| failed(&e))
 }
 
 fn open(port: &HostInterface) -> Result<Box<dyn Port>, netdev::NetError> {

@@ -2,6 +2,7 @@
 //! and the removal of stale state of earlier processes.
 
 pub mod bridge_answers;
+pub mod bridge_memory;
 pub mod bridges;
 pub mod governed;
 pub mod image_answers;

@@ -5,6 +5,7 @@ mod fdb;
 mod link;
 mod list;
 mod mirror;
+mod port;
 mod set;
 mod vlan;
 mod words;
@@ -15,8 +16,8 @@ use crate::error::Result;
 /// Show and change the bridges of dom0
 ///
 /// In the words of bridge(8), and with --json in its shapes: link, fdb and vlan. A port is named by its interface: a vif's, or that of a port of the
-/// host. What is set of a vif is written to its device, as by xpv network-set; what is set of a bridge or of a port of the host lasts until
-/// dom0 ends: for good it is given to xpv dom0 --bridge, or to host.toml.
+/// host. What is set of a vif is written to its device, as by xpv network-set, and lasts until that is detached; all else is kept for the
+/// next dom0, until it is changed again or that one's --bridge, or host.toml, says another thing (docs/networks.md).
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Print JSON
@@ -54,8 +55,9 @@ enum BridgeCommand {
         /// Words as those of `bridge link`
         words: Vec<String>,
     },
-    /// Show stations, or change them: [show] [br BRIDGE] [dev PORT] [vlan VID] | add|replace MAC dev PORT [vlan VID]
-    /// [static|dynamic|sticky] | del MAC dev PORT [vlan VID] | flush dev PORT|br BRIDGE [vlan VID] [static|dynamic|sticky|learned]
+    /// Show stations, or change them: [show] [br BRIDGE] [dev PORT] [vlan VID] | get MAC [br BRIDGE] [vlan VID] | add|replace MAC
+    /// dev PORT [vlan VID] [static|dynamic|sticky] | del MAC dev PORT [vlan VID] | flush dev PORT|BRIDGE [vlan VID]
+    /// [static|dynamic|sticky|learned]
     Fdb {
         /// Words as those of `bridge fdb`
         words: Vec<String>,
@@ -66,7 +68,13 @@ enum BridgeCommand {
         /// What to do
         words: Vec<String>,
     },
-    /// Show the VLANs of ports: [show] [dev PORT]; link set changes them
+    /// Have an interface of the host be a port of a bridge, or no longer: add tap:NAME|packet:NAME[,KEY=VALUE...] br BRIDGE | del PORT
+    Port {
+        /// What to do
+        words: Vec<String>,
+    },
+    /// Show the VLANs of ports, or change them: [show] [dev PORT] | add dev PORT vid VID[-VID] [pvid] [untagged] |
+    /// del dev PORT vid VID[-VID]
     Vlan {
         /// Words as those of `bridge vlan`
         words: Vec<String>,
@@ -86,6 +94,7 @@ pub fn run(args: &Args, dir: &Dir) -> Result<()> {
         BridgeCommand::Link { words } => link::run(&asked, words),
         BridgeCommand::Fdb { words } => fdb::run(&asked, words),
         BridgeCommand::Mirror { words } => mirror::run(&asked, words),
+        BridgeCommand::Port { words } => port::run(&asked, words),
         BridgeCommand::Vlan { words } => vlan::run(&asked, words),
     }
 }

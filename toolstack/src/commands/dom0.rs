@@ -22,6 +22,7 @@ use xenbus::{Device, Keys};
 use xenstore::Client;
 
 use crate::backend::bridge_answers::BridgeAnswers;
+use crate::backend::bridge_memory::BridgeMemory;
 use crate::backend::bridges::Bridges;
 use crate::backend::governed::Governed;
 use crate::backend::image_answers;
@@ -255,14 +256,15 @@ fn local(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
     vbds.set_max_persistent_grants(args.max_persistent_grants());
     vbds.set_max_queues(disk_queues::count(args.queues));
     vbds.set_max_indirect_segments(args.indirect_segments);
+    let memory = BridgeMemory::restore(hv.clone(), hv.domid(), &bridges, &args.bridges()?)?;
     let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), netback::Config::default(), {
-        let bridges = bridges.clone();
-        move |_, keys| bridges.attach(keys)
+        let (bridges, memory) = (bridges.clone(), memory.clone());
+        move |_, keys| Ok(memory.until_its_end(bridges.attach(keys)?, keys))
     });
-    let ports = vifs.ports();
+    let bridges = (memory, bridges, vifs.ports());
     let vbds = Governed::new(vbds, process.policy(), hv.clone())?;
     let vifs = Governed::new(vifs, process.policy(), hv.clone())?;
-    serve(process, &*hv, (opener, controls), vbds, vifs, (bridges, ports))
+    serve(process, &*hv, (opener, controls), vbds, vifs, bridges)
 }
 
 fn xen(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
@@ -285,21 +287,18 @@ fn xen(process: Process<'_>, bridges: Bridges, images: Opener) -> Result<()> {
         ..netback::Config::default()
     };
     let machine = dir.path().to_owned();
+    let memory = BridgeMemory::restore(hv.clone(), hv.domid(), &bridges, &args.bridges()?)?;
     let vifs = netback::VifDriver::new(hv.clone(), hv.clone(), config, {
-        let bridges = bridges.clone();
-        move |device, keys| bridges.attach_or_create_tap(&machine, device, keys)
+        let (bridges, memory) = (bridges.clone(), memory.clone());
+        move |device, keys| {
+            let attachment = bridges.attach_or_create_tap(&machine, device, keys)?;
+            Ok(memory.until_its_end(attachment, keys))
+        }
     });
-    let ports = vifs.ports();
+    let bridges = (memory, bridges, vifs.ports());
     let vbds = Governed::new(vbds, process.policy(), hv.clone())?;
     let vifs = Governed::new(vifs, process.policy(), hv.clone())?;
-    serve(
-        process,
-        &*hv,
-        (opener, controls),
-        SkipKernelOwned::new(vbds),
-        SkipKernelOwned::new(vifs),
-        (bridges, ports),
-    )
+    serve(process, &*hv, (opener, controls), SkipKernelOwned::new(vbds), SkipKernelOwned::new(vifs), bridges)
 }
 
 fn vbd_driver(hv: &Arc<dyn Hypervisor>, mut images: Images) -> VbdDriver {
@@ -313,7 +312,7 @@ fn serve(
     (opener, images): (Opener, ImageControls),
     mut vbds: impl BackDriver + Send,
     mut vifs: impl BackDriver + Send,
-    (bridges, ports): (Bridges, Ports),
+    (memory, bridges, ports): (BridgeMemory, Bridges, Ports),
 ) -> Result<()> {
     let vbd_devices = Registry::default();
     let vif_devices = Registry::default();
@@ -321,7 +320,7 @@ fn serve(
     let devices = devices.map(|(kind, registry)| (kind.to_owned(), registry.clone()));
     let domid = hv.domid();
     let answer = move |query: &_| image_answers::answer(&images, domid, query);
-    let bridges = BridgeAnswers::new(domid, bridges, ports.clone());
+    let bridges = BridgeAnswers::new(domid, bridges, ports.clone()).with_memory(memory);
     let devices = Devices::new(domid, devices).with_images(Box::new(answer));
     let devices = devices.with_bridges(Box::new(move |query| bridges.answer(query)));
     let control = ControlService::new(process.dir, devices, Captures::new(ports));

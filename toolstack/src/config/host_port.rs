@@ -87,6 +87,13 @@ impl PortOptions {
         Ok(())
     }
 
+    /// Each that there can be as `KEY=VALUE`, so that [`PortOptions::set`] with all of them makes other options these.
+    pub fn all_with_defaults(&self) -> Vec<String> {
+        let keys = SETTINGS.into_iter().filter(|key| !GUESTS_ALONE.contains(key));
+        let given = |key| self.0.get(key).map_or("", |option| option.given.as_str());
+        keys.map(|key| format!("{key}={}", given(key))).collect()
+    }
+
     /// Whether they are rates alone, which a wire has too.
     pub fn are_rates(&self) -> bool {
         self.0.keys().all(|key| RATES.contains(key))
@@ -177,6 +184,10 @@ mod tests {
         options.set(&origin, "vlan=10").unwrap();
         options.set(&origin, "vlan=").unwrap();
         assert_eq!(options, PortOptions::default());
+        options.set(&origin, "vlan=10").unwrap();
+        let port: HostPort = "tap:host0,isolated=on".parse().unwrap();
+        port.options.all_with_defaults().iter().for_each(|text| options.set(&origin, text).unwrap());
+        assert_eq!(options, port.options);
     }
 
     #[test]

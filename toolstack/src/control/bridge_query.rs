@@ -26,7 +26,7 @@ pub enum BridgeQuery {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         after: Option<StationId>,
     },
-    /// Changes settings of a bridge, or of a port of the host, which are lost where dom0 ends.
+    /// Changes settings of a bridge, or of a port of the host.
     Set {
         /// The bridge.
         bridge: String,
@@ -35,6 +35,20 @@ pub enum BridgeQuery {
         port: Option<String>,
         /// Each `KEY=VALUE`.
         settings: Vec<String>,
+    },
+    /// Makes an interface of the host a port of a bridge.
+    Attach {
+        /// The bridge.
+        bridge: String,
+        /// The port with its settings, as on dom0's command line: `packet:eth1,vlan=10`.
+        port: String,
+    },
+    /// Removes a port of the host from a bridge.
+    Detach {
+        /// The bridge.
+        bridge: String,
+        /// The port.
+        port: String,
     },
     /// Adds an entry to the forwarding database.
     Add(FdbChange),
@@ -47,7 +61,7 @@ pub enum BridgeQuery {
         /// The bridge.
         bridge: String,
     },
-    /// Adds a mirror, which lasts until it is removed, or its output port or dom0 ends.
+    /// Adds a mirror, which lasts until it is removed or its output port ends.
     Mirror {
         /// The bridge.
         bridge: String,
@@ -77,6 +91,27 @@ pub enum BridgeQuery {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         kind: Option<String>,
     },
+}
+
+impl BridgeQuery {
+    /// The bridge of which it changes something.
+    pub fn changed(&self) -> Option<&str> {
+        match self {
+            BridgeQuery::List {}
+            | BridgeQuery::Ports { .. }
+            | BridgeQuery::Fdb { .. }
+            | BridgeQuery::Mirrors { .. } => None,
+            BridgeQuery::Set { bridge, .. }
+            | BridgeQuery::Attach { bridge, .. }
+            | BridgeQuery::Detach { bridge, .. }
+            | BridgeQuery::Mirror { bridge, .. }
+            | BridgeQuery::Unmirror { bridge, .. }
+            | BridgeQuery::Flush { bridge, .. } => Some(bridge),
+            BridgeQuery::Add(change) | BridgeQuery::Replace(change) | BridgeQuery::Delete(change) => {
+                Some(&change.bridge)
+            }
+        }
+    }
 }
 
 /// What a mirror copies, and where to: `bridge::Mirror` by its fields' names.

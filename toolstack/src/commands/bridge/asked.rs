@@ -104,6 +104,11 @@ impl Asked<'_> {
         }
     }
 
+    /// Whether there is a bridge of this name.
+    pub(super) fn has_bridge(&self, name: &str) -> Result<bool> {
+        Ok(self.bridges()?.iter().any(|bridge| bridge.name == name))
+    }
+
     /// Has dom0 change something.
     pub(super) fn change(&self, query: BridgeQuery) -> Result<Value> {
         self.ask(query)

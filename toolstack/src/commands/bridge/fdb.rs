@@ -8,8 +8,9 @@ use crate::control::bridge_query::{BridgeQuery, FdbChange, FdbRow};
 use crate::error::{Error, Result};
 use crate::output;
 
-const EXPECTED: &str = "[show] [br BRIDGE] [dev PORT] [vlan VID], add or replace MAC dev PORT [vlan VID] \
-                        [static|dynamic|sticky], del MAC dev PORT [vlan VID], or flush dev PORT|br BRIDGE [vlan VID] [KIND]";
+const EXPECTED: &str = "[show] [br BRIDGE] [dev PORT] [vlan VID] [KIND], get MAC [br BRIDGE] [dev PORT] [vlan VID], add or replace MAC \
+                        dev PORT [vlan VID] [static|dynamic|sticky], del MAC dev PORT [vlan VID], or flush dev PORT|BRIDGE [brport PORT] \
+                        [br BRIDGE] [vlan VID] [KIND]";
 
 /// Which entries are meant, or which one.
 #[derive(Default)]
@@ -21,16 +22,30 @@ struct Chosen<'a> {
 }
 
 impl<'a> Chosen<'a> {
-    fn read(words: &mut Words<'a>) -> Result<Chosen<'a>> {
+    fn read(asked: &Asked<'_>, words: &mut Words<'a>) -> Result<Chosen<'a>> {
         let mut chosen = Chosen::default();
-        while let Some(word) = words.next() {
+        while let Some(word) = words.keyword()? {
             match word {
                 "br" => chosen.bridge = Some(words.need(word)?),
-                "dev" | "brport" => chosen.port = Some(words.need(word)?),
+                // Of the bridge itself, as bridge(8) has it for `flush`, its ports are meant.
+                "dev" => match words.need(word)? {
+                    name if asked.has_bridge(name)? => chosen.bridge = Some(name),
+                    name => chosen.port = Some(name),
+                },
+                "brport" => chosen.port = Some(words.need(word)?),
                 "vlan" => chosen.vlan = Some(words.vlan()?),
-                // Of a static entry that is sticky too, as bridge(8) has it, the latter says it all.
-                "static" if chosen.kind == Some("sticky") => {}
-                "static" | "sticky" | "dynamic" | "learned" => chosen.kind = Some(word),
+                "static" | "sticky" | "dynamic" | "learned" => {
+                    chosen.kind = match (chosen.kind, word) {
+                        (None, word) => Some(word),
+                        // As bridge(8) has an entry that is sticky.
+                        (Some("static"), "sticky") | (Some("sticky"), "static") => Some("sticky"),
+                        (Some(other), word) => {
+                            return Err(Error::Other(format!(
+                                "found {word:?} behind {other:?}, expected one kind"
+                            )));
+                        }
+                    }
+                }
                 // As in bridge(8), where the bridge's entries are meant, and not those of the interface.
                 "master" => {}
                 word => return Err(words.unknown(word)),
@@ -44,22 +59,28 @@ impl<'a> Chosen<'a> {
 pub(super) fn run(asked: &Asked<'_>, all: &[String]) -> Result<()> {
     let mut words = Words::new(all, EXPECTED);
     match words.next() {
-        None | Some("show") => show(asked, &Chosen::read(&mut words)?),
+        None | Some("show") => show(asked, None, &Chosen::read(asked, &mut words)?),
+        Some("get") => {
+            let mac = words.need("MAC")?;
+            show(asked, Some(mac), &Chosen::read(asked, &mut words)?)
+        }
         Some("add") => asked.change(BridgeQuery::Add(entry(asked, &mut words)?)).map(drop),
         Some("replace") => asked.change(BridgeQuery::Replace(entry(asked, &mut words)?)).map(drop),
         Some("del" | "delete") => {
             let change = FdbChange { kind: None, ..entry(asked, &mut words)? };
             asked.change(BridgeQuery::Delete(change)).map(drop)
         }
-        Some("flush") => flush(asked, &Chosen::read(&mut words)?),
-        Some("br" | "dev" | "brport" | "vlan") => show(asked, &Chosen::read(&mut Words::new(all, EXPECTED))?),
+        Some("flush") => flush(asked, &Chosen::read(asked, &mut words)?),
+        Some("br" | "dev" | "brport" | "vlan") => {
+            show(asked, None, &Chosen::read(asked, &mut Words::new(all, EXPECTED))?)
+        }
         Some(word) => Err(words.unknown(word)),
     }
 }
 
 fn entry(asked: &Asked<'_>, words: &mut Words<'_>) -> Result<FdbChange> {
     let mac = words.need("MAC")?.to_owned();
-    let chosen = Chosen::read(words)?;
+    let chosen = Chosen::read(asked, words)?;
     let port = chosen.port.ok_or_else(|| Error::Other(format!("dev: missing, expected {EXPECTED}")))?;
     let port = asked.port(port)?;
     let kind = chosen.kind.map(str::to_owned);
@@ -78,7 +99,8 @@ fn flush(asked: &Asked<'_>, chosen: &Chosen<'_>) -> Result<()> {
     }
 }
 
-fn show(asked: &Asked<'_>, chosen: &Chosen<'_>) -> Result<()> {
+/// Shows the stations that are chosen; of one address there must be any.
+fn show(asked: &Asked<'_>, mac: Option<&str>, chosen: &Chosen<'_>) -> Result<()> {
     if let Some(name) = chosen.port {
         // An unknown port is an error, not one without stations.
         asked.port(name)?;
@@ -88,7 +110,11 @@ fn show(asked: &Asked<'_>, chosen: &Chosen<'_>) -> Result<()> {
         chosen.port.is_none_or(|name| row.port == name || interface(&row.port) == name)
             && chosen.vlan.is_none_or(|vlan| row.station.vlan == vlan)
             && chosen.kind.is_none_or(|kind| row.kind == kind)
+            && mac.is_none_or(|mac| row.station.mac.eq_ignore_ascii_case(mac))
     });
+    if let Some(mac) = mac.filter(|_| stations.is_empty()) {
+        return Err(Error::Other(format!("MAC: found {mac:?}, expected the address of an entry")));
+    }
     if asked.json {
         return output::json(&stations.iter().map(|(bridge, row)| shown(bridge, row)).collect::<Vec<_>>());
     }

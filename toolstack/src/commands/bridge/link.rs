@@ -24,6 +24,7 @@ pub(super) fn run(asked: &Asked<'_>, words: &[String]) -> Result<()> {
         }
         Some("dev") => {
             let name = words.need("dev")?;
+            words.end()?;
             show(asked, Some(name))
         }
         Some("set") => change(asked, words),
@@ -35,7 +36,10 @@ pub(super) fn run(asked: &Asked<'_>, words: &[String]) -> Result<()> {
 pub(super) fn dev<'a>(words: &mut Words<'a>) -> Result<Option<&'a str>> {
     match words.next() {
         None => Ok(None),
-        Some("dev") => words.need("dev").map(Some),
+        Some("dev") => {
+            let name = words.need("dev")?;
+            words.end().map(|()| Some(name))
+        }
         Some(word) => Err(words.unknown(word)),
     }
 }
@@ -43,7 +47,7 @@ pub(super) fn dev<'a>(words: &mut Words<'a>) -> Result<Option<&'a str>> {
 fn change(asked: &Asked<'_>, mut words: Words<'_>) -> Result<()> {
     let mut name = None;
     let mut settings = Vec::new();
-    while let Some(word) = words.next() {
+    while let Some(word) = words.keyword()? {
         match word {
             "dev" => name = Some(words.need("dev")?),
             // As `bridge link set` has them, which need not say that the bridge is meant.

@@ -16,7 +16,11 @@ pub(super) fn run(asked: &Asked<'_>, words: &[String]) -> Result<()> {
         None => show(asked, None),
         Some("show") => match words.next() {
             None => show(asked, None),
-            Some("br") => show(asked, Some(words.need("br")?)),
+            Some("br") => {
+                let bridge = words.need("br")?;
+                words.end()?;
+                show(asked, Some(bridge))
+            }
             Some(word) => Err(words.unknown(word)),
         },
         Some("add") => add(asked, words),
@@ -27,6 +31,7 @@ pub(super) fn run(asked: &Asked<'_>, words: &[String]) -> Result<()> {
                 Some(word) => return Err(words.unknown(word)),
                 None => return Err(words.missing("br")),
             };
+            words.end()?;
             asked.change(BridgeQuery::Unmirror { bridge, name }).map(drop)
         }
         Some(word) => Err(words.unknown(word)),
@@ -37,6 +42,9 @@ fn add(asked: &Asked<'_>, mut words: Words<'_>) -> Result<()> {
     let name = words.need("NAME")?.to_owned();
     let (mut bridge, mut mirror) = (None, MirrorSpec::default());
     while let Some(word) = words.next() {
+        if !matches!(word, "src" | "dst" | "vlan") {
+            words.once(word)?;
+        }
         match word {
             "br" => bridge = Some(words.need(word)?.to_owned()),
             "all" => mirror.select_all = true,
