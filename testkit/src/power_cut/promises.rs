@@ -68,11 +68,31 @@ impl Promises {
     /// # Errors
     /// Says which sector does not hold what was promised, or has a mix of versions.
     pub fn check(&self, cut: u64, image: &[u8]) -> Result<(), String> {
+        self.check_with(cut, image, |sent, least| promised(sent, cut, least))
+    }
+
+    /// Checks what a disk holds whose backend was killed at this moment, while the machine lives on: all that was answered.
+    ///
+    /// # Errors
+    /// As [`Promises::check`].
+    pub fn check_killed(&self, cut: u64, image: &[u8]) -> Result<(), String> {
+        let is_answered = |request: &Request| request.answered.is_some_and(|at| at < cut);
+        self.check_with(cut, image, |sent, least| {
+            require(sent.iter().enumerate().filter(|(_, request)| is_answered(request)), least);
+        })
+    }
+
+    fn check_with(
+        &self,
+        cut: u64,
+        image: &[u8],
+        promised: impl FnOnce(&[Request], &mut [u64]),
+    ) -> Result<(), String> {
         let held: Vec<Held> =
             image.chunks(SECTOR).enumerate().map(|(n, found)| sector::held(n as u64, found)).collect();
         let sent = &self.requests[..self.requests.partition_point(|request| request.sent < cut)];
         let mut least = vec![0; held.len()];
-        promised(sent, cut, &mut least);
+        promised(sent, &mut least);
         if let Some(barrier) = newest_visible_barrier(sent, &held) {
             require(sent[..barrier].iter().enumerate(), &mut least);
         }
@@ -174,6 +194,16 @@ mod tests {
         assert_eq!(promises.check(4, &image(&[0, 1])), Ok(()));
         let why = promises.check(4, &image(&[0, 3])).unwrap_err();
         assert_eq!(why, "sector 1: Version(3) after a cut at 4, expected 0 or newer");
+    }
+
+    #[test]
+    fn killed_backend_has_kept_what_was_answered() {
+        let promises = flushed();
+        assert_eq!(promises.check_killed(7, &image(&[1, 3])), Ok(()));
+        promises.check_killed(7, &image(&[1, 1])).unwrap_err();
+        // It is not answered yet.
+        assert_eq!(promises.check_killed(6, &image(&[1, 1])), Ok(()));
+        promises.check_killed(6, &image(&[0, 1])).unwrap_err();
     }
 
     #[test]

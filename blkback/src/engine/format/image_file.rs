@@ -2,32 +2,26 @@
 
 //! One open file of an image, for the image's own thread: its tables as `imago` reads and writes them, in the order that [`Order`] says,
 //! and the data that this thread moves itself.
-#![allow(unsafe_code)] // imago's interface of a file has unsafe functions to implement.
 
-use super::header::{COMPRESSION, Compression};
+use super::header::Compression;
 use super::image_format::Format;
+use super::in_file::InFile;
 use super::order::Order;
-use super::refcounts;
 use crate::engine::base_cache::{CachedFile, DiskCache, Forgotten};
 use crate::engine::done::lock;
 use crate::engine::{OpenImage, image};
-use imago::io_buffers::{IoBuffer, IoVector, IoVectorMut};
-use imago::storage::PreallocateMode;
+use imago::io_buffers::IoBuffer;
 use imago::storage::drivers::CommonStorageHelper;
-use imago::{Storage, StorageExt};
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, OFlag, fallocate, fcntl};
 use nix::unistd::{Whence, lseek};
-use std::fmt;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
-
-/// The byte of a header with the feature bit of the compression, which `imago` does not know: it neither sees nor changes it.
-const FEATURE_BYTE: u64 = 79;
 
 /// A file of an image.
 #[derive(Debug)]
@@ -38,11 +32,16 @@ pub(super) struct ImageFile {
     number: u8,
     /// I/O is aligned to so many bytes: 1 unless it bypasses the page cache.
     align: usize,
+    /// Bytes of the file as far as it is used.
     length: AtomicU64,
+    /// Bytes of the file with what is there for clusters to come, and which of them the medium has.
+    reserved: AtomicU64,
+    synced: AtomicU64,
     /// The header has the feature bit of the compression.
     hides_compression: bool,
     /// `None` before an image's tables are known, and of a raw image.
     order: Mutex<Option<Order>>,
+    pub(super) in_file: Mutex<InFile>,
     /// The medium has lost something: nothing is acknowledged any more.
     failed: AtomicBool,
     /// The open image, with its locks, and its format.
@@ -52,6 +51,24 @@ pub(super) struct ImageFile {
     /// It was written to, and is not cached any more.
     forgotten: OnceLock<Forgotten>,
     helper: CommonStorageHelper,
+    #[cfg(test)]
+    pub(super) recorder: OnceLock<Arc<dyn Record>>,
+}
+
+/// A test that is told what is done to a file.
+#[cfg(test)]
+pub(super) trait Record: std::fmt::Debug + Send + Sync {
+    fn record(&self, change: Change<'_>);
+}
+
+/// What is done to a file.
+#[derive(Clone, Copy, Debug)]
+#[cfg_attr(not(test), expect(dead_code, reason = "a test reads it"))]
+pub(super) enum Change<'c> {
+    Write(&'c [u8], u64),
+    Punch(u64, u64),
+    Length(u64),
+    Sync,
 }
 
 impl ImageFile {
@@ -60,19 +77,25 @@ impl ImageFile {
     pub(super) fn new(path: &Path, file: Arc<File>, number: u8, sector_size: u32) -> io::Result<ImageFile> {
         let flags = fcntl(&*file, FcntlArg::F_GETFL)?;
         let is_direct = OFlag::from_bits_truncate(flags).contains(OFlag::O_DIRECT);
+        let length = image::length(&file)?;
         Ok(ImageFile {
             path: path.to_owned(),
-            length: AtomicU64::new(image::length(&file)?),
+            length: AtomicU64::new(length),
+            reserved: AtomicU64::new(length),
+            synced: AtomicU64::new(length),
             file,
             number,
             align: if is_direct { sector_size as usize } else { 1 },
             hides_compression: false,
             order: Mutex::new(None),
+            in_file: Mutex::default(),
             failed: AtomicBool::new(false),
             open: None,
             cached: None,
             forgotten: OnceLock::new(),
             helper: CommonStorageHelper::default(),
+            #[cfg(test)]
+            recorder: OnceLock::new(),
         })
     }
 
@@ -128,7 +151,21 @@ impl ImageFile {
         self.align
     }
 
-    /// Bytes of the file, as far as this process has made it longer.
+    /// Whether the feature bit of the compression is there, and not for `imago`.
+    pub(super) fn hides_compression(&self) -> bool {
+        self.hides_compression
+    }
+
+    pub(super) fn helper(&self) -> &CommonStorageHelper {
+        &self.helper
+    }
+
+    /// Whether it is a file, and not a device.
+    pub(super) fn is_regular(&self) -> bool {
+        self.file.metadata().is_ok_and(|meta| meta.is_file())
+    }
+
+    /// Bytes of the file that are used: behind them are clusters to come, which read as zeroes.
     pub(super) fn length(&self) -> u64 {
         self.length.load(Ordering::Relaxed)
     }
@@ -151,15 +188,6 @@ impl ImageFile {
         IoBuffer::new(bytes.next_multiple_of(self.align), self.align.max(8))
     }
 
-    /// Reads data; past the file's end it is zeroes.
-    pub(super) fn read_data(self: &Arc<Self>, into: &mut [u8], offset: u64) -> io::Result<()> {
-        if offset >= self.length() {
-            into.fill(0);
-            return Ok(());
-        }
-        TableFile(self.clone()).read(into, offset)
-    }
-
     /// To be called before the file is changed: what was read of it is forgotten, by all who have it open.
     fn will_change(&self) {
         if let Some(cached) = &self.cached {
@@ -167,28 +195,87 @@ impl ImageFile {
         }
     }
 
+    /// Tells a test what is done to the file.
+    pub(super) fn record(&self, change: Change<'_>) {
+        #[cfg(test)]
+        if let Some(recorder) = self.recorder.get() {
+            recorder.record(change);
+        }
+        let _ = change;
+    }
+
     /// Writes data where no table is. Buffer and offset are aligned as the file needs it.
     pub(super) fn write_data(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.with_order(Order::wrote_data);
+        self.write_fresh(bytes, offset)
+    }
+
+    /// Writes data where there are zeroes, which may as well be there after a power cut.
+    pub(super) fn write_fresh(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        lock(&self.in_file).forget(&(offset..offset + bytes.len() as u64));
+        self.write_at(bytes, offset)
+    }
+
+    /// Writes anything.
+    pub(super) fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         self.will_change();
         self.file.write_all_at(bytes, offset)?;
+        self.record(Change::Write(bytes, offset));
         self.length.fetch_max(offset + bytes.len() as u64, Ordering::Relaxed);
+        self.reserved.fetch_max(offset + bytes.len() as u64, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Makes the file at least so long.
+    /// Whether a part of the file was never used, so that it reads as zeroes, and is there after a power cut.
+    pub(super) fn is_fresh(&self, part: &Range<u64>) -> bool {
+        part.start >= self.length() && part.end <= self.synced.load(Ordering::Relaxed)
+    }
+
+    /// Uses the file up to this byte.
     pub(super) fn extend(&self, length: u64) -> io::Result<()> {
-        if length > self.length() {
-            self.will_change();
-            self.file.set_len(length)?;
-            self.length.store(length, Ordering::Relaxed);
+        if length > self.reserved.load(Ordering::Relaxed) {
+            self.set_length(length)?;
         }
+        self.length.fetch_max(length, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Makes the file so long for clusters to come, if that can be.
+    pub(super) fn reserve(&self, length: u64) {
+        if length > self.reserved.load(Ordering::Relaxed)
+            && let Err(error) = self.set_length(length)
+        {
+            tracing::debug!(path = %self.path.display(), %error, "a file is not made longer ahead");
+        }
+    }
+
+    /// Makes the file shorter, whose end nobody uses.
+    pub(super) fn shorten(&self, length: u64) -> io::Result<()> {
+        self.length.store(length, Ordering::Relaxed);
+        self.trim()
+    }
+
+    /// Makes the file as long as it is used.
+    pub(super) fn trim(&self) -> io::Result<()> {
+        match self.length() < self.reserved.load(Ordering::Relaxed) {
+            true => self.set_length(self.length()),
+            false => Ok(()),
+        }
+    }
+
+    fn set_length(&self, length: u64) -> io::Result<()> {
+        self.will_change();
+        self.file.set_len(length)?;
+        self.record(Change::Length(length));
+        self.reserved.store(length, Ordering::Relaxed);
+        self.synced.fetch_min(length, Ordering::Relaxed);
         Ok(())
     }
 
     /// Gives a part of the file back to the medium, so that it reads as zeroes; `false` where that cannot.
     pub(super) fn punch(&self, offset: u64, bytes: u64) -> bool {
         self.will_change();
+        self.record(Change::Punch(offset, bytes));
         let flags = FallocateFlags::FALLOC_FL_PUNCH_HOLE | FallocateFlags::FALLOC_FL_KEEP_SIZE;
         let punched = fallocate(&*self.file, flags, offset as i64, bytes as i64);
         punched.inspect_err(|error| tracing::debug!(%error, "no hole is made")).is_ok()
@@ -209,13 +296,16 @@ impl ImageFile {
         if self.has_failed() {
             return Err(Errno::EIO.into());
         }
+        let reserved = self.reserved.load(Ordering::Relaxed);
         // What a failed synchronization was to write is lost, and the next one would succeed.
         self.file.sync_data().inspect_err(|_| self.failed.store(true, Ordering::Relaxed))?;
+        self.record(Change::Sync);
+        self.synced.store(reserved, Ordering::Relaxed);
         self.with_order(Order::synced);
         Ok(())
     }
 
-    fn read_into(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+    pub(super) fn read_into(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !buffer.is_empty() {
             let read = match &self.cached {
                 Some(cached) => cached.read_at(&self.file, buffer, offset),
@@ -235,128 +325,6 @@ impl ImageFile {
             }
         }
         Ok(())
-    }
-
-    /// The feature byte in a part of the file, if it is there and to be hidden.
-    fn feature_byte<'b>(&self, bytes: &'b mut [u8], offset: u64) -> Option<&'b mut u8> {
-        let at = FEATURE_BYTE.checked_sub(offset).filter(|_| self.hides_compression)?;
-        bytes.get_mut(usize::try_from(at).ok()?)
-    }
-
-    fn write_table(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let range = offset..offset + bytes.len() as u64;
-        let named = self.with_order(|order| order.named_anew(&range, bytes)).unwrap_or_default();
-        named.into_iter().try_for_each(|cluster| self.count(cluster))?;
-        if self.with_order(|order| order.needs_sync(&range)).unwrap_or(false) {
-            self.sync_all_written()?;
-        }
-        if self.has_failed() {
-            return Err(Errno::EIO.into());
-        }
-        self.will_change();
-        self.file.write_all_at(bytes, offset)?;
-        self.length.fetch_max(range.end, Ordering::Relaxed);
-        self.with_order(|order| order.wrote(&range, bytes));
-        Ok(())
-    }
-}
-
-impl ImageFile {
-    /// Enters a refcount of 1 for a table's cluster that has 0 in the file. `imago`, which has allocated it, enters the same later.
-    fn count(&self, cluster: u64) -> io::Result<()> {
-        let counter = self.with_order(|order| Some((order.counter(cluster)?, order.cluster()))).flatten();
-        let Some(((entry, index, bits), size)) = counter else { return Ok(()) };
-        let unit = self.align.max(512) as u64;
-        let mut part = self.buffer(unit as usize)?;
-        let part = part.as_mut().into_slice();
-        self.read_into(part, entry / unit * unit)?;
-        let at = (entry % unit) as usize;
-        let block = u64::from_be_bytes(part[at..at + 8].try_into().unwrap_or_default()) & !511;
-        // A block that is about to be entered counts itself.
-        if block == 0 {
-            return Ok(());
-        }
-        let mut buffer = self.buffer(size as usize)?;
-        let counts = buffer.as_mut().into_slice();
-        self.read_into(counts, block)?;
-        if refcounts::is_zero(counts, index, bits) {
-            refcounts::set_one(counts, index, bits);
-            self.write_table(counts, block)?;
-        }
-        Ok(())
-    }
-}
-
-/// A file as `imago` has it.
-#[derive(Clone, Debug)]
-pub(super) struct TableFile(pub(super) Arc<ImageFile>);
-
-impl fmt::Display for TableFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.path.display().fmt(f)
-    }
-}
-
-impl Storage for TableFile {
-    fn mem_align(&self) -> usize {
-        self.0.align
-    }
-
-    fn req_align(&self) -> usize {
-        self.0.align
-    }
-
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.0.length())
-    }
-
-    unsafe fn pure_readv(&self, bufv: IoVectorMut<'_>, mut offset: u64) -> io::Result<()> {
-        if offset >= self.0.length() {
-            let what = format!(
-                "found a table at {offset}, expected one before the file's end at {}",
-                self.0.length()
-            );
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-        }
-        for mut part in bufv.into_inner() {
-            self.0.read_into(&mut part, offset)?;
-            if let Some(byte) = self.0.feature_byte(&mut part, offset) {
-                *byte &= !(COMPRESSION as u8);
-            }
-            offset += part.len() as u64;
-        }
-        Ok(())
-    }
-
-    unsafe fn pure_writev(&self, bufv: IoVector<'_>, offset: u64) -> io::Result<()> {
-        let len = usize::try_from(bufv.len()).map_err(io::Error::other)?;
-        let mut buffer = self.0.buffer(len)?;
-        let bytes = &mut buffer.as_mut().into_slice()[..len];
-        bufv.copy_into_slice(bytes);
-        if let Some(byte) = self.0.feature_byte(bytes, offset) {
-            *byte |= COMPRESSION as u8;
-        }
-        self.0.write_table(bytes, offset)
-    }
-
-    fn flush(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        self.0.sync_all_written()
-    }
-
-    unsafe fn invalidate_cache(&self) -> io::Result<()> {
-        Ok(())
-    }
-
-    fn get_storage_helper(&self) -> &CommonStorageHelper {
-        &self.0.helper
-    }
-
-    fn resize(&self, _: u64, _: PreallocateMode) -> io::Result<()> {
-        Err(io::ErrorKind::Unsupported.into())
     }
 }
 

@@ -139,7 +139,9 @@ impl Worker {
         // Nobody writes to the image below from here on: first nobody knows where it is, then nobody uses that.
         self.forget_all();
         self.wait_for_users();
+        self.chain.top().file.stop_ahead()?;
         self.chain.top().file.sync_all_written()?;
+        layer.file.start_ahead();
         self.chain.0.insert(0, layer);
         self.publish_files();
         Ok(())

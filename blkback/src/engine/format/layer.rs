@@ -5,9 +5,11 @@
 use super::chain::{OpenLayer, read_header};
 use super::compressed;
 use super::header::Header;
-use super::image_file::{ImageFile, TableFile};
+use super::image_file::ImageFile;
 use super::image_format::Format;
 use super::place::Place;
+use super::reclaim::reclaim;
+use super::table_file::TableFile;
 use super::tables;
 use crate::engine::base_cache::DiskCache;
 use crate::engine::{OpenError, OpenImage};
@@ -86,6 +88,7 @@ impl Layer {
         let file = Arc::new(file.with_compression(header.compression).with_cache(cache));
         if !file.is_read_only() {
             file.set_order(tables::load(&file, &header)?);
+            reclaim(&file, header.cluster_size())?;
         }
         let kind = Kind::Qcow2(Box::new(Mapped::open(&file, header)?));
         Ok(Layer { file, kind })

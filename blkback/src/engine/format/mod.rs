@@ -4,6 +4,7 @@
 //! it to the engines of the files. What it does not know, what is to be allocated, and what is compressed it asks the image's thread
 //! (`worker`), which alone changes the image's tables by the crate `imago`, in an order that survives a power cut (`order`).
 
+mod ahead;
 mod chain;
 mod commit;
 mod compressed;
@@ -15,17 +16,23 @@ mod header;
 mod image;
 mod image_file;
 mod image_format;
+mod in_file;
 mod jobs;
 mod layer;
 mod order;
 mod place;
+#[cfg(test)]
+mod power_cut;
 mod progress;
 mod queue;
+mod reclaim;
 mod refcounts;
 mod stream;
+mod table_file;
 mod tables;
 mod worker;
 mod writes;
+mod written;
 
 pub use chain::{MAX_LAYERS, OpenChain, OpenLayer};
 pub use control::{ImageControl, ImageInfo};

@@ -6,7 +6,8 @@
 //!   anew: `imago` has these in memory only, by then;
 //! * where clusters were freed, refcounts after the tables that no longer name them, and both before one of those clusters is used again.
 
-use std::collections::HashSet;
+use super::ahead::Layout;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 /// What was written since the medium was last synchronized.
@@ -20,7 +21,7 @@ struct Unsynced {
 
 /// What a write is to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     RefcountBlock,
     /// A whole cluster that is no refcount block.
     Table,
@@ -36,8 +37,9 @@ pub(super) struct Order {
     /// The L1 table and the refcount table, in bytes of the file.
     l1: Range<u64>,
     refcount_table: Range<u64>,
+    /// By the offsets of their clusters, the numbers of their entries in the refcount table.
+    refcount_blocks: HashMap<u64, u64>,
     /// Offsets of clusters.
-    refcount_blocks: HashSet<u64>,
     l2_tables: HashSet<u64>,
     unsynced: Unsynced,
     /// Clusters were freed that tables on the medium may still name.
@@ -51,7 +53,7 @@ impl Order {
         l1: Range<u64>,
         refcount_table: Range<u64>,
         l2_tables: HashSet<u64>,
-        refcount_blocks: HashSet<u64>,
+        refcount_blocks: HashMap<u64, u64>,
     ) -> Order {
         let unsynced = Unsynced::default();
         Order {
@@ -66,12 +68,13 @@ impl Order {
         }
     }
 
-    fn kind(&self, range: &Range<u64>) -> Kind {
+    /// What a write to a part of the file is to.
+    pub(super) fn kind(&self, range: &Range<u64>) -> Kind {
         let touches = |other: &Range<u64>| range.start < other.end && other.start < range.end;
         let is_cluster = range.start.is_multiple_of(self.cluster) && range.end - range.start == self.cluster;
         if range.start < self.cluster || touches(&self.l1) || touches(&self.refcount_table) || !is_cluster {
             Kind::Root
-        } else if self.refcount_blocks.contains(&range.start) {
+        } else if self.refcount_blocks.contains_key(&range.start) {
             Kind::RefcountBlock
         } else {
             Kind::Table
@@ -101,28 +104,30 @@ impl Order {
         }
         let blocks = self.entries(&self.refcount_table, range, bytes, !511);
         let tables = self.entries(&self.l1, range, bytes, L2_OFFSET);
-        self.refcount_blocks.extend(blocks);
-        self.l2_tables.extend(tables);
+        self.refcount_blocks.extend(blocks.into_iter().map(|(number, at)| (at, number)));
+        self.l2_tables.extend(tables.into_iter().map(|(_, at)| at));
     }
 
-    /// The entries of a table, as far as a part of the file has them, without those that name nothing.
-    fn entries(&self, table: &Range<u64>, range: &Range<u64>, bytes: &[u8], mask: u64) -> Vec<u64> {
+    /// The entries of a table with their numbers, as far as a part of the file has them, without those that name nothing.
+    fn entries(&self, table: &Range<u64>, range: &Range<u64>, bytes: &[u8], mask: u64) -> Vec<(u64, u64)> {
         let (start, end) = (range.start.max(table.start), range.end.min(table.end));
         let part =
             (start < end).then(|| &bytes[(start - range.start) as usize..(end - range.start) as usize]);
         let words = part.unwrap_or(&[]).chunks_exact(8);
-        words
-            .map(|word| u64::from_be_bytes(word.try_into().unwrap_or_default()) & mask)
-            .filter(|at| *at != 0)
+        let first = start.saturating_sub(table.start) / 8;
+        (first..)
+            .zip(words)
+            .map(|(number, word)| (number, u64::from_be_bytes(word.try_into().unwrap_or_default()) & mask))
+            .filter(|(_, at)| *at != 0)
             .collect()
     }
 
     /// The clusters of tables that a part of the file, which is to be written as a table, names and the file did not name before.
     pub(super) fn named_anew(&self, range: &Range<u64>, bytes: &[u8]) -> Vec<u64> {
-        let mut named = self.entries(&self.refcount_table, range, bytes, !511);
-        named.retain(|at| !self.refcount_blocks.contains(at));
-        let tables = self.entries(&self.l1, range, bytes, L2_OFFSET);
-        named.extend(tables.into_iter().filter(|at| !self.l2_tables.contains(at)));
+        let blocks = self.entries(&self.refcount_table, range, bytes, !511).into_iter().map(|(_, at)| at);
+        let mut named: Vec<_> = blocks.filter(|at| !self.refcount_blocks.contains_key(at)).collect();
+        let tables = self.entries(&self.l1, range, bytes, L2_OFFSET).into_iter().map(|(_, at)| at);
+        named.extend(tables.filter(|at| !self.l2_tables.contains(at)));
         let header = if range.start == 0 { self.roots(bytes) } else { None };
         if let Some((l1, _)) = header.filter(|(l1, _)| l1.start != self.l1.start) {
             named.extend((l1.start..l1.end).step_by(self.cluster as usize));
@@ -133,10 +138,37 @@ impl Order {
     /// Where the refcount of a cluster is: the byte of the file where the refcount table names its block, its number in the block, and how
     /// many bits it has. Refcount tables that are too short have none.
     pub(super) fn counter(&self, cluster: u64) -> Option<(u64, u64, u64)> {
-        let per_block = self.cluster * 8 / self.refcount_bits;
+        let per_block = self.layout().per_block();
         let number = cluster / self.cluster;
         let entry = self.refcount_table.start + number / per_block * 8;
         (entry < self.refcount_table.end).then_some((entry, number % per_block, self.refcount_bits))
+    }
+
+    /// Where the L2 tables are.
+    pub(super) fn l2_tables(&self) -> Vec<u64> {
+        self.l2_tables.iter().copied().collect()
+    }
+
+    /// Where the refcount blocks are, each with the number of the first cluster whose refcount it has.
+    pub(super) fn refcount_blocks(&self) -> Vec<(u64, u64)> {
+        let per_block = self.layout().per_block();
+        self.refcount_blocks.iter().map(|(at, number)| (*at, number * per_block)).collect()
+    }
+
+    /// The end of the last table.
+    pub(super) fn tables_end(&self) -> u64 {
+        let tables = self.l2_tables.iter().chain(self.refcount_blocks.keys()).map(|at| at + self.cluster);
+        tables.chain([self.l1.end, self.refcount_table.end, self.cluster]).max().unwrap_or(0)
+    }
+
+    /// How refcounts lie in the blocks.
+    pub(super) fn layout(&self) -> Layout {
+        Layout { cluster: self.cluster, bits: self.refcount_bits }
+    }
+
+    /// The number of the first cluster whose refcount is in the block at this offset, if one is there.
+    pub(super) fn first_of_block(&self, at: u64) -> Option<u64> {
+        Some(self.refcount_blocks.get(&at)? * self.layout().per_block())
     }
 
     /// Bytes of a cluster.
@@ -190,7 +222,7 @@ impl Order {
         cluster < self.cluster
             || inside(&self.l1)
             || inside(&self.refcount_table)
-            || self.refcount_blocks.contains(&cluster)
+            || self.refcount_blocks.contains_key(&cluster)
             || self.l2_tables.contains(&cluster)
     }
 }
@@ -207,7 +239,7 @@ mod tests {
     fn order() -> Order {
         let at = |cluster: u64| cluster * CLUSTER;
         let (l1, refcount_table) = (at(3)..at(3) + 16, at(1)..at(2));
-        Order::new(CLUSTER, 16, l1, refcount_table, HashSet::from([at(4)]), HashSet::from([at(2)]))
+        Order::new(CLUSTER, 16, l1, refcount_table, HashSet::from([at(4)]), HashMap::from([(at(2), 0)]))
     }
 
     fn cluster(number: u64) -> Range<u64> {

@@ -9,6 +9,18 @@ pub(super) fn is_zero(block: &[u8], index: u64, bits: u64) -> bool {
     }
 }
 
+/// Whether a refcount of so many bits is 1.
+pub(super) fn is_one(block: &[u8], index: u64, bits: u64) -> bool {
+    let first = (index * bits / 8) as usize;
+    match bits {
+        1 | 2 | 4 => block[first] >> (index * bits % 8) & ((1 << bits) - 1) == 1,
+        _ => {
+            let (high, low) = block[first..first + (bits / 8) as usize].split_at((bits / 8) as usize - 1);
+            low == [1] && high.iter().all(|byte| *byte == 0)
+        }
+    }
+}
+
 /// Makes a refcount of so many bits, which is 0, 1.
 pub(super) fn set_one(block: &mut [u8], index: u64, bits: u64) {
     let first = (index * bits / 8) as usize;
@@ -16,6 +28,15 @@ pub(super) fn set_one(block: &mut [u8], index: u64, bits: u64) {
         1 | 2 | 4 => block[first] |= 1 << (index * bits % 8),
         // Big-endian.
         _ => block[first + (bits / 8) as usize - 1] = 1,
+    }
+}
+
+/// Makes a refcount of so many bits 0.
+pub(super) fn set_zero(block: &mut [u8], index: u64, bits: u64) {
+    let first = (index * bits / 8) as usize;
+    match bits {
+        1 | 2 | 4 => block[first] &= !(((1 << bits) - 1) << (index * bits % 8)),
+        _ => block[first..first + (bits / 8) as usize].fill(0),
     }
 }
 
@@ -31,6 +52,13 @@ mod tests {
                 assert!(is_zero(&block, index, bits));
                 set_one(&mut block, index, bits);
                 (0..8).for_each(|other| assert_eq!(is_zero(&block, other, bits), other != index, "{bits}"));
+                (0..8).for_each(|other| assert_eq!(is_one(&block, other, bits), other == index, "{bits}"));
+                let mut full = [0xff; 64];
+                assert_eq!(is_one(&full, index, bits), bits == 1);
+                set_zero(&mut full, index, bits);
+                (0..8).for_each(|other| assert_eq!(is_zero(&full, other, bits), other == index, "{bits}"));
+                set_zero(&mut block, index, bits);
+                assert_eq!(block, [0; 64]);
             }
         }
     }

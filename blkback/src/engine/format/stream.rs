@@ -5,9 +5,9 @@
 //! the image's tables: who begins again passes over it.
 
 use super::header;
-use super::image_file::TableFile;
 use super::jobs::{LOOKS, SLICE};
 use super::layer::{Found, Kind, Layer, Mapped};
+use super::table_file::TableFile;
 use super::worker::Worker;
 use super::writes::Data;
 use imago::StorageExt;

@@ -4,11 +4,12 @@
 //! cluster is free, the next allocation would overwrite it.
 
 use super::header::{FormatError, Header};
-use super::image_file::{ImageFile, TableFile};
+use super::image_file::ImageFile;
 use super::order::{L2_OFFSET, Order};
 use super::refcounts;
+use super::table_file::TableFile;
 use imago::StorageExt;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -41,9 +42,9 @@ pub(super) fn load(file: &Arc<ImageFile>, header: &Header) -> io::Result<Order> 
             blocks.push((number, entry & !511));
         }
     })?;
-    let refcount_blocks: HashSet<u64> = blocks.iter().map(|(_, at)| *at).collect();
+    let refcount_blocks: HashMap<u64, u64> = blocks.iter().map(|(number, at)| (*at, *number)).collect();
     let cluster = header.cluster_size();
-    for at in l2_tables.iter().chain(&refcount_blocks) {
+    for at in l2_tables.iter().chain(refcount_blocks.keys()) {
         if at % cluster != 0 || *at >= file.length() {
             return Err(inconsistent(
                 format!("a table at {at}"),
@@ -51,7 +52,7 @@ pub(super) fn load(file: &Arc<ImageFile>, header: &Header) -> io::Result<Order> 
             ));
         }
     }
-    if refcount_blocks.len() < blocks.len() || l2_tables.iter().any(|at| refcount_blocks.contains(at)) {
+    if refcount_blocks.len() < blocks.len() || l2_tables.iter().any(|at| refcount_blocks.contains_key(at)) {
         return Err(inconsistent("two tables in one cluster", "tables apart"));
     }
     let mut used: Vec<u64> = vec![0];
@@ -59,13 +60,13 @@ pub(super) fn load(file: &Arc<ImageFile>, header: &Header) -> io::Result<Order> 
         used.extend((range.start / cluster..range.end.div_ceil(cluster)).map(|number| number * cluster));
     }
     let roots: HashSet<u64> = used.iter().copied().collect();
-    if l2_tables.iter().chain(&refcount_blocks).any(|at| roots.contains(at)) {
+    if l2_tables.iter().chain(refcount_blocks.keys()).any(|at| roots.contains(at)) {
         return Err(inconsistent(
             "a table in the header, the L1 table or the refcount table",
             "tables apart",
         ));
     }
-    used.extend(l2_tables.iter().chain(&refcount_blocks));
+    used.extend(l2_tables.iter().chain(refcount_blocks.keys()));
     check_used(file, header, used, &blocks)?;
     Ok(Order::new(cluster, 1 << header.refcount_order, l1, refcount_table, l2_tables, refcount_blocks))
 }
@@ -76,7 +77,7 @@ fn inconsistent(found: impl std::fmt::Display, expected: impl std::fmt::Display)
 }
 
 /// Calls `each` with the number of each entry of a table, and the entry.
-fn each_entry(
+pub(super) fn each_entry(
     file: &Arc<ImageFile>,
     offset: u64,
     bytes: u64,

@@ -43,6 +43,7 @@ pub(crate) struct Worker {
 
 impl Worker {
     pub(super) fn new(image: Arc<Image>, chain: Chain) -> Worker {
+        chain.top().file.start_ahead();
         Worker {
             image,
             chain,
@@ -73,7 +74,9 @@ impl Worker {
         // Who waits for it is told that the image is closed.
         self.running = None;
         self.changed = true;
-        let written = self.write_tables().and_then(|()| self.chain.top().file.sync_all_written());
+        let file = &self.chain.top().file.clone();
+        let written = self.write_tables().and_then(|()| file.stop_ahead());
+        let written = written.and_then(|()| file.sync_all_written());
         if let Err(error) = written {
             tracing::error!(path = %self.chain.top().file.path().display(), %error, "failed to close an image");
         }

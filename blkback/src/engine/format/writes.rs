@@ -90,7 +90,9 @@ impl Worker {
         // What of the first and the last cluster is not written keeps what it has.
         let head = start..range.start;
         let tail = range.end.min(most)..most.min(size);
-        let is_zero = reads_zero(&self.chain, layer, &head)? && reads_zero(&self.chain, layer, &tail)?;
+        let was_zero = reads_zero(&self.chain, layer, &(start..most.min(size)))?;
+        let is_zero =
+            was_zero || reads_zero(&self.chain, layer, &head)? && reads_zero(&self.chain, layer, &tail)?;
         let chain = &self.chain;
         let mapped = self.mapped_at(layer)?;
         let file = &chain.0[layer].file;
@@ -102,7 +104,12 @@ impl Worker {
             let mut buffer = file.buffer((written.end - written.start) as usize)?;
             let bytes = &mut buffer.as_mut().into_slice()[..(written.end - written.start) as usize];
             data.copy(written.start, bytes)?;
-            file.write_data(bytes, host + (written.start - start))?;
+            let at = host + (written.start - start);
+            match was_zero && file.is_fresh(&(host..host + (end - start).next_multiple_of(cluster))) {
+                // Should the table reach the medium before the data, its sectors are still what they were.
+                true => file.write_fresh(bytes, at)?,
+                false => file.write_data(bytes, at)?,
+            }
         } else {
             // The rest of the disk's last cluster is zeroes for when it becomes longer.
             let whole = (end - start).next_multiple_of(cluster);
