@@ -160,9 +160,9 @@ fn device_replaced_between_two_events_closes_the_disk() {
     assert_closes(setup);
 }
 
-/// No successor serves a disk that is to be closed: it waits until the frontend is closed.
+/// A successor of the backend serves the disk until nobody uses it; none is there, and so the disk waits, but only as long as it is used.
 #[test]
-fn disk_in_use_whose_closing_is_requested_while_store_and_backend_are_lost_is_closed_afterwards() {
+fn disk_whose_closing_is_requested_while_store_and_backend_are_lost_is_closed_once_it_is_not_in_use() {
     let mut setup = setup();
     setup.disk.set_in_use(true).unwrap();
     setup.store.cut();
@@ -171,6 +171,11 @@ fn disk_in_use_whose_closing_is_requested_while_store_and_backend_are_lost_is_cl
     disk.process_events().unwrap();
     machine.detach(&device);
     store.accept();
+    machine.wait_for_state(&device.back_path(), XenbusState::Closing);
+    // At least one event: it has the store again.
+    disk.wait(&mut Vec::new(), Some(BOUND)).unwrap();
+    assert!(!disk.is_closed() && machine.state(&device.front_path()) == XenbusState::Connected);
+    disk.set_in_use(false).unwrap();
     let started = Instant::now();
     while !disk.is_closed() {
         assert!(started.elapsed() < BOUND);

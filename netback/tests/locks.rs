@@ -6,7 +6,7 @@ use ring_abi::netif::TxFlags;
 use std::time::Instant;
 use testkit::net::{Network, RawFrontend, VifSpec, frame, vif};
 use testkit::{BOUND, FrontendDevice, Machine};
-use xenbus::XenbusState;
+use xenbus::{DeviceEnd, XenbusState};
 use xenstore::Nodes;
 
 /// A machine whose bridge has a port of dom0 beside the vif of domain 1.
@@ -182,11 +182,19 @@ fn vif_whose_addresses_cannot_be_read_is_not_connected() {
     let bridged = Bridged::new();
     let device = bridged.machine.attach_vif_as(DomId(1), 0, &vif());
     bridged.machine.client().write(&format!("{}/ip", device.back_path()), b"10.0.0.5/33").unwrap();
-    let front = FrontendDevice::new(bridged.machine.domain(DomId(1)), device.clone());
-    let (raw, keys) = RawFrontend::prepare(front, false);
-    raw.publish(&keys);
-    bridged.machine.wait_for_state(&device.back_path(), XenbusState::Closing);
-    let error = bridged.machine.backend_error(&device).unwrap();
+    let machine = &bridged.machine;
+    machine.wait_for("an offer or a refusal", |client| {
+        let is_refused = client.read_opt(&DeviceEnd::back(&device).error_path()).unwrap().is_some();
+        is_refused || DeviceEnd::back(&device).state(client).unwrap() == XenbusState::InitWait
+    });
+    // The backend had seen the device before the key was written: then it refuses to connect it.
+    if machine.backend_error(&device).is_none() {
+        let front = FrontendDevice::new(machine.domain(DomId(1)), device.clone());
+        let (raw, keys) = RawFrontend::prepare(front, false);
+        raw.publish(&keys);
+        machine.wait_for_state(&device.back_path(), XenbusState::Closing);
+    }
+    let error = machine.backend_error(&device).unwrap();
     assert!(error.contains("10.0.0.5/33") && error.contains("expected addresses or prefixes"), "{error}");
 }
 
