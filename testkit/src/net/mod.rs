@@ -58,6 +58,20 @@ impl Machine {
         let mac = Mac::xen([0, domid.0 as u8, devid as u8]);
         self.attach(vif::nodes(domid, spec, devid, spec.mac.unwrap_or(mac)))
     }
+
+    /// Attaches an interface to a domain with one of the backend's keys as no toolstack of ours writes it.
+    pub fn attach_vif_with(
+        &self,
+        domid: DomId,
+        devid: u32,
+        spec: &VifSpec,
+        key: &str,
+        value: &str,
+    ) -> Device {
+        let mut new = vif::nodes(domid, spec, devid, Mac::xen([0, domid.0 as u8, devid as u8]));
+        new.back.set(key, value);
+        self.attach(new)
+    }
 }
 
 /// A bridge and the backend of its ports, in dom0's threads. The backend is dropped before the bridge.
