@@ -5,15 +5,14 @@
 use crate::Config;
 use crate::attachment::Attachment;
 use crate::device::VifDevice;
-use crate::handshake;
+use crate::followed::Followed;
 use crate::ports::Ports;
-use bridge::{Lock, StormLimits};
 use event_channel::WaitEventChannels;
 use grant_table::GrantTable;
 use nix::libc;
 use std::sync::Arc;
 use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Waker};
-use xenbus::{Device, KeyError, Keys};
+use xenbus::{Device, Keys};
 
 /// Finds the bridge of a vif by its keys.
 pub type Resolver = Box<dyn FnMut(&Device, &Keys) -> Result<Attachment, Failure> + Send>;
@@ -60,7 +59,7 @@ impl BackDriver for VifDriver {
         waker: Waker,
     ) -> Result<Box<dyn BackDevice>, Failure> {
         let attachment = (self.resolver)(device, &seen.own)?;
-        check_settings(&seen.own, attachment.lock).map_err(|error| Failure::new(libc::EINVAL, error))?;
+        Followed::check(&seen.own, attachment.lock).map_err(|error| Failure::new(libc::EINVAL, error))?;
         let mut vif = VifDevice::new(
             self.grants.clone(),
             self.channels.clone(),
@@ -74,16 +73,4 @@ impl BackDriver for VifDriver {
         vif.resume(seen)?;
         Ok(Box::new(vif))
     }
-}
-
-/// Checks the toolstack's keys that say what the guest may do. Nothing of an earlier process's settings is known here, and a device that is
-/// served without those that cannot be read may do more than it was given: it is refused, or waits if it was served before.
-fn check_settings(own: &Keys, lock: Lock) -> Result<(), KeyError> {
-    handshake::rate(own)?;
-    handshake::rate_in(own)?;
-    handshake::lock(own, lock)?;
-    handshake::vlans(own)?;
-    handshake::flags(own)?;
-    handshake::storm(own, StormLimits::GUEST)?;
-    Ok(())
 }

@@ -93,6 +93,12 @@ impl Followed {
         KINDS.iter().map(|kind| Self { kind, values: None, error: None }).collect()
     }
 
+    /// Checks the toolstack's keys before a device is served. Nothing of an earlier process's settings is known here, and a device that is
+    /// served without those that cannot be read may do more than it was given: it is refused, or waits if it was served before.
+    pub(crate) fn check(own: &Keys, default: Lock) -> Result<(), KeyError> {
+        KINDS.iter().try_for_each(|kind| (kind.read)(own, default).map(drop))
+    }
+
     /// What the keys say if their values are new; `None` also if they say nothing, which is logged: what is in force is to stay.
     pub(crate) fn take(&mut self, own: &Keys, default: Lock, settings: &PortSettings) -> Option<Setting> {
         let values = self.kind.keys.iter().map(|key| own.get(key).map(str::to_owned)).collect();
