@@ -11,10 +11,10 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 /// The bit of an L2 entry of a compressed cluster.
-const COMPRESSED: u64 = 1 << 62;
+pub(super) const COMPRESSED: u64 = 1 << 62;
 
 /// Where the bytes of a compressed cluster are in the file, and at most how many: "Compressed Clusters Descriptor" of qcow2.rst.
-fn extent(entry: u64, cluster_bits: u32) -> (u64, u64) {
+pub(super) fn extent(entry: u64, cluster_bits: u32) -> (u64, u64) {
     let bits = 62 - (cluster_bits - 8);
     let offset = entry & ((1 << bits) - 1);
     let sectors = (entry & !(COMPRESSED | 1 << 63)) >> bits;

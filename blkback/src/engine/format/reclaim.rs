@@ -3,6 +3,7 @@
 //! Frees the clusters at the end of an image's file that a process which was killed had reserved ([`super::ahead`]): those that no table
 //! names, where the file has nothing but a hole.
 
+use super::compressed::{COMPRESSED, extent};
 use super::image_file::ImageFile;
 use super::order::L2_OFFSET;
 use super::refcounts;
@@ -15,8 +16,6 @@ use std::sync::Arc;
 const MOST_TABLES: usize = 16_384;
 /// A file system's blocks, which are holes as a whole.
 const BLOCK: u64 = 4096;
-/// An L2 entry of a compressed cluster, whose end is not told exactly: it is shorter than two clusters.
-const COMPRESSED: u64 = 1 << 62;
 
 /// Frees what was reserved in the file of an image that is to be written, whose tables are known.
 ///
@@ -38,8 +37,11 @@ pub(super) fn reclaim(file: &Arc<ImageFile>, cluster: u64) -> io::Result<()> {
     let mut end = tables_end;
     for table in l2_tables {
         each_entry(file, table, cluster, |_, entry| {
-            let clusters = if entry & COMPRESSED == 0 { 1 } else { 2 };
-            let at = if entry & COMPRESSED == 0 { entry & L2_OFFSET } else { compressed(entry, cluster) };
+            let (at, clusters) = match entry & COMPRESSED {
+                0 => (entry & L2_OFFSET, 1),
+                // What is compressed may begin anywhere in a cluster, and is shorter than two.
+                _ => (extent(entry, cluster.trailing_zeros()).0, 2),
+            };
             if at != 0 {
                 end = end.max(at + clusters * cluster);
             }
@@ -59,12 +61,6 @@ pub(super) fn reclaim(file: &Arc<ImageFile>, cluster: u64) -> io::Result<()> {
 fn is_hole(file: &ImageFile, part: Range<u64>) -> bool {
     let start = part.start.next_multiple_of(BLOCK).min(part.end);
     file.hole(start, part.end - start) == part.end - start
-}
-
-/// Where a compressed cluster begins.
-fn compressed(entry: u64, cluster: u64) -> u64 {
-    // The offset has 62 bits less those of the cluster, of which 8 are not counted.
-    entry & ((1 << (62 - (cluster.trailing_zeros() - 8))) - 1)
 }
 
 /// Enters that clusters whose refcounts are 1 are free.
