@@ -26,6 +26,36 @@ fn of(order: Ordering) -> Ordering {
     if *WEAKENED.lock().expect("no panic") == Some(site) { Ordering::Relaxed } else { order }
 }
 
+/// Methods that change a value and return the one before.
+macro_rules! changing {
+    ($value:ty, $($method:ident)*) => {
+        $(
+            #[track_caller]
+            pub(crate) fn $method(&self, value: $value, order: Ordering) -> $value {
+                self.0.$method(value, of(order))
+            }
+        )*
+    };
+}
+
+/// Methods that change a value where it is the expected one.
+macro_rules! exchanging {
+    ($value:ty, $($method:ident)*) => {
+        $(
+            #[track_caller]
+            pub(crate) fn $method(
+                &self,
+                current: $value,
+                new: $value,
+                success: Ordering,
+                failure: Ordering,
+            ) -> Result<$value, $value> {
+                self.0.$method(current, new, of(success), failure)
+            }
+        )*
+    };
+}
+
 macro_rules! atomic {
     ($name:ident, $value:ty) => {
         #[derive(Debug, Default)]
@@ -47,47 +77,8 @@ macro_rules! atomic {
                 self.0.store(value, of(order));
             }
 
-            #[track_caller]
-            pub(crate) fn fetch_add(&self, value: $value, order: Ordering) -> $value {
-                self.0.fetch_add(value, of(order))
-            }
-
-            #[track_caller]
-            pub(crate) fn fetch_sub(&self, value: $value, order: Ordering) -> $value {
-                self.0.fetch_sub(value, of(order))
-            }
-
-            #[track_caller]
-            pub(crate) fn fetch_or(&self, value: $value, order: Ordering) -> $value {
-                self.0.fetch_or(value, of(order))
-            }
-
-            #[track_caller]
-            pub(crate) fn fetch_and(&self, value: $value, order: Ordering) -> $value {
-                self.0.fetch_and(value, of(order))
-            }
-
-            #[track_caller]
-            pub(crate) fn compare_exchange(
-                &self,
-                current: $value,
-                new: $value,
-                success: Ordering,
-                failure: Ordering,
-            ) -> Result<$value, $value> {
-                self.0.compare_exchange(current, new, of(success), failure)
-            }
-
-            #[track_caller]
-            pub(crate) fn compare_exchange_weak(
-                &self,
-                current: $value,
-                new: $value,
-                success: Ordering,
-                failure: Ordering,
-            ) -> Result<$value, $value> {
-                self.0.compare_exchange_weak(current, new, of(success), failure)
-            }
+            changing!($value, fetch_add fetch_sub fetch_or fetch_and);
+            exchanging!($value, compare_exchange compare_exchange_weak);
         }
     };
 }
