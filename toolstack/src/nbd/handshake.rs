@@ -108,16 +108,21 @@ impl Handshake {
             option::INFO | option::GO => match requested_name(data) {
                 None => refuse(out, kind, reply::ERR_INVALID, consumed),
                 Some(name) if !export.is_named(name) => refuse(out, kind, reply::ERR_UNKNOWN, consumed),
-                Some(_) if kind == option::GO && self.full.is_some() => {
-                    let most = self.full.unwrap_or_default();
-                    let text = format!("{most} clients have it open, which is the most");
-                    write_reply(out, kind, reply::ERR_POLICY, text.as_bytes());
+                Some(_) if kind == option::INFO => {
+                    describe(export, kind, out);
                     Step::Consumed(consumed)
                 }
-                Some(_) => {
-                    describe(export, kind, out);
-                    if kind == option::GO { Step::Transmission(consumed) } else { Step::Consumed(consumed) }
-                }
+                Some(_) => match self.full {
+                    None => {
+                        describe(export, kind, out);
+                        Step::Transmission(consumed)
+                    }
+                    Some(most) => {
+                        let text = format!("{most} clients have it open, which is the most");
+                        write_reply(out, kind, reply::ERR_POLICY, text.as_bytes());
+                        Step::Consumed(consumed)
+                    }
+                },
             },
             option::LIST => refuse(out, kind, reply::ERR_INVALID, consumed),
             _ => refuse(out, kind, reply::ERR_UNSUP, consumed),
