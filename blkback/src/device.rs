@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use event_channel::WaitEventChannels;
 use grant_table::{GrantTable, PageBudget};
-use xenbus::driver::{BackDevice, DeviceState, Failure, Update, Waker};
+use xenbus::driver::{BackDevice, DeviceState, Failure, Released, Update, Waker};
 use xenbus::handshake::back::{Follow, Handshake, Reconnect, Ring, fail, follow};
 use xenbus::{Device, Keys, XenbusState};
 
@@ -70,6 +70,13 @@ impl BackDevice for VbdDevice {
 
     fn stats(&self) -> Option<Arc<dyn xenbus::stats::Stats>> {
         Some(self.stats.clone())
+    }
+
+    fn release(self: Box<Self>) -> Option<Released> {
+        // What another device uses stays open.
+        let closing = self.disk.closing().filter(|_| self.claim.is_alone());
+        drop(self);
+        closing.map(|closing| -> Released { Box::new(move || closing.is_over()) })
     }
 
     fn stop(&mut self) {

@@ -62,6 +62,11 @@ impl Claim {
         self.with(|devices| devices.last().is_some_and(|device| device.number == self.number))
     }
 
+    /// Whether this is the only device of its disk.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.with(|devices| devices.len() == 1)
+    }
+
     /// Acquires the disk; `false` if this is not the youngest device, or another still uses the disk. The device is
     /// woken when that changes.
     pub(crate) fn try_acquire(&self) -> bool {

@@ -5,7 +5,11 @@
 use std::fmt::Write;
 use std::io;
 
-/// A random text for the key [`INSTANCE`](ring_abi::xenbus::key::INSTANCE): 128 bits in hexadecimal.
+use ring_abi::xenbus::key::INSTANCE;
+
+use crate::device_state::DeviceState;
+
+/// A random text for the key [`INSTANCE`]: 128 bits in hexadecimal.
 ///
 /// # Errors
 /// The system's source of randomness failed.
@@ -16,4 +20,9 @@ pub(crate) fn random() -> io::Result<String> {
         let _ = write!(text, "{byte:02x}");
         text
     }))
+}
+
+/// The text of a device's node, if it has one.
+pub(crate) fn found(seen: &DeviceState) -> Option<String> {
+    seen.own.get(INSTANCE).map(str::to_owned)
 }

@@ -9,7 +9,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Registry, Update, Waker};
+use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Registry, Released, Update, Waker};
 use xenbus::{Device, DeviceEnd, XenbusState};
 use xenstore::server::{Config, Store};
 use xenstore::{Client, Nodes};
@@ -33,6 +33,8 @@ struct Steering {
     probes: AtomicU32,
     /// Devices that exist.
     devices: AtomicU32,
+    /// What devices use is free only later.
+    holds: Arc<AtomicBool>,
     /// How often each domain's device was called.
     calls: Mutex<BTreeMap<DomId, u32>>,
     /// The most keys of a frontend that a device was given.
@@ -74,6 +76,11 @@ impl BackDevice for Vif {
         self.0.most_keys.fetch_max(seen.other.len() as u32, Ordering::Relaxed);
         let state = if seen.online { XenbusState::Connected } else { XenbusState::Closed };
         Update { state: Some(state), ..Update::default() }
+    }
+
+    fn release(self: Box<Self>) -> Option<Released> {
+        let holds = self.0.holds.clone();
+        Some(Box::new(move || !holds.load(Ordering::Relaxed)))
     }
 
     fn is_foreign(&self) -> bool {
@@ -193,6 +200,36 @@ fn device_that_is_not_wanted_any_more_is_dropped_before_closed_is_written() {
     }
     // The same nodes may be wanted again.
     setup.set(key::ONLINE, "1");
+    setup.wait_for(XenbusState::Connected);
+}
+
+#[test]
+fn device_is_closed_or_made_anew_only_once_what_it_used_is_free() {
+    let mut setup = setup([XenbusState::Initialising; 2], false);
+    for wanted_again in [false, true] {
+        setup.wait_for(XenbusState::Connected);
+        let probes = setup.steering.probes.load(Ordering::Relaxed);
+        setup.steering.holds.store(true, Ordering::Relaxed);
+        setup.set(key::ONLINE, "0");
+        setup.set(key::STATE, XenbusState::Closing.as_text());
+        setup.wait_until("it is dropped", |setup| setup.steering.devices.load(Ordering::Relaxed) == 0);
+        if wanted_again {
+            setup.set(key::ONLINE, "1");
+        }
+        // The device is read for each of these.
+        for _ in 0..3 {
+            let front = format!("{}/{}", setup.back.other_path(), key::STATE);
+            setup.client.write(&front, XenbusState::Closing.as_text()).unwrap();
+            std::thread::park_timeout(Duration::from_millis(30));
+            assert_eq!(setup.back.state(&mut setup.client).unwrap(), XenbusState::Closing);
+        }
+        assert_eq!(setup.steering.probes.load(Ordering::Relaxed), probes);
+        setup.steering.holds.store(false, Ordering::Relaxed);
+        if !wanted_again {
+            setup.wait_for(XenbusState::Closed);
+            setup.set(key::ONLINE, "1");
+        }
+    }
     setup.wait_for(XenbusState::Connected);
 }
 

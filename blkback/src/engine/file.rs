@@ -2,6 +2,7 @@
 
 //! A raw image or a block device as a disk.
 
+use super::closing::{Closing, Open};
 use super::discards::{self, Discards};
 use super::image::{self, Access, OpenImage};
 use super::threads::ThreadEngine;
@@ -12,7 +13,6 @@ use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
@@ -29,6 +29,7 @@ pub struct FileDisk {
     medium: Option<MediumId>,
     flushes: Arc<FlushState>,
     detect_zeroes: AtomicBool,
+    open: Open,
 }
 
 impl FileDisk {
@@ -55,7 +56,8 @@ impl FileDisk {
         let (path, info) = (image.path().to_owned(), image.info());
         let medium = MediumId::of_file(image.file());
         let detect_zeroes = AtomicBool::new(false);
-        FileDisk { path, image: Some(image), info, medium, flushes: Arc::default(), detect_zeroes }
+        let open = Open::default();
+        FileDisk { path, image: Some(image), info, medium, flushes: Arc::default(), detect_zeroes, open }
     }
 
     fn image(&self) -> io::Result<&OpenImage> {
@@ -92,25 +94,10 @@ pub(super) fn engine_of_file(file: &Arc<File>, depth: usize) -> io::Result<Box<d
 }
 
 impl Drop for FileDisk {
-    /// Closes the file and releases its locks: by a thread, for which this one waits a moment, as a file server that does not answer
-    /// may keep it for long.
+    /// Closes the file and releases its locks, by a thread.
     fn drop(&mut self) {
         let image = self.image.take();
-        close_by_a_thread(&self.path, CLOSE, move || drop(image));
-    }
-}
-
-/// Has a thread close an image, and waits for it for so long.
-pub(super) fn close_by_a_thread(path: &Path, wait: Duration, close: impl FnOnce() + Send + 'static) {
-    let (closed, closing) = mpsc::channel();
-    let close = move || {
-        close();
-        let _ = closed.send(());
-    };
-    if std::thread::Builder::new().name("close".into()).spawn(close).is_ok()
-        && closing.recv_timeout(wait) == Err(RecvTimeoutError::Timeout)
-    {
-        tracing::warn!(path = %path.display(), "closing takes long");
+        self.open.close_by_a_thread(&self.path, CLOSE, move || drop(image));
     }
 }
 
@@ -140,6 +127,10 @@ impl Disk for FileDisk {
             None => engine,
         };
         self.flushes.guard(engine)
+    }
+
+    fn closing(&self) -> Option<Closing> {
+        Some(self.open.closing())
     }
 
     fn set_detect_zeroes(&self, wanted: bool) {

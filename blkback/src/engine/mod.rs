@@ -7,6 +7,7 @@ pub mod base_cache;
 mod block_device;
 mod bounce;
 mod claims;
+mod closing;
 mod discard_slices;
 mod discards;
 mod done;
@@ -34,6 +35,7 @@ pub use crate::request::{Operation, Tag};
 pub use base_cache::BaseCache;
 pub(crate) use bounce::Buffer;
 pub use bounce::{BounceBuffer, BouncePool};
+pub use closing::Closing;
 pub use error::OpenError;
 pub use file::FileDisk;
 pub use flush_guard::FlushState;
@@ -120,6 +122,11 @@ pub trait Disk: Send + Sync {
 
     /// What the disk has of the cache of files that many disks share; `None` if it uses none.
     fn cache(&self) -> Option<base_cache::DiskCache> {
+        None
+    }
+
+    /// Tells when the disk's files are closed, once it is dropped; `None` if they are closed with it, or it has none.
+    fn closing(&self) -> Option<Closing> {
         None
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use event_loop::Connector;
 use xenbus::Device;
 use xenbus::Keys;
-use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Update, Waker};
+use xenbus::driver::{BackDevice, BackDriver, DeviceState, Failure, Released, Update, Waker};
 use xenbus::stats::Stats;
 use xenstore::{Client, DomId, Nodes, XsError};
 
@@ -154,6 +154,10 @@ impl BackDevice for GovernedDevice {
 
     fn is_foreign(&self) -> bool {
         self.governed.is_foreign()
+    }
+
+    fn release(self: Box<Self>) -> Option<Released> {
+        self.governed.release()
     }
 
     fn stop(&mut self) {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use event_loop::{Connector, EventSet, LongestTurn, TokenBucket, Turn};
 use ring_abi::DomId;
-use ring_abi::xenbus::key;
+use ring_abi::xenbus::key::FRONTEND_ID;
 
 use super::entry::{Entry, Service};
 use super::publish::{publish, read, writes};
@@ -264,7 +264,7 @@ impl<'d> Control<'d> {
         let first = !matches!(entry.service, Service::Running(_));
         let seen = match read(&mut self.client, &entry.end, first, self.driver.frontend_keys()) {
             Ok(None) => return self.forget(id, entry, "removed"),
-            Ok(Some(seen)) if entry.instance.is_some() && entry.instance != found_instance(&seen) => {
+            Ok(Some(seen)) if entry.instance.is_some() && entry.instance != instance::found(&seen) => {
                 // It is found again.
                 self.dirty.insert(id);
                 return self.forget(id, entry, "replaced by another device");
@@ -275,16 +275,19 @@ impl<'d> Control<'d> {
                 return Err(e);
             }
         };
-        entry.instance = found_instance(&seen);
+        entry.instance = instance::found(&seen);
         entry.has_read(&seen.other);
-        let update = self.update(id, &mut entry, &seen, now);
+        let mut update = self.update(id, &mut entry, &seen, now);
         if entry.service.is_foreign() {
             self.devices.insert(id, entry);
             return Ok(());
         }
         let is_closed = update.state.unwrap_or(seen.own_state) == XenbusState::Closed;
         if !seen.online && is_closed {
-            entry.service = Service::Closed;
+            if !entry.service.release() {
+                update.state = None;
+                update.again = Some(PAUSES[0]);
+            }
             self.registry.remove(id);
         }
         if let Some(pause) = update.again {
@@ -314,7 +317,7 @@ impl<'d> Control<'d> {
         update: &Update,
     ) -> Result<bool, Error> {
         if writes(seen, update) {
-            let instance = found_instance(seen).map_or_else(instance::random, Ok)?;
+            let instance = instance::found(seen).map_or_else(instance::random, Ok)?;
             if !publish(&mut self.client, &entry.end, seen, update, &instance, self.driver.frontend_keys())? {
                 return Ok(false);
             }
@@ -360,7 +363,7 @@ impl<'d> Control<'d> {
         };
         if end.other_id() != id.0 {
             let found = end.other_id().to_string();
-            let key = format!("{path}/{}", key::FRONTEND_ID);
+            let key = format!("{path}/{}", FRONTEND_ID);
             return Err(Error::value(key, &found, "the domain in the path"));
         }
         end.watch_other(&mut self.client, &frontend_token(id))?;
@@ -368,12 +371,15 @@ impl<'d> Control<'d> {
     }
 
     fn update(&mut self, id: Id, entry: &mut Entry, seen: &DeviceState, now: Instant) -> Update {
+        if matches!(entry.service, Service::Releasing(_)) && !entry.service.release() {
+            return Update { again: Some(PAUSES[0]), ..Update::default() };
+        }
         let untried = match &entry.service {
             Service::New => true,
             Service::Waiting(_, keys, at) => now >= *at || *keys != without_own(&seen.own),
             Service::Failed(keys) => seen.online && *keys != without_own(&seen.own),
             Service::Closed => seen.online,
-            Service::Running(_) => false,
+            Service::Running(_) | Service::Releasing(_) => false,
         };
         if untried {
             if matches!(entry.service, Service::Closed) {
@@ -398,6 +404,7 @@ impl<'d> Control<'d> {
                 self.probes.insert(id, *at);
                 Update::default()
             }
+            Service::Closed => Update { state: Some(XenbusState::Closed), ..Update::default() },
             _ => unserved(seen),
         }
     }
@@ -453,8 +460,4 @@ struct Round {
     refreshed: bool,
     /// When the next device that waits for a token may be refreshed.
     next: Option<Instant>,
-}
-
-fn found_instance(seen: &DeviceState) -> Option<String> {
-    seen.own.get(key::INSTANCE).map(str::to_owned)
 }

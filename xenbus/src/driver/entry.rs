@@ -7,7 +7,7 @@ use ring_abi::DomId;
 use tracing::Span;
 
 use super::target::Id;
-use super::{BackDevice, Failure};
+use super::{BackDevice, Failure, Released};
 use crate::{DeviceEnd, Keys};
 
 /// Refreshes of one device at once (XSA-349); a whole handshake takes about ten.
@@ -43,6 +43,8 @@ pub(super) enum Service {
     Running(Box<dyn BackDevice>),
     /// Could not be probed with these keys.
     Failed(Keys),
+    /// Not wanted any more, and to be Closed once what it used is free.
+    Releasing(Released),
     /// Closed and not wanted any more: whatever it was before is dropped.
     Closed,
 }
@@ -51,6 +53,22 @@ impl Service {
     /// Whether somebody else serves the device, whose nodes are then not written.
     pub(super) fn is_foreign(&self) -> bool {
         matches!(self, Service::Running(device) if device.is_foreign())
+    }
+
+    /// Ends a service that is not wanted any more; `false` while what it used is not free.
+    pub(super) fn release(&mut self) -> bool {
+        let released = match std::mem::replace(self, Service::Closed) {
+            Service::Running(device) => device.release(),
+            Service::Releasing(released) => Some(released),
+            _ => None,
+        };
+        match released {
+            Some(released) if !released() => {
+                *self = Service::Releasing(released);
+                false
+            }
+            _ => true,
+        }
     }
 }
 

@@ -103,8 +103,11 @@ pub trait BackDriver {
     ) -> Result<Box<dyn BackDevice>, Failure>;
 }
 
-/// One device. It is dropped when its node is removed, before the state Closed of a device that the toolstack does not want
-/// any more is written, or when the driver stops: who sees it Closed finds what it used free.
+/// What a device has used and is being released: `true` once it is. Called every few milliseconds.
+pub type Released = Box<dyn Fn() -> bool>;
+
+/// One device. It is dropped when its node is removed or the driver stops, and [released](BackDevice::release) before the state Closed
+/// of a device that the toolstack does not want any more is written.
 pub trait BackDevice {
     /// Handles a change at either end, or a [`Waker::wake`]. It must not wait for the peer or for the disk: another
     /// thread does what takes time and wakes the loop when it is done.
@@ -119,6 +122,12 @@ pub trait BackDevice {
     /// Whether somebody else serves the device, as a kernel's backend does: nothing is written to its nodes.
     fn is_foreign(&self) -> bool {
         false
+    }
+
+    /// Ends the device because the toolstack does not want it any more. Where that takes longer, what is returned says when what it
+    /// used is free. Closed is written only then: who sees it Closed may use its image or its interface elsewhere.
+    fn release(self: Box<Self>) -> Option<Released> {
+        None
     }
 
     /// Ends all service, and waits until it has ended, because the driver stops.

@@ -10,7 +10,7 @@ use super::place::MAX_FILES;
 use super::queue::Queue;
 use super::worker::Worker;
 use crate::engine::base_cache::{BaseCache, DiskCache};
-use crate::engine::file::close_by_a_thread;
+use crate::engine::closing::{Closing, Open};
 use crate::engine::{DiscardLimits, Disk, DiskInfo, Engine, FlushState, MediumId, OpenError};
 use std::io;
 use std::path::PathBuf;
@@ -35,6 +35,7 @@ pub struct Qcow2Disk {
     flushes: Arc<FlushState>,
     detect_zeroes: AtomicBool,
     thread: Option<JoinHandle<()>>,
+    open: Open,
 }
 
 impl Qcow2Disk {
@@ -100,6 +101,7 @@ impl Qcow2Disk {
             flushes: Arc::default(),
             detect_zeroes: AtomicBool::new(false),
             thread: Some(thread),
+            open: Open::default(),
         })
     }
 
@@ -136,12 +138,11 @@ fn start(image: &Arc<Image>, chain: Chain) -> io::Result<JoinHandle<()>> {
 }
 
 impl Drop for Qcow2Disk {
-    /// Has the image's thread write what it has, and close the files; waits for it a moment, as a file server that does not answer may
-    /// keep it for long.
+    /// Has the image's thread write what it has, and close the files.
     fn drop(&mut self) {
         self.image.close();
         let Some(thread) = self.thread.take() else { return };
-        close_by_a_thread(&self.path, CLOSE, move || drop(thread.join()));
+        self.open.close_by_a_thread(&self.path, CLOSE, move || drop(thread.join()));
     }
 }
 
@@ -172,6 +173,10 @@ impl Disk for Qcow2Disk {
 
     fn cache(&self) -> Option<DiskCache> {
         Some(self.image.cache.clone())
+    }
+
+    fn closing(&self) -> Option<Closing> {
+        Some(self.open.closing())
     }
 
     fn set_detect_zeroes(&self, wanted: bool) {
